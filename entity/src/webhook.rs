@@ -1,0 +1,33 @@
+//! What a tenant configured.
+
+use sea_orm::entity::prelude::*;
+
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "webhook")]
+pub struct Model {
+    #[sea_orm(primary_key)]
+    pub num: i64,
+    pub id: Vec<u8>,
+    pub tenant_num: i64,
+    pub name: String,
+    pub url: String,
+    /// JSON list of subscriptions.
+    pub events: String,
+    /// Sealed JSON object.
+    pub headers: Vec<u8>,
+    /// JSON object; what is missing has its default.
+    pub policy: String,
+    pub description: Option<String>,
+    pub metadata: Option<String>,
+    pub is_active: bool,
+    pub inactive_reason: Option<String>,
+    pub version: i64,
+    pub created_at: i64,
+    pub updated_at: i64,
+    pub deleted_at: Option<i64>,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,107 @@
+//! The composition root: Config → Store → Engine → API, and the order of starting and stopping.
+
+use std::io;
+use std::net::SocketAddr;
+
+use axum::serve::ListenerExt;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, ApiConfig};
+use crate::config::Config;
+use crate::engine::{Engine, EngineConfig, StartError};
+use crate::store::{OpenError, Options, Store, StoreError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("listen: cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("signals: {0}")]
+    Signals(io::Error),
+}
+
+/// A running posthaste.
+pub struct App {
+    pub engine: Engine,
+    pub address: SocketAddr,
+    /// Shown once, when one had to be made.
+    pub new_admin_key: Option<String>,
+    store: Store,
+    server: JoinHandle<io::Result<()>>,
+    stopping: CancellationToken,
+    stop_grace: std::time::Duration,
+}
+
+impl App {
+    pub async fn start(config: Config) -> Result<Self, AppError> {
+        let options =
+            Options { url: config.database_url, master_key: config.master_key, migrate: config.migrate };
+        let store = Store::open(options).await?;
+        let new_admin_key = match &config.admin_key {
+            Some(_) => None,
+            None => admin_key_on_first_start(&store).await?,
+        };
+        let engine_config = EngineConfig {
+            allow_http: config.allow_http,
+            egress_allow: config.egress_allow,
+            arbiters: config.endpoint_threads,
+            max_in_flight: config.max_in_flight,
+        };
+        let listen = |source| AppError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let engine = Engine::start(store.clone(), engine_config).await?;
+        let api_config = ApiConfig { admin_key: config.admin_key, body_limit: config.body_limit_bytes };
+        let stopping = CancellationToken::new();
+        let server = serve(listener, api::router(engine.clone(), api_config), stopping.clone());
+        Ok(Self { engine, address, new_admin_key, store, server, stopping, stop_grace: config.stop_grace })
+    }
+
+    /// Takes no new requests, lets those under way end, stops the engine, closes the database.
+    pub async fn stop(self) {
+        self.stopping.cancel();
+        if tokio::time::timeout(self.stop_grace, self.server).await.is_err() {
+            tracing::warn!("requests to the API were cut off");
+        }
+        self.engine.stop(self.stop_grace).await;
+        self.store.close().await;
+    }
+}
+
+fn serve(listener: TcpListener, router: axum::Router, stopping: CancellationToken) -> JoinHandle<io::Result<()>> {
+    let listener = listener.tap_io(|connection| {
+        // Answers are small; waiting to fill a segment would only add delay.
+        let _ = connection.set_nodelay(true);
+    });
+    tokio::spawn(async move {
+        axum::serve(listener, router).with_graceful_shutdown(stopping.cancelled_owned()).await
+    })
+}
+
+async fn admin_key_on_first_start(store: &Store) -> Result<Option<String>, StoreError> {
+    if store.first_admin_key().await?.is_some() {
+        return Ok(None);
+    }
+    let (key, row) = api::auth::new_admin_key();
+    store.create_key(row, None).await?;
+    Ok(Some(key))
+}
+
+/// Resolves when the process is asked to stop.
+pub async fn asked_to_stop() -> Result<(), AppError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! The command line: one command a file.
+
+pub mod bench;
+mod check;
+pub mod demo;
+mod migrate;
+mod openapi;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::app::AppError;
+use crate::config::{Config, ConfigError, Written};
+use crate::telemetry::LogError;
+
+/// A self-hosted webhook delivery engine.
+#[derive(Debug, Parser)]
+#[command(name = "posthaste", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server
+    Serve(Settings),
+    /// Run a temporary server with sample receivers and a trickle of events
+    Demo(demo::DemoArgs),
+    /// Measure the engine against the raw limit of this machine
+    Bench(bench::BenchArgs),
+    /// Bring the database's schema up to date, or back
+    Migrate(migrate::MigrateArgs),
+    /// Check the soundness of a database that no server has open
+    Check(Settings),
+    /// Print the OpenAPI document
+    Openapi,
+}
+
+/// Settings from flags, the environment and a file.
+#[derive(Debug, clap::Args)]
+struct Settings {
+    /// A TOML file with settings
+    #[arg(long, env = "POSTHASTE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    written: Written,
+}
+
+impl Settings {
+    fn load(self) -> Result<Config, CliError> {
+        Ok(Config::load(self.written, self.config.as_deref())?)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    App(#[from] AppError),
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl CliError {
+    fn failed(error: impl ToString) -> Self {
+        Self::Failed(error.to_string())
+    }
+
+    /// 1: it failed; 2: it was asked for wrongly.
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Config(_) | Self::Log(_) => ExitCode::from(2),
+            Self::App(_) | Self::Failed(_) => ExitCode::from(1),
+        }
+    }
+}
+
+/// Runs what the command line asks for.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("posthaste: cannot start: {error}");
+            return ExitCode::from(1);
+        }
+    };
+    let ran = runtime.block_on(async {
+        match cli.command {
+            Command::Serve(settings) => serve::run(settings).await,
+            Command::Demo(args) => demo::run(args).await,
+            Command::Bench(args) => Box::pin(bench::run(args)).await,
+            Command::Migrate(args) => migrate::run(args).await,
+            Command::Check(settings) => check::run(settings).await,
+            Command::Openapi => openapi::run(),
+        }
+    });
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("posthaste: {error}");
+            error.exit_code()
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! `posthaste migrate`
+
+use clap::{Args, Subcommand};
+
+use crate::store::{Options, Store};
+
+use super::{CliError, Settings};
+
+#[derive(Debug, Args)]
+pub(super) struct MigrateArgs {
+    #[command(subcommand)]
+    direction: Direction,
+}
+
+#[derive(Debug, Subcommand)]
+enum Direction {
+    /// Run every migration that the database has not seen
+    Up(Settings),
+    /// Undo the newest migrations; what they held is lost
+    Down {
+        /// How many
+        #[arg(long)]
+        steps: u32,
+        #[command(flatten)]
+        settings: Settings,
+    },
+}
+
+pub(super) async fn run(args: MigrateArgs) -> Result<(), CliError> {
+    match args.direction {
+        Direction::Up(settings) => {
+            let config = settings.load()?;
+            let options = Options { url: config.database_url, master_key: config.master_key, migrate: true };
+            let store = Store::open(options).await.map_err(CliError::failed)?;
+            store.close().await;
+            println!("the schema is up to date");
+        }
+        Direction::Down { steps, settings } => {
+            let config = settings.load()?;
+            Store::migrate_down(&config.database_url, steps).await.map_err(CliError::failed)?;
+            println!("undid {steps} migrations");
+        }
+    }
+    Ok(())
+}

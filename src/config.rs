@@ -1,0 +1,244 @@
+//! Settings: defaults, then a file, then the environment, then flags; later ones win. A key that nobody knows is an
+//! error that names it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Deserialize;
+
+use crate::store::seal::MasterKey;
+
+/// What the variables start with; `listen` is `POSTHASTE_LISTEN`, `--listen`, and `listen` in the file.
+const PREFIX: &str = "POSTHASTE_";
+
+/// Variables that are no settings of the server.
+const OTHER_VARIABLES: [&str; 3] = ["POSTHASTE_CONFIG", "POSTHASTE_FAULT", "POSTHASTE_FAULT_WEBHOOK"];
+
+const SHORTEST_ADMIN_KEY: usize = 32;
+
+/// A setting that cannot be used, and what would be.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{key}: unknown setting; known are {}", known_keys().join(", "))]
+    Unknown { key: String },
+    #[error("{key}: `{value}` is not accepted; expected {expected}")]
+    Value { key: &'static str, value: String, expected: &'static str },
+    #[error("{path}: {why}")]
+    File { path: PathBuf, why: String },
+}
+
+/// The settings as they were written, each one optional.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Written {
+    /// Where events are kept: sqlite://path [default: sqlite://posthaste.db]
+    #[arg(long, env = "POSTHASTE_DATABASE_URL", value_name = "URL")]
+    database_url: Option<String>,
+    /// Bring the schema up to date on start [default: true]
+    #[arg(long, env = "POSTHASTE_MIGRATE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    migrate: Option<bool>,
+    /// Address of the API [default: 127.0.0.1:8080]
+    #[arg(long, env = "POSTHASTE_LISTEN", value_name = "HOST:PORT")]
+    listen: Option<String>,
+    /// An admin key to accept, at least 32 characters [default: generated and printed on the first start]
+    #[arg(long, env = "POSTHASTE_ADMIN_KEY", hide_env_values = true, value_name = "KEY")]
+    admin_key: Option<String>,
+    /// Key that encrypts secrets at rest, 32 bytes in base64 [default: a file beside the database]
+    #[arg(long, env = "POSTHASTE_MASTER_KEY", hide_env_values = true, value_name = "BASE64")]
+    master_key: Option<String>,
+    /// Development: accept http:// URLs [default: false]
+    #[arg(long, env = "POSTHASTE_ALLOW_HTTP", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    allow_http: Option<bool>,
+    /// Networks that may be called although they are private, e.g. 127.0.0.0/8,10.1.0.0/16
+    #[arg(long, env = "POSTHASTE_EGRESS_ALLOW", value_name = "CIDR,…")]
+    egress_allow: Option<String>,
+    /// Threads for endpoint actors [default: one a core]
+    #[arg(long, env = "POSTHASTE_ENDPOINT_THREADS", value_name = "N")]
+    endpoint_threads: Option<usize>,
+    /// Requests to receivers at once, over all endpoints [default: 1024]
+    #[arg(long, env = "POSTHASTE_MAX_IN_FLIGHT", value_name = "N")]
+    max_in_flight: Option<usize>,
+    /// How long a stop waits for what is under way, in milliseconds [default: 10000]
+    #[arg(long, env = "POSTHASTE_STOP_GRACE_MS", value_name = "MS")]
+    stop_grace_ms: Option<u64>,
+    /// Largest request body that the API accepts, in bytes [default: 1048576]
+    #[arg(long, env = "POSTHASTE_BODY_LIMIT_BYTES", value_name = "BYTES")]
+    body_limit_bytes: Option<usize>,
+    /// What to log: a tracing filter such as info or posthaste=debug [default: info]
+    #[arg(long, env = "POSTHASTE_LOG", value_name = "FILTER")]
+    log: Option<String>,
+}
+
+const KEYS: [&str; 12] = [
+    "database_url",
+    "migrate",
+    "listen",
+    "admin_key",
+    "master_key",
+    "allow_http",
+    "egress_allow",
+    "endpoint_threads",
+    "max_in_flight",
+    "stop_grace_ms",
+    "body_limit_bytes",
+    "log",
+];
+
+fn known_keys() -> Vec<String> {
+    KEYS.iter().map(|key| format!("{PREFIX}{}", key.to_uppercase())).collect()
+}
+
+/// Settings that can be used.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub database_url: String,
+    pub migrate: bool,
+    pub listen: SocketAddr,
+    pub admin_key: Option<String>,
+    pub master_key: Option<MasterKey>,
+    pub allow_http: bool,
+    pub egress_allow: Vec<ipnet::IpNet>,
+    pub endpoint_threads: usize,
+    pub max_in_flight: usize,
+    pub stop_grace: Duration,
+    pub body_limit_bytes: usize,
+    pub log: String,
+}
+
+impl Config {
+    /// Puts file, environment and flags together. `given` holds the flags, and the environment where there is no flag.
+    pub fn load(given: Written, file: Option<&Path>) -> Result<Self, ConfigError> {
+        refuse_unknown_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
+        let file = file.map(read_file).transpose()?.unwrap_or_default();
+        Self::try_from(given.over(file))
+    }
+}
+
+fn read_file(path: &Path) -> Result<Written, ConfigError> {
+    let failed = |why: String| ConfigError::File { path: path.to_owned(), why };
+    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    toml::from_str(&text).map_err(|error| failed(error.to_string()))
+}
+
+fn refuse_unknown_variables(names: impl Iterator<Item = String>) -> Result<(), ConfigError> {
+    let known = known_keys();
+    let unknown = |name: &String| {
+        name.starts_with(PREFIX) && !known.contains(name) && !OTHER_VARIABLES.contains(&name.as_str())
+    };
+    names.into_iter().find(unknown).map_or(Ok(()), |key| Err(ConfigError::Unknown { key }))
+}
+
+impl Written {
+    /// These settings, and those of `below` where there are none.
+    fn over(self, below: Self) -> Self {
+        Self {
+            database_url: self.database_url.or(below.database_url),
+            migrate: self.migrate.or(below.migrate),
+            listen: self.listen.or(below.listen),
+            admin_key: self.admin_key.or(below.admin_key),
+            master_key: self.master_key.or(below.master_key),
+            allow_http: self.allow_http.or(below.allow_http),
+            egress_allow: self.egress_allow.or(below.egress_allow),
+            endpoint_threads: self.endpoint_threads.or(below.endpoint_threads),
+            max_in_flight: self.max_in_flight.or(below.max_in_flight),
+            stop_grace_ms: self.stop_grace_ms.or(below.stop_grace_ms),
+            body_limit_bytes: self.body_limit_bytes.or(below.body_limit_bytes),
+            log: self.log.or(below.log),
+        }
+    }
+}
+
+fn parse<T: FromStr>(key: &'static str, value: &str, expected: &'static str) -> Result<T, ConfigError> {
+    value.parse().map_err(|_| ConfigError::Value { key, value: value.to_owned(), expected })
+}
+
+fn within(
+    key: &'static str,
+    value: usize,
+    accepted: std::ops::RangeInclusive<usize>,
+    expected: &'static str,
+) -> Result<usize, ConfigError> {
+    if accepted.contains(&value) { Ok(value) } else { Err(ConfigError::Value { key, value: value.to_string(), expected }) }
+}
+
+fn networks(text: &str) -> Result<Vec<ipnet::IpNet>, ConfigError> {
+    let expected = "networks in CIDR notation, separated by commas";
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts.map(|part| parse("egress_allow", part, expected)).collect()
+}
+
+/// A secret is not repeated in an error.
+fn hidden(key: &'static str, expected: &'static str) -> ConfigError {
+    ConfigError::Value { key, value: "***".to_owned(), expected }
+}
+
+impl TryFrom<Written> for Config {
+    type Error = ConfigError;
+
+    fn try_from(written: Written) -> Result<Self, ConfigError> {
+        let listen = written.listen.as_deref().unwrap_or("127.0.0.1:8080");
+        let admin_key = match written.admin_key {
+            Some(key) if key.chars().count() < SHORTEST_ADMIN_KEY => {
+                return Err(hidden("admin_key", "at least 32 characters"));
+            }
+            other => other,
+        };
+        let master_key = match written.master_key {
+            Some(text) => Some(MasterKey::parse(&text).ok_or_else(|| hidden("master_key", "32 bytes in base64"))?),
+            None => None,
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = written.endpoint_threads.unwrap_or(cores);
+        let in_flight = written.max_in_flight.unwrap_or(1024);
+        let body_limit = written.body_limit_bytes.unwrap_or(1024 * 1024);
+        Ok(Self {
+            database_url: written.database_url.unwrap_or_else(|| "sqlite://posthaste.db".to_owned()),
+            migrate: written.migrate.unwrap_or(true),
+            listen: parse("listen", listen, "an address and a port such as 127.0.0.1:8080")?,
+            admin_key,
+            master_key,
+            allow_http: written.allow_http.unwrap_or(false),
+            egress_allow: networks(written.egress_allow.as_deref().unwrap_or_default())?,
+            endpoint_threads: within("endpoint_threads", threads, 1..=256, "1 to 256")?,
+            max_in_flight: within("max_in_flight", in_flight, 1..=100_000, "1 to 100000")?,
+            stop_grace: Duration::from_millis(written.stop_grace_ms.unwrap_or(10_000)),
+            body_limit_bytes: within("body_limit_bytes", body_limit, 1024..=64 * 1024 * 1024, "1024 to 67108864")?,
+            log: written.log.unwrap_or_else(|| "info".to_owned()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_beats_the_file_and_the_file_beats_the_default() {
+        let file: Written = toml::from_str("listen = '127.0.0.1:1'\nmax_in_flight = 7").unwrap();
+        let flags = Written { listen: Some("127.0.0.1:2".to_owned()), ..Written::default() };
+        let config = Config::try_from(flags.over(file)).unwrap();
+        assert_eq!((config.listen.port(), config.max_in_flight, config.body_limit_bytes), (2, 7, 1_048_576));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let error = toml::from_str::<Written>("listne = 'x'").unwrap_err().to_string();
+        assert!(error.contains("listne"), "{error}");
+        let names = ["PATH", "POSTHASTE_LISTEN", "POSTHASTE_NONSENSE"].map(str::to_owned);
+        let error = refuse_unknown_variables(names.into_iter()).unwrap_err().to_string();
+        assert!(error.starts_with("POSTHASTE_NONSENSE: unknown setting; known are POSTHASTE_DATABASE_URL"), "{error}");
+    }
+
+    #[test]
+    fn a_bad_value_says_what_is_accepted_and_hides_secrets() {
+        let written = Written { listen: Some("here".to_owned()), ..Written::default() };
+        let error = Config::try_from(written).unwrap_err().to_string();
+        assert_eq!(error, "listen: `here` is not accepted; expected an address and a port such as 127.0.0.1:8080");
+        let written = Written { admin_key: Some("short".to_owned()), ..Written::default() };
+        let error = Config::try_from(written).unwrap_err().to_string();
+        assert_eq!(error, "admin_key: `***` is not accepted; expected at least 32 characters");
+    }
+}

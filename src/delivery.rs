@@ -1,0 +1,30 @@
+//! One webhook request, from a stored configuration to a classified outcome.
+//!
+//! The engine hands over a [`Target`] and a [`Message`] and gets a [`Report`]; what to do next is decided by
+//! [`decide`], when to ask again by the [`Limiter`]. The API uses the same rules to refuse bad settings when they
+//! are saved. Nothing here knows actors, routes or rows.
+
+pub mod client;
+mod failure;
+pub mod guard;
+pub mod headers;
+pub mod limiter;
+pub mod outcome;
+pub mod policy;
+pub mod resolver;
+pub mod retry;
+pub mod sender;
+pub mod signature;
+pub mod target;
+
+pub use client::{ClientError, build_client};
+pub use guard::{Guard, GuardError};
+pub use headers::{HeaderProblem, check_headers};
+pub use limiter::Limiter;
+pub use outcome::{Outcome, OutcomeKind, RETRY_AFTER_CAP, parse_retry_after};
+pub use policy::{Policy, PolicyProblem, RateLimit, SignatureSettings};
+pub use resolver::{ResolveError, VettedResolver};
+pub use retry::{Backoff, RetryPolicy, Verdict, decide};
+pub use sender::{Message, Report, Sender};
+pub use signature::{SecretError, SignatureFormat, SigningSecret, standard_webhooks, x_webhook_signature};
+pub use target::Target;

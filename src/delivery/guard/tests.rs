@@ -1,0 +1,278 @@
+//! The guard against hostile and harmless URLs, as far as the text alone decides.
+
+use super::*;
+
+/// Hostile or mistaken, with `http` allowed and nothing opened.
+const REFUSED: &[&str] = &[
+    // Addresses that are not public, in every spelling.
+    "http://0.1.2.3/",
+    "http://10.0.0.1/",
+    "http://100.127.255.255/",
+    "http://169.254.169.254/latest/meta-data/",
+    "http://169.254.170.23/v1/credentials",
+    "http://169.254.0.23/",
+    "http://168.63.129.16/",
+    "http://192.0.0.170/",
+    "http://198.51.100.1/",
+    "http://198.18.0.1/",
+    "http://192.88.99.1/",
+    "http://224.0.0.1/",
+    "http://255.255.255.255/",
+    "http://2130706433/",
+    "http://0177.0.0.1/",
+    "http://127.1/",
+    "http://127.0.1/",
+    "http://0/",
+    "http://0xA9.0xFE.0xA9.0xFE/",
+    "http://1.2.3/",
+    "http://1.1.1.1./",
+    "http://%31.1.1.1/",
+    "http://127.0.0.1../",
+    "http://0x41414141A9FEA9FE/",
+    "http://425.510.425.510/",
+    "http://256.256.256.256/",
+    "http://①②⑦.⓪.⓪.①/",
+    "http://１２７.0.0.1/",
+    "http://[::1]/",
+    "http://[::]/",
+    "http://[0:0:0:0:0:0:0:1]:443/",
+    "http://[::ffff:127.0.0.1]/",
+    "http://[::ffff:a9fe:a9fe]/",
+    "http://[0:0:0:0:0:ffff:10.0.0.1]/",
+    "http://[::127.0.0.1]/",
+    "http://[::5efe:7f00:1]/",
+    "http://[64:ff9b::7f00:1]/",
+    "http://[2002:7f00:1::1]/",
+    "http://[2002:a9fe:a9fe::]/",
+    "http://[2001:0:4136:e378:8000:63bf:80ff:fffe]/",
+    "http://[2001:db8::1]/",
+    "http://[3fff:0:1::1]/",
+    "http://[5f00::1]/",
+    "http://[100::1]/",
+    "http://[fc00::1]/",
+    "http://[fd00:ec2::23]/",
+    "http://[fe80::1]/",
+    "http://[febf::1]/",
+    "http://[fec0::1]/",
+    "http://[ff02::1]/",
+    "http://[1::1]/",
+    "http://[fe80::1%25eth0]/",
+    "http://[127.0.0.1]/",
+    // Names of private networks.
+    "http://LOCALHOST/",
+    "http://foo.localhost/",
+    "http://ip6-localhost/",
+    "http://ⓛocalhost/",
+    "http://local\u{200b}host/",
+    "http://l\u{200c}ocalhost/",
+    "http://lоcalhost/",
+    "http://metadata/computeMetadata/v1/",
+    "http://metadata.google.internal/",
+    "http://instance-data/latest/",
+    "http://api.default.svc.cluster.local/",
+    "http://api.default.svc/",
+    "http://router.home.arpa/",
+    "http://intranet/",
+    "http://a.test./",
+    // Malformed names.
+    "http://./",
+    "http:///",
+    "http:///example.com/",
+    "http://a..example.com/",
+    "http://.example.com/",
+    "http://example.com../",
+    "http://example.1/",
+    "http://aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.com/",
+    "http://ex!ample.com/",
+    // Texts that parsers read differently.
+    "http://127.0.0.1@example.com/",
+    "http://@example.com/",
+    "http://user:pass@example.com/",
+    "http://1.1.1.1 &@2.2.2.2# @3.3.3.3/",
+    "http://example.com\\@127.0.0.1/",
+    "http://127.1.1.1:80:\\@@127.2.2.2:80/",
+    "http:\\\\127.0.0.1\\",
+    "http:/example.com/",
+    "http:example.com",
+    "//127.0.0.1/",
+    "ht\ttp://127.0.0.1/",
+    "http://127.\t0.0.1/",
+    "\nhttp://example.com/",
+    "http://example.com/ ",
+    "http://example.com/\r\nX-Injected: 1",
+    "http://example.com/\0",
+    "http://example.com/\u{202e}moc",
+    "http://example.com/\u{feff}",
+    "",
+    "example.com",
+    // Ports.
+    "http://good.example.com:0/",
+    "http://good.example.com:22/",
+    "http://good.example.com:025/",
+    "http://good.example.com:6379/",
+    "http://good.example.com:99999/",
+    "http://1.1.1.1:25/",
+    // Schemes.
+    "gopher://127.0.0.1:6379/_FLUSHALL",
+    "jar:http://127.0.0.1!/",
+    "blob:http://127.0.0.1/x",
+    "http+unix://%2Fvar%2Frun%2Fdocker.sock/containers/json",
+    "file:///etc/passwd",
+    "wss://example.com/",
+];
+
+/// Harmless, with the normalised form.
+const ACCEPTED: &[(&str, &str)] = &[
+    ("https://good.example.com/hook", "https://good.example.com/hook"),
+    ("https://good.example.com", "https://good.example.com/"),
+    ("HTTPS://Good.Example.COM:443/Hook?A=b#part", "https://good.example.com/Hook?A=b"),
+    ("https://trail.example.com./x", "https://trail.example.com/x"),
+    ("http://example.com/%0d%0aX-Injected:%201", "http://example.com/%0d%0aX-Injected:%201"),
+    ("http://example.com/#@127.0.0.1/", "http://example.com/"),
+    ("http://example.com/@127.0.0.1?u=a@b", "http://example.com/@127.0.0.1?u=a@b"),
+    ("https://bücher.example/", "https://xn--bcher-kva.example/"),
+    ("https://mytest.example.com:8443/", "https://mytest.example.com:8443/"),
+    ("https://notlocalhost.example.com:1024/", "https://notlocalhost.example.com:1024/"),
+    ("http://172.32.0.1/", "http://172.32.0.1/"),
+    ("http://100.128.0.1/", "http://100.128.0.1/"),
+    ("http://168.63.129.17/", "http://168.63.129.17/"),
+    ("https://[2001:4860:4860::8888]/", "https://[2001:4860:4860::8888]/"),
+];
+
+fn nets(texts: &[&str]) -> Vec<IpNet> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn hostile_urls_are_refused() {
+    let guard = Guard::new(true, Vec::new());
+    for raw in REFUSED {
+        assert!(guard.check_url(raw).is_err(), "{raw:?}");
+    }
+}
+
+#[test]
+fn harmless_urls_are_accepted_and_normalised() {
+    let guard = Guard::new(true, Vec::new());
+    for (raw, normalised) in ACCEPTED {
+        assert_eq!(guard.check_url(raw).unwrap().as_str(), *normalised, "{raw:?}");
+        assert_eq!(guard.check_url(normalised).unwrap().as_str(), *normalised, "read again: {raw:?}");
+    }
+}
+
+#[test]
+fn plain_http_is_refused_unless_switched_on() {
+    let refusal = Guard::new(false, Vec::new()).check_url("http://good.example.com/").unwrap_err();
+    assert_eq!(refusal.to_string(), "the scheme `http` is not accepted, only `https`");
+    assert!(Guard::new(true, Vec::new()).check_url("http://good.example.com/").is_ok());
+}
+
+#[test]
+fn a_url_that_is_too_long_is_refused() {
+    let guard = Guard::new(false, Vec::new());
+    let opening = "https://a.example/";
+    let of_length = |bytes: usize| format!("{opening}{}", "x".repeat(bytes - opening.len()));
+    assert!(guard.check_url(&of_length(MAX_URL_BYTES)).is_ok());
+    assert_eq!(guard.check_url(&of_length(MAX_URL_BYTES + 1)), Err(GuardError::TooLong { bytes: MAX_URL_BYTES + 1 }));
+}
+
+#[test]
+fn an_opened_network_may_be_called_on_any_port() {
+    let guard = Guard::new(true, nets(&["127.0.0.0/8", "fd12::/16"]));
+    for raw in ["http://127.0.0.1:6379/", "http://127.9.9.9:22/", "http://[fd12::1]:5432/"] {
+        assert!(guard.check_url(raw).is_ok(), "{raw:?}");
+    }
+}
+
+#[test]
+fn an_opened_network_opens_nothing_else() {
+    let guard = Guard::new(true, nets(&["127.0.0.0/8"]));
+    for raw in [
+        "http://localhost/",
+        "http://receiver/",
+        "http://a.localhost/",
+        "http://10.0.0.1/",
+        "http://127.1/",
+        "http://[::1]/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://good.example.com:6379/",
+    ] {
+        assert!(guard.check_url(raw).is_err(), "{raw:?}");
+    }
+}
+
+#[test]
+fn metadata_stays_refused_whatever_the_operator_opens() {
+    let guard = Guard::new(true, nets(&["0.0.0.0/0", "::/0"]));
+    for metadata in [
+        "169.254.169.254",
+        "169.254.170.2",
+        "169.254.170.23",
+        "169.254.0.23",
+        "168.63.129.16",
+        "100.100.100.200",
+        "192.0.0.192",
+        "fd00:ec2::254",
+        "fd00:ec2::23",
+        "fd20:ce::254",
+        "fe80::a9fe:a9fe",
+        "::ffff:169.254.169.254",
+        "::169.254.169.254",
+        "64:ff9b::a9fe:a9fe",
+        "2002:a9fe:a9fe::1",
+    ] {
+        assert!(guard.check_address(ip(metadata)).is_err(), "{metadata}");
+    }
+    assert_eq!(guard.check_address(ip("10.0.0.1")), Ok(()));
+    assert_eq!(guard.check_address(ip("fd12::1")), Ok(()));
+}
+
+#[test]
+fn the_edges_of_the_refused_networks_are_exact() {
+    let guard = Guard::new(false, Vec::new());
+    for (refused, public) in [
+        ("0.255.255.255", "1.0.0.0"),
+        ("10.255.255.255", "11.0.0.0"),
+        ("100.64.0.0", "100.63.255.255"),
+        ("127.255.255.255", "128.0.0.0"),
+        ("169.254.255.255", "169.255.0.0"),
+        ("172.31.255.255", "172.32.0.0"),
+        ("192.0.0.255", "192.0.1.0"),
+        ("192.0.2.255", "192.0.3.0"),
+        ("192.88.99.255", "192.88.100.0"),
+        ("192.168.255.255", "192.169.0.0"),
+        ("198.19.255.255", "198.20.0.0"),
+        ("198.51.100.255", "198.51.101.0"),
+        ("203.0.113.255", "203.0.114.0"),
+        ("224.0.0.0", "223.255.255.255"),
+        ("2001:1ff:ffff::1", "2001:200::"),
+        ("2001:db8::", "2001:db9::"),
+        ("2002:ffff::", "2003::"),
+        ("3fff:fff::", "3fff:1000::"),
+        ("4000::", "3ffe::1"),
+        ("1fff::1", "2000::1"),
+    ] {
+        assert!(guard.check_address(ip(refused)).is_err(), "{refused}");
+        assert_eq!(guard.check_address(ip(public)), Ok(()), "{public}");
+    }
+}
+
+#[test]
+fn our_own_addresses_are_refused_even_if_public() {
+    let guard = Guard::new(true, Vec::new()).refusing_own(vec![ip("1.1.1.1")]);
+    assert!(guard.check_url("http://1.1.1.1/").is_err());
+    assert!(guard.check_url("http://1.1.1.2/").is_ok());
+}
+
+#[test]
+fn a_refusal_says_what_was_found_and_what_is_accepted() {
+    let refusal = |raw| Guard::new(true, Vec::new()).check_url(raw).unwrap_err().to_string();
+    assert_eq!(refusal("https://127.0.0.1/"), "127.0.0.1 is a loopback address, only public addresses may be called");
+    assert_eq!(refusal("https://2130706433/"), "an IPv4 address is accepted in its plain form only, here `127.0.0.1`");
+    assert_eq!(refusal("ftp://a.example/"), "the scheme `ftp` is not accepted, only `https` or `http`");
+    assert!(refusal("https://a.example/\u{200b}").contains("\\u{200b}"));
+}

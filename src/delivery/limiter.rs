@@ -1,0 +1,140 @@
+//! How often one webhook may be called. Owned by its endpoint, which asks before it sends; governor does the counting
+//! (GCRA), with the caller's clock.
+
+use std::num::NonZeroU32;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use governor::clock::Clock;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+
+use super::policy::RateLimit;
+
+/// The rate limiter of one webhook. Time is an argument, so that an answer depends on nothing else.
+#[derive(Debug)]
+pub struct Limiter {
+    /// `None` is no limit.
+    bucket: Option<Bucket>,
+}
+
+impl Limiter {
+    /// A full bucket for this limit; no limit without one. Values out of the policy's ranges count as the nearest in it.
+    #[must_use]
+    pub fn new(limit: Option<&RateLimit>) -> Self {
+        Self { bucket: limit.and_then(quota).map(Bucket::new) }
+    }
+
+    /// Takes one permit.
+    ///
+    /// # Errors
+    ///
+    /// When there is none: the moment at which there will be one, if nobody else takes it.
+    pub fn check(&self, now: Instant) -> Result<(), Instant> {
+        self.bucket.as_ref().map_or(Ok(()), |bucket| bucket.check(now))
+    }
+}
+
+fn quota(limit: &RateLimit) -> Option<Quota> {
+    let within = |value: u32, range: std::ops::RangeInclusive<u32>| value.clamp(*range.start(), *range.end());
+    let requests = within(limit.requests, RateLimit::REQUESTS);
+    let seconds = within(limit.per_seconds, RateLimit::PER_SECONDS);
+    let burst = NonZeroU32::new(within(limit.burst, RateLimit::REQUESTS))?;
+    Quota::with_period(Duration::from_secs(seconds.into()) / requests).map(|quota| quota.allow_burst(burst))
+}
+
+#[derive(Debug)]
+struct Bucket {
+    /// The moment that governor's clock counts from: that of the first question.
+    origin: OnceLock<Instant>,
+    permits: RateLimiter<NotKeyed, InMemoryState, ToldClock, NoOpMiddleware<Nanos>>,
+}
+
+impl Bucket {
+    fn new(quota: Quota) -> Self {
+        Self { origin: OnceLock::new(), permits: RateLimiter::direct_with_clock(quota, ToldClock::default()) }
+    }
+
+    fn check(&self, now: Instant) -> Result<(), Instant> {
+        let origin = *self.origin.get_or_init(|| now);
+        self.permits.clock().tell(now.saturating_duration_since(origin));
+        self.permits.check().map_err(|refusal| origin + Duration::from(refusal.earliest_possible()))
+    }
+}
+
+/// A clock that knows what it was told last, in nanoseconds since the bucket's origin. Never runs backwards.
+#[derive(Debug, Default)]
+struct ToldClock(AtomicU64);
+
+impl ToldClock {
+    fn tell(&self, elapsed: Duration) {
+        let nanos = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+        self.0.fetch_max(nanos, Ordering::Relaxed);
+    }
+}
+
+impl Clock for ToldClock {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        self.0.load(Ordering::Relaxed).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn limiter(requests: u32, per_seconds: u32, burst: u32) -> Limiter {
+        Limiter::new(Some(&RateLimit { requests, per_seconds, burst }))
+    }
+
+    /// How many of a thousand questions at this moment get a permit.
+    fn permits(limiter: &Limiter, at: Instant) -> usize {
+        (0..1000).filter(|_| limiter.check(at).is_ok()).count()
+    }
+
+    #[test]
+    fn without_a_limit_every_request_may_start() {
+        assert_eq!(permits(&Limiter::new(None), Instant::now()), 1000);
+    }
+
+    #[test]
+    fn a_burst_may_start_at_once_and_then_the_rate_holds() {
+        let (limiter, start) = (limiter(10, 1, 5), Instant::now());
+        assert_eq!(permits(&limiter, start), 5);
+        assert_eq!(permits(&limiter, start + SECOND / 10), 1);
+        assert_eq!(permits(&limiter, start + SECOND / 2), 4);
+        assert_eq!(permits(&limiter, start + 60 * SECOND), 5);
+    }
+
+    #[test]
+    fn who_is_refused_gets_a_permit_at_the_moment_that_was_named() {
+        let (limiter, start) = (limiter(1, 10, 1), Instant::now());
+        assert_eq!(limiter.check(start), Ok(()));
+        assert_eq!(limiter.check(start + 4 * SECOND), Err(start + 10 * SECOND));
+        assert_eq!(limiter.check(start + 10 * SECOND), Ok(()));
+        assert_eq!(limiter.check(start + 10 * SECOND), Err(start + 20 * SECOND));
+    }
+
+    #[test]
+    fn a_moment_before_the_last_one_takes_nothing_back() {
+        let (limiter, start) = (limiter(1, 1, 1), Instant::now());
+        assert_eq!(limiter.check(start + 9 * SECOND), Ok(()));
+        assert_eq!(limiter.check(start), Err(start + 10 * SECOND));
+    }
+
+    #[test]
+    fn extreme_limits_neither_panic_nor_open_the_gate() {
+        let start = Instant::now();
+        let slowest = limiter(1, u32::MAX, u32::MAX);
+        assert_eq!(permits(&slowest, start), 1000);
+        assert_eq!(permits(&limiter(0, 0, 0), start), 1);
+        assert_eq!(permits(&limiter(u32::MAX, 1, 1), start), 1);
+    }
+}

@@ -1,0 +1,146 @@
+//! What the sender tells about an attempt: the outcome, the times, and as much of the answer as is worth keeping.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HeaderMap, RETRY_AFTER};
+use tokio::time::Instant;
+
+use crate::clock::UnixMillis;
+use crate::delivery::failure;
+use crate::delivery::outcome::{Outcome, parse_retry_after};
+
+/// How many of an answer's headers are kept, and how many bytes of names and values in sum: they are stored with
+/// every attempt.
+const MAX_HEADERS: usize = 64;
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+
+/// What became of one attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    pub outcome: Outcome,
+    /// The answer's status code, if there was an answer.
+    pub status: Option<u16>,
+    /// What went wrong, in words for the webhook's owner; `None` on success.
+    pub error: Option<String>,
+    /// Microseconds from the start until the answer's head was complete.
+    pub head_us: Option<u32>,
+    /// Microseconds from the start until the end of the attempt.
+    pub duration_us: u32,
+    /// In the order received, at most 64 and 16 KiB; a value that is not UTF-8 is shown with replacement characters.
+    pub response_headers: Vec<(String, String)>,
+    /// At most 64 KiB, as received: compressed bodies stay compressed.
+    pub response_body: Bytes,
+}
+
+impl Report {
+    /// An attempt that ended before there was an answer.
+    pub(super) fn unanswered(outcome: Outcome, error: String, watch: &Stopwatch) -> Self {
+        Self {
+            outcome,
+            status: None,
+            error: Some(error),
+            head_us: None,
+            duration_us: watch.micros(),
+            response_headers: Vec::new(),
+            response_body: Bytes::new(),
+        }
+    }
+
+    /// An attempt for which the client has no answer to show.
+    pub(super) fn failed(error: &reqwest::Error, watch: &Stopwatch) -> Self {
+        let (outcome, text) = failure::explain(error);
+        Self::unanswered(outcome, text, watch)
+    }
+}
+
+/// The head of an answer, whose body may still go wrong.
+pub(super) struct Head {
+    status: u16,
+    outcome: Outcome,
+    at_us: u32,
+    headers: Vec<(String, String)>,
+}
+
+impl Head {
+    pub(super) fn of(response: &reqwest::Response, watch: &Stopwatch) -> Self {
+        let status = response.status().as_u16();
+        let hint = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        Self {
+            status,
+            outcome: Outcome::of_status(status, hint.and_then(|hint| parse_retry_after(hint, UnixMillis::now()))),
+            at_us: watch.micros(),
+            headers: kept(response.headers()),
+        }
+    }
+
+    /// The whole answer is there, or as much as is kept of it, or it broke off: the head has decided already, and a
+    /// receiver that said 2xx has the event.
+    pub(super) fn judged_by_status(self, body: Bytes, watch: &Stopwatch) -> Report {
+        let error = self.verdict_text();
+        self.report(error, body, watch)
+    }
+
+    /// The deadline passed within the body, whatever the head said.
+    pub(super) fn timed_out(self, timeout: Duration, body: Bytes, watch: &Stopwatch) -> Report {
+        let error =
+            format!("answered {}, but the body was not complete within {} ms", self.status, timeout.as_millis());
+        Self { outcome: Outcome::TimedOut, ..self }.report(Some(error), body, watch)
+    }
+
+    /// Why the status code is no success.
+    fn verdict_text(&self) -> Option<String> {
+        match self.status {
+            200..=299 => None,
+            300..=399 => Some(format!("answered {}; redirects are not followed, give the final URL", self.status)),
+            410 => Some("answered 410: the receiver is gone".to_owned()),
+            429 | 503 => Some(format!("answered {}: the receiver asks for time", self.status)),
+            _ => Some(format!("answered {}, expected 2xx", self.status)),
+        }
+    }
+
+    fn report(self, error: Option<String>, body: Bytes, watch: &Stopwatch) -> Report {
+        Report {
+            outcome: self.outcome,
+            status: Some(self.status),
+            error,
+            head_us: Some(self.at_us),
+            duration_us: watch.micros(),
+            response_headers: self.headers,
+            response_body: body,
+        }
+    }
+}
+
+/// The first headers, as many as may be kept.
+fn kept(headers: &HeaderMap) -> Vec<(String, String)> {
+    let mut room = MAX_HEADER_BYTES;
+    let fitting = headers.iter().take(MAX_HEADERS).map_while(|(name, value)| {
+        room = room.checked_sub(name.as_str().len() + value.len())?;
+        Some((name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+    });
+    fitting.collect()
+}
+
+/// What is told when the deadline passes before the head of the answer.
+pub(super) fn too_slow(timeout: Duration) -> String {
+    format!("no answer within {} ms", timeout.as_millis())
+}
+
+/// Measures one attempt.
+pub(super) struct Stopwatch(Instant);
+
+impl Stopwatch {
+    pub(super) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(super) fn started(&self) -> Instant {
+        self.0
+    }
+
+    /// Microseconds since the start; over an hour is over an hour.
+    fn micros(&self) -> u32 {
+        u32::try_from(self.0.elapsed().as_micros()).unwrap_or(u32::MAX)
+    }
+}

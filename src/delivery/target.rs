@@ -1,0 +1,96 @@
+//! Where a webhook's requests go and how they are signed. Built by the engine from a row; a target that exists has
+//! passed the guard.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use url::Url;
+
+use super::guard::{Guard, GuardError};
+use super::headers::check_headers;
+use super::policy::Policy;
+use super::signature::{SignatureFormat, SigningSecret};
+
+/// What the sender needs to know about a webhook.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Normalised, and vetted when the target was built.
+    pub url: Url,
+    /// The owner's own headers; their values are marked sensitive, so that `Debug` does not show them.
+    pub headers: HeaderMap,
+    /// Newest first; several while a rotated secret still signs.
+    pub secrets: Vec<SigningSecret>,
+    pub format: SignatureFormat,
+    /// One deadline over DNS, connect, TLS, headers and body.
+    pub timeout: Duration,
+}
+
+impl Target {
+    /// Builds a target from what is stored, by the rules of today: a row may be older than they are.
+    ///
+    /// # Errors
+    ///
+    /// When the URL may not be called or a header may not be sent.
+    pub fn try_new(
+        guard: &Guard,
+        url: &str,
+        headers: &BTreeMap<String, String>,
+        secrets: Vec<SigningSecret>,
+        policy: &Policy,
+    ) -> Result<Self, GuardError> {
+        Ok(Self {
+            url: guard.check_url(url)?,
+            headers: header_map(headers)?,
+            secrets,
+            format: policy.signature.format,
+            timeout: Duration::from_millis(policy.timeout_ms.into()),
+        })
+    }
+}
+
+fn header_map(headers: &BTreeMap<String, String>) -> Result<HeaderMap, GuardError> {
+    if let Some(problem) = check_headers(headers).into_iter().next() {
+        return Err(GuardError::Header { name: problem.name, message: problem.message });
+    }
+    headers.iter().map(|(name, value)| header(name, value)).collect()
+}
+
+fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), GuardError> {
+    let refused = |message: String| GuardError::Header { name: name.to_owned(), message };
+    let mut value = HeaderValue::from_str(value).map_err(|error| refused(error.to_string()))?;
+    value.set_sensitive(true);
+    Ok((HeaderName::from_bytes(name.as_bytes()).map_err(|error| refused(error.to_string()))?, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(url: &str, headers: &[(&str, &str)]) -> Result<Target, GuardError> {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let guard = Guard::new(false, Vec::new());
+        Target::try_new(&guard, url, &headers, vec![SigningSecret::generate()], &Policy::default())
+    }
+
+    #[test]
+    fn a_target_is_normalised_and_follows_the_policy() {
+        let target = target("https://Hooks.Example.com.", &[("X-Team", "billing")]).unwrap();
+        assert_eq!(target.url.as_str(), "https://hooks.example.com/");
+        assert_eq!(target.headers["x-team"], "billing");
+        assert_eq!(target.timeout, Duration::from_secs(5));
+        assert_eq!(target.format, SignatureFormat::Hex);
+    }
+
+    #[test]
+    fn a_row_that_breaks_the_rules_of_today_makes_no_target() {
+        assert!(matches!(target("http://hooks.example.com/", &[]), Err(GuardError::Scheme { .. })));
+        assert!(matches!(target("https://a.example/", &[("Host", "b.example")]), Err(GuardError::Header { .. })));
+    }
+
+    #[test]
+    fn debug_shows_no_header_values() {
+        let target = target("https://a.example/", &[("Authorization", "Bearer hunter2")]).unwrap();
+        assert!(!format!("{target:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,248 @@
+//! The only door to what lives below the API: publish, steer, inspect, stop.
+//!
+//! Below it: the [`registry`] actor that knows the live endpoint actors, the [`endpoint`] actors with their [`lane`]s,
+//! the [`dispatch`]er that offers committed fan-outs, the [`waker`] for what falls due while an endpoint sleeps, the
+//! [`routes`], and the store's journal. Names no HTTP of the management API.
+
+pub mod lane;
+pub mod restart;
+pub mod routes;
+
+mod arbiters;
+mod configure;
+mod dispatch;
+mod endpoint;
+mod inspect;
+mod registry;
+mod serving;
+mod shared;
+mod steer;
+mod waker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use crate::delivery::guard::{Guard, GuardError};
+pub use crate::delivery::headers::{HeaderProblem, check_headers};
+pub use crate::delivery::outcome::OutcomeKind;
+pub use crate::delivery::policy::{Policy, PolicyProblem, RateLimit, SignatureSettings};
+pub use crate::delivery::retry::{Backoff, RetryPolicy};
+pub use crate::delivery::signature::{SignatureFormat, SigningSecret};
+
+use crate::clock::UnixMillis;
+use crate::id::{EventSeq, TenantNum};
+use crate::store::idempotency::OnceKey;
+use crate::store::journal::{Caller, Draft, Journal, PublishError, Published};
+use crate::store::log::LogIndex;
+use crate::store::state::LastStop;
+use crate::store::{Store, StoreError, log};
+
+use self::arbiters::Arbiters;
+use self::registry::RegistryHandle;
+use self::routes::RouteTable;
+use self::shared::Shared;
+
+/// The type of the event that `test` sends. Tenants cannot publish it.
+pub const TEST_EVENT: &str = "webhook.test";
+
+/// An event as its publisher hands it over.
+#[derive(Debug)]
+pub struct NewEvent {
+    pub kind: String,
+    pub data: Box<RawValue>,
+    pub occurred_at: Option<UnixMillis>,
+    pub caller: Option<Caller>,
+}
+
+/// Why the engine could not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// The webhook is switched off.
+    #[error("the webhook is inactive")]
+    Inactive,
+    /// A request for this delivery is being made right now.
+    #[error("an attempt is being made right now")]
+    InFlight,
+    /// The delivery is not pending any more.
+    #[error("the delivery is settled")]
+    Settled,
+    /// No further attempt can be numbered.
+    #[error("the delivery has used up its attempt numbers")]
+    TooManyAttempts,
+    /// There is no such delivery, or its webhook is gone.
+    #[error("not found")]
+    NotFound,
+    #[error("the engine is stopping")]
+    Stopping,
+}
+
+/// How the engine is set up.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    pub allow_http: bool,
+    pub egress_allow: Vec<ipnet::IpNet>,
+    /// Threads that endpoint actors are spread over.
+    pub arbiters: usize,
+    /// Requests in flight over all endpoints.
+    pub max_in_flight: usize,
+}
+
+/// Why the engine could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Client(#[from] crate::delivery::client::ClientError),
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// The running engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    journal: Journal,
+    routes: Arc<RouteTable>,
+    registry: RegistryHandle,
+    guard: Arc<Guard>,
+    shared: Arc<Shared>,
+    feed: Arc<crate::store::journal::feed::Feed>,
+    log: Arc<LogIndex>,
+    /// Tasks that end on `stopping`.
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+    writer: parking_lot::Mutex<Option<JoinHandle<()>>>,
+    arbiters: Arbiters,
+}
+
+impl Engine {
+    /// Starts everything; what the last process left owed is taken up by the same path as new work.
+    pub async fn start(store: Store, config: EngineConfig) -> Result<Self, StartError> {
+        let last_stop = store.mark_started(UnixMillis::now()).await?;
+        let guard = Arc::new(Guard::new(config.allow_http, config.egress_allow.clone()));
+        let running = Journal::start(&store).await?;
+        let routes = Arc::new(RouteTable::load(&store).await?);
+        let log = Arc::new(LogIndex::open(&store, running.log.clone()).await?);
+        let arbiters = Arbiters::start(config.arbiters, &guard)?;
+        let recover = if last_stop == LastStop::Unclean { running.feed.committed() } else { EventSeq::ZERO };
+        let recover_before = if last_stop == LastStop::Unclean { UnixMillis::now() } else { UnixMillis(0) };
+        let shared = Arc::new(Shared::new(&store, &running.journal, &routes, &guard, config.max_in_flight));
+        let registry = registry::start(&arbiters, &shared, &running.feed, recover_before);
+        let inner = Inner {
+            store,
+            journal: running.journal,
+            routes,
+            registry,
+            guard,
+            shared,
+            feed: running.feed,
+            log,
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            writer: parking_lot::Mutex::new(Some(running.writer)),
+            arbiters,
+        };
+        let engine = Self { inner: Arc::new(inner) };
+        engine.spawn_tasks(recover);
+        Ok(engine)
+    }
+
+    fn spawn_tasks(&self, recover: EventSeq) {
+        let inner = &self.inner;
+        let dispatcher = dispatch::Dispatcher::new(&inner.shared, &inner.feed, &inner.registry, recover);
+        let stopping = inner.stopping.clone();
+        inner.tasks.spawn(async move { stopping.run_until_cancelled(dispatcher.run()).await });
+        let (waker, stopping) = (waker::run(inner.store.clone(), inner.registry.clone()), inner.stopping.clone());
+        inner.tasks.spawn(async move { stopping.run_until_cancelled(waker).await });
+        let (follower, stopping) = (follow(inner.log.clone(), inner.store.clone()), inner.stopping.clone());
+        inner.tasks.spawn(async move { stopping.run_until_cancelled(follower).await });
+    }
+
+    /// What is stored, for reading.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The rules for whom the engine may call.
+    #[must_use]
+    pub fn guard(&self) -> &Guard {
+        &self.inner.guard
+    }
+
+    /// Accepts events: after this returns they survive any crash. Answers in the order given.
+    pub async fn publish(
+        &self,
+        tenant: TenantNum,
+        events: Vec<NewEvent>,
+        once: Option<OnceKey>,
+    ) -> Result<Vec<Published>, EngineError> {
+        let draft = |event: NewEvent| {
+            let NewEvent { kind, data, occurred_at, caller } = event;
+            let targets = self.inner.routes.matching(tenant, &kind);
+            Draft { tenant, kind: kind.into(), occurred_at, data, caller, targets }
+        };
+        let drafts = events.into_iter().map(draft).collect();
+        Ok(self.inner.journal.publish(drafts, once).await?)
+    }
+
+    /// Whether the engine takes work.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.inner.stopping.is_cancelled()
+    }
+
+    /// Stops: no attempt begins any more, those in flight get `grace` to end, everything recorded is flushed. What is
+    /// still owed stays owed; no attempt is spent on it.
+    pub async fn stop(&self, grace: Duration) {
+        let inner = &self.inner;
+        inner.stopping.cancel();
+        inner.tasks.close();
+        inner.tasks.wait().await;
+        let finished = inner.registry.drain(grace).await;
+        inner.arbiters.stop();
+        inner.journal.close().await;
+        let writer = inner.writer.lock().take();
+        if let Some(writer) = writer
+            && let Err(error) = writer.await
+        {
+            tracing::error!(%error, "the journal's writer failed");
+            return;
+        }
+        if let Err(error) = inner.log.flush().await {
+            tracing::warn!(%error, "the log index was not flushed; the next start catches up");
+        }
+        if finished && let Err(error) = inner.store.mark_stopped_cleanly(UnixMillis::now()).await {
+            tracing::warn!(%error, "the clean stop was not noted; the next start treats it as a crash");
+        }
+    }
+}
+
+/// Keeps the log index close behind, and forgets what has outlived its use.
+async fn follow(log: Arc<LogIndex>, store: Store) {
+    let mut tick = tokio::time::interval(log::EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        if let Err(error) = log.flush().await {
+            tracing::warn!(%error, "the log index could not follow");
+        }
+        if let Err(error) = store.forget_old_keys(UnixMillis::now()).await {
+            tracing::warn!(%error, "old idempotency keys could not be forgotten");
+        }
+    }
+}

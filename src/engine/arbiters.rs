@@ -1,0 +1,65 @@
+//! The threads that actors live on: one for the registry, the others for endpoints, each with its own HTTP client so
+//! that a connection and the endpoint that uses it share a thread.
+
+use std::io;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+use actix::{Arbiter, ArbiterHandle, System};
+use parking_lot::Mutex;
+
+use crate::delivery::client::{ClientError, build_client};
+use crate::delivery::guard::Guard;
+use crate::delivery::sender::Sender;
+
+use super::StartError;
+
+/// One endpoint thread.
+#[derive(Clone)]
+pub(super) struct Place {
+    pub(super) arbiter: ArbiterHandle,
+    pub(super) sender: Sender,
+}
+
+pub(super) struct Arbiters {
+    pub(super) registry: ArbiterHandle,
+    pub(super) places: Vec<Place>,
+    stop: Mutex<Option<(System, JoinHandle<()>)>>,
+}
+
+impl Arbiters {
+    pub(super) fn start(endpoints: usize, guard: &Arc<Guard>) -> Result<Self, StartError> {
+        let senders: Result<Vec<Sender>, ClientError> =
+            (0..endpoints.max(1)).map(|_| Ok(Sender::new(build_client(guard.clone())?, guard.clone()))).collect();
+        let senders = senders?;
+        let wanted = senders.len() + 1;
+        let (started, handles) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("actors".to_owned()).spawn(move || {
+            let system = System::new();
+            let arbiters: Vec<Arbiter> = (0..wanted).map(|_| Arbiter::new()).collect();
+            let handles: Vec<ArbiterHandle> = arbiters.iter().map(Arbiter::handle).collect();
+            let told = started.send((System::current(), handles));
+            if told.is_ok()
+                && let Err(error) = system.run()
+            {
+                tracing::error!(%error, "the actor system failed");
+            }
+            for arbiter in arbiters {
+                arbiter.stop();
+                let _ = arbiter.join();
+            }
+        })?;
+        let (system, mut handles) = handles.recv().map_err(|_| io::Error::other("the actor system did not start"))?;
+        let registry = handles.pop().ok_or_else(|| io::Error::other("no thread for the registry"))?;
+        let places = handles.into_iter().zip(senders).map(|(arbiter, sender)| Place { arbiter, sender }).collect();
+        Ok(Self { registry, places, stop: Mutex::new(Some((system, thread))) })
+    }
+
+    /// Drops every actor with whatever it has under way, and waits for the threads.
+    pub(super) fn stop(&self) {
+        if let Some((system, thread)) = self.stop.lock().take() {
+            system.stop();
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Changes of configuration that live endpoints and routes must hear of.
+
+use std::time::Duration;
+
+use crate::clock::UnixMillis;
+use crate::id::WebhookNum;
+use crate::store::StoreError;
+use crate::store::idempotency::Once;
+use crate::store::tenants::Tenant;
+use crate::store::webhooks::{NewWebhook, Route, Webhook};
+
+use super::{Engine, EngineError};
+
+impl Engine {
+    pub async fn create_webhook(&self, new: NewWebhook, once: Option<Once>) -> Result<Webhook, StoreError> {
+        let webhook = self.inner.store.create_webhook(new, once).await?;
+        self.inner.routes.set(route_of(&webhook));
+        Ok(webhook)
+    }
+
+    /// Writes the changed webhook if its version is still the stored one. Attempts in flight end as they began.
+    pub async fn update_webhook(&self, changed: &Webhook) -> Result<Webhook, EngineError> {
+        let webhook = self.inner.store.update_webhook(changed, UnixMillis::now()).await?;
+        self.inner.routes.set(route_of(&webhook));
+        self.inner.registry.reconfigure(webhook.num).await;
+        Ok(webhook)
+    }
+
+    /// Deletes the webhook; what it is owed is cancelled.
+    pub async fn delete_webhook(&self, doomed: &Webhook) -> Result<(), EngineError> {
+        self.inner.store.delete_webhook(doomed, UnixMillis::now()).await?;
+        self.forget(doomed.tenant, doomed.num).await;
+        Ok(())
+    }
+
+    /// Deletes the tenant with its keys and webhooks; what is owed is cancelled.
+    pub async fn delete_tenant(&self, doomed: &Tenant) -> Result<(), EngineError> {
+        self.inner.store.delete_tenant(doomed, UnixMillis::now()).await?;
+        for num in self.inner.routes.of_tenant(doomed.num) {
+            self.forget(doomed.num, num).await;
+        }
+        Ok(())
+    }
+
+    /// Makes `new` the current secret; the ones before keep signing for `grace`.
+    pub async fn rotate_secret(&self, webhook: &Webhook, new: &str, grace: Duration) -> Result<Webhook, EngineError> {
+        let now = UnixMillis::now();
+        let webhook = self.inner.store.rotate_secret(webhook, new, now.plus(grace), now).await?;
+        self.inner.registry.reconfigure(webhook.num).await;
+        Ok(webhook)
+    }
+
+    async fn forget(&self, tenant: crate::id::TenantNum, num: WebhookNum) {
+        self.inner.routes.remove(tenant, num);
+        self.inner.registry.reconfigure(num).await;
+    }
+}
+
+fn route_of(webhook: &Webhook) -> Route {
+    Route {
+        num: webhook.num,
+        tenant: webhook.tenant,
+        events: webhook.events.clone(),
+        is_active: webhook.is_active,
+    }
+}

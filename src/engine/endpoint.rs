@@ -1,0 +1,425 @@
+//! The live half of a webhook: a thin actor round its [`Lane`]. Started, retired and re-created by the registry; makes
+//! attempts in tasks of their own; records outcomes in the journal. Decides nothing.
+
+mod attempt;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, MessageResult, SpawnHandle, WrapFuture,
+};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::clock::UnixMillis;
+use crate::delivery::outcome::OutcomeKind;
+use crate::delivery::sender::{Report, Sender};
+use crate::fault;
+use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::store::deliveries::{Attempt, DeliveryState};
+use crate::store::events::Event;
+use crate::store::journal::{AttemptRecord, Record};
+
+use super::lane::{Detached, Effect, Entry, HORIZON, Input, Lane, Mode, Now};
+use super::serving::{self, Serving};
+use super::shared::Shared;
+
+use self::attempt::{AbortOnDrop, Attempted};
+
+/// Offers that may wait for the actor's turn.
+pub(super) const MAILBOX: usize = 64;
+
+/// An endpoint with nothing to do lives on for this long, so that a steady trickle never waits for a start.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Pause before rows are asked for again after the store failed.
+const LOAD_PAUSE: Duration = Duration::from_millis(500);
+
+/// The longest wait for one timer; a secret that ends later is looked at again then.
+const LONGEST_TIMER: Duration = Duration::from_secs(3600);
+
+/// Timers of the runtime tick in milliseconds; one more and the clock has passed the due moment for sure.
+const TIMER_GRAIN: Duration = Duration::from_millis(1);
+
+/// How an endpoint ended or wants to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sign {
+    /// Has had nothing to do for a while.
+    Idle,
+    /// Was asked to retire but has got work meanwhile.
+    Busy,
+    /// Ended because it was asked to.
+    Retired,
+    /// Ended without having been asked to.
+    Crashed,
+}
+
+/// What the registry hears from an endpoint, dead or alive.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Notice {
+    pub(super) num: WebhookNum,
+    pub(super) generation: u64,
+    pub(super) sign: Sign,
+}
+
+/// Tells the registry how its endpoint ended, whatever way that was.
+struct DeathWatch {
+    notice: Notice,
+    registry: UnboundedSender<Notice>,
+}
+
+impl DeathWatch {
+    fn say(&self, sign: Sign) {
+        let _ = self.registry.send(Notice { sign, ..self.notice });
+    }
+}
+
+impl Drop for DeathWatch {
+    fn drop(&mut self) {
+        let _ = self.registry.send(self.notice);
+    }
+}
+
+/// What an endpoint is made with.
+pub(super) struct Birth {
+    pub(super) serving: Arc<Serving>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) sender: Sender,
+    pub(super) generation: u64,
+    pub(super) registry: UnboundedSender<Notice>,
+    /// What fell due before may have been under way in a crash.
+    pub(super) recover_before: UnixMillis,
+}
+
+pub(super) struct Endpoint {
+    serving: Arc<Serving>,
+    lane: Lane,
+    shared: Arc<Shared>,
+    sender: Sender,
+    timer: Option<(Instant, SpawnHandle)>,
+    /// Deferrals on their way into the journal.
+    recording: usize,
+    draining: bool,
+    busy_at: Instant,
+    recover_before: UnixMillis,
+    watch: DeathWatch,
+}
+
+/// An event for this webhook. Refused by a full mailbox it becomes a row instead.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Offer {
+    pub(super) event: Arc<Event>,
+    pub(super) recovered: bool,
+}
+
+/// There may be rows that fall due.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Wake;
+
+/// The webhook changed; `None` when it was deleted.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Configure(pub(super) Option<Arc<Serving>>);
+
+/// Take a waiting delivery out of the lane.
+#[derive(Message)]
+#[rtype(result = "Detached")]
+pub(super) struct Detach(pub(super) EventSeq);
+
+/// Which deliveries are here and have no row?
+#[derive(Message)]
+#[rtype(result = "Vec<EventSeq>")]
+pub(super) struct Unrecorded;
+
+/// End if there is nothing to do.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Retire;
+
+/// Begin nothing any more; end when nothing is in flight.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Drain;
+
+impl Endpoint {
+    pub(super) fn new(birth: Birth) -> Self {
+        let Birth { serving, shared, sender, generation, registry, recover_before } = birth;
+        let notice = Notice { num: serving.num, generation, sign: Sign::Crashed };
+        Self {
+            lane: Lane::new(serving.policy.clone(), serving.mode),
+            serving,
+            shared,
+            sender,
+            timer: None,
+            recording: 0,
+            draining: false,
+            busy_at: Instant::now(),
+            recover_before,
+            watch: DeathWatch { notice, registry },
+        }
+    }
+
+    fn id(&self, event: EventSeq) -> DeliveryId {
+        DeliveryId { event, webhook: self.serving.num }
+    }
+
+    fn hear(&mut self, input: Input, ctx: &mut Context<Self>) {
+        self.turn(input, None, ctx);
+    }
+
+    /// One turn: the lane thinks, the actor does. `attempted` is what the input is the end of.
+    fn turn(&mut self, input: Input, mut attempted: Option<Attempted>, ctx: &mut Context<Self>) {
+        let now = Now { wall: UnixMillis::now(), steady: Instant::now() };
+        self.busy_at = now.steady;
+        let mut effects = Vec::new();
+        self.lane.on(input, now, &mut effects);
+        for effect in effects {
+            match effect {
+                Effect::Start { entry } => self.begin(entry, ctx),
+                Effect::Settle { entry, state, outcome, disable } => {
+                    if let Some(attempted) = attempted.take() {
+                        self.settle(&entry, state, outcome.kind(), attempted);
+                    }
+                    if disable {
+                        self.disable(ctx);
+                    }
+                }
+                Effect::Defer { event } => self.record(Record::Defer { id: self.id(event), next_at: now.wall }, ctx),
+                Effect::Cancel { event } => self.record(Record::Cancel { id: self.id(event), at: now.wall }, ctx),
+                Effect::Load { limit } => self.load(limit, ctx),
+            }
+        }
+        self.set_timer(now, ctx);
+        self.end_if_drained(ctx);
+    }
+
+    fn begin(&self, entry: Entry, ctx: &mut Context<Self>) {
+        let event = entry.event.seq;
+        let run = attempt::run(self.shared.clone(), self.sender.clone(), self.serving.clone(), entry);
+        let ended = AbortOnDrop::spawn(run).into_actor(self).map(move |attempted, actor, ctx| match attempted {
+            Some(attempted) => {
+                let outcome = attempted.report.outcome.clone();
+                let input = Input::Finished { event, outcome, jitter: rand::random() };
+                actor.turn(input, Some(attempted), ctx);
+            }
+            None => actor.hear(Input::NotSent { event }, ctx),
+        });
+        ctx.spawn(ended);
+    }
+
+    fn settle(&self, entry: &Entry, state: DeliveryState, outcome: OutcomeKind, attempted: Attempted) {
+        self.shared.count(outcome);
+        let Attempted { report, started_at, slot } = attempted;
+        let Report { outcome: _, status, error, head_us, duration_us, response_headers, response_body } = report;
+        let attempt = Attempt {
+            number: state.attempts,
+            trigger: entry.trigger,
+            started_at,
+            duration_us,
+            head_us,
+            status_code: status,
+            outcome: outcome.code(),
+            error,
+            response_headers,
+            response_body: response_body.into(),
+        };
+        let record = AttemptRecord { id: self.id(entry.event.seq), attempt, state };
+        slot.record(Record::Attempt(Box::new(record)));
+    }
+
+    fn record(&mut self, record: Record, ctx: &mut Context<Self>) {
+        self.recording += 1;
+        let journal = self.shared.journal.clone();
+        let recorded = async move { journal.record(record).await }.into_actor(self).map(|_, actor, ctx| {
+            actor.recording -= 1;
+            actor.end_if_drained(ctx);
+        });
+        ctx.spawn(recorded);
+    }
+
+    /// Reads rows after everything recorded so far is committed: otherwise a delivery that just succeeded would still
+    /// look pending.
+    fn load(&self, limit: usize, ctx: &mut Context<Self>) {
+        let (shared, num, ordered) = (self.shared.clone(), self.serving.num, self.serving.policy.ordered);
+        let read = async move {
+            let _ = shared.journal.barrier().await;
+            let read = shared.store.due(num, UnixMillis::now().plus(HORIZON), ordered, limit).await;
+            if let Err(error) = &read {
+                tracing::warn!(%error, "pending deliveries could not be read; trying again");
+                tokio::time::sleep(LOAD_PAUSE).await;
+            }
+            read
+        };
+        let loaded = read.into_actor(self).map(move |read, actor, ctx| {
+            let Ok(rows) = read else {
+                actor.hear(Input::LoadFailed, ctx);
+                return actor.hear(Input::Wake, ctx);
+            };
+            let complete = rows.len() < limit;
+            let entries = rows.into_iter().map(|due| Entry::stored(due, actor.recover_before)).collect();
+            actor.hear(Input::Loaded { entries, complete }, ctx);
+        });
+        ctx.spawn(loaded);
+    }
+
+    /// The receiver said that it is gone for good.
+    fn disable(&self, ctx: &mut Context<Self>) {
+        let (shared, serving) = (self.shared.clone(), self.serving.clone());
+        shared.routes.deactivate(serving.tenant, serving.num);
+        let disable = async move {
+            let reason = "the receiver answered 410 Gone";
+            match shared.store.disable_webhook(serving.num, reason, UnixMillis::now()).await {
+                Ok(_) => tracing::warn!(webhook = %serving.name, reason, "webhook switched off"),
+                Err(error) => tracing::error!(webhook = %serving.name, %error, "webhook could not be switched off"),
+            }
+        };
+        ctx.spawn(disable.into_actor(self));
+    }
+
+    fn set_timer(&mut self, now: Now, ctx: &mut Context<Self>) {
+        let wanted = self.lane.wake_at(now).filter(|at| *at > now.steady);
+        let current = self.timer.map(|(at, _)| at);
+        if current == wanted {
+            return;
+        }
+        if let Some((_, handle)) = self.timer.take() {
+            ctx.cancel_future(handle);
+        }
+        if let Some(at) = wanted {
+            let wait = at.saturating_duration_since(now.steady).min(LONGEST_TIMER) + TIMER_GRAIN;
+            let handle = ctx.run_later(wait, |actor, ctx| {
+                actor.timer = None;
+                actor.hear(Input::Tick, ctx);
+            });
+            self.timer = Some((at, handle));
+        }
+    }
+
+    /// Looks at the webhook again when one of its secrets stops signing.
+    fn watch_secrets(&self, ctx: &mut Context<Self>) {
+        let Some(at) = self.serving.changes_at else { return };
+        let wait = at.since(UnixMillis::now()).min(LONGEST_TIMER) + TIMER_GRAIN;
+        ctx.run_later(wait, |actor, ctx| {
+            let (shared, num) = (actor.shared.clone(), actor.serving.num);
+            let read = async move { serving::load(&shared, &[num]).await };
+            ctx.spawn(read.into_actor(actor).map(move |read, actor, ctx| match read {
+                Ok(mut servings) => actor.configure(servings.remove(&num), ctx),
+                Err(error) => {
+                    tracing::warn!(%error, "a webhook's secrets could not be read again");
+                    actor.watch_secrets(ctx);
+                }
+            }));
+        });
+    }
+
+    fn configure(&mut self, serving: Option<Arc<Serving>>, ctx: &mut Context<Self>) {
+        let (policy, mut mode) = match serving {
+            Some(serving) => {
+                let settings = (serving.policy.clone(), serving.mode);
+                self.serving = serving;
+                self.watch_secrets(ctx);
+                settings
+            }
+            None => (self.serving.policy.clone(), Mode::Gone),
+        };
+        if self.draining {
+            mode = Mode::Stopping;
+        }
+        self.hear(Input::Configure { policy, mode }, ctx);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.recording == 0 && self.lane.is_idle()
+    }
+
+    fn end(&mut self, ctx: &mut Context<Self>) {
+        self.watch.notice.sign = Sign::Retired;
+        ctx.stop();
+    }
+
+    fn end_if_drained(&mut self, ctx: &mut Context<Self>) {
+        if self.draining && self.is_idle() {
+            self.end(ctx);
+        }
+    }
+}
+
+impl Actor for Endpoint {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        self.watch_secrets(ctx);
+        ctx.run_interval(IDLE, |actor, _| {
+            if actor.is_idle() && actor.busy_at.elapsed() >= IDLE {
+                actor.watch.say(Sign::Idle);
+            }
+        });
+        self.hear(Input::Wake, ctx);
+    }
+}
+
+impl Handler<Offer> for Endpoint {
+    type Result = ();
+
+    fn handle(&mut self, offer: Offer, ctx: &mut Self::Context) {
+        fault::point_of("endpoint.handle", &self.serving.name);
+        self.hear(Input::Offer(Entry::offered(offer.event, offer.recovered)), ctx);
+    }
+}
+
+impl Handler<Wake> for Endpoint {
+    type Result = ();
+
+    fn handle(&mut self, _: Wake, ctx: &mut Self::Context) {
+        self.hear(Input::Wake, ctx);
+    }
+}
+
+impl Handler<Configure> for Endpoint {
+    type Result = ();
+
+    fn handle(&mut self, Configure(serving): Configure, ctx: &mut Self::Context) {
+        self.configure(serving, ctx);
+    }
+}
+
+impl Handler<Detach> for Endpoint {
+    type Result = MessageResult<Detach>;
+
+    fn handle(&mut self, Detach(event): Detach, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.lane.detach(event))
+    }
+}
+
+impl Handler<Unrecorded> for Endpoint {
+    type Result = MessageResult<Unrecorded>;
+
+    fn handle(&mut self, _: Unrecorded, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.lane.unrecorded())
+    }
+}
+
+impl Handler<Retire> for Endpoint {
+    type Result = ();
+
+    fn handle(&mut self, _: Retire, ctx: &mut Self::Context) {
+        if self.is_idle() {
+            self.end(ctx);
+        } else {
+            self.watch.say(Sign::Busy);
+        }
+    }
+}
+
+impl Handler<Drain> for Endpoint {
+    type Result = ();
+
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        self.draining = true;
+        let policy = self.serving.policy.clone();
+        self.hear(Input::Configure { policy, mode: Mode::Stopping }, ctx);
+    }
+}

@@ -1,0 +1,99 @@
+//! One attempt, in a task of its own: reserve the place for its outcome, take a permit, send. A panic in here is an
+//! outcome and not a dead actor.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::task::JoinHandle;
+
+use crate::clock::UnixMillis;
+use crate::delivery::outcome::Outcome;
+use crate::delivery::sender::{Message, Report, Sender};
+use crate::engine::lane::Entry;
+use crate::engine::serving::Serving;
+use crate::engine::shared::Shared;
+use crate::fault;
+use crate::id::{DeliveryId, EventId};
+use crate::store::journal::Slot;
+
+/// An attempt that was made.
+pub(super) struct Attempted {
+    pub(super) report: Report,
+    pub(super) started_at: UnixMillis,
+    /// Where its outcome will be recorded.
+    pub(super) slot: Slot,
+}
+
+/// A task that ends with its owner: an endpoint that dies takes its requests along, so that its successor can send
+/// them again without overlap.
+pub(super) struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T: 'static> AbortOnDrop<T> {
+    pub(super) fn spawn(task: impl Future<Output = T> + 'static) -> Self {
+        Self(tokio::task::spawn_local(task))
+    }
+}
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl<T> Future for AbortOnDrop<Option<T>> {
+    type Output = Option<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
+        Pin::new(&mut self.0).poll(context).map(|joined| joined.ok().flatten())
+    }
+}
+
+/// `None`: nothing was sent, because the engine is stopping.
+pub(super) async fn run(shared: Arc<Shared>, sender: Sender, serving: Arc<Serving>, entry: Entry) -> Option<Attempted> {
+    let slot = shared.journal.reserve().await.ok()?;
+    let _permit = shared.permit().await?;
+    let (started_at, began) = (UnixMillis::now(), Instant::now());
+    let report = AssertUnwindSafe(send(&sender, &serving, entry)).catch_unwind().await;
+    let report = report.unwrap_or_else(|_| unsent(Outcome::Crashed, "the attempt crashed".to_owned(), began));
+    Some(Attempted { report, started_at, slot })
+}
+
+async fn send(sender: &Sender, serving: &Serving, entry: Entry) -> Report {
+    fault::point_of("attempt.task", &serving.name);
+    fault::point("attempt.before_connect");
+    let report = match &serving.target {
+        Ok(target) => sender.attempt(target, message(serving, entry)).await,
+        Err(refusal) => unsent(Outcome::Blocked, refusal.clone(), Instant::now()),
+    };
+    fault::point("attempt.after_send");
+    report
+}
+
+fn message(serving: &Serving, entry: Entry) -> Message {
+    let event = entry.event;
+    Message {
+        event_id: EventId(event.seq).to_string(),
+        event_type: event.kind.clone(),
+        delivery_id: DeliveryId { event: event.seq, webhook: serving.num }.to_string(),
+        attempt: entry.state.attempts + 1,
+        body: event.body.clone(),
+    }
+}
+
+fn unsent(outcome: Outcome, error: String, began: Instant) -> Report {
+    Report {
+        outcome,
+        status: None,
+        error: Some(error),
+        head_us: None,
+        duration_us: u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX),
+        response_headers: Vec::new(),
+        response_body: Bytes::new(),
+    }
+}

@@ -1,0 +1,171 @@
+//! What stands where, for whoever looks: rows, and what is owed only by a fan-out or waits in memory.
+
+use std::sync::atomic::Ordering;
+
+use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
+use crate::store::StoreError;
+use crate::store::deliveries::{Delivery, DeliveryFilter, DeliveryState, Status};
+use crate::store::events::StoredEvent;
+use crate::store::webhooks::Webhook;
+
+use super::Engine;
+
+/// Figures for the metrics page, since the start.
+#[derive(Debug, Clone)]
+pub struct EngineFigures {
+    pub events: u64,
+    pub attempts: u64,
+    pub commits: u64,
+    pub failed_commits: u64,
+    pub statements: u64,
+    pub rows: u64,
+    pub journal_depth: usize,
+    pub journal_capacity: usize,
+    pub live_endpoints: usize,
+    pub endpoint_crashes: u64,
+    pub in_flight: usize,
+    /// By outcome, in the order of `OutcomeKind::ALL`.
+    pub outcomes: Vec<(&'static str, u64)>,
+}
+
+impl Engine {
+    /// One delivery, with a row or still only owed by its fan-out.
+    pub async fn delivery(&self, tenant: TenantNum, id: DeliveryId) -> Result<Option<Delivery>, StoreError> {
+        if let Some(found) = self.inner.store.delivery(tenant, id).await? {
+            return Ok(Some(found));
+        }
+        let Some(event) = self.inner.store.event(tenant, id.event).await? else { return Ok(None) };
+        if self.inner.store.fanout_targets(id.event).await?.binary_search(&id.webhook).is_ok() {
+            return Ok(self.only_owed(&event, &[id.webhook]).await?.pop());
+        }
+        // The row may have come between the two looks.
+        self.inner.store.delivery(tenant, id).await
+    }
+
+    /// Deliveries of an event by ascending webhook number after `after`; at most `limit` + 1, so that the caller sees
+    /// whether there are more.
+    pub async fn deliveries_of_event(
+        &self,
+        event: &StoredEvent,
+        after: WebhookNum,
+        limit: u64,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let (tenant, seq) = (event.event.tenant, event.event.seq);
+        let mut owed = self.inner.store.fanout_targets(seq).await?;
+        let mut found = self.inner.store.deliveries_of_event(tenant, seq, after, limit).await?;
+        let wanted = usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(1);
+        let end = (found.len() >= wanted).then(|| found.last().map(|last| last.id.webhook)).flatten();
+        owed.retain(|num| *num > after && end.is_none_or(|end| *num < end));
+        owed.retain(|num| found.binary_search_by_key(num, |delivery| delivery.id.webhook).is_err());
+        if !owed.is_empty() && !found.is_empty() || owed.len() > wanted {
+            owed.truncate(wanted);
+        }
+        found.extend(self.only_owed(event, &owed).await?);
+        found.sort_by_key(|delivery| delivery.id.webhook);
+        found.truncate(wanted);
+        Ok(found)
+    }
+
+    /// Deliveries newest event first; at most `limit` + 1.
+    pub async fn deliveries(
+        &self,
+        tenant: TenantNum,
+        filter: &DeliveryFilter,
+        before: Option<DeliveryId>,
+        limit: u64,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        if filter.webhook.is_some() {
+            self.inner.log.flush().await?;
+        }
+        self.inner.store.deliveries(tenant, filter, before, limit).await
+    }
+
+    /// A webhook's log, newest first, with what waits for it in memory; at most `limit` + 1.
+    pub async fn log(
+        &self,
+        webhook: &Webhook,
+        filter: &DeliveryFilter,
+        before: Option<DeliveryId>,
+        limit: u64,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let waiting = match filter.status {
+            None | Some(Status::Pending) => self.inner.registry.unrecorded(webhook.num).await,
+            Some(Status::Success | Status::Failed | Status::Cancelled) => Vec::new(),
+        };
+        let mut found = self.deliveries(webhook.tenant, filter, before, limit).await?;
+        for seq in waiting {
+            if before.is_some_and(|before| seq >= before.event) || found.iter().any(|d| d.id.event == seq) {
+                continue;
+            }
+            if let Some(delivery) = self.waiting(webhook, seq, filter).await? {
+                found.push(delivery);
+            }
+        }
+        found.sort_by_key(|delivery| std::cmp::Reverse(delivery.id.event));
+        found.truncate(usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(1));
+        Ok(found)
+    }
+
+    async fn waiting(
+        &self,
+        webhook: &Webhook,
+        seq: EventSeq,
+        filter: &DeliveryFilter,
+    ) -> Result<Option<Delivery>, StoreError> {
+        let Some(event) = self.inner.store.event(webhook.tenant, seq).await? else { return Ok(None) };
+        let at = seq.accepted_at();
+        let wanted = filter.event.is_none_or(|event| event == seq)
+            && filter.kind.as_ref().is_none_or(|kind| *kind == event.event.kind)
+            && filter.since.is_none_or(|since| at >= since)
+            && filter.until.is_none_or(|until| at < until);
+        let id = DeliveryId { event: seq, webhook: webhook.num };
+        if !wanted || self.inner.store.delivery(webhook.tenant, id).await?.is_some() {
+            return Ok(None);
+        }
+        Ok(Some(owed(id, webhook, &event)))
+    }
+
+    async fn only_owed(&self, event: &StoredEvent, nums: &[WebhookNum]) -> Result<Vec<Delivery>, StoreError> {
+        let servings = self.inner.store.servings(nums, crate::clock::UnixMillis::now()).await?;
+        let delivery = |num: &WebhookNum| {
+            let serving = servings.get(num)?;
+            Some(owed(DeliveryId { event: event.event.seq, webhook: *num }, &serving.webhook, event))
+        };
+        Ok(nums.iter().filter_map(delivery).collect())
+    }
+
+    /// What the engine has done since it started.
+    pub async fn figures(&self) -> EngineFigures {
+        let registry = self.inner.registry.figures().await;
+        let shared = &self.inner.shared;
+        let stats = self.inner.journal.stats();
+        let (journal_depth, journal_capacity) = self.inner.journal.depth();
+        EngineFigures {
+            events: stats.events.load(Ordering::Relaxed),
+            attempts: stats.attempts.load(Ordering::Relaxed),
+            commits: stats.commits.load(Ordering::Relaxed),
+            failed_commits: stats.failed_commits.load(Ordering::Relaxed),
+            statements: stats.statements.load(Ordering::Relaxed),
+            rows: stats.rows.load(Ordering::Relaxed),
+            journal_depth,
+            journal_capacity,
+            live_endpoints: registry.live,
+            endpoint_crashes: registry.crashes,
+            in_flight: shared.in_flight(),
+            outcomes: shared.outcome_counts(),
+        }
+    }
+}
+
+/// A delivery that has no row yet.
+fn owed(id: DeliveryId, webhook: &Webhook, event: &StoredEvent) -> Delivery {
+    let state = DeliveryState {
+        status: Status::Pending,
+        attempts: 0,
+        tries: 0,
+        next_at: Some(id.event.accepted_at()),
+        settled_at: None,
+        manual: None,
+    };
+    Delivery { id, webhook_id: webhook.id, kind: event.event.kind.clone(), state, last: None }
+}

@@ -1,0 +1,385 @@
+//! Knows the live endpoints: starts them on demand, spreads them over the threads, lets idle ones go, makes crashed
+//! ones again. Routes offers and questions to them. Touches no HTTP and no SQL; [`RegistryHandle`] does the reading
+//! that a start needs.
+
+mod handle;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult, StreamHandler};
+use futures_util::stream;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+
+use crate::clock::UnixMillis;
+use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::store::events::Event;
+use crate::store::journal::feed::Feed;
+
+use super::arbiters::{Arbiters, Place};
+use super::endpoint::{self, Birth, Endpoint, Notice, Retire, Sign};
+use super::lane::Mode;
+use super::restart::Restarts;
+use super::serving::Serving;
+use super::shared::Shared;
+
+pub(super) use handle::RegistryHandle;
+
+/// Messages that may wait for the registry. Senders wait for room.
+const MAILBOX: usize = 256;
+
+pub(super) struct Registry {
+    places: Vec<Place>,
+    shared: Arc<Shared>,
+    feed: Arc<Feed>,
+    endpoints: HashMap<WebhookNum, Known>,
+    notices: UnboundedSender<Notice>,
+    incoming: Option<UnboundedReceiver<Notice>>,
+    handle: Option<RegistryHandle>,
+    started: u64,
+    crashes: u64,
+    recover_before: UnixMillis,
+    draining: bool,
+    drained: Option<oneshot::Sender<()>>,
+}
+
+/// An endpoint that the registry knows.
+struct Known {
+    life: Life,
+    generation: u64,
+    since: Instant,
+    restarts: Restarts,
+    /// Ordered endpoints take their work from rows alone.
+    ordered: bool,
+    /// Every fan-out up to here that names this webhook was turned into a row when it was made again.
+    covered_to: EventSeq,
+}
+
+enum Life {
+    Live(Addr<Endpoint>),
+    /// Was asked to end because it is idle. `wanted` once somebody needs it again.
+    Retiring { addr: Addr<Endpoint>, wanted: bool },
+    /// Crashed and not made again yet.
+    Resting,
+}
+
+/// One event for one webhook, on its way to the endpoint.
+#[derive(Clone)]
+pub(super) struct Item {
+    pub(super) event: Arc<Event>,
+    pub(super) num: WebhookNum,
+    pub(super) recovered: bool,
+}
+
+impl Item {
+    pub(super) fn id(&self) -> DeliveryId {
+        DeliveryId { event: self.event.seq, webhook: self.num }
+    }
+}
+
+/// Hand these to their endpoints.
+#[derive(Message)]
+#[rtype(result = "Offered")]
+pub(super) struct Offer(pub(super) Vec<Item>);
+
+/// What could not be handed over.
+#[derive(Default)]
+pub(super) struct Offered {
+    /// These must become rows: the mailbox is full, or the endpoint cannot take them now.
+    pub(super) refused: Vec<Item>,
+    /// These have no live endpoint.
+    pub(super) unknown: Vec<Item>,
+}
+
+/// Start endpoints for these, unless they live.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Introduce {
+    servings: Vec<Arc<Serving>>,
+    recover_before: Option<(UnixMillis, EventSeq)>,
+}
+
+/// Tell these that rows may fall due; answers those that are not live.
+#[derive(Message)]
+#[rtype(result = "Vec<WebhookNum>")]
+struct Wake(Vec<WebhookNum>);
+
+#[derive(Message)]
+#[rtype(result = "Option<Addr<Endpoint>>")]
+struct Find(WebhookNum);
+
+#[derive(Message)]
+#[rtype(result = "Figures")]
+struct Count;
+
+/// How many endpoints live, and how many have crashed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Figures {
+    pub(super) live: usize,
+    pub(super) crashes: u64,
+}
+
+/// Ask every endpoint to end; told when the last one has.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Drain(oneshot::Sender<()>);
+
+/// The webhook of a crashed endpoint was deleted meanwhile.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Forget(WebhookNum);
+
+/// Starts the registry on its thread.
+pub(super) fn start(
+    arbiters: &Arbiters,
+    shared: &Arc<Shared>,
+    feed: &Arc<Feed>,
+    recover_before: UnixMillis,
+) -> RegistryHandle {
+    let (notices, incoming) = unbounded_channel();
+    let registry = Registry {
+        places: arbiters.places.clone(),
+        shared: shared.clone(),
+        feed: feed.clone(),
+        endpoints: HashMap::new(),
+        notices,
+        incoming: Some(incoming),
+        handle: None,
+        started: 0,
+        crashes: 0,
+        recover_before,
+        draining: false,
+        drained: None,
+    };
+    let addr = Registry::start_in_arbiter(&arbiters.registry, move |ctx| {
+        ctx.set_mailbox_capacity(MAILBOX);
+        registry
+    });
+    RegistryHandle::new(addr, shared.clone())
+}
+
+impl Actor for Registry {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.handle = Some(RegistryHandle::new(ctx.address(), self.shared.clone()));
+        if let Some(incoming) = self.incoming.take() {
+            let notices = stream::unfold(incoming, async |mut incoming| Some((incoming.recv().await?, incoming)));
+            ctx.add_stream(Box::pin(notices));
+        }
+    }
+}
+
+impl Registry {
+    fn bear(&mut self, serving: &Arc<Serving>, recover_before: UnixMillis) -> Addr<Endpoint> {
+        self.started += 1;
+        let place = &self.places[usize::try_from(self.started).unwrap_or(0) % self.places.len()];
+        let birth = Birth {
+            serving: serving.clone(),
+            shared: self.shared.clone(),
+            sender: place.sender.clone(),
+            generation: self.started,
+            registry: self.notices.clone(),
+            recover_before,
+        };
+        Endpoint::start_in_arbiter(&place.arbiter, move |_| Endpoint::new(birth))
+    }
+
+    fn introduce(&mut self, serving: &Arc<Serving>, crashed: Option<(UnixMillis, EventSeq)>) {
+        let (restarts, covered_to) = match self.endpoints.get_mut(&serving.num) {
+            Some(Known { life: Life::Live(_), ordered, .. }) => {
+                *ordered = serving.policy.ordered;
+                return;
+            }
+            Some(Known { life: Life::Retiring { wanted, .. }, .. }) => {
+                *wanted = true;
+                return;
+            }
+            // Only the end of its rest makes it again.
+            Some(Known { life: Life::Resting, restarts, covered_to, .. }) => match crashed {
+                Some((_, to)) => (*restarts, to.max(*covered_to)),
+                None => return,
+            },
+            None => (Restarts::default(), EventSeq::ZERO),
+        };
+        if serving.mode != Mode::Open || self.draining {
+            self.endpoints.remove(&serving.num);
+            return;
+        }
+        let recover_before = crashed.map_or(self.recover_before, |(at, _)| at);
+        let addr = self.bear(serving, recover_before);
+        let known = Known {
+            life: Life::Live(addr),
+            generation: self.started,
+            since: Instant::now(),
+            restarts,
+            ordered: serving.policy.ordered,
+            covered_to,
+        };
+        self.endpoints.insert(serving.num, known);
+    }
+
+    fn offer(&self, item: Item, answer: &mut Offered) {
+        let Some(known) = self.endpoints.get(&item.num) else { return answer.unknown.push(item) };
+        if item.event.seq <= known.covered_to {
+            return;
+        }
+        match &known.life {
+            Life::Live(addr) if !known.ordered => {
+                let offer = endpoint::Offer { event: item.event.clone(), recovered: item.recovered };
+                if addr.try_send(offer).is_err() {
+                    answer.refused.push(item);
+                }
+            }
+            Life::Live(_) | Life::Retiring { .. } | Life::Resting => answer.refused.push(item),
+        }
+    }
+
+    fn retire(&mut self, num: WebhookNum) {
+        let Some(known) = self.endpoints.get_mut(&num) else { return };
+        if let Life::Live(addr) = &known.life
+            && addr.try_send(Retire).is_ok()
+        {
+            known.life = Life::Retiring { addr: addr.clone(), wanted: false };
+        }
+    }
+
+    fn resume(&mut self, num: WebhookNum) {
+        let Some(known) = self.endpoints.get_mut(&num) else { return };
+        if let Life::Retiring { addr, .. } = &known.life {
+            let _ = addr.try_send(endpoint::Wake);
+            known.life = Life::Live(addr.clone());
+        }
+    }
+
+    fn retired(&mut self, num: WebhookNum) {
+        let gone = self.endpoints.remove(&num);
+        let wanted = gone.is_some_and(|known| matches!(known.life, Life::Retiring { wanted: true, .. }));
+        if wanted && let Some(handle) = self.handle.clone() {
+            actix::spawn(async move { handle.wake(vec![num]).await });
+        }
+    }
+
+    fn crashed(&mut self, num: WebhookNum) {
+        self.crashes += 1;
+        let Some(known) = self.endpoints.get_mut(&num) else { return };
+        let wait = known.restarts.crashed(known.since.elapsed());
+        known.life = Life::Resting;
+        tracing::error!(webhook = num.0, ?wait, "an endpoint crashed; it is made again");
+        if let Some(handle) = self.handle.clone() {
+            let feed = self.feed.clone();
+            actix::spawn(async move { handle.revive(num, wait, &feed).await });
+        }
+    }
+
+    fn tell_if_drained(&mut self) {
+        let all_gone = self.endpoints.values().all(|known| matches!(known.life, Life::Resting));
+        if all_gone && let Some(drained) = self.drained.take() {
+            let _ = drained.send(());
+        }
+    }
+}
+
+impl StreamHandler<Notice> for Registry {
+    fn handle(&mut self, notice: Notice, _: &mut Self::Context) {
+        let Notice { num, generation, sign } = notice;
+        if self.endpoints.get(&num).is_none_or(|known| known.generation != generation) {
+            return;
+        }
+        match sign {
+            Sign::Idle => self.retire(num),
+            Sign::Busy => self.resume(num),
+            Sign::Retired => self.retired(num),
+            Sign::Crashed => self.crashed(num),
+        }
+        self.tell_if_drained();
+    }
+}
+
+impl Handler<Offer> for Registry {
+    type Result = MessageResult<Offer>;
+
+    fn handle(&mut self, Offer(items): Offer, _: &mut Self::Context) -> Self::Result {
+        let mut answer = Offered::default();
+        for item in items {
+            self.offer(item, &mut answer);
+        }
+        MessageResult(answer)
+    }
+}
+
+impl Handler<Introduce> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, Introduce { servings, recover_before }: Introduce, _: &mut Self::Context) {
+        for serving in &servings {
+            self.introduce(serving, recover_before);
+        }
+    }
+}
+
+impl Handler<Wake> for Registry {
+    type Result = MessageResult<Wake>;
+
+    fn handle(&mut self, Wake(nums): Wake, _: &mut Self::Context) -> Self::Result {
+        let is_asleep = |num: &WebhookNum| match self.endpoints.get(num).map(|known| &known.life) {
+            Some(Life::Live(addr)) => {
+                // A full mailbox has work enough; the waker comes again.
+                let _ = addr.try_send(endpoint::Wake);
+                false
+            }
+            Some(Life::Resting) => false,
+            Some(Life::Retiring { .. }) | None => true,
+        };
+        MessageResult(nums.into_iter().filter(is_asleep).collect())
+    }
+}
+
+impl Handler<Find> for Registry {
+    type Result = MessageResult<Find>;
+
+    fn handle(&mut self, Find(num): Find, _: &mut Self::Context) -> Self::Result {
+        MessageResult(match self.endpoints.get(&num).map(|known| &known.life) {
+            Some(Life::Live(addr) | Life::Retiring { addr, .. }) => Some(addr.clone()),
+            Some(Life::Resting) | None => None,
+        })
+    }
+}
+
+impl Handler<Forget> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, Forget(num): Forget, _: &mut Self::Context) {
+        if self.endpoints.get(&num).is_some_and(|known| matches!(known.life, Life::Resting)) {
+            self.endpoints.remove(&num);
+        }
+    }
+}
+
+impl Handler<Count> for Registry {
+    type Result = MessageResult<Count>;
+
+    fn handle(&mut self, _: Count, _: &mut Self::Context) -> Self::Result {
+        let live = self.endpoints.values().filter(|known| !matches!(known.life, Life::Resting)).count();
+        MessageResult(Figures { live, crashes: self.crashes })
+    }
+}
+
+impl Handler<Drain> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, Drain(drained): Drain, _: &mut Self::Context) {
+        (self.draining, self.drained) = (true, Some(drained));
+        for known in self.endpoints.values() {
+            if let Life::Live(addr) | Life::Retiring { addr, .. } = &known.life {
+                let addr = addr.clone();
+                actix::spawn(async move {
+                    let _ = addr.send(endpoint::Drain).await;
+                });
+            }
+        }
+        self.tell_if_drained();
+    }
+}

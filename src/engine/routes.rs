@@ -1,0 +1,161 @@
+//! Which webhooks an event is owed to: tenant → event type → webhooks. Pure but for its lock.
+//!
+//! Read on every publish, changed one webhook at a time. A publish costs what it matches, not what the tenant has.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use crate::id::{TenantNum, WebhookNum};
+use crate::store::webhooks::Route;
+use crate::store::{Store, StoreError};
+
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    tenants: RwLock<HashMap<TenantNum, TenantRoutes>>,
+}
+
+#[derive(Debug, Default)]
+struct TenantRoutes {
+    /// Ascending.
+    to_all: Vec<WebhookNum>,
+    exact: HashMap<String, Vec<WebhookNum>>,
+    /// `call.*` under `call.`
+    prefixes: HashMap<String, Vec<WebhookNum>>,
+    /// What each webhook is entered under.
+    webhooks: HashMap<WebhookNum, Box<[String]>>,
+}
+
+impl RouteTable {
+    pub(super) async fn load(store: &Store) -> Result<Self, StoreError> {
+        let table = Self::default();
+        let mut after = WebhookNum(0);
+        loop {
+            let routes = store.routes(after).await?;
+            let Some(last) = routes.last() else { return Ok(table) };
+            after = last.num;
+            routes.into_iter().for_each(|route| table.set(route));
+        }
+    }
+
+    /// Active webhooks subscribed to this type, ascending.
+    #[must_use]
+    pub fn matching(&self, tenant: TenantNum, kind: &str) -> Arc<[WebhookNum]> {
+        let tenants = self.tenants.read();
+        tenants.get(&tenant).map_or_else(|| Arc::new([]) as Arc<[_]>, |routes| routes.matching(kind))
+    }
+
+    /// Enters the webhook, in place of what it was entered as before; an inactive one matches nothing.
+    pub fn set(&self, route: Route) {
+        let mut tenants = self.tenants.write();
+        let routes = tenants.entry(route.tenant).or_default();
+        routes.remove(route.num);
+        let subscriptions = if route.is_active { route.events } else { Vec::new() };
+        routes.insert(route.num, subscriptions);
+    }
+
+    /// The webhook stays known but matches nothing.
+    pub fn deactivate(&self, tenant: TenantNum, num: WebhookNum) {
+        self.set(Route { num, tenant, events: Vec::new(), is_active: false });
+    }
+
+    pub fn remove(&self, tenant: TenantNum, num: WebhookNum) {
+        if let Some(routes) = self.tenants.write().get_mut(&tenant) {
+            routes.remove(num);
+        }
+    }
+
+    /// Every webhook of the tenant.
+    #[must_use]
+    pub fn of_tenant(&self, tenant: TenantNum) -> Vec<WebhookNum> {
+        self.tenants.read().get(&tenant).map(|routes| routes.webhooks.keys().copied().collect()).unwrap_or_default()
+    }
+}
+
+impl TenantRoutes {
+    fn matching(&self, kind: &str) -> Arc<[WebhookNum]> {
+        let prefixes = kind.match_indices('.').filter_map(|(dot, _)| self.prefixes.get(&kind[..=dot]));
+        let lists: Vec<&Vec<WebhookNum>> =
+            self.exact.get(kind).into_iter().chain(prefixes).chain([&self.to_all]).filter(|l| !l.is_empty()).collect();
+        match lists.as_slice() {
+            [] => Arc::new([]),
+            [only] => only.as_slice().into(),
+            several => {
+                let mut all: Vec<WebhookNum> = several.iter().flat_map(|list| list.iter().copied()).collect();
+                all.sort_unstable();
+                all.dedup();
+                all.into()
+            }
+        }
+    }
+
+    fn list(&mut self, subscription: &str) -> &mut Vec<WebhookNum> {
+        match subscription.strip_suffix('*') {
+            Some("") => &mut self.to_all,
+            Some(prefix) => self.prefixes.entry(prefix.to_owned()).or_default(),
+            None => self.exact.entry(subscription.to_owned()).or_default(),
+        }
+    }
+
+    fn insert(&mut self, num: WebhookNum, subscriptions: Vec<String>) {
+        for subscription in &subscriptions {
+            let list = self.list(subscription);
+            if let Err(place) = list.binary_search(&num) {
+                list.insert(place, num);
+            }
+        }
+        self.webhooks.insert(num, subscriptions.into());
+    }
+
+    fn remove(&mut self, num: WebhookNum) {
+        for subscription in self.webhooks.remove(&num).unwrap_or_default() {
+            let list = self.list(&subscription);
+            if let Ok(place) = list.binary_search(&num) {
+                list.remove(place);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TENANT: TenantNum = TenantNum(1);
+
+    fn route(num: i64, events: &[&str], is_active: bool) -> Route {
+        let events = events.iter().map(|&event| event.to_owned()).collect();
+        Route { num: WebhookNum(num), tenant: TENANT, events, is_active }
+    }
+
+    fn matching(table: &RouteTable, kind: &str) -> Vec<i64> {
+        table.matching(TENANT, kind).iter().map(|num| num.0).collect()
+    }
+
+    #[test]
+    fn exact_prefix_and_all_match_once_each() {
+        let table = RouteTable::default();
+        table.set(route(3, &["call.recording.available", "call.*", "*"], true));
+        table.set(route(1, &["call.recording.*"], true));
+        table.set(route(2, &["call"], true));
+        assert_eq!(matching(&table, "call.recording.available"), [1, 3]);
+        assert_eq!(matching(&table, "call.ringing"), [3]);
+        assert_eq!(matching(&table, "call"), [2, 3]);
+        assert_eq!(matching(&table, "caller.x"), [3]);
+        assert!(table.matching(TenantNum(2), "call.ringing").is_empty());
+    }
+
+    #[test]
+    fn a_changed_webhook_matches_only_what_it_says_now() {
+        let table = RouteTable::default();
+        table.set(route(1, &["a"], true));
+        table.set(route(1, &["b"], true));
+        assert_eq!((matching(&table, "a"), matching(&table, "b")), (vec![], vec![1]));
+        table.set(route(1, &["b"], false));
+        assert!(matching(&table, "b").is_empty());
+        assert_eq!(table.of_tenant(TENANT), [WebhookNum(1)]);
+        table.remove(TENANT, WebhookNum(1));
+        assert!(table.of_tenant(TENANT).is_empty());
+    }
+}

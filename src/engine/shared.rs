@@ -1,0 +1,68 @@
+//! What every endpoint uses and none owns.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::delivery::guard::Guard;
+use crate::delivery::outcome::OutcomeKind;
+use crate::store::Store;
+use crate::store::journal::Journal;
+
+use super::routes::RouteTable;
+
+pub(super) struct Shared {
+    pub(super) store: Store,
+    pub(super) journal: Journal,
+    pub(super) routes: Arc<RouteTable>,
+    pub(super) guard: Arc<Guard>,
+    /// Once cancelled, nothing is sent any more.
+    pub(super) quiet: CancellationToken,
+    permits: Arc<Semaphore>,
+    max_in_flight: usize,
+    outcomes: [AtomicU64; OutcomeKind::ALL.len()],
+}
+
+impl Shared {
+    pub(super) fn new(
+        store: &Store,
+        journal: &Journal,
+        routes: &Arc<RouteTable>,
+        guard: &Arc<Guard>,
+        max_in_flight: usize,
+    ) -> Self {
+        Self {
+            store: store.clone(),
+            journal: journal.clone(),
+            routes: routes.clone(),
+            guard: guard.clone(),
+            quiet: CancellationToken::new(),
+            permits: Arc::new(Semaphore::new(max_in_flight)),
+            max_in_flight,
+            outcomes: Default::default(),
+        }
+    }
+
+    /// Waits for the right to have one more request in flight; `None` once nothing is to be sent any more.
+    pub(super) async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        let permit = self.permits.clone().acquire_owned().await.ok()?;
+        (!self.quiet.is_cancelled()).then_some(permit)
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.max_in_flight.saturating_sub(self.permits.available_permits())
+    }
+
+    pub(super) fn count(&self, outcome: OutcomeKind) {
+        if let Some(counter) = OutcomeKind::ALL.iter().position(|kind| *kind == outcome).and_then(|at| self.outcomes.get(at)) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn outcome_counts(&self) -> Vec<(&'static str, u64)> {
+        let counts = self.outcomes.iter().map(|counter| counter.load(Ordering::Relaxed));
+        OutcomeKind::ALL.iter().map(|kind| kind.as_str()).zip(counts).collect()
+    }
+}

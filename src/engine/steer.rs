@@ -1,0 +1,96 @@
+//! What a person may do to a delivery: test, retry, cancel.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+
+use crate::clock::UnixMillis;
+use crate::id::{DeliveryId, MAX_ATTEMPT, TenantNum};
+use crate::store::deliveries::Status;
+use crate::store::journal::{Draft, Published, Record};
+use crate::store::webhooks::Webhook;
+
+use super::lane::Detached;
+use super::{Engine, EngineError, TEST_EVENT};
+
+/// Beyond the webhook's own time limit, how long a test waits for its turn and its commit.
+const TEST_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a test looks for its outcome. A person waits for it.
+const TEST_POLL: Duration = Duration::from_millis(10);
+
+impl Engine {
+    /// Sends a `webhook.test` event by the path that every event takes and waits for its first outcome. When the
+    /// endpoint has other work first, the answer may come before the outcome: the delivery is still pending then.
+    pub async fn test(&self, webhook: &Webhook, timeout: Duration) -> Result<DeliveryId, EngineError> {
+        if !webhook.is_active {
+            return Err(EngineError::Inactive);
+        }
+        let text = serde_json::json!({ "webhookId": webhook.id, "message": "This is a test event from Posthaste." });
+        let data = RawValue::from_string(text.to_string()).unwrap_or_default();
+        let draft = Draft {
+            tenant: webhook.tenant,
+            kind: TEST_EVENT.into(),
+            occurred_at: None,
+            data,
+            caller: None,
+            targets: Arc::new([webhook.num]),
+        };
+        let published = self.inner.journal.publish(vec![draft], None).await?;
+        let Some(Published::Accepted(receipt)) = published.first() else { return Err(EngineError::NotFound) };
+        let id = DeliveryId { event: receipt.seq, webhook: webhook.num };
+        let until = tokio::time::Instant::now() + timeout + TEST_PATIENCE;
+        while self.inner.store.attempts(id).await?.is_empty() && tokio::time::Instant::now() < until {
+            tokio::time::sleep(TEST_POLL).await;
+        }
+        Ok(id)
+    }
+
+    /// Makes one more attempt now, whatever became of the delivery; its automatic retries stay as they were.
+    pub async fn retry(&self, tenant: TenantNum, id: DeliveryId) -> Result<(), EngineError> {
+        let delivery = self.delivery(tenant, id).await?.ok_or(EngineError::NotFound)?;
+        if delivery.state.attempts >= MAX_ATTEMPT {
+            return Err(EngineError::TooManyAttempts);
+        }
+        self.require_active(id).await?;
+        match self.inner.registry.detach(id).await {
+            Detached::InFlight => return Err(EngineError::InFlight),
+            Detached::Waiting { stored: false } => {
+                self.record(Record::Defer { id, next_at: UnixMillis::now() }).await?;
+            }
+            Detached::Waiting { stored: true } | Detached::Absent => {}
+        }
+        self.record(Record::Retry { id, at: UnixMillis::now() }).await?;
+        self.inner.registry.wake(vec![id.webhook]).await;
+        Ok(())
+    }
+
+    async fn require_active(&self, id: DeliveryId) -> Result<(), EngineError> {
+        let servings = self.inner.store.servings(&[id.webhook], UnixMillis::now()).await?;
+        match servings.get(&id.webhook) {
+            Some(serving) if serving.webhook.is_active => Ok(()),
+            Some(_) => Err(EngineError::Inactive),
+            None => Err(EngineError::NotFound),
+        }
+    }
+
+    /// Takes back a pending delivery. One whose request is under way cannot be taken back.
+    pub async fn cancel(&self, tenant: TenantNum, id: DeliveryId) -> Result<(), EngineError> {
+        let delivery = self.delivery(tenant, id).await?.ok_or(EngineError::NotFound)?;
+        if delivery.state.status != Status::Pending {
+            return Err(EngineError::Settled);
+        }
+        if self.inner.registry.detach(id).await == Detached::InFlight {
+            return Err(EngineError::InFlight);
+        }
+        self.record(Record::Cancel { id, at: UnixMillis::now() }).await
+    }
+
+    /// Records and waits until it is durable.
+    async fn record(&self, record: Record) -> Result<(), EngineError> {
+        let journal = &self.inner.journal;
+        journal.record(record).await.map_err(|_| EngineError::Stopping)?;
+        journal.barrier().await.map_err(|_| EngineError::Stopping)
+    }
+}

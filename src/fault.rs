@@ -1,0 +1,71 @@
+//! Named points at which tests make a debug build fail: `POSTHASTE_FAULT=<abort|panic>:<point>[:<n>]` fires at the
+//! n-th passage, `POSTHASTE_FAULT_WEBHOOK=<name>` limits a panic to one webhook. Release builds contain none of it.
+
+/// The faults that a test may ask for at this point happen here.
+#[inline]
+pub fn point(name: &str) {
+    #[cfg(debug_assertions)]
+    armed::passage(name, None);
+    #[cfg(not(debug_assertions))]
+    let _ = name;
+}
+
+/// Like [`point`], on behalf of one webhook.
+#[inline]
+pub fn point_of(name: &str, webhook: &str) {
+    #[cfg(debug_assertions)]
+    armed::passage(name, Some(webhook));
+    #[cfg(not(debug_assertions))]
+    let _ = (name, webhook);
+}
+
+#[cfg(debug_assertions)]
+mod armed {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    enum Action {
+        Abort,
+        Panic,
+    }
+
+    struct Fault {
+        action: Action,
+        point: String,
+        at: u64,
+        webhook: Option<String>,
+        passages: AtomicU64,
+    }
+
+    fn fault() -> Option<&'static Fault> {
+        static FAULT: OnceLock<Option<Fault>> = OnceLock::new();
+        FAULT.get_or_init(from_environment).as_ref()
+    }
+
+    fn from_environment() -> Option<Fault> {
+        let text = std::env::var("POSTHASTE_FAULT").ok()?;
+        let mut parts = text.split(':');
+        let action = match parts.next()? {
+            "abort" => Action::Abort,
+            "panic" => Action::Panic,
+            _ => return None,
+        };
+        let point = parts.next()?.to_owned();
+        let at = parts.next().and_then(|n| n.parse().ok()).unwrap_or(1);
+        let webhook = std::env::var("POSTHASTE_FAULT_WEBHOOK").ok();
+        Some(Fault { action, point, at, webhook, passages: AtomicU64::new(0) })
+    }
+
+    pub(super) fn passage(name: &str, webhook: Option<&str>) {
+        let Some(fault) = fault() else { return };
+        if fault.point != name || fault.webhook.as_deref().is_some_and(|only| Some(only) != webhook) {
+            return;
+        }
+        if fault.passages.fetch_add(1, Ordering::Relaxed) + 1 == fault.at {
+            match fault.action {
+                Action::Abort => std::process::abort(),
+                Action::Panic => panic!("fault {name}"),
+            }
+        }
+    }
+}

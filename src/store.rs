@@ -1,0 +1,94 @@
+//! Everything durable, and the only place that names sea_orm. Below it: `entity` and `migration`.
+//!
+//! Reads go to a pool of readers. Writes take one of two ways, both through the same single writer connection: the
+//! [`journal`] batches what the hot path records, and [`Store::write`] wraps a change of configuration.
+
+pub mod deliveries;
+pub mod error;
+pub mod event_types;
+pub mod events;
+pub mod fanouts;
+pub mod idempotency;
+pub mod journal;
+pub mod keys;
+pub mod log;
+pub mod seal;
+pub mod state;
+pub mod targets;
+pub mod tenants;
+pub mod webhooks;
+
+mod connect;
+mod rows;
+
+use std::sync::Arc;
+
+pub use connect::{OpenError, Options};
+pub use error::StoreError;
+use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
+
+use self::seal::Seal;
+
+/// A list's next slice: the items and where the one after them starts.
+#[derive(Debug, Clone)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// Position for the next page; `None` at the end.
+    pub next: Option<i64>,
+}
+
+impl<T> Page<T> {
+    /// Makes a page of rows that were read with one more than `limit`.
+    fn of(mut items: Vec<T>, limit: u64, position: impl Fn(&T) -> i64) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next = if more { items.last().map(position) } else { None };
+        Self { items, next }
+    }
+}
+
+/// One database: a writer, some readers, and the key that seals secrets. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    writer: DatabaseConnection,
+    readers: DatabaseConnection,
+    seal: Seal,
+    /// Held for the life of the store: a second process must not open the same file.
+    _lock: Option<std::fs::File>,
+}
+
+impl Store {
+    fn readers(&self) -> &DatabaseConnection {
+        &self.inner.readers
+    }
+
+    fn seal(&self) -> &Seal {
+        &self.inner.seal
+    }
+
+    async fn begin(&self) -> Result<DatabaseTransaction, DbErr> {
+        self.inner.writer.begin().await
+    }
+
+    /// Runs one change of configuration in a transaction of its own, in turn with the journal's batches.
+    async fn write<T>(&self, change: impl AsyncFnOnce(&DatabaseTransaction) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let transaction = self.begin().await?;
+        let result = change(&transaction).await?;
+        transaction.commit().await?;
+        Ok(result)
+    }
+
+    /// Closes every connection; what is left of the write-ahead log is folded into the file.
+    pub async fn close(&self) {
+        for pool in [&self.inner.readers, &self.inner.writer] {
+            if let Err(error) = pool.close_by_ref().await {
+                tracing::warn!(%error, "closing the database failed");
+            }
+        }
+    }
+}

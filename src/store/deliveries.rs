@@ -1,0 +1,425 @@
+//! Deliveries and attempts, read. The journal writes them.
+
+use std::sync::Arc;
+
+use sea_orm::{DbBackend, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, Statement, Value};
+
+use crate::clock::UnixMillis;
+use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
+
+use super::events::Event;
+use super::{Store, StoreError};
+
+/// Where a delivery stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Status {
+    Pending,
+    Success,
+    Failed,
+    Cancelled,
+}
+
+impl Status {
+    #[must_use]
+    pub fn code(self) -> i16 {
+        match self {
+            Self::Pending => 0,
+            Self::Success => 1,
+            Self::Failed => 2,
+            Self::Cancelled => 3,
+        }
+    }
+
+    fn from_code(code: i16) -> Result<Self, StoreError> {
+        match code {
+            0 => Ok(Self::Pending),
+            1 => Ok(Self::Success),
+            2 => Ok(Self::Failed),
+            3 => Ok(Self::Cancelled),
+            other => Err(StoreError::unreadable("delivery status", other)),
+        }
+    }
+}
+
+/// Why an attempt was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Trigger {
+    Scheduled,
+    Retry,
+    Manual,
+    Test,
+    /// A request before it may have been cut short by a crash.
+    Recovery,
+}
+
+impl Trigger {
+    #[must_use]
+    pub fn code(self) -> i16 {
+        match self {
+            Self::Scheduled => 0,
+            Self::Retry => 1,
+            Self::Manual => 2,
+            Self::Test => 3,
+            Self::Recovery => 4,
+        }
+    }
+
+    fn from_code(code: i16) -> Result<Self, StoreError> {
+        match code {
+            0 => Ok(Self::Scheduled),
+            1 => Ok(Self::Retry),
+            2 => Ok(Self::Manual),
+            3 => Ok(Self::Test),
+            4 => Ok(Self::Recovery),
+            other => Err(StoreError::unreadable("attempt trigger", other)),
+        }
+    }
+}
+
+/// The part of a delivery that changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeliveryState {
+    pub status: Status,
+    /// Requests made, of any kind.
+    pub attempts: u16,
+    /// Automatic requests made; only these count against the policy.
+    pub tries: u16,
+    pub next_at: Option<UnixMillis>,
+    pub settled_at: Option<UnixMillis>,
+    /// Set while a manual retry is wanted: what to fall back to if it fails.
+    pub manual: Option<Fallback>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fallback {
+    pub status: Status,
+    pub next_at: Option<UnixMillis>,
+}
+
+/// A delivery as it is listed.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    pub id: DeliveryId,
+    pub webhook_id: WebhookId,
+    pub kind: String,
+    pub state: DeliveryState,
+    pub last: Option<Attempt>,
+}
+
+/// One request made for a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    pub number: u16,
+    pub trigger: Trigger,
+    pub started_at: UnixMillis,
+    pub duration_us: u32,
+    /// Until the answer's head.
+    pub head_us: Option<u32>,
+    pub status_code: Option<u16>,
+    /// The outcome's code; what it means is not the store's business.
+    pub outcome: i16,
+    pub error: Option<String>,
+    pub response_headers: Vec<(String, String)>,
+    pub response_body: Vec<u8>,
+}
+
+/// A pending delivery with all that is needed to make an attempt.
+#[derive(Debug, Clone)]
+pub struct Due {
+    pub event: Arc<Event>,
+    pub state: DeliveryState,
+}
+
+/// Which deliveries a list shows.
+#[derive(Debug, Clone, Default)]
+pub struct DeliveryFilter {
+    pub webhook: Option<WebhookNum>,
+    pub event: Option<EventSeq>,
+    pub status: Option<Status>,
+    pub kind: Option<String>,
+    pub since: Option<UnixMillis>,
+    pub until: Option<UnixMillis>,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct DeliveryRow {
+    event_seq: i64,
+    webhook_num: i64,
+    webhook_id: Vec<u8>,
+    kind: String,
+    status: i16,
+    attempts: i16,
+    tries: i16,
+    next_at: Option<i64>,
+    settled_at: Option<i64>,
+    manual_from: Option<i16>,
+    manual_next_at: Option<i64>,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct DueRow {
+    event_seq: i64,
+    tenant_num: i64,
+    kind: String,
+    body: Vec<u8>,
+    status: i16,
+    attempts: i16,
+    tries: i16,
+    next_at: Option<i64>,
+    settled_at: Option<i64>,
+    manual_from: Option<i16>,
+    manual_next_at: Option<i64>,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct NumRow {
+    num: i64,
+}
+
+const DELIVERY_COLUMNS: &str = "d.event_seq, d.webhook_num, w.id AS webhook_id, e.kind, d.status, d.attempts, d.tries, \
+                                d.next_at, d.settled_at, d.manual_from, d.manual_next_at";
+
+/// `$1` is the tenant, `$2` the webhook or 0, `$3`… the bounds.
+struct ListQuery {
+    sql: String,
+    values: Vec<Value>,
+}
+
+impl ListQuery {
+    fn new(from: &str, tenant: TenantNum) -> Self {
+        let sql = format!("SELECT {DELIVERY_COLUMNS} FROM {from} WHERE e.tenant_num = $1");
+        Self { sql, values: vec![tenant.0.into()] }
+    }
+
+    fn and(&mut self, condition: &str, value: impl Into<Value>) {
+        self.values.push(value.into());
+        self.sql.push_str(&format!(" AND {condition} ${}", self.values.len()));
+    }
+
+    fn statement(mut self, order: &str, limit: u64) -> Statement {
+        self.values.push((limit + 1).cast_signed().into());
+        let sql = format!("{} ORDER BY {order} LIMIT ${}", self.sql, self.values.len());
+        Statement::from_sql_and_values(DbBackend::Sqlite, sql, self.values)
+    }
+}
+
+/// The smallest index that finds what the filter asks for, newest first.
+fn source(filter: &DeliveryFilter) -> &'static str {
+    let by_log = "delivery_log l \
+                  CROSS JOIN delivery d ON d.event_seq = l.event_seq AND d.webhook_num = l.webhook_num \
+                  CROSS JOIN event e ON e.seq = d.event_seq JOIN webhook w ON w.num = d.webhook_num";
+    let by_delivery = "delivery d JOIN event e ON e.seq = d.event_seq JOIN webhook w ON w.num = d.webhook_num";
+    let by_event = "event e CROSS JOIN delivery d ON d.event_seq = e.seq JOIN webhook w ON w.num = d.webhook_num";
+    match (filter.webhook, filter.status) {
+        (Some(_), Some(Status::Pending | Status::Failed)) => by_delivery,
+        (Some(_), None | Some(Status::Success | Status::Cancelled)) => by_log,
+        (None, _) => by_event,
+    }
+}
+
+impl Store {
+    /// Newest event first, then by webhook; those before `before`.
+    pub async fn deliveries(
+        &self,
+        tenant: TenantNum,
+        filter: &DeliveryFilter,
+        before: Option<DeliveryId>,
+        limit: u64,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let mut query = ListQuery::new(source(filter), tenant);
+        let by_log = source(filter).starts_with("delivery_log");
+        if let Some(webhook) = filter.webhook {
+            query.and(if by_log { "l.webhook_num =" } else { "d.webhook_num =" }, webhook.0);
+        }
+        let seq = if by_log { "l.event_seq" } else if filter.webhook.is_some() { "d.event_seq" } else { "e.seq" };
+        if let Some(event) = filter.event {
+            query.and(&format!("{seq} ="), event.0);
+        }
+        if let Some(status) = filter.status {
+            query.sql.push_str(&format!(" AND d.status = {}", status.code()));
+        }
+        if let Some(kind) = &filter.kind {
+            query.and("e.kind =", kind.clone());
+        }
+        if let Some(since) = filter.since {
+            query.and(&format!("{seq} >="), EventSeq::first_at(since).0);
+        }
+        if let Some(until) = filter.until {
+            query.and(&format!("{seq} <"), EventSeq::first_at(until).0);
+        }
+        if let Some(before) = before {
+            query.and(&format!("{seq} <="), before.event.0);
+            query.and(&format!("({seq}, d.webhook_num) < (${},", query.values.len()), before.webhook.0);
+            query.sql.push(')');
+        }
+        let order = format!("{seq} DESC, d.webhook_num DESC");
+        let rows = DeliveryRow::find_by_statement(query.statement(&order, limit)).all(self.readers()).await?;
+        self.with_last_attempts(rows).await
+    }
+
+    /// One delivery if it has a row.
+    pub async fn delivery(&self, tenant: TenantNum, id: DeliveryId) -> Result<Option<Delivery>, StoreError> {
+        let from = "delivery d JOIN event e ON e.seq = d.event_seq JOIN webhook w ON w.num = d.webhook_num";
+        let mut query = ListQuery::new(from, tenant);
+        query.and("d.event_seq =", id.event.0);
+        query.and("d.webhook_num =", id.webhook.0);
+        let rows = DeliveryRow::find_by_statement(query.statement("d.event_seq", 1)).all(self.readers()).await?;
+        Ok(self.with_last_attempts(rows).await?.pop())
+    }
+
+    /// Deliveries of an event by ascending webhook number, after `after`.
+    pub async fn deliveries_of_event(
+        &self,
+        tenant: TenantNum,
+        event: EventSeq,
+        after: WebhookNum,
+        limit: u64,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let from = "delivery d JOIN event e ON e.seq = d.event_seq JOIN webhook w ON w.num = d.webhook_num";
+        let mut query = ListQuery::new(from, tenant);
+        query.and("d.event_seq =", event.0);
+        query.and("d.webhook_num >", after.0);
+        let rows = DeliveryRow::find_by_statement(query.statement("d.webhook_num", limit)).all(self.readers()).await?;
+        self.with_last_attempts(rows).await
+    }
+
+    /// Every attempt of a delivery, oldest first.
+    pub async fn attempts(&self, id: DeliveryId) -> Result<Vec<Attempt>, StoreError> {
+        use entity::attempt::{Column, Entity};
+        use sea_orm::ColumnTrait;
+        let query = Entity::find()
+            .filter(Column::EventSeq.eq(id.event.0))
+            .filter(Column::WebhookNum.eq(id.webhook.0))
+            .order_by_asc(Column::Number);
+        query.all(self.readers()).await?.into_iter().map(attempt_of).collect()
+    }
+
+    async fn with_last_attempts(&self, rows: Vec<DeliveryRow>) -> Result<Vec<Delivery>, StoreError> {
+        let mut deliveries = Vec::with_capacity(rows.len());
+        for row in rows {
+            let key = (row.event_seq, row.webhook_num, row.attempts);
+            let last = if row.attempts == 0 {
+                None
+            } else {
+                entity::attempt::Entity::find_by_id(key).one(self.readers()).await?.map(attempt_of).transpose()?
+            };
+            deliveries.push(delivery_of(row, last)?);
+        }
+        Ok(deliveries)
+    }
+
+    /// Pending deliveries of a webhook that fall due by `horizon`, earliest first; in the order of publishing if
+    /// `ordered`, and then whatever their due time.
+    pub async fn due(
+        &self,
+        webhook: WebhookNum,
+        horizon: UnixMillis,
+        ordered: bool,
+        limit: usize,
+    ) -> Result<Vec<Due>, StoreError> {
+        let (horizon, order) = match ordered {
+            true => (i64::MAX, "d.event_seq"),
+            false => (horizon.0, "d.next_at, d.event_seq"),
+        };
+        let sql = format!(
+            "SELECT d.event_seq, e.tenant_num, e.kind, e.body, d.status, d.attempts, d.tries, d.next_at, d.settled_at, \
+             d.manual_from, d.manual_next_at FROM delivery d JOIN event e ON e.seq = d.event_seq \
+             WHERE d.status = 0 AND d.webhook_num = $1 AND d.next_at <= $2 ORDER BY {order} LIMIT $3"
+        );
+        let values = [webhook.0.into(), horizon.into(), i64::try_from(limit).unwrap_or(i64::MAX).into()];
+        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
+        let rows = DueRow::find_by_statement(statement).all(self.readers()).await?;
+        rows.into_iter().map(due_of).collect()
+    }
+
+    /// The earliest due moment among a webhook's pending deliveries later than `after`.
+    pub async fn next_due(&self, webhook: WebhookNum, after: UnixMillis) -> Result<Option<UnixMillis>, StoreError> {
+        let sql = "SELECT MIN(next_at) AS num FROM delivery \
+                   WHERE status = 0 AND webhook_num = $1 AND next_at > $2 HAVING MIN(next_at) IS NOT NULL";
+        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, [webhook.0.into(), after.0.into()]);
+        let row = NumRow::find_by_statement(statement).one(self.readers()).await?;
+        Ok(row.map(|row| UnixMillis(row.num)))
+    }
+
+    /// Active webhooks with a delivery that falls due by `horizon`. Hops from one webhook to the next through the
+    /// index of due rows, so the cost grows with the webhooks that have a backlog and not with its length.
+    pub async fn webhooks_with_due(&self, horizon: UnixMillis) -> Result<Vec<WebhookNum>, StoreError> {
+        let sql = "WITH RECURSIVE owed(num) AS ( \
+                     SELECT MIN(webhook_num) FROM delivery WHERE status = 0 \
+                     UNION ALL \
+                     SELECT (SELECT MIN(webhook_num) FROM delivery WHERE status = 0 AND webhook_num > owed.num) \
+                     FROM owed WHERE owed.num IS NOT NULL \
+                   ) \
+                   SELECT owed.num AS num FROM owed JOIN webhook w ON w.num = owed.num \
+                   WHERE w.is_active AND w.deleted_at IS NULL AND $1 >= ( \
+                     SELECT MIN(next_at) FROM delivery WHERE status = 0 AND webhook_num = owed.num)";
+        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, [horizon.0.into()]);
+        let rows = NumRow::find_by_statement(statement).all(self.readers()).await?;
+        Ok(rows.into_iter().map(|row| WebhookNum(row.num)).collect())
+    }
+
+    /// Webhooks that already have a row for this event.
+    pub async fn recorded_targets(&self, event: EventSeq) -> Result<Vec<WebhookNum>, StoreError> {
+        let sql = "SELECT webhook_num AS num FROM delivery WHERE event_seq = $1 ORDER BY webhook_num";
+        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, [event.0.into()]);
+        let rows = NumRow::find_by_statement(statement).all(self.readers()).await?;
+        Ok(rows.into_iter().map(|row| WebhookNum(row.num)).collect())
+    }
+}
+
+fn number(what: &'static str, value: i16) -> Result<u16, StoreError> {
+    u16::try_from(value).map_err(|error| StoreError::unreadable(what, error))
+}
+
+fn state_of(
+    (status, attempts, tries): (i16, i16, i16),
+    (next_at, settled_at): (Option<i64>, Option<i64>),
+    (manual_from, manual_next_at): (Option<i16>, Option<i64>),
+) -> Result<DeliveryState, StoreError> {
+    let manual = manual_from
+        .map(|from| Ok::<_, StoreError>(Fallback { status: Status::from_code(from)?, next_at: manual_next_at.map(UnixMillis) }))
+        .transpose()?;
+    Ok(DeliveryState {
+        status: Status::from_code(status)?,
+        attempts: number("attempts", attempts)?,
+        tries: number("tries", tries)?,
+        next_at: next_at.map(UnixMillis),
+        settled_at: settled_at.map(UnixMillis),
+        manual,
+    })
+}
+
+fn delivery_of(row: DeliveryRow, last: Option<Attempt>) -> Result<Delivery, StoreError> {
+    let DeliveryRow { event_seq, webhook_num, webhook_id, kind, status, attempts, tries, next_at, settled_at, .. } = row;
+    let counts = (status, attempts, tries);
+    let state = state_of(counts, (next_at, settled_at), (row.manual_from, row.manual_next_at))?;
+    let webhook_id =
+        WebhookId::from_bytes(&webhook_id).ok_or_else(|| StoreError::unreadable("webhook id", "not 16 bytes"))?;
+    let id = DeliveryId { event: EventSeq(event_seq), webhook: WebhookNum(webhook_num) };
+    Ok(Delivery { id, webhook_id, kind, state, last })
+}
+
+fn due_of(row: DueRow) -> Result<Due, StoreError> {
+    let DueRow { event_seq, tenant_num, kind, body, status, attempts, tries, next_at, settled_at, .. } = row;
+    let counts = (status, attempts, tries);
+    let state = state_of(counts, (next_at, settled_at), (row.manual_from, row.manual_next_at))?;
+    let event = Event { seq: EventSeq(event_seq), tenant: TenantNum(tenant_num), kind, body: body.into() };
+    Ok(Due { event: Arc::new(event), state })
+}
+
+fn attempt_of(row: entity::attempt::Model) -> Result<Attempt, StoreError> {
+    let headers = row.response_headers.as_deref().map(serde_json::from_str).transpose();
+    let micros = |value: i64| u32::try_from(value).unwrap_or(u32::MAX);
+    Ok(Attempt {
+        number: number("attempt number", row.number)?,
+        trigger: Trigger::from_code(row.reason)?,
+        started_at: UnixMillis(row.started_at),
+        duration_us: micros(row.duration_us),
+        head_us: row.head_us.map(micros),
+        status_code: row.status_code.map(i16::cast_unsigned),
+        outcome: row.outcome,
+        error: row.error,
+        response_headers: headers.map_err(|error| StoreError::unreadable("answer headers", error))?.unwrap_or_default(),
+        response_body: row.response_body.unwrap_or_default(),
+    })
+}

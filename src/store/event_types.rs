@@ -1,0 +1,124 @@
+//! Declared event types of a tenant.
+
+use entity::event_type::{ActiveModel, Column, Entity, Model};
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
+    Set,
+};
+
+use crate::clock::UnixMillis;
+use crate::id::TenantNum;
+
+use super::idempotency::Once;
+use super::{Store, StoreError};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventType {
+    pub tenant: TenantNum,
+    pub name: String,
+    pub description: Option<String>,
+    pub version: i64,
+    pub created_at: UnixMillis,
+    pub updated_at: UnixMillis,
+}
+
+impl From<Model> for EventType {
+    fn from(row: Model) -> Self {
+        let Model { tenant_num, name, description, version, created_at, updated_at } = row;
+        Self {
+            tenant: TenantNum(tenant_num),
+            name,
+            description,
+            version,
+            created_at: UnixMillis(created_at),
+            updated_at: UnixMillis(updated_at),
+        }
+    }
+}
+
+fn row(tenant: TenantNum, name: String, description: Option<String>, now: UnixMillis) -> ActiveModel {
+    ActiveModel {
+        tenant_num: Set(tenant.0),
+        name: Set(name),
+        description: Set(description),
+        version: Set(1),
+        created_at: Set(now.0),
+        updated_at: Set(now.0),
+    }
+}
+
+pub(super) async fn declare_all<C: ConnectionTrait>(
+    on: &C,
+    tenant: TenantNum,
+    catalogue: &[(String, String)],
+    now: UnixMillis,
+) -> Result<(), StoreError> {
+    let rows = catalogue.iter().map(|(name, text)| row(tenant, name.clone(), Some(text.clone()), now));
+    Entity::insert_many(rows).exec_without_returning(on).await?;
+    Ok(())
+}
+
+impl Store {
+    pub async fn create_event_type(
+        &self,
+        tenant: TenantNum,
+        name: String,
+        description: Option<String>,
+        now: UnixMillis,
+        once: Option<Once>,
+    ) -> Result<EventType, StoreError> {
+        self.write(async |on| {
+            self.remember(on, once, now).await?;
+            Entity::insert(row(tenant, name.clone(), description.clone(), now)).exec_without_returning(on).await?;
+            Ok(EventType { tenant, name, description, version: 1, created_at: now, updated_at: now })
+        })
+        .await
+    }
+
+    pub async fn event_type(&self, tenant: TenantNum, name: &str) -> Result<Option<EventType>, StoreError> {
+        Ok(Entity::find_by_id((tenant.0, name.to_owned())).one(self.readers()).await?.map(EventType::from))
+    }
+
+    /// By name, those after `after`; reads one more than `limit` so that the caller sees whether there are more.
+    pub async fn event_types(
+        &self,
+        tenant: TenantNum,
+        after: Option<&str>,
+        limit: u64,
+    ) -> Result<Vec<EventType>, StoreError> {
+        let mut query = Entity::find().filter(Column::TenantNum.eq(tenant.0)).order_by_asc(Column::Name);
+        if let Some(after) = after {
+            query = query.filter(Column::Name.gt(after));
+        }
+        Ok(query.limit(limit + 1).all(self.readers()).await?.into_iter().map(EventType::from).collect())
+    }
+
+    /// Writes the description if `version` is still the stored one.
+    pub async fn update_event_type(&self, changed: &EventType, now: UnixMillis) -> Result<EventType, StoreError> {
+        self.write(async |on| {
+            let found = Entity::find_by_id((changed.tenant.0, changed.name.clone()))
+                .filter(Column::Version.eq(changed.version))
+                .one(on)
+                .await?;
+            let mut row = found.ok_or(StoreError::Stale)?.into_active_model();
+            row.description = Set(changed.description.clone());
+            row.version = Set(changed.version + 1);
+            row.updated_at = Set(now.0);
+            Ok(row.update(on).await?.into())
+        })
+        .await
+    }
+
+    pub async fn delete_event_type(&self, doomed: &EventType) -> Result<(), StoreError> {
+        self.write(async |on| {
+            let deleted = Entity::delete_many()
+                .filter(Column::TenantNum.eq(doomed.tenant.0))
+                .filter(Column::Name.eq(&doomed.name))
+                .filter(Column::Version.eq(doomed.version))
+                .exec(on)
+                .await?;
+            if deleted.rows_affected == 1 { Ok(()) } else { Err(StoreError::Stale) }
+        })
+        .await
+    }
+}

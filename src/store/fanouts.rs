@@ -1,0 +1,88 @@
+//! Fan-outs that are not yet covered by rows, read. The journal writes and deletes them.
+
+use std::sync::Arc;
+
+use sea_orm::{DbBackend, FromQueryResult, Statement};
+
+use crate::id::{EventSeq, TenantNum, WebhookNum};
+
+use super::events::Event;
+use super::{Store, StoreError, targets};
+
+/// An event and the webhooks of one shard that it is owed to.
+#[derive(Debug, Clone)]
+pub struct Fanout {
+    pub event: Arc<Event>,
+    pub shard: i16,
+    /// Ascending.
+    pub targets: Arc<[WebhookNum]>,
+}
+
+impl Fanout {
+    /// What it costs to keep in memory, roughly.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.event.body.len() + self.targets.len() * size_of::<WebhookNum>()
+    }
+}
+
+#[derive(Debug, FromQueryResult)]
+struct FanoutRow {
+    event_seq: i64,
+    shard: i16,
+    targets: Vec<u8>,
+    tenant_num: i64,
+    kind: String,
+    body: Vec<u8>,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct TargetsRow {
+    event_seq: i64,
+    targets: Vec<u8>,
+}
+
+impl Store {
+    /// Open fan-outs in the order of publishing, after `after`.
+    pub async fn fanouts(&self, after: EventSeq, limit: u64) -> Result<Vec<Fanout>, StoreError> {
+        let sql = "SELECT f.event_seq, f.shard, f.targets, e.tenant_num, e.kind, e.body \
+                   FROM fanout f JOIN event e ON e.seq = f.event_seq \
+                   WHERE f.event_seq > $1 ORDER BY f.event_seq, f.shard LIMIT $2";
+        let values = [after.0.into(), limit.cast_signed().into()];
+        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
+        let rows = FanoutRow::find_by_statement(statement).all(self.readers()).await?;
+        rows.into_iter().map(fanout_of).collect()
+    }
+
+    /// The targets of an event that its open fan-outs name, with or without a row.
+    pub async fn fanout_targets(&self, event: EventSeq) -> Result<Vec<WebhookNum>, StoreError> {
+        let sql = "SELECT event_seq, targets FROM fanout WHERE event_seq = $1 ORDER BY shard";
+        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, [event.0.into()]);
+        let mut all = Vec::new();
+        for row in TargetsRow::find_by_statement(statement).all(self.readers()).await? {
+            all.extend(targets::decode(&row.targets)?);
+        }
+        all.sort_unstable();
+        Ok(all)
+    }
+
+    /// Events up to `to` whose open fan-outs name this webhook although it has no row for them.
+    pub async fn owed_only_by_fanout(&self, webhook: WebhookNum, to: EventSeq) -> Result<Vec<EventSeq>, StoreError> {
+        let sql = "SELECT f.event_seq, f.targets FROM fanout f WHERE f.event_seq <= $1 AND NOT EXISTS ( \
+                   SELECT 1 FROM delivery d WHERE d.event_seq = f.event_seq AND d.webhook_num = $2)";
+        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, [to.0.into(), webhook.0.into()]);
+        let mut owed = Vec::new();
+        for row in TargetsRow::find_by_statement(statement).all(self.readers()).await? {
+            if targets::decode(&row.targets)?.binary_search(&webhook).is_ok() {
+                owed.push(EventSeq(row.event_seq));
+            }
+        }
+        Ok(owed)
+    }
+}
+
+fn fanout_of(row: FanoutRow) -> Result<Fanout, StoreError> {
+    let FanoutRow { event_seq, shard, targets, tenant_num, kind, body } = row;
+    let event = Event { seq: EventSeq(event_seq), tenant: TenantNum(tenant_num), kind, body: body.into() };
+    Ok(Fanout { event: Arc::new(event), shard, targets: targets::decode(&targets)?.into() })
+}

@@ -1,0 +1,247 @@
+//! Group commit. Everything that the hot path makes durable goes through one writer: accepted events with their
+//! fan-outs, outcomes, deferrals, finished fan-outs.
+//!
+//! A bounded queue on this side, a [`writer`] on the other. A batch is what gathered while the last commit was under
+//! way; an idle journal commits at once. Answers are given after the commit. A full queue pushes back: publishers are
+//! refused, and whoever wants to record something reserves its [`Slot`] before it acts, so an outcome that happened
+//! always has room.
+
+pub mod feed;
+pub mod open;
+
+mod assign;
+mod statements;
+mod writer;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::clock::UnixMillis;
+use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
+
+use self::feed::Feed;
+use super::deliveries::{Attempt, DeliveryState};
+use super::fanouts::Fanout;
+use super::idempotency::OnceKey;
+use super::log::LogBuffer;
+use super::{Store, StoreError};
+
+/// Publish requests that may wait for the next batch.
+const PUBLISH_QUEUE: usize = 4096;
+
+/// Outcomes and deferrals that may wait. An attempt in flight holds one place.
+const RECORD_QUEUE: usize = 16_384;
+
+/// Payload bytes that may wait, in KiB: 64 MiB.
+const PUBLISH_QUEUE_KIB: usize = 64 * 1024;
+
+/// An event that is about to be accepted. Its key and its body are made by the writer, in the order of commit.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    pub tenant: TenantNum,
+    pub kind: Arc<str>,
+    /// `None`: the moment of acceptance.
+    pub occurred_at: Option<UnixMillis>,
+    /// The caller's JSON, to the byte.
+    pub data: Box<RawValue>,
+    pub caller: Option<Caller>,
+    /// Whom it is owed to, ascending.
+    pub targets: Arc<[WebhookNum]>,
+}
+
+/// The id by which the caller knows the event, and a digest of what it said under it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    pub id: String,
+    pub digest: [u8; 32],
+}
+
+/// What became of a draft.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Published {
+    Accepted(Receipt),
+    /// The caller's id was seen before, with the same content.
+    Duplicate(Receipt),
+    /// The caller's id was seen before, with other content.
+    Conflict,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    pub seq: EventSeq,
+    pub occurred_at: UnixMillis,
+    pub matched: u32,
+}
+
+/// Why a publish was not committed.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The queue is full; nothing was kept.
+    #[error("the journal is full")]
+    Full,
+    #[error("the journal has stopped")]
+    Stopped,
+    /// The idempotency key was used for another request.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
+    /// The database refused the batch; nothing was kept.
+    #[error("{0}")]
+    Store(String),
+}
+
+/// Something that happened to a delivery.
+#[derive(Debug)]
+pub enum Record {
+    /// An attempt was made; `state` is where it leaves the delivery.
+    Attempt(Box<AttemptRecord>),
+    /// It cannot be served from memory now and becomes a row that is due at `next_at`.
+    Defer { id: DeliveryId, next_at: UnixMillis },
+    /// It will never be sent. What is settled already stays as it is.
+    Cancel { id: DeliveryId, at: UnixMillis },
+    /// A manual retry is wanted now; what the delivery falls back to is kept beside it.
+    Retry { id: DeliveryId, at: UnixMillis },
+    /// The dispatcher starts on a fan-out that it read back from the store; `recorded` of its targets have rows.
+    Adopt { fanout: Fanout, recorded: Vec<WebhookNum> },
+}
+
+#[derive(Debug)]
+pub struct AttemptRecord {
+    pub id: DeliveryId,
+    pub attempt: Attempt,
+    pub state: DeliveryState,
+}
+
+/// Counts since the start, for the metrics and the benchmark.
+#[derive(Debug, Default)]
+pub struct JournalStats {
+    pub commits: AtomicU64,
+    pub failed_commits: AtomicU64,
+    pub statements: AtomicU64,
+    pub rows: AtomicU64,
+    pub events: AtomicU64,
+    pub attempts: AtomicU64,
+}
+
+impl JournalStats {
+    fn add(counter: &AtomicU64, by: usize) {
+        counter.fetch_add(by as u64, Ordering::Relaxed);
+    }
+}
+
+enum Request {
+    Publish(PublishRequest),
+    Record(Record),
+    /// Told when everything before it is committed.
+    Barrier(oneshot::Sender<()>),
+    /// Take nothing new, write what is there, end.
+    Close,
+}
+
+struct PublishRequest {
+    drafts: Vec<Draft>,
+    once: Option<OnceKey>,
+    answer: oneshot::Sender<Result<Vec<Published>, PublishError>>,
+    _room: OwnedSemaphorePermit,
+}
+
+/// The way into the writer. Cheap to clone.
+#[derive(Clone)]
+pub struct Journal {
+    publishes: mpsc::Sender<Request>,
+    records: mpsc::Sender<Request>,
+    room: Arc<Semaphore>,
+    stats: Arc<JournalStats>,
+}
+
+/// The writer's task and what it produces.
+pub struct Running {
+    pub journal: Journal,
+    /// Committed fan-outs, in order.
+    pub feed: Arc<Feed>,
+    /// Delivery rows that the log index does not show yet.
+    pub log: Arc<LogBuffer>,
+    /// Ends after [`Journal::close`], when everything is written and every reserved [`Slot`] is used or dropped.
+    pub writer: JoinHandle<()>,
+}
+
+/// A reserved place in the queue.
+pub struct Slot(mpsc::OwnedPermit<Request>);
+
+impl Slot {
+    pub fn record(self, record: Record) {
+        self.0.send(Request::Record(record));
+    }
+}
+
+/// The writer has ended: the process is stopping.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the journal has stopped")]
+pub struct Stopped;
+
+impl Journal {
+    /// Starts the writer behind `store`.
+    pub async fn start(store: &Store) -> Result<Running, StoreError> {
+        let (publishes, publish_queue) = mpsc::channel(PUBLISH_QUEUE);
+        let (records, record_queue) = mpsc::channel(RECORD_QUEUE);
+        let stats = Arc::new(JournalStats::default());
+        let last = store.last_event().await?;
+        let feed = Arc::new(Feed::behind(last));
+        let log = Arc::new(LogBuffer::default());
+        let outputs = writer::Outputs { feed: feed.clone(), log: log.clone(), stats: stats.clone() };
+        let writer = writer::Writer::new(store.clone(), publish_queue, record_queue, last, outputs);
+        let writer = tokio::spawn(writer.run());
+        let room = Arc::new(Semaphore::new(PUBLISH_QUEUE_KIB));
+        Ok(Running { journal: Self { publishes, records, room, stats }, feed, log, writer })
+    }
+
+    /// Commits the drafts together with their fan-outs and whatever else is in their batch.
+    pub async fn publish(&self, drafts: Vec<Draft>, once: Option<OnceKey>) -> Result<Vec<Published>, PublishError> {
+        let kib = drafts.iter().map(|draft| draft.data.get().len()).sum::<usize>().div_ceil(1024);
+        let kib = u32::try_from(kib.min(PUBLISH_QUEUE_KIB)).unwrap_or(u32::MAX);
+        let room = self.room.clone().try_acquire_many_owned(kib).map_err(|_| PublishError::Full)?;
+        let (answer, answered) = oneshot::channel();
+        let request = Request::Publish(PublishRequest { drafts, once, answer, _room: room });
+        self.publishes.try_send(request).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => PublishError::Full,
+            mpsc::error::TrySendError::Closed(_) => PublishError::Stopped,
+        })?;
+        answered.await.unwrap_or(Err(PublishError::Stopped))
+    }
+
+    /// Waits for a place in the queue.
+    pub async fn reserve(&self) -> Result<Slot, Stopped> {
+        self.records.clone().reserve_owned().await.map(Slot).map_err(|_| Stopped)
+    }
+
+    pub async fn record(&self, record: Record) -> Result<(), Stopped> {
+        self.records.send(Request::Record(record)).await.map_err(|_| Stopped)
+    }
+
+    /// Waits until everything that was recorded before is committed.
+    pub async fn barrier(&self) -> Result<(), Stopped> {
+        let (done, told) = oneshot::channel();
+        self.records.send(Request::Barrier(done)).await.map_err(|_| Stopped)?;
+        told.await.map_err(|_| Stopped)
+    }
+
+    /// Lets the writer finish: nothing new is taken from now on.
+    pub async fn close(&self) {
+        let _ = self.records.send(Request::Close).await;
+    }
+
+    #[must_use]
+    pub fn stats(&self) -> &JournalStats {
+        &self.stats
+    }
+
+    /// Records that wait, and how many may.
+    #[must_use]
+    pub fn depth(&self) -> (usize, usize) {
+        (self.records.max_capacity() - self.records.capacity(), self.records.max_capacity())
+    }
+}

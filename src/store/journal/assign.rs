@@ -1,0 +1,104 @@
+//! Turns drafts into events: gives each its key and its body, and recognises what was published before.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sea_orm::{ConnectionTrait, FromQueryResult, Statement};
+
+use crate::clock::UnixMillis;
+use crate::id::{EventId, EventSeq, TenantNum};
+use crate::store::StoreError;
+use crate::store::events::Event;
+
+use super::writer::NewEvent;
+use super::{Caller, Draft, Published, Receipt};
+
+/// The callers' ids that this batch has met, with what became of them.
+#[derive(Default)]
+pub(super) struct Callers {
+    known: HashMap<(TenantNum, String), ([u8; 32], Receipt)>,
+}
+
+#[derive(FromQueryResult)]
+struct SeenRow {
+    event_seq: i64,
+    digest: Vec<u8>,
+    occurred_at: i64,
+    matched: i64,
+}
+
+impl Callers {
+    /// What the store or this batch knows of the caller's id.
+    pub(super) async fn recognise<C: ConnectionTrait>(
+        &mut self,
+        on: &C,
+        tenant: TenantNum,
+        caller: &Caller,
+    ) -> Result<Option<Published>, StoreError> {
+        let known = match self.known.entry((tenant, caller.id.clone())) {
+            Entry::Occupied(entry) => *entry.get(),
+            Entry::Vacant(entry) => match look_up(on, tenant, caller).await? {
+                Some(known) => *entry.insert(known),
+                None => return Ok(None),
+            },
+        };
+        let (digest, receipt) = known;
+        Ok(Some(if digest == caller.digest { Published::Duplicate(receipt) } else { Published::Conflict }))
+    }
+
+    pub(super) fn learn(&mut self, tenant: TenantNum, caller: &Caller, receipt: Receipt) {
+        self.known.insert((tenant, caller.id.clone()), (caller.digest, receipt));
+    }
+}
+
+async fn look_up<C: ConnectionTrait>(
+    on: &C,
+    tenant: TenantNum,
+    caller: &Caller,
+) -> Result<Option<([u8; 32], Receipt)>, StoreError> {
+    let sql = "SELECT c.event_seq, c.digest, e.occurred_at, e.matched FROM event_caller_id c \
+               JOIN event e ON e.seq = c.event_seq WHERE c.tenant_num = $1 AND c.caller_id = $2";
+    let values = [tenant.0.into(), caller.id.clone().into()];
+    let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, values);
+    let Some(row) = SeenRow::find_by_statement(statement).one(on).await? else { return Ok(None) };
+    let digest = row.digest.try_into().map_err(|_| StoreError::unreadable("digest", "not 32 bytes"))?;
+    let receipt = Receipt {
+        seq: EventSeq(row.event_seq),
+        occurred_at: UnixMillis(row.occurred_at),
+        matched: u32::try_from(row.matched).unwrap_or(u32::MAX),
+    };
+    Ok(Some((digest, receipt)))
+}
+
+/// Makes the event that `draft` becomes under the key `seq`.
+pub(super) fn accept(draft: Draft, seq: EventSeq, now: UnixMillis) -> (NewEvent, Receipt) {
+    let Draft { tenant, kind, occurred_at, data, caller, targets } = draft;
+    let occurred_at = occurred_at.unwrap_or(now);
+    let receipt = Receipt { seq, occurred_at, matched: u32::try_from(targets.len()).unwrap_or(u32::MAX) };
+    let body = body(seq, &kind, occurred_at, data.get());
+    let event = Event { seq, tenant, kind: kind.as_ref().to_owned(), body };
+    (NewEvent { event: Arc::new(event), occurred_at, caller, targets }, receipt)
+}
+
+/// `{"id", "event", "timestamp", "data"}`, with the caller's data to the byte.
+fn body(seq: EventSeq, kind: &str, occurred_at: UnixMillis, data: &str) -> Bytes {
+    let kind = serde_json::Value::from(kind);
+    let id = EventId(seq);
+    format!(r#"{{"id":"{id}","event":{kind},"timestamp":"{occurred_at}","data":{data}}}"#).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_keeps_the_data_to_the_byte() {
+        let body = body(EventSeq(1), "a\"b", UnixMillis(0), r#"{"z":1.50, "a":123456789012345678901234567890}"#);
+        let text = std::str::from_utf8(&body).unwrap();
+        assert!(text.ends_with(r#""data":{"z":1.50, "a":123456789012345678901234567890}}"#), "{text}");
+        assert!(text.contains(r#""event":"a\"b","timestamp":"1970-01-01T00:00:00.000Z""#), "{text}");
+        serde_json::from_str::<serde_json::Value>(text).unwrap();
+    }
+}

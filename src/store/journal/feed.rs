@@ -1,0 +1,186 @@
+//! Committed fan-outs on their way from the writer to the dispatcher.
+//!
+//! A short queue in memory. When it is full the dispatcher has fallen *behind*: from then on it reads fan-outs back
+//! from the store, in order, until it has seen the newest. A starting engine is simply one that is behind.
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::id::EventSeq;
+use crate::store::fanouts::Fanout;
+
+/// Payload and target bytes that may wait in memory.
+const BYTES: usize = 32 * 1024 * 1024;
+
+/// Fan-outs that may wait in memory.
+const FANOUTS: usize = 8192;
+
+pub struct Feed {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+struct State {
+    waiting: VecDeque<Fanout>,
+    bytes: usize,
+    behind: bool,
+    /// The newest event that is committed.
+    committed: EventSeq,
+    /// The newest event whose fan-out was handed out.
+    taken: EventSeq,
+}
+
+/// What the dispatcher shall do next.
+#[derive(Debug)]
+pub enum Next {
+    Dispatch(Vec<Fanout>),
+    /// Read from the store what comes after this event, then ask [`Feed::caught_up`].
+    ReadAfter(EventSeq),
+}
+
+impl Feed {
+    pub(super) fn behind(committed: EventSeq) -> Self {
+        let state =
+            State { waiting: VecDeque::new(), bytes: 0, behind: true, committed, taken: EventSeq::ZERO };
+        Self { state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    /// Offers what was just committed; answers those that the dispatcher will get from memory.
+    pub(super) fn push(&self, fanouts: Vec<Fanout>, committed: EventSeq) -> Vec<Fanout> {
+        let mut state = self.state.lock();
+        state.committed = state.committed.max(committed);
+        let mut kept = Vec::with_capacity(fanouts.len());
+        for fanout in fanouts {
+            let bytes = fanout.bytes();
+            let full = state.waiting.len() >= FANOUTS || state.bytes + bytes > BYTES;
+            state.behind |= full;
+            if !state.behind {
+                state.bytes += bytes;
+                state.waiting.push_back(fanout.clone());
+                kept.push(fanout);
+            }
+        }
+        drop(state);
+        self.changed.notify_one();
+        kept
+    }
+
+    /// Waits for work.
+    pub async fn next(&self) -> Next {
+        loop {
+            if let Some(next) = self.take() {
+                return next;
+            }
+            self.changed.notified().await;
+        }
+    }
+
+    fn take(&self) -> Option<Next> {
+        let mut state = self.state.lock();
+        if !state.waiting.is_empty() {
+            state.bytes = 0;
+            let taken = state.taken;
+            let fanouts: Vec<Fanout> = state.waiting.drain(..).filter(|fanout| fanout.event.seq > taken).collect();
+            state.taken = fanouts.last().map_or(taken, |fanout| fanout.event.seq);
+            return Some(Next::Dispatch(fanouts));
+        }
+        state.behind.then_some(Next::ReadAfter(state.taken))
+    }
+
+    /// The dispatcher has read everything up to `to` from the store.
+    pub fn read_up_to(&self, to: EventSeq) {
+        let mut state = self.state.lock();
+        state.taken = state.taken.max(to);
+    }
+
+    /// The store showed nothing after what was taken. From now on fan-outs come from memory again, unless something
+    /// was committed meanwhile.
+    pub fn caught_up(&self, seen: EventSeq) {
+        let mut state = self.state.lock();
+        if state.committed <= seen {
+            state.taken = state.taken.max(seen);
+            state.behind = false;
+        }
+    }
+
+    /// The newest committed event: what a reader of the store may rely on seeing.
+    pub fn committed(&self) -> EventSeq {
+        self.state.lock().committed
+    }
+
+    /// Every event up to this one has been handed out.
+    pub fn dispatched_to(&self) -> EventSeq {
+        let state = self.state.lock();
+        match (state.waiting.front(), state.behind) {
+            (Some(first), _) => EventSeq(first.event.seq.0 - 1),
+            (None, true) => state.taken,
+            (None, false) => state.committed,
+        }
+    }
+
+    /// Whether everything committed has been handed out.
+    pub fn is_idle(&self) -> bool {
+        let state = self.state.lock();
+        state.waiting.is_empty() && !state.behind
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::id::{TenantNum, WebhookNum};
+    use crate::store::events::Event;
+
+    fn fanout(seq: i64) -> Fanout {
+        let event = Event { seq: EventSeq(seq), tenant: TenantNum(1), kind: "a".to_owned(), body: Bytes::new() };
+        Fanout { event: Arc::new(event), shard: 0, targets: Arc::new([WebhookNum(1)]) }
+    }
+
+    fn seqs(next: Option<Next>) -> Vec<i64> {
+        match next {
+            Some(Next::Dispatch(fanouts)) => fanouts.iter().map(|fanout| fanout.event.seq.0).collect(),
+            Some(Next::ReadAfter(after)) => vec![-1, after.0],
+            None => vec![],
+        }
+    }
+
+    #[test]
+    fn a_new_feed_is_behind_until_the_store_shows_nothing_more() {
+        let feed = Feed::behind(EventSeq(7));
+        assert_eq!(seqs(feed.take()), [-1, 0]);
+        feed.caught_up(EventSeq(6));
+        assert_eq!(seqs(feed.take()), [-1, 0], "7 is committed and was not seen");
+        feed.read_up_to(EventSeq(7));
+        feed.caught_up(EventSeq(7));
+        assert!(feed.is_idle());
+        assert_eq!(feed.push(vec![fanout(8)], EventSeq(8)).len(), 1);
+        assert_eq!(seqs(feed.take()), [8]);
+    }
+
+    #[test]
+    fn what_was_read_from_the_store_is_not_handed_out_again() {
+        let feed = Feed::behind(EventSeq(0));
+        feed.read_up_to(EventSeq(1));
+        feed.caught_up(EventSeq(1));
+        feed.push(vec![fanout(1), fanout(2)], EventSeq(2));
+        assert_eq!(seqs(feed.take()), [2]);
+    }
+
+    #[test]
+    fn a_full_feed_sends_the_dispatcher_to_the_store() {
+        let feed = Feed::behind(EventSeq(0));
+        feed.caught_up(EventSeq(0));
+        let all = (1..=10_000).map(fanout).collect();
+        let kept = feed.push(all, EventSeq(10_000)).len();
+        assert_eq!(kept, FANOUTS);
+        assert_eq!(seqs(feed.take()).len(), FANOUTS);
+        assert_eq!(seqs(feed.take()), [-1, i64::try_from(FANOUTS).unwrap()]);
+        assert_eq!(feed.dispatched_to(), EventSeq(i64::try_from(FANOUTS).unwrap()));
+    }
+}

@@ -1,0 +1,105 @@
+//! Which targets of the open fan-outs have a durable row. Pure; owned by the writer.
+//!
+//! A set and not a count: whatever is recorded twice, a fan-out ends only when *every* target has its row.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::id::{EventSeq, WebhookNum};
+
+/// (event, shard)
+pub type FanoutKey = (EventSeq, i16);
+
+#[derive(Debug, Default)]
+pub struct OpenFanouts {
+    open: BTreeMap<FanoutKey, Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    targets: Arc<[WebhookNum]>,
+    /// A bit a target.
+    recorded: Vec<u64>,
+    left: usize,
+}
+
+impl OpenFanouts {
+    /// Starts to watch a fan-out. One that is watched already stays as it is.
+    pub fn insert(&mut self, key: FanoutKey, targets: Arc<[WebhookNum]>) {
+        let recorded = vec![0; targets.len().div_ceil(64)];
+        let left = targets.len();
+        self.open.entry(key).or_insert(Open { targets, recorded, left });
+    }
+
+    /// The target has a durable row. Answers the fan-out that ends by it.
+    pub fn record(&mut self, event: EventSeq, webhook: WebhookNum) -> Option<FanoutKey> {
+        let shards = self.open.range_mut((event, i16::MIN)..=(event, i16::MAX));
+        for (&key, open) in shards {
+            let Ok(index) = open.targets.binary_search(&webhook) else { continue };
+            let bit = 1 << (index % 64);
+            if open.recorded[index / 64] & bit != 0 {
+                return None;
+            }
+            open.recorded[index / 64] |= bit;
+            open.left -= 1;
+            if open.left == 0 {
+                self.open.remove(&key);
+                return Some(key);
+            }
+            return None;
+        }
+        None
+    }
+
+    /// Whether the fan-out has nothing left; used when it is adopted with all its rows there.
+    pub fn end_if_empty(&mut self, key: FanoutKey) -> Option<FanoutKey> {
+        self.open.get(&key).is_some_and(|open| open.left == 0).then(|| {
+            self.open.remove(&key);
+            key
+        })
+    }
+
+    /// The oldest event that still has a target without a row.
+    #[must_use]
+    pub fn oldest(&self) -> Option<EventSeq> {
+        self.open.first_key_value().map(|((event, _), _)| *event)
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_fan_out_ends_exactly_when_every_target_has_a_row(
+            targets in proptest::collection::btree_set(1i64..500, 1..150),
+            records in proptest::collection::vec(1i64..500, 0..1500),
+        ) {
+            let key = (EventSeq(9), 0);
+            let mut open = OpenFanouts::default();
+            open.insert(key, targets.iter().copied().map(WebhookNum).collect());
+            let mut missing: BTreeSet<i64> = targets;
+            for webhook in records {
+                let was_missing = missing.remove(&webhook);
+                let ended = open.record(EventSeq(9), WebhookNum(webhook));
+                prop_assert_eq!(ended.is_some(), was_missing && missing.is_empty());
+            }
+            prop_assert_eq!(open.is_empty(), missing.is_empty());
+        }
+    }
+}

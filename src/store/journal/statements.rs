@@ -1,0 +1,204 @@
+//! The writer's statements: one text a table and size, so that they stay prepared.
+
+use sea_orm::{ConnectionTrait, DbErr, Statement, Value};
+
+use crate::id::{DeliveryId, EventSeq};
+use crate::store::deliveries::{Attempt, DeliveryState, Status};
+use crate::store::rows::RowStatement;
+use crate::store::targets;
+
+use super::open::FanoutKey;
+use super::writer::NewEvent;
+
+/// A cancelled delivery stays cancelled unless an attempt that was under way succeeded.
+const UPSERT_DELIVERY: &str = "ON CONFLICT (event_seq, webhook_num) DO UPDATE SET \
+    status = CASE WHEN delivery.status = 3 AND excluded.status <> 1 THEN 3 ELSE excluded.status END, \
+    next_at = CASE WHEN delivery.status = 3 THEN NULL ELSE excluded.next_at END, \
+    settled_at = CASE WHEN delivery.status = 3 THEN delivery.settled_at ELSE excluded.settled_at END, \
+    attempts = excluded.attempts, tries = excluded.tries, \
+    manual_from = excluded.manual_from, manual_next_at = excluded.manual_next_at";
+
+pub(super) struct Statements {
+    event: RowStatement,
+    caller: RowStatement,
+    fanout: RowStatement,
+    delivery: RowStatement,
+    deferral: RowStatement,
+    attempt: RowStatement,
+    fanout_end: RowStatement,
+}
+
+/// Rows of one batch, ready to be bound.
+#[derive(Default)]
+pub(super) struct Rows {
+    pub(super) events: Vec<Value>,
+    pub(super) callers: Vec<Value>,
+    pub(super) fanouts: Vec<Value>,
+    pub(super) deliveries: Vec<Value>,
+    pub(super) deferrals: Vec<Value>,
+    pub(super) attempts: Vec<Value>,
+    pub(super) ended: Vec<Value>,
+    pub(super) updates: Vec<Update>,
+}
+
+/// What cannot be written with others in one statement. Rare: asked for by a person.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Update {
+    Cancel { id: DeliveryId, at: i64 },
+    Retry { id: DeliveryId, at: i64 },
+}
+
+const DELIVERY_COLUMNS: usize = 9;
+
+impl Statements {
+    pub(super) fn new() -> Self {
+        let delivery = "INSERT INTO delivery (event_seq, webhook_num, status, attempts, tries, next_at, settled_at, \
+                        manual_from, manual_next_at)";
+        Self {
+            event: RowStatement::new(
+                "INSERT INTO event (seq, tenant_num, kind, occurred_at, caller_id, matched, body)",
+                7,
+                "",
+            ),
+            caller: RowStatement::new("INSERT INTO event_caller_id (tenant_num, caller_id, event_seq, digest)", 4, ""),
+            fanout: RowStatement::new("INSERT INTO fanout (event_seq, shard, targets)", 3, ""),
+            delivery: RowStatement::new(delivery, DELIVERY_COLUMNS, UPSERT_DELIVERY),
+            deferral: RowStatement::new(delivery, DELIVERY_COLUMNS, "ON CONFLICT DO NOTHING"),
+            attempt: RowStatement::new(
+                "INSERT INTO attempt (event_seq, webhook_num, number, reason, started_at, duration_us, head_us, \
+                 status_code, outcome, error, response_headers, response_body)",
+                12,
+                "ON CONFLICT DO NOTHING",
+            ),
+            fanout_end: RowStatement::new("DELETE FROM fanout WHERE (event_seq, shard) IN (", 2, ")"),
+        }
+    }
+
+    /// Runs the batch; answers the number of statements.
+    pub(super) async fn run<C: ConnectionTrait>(&self, on: &C, rows: Rows) -> Result<u64, DbErr> {
+        let Rows { events, callers, fanouts, deliveries, deferrals, attempts, ended, updates } = rows;
+        let mut statements = updates.len() as u64;
+        statements += self.event.run(on, events).await?;
+        statements += self.caller.run(on, callers).await?;
+        statements += self.fanout.run(on, fanouts).await?;
+        statements += self.deferral.run(on, deferrals).await?;
+        statements += self.delivery.run(on, deliveries).await?;
+        statements += self.attempt.run(on, attempts).await?;
+        for update in updates {
+            on.execute_raw(update.statement(on)).await?;
+        }
+        statements += self.fanout_end.run(on, ended).await?;
+        Ok(statements)
+    }
+}
+
+impl Rows {
+    /// Rows of all kinds.
+    pub(super) fn count(&self) -> usize {
+        self.events.len() / 7
+            + self.callers.len() / 4
+            + self.fanouts.len() / 3
+            + (self.deliveries.len() + self.deferrals.len()) / DELIVERY_COLUMNS
+            + self.attempts.len() / 12
+            + self.ended.len() / 2
+            + self.updates.len()
+    }
+
+    pub(super) fn event(&mut self, new: &NewEvent) {
+        let NewEvent { event, occurred_at, caller, targets: owed } = new;
+        self.events.extend([
+            event.seq.0.into(),
+            event.tenant.0.into(),
+            event.kind.clone().into(),
+            occurred_at.0.into(),
+            caller.as_ref().map(|caller| caller.id.clone()).into(),
+            i64::try_from(owed.len()).unwrap_or(i64::MAX).into(),
+            event.body.to_vec().into(),
+        ]);
+        if let Some(caller) = caller {
+            self.callers.extend([
+                event.tenant.0.into(),
+                caller.id.clone().into(),
+                event.seq.0.into(),
+                caller.digest.to_vec().into(),
+            ]);
+        }
+        if !owed.is_empty() {
+            self.fanouts.extend([event.seq.0.into(), 0i16.into(), targets::encode(owed).into()]);
+        }
+    }
+
+    pub(super) fn delivery(&mut self, id: DeliveryId, state: &DeliveryState) {
+        self.deliveries.extend(delivery_row(id, state));
+    }
+
+    pub(super) fn deferral(&mut self, id: DeliveryId, state: &DeliveryState) {
+        self.deferrals.extend(delivery_row(id, state));
+    }
+
+    pub(super) fn attempt(&mut self, id: DeliveryId, attempt: &Attempt) {
+        let Attempt { number, trigger, started_at, duration_us, head_us, status_code, outcome, error, .. } = attempt;
+        let headers = serde_json::to_string(&attempt.response_headers).ok().filter(|text| text != "[]");
+        let body = Some(attempt.response_body.clone()).filter(|body| !body.is_empty());
+        self.attempts.extend([
+            id.event.0.into(),
+            id.webhook.0.into(),
+            number.cast_signed().into(),
+            trigger.code().into(),
+            started_at.0.into(),
+            i64::from(*duration_us).into(),
+            head_us.map(i64::from).into(),
+            status_code.map(u16::cast_signed).into(),
+            (*outcome).into(),
+            error.clone().into(),
+            headers.into(),
+            body.into(),
+        ]);
+    }
+
+    pub(super) fn ended(&mut self, (event, shard): FanoutKey) {
+        let EventSeq(event) = event;
+        self.ended.extend([event.into(), shard.into()]);
+    }
+}
+
+fn delivery_row(id: DeliveryId, state: &DeliveryState) -> [Value; DELIVERY_COLUMNS] {
+    let DeliveryState { status, attempts, tries, next_at, settled_at, manual } = state;
+    [
+        id.event.0.into(),
+        id.webhook.0.into(),
+        status.code().into(),
+        attempts.cast_signed().into(),
+        tries.cast_signed().into(),
+        next_at.map(|at| at.0).into(),
+        settled_at.map(|at| at.0).into(),
+        manual.map(|fallback| fallback.status.code()).into(),
+        manual.and_then(|fallback| fallback.next_at).map(|at| at.0).into(),
+    ]
+}
+
+impl Update {
+    fn statement<C: ConnectionTrait>(self, on: &C) -> Statement {
+        let (sql, id, at) = match self {
+            Self::Cancel { id, at } => (
+                "UPDATE delivery SET status = 3, next_at = NULL, manual_from = NULL, manual_next_at = NULL, \
+                 settled_at = $1 WHERE event_seq = $2 AND webhook_num = $3 AND status = 0",
+                id,
+                at,
+            ),
+            Self::Retry { id, at } => (
+                "UPDATE delivery SET manual_from = status, manual_next_at = next_at, status = 0, next_at = $1 \
+                 WHERE event_seq = $2 AND webhook_num = $3 AND manual_from IS NULL",
+                id,
+                at,
+            ),
+        };
+        let values = [at.into(), id.event.0.into(), id.webhook.0.into()];
+        Statement::from_sql_and_values(on.get_database_backend(), sql, values)
+    }
+}
+
+/// A row that waits in the store since `next_at` instead of in memory.
+pub(super) fn deferred(next_at: crate::clock::UnixMillis) -> DeliveryState {
+    DeliveryState { status: Status::Pending, attempts: 0, tries: 0, next_at: Some(next_at), settled_at: None, manual: None }
+}

@@ -1,0 +1,341 @@
+//! The one task that writes what the hot path records. Takes what has gathered, commits it in one transaction, then
+//! answers. A batch that the database refuses: its publishers are told, its records are kept and tried again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sea_orm::DatabaseTransaction;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock::UnixMillis;
+use crate::fault;
+use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::store::events::Event;
+use crate::store::fanouts::Fanout;
+use crate::store::idempotency::{Once, OnceKey, Seen};
+use crate::store::log::LogBuffer;
+use crate::store::{Store, StoreError};
+
+use super::assign::{Callers, accept};
+use super::feed::Feed;
+use super::open::{FanoutKey, OpenFanouts};
+use super::statements::{Rows, Statements, Update, deferred};
+use super::{Caller, Draft, JournalStats, PublishError, PublishRequest, Published, Record, Request};
+
+/// Requests in one transaction: bounds how long the next batch waits.
+const MAX_PUBLISHES: usize = 1024;
+const MAX_RECORDS: usize = 4096;
+
+/// Pause before a refused batch is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+pub(super) struct NewEvent {
+    pub(super) event: Arc<Event>,
+    pub(super) occurred_at: UnixMillis,
+    pub(super) caller: Option<Caller>,
+    pub(super) targets: Arc<[WebhookNum]>,
+}
+
+pub(super) struct Outputs {
+    pub(super) feed: Arc<Feed>,
+    pub(super) log: Arc<LogBuffer>,
+    pub(super) stats: Arc<JournalStats>,
+}
+
+pub(super) struct Writer {
+    store: Store,
+    publishes: mpsc::Receiver<Request>,
+    records: mpsc::Receiver<Request>,
+    statements: Statements,
+    open: OpenFanouts,
+    /// Fan-outs whose last target is recorded in a batch that is not committed yet.
+    ended: Vec<FanoutKey>,
+    last: EventSeq,
+    outputs: Outputs,
+}
+
+#[derive(Default)]
+struct Batch {
+    publishes: Vec<PublishRequest>,
+    records: Vec<Record>,
+    barriers: Vec<oneshot::Sender<()>>,
+    closing: bool,
+}
+
+type Answers = Vec<Result<Vec<Published>, PublishError>>;
+
+/// What a transaction has prepared and its commit makes true.
+struct Prepared {
+    answers: Answers,
+    fanouts: Vec<Fanout>,
+    last: EventSeq,
+    statements: u64,
+    rows: usize,
+    events: usize,
+}
+
+impl Batch {
+    fn add(&mut self, request: Request) {
+        match request {
+            Request::Publish(request) => self.publishes.push(request),
+            Request::Record(record) => self.records.push(record),
+            Request::Barrier(done) => self.barriers.push(done),
+            Request::Close => self.closing = true,
+        }
+    }
+}
+
+impl Writer {
+    pub(super) fn new(
+        store: Store,
+        publishes: mpsc::Receiver<Request>,
+        records: mpsc::Receiver<Request>,
+        last: EventSeq,
+        outputs: Outputs,
+    ) -> Self {
+        let (statements, open) = (Statements::new(), OpenFanouts::default());
+        Self { store, publishes, records, statements, open, ended: Vec::new(), last, outputs }
+    }
+
+    /// Runs until it is told to close and everything is written.
+    pub(super) async fn run(mut self) {
+        while let Some(batch) = self.gather().await {
+            self.settle(batch).await;
+        }
+    }
+
+    /// Waits for the first request and takes what is there with it.
+    async fn gather(&mut self) -> Option<Batch> {
+        let first = tokio::select! {
+            Some(request) = self.records.recv() => request,
+            Some(request) = self.publishes.recv() => request,
+            else => return None,
+        };
+        let mut batch = Batch::default();
+        batch.add(first);
+        while batch.records.len() < MAX_RECORDS {
+            let Ok(request) = self.records.try_recv() else { break };
+            batch.add(request);
+        }
+        while batch.publishes.len() < MAX_PUBLISHES {
+            let Ok(request) = self.publishes.try_recv() else { break };
+            batch.add(request);
+        }
+        if batch.closing {
+            self.records.close();
+            self.publishes.close();
+        }
+        Some(batch)
+    }
+
+    /// Commits the batch, sooner or later; publishers wait for one try only.
+    async fn settle(&mut self, mut batch: Batch) {
+        loop {
+            match Box::pin(self.commit(&batch)).await {
+                Ok(prepared) => return self.announce(batch, prepared),
+                Err(error) => {
+                    JournalStats::add(&self.outputs.stats.failed_commits, 1);
+                    tracing::error!(%error, "a journal batch was refused");
+                    for request in batch.publishes.drain(..) {
+                        let _ = request.answer.send(Err(PublishError::Store(error.to_string())));
+                    }
+                }
+            }
+            if batch.records.is_empty() {
+                return;
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    async fn commit(&mut self, batch: &Batch) -> Result<Prepared, StoreError> {
+        let transaction = self.store.begin().await?;
+        let mut rows = Rows::default();
+        let mut prepared = self.prepare_events(&transaction, &batch.publishes, &mut rows).await?;
+        self.prepare_records(&batch.records, &mut rows);
+        prepared.rows = rows.count();
+        prepared.statements = 2 + self.statements.run(&transaction, rows).await?;
+        if prepared.events > 0 {
+            fault::point("publish.before_commit");
+        }
+        if !batch.records.is_empty() {
+            fault::point("outcome.before_commit");
+        }
+        transaction.commit().await?;
+        Ok(prepared)
+    }
+
+    async fn prepare_events(
+        &self,
+        on: &DatabaseTransaction,
+        publishes: &[PublishRequest],
+        rows: &mut Rows,
+    ) -> Result<Prepared, StoreError> {
+        let now = UnixMillis::now();
+        let mut prepared = Prepared {
+            answers: Vec::with_capacity(publishes.len()),
+            fanouts: Vec::new(),
+            last: self.last,
+            statements: 0,
+            rows: 0,
+            events: 0,
+        };
+        let mut callers = Callers::default();
+        for request in publishes {
+            if let Some(once) = &request.once
+                && let Some(answer) = self.answered_before(on, once).await?
+            {
+                prepared.answers.push(answer);
+                continue;
+            }
+            let mut published = Vec::with_capacity(request.drafts.len());
+            for draft in &request.drafts {
+                published.push(self.prepare_event(on, draft, &mut callers, &mut prepared, rows, now).await?);
+            }
+            if let Some(key) = &request.once {
+                let answer = serde_json::to_vec(&published).map_err(|e| StoreError::unreadable("answer", e))?;
+                let once = Once { key: key.clone(), status: 202, answer };
+                self.store.remember(on, Some(once), now).await?;
+            }
+            prepared.answers.push(Ok(published));
+        }
+        Ok(prepared)
+    }
+
+    async fn answered_before(
+        &self,
+        on: &DatabaseTransaction,
+        once: &OnceKey,
+    ) -> Result<Option<Result<Vec<Published>, PublishError>>, StoreError> {
+        Ok(match self.store.seen_on(on, once).await? {
+            Seen::New => None,
+            Seen::Otherwise => Some(Err(PublishError::KeyReused)),
+            Seen::Before { answer, .. } => {
+                let answer = serde_json::from_slice(&answer).map_err(|e| StoreError::unreadable("answer", e))?;
+                Some(Ok(answer))
+            }
+        })
+    }
+
+    async fn prepare_event(
+        &self,
+        on: &DatabaseTransaction,
+        draft: &Draft,
+        callers: &mut Callers,
+        prepared: &mut Prepared,
+        rows: &mut Rows,
+        now: UnixMillis,
+    ) -> Result<Published, StoreError> {
+        if let Some(caller) = &draft.caller
+            && let Some(known) = callers.recognise(on, draft.tenant, caller).await?
+        {
+            return Ok(known);
+        }
+        prepared.last = prepared.last.next(now);
+        prepared.events += 1;
+        let (new, receipt) = accept(draft.clone(), prepared.last, now);
+        rows.event(&new);
+        if let Some(caller) = &new.caller {
+            callers.learn(draft.tenant, caller, receipt);
+        }
+        if !new.targets.is_empty() {
+            prepared.fanouts.push(Fanout { event: new.event, shard: 0, targets: new.targets });
+        }
+        Ok(Published::Accepted(receipt))
+    }
+
+    /// Turns records into rows. Marking targets as recorded may happen again when the batch is tried again.
+    fn prepare_records(&mut self, records: &[Record], rows: &mut Rows) {
+        for record in records {
+            match record {
+                Record::Attempt(record) => {
+                    rows.delivery(record.id, &record.state);
+                    rows.attempt(record.id, &record.attempt);
+                    self.mark(record.id);
+                }
+                Record::Defer { id, next_at } => {
+                    rows.deferral(*id, &deferred(*next_at));
+                    self.mark(*id);
+                }
+                Record::Cancel { id, at } => {
+                    rows.deferral(*id, &deferred(*at));
+                    rows.updates.push(Update::Cancel { id: *id, at: at.0 });
+                    self.mark(*id);
+                }
+                Record::Retry { id, at } => rows.updates.push(Update::Retry { id: *id, at: at.0 }),
+                Record::Adopt { fanout, recorded } => self.adopt(fanout, recorded),
+            }
+        }
+        for key in &self.ended {
+            rows.ended(*key);
+        }
+    }
+
+    fn mark(&mut self, id: DeliveryId) {
+        self.ended.extend(self.open.record(id.event, id.webhook));
+    }
+
+    fn adopt(&mut self, fanout: &Fanout, recorded: &[WebhookNum]) {
+        let key = (fanout.event.seq, fanout.shard);
+        if self.ended.contains(&key) {
+            return;
+        }
+        self.open.insert(key, fanout.targets.clone());
+        for webhook in recorded {
+            self.mark(DeliveryId { event: fanout.event.seq, webhook: *webhook });
+        }
+        self.ended.extend(self.open.end_if_empty(key));
+    }
+
+    /// The batch is durable: say so to everybody who waits for it.
+    fn announce(&mut self, batch: Batch, prepared: Prepared) {
+        let Prepared { answers, fanouts, last, statements, rows, events } = prepared;
+        if events > 0 {
+            fault::point("publish.after_commit");
+        }
+        if !batch.records.is_empty() {
+            fault::point("outcome.after_commit");
+        }
+        self.last = last;
+        self.ended.clear();
+        for (request, answer) in batch.publishes.into_iter().zip(answers) {
+            let _ = request.answer.send(answer);
+        }
+        for kept in self.outputs.feed.push(fanouts, last) {
+            self.open.insert((kept.event.seq, kept.shard), kept.targets);
+        }
+        let attempts = self.tell_recorders(batch.records);
+        for done in batch.barriers {
+            let _ = done.send(());
+        }
+        let stats = &self.outputs.stats;
+        JournalStats::add(&stats.commits, 1);
+        JournalStats::add(&stats.statements, usize::try_from(statements).unwrap_or(0));
+        JournalStats::add(&stats.rows, rows);
+        JournalStats::add(&stats.events, events);
+        JournalStats::add(&stats.attempts, attempts);
+    }
+
+    fn tell_recorders(&mut self, records: Vec<Record>) -> usize {
+        let mut attempts = 0;
+        let mut recorded = Vec::with_capacity(records.len());
+        for record in records {
+            match record {
+                Record::Attempt(record) => {
+                    attempts += 1;
+                    if record.attempt.number == 1 {
+                        recorded.push(record.id);
+                    }
+                }
+                Record::Defer { id, .. } | Record::Cancel { id, .. } => recorded.push(id),
+                Record::Retry { .. } | Record::Adopt { .. } => {}
+            }
+        }
+        let complete_to = match self.open.oldest() {
+            Some(oldest) => EventSeq(oldest.0 - 1),
+            None => self.outputs.feed.dispatched_to().min(self.last),
+        };
+        self.outputs.log.push(&mut recorded, complete_to.min(self.outputs.feed.dispatched_to()));
+        attempts
+    }
+}

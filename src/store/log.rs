@@ -1,0 +1,123 @@
+//! The per-webhook log index. It follows the delivery rows in large sorted batches, because one index entry a
+//! delivery, spread over all webhooks, would cost more than the rest of the commit.
+//!
+//! After a crash it is rebuilt from `engine_state.log_indexed_to`: every event up to there is covered.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sea_orm::{DbBackend, FromQueryResult, Statement, Value};
+use tokio::sync::Mutex as AsyncMutex;
+
+use crate::id::{DeliveryId, EventSeq, WebhookNum};
+
+use super::rows::RowStatement;
+use super::{Store, StoreError, state};
+
+/// How far the index may lag when nobody reads a log.
+pub const EVERY: Duration = Duration::from_secs(2);
+
+/// Entries a transaction. At this size the writer is never held for more than a few commits' time.
+const CHUNK: usize = 1024;
+
+/// What is recorded but not indexed yet. Filled by the journal's writer.
+#[derive(Default)]
+pub struct LogBuffer {
+    new: Mutex<Vec<DeliveryId>>,
+    /// Every row of every event up to here is committed and was handed to `new`.
+    complete_to: AtomicI64,
+}
+
+impl LogBuffer {
+    pub(super) fn push(&self, recorded: &mut Vec<DeliveryId>, complete_to: EventSeq) {
+        self.new.lock().append(recorded);
+        self.complete_to.store(complete_to.0, Ordering::Release);
+    }
+
+    fn take(&self) -> (Vec<DeliveryId>, EventSeq) {
+        let complete_to = EventSeq(self.complete_to.load(Ordering::Acquire));
+        (std::mem::take(&mut *self.new.lock()), complete_to)
+    }
+
+    fn put_back(&self, rest: &[DeliveryId]) {
+        self.new.lock().extend_from_slice(rest);
+    }
+}
+
+/// Moves entries from the buffer into the index.
+pub struct LogIndex {
+    store: Store,
+    buffer: Arc<LogBuffer>,
+    insert: RowStatement,
+    /// One flush at a time; a reader that waits for it finds its entries there.
+    turn: AsyncMutex<EventSeq>,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct KeyRow {
+    event_seq: i64,
+    webhook_num: i64,
+}
+
+impl LogIndex {
+    /// Indexes what the last process left behind.
+    pub async fn open(store: &Store, buffer: Arc<LogBuffer>) -> Result<Self, StoreError> {
+        let indexed_to = store.log_indexed_to().await?;
+        let head = "INSERT INTO delivery_log (webhook_num, event_seq)";
+        let insert = RowStatement::new(head, 2, "ON CONFLICT DO NOTHING");
+        let index = Self { store: store.clone(), buffer, insert, turn: AsyncMutex::new(indexed_to) };
+        index.catch_up(indexed_to).await?;
+        Ok(index)
+    }
+
+    async fn catch_up(&self, indexed_to: EventSeq) -> Result<(), StoreError> {
+        let mut after = DeliveryId { event: EventSeq(indexed_to.0 + 1), webhook: WebhookNum(0) };
+        loop {
+            let sql = "SELECT event_seq, webhook_num FROM delivery WHERE (event_seq, webhook_num) > ($1, $2) \
+                       ORDER BY event_seq, webhook_num LIMIT $3";
+            let values = [after.event.0.into(), after.webhook.0.into(), (CHUNK as i64).into()];
+            let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
+            let rows = KeyRow::find_by_statement(statement).all(self.store.readers()).await?;
+            let id = |row: &KeyRow| DeliveryId { event: EventSeq(row.event_seq), webhook: WebhookNum(row.webhook_num) };
+            let Some(last) = rows.last().map(id) else { return Ok(()) };
+            self.insert(rows.iter().map(id).collect(), None).await?;
+            after = last;
+        }
+    }
+
+    /// After this, every delivery recorded before the call is in the index.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        let mut indexed_to = self.turn.lock().await;
+        let (mut ids, complete_to) = self.buffer.take();
+        ids.sort_unstable_by_key(|id| (id.webhook, id.event));
+        let mut chunks = ids.chunks(CHUNK);
+        while let Some(chunk) = chunks.next() {
+            if let Err(error) = self.insert(chunk.to_vec(), None).await {
+                self.buffer.put_back(chunk);
+                chunks.for_each(|rest| self.buffer.put_back(rest));
+                return Err(error);
+            }
+        }
+        if complete_to > *indexed_to {
+            self.insert(Vec::new(), Some(complete_to)).await?;
+            *indexed_to = complete_to;
+        }
+        Ok(())
+    }
+
+    async fn insert(&self, ids: Vec<DeliveryId>, indexed_to: Option<EventSeq>) -> Result<(), StoreError> {
+        self.store
+            .write(async |on| {
+                let values: Vec<Value> =
+                    ids.iter().flat_map(|id| [id.webhook.0.into(), id.event.0.into()]).collect();
+                self.insert.run(on, values).await?;
+                if let Some(to) = indexed_to {
+                    state::set_log_indexed_to(on, to).await?;
+                }
+                Ok(())
+            })
+            .await
+    }
+}

@@ -1,0 +1,126 @@
+//! Tenants.
+
+use entity::tenant::{ActiveModel, Column, Entity, Model};
+use sea_orm::sea_query::Expr;
+use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, Set};
+
+use crate::clock::UnixMillis;
+use crate::id::{TenantId, TenantNum};
+
+use super::idempotency::Once;
+use super::{Page, Store, StoreError, event_types, webhooks};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenant {
+    pub num: TenantNum,
+    pub id: TenantId,
+    pub name: String,
+    /// Whether events of types that were never declared are accepted.
+    pub allow_undeclared_types: bool,
+    pub version: i64,
+    pub created_at: UnixMillis,
+    pub updated_at: UnixMillis,
+}
+
+#[derive(Debug, Clone)]
+pub struct NewTenant {
+    pub id: TenantId,
+    pub name: String,
+    pub allow_undeclared_types: bool,
+    pub created_at: UnixMillis,
+    /// Names and descriptions of the event types that it starts with.
+    pub catalogue: Vec<(String, String)>,
+}
+
+impl TryFrom<Model> for Tenant {
+    type Error = StoreError;
+
+    fn try_from(row: Model) -> Result<Self, StoreError> {
+        let Model { num, id, name, allow_undeclared_types, version, created_at, updated_at, deleted_at: _ } = row;
+        let id = TenantId::from_bytes(&id).ok_or_else(|| StoreError::unreadable("tenant id", "not 16 bytes"))?;
+        Ok(Self {
+            num: TenantNum(num),
+            id,
+            name,
+            allow_undeclared_types,
+            version,
+            created_at: UnixMillis(created_at),
+            updated_at: UnixMillis(updated_at),
+        })
+    }
+}
+
+impl Store {
+    pub async fn create_tenant(&self, new: NewTenant, once: Option<Once>) -> Result<Tenant, StoreError> {
+        self.write(async |on| {
+            self.remember(on, once, new.created_at).await?;
+            let row = ActiveModel {
+                id: Set(new.id.bytes()),
+                name: Set(new.name),
+                allow_undeclared_types: Set(new.allow_undeclared_types),
+                version: Set(1),
+                created_at: Set(new.created_at.0),
+                updated_at: Set(new.created_at.0),
+                ..Default::default()
+            };
+            let tenant: Tenant = row.insert(on).await?.try_into()?;
+            event_types::declare_all(on, tenant.num, &new.catalogue, new.created_at).await?;
+            Ok(tenant)
+        })
+        .await
+    }
+
+    pub async fn tenant(&self, id: TenantId) -> Result<Option<Tenant>, StoreError> {
+        let found = Entity::find().filter(Column::Id.eq(id.bytes())).filter(Column::DeletedAt.is_null());
+        found.one(self.readers()).await?.map(Tenant::try_from).transpose()
+    }
+
+    pub async fn tenant_by_num(&self, num: TenantNum) -> Result<Option<Tenant>, StoreError> {
+        let found = Entity::find_by_id(num.0).filter(Column::DeletedAt.is_null());
+        found.one(self.readers()).await?.map(Tenant::try_from).transpose()
+    }
+
+    /// Newest first, those below `before`.
+    pub async fn tenants(&self, before: Option<i64>, limit: u64) -> Result<Page<Tenant>, StoreError> {
+        let mut query = Entity::find().filter(Column::DeletedAt.is_null()).order_by_desc(Column::Num);
+        if let Some(before) = before {
+            query = query.filter(Column::Num.lt(before));
+        }
+        let rows = query.limit(limit + 1).all(self.readers()).await?;
+        let tenants: Result<Vec<_>, _> = rows.into_iter().map(Tenant::try_from).collect();
+        Ok(Page::of(tenants?, limit, |tenant| tenant.num.0))
+    }
+
+    /// Writes name and settings if `version` is still the stored one.
+    pub async fn update_tenant(&self, tenant: &Tenant, now: UnixMillis) -> Result<Tenant, StoreError> {
+        self.write(async |on| {
+            let current = Entity::find_by_id(tenant.num.0).filter(Column::Version.eq(tenant.version)).one(on).await?;
+            let mut row = current.ok_or(StoreError::Stale)?.into_active_model();
+            row.name = Set(tenant.name.clone());
+            row.allow_undeclared_types = Set(tenant.allow_undeclared_types);
+            row.version = Set(tenant.version + 1);
+            row.updated_at = Set(now.0);
+            row.update(on).await?.try_into()
+        })
+        .await
+    }
+
+    /// Takes the tenant's keys and webhooks with it; what was owed is cancelled.
+    pub async fn delete_tenant(&self, tenant: &Tenant, now: UnixMillis) -> Result<(), StoreError> {
+        self.write(async |on| {
+            entity::api_key::Entity::delete_many()
+                .filter(entity::api_key::Column::TenantNum.eq(tenant.num.0))
+                .exec(on)
+                .await?;
+            webhooks::delete_all_of(on, tenant.num, now).await?;
+            let deleted = Entity::update_many()
+                .col_expr(Column::DeletedAt, Expr::value(now.0))
+                .filter(Column::Num.eq(tenant.num.0))
+                .filter(Column::Version.eq(tenant.version))
+                .exec(on)
+                .await?;
+            if deleted.rows_affected == 1 { Ok(()) } else { Err(StoreError::Stale) }
+        })
+        .await
+    }
+}

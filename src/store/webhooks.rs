@@ -1,0 +1,368 @@
+//! Webhooks and their signing secrets.
+
+use std::collections::{BTreeMap, HashMap};
+
+use entity::webhook::{ActiveModel, Column, Entity, Model};
+use entity::webhook_secret as secret;
+use sea_orm::sea_query::{Expr, ExprTrait};
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
+    Set, Statement,
+};
+use serde::de::DeserializeOwned;
+
+use crate::clock::UnixMillis;
+use crate::id::{TenantNum, WebhookId, WebhookNum};
+
+use super::deliveries::Status;
+use super::idempotency::Once;
+use super::{Page, Store, StoreError};
+
+/// Webhooks read into the route table at a time.
+const ROUTES_CHUNK: u64 = 10_000;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Webhook {
+    pub num: WebhookNum,
+    pub id: WebhookId,
+    pub tenant: TenantNum,
+    pub name: String,
+    pub url: String,
+    /// Subscriptions: exact types, `prefix.*`, or `*`.
+    pub events: Vec<String>,
+    pub headers: BTreeMap<String, String>,
+    /// What the owner chose of limits and retries; the store does not look inside.
+    pub policy: serde_json::Value,
+    pub description: Option<String>,
+    pub metadata: Option<serde_json::Value>,
+    pub is_active: bool,
+    /// Why the engine switched it off, if it did.
+    pub inactive_reason: Option<String>,
+    pub version: i64,
+    pub created_at: UnixMillis,
+    pub updated_at: UnixMillis,
+}
+
+#[derive(Debug, Clone)]
+pub struct NewWebhook {
+    pub id: WebhookId,
+    pub tenant: TenantNum,
+    pub name: String,
+    pub url: String,
+    pub events: Vec<String>,
+    pub headers: BTreeMap<String, String>,
+    pub policy: serde_json::Value,
+    pub description: Option<String>,
+    pub metadata: Option<serde_json::Value>,
+    pub is_active: bool,
+    /// The signing secret as its owner sees it.
+    pub secret: String,
+    pub created_at: UnixMillis,
+}
+
+/// What the route table needs of a webhook.
+#[derive(Debug, Clone)]
+pub struct Route {
+    pub num: WebhookNum,
+    pub tenant: TenantNum,
+    pub events: Vec<String>,
+    pub is_active: bool,
+}
+
+/// What an endpoint needs of its webhook.
+#[derive(Debug, Clone)]
+pub struct Serving {
+    pub webhook: Webhook,
+    /// Those that still sign, newest first.
+    pub secrets: Vec<String>,
+    /// When the first of them ends.
+    pub secrets_change_at: Option<UnixMillis>,
+}
+
+fn json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|error| StoreError::unreadable(what, error))
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|error| StoreError::unreadable("value", error))
+}
+
+impl Store {
+    pub async fn create_webhook(&self, new: NewWebhook, once: Option<Once>) -> Result<Webhook, StoreError> {
+        self.write(async |on| {
+            self.remember(on, once, new.created_at).await?;
+            let row = ActiveModel {
+                id: Set(new.id.bytes()),
+                tenant_num: Set(new.tenant.0),
+                name: Set(new.name),
+                url: Set(new.url),
+                events: Set(to_json(&new.events)?),
+                headers: Set(self.seal_headers(new.id, &new.headers)?),
+                policy: Set(to_json(&new.policy)?),
+                description: Set(new.description),
+                metadata: Set(new.metadata.as_ref().map(to_json).transpose()?),
+                is_active: Set(new.is_active),
+                version: Set(1),
+                created_at: Set(new.created_at.0),
+                updated_at: Set(new.created_at.0),
+                ..Default::default()
+            };
+            let row = row.insert(on).await?;
+            self.add_secret(on, WebhookNum(row.num), new.id, &new.secret, new.created_at).await?;
+            self.webhook_of(row)
+        })
+        .await
+    }
+
+    pub async fn webhook(&self, tenant: TenantNum, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
+        let query = Entity::find()
+            .filter(Column::Id.eq(id.bytes()))
+            .filter(Column::TenantNum.eq(tenant.0))
+            .filter(Column::DeletedAt.is_null());
+        query.one(self.readers()).await?.map(|row| self.webhook_of(row)).transpose()
+    }
+
+    /// Newest first, those below `before`.
+    pub async fn webhooks(
+        &self,
+        tenant: TenantNum,
+        is_active: Option<bool>,
+        before: Option<i64>,
+        limit: u64,
+    ) -> Result<Page<Webhook>, StoreError> {
+        let mut query = Entity::find()
+            .filter(Column::TenantNum.eq(tenant.0))
+            .filter(Column::DeletedAt.is_null())
+            .order_by_desc(Column::Num);
+        if let Some(before) = before {
+            query = query.filter(Column::Num.lt(before));
+        }
+        if let Some(is_active) = is_active {
+            query = query.filter(Column::IsActive.eq(is_active));
+        }
+        let rows = query.limit(limit + 1).all(self.readers()).await?;
+        let webhooks: Result<Vec<_>, _> = rows.into_iter().map(|row| self.webhook_of(row)).collect();
+        Ok(Page::of(webhooks?, limit, |webhook| webhook.num.0))
+    }
+
+    /// Writes everything that may change, if `version` is still the stored one.
+    pub async fn update_webhook(&self, changed: &Webhook, now: UnixMillis) -> Result<Webhook, StoreError> {
+        self.write(async |on| {
+            let query = Entity::find_by_id(changed.num.0)
+                .filter(Column::Version.eq(changed.version))
+                .filter(Column::DeletedAt.is_null());
+            let mut row = query.one(on).await?.ok_or(StoreError::Stale)?.into_active_model();
+            row.name = Set(changed.name.clone());
+            row.url = Set(changed.url.clone());
+            row.events = Set(to_json(&changed.events)?);
+            row.headers = Set(self.seal_headers(changed.id, &changed.headers)?);
+            row.policy = Set(to_json(&changed.policy)?);
+            row.description = Set(changed.description.clone());
+            row.metadata = Set(changed.metadata.as_ref().map(to_json).transpose()?);
+            row.is_active = Set(changed.is_active);
+            row.inactive_reason = Set(changed.inactive_reason.clone());
+            row.version = Set(changed.version + 1);
+            row.updated_at = Set(now.0);
+            self.webhook_of(row.update(on).await?)
+        })
+        .await
+    }
+
+    /// Switches a webhook off on the engine's own account. Answers whether it was on.
+    pub async fn disable_webhook(&self, num: WebhookNum, reason: &str, now: UnixMillis) -> Result<bool, StoreError> {
+        self.write(async |on| {
+            let changed = Entity::update_many()
+                .col_expr(Column::IsActive, Expr::value(false))
+                .col_expr(Column::InactiveReason, Expr::value(reason))
+                .col_expr(Column::Version, Expr::col(Column::Version).add(1))
+                .col_expr(Column::UpdatedAt, Expr::value(now.0))
+                .filter(Column::Num.eq(num.0))
+                .filter(Column::IsActive.eq(true))
+                .exec(on)
+                .await?;
+            Ok(changed.rows_affected == 1)
+        })
+        .await
+    }
+
+    /// Deletes the webhook; what it was owed is cancelled.
+    pub async fn delete_webhook(&self, doomed: &Webhook, now: UnixMillis) -> Result<(), StoreError> {
+        self.write(async |on| {
+            let deleted = Entity::update_many()
+                .col_expr(Column::DeletedAt, Expr::value(now.0))
+                .col_expr(Column::IsActive, Expr::value(false))
+                .filter(Column::Num.eq(doomed.num.0))
+                .filter(Column::Version.eq(doomed.version))
+                .filter(Column::DeletedAt.is_null())
+                .exec(on)
+                .await?;
+            if deleted.rows_affected == 0 {
+                return Err(StoreError::Stale);
+            }
+            cancel_pending(on, "webhook_num = $3", doomed.num.0, now).await
+        })
+        .await
+    }
+
+    /// Makes `new` the current secret; the ones before sign until `old_until`. Answers the webhook's new version.
+    pub async fn rotate_secret(
+        &self,
+        webhook: &Webhook,
+        new: &str,
+        old_until: UnixMillis,
+        now: UnixMillis,
+    ) -> Result<Webhook, StoreError> {
+        self.write(async |on| {
+            secret::Entity::delete_many()
+                .filter(secret::Column::WebhookNum.eq(webhook.num.0))
+                .filter(secret::Column::ExpiresAt.lte(now.0))
+                .exec(on)
+                .await?;
+            secret::Entity::update_many()
+                .col_expr(secret::Column::ExpiresAt, Expr::value(old_until.0))
+                .filter(secret::Column::WebhookNum.eq(webhook.num.0))
+                .filter(secret::Column::ExpiresAt.is_null())
+                .exec(on)
+                .await?;
+            self.add_secret(on, webhook.num, webhook.id, new, now).await?;
+            let row = Entity::find_by_id(webhook.num.0).filter(Column::DeletedAt.is_null()).one(on).await?;
+            let mut row = row.ok_or(StoreError::Stale)?.into_active_model();
+            row.version = Set(row.version.unwrap() + 1);
+            row.updated_at = Set(now.0);
+            self.webhook_of(row.update(on).await?)
+        })
+        .await
+    }
+
+    /// Every webhook that is not deleted, in chunks, after `after`; an empty answer is the end.
+    pub async fn routes(&self, after: WebhookNum) -> Result<Vec<Route>, StoreError> {
+        let rows: Vec<(i64, i64, String, bool)> = Entity::find()
+            .select_only()
+            .columns([Column::Num, Column::TenantNum, Column::Events, Column::IsActive])
+            .filter(Column::DeletedAt.is_null())
+            .filter(Column::Num.gt(after.0))
+            .order_by_asc(Column::Num)
+            .limit(ROUTES_CHUNK)
+            .into_tuple()
+            .all(self.readers())
+            .await?;
+        let route = |(num, tenant, events, is_active): (i64, i64, String, bool)| {
+            let events = json("subscriptions", &events)?;
+            Ok(Route { num: WebhookNum(num), tenant: TenantNum(tenant), events, is_active })
+        };
+        rows.into_iter().map(route).collect()
+    }
+
+    /// What endpoints need to serve these webhooks; deleted ones are missing.
+    pub async fn servings(
+        &self,
+        nums: &[WebhookNum],
+        now: UnixMillis,
+    ) -> Result<HashMap<WebhookNum, Serving>, StoreError> {
+        let keys: Vec<i64> = nums.iter().map(|num| num.0).collect();
+        let rows = Entity::find()
+            .filter(Column::Num.is_in(keys.clone()))
+            .filter(Column::DeletedAt.is_null())
+            .all(self.readers())
+            .await?;
+        let mut secrets = secret::Entity::find()
+            .filter(secret::Column::WebhookNum.is_in(keys))
+            .order_by_desc(secret::Column::Num)
+            .all(self.readers())
+            .await?;
+        secrets.retain(|row| row.expires_at.is_none_or(|at| at > now.0));
+        let mut servings = HashMap::with_capacity(rows.len());
+        for row in rows {
+            let webhook = self.webhook_of(row)?;
+            let mut serving = Serving { webhook, secrets: Vec::new(), secrets_change_at: None };
+            for row in secrets.iter().filter(|row| row.webhook_num == serving.webhook.num.0) {
+                serving.secrets.push(self.open_secret(serving.webhook.id, &row.sealed)?);
+                let earlier = [serving.secrets_change_at, row.expires_at.map(UnixMillis)].into_iter().flatten().min();
+                serving.secrets_change_at = earlier;
+            }
+            servings.insert(serving.webhook.num, serving);
+        }
+        Ok(servings)
+    }
+
+    fn webhook_of(&self, row: Model) -> Result<Webhook, StoreError> {
+        let Model { num, id, tenant_num, name, url, events, headers, policy, description, metadata, .. } = row;
+        let id = WebhookId::from_bytes(&id).ok_or_else(|| StoreError::unreadable("webhook id", "not 16 bytes"))?;
+        let headers = self.seal().open(&headers_row(id), &headers)?;
+        Ok(Webhook {
+            num: WebhookNum(num),
+            id,
+            tenant: TenantNum(tenant_num),
+            name,
+            url,
+            events: json("subscriptions", &events)?,
+            headers: serde_json::from_slice(&headers).map_err(|error| StoreError::unreadable("headers", error))?,
+            policy: json("policy", &policy)?,
+            description,
+            metadata: metadata.as_deref().map(|text| json("metadata", text)).transpose()?,
+            is_active: row.is_active,
+            inactive_reason: row.inactive_reason,
+            version: row.version,
+            created_at: UnixMillis(row.created_at),
+            updated_at: UnixMillis(row.updated_at),
+        })
+    }
+
+    fn seal_headers(&self, id: WebhookId, headers: &BTreeMap<String, String>) -> Result<Vec<u8>, StoreError> {
+        self.seal().close(&headers_row(id), to_json(headers)?.as_bytes())
+    }
+
+    fn open_secret(&self, id: WebhookId, sealed: &[u8]) -> Result<String, StoreError> {
+        let plain = self.seal().open(&secret_row(id), sealed)?;
+        String::from_utf8(plain).map_err(|error| StoreError::unreadable("secret", error))
+    }
+
+    async fn add_secret<C: ConnectionTrait>(
+        &self,
+        on: &C,
+        webhook: WebhookNum,
+        id: WebhookId,
+        plain: &str,
+        now: UnixMillis,
+    ) -> Result<(), StoreError> {
+        let row = secret::ActiveModel {
+            webhook_num: Set(webhook.0),
+            sealed: Set(self.seal().close(&secret_row(id), plain.as_bytes())?),
+            created_at: Set(now.0),
+            expires_at: Set(None),
+            ..Default::default()
+        };
+        row.insert(on).await?;
+        Ok(())
+    }
+}
+
+fn headers_row(id: WebhookId) -> Vec<u8> {
+    format!("headers of {id}").into_bytes()
+}
+
+fn secret_row(id: WebhookId) -> Vec<u8> {
+    format!("secret of {id}").into_bytes()
+}
+
+pub(super) async fn delete_all_of<C: ConnectionTrait>(on: &C, tenant: TenantNum, now: UnixMillis) -> Result<(), StoreError> {
+    Entity::update_many()
+        .col_expr(Column::DeletedAt, Expr::value(now.0))
+        .col_expr(Column::IsActive, Expr::value(false))
+        .filter(Column::TenantNum.eq(tenant.0))
+        .filter(Column::DeletedAt.is_null())
+        .exec(on)
+        .await?;
+    let of_tenant = "webhook_num IN (SELECT num FROM webhook WHERE tenant_num = $3)";
+    cancel_pending(on, of_tenant, tenant.0, now).await
+}
+
+async fn cancel_pending<C: ConnectionTrait>(on: &C, which: &str, of: i64, now: UnixMillis) -> Result<(), StoreError> {
+    let sql = format!(
+        "UPDATE delivery SET status = $1, next_at = NULL, manual_from = NULL, settled_at = $2 \
+         WHERE status = 0 AND {which}"
+    );
+    let values = [Status::Cancelled.code().into(), now.0.into(), of.into()];
+    on.execute_raw(Statement::from_sql_and_values(on.get_database_backend(), sql, values)).await?;
+    Ok(())
+}

@@ -1,0 +1,24 @@
+//! Logs: words on a terminal, JSON lines elsewhere, on standard error. Never secrets, bodies or signatures.
+
+use std::io::{IsTerminal, stderr};
+
+use tracing_subscriber::EnvFilter;
+
+/// The filter that could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("log: `{filter}` is not accepted; expected a tracing filter such as info or posthaste=debug")]
+pub struct LogError {
+    filter: String,
+}
+
+/// Starts logging; called once.
+pub fn start(filter: &str) -> Result<(), LogError> {
+    let parsed = EnvFilter::try_new(filter).map_err(|_| LogError { filter: filter.to_owned() })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(stderr);
+    if stderr().is_terminal() {
+        builder.with_target(false).init();
+    } else {
+        builder.json().init();
+    }
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! A server that is ended without warning, at any moment, keeps every promise that it made and can explain every request
+//! that it sent. What must hold afterwards is in `checker`.
+
+use std::os::unix::process::ExitStatusExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::checker::audit;
+use crate::hook::Hook;
+use crate::load::{Load, mixed_hooks};
+use crate::world::World;
+
+/// Enough to hit most of the moments that there are; more with `POSTHASTE_CRASH_ROUNDS`.
+const ROUNDS: usize = 20;
+
+/// From here on it would take a miracle for no crash to cut a request short.
+const ROUNDS_THAT_MUST_HIT: usize = 10;
+
+/// Calls of each publisher in one round: keeps the backlog at the end within what a test may wait for.
+const CALLS_PER_ROUND: usize = 15;
+
+/// Calls of each publisher towards a fault: more than enough to reach its passage.
+const CALLS_TO_A_FAULT: usize = 12;
+
+const SIGABRT: i32 = 6;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_however_often_the_server_is_killed() {
+    let rounds = std::env::var("POSTHASTE_CRASH_ROUNDS").map_or(ROUNDS, |n| n.parse().expect("a number of rounds"));
+    let mut world = World::start().await;
+    let hooks = mixed_hooks(&world).await;
+    let load = Arc::new(Load::default());
+
+    for _ in 0..rounds {
+        let client = world.client().clone();
+        let moment = Duration::from_millis(rand::random_range(100..600));
+        // The moment of death is the one thing here that is meant to be a time and not a fact.
+        let death = async {
+            tokio::time::sleep(moment).await;
+            world.kill();
+        };
+        tokio::join!(load.publish(&client, CALLS_PER_ROUND), death);
+        world.restart().await;
+    }
+
+    let committed = load.settle_doubts(world.client()).await;
+    let summary = audit(&world, &all(&hooks), load.promises(), rounds).await;
+    println!("{rounds} rounds: {summary:?}, {committed} committed without an answer");
+    assert!(rounds < ROUNDS_THAT_MUST_HIT || summary.recoveries > 0, "no crash cut anything short");
+    world.stop().await;
+    world.check_integrity().await;
+}
+
+#[tokio::test]
+async fn an_abort_before_a_publish_is_committed_breaks_no_promise() {
+    survives_abort_at("publish.before_commit", 3).await;
+}
+
+#[tokio::test]
+async fn an_abort_after_a_publish_is_committed_loses_nothing() {
+    let committed = survives_abort_at("publish.after_commit", 3).await;
+    assert!(committed > 0, "what was committed before the abort was not found again");
+}
+
+#[tokio::test]
+async fn an_abort_after_a_dispatch_loses_nothing() {
+    survives_abort_at("fanout.after_dispatch", 3).await;
+}
+
+#[tokio::test]
+async fn an_abort_before_a_connect_loses_nothing() {
+    survives_abort_at("attempt.before_connect", 4).await;
+}
+
+#[tokio::test]
+async fn an_abort_after_the_answer_of_a_receiver_is_explained_by_a_recovery() {
+    survives_abort_at("attempt.after_send", 4).await;
+}
+
+#[tokio::test]
+async fn an_abort_before_an_outcome_is_committed_is_explained_by_a_recovery() {
+    survives_abort_at("outcome.before_commit", 2).await;
+}
+
+#[tokio::test]
+async fn an_abort_after_an_outcome_is_committed_sends_nothing_twice_without_reason() {
+    survives_abort_at("outcome.after_commit", 2).await;
+}
+
+/// Answers how many events had been committed without their publisher knowing.
+async fn survives_abort_at(point: &str, passage: usize) -> usize {
+    let mut world = World::with(&[("POSTHASTE_FAULT", &format!("abort:{point}:{passage}"))]).await;
+    let hooks = mixed_hooks(&world).await;
+    let load = Arc::new(Load::default());
+
+    load.publish(world.client(), CALLS_TO_A_FAULT).await;
+    let status = world.ended().await;
+    assert_eq!(status.signal(), Some(SIGABRT), "{point} was never reached: {status}");
+    world.env().remove("POSTHASTE_FAULT");
+    world.restart().await;
+
+    let committed = load.settle_doubts(world.client()).await;
+    let summary = audit(&world, &all(&hooks), load.promises(), 1).await;
+    println!("abort at {point}: {summary:?}, {committed} committed without an answer");
+    world.stop().await;
+    world.check_integrity().await;
+    committed
+}
+
+fn all(hooks: &[Hook]) -> Vec<&Hook> {
+    hooks.iter().collect()
+}

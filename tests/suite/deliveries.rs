@@ -1,0 +1,118 @@
+//! What a person can do with a delivery: look at it, send it again, call it off.
+
+use serde_json::{Value, json};
+
+use crate::hook::quick_retries;
+use crate::receiver::{Receiver, Reply};
+use crate::world::{World, each_attempt, text};
+
+#[tokio::test]
+async fn a_failed_delivery_is_sent_again_by_hand_and_keeps_its_history() {
+    let world = World::start().await;
+    let hook = world.hook(Receiver::fails(2).then_accepts(), json!({"retryPolicy": quick_retries(1)})).await;
+    let event = world.publish("message.sent").await;
+    let failed = world.settled(&event).await;
+    assert_eq!(failed["status"], "failed");
+
+    world.client().act(&action(&failed, "retry")).await.succeeded();
+
+    let done = world.delivery_when(&event, "the manual attempt succeeds", |d| d["status"] == "success").await;
+    assert_eq!(each_attempt(&done, "trigger"), ["scheduled", "retry", "manual"]);
+    assert_eq!(each_attempt(&done, "number"), [1, 2, 3]);
+    assert_eq!(each_attempt(&done, "statusCode"), [500, 500, 200]);
+    assert_eq!(hook.statuses(), [500, 500, 200]);
+    assert_eq!(hook.requests()[2].header("webhook-id"), event.id, "the same event, so that a receiver can tell");
+}
+
+#[tokio::test]
+async fn a_failed_manual_attempt_eats_no_automatic_retry() {
+    let world = World::start().await;
+    let policy = json!({"maxRetries": 2, "backoffStrategy": "schedule", "scheduleSeconds": [3, 1]});
+    let hook = world.hook(Receiver::status(500), json!({"retryPolicy": policy})).await;
+    let event = world.publish("message.sent").await;
+    let first = |delivery: &Value| each_attempt(delivery, "outcome") == ["rejected"];
+    let waiting = world.delivery_when(&event, "the first attempt is recorded", first).await;
+
+    world.client().act(&action(&waiting, "retry")).await.succeeded();
+
+    let failed = world.settled(&event).await;
+    assert_eq!(failed["status"], "failed");
+    assert_eq!(each_attempt(&failed, "trigger"), ["scheduled", "manual", "retry", "retry"]);
+    assert_eq!(each_attempt(&failed, "number"), [1, 2, 3, 4]);
+    assert_eq!(hook.requests().len(), 4);
+}
+
+/// The control webhook has the same schedule; its retry proves that the cancelled one's was due.
+#[tokio::test]
+async fn a_cancelled_delivery_is_not_tried_again() {
+    let world = World::start().await;
+    let policy = json!({"events": ["a.*"], "retryPolicy": quick_retries(5)});
+    let hook = world.hook(Receiver::status(500), policy.clone()).await;
+    let event = world.publish("a.b").await;
+    let first = |delivery: &Value| each_attempt(delivery, "outcome") == ["rejected"];
+    let waiting = world.delivery_when(&event, "the first attempt is recorded", first).await;
+
+    world.client().act(&action(&waiting, "cancel")).await.succeeded();
+
+    let control = world.hook(Receiver::status(500), policy).await;
+    world.client().patch(&hook.path(""), &json!({"events": ["other.type"]})).await.expect(200);
+    world.publish("a.b").await;
+    control.saw(2).await;
+    let cancelled = world.delivery(&text(&waiting, "id")).await;
+    assert_eq!(cancelled["status"], "cancelled");
+    assert!(cancelled["nextAttemptAt"].is_null(), "{cancelled}");
+    assert_eq!(hook.statuses(), [500]);
+}
+
+#[tokio::test]
+async fn a_finished_delivery_cannot_be_cancelled() {
+    let (world, _hook) = World::with_webhook(Receiver::ok()).await;
+    let event = world.publish("message.sent").await;
+    let done = world.settled(&event).await;
+
+    world.client().act(&action(&done, "cancel")).await.problem(409);
+
+    assert_eq!(world.delivery(&text(&done, "id")).await["status"], "success");
+}
+
+#[tokio::test]
+async fn deliveries_are_found_by_webhook_event_status_and_type() {
+    let world = World::start().await;
+    let good = world.hook(Receiver::ok(), json!({})).await;
+    let bad = world.hook(Receiver::status(500), json!({"retryPolicy": {"maxRetries": 0}})).await;
+    let first = world.publish("user.created").await;
+    let second = world.publish("call.failed").await;
+    world.all_settled(&first).await;
+    world.all_settled(&second).await;
+
+    let count = async |filter: &str| world.client().walk(&format!("/deliveries{filter}")).await.len();
+
+    assert_eq!(count("").await, 4);
+    assert_eq!(count(&format!("?webhookId={}", good.id)).await, 2);
+    assert_eq!(count(&format!("?eventId={}", first.id)).await, 2);
+    assert_eq!(count("?status=failed").await, 2);
+    assert_eq!(count("?event=call.failed").await, 2);
+    assert_eq!(count(&format!("?webhookId={}&status=failed&event=call.failed", bad.id)).await, 1);
+    assert_eq!(count(&format!("?webhookId={}&status=failed", good.id)).await, 0);
+    assert_eq!(count("?status=pending").await, 0);
+}
+
+/// A delivery whose first attempt is still under way is owed by the fan-out alone: it must show all the same.
+#[tokio::test]
+async fn a_delivery_is_there_to_be_read_before_its_first_attempt_is_over() {
+    let (world, hook) = World::with_webhook(Receiver::says(|_| Reply::Hang)).await;
+
+    let event = world.publish("message.sent").await;
+    hook.receiver.was_asked(1).await;
+
+    let owed = world.deliveries_of(&event.id).await;
+    assert_eq!(owed.len(), 1);
+    assert_eq!((&owed[0]["status"], &owed[0]["webhookId"]), (&json!("pending"), &json!(hook.id)));
+    let by_id = world.delivery(&text(&owed[0], "id")).await;
+    assert_eq!(by_id["status"], "pending");
+    assert_eq!(hook.requests()[0].header("x-webhook-delivery"), by_id["id"]);
+}
+
+fn action(delivery: &Value, verb: &str) -> String {
+    format!("/deliveries/{}/{verb}", text(delivery, "id"))
+}

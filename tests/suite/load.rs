@@ -1,0 +1,109 @@
+//! Publishers that keep a server busy, and book P: what they were promised. An event that got no answer is in doubt;
+//! it is published again under the same id, which must make it one event whatever became of the first try.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::client::{Client, try_send};
+use crate::hook::{Hook, quick_retries};
+use crate::receiver::Receiver;
+use crate::world::{Event, World};
+
+const PUBLISHERS: usize = 8;
+
+/// Every so-many-th call of a publisher is a batch.
+const BATCH_EVERY: usize = 4;
+const BATCH: usize = 5;
+
+/// The types of the load; which webhooks want them differs.
+const TYPES: [&str; 3] = ["load.wide", "load.some", "other.few"];
+
+#[derive(Default)]
+pub(crate) struct Load {
+    promises: Mutex<Vec<Event>>,
+    doubtful: Mutex<Vec<Value>>,
+    published: AtomicUsize,
+}
+
+impl Load {
+    /// Publishes from all sides, `calls` times each, until a call is not answered with an acceptance.
+    pub(crate) async fn publish(self: &Arc<Self>, client: &Client, calls: usize) {
+        let mut publishers = JoinSet::new();
+        for _ in 0..PUBLISHERS {
+            let (load, client) = (Arc::clone(self), client.clone());
+            publishers.spawn(async move {
+                for call in 1..=calls {
+                    let size = if call % BATCH_EVERY == 0 { BATCH } else { 1 };
+                    if !load.publish_some(&client, size).await {
+                        return;
+                    }
+                }
+            });
+        }
+        publishers.join_all().await;
+    }
+
+    async fn publish_some(&self, client: &Client, size: usize) -> bool {
+        let events: Vec<Value> = (0..size).map(|_| self.next()).collect();
+        let accepted = accepted(client, &events).await;
+        let success = accepted.is_some();
+        match accepted {
+            Some(accepted) => self.promises.lock().expect("no holder panics").extend(accepted),
+            None => self.doubtful.lock().expect("no holder panics").extend(events),
+        }
+        success
+    }
+
+    fn next(&self) -> Value {
+        let n = self.published.fetch_add(1, Ordering::Relaxed);
+        json!({"event": TYPES[n % TYPES.len()], "data": {"n": n}, "id": format!("load-{n}")})
+    }
+
+    /// Publishes again what is in doubt; answers how many had been committed the first time.
+    pub(crate) async fn settle_doubts(&self, client: &Client) -> usize {
+        let doubtful = std::mem::take(&mut *self.doubtful.lock().expect("no holder panics"));
+        let mut known = 0;
+        for event in doubtful {
+            let accepted = accepted(client, &[event]).await.expect("a running server accepts");
+            known += accepted.iter().filter(|event| event.duplicate).count();
+            self.promises.lock().expect("no holder panics").extend(accepted);
+        }
+        known
+    }
+
+    pub(crate) fn promises(&self) -> Vec<Event> {
+        self.promises.lock().expect("no holder panics").clone()
+    }
+}
+
+/// What the server promised for these events; `None` if it did not answer, or could not take them.
+async fn accepted(client: &Client, events: &[Value]) -> Option<Vec<Event>> {
+    let call = match events {
+        [event] => client.json(Method::POST, "/events", event),
+        events => client.json(Method::POST, "/events/batch", &json!({"events": events})),
+    };
+    let answer = try_send(call).await.ok()?;
+    if answer.status == 503 {
+        return None;
+    }
+    let body = answer.expect(202);
+    match body["results"].as_array() {
+        Some(results) => Some(results.iter().map(Event::from).collect()),
+        None => Some(vec![Event::from(&body)]),
+    }
+}
+
+/// Webhooks with overlapping interests: a good one, a flaky one, a slow one.
+pub(crate) async fn mixed_hooks(world: &World) -> [Hook; 3] {
+    let settings = |events: &str| json!({"events": [events], "retryPolicy": quick_retries(20)});
+    [
+        world.hook(Receiver::ok(), settings("*")).await,
+        world.hook(Receiver::fails_every(5), settings("load.*")).await,
+        world.hook(Receiver::answers_after(Duration::from_millis(20)), settings("load.wide")).await,
+    ]
+}

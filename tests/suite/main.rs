@@ -1,0 +1,36 @@
+//! Black-box tests of the `posthaste` binary. A test spawns the real program on a database of its own, talks to it
+//! over real sockets as its users do, and reads what happened from the books: what the publisher was promised (P),
+//! what the receivers saw (R), and what the program says it did (D).
+//!
+//! Nothing here names a module of the product. `world` is the way in; `checker` holds the invariants that must hold
+//! after every fault.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test, a panic is how a broken promise is reported")]
+
+// The harness.
+mod checker;
+mod client;
+mod fact;
+mod hook;
+mod load;
+mod receiver;
+mod server;
+mod verify;
+mod world;
+
+// The tests, one module for each kind of promise.
+mod access;
+mod crash;
+mod deliveries;
+mod fanout;
+mod inputs;
+mod libraries;
+mod lifecycle;
+mod lists;
+mod malformed;
+mod observe;
+mod panics;
+mod publish;
+mod receivers;
+mod schedule;
+mod signatures;
+mod webhooks;

@@ -1,0 +1,89 @@
+//! A panic inside the server stays where it happened: the endpoint comes back, loses nothing, and nobody else notices.
+
+use serde_json::json;
+
+use crate::checker::audit;
+use crate::hook::{Hook, quick_retries};
+use crate::receiver::Receiver;
+use crate::world::{Event, World, attempts, each_attempt, text};
+
+const EVENTS: usize = 20;
+
+#[tokio::test]
+async fn an_endpoint_that_panics_comes_back_and_loses_nothing() {
+    let (mut world, victim, other) = world_with_victim("panic:endpoint.handle:3").await;
+
+    let events = publish_all(&world).await;
+
+    audit(&world, &[&victim, &other], events.clone(), 1).await;
+    let wanted: Vec<&String> = events.iter().map(|event| &event.id).collect();
+    for hook in [&victim, &other] {
+        let accepted = hook.accepted_events();
+        assert!(wanted.iter().all(|id| accepted.contains(id)), "{} of {EVENTS} arrived", accepted.len());
+    }
+    assert_untouched(&world, &other, &events).await;
+    assert_panicked_and_lives(&mut world).await;
+}
+
+#[tokio::test]
+async fn an_attempt_that_panics_is_on_record_as_crashed_and_is_retried() {
+    let (mut world, victim, other) = world_with_victim("panic:attempt.task:1").await;
+
+    let events = publish_all(&world).await;
+
+    audit(&world, &[&victim, &other], events.clone(), 0).await;
+    let mut crashed = 0;
+    for event in &events {
+        let delivery = delivery_to(&world, &victim, event).await;
+        assert_eq!(delivery["status"], "success", "{delivery}");
+        if attempts(&delivery).len() > 1 {
+            assert_eq!(each_attempt(&delivery, "outcome"), ["crashed", "success"]);
+            assert_eq!(each_attempt(&delivery, "trigger"), ["scheduled", "retry"]);
+            crashed += 1;
+        }
+    }
+    assert_eq!(crashed, 1);
+    assert_untouched(&world, &other, &events).await;
+    assert_panicked_and_lives(&mut world).await;
+}
+
+async fn world_with_victim(fault: &str) -> (World, Hook, Hook) {
+    let world = World::with(&[("POSTHASTE_FAULT", fault), ("POSTHASTE_FAULT_WEBHOOK", "victim")]).await;
+    let settings = |name: &str| json!({"name": name, "retryPolicy": quick_retries(3)});
+    let victim = world.hook(Receiver::ok(), settings("victim")).await;
+    let other = world.hook(Receiver::ok(), settings("bystander")).await;
+    (world, victim, other)
+}
+
+async fn publish_all(world: &World) -> Vec<Event> {
+    let mut events = Vec::new();
+    for _ in 0..EVENTS {
+        events.push(world.publish("message.sent").await);
+    }
+    events
+}
+
+/// The bystander got each event at the first try, and only once.
+async fn assert_untouched(world: &World, bystander: &Hook, events: &[Event]) {
+    assert_eq!(bystander.requests().len(), events.len());
+    for event in events {
+        let delivery = delivery_to(world, bystander, event).await;
+        assert_eq!(each_attempt(&delivery, "outcome"), ["success"], "{delivery}");
+    }
+}
+
+async fn delivery_to(world: &World, hook: &Hook, event: &Event) -> serde_json::Value {
+    let deliveries = world.all_settled(event).await;
+    let delivery = deliveries.iter().find(|delivery| delivery["webhookId"] == hook.id).expect("a delivery");
+    world.delivery(&text(delivery, "id")).await
+}
+
+/// The fault really fired, and the process took no notice.
+async fn assert_panicked_and_lives(world: &mut World) {
+    let server = world.server();
+    assert!(server.lives());
+    assert!(server.output().all().contains("panic"), "nothing panicked: {}", server.output().all());
+    let event = world.publish("message.sent").await;
+    world.all_settled(&event).await;
+    world.stop().await;
+}

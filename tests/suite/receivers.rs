@@ -1,0 +1,164 @@
+//! What receivers do to the engine, and what it does about it: too slow, gone, elsewhere, not there. One bad receiver
+//! costs the others nothing.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::hook::Hook;
+use crate::receiver::{Down, Receiver};
+use crate::world::{World, attempts, text};
+
+/// The promised time limit, and how exactly it is kept.
+const TIME_LIMIT: Duration = Duration::from_secs(5);
+const TOLERANCE: Duration = Duration::from_millis(500);
+
+/// As many deliveries to a healthy receiver as must pass while another one hangs.
+const UNAFFECTED: usize = 20;
+
+#[tokio::test]
+async fn a_hanging_receiver_is_cut_off_in_time_and_costs_nobody_else_anything() {
+    let world = World::start().await;
+    let silent = once(&world, Receiver::hangs(), json!({"events": ["bad.one"]})).await;
+    let dribbling = once(&world, Receiver::dribbles_body(), json!({"events": ["bad.one"]})).await;
+    let healthy = once(&world, Receiver::ok(), json!({"events": ["good.one"]})).await;
+    let bad = world.publish("bad.one").await;
+    silent.receiver.was_asked(1).await;
+    dribbling.receiver.was_asked(1).await;
+
+    for _ in 0..UNAFFECTED {
+        world.publish("good.one").await;
+    }
+
+    let served = healthy.saw(UNAFFECTED).await;
+    assert_eq!(served.len(), UNAFFECTED);
+    for hook in [&silent, &dribbling] {
+        assert!(hook.requests()[0].cut.is_none(), "the healthy one had to wait for the hanging one");
+        let seen = hook.saw(1).await;
+        let held = seen[0].cut.expect("cut off") - seen[0].arrived;
+        assert!((TIME_LIMIT - TOLERANCE..=TIME_LIMIT + TOLERANCE).contains(&held), "held for {held:?}");
+    }
+    for delivery in world.all_settled(&bad).await {
+        let delivery = world.delivery(&text(&delivery, "id")).await;
+        let took = attempts(&delivery)[0]["durationMs"].as_u64().expect("a duration");
+        assert!((4_500..=5_500).contains(&took), "{delivery}");
+        if delivery["webhookId"] == silent.id {
+            assert_eq!(attempts(&delivery)[0]["outcome"], "timed_out", "{delivery}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_may_have_a_time_limit_of_its_own() {
+    let world = World::start().await;
+    let hook = once(&world, Receiver::hangs(), json!({"timeoutMs": 300})).await;
+
+    let event = world.publish("message.sent").await;
+
+    let delivery = world.settled(&event).await;
+    assert_eq!(attempts(&delivery)[0]["outcome"], "timed_out");
+    let seen = hook.saw(1).await;
+    let held = seen[0].cut.expect("cut off") - seen[0].arrived;
+    assert!((Duration::from_millis(200)..Duration::from_millis(800)).contains(&held), "held for {held:?}");
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_gone_is_switched_off() {
+    let world = World::start().await;
+    let hook = world.hook(Receiver::status(410), json!({})).await;
+
+    let event = world.publish("message.sent").await;
+
+    let delivery = world.settled(&event).await;
+    assert_eq!(delivery["status"], "failed", "{delivery}");
+    assert_eq!(attempts(&delivery)[0]["outcome"], "gone");
+    assert_eq!(world.client().get(&hook.path("")).await.expect(200)["isActive"], false);
+    assert_eq!(world.publish("message.sent").await.matched, 0);
+    assert_eq!(hook.statuses(), [410], "asked once, and never again");
+}
+
+#[tokio::test]
+async fn a_redirect_is_a_refusal_and_is_not_followed() {
+    let world = World::start().await;
+    let canary = Receiver::ok();
+    let mut hooks = Vec::new();
+    for status in [301, 302, 303, 307, 308] {
+        hooks.push(once(&world, Receiver::redirects_to(status, canary.url("/elsewhere")), json!({})).await);
+    }
+
+    let event = world.publish("message.sent").await;
+
+    for delivery in world.all_settled(&event).await {
+        let delivery = world.delivery(&text(&delivery, "id")).await;
+        assert_eq!(delivery["status"], "failed", "{delivery}");
+        assert_eq!(attempts(&delivery)[0]["outcome"], "rejected", "{delivery}");
+    }
+    assert!(hooks.iter().all(|hook| hook.requests().len() == 1));
+    assert_eq!(canary.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn any_2xx_is_success_and_nothing_else_is() {
+    let world = World::start().await;
+    let mut hooks = Vec::new();
+    for status in [200, 201, 202, 204, 299, 304, 400, 404, 500, 599] {
+        hooks.push((status, once(&world, Receiver::status(status), json!({})).await));
+    }
+
+    let event = world.publish("message.sent").await;
+
+    let deliveries = world.all_settled(&event).await;
+    for (status, hook) in &hooks {
+        let delivery = of(&deliveries, hook);
+        let wanted = if (200..300).contains(status) { "success" } else { "failed" };
+        assert_eq!(delivery["status"], wanted, "{status}: {delivery}");
+        assert_eq!(delivery["lastAttempt"]["statusCode"], *status, "{delivery}");
+    }
+}
+
+#[tokio::test]
+async fn the_log_says_why_an_attempt_failed() {
+    let world = World::start().await;
+    let nobody = Down::new();
+    let nowhere = json!({"name": "down", "url": nobody.url("/"), "events": ["*"], "retryPolicy": {"maxRetries": 0}});
+    let refused = text(&world.client().post("/webhooks", &nowhere).await.expect(201), "id");
+    let closing = once(&world, Receiver::closes(), json!({})).await;
+    let busy = once(&world, Receiver::retry_after("1"), json!({})).await;
+
+    let event = world.publish("message.sent").await;
+
+    let deliveries = world.all_settled(&event).await;
+    let outcome_of = |id: &str| {
+        let delivery = deliveries.iter().find(|delivery| delivery["webhookId"] == id).expect("a delivery");
+        text(&delivery["lastAttempt"], "outcome")
+    };
+    assert_eq!(outcome_of(&refused), "connect_failed");
+    assert_eq!(outcome_of(&closing.id), "protocol_error");
+    assert_eq!(outcome_of(&busy.id), "throttled");
+    let log = world.client().walk(&format!("/webhooks/{refused}/logs")).await;
+    assert!(log[0]["lastAttempt"]["error"].as_str().is_some_and(|error| !error.is_empty()), "{log:?}");
+}
+
+#[tokio::test]
+async fn a_long_answer_is_kept_only_in_part() {
+    let world = World::start().await;
+    let hook = once(&world, Receiver::says_at_length(200_000), json!({})).await;
+
+    let event = world.publish("message.sent").await;
+
+    let delivery = world.settled(&event).await;
+    assert_eq!(delivery["status"], "success");
+    let kept = text(&attempts(&delivery)[0], "responseBody").len();
+    assert!((1..=64 * 1024).contains(&kept), "{kept} bytes kept");
+    assert_eq!(hook.requests().len(), 1);
+}
+
+/// A webhook that gets one attempt for each event.
+async fn once(world: &World, receiver: Receiver, mut settings: Value) -> Hook {
+    settings["retryPolicy"] = json!({"maxRetries": 0});
+    world.hook(receiver, settings).await
+}
+
+fn of<'a>(deliveries: &'a [Value], hook: &Hook) -> &'a Value {
+    deliveries.iter().find(|delivery| delivery["webhookId"] == hook.id).expect("a delivery to this webhook")
+}

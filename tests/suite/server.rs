@@ -1,0 +1,143 @@
+//! The program as a process: started with environment variables, ended by signals, judged by its exit code and its
+//! output. Knows nothing of what it serves.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::fact;
+
+pub(crate) type Env = BTreeMap<&'static str, String>;
+
+/// An exit on request must fit into the grace for requests in flight, with room for a busy machine.
+const EXIT: Duration = Duration::from_secs(45);
+
+pub(crate) struct Server {
+    child: Child,
+    output: Output,
+    url: String,
+}
+
+/// What a process wrote, in files that outlive it.
+#[derive(Debug, Clone)]
+pub(crate) struct Output {
+    stdout: PathBuf,
+    stderr: PathBuf,
+}
+
+impl Output {
+    pub(crate) fn stdout(&self) -> String {
+        std::fs::read_to_string(&self.stdout).unwrap_or_default()
+    }
+
+    pub(crate) fn stderr(&self) -> String {
+        std::fs::read_to_string(&self.stderr).unwrap_or_default()
+    }
+
+    pub(crate) fn all(&self) -> String {
+        format!("{}\n{}", self.stdout(), self.stderr())
+    }
+}
+
+/// The program with `args`, in `dir`, with nothing in its environment but `env`.
+fn spawn(dir: &Path, args: &[&str], env: &Env) -> (Child, Output) {
+    let log = tempfile::Builder::new().prefix("output-").tempdir_in(dir).expect("a directory for output").keep();
+    let output = Output { stdout: log.join("stdout"), stderr: log.join("stderr") };
+    let child = Command::new(env!("CARGO_BIN_EXE_posthaste"))
+        .args(args)
+        .current_dir(dir)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("RUST_BACKTRACE", "1")
+        .envs(env)
+        .stdin(Stdio::null())
+        .stdout(File::create(&output.stdout).expect("a file"))
+        .stderr(File::create(&output.stderr).expect("a file"))
+        .spawn()
+        .expect("the program starts");
+    (child, output)
+}
+
+/// Runs the program to its end.
+pub(crate) async fn run(dir: &Path, args: &[&str], env: &Env) -> (ExitStatus, Output) {
+    let (child, output) = spawn(dir, args, env);
+    let mut server = Server { child, output, url: String::new() };
+    let status = server.ended().await;
+    (status, server.output.clone())
+}
+
+impl Server {
+    /// Starts `posthaste serve` with `args` besides, and waits until it says where it listens.
+    pub(crate) async fn start(dir: &Path, args: &[&str], env: &Env) -> Self {
+        let (child, output) = spawn(dir, &[&["serve"], args].concat(), env);
+        let mut server = Self { child, output, url: String::new() };
+        server.url = fact::until("the server says where it listens", async || server.listening()).await;
+        server
+    }
+
+    fn listening(&mut self) -> Option<String> {
+        let out = self.output.stdout();
+        let url = out.lines().find_map(|line| line.strip_prefix("listening on "));
+        if url.is_none()
+            && let Some(status) = self.child.try_wait().expect("a child")
+        {
+            panic!("the server ended with {status} before it listened: {}", self.output.all());
+        }
+        url.map(|url| url.trim_end().trim_end_matches('/').to_owned())
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(crate) fn output(&self) -> &Output {
+        &self.output
+    }
+
+    /// Whether the process is there; a zombie is not.
+    pub(crate) fn lives(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_none()
+    }
+
+    /// Asks it to stop (SIGTERM), without waiting.
+    pub(crate) fn terminate(&self) {
+        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success(), "the signal was not sent");
+    }
+
+    /// Ends it where it stands (SIGKILL).
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("a signal to a child");
+        self.child.wait().expect("a child that ends");
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        fact::until_within(EXIT, "the process ends", async || self.child.try_wait().expect("a child")).await
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+        let pid = self.child.id();
+        let gone = Instant::now() + Duration::from_secs(5);
+        while exists(pid) && Instant::now() < gone {
+            std::thread::yield_now();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- what the server wrote ---\n{}\n---", self.output.all());
+            return;
+        }
+        assert!(!exists(pid), "process {pid} is still running");
+    }
+}
+
+/// Whether any process has this id.
+fn exists(pid: u32) -> bool {
+    let mut probe = Command::new("kill");
+    probe.args(["-0", &pid.to_string()]).stderr(Stdio::null());
+    probe.status().expect("kill runs").success()
+}

@@ -1,0 +1,275 @@
+//! One running engine with a tenant, and the verbs that a test needs: make a webhook, publish, wait for what follows,
+//! stop, kill, restart. Dropping it ends the process and fails the test if the server reported a panic.
+
+use std::path::Path;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::client::{Answer, Client};
+use crate::fact;
+use crate::hook::Hook;
+use crate::receiver::Receiver;
+use crate::server::{self, Env, Server};
+
+pub(crate) const ADMIN_KEY: &str = "admin-key-of-the-test-suite-0123456789";
+const ALL_SCOPES: [&str; 4] = ["read", "publish", "manage", "operate"];
+
+/// Below the range from which the kernel takes ports for outgoing connections, so that a restart finds its own again.
+const OWN_PORTS: std::ops::Range<u16> = 15_000..32_000;
+
+/// Longer than the longest schedule that a test waits out.
+const SETTLED: Duration = Duration::from_secs(60);
+
+pub(crate) struct World {
+    /// Before the directory: a process ends before its files go.
+    server: Server,
+    env: Env,
+    pub(crate) tenant: Tenant,
+    dir: TempDir,
+}
+
+/// A tenant and a caller with a key of every scope.
+#[derive(Clone)]
+pub(crate) struct Tenant {
+    pub(crate) id: String,
+    pub(crate) key: String,
+    pub(crate) client: Client,
+}
+
+/// What a publisher was promised: a line of book P.
+#[derive(Debug, Clone)]
+pub(crate) struct Event {
+    pub(crate) id: String,
+    pub(crate) timestamp: String,
+    pub(crate) matched: u64,
+    pub(crate) duplicate: bool,
+}
+
+impl Event {
+    pub(crate) fn from(body: &Value) -> Self {
+        Self {
+            id: text(body, "id"),
+            timestamp: text(body, "timestamp"),
+            matched: body["matched"].as_u64().unwrap_or_else(|| panic!("no `matched`: {body}")),
+            duplicate: body["duplicate"].as_bool().unwrap_or_else(|| panic!("no `duplicate`: {body}")),
+        }
+    }
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// A world and one webhook for every event.
+    pub(crate) async fn with_webhook(receiver: Receiver) -> (Self, Hook) {
+        let world = Self::start().await;
+        let hook = world.hook(receiver, json!({})).await;
+        (world, hook)
+    }
+
+    /// A world whose server has these variables besides, or instead.
+    pub(crate) async fn with(settings: &[(&'static str, &str)]) -> Self {
+        let dir = TempDir::with_prefix("posthaste-").expect("a directory");
+        let mut env = sober_env(dir.path());
+        env.extend(settings.iter().map(|(key, value)| (*key, (*value).to_owned())));
+        let server = Server::start(dir.path(), &[], &env).await;
+        let tenant = new_tenant(&Client::open(server.url()).with_key(ADMIN_KEY), "Acme").await;
+        Self { server, env, tenant, dir }
+    }
+
+    /// A caller without a key.
+    pub(crate) fn anyone(&self) -> Client {
+        Client::open(self.server.url())
+    }
+
+    pub(crate) fn admin(&self) -> Client {
+        self.anyone().with_key(ADMIN_KEY)
+    }
+
+    /// The tenant's own caller.
+    pub(crate) fn client(&self) -> &Client {
+        &self.tenant.client
+    }
+
+    pub(crate) fn server(&mut self) -> &mut Server {
+        &mut self.server
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn env(&mut self) -> &mut Env {
+        &mut self.env
+    }
+
+    pub(crate) async fn another_tenant(&self) -> Tenant {
+        new_tenant(&self.admin(), "Bolt").await
+    }
+
+    /// A caller of the tenant whose key has only these scopes.
+    pub(crate) async fn caller(&self, scopes: &[&str]) -> Client {
+        let key = new_key(&self.admin(), &self.tenant.id, scopes).await;
+        self.anyone().with_key(&text(&key, "key"))
+    }
+
+    /// Creates a webhook of the tenant that calls `receiver`, with `settings` over the plain ones.
+    pub(crate) async fn hook(&self, receiver: Receiver, settings: Value) -> Hook {
+        Hook::create(self.client(), receiver, settings).await
+    }
+
+    pub(crate) async fn publish(&self, event: &str) -> Event {
+        self.publish_with(&json!({"event": event, "data": {"hello": "world"}})).await
+    }
+
+    pub(crate) async fn publish_with(&self, body: &Value) -> Event {
+        Event::from(&self.client().post("/events", body).await.expect(202))
+    }
+
+    /// The deliveries of an event, one for each webhook that it matched.
+    pub(crate) async fn deliveries_of(&self, event: &str) -> Vec<Value> {
+        self.client().walk(&format!("/events/{event}/deliveries")).await
+    }
+
+    /// Waits until the one delivery of an event satisfies `fact`; answers it with its attempts.
+    pub(crate) async fn delivery_when(&self, event: &Event, what: &str, fact: impl Fn(&Value) -> bool) -> Value {
+        fact::until_within(SETTLED, what, async || {
+            let [delivery] = &self.deliveries_of(&event.id).await[..] else { return None };
+            let delivery = self.delivery(&text(delivery, "id")).await;
+            fact(&delivery).then_some(delivery)
+        })
+        .await
+    }
+
+    /// Waits until the one delivery of an event is at its end; answers it with its attempts.
+    pub(crate) async fn settled(&self, event: &Event) -> Value {
+        self.delivery_when(event, "the delivery ends", is_terminal).await
+    }
+
+    /// Waits until every delivery of an event is at its end.
+    pub(crate) async fn all_settled(&self, event: &Event) -> Vec<Value> {
+        let what = format!("{} deliveries of {} end", event.matched, event.id);
+        fact::until_within(SETTLED, &what, async || {
+            let deliveries = self.deliveries_of(&event.id).await;
+            let all = deliveries.len() as u64 == event.matched && deliveries.iter().all(is_terminal);
+            all.then_some(deliveries)
+        })
+        .await
+    }
+
+    pub(crate) async fn delivery(&self, id: &str) -> Value {
+        self.client().get(&format!("/deliveries/{id}")).await.expect(200)
+    }
+
+    /// Asks for a graceful end and expects to get it.
+    pub(crate) async fn stop(&mut self) {
+        self.server.terminate();
+        let status = self.server.ended().await;
+        assert_eq!(status.code(), Some(0), "a graceful stop: {}", self.server.output().all());
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.server.kill();
+    }
+
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        self.server.ended().await
+    }
+
+    /// Starts the ended server again: same database, same port, same tenant.
+    pub(crate) async fn restart(&mut self) {
+        assert!(!self.server.lives(), "it still runs");
+        let fresh = Server::start(self.dir.path(), &[], &self.env).await;
+        self.replace(fresh);
+    }
+
+    fn replace(&mut self, fresh: Server) {
+        assert_no_panic(&self.env, &self.server);
+        self.server = fresh;
+    }
+
+    /// Lets the program judge its own database, after the server has ended.
+    pub(crate) async fn check_integrity(&self) {
+        let url = self.env["POSTHASTE_DATABASE_URL"].as_str();
+        let (status, output) = server::run(self.dir.path(), &["check", "--database-url", url], &Env::new()).await;
+        let all = output.all();
+        assert!(status.success() && all.contains("integrity: ok"), "{status}: {all}");
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_no_panic(&self.env, &self.server);
+        }
+    }
+}
+
+fn assert_no_panic(env: &Env, server: &Server) {
+    let wanted = env.get("POSTHASTE_FAULT").is_some_and(|fault| fault.starts_with("panic"));
+    let all = server.output().all();
+    assert!(wanted || !all.contains("panicked at"), "the server panicked: {all}");
+}
+
+/// The variables of a server that may call receivers on this machine.
+pub(crate) fn sober_env(dir: &Path) -> Env {
+    Env::from([
+        ("POSTHASTE_DATABASE_URL", format!("sqlite://{}", dir.join("p.db").display())),
+        ("POSTHASTE_LISTEN", format!("127.0.0.1:{}", free_port())),
+        ("POSTHASTE_ADMIN_KEY", ADMIN_KEY.to_owned()),
+        ("POSTHASTE_ALLOW_HTTP", "true".to_owned()),
+        ("POSTHASTE_EGRESS_ALLOW", "127.0.0.0/8".to_owned()),
+        ("POSTHASTE_LOG", "warn".to_owned()),
+    ])
+}
+
+fn free_port() -> u16 {
+    std::iter::repeat_with(|| rand::random_range(OWN_PORTS))
+        .take(1_000)
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
+}
+
+async fn new_tenant(admin: &Client, name: &str) -> Tenant {
+    let tenant = admin.post("/tenants", &json!({"name": name})).await.expect(201);
+    let id = text(&tenant, "id");
+    let key = text(&new_key(admin, &id, &ALL_SCOPES).await, "key");
+    Tenant { client: admin.with_key(&key), id, key }
+}
+
+pub(crate) async fn new_key(admin: &Client, tenant: &str, scopes: &[&str]) -> Value {
+    let wish = json!({"name": format!("key for {}", scopes.join(" and ")), "scopes": scopes});
+    admin.post(&format!("/tenants/{tenant}/keys"), &wish).await.expect(201)
+}
+
+/// The text in a field that must have one.
+pub(crate) fn text(body: &Value, field: &str) -> String {
+    body[field].as_str().unwrap_or_else(|| panic!("no text in `{field}`: {body}")).to_owned()
+}
+
+pub(crate) fn is_terminal(delivery: &Value) -> bool {
+    match delivery["status"].as_str() {
+        Some("success" | "failed" | "cancelled") => true,
+        Some("pending") => false,
+        _ => panic!("a delivery without a known status: {delivery}"),
+    }
+}
+
+/// The attempts in a delivery that was read by its id, oldest first.
+pub(crate) fn attempts(delivery: &Value) -> &[Value] {
+    delivery["attempts"].as_array().unwrap_or_else(|| panic!("no list of attempts: {delivery}"))
+}
+
+/// One field of every attempt, in order.
+pub(crate) fn each_attempt<'a>(delivery: &'a Value, field: &str) -> Vec<&'a Value> {
+    attempts(delivery).iter().map(|attempt| &attempt[field]).collect()
+}
+
+/// The identity of an object in an answer, to look it up elsewhere.
+pub(crate) fn id_of(answer: &Answer) -> String {
+    text(&answer.json(), "id")
+}
