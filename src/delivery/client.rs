@@ -11,7 +11,7 @@ use super::guard::Guard;
 use super::resolver::VettedResolver;
 
 /// As many idle connections per receiver as reuse pays for: more requests at once than this are rare.
-const MAX_IDLE_PER_HOST: usize = 64;
+const MAX_IDLE_PER_HOST: usize = 512;
 
 /// An idle connection older than this is closed: common servers close theirs after 60 to 75 s, and a request that
 /// meets a closing connection is an attempt lost.

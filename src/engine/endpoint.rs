@@ -148,7 +148,7 @@ impl Endpoint {
         let Birth { serving, shared, sender, generation, registry, recover_before } = birth;
         let notice = Notice { num: serving.num, generation, sign: Sign::Crashed };
         Self {
-            lane: Lane::new(serving.policy.clone(), serving.mode),
+            lane: Lane::new(serving.policy.clone(), serving.mode, serving.has_rows),
             serving,
             shared,
             sender,
@@ -357,7 +357,7 @@ impl Actor for Endpoint {
                 actor.watch.say(Sign::Idle);
             }
         });
-        self.hear(Input::Wake, ctx);
+        self.hear(Input::Tick, ctx);
     }
 }
 

@@ -162,7 +162,7 @@ pub struct Lane {
 
 impl Lane {
     #[must_use]
-    pub fn new(policy: Arc<Policy>, mode: Mode) -> Self {
+    pub fn new(policy: Arc<Policy>, mode: Mode, has_rows: bool) -> Self {
         Self {
             limiter: Limiter::new(policy.rate_limit.as_ref()),
             policy,
@@ -170,7 +170,7 @@ impl Lane {
             ready: BTreeMap::new(),
             keys: HashMap::new(),
             in_flight: HashMap::new(),
-            more: true,
+            more: has_rows,
             loading: false,
             left_while_loading: HashSet::new(),
             limited_until: None,

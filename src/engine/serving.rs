@@ -24,6 +24,8 @@ pub(super) struct Serving {
     pub(super) policy: Arc<Policy>,
     /// `Err`: today's rules refuse what was once saved; the text says why.
     pub(super) target: Result<Target, String>,
+    /// Rows wait for it.
+    pub(super) has_rows: bool,
     /// When a rotated secret stops signing.
     pub(super) changes_at: Option<UnixMillis>,
 }
@@ -35,7 +37,7 @@ pub(super) async fn load(shared: &Shared, nums: &[WebhookNum]) -> Result<HashMap
 }
 
 fn serving_of(row: webhooks::Serving, guard: &Guard) -> Arc<Serving> {
-    let webhooks::Serving { webhook, secrets, secrets_change_at } = row;
+    let webhooks::Serving { webhook, secrets, secrets_change_at, has_pending_rows } = row;
     let policy: Policy = serde_json::from_value(webhook.policy.clone()).unwrap_or_else(|error| {
         tracing::error!(webhook = %webhook.id, %error, "unreadable policy, using the defaults");
         Policy::default()
@@ -53,6 +55,7 @@ fn serving_of(row: webhooks::Serving, guard: &Guard) -> Arc<Serving> {
         mode: if webhook.is_active { Mode::Open } else { Mode::Held },
         policy: Arc::new(policy),
         target,
+        has_rows: has_pending_rows,
         changes_at: secrets_change_at,
     })
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use entity::webhook::{ActiveModel, Column, Entity, Model};
-use entity::webhook_secret as secret;
-use sea_orm::sea_query::{Expr, ExprTrait};
+use entity::{delivery, webhook_secret as secret};
+use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
     Set, Statement,
@@ -77,6 +77,8 @@ pub struct Serving {
     pub secrets: Vec<String>,
     /// When the first of them ends.
     pub secrets_change_at: Option<UnixMillis>,
+    /// Whether any delivery waits for it as a row.
+    pub has_pending_rows: bool,
 }
 
 fn json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
@@ -271,10 +273,12 @@ impl Store {
             .all(self.readers())
             .await?;
         secrets.retain(|row| row.expires_at.is_none_or(|at| at > now.0));
+        let pending = self.with_pending_rows(nums).await?;
         let mut servings = HashMap::with_capacity(rows.len());
         for row in rows {
             let webhook = self.webhook_of(row)?;
-            let mut serving = Serving { webhook, secrets: Vec::new(), secrets_change_at: None };
+            let has_pending_rows = pending.contains(&webhook.num.0);
+            let mut serving = Serving { webhook, secrets: Vec::new(), secrets_change_at: None, has_pending_rows };
             for row in secrets.iter().filter(|row| row.webhook_num == serving.webhook.num.0) {
                 serving.secrets.push(self.open_secret(serving.webhook.id, &row.sealed)?);
                 let earlier = [serving.secrets_change_at, row.expires_at.map(UnixMillis)].into_iter().flatten().min();
@@ -283,6 +287,22 @@ impl Store {
             servings.insert(serving.webhook.num, serving);
         }
         Ok(servings)
+    }
+
+    async fn with_pending_rows(&self, nums: &[WebhookNum]) -> Result<Vec<i64>, StoreError> {
+        let pending = Query::select()
+            .expr(Expr::val(1))
+            .from(delivery::Entity)
+            // Spelled out: the index of due rows is partial, and a bound value does not select it.
+            .and_where(Expr::cust("delivery.status = 0"))
+            .and_where(Expr::col((delivery::Entity, delivery::Column::WebhookNum)).equals((Entity, Column::Num)))
+            .to_owned();
+        let query = Entity::find()
+            .select_only()
+            .column(Column::Num)
+            .filter(Column::Num.is_in(nums.iter().map(|num| num.0)))
+            .filter(Expr::exists(pending));
+        Ok(query.into_tuple().all(self.readers()).await?)
     }
 
     fn webhook_of(&self, row: Model) -> Result<Webhook, StoreError> {

@@ -211,13 +211,11 @@ impl Problem {
         self.body["detail"].as_str().unwrap_or_default()
     }
 
-    /// What stays when the parts that name this one request are taken away.
-    pub(crate) fn anonymous(&self) -> Value {
+    /// The document without the part that names this one request.
+    pub(crate) fn anonymous(&self) -> String {
         let mut body = self.body.clone();
-        for own in ["requestId", "instance", "detail"] {
-            body.as_object_mut().expect("an object").remove(own);
-        }
-        body
+        body.as_object_mut().expect("an object").remove("requestId");
+        body.to_string()
     }
 
     /// The JSON pointers of a validation error, each with its own code and message.

@@ -69,7 +69,7 @@ async fn a_graceful_stop_under_load_sends_nothing_twice_and_loses_nothing() {
         slow.receiver.was_asked(UNDER_WAY).await;
         world.stop().await;
     };
-    tokio::join!(load.publish(&client, 200), stop);
+    tokio::join!(load.publish(&client, usize::MAX), stop);
     world.restart().await;
 
     load.settle_doubts(world.client()).await;

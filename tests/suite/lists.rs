@@ -16,7 +16,6 @@ const PAGE: usize = 5;
 async fn a_list_is_walked_item_by_item_exactly_once() {
     let world = World::start().await;
     let receiver = Receiver::ok();
-    let mut event = String::new();
     for _ in 0..ITEMS {
         world.client().post("/webhooks", &plain(&receiver.url("/"), json!({"events": ["a.b"]}))).await.expect(201);
     }
@@ -24,13 +23,12 @@ async fn a_list_is_walked_item_by_item_exactly_once() {
         world.publish("c.d").await;
     }
     let wide = world.publish("a.b").await;
-    event.clone_from(&wide.id);
     world.all_settled(&wide).await;
 
     assert_walks(world.client(), "/webhooks").await;
     assert_walks(world.client(), "/events").await;
     assert_walks(world.client(), "/deliveries").await;
-    assert_walks(world.client(), &format!("/events/{event}/deliveries")).await;
+    assert_walks(world.client(), &format!("/events/{}/deliveries", wide.id)).await;
 }
 
 #[tokio::test]
@@ -103,7 +101,7 @@ async fn a_cursor_that_was_not_given_out_for_this_list_is_refused() {
     let foreign = first_cursor(&other.client, "/events").await;
     let of_webhooks = first_cursor(world.client(), "/webhooks").await;
 
-    for forged in ["x", "", "AAAA", "%00", "0", &"A".repeat(5_000), &bent, &cursor[1..], &foreign, &of_webhooks] {
+    for forged in ["x", "AAAA", "%00", "0", &"A".repeat(5_000), &bent, &cursor[1..], &foreign, &of_webhooks] {
         world.client().get(&format!("/events?cursor={forged}")).await.problem(400);
     }
     world.client().get(&format!("/webhooks?cursor={cursor}")).await.problem(400);

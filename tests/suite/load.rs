@@ -20,6 +20,10 @@ const PUBLISHERS: usize = 8;
 const BATCH_EVERY: usize = 4;
 const BATCH: usize = 5;
 
+/// A publisher rests so long after a call: the load lasts as long as the run, and its backlog stays within what a test
+/// may wait for.
+const REST_MS: std::ops::Range<u64> = 5..25;
+
 /// The types of the load; which webhooks want them differs.
 const TYPES: [&str; 3] = ["load.wide", "load.some", "other.few"];
 
@@ -42,21 +46,25 @@ impl Load {
                     if !load.publish_some(&client, size).await {
                         return;
                     }
+                    tokio::time::sleep(Duration::from_millis(rand::random_range(REST_MS))).await;
                 }
             });
         }
         publishers.join_all().await;
     }
 
+    /// Whether the server took all of them.
     async fn publish_some(&self, client: &Client, size: usize) -> bool {
         let events: Vec<Value> = (0..size).map(|_| self.next()).collect();
-        let accepted = accepted(client, &events).await;
-        let success = accepted.is_some();
-        match accepted {
-            Some(accepted) => self.promises.lock().expect("no holder panics").extend(accepted),
-            None => self.doubtful.lock().expect("no holder panics").extend(events),
+        let answers = publish(client, &events).await;
+        let taken = answers.iter().all(Option::is_some);
+        for (event, answer) in events.into_iter().zip(answers) {
+            match answer {
+                Some(promise) => self.promises.lock().expect("no holder panics").push(promise),
+                None => self.doubtful.lock().expect("no holder panics").push(event),
+            }
         }
-        success
+        taken
     }
 
     fn next(&self) -> Value {
@@ -69,9 +77,9 @@ impl Load {
         let doubtful = std::mem::take(&mut *self.doubtful.lock().expect("no holder panics"));
         let mut known = 0;
         for event in doubtful {
-            let accepted = accepted(client, &[event]).await.expect("a running server accepts");
-            known += accepted.iter().filter(|event| event.duplicate).count();
-            self.promises.lock().expect("no holder panics").extend(accepted);
+            let promise = publish(client, &[event]).await.remove(0).expect("a running server accepts");
+            known += usize::from(promise.duplicate);
+            self.promises.lock().expect("no holder panics").push(promise);
         }
         known
     }
@@ -81,20 +89,22 @@ impl Load {
     }
 }
 
-/// What the server promised for these events; `None` if it did not answer, or could not take them.
-async fn accepted(client: &Client, events: &[Value]) -> Option<Vec<Event>> {
+/// What the server promised for each of these events; `None` if it did not answer, or could not take it.
+async fn publish(client: &Client, events: &[Value]) -> Vec<Option<Event>> {
     let call = match events {
         [event] => client.json(Method::POST, "/events", event),
         events => client.json(Method::POST, "/events/batch", &json!({"events": events})),
     };
-    let answer = try_send(call).await.ok()?;
+    let nothing = vec![None; events.len()];
+    let Ok(answer) = try_send(call).await else { return nothing };
     if answer.status == 503 {
-        return None;
+        return nothing;
     }
     let body = answer.expect(202);
+    let promise = |body: &Value| body["id"].is_string().then(|| Event::from(body));
     match body["results"].as_array() {
-        Some(results) => Some(results.iter().map(Event::from).collect()),
-        None => Some(vec![Event::from(&body)]),
+        Some(results) => results.iter().map(promise).collect(),
+        None => vec![promise(&body)],
     }
 }
 

@@ -1,0 +1,83 @@
+//! Latency at a gentle pace, against its floor: one durable commit and one raw POST, measured at the same pace in the
+//! same run.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+
+use crate::cli::CliError;
+use crate::clock::UnixMillis;
+use crate::store::{Options, Store};
+
+use super::publishers::Publishers;
+use super::report::{Latency, LatencyReport};
+use super::server::Server;
+use super::sink::Sink;
+use super::{BenchArgs, raw, settled};
+
+/// 20 events a second, and a sample of the floor between each two.
+const PACE: Duration = Duration::from_millis(25);
+
+pub(super) async fn measure(
+    sink: &Arc<Sink>,
+    server: &Server,
+    directory: &Path,
+    args: &BenchArgs,
+    bar: &ProgressBar,
+) -> Result<LatencyReport, CliError> {
+    let publishers = Publishers::prepare(server, sink, 1, 1, args.payload).await?;
+    let floor = Floor::prepare(sink, directory, args.payload).await?;
+    publishers.publish_one().await?;
+    floor.once().await?;
+    settled(server, sink, bar).await?;
+    sink.forget_latencies();
+
+    let mut publish = Latency::histogram();
+    let mut floors = Latency::histogram();
+    let mut pace = tokio::time::interval(PACE);
+    for turn in 0..args.latency_seconds * 20 * 2 {
+        pace.tick().await;
+        // In turns, so that both see the same machine.
+        if turn % 2 == 0 {
+            publish.saturating_record(publishers.publish_one().await?);
+        } else {
+            floors.saturating_record(floor.once().await?);
+        }
+    }
+    settled(server, sink, bar).await?;
+    floor.close().await;
+    Ok(LatencyReport {
+        floor: Latency::of(&floors),
+        publish: Latency::of(&publish),
+        arrival: sink.arrival_latency(),
+    })
+}
+
+/// What no durable delivery can do without.
+struct Floor {
+    store: Store,
+    client: reqwest::Client,
+    request: reqwest::Request,
+}
+
+impl Floor {
+    async fn prepare(sink: &Sink, directory: &Path, payload: u32) -> Result<Self, CliError> {
+        let url = format!("sqlite://{}", directory.join("floor.db").display());
+        let store = Store::open(Options { url, master_key: None, migrate: true }).await.map_err(CliError::failed)?;
+        Ok(Self { store, client: raw::client()?, request: raw::request(&sink.url(), payload) })
+    }
+
+    /// Microseconds of one commit of one row and one POST, one after the other.
+    async fn once(&self) -> Result<u64, CliError> {
+        let began = Instant::now();
+        self.store.mark_stopped_cleanly(UnixMillis::now()).await.map_err(CliError::failed)?;
+        raw::post(&self.client, &self.request).await?;
+        Ok(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    async fn close(self) {
+        self.store.close().await;
+    }
+}

@@ -1,0 +1,143 @@
+//! Publishers over the API, each with one request at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use hdrhistogram::Histogram;
+use serde_json::json;
+
+use crate::cli::CliError;
+
+use super::report::Latency;
+use super::server::Server;
+use super::sink::Sink;
+
+/// Webhooks created at once while preparing.
+const CREATING: usize = 16;
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Load {
+    pub(super) events: usize,
+    pub(super) batch: usize,
+    pub(super) publishers: usize,
+}
+
+/// A tenant with webhooks, ready to be published to.
+pub(super) struct Publishers {
+    client: reqwest::Client,
+    single: String,
+    batch: String,
+    key: String,
+    groups: usize,
+    fan_out: usize,
+    payload: u32,
+    sink: Arc<Sink>,
+}
+
+impl Publishers {
+    /// Creates `groups` event types, each with `fan_out` webhooks.
+    pub(super) async fn prepare(
+        server: &Server,
+        sink: &Arc<Sink>,
+        groups: usize,
+        fan_out: usize,
+        payload: u32,
+    ) -> Result<Arc<Self>, CliError> {
+        let tenant = server.post("/tenants", None, &json!({ "name": "bench" })).await?;
+        let path = format!("/tenants/{}/keys", tenant["id"].as_str().unwrap_or_default());
+        let scopes = json!({ "name": "bench", "scopes": ["publish", "manage"] });
+        let key = server.post(&path, None, &scopes).await?["key"].as_str().unwrap_or_default().to_owned();
+        let webhooks = (0..groups * fan_out).map(|index| {
+            let body = json!({
+                "name": format!("bench {index}"),
+                "url": sink.url(),
+                "events": [kind(index % groups)],
+            });
+            let key = key.as_str();
+            async move { server.post("/webhooks", Some(key), &body).await.map(|_| ()) }
+        });
+        stream::iter(webhooks).buffer_unordered(CREATING).try_collect::<Vec<()>>().await?;
+        Ok(Arc::new(Self {
+            client: server.client().clone(),
+            single: server.url("/events"),
+            batch: server.url("/events/batch"),
+            key,
+            groups,
+            fan_out,
+            payload,
+            sink: sink.clone(),
+        }))
+    }
+
+    /// Publishes as fast as the answers come; answers how long a request took.
+    pub(super) async fn run(self: &Arc<Self>, load: Load) -> Result<Latency, CliError> {
+        let left = Arc::new(AtomicUsize::new(load.events));
+        let tasks: Vec<_> = (0..load.publishers).map(|_| tokio::spawn(self.clone().publish(load, left.clone()))).collect();
+        let mut all = Latency::histogram();
+        for task in tasks {
+            let one = task.await.map_err(CliError::failed)??;
+            all.add(one).map_err(CliError::failed)?;
+        }
+        Ok(Latency::of(&all))
+    }
+
+    async fn publish(self: Arc<Self>, load: Load, left: Arc<AtomicUsize>) -> Result<Histogram<u64>, CliError> {
+        let mut latencies = Latency::histogram();
+        loop {
+            let take = |left: usize| left.checked_sub(load.batch.min(left)).filter(|_| left > 0);
+            let Ok(before) = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) else {
+                return Ok(latencies);
+            };
+            let took = self.send(load.batch.min(before), load.batch > 1).await?;
+            latencies.saturating_record(took);
+        }
+    }
+
+    /// Publishes one event, or several in one request; answers the microseconds until the answer.
+    async fn send(&self, events: usize, batch: bool) -> Result<u64, CliError> {
+        let (url, body) = if batch {
+            let events: Vec<String> = (0..events).map(|_| self.event()).collect();
+            (&self.batch, format!(r#"{{"events":[{}]}}"#, events.join(",")))
+        } else {
+            (&self.single, self.event())
+        };
+        let request = self
+            .client
+            .post(url)
+            .bearer_auth(&self.key)
+            .header("content-type", "application/json")
+            .body(body);
+        let began = Instant::now();
+        let answer = request.send().await.map_err(CliError::failed)?;
+        let status = answer.status();
+        let text = answer.text().await.map_err(CliError::failed)?;
+        if status != http::StatusCode::ACCEPTED {
+            return Err(CliError::failed(format!("a publish was answered {status}: {text}")));
+        }
+        self.sink.owe((events * self.fan_out) as u64);
+        Ok(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    fn event(&self) -> String {
+        let index = self.sink.publishing();
+        let group = usize::try_from(index).unwrap_or(0) % self.groups;
+        format!(r#"{{"event":"{}","data":{}}}"#, kind(group), data(index, self.payload))
+    }
+
+    /// One event at once; answers the microseconds until the answer.
+    pub(super) async fn publish_one(&self) -> Result<u64, CliError> {
+        self.send(1, false).await
+    }
+}
+
+fn kind(group: usize) -> String {
+    format!("bench.group{group}")
+}
+
+/// Event data of about `payload` bytes; its first field is how the sink recognises it.
+pub(super) fn data(index: u64, payload: u32) -> String {
+    let padding = "x".repeat((payload as usize).saturating_sub(24));
+    format!(r#"{{"n":{index},"padding":"{padding}"}}"#)
+}

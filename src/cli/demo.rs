@@ -1,0 +1,112 @@
+//! `posthaste demo`: a server on a temporary database, receivers that misbehave, and a trickle of events. Speaks to the
+//! server over HTTP alone, as its users do.
+
+mod client;
+mod guide;
+mod receivers;
+mod scene;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::time::MissedTickBehavior;
+
+use crate::app::{App, AppError, asked_to_stop};
+use crate::config::{Config, Written};
+use crate::telemetry;
+
+use self::client::Client;
+use self::guide::{Guide, Summary};
+use self::receivers::Receivers;
+use self::scene::Scene;
+use super::CliError;
+
+/// Nobody waits at a prompt for the receiver that hangs; the database is thrown away anyway.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Address of the API; port 0 takes any free one
+    #[arg(long, env = "POSTHASTE_LISTEN", default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
+    listen: SocketAddr,
+    /// Milliseconds from one event to the next
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    every_ms: u64,
+    /// End after this many seconds [default: end on Ctrl-C or SIGTERM]
+    #[arg(long, value_name = "N")]
+    for_seconds: Option<u64>,
+    /// What to log: a tracing filter such as info or posthaste=debug
+    #[arg(long, env = "POSTHASTE_LOG", default_value = "warn", value_name = "FILTER")]
+    log: String,
+}
+
+pub(super) async fn run(args: DemoArgs) -> Result<(), CliError> {
+    telemetry::start(&args.log)?;
+    let directory = tempfile::tempdir().map_err(CliError::failed)?;
+    let receivers = Receivers::start().await.map_err(CliError::failed)?;
+    let app = Box::pin(App::start(config(&args, directory.path())?)).await.map_err(explained)?;
+    let played = tokio::select! {
+        played = Box::pin(play(&app, &receivers, &args)) => played.map(|never| match never {}),
+        asked = asked_to_stop() => asked.map_err(CliError::from),
+        () = time_is_up(args.for_seconds) => Ok(()),
+    };
+    app.stop().await;
+    println!("\n{}", Summary(&receivers.stop().await));
+    directory.close().map_err(CliError::failed)?;
+    played
+}
+
+/// The settings of `posthaste serve`, opened for receivers on this machine.
+fn config(args: &DemoArgs, directory: &Path) -> Result<Config, CliError> {
+    Ok(Config {
+        database_url: format!("sqlite://{}", directory.join("demo.db").display()),
+        listen: args.listen,
+        allow_http: true,
+        egress_allow: vec!["127.0.0.0/8".parse().map_err(CliError::failed)?],
+        admin_key: None,
+        master_key: None,
+        stop_grace: STOP_GRACE,
+        ..Config::try_from(Written::default())?
+    })
+}
+
+fn explained(error: AppError) -> CliError {
+    match error {
+        AppError::Listen { address, source } if source.kind() == io::ErrorKind::AddrInUse => CliError::failed(format!(
+            "listen: {address} is in use; choose another address, or any free port with --listen 127.0.0.1:0"
+        )),
+        other => other.into(),
+    }
+}
+
+/// Sets the scene, explains it, and publishes until it is dropped.
+async fn play(app: &App, receivers: &Receivers, args: &DemoArgs) -> Result<Infallible, CliError> {
+    let url = format!("http://{}", app.address);
+    let admin_key = app.new_admin_key.as_deref().ok_or_else(|| CliError::failed("a new database has no new key"))?;
+    let admin = Client::new(&url, admin_key)?;
+    let scene = Scene::set(&admin, receivers).await?;
+    let every = Duration::from_millis(args.every_ms);
+    println!("{}", Guide { url: &url, admin_key, scene: &scene, receivers, every });
+
+    let mut tick = tokio::time::interval(every);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick.tick().await;
+    for number in 1.. {
+        tick.tick().await;
+        if let Err(error) = scene.publish(number).await {
+            tracing::warn!(%error, "an event could not be published; going on");
+        }
+    }
+    Err(CliError::failed("there are no further numbers for events"))
+}
+
+async fn time_is_up(seconds: Option<u64>) {
+    match seconds {
+        Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+        None => std::future::pending().await,
+    }
+}
