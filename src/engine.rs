@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::inspect::EngineFigures;
 pub use crate::delivery::guard::{Guard, GuardError};
 pub use crate::delivery::headers::{HeaderProblem, check_headers};
 pub use crate::delivery::outcome::OutcomeKind;

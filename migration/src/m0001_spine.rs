@@ -72,7 +72,7 @@ const UP: &[&str] = &[
     ){clustered}",
     // `body` is the exact text that every webhook is sent.
     "CREATE TABLE event (
-        seq BIGINT NOT NULL PRIMARY KEY,
+        seq {given_key},
         tenant_num BIGINT NOT NULL,
         kind TEXT NOT NULL,
         occurred_at BIGINT NOT NULL,
@@ -109,8 +109,9 @@ const UP: &[&str] = &[
         manual_next_at BIGINT,
         PRIMARY KEY (event_seq, webhook_num)
     ){clustered}",
-    // Healthy deliveries are inserted as successes and never touch these two.
+    // Healthy deliveries are inserted as successes and never touch these.
     "CREATE INDEX delivery_due ON delivery (webhook_num, next_at, event_seq) WHERE status = 0",
+    "CREATE INDEX delivery_pending ON delivery (webhook_num, event_seq) WHERE status = 0",
     "CREATE INDEX delivery_failed ON delivery (webhook_num, event_seq) WHERE status = 2",
     "CREATE TABLE attempt (
         event_seq BIGINT NOT NULL,

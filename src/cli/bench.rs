@@ -98,13 +98,13 @@ fn progress(args: &BenchArgs) -> ProgressBar {
 
 /// What was measured while events were published as fast as they were taken.
 #[derive(Debug)]
-pub(super) struct Throughput {
-    pub(super) deliveries: u64,
-    pub(super) seconds: f64,
+struct Throughput {
+    deliveries: u64,
+    seconds: f64,
     /// A publish request, until its answer.
-    pub(super) publish: Latency,
+    publish: Latency,
     /// From the publish request to the first arrival of its event.
-    pub(super) arrival: Latency,
+    arrival: Latency,
 }
 
 async fn throughput(

@@ -55,9 +55,9 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), CliError> {
         () = time_is_up(args.for_seconds) => Ok(()),
     };
     app.stop().await;
-    println!("\n{}", Summary(&receivers.stop().await));
+    let seen = receivers.stop().await;
     directory.close().map_err(CliError::failed)?;
-    played
+    played.inspect(|()| println!("\n{}", Summary(&seen)))
 }
 
 /// The settings of `posthaste serve`, opened for receivers on this machine.
@@ -90,7 +90,7 @@ async fn play(app: &App, receivers: &Receivers, args: &DemoArgs) -> Result<Infal
     let admin = Client::new(&url, admin_key)?;
     let scene = Scene::set(&admin, receivers).await?;
     let every = Duration::from_millis(args.every_ms);
-    println!("{}", Guide { url: &url, admin_key, scene: &scene, receivers, every });
+    println!("{}", Guide { url: &url, admin_key, scene: &scene, every });
 
     let mut tick = tokio::time::interval(every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -203,15 +203,18 @@ impl ListQuery {
     }
 }
 
+/// `CROSS JOIN` fixes the order of the joins: the left table has the index that gives the rows in the order asked for.
+const BY_DELIVERY: &str =
+    "delivery d CROSS JOIN event e ON e.seq = d.event_seq JOIN webhook w ON w.num = d.webhook_num";
+
 /// The smallest index that finds what the filter asks for, newest first.
 fn source(filter: &DeliveryFilter) -> &'static str {
     let by_log = "delivery_log l \
                   CROSS JOIN delivery d ON d.event_seq = l.event_seq AND d.webhook_num = l.webhook_num \
                   CROSS JOIN event e ON e.seq = d.event_seq JOIN webhook w ON w.num = d.webhook_num";
-    let by_delivery = "delivery d JOIN event e ON e.seq = d.event_seq JOIN webhook w ON w.num = d.webhook_num";
     let by_event = "event e CROSS JOIN delivery d ON d.event_seq = e.seq JOIN webhook w ON w.num = d.webhook_num";
     match (filter.webhook, filter.status) {
-        (Some(_), Some(Status::Pending | Status::Failed)) => by_delivery,
+        (Some(_), Some(Status::Pending | Status::Failed)) => BY_DELIVERY,
         (Some(_), None | Some(Status::Success | Status::Cancelled)) => by_log,
         (None, _) => by_event,
     }
@@ -259,8 +262,7 @@ impl Store {
 
     /// One delivery if it has a row.
     pub async fn delivery(&self, tenant: TenantNum, id: DeliveryId) -> Result<Option<Delivery>, StoreError> {
-        let from = "delivery d JOIN event e ON e.seq = d.event_seq JOIN webhook w ON w.num = d.webhook_num";
-        let mut query = ListQuery::new(from, tenant);
+        let mut query = ListQuery::new(BY_DELIVERY, tenant);
         query.and("d.event_seq =", id.event.0);
         query.and("d.webhook_num =", id.webhook.0);
         let rows = DeliveryRow::find_by_statement(query.statement("d.event_seq", 1)).all(self.readers()).await?;
@@ -275,8 +277,7 @@ impl Store {
         after: WebhookNum,
         limit: u64,
     ) -> Result<Vec<Delivery>, StoreError> {
-        let from = "delivery d JOIN event e ON e.seq = d.event_seq JOIN webhook w ON w.num = d.webhook_num";
-        let mut query = ListQuery::new(from, tenant);
+        let mut query = ListQuery::new(BY_DELIVERY, tenant);
         query.and("d.event_seq =", event.0);
         query.and("d.webhook_num >", after.0);
         let rows = DeliveryRow::find_by_statement(query.statement("d.webhook_num", limit)).all(self.readers()).await?;
@@ -317,28 +318,22 @@ impl Store {
         ordered: bool,
         limit: usize,
     ) -> Result<Vec<Due>, StoreError> {
-        let (horizon, order) = match ordered {
-            true => (i64::MAX, "d.event_seq"),
-            false => (horizon.0, "d.next_at, d.event_seq"),
+        let limit: Value = i64::try_from(limit).unwrap_or(i64::MAX).into();
+        let (rest, values) = match ordered {
+            true => ("ORDER BY d.event_seq LIMIT $2", vec![webhook.0.into(), limit]),
+            false => (
+                "AND d.next_at <= $3 ORDER BY d.next_at, d.event_seq LIMIT $2",
+                vec![webhook.0.into(), limit, horizon.0.into()],
+            ),
         };
         let sql = format!(
             "SELECT d.event_seq, e.tenant_num, e.kind, e.body, d.status, d.attempts, d.tries, d.next_at, d.settled_at, \
-             d.manual_from, d.manual_next_at FROM delivery d JOIN event e ON e.seq = d.event_seq \
-             WHERE d.status = 0 AND d.webhook_num = $1 AND d.next_at <= $2 ORDER BY {order} LIMIT $3"
+             d.manual_from, d.manual_next_at FROM delivery d CROSS JOIN event e ON e.seq = d.event_seq \
+             WHERE d.status = 0 AND d.webhook_num = $1 {rest}"
         );
-        let values = [webhook.0.into(), horizon.into(), i64::try_from(limit).unwrap_or(i64::MAX).into()];
         let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
         let rows = DueRow::find_by_statement(statement).all(self.readers()).await?;
         rows.into_iter().map(due_of).collect()
-    }
-
-    /// The earliest due moment among a webhook's pending deliveries later than `after`.
-    pub async fn next_due(&self, webhook: WebhookNum, after: UnixMillis) -> Result<Option<UnixMillis>, StoreError> {
-        let sql = "SELECT MIN(next_at) AS num FROM delivery \
-                   WHERE status = 0 AND webhook_num = $1 AND next_at > $2 HAVING MIN(next_at) IS NOT NULL";
-        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, [webhook.0.into(), after.0.into()]);
-        let row = NumRow::find_by_statement(statement).one(self.readers()).await?;
-        Ok(row.map(|row| UnixMillis(row.num)))
     }
 
     /// Active webhooks with a delivery that falls due by `horizon`. Hops from one webhook to the next through the

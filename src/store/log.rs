@@ -66,7 +66,7 @@ impl LogIndex {
     pub async fn open(store: &Store, buffer: Arc<LogBuffer>) -> Result<Self, StoreError> {
         let indexed_to = store.log_indexed_to().await?;
         let head = "INSERT INTO delivery_log (webhook_num, event_seq)";
-        let insert = RowStatement::new(head, 2, "ON CONFLICT DO NOTHING");
+        let insert = RowStatement::insert(head, 2, "ON CONFLICT DO NOTHING");
         let index = Self { store: store.clone(), buffer, insert, turn: AsyncMutex::new(indexed_to) };
         index.catch_up(indexed_to).await?;
         Ok(index)

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::receivers::{Receivers, SAMPLES, Seen};
+use super::receivers::{SAMPLES, Seen};
 use super::scene::Scene;
 
 /// The webhook whose log and test are shown.
@@ -14,7 +14,6 @@ pub(super) struct Guide<'a> {
     pub(super) url: &'a str,
     pub(super) admin_key: &'a str,
     pub(super) scene: &'a Scene,
-    pub(super) receivers: &'a Receivers,
     pub(super) every: Duration,
 }
 
@@ -37,10 +36,9 @@ impl fmt::Display for Guide<'_> {
 
 impl Guide<'_> {
     fn webhooks(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "  {:<8} {:<30} {:<25} {:<52} calls", "webhook", "id", "events", "whose receiver")?;
+        writeln!(f, "  {:<11} {:<29}  {:<25}  its receiver", "webhook", "id", "events")?;
         for (sample, id) in SAMPLES.iter().zip(&self.scene.webhook_ids) {
-            let (events, url) = (sample.events.join(", "), self.receivers.url(sample));
-            writeln!(f, "  {:<8} {id:<30} {events:<25} {:<52} {url}", sample.name, sample.does)?;
+            writeln!(f, "  {:<11} {id:<29}  {:<25}  {}", sample.name, sample.events.join(", "), sample.does)?;
         }
         writeln!(f)
     }
@@ -69,9 +67,9 @@ pub(super) struct Summary<'a>(pub(super) &'a Seen);
 
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "  {:<8} requests", "receiver")?;
+        write!(f, "  {:<11} requests", "receiver")?;
         for (sample, seen) in SAMPLES.iter().zip(self.0) {
-            write!(f, "\n  {:<8} {seen:>8}", sample.name)?;
+            write!(f, "\n  {:<11} {seen:>8}", sample.name)?;
         }
         Ok(())
     }

@@ -82,13 +82,7 @@ pub(super) const SAMPLES: [Sample; 7] = [
         path: "/busy",
         manner: Some(Manner::Busy),
     },
-    Sample {
-        name: "Refused",
-        does: "refuses the connection",
-        events: &["message.received"],
-        path: "/",
-        manner: None,
-    },
+    Sample { name: "Refused", does: "refuses the connection", events: &["message.received"], path: "/", manner: None },
 ];
 
 impl Manner {

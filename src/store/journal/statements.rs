@@ -55,22 +55,22 @@ impl Statements {
         let delivery = "INSERT INTO delivery (event_seq, webhook_num, status, attempts, tries, next_at, settled_at, \
                         manual_from, manual_next_at)";
         Self {
-            event: RowStatement::new(
+            event: RowStatement::insert(
                 "INSERT INTO event (seq, tenant_num, kind, occurred_at, caller_id, matched, body)",
                 7,
                 "",
             ),
-            caller: RowStatement::new("INSERT INTO event_caller_id (tenant_num, caller_id, event_seq, digest)", 4, ""),
-            fanout: RowStatement::new("INSERT INTO fanout (event_seq, shard, targets)", 3, ""),
-            delivery: RowStatement::new(delivery, DELIVERY_COLUMNS, UPSERT_DELIVERY),
-            deferral: RowStatement::new(delivery, DELIVERY_COLUMNS, "ON CONFLICT DO NOTHING"),
-            attempt: RowStatement::new(
+            caller: RowStatement::insert("INSERT INTO event_caller_id (tenant_num, caller_id, event_seq, digest)", 4, ""),
+            fanout: RowStatement::insert("INSERT INTO fanout (event_seq, shard, targets)", 3, ""),
+            delivery: RowStatement::insert(delivery, DELIVERY_COLUMNS, UPSERT_DELIVERY),
+            deferral: RowStatement::insert(delivery, DELIVERY_COLUMNS, "ON CONFLICT DO NOTHING"),
+            attempt: RowStatement::insert(
                 "INSERT INTO attempt (event_seq, webhook_num, number, reason, started_at, duration_us, head_us, \
                  status_code, outcome, error, response_headers, response_body)",
                 12,
                 "ON CONFLICT DO NOTHING",
             ),
-            fanout_end: RowStatement::new("DELETE FROM fanout WHERE (event_seq, shard) IN (", 2, ")"),
+            fanout_end: RowStatement::matching("DELETE FROM fanout", &["event_seq", "shard"]),
         }
     }
 

@@ -1,0 +1,131 @@
+//! The management API: routes, keys, problems, the OpenAPI document. Above it: hyper, through axum. Below it: the
+//! engine, which does what is asked, and the store, which is read. Nothing below knows anything of HTTP in here.
+
+pub mod auth;
+
+mod answer;
+mod body;
+mod catalogue;
+mod deliveries;
+mod document;
+mod etag;
+mod event_types;
+mod events;
+mod fields;
+mod health;
+mod idempotency;
+mod key;
+mod keys;
+mod metrics;
+mod names;
+mod page;
+mod path;
+mod problem;
+mod tenants;
+mod webhooks;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::header::CONTENT_TYPE;
+use axum::middleware;
+use axum::routing::get;
+use bytes::Bytes;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+
+pub use catalogue::default_catalogue;
+
+use crate::engine::Engine;
+use crate::store::Store;
+
+use self::auth::Keys;
+use self::document::ApiDocument;
+
+/// Characters of an admin key from the configuration: fewer could be guessed.
+const MIN_ADMIN_KEY: usize = 32;
+
+/// How the API is set up.
+#[derive(Debug, Clone)]
+pub struct ApiConfig {
+    /// A key that may do everything, besides those in the database; at least 32 characters, or it is not accepted.
+    pub admin_key: Option<String>,
+    /// Bytes of a request's body; 1 MiB unless told otherwise.
+    pub body_limit: usize,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self { admin_key: None, body_limit: 1024 * 1024 }
+    }
+}
+
+/// What every handler can reach. Cheap to clone.
+#[derive(Clone)]
+struct App(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    keys: Keys,
+    body_limit: usize,
+}
+
+impl App {
+    fn new(engine: Engine, config: ApiConfig) -> Self {
+        let ApiConfig { admin_key, body_limit } = config;
+        let (long, short): (Vec<_>, Vec<_>) =
+            admin_key.into_iter().partition(|key| key.chars().count() >= MIN_ADMIN_KEY);
+        if !short.is_empty() {
+            tracing::error!("the admin key has fewer than {MIN_ADMIN_KEY} characters and is not accepted");
+        }
+        let keys = Keys::new(long.first().map(String::as_str));
+        Self(Arc::new(Inner { engine, keys, body_limit }))
+    }
+
+    fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    fn store(&self) -> &Store {
+        self.0.engine.store()
+    }
+
+    fn keys(&self) -> &Keys {
+        &self.0.keys
+    }
+
+    fn body_limit(&self) -> usize {
+        self.0.body_limit
+    }
+}
+
+/// Every route that the document describes.
+fn routes() -> OpenApiRouter<App> {
+    let versioned = OpenApiRouter::new()
+        .merge(tenants::routes())
+        .merge(keys::routes())
+        .merge(webhooks::routes())
+        .merge(event_types::routes())
+        .merge(events::routes())
+        .merge(deliveries::routes());
+    OpenApiRouter::with_openapi(ApiDocument::openapi()).nest("/api/v1", versioned).merge(health::routes())
+}
+
+/// The whole API.
+pub fn router(engine: Engine, config: ApiConfig) -> Router {
+    let (routes, document) = routes().split_for_parts();
+    let document: Bytes = serde_json::to_vec(&document).unwrap_or_default().into();
+    let show_document = async move || ([(CONTENT_TYPE, "application/json")], document);
+    routes
+        .route("/openapi.json", get(show_document))
+        .fallback(answer::no_such_route)
+        .method_not_allowed_fallback(answer::no_such_method)
+        .layer(middleware::from_fn(answer::finish))
+        .with_state(App::new(engine, config))
+}
+
+/// The document that describes the API.
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    routes().into_openapi()
+}

@@ -1,0 +1,86 @@
+//! The outermost layer: gives every request its id, catches panics, writes out problems. Handlers know none of it.
+
+use std::panic::AssertUnwindSafe;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+
+use super::problem::{Hint, Problem};
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longer ids of callers are replaced: they would fill the log.
+const MAX_REQUEST_ID: usize = 128;
+
+pub(super) async fn finish(request: Request, next: Next) -> Response {
+    let id = request_id(request.headers());
+    let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    let mut response = answer.unwrap_or_else(|_| Problem::internal(&"a handler panicked").into_response());
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        write(&mut response, &problem, &id);
+    }
+    response.headers_mut().insert(X_REQUEST_ID, id);
+    response
+}
+
+/// Fills in the body and the headers of an answer that is a problem. What it has, such as `Allow`, stays.
+fn write(response: &mut Response, problem: &Problem, id: &HeaderValue) {
+    let body = serde_json::to_vec(&problem.view(id.to_str().unwrap_or_default())).unwrap_or_default();
+    *response.body_mut() = Body::from(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    match problem.hint() {
+        Hint::None => {}
+        Hint::RetrySoon => _ = headers.insert(RETRY_AFTER, HeaderValue::from_static("1")),
+        Hint::Authenticate => _ = headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+    }
+}
+
+/// The caller's id if it is sane, otherwise a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+    let is_sane =
+        |value: &&HeaderValue| (1..=MAX_REQUEST_ID).contains(&value.len()) && value.as_bytes().iter().all(is_plain);
+    headers.get(X_REQUEST_ID).filter(is_sane).cloned().unwrap_or_else(new_request_id)
+}
+
+fn new_request_id() -> HeaderValue {
+    let mut text = [0; 32];
+    let random: [u8; 16] = rand::random();
+    data_encoding::HEXLOWER.encode_mut(&random, &mut text);
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("unknown"))
+}
+
+pub(super) async fn no_such_route() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "no_such_route", "there is nothing at this path; see /openapi.json")
+}
+
+pub(super) async fn no_such_method() -> Problem {
+    let detail = "this path does not take this method; the header Allow lists those it takes";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id_for(given: &str) -> String {
+        let mut headers = HeaderMap::new();
+        headers.insert(X_REQUEST_ID, HeaderValue::from_str(given).unwrap());
+        request_id(&headers).to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_sane_request_id_is_kept_and_any_other_replaced() {
+        assert_eq!(id_for("a-B_3.x"), "a-B_3.x");
+        assert_eq!(id_for(&"a".repeat(128)), "a".repeat(128));
+        for odd in ["", "a b", "<script>", &"a".repeat(129)] {
+            assert_eq!(id_for(odd).len(), 32, "{odd:?}");
+        }
+    }
+}

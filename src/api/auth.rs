@@ -1,0 +1,279 @@
+//! Who calls, and what they may do. Handlers name what they need in their signature: `Tenant<Publish>` is a tenant
+//! whose caller may publish, `Admin` a caller who may do everything.
+
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use parking_lot::RwLock;
+use subtle::ConstantTimeEq;
+
+use super::App;
+use super::key::{self, Digest};
+use super::problem::Problem;
+use crate::id::{KeyId, TenantId, TenantNum};
+use crate::store::keys::ApiKey;
+use crate::store::tenants::Tenant as TenantRow;
+use crate::store::{Store, StoreError};
+
+pub use super::key::{new_admin_key, new_tenant_key};
+
+/// What a key allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    Read,
+    Publish,
+    Manage,
+    Operate,
+}
+
+impl Scope {
+    pub(super) const ALL: [Self; 4] = [Self::Read, Self::Publish, Self::Manage, Self::Operate];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Publish => "publish",
+            Self::Manage => "manage",
+            Self::Operate => "operate",
+        }
+    }
+}
+
+/// A scope as a type, for the signatures of handlers.
+pub(super) trait Needs: Send {
+    const SCOPE: Scope;
+}
+
+macro_rules! needs {
+    ($($name:ident),*) => {$(
+        #[doc = concat!("Needs the scope `", stringify!($name), "`, in lower case.")]
+        pub(super) enum $name {}
+
+        impl Needs for $name {
+            const SCOPE: Scope = Scope::$name;
+        }
+    )*};
+}
+
+needs!(Read, Publish, Manage, Operate);
+
+/// What is known of a key.
+struct Access {
+    digest: Digest,
+    /// `None` for an admin key.
+    tenant: Option<Arc<TenantRow>>,
+    scopes: Vec<Scope>,
+}
+
+impl Access {
+    fn admin(digest: Digest) -> Self {
+        Self { digest, tenant: None, scopes: Scope::ALL.to_vec() }
+    }
+
+    fn require(&self, scope: Scope) -> Result<(), Problem> {
+        if self.scopes.contains(&scope) {
+            return Ok(());
+        }
+        let detail = format!("this needs a key with the scope `{}`", scope.as_str());
+        Err(Problem::new(StatusCode::FORBIDDEN, "missing_scope", detail))
+    }
+}
+
+/// The keys that were used and the tenants they lead to, so that publishing reads no row.
+pub(super) struct Keys {
+    /// The admin key of the configuration.
+    configured: Option<Arc<Access>>,
+    known: RwLock<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Grows with every forgetting: what was read before one must not be remembered after it.
+    generation: u64,
+    keys: HashMap<[u8; key::ID], Arc<Access>>,
+    tenants: HashMap<TenantId, Arc<TenantRow>>,
+}
+
+impl Keys {
+    pub(super) fn new(admin_key: Option<&str>) -> Self {
+        let configured = admin_key.map(|admin_key| Arc::new(Access::admin(key::digest(admin_key.as_bytes()))));
+        Self { configured, known: RwLock::default() }
+    }
+
+    async fn identify(&self, store: &Store, headers: &HeaderMap) -> Result<Arc<Access>, Problem> {
+        let presented = presented(headers)?;
+        let digest = key::digest(presented.as_bytes());
+        let is_right = |access: &&Arc<Access>| bool::from(access.digest.ct_eq(&digest));
+        if let Some(admin) = self.configured.as_ref().filter(is_right) {
+            return Ok(admin.clone());
+        }
+        let id = key::id_text(presented).ok_or_else(unknown_key)?;
+        let (known, generation) = {
+            let known = self.known.read();
+            (known.keys.get(&id).cloned(), known.generation)
+        };
+        if let Some(access) = known {
+            return if is_right(&&access) { Ok(access) } else { Err(unknown_key()) };
+        }
+        let access = Arc::new(self.look_up(store, presented).await?);
+        if !is_right(&&access) {
+            return Err(unknown_key());
+        }
+        let mut known = self.known.write();
+        if known.generation == generation {
+            known.keys.insert(id, access.clone());
+        }
+        Ok(access)
+    }
+
+    async fn look_up(&self, store: &Store, presented: &str) -> Result<Access, Problem> {
+        let id: KeyId = key::checked_id(presented).ok_or_else(unknown_key)?;
+        let row = store.key(id).await?.ok_or_else(unknown_key)?;
+        let ApiKey { num: _, id: _, tenant, name: _, scopes, digest, created_at: _ } = row;
+        let digest = digest.try_into().map_err(|_| Problem::internal(&"a stored key digest has a wrong length"))?;
+        let Some(tenant) = tenant else { return Ok(Access::admin(digest)) };
+        let tenant = store.tenant_by_num(tenant).await?.ok_or_else(unknown_key)?;
+        let scopes = Scope::ALL.into_iter().filter(|scope| scopes.iter().any(|name| name == scope.as_str())).collect();
+        Ok(Access { digest, tenant: Some(Arc::new(tenant)), scopes })
+    }
+
+    async fn tenant(&self, store: &Store, id: TenantId) -> Result<Option<Arc<TenantRow>>, StoreError> {
+        let (known, generation) = {
+            let known = self.known.read();
+            (known.tenants.get(&id).cloned(), known.generation)
+        };
+        if known.is_some() {
+            return Ok(known);
+        }
+        let Some(found) = store.tenant(id).await?.map(Arc::new) else { return Ok(None) };
+        let mut known = self.known.write();
+        if known.generation == generation {
+            known.tenants.insert(id, found.clone());
+        }
+        Ok(Some(found))
+    }
+
+    /// To be called after a key was deleted, before the answer says so.
+    pub(super) fn forget_key(&self, id: KeyId) {
+        let text = id.to_string();
+        let mut known = self.known.write();
+        known.generation += 1;
+        known.keys.retain(|id, _| !text.as_bytes().ends_with(id));
+    }
+
+    /// To be called after a tenant was changed or deleted, before the answer says so.
+    pub(super) fn forget_tenant(&self, tenant: &TenantRow) {
+        let mut known = self.known.write();
+        known.generation += 1;
+        known.keys.retain(|_, access| access.tenant.as_ref().is_none_or(|of| of.num != tenant.num));
+        known.tenants.remove(&tenant.id);
+    }
+}
+
+/// The key in the headers: a bearer token, or `X-API-Key`.
+fn presented(headers: &HeaderMap) -> Result<&str, Problem> {
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| {
+        let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+    });
+    let key = bearer.or_else(|| headers.get("x-api-key")?.to_str().ok());
+    key.filter(|key| !key.is_empty()).ok_or_else(|| {
+        let detail = "give a key as `Authorization: Bearer <key>` or as `X-API-Key: <key>`";
+        Problem::unauthenticated("unauthenticated", detail)
+    })
+}
+
+fn unknown_key() -> Problem {
+    Problem::unauthenticated("invalid_key", "the key is not valid: mistyped, deleted, or never given out")
+}
+
+/// The tenant that a request is about, whose caller has the scope `S`.
+pub(super) struct Tenant<S> {
+    pub(super) row: Arc<TenantRow>,
+    scope: PhantomData<S>,
+}
+
+impl<S> Tenant<S> {
+    pub(super) fn num(&self) -> TenantNum {
+        self.row.num
+    }
+}
+
+impl<S: Needs> FromRequestParts<App> for Tenant<S> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let access = app.keys().identify(app.store(), &parts.headers).await?;
+        access.require(S::SCOPE)?;
+        let selected = selected(&parts.headers)?;
+        let row = match (&access.tenant, selected) {
+            (Some(own), None) => own.clone(),
+            (Some(own), Some(id)) if own.id == id => own.clone(),
+            (Some(_), Some(_)) => return Err(Problem::no_such("tenant")),
+            (None, Some(id)) => app.keys().tenant(app.store(), id).await?.ok_or(Problem::no_such("tenant"))?,
+            (None, None) => {
+                let detail = "an admin key needs the header `X-Tenant-Id: ten_…` here";
+                return Err(Problem::bad_request("tenant_required", detail));
+            }
+        };
+        Ok(Self { row, scope: PhantomData })
+    }
+}
+
+fn selected(headers: &HeaderMap) -> Result<Option<TenantId>, Problem> {
+    let Some(value) = headers.get("x-tenant-id") else { return Ok(None) };
+    let id = value.to_str().unwrap_or_default().parse();
+    id.map(Some).map_err(|error| Problem::bad_request("invalid_id", format!("X-Tenant-Id: {error}")))
+}
+
+/// A caller with an admin key.
+pub(super) struct Admin;
+
+impl FromRequestParts<App> for Admin {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let access = app.keys().identify(app.store(), &parts.headers).await?;
+        if access.tenant.is_none() {
+            return Ok(Self);
+        }
+        Err(Problem::new(StatusCode::FORBIDDEN, "admin_only", "this needs an admin key"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn presented_in(headers: &[(&'static str, &'static str)]) -> Option<String> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, value.parse().unwrap());
+        }
+        presented(&map).ok().map(str::to_owned)
+    }
+
+    #[test]
+    fn a_key_is_read_from_either_header() {
+        assert_eq!(presented_in(&[("authorization", "Bearer abc")]).as_deref(), Some("abc"));
+        assert_eq!(presented_in(&[("authorization", "bearer  abc")]).as_deref(), Some("abc"));
+        assert_eq!(presented_in(&[("x-api-key", "abc")]).as_deref(), Some("abc"));
+        assert_eq!(presented_in(&[("authorization", "Basic eA=="), ("x-api-key", "abc")]).as_deref(), Some("abc"));
+        assert_eq!(presented_in(&[("authorization", "Bearer ")]), None);
+        assert_eq!(presented_in(&[]), None);
+    }
+
+    #[test]
+    fn a_missing_scope_is_named() {
+        let access = Access { digest: [0; 32], tenant: None, scopes: vec![Scope::Read] };
+        assert!(access.require(Scope::Read).is_ok());
+        let (status, code, detail, _) = access.require(Scope::Manage).unwrap_err().into_parts();
+        assert_eq!((status.as_u16(), code), (403, "missing_scope"));
+        assert!(detail.contains("`manage`"));
+    }
+}

@@ -1,0 +1,293 @@
+//! `/deliveries`: one event for one webhook, with the attempts made. Also what other resources show of deliveries.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::App;
+use super::auth::{Operate, Read, Tenant};
+use super::document::{ActionProblems, ReadProblems};
+use super::page::{List, NoQuery, PageParams, PageView, Query};
+use super::path::One;
+use super::problem::Problem;
+use crate::clock::UnixMillis;
+use crate::engine::OutcomeKind;
+use crate::id::{AttemptId, DeliveryId, EventId, TenantNum, WebhookId};
+use crate::store::deliveries::{Attempt, Delivery, DeliveryFilter, DeliveryState, Status, Trigger};
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(read)).routes(routes!(retry)).routes(routes!(cancel))
+}
+
+/// What every view of a delivery says.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct DeliveryFields {
+    #[schema(value_type = String)]
+    id: DeliveryId,
+    #[schema(value_type = String)]
+    event_id: EventId,
+    #[schema(value_type = String)]
+    webhook_id: WebhookId,
+    event: String,
+    /// `pending`, `success`, `failed` or `cancelled`
+    #[schema(value_type = String)]
+    status: &'static str,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    next_attempt_at: Option<UnixMillis>,
+    last_attempt: Option<AttemptView>,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: UnixMillis,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    settled_at: Option<UnixMillis>,
+}
+
+/// A delivery with the number of its attempts.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Delivery)]
+pub(super) struct DeliveryView {
+    #[serde(flatten)]
+    fields: DeliveryFields,
+    attempts: u16,
+}
+
+/// A delivery with its attempts, oldest first.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = DeliveryWithAttempts)]
+pub(super) struct DetailedView {
+    #[serde(flatten)]
+    fields: DeliveryFields,
+    attempt_count: u16,
+    attempts: Vec<AttemptView>,
+}
+
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Attempt)]
+pub(super) struct AttemptView {
+    #[schema(value_type = String)]
+    id: AttemptId,
+    number: u16,
+    /// `scheduled`, `retry`, `manual`, `test` or `recovery`
+    #[schema(value_type = String)]
+    trigger: &'static str,
+    #[schema(value_type = String, format = DateTime)]
+    started_at: UnixMillis,
+    duration_ms: u32,
+    status_code: Option<u16>,
+    /// `success`, `rejected`, `throttled`, `gone`, `timed_out`, `connect_failed`, `tls_failed`, `dns_failed`,
+    /// `blocked`, `protocol_error` or `crashed`
+    #[schema(value_type = String)]
+    outcome: &'static str,
+    error: Option<String>,
+    /// Null when there was no answer. Values of a repeated name are joined by commas.
+    response_headers: Option<BTreeMap<String, String>>,
+    /// Null when there was no answer. What is not UTF-8 is replaced.
+    response_body: Option<String>,
+}
+
+fn status_word(status: Status) -> &'static str {
+    match status {
+        Status::Pending => "pending",
+        Status::Success => "success",
+        Status::Failed => "failed",
+        Status::Cancelled => "cancelled",
+    }
+}
+
+fn trigger_word(trigger: Trigger) -> &'static str {
+    match trigger {
+        Trigger::Scheduled => "scheduled",
+        Trigger::Retry => "retry",
+        Trigger::Manual => "manual",
+        Trigger::Test => "test",
+        Trigger::Recovery => "recovery",
+    }
+}
+
+impl AttemptView {
+    fn of(delivery: DeliveryId, attempt: Attempt) -> Result<Self, Problem> {
+        let Attempt { number, trigger, started_at, duration_us, head_us: _, status_code, outcome, error, .. } = attempt;
+        let outcome = OutcomeKind::from_code(outcome)
+            .ok_or_else(|| Problem::internal(&format_args!("the attempt outcome {outcome} is unknown")))?;
+        let mut headers: BTreeMap<String, String> = BTreeMap::new();
+        for (name, value) in attempt.response_headers {
+            let joined = headers.entry(name).or_default();
+            if !joined.is_empty() {
+                joined.push_str(", ");
+            }
+            joined.push_str(&value);
+        }
+        let body = || String::from_utf8_lossy(&attempt.response_body).into_owned();
+        Ok(Self {
+            id: AttemptId { delivery, number },
+            number,
+            trigger: trigger_word(trigger),
+            started_at,
+            duration_ms: duration_us.div_ceil(1000),
+            status_code,
+            outcome: outcome.as_str(),
+            error,
+            response_headers: status_code.map(|_| headers),
+            response_body: status_code.map(|_| body()),
+        })
+    }
+}
+
+impl TryFrom<Delivery> for DeliveryFields {
+    type Error = Problem;
+
+    fn try_from(delivery: Delivery) -> Result<Self, Problem> {
+        let Delivery { id, webhook_id, kind, state, last } = delivery;
+        let DeliveryState { status, attempts: _, tries: _, next_at, settled_at, manual: _ } = state;
+        Ok(Self {
+            id,
+            event_id: EventId(id.event),
+            webhook_id,
+            event: kind,
+            status: status_word(status),
+            next_attempt_at: next_at,
+            last_attempt: last.map(|last| AttemptView::of(id, last)).transpose()?,
+            created_at: id.event.accepted_at(),
+            settled_at,
+        })
+    }
+}
+
+impl TryFrom<Delivery> for DeliveryView {
+    type Error = Problem;
+
+    fn try_from(delivery: Delivery) -> Result<Self, Problem> {
+        Ok(Self { attempts: delivery.state.attempts, fields: delivery.try_into()? })
+    }
+}
+
+impl DetailedView {
+    fn new(delivery: Delivery, attempts: Vec<Attempt>) -> Result<Self, Problem> {
+        let (id, attempt_count) = (delivery.id, delivery.state.attempts);
+        // An attempt that was recorded between the two looks is left to the next reading.
+        let known = attempts.into_iter().take(attempt_count.into());
+        let attempts = known.map(|attempt| AttemptView::of(id, attempt)).collect::<Result<_, _>>()?;
+        Ok(Self { fields: delivery.try_into()?, attempt_count, attempts })
+    }
+}
+
+/// The answer of `retry`.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DeliveryAnswer)]
+pub(super) struct DeliveryAnswer {
+    delivery: DeliveryView,
+}
+
+/// The answer of `test`: the attempt is null when none was made in time.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TestAnswer)]
+pub(super) struct TestAnswer {
+    delivery: DeliveryView,
+    attempt: Option<AttemptView>,
+}
+
+/// What became of a test.
+pub(super) async fn test_answer(app: &App, tenant: TenantNum, id: DeliveryId) -> Result<TestAnswer, Problem> {
+    let delivery = find(app, tenant, id).await?;
+    let first = app.store().attempts(id).await?.into_iter().next();
+    let attempt = first.map(|first| AttemptView::of(id, first)).transpose()?;
+    Ok(TestAnswer { delivery: delivery.try_into()?, attempt })
+}
+
+async fn find(app: &App, tenant: TenantNum, id: DeliveryId) -> Result<Delivery, Problem> {
+    app.engine().delivery(tenant, id).await?.ok_or(Problem::no_such("delivery"))
+}
+
+/// The filters that logs and lists of deliveries have in common.
+pub(super) fn filter(list: &List<'_>) -> Result<DeliveryFilter, Problem> {
+    Ok(DeliveryFilter {
+        webhook: None,
+        event: None,
+        status: list.filter("status")?,
+        kind: list.filter("event")?,
+        since: list.filter("since")?,
+        until: list.filter("until")?,
+    })
+}
+
+/// A page of deliveries that were read with one more than the limit.
+pub(super) fn page(list: &List<'_>, mut found: Vec<Delivery>) -> Result<axum::Json<PageView<DeliveryView>>, Problem> {
+    let next = list.cut(&mut found, |last| last.id);
+    let views: Result<Vec<DeliveryView>, Problem> = found.into_iter().map(DeliveryView::try_from).collect();
+    Ok(axum::Json(list.answer(views?, next)))
+}
+
+/// Lists deliveries, newest event first.
+#[utoipa::path(get, path = "/deliveries", tag = "deliveries", operation_id = "listDeliveries",
+    params(("webhookId" = Option<String>, Query), ("eventId" = Option<String>, Query),
+        ("status" = Option<String>, Query, description = "pending, success, failed or cancelled"),
+        ("event" = Option<String>, Query, description = "the exact event type"),
+        ("since" = Option<String>, Query, description = "accepted at or after this RFC 3339 time"),
+        ("until" = Option<String>, Query, description = "accepted before this RFC 3339 time"), PageParams),
+    responses((status = 200, body = PageView<DeliveryView>), ReadProblems))]
+async fn list(
+    State(app): State<App>,
+    tenant: Tenant<Read>,
+    query: Query,
+) -> Result<axum::Json<PageView<DeliveryView>>, Problem> {
+    let filters = ["webhookId", "eventId", "status", "event", "since", "until"];
+    let list = query.list("deliveries", Some(tenant.num()), &filters)?;
+    let mut filter = filter(&list)?;
+    let before = list.position()?;
+    filter.event = list.filter("eventId")?.map(|EventId(seq)| seq);
+    if let Some(id) = list.filter::<WebhookId>("webhookId")? {
+        let Some(webhook) = app.store().webhook(tenant.num(), id).await? else { return page(&list, Vec::new()) };
+        filter.webhook = Some(webhook.num);
+    }
+    let found = app.engine().deliveries(tenant.num(), &filter, before, list.limit).await?;
+    page(&list, found)
+}
+
+/// Reads a delivery with every attempt made, oldest first.
+#[utoipa::path(get, path = "/deliveries/{id}", tag = "deliveries", operation_id = "readDelivery",
+    params(("id" = String, Path)),
+    responses((status = 200, body = DetailedView), ReadProblems))]
+async fn read(
+    State(app): State<App>,
+    tenant: Tenant<Read>,
+    _: NoQuery,
+    One(id): One<DeliveryId>,
+) -> Result<axum::Json<DetailedView>, Problem> {
+    let delivery = find(&app, tenant.num(), id).await?;
+    let attempts = app.store().attempts(id).await?;
+    Ok(axum::Json(DetailedView::new(delivery, attempts)?))
+}
+
+/// Makes one more attempt now. The history stays, and so do the automatic retries.
+#[utoipa::path(post, path = "/deliveries/{id}/retry", tag = "deliveries", operation_id = "retryDelivery",
+    params(("id" = String, Path)), responses((status = 202, body = DeliveryAnswer), ActionProblems))]
+async fn retry(
+    State(app): State<App>,
+    tenant: Tenant<Operate>,
+    _: NoQuery,
+    One(id): One<DeliveryId>,
+) -> Result<(StatusCode, axum::Json<DeliveryAnswer>), Problem> {
+    app.engine().retry(tenant.num(), id).await?;
+    let delivery = find(&app, tenant.num(), id).await?.try_into()?;
+    Ok((StatusCode::ACCEPTED, axum::Json(DeliveryAnswer { delivery })))
+}
+
+/// Takes a pending delivery back.
+#[utoipa::path(post, path = "/deliveries/{id}/cancel", tag = "deliveries", operation_id = "cancelDelivery",
+    params(("id" = String, Path)), responses((status = 200, body = DeliveryView), ActionProblems))]
+async fn cancel(
+    State(app): State<App>,
+    tenant: Tenant<Operate>,
+    _: NoQuery,
+    One(id): One<DeliveryId>,
+) -> Result<axum::Json<DeliveryView>, Problem> {
+    app.engine().cancel(tenant.num(), id).await?;
+    Ok(axum::Json(find(&app, tenant.num(), id).await?.try_into()?))
+}

@@ -1,0 +1,75 @@
+//! The OpenAPI document around the handlers: what all of them share.
+
+use std::collections::BTreeMap;
+
+use axum::http::StatusCode;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::{IntoResponses, Modify, OpenApi};
+
+use super::problem::{FieldError, ProblemView};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Posthaste",
+        description = "Webhook delivery. Times are RFC 3339 in UTC with milliseconds. Lists are paged by cursors. \
+            Every problem is `application/problem+json` (RFC 9457). An admin key acts on the tenant that the header \
+            `X-Tenant-Id` names. `POST`s that create take an `Idempotency-Key`; changes take `If-Match`. Every answer \
+            carries `X-Request-Id`."
+    ),
+    components(schemas(ProblemView, FieldError)),
+    modifiers(&SecuritySchemes),
+    security(("bearer" = []), ("apiKey" = []))
+)]
+pub(super) struct ApiDocument;
+
+struct SecuritySchemes;
+
+impl Modify for SecuritySchemes {
+    fn modify(&self, document: &mut Document) {
+        let components = document.components.get_or_insert_default();
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+        let header = ApiKey::Header(ApiKeyValue::new("X-API-Key"));
+        components.add_security_scheme("apiKey", SecurityScheme::ApiKey(header));
+    }
+}
+
+fn problems(statuses: &[u16]) -> BTreeMap<String, RefOr<Response>> {
+    let problem = |status: &u16| {
+        let reason = StatusCode::from_u16(*status).ok().and_then(|status| status.canonical_reason());
+        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+        let response = ResponseBuilder::new().description(reason.unwrap_or("Problem"));
+        (status.to_string(), RefOr::T(response.content("application/problem+json", content).build()))
+    };
+    statuses.iter().map(problem).collect()
+}
+
+macro_rules! problem_sets {
+    ($($(#[$doc:meta])* $name:ident: $($status:literal)*;)*) => {$(
+        $(#[$doc])*
+        pub(super) enum $name {}
+
+        impl IntoResponses for $name {
+            fn responses() -> BTreeMap<String, RefOr<Response>> {
+                problems(&[$($status),*])
+            }
+        }
+    )*};
+}
+
+problem_sets! {
+    /// Of routes that read.
+    ReadProblems: 400 401 403 404 500 503;
+    /// Of routes that create.
+    CreateProblems: 400 401 403 404 408 409 413 415 422 500 503;
+    /// Of routes that change what has a version.
+    ChangeProblems: 400 401 403 404 408 409 412 413 415 422 500 503;
+    /// Of routes that delete what has a version.
+    DeleteProblems: 400 401 403 404 409 412 500 503;
+    /// Of routes that take no body and act at once.
+    ActionProblems: 400 401 403 404 409 500 503;
+    /// Of `/readyz`.
+    NotReady: 503;
+}

@@ -1,0 +1,123 @@
+//! Versions of configuration objects: `ETag: "v3"` on answers, `If-Match` on changes (RFC 9110 §13.1.1).
+
+use axum::extract::FromRequestParts;
+use axum::http::header::{ETAG, IF_MATCH};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::problem::Problem;
+
+/// How often a change without `If-Match` is tried again when another came first.
+pub(super) const TRIES: usize = 5;
+
+/// An object with its version.
+pub(super) fn tagged(status: StatusCode, version: i64, view: &impl Serialize) -> Response {
+    (status, [(ETAG, format!("\"v{version}\""))], axum::Json(view)).into_response()
+}
+
+/// Which versions the caller is willing to change.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum IfMatch {
+    /// Whatever it is: no header, or `*`.
+    Any,
+    /// Only these. Tags that are none of ours match nothing.
+    Only(Vec<i64>),
+}
+
+impl IfMatch {
+    fn read(headers: &HeaderMap) -> Result<Self, Problem> {
+        let mut versions = Vec::new();
+        let mut is_given = false;
+        for value in headers.get_all(IF_MATCH) {
+            is_given = true;
+            let text = value.to_str().map_err(|_| malformed())?.trim();
+            if text == "*" {
+                return Ok(Self::Any);
+            }
+            for tag in text.split(',') {
+                versions.extend(version(tag.trim())?);
+            }
+        }
+        Ok(if is_given { Self::Only(versions) } else { Self::Any })
+    }
+
+    /// Refuses a change of an object that has another version.
+    pub(super) fn check(&self, version: i64) -> Result<(), Problem> {
+        match self {
+            Self::Any => Ok(()),
+            Self::Only(versions) if versions.contains(&version) => Ok(()),
+            Self::Only(_) => {
+                let detail = format!("If-Match names another version; the object is at \"v{version}\" now");
+                Err(Problem::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", detail))
+            }
+        }
+    }
+}
+
+/// The version in a tag; none in one that we never gave. Weak tags never match here.
+fn version(tag: &str) -> Result<Option<i64>, Problem> {
+    let opaque = tag.strip_prefix("W/").unwrap_or(tag);
+    let inner = opaque.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or_else(malformed)?;
+    if inner.contains('"') || tag != opaque {
+        return if inner.contains('"') { Err(malformed()) } else { Ok(None) };
+    }
+    let digits = inner.strip_prefix('v').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    Ok(digits.and_then(|digits| digits.parse().ok()))
+}
+
+fn malformed() -> Problem {
+    Problem::bad_request("invalid_if_match", "If-Match takes `*` or a list of entity tags such as \"v3\"")
+}
+
+impl<S: Sync> FromRequestParts<S> for IfMatch {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Self::read(&parts.headers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(values: &[&str]) -> Result<IfMatch, Problem> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(IF_MATCH, value.parse().unwrap());
+        }
+        IfMatch::read(&headers)
+    }
+
+    #[test]
+    fn lists_and_the_asterisk_are_read() {
+        assert_eq!(read(&[]).unwrap(), IfMatch::Any);
+        assert_eq!(read(&["*"]).unwrap(), IfMatch::Any);
+        assert_eq!(read(&["\"v3\""]).unwrap(), IfMatch::Only(vec![3]));
+        assert_eq!(read(&["\"v3\", \"v4\"", "\"v5\""]).unwrap(), IfMatch::Only(vec![3, 4, 5]));
+    }
+
+    #[test]
+    fn foreign_and_weak_tags_match_nothing() {
+        assert_eq!(read(&["W/\"v3\", \"abc\", \"v-1\", \"v\", \"v+2\""]).unwrap(), IfMatch::Only(Vec::new()));
+        assert!(read(&["\"abc\""]).unwrap().check(1).is_err());
+    }
+
+    #[test]
+    fn what_is_no_tag_is_refused() {
+        for odd in ["v3", "", "\"v3", "\"v3\" \"v4\"", "\"v3\",", "3"] {
+            assert!(read(&[odd]).is_err(), "{odd:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_panics(value in "[ -~]{0,30}") {
+            let _ = read(&[&value]);
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! `/events`: what publishers hand over, and what became of it. The first handler here is the hot path of the API.
+
+mod input;
+mod view;
+
+use std::collections::HashMap;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use self::input::{BatchInput, EventInput};
+use self::view::{BatchView, EventSummary, EventView, ItemProblem, PublishedView};
+use super::App;
+use super::auth::{Publish, Read, Tenant};
+use super::body::Json;
+use super::deliveries::{self, DeliveryView};
+use super::document::{CreateProblems, ReadProblems};
+use super::fields::{At, Errors, Fault};
+use super::idempotency::{self, IdempotencyKey};
+use super::page::{NoQuery, PageParams, PageView, Query};
+use super::path::One;
+use super::problem::Problem;
+use crate::id::{EventId, EventSeq, TenantNum, WebhookNum};
+use crate::store::StoreError;
+use crate::store::events::{EventFilter, StoredEvent};
+use crate::store::idempotency::OnceKey;
+use crate::store::journal::Published;
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list, publish))
+        .routes(routes!(publish_batch))
+        .routes(routes!(read))
+        .routes(routes!(list_deliveries))
+}
+
+/// Publishes an event. The answer comes after the commit: from then on it survives any crash.
+#[utoipa::path(post, path = "/events", tag = "events", operation_id = "publishEvent", request_body = EventInput,
+    params(("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 202, body = PublishedView), CreateProblems))]
+async fn publish(
+    State(app): State<App>,
+    tenant: Tenant<Publish>,
+    _: NoQuery,
+    key: IdempotencyKey,
+    body: Json<EventInput>,
+) -> Result<Response, Problem> {
+    let (event, text) = body.accepted()?;
+    let key = key.with(Some(tenant.num()), &text);
+    let kind = event.kind.clone();
+    if let Some(published) = published_before(&app, key.as_ref()).await? {
+        let mut response = accepted(kind, published.first().copied())?;
+        idempotency::mark_replayed(&mut response);
+        return Ok(response);
+    }
+    Declared::of(&tenant).require(&app, &kind, At::Member(&At::Root, "event")).await?;
+    let published = app.engine().publish(tenant.num(), vec![event.into()], key).await?;
+    accepted(kind, published.first().copied())
+}
+
+fn accepted(kind: String, published: Option<Published>) -> Result<Response, Problem> {
+    let published = published.ok_or_else(|| Problem::internal(&"an event was published without an answer"))?;
+    let view = PublishedView::new(kind, published)?;
+    Ok((StatusCode::ACCEPTED, axum::Json(view)).into_response())
+}
+
+/// What the first request with this key was answered.
+async fn published_before(app: &App, key: Option<&OnceKey>) -> Result<Option<Vec<Published>>, Problem> {
+    let Some((_, answer)) = idempotency::first_answer(app, key).await? else { return Ok(None) };
+    serde_json::from_slice(&answer).map(Some).map_err(|error| Problem::internal(&error))
+}
+
+/// Publishes up to 1000 events, each judged on its own. Those that are accepted are committed together.
+#[utoipa::path(post, path = "/events/batch", tag = "events", operation_id = "publishEvents", request_body = BatchInput,
+    params(("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 202, body = BatchView), CreateProblems))]
+async fn publish_batch(
+    State(app): State<App>,
+    tenant: Tenant<Publish>,
+    _: NoQuery,
+    key: IdempotencyKey,
+    body: Json<BatchInput>,
+) -> Result<Response, Problem> {
+    let (BatchInput { events }, text) = body.accepted()?;
+    let key = key.with(Some(tenant.num()), &text);
+    let before = published_before(&app, key.as_ref()).await?;
+    let is_replayed = before.is_some();
+    let well_formed = events.iter().filter(|event| event.is_ok()).count();
+    let mut judged = events;
+    if before.as_ref().is_none_or(|before| before.len() != well_formed) {
+        judged = declared_only(&app, &tenant, judged).await?;
+    }
+    let (mut drafts, mut places) = (Vec::with_capacity(judged.len()), Vec::with_capacity(judged.len()));
+    for event in judged {
+        match event {
+            Ok(event) => {
+                places.push(Ok(event.kind.clone()));
+                drafts.push(event.into());
+            }
+            Err(problem) => places.push(Err(problem)),
+        }
+    }
+    let published = match before {
+        Some(before) if before.len() == drafts.len() => before,
+        Some(_) => {
+            let detail = "the declared event types have changed since the first answer, which cannot be given again";
+            return Err(Problem::conflict("first_answer_lost", detail));
+        }
+        None if drafts.is_empty() => Vec::new(),
+        None => app.engine().publish(tenant.num(), drafts, key).await?,
+    };
+    let mut response = (StatusCode::ACCEPTED, axum::Json(BatchView::new(places, published)?)).into_response();
+    if is_replayed {
+        idempotency::mark_replayed(&mut response);
+    }
+    Ok(response)
+}
+
+type Judged = Vec<Result<EventInput, ItemProblem>>;
+
+async fn declared_only(app: &App, tenant: &Tenant<Publish>, events: Judged) -> Result<Judged, Problem> {
+    let mut declared = Declared::of(tenant);
+    let mut judged = Vec::with_capacity(events.len());
+    let list = At::Member(&At::Root, "events");
+    for (place, event) in events.into_iter().enumerate() {
+        judged.push(match event {
+            Ok(event) if declared.allows(app, &event.kind).await? => Ok(event),
+            Ok(_) => Err(ItemProblem::from(undeclared(At::Member(&At::Item(&list, place), "event")))),
+            Err(problem) => Err(problem),
+        });
+    }
+    Ok(judged)
+}
+
+/// The event types that a tenant's publishers may use, as far as they were asked for.
+struct Declared {
+    tenant: TenantNum,
+    allow_undeclared: bool,
+    known: HashMap<String, bool>,
+}
+
+impl Declared {
+    fn of(tenant: &Tenant<Publish>) -> Self {
+        let allow_undeclared = tenant.row.allow_undeclared_types;
+        Self { tenant: tenant.num(), allow_undeclared, known: HashMap::new() }
+    }
+
+    async fn allows(&mut self, app: &App, kind: &str) -> Result<bool, StoreError> {
+        if self.allow_undeclared {
+            return Ok(true);
+        }
+        if let Some(known) = self.known.get(kind) {
+            return Ok(*known);
+        }
+        let found = app.store().event_type(self.tenant, kind).await?.is_some();
+        self.known.insert(kind.to_owned(), found);
+        Ok(found)
+    }
+
+    async fn require(mut self, app: &App, kind: &str, at: At<'_>) -> Result<(), Problem> {
+        if self.allows(app, kind).await? { Ok(()) } else { Err(undeclared(at)) }
+    }
+}
+
+fn undeclared(at: At<'_>) -> Problem {
+    let mut errors = Errors::default();
+    let message = "this event type is not declared, and the tenant accepts declared ones only; see GET /event-types";
+    errors.add(&at, Fault::new("undeclared", message));
+    errors.into_problem()
+}
+
+/// Lists events, newest first, without their data.
+#[utoipa::path(get, path = "/events", tag = "events", operation_id = "listEvents",
+    params(("event" = Option<String>, Query, description = "the exact event type"),
+        ("since" = Option<String>, Query, description = "accepted at or after this RFC 3339 time"),
+        ("until" = Option<String>, Query, description = "accepted before this RFC 3339 time"), PageParams),
+    responses((status = 200, body = PageView<EventSummary>), ReadProblems))]
+async fn list(
+    State(app): State<App>,
+    tenant: Tenant<Read>,
+    query: Query,
+) -> Result<axum::Json<PageView<EventSummary>>, Problem> {
+    let list = query.list("events", Some(tenant.num()), &["event", "since", "until"])?;
+    let filter =
+        EventFilter { kind: list.filter("event")?, since: list.filter("since")?, until: list.filter("until")? };
+    let before = list.position()?.map(EventSeq);
+    let page = app.store().events(tenant.num(), &filter, before, list.limit).await?;
+    let views = page.items.into_iter().map(EventSummary::from).collect();
+    Ok(axum::Json(list.answer(views, page.next)))
+}
+
+async fn find(app: &App, tenant: TenantNum, EventId(seq): EventId) -> Result<StoredEvent, Problem> {
+    app.store().event(tenant, seq).await?.ok_or(Problem::no_such("event"))
+}
+
+/// Reads an event with its data.
+#[utoipa::path(get, path = "/events/{id}", tag = "events", operation_id = "readEvent", params(("id" = String, Path)),
+    responses((status = 200, body = EventView), ReadProblems))]
+async fn read(
+    State(app): State<App>,
+    tenant: Tenant<Read>,
+    _: NoQuery,
+    One(id): One<EventId>,
+) -> Result<axum::Json<EventView>, Problem> {
+    Ok(axum::Json(find(&app, tenant.num(), id).await?.try_into()?))
+}
+
+/// Lists the deliveries of an event, those included that are only owed yet.
+#[utoipa::path(get, path = "/events/{id}/deliveries", tag = "events", operation_id = "listEventDeliveries",
+    params(("id" = String, Path), PageParams),
+    responses((status = 200, body = PageView<DeliveryView>), ReadProblems))]
+async fn list_deliveries(
+    State(app): State<App>,
+    tenant: Tenant<Read>,
+    One(id): One<EventId>,
+    query: Query,
+) -> Result<axum::Json<PageView<DeliveryView>>, Problem> {
+    let list = query.list(&format!("deliveries of {id}"), Some(tenant.num()), &[])?;
+    let after = list.position()?.map_or(WebhookNum(0), |last: crate::id::DeliveryId| last.webhook);
+    let event = find(&app, tenant.num(), id).await?;
+    let found = app.engine().deliveries_of_event(&event, after, list.limit).await?;
+    deliveries::page(&list, found)
+}

@@ -1,0 +1,180 @@
+//! What publishers and readers of events are shown.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use crate::api::problem::{FieldError, Problem};
+use crate::clock::UnixMillis;
+use crate::id::EventId;
+use crate::store::events::{Event, StoredEvent};
+use crate::store::journal::{Published, Receipt};
+
+/// What became of a published event.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PublishedEvent)]
+pub(in crate::api) struct PublishedView {
+    #[schema(value_type = String)]
+    id: EventId,
+    event: String,
+    #[schema(value_type = String, format = DateTime)]
+    timestamp: UnixMillis,
+    /// How many webhooks it is owed to.
+    matched: u32,
+    /// The caller's id was seen before: this is the first answer.
+    duplicate: bool,
+}
+
+impl PublishedView {
+    pub(super) fn new(event: String, published: Published) -> Result<Self, Problem> {
+        let (receipt, duplicate) = match published {
+            Published::Accepted(receipt) => (receipt, false),
+            Published::Duplicate(receipt) => (receipt, true),
+            Published::Conflict => {
+                let detail = "an event with this id and other content was published before";
+                return Err(Problem::conflict("event_id_conflict", detail));
+            }
+        };
+        let Receipt { seq, occurred_at, matched } = receipt;
+        Ok(Self { id: EventId(seq), event, timestamp: occurred_at, matched, duplicate })
+    }
+}
+
+/// Why one event of a batch was not accepted.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::api) struct ItemProblem {
+    /// The status that it would have had on its own.
+    status: u16,
+    #[schema(value_type = String)]
+    code: &'static str,
+    message: String,
+    /// With pointers into the whole body.
+    errors: Vec<FieldError>,
+}
+
+impl From<Problem> for ItemProblem {
+    fn from(problem: Problem) -> Self {
+        let (status, code, detail, errors) = problem.into_parts();
+        Self { status: status.as_u16(), code, message: detail.into_owned(), errors }
+    }
+}
+
+/// One event of a batch: the same as a single one's answer, or why there is none.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(in crate::api) enum ItemView {
+    Published(PublishedView),
+    Refused { error: ItemProblem },
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PublishedBatch)]
+pub(in crate::api) struct BatchView {
+    /// In the order of the events.
+    results: Vec<ItemView>,
+}
+
+impl BatchView {
+    /// `places` has an event's type or its problem, `published` what became of those with a type, in their order.
+    pub(super) fn new(places: Vec<Result<String, ItemProblem>>, published: Vec<Published>) -> Result<Self, Problem> {
+        let mut published = published.into_iter();
+        let mut results = Vec::with_capacity(places.len());
+        for place in places {
+            results.push(match place {
+                Err(error) => ItemView::Refused { error },
+                Ok(kind) => {
+                    let next = published.next();
+                    let next = next.ok_or_else(|| Problem::internal(&"a batch was answered in part"))?;
+                    match PublishedView::new(kind, next) {
+                        Ok(view) => ItemView::Published(view),
+                        Err(problem) => ItemView::Refused { error: problem.into() },
+                    }
+                }
+            });
+        }
+        Ok(Self { results })
+    }
+}
+
+/// An event in a list.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct EventSummary {
+    #[schema(value_type = String)]
+    id: EventId,
+    event: String,
+    #[schema(value_type = String, format = DateTime)]
+    timestamp: UnixMillis,
+    /// How many webhooks it was owed to when it was accepted.
+    matched: u32,
+    /// The id that its publisher gave it.
+    caller_id: Option<String>,
+    #[schema(value_type = String, format = DateTime)]
+    accepted_at: UnixMillis,
+}
+
+impl From<&StoredEvent> for EventSummary {
+    fn from(stored: &StoredEvent) -> Self {
+        let StoredEvent { event, occurred_at, caller_id, matched } = stored;
+        let Event { seq, tenant: _, kind, body: _ } = event.as_ref();
+        Self {
+            id: EventId(*seq),
+            event: kind.clone(),
+            timestamp: *occurred_at,
+            matched: *matched,
+            caller_id: caller_id.clone(),
+            accepted_at: seq.accepted_at(),
+        }
+    }
+}
+
+impl From<StoredEvent> for EventSummary {
+    fn from(stored: StoredEvent) -> Self {
+        Self::from(&stored)
+    }
+}
+
+/// An event with what was published.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Event)]
+pub(in crate::api) struct EventView {
+    #[serde(flatten)]
+    summary: EventSummary,
+    #[schema(value_type = Object)]
+    data: Box<RawValue>,
+}
+
+/// The part of a stored body that no column has.
+#[derive(Deserialize)]
+struct Body<'a> {
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+impl TryFrom<StoredEvent> for EventView {
+    type Error = Problem;
+
+    fn try_from(stored: StoredEvent) -> Result<Self, Problem> {
+        let body: Body<'_> = serde_json::from_slice(&stored.event.body).map_err(|error| Problem::internal(&error))?;
+        Ok(Self { data: body.data.to_owned(), summary: EventSummary::from(&stored) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::id::{EventSeq, TenantNum};
+
+    #[test]
+    fn an_event_shows_its_data_to_the_byte() {
+        let body = r#"{"id":"evt_x","event":"a","timestamp":"t","data":{"z":1.50, "a":[]}}"#;
+        let event = Event { seq: EventSeq(1 << 30), tenant: TenantNum(1), kind: "a".to_owned(), body: body.into() };
+        let stored = StoredEvent { event: Arc::new(event), occurred_at: UnixMillis(0), caller_id: None, matched: 2 };
+        let view = EventView::try_from(stored).unwrap();
+        let shown = serde_json::to_string(&view).unwrap();
+        assert!(shown.contains(r#""data":{"z":1.50, "a":[]}"#), "{shown}");
+        assert!(shown.contains(r#""callerId":null"#), "{shown}");
+    }
+}

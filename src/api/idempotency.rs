@@ -1,0 +1,158 @@
+//! `Idempotency-Key`: a repeated request that creates gets the first answer again. The store writes key and answer in
+//! the transaction that creates; this module makes the fingerprint, looks before and looks again after a lost race.
+
+use std::future::Future;
+
+use axum::extract::FromRequestParts;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::App;
+use super::problem::Problem;
+use crate::id::TenantNum;
+use crate::store::StoreError;
+use crate::store::idempotency::{Fingerprint, Once, OnceKey, Seen};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Marks an answer that was given before.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+const KEY_LENGTH: std::ops::RangeInclusive<usize> = 1..=255;
+
+/// The key of a request, if it has one, and what the request asks for.
+pub(super) struct IdempotencyKey(Option<Asked>);
+
+struct Asked {
+    key: String,
+    method: String,
+    path: String,
+}
+
+impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let mut values = parts.headers.get_all(IDEMPOTENCY_KEY).iter();
+        let Some(value) = values.next() else { return Ok(Self(None)) };
+        if values.next().is_some() || !is_key(value.as_bytes()) {
+            let detail = "Idempotency-Key is given once, with 1 to 255 visible ASCII characters";
+            return Err(Problem::bad_request("invalid_idempotency_key", detail));
+        }
+        let key = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let (method, path) = (parts.method.to_string(), parts.uri.path().to_owned());
+        Ok(Self(Some(Asked { key, method, path })))
+    }
+}
+
+fn is_key(value: &[u8]) -> bool {
+    KEY_LENGTH.contains(&value.len()) && value.iter().all(u8::is_ascii_graphic)
+}
+
+impl IdempotencyKey {
+    /// The key as it is stored. `tenant` is `None` where an admin acts on no tenant.
+    pub(super) fn with(self, tenant: Option<TenantNum>, body: &[u8]) -> Option<OnceKey> {
+        let Asked { key, method, path } = self.0?;
+        let fingerprint = fingerprint([method.as_bytes(), path.as_bytes(), body], tenant);
+        Some(OnceKey { tenant, key, fingerprint })
+    }
+}
+
+fn fingerprint(parts: [&[u8]; 3], tenant: Option<TenantNum>) -> Fingerprint {
+    let mut hash = Sha256::new_with_prefix(tenant.map_or(0, |tenant| tenant.0).to_be_bytes());
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+/// The bytes of the first answer to this request, if there was one.
+pub(super) async fn first_answer(app: &App, key: Option<&OnceKey>) -> Result<Option<(u16, Vec<u8>)>, Problem> {
+    let Some(key) = key else { return Ok(None) };
+    match app.store().seen(key).await? {
+        Seen::New => Ok(None),
+        Seen::Before { status, answer } => Ok(Some((status, answer))),
+        Seen::Otherwise => Err(Problem::key_reused()),
+    }
+}
+
+/// Creates a configuration object with `create`, once. `view` is what the answer will show of it; `exists` is the
+/// problem when there is such an object.
+pub(super) async fn create<F, T>(
+    app: &App,
+    key: Option<OnceKey>,
+    view: &impl Serialize,
+    exists: Problem,
+    create: impl FnOnce(Option<Once>) -> F,
+) -> Result<Response, Problem>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    if let Some((status, answer)) = first_answer(app, key.as_ref()).await? {
+        return Ok(replayed(status, answer));
+    }
+    let answer = serde_json::to_vec(view).map_err(|error| Problem::internal(&error))?;
+    let status = StatusCode::CREATED;
+    let once = key.clone().map(|key| Once { key, status: status.as_u16(), answer: answer.clone() });
+    match create(once).await {
+        Ok(_) => Ok(created(status, answer)),
+        Err(StoreError::Exists) => match first_answer(app, key.as_ref()).await? {
+            Some((status, answer)) => Ok(replayed(status, answer)),
+            None => Err(exists),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A new object is at its first version.
+fn created(status: StatusCode, answer: Vec<u8>) -> Response {
+    let headers = [(CONTENT_TYPE, "application/json"), (axum::http::header::ETAG, "\"v1\"")];
+    (status, headers, answer).into_response()
+}
+
+fn replayed(status: u16, answer: Vec<u8>) -> Response {
+    let mut response = created(StatusCode::from_u16(status).unwrap_or(StatusCode::CREATED), answer);
+    response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    response
+}
+
+/// Marks an answer that was rendered anew from what was stored.
+pub(super) fn mark_replayed(response: &mut Response) {
+    response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_changes_with_every_part() {
+        let of = |method: &str, path: &str, body: &str, tenant| {
+            fingerprint([method.as_bytes(), path.as_bytes(), body.as_bytes()], tenant)
+        };
+        let first = of("POST", "/webhooks", "{}", Some(TenantNum(1)));
+        assert_eq!(first, of("POST", "/webhooks", "{}", Some(TenantNum(1))));
+        for other in [
+            of("PUT", "/webhooks", "{}", Some(TenantNum(1))),
+            of("POST", "/webhooks{", "}", Some(TenantNum(1))),
+            of("POST", "/webhooks", "{} ", Some(TenantNum(1))),
+            of("POST", "/webhooks", "{}", Some(TenantNum(2))),
+            of("POST", "/webhooks", "{}", None),
+        ] {
+            assert_ne!(first, other);
+        }
+    }
+
+    #[test]
+    fn keys_are_visible_ascii_of_bounded_length() {
+        assert!(is_key(b"a") && is_key(&[b'~'; 255]));
+        for odd in [&b""[..], b"a b", b"\xc3\xa4", &[b'a'; 256]] {
+            assert!(!is_key(odd));
+        }
+    }
+}

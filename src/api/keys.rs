@@ -1,0 +1,141 @@
+//! `/tenants/{id}/keys`: the keys of a tenant. For admin keys only.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::App;
+use super::auth::{Admin, Scope};
+use super::body::{Input, Json};
+use super::document::{ActionProblems, CreateProblems, ReadProblems};
+use super::fields::{Reader, line, word};
+use super::idempotency::{self, IdempotencyKey};
+use super::key;
+use super::page::{NoQuery, PageParams, PageView, Query};
+use super::path::{One, Two};
+use super::problem::Problem;
+use super::tenants::{self, NAME};
+use crate::clock::UnixMillis;
+use crate::id::{KeyId, TenantId};
+use crate::store::StoreError;
+use crate::store::keys::ApiKey;
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(delete))
+}
+
+#[derive(Debug, ToSchema)]
+pub(super) struct KeyInput {
+    #[schema(min_length = 1, max_length = 200, example = "production publisher")]
+    name: String,
+    /// Some of `read`, `publish`, `manage`, `operate`.
+    #[schema(value_type = Vec<String>, min_items = 1, example = json!(["publish"]))]
+    scopes: Vec<Scope>,
+}
+
+impl Input for KeyInput {
+    const FIELDS: &'static [&'static str] = &["name", "scopes"];
+
+    fn read(reader: &mut Reader<'_, '_>) -> Option<Self> {
+        let name = reader.required("name", |raw| line(raw, &NAME));
+        let known = Scope::ALL.map(|scope| (scope.as_str(), scope));
+        let given = reader.list("scopes", &(1..=Scope::ALL.len()), |at, raw, errors| {
+            word(raw, &known).map_err(|fault| errors.add(&at, fault)).ok()
+        });
+        reader.demand("scopes", &given);
+        let mut scopes = Vec::with_capacity(Scope::ALL.len());
+        for scope in given.value()? {
+            if !scopes.contains(&scope) {
+                scopes.push(scope);
+            }
+        }
+        Some(Self { name: name?, scopes })
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Key)]
+pub(super) struct KeyView {
+    #[schema(value_type = String)]
+    id: KeyId,
+    name: String,
+    scopes: Vec<String>,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: UnixMillis,
+}
+
+impl From<ApiKey> for KeyView {
+    fn from(key: ApiKey) -> Self {
+        let ApiKey { num: _, id, tenant: _, name, scopes, digest: _, created_at } = key;
+        Self { id, name, scopes, created_at }
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = NewKey)]
+pub(super) struct NewKeyView {
+    #[serde(flatten)]
+    view: KeyView,
+    /// Shown here and never again.
+    key: String,
+}
+
+/// Lists a tenant's keys, newest first, without the keys themselves.
+#[utoipa::path(get, path = "/tenants/{id}/keys", tag = "tenants", operation_id = "listKeys",
+    params(("id" = String, Path), PageParams), responses((status = 200, body = PageView<KeyView>), ReadProblems))]
+async fn list(
+    State(app): State<App>,
+    _: Admin,
+    One(id): One<TenantId>,
+    query: Query,
+) -> Result<axum::Json<PageView<KeyView>>, Problem> {
+    let tenant = tenants::find(&app, id).await?;
+    let list = query.list("keys", Some(tenant.num), &[])?;
+    let page = app.store().keys(tenant.num, list.position()?, list.limit).await?;
+    let views = page.items.into_iter().map(KeyView::from).collect();
+    Ok(axum::Json(list.answer(views, page.next)))
+}
+
+/// Creates a key. The answer is the only one that shows it.
+#[utoipa::path(post, path = "/tenants/{id}/keys", tag = "tenants", operation_id = "createKey", request_body = KeyInput,
+    params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 201, body = NewKeyView), CreateProblems))]
+async fn create(
+    State(app): State<App>,
+    _: Admin,
+    _: NoQuery,
+    One(id): One<TenantId>,
+    idempotency_key: IdempotencyKey,
+    body: Json<KeyInput>,
+) -> Result<Response, Problem> {
+    let tenant = tenants::find(&app, id).await?;
+    let (KeyInput { name, scopes }, text) = body.accepted()?;
+    let scopes: Vec<String> = scopes.into_iter().map(|scope| scope.as_str().to_owned()).collect();
+    let (shown, new) = key::mint(Some(tenant.num), name, scopes);
+    let view = KeyView { id: new.id, name: new.name.clone(), scopes: new.scopes.clone(), created_at: new.created_at };
+    let view = NewKeyView { view, key: shown };
+    let (once, exists, store) = (idempotency_key.with(None, &text), Problem::from(StoreError::Exists), app.store());
+    idempotency::create(&app, once, &view, exists, |once| store.create_key(new, once)).await
+}
+
+/// Deletes a key. It stops working at once.
+#[utoipa::path(delete, path = "/tenants/{id}/keys/{keyId}", tag = "tenants", operation_id = "deleteKey",
+    params(("id" = String, Path), ("keyId" = String, Path)), responses((status = 204), ActionProblems))]
+async fn delete(
+    State(app): State<App>,
+    _: Admin,
+    _: NoQuery,
+    Two(id, key): Two<TenantId, KeyId>,
+) -> Result<StatusCode, Problem> {
+    let tenant = tenants::find(&app, id).await?;
+    if !app.store().delete_key(tenant.num, key).await? {
+        return Err(Problem::no_such("key"));
+    }
+    app.keys().forget_key(key);
+    Ok(StatusCode::NO_CONTENT)
+}

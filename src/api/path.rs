@@ -1,0 +1,67 @@
+//! Parameters in the path: ids and names.
+
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
+
+use super::problem::Problem;
+use crate::id::{DeliveryId, EventId, IdError, KeyId, TenantId, WebhookId};
+
+/// Something that a segment of a path stands for.
+pub(super) trait Segment: Sized + Send {
+    fn read(text: String) -> Result<Self, Problem>;
+}
+
+macro_rules! id_segments {
+    ($($id:ty),*) => {$(
+        impl Segment for $id {
+            fn read(text: String) -> Result<Self, Problem> {
+                text.parse().map_err(unknown_id)
+            }
+        }
+    )*};
+}
+
+id_segments!(TenantId, KeyId, WebhookId, EventId, DeliveryId);
+
+impl Segment for String {
+    fn read(text: String) -> Result<Self, Problem> {
+        Ok(text)
+    }
+}
+
+/// An id of another kind is a mistake worth telling apart; one that nobody can have is simply not there.
+fn unknown_id(error: IdError) -> Problem {
+    match error {
+        IdError::WrongKind { .. } => Problem::bad_request("invalid_id", error.to_string()),
+        IdError::Malformed { .. } => Problem::no_such("object"),
+    }
+}
+
+fn unreadable() -> Problem {
+    Problem::bad_request("invalid_path", "the path is not percent-encoded UTF-8")
+}
+
+/// The only parameter of a path.
+pub(super) struct One<A>(pub(super) A);
+
+impl<A: Segment, S: Send + Sync> FromRequestParts<S> for One<A> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(text) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| unreadable())?;
+        A::read(text).map(Self)
+    }
+}
+
+/// Both parameters of a path.
+pub(super) struct Two<A, B>(pub(super) A, pub(super) B);
+
+impl<A: Segment, B: Segment, S: Send + Sync> FromRequestParts<S> for Two<A, B> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::<(String, String)>::from_request_parts(parts, state).await;
+        let Path((a, b)) = path.map_err(|_| unreadable())?;
+        Ok(Self(A::read(a)?, B::read(b)?))
+    }
+}

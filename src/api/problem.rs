@@ -1,0 +1,237 @@
+//! What went wrong, as its caller sees it: RFC 9457 `application/problem+json`. The one place that turns the errors of
+//! the layers below into a status. [`super::answer`] writes a problem out and adds the request's id.
+
+use std::borrow::Cow;
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::engine::EngineError;
+use crate::store::StoreError;
+use crate::store::journal::PublishError;
+
+/// What a handler answers when it cannot do what it was asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: Cow<'static, str>,
+    errors: Vec<FieldError>,
+    hint: Hint,
+}
+
+/// A header that belongs to a problem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hint {
+    None,
+    /// `Retry-After: 1`
+    RetrySoon,
+    /// `WWW-Authenticate: Bearer`
+    Authenticate,
+}
+
+/// One field that cannot be accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub(super) struct FieldError {
+    /// JSON pointer (RFC 6901) into the body that was sent.
+    #[schema(example = "/retryPolicy/maxRetries")]
+    pub(super) pointer: String,
+    #[schema(value_type = String, example = "out_of_range")]
+    pub(super) code: &'static str,
+    /// What was given and what is accepted.
+    pub(super) message: String,
+}
+
+/// RFC 9457 problem details.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Problem)]
+pub(super) struct ProblemView<'a> {
+    /// `urn:posthaste:problem:` and the code.
+    #[serde(rename = "type")]
+    kind: String,
+    title: String,
+    #[schema(example = 422)]
+    status: u16,
+    /// Stable, for machines.
+    #[schema(example = "validation_failed")]
+    code: &'a str,
+    detail: &'a str,
+    /// The same as in the header `X-Request-Id`.
+    request_id: &'a str,
+    /// Present when fields of the body are at fault.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [FieldError],
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, code, detail: detail.into(), errors: Vec::new(), hint: Hint::None }
+    }
+
+    pub(super) fn bad_request(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    pub(super) fn conflict(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::CONFLICT, code, detail)
+    }
+
+    /// Fields of the body that cannot be accepted.
+    pub(super) fn invalid(errors: Vec<FieldError>) -> Self {
+        let detail = match errors.as_slice() {
+            [only] if only.pointer.is_empty() => only.message.clone(),
+            [only] => format!("{}: {}", only.pointer, only.message),
+            several => format!("{} fields cannot be accepted", several.len()),
+        };
+        let problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "validation_failed", detail);
+        Self { errors, ..problem }
+    }
+
+    /// There is no such object, or it is another tenant's.
+    pub(super) fn no_such(what: &'static str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what}"))
+    }
+
+    pub(super) fn unauthenticated(code: &'static str, detail: &'static str) -> Self {
+        Self { hint: Hint::Authenticate, ..Self::new(StatusCode::UNAUTHORIZED, code, detail) }
+    }
+
+    /// Our own fault. The log has the details, the caller gets none.
+    pub(super) fn internal(error: &dyn std::fmt::Display) -> Self {
+        tracing::error!(%error, "a request failed");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request failed on our side; the log knows why")
+    }
+
+    fn unavailable(code: &'static str, detail: &'static str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
+    }
+
+    fn storage_unavailable(error: &dyn std::fmt::Display) -> Self {
+        tracing::error!(%error, "the database refused a request");
+        let problem = Self::unavailable("storage_unavailable", "the database refused the request; nothing was kept");
+        Self { hint: Hint::RetrySoon, ..problem }
+    }
+
+    pub(super) fn key_reused() -> Self {
+        let detail = "this Idempotency-Key was used for another request in the last 24 hours";
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", detail)
+    }
+
+    pub(super) fn stopping() -> Self {
+        Self::unavailable("stopping", "the engine is stopping; nothing was kept")
+    }
+
+    pub(super) fn hint(&self) -> Hint {
+        self.hint
+    }
+
+    /// Code, sentence and fields, for whoever reports the problem as part of an answer.
+    pub(super) fn into_parts(self) -> (StatusCode, &'static str, Cow<'static, str>, Vec<FieldError>) {
+        let Self { status, code, detail, errors, hint: _ } = self;
+        (status, code, detail, errors)
+    }
+
+    pub(super) fn view<'a>(&'a self, request_id: &'a str) -> ProblemView<'a> {
+        let Self { status, code, detail, errors, hint: _ } = self;
+        ProblemView {
+            kind: format!("urn:posthaste:problem:{code}"),
+            title: title(code),
+            status: status.as_u16(),
+            code,
+            detail,
+            request_id,
+            errors,
+        }
+    }
+}
+
+/// `webhook_inactive` in words: `Webhook inactive`.
+fn title(code: &str) -> String {
+    let words = code.replace('_', " ");
+    let first = words.chars().next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(words.chars().skip(1)).collect()
+}
+
+impl IntoResponse for Problem {
+    /// The body is written by [`super::answer::finish`], which knows the request's id.
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Exists => Self::conflict("already_exists", "an object with this name exists"),
+            StoreError::Stale => Self::conflict("changed_meanwhile", "the object was changed meanwhile; read it again"),
+            StoreError::Unreadable { .. } => Self::internal(&error),
+            StoreError::Database(text) => Self::storage_unavailable(&text),
+        }
+    }
+}
+
+impl From<PublishError> for Problem {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Full => {
+                let problem = Self::unavailable("overloaded", "the journal is full; nothing was kept");
+                Self { hint: Hint::RetrySoon, ..problem }
+            }
+            PublishError::Stopped => Self::stopping(),
+            PublishError::KeyReused => Self::key_reused(),
+            PublishError::Store(text) => Self::storage_unavailable(&text),
+        }
+    }
+}
+
+impl From<EngineError> for Problem {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Store(error) => error.into(),
+            EngineError::Publish(error) => error.into(),
+            EngineError::Inactive => Self::conflict("webhook_inactive", "the webhook is switched off"),
+            EngineError::InFlight => {
+                Self::conflict("delivery_in_flight", "a request for this delivery is being made right now")
+            }
+            EngineError::Settled => Self::conflict("delivery_settled", "the delivery is not pending any more"),
+            EngineError::TooManyAttempts => {
+                Self::conflict("too_many_attempts", "the delivery has used up its attempt numbers")
+            }
+            EngineError::NotFound => Self::no_such("object"),
+            EngineError::Stopping => Self::stopping(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_names_its_type_its_code_and_its_fields() {
+        let error = FieldError { pointer: "/name".to_owned(), code: "required", message: "missing".to_owned() };
+        let problem = Problem::invalid(vec![error]);
+        let view = serde_json::to_value(problem.view("r-1")).unwrap();
+        assert_eq!(view["type"], "urn:posthaste:problem:validation_failed");
+        assert_eq!(view["title"], "Validation failed");
+        assert_eq!(view["status"], 422);
+        assert_eq!(view["detail"], "/name: missing");
+        assert_eq!(view["requestId"], "r-1");
+        assert_eq!(view["errors"][0]["pointer"], "/name");
+    }
+
+    #[test]
+    fn a_full_journal_asks_for_patience_and_an_unreadable_row_tells_nothing() {
+        let full = Problem::from(PublishError::Full);
+        assert_eq!((full.status.as_u16(), full.hint()), (503, Hint::RetrySoon));
+        let error = StoreError::Unreadable { what: "secret", why: "hunter2".to_owned() };
+        let problem = Problem::from(error);
+        assert_eq!(problem.status.as_u16(), 500);
+        assert!(!serde_json::to_string(&problem.view("r")).unwrap().contains("hunter2"));
+    }
+}

@@ -1,0 +1,217 @@
+//! `/tenants`: who is isolated from whom. For admin keys only.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::App;
+use super::auth::Admin;
+use super::body::{Input, Json};
+use super::catalogue::default_catalogue;
+use super::document::{ChangeProblems, CreateProblems, DeleteProblems, ReadProblems};
+use super::etag::{IfMatch, TRIES, tagged};
+use super::fields::{Given, Reader, boolean, line};
+use super::idempotency::{self, IdempotencyKey};
+use super::page::{NoQuery, PageParams, PageView, Query};
+use super::path::One;
+use super::problem::Problem;
+use crate::clock::UnixMillis;
+use crate::engine::EngineError;
+use crate::id::{TenantId, TenantNum};
+use crate::store::StoreError;
+use crate::store::tenants::{NewTenant, Tenant};
+
+/// Characters of a name, of a tenant and of whatever else is named for people.
+pub(super) const NAME: std::ops::RangeInclusive<usize> = 1..=200;
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(read, update, delete))
+}
+
+#[derive(Debug, ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub(super) struct TenantInput {
+    #[schema(min_length = 1, max_length = 200, example = "Acme")]
+    name: String,
+    /// Whether events of types that were never declared are accepted; true unless given.
+    #[schema(value_type = Option<bool>)]
+    allow_undeclared_types: Given<bool>,
+}
+
+impl Input for TenantInput {
+    const FIELDS: &'static [&'static str] = &["name", "allowUndeclaredTypes"];
+
+    fn read(reader: &mut Reader<'_, '_>) -> Option<Self> {
+        let name = reader.required("name", |raw| line(raw, &NAME));
+        let allow_undeclared_types = reader.field("allowUndeclaredTypes", boolean);
+        Some(Self { name: name?, allow_undeclared_types })
+    }
+}
+
+#[derive(Debug, Clone, ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub(super) struct TenantPatch {
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
+    name: Given<String>,
+    #[schema(value_type = Option<bool>)]
+    allow_undeclared_types: Given<bool>,
+}
+
+impl Input for TenantPatch {
+    const FIELDS: &'static [&'static str] = TenantInput::FIELDS;
+
+    fn read(reader: &mut Reader<'_, '_>) -> Option<Self> {
+        let name = reader.field("name", |raw| line(raw, &NAME));
+        reader.demand_if_null("name", &name);
+        Some(Self { name, allow_undeclared_types: reader.field("allowUndeclaredTypes", boolean) })
+    }
+}
+
+impl TenantPatch {
+    fn apply(self, tenant: &mut Tenant) {
+        let Self { name, allow_undeclared_types } = self;
+        name.merge_into(&mut tenant.name, String::new);
+        allow_undeclared_types.merge_into(&mut tenant.allow_undeclared_types, || true);
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Tenant)]
+pub(super) struct TenantView {
+    #[schema(value_type = String)]
+    id: TenantId,
+    name: String,
+    allow_undeclared_types: bool,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: UnixMillis,
+    #[schema(value_type = String, format = DateTime)]
+    updated_at: UnixMillis,
+}
+
+impl From<Tenant> for TenantView {
+    fn from(tenant: Tenant) -> Self {
+        let Tenant { num: _, id, name, allow_undeclared_types, version: _, created_at, updated_at } = tenant;
+        Self { id, name, allow_undeclared_types, created_at, updated_at }
+    }
+}
+
+pub(super) async fn find(app: &App, id: TenantId) -> Result<Tenant, Problem> {
+    app.store().tenant(id).await?.ok_or(Problem::no_such("tenant"))
+}
+
+/// Lists tenants, newest first.
+#[utoipa::path(get, path = "/tenants", tag = "tenants", operation_id = "listTenants", params(PageParams),
+    responses((status = 200, body = PageView<TenantView>), ReadProblems))]
+async fn list(State(app): State<App>, _: Admin, query: Query) -> Result<axum::Json<PageView<TenantView>>, Problem> {
+    let list = query.list("tenants", None, &[])?;
+    let page = app.store().tenants(list.position()?, list.limit).await?;
+    let views = page.items.into_iter().map(TenantView::from).collect();
+    Ok(axum::Json(list.answer(views, page.next)))
+}
+
+/// Creates a tenant with the default event types.
+#[utoipa::path(post, path = "/tenants", tag = "tenants", operation_id = "createTenant", request_body = TenantInput,
+    params(("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 201, body = TenantView), CreateProblems))]
+async fn create(
+    State(app): State<App>,
+    _: Admin,
+    _: NoQuery,
+    key: IdempotencyKey,
+    body: Json<TenantInput>,
+) -> Result<Response, Problem> {
+    let (TenantInput { name, allow_undeclared_types }, text) = body.accepted()?;
+    let new = NewTenant {
+        id: TenantId::generate(),
+        name,
+        allow_undeclared_types: allow_undeclared_types.value().unwrap_or(true),
+        created_at: UnixMillis::now(),
+        catalogue: default_catalogue(),
+    };
+    let view = TenantView::from(first_version(&new));
+    let exists = Problem::from(StoreError::Exists);
+    let store = app.store();
+    idempotency::create(&app, key.with(None, &text), &view, exists, |once| store.create_tenant(new, once)).await
+}
+
+/// What a new tenant will be; the number is the store's to give and never shown.
+fn first_version(new: &NewTenant) -> Tenant {
+    let NewTenant { id, name, allow_undeclared_types, created_at, catalogue: _ } = new;
+    Tenant {
+        num: TenantNum(0),
+        id: *id,
+        name: name.clone(),
+        allow_undeclared_types: *allow_undeclared_types,
+        version: 1,
+        created_at: *created_at,
+        updated_at: *created_at,
+    }
+}
+
+/// Reads a tenant.
+#[utoipa::path(get, path = "/tenants/{id}", tag = "tenants", operation_id = "readTenant",
+    params(("id" = String, Path)), responses((status = 200, body = TenantView), ReadProblems))]
+async fn read(State(app): State<App>, _: Admin, _: NoQuery, One(id): One<TenantId>) -> Result<Response, Problem> {
+    let tenant = find(&app, id).await?;
+    Ok(tagged(StatusCode::OK, tenant.version, &TenantView::from(tenant)))
+}
+
+/// Changes a tenant.
+#[utoipa::path(patch, path = "/tenants/{id}", tag = "tenants", operation_id = "updateTenant",
+    params(("id" = String, Path), ("If-Match" = Option<String>, Header)), request_body = TenantPatch,
+    responses((status = 200, body = TenantView), ChangeProblems))]
+async fn update(
+    State(app): State<App>,
+    _: Admin,
+    _: NoQuery,
+    One(id): One<TenantId>,
+    if_match: IfMatch,
+    body: Json<TenantPatch>,
+) -> Result<Response, Problem> {
+    let (patch, _) = body.accepted()?;
+    for _ in 0..TRIES {
+        let mut tenant = find(&app, id).await?;
+        if_match.check(tenant.version)?;
+        patch.clone().apply(&mut tenant);
+        match app.store().update_tenant(&tenant, UnixMillis::now()).await {
+            Ok(tenant) => {
+                app.keys().forget_tenant(&tenant);
+                return Ok(tagged(StatusCode::OK, tenant.version, &TenantView::from(tenant)));
+            }
+            Err(StoreError::Stale) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(StoreError::Stale.into())
+}
+
+/// Deletes a tenant with its keys and webhooks. What is owed is cancelled.
+#[utoipa::path(delete, path = "/tenants/{id}", tag = "tenants", operation_id = "deleteTenant",
+    params(("id" = String, Path), ("If-Match" = Option<String>, Header)),
+    responses((status = 204), DeleteProblems))]
+async fn delete(
+    State(app): State<App>,
+    _: Admin,
+    _: NoQuery,
+    One(id): One<TenantId>,
+    if_match: IfMatch,
+) -> Result<StatusCode, Problem> {
+    for _ in 0..TRIES {
+        let tenant = find(&app, id).await?;
+        if_match.check(tenant.version)?;
+        match app.engine().delete_tenant(&tenant).await {
+            Ok(()) => {
+                app.keys().forget_tenant(&tenant);
+                return Ok(StatusCode::NO_CONTENT);
+            }
+            Err(EngineError::Store(StoreError::Stale)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(StoreError::Stale.into())
+}

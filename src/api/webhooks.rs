@@ -1,0 +1,193 @@
+//! `/webhooks`: what tenants subscribe, and what can be done with a subscription.
+
+mod actions;
+mod input;
+mod settings;
+mod view;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use self::input::{WebhookInput, WebhookPatch};
+use self::settings::Settings;
+use self::view::{NewWebhookView, WebhookView};
+use super::App;
+use super::auth::{Manage, Read, Tenant};
+use super::body::Json;
+use super::document::{ChangeProblems, CreateProblems, DeleteProblems, ReadProblems};
+use super::etag::{IfMatch, TRIES, tagged};
+use super::fields::Errors;
+use super::idempotency::{self, IdempotencyKey};
+use super::page::{NoQuery, PageParams, PageView, Query};
+use super::path::One;
+use super::problem::Problem;
+use crate::clock::UnixMillis;
+use crate::engine::{EngineError, SigningSecret};
+use crate::id::{TenantNum, WebhookId, WebhookNum};
+use crate::store::StoreError;
+use crate::store::webhooks::{NewWebhook, Webhook};
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(read, update, delete))
+        .routes(routes!(actions::test))
+        .routes(routes!(actions::rotate_secret))
+        .routes(routes!(actions::logs))
+}
+
+async fn find(app: &App, tenant: TenantNum, id: WebhookId) -> Result<Webhook, Problem> {
+    app.store().webhook(tenant, id).await?.ok_or(Problem::no_such("webhook"))
+}
+
+/// Lists webhooks, newest first.
+#[utoipa::path(get, path = "/webhooks", tag = "webhooks", operation_id = "listWebhooks",
+    params(("isActive" = Option<bool>, Query), PageParams),
+    responses((status = 200, body = PageView<WebhookView>), ReadProblems))]
+async fn list(
+    State(app): State<App>,
+    tenant: Tenant<Read>,
+    query: Query,
+) -> Result<axum::Json<PageView<WebhookView>>, Problem> {
+    let list = query.list("webhooks", Some(tenant.num()), &["isActive"])?;
+    let is_active = list.filter("isActive")?;
+    let page = app.store().webhooks(tenant.num(), is_active, list.position()?, list.limit).await?;
+    let views: Result<Vec<WebhookView>, Problem> = page.items.into_iter().map(WebhookView::try_from).collect();
+    Ok(axum::Json(list.answer(views?, page.next)))
+}
+
+/// Creates a webhook. The answer is the only one that shows its secret, until it is rotated.
+#[utoipa::path(post, path = "/webhooks", tag = "webhooks", operation_id = "createWebhook", request_body = WebhookInput,
+    params(("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 201, body = NewWebhookView), CreateProblems))]
+async fn create(
+    State(app): State<App>,
+    tenant: Tenant<Manage>,
+    _: NoQuery,
+    key: IdempotencyKey,
+    body: Json<WebhookInput>,
+) -> Result<Response, Problem> {
+    let Json { input, mut errors, text } = body;
+    let mut settings = Settings::default();
+    if let Some(WebhookInput(changes)) = input {
+        settings.apply(changes, app.engine().guard(), &mut errors);
+    }
+    errors.into_result()?;
+    let new = new_webhook(tenant.num(), settings)?;
+    let view = NewWebhookView::new(first_version(&new), new.secret.clone())?;
+    let (once, exists) = (key.with(Some(tenant.num()), &text), Problem::from(StoreError::Exists));
+    let engine = app.engine();
+    idempotency::create(&app, once, &view, exists, |once| engine.create_webhook(new, once)).await
+}
+
+fn new_webhook(tenant: TenantNum, settings: Settings) -> Result<NewWebhook, Problem> {
+    let Settings { name, url, events, headers, policy, description, metadata, is_active } = settings;
+    Ok(NewWebhook {
+        id: WebhookId::generate(),
+        tenant,
+        name,
+        url,
+        events,
+        headers,
+        policy: serde_json::to_value(policy).map_err(|error| Problem::internal(&error))?,
+        description,
+        metadata,
+        is_active,
+        secret: SigningSecret::generate().reveal().to_owned(),
+        created_at: UnixMillis::now(),
+    })
+}
+
+/// What a new webhook will be; the number is the store's to give and never shown.
+fn first_version(new: &NewWebhook) -> Webhook {
+    let NewWebhook { id, tenant, name, url, events, headers, policy, .. } = new;
+    Webhook {
+        num: WebhookNum(0),
+        id: *id,
+        tenant: *tenant,
+        name: name.clone(),
+        url: url.clone(),
+        events: events.clone(),
+        headers: headers.clone(),
+        policy: policy.clone(),
+        description: new.description.clone(),
+        metadata: new.metadata.clone(),
+        is_active: new.is_active,
+        inactive_reason: None,
+        version: 1,
+        created_at: new.created_at,
+        updated_at: new.created_at,
+    }
+}
+
+/// Reads a webhook. Never shows the secret; the values of headers that look like secrets are hidden.
+#[utoipa::path(get, path = "/webhooks/{id}", tag = "webhooks", operation_id = "readWebhook",
+    params(("id" = String, Path)), responses((status = 200, body = WebhookView), ReadProblems))]
+async fn read(
+    State(app): State<App>,
+    tenant: Tenant<Read>,
+    _: NoQuery,
+    One(id): One<WebhookId>,
+) -> Result<Response, Problem> {
+    let webhook = find(&app, tenant.num(), id).await?;
+    Ok(tagged(StatusCode::OK, webhook.version, &WebhookView::try_from(webhook)?))
+}
+
+/// Changes what is named, as a JSON merge patch (RFC 7396): `null` brings a default back.
+#[utoipa::path(patch, path = "/webhooks/{id}", tag = "webhooks", operation_id = "updateWebhook",
+    params(("id" = String, Path), ("If-Match" = Option<String>, Header)), request_body = WebhookPatch,
+    responses((status = 200, body = WebhookView), ChangeProblems))]
+async fn update(
+    State(app): State<App>,
+    tenant: Tenant<Manage>,
+    _: NoQuery,
+    One(id): One<WebhookId>,
+    if_match: IfMatch,
+    body: Json<WebhookPatch>,
+) -> Result<Response, Problem> {
+    let Json { input, errors, text: _ } = body;
+    let mut noted = Some(errors);
+    for _ in 0..TRIES {
+        let mut webhook = find(&app, tenant.num(), id).await?;
+        if_match.check(webhook.version)?;
+        let mut settings = Settings::of(&webhook)?;
+        let mut errors: Errors = noted.take().unwrap_or_default();
+        if let Some(WebhookPatch(changes)) = input.clone() {
+            settings.apply(changes, app.engine().guard(), &mut errors);
+        }
+        errors.into_result()?;
+        settings.write_to(&mut webhook)?;
+        match app.engine().update_webhook(&webhook).await {
+            Ok(changed) => return Ok(tagged(StatusCode::OK, changed.version, &WebhookView::try_from(changed)?)),
+            Err(EngineError::Store(StoreError::Stale)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(StoreError::Stale.into())
+}
+
+/// Deletes a webhook. What it is owed is cancelled.
+#[utoipa::path(delete, path = "/webhooks/{id}", tag = "webhooks", operation_id = "deleteWebhook",
+    params(("id" = String, Path), ("If-Match" = Option<String>, Header)),
+    responses((status = 204), DeleteProblems))]
+async fn delete(
+    State(app): State<App>,
+    tenant: Tenant<Manage>,
+    _: NoQuery,
+    One(id): One<WebhookId>,
+    if_match: IfMatch,
+) -> Result<StatusCode, Problem> {
+    for _ in 0..TRIES {
+        let webhook = find(&app, tenant.num(), id).await?;
+        if_match.check(webhook.version)?;
+        match app.engine().delete_webhook(&webhook).await {
+            Ok(()) => return Ok(StatusCode::NO_CONTENT),
+            Err(EngineError::Store(StoreError::Stale)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(StoreError::Stale.into())
+}

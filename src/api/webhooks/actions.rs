@@ -1,0 +1,105 @@
+//! What can be done with a webhook beside changing it: test it, rotate its secret, read its log.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use utoipa::ToSchema;
+
+use crate::api::App;
+use crate::api::auth::{Manage, Operate, Read, Tenant};
+use crate::api::body::{Input, OptionalJson};
+use crate::api::deliveries::{self, DeliveryView, TestAnswer};
+use crate::api::document::{ActionProblems, CreateProblems, ReadProblems};
+use crate::api::etag::tagged;
+use crate::api::fields::{Given, Reader, integer};
+use crate::api::page::{NoQuery, PageParams, PageView, Query};
+use crate::api::path::One;
+use crate::api::problem::Problem;
+use crate::engine::SigningSecret;
+use crate::id::WebhookId;
+
+use super::find;
+use super::settings::stored_policy;
+use super::view::NewWebhookView;
+
+/// Seconds for which an old secret may go on signing: none to a week.
+const GRACE: std::ops::RangeInclusive<u32> = 0..=604_800;
+
+/// A day, in which most receivers are deployed anew.
+const DEFAULT_GRACE: u32 = 86_400;
+
+/// Sends a `webhook.test` event by the path that every event takes and waits for the outcome.
+#[utoipa::path(post, path = "/webhooks/{id}/test", tag = "webhooks", operation_id = "testWebhook",
+    params(("id" = String, Path)), responses((status = 200, body = TestAnswer), ActionProblems))]
+pub(super) async fn test(
+    State(app): State<App>,
+    tenant: Tenant<Operate>,
+    _: NoQuery,
+    One(id): One<WebhookId>,
+) -> Result<axum::Json<TestAnswer>, Problem> {
+    let webhook = find(&app, tenant.num(), id).await?;
+    let timeout = Duration::from_millis(stored_policy(&webhook)?.timeout_ms.into());
+    let delivery = app.engine().test(&webhook, timeout).await?;
+    Ok(axum::Json(deliveries::test_answer(&app, tenant.num(), delivery).await?))
+}
+
+#[derive(Debug, ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub(in crate::api) struct RotateInput {
+    /// For how long the old secret goes on signing beside the new one.
+    #[schema(value_type = Option<u32>, maximum = 604800, default = 86400)]
+    grace_seconds: Given<u32>,
+}
+
+impl Input for RotateInput {
+    const FIELDS: &'static [&'static str] = &["graceSeconds"];
+
+    fn read(reader: &mut Reader<'_, '_>) -> Option<Self> {
+        Some(Self { grace_seconds: reader.field("graceSeconds", |raw| integer(raw, &GRACE)) })
+    }
+}
+
+/// Makes a new secret; the answer is the only one that shows it.
+#[utoipa::path(post, path = "/webhooks/{id}/secret/rotate", tag = "webhooks", operation_id = "rotateSecret",
+    params(("id" = String, Path)), request_body = Option<RotateInput>,
+    responses((status = 200, body = NewWebhookView), CreateProblems))]
+pub(super) async fn rotate_secret(
+    State(app): State<App>,
+    tenant: Tenant<Manage>,
+    _: NoQuery,
+    One(id): One<WebhookId>,
+    OptionalJson(body): OptionalJson<RotateInput>,
+) -> Result<Response, Problem> {
+    let webhook = find(&app, tenant.num(), id).await?;
+    let (RotateInput { grace_seconds }, _) = body.accepted()?;
+    let grace = Duration::from_secs(grace_seconds.value().unwrap_or(DEFAULT_GRACE).into());
+    let secret = SigningSecret::generate();
+    let rotated = app.engine().rotate_secret(&webhook, secret.reveal(), grace).await?;
+    let version = rotated.version;
+    Ok(tagged(StatusCode::OK, version, &NewWebhookView::new(rotated, secret.reveal().to_owned())?))
+}
+
+/// The delivery log, newest first, with what is still waiting.
+#[utoipa::path(get, path = "/webhooks/{id}/logs", tag = "webhooks", operation_id = "readWebhookLog",
+    params(("id" = String, Path),
+        ("status" = Option<String>, Query, description = "pending, success, failed or cancelled"),
+        ("event" = Option<String>, Query, description = "the exact event type"),
+        ("since" = Option<String>, Query, description = "accepted at or after this RFC 3339 time"),
+        ("until" = Option<String>, Query, description = "accepted before this RFC 3339 time"), PageParams),
+    responses((status = 200, body = PageView<DeliveryView>), ReadProblems))]
+pub(super) async fn logs(
+    State(app): State<App>,
+    tenant: Tenant<Read>,
+    One(id): One<WebhookId>,
+    query: Query,
+) -> Result<axum::Json<PageView<DeliveryView>>, Problem> {
+    let filters = ["status", "event", "since", "until"];
+    let list = query.list(&format!("log of {id}"), Some(tenant.num()), &filters)?;
+    let (mut filter, before) = (deliveries::filter(&list)?, list.position()?);
+    let webhook = find(&app, tenant.num(), id).await?;
+    filter.webhook = Some(webhook.num);
+    let found = app.engine().log(&webhook, &filter, before, list.limit).await?;
+    deliveries::page(&list, found)
+}

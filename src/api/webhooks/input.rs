@@ -1,0 +1,349 @@
+//! What a webhook's owner writes: the same fields when it is created and when it is changed.
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::api::body::Input;
+use crate::api::event_types::DESCRIPTION;
+use crate::api::fields::{Fault, Given, Reader, any_text, boolean, given, integer, line, out_of, prose, word};
+use crate::api::names;
+use crate::api::tenants::NAME;
+use crate::engine::{Backoff, SignatureFormat};
+
+/// Subscriptions of one webhook.
+const EVENTS: std::ops::RangeInclusive<usize> = 1..=100;
+
+/// Bytes of the metadata's JSON text.
+const METADATA: std::ops::RangeInclusive<usize> = 0..=16 * 1024;
+
+/// The limits of the numbers, checked here so that what does not fit their types is named with its limits too. The
+/// policy has the last word.
+const RETRIES: std::ops::RangeInclusive<u8> = 0..=20;
+const WAITS: std::ops::RangeInclusive<usize> = 1..=20;
+const SECONDS: std::ops::RangeInclusive<u32> = 1..=86_400;
+const TIMEOUT_MS: std::ops::RangeInclusive<u32> = 100..=30_000;
+const IN_FLIGHT: std::ops::RangeInclusive<u16> = 1..=256;
+const REQUESTS: std::ops::RangeInclusive<u32> = 1..=100_000;
+
+const FIELDS: &[&str] = &[
+    "name",
+    "url",
+    "events",
+    "headers",
+    "retryPolicy",
+    "timeoutMs",
+    "rateLimit",
+    "maxInFlight",
+    "ordered",
+    "filter",
+    "signature",
+    "description",
+    "metadata",
+    "isActive",
+];
+
+/// What shall be different.
+#[derive(Debug, Clone, ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub(in crate::api) struct Changes {
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200, example = "Billing sync")]
+    pub(super) name: Given<String>,
+    #[schema(value_type = Option<String>, example = "https://example.com/hooks")]
+    pub(super) url: Given<String>,
+    /// Exact types, `prefix.*`, or `*`.
+    #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 100, example = json!(["call.*"]))]
+    pub(super) events: Given<Vec<String>>,
+    /// Sent with every request. In a change, `null` takes a header away.
+    #[schema(value_type = Option<std::collections::BTreeMap<String, Option<String>>>)]
+    pub(super) headers: Given<Vec<(String, Option<String>)>>,
+    #[schema(value_type = Option<RetryChanges>)]
+    pub(super) retry_policy: Given<RetryChanges>,
+    /// One deadline over DNS, connect, TLS, headers and body.
+    #[schema(value_type = Option<u32>, minimum = 100, maximum = 30000, default = 5000)]
+    pub(super) timeout_ms: Given<u32>,
+    #[schema(value_type = Option<RateChanges>)]
+    pub(super) rate_limit: Given<RateChanges>,
+    #[schema(value_type = Option<u16>, minimum = 1, maximum = 256, default = 16)]
+    pub(super) max_in_flight: Given<u16>,
+    /// One at a time; what fails holds what comes after it.
+    #[schema(value_type = Option<bool>, default = false)]
+    pub(super) ordered: Given<bool>,
+    /// Not available in this version: must be null.
+    #[schema(value_type = Option<String>)]
+    pub(super) filter: Given<String>,
+    #[schema(value_type = Option<SignatureChanges>)]
+    pub(super) signature: Given<SignatureChanges>,
+    #[schema(value_type = Option<String>, max_length = 2000)]
+    pub(super) description: Given<String>,
+    /// Free, at most 16 KiB. Changes are merged member by member.
+    #[schema(value_type = Option<Object>)]
+    pub(super) metadata: Given<Value>,
+    #[schema(value_type = Option<bool>, default = true)]
+    pub(super) is_active: Given<bool>,
+}
+
+#[derive(Debug, Clone, PartialEq, ToSchema)]
+#[schema(as = RetryPolicyInput, rename_all = "camelCase")]
+pub(in crate::api) struct RetryChanges {
+    /// Retries after the first attempt.
+    #[schema(value_type = Option<u8>, maximum = 20, default = 3)]
+    pub(super) max_retries: Given<u8>,
+    /// `exponential` (2, 4, 8 s, …), `linear` (5, 10, 15 s, …) or `schedule`.
+    #[schema(value_type = Option<String>, default = "exponential")]
+    pub(super) backoff_strategy: Given<Backoff>,
+    /// The waits of `schedule`; the last one repeats.
+    #[schema(value_type = Option<Vec<u32>>, min_items = 1, max_items = 20)]
+    pub(super) schedule_seconds: Given<Vec<u32>>,
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 86400, default = 86400)]
+    pub(super) max_delay_seconds: Given<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, ToSchema)]
+#[schema(as = RateLimitInput, rename_all = "camelCase")]
+pub(in crate::api) struct RateChanges {
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 100000)]
+    pub(super) requests: Given<u32>,
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 86400, default = 1)]
+    pub(super) per_seconds: Given<u32>,
+    /// As many as `requests` unless given.
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 100000)]
+    pub(super) burst: Given<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, ToSchema)]
+#[schema(as = SignatureInput)]
+pub(in crate::api) struct SignatureChanges {
+    /// `hex`, `prefixed` or `timestamped`.
+    #[schema(value_type = Option<String>, default = "hex")]
+    pub(super) format: Given<SignatureFormat>,
+}
+
+/// A webhook to create: name, URL and events are required.
+#[derive(Debug)]
+pub(in crate::api) struct WebhookInput(pub(super) Changes);
+
+/// A webhook's changes: nothing is required, but name, URL and events cannot be taken away.
+#[derive(Debug, Clone)]
+pub(in crate::api) struct WebhookPatch(pub(super) Changes);
+
+impl PartialSchema for WebhookInput {
+    fn schema() -> RefOr<Schema> {
+        described("A webhook to create.", &["name", "url", "events"])
+    }
+}
+
+impl PartialSchema for WebhookPatch {
+    fn schema() -> RefOr<Schema> {
+        described("What shall be different; `null` brings a default back.", &[])
+    }
+}
+
+/// The schema of [`Changes`] under another description.
+fn described(description: &str, required: &[&str]) -> RefOr<Schema> {
+    let mut schema = Changes::schema();
+    if let RefOr::T(Schema::Object(object)) = &mut schema {
+        object.description = Some(description.to_owned());
+        object.required = required.iter().map(|name| (*name).to_owned()).collect();
+    }
+    schema
+}
+
+impl ToSchema for WebhookInput {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        Changes::schemas(schemas);
+    }
+}
+
+impl ToSchema for WebhookPatch {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        Changes::schemas(schemas);
+    }
+}
+
+impl Input for WebhookInput {
+    const FIELDS: &'static [&'static str] = FIELDS;
+
+    fn read(reader: &mut Reader<'_, '_>) -> Option<Self> {
+        let changes = Changes::read(reader);
+        reader.demand("name", &changes.name);
+        reader.demand("url", &changes.url);
+        reader.demand("events", &changes.events);
+        Some(Self(changes))
+    }
+}
+
+impl Input for WebhookPatch {
+    const FIELDS: &'static [&'static str] = FIELDS;
+
+    fn read(reader: &mut Reader<'_, '_>) -> Option<Self> {
+        let changes = Changes::read(reader);
+        reader.demand_if_null("name", &changes.name);
+        reader.demand_if_null("url", &changes.url);
+        reader.demand_if_null("events", &changes.events);
+        Some(Self(changes))
+    }
+}
+
+impl Changes {
+    fn read(reader: &mut Reader<'_, '_>) -> Self {
+        Self {
+            name: reader.field("name", |raw| line(raw, &NAME)),
+            url: reader.field("url", any_text),
+            events: subscriptions(reader),
+            headers: reader.map("headers", header_value),
+            retry_policy: reader.object("retryPolicy", RetryChanges::FIELDS, RetryChanges::read),
+            timeout_ms: reader.field("timeoutMs", |raw| integer(raw, &TIMEOUT_MS)),
+            rate_limit: reader.object("rateLimit", RateChanges::FIELDS, RateChanges::read),
+            max_in_flight: reader.field("maxInFlight", |raw| integer(raw, &IN_FLIGHT)),
+            ordered: reader.field("ordered", boolean),
+            filter: reader.field("filter", |_| {
+                Err(Fault::new("unsupported", "filters are not available in this version; null is accepted"))
+            }),
+            signature: reader.object("signature", SignatureChanges::FIELDS, SignatureChanges::read),
+            description: reader.field("description", |raw| prose(raw, &DESCRIPTION)),
+            metadata: reader.field("metadata", metadata),
+            is_active: reader.field("isActive", boolean),
+        }
+    }
+}
+
+impl RetryChanges {
+    const FIELDS: &'static [&'static str] = &["maxRetries", "backoffStrategy", "scheduleSeconds", "maxDelaySeconds"];
+
+    fn read(reader: &mut Reader<'_, '_>) -> Self {
+        let strategies =
+            [("exponential", Backoff::Exponential), ("linear", Backoff::Linear), ("schedule", Backoff::Schedule)];
+        Self {
+            max_retries: reader.field("maxRetries", |raw| integer(raw, &RETRIES)),
+            backoff_strategy: reader.field("backoffStrategy", |raw| word(raw, &strategies)),
+            schedule_seconds: reader.list("scheduleSeconds", &WAITS, |at, raw, errors| {
+                integer(raw, &SECONDS).map_err(|fault| errors.add(&at, fault)).ok()
+            }),
+            max_delay_seconds: reader.field("maxDelaySeconds", |raw| integer(raw, &SECONDS)),
+        }
+    }
+}
+
+impl RateChanges {
+    const FIELDS: &'static [&'static str] = &["requests", "perSeconds", "burst"];
+
+    fn read(reader: &mut Reader<'_, '_>) -> Self {
+        Self {
+            requests: reader.field("requests", |raw| integer(raw, &REQUESTS)),
+            per_seconds: reader.field("perSeconds", |raw| integer(raw, &SECONDS)),
+            burst: reader.field("burst", |raw| integer(raw, &REQUESTS)),
+        }
+    }
+}
+
+impl SignatureChanges {
+    const FIELDS: &'static [&'static str] = &["format"];
+
+    fn read(reader: &mut Reader<'_, '_>) -> Self {
+        let formats = [
+            ("hex", SignatureFormat::Hex),
+            ("prefixed", SignatureFormat::Prefixed),
+            ("timestamped", SignatureFormat::Timestamped),
+        ];
+        Self { format: reader.field("format", |raw| word(raw, &formats)) }
+    }
+}
+
+/// Each pattern once.
+fn subscriptions(reader: &mut Reader<'_, '_>) -> Given<Vec<String>> {
+    let mut seen: Vec<String> = Vec::new();
+    reader.list("events", &EVENTS, |at, raw, errors| {
+        let fault = match names::pattern(raw) {
+            Ok(pattern) if seen.contains(&pattern) => Fault::new("duplicate", "given twice, once is accepted"),
+            Ok(pattern) => {
+                seen.push(pattern.clone());
+                return Some(pattern);
+            }
+            Err(fault) => fault,
+        };
+        errors.add(&at, fault);
+        None
+    })
+}
+
+fn header_value(raw: &RawValue) -> Result<Option<String>, Fault> {
+    if raw.get() == "null" { Ok(None) } else { any_text(raw).map(Some) }
+}
+
+fn metadata(raw: &RawValue) -> Result<Value, Fault> {
+    if !raw.get().starts_with('{') {
+        return Err(Fault::new("wrong_type", format!("{} was given, an object is accepted", given(raw))));
+    }
+    if !METADATA.contains(&raw.get().len()) {
+        return Err(out_of(raw.get().len(), " bytes", &METADATA));
+    }
+    let unreadable = |_| Fault::new("invalid", "a number is too large or a string is not valid Unicode");
+    serde_json::from_str(raw.get()).map_err(unreadable)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::api::body::tests::faults;
+
+    fn pointers(text: &str) -> Vec<String> {
+        faults::<WebhookPatch>(text).into_iter().map(|(pointer, _)| pointer).collect()
+    }
+
+    #[test]
+    fn what_must_be_there_is_asked_for() {
+        let missing = |name: &str| (format!("/{name}"), "required");
+        assert_eq!(faults::<WebhookInput>("{}"), ["name", "url", "events"].map(missing));
+        assert_eq!(faults::<WebhookPatch>("{}"), []);
+        assert_eq!(faults::<WebhookPatch>(r#"{"name":null,"timeoutMs":null}"#), [missing("name")]);
+    }
+
+    #[test]
+    fn every_impossible_field_is_named() {
+        let text = r#"{"name":"","url":7,"events":["*","*","a*"],"headers":{"A/B":1},
+            "retryPolicy":{"maxRetries":300,"backoffStrategy":"random","scheduleSeconds":[0],"maxDelaySeconds":-1,"x":1},
+            "timeoutMs":99999999999,"rateLimit":{"requests":"5"},"maxInFlight":1.5,"ordered":"no","filter":"true",
+            "signature":{"format":"md5"},"description":[],"metadata":"x","isActive":1,"secret":"whsec_AAAA"}"#;
+        let expected = [
+            "/secret",
+            "/name",
+            "/url",
+            "/events/1",
+            "/events/2",
+            "/headers/A~1B",
+            "/retryPolicy/x",
+            "/retryPolicy/maxRetries",
+            "/retryPolicy/backoffStrategy",
+            "/retryPolicy/scheduleSeconds/0",
+            "/retryPolicy/maxDelaySeconds",
+            "/timeoutMs",
+            "/rateLimit/requests",
+            "/maxInFlight",
+            "/ordered",
+            "/filter",
+            "/signature/format",
+            "/description",
+            "/metadata",
+            "/isActive",
+        ];
+        assert_eq!(pointers(text), expected);
+    }
+
+    #[test]
+    fn metadata_that_cannot_be_kept_is_refused() {
+        assert_eq!(faults::<WebhookPatch>(r#"{"metadata":{"a":1e999}}"#), [("/metadata".to_owned(), "invalid")]);
+        let long = format!(r#"{{"metadata":{{"a":"{}"}}}}"#, "x".repeat(16 * 1024));
+        assert_eq!(faults::<WebhookPatch>(&long), [("/metadata".to_owned(), "out_of_range")]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_panics(field in 0..FIELDS.len(), value in r#"[{}\[\]",:\\ua-d0-9eE.+ \-]{0,40}"#) {
+            let _ = pointers(&format!(r#"{{"{}":{value}}}"#, FIELDS[field]));
+        }
+    }
+}

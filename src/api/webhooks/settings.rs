@@ -1,0 +1,328 @@
+//! What a webhook's owner chooses, apart from how it is written and how it is stored. Changes are merged into it, and
+//! the rules of guard, headers and policy judge the result.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use crate::api::fields::{At, Errors, Fault, Given};
+use crate::api::problem::Problem;
+use crate::engine::{Backoff, Guard, Policy, RateLimit, RetryPolicy, SignatureSettings, check_headers};
+use crate::store::webhooks::Webhook;
+
+use super::input::{Changes, RateChanges, RetryChanges, SignatureChanges};
+use super::view::{REDACTED, is_secret};
+
+/// Bytes of the metadata's JSON text, after a merge.
+const MAX_METADATA: usize = 16 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) name: String,
+    pub(super) url: String,
+    pub(super) events: Vec<String>,
+    pub(super) headers: BTreeMap<String, String>,
+    pub(super) policy: Policy,
+    pub(super) description: Option<String>,
+    pub(super) metadata: Option<Value>,
+    pub(super) is_active: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            url: String::new(),
+            events: Vec::new(),
+            headers: BTreeMap::new(),
+            policy: Policy::default(),
+            description: None,
+            metadata: None,
+            is_active: true,
+        }
+    }
+}
+
+pub(super) fn stored_policy(webhook: &Webhook) -> Result<Policy, Problem> {
+    serde::Deserialize::deserialize(&webhook.policy).map_err(|error: serde_json::Error| Problem::internal(&error))
+}
+
+impl Settings {
+    pub(super) fn of(webhook: &Webhook) -> Result<Self, Problem> {
+        let Webhook { name, url, events, headers, description, metadata, is_active, .. } = webhook.clone();
+        Ok(Self { name, url, events, headers, policy: stored_policy(webhook)?, description, metadata, is_active })
+    }
+
+    pub(super) fn write_to(self, webhook: &mut Webhook) -> Result<(), Problem> {
+        let Self { name, url, events, headers, policy, description, metadata, is_active } = self;
+        webhook.name = name;
+        webhook.url = url;
+        webhook.events = events;
+        webhook.headers = headers;
+        webhook.policy = serde_json::to_value(policy).map_err(|error| Problem::internal(&error))?;
+        webhook.description = description;
+        webhook.metadata = metadata;
+        if is_active || webhook.is_active {
+            // Why the engine switched it off is history once its owner has decided.
+            webhook.inactive_reason = None;
+        }
+        webhook.is_active = is_active;
+        Ok(())
+    }
+
+    /// Merges the changes and notes what the rules say against the result.
+    pub(super) fn apply(&mut self, changes: Changes, guard: &Guard, errors: &mut Errors) {
+        let Changes {
+            name,
+            url,
+            events,
+            headers,
+            retry_policy,
+            timeout_ms,
+            rate_limit,
+            max_in_flight,
+            ordered,
+            filter,
+            signature,
+            description,
+            metadata,
+            is_active,
+        } = changes;
+        let (policy, defaults) = (&mut self.policy, Policy::default());
+        name.merge_into(&mut self.name, String::new);
+        events.merge_into(&mut self.events, Vec::new);
+        if let Given::Value(url) = url {
+            match guard.check_url(&url) {
+                Ok(url) => self.url = url.into(),
+                Err(refused) => errors.add(&"/url", Fault::new("refused", refused.to_string())),
+            }
+        }
+        merge_headers(&mut self.headers, headers, errors);
+        merge_retry(&mut policy.retry_policy, retry_policy);
+        timeout_ms.merge_into(&mut policy.timeout_ms, || defaults.timeout_ms);
+        merge_rate(&mut policy.rate_limit, rate_limit, errors);
+        max_in_flight.merge_into(&mut policy.max_in_flight, || defaults.max_in_flight);
+        ordered.merge_into(&mut policy.ordered, || defaults.ordered);
+        optional(filter).merge_into(&mut policy.filter, || defaults.filter);
+        merge_signature(&mut policy.signature, signature);
+        optional(description).merge_into(&mut self.description, || None);
+        merge_metadata(&mut self.metadata, metadata, errors);
+        is_active.merge_into(&mut self.is_active, || true);
+        for problem in self.policy.problems() {
+            errors.add_new(&problem.pointer, Fault::new("out_of_range", problem.message));
+        }
+    }
+}
+
+/// A field whose default is to have no value.
+fn optional<T>(given: Given<T>) -> Given<Option<T>> {
+    match given {
+        Given::Value(value) => Given::Value(Some(value)),
+        Given::Null => Given::Null,
+        Given::Absent => Given::Absent,
+        Given::Invalid => Given::Invalid,
+    }
+}
+
+fn merge_headers(
+    headers: &mut BTreeMap<String, String>,
+    changes: Given<Vec<(String, Option<String>)>>,
+    errors: &mut Errors,
+) {
+    let changes = match changes {
+        Given::Absent | Given::Invalid => return,
+        Given::Null => return headers.clear(),
+        Given::Value(changes) => changes,
+    };
+    let stored = std::mem::take(headers);
+    let is_changed = |name: &str| changes.iter().any(|(change, _)| change.eq_ignore_ascii_case(name));
+    headers.extend(stored.iter().filter(|(name, _)| !is_changed(name)).map(|(k, v)| (k.clone(), v.clone())));
+    let at = At::Member(&At::Root, "headers");
+    for (name, value) in changes {
+        let value = match value {
+            Some(value) if value == REDACTED && is_secret(&name) => {
+                let kept = stored.iter().find(|(stored, _)| stored.eq_ignore_ascii_case(&name));
+                if kept.is_none() {
+                    let message = "the mark of a hidden value was given, but no value is stored";
+                    errors.add(&At::Member(&at, &name), Fault::new("invalid", message));
+                }
+                kept.map(|(_, value)| value.clone())
+            }
+            value => value,
+        };
+        if let Some(value) = value
+            && headers.insert(name.clone(), value).is_some()
+        {
+            errors.add(&At::Member(&at, &name), Fault::new("duplicate_field", "given twice, once is accepted"));
+        }
+    }
+    for problem in check_headers(headers) {
+        let fault = Fault::new("invalid", problem.message);
+        if problem.name.is_empty() && !headers.contains_key("") {
+            errors.add(&at, fault);
+        } else {
+            errors.add(&At::Member(&at, &problem.name), fault);
+        }
+    }
+}
+
+fn merge_retry(policy: &mut RetryPolicy, changes: Given<RetryChanges>) {
+    let defaults = RetryPolicy::default();
+    let RetryChanges { max_retries, backoff_strategy, schedule_seconds, max_delay_seconds } = match changes {
+        Given::Absent | Given::Invalid => return,
+        Given::Null => return *policy = defaults,
+        Given::Value(changes) => changes,
+    };
+    max_retries.merge_into(&mut policy.max_retries, || defaults.max_retries);
+    let is_new_strategy = backoff_strategy != Given::Absent;
+    backoff_strategy.merge_into(&mut policy.backoff_strategy, || defaults.backoff_strategy);
+    if is_new_strategy && policy.backoff_strategy != Backoff::Schedule {
+        // The waits belong to the strategy that was left.
+        policy.schedule_seconds = None;
+    }
+    optional(schedule_seconds).merge_into(&mut policy.schedule_seconds, || None);
+    max_delay_seconds.merge_into(&mut policy.max_delay_seconds, || defaults.max_delay_seconds);
+}
+
+fn merge_rate(limit: &mut Option<RateLimit>, changes: Given<RateChanges>, errors: &mut Errors) {
+    let RateChanges { requests, per_seconds, burst } = match changes {
+        Given::Absent | Given::Invalid => return,
+        Given::Null => return *limit = None,
+        Given::Value(changes) => changes,
+    };
+    let is_missing = match requests {
+        Given::Absent => limit.is_none(),
+        Given::Null => true,
+        Given::Invalid | Given::Value(_) => false,
+    };
+    if is_missing {
+        errors.add(&"/rateLimit/requests", Fault::new("required", "missing, a value is required"));
+        return;
+    }
+    let stored = *limit;
+    let requests = requests.value().or(stored.map(|stored| stored.requests)).unwrap_or(1);
+    let mut changed = stored.unwrap_or(RateLimit { requests, per_seconds: 1, burst: requests });
+    changed.requests = requests;
+    per_seconds.merge_into(&mut changed.per_seconds, || 1);
+    burst.merge_into(&mut changed.burst, || requests);
+    *limit = Some(changed);
+}
+
+fn merge_signature(signature: &mut SignatureSettings, changes: Given<SignatureChanges>) {
+    let SignatureChanges { format } = match changes {
+        Given::Absent | Given::Invalid => return,
+        Given::Null => return *signature = SignatureSettings::default(),
+        Given::Value(changes) => changes,
+    };
+    format.merge_into(&mut signature.format, || SignatureSettings::default().format);
+}
+
+fn merge_metadata(metadata: &mut Option<Value>, changes: Given<Value>, errors: &mut Errors) {
+    let changes = match changes {
+        Given::Absent | Given::Invalid => return,
+        Given::Null => return *metadata = None,
+        Given::Value(changes) => changes,
+    };
+    let mut merged = metadata.take().unwrap_or(Value::Null);
+    merge(&mut merged, changes);
+    if merged.to_string().len() > MAX_METADATA {
+        let message = format!("merged with what is stored it exceeds {MAX_METADATA} bytes");
+        errors.add(&"/metadata", Fault::new("out_of_range", message));
+    }
+    *metadata = Some(merged);
+}
+
+/// RFC 7396. The depth is bounded by that of the bodies.
+fn merge(target: &mut Value, patch: Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch;
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    let Value::Object(target) = target else { return };
+    for (name, value) in patch {
+        if value.is_null() {
+            target.remove(&name);
+        } else {
+            merge(target.entry(name).or_insert(Value::Null), value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::body::read;
+    use crate::api::webhooks::input::WebhookPatch;
+
+    fn apply(settings: &mut Settings, text: &str) -> Vec<String> {
+        let mut errors = Errors::default();
+        let WebhookPatch(changes) = read(text.as_bytes(), &mut errors).unwrap().unwrap();
+        settings.apply(changes, &Guard::new(false, Vec::new()), &mut errors);
+        match errors.into_result() {
+            Ok(()) => Vec::new(),
+            Err(problem) => problem.into_parts().3.into_iter().map(|error| error.pointer).collect(),
+        }
+    }
+
+    #[test]
+    fn a_change_keeps_what_it_does_not_name_and_null_brings_the_default_back() {
+        let mut settings = Settings::default();
+        let first =
+            r#"{"timeoutMs":100,"retryPolicy":{"maxRetries":7,"maxDelaySeconds":60},"rateLimit":{"requests":5}}"#;
+        assert_eq!(apply(&mut settings, first), [""; 0]);
+        assert_eq!(apply(&mut settings, r#"{"retryPolicy":{"maxRetries":1},"timeoutMs":null}"#), [""; 0]);
+        assert_eq!(settings.policy.retry_policy.max_retries, 1);
+        assert_eq!(settings.policy.retry_policy.max_delay_seconds, 60);
+        assert_eq!(settings.policy.timeout_ms, 5000);
+        assert_eq!(settings.policy.rate_limit, Some(RateLimit { requests: 5, per_seconds: 1, burst: 5 }));
+        assert_eq!(apply(&mut settings, r#"{"rateLimit":null,"retryPolicy":null}"#), [""; 0]);
+        assert_eq!(settings.policy, Policy::default());
+    }
+
+    #[test]
+    fn a_schedule_goes_with_its_strategy() {
+        let mut settings = Settings::default();
+        let scheduled = r#"{"retryPolicy":{"backoffStrategy":"schedule","scheduleSeconds":[1,2]}}"#;
+        assert_eq!(
+            apply(&mut settings, r#"{"retryPolicy":{"backoffStrategy":"schedule"}}"#),
+            ["/retryPolicy/scheduleSeconds"]
+        );
+        assert_eq!(apply(&mut settings, scheduled), [""; 0]);
+        assert_eq!(apply(&mut settings, r#"{"retryPolicy":{"backoffStrategy":"linear"}}"#), [""; 0]);
+        assert_eq!(settings.policy.retry_policy.schedule_seconds, None);
+        assert_eq!(apply(&mut settings, r#"{"rateLimit":{"burst":5}}"#), ["/rateLimit/requests"]);
+    }
+
+    #[test]
+    fn headers_are_merged_whatever_their_case_and_a_hidden_value_is_kept() {
+        let mut settings = Settings::default();
+        assert_eq!(apply(&mut settings, r#"{"headers":{"X-Team":"a","X-Api-Key":"s3cret","X-Old":"o"}}"#), [""; 0]);
+        assert_eq!(
+            apply(&mut settings, r#"{"headers":{"x-team":"b","X-Api-Key":"[redacted]","X-Old":null}}"#),
+            [""; 0]
+        );
+        let shown: Vec<(&str, &str)> = settings.headers.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(shown, [("X-Api-Key", "s3cret"), ("x-team", "b")]);
+        assert_eq!(apply(&mut settings, r#"{"headers":{"X-Token":"[redacted]"}}"#), ["/headers/X-Token"]);
+        assert_eq!(apply(&mut settings, r#"{"headers":{"Host":"x","":"y"}}"#), ["/headers/", "/headers/Host"]);
+    }
+
+    #[test]
+    fn every_rule_speaks_at_once() {
+        let text = r#"{"url":"http://127.0.0.1/","headers":{"Host":"x"},"retryPolicy":{"backoffStrategy":"schedule"},"timeoutMs":1}"#;
+        let mut found = apply(&mut Settings::default(), text);
+        found.sort();
+        assert_eq!(found, ["/headers/Host", "/retryPolicy/scheduleSeconds", "/timeoutMs", "/url"]);
+    }
+
+    #[test]
+    fn metadata_is_merged_member_by_member() {
+        let mut settings = Settings::default();
+        assert_eq!(apply(&mut settings, r#"{"metadata":{"a":{"b":1,"c":2}}}"#), [""; 0]);
+        assert_eq!(apply(&mut settings, r#"{"metadata":{"a":{"b":null},"d":[null]}}"#), [""; 0]);
+        assert_eq!(settings.metadata, Some(serde_json::json!({"a": {"c": 2}, "d": [null]})));
+    }
+}

@@ -1,0 +1,171 @@
+//! What is shown of a webhook.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::api::problem::Problem;
+use crate::clock::UnixMillis;
+use crate::engine::{Backoff, Policy, RateLimit, RetryPolicy, SignatureFormat, SignatureSettings};
+use crate::id::WebhookId;
+use crate::store::webhooks::Webhook;
+
+use super::settings::stored_policy;
+
+/// Stands for the value of a header that looks like a secret.
+pub(super) const REDACTED: &str = "[redacted]";
+
+/// Parts of the names of headers whose values are secrets, as a rule.
+const SECRET_NAMES: [&str; 5] = ["authorization", "token", "secret", "key", "cookie"];
+
+pub(super) fn is_secret(header: &str) -> bool {
+    let lower = header.to_ascii_lowercase();
+    SECRET_NAMES.iter().any(|part| lower.contains(part))
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Webhook)]
+pub(in crate::api) struct WebhookView {
+    #[schema(value_type = String)]
+    id: WebhookId,
+    name: String,
+    url: String,
+    events: Vec<String>,
+    /// Values of headers that look like secrets are shown as `[redacted]`.
+    headers: BTreeMap<String, String>,
+    retry_policy: RetryPolicyView,
+    timeout_ms: u32,
+    rate_limit: Option<RateLimitView>,
+    max_in_flight: u16,
+    ordered: bool,
+    filter: Option<String>,
+    signature: SignatureView,
+    description: Option<String>,
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Value>,
+    is_active: bool,
+    /// Why the engine switched it off, if it did.
+    inactive_reason: Option<String>,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: UnixMillis,
+    #[schema(value_type = String, format = DateTime)]
+    updated_at: UnixMillis,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = RetryPolicy)]
+pub(in crate::api) struct RetryPolicyView {
+    max_retries: u8,
+    #[schema(value_type = String)]
+    backoff_strategy: Backoff,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schedule_seconds: Option<Vec<u32>>,
+    max_delay_seconds: u32,
+}
+
+impl From<RetryPolicy> for RetryPolicyView {
+    fn from(policy: RetryPolicy) -> Self {
+        let RetryPolicy { max_retries, backoff_strategy, schedule_seconds, max_delay_seconds } = policy;
+        Self { max_retries, backoff_strategy, schedule_seconds, max_delay_seconds }
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = RateLimit)]
+pub(in crate::api) struct RateLimitView {
+    requests: u32,
+    per_seconds: u32,
+    burst: u32,
+}
+
+impl From<RateLimit> for RateLimitView {
+    fn from(limit: RateLimit) -> Self {
+        let RateLimit { requests, per_seconds, burst } = limit;
+        Self { requests, per_seconds, burst }
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Signature)]
+pub(in crate::api) struct SignatureView {
+    #[schema(value_type = String)]
+    format: SignatureFormat,
+}
+
+impl From<SignatureSettings> for SignatureView {
+    fn from(settings: SignatureSettings) -> Self {
+        let SignatureSettings { format } = settings;
+        Self { format }
+    }
+}
+
+impl TryFrom<Webhook> for WebhookView {
+    type Error = Problem;
+
+    fn try_from(webhook: Webhook) -> Result<Self, Problem> {
+        let policy = stored_policy(&webhook)?;
+        let Policy { retry_policy, timeout_ms, rate_limit, max_in_flight, ordered, filter, signature } = policy;
+        let Webhook { num: _, id, tenant: _, name, url, events, mut headers, policy: _, version: _, .. } = webhook;
+        for (name, value) in &mut headers {
+            if is_secret(name) {
+                REDACTED.clone_into(value);
+            }
+        }
+        Ok(Self {
+            id,
+            name,
+            url,
+            events,
+            headers,
+            retry_policy: retry_policy.into(),
+            timeout_ms,
+            rate_limit: rate_limit.map(RateLimitView::from),
+            max_in_flight,
+            ordered,
+            filter,
+            signature: signature.into(),
+            description: webhook.description,
+            metadata: webhook.metadata,
+            is_active: webhook.is_active,
+            inactive_reason: webhook.inactive_reason,
+            created_at: webhook.created_at,
+            updated_at: webhook.updated_at,
+        })
+    }
+}
+
+/// A webhook with a secret that is new.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WebhookWithSecret)]
+pub(in crate::api) struct NewWebhookView {
+    #[serde(flatten)]
+    webhook: WebhookView,
+    /// Shown here and never again.
+    secret: String,
+}
+
+impl NewWebhookView {
+    pub(super) fn new(webhook: Webhook, secret: String) -> Result<Self, Problem> {
+        Ok(Self { webhook: webhook.try_into()?, secret })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_that_look_like_secrets_are_recognised() {
+        for name in ["Authorization", "X-API-Key", "x-auth-token", "Cookie", "X-Client-Secret"] {
+            assert!(is_secret(name), "{name}");
+        }
+        for name in ["X-Team", "Accept", "X-Trace"] {
+            assert!(!is_secret(name), "{name}");
+        }
+    }
+}
