@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -42,13 +42,8 @@ pub struct App {
 
 impl App {
     pub async fn start(config: Config) -> Result<Self, AppError> {
-        let options =
-            Options { url: config.database_url, master_key: config.master_key, migrate: config.migrate };
+        let options = Options { url: config.database_url, master_key: config.master_key, migrate: config.migrate };
         let store = Store::open(options).await?;
-        let new_admin_key = match &config.admin_key {
-            Some(_) => None,
-            None => admin_key_on_first_start(&store).await?,
-        };
         let engine_config = EngineConfig {
             allow_http: config.allow_http,
             egress_allow: config.egress_allow,
@@ -59,6 +54,11 @@ impl App {
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let engine = Engine::start(store.clone(), engine_config).await?;
+        // Last, so that a start that fails has not used up the one moment at which the key is shown.
+        let new_admin_key = match &config.admin_key {
+            Some(_) => None,
+            None => admin_key_on_first_start(&store).await?,
+        };
         let api_config = ApiConfig { admin_key: config.admin_key, body_limit: config.body_limit_bytes };
         let stopping = CancellationToken::new();
         let server = serve(listener, api::router(engine.clone(), api_config), stopping.clone());
@@ -81,9 +81,7 @@ fn serve(listener: TcpListener, router: axum::Router, stopping: CancellationToke
         // Answers are small; waiting to fill a segment would only add delay.
         let _ = connection.set_nodelay(true);
     });
-    tokio::spawn(async move {
-        axum::serve(listener, router).with_graceful_shutdown(stopping.cancelled_owned()).await
-    })
+    tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stopping.cancelled_owned()).await })
 }
 
 async fn admin_key_on_first_start(store: &Store) -> Result<Option<String>, StoreError> {
@@ -95,13 +93,23 @@ async fn admin_key_on_first_start(store: &Store) -> Result<Option<String>, Store
     Ok(Some(key))
 }
 
-/// Resolves when the process is asked to stop.
-pub async fn asked_to_stop() -> Result<(), AppError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that ask the process to stop, caught from now on.
+pub struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    pub fn catch() -> Result<Self, AppError> {
+        let catch = |kind| signal(kind).map_err(AppError::Signals);
+        Ok(Self { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    /// Resolves when the process is asked to stop.
+    pub async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

@@ -125,9 +125,8 @@ fn read_file(path: &Path) -> Result<Written, ConfigError> {
 
 fn refuse_unknown_variables(names: impl Iterator<Item = String>) -> Result<(), ConfigError> {
     let known = known_keys();
-    let unknown = |name: &String| {
-        name.starts_with(PREFIX) && !known.contains(name) && !OTHER_VARIABLES.contains(&name.as_str())
-    };
+    let unknown =
+        |name: &String| name.starts_with(PREFIX) && !known.contains(name) && !OTHER_VARIABLES.contains(&name.as_str());
     names.into_iter().find(unknown).map_or(Ok(()), |key| Err(ConfigError::Unknown { key }))
 }
 
@@ -161,7 +160,11 @@ fn within(
     accepted: std::ops::RangeInclusive<usize>,
     expected: &'static str,
 ) -> Result<usize, ConfigError> {
-    if accepted.contains(&value) { Ok(value) } else { Err(ConfigError::Value { key, value: value.to_string(), expected }) }
+    if accepted.contains(&value) {
+        Ok(value)
+    } else {
+        Err(ConfigError::Value { key, value: value.to_string(), expected })
+    }
 }
 
 fn networks(text: &str) -> Result<Vec<ipnet::IpNet>, ConfigError> {

@@ -1,8 +1,8 @@
 //! The only door to what lives below the API: publish, steer, inspect, stop.
 //!
-//! Below it: the [`registry`] actor that knows the live endpoint actors, the [`endpoint`] actors with their [`lane`]s,
-//! the [`dispatch`]er that offers committed fan-outs, the [`waker`] for what falls due while an endpoint sleeps, the
-//! [`routes`], and the store's journal. Names no HTTP of the management API.
+//! Below it: the registry actor that knows the live endpoint actors, the endpoint actors with their [`lane`]s, the
+//! dispatcher that offers committed fan-outs, the waker for what falls due while an endpoint sleeps, the [`routes`],
+//! and the store's journal. Names no HTTP of the management API.
 
 pub mod lane;
 pub mod restart;
@@ -36,6 +36,7 @@ pub use crate::delivery::retry::{Backoff, RetryPolicy};
 pub use crate::delivery::signature::{SignatureFormat, SigningSecret};
 
 use crate::clock::UnixMillis;
+use crate::fault::or_abort;
 use crate::id::{EventSeq, TenantNum};
 use crate::store::idempotency::OnceKey;
 use crate::store::journal::{Caller, Draft, Journal, PublishError, Published};
@@ -166,7 +167,8 @@ impl Engine {
         let inner = &self.inner;
         let dispatcher = dispatch::Dispatcher::new(&inner.shared, &inner.feed, &inner.registry, recover);
         let stopping = inner.stopping.clone();
-        inner.tasks.spawn(async move { stopping.run_until_cancelled(dispatcher.run()).await });
+        let dispatcher = or_abort("the dispatcher", dispatcher.run());
+        inner.tasks.spawn(async move { stopping.run_until_cancelled(dispatcher).await });
         let (waker, stopping) = (waker::run(inner.store.clone(), inner.registry.clone()), inner.stopping.clone());
         inner.tasks.spawn(async move { stopping.run_until_cancelled(waker).await });
         let (follower, stopping) = (follow(inner.log.clone(), inner.store.clone()), inner.stopping.clone());
@@ -219,9 +221,9 @@ impl Engine {
         inner.journal.close().await;
         let writer = inner.writer.lock().take();
         if let Some(writer) = writer
-            && let Err(error) = writer.await
+            && tokio::time::timeout(grace, writer).await.is_err()
         {
-            tracing::error!(%error, "the journal's writer failed");
+            tracing::error!("the database did not take the last outcomes; their deliveries will be sent again");
             return;
         }
         if let Err(error) = inner.log.flush().await {

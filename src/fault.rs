@@ -1,5 +1,27 @@
-//! Named points at which tests make a debug build fail: `POSTHASTE_FAULT=<abort|panic>:<point>[:<n>]` fires at the
+//! What happens when our own code fails. A part that all others rely on takes the process with it: whatever supervises
+//! the process starts it again, and what is owed is in the store.
+//!
+//! And named points at which tests make a debug build fail: `POSTHASTE_FAULT=<abort|panic>:<point>[:<n>]` fires at the
 //! n-th passage, `POSTHASTE_FAULT_WEBHOOK=<name>` limits a panic to one webhook. Release builds contain none of it.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+
+use futures_util::FutureExt;
+
+/// Runs a task that the engine cannot live without.
+pub async fn or_abort<T>(what: &str, task: impl Future<Output = T>) -> T {
+    match AssertUnwindSafe(task).catch_unwind().await {
+        Ok(output) => output,
+        Err(_) => abort(what),
+    }
+}
+
+/// Ends the process as a crash.
+pub fn abort(what: &str) -> ! {
+    tracing::error!("{what} failed; the process ends, to be started again");
+    std::process::abort()
+}
 
 /// The faults that a test may ask for at this point happen here.
 #[inline]

@@ -123,8 +123,9 @@ fn write_id(f: &mut fmt::Formatter<'_>, prefix: &str, uuid: Uuid) -> fmt::Result
 fn parse_id(text: &str, prefix: &'static str) -> Result<Uuid, IdError> {
     let Some(tail) = text.strip_prefix(prefix) else {
         let given = KINDS.iter().find(|(other, _)| text.starts_with(other));
-        return Err(given.map_or(IdError::Malformed { expected: prefix }, |(_, given)| {
-            IdError::WrongKind { expected: prefix, given }
+        return Err(given.map_or(IdError::Malformed { expected: prefix }, |(_, given)| IdError::WrongKind {
+            expected: prefix,
+            given,
         }));
     };
     let bytes = base32().decode(tail.as_bytes()).map_err(|_| IdError::Malformed { expected: prefix })?;

@@ -1,7 +1,7 @@
 //! Everything durable, and the only place that names sea_orm. Below it: `entity` and `migration`.
 //!
 //! Reads go to a pool of readers. Writes take one of two ways, both through the same single writer connection: the
-//! [`journal`] batches what the hot path records, and [`Store::write`] wraps a change of configuration.
+//! [`journal`] batches what the hot path records, and `Store::write` wraps a change of configuration.
 
 pub mod deliveries;
 pub mod error;
@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 pub use connect::{OpenError, Options};
 pub use error::StoreError;
-use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
+use sea_orm::{DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, TransactionTrait};
 
 use self::seal::Seal;
 
@@ -67,6 +67,10 @@ impl Store {
         &self.inner.readers
     }
 
+    fn backend(&self) -> DbBackend {
+        self.inner.writer.get_database_backend()
+    }
+
     fn seal(&self) -> &Seal {
         &self.inner.seal
     }
@@ -76,7 +80,10 @@ impl Store {
     }
 
     /// Runs one change of configuration in a transaction of its own, in turn with the journal's batches.
-    async fn write<T>(&self, change: impl AsyncFnOnce(&DatabaseTransaction) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    async fn write<T>(
+        &self,
+        change: impl AsyncFnOnce(&DatabaseTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let transaction = self.begin().await?;
         let result = change(&transaction).await?;
         transaction.commit().await?;

@@ -13,7 +13,10 @@ pub struct LogError {
 
 /// Starts logging; called once.
 pub fn start(filter: &str) -> Result<(), LogError> {
-    let parsed = EnvFilter::try_new(filter).map_err(|_| LogError { filter: filter.to_owned() })?;
+    let refused = || LogError { filter: filter.to_owned() };
+    let parsed = EnvFilter::try_new(filter).map_err(|_| refused())?;
+    // Waiting for a reader is how a busy store pushes back, and no event of its own.
+    let parsed = parsed.add_directive("sqlx::pool::acquire=error".parse().map_err(|_| refused())?);
     let builder = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(stderr);
     if stderr().is_terminal() {
         builder.with_target(false).init();

@@ -1,7 +1,7 @@
 //! The schema's history. A migration that has landed is never edited; new ones expand before they contract.
 
-use sea_orm_migration::prelude::{MigrationTrait, async_trait};
 pub use sea_orm_migration::prelude::MigratorTrait;
+use sea_orm_migration::prelude::{MigrationTrait, async_trait};
 
 mod dialect;
 mod m0001_spine;

@@ -41,8 +41,8 @@ pub(super) fn text(figures: &EngineFigures) -> Result<String, fmt::Error> {
         let value = i64::try_from(value).unwrap_or(i64::MAX);
         registry.register(name, help, ConstGauge::new(value));
     };
-    gauge("journal_depth", "Records that wait for a commit", *journal_depth);
-    gauge("journal_capacity", "Records that may wait for a commit", *journal_capacity);
+    gauge("journal_depth", "Places taken in the queue of records", *journal_depth);
+    gauge("journal_capacity", "Places in the queue of records", *journal_capacity);
     gauge("endpoints_live", "Endpoint actors in memory", *live_endpoints);
     gauge("attempts_in_flight", "Requests being made", *in_flight);
     let by_outcome = Family::<[(&'static str, &'static str); 1], Counter>::default();

@@ -15,7 +15,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::time::MissedTickBehavior;
 
-use crate::app::{App, AppError, asked_to_stop};
+use crate::app::{App, AppError, StopSignals};
 use crate::config::{Config, Written};
 use crate::telemetry;
 
@@ -46,12 +46,13 @@ pub struct DemoArgs {
 
 pub(super) async fn run(args: DemoArgs) -> Result<(), CliError> {
     telemetry::start(&args.log)?;
+    let mut signals = StopSignals::catch()?;
     let directory = tempfile::tempdir().map_err(CliError::failed)?;
     let receivers = Receivers::start().await.map_err(CliError::failed)?;
     let app = Box::pin(App::start(config(&args, directory.path())?)).await.map_err(explained)?;
     let played = tokio::select! {
         played = Box::pin(play(&app, &receivers, &args)) => played.map(|never| match never {}),
-        asked = asked_to_stop() => asked.map_err(CliError::from),
+        () = signals.asked() => Ok(()),
         () = time_is_up(args.for_seconds) => Ok(()),
     };
     app.stop().await;

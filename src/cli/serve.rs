@@ -1,6 +1,6 @@
 //! `posthaste serve`
 
-use crate::app::{App, asked_to_stop};
+use crate::app::{App, StopSignals};
 use crate::telemetry;
 
 use super::{CliError, Settings};
@@ -8,12 +8,13 @@ use super::{CliError, Settings};
 pub(super) async fn run(settings: Settings) -> Result<(), CliError> {
     let config = settings.load()?;
     telemetry::start(&config.log)?;
+    let mut signals = StopSignals::catch()?;
     let app = Box::pin(App::start(config)).await?;
     if let Some(key) = &app.new_admin_key {
         println!("admin key, shown only now: {key}");
     }
     println!("listening on http://{}", app.address);
-    asked_to_stop().await?;
+    signals.asked().await;
     tracing::info!("stopping");
     app.stop().await;
     Ok(())

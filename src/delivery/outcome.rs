@@ -17,7 +17,7 @@ pub enum Outcome {
     Success,
     /// Any other answer, redirects included.
     Rejected,
-    /// 429 or 503: the receiver asks for time, and may say how much.
+    /// 429, or 503 with a `Retry-After`: the receiver asks for time.
     Throttled { retry_after: Option<Duration> },
     /// 410: the receiver never wants to hear from this webhook again.
     Gone,
@@ -44,7 +44,8 @@ impl Outcome {
         match status {
             200..=299 => Self::Success,
             410 => Self::Gone,
-            429 | 503 => Self::Throttled { retry_after },
+            429 => Self::Throttled { retry_after },
+            503 if retry_after.is_some() => Self::Throttled { retry_after },
             _ => Self::Rejected,
         }
     }
@@ -169,6 +170,8 @@ mod tests {
         for status in [429, 503] {
             assert_eq!(Outcome::of_status(status, hint), Outcome::Throttled { retry_after: hint });
         }
+        assert_eq!(Outcome::of_status(429, None), Outcome::Throttled { retry_after: None });
+        assert_eq!(Outcome::of_status(503, None), Outcome::Rejected);
         assert_eq!(Outcome::of_status(410, hint), Outcome::Gone);
     }
 

@@ -13,6 +13,7 @@ use super::{Engine, EngineError};
 
 impl Engine {
     pub async fn create_webhook(&self, new: NewWebhook, once: Option<Once>) -> Result<Webhook, StoreError> {
+        let _changing = self.inner.shared.changing.lock().await;
         let webhook = self.inner.store.create_webhook(new, once).await?;
         self.inner.routes.set(route_of(&webhook));
         Ok(webhook)
@@ -20,14 +21,17 @@ impl Engine {
 
     /// Writes the changed webhook if its version is still the stored one. Attempts in flight end as they began.
     pub async fn update_webhook(&self, changed: &Webhook) -> Result<Webhook, EngineError> {
+        let changing = self.inner.shared.changing.lock().await;
         let webhook = self.inner.store.update_webhook(changed, UnixMillis::now()).await?;
         self.inner.routes.set(route_of(&webhook));
+        drop(changing);
         self.inner.registry.reconfigure(webhook.num).await;
         Ok(webhook)
     }
 
     /// Deletes the webhook; what it is owed is cancelled.
     pub async fn delete_webhook(&self, doomed: &Webhook) -> Result<(), EngineError> {
+        let _changing = self.inner.shared.changing.lock().await;
         self.inner.store.delete_webhook(doomed, UnixMillis::now()).await?;
         self.forget(doomed.tenant, doomed.num).await;
         Ok(())
@@ -35,6 +39,7 @@ impl Engine {
 
     /// Deletes the tenant with its keys and webhooks; what is owed is cancelled.
     pub async fn delete_tenant(&self, doomed: &Tenant) -> Result<(), EngineError> {
+        let _changing = self.inner.shared.changing.lock().await;
         self.inner.store.delete_tenant(doomed, UnixMillis::now()).await?;
         for num in self.inner.routes.of_tenant(doomed.num) {
             self.forget(doomed.num, num).await;
@@ -57,10 +62,5 @@ impl Engine {
 }
 
 fn route_of(webhook: &Webhook) -> Route {
-    Route {
-        num: webhook.num,
-        tenant: webhook.tenant,
-        events: webhook.events.clone(),
-        is_active: webhook.is_active,
-    }
+    Route { num: webhook.num, tenant: webhook.tenant, events: webhook.events.clone(), is_active: webhook.is_active }
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, MessageResult, SpawnHandle, WrapFuture,
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, MessageResult, SpawnHandle,
+    WrapFuture,
 };
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -40,6 +41,9 @@ const LONGEST_TIMER: Duration = Duration::from_secs(3600);
 
 /// Timers of the runtime tick in milliseconds; one more and the clock has passed the due moment for sure.
 const TIMER_GRAIN: Duration = Duration::from_millis(1);
+
+/// A secret may sign this much past its grace, so that a failing store is not asked all the time.
+const SHORTEST_SECRET_WAIT: Duration = Duration::from_secs(1);
 
 /// How an endpoint ended or wants to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +101,8 @@ pub(super) struct Endpoint {
     shared: Arc<Shared>,
     sender: Sender,
     timer: Option<(Instant, SpawnHandle)>,
-    /// Deferrals on their way into the journal.
+    secrets_timer: Option<SpawnHandle>,
+    /// Deferrals and the like on their way into the store.
     recording: usize,
     draining: bool,
     busy_at: Instant,
@@ -153,6 +158,7 @@ impl Endpoint {
             shared,
             sender,
             timer: None,
+            secrets_timer: None,
             recording: 0,
             draining: false,
             busy_at: Instant::now(),
@@ -232,11 +238,13 @@ impl Endpoint {
     fn record(&mut self, record: Record, ctx: &mut Context<Self>) {
         self.recording += 1;
         let journal = self.shared.journal.clone();
-        let recorded = async move { journal.record(record).await }.into_actor(self).map(|_, actor, ctx| {
-            actor.recording -= 1;
-            actor.end_if_drained(ctx);
-        });
-        ctx.spawn(recorded);
+        let record = async move { journal.record(record).await };
+        ctx.spawn(record.into_actor(self).map(|_, actor, ctx| actor.recorded(ctx)));
+    }
+
+    fn recorded(&mut self, ctx: &mut Context<Self>) {
+        self.recording -= 1;
+        self.end_if_drained(ctx);
     }
 
     /// Reads rows after everything recorded so far is committed: otherwise a delivery that just succeeded would still
@@ -265,17 +273,19 @@ impl Endpoint {
     }
 
     /// The receiver said that it is gone for good.
-    fn disable(&self, ctx: &mut Context<Self>) {
+    fn disable(&mut self, ctx: &mut Context<Self>) {
+        self.recording += 1;
         let (shared, serving) = (self.shared.clone(), self.serving.clone());
-        shared.routes.deactivate(serving.tenant, serving.num);
         let disable = async move {
             let reason = "the receiver answered 410 Gone";
+            let _changing = shared.changing.lock().await;
             match shared.store.disable_webhook(serving.num, reason, UnixMillis::now()).await {
                 Ok(_) => tracing::warn!(webhook = %serving.name, reason, "webhook switched off"),
                 Err(error) => tracing::error!(webhook = %serving.name, %error, "webhook could not be switched off"),
             }
+            shared.routes.deactivate(serving.tenant, serving.num);
         };
-        ctx.spawn(disable.into_actor(self));
+        ctx.spawn(disable.into_actor(self).map(|(), actor, ctx| actor.recorded(ctx)));
     }
 
     fn set_timer(&mut self, now: Now, ctx: &mut Context<Self>) {
@@ -298,10 +308,13 @@ impl Endpoint {
     }
 
     /// Looks at the webhook again when one of its secrets stops signing.
-    fn watch_secrets(&self, ctx: &mut Context<Self>) {
+    fn watch_secrets(&mut self, ctx: &mut Context<Self>) {
+        if let Some(handle) = self.secrets_timer.take() {
+            ctx.cancel_future(handle);
+        }
         let Some(at) = self.serving.changes_at else { return };
-        let wait = at.since(UnixMillis::now()).min(LONGEST_TIMER) + TIMER_GRAIN;
-        ctx.run_later(wait, |actor, ctx| {
+        let wait = at.since(UnixMillis::now()).clamp(SHORTEST_SECRET_WAIT, LONGEST_TIMER);
+        let handle = ctx.run_later(wait, |actor, ctx| {
             let (shared, num) = (actor.shared.clone(), actor.serving.num);
             let read = async move { serving::load(&shared, &[num]).await };
             ctx.spawn(read.into_actor(actor).map(move |read, actor, ctx| match read {
@@ -312,6 +325,7 @@ impl Endpoint {
                 }
             }));
         });
+        self.secrets_timer = Some(handle);
     }
 
     fn configure(&mut self, serving: Option<Arc<Serving>>, ctx: &mut Context<Self>) {

@@ -94,32 +94,57 @@ pub enum Input {
     /// A fan-out's target.
     Offer(Entry),
     /// Rows that were asked for; `complete` when there were fewer than asked for.
-    Loaded { entries: Vec<Entry>, complete: bool },
+    Loaded {
+        entries: Vec<Entry>,
+        complete: bool,
+    },
     LoadFailed,
     /// An attempt ended.
-    Finished { event: EventSeq, outcome: Outcome, jitter: f64 },
+    Finished {
+        event: EventSeq,
+        outcome: Outcome,
+        jitter: f64,
+    },
     /// An attempt was given up before anything was sent.
-    NotSent { event: EventSeq },
+    NotSent {
+        event: EventSeq,
+    },
     /// There are rows that the lane may not know of.
     Wake,
     /// The timer.
     Tick,
     /// The settings changed.
-    Configure { policy: Arc<Policy>, mode: Mode },
+    Configure {
+        policy: Arc<Policy>,
+        mode: Mode,
+    },
 }
 
 /// What the actor shall do.
 #[derive(Debug)]
 pub enum Effect {
-    Start { entry: Entry },
+    Start {
+        entry: Entry,
+    },
     /// An attempt leaves its delivery like this.
-    Settle { entry: Entry, state: DeliveryState, outcome: Outcome, disable: bool },
+    Settle {
+        entry: Entry,
+        state: DeliveryState,
+        outcome: Outcome,
+        disable: bool,
+    },
     /// Becomes a row that waits in the store.
-    Defer { event: EventSeq },
+    Defer {
+        event: EventSeq,
+    },
     /// Will never be sent.
-    Cancel { event: EventSeq },
+    Cancel {
+        event: EventSeq,
+    },
     /// Read pending rows, then say [`Input::Loaded`].
-    Load { limit: usize },
+    Load {
+        limit: usize,
+    },
 }
 
 /// Whether the lane may send.
@@ -323,8 +348,8 @@ impl Lane {
             self.limiter = Limiter::new(policy.rate_limit.as_ref());
             self.limited_until = None;
         }
+        self.more |= mode == Mode::Open && (self.mode != Mode::Open || policy.ordered != self.policy.ordered);
         self.policy = policy;
-        self.more |= mode == Mode::Open && self.mode != Mode::Open;
         self.mode = mode;
         for (_, entry) in std::mem::take(&mut self.ready) {
             self.insert(entry);
@@ -376,12 +401,16 @@ impl Lane {
     fn finished(&mut self, event: EventSeq, outcome: Outcome, jitter: f64, now: Now, effects: &mut Vec<Effect>) {
         let Some(entry) = self.in_flight.remove(&event) else { return };
         self.left(event);
-        let (state, disable) = after_attempt(&self.policy, &entry, &outcome, jitter, now.wall);
+        let (mut state, disable) = after_attempt(&self.policy, &entry, &outcome, jitter, now.wall);
         if disable && self.mode == Mode::Open {
             self.mode = Mode::Held;
         }
-        let soon = state.next_at.is_some_and(|at| at <= now.wall.plus(HORIZON));
-        if state.status == Status::Pending && soon && self.mode == Mode::Open {
+        if self.mode == Mode::Gone && state.status == Status::Pending {
+            (state.status, state.next_at, state.settled_at) = (Status::Cancelled, None, Some(now.wall));
+        }
+        // The head of an ordered lane stays, however late: it blocks the others.
+        let stays = self.policy.ordered || state.next_at.is_some_and(|at| at <= now.wall.plus(HORIZON));
+        if state.status == Status::Pending && stays && self.mode == Mode::Open {
             let event = entry.event.clone();
             self.insert(Entry { event, state, trigger: Trigger::Retry, stored: true });
         }

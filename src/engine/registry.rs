@@ -14,6 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use crate::clock::UnixMillis;
+use crate::fault;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::events::Event;
 use crate::store::journal::feed::Feed;
@@ -60,7 +61,10 @@ struct Known {
 enum Life {
     Live(Addr<Endpoint>),
     /// Was asked to end because it is idle. `wanted` once somebody needs it again.
-    Retiring { addr: Addr<Endpoint>, wanted: bool },
+    Retiring {
+        addr: Addr<Endpoint>,
+        wanted: bool,
+    },
     /// Crashed and not made again yet.
     Resting,
 }
@@ -168,6 +172,14 @@ impl Actor for Registry {
         if let Some(incoming) = self.incoming.take() {
             let notices = stream::unfold(incoming, async |mut incoming| Some((incoming.recv().await?, incoming)));
             ctx.add_stream(Box::pin(notices));
+        }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            fault::abort("the registry");
         }
     }
 }

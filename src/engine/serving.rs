@@ -31,7 +31,10 @@ pub(super) struct Serving {
 }
 
 /// Reads webhooks; those that are deleted are missing.
-pub(super) async fn load(shared: &Shared, nums: &[WebhookNum]) -> Result<HashMap<WebhookNum, Arc<Serving>>, StoreError> {
+pub(super) async fn load(
+    shared: &Shared,
+    nums: &[WebhookNum],
+) -> Result<HashMap<WebhookNum, Arc<Serving>>, StoreError> {
     let rows = shared.store.servings(nums, UnixMillis::now()).await?;
     Ok(rows.into_values().map(|row| serving_of(row, &shared.guard)).map(|serving| (serving.num, serving)).collect())
 }
@@ -43,11 +46,9 @@ fn serving_of(row: webhooks::Serving, guard: &Guard) -> Arc<Serving> {
         Policy::default()
     });
     let secrets: Result<Vec<SigningSecret>, _> = secrets.iter().map(|secret| SigningSecret::parse(secret)).collect();
-    let target = secrets
-        .map_err(|error| error.to_string())
-        .and_then(|secrets| {
-            Target::try_new(guard, &webhook.url, &webhook.headers, secrets, &policy).map_err(|error| error.to_string())
-        });
+    let target = secrets.map_err(|error| error.to_string()).and_then(|secrets| {
+        Target::try_new(guard, &webhook.url, &webhook.headers, secrets, &policy).map_err(|error| error.to_string())
+    });
     Arc::new(Serving {
         num: webhook.num,
         tenant: webhook.tenant,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::guard::Guard;
@@ -20,6 +20,8 @@ pub(super) struct Shared {
     pub(super) guard: Arc<Guard>,
     /// Once cancelled, nothing is sent any more.
     pub(super) quiet: CancellationToken,
+    /// Held from the commit of a change to its entry in the route table, so that both see changes in one order.
+    pub(super) changing: Mutex<()>,
     permits: Arc<Semaphore>,
     max_in_flight: usize,
     outcomes: [AtomicU64; OutcomeKind::ALL.len()],
@@ -39,6 +41,7 @@ impl Shared {
             routes: routes.clone(),
             guard: guard.clone(),
             quiet: CancellationToken::new(),
+            changing: Mutex::new(()),
             permits: Arc::new(Semaphore::new(max_in_flight)),
             max_in_flight,
             outcomes: Default::default(),
@@ -56,7 +59,9 @@ impl Shared {
     }
 
     pub(super) fn count(&self, outcome: OutcomeKind) {
-        if let Some(counter) = OutcomeKind::ALL.iter().position(|kind| *kind == outcome).and_then(|at| self.outcomes.get(at)) {
+        if let Some(counter) =
+            OutcomeKind::ALL.iter().position(|kind| *kind == outcome).and_then(|at| self.outcomes.get(at))
+        {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }

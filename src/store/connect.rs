@@ -18,6 +18,9 @@ const READERS: u32 = 4;
 /// The writer's page cache. A batch touches the right edge of a few b-trees; this holds them with room to spare.
 const WRITER_CACHE_KIB: u32 = 64 * 1024;
 
+/// Room for every size of every statement of the journal, and for what the rest of the store asks.
+const PREPARED: usize = 1024;
+
 /// Fold the write-ahead log back at 16 MiB instead of 4 MiB: fewer, larger checkpoints.
 const CHECKPOINT_PAGES: u32 = 4096;
 
@@ -52,6 +55,9 @@ impl Store {
     /// Opens the database and, if asked to, brings its schema up to date.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
         let path = file_of(&options.url)?;
+        if !options.migrate && !path.exists() {
+            return Err(OpenError::NotMigrated);
+        }
         let lock = lock(&path)?;
         let master_key = match options.master_key {
             Some(key) => key,
@@ -113,7 +119,11 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-async fn connect(path: &Path, connections: u32, pragmas: &[(&'static str, String)]) -> Result<DatabaseConnection, DbErr> {
+async fn connect(
+    path: &Path,
+    connections: u32,
+    pragmas: &[(&'static str, String)],
+) -> Result<DatabaseConnection, DbErr> {
     let pragmas = pragmas.to_vec();
     let path = path.to_owned();
     let mut options = ConnectOptions::new("sqlite::memory:");
@@ -132,6 +142,7 @@ async fn connect(path: &Path, connections: u32, pragmas: &[(&'static str, String
                 .filename(&path)
                 .create_if_missing(true)
                 .busy_timeout(Duration::from_secs(10))
+                .statement_cache_capacity(PREPARED)
                 .pragma("journal_mode", "WAL")
                 .pragma("synchronous", "FULL")
                 .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string())

@@ -234,7 +234,13 @@ impl Store {
         if let Some(webhook) = filter.webhook {
             query.and(if by_log { "l.webhook_num =" } else { "d.webhook_num =" }, webhook.0);
         }
-        let seq = if by_log { "l.event_seq" } else if filter.webhook.is_some() { "d.event_seq" } else { "e.seq" };
+        let seq = if by_log {
+            "l.event_seq"
+        } else if filter.webhook.is_some() {
+            "d.event_seq"
+        } else {
+            "e.seq"
+        };
         if let Some(event) = filter.event {
             query.and(&format!("{seq} ="), event.0);
         }
@@ -372,7 +378,9 @@ fn state_of(
     (manual_from, manual_next_at): (Option<i16>, Option<i64>),
 ) -> Result<DeliveryState, StoreError> {
     let manual = manual_from
-        .map(|from| Ok::<_, StoreError>(Fallback { status: Status::from_code(from)?, next_at: manual_next_at.map(UnixMillis) }))
+        .map(|from| {
+            Ok::<_, StoreError>(Fallback { status: Status::from_code(from)?, next_at: manual_next_at.map(UnixMillis) })
+        })
         .transpose()?;
     Ok(DeliveryState {
         status: Status::from_code(status)?,
@@ -385,7 +393,8 @@ fn state_of(
 }
 
 fn delivery_of(row: DeliveryRow, last: Option<Attempt>) -> Result<Delivery, StoreError> {
-    let DeliveryRow { event_seq, webhook_num, webhook_id, kind, status, attempts, tries, next_at, settled_at, .. } = row;
+    let DeliveryRow { event_seq, webhook_num, webhook_id, kind, status, attempts, tries, next_at, settled_at, .. } =
+        row;
     let counts = (status, attempts, tries);
     let state = state_of(counts, (next_at, settled_at), (row.manual_from, row.manual_next_at))?;
     let webhook_id =

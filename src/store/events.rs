@@ -60,8 +60,13 @@ impl Store {
 
     /// The key of the newest event of all; zero when there is none.
     pub async fn last_event(&self) -> Result<EventSeq, StoreError> {
-        let seq: Option<i64> =
-            Entity::find().select_only().column(Column::Seq).order_by_desc(Column::Seq).into_tuple().one(self.readers()).await?;
+        let seq: Option<i64> = Entity::find()
+            .select_only()
+            .column(Column::Seq)
+            .order_by_desc(Column::Seq)
+            .into_tuple()
+            .one(self.readers())
+            .await?;
         Ok(EventSeq(seq.unwrap_or(0)))
     }
 

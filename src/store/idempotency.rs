@@ -48,7 +48,10 @@ pub struct Once {
 pub enum Seen {
     New,
     /// The same request: its answer.
-    Before { status: u16, answer: Vec<u8> },
+    Before {
+        status: u16,
+        answer: Vec<u8>,
+    },
     /// The key was used for something else.
     Otherwise,
 }
@@ -95,10 +98,8 @@ impl Store {
                 .column(Column::CreatedAt)
                 .filter(Column::CreatedAt.lt(now.0 - KEPT_MS))
                 .limit(SWEEP);
-            let deleted = Entity::delete_many()
-                .filter(Column::CreatedAt.in_subquery(old.into_query()))
-                .exec(on)
-                .await?;
+            let deleted =
+                Entity::delete_many().filter(Column::CreatedAt.in_subquery(old.into_query())).exec(on).await?;
             Ok(deleted.rows_affected)
         })
         .await

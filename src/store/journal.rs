@@ -1,7 +1,7 @@
 //! Group commit. Everything that the hot path makes durable goes through one writer: accepted events with their
 //! fan-outs, outcomes, deferrals, finished fan-outs.
 //!
-//! A bounded queue on this side, a [`writer`] on the other. A batch is what gathered while the last commit was under
+//! A bounded queue on this side, a writer on the other. A batch is what gathered while the last commit was under
 //! way; an idle journal commits at once. Answers are given after the commit. A full queue pushes back: publishers are
 //! refused, and whoever wants to record something reserves its [`Slot`] before it acts, so an outcome that happened
 //! always has room.
@@ -30,6 +30,7 @@ use super::fanouts::Fanout;
 use super::idempotency::OnceKey;
 use super::log::LogBuffer;
 use super::{Store, StoreError};
+use crate::fault::or_abort;
 
 /// Publish requests that may wait for the next batch.
 const PUBLISH_QUEUE: usize = 4096;
@@ -194,7 +195,7 @@ impl Journal {
         let log = Arc::new(LogBuffer::default());
         let outputs = writer::Outputs { feed: feed.clone(), log: log.clone(), stats: stats.clone() };
         let writer = writer::Writer::new(store.clone(), publish_queue, record_queue, last, outputs);
-        let writer = tokio::spawn(writer.run());
+        let writer = tokio::spawn(or_abort("the journal's writer", writer.run()));
         let room = Arc::new(Semaphore::new(PUBLISH_QUEUE_KIB));
         Ok(Running { journal: Self { publishes, records, room, stats }, feed, log, writer })
     }

@@ -39,7 +39,15 @@ impl TryFrom<Model> for ApiKey {
         let Model { num, id, tenant_num, name, scopes, digest, created_at } = row;
         let id = KeyId::from_bytes(&id).ok_or_else(|| StoreError::unreadable("key id", "not 16 bytes"))?;
         let scopes = scopes.split(',').filter(|scope| !scope.is_empty()).map(str::to_owned).collect();
-        Ok(Self { num, id, tenant: tenant_num.map(TenantNum), name, scopes, digest, created_at: UnixMillis(created_at) })
+        Ok(Self {
+            num,
+            id,
+            tenant: tenant_num.map(TenantNum),
+            name,
+            scopes,
+            digest,
+            created_at: UnixMillis(created_at),
+        })
     }
 }
 

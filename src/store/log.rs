@@ -66,7 +66,7 @@ impl LogIndex {
     pub async fn open(store: &Store, buffer: Arc<LogBuffer>) -> Result<Self, StoreError> {
         let indexed_to = store.log_indexed_to().await?;
         let head = "INSERT INTO delivery_log (webhook_num, event_seq)";
-        let insert = RowStatement::insert(head, 2, "ON CONFLICT DO NOTHING");
+        let insert = RowStatement::insert(store.backend(), head, 2, "ON CONFLICT DO NOTHING");
         let index = Self { store: store.clone(), buffer, insert, turn: AsyncMutex::new(indexed_to) };
         index.catch_up(indexed_to).await?;
         Ok(index)
@@ -110,8 +110,7 @@ impl LogIndex {
     async fn insert(&self, ids: Vec<DeliveryId>, indexed_to: Option<EventSeq>) -> Result<(), StoreError> {
         self.store
             .write(async |on| {
-                let values: Vec<Value> =
-                    ids.iter().flat_map(|id| [id.webhook.0.into(), id.event.0.into()]).collect();
+                let values: Vec<Value> = ids.iter().flat_map(|id| [id.webhook.0.into(), id.event.0.into()]).collect();
                 self.insert.run(on, values).await?;
                 if let Some(to) = indexed_to {
                     state::set_log_indexed_to(on, to).await?;

@@ -56,8 +56,7 @@ impl MasterKey {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 let mut text = String::new();
                 std::fs::File::open(&path).and_then(|mut file| file.read_to_string(&mut text)).map_err(failed)?;
-                Self::parse(&text)
-                    .ok_or_else(|| OpenError::MasterKey { path, why: "not a master key".to_owned() })
+                Self::parse(&text).ok_or_else(|| OpenError::MasterKey { path, why: "not a master key".to_owned() })
             }
             Err(source) => Err(failed(source)),
         }

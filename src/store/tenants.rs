@@ -94,7 +94,11 @@ impl Store {
     /// Writes name and settings if `version` is still the stored one.
     pub async fn update_tenant(&self, tenant: &Tenant, now: UnixMillis) -> Result<Tenant, StoreError> {
         self.write(async |on| {
-            let current = Entity::find_by_id(tenant.num.0).filter(Column::Version.eq(tenant.version)).one(on).await?;
+            let current = Entity::find_by_id(tenant.num.0)
+                .filter(Column::Version.eq(tenant.version))
+                .filter(Column::DeletedAt.is_null())
+                .one(on)
+                .await?;
             let mut row = current.ok_or(StoreError::Stale)?.into_active_model();
             row.name = Set(tenant.name.clone());
             row.allow_undeclared_types = Set(tenant.allow_undeclared_types);

@@ -257,6 +257,9 @@ async fn a_manual_retry_remembers_what_to_fall_back_to() {
     let state = world.delivery(id).await.unwrap().state;
     assert_eq!((state.status, state.next_at), (Status::Pending, Some(UnixMillis(77))), "asking twice is asking once");
     assert_eq!(state.manual.unwrap().status, Status::Failed);
+    world.record(Record::Cancel { id, at: UnixMillis(99) }).await;
+    let state = world.delivery(id).await.unwrap().state;
+    assert_eq!((state.status, state.manual), (Status::Failed, None), "taken back, it is what it was");
 }
 
 #[tokio::test]

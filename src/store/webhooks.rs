@@ -365,7 +365,11 @@ fn secret_row(id: WebhookId) -> Vec<u8> {
     format!("secret of {id}").into_bytes()
 }
 
-pub(super) async fn delete_all_of<C: ConnectionTrait>(on: &C, tenant: TenantNum, now: UnixMillis) -> Result<(), StoreError> {
+pub(super) async fn delete_all_of<C: ConnectionTrait>(
+    on: &C,
+    tenant: TenantNum,
+    now: UnixMillis,
+) -> Result<(), StoreError> {
     Entity::update_many()
         .col_expr(Column::DeletedAt, Expr::value(now.0))
         .col_expr(Column::IsActive, Expr::value(false))

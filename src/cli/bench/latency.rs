@@ -48,11 +48,7 @@ pub(super) async fn measure(
     }
     settled(server, sink, bar).await?;
     floor.close().await;
-    Ok(LatencyReport {
-        floor: Latency::of(&floors),
-        publish: Latency::of(&publish),
-        arrival: sink.arrival_latency(),
-    })
+    Ok(LatencyReport { floor: Latency::of(&floors), publish: Latency::of(&publish), arrival: sink.arrival_latency() })
 }
 
 /// What no durable delivery can do without.

@@ -74,7 +74,8 @@ impl Publishers {
     /// Publishes as fast as the answers come; answers how long a request took.
     pub(super) async fn run(self: &Arc<Self>, load: Load) -> Result<Latency, CliError> {
         let left = Arc::new(AtomicUsize::new(load.events));
-        let tasks: Vec<_> = (0..load.publishers).map(|_| tokio::spawn(self.clone().publish(load, left.clone()))).collect();
+        let tasks: Vec<_> =
+            (0..load.publishers).map(|_| tokio::spawn(self.clone().publish(load, left.clone()))).collect();
         let mut all = Latency::histogram();
         for task in tasks {
             let one = task.await.map_err(CliError::failed)??;
@@ -103,12 +104,8 @@ impl Publishers {
         } else {
             (&self.single, self.event())
         };
-        let request = self
-            .client
-            .post(url)
-            .bearer_auth(&self.key)
-            .header("content-type", "application/json")
-            .body(body);
+        let request =
+            self.client.post(url).bearer_auth(&self.key).header("content-type", "application/json").body(body);
         let began = Instant::now();
         let answer = request.send().await.map_err(CliError::failed)?;
         let status = answer.status();

@@ -129,7 +129,11 @@ impl fmt::Display for Report {
         writeln!(f, "ratio            {:9.3} engine ÷ raw limit", self.ratio)?;
         writeln!(f, "publish          {}", self.publish)?;
         writeln!(f, "publish→arrival  {}", self.arrival)?;
-        writeln!(f, "per delivery     {:9.2} rows, {:.3} statements", self.rows_per_delivery, self.statements_per_delivery)?;
+        writeln!(
+            f,
+            "per delivery     {:9.2} rows, {:.3} statements",
+            self.rows_per_delivery, self.statements_per_delivery
+        )?;
         writeln!(f, "per commit       {:9.1} deliveries", self.deliveries_per_commit)?;
         writeln!(f, "engine CPU       {:9.3} s per 1,000 deliveries", self.cpu_seconds_per_1000)?;
         write!(f, "engine memory    {:9.1} MiB at its peak", self.peak_memory_mib)?;

@@ -1,23 +1,21 @@
-//! The receiver that everything in a benchmark is sent to: answers 200 at once and notes when events arrive.
-//!
-//! Reads just enough HTTP/1.1 to find where a request ends, so that it takes as little of the machine as it can.
+//! The receiver that everything in a benchmark is sent to: an axum server that answers 200 at once and notes when
+//! events arrive.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use bytes::{Buf, BytesMut};
+use axum::extract::State;
+use axum::serve::ListenerExt;
+use bytes::Bytes;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 use crate::cli::CliError;
 
 use super::report::Latency;
-
-const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
 /// Events whose moment of publishing is remembered; later ones overwrite.
 const REMEMBERED: usize = 1 << 20;
@@ -48,14 +46,11 @@ impl Sink {
             next: AtomicU64::new(0),
             arrivals: Mutex::new(Latency::histogram()),
         });
-        let serving = sink.clone();
-        tokio::spawn(async move {
-            while let Ok((connection, _)) = listener.accept().await {
-                let _ = connection.set_nodelay(true);
-                let sink = serving.clone();
-                tokio::spawn(async move { sink.serve(connection).await });
-            }
+        let router = axum::Router::new().fallback(arrive).with_state(sink.clone());
+        let listener = listener.tap_io(|connection| {
+            let _ = connection.set_nodelay(true);
         });
+        tokio::spawn(async move { axum::serve(listener, router).await });
         Ok(sink)
     }
 
@@ -100,25 +95,8 @@ impl Sink {
         u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    async fn serve(&self, mut connection: TcpStream) {
-        let mut buffer = BytesMut::with_capacity(16 * 1024);
-        loop {
-            while let Some(end) = request_end(&buffer) {
-                self.arrive(&buffer[..end]);
-                buffer.advance(end);
-                if connection.write_all(ANSWER).await.is_err() {
-                    return;
-                }
-            }
-            match connection.read_buf(&mut buffer).await {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
-            }
-        }
-    }
-
-    fn arrive(&self, request: &[u8]) {
-        let Some(index) = event_index(request) else { return };
+    fn note(&self, body: &[u8]) {
+        let Some(index) = event_index(body) else { return };
         let at = self.place(index).swap(0, Ordering::Relaxed);
         if at != 0 {
             self.arrivals.lock().saturating_record(self.nanos().saturating_sub(at) / 1000);
@@ -127,27 +105,15 @@ impl Sink {
     }
 }
 
-/// The length of the first request in `buffer` once it is complete.
-fn request_end(buffer: &[u8]) -> Option<usize> {
-    let head = find(buffer, b"\r\n\r\n")? + 4;
-    let length = buffer[..head].split(|byte| *byte == b'\n').find_map(content_length)?;
-    (buffer.len() >= head + length).then_some(head + length)
+async fn arrive(State(sink): State<Arc<Sink>>, body: Bytes) {
+    sink.note(&body);
 }
 
-fn content_length(line: &[u8]) -> Option<usize> {
-    const NAME: &[u8] = b"content-length:";
-    let value = line.get(NAME.len()..).filter(|_| line[..NAME.len()].eq_ignore_ascii_case(NAME))?;
-    std::str::from_utf8(value).ok()?.trim().parse().ok()
-}
-
-fn event_index(request: &[u8]) -> Option<u64> {
-    let start = find(request, INDEX_FIELD.as_bytes())? + INDEX_FIELD.len();
-    let digits = request[start..].iter().take_while(|byte| byte.is_ascii_digit());
+fn event_index(body: &[u8]) -> Option<u64> {
+    let field = INDEX_FIELD.as_bytes();
+    let start = body.windows(field.len()).position(|window| window == field)? + field.len();
+    let digits = body[start..].iter().take_while(|byte| byte.is_ascii_digit());
     Some(digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
-}
-
-fn find(text: &[u8], needle: &[u8]) -> Option<usize> {
-    text.windows(needle.len()).position(|window| window == needle)
 }
 
 #[cfg(test)]
@@ -155,11 +121,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_ends_after_its_body() {
-        let request = b"POST / HTTP/1.1\r\nhost: x\r\nContent-Length: 20\r\n\r\n{\"data\":{\"n\":17,....POST";
-        let end = request_end(request).unwrap();
-        assert_eq!(&request[end..], b"POST");
-        assert_eq!(event_index(&request[..end]), Some(17));
-        assert_eq!(request_end(&request[..end - 1]), None);
+    fn an_event_is_known_by_its_index_and_a_raw_request_is_none() {
+        assert_eq!(event_index(br#"{"event":"a","data":{"n":17,"padding":""}}"#), Some(17));
+        assert_eq!(event_index(br#"{"event":"a","raw":{"n":17}}"#), None);
     }
 }

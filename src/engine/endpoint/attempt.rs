@@ -1,4 +1,4 @@
-//! One attempt, in a task of its own: reserve the place for its outcome, take a permit, send. A panic in here is an
+//! One attempt, in a task of its own: take a permit, reserve the place for its outcome, send. A panic in here is an
 //! outcome and not a dead actor.
 
 use std::future::Future;
@@ -56,8 +56,8 @@ impl<T> Future for AbortOnDrop<Option<T>> {
 
 /// `None`: nothing was sent, because the engine is stopping.
 pub(super) async fn run(shared: Arc<Shared>, sender: Sender, serving: Arc<Serving>, entry: Entry) -> Option<Attempted> {
-    let slot = shared.journal.reserve().await.ok()?;
     let _permit = shared.permit().await?;
+    let slot = shared.journal.reserve().await.ok()?;
     let (started_at, began) = (UnixMillis::now(), Instant::now());
     let report = AssertUnwindSafe(send(&sender, &serving, entry)).catch_unwind().await;
     let report = report.unwrap_or_else(|_| unsent(Outcome::Crashed, "the attempt crashed".to_owned(), began));

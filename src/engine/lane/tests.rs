@@ -138,14 +138,43 @@ fn a_failed_manual_retry_leaves_the_automatic_ones_as_they_were() {
     let mut bench = Bench::new(policy(|_| ()));
     let next_at = Some(START.plus(Duration::from_secs(20)));
     let manual = Some(Fallback { status: Status::Pending, next_at });
-    let state =
-        DeliveryState { status: Status::Pending, attempts: 2, tries: 2, next_at: Some(START), settled_at: None, manual };
+    let state = DeliveryState {
+        status: Status::Pending,
+        attempts: 2,
+        tries: 2,
+        next_at: Some(START),
+        settled_at: None,
+        manual,
+    };
     let due = Due { event: event(1), state };
     let entries = vec![Entry::stored(due, UnixMillis(0))];
     assert_eq!(started(&bench.on(Input::Loaded { entries, complete: true })), [1]);
     let after = bench.finish(1, Outcome::Rejected);
     assert_eq!((after.status, after.attempts, after.tries, after.next_at), (Status::Pending, 3, 2, next_at));
     assert_eq!(bench.lane.wake_at(bench.now()), Some(bench.epoch + Duration::from_secs(20)));
+}
+
+#[test]
+fn the_head_of_an_ordered_lane_blocks_however_long_it_waits() {
+    let settings = serde_json::json!({
+        "ordered": true, "retryPolicy": { "backoffStrategy": "schedule", "scheduleSeconds": [60] }
+    });
+    let mut bench = Bench::new(Arc::new(serde_json::from_value(settings).unwrap()));
+    let rows = [1, 2].map(|seq| Entry::stored(Due { event: event(seq), state: pending(START) }, UnixMillis(0)));
+    assert_eq!(started(&bench.on(Input::Loaded { entries: rows.to_vec(), complete: true })), [1]);
+    let effects = bench.on(Input::Finished { event: EventSeq(1), outcome: Outcome::Rejected, jitter: 0.0 });
+    assert!(started(&effects).is_empty());
+    bench.elapsed = Duration::from_secs(60);
+    assert_eq!(started(&bench.on(Input::Tick)), [1]);
+}
+
+#[test]
+fn a_failed_attempt_of_a_deleted_webhook_leaves_nothing_pending() {
+    let mut bench = Bench::new(policy(|_| ()));
+    bench.on(offer(1));
+    let policy = bench.lane.policy.clone();
+    bench.on(Input::Configure { policy, mode: Mode::Gone });
+    assert_eq!(bench.finish(1, Outcome::TimedOut).status, Status::Cancelled);
 }
 
 #[test]

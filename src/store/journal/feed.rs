@@ -42,8 +42,7 @@ pub enum Next {
 
 impl Feed {
     pub(super) fn behind(committed: EventSeq) -> Self {
-        let state =
-            State { waiting: VecDeque::new(), bytes: 0, behind: true, committed, taken: EventSeq::ZERO };
+        let state = State { waiting: VecDeque::new(), bytes: 0, behind: true, committed, taken: EventSeq::ZERO };
         Self { state: Mutex::new(state), changed: Notify::new() }
     }
 

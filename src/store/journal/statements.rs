@@ -1,6 +1,6 @@
 //! The writer's statements: one text a table and size, so that they stay prepared.
 
-use sea_orm::{ConnectionTrait, DbErr, Statement, Value};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, Value};
 
 use crate::id::{DeliveryId, EventSeq};
 use crate::store::deliveries::{Attempt, DeliveryState, Status};
@@ -51,26 +51,33 @@ pub(super) enum Update {
 const DELIVERY_COLUMNS: usize = 9;
 
 impl Statements {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(backend: DbBackend) -> Self {
         let delivery = "INSERT INTO delivery (event_seq, webhook_num, status, attempts, tries, next_at, settled_at, \
                         manual_from, manual_next_at)";
         Self {
             event: RowStatement::insert(
+                backend,
                 "INSERT INTO event (seq, tenant_num, kind, occurred_at, caller_id, matched, body)",
                 7,
                 "",
             ),
-            caller: RowStatement::insert("INSERT INTO event_caller_id (tenant_num, caller_id, event_seq, digest)", 4, ""),
-            fanout: RowStatement::insert("INSERT INTO fanout (event_seq, shard, targets)", 3, ""),
-            delivery: RowStatement::insert(delivery, DELIVERY_COLUMNS, UPSERT_DELIVERY),
-            deferral: RowStatement::insert(delivery, DELIVERY_COLUMNS, "ON CONFLICT DO NOTHING"),
+            caller: RowStatement::insert(
+                backend,
+                "INSERT INTO event_caller_id (tenant_num, caller_id, event_seq, digest)",
+                4,
+                "",
+            ),
+            fanout: RowStatement::insert(backend, "INSERT INTO fanout (event_seq, shard, targets)", 3, ""),
+            delivery: RowStatement::insert(backend, delivery, DELIVERY_COLUMNS, UPSERT_DELIVERY),
+            deferral: RowStatement::insert(backend, delivery, DELIVERY_COLUMNS, "ON CONFLICT DO NOTHING"),
             attempt: RowStatement::insert(
+                backend,
                 "INSERT INTO attempt (event_seq, webhook_num, number, reason, started_at, duration_us, head_us, \
                  status_code, outcome, error, response_headers, response_body)",
                 12,
                 "ON CONFLICT DO NOTHING",
             ),
-            fanout_end: RowStatement::matching("DELETE FROM fanout", &["event_seq", "shard"]),
+            fanout_end: RowStatement::matching(backend, "DELETE FROM fanout", &["event_seq", "shard"]),
         }
     }
 
@@ -181,8 +188,9 @@ impl Update {
     fn statement<C: ConnectionTrait>(self, on: &C) -> Statement {
         let (sql, id, at) = match self {
             Self::Cancel { id, at } => (
-                "UPDATE delivery SET status = 3, next_at = NULL, manual_from = NULL, manual_next_at = NULL, \
-                 settled_at = $1 WHERE event_seq = $2 AND webhook_num = $3 AND status = 0",
+                "UPDATE delivery SET next_at = NULL, manual_from = NULL, manual_next_at = NULL, \
+                 status = CASE WHEN manual_from > 0 THEN manual_from ELSE 3 END, \
+                 settled_at = CASE WHEN manual_from > 0 THEN settled_at ELSE $1 END WHERE event_seq = $2 AND webhook_num = $3 AND status = 0",
                 id,
                 at,
             ),
@@ -200,5 +208,12 @@ impl Update {
 
 /// A row that waits in the store since `next_at` instead of in memory.
 pub(super) fn deferred(next_at: crate::clock::UnixMillis) -> DeliveryState {
-    DeliveryState { status: Status::Pending, attempts: 0, tries: 0, next_at: Some(next_at), settled_at: None, manual: None }
+    DeliveryState {
+        status: Status::Pending,
+        attempts: 0,
+        tries: 0,
+        next_at: Some(next_at),
+        settled_at: None,
+        manual: None,
+    }
 }

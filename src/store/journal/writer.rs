@@ -83,6 +83,13 @@ impl Batch {
             Request::Close => self.closing = true,
         }
     }
+
+    /// Nothing that was recorded before these is left to commit.
+    fn pass_barriers(self) {
+        for done in self.barriers {
+            let _ = done.send(());
+        }
+    }
 }
 
 impl Writer {
@@ -93,7 +100,7 @@ impl Writer {
         last: EventSeq,
         outputs: Outputs,
     ) -> Self {
-        let (statements, open) = (Statements::new(), OpenFanouts::default());
+        let (statements, open) = (Statements::new(store.backend()), OpenFanouts::default());
         Self { store, publishes, records, statements, open, ended: Vec::new(), last, outputs }
     }
 
@@ -142,7 +149,7 @@ impl Writer {
                 }
             }
             if batch.records.is_empty() {
-                return;
+                return batch.pass_barriers();
             }
             tokio::time::sleep(RETRY_PAUSE).await;
         }
@@ -207,13 +214,17 @@ impl Writer {
         on: &DatabaseTransaction,
         once: &OnceKey,
     ) -> Result<Option<Result<Vec<Published>, PublishError>>, StoreError> {
-        Ok(match self.store.seen_on(on, once).await? {
-            Seen::New => None,
-            Seen::Otherwise => Some(Err(PublishError::KeyReused)),
-            Seen::Before { answer, .. } => {
-                let answer = serde_json::from_slice(&answer).map_err(|e| StoreError::unreadable("answer", e))?;
-                Some(Ok(answer))
-            }
+        let unreadable = |error: String| Some(Err(PublishError::Store(error)));
+        Ok(match self.store.seen_on(on, once).await {
+            Ok(Seen::New) => None,
+            Ok(Seen::Otherwise) => Some(Err(PublishError::KeyReused)),
+            Ok(Seen::Before { answer, .. }) => match serde_json::from_slice(&answer) {
+                Ok(answer) => Some(Ok(answer)),
+                Err(error) => unreadable(error.to_string()),
+            },
+            // This publisher's alone; the others in the batch have nothing to do with it.
+            Err(error @ StoreError::Unreadable { .. }) => unreadable(error.to_string()),
+            Err(error) => return Err(error),
         })
     }
 
@@ -288,7 +299,7 @@ impl Writer {
     }
 
     /// The batch is durable: say so to everybody who waits for it.
-    fn announce(&mut self, batch: Batch, prepared: Prepared) {
+    fn announce(&mut self, mut batch: Batch, prepared: Prepared) {
         let Prepared { answers, fanouts, last, statements, rows, events } = prepared;
         if events > 0 {
             fault::point("publish.after_commit");
@@ -298,16 +309,15 @@ impl Writer {
         }
         self.last = last;
         self.ended.clear();
-        for (request, answer) in batch.publishes.into_iter().zip(answers) {
+        for (request, answer) in batch.publishes.drain(..).zip(answers) {
             let _ = request.answer.send(answer);
         }
         for kept in self.outputs.feed.push(fanouts, last) {
             self.open.insert((kept.event.seq, kept.shard), kept.targets);
         }
-        let attempts = self.tell_recorders(batch.records);
-        for done in batch.barriers {
-            let _ = done.send(());
-        }
+        let records = std::mem::take(&mut batch.records);
+        let attempts = self.tell_recorders(records);
+        batch.pass_barriers();
         let stats = &self.outputs.stats;
         JournalStats::add(&stats.commits, 1);
         JournalStats::add(&stats.statements, usize::try_from(statements).unwrap_or(0));
