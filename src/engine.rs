@@ -17,6 +17,7 @@ mod registry;
 mod serving;
 mod shared;
 mod steer;
+mod turns;
 mod waker;
 
 use std::sync::Arc;

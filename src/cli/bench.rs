@@ -76,9 +76,14 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
             Some(latency::measure(&sink, &server, directory.path(), &args, &bar).await?)
         }
     };
+    let quiet = match args.fan_out {
+        1 => None,
+        _ => Some(latency::quiet_publishes(&sink, &server, &args, &bar).await?),
+    };
     bar.finish_and_clear();
     server.stop().await?;
-    let report = Report::new(Scenario::from(&args), [raw_before, raw_after], throughput, engine, latency);
+    let report =
+        Report::new(Scenario::from(&args), [raw_before, raw_after], throughput, engine).with_latencies(latency, quiet);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report).map_err(CliError::failed)?);
     } else {

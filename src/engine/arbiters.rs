@@ -13,12 +13,14 @@ use crate::delivery::guard::Guard;
 use crate::delivery::sender::Sender;
 
 use super::StartError;
+use super::turns::Turns;
 
 /// One endpoint thread.
 #[derive(Clone)]
 pub(super) struct Place {
     pub(super) arbiter: ArbiterHandle,
     pub(super) sender: Sender,
+    pub(super) turns: Turns,
 }
 
 pub(super) struct Arbiters {
@@ -51,7 +53,8 @@ impl Arbiters {
         })?;
         let (system, mut handles) = handles.recv().map_err(|_| io::Error::other("the actor system did not start"))?;
         let registry = handles.pop().ok_or_else(|| io::Error::other("no thread for the registry"))?;
-        let places = handles.into_iter().zip(senders).map(|(arbiter, sender)| Place { arbiter, sender }).collect();
+        let place = |(arbiter, sender)| Place { arbiter, sender, turns: Turns::new() };
+        let places = handles.into_iter().zip(senders).map(place).collect();
         Ok(Self { registry, places, stop: Mutex::new(Some((system, thread))) })
     }
 

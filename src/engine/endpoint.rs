@@ -24,6 +24,7 @@ use crate::store::journal::{AttemptRecord, Record};
 use super::lane::{Detached, Effect, Entry, HORIZON, Input, Lane, Mode, Now};
 use super::serving::{self, Serving};
 use super::shared::Shared;
+use super::turns::Turns;
 
 use self::attempt::{AbortOnDrop, Attempted};
 
@@ -89,6 +90,7 @@ pub(super) struct Birth {
     pub(super) serving: Arc<Serving>,
     pub(super) shared: Arc<Shared>,
     pub(super) sender: Sender,
+    pub(super) turns: Turns,
     pub(super) generation: u64,
     pub(super) registry: UnboundedSender<Notice>,
     /// What fell due before may have been under way in a crash.
@@ -100,6 +102,7 @@ pub(super) struct Endpoint {
     lane: Lane,
     shared: Arc<Shared>,
     sender: Sender,
+    turns: Turns,
     timer: Option<(Instant, SpawnHandle)>,
     secrets_timer: Option<SpawnHandle>,
     /// Deferrals and the like on their way into the store.
@@ -150,13 +153,14 @@ pub(super) struct Drain;
 
 impl Endpoint {
     pub(super) fn new(birth: Birth) -> Self {
-        let Birth { serving, shared, sender, generation, registry, recover_before } = birth;
+        let Birth { serving, shared, sender, turns, generation, registry, recover_before } = birth;
         let notice = Notice { num: serving.num, generation, sign: Sign::Crashed };
         Self {
             lane: Lane::new(serving.policy.clone(), serving.mode, serving.has_rows),
             serving,
             shared,
             sender,
+            turns,
             timer: None,
             secrets_timer: None,
             recording: 0,
@@ -203,7 +207,8 @@ impl Endpoint {
 
     fn begin(&self, entry: Entry, ctx: &mut Context<Self>) {
         let event = entry.event.seq;
-        let run = attempt::run(self.shared.clone(), self.sender.clone(), self.serving.clone(), entry);
+        let run =
+            attempt::run(self.shared.clone(), self.turns.clone(), self.sender.clone(), self.serving.clone(), entry);
         let ended = AbortOnDrop::spawn(run).into_actor(self).map(move |attempted, actor, ctx| match attempted {
             Some(attempted) => {
                 let outcome = attempted.report.outcome.clone();

@@ -192,6 +192,7 @@ impl Registry {
             serving: serving.clone(),
             shared: self.shared.clone(),
             sender: place.sender.clone(),
+            turns: place.turns.clone(),
             generation: self.started,
             registry: self.notices.clone(),
             recover_before,

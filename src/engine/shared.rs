@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::guard::Guard;
@@ -22,7 +22,7 @@ pub(super) struct Shared {
     pub(super) quiet: CancellationToken,
     /// Held from the commit of a change to its entry in the route table, so that both see changes in one order.
     pub(super) changing: Mutex<()>,
-    permits: Arc<Semaphore>,
+    permits: Semaphore,
     max_in_flight: usize,
     outcomes: [AtomicU64; OutcomeKind::ALL.len()],
 }
@@ -42,15 +42,15 @@ impl Shared {
             guard: guard.clone(),
             quiet: CancellationToken::new(),
             changing: Mutex::new(()),
-            permits: Arc::new(Semaphore::new(max_in_flight)),
+            permits: Semaphore::new(max_in_flight),
             max_in_flight,
             outcomes: Default::default(),
         }
     }
 
     /// Waits for the right to have one more request in flight; `None` once nothing is to be sent any more.
-    pub(super) async fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        let permit = self.permits.clone().acquire_owned().await.ok()?;
+    pub(super) async fn permit(&self) -> Option<SemaphorePermit<'_>> {
+        let permit = self.permits.acquire().await.ok()?;
         (!self.quiet.is_cancelled()).then_some(permit)
     }
 

@@ -145,6 +145,8 @@ async fn connect(
                 .statement_cache_capacity(PREPARED)
                 .pragma("journal_mode", "WAL")
                 .pragma("synchronous", "FULL")
+                // A statement of many rows keeps copies of pages until it ends; they need not go through a file.
+                .pragma("temp_store", "MEMORY")
                 .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string())
                 .pragma("journal_size_limit", (u64::from(CHECKPOINT_PAGES) * 4096).to_string());
             pragmas.iter().fold(connection, |connection, (name, value)| connection.pragma(*name, value.clone()))

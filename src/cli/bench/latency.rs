@@ -12,13 +12,15 @@ use crate::clock::UnixMillis;
 use crate::store::{Options, Store};
 
 use super::publishers::Publishers;
-use super::report::{Latency, LatencyReport};
+use super::report::{Latency, LatencyReport, QuietPublishes};
 use super::server::Server;
 use super::sink::Sink;
 use super::{BenchArgs, raw, settled};
 
 /// 20 events a second, and a sample of the floor between each two.
 const PACE: Duration = Duration::from_millis(25);
+
+const QUIET_TURNS: u32 = 100;
 
 pub(super) async fn measure(
     sink: &Arc<Sink>,
@@ -49,6 +51,30 @@ pub(super) async fn measure(
     settled(server, sink, bar).await?;
     floor.close().await;
     Ok(LatencyReport { floor: Latency::of(&floors), publish: Latency::of(&publish), arrival: sink.arrival_latency() })
+}
+
+/// Publishes one event at a time, in turns to one webhook and to many, each when nothing else is under way.
+pub(super) async fn quiet_publishes(
+    sink: &Arc<Sink>,
+    server: &Server,
+    args: &BenchArgs,
+    bar: &ProgressBar,
+) -> Result<QuietPublishes, CliError> {
+    let one = Publishers::prepare(server, sink, 1, 1, args.payload).await?;
+    let many = Publishers::prepare(server, sink, 1, args.fan_out as usize, args.payload).await?;
+    let mut latencies = [Latency::histogram(), Latency::histogram()];
+    for turn in 0..=QUIET_TURNS {
+        for (publishers, latencies) in [&one, &many].into_iter().zip(&mut latencies) {
+            let took = publishers.publish_one().await?;
+            settled(server, sink, bar).await?;
+            // The first one starts the endpoints.
+            if turn > 0 {
+                latencies.saturating_record(took);
+            }
+        }
+    }
+    let [to_one, to_all] = latencies.map(|latencies| Latency::of(&latencies));
+    Ok(QuietPublishes { to_one, to_all })
 }
 
 /// What no durable delivery can do without.

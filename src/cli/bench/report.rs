@@ -68,6 +68,14 @@ pub(super) struct LatencyReport {
     pub(super) arrival: Latency,
 }
 
+/// How long a publish takes when nothing else is under way.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct QuietPublishes {
+    pub(super) to_one: Latency,
+    pub(super) to_all: Latency,
+}
+
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Report {
@@ -87,16 +95,11 @@ pub(super) struct Report {
     cpu_seconds_per_1000: f64,
     peak_memory_mib: f64,
     at_20_per_second: Option<LatencyReport>,
+    quiet_publishes: Option<QuietPublishes>,
 }
 
 impl Report {
-    pub(super) fn new(
-        scenario: Scenario,
-        raw_per_second: [f64; 2],
-        throughput: Throughput,
-        usage: Usage,
-        at_20_per_second: Option<LatencyReport>,
-    ) -> Self {
+    pub(super) fn new(scenario: Scenario, raw_per_second: [f64; 2], throughput: Throughput, usage: Usage) -> Self {
         let Throughput { deliveries, seconds, publish, arrival } = throughput;
         let per_delivery = |count: u64| count as f64 / deliveries.max(1) as f64;
         let deliveries_per_second = deliveries as f64 / seconds;
@@ -114,8 +117,13 @@ impl Report {
             deliveries_per_commit: deliveries as f64 / usage.commits.max(1) as f64,
             cpu_seconds_per_1000: usage.cpu_seconds * 1000.0 / deliveries.max(1) as f64,
             peak_memory_mib: usage.peak_memory_mib,
-            at_20_per_second,
+            at_20_per_second: None,
+            quiet_publishes: None,
         }
+    }
+
+    pub(super) fn with_latencies(self, paced: Option<LatencyReport>, quiet: Option<QuietPublishes>) -> Self {
+        Self { at_20_per_second: paced, quiet_publishes: quiet, ..self }
     }
 }
 
@@ -137,6 +145,11 @@ impl fmt::Display for Report {
         writeln!(f, "per commit       {:9.1} deliveries", self.deliveries_per_commit)?;
         writeln!(f, "engine CPU       {:9.3} s per 1,000 deliveries", self.cpu_seconds_per_1000)?;
         write!(f, "engine memory    {:9.1} MiB at its peak", self.peak_memory_mib)?;
+        if let Some(QuietPublishes { to_one, to_all }) = &self.quiet_publishes {
+            writeln!(f, "\none publish at a time")?;
+            writeln!(f, "  to 1 webhook   {to_one}")?;
+            write!(f, "  to {fan_out:<11} {to_all}")?;
+        }
         let Some(LatencyReport { floor, publish, arrival }) = &self.at_20_per_second else { return Ok(()) };
         writeln!(f, "\nat 20 events/s")?;
         writeln!(f, "  floor          {floor}   (one durable commit + one raw POST)")?;

@@ -18,6 +18,7 @@ use crate::delivery::sender::{Message, Report, Sender};
 use crate::engine::lane::Entry;
 use crate::engine::serving::Serving;
 use crate::engine::shared::Shared;
+use crate::engine::turns::Turns;
 use crate::fault;
 use crate::id::{DeliveryId, EventId};
 use crate::store::journal::Slot;
@@ -55,12 +56,23 @@ impl<T> Future for AbortOnDrop<Option<T>> {
 }
 
 /// `None`: nothing was sent, because the engine is stopping.
-pub(super) async fn run(shared: Arc<Shared>, sender: Sender, serving: Arc<Serving>, entry: Entry) -> Option<Attempted> {
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    turns: Turns,
+    sender: Sender,
+    serving: Arc<Serving>,
+    entry: Entry,
+) -> Option<Attempted> {
     let _permit = shared.permit().await?;
     let slot = shared.journal.reserve().await.ok()?;
-    let (started_at, began) = (UnixMillis::now(), Instant::now());
-    let report = AssertUnwindSafe(send(&sender, &serving, entry)).catch_unwind().await;
-    let report = report.unwrap_or_else(|_| unsent(Outcome::Crashed, "the attempt crashed".to_owned(), began));
+    let attempt = turns.take(async {
+        let started_at = UnixMillis::now();
+        let began = Instant::now();
+        let report = AssertUnwindSafe(send(&sender, &serving, entry)).catch_unwind().await;
+        let report = report.unwrap_or_else(|_| unsent(Outcome::Crashed, "the attempt crashed".to_owned(), began));
+        (started_at, report)
+    });
+    let (started_at, report) = attempt.await;
     Some(Attempted { report, started_at, slot })
 }
 
