@@ -197,8 +197,13 @@ impl TryFrom<Written> for Config {
         let threads = written.endpoint_threads.unwrap_or(cores);
         let in_flight = written.max_in_flight.unwrap_or(1024);
         let body_limit = written.body_limit_bytes.unwrap_or(1024 * 1024);
+        let database_url = written.database_url.unwrap_or_else(|| "sqlite://posthaste.db".to_owned());
+        if database_url.strip_prefix("sqlite://").is_none_or(str::is_empty) {
+            // Not repeated: the URL of another database may hold a password.
+            return Err(hidden("database_url", "sqlite://path"));
+        }
         Ok(Self {
-            database_url: written.database_url.unwrap_or_else(|| "sqlite://posthaste.db".to_owned()),
+            database_url,
             migrate: written.migrate.unwrap_or(true),
             listen: parse("listen", listen, "an address and a port such as 127.0.0.1:8080")?,
             admin_key,

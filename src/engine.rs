@@ -38,11 +38,11 @@ pub use crate::delivery::signature::{SignatureFormat, SigningSecret};
 
 use crate::clock::UnixMillis;
 use crate::fault::or_abort;
-use crate::id::{EventSeq, TenantNum};
+use crate::id::TenantNum;
 use crate::store::idempotency::OnceKey;
 use crate::store::journal::{Caller, Draft, Journal, PublishError, Published};
 use crate::store::log::LogIndex;
-use crate::store::state::LastStop;
+use crate::store::state::Suspect;
 use crate::store::{Store, StoreError, log};
 
 use self::arbiters::Arbiters;
@@ -135,16 +135,14 @@ struct Inner {
 impl Engine {
     /// Starts everything; what the last process left owed is taken up by the same path as new work.
     pub async fn start(store: Store, config: EngineConfig) -> Result<Self, StartError> {
-        let last_stop = store.mark_started(UnixMillis::now()).await?;
+        let suspect = store.mark_started(UnixMillis::now()).await?;
         let guard = Arc::new(Guard::new(config.allow_http, config.egress_allow.clone()));
         let running = Journal::start(&store).await?;
         let routes = Arc::new(RouteTable::load(&store).await?);
         let log = Arc::new(LogIndex::open(&store, running.log.clone()).await?);
         let arbiters = Arbiters::start(config.arbiters, &guard)?;
-        let recover = if last_stop == LastStop::Unclean { running.feed.committed() } else { EventSeq::ZERO };
-        let recover_before = if last_stop == LastStop::Unclean { UnixMillis::now() } else { UnixMillis(0) };
         let shared = Arc::new(Shared::new(&store, &running.journal, &routes, &guard, config.max_in_flight));
-        let registry = registry::start(&arbiters, &shared, &running.feed, recover_before);
+        let registry = registry::start(&arbiters, &shared, &running.feed, suspect);
         let inner = Inner {
             store,
             journal: running.journal,
@@ -160,15 +158,15 @@ impl Engine {
             arbiters,
         };
         let engine = Self { inner: Arc::new(inner) };
-        engine.spawn_tasks(recover);
+        engine.spawn_tasks(suspect);
         Ok(engine)
     }
 
-    fn spawn_tasks(&self, recover: EventSeq) {
+    fn spawn_tasks(&self, suspect: Suspect) {
         let inner = &self.inner;
-        let dispatcher = dispatch::Dispatcher::new(&inner.shared, &inner.feed, &inner.registry, recover);
+        let dispatcher = dispatch::Dispatcher::new(&inner.shared, &inner.feed, &inner.registry, suspect);
         let stopping = inner.stopping.clone();
-        let dispatcher = or_abort("the dispatcher", dispatcher.run());
+        let dispatcher = Box::pin(or_abort("the dispatcher", dispatcher.run()));
         inner.tasks.spawn(async move { stopping.run_until_cancelled(dispatcher).await });
         let (waker, stopping) = (waker::run(inner.store.clone(), inner.registry.clone()), inner.stopping.clone());
         inner.tasks.spawn(async move { stopping.run_until_cancelled(waker).await });

@@ -13,6 +13,7 @@ use crate::store::StoreError;
 use crate::store::fanouts::Fanout;
 use crate::store::journal::feed::{Feed, Next};
 use crate::store::journal::{Record, Stopped};
+use crate::store::state::Suspect;
 
 use super::registry::{Item, RegistryHandle};
 use super::shared::Shared;
@@ -30,8 +31,7 @@ pub(super) struct Dispatcher {
     shared: Arc<Shared>,
     feed: Arc<Feed>,
     registry: RegistryHandle,
-    /// Events up to here may have been under way when the last process ended.
-    recover: EventSeq,
+    suspect: Suspect,
     overflowed: UnboundedSender<Vec<WebhookNum>>,
     overflow: Option<UnboundedReceiver<Vec<WebhookNum>>>,
 }
@@ -45,10 +45,10 @@ enum DispatchError {
 }
 
 impl Dispatcher {
-    pub(super) fn new(shared: &Arc<Shared>, feed: &Arc<Feed>, registry: &RegistryHandle, recover: EventSeq) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, feed: &Arc<Feed>, registry: &RegistryHandle, suspect: Suspect) -> Self {
         let (overflowed, overflow) = unbounded_channel();
         let (shared, feed, registry) = (shared.clone(), feed.clone(), registry.clone());
-        Self { shared, feed, registry, recover, overflowed, overflow: Some(overflow) }
+        Self { shared, feed, registry, suspect, overflowed, overflow: Some(overflow) }
     }
 
     pub(super) async fn run(mut self) {
@@ -92,7 +92,7 @@ impl Dispatcher {
     async fn offer_all(&self, fanouts: &[Fanout]) -> Result<(), DispatchError> {
         let mut chunk = Vec::with_capacity(CHUNK);
         for fanout in fanouts {
-            let recovered = fanout.event.seq <= self.recover;
+            let recovered = fanout.event.seq <= self.suspect.events_to;
             for num in fanout.targets.iter() {
                 chunk.push(Item { event: fanout.event.clone(), num: *num, recovered });
                 if chunk.len() == CHUNK {

@@ -20,6 +20,7 @@ use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::deliveries::{Attempt, DeliveryState};
 use crate::store::events::Event;
 use crate::store::journal::{AttemptRecord, Record};
+use crate::store::state::Suspect;
 
 use super::lane::{Detached, Effect, Entry, HORIZON, Input, Lane, Mode, Now};
 use super::serving::{self, Serving};
@@ -93,8 +94,7 @@ pub(super) struct Birth {
     pub(super) turns: Turns,
     pub(super) generation: u64,
     pub(super) registry: UnboundedSender<Notice>,
-    /// What fell due before may have been under way in a crash.
-    pub(super) recover_before: UnixMillis,
+    pub(super) suspect: Suspect,
 }
 
 pub(super) struct Endpoint {
@@ -109,7 +109,7 @@ pub(super) struct Endpoint {
     recording: usize,
     draining: bool,
     busy_at: Instant,
-    recover_before: UnixMillis,
+    suspect: Suspect,
     watch: DeathWatch,
 }
 
@@ -153,7 +153,7 @@ pub(super) struct Drain;
 
 impl Endpoint {
     pub(super) fn new(birth: Birth) -> Self {
-        let Birth { serving, shared, sender, turns, generation, registry, recover_before } = birth;
+        let Birth { serving, shared, sender, turns, generation, registry, suspect } = birth;
         let notice = Notice { num: serving.num, generation, sign: Sign::Crashed };
         Self {
             lane: Lane::new(serving.policy.clone(), serving.mode, serving.has_rows),
@@ -166,7 +166,7 @@ impl Endpoint {
             recording: 0,
             draining: false,
             busy_at: Instant::now(),
-            recover_before,
+            suspect,
             watch: DeathWatch { notice, registry },
         }
     }
@@ -271,7 +271,7 @@ impl Endpoint {
                 return actor.hear(Input::Wake, ctx);
             };
             let complete = rows.len() < limit;
-            let entries = rows.into_iter().map(|due| Entry::stored(due, actor.recover_before)).collect();
+            let entries = rows.into_iter().map(|due| Entry::stored(due, actor.suspect)).collect();
             actor.hear(Input::Loaded { entries, complete }, ctx);
         });
         ctx.spawn(loaded);

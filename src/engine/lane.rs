@@ -16,6 +16,7 @@ use crate::delivery::retry::{Verdict, decide};
 use crate::id::EventSeq;
 use crate::store::deliveries::{DeliveryState, Due, Status, Trigger};
 use crate::store::events::Event;
+use crate::store::state::Suspect;
 
 use super::TEST_EVENT;
 
@@ -65,13 +66,15 @@ impl Entry {
         Self { event, state, trigger, stored: false }
     }
 
-    /// Read back from its row. What fell due before `recover_before` may have been under way in a crash.
+    /// Read back from its row.
     #[must_use]
-    pub fn stored(due: Due, recover_before: UnixMillis) -> Self {
+    pub fn stored(due: Due, suspect: Suspect) -> Self {
         let Due { event, state } = due;
+        let unanswered = state.attempts == 0 && event.seq <= suspect.events_to;
+        let maybe_sent = unanswered || state.next_at.is_some_and(|at| at <= suspect.due_to);
         let trigger = if state.manual.is_some() {
             Trigger::Manual
-        } else if state.next_at.is_some_and(|at| at <= recover_before) {
+        } else if maybe_sent {
             Trigger::Recovery
         } else if event.kind == TEST_EVENT {
             Trigger::Test

@@ -13,11 +13,11 @@ use futures_util::stream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-use crate::clock::UnixMillis;
 use crate::fault;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::events::Event;
 use crate::store::journal::feed::Feed;
+use crate::store::state::Suspect;
 
 use super::arbiters::{Arbiters, Place};
 use super::endpoint::{self, Birth, Endpoint, Notice, Retire, Sign};
@@ -41,7 +41,7 @@ pub(super) struct Registry {
     handle: Option<RegistryHandle>,
     started: u64,
     crashes: u64,
-    recover_before: UnixMillis,
+    suspect: Suspect,
     draining: bool,
     drained: Option<oneshot::Sender<()>>,
 }
@@ -102,7 +102,8 @@ pub(super) struct Offered {
 #[rtype(result = "()")]
 struct Introduce {
     servings: Vec<Arc<Serving>>,
-    recover_before: Option<(UnixMillis, EventSeq)>,
+    /// Set when these crashed.
+    crashed: Option<Suspect>,
 }
 
 /// Tell these that rows may fall due; answers those that are not live.
@@ -136,12 +137,7 @@ struct Drain(oneshot::Sender<()>);
 struct Forget(WebhookNum);
 
 /// Starts the registry on its thread.
-pub(super) fn start(
-    arbiters: &Arbiters,
-    shared: &Arc<Shared>,
-    feed: &Arc<Feed>,
-    recover_before: UnixMillis,
-) -> RegistryHandle {
+pub(super) fn start(arbiters: &Arbiters, shared: &Arc<Shared>, feed: &Arc<Feed>, suspect: Suspect) -> RegistryHandle {
     let (notices, incoming) = unbounded_channel();
     let registry = Registry {
         places: arbiters.places.clone(),
@@ -153,7 +149,7 @@ pub(super) fn start(
         handle: None,
         started: 0,
         crashes: 0,
-        recover_before,
+        suspect,
         draining: false,
         drained: None,
     };
@@ -185,7 +181,7 @@ impl Drop for Registry {
 }
 
 impl Registry {
-    fn bear(&mut self, serving: &Arc<Serving>, recover_before: UnixMillis) -> Addr<Endpoint> {
+    fn bear(&mut self, serving: &Arc<Serving>, suspect: Suspect) -> Addr<Endpoint> {
         self.started += 1;
         let place = &self.places[usize::try_from(self.started).unwrap_or(0) % self.places.len()];
         let birth = Birth {
@@ -195,12 +191,12 @@ impl Registry {
             turns: place.turns.clone(),
             generation: self.started,
             registry: self.notices.clone(),
-            recover_before,
+            suspect,
         };
         Endpoint::start_in_arbiter(&place.arbiter, move |_| Endpoint::new(birth))
     }
 
-    fn introduce(&mut self, serving: &Arc<Serving>, crashed: Option<(UnixMillis, EventSeq)>) {
+    fn introduce(&mut self, serving: &Arc<Serving>, crashed: Option<Suspect>) {
         let (restarts, covered_to) = match self.endpoints.get_mut(&serving.num) {
             Some(Known { life: Life::Live(_), ordered, .. }) => {
                 *ordered = serving.policy.ordered;
@@ -211,8 +207,8 @@ impl Registry {
                 return;
             }
             // Only the end of its rest makes it again.
-            Some(Known { life: Life::Resting, restarts, covered_to, .. }) => match crashed {
-                Some((_, to)) => (*restarts, to.max(*covered_to)),
+            Some(Known { life: Life::Resting, restarts, .. }) => match crashed {
+                Some(suspect) => (*restarts, suspect.events_to),
                 None => return,
             },
             None => (Restarts::default(), EventSeq::ZERO),
@@ -221,8 +217,7 @@ impl Registry {
             self.endpoints.remove(&serving.num);
             return;
         }
-        let recover_before = crashed.map_or(self.recover_before, |(at, _)| at);
-        let addr = self.bear(serving, recover_before);
+        let addr = self.bear(serving, crashed.unwrap_or(self.suspect));
         let known = Known {
             life: Life::Live(addr),
             generation: self.started,
@@ -326,9 +321,9 @@ impl Handler<Offer> for Registry {
 impl Handler<Introduce> for Registry {
     type Result = ();
 
-    fn handle(&mut self, Introduce { servings, recover_before }: Introduce, _: &mut Self::Context) {
+    fn handle(&mut self, Introduce { servings, crashed }: Introduce, _: &mut Self::Context) {
         for serving in &servings {
-            self.introduce(serving, recover_before);
+            self.introduce(serving, crashed);
         }
     }
 }

@@ -12,30 +12,38 @@ use super::{Store, StoreError};
 const LOG_INDEXED_TO: &str = "log_indexed_to";
 const STOPPED_CLEANLY_AT: &str = "stopped_cleanly_at";
 const STARTED_AT: &str = "started_at";
+const SUSPECT_EVENTS_TO: &str = "suspect_events_to";
+const SUSPECT_DUE_TO: &str = "suspect_due_to";
 
-/// How the process before this one ended.
+/// What may have been under way when a process ended without having said so: its receiver may have seen it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LastStop {
-    /// There was none.
-    Never,
-    /// Nothing was in flight.
-    Clean,
-    /// Requests may have been in flight: what is owed may have been seen by its receiver.
-    Unclean,
+pub struct Suspect {
+    /// Events up to here, as long as they have no attempt.
+    pub events_to: EventSeq,
+    /// Pending rows that were due by then.
+    pub due_to: UnixMillis,
+}
+
+impl Suspect {
+    pub const NOTHING: Self = Self { events_to: EventSeq::ZERO, due_to: UnixMillis(0) };
 }
 
 impl Store {
-    /// Notes that a process starts now, and says how the last one ended.
-    pub async fn mark_started(&self, now: UnixMillis) -> Result<LastStop, StoreError> {
+    /// Notes that a process starts now. After a crash, whatever is owed becomes suspect, and stays so through later
+    /// clean stops until it is sent.
+    pub async fn mark_started(&self, now: UnixMillis) -> Result<Suspect, StoreError> {
+        let last_event = self.last_event().await?;
         self.write(async |on| {
-            let started = get(on, STARTED_AT).await?;
-            let stopped = get(on, STOPPED_CLEANLY_AT).await?;
+            let crashed = get(on, STARTED_AT).await?.is_some() && get(on, STOPPED_CLEANLY_AT).await?.is_none();
             set(on, STARTED_AT, now.0).await?;
             Entity::delete_by_id(STOPPED_CLEANLY_AT.to_owned()).exec(on).await?;
-            Ok(match (started, stopped) {
-                (None, _) => LastStop::Never,
-                (Some(_), Some(_)) => LastStop::Clean,
-                (Some(_), None) => LastStop::Unclean,
+            if crashed {
+                set(on, SUSPECT_EVENTS_TO, last_event.0).await?;
+                set(on, SUSPECT_DUE_TO, now.0).await?;
+            }
+            Ok(Suspect {
+                events_to: EventSeq(get(on, SUSPECT_EVENTS_TO).await?.unwrap_or(0)),
+                due_to: UnixMillis(get(on, SUSPECT_DUE_TO).await?.unwrap_or(0)),
             })
         })
         .await

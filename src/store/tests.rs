@@ -11,7 +11,7 @@ use super::idempotency::OnceKey;
 use super::journal::feed::Next;
 use super::journal::{AttemptRecord, Caller, Draft, Journal, PublishError, Published, Receipt, Record, Running};
 use super::log::LogIndex;
-use super::state::LastStop;
+use super::state::Suspect;
 use super::tenants::{NewTenant, Tenant};
 use super::webhooks::{NewWebhook, Webhook};
 use super::*;
@@ -364,13 +364,17 @@ async fn the_feed_hands_out_what_was_committed_while_it_was_behind() {
 }
 
 #[tokio::test]
-async fn a_stop_is_clean_only_if_it_said_so() {
+async fn what_a_crash_left_stays_suspect_through_clean_stops() {
     let world = World::new().await;
-    let now = UnixMillis::now();
-    assert_eq!(world.store.mark_started(now).await.unwrap(), LastStop::Never);
-    assert_eq!(world.store.mark_started(now).await.unwrap(), LastStop::Unclean);
-    world.store.mark_stopped_cleanly(now).await.unwrap();
-    assert_eq!(world.store.mark_started(now).await.unwrap(), LastStop::Clean);
+    assert_eq!(world.store.mark_started(UnixMillis(1)).await.unwrap(), Suspect::NOTHING);
+    let receipt = world.accept(&[1]).await;
+    world.store.mark_stopped_cleanly(UnixMillis(2)).await.unwrap();
+    assert_eq!(world.store.mark_started(UnixMillis(3)).await.unwrap(), Suspect::NOTHING);
+    let suspect = Suspect { events_to: receipt.seq, due_to: UnixMillis(4) };
+    assert_eq!(world.store.mark_started(UnixMillis(4)).await.unwrap(), suspect);
+    world.accept(&[1]).await;
+    world.store.mark_stopped_cleanly(UnixMillis(5)).await.unwrap();
+    assert_eq!(world.store.mark_started(UnixMillis(6)).await.unwrap(), suspect);
 }
 
 #[tokio::test]

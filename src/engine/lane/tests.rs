@@ -147,7 +147,7 @@ fn a_failed_manual_retry_leaves_the_automatic_ones_as_they_were() {
         manual,
     };
     let due = Due { event: event(1), state };
-    let entries = vec![Entry::stored(due, UnixMillis(0))];
+    let entries = vec![Entry::stored(due, Suspect::NOTHING)];
     assert_eq!(started(&bench.on(Input::Loaded { entries, complete: true })), [1]);
     let after = bench.finish(1, Outcome::Rejected);
     assert_eq!((after.status, after.attempts, after.tries, after.next_at), (Status::Pending, 3, 2, next_at));
@@ -160,7 +160,7 @@ fn the_head_of_an_ordered_lane_blocks_however_long_it_waits() {
         "ordered": true, "retryPolicy": { "backoffStrategy": "schedule", "scheduleSeconds": [60] }
     });
     let mut bench = Bench::new(Arc::new(serde_json::from_value(settings).unwrap()));
-    let rows = [1, 2].map(|seq| Entry::stored(Due { event: event(seq), state: pending(START) }, UnixMillis(0)));
+    let rows = [1, 2].map(|seq| Entry::stored(Due { event: event(seq), state: pending(START) }, Suspect::NOTHING));
     assert_eq!(started(&bench.on(Input::Loaded { entries: rows.to_vec(), complete: true })), [1]);
     let effects = bench.on(Input::Finished { event: EventSeq(1), outcome: Outcome::Rejected, jitter: 0.0 });
     assert!(started(&effects).is_empty());
@@ -342,7 +342,7 @@ impl World {
         }
         let (limit, rows) = self.model.reads.remove(0);
         let complete = rows.len() < limit;
-        let entries = rows.into_iter().map(|due| Entry::stored(due, UnixMillis(0))).collect();
+        let entries = rows.into_iter().map(|due| Entry::stored(due, Suspect::NOTHING)).collect();
         self.hear(Input::Loaded { entries, complete })
     }
 

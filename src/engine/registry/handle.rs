@@ -16,6 +16,7 @@ use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::StoreError;
 use crate::store::journal::Record;
 use crate::store::journal::feed::Feed;
+use crate::store::state::Suspect;
 
 use super::{Count, Drain, Figures, Find, Forget, Introduce, Item, Offer, Offered, Registry, Wake};
 
@@ -72,7 +73,7 @@ impl RegistryHandle {
         nums.dedup();
         let servings = serving::load(&self.shared, &nums).await?;
         let all = servings.values().cloned().collect();
-        let _ = self.registry.send(Introduce { servings: all, recover_before: None }).await;
+        let _ = self.registry.send(Introduce { servings: all, crashed: None }).await;
         Ok(servings)
     }
 
@@ -113,8 +114,8 @@ impl RegistryHandle {
         if servings.is_empty() {
             let _ = self.registry.send(Forget(num)).await;
         }
-        let recover_before = Some((at, covered_to));
-        let _ = self.registry.send(Introduce { servings, recover_before }).await;
+        let crashed = Some(Suspect { events_to: covered_to, due_to: at });
+        let _ = self.registry.send(Introduce { servings, crashed }).await;
         Ok(())
     }
 
@@ -125,7 +126,7 @@ impl RegistryHandle {
             Err(error) => return tracing::error!(%error, "a changed webhook could not be read"),
         };
         let servings = serving.iter().cloned().collect();
-        let _ = self.registry.send(Introduce { servings, recover_before: None }).await;
+        let _ = self.registry.send(Introduce { servings, crashed: None }).await;
         if let Some(endpoint) = self.registry.send(Find(num)).await.ok().flatten() {
             let _ = endpoint.send(Configure(serving)).await;
         }
