@@ -19,6 +19,8 @@ mod world;
 
 // The tests, one module for each kind of promise.
 mod access;
+mod architecture;
+mod commands;
 mod crash;
 mod deliveries;
 mod fanout;

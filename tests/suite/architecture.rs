@@ -1,0 +1,152 @@
+//! What the source says about itself: which way imports point, and what is absent where.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A layer is a file `src/<name>.rs` with its folder `src/<name>/`.
+struct Layer {
+    name: &'static str,
+    /// Modules of the crate that it may name besides itself and the plain ones.
+    may_use: &'static [&'static str],
+    /// What it must not name at all.
+    without: &'static [&'static str],
+}
+
+/// Plain data and the crash helper: everybody may name them.
+const PLAIN: [&str; 3] = ["id", "clock", "fault"];
+
+const LAYERS: [Layer; 5] = [
+    Layer { name: "api", may_use: &["engine", "store"], without: &["sea_orm", "actix", "Addr<", "crate::delivery"] },
+    Layer {
+        name: "engine",
+        may_use: &["delivery", "store"],
+        without: &["axum", "sea_orm", "StatusCode", "crate::api"],
+    },
+    Layer { name: "delivery", may_use: &[], without: &["actix", "axum", "sea_orm"] },
+    Layer {
+        name: "store",
+        may_use: &[],
+        without: &["actix", "axum", "crate::engine", "crate::delivery", "crate::api"],
+    },
+    Layer { name: "config", may_use: &["store"], without: &["actix", "axum", "sea_orm"] },
+];
+
+/// Decide without waiting, without a clock and without chance. Where they live, and the words that would give it away.
+const PURE: [&str; 7] = [
+    "src/engine/lane.rs",
+    "src/engine/restart.rs",
+    "src/engine/routes.rs",
+    "src/delivery/retry.rs",
+    "src/delivery/limiter.rs",
+    "src/store/journal/open.rs",
+    "src/store/targets.rs",
+];
+const IMPURE: [&str; 6] = ["async fn", ".await", "::now()", "rand::", "sleep(", "std::fs"];
+
+/// The one place in a pure module that reads the store: it fills the route table.
+const EXCEPT: [(&str, &str); 1] = [("src/engine/routes.rs", "load")];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources(path: &Path, found: &mut Vec<PathBuf>) {
+    if path.is_dir() {
+        for entry in fs::read_dir(path).expect("a readable directory") {
+            sources(&entry.expect("an entry").path(), found);
+        }
+    } else if path.extension().is_some_and(|extension| extension == "rs") {
+        found.push(path.to_owned());
+    }
+}
+
+fn layer_files(name: &str) -> Vec<PathBuf> {
+    let src = root().join("src");
+    let mut found = vec![src.join(format!("{name}.rs"))];
+    let folder = src.join(name);
+    if folder.is_dir() {
+        sources(&folder, &mut found);
+    }
+    found
+}
+
+/// The code without its tests and comments.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned();
+    product.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+fn is_test(path: &Path) -> bool {
+    path.file_stem().is_some_and(|stem| stem == "tests")
+}
+
+#[test]
+fn imports_point_down() {
+    for layer in LAYERS {
+        for file in layer_files(layer.name).iter().filter(|file| !is_test(file)) {
+            let code = code(file);
+            for absent in layer.without {
+                assert!(!code.contains(absent), "{} names {absent}", file.display());
+            }
+            for used in code.split("crate::").skip(1) {
+                let module: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                let allowed = module == layer.name
+                    || PLAIN.contains(&module.as_str())
+                    || layer.may_use.contains(&module.as_str());
+                assert!(allowed, "{} names crate::{module}", file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn only_the_store_names_the_orm() {
+    let mut files = Vec::new();
+    sources(&root().join("src"), &mut files);
+    let store = layer_files("store");
+    for file in files.iter().filter(|file| !store.contains(file)) {
+        assert!(!code(file).contains("sea_orm"), "{} names sea_orm", file.display());
+    }
+    let manifest = fs::read_to_string(root().join("migration/Cargo.toml")).expect("a manifest");
+    assert!(!manifest.contains("entity"), "migrations must not change with the entities");
+}
+
+#[test]
+fn what_decides_neither_waits_nor_reads_a_clock() {
+    for name in PURE {
+        let mut code = code(&root().join(name));
+        for (_, function) in EXCEPT.iter().filter(|(file, _)| *file == name) {
+            let start = code.find(&format!("async fn {function}(")).expect("the exception is there");
+            let end = code[start..].find("\n    }\n").expect("it ends") + start;
+            code.replace_range(start..end, "");
+        }
+        for word in IMPURE {
+            assert!(!code.contains(word), "{name} contains {word}");
+        }
+    }
+}
+
+#[test]
+fn no_message_is_sent_without_looking_and_no_file_outgrows_its_reader() {
+    let mut files = Vec::new();
+    for place in ["src", "entity/src", "migration/src", "tests"] {
+        sources(&root().join(place), &mut files);
+    }
+    for file in files {
+        let lines = fs::read_to_string(&file).expect("a file").lines().count();
+        assert!(lines <= 500, "{} has {lines} lines", file.display());
+        assert!(!code(&file).contains(concat!(".do_", "send(")), "{} may drop messages", file.display());
+    }
+}
+
+#[test]
+fn the_openapi_document_is_the_one_that_was_reviewed() {
+    let printed = std::process::Command::new(env!("CARGO_BIN_EXE_posthaste")).arg("openapi").output().expect("it runs");
+    let printed = String::from_utf8(printed.stdout).expect("text");
+    let path = root().join("docs/openapi.json");
+    let reviewed = fs::read_to_string(&path).unwrap_or_default();
+    assert!(printed == reviewed, "the API changed; look at `posthaste openapi > docs/openapi.json` and commit it");
+    let document: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
+    assert_eq!(document["openapi"].as_str().map(|version| &version[..3]), Some("3.1"));
+}
