@@ -40,9 +40,12 @@ pub struct BenchArgs {
     /// Publish requests at once
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
     publishers: u32,
-    /// Deliveries to measure over
-    #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
+    /// Deliveries in each round
+    #[arg(long, default_value_t = 40_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
     deliveries: u32,
+    /// Rounds; raw limit and engine are measured in turns, since no machine is equally fast all the time
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
     /// Bytes of `data` in an event
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(32..=65_536))]
     payload: u32,
@@ -65,10 +68,8 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
     let directory = directory.map_err(CliError::failed)?;
     let bar = progress(&args);
     let sink = Sink::start().await?;
-    let raw_before = raw::measure(&sink, &args, &bar).await?;
     let server = Server::start(directory.path()).await?;
-    let (throughput, engine) = throughput(&args, &sink, &server, &bar).await?;
-    let raw_after = raw::measure(&sink, &args, &bar).await?;
+    let throughput = throughput(&args, &sink, &server, &bar).await?;
     let latency = match args.latency_seconds {
         0 => None,
         _ => {
@@ -82,8 +83,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
     };
     bar.finish_and_clear();
     server.stop().await?;
-    let report =
-        Report::new(Scenario::from(&args), [raw_before, raw_after], throughput, engine).with_latencies(latency, quiet);
+    let report = Report::new(Scenario::from(&args), throughput).with_latencies(latency, quiet);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report).map_err(CliError::failed)?);
     } else {
@@ -102,14 +102,17 @@ fn progress(args: &BenchArgs) -> ProgressBar {
 }
 
 /// What was measured while events were published as fast as they were taken.
-#[derive(Debug)]
 struct Throughput {
-    deliveries: u64,
-    seconds: f64,
+    /// Requests per second without an engine: before, between and after the rounds.
+    raw_per_second: Vec<f64>,
+    /// Deliveries per second of each round, from the first publish to the last recorded attempt.
+    engine_per_second: Vec<f64>,
     /// A publish request, until its answer.
     publish: Latency,
     /// From the publish request to the first arrival of its event.
     arrival: Latency,
+    /// Of all rounds together.
+    usage: Usage,
 }
 
 async fn throughput(
@@ -117,26 +120,32 @@ async fn throughput(
     sink: &Arc<Sink>,
     server: &Server,
     bar: &ProgressBar,
-) -> Result<(Throughput, Usage), CliError> {
+) -> Result<Throughput, CliError> {
     let fan_out = args.fan_out as usize;
     let groups = if fan_out == 1 { ENDPOINTS } else { 1 };
     let publishers = Publishers::prepare(server, sink, groups, fan_out, args.payload).await?;
     let events = (args.deliveries as usize).div_ceil(fan_out);
     let load = |events| Load { events, batch: args.batch as usize, publishers: args.publishers as usize };
     bar.set_message("warming up");
-    publishers.run(load(events.div_ceil(20).max(1))).await?;
+    publishers.run(load(events.div_ceil(10).max(1))).await?;
     settled(server, sink, bar).await?;
 
-    bar.set_message("engine");
     let before = server.usage().await?;
     sink.forget_latencies();
-    let began = Instant::now();
-    let publish = publishers.run(load(events)).await?;
-    settled(server, sink, bar).await?;
-    let seconds = began.elapsed().as_secs_f64();
+    let mut publish = Latency::histogram();
+    let mut raw_per_second = vec![raw::measure(sink, args, bar).await?];
+    let mut engine_per_second = Vec::new();
+    for round in 1..=args.rounds {
+        bar.set_message(format!("engine, round {round} of {}", args.rounds));
+        let began = Instant::now();
+        publish.add(publishers.run(load(events)).await?).map_err(CliError::failed)?;
+        settled(server, sink, bar).await?;
+        engine_per_second.push((events * fan_out) as f64 / began.elapsed().as_secs_f64());
+        raw_per_second.push(raw::measure(sink, args, bar).await?);
+    }
     let usage = server.usage().await?.since(&before);
-    let measured = Throughput { deliveries: usage.attempts, seconds, publish, arrival: sink.arrival_latency() };
-    Ok((measured, usage))
+    let (publish, arrival) = (Latency::of(&publish), sink.arrival_latency());
+    Ok(Throughput { raw_per_second, engine_per_second, publish, arrival, usage })
 }
 
 /// Waits until everything that was published has arrived and every attempt is recorded.

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 /// Requests that may be in their first moments at once, per thread. More would not end sooner, they would only push
 /// each other out of the caches.
-const TURNS: usize = 64;
+const TURNS: usize = 32;
 
 /// How long a request's first moments last. One that is not answered by then waits for its receiver, which costs
 /// nobody anything, and gives its turn to the next.

@@ -10,13 +10,13 @@ use crate::server;
 #[tokio::test]
 async fn the_benchmark_measures_the_engine_against_the_raw_limit() {
     let dir = tempfile::tempdir().unwrap();
-    let args = ["bench", "--fan-out", "20", "--deliveries", "400", "--latency-seconds", "1", "--json"];
+    let args = ["bench", "--fan-out", "20", "--deliveries", "200", "--rounds", "2", "--latency-seconds", "1", "--json"];
     let env = BTreeMap::from([("TMPDIR", dir.path().display().to_string())]);
     let (status, output) = server::run(dir.path(), &args, &env).await;
     assert!(status.success(), "{}", output.all());
     let report: Value = serde_json::from_str(&output.stdout()).unwrap();
     assert_eq!(report["deliveries"], 400);
-    for figure in ["ratio", "deliveriesPerSecond", "rowsPerDelivery", "statementsPerDelivery", "cpuSecondsPer1000"] {
+    for figure in ["ratio", "rowsPerDelivery", "statementsPerDelivery", "cpuSecondsPer1000"] {
         assert!(report[figure].as_f64().is_some_and(|value| value > 0.0), "{figure}: {report}");
     }
     assert_eq!(report["at20PerSecond"]["arrival"]["samples"], 20);

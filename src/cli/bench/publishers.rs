@@ -72,7 +72,7 @@ impl Publishers {
     }
 
     /// Publishes as fast as the answers come; answers how long a request took.
-    pub(super) async fn run(self: &Arc<Self>, load: Load) -> Result<Latency, CliError> {
+    pub(super) async fn run(self: &Arc<Self>, load: Load) -> Result<Histogram<u64>, CliError> {
         let left = Arc::new(AtomicUsize::new(load.events));
         let tasks: Vec<_> =
             (0..load.publishers).map(|_| tokio::spawn(self.clone().publish(load, left.clone()))).collect();
@@ -81,7 +81,7 @@ impl Publishers {
             let one = task.await.map_err(CliError::failed)??;
             all.add(one).map_err(CliError::failed)?;
         }
-        Ok(Latency::of(&all))
+        Ok(all)
     }
 
     async fn publish(self: Arc<Self>, load: Load, left: Arc<AtomicUsize>) -> Result<Histogram<u64>, CliError> {

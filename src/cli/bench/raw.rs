@@ -18,7 +18,7 @@ use super::{BenchArgs, publishers};
 const CONCURRENCY: usize = 64;
 
 /// Requests of one measurement at most.
-const REQUESTS: usize = 60_000;
+const REQUESTS: usize = 30_000;
 
 /// Requests per second.
 pub(super) async fn measure(sink: &Sink, args: &BenchArgs, bar: &ProgressBar) -> Result<f64, CliError> {

@@ -6,7 +6,6 @@ use std::fmt;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::server::Usage;
 use super::{BenchArgs, Throughput};
 
 /// Microseconds.
@@ -80,13 +79,15 @@ pub(super) struct QuietPublishes {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Report {
     scenario: Scenario,
-    /// Requests per second without an engine, before and after the engine's turn.
-    raw_per_second: [f64; 2],
-    deliveries: u64,
-    seconds: f64,
-    deliveries_per_second: f64,
-    /// Engine ÷ mean raw limit.
+    /// Requests per second without an engine: before, between and after the rounds.
+    raw_per_second: Vec<f64>,
+    /// Of each round.
+    deliveries_per_second: Vec<f64>,
+    /// Of each round: engine ÷ mean of the raw limits before and after it.
+    ratios: Vec<f64>,
+    /// The median of `ratios`.
     ratio: f64,
+    deliveries: u64,
     publish: Latency,
     arrival: Latency,
     statements_per_delivery: f64,
@@ -99,17 +100,19 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(scenario: Scenario, raw_per_second: [f64; 2], throughput: Throughput, usage: Usage) -> Self {
-        let Throughput { deliveries, seconds, publish, arrival } = throughput;
+    pub(super) fn new(scenario: Scenario, throughput: Throughput) -> Self {
+        let Throughput { raw_per_second, engine_per_second, publish, arrival, usage } = throughput;
+        let deliveries = usage.attempts;
         let per_delivery = |count: u64| count as f64 / deliveries.max(1) as f64;
-        let deliveries_per_second = deliveries as f64 / seconds;
+        let raws = raw_per_second.windows(2).map(|raw| f64::midpoint(raw[0], raw[1]));
+        let ratios: Vec<f64> = engine_per_second.iter().zip(raws).map(|(engine, raw)| engine / raw).collect();
         Self {
             scenario,
-            raw_per_second,
+            ratio: median(&ratios),
+            ratios,
             deliveries,
-            seconds,
-            deliveries_per_second,
-            ratio: deliveries_per_second * 2.0 / (raw_per_second[0] + raw_per_second[1]),
+            raw_per_second,
+            deliveries_per_second: engine_per_second,
             publish,
             arrival,
             statements_per_delivery: per_delivery(usage.statements),
@@ -127,14 +130,23 @@ impl Report {
     }
 }
 
+/// Zero of nothing.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Scenario { fan_out, batch, publishers, payload_bytes } = &self.scenario;
         writeln!(f, "fan-out {fan_out}, batches of {batch}, {publishers} publishers, {payload_bytes} bytes of data")?;
-        let [before, after] = self.raw_per_second;
-        writeln!(f, "raw limit        {before:9.0} /s before, {after:.0} /s after")?;
-        writeln!(f, "engine           {:9.0} deliveries/s, every attempt durable", self.deliveries_per_second)?;
-        writeln!(f, "ratio            {:9.3} engine ÷ raw limit", self.ratio)?;
+        let rounds = |values: &[f64]| values.iter().map(|value| format!("{value:.0}")).collect::<Vec<_>>().join(" ");
+        writeln!(f, "raw limit        {:9.0} /s   ({})", median(&self.raw_per_second), rounds(&self.raw_per_second))?;
+        let engine = &self.deliveries_per_second;
+        writeln!(f, "engine           {:9.0} /s   ({}), every attempt durable", median(engine), rounds(engine))?;
+        let ratios: Vec<String> = self.ratios.iter().map(|ratio| format!("{ratio:.3}")).collect();
+        writeln!(f, "ratio            {:9.3}      ({})", self.ratio, ratios.join(" "))?;
         writeln!(f, "publish          {}", self.publish)?;
         writeln!(f, "publish→arrival  {}", self.arrival)?;
         writeln!(

@@ -9,6 +9,8 @@ use tokio::process::{Child, Command};
 
 use crate::cli::CliError;
 
+use super::raw;
+
 const ADMIN_KEY: &str = "an admin key that exists for one benchmark only";
 
 /// Starting and stopping take less.
@@ -75,8 +77,7 @@ impl Server {
             Err(CliError::failed("the server ended while starting"))
         });
         let url = url.await.map_err(|_| CliError::failed("the server did not start in time"))??;
-        let client = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build().map_err(CliError::failed)?;
-        Ok(Self { child, url, client })
+        Ok(Self { child, url, client: raw::client()? })
     }
 
     pub(super) fn client(&self) -> &reqwest::Client {

@@ -29,10 +29,10 @@ const MAX_RECORDS: usize = 4096;
 
 /// Nobody waits for an outcome to be committed. Letting them gather makes fewer and larger commits; a crash in this
 /// moment sends that much more again.
-const LINGER: Duration = Duration::from_millis(4);
+const LINGER: Duration = Duration::from_millis(10);
 
 /// Outcomes that are worth a commit of their own.
-const ENOUGH_RECORDS: usize = 512;
+const ENOUGH_RECORDS: usize = 2048;
 
 /// Pause before a refused batch is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
