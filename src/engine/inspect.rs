@@ -159,13 +159,6 @@ impl Engine {
 
 /// A delivery that has no row yet.
 fn owed(id: DeliveryId, webhook: &Webhook, event: &StoredEvent) -> Delivery {
-    let state = DeliveryState {
-        status: Status::Pending,
-        attempts: 0,
-        tries: 0,
-        next_at: Some(id.event.accepted_at()),
-        settled_at: None,
-        manual: None,
-    };
+    let state = DeliveryState::pending(Some(id.event.accepted_at()));
     Delivery { id, webhook_id: webhook.id, kind: event.event.kind.clone(), state, last: None }
 }

@@ -50,14 +50,7 @@ impl Entry {
     /// A fresh target of a fan-out.
     #[must_use]
     pub fn offered(event: Arc<Event>, recovered: bool) -> Self {
-        let state = DeliveryState {
-            status: Status::Pending,
-            attempts: 0,
-            tries: 0,
-            next_at: None,
-            settled_at: None,
-            manual: None,
-        };
+        let state = DeliveryState::pending(None);
         let trigger = match (recovered, event.kind == TEST_EVENT) {
             (true, _) => Trigger::Recovery,
             (false, true) => Trigger::Test,

@@ -90,6 +90,14 @@ pub struct DeliveryState {
     pub manual: Option<Fallback>,
 }
 
+impl DeliveryState {
+    /// Nothing was sent yet; `next_at` is known once there is a row.
+    #[must_use]
+    pub fn pending(next_at: Option<UnixMillis>) -> Self {
+        Self { status: Status::Pending, attempts: 0, tries: 0, next_at, settled_at: None, manual: None }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fallback {
     pub status: Status,

@@ -259,14 +259,7 @@ impl Model {
 }
 
 fn pending(next_at: UnixMillis) -> DeliveryState {
-    DeliveryState {
-        status: Status::Pending,
-        attempts: 0,
-        tries: 0,
-        next_at: Some(next_at),
-        settled_at: None,
-        manual: None,
-    }
+    DeliveryState::pending(Some(next_at))
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -8,12 +8,19 @@ use bytes::Bytes;
 use sea_orm::{ConnectionTrait, FromQueryResult, Statement};
 
 use crate::clock::UnixMillis;
-use crate::id::{EventId, EventSeq, TenantNum};
+use crate::id::{EventId, EventSeq, TenantNum, WebhookNum};
 use crate::store::StoreError;
 use crate::store::events::Event;
 
-use super::writer::NewEvent;
 use super::{Caller, Draft, Published, Receipt};
+
+/// An event that is being accepted.
+pub(super) struct NewEvent {
+    pub(super) event: Arc<Event>,
+    pub(super) occurred_at: UnixMillis,
+    pub(super) caller: Option<Caller>,
+    pub(super) targets: Arc<[WebhookNum]>,
+}
 
 /// The callers' ids that this batch has met, with what became of them.
 #[derive(Default)]

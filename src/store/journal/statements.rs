@@ -3,12 +3,12 @@
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, Value};
 
 use crate::id::{DeliveryId, EventSeq};
-use crate::store::deliveries::{Attempt, DeliveryState, Status};
+use crate::store::deliveries::{Attempt, DeliveryState};
 use crate::store::rows::RowStatement;
 use crate::store::targets;
 
+use super::assign::NewEvent;
 use super::open::FanoutKey;
-use super::writer::NewEvent;
 
 /// A cancelled delivery stays cancelled unless an attempt that was under way succeeded.
 const UPSERT_DELIVERY: &str = "ON CONFLICT (event_seq, webhook_num) DO UPDATE SET \
@@ -203,17 +203,5 @@ impl Update {
         };
         let values = [at.into(), id.event.0.into(), id.webhook.0.into()];
         Statement::from_sql_and_values(on.get_database_backend(), sql, values)
-    }
-}
-
-/// A row that waits in the store since `next_at` instead of in memory.
-pub(super) fn deferred(next_at: crate::clock::UnixMillis) -> DeliveryState {
-    DeliveryState {
-        status: Status::Pending,
-        attempts: 0,
-        tries: 0,
-        next_at: Some(next_at),
-        settled_at: None,
-        manual: None,
     }
 }

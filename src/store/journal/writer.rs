@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::clock::UnixMillis;
 use crate::fault;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
-use crate::store::events::Event;
+use crate::store::deliveries::DeliveryState;
 use crate::store::fanouts::Fanout;
 use crate::store::idempotency::{Once, OnceKey, Seen};
 use crate::store::log::LogBuffer;
@@ -20,8 +20,8 @@ use crate::store::{Store, StoreError};
 use super::assign::{Callers, accept};
 use super::feed::Feed;
 use super::open::{FanoutKey, OpenFanouts};
-use super::statements::{Rows, Statements, Update, deferred};
-use super::{Caller, Draft, JournalStats, PublishError, PublishRequest, Published, Record, Request};
+use super::statements::{Rows, Statements, Update};
+use super::{Draft, JournalStats, PublishError, PublishRequest, Published, Record, Request};
 
 /// Requests in one transaction: bounds how long the next batch waits.
 const MAX_PUBLISHES: usize = 1024;
@@ -36,13 +36,6 @@ const ENOUGH_RECORDS: usize = 2048;
 
 /// Pause before a refused batch is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
-
-pub(super) struct NewEvent {
-    pub(super) event: Arc<Event>,
-    pub(super) occurred_at: UnixMillis,
-    pub(super) caller: Option<Caller>,
-    pub(super) targets: Arc<[WebhookNum]>,
-}
 
 pub(super) struct Outputs {
     pub(super) feed: Arc<Feed>,
@@ -296,11 +289,11 @@ impl Writer {
                     self.mark(record.id);
                 }
                 Record::Defer { id, next_at } => {
-                    rows.deferral(*id, &deferred(*next_at));
+                    rows.deferral(*id, &DeliveryState::pending(Some(*next_at)));
                     self.mark(*id);
                 }
                 Record::Cancel { id, at } => {
-                    rows.deferral(*id, &deferred(*at));
+                    rows.deferral(*id, &DeliveryState::pending(Some(*at)));
                     rows.updates.push(Update::Cancel { id: *id, at: at.0 });
                     self.mark(*id);
                 }
