@@ -77,7 +77,10 @@ impl World {
     }
 
     async fn publish(&self, caller: Option<(&str, u8)>, targets: &[i64]) -> Published {
-        self.running.journal.publish(vec![self.draft(caller, targets)], None).await.unwrap()[0]
+        let published = self.running.journal.publish(vec![self.draft(caller, targets)], None).await.unwrap()[0];
+        // Answers leave before the feed hears of the event.
+        self.running.journal.barrier().await.unwrap();
+        published
     }
 
     async fn accept(&self, targets: &[i64]) -> Receipt {
