@@ -168,9 +168,11 @@ impl Engine {
         let stopping = inner.stopping.clone();
         let dispatcher = Box::pin(or_abort("the dispatcher", dispatcher.run()));
         inner.tasks.spawn(async move { stopping.run_until_cancelled(dispatcher).await });
-        let (waker, stopping) = (waker::run(inner.store.clone(), inner.registry.clone()), inner.stopping.clone());
+        let waker = Box::pin(or_abort("the waker", waker::run(inner.store.clone(), inner.registry.clone())));
+        let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(waker).await });
-        let (follower, stopping) = (follow(inner.log.clone(), inner.store.clone()), inner.stopping.clone());
+        let follower = Box::pin(or_abort("the log follower", follow(inner.log.clone(), inner.store.clone())));
+        let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(follower).await });
     }
 

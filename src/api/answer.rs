@@ -1,14 +1,11 @@
 //! The outermost layer: gives every request its id, catches panics, writes out problems. Handlers know none of it.
 
-use std::panic::AssertUnwindSafe;
-
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use futures_util::FutureExt;
 
 use super::problem::{Hint, Problem};
 
@@ -19,7 +16,8 @@ const MAX_REQUEST_ID: usize = 128;
 
 pub(super) async fn finish(request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
-    let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    // A task of its own: a change that has begun is finished even if its caller hangs up.
+    let answer = tokio::spawn(next.run(request)).await;
     let mut response = answer.unwrap_or_else(|_| Problem::internal(&"a handler panicked").into_response());
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         write(&mut response, &problem, &id);

@@ -40,10 +40,6 @@ impl LogBuffer {
         let complete_to = EventSeq(self.complete_to.load(Ordering::Acquire));
         (std::mem::take(&mut *self.new.lock()), complete_to)
     }
-
-    fn put_back(&self, rest: &[DeliveryId]) {
-        self.new.lock().extend_from_slice(rest);
-    }
 }
 
 /// Moves entries from the buffer into the index.
@@ -52,7 +48,13 @@ pub struct LogIndex {
     buffer: Arc<LogBuffer>,
     insert: RowStatement,
     /// One flush at a time; a reader that waits for it finds its entries there.
-    turn: AsyncMutex<EventSeq>,
+    turn: AsyncMutex<Progress>,
+}
+
+/// Kept between flushes: one that is dropped half-way leaves the rest for the next.
+struct Progress {
+    indexed_to: EventSeq,
+    to_do: Vec<DeliveryId>,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -67,7 +69,8 @@ impl LogIndex {
         let indexed_to = store.log_indexed_to().await?;
         let head = "INSERT INTO delivery_log (webhook_num, event_seq)";
         let insert = RowStatement::insert(store.backend(), head, 2, "ON CONFLICT DO NOTHING");
-        let index = Self { store: store.clone(), buffer, insert, turn: AsyncMutex::new(indexed_to) };
+        let turn = AsyncMutex::new(Progress { indexed_to, to_do: Vec::new() });
+        let index = Self { store: store.clone(), buffer, insert, turn };
         index.catch_up(indexed_to).await?;
         Ok(index)
     }
@@ -89,20 +92,18 @@ impl LogIndex {
 
     /// After this, every delivery recorded before the call is in the index.
     pub async fn flush(&self) -> Result<(), StoreError> {
-        let mut indexed_to = self.turn.lock().await;
-        let (mut ids, complete_to) = self.buffer.take();
-        ids.sort_unstable_by_key(|id| (id.webhook, id.event));
-        let mut chunks = ids.chunks(CHUNK);
-        while let Some(chunk) = chunks.next() {
-            if let Err(error) = self.insert(chunk.to_vec(), None).await {
-                self.buffer.put_back(chunk);
-                chunks.for_each(|rest| self.buffer.put_back(rest));
-                return Err(error);
-            }
+        let mut progress = self.turn.lock().await;
+        let (mut new, complete_to) = self.buffer.take();
+        progress.to_do.append(&mut new);
+        progress.to_do.sort_unstable_by_key(|id| (id.webhook, id.event));
+        while !progress.to_do.is_empty() {
+            let from = progress.to_do.len().saturating_sub(CHUNK);
+            self.insert(progress.to_do[from..].to_vec(), None).await?;
+            progress.to_do.truncate(from);
         }
-        if complete_to > *indexed_to {
+        if complete_to > progress.indexed_to {
             self.insert(Vec::new(), Some(complete_to)).await?;
-            *indexed_to = complete_to;
+            progress.indexed_to = complete_to;
         }
         Ok(())
     }

@@ -23,6 +23,9 @@ use super::{Count, Drain, Figures, Find, Forget, Introduce, Item, Offer, Offered
 /// Pause before the store is read again after it failed.
 const READ_PAUSE: Duration = Duration::from_millis(500);
 
+/// Endpoints that are read and started at once; a query has a bounded number of parameters.
+const STARTS: usize = 512;
+
 /// Cheap to clone.
 #[derive(Clone)]
 pub(in crate::engine) struct RegistryHandle {
@@ -80,10 +83,10 @@ impl RegistryHandle {
     /// Tells the endpoints that rows may fall due; starts those that sleep.
     pub(in crate::engine) async fn wake(&self, nums: Vec<WebhookNum>) {
         let Ok(asleep) = self.registry.send(Wake(nums)).await else { return };
-        if !asleep.is_empty()
-            && let Err(error) = self.introduce(asleep).await
-        {
-            tracing::warn!(%error, "endpoints could not be woken; the waker comes again");
+        for some in asleep.chunks(STARTS) {
+            if let Err(error) = self.introduce(some.to_vec()).await {
+                tracing::warn!(%error, "endpoints could not be woken; the waker comes again");
+            }
         }
     }
 

@@ -176,6 +176,16 @@ impl Writer {
                 return batch.pass_barriers();
             }
             tokio::time::sleep(RETRY_PAUSE).await;
+            self.refuse_publishers();
+        }
+    }
+
+    /// Nobody waits for a database that does not take even what must be written.
+    fn refuse_publishers(&mut self) {
+        while let Ok(request) = self.publishes.try_recv() {
+            if let Request::Publish(request) = request {
+                let _ = request.answer.send(Err(PublishError::Store("the database refuses to write".to_owned())));
+            }
         }
     }
 
