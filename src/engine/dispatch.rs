@@ -18,7 +18,7 @@ use crate::store::state::Suspect;
 use super::registry::{Item, RegistryHandle};
 use super::shared::Shared;
 
-/// Targets offered at once: one event to 100,000 webhooks never means 100,000 live endpoints at once.
+/// Targets offered at once.
 const CHUNK: usize = 512;
 
 /// Fan-outs read back at once.
