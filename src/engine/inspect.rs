@@ -128,7 +128,7 @@ impl Engine {
     async fn only_owed(&self, event: &StoredEvent, nums: &[WebhookNum]) -> Result<Vec<Delivery>, StoreError> {
         let servings = self.inner.store.servings(nums, crate::clock::UnixMillis::now()).await?;
         let delivery = |num: &WebhookNum| {
-            let serving = servings.get(num)?;
+            let serving = servings.get(num)?.as_ref().ok()?;
             Some(owed(DeliveryId { event: event.event.seq, webhook: *num }, &serving.webhook, event))
         };
         Ok(nums.iter().filter_map(delivery).collect())

@@ -30,13 +30,32 @@ pub(super) struct Serving {
     pub(super) changes_at: Option<UnixMillis>,
 }
 
-/// Reads webhooks; those that are deleted are missing.
+/// Reads webhooks; those that are deleted are missing, those that cannot be read are held.
 pub(super) async fn load(
     shared: &Shared,
     nums: &[WebhookNum],
 ) -> Result<HashMap<WebhookNum, Arc<Serving>>, StoreError> {
     let rows = shared.store.servings(nums, UnixMillis::now()).await?;
-    Ok(rows.into_values().map(|row| serving_of(row, &shared.guard)).map(|serving| (serving.num, serving)).collect())
+    let serving = |(num, row): (WebhookNum, Result<webhooks::Serving, StoreError>)| {
+        let serving = row.map_or_else(|error| unreadable(num, &error), |row| serving_of(row, &shared.guard));
+        (num, serving)
+    };
+    Ok(rows.into_iter().map(serving).collect())
+}
+
+/// What it is owed becomes rows, which wait until it can be read.
+fn unreadable(num: WebhookNum, error: &StoreError) -> Arc<Serving> {
+    tracing::error!(webhook = num.0, %error, "a webhook cannot be read and is not served");
+    Arc::new(Serving {
+        num,
+        tenant: TenantNum(0),
+        name: String::new(),
+        mode: Mode::Held,
+        policy: Arc::new(Policy::default()),
+        target: Err(error.to_string()),
+        has_rows: false,
+        changes_at: None,
+    })
 }
 
 fn serving_of(row: webhooks::Serving, guard: &Guard) -> Arc<Serving> {

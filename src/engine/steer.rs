@@ -67,8 +67,8 @@ impl Engine {
     }
 
     async fn require_active(&self, id: DeliveryId) -> Result<(), EngineError> {
-        let servings = self.inner.store.servings(&[id.webhook], UnixMillis::now()).await?;
-        match servings.get(&id.webhook) {
+        let mut servings = self.inner.store.servings(&[id.webhook], UnixMillis::now()).await?;
+        match servings.remove(&id.webhook).transpose()? {
             Some(serving) if serving.webhook.is_active => Ok(()),
             Some(_) => Err(EngineError::Inactive),
             None => Err(EngineError::NotFound),

@@ -69,6 +69,9 @@ pub struct Route {
     pub is_active: bool,
 }
 
+/// Number, tenant, subscriptions, and whether it is active.
+type RouteRow = (i64, i64, String, bool);
+
 /// What an endpoint needs of its webhook.
 #[derive(Debug, Clone)]
 pub struct Serving {
@@ -236,9 +239,10 @@ impl Store {
         .await
     }
 
-    /// Every webhook that is not deleted, in chunks, after `after`; an empty answer is the end.
+    /// Every webhook that is not deleted, in chunks, after `after`; an empty answer is the end. One whose subscriptions
+    /// cannot be read is there without any: the engine starts for all others.
     pub async fn routes(&self, after: WebhookNum) -> Result<Vec<Route>, StoreError> {
-        let rows: Vec<(i64, i64, String, bool)> = Entity::find()
+        let rows: Vec<RouteRow> = Entity::find()
             .select_only()
             .columns([Column::Num, Column::TenantNum, Column::Events, Column::IsActive])
             .filter(Column::DeletedAt.is_null())
@@ -248,19 +252,16 @@ impl Store {
             .into_tuple()
             .all(self.readers())
             .await?;
-        let route = |(num, tenant, events, is_active): (i64, i64, String, bool)| {
-            let events = json("subscriptions", &events)?;
-            Ok(Route { num: WebhookNum(num), tenant: TenantNum(tenant), events, is_active })
-        };
-        rows.into_iter().map(route).collect()
+        Ok(rows.into_iter().map(route_of).collect())
     }
 
-    /// What endpoints need to serve these webhooks; deleted ones are missing.
+    /// What endpoints need to serve these webhooks. Deleted ones are missing; one that cannot be read is an error of
+    /// its own, so that the others are served.
     pub async fn servings(
         &self,
         nums: &[WebhookNum],
         now: UnixMillis,
-    ) -> Result<HashMap<WebhookNum, Serving>, StoreError> {
+    ) -> Result<HashMap<WebhookNum, Result<Serving, StoreError>>, StoreError> {
         let keys: Vec<i64> = nums.iter().map(|num| num.0).collect();
         let rows = Entity::find()
             .filter(Column::Num.is_in(keys.clone()))
@@ -274,19 +275,23 @@ impl Store {
             .await?;
         secrets.retain(|row| row.expires_at.is_none_or(|at| at > now.0));
         let pending = self.with_pending_rows(nums).await?;
-        let mut servings = HashMap::with_capacity(rows.len());
-        for row in rows {
-            let webhook = self.webhook_of(row)?;
-            let has_pending_rows = pending.contains(&webhook.num.0);
-            let mut serving = Serving { webhook, secrets: Vec::new(), secrets_change_at: None, has_pending_rows };
-            for row in secrets.iter().filter(|row| row.webhook_num == serving.webhook.num.0) {
-                serving.secrets.push(self.open_secret(serving.webhook.id, &row.sealed)?);
-                let earlier = [serving.secrets_change_at, row.expires_at.map(UnixMillis)].into_iter().flatten().min();
-                serving.secrets_change_at = earlier;
-            }
-            servings.insert(serving.webhook.num, serving);
+        let serving = |row: Model| {
+            let (num, has_pending_rows) = (WebhookNum(row.num), pending.contains(&row.num));
+            (num, self.serving_of(row, &secrets, has_pending_rows))
+        };
+        Ok(rows.into_iter().map(serving).collect())
+    }
+
+    /// `secrets` are those that sign, newest first, for any webhook.
+    fn serving_of(&self, row: Model, secrets: &[secret::Model], has_pending_rows: bool) -> Result<Serving, StoreError> {
+        let webhook = self.webhook_of(row)?;
+        let mut serving = Serving { webhook, secrets: Vec::new(), secrets_change_at: None, has_pending_rows };
+        for row in secrets.iter().filter(|row| row.webhook_num == serving.webhook.num.0) {
+            serving.secrets.push(self.open_secret(serving.webhook.id, &row.sealed)?);
+            let earlier = [serving.secrets_change_at, row.expires_at.map(UnixMillis)].into_iter().flatten().min();
+            serving.secrets_change_at = earlier;
         }
-        Ok(servings)
+        Ok(serving)
     }
 
     async fn with_pending_rows(&self, nums: &[WebhookNum]) -> Result<Vec<i64>, StoreError> {
@@ -355,6 +360,14 @@ impl Store {
         row.insert(on).await?;
         Ok(())
     }
+}
+
+fn route_of((num, tenant, events, is_active): RouteRow) -> Route {
+    let events = json("subscriptions", &events).unwrap_or_else(|error| {
+        tracing::error!(webhook = num, %error, "a webhook whose subscriptions cannot be read is sent nothing");
+        Vec::new()
+    });
+    Route { num: WebhookNum(num), tenant: TenantNum(tenant), events, is_active }
 }
 
 fn headers_row(id: WebhookId) -> Vec<u8> {
