@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 
 use crate::app::AppError;
 use crate::config::{Config, ConfigError, Written};
+use crate::store::OpenError;
 use crate::telemetry::LogError;
 
 /// A self-hosted webhook delivery engine.
@@ -63,6 +64,8 @@ enum CliError {
     #[error(transparent)]
     Log(#[from] LogError),
     #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
     App(#[from] AppError),
     #[error("{0}")]
     Failed(String),
@@ -77,7 +80,10 @@ impl CliError {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(_) | Self::Log(_) => ExitCode::from(2),
-            Self::App(_) | Self::Failed(_) => ExitCode::from(1),
+            Self::Open(OpenError::WrongKey { .. }) | Self::App(AppError::Open(OpenError::WrongKey { .. })) => {
+                ExitCode::from(2)
+            }
+            Self::Open(_) | Self::App(_) | Self::Failed(_) => ExitCode::from(1),
         }
     }
 }

@@ -7,8 +7,8 @@ use super::{CliError, Settings};
 pub(super) async fn run(settings: Settings) -> Result<(), CliError> {
     let config = settings.load()?;
     let options = Options { url: config.database_url, master_key: config.master_key, migrate: false };
-    let store = Store::open(options).await.map_err(CliError::failed)?;
-    let problems = store.integrity_problems().await.map_err(CliError::failed)?;
+    let store = Store::open(options).await?;
+    let problems = store.integrity_problems().await?;
     store.close().await;
     if problems.is_empty() {
         println!("integrity: ok");

@@ -31,13 +31,13 @@ pub(super) async fn run(args: MigrateArgs) -> Result<(), CliError> {
         Direction::Up(settings) => {
             let config = settings.load()?;
             let options = Options { url: config.database_url, master_key: config.master_key, migrate: true };
-            let store = Store::open(options).await.map_err(CliError::failed)?;
+            let store = Store::open(options).await?;
             store.close().await;
             println!("the schema is up to date");
         }
         Direction::Down { steps, settings } => {
             let config = settings.load()?;
-            Store::migrate_down(&config.database_url, steps).await.map_err(CliError::failed)?;
+            Store::migrate_down(&config.database_url, steps).await?;
             println!("undid {steps} migrations");
         }
     }

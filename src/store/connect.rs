@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use entity::webhook_secret as secret;
 use fs4::FileExt;
 use migration::{Migrator, MigratorTrait as _};
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, EntityTrait, QueryOrder, QuerySelect,
+};
 
 use super::seal::{MasterKey, Seal};
 use super::{Inner, Store};
@@ -43,6 +46,8 @@ pub enum OpenError {
     File { path: PathBuf, source: std::io::Error },
     #[error("{path}: {why}; expected 32 bytes in base64")]
     MasterKey { path: PathBuf, why: String },
+    #[error("{setting} does not fit this database, whose secrets are sealed under another master key")]
+    WrongKey { setting: String },
     #[error("database: {0}")]
     Database(#[from] DbErr),
     #[error("the database has migrations to run; run `posthaste migrate up`")]
@@ -59,14 +64,18 @@ impl Store {
             return Err(OpenError::NotMigrated);
         }
         let lock = lock(&path)?;
-        let master_key = match options.master_key {
-            Some(key) => key,
-            None => MasterKey::beside(&path)?,
+        let (master_key, setting) = match options.master_key {
+            Some(key) => (key, "POSTHASTE_MASTER_KEY".to_owned()),
+            None => (MasterKey::beside(&path)?, with_suffix(&path, "key").display().to_string()),
         };
+        let seal = Seal::new(&master_key);
         let writer = connect(&path, 1, &[("cache_size", format!("-{WRITER_CACHE_KIB}"))]).await?;
         prepare(&writer, options.migrate).await?;
+        if newest_secret(&writer).await?.is_some_and(|sealed| seal.is_foreign(&sealed)) {
+            return Err(OpenError::WrongKey { setting });
+        }
         let readers = connect(&path, READERS, &[("query_only", "1".to_owned())]).await?;
-        let inner = Inner { writer, readers, seal: Seal::new(&master_key), _lock: Some(lock) };
+        let inner = Inner { writer, readers, seal, _lock: Some(lock) };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -164,4 +173,9 @@ async fn prepare(writer: &DatabaseConnection, migrate: bool) -> Result<(), OpenE
     }
     let applied = Migrator::get_applied_migrations(writer).await.map_err(|_| OpenError::NotMigrated)?;
     if applied.len() < known.len() { Err(OpenError::NotMigrated) } else { Ok(()) }
+}
+
+async fn newest_secret(on: &DatabaseConnection) -> Result<Option<Vec<u8>>, DbErr> {
+    let newest = secret::Entity::find().select_only().column(secret::Column::Sealed);
+    newest.order_by_desc(secret::Column::Num).into_tuple().one(on).await
 }

@@ -86,6 +86,14 @@ impl Seal {
         Ok([&[LAYOUT][..], &self.key_id, &nonce, &sealed].concat())
     }
 
+    /// Whether the value was sealed under another master key. What has no layout that is known tells nothing.
+    pub(super) fn is_foreign(&self, sealed: &[u8]) -> bool {
+        match sealed.split_first() {
+            Some((&LAYOUT, rest)) => rest.get(..KEY_ID_BYTES).is_some_and(|key_id| key_id != self.key_id),
+            Some(_) | None => false,
+        }
+    }
+
     pub(super) fn open(&self, row: &[u8], sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
         let unreadable = |why: &str| StoreError::unreadable("secret", why);
         let (&layout, rest) = sealed.split_first().ok_or_else(|| unreadable("it is empty"))?;
@@ -114,7 +122,9 @@ mod tests {
         let sealed = seal.close(b"row 1", b"secret").unwrap();
         assert_eq!(seal.open(b"row 1", &sealed).unwrap(), b"secret");
         assert!(seal.open(b"row 2", &sealed).is_err());
+        assert!(!seal.is_foreign(&sealed));
         let other = Seal::new(&MasterKey([8; KEY_BYTES]));
+        assert!(other.is_foreign(&sealed));
         assert_eq!(
             other.open(b"row 1", &sealed).unwrap_err().to_string(),
             "cannot read stored secret: it was sealed under another master key"
@@ -127,6 +137,7 @@ mod tests {
         let sealed = seal.close(b"", b"secret").unwrap();
         for end in 0..sealed.len() {
             assert!(seal.open(b"", &sealed[..end]).is_err());
+            assert!(!seal.is_foreign(&sealed[..end]), "a stump tells nothing");
         }
     }
 }

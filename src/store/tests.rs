@@ -14,6 +14,7 @@ use super::idempotency::OnceKey;
 use super::journal::feed::Next;
 use super::journal::{AttemptRecord, Caller, Draft, Journal, PublishError, Published, Receipt, Record, Running};
 use super::log::LogIndex;
+use super::seal::MasterKey;
 use super::state::Suspect;
 use super::tenants::{NewTenant, Tenant};
 use super::webhooks::{NewWebhook, Webhook};
@@ -30,8 +31,12 @@ struct World {
 }
 
 async fn open(directory: &TempDir) -> Store {
+    open_with(directory, None).await.unwrap()
+}
+
+async fn open_with(directory: &TempDir, master_key: Option<MasterKey>) -> Result<Store, OpenError> {
     let url = format!("sqlite://{}", directory.path().join("test.db").display());
-    Store::open(Options { url, master_key: None, migrate: true }).await.unwrap()
+    Store::open(Options { url, master_key, migrate: true }).await
 }
 
 impl World {
@@ -105,6 +110,15 @@ impl World {
 
     async fn open_fanouts(&self) -> Vec<Fanout> {
         self.store.fanouts(EventSeq::ZERO, 100).await.unwrap()
+    }
+
+    /// Ends the process, so to speak; its files stay.
+    async fn stop(self) -> TempDir {
+        let Self { directory, store, running, .. } = self;
+        running.journal.close().await;
+        running.writer.await.unwrap();
+        store.close().await;
+        directory
     }
 
     /// Does to the file what the store never would.
@@ -414,9 +428,7 @@ async fn a_closed_journal_writes_what_it_took_and_takes_nothing_more() {
 #[tokio::test]
 async fn a_second_process_is_told_that_the_file_is_in_use() {
     let world = World::new().await;
-    let url = format!("sqlite://{}", world.directory.path().join("test.db").display());
-    let second = Store::open(Options { url, master_key: None, migrate: true }).await;
-    assert!(matches!(second, Err(OpenError::Locked { .. })));
+    assert!(matches!(open_with(&world.directory, None).await, Err(OpenError::Locked { .. })));
 }
 
 #[tokio::test]

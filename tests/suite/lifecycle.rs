@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use crate::client::Client;
@@ -145,14 +148,33 @@ async fn an_unknown_flag_is_named() {
     assert!(refused_with(&["--nonsense"], &[]).await.contains("--nonsense"));
 }
 
-/// What `posthaste serve` says when it refuses to start, which it must do with exit code 2.
+#[tokio::test]
+async fn a_master_key_that_does_not_fit_the_database_is_named() {
+    let (mut world, _hook) = World::with_webhook(Receiver::ok()).await;
+    world.stop().await;
+    let mut env = sober_env(world.dir());
+    env.insert("POSTHASTE_MASTER_KEY", STANDARD.encode([7; 32]));
+
+    assert!(refused_in(world.dir(), &[], &env).await.contains("POSTHASTE_MASTER_KEY"));
+
+    let key = world.dir().join("p.db.key");
+    fs::write(&key, STANDARD.encode([7; 32])).expect("a key");
+    env.remove("POSTHASTE_MASTER_KEY");
+    assert!(refused_in(world.dir(), &[], &env).await.contains(&key.display().to_string()));
+}
+
 async fn refused_with(args: &[&str], settings: &[(&'static str, &str)]) -> String {
     let dir = tempfile::tempdir().expect("a directory");
     let mut env = sober_env(dir.path());
     env.extend(settings.iter().map(|(key, value)| (*key, (*value).to_owned())));
-    let (status, output) = server::run(dir.path(), &[&["serve"], args].concat(), &env).await;
+    refused_in(dir.path(), args, &env).await
+}
+
+/// What `posthaste serve` says when it refuses to start, which it must do with exit code 2.
+async fn refused_in(dir: &Path, args: &[&str], env: &Env) -> String {
+    let (status, output) = server::run(dir, &[&["serve"], args].concat(), env).await;
     let said = output.all();
-    assert_eq!(status.code(), Some(2), "{settings:?} {args:?}: {said}");
+    assert_eq!(status.code(), Some(2), "{env:?} {args:?}: {said}");
     assert!(!said.contains("panicked"), "{said}");
     said
 }

@@ -35,3 +35,30 @@ async fn unreadable_subscriptions_match_nothing_and_stop_no_start() {
     let subscribed: Vec<_> = routes.iter().map(|route| (route.num, route.events.clone())).collect();
     assert_eq!(subscribed, [(damaged.num, vec![]), (sound.num, sound.events)]);
 }
+
+#[tokio::test]
+async fn a_master_key_that_does_not_fit_the_database_is_named_and_refused() {
+    let world = World::new().await;
+    world.webhook().await;
+    let directory = world.stop().await;
+    let refused = async |key| open_with(&directory, key).await.map(drop).unwrap_err().to_string();
+    let wrong = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+
+    let said = refused(MasterKey::parse(wrong)).await;
+    assert!(said.starts_with("POSTHASTE_MASTER_KEY does not fit"), "{said}");
+
+    let file = directory.path().join("test.db.key");
+    let right = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, wrong).unwrap();
+    let said = refused(None).await;
+    assert!(said.starts_with(&format!("{} does not fit", file.display())), "{said}");
+
+    open_with(&directory, MasterKey::parse(&right)).await.unwrap();
+}
+
+#[tokio::test]
+async fn any_master_key_fits_a_database_without_secrets() {
+    let directory = World::new().await.stop().await;
+
+    open_with(&directory, MasterKey::parse("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")).await.unwrap();
+}
