@@ -18,6 +18,7 @@ pub mod targets;
 pub mod tenants;
 pub mod webhooks;
 
+mod cancel;
 mod connect;
 mod rows;
 

@@ -1,5 +1,6 @@
 //! What every database must do for the engine: the conformance suite.
 
+mod deleted;
 mod unreadable;
 
 use std::sync::Arc;

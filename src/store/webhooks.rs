@@ -7,14 +7,14 @@ use entity::{delivery, webhook_secret as secret};
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
-    Set, Statement,
+    Set,
 };
 use serde::de::DeserializeOwned;
 
 use crate::clock::UnixMillis;
 use crate::id::{TenantNum, WebhookId, WebhookNum};
 
-use super::deliveries::Status;
+use super::cancel::take_back;
 use super::idempotency::Once;
 use super::{Page, Store, StoreError};
 
@@ -204,7 +204,8 @@ impl Store {
             if deleted.rows_affected == 0 {
                 return Err(StoreError::Stale);
             }
-            cancel_pending(on, "webhook_num = $3", doomed.num.0, now).await
+            take_back(on, "webhook_num = $2", [doomed.num.0], now).await?;
+            Ok(())
         })
         .await
     }
@@ -390,16 +391,7 @@ pub(super) async fn delete_all_of<C: ConnectionTrait>(
         .filter(Column::DeletedAt.is_null())
         .exec(on)
         .await?;
-    let of_tenant = "webhook_num IN (SELECT num FROM webhook WHERE tenant_num = $3)";
-    cancel_pending(on, of_tenant, tenant.0, now).await
-}
-
-async fn cancel_pending<C: ConnectionTrait>(on: &C, which: &str, of: i64, now: UnixMillis) -> Result<(), StoreError> {
-    let sql = format!(
-        "UPDATE delivery SET status = $1, next_at = NULL, manual_from = NULL, settled_at = $2 \
-         WHERE status = 0 AND {which}"
-    );
-    let values = [Status::Cancelled.code().into(), now.0.into(), of.into()];
-    on.execute_raw(Statement::from_sql_and_values(on.get_database_backend(), sql, values)).await?;
+    let of_tenant = "webhook_num IN (SELECT num FROM webhook WHERE tenant_num = $2)";
+    take_back(on, of_tenant, [tenant.0], now).await?;
     Ok(())
 }

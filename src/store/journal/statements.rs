@@ -2,7 +2,9 @@
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, Value};
 
+use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq};
+use crate::store::cancel::take_back;
 use crate::store::deliveries::{Attempt, DeliveryState};
 use crate::store::rows::RowStatement;
 use crate::store::targets;
@@ -44,8 +46,8 @@ pub(super) struct Rows {
 /// What cannot be written with others in one statement. Rare: asked for by a person.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Update {
-    Cancel { id: DeliveryId, at: i64 },
-    Retry { id: DeliveryId, at: i64 },
+    Cancel { id: DeliveryId, at: UnixMillis },
+    Retry { id: DeliveryId, at: UnixMillis },
 }
 
 const DELIVERY_COLUMNS: usize = 9;
@@ -92,7 +94,7 @@ impl Statements {
         statements += self.delivery.run(on, deliveries).await?;
         statements += self.attempt.run(on, attempts).await?;
         for update in updates {
-            on.execute_raw(update.statement(on)).await?;
+            update.run(on).await?;
         }
         statements += self.fanout_end.run(on, ended).await?;
         Ok(statements)
@@ -185,23 +187,19 @@ fn delivery_row(id: DeliveryId, state: &DeliveryState) -> [Value; DELIVERY_COLUM
 }
 
 impl Update {
-    fn statement<C: ConnectionTrait>(self, on: &C) -> Statement {
-        let (sql, id, at) = match self {
-            Self::Cancel { id, at } => (
-                "UPDATE delivery SET next_at = NULL, manual_from = NULL, manual_next_at = NULL, \
-                 status = CASE WHEN manual_from > 0 THEN manual_from ELSE 3 END, \
-                 settled_at = CASE WHEN manual_from > 0 THEN settled_at ELSE $1 END WHERE event_seq = $2 AND webhook_num = $3 AND status = 0",
-                id,
-                at,
-            ),
-            Self::Retry { id, at } => (
-                "UPDATE delivery SET manual_from = status, manual_next_at = next_at, status = 0, next_at = $1 \
-                 WHERE event_seq = $2 AND webhook_num = $3 AND manual_from IS NULL",
-                id,
-                at,
-            ),
-        };
-        let values = [at.into(), id.event.0.into(), id.webhook.0.into()];
-        Statement::from_sql_and_values(on.get_database_backend(), sql, values)
+    async fn run<C: ConnectionTrait>(self, on: &C) -> Result<(), DbErr> {
+        match self {
+            Self::Cancel { id, at } => {
+                let of = [id.event.0, id.webhook.0];
+                take_back(on, "event_seq = $2 AND webhook_num = $3", of, at).await?;
+            }
+            Self::Retry { id, at } => {
+                let sql = "UPDATE delivery SET manual_from = status, manual_next_at = next_at, status = 0, \
+                           next_at = $1 WHERE event_seq = $2 AND webhook_num = $3 AND manual_from IS NULL";
+                let values = [at.0.into(), id.event.0.into(), id.webhook.0.into()];
+                on.execute_raw(Statement::from_sql_and_values(on.get_database_backend(), sql, values)).await?;
+            }
+        }
+        Ok(())
     }
 }

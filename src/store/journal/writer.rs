@@ -304,10 +304,10 @@ impl Writer {
                 }
                 Record::Cancel { id, at } => {
                     rows.deferral(*id, &DeliveryState::pending(Some(*at)));
-                    rows.updates.push(Update::Cancel { id: *id, at: at.0 });
+                    rows.updates.push(Update::Cancel { id: *id, at: *at });
                     self.mark(*id);
                 }
-                Record::Retry { id, at } => rows.updates.push(Update::Retry { id: *id, at: at.0 }),
+                Record::Retry { id, at } => rows.updates.push(Update::Retry { id: *id, at: *at }),
                 Record::Adopt { fanout, recorded } => self.adopt(fanout, recorded),
             }
         }

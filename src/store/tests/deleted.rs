@@ -1,0 +1,29 @@
+//! What becomes of deliveries whose webhook is deleted.
+
+use super::*;
+
+#[tokio::test]
+async fn deleting_takes_back_a_manual_retry_and_leaves_what_had_become_of_the_delivery() {
+    let world = World::new().await;
+    let webhook = world.webhook().await;
+    let mut ids = Vec::new();
+    for status in [Status::Success, Status::Failed, Status::Pending] {
+        let id = id(world.accept(&[webhook.num.0]).await, webhook.num);
+        let next_at = (status == Status::Pending).then_some(UnixMillis(9));
+        world.record(attempted(id, 1, status, next_at)).await;
+        world.record(Record::Retry { id, at: UnixMillis(77) }).await;
+        ids.push(id);
+    }
+
+    let now = UnixMillis::now();
+    world.store.delete_webhook(&webhook, now).await.unwrap();
+
+    let mut left = Vec::new();
+    for id in ids {
+        let state = world.delivery(id).await.unwrap().state;
+        assert_eq!((state.next_at, state.manual), (None, None));
+        left.push((state.status, state.settled_at));
+    }
+    let settled = Some(UnixMillis(1_800_000_000_000));
+    assert_eq!(left, [(Status::Success, settled), (Status::Failed, settled), (Status::Cancelled, Some(now))]);
+}
