@@ -350,7 +350,7 @@ impl Store {
         rows.into_iter().map(due_of).collect()
     }
 
-    /// Active webhooks with a delivery that falls due by `horizon`. Hops from one webhook to the next through the
+    /// Active webhooks with a delivery that falls due by `horizon`, and deleted ones with any that is pending. Hops from one webhook to the next through the
     /// index of due rows, so the cost grows with the webhooks that have a backlog and not with its length.
     pub async fn webhooks_with_due(&self, horizon: UnixMillis) -> Result<Vec<WebhookNum>, StoreError> {
         let sql = "WITH RECURSIVE owed(num) AS ( \
@@ -360,8 +360,8 @@ impl Store {
                      FROM owed WHERE owed.num IS NOT NULL \
                    ) \
                    SELECT owed.num AS num FROM owed JOIN webhook w ON w.num = owed.num \
-                   WHERE w.is_active AND w.deleted_at IS NULL AND $1 >= ( \
-                     SELECT MIN(next_at) FROM delivery WHERE status = 0 AND webhook_num = owed.num)";
+                   WHERE w.deleted_at IS NOT NULL OR (w.is_active AND $1 >= ( \
+                     SELECT MIN(next_at) FROM delivery WHERE status = 0 AND webhook_num = owed.num))";
         let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, [horizon.0.into()]);
         let rows = NumRow::find_by_statement(statement).all(self.readers()).await?;
         Ok(rows.into_iter().map(|row| WebhookNum(row.num)).collect())

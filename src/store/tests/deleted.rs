@@ -27,3 +27,25 @@ async fn deleting_takes_back_a_manual_retry_and_leaves_what_had_become_of_the_de
     let settled = Some(UnixMillis(1_800_000_000_000));
     assert_eq!(left, [(Status::Success, settled), (Status::Failed, settled), (Status::Cancelled, Some(now))]);
 }
+
+#[tokio::test]
+async fn what_a_deleted_webhook_is_still_owed_is_found_and_cancelled_and_no_others() {
+    let world = World::new().await;
+    let (living, deleted) = (world.webhook().await, world.webhook().await);
+    let now = UnixMillis::now();
+    world.store.delete_webhook(&deleted, now).await.unwrap();
+    let receipt = world.accept(&[living.num.0, deleted.num.0]).await;
+    let (kept, left) = (id(receipt, living.num), id(receipt, deleted.num));
+    for id in [kept, left] {
+        let later = UnixMillis(now.0 + 3_600_000);
+        world.record(attempted(id, 1, Status::Pending, Some(later))).await;
+    }
+    assert_eq!(world.store.webhooks_with_due(now).await.unwrap(), [deleted.num], "however late its row is due");
+
+    let cancelled = world.store.cancel_pending_of(&[living.num, deleted.num], now).await.unwrap();
+
+    assert_eq!(cancelled, 1);
+    let statuses = [world.delivery(kept).await, world.delivery(left).await].map(|found| found.unwrap().state.status);
+    assert_eq!(statuses, [Status::Pending, Status::Cancelled]);
+    assert!(world.store.webhooks_with_due(now).await.unwrap().is_empty());
+}
