@@ -1,6 +1,7 @@
 //! What every database must do for the engine: the conformance suite.
 
 mod deleted;
+mod secrets;
 mod unreadable;
 
 use std::sync::Arc;
@@ -337,29 +338,6 @@ async fn lists_filter_by_status_and_never_show_another_tenants() {
     assert_eq!(count(other, Some(webhook.num), Some(Status::Failed)).await, 0);
     assert_eq!(count(other, None, None).await, 0);
     assert!(world.store.event(other, receipt.seq).await.unwrap().is_none());
-}
-
-#[tokio::test]
-async fn secrets_overlap_until_their_grace_ends_and_are_sealed() {
-    let world = World::new().await;
-    let webhook = world.webhook().await;
-    let now = UnixMillis::now();
-    let until = UnixMillis(now.0 + 60_000);
-    world.store.rotate_secret(&webhook, "whsec_second", until, now).await.unwrap();
-    let secrets =
-        async |at| world.store.servings(&[webhook.num], at).await.unwrap().remove(&webhook.num).unwrap().unwrap();
-    let during = secrets(now).await;
-    assert_eq!(during.secrets, ["whsec_second", "whsec_first"]);
-    assert_eq!(during.secrets_change_at, Some(until));
-    assert_eq!(secrets(until).await.secrets, ["whsec_second"]);
-    assert_eq!(during.webhook.headers["X-Team"], "billing");
-    world.store.close().await;
-    for entry in std::fs::read_dir(world.directory.path()).unwrap() {
-        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
-        for secret in ["whsec_first", "whsec_second", "billing"] {
-            assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()), "{secret} is readable");
-        }
-    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use entity::{delivery, webhook_secret as secret};
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
-    Set,
+    QueryTrait, Set,
 };
 use serde::de::DeserializeOwned;
 
@@ -20,6 +20,10 @@ use super::{Page, Store, StoreError};
 
 /// Webhooks read into the route table at a time.
 const ROUTES_CHUNK: u64 = 10_000;
+
+/// Secrets of a webhook that sign at a time. Each adds a signature to every request, whose head receivers limit, and a
+/// row that every start of the endpoint opens.
+pub(super) const MOST_SECRETS: u64 = 5;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Webhook {
@@ -210,7 +214,8 @@ impl Store {
         .await
     }
 
-    /// Makes `new` the current secret; the ones before sign until `old_until`. Answers the webhook's new version.
+    /// Makes `new` the current secret; the ones before sign until `old_until`, and if that makes too many, the oldest
+    /// end at once. Answers the webhook's new version.
     pub async fn rotate_secret(
         &self,
         webhook: &Webhook,
@@ -219,18 +224,19 @@ impl Store {
         now: UnixMillis,
     ) -> Result<Webhook, StoreError> {
         self.write(async |on| {
-            secret::Entity::delete_many()
-                .filter(secret::Column::WebhookNum.eq(webhook.num.0))
-                .filter(secret::Column::ExpiresAt.lte(now.0))
-                .exec(on)
-                .await?;
             secret::Entity::update_many()
                 .col_expr(secret::Column::ExpiresAt, Expr::value(old_until.0))
                 .filter(secret::Column::WebhookNum.eq(webhook.num.0))
                 .filter(secret::Column::ExpiresAt.is_null())
                 .exec(on)
                 .await?;
+            secret::Entity::delete_many()
+                .filter(secret::Column::WebhookNum.eq(webhook.num.0))
+                .filter(secret::Column::ExpiresAt.lte(now.0))
+                .exec(on)
+                .await?;
             self.add_secret(on, webhook.num, webhook.id, new, now).await?;
+            drop_oldest_secrets(on, webhook.num).await?;
             let row = Entity::find_by_id(webhook.num.0).filter(Column::DeletedAt.is_null()).one(on).await?;
             let mut row = row.ok_or(StoreError::Stale)?.into_active_model();
             row.version = Set(row.version.unwrap() + 1);
@@ -377,6 +383,21 @@ fn headers_row(id: WebhookId) -> Vec<u8> {
 
 fn secret_row(id: WebhookId) -> Vec<u8> {
     format!("secret of {id}").into_bytes()
+}
+
+async fn drop_oldest_secrets<C: ConnectionTrait>(on: &C, of: WebhookNum) -> Result<(), StoreError> {
+    let newest = secret::Entity::find()
+        .select_only()
+        .column(secret::Column::Num)
+        .filter(secret::Column::WebhookNum.eq(of.0))
+        .order_by_desc(secret::Column::Num)
+        .limit(MOST_SECRETS);
+    secret::Entity::delete_many()
+        .filter(secret::Column::WebhookNum.eq(of.0))
+        .filter(secret::Column::Num.not_in_subquery(newest.into_query()))
+        .exec(on)
+        .await?;
+    Ok(())
 }
 
 pub(super) async fn delete_all_of<C: ConnectionTrait>(
