@@ -38,7 +38,7 @@ const PUBLISH_QUEUE: usize = 4096;
 /// Outcomes and deferrals that may wait. An attempt in flight holds one place.
 const RECORD_QUEUE: usize = 16_384;
 
-/// Payload bytes that may wait, in KiB: 64 MiB.
+/// What publishes that wait may keep in memory, in KiB: 64 MiB.
 const PUBLISH_QUEUE_KIB: usize = 64 * 1024;
 
 /// An event that is about to be accepted. Its key and its body are made by the writer, in the order of commit.
@@ -53,6 +53,13 @@ pub struct Draft {
     pub caller: Option<Caller>,
     /// Whom it is owed to, ascending.
     pub targets: Arc<[WebhookNum]>,
+}
+
+impl Draft {
+    /// What it costs to keep in memory, roughly.
+    fn bytes(&self) -> usize {
+        self.data.get().len() + self.targets.len() * size_of::<WebhookNum>()
+    }
 }
 
 /// The id by which the caller knows the event, and a digest of what it said under it.
@@ -202,7 +209,7 @@ impl Journal {
 
     /// Commits the drafts together with their fan-outs and whatever else is in their batch.
     pub async fn publish(&self, drafts: Vec<Draft>, once: Option<OnceKey>) -> Result<Vec<Published>, PublishError> {
-        let kib = drafts.iter().map(|draft| draft.data.get().len()).sum::<usize>().div_ceil(1024);
+        let kib = drafts.iter().map(Draft::bytes).sum::<usize>().div_ceil(1024);
         let kib = u32::try_from(kib.min(PUBLISH_QUEUE_KIB)).unwrap_or(u32::MAX);
         let room = self.room.clone().try_acquire_many_owned(kib).map_err(|_| PublishError::Full)?;
         let (answer, answered) = oneshot::channel();

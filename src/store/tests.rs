@@ -200,6 +200,18 @@ async fn an_idempotency_key_gives_the_first_answer_again() {
 }
 
 #[tokio::test]
+async fn the_journals_room_counts_whom_events_are_owed_to() {
+    let world = World::new().await;
+    let mib = Draft { targets: (0..131_072).map(WebhookNum).collect(), ..world.draft(None, &[]) };
+    let journal = &world.running.journal;
+    let (full, refused) =
+        tokio::join!(journal.publish(vec![mib; 64], None), journal.publish(vec![world.draft(None, &[])], None));
+    assert!(matches!(refused, Err(PublishError::Full)), "64 MiB wait already: {refused:?}");
+    assert_eq!(full.unwrap().len(), 64);
+    world.publish(None, &[]).await;
+}
+
+#[tokio::test]
 async fn a_fan_out_ends_when_its_last_target_has_a_row() {
     let world = World::new().await;
     let (a, b) = (world.webhook().await, world.webhook().await);
