@@ -1,6 +1,6 @@
 //! Everything durable, and the only place that names sea_orm. Below it: `entity` and `migration`.
 //!
-//! Reads go to a pool of readers. Writes take one of two ways, both through the same single writer connection: the
+//! Reads go to a pool of readers, those of the running engine to a pool of their own. Writes take one of two ways, both through the same single writer connection: the
 //! [`journal`] batches what the hot path records, and `Store::write` wraps a change of configuration.
 
 pub mod deliveries;
@@ -58,6 +58,7 @@ pub struct Store {
 struct Inner {
     writer: DatabaseConnection,
     readers: DatabaseConnection,
+    engine_readers: DatabaseConnection,
     seal: Seal,
     /// Held for the life of the store: a second process must not open the same file.
     _lock: Option<std::fs::File>,
@@ -66,6 +67,11 @@ struct Inner {
 impl Store {
     fn readers(&self) -> &DatabaseConnection {
         &self.inner.readers
+    }
+
+    /// What deliveries wait for is read here: no number of slow lists keeps it waiting.
+    fn engine_readers(&self) -> &DatabaseConnection {
+        &self.inner.engine_readers
     }
 
     fn backend(&self) -> DbBackend {
@@ -93,7 +99,7 @@ impl Store {
 
     /// Closes every connection; what is left of the write-ahead log is folded into the file.
     pub async fn close(&self) {
-        for pool in [&self.inner.readers, &self.inner.writer] {
+        for pool in [&self.inner.readers, &self.inner.engine_readers, &self.inner.writer] {
             if let Err(error) = pool.close_by_ref().await {
                 tracing::warn!(%error, "closing the database failed");
             }

@@ -15,8 +15,11 @@ use sea_orm::{
 use super::seal::{MasterKey, Seal};
 use super::{Inner, Store};
 
-/// A read waits behind nobody; four cover the API beside the waker and the lanes.
+/// Lists and logs that the API reads at a time; more would only take turns on the same cores.
 const READERS: u32 = 4;
+
+/// The dispatcher, the waker, and endpoints that start or read their due rows: all short.
+const ENGINE_READERS: u32 = 3;
 
 /// The writer's page cache. A batch touches the right edge of a few b-trees; this holds them with room to spare.
 const WRITER_CACHE_KIB: u32 = 64 * 1024;
@@ -74,8 +77,10 @@ impl Store {
         if newest_secret(&writer).await?.is_some_and(|sealed| seal.is_foreign(&sealed)) {
             return Err(OpenError::WrongKey { setting });
         }
-        let readers = connect(&path, READERS, &[("query_only", "1".to_owned())]).await?;
-        let inner = Inner { writer, readers, seal, _lock: Some(lock) };
+        let query_only = [("query_only", "1".to_owned())];
+        let readers = connect(&path, READERS, &query_only).await?;
+        let engine_readers = connect(&path, ENGINE_READERS, &query_only).await?;
+        let inner = Inner { writer, readers, engine_readers, seal, _lock: Some(lock) };
         Ok(Self { inner: Arc::new(inner) })
     }
 

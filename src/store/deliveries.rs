@@ -346,7 +346,7 @@ impl Store {
              WHERE d.status = 0 AND d.webhook_num = $1 {rest}"
         );
         let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
-        let rows = DueRow::find_by_statement(statement).all(self.readers()).await?;
+        let rows = DueRow::find_by_statement(statement).all(self.engine_readers()).await?;
         rows.into_iter().map(due_of).collect()
     }
 
@@ -363,7 +363,7 @@ impl Store {
                    WHERE w.deleted_at IS NOT NULL OR (w.is_active AND $1 >= ( \
                      SELECT MIN(next_at) FROM delivery WHERE status = 0 AND webhook_num = owed.num))";
         let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, [horizon.0.into()]);
-        let rows = NumRow::find_by_statement(statement).all(self.readers()).await?;
+        let rows = NumRow::find_by_statement(statement).all(self.engine_readers()).await?;
         Ok(rows.into_iter().map(|row| WebhookNum(row.num)).collect())
     }
 
@@ -371,7 +371,7 @@ impl Store {
     pub async fn recorded_targets(&self, event: EventSeq) -> Result<Vec<WebhookNum>, StoreError> {
         let sql = "SELECT webhook_num AS num FROM delivery WHERE event_seq = $1 ORDER BY webhook_num";
         let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, [event.0.into()]);
-        let rows = NumRow::find_by_statement(statement).all(self.readers()).await?;
+        let rows = NumRow::find_by_statement(statement).all(self.engine_readers()).await?;
         Ok(rows.into_iter().map(|row| WebhookNum(row.num)).collect())
     }
 }

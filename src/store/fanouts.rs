@@ -50,7 +50,7 @@ impl Store {
                    WHERE f.event_seq > $1 ORDER BY f.event_seq, f.shard LIMIT $2";
         let values = [after.0.into(), limit.cast_signed().into()];
         let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
-        let rows = FanoutRow::find_by_statement(statement).all(self.readers()).await?;
+        let rows = FanoutRow::find_by_statement(statement).all(self.engine_readers()).await?;
         rows.into_iter().map(fanout_of).collect()
     }
 
@@ -72,7 +72,7 @@ impl Store {
                    SELECT 1 FROM delivery d WHERE d.event_seq = f.event_seq AND d.webhook_num = $2)";
         let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, [to.0.into(), webhook.0.into()]);
         let mut owed = Vec::new();
-        for row in TargetsRow::find_by_statement(statement).all(self.readers()).await? {
+        for row in TargetsRow::find_by_statement(statement).all(self.engine_readers()).await? {
             if targets::decode(&row.targets)?.binary_search(&webhook).is_ok() {
                 owed.push(EventSeq(row.event_seq));
             }

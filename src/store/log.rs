@@ -82,7 +82,7 @@ impl LogIndex {
                        ORDER BY event_seq, webhook_num LIMIT $3";
             let values = [after.event.0.into(), after.webhook.0.into(), (CHUNK as i64).into()];
             let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
-            let rows = KeyRow::find_by_statement(statement).all(self.store.readers()).await?;
+            let rows = KeyRow::find_by_statement(statement).all(self.store.engine_readers()).await?;
             let id = |row: &KeyRow| DeliveryId { event: EventSeq(row.event_seq), webhook: WebhookNum(row.webhook_num) };
             let Some(last) = rows.last().map(id) else { return Ok(()) };
             self.insert(rows.iter().map(id).collect(), None).await?;

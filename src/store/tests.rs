@@ -5,6 +5,7 @@ mod secrets;
 mod unreadable;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sea_orm::ConnectionTrait;
 use serde_json::value::RawValue;
@@ -268,6 +269,29 @@ async fn due_rows_come_in_order_and_their_webhooks_are_found() {
     assert!(waits(a.num) && !waits(b.num));
     world.store.disable_webhook(a.num, "gone", now).await.unwrap();
     assert!(found(10_000).await.is_empty(), "a webhook that is switched off is not woken");
+}
+
+#[tokio::test]
+async fn slow_lists_keep_no_delivery_waiting() {
+    let world = World::new().await;
+    let webhook = world.webhook().await;
+    let receipt = world.accept(&[webhook.num.0]).await;
+    let mut slow = Vec::new();
+    while let Ok(list) = tokio::time::timeout(Duration::from_millis(100), world.store.readers().begin()).await {
+        slow.push(list.unwrap());
+    }
+    let (store, now) = (&world.store, UnixMillis::now());
+    let reads = async {
+        store.routes(WebhookNum(0)).await?;
+        store.fanouts(EventSeq::ZERO, 1).await?;
+        store.recorded_targets(receipt.seq).await?;
+        store.owed_only_by_fanout(webhook.num, receipt.seq).await?;
+        store.servings(&[webhook.num], now).await?;
+        store.webhooks_with_due(now).await?;
+        store.due(webhook.num, now, false, 1).await
+    };
+    let read = tokio::time::timeout(Duration::from_secs(10), reads).await;
+    read.expect("the engine waits for nobody").unwrap();
 }
 
 #[tokio::test]

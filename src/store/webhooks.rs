@@ -257,7 +257,7 @@ impl Store {
             .order_by_asc(Column::Num)
             .limit(ROUTES_CHUNK)
             .into_tuple()
-            .all(self.readers())
+            .all(self.engine_readers())
             .await?;
         Ok(rows.into_iter().map(route_of).collect())
     }
@@ -273,12 +273,12 @@ impl Store {
         let rows = Entity::find()
             .filter(Column::Num.is_in(keys.clone()))
             .filter(Column::DeletedAt.is_null())
-            .all(self.readers())
+            .all(self.engine_readers())
             .await?;
         let mut secrets = secret::Entity::find()
             .filter(secret::Column::WebhookNum.is_in(keys))
             .order_by_desc(secret::Column::Num)
-            .all(self.readers())
+            .all(self.engine_readers())
             .await?;
         secrets.retain(|row| row.expires_at.is_none_or(|at| at > now.0));
         let pending = self.with_pending_rows(nums).await?;
@@ -314,7 +314,7 @@ impl Store {
             .column(Column::Num)
             .filter(Column::Num.is_in(nums.iter().map(|num| num.0)))
             .filter(Expr::exists(pending));
-        Ok(query.into_tuple().all(self.readers()).await?)
+        Ok(query.into_tuple().all(self.engine_readers()).await?)
     }
 
     fn webhook_of(&self, row: Model) -> Result<Webhook, StoreError> {
