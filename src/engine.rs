@@ -227,7 +227,7 @@ impl Engine {
             tracing::error!("the database did not take the last outcomes; their deliveries will be sent again");
             return;
         }
-        if let Err(error) = inner.log.flush().await {
+        if let Err(error) = inner.log.follow().await {
             tracing::warn!(%error, "the log index was not flushed; the next start catches up");
         }
         if finished && let Err(error) = inner.store.mark_stopped_cleanly(UnixMillis::now()).await {
@@ -242,7 +242,7 @@ async fn follow(log: Arc<LogIndex>, store: Store) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        if let Err(error) = log.flush().await {
+        if let Err(error) = log.follow().await {
             tracing::warn!(%error, "the log index could not follow");
         }
         if let Err(error) = store.forget_old_keys(UnixMillis::now()).await {

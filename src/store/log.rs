@@ -84,38 +84,50 @@ impl LogIndex {
             let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
             let rows = KeyRow::find_by_statement(statement).all(self.store.engine_readers()).await?;
             let id = |row: &KeyRow| DeliveryId { event: EventSeq(row.event_seq), webhook: WebhookNum(row.webhook_num) };
-            let Some(last) = rows.last().map(id) else { return Ok(()) };
-            self.insert(rows.iter().map(id).collect(), None).await?;
-            after = last;
+            let ids: Vec<DeliveryId> = rows.iter().map(id).collect();
+            let Some(last) = ids.last() else { return Ok(()) };
+            self.insert(&ids).await?;
+            after = *last;
         }
     }
 
-    /// After this, every delivery recorded before the call is in the index.
+    /// After this, every delivery recorded before the call is in the index. For a reader: it pays for no commit that it
+    /// does not need.
     pub async fn flush(&self) -> Result<(), StoreError> {
         let mut progress = self.turn.lock().await;
-        let (mut new, complete_to) = self.buffer.take();
-        progress.to_do.append(&mut new);
-        progress.to_do.sort_unstable_by_key(|id| (id.webhook, id.event));
-        while !progress.to_do.is_empty() {
-            let from = progress.to_do.len().saturating_sub(CHUNK);
-            self.insert(progress.to_do[from..].to_vec(), None).await?;
-            progress.to_do.truncate(from);
-        }
+        self.move_entries(&mut progress).await?;
+        Ok(())
+    }
+
+    /// A flush that also notes how far the index has come, which is where the next process continues.
+    pub async fn follow(&self) -> Result<(), StoreError> {
+        let mut progress = self.turn.lock().await;
+        let complete_to = self.move_entries(&mut progress).await?;
         if complete_to > progress.indexed_to {
-            self.insert(Vec::new(), Some(complete_to)).await?;
+            self.store.write(async |on| state::set_log_indexed_to(on, complete_to).await).await?;
             progress.indexed_to = complete_to;
         }
         Ok(())
     }
 
-    async fn insert(&self, ids: Vec<DeliveryId>, indexed_to: Option<EventSeq>) -> Result<(), StoreError> {
+    /// Answers up to which event every row is in the index now.
+    async fn move_entries(&self, progress: &mut Progress) -> Result<EventSeq, StoreError> {
+        let (mut new, complete_to) = self.buffer.take();
+        progress.to_do.append(&mut new);
+        progress.to_do.sort_unstable_by_key(|id| (id.webhook, id.event));
+        while !progress.to_do.is_empty() {
+            let from = progress.to_do.len().saturating_sub(CHUNK);
+            self.insert(&progress.to_do[from..]).await?;
+            progress.to_do.truncate(from);
+        }
+        Ok(complete_to)
+    }
+
+    async fn insert(&self, ids: &[DeliveryId]) -> Result<(), StoreError> {
+        let values: Vec<Value> = ids.iter().flat_map(|id| [id.webhook.0.into(), id.event.0.into()]).collect();
         self.store
             .write(async |on| {
-                let values: Vec<Value> = ids.iter().flat_map(|id| [id.webhook.0.into(), id.event.0.into()]).collect();
                 self.insert.run(on, values).await?;
-                if let Some(to) = indexed_to {
-                    state::set_log_indexed_to(on, to).await?;
-                }
                 Ok(())
             })
             .await

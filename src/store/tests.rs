@@ -1,6 +1,7 @@
 //! What every database must do for the engine: the conformance suite.
 
 mod deleted;
+mod log_index;
 mod secrets;
 mod unreadable;
 
@@ -325,36 +326,6 @@ async fn a_manual_retry_remembers_what_to_fall_back_to() {
     world.record(Record::Cancel { id, at: UnixMillis(99) }).await;
     let state = world.delivery(id).await.unwrap().state;
     assert_eq!((state.status, state.manual), (Status::Failed, None), "taken back, it is what it was");
-}
-
-#[tokio::test]
-async fn the_log_follows_and_is_rebuilt_after_a_crash() {
-    let world = World::new().await;
-    let webhook = world.webhook().await;
-    world.catch_up();
-    let mut receipts = Vec::new();
-    for _ in 0..3 {
-        let receipt = world.accept(&[webhook.num.0]).await;
-        world.record(attempted(id(receipt, webhook.num), 1, Status::Success, None)).await;
-        receipts.push(receipt.seq);
-    }
-    let filter = DeliveryFilter { webhook: Some(webhook.num), ..DeliveryFilter::default() };
-    let log = async |before: Option<DeliveryId>| -> Vec<EventSeq> {
-        let page = world.store.deliveries(world.tenant.num, &filter, before, 10).await.unwrap();
-        page.iter().map(|delivery| delivery.id.event).collect()
-    };
-    assert!(log(None).await.is_empty(), "nothing is indexed yet");
-    let lost = Arc::new(log::LogBuffer::default());
-    LogIndex::open(&world.store, lost).await.unwrap();
-    receipts.reverse();
-    assert_eq!(log(None).await, receipts, "what a crashed process had not indexed is there");
-
-    let index = LogIndex::open(&world.store, world.running.log.clone()).await.unwrap();
-    let next = world.accept(&[webhook.num.0]).await;
-    world.record(attempted(id(next, webhook.num), 1, Status::Success, None)).await;
-    index.flush().await.unwrap();
-    assert_eq!(log(None).await.len(), 4);
-    assert_eq!(log(Some(id(next, webhook.num))).await, receipts);
 }
 
 #[tokio::test]
