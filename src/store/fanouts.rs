@@ -43,11 +43,14 @@ struct TargetsRow {
 }
 
 impl Store {
-    /// Open fan-outs in the order of publishing, after `after`.
+    /// The open fan-outs of the first `limit` events after `after`, in the order of publishing. All shards of an event
+    /// come together, so that the next call can go on after it.
     pub async fn fanouts(&self, after: EventSeq, limit: u64) -> Result<Vec<Fanout>, StoreError> {
         let sql = "SELECT f.event_seq, f.shard, f.targets, e.tenant_num, e.kind, e.body \
                    FROM fanout f JOIN event e ON e.seq = f.event_seq \
-                   WHERE f.event_seq > $1 ORDER BY f.event_seq, f.shard LIMIT $2";
+                   WHERE f.event_seq IN (SELECT DISTINCT event_seq FROM fanout WHERE event_seq > $1 \
+                                         ORDER BY event_seq LIMIT $2) \
+                   ORDER BY f.event_seq, f.shard";
         let values = [after.0.into(), limit.cast_signed().into()];
         let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
         let rows = FanoutRow::find_by_statement(statement).all(self.engine_readers()).await?;

@@ -231,6 +231,20 @@ async fn a_fan_out_ends_when_its_last_target_has_a_row() {
 }
 
 #[tokio::test]
+async fn the_shards_of_an_event_are_read_together() {
+    let world = World::new().await;
+    let (first, second) = (world.accept(&[3]).await.seq, world.accept(&[4]).await.seq);
+    let shard = "INSERT INTO fanout (event_seq, shard, targets) SELECT event_seq, 1, targets FROM fanout";
+    world.tamper(shard).await;
+    for (after, expected) in [(EventSeq::ZERO, first), (first, second)] {
+        let fanouts = world.store.fanouts(after, 1).await.unwrap();
+        let read: Vec<_> = fanouts.iter().map(|fanout| (fanout.event.seq, fanout.shard)).collect();
+        assert_eq!(read, [(expected, 0), (expected, 1)]);
+    }
+    assert_eq!(world.open_fanouts().await.len(), 4);
+}
+
+#[tokio::test]
 async fn a_restarted_journal_ends_the_fan_outs_that_it_adopts() {
     let world = World::new().await;
     let webhook = world.webhook().await;
