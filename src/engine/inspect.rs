@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
+use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::store::StoreError;
 use crate::store::deliveries::{Delivery, DeliveryFilter, DeliveryState, Status};
 use crate::store::events::StoredEvent;
@@ -36,7 +36,7 @@ impl Engine {
         }
         let Some(event) = self.inner.store.event(tenant, id.event).await? else { return Ok(None) };
         if self.inner.store.fanout_targets(id.event).await?.binary_search(&id.webhook).is_ok() {
-            return Ok(self.only_owed(&event, &[id.webhook]).await?.pop());
+            return Ok(self.only_owed(&event, &[id.webhook], 1).await?.pop());
         }
         // The row may have come between the two looks.
         self.inner.store.delivery(tenant, id).await
@@ -57,10 +57,7 @@ impl Engine {
         let end = (found.len() >= wanted).then(|| found.last().map(|last| last.id.webhook)).flatten();
         owed.retain(|num| *num > after && end.is_none_or(|end| *num < end));
         owed.retain(|num| found.binary_search_by_key(num, |delivery| delivery.id.webhook).is_err());
-        if !owed.is_empty() && !found.is_empty() || owed.len() > wanted {
-            owed.truncate(wanted);
-        }
-        found.extend(self.only_owed(event, &owed).await?);
+        found.extend(self.only_owed(event, &owed, wanted).await?);
         found.sort_by_key(|delivery| delivery.id.webhook);
         found.truncate(wanted);
         Ok(found)
@@ -122,16 +119,19 @@ impl Engine {
         if !wanted || self.inner.store.delivery(webhook.tenant, id).await?.is_some() {
             return Ok(None);
         }
-        Ok(Some(owed(id, webhook, &event)))
+        Ok(Some(owed(id, webhook.id, &event)))
     }
 
-    async fn only_owed(&self, event: &StoredEvent, nums: &[WebhookNum]) -> Result<Vec<Delivery>, StoreError> {
-        let servings = self.inner.store.servings(nums, crate::clock::UnixMillis::now()).await?;
-        let delivery = |num: &WebhookNum| {
-            let serving = servings.get(num)?.as_ref().ok()?;
-            Some(owed(DeliveryId { event: event.event.seq, webhook: *num }, &serving.webhook, event))
-        };
-        Ok(nums.iter().filter_map(delivery).collect())
+    /// The first `most` of them; what deleted webhooks were owed is not owed any more.
+    async fn only_owed(
+        &self,
+        event: &StoredEvent,
+        nums: &[WebhookNum],
+        most: usize,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let living = self.inner.store.living(nums, most).await?;
+        let delivery = |(num, webhook)| owed(DeliveryId { event: event.event.seq, webhook: num }, webhook, event);
+        Ok(living.into_iter().map(delivery).collect())
     }
 
     /// What the engine has done since it started.
@@ -158,7 +158,7 @@ impl Engine {
 }
 
 /// A delivery that has no row yet.
-fn owed(id: DeliveryId, webhook: &Webhook, event: &StoredEvent) -> Delivery {
+fn owed(id: DeliveryId, webhook: WebhookId, event: &StoredEvent) -> Delivery {
     let state = DeliveryState::pending(Some(id.event.accepted_at()));
-    Delivery { id, webhook_id: webhook.id, kind: event.event.kind.clone(), state, last: None }
+    Delivery { id, webhook_id: webhook, kind: event.event.kind.clone(), state, last: None }
 }

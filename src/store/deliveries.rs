@@ -8,6 +8,7 @@ use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 
 use super::events::Event;
+use super::webhooks::webhook_id_of;
 use super::{Store, StoreError};
 
 /// Where a delivery stands.
@@ -405,8 +406,7 @@ fn delivery_of(row: DeliveryRow, last: Option<Attempt>) -> Result<Delivery, Stor
         row;
     let counts = (status, attempts, tries);
     let state = state_of(counts, (next_at, settled_at), (row.manual_from, row.manual_next_at))?;
-    let webhook_id =
-        WebhookId::from_bytes(&webhook_id).ok_or_else(|| StoreError::unreadable("webhook id", "not 16 bytes"))?;
+    let webhook_id = webhook_id_of(&webhook_id)?;
     let id = DeliveryId { event: EventSeq(event_seq), webhook: WebhookNum(webhook_num) };
     Ok(Delivery { id, webhook_id, kind, state, last })
 }

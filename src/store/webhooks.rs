@@ -25,6 +25,9 @@ const ROUTES_CHUNK: u64 = 10_000;
 /// row that every start of the endpoint opens.
 pub(super) const MOST_SECRETS: u64 = 5;
 
+/// Webhooks that one query asks for; its parameters are limited.
+const LOOKED_UP: usize = 512;
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Webhook {
     pub num: WebhookNum,
@@ -86,6 +89,10 @@ pub struct Serving {
     pub secrets_change_at: Option<UnixMillis>,
     /// Whether any delivery waits for it as a row.
     pub has_pending_rows: bool,
+}
+
+pub(super) fn webhook_id_of(bytes: &[u8]) -> Result<WebhookId, StoreError> {
+    WebhookId::from_bytes(bytes).ok_or_else(|| StoreError::unreadable("webhook id", "not 16 bytes"))
 }
 
 fn json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
@@ -246,6 +253,30 @@ impl Store {
         .await
     }
 
+    /// The first `most` of these that are not deleted; `nums` must be ascending.
+    pub async fn living(&self, nums: &[WebhookNum], most: usize) -> Result<Vec<(WebhookNum, WebhookId)>, StoreError> {
+        let mut living = Vec::new();
+        for some in nums.chunks(LOOKED_UP) {
+            let rows: Vec<(i64, Vec<u8>)> = Entity::find()
+                .select_only()
+                .columns([Column::Num, Column::Id])
+                .filter(Column::Num.is_in(some.iter().map(|num| num.0)))
+                .filter(Column::DeletedAt.is_null())
+                .order_by_asc(Column::Num)
+                .into_tuple()
+                .all(self.readers())
+                .await?;
+            for (num, id) in rows {
+                living.push((WebhookNum(num), webhook_id_of(&id)?));
+            }
+            if living.len() >= most {
+                break;
+            }
+        }
+        living.truncate(most);
+        Ok(living)
+    }
+
     /// Every webhook that is not deleted, in chunks, after `after`; an empty answer is the end. One whose subscriptions
     /// cannot be read is there without any: the engine starts for all others.
     pub async fn routes(&self, after: WebhookNum) -> Result<Vec<Route>, StoreError> {
@@ -319,7 +350,7 @@ impl Store {
 
     fn webhook_of(&self, row: Model) -> Result<Webhook, StoreError> {
         let Model { num, id, tenant_num, name, url, events, headers, policy, description, metadata, .. } = row;
-        let id = WebhookId::from_bytes(&id).ok_or_else(|| StoreError::unreadable("webhook id", "not 16 bytes"))?;
+        let id = webhook_id_of(&id)?;
         let headers = self.seal().open(&headers_row(id), &headers)?;
         Ok(Webhook {
             num: WebhookNum(num),

@@ -49,3 +49,21 @@ async fn what_a_deleted_webhook_is_still_owed_is_found_and_cancelled_and_no_othe
     assert_eq!(statuses, [Status::Pending, Status::Cancelled]);
     assert!(world.store.webhooks_with_due(now).await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn deleted_webhooks_take_no_place_among_those_asked_for() {
+    let world = World::new().await;
+    let mut webhooks = Vec::new();
+    for _ in 0..5 {
+        webhooks.push(world.webhook().await);
+    }
+    for doomed in [&webhooks[0], &webhooks[1], &webhooks[3]] {
+        world.store.delete_webhook(doomed, UnixMillis::now()).await.unwrap();
+    }
+    // More than one query asks for.
+    let nums: Vec<WebhookNum> = (-1000..1000).map(WebhookNum).collect();
+    let living = async |most| world.store.living(&nums, most).await.unwrap();
+    let [first, second] = [&webhooks[2], &webhooks[4]].map(|webhook| (webhook.num, webhook.id));
+    assert_eq!(living(1).await, [first]);
+    assert_eq!(living(3).await, [first, second]);
+}
