@@ -10,17 +10,24 @@ use crate::id::EventId;
 use crate::store::events::{Event, StoredEvent};
 use crate::store::journal::{Published, Receipt};
 
-/// What became of a published event.
+/// What every view of an event says.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = PublishedEvent)]
-pub(in crate::api) struct PublishedView {
+pub(in crate::api) struct EventFields {
     #[schema(value_type = String)]
     id: EventId,
     event: String,
     #[schema(value_type = String, format = DateTime)]
     timestamp: UnixMillis,
-    /// How many webhooks it is owed to.
+    /// How many webhooks it was owed to when it was accepted.
     matched: u32,
+}
+
+/// What became of a published event.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PublishedEvent)]
+pub(in crate::api) struct PublishedView {
+    #[serde(flatten)]
+    fields: EventFields,
     /// The caller's id was seen before: this is the first answer.
     duplicate: bool,
 }
@@ -36,7 +43,8 @@ impl PublishedView {
             }
         };
         let Receipt { seq, occurred_at, matched } = receipt;
-        Ok(Self { id: EventId(seq), event, timestamp: occurred_at, matched, duplicate })
+        let fields = EventFields { id: EventId(seq), event, timestamp: occurred_at, matched };
+        Ok(Self { fields, duplicate })
     }
 }
 
@@ -100,13 +108,8 @@ impl BatchView {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct EventSummary {
-    #[schema(value_type = String)]
-    id: EventId,
-    event: String,
-    #[schema(value_type = String, format = DateTime)]
-    timestamp: UnixMillis,
-    /// How many webhooks it was owed to when it was accepted.
-    matched: u32,
+    #[serde(flatten)]
+    fields: EventFields,
     /// The id that its publisher gave it.
     caller_id: Option<String>,
     #[schema(value_type = String, format = DateTime)]
@@ -117,14 +120,8 @@ impl From<&StoredEvent> for EventSummary {
     fn from(stored: &StoredEvent) -> Self {
         let StoredEvent { event, occurred_at, caller_id, matched } = stored;
         let Event { seq, tenant: _, kind, body: _ } = event.as_ref();
-        Self {
-            id: EventId(*seq),
-            event: kind.clone(),
-            timestamp: *occurred_at,
-            matched: *matched,
-            caller_id: caller_id.clone(),
-            accepted_at: seq.accepted_at(),
-        }
+        let fields = EventFields { id: EventId(*seq), event: kind.clone(), timestamp: *occurred_at, matched: *matched };
+        Self { fields, caller_id: caller_id.clone(), accepted_at: seq.accepted_at() }
     }
 }
 
