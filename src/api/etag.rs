@@ -8,9 +8,41 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::problem::Problem;
+use crate::engine::EngineError;
+use crate::store::StoreError;
 
-/// How often a change without `If-Match` is tried again when another came first.
-pub(super) const TRIES: usize = 5;
+/// How often a change is tried when another came first each time.
+const TRIES: usize = 5;
+
+/// Runs `change`, which reads an object and changes what it has read, again while other changes come between.
+pub(super) async fn changed<T, F>(change: impl Fn() -> F) -> Result<T, Problem>
+where
+    F: Future<Output = Result<Changed<T>, Problem>>,
+{
+    for _ in 0..TRIES {
+        if let Changed::Now(changed) = change().await? {
+            return Ok(changed);
+        }
+    }
+    Err(StoreError::Stale.into())
+}
+
+/// What became of a change.
+pub(super) enum Changed<T> {
+    Now(T),
+    /// The object was not what it was when it was read.
+    Stale,
+}
+
+impl<T> Changed<T> {
+    pub(super) fn of(result: Result<T, impl Into<EngineError>>) -> Result<Self, Problem> {
+        match result.map_err(Into::into) {
+            Ok(changed) => Ok(Self::Now(changed)),
+            Err(EngineError::Store(StoreError::Stale)) => Ok(Self::Stale),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
 
 /// An object with its version.
 pub(super) fn tagged(status: StatusCode, version: i64, view: &impl Serialize) -> Response {
@@ -105,6 +137,21 @@ mod tests {
     fn foreign_and_weak_tags_match_nothing() {
         assert_eq!(read(&["W/\"v3\", \"abc\", \"v-1\", \"v\", \"v+2\""]).unwrap(), IfMatch::Only(Vec::new()));
         assert!(read(&["\"abc\""]).unwrap().check(1).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_change_is_made_again_when_another_came_first_but_not_for_ever() {
+        let came_first = async |times: usize| {
+            let tries = std::cell::Cell::new(0);
+            let changed = changed(|| async {
+                tries.set(tries.get() + 1);
+                Changed::of(if tries.get() > times { Ok(tries.get()) } else { Err(StoreError::Stale) })
+            });
+            changed.await.map_err(|problem| problem.into_parts().1)
+        };
+        assert_eq!(came_first(0).await, Ok(1));
+        assert_eq!(came_first(TRIES - 1).await, Ok(TRIES));
+        assert_eq!(came_first(TRIES).await, Err("changed_meanwhile"));
     }
 
     #[test]

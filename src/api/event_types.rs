@@ -12,7 +12,7 @@ use super::App;
 use super::auth::{Manage, Read, Tenant};
 use super::body::{Input, Json};
 use super::document::{ChangeProblems, CreateProblems, DeleteProblems, ReadProblems};
-use super::etag::{IfMatch, TRIES, tagged};
+use super::etag::{Changed, IfMatch, changed, tagged};
 use super::fields::{Given, Reader, prose};
 use super::idempotency::{self, IdempotencyKey};
 use super::names;
@@ -21,7 +21,6 @@ use super::path::One;
 use super::problem::Problem;
 use crate::clock::UnixMillis;
 use crate::id::TenantNum;
-use crate::store::StoreError;
 use crate::store::event_types::EventType;
 
 /// Characters of a description, of a type and of whatever else is described for people.
@@ -159,17 +158,14 @@ async fn update(
     body: Json<EventTypePatch>,
 ) -> Result<Response, Problem> {
     let (patch, _) = body.accepted()?;
-    for _ in 0..TRIES {
+    let changed = changed(|| async {
         let mut found = find(&app, tenant.num(), &name).await?;
         if_match.check(found.version)?;
         patch.clone().apply(&mut found);
-        match app.store().update_event_type(&found, UnixMillis::now()).await {
-            Ok(changed) => return Ok(tagged(StatusCode::OK, changed.version, &EventTypeView::from(changed))),
-            Err(StoreError::Stale) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(StoreError::Stale.into())
+        Changed::of(app.store().update_event_type(&found, UnixMillis::now()).await)
+    });
+    let changed = changed.await?;
+    Ok(tagged(StatusCode::OK, changed.version, &EventTypeView::from(changed)))
 }
 
 /// Takes an event type out of the declared ones. Events of this type stay.
@@ -183,14 +179,11 @@ async fn delete(
     One(name): One<String>,
     if_match: IfMatch,
 ) -> Result<StatusCode, Problem> {
-    for _ in 0..TRIES {
+    let deleted = changed(|| async {
         let found = find(&app, tenant.num(), &name).await?;
         if_match.check(found.version)?;
-        match app.store().delete_event_type(&found).await {
-            Ok(()) => return Ok(StatusCode::NO_CONTENT),
-            Err(StoreError::Stale) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(StoreError::Stale.into())
+        Changed::of(app.store().delete_event_type(&found).await)
+    });
+    deleted.await?;
+    Ok(StatusCode::NO_CONTENT)
 }

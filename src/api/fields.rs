@@ -54,7 +54,7 @@ impl Fault {
 }
 
 /// Every problem found so far.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Errors(Vec<FieldError>);
 
 impl Errors {

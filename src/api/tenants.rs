@@ -13,14 +13,13 @@ use super::auth::Admin;
 use super::body::{Input, Json};
 use super::catalogue::default_catalogue;
 use super::document::{ChangeProblems, CreateProblems, DeleteProblems, ReadProblems};
-use super::etag::{IfMatch, TRIES, tagged};
+use super::etag::{Changed, IfMatch, changed, tagged};
 use super::fields::{Given, Reader, boolean, line};
 use super::idempotency::{self, IdempotencyKey};
 use super::page::{NoQuery, PageParams, PageView, Query};
 use super::path::One;
 use super::problem::Problem;
 use crate::clock::UnixMillis;
-use crate::engine::EngineError;
 use crate::id::{TenantId, TenantNum};
 use crate::store::StoreError;
 use crate::store::tenants::{NewTenant, Tenant};
@@ -174,20 +173,15 @@ async fn update(
     body: Json<TenantPatch>,
 ) -> Result<Response, Problem> {
     let (patch, _) = body.accepted()?;
-    for _ in 0..TRIES {
+    let changed = changed(|| async {
         let mut tenant = find(&app, id).await?;
         if_match.check(tenant.version)?;
         patch.clone().apply(&mut tenant);
-        match app.store().update_tenant(&tenant, UnixMillis::now()).await {
-            Ok(tenant) => {
-                app.keys().forget_tenant(&tenant);
-                return Ok(tagged(StatusCode::OK, tenant.version, &TenantView::from(tenant)));
-            }
-            Err(StoreError::Stale) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(StoreError::Stale.into())
+        Changed::of(app.store().update_tenant(&tenant, UnixMillis::now()).await)
+    });
+    let tenant = changed.await?;
+    app.keys().forget_tenant(&tenant);
+    Ok(tagged(StatusCode::OK, tenant.version, &TenantView::from(tenant)))
 }
 
 /// Deletes a tenant with its keys and webhooks. What is owed is cancelled.
@@ -201,17 +195,11 @@ async fn delete(
     One(id): One<TenantId>,
     if_match: IfMatch,
 ) -> Result<StatusCode, Problem> {
-    for _ in 0..TRIES {
+    let deleted = changed(|| async {
         let tenant = find(&app, id).await?;
         if_match.check(tenant.version)?;
-        match app.engine().delete_tenant(&tenant).await {
-            Ok(()) => {
-                app.keys().forget_tenant(&tenant);
-                return Ok(StatusCode::NO_CONTENT);
-            }
-            Err(EngineError::Store(StoreError::Stale)) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(StoreError::Stale.into())
+        Changed::of(app.engine().delete_tenant(&tenant).await.map(|()| tenant))
+    });
+    app.keys().forget_tenant(&deleted.await?);
+    Ok(StatusCode::NO_CONTENT)
 }

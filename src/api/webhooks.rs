@@ -18,14 +18,13 @@ use super::App;
 use super::auth::{Manage, Read, Tenant};
 use super::body::Json;
 use super::document::{ChangeProblems, CreateProblems, DeleteProblems, ReadProblems};
-use super::etag::{IfMatch, TRIES, tagged};
-use super::fields::Errors;
+use super::etag::{Changed, IfMatch, changed, tagged};
 use super::idempotency::{self, IdempotencyKey};
 use super::page::{NoQuery, PageParams, PageView, Query};
 use super::path::One;
 use super::problem::Problem;
 use crate::clock::UnixMillis;
-use crate::engine::{EngineError, SigningSecret};
+use crate::engine::SigningSecret;
 use crate::id::{TenantNum, WebhookId, WebhookNum};
 use crate::store::StoreError;
 use crate::store::webhooks::{NewWebhook, Webhook};
@@ -149,24 +148,20 @@ async fn update(
     body: Json<WebhookPatch>,
 ) -> Result<Response, Problem> {
     let Json { input, errors, text: _ } = body;
-    let mut noted = Some(errors);
-    for _ in 0..TRIES {
+    let changed = changed(|| async {
         let mut webhook = find(&app, tenant.num(), id).await?;
         if_match.check(webhook.version)?;
         let mut settings = Settings::of(&webhook)?;
-        let mut errors: Errors = noted.take().unwrap_or_default();
+        let mut errors = errors.clone();
         if let Some(WebhookPatch(changes)) = input.clone() {
             settings.apply(changes, app.engine().guard(), &mut errors);
         }
         errors.into_result()?;
         settings.write_to(&mut webhook)?;
-        match app.engine().update_webhook(&webhook).await {
-            Ok(changed) => return Ok(tagged(StatusCode::OK, changed.version, &WebhookView::try_from(changed)?)),
-            Err(EngineError::Store(StoreError::Stale)) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(StoreError::Stale.into())
+        Changed::of(app.engine().update_webhook(&webhook).await)
+    });
+    let changed = changed.await?;
+    Ok(tagged(StatusCode::OK, changed.version, &WebhookView::try_from(changed)?))
 }
 
 /// Deletes a webhook. What it is owed is cancelled.
@@ -180,14 +175,11 @@ async fn delete(
     One(id): One<WebhookId>,
     if_match: IfMatch,
 ) -> Result<StatusCode, Problem> {
-    for _ in 0..TRIES {
+    let deleted = changed(|| async {
         let webhook = find(&app, tenant.num(), id).await?;
         if_match.check(webhook.version)?;
-        match app.engine().delete_webhook(&webhook).await {
-            Ok(()) => return Ok(StatusCode::NO_CONTENT),
-            Err(EngineError::Store(StoreError::Stale)) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(StoreError::Stale.into())
+        Changed::of(app.engine().delete_webhook(&webhook).await)
+    });
+    deleted.await?;
+    Ok(StatusCode::NO_CONTENT)
 }
