@@ -162,3 +162,6 @@ fn owed(id: DeliveryId, webhook: WebhookId, event: &StoredEvent) -> Delivery {
     let state = DeliveryState::pending(Some(id.event.accepted_at()));
     Delivery { id, webhook_id: webhook, kind: event.event.kind.clone(), state, last: None }
 }
+
+#[cfg(test)]
+mod tests;

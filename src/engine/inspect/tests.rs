@@ -1,0 +1,81 @@
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+
+use super::*;
+use crate::clock::UnixMillis;
+use crate::engine::EngineConfig;
+use crate::id::TenantId;
+use crate::store::journal::{Draft, Journal, Published};
+use crate::store::tenants::{NewTenant, Tenant};
+use crate::store::webhooks::NewWebhook;
+use crate::store::{Options, Store};
+
+async fn store(directory: &tempfile::TempDir) -> (Store, Tenant) {
+    let url = format!("sqlite://{}", directory.path().join("test.db").display());
+    let store = Store::open(Options { url, master_key: None, migrate: true }).await.unwrap();
+    let new = NewTenant {
+        id: TenantId::generate(),
+        name: "Tenant".to_owned(),
+        allow_undeclared_types: true,
+        created_at: UnixMillis::now(),
+        catalogue: Vec::new(),
+    };
+    let tenant = store.create_tenant(new, None).await.unwrap();
+    (store, tenant)
+}
+
+fn webhook(tenant: TenantNum) -> NewWebhook {
+    NewWebhook {
+        id: WebhookId::generate(),
+        tenant,
+        name: "Webhook".to_owned(),
+        url: "https://example.com/".to_owned(),
+        events: Vec::new(),
+        headers: [].into(),
+        policy: serde_json::json!({}),
+        description: None,
+        metadata: None,
+        is_active: true,
+        secret: "whsec_x".to_owned(),
+        created_at: UnixMillis::now(),
+    }
+}
+
+/// An event that nobody dispatches, so that its fan-out stays open.
+async fn publish(store: &Store, tenant: TenantNum, targets: &[Webhook]) -> StoredEvent {
+    let journal = Journal::start(store).await.unwrap().journal;
+    let draft = Draft {
+        tenant,
+        kind: "a".into(),
+        occurred_at: None,
+        data: RawValue::from_string("1".to_owned()).unwrap(),
+        caller: None,
+        targets: targets.iter().map(|webhook| webhook.num).collect(),
+    };
+    let published = journal.publish(vec![draft], None).await.unwrap();
+    let [Published::Accepted(receipt)] = published[..] else { panic!("{published:?}") };
+    store.event(tenant, receipt.seq).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_page_of_what_is_owed_is_full_although_deleted_webhooks_come_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, tenant) = store(&directory).await;
+    let config = EngineConfig { allow_http: false, egress_allow: Vec::new(), arbiters: 1, max_in_flight: 1 };
+    let engine = Engine::start(store.clone(), config).await.unwrap();
+    engine.stop(Duration::from_secs(5)).await;
+    let mut webhooks = Vec::new();
+    for _ in 0..5 {
+        webhooks.push(store.create_webhook(webhook(tenant.num), None).await.unwrap());
+    }
+    let event = publish(&store, tenant.num, &webhooks).await;
+    for doomed in &webhooks[..3] {
+        store.delete_webhook(doomed, UnixMillis::now()).await.unwrap();
+    }
+
+    let page = engine.deliveries_of_event(&event, WebhookNum(0), 1).await.unwrap();
+
+    let owed: Vec<WebhookNum> = page.iter().map(|delivery| delivery.id.webhook).collect();
+    assert_eq!(owed, [webhooks[3].num, webhooks[4].num], "the page and one more, which says that there is a next one");
+}
