@@ -7,6 +7,7 @@ use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, ApiConfig};
@@ -65,13 +66,16 @@ impl App {
         Ok(Self { engine, address, new_admin_key, store, server, stopping, stop_grace: config.stop_grace })
     }
 
-    /// Takes no new requests, lets those under way end, stops the engine, closes the database.
+    /// Takes no new requests and begins no attempt, lets those under way end within one grace, flushes, closes the
+    /// database.
     pub async fn stop(self) {
+        let by = Instant::now() + self.stop_grace;
         self.stopping.cancel();
-        if tokio::time::timeout(self.stop_grace, self.server).await.is_err() {
+        let (answered, drained) = tokio::join!(tokio::time::timeout_at(by, self.server), self.engine.drain(by));
+        if answered.is_err() {
             tracing::warn!("requests to the API were cut off");
         }
-        self.engine.stop(self.stop_grace).await;
+        self.engine.close(drained).await;
         self.store.close().await;
     }
 }

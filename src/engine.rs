@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -52,6 +53,10 @@ use self::shared::Shared;
 
 /// The type of the event that `test` sends. Tenants cannot publish it.
 pub const TEST_EVENT: &str = "webhook.test";
+
+/// How long the database may take for the last writes of a stop; beyond the grace, because outcomes that are not written
+/// are requests that are made again.
+const FLUSH_GRACE: Duration = Duration::from_secs(5);
 
 /// An event as its publisher hands it over.
 #[derive(Debug)]
@@ -210,27 +215,40 @@ impl Engine {
         !self.inner.stopping.is_cancelled()
     }
 
-    /// Stops: no attempt begins any more, those in flight get `grace` to end, everything recorded is flushed. What is
-    /// still owed stays owed; no attempt is spent on it.
-    pub async fn stop(&self, grace: Duration) {
+    /// Begins to stop: nothing is dispatched and no attempt begins any more. Answers whether those that were in flight
+    /// have ended by then. What is still owed stays owed; no attempt is spent on it.
+    pub async fn drain(&self, by: Instant) -> bool {
         let inner = &self.inner;
         inner.stopping.cancel();
         inner.tasks.close();
-        inner.tasks.wait().await;
-        let finished = inner.registry.drain(grace).await;
+        let drained = tokio::time::timeout_at(by, async {
+            inner.tasks.wait().await;
+            inner.registry.drain(by).await
+        });
+        drained.await.unwrap_or(false)
+    }
+
+    /// Ends what [`Self::drain`] has quietened: drops what is still in flight, and writes everything that was recorded.
+    pub async fn close(&self, drained: bool) {
+        let inner = &self.inner;
         inner.arbiters.stop();
-        inner.journal.close().await;
         let writer = inner.writer.lock().take();
-        if let Some(writer) = writer
-            && tokio::time::timeout(grace, writer).await.is_err()
-        {
-            tracing::error!("the database did not take the last outcomes; their deliveries will be sent again");
-            return;
+        let flushed = tokio::time::timeout(FLUSH_GRACE, async {
+            inner.journal.close().await;
+            if let Some(writer) = writer {
+                let _ = writer.await;
+            }
+            inner.log.follow().await
+        });
+        match flushed.await {
+            Err(_) => {
+                tracing::error!("the database did not take the last outcomes; their deliveries will be sent again");
+                return;
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "the log index was not flushed; the next start catches up"),
+            Ok(Ok(())) => {}
         }
-        if let Err(error) = inner.log.follow().await {
-            tracing::warn!(%error, "the log index was not flushed; the next start catches up");
-        }
-        if finished && let Err(error) = inner.store.mark_stopped_cleanly(UnixMillis::now()).await {
+        if drained && let Err(error) = inner.store.mark_stopped_cleanly(UnixMillis::now()).await {
             tracing::warn!(%error, "the clean stop was not noted; the next start treats it as a crash");
         }
     }
@@ -250,3 +268,6 @@ async fn follow(log: Arc<LogIndex>, store: Store) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

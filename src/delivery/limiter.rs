@@ -36,6 +36,12 @@ impl Limiter {
     pub fn check(&self, now: Instant) -> Result<(), Instant> {
         self.bucket.as_ref().map_or(Ok(()), |bucket| bucket.check(now))
     }
+
+    /// Whether a new limiter would answer no more generously than this one.
+    #[must_use]
+    pub fn is_rested(&self, now: Instant) -> bool {
+        self.bucket.as_ref().is_none_or(|bucket| bucket.is_full(now))
+    }
 }
 
 fn quota(limit: &RateLimit) -> Option<Quota> {
@@ -51,17 +57,33 @@ struct Bucket {
     /// The moment that governor's clock counts from: that of the first question.
     origin: OnceLock<Instant>,
     permits: RateLimiter<NotKeyed, InMemoryState, ToldClock, NoOpMiddleware<Nanos>>,
+    /// How long an empty bucket takes to fill.
+    refill: Duration,
+    /// When the last permit was taken, in nanoseconds since the origin.
+    taken: AtomicU64,
 }
 
 impl Bucket {
     fn new(quota: Quota) -> Self {
-        Self { origin: OnceLock::new(), permits: RateLimiter::direct_with_clock(quota, ToldClock::default()) }
+        Self {
+            origin: OnceLock::new(),
+            permits: RateLimiter::direct_with_clock(quota, ToldClock::default()),
+            refill: quota.burst_size_replenished_in(),
+            taken: AtomicU64::new(0),
+        }
     }
 
     fn check(&self, now: Instant) -> Result<(), Instant> {
         let origin = *self.origin.get_or_init(|| now);
         self.permits.clock().tell(now.saturating_duration_since(origin));
-        self.permits.check().map_err(|refusal| origin + Duration::from(refusal.earliest_possible()))
+        self.permits.check().map_err(|refusal| origin + Duration::from(refusal.earliest_possible()))?;
+        self.taken.store(self.permits.clock().0.load(Ordering::Relaxed), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn is_full(&self, now: Instant) -> bool {
+        let taken = Duration::from_nanos(self.taken.load(Ordering::Relaxed));
+        self.origin.get().is_none_or(|origin| now.saturating_duration_since(*origin) >= taken + self.refill)
     }
 }
 
@@ -120,6 +142,17 @@ mod tests {
         assert_eq!(limiter.check(start + 4 * SECOND), Err(start + 10 * SECOND));
         assert_eq!(limiter.check(start + 10 * SECOND), Ok(()));
         assert_eq!(limiter.check(start + 10 * SECOND), Err(start + 20 * SECOND));
+    }
+
+    #[test]
+    fn it_is_rested_when_a_new_one_would_permit_no_more() {
+        let (limiter, start) = (limiter(1, 10, 3), Instant::now());
+        assert!(limiter.is_rested(start));
+        assert_eq!(limiter.check(start), Ok(()));
+        assert!(!limiter.is_rested(start + 29 * SECOND));
+        assert!(limiter.is_rested(start + 30 * SECOND));
+        assert_eq!(permits(&limiter, start + 30 * SECOND), 3);
+        assert!(Limiter::new(None).is_rested(start));
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::clock::UnixMillis;
-use crate::id::WebhookNum;
 use crate::store::StoreError;
 use crate::store::idempotency::Once;
 use crate::store::tenants::Tenant;
@@ -13,7 +12,7 @@ use super::{Engine, EngineError};
 
 impl Engine {
     pub async fn create_webhook(&self, new: NewWebhook, once: Option<Once>) -> Result<Webhook, StoreError> {
-        let _changing = self.inner.shared.changing.lock().await;
+        let _changing = self.inner.shared.changing.write().await;
         let webhook = self.inner.store.create_webhook(new, once).await?;
         self.inner.routes.set(route_of(&webhook));
         Ok(webhook)
@@ -21,7 +20,7 @@ impl Engine {
 
     /// Writes the changed webhook if its version is still the stored one. Attempts in flight end as they began.
     pub async fn update_webhook(&self, changed: &Webhook) -> Result<Webhook, EngineError> {
-        let changing = self.inner.shared.changing.lock().await;
+        let changing = self.inner.shared.changing.write().await;
         let webhook = self.inner.store.update_webhook(changed, UnixMillis::now()).await?;
         self.inner.routes.set(route_of(&webhook));
         drop(changing);
@@ -31,33 +30,32 @@ impl Engine {
 
     /// Deletes the webhook; what it is owed is cancelled.
     pub async fn delete_webhook(&self, doomed: &Webhook) -> Result<(), EngineError> {
-        let _changing = self.inner.shared.changing.lock().await;
+        let changing = self.inner.shared.changing.write().await;
         self.inner.store.delete_webhook(doomed, UnixMillis::now()).await?;
-        self.forget(doomed.tenant, doomed.num).await;
+        self.inner.routes.remove(doomed.tenant, doomed.num);
+        drop(changing);
+        self.inner.registry.dismiss(vec![doomed.num]).await;
         Ok(())
     }
 
     /// Deletes the tenant with its keys and webhooks; what is owed is cancelled.
     pub async fn delete_tenant(&self, doomed: &Tenant) -> Result<(), EngineError> {
-        let _changing = self.inner.shared.changing.lock().await;
+        let changing = self.inner.shared.changing.write().await;
         self.inner.store.delete_tenant(doomed, UnixMillis::now()).await?;
-        for num in self.inner.routes.of_tenant(doomed.num) {
-            self.forget(doomed.num, num).await;
-        }
+        let nums = self.inner.routes.remove_tenant(doomed.num);
+        drop(changing);
+        self.inner.registry.dismiss(nums).await;
         Ok(())
     }
 
     /// Makes `new` the current secret; the ones before keep signing for `grace`.
     pub async fn rotate_secret(&self, webhook: &Webhook, new: &str, grace: Duration) -> Result<Webhook, EngineError> {
         let now = UnixMillis::now();
+        let changing = self.inner.shared.changing.write().await;
         let webhook = self.inner.store.rotate_secret(webhook, new, now.plus(grace), now).await?;
+        drop(changing);
         self.inner.registry.reconfigure(webhook.num).await;
         Ok(webhook)
-    }
-
-    async fn forget(&self, tenant: crate::id::TenantNum, num: WebhookNum) {
-        self.inner.routes.remove(tenant, num);
-        self.inner.registry.reconfigure(num).await;
     }
 }
 

@@ -2,6 +2,8 @@
 //! attempts in tasks of their own; records outcomes in the journal. Decides nothing.
 
 mod attempt;
+mod disable;
+mod watch;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,10 +15,10 @@ use actix::{
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::clock::UnixMillis;
-use crate::delivery::outcome::OutcomeKind;
+use crate::delivery::outcome::Outcome;
 use crate::delivery::sender::{Report, Sender};
 use crate::fault;
-use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::id::{DeliveryId, EventSeq};
 use crate::store::deliveries::{Attempt, DeliveryState};
 use crate::store::events::Event;
 use crate::store::journal::{AttemptRecord, Record};
@@ -28,6 +30,9 @@ use super::shared::Shared;
 use super::turns::Turns;
 
 use self::attempt::{AbortOnDrop, Attempted};
+use self::watch::DeathWatch;
+
+pub(super) use self::watch::{Notice, Sign};
 
 /// Offers that may wait for the actor's turn.
 pub(super) const MAILBOX: usize = 64;
@@ -35,8 +40,8 @@ pub(super) const MAILBOX: usize = 64;
 /// An endpoint with nothing to do lives on for this long, so that a steady trickle never waits for a start.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// Pause before rows are asked for again after the store failed.
-const LOAD_PAUSE: Duration = Duration::from_millis(500);
+/// Pause before the store is asked again after it failed.
+pub(super) const STORE_PAUSE: Duration = Duration::from_millis(500);
 
 /// The longest wait for one timer; a secret that ends later is looked at again then.
 const LONGEST_TIMER: Duration = Duration::from_secs(3600);
@@ -46,45 +51,6 @@ const TIMER_GRAIN: Duration = Duration::from_millis(1);
 
 /// A secret may sign this much past its grace, so that a failing store is not asked all the time.
 const SHORTEST_SECRET_WAIT: Duration = Duration::from_secs(1);
-
-/// How an endpoint ended or wants to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sign {
-    /// Has had nothing to do for a while.
-    Idle,
-    /// Was asked to retire but has got work meanwhile.
-    Busy,
-    /// Ended because it was asked to.
-    Retired,
-    /// Ended without having been asked to.
-    Crashed,
-}
-
-/// What the registry hears from an endpoint, dead or alive.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Notice {
-    pub(super) num: WebhookNum,
-    pub(super) generation: u64,
-    pub(super) sign: Sign,
-}
-
-/// Tells the registry how its endpoint ended, whatever way that was.
-struct DeathWatch {
-    notice: Notice,
-    registry: UnboundedSender<Notice>,
-}
-
-impl DeathWatch {
-    fn say(&self, sign: Sign) {
-        let _ = self.registry.send(Notice { sign, ..self.notice });
-    }
-}
-
-impl Drop for DeathWatch {
-    fn drop(&mut self) {
-        let _ = self.registry.send(self.notice);
-    }
-}
 
 /// What an endpoint is made with.
 pub(super) struct Birth {
@@ -121,10 +87,15 @@ pub(super) struct Offer {
     pub(super) recovered: bool,
 }
 
-/// There may be rows that fall due.
+/// There are rows that it does not know of.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Wake;
+
+/// Rows fall due; it may know of them.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Remind;
 
 /// The webhook changed; `None` when it was deleted.
 #[derive(Message)]
@@ -154,7 +125,7 @@ pub(super) struct Drain;
 impl Endpoint {
     pub(super) fn new(birth: Birth) -> Self {
         let Birth { serving, shared, sender, turns, generation, registry, suspect } = birth;
-        let notice = Notice { num: serving.num, generation, sign: Sign::Crashed };
+        let watch = DeathWatch::new(serving.num, generation, registry);
         Self {
             lane: Lane::new(serving.policy.clone(), serving.mode, serving.has_rows),
             serving,
@@ -167,7 +138,7 @@ impl Endpoint {
             draining: false,
             busy_at: Instant::now(),
             suspect,
-            watch: DeathWatch { notice, registry },
+            watch,
         }
     }
 
@@ -181,16 +152,16 @@ impl Endpoint {
 
     /// One turn: the lane thinks, the actor does. `attempted` is what the input is the end of.
     fn turn(&mut self, input: Input, mut attempted: Option<Attempted>, ctx: &mut Context<Self>) {
-        let now = Now { wall: UnixMillis::now(), steady: Instant::now() };
+        let now = now();
         self.busy_at = now.steady;
         let mut effects = Vec::new();
         self.lane.on(input, now, &mut effects);
         for effect in effects {
             match effect {
                 Effect::Start { entry } => self.begin(entry, ctx),
-                Effect::Settle { entry, state, outcome, disable } => {
+                Effect::Settle { entry, state, disable } => {
                     if let Some(attempted) = attempted.take() {
-                        self.settle(&entry, state, outcome.kind(), attempted);
+                        self.settle(&entry, state, attempted);
                     }
                     if disable {
                         self.disable(ctx);
@@ -203,27 +174,36 @@ impl Endpoint {
         }
         self.set_timer(now, ctx);
         self.end_if_drained(ctx);
+        if self.lane.mode() == Mode::Gone && self.is_idle() {
+            self.watch.say(Sign::Idle);
+        }
     }
 
     fn begin(&self, entry: Entry, ctx: &mut Context<Self>) {
-        let event = entry.event.seq;
+        let (event, version) = (entry.event.seq, self.serving.version);
         let run =
             attempt::run(self.shared.clone(), self.turns.clone(), self.sender.clone(), self.serving.clone(), entry);
         let ended = AbortOnDrop::spawn(run).into_actor(self).map(move |attempted, actor, ctx| match attempted {
-            Some(attempted) => {
-                let outcome = attempted.report.outcome.clone();
-                let input = Input::Finished { event, outcome, jitter: rand::random() };
-                actor.turn(input, Some(attempted), ctx);
-            }
+            Some(attempted) => actor.attempted(event, version, attempted, ctx),
             None => actor.hear(Input::NotSent { event }, ctx),
         });
         ctx.spawn(ended);
     }
 
-    fn settle(&self, entry: &Entry, state: DeliveryState, outcome: OutcomeKind, attempted: Attempted) {
-        self.shared.count(outcome);
+    fn attempted(&mut self, event: EventSeq, version: i64, attempted: Attempted, ctx: &mut Context<Self>) {
+        let outcome = match &attempted.report.outcome {
+            // Whoever is gone is not necessarily who is to be called now.
+            Outcome::Gone if version != self.serving.version => Outcome::Rejected,
+            outcome => outcome.clone(),
+        };
+        self.turn(Input::Finished { event, outcome, jitter: rand::random() }, Some(attempted), ctx);
+    }
+
+    fn settle(&self, entry: &Entry, state: DeliveryState, attempted: Attempted) {
         let Attempted { report, started_at, slot } = attempted;
-        let Report { outcome: _, status, error, head_us, duration_us, response_headers, response_body } = report;
+        let Report { outcome, status, error, head_us, duration_us, response_headers, response_body } = report;
+        let outcome = outcome.kind();
+        self.shared.count(outcome);
         let attempt = Attempt {
             number: state.attempts,
             trigger: entry.trigger,
@@ -261,18 +241,16 @@ impl Endpoint {
             let read = shared.store.due(num, UnixMillis::now().plus(HORIZON), ordered, limit).await;
             if let Err(error) = &read {
                 tracing::warn!(%error, "pending deliveries could not be read; trying again");
-                tokio::time::sleep(LOAD_PAUSE).await;
+                tokio::time::sleep(STORE_PAUSE).await;
             }
             read
         };
         let loaded = read.into_actor(self).map(move |read, actor, ctx| {
-            let Ok(rows) = read else {
-                actor.hear(Input::LoadFailed, ctx);
-                return actor.hear(Input::Wake, ctx);
+            let Ok(due) = read else {
+                return actor.hear(Input::LoadFailed, ctx);
             };
-            let complete = rows.len() < limit;
-            let entries = rows.into_iter().map(|due| Entry::stored(due, actor.suspect)).collect();
-            actor.hear(Input::Loaded { entries, complete }, ctx);
+            let entries = due.rows.into_iter().map(|row| Entry::stored(row, actor.suspect)).collect();
+            actor.hear(Input::Loaded { entries, next: due.next }, ctx);
         });
         ctx.spawn(loaded);
     }
@@ -280,17 +258,13 @@ impl Endpoint {
     /// The receiver said that it is gone for good.
     fn disable(&mut self, ctx: &mut Context<Self>) {
         self.recording += 1;
-        let (shared, serving) = (self.shared.clone(), self.serving.clone());
-        let disable = async move {
-            let reason = "the receiver answered 410 Gone";
-            let _changing = shared.changing.lock().await;
-            match shared.store.disable_webhook(serving.num, reason, UnixMillis::now()).await {
-                Ok(_) => tracing::warn!(webhook = %serving.name, reason, "webhook switched off"),
-                Err(error) => tracing::error!(webhook = %serving.name, %error, "webhook could not be switched off"),
+        let disabled = disable::switch_off(self.shared.clone(), self.serving.clone());
+        ctx.spawn(disabled.into_actor(self).map(|serving, actor, ctx| {
+            if let Some(serving) = serving {
+                actor.configure(serving, ctx);
             }
-            shared.routes.deactivate(serving.tenant, serving.num);
-        };
-        ctx.spawn(disable.into_actor(self).map(|(), actor, ctx| actor.recorded(ctx)));
+            actor.recorded(ctx);
+        }));
     }
 
     fn set_timer(&mut self, now: Now, ctx: &mut Context<Self>) {
@@ -321,11 +295,11 @@ impl Endpoint {
         let wait = at.since(UnixMillis::now()).clamp(SHORTEST_SECRET_WAIT, LONGEST_TIMER);
         let handle = ctx.run_later(wait, |actor, ctx| {
             let (shared, num) = (actor.shared.clone(), actor.serving.num);
-            let read = async move { serving::load(&shared, &[num]).await };
+            let read = async move { serving::load_one(&shared, num).await };
             ctx.spawn(read.into_actor(actor).map(move |read, actor, ctx| match read {
-                Ok(mut servings) => actor.configure(servings.remove(&num), ctx),
+                Ok(serving) => actor.configure(serving, ctx),
                 Err(error) => {
-                    tracing::warn!(%error, "a webhook's secrets could not be read again");
+                    tracing::warn!(webhook = %actor.serving.name, %error, "a webhook's secrets could not be read again");
                     actor.watch_secrets(ctx);
                 }
             }));
@@ -333,28 +307,34 @@ impl Endpoint {
         self.secrets_timer = Some(handle);
     }
 
+    /// Takes over what was read last, unless something newer is known.
     fn configure(&mut self, serving: Option<Arc<Serving>>, ctx: &mut Context<Self>) {
-        let (policy, mut mode) = match serving {
-            Some(serving) => {
-                let settings = (serving.policy.clone(), serving.mode);
-                self.serving = serving;
-                self.watch_secrets(ctx);
-                settings
-            }
-            None => (self.serving.policy.clone(), Mode::Gone),
-        };
+        let is_old = serving.as_ref().is_some_and(|serving| serving.version < self.serving.version);
+        if is_old || self.lane.mode() == Mode::Gone {
+            return;
+        }
+        let mut mode = Mode::Gone;
+        if let Some(serving) = serving {
+            mode = serving.mode;
+            self.serving = serving;
+            self.watch_secrets(ctx);
+        }
         if self.draining {
             mode = Mode::Stopping;
         }
-        self.hear(Input::Configure { policy, mode }, ctx);
+        self.hear(Input::Configure { policy: self.serving.policy.clone(), mode }, ctx);
     }
 
     fn is_idle(&self) -> bool {
-        self.recording == 0 && self.lane.is_idle()
+        self.recording == 0 && self.lane.is_idle(now())
+    }
+
+    fn can_rest(&self) -> bool {
+        self.recording == 0 && self.lane.can_rest(now())
     }
 
     fn end(&mut self, ctx: &mut Context<Self>) {
-        self.watch.notice.sign = Sign::Retired;
+        self.watch.expect_end();
         ctx.stop();
     }
 
@@ -372,7 +352,7 @@ impl Actor for Endpoint {
         ctx.set_mailbox_capacity(MAILBOX);
         self.watch_secrets(ctx);
         ctx.run_interval(IDLE, |actor, _| {
-            if actor.is_idle() && actor.busy_at.elapsed() >= IDLE {
+            if actor.can_rest() && actor.busy_at.elapsed() >= IDLE {
                 actor.watch.say(Sign::Idle);
             }
         });
@@ -394,6 +374,14 @@ impl Handler<Wake> for Endpoint {
 
     fn handle(&mut self, _: Wake, ctx: &mut Self::Context) {
         self.hear(Input::Wake, ctx);
+    }
+}
+
+impl Handler<Remind> for Endpoint {
+    type Result = ();
+
+    fn handle(&mut self, _: Remind, ctx: &mut Self::Context) {
+        self.hear(Input::Remind, ctx);
     }
 }
 
@@ -425,7 +413,7 @@ impl Handler<Retire> for Endpoint {
     type Result = ();
 
     fn handle(&mut self, _: Retire, ctx: &mut Self::Context) {
-        if self.is_idle() {
+        if self.can_rest() {
             self.end(ctx);
         } else {
             self.watch.say(Sign::Busy);
@@ -441,4 +429,8 @@ impl Handler<Drain> for Endpoint {
         let policy = self.serving.policy.clone();
         self.hear(Input::Configure { policy, mode: Mode::Stopping }, ctx);
     }
+}
+
+fn now() -> Now {
+    Now { wall: UnixMillis::now(), steady: Instant::now() }
 }

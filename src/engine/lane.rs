@@ -4,7 +4,10 @@
 //! store and is read back. Nothing here is the only copy: an entry is either *stored* (it has a row) or still owed by
 //! its fan-out.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod entry;
+mod window;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,21 +15,18 @@ use crate::clock::UnixMillis;
 use crate::delivery::limiter::Limiter;
 use crate::delivery::outcome::Outcome;
 use crate::delivery::policy::Policy;
-use crate::delivery::retry::{Verdict, decide};
 use crate::id::EventSeq;
-use crate::store::deliveries::{DeliveryState, Due, Status, Trigger};
-use crate::store::events::Event;
-use crate::store::state::Suspect;
+use crate::store::deliveries::{DeliveryState, Status, Trigger};
 
-use super::TEST_EVENT;
+use self::entry::after_attempt;
+use self::window::{Key, Window};
 
-/// Deliveries that a lane keeps in memory.
-pub const WINDOW: usize = 256;
+pub use self::entry::Entry;
 
-/// Read more rows when no more than this many are left: the next ones arrive before the lane runs dry.
-const LOW_WATER: usize = WINDOW / 2;
+/// How long before it falls due a row is wanted in memory, so that the lane keeps its time.
+pub const AHEAD: Duration = Duration::from_secs(2);
 
-/// What falls due later than this is left in the store.
+/// What falls due later than this is left in the store, and what has waited for this long gets a row.
 pub const HORIZON: Duration = Duration::from_secs(30);
 
 /// The same moment on the clock of the rows and on the clock that never jumps.
@@ -36,63 +36,15 @@ pub struct Now {
     pub steady: Instant,
 }
 
-/// A delivery in memory.
-#[derive(Debug, Clone)]
-pub struct Entry {
-    pub event: Arc<Event>,
-    pub state: DeliveryState,
-    pub trigger: Trigger,
-    /// It has a row; otherwise only its fan-out knows of it.
-    pub stored: bool,
-}
-
-impl Entry {
-    /// A fresh target of a fan-out.
-    #[must_use]
-    pub fn offered(event: Arc<Event>, recovered: bool) -> Self {
-        let state = DeliveryState::pending(None);
-        let trigger = match (recovered, event.kind == TEST_EVENT) {
-            (true, _) => Trigger::Recovery,
-            (false, true) => Trigger::Test,
-            (false, false) => Trigger::Scheduled,
-        };
-        Self { event, state, trigger, stored: false }
-    }
-
-    /// Read back from its row.
-    #[must_use]
-    pub fn stored(due: Due, suspect: Suspect) -> Self {
-        let Due { event, state } = due;
-        let unanswered = state.attempts == 0 && event.seq <= suspect.events_to;
-        let maybe_sent = unanswered || state.next_at.is_some_and(|at| at <= suspect.due_to);
-        let trigger = if state.manual.is_some() {
-            Trigger::Manual
-        } else if maybe_sent {
-            Trigger::Recovery
-        } else if event.kind == TEST_EVENT {
-            Trigger::Test
-        } else if state.attempts == 0 {
-            Trigger::Scheduled
-        } else {
-            Trigger::Retry
-        };
-        Self { event, state, trigger, stored: true }
-    }
-
-    fn due(&self) -> UnixMillis {
-        self.state.next_at.unwrap_or(UnixMillis(0))
-    }
-}
-
 /// What the lane hears.
 #[derive(Debug)]
 pub enum Input {
     /// A fan-out's target.
     Offer(Entry),
-    /// Rows that were asked for; `complete` when there were fewer than asked for.
+    /// Rows that were asked for, and when the first one after them falls due.
     Loaded {
         entries: Vec<Entry>,
-        complete: bool,
+        next: Option<UnixMillis>,
     },
     LoadFailed,
     /// An attempt ended.
@@ -105,8 +57,10 @@ pub enum Input {
     NotSent {
         event: EventSeq,
     },
-    /// There are rows that the lane may not know of.
+    /// There are rows that the lane does not know of.
     Wake,
+    /// Rows fall due; the lane may know of them.
+    Remind,
     /// The timer.
     Tick,
     /// The settings changed.
@@ -126,7 +80,6 @@ pub enum Effect {
     Settle {
         entry: Entry,
         state: DeliveryState,
-        outcome: Outcome,
         disable: bool,
     },
     /// Becomes a row that waits in the store.
@@ -159,26 +112,22 @@ pub enum Mode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detached {
     Absent,
-    Waiting { stored: bool },
+    Waiting,
     InFlight,
 }
-
-type Key = (UnixMillis, EventSeq);
 
 #[derive(Debug)]
 pub struct Lane {
     policy: Arc<Policy>,
     limiter: Limiter,
     mode: Mode,
-    ready: BTreeMap<Key, Entry>,
-    keys: HashMap<EventSeq, Key>,
+    window: Window,
     in_flight: HashMap<EventSeq, Entry>,
-    /// There may be rows that are not in the window.
-    more: bool,
-    loading: bool,
-    /// What left the lane while rows were being read: the reader may still have seen it as pending.
-    left_while_loading: HashSet<EventSeq>,
     limited_until: Option<Instant>,
+    /// When to look next for what has waited for long without a row.
+    sweep_at: Option<Instant>,
+    /// The latest wall-clock moment heard of.
+    latest: UnixMillis,
 }
 
 impl Lane {
@@ -188,37 +137,38 @@ impl Lane {
             limiter: Limiter::new(policy.rate_limit.as_ref()),
             policy,
             mode,
-            ready: BTreeMap::new(),
-            keys: HashMap::new(),
+            window: Window::new(has_rows),
             in_flight: HashMap::new(),
-            more: has_rows,
-            loading: false,
-            left_while_loading: HashSet::new(),
             limited_until: None,
+            sweep_at: None,
+            latest: UnixMillis(0),
         }
     }
 
     /// Takes an input, appends what is to be done.
     pub fn on(&mut self, input: Input, now: Now, effects: &mut Vec<Effect>) {
+        self.notice_the_time(now);
         match input {
-            Input::Offer(entry) => self.offer(entry, effects),
-            Input::Loaded { entries, complete } => self.loaded(entries, complete),
-            Input::LoadFailed => {
-                self.loading = false;
-                self.left_while_loading.clear();
-            }
-            Input::Finished { event, outcome, jitter } => self.finished(event, outcome, jitter, now, effects),
+            Input::Offer(entry) => self.offer(entry, now, effects),
+            Input::Loaded { entries, next } => self.loaded(entries, next, now),
+            Input::LoadFailed => self.window.load_failed(),
+            Input::Finished { event, outcome, jitter } => self.finished(event, &outcome, jitter, now, effects),
             Input::NotSent { event } => {
                 if let Some(entry) = self.in_flight.remove(&event) {
-                    self.insert(entry);
+                    self.insert(entry, now);
                 }
             }
-            Input::Wake => self.more = true,
+            Input::Wake => self.window.miss(self.wake_key(now)),
+            Input::Remind => self.remind(now),
             Input::Tick => {}
-            Input::Configure { policy, mode } => self.configure(policy, mode),
+            Input::Configure { policy, mode } => self.configure(policy, mode, now),
         }
         match self.mode {
-            Mode::Open => self.pump(now, effects),
+            Mode::Open => {
+                self.pump(now, effects);
+                self.load(now, effects);
+                self.sweep(now, effects);
+            }
             Mode::Held | Mode::Gone => self.clear(effects),
             Mode::Stopping => {}
         }
@@ -227,28 +177,51 @@ impl Lane {
     /// When the lane wants to be ticked, if nothing else happens.
     #[must_use]
     pub fn wake_at(&self, now: Now) -> Option<Instant> {
-        if self.mode != Mode::Open || self.in_flight.len() >= self.cap() {
+        if self.mode != Mode::Open {
             return None;
         }
-        let first = self.ready.values().next()?;
-        let due = now.steady + first.due().since(now.wall);
+        [self.next_start(now), self.next_load(now), self.sweep_at].into_iter().flatten().min()
+    }
+
+    fn next_start(&self, now: Now) -> Option<Instant> {
+        if self.in_flight.len() >= self.cap() {
+            return None;
+        }
+        let (_, first) = self.window.first()?;
+        let due = now.steady + first.due(now.wall).since(now.wall);
         Some(self.limited_until.map_or(due, |until| due.max(until)))
     }
 
-    /// Nothing to do that a sleeping endpoint would miss.
+    fn next_load(&self, now: Now) -> Option<Instant> {
+        let (due, _) = self.window.unread().filter(|_| !self.window.is_loading())?;
+        Some(now.steady + due.since(now.wall).saturating_sub(AHEAD))
+    }
+
+    /// Nothing under way, and nothing to do soon.
     #[must_use]
-    pub fn is_idle(&self) -> bool {
+    pub fn is_idle(&self, now: Now) -> bool {
         let waits = match self.mode {
-            Mode::Open => !self.ready.is_empty() || self.more,
+            Mode::Open => !self.window.is_empty_until(now.wall.plus(HORIZON)),
             Mode::Held | Mode::Stopping | Mode::Gone => false,
         };
-        !waits && self.in_flight.is_empty() && !self.loading
+        !waits && self.in_flight.is_empty() && !self.window.is_loading()
+    }
+
+    /// Idle, and nothing in memory that a successor would not know: a limiter that is not rested yet.
+    #[must_use]
+    pub fn can_rest(&self, now: Now) -> bool {
+        self.is_idle(now) && (self.mode == Mode::Gone || self.limiter.is_rested(now.steady))
+    }
+
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
     }
 
     /// Events whose deliveries are here and have no row.
     #[must_use]
     pub fn unrecorded(&self) -> Vec<EventSeq> {
-        let all = self.ready.values().chain(self.in_flight.values());
+        let all = self.window.entries().chain(self.in_flight.values());
         all.filter(|entry| !entry.stored).map(|entry| entry.event.seq).collect()
     }
 
@@ -257,11 +230,8 @@ impl Lane {
         if self.in_flight.contains_key(&event) {
             return Detached::InFlight;
         }
-        self.left(event);
-        match self.take(event) {
-            Some(entry) => Detached::Waiting { stored: entry.stored },
-            None => Detached::Absent,
-        }
+        self.window.left(event);
+        if self.window.take(event).is_some() { Detached::Waiting } else { Detached::Absent }
     }
 
     fn cap(&self) -> usize {
@@ -269,94 +239,100 @@ impl Lane {
     }
 
     /// Ordered lanes go by publishing, others by due time.
-    fn key(&self, entry: &Entry) -> Key {
-        let due = if self.policy.ordered { UnixMillis(0) } else { entry.due() };
+    fn key(&self, entry: &Entry, now: Now) -> Key {
+        let due = if self.policy.ordered { UnixMillis(0) } else { entry.due(now.wall) };
         (due, entry.event.seq)
     }
 
-    fn insert(&mut self, entry: Entry) {
-        let key = self.key(&entry);
-        self.keys.insert(entry.event.seq, key);
-        self.ready.insert(key, entry);
+    /// Where rows stand that were made just now.
+    fn wake_key(&self, now: Now) -> Key {
+        if self.policy.ordered { (UnixMillis(0), EventSeq(i64::MAX)) } else { (now.wall, EventSeq::ZERO) }
     }
 
-    fn take(&mut self, event: EventSeq) -> Option<Entry> {
-        let key = self.keys.remove(&event)?;
-        self.ready.remove(&key)
+    /// A clock that was set back must not hold up what was due already.
+    fn notice_the_time(&mut self, now: Now) {
+        if now.wall < self.latest {
+            self.sort_again(now);
+        }
+        self.latest = now.wall;
     }
 
-    fn holds(&self, event: EventSeq) -> bool {
-        self.keys.contains_key(&event) || self.in_flight.contains_key(&event)
-    }
-
-    fn left(&mut self, event: EventSeq) {
-        if self.loading {
-            self.left_while_loading.insert(event);
+    fn sort_again(&mut self, now: Now) {
+        for entry in self.window.take_all() {
+            self.insert(entry, now);
         }
     }
 
-    fn offer(&mut self, entry: Entry, effects: &mut Vec<Effect>) {
+    fn insert(&mut self, entry: Entry, now: Now) {
+        self.window.insert(self.key(&entry, now), entry);
+    }
+
+    fn holds(&self, event: EventSeq) -> bool {
+        self.window.holds(event) || self.in_flight.contains_key(&event)
+    }
+
+    /// Somebody saw rows that fall due. They say nothing new when such a row is here.
+    fn remind(&mut self, now: Now) {
+        let soon = now.wall.plus(AHEAD);
+        let is_such = |entry: &Entry| entry.stored && entry.due(now.wall) <= soon;
+        let known = self.in_flight.values().chain(self.window.entries()).any(is_such);
+        if !known && !self.window.is_loading() {
+            self.window.miss_all();
+        }
+    }
+
+    fn offer(&mut self, entry: Entry, now: Now, effects: &mut Vec<Effect>) {
         let event = entry.event.seq;
         if self.holds(event) {
             return;
         }
-        if self.mode == Mode::Open && self.ready.len() >= WINDOW {
-            self.evict_latest(&entry);
-        }
-        let room = self.ready.len() < WINDOW && !self.policy.ordered;
+        let key = self.key(&entry, now);
         match self.mode {
             Mode::Gone => effects.push(Effect::Cancel { event }),
-            Mode::Open if room => self.insert(entry),
+            Mode::Open if !self.policy.ordered && self.window.has_room(key) => self.insert(entry, now),
             Mode::Open | Mode::Held => {
-                self.more = true;
+                self.window.miss(key);
                 effects.push(Effect::Defer { event });
             }
             Mode::Stopping => {}
         }
     }
 
-    /// Makes room by forgetting a stored delivery that falls due later; its row brings it back.
-    fn evict_latest(&mut self, for_entry: &Entry) {
-        let later = self.ready.iter().rev().find(|(_, entry)| entry.stored && entry.due() > for_entry.due());
-        if let Some((_, entry)) = later {
-            let event = entry.event.seq;
-            self.take(event);
-            self.more = true;
-        }
-    }
-
-    fn loaded(&mut self, entries: Vec<Entry>, complete: bool) {
-        self.loading = false;
-        self.more |= !complete;
-        let left = std::mem::take(&mut self.left_while_loading);
+    fn loaded(&mut self, entries: Vec<Entry>, next: Option<UnixMillis>, now: Now) {
+        let left = self.window.loaded();
         if self.mode != Mode::Open {
             return;
         }
+        if let Some(next) = next {
+            let ordered = entries.last().filter(|_| self.policy.ordered);
+            self.window.miss(ordered.map_or((next, EventSeq::ZERO), |last| self.key(last, now)));
+        }
         for entry in entries {
             if !self.holds(entry.event.seq) && !left.contains(&entry.event.seq) {
-                self.insert(entry);
+                self.insert(entry, now);
             }
         }
+        self.window.trim();
     }
 
-    fn configure(&mut self, policy: Arc<Policy>, mode: Mode) {
+    fn configure(&mut self, policy: Arc<Policy>, mode: Mode, now: Now) {
         if self.policy.rate_limit != policy.rate_limit {
             self.limiter = Limiter::new(policy.rate_limit.as_ref());
             self.limited_until = None;
         }
-        self.more |= mode == Mode::Open && (self.mode != Mode::Open || policy.ordered != self.policy.ordered);
+        if mode == Mode::Open && (self.mode != Mode::Open || policy.ordered != self.policy.ordered) {
+            self.window.miss_all();
+        }
         self.policy = policy;
         self.mode = mode;
-        for (_, entry) in std::mem::take(&mut self.ready) {
-            self.insert(entry);
-        }
+        self.sort_again(now);
     }
 
     fn pump(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.limited_until = None;
         while self.in_flight.len() < self.cap() {
-            let Some((_, first)) = self.ready.first_key_value() else { break };
-            if first.due() > now.wall {
+            let Some((_, first)) = self.window.first() else { break };
+            if first.due(now.wall) > now.wall {
                 break;
             }
             if let Err(until) = self.limiter.check(now.steady) {
@@ -364,101 +340,71 @@ impl Lane {
                 break;
             }
             let event = first.event.seq;
-            let Some(entry) = self.take(event) else { break };
+            let Some(entry) = self.window.take(event) else { break };
             self.in_flight.insert(event, entry.clone());
             effects.push(Effect::Start { entry });
         }
-        self.load(effects);
     }
 
-    fn load(&mut self, effects: &mut Vec<Effect>) {
-        if !self.more || self.loading || self.ready.len() > LOW_WATER {
+    /// Reads rows that are missing, once they are about to fall due.
+    fn load(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if self.window.unread().is_none_or(|(due, _)| due > now.wall.plus(AHEAD)) {
             return;
         }
-        (self.more, self.loading) = (false, true);
-        // Rows that are already here may be answered again; ask for as many more.
-        let here = self.ready.values().chain(self.in_flight.values()).filter(|entry| entry.stored).count();
-        effects.push(Effect::Load { limit: WINDOW - self.ready.len() + here });
+        let in_flight = self.in_flight.values().filter(|entry| entry.stored).count();
+        effects.extend(self.window.load(in_flight).map(|limit| Effect::Load { limit }));
+    }
+
+    /// Makes rows of what has waited for long without one, and keeps it: an open fan-out is worked through again after a
+    /// crash, and holds up the log.
+    fn sweep(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if self.sweep_at.is_some_and(|at| at <= now.steady) {
+            let then = UnixMillis(now.wall.0 - i64::try_from(HORIZON.as_millis()).unwrap_or(0));
+            effects.extend(self.window.store_older_than(then).into_iter().map(|event| Effect::Defer { event }));
+            self.sweep_at = None;
+        }
+        self.sweep_at = self.window.has_unstored().then(|| self.sweep_at.unwrap_or(now.steady + HORIZON));
     }
 
     /// Nothing waits in memory: what has a row stays there, what has none gets one or is cancelled.
     fn clear(&mut self, effects: &mut Vec<Effect>) {
-        self.keys.clear();
-        for (_, entry) in std::mem::take(&mut self.ready) {
+        self.sweep_at = None;
+        for entry in self.window.take_all().filter(|entry| !entry.stored) {
             let event = entry.event.seq;
-            match (entry.stored, self.mode) {
-                (true, _) => {}
-                (false, Mode::Gone) => effects.push(Effect::Cancel { event }),
-                (false, Mode::Open | Mode::Held | Mode::Stopping) => effects.push(Effect::Defer { event }),
-            }
+            effects.push(match self.mode {
+                Mode::Gone => Effect::Cancel { event },
+                Mode::Open | Mode::Held | Mode::Stopping => Effect::Defer { event },
+            });
         }
     }
 
-    fn finished(&mut self, event: EventSeq, outcome: Outcome, jitter: f64, now: Now, effects: &mut Vec<Effect>) {
+    fn finished(&mut self, event: EventSeq, outcome: &Outcome, jitter: f64, now: Now, effects: &mut Vec<Effect>) {
         let Some(entry) = self.in_flight.remove(&event) else { return };
-        self.left(event);
-        let (mut state, disable) = after_attempt(&self.policy, &entry, &outcome, jitter, now.wall);
+        self.window.left(event);
+        let (mut state, disable) = after_attempt(&self.policy, &entry, outcome, jitter, now.wall);
         if disable && self.mode == Mode::Open {
             self.mode = Mode::Held;
         }
         if self.mode == Mode::Gone && state.status == Status::Pending {
             (state.status, state.next_at, state.settled_at) = (Status::Cancelled, None, Some(now.wall));
         }
-        // The head of an ordered lane stays, however late: it blocks the others.
-        let stays = self.policy.ordered || state.next_at.is_some_and(|at| at <= now.wall.plus(HORIZON));
-        if state.status == Status::Pending && stays && self.mode == Mode::Open {
+        if state.status == Status::Pending && self.mode == Mode::Open {
             let event = entry.event.clone();
-            self.insert(Entry { event, state, trigger: Trigger::Retry, stored: true });
+            self.keep(Entry { event, state, trigger: Trigger::Retry, stored: true }, now);
         }
-        effects.push(Effect::Settle { entry, state, outcome, disable });
+        effects.push(Effect::Settle { entry, state, disable });
     }
-}
 
-/// Where an attempt leaves its delivery, and whether the webhook is to be switched off.
-fn after_attempt(
-    policy: &Policy,
-    entry: &Entry,
-    outcome: &Outcome,
-    jitter: f64,
-    now: UnixMillis,
-) -> (DeliveryState, bool) {
-    let before = entry.state;
-    let settled = |status, tries| DeliveryState {
-        status,
-        attempts: before.attempts + 1,
-        tries,
-        next_at: None,
-        settled_at: Some(now),
-        manual: None,
-    };
-    let disable = *outcome == Outcome::Gone;
-    if let Some(fallback) = before.manual {
-        let state = match (outcome, fallback.status) {
-            (Outcome::Success, _) => settled(Status::Success, before.tries),
-            (_, Status::Pending) => {
-                let mut state = settled(Status::Pending, before.tries);
-                (state.next_at, state.settled_at) = (fallback.next_at, None);
-                state
-            }
-            (_, ended) => DeliveryState { settled_at: before.settled_at, ..settled(ended, before.tries) },
-        };
-        return (state, disable);
-    }
-    let tries = before.tries + 1;
-    if entry.event.kind == TEST_EVENT {
-        let status = if *outcome == Outcome::Success { Status::Success } else { Status::Failed };
-        return (settled(status, tries), disable);
-    }
-    let state = match decide(&policy.retry_policy, tries, outcome, now, jitter) {
-        Verdict::Done => settled(Status::Success, tries),
-        Verdict::Exhausted | Verdict::Disable => settled(Status::Failed, tries),
-        Verdict::RetryAt(at) => {
-            let mut state = settled(Status::Pending, tries);
-            (state.next_at, state.settled_at) = (Some(at), None);
-            state
+    /// What is to be sent again waits here or, when that is far off, in the store. The head of an ordered lane stays,
+    /// however late: it blocks the others.
+    fn keep(&mut self, entry: Entry, now: Now) {
+        if self.policy.ordered || entry.due(now.wall) <= now.wall.plus(HORIZON) {
+            self.insert(entry, now);
+            self.window.trim();
+        } else {
+            self.window.miss(self.key(&entry, now));
         }
-    };
-    (state, disable)
+    }
 }
 
 #[cfg(test)]

@@ -56,6 +56,8 @@ struct Known {
     ordered: bool,
     /// Every fan-out up to here that names this webhook was turned into a row when it was made again.
     covered_to: EventSeq,
+    /// Its mailbox was too full to tell it of rows that it does not know of.
+    unheard: bool,
 }
 
 enum Life {
@@ -106,14 +108,20 @@ struct Introduce {
     crashed: Option<Suspect>,
 }
 
-/// Tell these that rows may fall due; answers those that are not live.
+/// Tell these that they have rows that they do not know of; answers those that are not live.
 #[derive(Message)]
 #[rtype(result = "Vec<WebhookNum>")]
 struct Wake(Vec<WebhookNum>);
 
+/// Tell these that they have rows that fall due; answers those that are not live.
 #[derive(Message)]
-#[rtype(result = "Option<Addr<Endpoint>>")]
-struct Find(WebhookNum);
+#[rtype(result = "Vec<WebhookNum>")]
+struct Remind(Vec<WebhookNum>);
+
+/// Answers those that live.
+#[derive(Message)]
+#[rtype(result = "Vec<Addr<Endpoint>>")]
+struct Find(Vec<WebhookNum>);
 
 #[derive(Message)]
 #[rtype(result = "Figures")]
@@ -225,6 +233,7 @@ impl Registry {
             restarts,
             ordered: serving.policy.ordered,
             covered_to,
+            unheard: false,
         };
         self.endpoints.insert(serving.num, known);
     }
@@ -243,6 +252,33 @@ impl Registry {
             }
             Life::Live(_) | Life::Retiring { .. } | Life::Resting => answer.refused.push(item),
         }
+    }
+
+    fn wake(&mut self, mut nums: Vec<WebhookNum>) -> Vec<WebhookNum> {
+        nums.retain(|num| match self.endpoints.get_mut(num) {
+            Some(Known { life: Life::Live(addr), unheard, .. }) => {
+                *unheard = addr.try_send(endpoint::Wake).is_err();
+                false
+            }
+            Some(Known { life: Life::Resting, .. }) => false,
+            Some(Known { life: Life::Retiring { .. }, .. }) | None => true,
+        });
+        nums
+    }
+
+    /// As often as rows fall due, so it matters little when a mailbox is too full for it.
+    fn remind(&mut self, nums: Vec<WebhookNum>) -> Vec<WebhookNum> {
+        let unheard = |num: &WebhookNum| self.endpoints.get(num).is_some_and(|known| known.unheard);
+        let (to_wake, to_remind): (Vec<_>, Vec<_>) = nums.into_iter().partition(unheard);
+        let mut asleep = self.wake(to_wake);
+        for num in to_remind {
+            match self.endpoints.get(&num).map(|known| &known.life) {
+                Some(Life::Live(addr)) => drop(addr.try_send(endpoint::Remind)),
+                Some(Life::Resting) => {}
+                Some(Life::Retiring { .. }) | None => asleep.push(num),
+            }
+        }
+        asleep
     }
 
     fn retire(&mut self, num: WebhookNum) {
@@ -332,27 +368,27 @@ impl Handler<Wake> for Registry {
     type Result = MessageResult<Wake>;
 
     fn handle(&mut self, Wake(nums): Wake, _: &mut Self::Context) -> Self::Result {
-        let is_asleep = |num: &WebhookNum| match self.endpoints.get(num).map(|known| &known.life) {
-            Some(Life::Live(addr)) => {
-                // A full mailbox has work enough; the waker comes again.
-                let _ = addr.try_send(endpoint::Wake);
-                false
-            }
-            Some(Life::Resting) => false,
-            Some(Life::Retiring { .. }) | None => true,
-        };
-        MessageResult(nums.into_iter().filter(is_asleep).collect())
+        MessageResult(self.wake(nums))
+    }
+}
+
+impl Handler<Remind> for Registry {
+    type Result = MessageResult<Remind>;
+
+    fn handle(&mut self, Remind(nums): Remind, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.remind(nums))
     }
 }
 
 impl Handler<Find> for Registry {
     type Result = MessageResult<Find>;
 
-    fn handle(&mut self, Find(num): Find, _: &mut Self::Context) -> Self::Result {
-        MessageResult(match self.endpoints.get(&num).map(|known| &known.life) {
-            Some(Life::Live(addr) | Life::Retiring { addr, .. }) => Some(addr.clone()),
-            Some(Life::Resting) | None => None,
-        })
+    fn handle(&mut self, Find(nums): Find, _: &mut Self::Context) -> Self::Result {
+        let addr = |num: WebhookNum| match &self.endpoints.get(&num)?.life {
+            Life::Live(addr) | Life::Retiring { addr, .. } => Some(addr.clone()),
+            Life::Resting => None,
+        };
+        MessageResult(nums.into_iter().filter_map(addr).collect())
     }
 }
 

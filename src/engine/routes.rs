@@ -66,10 +66,10 @@ impl RouteTable {
         }
     }
 
-    /// Every webhook of the tenant.
-    #[must_use]
-    pub fn of_tenant(&self, tenant: TenantNum) -> Vec<WebhookNum> {
-        self.tenants.read().get(&tenant).map(|routes| routes.webhooks.keys().copied().collect()).unwrap_or_default()
+    /// Forgets the tenant; answers the webhooks that it had.
+    pub fn remove_tenant(&self, tenant: TenantNum) -> Vec<WebhookNum> {
+        let gone = self.tenants.write().remove(&tenant);
+        gone.map(|routes| routes.webhooks.into_keys().collect()).unwrap_or_default()
     }
 }
 
@@ -154,8 +154,9 @@ mod tests {
         assert_eq!((matching(&table, "a"), matching(&table, "b")), (vec![], vec![1]));
         table.set(route(1, &["b"], false));
         assert!(matching(&table, "b").is_empty());
-        assert_eq!(table.of_tenant(TENANT), [WebhookNum(1)]);
+        assert_eq!(table.remove_tenant(TENANT), [WebhookNum(1)]);
+        table.set(route(1, &["b"], true));
         table.remove(TENANT, WebhookNum(1));
-        assert!(table.of_tenant(TENANT).is_empty());
+        assert!(table.remove_tenant(TENANT).is_empty());
     }
 }

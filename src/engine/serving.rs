@@ -1,6 +1,6 @@
 //! From a webhook's rows to what its endpoint works with.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::clock::UnixMillis;
@@ -20,6 +20,8 @@ pub(super) struct Serving {
     pub(super) num: WebhookNum,
     pub(super) tenant: TenantNum,
     pub(super) name: String,
+    /// Rises with every change; what is older is not taken over.
+    pub(super) version: i64,
     pub(super) mode: Mode,
     pub(super) policy: Arc<Policy>,
     /// `Err`: today's rules refuse what was once saved; the text says why.
@@ -30,32 +32,40 @@ pub(super) struct Serving {
     pub(super) changes_at: Option<UnixMillis>,
 }
 
-/// Reads webhooks; those that are deleted are missing, those that cannot be read are held.
-pub(super) async fn load(
-    shared: &Shared,
-    nums: &[WebhookNum],
-) -> Result<HashMap<WebhookNum, Arc<Serving>>, StoreError> {
-    let rows = shared.store.servings(nums, UnixMillis::now()).await?;
-    let serving = |(num, row): (WebhookNum, Result<webhooks::Serving, StoreError>)| {
-        let serving = row.map_or_else(|error| unreadable(num, &error), |row| serving_of(row, &shared.guard));
-        (num, serving)
-    };
-    Ok(rows.into_iter().map(serving).collect())
+/// Webhooks as they were read; those that are deleted are missing.
+#[derive(Default)]
+pub(super) struct Loaded {
+    pub(super) servings: HashMap<WebhookNum, Arc<Serving>>,
+    /// Their rows cannot be read. Somebody must look at them; what they are owed waits.
+    pub(super) unreadable: HashSet<WebhookNum>,
 }
 
-/// What it is owed becomes rows, which wait until it can be read.
-fn unreadable(num: WebhookNum, error: &StoreError) -> Arc<Serving> {
-    tracing::error!(webhook = num.0, %error, "a webhook cannot be read and is not served");
-    Arc::new(Serving {
-        num,
-        tenant: TenantNum(0),
-        name: String::new(),
-        mode: Mode::Held,
-        policy: Arc::new(Policy::default()),
-        target: Err(error.to_string()),
-        has_rows: false,
-        changes_at: None,
-    })
+impl Loaded {
+    pub(super) fn exists(&self, num: WebhookNum) -> bool {
+        self.servings.contains_key(&num) || self.unreadable.contains(&num)
+    }
+}
+
+pub(super) async fn load(shared: &Shared, nums: &[WebhookNum]) -> Result<Loaded, StoreError> {
+    let mut loaded = Loaded::default();
+    for (num, row) in shared.store.servings(nums, UnixMillis::now()).await? {
+        match row {
+            Ok(row) => {
+                loaded.servings.insert(num, serving_of(row, &shared.guard));
+            }
+            Err(error) => {
+                tracing::error!(webhook = num.0, %error, "a webhook cannot be read; its deliveries wait");
+                loaded.unreadable.insert(num);
+            }
+        }
+    }
+    Ok(loaded)
+}
+
+/// One webhook; nothing when it is deleted.
+pub(super) async fn load_one(shared: &Shared, num: WebhookNum) -> Result<Option<Arc<Serving>>, StoreError> {
+    let row = shared.store.servings(&[num], UnixMillis::now()).await?.remove(&num).transpose()?;
+    Ok(row.map(|row| serving_of(row, &shared.guard)))
 }
 
 fn serving_of(row: webhooks::Serving, guard: &Guard) -> Arc<Serving> {
@@ -71,6 +81,7 @@ fn serving_of(row: webhooks::Serving, guard: &Guard) -> Arc<Serving> {
     Arc::new(Serving {
         num: webhook.num,
         tenant: webhook.tenant,
+        version: webhook.version,
         name: webhook.name,
         mode: if webhook.is_active { Mode::Open } else { Mode::Held },
         policy: Arc::new(policy),

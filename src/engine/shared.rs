@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
+use tokio::sync::{RwLock, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::guard::Guard;
@@ -20,8 +20,9 @@ pub(super) struct Shared {
     pub(super) guard: Arc<Guard>,
     /// Once cancelled, nothing is sent any more.
     pub(super) quiet: CancellationToken,
-    /// Held from the commit of a change to its entry in the route table, so that both see changes in one order.
-    pub(super) changing: Mutex<()>,
+    /// Held by a change from its commit to its entry in the route table, so that both see changes in one order. Shared by
+    /// those who start endpoints from what they read, so that a change finds every endpoint that it must tell.
+    pub(super) changing: RwLock<()>,
     permits: Semaphore,
     max_in_flight: usize,
     outcomes: [AtomicU64; OutcomeKind::ALL.len()],
@@ -41,7 +42,7 @@ impl Shared {
             routes: routes.clone(),
             guard: guard.clone(),
             quiet: CancellationToken::new(),
-            changing: Mutex::new(()),
+            changing: RwLock::new(()),
             permits: Semaphore::new(max_in_flight),
             max_in_flight,
             outcomes: Default::default(),

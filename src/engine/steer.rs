@@ -54,16 +54,25 @@ impl Engine {
             return Err(EngineError::TooManyAttempts);
         }
         self.require_active(id).await?;
-        match self.inner.registry.detach(id).await {
-            Detached::InFlight => return Err(EngineError::InFlight),
-            Detached::Waiting { stored: false } => {
-                self.record(Record::Defer { id, next_at: UnixMillis::now() }).await?;
-            }
-            Detached::Waiting { stored: true } | Detached::Absent => {}
+        let now = UnixMillis::now();
+        self.take_out(id).await?;
+        if delivery.state.status == Status::Pending {
+            self.inner.journal.record(Record::Defer { id, next_at: now }).await.map_err(|_| EngineError::Stopping)?;
         }
-        self.record(Record::Retry { id, at: UnixMillis::now() }).await?;
+        self.record(Record::Retry { id, at: now }).await?;
+        let found = self.inner.registry.detach(id).await;
         self.inner.registry.wake(vec![id.webhook]).await;
-        Ok(())
+        if found == Detached::InFlight { Err(EngineError::InFlight) } else { Ok(()) }
+    }
+
+    /// Takes a delivery out of its lane before its row is changed. One that is neither in a lane nor has a row is on its
+    /// way to its endpoint. Whoever calls this looks again after the change: the lane may have read the row before.
+    async fn take_out(&self, id: DeliveryId) -> Result<(), EngineError> {
+        match self.inner.registry.detach(id).await {
+            Detached::Waiting => Ok(()),
+            Detached::Absent if self.inner.store.has_row(id).await? => Ok(()),
+            Detached::InFlight | Detached::Absent => Err(EngineError::InFlight),
+        }
     }
 
     async fn require_active(&self, id: DeliveryId) -> Result<(), EngineError> {
@@ -75,16 +84,22 @@ impl Engine {
         }
     }
 
-    /// Takes back a pending delivery. One whose request is under way cannot be taken back.
+    /// Takes back a pending delivery, or the manual retry of a settled one. One whose request is under way cannot be taken
+    /// back.
     pub async fn cancel(&self, tenant: TenantNum, id: DeliveryId) -> Result<(), EngineError> {
-        let delivery = self.delivery(tenant, id).await?.ok_or(EngineError::NotFound)?;
-        if delivery.state.status != Status::Pending {
+        let before = self.delivery(tenant, id).await?.ok_or(EngineError::NotFound)?.state;
+        if before.status != Status::Pending {
             return Err(EngineError::Settled);
         }
+        self.take_out(id).await?;
+        self.record(Record::Cancel { id, at: UnixMillis::now() }).await?;
         if self.inner.registry.detach(id).await == Detached::InFlight {
             return Err(EngineError::InFlight);
         }
-        self.record(Record::Cancel { id, at: UnixMillis::now() }).await
+        // A request that ended while this one was on its way came first.
+        let after = self.delivery(tenant, id).await?.ok_or(EngineError::NotFound)?.state;
+        let taken_back = after.status != Status::Pending && after.attempts == before.attempts;
+        if taken_back { Ok(()) } else { Err(EngineError::Settled) }
     }
 
     /// Records and waits until it is durable.

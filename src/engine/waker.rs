@@ -5,13 +5,11 @@ use std::time::Duration;
 use crate::clock::UnixMillis;
 use crate::store::Store;
 
+use super::lane::AHEAD;
 use super::registry::RegistryHandle;
 
 /// One indexed query a second.
 const EVERY: Duration = Duration::from_secs(1);
-
-/// Wake this much early: a woken endpoint has its rows in memory when they fall due, and keeps its own time.
-const AHEAD: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(store: Store, registry: RegistryHandle) {
     let mut tick = tokio::time::interval(EVERY);
@@ -20,7 +18,7 @@ pub(super) async fn run(store: Store, registry: RegistryHandle) {
         tick.tick().await;
         match store.webhooks_with_due(UnixMillis::now().plus(AHEAD)).await {
             Ok(nums) if nums.is_empty() => {}
-            Ok(nums) => registry.wake(nums).await,
+            Ok(nums) => registry.remind(nums).await,
             Err(error) => tracing::warn!(%error, "due deliveries could not be looked for; trying again"),
         }
     }

@@ -139,6 +139,14 @@ pub struct Due {
     pub state: DeliveryState,
 }
 
+/// A stretch of a webhook's pending deliveries.
+#[derive(Debug, Clone)]
+pub struct DueRows {
+    pub rows: Vec<Due>,
+    /// When the first one after these falls due; `None` when there is none.
+    pub next: Option<UnixMillis>,
+}
+
 /// Which deliveries a list shows.
 #[derive(Debug, Clone, Default)]
 pub struct DeliveryFilter {
@@ -284,6 +292,12 @@ impl Store {
         Ok(self.with_last_attempts(rows).await?.pop())
     }
 
+    /// Whether anybody has recorded anything of this delivery.
+    pub async fn has_row(&self, id: DeliveryId) -> Result<bool, StoreError> {
+        use entity::delivery::Entity;
+        Ok(Entity::find_by_id((id.event.0, id.webhook.0)).one(self.readers()).await?.is_some())
+    }
+
     /// Deliveries of an event by ascending webhook number, after `after`.
     pub async fn deliveries_of_event(
         &self,
@@ -332,13 +346,13 @@ impl Store {
         horizon: UnixMillis,
         ordered: bool,
         limit: usize,
-    ) -> Result<Vec<Due>, StoreError> {
-        let limit: Value = i64::try_from(limit).unwrap_or(i64::MAX).into();
+    ) -> Result<DueRows, StoreError> {
+        let most: Value = i64::try_from(limit).unwrap_or(i64::MAX).into();
         let (rest, values) = match ordered {
-            true => ("ORDER BY d.event_seq LIMIT $2", vec![webhook.0.into(), limit]),
+            true => ("ORDER BY d.event_seq LIMIT $2", vec![webhook.0.into(), most]),
             false => (
                 "AND d.next_at <= $3 ORDER BY d.next_at, d.event_seq LIMIT $2",
-                vec![webhook.0.into(), limit, horizon.0.into()],
+                vec![webhook.0.into(), most, horizon.0.into()],
             ),
         };
         let sql = format!(
@@ -348,7 +362,21 @@ impl Store {
         );
         let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
         let rows = DueRow::find_by_statement(statement).all(self.engine_readers()).await?;
-        rows.into_iter().map(due_of).collect()
+        let rows: Vec<Due> = rows.into_iter().map(due_of).collect::<Result<_, _>>()?;
+        let next = match rows.last() {
+            Some(last) if rows.len() >= limit => last.state.next_at,
+            _ if ordered => None,
+            _ => self.first_due_after(webhook, horizon).await?,
+        };
+        Ok(DueRows { rows, next })
+    }
+
+    async fn first_due_after(&self, webhook: WebhookNum, after: UnixMillis) -> Result<Option<UnixMillis>, StoreError> {
+        let sql = "SELECT next_at AS num FROM delivery WHERE status = 0 AND webhook_num = $1 AND next_at > $2 \
+                   ORDER BY next_at LIMIT 1";
+        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, [webhook.0.into(), after.0.into()]);
+        let row = NumRow::find_by_statement(statement).one(self.engine_readers()).await?;
+        Ok(row.map(|row| UnixMillis(row.num)))
     }
 
     /// Active webhooks with a delivery that falls due by `horizon`, and deleted ones with any that is pending. Hops from one webhook to the next through the

@@ -49,6 +49,18 @@ impl Store {
         .await
     }
 
+    /// Notes that a part of a running process may have been cut short.
+    pub async fn suspect(&self, suspect: Suspect) -> Result<(), StoreError> {
+        let Suspect { events_to, due_to } = suspect;
+        self.write(async |on| {
+            let events_before = get(on, SUSPECT_EVENTS_TO).await?.unwrap_or(0);
+            let due_before = get(on, SUSPECT_DUE_TO).await?.unwrap_or(0);
+            set(on, SUSPECT_EVENTS_TO, events_to.0.max(events_before)).await?;
+            set(on, SUSPECT_DUE_TO, due_to.0.max(due_before)).await
+        })
+        .await
+    }
+
     /// Notes that nothing is in flight and the journal is empty.
     pub async fn mark_stopped_cleanly(&self, now: UnixMillis) -> Result<(), StoreError> {
         self.write(async |on| set(on, STOPPED_CLEANLY_AT, now.0).await).await

@@ -43,6 +43,14 @@ async fn open_with(directory: &TempDir, master_key: Option<MasterKey>) -> Result
     Store::open(Options { url, master_key, migrate: true }).await
 }
 
+impl Store {
+    /// Changes rows behind everybody's back.
+    pub(crate) async fn tamper(&self, sql: &str) {
+        let changed = self.inner.writer.execute_unprepared(sql).await.unwrap();
+        assert_ne!(changed.rows_affected(), 0, "{sql}");
+    }
+}
+
 impl World {
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
@@ -127,8 +135,7 @@ impl World {
 
     /// Does to the file what the store never would.
     async fn tamper(&self, sql: &str) {
-        let changed = self.store.inner.writer.execute_unprepared(sql).await.unwrap();
-        assert_ne!(changed.rows_affected(), 0, "{sql}");
+        self.store.tamper(sql).await;
     }
 
     async fn delivery(&self, id: DeliveryId) -> Option<deliveries::Delivery> {
@@ -272,7 +279,7 @@ async fn due_rows_come_in_order_and_their_webhooks_are_found() {
     }
     let seqs = async |horizon: i64, ordered| -> Vec<EventSeq> {
         let due = world.store.due(a.num, UnixMillis(now.0 + horizon), ordered, 10).await.unwrap();
-        due.iter().map(|due| due.event.seq).collect()
+        due.rows.iter().map(|due| due.event.seq).collect()
     };
     assert_eq!(seqs(25_000, false).await, [receipts[1].seq, receipts[2].seq]);
     assert_eq!(seqs(0, true).await, receipts.map(|receipt| receipt.seq));
@@ -282,7 +289,7 @@ async fn due_rows_come_in_order_and_their_webhooks_are_found() {
     let servings = world.store.servings(&[a.num, b.num], now).await.unwrap();
     let waits = |num| servings[&num].as_ref().unwrap().has_pending_rows;
     assert!(waits(a.num) && !waits(b.num));
-    world.store.disable_webhook(a.num, "gone", now).await.unwrap();
+    world.store.disable_webhook(a.num, a.version, "gone", now).await.unwrap();
     assert!(found(10_000).await.is_empty(), "a webhook that is switched off is not woken");
 }
 
@@ -403,6 +410,10 @@ async fn what_a_crash_left_stays_suspect_through_clean_stops() {
     world.accept(&[1]).await;
     world.store.mark_stopped_cleanly(UnixMillis(5)).await.unwrap();
     assert_eq!(world.store.mark_started(UnixMillis(6)).await.unwrap(), suspect);
+    world.store.suspect(Suspect { events_to: EventSeq::ZERO, due_to: UnixMillis(7) }).await.unwrap();
+    world.store.mark_stopped_cleanly(UnixMillis(8)).await.unwrap();
+    let wider = Suspect { due_to: UnixMillis(7), ..suspect };
+    assert_eq!(world.store.mark_started(UnixMillis(9)).await.unwrap(), wider, "a part of the process crashed");
 }
 
 #[tokio::test]

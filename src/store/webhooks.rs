@@ -184,8 +184,14 @@ impl Store {
         .await
     }
 
-    /// Switches a webhook off on the engine's own account. Answers whether it was on.
-    pub async fn disable_webhook(&self, num: WebhookNum, reason: &str, now: UnixMillis) -> Result<bool, StoreError> {
+    /// Switches a webhook off on the engine's own account. Answers whether it was on and still of this version.
+    pub async fn disable_webhook(
+        &self,
+        num: WebhookNum,
+        version: i64,
+        reason: &str,
+        now: UnixMillis,
+    ) -> Result<bool, StoreError> {
         self.write(async |on| {
             let changed = Entity::update_many()
                 .col_expr(Column::IsActive, Expr::value(false))
@@ -193,6 +199,7 @@ impl Store {
                 .col_expr(Column::Version, Expr::col(Column::Version).add(1))
                 .col_expr(Column::UpdatedAt, Expr::value(now.0))
                 .filter(Column::Num.eq(num.0))
+                .filter(Column::Version.eq(version))
                 .filter(Column::IsActive.eq(true))
                 .exec(on)
                 .await?;
@@ -402,7 +409,7 @@ impl Store {
 
 fn route_of((num, tenant, events, is_active): RouteRow) -> Route {
     let events = json("subscriptions", &events).unwrap_or_else(|error| {
-        tracing::error!(webhook = num, %error, "a webhook whose subscriptions cannot be read is sent nothing");
+        tracing::error!(webhook = num, %error, "a webhook is sent nothing until it is subscribed again");
         Vec::new()
     });
     Route { num: WebhookNum(num), tenant: TenantNum(tenant), events, is_active }

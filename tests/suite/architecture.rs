@@ -32,8 +32,10 @@ const LAYERS: [Layer; 5] = [
 ];
 
 /// Decide without waiting, without a clock and without chance. Where they live, and the words that would give it away.
-const PURE: [&str; 7] = [
+const PURE: [&str; 9] = [
     "src/engine/lane.rs",
+    "src/engine/lane/entry.rs",
+    "src/engine/lane/window.rs",
     "src/engine/restart.rs",
     "src/engine/routes.rs",
     "src/delivery/retry.rs",
@@ -78,7 +80,7 @@ fn code(path: &Path) -> String {
 }
 
 fn is_test(path: &Path) -> bool {
-    path.file_stem().is_some_and(|stem| stem == "tests")
+    path.file_stem().is_some_and(|stem| stem == "tests") || path.components().any(|part| part.as_os_str() == "tests")
 }
 
 #[test]

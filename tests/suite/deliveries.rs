@@ -75,6 +75,30 @@ async fn a_finished_delivery_cannot_be_cancelled() {
     assert_eq!(world.delivery(&text(&done, "id")).await["status"], "success");
 }
 
+/// As soon as it is accepted it is on its way: it is called off, or the answer says that it is too late.
+#[tokio::test]
+async fn what_was_called_off_is_not_sent() {
+    const EVENTS: usize = 200;
+    let (world, hook) = World::with_webhook(Receiver::ok()).await;
+    let mut called_off = Vec::new();
+    for _ in 0..EVENTS {
+        let event = world.publish("message.sent").await;
+        let delivery = &world.deliveries_of(&event.id).await[0];
+        let answer = world.client().act(&action(delivery, "cancel")).await;
+        if answer.status == 200 {
+            called_off.push(event.id.clone());
+        } else {
+            answer.problem(409);
+        }
+        world.delivery_when(&event, "it ends", |delivery| delivery["status"] != "pending").await;
+    }
+
+    hook.saw(EVENTS - called_off.len()).await;
+    let sent = hook.accepted_events();
+    assert!(called_off.iter().all(|event| !sent.contains(event)), "{} were called off", called_off.len());
+    assert_eq!(sent.len() + called_off.len(), EVENTS);
+}
+
 #[tokio::test]
 async fn deliveries_are_found_by_webhook_event_status_and_type() {
     let world = World::start().await;

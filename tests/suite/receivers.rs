@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::hook::Hook;
-use crate::receiver::{Down, Receiver};
-use crate::world::{World, attempts, text};
+use crate::receiver::{Down, Receiver, Reply};
+use crate::world::{World, attempts, each_attempt, text};
 
 /// The promised time limit, and how exactly it is kept.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
@@ -76,6 +76,23 @@ async fn a_receiver_that_is_gone_is_switched_off() {
     assert_eq!(world.client().get(&hook.path("")).await.expect(200)["isActive"], false);
     assert_eq!(world.publish("message.sent").await.matched, 0);
     assert_eq!(hook.statuses(), [410], "asked once, and never again");
+}
+
+/// The answer belongs to an address that the webhook does not have any more.
+#[tokio::test]
+async fn a_webhook_that_has_moved_on_is_not_switched_off_by_its_old_receiver() {
+    let world = World::start().await;
+    let hook = world.hook(Receiver::says(|_| Reply::After(Duration::from_secs(1), 410)), json!({})).await;
+    let successor = Receiver::ok();
+    let event = world.publish("message.sent").await;
+    hook.receiver.was_asked(1).await;
+
+    world.client().patch(&hook.path(""), &json!({"url": successor.url("/moved")})).await.expect(200);
+
+    let delivery = world.settled(&event).await;
+    assert_eq!(each_attempt(&delivery, "outcome"), ["gone", "success"]);
+    assert_eq!(world.client().get(&hook.path("")).await.expect(200)["isActive"], true);
+    assert_eq!(successor.requests().len(), 1);
 }
 
 #[tokio::test]

@@ -65,14 +65,14 @@ pub(super) async fn run(
 ) -> Option<Attempted> {
     let _permit = shared.permit().await?;
     let slot = shared.journal.reserve().await.ok()?;
-    let attempt = turns.take(async {
+    let attempt = turns.take(&shared.quiet, async {
         let started_at = UnixMillis::now();
         let began = Instant::now();
         let report = AssertUnwindSafe(send(&sender, &serving, entry)).catch_unwind().await;
         let report = report.unwrap_or_else(|_| unsent(Outcome::Crashed, "the attempt crashed".to_owned(), began));
         (started_at, report)
     });
-    let (started_at, report) = attempt.await;
+    let (started_at, report) = attempt.await?;
     Some(Attempted { report, started_at, slot })
 }
 

@@ -1,6 +1,9 @@
+//! What is shown of what is only owed.
+
 use std::time::Duration;
 
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::*;
 use crate::clock::UnixMillis;
@@ -64,7 +67,8 @@ async fn a_page_of_what_is_owed_is_full_although_deleted_webhooks_come_first() {
     let (store, tenant) = store(&directory).await;
     let config = EngineConfig { allow_http: false, egress_allow: Vec::new(), arbiters: 1, max_in_flight: 1 };
     let engine = Engine::start(store.clone(), config).await.unwrap();
-    engine.stop(Duration::from_secs(5)).await;
+    let drained = engine.drain(Instant::now() + Duration::from_secs(5)).await;
+    engine.close(drained).await;
     let mut webhooks = Vec::new();
     for _ in 0..5 {
         webhooks.push(store.create_webhook(webhook(tenant.num), None).await.unwrap());

@@ -1,15 +1,26 @@
-//! The lane by itself, and driven by a seeded scheduler against a model of the store, with stale reads and crashes.
+//! The lane by itself.
 
-use std::collections::BTreeSet;
+mod simulation;
 
 use bytes::Bytes;
-use proptest::prelude::*;
 
+use super::window::WINDOW;
 use super::*;
 use crate::id::TenantNum;
-use crate::store::deliveries::Fallback;
+use crate::store::deliveries::{Due, Fallback};
+use crate::store::events::Event;
+use crate::store::state::Suspect;
 
 const START: UnixMillis = UnixMillis(1_800_000_000_000);
+
+/// The number of an event that was accepted so much after the start.
+fn seq_at(elapsed: Duration, number: i64) -> i64 {
+    EventSeq::first_at(START.plus(elapsed)).0 + number
+}
+
+fn pending(next_at: UnixMillis) -> DeliveryState {
+    DeliveryState::pending(Some(next_at))
+}
 
 fn event(seq: i64) -> Arc<Event> {
     let kind = "message.sent".to_owned();
@@ -76,7 +87,7 @@ fn an_offer_starts_at_once_and_a_success_ends_it() {
     assert_eq!(started(&bench.on(offer(1))), [1]);
     let state = bench.finish(1, Outcome::Success);
     assert_eq!((state.status, state.attempts, state.tries), (Status::Success, 1, 1));
-    assert!(bench.lane.is_idle());
+    assert!(bench.lane.is_idle(bench.now()));
 }
 
 #[test]
@@ -108,7 +119,98 @@ fn a_full_window_makes_rows_and_reads_them_back_when_it_has_room() {
     let all: i64 = i64::try_from(WINDOW).unwrap() + 11;
     let rows: usize = (1..=all).map(|seq| deferred(&bench.on(offer(seq)))).sum();
     assert_eq!(rows, 10, "one is in flight, a window waits");
-    assert!(!bench.lane.is_idle());
+    assert!(!bench.lane.is_idle(bench.now()));
+}
+
+/// Rows that have waited for an hour.
+fn old_rows(seqs: std::ops::Range<i64>) -> Vec<Entry> {
+    let due = START.plus(Duration::ZERO);
+    seqs.map(|seq| Entry::stored(Due { event: event(seq), state: pending(due) }, Suspect::NOTHING)).collect()
+}
+
+#[test]
+fn new_work_does_not_overtake_rows_that_wait_for_longer() {
+    let mut bench = Bench::new(policy(|policy| policy.max_in_flight = 1));
+    bench.elapsed = Duration::from_secs(10);
+    assert_eq!(started(&bench.on(offer(seq_at(bench.elapsed, 0)))).len(), 1);
+    bench.on(offer(seq_at(bench.elapsed, 1)));
+    bench.on(Input::Loaded { entries: old_rows(1..2), next: None });
+    let effects =
+        bench.on(Input::Finished { event: EventSeq(seq_at(bench.elapsed, 0)), outcome: Outcome::Success, jitter: 0.0 });
+    assert_eq!(started(&effects), [1]);
+}
+
+#[test]
+fn a_window_full_of_later_retries_still_serves_what_is_due_now() {
+    let mut bench = Bench::new(policy(|policy| policy.max_in_flight = 1));
+    let later = pending(START.plus(Duration::from_secs(20)));
+    let all = 1..=i64::try_from(WINDOW).unwrap();
+    let retries = all.map(|seq| Entry::stored(Due { event: event(seq), state: later }, Suspect::NOTHING)).collect();
+    bench.on(Input::Loaded { entries: retries, next: None });
+    let now = seq_at(Duration::ZERO, 1000);
+    assert_eq!(started(&bench.on(offer(now))), [now]);
+    assert_eq!(deferred(&bench.on(offer(now + 1))), 0, "a later retry makes room");
+    assert!(bench.on(Input::Wake).iter().any(|effect| matches!(effect, Effect::Load { .. })));
+}
+
+#[test]
+fn a_blocked_lane_does_not_read_its_rows_again_at_every_reminder() {
+    let limit = serde_json::json!({ "rateLimit": { "requests": 1, "perSeconds": 3600, "burst": 1 } });
+    let mut bench = Bench::new(Arc::new(serde_json::from_value(limit).unwrap()));
+    bench.on(Input::Loaded { entries: old_rows(1..4), next: None });
+    assert!(bench.on(Input::Remind).is_empty(), "the rows are here");
+    let mut empty = Bench::new(policy(|_| ()));
+    assert!(matches!(empty.on(Input::Remind).as_slice(), [Effect::Load { .. }]));
+}
+
+#[test]
+fn a_retry_beyond_the_horizon_is_read_back_in_time() {
+    let settings = serde_json::json!({ "retryPolicy": { "backoffStrategy": "schedule", "scheduleSeconds": [600] } });
+    let mut bench = Bench::new(Arc::new(serde_json::from_value(settings).unwrap()));
+    bench.on(offer(1));
+    bench.finish(1, Outcome::Rejected);
+    assert!(bench.lane.can_rest(bench.now()), "the waker wakes it");
+    assert_eq!(bench.lane.wake_at(bench.now()), Some(bench.epoch + Duration::from_secs(600) - AHEAD));
+    bench.elapsed = Duration::from_secs(598);
+    assert!(matches!(bench.on(Input::Tick).as_slice(), [Effect::Load { .. }]));
+}
+
+#[test]
+fn what_waits_for_long_gets_a_row_and_stays() {
+    let limit = serde_json::json!({ "rateLimit": { "requests": 1, "perSeconds": 100, "burst": 1 } });
+    let mut bench = Bench::new(Arc::new(serde_json::from_value(limit).unwrap()));
+    let first = seq_at(Duration::ZERO, 0);
+    assert_eq!(started(&bench.on(offer(first))), [first]);
+    bench.on(offer(first + 1));
+    bench.elapsed = bench.lane.wake_at(bench.now()).unwrap() - bench.epoch;
+    assert_eq!(deferred(&bench.on(Input::Tick)), 1);
+    assert!(bench.lane.unrecorded().iter().all(|seq| seq.0 == first), "only what is in flight has no row");
+    bench.elapsed = Duration::from_secs(100);
+    assert_eq!(started(&bench.on(Input::Tick)), [first + 1]);
+}
+
+#[test]
+fn an_endpoint_does_not_sleep_before_its_limiter_is_rested() {
+    let limit = serde_json::json!({ "rateLimit": { "requests": 1, "perSeconds": 600, "burst": 1 } });
+    let mut bench = Bench::new(Arc::new(serde_json::from_value(limit).unwrap()));
+    bench.on(offer(1));
+    bench.finish(1, Outcome::Success);
+    bench.elapsed = Duration::from_secs(599);
+    assert!(bench.lane.is_idle(bench.now()) && !bench.lane.can_rest(bench.now()));
+    bench.elapsed = Duration::from_secs(600);
+    assert!(bench.lane.can_rest(bench.now()));
+}
+
+#[test]
+fn a_clock_that_is_set_back_holds_up_nothing_new() {
+    let mut bench = Bench::new(policy(|policy| policy.max_in_flight = 1));
+    bench.elapsed = Duration::from_secs(3600);
+    let (one, two) = (seq_at(bench.elapsed, 1), seq_at(bench.elapsed, 2));
+    bench.on(offer(one));
+    bench.on(offer(two));
+    bench.elapsed = Duration::ZERO;
+    let effects = bench.on(Input::Finished { event: EventSeq(one), outcome: Outcome::Success, jitter: 0.0 });
+    assert_eq!(started(&effects), [two]);
 }
 
 #[test]
@@ -148,7 +250,7 @@ fn a_failed_manual_retry_leaves_the_automatic_ones_as_they_were() {
     };
     let due = Due { event: event(1), state };
     let entries = vec![Entry::stored(due, Suspect::NOTHING)];
-    assert_eq!(started(&bench.on(Input::Loaded { entries, complete: true })), [1]);
+    assert_eq!(started(&bench.on(Input::Loaded { entries, next: None })), [1]);
     let after = bench.finish(1, Outcome::Rejected);
     assert_eq!((after.status, after.attempts, after.tries, after.next_at), (Status::Pending, 3, 2, next_at));
     assert_eq!(bench.lane.wake_at(bench.now()), Some(bench.epoch + Duration::from_secs(20)));
@@ -161,7 +263,7 @@ fn the_head_of_an_ordered_lane_blocks_however_long_it_waits() {
     });
     let mut bench = Bench::new(Arc::new(serde_json::from_value(settings).unwrap()));
     let rows = [1, 2].map(|seq| Entry::stored(Due { event: event(seq), state: pending(START) }, Suspect::NOTHING));
-    assert_eq!(started(&bench.on(Input::Loaded { entries: rows.to_vec(), complete: true })), [1]);
+    assert_eq!(started(&bench.on(Input::Loaded { entries: rows.to_vec(), next: None })), [1]);
     let effects = bench.on(Input::Finished { event: EventSeq(1), outcome: Outcome::Rejected, jitter: 0.0 });
     assert!(started(&effects).is_empty());
     bench.elapsed = Duration::from_secs(60);
@@ -187,231 +289,4 @@ fn a_rate_limit_spaces_starts_and_says_when_to_come_back() {
     bench.elapsed = at - bench.epoch;
     assert_eq!(started(&bench.on(Input::Tick)), [2]);
     assert!(bench.elapsed >= Duration::from_millis(900), "{:?}", bench.elapsed);
-}
-
-/// What the store would hold, and what was sent.
-#[derive(Default)]
-struct Model {
-    rows: BTreeMap<EventSeq, DeliveryState>,
-    /// Owed by a fan-out and without a row.
-    owed: BTreeSet<EventSeq>,
-    sending: BTreeSet<EventSeq>,
-    sent: HashMap<EventSeq, u32>,
-    cut_short: HashMap<EventSeq, u32>,
-    reads: Vec<(usize, Vec<Due>)>,
-    /// In the order of first starts.
-    order: Vec<EventSeq>,
-}
-
-impl Model {
-    fn apply(&mut self, effects: Vec<Effect>, now: Now, ordered: bool) -> Result<(), TestCaseError> {
-        for effect in effects {
-            match effect {
-                Effect::Start { entry } => {
-                    let seq = entry.event.seq;
-                    prop_assert!(self.sending.insert(seq), "{seq:?} is sent twice at once");
-                    if let Some(row) = self.rows.get(&seq) {
-                        prop_assert_eq!(row.status, Status::Pending, "a settled delivery is sent again");
-                        prop_assert!(row.next_at.is_some_and(|at| at <= now.wall), "sent early");
-                    }
-                    if self.sent.insert(seq, self.sent.get(&seq).unwrap_or(&0) + 1).is_none() {
-                        self.order.push(seq);
-                    }
-                }
-                Effect::Settle { entry, state, .. } => {
-                    self.sending.remove(&entry.event.seq);
-                    self.owed.remove(&entry.event.seq);
-                    self.rows.insert(entry.event.seq, state);
-                }
-                Effect::Defer { event } => {
-                    self.owed.remove(&event);
-                    self.rows.entry(event).or_insert(pending(now.wall));
-                }
-                Effect::Cancel { .. } => prop_assert!(false, "nothing was deleted"),
-                Effect::Load { limit } => self.read(limit, now, ordered),
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads now; the lane hears of it later.
-    fn read(&mut self, limit: usize, now: Now, ordered: bool) {
-        let horizon = now.wall.plus(HORIZON);
-        let due = |state: &&DeliveryState| {
-            state.status == Status::Pending && (ordered || state.next_at.is_some_and(|at| at <= horizon))
-        };
-        let mut rows: Vec<Due> = self
-            .rows
-            .iter()
-            .filter(|(_, state)| due(state))
-            .map(|(seq, state)| Due { event: event(seq.0), state: *state })
-            .collect();
-        if !ordered {
-            rows.sort_by_key(|due| (due.state.next_at, due.event.seq));
-        }
-        rows.truncate(limit);
-        self.reads.push((limit, rows));
-    }
-
-    fn unsettled(&self) -> usize {
-        self.owed.len() + self.rows.values().filter(|state| state.status == Status::Pending).count()
-    }
-}
-
-fn pending(next_at: UnixMillis) -> DeliveryState {
-    DeliveryState::pending(Some(next_at))
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Step {
-    Publish,
-    Finish { ok: bool, nth: usize },
-    AnswerRead,
-    Advance { ms: u64 },
-    Wake,
-    SwitchOff,
-    SwitchOn,
-    Crash,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        6 => Just(Step::Publish),
-        6 => (any::<bool>(), 0usize..8).prop_map(|(ok, nth)| Step::Finish { ok, nth }),
-        3 => Just(Step::AnswerRead),
-        3 => (1u64..5000).prop_map(|ms| Step::Advance { ms }),
-        1 => Just(Step::Wake),
-        1 => Just(Step::SwitchOff),
-        1 => Just(Step::SwitchOn),
-        1 => Just(Step::Crash),
-    ]
-}
-
-struct World {
-    bench: Bench,
-    model: Model,
-    next: i64,
-    ordered: bool,
-}
-
-impl World {
-    fn new(ordered: bool) -> Self {
-        let policy = policy(|policy| {
-            policy.ordered = ordered;
-            policy.max_in_flight = 3;
-        });
-        Self { bench: Bench::new(policy), model: Model::default(), next: 1, ordered }
-    }
-
-    fn hear(&mut self, input: Input) -> Result<(), TestCaseError> {
-        let effects = self.bench.on(input);
-        let cap = if self.ordered { 1 } else { 3 };
-        self.model.apply(effects, self.bench.now(), self.ordered)?;
-        prop_assert!(self.model.sending.len() <= cap);
-        prop_assert!(self.bench.lane.ready.len() <= WINDOW + 3);
-        Ok(())
-    }
-
-    fn publish(&mut self) -> Result<(), TestCaseError> {
-        let seq = EventSeq(self.next);
-        self.next += 1;
-        if self.ordered {
-            self.model.rows.insert(seq, pending(self.bench.now().wall));
-            return self.hear(Input::Wake);
-        }
-        self.model.owed.insert(seq);
-        self.hear(offer(seq.0))
-    }
-
-    fn finish(&mut self, ok: bool, nth: usize) -> Result<(), TestCaseError> {
-        let Some(event) = self.model.sending.iter().nth(nth).copied() else { return Ok(()) };
-        let outcome = if ok { Outcome::Success } else { Outcome::Rejected };
-        self.hear(Input::Finished { event, outcome, jitter: 0.0 })
-    }
-
-    fn answer_read(&mut self) -> Result<(), TestCaseError> {
-        if self.model.reads.is_empty() {
-            return Ok(());
-        }
-        let (limit, rows) = self.model.reads.remove(0);
-        let complete = rows.len() < limit;
-        let entries = rows.into_iter().map(|due| Entry::stored(due, Suspect::NOTHING)).collect();
-        self.hear(Input::Loaded { entries, complete })
-    }
-
-    fn configure(&mut self, mode: Mode) -> Result<(), TestCaseError> {
-        let policy = self.bench.lane.policy.clone();
-        self.hear(Input::Configure { policy, mode })
-    }
-
-    /// The actor dies: its requests are cut, what it was offered becomes rows, a new one starts.
-    fn crash(&mut self) -> Result<(), TestCaseError> {
-        for event in std::mem::take(&mut self.model.sending) {
-            *self.model.cut_short.entry(event).or_default() += 1;
-        }
-        let now = self.bench.now().wall;
-        for event in std::mem::take(&mut self.model.owed) {
-            self.model.rows.entry(event).or_insert(pending(now));
-        }
-        self.model.reads.clear();
-        self.bench.lane = Lane::new(self.bench.lane.policy.clone(), Mode::Open, true);
-        self.hear(Input::Tick)
-    }
-
-    fn run(&mut self, step: Step) -> Result<(), TestCaseError> {
-        match step {
-            Step::Publish => self.publish(),
-            Step::Finish { ok, nth } => self.finish(ok, nth),
-            Step::AnswerRead => self.answer_read(),
-            Step::Advance { ms } => {
-                self.bench.elapsed += Duration::from_millis(ms);
-                self.hear(Input::Tick)
-            }
-            Step::Wake => self.hear(Input::Wake),
-            Step::SwitchOff => self.configure(Mode::Held),
-            Step::SwitchOn => self.configure(Mode::Open),
-            Step::Crash => self.crash(),
-        }
-    }
-
-    /// Lets everything come to an end, with a receiver that accepts.
-    fn settle(&mut self) -> Result<(), TestCaseError> {
-        self.configure(Mode::Open)?;
-        for _ in 0..5000 {
-            if self.model.unsettled() == 0 {
-                return Ok(());
-            }
-            self.finish(true, 0)?;
-            self.answer_read()?;
-            self.bench.elapsed += Duration::from_millis(200);
-            self.hear(Input::Wake)?;
-        }
-        prop_assert!(false, "{} deliveries never end", self.model.unsettled());
-        Ok(())
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
-
-    #[test]
-    fn every_delivery_ends_once_whatever_happens(
-        ordered: bool,
-        steps in proptest::collection::vec(step(), 1..300),
-    ) {
-        let mut world = World::new(ordered);
-        for step in steps {
-            world.run(step)?;
-        }
-        world.settle()?;
-        for (seq, state) in &world.model.rows {
-            let sent = world.model.sent.get(seq).copied().unwrap_or(0);
-            let cut = world.model.cut_short.get(seq).copied().unwrap_or(0);
-            prop_assert_eq!(u32::from(state.attempts) + cut, sent, "{:?}: every request is explained", seq);
-            prop_assert!(state.tries <= 4, "never past the policy");
-        }
-        if ordered {
-            prop_assert!(world.model.order.is_sorted(), "ordered endpoints go by publishing");
-        }
-    }
 }

@@ -1,16 +1,16 @@
 //! The registry as the rest of the engine sees it. Reads what a start needs, so that the registry itself never waits.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::clock::UnixMillis;
-use crate::engine::endpoint::{Configure, Detach, Unrecorded};
+use crate::engine::endpoint::{Configure, Detach, Endpoint, Unrecorded};
 use crate::engine::lane::Detached;
-use crate::engine::serving::{self, Serving};
+use crate::engine::serving::{self, Loaded, Serving};
 use crate::engine::shared::Shared;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::StoreError;
@@ -18,7 +18,7 @@ use crate::store::journal::Record;
 use crate::store::journal::feed::Feed;
 use crate::store::state::Suspect;
 
-use super::{Count, Drain, Figures, Find, Forget, Introduce, Item, Offer, Offered, Registry, Wake};
+use super::{Count, Drain, Figures, Find, Forget, Introduce, Item, Offer, Offered, Registry, Remind, Wake};
 
 /// Pause before the store is read again after it failed.
 const READ_PAUSE: Duration = Duration::from_millis(500);
@@ -55,15 +55,14 @@ impl RegistryHandle {
             return handed;
         }
         let nums: Vec<WebhookNum> = unknown.iter().map(|item| item.num).collect();
-        let servings = loop {
+        let loaded = loop {
             match self.introduce(nums.clone()).await {
-                Ok(servings) => break servings,
+                Ok(loaded) => break loaded,
                 Err(error) => tracing::warn!(%error, "webhooks could not be read; trying again"),
             }
             tokio::time::sleep(READ_PAUSE).await;
         };
-        let (known, deleted): (Vec<Item>, Vec<Item>) =
-            unknown.into_iter().partition(|item| servings.contains_key(&item.num));
+        let (known, deleted): (Vec<Item>, Vec<Item>) = unknown.into_iter().partition(|item| loaded.exists(item.num));
         handed.cancelled.extend(deleted.iter().map(Item::id));
         let Offered { refused, unknown } = self.registry.send(Offer(known)).await.unwrap_or_default();
         handed.deferred.extend(refused.iter().chain(&unknown).map(Item::id));
@@ -71,23 +70,46 @@ impl RegistryHandle {
     }
 
     /// Starts endpoints for those that are active and asleep.
-    async fn introduce(&self, mut nums: Vec<WebhookNum>) -> Result<HashMap<WebhookNum, Arc<Serving>>, StoreError> {
+    async fn introduce(&self, mut nums: Vec<WebhookNum>) -> Result<Loaded, StoreError> {
         nums.sort_unstable();
         nums.dedup();
-        let servings = serving::load(&self.shared, &nums).await?;
-        let all = servings.values().cloned().collect();
-        let _ = self.registry.send(Introduce { servings: all, crashed: None }).await;
-        Ok(servings)
+        let _unchanged = self.shared.changing.read().await;
+        let loaded = serving::load(&self.shared, &nums).await?;
+        let servings = loaded.servings.values().cloned().collect();
+        let _ = self.registry.send(Introduce { servings, crashed: None }).await;
+        Ok(loaded)
     }
 
-    /// Tells the endpoints that rows may fall due; starts those that sleep.
+    /// Tells the endpoints that they have rows that they do not know of; starts those that sleep.
     pub(in crate::engine) async fn wake(&self, nums: Vec<WebhookNum>) {
-        let Ok(asleep) = self.registry.send(Wake(nums)).await else { return };
+        if let Ok(asleep) = self.registry.send(Wake(nums)).await {
+            self.rouse(asleep).await;
+        }
+    }
+
+    /// Tells the endpoints that they have rows that fall due; starts those that sleep.
+    pub(in crate::engine) async fn remind(&self, nums: Vec<WebhookNum>) {
+        if let Ok(asleep) = self.registry.send(Remind(nums)).await {
+            self.rouse(asleep).await;
+        }
+    }
+
+    /// Starts those that sleep. What is still owed to those that are deleted is cancelled.
+    async fn rouse(&self, asleep: Vec<WebhookNum>) {
         for some in asleep.chunks(STARTS) {
-            if let Err(error) = self.introduce(some.to_vec()).await {
+            if let Err(error) = self.rouse_some(some).await {
                 tracing::warn!(%error, "endpoints could not be woken; the waker comes again");
             }
         }
+    }
+
+    async fn rouse_some(&self, nums: &[WebhookNum]) -> Result<(), StoreError> {
+        let loaded = self.introduce(nums.to_vec()).await?;
+        let deleted: Vec<WebhookNum> = nums.iter().copied().filter(|num| !loaded.exists(*num)).collect();
+        if !deleted.is_empty() {
+            self.shared.store.cancel_pending_of(&deleted, UnixMillis::now()).await?;
+        }
+        Ok(())
     }
 
     /// Makes a crashed endpoint again. Whatever it was offered and had not recorded becomes rows first, and later
@@ -113,30 +135,46 @@ impl RegistryHandle {
             let _ = journal.record(Record::Defer { id, next_at: at }).await;
         }
         let _ = journal.barrier().await;
-        let servings: Vec<Arc<Serving>> = serving::load(&self.shared, &[num]).await?.into_values().collect();
+        let suspect = Suspect { events_to: covered_to, due_to: at };
+        self.shared.store.suspect(suspect).await?;
+        let _unchanged = self.shared.changing.read().await;
+        let servings: Vec<Arc<Serving>> = serving::load_one(&self.shared, num).await?.into_iter().collect();
         if servings.is_empty() {
             let _ = self.registry.send(Forget(num)).await;
         }
-        let crashed = Some(Suspect { events_to: covered_to, due_to: at });
-        let _ = self.registry.send(Introduce { servings, crashed }).await;
+        let _ = self.registry.send(Introduce { servings, crashed: Some(suspect) }).await;
         Ok(())
     }
 
-    /// The webhook was changed or deleted.
+    /// The webhook was changed. Whatever becomes of the caller, its endpoint hears of it.
     pub(in crate::engine) async fn reconfigure(&self, num: WebhookNum) {
-        let serving = match serving::load(&self.shared, &[num]).await {
-            Ok(mut servings) => servings.remove(&num),
-            Err(error) => return tracing::error!(%error, "a changed webhook could not be read"),
-        };
-        let servings = serving.iter().cloned().collect();
-        let _ = self.registry.send(Introduce { servings, crashed: None }).await;
-        if let Some(endpoint) = self.registry.send(Find(num)).await.ok().flatten() {
-            let _ = endpoint.send(Configure(serving)).await;
+        while let Err(error) = self.configure(num).await {
+            tracing::error!(webhook = num.0, %error, "a changed webhook could not be read; trying again");
+            tokio::time::sleep(READ_PAUSE).await;
         }
     }
 
+    async fn configure(&self, num: WebhookNum) -> Result<(), StoreError> {
+        let loaded = self.introduce(vec![num]).await?;
+        if let (Some(serving), Some(endpoint)) = (loaded.servings.get(&num), self.find(num).await) {
+            let _ = endpoint.send(Configure(Some(serving.clone()))).await;
+        }
+        Ok(())
+    }
+
+    /// The webhooks were deleted.
+    pub(in crate::engine) async fn dismiss(&self, nums: Vec<WebhookNum>) {
+        for endpoint in self.registry.send(Find(nums)).await.unwrap_or_default() {
+            let _ = endpoint.send(Configure(None)).await;
+        }
+    }
+
+    async fn find(&self, num: WebhookNum) -> Option<Addr<Endpoint>> {
+        self.registry.send(Find(vec![num])).await.ok()?.pop()
+    }
+
     pub(in crate::engine) async fn detach(&self, id: DeliveryId) -> Detached {
-        match self.registry.send(Find(id.webhook)).await.ok().flatten() {
+        match self.find(id.webhook).await {
             Some(endpoint) => endpoint.send(Detach(id.event)).await.unwrap_or(Detached::Absent),
             None => Detached::Absent,
         }
@@ -144,7 +182,7 @@ impl RegistryHandle {
 
     /// Events that wait in the endpoint's memory and have no row.
     pub(in crate::engine) async fn unrecorded(&self, num: WebhookNum) -> Vec<EventSeq> {
-        match self.registry.send(Find(num)).await.ok().flatten() {
+        match self.find(num).await {
             Some(endpoint) => endpoint.send(Unrecorded).await.unwrap_or_default(),
             None => Vec::new(),
         }
@@ -154,13 +192,13 @@ impl RegistryHandle {
         self.registry.send(Count).await.unwrap_or_default()
     }
 
-    /// No attempt begins any more; answers whether all that were in flight have ended within `grace`.
-    pub(in crate::engine) async fn drain(&self, grace: Duration) -> bool {
+    /// No attempt begins any more; answers whether all that were in flight have ended by then.
+    pub(in crate::engine) async fn drain(&self, by: Instant) -> bool {
         self.shared.quiet.cancel();
         let (drained, told) = oneshot::channel();
         if self.registry.send(Drain(drained)).await.is_err() {
             return false;
         }
-        tokio::time::timeout(grace, told).await.is_ok_and(|told| told.is_ok())
+        tokio::time::timeout_at(by, told).await.is_ok_and(|told| told.is_ok())
     }
 }

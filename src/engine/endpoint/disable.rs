@@ -1,0 +1,31 @@
+//! Switching a webhook off because its receiver asked for it.
+
+use std::sync::Arc;
+
+use crate::clock::UnixMillis;
+use crate::engine::serving::{self, Serving};
+use crate::engine::shared::Shared;
+
+use super::STORE_PAUSE;
+
+/// Switches a webhook off, unless it was changed since. Answers what it is now; nothing when it could not be read.
+pub(super) async fn switch_off(shared: Arc<Shared>, serving: Arc<Serving>) -> Option<Option<Arc<Serving>>> {
+    let reason = "the receiver answered 410 Gone";
+    loop {
+        let changing = shared.changing.write().await;
+        match shared.store.disable_webhook(serving.num, serving.version, reason, UnixMillis::now()).await {
+            Ok(true) => {
+                shared.routes.deactivate(serving.tenant, serving.num);
+                tracing::warn!(webhook = %serving.name, reason, "webhook switched off");
+                break;
+            }
+            Ok(false) => break,
+            Err(error) => tracing::error!(webhook = %serving.name, %error, "a webhook could not be switched off yet"),
+        }
+        drop(changing);
+        if shared.quiet.run_until_cancelled(tokio::time::sleep(STORE_PAUSE)).await.is_none() {
+            break;
+        }
+    }
+    serving::load_one(&shared, serving.num).await.ok()
+}

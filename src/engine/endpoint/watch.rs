@@ -1,0 +1,53 @@
+//! The death watch: tells the registry how an endpoint ended, whatever way that was.
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::id::WebhookNum;
+
+/// How an endpoint ended or wants to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::engine) enum Sign {
+    /// Has had nothing to do for a while.
+    Idle,
+    /// Was asked to retire but has got work meanwhile.
+    Busy,
+    /// Ended because it was asked to.
+    Retired,
+    /// Ended without having been asked to.
+    Crashed,
+}
+
+/// What the registry hears from an endpoint, dead or alive.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::engine) struct Notice {
+    pub(in crate::engine) num: WebhookNum,
+    pub(in crate::engine) generation: u64,
+    pub(in crate::engine) sign: Sign,
+}
+
+/// Tells the registry how its endpoint ended, whatever way that was.
+pub(super) struct DeathWatch {
+    notice: Notice,
+    registry: UnboundedSender<Notice>,
+}
+
+impl DeathWatch {
+    pub(super) fn new(num: WebhookNum, generation: u64, registry: UnboundedSender<Notice>) -> Self {
+        Self { notice: Notice { num, generation, sign: Sign::Crashed }, registry }
+    }
+
+    pub(super) fn say(&self, sign: Sign) {
+        let _ = self.registry.send(Notice { sign, ..self.notice });
+    }
+
+    /// The end that comes now was asked for.
+    pub(super) fn expect_end(&mut self) {
+        self.notice.sign = Sign::Retired;
+    }
+}
+
+impl Drop for DeathWatch {
+    fn drop(&mut self) {
+        let _ = self.registry.send(self.notice);
+    }
+}

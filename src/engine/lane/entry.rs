@@ -1,0 +1,107 @@
+//! One delivery in memory, and what an attempt makes of it.
+
+use std::sync::Arc;
+
+use crate::clock::UnixMillis;
+use crate::delivery::outcome::Outcome;
+use crate::delivery::policy::Policy;
+use crate::delivery::retry::{Verdict, decide};
+use crate::engine::TEST_EVENT;
+use crate::store::deliveries::{DeliveryState, Due, Fallback, Status, Trigger};
+use crate::store::events::Event;
+use crate::store::state::Suspect;
+
+/// A delivery in memory.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub event: Arc<Event>,
+    pub state: DeliveryState,
+    pub trigger: Trigger,
+    /// It has a row; otherwise only its fan-out knows of it.
+    pub stored: bool,
+}
+
+impl Entry {
+    /// A fresh target of a fan-out.
+    #[must_use]
+    pub fn offered(event: Arc<Event>, recovered: bool) -> Self {
+        let state = DeliveryState::pending(None);
+        let trigger = match (recovered, event.kind == TEST_EVENT) {
+            (true, _) => Trigger::Recovery,
+            (false, true) => Trigger::Test,
+            (false, false) => Trigger::Scheduled,
+        };
+        Self { event, state, trigger, stored: false }
+    }
+
+    /// Read back from its row.
+    #[must_use]
+    pub fn stored(due: Due, suspect: Suspect) -> Self {
+        let Due { event, state } = due;
+        let unanswered = state.attempts == 0 && event.seq <= suspect.events_to;
+        let maybe_sent = unanswered || state.next_at.is_some_and(|at| at <= suspect.due_to);
+        let trigger = if state.manual.is_some() {
+            Trigger::Manual
+        } else if maybe_sent {
+            Trigger::Recovery
+        } else if event.kind == TEST_EVENT {
+            Trigger::Test
+        } else if state.attempts == 0 {
+            Trigger::Scheduled
+        } else {
+            Trigger::Retry
+        };
+        Self { event, state, trigger, stored: true }
+    }
+
+    /// When it falls due. One that has no row yet is as old as its event, so that it does not overtake rows that have
+    /// waited for longer; it is due whatever the clock says.
+    #[must_use]
+    pub fn due(&self, now: UnixMillis) -> UnixMillis {
+        self.state.next_at.unwrap_or_else(|| self.event.seq.accepted_at().min(now))
+    }
+}
+
+/// Where an attempt leaves its delivery, and whether the webhook is to be switched off.
+pub(super) fn after_attempt(
+    policy: &Policy,
+    entry: &Entry,
+    outcome: &Outcome,
+    jitter: f64,
+    now: UnixMillis,
+) -> (DeliveryState, bool) {
+    let disable = *outcome == Outcome::Gone;
+    if let Some(fallback) = entry.state.manual {
+        return (after_manual(entry.state, fallback, outcome, now), disable);
+    }
+    let tries = entry.state.tries + 1;
+    if entry.event.kind == TEST_EVENT {
+        let status = if *outcome == Outcome::Success { Status::Success } else { Status::Failed };
+        return (settled(entry.state, status, tries, now), disable);
+    }
+    let state = match decide(&policy.retry_policy, tries, outcome, now, jitter) {
+        Verdict::Done => settled(entry.state, Status::Success, tries, now),
+        Verdict::Exhausted | Verdict::Disable => settled(entry.state, Status::Failed, tries, now),
+        Verdict::RetryAt(at) => waiting(entry.state, tries, Some(at)),
+    };
+    (state, disable)
+}
+
+/// A manual retry that fails leaves everything but the count of attempts as it was.
+fn after_manual(before: DeliveryState, fallback: Fallback, outcome: &Outcome, now: UnixMillis) -> DeliveryState {
+    match (outcome, fallback.status) {
+        (Outcome::Success, _) => settled(before, Status::Success, before.tries, now),
+        (_, Status::Pending) => waiting(before, before.tries, fallback.next_at),
+        (_, ended) => DeliveryState { settled_at: before.settled_at, ..settled(before, ended, before.tries, now) },
+    }
+}
+
+fn settled(before: DeliveryState, status: Status, tries: u16, now: UnixMillis) -> DeliveryState {
+    let attempts = before.attempts + 1;
+    DeliveryState { status, attempts, tries, next_at: None, settled_at: Some(now), manual: None }
+}
+
+fn waiting(before: DeliveryState, tries: u16, next_at: Option<UnixMillis>) -> DeliveryState {
+    let attempts = before.attempts + 1;
+    DeliveryState { status: Status::Pending, attempts, tries, next_at, settled_at: None, manual: None }
+}

@@ -1,0 +1,177 @@
+//! The deliveries that a lane keeps in memory: a bounded stretch of its backlog, in the order in which they fall due, and
+//! from where on rows in the store are not part of it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::clock::UnixMillis;
+use crate::id::EventSeq;
+
+use super::Entry;
+
+/// Deliveries that a lane keeps in memory.
+pub(super) const WINDOW: usize = 256;
+
+/// Read more rows when no more than this many come before them: the next ones arrive before the lane runs dry.
+pub(super) const LOW_WATER: usize = WINDOW / 2;
+
+/// Position in the order of sending.
+pub(super) type Key = (UnixMillis, EventSeq);
+
+/// Before everything.
+const FIRST: Key = (UnixMillis(0), EventSeq::ZERO);
+
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    ready: BTreeMap<Key, Entry>,
+    keys: HashMap<EventSeq, Key>,
+    /// How many of those here have no row.
+    unstored: usize,
+    /// Rows from here on may be missing.
+    unread: Option<Key>,
+    /// From where rows are being read.
+    loading: Option<Key>,
+    /// What left while rows were being read: the reader may still have seen it as pending.
+    left: HashSet<EventSeq>,
+}
+
+impl Window {
+    pub(super) fn new(has_rows: bool) -> Self {
+        Self { unread: has_rows.then_some(FIRST), ..Self::default() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ready.len()
+    }
+
+    pub(super) fn first(&self) -> Option<(Key, &Entry)> {
+        self.ready.first_key_value().map(|(key, entry)| (*key, entry))
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.ready.values()
+    }
+
+    pub(super) fn has_unstored(&self) -> bool {
+        self.unstored > 0
+    }
+
+    /// Those that have no row and have been due since `then` get one, and stay. Answers which.
+    pub(super) fn store_older_than(&mut self, then: UnixMillis) -> Vec<EventSeq> {
+        let waiting = self.ready.range_mut(..=(then, EventSeq(i64::MAX))).map(|(_, entry)| entry);
+        let mut stored = Vec::new();
+        for entry in waiting.filter(|entry| !entry.stored) {
+            entry.stored = true;
+            stored.push(entry.event.seq);
+        }
+        self.unstored -= stored.len();
+        stored
+    }
+
+    pub(super) fn holds(&self, event: EventSeq) -> bool {
+        self.keys.contains_key(&event)
+    }
+
+    /// Nothing waits here, and no row that falls due by then may be missing.
+    pub(super) fn is_empty_until(&self, then: UnixMillis) -> bool {
+        self.ready.is_empty() && self.unread.is_none_or(|(due, _)| due > then)
+    }
+
+    pub(super) fn is_loading(&self) -> bool {
+        self.loading.is_some()
+    }
+
+    /// From where on rows may be missing, unless they are being read.
+    pub(super) fn unread(&self) -> Option<Key> {
+        self.unread
+    }
+
+    /// Rows from `key` on may be missing.
+    pub(super) fn miss(&mut self, key: Key) {
+        self.unread = Some(self.unread.map_or(key, |unread| unread.min(key)));
+    }
+
+    /// Every row may be missing.
+    pub(super) fn miss_all(&mut self) {
+        self.unread = Some(FIRST);
+    }
+
+    pub(super) fn insert(&mut self, key: Key, entry: Entry) {
+        self.unstored += usize::from(!entry.stored);
+        self.keys.insert(entry.event.seq, key);
+        self.ready.insert(key, entry);
+    }
+
+    pub(super) fn take(&mut self, event: EventSeq) -> Option<Entry> {
+        let key = self.keys.remove(&event)?;
+        let entry = self.ready.remove(&key)?;
+        self.unstored -= usize::from(!entry.stored);
+        Some(entry)
+    }
+
+    /// Takes everything out. What is missing stays missing.
+    pub(super) fn take_all(&mut self) -> impl Iterator<Item = Entry> + use<> {
+        self.keys.clear();
+        self.unstored = 0;
+        std::mem::take(&mut self.ready).into_values()
+    }
+
+    /// This delivery changed: rows that are being read may show it as it was.
+    pub(super) fn left(&mut self, event: EventSeq) {
+        if self.is_loading() {
+            self.left.insert(event);
+        }
+    }
+
+    /// Whether a new entry may wait here. New work must not keep the window so full that older rows are never read;
+    /// what falls due later makes room.
+    pub(super) fn has_room(&mut self, key: Key) -> bool {
+        if self.len() < LOW_WATER {
+            return true;
+        }
+        let older_unread = [self.unread, self.loading].into_iter().flatten().any(|unread| unread <= key);
+        let most = if older_unread { LOW_WATER } else { WINDOW };
+        let before = self.ready.range(..key).count();
+        before < most && (self.len() < WINDOW || self.evict_after(key))
+    }
+
+    /// Forgets the last stored delivery after `key`; its row brings it back.
+    fn evict_after(&mut self, key: Key) -> bool {
+        let last = self.ready.range(key..).rev().find(|(_, entry)| entry.stored);
+        let Some((&key, entry)) = last else { return false };
+        let event = entry.event.seq;
+        self.take(event);
+        self.miss(key);
+        true
+    }
+
+    /// Starts to read what is missing, if it is missed: answers how many rows, given that `elsewhere` more of those that
+    /// will be answered are neither here nor missing.
+    pub(super) fn load(&mut self, elsewhere: usize) -> Option<usize> {
+        let unread = self.unread.filter(|_| self.loading.is_none())?;
+        let before = self.ready.range(..unread).count();
+        if before > LOW_WATER {
+            return None;
+        }
+        (self.unread, self.loading) = (None, Some(unread));
+        let here = self.ready.values().filter(|entry| entry.stored).count();
+        Some(WINDOW - before + here + elsewhere)
+    }
+
+    pub(super) fn load_failed(&mut self) {
+        self.left.clear();
+        if let Some(from) = self.loading.take() {
+            self.miss(from);
+        }
+    }
+
+    /// Rows have been read; answers those that changed meanwhile no more than the window knows.
+    pub(super) fn loaded(&mut self) -> HashSet<EventSeq> {
+        self.loading = None;
+        std::mem::take(&mut self.left)
+    }
+
+    /// Back to the bound, after rows were added.
+    pub(super) fn trim(&mut self) {
+        while self.len() > WINDOW && self.evict_after(FIRST) {}
+    }
+}

@@ -1,0 +1,161 @@
+//! The running engine against trouble that cannot be made from outside: damaged rows, changes that cross.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::id::{DeliveryId, EventSeq, TenantId, WebhookId};
+use crate::store::Options;
+use crate::store::deliveries::Status;
+use crate::store::journal::{Draft, Record};
+use crate::store::tenants::{NewTenant, Tenant};
+use crate::store::webhooks::{NewWebhook, Webhook};
+
+/// Longer than the waker's pause by far.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An engine of its own with one tenant. Nothing is listening where its webhooks point to.
+struct World {
+    engine: Engine,
+    tenant: Tenant,
+    _directory: TempDir,
+}
+
+impl World {
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", directory.path().join("test.db").display());
+        let store = Store::open(Options { url, master_key: None, migrate: true }).await.unwrap();
+        let egress_allow = vec!["127.0.0.0/8".parse().unwrap()];
+        let config = EngineConfig { allow_http: true, egress_allow, arbiters: 1, max_in_flight: 64 };
+        let engine = Engine::start(store, config).await.unwrap();
+        let new = NewTenant {
+            id: TenantId::generate(),
+            name: "Tenant".to_owned(),
+            allow_undeclared_types: true,
+            created_at: UnixMillis::now(),
+            catalogue: Vec::new(),
+        };
+        let tenant = engine.store().create_tenant(new, None).await.unwrap();
+        Self { engine, tenant, _directory: directory }
+    }
+
+    async fn webhook(&self) -> Webhook {
+        let new = NewWebhook {
+            id: WebhookId::generate(),
+            tenant: self.tenant.num,
+            name: "Webhook".to_owned(),
+            url: "http://127.0.0.1:9/".to_owned(),
+            events: vec!["*".to_owned()],
+            headers: Default::default(),
+            policy: serde_json::json!({ "retryPolicy": { "maxRetries": 0 } }),
+            description: None,
+            metadata: None,
+            is_active: true,
+            secret: SigningSecret::generate().reveal().to_owned(),
+            created_at: UnixMillis::now(),
+        };
+        self.engine.create_webhook(new, None).await.unwrap()
+    }
+
+    /// Publishes to these, whatever the routes say.
+    async fn publish_to(&self, webhooks: &[&Webhook]) -> Vec<DeliveryId> {
+        let draft = Draft {
+            tenant: self.tenant.num,
+            kind: "message.sent".into(),
+            occurred_at: None,
+            data: RawValue::from_string("{}".to_owned()).unwrap(),
+            caller: None,
+            targets: webhooks.iter().map(|webhook| webhook.num).collect(),
+        };
+        let published = self.engine.inner.journal.publish(vec![draft], None).await.unwrap();
+        let [Published::Accepted(receipt)] = published.as_slice() else { panic!("{published:?}") };
+        webhooks.iter().map(|webhook| DeliveryId { event: receipt.seq, webhook: webhook.num }).collect()
+    }
+
+    async fn status(&self, id: DeliveryId) -> Option<Status> {
+        Some(self.engine.store().delivery(self.tenant.num, id).await.unwrap()?.state.status)
+    }
+
+    async fn becomes(&self, id: DeliveryId, status: Status) {
+        let wait = async {
+            while self.status(id).await != Some(status) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let came = tokio::time::timeout(PATIENCE, wait).await;
+        assert!(came.is_ok(), "{id:?} is {:?} and not {status:?}", self.status(id).await);
+    }
+
+    async fn stop(self) {
+        let by = Instant::now() + PATIENCE;
+        let drained = self.engine.drain(by).await;
+        self.engine.close(drained).await;
+        self.engine.store().close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_is_made_after_its_webhook_was_deleted_is_cancelled() {
+    let world = World::start().await;
+    let webhook = world.webhook().await;
+    let [id] = world.publish_to(&[&webhook]).await[..] else { panic!("one delivery") };
+    world.becomes(id, Status::Failed).await;
+    world.engine.delete_webhook(&webhook).await.unwrap();
+    let late = DeliveryId { event: EventSeq(id.event.0 - 1), ..id };
+    let seq = late.event.0;
+    let copy = "tenant_num, kind, occurred_at, caller_id, matched, body FROM event";
+    world.engine.store().tamper(&format!("INSERT INTO event SELECT {seq}, {copy} WHERE seq = {}", id.event.0)).await;
+
+    let next_at = UnixMillis::now().plus(Duration::from_secs(3600));
+    world.engine.inner.journal.record(Record::Defer { id: late, next_at }).await.unwrap();
+
+    world.becomes(late, Status::Cancelled).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_webhook_that_cannot_be_read_stalls_nobody_and_loses_nothing() {
+    let world = World::start().await;
+    let (damaged, sound) = (world.webhook().await, world.webhook().await);
+    let num = damaged.num.0;
+    world.engine.store().tamper(&format!("UPDATE webhook SET policy = '{{' WHERE num = {num}")).await;
+
+    let [waiting, served] = world.publish_to(&[&damaged, &sound]).await[..] else { panic!("two deliveries") };
+
+    world.becomes(served, Status::Failed).await;
+    world.becomes(waiting, Status::Pending).await;
+    let policy = "{\"retryPolicy\":{\"maxRetries\":0}}";
+    world.engine.store().tamper(&format!("UPDATE webhook SET policy = '{policy}' WHERE num = {num}")).await;
+    world.becomes(waiting, Status::Failed).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_changes_cross_the_endpoint_follows_the_last() {
+    let world = Arc::new(World::start().await);
+    let webhook = world.webhook().await;
+    for round in 0..30 {
+        let [id] = world.publish_to(&[&webhook]).await[..] else { panic!("one delivery") };
+        let switches = (0..4).map(|turn| {
+            let (world, id) = (world.clone(), webhook.id);
+            async move {
+                let current = world.engine.store().webhook(world.tenant.num, id).await.unwrap().unwrap();
+                let is_active = (turn + round) % 2 == 0;
+                // Whoever comes second finds that it changed.
+                let _ = world.engine.update_webhook(&Webhook { is_active, ..current }).await;
+            }
+        });
+        let switches: Vec<_> = switches.map(tokio::spawn).collect();
+        for switch in switches {
+            switch.await.unwrap();
+        }
+        let last = world.engine.store().webhook(world.tenant.num, webhook.id).await.unwrap().unwrap();
+        if last.is_active {
+            world.becomes(id, Status::Failed).await;
+        }
+    }
+    Arc::into_inner(world).unwrap().stop().await;
+}
