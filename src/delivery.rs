@@ -4,6 +4,7 @@
 //! [`decide`], when to ask again by the [`Limiter`]. The API uses the same rules to refuse bad settings when they
 //! are saved. Nothing here knows actors, routes or rows.
 
+pub mod breaker;
 pub mod client;
 mod failure;
 pub mod guard;

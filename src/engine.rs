@@ -4,9 +4,12 @@
 //! dispatcher that offers committed fan-outs, the waker for what falls due while an endpoint sleeps, the [`routes`],
 //! and the store's journal. Names no HTTP of the management API.
 
+pub mod concurrency;
 pub mod lane;
+pub mod permits;
 pub mod restart;
 pub mod routes;
+pub mod vitals;
 
 mod arbiters;
 mod configure;
@@ -30,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::inspect::EngineFigures;
+pub use crate::delivery::breaker::BreakerSettings;
 pub use crate::delivery::guard::{Guard, GuardError};
 pub use crate::delivery::headers::{HeaderProblem, check_headers};
 pub use crate::delivery::outcome::OutcomeKind;

@@ -3,6 +3,7 @@
 pub mod api_key;
 pub mod attempt;
 pub mod delivery;
+pub mod endpoint_health;
 pub mod engine_state;
 pub mod event;
 pub mod event_type;

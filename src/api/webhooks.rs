@@ -116,6 +116,7 @@ fn first_version(new: &NewWebhook) -> Webhook {
         metadata: new.metadata.clone(),
         is_active: new.is_active,
         inactive_reason: None,
+        paused_at: None,
         version: 1,
         created_at: new.created_at,
         updated_at: new.created_at,

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::breaker::BreakerSettings;
 use super::retry::RetryPolicy;
 use super::signature::SignatureFormat;
 
@@ -12,6 +13,9 @@ const TIMEOUT_MS: std::ops::RangeInclusive<u32> = 100..=30_000;
 
 /// The limits of `maxInFlight`; more than 256 requests at once look like an attack to most receivers.
 const MAX_IN_FLIGHT: std::ops::RangeInclusive<u16> = 1..=256;
+
+/// The limits of `disableAfterSeconds`: a receiver may be down for an hour, and after a year nobody waits for it.
+const DISABLE_AFTER: std::ops::RangeInclusive<u32> = 3_600..=31_536_000;
 
 /// The settings of one webhook. Every field has its default, so that rows written by older versions keep reading.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +33,10 @@ pub struct Policy {
     /// A CEL expression over `event` and `data`; checked by whoever compiles it.
     pub filter: Option<String>,
     pub signature: SignatureSettings,
+    /// When a receiver that fails is left alone.
+    pub breaker: BreakerSettings,
+    /// A webhook that has only failed for this long is switched off; an hour to a year.
+    pub disable_after_seconds: u32,
 }
 
 impl Default for Policy {
@@ -41,6 +49,8 @@ impl Default for Policy {
             ordered: false,
             filter: None,
             signature: SignatureSettings::default(),
+            breaker: BreakerSettings::default(),
+            disable_after_seconds: 5 * 24 * 3600,
         }
     }
 }
@@ -53,6 +63,8 @@ impl Policy {
         problems.extend(PolicyProblem::out_of("/timeoutMs", self.timeout_ms, &TIMEOUT_MS));
         problems.extend(PolicyProblem::out_of("/maxInFlight", self.max_in_flight, &MAX_IN_FLIGHT));
         problems.extend(self.rate_limit.iter().flat_map(RateLimit::problems));
+        problems.extend(self.breaker.problems());
+        problems.extend(PolicyProblem::out_of("/disableAfterSeconds", self.disable_after_seconds, &DISABLE_AFTER));
         problems
     }
 }
@@ -166,7 +178,8 @@ mod tests {
     fn a_policy_reads_as_it_was_written() {
         let json = r#"{"retryPolicy":{"maxRetries":5,"backoffStrategy":"schedule","scheduleSeconds":[1,60],"maxDelaySeconds":600},
             "timeoutMs":100,"rateLimit":{"requests":50,"perSeconds":2,"burst":9},"maxInFlight":1,"ordered":true,
-            "filter":"data.amount > 100","signature":{"format":"timestamped"}}"#;
+            "filter":"data.amount > 100","signature":{"format":"timestamped"},
+            "breaker":{"failureThreshold":5,"cooldownSeconds":10,"maxCooldownSeconds":60},"disableAfterSeconds":3600}"#;
         let policy = read(json);
         assert_eq!(policy.problems(), []);
         let written = serde_json::to_value(&policy).unwrap();

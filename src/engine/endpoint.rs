@@ -24,12 +24,13 @@ use crate::store::events::Event;
 use crate::store::journal::{AttemptRecord, Record};
 use crate::store::state::Suspect;
 
-use super::lane::{Detached, Effect, Entry, HORIZON, Input, Lane, Mode, Now};
+use super::lane::{Detached, Effect, Entry, HORIZON, Input, Lane, Mode, Now, Reason};
+use super::permits::Share;
 use super::serving::{self, Serving};
 use super::shared::Shared;
 use super::turns::Turns;
 
-use self::attempt::{AbortOnDrop, Attempted};
+use self::attempt::{AbortOnDrop, Attempted, Means};
 use self::watch::DeathWatch;
 
 pub(super) use self::watch::{Notice, Sign};
@@ -127,7 +128,7 @@ impl Endpoint {
         let Birth { serving, shared, sender, turns, generation, registry, suspect } = birth;
         let watch = DeathWatch::new(serving.num, generation, registry);
         Self {
-            lane: Lane::new(serving.policy.clone(), serving.mode, serving.has_rows),
+            lane: Lane::new(serving.policy.clone(), serving.mode, serving.has_rows, serving.health),
             serving,
             shared,
             sender,
@@ -158,15 +159,15 @@ impl Endpoint {
         self.lane.on(input, now, &mut effects);
         for effect in effects {
             match effect {
-                Effect::Start { entry } => self.begin(entry, ctx),
-                Effect::Settle { entry, state, disable } => {
+                Effect::Start { entry, share } => self.begin(entry, share, ctx),
+                Effect::Settle { entry, state } => {
                     if let Some(attempted) = attempted.take() {
                         self.settle(&entry, state, attempted);
                     }
-                    if disable {
-                        self.disable(ctx);
-                    }
                 }
+                Effect::Save { health } => self.record(Record::Health { webhook: self.serving.num, health }, ctx),
+                Effect::Warn { failing_since } => self.warn(failing_since),
+                Effect::Disable { reason } => self.disable(reason, ctx),
                 Effect::Defer { event } => self.record(Record::Defer { id: self.id(event), next_at: now.wall }, ctx),
                 Effect::Cancel { event } => self.record(Record::Cancel { id: self.id(event), at: now.wall }, ctx),
                 Effect::Load { limit } => self.load(limit, ctx),
@@ -179,10 +180,10 @@ impl Endpoint {
         }
     }
 
-    fn begin(&self, entry: Entry, ctx: &mut Context<Self>) {
+    fn begin(&self, entry: Entry, share: Share, ctx: &mut Context<Self>) {
         let (event, version) = (entry.event.seq, self.serving.version);
-        let run =
-            attempt::run(self.shared.clone(), self.turns.clone(), self.sender.clone(), self.serving.clone(), entry);
+        let means = Means { shared: self.shared.clone(), turns: self.turns.clone(), sender: self.sender.clone() };
+        let run = attempt::run(means, self.serving.clone(), entry, share);
         let ended = AbortOnDrop::spawn(run).into_actor(self).map(move |attempted, actor, ctx| match attempted {
             Some(attempted) => actor.attempted(event, version, attempted, ctx),
             None => actor.hear(Input::NotSent { event }, ctx),
@@ -196,7 +197,8 @@ impl Endpoint {
             Outcome::Gone if version != self.serving.version => Outcome::Rejected,
             outcome => outcome.clone(),
         };
-        self.turn(Input::Finished { event, outcome, jitter: rand::random() }, Some(attempted), ctx);
+        let took = Duration::from_micros(attempted.report.duration_us.into());
+        self.turn(Input::Finished { event, outcome, took, jitter: rand::random() }, Some(attempted), ctx);
     }
 
     fn settle(&self, entry: &Entry, state: DeliveryState, attempted: Attempted) {
@@ -255,10 +257,14 @@ impl Endpoint {
         ctx.spawn(loaded);
     }
 
-    /// The receiver said that it is gone for good.
-    fn disable(&mut self, ctx: &mut Context<Self>) {
+    fn warn(&self, failing_since: UnixMillis) {
+        let webhook = &self.serving.name;
+        tracing::warn!(%webhook, %failing_since, "a webhook has only failed for long and is going to be switched off");
+    }
+
+    fn disable(&mut self, reason: Reason, ctx: &mut Context<Self>) {
         self.recording += 1;
-        let disabled = disable::switch_off(self.shared.clone(), self.serving.clone());
+        let disabled = disable::switch_off(self.shared.clone(), self.serving.clone(), reason);
         ctx.spawn(disabled.into_actor(self).map(|serving, actor, ctx| {
             if let Some(serving) = serving {
                 actor.configure(serving, ctx);
@@ -316,6 +322,9 @@ impl Endpoint {
         let mut mode = Mode::Gone;
         if let Some(serving) = serving {
             mode = serving.mode;
+            if serving.starts_anew_after(&self.serving) {
+                self.hear(Input::Renew, ctx);
+            }
             self.serving = serving;
             self.watch_secrets(ctx);
         }

@@ -151,7 +151,7 @@ impl Engine {
             journal_capacity,
             live_endpoints: registry.live,
             endpoint_crashes: registry.crashes,
-            in_flight: shared.in_flight(),
+            in_flight: shared.permits.in_flight(),
             outcomes: shared.outcome_counts(),
         }
     }

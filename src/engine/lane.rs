@@ -5,6 +5,8 @@
 //! its fan-out.
 
 mod entry;
+mod health;
+mod protocol;
 mod window;
 
 use std::collections::HashMap;
@@ -12,16 +14,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::UnixMillis;
+use crate::delivery::breaker::{Permission, View};
 use crate::delivery::limiter::Limiter;
 use crate::delivery::outcome::Outcome;
 use crate::delivery::policy::Policy;
+use crate::engine::concurrency::Epoch;
 use crate::id::EventSeq;
-use crate::store::deliveries::{DeliveryState, Status, Trigger};
+use crate::store::deliveries::{Status, Trigger};
+use crate::store::health::Health;
 
 use self::entry::after_attempt;
-use self::window::{Key, Window};
+use self::health::{Ended, Receiver};
+use self::window::{FEW, Key, WINDOW, Window};
 
 pub use self::entry::Entry;
+pub use self::health::SLOW;
+pub use self::protocol::{Detached, Effect, Input, Mode, Now, Reason};
 
 /// How long before it falls due a row is wanted in memory, so that the lane keeps its time.
 pub const AHEAD: Duration = Duration::from_secs(2);
@@ -29,91 +37,11 @@ pub const AHEAD: Duration = Duration::from_secs(2);
 /// What falls due later than this is left in the store, and what has waited for this long gets a row.
 pub const HORIZON: Duration = Duration::from_secs(30);
 
-/// The same moment on the clock of the rows and on the clock that never jumps.
-#[derive(Debug, Clone, Copy)]
-pub struct Now {
-    pub wall: UnixMillis,
-    pub steady: Instant,
-}
-
-/// What the lane hears.
+/// A request under way.
 #[derive(Debug)]
-pub enum Input {
-    /// A fan-out's target.
-    Offer(Entry),
-    /// Rows that were asked for, and when the first one after them falls due.
-    Loaded {
-        entries: Vec<Entry>,
-        next: Option<UnixMillis>,
-    },
-    LoadFailed,
-    /// An attempt ended.
-    Finished {
-        event: EventSeq,
-        outcome: Outcome,
-        jitter: f64,
-    },
-    /// An attempt was given up before anything was sent.
-    NotSent {
-        event: EventSeq,
-    },
-    /// There are rows that the lane does not know of.
-    Wake,
-    /// Rows fall due; the lane may know of them.
-    Remind,
-    /// The timer.
-    Tick,
-    /// The settings changed.
-    Configure {
-        policy: Arc<Policy>,
-        mode: Mode,
-    },
-}
-
-/// What the actor shall do.
-#[derive(Debug)]
-pub enum Effect {
-    Start {
-        entry: Entry,
-    },
-    /// An attempt leaves its delivery like this.
-    Settle {
-        entry: Entry,
-        state: DeliveryState,
-        disable: bool,
-    },
-    /// Becomes a row that waits in the store.
-    Defer {
-        event: EventSeq,
-    },
-    /// Will never be sent.
-    Cancel {
-        event: EventSeq,
-    },
-    /// Read pending rows, then say [`Input::Loaded`].
-    Load {
-        limit: usize,
-    },
-}
-
-/// Whether the lane may send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    Open,
-    /// Switched off: what it is owed waits in the store.
-    Held,
-    /// Stopping: nothing begins; what waits in memory is still owed by rows and fan-outs.
-    Stopping,
-    /// Deleted: what it is owed is cancelled.
-    Gone,
-}
-
-/// Where a delivery was found when somebody wanted to take it out of the lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Detached {
-    Absent,
-    Waiting,
-    InFlight,
+struct Flight {
+    entry: Entry,
+    epoch: Epoch,
 }
 
 #[derive(Debug)]
@@ -122,7 +50,8 @@ pub struct Lane {
     limiter: Limiter,
     mode: Mode,
     window: Window,
-    in_flight: HashMap<EventSeq, Entry>,
+    in_flight: HashMap<EventSeq, Flight>,
+    receiver: Receiver,
     limited_until: Option<Instant>,
     /// When to look next for what has waited for long without a row.
     sweep_at: Option<Instant>,
@@ -132,8 +61,9 @@ pub struct Lane {
 
 impl Lane {
     #[must_use]
-    pub fn new(policy: Arc<Policy>, mode: Mode, has_rows: bool) -> Self {
+    pub fn new(policy: Arc<Policy>, mode: Mode, has_rows: bool, health: Health) -> Self {
         Self {
+            receiver: Receiver::new(&policy, health),
             limiter: Limiter::new(policy.rate_limit.as_ref()),
             policy,
             mode,
@@ -152,14 +82,26 @@ impl Lane {
             Input::Offer(entry) => self.offer(entry, now, effects),
             Input::Loaded { entries, next } => self.loaded(entries, next, now),
             Input::LoadFailed => self.window.load_failed(),
-            Input::Finished { event, outcome, jitter } => self.finished(event, &outcome, jitter, now, effects),
+            Input::Finished { event, outcome, took, jitter } => {
+                self.finished(event, &outcome, (took, jitter), now, effects);
+            }
             Input::NotSent { event } => {
-                if let Some(entry) = self.in_flight.remove(&event) {
-                    self.insert(entry, now);
+                self.receiver.not_sent(event);
+                if let Some(flight) = self.in_flight.remove(&event) {
+                    self.insert(flight.entry, now);
                 }
             }
             Input::Wake => self.window.miss(self.wake_key(now)),
             Input::Remind => self.remind(now),
+            Input::Summon(entry) => {
+                if self.mode == Mode::Open && !self.holds(entry.event.seq) {
+                    self.insert(entry, now);
+                }
+            }
+            Input::Probe => {
+                self.receiver.probe_now();
+            }
+            Input::Renew => self.receiver = Receiver::new(&self.policy, Health::default()),
             Input::Tick => {}
             Input::Configure { policy, mode } => self.configure(policy, mode, now),
         }
@@ -188,12 +130,23 @@ impl Lane {
             return None;
         }
         let (_, first) = self.window.first()?;
-        let due = now.steady + first.due(now.wall).since(now.wall);
+        let due = match self.receiver.may_start(now.wall) {
+            _ if first.is_asked_for() => first.due(now.wall),
+            Permission::Free | Permission::Probe => first.due(now.wall),
+            Permission::Wait { until } => first.due(now.wall).max(until),
+            Permission::ProbeUnderWay => return None,
+        };
+        let due = now.steady + due.since(now.wall);
         Some(self.limited_until.map_or(due, |until| due.max(until)))
     }
 
     fn next_load(&self, now: Now) -> Option<Instant> {
         let (due, _) = self.window.unread().filter(|_| !self.window.is_loading())?;
+        let due = match self.receiver.may_start(now.wall) {
+            Permission::Free | Permission::Probe => due,
+            Permission::Wait { until } => due.max(until),
+            Permission::ProbeUnderWay => return None,
+        };
         Some(now.steady + due.since(now.wall).saturating_sub(AHEAD))
     }
 
@@ -213,6 +166,12 @@ impl Lane {
         self.is_idle(now) && (self.mode == Mode::Gone || self.limiter.is_rested(now.steady))
     }
 
+    /// The breaker, as people see it.
+    #[must_use]
+    pub fn breaker(&self, now: UnixMillis) -> View {
+        self.receiver.breaker(now)
+    }
+
     #[must_use]
     pub fn mode(&self) -> Mode {
         self.mode
@@ -221,7 +180,8 @@ impl Lane {
     /// Events whose deliveries are here and have no row.
     #[must_use]
     pub fn unrecorded(&self) -> Vec<EventSeq> {
-        let all = self.window.entries().chain(self.in_flight.values());
+        let in_flight = self.in_flight.values().map(|flight| &flight.entry);
+        let all = self.window.entries().chain(in_flight);
         all.filter(|entry| !entry.stored).map(|entry| entry.event.seq).collect()
     }
 
@@ -235,13 +195,13 @@ impl Lane {
     }
 
     fn cap(&self) -> usize {
-        if self.policy.ordered { 1 } else { usize::from(self.policy.max_in_flight) }
+        if self.policy.ordered { 1 } else { self.receiver.cap() }
     }
 
-    /// Ordered lanes go by publishing, others by due time.
+    /// Ordered lanes go by publishing, others by due time; what a person waits for goes first.
     fn key(&self, entry: &Entry, now: Now) -> Key {
-        let due = if self.policy.ordered { UnixMillis(0) } else { entry.due(now.wall) };
-        (due, entry.event.seq)
+        let first = self.policy.ordered || entry.is_asked_for();
+        (if first { UnixMillis(0) } else { entry.due(now.wall) }, entry.event.seq)
     }
 
     /// Where rows stand that were made just now.
@@ -275,7 +235,8 @@ impl Lane {
     fn remind(&mut self, now: Now) {
         let soon = now.wall.plus(AHEAD);
         let is_such = |entry: &Entry| entry.stored && entry.due(now.wall) <= soon;
-        let known = self.in_flight.values().chain(self.window.entries()).any(is_such);
+        let in_flight = self.in_flight.values().map(|flight| &flight.entry);
+        let known = in_flight.chain(self.window.entries()).any(is_such);
         if !known && !self.window.is_loading() {
             self.window.miss_all();
         }
@@ -286,16 +247,22 @@ impl Lane {
         if self.holds(event) {
             return;
         }
-        let key = self.key(&entry, now);
+        let (key, asked_for) = (self.key(&entry, now), entry.is_asked_for());
+        let stays = self.mode == Mode::Open && !self.policy.ordered && self.has_room(key, asked_for);
         match self.mode {
             Mode::Gone => effects.push(Effect::Cancel { event }),
-            Mode::Open if !self.policy.ordered && self.window.has_room(key) => self.insert(entry, now),
+            Mode::Open if stays => self.insert(entry, now),
             Mode::Open | Mode::Held => {
                 self.window.miss(key);
                 effects.push(Effect::Defer { event });
             }
             Mode::Stopping => {}
         }
+    }
+
+    /// While the receiver is left alone, only what a person asked for is worth its memory.
+    fn has_room(&mut self, key: Key, asked_for: bool) -> bool {
+        if self.receiver.is_well() { self.window.has_room(key) } else { asked_for }
     }
 
     fn loaded(&mut self, entries: Vec<Entry>, next: Option<UnixMillis>, now: Now) {
@@ -323,6 +290,7 @@ impl Lane {
         if mode == Mode::Open && (self.mode != Mode::Open || policy.ordered != self.policy.ordered) {
             self.window.miss_all();
         }
+        self.receiver.follow(&policy);
         self.policy = policy;
         self.mode = mode;
         self.sort_again(now);
@@ -332,27 +300,36 @@ impl Lane {
         self.limited_until = None;
         while self.in_flight.len() < self.cap() {
             let Some((_, first)) = self.window.first() else { break };
-            if first.due(now.wall) > now.wall {
+            let (event, permission) = (first.event.seq, self.receiver.may_start(now.wall));
+            let may_start = first.is_asked_for() || matches!(permission, Permission::Free | Permission::Probe);
+            if first.due(now.wall) > now.wall || !may_start {
                 break;
             }
             if let Err(until) = self.limiter.check(now.steady) {
                 self.limited_until = Some(until);
                 break;
             }
-            let event = first.event.seq;
             let Some(entry) = self.window.take(event) else { break };
-            self.in_flight.insert(event, entry.clone());
-            effects.push(Effect::Start { entry });
+            if permission == Permission::Probe {
+                self.receiver.probe_started(event);
+            }
+            self.in_flight.insert(event, Flight { entry: entry.clone(), epoch: self.receiver.epoch() });
+            effects.push(Effect::Start { entry, share: self.receiver.share() });
         }
     }
 
-    /// Reads rows that are missing, once they are about to fall due.
+    /// Reads rows that are missing, once they are about to fall due and may be sent.
     fn load(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        if self.window.unread().is_none_or(|(due, _)| due > now.wall.plus(AHEAD)) {
+        if self.next_load(now).is_none_or(|at| at > now.steady) {
             return;
         }
-        let in_flight = self.in_flight.values().filter(|entry| entry.stored).count();
-        effects.extend(self.window.load(in_flight).map(|limit| Effect::Load { limit }));
+        let in_flight = self.in_flight.values().filter(|flight| flight.entry.stored).count();
+        effects.extend(self.window.load(in_flight, self.most()).map(|limit| Effect::Load { limit }));
+    }
+
+    /// How much of the backlog is worth its memory: a probe needs one delivery.
+    fn most(&self) -> usize {
+        if self.receiver.is_well() { WINDOW } else { FEW }
     }
 
     /// Makes rows of what has waited for long without one, and keeps it: an open fan-out is worked through again after a
@@ -378,21 +355,54 @@ impl Lane {
         }
     }
 
-    fn finished(&mut self, event: EventSeq, outcome: &Outcome, jitter: f64, now: Now, effects: &mut Vec<Effect>) {
-        let Some(entry) = self.in_flight.remove(&event) else { return };
+    fn finished(
+        &mut self,
+        event: EventSeq,
+        outcome: &Outcome,
+        (took, jitter): (Duration, f64),
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let in_flight = self.in_flight.len();
+        let Some(Flight { entry, epoch }) = self.in_flight.remove(&event) else { return };
         self.window.left(event);
-        let (mut state, disable) = after_attempt(&self.policy, &entry, outcome, jitter, now.wall);
-        if disable && self.mode == Mode::Open {
-            self.mode = Mode::Held;
-        }
+        let (mut state, gone) = after_attempt(&self.policy, &entry, outcome, jitter, now.wall);
         if self.mode == Mode::Gone && state.status == Status::Pending {
             (state.status, state.next_at, state.settled_at) = (Status::Cancelled, None, Some(now.wall));
         }
-        if state.status == Status::Pending && self.mode == Mode::Open {
-            let event = entry.event.clone();
+        let again = (state.status == Status::Pending).then(|| entry.event.clone());
+        effects.push(Effect::Settle { entry, state });
+        self.learn(Ended { event, outcome, took, in_flight, epoch }, gone, now, effects);
+        if let Some(event) = again
+            && self.mode == Mode::Open
+        {
             self.keep(Entry { event, state, trigger: Trigger::Retry, stored: true }, now);
         }
-        effects.push(Effect::Settle { entry, state, disable });
+    }
+
+    /// What the end of a request says about its receiver.
+    fn learn(&mut self, ended: Ended<'_>, gone: bool, now: Now, effects: &mut Vec<Effect>) {
+        let learnt = self.receiver.ended(ended, &self.policy, now.wall);
+        if learnt.save {
+            effects.push(Effect::Save { health: self.receiver.health() });
+        }
+        let since = self.receiver.failing_since().unwrap_or(now.wall);
+        if learnt.warn {
+            effects.push(Effect::Warn { failing_since: since });
+        }
+        if (gone || learnt.give_up) && self.mode == Mode::Open {
+            self.mode = Mode::Held;
+            effects.push(Effect::Disable { reason: if gone { Reason::Gone } else { Reason::Failing { since } } });
+        }
+        if learnt.breaker.is_some() && !self.receiver.is_well() {
+            self.lay_down(effects);
+        }
+    }
+
+    /// A receiver that is left alone for a while costs no memory.
+    fn lay_down(&mut self, effects: &mut Vec<Effect>) {
+        self.clear(effects);
+        self.window.miss_all();
     }
 
     /// What is to be sent again waits here or, when that is far off, in the store. The head of an ordered lane stays,

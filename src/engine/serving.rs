@@ -9,7 +9,8 @@ use crate::delivery::policy::Policy;
 use crate::delivery::signature::SigningSecret;
 use crate::delivery::target::Target;
 use crate::id::{TenantNum, WebhookNum};
-use crate::store::{StoreError, webhooks};
+use crate::store::health::Health;
+use crate::store::{StoreError, servings};
 
 use super::lane::Mode;
 use super::shared::Shared;
@@ -23,6 +24,10 @@ pub(super) struct Serving {
     /// Rises with every change; what is older is not taken over.
     pub(super) version: i64,
     pub(super) mode: Mode,
+    pub(super) is_active: bool,
+    pub(super) url: String,
+    /// What it had learnt of its receiver when it was read.
+    pub(super) health: Health,
     pub(super) policy: Arc<Policy>,
     /// `Err`: today's rules refuse what was once saved; the text says why.
     pub(super) target: Result<Target, String>,
@@ -30,6 +35,13 @@ pub(super) struct Serving {
     pub(super) has_rows: bool,
     /// When a rotated secret stops signing.
     pub(super) changes_at: Option<UnixMillis>,
+}
+
+impl Serving {
+    /// Whether what was learnt of the receiver before says nothing any more.
+    pub(super) fn starts_anew_after(&self, before: &Self) -> bool {
+        self.url != before.url || self.is_active && !before.is_active
+    }
 }
 
 /// Webhooks as they were read; those that are deleted are missing.
@@ -68,8 +80,8 @@ pub(super) async fn load_one(shared: &Shared, num: WebhookNum) -> Result<Option<
     Ok(row.map(|row| serving_of(row, &shared.guard)))
 }
 
-fn serving_of(row: webhooks::Serving, guard: &Guard) -> Arc<Serving> {
-    let webhooks::Serving { webhook, secrets, secrets_change_at, has_pending_rows } = row;
+fn serving_of(row: servings::Serving, guard: &Guard) -> Arc<Serving> {
+    let servings::Serving { webhook, secrets, secrets_change_at, has_pending_rows, health } = row;
     let policy: Policy = serde_json::from_value(webhook.policy.clone()).unwrap_or_else(|error| {
         tracing::error!(webhook = %webhook.id, %error, "unreadable policy, using the defaults");
         Policy::default()
@@ -83,7 +95,10 @@ fn serving_of(row: webhooks::Serving, guard: &Guard) -> Arc<Serving> {
         tenant: webhook.tenant,
         version: webhook.version,
         name: webhook.name,
-        mode: if webhook.is_active { Mode::Open } else { Mode::Held },
+        mode: if webhook.is_active && webhook.paused_at.is_none() { Mode::Open } else { Mode::Held },
+        is_active: webhook.is_active,
+        url: webhook.url,
+        health,
         policy: Arc::new(policy),
         target,
         has_rows: has_pending_rows,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::{RwLock, Semaphore, SemaphorePermit};
+use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::guard::Guard;
@@ -11,6 +11,7 @@ use crate::delivery::outcome::OutcomeKind;
 use crate::store::Store;
 use crate::store::journal::Journal;
 
+use super::permits::Permits;
 use super::routes::RouteTable;
 
 pub(super) struct Shared {
@@ -23,8 +24,7 @@ pub(super) struct Shared {
     /// Held by a change from its commit to its entry in the route table, so that both see changes in one order. Shared by
     /// those who start endpoints from what they read, so that a change finds every endpoint that it must tell.
     pub(super) changing: RwLock<()>,
-    permits: Semaphore,
-    max_in_flight: usize,
+    pub(super) permits: Permits,
     outcomes: [AtomicU64; OutcomeKind::ALL.len()],
 }
 
@@ -43,20 +43,9 @@ impl Shared {
             guard: guard.clone(),
             quiet: CancellationToken::new(),
             changing: RwLock::new(()),
-            permits: Semaphore::new(max_in_flight),
-            max_in_flight,
+            permits: Permits::new(max_in_flight),
             outcomes: Default::default(),
         }
-    }
-
-    /// Waits for the right to have one more request in flight; `None` once nothing is to be sent any more.
-    pub(super) async fn permit(&self) -> Option<SemaphorePermit<'_>> {
-        let permit = self.permits.acquire().await.ok()?;
-        (!self.quiet.is_cancelled()).then_some(permit)
-    }
-
-    pub(super) fn in_flight(&self) -> usize {
-        self.max_in_flight.saturating_sub(self.permits.available_permits())
     }
 
     pub(super) fn count(&self, outcome: OutcomeKind) {

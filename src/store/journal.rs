@@ -27,6 +27,7 @@ use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
 use self::feed::Feed;
 use super::deliveries::{Attempt, DeliveryState};
 use super::fanouts::Fanout;
+use super::health::Health;
 use super::idempotency::OnceKey;
 use super::log::LogBuffer;
 use super::{Store, StoreError};
@@ -113,6 +114,8 @@ pub enum Record {
     Cancel { id: DeliveryId, at: UnixMillis },
     /// A manual retry is wanted now; what the delivery falls back to is kept beside it.
     Retry { id: DeliveryId, at: UnixMillis },
+    /// What an endpoint has learnt of its receiver.
+    Health { webhook: WebhookNum, health: Health },
     /// The dispatcher starts on a fan-out that it read back from the store; `recorded` of its targets have rows.
     Adopt { fanout: Fanout, recorded: Vec<WebhookNum> },
 }

@@ -1,10 +1,10 @@
 //! Webhooks and their signing secrets.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use entity::webhook::{ActiveModel, Column, Entity, Model};
-use entity::{delivery, webhook_secret as secret};
-use sea_orm::sea_query::{Expr, ExprTrait, Query};
+use entity::webhook_secret as secret;
+use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
     QueryTrait, Set,
@@ -15,6 +15,7 @@ use crate::clock::UnixMillis;
 use crate::id::{TenantNum, WebhookId, WebhookNum};
 
 use super::cancel::take_back;
+use super::health;
 use super::idempotency::Once;
 use super::{Page, Store, StoreError};
 
@@ -45,6 +46,8 @@ pub struct Webhook {
     pub is_active: bool,
     /// Why the engine switched it off, if it did.
     pub inactive_reason: Option<String>,
+    /// Since when an operator holds its deliveries back.
+    pub paused_at: Option<UnixMillis>,
     pub version: i64,
     pub created_at: UnixMillis,
     pub updated_at: UnixMillis,
@@ -78,18 +81,6 @@ pub struct Route {
 
 /// Number, tenant, subscriptions, and whether it is active.
 type RouteRow = (i64, i64, String, bool);
-
-/// What an endpoint needs of its webhook.
-#[derive(Debug, Clone)]
-pub struct Serving {
-    pub webhook: Webhook,
-    /// Those that still sign, newest first.
-    pub secrets: Vec<String>,
-    /// When the first of them ends.
-    pub secrets_change_at: Option<UnixMillis>,
-    /// Whether any delivery waits for it as a row.
-    pub has_pending_rows: bool,
-}
 
 pub(super) fn webhook_id_of(bytes: &[u8]) -> Result<WebhookId, StoreError> {
     WebhookId::from_bytes(bytes).ok_or_else(|| StoreError::unreadable("webhook id", "not 16 bytes"))
@@ -167,7 +158,11 @@ impl Store {
             let query = Entity::find_by_id(changed.num.0)
                 .filter(Column::Version.eq(changed.version))
                 .filter(Column::DeletedAt.is_null());
-            let mut row = query.one(on).await?.ok_or(StoreError::Stale)?.into_active_model();
+            let before = query.one(on).await?.ok_or(StoreError::Stale)?;
+            if before.url != changed.url || !before.is_active && changed.is_active {
+                health::forget(on, changed.num).await?;
+            }
+            let mut row = before.into_active_model();
             row.name = Set(changed.name.clone());
             row.url = Set(changed.url.clone());
             row.events = Set(to_json(&changed.events)?);
@@ -177,6 +172,7 @@ impl Store {
             row.metadata = Set(changed.metadata.as_ref().map(to_json).transpose()?);
             row.is_active = Set(changed.is_active);
             row.inactive_reason = Set(changed.inactive_reason.clone());
+            row.paused_at = Set(changed.paused_at.map(|at| at.0));
             row.version = Set(changed.version + 1);
             row.updated_at = Set(now.0);
             self.webhook_of(row.update(on).await?)
@@ -300,62 +296,7 @@ impl Store {
         Ok(rows.into_iter().map(route_of).collect())
     }
 
-    /// What endpoints need to serve these webhooks. Deleted ones are missing; one that cannot be read is an error of
-    /// its own, so that the others are served.
-    pub async fn servings(
-        &self,
-        nums: &[WebhookNum],
-        now: UnixMillis,
-    ) -> Result<HashMap<WebhookNum, Result<Serving, StoreError>>, StoreError> {
-        let keys: Vec<i64> = nums.iter().map(|num| num.0).collect();
-        let rows = Entity::find()
-            .filter(Column::Num.is_in(keys.clone()))
-            .filter(Column::DeletedAt.is_null())
-            .all(self.engine_readers())
-            .await?;
-        let mut secrets = secret::Entity::find()
-            .filter(secret::Column::WebhookNum.is_in(keys))
-            .order_by_desc(secret::Column::Num)
-            .all(self.engine_readers())
-            .await?;
-        secrets.retain(|row| row.expires_at.is_none_or(|at| at > now.0));
-        let pending = self.with_pending_rows(nums).await?;
-        let serving = |row: Model| {
-            let (num, has_pending_rows) = (WebhookNum(row.num), pending.contains(&row.num));
-            (num, self.serving_of(row, &secrets, has_pending_rows))
-        };
-        Ok(rows.into_iter().map(serving).collect())
-    }
-
-    /// `secrets` are those that sign, newest first, for any webhook.
-    fn serving_of(&self, row: Model, secrets: &[secret::Model], has_pending_rows: bool) -> Result<Serving, StoreError> {
-        let webhook = self.webhook_of(row)?;
-        let mut serving = Serving { webhook, secrets: Vec::new(), secrets_change_at: None, has_pending_rows };
-        for row in secrets.iter().filter(|row| row.webhook_num == serving.webhook.num.0) {
-            serving.secrets.push(self.open_secret(serving.webhook.id, &row.sealed)?);
-            let earlier = [serving.secrets_change_at, row.expires_at.map(UnixMillis)].into_iter().flatten().min();
-            serving.secrets_change_at = earlier;
-        }
-        Ok(serving)
-    }
-
-    async fn with_pending_rows(&self, nums: &[WebhookNum]) -> Result<Vec<i64>, StoreError> {
-        let pending = Query::select()
-            .expr(Expr::val(1))
-            .from(delivery::Entity)
-            // Spelled out: the index of due rows is partial, and a bound value does not select it.
-            .and_where(Expr::cust("delivery.status = 0"))
-            .and_where(Expr::col((delivery::Entity, delivery::Column::WebhookNum)).equals((Entity, Column::Num)))
-            .to_owned();
-        let query = Entity::find()
-            .select_only()
-            .column(Column::Num)
-            .filter(Column::Num.is_in(nums.iter().map(|num| num.0)))
-            .filter(Expr::exists(pending));
-        Ok(query.into_tuple().all(self.engine_readers()).await?)
-    }
-
-    fn webhook_of(&self, row: Model) -> Result<Webhook, StoreError> {
+    pub(super) fn webhook_of(&self, row: Model) -> Result<Webhook, StoreError> {
         let Model { num, id, tenant_num, name, url, events, headers, policy, description, metadata, .. } = row;
         let id = webhook_id_of(&id)?;
         let headers = self.seal().open(&headers_row(id), &headers)?;
@@ -372,6 +313,7 @@ impl Store {
             metadata: metadata.as_deref().map(|text| json("metadata", text)).transpose()?,
             is_active: row.is_active,
             inactive_reason: row.inactive_reason,
+            paused_at: row.paused_at.map(UnixMillis),
             version: row.version,
             created_at: UnixMillis(row.created_at),
             updated_at: UnixMillis(row.updated_at),
@@ -382,7 +324,7 @@ impl Store {
         self.seal().close(&headers_row(id), to_json(headers)?.as_bytes())
     }
 
-    fn open_secret(&self, id: WebhookId, sealed: &[u8]) -> Result<String, StoreError> {
+    pub(super) fn open_secret(&self, id: WebhookId, sealed: &[u8]) -> Result<String, StoreError> {
         let plain = self.seal().open(&secret_row(id), sealed)?;
         String::from_utf8(plain).map_err(|error| StoreError::unreadable("secret", error))
     }

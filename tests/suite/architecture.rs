@@ -32,12 +32,20 @@ const LAYERS: [Layer; 5] = [
 ];
 
 /// Decide without waiting, without a clock and without chance. Where they live, and the words that would give it away.
-const PURE: [&str; 9] = [
+const PURE: [&str; 17] = [
     "src/engine/lane.rs",
     "src/engine/lane/entry.rs",
+    "src/engine/lane/health.rs",
+    "src/engine/lane/protocol.rs",
     "src/engine/lane/window.rs",
+    "src/engine/concurrency.rs",
+    "src/engine/permits/bulkhead.rs",
+    "src/engine/permits/line.rs",
+    "src/engine/vitals.rs",
+    "src/engine/vitals/latency.rs",
     "src/engine/restart.rs",
     "src/engine/routes.rs",
+    "src/delivery/breaker.rs",
     "src/delivery/retry.rs",
     "src/delivery/limiter.rs",
     "src/store/journal/open.rs",

@@ -26,6 +26,9 @@ const SECONDS: std::ops::RangeInclusive<u32> = 1..=86_400;
 const TIMEOUT_MS: std::ops::RangeInclusive<u32> = 100..=30_000;
 const IN_FLIGHT: std::ops::RangeInclusive<u16> = 1..=256;
 const REQUESTS: std::ops::RangeInclusive<u32> = 1..=100_000;
+const FAILURES: std::ops::RangeInclusive<u16> = 1..=1_000;
+const COOLDOWN: std::ops::RangeInclusive<u32> = 1..=3_600;
+const DISABLE_AFTER: std::ops::RangeInclusive<u32> = 3_600..=31_536_000;
 
 const FIELDS: &[&str] = &[
     "name",
@@ -39,6 +42,8 @@ const FIELDS: &[&str] = &[
     "ordered",
     "filter",
     "signature",
+    "breaker",
+    "disableAfterSeconds",
     "description",
     "metadata",
     "isActive",
@@ -75,6 +80,11 @@ pub(in crate::api) struct Changes {
     pub(super) filter: Given<String>,
     #[schema(value_type = Option<SignatureChanges>)]
     pub(super) signature: Given<SignatureChanges>,
+    #[schema(value_type = Option<BreakerChanges>)]
+    pub(super) breaker: Given<BreakerChanges>,
+    /// Seconds of nothing but failures after which it is switched off; five days by default.
+    #[schema(value_type = Option<u32>, minimum = 3600, maximum = 31536000, default = 432000)]
+    pub(super) disable_after_seconds: Given<u32>,
     #[schema(value_type = Option<String>, max_length = 2000)]
     pub(super) description: Given<String>,
     /// Free, at most 16 KiB. Changes are merged member by member.
@@ -118,6 +128,21 @@ pub(in crate::api) struct SignatureChanges {
     /// `hex`, `prefixed` or `timestamped`.
     #[schema(value_type = Option<String>, default = "hex")]
     pub(super) format: Given<SignatureFormat>,
+}
+
+/// When a failing receiver is left alone, and for how long.
+#[derive(Debug, Clone, PartialEq, ToSchema)]
+#[schema(as = BreakerInput, rename_all = "camelCase")]
+pub(in crate::api) struct BreakerChanges {
+    /// Failures in a row that open it.
+    #[schema(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 20)]
+    pub(super) failure_threshold: Given<u16>,
+    /// How long nothing is sent at first; doubles with each probe that fails.
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 3600, default = 30)]
+    pub(super) cooldown_seconds: Given<u32>,
+    /// The longest that nothing is sent; not below `cooldownSeconds`.
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 86400, default = 300)]
+    pub(super) max_cooldown_seconds: Given<u32>,
 }
 
 /// A webhook to create: name, URL and events are required.
@@ -202,6 +227,8 @@ impl Changes {
                 Err(Fault::new("unsupported", "filters are not available in this version; null is accepted"))
             }),
             signature: reader.object("signature", SignatureChanges::FIELDS, SignatureChanges::read),
+            breaker: reader.object("breaker", BreakerChanges::FIELDS, BreakerChanges::read),
+            disable_after_seconds: reader.field("disableAfterSeconds", |raw| integer(raw, &DISABLE_AFTER)),
             description: reader.field("description", |raw| prose(raw, &DESCRIPTION)),
             metadata: reader.field("metadata", metadata),
             is_active: reader.field("isActive", boolean),
@@ -248,6 +275,18 @@ impl SignatureChanges {
             ("timestamped", SignatureFormat::Timestamped),
         ];
         Self { format: reader.field("format", |raw| word(raw, &formats)) }
+    }
+}
+
+impl BreakerChanges {
+    const FIELDS: &'static [&'static str] = &["failureThreshold", "cooldownSeconds", "maxCooldownSeconds"];
+
+    fn read(reader: &mut Reader<'_, '_>) -> Self {
+        Self {
+            failure_threshold: reader.field("failureThreshold", |raw| integer(raw, &FAILURES)),
+            cooldown_seconds: reader.field("cooldownSeconds", |raw| integer(raw, &COOLDOWN)),
+            max_cooldown_seconds: reader.field("maxCooldownSeconds", |raw| integer(raw, &SECONDS)),
+        }
     }
 }
 
@@ -307,7 +346,7 @@ mod tests {
         let text = r#"{"name":"","url":7,"events":["*","*","a*"],"headers":{"A/B":1},
             "retryPolicy":{"maxRetries":300,"backoffStrategy":"random","scheduleSeconds":[0],"maxDelaySeconds":-1,"x":1},
             "timeoutMs":99999999999,"rateLimit":{"requests":"5"},"maxInFlight":1.5,"ordered":"no","filter":"true",
-            "signature":{"format":"md5"},"description":[],"metadata":"x","isActive":1,"secret":"whsec_AAAA"}"#;
+            "signature":{"format":"md5"},"breaker":{"failureThreshold":0},"disableAfterSeconds":1,"description":[],"metadata":"x","isActive":1,"secret":"whsec_AAAA"}"#;
         let expected = [
             "/secret",
             "/name",
@@ -326,6 +365,8 @@ mod tests {
             "/ordered",
             "/filter",
             "/signature/format",
+            "/breaker/failureThreshold",
+            "/disableAfterSeconds",
             "/description",
             "/metadata",
             "/isActive",

@@ -7,10 +7,12 @@ use serde_json::{Map, Value};
 
 use crate::api::fields::{At, Errors, Fault, Given};
 use crate::api::problem::Problem;
-use crate::engine::{Backoff, Guard, Policy, RateLimit, RetryPolicy, SignatureSettings, check_headers};
+use crate::engine::{
+    Backoff, BreakerSettings, Guard, Policy, RateLimit, RetryPolicy, SignatureSettings, check_headers,
+};
 use crate::store::webhooks::Webhook;
 
-use super::input::{Changes, RateChanges, RetryChanges, SignatureChanges};
+use super::input::{BreakerChanges, Changes, RateChanges, RetryChanges, SignatureChanges};
 use super::view::{REDACTED, is_secret};
 
 /// Bytes of the metadata's JSON text, after a merge.
@@ -84,6 +86,8 @@ impl Settings {
             ordered,
             filter,
             signature,
+            breaker,
+            disable_after_seconds,
             description,
             metadata,
             is_active,
@@ -105,6 +109,8 @@ impl Settings {
         ordered.merge_into(&mut policy.ordered, || defaults.ordered);
         optional(filter).merge_into(&mut policy.filter, || defaults.filter);
         merge_signature(&mut policy.signature, signature);
+        merge_breaker(&mut policy.breaker, breaker);
+        disable_after_seconds.merge_into(&mut policy.disable_after_seconds, || defaults.disable_after_seconds);
         optional(description).merge_into(&mut self.description, || None);
         merge_metadata(&mut self.metadata, metadata, errors);
         is_active.merge_into(&mut self.is_active, || true);
@@ -215,6 +221,18 @@ fn merge_signature(signature: &mut SignatureSettings, changes: Given<SignatureCh
         Given::Value(changes) => changes,
     };
     format.merge_into(&mut signature.format, || SignatureSettings::default().format);
+}
+
+fn merge_breaker(breaker: &mut BreakerSettings, changes: Given<BreakerChanges>) {
+    let defaults = BreakerSettings::default();
+    let BreakerChanges { failure_threshold, cooldown_seconds, max_cooldown_seconds } = match changes {
+        Given::Absent | Given::Invalid => return,
+        Given::Null => return *breaker = defaults,
+        Given::Value(changes) => changes,
+    };
+    failure_threshold.merge_into(&mut breaker.failure_threshold, || defaults.failure_threshold);
+    cooldown_seconds.merge_into(&mut breaker.cooldown_seconds, || defaults.cooldown_seconds);
+    max_cooldown_seconds.merge_into(&mut breaker.max_cooldown_seconds, || defaults.max_cooldown_seconds);
 }
 
 fn merge_metadata(metadata: &mut Option<Value>, changes: Given<Value>, errors: &mut Errors) {

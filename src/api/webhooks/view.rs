@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::api::problem::Problem;
 use crate::clock::UnixMillis;
-use crate::engine::{Backoff, Policy, RateLimit, RetryPolicy, SignatureFormat, SignatureSettings};
+use crate::engine::{Backoff, BreakerSettings, Policy, RateLimit, RetryPolicy, SignatureFormat, SignatureSettings};
 use crate::id::WebhookId;
 use crate::store::webhooks::Webhook;
 
@@ -43,12 +43,18 @@ pub(in crate::api) struct WebhookView {
     ordered: bool,
     filter: Option<String>,
     signature: SignatureView,
+    breaker: BreakerSettingsView,
+    /// Seconds of nothing but failures after which it is switched off.
+    disable_after_seconds: u32,
     description: Option<String>,
     #[schema(value_type = Option<Object>)]
     metadata: Option<Value>,
     is_active: bool,
     /// Why the engine switched it off, if it did.
     inactive_reason: Option<String>,
+    /// Since when its deliveries are held back.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    paused_at: Option<UnixMillis>,
     #[schema(value_type = String, format = DateTime)]
     created_at: UnixMillis,
     #[schema(value_type = String, format = DateTime)]
@@ -104,12 +110,28 @@ impl From<SignatureSettings> for SignatureView {
     }
 }
 
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = BreakerSettings)]
+pub(in crate::api) struct BreakerSettingsView {
+    failure_threshold: u16,
+    cooldown_seconds: u32,
+    max_cooldown_seconds: u32,
+}
+
+impl From<BreakerSettings> for BreakerSettingsView {
+    fn from(settings: BreakerSettings) -> Self {
+        let BreakerSettings { failure_threshold, cooldown_seconds, max_cooldown_seconds } = settings;
+        Self { failure_threshold, cooldown_seconds, max_cooldown_seconds }
+    }
+}
+
 impl TryFrom<Webhook> for WebhookView {
     type Error = Problem;
 
     fn try_from(webhook: Webhook) -> Result<Self, Problem> {
         let policy = stored_policy(&webhook)?;
-        let Policy { retry_policy, timeout_ms, rate_limit, max_in_flight, ordered, filter, signature } = policy;
+        let Policy { retry_policy, timeout_ms, rate_limit, max_in_flight, ordered, filter, signature, .. } = policy;
         let Webhook { num: _, id, tenant: _, name, url, events, mut headers, policy: _, version: _, .. } = webhook;
         for (name, value) in &mut headers {
             if is_secret(name) {
@@ -129,10 +151,13 @@ impl TryFrom<Webhook> for WebhookView {
             ordered,
             filter,
             signature: signature.into(),
+            breaker: policy.breaker.into(),
+            disable_after_seconds: policy.disable_after_seconds,
             description: webhook.description,
             metadata: webhook.metadata,
             is_active: webhook.is_active,
             inactive_reason: webhook.inactive_reason,
+            paused_at: webhook.paused_at,
             created_at: webhook.created_at,
             updated_at: webhook.updated_at,
         })

@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -15,7 +15,8 @@ use tokio::task::JoinHandle;
 use crate::clock::UnixMillis;
 use crate::delivery::outcome::Outcome;
 use crate::delivery::sender::{Message, Report, Sender};
-use crate::engine::lane::Entry;
+use crate::engine::lane::{Entry, SLOW};
+use crate::engine::permits::{Permit, Share};
 use crate::engine::serving::Serving;
 use crate::engine::shared::Shared;
 use crate::engine::turns::Turns;
@@ -55,15 +56,18 @@ impl<T> Future for AbortOnDrop<Option<T>> {
     }
 }
 
+/// What an attempt is made with.
+pub(super) struct Means {
+    pub(super) shared: Arc<Shared>,
+    pub(super) turns: Turns,
+    pub(super) sender: Sender,
+}
+
 /// `None`: nothing was sent, because the engine is stopping.
-pub(super) async fn run(
-    shared: Arc<Shared>,
-    turns: Turns,
-    sender: Sender,
-    serving: Arc<Serving>,
-    entry: Entry,
-) -> Option<Attempted> {
-    let _permit = shared.permit().await?;
+pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share: Share) -> Option<Attempted> {
+    let Means { shared, turns, sender } = means;
+    let permit = shared.permits.acquire(serving.tenant, serving.num, share);
+    let permit = shared.quiet.run_until_cancelled(permit).await?;
     let slot = shared.journal.reserve().await.ok()?;
     let attempt = turns.take(&shared.quiet, async {
         let started_at = UnixMillis::now();
@@ -72,8 +76,21 @@ pub(super) async fn run(
         let report = report.unwrap_or_else(|_| unsent(Outcome::Crashed, "the attempt crashed".to_owned(), began));
         (started_at, report)
     });
-    let (started_at, report) = attempt.await?;
+    let (started_at, report) = keep_watch(attempt, permit).await?;
     Some(Attempted { report, started_at, slot })
+}
+
+/// A request that takes long gives its place among the healthy ones back, as soon as there is another for it.
+async fn keep_watch<T>(request: impl Future<Output = T>, mut permit: Permit) -> T {
+    let mut request = pin!(request);
+    loop {
+        match tokio::time::timeout(SLOW, &mut request).await {
+            Ok(ended) => return ended,
+            Err(_) if permit.mark_overdue() => break,
+            Err(_) => {}
+        }
+    }
+    request.await
 }
 
 async fn send(sender: &Sender, serving: &Serving, entry: Entry) -> Report {

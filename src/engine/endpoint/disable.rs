@@ -1,19 +1,24 @@
-//! Switching a webhook off because its receiver asked for it.
+//! Switching a webhook off because its receiver asked for it, or has failed for too long.
 
 use std::sync::Arc;
 
 use crate::clock::UnixMillis;
+use crate::engine::lane::Reason;
 use crate::engine::serving::{self, Serving};
 use crate::engine::shared::Shared;
 
 use super::STORE_PAUSE;
 
 /// Switches a webhook off, unless it was changed since. Answers what it is now; nothing when it could not be read.
-pub(super) async fn switch_off(shared: Arc<Shared>, serving: Arc<Serving>) -> Option<Option<Arc<Serving>>> {
-    let reason = "the receiver answered 410 Gone";
+pub(super) async fn switch_off(
+    shared: Arc<Shared>,
+    serving: Arc<Serving>,
+    reason: Reason,
+) -> Option<Option<Arc<Serving>>> {
+    let reason = words(reason);
     loop {
         let changing = shared.changing.write().await;
-        match shared.store.disable_webhook(serving.num, serving.version, reason, UnixMillis::now()).await {
+        match shared.store.disable_webhook(serving.num, serving.version, &reason, UnixMillis::now()).await {
             Ok(true) => {
                 shared.routes.deactivate(serving.tenant, serving.num);
                 tracing::warn!(webhook = %serving.name, reason, "webhook switched off");
@@ -28,4 +33,11 @@ pub(super) async fn switch_off(shared: Arc<Shared>, serving: Arc<Serving>) -> Op
         }
     }
     serving::load_one(&shared, serving.num).await.ok()
+}
+
+fn words(reason: Reason) -> String {
+    match reason {
+        Reason::Gone => "the receiver answered 410 Gone".to_owned(),
+        Reason::Failing { since } => format!("every attempt has failed since {since}"),
+    }
 }

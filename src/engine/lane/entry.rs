@@ -54,6 +54,12 @@ impl Entry {
         Self { event, state, trigger, stored: true }
     }
 
+    /// A person waits for it: it is sent although its receiver is left alone.
+    #[must_use]
+    pub fn is_asked_for(&self) -> bool {
+        self.state.manual.is_some() || self.event.kind == TEST_EVENT
+    }
+
     /// When it falls due. One that has no row yet is as old as its event, so that it does not overtake rows that have
     /// waited for longer; it is due whatever the clock says.
     #[must_use]

@@ -6,8 +6,9 @@ use bytes::Bytes;
 
 use super::window::WINDOW;
 use super::*;
+use crate::engine::permits::Share;
 use crate::id::TenantNum;
-use crate::store::deliveries::{Due, Fallback};
+use crate::store::deliveries::{DeliveryState, Due, Fallback};
 use crate::store::events::Event;
 use crate::store::state::Suspect;
 
@@ -25,6 +26,10 @@ fn pending(next_at: UnixMillis) -> DeliveryState {
 fn event(seq: i64) -> Arc<Event> {
     let kind = "message.sent".to_owned();
     Arc::new(Event { seq: EventSeq(seq), tenant: TenantNum(1), kind, body: Bytes::new() })
+}
+
+fn finished(seq: i64, outcome: Outcome) -> Input {
+    Input::Finished { event: EventSeq(seq), outcome, took: Duration::from_millis(5), jitter: 0.0 }
 }
 
 fn offer(seq: i64) -> Input {
@@ -46,7 +51,11 @@ struct Bench {
 
 impl Bench {
     fn new(policy: Arc<Policy>) -> Self {
-        Self { lane: Lane::new(policy, Mode::Open, false), epoch: Instant::now(), elapsed: Duration::ZERO }
+        Self {
+            lane: Lane::new(policy, Mode::Open, false, Health::default()),
+            epoch: Instant::now(),
+            elapsed: Duration::ZERO,
+        }
     }
 
     fn now(&self) -> Now {
@@ -60,10 +69,10 @@ impl Bench {
     }
 
     fn finish(&mut self, seq: i64, outcome: Outcome) -> DeliveryState {
-        let effects = self.on(Input::Finished { event: EventSeq(seq), outcome, jitter: 0.0 });
+        let effects = self.on(finished(seq, outcome));
         let settled = effects.into_iter().find_map(|effect| match effect {
             Effect::Settle { state, .. } => Some(state),
-            Effect::Start { .. } | Effect::Defer { .. } | Effect::Cancel { .. } | Effect::Load { .. } => None,
+            _ => None,
         });
         settled.expect("a finished attempt is settled")
     }
@@ -71,8 +80,8 @@ impl Bench {
 
 fn started(effects: &[Effect]) -> Vec<i64> {
     let seq = |effect: &Effect| match effect {
-        Effect::Start { entry } => Some(entry.event.seq.0),
-        Effect::Settle { .. } | Effect::Defer { .. } | Effect::Cancel { .. } | Effect::Load { .. } => None,
+        Effect::Start { entry, .. } => Some(entry.event.seq.0),
+        _ => None,
     };
     effects.iter().filter_map(seq).collect()
 }
@@ -108,7 +117,7 @@ fn no_more_than_the_cap_are_in_flight() {
     let mut bench = Bench::new(policy(|policy| policy.max_in_flight = 2));
     let starts: Vec<_> = (1..=4).flat_map(|seq| started(&bench.on(offer(seq)))).collect();
     assert_eq!(starts, [1, 2]);
-    let effects = bench.on(Input::Finished { event: EventSeq(2), outcome: Outcome::Success, jitter: 0.0 });
+    let effects = bench.on(finished(2, Outcome::Success));
     assert_eq!(started(&effects), [3]);
     assert!(started(&bench.on(Input::Tick)).is_empty());
 }
@@ -135,8 +144,7 @@ fn new_work_does_not_overtake_rows_that_wait_for_longer() {
     assert_eq!(started(&bench.on(offer(seq_at(bench.elapsed, 0)))).len(), 1);
     bench.on(offer(seq_at(bench.elapsed, 1)));
     bench.on(Input::Loaded { entries: old_rows(1..2), next: None });
-    let effects =
-        bench.on(Input::Finished { event: EventSeq(seq_at(bench.elapsed, 0)), outcome: Outcome::Success, jitter: 0.0 });
+    let effects = bench.on(finished(seq_at(bench.elapsed, 0), Outcome::Success));
     assert_eq!(started(&effects), [1]);
 }
 
@@ -209,7 +217,7 @@ fn a_clock_that_is_set_back_holds_up_nothing_new() {
     bench.on(offer(one));
     bench.on(offer(two));
     bench.elapsed = Duration::ZERO;
-    let effects = bench.on(Input::Finished { event: EventSeq(one), outcome: Outcome::Success, jitter: 0.0 });
+    let effects = bench.on(finished(one, Outcome::Success));
     assert_eq!(started(&effects), [two]);
 }
 
@@ -230,8 +238,8 @@ fn gone_switches_the_lane_off() {
     let mut bench = Bench::new(policy(|policy| policy.max_in_flight = 1));
     bench.on(offer(1));
     bench.on(offer(2));
-    let effects = bench.on(Input::Finished { event: EventSeq(1), outcome: Outcome::Gone, jitter: 0.0 });
-    assert!(matches!(effects.first(), Some(Effect::Settle { disable: true, .. })));
+    let effects = bench.on(finished(1, Outcome::Gone));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Disable { reason: Reason::Gone })));
     assert_eq!((deferred(&effects), started(&effects).len()), (1, 0));
 }
 
@@ -264,7 +272,7 @@ fn the_head_of_an_ordered_lane_blocks_however_long_it_waits() {
     let mut bench = Bench::new(Arc::new(serde_json::from_value(settings).unwrap()));
     let rows = [1, 2].map(|seq| Entry::stored(Due { event: event(seq), state: pending(START) }, Suspect::NOTHING));
     assert_eq!(started(&bench.on(Input::Loaded { entries: rows.to_vec(), next: None })), [1]);
-    let effects = bench.on(Input::Finished { event: EventSeq(1), outcome: Outcome::Rejected, jitter: 0.0 });
+    let effects = bench.on(finished(1, Outcome::Rejected));
     assert!(started(&effects).is_empty());
     bench.elapsed = Duration::from_secs(60);
     assert_eq!(started(&bench.on(Input::Tick)), [1]);
@@ -289,4 +297,134 @@ fn a_rate_limit_spaces_starts_and_says_when_to_come_back() {
     bench.elapsed = at - bench.epoch;
     assert_eq!(started(&bench.on(Input::Tick)), [2]);
     assert!(bench.elapsed >= Duration::from_millis(900), "{:?}", bench.elapsed);
+}
+
+/// A lane whose breaker opens with the second failure, for 30 s, and whose first event has just done that.
+fn broken() -> Bench {
+    let mut bench = Bench::new(policy(|policy| policy.breaker.failure_threshold = 2));
+    bench.on(offer(1));
+    bench.on(offer(2));
+    bench.on(offer(3));
+    bench.finish(1, Outcome::TimedOut);
+    bench.finish(2, Outcome::TimedOut);
+    bench
+}
+
+#[test]
+fn a_receiver_that_only_fails_is_left_alone_and_its_work_waits_as_rows() {
+    let mut bench = broken();
+    assert_eq!(bench.lane.breaker(bench.now().wall).consecutive_failures, 2);
+    assert_eq!(deferred(&bench.on(offer(4))), 1);
+    bench.elapsed = Duration::from_secs(20);
+    assert!(started(&bench.on(Input::Tick)).is_empty(), "retries are due, and wait");
+    assert!(bench.lane.window.len() < 4);
+}
+
+#[test]
+fn one_probe_is_sent_when_the_cool_down_is_over_and_its_success_lets_all_flow() {
+    let mut bench = broken();
+    assert_eq!(bench.finish(3, Outcome::TimedOut).status, Status::Pending);
+    bench.elapsed = bench.lane.wake_at(bench.now()).unwrap() - bench.epoch;
+    assert_eq!(bench.elapsed, Duration::from_secs(30) - AHEAD, "rows are read before they are needed");
+    bench.on(Input::Tick);
+    bench.on(Input::Loaded { entries: old_rows(10..14), next: None });
+    bench.elapsed = Duration::from_secs(30);
+    let probe = started(&bench.on(Input::Tick));
+    assert_eq!(probe.len(), 1);
+    assert!(started(&bench.on(offer(20))).is_empty(), "one at a time");
+    let effects = bench.on(finished(probe[0], Outcome::Success));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Save { health } if *health == Health::default())));
+    assert!(started(&effects).len() > 1);
+}
+
+#[test]
+fn what_a_person_asks_for_is_sent_although_the_receiver_is_left_alone() {
+    let mut bench = broken();
+    let manual = Some(Fallback { status: Status::Failed, next_at: None });
+    let state = DeliveryState { manual, ..pending(START) };
+    let entry = Entry::stored(Due { event: event(7), state }, Suspect::NOTHING);
+    assert_eq!(started(&bench.on(Input::Summon(entry))), [7]);
+    assert_eq!(bench.finish(7, Outcome::TimedOut).status, Status::Failed);
+    let until = START.plus(Duration::from_secs(30));
+    assert_eq!(bench.lane.breaker(bench.now().wall).next_probe_at, Some(until), "the cool-down is no longer for it");
+}
+
+#[test]
+fn a_probe_that_an_operator_asks_for_is_sent_at_once() {
+    let mut bench = broken();
+    bench.finish(3, Outcome::TimedOut);
+    bench.elapsed = Duration::from_secs(10);
+    let effects = bench.on(Input::Probe);
+    assert_eq!(started(&effects).len(), 1, "the retry that came last is here and due");
+}
+
+#[test]
+fn a_breaker_that_was_open_is_open_after_a_restart() {
+    let mut bench = broken();
+    let health = bench.lane.receiver.health();
+    bench.lane = Lane::new(policy(|_| ()), Mode::Open, true, health);
+    assert!(started(&bench.on(offer(9))).is_empty());
+    assert!(!started_or_loaded(&bench.on(Input::Tick)));
+    bench.elapsed = Duration::from_secs(30);
+    assert!(started_or_loaded(&bench.on(Input::Tick)));
+}
+
+fn started_or_loaded(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::Start { .. } | Effect::Load { .. }))
+}
+
+#[test]
+fn another_receiver_starts_without_the_past_of_the_one_before() {
+    let mut bench = broken();
+    bench.on(Input::Renew);
+    assert_eq!(started(&bench.on(offer(9))), [9]);
+}
+
+#[test]
+fn few_requests_at_first_and_more_as_they_are_answered_well() {
+    let mut bench = Bench::new(policy(|_| ()));
+    let at_first: usize = (1..=40).map(|seq| started(&bench.on(offer(seq))).len()).sum();
+    assert_eq!(at_first, 4);
+    assert_eq!(started(&bench.on(finished(1, Outcome::Success))).len(), 2);
+    assert_eq!(started(&bench.on(finished(2, Outcome::TimedOut))).len(), 0, "and fewer when it cannot take them");
+}
+
+#[test]
+fn a_slow_or_failing_receiver_shares_a_small_part_until_it_is_well() {
+    let mut bench = Bench::new(policy(|_| ()));
+    let share = |effects: &[Effect]| {
+        effects.iter().find_map(|effect| if let Effect::Start { share, .. } = effect { Some(*share) } else { None })
+    };
+    assert_eq!(share(&bench.on(offer(1))), Some(Share::Healthy));
+    let took = SLOW + Duration::from_millis(1);
+    bench.on(Input::Finished { event: EventSeq(1), outcome: Outcome::Success, took, jitter: 0.0 });
+    assert_eq!(share(&bench.on(offer(2))), Some(Share::Ailing), "slow");
+    bench.on(finished(2, Outcome::Success));
+    assert_eq!(share(&bench.on(offer(3))), Some(Share::Healthy));
+    bench.on(finished(3, Outcome::Rejected));
+    assert_eq!(share(&bench.on(offer(4))), Some(Share::Ailing), "failing");
+}
+
+#[test]
+fn who_has_only_failed_for_days_is_warned_of_and_then_switched_off_with_its_backlog() {
+    let day = Duration::from_hours(24);
+    let mut bench = Bench::new(policy(|policy| {
+        policy.breaker.failure_threshold = 1000;
+        policy.retry_policy.max_retries = 0;
+    }));
+    let (mut warned, mut disabled) = (Vec::new(), Vec::new());
+    for hours in 0..=120 {
+        bench.elapsed = Duration::from_hours(hours);
+        let number = seq_at(bench.elapsed, 0);
+        bench.on(offer(number));
+        for effect in bench.on(finished(number, Outcome::TimedOut)) {
+            match effect {
+                Effect::Warn { .. } => warned.push(bench.elapsed),
+                Effect::Disable { reason: Reason::Failing { since } } => disabled.push((bench.elapsed, since)),
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(warned, [4 * day]);
+    assert_eq!(disabled, [(5 * day, START)]);
 }

@@ -14,6 +14,9 @@ pub(super) const WINDOW: usize = 256;
 /// Read more rows when no more than this many come before them: the next ones arrive before the lane runs dry.
 pub(super) const LOW_WATER: usize = WINDOW / 2;
 
+/// Deliveries that a lane keeps while it sends none but a probe now and then.
+pub(super) const FEW: usize = 8;
+
 /// Position in the order of sending.
 pub(super) type Key = (UnixMillis, EventSeq);
 
@@ -144,17 +147,17 @@ impl Window {
         true
     }
 
-    /// Starts to read what is missing, if it is missed: answers how many rows, given that `elsewhere` more of those that
-    /// will be answered are neither here nor missing.
-    pub(super) fn load(&mut self, elsewhere: usize) -> Option<usize> {
+    /// Starts to read what is missing, if fewer than half of `most` come before it: answers how many rows, given that
+    /// `elsewhere` more of those that will be answered are neither here nor missing.
+    pub(super) fn load(&mut self, elsewhere: usize, most: usize) -> Option<usize> {
         let unread = self.unread.filter(|_| self.loading.is_none())?;
         let before = self.ready.range(..unread).count();
-        if before > LOW_WATER {
+        if before > most / 2 {
             return None;
         }
         (self.unread, self.loading) = (None, Some(unread));
         let here = self.ready.values().filter(|entry| entry.stored).count();
-        Some(WINDOW - before + here + elsewhere)
+        Some(most - before + here + elsewhere)
     }
 
     pub(super) fn load_failed(&mut self) {

@@ -1,11 +1,14 @@
 //! The writer's statements: one text a table and size, so that they stay prepared.
 
+use std::collections::BTreeMap;
+
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, Value};
 
 use crate::clock::UnixMillis;
-use crate::id::{DeliveryId, EventSeq};
+use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::cancel::take_back;
 use crate::store::deliveries::{Attempt, DeliveryState};
+use crate::store::health::Health;
 use crate::store::rows::RowStatement;
 use crate::store::targets;
 
@@ -28,6 +31,7 @@ pub(super) struct Statements {
     deferral: RowStatement,
     attempt: RowStatement,
     fanout_end: RowStatement,
+    health: RowStatement,
 }
 
 /// Rows of one batch, ready to be bound.
@@ -41,6 +45,8 @@ pub(super) struct Rows {
     pub(super) attempts: Vec<Value>,
     pub(super) ended: Vec<Value>,
     pub(super) updates: Vec<Update>,
+    /// The latest of each; a statement must not name a row twice.
+    pub(super) health: BTreeMap<WebhookNum, Health>,
 }
 
 /// What cannot be written with others in one statement. Rare: asked for by a person.
@@ -50,7 +56,13 @@ pub(super) enum Update {
     Retry { id: DeliveryId, at: UnixMillis },
 }
 
+const UPSERT_HEALTH: &str = "ON CONFLICT (webhook_num) DO UPDATE SET \
+    consecutive_failures = excluded.consecutive_failures, openings = excluded.openings, \
+    open_until = excluded.open_until, opened_at = excluded.opened_at, last_failure = excluded.last_failure, \
+    failing_since = excluded.failing_since, warned_at = excluded.warned_at";
+
 const DELIVERY_COLUMNS: usize = 9;
+const HEALTH_COLUMNS: usize = 8;
 
 impl Statements {
     pub(super) fn new(backend: DbBackend) -> Self {
@@ -79,13 +91,20 @@ impl Statements {
                 12,
                 "ON CONFLICT DO NOTHING",
             ),
+            health: RowStatement::insert(
+                backend,
+                "INSERT INTO endpoint_health (webhook_num, consecutive_failures, openings, open_until, opened_at, \
+                 last_failure, failing_since, warned_at)",
+                HEALTH_COLUMNS,
+                UPSERT_HEALTH,
+            ),
             fanout_end: RowStatement::matching(backend, "DELETE FROM fanout", &["event_seq", "shard"]),
         }
     }
 
     /// Runs the batch; answers the number of statements.
     pub(super) async fn run<C: ConnectionTrait>(&self, on: &C, rows: Rows) -> Result<u64, DbErr> {
-        let Rows { events, callers, fanouts, deliveries, deferrals, attempts, ended, updates } = rows;
+        let Rows { events, callers, fanouts, deliveries, deferrals, attempts, ended, updates, health } = rows;
         let mut statements = updates.len() as u64;
         statements += self.event.run(on, events).await?;
         statements += self.caller.run(on, callers).await?;
@@ -97,6 +116,7 @@ impl Statements {
             update.run(on).await?;
         }
         statements += self.fanout_end.run(on, ended).await?;
+        statements += self.health.run(on, health.into_iter().flat_map(health_row).collect()).await?;
         Ok(statements)
     }
 }
@@ -111,6 +131,7 @@ impl Rows {
             + self.attempts.len() / 12
             + self.ended.len() / 2
             + self.updates.len()
+            + self.health.len()
     }
 
     pub(super) fn event(&mut self, new: &NewEvent) {
@@ -165,10 +186,29 @@ impl Rows {
         ]);
     }
 
+    pub(super) fn health(&mut self, webhook: WebhookNum, health: Health) {
+        self.health.insert(webhook, health);
+    }
+
     pub(super) fn ended(&mut self, (event, shard): FanoutKey) {
         let EventSeq(event) = event;
         self.ended.extend([event.into(), shard.into()]);
     }
+}
+
+fn health_row((webhook, health): (WebhookNum, Health)) -> [Value; HEALTH_COLUMNS] {
+    let Health { consecutive_failures, openings, open_until, opened_at, last_failure, failing_since, warned_at } =
+        health;
+    [
+        webhook.0.into(),
+        i64::from(consecutive_failures).into(),
+        openings.cast_signed().into(),
+        open_until.map(|at| at.0).into(),
+        opened_at.map(|at| at.0).into(),
+        last_failure.into(),
+        failing_since.map(|at| at.0).into(),
+        warned_at.map(|at| at.0).into(),
+    ]
 }
 
 fn delivery_row(id: DeliveryId, state: &DeliveryState) -> [Value; DELIVERY_COLUMNS] {

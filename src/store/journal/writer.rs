@@ -308,6 +308,7 @@ impl Writer {
                     self.mark(*id);
                 }
                 Record::Retry { id, at } => rows.updates.push(Update::Retry { id: *id, at: *at }),
+                Record::Health { webhook, health } => rows.health(*webhook, *health),
                 Record::Adopt { fanout, recorded } => self.adopt(fanout, recorded),
             }
         }
@@ -374,7 +375,7 @@ impl Writer {
                     }
                 }
                 Record::Defer { id, .. } | Record::Cancel { id, .. } => recorded.push(id),
-                Record::Retry { .. } | Record::Adopt { .. } => {}
+                Record::Retry { .. } | Record::Health { .. } | Record::Adopt { .. } => {}
             }
         }
         let complete_to = match self.open.oldest() {

@@ -30,7 +30,7 @@ impl Model {
     fn apply(&mut self, effects: Vec<Effect>, now: Now, ordered: bool) -> Result<(), TestCaseError> {
         for effect in effects {
             match effect {
-                Effect::Start { entry } => {
+                Effect::Start { entry, .. } => {
                     let seq = entry.event.seq;
                     prop_assert!(self.sending.insert(seq), "{seq:?} is sent twice at once");
                     if let Some(row) = self.rows.get(&seq) {
@@ -51,6 +51,7 @@ impl Model {
                     self.rows.entry(event).or_insert(pending(now.wall));
                 }
                 Effect::Cancel { .. } => prop_assert!(false, "nothing was deleted"),
+                Effect::Save { .. } | Effect::Warn { .. } | Effect::Disable { .. } => {}
                 Effect::Load { limit } => self.read(limit, now, ordered),
             }
         }
@@ -144,7 +145,7 @@ impl World {
     fn finish(&mut self, ok: bool, nth: usize) -> Result<(), TestCaseError> {
         let Some(event) = self.model.sending.iter().nth(nth).copied() else { return Ok(()) };
         let outcome = if ok { Outcome::Success } else { Outcome::Rejected };
-        self.hear(Input::Finished { event, outcome, jitter: 0.0 })
+        self.hear(finished(event.0, outcome))
     }
 
     fn answer_read(&mut self) -> Result<(), TestCaseError> {
@@ -171,7 +172,7 @@ impl World {
             self.model.rows.entry(event).or_insert(pending(now));
         }
         self.model.reads.clear();
-        self.bench.lane = Lane::new(self.bench.lane.policy.clone(), Mode::Open, true);
+        self.bench.lane = Lane::new(self.bench.lane.policy.clone(), Mode::Open, true, Health::default());
         self.hear(Input::Tick)
     }
 

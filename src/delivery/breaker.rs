@@ -1,0 +1,315 @@
+//! Whether an endpoint's receiver is worth calling at all: the circuit breaker of one endpoint. Pure: the lane asks
+//! before it starts a request and says how it ended, the store keeps [`Saved`].
+//!
+//! ```text
+//! closed ── failures in a row ──▶ open ── cool-down passed, or an operator asked ──▶ half-open ── started ──▶ probing
+//!    ▲                             ▲                                                    ▲                        │
+//!    │                             └───────────────────── failure ──────────────────────┼────────────────────────┤
+//!    │                                                                                  └── not sent, crashed ───┤
+//!    └── success, of whatever request ◀──────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Half-open is no state of its own: it is open, with a moment that has passed.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::outcome::OutcomeKind;
+use super::policy::PolicyProblem;
+use crate::clock::UnixMillis;
+use crate::id::EventSeq;
+
+/// The limits of `failureThreshold`: more than a thousand failures in a row prove nothing that a thousand do not.
+const FAILURE_THRESHOLD: std::ops::RangeInclusive<u16> = 1..=1000;
+
+/// The limits of `cooldownSeconds`: a receiver that is back should not wait for longer than an hour at first.
+const COOLDOWN_SECONDS: std::ops::RangeInclusive<u32> = 1..=3_600;
+
+/// The longest `maxCooldownSeconds`: even a receiver that seems dead is asked once a day.
+const LONGEST_COOLDOWN_SECONDS: u32 = 86_400;
+
+/// The moment of a probe that is simply due: long passed, whatever the clock does.
+const DUE: UnixMillis = UnixMillis(0);
+
+/// When an endpoint is left alone, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct BreakerSettings {
+    /// Failures in a row after which the endpoint is left alone; 1 to 1000.
+    pub failure_threshold: u16,
+    /// How long it is left alone at first; twice as long after each failed probe; 1 to 3600.
+    pub cooldown_seconds: u32,
+    /// It is never left alone for longer than this; `cooldownSeconds` to 86400.
+    pub max_cooldown_seconds: u32,
+}
+
+impl Default for BreakerSettings {
+    fn default() -> Self {
+        Self { failure_threshold: 20, cooldown_seconds: 30, max_cooldown_seconds: 300 }
+    }
+}
+
+impl BreakerSettings {
+    /// Every value out of its range, with pointers from the policy that holds these settings.
+    pub(super) fn problems(&self) -> impl Iterator<Item = PolicyProblem> + use<> {
+        let shortest = self.cooldown_seconds.clamp(*COOLDOWN_SECONDS.start(), *COOLDOWN_SECONDS.end());
+        let max_cooldown = shortest..=LONGEST_COOLDOWN_SECONDS;
+        [
+            PolicyProblem::out_of("/breaker/failureThreshold", self.failure_threshold, &FAILURE_THRESHOLD),
+            PolicyProblem::out_of("/breaker/cooldownSeconds", self.cooldown_seconds, &COOLDOWN_SECONDS),
+            PolicyProblem::out_of("/breaker/maxCooldownSeconds", self.max_cooldown_seconds, &max_cooldown),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// The cool-down after this many openings without a success.
+    fn cooldown(&self, openings: u16) -> Duration {
+        let doublings = u32::from(openings.saturating_sub(1));
+        let seconds = self.cooldown_seconds.saturating_mul(2_u32.saturating_pow(doublings));
+        Duration::from_secs(seconds.min(self.max_cooldown_seconds).into())
+    }
+}
+
+/// What survives a restart. The default is a breaker that has seen no failure.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Saved {
+    pub consecutive_failures: u32,
+    /// How often it has opened without a success in between; the cool-down doubles with each.
+    pub openings: u16,
+    /// When it may be probed; `None` is closed.
+    pub open_until: Option<UnixMillis>,
+    /// Since when it has not been closed.
+    pub opened_at: Option<UnixMillis>,
+    pub last_failure: Option<OutcomeKind>,
+}
+
+/// Whether a request may start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permission {
+    /// Any number may.
+    Free,
+    /// One may, as the probe.
+    Probe,
+    /// None before this moment.
+    Wait { until: UnixMillis },
+    /// None before the probe has ended.
+    ProbeUnderWay,
+}
+
+/// What an outcome has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    Opened,
+    /// The probe failed.
+    Reopened,
+    Closed,
+}
+
+/// A breaker as people see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View {
+    pub state: ViewState,
+    pub consecutive_failures: u32,
+    /// While open; a half-open breaker is probed with the next delivery, if that has not begun.
+    pub next_probe_at: Option<UnixMillis>,
+    /// Since when it has not been closed.
+    pub opened_at: Option<UnixMillis>,
+    pub last_failure: Option<OutcomeKind>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ViewState {
+    Closed,
+    Open,
+    /// A probe is due or under way.
+    HalfOpen,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Closed,
+    /// Nothing starts before this moment; then one probe may.
+    Open {
+        until: UnixMillis,
+    },
+    Probing {
+        event: EventSeq,
+    },
+}
+
+/// The circuit breaker of one endpoint.
+#[derive(Debug)]
+pub struct Breaker {
+    settings: BreakerSettings,
+    state: State,
+    consecutive_failures: u32,
+    openings: u16,
+    opened_at: Option<UnixMillis>,
+    last_failure: Option<OutcomeKind>,
+}
+
+impl Breaker {
+    /// As it was when it was saved; a probe that was under way then is due.
+    #[must_use]
+    pub fn new(settings: BreakerSettings, saved: Saved) -> Self {
+        let Saved { consecutive_failures, openings, open_until, opened_at, last_failure } = saved;
+        let state = open_until.map_or(State::Closed, |until| State::Open { until });
+        Self { settings, state, consecutive_failures, openings, opened_at, last_failure }
+    }
+
+    #[must_use]
+    pub fn saved(&self) -> Saved {
+        let open_until = match self.state {
+            State::Closed => None,
+            State::Open { until } => Some(until),
+            State::Probing { .. } => Some(DUE),
+        };
+        Saved {
+            consecutive_failures: self.consecutive_failures,
+            openings: self.openings,
+            open_until,
+            opened_at: self.opened_at,
+            last_failure: self.last_failure,
+        }
+    }
+
+    /// Whether a request may start now. Changes nothing: whoever starts the probe says so.
+    #[must_use]
+    pub fn may_start(&self, now: UnixMillis) -> Permission {
+        match self.state {
+            State::Closed => Permission::Free,
+            State::Open { until } if self.is_due(until, now) => Permission::Probe,
+            State::Open { until } => Permission::Wait { until },
+            State::Probing { .. } => Permission::ProbeUnderWay,
+        }
+    }
+
+    /// The probe has been started. Said of a request that was free to start, it changes nothing.
+    pub fn started(&mut self, event: EventSeq) {
+        match self.state {
+            State::Open { .. } => self.state = State::Probing { event },
+            State::Closed | State::Probing { .. } => {}
+        }
+    }
+
+    /// A request has ended, whether it was the probe or not.
+    ///
+    /// A success closes: even a late one, of a request that began before the breaker opened, proves that the receiver
+    /// works. A late failure proves nothing new and must not lengthen the cool-down.
+    pub fn finished(&mut self, event: EventSeq, outcome: OutcomeKind, now: UnixMillis) -> Option<Change> {
+        match outcome {
+            OutcomeKind::Success => self.succeeded(),
+            // Our own fault: it says nothing about the receiver.
+            OutcomeKind::Crashed => {
+                self.not_sent(event);
+                None
+            }
+            OutcomeKind::Rejected
+            | OutcomeKind::Throttled
+            | OutcomeKind::Gone
+            | OutcomeKind::TimedOut
+            | OutcomeKind::ConnectFailed
+            | OutcomeKind::TlsFailed
+            | OutcomeKind::DnsFailed
+            | OutcomeKind::Blocked
+            | OutcomeKind::ProtocolError => self.failed(event, outcome, now),
+        }
+    }
+
+    /// A request was given up before anything was sent. If it was the probe, another may be made at once.
+    pub fn not_sent(&mut self, event: EventSeq) {
+        if self.state == (State::Probing { event }) {
+            self.state = State::Open { until: DUE };
+        }
+    }
+
+    /// An operator would rather know now: ends the cool-down. Answers whether there was one to end.
+    pub fn probe_now(&mut self) -> bool {
+        match self.state {
+            State::Open { .. } => {
+                self.state = State::Open { until: DUE };
+                true
+            }
+            State::Closed | State::Probing { .. } => false,
+        }
+    }
+
+    /// Follows other settings from now on. They neither open nor close it: failures beyond a lowered threshold open it
+    /// with the next one. A cool-down is over when it would be shorter now, and is not made longer.
+    pub fn set_settings(&mut self, settings: BreakerSettings) {
+        if settings.cooldown(self.openings) < self.settings.cooldown(self.openings) {
+            self.probe_now();
+        }
+        self.settings = settings;
+    }
+
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+
+    #[must_use]
+    pub fn view(&self, now: UnixMillis) -> View {
+        let (state, next_probe_at) = match self.may_start(now) {
+            Permission::Free => (ViewState::Closed, None),
+            Permission::Wait { until } => (ViewState::Open, Some(until)),
+            Permission::Probe | Permission::ProbeUnderWay => (ViewState::HalfOpen, None),
+        };
+        View {
+            state,
+            consecutive_failures: self.consecutive_failures,
+            next_probe_at,
+            opened_at: self.opened_at,
+            last_failure: self.last_failure,
+        }
+    }
+
+    /// A moment further away than the whole cool-down comes from a clock that has gone back since, or from settings
+    /// that were changed during a restart. Nothing is won by waiting for it, and a probe costs one request.
+    fn is_due(&self, until: UnixMillis, now: UnixMillis) -> bool {
+        let left = until.since(now);
+        left.is_zero() || left > self.settings.cooldown(self.openings)
+    }
+
+    fn succeeded(&mut self) -> Option<Change> {
+        let change = (!self.is_closed()).then_some(Change::Closed);
+        *self = Self::new(self.settings, Saved::default());
+        change
+    }
+
+    fn failed(&mut self, event: EventSeq, outcome: OutcomeKind, now: UnixMillis) -> Option<Change> {
+        match self.state {
+            State::Closed => {
+                self.count(outcome);
+                let opens = self.consecutive_failures >= self.settings.failure_threshold.into();
+                opens.then(|| {
+                    self.opened_at = Some(now);
+                    self.open(now);
+                    Change::Opened
+                })
+            }
+            State::Probing { event: probe } if probe == event => {
+                self.count(outcome);
+                self.open(now);
+                Some(Change::Reopened)
+            }
+            State::Open { .. } | State::Probing { .. } => None,
+        }
+    }
+
+    fn count(&mut self, outcome: OutcomeKind) {
+        self.consecutive_failures = self.consecutive_failures.saturating_add(1);
+        self.last_failure = Some(outcome);
+    }
+
+    fn open(&mut self, now: UnixMillis) {
+        self.openings = self.openings.saturating_add(1);
+        self.state = State::Open { until: now.plus(self.settings.cooldown(self.openings)) };
+    }
+}
+
+#[cfg(test)]
+mod tests;

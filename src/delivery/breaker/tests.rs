@@ -1,0 +1,244 @@
+//! The breaker told by hand; [`model`] drives it at random.
+
+use super::*;
+
+mod model;
+
+const NOON: UnixMillis = UnixMillis(1_795_521_600_000);
+const REFUSED: OutcomeKind = OutcomeKind::ConnectFailed;
+
+fn after(seconds: u64) -> UnixMillis {
+    NOON.plus(Duration::from_secs(seconds))
+}
+
+/// Opens after three failures, for 10, 20, 40 and then always 60 seconds.
+fn settings() -> BreakerSettings {
+    BreakerSettings { failure_threshold: 3, cooldown_seconds: 10, max_cooldown_seconds: 60 }
+}
+
+fn closed() -> Breaker {
+    Breaker::new(settings(), Saved::default())
+}
+
+fn fail(breaker: &mut Breaker, times: usize, at: UnixMillis) -> Option<Change> {
+    (0..times).map(|_| breaker.finished(EventSeq(1), REFUSED, at)).last().flatten()
+}
+
+/// Opened at noon, for ten seconds.
+fn opened() -> Breaker {
+    let mut breaker = closed();
+    assert_eq!(fail(&mut breaker, 3, NOON), Some(Change::Opened));
+    breaker
+}
+
+/// The probe that began after this many seconds and has not ended.
+fn probing(seconds: u64) -> Breaker {
+    let mut breaker = opened();
+    assert_eq!(breaker.may_start(after(seconds)), Permission::Probe);
+    breaker.started(EventSeq(7));
+    breaker
+}
+
+#[test]
+fn as_many_failures_in_a_row_as_the_threshold_open_it() {
+    let mut breaker = closed();
+    assert_eq!(fail(&mut breaker, 2, NOON), None);
+    assert_eq!(breaker.may_start(NOON), Permission::Free);
+    assert_eq!(breaker.finished(EventSeq(3), OutcomeKind::Gone, NOON), Some(Change::Opened));
+    assert_eq!(breaker.may_start(NOON), Permission::Wait { until: after(10) });
+    let view = View {
+        state: ViewState::Open,
+        consecutive_failures: 3,
+        next_probe_at: Some(after(10)),
+        opened_at: Some(NOON),
+        last_failure: Some(OutcomeKind::Gone),
+    };
+    assert_eq!(breaker.view(after(9)), view);
+}
+
+#[test]
+fn a_success_in_between_starts_the_count_over() {
+    let mut breaker = closed();
+    fail(&mut breaker, 2, NOON);
+    assert_eq!(breaker.finished(EventSeq(2), OutcomeKind::Success, NOON), None);
+    assert_eq!(breaker.saved(), Saved::default());
+    assert_eq!(fail(&mut breaker, 2, NOON), None);
+}
+
+#[test]
+fn every_outcome_but_success_and_our_own_crash_is_a_failure() {
+    let settings = BreakerSettings { failure_threshold: 1, ..settings() };
+    for kind in OutcomeKind::ALL {
+        let counts = !matches!(kind, OutcomeKind::Success | OutcomeKind::Crashed);
+        let change = Breaker::new(settings, Saved::default()).finished(EventSeq(1), kind, NOON);
+        assert_eq!(change.is_some(), counts, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_crash_of_ours_neither_counts_nor_interrupts_a_row_of_failures() {
+    let mut breaker = closed();
+    fail(&mut breaker, 2, NOON);
+    assert_eq!(breaker.finished(EventSeq(1), OutcomeKind::Crashed, NOON), None);
+    assert_eq!(fail(&mut breaker, 1, NOON), Some(Change::Opened));
+}
+
+#[test]
+fn after_the_cool_down_there_is_one_probe_at_a_time() {
+    let mut breaker = opened();
+    assert_eq!(breaker.may_start(after(10)), Permission::Probe);
+    assert_eq!(breaker.view(after(10)).state, ViewState::HalfOpen);
+    breaker.started(EventSeq(7));
+    assert_eq!(breaker.may_start(after(10)), Permission::ProbeUnderWay);
+    assert_eq!(breaker.view(after(10)).next_probe_at, None);
+}
+
+#[test]
+fn a_probe_that_succeeds_closes_and_forgets_everything() {
+    let mut breaker = probing(10);
+    assert_eq!(breaker.finished(EventSeq(7), OutcomeKind::Success, after(11)), Some(Change::Closed));
+    assert_eq!(breaker.may_start(after(11)), Permission::Free);
+    assert!(breaker.is_closed());
+    assert_eq!(breaker.saved(), Saved::default());
+}
+
+#[test]
+fn each_probe_that_fails_doubles_the_cool_down_up_to_the_longest() {
+    let (mut breaker, mut now) = (opened(), after(10));
+    for seconds in [20, 40, 60, 60] {
+        assert_eq!(breaker.may_start(now), Permission::Probe);
+        breaker.started(EventSeq(7));
+        assert_eq!(breaker.finished(EventSeq(7), REFUSED, now), Some(Change::Reopened));
+        let until = now.plus(Duration::from_secs(seconds));
+        assert_eq!(breaker.may_start(now), Permission::Wait { until });
+        now = until;
+    }
+    assert_eq!(breaker.view(now).opened_at, Some(NOON));
+}
+
+#[test]
+fn a_late_failure_changes_nothing_while_open() {
+    let mut breaker = opened();
+    let before = breaker.saved();
+    assert_eq!(fail(&mut breaker, 100, after(9)), None);
+    assert_eq!(breaker.saved(), before);
+}
+
+#[test]
+fn a_late_failure_does_not_end_the_probe() {
+    let mut breaker = probing(10);
+    assert_eq!(fail(&mut breaker, 1, after(11)), None);
+    assert_eq!(breaker.may_start(after(11)), Permission::ProbeUnderWay);
+}
+
+#[test]
+fn a_late_success_closes_while_the_probe_is_still_under_way() {
+    let mut breaker = probing(10);
+    assert_eq!(breaker.finished(EventSeq(1), OutcomeKind::Success, after(11)), Some(Change::Closed));
+    assert_eq!(breaker.finished(EventSeq(7), REFUSED, after(12)), None);
+    assert_eq!(breaker.view(after(12)).consecutive_failures, 1);
+}
+
+#[test]
+fn a_probe_that_was_never_made_may_be_made_again_at_once() {
+    let mut breaker = probing(10);
+    breaker.not_sent(EventSeq(1));
+    assert_eq!(breaker.may_start(after(10)), Permission::ProbeUnderWay);
+    breaker.not_sent(EventSeq(7));
+    assert_eq!(breaker.may_start(after(10)), Permission::Probe);
+
+    let mut breaker = probing(10);
+    assert_eq!(breaker.finished(EventSeq(7), OutcomeKind::Crashed, after(11)), None);
+    assert_eq!(breaker.may_start(after(11)), Permission::Probe);
+}
+
+#[test]
+fn an_operator_ends_the_cool_down_of_an_open_breaker_only() {
+    let mut breaker = opened();
+    assert!(breaker.probe_now());
+    assert_eq!(breaker.may_start(NOON), Permission::Probe);
+    assert!(!closed().probe_now());
+    assert!(!probing(10).probe_now());
+}
+
+#[test]
+fn after_a_restart_it_is_open_until_the_same_moment() {
+    let breaker = Breaker::new(settings(), opened().saved());
+    assert_eq!(breaker.may_start(after(9)), Permission::Wait { until: after(10) });
+    assert_eq!(breaker.may_start(after(10)), Permission::Probe);
+}
+
+#[test]
+fn after_a_restart_a_probe_that_was_under_way_is_due() {
+    let mut breaker = Breaker::new(settings(), probing(10).saved());
+    assert_eq!(breaker.may_start(NOON), Permission::Probe);
+    breaker.started(EventSeq(8));
+    assert_eq!(breaker.finished(EventSeq(8), REFUSED, NOON), Some(Change::Reopened));
+    assert_eq!(breaker.may_start(NOON), Permission::Wait { until: after(20) });
+}
+
+#[test]
+fn a_threshold_that_is_lowered_below_the_count_opens_with_the_next_failure() {
+    let mut breaker = closed();
+    fail(&mut breaker, 2, NOON);
+    breaker.set_settings(BreakerSettings { failure_threshold: 1, ..settings() });
+    assert_eq!(breaker.may_start(NOON), Permission::Free);
+    assert_eq!(fail(&mut breaker, 1, NOON), Some(Change::Opened));
+}
+
+#[test]
+fn a_threshold_that_is_raised_leaves_an_open_breaker_to_its_probe() {
+    let mut breaker = opened();
+    breaker.set_settings(BreakerSettings { failure_threshold: 1000, ..settings() });
+    assert_eq!(breaker.may_start(NOON), Permission::Wait { until: after(10) });
+}
+
+#[test]
+fn a_cool_down_is_not_lengthened_and_is_over_once_a_shorter_one_is_wanted() {
+    let mut breaker = opened();
+    breaker.set_settings(BreakerSettings { cooldown_seconds: 60, ..settings() });
+    assert_eq!(breaker.may_start(NOON), Permission::Wait { until: after(10) });
+    breaker.set_settings(settings());
+    assert_eq!(breaker.may_start(after(9)), Permission::Probe);
+}
+
+#[test]
+fn a_cool_down_that_was_shortened_during_a_restart_is_over() {
+    let shorter = BreakerSettings { cooldown_seconds: 2, ..settings() };
+    assert_eq!(Breaker::new(shorter, opened().saved()).may_start(NOON), Permission::Probe);
+}
+
+#[test]
+fn a_clock_that_goes_back_by_a_day_does_not_keep_it_open_for_a_day() {
+    let yesterday = UnixMillis(NOON.0 - 86_400_000);
+    assert_eq!(opened().may_start(yesterday), Permission::Probe);
+}
+
+#[test]
+fn nothing_chosen_is_the_promised_default_and_edges_are_accepted() {
+    let read = |json| serde_json::from_str::<BreakerSettings>(json);
+    assert_eq!(read("{}").unwrap(), BreakerSettings::default());
+    let edges = [
+        r#"{"failureThreshold":1,"cooldownSeconds":1,"maxCooldownSeconds":1}"#,
+        r#"{"failureThreshold":1000,"cooldownSeconds":3600,"maxCooldownSeconds":86400}"#,
+    ];
+    for json in edges {
+        assert_eq!(read(json).unwrap().problems().count(), 0, "{json}");
+        assert_eq!(serde_json::to_string(&read(json).unwrap()).unwrap(), json);
+    }
+    assert!(read(r#"{"threshold":1}"#).is_err());
+}
+
+#[test]
+fn every_value_out_of_range_is_named() {
+    let problems = |failure_threshold, cooldown_seconds, max_cooldown_seconds| {
+        BreakerSettings { failure_threshold, cooldown_seconds, max_cooldown_seconds }.problems()
+    };
+    let pointers: Vec<_> = problems(0, 0, 0).map(|problem| problem.pointer).collect();
+    assert_eq!(pointers, ["/breaker/failureThreshold", "/breaker/cooldownSeconds", "/breaker/maxCooldownSeconds"]);
+    assert_eq!(problems(1001, 3601, 86_401).count(), 3);
+    let shorter: Vec<_> = problems(1, 60, 59).map(|problem| problem.message).collect();
+    assert_eq!(shorter, ["59 was given, 60 to 86400 are accepted"]);
+    let absurd: Vec<_> = problems(1, u32::MAX, 300).map(|problem| problem.message).collect();
+    assert_eq!(absurd[1], "300 was given, 3600 to 86400 are accepted");
+}

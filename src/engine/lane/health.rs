@@ -1,0 +1,155 @@
+//! What a lane has learnt of its receiver: the breaker, how many requests it takes at once, whether it fails or is slow,
+//! and since when it has only failed.
+
+use std::time::Duration;
+
+use crate::clock::UnixMillis;
+use crate::delivery::breaker::{Breaker, Change, Permission, Saved, View};
+use crate::delivery::outcome::{Outcome, OutcomeKind};
+use crate::delivery::policy::Policy;
+use crate::engine::concurrency::{Concurrency, Epoch, Signal};
+use crate::engine::permits::Share;
+use crate::id::EventSeq;
+use crate::store::health::Health;
+
+/// A request that takes longer keeps a place for longer than a healthy one does.
+pub const SLOW: Duration = Duration::from_secs(1);
+
+/// The owner is warned when this much of the time until the switch-off has passed: a working day before five are over.
+const WARN_AFTER: f64 = 0.8;
+
+/// One request's end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ended<'a> {
+    pub(super) event: EventSeq,
+    pub(super) outcome: &'a Outcome,
+    pub(super) took: Duration,
+    /// Requests under way, with this one.
+    pub(super) in_flight: usize,
+    pub(super) epoch: Epoch,
+}
+
+/// What a request's end has changed beside its delivery.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Learnt {
+    /// There is something that must survive a restart.
+    pub(super) save: bool,
+    pub(super) breaker: Option<Change>,
+    /// It has failed for most of the time until it is switched off.
+    pub(super) warn: bool,
+    /// It has failed for as long as its owner has patience.
+    pub(super) give_up: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Receiver {
+    breaker: Breaker,
+    concurrency: Concurrency,
+    ailing: bool,
+    failing_since: Option<UnixMillis>,
+    warned_at: Option<UnixMillis>,
+}
+
+impl Receiver {
+    pub(super) fn new(policy: &Policy, health: Health) -> Self {
+        let Health { consecutive_failures, openings, open_until, opened_at, last_failure, failing_since, warned_at } =
+            health;
+        let last_failure = last_failure.and_then(OutcomeKind::from_code);
+        let saved = Saved { consecutive_failures, openings, open_until, opened_at, last_failure };
+        Self {
+            breaker: Breaker::new(policy.breaker, saved),
+            concurrency: Concurrency::new(policy.max_in_flight),
+            ailing: failing_since.is_some(),
+            failing_since,
+            warned_at,
+        }
+    }
+
+    /// What must survive a restart.
+    pub(super) fn health(&self) -> Health {
+        let Saved { consecutive_failures, openings, open_until, opened_at, last_failure } = self.breaker.saved();
+        Health {
+            consecutive_failures,
+            openings,
+            open_until,
+            opened_at,
+            last_failure: last_failure.map(OutcomeKind::code),
+            failing_since: self.failing_since,
+            warned_at: self.warned_at,
+        }
+    }
+
+    pub(super) fn follow(&mut self, policy: &Policy) {
+        self.breaker.set_settings(policy.breaker);
+        self.concurrency.set_most(policy.max_in_flight);
+    }
+
+    pub(super) fn cap(&self) -> usize {
+        self.concurrency.cap()
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        self.concurrency.epoch()
+    }
+
+    pub(super) fn may_start(&self, now: UnixMillis) -> Permission {
+        self.breaker.may_start(now)
+    }
+
+    pub(super) fn probe_started(&mut self, event: EventSeq) {
+        self.breaker.started(event);
+    }
+
+    pub(super) fn not_sent(&mut self, event: EventSeq) {
+        self.breaker.not_sent(event);
+    }
+
+    pub(super) fn probe_now(&mut self) -> bool {
+        self.breaker.probe_now()
+    }
+
+    pub(super) fn is_well(&self) -> bool {
+        self.breaker.is_closed()
+    }
+
+    /// From which places its requests are taken.
+    pub(super) fn share(&self) -> Share {
+        if self.ailing || !self.is_well() { Share::Ailing } else { Share::Healthy }
+    }
+
+    pub(super) fn breaker(&self, now: UnixMillis) -> View {
+        self.breaker.view(now)
+    }
+
+    pub(super) fn failing_since(&self) -> Option<UnixMillis> {
+        self.failing_since
+    }
+
+    pub(super) fn ended(&mut self, ended: Ended<'_>, policy: &Policy, now: UnixMillis) -> Learnt {
+        let Ended { event, outcome, took, in_flight, epoch } = ended;
+        let kind = outcome.kind();
+        self.concurrency.finished(Signal::from(kind), in_flight, epoch);
+        let breaker = self.breaker.finished(event, kind, now);
+        if kind == OutcomeKind::Crashed {
+            return Learnt { breaker, ..Learnt::default() };
+        }
+        self.ailing = kind != OutcomeKind::Success || took > SLOW;
+        let failed_before = self.failing_since.is_some();
+        if kind == OutcomeKind::Success {
+            (self.failing_since, self.warned_at) = (None, None);
+            return Learnt { save: failed_before || breaker.is_some(), breaker, ..Learnt::default() };
+        }
+        let since = *self.failing_since.get_or_insert(now);
+        let (warn, give_up) = self.patience(since, policy, now);
+        if warn {
+            self.warned_at = Some(now);
+        }
+        Learnt { save: !failed_before || warn || breaker.is_some(), breaker, warn, give_up }
+    }
+
+    fn patience(&self, since: UnixMillis, policy: &Policy, now: UnixMillis) -> (bool, bool) {
+        let (failing, patience) = (now.since(since), Duration::from_secs(policy.disable_after_seconds.into()));
+        let warn = self.warned_at.is_none() && failing >= patience.mul_f64(WARN_AFTER);
+        (warn, failing >= patience)
+    }
+}

@@ -1,0 +1,129 @@
+//! What a lane hears, and what it wants done.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::clock::UnixMillis;
+use crate::delivery::outcome::Outcome;
+use crate::delivery::policy::Policy;
+use crate::engine::permits::Share;
+use crate::id::EventSeq;
+use crate::store::deliveries::DeliveryState;
+use crate::store::health::Health;
+
+use super::Entry;
+
+/// The same moment on the clock of the rows and on the clock that never jumps.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    pub wall: UnixMillis,
+    pub steady: Instant,
+}
+
+/// What the lane hears.
+#[derive(Debug)]
+pub enum Input {
+    /// A fan-out's target.
+    Offer(Entry),
+    /// Rows that were asked for, and when the first one after them falls due.
+    Loaded {
+        entries: Vec<Entry>,
+        next: Option<UnixMillis>,
+    },
+    LoadFailed,
+    /// An attempt ended.
+    Finished {
+        event: EventSeq,
+        outcome: Outcome,
+        took: Duration,
+        jitter: f64,
+    },
+    /// An attempt was given up before anything was sent.
+    NotSent {
+        event: EventSeq,
+    },
+    /// There are rows that the lane does not know of.
+    Wake,
+    /// Rows fall due; the lane may know of them.
+    Remind,
+    /// A person wants this one sent now.
+    Summon(Entry),
+    /// An operator wants to know whether the receiver is back.
+    Probe,
+    /// The receiver is another one: what was learnt does not count.
+    Renew,
+    /// The timer.
+    Tick,
+    /// The settings changed.
+    Configure {
+        policy: Arc<Policy>,
+        mode: Mode,
+    },
+}
+
+/// What the actor shall do.
+#[derive(Debug)]
+pub enum Effect {
+    Start {
+        entry: Entry,
+        share: Share,
+    },
+    /// An attempt leaves its delivery like this.
+    Settle {
+        entry: Entry,
+        state: DeliveryState,
+    },
+    /// Keep this over restarts.
+    Save {
+        health: Health,
+    },
+    /// Tell the owner that it is switched off soon.
+    Warn {
+        failing_since: UnixMillis,
+    },
+    /// Switch the webhook off.
+    Disable {
+        reason: Reason,
+    },
+    /// Becomes a row that waits in the store.
+    Defer {
+        event: EventSeq,
+    },
+    /// Will never be sent.
+    Cancel {
+        event: EventSeq,
+    },
+    /// Read pending rows, then say [`Input::Loaded`].
+    Load {
+        limit: usize,
+    },
+}
+
+/// Why a webhook is switched off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The receiver answered 410.
+    Gone,
+    /// It has only failed since then.
+    Failing { since: UnixMillis },
+}
+
+/// Whether the lane may send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Open,
+    /// Switched off: what it is owed waits in the store.
+    Held,
+    /// Stopping: nothing begins; what waits in memory is still owed by rows and fan-outs.
+    Stopping,
+    /// Deleted: what it is owed is cancelled.
+    Gone,
+}
+
+/// Where a delivery was found when somebody wanted to take it out of the lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detached {
+    Absent,
+    Waiting,
+    InFlight,
+}

@@ -1,0 +1,208 @@
+//! How many requests may be in flight, whose they are, and who is next. Pure: the wrapper above does the waiting.
+//!
+//! The places are parted, as a ship is by its bulkheads: the greater part is for endpoints that are well, a small one
+//! for those that fail or are slow. Neither part ever uses the other's places, however idle they are. So requests that
+//! hang can fill the small part only; an ailing endpoint finds a place for the request that shows that it is well
+//! again, whatever the load of the others; and a request that turns out to hang can always leave the greater part as
+//! long as the small one has room. The price is an eighth of the places while nothing ails.
+//!
+//! Within a part a free place never exists beside somebody who waits for one.
+
+use crate::id::{TenantNum, WebhookNum};
+
+use super::line::{Line, Spot};
+
+/// One place in this many is for ailing endpoints: what they hold is lost to the healthy ones for a whole timeout each
+/// time, so it is to be little; an eighth of the default of 1,024 still tries 128 of them at once.
+const AILING_PART: usize = 8;
+
+/// With fewer places than this, one of the parts would have none.
+const FEWEST: usize = 2;
+
+/// Which part of the places an endpoint's requests belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    Healthy,
+    /// Failing or slow.
+    Ailing,
+}
+
+/// Somebody wants to have a request in flight.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ask {
+    pub(super) tenant: TenantNum,
+    pub(super) webhook: WebhookNum,
+    pub(super) share: Share,
+}
+
+/// The right to a place. There is one for each place in use: it cannot be copied, and is to be given back.
+#[derive(Debug)]
+#[must_use = "a grant that is dropped is a place lost"]
+pub(super) struct Grant {
+    part: Share,
+}
+
+impl Grant {
+    /// The part that the place belongs to.
+    #[must_use]
+    pub(super) fn part(&self) -> Share {
+        self.part
+    }
+}
+
+/// Names a waiter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ticket {
+    share: Share,
+    spot: Spot,
+}
+
+#[derive(Debug)]
+pub(super) enum Answer<'a, W> {
+    Granted(Grant),
+    /// There is no room.
+    Full(Full<'a, W>),
+}
+
+/// The way into the line; exists only while there is no room.
+#[derive(Debug)]
+pub(super) struct Full<'a, W> {
+    line: &'a mut Line<W>,
+    ticket: Ticket,
+}
+
+impl<W> Full<'_, W> {
+    /// Waits. The waiter comes back with a grant, or by `Bulkhead::forget`.
+    pub(super) fn wait(self, waiter: W) -> Ticket {
+        self.line.join(self.ticket.spot, waiter);
+        self.ticket
+    }
+}
+
+/// What stands where, for an inspection page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BulkheadView {
+    pub healthy: PartView,
+    pub ailing: PartView,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartView {
+    pub places: usize,
+    pub in_use: usize,
+    pub waiting: usize,
+}
+
+impl BulkheadView {
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.healthy.places + self.ailing.places
+    }
+
+    #[must_use]
+    pub fn in_use(&self) -> usize {
+        self.healthy.in_use + self.ailing.in_use
+    }
+
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.healthy.waiting + self.ailing.waiting
+    }
+}
+
+#[derive(Debug)]
+struct Part<W> {
+    places: usize,
+    in_use: usize,
+    line: Line<W>,
+}
+
+impl<W> Part<W> {
+    fn new(places: usize) -> Self {
+        Self { places, in_use: 0, line: Line::new() }
+    }
+
+    fn has_room(&self) -> bool {
+        self.in_use < self.places
+    }
+
+    fn view(&self) -> PartView {
+        PartView { places: self.places, in_use: self.in_use, waiting: self.line.waiting() }
+    }
+}
+
+/// `W` is what the bulkhead keeps for a waiter, and hands out together with its grant.
+#[derive(Debug)]
+pub(super) struct Bulkhead<W> {
+    healthy: Part<W>,
+    ailing: Part<W>,
+    next_ticket: u64,
+}
+
+impl<W> Bulkhead<W> {
+    /// With `total` places, of which an eighth is for ailing endpoints; with two if there are fewer.
+    #[must_use]
+    pub(super) fn new(total: usize) -> Self {
+        let total = total.max(FEWEST);
+        let ailing = (total / AILING_PART).max(1);
+        Self { healthy: Part::new(total - ailing), ailing: Part::new(ailing), next_ticket: 0 }
+    }
+
+    pub(super) fn ask(&mut self, ask: Ask) -> Answer<'_, W> {
+        let Ask { tenant, webhook, share } = ask;
+        let number = self.next_ticket;
+        self.next_ticket += 1;
+        let part = self.part(share);
+        if part.has_room() {
+            part.in_use += 1;
+            return Answer::Granted(Grant { part: share });
+        }
+        let ticket = Ticket { share, spot: Spot { tenant, webhook, number } };
+        Answer::Full(Full { line: &mut part.line, ticket })
+    }
+
+    /// A request ended. Its place goes to whoever is next.
+    #[must_use = "the waiter is to be told"]
+    pub(super) fn give_back(&mut self, grant: Grant) -> Option<(W, Grant)> {
+        let part = self.part(grant.part);
+        let next = part.line.next();
+        if next.is_none() {
+            part.in_use -= 1;
+        }
+        next.map(|waiter| (waiter, grant))
+    }
+
+    /// A request is in flight for too long: it moves to the ailing part, if that has room, and its place goes to
+    /// whoever is next. Without room everything stays as it is, and the same may be said again later.
+    #[must_use = "the waiter is to be told"]
+    pub(super) fn overdue(&mut self, grant: &mut Grant) -> Option<(W, Grant)> {
+        match grant.part {
+            Share::Healthy if self.ailing.has_room() => {
+                self.ailing.in_use += 1;
+                let freed = std::mem::replace(grant, Grant { part: Share::Ailing });
+                self.give_back(freed)
+            }
+            Share::Healthy | Share::Ailing => None,
+        }
+    }
+
+    /// A waiter went away; `None` if it does not wait any more.
+    pub(super) fn forget(&mut self, ticket: Ticket) -> Option<W> {
+        self.part(ticket.share).line.leave(ticket.spot)
+    }
+
+    #[must_use]
+    pub(super) fn view(&self) -> BulkheadView {
+        BulkheadView { healthy: self.healthy.view(), ailing: self.ailing.view() }
+    }
+
+    fn part(&mut self, share: Share) -> &mut Part<W> {
+        match share {
+            Share::Healthy => &mut self.healthy,
+            Share::Ailing => &mut self.ailing,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! The waiters of one share, in the order in which they are served: tenants in turn, within a tenant its webhooks in
+//! turn, within a webhook first come, first served. Pure; the bulkhead beside it asks for the next one.
+//!
+//! A tenant pushes each other one back by at most one turn at a time, however many requests it brings, and so does a
+//! webhook within its tenant. What does not wait has no entry: an empty line holds no memory.
+
+use std::collections::BTreeMap;
+
+use crate::id::{TenantNum, WebhookNum};
+
+/// A waiter's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Spot {
+    pub(super) tenant: TenantNum,
+    pub(super) webhook: WebhookNum,
+    /// Ascends in the order of arrival, never used twice.
+    pub(super) number: u64,
+}
+
+/// By number, which is by arrival.
+type Queue<W> = BTreeMap<u64, W>;
+
+#[derive(Debug)]
+pub(super) struct Line<W> {
+    tenants: Ring<TenantNum, Ring<WebhookNum, Queue<W>>>,
+    waiting: usize,
+}
+
+impl<W> Line<W> {
+    pub(super) fn new() -> Self {
+        Self { tenants: Ring::new(), waiting: 0 }
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    pub(super) fn join(&mut self, spot: Spot, waiter: W) {
+        let webhooks = self.tenants.member(spot.tenant, Ring::new);
+        webhooks.member(spot.webhook, Queue::new).insert(spot.number, waiter);
+        self.waiting += 1;
+    }
+
+    /// Takes out whoever is served next.
+    pub(super) fn next(&mut self) -> Option<W> {
+        let (tenant, webhooks) = self.tenants.turn()?;
+        let (webhook, queue) = webhooks.turn()?;
+        let number = *queue.first_key_value()?.0;
+        self.leave(Spot { tenant, webhook, number })
+    }
+
+    /// Takes out whoever waits there.
+    pub(super) fn leave(&mut self, spot: Spot) -> Option<W> {
+        let webhooks = self.tenants.get(spot.tenant)?;
+        let queue = webhooks.get(spot.webhook)?;
+        let waiter = queue.remove(&spot.number)?;
+        if queue.is_empty() {
+            webhooks.leave(spot.webhook);
+        }
+        if webhooks.is_empty() {
+            self.tenants.leave(spot.tenant);
+        }
+        self.waiting -= 1;
+        Some(waiter)
+    }
+}
+
+/// Members that take turns. Whoever joins comes after all who are there.
+#[derive(Debug)]
+struct Ring<K, V> {
+    members: BTreeMap<K, Member<V>>,
+    order: BTreeMap<u64, K>,
+    next_turn: u64,
+}
+
+#[derive(Debug)]
+struct Member<V> {
+    turn: u64,
+    value: V,
+}
+
+impl<K: Copy + Ord, V> Ring<K, V> {
+    fn new() -> Self {
+        Self { members: BTreeMap::new(), order: BTreeMap::new(), next_turn: 0 }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    fn get(&mut self, key: K) -> Option<&mut V> {
+        self.members.get_mut(&key).map(|member| &mut member.value)
+    }
+
+    /// The member, which joins if it is not there.
+    fn member(&mut self, key: K, new: impl FnOnce() -> V) -> &mut V {
+        let member = self.members.entry(key).or_insert_with(|| {
+            let turn = self.next_turn;
+            self.next_turn += 1;
+            self.order.insert(turn, key);
+            Member { turn, value: new() }
+        });
+        &mut member.value
+    }
+
+    /// Whose turn it is; it comes after all others now.
+    fn turn(&mut self) -> Option<(K, &mut V)> {
+        let (_, key) = self.order.pop_first()?;
+        let member = self.members.get_mut(&key)?;
+        member.turn = self.next_turn;
+        self.next_turn += 1;
+        self.order.insert(member.turn, key);
+        Some((key, &mut member.value))
+    }
+
+    fn leave(&mut self, key: K) {
+        if let Some(member) = self.members.remove(&key) {
+            self.order.remove(&member.turn);
+        }
+    }
+}

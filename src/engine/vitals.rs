@@ -1,0 +1,130 @@
+//! What one endpoint has been doing lately, in at most 512 bytes. Pure: the endpoint tells what happens, the API looks.
+//!
+//! Everything is counted in slots of time that are used again when they are too old ([`ring`]), so a window always
+//! covers a little more than its name says: it is full slots and the one that has begun. `now` is the time since
+//! some fixed moment, by a clock that never jumps.
+
+mod latency;
+mod ring;
+
+use std::time::Duration;
+
+use latency::Latencies;
+pub use latency::Percentiles;
+use ring::Ring;
+
+/// An endpoint that has done nothing for as long as the longest window has nothing to show.
+const STALE_AFTER: Duration = Duration::from_hours(1);
+
+/// What one endpoint has been doing lately.
+#[derive(Debug, Clone)]
+pub struct Vitals {
+    born: Duration,
+    /// The last 60 to 70 seconds. Its newest slot is when anything at all happened last.
+    traffic: Ring<Traffic, 7, 10>,
+    /// The last 5 to 6 minutes.
+    minutes: Ring<Answers, 6, 60>,
+    /// The last 60 to 65 minutes.
+    hour: Ring<Answers, 13, 300>,
+    latencies: Latencies,
+}
+
+/// Deliveries in and out.
+#[derive(Debug, Clone, Copy, Default)]
+struct Traffic {
+    arrived: u32,
+    settled: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Answers {
+    all: u32,
+    ok: u32,
+}
+
+/// What an endpoint has been doing, as people see it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Snapshot {
+    /// Of the last two and a half to five minutes; `None` when nothing was answered in that time.
+    pub latency: Option<Percentiles>,
+    /// The share of good answers in the last five minutes, 0 to 1; `None` when there was no answer at all.
+    pub success_5m: Option<f64>,
+    /// The share of good answers in the last hour.
+    pub success_1h: Option<f64>,
+    /// Over the last minute, or over its life when it is younger.
+    pub in_per_second: f64,
+    /// Over the last minute, or over its life when it is younger.
+    pub out_per_second: f64,
+}
+
+impl Vitals {
+    /// An endpoint that comes to life.
+    #[must_use]
+    pub fn new(now: Duration) -> Self {
+        Self {
+            born: now,
+            traffic: Ring::new(now),
+            minutes: Ring::new(now),
+            hour: Ring::new(now),
+            latencies: Latencies::new(now),
+        }
+    }
+
+    /// Deliveries that the endpoint now has to make.
+    pub fn arrived(&mut self, deliveries: u32, now: Duration) {
+        let traffic = self.traffic.slot(now);
+        traffic.arrived = traffic.arrived.saturating_add(deliveries);
+    }
+
+    /// An attempt has ended: `ok` when the delivery was made.
+    pub fn answered(&mut self, latency: Duration, ok: bool, now: Duration) {
+        // Neither in nor out, but a sign of life.
+        self.traffic.slot(now);
+        self.minutes.slot(now).count(ok);
+        self.hour.slot(now).count(ok);
+        self.latencies.count(latency, now);
+    }
+
+    /// A delivery that the endpoint has no longer to make.
+    pub fn settled(&mut self, now: Duration) {
+        let traffic = self.traffic.slot(now);
+        traffic.settled = traffic.settled.saturating_add(1);
+    }
+
+    #[must_use]
+    pub fn snapshot(&self, now: Duration) -> Snapshot {
+        let seconds = self.traffic.covered(self.born, now).as_secs_f64();
+        Snapshot {
+            latency: self.latencies.percentiles(now),
+            success_5m: success(self.minutes.recent(now)),
+            success_1h: success(self.hour.recent(now)),
+            in_per_second: sum(self.traffic.recent(now), |slot| slot.arrived) / seconds,
+            out_per_second: sum(self.traffic.recent(now), |slot| slot.settled) / seconds,
+        }
+    }
+
+    /// Nothing has happened for an hour, give or take a slot of ten seconds: these vitals are as good as new ones.
+    #[must_use]
+    pub fn is_stale(&self, now: Duration) -> bool {
+        now.saturating_sub(self.traffic.last_used()) > STALE_AFTER
+    }
+}
+
+impl Answers {
+    fn count(&mut self, ok: bool) {
+        self.all = self.all.saturating_add(1);
+        self.ok = self.ok.saturating_add(ok.into());
+    }
+}
+
+fn sum<'a, T: 'a>(slots: impl Iterator<Item = &'a T>, count: impl Fn(&T) -> u32) -> f64 {
+    slots.map(|slot| f64::from(count(slot))).sum()
+}
+
+fn success<'a>(slots: impl Iterator<Item = &'a Answers> + Clone) -> Option<f64> {
+    let all = sum(slots.clone(), |slot| slot.all);
+    (all > 0.0).then(|| sum(slots, |slot| slot.ok) / all)
+}
+
+#[cfg(test)]
+mod tests;
