@@ -57,10 +57,10 @@ struct Bucket {
     /// The moment that governor's clock counts from: that of the first question.
     origin: OnceLock<Instant>,
     permits: RateLimiter<NotKeyed, InMemoryState, ToldClock, NoOpMiddleware<Nanos>>,
-    /// How long an empty bucket takes to fill.
-    refill: Duration,
-    /// When the last permit was taken, in nanoseconds since the origin.
-    taken: AtomicU64,
+    /// How long one permit takes to come back.
+    period: Duration,
+    /// When every permit that was taken is back, in nanoseconds since the origin.
+    full_at: AtomicU64,
 }
 
 impl Bucket {
@@ -68,8 +68,8 @@ impl Bucket {
         Self {
             origin: OnceLock::new(),
             permits: RateLimiter::direct_with_clock(quota, ToldClock::default()),
-            refill: quota.burst_size_replenished_in(),
-            taken: AtomicU64::new(0),
+            period: quota.replenish_interval(),
+            full_at: AtomicU64::new(0),
         }
     }
 
@@ -77,14 +77,20 @@ impl Bucket {
         let origin = *self.origin.get_or_init(|| now);
         self.permits.clock().tell(now.saturating_duration_since(origin));
         self.permits.check().map_err(|refusal| origin + Duration::from(refusal.earliest_possible()))?;
-        self.taken.store(self.permits.clock().0.load(Ordering::Relaxed), Ordering::Relaxed);
+        let (now, period) = (self.permits.clock().now(), nanos(self.period));
+        let full_at = self.full_at.load(Ordering::Relaxed).max(now.as_u64());
+        self.full_at.store(full_at.saturating_add(period), Ordering::Relaxed);
         Ok(())
     }
 
     fn is_full(&self, now: Instant) -> bool {
-        let taken = Duration::from_nanos(self.taken.load(Ordering::Relaxed));
-        self.origin.get().is_none_or(|origin| now.saturating_duration_since(*origin) >= taken + self.refill)
+        let full_at = Duration::from_nanos(self.full_at.load(Ordering::Relaxed));
+        self.origin.get().is_none_or(|origin| now.saturating_duration_since(*origin) >= full_at)
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A clock that knows what it was told last, in nanoseconds since the bucket's origin. Never runs backwards.
@@ -93,8 +99,7 @@ struct ToldClock(AtomicU64);
 
 impl ToldClock {
     fn tell(&self, elapsed: Duration) {
-        let nanos = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
-        self.0.fetch_max(nanos, Ordering::Relaxed);
+        self.0.fetch_max(nanos(elapsed), Ordering::Relaxed);
     }
 }
 
@@ -149,9 +154,11 @@ mod tests {
         let (limiter, start) = (limiter(1, 10, 3), Instant::now());
         assert!(limiter.is_rested(start));
         assert_eq!(limiter.check(start), Ok(()));
-        assert!(!limiter.is_rested(start + 29 * SECOND));
-        assert!(limiter.is_rested(start + 30 * SECOND));
-        assert_eq!(permits(&limiter, start + 30 * SECOND), 3);
+        assert!(!limiter.is_rested(start + 9 * SECOND));
+        assert!(limiter.is_rested(start + 10 * SECOND), "one was taken, one is back");
+        assert_eq!(permits(&limiter, start + 10 * SECOND), 3);
+        assert!(!limiter.is_rested(start + 39 * SECOND));
+        assert!(limiter.is_rested(start + 40 * SECOND));
         assert!(Limiter::new(None).is_rested(start));
     }
 

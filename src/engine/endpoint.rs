@@ -19,7 +19,7 @@ use crate::delivery::outcome::Outcome;
 use crate::delivery::sender::{Report, Sender};
 use crate::fault;
 use crate::id::{DeliveryId, EventSeq};
-use crate::store::deliveries::{Attempt, DeliveryState};
+use crate::store::deliveries::{Attempt, DeliveryState, Due};
 use crate::store::events::Event;
 use crate::store::journal::{AttemptRecord, Record};
 use crate::store::state::Suspect;
@@ -108,6 +108,16 @@ pub(super) struct Configure(pub(super) Option<Arc<Serving>>);
 #[rtype(result = "Detached")]
 pub(super) struct Detach(pub(super) EventSeq);
 
+/// Take a cancelled delivery out of the lane.
+#[derive(Message)]
+#[rtype(result = "Detached")]
+pub(super) struct Withdraw(pub(super) EventSeq);
+
+/// A person wants this one sent now.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Summon(pub(super) Due);
+
 /// Which deliveries are here and have no row?
 #[derive(Message)]
 #[rtype(result = "Vec<EventSeq>")]
@@ -181,20 +191,20 @@ impl Endpoint {
     }
 
     fn begin(&self, entry: Entry, share: Share, ctx: &mut Context<Self>) {
-        let (event, version) = (entry.event.seq, self.serving.version);
+        let (event, called) = (entry.event.seq, self.serving.clone());
         let means = Means { shared: self.shared.clone(), turns: self.turns.clone(), sender: self.sender.clone() };
         let run = attempt::run(means, self.serving.clone(), entry, share);
         let ended = AbortOnDrop::spawn(run).into_actor(self).map(move |attempted, actor, ctx| match attempted {
-            Some(attempted) => actor.attempted(event, version, attempted, ctx),
+            Some(attempted) => actor.attempted(event, &called, attempted, ctx),
             None => actor.hear(Input::NotSent { event }, ctx),
         });
         ctx.spawn(ended);
     }
 
-    fn attempted(&mut self, event: EventSeq, version: i64, attempted: Attempted, ctx: &mut Context<Self>) {
+    fn attempted(&mut self, event: EventSeq, called: &Serving, attempted: Attempted, ctx: &mut Context<Self>) {
         let outcome = match &attempted.report.outcome {
             // Whoever is gone is not necessarily who is to be called now.
-            Outcome::Gone if version != self.serving.version => Outcome::Rejected,
+            Outcome::Gone if called.url != self.serving.url => Outcome::Rejected,
             outcome => outcome.clone(),
         };
         let took = Duration::from_micros(attempted.report.duration_us.into());
@@ -223,6 +233,8 @@ impl Endpoint {
     }
 
     fn record(&mut self, record: Record, ctx: &mut Context<Self>) {
+        // At once if there is room, so that a read that is asked for next sees it.
+        let Err(record) = self.shared.journal.try_record(record) else { return };
         self.recording += 1;
         let journal = self.shared.journal.clone();
         let record = async move { journal.record(record).await };
@@ -407,6 +419,23 @@ impl Handler<Detach> for Endpoint {
 
     fn handle(&mut self, Detach(event): Detach, _: &mut Self::Context) -> Self::Result {
         MessageResult(self.lane.detach(event))
+    }
+}
+
+impl Handler<Withdraw> for Endpoint {
+    type Result = MessageResult<Withdraw>;
+
+    fn handle(&mut self, Withdraw(event): Withdraw, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.lane.withdraw(event))
+    }
+}
+
+impl Handler<Summon> for Endpoint {
+    type Result = ();
+
+    fn handle(&mut self, Summon(due): Summon, ctx: &mut Self::Context) {
+        let entry = Entry::stored(due, self.suspect);
+        self.hear(Input::Summon(entry), ctx);
     }
 }
 

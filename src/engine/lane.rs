@@ -42,6 +42,8 @@ pub const HORIZON: Duration = Duration::from_secs(30);
 struct Flight {
     entry: Entry,
     epoch: Epoch,
+    /// It was cancelled meanwhile.
+    withdrawn: bool,
 }
 
 #[derive(Debug)]
@@ -80,7 +82,7 @@ impl Lane {
         self.notice_the_time(now);
         match input {
             Input::Offer(entry) => self.offer(entry, now, effects),
-            Input::Loaded { entries, next } => self.loaded(entries, next, now),
+            Input::Loaded { entries, next } => self.loaded(entries, next, now, effects),
             Input::LoadFailed => self.window.load_failed(),
             Input::Finished { event, outcome, took, jitter } => {
                 self.finished(event, &outcome, (took, jitter), now, effects);
@@ -122,7 +124,9 @@ impl Lane {
         if self.mode != Mode::Open {
             return None;
         }
-        [self.next_start(now), self.next_load(now), self.sweep_at].into_iter().flatten().min()
+        let moments = [self.next_start(now), self.load_at(now), self.sweep_at];
+        // What could not be done at its time waits for something other than the time.
+        moments.into_iter().flatten().filter(|at| *at > now.steady).min()
     }
 
     fn next_start(&self, now: Now) -> Option<Instant> {
@@ -140,7 +144,7 @@ impl Lane {
         Some(self.limited_until.map_or(due, |until| due.max(until)))
     }
 
-    fn next_load(&self, now: Now) -> Option<Instant> {
+    fn load_at(&self, now: Now) -> Option<Instant> {
         let (due, _) = self.window.unread().filter(|_| !self.window.is_loading())?;
         let due = match self.receiver.may_start(now.wall) {
             Permission::Free | Permission::Probe => due,
@@ -187,11 +191,22 @@ impl Lane {
 
     /// Takes a waiting delivery out.
     pub fn detach(&mut self, event: EventSeq) -> Detached {
-        if self.in_flight.contains_key(&event) {
-            return Detached::InFlight;
+        if let Some(flight) = self.in_flight.get(&event) {
+            return Detached::InFlight { manual: flight.entry.state.manual.is_some() };
         }
         self.window.left(event);
+        if self.policy.ordered {
+            self.window.miss((UnixMillis(0), event));
+        }
         if self.window.take(event).is_some() { Detached::Waiting } else { Detached::Absent }
+    }
+
+    /// Takes out a delivery that was cancelled. One that is under way is not sent again.
+    pub fn withdraw(&mut self, event: EventSeq) -> Detached {
+        if let Some(flight) = self.in_flight.get_mut(&event) {
+            flight.withdrawn = true;
+        }
+        self.detach(event)
     }
 
     fn cap(&self) -> usize {
@@ -236,7 +251,7 @@ impl Lane {
         let soon = now.wall.plus(AHEAD);
         let is_such = |entry: &Entry| entry.stored && entry.due(now.wall) <= soon;
         let in_flight = self.in_flight.values().map(|flight| &flight.entry);
-        let known = in_flight.chain(self.window.entries()).any(is_such);
+        let known = self.window.unread().is_some() || in_flight.chain(self.window.entries()).any(is_such);
         if !known && !self.window.is_loading() {
             self.window.miss_all();
         }
@@ -265,21 +280,27 @@ impl Lane {
         if self.receiver.is_well() { self.window.has_room(key) } else { asked_for }
     }
 
-    fn loaded(&mut self, entries: Vec<Entry>, next: Option<UnixMillis>, now: Now) {
+    fn loaded(&mut self, entries: Vec<Entry>, next: Option<UnixMillis>, now: Now, effects: &mut Vec<Effect>) {
         let left = self.window.loaded();
         if self.mode != Mode::Open {
             return;
         }
         if let Some(next) = next {
-            let ordered = entries.last().filter(|_| self.policy.ordered);
-            self.window.miss(ordered.map_or((next, EventSeq::ZERO), |last| self.key(last, now)));
+            // Many rows may fall due at the same moment as the last one.
+            let last = entries.last().filter(|last| self.policy.ordered || last.state.next_at == Some(next));
+            let due = if self.policy.ordered { UnixMillis(0) } else { next };
+            self.window.miss((due, last.map_or(EventSeq::ZERO, |last| last.event.seq)));
         }
         for entry in entries {
             if !self.holds(entry.event.seq) && !left.contains(&entry.event.seq) {
                 self.insert(entry, now);
             }
         }
-        self.window.trim();
+        self.trim(effects);
+    }
+
+    fn trim(&mut self, effects: &mut Vec<Effect>) {
+        effects.extend(self.window.trim().into_iter().map(|event| Effect::Defer { event }));
     }
 
     fn configure(&mut self, policy: Arc<Policy>, mode: Mode, now: Now) {
@@ -300,6 +321,9 @@ impl Lane {
         self.limited_until = None;
         while self.in_flight.len() < self.cap() {
             let Some((_, first)) = self.window.first() else { break };
+            if self.policy.ordered && self.window.misses_the_first() {
+                break;
+            }
             let (event, permission) = (first.event.seq, self.receiver.may_start(now.wall));
             let may_start = first.is_asked_for() || matches!(permission, Permission::Free | Permission::Probe);
             if first.due(now.wall) > now.wall || !may_start {
@@ -313,14 +337,15 @@ impl Lane {
             if permission == Permission::Probe {
                 self.receiver.probe_started(event);
             }
-            self.in_flight.insert(event, Flight { entry: entry.clone(), epoch: self.receiver.epoch() });
+            self.in_flight
+                .insert(event, Flight { entry: entry.clone(), epoch: self.receiver.epoch(), withdrawn: false });
             effects.push(Effect::Start { entry, share: self.receiver.share() });
         }
     }
 
     /// Reads rows that are missing, once they are about to fall due and may be sent.
     fn load(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        if self.next_load(now).is_none_or(|at| at > now.steady) {
+        if self.load_at(now).is_none_or(|at| at > now.steady) {
             return;
         }
         let in_flight = self.in_flight.values().filter(|flight| flight.entry.stored).count();
@@ -364,10 +389,10 @@ impl Lane {
         effects: &mut Vec<Effect>,
     ) {
         let in_flight = self.in_flight.len();
-        let Some(Flight { entry, epoch }) = self.in_flight.remove(&event) else { return };
+        let Some(Flight { entry, epoch, withdrawn }) = self.in_flight.remove(&event) else { return };
         self.window.left(event);
         let (mut state, gone) = after_attempt(&self.policy, &entry, outcome, jitter, now.wall);
-        if self.mode == Mode::Gone && state.status == Status::Pending {
+        if (withdrawn || self.mode == Mode::Gone) && state.status == Status::Pending {
             (state.status, state.next_at, state.settled_at) = (Status::Cancelled, None, Some(now.wall));
         }
         let again = (state.status == Status::Pending).then(|| entry.event.clone());
@@ -377,6 +402,7 @@ impl Lane {
             && self.mode == Mode::Open
         {
             self.keep(Entry { event, state, trigger: Trigger::Retry, stored: true }, now);
+            self.trim(effects);
         }
     }
 
@@ -410,7 +436,6 @@ impl Lane {
     fn keep(&mut self, entry: Entry, now: Now) {
         if self.policy.ordered || entry.due(now.wall) <= now.wall.plus(HORIZON) {
             self.insert(entry, now);
-            self.window.trim();
         } else {
             self.window.miss(self.key(&entry, now));
         }

@@ -293,7 +293,7 @@ impl Registry {
     fn resume(&mut self, num: WebhookNum) {
         let Some(known) = self.endpoints.get_mut(&num) else { return };
         if let Life::Retiring { addr, .. } = &known.life {
-            let _ = addr.try_send(endpoint::Wake);
+            known.unheard = addr.try_send(endpoint::Wake).is_err();
             known.life = Life::Live(addr.clone());
         }
     }
@@ -320,7 +320,11 @@ impl Registry {
 
     fn tell_if_drained(&mut self) {
         let all_gone = self.endpoints.values().all(|known| matches!(known.life, Life::Resting));
-        if all_gone && let Some(drained) = self.drained.take() {
+        // One that crashed and rests has not yet left word of what it may have sent: that stop is not a clean one.
+        if all_gone
+            && let Some(drained) = self.drained.take()
+            && self.endpoints.is_empty()
+        {
             let _ = drained.send(());
         }
     }

@@ -41,7 +41,8 @@ impl Engine {
         let Some(Published::Accepted(receipt)) = published.first() else { return Err(EngineError::NotFound) };
         let id = DeliveryId { event: receipt.seq, webhook: webhook.num };
         let until = tokio::time::Instant::now() + timeout + TEST_PATIENCE;
-        while self.inner.store.attempts(id).await?.is_empty() && tokio::time::Instant::now() < until {
+        while self.inner.store.attempts(id).await?.is_empty() && tokio::time::Instant::now() < until && self.is_ready()
+        {
             tokio::time::sleep(TEST_POLL).await;
         }
         Ok(id)
@@ -59,10 +60,13 @@ impl Engine {
         if delivery.state.status == Status::Pending {
             self.inner.journal.record(Record::Defer { id, next_at: now }).await.map_err(|_| EngineError::Stopping)?;
         }
-        self.record(Record::Retry { id, at: now }).await?;
+        // As old as its event, so that a long backlog does not come first.
+        self.record(Record::Retry { id, at: now.min(id.event.accepted_at()) }).await?;
         let found = self.inner.registry.detach(id).await;
-        self.inner.registry.wake(vec![id.webhook]).await;
-        if found == Detached::InFlight { Err(EngineError::InFlight) } else { Ok(()) }
+        if let Some(due) = self.inner.store.due_one(id).await? {
+            self.inner.registry.summon(id.webhook, due).await;
+        }
+        if found == (Detached::InFlight { manual: false }) { Err(EngineError::InFlight) } else { Ok(()) }
     }
 
     /// Takes a delivery out of its lane before its row is changed. One that is neither in a lane nor has a row is on its
@@ -71,7 +75,7 @@ impl Engine {
         match self.inner.registry.detach(id).await {
             Detached::Waiting => Ok(()),
             Detached::Absent if self.inner.store.has_row(id).await? => Ok(()),
-            Detached::InFlight | Detached::Absent => Err(EngineError::InFlight),
+            Detached::InFlight { .. } | Detached::Absent => Err(EngineError::InFlight),
         }
     }
 
@@ -93,7 +97,7 @@ impl Engine {
         }
         self.take_out(id).await?;
         self.record(Record::Cancel { id, at: UnixMillis::now() }).await?;
-        if self.inner.registry.detach(id).await == Detached::InFlight {
+        if let Detached::InFlight { .. } = self.inner.registry.withdraw(id).await {
             return Err(EngineError::InFlight);
         }
         // A request that ended while this one was on its way came first.

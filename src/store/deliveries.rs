@@ -196,6 +196,11 @@ struct NumRow {
 const DELIVERY_COLUMNS: &str = "d.event_seq, d.webhook_num, w.id AS webhook_id, e.kind, d.status, d.attempts, d.tries, \
                                 d.next_at, d.settled_at, d.manual_from, d.manual_next_at";
 
+/// What is needed to send a delivery.
+const DUE: &str = "SELECT d.event_seq, e.tenant_num, e.kind, e.body, d.status, d.attempts, d.tries, d.next_at, \
+                   d.settled_at, d.manual_from, d.manual_next_at \
+                   FROM delivery d CROSS JOIN event e ON e.seq = d.event_seq";
+
 /// `$1` is the tenant, `$2` the webhook or 0, `$3`… the bounds.
 struct ListQuery {
     sql: String,
@@ -355,20 +360,27 @@ impl Store {
                 vec![webhook.0.into(), most, horizon.0.into()],
             ),
         };
-        let sql = format!(
-            "SELECT d.event_seq, e.tenant_num, e.kind, e.body, d.status, d.attempts, d.tries, d.next_at, d.settled_at, \
-             d.manual_from, d.manual_next_at FROM delivery d CROSS JOIN event e ON e.seq = d.event_seq \
-             WHERE d.status = 0 AND d.webhook_num = $1 {rest}"
-        );
+        let sql = format!("{DUE} WHERE d.status = 0 AND d.webhook_num = $1 {rest}");
         let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
         let rows = DueRow::find_by_statement(statement).all(self.engine_readers()).await?;
-        let rows: Vec<Due> = rows.into_iter().map(due_of).collect::<Result<_, _>>()?;
         let next = match rows.last() {
-            Some(last) if rows.len() >= limit => last.state.next_at,
+            Some(last) if rows.len() >= limit => last.next_at.map(UnixMillis),
             _ if ordered => None,
             _ => self.first_due_after(webhook, horizon).await?,
         };
+        let (found, rows) = (rows.len(), rows.into_iter().filter_map(readable).collect::<Vec<Due>>());
+        if found > 0 && rows.is_empty() {
+            return Err(StoreError::unreadable("deliveries", "none of those that are due can be read"));
+        }
         Ok(DueRows { rows, next })
+    }
+
+    /// One pending delivery, whenever it is due.
+    pub async fn due_one(&self, id: DeliveryId) -> Result<Option<Due>, StoreError> {
+        let sql = format!("{DUE} WHERE d.event_seq = $1 AND d.webhook_num = $2 AND d.status = 0");
+        let values = [id.event.0.into(), id.webhook.0.into()];
+        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
+        DueRow::find_by_statement(statement).one(self.engine_readers()).await?.map(due_of).transpose()
     }
 
     async fn first_due_after(&self, webhook: WebhookNum, after: UnixMillis) -> Result<Option<UnixMillis>, StoreError> {
@@ -437,6 +449,12 @@ fn delivery_of(row: DeliveryRow, last: Option<Attempt>) -> Result<Delivery, Stor
     let webhook_id = webhook_id_of(&webhook_id)?;
     let id = DeliveryId { event: EventSeq(event_seq), webhook: WebhookNum(webhook_num) };
     Ok(Delivery { id, webhook_id, kind, state, last })
+}
+
+/// One that cannot be read keeps no other from being sent.
+fn readable(row: DueRow) -> Option<Due> {
+    let event = row.event_seq;
+    due_of(row).inspect_err(|error| tracing::error!(event, %error, "a pending delivery cannot be read")).ok()
 }
 
 fn due_of(row: DueRow) -> Result<Due, StoreError> {

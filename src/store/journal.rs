@@ -233,6 +233,21 @@ impl Journal {
         self.records.send(Request::Record(record)).await.map_err(|_| Stopped)
     }
 
+    /// Like [`Self::record`], if there is room right now.
+    ///
+    /// # Errors
+    ///
+    /// The record, when there is not.
+    pub fn try_record(&self, record: Record) -> Result<(), Record> {
+        match self.records.try_reserve() {
+            Ok(place) => {
+                place.send(Request::Record(record));
+                Ok(())
+            }
+            Err(_) => Err(record),
+        }
+    }
+
     /// Waits until everything that was recorded before is committed.
     pub async fn barrier(&self) -> Result<(), Stopped> {
         let (done, told) = oneshot::channel();

@@ -125,5 +125,8 @@ pub enum Mode {
 pub enum Detached {
     Absent,
     Waiting,
-    InFlight,
+    /// `manual`: because a person asked for it.
+    InFlight {
+        manual: bool,
+    },
 }

@@ -1,5 +1,6 @@
 //! The lane by itself.
 
+mod backlog;
 mod simulation;
 
 use bytes::Bytes;

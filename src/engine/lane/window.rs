@@ -83,6 +83,12 @@ impl Window {
         self.loading.is_some()
     }
 
+    /// Whether a row that comes before the first one here may be missing.
+    pub(super) fn misses_the_first(&self) -> bool {
+        let first = self.ready.first_key_value().map(|(key, _)| *key);
+        [self.unread, self.loading].into_iter().flatten().any(|missing| first.is_none_or(|first| missing <= first))
+    }
+
     /// From where on rows may be missing, unless they are being read.
     pub(super) fn unread(&self) -> Option<Key> {
         self.unread
@@ -173,8 +179,18 @@ impl Window {
         std::mem::take(&mut self.left)
     }
 
-    /// Back to the bound, after rows were added.
-    pub(super) fn trim(&mut self) {
-        while self.len() > WINDOW && self.evict_after(FIRST) {}
+    /// Back to the bound, after rows were added: what comes last goes. Answers those among it that have no row.
+    pub(super) fn trim(&mut self) -> Vec<EventSeq> {
+        let mut without_row = Vec::new();
+        while self.len() > WINDOW {
+            let Some((&key, entry)) = self.ready.last_key_value() else { break };
+            let (event, stored) = (entry.event.seq, entry.stored);
+            self.take(event);
+            self.miss(key);
+            if !stored {
+                without_row.push(event);
+            }
+        }
+        without_row
     }
 }

@@ -8,12 +8,13 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::clock::UnixMillis;
-use crate::engine::endpoint::{Configure, Detach, Endpoint, Unrecorded};
+use crate::engine::endpoint::{Configure, Detach, Endpoint, Summon, Unrecorded, Withdraw};
 use crate::engine::lane::Detached;
 use crate::engine::serving::{self, Loaded, Serving};
 use crate::engine::shared::Shared;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::StoreError;
+use crate::store::deliveries::Due;
 use crate::store::journal::Record;
 use crate::store::journal::feed::Feed;
 use crate::store::state::Suspect;
@@ -138,7 +139,12 @@ impl RegistryHandle {
         let suspect = Suspect { events_to: covered_to, due_to: at };
         self.shared.store.suspect(suspect).await?;
         let _unchanged = self.shared.changing.read().await;
-        let servings: Vec<Arc<Serving>> = serving::load_one(&self.shared, num).await?.into_iter().collect();
+        let servings: Vec<Arc<Serving>> = match serving::load_one(&self.shared, num).await {
+            Ok(serving) => serving.into_iter().collect(),
+            // It is started again as soon as it can be read.
+            Err(StoreError::Unreadable { .. }) => Vec::new(),
+            Err(error) => return Err(error),
+        };
         if servings.is_empty() {
             let _ = self.registry.send(Forget(num)).await;
         }
@@ -150,7 +156,10 @@ impl RegistryHandle {
     pub(in crate::engine) async fn reconfigure(&self, num: WebhookNum) {
         while let Err(error) = self.configure(num).await {
             tracing::error!(webhook = num.0, %error, "a changed webhook could not be read; trying again");
-            tokio::time::sleep(READ_PAUSE).await;
+            let pause = tokio::time::sleep(READ_PAUSE);
+            if self.shared.quiet.run_until_cancelled(pause).await.is_none() {
+                return;
+            }
         }
     }
 
@@ -177,6 +186,22 @@ impl RegistryHandle {
         match self.find(id.webhook).await {
             Some(endpoint) => endpoint.send(Detach(id.event)).await.unwrap_or(Detached::Absent),
             None => Detached::Absent,
+        }
+    }
+
+    /// Takes out a delivery that was cancelled.
+    pub(in crate::engine) async fn withdraw(&self, id: DeliveryId) -> Detached {
+        match self.find(id.webhook).await {
+            Some(endpoint) => endpoint.send(Withdraw(id.event)).await.unwrap_or(Detached::Absent),
+            None => Detached::Absent,
+        }
+    }
+
+    /// A person wants this one sent now. Starts the endpoint if it sleeps.
+    pub(in crate::engine) async fn summon(&self, webhook: WebhookNum, due: Due) {
+        self.wake(vec![webhook]).await;
+        if let Some(endpoint) = self.find(webhook).await {
+            let _ = endpoint.send(Summon(due)).await;
         }
     }
 
