@@ -16,6 +16,7 @@ mod configure;
 mod dispatch;
 mod endpoint;
 mod inspect;
+mod pulse;
 mod registry;
 mod serving;
 mod shared;

@@ -3,6 +3,7 @@
 
 mod attempt;
 mod disable;
+mod messages;
 mod watch;
 
 use std::sync::Arc;
@@ -15,17 +16,18 @@ use actix::{
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::clock::UnixMillis;
-use crate::delivery::outcome::Outcome;
+use crate::delivery::outcome::{Outcome, OutcomeKind};
 use crate::delivery::sender::{Report, Sender};
 use crate::fault;
 use crate::id::{DeliveryId, EventSeq};
-use crate::store::deliveries::{Attempt, DeliveryState, Due};
+use crate::store::deliveries::{Attempt, DeliveryState, Due, Status};
 use crate::store::events::Event;
 use crate::store::journal::{AttemptRecord, Record};
 use crate::store::state::Suspect;
 
-use super::lane::{Detached, Effect, Entry, HORIZON, Input, Lane, Mode, Now, Reason};
+use super::lane::{Detached, Effect, Entry, Gauge, HORIZON, Input, Lane, Mode, Now, Reason};
 use super::permits::Share;
+use super::pulse::{Live, Pulse};
 use super::serving::{self, Serving};
 use super::shared::Shared;
 use super::turns::Turns;
@@ -33,6 +35,9 @@ use super::turns::Turns;
 use self::attempt::{AbortOnDrop, Attempted, Means};
 use self::watch::DeathWatch;
 
+pub(super) use self::messages::{
+    Configure, Detach, Drain, Offer, Probe, Remind, Retire, Summon, Unrecorded, Wake, Withdraw, WithdrawAll,
+};
 pub(super) use self::watch::{Notice, Sign};
 
 /// Offers that may wait for the actor's turn.
@@ -78,64 +83,14 @@ pub(super) struct Endpoint {
     busy_at: Instant,
     suspect: Suspect,
     watch: DeathWatch,
+    pulse: Arc<Pulse>,
+    born: UnixMillis,
 }
-
-/// An event for this webhook. Refused by a full mailbox it becomes a row instead.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Offer {
-    pub(super) event: Arc<Event>,
-    pub(super) recovered: bool,
-}
-
-/// There are rows that it does not know of.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Wake;
-
-/// Rows fall due; it may know of them.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Remind;
-
-/// The webhook changed; `None` when it was deleted.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Configure(pub(super) Option<Arc<Serving>>);
-
-/// Take a waiting delivery out of the lane.
-#[derive(Message)]
-#[rtype(result = "Detached")]
-pub(super) struct Detach(pub(super) EventSeq);
-
-/// Take a cancelled delivery out of the lane.
-#[derive(Message)]
-#[rtype(result = "Detached")]
-pub(super) struct Withdraw(pub(super) EventSeq);
-
-/// A person wants this one sent now.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Summon(pub(super) Due);
-
-/// Which deliveries are here and have no row?
-#[derive(Message)]
-#[rtype(result = "Vec<EventSeq>")]
-pub(super) struct Unrecorded;
-
-/// End if there is nothing to do.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Retire;
-
-/// Begin nothing any more; end when nothing is in flight.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Drain;
 
 impl Endpoint {
     pub(super) fn new(birth: Birth) -> Self {
         let Birth { serving, shared, sender, turns, generation, registry, suspect } = birth;
+        let pulse = shared.pulses.of(serving.num);
         let watch = DeathWatch::new(serving.num, generation, registry);
         Self {
             lane: Lane::new(serving.policy.clone(), serving.mode, serving.has_rows, serving.health),
@@ -150,6 +105,8 @@ impl Endpoint {
             busy_at: Instant::now(),
             suspect,
             watch,
+            pulse,
+            born: UnixMillis::now(),
         }
     }
 
@@ -184,10 +141,17 @@ impl Endpoint {
             }
         }
         self.set_timer(now, ctx);
+        self.show(now);
         self.end_if_drained(ctx);
         if self.lane.mode() == Mode::Gone && self.is_idle() {
             self.watch.say(Sign::Idle);
         }
+    }
+
+    fn show(&self, now: Now) {
+        let Gauge { in_flight, window, limited_until } = self.lane.gauge();
+        let breaker = Some(self.lane.breaker(now.wall));
+        self.pulse.publish(Live { since: Some(self.born), in_flight, window, breaker, limited_until });
     }
 
     fn begin(&self, entry: Entry, share: Share, ctx: &mut Context<Self>) {
@@ -216,6 +180,8 @@ impl Endpoint {
         let Report { outcome, status, error, head_us, duration_us, response_headers, response_body } = report;
         let outcome = outcome.kind();
         self.shared.count(outcome);
+        let (took, settled) = (Duration::from_micros(duration_us.into()), state.status != Status::Pending);
+        self.pulse.answered(took, outcome == OutcomeKind::Success, settled);
         let attempt = Attempt {
             number: state.attempts,
             trigger: entry.trigger,
@@ -385,6 +351,7 @@ impl Handler<Offer> for Endpoint {
     type Result = ();
 
     fn handle(&mut self, offer: Offer, ctx: &mut Self::Context) {
+        self.pulse.taken();
         fault::point_of("endpoint.handle", &self.serving.name);
         self.hear(Input::Offer(Entry::offered(offer.event, offer.recovered)), ctx);
     }
@@ -427,6 +394,22 @@ impl Handler<Withdraw> for Endpoint {
 
     fn handle(&mut self, Withdraw(event): Withdraw, _: &mut Self::Context) -> Self::Result {
         MessageResult(self.lane.withdraw(event))
+    }
+}
+
+impl Handler<WithdrawAll> for Endpoint {
+    type Result = MessageResult<WithdrawAll>;
+
+    fn handle(&mut self, WithdrawAll(to): WithdrawAll, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.lane.withdraw_all(to))
+    }
+}
+
+impl Handler<Probe> for Endpoint {
+    type Result = ();
+
+    fn handle(&mut self, _: Probe, ctx: &mut Self::Context) {
+        self.hear(Input::Probe, ctx);
     }
 }
 

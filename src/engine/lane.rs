@@ -29,7 +29,7 @@ use self::window::{FEW, Key, WINDOW, Window};
 
 pub use self::entry::Entry;
 pub use self::health::SLOW;
-pub use self::protocol::{Detached, Effect, Input, Mode, Now, Reason};
+pub use self::protocol::{Detached, Effect, Gauge, Input, Mode, Now, Reason};
 
 /// How long before it falls due a row is wanted in memory, so that the lane keeps its time.
 pub const AHEAD: Duration = Duration::from_secs(2);
@@ -100,9 +100,7 @@ impl Lane {
                     self.insert(entry, now);
                 }
             }
-            Input::Probe => {
-                self.receiver.probe_now();
-            }
+            Input::Probe => self.probe(effects),
             Input::Renew => self.receiver = Receiver::new(&self.policy, Health::default()),
             Input::Tick => {}
             Input::Configure { policy, mode } => self.configure(policy, mode, now),
@@ -177,6 +175,11 @@ impl Lane {
     }
 
     #[must_use]
+    pub fn gauge(&self) -> Gauge {
+        Gauge { in_flight: self.in_flight.len(), window: self.window.len(), limited_until: self.limited_until }
+    }
+
+    #[must_use]
     pub fn mode(&self) -> Mode {
         self.mode
     }
@@ -207,6 +210,23 @@ impl Lane {
             flight.withdrawn = true;
         }
         self.detach(event)
+    }
+
+    /// None of those under way up to this event is sent again; answers which they are.
+    pub fn withdraw_all(&mut self, to: EventSeq) -> Vec<EventSeq> {
+        let flights = self.in_flight.iter_mut().filter(|(event, _)| **event <= to);
+        flights
+            .map(|(event, flight)| {
+                flight.withdrawn = true;
+                *event
+            })
+            .collect()
+    }
+
+    fn probe(&mut self, effects: &mut Vec<Effect>) {
+        if self.receiver.probe_now() {
+            effects.push(Effect::Save { health: self.receiver.health() });
+        }
     }
 
     fn cap(&self) -> usize {

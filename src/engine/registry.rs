@@ -3,6 +3,7 @@
 //! that a start needs.
 
 mod handle;
+mod messages;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,11 +23,15 @@ use crate::store::state::Suspect;
 use super::arbiters::{Arbiters, Place};
 use super::endpoint::{self, Birth, Endpoint, Notice, Retire, Sign};
 use super::lane::Mode;
-use super::restart::Restarts;
+use super::pulse::Pulse;
+use super::restart::{Rest, Restarts};
 use super::serving::Serving;
 use super::shared::Shared;
 
-pub(super) use handle::RegistryHandle;
+use self::messages::{Count, Cover, Crashed, Drain, Find, Forget, Introduce, Release, Remind, Wake};
+
+pub(super) use self::handle::RegistryHandle;
+pub(super) use self::messages::{Crashes, Figures, Offer, Offered};
 
 /// Messages that may wait for the registry. Senders wait for room.
 const MAILBOX: usize = 256;
@@ -36,6 +41,8 @@ pub(super) struct Registry {
     shared: Arc<Shared>,
     feed: Arc<Feed>,
     endpoints: HashMap<WebhookNum, Known>,
+    /// Every fan-out up to here that names this webhook has a row for it: after a crash, or a purge.
+    covered: HashMap<WebhookNum, EventSeq>,
     notices: UnboundedSender<Notice>,
     incoming: Option<UnboundedReceiver<Notice>>,
     handle: Option<RegistryHandle>,
@@ -54,10 +61,9 @@ struct Known {
     restarts: Restarts,
     /// Ordered endpoints take their work from rows alone.
     ordered: bool,
-    /// Every fan-out up to here that names this webhook was turned into a row when it was made again.
-    covered_to: EventSeq,
     /// Its mailbox was too full to tell it of rows that it does not know of.
     unheard: bool,
+    pulse: Arc<Pulse>,
 }
 
 enum Life {
@@ -69,6 +75,8 @@ enum Life {
     },
     /// Crashed and not made again yet.
     Resting,
+    /// Crashed too often; waits for somebody to release it.
+    Quarantined,
 }
 
 /// One event for one webhook, on its way to the endpoint.
@@ -85,65 +93,6 @@ impl Item {
     }
 }
 
-/// Hand these to their endpoints.
-#[derive(Message)]
-#[rtype(result = "Offered")]
-pub(super) struct Offer(pub(super) Vec<Item>);
-
-/// What could not be handed over.
-#[derive(Default)]
-pub(super) struct Offered {
-    /// These must become rows: the mailbox is full, or the endpoint cannot take them now.
-    pub(super) refused: Vec<Item>,
-    /// These have no live endpoint.
-    pub(super) unknown: Vec<Item>,
-}
-
-/// Start endpoints for these, unless they live.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Introduce {
-    servings: Vec<Arc<Serving>>,
-    /// Set when these crashed.
-    crashed: Option<Suspect>,
-}
-
-/// Tell these that they have rows that they do not know of; answers those that are not live.
-#[derive(Message)]
-#[rtype(result = "Vec<WebhookNum>")]
-struct Wake(Vec<WebhookNum>);
-
-/// Tell these that they have rows that fall due; answers those that are not live.
-#[derive(Message)]
-#[rtype(result = "Vec<WebhookNum>")]
-struct Remind(Vec<WebhookNum>);
-
-/// Answers those that live.
-#[derive(Message)]
-#[rtype(result = "Vec<Addr<Endpoint>>")]
-struct Find(Vec<WebhookNum>);
-
-#[derive(Message)]
-#[rtype(result = "Figures")]
-struct Count;
-
-/// How many endpoints live, and how many have crashed.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Figures {
-    pub(super) live: usize,
-    pub(super) crashes: u64,
-}
-
-/// Ask every endpoint to end; told when the last one has.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Drain(oneshot::Sender<()>);
-
-/// The webhook of a crashed endpoint was deleted meanwhile.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Forget(WebhookNum);
-
 /// Starts the registry on its thread.
 pub(super) fn start(arbiters: &Arbiters, shared: &Arc<Shared>, feed: &Arc<Feed>, suspect: Suspect) -> RegistryHandle {
     let (notices, incoming) = unbounded_channel();
@@ -152,6 +101,7 @@ pub(super) fn start(arbiters: &Arbiters, shared: &Arc<Shared>, feed: &Arc<Feed>,
         shared: shared.clone(),
         feed: feed.clone(),
         endpoints: HashMap::new(),
+        covered: HashMap::new(),
         notices,
         incoming: Some(incoming),
         handle: None,
@@ -205,7 +155,7 @@ impl Registry {
     }
 
     fn introduce(&mut self, serving: &Arc<Serving>, crashed: Option<Suspect>) {
-        let (restarts, covered_to) = match self.endpoints.get_mut(&serving.num) {
+        let restarts = match self.endpoints.get_mut(&serving.num) {
             Some(Known { life: Life::Live(_), ordered, .. }) => {
                 *ordered = serving.policy.ordered;
                 return;
@@ -216,10 +166,11 @@ impl Registry {
             }
             // Only the end of its rest makes it again.
             Some(Known { life: Life::Resting, restarts, .. }) => match crashed {
-                Some(suspect) => (*restarts, suspect.events_to),
+                Some(_) => *restarts,
                 None => return,
             },
-            None => (Restarts::default(), EventSeq::ZERO),
+            Some(Known { life: Life::Quarantined, .. }) => return,
+            None => Restarts::default(),
         };
         if serving.mode != Mode::Open || self.draining {
             self.endpoints.remove(&serving.num);
@@ -232,25 +183,31 @@ impl Registry {
             since: Instant::now(),
             restarts,
             ordered: serving.policy.ordered,
-            covered_to,
+            pulse: self.shared.pulses.of(serving.num),
             unheard: false,
         };
         self.endpoints.insert(serving.num, known);
     }
 
     fn offer(&self, item: Item, answer: &mut Offered) {
-        let Some(known) = self.endpoints.get(&item.num) else { return answer.unknown.push(item) };
-        if item.event.seq <= known.covered_to {
+        if self.covered.get(&item.num).is_some_and(|covered| item.event.seq <= *covered) {
             return;
         }
+        let Some(known) = self.endpoints.get(&item.num) else { return answer.unknown.push(item) };
         match &known.life {
             Life::Live(addr) if !known.ordered => {
                 let offer = endpoint::Offer { event: item.event.clone(), recovered: item.recovered };
-                if addr.try_send(offer).is_err() {
+                if addr.try_send(offer).is_ok() {
+                    known.pulse.offered();
+                } else {
+                    known.pulse.passed_by();
                     answer.refused.push(item);
                 }
             }
-            Life::Live(_) | Life::Retiring { .. } | Life::Resting => answer.refused.push(item),
+            Life::Live(_) | Life::Retiring { .. } | Life::Resting | Life::Quarantined => {
+                known.pulse.passed_by();
+                answer.refused.push(item);
+            }
         }
     }
 
@@ -260,7 +217,7 @@ impl Registry {
                 *unheard = addr.try_send(endpoint::Wake).is_err();
                 false
             }
-            Some(Known { life: Life::Resting, .. }) => false,
+            Some(Known { life: Life::Resting | Life::Quarantined, .. }) => false,
             Some(Known { life: Life::Retiring { .. }, .. }) | None => true,
         });
         nums
@@ -274,7 +231,7 @@ impl Registry {
         for num in to_remind {
             match self.endpoints.get(&num).map(|known| &known.life) {
                 Some(Life::Live(addr)) => drop(addr.try_send(endpoint::Remind)),
-                Some(Life::Resting) => {}
+                Some(Life::Resting | Life::Quarantined) => {}
                 Some(Life::Retiring { .. }) | None => asleep.push(num),
             }
         }
@@ -300,7 +257,10 @@ impl Registry {
 
     fn retired(&mut self, num: WebhookNum) {
         let gone = self.endpoints.remove(&num);
-        let wanted = gone.is_some_and(|known| matches!(known.life, Life::Retiring { wanted: true, .. }));
+        let wanted = gone.is_some_and(|known| {
+            known.pulse.ended();
+            matches!(known.life, Life::Retiring { wanted: true, .. })
+        });
         if wanted && let Some(handle) = self.handle.clone() {
             actix::spawn(async move { handle.wake(vec![num]).await });
         }
@@ -309,9 +269,23 @@ impl Registry {
     fn crashed(&mut self, num: WebhookNum) {
         self.crashes += 1;
         let Some(known) = self.endpoints.get_mut(&num) else { return };
-        let wait = known.restarts.crashed(known.since.elapsed());
-        known.life = Life::Resting;
-        tracing::error!(webhook = num.0, ?wait, "an endpoint crashed; it is made again");
+        known.pulse.ended();
+        let rest = known.restarts.crashed(known.since.elapsed());
+        let wait = match rest {
+            Rest::For(wait) => {
+                known.life = Life::Resting;
+                tracing::error!(webhook = num.0, ?wait, "an endpoint crashed; it is made again");
+                Some(wait)
+            }
+            Rest::Quarantine => {
+                known.life = Life::Quarantined;
+                tracing::error!(
+                    webhook = num.0,
+                    "an endpoint crashed too often; it is left alone until it is released"
+                );
+                None
+            }
+        };
         if let Some(handle) = self.handle.clone() {
             let feed = self.feed.clone();
             actix::spawn(async move { handle.revive(num, wait, &feed).await });
@@ -319,7 +293,8 @@ impl Registry {
     }
 
     fn tell_if_drained(&mut self) {
-        let all_gone = self.endpoints.values().all(|known| matches!(known.life, Life::Resting));
+        let is_gone = |known: &Known| matches!(known.life, Life::Resting | Life::Quarantined);
+        let all_gone = self.endpoints.values().all(is_gone);
         // One that crashed and rests has not yet left word of what it may have sent: that stop is not a clean one.
         if all_gone
             && let Some(drained) = self.drained.take()
@@ -390,7 +365,7 @@ impl Handler<Find> for Registry {
     fn handle(&mut self, Find(nums): Find, _: &mut Self::Context) -> Self::Result {
         let addr = |num: WebhookNum| match &self.endpoints.get(&num)?.life {
             Life::Live(addr) | Life::Retiring { addr, .. } => Some(addr.clone()),
-            Life::Resting => None,
+            Life::Resting | Life::Quarantined => None,
         };
         MessageResult(nums.into_iter().filter_map(addr).collect())
     }
@@ -400,9 +375,44 @@ impl Handler<Forget> for Registry {
     type Result = ();
 
     fn handle(&mut self, Forget(num): Forget, _: &mut Self::Context) {
-        if self.endpoints.get(&num).is_some_and(|known| matches!(known.life, Life::Resting)) {
+        if self.endpoints.get(&num).is_some_and(|known| matches!(known.life, Life::Resting | Life::Quarantined)) {
             self.endpoints.remove(&num);
         }
+    }
+}
+
+impl Handler<Cover> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, Cover(num, to): Cover, _: &mut Self::Context) {
+        let covered = self.covered.entry(num).or_insert(to);
+        *covered = to.max(*covered);
+    }
+}
+
+impl Handler<Release> for Registry {
+    type Result = bool;
+
+    fn handle(&mut self, Release(num): Release, _: &mut Self::Context) -> bool {
+        let held = self.endpoints.get(&num).is_some_and(|known| matches!(known.life, Life::Quarantined));
+        if held {
+            self.endpoints.remove(&num);
+        }
+        held
+    }
+}
+
+impl Handler<Crashed> for Registry {
+    type Result = MessageResult<Crashed>;
+
+    fn handle(&mut self, Crashed(nums): Crashed, _: &mut Self::Context) -> Self::Result {
+        let crashes = |num| match self.endpoints.get(&num) {
+            Some(known) => {
+                Crashes { recent: known.restarts.recent(), quarantined: matches!(known.life, Life::Quarantined) }
+            }
+            None => Crashes::default(),
+        };
+        MessageResult(nums.into_iter().map(crashes).collect())
     }
 }
 
@@ -410,8 +420,10 @@ impl Handler<Count> for Registry {
     type Result = MessageResult<Count>;
 
     fn handle(&mut self, _: Count, _: &mut Self::Context) -> Self::Result {
-        let live = self.endpoints.values().filter(|known| !matches!(known.life, Life::Resting)).count();
-        MessageResult(Figures { live, crashes: self.crashes })
+        let is_live = |known: &&Known| matches!(known.life, Life::Live(_) | Life::Retiring { .. });
+        let live = self.endpoints.values().filter(is_live).count();
+        let quarantined = self.endpoints.values().filter(|known| matches!(known.life, Life::Quarantined)).count();
+        MessageResult(Figures { live, crashes: self.crashes, quarantined })
     }
 }
 

@@ -1,4 +1,4 @@
-//! When a crashed endpoint is made again. Pure.
+//! When a crashed endpoint is made again, and when not any more. Pure.
 
 use std::time::Duration;
 
@@ -11,22 +11,40 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// Crashes further apart than this have nothing to do with each other.
 const FORGET_AFTER: Duration = Duration::from_secs(300);
 
+/// So many crashes in a row are no bad moments: whatever makes it crash is still there.
+const MOST: u32 = 8;
+
 /// How often an endpoint crashed lately.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Restarts {
     recent: u32,
 }
 
+/// What is done with an endpoint that crashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// It is made again after this long.
+    For(Duration),
+    /// It is left alone until somebody has looked at it.
+    Quarantine,
+}
+
 impl Restarts {
-    /// It crashed after having lived for `lived`. Answers how long to wait before it is made again.
+    /// It crashed after having lived for `lived`.
     #[must_use]
-    pub fn crashed(&mut self, lived: Duration) -> Duration {
+    pub fn crashed(&mut self, lived: Duration) -> Rest {
         if lived >= FORGET_AFTER {
             self.recent = 0;
         }
         let wait = FIRST.saturating_mul(1u32.checked_shl(self.recent).unwrap_or(u32::MAX)).min(LONGEST);
         self.recent = self.recent.saturating_add(1);
-        wait
+        if self.recent >= MOST { Rest::Quarantine } else { Rest::For(wait) }
+    }
+
+    /// Crashes that count against it.
+    #[must_use]
+    pub fn recent(&self) -> u32 {
+        self.recent
     }
 }
 
@@ -35,14 +53,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_up_to_half_a_minute_and_start_over_after_a_quiet_time() {
+    fn waits_double_and_start_over_after_a_quiet_time() {
         let mut restarts = Restarts::default();
         let short = Duration::from_secs(1);
-        let waits: Vec<_> = (0..4).map(|_| restarts.crashed(short).as_millis()).collect();
-        assert_eq!(waits, [100, 200, 400, 800]);
-        for _ in 0..100 {
-            assert!(restarts.crashed(short) <= LONGEST);
-        }
-        assert_eq!(restarts.crashed(FORGET_AFTER), FIRST);
+        let waits: Vec<_> = (0..4).map(|_| restarts.crashed(short)).collect();
+        assert_eq!(waits, [100, 200, 400, 800].map(|ms| Rest::For(Duration::from_millis(ms))));
+        assert_eq!(restarts.crashed(FORGET_AFTER), Rest::For(FIRST));
+    }
+
+    #[test]
+    fn who_crashes_again_and_again_is_left_alone() {
+        let mut restarts = Restarts::default();
+        let short = Duration::from_secs(1);
+        let rests = (1..MOST).filter(|_| restarts.crashed(short) != Rest::Quarantine).count();
+        assert_eq!(rests, 7);
+        assert_eq!(restarts.crashed(short), Rest::Quarantine);
+        assert_eq!(restarts.recent(), MOST);
     }
 }

@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::clock::UnixMillis;
-use crate::delivery::guard::Guard;
 use crate::delivery::policy::Policy;
 use crate::delivery::signature::SigningSecret;
 use crate::delivery::target::Target;
@@ -63,7 +62,7 @@ pub(super) async fn load(shared: &Shared, nums: &[WebhookNum]) -> Result<Loaded,
     for (num, row) in shared.store.servings(nums, UnixMillis::now()).await? {
         match row {
             Ok(row) => {
-                loaded.servings.insert(num, serving_of(row, &shared.guard));
+                loaded.servings.insert(num, serving_of(row, shared));
             }
             Err(error) => {
                 tracing::error!(webhook = num.0, %error, "a webhook cannot be read; its deliveries wait");
@@ -77,10 +76,10 @@ pub(super) async fn load(shared: &Shared, nums: &[WebhookNum]) -> Result<Loaded,
 /// One webhook; nothing when it is deleted.
 pub(super) async fn load_one(shared: &Shared, num: WebhookNum) -> Result<Option<Arc<Serving>>, StoreError> {
     let row = shared.store.servings(&[num], UnixMillis::now()).await?.remove(&num).transpose()?;
-    Ok(row.map(|row| serving_of(row, &shared.guard)))
+    Ok(row.map(|row| serving_of(row, shared)))
 }
 
-fn serving_of(row: servings::Serving, guard: &Guard) -> Arc<Serving> {
+fn serving_of(row: servings::Serving, shared: &Shared) -> Arc<Serving> {
     let servings::Serving { webhook, secrets, secrets_change_at, has_pending_rows, health } = row;
     let policy: Policy = serde_json::from_value(webhook.policy.clone()).unwrap_or_else(|error| {
         tracing::error!(webhook = %webhook.id, %error, "unreadable policy, using the defaults");
@@ -88,14 +87,16 @@ fn serving_of(row: servings::Serving, guard: &Guard) -> Arc<Serving> {
     });
     let secrets: Result<Vec<SigningSecret>, _> = secrets.iter().map(|secret| SigningSecret::parse(secret)).collect();
     let target = secrets.map_err(|error| error.to_string()).and_then(|secrets| {
-        Target::try_new(guard, &webhook.url, &webhook.headers, secrets, &policy).map_err(|error| error.to_string())
+        Target::try_new(&shared.guard, &webhook.url, &webhook.headers, secrets, &policy)
+            .map_err(|error| error.to_string())
     });
+    let is_held = webhook.paused_at.is_some() || shared.holds.lock().contains_key(&webhook.num);
     Arc::new(Serving {
         num: webhook.num,
         tenant: webhook.tenant,
         version: webhook.version,
         name: webhook.name,
-        mode: if webhook.is_active && webhook.paused_at.is_none() { Mode::Open } else { Mode::Held },
+        mode: if webhook.is_active && !is_held { Mode::Open } else { Mode::Held },
         is_active: webhook.is_active,
         url: webhook.url,
         health,

@@ -1,17 +1,21 @@
 //! What every endpoint uses and none owns.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::guard::Guard;
 use crate::delivery::outcome::OutcomeKind;
+use crate::id::WebhookNum;
 use crate::store::Store;
 use crate::store::journal::Journal;
 
 use super::permits::Permits;
+use super::pulse::Pulses;
 use super::routes::RouteTable;
 
 pub(super) struct Shared {
@@ -25,6 +29,9 @@ pub(super) struct Shared {
     /// those who start endpoints from what they read, so that a change finds every endpoint that it must tell.
     pub(super) changing: RwLock<()>,
     pub(super) permits: Permits,
+    pub(super) pulses: Pulses,
+    /// Endpoints that are held while their backlog is purged, by how many hold them.
+    pub(super) holds: Mutex<HashMap<WebhookNum, usize>>,
     outcomes: [AtomicU64; OutcomeKind::ALL.len()],
 }
 
@@ -44,6 +51,8 @@ impl Shared {
             quiet: CancellationToken::new(),
             changing: RwLock::new(()),
             permits: Permits::new(max_in_flight),
+            pulses: Pulses::new(),
+            holds: Mutex::default(),
             outcomes: Default::default(),
         }
     }

@@ -130,3 +130,12 @@ pub enum Detached {
         manual: bool,
     },
 }
+
+/// How full a lane is.
+#[derive(Debug, Clone, Copy)]
+pub struct Gauge {
+    pub in_flight: usize,
+    pub window: usize,
+    /// When its limiter lets the next one through.
+    pub limited_until: Option<Instant>,
+}

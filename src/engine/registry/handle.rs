@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::clock::UnixMillis;
-use crate::engine::endpoint::{Configure, Detach, Endpoint, Summon, Unrecorded, Withdraw};
+use crate::engine::endpoint::{Configure, Detach, Endpoint, Probe, Summon, Unrecorded, Withdraw, WithdrawAll};
 use crate::engine::lane::Detached;
 use crate::engine::serving::{self, Loaded, Serving};
 use crate::engine::shared::Shared;
@@ -19,7 +19,10 @@ use crate::store::journal::Record;
 use crate::store::journal::feed::Feed;
 use crate::store::state::Suspect;
 
-use super::{Count, Drain, Figures, Find, Forget, Introduce, Item, Offer, Offered, Registry, Remind, Wake};
+use super::{
+    Count, Cover, Crashed, Crashes, Drain, Figures, Find, Forget, Introduce, Item, Offer, Offered, Registry, Release,
+    Remind, Wake,
+};
 
 /// Pause before the store is read again after it failed.
 const READ_PAUSE: Duration = Duration::from_millis(500);
@@ -66,6 +69,9 @@ impl RegistryHandle {
         let (known, deleted): (Vec<Item>, Vec<Item>) = unknown.into_iter().partition(|item| loaded.exists(item.num));
         handed.cancelled.extend(deleted.iter().map(Item::id));
         let Offered { refused, unknown } = self.registry.send(Offer(known)).await.unwrap_or_default();
+        for item in &unknown {
+            self.shared.pulses.of(item.num).passed_by();
+        }
         handed.deferred.extend(refused.iter().chain(&unknown).map(Item::id));
         handed
     }
@@ -115,10 +121,11 @@ impl RegistryHandle {
 
     /// Makes a crashed endpoint again. Whatever it was offered and had not recorded becomes rows first, and later
     /// offers of the same events are dropped by the registry, so nothing is lost and nothing is served twice.
-    pub(super) async fn revive(&self, num: WebhookNum, wait: Duration, feed: &Feed) {
-        tokio::time::sleep(wait).await;
+    /// An endpoint that is left alone instead (`wait` is `None`) leaves its work as rows all the same.
+    pub(super) async fn revive(&self, num: WebhookNum, wait: Option<Duration>, feed: &Feed) {
+        tokio::time::sleep(wait.unwrap_or_default()).await;
         loop {
-            match self.recover(num, feed).await {
+            match self.recover(num, wait.is_some(), feed).await {
                 Ok(()) => return,
                 Err(error) => tracing::warn!(%error, "a crashed endpoint could not be made again yet"),
             }
@@ -126,10 +133,11 @@ impl RegistryHandle {
         }
     }
 
-    async fn recover(&self, num: WebhookNum, feed: &Feed) -> Result<(), StoreError> {
+    async fn recover(&self, num: WebhookNum, again: bool, feed: &Feed) -> Result<(), StoreError> {
         let journal = &self.shared.journal;
         let _ = journal.barrier().await;
         let covered_to = feed.committed();
+        let _ = self.registry.send(Cover(num, covered_to)).await;
         let at = UnixMillis::now();
         for event in self.shared.store.owed_only_by_fanout(num, covered_to).await? {
             let id = DeliveryId { event, webhook: num };
@@ -138,6 +146,9 @@ impl RegistryHandle {
         let _ = journal.barrier().await;
         let suspect = Suspect { events_to: covered_to, due_to: at };
         self.shared.store.suspect(suspect).await?;
+        if !again {
+            return Ok(());
+        }
         let _unchanged = self.shared.changing.read().await;
         let servings: Vec<Arc<Serving>> = match serving::load_one(&self.shared, num).await {
             Ok(serving) => serving.into_iter().collect(),
@@ -209,6 +220,38 @@ impl RegistryHandle {
     pub(in crate::engine) async fn unrecorded(&self, num: WebhookNum) -> Vec<EventSeq> {
         match self.find(num).await {
             Some(endpoint) => endpoint.send(Unrecorded).await.unwrap_or_default(),
+            None => Vec::new(),
+        }
+    }
+
+    /// Every fan-out up to here that names this webhook has a row for it.
+    pub(in crate::engine) async fn cover(&self, num: WebhookNum, to: EventSeq) {
+        let _ = self.registry.send(Cover(num, to)).await;
+    }
+
+    /// Somebody has looked at an endpoint that crashed too often.
+    pub(in crate::engine) async fn release(&self, num: WebhookNum) {
+        if self.registry.send(Release(num)).await.unwrap_or(false) {
+            self.wake(vec![num]).await;
+        }
+    }
+
+    pub(in crate::engine) async fn crashes(&self, nums: Vec<WebhookNum>) -> Vec<Crashes> {
+        self.registry.send(Crashed(nums)).await.unwrap_or_default()
+    }
+
+    /// Lets the endpoint find out now whether its receiver is back. Starts it if it sleeps.
+    pub(in crate::engine) async fn probe(&self, num: WebhookNum) {
+        self.wake(vec![num]).await;
+        if let Some(endpoint) = self.find(num).await {
+            let _ = endpoint.send(Probe).await;
+        }
+    }
+
+    /// Those under way up to this event, which are not sent again.
+    pub(in crate::engine) async fn withdraw_all(&self, num: WebhookNum, to: EventSeq) -> Vec<EventSeq> {
+        match self.find(num).await {
+            Some(endpoint) => endpoint.send(WithdrawAll(to)).await.unwrap_or_default(),
             None => Vec::new(),
         }
     }

@@ -1,0 +1,74 @@
+//! What an endpoint can be told and asked.
+
+use std::sync::Arc;
+
+use actix::Message;
+
+use crate::engine::lane::Detached;
+use crate::engine::serving::Serving;
+use crate::id::EventSeq;
+use crate::store::deliveries::Due;
+use crate::store::events::Event;
+
+/// An event for this webhook. Refused by a full mailbox it becomes a row instead.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::engine) struct Offer {
+    pub(in crate::engine) event: Arc<Event>,
+    pub(in crate::engine) recovered: bool,
+}
+
+/// There are rows that it does not know of.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::engine) struct Wake;
+
+/// Rows fall due; it may know of them.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::engine) struct Remind;
+
+/// The webhook changed; `None` when it was deleted.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::engine) struct Configure(pub(in crate::engine) Option<Arc<Serving>>);
+
+/// Take a waiting delivery out of the lane.
+#[derive(Message)]
+#[rtype(result = "Detached")]
+pub(in crate::engine) struct Detach(pub(in crate::engine) EventSeq);
+
+/// Take a cancelled delivery out of the lane.
+#[derive(Message)]
+#[rtype(result = "Detached")]
+pub(in crate::engine) struct Withdraw(pub(in crate::engine) EventSeq);
+
+/// Send none of those under way up to this event again; which are they?
+#[derive(Message)]
+#[rtype(result = "Vec<EventSeq>")]
+pub(in crate::engine) struct WithdrawAll(pub(in crate::engine) EventSeq);
+
+/// An operator wants to know whether the receiver is back.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::engine) struct Probe;
+
+/// A person wants this one sent now.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::engine) struct Summon(pub(in crate::engine) Due);
+
+/// Which deliveries are here and have no row?
+#[derive(Message)]
+#[rtype(result = "Vec<EventSeq>")]
+pub(in crate::engine) struct Unrecorded;
+
+/// End if there is nothing to do.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::engine) struct Retire;
+
+/// Begin nothing any more; end when nothing is in flight.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::engine) struct Drain;
