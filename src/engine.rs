@@ -12,9 +12,11 @@ pub mod routes;
 pub mod vitals;
 
 mod arbiters;
+mod backlog;
 mod configure;
 mod dispatch;
 mod endpoint;
+mod hold;
 mod inspect;
 mod pulse;
 mod registry;
@@ -33,8 +35,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::backlog::{Actor, Backlog, BacklogOrder, EndpointState};
 pub use self::inspect::EngineFigures;
-pub use crate::delivery::breaker::BreakerSettings;
+pub use self::vitals::Percentiles;
+pub use crate::delivery::breaker::{BreakerSettings, View as BreakerView, ViewState as BreakerState};
 pub use crate::delivery::guard::{Guard, GuardError};
 pub use crate::delivery::headers::{HeaderProblem, check_headers};
 pub use crate::delivery::outcome::OutcomeKind;
@@ -82,6 +86,9 @@ pub enum EngineError {
     /// The webhook is switched off.
     #[error("the webhook is inactive")]
     Inactive,
+    /// An operator holds the webhook's deliveries back.
+    #[error("the webhook is paused")]
+    Paused,
     /// A request for this delivery is being made right now.
     #[error("an attempt is being made right now")]
     InFlight,

@@ -195,6 +195,7 @@ impl From<EngineError> for Problem {
             EngineError::Store(error) => error.into(),
             EngineError::Publish(error) => error.into(),
             EngineError::Inactive => Self::conflict("webhook_inactive", "the webhook is switched off"),
+            EngineError::Paused => Self::conflict("webhook_paused", "the webhook is paused; resume it first"),
             EngineError::InFlight => {
                 Self::conflict("delivery_in_flight", "a request for this delivery is being made right now")
             }

@@ -25,10 +25,11 @@ use crate::store::health::Health;
 
 use self::entry::after_attempt;
 use self::health::{Ended, Receiver};
-use self::window::{FEW, Key, WINDOW, Window};
+use self::window::{FEW, Key, Window};
 
 pub use self::entry::Entry;
-pub use self::health::SLOW;
+pub use self::health::{SLOW, breaker_of};
+pub use self::window::WINDOW;
 pub use self::protocol::{Detached, Effect, Gauge, Input, Mode, Now, Reason};
 
 /// How long before it falls due a row is wanted in memory, so that the lane keeps its time.

@@ -66,6 +66,12 @@ impl RouteTable {
         }
     }
 
+    /// Every webhook of the tenant.
+    #[must_use]
+    pub fn of_tenant(&self, tenant: TenantNum) -> Vec<WebhookNum> {
+        self.tenants.read().get(&tenant).map(|routes| routes.webhooks.keys().copied().collect()).unwrap_or_default()
+    }
+
     /// Forgets the tenant; answers the webhooks that it had.
     pub fn remove_tenant(&self, tenant: TenantNum) -> Vec<WebhookNum> {
         let gone = self.tenants.write().remove(&tenant);

@@ -27,6 +27,9 @@ impl Engine {
         if !webhook.is_active {
             return Err(EngineError::Inactive);
         }
+        if webhook.paused_at.is_some() {
+            return Err(EngineError::Paused);
+        }
         let text = serde_json::json!({ "webhookId": webhook.id, "message": "This is a test event from Posthaste." });
         let data = RawValue::from_string(text.to_string()).unwrap_or_default();
         let draft = Draft {
@@ -82,8 +85,9 @@ impl Engine {
     async fn require_active(&self, id: DeliveryId) -> Result<(), EngineError> {
         let mut servings = self.inner.store.servings(&[id.webhook], UnixMillis::now()).await?;
         match servings.remove(&id.webhook).transpose()? {
-            Some(serving) if serving.webhook.is_active => Ok(()),
-            Some(_) => Err(EngineError::Inactive),
+            Some(serving) if !serving.webhook.is_active => Err(EngineError::Inactive),
+            Some(serving) if serving.webhook.paused_at.is_some() => Err(EngineError::Paused),
+            Some(_) => Ok(()),
             None => Err(EngineError::NotFound),
         }
     }

@@ -57,6 +57,12 @@ pub struct Snapshot {
     pub out_per_second: f64,
 }
 
+impl Snapshot {
+    /// Of an endpoint that has done nothing.
+    pub const NOTHING: Self =
+        Self { latency: None, success_5m: None, success_1h: None, in_per_second: 0.0, out_per_second: 0.0 };
+}
+
 impl Vitals {
     /// An endpoint that comes to life.
     #[must_use]

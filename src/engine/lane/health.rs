@@ -153,3 +153,9 @@ impl Receiver {
         (warn, failing >= patience)
     }
 }
+
+/// The breaker of an endpoint that sleeps, as people see it.
+#[must_use]
+pub fn breaker_of(policy: &Policy, health: Health, now: UnixMillis) -> View {
+    Receiver::new(policy, health).breaker(now)
+}

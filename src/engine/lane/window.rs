@@ -9,7 +9,7 @@ use crate::id::EventSeq;
 use super::Entry;
 
 /// Deliveries that a lane keeps in memory.
-pub(super) const WINDOW: usize = 256;
+pub const WINDOW: usize = 256;
 
 /// Read more rows when no more than this many come before them: the next ones arrive before the lane runs dry.
 pub(super) const LOW_WATER: usize = WINDOW / 2;

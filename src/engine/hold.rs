@@ -1,0 +1,125 @@
+//! What an operator does to a backlog: hold it, let it flow, throw it away, try the receiver now.
+
+use tokio::sync::oneshot;
+
+use crate::clock::UnixMillis;
+use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::store::journal::Record;
+use crate::store::webhooks::Webhook;
+
+use super::shared::Shared;
+use super::{Engine, EngineError};
+
+impl Engine {
+    /// Holds what the webhook is owed, now and from now on. Requests under way end as they would.
+    pub async fn pause(&self, webhook: &Webhook) -> Result<Webhook, EngineError> {
+        if webhook.paused_at.is_some() {
+            return Ok(webhook.clone());
+        }
+        self.update_webhook(&Webhook { paused_at: Some(UnixMillis::now()), ..webhook.clone() }).await
+    }
+
+    /// Lets what it is owed flow again, even from an endpoint that crashed too often.
+    pub async fn resume(&self, webhook: &Webhook) -> Result<Webhook, EngineError> {
+        self.inner.registry.release(webhook.num).await;
+        if webhook.paused_at.is_none() {
+            return Ok(webhook.clone());
+        }
+        self.update_webhook(&Webhook { paused_at: None, ..webhook.clone() }).await
+    }
+
+    /// Lets the endpoint find out now whether its receiver is back: the next delivery is the probe.
+    pub async fn probe(&self, webhook: &Webhook) -> Result<(), EngineError> {
+        if !webhook.is_active {
+            return Err(EngineError::Inactive);
+        }
+        if webhook.paused_at.is_some() {
+            return Err(EngineError::Paused);
+        }
+        self.inner.registry.release(webhook.num).await;
+        self.inner.registry.probe(webhook.num).await;
+        Ok(())
+    }
+
+    /// Cancels what the webhook is owed, of what was accepted before `before` if that is given. Requests under way end;
+    /// those that fail are not made again, and they are not counted. Answers how many deliveries were taken back.
+    pub async fn purge(&self, webhook: &Webhook, before: Option<UnixMillis>) -> Result<u64, EngineError> {
+        let hold = Hold::new(self, webhook.num);
+        self.inner.registry.reconfigure(webhook.num).await;
+        let purged = self.purge_held(webhook.num, before).await;
+        drop(hold);
+        self.inner.registry.reconfigure(webhook.num).await;
+        purged
+    }
+
+    async fn purge_held(&self, webhook: WebhookNum, before: Option<UnixMillis>) -> Result<u64, EngineError> {
+        let committed = self.inner.feed.committed();
+        let through = before.map_or(committed, |before| committed.min(EventSeq(EventSeq::first_at(before).0 - 1)));
+        self.inner.registry.cover(webhook, through).await;
+        let under_way = self.inner.registry.withdraw_all(webhook, through).await;
+        let journal = &self.inner.journal;
+        // What the endpoint has just made rows of must be rows.
+        journal.barrier().await.map_err(|_| EngineError::Stopping)?;
+        let mut purged = self.purge_unrecorded(webhook, through, &under_way).await?;
+        loop {
+            let (answer, answered) = oneshot::channel();
+            let except = under_way.clone();
+            let record = Record::Purge { webhook, through, before: None, except, answer };
+            journal.record(record).await.map_err(|_| EngineError::Stopping)?;
+            match answered.await.map_err(|_| EngineError::Stopping)? {
+                0 => return Ok(purged),
+                some => purged += some,
+            }
+        }
+    }
+
+    /// Cancels what only a fan-out knows of. Its endpoint will not be offered it any more.
+    async fn purge_unrecorded(
+        &self,
+        webhook: WebhookNum,
+        through: EventSeq,
+        under_way: &[EventSeq],
+    ) -> Result<u64, EngineError> {
+        let mut purged = 0;
+        let at = UnixMillis::now();
+        for event in self.inner.store.owed_only_by_fanout(webhook, through).await? {
+            if !under_way.contains(&event) {
+                let record = Record::Cancel { id: DeliveryId { event, webhook }, at };
+                self.inner.journal.record(record).await.map_err(|_| EngineError::Stopping)?;
+                purged += 1;
+            }
+        }
+        self.inner.journal.barrier().await.map_err(|_| EngineError::Stopping)?;
+        Ok(purged)
+    }
+}
+
+/// While this lives, the endpoint of a webhook sends nothing, whoever starts it.
+struct Hold {
+    engine: Engine,
+    webhook: WebhookNum,
+}
+
+impl Hold {
+    fn new(engine: &Engine, webhook: WebhookNum) -> Self {
+        *holds(engine).lock().entry(webhook).or_default() += 1;
+        Self { engine: engine.clone(), webhook }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut holds = holds(&self.engine).lock();
+        let left = holds.get(&self.webhook).copied().unwrap_or(0).saturating_sub(1);
+        if left == 0 {
+            holds.remove(&self.webhook);
+        } else {
+            holds.insert(self.webhook, left);
+        }
+    }
+}
+
+fn holds(engine: &Engine) -> &parking_lot::Mutex<std::collections::HashMap<WebhookNum, usize>> {
+    let shared: &Shared = &engine.inner.shared;
+    &shared.holds
+}
