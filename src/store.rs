@@ -11,6 +11,7 @@ pub mod fanouts;
 pub mod idempotency;
 pub mod journal;
 pub mod keys;
+pub mod ledger;
 pub mod log;
 pub mod seal;
 pub mod state;
