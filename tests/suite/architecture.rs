@@ -32,7 +32,7 @@ const LAYERS: [Layer; 5] = [
 ];
 
 /// Decide without waiting, without a clock and without chance. Where they live, and the words that would give it away.
-const PURE: [&str; 13] = [
+const PURE: [&str; 14] = [
     "src/engine/lane.rs",
     "src/engine/lane/entry.rs",
     "src/engine/lane/window.rs",
@@ -41,6 +41,7 @@ const PURE: [&str; 13] = [
     "src/delivery/retry.rs",
     "src/delivery/limiter.rs",
     "src/store/journal/open.rs",
+    "src/store/journal/tell.rs",
     "src/store/ledger.rs",
     "src/store/ledger/front.rs",
     "src/store/ledger/nearby.rs",

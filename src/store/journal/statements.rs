@@ -1,16 +1,15 @@
 //! The writer's statements: one text a table and size, so that they stay prepared.
 
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, Value};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, Value};
 
-use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq};
-use crate::store::cancel::take_back;
 use crate::store::deliveries::{Attempt, DeliveryState};
 use crate::store::rows::RowStatement;
 use crate::store::targets;
 
 use super::assign::NewEvent;
 use super::open::FanoutKey;
+use super::updates::{Update, Updated};
 
 /// A cancelled delivery stays cancelled unless an attempt that was under way succeeded.
 const UPSERT_DELIVERY: &str = "ON CONFLICT (event_seq, webhook_num) DO UPDATE SET \
@@ -41,13 +40,6 @@ pub(super) struct Rows {
     pub(super) attempts: Vec<Value>,
     pub(super) ended: Vec<Value>,
     pub(super) updates: Vec<Update>,
-}
-
-/// What cannot be written with others in one statement. Rare: asked for by a person.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Update {
-    Cancel { id: DeliveryId, at: UnixMillis },
-    Retry { id: DeliveryId, at: UnixMillis },
 }
 
 const DELIVERY_COLUMNS: usize = 9;
@@ -83,8 +75,8 @@ impl Statements {
         }
     }
 
-    /// Runs the batch; answers the number of statements.
-    pub(super) async fn run<C: ConnectionTrait>(&self, on: &C, rows: Rows) -> Result<u64, DbErr> {
+    /// Runs the batch; answers the number of statements and what the updates changed.
+    pub(super) async fn run<C: ConnectionTrait>(&self, on: &C, rows: Rows) -> Result<(u64, Updated), DbErr> {
         let Rows { events, callers, fanouts, deliveries, deferrals, attempts, ended, updates } = rows;
         let mut statements = updates.len() as u64;
         statements += self.event.run(on, events).await?;
@@ -93,11 +85,12 @@ impl Statements {
         statements += self.deferral.run(on, deferrals).await?;
         statements += self.delivery.run(on, deliveries).await?;
         statements += self.attempt.run(on, attempts).await?;
+        let mut updated = Updated::default();
         for update in updates {
-            update.run(on).await?;
+            update.run(on, &mut updated).await?;
         }
         statements += self.fanout_end.run(on, ended).await?;
-        Ok(statements)
+        Ok((statements, updated))
     }
 }
 
@@ -184,22 +177,4 @@ fn delivery_row(id: DeliveryId, state: &DeliveryState) -> [Value; DELIVERY_COLUM
         manual.map(|fallback| fallback.status.code()).into(),
         manual.and_then(|fallback| fallback.next_at).map(|at| at.0).into(),
     ]
-}
-
-impl Update {
-    async fn run<C: ConnectionTrait>(self, on: &C) -> Result<(), DbErr> {
-        match self {
-            Self::Cancel { id, at } => {
-                let of = [id.event.0, id.webhook.0];
-                take_back(on, "event_seq = $2 AND webhook_num = $3", of, at).await?;
-            }
-            Self::Retry { id, at } => {
-                let sql = "UPDATE delivery SET manual_from = status, manual_next_at = next_at, status = 0, \
-                           next_at = $1 WHERE event_seq = $2 AND webhook_num = $3 AND manual_from IS NULL";
-                let values = [at.0.into(), id.event.0.into(), id.webhook.0.into()];
-                on.execute_raw(Statement::from_sql_and_values(on.get_database_backend(), sql, values)).await?;
-            }
-        }
-        Ok(())
-    }
 }
