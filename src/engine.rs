@@ -146,7 +146,7 @@ impl Engine {
         let routes = Arc::new(RouteTable::load(&store).await?);
         let log = Arc::new(LogIndex::open(&store, running.log.clone()).await?);
         let arbiters = Arbiters::start(config.arbiters, &guard)?;
-        let shared = Arc::new(Shared::new(&store, &running.journal, &routes, &guard, config.max_in_flight));
+        let shared = Arc::new(Shared::new(&store, &running, &routes, &guard, config.max_in_flight));
         let registry = registry::start(&arbiters, &shared, &running.feed, suspect);
         let inner = Inner {
             store,
