@@ -4,10 +4,12 @@
 pub mod auth;
 
 mod answer;
+mod backlogs;
 mod body;
 mod catalogue;
 mod deliveries;
 mod document;
+mod engine;
 mod etag;
 mod event_types;
 mod events;
@@ -105,6 +107,8 @@ fn routes() -> OpenApiRouter<App> {
         .merge(tenants::routes())
         .merge(keys::routes())
         .merge(webhooks::routes())
+        .merge(backlogs::routes())
+        .merge(engine::routes())
         .merge(event_types::routes())
         .merge(events::routes())
         .merge(deliveries::routes());

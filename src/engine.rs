@@ -37,6 +37,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::backlog::{Actor, Backlog, BacklogOrder, EndpointState};
 pub use self::inspect::EngineFigures;
+pub use self::permits::{BulkheadView, PartView};
 pub use self::vitals::Percentiles;
 pub use crate::delivery::breaker::{BreakerSettings, View as BreakerView, ViewState as BreakerState};
 pub use crate::delivery::guard::{Guard, GuardError};
@@ -158,7 +159,7 @@ impl Engine {
         let routes = Arc::new(RouteTable::load(&store).await?);
         let log = Arc::new(LogIndex::open(&store, running.log.clone()).await?);
         let arbiters = Arbiters::start(config.arbiters, &guard)?;
-        let shared = Arc::new(Shared::new(&store, &running.journal, &routes, &guard, config.max_in_flight));
+        let shared = Arc::new(Shared::new(&store, &running, &routes, &guard, config.max_in_flight));
         let registry = registry::start(&arbiters, &shared, &running.feed, suspect);
         let inner = Inner {
             store,
@@ -185,7 +186,7 @@ impl Engine {
         let stopping = inner.stopping.clone();
         let dispatcher = Box::pin(or_abort("the dispatcher", dispatcher.run()));
         inner.tasks.spawn(async move { stopping.run_until_cancelled(dispatcher).await });
-        let waker = Box::pin(or_abort("the waker", waker::run(inner.store.clone(), inner.registry.clone())));
+        let waker = Box::pin(or_abort("the waker", waker::run(inner.shared.clone(), inner.registry.clone())));
         let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(waker).await });
         let follower = Box::pin(or_abort("the log follower", follow(inner.log.clone(), inner.store.clone())));

@@ -3,6 +3,7 @@
 //! Reads go to a pool of readers, those of the running engine to a pool of their own. Writes take one of two ways, both through the same single writer connection: the
 //! [`journal`] batches what the hot path records, and `Store::write` wraps a change of configuration.
 
+pub mod backlog;
 pub mod deliveries;
 pub mod error;
 pub mod event_types;
@@ -12,6 +13,7 @@ pub mod health;
 pub mod idempotency;
 pub mod journal;
 pub mod keys;
+pub mod ledger;
 pub mod log;
 pub mod seal;
 pub mod servings;

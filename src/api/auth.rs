@@ -208,21 +208,48 @@ impl<S: Needs> FromRequestParts<App> for Tenant<S> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let access = app.keys().identify(app.store(), &parts.headers).await?;
-        access.require(S::SCOPE)?;
-        let selected = selected(&parts.headers)?;
-        let row = match (&access.tenant, selected) {
-            (Some(own), None) => own.clone(),
-            (Some(own), Some(id)) if own.id == id => own.clone(),
-            (Some(_), Some(_)) => return Err(Problem::no_such("tenant")),
-            (None, Some(id)) => app.keys().tenant(app.store(), id).await?.ok_or(Problem::no_such("tenant"))?,
-            (None, None) => {
+        match tenant_of(parts, app, S::SCOPE).await? {
+            Some(row) => Ok(Self { row, scope: PhantomData }),
+            None => {
                 let detail = "an admin key needs the header `X-Tenant-Id: ten_…` here";
-                return Err(Problem::bad_request("tenant_required", detail));
+                Err(Problem::bad_request("tenant_required", detail))
             }
-        };
-        Ok(Self { row, scope: PhantomData })
+        }
     }
+}
+
+/// The tenant that a request is about, or all of them if an admin names none.
+pub(super) struct Tenants<S> {
+    row: Option<Arc<TenantRow>>,
+    scope: PhantomData<S>,
+}
+
+impl<S> Tenants<S> {
+    pub(super) fn num(&self) -> Option<TenantNum> {
+        self.row.as_ref().map(|row| row.num)
+    }
+}
+
+impl<S: Needs> FromRequestParts<App> for Tenants<S> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        Ok(Self { row: tenant_of(parts, app, S::SCOPE).await?, scope: PhantomData })
+    }
+}
+
+/// Nothing if an admin names none.
+async fn tenant_of(parts: &Parts, app: &App, scope: Scope) -> Result<Option<Arc<TenantRow>>, Problem> {
+    let access = app.keys().identify(app.store(), &parts.headers).await?;
+    access.require(scope)?;
+    let selected = selected(&parts.headers)?;
+    Ok(match (&access.tenant, selected) {
+        (Some(own), None) => Some(own.clone()),
+        (Some(own), Some(id)) if own.id == id => Some(own.clone()),
+        (Some(_), Some(_)) => return Err(Problem::no_such("tenant")),
+        (None, Some(id)) => Some(app.keys().tenant(app.store(), id).await?.ok_or(Problem::no_such("tenant"))?),
+        (None, None) => None,
+    })
 }
 
 fn selected(headers: &HeaderMap) -> Result<Option<TenantId>, Problem> {

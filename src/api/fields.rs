@@ -9,6 +9,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::problem::{FieldError, Problem};
+use crate::clock::{TimeError, UnixMillis};
 
 /// An object with more members than this is refused as a whole; ours have fourteen at most, custom headers twenty.
 const MAX_MEMBERS: usize = 64;
@@ -410,4 +411,9 @@ pub(super) fn word<T: Copy>(raw: &RawValue, accepted: &[(&str, T)]) -> Result<T,
 
 fn items(raw: &RawValue) -> Result<Vec<&RawValue>, Fault> {
     serde_json::from_str(raw.get()).map_err(|_| Fault::wrong_type(raw, "an array"))
+}
+
+/// An RFC 3339 time.
+pub(super) fn moment(raw: &RawValue) -> Result<UnixMillis, Fault> {
+    any_text(raw)?.parse().map_err(|error: TimeError| Fault::new("invalid", error.to_string()))
 }

@@ -1,14 +1,16 @@
 //! The engine's figures in the OpenMetrics text format.
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
-use crate::engine::EngineFigures;
+use crate::clock::UnixMillis;
+use crate::engine::{Backlog, EngineFigures};
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -24,8 +26,11 @@ pub(super) fn text(figures: &EngineFigures) -> Result<String, fmt::Error> {
         journal_depth,
         journal_capacity,
         live_endpoints,
+        quarantined_endpoints,
         endpoint_crashes,
-        in_flight,
+        permits,
+        pending,
+        backlogged,
         outcomes,
     } = figures;
     let mut registry = Registry::with_prefix("posthaste");
@@ -44,7 +49,16 @@ pub(super) fn text(figures: &EngineFigures) -> Result<String, fmt::Error> {
     gauge("journal_depth", "Places taken in the queue of records", *journal_depth);
     gauge("journal_capacity", "Places in the queue of records", *journal_capacity);
     gauge("endpoints_live", "Endpoint actors in memory", *live_endpoints);
-    gauge("attempts_in_flight", "Requests being made", *in_flight);
+    gauge("endpoints_quarantined", "Endpoint actors that crashed too often", *quarantined_endpoints);
+    gauge("deliveries_pending", "Deliveries that are owed", usize::try_from(*pending).unwrap_or(usize::MAX));
+    gauge("webhooks_backlogged", "Webhooks that are owed something", *backlogged);
+    gauge("attempts_in_flight", "Requests being made", permits.in_use());
+    gauge("permits_healthy", "Places for requests to healthy endpoints", permits.healthy.places);
+    gauge("permits_healthy_in_use", "Such places taken", permits.healthy.in_use);
+    gauge("permits_healthy_waiting", "Requests that wait for such a place", permits.healthy.waiting);
+    gauge("permits_ailing", "Places for requests to failing or slow endpoints", permits.ailing.places);
+    gauge("permits_ailing_in_use", "Such places taken", permits.ailing.in_use);
+    gauge("permits_ailing_waiting", "Requests that wait for such a place", permits.ailing.waiting);
     let by_outcome = Family::<[(&'static str, &'static str); 1], Counter>::default();
     for (outcome, count) in outcomes {
         by_outcome.get_or_create(&[("outcome", outcome)]).inc_by(*count);
@@ -55,9 +69,46 @@ pub(super) fn text(figures: &EngineFigures) -> Result<String, fmt::Error> {
     Ok(text)
 }
 
+/// Writes the figures of some endpoints out, each under its webhook's id.
+pub(super) fn endpoints_text(backlogs: &[Backlog]) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("posthaste_endpoint");
+    let mut gauge = |name: &str, help: &str, value: &dyn Fn(&Backlog) -> Option<f64>| {
+        let family = Family::<[(&'static str, String); 1], Gauge<f64, AtomicU64>>::default();
+        for backlog in backlogs {
+            if let Some(value) = value(backlog) {
+                family.get_or_create(&[("webhook", backlog.webhook.to_string())]).set(value);
+            }
+        }
+        registry.register(name, help, family);
+    };
+    gauge("pending", "Deliveries that it is owed", &|backlog| Some(whole(backlog.pending)));
+    gauge("in_flight", "Requests being made to it", &|backlog| Some(whole(backlog.in_flight)));
+    gauge("oldest_pending_seconds", "Age of the oldest delivery that it is owed", &|backlog| {
+        backlog.oldest_at.map(|at| UnixMillis::now().since(at).as_secs_f64())
+    });
+    gauge("success_ratio", "Share of successful requests in the last 5 minutes", &|backlog| backlog.success_5m);
+    gauge("latency_p99_seconds", "99th percentile of its answers' latency", &|backlog| {
+        backlog.latency.map(|latency| latency.p99.as_secs_f64())
+    });
+    let mut text = String::with_capacity(4096);
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// Beyond 2^53 nobody counts one by one.
+#[allow(clippy::cast_precision_loss, reason = "the format knows only floating-point numbers")]
+fn whole(count: u64) -> f64 {
+    count as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::{BulkheadView, PartView};
+
+    fn part(places: usize, in_use: usize) -> PartView {
+        PartView { places, in_use, waiting: 0 }
+    }
 
     #[test]
     fn figures_are_written_in_the_openmetrics_format() {
@@ -72,8 +123,11 @@ mod tests {
             journal_depth: 0,
             journal_capacity: 1,
             live_endpoints: 2,
+            quarantined_endpoints: 0,
             endpoint_crashes: 0,
-            in_flight: 0,
+            permits: BulkheadView { healthy: part(14, 3), ailing: part(2, 1) },
+            pending: 40,
+            backlogged: 4,
             outcomes,
         };
         let text = text(&figures).unwrap();
@@ -82,6 +136,8 @@ mod tests {
             "posthaste_attempts_total{outcome=\"success\"} 3",
             "posthaste_attempts_total{outcome=\"timed_out\"} 0",
             "posthaste_endpoints_live 2",
+            "posthaste_attempts_in_flight 4",
+            "posthaste_deliveries_pending 40",
             "posthaste_journal_commits_total 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");

@@ -233,6 +233,12 @@ impl Filter for bool {
     }
 }
 
+impl Filter for u64 {
+    fn read(name: &str, value: &str) -> Result<Self, Problem> {
+        value.parse().map_err(|_| invalid(name, value, "a whole number"))
+    }
+}
+
 impl Filter for String {
     fn read(_: &str, value: &str) -> Result<Self, Problem> {
         Ok(value.to_owned())

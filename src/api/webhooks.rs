@@ -1,6 +1,7 @@
 //! `/webhooks`: what tenants subscribe, and what can be done with a subscription.
 
 mod actions;
+mod hold;
 mod input;
 mod settings;
 mod view;
@@ -36,9 +37,13 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(actions::test))
         .routes(routes!(actions::rotate_secret))
         .routes(routes!(actions::logs))
+        .routes(routes!(hold::pause))
+        .routes(routes!(hold::resume))
+        .routes(routes!(hold::probe))
+        .routes(routes!(hold::purge))
 }
 
-async fn find(app: &App, tenant: TenantNum, id: WebhookId) -> Result<Webhook, Problem> {
+pub(super) async fn find(app: &App, tenant: TenantNum, id: WebhookId) -> Result<Webhook, Problem> {
     app.store().webhook(tenant, id).await?.ok_or(Problem::no_such("webhook"))
 }
 

@@ -5,6 +5,7 @@ use crate::delivery::breaker::{View, ViewState};
 use crate::delivery::outcome::OutcomeKind;
 use crate::id::{TenantNum, WebhookId, WebhookNum};
 use crate::store::StoreError;
+use crate::store::backlog::Among;
 use crate::store::servings::Serving;
 use crate::store::webhooks::Webhook;
 
@@ -97,12 +98,11 @@ impl Engine {
         limit: usize,
     ) -> Result<Vec<Backlog>, StoreError> {
         let ledger = &self.inner.shared.ledger;
-        let nums = match tenant.map(|tenant| self.inner.routes.of_tenant(tenant)) {
-            Some(among) => ledger.worst_among(&among, order == BacklogOrder::Depth, limit).await?,
-            None => match order {
-                BacklogOrder::Depth => ledger.deepest(limit).into_iter().map(|(num, _)| num).collect(),
-                BacklogOrder::Oldest => ledger.oldest_first(limit).await?.into_iter().map(|(num, _)| num).collect(),
-            },
+        let of_tenant = tenant.map(|tenant| self.inner.routes.of_tenant(tenant));
+        let among = of_tenant.as_deref().map_or(Among::All, Among::These);
+        let nums: Vec<WebhookNum> = match order {
+            BacklogOrder::Depth => ledger.deepest(among, limit).into_iter().map(|(num, _)| num).collect(),
+            BacklogOrder::Oldest => ledger.oldest_first(among, limit).await?.into_iter().map(|(num, _)| num).collect(),
         };
         self.backlogs_of(&nums).await
     }

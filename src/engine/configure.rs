@@ -35,6 +35,7 @@ impl Engine {
         self.inner.routes.remove(doomed.tenant, doomed.num);
         drop(changing);
         self.inner.registry.dismiss(vec![doomed.num]).await;
+        self.inner.shared.ledger.forget(&[doomed.num]).await;
         Ok(())
     }
 
@@ -44,7 +45,8 @@ impl Engine {
         self.inner.store.delete_tenant(doomed, UnixMillis::now()).await?;
         let nums = self.inner.routes.remove_tenant(doomed.num);
         drop(changing);
-        self.inner.registry.dismiss(nums).await;
+        self.inner.registry.dismiss(nums.clone()).await;
+        self.inner.shared.ledger.forget(&nums).await;
         Ok(())
     }
 

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, MessageResult, SpawnHandle,
-    WrapFuture,
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, MessageResult, SpawnHandle, WrapFuture,
 };
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -20,12 +19,11 @@ use crate::delivery::outcome::{Outcome, OutcomeKind};
 use crate::delivery::sender::{Report, Sender};
 use crate::fault;
 use crate::id::{DeliveryId, EventSeq};
-use crate::store::deliveries::{Attempt, DeliveryState, Due, Status};
-use crate::store::events::Event;
+use crate::store::deliveries::{Attempt, DeliveryState, Status};
 use crate::store::journal::{AttemptRecord, Record};
 use crate::store::state::Suspect;
 
-use super::lane::{Detached, Effect, Entry, Gauge, HORIZON, Input, Lane, Mode, Now, Reason};
+use super::lane::{Effect, Entry, Gauge, HORIZON, Input, Lane, Mode, Now, Reason};
 use super::permits::Share;
 use super::pulse::{Live, Pulse};
 use super::serving::{self, Serving};

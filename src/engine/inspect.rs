@@ -9,6 +9,7 @@ use crate::store::events::StoredEvent;
 use crate::store::webhooks::Webhook;
 
 use super::Engine;
+use super::permits::BulkheadView;
 
 /// Figures for the metrics page, since the start.
 #[derive(Debug, Clone)]
@@ -22,8 +23,13 @@ pub struct EngineFigures {
     pub journal_depth: usize,
     pub journal_capacity: usize,
     pub live_endpoints: usize,
+    pub quarantined_endpoints: usize,
     pub endpoint_crashes: u64,
-    pub in_flight: usize,
+    pub permits: BulkheadView,
+    /// Deliveries that are pending.
+    pub pending: u64,
+    /// Webhooks with something pending.
+    pub backlogged: usize,
     /// By outcome, in the order of `OutcomeKind::ALL`.
     pub outcomes: Vec<(&'static str, u64)>,
 }
@@ -150,8 +156,11 @@ impl Engine {
             journal_depth,
             journal_capacity,
             live_endpoints: registry.live,
+            quarantined_endpoints: registry.quarantined,
             endpoint_crashes: registry.crashes,
-            in_flight: shared.permits.in_flight(),
+            permits: shared.permits.view(),
+            pending: shared.ledger.total_pending(),
+            backlogged: shared.ledger.backlogged(),
             outcomes: shared.outcome_counts(),
         }
     }

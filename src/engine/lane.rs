@@ -29,8 +29,8 @@ use self::window::{FEW, Key, Window};
 
 pub use self::entry::Entry;
 pub use self::health::{SLOW, breaker_of};
-pub use self::window::WINDOW;
 pub use self::protocol::{Detached, Effect, Gauge, Input, Mode, Now, Reason};
+pub use self::window::WINDOW;
 
 /// How long before it falls due a row is wanted in memory, so that the lane keeps its time.
 pub const AHEAD: Duration = Duration::from_secs(2);

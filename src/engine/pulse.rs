@@ -69,11 +69,6 @@ impl Pulses {
         self.of.lock().get(&num).cloned()
     }
 
-    /// Every pulse that there is.
-    pub(super) fn all(&self) -> Vec<(WebhookNum, Arc<Pulse>)> {
-        self.of.lock().iter().map(|(num, pulse)| (*num, pulse.clone())).collect()
-    }
-
     /// Forgets endpoints that sleep and have done nothing for an hour.
     pub(super) fn forget_stale(&self) {
         let now = self.origin.elapsed();

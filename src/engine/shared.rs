@@ -12,7 +12,8 @@ use crate::delivery::guard::Guard;
 use crate::delivery::outcome::OutcomeKind;
 use crate::id::WebhookNum;
 use crate::store::Store;
-use crate::store::journal::Journal;
+use crate::store::backlog::Backlog;
+use crate::store::journal::{Journal, Running};
 
 use super::permits::Permits;
 use super::pulse::Pulses;
@@ -21,6 +22,8 @@ use super::routes::RouteTable;
 pub(super) struct Shared {
     pub(super) store: Store,
     pub(super) journal: Journal,
+    /// What every webhook is owed.
+    pub(super) ledger: Backlog,
     pub(super) routes: Arc<RouteTable>,
     pub(super) guard: Arc<Guard>,
     /// Once cancelled, nothing is sent any more.
@@ -38,14 +41,15 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(
         store: &Store,
-        journal: &Journal,
+        running: &Running,
         routes: &Arc<RouteTable>,
         guard: &Arc<Guard>,
         max_in_flight: usize,
     ) -> Self {
         Self {
             store: store.clone(),
-            journal: journal.clone(),
+            journal: running.journal.clone(),
+            ledger: running.ledger.clone(),
             routes: routes.clone(),
             guard: guard.clone(),
             quiet: CancellationToken::new(),

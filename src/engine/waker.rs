@@ -1,22 +1,31 @@
 //! Wakes endpoints whose rows fall due while they sleep, and reminds live ones of rows that they may not know of.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::UnixMillis;
-use crate::store::Store;
 
 use super::lane::AHEAD;
 use super::registry::RegistryHandle;
+use super::shared::Shared;
 
 /// One indexed query a second.
 const EVERY: Duration = Duration::from_secs(1);
 
-pub(super) async fn run(store: Store, registry: RegistryHandle) {
+/// How often what endpoints have published of themselves is looked through for what is stale.
+const TIDY_EVERY: u32 = 60;
+
+pub(super) async fn run(shared: Arc<Shared>, registry: RegistryHandle) {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = 0u32;
     loop {
         tick.tick().await;
-        match store.webhooks_with_due(UnixMillis::now().plus(AHEAD)).await {
+        ticks = ticks.wrapping_add(1);
+        if ticks.is_multiple_of(TIDY_EVERY) {
+            shared.pulses.forget_stale();
+        }
+        match shared.store.webhooks_with_due(UnixMillis::now().plus(AHEAD)).await {
             Ok(nums) if nums.is_empty() => {}
             Ok(nums) => registry.remind(nums).await,
             Err(error) => tracing::warn!(%error, "due deliveries could not be looked for; trying again"),

@@ -1,29 +1,103 @@
-//! Takes pending deliveries back: one by its owner, or all that a deleted webhook or tenant is owed.
+//! Takes pending deliveries back: one by its owner, a stretch of a webhook's by a purge, or all that a deleted webhook or
+//! tenant is owed.
 
-use sea_orm::{ConnectionTrait, DbErr, Statement, Value};
+use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Statement, Value};
 
 use crate::clock::UnixMillis;
-use crate::id::WebhookNum;
+use crate::id::{DeliveryId, EventSeq, WebhookNum};
 
 use super::{Store, StoreError};
+
+/// Deliveries that are purged in one transaction: bounds how long the next batch waits for it.
+const PURGED_AT_ONCE: i64 = 2000;
 
 /// `$1` is when. A delivery of which merely one more attempt is wanted is again what it was before.
 const TAKE_BACK: &str = "UPDATE delivery SET next_at = NULL, manual_from = NULL, manual_next_at = NULL, \
     status = CASE WHEN manual_from > 0 THEN manual_from ELSE 3 END, \
     settled_at = CASE WHEN manual_from > 0 THEN settled_at ELSE $1 END WHERE status = 0 AND";
 
+/// A delivery that is pending no longer, and for which moment it waited.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TakenBack {
+    pub(super) id: DeliveryId,
+    pub(super) next_at: Option<UnixMillis>,
+}
+
+/// What a purge takes back.
+#[derive(Debug, Clone)]
+pub(super) struct Purge {
+    pub(super) webhook: WebhookNum,
+    pub(super) through: EventSeq,
+    pub(super) except: Vec<EventSeq>,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct PendingRow {
+    event_seq: i64,
+    webhook_num: i64,
+    next_at: Option<i64>,
+}
+
 /// Takes back what is pending and matches `which`, whose parameters start at `$2`. Answers how many deliveries that
 /// were.
 pub(super) async fn take_back<C: ConnectionTrait>(
     on: &C,
     which: &str,
-    of: impl IntoIterator<Item = i64>,
+    of: impl IntoIterator<Item = impl Into<Value>>,
     at: UnixMillis,
 ) -> Result<u64, DbErr> {
-    let values = [at.0].into_iter().chain(of).map(Value::from);
+    let values = [at.0.into()].into_iter().chain(of.into_iter().map(Into::into));
     let sql = format!("{TAKE_BACK} {which}");
     let done = on.execute_raw(Statement::from_sql_and_values(on.get_database_backend(), sql, values)).await?;
     Ok(done.rows_affected())
+}
+
+/// Takes one delivery back if it is pending.
+pub(super) async fn take_back_one<C: ConnectionTrait>(
+    on: &C,
+    id: DeliveryId,
+    at: UnixMillis,
+) -> Result<Option<TakenBack>, DbErr> {
+    let of = [id.event.0, id.webhook.0];
+    let found = pending(on, "event_seq = $1 AND webhook_num = $2", of).await?.pop();
+    if found.is_some() {
+        take_back(on, "event_seq = $2 AND webhook_num = $3", of, at).await?;
+    }
+    Ok(found)
+}
+
+/// Takes back the oldest of what is to be purged, as many as one transaction may.
+pub(super) async fn purge<C: ConnectionTrait>(on: &C, purge: &Purge, at: UnixMillis) -> Result<Vec<TakenBack>, DbErr> {
+    let Purge { webhook, through, except } = purge;
+    let except: Vec<String> = except.iter().map(|event| event.0.to_string()).collect();
+    // One text however many there are.
+    let except = Value::from(format!("[{}]", except.join(",")));
+    let which = "webhook_num = $1 AND event_seq <= $2 AND event_seq NOT IN (SELECT value FROM json_each($3)) \
+                 ORDER BY event_seq LIMIT $4";
+    let of = [webhook.0.into(), through.0.into(), except.clone(), PURGED_AT_ONCE.into()];
+    let found = pending(on, which, of).await?;
+    if let Some(last) = found.last() {
+        let which = "webhook_num = $2 AND event_seq <= $3 AND event_seq NOT IN (SELECT value FROM json_each($4))";
+        take_back(on, which, [webhook.0.into(), last.id.event.0.into(), except], at).await?;
+    }
+    Ok(found)
+}
+
+/// What is pending and matches `which`, whose parameters start at `$1`.
+async fn pending<C: ConnectionTrait>(
+    on: &C,
+    which: &str,
+    of: impl IntoIterator<Item = impl Into<Value>>,
+) -> Result<Vec<TakenBack>, DbErr> {
+    let sql = format!("SELECT event_seq, webhook_num, next_at FROM delivery WHERE status = 0 AND {which}");
+    let values = of.into_iter().map(Into::into);
+    let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, values);
+    let rows = PendingRow::find_by_statement(statement).all(on).await?;
+    let taken_back = |row: PendingRow| TakenBack {
+        id: DeliveryId { event: EventSeq(row.event_seq), webhook: WebhookNum(row.webhook_num) },
+        next_at: row.next_at.map(UnixMillis),
+    };
+    Ok(rows.into_iter().map(taken_back).collect())
 }
 
 impl Store {

@@ -383,6 +383,11 @@ impl Store {
         DueRow::find_by_statement(statement).one(self.engine_readers()).await?.map(due_of).transpose()
     }
 
+    /// When the first pending row of a webhook falls due.
+    pub(super) async fn next_due(&self, webhook: WebhookNum) -> Result<Option<UnixMillis>, StoreError> {
+        self.first_due_after(webhook, UnixMillis(i64::MIN)).await
+    }
+
     async fn first_due_after(&self, webhook: WebhookNum, after: UnixMillis) -> Result<Option<UnixMillis>, StoreError> {
         let sql = "SELECT next_at AS num FROM delivery WHERE status = 0 AND webhook_num = $1 AND next_at > $2 \
                    ORDER BY next_at LIMIT 1";
@@ -401,7 +406,7 @@ impl Store {
                      FROM owed WHERE owed.num IS NOT NULL \
                    ) \
                    SELECT owed.num AS num FROM owed JOIN webhook w ON w.num = owed.num \
-                   WHERE w.deleted_at IS NOT NULL OR (w.is_active AND $1 >= ( \
+                   WHERE w.deleted_at IS NOT NULL OR (w.is_active AND w.paused_at IS NULL AND $1 >= ( \
                      SELECT MIN(next_at) FROM delivery WHERE status = 0 AND webhook_num = owed.num))";
         let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, [horizon.0.into()]);
         let rows = NumRow::find_by_statement(statement).all(self.engine_readers()).await?;

@@ -10,12 +10,16 @@ pub mod feed;
 pub mod open;
 
 mod assign;
+mod late;
 mod statements;
+mod tell;
+mod updates;
 mod writer;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -25,6 +29,7 @@ use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
 
 use self::feed::Feed;
+use super::backlog::Backlog;
 use super::deliveries::{Attempt, DeliveryState};
 use super::fanouts::Fanout;
 use super::health::Health;
@@ -116,6 +121,16 @@ pub enum Record {
     Retry { id: DeliveryId, at: UnixMillis },
     /// What an endpoint has learnt of its receiver.
     Health { webhook: WebhookNum, health: Health },
+    /// What rows owe this webhook up to `through`, accepted before `before`, is cancelled or, where merely one more
+    /// attempt was wanted, again what it was: the oldest of it, a bounded number at a time. Not `except`, whose
+    /// requests are under way. The answer is how many deliveries that were; whoever purges asks until it is none.
+    Purge {
+        webhook: WebhookNum,
+        through: EventSeq,
+        before: Option<UnixMillis>,
+        except: Vec<EventSeq>,
+        answer: oneshot::Sender<u64>,
+    },
     /// The dispatcher starts on a fan-out that it read back from the store; `recorded` of its targets have rows.
     Adopt { fanout: Fanout, recorded: Vec<WebhookNum> },
 }
@@ -176,6 +191,8 @@ pub struct Running {
     pub feed: Arc<Feed>,
     /// Delivery rows that the log index does not show yet.
     pub log: Arc<LogBuffer>,
+    /// What every webhook is owed.
+    pub ledger: Backlog,
     /// Ends after [`Journal::close`], when everything is written and every reserved [`Slot`] is used or dropped.
     pub writer: JoinHandle<()>,
 }
@@ -203,11 +220,15 @@ impl Journal {
         let last = store.last_event().await?;
         let feed = Arc::new(Feed::behind(last));
         let log = Arc::new(LogBuffer::default());
-        let outputs = writer::Outputs { feed: feed.clone(), log: log.clone(), stats: stats.clone() };
+        let ledger = Arc::new(Mutex::new(store.ledger(UnixMillis::now()).await?));
+        let outputs =
+            writer::Outputs { feed: feed.clone(), log: log.clone(), ledger: ledger.clone(), stats: stats.clone() };
         let writer = writer::Writer::new(store.clone(), publish_queue, record_queue, last, outputs);
         let writer = tokio::spawn(or_abort("the journal's writer", writer.run()));
         let room = Arc::new(Semaphore::new(PUBLISH_QUEUE_KIB));
-        Ok(Running { journal: Self { publishes, records, room, stats }, feed, log, writer })
+        let journal = Self { publishes, records, room, stats };
+        let ledger = Backlog::new(ledger, store.clone(), journal.clone());
+        Ok(Running { journal, feed, log, ledger, writer })
     }
 
     /// Commits the drafts together with their fan-outs and whatever else is in their batch.

@@ -1,7 +1,9 @@
 //! What every database must do for the engine: the conformance suite.
 
 mod deleted;
+mod ledger;
 mod log_index;
+mod purge;
 mod secrets;
 mod unreadable;
 
@@ -11,6 +13,7 @@ use std::time::Duration;
 use sea_orm::ConnectionTrait;
 use serde_json::value::RawValue;
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 
 use super::deliveries::{Attempt, DeliveryFilter, DeliveryState, Status, Trigger};
 use super::fanouts::Fanout;
@@ -131,6 +134,15 @@ impl World {
         running.writer.await.unwrap();
         store.close().await;
         directory
+    }
+
+    /// The next process.
+    async fn restart(self) -> Self {
+        let tenant = self.tenant.clone();
+        let directory = self.stop().await;
+        let store = open(&directory).await;
+        let running = Journal::start(&store).await.unwrap();
+        Self { directory, store, tenant, running }
     }
 
     /// Does to the file what the store never would.

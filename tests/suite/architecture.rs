@@ -32,7 +32,7 @@ const LAYERS: [Layer; 5] = [
 ];
 
 /// Decide without waiting, without a clock and without chance. Where they live, and the words that would give it away.
-const PURE: [&str; 17] = [
+const PURE: [&str; 22] = [
     "src/engine/lane.rs",
     "src/engine/lane/entry.rs",
     "src/engine/lane/health.rs",
@@ -49,6 +49,11 @@ const PURE: [&str; 17] = [
     "src/delivery/retry.rs",
     "src/delivery/limiter.rs",
     "src/store/journal/open.rs",
+    "src/store/journal/tell.rs",
+    "src/store/ledger.rs",
+    "src/store/ledger/front.rs",
+    "src/store/ledger/nearby.rs",
+    "src/store/ledger/schedule.rs",
     "src/store/targets.rs",
 ];
 const IMPURE: [&str; 6] = ["async fn", ".await", "::now()", "rand::", "sleep(", "std::fs"];

@@ -20,6 +20,7 @@ mod world;
 // The tests, one module for each kind of promise.
 mod access;
 mod architecture;
+mod backlogs;
 mod commands;
 mod crash;
 mod deliveries;

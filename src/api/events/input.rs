@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use crate::api::body::Input;
-use crate::api::fields::{At, Errors, Fault, Given, Reader, any_text, given, out_of};
+use crate::api::fields::{At, Errors, Fault, Given, Reader, any_text, given, moment, out_of};
 use crate::api::names;
 use crate::clock::UnixMillis;
 use crate::engine::NewEvent;
@@ -51,10 +51,6 @@ fn object(raw: &RawValue) -> Result<Box<RawValue>, Fault> {
         return Ok(raw.to_owned());
     }
     Err(Fault::new("wrong_type", format!("{} was given, an object is accepted", given(raw))))
-}
-
-fn moment(raw: &RawValue) -> Result<UnixMillis, Fault> {
-    any_text(raw)?.parse().map_err(|error: crate::clock::TimeError| Fault::new("invalid", error.to_string()))
 }
 
 fn caller_id(raw: &RawValue) -> Result<String, Fault> {

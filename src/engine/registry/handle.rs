@@ -115,6 +115,7 @@ impl RegistryHandle {
         let deleted: Vec<WebhookNum> = nums.iter().copied().filter(|num| !loaded.exists(*num)).collect();
         if !deleted.is_empty() {
             self.shared.store.cancel_pending_of(&deleted, UnixMillis::now()).await?;
+            self.shared.ledger.forget(&deleted).await;
         }
         Ok(())
     }

@@ -47,10 +47,10 @@ impl Feed {
     }
 
     /// Offers what was just committed; answers those that the dispatcher will get from memory.
-    pub(super) fn push(&self, fanouts: Vec<Fanout>, committed: EventSeq) -> Vec<Fanout> {
+    pub(super) fn push<'a>(&self, fanouts: &'a [Fanout], committed: EventSeq) -> &'a [Fanout] {
         let mut state = self.state.lock();
         state.committed = state.committed.max(committed);
-        let mut kept = Vec::with_capacity(fanouts.len());
+        let mut kept = 0;
         for fanout in fanouts {
             let bytes = fanout.bytes();
             let full = state.waiting.len() >= FANOUTS || state.bytes + bytes > BYTES;
@@ -58,12 +58,12 @@ impl Feed {
             if !state.behind {
                 state.bytes += bytes;
                 state.waiting.push_back(fanout.clone());
-                kept.push(fanout);
+                kept += 1;
             }
         }
         drop(state);
         self.changed.notify_one();
-        kept
+        &fanouts[..kept]
     }
 
     /// Waits for work.
@@ -158,7 +158,7 @@ mod tests {
         feed.read_up_to(EventSeq(7));
         feed.caught_up(EventSeq(7));
         assert!(feed.is_idle());
-        assert_eq!(feed.push(vec![fanout(8)], EventSeq(8)).len(), 1);
+        assert_eq!(feed.push(&[fanout(8)], EventSeq(8)).len(), 1);
         assert_eq!(seqs(feed.take()), [8]);
     }
 
@@ -167,7 +167,7 @@ mod tests {
         let feed = Feed::behind(EventSeq(0));
         feed.read_up_to(EventSeq(1));
         feed.caught_up(EventSeq(1));
-        feed.push(vec![fanout(1), fanout(2)], EventSeq(2));
+        feed.push(&[fanout(1), fanout(2)], EventSeq(2));
         assert_eq!(seqs(feed.take()), [2]);
     }
 
@@ -175,8 +175,8 @@ mod tests {
     fn a_full_feed_sends_the_dispatcher_to_the_store() {
         let feed = Feed::behind(EventSeq(0));
         feed.caught_up(EventSeq(0));
-        let all = (1..=10_000).map(fanout).collect();
-        let kept = feed.push(all, EventSeq(10_000)).len();
+        let all: Vec<Fanout> = (1..=10_000).map(fanout).collect();
+        let kept = feed.push(&all, EventSeq(10_000)).len();
         assert_eq!(kept, FANOUTS);
         assert_eq!(seqs(feed.take()).len(), FANOUTS);
         assert_eq!(seqs(feed.take()), [-1, i64::try_from(FANOUTS).unwrap()]);

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, Value};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, Value};
 
-use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
-use crate::store::cancel::take_back;
 use crate::store::deliveries::{Attempt, DeliveryState};
 use crate::store::health::Health;
 use crate::store::rows::RowStatement;
@@ -14,6 +12,7 @@ use crate::store::targets;
 
 use super::assign::NewEvent;
 use super::open::FanoutKey;
+use super::updates::{Update, Updated};
 
 /// A cancelled delivery stays cancelled unless an attempt that was under way succeeded.
 const UPSERT_DELIVERY: &str = "ON CONFLICT (event_seq, webhook_num) DO UPDATE SET \
@@ -47,13 +46,6 @@ pub(super) struct Rows {
     pub(super) updates: Vec<Update>,
     /// The latest of each; a statement must not name a row twice.
     pub(super) health: BTreeMap<WebhookNum, Health>,
-}
-
-/// What cannot be written with others in one statement. Rare: asked for by a person.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Update {
-    Cancel { id: DeliveryId, at: UnixMillis },
-    Retry { id: DeliveryId, at: UnixMillis },
 }
 
 const UPSERT_HEALTH: &str = "ON CONFLICT (webhook_num) DO UPDATE SET \
@@ -102,8 +94,8 @@ impl Statements {
         }
     }
 
-    /// Runs the batch; answers the number of statements.
-    pub(super) async fn run<C: ConnectionTrait>(&self, on: &C, rows: Rows) -> Result<u64, DbErr> {
+    /// Runs the batch; answers the number of statements and what the updates changed.
+    pub(super) async fn run<C: ConnectionTrait>(&self, on: &C, rows: Rows) -> Result<(u64, Updated), DbErr> {
         let Rows { events, callers, fanouts, deliveries, deferrals, attempts, ended, updates, health } = rows;
         let mut statements = updates.len() as u64;
         statements += self.event.run(on, events).await?;
@@ -112,12 +104,13 @@ impl Statements {
         statements += self.deferral.run(on, deferrals).await?;
         statements += self.delivery.run(on, deliveries).await?;
         statements += self.attempt.run(on, attempts).await?;
+        let mut updated = Updated::default();
         for update in updates {
-            update.run(on).await?;
+            update.run(on, &mut updated).await?;
         }
         statements += self.fanout_end.run(on, ended).await?;
         statements += self.health.run(on, health.into_iter().flat_map(health_row).collect()).await?;
-        Ok(statements)
+        Ok((statements, updated))
     }
 }
 
@@ -224,22 +217,4 @@ fn delivery_row(id: DeliveryId, state: &DeliveryState) -> [Value; DELIVERY_COLUM
         manual.map(|fallback| fallback.status.code()).into(),
         manual.and_then(|fallback| fallback.next_at).map(|at| at.0).into(),
     ]
-}
-
-impl Update {
-    async fn run<C: ConnectionTrait>(self, on: &C) -> Result<(), DbErr> {
-        match self {
-            Self::Cancel { id, at } => {
-                let of = [id.event.0, id.webhook.0];
-                take_back(on, "event_seq = $2 AND webhook_num = $3", of, at).await?;
-            }
-            Self::Retry { id, at } => {
-                let sql = "UPDATE delivery SET manual_from = status, manual_next_at = next_at, status = 0, \
-                           next_at = $1 WHERE event_seq = $2 AND webhook_num = $3 AND manual_from IS NULL";
-                let values = [at.0.into(), id.event.0.into(), id.webhook.0.into()];
-                on.execute_raw(Statement::from_sql_and_values(on.get_database_backend(), sql, values)).await?;
-            }
-        }
-        Ok(())
-    }
 }

@@ -1,26 +1,33 @@
 //! The one task that writes what the hot path records. Takes what has gathered, commits it in one transaction, then
 //! answers. A batch that the database refuses: its publishers are told, its records are kept and tried again.
 
+use std::collections::HashSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sea_orm::DatabaseTransaction;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::UnixMillis;
 use crate::fault;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::store::cancel::Purge;
 use crate::store::deliveries::DeliveryState;
 use crate::store::fanouts::Fanout;
 use crate::store::idempotency::{Once, OnceKey, Seen};
+use crate::store::ledger::Ledger;
 use crate::store::log::LogBuffer;
 use crate::store::{Store, StoreError};
 
 use super::assign::{Callers, accept};
 use super::feed::Feed;
+use super::late::Cancelled;
 use super::open::{FanoutKey, OpenFanouts};
-use super::statements::{Rows, Statements, Update};
+use super::statements::{Rows, Statements};
+use super::tell::{Committed, tell};
+use super::updates::{Change, Update, Updated};
 use super::{Draft, JournalStats, PublishError, PublishRequest, Published, Record, Request};
 
 /// Requests in one transaction: bounds how long the next batch waits.
@@ -40,6 +47,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 pub(super) struct Outputs {
     pub(super) feed: Arc<Feed>,
     pub(super) log: Arc<LogBuffer>,
+    pub(super) ledger: Arc<Mutex<Ledger>>,
     pub(super) stats: Arc<JournalStats>,
 }
 
@@ -51,6 +59,7 @@ pub(super) struct Writer {
     open: OpenFanouts,
     /// Fan-outs whose last target is recorded in a batch that is not committed yet.
     ended: Vec<FanoutKey>,
+    cancelled: Cancelled,
     last: EventSeq,
     outputs: Outputs,
 }
@@ -70,6 +79,9 @@ struct Prepared {
     answers: Answers,
     fanouts: Vec<Fanout>,
     last: EventSeq,
+    /// Attempts that found their delivery settled.
+    late: HashSet<DeliveryId>,
+    updated: Updated,
     statements: u64,
     rows: usize,
     events: usize,
@@ -108,7 +120,8 @@ impl Writer {
         outputs: Outputs,
     ) -> Self {
         let (statements, open) = (Statements::new(store.backend()), OpenFanouts::default());
-        Self { store, publishes, records, statements, open, ended: Vec::new(), last, outputs }
+        let (ended, cancelled) = (Vec::new(), Cancelled::new(UnixMillis::now()));
+        Self { store, publishes, records, statements, open, ended, cancelled, last, outputs }
     }
 
     /// Runs until it is told to close and everything is written.
@@ -195,7 +208,8 @@ impl Writer {
         let mut prepared = self.prepare_events(&transaction, &batch.publishes, &mut rows).await?;
         self.prepare_records(&batch.records, &mut rows);
         prepared.rows = rows.count();
-        prepared.statements = 2 + self.statements.run(&transaction, rows).await?;
+        prepared.late = self.cancelled.late(&transaction, &batch.records).await?;
+        (prepared.statements, prepared.updated) = self.statements.run(&transaction, rows).await?;
         if prepared.events > 0 {
             fault::point("publish.before_commit");
         }
@@ -203,6 +217,7 @@ impl Writer {
             fault::point("outcome.before_commit");
         }
         transaction.commit().await?;
+        prepared.statements += 2;
         Ok(prepared)
     }
 
@@ -217,6 +232,8 @@ impl Writer {
             answers: Vec::with_capacity(publishes.len()),
             fanouts: Vec::new(),
             last: self.last,
+            late: HashSet::new(),
+            updated: Updated::default(),
             statements: 0,
             rows: 0,
             events: 0,
@@ -309,6 +326,12 @@ impl Writer {
                 }
                 Record::Retry { id, at } => rows.updates.push(Update::Retry { id: *id, at: *at }),
                 Record::Health { webhook, health } => rows.health(*webhook, *health),
+                Record::Purge { webhook, through, before, except, .. } => {
+                    let before = before.map_or(*through, |before| EventSeq(EventSeq::first_at(before).0 - 1));
+                    let through = before.min(*through);
+                    let purge = Purge { webhook: *webhook, through, except: except.clone() };
+                    rows.updates.push(Update::Purge { purge, at: UnixMillis::now() });
+                }
                 Record::Adopt { fanout, recorded } => self.adopt(fanout, recorded),
             }
         }
@@ -335,7 +358,7 @@ impl Writer {
 
     /// The batch is durable: say so to everybody who waits for it.
     async fn announce(&mut self, mut batch: Batch, prepared: Prepared) {
-        let Prepared { answers, fanouts, last, statements, rows, events } = prepared;
+        let Prepared { answers, fanouts, last, late, updated, statements, rows, events } = prepared;
         if events > 0 {
             fault::point("publish.after_commit");
         }
@@ -349,11 +372,13 @@ impl Writer {
         }
         // The publishers' answers leave before a large fan-out keeps every core busy.
         tokio::task::yield_now().await;
-        for kept in self.outputs.feed.push(fanouts, last) {
-            self.open.insert((kept.event.seq, kept.shard), kept.targets);
+        for kept in self.outputs.feed.push(&fanouts, last) {
+            self.open.insert((kept.event.seq, kept.shard), kept.targets.clone());
         }
+        let changes = &updated.changes;
+        self.tell_ledger(&Committed { fanouts: &fanouts, records: &batch.records, late: &late, changes });
         let records = std::mem::take(&mut batch.records);
-        let attempts = self.tell_recorders(records);
+        let attempts = self.tell_recorders(records, updated.purged);
         batch.pass_barriers();
         let stats = &self.outputs.stats;
         JournalStats::add(&stats.commits, 1);
@@ -363,7 +388,18 @@ impl Writer {
         JournalStats::add(&stats.attempts, attempts);
     }
 
-    fn tell_recorders(&mut self, records: Vec<Record>) -> usize {
+    fn tell_ledger(&mut self, committed: &Committed<'_>) {
+        let now = UnixMillis::now();
+        tell(&mut self.outputs.ledger.lock(), committed, now);
+        for change in committed.changes {
+            if let Change::TakenBack(taken_back) = change {
+                self.cancelled.add(taken_back.id, now);
+            }
+        }
+    }
+
+    fn tell_recorders(&mut self, records: Vec<Record>, purged: Vec<u64>) -> usize {
+        let mut purged = purged.into_iter();
         let mut attempts = 0;
         let mut recorded = Vec::with_capacity(records.len());
         for record in records {
@@ -375,6 +411,9 @@ impl Writer {
                     }
                 }
                 Record::Defer { id, .. } | Record::Cancel { id, .. } => recorded.push(id),
+                Record::Purge { answer, .. } => {
+                    let _ = answer.send(purged.next().unwrap_or(0));
+                }
                 Record::Retry { .. } | Record::Health { .. } | Record::Adopt { .. } => {}
             }
         }

@@ -1,0 +1,76 @@
+//! `/backlogs` and `/webhooks/{id}/backlog`: what waits, since when and why.
+
+mod view;
+
+use axum::extract::State;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use self::view::BacklogView;
+use super::App;
+use super::auth::{Read, Tenant, Tenants};
+use super::document::ReadProblems;
+use super::page::{Filter, NoQuery, PageParams, PageView, Query};
+use super::path::One;
+use super::problem::Problem;
+use super::webhooks::find;
+use crate::engine::{Backlog, BacklogOrder};
+use crate::id::WebhookId;
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(read))
+}
+
+pub(super) use self::view::BacklogView as Shown;
+
+/// A backlog as it is answered.
+pub(super) fn shown(backlog: Option<Backlog>) -> Result<axum::Json<BacklogView>, Problem> {
+    backlog.map(|backlog| axum::Json(backlog.into())).ok_or(Problem::no_such("webhook"))
+}
+
+/// What waits for a webhook, since when and why.
+#[utoipa::path(get, path = "/webhooks/{id}/backlog", tag = "backlogs", operation_id = "readBacklog",
+    params(("id" = String, Path)), responses((status = 200, body = BacklogView), ReadProblems))]
+async fn read(
+    State(app): State<App>,
+    tenant: Tenant<Read>,
+    _: NoQuery,
+    One(id): One<WebhookId>,
+) -> Result<axum::Json<BacklogView>, Problem> {
+    let webhook = find(&app, tenant.num(), id).await?;
+    shown(app.engine().backlog(&webhook).await?)
+}
+
+/// Lists the backlogs that there are, the worst first. An admin key that names no tenant sees those of all.
+#[utoipa::path(get, path = "/backlogs", tag = "backlogs", operation_id = "listBacklogs",
+    params(("sort" = Option<String>, Query, description = "`oldest` (who waits for the longest time, the default) or \
+            `depth` (who waits for the most)"), PageParams),
+    responses((status = 200, body = PageView<BacklogView>), ReadProblems))]
+async fn list(
+    State(app): State<App>,
+    tenants: Tenants<Read>,
+    query: Query,
+) -> Result<axum::Json<PageView<BacklogView>>, Problem> {
+    let list = query.list("backlogs", tenants.num(), &["sort"])?;
+    let order = list.filter("sort")?.unwrap_or(BacklogOrder::Oldest);
+    let after: i64 = list.position()?.unwrap_or(0);
+    let skipped = usize::try_from(after).unwrap_or(0);
+    let limit = usize::try_from(list.limit).unwrap_or(usize::MAX);
+    let worst = app.engine().backlogs(tenants.num(), order, skipped.saturating_add(limit + 1)).await?;
+    let mut rows: Vec<Backlog> = worst.into_iter().skip(skipped).collect();
+    let next = list.cut(&mut rows, |_| after.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX)));
+    Ok(axum::Json(list.answer(rows.into_iter().map(BacklogView::from).collect(), next)))
+}
+
+impl Filter for BacklogOrder {
+    fn read(name: &str, value: &str) -> Result<Self, Problem> {
+        match value {
+            "oldest" => Ok(Self::Oldest),
+            "depth" => Ok(Self::Depth),
+            _ => {
+                let detail = format!("{name}: {value:?} was given, oldest or depth is accepted");
+                Err(Problem::bad_request("invalid_parameter", detail))
+            }
+        }
+    }
+}

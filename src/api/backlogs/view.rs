@@ -1,0 +1,213 @@
+//! What is shown of a backlog.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::clock::UnixMillis;
+use crate::engine::{Actor, Backlog, BreakerState, BreakerView, EndpointState, Percentiles, RateLimit};
+use crate::id::WebhookId;
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Backlog)]
+pub(in crate::api) struct BacklogView {
+    #[schema(value_type = String)]
+    webhook_id: WebhookId,
+    /// `active`, `paused`, `inactive`, `open` or `quarantined`
+    state: &'static str,
+    /// What keeps its deliveries from flowing; null when nothing does.
+    why: Option<String>,
+    /// Deliveries that it is owed: ready + scheduled + held + inFlight.
+    pending: u64,
+    /// Due, and about to be sent.
+    ready: u64,
+    /// They wait for a retry.
+    scheduled: u64,
+    /// Due, and kept back by the state.
+    held: u64,
+    in_flight: u64,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    oldest_pending_at: Option<UnixMillis>,
+    oldest_pending_age_ms: Option<u64>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    next_attempt_at: Option<UnixMillis>,
+    rates: RatesView,
+    latency_ms: Option<LatencyView>,
+    success_rate: SuccessView,
+    limiter: Option<LimiterView>,
+    breaker: BreakerShown,
+    actor: ActorView,
+}
+
+/// Over the last minute.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = BacklogRates)]
+struct RatesView {
+    in_per_second: f64,
+    out_per_second: f64,
+    /// Until nothing is pending, if both go on like this; null when it does not shrink.
+    drain_eta_seconds: Option<f64>,
+}
+
+/// Of the requests of the last few minutes.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = BacklogLatency)]
+struct LatencyView {
+    p50: f64,
+    p95: f64,
+    p99: f64,
+}
+
+/// The share of successful requests, 0 to 1; null without any.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = BacklogSuccess)]
+struct SuccessView {
+    #[serde(rename = "5m")]
+    minutes: Option<f64>,
+    #[serde(rename = "1h")]
+    hour: Option<f64>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = BacklogLimiter)]
+struct LimiterView {
+    limit_per_second: f64,
+    /// Until the next request may start.
+    throttled_ms: u64,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = BacklogBreaker)]
+struct BreakerShown {
+    /// `closed`, `open` or `half_open`
+    #[schema(value_type = String)]
+    state: BreakerState,
+    consecutive_failures: u32,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    next_probe_at: Option<UnixMillis>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = BacklogActor)]
+struct ActorView {
+    /// Sleeps when false: it is started as soon as it is needed.
+    live: bool,
+    mailbox: u32,
+    mailbox_capacity: usize,
+    /// Deliveries that it keeps in memory.
+    window: usize,
+    window_capacity: usize,
+    restarts: u32,
+    last_restart_reason: Option<&'static str>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    started_at: Option<UnixMillis>,
+    node: &'static str,
+}
+
+impl From<Backlog> for BacklogView {
+    fn from(backlog: Backlog) -> Self {
+        let age = backlog.oldest_at.map(|at| millis(UnixMillis::now().since(at)));
+        Self {
+            webhook_id: backlog.webhook,
+            state: word(backlog.state),
+            pending: backlog.pending,
+            ready: backlog.ready,
+            scheduled: backlog.scheduled,
+            held: backlog.held,
+            in_flight: backlog.in_flight,
+            oldest_pending_at: backlog.oldest_at,
+            oldest_pending_age_ms: age,
+            next_attempt_at: backlog.next_attempt_at,
+            rates: RatesView {
+                in_per_second: rounded(backlog.in_per_second),
+                out_per_second: rounded(backlog.out_per_second),
+                drain_eta_seconds: drain(&backlog),
+            },
+            latency_ms: backlog.latency.map(LatencyView::from),
+            success_rate: SuccessView {
+                minutes: backlog.success_5m.map(rounded),
+                hour: backlog.success_1h.map(rounded),
+            },
+            limiter: backlog
+                .rate_limit
+                .map(|limit| LimiterView { limit_per_second: per_second(limit), throttled_ms: backlog.throttled_ms }),
+            breaker: backlog.breaker.into(),
+            actor: backlog.actor.into(),
+            why: backlog.why,
+        }
+    }
+}
+
+impl From<Percentiles> for LatencyView {
+    fn from(Percentiles { p50, p95, p99 }: Percentiles) -> Self {
+        let millis = |latency: Duration| rounded(latency.as_secs_f64() * 1000.0);
+        Self { p50: millis(p50), p95: millis(p95), p99: millis(p99) }
+    }
+}
+
+impl From<BreakerView> for BreakerShown {
+    fn from(view: BreakerView) -> Self {
+        let BreakerView { state, consecutive_failures, next_probe_at, opened_at: _, last_failure: _ } = view;
+        Self { state, consecutive_failures, next_probe_at }
+    }
+}
+
+impl From<Actor> for ActorView {
+    fn from(actor: Actor) -> Self {
+        let Actor { since, mailbox, mailbox_capacity, window, window_capacity, restarts } = actor;
+        Self {
+            live: since.is_some(),
+            mailbox,
+            mailbox_capacity,
+            window,
+            window_capacity,
+            restarts,
+            last_restart_reason: (restarts > 0).then_some("panicked"),
+            started_at: since,
+            node: "local",
+        }
+    }
+}
+
+fn word(state: EndpointState) -> &'static str {
+    match state {
+        EndpointState::Active => "active",
+        EndpointState::Paused => "paused",
+        EndpointState::Inactive => "inactive",
+        EndpointState::Open => "open",
+        EndpointState::Quarantined => "quarantined",
+    }
+}
+
+fn drain(backlog: &Backlog) -> Option<f64> {
+    if backlog.pending == 0 {
+        return Some(0.0);
+    }
+    let shrinks = backlog.out_per_second - backlog.in_per_second;
+    (shrinks > 0.0).then(|| rounded(count(backlog.pending) / shrinks))
+}
+
+fn per_second(limit: RateLimit) -> f64 {
+    rounded(f64::from(limit.requests) / f64::from(limit.per_seconds))
+}
+
+/// Beyond 2^53 nobody counts one by one.
+#[allow(clippy::cast_precision_loss, reason = "an estimate of seconds")]
+fn count(pending: u64) -> f64 {
+    pending as f64
+}
+
+/// To a thousandth: more digits would be noise.
+fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,109 @@
+//! What an operator does to a webhook's backlog: pause, resume, purge, probe.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::api::App;
+use crate::api::auth::{Operate, Tenant};
+use crate::api::backlogs::{self, Shown};
+use crate::api::body::{Input, OptionalJson};
+use crate::api::document::{ActionProblems, CreateProblems};
+use crate::api::etag::{Changed, changed, tagged};
+use crate::api::fields::{Given, Reader, moment};
+use crate::api::page::NoQuery;
+use crate::api::path::One;
+use crate::api::problem::Problem;
+use crate::clock::UnixMillis;
+use crate::id::WebhookId;
+
+use super::find;
+use super::view::WebhookView;
+
+/// Holds what the webhook is owed. New events are owed to it as before; nothing is lost.
+#[utoipa::path(post, path = "/webhooks/{id}/pause", tag = "webhooks", operation_id = "pauseWebhook",
+    params(("id" = String, Path)), responses((status = 200, body = WebhookView), ActionProblems))]
+pub(super) async fn pause(
+    State(app): State<App>,
+    tenant: Tenant<Operate>,
+    _: NoQuery,
+    One(id): One<WebhookId>,
+) -> Result<Response, Problem> {
+    let paused = changed(|| async {
+        let webhook = find(&app, tenant.num(), id).await?;
+        Changed::of(app.engine().pause(&webhook).await)
+    });
+    let paused = paused.await?;
+    Ok(tagged(StatusCode::OK, paused.version, &WebhookView::try_from(paused)?))
+}
+
+/// Lets what it is owed flow again. Also starts an endpoint again that was quarantined.
+#[utoipa::path(post, path = "/webhooks/{id}/resume", tag = "webhooks", operation_id = "resumeWebhook",
+    params(("id" = String, Path)), responses((status = 200, body = WebhookView), ActionProblems))]
+pub(super) async fn resume(
+    State(app): State<App>,
+    tenant: Tenant<Operate>,
+    _: NoQuery,
+    One(id): One<WebhookId>,
+) -> Result<Response, Problem> {
+    let resumed = changed(|| async {
+        let webhook = find(&app, tenant.num(), id).await?;
+        Changed::of(app.engine().resume(&webhook).await)
+    });
+    let resumed = resumed.await?;
+    Ok(tagged(StatusCode::OK, resumed.version, &WebhookView::try_from(resumed)?))
+}
+
+/// Ends the wait of an open breaker: the next delivery is the probe. The answer shows the backlog.
+#[utoipa::path(post, path = "/webhooks/{id}/probe", tag = "webhooks", operation_id = "probeWebhook",
+    params(("id" = String, Path)), responses((status = 200, body = Shown), ActionProblems))]
+pub(super) async fn probe(
+    State(app): State<App>,
+    tenant: Tenant<Operate>,
+    _: NoQuery,
+    One(id): One<WebhookId>,
+) -> Result<axum::Json<Shown>, Problem> {
+    let webhook = find(&app, tenant.num(), id).await?;
+    app.engine().probe(&webhook).await?;
+    backlogs::shown(app.engine().backlog(&webhook).await?)
+}
+
+#[derive(Debug, ToSchema)]
+pub(in crate::api) struct PurgeInput {
+    /// Only what was accepted before this time.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    before: Given<UnixMillis>,
+}
+
+impl Input for PurgeInput {
+    const FIELDS: &'static [&'static str] = &["before"];
+
+    fn read(reader: &mut Reader<'_, '_>) -> Option<Self> {
+        Some(Self { before: reader.field("before", moment) })
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::api) struct Purged {
+    /// Deliveries that are `cancelled` now.
+    cancelled: u64,
+}
+
+/// Cancels what is pending. Requests under way end; they are not made again if they fail.
+#[utoipa::path(post, path = "/webhooks/{id}/purge", tag = "webhooks", operation_id = "purgeWebhook",
+    params(("id" = String, Path)), request_body = Option<PurgeInput>,
+    responses((status = 200, body = Purged), CreateProblems))]
+pub(super) async fn purge(
+    State(app): State<App>,
+    tenant: Tenant<Operate>,
+    _: NoQuery,
+    One(id): One<WebhookId>,
+    OptionalJson(body): OptionalJson<PurgeInput>,
+) -> Result<axum::Json<Purged>, Problem> {
+    let webhook = find(&app, tenant.num(), id).await?;
+    let (PurgeInput { before }, _) = body.accepted()?;
+    let cancelled = app.engine().purge(&webhook, before.value()).await?;
+    Ok(axum::Json(Purged { cancelled }))
+}

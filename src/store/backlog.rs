@@ -1,0 +1,138 @@
+//! The ledger as it is shared: the journal's writer tells it what it commits, and whoever shows figures asks. Reads from
+//! the store what the ledger cannot know. Locked for a moment, never across a wait.
+
+mod load;
+mod look;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::clock::UnixMillis;
+use crate::id::{EventSeq, WebhookNum};
+
+use super::journal::Journal;
+use super::ledger::{Ledger, LookUp, Oldest};
+
+pub use super::ledger::Among;
+use super::{Store, StoreError};
+
+/// Looks into the store for oldest events that share a transaction.
+const LOOKS: usize = 64;
+
+/// A webhook that is busy may use up what was found before the answer is given; then what was found is the answer.
+const TRIES: usize = 3;
+
+/// What webhooks are owed. Cheap to clone.
+#[derive(Clone)]
+pub struct Backlog {
+    ledger: Arc<Mutex<Ledger>>,
+    store: Store,
+    journal: Journal,
+}
+
+impl Backlog {
+    pub(super) fn new(ledger: Arc<Mutex<Ledger>>, store: Store, journal: Journal) -> Self {
+        Self { ledger, store, journal }
+    }
+
+    /// Pending deliveries of this webhook.
+    #[must_use]
+    pub fn pending(&self, webhook: WebhookNum) -> u64 {
+        self.ledger.lock().pending(webhook)
+    }
+
+    /// Those of them that wait for a later moment; see [`Ledger::scheduled`].
+    #[must_use]
+    pub fn scheduled(&self, webhook: WebhookNum, now: UnixMillis) -> u64 {
+        self.ledger.lock().scheduled(webhook, now)
+    }
+
+    /// Pending deliveries of all webhooks.
+    #[must_use]
+    pub fn total_pending(&self) -> u64 {
+        self.ledger.lock().total_pending()
+    }
+
+    /// Webhooks with something pending.
+    #[must_use]
+    pub fn backlogged(&self) -> usize {
+        self.ledger.lock().backlogged()
+    }
+
+    /// The `n` webhooks with the most pending deliveries, the longest backlog first.
+    #[must_use]
+    pub fn deepest(&self, among: Among<'_>, n: usize) -> Vec<(WebhookNum, u64)> {
+        self.ledger.lock().deepest(among, n)
+    }
+
+    /// The oldest pending event of this webhook.
+    pub async fn oldest(&self, webhook: WebhookNum) -> Result<Option<EventSeq>, StoreError> {
+        let mut seen = None;
+        for _ in 0..TRIES {
+            if !matches!(self.known(webhook), Some(Oldest::Unknown { .. })) {
+                break;
+            }
+            seen = self.look(&[webhook]).await?.pop().flatten();
+        }
+        Ok(match self.known(webhook) {
+            Some(Oldest::Known(event)) => Some(event),
+            Some(Oldest::Unknown { .. }) => seen,
+            None => None,
+        })
+    }
+
+    fn known(&self, webhook: WebhookNum) -> Option<Oldest> {
+        self.ledger.lock().oldest(webhook)
+    }
+
+    /// The `n` webhooks with the oldest pending events, the oldest first.
+    pub async fn oldest_first(&self, among: Among<'_>, n: usize) -> Result<Vec<(WebhookNum, EventSeq)>, StoreError> {
+        for _ in 0..TRIES {
+            let first = self.ledger.lock().oldest_first(among, n);
+            let is_unknown = |(_, oldest): &&(WebhookNum, Oldest)| matches!(oldest, Oldest::Unknown { .. });
+            let unknown: Vec<WebhookNum> = first.iter().filter(is_unknown).map(|(webhook, _)| *webhook).collect();
+            if unknown.is_empty() {
+                break;
+            }
+            for some in unknown.chunks(LOOKS) {
+                self.look(some).await?;
+            }
+        }
+        // Whoever is unknown still stands where it may be at the earliest.
+        let first = self.ledger.lock().oldest_first(among, n);
+        Ok(first.into_iter().map(|(webhook, oldest)| (webhook, oldest.not_before())).collect())
+    }
+
+    /// When the first pending delivery of this webhook falls due that has a row.
+    pub async fn next_due(&self, webhook: WebhookNum) -> Result<Option<UnixMillis>, StoreError> {
+        self.store.next_due(webhook).await
+    }
+
+    /// These webhooks were deleted, and whatever they were owed with them.
+    pub async fn forget(&self, webhooks: &[WebhookNum]) {
+        // What was committed before the deletion must not be told after it.
+        let _ = self.journal.barrier().await;
+        let mut ledger = self.ledger.lock();
+        for webhook in webhooks {
+            ledger.forget(*webhook);
+        }
+    }
+
+    /// Looks for the oldest events of webhooks, answers what it saw, and lets the ledger learn.
+    async fn look(&self, webhooks: &[WebhookNum]) -> Result<Vec<Option<EventSeq>>, StoreError> {
+        let questions: Vec<LookUp> = {
+            let mut ledger = self.ledger.lock();
+            webhooks.iter().filter_map(|webhook| ledger.look_up(*webhook)).collect()
+        };
+        let found = self.store.pending_after(&questions).await?;
+        // The ledger must have been told of everything that was seen.
+        if self.journal.barrier().await.is_ok() {
+            let mut ledger = self.ledger.lock();
+            for (question, found) in questions.into_iter().zip(&found) {
+                ledger.learn(question, found);
+            }
+        }
+        Ok(found.iter().map(|found| found.first().copied()).collect())
+    }
+}

@@ -1,0 +1,82 @@
+//! What the ledger has forgotten of a long backlog, read back: the next few pending events of a webhook.
+
+use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, Statement, TransactionTrait};
+
+use crate::id::{EventSeq, WebhookNum};
+use crate::store::ledger::{FRONT, LookUp};
+use crate::store::{Store, StoreError, targets};
+
+/// Fan-outs that are read at once.
+pub(super) const FANOUTS: i64 = 64;
+
+#[derive(Debug, FromQueryResult)]
+struct SeqRow {
+    event_seq: i64,
+}
+
+#[derive(Debug, FromQueryResult)]
+pub(super) struct FanoutRow {
+    pub(super) event_seq: i64,
+    pub(super) shard: i16,
+    pub(super) targets: Vec<u8>,
+}
+
+impl Store {
+    /// The answers to these questions, all from one moment: a delivery that gets its row meanwhile is neither missed nor
+    /// found twice.
+    pub(super) async fn pending_after(&self, questions: &[LookUp]) -> Result<Vec<Vec<EventSeq>>, StoreError> {
+        let moment = self.engine_readers().begin().await?;
+        let mut answers = Vec::with_capacity(questions.len());
+        for LookUp { webhook, after, .. } in questions {
+            let mut found = with_rows(&moment, *webhook, *after).await?;
+            let to = if found.len() < FRONT { EventSeq(i64::MAX) } else { found.last().copied().unwrap_or(*after) };
+            found.extend(by_fanouts(&moment, *webhook, *after, to).await?);
+            found.sort_unstable();
+            found.truncate(FRONT);
+            answers.push(found);
+        }
+        moment.commit().await?;
+        Ok(answers)
+    }
+}
+
+async fn with_rows<C: ConnectionTrait>(
+    on: &C,
+    webhook: WebhookNum,
+    after: EventSeq,
+) -> Result<Vec<EventSeq>, StoreError> {
+    let sql = "SELECT event_seq FROM delivery WHERE status = 0 AND webhook_num = $1 AND event_seq > $2 \
+               ORDER BY event_seq LIMIT $3";
+    let values = [webhook.0.into(), after.0.into(), (FRONT as i64).into()];
+    let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
+    let rows = SeqRow::find_by_statement(statement).all(on).await?;
+    Ok(rows.into_iter().map(|row| EventSeq(row.event_seq)).collect())
+}
+
+/// What the webhook is owed by fan-outs alone, up to `to`; no more than is asked for.
+async fn by_fanouts<C: ConnectionTrait>(
+    on: &C,
+    webhook: WebhookNum,
+    after: EventSeq,
+    to: EventSeq,
+) -> Result<Vec<EventSeq>, StoreError> {
+    let sql = "SELECT event_seq, shard, targets FROM fanout f \
+               WHERE (event_seq, shard) > ($1, $2) AND event_seq <= $3 AND NOT EXISTS ( \
+                 SELECT 1 FROM delivery d WHERE d.event_seq = f.event_seq AND d.webhook_num = $4) \
+               ORDER BY event_seq, shard LIMIT $5";
+    let mut after = (after.0, i16::MAX);
+    let mut owed = Vec::new();
+    while owed.len() < FRONT {
+        let values = [after.0.into(), after.1.into(), to.0.into(), webhook.0.into(), FANOUTS.into()];
+        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
+        let rows = FanoutRow::find_by_statement(statement).all(on).await?;
+        let Some(last) = rows.last() else { break };
+        after = (last.event_seq, last.shard);
+        for row in rows {
+            if targets::decode(&row.targets)?.binary_search(&webhook).is_ok() {
+                owed.push(EventSeq(row.event_seq));
+            }
+        }
+    }
+    Ok(owed)
+}

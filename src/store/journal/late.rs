@@ -1,0 +1,108 @@
+//! Outcomes that come late: of a request that was under way when its delivery was cancelled. They settle nothing.
+//!
+//! Rows that a batch is about to change are not read before, as a rule. Only an attempt that may be late is looked up:
+//! one for an event not newer than what was lately cancelled for its webhook.
+
+use std::collections::{HashMap, HashSet};
+
+use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Statement};
+
+use crate::clock::UnixMillis;
+use crate::id::{DeliveryId, EventSeq, WebhookNum};
+
+use super::Record;
+
+/// How long at least a cancellation is remembered. A request takes 30 s at most, after it has waited for a permit.
+const KEPT_MS: i64 = 5 * 60 * 1000;
+
+/// What was cancelled lately: the newest event for each webhook.
+#[derive(Debug)]
+pub(super) struct Cancelled {
+    /// Since `since`.
+    lately: HashMap<WebhookNum, EventSeq>,
+    /// In as long a time before.
+    before: HashMap<WebhookNum, EventSeq>,
+    since: UnixMillis,
+}
+
+impl Cancelled {
+    pub(super) fn new(now: UnixMillis) -> Self {
+        Self { lately: HashMap::new(), before: HashMap::new(), since: now }
+    }
+
+    pub(super) fn add(&mut self, id: DeliveryId, now: UnixMillis) {
+        if now.0 - self.since.0 >= KEPT_MS {
+            let fresh = now.0 - self.since.0 < 2 * KEPT_MS;
+            let lately = std::mem::take(&mut self.lately);
+            self.before = if fresh { lately } else { HashMap::new() };
+            self.since = now;
+        }
+        let newest = self.lately.entry(id.webhook).or_insert(id.event);
+        *newest = id.event.max(*newest);
+    }
+
+    fn may_include(&self, id: DeliveryId) -> bool {
+        let newest = [&self.lately, &self.before].into_iter().filter_map(|known| known.get(&id.webhook));
+        newest.max().is_some_and(|newest| id.event <= *newest)
+    }
+
+    /// Of the attempts among these, those whose delivery is settled already.
+    pub(super) async fn late<C: ConnectionTrait>(
+        &self,
+        on: &C,
+        records: &[Record],
+    ) -> Result<HashSet<DeliveryId>, DbErr> {
+        let mut late = HashSet::new();
+        if self.lately.is_empty() && self.before.is_empty() {
+            return Ok(late);
+        }
+        for record in records {
+            if let Record::Attempt(record) = record
+                && self.may_include(record.id)
+                && is_settled(on, record.id).await?
+            {
+                late.insert(record.id);
+            }
+        }
+        Ok(late)
+    }
+}
+
+#[derive(Debug, FromQueryResult)]
+struct SettledRow {
+    is_settled: bool,
+}
+
+async fn is_settled<C: ConnectionTrait>(on: &C, id: DeliveryId) -> Result<bool, DbErr> {
+    let sql = "SELECT status <> 0 AS is_settled FROM delivery WHERE event_seq = $1 AND webhook_num = $2";
+    let values = [id.event.0.into(), id.webhook.0.into()];
+    let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, values);
+    Ok(SettledRow::find_by_statement(statement).one(on).await?.is_some_and(|row| row.is_settled))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(webhook: i64, event: i64) -> DeliveryId {
+        DeliveryId { event: EventSeq(event), webhook: WebhookNum(webhook) }
+    }
+
+    #[test]
+    fn a_cancellation_is_remembered_for_longer_than_a_request_takes_and_not_for_ever() {
+        let start = UnixMillis(1_800_000_000_000);
+        let mut cancelled = Cancelled::new(start);
+        let after = |ms: i64| UnixMillis(start.0 + ms);
+        cancelled.add(id(1, 10), start);
+        cancelled.add(id(1, 5), after(1));
+        assert!(cancelled.may_include(id(1, 10)) && cancelled.may_include(id(1, 7)));
+        assert!(!cancelled.may_include(id(1, 11)) && !cancelled.may_include(id(2, 10)));
+        cancelled.add(id(2, 10), after(KEPT_MS));
+        cancelled.add(id(2, 10), after(2 * KEPT_MS - 1));
+        assert!(cancelled.may_include(id(1, 10)));
+        cancelled.add(id(2, 10), after(2 * KEPT_MS));
+        assert!(!cancelled.may_include(id(1, 10)) && cancelled.may_include(id(2, 10)));
+        cancelled.add(id(3, 10), after(4 * KEPT_MS));
+        assert!(!cancelled.may_include(id(2, 10)), "nothing was cancelled for long");
+    }
+}

@@ -1,0 +1,62 @@
+//! What a committed batch means for the ledger: one change for each delivery that has begun or ceased to be pending.
+//! Pure.
+
+use std::collections::HashSet;
+
+use crate::clock::UnixMillis;
+use crate::id::DeliveryId;
+use crate::store::cancel::TakenBack;
+use crate::store::deliveries::Status;
+use crate::store::fanouts::Fanout;
+use crate::store::ledger::Ledger;
+
+use super::updates::Change;
+use super::{AttemptRecord, Record};
+
+/// In the order in which the batch was written: fan-outs, attempts, updates.
+pub(super) struct Committed<'a> {
+    pub(super) fanouts: &'a [Fanout],
+    pub(super) records: &'a [Record],
+    /// Attempts that found their delivery settled.
+    pub(super) late: &'a HashSet<DeliveryId>,
+    pub(super) changes: &'a [Change],
+}
+
+pub(super) fn tell(ledger: &mut Ledger, committed: &Committed<'_>, now: UnixMillis) {
+    for fanout in committed.fanouts {
+        ledger.owe_all(&fanout.targets, fanout.event.seq);
+    }
+    for record in committed.records {
+        match record {
+            Record::Attempt(record) if !committed.late.contains(&record.id) => attempted(ledger, record, now),
+            // A deferred delivery was pending before. What became of the others is among the changes.
+            Record::Attempt(_) | Record::Defer { .. } | Record::Adopt { .. } | Record::Health { .. } => {}
+            Record::Cancel { .. } | Record::Retry { .. } | Record::Purge { .. } => {}
+        }
+    }
+    for change in committed.changes {
+        changed(ledger, change, now);
+    }
+}
+
+fn attempted(ledger: &mut Ledger, record: &AttemptRecord, now: UnixMillis) {
+    let DeliveryId { event, webhook } = record.id;
+    match (record.state.status, record.state.next_at) {
+        (Status::Pending, Some(at)) => ledger.schedule(webhook, at, now),
+        (Status::Pending, None) => {}
+        (Status::Success | Status::Failed | Status::Cancelled, _) => ledger.settle(webhook, event),
+    }
+}
+
+fn changed(ledger: &mut Ledger, change: &Change, now: UnixMillis) {
+    match *change {
+        Change::TakenBack(TakenBack { id, next_at }) => {
+            if let Some(at) = next_at {
+                ledger.unschedule(id.webhook, at, now);
+            }
+            ledger.settle(id.webhook, id.event);
+        }
+        Change::Again(id) => ledger.again(id.webhook, id.event),
+        Change::Hastened { id, next_at } => ledger.unschedule(id.webhook, next_at, now),
+    }
+}

@@ -1,0 +1,68 @@
+//! What cannot be written with others in one statement, and what it changed. Rare: asked for by a person.
+
+use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Statement};
+
+use crate::clock::UnixMillis;
+use crate::id::DeliveryId;
+use crate::store::cancel::{Purge, TakenBack, purge, take_back_one};
+
+#[derive(Debug)]
+pub(super) enum Update {
+    Cancel { id: DeliveryId, at: UnixMillis },
+    Retry { id: DeliveryId, at: UnixMillis },
+    Purge { purge: Purge, at: UnixMillis },
+}
+
+/// What the updates of a batch have changed.
+#[derive(Debug, Default)]
+pub(super) struct Updated {
+    /// In order.
+    pub(super) changes: Vec<Change>,
+    /// How many deliveries each purge took back, in order.
+    pub(super) purged: Vec<u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Change {
+    /// It was pending.
+    TakenBack(TakenBack),
+    /// It was settled and is pending.
+    Again(DeliveryId),
+    /// It was pending and waits no longer for this moment.
+    Hastened { id: DeliveryId, next_at: UnixMillis },
+}
+
+#[derive(Debug, FromQueryResult)]
+struct RetriedRow {
+    manual_from: i16,
+    manual_next_at: Option<i64>,
+}
+
+impl Update {
+    pub(super) async fn run<C: ConnectionTrait>(self, on: &C, updated: &mut Updated) -> Result<(), DbErr> {
+        match self {
+            Self::Cancel { id, at } => {
+                updated.changes.extend(take_back_one(on, id, at).await?.map(Change::TakenBack));
+            }
+            Self::Retry { id, at } => updated.changes.extend(retry(on, id, at).await?),
+            Self::Purge { purge: which, at } => {
+                let taken_back = purge(on, &which, at).await?;
+                updated.purged.push(taken_back.len() as u64);
+                updated.changes.extend(taken_back.into_iter().map(Change::TakenBack));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the delivery falls back to is what it was.
+async fn retry<C: ConnectionTrait>(on: &C, id: DeliveryId, at: UnixMillis) -> Result<Option<Change>, DbErr> {
+    let sql = "UPDATE delivery SET manual_from = status, manual_next_at = next_at, status = 0, next_at = $1 \
+               WHERE event_seq = $2 AND webhook_num = $3 AND manual_from IS NULL \
+               RETURNING manual_from, manual_next_at";
+    let values = [at.0.into(), id.event.0.into(), id.webhook.0.into()];
+    let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, values);
+    let Some(row) = RetriedRow::find_by_statement(statement).one(on).await? else { return Ok(None) };
+    let hastened = |at| Change::Hastened { id, next_at: UnixMillis(at) };
+    Ok(if row.manual_from == 0 { row.manual_next_at.map(hastened) } else { Some(Change::Again(id)) })
+}

@@ -1,0 +1,81 @@
+//! Purging what a webhook is owed.
+
+use super::*;
+
+/// Rows that nobody published, one a key; more than one purge takes.
+const ROWS: i64 = 2500;
+
+async fn purge(world: &World, webhook: WebhookNum, through: i64, except: &[i64]) -> u64 {
+    let except = except.iter().copied().map(EventSeq).collect();
+    let (answer, answered) = oneshot::channel();
+    let record = Record::Purge { webhook, through: EventSeq(through), before: None, except, answer };
+    world.running.journal.record(record).await.unwrap();
+    answered.await.unwrap()
+}
+
+async fn world_with_rows() -> (World, WebhookNum) {
+    let world = World::new().await;
+    let webhook = world.webhook().await.num;
+    let rows = format!(
+        "WITH RECURSIVE n(seq) AS (SELECT 1 UNION ALL SELECT seq + 1 FROM n WHERE seq < {ROWS}) \
+         INSERT INTO delivery (event_seq, webhook_num, status, attempts, tries, next_at) \
+         SELECT seq, {}, 0, 0, 0, 5 FROM n",
+        webhook.0
+    );
+    world.tamper(&rows).await;
+    (world.restart().await, webhook)
+}
+
+#[tokio::test]
+async fn a_purge_takes_a_bounded_number_at_a_time_the_oldest_first() {
+    let (world, webhook) = world_with_rows().await;
+    assert_eq!(world.running.ledger.pending(webhook), 2500);
+    assert_eq!(purge(&world, webhook, ROWS, &[]).await, 2000);
+    assert_eq!(world.running.ledger.oldest(webhook).await.unwrap(), Some(EventSeq(2001)));
+    assert_eq!(purge(&world, webhook, ROWS, &[]).await, 500);
+    assert_eq!(purge(&world, webhook, ROWS, &[]).await, 0);
+    assert_eq!(world.running.ledger.backlogged(), 0);
+}
+
+#[tokio::test]
+async fn a_purge_leaves_what_is_under_way_and_what_came_later() {
+    let (world, webhook) = world_with_rows().await;
+    assert_eq!(purge(&world, webhook, 100, &[1, 50, 2500]).await, 98);
+    let left = world.running.ledger.pending(webhook);
+    assert_eq!((left, world.running.ledger.oldest(webhook).await.unwrap()), (2402, Some(EventSeq(1))));
+}
+
+#[tokio::test]
+async fn a_purge_by_time_spares_what_was_accepted_since() {
+    let world = World::new().await;
+    let webhook = world.webhook().await.num;
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        ids.push(id(world.accept(&[webhook.0]).await, webhook));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    for id in &ids {
+        world.record(Record::Defer { id: *id, next_at: UnixMillis(5) }).await;
+    }
+    let (answer, answered) = oneshot::channel();
+    let (through, before) = (EventSeq(i64::MAX), Some(ids[1].event.accepted_at()));
+    world.record(Record::Purge { webhook, through, before, except: Vec::new(), answer }).await;
+    assert_eq!(answered.await.unwrap(), 1);
+    let statuses =
+        [world.delivery(ids[0]).await, world.delivery(ids[1]).await].map(|found| found.unwrap().state.status);
+    assert_eq!(statuses, [Status::Cancelled, Status::Pending]);
+}
+
+#[tokio::test]
+async fn a_purge_takes_back_a_manual_retry_and_leaves_what_had_become_of_the_delivery() {
+    let world = World::new().await;
+    let webhook = world.webhook().await.num;
+    let id = id(world.accept(&[webhook.0]).await, webhook);
+    world.record(attempted(id, 1, Status::Failed, None)).await;
+    world.record(Record::Retry { id, at: UnixMillis::now() }).await;
+    assert_eq!(world.running.ledger.pending(webhook), 1);
+    assert_eq!(purge(&world, webhook, id.event.0, &[]).await, 1);
+    let state = world.delivery(id).await.unwrap().state;
+    assert_eq!((state.status, state.manual), (Status::Failed, None));
+    assert_eq!(world.running.ledger.pending(webhook), 0);
+}
