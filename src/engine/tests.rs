@@ -117,6 +117,27 @@ async fn a_row_that_is_made_after_its_webhook_was_deleted_is_cancelled() {
 }
 
 #[tokio::test]
+async fn what_deleted_webhooks_and_tenants_were_owed_counts_no_more() {
+    let world = World::start().await;
+    let ledger = &world.engine.inner.shared.ledger;
+    let mut webhooks = Vec::new();
+    for _ in 0..2 {
+        let off = Webhook { is_active: false, ..world.webhook().await };
+        webhooks.push(world.engine.update_webhook(&off).await.unwrap());
+    }
+    let ids = world.publish_to(&[&webhooks[0], &webhooks[1]]).await;
+    for id in ids {
+        world.becomes(id, Status::Pending).await;
+    }
+    assert_eq!((ledger.total_pending(), ledger.pending(webhooks[0].num)), (2, 1));
+    world.engine.delete_webhook(&webhooks[0]).await.unwrap();
+    assert_eq!((ledger.total_pending(), ledger.pending(webhooks[0].num)), (1, 0));
+    world.engine.delete_tenant(&world.tenant).await.unwrap();
+    assert_eq!(ledger.backlogged(), 0);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_webhook_that_cannot_be_read_stalls_nobody_and_loses_nothing() {
     let world = World::start().await;
     let (damaged, sound) = (world.webhook().await, world.webhook().await);

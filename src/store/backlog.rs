@@ -17,8 +17,11 @@ use super::ledger::{Ledger, LookUp, Oldest};
 pub use super::ledger::Among;
 use super::{Store, StoreError};
 
-/// Looks into the store for oldest events that share a transaction.
+/// Webhooks whose oldest events are looked up at once, in one transaction.
 const LOOKS: usize = 64;
+
+/// How often the next few are looked up to find which are the oldest of all: 512 looks, a fraction of a second.
+const ROUNDS: usize = 8;
 
 /// A webhook that is busy may use up what was found before the answer is given; then what was found is the answer.
 const TRIES: usize = 3;
@@ -86,20 +89,19 @@ impl Backlog {
         self.ledger.lock().oldest(webhook)
     }
 
-    /// The `n` webhooks with the oldest pending events, the oldest first.
+    /// The `n` webhooks with the oldest pending events, the oldest first. Where the store was asked in vain, because too
+    /// much changed or too many are unknown, this is where the oldest may be at the earliest.
     pub async fn oldest_first(&self, among: Among<'_>, n: usize) -> Result<Vec<(WebhookNum, EventSeq)>, StoreError> {
-        for _ in 0..TRIES {
-            let first = self.ledger.lock().oldest_first(among, n);
+        for _ in 0..ROUNDS {
+            // Who is known now may stand behind others that are unknown: these are looked up with it.
+            let first = self.ledger.lock().oldest_first(among, n.max(LOOKS));
             let is_unknown = |(_, oldest): &&(WebhookNum, Oldest)| matches!(oldest, Oldest::Unknown { .. });
-            let unknown: Vec<WebhookNum> = first.iter().filter(is_unknown).map(|(webhook, _)| *webhook).collect();
-            if unknown.is_empty() {
+            if !first.iter().take(n).any(|entry| is_unknown(&entry)) {
                 break;
             }
-            for some in unknown.chunks(LOOKS) {
-                self.look(some).await?;
-            }
+            let unknown = first.iter().filter(is_unknown).take(LOOKS).map(|(webhook, _)| *webhook);
+            self.look(&unknown.collect::<Vec<_>>()).await?;
         }
-        // Whoever is unknown still stands where it may be at the earliest.
         let first = self.ledger.lock().oldest_first(among, n);
         Ok(first.into_iter().map(|(webhook, oldest)| (webhook, oldest.not_before())).collect())
     }

@@ -322,6 +322,8 @@ async fn slow_lists_keep_no_delivery_waiting() {
         store.owed_only_by_fanout(webhook.num, receipt.seq).await?;
         store.servings(&[webhook.num], now).await?;
         store.webhooks_with_due(now).await?;
+        store.ledger(now).await?;
+        world.running.ledger.next_due(webhook.num).await?;
         store.due(webhook.num, now, false, 1).await
     };
     let read = tokio::time::timeout(Duration::from_secs(10), reads).await;

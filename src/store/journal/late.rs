@@ -12,7 +12,7 @@ use crate::id::{DeliveryId, EventSeq, WebhookNum};
 
 use super::Record;
 
-/// How long at least a cancellation is remembered. A request takes 30 s at most, after it has waited for a permit.
+/// How long at least a cancellation is remembered. An attempt takes 30 s at most once it has its permit.
 const KEPT_MS: i64 = 5 * 60 * 1000;
 
 /// What was cancelled lately: the newest event for each webhook.
@@ -31,14 +31,19 @@ impl Cancelled {
     }
 
     pub(super) fn add(&mut self, id: DeliveryId, now: UnixMillis) {
-        if now.0 - self.since.0 >= KEPT_MS {
-            let fresh = now.0 - self.since.0 < 2 * KEPT_MS;
-            let lately = std::mem::take(&mut self.lately);
-            self.before = if fresh { lately } else { HashMap::new() };
-            self.since = now;
-        }
+        self.forget_old(now);
         let newest = self.lately.entry(id.webhook).or_insert(id.event);
         *newest = id.event.max(*newest);
+    }
+
+    fn forget_old(&mut self, now: UnixMillis) {
+        let elapsed = now.0 - self.since.0;
+        if elapsed < KEPT_MS {
+            return;
+        }
+        let lately = std::mem::take(&mut self.lately);
+        self.before = if elapsed < 2 * KEPT_MS { lately } else { HashMap::new() };
+        self.since = now;
     }
 
     fn may_include(&self, id: DeliveryId) -> bool {
@@ -48,10 +53,12 @@ impl Cancelled {
 
     /// Of the attempts among these, those whose delivery is settled already.
     pub(super) async fn late<C: ConnectionTrait>(
-        &self,
+        &mut self,
         on: &C,
         records: &[Record],
+        now: UnixMillis,
     ) -> Result<HashSet<DeliveryId>, DbErr> {
+        self.forget_old(now);
         let mut late = HashSet::new();
         if self.lately.is_empty() && self.before.is_empty() {
             return Ok(late);
@@ -100,9 +107,9 @@ mod tests {
         cancelled.add(id(2, 10), after(KEPT_MS));
         cancelled.add(id(2, 10), after(2 * KEPT_MS - 1));
         assert!(cancelled.may_include(id(1, 10)));
-        cancelled.add(id(2, 10), after(2 * KEPT_MS));
+        cancelled.forget_old(after(2 * KEPT_MS));
         assert!(!cancelled.may_include(id(1, 10)) && cancelled.may_include(id(2, 10)));
-        cancelled.add(id(3, 10), after(4 * KEPT_MS));
+        cancelled.forget_old(after(4 * KEPT_MS));
         assert!(!cancelled.may_include(id(2, 10)), "nothing was cancelled for long");
     }
 }

@@ -208,7 +208,7 @@ impl Writer {
         let mut prepared = self.prepare_events(&transaction, &batch.publishes, &mut rows).await?;
         self.prepare_records(&batch.records, &mut rows);
         prepared.rows = rows.count();
-        prepared.late = self.cancelled.late(&transaction, &batch.records).await?;
+        prepared.late = self.cancelled.late(&transaction, &batch.records, UnixMillis::now()).await?;
         (prepared.statements, prepared.updated) = self.statements.run(&transaction, rows).await?;
         if prepared.events > 0 {
             fault::point("publish.before_commit");

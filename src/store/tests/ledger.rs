@@ -131,6 +131,29 @@ async fn the_oldest_of_a_long_backlog_is_found_among_rows_and_fan_outs() {
 }
 
 #[tokio::test]
+async fn the_oldest_of_all_is_found_although_every_webhook_has_to_be_looked_up() {
+    let world = World::new().await;
+    let mut webhooks = Vec::new();
+    for _ in 0..20 {
+        webhooks.push(world.webhook().await.num);
+    }
+    let targets: Vec<i64> = webhooks.iter().map(|num| num.0).collect();
+    let mut events = Vec::new();
+    for _ in 0..100 {
+        events.push(world.accept(&targets).await.seq);
+    }
+    // The later a webhook was made, the older is what it is owed.
+    for (index, webhook) in webhooks.iter().copied().enumerate() {
+        for event in &events[..60 - index] {
+            let record = attempted(DeliveryId { event: *event, webhook }, 1, Status::Success, None);
+            world.running.journal.record(record).await.unwrap();
+        }
+    }
+    world.running.journal.barrier().await.unwrap();
+    agrees(&world.store, &world.running.ledger, &webhooks[18..]).await;
+}
+
+#[tokio::test]
 async fn an_outcome_that_comes_after_its_delivery_was_cancelled_settles_nothing() {
     let world = World::new().await;
     let webhook = world.webhook().await.num;
