@@ -17,7 +17,7 @@ impl Store {
         self.write(async |on| {
             for some in new.chunks(ROWS) {
                 let rows: Vec<_> = some.iter().map(|new| self.row_of(new)).collect::<Result<_, _>>()?;
-                let rows = Entity::insert_many(rows).exec_with_returning_many(on).await?;
+                let rows = Entity::insert_many(rows).exec_with_returning(on).await?;
                 // Rows are answered in no particular order.
                 let nums: HashMap<Vec<u8>, WebhookNum> =
                     rows.into_iter().map(|row| (row.id, WebhookNum(row.num))).collect();
