@@ -3,6 +3,7 @@
 //! The server runs as a process of its own on a temporary database with full durability. Sink and publishers live in
 //! this process, so what is reported as the engine's CPU and memory is the engine's alone.
 
+mod backlog;
 mod isolation;
 mod latency;
 mod percentiles;
@@ -42,6 +43,8 @@ enum Scenario {
     Throughput,
     /// How much later events arrive at healthy webhooks while others hang or fail
     Isolation,
+    /// Reading and changing a webhook that is owed very many deliveries
+    Backlog,
 }
 
 #[derive(Debug, Args)]
@@ -78,6 +81,8 @@ pub struct BenchArgs {
     latency_seconds: u32,
     #[command(flatten)]
     isolation: isolation::IsolationArgs,
+    #[command(flatten)]
+    backlog: backlog::BacklogArgs,
 }
 
 /// What every scenario works with.
@@ -105,6 +110,7 @@ impl Bench<'_> {
         match self.args.scenario {
             Scenario::Throughput => self.written(throughput::measure(self).await?),
             Scenario::Isolation => self.written(isolation::measure(self).await?),
+            Scenario::Backlog => self.written(backlog::measure(self).await?),
         }
     }
 

@@ -49,6 +49,15 @@ async fn the_benchmark_measures_healthy_webhooks_beside_bad_ones() {
 }
 
 #[tokio::test]
+async fn the_benchmark_measures_a_webhook_with_a_backlog() {
+    let report = bench(&["--scenario", "backlog", "--backlog", "300", "--reads", "3"]).await;
+    assert_eq!(report["pending"], 300);
+    assert_eq!(report["reads"][0]["read"], "GET /webhooks/{id}/logs?status=pending&limit=20");
+    assert_eq!(report["reads"][0]["backlog"]["samples"], 3);
+    assert_positive(&report, &["/reads/0/ratio", "/actions/0/milliseconds", "/memoryMib"]);
+}
+
+#[tokio::test]
 async fn the_demo_prints_lines_to_paste_and_cleans_up() {
     let dir = tempfile::tempdir().unwrap();
     let args = ["demo", "--listen", "127.0.0.1:0", "--every-ms", "50", "--for-seconds", "2"];

@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use crate::cli::CliError;
 
 use super::raw;
-use super::usage::Usage;
+use super::usage::{Usage, resident_bytes};
 
 const ADMIN_KEY: &str = "an admin key that exists for one benchmark only";
 
@@ -22,6 +22,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Webhooks created at once over the API.
 const CREATING: usize = 16;
+
+/// Memory is steady when it moves by less than this share between two looks.
+const STEADY: f64 = 0.005;
+const STEADY_EVERY: Duration = Duration::from_millis(500);
+const STEADY_LOOKS: u32 = 20;
 
 pub(super) struct Server {
     child: Child,
@@ -128,6 +133,19 @@ impl Server {
         let answer = self.client.get(format!("{}/metrics", self.url)).send().await.map_err(CliError::failed)?;
         let metrics = answer.text().await.map_err(CliError::failed)?;
         Usage::of(self.pid()?, &metrics)
+    }
+
+    /// Resident bytes, once they hardly move any more, or after ten seconds.
+    pub(super) async fn steady_memory(&self) -> Result<f64, CliError> {
+        let mut bytes = resident_bytes(self.pid()?)?;
+        for _ in 0..STEADY_LOOKS {
+            tokio::time::sleep(STEADY_EVERY).await;
+            let before = std::mem::replace(&mut bytes, resident_bytes(self.pid()?)?);
+            if (bytes - before).abs() < before * STEADY {
+                break;
+            }
+        }
+        Ok(bytes)
     }
 
     fn pid(&self) -> Result<u32, CliError> {

@@ -41,6 +41,11 @@ impl Usage {
     }
 }
 
+/// Memory of a process that is in use now, in bytes.
+pub(super) fn resident_bytes(pid: u32) -> Result<f64, CliError> {
+    memory_bytes(pid, "VmRSS:")
+}
+
 /// The sum of a counter over its labels.
 fn metric(text: &str, name: &str) -> u64 {
     let values = text.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());
