@@ -4,6 +4,8 @@
 //! this process, so what is reported as the engine's CPU and memory is the engine's alone.
 
 mod backlog;
+mod crowd;
+mod fan_out_huge;
 mod isolation;
 mod latency;
 mod percentiles;
@@ -45,6 +47,8 @@ enum Scenario {
     Isolation,
     /// Reading and changing a webhook that is owed very many deliveries
     Backlog,
+    /// One event to very many webhooks, and another tenant beside it
+    FanOutHuge,
 }
 
 #[derive(Debug, Args)]
@@ -83,6 +87,8 @@ pub struct BenchArgs {
     isolation: isolation::IsolationArgs,
     #[command(flatten)]
     backlog: backlog::BacklogArgs,
+    #[command(flatten)]
+    fan_out_huge: fan_out_huge::HugeArgs,
 }
 
 /// What every scenario works with.
@@ -111,6 +117,7 @@ impl Bench<'_> {
             Scenario::Throughput => self.written(throughput::measure(self).await?),
             Scenario::Isolation => self.written(isolation::measure(self).await?),
             Scenario::Backlog => self.written(backlog::measure(self).await?),
+            Scenario::FanOutHuge => self.written(fan_out_huge::measure(self).await?),
         }
     }
 

@@ -58,6 +58,15 @@ async fn the_benchmark_measures_a_webhook_with_a_backlog() {
 }
 
 #[tokio::test]
+async fn the_benchmark_measures_one_event_to_very_many() {
+    let args = ["--scenario", "fan-out-huge", "--webhooks", "40", "--publishes", "2", "--quiet-seconds", "1"];
+    let report = bench(&args).await;
+    assert_eq!(report["secondsUntilDelivered"].as_array().map(Vec::len), Some(2));
+    assert_eq!(report["publishToAll"]["samples"], 2);
+    assert_positive(&report, &["/publishRatio", "/neighbourRatio", "/peakMemoryMib", "/neighbourBeside/p99Us"]);
+}
+
+#[tokio::test]
 async fn the_demo_prints_lines_to_paste_and_cleans_up() {
     let dir = tempfile::tempdir().unwrap();
     let args = ["demo", "--listen", "127.0.0.1:0", "--every-ms", "50", "--for-seconds", "2"];

@@ -35,7 +35,7 @@ pub(super) struct Server {
 }
 
 /// Where the server's database is; nobody else may have it open while the server runs.
-fn database_url(directory: &Path) -> String {
+pub(super) fn database_url(directory: &Path) -> String {
     format!("sqlite://{}", directory.join("bench.db").display())
 }
 
