@@ -6,6 +6,7 @@
 mod backlog;
 mod crowd;
 mod fan_out_huge;
+mod idle;
 mod isolation;
 mod latency;
 mod percentiles;
@@ -49,6 +50,8 @@ enum Scenario {
     Backlog,
     /// One event to very many webhooks, and another tenant beside it
     FanOutHuge,
+    /// What webhooks cost that nothing happens to, and then all at once
+    Idle,
 }
 
 #[derive(Debug, Args)]
@@ -89,6 +92,8 @@ pub struct BenchArgs {
     backlog: backlog::BacklogArgs,
     #[command(flatten)]
     fan_out_huge: fan_out_huge::HugeArgs,
+    #[command(flatten)]
+    idle: idle::IdleArgs,
 }
 
 /// What every scenario works with.
@@ -118,6 +123,7 @@ impl Bench<'_> {
             Scenario::Isolation => self.written(isolation::measure(self).await?),
             Scenario::Backlog => self.written(backlog::measure(self).await?),
             Scenario::FanOutHuge => self.written(fan_out_huge::measure(self).await?),
+            Scenario::Idle => self.written(idle::measure(self).await?),
         }
     }
 

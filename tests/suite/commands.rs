@@ -67,6 +67,13 @@ async fn the_benchmark_measures_one_event_to_very_many() {
 }
 
 #[tokio::test]
+async fn the_benchmark_measures_what_idle_webhooks_cost() {
+    let report = bench(&["--scenario", "idle", "--idle", "60", "--live", "20"]).await;
+    assert_eq!((&report["idle"], &report["live"]), (&60.into(), &20.into()));
+    assert_positive(&report, &["/readyAfterMs", "/readyAfterMsEmpty", "/secondsUntilLive", "/memoryLiveMib"]);
+}
+
+#[tokio::test]
 async fn the_demo_prints_lines_to_paste_and_cleans_up() {
     let dir = tempfile::tempdir().unwrap();
     let args = ["demo", "--listen", "127.0.0.1:0", "--every-ms", "50", "--for-seconds", "2"];

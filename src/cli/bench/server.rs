@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use http::Method;
@@ -32,6 +32,7 @@ pub(super) struct Server {
     child: Child,
     url: String,
     client: reqwest::Client,
+    ready_after: Duration,
 }
 
 /// Where the server's database is; nobody else may have it open while the server runs.
@@ -42,6 +43,7 @@ pub(super) fn database_url(directory: &Path) -> String {
 impl Server {
     pub(super) async fn start(directory: &Path) -> Result<Self, CliError> {
         let program = std::env::current_exe().map_err(CliError::failed)?;
+        let began = Instant::now();
         let mut child = Command::new(program)
             .arg("serve")
             .env("POSTHASTE_DATABASE_URL", database_url(directory))
@@ -66,7 +68,12 @@ impl Server {
             Err(CliError::failed("the server ended while starting"))
         });
         let url = url.await.map_err(|_| CliError::failed("the server did not start in time"))??;
-        Ok(Self { child, url, client: raw::client()? })
+        Ok(Self { child, url, client: raw::client()?, ready_after: began.elapsed() })
+    }
+
+    /// From the start of the process until it listens.
+    pub(super) fn ready_after(&self) -> Duration {
+        self.ready_after
     }
 
     pub(super) fn client(&self) -> &reqwest::Client {

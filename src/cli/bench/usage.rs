@@ -14,6 +14,8 @@ pub(super) struct Usage {
     pub(super) statements: u64,
     pub(super) rows: u64,
     pub(super) commits: u64,
+    /// Now.
+    pub(super) live_endpoints: u64,
 }
 
 impl Usage {
@@ -25,6 +27,7 @@ impl Usage {
             statements: metric(metrics, "posthaste_journal_statements_total"),
             rows: metric(metrics, "posthaste_journal_rows_total"),
             commits: metric(metrics, "posthaste_journal_commits_total"),
+            live_endpoints: metric(metrics, "posthaste_endpoints_live"),
         })
     }
 
