@@ -31,7 +31,7 @@ enum Command {
     Serve(Settings),
     /// Run a temporary server with sample receivers and a trickle of events
     Demo(demo::DemoArgs),
-    /// Measure the engine against the raw limit of this machine
+    /// Measure the engine on this machine
     Bench(bench::BenchArgs),
     /// Bring the database's schema up to date, or back
     Migrate(migrate::MigrateArgs),

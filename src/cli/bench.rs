@@ -1,63 +1,106 @@
-//! `posthaste bench`: the engine against the raw limit of this machine, in one run.
+//! `posthaste bench`: what the engine does on this machine, as ratios within one run. One scenario a file.
 //!
 //! The server runs as a process of its own on a temporary database with full durability. Sink and publishers live in
 //! this process, so what is reported as the engine's CPU and memory is the engine's alone.
 
+mod backlog;
+mod crowd;
+mod fan_out_huge;
+mod idle;
+mod isolation;
 mod latency;
+mod percentiles;
 mod publishers;
 mod raw;
+mod receivers;
 mod report;
 mod server;
 mod sink;
+mod throughput;
+mod trickle;
+mod usage;
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 
-use self::publishers::{Load, Publishers};
-use self::report::{Latency, Report, Scenario};
-use self::server::{Server, Usage};
-use self::sink::Sink;
 use super::CliError;
-
-/// Webhooks with a fan-out of one: enough that no single endpoint's in-flight cap is what is measured.
-const ENDPOINTS: usize = 64;
 
 /// No wait in a benchmark is longer than this.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// No benchmark with the default settings takes half as long.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// Often enough for what takes seconds, and no load.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Scenario {
+    /// Deliveries per second against the raw limit of this machine
+    Throughput,
+    /// How much later events arrive at healthy webhooks while others hang or fail
+    Isolation,
+    /// Reading and changing a webhook that is owed very many deliveries
+    Backlog,
+    /// One event to very many webhooks, and another tenant beside it
+    FanOutHuge,
+    /// What webhooks cost that nothing happens to, and then all at once
+    Idle,
+}
+
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Webhooks that each event goes to
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    fan_out: u32,
-    /// Events in one publish request; 1 uses POST /events
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    batch: u32,
-    /// Publish requests at once
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    publishers: u32,
-    /// Deliveries in each round
-    #[arg(long, default_value_t = 40_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
-    deliveries: u32,
-    /// Rounds; raw limit and engine are measured in turns, since no machine is equally fast all the time
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
-    rounds: u32,
+    #[arg(long, value_enum, default_value_t = Scenario::Throughput)]
+    scenario: Scenario,
     /// Bytes of `data` in an event
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(32..=65_536))]
     payload: u32,
-    /// Seconds of the latency measurement at 20 events/s; 0 skips it
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=600))]
-    latency_seconds: u32,
+    /// Rounds of throughput and isolation; what is compared is measured in turns, since no machine is equally fast all
+    /// the time
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
     /// Where the temporary database goes [default: the system's temporary directory]
     #[arg(long)]
     directory: Option<PathBuf>,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
+    /// Throughput: webhooks that each event goes to
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    fan_out: u32,
+    /// Throughput: events in one publish request; 1 uses POST /events
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    batch: u32,
+    /// Throughput: publish requests at once
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    publishers: u32,
+    /// Throughput: deliveries in each round
+    #[arg(long, default_value_t = 40_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
+    deliveries: u32,
+    /// Throughput: seconds of the latency measurement at 20 events/s; 0 skips it
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=600))]
+    latency_seconds: u32,
+    #[command(flatten)]
+    isolation: isolation::IsolationArgs,
+    #[command(flatten)]
+    backlog: backlog::BacklogArgs,
+    #[command(flatten)]
+    fan_out_huge: fan_out_huge::HugeArgs,
+    #[command(flatten)]
+    idle: idle::IdleArgs,
+}
+
+/// What every scenario works with.
+struct Bench<'a> {
+    args: &'a BenchArgs,
+    directory: &'a Path,
+    bar: ProgressBar,
 }
 
 pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
@@ -66,101 +109,57 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
         None => tempfile::tempdir(),
     };
     let directory = directory.map_err(CliError::failed)?;
-    let bar = progress(&args);
-    let sink = Sink::start().await?;
-    let server = Server::start(directory.path()).await?;
-    let throughput = throughput(&args, &sink, &server, &bar).await?;
-    let latency = match args.latency_seconds {
-        0 => None,
-        _ => {
-            bar.set_message("latency at 20 events/s");
-            Some(latency::measure(&sink, &server, directory.path(), &args, &bar).await?)
-        }
-    };
-    let quiet = match args.fan_out {
-        1 => None,
-        _ => Some(latency::quiet_publishes(&sink, &server, &args, &bar).await?),
-    };
-    bar.finish_and_clear();
-    server.stop().await?;
-    let report = Report::new(Scenario::from(&args), throughput).with_latencies(latency, quiet);
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report).map_err(CliError::failed)?);
-    } else {
-        println!("{report}");
-    }
+    let bench = Bench { args: &args, directory: directory.path(), bar: progress() };
+    let report = tokio::time::timeout(LONGEST, Box::pin(bench.report())).await;
+    bench.bar.finish_and_clear();
+    println!("{}", report.map_err(|_| CliError::failed(format!("the benchmark took more than {LONGEST:?}")))??);
     Ok(())
 }
 
+impl Bench<'_> {
+    async fn report(&self) -> Result<String, CliError> {
+        match self.args.scenario {
+            Scenario::Throughput => self.written(throughput::measure(self).await?),
+            Scenario::Isolation => self.written(isolation::measure(self).await?),
+            Scenario::Backlog => self.written(backlog::measure(self).await?),
+            Scenario::FanOutHuge => self.written(fan_out_huge::measure(self).await?),
+            Scenario::Idle => self.written(idle::measure(self).await?),
+        }
+    }
+
+    fn written(&self, report: impl Serialize + Display) -> Result<String, CliError> {
+        if self.args.json {
+            serde_json::to_string_pretty(&report).map_err(CliError::failed)
+        } else {
+            Ok(report.to_string())
+        }
+    }
+
+    /// Says what is being done, with so many steps.
+    fn begin(&self, message: impl Into<String>, steps: u64) {
+        self.bar.set_message(message.into());
+        self.bar.set_position(0);
+        self.bar.set_length(steps);
+    }
+}
+
 /// Drawn on a terminal only.
-fn progress(args: &BenchArgs) -> ProgressBar {
-    let bar = ProgressBar::new(u64::from(args.deliveries));
-    if let Ok(style) = ProgressStyle::with_template("{msg:28} {wide_bar} {pos}/{len} {per_sec}") {
+fn progress() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{msg:40} {wide_bar} {pos}/{len} {per_sec}") {
         bar.set_style(style);
     }
     bar
 }
 
-/// What was measured while events were published as fast as they were taken.
-struct Throughput {
-    /// Requests per second without an engine: before, between and after the rounds.
-    raw_per_second: Vec<f64>,
-    /// Deliveries per second of each round, from the first publish to the last recorded attempt.
-    engine_per_second: Vec<f64>,
-    /// A publish request, until its answer.
-    publish: Latency,
-    /// From the publish request to the first arrival of its event.
-    arrival: Latency,
-    /// Of all rounds together.
-    usage: Usage,
-}
-
-async fn throughput(
-    args: &BenchArgs,
-    sink: &Arc<Sink>,
-    server: &Server,
-    bar: &ProgressBar,
-) -> Result<Throughput, CliError> {
-    let fan_out = args.fan_out as usize;
-    let groups = if fan_out == 1 { ENDPOINTS } else { 1 };
-    let publishers = Publishers::prepare(server, sink, groups, fan_out, args.payload).await?;
-    let events = (args.deliveries as usize).div_ceil(fan_out);
-    let load = |events| Load { events, batch: args.batch as usize, publishers: args.publishers as usize };
-    bar.set_message("warming up");
-    publishers.run(load(events.div_ceil(10).max(1))).await?;
-    settled(server, sink, bar).await?;
-
-    let before = server.usage().await?;
-    sink.forget_latencies();
-    let mut publish = Latency::histogram();
-    let mut raw_per_second = vec![raw::measure(sink, args, bar).await?];
-    let mut engine_per_second = Vec::new();
-    for round in 1..=args.rounds {
-        bar.set_message(format!("engine, round {round} of {}", args.rounds));
-        let began = Instant::now();
-        publish.add(publishers.run(load(events)).await?).map_err(CliError::failed)?;
-        settled(server, sink, bar).await?;
-        engine_per_second.push((events * fan_out) as f64 / began.elapsed().as_secs_f64());
-        raw_per_second.push(raw::measure(sink, args, bar).await?);
-    }
-    let usage = server.usage().await?.since(&before);
-    let (publish, arrival) = (Latency::of(&publish), sink.arrival_latency());
-    Ok(Throughput { raw_per_second, engine_per_second, publish, arrival, usage })
-}
-
-/// Waits until everything that was published has arrived and every attempt is recorded.
-async fn settled(server: &Server, sink: &Sink, bar: &ProgressBar) -> Result<(), CliError> {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let (owed, arrived) = (sink.owed(), sink.arrived());
-        bar.set_length(owed);
-        bar.set_position(arrived);
-        if arrived >= owed && server.usage().await?.attempts >= owed {
-            return Ok(());
+/// Looks until it finds what it looks for; answers whether that was within `patience`.
+async fn until(patience: Duration, mut look: impl AsyncFnMut() -> Result<bool, CliError>) -> Result<bool, CliError> {
+    let end = tokio::time::Instant::now() + patience;
+    while !look().await? {
+        if tokio::time::Instant::now() > end {
+            return Ok(false);
         }
-        if Instant::now() > until {
-            return Err(CliError::failed(format!("only {arrived} of {owed} deliveries arrived within {PATIENCE:?}")));
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
+    Ok(true)
 }

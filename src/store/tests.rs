@@ -1,5 +1,6 @@
 //! What every database must do for the engine: the conformance suite.
 
+mod bulk;
 mod deleted;
 mod ledger;
 mod log_index;
@@ -71,7 +72,11 @@ impl World {
     }
 
     async fn webhook(&self) -> Webhook {
-        let new = NewWebhook {
+        self.store.create_webhook(self.new_webhook(), None).await.unwrap()
+    }
+
+    fn new_webhook(&self) -> NewWebhook {
+        NewWebhook {
             id: WebhookId::generate(),
             tenant: self.tenant.num,
             name: "Webhook".to_owned(),
@@ -84,8 +89,7 @@ impl World {
             is_active: true,
             secret: "whsec_first".to_owned(),
             created_at: UnixMillis::now(),
-        };
-        self.store.create_webhook(new, None).await.unwrap()
+        }
     }
 
     fn draft(&self, caller: Option<(&str, u8)>, targets: &[i64]) -> Draft {

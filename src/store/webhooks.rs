@@ -1,5 +1,7 @@
 //! Webhooks and their signing secrets.
 
+mod bulk;
+
 use std::collections::BTreeMap;
 
 use entity::webhook::{ActiveModel, Column, Entity, Model};
@@ -98,23 +100,7 @@ impl Store {
     pub async fn create_webhook(&self, new: NewWebhook, once: Option<Once>) -> Result<Webhook, StoreError> {
         self.write(async |on| {
             self.remember(on, once, new.created_at).await?;
-            let row = ActiveModel {
-                id: Set(new.id.bytes()),
-                tenant_num: Set(new.tenant.0),
-                name: Set(new.name),
-                url: Set(new.url),
-                events: Set(to_json(&new.events)?),
-                headers: Set(self.seal_headers(new.id, &new.headers)?),
-                policy: Set(to_json(&new.policy)?),
-                description: Set(new.description),
-                metadata: Set(new.metadata.as_ref().map(to_json).transpose()?),
-                is_active: Set(new.is_active),
-                version: Set(1),
-                created_at: Set(new.created_at.0),
-                updated_at: Set(new.created_at.0),
-                ..Default::default()
-            };
-            let row = row.insert(on).await?;
+            let row = self.row_of(&new)?.insert(on).await?;
             self.add_secret(on, WebhookNum(row.num), new.id, &new.secret, new.created_at).await?;
             self.webhook_of(row)
         })
@@ -296,6 +282,25 @@ impl Store {
         Ok(rows.into_iter().map(route_of).collect())
     }
 
+    fn row_of(&self, new: &NewWebhook) -> Result<ActiveModel, StoreError> {
+        Ok(ActiveModel {
+            id: Set(new.id.bytes()),
+            tenant_num: Set(new.tenant.0),
+            name: Set(new.name.clone()),
+            url: Set(new.url.clone()),
+            events: Set(to_json(&new.events)?),
+            headers: Set(self.seal_headers(new.id, &new.headers)?),
+            policy: Set(to_json(&new.policy)?),
+            description: Set(new.description.clone()),
+            metadata: Set(new.metadata.as_ref().map(to_json).transpose()?),
+            is_active: Set(new.is_active),
+            version: Set(1),
+            created_at: Set(new.created_at.0),
+            updated_at: Set(new.created_at.0),
+            ..Default::default()
+        })
+    }
+
     pub(super) fn webhook_of(&self, row: Model) -> Result<Webhook, StoreError> {
         let Model { num, id, tenant_num, name, url, events, headers, policy, description, metadata, .. } = row;
         let id = webhook_id_of(&id)?;
@@ -337,15 +342,24 @@ impl Store {
         plain: &str,
         now: UnixMillis,
     ) -> Result<(), StoreError> {
-        let row = secret::ActiveModel {
+        self.secret_row_of(webhook, id, plain, now)?.insert(on).await?;
+        Ok(())
+    }
+
+    fn secret_row_of(
+        &self,
+        webhook: WebhookNum,
+        id: WebhookId,
+        plain: &str,
+        now: UnixMillis,
+    ) -> Result<secret::ActiveModel, StoreError> {
+        Ok(secret::ActiveModel {
             webhook_num: Set(webhook.0),
             sealed: Set(self.seal().close(&secret_row(id), plain.as_bytes())?),
             created_at: Set(now.0),
             expires_at: Set(None),
             ..Default::default()
-        };
-        row.insert(on).await?;
-        Ok(())
+        })
     }
 }
 

@@ -7,21 +7,70 @@ use serde_json::Value;
 
 use crate::server;
 
+/// Runs a benchmark to its end; answers what it reports.
+async fn bench(args: &[&str]) -> Value {
+    let dir = tempfile::tempdir().unwrap();
+    let env = BTreeMap::from([("TMPDIR", dir.path().display().to_string())]);
+    let (status, output) = server::run(dir.path(), &[&["bench", "--json"], args].concat(), &env).await;
+    assert!(status.success(), "{}", output.all());
+    assert_clean(dir.path());
+    serde_json::from_str(&output.stdout()).unwrap()
+}
+
+#[track_caller]
+fn assert_positive(report: &Value, pointers: &[&str]) {
+    for pointer in pointers {
+        let figure = report.pointer(pointer).and_then(Value::as_f64);
+        assert!(figure.is_some_and(|figure| figure > 0.0), "{pointer}: {report}");
+    }
+}
+
 #[tokio::test]
 async fn the_benchmark_measures_the_engine_against_the_raw_limit() {
-    let dir = tempfile::tempdir().unwrap();
-    let args = ["bench", "--fan-out", "20", "--deliveries", "200", "--rounds", "2", "--latency-seconds", "1", "--json"];
-    let env = BTreeMap::from([("TMPDIR", dir.path().display().to_string())]);
-    let (status, output) = server::run(dir.path(), &args, &env).await;
-    assert!(status.success(), "{}", output.all());
-    let report: Value = serde_json::from_str(&output.stdout()).unwrap();
+    let report = bench(&["--fan-out", "20", "--deliveries", "200", "--rounds", "2", "--latency-seconds", "1"]).await;
     assert_eq!(report["deliveries"], 400);
-    for figure in ["ratio", "rowsPerDelivery", "statementsPerDelivery", "cpuSecondsPer1000"] {
-        assert!(report[figure].as_f64().is_some_and(|value| value > 0.0), "{figure}: {report}");
-    }
+    let figures = ["/ratio", "/rowsPerDelivery", "/statementsPerDelivery", "/cpuSecondsPer1000"];
+    assert_positive(&report, &figures);
     assert_eq!(report["at20PerSecond"]["arrival"]["samples"], 20);
-    assert!(report["quietPublishes"]["toAll"]["p50Us"].as_u64().is_some_and(|us| us > 0));
-    assert_clean(dir.path());
+    assert_positive(&report, &["/quietPublishes/toAll/p50Us"]);
+}
+
+#[tokio::test]
+async fn the_benchmark_measures_healthy_webhooks_beside_bad_ones() {
+    let scenario = ["--scenario", "isolation", "--endpoints", "5", "--hanging", "2", "--rounds", "1"];
+    let pace = ["--every-ms", "100", "--phase-seconds", "1", "--timeout-ms", "200"];
+    let report = bench(&[scenario.as_slice(), &pace].concat()).await;
+    assert_eq!((&report["healthy"], &report["unsettled"]), (&3.into(), &0.into()));
+    for phase in ["allHealthy", "oneHangsOneFails", "allHang"] {
+        let samples = report[phase]["arrival"]["samples"].as_u64().unwrap();
+        assert!(samples > 0 && samples % 3 == 0, "{report}");
+    }
+    assert_positive(&report, &["/oneHangsOneFailsRatio/median", "/allHangRatio/median"]);
+}
+
+#[tokio::test]
+async fn the_benchmark_measures_a_webhook_with_a_backlog() {
+    let report = bench(&["--scenario", "backlog", "--backlog", "300", "--reads", "3"]).await;
+    assert_eq!(report["pending"], 300);
+    assert_eq!(report["reads"][0]["read"], "GET /webhooks/{id}/logs?status=pending&limit=20");
+    assert_eq!(report["reads"][0]["backlog"]["samples"], 3);
+    assert_positive(&report, &["/reads/0/ratio", "/actions/0/milliseconds", "/memoryMib"]);
+}
+
+#[tokio::test]
+async fn the_benchmark_measures_one_event_to_very_many() {
+    let args = ["--scenario", "fan-out-huge", "--webhooks", "40", "--publishes", "2", "--quiet-seconds", "1"];
+    let report = bench(&args).await;
+    assert_eq!(report["secondsUntilDelivered"].as_array().map(Vec::len), Some(2));
+    assert_eq!(report["publishToAll"]["samples"], 2);
+    assert_positive(&report, &["/publishRatio", "/neighbourRatio", "/peakMemoryMib", "/neighbourBeside/p99Us"]);
+}
+
+#[tokio::test]
+async fn the_benchmark_measures_what_idle_webhooks_cost() {
+    let report = bench(&["--scenario", "idle", "--idle", "60", "--live", "20"]).await;
+    assert_eq!((&report["idle"], &report["live"]), (&60.into(), &20.into()));
+    assert_positive(&report, &["/readyAfterMs", "/readyAfterMsEmpty", "/secondsUntilLive", "/memoryLiveMib"]);
 }
 
 #[tokio::test]

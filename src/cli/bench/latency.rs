@@ -11,11 +11,13 @@ use crate::cli::CliError;
 use crate::clock::UnixMillis;
 use crate::store::{Options, Store};
 
+use super::percentiles::Latency;
 use super::publishers::Publishers;
-use super::report::{Latency, LatencyReport, QuietPublishes};
+use super::report::{LatencyReport, QuietPublishes};
 use super::server::Server;
 use super::sink::Sink;
-use super::{BenchArgs, raw, settled};
+use super::throughput::settled;
+use super::{BenchArgs, raw};
 
 /// 20 events a second, and a sample of the floor between each two.
 const PACE: Duration = Duration::from_millis(25);

@@ -4,18 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use futures_util::stream::{self, StreamExt, TryStreamExt};
 use hdrhistogram::Histogram;
 use serde_json::json;
 
 use crate::cli::CliError;
 
-use super::report::Latency;
+use super::percentiles::Latency;
 use super::server::Server;
 use super::sink::Sink;
-
-/// Webhooks created at once while preparing.
-const CREATING: usize = 16;
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Load {
@@ -37,7 +33,7 @@ pub(super) struct Publishers {
 }
 
 impl Publishers {
-    /// Creates `groups` event types, each with `fan_out` webhooks.
+    /// Creates a tenant with `groups` event types, each with `fan_out` webhooks.
     pub(super) async fn prepare(
         server: &Server,
         sink: &Arc<Sink>,
@@ -45,30 +41,28 @@ impl Publishers {
         fan_out: usize,
         payload: u32,
     ) -> Result<Arc<Self>, CliError> {
-        let tenant = server.post("/tenants", None, &json!({ "name": "bench" })).await?;
-        let path = format!("/tenants/{}/keys", tenant["id"].as_str().unwrap_or_default());
-        let scopes = json!({ "name": "bench", "scopes": ["publish", "manage"] });
-        let key = server.post(&path, None, &scopes).await?["key"].as_str().unwrap_or_default().to_owned();
-        let webhooks = (0..groups * fan_out).map(|index| {
-            let body = json!({
-                "name": format!("bench {index}"),
-                "url": sink.url(),
-                "events": [kind(index % groups)],
-            });
-            let key = key.as_str();
-            async move { server.post("/webhooks", Some(key), &body).await.map(|_| ()) }
-        });
-        stream::iter(webhooks).buffer_unordered(CREATING).try_collect::<Vec<()>>().await?;
-        Ok(Arc::new(Self {
-            client: server.client().clone(),
-            single: server.url("/events"),
-            batch: server.url("/events/batch"),
-            key,
-            groups,
-            fan_out,
-            payload,
-            sink: sink.clone(),
-        }))
+        let key = server.new_tenant().await?;
+        let webhooks = (0..groups * fan_out).map(|index| webhook(index, &kind(index % groups), &sink.url()));
+        server.subscribe(&key, webhooks).await?;
+        Ok(Self::to_groups(server, sink, key, groups, fan_out, payload))
+    }
+
+    /// For the tenant that `key` is of, where `fan_out` webhooks are subscribed to [`kind`] 0.
+    pub(super) fn of(server: &Server, sink: &Arc<Sink>, key: String, fan_out: usize, payload: u32) -> Arc<Self> {
+        Self::to_groups(server, sink, key, 1, fan_out, payload)
+    }
+
+    fn to_groups(
+        server: &Server,
+        sink: &Arc<Sink>,
+        key: String,
+        groups: usize,
+        fan_out: usize,
+        payload: u32,
+    ) -> Arc<Self> {
+        let (single, batch) = (server.url("/events"), server.url("/events/batch"));
+        let (client, sink) = (server.client().clone(), sink.clone());
+        Arc::new(Self { client, single, batch, key, groups, fan_out, payload, sink })
     }
 
     /// Publishes as fast as the answers come; answers how long a request took.
@@ -129,8 +123,14 @@ impl Publishers {
     }
 }
 
-fn kind(group: usize) -> String {
+/// The type of every event for this group.
+pub(super) fn kind(group: usize) -> String {
     format!("bench.group{group}")
+}
+
+/// A webhook as it is created over the API.
+pub(super) fn webhook(index: usize, kind: &str, url: &str) -> serde_json::Value {
+    json!({ "name": format!("bench {index}"), "url": url, "events": [kind] })
 }
 
 /// Event data of about `payload` bytes; its first field is how the sink recognises it.

@@ -1,58 +1,24 @@
-//! What a benchmark says, as text and as JSON. Absolute figures belong to one machine at one moment; the ratio is what
+//! What the throughput scenario says, as text and as JSON. Absolute figures belong to one machine at one moment; the ratio is what
 //! can be compared.
 
 use std::fmt;
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::{BenchArgs, Throughput};
-
-/// Microseconds.
-#[derive(Debug, Clone, Copy, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Latency {
-    p50_us: u64,
-    p95_us: u64,
-    p99_us: u64,
-    max_us: u64,
-    samples: u64,
-}
-
-impl Latency {
-    /// Up to a minute, to three digits.
-    pub(super) fn histogram() -> Histogram<u64> {
-        Histogram::new_with_bounds(1, 60_000_000, 3).unwrap_or_else(|_| unreachable!("the bounds are constants"))
-    }
-
-    pub(super) fn of(histogram: &Histogram<u64>) -> Self {
-        Self {
-            p50_us: histogram.value_at_quantile(0.50),
-            p95_us: histogram.value_at_quantile(0.95),
-            p99_us: histogram.value_at_quantile(0.99),
-            max_us: histogram.max(),
-            samples: histogram.len(),
-        }
-    }
-}
-
-impl fmt::Display for Latency {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ms = |us: u64| us as f64 / 1000.0;
-        write!(f, "p50 {:8.2} ms   p95 {:8.2} ms   p99 {:8.2} ms", ms(self.p50_us), ms(self.p95_us), ms(self.p99_us))
-    }
-}
+use super::BenchArgs;
+use super::percentiles::{Latency, median};
+use super::throughput::Throughput;
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Scenario {
+pub(super) struct Setup {
     fan_out: u32,
     batch: u32,
     publishers: u32,
     payload_bytes: u32,
 }
 
-impl From<&BenchArgs> for Scenario {
+impl From<&BenchArgs> for Setup {
     fn from(args: &BenchArgs) -> Self {
         let BenchArgs { fan_out, batch, publishers, payload, .. } = args;
         Self { fan_out: *fan_out, batch: *batch, publishers: *publishers, payload_bytes: *payload }
@@ -78,7 +44,7 @@ pub(super) struct QuietPublishes {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Report {
-    scenario: Scenario,
+    scenario: Setup,
     /// Requests per second without an engine: before, between and after the rounds.
     raw_per_second: Vec<f64>,
     /// Of each round.
@@ -100,7 +66,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(scenario: Scenario, throughput: Throughput) -> Self {
+    pub(super) fn new(scenario: Setup, throughput: Throughput) -> Self {
         let Throughput { raw_per_second, engine_per_second, publish, arrival, usage } = throughput;
         let deliveries = usage.attempts;
         let per_delivery = |count: u64| count as f64 / deliveries.max(1) as f64;
@@ -130,16 +96,9 @@ impl Report {
     }
 }
 
-/// Zero of nothing.
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
-}
-
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Scenario { fan_out, batch, publishers, payload_bytes } = &self.scenario;
+        let Setup { fan_out, batch, publishers, payload_bytes } = &self.scenario;
         writeln!(f, "fan-out {fan_out}, batches of {batch}, {publishers} publishers, {payload_bytes} bytes of data")?;
         let rounds = |values: &[f64]| values.iter().map(|value| format!("{value:.0}")).collect::<Vec<_>>().join(" ");
         writeln!(f, "raw limit        {:9.0} /s   ({})", median(&self.raw_per_second), rounds(&self.raw_per_second))?;

@@ -1,61 +1,52 @@
-//! The engine under test: `posthaste serve` as a child process on a temporary database.
+//! The engine under test: `posthaste serve` as a child process on a temporary database, and its API as a tenant sees it.
 
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use http::Method;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::cli::CliError;
 
 use super::raw;
+use super::usage::{Usage, resident_bytes};
 
 const ADMIN_KEY: &str = "an admin key that exists for one benchmark only";
 
-/// Starting and stopping take less.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Starting takes less, also with a million webhooks, and so does stopping.
+const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Kernel clock ticks per second in /proc, the same on every Linux that Rust runs on (proc_pid_stat(5)).
-const TICKS: f64 = 100.0;
+/// Webhooks created at once over the API.
+const CREATING: usize = 16;
+
+/// Memory is steady when it moves by less than this share between two looks.
+const STEADY: f64 = 0.005;
+const STEADY_EVERY: Duration = Duration::from_millis(500);
+const STEADY_LOOKS: u32 = 20;
 
 pub(super) struct Server {
     child: Child,
     url: String,
     client: reqwest::Client,
+    ready_after: Duration,
 }
 
-/// What the server has used and done since it started.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Usage {
-    pub(super) cpu_seconds: f64,
-    pub(super) peak_memory_mib: f64,
-    pub(super) attempts: u64,
-    pub(super) statements: u64,
-    pub(super) rows: u64,
-    pub(super) commits: u64,
-}
-
-impl Usage {
-    /// What was used and done since `before`; the memory is the peak of all time.
-    pub(super) fn since(self, before: &Self) -> Self {
-        Self {
-            cpu_seconds: self.cpu_seconds - before.cpu_seconds,
-            peak_memory_mib: self.peak_memory_mib,
-            attempts: self.attempts - before.attempts,
-            statements: self.statements - before.statements,
-            rows: self.rows - before.rows,
-            commits: self.commits - before.commits,
-        }
-    }
+/// Where the server's database is; nobody else may have it open while the server runs.
+pub(super) fn database_url(directory: &Path) -> String {
+    format!("sqlite://{}", directory.join("bench.db").display())
 }
 
 impl Server {
     pub(super) async fn start(directory: &Path) -> Result<Self, CliError> {
         let program = std::env::current_exe().map_err(CliError::failed)?;
+        let began = Instant::now();
         let mut child = Command::new(program)
             .arg("serve")
-            .env("POSTHASTE_DATABASE_URL", format!("sqlite://{}", directory.join("bench.db").display()))
+            .env("POSTHASTE_DATABASE_URL", database_url(directory))
             .env("POSTHASTE_LISTEN", "127.0.0.1:0")
             .env("POSTHASTE_ADMIN_KEY", ADMIN_KEY)
             .env("POSTHASTE_ALLOW_HTTP", "true")
@@ -77,7 +68,12 @@ impl Server {
             Err(CliError::failed("the server ended while starting"))
         });
         let url = url.await.map_err(|_| CliError::failed("the server did not start in time"))??;
-        Ok(Self { child, url, client: raw::client()? })
+        Ok(Self { child, url, client: raw::client()?, ready_after: began.elapsed() })
+    }
+
+    /// From the start of the process until it listens.
+    pub(super) fn ready_after(&self) -> Duration {
+        self.ready_after
     }
 
     pub(super) fn client(&self) -> &reqwest::Client {
@@ -89,39 +85,78 @@ impl Server {
     }
 
     /// Posts as the admin, or with `key`.
-    pub(super) async fn post(
+    pub(super) async fn post(&self, path: &str, key: Option<&str>, body: &Value) -> Result<Value, CliError> {
+        self.call(Method::POST, path, key.unwrap_or(ADMIN_KEY), Some(body)).await
+    }
+
+    /// One request to the API; null when there is no body in the answer.
+    pub(super) async fn call(
         &self,
+        method: Method,
         path: &str,
-        key: Option<&str>,
-        body: &serde_json::Value,
-    ) -> Result<serde_json::Value, CliError> {
-        let request = self
-            .client
-            .post(self.url(path))
-            .bearer_auth(key.unwrap_or(ADMIN_KEY))
-            .header("content-type", "application/json")
-            .body(body.to_string());
+        key: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, CliError> {
+        let mut request = self.client.request(method, self.url(path)).bearer_auth(key);
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body.to_string());
+        }
         let answer = request.send().await.map_err(CliError::failed)?;
         let status = answer.status();
         let text = answer.text().await.map_err(CliError::failed)?;
         if !status.is_success() {
             return Err(CliError::failed(format!("{path} answered {status}: {text}")));
         }
-        serde_json::from_str(&text).map_err(CliError::failed)
+        if text.is_empty() { Ok(Value::Null) } else { serde_json::from_str(&text).map_err(CliError::failed) }
+    }
+
+    /// Creates a tenant; answers a key of it.
+    pub(super) async fn new_tenant(&self) -> Result<String, CliError> {
+        let tenant = self.post("/tenants", None, &json!({ "name": "bench" })).await?;
+        self.key_of(tenant["id"].as_str().unwrap_or_default()).await
+    }
+
+    /// A new key of this tenant, which may do everything.
+    pub(super) async fn key_of(&self, tenant: &str) -> Result<String, CliError> {
+        let scopes = json!({ "name": "bench", "scopes": ["publish", "read", "operate", "manage"] });
+        let key = self.post(&format!("/tenants/{tenant}/keys"), None, &scopes).await?;
+        Ok(key["key"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Creates webhooks; answers their ids, in order.
+    pub(super) async fn subscribe(
+        &self,
+        key: &str,
+        webhooks: impl IntoIterator<Item = Value>,
+    ) -> Result<Vec<String>, CliError> {
+        let create = async |body: Value| {
+            let webhook = self.post("/webhooks", Some(key), &body).await?;
+            Ok::<_, CliError>(webhook["id"].as_str().unwrap_or_default().to_owned())
+        };
+        stream::iter(webhooks.into_iter().map(create)).buffered(CREATING).try_collect().await
     }
 
     pub(super) async fn usage(&self) -> Result<Usage, CliError> {
         let answer = self.client.get(format!("{}/metrics", self.url)).send().await.map_err(CliError::failed)?;
         let metrics = answer.text().await.map_err(CliError::failed)?;
-        let pid = self.child.id().ok_or_else(|| CliError::failed("the server has ended"))?;
-        Ok(Usage {
-            cpu_seconds: cpu_seconds(pid)?,
-            peak_memory_mib: peak_memory_mib(pid)?,
-            attempts: metric(&metrics, "posthaste_journal_attempts_total"),
-            statements: metric(&metrics, "posthaste_journal_statements_total"),
-            rows: metric(&metrics, "posthaste_journal_rows_total"),
-            commits: metric(&metrics, "posthaste_journal_commits_total"),
-        })
+        Usage::of(self.pid()?, &metrics)
+    }
+
+    /// Resident bytes, once they hardly move any more, or after ten seconds.
+    pub(super) async fn steady_memory(&self) -> Result<f64, CliError> {
+        let mut bytes = resident_bytes(self.pid()?)?;
+        for _ in 0..STEADY_LOOKS {
+            tokio::time::sleep(STEADY_EVERY).await;
+            let before = std::mem::replace(&mut bytes, resident_bytes(self.pid()?)?);
+            if (bytes - before).abs() < before * STEADY {
+                break;
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn pid(&self) -> Result<u32, CliError> {
+        self.child.id().ok_or_else(|| CliError::failed("the server has ended"))
     }
 
     /// Asks the server to stop and waits for it.
@@ -135,24 +170,4 @@ impl Server {
         let status = status.map_err(CliError::failed)?;
         if status.success() { Ok(()) } else { Err(CliError::failed(format!("the server ended with {status}"))) }
     }
-}
-
-/// The sum of a counter over its labels.
-fn metric(text: &str, name: &str) -> u64 {
-    let values = text.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());
-    values.filter_map(|value| value.parse::<u64>().ok()).sum()
-}
-
-fn cpu_seconds(pid: u32) -> Result<f64, CliError> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_err(CliError::failed)?;
-    let after_name = stat.rsplit(") ").next().unwrap_or_default();
-    let ticks: u64 = after_name.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    Ok(ticks as f64 / TICKS)
-}
-
-fn peak_memory_mib(pid: u32) -> Result<f64, CliError> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(CliError::failed)?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse().unwrap_or(0.0);
-    Ok(kib / 1024.0)
 }

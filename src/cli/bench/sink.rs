@@ -1,21 +1,24 @@
-//! The receiver that everything in a benchmark is sent to: an axum server that answers 200 at once and notes when
-//! events arrive.
+//! What everything in a benchmark is sent to: an axum server that notes when events arrive. One path answers 200 at
+//! once; beside it there may be [`Receivers`] with manners of their own.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use axum::extract::State;
+use axum::extract::{Path, State};
+use axum::routing::post;
 use axum::serve::ListenerExt;
 use bytes::Bytes;
 use hdrhistogram::Histogram;
+use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 
 use crate::cli::CliError;
 
-use super::report::Latency;
+use super::percentiles::Latency;
+use super::receivers::Receivers;
 
 /// Events whose moment of publishing is remembered; later ones overwrite.
 const REMEMBERED: usize = 1 << 20;
@@ -32,10 +35,11 @@ pub(super) struct Sink {
     published: Vec<AtomicU64>,
     next: AtomicU64,
     arrivals: Mutex<Histogram<u64>>,
+    pub(super) receivers: Receivers,
 }
 
 impl Sink {
-    pub(super) async fn start() -> Result<Arc<Self>, CliError> {
+    pub(super) async fn start(receivers: Receivers) -> Result<Arc<Self>, CliError> {
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(CliError::failed)?;
         let sink = Arc::new(Self {
             address: listener.local_addr().map_err(CliError::failed)?,
@@ -45,8 +49,10 @@ impl Sink {
             published: (0..REMEMBERED).map(|_| AtomicU64::new(0)).collect(),
             next: AtomicU64::new(0),
             arrivals: Mutex::new(Latency::histogram()),
+            receivers,
         });
-        let router = axum::Router::new().fallback(arrive).with_state(sink.clone());
+        let router =
+            axum::Router::new().route("/at/{place}", post(arrive_at)).fallback(arrive).with_state(sink.clone());
         let listener = listener.tap_io(|connection| {
             let _ = connection.set_nodelay(true);
         });
@@ -54,11 +60,17 @@ impl Sink {
         Ok(sink)
     }
 
+    /// Where everybody is answered at once.
     pub(super) fn url(&self) -> String {
         format!("http://{}/hook", self.address)
     }
 
-    /// Requests so far, those of the raw measurement left out.
+    /// The path of one of the receivers.
+    pub(super) fn url_at(&self, place: usize) -> String {
+        format!("http://{}/at/{place}", self.address)
+    }
+
+    /// Events accepted so far; the requests of the raw measurement are none.
     pub(super) fn arrived(&self) -> u64 {
         self.arrived.load(Ordering::Relaxed)
     }
@@ -103,6 +115,19 @@ impl Sink {
         }
         self.arrived.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// An event for a receiver; every one counts, also when others were sent the same.
+async fn arrive_at(State(sink): State<Arc<Sink>>, Path(place): Path<usize>, body: Bytes) -> StatusCode {
+    if !sink.receivers.accepts(place).await {
+        return StatusCode::INTERNAL_SERVER_ERROR;
+    }
+    if let Some(index) = event_index(&body) {
+        let at = sink.place(index).load(Ordering::Relaxed);
+        sink.receivers.note(place, sink.nanos().saturating_sub(at) / 1000);
+        sink.arrived.fetch_add(1, Ordering::Relaxed);
+    }
+    StatusCode::OK
 }
 
 async fn arrive(State(sink): State<Arc<Sink>>, body: Bytes) {

@@ -1,0 +1,72 @@
+//! Webhooks by the hundred thousand, put straight into the store while no server has it open.
+
+use std::path::Path;
+
+use indicatif::ProgressBar;
+
+use crate::cli::CliError;
+use crate::clock::UnixMillis;
+use crate::delivery::policy::Policy;
+use crate::delivery::signature::SigningSecret;
+use crate::id::{TenantId, TenantNum, WebhookId};
+use crate::store::tenants::NewTenant;
+use crate::store::webhooks::NewWebhook;
+use crate::store::{Options, Store};
+
+use super::server;
+
+/// Webhooks in one transaction.
+const CHUNK: usize = 10_000;
+
+/// Webhooks alike: subscribed to the same type, at the same URL.
+pub(super) struct Alike {
+    pub(super) kind: String,
+    pub(super) url: String,
+    pub(super) count: usize,
+}
+
+/// Creates a tenant with these webhooks; answers its id.
+pub(super) async fn settle(directory: &Path, crowd: &[Alike], bar: &ProgressBar) -> Result<TenantId, CliError> {
+    let url = server::database_url(directory);
+    let store = Store::open(Options { url, master_key: None, migrate: true }).await.map_err(CliError::failed)?;
+    bar.set_message("creating webhooks");
+    bar.set_position(0);
+    bar.set_length(crowd.iter().map(|alike| alike.count as u64).sum());
+    let id = TenantId::generate();
+    let new = NewTenant {
+        id,
+        name: "crowd".to_owned(),
+        allow_undeclared_types: true,
+        created_at: UnixMillis::now(),
+        catalogue: crowd.iter().map(|alike| (alike.kind.clone(), "Of a benchmark.".to_owned())).collect(),
+    };
+    let tenant = store.create_tenant(new, None).await.map_err(CliError::failed)?;
+    let policy = serde_json::to_value(Policy::default()).map_err(CliError::failed)?;
+    for alike in crowd {
+        for from in (0..alike.count).step_by(CHUNK) {
+            let to = alike.count.min(from + CHUNK);
+            let new: Vec<NewWebhook> = (from..to).map(|index| webhook(tenant.num, alike, index, &policy)).collect();
+            store.create_webhooks(&new).await.map_err(CliError::failed)?;
+            bar.inc((to - from) as u64);
+        }
+    }
+    store.close().await;
+    Ok(id)
+}
+
+fn webhook(tenant: TenantNum, alike: &Alike, index: usize, policy: &serde_json::Value) -> NewWebhook {
+    NewWebhook {
+        id: WebhookId::generate(),
+        tenant,
+        name: format!("bench {index}"),
+        url: alike.url.clone(),
+        events: vec![alike.kind.clone()],
+        headers: std::collections::BTreeMap::new(),
+        policy: policy.clone(),
+        description: None,
+        metadata: None,
+        is_active: true,
+        secret: SigningSecret::generate().reveal().to_owned(),
+        created_at: UnixMillis::now(),
+    }
+}

@@ -1,0 +1,132 @@
+//! `--scenario idle`: what webhooks cost that nothing happens to, and what they cost once all of them are busy.
+//!
+//! The same server program is measured on an empty database and on a full one; a webhook costs the difference.
+
+use std::fmt;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::cli::CliError;
+
+use super::crowd::{self, Alike};
+use super::publishers::{self, Publishers};
+use super::receivers::{Manner, Receivers};
+use super::server::Server;
+use super::sink::Sink;
+use super::{Bench, PATIENCE, until};
+
+#[derive(Debug, Args)]
+pub(super) struct IdleArgs {
+    /// Idle: registered webhooks
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    idle: u32,
+    /// Idle: how many of them are sent an event in the end
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    live: u32,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Report {
+    idle: u32,
+    live: u32,
+    ready_after_ms_empty: f64,
+    ready_after_ms: f64,
+    memory_empty_mib: f64,
+    memory_idle_mib: f64,
+    bytes_per_idle: f64,
+    /// From the publish until all of them were live.
+    seconds_until_live: f64,
+    memory_live_mib: f64,
+    bytes_per_live: f64,
+}
+
+pub(super) async fn measure(bench: &Bench<'_>) -> Result<Report, CliError> {
+    let IdleArgs { idle, live } = bench.args.idle;
+    let sleeping = idle.checked_sub(live).ok_or_else(|| CliError::failed("--live must not be more than --idle"))?;
+    let (ready_empty, memory_empty) = empty(bench).await?;
+    let sink = Sink::start(Receivers::new(1, 0)).await?;
+    let crowd = [
+        Alike { kind: publishers::kind(1), url: sink.url(), count: sleeping as usize },
+        Alike { kind: publishers::kind(0), url: sink.url_at(0), count: live as usize },
+    ];
+    let tenant = crowd::settle(bench.directory, &crowd, &bench.bar).await?;
+    bench.begin("starting", 1);
+    let server = Server::start(bench.directory).await?;
+    let memory_idle = server.steady_memory().await?;
+
+    sink.receivers.set(0..1, Manner::Hangs);
+    let key = server.key_of(&tenant.to_string()).await?;
+    let publishers = Publishers::of(&server, &sink, key, live as usize, bench.args.payload);
+    let seconds_until_live = wake(bench, &server, &publishers, live).await?;
+    let memory_live = server.steady_memory().await?;
+    sink.receivers.set(0..1, Manner::Answers);
+    let ready = server.ready_after();
+    server.stop().await?;
+    let mib = |bytes: f64| bytes / (1024.0 * 1024.0);
+    let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+    Ok(Report {
+        idle,
+        live,
+        ready_after_ms_empty: ms(ready_empty),
+        ready_after_ms: ms(ready),
+        memory_empty_mib: mib(memory_empty),
+        memory_idle_mib: mib(memory_idle),
+        bytes_per_idle: (memory_idle - memory_empty) / f64::from(idle),
+        seconds_until_live,
+        memory_live_mib: mib(memory_live),
+        bytes_per_live: (memory_live - memory_idle) / f64::from(live),
+    })
+}
+
+/// How soon a server without webhooks is ready, and what it occupies.
+async fn empty(bench: &Bench<'_>) -> Result<(Duration, f64), CliError> {
+    bench.begin("starting without webhooks", 1);
+    // Makes the schema.
+    Server::start(bench.directory).await?.stop().await?;
+    let server = Server::start(bench.directory).await?;
+    let found = (server.ready_after(), server.steady_memory().await?);
+    server.stop().await?;
+    Ok(found)
+}
+
+/// One event to all that are to live; answers the seconds until they do.
+async fn wake(bench: &Bench<'_>, server: &Server, publishers: &Publishers, live: u32) -> Result<f64, CliError> {
+    bench.begin("waking", u64::from(live));
+    let began = std::time::Instant::now();
+    publishers.publish_one().await?;
+    let awake = until(PATIENCE, async || {
+        let alive = server.usage().await?.live_endpoints;
+        bench.bar.set_position(alive);
+        Ok(alive >= u64::from(live))
+    });
+    if awake.await? {
+        Ok(began.elapsed().as_secs_f64())
+    } else {
+        Err(CliError::failed("not all endpoints came to life"))
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { idle, live, ready_after_ms, ready_after_ms_empty, .. } = self;
+        writeln!(
+            f,
+            "{idle} webhooks, {live} of them live in the end; each has an attempt under way or waiting for its turn"
+        )?;
+        writeln!(
+            f,
+            "ready            {ready_after_ms:9.0} ms  after its start, without webhooks {ready_after_ms_empty:.0} ms"
+        )?;
+        writeln!(
+            f,
+            "idle             {:9.1} MiB, without webhooks {:.1} MiB",
+            self.memory_idle_mib, self.memory_empty_mib
+        )?;
+        writeln!(f, "a webhook        {:9.0} bytes", self.bytes_per_idle)?;
+        writeln!(f, "live             {:9.1} MiB, after {:.1} s", self.memory_live_mib, self.seconds_until_live)?;
+        write!(f, "a live endpoint  {:9.0} bytes", self.bytes_per_live)
+    }
+}

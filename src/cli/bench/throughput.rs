@@ -1,0 +1,104 @@
+//! `--scenario throughput`: deliveries per second against the raw limit of this machine, in turns.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+
+use crate::cli::CliError;
+
+use super::percentiles::Latency;
+use super::publishers::{Load, Publishers};
+use super::receivers::Receivers;
+use super::report::{Report, Setup};
+use super::server::Server;
+use super::sink::Sink;
+use super::usage::Usage;
+use super::{Bench, BenchArgs, PATIENCE, latency, raw};
+
+/// Webhooks with a fan-out of one: enough that no single endpoint's in-flight cap is what is measured.
+const ENDPOINTS: usize = 64;
+
+pub(super) async fn measure(bench: &Bench<'_>) -> Result<Report, CliError> {
+    let Bench { args, directory, bar } = bench;
+    let sink = Sink::start(Receivers::new(0, 0)).await?;
+    let server = Server::start(directory).await?;
+    let throughput = in_rounds(args, &sink, &server, bar).await?;
+    let latency = match args.latency_seconds {
+        0 => None,
+        _ => {
+            bar.set_message("latency at 20 events/s");
+            Some(latency::measure(&sink, &server, directory, args, bar).await?)
+        }
+    };
+    let quiet = match args.fan_out {
+        1 => None,
+        _ => Some(latency::quiet_publishes(&sink, &server, args, bar).await?),
+    };
+    server.stop().await?;
+    Ok(Report::new(Setup::from(*args), throughput).with_latencies(latency, quiet))
+}
+
+/// What was measured while events were published as fast as they were taken.
+pub(super) struct Throughput {
+    /// Requests per second without an engine: before, between and after the rounds.
+    pub(super) raw_per_second: Vec<f64>,
+    /// Deliveries per second of each round, from the first publish to the last recorded attempt.
+    pub(super) engine_per_second: Vec<f64>,
+    /// A publish request, until its answer.
+    pub(super) publish: Latency,
+    /// From the publish request to the first arrival of its event.
+    pub(super) arrival: Latency,
+    /// Of all rounds together.
+    pub(super) usage: Usage,
+}
+
+async fn in_rounds(
+    args: &BenchArgs,
+    sink: &Arc<Sink>,
+    server: &Server,
+    bar: &ProgressBar,
+) -> Result<Throughput, CliError> {
+    let fan_out = args.fan_out as usize;
+    let groups = if fan_out == 1 { ENDPOINTS } else { 1 };
+    let publishers = Publishers::prepare(server, sink, groups, fan_out, args.payload).await?;
+    let events = (args.deliveries as usize).div_ceil(fan_out);
+    let load = |events| Load { events, batch: args.batch as usize, publishers: args.publishers as usize };
+    bar.set_message("warming up");
+    publishers.run(load(events.div_ceil(10).max(1))).await?;
+    settled(server, sink, bar).await?;
+
+    let before = server.usage().await?;
+    sink.forget_latencies();
+    let mut publish = Latency::histogram();
+    let mut raw_per_second = vec![raw::measure(sink, args, bar).await?];
+    let mut engine_per_second = Vec::new();
+    for round in 1..=args.rounds {
+        bar.set_message(format!("engine, round {round} of {}", args.rounds));
+        let began = Instant::now();
+        publish.add(publishers.run(load(events)).await?).map_err(CliError::failed)?;
+        settled(server, sink, bar).await?;
+        engine_per_second.push((events * fan_out) as f64 / began.elapsed().as_secs_f64());
+        raw_per_second.push(raw::measure(sink, args, bar).await?);
+    }
+    let usage = server.usage().await?.since(&before);
+    let (publish, arrival) = (Latency::of(&publish), sink.arrival_latency());
+    Ok(Throughput { raw_per_second, engine_per_second, publish, arrival, usage })
+}
+
+/// Waits until everything that was published has arrived and every attempt is recorded.
+pub(super) async fn settled(server: &Server, sink: &Sink, bar: &ProgressBar) -> Result<(), CliError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let (owed, arrived) = (sink.owed(), sink.arrived());
+        bar.set_length(owed);
+        bar.set_position(arrived);
+        if arrived >= owed && server.usage().await?.attempts >= owed {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            return Err(CliError::failed(format!("only {arrived} of {owed} deliveries arrived within {PATIENCE:?}")));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,22 @@
+//! Webhooks created many at a time.
+
+use super::*;
+
+#[tokio::test]
+async fn webhooks_created_at_once_are_served_each_with_its_own_secret() {
+    let world = World::new().await;
+    let new = |index: usize| NewWebhook { secret: format!("whsec_{index}"), ..world.new_webhook() };
+    // One more than fits a statement.
+    let all: Vec<NewWebhook> = (0..1001).map(new).collect();
+    world.store.create_webhooks(&all).await.unwrap();
+    let routes = world.store.routes(WebhookNum(0)).await.unwrap();
+    assert_eq!(routes.len(), all.len());
+    let nums: Vec<WebhookNum> = routes.iter().map(|route| route.num).collect();
+    let servings = world.store.servings(&nums, UnixMillis::now()).await.unwrap();
+    for new in all {
+        let webhook = world.store.webhook(world.tenant.num, new.id).await.unwrap().unwrap();
+        let serving = servings[&webhook.num].as_ref().unwrap();
+        assert_eq!(serving.secrets, [new.secret]);
+        assert_eq!(serving.webhook, webhook);
+    }
+}

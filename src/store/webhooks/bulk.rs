@@ -1,0 +1,36 @@
+//! Many webhooks at once, for whoever fills a database before an engine serves it.
+
+use std::collections::HashMap;
+
+use sea_orm::EntityTrait;
+
+use crate::id::WebhookNum;
+
+use super::{Entity, NewWebhook, Store, StoreError, secret};
+
+/// Rows in one statement; the parameters of one are limited to 32,766, and a webhook takes 14.
+const ROWS: usize = 1000;
+
+impl Store {
+    /// Creates all of them or none. A running engine does not hear of them.
+    pub async fn create_webhooks(&self, new: &[NewWebhook]) -> Result<(), StoreError> {
+        self.write(async |on| {
+            for some in new.chunks(ROWS) {
+                let rows: Vec<_> = some.iter().map(|new| self.row_of(new)).collect::<Result<_, _>>()?;
+                let rows = Entity::insert_many(rows).exec_with_returning(on).await?;
+                // Rows are answered in no particular order.
+                let nums: HashMap<Vec<u8>, WebhookNum> =
+                    rows.into_iter().map(|row| (row.id, WebhookNum(row.num))).collect();
+                let secret = |new: &NewWebhook| {
+                    let num = nums.get(&new.id.bytes()).copied();
+                    let num = num.ok_or_else(|| StoreError::unreadable("webhook", "it was not answered"))?;
+                    self.secret_row_of(num, new.id, &new.secret, new.created_at)
+                };
+                let secrets: Vec<_> = some.iter().map(secret).collect::<Result<_, _>>()?;
+                secret::Entity::insert_many(secrets).exec_without_returning(on).await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+}
