@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::UnixMillis;
+use crate::id::{EventSeq, WebhookNum};
 use crate::store::StoreError;
 use crate::store::idempotency::Once;
 use crate::store::tenants::Tenant;
@@ -34,9 +35,7 @@ impl Engine {
         self.inner.store.delete_webhook(doomed, UnixMillis::now()).await?;
         self.inner.routes.remove(doomed.tenant, doomed.num);
         drop(changing);
-        self.inner.registry.dismiss(vec![doomed.num]).await;
-        self.inner.shared.ledger.forget(&[doomed.num]).await;
-        Ok(())
+        self.forget(vec![doomed.num]).await
     }
 
     /// Deletes the tenant with its keys and webhooks; what is owed is cancelled.
@@ -45,7 +44,15 @@ impl Engine {
         self.inner.store.delete_tenant(doomed, UnixMillis::now()).await?;
         let nums = self.inner.routes.remove_tenant(doomed.num);
         drop(changing);
+        self.forget(nums).await
+    }
+
+    /// Cancels what deleted webhooks are owed. A crash on the way leaves the rest to the waker.
+    async fn forget(&self, nums: Vec<WebhookNum>) -> Result<(), EngineError> {
         self.inner.registry.dismiss(nums.clone()).await;
+        for num in nums.iter().filter(|num| self.inner.shared.ledger.pending(**num) > 0) {
+            self.inner.journal.purge(*num, EventSeq(i64::MAX), &[]).await.map_err(|_| EngineError::Stopping)?;
+        }
         self.inner.shared.ledger.forget(&nums).await;
         Ok(())
     }

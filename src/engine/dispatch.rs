@@ -1,6 +1,11 @@
-//! Offers committed fan-outs to the endpoints, in the order of publishing, a bounded chunk at a time. What an endpoint
-//! cannot take becomes a row. One that has fallen behind, or has just started, reads its work back from the store.
+//! Offers committed fan-outs to the endpoints, a bounded chunk at a time: tenants take turns, each goes by publishing. What
+//! an endpoint cannot take becomes a row. One that has fallen behind, or has just started, reads its work back from the
+//! store. Endpoints that sleep are started by the [`porter`], so that nobody waits for the starts of another tenant.
 
+mod line;
+mod porter;
+
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,21 +13,27 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::clock::UnixMillis;
 use crate::fault;
-use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::id::{EventSeq, TenantNum, WebhookNum};
 use crate::store::StoreError;
 use crate::store::fanouts::Fanout;
 use crate::store::journal::feed::{Feed, Next};
 use crate::store::journal::{Record, Stopped};
 use crate::store::state::Suspect;
 
-use super::registry::{Item, RegistryHandle};
+use super::registry::{Item, Offered, RegistryHandle};
 use super::shared::Shared;
+
+use self::line::Line;
+use self::porter::Porter;
 
 /// Targets offered at once.
 const CHUNK: usize = 512;
 
 /// Fan-outs read back at once.
 const READ: u64 = 64;
+
+/// Payload and target bytes that are being worked through; beyond it, the next ones wait in the feed.
+const HELD: usize = 32 * 1024 * 1024;
 
 /// Pause after the store failed.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -54,23 +65,47 @@ impl Dispatcher {
     pub(super) async fn run(mut self) {
         let Some(overflow) = self.overflow.take() else { return };
         let poke = poke(overflow, self.shared.clone(), self.registry.clone());
-        tokio::join!(self.dispatch(), poke);
+        let porter = Porter::default();
+        tokio::join!(self.dispatch(&porter), porter.run(&self), poke);
     }
 
-    async fn dispatch(&self) {
+    async fn dispatch(&self, porter: &Porter) {
+        let mut line = Line::default();
         loop {
-            let dispatched = match self.feed.next().await {
-                Next::Dispatch(fanouts) => self.offer_all(&fanouts).await,
-                Next::ReadAfter(after) => self.read_back(after).await,
-            };
-            if let Err(error) = dispatched {
+            if let Err(error) = self.step(&mut line, porter).await {
                 tracing::warn!(%error, "fan-outs could not be dispatched; trying again");
                 tokio::time::sleep(PAUSE).await;
             }
         }
     }
 
-    async fn read_back(&self, after: EventSeq) -> Result<(), DispatchError> {
+    /// Takes in what is new and offers what comes next; waits if there is neither.
+    async fn step(&self, line: &mut Line, porter: &Porter) -> Result<(), DispatchError> {
+        let (blocked, room) = porter.full();
+        let items = line.take(CHUNK, &blocked, self.suspect.events_to);
+        if !items.is_empty() {
+            self.offer(items, porter).await?;
+            return match (line.bytes() < HELD).then(|| self.feed.try_next()).flatten() {
+                Some(next) => self.take_in(next, line).await,
+                None => Ok(()),
+            };
+        }
+        let next = async { if line.bytes() < HELD { self.feed.next().await } else { std::future::pending().await } };
+        tokio::select! {
+            next = next => self.take_in(next, line).await,
+            () = room => Ok(()),
+        }
+    }
+
+    async fn take_in(&self, next: Next, line: &mut Line) -> Result<(), DispatchError> {
+        match next {
+            Next::Dispatch(fanouts) => fanouts.into_iter().for_each(|fanout| line.push(fanout)),
+            Next::ReadAfter(after) => self.read_back(after, line).await?,
+        }
+        Ok(())
+    }
+
+    async fn read_back(&self, after: EventSeq, line: &mut Line) -> Result<(), DispatchError> {
         let seen = self.feed.committed();
         let fanouts = self.shared.store.fanouts(after, READ).await?;
         let Some(last) = fanouts.last().map(|fanout| fanout.event.seq) else {
@@ -86,41 +121,48 @@ impl Dispatcher {
         }
         self.shared.journal.barrier().await?;
         self.feed.read_up_to(last);
-        self.offer_all(&owed).await
+        owed.into_iter().filter(|fanout| !fanout.targets.is_empty()).for_each(|fanout| line.push(fanout));
+        Ok(())
     }
 
-    async fn offer_all(&self, fanouts: &[Fanout]) -> Result<(), DispatchError> {
-        let mut chunk = Vec::with_capacity(CHUNK);
-        for fanout in fanouts {
-            let recovered = fanout.event.seq <= self.suspect.events_to;
-            for num in fanout.targets.iter() {
-                chunk.push(Item { event: fanout.event.clone(), num: *num, recovered });
-                if chunk.len() == CHUNK {
-                    self.offer(std::mem::take(&mut chunk)).await?;
-                }
-            }
-        }
-        if chunk.is_empty() { Ok(()) } else { self.offer(chunk).await }
-    }
-
-    async fn offer(&self, chunk: Vec<Item>) -> Result<(), DispatchError> {
-        let handed = self.registry.offer(chunk).await;
+    /// Hands a chunk of one tenant to its endpoints, or to the porter.
+    async fn offer(&self, mut items: Vec<Item>, porter: &Porter) -> Result<(), DispatchError> {
+        porter.take_over(&mut items);
+        let Offered { refused, unknown } = self.registry.offer(items).await;
+        porter.carry(unknown);
         fault::point("fanout.after_dispatch");
-        let now = UnixMillis::now();
-        for id in handed.cancelled {
-            self.shared.journal.record(Record::Cancel { id, at: now }).await?;
-        }
-        if handed.deferred.is_empty() {
+        self.defer(refused).await
+    }
+
+    /// Makes rows of what no endpoint could take, and tells the endpoints once these are committed.
+    async fn defer(&self, refused: Vec<Item>) -> Result<(), DispatchError> {
+        if refused.is_empty() {
             return Ok(());
         }
-        let nums = handed.deferred.iter().map(|id: &DeliveryId| id.webhook).collect();
-        for id in handed.deferred {
-            self.shared.journal.record(Record::Defer { id, next_at: now }).await?;
+        let next_at = UnixMillis::now();
+        for item in &refused {
+            self.shared.journal.record(Record::Defer { id: item.id(), next_at }).await?;
         }
-        let _ = self.overflowed.send(nums);
+        let _ = self.overflowed.send(refused.iter().map(|item| item.num).collect());
+        Ok(())
+    }
+
+    async fn cancel(&self, deleted: Vec<Item>) -> Result<(), DispatchError> {
+        let at = UnixMillis::now();
+        for item in deleted {
+            self.shared.journal.record(Record::Cancel { id: item.id(), at }).await?;
+        }
         Ok(())
     }
 }
+
+/// The tenant of a chunk; all of one chunk have the same.
+fn tenant_of(items: &[Item]) -> Option<TenantNum> {
+    items.first().map(|item| item.event.tenant)
+}
+
+/// Tenants that must wait.
+type Blocked = HashSet<TenantNum>;
 
 /// Tells endpoints of rows that were made for them, once those are committed.
 async fn poke(mut overflow: UnboundedReceiver<Vec<WebhookNum>>, shared: Arc<Shared>, registry: RegistryHandle) {

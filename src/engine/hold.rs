@@ -1,7 +1,5 @@
 //! What an operator does to a backlog: hold it, let it flow, throw it away, try the receiver now.
 
-use tokio::sync::oneshot;
-
 use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::journal::Record;
@@ -60,17 +58,9 @@ impl Engine {
         let journal = &self.inner.journal;
         // What the endpoint has just made rows of must be rows.
         journal.barrier().await.map_err(|_| EngineError::Stopping)?;
-        let mut purged = self.purge_unrecorded(webhook, through, &under_way).await?;
-        loop {
-            let (answer, answered) = oneshot::channel();
-            let except = under_way.clone();
-            let record = Record::Purge { webhook, through, before: None, except, answer };
-            journal.record(record).await.map_err(|_| EngineError::Stopping)?;
-            match answered.await.map_err(|_| EngineError::Stopping)? {
-                0 => return Ok(purged),
-                some => purged += some,
-            }
-        }
+        let unrecorded = self.purge_unrecorded(webhook, through, &under_way).await?;
+        let rows = journal.purge(webhook, through, &under_way).await.map_err(|_| EngineError::Stopping)?;
+        Ok(unrecorded + rows)
     }
 
     /// Cancels what only a fan-out knows of. Its endpoint will not be offered it any more.

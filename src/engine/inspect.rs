@@ -91,21 +91,27 @@ impl Engine {
         before: Option<DeliveryId>,
         limit: u64,
     ) -> Result<Vec<Delivery>, StoreError> {
-        let waiting = match filter.status {
+        let mut waiting = match filter.status {
             None | Some(Status::Pending) => self.inner.registry.unrecorded(webhook.num).await,
             Some(Status::Success | Status::Failed | Status::Cancelled) => Vec::new(),
         };
         let mut found = self.deliveries(webhook.tenant, filter, before, limit).await?;
+        let wanted = usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(1);
+        waiting.retain(|seq| before.is_none_or(|before| *seq < before.event));
+        waiting.sort_unstable_by_key(|seq| std::cmp::Reverse(*seq));
+        let mut added = 0;
         for seq in waiting {
-            if before.is_some_and(|before| seq >= before.event) || found.iter().any(|d| d.id.event == seq) {
-                continue;
-            }
-            if let Some(delivery) = self.waiting(webhook, seq, filter).await? {
+            let is_listed = found.iter().any(|delivery| delivery.id.event == seq);
+            if added < wanted
+                && !is_listed
+                && let Some(delivery) = self.waiting(webhook, seq, filter).await?
+            {
                 found.push(delivery);
+                added += 1;
             }
         }
         found.sort_by_key(|delivery| std::cmp::Reverse(delivery.id.event));
-        found.truncate(usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(1));
+        found.truncate(wanted);
         Ok(found)
     }
 

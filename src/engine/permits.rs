@@ -51,6 +51,12 @@ impl Permits {
         Self(Arc::new(Mutex::new(Bulkhead::new(total))))
     }
 
+    /// With places that are for healthy endpoints and ailing ones alike, who all ask for healthy ones.
+    #[must_use]
+    pub fn undivided(places: usize) -> Self {
+        Self(Arc::new(Mutex::new(Bulkhead::undivided(places))))
+    }
+
     /// Waits for a place. May be dropped at any time.
     pub async fn acquire(&self, tenant: TenantNum, webhook: WebhookNum, share: Share) -> Permit {
         loop {
@@ -62,6 +68,15 @@ impl Permits {
             if let Ok(permit) = (&mut waiting.granted).await {
                 return permit;
             }
+        }
+    }
+
+    /// A place if there is one right now.
+    #[must_use]
+    pub fn try_acquire(&self, tenant: TenantNum, webhook: WebhookNum, share: Share) -> Option<Permit> {
+        match self.0.lock().ask(Ask { tenant, webhook, share }) {
+            Answer::Granted(grant) => Some(self.permit(grant)),
+            Answer::Full(_) => None,
         }
     }
 

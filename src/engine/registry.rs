@@ -30,7 +30,7 @@ use super::shared::Shared;
 
 use self::messages::{Count, Cover, Crashed, Drain, Find, Forget, Introduce, Release, Remind, Wake};
 
-pub(super) use self::handle::RegistryHandle;
+pub(super) use self::handle::{Handed, RegistryHandle};
 pub(super) use self::messages::{Crashes, Figures, Offer, Offered};
 
 /// Messages that may wait for the registry. Senders wait for room.
@@ -267,9 +267,14 @@ impl Registry {
     }
 
     fn crashed(&mut self, num: WebhookNum) {
-        self.crashes += 1;
         let Some(known) = self.endpoints.get_mut(&num) else { return };
         known.pulse.ended();
+        if self.draining {
+            // It was cut off by the stop, which is not a clean one then.
+            known.life = Life::Resting;
+            return;
+        }
+        self.crashes += 1;
         let rest = known.restarts.crashed(known.since.elapsed());
         let wait = match rest {
             Rest::For(wait) => {

@@ -1,12 +1,14 @@
-//! Requests of one thread take turns in their first moments.
+//! Requests of one thread take turns in their first moments, tenant by tenant.
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+
+use crate::id::{TenantNum, WebhookNum};
+
+use super::permits::{Permit, Permits, Share};
 
 /// Requests that may be in their first moments at once, per thread. More would not end sooner, they would only push
 /// each other out of the caches.
@@ -18,25 +20,32 @@ const TURN: Duration = Duration::from_millis(5);
 
 /// Cheap to clone; one for each thread, so that handing on a turn wakes nobody elsewhere.
 #[derive(Clone)]
-pub(super) struct Turns(Arc<Semaphore>);
+pub(super) struct Turns(Permits);
 
 impl Turns {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(TURNS)))
+        Self(Permits::undivided(TURNS))
     }
 
-    /// Runs a request when it is its turn; `None` if nothing is to be sent any more by then.
-    pub(super) async fn take<T>(&self, quiet: &CancellationToken, request: impl Future<Output = T>) -> Option<T> {
-        let turn = self.0.acquire().await;
-        if quiet.is_cancelled() {
-            return None;
-        }
+    /// Waits for its turn; `None` if nothing is to be sent any more by then. Tenants take turns.
+    pub(super) async fn wait(&self, quiet: &CancellationToken, tenant: TenantNum, webhook: WebhookNum) -> Option<Turn> {
+        let turn = self.0.acquire(tenant, webhook, Share::Healthy).await;
+        (!quiet.is_cancelled()).then_some(Turn(turn))
+    }
+}
+
+/// The right to have a request in its first moments.
+pub(super) struct Turn(#[allow(dead_code, reason = "gives the turn on when it is dropped")] Permit);
+
+impl Turn {
+    /// Makes a request in this turn, and beyond it if the receiver takes its time.
+    pub(super) async fn make<T>(self, request: impl Future<Output = T>) -> T {
         let mut request = pin!(request);
         match tokio::time::timeout(TURN, &mut request).await {
-            Ok(answer) => Some(answer),
+            Ok(answer) => answer,
             Err(_) => {
-                drop(turn);
-                Some(request.await)
+                drop(self);
+                request.await
             }
         }
     }
@@ -46,29 +55,37 @@ impl Turns {
 mod tests {
     use super::*;
 
+    const WHO: (TenantNum, WebhookNum) = (TenantNum(1), WebhookNum(1));
+
     #[tokio::test]
     async fn a_request_whose_turn_comes_after_the_stop_is_not_begun() {
         let (turns, quiet) = (Turns::new(), CancellationToken::new());
-        let others = turns.0.acquire_many(u32::try_from(TURNS).unwrap()).await.unwrap();
-        let request = turns.take(&quiet, async { panic!("it was begun") });
+        let mut others = Vec::new();
+        for _ in 0..TURNS {
+            others.push(turns.wait(&quiet, WHO.0, WHO.1).await);
+        }
+        let turn = turns.wait(&quiet, WHO.0, WHO.1);
         let stop = async {
             tokio::task::yield_now().await;
             quiet.cancel();
             drop(others);
         };
-        let (begun, ()): (Option<()>, ()) = tokio::join!(request, stop);
-        assert_eq!(begun, None);
+        let (turn, ()) = tokio::join!(turn, stop);
+        assert!(turn.is_none());
     }
 
     #[tokio::test]
     async fn a_request_that_waits_for_its_receiver_gives_its_turn_to_the_next() {
         let (turns, quiet) = (Turns::new(), CancellationToken::new());
-        let slow = (0..TURNS).map(|_| turns.take(&quiet, std::future::pending::<()>()));
-        let slow = futures_util::future::join_all(slow);
-        let next = turns.take(&quiet, async { 7 });
+        let mut slow = Vec::new();
+        for _ in 0..TURNS {
+            let turn = turns.wait(&quiet, WHO.0, WHO.1).await.unwrap();
+            slow.push(turn.make(std::future::pending::<()>()));
+        }
+        let next = async { turns.wait(&quiet, WHO.0, WHO.1).await.unwrap().make(async { 7 }).await };
         let served = tokio::select! {
-            _ = slow => None,
-            served = next => served,
+            _ = futures_util::future::join_all(slow) => None,
+            served = next => Some(served),
         };
         assert_eq!(served, Some(7));
     }

@@ -1,12 +1,9 @@
-//! Takes pending deliveries back: one by its owner, a stretch of a webhook's by a purge, or all that a deleted webhook or
-//! tenant is owed.
+//! Takes pending deliveries back: one by its owner, or a stretch of a webhook's by a purge.
 
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Statement, Value};
 
 use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
-
-use super::{Store, StoreError};
 
 /// Deliveries that are purged in one transaction: bounds how long the next batch waits for it.
 const PURGED_AT_ONCE: i64 = 2000;
@@ -38,18 +35,17 @@ struct PendingRow {
     next_at: Option<i64>,
 }
 
-/// Takes back what is pending and matches `which`, whose parameters start at `$2`. Answers how many deliveries that
-/// were.
-pub(super) async fn take_back<C: ConnectionTrait>(
+/// Takes back what is pending and matches `which`, whose parameters start at `$2`.
+async fn take_back<C: ConnectionTrait>(
     on: &C,
     which: &str,
     of: impl IntoIterator<Item = impl Into<Value>>,
     at: UnixMillis,
-) -> Result<u64, DbErr> {
+) -> Result<(), DbErr> {
     let values = [at.0.into()].into_iter().chain(of.into_iter().map(Into::into));
     let sql = format!("{TAKE_BACK} {which}");
-    let done = on.execute_raw(Statement::from_sql_and_values(on.get_database_backend(), sql, values)).await?;
-    Ok(done.rows_affected())
+    on.execute_raw(Statement::from_sql_and_values(on.get_database_backend(), sql, values)).await?;
+    Ok(())
 }
 
 /// Takes one delivery back if it is pending.
@@ -98,21 +94,4 @@ async fn pending<C: ConnectionTrait>(
         next_at: row.next_at.map(UnixMillis),
     };
     Ok(rows.into_iter().map(taken_back).collect())
-}
-
-impl Store {
-    /// Takes back what those of these webhooks that are deleted are still owed: an attempt that was under way when its
-    /// webhook was deleted may have left a row. Answers how many deliveries that were.
-    pub async fn cancel_pending_of(&self, nums: &[WebhookNum], now: UnixMillis) -> Result<u64, StoreError> {
-        let deleted = "webhook_num = $2 AND EXISTS ( \
-                       SELECT 1 FROM webhook WHERE num = webhook_num AND deleted_at IS NOT NULL)";
-        self.write(async |on| {
-            let mut cancelled = 0;
-            for num in nums {
-                cancelled += take_back(on, deleted, [num.0], now).await?;
-            }
-            Ok(cancelled)
-        })
-        .await
-    }
 }

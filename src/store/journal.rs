@@ -121,16 +121,10 @@ pub enum Record {
     Retry { id: DeliveryId, at: UnixMillis },
     /// What an endpoint has learnt of its receiver.
     Health { webhook: WebhookNum, health: Health },
-    /// What rows owe this webhook up to `through`, accepted before `before`, is cancelled or, where merely one more
+    /// What rows owe this webhook up to `through` is cancelled or, where merely one more
     /// attempt was wanted, again what it was: the oldest of it, a bounded number at a time. Not `except`, whose
     /// requests are under way. The answer is how many deliveries that were; whoever purges asks until it is none.
-    Purge {
-        webhook: WebhookNum,
-        through: EventSeq,
-        before: Option<UnixMillis>,
-        except: Vec<EventSeq>,
-        answer: oneshot::Sender<u64>,
-    },
+    Purge { webhook: WebhookNum, through: EventSeq, except: Vec<EventSeq>, answer: oneshot::Sender<u64> },
     /// The dispatcher starts on a fan-out that it read back from the store; `recorded` of its targets have rows.
     Adopt { fanout: Fanout, recorded: Vec<WebhookNum> },
 }
@@ -266,6 +260,20 @@ impl Journal {
                 Ok(())
             }
             Err(_) => Err(record),
+        }
+    }
+
+    /// Cancels what rows owe this webhook up to `through`, but not `except`, in steps between which others have their
+    /// turn. Answers how many deliveries that were.
+    pub async fn purge(&self, webhook: WebhookNum, through: EventSeq, except: &[EventSeq]) -> Result<u64, Stopped> {
+        let mut purged = 0;
+        loop {
+            let (answer, answered) = oneshot::channel();
+            self.record(Record::Purge { webhook, through, except: except.to_vec(), answer }).await?;
+            match answered.await.map_err(|_| Stopped)? {
+                0 => return Ok(purged),
+                some => purged += some,
+            }
         }
     }
 

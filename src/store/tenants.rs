@@ -109,7 +109,7 @@ impl Store {
         .await
     }
 
-    /// Takes the tenant's keys and webhooks with it; what was owed is cancelled.
+    /// Takes the tenant's keys and webhooks with it. What they were owed is the caller's to purge.
     pub async fn delete_tenant(&self, tenant: &Tenant, now: UnixMillis) -> Result<(), StoreError> {
         self.write(async |on| {
             entity::api_key::Entity::delete_many()

@@ -16,7 +16,6 @@ use serde::de::DeserializeOwned;
 use crate::clock::UnixMillis;
 use crate::id::{TenantNum, WebhookId, WebhookNum};
 
-use super::cancel::take_back;
 use super::health;
 use super::idempotency::Once;
 use super::{Page, Store, StoreError};
@@ -190,7 +189,7 @@ impl Store {
         .await
     }
 
-    /// Deletes the webhook; what it was owed is cancelled.
+    /// Deletes the webhook. What it was owed is the caller's to purge.
     pub async fn delete_webhook(&self, doomed: &Webhook, now: UnixMillis) -> Result<(), StoreError> {
         self.write(async |on| {
             let deleted = Entity::update_many()
@@ -204,7 +203,6 @@ impl Store {
             if deleted.rows_affected == 0 {
                 return Err(StoreError::Stale);
             }
-            take_back(on, "webhook_num = $2", [doomed.num.0], now).await?;
             Ok(())
         })
         .await
@@ -406,7 +404,5 @@ pub(super) async fn delete_all_of<C: ConnectionTrait>(
         .filter(Column::DeletedAt.is_null())
         .exec(on)
         .await?;
-    let of_tenant = "webhook_num IN (SELECT num FROM webhook WHERE tenant_num = $2)";
-    take_back(on, of_tenant, [tenant.0], now).await?;
     Ok(())
 }

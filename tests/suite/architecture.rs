@@ -32,7 +32,7 @@ const LAYERS: [Layer; 5] = [
 ];
 
 /// Decide without waiting, without a clock and without chance. Where they live, and the words that would give it away.
-const PURE: [&str; 22] = [
+const PURE: [&str; 24] = [
     "src/engine/lane.rs",
     "src/engine/lane/entry.rs",
     "src/engine/lane/health.rs",
@@ -43,6 +43,8 @@ const PURE: [&str; 22] = [
     "src/engine/permits/line.rs",
     "src/engine/vitals.rs",
     "src/engine/vitals/latency.rs",
+    "src/engine/backlog/why.rs",
+    "src/engine/dispatch/line.rs",
     "src/engine/restart.rs",
     "src/engine/routes.rs",
     "src/delivery/breaker.rs",

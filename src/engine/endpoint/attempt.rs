@@ -19,7 +19,7 @@ use crate::engine::lane::{Entry, SLOW};
 use crate::engine::permits::{Permit, Share};
 use crate::engine::serving::Serving;
 use crate::engine::shared::Shared;
-use crate::engine::turns::Turns;
+use crate::engine::turns::{Turn, Turns};
 use crate::fault;
 use crate::id::{DeliveryId, EventId};
 use crate::store::journal::Slot;
@@ -65,19 +65,33 @@ pub(super) struct Means {
 
 /// `None`: nothing was sent, because the engine is stopping.
 pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share: Share) -> Option<Attempted> {
-    let Means { shared, turns, sender } = means;
-    let permit = shared.permits.acquire(serving.tenant, serving.num, share);
-    let permit = shared.quiet.run_until_cancelled(permit).await?;
-    let slot = shared.journal.reserve().await.ok()?;
-    let attempt = turns.take(&shared.quiet, async {
+    let (permit, turn) = admission(&means, &serving, share).await?;
+    // A request is large: those that wait to be admitted do without.
+    Box::pin(async move {
+        let slot = means.shared.journal.reserve().await.ok()?;
         let started_at = UnixMillis::now();
         let began = Instant::now();
-        let report = AssertUnwindSafe(send(&sender, &serving, entry)).catch_unwind().await;
+        let request = AssertUnwindSafe(send(&means.sender, &serving, entry)).catch_unwind();
+        let report = keep_watch(turn.make(request), permit).await;
         let report = report.unwrap_or_else(|_| unsent(Outcome::Crashed, "the attempt crashed".to_owned(), began));
-        (started_at, report)
-    });
-    let (started_at, report) = keep_watch(attempt, permit).await?;
-    Some(Attempted { report, started_at, slot })
+        Some(Attempted { report, started_at, slot })
+    })
+    .await
+}
+
+/// Waits for a turn on this thread and a permit among all. As a rule there is a permit for whoever has its turn; nobody
+/// keeps a turn while it waits for one.
+async fn admission(means: &Means, serving: &Serving, share: Share) -> Option<(Permit, Turn)> {
+    let Means { shared, turns, .. } = means;
+    let (tenant, webhook) = (serving.tenant, serving.num);
+    let turn = turns.wait(&shared.quiet, tenant, webhook).await?;
+    if let Some(permit) = shared.permits.try_acquire(tenant, webhook, share) {
+        return Some((permit, turn));
+    }
+    drop(turn);
+    let permit = shared.permits.acquire(tenant, webhook, share);
+    let permit = shared.quiet.run_until_cancelled(permit).await?;
+    Some((permit, turns.wait(&shared.quiet, tenant, webhook).await?))
 }
 
 /// A request that takes long gives its place among the healthy ones back, as soon as there is another for it.

@@ -25,7 +25,8 @@ const FIRST: Key = (UnixMillis(0), EventSeq::ZERO);
 
 #[derive(Debug, Default)]
 pub(super) struct Window {
-    ready: BTreeMap<Key, Entry>,
+    /// Boxed, because the map has room for eleven in advance.
+    ready: BTreeMap<Key, Box<Entry>>,
     keys: HashMap<EventSeq, Key>,
     /// How many of those here have no row.
     unstored: usize,
@@ -47,11 +48,11 @@ impl Window {
     }
 
     pub(super) fn first(&self) -> Option<(Key, &Entry)> {
-        self.ready.first_key_value().map(|(key, entry)| (*key, entry))
+        self.ready.first_key_value().map(|(key, entry)| (*key, entry.as_ref()))
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.ready.values()
+        self.ready.values().map(Box::as_ref)
     }
 
     pub(super) fn has_unstored(&self) -> bool {
@@ -107,21 +108,21 @@ impl Window {
     pub(super) fn insert(&mut self, key: Key, entry: Entry) {
         self.unstored += usize::from(!entry.stored);
         self.keys.insert(entry.event.seq, key);
-        self.ready.insert(key, entry);
+        self.ready.insert(key, Box::new(entry));
     }
 
     pub(super) fn take(&mut self, event: EventSeq) -> Option<Entry> {
         let key = self.keys.remove(&event)?;
         let entry = self.ready.remove(&key)?;
         self.unstored -= usize::from(!entry.stored);
-        Some(entry)
+        Some(*entry)
     }
 
     /// Takes everything out. What is missing stays missing.
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = Entry> + use<> {
         self.keys.clear();
         self.unstored = 0;
-        std::mem::take(&mut self.ready).into_values()
+        std::mem::take(&mut self.ready).into_values().map(|entry| *entry)
     }
 
     /// This delivery changed: rows that are being read may show it as it was.

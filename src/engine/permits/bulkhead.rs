@@ -148,6 +148,10 @@ impl<W> Bulkhead<W> {
         Self { healthy: Part::new(total - ailing), ailing: Part::new(ailing), next_ticket: 0 }
     }
 
+    pub(super) fn undivided(places: usize) -> Self {
+        Self { healthy: Part::new(places), ailing: Part::new(0), next_ticket: 0 }
+    }
+
     pub(super) fn ask(&mut self, ask: Ask) -> Answer<'_, W> {
         let Ask { tenant, webhook, share } = ask;
         let number = self.next_ticket;

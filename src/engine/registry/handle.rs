@@ -37,13 +37,13 @@ pub(in crate::engine) struct RegistryHandle {
     shared: Arc<Shared>,
 }
 
-/// What became of offers.
+/// What became of offers to endpoints that slept.
 #[derive(Default)]
 pub(in crate::engine) struct Handed {
     /// These become rows.
-    pub(in crate::engine) deferred: Vec<DeliveryId>,
+    pub(in crate::engine) refused: Vec<Item>,
     /// Their webhooks are deleted.
-    pub(in crate::engine) cancelled: Vec<DeliveryId>,
+    pub(in crate::engine) deleted: Vec<Item>,
 }
 
 impl RegistryHandle {
@@ -51,14 +51,14 @@ impl RegistryHandle {
         Self { registry, shared }
     }
 
-    /// Hands each item to its endpoint, which is started if it sleeps.
-    pub(in crate::engine) async fn offer(&self, items: Vec<Item>) -> Handed {
-        let Offered { refused, unknown } = self.registry.send(Offer(items)).await.unwrap_or_default();
-        let mut handed = Handed { deferred: refused.iter().map(Item::id).collect(), cancelled: Vec::new() };
-        if unknown.is_empty() {
-            return handed;
-        }
-        let nums: Vec<WebhookNum> = unknown.iter().map(|item| item.num).collect();
+    /// Hands each item to its endpoint, unless that sleeps.
+    pub(in crate::engine) async fn offer(&self, items: Vec<Item>) -> Offered {
+        self.registry.send(Offer(items)).await.unwrap_or_default()
+    }
+
+    /// Starts the endpoints and hands each its items.
+    pub(in crate::engine) async fn offer_to_sleeping(&self, items: Vec<Item>) -> Handed {
+        let nums: Vec<WebhookNum> = items.iter().map(|item| item.num).collect();
         let loaded = loop {
             match self.introduce(nums.clone()).await {
                 Ok(loaded) => break loaded,
@@ -66,14 +66,13 @@ impl RegistryHandle {
             }
             tokio::time::sleep(READ_PAUSE).await;
         };
-        let (known, deleted): (Vec<Item>, Vec<Item>) = unknown.into_iter().partition(|item| loaded.exists(item.num));
-        handed.cancelled.extend(deleted.iter().map(Item::id));
-        let Offered { refused, unknown } = self.registry.send(Offer(known)).await.unwrap_or_default();
+        let (known, deleted): (Vec<Item>, Vec<Item>) = items.into_iter().partition(|item| loaded.exists(item.num));
+        let Offered { mut refused, unknown } = self.offer(known).await;
         for item in &unknown {
             self.shared.pulses.of(item.num).passed_by();
         }
-        handed.deferred.extend(refused.iter().chain(&unknown).map(Item::id));
-        handed
+        refused.extend(unknown);
+        Handed { refused, deleted }
     }
 
     /// Starts endpoints for those that are active and asleep.
@@ -114,7 +113,9 @@ impl RegistryHandle {
         let loaded = self.introduce(nums.to_vec()).await?;
         let deleted: Vec<WebhookNum> = nums.iter().copied().filter(|num| !loaded.exists(*num)).collect();
         if !deleted.is_empty() {
-            self.shared.store.cancel_pending_of(&deleted, UnixMillis::now()).await?;
+            for num in &deleted {
+                let _ = self.shared.journal.purge(*num, EventSeq(i64::MAX), &[]).await;
+            }
             self.shared.ledger.forget(&deleted).await;
         }
         Ok(())

@@ -69,14 +69,15 @@ impl Feed {
     /// Waits for work.
     pub async fn next(&self) -> Next {
         loop {
-            if let Some(next) = self.take() {
+            if let Some(next) = self.try_next() {
                 return next;
             }
             self.changed.notified().await;
         }
     }
 
-    fn take(&self) -> Option<Next> {
+    /// What there is to do right now.
+    pub fn try_next(&self) -> Option<Next> {
         let mut state = self.state.lock();
         if !state.waiting.is_empty() {
             state.bytes = 0;
@@ -152,14 +153,14 @@ mod tests {
     #[test]
     fn a_new_feed_is_behind_until_the_store_shows_nothing_more() {
         let feed = Feed::behind(EventSeq(7));
-        assert_eq!(seqs(feed.take()), [-1, 0]);
+        assert_eq!(seqs(feed.try_next()), [-1, 0]);
         feed.caught_up(EventSeq(6));
-        assert_eq!(seqs(feed.take()), [-1, 0], "7 is committed and was not seen");
+        assert_eq!(seqs(feed.try_next()), [-1, 0], "7 is committed and was not seen");
         feed.read_up_to(EventSeq(7));
         feed.caught_up(EventSeq(7));
         assert!(feed.is_idle());
         assert_eq!(feed.push(&[fanout(8)], EventSeq(8)).len(), 1);
-        assert_eq!(seqs(feed.take()), [8]);
+        assert_eq!(seqs(feed.try_next()), [8]);
     }
 
     #[test]
@@ -168,7 +169,7 @@ mod tests {
         feed.read_up_to(EventSeq(1));
         feed.caught_up(EventSeq(1));
         feed.push(&[fanout(1), fanout(2)], EventSeq(2));
-        assert_eq!(seqs(feed.take()), [2]);
+        assert_eq!(seqs(feed.try_next()), [2]);
     }
 
     #[test]
@@ -178,8 +179,8 @@ mod tests {
         let all: Vec<Fanout> = (1..=10_000).map(fanout).collect();
         let kept = feed.push(&all, EventSeq(10_000)).len();
         assert_eq!(kept, FANOUTS);
-        assert_eq!(seqs(feed.take()).len(), FANOUTS);
-        assert_eq!(seqs(feed.take()), [-1, i64::try_from(FANOUTS).unwrap()]);
+        assert_eq!(seqs(feed.try_next()).len(), FANOUTS);
+        assert_eq!(seqs(feed.try_next()), [-1, i64::try_from(FANOUTS).unwrap()]);
         assert_eq!(feed.dispatched_to(), EventSeq(i64::try_from(FANOUTS).unwrap()));
     }
 }

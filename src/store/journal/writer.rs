@@ -326,10 +326,8 @@ impl Writer {
                 }
                 Record::Retry { id, at } => rows.updates.push(Update::Retry { id: *id, at: *at }),
                 Record::Health { webhook, health } => rows.health(*webhook, *health),
-                Record::Purge { webhook, through, before, except, .. } => {
-                    let before = before.map_or(*through, |before| EventSeq(EventSeq::first_at(before).0 - 1));
-                    let through = before.min(*through);
-                    let purge = Purge { webhook: *webhook, through, except: except.clone() };
+                Record::Purge { webhook, through, except, .. } => {
+                    let purge = Purge { webhook: *webhook, through: *through, except: except.clone() };
                     rows.updates.push(Update::Purge { purge, at: UnixMillis::now() });
                 }
                 Record::Adopt { fanout, recorded } => self.adopt(fanout, recorded),

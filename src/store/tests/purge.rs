@@ -8,7 +8,7 @@ const ROWS: i64 = 2500;
 async fn purge(world: &World, webhook: WebhookNum, through: i64, except: &[i64]) -> u64 {
     let except = except.iter().copied().map(EventSeq).collect();
     let (answer, answered) = oneshot::channel();
-    let record = Record::Purge { webhook, through: EventSeq(through), before: None, except, answer };
+    let record = Record::Purge { webhook, through: EventSeq(through), except, answer };
     world.running.journal.record(record).await.unwrap();
     answered.await.unwrap()
 }
@@ -43,27 +43,6 @@ async fn a_purge_leaves_what_is_under_way_and_what_came_later() {
     assert_eq!(purge(&world, webhook, 100, &[1, 50, 2500]).await, 98);
     let left = world.running.ledger.pending(webhook);
     assert_eq!((left, world.running.ledger.oldest(webhook).await.unwrap()), (2402, Some(EventSeq(1))));
-}
-
-#[tokio::test]
-async fn a_purge_by_time_spares_what_was_accepted_since() {
-    let world = World::new().await;
-    let webhook = world.webhook().await.num;
-    let mut ids = Vec::new();
-    for _ in 0..2 {
-        ids.push(id(world.accept(&[webhook.0]).await, webhook));
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    for id in &ids {
-        world.record(Record::Defer { id: *id, next_at: UnixMillis(5) }).await;
-    }
-    let (answer, answered) = oneshot::channel();
-    let (through, before) = (EventSeq(i64::MAX), Some(ids[1].event.accepted_at()));
-    world.record(Record::Purge { webhook, through, before, except: Vec::new(), answer }).await;
-    assert_eq!(answered.await.unwrap(), 1);
-    let statuses =
-        [world.delivery(ids[0]).await, world.delivery(ids[1]).await].map(|found| found.unwrap().state.status);
-    assert_eq!(statuses, [Status::Cancelled, Status::Pending]);
 }
 
 #[tokio::test]

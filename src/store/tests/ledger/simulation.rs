@@ -166,14 +166,13 @@ impl Simulation {
     async fn purge(&mut self) {
         let Some(webhook) = self.living.choose(&mut self.chance).map(|webhook| webhook.num) else { return };
         let through = self.some_id().map_or(EventSeq::ZERO, |id| id.event);
-        let before = self.chance.random_bool(0.2).then(|| through.accepted_at());
         // Whoever asks may miss a request that begins just now.
         let seen = if self.chance.random_bool(0.7) { self.in_flight.len() } else { self.in_flight.len() / 2 };
         let of_webhook = self.in_flight[..seen].iter().filter(|(id, _)| id.webhook == webhook);
         let except: Vec<EventSeq> = of_webhook.map(|(id, _)| id.event).collect();
         loop {
             let (answer, answered) = oneshot::channel();
-            self.record(Record::Purge { webhook, through, before, except: except.clone(), answer }).await;
+            self.record(Record::Purge { webhook, through, except: except.clone(), answer }).await;
             if answered.await.unwrap() == 0 {
                 return;
             }
@@ -220,7 +219,9 @@ impl Simulation {
             }
         }
         self.barrier().await;
-        self.world.store.cancel_pending_of(&self.deleted, now).await.unwrap();
+        for webhook in &self.deleted {
+            self.world.running.journal.purge(*webhook, EventSeq(i64::MAX), &[]).await.unwrap();
+        }
         self.world.running.ledger.forget(&self.deleted).await;
     }
 

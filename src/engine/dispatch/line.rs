@@ -1,0 +1,133 @@
+//! Fan-outs that are being worked through, tenant by tenant: whoever has much to send does not keep the others waiting.
+//! Pure.
+
+use std::collections::{HashSet, VecDeque};
+
+use crate::engine::registry::Item;
+use crate::id::{EventSeq, TenantNum};
+use crate::store::fanouts::Fanout;
+
+/// A ring of tenants, each with its fan-outs in the order of publishing.
+#[derive(Default)]
+pub(super) struct Line {
+    tenants: VecDeque<(TenantNum, VecDeque<Part>)>,
+    bytes: usize,
+}
+
+/// What is left of a fan-out.
+struct Part {
+    fanout: Fanout,
+    from: usize,
+}
+
+impl Line {
+    /// What it costs to keep, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn push(&mut self, fanout: Fanout) {
+        let tenant = fanout.event.tenant;
+        self.bytes += fanout.bytes();
+        let part = Part { fanout, from: 0 };
+        match self.tenants.iter_mut().find(|(known, _)| *known == tenant) {
+            Some((_, parts)) => parts.push_back(part),
+            None => self.tenants.push_back((tenant, VecDeque::from([part]))),
+        }
+    }
+
+    /// At most `most` targets of the tenant whose turn it is; those in `blocked` are passed over. Events up to
+    /// `suspect` may have been sent before.
+    pub(super) fn take(&mut self, most: usize, blocked: &HashSet<TenantNum>, suspect: EventSeq) -> Vec<Item> {
+        let Some(turn) = self.tenants.iter().position(|(tenant, _)| !blocked.contains(tenant)) else {
+            return Vec::new();
+        };
+        let Some((tenant, mut parts)) = self.tenants.remove(turn) else { return Vec::new() };
+        let mut items = Vec::new();
+        while items.len() < most
+            && let Some(part) = parts.front_mut()
+        {
+            part.move_to(&mut items, most, suspect);
+            if part.from == part.fanout.targets.len() {
+                self.bytes -= part.fanout.bytes();
+                parts.pop_front();
+            }
+        }
+        if !parts.is_empty() {
+            self.tenants.push_back((tenant, parts));
+        }
+        items
+    }
+}
+
+impl Part {
+    fn move_to(&mut self, items: &mut Vec<Item>, most: usize, suspect: EventSeq) {
+        let Fanout { event, targets, .. } = &self.fanout;
+        let to = targets.len().min(self.from + (most - items.len()));
+        let recovered = event.seq <= suspect;
+        items.extend(targets[self.from..to].iter().map(|num| Item { event: event.clone(), num: *num, recovered }));
+        self.from = to;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::id::WebhookNum;
+    use crate::store::events::Event;
+
+    fn fanout(tenant: i64, seq: i64, targets: i64) -> Fanout {
+        let event = Event { seq: EventSeq(seq), tenant: TenantNum(tenant), kind: "a".to_owned(), body: Bytes::new() };
+        Fanout { event: Arc::new(event), shard: 0, targets: (1..=targets).map(WebhookNum).collect() }
+    }
+
+    fn seqs(items: &[Item]) -> Vec<i64> {
+        let mut seqs: Vec<i64> = items.iter().map(|item| item.event.seq.0).collect();
+        seqs.dedup();
+        seqs
+    }
+
+    #[test]
+    fn tenants_take_turns_and_each_goes_by_publishing() {
+        let mut line = Line::default();
+        [fanout(1, 1, 25), fanout(1, 2, 5), fanout(2, 3, 1)].into_iter().for_each(|fanout| line.push(fanout));
+        let mut turns = Vec::new();
+        loop {
+            let items = line.take(10, &HashSet::new(), EventSeq::ZERO);
+            if items.is_empty() {
+                break;
+            }
+            turns.push((items.len(), seqs(&items)));
+        }
+        assert_eq!(turns, [(10, vec![1]), (1, vec![3]), (10, vec![1]), (10, vec![1, 2])]);
+        assert_eq!(line.bytes(), 0);
+    }
+
+    #[test]
+    fn who_is_blocked_keeps_its_turn_and_nobody_waits_for_it() {
+        let mut line = Line::default();
+        [fanout(1, 1, 5), fanout(2, 2, 5)].into_iter().for_each(|fanout| line.push(fanout));
+        let blocked = HashSet::from([TenantNum(1)]);
+        assert_eq!(seqs(&line.take(10, &blocked, EventSeq::ZERO)), [2]);
+        assert!(line.take(10, &blocked, EventSeq::ZERO).is_empty());
+        assert_eq!(seqs(&line.take(10, &HashSet::new(), EventSeq(1))), [1]);
+    }
+
+    #[test]
+    fn every_target_is_taken_once() {
+        let mut line = Line::default();
+        (1..=3).for_each(|tenant| line.push(fanout(tenant, tenant, 1000)));
+        let mut taken = HashSet::new();
+        while line.bytes() > 0 {
+            for item in line.take(7, &HashSet::new(), EventSeq(2)) {
+                assert_eq!(item.recovered, item.event.seq <= EventSeq(2));
+                assert!(taken.insert((item.event.seq, item.num)));
+            }
+        }
+        assert_eq!(taken.len(), 3000);
+    }
+}

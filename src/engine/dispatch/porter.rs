@@ -1,0 +1,124 @@
+//! Starts sleeping endpoints for what they are offered, a few at a time, tenants in turns. As long as one is being
+//! started, everything for it goes this way, so that nothing overtakes.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::engine::registry::{Handed, Item};
+use crate::id::{TenantNum, WebhookNum};
+
+use super::{Blocked, Dispatcher, PAUSE, tenant_of};
+
+/// Endpoints that are started together: a tenth of a second's work at most is ahead of another tenant's.
+const SLICE: usize = 128;
+
+/// Deliveries of one tenant that may wait here; beyond it, its fan-outs wait.
+const MOST: usize = 1024;
+
+#[derive(Default)]
+pub(super) struct Porter {
+    state: Mutex<State>,
+    /// Something was brought.
+    brought: Notify,
+    /// Something was carried away.
+    carried: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct State {
+    tenants: VecDeque<(TenantNum, VecDeque<Item>)>,
+    /// How many deliveries for each webhook are here.
+    here: HashMap<WebhookNum, usize>,
+}
+
+impl State {
+    fn add(&mut self, tenant: TenantNum, items: Vec<Item>) {
+        for item in &items {
+            *self.here.entry(item.num).or_default() += 1;
+        }
+        match self.tenants.iter_mut().find(|(known, _)| *known == tenant) {
+            Some((_, waiting)) => waiting.extend(items),
+            None => self.tenants.push_back((tenant, items.into())),
+        }
+    }
+
+    /// What comes next; it counts as here until it is [`Self::gone`].
+    fn next(&mut self) -> Vec<Item> {
+        let Some((tenant, mut waiting)) = self.tenants.pop_front() else { return Vec::new() };
+        let slice = waiting.drain(..waiting.len().min(SLICE)).collect();
+        if !waiting.is_empty() {
+            self.tenants.push_back((tenant, waiting));
+        }
+        slice
+    }
+
+    fn gone(&mut self, nums: &[WebhookNum]) {
+        for num in nums {
+            if let Some(left) = self.here.get_mut(num) {
+                *left -= 1;
+                if *left == 0 {
+                    self.here.remove(num);
+                }
+            }
+        }
+    }
+}
+
+impl Porter {
+    /// Tenants that have enough here, and what ends when some of it is carried away.
+    pub(super) fn full(&self) -> (Blocked, impl Future<Output = ()> + use<>) {
+        let carried = self.carried.clone();
+        let is_full = |(tenant, waiting): &(TenantNum, VecDeque<Item>)| (waiting.len() >= MOST).then_some(*tenant);
+        let blocked = self.state.lock().tenants.iter().filter_map(is_full).collect();
+        (blocked, async move { carried.notified().await })
+    }
+
+    /// Takes those out whose endpoints are being started.
+    pub(super) fn take_over(&self, items: &mut Vec<Item>) {
+        let Some(tenant) = tenant_of(items) else { return };
+        let mut state = self.state.lock();
+        if state.here.is_empty() {
+            return;
+        }
+        let (mine, others) = std::mem::take(items).into_iter().partition(|item| state.here.contains_key(&item.num));
+        *items = others;
+        state.add(tenant, mine);
+        drop(state);
+        self.brought.notify_one();
+    }
+
+    /// Takes those whose endpoints sleep.
+    pub(super) fn carry(&self, items: Vec<Item>) {
+        if let Some(tenant) = tenant_of(&items) {
+            self.state.lock().add(tenant, items);
+            self.brought.notify_one();
+        }
+    }
+
+    pub(super) async fn run(&self, dispatcher: &Dispatcher) {
+        loop {
+            let items = self.state.lock().next();
+            if items.is_empty() {
+                self.brought.notified().await;
+                continue;
+            }
+            let nums: Vec<WebhookNum> = items.iter().map(|item| item.num).collect();
+            let Handed { refused, deleted } = dispatcher.registry.offer_to_sleeping(items).await;
+            while let Err(error) = hand_on(dispatcher, &refused, &deleted).await {
+                tracing::warn!(%error, "deliveries could not be deferred; trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+            self.state.lock().gone(&nums);
+            self.carried.notify_one();
+        }
+    }
+}
+
+async fn hand_on(dispatcher: &Dispatcher, refused: &[Item], deleted: &[Item]) -> Result<(), super::DispatchError> {
+    dispatcher.defer(refused.to_vec()).await?;
+    dispatcher.cancel(deleted.to_vec()).await
+}
