@@ -211,7 +211,7 @@ impl TryFrom<Written> for Config {
             allow_http: written.allow_http.unwrap_or(false),
             egress_allow: networks(written.egress_allow.as_deref().unwrap_or_default())?,
             endpoint_threads: within("endpoint_threads", threads, 1..=256, "1 to 256")?,
-            max_in_flight: within("max_in_flight", in_flight, 1..=8192, "1 to 8192")?,
+            max_in_flight: within("max_in_flight", in_flight, 2..=8192, "2 to 8192")?,
             stop_grace: Duration::from_millis(written.stop_grace_ms.unwrap_or(10_000)),
             body_limit_bytes: within("body_limit_bytes", body_limit, 1024..=64 * 1024 * 1024, "1024 to 67108864")?,
             log: written.log.unwrap_or_else(|| "info".to_owned()),

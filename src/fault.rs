@@ -2,7 +2,7 @@
 //! the process starts it again, and what is owed is in the store.
 //!
 //! And named points at which tests make a debug build fail: `POSTHASTE_FAULT=<abort|panic>:<point>[:<n>]` fires at the
-//! n-th passage, `POSTHASTE_FAULT_WEBHOOK=<name>` limits a panic to one webhook. Release builds contain none of it.
+//! n-th passage, with `<n>+` also at every later one; `POSTHASTE_FAULT_WEBHOOK=<name>` limits a panic to one webhook. Release builds contain none of it.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -55,6 +55,7 @@ mod armed {
         action: Action,
         point: String,
         at: u64,
+        again: bool,
         webhook: Option<String>,
         passages: AtomicU64,
     }
@@ -73,9 +74,10 @@ mod armed {
             _ => return None,
         };
         let point = parts.next()?.to_owned();
-        let at = parts.next().and_then(|n| n.parse().ok()).unwrap_or(1);
+        let at = parts.next().unwrap_or("1");
+        let (at, again) = (at.trim_end_matches('+').parse().unwrap_or(1), at.ends_with('+'));
         let webhook = std::env::var("POSTHASTE_FAULT_WEBHOOK").ok();
-        Some(Fault { action, point, at, webhook, passages: AtomicU64::new(0) })
+        Some(Fault { action, point, at, again, webhook, passages: AtomicU64::new(0) })
     }
 
     pub(super) fn passage(name: &str, webhook: Option<&str>) {
@@ -83,7 +85,8 @@ mod armed {
         if fault.point != name || fault.webhook.as_deref().is_some_and(|only| Some(only) != webhook) {
             return;
         }
-        if fault.passages.fetch_add(1, Ordering::Relaxed) + 1 == fault.at {
+        let passage = fault.passages.fetch_add(1, Ordering::Relaxed) + 1;
+        if passage == fault.at || fault.again && passage > fault.at {
             match fault.action {
                 Action::Abort => std::process::abort(),
                 Action::Panic => panic!("fault {name}"),

@@ -52,7 +52,7 @@ async fn the_benchmark_measures_healthy_webhooks_beside_bad_ones() {
 async fn the_benchmark_measures_a_webhook_with_a_backlog() {
     let report = bench(&["--scenario", "backlog", "--backlog", "300", "--reads", "3"]).await;
     assert_eq!(report["pending"], 300);
-    assert_eq!(report["reads"][0]["read"], "GET /webhooks/{id}/logs?status=pending&limit=20");
+    assert_eq!(report["reads"][0]["read"], "GET /webhooks/{id}/backlog");
     assert_eq!(report["reads"][0]["backlog"]["samples"], 3);
     assert_positive(&report, &["/reads/0/ratio", "/actions/0/milliseconds", "/memoryMib"]);
 }

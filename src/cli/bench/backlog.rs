@@ -43,6 +43,8 @@ const QUIET: Duration = Duration::from_secs(1);
 /// What is read of the webhook with this id, again and again: one line each.
 fn reads(id: &str) -> Vec<String> {
     vec![
+        format!("/webhooks/{id}/backlog"),
+        "/backlogs?sort=depth&limit=20".to_owned(),
         format!("/webhooks/{id}/logs?status=pending&limit=20"),
         format!("/webhooks/{id}/logs?limit=20"),
         format!("/deliveries?webhookId={id}&status=pending&limit=20"),
@@ -53,8 +55,11 @@ fn reads(id: &str) -> Vec<String> {
 /// What is done with it, once, in this order: one line each.
 fn actions(id: &str) -> Vec<(Method, String, Option<Value>)> {
     vec![
+        (Method::POST, format!("/webhooks/{id}/pause"), None),
+        (Method::POST, format!("/webhooks/{id}/resume"), None),
         (Method::PATCH, format!("/webhooks/{id}"), Some(json!({ "isActive": false }))),
         (Method::PATCH, format!("/webhooks/{id}"), Some(json!({ "isActive": true }))),
+        (Method::POST, format!("/webhooks/{id}/purge"), None),
         (Method::DELETE, format!("/webhooks/{id}"), None),
     ]
 }
