@@ -1,6 +1,6 @@
 //! What one endpoint has been doing lately, in at most 512 bytes. Pure: the endpoint tells what happens, the API looks.
 //!
-//! Everything is counted in slots of time that are used again when they are too old ([`ring`]), so a window always
+//! Everything is counted in slots of time that are used again when they are too old (`ring`), so a window always
 //! covers a little more than its name says: it is full slots and the one that has begun. `now` is the time since
 //! some fixed moment, by a clock that never jumps.
 
