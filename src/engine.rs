@@ -14,6 +14,7 @@ pub mod vitals;
 mod arbiters;
 mod backlog;
 mod configure;
+mod crowd;
 mod dispatch;
 mod endpoint;
 mod hold;

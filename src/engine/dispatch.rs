@@ -27,7 +27,7 @@ use self::line::Line;
 use self::porter::Porter;
 
 /// Targets offered at once.
-const CHUNK: usize = 512;
+const CHUNK: usize = 256;
 
 /// Fan-outs read back at once.
 const READ: u64 = 64;

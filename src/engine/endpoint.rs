@@ -23,6 +23,7 @@ use crate::store::deliveries::{Attempt, DeliveryState, Status};
 use crate::store::journal::{AttemptRecord, Record};
 use crate::store::state::Suspect;
 
+use super::crowd::Member;
 use super::lane::{Effect, Entry, Gauge, HORIZON, Input, Lane, Mode, Now, Reason};
 use super::permits::Share;
 use super::pulse::{Live, Pulse};
@@ -82,6 +83,7 @@ pub(super) struct Endpoint {
     suspect: Suspect,
     watch: DeathWatch,
     pulse: Arc<Pulse>,
+    member: Member,
     born: UnixMillis,
 }
 
@@ -89,6 +91,7 @@ impl Endpoint {
     pub(super) fn new(birth: Birth) -> Self {
         let Birth { serving, shared, sender, turns, generation, registry, suspect } = birth;
         let pulse = shared.pulses.of(serving.num);
+        let member = shared.crowds.join(serving.tenant);
         let watch = DeathWatch::new(serving.num, generation, registry);
         Self {
             lane: Lane::new(serving.policy.clone(), serving.mode, serving.has_rows, serving.health),
@@ -104,6 +107,7 @@ impl Endpoint {
             suspect,
             watch,
             pulse,
+            member,
             born: UnixMillis::now(),
         }
     }
@@ -141,7 +145,8 @@ impl Endpoint {
         self.set_timer(now, ctx);
         self.show(now);
         self.end_if_drained(ctx);
-        if self.lane.mode() == Mode::Gone && self.is_idle() {
+        let must_leave = self.lane.mode() == Mode::Gone || self.member.crowd_is_large();
+        if must_leave && self.can_rest() {
             self.watch.say(Sign::Idle);
         }
     }
@@ -319,6 +324,9 @@ impl Endpoint {
     }
 
     fn end(&mut self, ctx: &mut Context<Self>) {
+        if self.member.crowd_is_large() {
+            self.shared.pulses.forget(self.serving.num);
+        }
         self.watch.expect_end();
         ctx.stop();
     }
@@ -349,6 +357,7 @@ impl Handler<Offer> for Endpoint {
     type Result = ();
 
     fn handle(&mut self, offer: Offer, ctx: &mut Self::Context) {
+        drop(offer.room);
         self.pulse.taken();
         fault::point_of("endpoint.handle", &self.serving.name);
         self.hear(Input::Offer(Entry::offered(offer.event, offer.recovered)), ctx);

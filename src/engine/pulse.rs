@@ -69,6 +69,10 @@ impl Pulses {
         self.of.lock().get(&num).cloned()
     }
 
+    pub(super) fn forget(&self, num: WebhookNum) {
+        self.of.lock().remove(&num);
+    }
+
     /// Forgets endpoints that sleep and have done nothing for an hour.
     pub(super) fn forget_stale(&self) {
         let now = self.origin.elapsed();

@@ -12,7 +12,7 @@ use std::time::Instant;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, MessageResult, StreamHandler};
 use futures_util::stream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::fault;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
@@ -189,14 +189,14 @@ impl Registry {
         self.endpoints.insert(serving.num, known);
     }
 
-    fn offer(&self, item: Item, answer: &mut Offered) {
+    fn offer(&self, item: Item, room: OwnedSemaphorePermit, answer: &mut Offered) {
         if self.covered.get(&item.num).is_some_and(|covered| item.event.seq <= *covered) {
             return;
         }
         let Some(known) = self.endpoints.get(&item.num) else { return answer.unknown.push(item) };
         match &known.life {
             Life::Live(addr) if !known.ordered => {
-                let offer = endpoint::Offer { event: item.event.clone(), recovered: item.recovered };
+                let offer = endpoint::Offer { event: item.event.clone(), recovered: item.recovered, room };
                 if addr.try_send(offer).is_ok() {
                     known.pulse.offered();
                 } else {
@@ -298,6 +298,9 @@ impl Registry {
     }
 
     fn tell_if_drained(&mut self) {
+        if self.drained.is_none() {
+            return;
+        }
         let is_gone = |known: &Known| matches!(known.life, Life::Resting | Life::Quarantined);
         let all_gone = self.endpoints.values().all(is_gone);
         // One that crashed and rests has not yet left word of what it may have sent: that stop is not a clean one.
@@ -329,10 +332,12 @@ impl StreamHandler<Notice> for Registry {
 impl Handler<Offer> for Registry {
     type Result = MessageResult<Offer>;
 
-    fn handle(&mut self, Offer(items): Offer, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Offer { items, mut room }: Offer, _: &mut Self::Context) -> Self::Result {
         let mut answer = Offered::default();
         for item in items {
-            self.offer(item, &mut answer);
+            if let Some(room) = room.split(1) {
+                self.offer(item, room, &mut answer);
+            }
         }
         MessageResult(answer)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::guard::Guard;
@@ -15,9 +15,13 @@ use crate::store::Store;
 use crate::store::backlog::Backlog;
 use crate::store::journal::{Journal, Running};
 
+use super::crowd::Crowds;
 use super::permits::Permits;
 use super::pulse::Pulses;
 use super::routes::RouteTable;
+
+/// A few milliseconds' work for the endpoint threads, and enough to keep them busy.
+const OFFERS: usize = 1024;
 
 pub(super) struct Shared {
     pub(super) store: Store,
@@ -33,6 +37,9 @@ pub(super) struct Shared {
     pub(super) changing: RwLock<()>,
     pub(super) permits: Permits,
     pub(super) pulses: Pulses,
+    /// Offers that may be in mailboxes. Bounds how much every endpoint thread has to do before it comes to the newest.
+    pub(super) offers: Arc<Semaphore>,
+    pub(super) crowds: Crowds,
     /// Endpoints that are held while their backlog is purged, by how many hold them.
     pub(super) holds: Mutex<HashMap<WebhookNum, usize>>,
     outcomes: [AtomicU64; OutcomeKind::ALL.len()],
@@ -56,6 +63,8 @@ impl Shared {
             changing: RwLock::new(()),
             permits: Permits::new(max_in_flight),
             pulses: Pulses::new(),
+            offers: Arc::new(Semaphore::new(OFFERS)),
+            crowds: Crowds::default(),
             holds: Mutex::default(),
             outcomes: Default::default(),
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use actix::Message;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::engine::lane::Detached;
 use crate::engine::serving::Serving;
@@ -16,6 +17,8 @@ use crate::store::events::Event;
 pub(in crate::engine) struct Offer {
     pub(in crate::engine) event: Arc<Event>,
     pub(in crate::engine) recovered: bool,
+    /// Given back when the endpoint has taken it.
+    pub(in crate::engine) room: OwnedSemaphorePermit,
 }
 
 /// There are rows that it does not know of.

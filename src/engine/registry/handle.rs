@@ -53,7 +53,9 @@ impl RegistryHandle {
 
     /// Hands each item to its endpoint, unless that sleeps.
     pub(in crate::engine) async fn offer(&self, items: Vec<Item>) -> Offered {
-        self.registry.send(Offer(items)).await.unwrap_or_default()
+        let Ok(places) = u32::try_from(items.len()) else { return Offered { refused: items, ..Offered::default() } };
+        let Ok(room) = self.shared.offers.clone().acquire_many_owned(places).await else { return Offered::default() };
+        self.registry.send(Offer { items, room }).await.unwrap_or_default()
     }
 
     /// Starts the endpoints and hands each its items.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use actix::{Addr, Message};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::engine::endpoint::Endpoint;
 use crate::engine::serving::Serving;
@@ -15,7 +15,11 @@ use super::Item;
 /// Hand these to their endpoints.
 #[derive(Message)]
 #[rtype(result = "Offered")]
-pub(in crate::engine) struct Offer(pub(in crate::engine) Vec<Item>);
+pub(in crate::engine) struct Offer {
+    pub(in crate::engine) items: Vec<Item>,
+    /// As many as there are items.
+    pub(in crate::engine) room: OwnedSemaphorePermit,
+}
 
 /// What could not be handed over.
 #[derive(Default)]
