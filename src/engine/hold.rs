@@ -51,11 +51,13 @@ impl Engine {
     }
 
     async fn purge_held(&self, webhook: WebhookNum, before: Option<UnixMillis>) -> Result<u64, EngineError> {
+        let journal = &self.inner.journal;
+        // The feed hears of an event a moment after its publisher.
+        journal.barrier().await.map_err(|_| EngineError::Stopping)?;
         let committed = self.inner.feed.committed();
         let through = before.map_or(committed, |before| committed.min(EventSeq(EventSeq::first_at(before).0 - 1)));
         self.inner.registry.cover(webhook, through).await;
         let under_way = self.inner.registry.withdraw_all(webhook, through).await;
-        let journal = &self.inner.journal;
         // What the endpoint has just made rows of must be rows.
         journal.barrier().await.map_err(|_| EngineError::Stopping)?;
         let unrecorded = self.purge_unrecorded(webhook, through, &under_way).await?;
