@@ -15,10 +15,10 @@ use crate::id::{TenantNum, WebhookNum};
 use super::{Blocked, Dispatcher, PAUSE, tenant_of};
 
 /// Endpoints that are started together: a tenth of a second's work at most is ahead of another tenant's.
-const SLICE: usize = 512;
+const SLICE: usize = 128;
 
 /// Deliveries of one tenant that may wait here; beyond it, its fan-outs wait.
-const MOST: usize = 2048;
+const MOST: usize = 1024;
 
 /// How long a tenant with a large crowd waits for some of it to leave before more of its endpoints are started: not for
 /// long, since others are waiting too, and since those that wait for their receivers do not leave.
