@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use hdrhistogram::Histogram;
+use http::Method;
 use serde::Serialize;
 use serde_json::json;
 
@@ -166,13 +167,20 @@ impl<'a> Scene<'a> {
         Ok(receivers.take_arrivals())
     }
 
-    /// Lets the bad ones recover; answers whether they did so in time.
+    /// Lets the bad ones recover, without a backlog and with closed breakers, as if nothing had been; answers whether
+    /// they did so in time.
     async fn settled(&self) -> Result<bool, CliError> {
         self.sink.receivers.set(self.healthy..self.all, Manner::Answers);
+        for id in &self.ids {
+            let path = format!("/webhooks/{id}");
+            self.server.call(Method::PATCH, &path, &self.key, Some(&json!({ "isActive": false }))).await?;
+            self.server.call(Method::POST, &format!("{path}/purge"), &self.key, None).await?;
+            self.server.call(Method::PATCH, &path, &self.key, Some(&json!({ "isActive": true }))).await?;
+        }
         until(SETTLING, async || {
             for id in &self.ids {
                 let path = format!("/webhooks/{id}/logs?status=pending&limit=1");
-                let page = self.server.call(http::Method::GET, &path, &self.key, None).await?;
+                let page = self.server.call(Method::GET, &path, &self.key, None).await?;
                 if page["data"].as_array().is_none_or(|items| !items.is_empty()) {
                     return Ok(false);
                 }

@@ -23,7 +23,6 @@ const MOST: usize = 1024;
 /// How long a tenant with a large crowd waits for some of it to leave before more of its endpoints are started: not for
 /// long, since others are waiting too, and since those that wait for their receivers do not leave.
 const CROWDED: Duration = Duration::from_millis(2);
-const CROWDED_TIMES: usize = 1;
 
 #[derive(Default)]
 pub(super) struct Porter {
@@ -112,7 +111,9 @@ impl Porter {
                 self.brought.notified().await;
                 continue;
             }
-            make_way(dispatcher, &items).await;
+            if tenant_of(&items).is_some_and(|tenant| dispatcher.shared.crowds.is_too_large(tenant)) {
+                tokio::time::sleep(CROWDED).await;
+            }
             let nums: Vec<WebhookNum> = items.iter().map(|item| item.num).collect();
             let Handed { refused, deleted } = dispatcher.registry.offer_to_sleeping(items).await;
             while let Err(error) = hand_on(dispatcher, &refused, &deleted).await {
@@ -122,16 +123,6 @@ impl Porter {
             self.state.lock().gone(&nums);
             self.carried.notify_one();
         }
-    }
-}
-
-async fn make_way(dispatcher: &Dispatcher, items: &[Item]) {
-    let Some(tenant) = tenant_of(items) else { return };
-    for _ in 0..CROWDED_TIMES {
-        if !dispatcher.shared.crowds.is_too_large(tenant) {
-            return;
-        }
-        tokio::time::sleep(CROWDED).await;
     }
 }
 
