@@ -1,13 +1,18 @@
 //! A server that is ended without warning, at any moment, keeps every promise that it made and can explain every request
 //! that it sent. What must hold afterwards is in `checker`.
 
+use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::checker::audit;
-use crate::hook::Hook;
+use crate::fact;
+use crate::hook::{Hook, quick_retries};
 use crate::load::{Load, mixed_hooks};
+use crate::receiver::Receiver;
 use crate::world::World;
 
 /// Enough to hit most of the moments that there are; more with `POSTHASTE_CRASH_ROUNDS`.
@@ -21,6 +26,10 @@ const WITHOUT_END: usize = usize::MAX;
 
 /// Calls of each publisher towards a fault: more than enough to reach its passage.
 const CALLS_TO_A_FAULT: usize = 20;
+
+/// An ordered webhook takes one event at a time.
+const ORDERED_ROUNDS: usize = 5;
+const CALLS_OF_A_ROUND: usize = 25;
 
 const SIGABRT: i32 = 6;
 
@@ -49,6 +58,43 @@ async fn nothing_acknowledged_is_lost_however_often_the_server_is_killed() {
     assert!(rounds < ROUNDS_THAT_MUST_HIT || summary.recoveries > 0, "no crash cut anything short");
     world.stop().await;
     world.check_integrity().await;
+}
+
+/// I5: whatever is refused or cut short in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ordered_webhook_sees_its_events_in_the_order_of_publishing_across_kills() {
+    let mut world = World::start().await;
+    let settings = json!({"ordered": true, "retryPolicy": quick_retries(20)});
+    let hook = world.hook(Receiver::fails_every(60), settings).await;
+    let load = Arc::new(Load::default());
+
+    for _ in 0..ORDERED_ROUNDS {
+        let client = world.client().clone();
+        let moment = Duration::from_millis(rand::random_range(100..400));
+        let death = async {
+            tokio::time::sleep(moment).await;
+            world.kill();
+        };
+        tokio::join!(load.publish(&client, CALLS_OF_A_ROUND), death);
+        world.restart().await;
+    }
+    load.settle_doubts(world.client()).await;
+
+    let mut promised: Vec<String> = load.promises().into_iter().map(|event| event.id).collect();
+    promised.sort();
+    promised.dedup();
+    fact::until_within(Duration::from_secs(90), "every event has arrived", async || {
+        let arrived: BTreeSet<String> = hook.accepted_events().into_iter().collect();
+        promised.iter().all(|event| arrived.contains(event)).then_some(())
+    })
+    .await;
+    let mut seen = BTreeSet::new();
+    let mut requested: Vec<String> =
+        hook.requests().iter().map(|request| request.header("webhook-id").to_owned()).collect();
+    requested.retain(|event| seen.insert(event.clone()));
+    assert!(requested.is_sorted(), "{} events, not in order", requested.len());
+    assert!(requested.len() > CALLS_OF_A_ROUND);
+    world.stop().await;
 }
 
 #[tokio::test]
