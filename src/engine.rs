@@ -19,6 +19,7 @@ mod dispatch;
 mod endpoint;
 mod hold;
 mod inspect;
+mod operational;
 mod pulse;
 mod registry;
 mod serving;
@@ -38,6 +39,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::backlog::{Actor, Backlog, BacklogOrder, EndpointState};
 pub use self::inspect::EngineFigures;
+pub use self::operational::{DISABLED_EVENT, FAILING_EVENT};
 pub use self::permits::{BulkheadView, PartView};
 pub use self::vitals::Percentiles;
 pub use crate::delivery::breaker::{BreakerSettings, View as BreakerView, ViewState as BreakerState};

@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 
 use super::fields::{Fault, any_text, out_of};
-use crate::engine::TEST_EVENT;
+use crate::engine::{DISABLED_EVENT, FAILING_EVENT, TEST_EVENT};
 
 /// Bytes of a type's name.
 const LENGTH: std::ops::RangeInclusive<usize> = 1..=128;
@@ -26,8 +26,8 @@ pub(super) fn event_type(raw: &RawValue) -> Result<String, Fault> {
             "words of letters, digits, `_` and `-`, joined by single dots, are accepted, such as call.ringing";
         return Err(Fault::new("invalid", message));
     }
-    if name == TEST_EVENT {
-        return Err(Fault::new("reserved", "reserved for the event that POST /webhooks/{id}/test sends"));
+    if [TEST_EVENT, FAILING_EVENT, DISABLED_EVENT].contains(&name.as_str()) {
+        return Err(Fault::new("reserved", "reserved for an event that the engine itself publishes"));
     }
     Ok(name)
 }

@@ -25,6 +25,7 @@ use crate::store::state::Suspect;
 
 use super::crowd::Member;
 use super::lane::{Effect, Entry, Gauge, HORIZON, Input, Lane, Mode, Now, Reason};
+use super::operational::{self, FAILING_EVENT};
 use super::permits::Share;
 use super::pulse::{Live, Pulse};
 use super::serving::{self, Serving};
@@ -135,7 +136,7 @@ impl Endpoint {
                     }
                 }
                 Effect::Save { health } => self.record(Record::Health { webhook: self.serving.num, health }, ctx),
-                Effect::Warn { failing_since } => self.warn(failing_since),
+                Effect::Warn { failing_since } => self.warn(failing_since, ctx),
                 Effect::Disable { reason } => self.disable(reason, ctx),
                 Effect::Defer { event } => self.record(Record::Defer { id: self.id(event), next_at: now.wall }, ctx),
                 Effect::Cancel { event } => self.record(Record::Cancel { id: self.id(event), at: now.wall }, ctx),
@@ -238,9 +239,16 @@ impl Endpoint {
         ctx.spawn(loaded);
     }
 
-    fn warn(&self, failing_since: UnixMillis) {
-        let webhook = &self.serving.name;
-        tracing::warn!(%webhook, %failing_since, "a webhook has only failed for long and is going to be switched off");
+    fn warn(&mut self, failing_since: UnixMillis, ctx: &mut Context<Self>) {
+        self.recording += 1;
+        let (shared, serving) = (self.shared.clone(), self.serving.clone());
+        let warned = async move {
+            let webhook = &serving.name;
+            tracing::warn!(%webhook, %failing_since, "a webhook only fails and is going to be switched off");
+            let reason = format!("every attempt has failed since {failing_since}; it is going to be switched off");
+            operational::tell(&shared, &serving, FAILING_EVENT, &reason).await;
+        };
+        ctx.spawn(warned.into_actor(self).map(|(), actor, ctx| actor.recorded(ctx)));
     }
 
     fn disable(&mut self, reason: Reason, ctx: &mut Context<Self>) {

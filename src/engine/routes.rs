@@ -43,7 +43,14 @@ impl RouteTable {
     #[must_use]
     pub fn matching(&self, tenant: TenantNum, kind: &str) -> Arc<[WebhookNum]> {
         let tenants = self.tenants.read();
-        tenants.get(&tenant).map_or_else(|| Arc::new([]) as Arc<[_]>, |routes| routes.matching(kind))
+        tenants.get(&tenant).map_or_else(|| Arc::new([]) as Arc<[_]>, |routes| routes.matching(kind, &routes.to_all))
+    }
+
+    /// Like [`Self::matching`], without those that are subscribed to everything.
+    #[must_use]
+    pub fn matching_by_name(&self, tenant: TenantNum, kind: &str) -> Arc<[WebhookNum]> {
+        let tenants = self.tenants.read();
+        tenants.get(&tenant).map_or_else(|| Arc::new([]) as Arc<[_]>, |routes| routes.matching(kind, &Vec::new()))
     }
 
     /// Enters the webhook, in place of what it was entered as before; an inactive one matches nothing.
@@ -80,10 +87,10 @@ impl RouteTable {
 }
 
 impl TenantRoutes {
-    fn matching(&self, kind: &str) -> Arc<[WebhookNum]> {
+    fn matching(&self, kind: &str, besides: &Vec<WebhookNum>) -> Arc<[WebhookNum]> {
         let prefixes = kind.match_indices('.').filter_map(|(dot, _)| self.prefixes.get(&kind[..=dot]));
         let lists: Vec<&Vec<WebhookNum>> =
-            self.exact.get(kind).into_iter().chain(prefixes).chain([&self.to_all]).filter(|l| !l.is_empty()).collect();
+            self.exact.get(kind).into_iter().chain(prefixes).chain([besides]).filter(|l| !l.is_empty()).collect();
         match lists.as_slice() {
             [] => Arc::new([]),
             [only] => only.as_slice().into(),
@@ -150,6 +157,8 @@ mod tests {
         assert_eq!(matching(&table, "call"), [2, 3]);
         assert_eq!(matching(&table, "caller.x"), [3]);
         assert!(table.matching(TenantNum(2), "call.ringing").is_empty());
+        table.set(route(4, &["*"], true));
+        assert_eq!(table.matching_by_name(TENANT, "call").as_ref(), [WebhookNum(2)]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::clock::UnixMillis;
 use crate::delivery::policy::Policy;
 use crate::delivery::signature::SigningSecret;
 use crate::delivery::target::Target;
-use crate::id::{TenantNum, WebhookNum};
+use crate::id::{TenantNum, WebhookId, WebhookNum};
 use crate::store::health::Health;
 use crate::store::{StoreError, servings};
 
@@ -18,6 +18,7 @@ use super::shared::Shared;
 #[derive(Debug)]
 pub(super) struct Serving {
     pub(super) num: WebhookNum,
+    pub(super) id: WebhookId,
     pub(super) tenant: TenantNum,
     pub(super) name: String,
     /// Rises with every change; what is older is not taken over.
@@ -93,6 +94,7 @@ fn serving_of(row: servings::Serving, shared: &Shared) -> Arc<Serving> {
     let is_held = webhook.paused_at.is_some() || shared.holds.lock().contains_key(&webhook.num);
     Arc::new(Serving {
         num: webhook.num,
+        id: webhook.id,
         tenant: webhook.tenant,
         version: webhook.version,
         name: webhook.name,

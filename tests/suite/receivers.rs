@@ -78,6 +78,24 @@ async fn a_receiver_that_is_gone_is_switched_off() {
     assert_eq!(hook.statuses(), [410], "asked once, and never again");
 }
 
+#[tokio::test]
+async fn who_asks_for_it_is_told_of_a_webhook_that_was_switched_off() {
+    let world = World::start().await;
+    let gone = world.hook(Receiver::status(410), json!({"events": ["message.*"]})).await;
+    let told = world.hook(Receiver::ok(), json!({"events": ["webhook.disabled"]})).await;
+    let all = world.hook(Receiver::ok(), json!({})).await;
+
+    world.publish("message.sent").await;
+
+    let requests = told.saw(1).await;
+    let event = requests[0].json();
+    assert_eq!((&event["event"], &event["data"]["webhookId"]), (&json!("webhook.disabled"), &json!(gone.id)));
+    assert!(event["data"]["reason"].as_str().is_some_and(|reason| reason.contains("410")), "{event}");
+    assert_eq!(all.saw(1).await.len(), 1, "a catch-all is for the tenant's own events");
+    let forged = json!({"event": "webhook.disabled", "data": {}});
+    world.client().post("/events", &forged).await.problem(422);
+}
+
 /// The answer belongs to an address that the webhook does not have any more.
 #[tokio::test]
 async fn a_webhook_that_has_moved_on_is_not_switched_off_by_its_old_receiver() {

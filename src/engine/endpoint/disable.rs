@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::clock::UnixMillis;
 use crate::engine::lane::Reason;
+use crate::engine::operational::{self, DISABLED_EVENT};
 use crate::engine::serving::{self, Serving};
 use crate::engine::shared::Shared;
 
@@ -21,7 +22,9 @@ pub(super) async fn switch_off(
         match shared.store.disable_webhook(serving.num, serving.version, &reason, UnixMillis::now()).await {
             Ok(true) => {
                 shared.routes.deactivate(serving.tenant, serving.num);
+                drop(changing);
                 tracing::warn!(webhook = %serving.name, reason, "webhook switched off");
+                operational::tell(&shared, &serving, DISABLED_EVENT, &reason).await;
                 break;
             }
             Ok(false) => break,
