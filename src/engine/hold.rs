@@ -1,10 +1,14 @@
 //! What an operator does to a backlog: hold it, let it flow, throw it away, try the receiver now.
 
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
 use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::journal::Record;
 use crate::store::webhooks::Webhook;
 
+use super::endpoint::STORE_PAUSE;
 use super::shared::Shared;
 use super::{Engine, EngineError};
 
@@ -42,7 +46,7 @@ impl Engine {
     /// Cancels what the webhook is owed, of what was accepted before `before` if that is given. Requests under way end;
     /// those that fail are not made again, and they are not counted. Answers how many deliveries were taken back.
     pub async fn purge(&self, webhook: &Webhook, before: Option<UnixMillis>) -> Result<u64, EngineError> {
-        let hold = Hold::new(self, webhook.num);
+        let hold = Hold::new(&self.inner.shared, webhook.num);
         self.inner.registry.reconfigure(webhook.num).await;
         let purged = self.purge_held(webhook.num, before).await;
         drop(hold);
@@ -74,7 +78,7 @@ impl Engine {
     ) -> Result<u64, EngineError> {
         let mut purged = 0;
         let at = UnixMillis::now();
-        for event in self.inner.store.owed_only_by_fanout(webhook, through).await? {
+        for event in self.owed_only_by_fanout(webhook, through).await? {
             if !under_way.contains(&event) {
                 let record = Record::Cancel { id: DeliveryId { event, webhook }, at };
                 self.inner.journal.record(record).await.map_err(|_| EngineError::Stopping)?;
@@ -86,32 +90,40 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// The registry drops offers of these from now on, so whatever happens they must be found.
+    async fn owed_only_by_fanout(&self, webhook: WebhookNum, through: EventSeq) -> Result<Vec<EventSeq>, EngineError> {
+        loop {
+            match self.inner.store.owed_only_by_fanout(webhook, through).await {
+                Ok(owed) => return Ok(owed),
+                Err(error) => tracing::warn!(%error, "what is to be purged could not be read; trying again"),
+            }
+            let pause = tokio::time::sleep(STORE_PAUSE);
+            self.inner.shared.quiet.run_until_cancelled(pause).await.ok_or(EngineError::Stopping)?;
+        }
+    }
+}
+
 /// While this lives, the endpoint of a webhook sends nothing, whoever starts it.
 struct Hold {
-    engine: Engine,
+    shared: Arc<Shared>,
     webhook: WebhookNum,
 }
 
 impl Hold {
-    fn new(engine: &Engine, webhook: WebhookNum) -> Self {
-        *holds(engine).lock().entry(webhook).or_default() += 1;
-        Self { engine: engine.clone(), webhook }
+    fn new(shared: &Arc<Shared>, webhook: WebhookNum) -> Self {
+        *shared.holds.lock().entry(webhook).or_default() += 1;
+        Self { shared: shared.clone(), webhook }
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let mut holds = holds(&self.engine).lock();
-        let left = holds.get(&self.webhook).copied().unwrap_or(0).saturating_sub(1);
-        if left == 0 {
-            holds.remove(&self.webhook);
-        } else {
-            holds.insert(self.webhook, left);
+        if let Entry::Occupied(mut holders) = self.shared.holds.lock().entry(self.webhook) {
+            *holders.get_mut() -= 1;
+            if *holders.get() == 0 {
+                holders.remove();
+            }
         }
     }
-}
-
-fn holds(engine: &Engine) -> &parking_lot::Mutex<std::collections::HashMap<WebhookNum, usize>> {
-    let shared: &Shared = &engine.inner.shared;
-    &shared.holds
 }

@@ -23,22 +23,28 @@ struct World {
     _directory: TempDir,
 }
 
+/// A new store with one tenant.
+pub(super) async fn store_with_tenant(directory: &TempDir) -> (Store, Tenant) {
+    let url = format!("sqlite://{}", directory.path().join("test.db").display());
+    let store = Store::open(Options { url, master_key: None, migrate: true }).await.unwrap();
+    let new = NewTenant {
+        id: TenantId::generate(),
+        name: "Tenant".to_owned(),
+        allow_undeclared_types: true,
+        created_at: UnixMillis::now(),
+        catalogue: Vec::new(),
+    };
+    let tenant = store.create_tenant(new, None).await.unwrap();
+    (store, tenant)
+}
+
 impl World {
     async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}", directory.path().join("test.db").display());
-        let store = Store::open(Options { url, master_key: None, migrate: true }).await.unwrap();
+        let (store, tenant) = store_with_tenant(&directory).await;
         let egress_allow = vec!["127.0.0.0/8".parse().unwrap()];
         let config = EngineConfig { allow_http: true, egress_allow, arbiters: 1, max_in_flight: 64 };
         let engine = Engine::start(store, config).await.unwrap();
-        let new = NewTenant {
-            id: TenantId::generate(),
-            name: "Tenant".to_owned(),
-            allow_undeclared_types: true,
-            created_at: UnixMillis::now(),
-            catalogue: Vec::new(),
-        };
-        let tenant = engine.store().create_tenant(new, None).await.unwrap();
         Self { engine, tenant, _directory: directory }
     }
 

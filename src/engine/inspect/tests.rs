@@ -8,25 +8,10 @@ use tokio::time::Instant;
 use super::*;
 use crate::clock::UnixMillis;
 use crate::engine::EngineConfig;
-use crate::id::TenantId;
+use crate::engine::tests::store_with_tenant;
+use crate::store::Store;
 use crate::store::journal::{Draft, Journal, Published};
-use crate::store::tenants::{NewTenant, Tenant};
 use crate::store::webhooks::NewWebhook;
-use crate::store::{Options, Store};
-
-async fn store(directory: &tempfile::TempDir) -> (Store, Tenant) {
-    let url = format!("sqlite://{}", directory.path().join("test.db").display());
-    let store = Store::open(Options { url, master_key: None, migrate: true }).await.unwrap();
-    let new = NewTenant {
-        id: TenantId::generate(),
-        name: "Tenant".to_owned(),
-        allow_undeclared_types: true,
-        created_at: UnixMillis::now(),
-        catalogue: Vec::new(),
-    };
-    let tenant = store.create_tenant(new, None).await.unwrap();
-    (store, tenant)
-}
 
 fn webhook(tenant: TenantNum) -> NewWebhook {
     NewWebhook {
@@ -64,7 +49,7 @@ async fn publish(store: &Store, tenant: TenantNum, targets: &[Webhook]) -> Store
 #[tokio::test]
 async fn a_page_of_what_is_owed_is_full_although_deleted_webhooks_come_first() {
     let directory = tempfile::tempdir().unwrap();
-    let (store, tenant) = store(&directory).await;
+    let (store, tenant) = store_with_tenant(&directory).await;
     let config = EngineConfig { allow_http: false, egress_allow: Vec::new(), arbiters: 1, max_in_flight: 1 };
     let engine = Engine::start(store.clone(), config).await.unwrap();
     let drained = engine.drain(Instant::now() + Duration::from_secs(5)).await;
