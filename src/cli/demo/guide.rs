@@ -50,6 +50,7 @@ impl Guide<'_> {
         self.command(f, "Publish an event", "", "/events", event)?;
         self.command(f, "List the webhooks", "", "/webhooks", "")?;
         self.command(f, &format!("Read the log of {name}"), "", &format!("/webhooks/{webhook}/logs?limit=5"), "")?;
+        self.command(f, "See what waits, since when and why, the worst first", "", "/backlogs", "")?;
         self.command(f, &format!("Test {name}"), "-X POST ", &format!("/webhooks/{webhook}/test"), "")?;
         self.command(f, "Retry a delivery that was refused", "-X POST ", &format!("/deliveries/{delivery}/retry"), "")?;
         self.command(f, "See what came of it", "", &format!("/deliveries/{delivery}"), "")
