@@ -3,7 +3,7 @@
 //! Read on every publish, changed one webhook at a time. A publish costs what it matches, not what the tenant has.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 
@@ -18,13 +18,21 @@ pub struct RouteTable {
 
 #[derive(Debug, Default)]
 struct TenantRoutes {
-    /// Ascending.
-    to_all: Vec<WebhookNum>,
-    exact: HashMap<String, Vec<WebhookNum>>,
+    to_all: Subscribers,
+    exact: HashMap<String, Subscribers>,
     /// `call.*` under `call.`
-    prefixes: HashMap<String, Vec<WebhookNum>>,
+    prefixes: HashMap<String, Subscribers>,
     /// What each webhook is entered under.
     webhooks: HashMap<WebhookNum, Box<[String]>>,
+}
+
+/// The webhooks of one subscription.
+#[derive(Debug, Default)]
+struct Subscribers {
+    /// Ascending.
+    nums: Vec<WebhookNum>,
+    /// The same for whoever publishes, made by the first after a change: the others copy nothing.
+    shared: OnceLock<Arc<[WebhookNum]>>,
 }
 
 impl RouteTable {
@@ -43,14 +51,16 @@ impl RouteTable {
     #[must_use]
     pub fn matching(&self, tenant: TenantNum, kind: &str) -> Arc<[WebhookNum]> {
         let tenants = self.tenants.read();
-        tenants.get(&tenant).map_or_else(|| Arc::new([]) as Arc<[_]>, |routes| routes.matching(kind, &routes.to_all))
+        tenants
+            .get(&tenant)
+            .map_or_else(|| Arc::new([]) as Arc<[_]>, |routes| routes.matching(kind, Some(&routes.to_all)))
     }
 
     /// Like [`Self::matching`], without those that are subscribed to everything.
     #[must_use]
     pub fn matching_by_name(&self, tenant: TenantNum, kind: &str) -> Arc<[WebhookNum]> {
         let tenants = self.tenants.read();
-        tenants.get(&tenant).map_or_else(|| Arc::new([]) as Arc<[_]>, |routes| routes.matching(kind, &Vec::new()))
+        tenants.get(&tenant).map_or_else(|| Arc::new([]) as Arc<[_]>, |routes| routes.matching(kind, None))
     }
 
     /// Enters the webhook, in place of what it was entered as before; an inactive one matches nothing.
@@ -87,15 +97,15 @@ impl RouteTable {
 }
 
 impl TenantRoutes {
-    fn matching(&self, kind: &str, besides: &Vec<WebhookNum>) -> Arc<[WebhookNum]> {
+    fn matching(&self, kind: &str, besides: Option<&Subscribers>) -> Arc<[WebhookNum]> {
         let prefixes = kind.match_indices('.').filter_map(|(dot, _)| self.prefixes.get(&kind[..=dot]));
-        let lists: Vec<&Vec<WebhookNum>> =
-            self.exact.get(kind).into_iter().chain(prefixes).chain([besides]).filter(|l| !l.is_empty()).collect();
+        let lists: Vec<&Subscribers> =
+            self.exact.get(kind).into_iter().chain(prefixes).chain(besides).filter(|l| !l.nums.is_empty()).collect();
         match lists.as_slice() {
             [] => Arc::new([]),
-            [only] => only.as_slice().into(),
+            [only] => only.share(),
             several => {
-                let mut all: Vec<WebhookNum> = several.iter().flat_map(|list| list.iter().copied()).collect();
+                let mut all: Vec<WebhookNum> = several.iter().flat_map(|list| list.nums.iter().copied()).collect();
                 all.sort_unstable();
                 all.dedup();
                 all.into()
@@ -103,7 +113,7 @@ impl TenantRoutes {
         }
     }
 
-    fn list(&mut self, subscription: &str) -> &mut Vec<WebhookNum> {
+    fn list(&mut self, subscription: &str) -> &mut Subscribers {
         match subscription.strip_suffix('*') {
             Some("") => &mut self.to_all,
             Some(prefix) => self.prefixes.entry(prefix.to_owned()).or_default(),
@@ -113,20 +123,34 @@ impl TenantRoutes {
 
     fn insert(&mut self, num: WebhookNum, subscriptions: Vec<String>) {
         for subscription in &subscriptions {
-            let list = self.list(subscription);
-            if let Err(place) = list.binary_search(&num) {
-                list.insert(place, num);
-            }
+            self.list(subscription).insert(num);
         }
         self.webhooks.insert(num, subscriptions.into());
     }
 
     fn remove(&mut self, num: WebhookNum) {
         for subscription in self.webhooks.remove(&num).unwrap_or_default() {
-            let list = self.list(&subscription);
-            if let Ok(place) = list.binary_search(&num) {
-                list.remove(place);
-            }
+            self.list(&subscription).remove(num);
+        }
+    }
+}
+
+impl Subscribers {
+    fn share(&self) -> Arc<[WebhookNum]> {
+        self.shared.get_or_init(|| self.nums.as_slice().into()).clone()
+    }
+
+    fn insert(&mut self, num: WebhookNum) {
+        if let Err(place) = self.nums.binary_search(&num) {
+            self.nums.insert(place, num);
+            self.shared.take();
+        }
+    }
+
+    fn remove(&mut self, num: WebhookNum) {
+        if let Ok(place) = self.nums.binary_search(&num) {
+            self.nums.remove(place);
+            self.shared.take();
         }
     }
 }
