@@ -50,6 +50,7 @@ impl App {
             egress_allow: config.egress_allow,
             arbiters: config.endpoint_threads,
             max_in_flight: config.max_in_flight,
+            payload_memory: config.payload_memory_bytes,
         };
         let listen = |source| AppError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;

@@ -19,6 +19,9 @@ const OTHER_VARIABLES: [&str; 3] = ["POSTHASTE_CONFIG", "POSTHASTE_FAULT", "POST
 
 const SHORTEST_ADMIN_KEY: usize = 32;
 
+/// The least lets one of the largest events be in memory, and there is no most.
+const LEAST_PAYLOAD_MEMORY: usize = 1 << 20;
+
 /// A setting that cannot be used, and what would be.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -61,6 +64,9 @@ pub struct Written {
     /// Requests to receivers at once, over all endpoints [default: 1024]
     #[arg(long, env = "POSTHASTE_MAX_IN_FLIGHT", value_name = "N")]
     max_in_flight: Option<usize>,
+    /// Event payloads in memory, in bytes, beyond which deliveries wait as rows [default: 134217728]
+    #[arg(long, env = "POSTHASTE_PAYLOAD_MEMORY_BYTES", value_name = "BYTES")]
+    payload_memory_bytes: Option<usize>,
     /// How long a stop waits for what is under way, in milliseconds [default: 10000]
     #[arg(long, env = "POSTHASTE_STOP_GRACE_MS", value_name = "MS")]
     stop_grace_ms: Option<u64>,
@@ -72,7 +78,7 @@ pub struct Written {
     log: Option<String>,
 }
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "database_url",
     "migrate",
     "listen",
@@ -82,6 +88,7 @@ const KEYS: [&str; 12] = [
     "egress_allow",
     "endpoint_threads",
     "max_in_flight",
+    "payload_memory_bytes",
     "stop_grace_ms",
     "body_limit_bytes",
     "log",
@@ -103,6 +110,7 @@ pub struct Config {
     pub egress_allow: Vec<ipnet::IpNet>,
     pub endpoint_threads: usize,
     pub max_in_flight: usize,
+    pub payload_memory_bytes: usize,
     pub stop_grace: Duration,
     pub body_limit_bytes: usize,
     pub log: String,
@@ -143,6 +151,7 @@ impl Written {
             egress_allow: self.egress_allow.or(below.egress_allow),
             endpoint_threads: self.endpoint_threads.or(below.endpoint_threads),
             max_in_flight: self.max_in_flight.or(below.max_in_flight),
+            payload_memory_bytes: self.payload_memory_bytes.or(below.payload_memory_bytes),
             stop_grace_ms: self.stop_grace_ms.or(below.stop_grace_ms),
             body_limit_bytes: self.body_limit_bytes.or(below.body_limit_bytes),
             log: self.log.or(below.log),
@@ -196,6 +205,7 @@ impl TryFrom<Written> for Config {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = written.endpoint_threads.unwrap_or(cores);
         let in_flight = written.max_in_flight.unwrap_or(1024);
+        let payload_memory = written.payload_memory_bytes.unwrap_or(128 << 20);
         let body_limit = written.body_limit_bytes.unwrap_or(1024 * 1024);
         let database_url = written.database_url.unwrap_or_else(|| "sqlite://posthaste.db".to_owned());
         if database_url.strip_prefix("sqlite://").is_none_or(str::is_empty) {
@@ -212,6 +222,12 @@ impl TryFrom<Written> for Config {
             egress_allow: networks(written.egress_allow.as_deref().unwrap_or_default())?,
             endpoint_threads: within("endpoint_threads", threads, 1..=256, "1 to 256")?,
             max_in_flight: within("max_in_flight", in_flight, 2..=8192, "2 to 8192")?,
+            payload_memory_bytes: within(
+                "payload_memory_bytes",
+                payload_memory,
+                LEAST_PAYLOAD_MEMORY..=usize::MAX,
+                "1048576 or more",
+            )?,
             stop_grace: Duration::from_millis(written.stop_grace_ms.unwrap_or(10_000)),
             body_limit_bytes: within("body_limit_bytes", body_limit, 1024..=64 * 1024 * 1024, "1024 to 67108864")?,
             log: written.log.unwrap_or_else(|| "info".to_owned()),

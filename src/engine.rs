@@ -118,6 +118,8 @@ pub struct EngineConfig {
     pub arbiters: usize,
     /// Requests in flight over all endpoints.
     pub max_in_flight: usize,
+    /// Payload bytes in memory beyond which deliveries wait as rows.
+    pub payload_memory: usize,
 }
 
 /// Why the engine could not start.
@@ -162,7 +164,7 @@ impl Engine {
         let routes = Arc::new(RouteTable::load(&store).await?);
         let log = Arc::new(LogIndex::open(&store, running.log.clone()).await?);
         let arbiters = Arbiters::start(config.arbiters, &guard)?;
-        let shared = Arc::new(Shared::new(&store, &running, &routes, &guard, config.max_in_flight));
+        let shared = Arc::new(Shared::new(&store, &running, &routes, &guard, &config));
         let registry = registry::start(&arbiters, &shared, &running.feed, suspect);
         let inner = Inner {
             store,

@@ -15,6 +15,7 @@ pub mod journal;
 pub mod keys;
 pub mod ledger;
 pub mod log;
+pub mod payload;
 pub mod seal;
 pub mod servings;
 pub mod state;
@@ -23,6 +24,7 @@ pub mod tenants;
 pub mod webhooks;
 
 mod cancel;
+mod checkpoint;
 mod connect;
 mod rows;
 
@@ -31,6 +33,8 @@ use std::sync::Arc;
 pub use connect::{OpenError, Options};
 pub use error::StoreError;
 use sea_orm::{DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, TransactionTrait};
+
+use tokio_util::task::AbortOnDropHandle;
 
 use self::seal::Seal;
 
@@ -64,6 +68,9 @@ struct Inner {
     readers: DatabaseConnection,
     engine_readers: DatabaseConnection,
     seal: Seal,
+    /// Those in memory, for whoever reads them next.
+    events: payload::Events,
+    checkpoints: AbortOnDropHandle<()>,
     /// Held for the life of the store: a second process must not open the same file.
     _lock: Option<std::fs::File>,
 }
@@ -80,6 +87,10 @@ impl Store {
 
     fn backend(&self) -> DbBackend {
         self.inner.writer.get_database_backend()
+    }
+
+    fn share(&self, event: events::Event) -> Arc<events::Event> {
+        self.inner.events.share(event)
     }
 
     fn seal(&self) -> &Seal {
@@ -103,6 +114,7 @@ impl Store {
 
     /// Closes every connection; what is left of the write-ahead log is folded into the file.
     pub async fn close(&self) {
+        self.inner.checkpoints.abort();
         for pool in [&self.inner.readers, &self.inner.engine_readers, &self.inner.writer] {
             if let Err(error) = pool.close_by_ref().await {
                 tracing::warn!(%error, "closing the database failed");

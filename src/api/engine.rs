@@ -26,6 +26,17 @@ struct EngineView {
     actors: ActorsView,
     journal: JournalView,
     permits: PermitsView,
+    payloads: PayloadsView,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = EnginePayloads)]
+struct PayloadsView {
+    /// Event payloads in memory.
+    bytes: usize,
+    /// Beyond which deliveries wait as rows.
+    budget_bytes: usize,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -115,11 +126,12 @@ impl EngineView {
                 attempts: figures.attempts,
             },
             permits: PermitsView { healthy: figures.permits.healthy.into(), ailing: figures.permits.ailing.into() },
+            payloads: PayloadsView { bytes: figures.payload_bytes.0, budget_bytes: figures.payload_bytes.1 },
         }
     }
 }
 
-/// How the engine stands: its node, actors, journal and permits.
+/// How the engine stands: its node, actors, journal, permits and payloads.
 #[utoipa::path(get, path = "/engine", tag = "engine", operation_id = "readEngine",
     responses((status = 200, body = EngineView), ReadProblems))]
 async fn read(State(app): State<App>, _: Admin, _: NoQuery) -> Result<axum::Json<EngineView>, Problem> {

@@ -29,6 +29,7 @@ pub(super) fn text(figures: &EngineFigures) -> Result<String, fmt::Error> {
         quarantined_endpoints,
         endpoint_crashes,
         permits,
+        payload_bytes,
         pending,
         backlogged,
         outcomes,
@@ -52,6 +53,8 @@ pub(super) fn text(figures: &EngineFigures) -> Result<String, fmt::Error> {
     gauge("endpoints_quarantined", "Endpoint actors that crashed too often", *quarantined_endpoints);
     gauge("deliveries_pending", "Deliveries that are owed", usize::try_from(*pending).unwrap_or(usize::MAX));
     gauge("webhooks_backlogged", "Webhooks that are owed something", *backlogged);
+    gauge("payload_bytes", "Event payloads in memory, in bytes", payload_bytes.0);
+    gauge("payload_budget_bytes", "Beyond which deliveries wait as rows", payload_bytes.1);
     gauge("attempts_in_flight", "Requests being made", permits.in_use());
     gauge("permits_healthy", "Places for requests to healthy endpoints", permits.healthy.places);
     gauge("permits_healthy_in_use", "Such places taken", permits.healthy.in_use);
@@ -126,6 +129,7 @@ mod tests {
             quarantined_endpoints: 0,
             endpoint_crashes: 0,
             permits: BulkheadView { healthy: part(14, 3), ailing: part(2, 1) },
+            payload_bytes: (5, 6),
             pending: 40,
             backlogged: 4,
             outcomes,

@@ -17,15 +17,15 @@ use super::policy::RateLimit;
 /// The rate limiter of one webhook. Time is an argument, so that an answer depends on nothing else.
 #[derive(Debug)]
 pub struct Limiter {
-    /// `None` is no limit.
-    bucket: Option<Bucket>,
+    /// `None` is no limit, as for most.
+    bucket: Option<Box<Bucket>>,
 }
 
 impl Limiter {
     /// A full bucket for this limit; no limit without one. Values out of the policy's ranges count as the nearest in it.
     #[must_use]
     pub fn new(limit: Option<&RateLimit>) -> Self {
-        Self { bucket: limit.and_then(quota).map(Bucket::new) }
+        Self { bucket: limit.and_then(quota).map(|quota| Box::new(Bucket::new(quota))) }
     }
 
     /// Takes one permit.

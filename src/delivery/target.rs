@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 use url::Url;
 
 use super::guard::{Guard, GuardError};
@@ -18,7 +18,7 @@ pub struct Target {
     /// Normalised, and vetted when the target was built.
     pub url: Url,
     /// The owner's own headers; their values are marked sensitive, so that `Debug` does not show them.
-    pub headers: HeaderMap,
+    pub headers: Box<[(HeaderName, HeaderValue)]>,
     /// Newest first; several while a rotated secret still signs.
     pub secrets: Vec<SigningSecret>,
     pub format: SignatureFormat,
@@ -41,7 +41,7 @@ impl Target {
     ) -> Result<Self, GuardError> {
         Ok(Self {
             url: guard.check_url(url)?,
-            headers: header_map(headers)?,
+            headers: checked(headers)?,
             secrets,
             format: policy.signature.format,
             timeout: Duration::from_millis(policy.timeout_ms.into()),
@@ -49,7 +49,7 @@ impl Target {
     }
 }
 
-fn header_map(headers: &BTreeMap<String, String>) -> Result<HeaderMap, GuardError> {
+fn checked(headers: &BTreeMap<String, String>) -> Result<Box<[(HeaderName, HeaderValue)]>, GuardError> {
     if let Some(problem) = check_headers(headers).into_iter().next() {
         return Err(GuardError::Header { name: problem.name, message: problem.message });
     }
@@ -77,7 +77,8 @@ mod tests {
     fn a_target_is_normalised_and_follows_the_policy() {
         let target = target("https://Hooks.Example.com.", &[("X-Team", "billing")]).unwrap();
         assert_eq!(target.url.as_str(), "https://hooks.example.com/");
-        assert_eq!(target.headers["x-team"], "billing");
+        assert_eq!(target.headers[0].0, "x-team");
+        assert_eq!(target.headers[0].1, "billing");
         assert_eq!(target.timeout, Duration::from_secs(5));
         assert_eq!(target.format, SignatureFormat::Hex);
     }

@@ -3,6 +3,7 @@
 //! store. Endpoints that sleep are started by the [`porter`], so that nobody waits for the starts of another tenant.
 
 mod line;
+mod others;
 mod porter;
 
 use std::collections::HashSet;
@@ -127,6 +128,7 @@ impl Dispatcher {
 
     /// Hands a chunk of one tenant to its endpoints, or to the porter.
     async fn offer(&self, mut items: Vec<Item>, porter: &Porter) -> Result<(), DispatchError> {
+        porter.notice(&items);
         porter.take_over(&mut items);
         let Offered { refused, unknown } = self.registry.offer(items).await;
         porter.carry(unknown);

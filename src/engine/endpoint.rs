@@ -113,17 +113,30 @@ impl Endpoint {
         }
     }
 
+    fn now(&self) -> Now {
+        Now { wall: UnixMillis::now(), steady: Instant::now(), tight: self.shared.is_memory_tight() }
+    }
+
     fn id(&self, event: EventSeq) -> DeliveryId {
         DeliveryId { event, webhook: self.serving.num }
     }
 
     fn hear(&mut self, input: Input, ctx: &mut Context<Self>) {
         self.turn(input, None, ctx);
+        self.leave_if_it_must();
+    }
+
+    /// Not before it has heard of anything: what it was started for is on its way.
+    fn leave_if_it_must(&self) {
+        let must_leave = self.lane.mode() == Mode::Gone || self.member.crowd_is_large();
+        if must_leave && self.can_rest() {
+            self.watch.say(Sign::Idle);
+        }
     }
 
     /// One turn: the lane thinks, the actor does. `attempted` is what the input is the end of.
     fn turn(&mut self, input: Input, mut attempted: Option<Attempted>, ctx: &mut Context<Self>) {
-        let now = now();
+        let now = self.now();
         self.busy_at = now.steady;
         let mut effects = Vec::new();
         self.lane.on(input, now, &mut effects);
@@ -146,10 +159,6 @@ impl Endpoint {
         self.set_timer(now, ctx);
         self.show(now);
         self.end_if_drained(ctx);
-        let must_leave = self.lane.mode() == Mode::Gone || self.member.crowd_is_large();
-        if must_leave && self.can_rest() {
-            self.watch.say(Sign::Idle);
-        }
     }
 
     fn show(&self, now: Now) {
@@ -177,6 +186,7 @@ impl Endpoint {
         };
         let took = Duration::from_micros(attempted.report.duration_us.into());
         self.turn(Input::Finished { event, outcome, took, jitter: rand::random() }, Some(attempted), ctx);
+        self.leave_if_it_must();
     }
 
     fn settle(&self, entry: &Entry, state: DeliveryState, attempted: Attempted) {
@@ -324,11 +334,11 @@ impl Endpoint {
     }
 
     fn is_idle(&self) -> bool {
-        self.recording == 0 && self.lane.is_idle(now())
+        self.recording == 0 && self.lane.is_idle(self.now())
     }
 
     fn can_rest(&self) -> bool {
-        self.recording == 0 && self.lane.can_rest(now())
+        self.recording == 0 && self.lane.can_rest(self.now())
     }
 
     fn end(&mut self, ctx: &mut Context<Self>) {
@@ -357,7 +367,7 @@ impl Actor for Endpoint {
                 actor.watch.say(Sign::Idle);
             }
         });
-        self.hear(Input::Tick, ctx);
+        self.turn(Input::Tick, None, ctx);
     }
 }
 
@@ -465,8 +475,4 @@ impl Handler<Drain> for Endpoint {
         let policy = self.serving.policy.clone();
         self.hear(Input::Configure { policy, mode: Mode::Stopping }, ctx);
     }
-}
-
-fn now() -> Now {
-    Now { wall: UnixMillis::now(), steady: Instant::now() }
 }

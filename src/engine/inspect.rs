@@ -3,10 +3,10 @@
 use std::sync::atomic::Ordering;
 
 use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
-use crate::store::StoreError;
 use crate::store::deliveries::{Delivery, DeliveryFilter, DeliveryState, Status};
 use crate::store::events::StoredEvent;
 use crate::store::webhooks::Webhook;
+use crate::store::{StoreError, payload};
 
 use super::Engine;
 use super::permits::BulkheadView;
@@ -26,6 +26,8 @@ pub struct EngineFigures {
     pub quarantined_endpoints: usize,
     pub endpoint_crashes: u64,
     pub permits: BulkheadView,
+    /// Payload bytes in memory, and how many may be before deliveries wait as rows.
+    pub payload_bytes: (usize, usize),
     /// Deliveries that are pending.
     pub pending: u64,
     /// Webhooks with something pending.
@@ -165,6 +167,7 @@ impl Engine {
             quarantined_endpoints: registry.quarantined,
             endpoint_crashes: registry.crashes,
             permits: shared.permits.view(),
+            payload_bytes: (payload::in_memory(), shared.payload_memory),
             pending: shared.ledger.total_pending(),
             backlogged: shared.ledger.backlogged(),
             outcomes: shared.outcome_counts(),

@@ -5,11 +5,11 @@
 //! its fan-out.
 
 mod entry;
+mod flights;
 mod health;
 mod protocol;
 mod window;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,12 +18,12 @@ use crate::delivery::breaker::{Permission, View};
 use crate::delivery::limiter::Limiter;
 use crate::delivery::outcome::Outcome;
 use crate::delivery::policy::Policy;
-use crate::engine::concurrency::Epoch;
 use crate::id::EventSeq;
 use crate::store::deliveries::{Status, Trigger};
 use crate::store::health::Health;
 
 use self::entry::after_attempt;
+use self::flights::{Flight, Flights};
 use self::health::{Ended, Receiver};
 use self::window::{FEW, Key, Window};
 
@@ -38,22 +38,13 @@ pub const AHEAD: Duration = Duration::from_secs(2);
 /// What falls due later than this is left in the store, and what has waited for this long gets a row.
 pub const HORIZON: Duration = Duration::from_secs(30);
 
-/// A request under way.
-#[derive(Debug)]
-struct Flight {
-    entry: Entry,
-    epoch: Epoch,
-    /// It was cancelled meanwhile.
-    withdrawn: bool,
-}
-
 #[derive(Debug)]
 pub struct Lane {
     policy: Arc<Policy>,
     limiter: Limiter,
     mode: Mode,
     window: Window,
-    in_flight: HashMap<EventSeq, Flight>,
+    in_flight: Flights,
     receiver: Receiver,
     limited_until: Option<Instant>,
     /// When to look next for what has waited for long without a row.
@@ -71,7 +62,7 @@ impl Lane {
             policy,
             mode,
             window: Window::new(has_rows),
-            in_flight: HashMap::new(),
+            in_flight: Flights::default(),
             limited_until: None,
             sweep_at: None,
             latest: UnixMillis(0),
@@ -90,7 +81,7 @@ impl Lane {
             }
             Input::NotSent { event } => {
                 self.receiver.not_sent(event);
-                if let Some(flight) = self.in_flight.remove(&event) {
+                if let Some(flight) = self.in_flight.end(event) {
                     self.insert(flight.entry, now);
                 }
             }
@@ -109,6 +100,9 @@ impl Lane {
         match self.mode {
             Mode::Open => {
                 self.pump(now, effects);
+                if now.tight {
+                    self.trim(now, effects);
+                }
                 self.load(now, effects);
                 self.sweep(now, effects);
             }
@@ -188,14 +182,13 @@ impl Lane {
     /// Events whose deliveries are here and have no row.
     #[must_use]
     pub fn unrecorded(&self) -> Vec<EventSeq> {
-        let in_flight = self.in_flight.values().map(|flight| &flight.entry);
-        let all = self.window.entries().chain(in_flight);
+        let all = self.window.entries().chain(self.in_flight.entries());
         all.filter(|entry| !entry.stored).map(|entry| entry.event.seq).collect()
     }
 
     /// Takes a waiting delivery out.
     pub fn detach(&mut self, event: EventSeq) -> Detached {
-        if let Some(flight) = self.in_flight.get(&event) {
+        if let Some(flight) = self.in_flight.get(event) {
             return Detached::InFlight { manual: flight.entry.state.manual.is_some() };
         }
         self.window.left(event);
@@ -207,21 +200,13 @@ impl Lane {
 
     /// Takes out a delivery that was cancelled. One that is under way is not sent again.
     pub fn withdraw(&mut self, event: EventSeq) -> Detached {
-        if let Some(flight) = self.in_flight.get_mut(&event) {
-            flight.withdrawn = true;
-        }
+        self.in_flight.withdraw(|under_way| under_way == event);
         self.detach(event)
     }
 
     /// None of those under way up to this event is sent again; answers which they are.
     pub fn withdraw_all(&mut self, to: EventSeq) -> Vec<EventSeq> {
-        let flights = self.in_flight.iter_mut().filter(|(event, _)| **event <= to);
-        flights
-            .map(|(event, flight)| {
-                flight.withdrawn = true;
-                *event
-            })
-            .collect()
+        self.in_flight.withdraw(|event| event <= to)
     }
 
     fn probe(&mut self, effects: &mut Vec<Effect>) {
@@ -264,15 +249,15 @@ impl Lane {
     }
 
     fn holds(&self, event: EventSeq) -> bool {
-        self.window.holds(event) || self.in_flight.contains_key(&event)
+        self.window.holds(event) || self.in_flight.holds(event)
     }
 
     /// Somebody saw rows that fall due. They say nothing new when such a row is here.
     fn remind(&mut self, now: Now) {
         let soon = now.wall.plus(AHEAD);
         let is_such = |entry: &Entry| entry.stored && entry.due(now.wall) <= soon;
-        let in_flight = self.in_flight.values().map(|flight| &flight.entry);
-        let known = self.window.unread().is_some() || in_flight.chain(self.window.entries()).any(is_such);
+        let known =
+            self.window.unread().is_some() || self.in_flight.entries().chain(self.window.entries()).any(is_such);
         if !known && !self.window.is_loading() {
             self.window.miss_all();
         }
@@ -284,7 +269,7 @@ impl Lane {
             return;
         }
         let (key, asked_for) = (self.key(&entry, now), entry.is_asked_for());
-        let stays = self.mode == Mode::Open && !self.policy.ordered && self.has_room(key, asked_for);
+        let stays = self.mode == Mode::Open && !self.policy.ordered && self.has_room(key, asked_for, now);
         match self.mode {
             Mode::Gone => effects.push(Effect::Cancel { event }),
             Mode::Open if stays => self.insert(entry, now),
@@ -296,9 +281,14 @@ impl Lane {
         }
     }
 
-    /// While the receiver is left alone, only what a person asked for is worth its memory.
-    fn has_room(&mut self, key: Key, asked_for: bool) -> bool {
-        if self.receiver.is_well() { self.window.has_room(key) } else { asked_for }
+    /// While the receiver is left alone, only what a person asked for is worth its memory; while memory is tight, only
+    /// what can be sent at once.
+    fn has_room(&mut self, key: Key, asked_for: bool, now: Now) -> bool {
+        if !self.receiver.is_well() {
+            return asked_for;
+        }
+        let is_next = self.window.len() == 0 && self.in_flight.len() < self.cap();
+        if now.tight { is_next } else { self.window.has_room(key) }
     }
 
     fn loaded(&mut self, entries: Vec<Entry>, next: Option<UnixMillis>, now: Now, effects: &mut Vec<Effect>) {
@@ -317,11 +307,11 @@ impl Lane {
                 self.insert(entry, now);
             }
         }
-        self.trim(effects);
+        self.trim(now, effects);
     }
 
-    fn trim(&mut self, effects: &mut Vec<Effect>) {
-        effects.extend(self.window.trim().into_iter().map(|event| Effect::Defer { event }));
+    fn trim(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        effects.extend(self.window.trim(self.most(now)).into_iter().map(|event| Effect::Defer { event }));
     }
 
     fn configure(&mut self, policy: Arc<Policy>, mode: Mode, now: Now) {
@@ -358,8 +348,7 @@ impl Lane {
             if permission == Permission::Probe {
                 self.receiver.probe_started(event);
             }
-            self.in_flight
-                .insert(event, Flight { entry: entry.clone(), epoch: self.receiver.epoch(), withdrawn: false });
+            self.in_flight.begin(entry.clone(), self.receiver.epoch());
             effects.push(Effect::Start { entry, share: self.receiver.share() });
         }
     }
@@ -369,13 +358,13 @@ impl Lane {
         if self.load_at(now).is_none_or(|at| at > now.steady) {
             return;
         }
-        let in_flight = self.in_flight.values().filter(|flight| flight.entry.stored).count();
-        effects.extend(self.window.load(in_flight, self.most()).map(|limit| Effect::Load { limit }));
+        let in_flight = self.in_flight.entries().filter(|entry| entry.stored).count();
+        effects.extend(self.window.load(in_flight, self.most(now)).map(|limit| Effect::Load { limit }));
     }
 
     /// How much of the backlog is worth its memory: a probe needs one delivery.
-    fn most(&self) -> usize {
-        if self.receiver.is_well() { WINDOW } else { FEW }
+    fn most(&self, now: Now) -> usize {
+        if self.receiver.is_well() && !now.tight { WINDOW } else { FEW }
     }
 
     /// Makes rows of what has waited for long without one, and keeps it: an open fan-out is worked through again after a
@@ -410,7 +399,7 @@ impl Lane {
         effects: &mut Vec<Effect>,
     ) {
         let in_flight = self.in_flight.len();
-        let Some(Flight { entry, epoch, withdrawn }) = self.in_flight.remove(&event) else { return };
+        let Some(Flight { entry, epoch, withdrawn }) = self.in_flight.end(event) else { return };
         self.window.left(event);
         let (mut state, gone) = after_attempt(&self.policy, &entry, outcome, jitter, now.wall);
         if (withdrawn || self.mode == Mode::Gone) && state.status == Status::Pending {
@@ -423,7 +412,7 @@ impl Lane {
             && self.mode == Mode::Open
         {
             self.keep(Entry { event, state, trigger: Trigger::Retry, stored: true }, now);
-            self.trim(effects);
+            self.trim(now, effects);
         }
     }
 

@@ -11,10 +11,11 @@ use tokio_util::sync::CancellationToken;
 use crate::delivery::guard::Guard;
 use crate::delivery::outcome::OutcomeKind;
 use crate::id::WebhookNum;
-use crate::store::Store;
 use crate::store::backlog::Backlog;
 use crate::store::journal::{Journal, Running};
+use crate::store::{Store, payload};
 
+use super::EngineConfig;
 use super::crowd::Crowds;
 use super::permits::Permits;
 use super::pulse::Pulses;
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     /// Offers that may be in mailboxes. Bounds how much every endpoint thread has to do before it comes to the newest.
     pub(super) offers: Arc<Semaphore>,
     pub(super) crowds: Crowds,
+    /// Payload bytes in memory beyond which lanes keep only what they send now.
+    pub(super) payload_memory: usize,
     /// Endpoints that are held while their backlog is purged, by how many hold them.
     pub(super) holds: Mutex<HashMap<WebhookNum, usize>>,
     outcomes: [AtomicU64; OutcomeKind::ALL.len()],
@@ -51,7 +54,7 @@ impl Shared {
         running: &Running,
         routes: &Arc<RouteTable>,
         guard: &Arc<Guard>,
-        max_in_flight: usize,
+        config: &EngineConfig,
     ) -> Self {
         Self {
             store: store.clone(),
@@ -61,13 +64,18 @@ impl Shared {
             guard: guard.clone(),
             quiet: CancellationToken::new(),
             changing: RwLock::new(()),
-            permits: Permits::new(max_in_flight),
+            permits: Permits::new(config.max_in_flight),
             pulses: Pulses::new(),
             offers: Arc::new(Semaphore::new(OFFERS)),
             crowds: Crowds::default(),
+            payload_memory: config.payload_memory,
             holds: Mutex::default(),
             outcomes: Default::default(),
         }
+    }
+
+    pub(super) fn is_memory_tight(&self) -> bool {
+        payload::in_memory() > self.payload_memory
     }
 
     pub(super) fn count(&self, outcome: OutcomeKind) {

@@ -12,8 +12,11 @@ use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, EntityTrait, QueryOrder, QuerySelect,
 };
 
+use tokio_util::task::AbortOnDropHandle;
+
+use super::payload::Events;
 use super::seal::{MasterKey, Seal};
-use super::{Inner, Store};
+use super::{Inner, Store, checkpoint};
 
 /// Lists and logs that the API reads at a time; more would only take turns on the same cores.
 const READERS: u32 = 4;
@@ -26,6 +29,10 @@ const WRITER_CACHE_KIB: u32 = 64 * 1024;
 
 /// Room for every size of every statement of the journal, and for what the rest of the store asks.
 const PREPARED: usize = 1024;
+
+/// Rows that may wait for whoever reads them. SQLite's thread stops and is woken again whenever that many do, which costs
+/// more than the rows.
+const ROWS_AHEAD: usize = 512;
 
 /// Fold the write-ahead log back at 16 MiB instead of 4 MiB: fewer, larger checkpoints.
 const CHECKPOINT_PAGES: u32 = 4096;
@@ -80,7 +87,10 @@ impl Store {
         let query_only = [("query_only", "1".to_owned())];
         let readers = connect(&path, READERS, &query_only).await?;
         let engine_readers = connect(&path, ENGINE_READERS, &query_only).await?;
-        let inner = Inner { writer, readers, engine_readers, seal, _lock: Some(lock) };
+        let checkpoints = connect(&path, 1, &[]).await?;
+        let checkpoints = AbortOnDropHandle::new(tokio::spawn(checkpoint::run(checkpoints)));
+        let inner =
+            Inner { writer, readers, engine_readers, seal, events: Events::default(), checkpoints, _lock: Some(lock) };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -157,6 +167,7 @@ async fn connect(
                 .create_if_missing(true)
                 .busy_timeout(Duration::from_secs(10))
                 .statement_cache_capacity(PREPARED)
+                .row_buffer_size(ROWS_AHEAD)
                 .pragma("journal_mode", "WAL")
                 .pragma("synchronous", "FULL")
                 // A statement of many rows keeps copies of pages until it ends; they need not go through a file.

@@ -9,7 +9,7 @@ use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 
 use super::events::Event;
 use super::webhooks::webhook_id_of;
-use super::{Store, StoreError};
+use super::{Store, StoreError, payload};
 
 /// Where a delivery stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -175,6 +175,8 @@ struct DeliveryRow {
 
 #[derive(Debug, FromQueryResult)]
 struct DueRow {
+    /// How many there are with those that were left out for their size.
+    found: i64,
     event_seq: i64,
     tenant_num: i64,
     kind: String,
@@ -196,10 +198,26 @@ struct NumRow {
 const DELIVERY_COLUMNS: &str = "d.event_seq, d.webhook_num, w.id AS webhook_id, e.kind, d.status, d.attempts, d.tries, \
                                 d.next_at, d.settled_at, d.manual_from, d.manual_next_at";
 
-/// What is needed to send a delivery.
-const DUE: &str = "SELECT d.event_seq, e.tenant_num, e.kind, e.body, d.status, d.attempts, d.tries, d.next_at, \
-                   d.settled_at, d.manual_from, d.manual_next_at \
-                   FROM delivery d CROSS JOIN event e ON e.seq = d.event_seq";
+/// Bodies that are read at once. A backlog of large events must not come into memory as a whole window.
+const READ_BYTES: usize = 4 * 1024 * 1024;
+
+const DUE_COLUMNS: &str = "d.event_seq, d.status, d.attempts, d.tries, d.next_at, d.settled_at, d.manual_from, \
+                           d.manual_next_at";
+
+/// What is needed to send the pending deliveries of webhook `$1`, `$2` at most. The sizes of all are looked up before the
+/// bodies of those that fit are read.
+fn due_sql(which: &str, order: &str) -> String {
+    format!(
+        "WITH due AS (SELECT {DUE_COLUMNS} FROM delivery d WHERE d.status = 0 AND d.webhook_num = $1 {which} \
+         ORDER BY {order} LIMIT $2), \
+         sized AS (SELECT d.*, OCTET_LENGTH(e.body) AS size FROM due d JOIN event e ON e.seq = d.event_seq), \
+         summed AS (SELECT sized.*, COUNT(*) OVER () AS found, \
+         SUM(size) OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING) AS up_to FROM sized) \
+         SELECT {DUE_COLUMNS}, d.found, e.tenant_num, e.kind, e.body \
+         FROM summed d JOIN event e ON e.seq = d.event_seq \
+         WHERE d.up_to <= {READ_BYTES} OR d.up_to = d.size ORDER BY {order}"
+    )
+}
 
 /// `$1` is the tenant, `$2` the webhook or 0, `$3`… the bounds.
 struct ListQuery {
@@ -344,7 +362,8 @@ impl Store {
     }
 
     /// Pending deliveries of a webhook that fall due by `horizon`, earliest first; in the order of publishing if
-    /// `ordered`, and then whatever their due time.
+    /// `ordered`, and then whatever their due time. At most `limit`, and no more than [`READ_BYTES`] hold unless that is
+    /// one.
     pub async fn due(
         &self,
         webhook: WebhookNum,
@@ -353,22 +372,19 @@ impl Store {
         limit: usize,
     ) -> Result<DueRows, StoreError> {
         let most: Value = i64::try_from(limit).unwrap_or(i64::MAX).into();
-        let (rest, values) = match ordered {
-            true => ("ORDER BY d.event_seq LIMIT $2", vec![webhook.0.into(), most]),
-            false => (
-                "AND d.next_at <= $3 ORDER BY d.next_at, d.event_seq LIMIT $2",
-                vec![webhook.0.into(), most, horizon.0.into()],
-            ),
+        let (which, order, values) = match ordered {
+            true => ("", "event_seq", vec![webhook.0.into(), most]),
+            false => ("AND d.next_at <= $3", "next_at, event_seq", vec![webhook.0.into(), most, horizon.0.into()]),
         };
-        let sql = format!("{DUE} WHERE d.status = 0 AND d.webhook_num = $1 {rest}");
-        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
+        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, due_sql(which, order), values);
         let rows = DueRow::find_by_statement(statement).all(self.engine_readers()).await?;
+        let found = rows.first().map_or(0, |row| usize::try_from(row.found).unwrap_or(usize::MAX));
         let next = match rows.last() {
-            Some(last) if rows.len() >= limit => last.next_at.map(UnixMillis),
+            Some(last) if found >= limit || rows.len() < found => last.next_at.map(UnixMillis),
             _ if ordered => None,
             _ => self.first_due_after(webhook, horizon).await?,
         };
-        let (found, rows) = (rows.len(), rows.into_iter().filter_map(readable).collect::<Vec<Due>>());
+        let (found, rows) = (rows.len(), rows.into_iter().filter_map(|row| readable(self, row)).collect::<Vec<Due>>());
         if found > 0 && rows.is_empty() {
             return Err(StoreError::unreadable("deliveries", "none of those that are due can be read"));
         }
@@ -377,10 +393,13 @@ impl Store {
 
     /// One pending delivery, whenever it is due.
     pub async fn due_one(&self, id: DeliveryId) -> Result<Option<Due>, StoreError> {
-        let sql = format!("{DUE} WHERE d.event_seq = $1 AND d.webhook_num = $2 AND d.status = 0");
+        let sql = format!(
+            "SELECT {DUE_COLUMNS}, 1 AS found, e.tenant_num, e.kind, e.body FROM delivery d \
+             JOIN event e ON e.seq = d.event_seq WHERE d.event_seq = $1 AND d.webhook_num = $2 AND d.status = 0"
+        );
         let values = [id.event.0.into(), id.webhook.0.into()];
         let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
-        DueRow::find_by_statement(statement).one(self.engine_readers()).await?.map(due_of).transpose()
+        DueRow::find_by_statement(statement).one(self.engine_readers()).await?.map(|row| due_of(self, row)).transpose()
     }
 
     /// When the first pending row of a webhook falls due.
@@ -457,17 +476,17 @@ fn delivery_of(row: DeliveryRow, last: Option<Attempt>) -> Result<Delivery, Stor
 }
 
 /// One that cannot be read keeps no other from being sent.
-fn readable(row: DueRow) -> Option<Due> {
+fn readable(store: &Store, row: DueRow) -> Option<Due> {
     let event = row.event_seq;
-    due_of(row).inspect_err(|error| tracing::error!(event, %error, "a pending delivery cannot be read")).ok()
+    due_of(store, row).inspect_err(|error| tracing::error!(event, %error, "a pending delivery cannot be read")).ok()
 }
 
-fn due_of(row: DueRow) -> Result<Due, StoreError> {
+fn due_of(store: &Store, row: DueRow) -> Result<Due, StoreError> {
     let DueRow { event_seq, tenant_num, kind, body, status, attempts, tries, next_at, settled_at, .. } = row;
     let counts = (status, attempts, tries);
     let state = state_of(counts, (next_at, settled_at), (row.manual_from, row.manual_next_at))?;
-    let event = Event { seq: EventSeq(event_seq), tenant: TenantNum(tenant_num), kind, body: body.into() };
-    Ok(Due { event: Arc::new(event), state })
+    let (seq, tenant, body) = (EventSeq(event_seq), TenantNum(tenant_num), payload::counted(body));
+    Ok(Due { event: store.share(Event { seq, tenant, kind, body }), state })
 }
 
 fn attempt_of(row: entity::attempt::Model) -> Result<Attempt, StoreError> {

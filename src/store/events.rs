@@ -9,7 +9,7 @@ use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use crate::clock::UnixMillis;
 use crate::id::{EventSeq, TenantNum};
 
-use super::{Page, Store, StoreError};
+use super::{Page, Store, StoreError, payload};
 
 /// An event as it is delivered: what every target shares.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct StoredEvent {
 impl From<Model> for StoredEvent {
     fn from(row: Model) -> Self {
         let Model { seq, tenant_num, kind, occurred_at, caller_id, matched, body } = row;
-        let event = Event { seq: EventSeq(seq), tenant: TenantNum(tenant_num), kind, body: body.into() };
+        let event = Event { seq: EventSeq(seq), tenant: TenantNum(tenant_num), kind, body: payload::counted(body) };
         Self {
             event: Arc::new(event),
             occurred_at: UnixMillis(occurred_at),

@@ -7,7 +7,7 @@ use sea_orm::{DbBackend, FromQueryResult, Statement};
 use crate::id::{EventSeq, TenantNum, WebhookNum};
 
 use super::events::Event;
-use super::{Store, StoreError, targets};
+use super::{Store, StoreError, payload, targets};
 
 /// An event and the webhooks of one shard that it is owed to.
 #[derive(Debug, Clone)]
@@ -54,7 +54,7 @@ impl Store {
         let values = [after.0.into(), limit.cast_signed().into()];
         let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
         let rows = FanoutRow::find_by_statement(statement).all(self.engine_readers()).await?;
-        rows.into_iter().map(fanout_of).collect()
+        rows.into_iter().map(|row| self.fanout_of(row)).collect()
     }
 
     /// The targets of an event that its open fan-outs name, with or without a row.
@@ -82,10 +82,11 @@ impl Store {
         }
         Ok(owed)
     }
-}
 
-fn fanout_of(row: FanoutRow) -> Result<Fanout, StoreError> {
-    let FanoutRow { event_seq, shard, targets, tenant_num, kind, body } = row;
-    let event = Event { seq: EventSeq(event_seq), tenant: TenantNum(tenant_num), kind, body: body.into() };
-    Ok(Fanout { event: Arc::new(event), shard, targets: targets::decode(&targets)?.into() })
+    fn fanout_of(&self, row: FanoutRow) -> Result<Fanout, StoreError> {
+        let FanoutRow { event_seq, shard, targets, tenant_num, kind, body } = row;
+        let (seq, tenant, body) = (EventSeq(event_seq), TenantNum(tenant_num), payload::counted(body));
+        let event = self.share(Event { seq, tenant, kind, body });
+        Ok(Fanout { event, shard, targets: targets::decode(&targets)?.into() })
+    }
 }

@@ -1,8 +1,8 @@
 //! What endpoints have learnt of their receivers, kept over restarts. The journal writes it; what it means is not the
 //! store's business.
 
-use entity::endpoint_health::{Column, Entity, Model};
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter};
+use entity::endpoint_health::{Entity, Model};
+use sea_orm::{ConnectionTrait, EntityTrait};
 
 use crate::clock::UnixMillis;
 use crate::id::WebhookNum;
@@ -37,11 +37,6 @@ impl From<Model> for Health {
             warned_at: row.warned_at.map(UnixMillis),
         }
     }
-}
-
-pub(super) async fn of<C: ConnectionTrait>(on: &C, nums: &[i64]) -> Result<Vec<(WebhookNum, Health)>, StoreError> {
-    let rows = Entity::find().filter(Column::WebhookNum.is_in(nums.iter().copied())).all(on).await?;
-    Ok(rows.into_iter().map(|row| (WebhookNum(row.webhook_num), row.into())).collect())
 }
 
 /// Starts from nothing: another receiver, or another try.

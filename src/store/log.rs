@@ -19,8 +19,8 @@ use super::{Store, StoreError, state};
 /// How far the index may lag when nobody reads a log.
 pub const EVERY: Duration = Duration::from_secs(2);
 
-/// Entries a transaction. At this size the writer is never held for more than a few commits' time.
-const CHUNK: usize = 1024;
+/// Entries a transaction. Each may be on a page of its own; at this size the writer is held for about one commit's time.
+const CHUNK: usize = 256;
 
 /// What is recorded but not indexed yet. Filled by the journal's writer.
 #[derive(Default)]

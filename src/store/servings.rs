@@ -1,16 +1,14 @@
 //! What the engine needs of webhooks to serve them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use entity::webhook::{Column, Entity, Model};
-use entity::{delivery, webhook_secret as secret};
-use sea_orm::sea_query::{Expr, ExprTrait, Query};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use entity::{endpoint_health, webhook};
+use sea_orm::{DbBackend, FromQueryResult, Statement};
 
 use crate::clock::UnixMillis;
 use crate::id::WebhookNum;
 
-use super::health::{self, Health};
+use super::health::Health;
 use super::webhooks::Webhook;
 use super::{Store, StoreError};
 
@@ -27,6 +25,27 @@ pub struct Serving {
     pub health: Health,
 }
 
+/// One statement for everything: whoever starts a hundred endpoints waits for each row to cross threads. A webhook comes
+/// once for each secret that still signs.
+const SERVINGS: &str = "SELECT w.*, s.sealed, s.expires_at, h.webhook_num, h.consecutive_failures, h.openings, \
+    h.open_until, h.opened_at, h.last_failure, h.failing_since, h.warned_at, \
+    EXISTS (SELECT 1 FROM delivery d WHERE d.status = 0 AND d.webhook_num = w.num) AS has_pending_rows \
+    FROM json_each($1) chosen CROSS JOIN webhook w ON w.num = chosen.value \
+    LEFT JOIN webhook_secret s ON s.webhook_num = w.num AND (s.expires_at IS NULL OR s.expires_at > $2) \
+    LEFT JOIN endpoint_health h ON h.webhook_num = w.num \
+    WHERE w.deleted_at IS NULL ORDER BY s.num DESC";
+
+#[derive(Debug, FromQueryResult)]
+struct ServingRow {
+    #[sea_orm(nested)]
+    webhook: webhook::Model,
+    sealed: Option<Vec<u8>>,
+    expires_at: Option<i64>,
+    #[sea_orm(nested)]
+    health: Option<endpoint_health::Model>,
+    has_pending_rows: bool,
+}
+
 impl Store {
     /// What endpoints need to serve these webhooks. Deleted ones are missing; one that cannot be read is an error of
     /// its own, so that the others are served.
@@ -35,64 +54,36 @@ impl Store {
         nums: &[WebhookNum],
         now: UnixMillis,
     ) -> Result<HashMap<WebhookNum, Result<Serving, StoreError>>, StoreError> {
-        let keys: Vec<i64> = nums.iter().map(|num| num.0).collect();
-        let rows = Entity::find()
-            .filter(Column::Num.is_in(keys.clone()))
-            .filter(Column::DeletedAt.is_null())
-            .all(self.engine_readers())
-            .await?;
-        let mut secrets = secret::Entity::find()
-            .filter(secret::Column::WebhookNum.is_in(keys.clone()))
-            .order_by_desc(secret::Column::Num)
-            .all(self.engine_readers())
-            .await?;
-        secrets.retain(|row| row.expires_at.is_none_or(|at| at > now.0));
-        let mut secrets_of: HashMap<i64, Vec<secret::Model>> = HashMap::new();
-        for row in secrets {
-            secrets_of.entry(row.webhook_num).or_default().push(row);
+        let keys: Vec<String> = nums.iter().map(|num| num.0.to_string()).collect();
+        let values = [format!("[{}]", keys.join(",")).into(), now.0.into()];
+        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, SERVINGS, values);
+        let mut servings = HashMap::with_capacity(nums.len());
+        for row in ServingRow::find_by_statement(statement).all(self.engine_readers()).await? {
+            let num = WebhookNum(row.webhook.num);
+            let before = servings.remove(&num);
+            servings.insert(num, self.serving_of(row, before));
         }
-        let pending = self.with_pending_rows(&keys).await?;
-        let health: HashMap<WebhookNum, Health> = health::of(self.engine_readers(), &keys).await?.into_iter().collect();
-        let serving = |row: Model| {
-            let num = WebhookNum(row.num);
-            let (secrets, has_rows) = (secrets_of.remove(&num.0).unwrap_or_default(), pending.contains(&num.0));
-            (num, self.serving_of(row, &secrets, has_rows, health.get(&num).copied().unwrap_or_default()))
-        };
-        Ok(rows.into_iter().map(serving).collect())
+        Ok(servings)
     }
 
-    /// `secrets` are those that sign, newest first.
-    fn serving_of(
-        &self,
-        row: Model,
-        secrets: &[secret::Model],
-        has_pending_rows: bool,
-        health: Health,
-    ) -> Result<Serving, StoreError> {
-        let webhook = self.webhook_of(row)?;
-        let mut serving = Serving { webhook, secrets: Vec::new(), secrets_change_at: None, has_pending_rows, health };
-        for row in secrets {
-            serving.secrets.push(self.open_secret(serving.webhook.id, &row.sealed)?);
-            let earlier = [serving.secrets_change_at, row.expires_at.map(UnixMillis)].into_iter().flatten().min();
-            serving.secrets_change_at = earlier;
+    /// `before` is what rows with newer secrets have said.
+    fn serving_of(&self, row: ServingRow, before: Option<Result<Serving, StoreError>>) -> Result<Serving, StoreError> {
+        let ServingRow { webhook, sealed, expires_at, health, has_pending_rows } = row;
+        let mut serving = match before {
+            Some(before) => before?,
+            None => Serving {
+                webhook: self.webhook_of(webhook)?,
+                secrets: Vec::new(),
+                secrets_change_at: None,
+                has_pending_rows,
+                health: health.map(Health::from).unwrap_or_default(),
+            },
+        };
+        if let Some(sealed) = sealed {
+            serving.secrets.push(self.open_secret(serving.webhook.id, &sealed)?);
+            let ends_at = expires_at.map(UnixMillis);
+            serving.secrets_change_at = [serving.secrets_change_at, ends_at].into_iter().flatten().min();
         }
         Ok(serving)
-    }
-
-    async fn with_pending_rows(&self, nums: &[i64]) -> Result<HashSet<i64>, StoreError> {
-        let pending = Query::select()
-            .expr(Expr::val(1))
-            .from(delivery::Entity)
-            // Spelled out: the index of due rows is partial, and a bound value does not select it.
-            .and_where(Expr::cust("delivery.status = 0"))
-            .and_where(Expr::col((delivery::Entity, delivery::Column::WebhookNum)).equals((Entity, Column::Num)))
-            .to_owned();
-        let query = Entity::find()
-            .select_only()
-            .column(Column::Num)
-            .filter(Column::Num.is_in(nums.iter().copied()))
-            .filter(Expr::exists(pending));
-        let found: Vec<i64> = query.into_tuple().all(self.engine_readers()).await?;
-        Ok(found.into_iter().collect())
     }
 }

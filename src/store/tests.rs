@@ -2,6 +2,7 @@
 
 mod bulk;
 mod deleted;
+mod large;
 mod ledger;
 mod log_index;
 mod purge;

@@ -39,7 +39,7 @@ pub(super) fn signed(
     let standard = standard_webhooks(&target.secrets, &event_id, seconds, &body);
 
     let mut headers = HeaderMap::with_capacity(target.headers.len() + OWN_HEADERS);
-    headers.extend(target.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+    headers.extend(target.headers.iter().cloned());
     headers.insert(CONTENT_TYPE, JSON);
     headers.insert(USER_AGENT, AGENT);
     headers.insert(X_WEBHOOK_SIGNATURE, HeaderValue::try_from(ours)?);

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -12,10 +12,24 @@ use tokio::sync::Notify;
 use crate::engine::registry::{Handed, Item};
 use crate::id::{TenantNum, WebhookNum};
 
+use super::others::Others;
 use super::{Blocked, Dispatcher, PAUSE, tenant_of};
 
-/// Endpoints that are started together: a tenth of a second's work at most is ahead of another tenant's.
+/// Endpoints that are started together: a few milliseconds' work is ahead of another tenant's.
 const SLICE: usize = 128;
+
+/// The same while there are others, who would notice even that.
+const SMALL_SLICE: usize = 16;
+
+/// For how long the porter rests for the sake of others, in parts of the time that it has just worked: what it has started
+/// sends, records and ends in this time, on the same cores.
+const REST: u32 = 6;
+
+/// It never rests for longer, whatever took so long.
+const LONGEST_REST: Duration = Duration::from_millis(50);
+
+/// Whoever sends to fewer webhooks at once has little to send.
+const LITTLE: usize = 64;
 
 /// Deliveries of one tenant that may wait here; beyond it, its fan-outs wait.
 const MOST: usize = 1024;
@@ -38,6 +52,7 @@ struct State {
     tenants: VecDeque<(TenantNum, VecDeque<Item>)>,
     /// How many deliveries for each webhook are here.
     here: HashMap<WebhookNum, usize>,
+    others: Others,
 }
 
 impl State {
@@ -54,7 +69,8 @@ impl State {
     /// What comes next; it counts as here until it is [`Self::gone`].
     fn next(&mut self) -> Vec<Item> {
         let Some((tenant, mut waiting)) = self.tenants.pop_front() else { return Vec::new() };
-        let slice = waiting.drain(..waiting.len().min(SLICE)).collect();
+        let most = if self.others.are_there(tenant, Instant::now()) { SMALL_SLICE } else { SLICE };
+        let slice = waiting.drain(..waiting.len().min(most)).collect();
         if !waiting.is_empty() {
             self.tenants.push_back((tenant, waiting));
         }
@@ -80,6 +96,15 @@ impl Porter {
         let is_full = |(tenant, waiting): &(TenantNum, VecDeque<Item>)| (waiting.len() >= MOST).then_some(*tenant);
         let blocked = self.state.lock().tenants.iter().filter_map(is_full).collect();
         (blocked, async move { carried.notified().await })
+    }
+
+    /// Sees who has little to send.
+    pub(super) fn notice(&self, items: &[Item]) {
+        if items.len() < LITTLE
+            && let Some(tenant) = tenant_of(items)
+        {
+            self.state.lock().others.saw(tenant, Instant::now());
+        }
     }
 
     /// Takes those out whose endpoints are being started.
@@ -111,7 +136,8 @@ impl Porter {
                 self.brought.notified().await;
                 continue;
             }
-            if tenant_of(&items).is_some_and(|tenant| dispatcher.shared.crowds.is_too_large(tenant)) {
+            let (tenant, began) = (tenant_of(&items), Instant::now());
+            if tenant.is_some_and(|tenant| dispatcher.shared.crowds.is_too_large(tenant)) {
                 tokio::time::sleep(CROWDED).await;
             }
             let nums: Vec<WebhookNum> = items.iter().map(|item| item.num).collect();
@@ -122,6 +148,9 @@ impl Porter {
             }
             self.state.lock().gone(&nums);
             self.carried.notify_one();
+            if tenant.is_some_and(|tenant| self.state.lock().others.are_there(tenant, Instant::now())) {
+                tokio::time::sleep((began.elapsed() * REST).min(LONGEST_REST)).await;
+            }
         }
     }
 }

@@ -13,11 +13,13 @@ use crate::store::health::Health;
 
 use super::Entry;
 
-/// The same moment on the clock of the rows and on the clock that never jumps.
+/// The same moment on the clock of the rows and on the clock that never jumps, and how memory stands then.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
     pub wall: UnixMillis,
     pub steady: Instant,
+    /// So many payloads are in memory that only what is sent now is worth its place.
+    pub tight: bool,
 }
 
 /// What the lane hears.

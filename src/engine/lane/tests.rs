@@ -48,6 +48,7 @@ struct Bench {
     lane: Lane,
     epoch: Instant,
     elapsed: Duration,
+    tight: bool,
 }
 
 impl Bench {
@@ -56,11 +57,12 @@ impl Bench {
             lane: Lane::new(policy, Mode::Open, false, Health::default()),
             epoch: Instant::now(),
             elapsed: Duration::ZERO,
+            tight: false,
         }
     }
 
     fn now(&self) -> Now {
-        Now { wall: START.plus(self.elapsed), steady: self.epoch + self.elapsed }
+        Now { wall: START.plus(self.elapsed), steady: self.epoch + self.elapsed, tight: self.tight }
     }
 
     fn on(&mut self, input: Input) -> Vec<Effect> {

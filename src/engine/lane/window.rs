@@ -35,7 +35,7 @@ pub(super) struct Window {
     /// From where rows are being read.
     loading: Option<Key>,
     /// What left while rows were being read: the reader may still have seen it as pending.
-    left: HashSet<EventSeq>,
+    left: Vec<EventSeq>,
 }
 
 impl Window {
@@ -115,20 +115,29 @@ impl Window {
         let key = self.keys.remove(&event)?;
         let entry = self.ready.remove(&key)?;
         self.unstored -= usize::from(!entry.stored);
+        if self.ready.is_empty() {
+            self.give_memory_back();
+        }
         Some(*entry)
+    }
+
+    /// Most windows are empty most of the time.
+    fn give_memory_back(&mut self) {
+        (self.ready, self.keys) = (BTreeMap::new(), HashMap::new());
     }
 
     /// Takes everything out. What is missing stays missing.
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = Entry> + use<> {
-        self.keys.clear();
+        let taken = std::mem::take(&mut self.ready);
+        self.give_memory_back();
         self.unstored = 0;
-        std::mem::take(&mut self.ready).into_values().map(|entry| *entry)
+        taken.into_values().map(|entry| *entry)
     }
 
     /// This delivery changed: rows that are being read may show it as it was.
     pub(super) fn left(&mut self, event: EventSeq) {
         if self.is_loading() {
-            self.left.insert(event);
+            self.left.push(event);
         }
     }
 
@@ -177,13 +186,13 @@ impl Window {
     /// Rows have been read; answers those that changed meanwhile no more than the window knows.
     pub(super) fn loaded(&mut self) -> HashSet<EventSeq> {
         self.loading = None;
-        std::mem::take(&mut self.left)
+        std::mem::take(&mut self.left).into_iter().collect()
     }
 
-    /// Back to the bound, after rows were added: what comes last goes. Answers those among it that have no row.
-    pub(super) fn trim(&mut self) -> Vec<EventSeq> {
+    /// Back to `most`: what comes last goes. Answers those among it that have no row.
+    pub(super) fn trim(&mut self, most: usize) -> Vec<EventSeq> {
         let mut without_row = Vec::new();
-        while self.len() > WINDOW {
+        while self.len() > most {
             let Some((&key, entry)) = self.ready.last_key_value() else { break };
             let (event, stored) = (entry.event.seq, entry.stored);
             self.take(event);

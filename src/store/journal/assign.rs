@@ -4,13 +4,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use sea_orm::{ConnectionTrait, FromQueryResult, Statement};
 
 use crate::clock::UnixMillis;
 use crate::id::{EventId, EventSeq, TenantNum, WebhookNum};
-use crate::store::StoreError;
 use crate::store::events::Event;
+use crate::store::{StoreError, payload};
 
 use super::{Caller, Draft, Published, Receipt};
 
@@ -84,16 +83,16 @@ pub(super) fn accept(draft: Draft, seq: EventSeq, now: UnixMillis) -> (NewEvent,
     let Draft { tenant, kind, occurred_at, data, caller, targets } = draft;
     let occurred_at = occurred_at.unwrap_or(now);
     let receipt = Receipt { seq, occurred_at, matched: u32::try_from(targets.len()).unwrap_or(u32::MAX) };
-    let body = body(seq, &kind, occurred_at, data.get());
+    let body = payload::counted(body(seq, &kind, occurred_at, data.get()));
     let event = Event { seq, tenant, kind: kind.as_ref().to_owned(), body };
     (NewEvent { event: Arc::new(event), occurred_at, caller, targets }, receipt)
 }
 
 /// `{"id", "event", "timestamp", "data"}`, with the caller's data to the byte.
-fn body(seq: EventSeq, kind: &str, occurred_at: UnixMillis, data: &str) -> Bytes {
+fn body(seq: EventSeq, kind: &str, occurred_at: UnixMillis, data: &str) -> Vec<u8> {
     let kind = serde_json::Value::from(kind);
     let id = EventId(seq);
-    format!(r#"{{"id":"{id}","event":{kind},"timestamp":"{occurred_at}","data":{data}}}"#).into()
+    format!(r#"{{"id":"{id}","event":{kind},"timestamp":"{occurred_at}","data":{data}}}"#).into_bytes()
 }
 
 #[cfg(test)]

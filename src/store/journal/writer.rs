@@ -32,14 +32,17 @@ use super::{Draft, JournalStats, PublishError, PublishRequest, Published, Record
 
 /// Requests in one transaction: bounds how long the next batch waits.
 const MAX_PUBLISHES: usize = 1024;
-const MAX_RECORDS: usize = 4096;
+const MAX_RECORDS: usize = 1024;
+
+/// Outcomes that are written together with publishes, whose senders wait. Nobody waits for the others.
+const RECORDS_BESIDE_PUBLISHES: usize = 256;
 
 /// Nobody waits for an outcome to be committed. Letting them gather makes fewer and larger commits; a crash in this
 /// moment sends that much more again.
 const LINGER: Duration = Duration::from_millis(10);
 
 /// Outcomes that are worth a commit of their own.
-const ENOUGH_RECORDS: usize = 2048;
+const ENOUGH_RECORDS: usize = MAX_RECORDS;
 
 /// Pause before a refused batch is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -162,12 +165,13 @@ impl Writer {
     }
 
     fn take_waiting(&mut self, batch: &mut Batch) {
-        while batch.records.len() < MAX_RECORDS {
-            let Ok(request) = self.records.try_recv() else { break };
-            batch.add(request);
-        }
         while batch.publishes.len() < MAX_PUBLISHES {
             let Ok(request) = self.publishes.try_recv() else { break };
+            batch.add(request);
+        }
+        let most = if batch.publishes.is_empty() { MAX_RECORDS } else { RECORDS_BESIDE_PUBLISHES };
+        while batch.records.len() < most {
+            let Ok(request) = self.records.try_recv() else { break };
             batch.add(request);
         }
     }

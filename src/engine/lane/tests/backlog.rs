@@ -107,3 +107,24 @@ fn a_cancelled_delivery_that_was_under_way_is_not_sent_again() {
     assert_eq!(bench.finish(1, Outcome::TimedOut).status, Status::Cancelled);
     assert!(bench.lane.is_idle(bench.now()));
 }
+
+#[test]
+fn while_memory_is_tight_only_what_can_be_sent_at_once_stays_in_memory() {
+    let mut bench = slow();
+    bench.tight = true;
+    let stays = |effects: &[Effect]| effects.iter().all(|effect| !matches!(effect, Effect::Defer { .. }));
+    assert!(stays(&bench.on(offer(1))), "it is sent");
+    let second = bench.on(offer(2));
+    assert!(!stays(&second) && bench.lane.window.len() == 0);
+}
+
+#[test]
+fn a_window_that_was_full_when_memory_became_tight_gets_smaller_and_nothing_is_lost() {
+    let mut bench = slow();
+    (1..=100).for_each(|seq| drop(bench.on(offer(seq))));
+    bench.tight = true;
+    let effects = bench.on(Input::Tick);
+    let deferred = effects.iter().filter(|effect| matches!(effect, Effect::Defer { .. })).count();
+    assert_eq!((bench.lane.window.len(), deferred), (FEW, 99 - FEW));
+    assert!(bench.lane.window.unread().is_some(), "they are read back");
+}

@@ -1,6 +1,6 @@
 //! The lane driven by a seeded scheduler against a model of the store, with stale reads and crashes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use proptest::prelude::*;
 

@@ -1,0 +1,68 @@
+//! The requests that a lane has under way: a few as a rule, none most of the time. Takes no memory while there are none.
+
+use crate::engine::concurrency::Epoch;
+use crate::id::EventSeq;
+
+use super::Entry;
+
+/// A request under way.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) entry: Entry,
+    pub(super) epoch: Epoch,
+    /// It was cancelled meanwhile.
+    pub(super) withdrawn: bool,
+}
+
+/// In no order: there are at most 256, and what they are found by lies side by side.
+#[derive(Debug, Default)]
+pub(super) struct Flights(Vec<(EventSeq, Box<Flight>)>);
+
+impl Flights {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.0.iter().map(|(_, flight)| &flight.entry)
+    }
+
+    pub(super) fn holds(&self, event: EventSeq) -> bool {
+        self.get(event).is_some()
+    }
+
+    pub(super) fn get(&self, event: EventSeq) -> Option<&Flight> {
+        self.place(event).map(|place| self.0[place].1.as_ref())
+    }
+
+    pub(super) fn begin(&mut self, entry: Entry, epoch: Epoch) {
+        self.0.push((entry.event.seq, Box::new(Flight { entry, epoch, withdrawn: false })));
+    }
+
+    pub(super) fn end(&mut self, event: EventSeq) -> Option<Flight> {
+        let (_, flight) = self.0.swap_remove(self.place(event)?);
+        if self.0.is_empty() {
+            self.0 = Vec::new();
+        }
+        Some(*flight)
+    }
+
+    /// Those of these are not sent again; answers which they are.
+    pub(super) fn withdraw(&mut self, which: impl Fn(EventSeq) -> bool) -> Vec<EventSeq> {
+        let chosen = self.0.iter_mut().filter(|(event, _)| which(*event));
+        chosen
+            .map(|(event, flight)| {
+                flight.withdrawn = true;
+                *event
+            })
+            .collect()
+    }
+
+    fn place(&self, event: EventSeq) -> Option<usize> {
+        self.0.iter().position(|(known, _)| *known == event)
+    }
+}

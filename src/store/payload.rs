@@ -1,0 +1,100 @@
+//! Events in memory: how many bytes they take, and one copy of each however many ask for it. Whoever keeps events for later
+//! looks here before; what is too much waits as rows.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::id::EventSeq;
+
+use super::events::Event;
+
+/// Of the whole process, as memory is.
+static IN_MEMORY: AtomicUsize = AtomicUsize::new(0);
+
+/// Events that are no more are looked for when there are this many.
+const FEW: usize = 1024;
+
+/// The bytes of all bodies that somebody still has.
+#[must_use]
+pub fn in_memory() -> usize {
+    IN_MEMORY.load(Ordering::Relaxed)
+}
+
+/// A body that counts until the last one who has it lets go.
+pub(super) fn counted(body: Vec<u8>) -> Bytes {
+    IN_MEMORY.fetch_add(body.capacity(), Ordering::Relaxed);
+    Bytes::from_owner(Counted(body))
+}
+
+struct Counted(Vec<u8>);
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        IN_MEMORY.fetch_sub(self.0.capacity(), Ordering::Relaxed);
+    }
+}
+
+/// The events that were read and that somebody still has.
+#[derive(Default)]
+pub(super) struct Events(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    events: HashMap<EventSeq, Weak<Event>>,
+    /// With how many the next look for those that are no more comes.
+    look_at: usize,
+}
+
+impl Events {
+    /// The same event that others have, or this one from now on.
+    pub(super) fn share(&self, event: Event) -> Arc<Event> {
+        let mut known = self.0.lock();
+        if let Some(event) = known.events.get(&event.seq).and_then(Weak::upgrade) {
+            return event;
+        }
+        if known.events.len() >= known.look_at.max(FEW) {
+            known.events.retain(|_, event| event.strong_count() > 0);
+            known.look_at = 2 * known.events.len();
+        }
+        let event = Arc::new(event);
+        known.events.insert(event.seq, Arc::downgrade(&event));
+        event
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::TenantNum;
+
+    fn event(seq: i64) -> Event {
+        let body = Bytes::from_static(b"{}");
+        Event { seq: EventSeq(seq), tenant: TenantNum(1), kind: "a".to_owned(), body }
+    }
+
+    #[test]
+    fn whoever_reads_an_event_that_somebody_has_gets_the_same() {
+        let events = Events::default();
+        let (first, second) = (events.share(event(1)), events.share(event(1)));
+        assert!(Arc::ptr_eq(&first, &second) && !Arc::ptr_eq(&first, &events.share(event(2))));
+    }
+
+    #[test]
+    fn events_that_nobody_has_are_forgotten() {
+        let events = Events::default();
+        let kept = events.share(event(0));
+        (1..10_000).for_each(|seq| drop(events.share(event(seq))));
+        assert!(events.0.lock().events.len() <= 2 * FEW);
+        assert!(Arc::ptr_eq(&kept, &events.share(event(0))));
+    }
+}
