@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, ApiConfig};
 use crate::config::Config;
 use crate::engine::{Engine, EngineConfig, StartError};
-use crate::store::{OpenError, Options, Store, StoreError};
+use crate::store::{OpenError, Store, StoreError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -43,8 +43,7 @@ pub struct App {
 
 impl App {
     pub async fn start(config: Config) -> Result<Self, AppError> {
-        let options = Options { url: config.database_url, master_key: config.master_key, migrate: config.migrate };
-        let store = Store::open(options).await?;
+        let store = Store::open(config.database()).await?;
         let engine_config = EngineConfig {
             allow_http: config.allow_http,
             egress_allow: config.egress_allow,

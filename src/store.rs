@@ -24,13 +24,16 @@ pub mod webhooks;
 
 mod cancel;
 mod connect;
+mod dialect;
 mod rows;
 
 use std::sync::Arc;
 
-pub use connect::{OpenError, Options};
+pub use connect::{CONNECTIONS, DEFAULT_CONNECTIONS, OpenError, Options};
 pub use error::StoreError;
-use sea_orm::{DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, TransactionTrait};
+use sea_orm::{
+    AccessMode, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel, TransactionTrait,
+};
 
 use self::seal::Seal;
 
@@ -63,6 +66,8 @@ struct Inner {
     writer: DatabaseConnection,
     readers: DatabaseConnection,
     engine_readers: DatabaseConnection,
+    /// Of PostgreSQL alone.
+    lease: Option<DatabaseConnection>,
     seal: Seal,
     /// Held for the life of the store: a second process must not open the same file.
     _lock: Option<std::fs::File>,
@@ -90,6 +95,17 @@ impl Store {
         self.inner.writer.begin().await
     }
 
+    /// Reads that all see what was committed before the first of them, and nothing of what is committed meanwhile.
+    async fn moment(&self) -> Result<DatabaseTransaction, DbErr> {
+        match self.backend() {
+            DbBackend::Postgres => {
+                let (all_alike, reads) = (Some(IsolationLevel::RepeatableRead), Some(AccessMode::ReadOnly));
+                self.engine_readers().begin_with_config(all_alike, reads).await
+            }
+            _ => self.engine_readers().begin().await,
+        }
+    }
+
     /// Runs one change of configuration in a transaction of its own, in turn with the journal's batches.
     async fn write<T>(
         &self,
@@ -103,7 +119,8 @@ impl Store {
 
     /// Closes every connection; what is left of the write-ahead log is folded into the file.
     pub async fn close(&self) {
-        for pool in [&self.inner.readers, &self.inner.engine_readers, &self.inner.writer] {
+        let Inner { writer, readers, engine_readers, lease, .. } = self.inner.as_ref();
+        for pool in [readers, engine_readers].into_iter().chain(lease).chain([writer]) {
             if let Err(error) = pool.close_by_ref().await {
                 tracing::warn!(%error, "closing the database failed");
             }
@@ -111,5 +128,8 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+#[path = "../tests/support/cluster.rs"]
+pub(crate) mod cluster;
 #[cfg(test)]
 mod tests;

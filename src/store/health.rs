@@ -2,12 +2,13 @@
 //! store's business.
 
 use entity::endpoint_health::{Column, Entity, Model};
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter};
+use sea_orm::{ConnectionTrait, EntityTrait, QueryFilter};
 
 use crate::clock::UnixMillis;
 use crate::id::WebhookNum;
 
 use super::StoreError;
+use super::dialect::is_one_of;
 
 /// The default is an endpoint that has seen no failure.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,7 +41,7 @@ impl From<Model> for Health {
 }
 
 pub(super) async fn of<C: ConnectionTrait>(on: &C, nums: &[i64]) -> Result<Vec<(WebhookNum, Health)>, StoreError> {
-    let rows = Entity::find().filter(Column::WebhookNum.is_in(nums.iter().copied())).all(on).await?;
+    let rows = Entity::find().filter(is_one_of(on.get_database_backend(), Column::WebhookNum, nums)).all(on).await?;
     Ok(rows.into_iter().map(|row| (WebhookNum(row.webhook_num), row.into())).collect())
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sea_orm::{DbBackend, FromQueryResult, Statement, Value};
+use sea_orm::{FromQueryResult, Statement, Value};
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
@@ -81,7 +81,7 @@ impl LogIndex {
             let sql = "SELECT event_seq, webhook_num FROM delivery WHERE (event_seq, webhook_num) > ($1, $2) \
                        ORDER BY event_seq, webhook_num LIMIT $3";
             let values = [after.event.0.into(), after.webhook.0.into(), (CHUNK as i64).into()];
-            let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
+            let statement = Statement::from_sql_and_values(self.store.backend(), sql, values);
             let rows = KeyRow::find_by_statement(statement).all(self.store.engine_readers()).await?;
             let id = |row: &KeyRow| DeliveryId { event: EventSeq(row.event_seq), webhook: WebhookNum(row.webhook_num) };
             let ids: Vec<DeliveryId> = rows.iter().map(id).collect();

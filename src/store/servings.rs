@@ -10,6 +10,7 @@ use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use crate::clock::UnixMillis;
 use crate::id::WebhookNum;
 
+use super::dialect::is_one_of;
 use super::health::{self, Health};
 use super::webhooks::Webhook;
 use super::{Store, StoreError};
@@ -37,12 +38,12 @@ impl Store {
     ) -> Result<HashMap<WebhookNum, Result<Serving, StoreError>>, StoreError> {
         let keys: Vec<i64> = nums.iter().map(|num| num.0).collect();
         let rows = Entity::find()
-            .filter(Column::Num.is_in(keys.clone()))
+            .filter(is_one_of(self.backend(), Column::Num, &keys))
             .filter(Column::DeletedAt.is_null())
             .all(self.engine_readers())
             .await?;
         let mut secrets = secret::Entity::find()
-            .filter(secret::Column::WebhookNum.is_in(keys.clone()))
+            .filter(is_one_of(self.backend(), secret::Column::WebhookNum, &keys))
             .order_by_desc(secret::Column::Num)
             .all(self.engine_readers())
             .await?;
@@ -90,7 +91,7 @@ impl Store {
         let query = Entity::find()
             .select_only()
             .column(Column::Num)
-            .filter(Column::Num.is_in(nums.iter().copied()))
+            .filter(is_one_of(self.backend(), (Entity, Column::Num), nums))
             .filter(Expr::exists(pending));
         let found: Vec<i64> = query.into_tuple().all(self.engine_readers()).await?;
         Ok(found.into_iter().collect())

@@ -28,7 +28,7 @@ pub(super) struct Alike {
 /// Creates a tenant with these webhooks; answers its id.
 pub(super) async fn settle(directory: &Path, crowd: &[Alike], bar: &ProgressBar) -> Result<TenantId, CliError> {
     let url = server::database_url(directory);
-    let store = Store::open(Options { url, master_key: None, migrate: true }).await.map_err(CliError::failed)?;
+    let store = Store::open(Options::of(url)).await.map_err(CliError::failed)?;
     bar.set_message("creating webhooks");
     bar.set_position(0);
     bar.set_length(crowd.iter().map(|alike| alike.count as u64).sum());

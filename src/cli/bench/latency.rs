@@ -89,7 +89,7 @@ struct Floor {
 impl Floor {
     async fn prepare(sink: &Sink, directory: &Path, payload: u32) -> Result<Self, CliError> {
         let url = format!("sqlite://{}", directory.join("floor.db").display());
-        let store = Store::open(Options { url, master_key: None, migrate: true }).await.map_err(CliError::failed)?;
+        let store = Store::open(Options::of(url)).await.map_err(CliError::failed)?;
         Ok(Self { store, client: raw::client()?, request: raw::request(&sink.url(), payload) })
     }
 

@@ -1,6 +1,7 @@
 //! The writer's statements: one text a table and size, so that they stay prepared.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Value};
 
@@ -40,6 +41,8 @@ pub(super) struct Rows {
     pub(super) callers: Vec<Value>,
     pub(super) fanouts: Vec<Value>,
     pub(super) deliveries: Vec<Value>,
+    /// Where each of them is; a statement must not name a row twice.
+    delivery_at: HashMap<DeliveryId, usize>,
     pub(super) deferrals: Vec<Value>,
     pub(super) attempts: Vec<Value>,
     pub(super) ended: Vec<Value>,
@@ -96,7 +99,7 @@ impl Statements {
 
     /// Runs the batch; answers the number of statements and what the updates changed.
     pub(super) async fn run<C: ConnectionTrait>(&self, on: &C, rows: Rows) -> Result<(u64, Updated), DbErr> {
-        let Rows { events, callers, fanouts, deliveries, deferrals, attempts, ended, updates, health } = rows;
+        let Rows { events, callers, fanouts, deliveries, deferrals, attempts, ended, updates, health, .. } = rows;
         let mut statements = updates.len() as u64;
         statements += self.event.run(on, events).await?;
         statements += self.caller.run(on, callers).await?;
@@ -151,8 +154,19 @@ impl Rows {
         }
     }
 
+    /// Where an attempt has left a delivery. Of several attempts in a batch, which are made one after the other, the last
+    /// one counts.
     pub(super) fn delivery(&mut self, id: DeliveryId, state: &DeliveryState) {
-        self.deliveries.extend(delivery_row(id, state));
+        match self.delivery_at.entry(id) {
+            Entry::Vacant(entry) => {
+                entry.insert(self.deliveries.len());
+                self.deliveries.extend(delivery_row(id, state));
+            }
+            Entry::Occupied(entry) => {
+                let from = *entry.get();
+                self.deliveries.splice(from..from + DELIVERY_COLUMNS, delivery_row(id, state));
+            }
+        }
     }
 
     pub(super) fn deferral(&mut self, id: DeliveryId, state: &DeliveryState) {
@@ -173,8 +187,8 @@ impl Rows {
             head_us.map(i64::from).into(),
             status_code.map(u16::cast_signed).into(),
             (*outcome).into(),
-            error.clone().into(),
-            headers.into(),
+            error.as_deref().map(storable).into(),
+            headers.as_deref().map(storable).into(),
             body.into(),
         ]);
     }
@@ -187,6 +201,11 @@ impl Rows {
         let EventSeq(event) = event;
         self.ended.extend([event.into(), shard.into()]);
     }
+}
+
+/// PostgreSQL's texts hold everything but NUL; a batch must not fail for ever because of what somebody answered.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{FFFD}")
 }
 
 fn health_row((webhook, health): (WebhookNum, Health)) -> [Value; HEALTH_COLUMNS] {
