@@ -65,6 +65,11 @@ impl App {
         Ok(Self { engine, address, new_admin_key, store, server, stopping, stop_grace: config.stop_grace })
     }
 
+    /// Resolves when another process has taken over the database, and all that is left to do is to stop.
+    pub async fn deposed(&self) {
+        self.engine.deposed().await;
+    }
+
     /// Takes no new requests and begins no attempt, lets those under way end within one grace, flushes, closes the
     /// database.
     pub async fn stop(self) {

@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use crate::store::seal::MasterKey;
-use crate::store::{CONNECTIONS, DEFAULT_CONNECTIONS, Options};
+use crate::store::{CONNECTIONS, DEFAULT_CONNECTIONS, DEFAULT_LEASE, Options};
 
 /// What the variables start with; `listen` is `POSTHASTE_LISTEN`, `--listen`, and `listen` in the file.
 const PREFIX: &str = "POSTHASTE_";
@@ -41,6 +41,9 @@ pub struct Written {
     /// PostgreSQL: connections of this process at most [default: 12]
     #[arg(long, env = "POSTHASTE_DATABASE_CONNECTIONS", value_name = "N")]
     database_connections: Option<usize>,
+    /// PostgreSQL: how long a process may send after it last reached the database, in milliseconds [default: 15000]
+    #[arg(long, env = "POSTHASTE_LEASE_MS", value_name = "MS")]
+    lease_ms: Option<usize>,
     /// PostgreSQL: use a server that may lose commits, or whose clock is far off, all the same [default: false]
     #[arg(
         long,
@@ -85,9 +88,10 @@ pub struct Written {
     log: Option<String>,
 }
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "database_url",
     "database_connections",
+    "lease_ms",
     "force_unsafe_database",
     "migrate",
     "listen",
@@ -111,6 +115,7 @@ fn known_keys() -> Vec<String> {
 pub struct Config {
     pub database_url: String,
     pub database_connections: u32,
+    pub lease: Duration,
     pub force_unsafe_database: bool,
     pub migrate: bool,
     pub listen: SocketAddr,
@@ -141,6 +146,7 @@ impl Config {
             master_key: self.master_key.clone(),
             migrate: self.migrate,
             connections: self.database_connections,
+            lease: self.lease,
             force_unsafe: self.force_unsafe_database,
         }
     }
@@ -165,6 +171,7 @@ impl Written {
         Self {
             database_url: self.database_url.or(below.database_url),
             database_connections: self.database_connections.or(below.database_connections),
+            lease_ms: self.lease_ms.or(below.lease_ms),
             force_unsafe_database: self.force_unsafe_database.or(below.force_unsafe_database),
             migrate: self.migrate.or(below.migrate),
             listen: self.listen.or(below.listen),
@@ -234,12 +241,15 @@ impl TryFrom<Written> for Config {
             // Not repeated: the URL may hold a password.
             return Err(hidden("database_url", "sqlite://path or postgres://user@host/database"));
         }
+        let lease_ms = written.lease_ms.unwrap_or(DEFAULT_LEASE.as_millis() as usize);
+        let lease_ms = within("lease_ms", lease_ms, 1000..=60_000, "1000 to 60000")?;
         let connections = written.database_connections.unwrap_or(DEFAULT_CONNECTIONS as usize);
         let accepted = *CONNECTIONS.start() as usize..=*CONNECTIONS.end() as usize;
         let connections = within("database_connections", connections, accepted, "6 to 200")?;
         Ok(Self {
             database_url,
             database_connections: u32::try_from(connections).unwrap_or(DEFAULT_CONNECTIONS),
+            lease: Duration::from_millis(lease_ms as u64),
             force_unsafe_database: written.force_unsafe_database.unwrap_or(false),
             migrate: written.migrate.unwrap_or(true),
             listen: parse("listen", listen, "an address and a port such as 127.0.0.1:8080")?,

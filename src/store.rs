@@ -13,6 +13,7 @@ pub mod health;
 pub mod idempotency;
 pub mod journal;
 pub mod keys;
+pub mod leases;
 pub mod ledger;
 pub mod log;
 pub mod seal;
@@ -28,8 +29,9 @@ mod dialect;
 mod rows;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-pub use connect::{CONNECTIONS, DEFAULT_CONNECTIONS, OpenError, Options};
+pub use connect::{CONNECTIONS, DEFAULT_CONNECTIONS, DEFAULT_LEASE, OpenError, Options};
 pub use error::StoreError;
 use sea_orm::{
     AccessMode, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel, TransactionTrait,
@@ -66,8 +68,9 @@ struct Inner {
     writer: DatabaseConnection,
     readers: DatabaseConnection,
     engine_readers: DatabaseConnection,
-    /// Of PostgreSQL alone.
+    /// Of PostgreSQL alone, which other nodes may know.
     lease: Option<DatabaseConnection>,
+    lease_for: Duration,
     seal: Seal,
     /// Held for the life of the store: a second process must not open the same file.
     _lock: Option<std::fs::File>,

@@ -6,6 +6,7 @@ mod sqlite;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use entity::webhook_secret as secret;
 use migration::{Migrator, MigratorTrait as _};
@@ -15,6 +16,9 @@ use super::seal::{MasterKey, Seal};
 use super::{Inner, Store};
 
 pub use postgres::{CONNECTIONS, DEFAULT_CONNECTIONS};
+
+/// Long enough for a database that is restarted, short enough to wait for after a crash.
+pub const DEFAULT_LEASE: Duration = Duration::from_secs(15);
 
 /// How a database is opened. What concerns PostgreSQL alone is ignored by SQLite.
 #[derive(Debug, Clone)]
@@ -26,6 +30,8 @@ pub struct Options {
     pub migrate: bool,
     /// PostgreSQL: connections of this process at most.
     pub connections: u32,
+    /// PostgreSQL: how long this process may send after it last reached the database; others take over then.
+    pub lease: Duration,
     /// PostgreSQL: a server that may lose commits, or whose clock differs much, is used all the same.
     pub force_unsafe: bool,
 }
@@ -34,8 +40,8 @@ impl Options {
     /// The defaults, which migrate.
     #[must_use]
     pub fn of(url: impl Into<String>) -> Self {
-        let connections = DEFAULT_CONNECTIONS;
-        Self { url: url.into(), master_key: None, migrate: true, connections, force_unsafe: false }
+        let (connections, lease) = (DEFAULT_CONNECTIONS, DEFAULT_LEASE);
+        Self { url: url.into(), master_key: None, migrate: true, connections, lease, force_unsafe: false }
     }
 }
 
@@ -99,7 +105,8 @@ impl Store {
         if newest_secret(&writer).await?.is_some_and(|sealed| seal.is_foreign(&sealed)) {
             return Err(OpenError::WrongKey { setting: key_setting });
         }
-        let inner = Inner { writer, readers, engine_readers, lease, seal, _lock: lock };
+        let lease_for = options.lease;
+        let inner = Inner { writer, readers, engine_readers, lease, lease_for, seal, _lock: lock };
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -2,6 +2,8 @@
 
 mod bulk;
 mod deleted;
+mod duplicates;
+mod leases;
 mod ledger;
 mod log_index;
 mod migrations;
@@ -304,7 +306,7 @@ async fn what_a_crash_left_stays_suspect_through_clean_stops(on: On) {
 
 on_both!(a_closed_journal_writes_what_it_took_and_takes_nothing_more);
 async fn a_closed_journal_writes_what_it_took_and_takes_nothing_more(on: On) {
-    let World { store, tenant, running, home: _home } = World::new(on).await;
+    let World { store, tenant, running, holding: _, home: _home } = World::new(on).await;
     let draft = Draft {
         tenant: tenant.num,
         kind: "a".into(),

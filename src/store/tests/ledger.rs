@@ -83,17 +83,7 @@ async fn a_batch_that_is_refused_and_tried_again_is_told_once(on: On) {
     }
     world.record(attempted(ids[0], 1, Status::Failed, None)).await;
     world.record(Record::Defer { id: ids[4], next_at: UnixMillis(5) }).await;
-    let (refuse, accept) = match on {
-        On::Sqlite => (
-            "CREATE TRIGGER refuse BEFORE INSERT ON attempt BEGIN SELECT RAISE(ABORT, 'refused'); END",
-            "DROP TRIGGER refuse",
-        ),
-        On::Postgres => (
-            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'refused'; END$$; \
-             CREATE TRIGGER refuse BEFORE INSERT ON attempt FOR EACH ROW EXECUTE FUNCTION refuse()",
-            "DROP TRIGGER refuse ON attempt",
-        ),
-    };
+    let (refuse, accept) = world::refusal(on);
     world.store.inner.writer.execute_unprepared(refuse).await.unwrap();
     let (answer, answered) = oneshot::channel();
     for record in [

@@ -1,5 +1,6 @@
 //! A store of its own with one tenant and a running journal, on either database.
 
+use std::time::Duration;
 
 use serde_json::value::RawValue;
 use tempfile::TempDir;
@@ -12,6 +13,7 @@ use crate::store::cluster::Database;
 use crate::store::deliveries::{self, Attempt, DeliveryState, Status, Trigger};
 use crate::store::fanouts::Fanout;
 use crate::store::journal::{AttemptRecord, Caller, Draft, Journal, Published, Receipt, Record, Running};
+use crate::store::leases::{Holding, Taken};
 use crate::store::seal::MasterKey;
 use crate::store::tenants::{NewTenant, Tenant};
 use crate::store::webhooks::{NewWebhook, Webhook};
@@ -26,6 +28,7 @@ pub(super) enum On {
 pub(super) struct World {
     pub(super) store: Store,
     pub(super) tenant: Tenant,
+    pub(super) holding: Holding,
     pub(super) running: Running,
     /// Last: a store is closed before it goes.
     pub(super) home: Home,
@@ -57,6 +60,11 @@ impl Home {
         }
     }
 
+    /// The same place with another lease.
+    pub(super) async fn open_for(&self, lease: Duration) -> Store {
+        Store::open(Options { lease, ..self.options() }).await.unwrap()
+    }
+
     pub(super) async fn open(&self) -> Store {
         Store::open(self.options()).await.unwrap()
     }
@@ -82,10 +90,19 @@ impl Store {
     }
 }
 
+async fn start(store: &Store) -> (Holding, Running) {
+    let Taken::Mine(holding) = store.take_shards("test").await.unwrap() else { panic!("nobody else is here") };
+    let running = Journal::start(store, &holding).await.unwrap();
+    (holding, running)
+}
+
 impl World {
     pub(super) async fn new(on: On) -> Self {
         let home = Home::new(on);
-        let store = home.open().await;
+        Self::of(home.open().await, home).await
+    }
+
+    pub(super) async fn of(store: Store, home: Home) -> Self {
         let new = NewTenant {
             id: TenantId::generate(),
             name: "Tenant".to_owned(),
@@ -94,8 +111,8 @@ impl World {
             catalogue: vec![("message.sent".to_owned(), "A message was sent.".to_owned())],
         };
         let tenant = store.create_tenant(new, None).await.unwrap();
-        let running = Journal::start(&store).await.unwrap();
-        Self { store, tenant, running, home }
+        let (holding, running) = start(&store).await;
+        Self { store, tenant, holding, running, home }
     }
 
     pub(super) async fn webhook(&self) -> Webhook {
@@ -160,9 +177,10 @@ impl World {
 
     /// Ends the process, so to speak; its files stay.
     pub(super) async fn stop(self) -> Home {
-        let Self { home, store, running, .. } = self;
+        let Self { home, store, holding, running, .. } = self;
         running.journal.close().await;
         running.writer.await.unwrap();
+        store.release(&holding).await.unwrap();
         store.close().await;
         home
     }
@@ -172,8 +190,8 @@ impl World {
         let tenant = self.tenant.clone();
         let home = self.stop().await;
         let store = home.open().await;
-        let running = Journal::start(&store).await.unwrap();
-        Self { store, tenant, running, home }
+        let (holding, running) = start(&store).await;
+        Self { store, tenant, holding, running, home }
     }
 
     /// Everything that is stored, as it lies there or as it can be read.
@@ -215,7 +233,30 @@ pub(super) fn id(receipt: Receipt, webhook: WebhookNum) -> DeliveryId {
 }
 
 pub(super) fn attempted(id: DeliveryId, number: u16, status: Status, next_at: Option<UnixMillis>) -> Record {
-    let attempt = Attempt {
+    let attempt = attempt(number);
+    let settled_at = (status != Status::Pending).then_some(attempt.started_at);
+    let state = DeliveryState { status, attempts: number, tries: number, next_at, settled_at, manual: None };
+    Record::Attempt(Box::new(AttemptRecord { id, attempt, state }))
+}
+
+/// Statements after which no attempt can be written, and after which it can again.
+pub(super) fn refusal(on: On) -> (&'static str, &'static str) {
+    match on {
+        On::Sqlite => (
+            "CREATE TRIGGER refuse BEFORE INSERT ON attempt BEGIN SELECT RAISE(ABORT, 'refused'); END",
+            "DROP TRIGGER refuse",
+        ),
+        On::Postgres => (
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'refused'; END$$; \
+             CREATE TRIGGER refuse BEFORE INSERT ON attempt FOR EACH ROW EXECUTE FUNCTION refuse()",
+            "DROP TRIGGER refuse ON attempt",
+        ),
+    }
+}
+
+/// One that was answered.
+pub(super) fn attempt(number: u16) -> Attempt {
+    Attempt {
         number,
         trigger: Trigger::Scheduled,
         started_at: UnixMillis(1_800_000_000_000),
@@ -226,8 +267,5 @@ pub(super) fn attempted(id: DeliveryId, number: u16, status: Status, next_at: Op
         error: None,
         response_headers: vec![("server".to_owned(), "x".to_owned())],
         response_body: b"ok".to_vec(),
-    };
-    let settled_at = (status != Status::Pending).then_some(attempt.started_at);
-    let state = DeliveryState { status, attempts: number, tries: number, next_at, settled_at, manual: None };
-    Record::Attempt(Box::new(AttemptRecord { id, attempt, state }))
+    }
 }
