@@ -60,6 +60,7 @@ fn cluster() -> &'static Cluster {
 }
 
 impl Cluster {
+    #[allow(clippy::zombie_processes, reason = "it outlives this process, whose end it waits for")]
     fn start() -> Self {
         let bin = programs();
         let owner = owner();
@@ -101,6 +102,17 @@ impl Database {
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         cluster().run(&format!("CREATE DATABASE {name}"));
         Self { name }
+    }
+
+    /// Whether anybody but its owner may connect from now on. Who is connected and must not be, is thrown out.
+    #[allow(dead_code, reason = "not every test binary has an outage")]
+    pub(crate) fn open_for_all(&self, open: bool) {
+        let name = &self.name;
+        cluster().run(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {open}"));
+        if !open {
+            let all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname =";
+            cluster().run(&format!("{all} '{name}'"));
+        }
     }
 
     pub(crate) fn url(&self) -> String {
