@@ -34,7 +34,8 @@ use std::time::Duration;
 pub use connect::{CONNECTIONS, DEFAULT_CONNECTIONS, DEFAULT_LEASE, OpenError, Options};
 pub use error::StoreError;
 use sea_orm::{
-    AccessMode, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel, TransactionTrait,
+    AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel, Statement,
+    TransactionTrait,
 };
 
 use self::seal::Seal;
@@ -107,6 +108,17 @@ impl Store {
             }
             _ => self.engine_readers().begin().await,
         }
+    }
+
+    /// How much PostgreSQL has ever written to its write-ahead log; `None` with SQLite.
+    pub async fn wal_bytes(&self) -> Result<Option<u64>, StoreError> {
+        if self.backend() != DbBackend::Postgres {
+            return Ok(None);
+        }
+        let sql = "SELECT (pg_current_wal_lsn() - '0/0'::pg_lsn)::int8";
+        let row = self.readers().query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await?;
+        let bytes: Option<i64> = row.map(|row| row.try_get_by_index(0)).transpose()?;
+        Ok(bytes.map(i64::cast_unsigned))
     }
 
     /// Runs one change of configuration in a transaction of its own, in turn with the journal's batches.

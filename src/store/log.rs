@@ -13,7 +13,7 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 
-use super::rows::RowStatement;
+use super::rows::{RowStatement, int8};
 use super::{Store, StoreError, state};
 
 /// How far the index may lag when nobody reads a log.
@@ -67,8 +67,8 @@ impl LogIndex {
     /// Indexes what the last process left behind.
     pub async fn open(store: &Store, buffer: Arc<LogBuffer>) -> Result<Self, StoreError> {
         let indexed_to = store.log_indexed_to().await?;
-        let head = "INSERT INTO delivery_log (webhook_num, event_seq)";
-        let insert = RowStatement::insert(store.backend(), head, 2, "ON CONFLICT DO NOTHING");
+        let columns = [int8("webhook_num"), int8("event_seq")];
+        let insert = RowStatement::insert(store.backend(), "delivery_log", &columns, "ON CONFLICT DO NOTHING");
         let turn = AsyncMutex::new(Progress { indexed_to, to_do: Vec::new() });
         let index = Self { store: store.clone(), buffer, insert, turn };
         index.catch_up(indexed_to).await?;
