@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, ApiConfig};
 use crate::config::Config;
 use crate::engine::{Engine, EngineConfig, StartError};
-use crate::store::{OpenError, Options, Store, StoreError};
+use crate::store::{OpenError, Store, StoreError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -43,8 +43,7 @@ pub struct App {
 
 impl App {
     pub async fn start(config: Config) -> Result<Self, AppError> {
-        let options = Options { url: config.database_url, master_key: config.master_key, migrate: config.migrate };
-        let store = Store::open(options).await?;
+        let store = Store::open(config.database()).await?;
         let engine_config = EngineConfig {
             allow_http: config.allow_http,
             egress_allow: config.egress_allow,
@@ -65,6 +64,11 @@ impl App {
         let stopping = CancellationToken::new();
         let server = serve(listener, api::router(engine.clone(), api_config), stopping.clone());
         Ok(Self { engine, address, new_admin_key, store, server, stopping, stop_grace: config.stop_grace })
+    }
+
+    /// Resolves when another process has taken over the database, and all that is left to do is to stop.
+    pub async fn deposed(&self) {
+        self.engine.deposed().await;
     }
 
     /// Takes no new requests and begins no attempt, lets those under way end within one grace, flushes, closes the

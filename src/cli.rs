@@ -80,9 +80,7 @@ impl CliError {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(_) | Self::Log(_) => ExitCode::from(2),
-            Self::Open(OpenError::WrongKey { .. }) | Self::App(AppError::Open(OpenError::WrongKey { .. })) => {
-                ExitCode::from(2)
-            }
+            Self::Open(error) | Self::App(AppError::Open(error)) if error.is_configuration() => ExitCode::from(2),
             Self::Open(_) | Self::App(_) | Self::Failed(_) => ExitCode::from(1),
         }
     }

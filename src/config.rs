@@ -10,6 +10,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use crate::store::seal::MasterKey;
+use crate::store::{CONNECTIONS, DEFAULT_CONNECTIONS, DEFAULT_LEASE, Options};
 
 /// What the variables start with; `listen` is `POSTHASTE_LISTEN`, `--listen`, and `listen` in the file.
 const PREFIX: &str = "POSTHASTE_";
@@ -37,9 +38,24 @@ pub enum ConfigError {
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Written {
-    /// Where events are kept: sqlite://path [default: sqlite://posthaste.db]
-    #[arg(long, env = "POSTHASTE_DATABASE_URL", value_name = "URL")]
+    /// Where events are kept: sqlite://path or postgres://user@host/database [default: sqlite://posthaste.db]
+    #[arg(long, env = "POSTHASTE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
+    /// PostgreSQL: connections of this process at most [default: 12]
+    #[arg(long, env = "POSTHASTE_DATABASE_CONNECTIONS", value_name = "N")]
+    database_connections: Option<usize>,
+    /// PostgreSQL: how long a process may send after it last reached the database, in milliseconds [default: 15000]
+    #[arg(long, env = "POSTHASTE_LEASE_MS", value_name = "MS")]
+    lease_ms: Option<usize>,
+    /// PostgreSQL: use a server that may lose commits, or whose clock is far off, all the same [default: false]
+    #[arg(
+        long,
+        env = "POSTHASTE_FORCE_UNSAFE_DATABASE",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    force_unsafe_database: Option<bool>,
     /// Bring the schema up to date on start [default: true]
     #[arg(long, env = "POSTHASTE_MIGRATE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     migrate: Option<bool>,
@@ -78,8 +94,11 @@ pub struct Written {
     log: Option<String>,
 }
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 16] = [
     "database_url",
+    "database_connections",
+    "lease_ms",
+    "force_unsafe_database",
     "migrate",
     "listen",
     "admin_key",
@@ -102,6 +121,9 @@ fn known_keys() -> Vec<String> {
 #[derive(Debug, Clone)]
 pub struct Config {
     pub database_url: String,
+    pub database_connections: u32,
+    pub lease: Duration,
+    pub force_unsafe_database: bool,
     pub migrate: bool,
     pub listen: SocketAddr,
     pub admin_key: Option<String>,
@@ -123,6 +145,19 @@ impl Config {
         let file = file.map(read_file).transpose()?.unwrap_or_default();
         Self::try_from(given.over(file))
     }
+
+    /// How the database is to be opened.
+    #[must_use]
+    pub fn database(&self) -> Options {
+        Options {
+            url: self.database_url.clone(),
+            master_key: self.master_key.clone(),
+            migrate: self.migrate,
+            connections: self.database_connections,
+            lease: self.lease,
+            force_unsafe: self.force_unsafe_database,
+        }
+    }
 }
 
 fn read_file(path: &Path) -> Result<Written, ConfigError> {
@@ -143,6 +178,9 @@ impl Written {
     fn over(self, below: Self) -> Self {
         Self {
             database_url: self.database_url.or(below.database_url),
+            database_connections: self.database_connections.or(below.database_connections),
+            lease_ms: self.lease_ms.or(below.lease_ms),
+            force_unsafe_database: self.force_unsafe_database.or(below.force_unsafe_database),
             migrate: self.migrate.or(below.migrate),
             listen: self.listen.or(below.listen),
             admin_key: self.admin_key.or(below.admin_key),
@@ -208,12 +246,21 @@ impl TryFrom<Written> for Config {
         let payload_memory = written.payload_memory_bytes.unwrap_or(128 << 20);
         let body_limit = written.body_limit_bytes.unwrap_or(1024 * 1024);
         let database_url = written.database_url.unwrap_or_else(|| "sqlite://posthaste.db".to_owned());
-        if database_url.strip_prefix("sqlite://").is_none_or(str::is_empty) {
-            // Not repeated: the URL of another database may hold a password.
-            return Err(hidden("database_url", "sqlite://path"));
+        let names_a_database = |scheme| database_url.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty());
+        if !["sqlite://", "postgres://", "postgresql://"].into_iter().any(names_a_database) {
+            // Not repeated: the URL may hold a password.
+            return Err(hidden("database_url", "sqlite://path or postgres://user@host/database"));
         }
+        let lease_ms = written.lease_ms.unwrap_or(DEFAULT_LEASE.as_millis() as usize);
+        let lease_ms = within("lease_ms", lease_ms, 1000..=60_000, "1000 to 60000")?;
+        let connections = written.database_connections.unwrap_or(DEFAULT_CONNECTIONS as usize);
+        let accepted = *CONNECTIONS.start() as usize..=*CONNECTIONS.end() as usize;
+        let connections = within("database_connections", connections, accepted, "6 to 200")?;
         Ok(Self {
             database_url,
+            database_connections: u32::try_from(connections).unwrap_or(DEFAULT_CONNECTIONS),
+            lease: Duration::from_millis(lease_ms as u64),
+            force_unsafe_database: written.force_unsafe_database.unwrap_or(false),
             migrate: written.migrate.unwrap_or(true),
             listen: parse("listen", listen, "an address and a port such as 127.0.0.1:8080")?,
             admin_key,

@@ -23,8 +23,10 @@ mod operational;
 mod pulse;
 mod registry;
 mod serving;
+mod shards;
 mod shared;
 mod steer;
+mod tenure;
 mod turns;
 mod waker;
 
@@ -63,6 +65,7 @@ use self::arbiters::Arbiters;
 use self::registry::RegistryHandle;
 use self::routes::RouteTable;
 use self::shared::Shared;
+use self::tenure::Tenure;
 
 /// The type of the event that `test` sends. Tenants cannot publish it.
 pub const TEST_EVENT: &str = "webhook.test";
@@ -129,6 +132,9 @@ pub enum StartError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Client(#[from] crate::delivery::client::ClientError),
+    /// Another process is at work on the same database.
+    #[error("the database is served by another posthaste ({name}, since {since}); stop that one first")]
+    Held { name: String, since: UnixMillis },
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
 }
@@ -158,13 +164,22 @@ struct Inner {
 impl Engine {
     /// Starts everything; what the last process left owed is taken up by the same path as new work.
     pub async fn start(store: Store, config: EngineConfig) -> Result<Self, StartError> {
+        let tenure = Tenure::take(&store).await?;
+        let started = Box::pin(Self::start_for(tenure.clone(), store, config)).await;
+        if started.is_err() {
+            tenure.give_up().await;
+        }
+        started
+    }
+
+    async fn start_for(tenure: Tenure, store: Store, config: EngineConfig) -> Result<Self, StartError> {
         let suspect = store.mark_started(UnixMillis::now()).await?;
         let guard = Arc::new(Guard::new(config.allow_http, config.egress_allow.clone()));
-        let running = Journal::start(&store).await?;
+        let running = Journal::start(&store, tenure.holding()).await?;
         let routes = Arc::new(RouteTable::load(&store).await?);
         let log = Arc::new(LogIndex::open(&store, running.log.clone()).await?);
         let arbiters = Arbiters::start(config.arbiters, &guard)?;
-        let shared = Arc::new(Shared::new(&store, &running, &routes, &guard, &config));
+        let shared = Arc::new(Shared::new(&store, &running, &routes, &guard, tenure, &config));
         let registry = registry::start(&arbiters, &shared, &running.feed, suspect);
         let inner = Inner {
             store,
@@ -197,6 +212,11 @@ impl Engine {
         let follower = Box::pin(or_abort("the log follower", follow(inner.log.clone(), inner.store.clone())));
         let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(follower).await });
+    }
+
+    /// Resolves when another node has taken over, and all that is left to do is to end.
+    pub async fn deposed(&self) {
+        self.inner.shared.tenure.lost().await;
     }
 
     /// What is stored, for reading.
@@ -266,9 +286,14 @@ impl Engine {
             Ok(Err(error)) => tracing::warn!(%error, "the log index was not flushed; the next start catches up"),
             Ok(Ok(())) => {}
         }
-        if drained && let Err(error) = inner.store.mark_stopped_cleanly(UnixMillis::now()).await {
+        let tenure = &inner.shared.tenure;
+        if drained
+            && !tenure.is_lost()
+            && let Err(error) = inner.store.mark_stopped_cleanly(UnixMillis::now()).await
+        {
             tracing::warn!(%error, "the clean stop was not noted; the next start treats it as a crash");
         }
+        tenure.give_up().await;
     }
 }
 

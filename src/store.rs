@@ -13,6 +13,7 @@ pub mod health;
 pub mod idempotency;
 pub mod journal;
 pub mod keys;
+pub mod leases;
 pub mod ledger;
 pub mod log;
 pub mod payload;
@@ -26,13 +27,18 @@ pub mod webhooks;
 mod cancel;
 mod checkpoint;
 mod connect;
+mod dialect;
 mod rows;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-pub use connect::{OpenError, Options};
+pub use connect::{CONNECTIONS, DEFAULT_CONNECTIONS, DEFAULT_LEASE, OpenError, Options};
 pub use error::StoreError;
-use sea_orm::{DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, TransactionTrait};
+use sea_orm::{
+    AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel, Statement,
+    TransactionTrait,
+};
 
 use tokio_util::task::AbortOnDropHandle;
 
@@ -67,10 +73,14 @@ struct Inner {
     writer: DatabaseConnection,
     readers: DatabaseConnection,
     engine_readers: DatabaseConnection,
+    /// Of PostgreSQL alone, which other nodes may know.
+    lease: Option<DatabaseConnection>,
+    lease_for: Duration,
     seal: Seal,
     /// Those in memory, for whoever reads them next.
     events: payload::Events,
-    checkpoints: AbortOnDropHandle<()>,
+    /// Of SQLite alone.
+    checkpoints: Option<AbortOnDropHandle<()>>,
     /// Held for the life of the store: a second process must not open the same file.
     _lock: Option<std::fs::File>,
 }
@@ -101,6 +111,28 @@ impl Store {
         self.inner.writer.begin().await
     }
 
+    /// Reads that all see what was committed before the first of them, and nothing of what is committed meanwhile.
+    async fn moment(&self) -> Result<DatabaseTransaction, DbErr> {
+        match self.backend() {
+            DbBackend::Postgres => {
+                let (all_alike, reads) = (Some(IsolationLevel::RepeatableRead), Some(AccessMode::ReadOnly));
+                self.engine_readers().begin_with_config(all_alike, reads).await
+            }
+            _ => self.engine_readers().begin().await,
+        }
+    }
+
+    /// How much PostgreSQL has ever written to its write-ahead log; `None` with SQLite.
+    pub async fn wal_bytes(&self) -> Result<Option<u64>, StoreError> {
+        if self.backend() != DbBackend::Postgres {
+            return Ok(None);
+        }
+        let sql = "SELECT (pg_current_wal_lsn() - '0/0'::pg_lsn)::int8";
+        let row = self.readers().query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await?;
+        let bytes: Option<i64> = row.map(|row| row.try_get_by_index(0)).transpose()?;
+        Ok(bytes.map(i64::cast_unsigned))
+    }
+
     /// Runs one change of configuration in a transaction of its own, in turn with the journal's batches.
     async fn write<T>(
         &self,
@@ -114,8 +146,9 @@ impl Store {
 
     /// Closes every connection; what is left of the write-ahead log is folded into the file.
     pub async fn close(&self) {
-        self.inner.checkpoints.abort();
-        for pool in [&self.inner.readers, &self.inner.engine_readers, &self.inner.writer] {
+        let Inner { writer, readers, engine_readers, lease, checkpoints, .. } = self.inner.as_ref();
+        checkpoints.iter().for_each(AbortOnDropHandle::abort);
+        for pool in [readers, engine_readers].into_iter().chain(lease).chain([writer]) {
             if let Err(error) = pool.close_by_ref().await {
                 tracing::warn!(%error, "closing the database failed");
             }
@@ -123,5 +156,8 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+#[path = "../tests/support/cluster.rs"]
+pub(crate) mod cluster;
 #[cfg(test)]
 mod tests;

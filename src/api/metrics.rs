@@ -23,6 +23,7 @@ pub(super) fn text(figures: &EngineFigures) -> Result<String, fmt::Error> {
         failed_commits,
         statements,
         rows,
+        fenced,
         journal_depth,
         journal_capacity,
         live_endpoints,
@@ -42,6 +43,7 @@ pub(super) fn text(figures: &EngineFigures) -> Result<String, fmt::Error> {
     counter("journal_failed_commits", "Batches that the database refused", *failed_commits);
     counter("journal_statements", "Statements run in batches", *statements);
     counter("journal_rows", "Rows written in batches", *rows);
+    counter("journal_fenced", "Records that were dropped because another node had taken over", *fenced);
     counter("endpoint_crashes", "Endpoint actors restarted after a panic", *endpoint_crashes);
     let mut gauge = |name: &str, help: &str, value: usize| {
         let value = i64::try_from(value).unwrap_or(i64::MAX);
@@ -123,6 +125,7 @@ mod tests {
             failed_commits: 0,
             statements: 0,
             rows: 0,
+            fenced: 0,
             journal_depth: 0,
             journal_capacity: 1,
             live_endpoints: 2,

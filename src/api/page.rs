@@ -240,8 +240,9 @@ impl Filter for u64 {
 }
 
 impl Filter for String {
-    fn read(_: &str, value: &str) -> Result<Self, Problem> {
-        Ok(value.to_owned())
+    /// No stored text has a NUL character, and PostgreSQL takes none.
+    fn read(name: &str, value: &str) -> Result<Self, Problem> {
+        if value.contains('\0') { Err(invalid(name, value, "text without NUL")) } else { Ok(value.to_owned()) }
     }
 }
 

@@ -24,8 +24,9 @@ macro_rules! id_segments {
 id_segments!(TenantId, KeyId, WebhookId, EventId, DeliveryId);
 
 impl Segment for String {
+    /// No stored text has a NUL character, and PostgreSQL takes none.
     fn read(text: String) -> Result<Self, Problem> {
-        Ok(text)
+        if text.contains('\0') { Err(Problem::no_such("object")) } else { Ok(text) }
     }
 }
 

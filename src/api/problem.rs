@@ -182,7 +182,7 @@ impl From<PublishError> for Problem {
                 let problem = Self::unavailable("overloaded", "the journal is full; nothing was kept");
                 Self { hint: Hint::RetrySoon, ..problem }
             }
-            PublishError::Stopped => Self::stopping(),
+            PublishError::Stopped | PublishError::Deposed => Self::stopping(),
             PublishError::KeyReused => Self::key_reused(),
             PublishError::Store(text) => Self::storage_unavailable(&text),
         }

@@ -10,6 +10,7 @@ mod idle;
 mod isolation;
 mod latency;
 mod percentiles;
+mod place;
 mod publishers;
 mod raw;
 mod receivers;
@@ -21,7 +22,7 @@ mod trickle;
 mod usage;
 
 use std::fmt::Display;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -29,6 +30,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::CliError;
+
+use self::place::Place;
 
 /// No wait in a benchmark is longer than this.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -68,6 +71,9 @@ pub struct BenchArgs {
     /// Where the temporary database goes [default: the system's temporary directory]
     #[arg(long)]
     directory: Option<PathBuf>,
+    /// An empty PostgreSQL database to measure on; it is emptied again [default: a temporary SQLite file]
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -99,7 +105,7 @@ pub struct BenchArgs {
 /// What every scenario works with.
 struct Bench<'a> {
     args: &'a BenchArgs,
-    directory: &'a Path,
+    place: &'a Place,
     bar: ProgressBar,
 }
 
@@ -109,9 +115,11 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
         None => tempfile::tempdir(),
     };
     let directory = directory.map_err(CliError::failed)?;
-    let bench = Bench { args: &args, directory: directory.path(), bar: progress() };
+    let place = Place::prepare(directory.path(), args.database_url.as_deref()).await?;
+    let bench = Bench { args: &args, place: &place, bar: progress() };
     let report = tokio::time::timeout(LONGEST, Box::pin(bench.report())).await;
     bench.bar.finish_and_clear();
+    place.clear().await?;
     println!("{}", report.map_err(|_| CliError::failed(format!("the benchmark took more than {LONGEST:?}")))??);
     Ok(())
 }

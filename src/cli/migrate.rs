@@ -30,14 +30,14 @@ pub(super) async fn run(args: MigrateArgs) -> Result<(), CliError> {
     match args.direction {
         Direction::Up(settings) => {
             let config = settings.load()?;
-            let options = Options { url: config.database_url, master_key: config.master_key, migrate: true };
+            let options = Options { migrate: true, ..config.database() };
             let store = Store::open(options).await?;
             store.close().await;
             println!("the schema is up to date");
         }
         Direction::Down { steps, settings } => {
             let config = settings.load()?;
-            Store::migrate_down(&config.database_url, steps).await?;
+            Store::migrate_down(&config.database(), steps).await?;
             println!("undid {steps} migrations");
         }
     }

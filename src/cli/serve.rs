@@ -14,8 +14,11 @@ pub(super) async fn run(settings: Settings) -> Result<(), CliError> {
         println!("admin key, shown only now: {key}");
     }
     println!("listening on http://{}", app.address);
-    signals.asked().await;
+    let deposed = tokio::select! {
+        () = signals.asked() => false,
+        () = app.deposed() => true,
+    };
     tracing::info!("stopping");
     app.stop().await;
-    Ok(())
+    if deposed { Err(CliError::failed("another posthaste has taken over the database")) } else { Ok(()) }
 }

@@ -20,6 +20,8 @@ pub struct EngineFigures {
     pub failed_commits: u64,
     pub statements: u64,
     pub rows: u64,
+    /// Records that were another node's to write.
+    pub fenced: u64,
     pub journal_depth: usize,
     pub journal_capacity: usize,
     pub live_endpoints: usize,
@@ -161,6 +163,7 @@ impl Engine {
             failed_commits: stats.failed_commits.load(Ordering::Relaxed),
             statements: stats.statements.load(Ordering::Relaxed),
             rows: stats.rows.load(Ordering::Relaxed),
+            fenced: stats.fenced.load(Ordering::Relaxed),
             journal_depth,
             journal_capacity,
             live_endpoints: registry.live,

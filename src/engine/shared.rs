@@ -20,6 +20,7 @@ use super::crowd::Crowds;
 use super::permits::Permits;
 use super::pulse::Pulses;
 use super::routes::RouteTable;
+use super::tenure::Tenure;
 
 /// A few milliseconds' work for the endpoint threads, and enough to keep them busy.
 const OFFERS: usize = 1024;
@@ -31,6 +32,8 @@ pub(super) struct Shared {
     pub(super) ledger: Backlog,
     pub(super) routes: Arc<RouteTable>,
     pub(super) guard: Arc<Guard>,
+    /// Nothing is sent for longer than this holds.
+    pub(super) tenure: Tenure,
     /// Once cancelled, nothing is sent any more.
     pub(super) quiet: CancellationToken,
     /// Held by a change from its commit to its entry in the route table, so that both see changes in one order. Shared by
@@ -54,6 +57,7 @@ impl Shared {
         running: &Running,
         routes: &Arc<RouteTable>,
         guard: &Arc<Guard>,
+        tenure: Tenure,
         config: &EngineConfig,
     ) -> Self {
         Self {
@@ -62,6 +66,7 @@ impl Shared {
             ledger: running.ledger.clone(),
             routes: routes.clone(),
             guard: guard.clone(),
+            tenure,
             quiet: CancellationToken::new(),
             changing: RwLock::new(()),
             permits: Permits::new(config.max_in_flight),

@@ -26,7 +26,7 @@ struct World {
 /// A new store with one tenant.
 pub(super) async fn store_with_tenant(directory: &TempDir) -> (Store, Tenant) {
     let url = format!("sqlite://{}", directory.path().join("test.db").display());
-    let store = Store::open(Options { url, master_key: None, migrate: true }).await.unwrap();
+    let store = Store::open(Options::of(url)).await.unwrap();
     let new = NewTenant {
         id: TenantId::generate(),
         name: "Tenant".to_owned(),

@@ -5,6 +5,8 @@ use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Statement, Value};
 use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 
+use super::dialect;
+
 /// Deliveries that are purged in one transaction: bounds how long the next batch waits for it.
 const PURGED_AT_ONCE: i64 = 2000;
 
@@ -65,16 +67,16 @@ pub(super) async fn take_back_one<C: ConnectionTrait>(
 /// Takes back the oldest of what is to be purged, as many as one transaction may.
 pub(super) async fn purge<C: ConnectionTrait>(on: &C, purge: &Purge, at: UnixMillis) -> Result<Vec<TakenBack>, DbErr> {
     let Purge { webhook, through, except } = purge;
-    let except: Vec<String> = except.iter().map(|event| event.0.to_string()).collect();
-    // One text however many there are.
-    let except = Value::from(format!("[{}]", except.join(",")));
-    let which = "webhook_num = $1 AND event_seq <= $2 AND event_seq NOT IN (SELECT value FROM json_each($3)) \
-                 ORDER BY event_seq LIMIT $4";
+    let backend = on.get_database_backend();
+    let except = dialect::numbers(backend, except.iter().map(|event| event.0));
+    let others = dialect::is_none_of(backend, "event_seq", "$3");
+    let which = format!("webhook_num = $1 AND event_seq <= $2 AND {others} ORDER BY event_seq LIMIT $4");
     let of = [webhook.0.into(), through.0.into(), except.clone(), PURGED_AT_ONCE.into()];
-    let found = pending(on, which, of).await?;
+    let found = pending(on, &which, of).await?;
     if let Some(last) = found.last() {
-        let which = "webhook_num = $2 AND event_seq <= $3 AND event_seq NOT IN (SELECT value FROM json_each($4))";
-        take_back(on, which, [webhook.0.into(), last.id.event.0.into(), except], at).await?;
+        let others = dialect::is_none_of(backend, "event_seq", "$4");
+        let which = format!("webhook_num = $2 AND event_seq <= $3 AND {others}");
+        take_back(on, &which, [webhook.0.into(), last.id.event.0.into(), except], at).await?;
     }
     Ok(found)
 }

@@ -1,55 +1,60 @@
-//! Opens a database: locks the file, connects one writer and some readers, migrates.
+//! Opens a database: makes sure that nobody else does what only one may, connects one writer and some readers, migrates.
+//! One database a file below.
 
-use std::fs::{File, OpenOptions};
+mod postgres;
+mod sqlite;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use entity::webhook_secret as secret;
-use fs4::FileExt;
 use migration::{Migrator, MigratorTrait as _};
-use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, EntityTrait, QueryOrder, QuerySelect,
-};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryOrder, QuerySelect};
 
 use tokio_util::task::AbortOnDropHandle;
 
 use super::payload::Events;
 use super::seal::{MasterKey, Seal};
-use super::{Inner, Store, checkpoint};
+use super::{Inner, Store};
 
-/// Lists and logs that the API reads at a time; more would only take turns on the same cores.
-const READERS: u32 = 4;
+pub use postgres::{CONNECTIONS, DEFAULT_CONNECTIONS};
 
-/// The dispatcher, the waker, and endpoints that start or read their due rows: all short.
-const ENGINE_READERS: u32 = 3;
+/// Long enough for a database that is restarted, short enough to wait for after a crash.
+pub const DEFAULT_LEASE: Duration = Duration::from_secs(15);
 
-/// The writer's page cache. A batch touches the right edge of a few b-trees; this holds them with room to spare.
-const WRITER_CACHE_KIB: u32 = 64 * 1024;
-
-/// Room for every size of every statement of the journal, and for what the rest of the store asks.
-const PREPARED: usize = 1024;
-
-/// Rows that may wait for whoever reads them. SQLite's thread stops and is woken again whenever that many do, which costs
-/// more than the rows.
-const ROWS_AHEAD: usize = 512;
-
-/// Fold the write-ahead log back at 16 MiB instead of 4 MiB: fewer, larger checkpoints.
-const CHECKPOINT_PAGES: u32 = 4096;
-
+/// How a database is opened. What concerns PostgreSQL alone is ignored by SQLite.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// `sqlite://path`
+    /// `sqlite://path` or `postgres://user@host/database`
     pub url: String,
-    /// 32 bytes; `None` reads or creates `<path>.key` beside the file.
+    /// 32 bytes. `None` with SQLite: `<path>.key` beside the file is read or made.
     pub master_key: Option<MasterKey>,
     pub migrate: bool,
+    /// PostgreSQL: connections of this process at most.
+    pub connections: u32,
+    /// PostgreSQL: how long this process may send after it last reached the database; others take over then.
+    pub lease: Duration,
+    /// PostgreSQL: a server that may lose commits, or whose clock differs much, is used all the same.
+    pub force_unsafe: bool,
+}
+
+impl Options {
+    /// The defaults, which migrate.
+    #[must_use]
+    pub fn of(url: impl Into<String>) -> Self {
+        let (connections, lease) = (DEFAULT_CONNECTIONS, DEFAULT_LEASE);
+        Self { url: url.into(), master_key: None, migrate: true, connections, lease, force_unsafe: false }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("`{0}` is not a database that this version can open; use sqlite://path")]
+    #[error("POSTHASTE_DATABASE_URL: `{0}` is not accepted; expected sqlite://path or postgres://user@host/database")]
     Unsupported(String),
+    /// A setting that does not fit the database, or the other way round: what it is, and what would be accepted.
+    #[error("{0}")]
+    Setting(String),
     #[error("{path} is in use by another process; a SQLite database serves one posthaste at a time")]
     Locked { path: PathBuf },
     #[error("{path}: {source}")]
@@ -66,132 +71,133 @@ pub enum OpenError {
     Newer(String),
 }
 
+impl OpenError {
+    /// Whether other settings, of this process or of the database, are what it takes.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::Unsupported(_) | Self::Setting(_) | Self::WrongKey { .. } => true,
+            Self::Locked { .. } | Self::File { .. } | Self::MasterKey { .. } => false,
+            Self::Database(_) | Self::NotMigrated | Self::Newer(_) => false,
+        }
+    }
+}
+
+/// What opening yields.
+struct Connected {
+    writer: DatabaseConnection,
+    readers: DatabaseConnection,
+    engine_readers: DatabaseConnection,
+    /// Nothing else keeps the lease waiting.
+    lease: Option<DatabaseConnection>,
+    /// Folds the write-ahead log of SQLite back.
+    checkpoints: Option<AbortOnDropHandle<()>>,
+    master_key: MasterKey,
+    /// Where the master key comes from, for whoever has to look.
+    key_setting: String,
+    lock: Option<std::fs::File>,
+}
+
 impl Store {
     /// Opens the database and, if asked to, brings its schema up to date.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
-        let path = file_of(&options.url)?;
-        if !options.migrate && !path.exists() {
-            return Err(OpenError::NotMigrated);
-        }
-        let lock = lock(&path)?;
-        let (master_key, setting) = match options.master_key {
-            Some(key) => (key, "POSTHASTE_MASTER_KEY".to_owned()),
-            None => (MasterKey::beside(&path)?, with_suffix(&path, "key").display().to_string()),
+        let connected = match backend_of(&options.url)? {
+            DbBackend::Postgres => Box::pin(postgres::open(&options)).await?,
+            _ => sqlite::open(&options).await?,
         };
+        let Connected { writer, readers, engine_readers, lease, checkpoints, master_key, key_setting, lock } =
+            connected;
         let seal = Seal::new(&master_key);
-        let writer = connect(&path, 1, &[("cache_size", format!("-{WRITER_CACHE_KIB}"))]).await?;
-        prepare(&writer, options.migrate).await?;
         if newest_secret(&writer).await?.is_some_and(|sealed| seal.is_foreign(&sealed)) {
-            return Err(OpenError::WrongKey { setting });
+            return Err(OpenError::WrongKey { setting: key_setting });
         }
-        let query_only = [("query_only", "1".to_owned())];
-        let readers = connect(&path, READERS, &query_only).await?;
-        let engine_readers = connect(&path, ENGINE_READERS, &query_only).await?;
-        let checkpoints = connect(&path, 1, &[]).await?;
-        let checkpoints = AbortOnDropHandle::new(tokio::spawn(checkpoint::run(checkpoints)));
-        let inner =
-            Inner { writer, readers, engine_readers, seal, events: Events::default(), checkpoints, _lock: Some(lock) };
+        let (lease_for, events) = (options.lease, Events::default());
+        let inner = Inner { writer, readers, engine_readers, lease, lease_for, seal, events, checkpoints, _lock: lock };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Undoes the newest `steps` migrations of a database that nothing else has open.
-    pub async fn migrate_down(url: &str, steps: u32) -> Result<(), OpenError> {
-        let path = file_of(url)?;
-        let _lock = lock(&path)?;
-        let writer = connect(&path, 1, &[]).await?;
-        Migrator::down(&writer, Some(steps)).await?;
-        writer.close().await?;
-        Ok(())
+    /// Undoes the newest `steps` migrations of a database that no server uses.
+    pub async fn migrate_down(options: &Options, steps: u32) -> Result<(), OpenError> {
+        match backend_of(&options.url)? {
+            DbBackend::Postgres => postgres::down(options, steps).await,
+            _ => sqlite::down(&options.url, steps).await,
+        }
     }
 
-    /// What the database says of its own soundness; empty when sound.
+    /// What the database says of its own soundness; empty when sound, or as far as it can be asked.
     pub async fn integrity_problems(&self) -> Result<Vec<String>, OpenError> {
-        let statement = sea_orm::Statement::from_string(sea_orm::DbBackend::Sqlite, "PRAGMA integrity_check");
-        let rows = self.readers().query_all_raw(statement).await?;
-        let lines: Result<Vec<String>, DbErr> = rows.iter().map(|row| row.try_get_by_index(0)).collect();
-        Ok(lines?.into_iter().filter(|line| line != "ok").collect())
+        Ok(match self.backend() {
+            DbBackend::Postgres => postgres::problems(self.readers()).await?,
+            _ => sqlite::problems(self.readers()).await?,
+        })
     }
 }
 
-fn file_of(url: &str) -> Result<PathBuf, OpenError> {
-    let path = url.strip_prefix("sqlite://").unwrap_or_default();
-    if path.is_empty() || path.starts_with(':') || path.contains('?') {
-        return Err(OpenError::Unsupported(url.split('@').next_back().unwrap_or_default().to_owned()));
-    }
-    Ok(PathBuf::from(path))
-}
-
-/// SQLite's own locks are per transaction; two engines would each believe that they own every webhook.
-fn lock(path: &Path) -> Result<File, OpenError> {
-    let lock_path = with_suffix(path, "lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&lock_path)
-        .map_err(|source| OpenError::File { path: lock_path, source })?;
-    match FileExt::try_lock(&file) {
-        Ok(()) => Ok(file),
-        Err(_) => Err(OpenError::Locked { path: path.to_owned() }),
+/// Which database a URL names.
+fn backend_of(url: &str) -> Result<DbBackend, OpenError> {
+    match url.split_once("://").map(|(scheme, _)| scheme) {
+        Some("sqlite") => Ok(DbBackend::Sqlite),
+        Some("postgres" | "postgresql") => Ok(DbBackend::Postgres),
+        _ => Err(OpenError::Unsupported(without_secrets(url))),
     }
 }
 
-pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+/// What may be shown of a URL: neither user nor password, nor parameters, which may name one, too.
+fn without_secrets(url: &str) -> String {
+    let url = url.split('?').next().unwrap_or_default();
+    let shown = url.rsplit('@').next().unwrap_or_default();
+    match url.split_once("://") {
+        Some((scheme, _)) if shown.len() < url.len() => format!("{scheme}://…@{shown}"),
+        _ => shown.to_owned(),
+    }
+}
+
+/// `<path>.<suffix>`
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
     name.push(suffix);
     PathBuf::from(name)
 }
 
-async fn connect(
-    path: &Path,
-    connections: u32,
-    pragmas: &[(&'static str, String)],
-) -> Result<DatabaseConnection, DbErr> {
-    let pragmas = pragmas.to_vec();
-    let path = path.to_owned();
-    let mut options = ConnectOptions::new("sqlite::memory:");
-    options
-        .max_connections(connections)
-        .min_connections(1)
-        .acquire_timeout(Duration::from_secs(30))
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .test_before_acquire(false)
-        .sqlx_logging(false)
-        .map_sqlx_sqlite_opts(move |connection| {
-            let connection = connection
-                .in_memory(false)
-                .shared_cache(false)
-                .filename(&path)
-                .create_if_missing(true)
-                .busy_timeout(Duration::from_secs(10))
-                .statement_cache_capacity(PREPARED)
-                .row_buffer_size(ROWS_AHEAD)
-                .pragma("journal_mode", "WAL")
-                .pragma("synchronous", "FULL")
-                // A statement of many rows keeps copies of pages until it ends; they need not go through a file.
-                .pragma("temp_store", "MEMORY")
-                .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string())
-                .pragma("journal_size_limit", (u64::from(CHECKPOINT_PAGES) * 4096).to_string());
-            pragmas.iter().fold(connection, |connection, (name, value)| connection.pragma(*name, value.clone()))
-        });
-    Database::connect(options).await
-}
-
-async fn prepare(writer: &DatabaseConnection, migrate: bool) -> Result<(), OpenError> {
-    let known: Vec<String> = Migrator::migrations().iter().map(|m| m.name().to_owned()).collect();
+async fn ensure_schema(on: &DatabaseConnection, migrate: bool) -> Result<(), OpenError> {
     if migrate {
-        return Migrator::up(writer, None).await.map_err(|error| match error {
-            DbErr::Custom(text) if text.contains("missing") => OpenError::Newer(text),
-            other => other.into(),
-        });
+        return migration::up(on).await.map_err(newer);
     }
-    let applied = Migrator::get_applied_migrations(writer).await.map_err(|_| OpenError::NotMigrated)?;
-    if applied.len() < known.len() { Err(OpenError::NotMigrated) } else { Ok(()) }
+    let to_run = Migrator::get_pending_migrations_read_only(on).await.map_err(newer)?;
+    if to_run.is_empty() { Ok(()) } else { Err(OpenError::NotMigrated) }
 }
 
-async fn newest_secret(on: &DatabaseConnection) -> Result<Option<Vec<u8>>, DbErr> {
+async fn migrate_down(on: &DatabaseConnection, steps: u32) -> Result<(), OpenError> {
+    migration::down(on, steps).await.map_err(newer)
+}
+
+fn newer(error: DbErr) -> OpenError {
+    match error {
+        DbErr::Custom(text) if text.contains("missing") => OpenError::Newer(text),
+        other => other.into(),
+    }
+}
+
+async fn newest_secret<C: ConnectionTrait>(on: &C) -> Result<Option<Vec<u8>>, DbErr> {
     let newest = secret::Entity::find().select_only().column(secret::Column::Sealed);
     newest.order_by_desc(secret::Column::Num).into_tuple().one(on).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_shown_of_a_url_is_secret() {
+        for (url, shown) in [
+            ("mysql://me:se@cret@db/x", "mysql://…@db/x"),
+            ("me:secret@db", "db"),
+            ("redis://db/?password=secret", "redis://db/"),
+            ("posthaste.db", "posthaste.db"),
+        ] {
+            let refused = backend_of(url).unwrap_err().to_string();
+            assert!(refused.contains(&format!("`{shown}`")) && !refused.contains("cret"), "{refused}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 
 use super::events::Event;
 use super::webhooks::webhook_id_of;
-use super::{Store, StoreError, payload};
+use super::{Store, StoreError, dialect, payload};
 
 /// Where a delivery stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -221,14 +221,15 @@ fn due_sql(which: &str, order: &str) -> String {
 
 /// `$1` is the tenant, `$2` the webhook or 0, `$3`… the bounds.
 struct ListQuery {
+    backend: DbBackend,
     sql: String,
     values: Vec<Value>,
 }
 
 impl ListQuery {
-    fn new(from: &str, tenant: TenantNum) -> Self {
-        let sql = format!("SELECT {DELIVERY_COLUMNS} FROM {from} WHERE e.tenant_num = $1");
-        Self { sql, values: vec![tenant.0.into()] }
+    fn new(backend: DbBackend, source: Source, tenant: TenantNum) -> Self {
+        let sql = format!("SELECT {DELIVERY_COLUMNS} FROM {} WHERE e.tenant_num = $1", source.from(backend));
+        Self { backend, sql, values: vec![tenant.0.into()] }
     }
 
     fn and(&mut self, condition: &str, value: impl Into<Value>) {
@@ -239,24 +240,49 @@ impl ListQuery {
     fn statement(mut self, order: &str, limit: u64) -> Statement {
         self.values.push((limit + 1).cast_signed().into());
         let sql = format!("{} ORDER BY {order} LIMIT ${}", self.sql, self.values.len());
-        Statement::from_sql_and_values(DbBackend::Sqlite, sql, self.values)
+        Statement::from_sql_and_values(self.backend, sql, self.values)
     }
 }
 
-/// `CROSS JOIN` fixes the order of the joins: the left table has the index that gives the rows in the order asked for.
-const BY_DELIVERY: &str =
-    "delivery d CROSS JOIN event e ON e.seq = d.event_seq JOIN webhook w ON w.num = d.webhook_num";
+/// The table whose index gives the rows in the order asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Delivery,
+    Log,
+    Event,
+}
 
-/// The smallest index that finds what the filter asks for, newest first.
-fn source(filter: &DeliveryFilter) -> &'static str {
-    let by_log = "delivery_log l \
-                  CROSS JOIN delivery d ON d.event_seq = l.event_seq AND d.webhook_num = l.webhook_num \
-                  CROSS JOIN event e ON e.seq = d.event_seq JOIN webhook w ON w.num = d.webhook_num";
-    let by_event = "event e CROSS JOIN delivery d ON d.event_seq = e.seq JOIN webhook w ON w.num = d.webhook_num";
-    match (filter.webhook, filter.status) {
-        (Some(_), Some(Status::Pending | Status::Failed)) => BY_DELIVERY,
-        (Some(_), None | Some(Status::Success | Status::Cancelled)) => by_log,
-        (None, _) => by_event,
+impl Source {
+    /// The smallest index that finds what the filter asks for, newest first.
+    fn of(filter: &DeliveryFilter) -> Self {
+        match (filter.webhook, filter.status) {
+            (Some(_), Some(Status::Pending | Status::Failed)) => Self::Delivery,
+            (Some(_), None | Some(Status::Success | Status::Cancelled)) => Self::Log,
+            (None, _) => Self::Event,
+        }
+    }
+
+    fn from(self, backend: DbBackend) -> String {
+        let then_join = dialect::then_join(backend);
+        let first = match self {
+            Self::Delivery => format!("delivery d {then_join} event e ON e.seq = d.event_seq"),
+            Self::Log => format!(
+                "delivery_log l \
+                 {then_join} delivery d ON d.event_seq = l.event_seq AND d.webhook_num = l.webhook_num \
+                 {then_join} event e ON e.seq = d.event_seq"
+            ),
+            Self::Event => format!("event e {then_join} delivery d ON d.event_seq = e.seq"),
+        };
+        format!("{first} JOIN webhook w ON w.num = d.webhook_num")
+    }
+
+    /// The columns by which it finds and orders.
+    fn keys(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Delivery => ("d.event_seq", "d.webhook_num"),
+            Self::Log => ("l.event_seq", "l.webhook_num"),
+            Self::Event => ("e.seq", "d.webhook_num"),
+        }
     }
 }
 
@@ -269,18 +295,12 @@ impl Store {
         before: Option<DeliveryId>,
         limit: u64,
     ) -> Result<Vec<Delivery>, StoreError> {
-        let mut query = ListQuery::new(source(filter), tenant);
-        let by_log = source(filter).starts_with("delivery_log");
+        let source = Source::of(filter);
+        let mut query = ListQuery::new(self.backend(), source, tenant);
+        let (seq, webhook_num) = source.keys();
         if let Some(webhook) = filter.webhook {
-            query.and(if by_log { "l.webhook_num =" } else { "d.webhook_num =" }, webhook.0);
+            query.and(&format!("{webhook_num} ="), webhook.0);
         }
-        let seq = if by_log {
-            "l.event_seq"
-        } else if filter.webhook.is_some() {
-            "d.event_seq"
-        } else {
-            "e.seq"
-        };
         if let Some(event) = filter.event {
             query.and(&format!("{seq} ="), event.0);
         }
@@ -308,7 +328,7 @@ impl Store {
 
     /// One delivery if it has a row.
     pub async fn delivery(&self, tenant: TenantNum, id: DeliveryId) -> Result<Option<Delivery>, StoreError> {
-        let mut query = ListQuery::new(BY_DELIVERY, tenant);
+        let mut query = ListQuery::new(self.backend(), Source::Delivery, tenant);
         query.and("d.event_seq =", id.event.0);
         query.and("d.webhook_num =", id.webhook.0);
         let rows = DeliveryRow::find_by_statement(query.statement("d.event_seq", 1)).all(self.readers()).await?;
@@ -329,7 +349,7 @@ impl Store {
         after: WebhookNum,
         limit: u64,
     ) -> Result<Vec<Delivery>, StoreError> {
-        let mut query = ListQuery::new(BY_DELIVERY, tenant);
+        let mut query = ListQuery::new(self.backend(), Source::Delivery, tenant);
         query.and("d.event_seq =", event.0);
         query.and("d.webhook_num >", after.0);
         let rows = DeliveryRow::find_by_statement(query.statement("d.webhook_num", limit)).all(self.readers()).await?;
@@ -376,7 +396,7 @@ impl Store {
             true => ("", "event_seq", vec![webhook.0.into(), most]),
             false => ("AND d.next_at <= $3", "next_at, event_seq", vec![webhook.0.into(), most, horizon.0.into()]),
         };
-        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, due_sql(which, order), values);
+        let statement = Statement::from_sql_and_values(self.backend(), due_sql(which, order), values);
         let rows = DueRow::find_by_statement(statement).all(self.engine_readers()).await?;
         let found = rows.first().map_or(0, |row| usize::try_from(row.found).unwrap_or(usize::MAX));
         let next = match rows.last() {
@@ -394,11 +414,11 @@ impl Store {
     /// One pending delivery, whenever it is due.
     pub async fn due_one(&self, id: DeliveryId) -> Result<Option<Due>, StoreError> {
         let sql = format!(
-            "SELECT {DUE_COLUMNS}, 1 AS found, e.tenant_num, e.kind, e.body FROM delivery d \
+            "SELECT {DUE_COLUMNS}, CAST(1 AS BIGINT) AS found, e.tenant_num, e.kind, e.body FROM delivery d \
              JOIN event e ON e.seq = d.event_seq WHERE d.event_seq = $1 AND d.webhook_num = $2 AND d.status = 0"
         );
         let values = [id.event.0.into(), id.webhook.0.into()];
-        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         DueRow::find_by_statement(statement).one(self.engine_readers()).await?.map(|row| due_of(self, row)).transpose()
     }
 
@@ -410,7 +430,7 @@ impl Store {
     async fn first_due_after(&self, webhook: WebhookNum, after: UnixMillis) -> Result<Option<UnixMillis>, StoreError> {
         let sql = "SELECT next_at AS num FROM delivery WHERE status = 0 AND webhook_num = $1 AND next_at > $2 \
                    ORDER BY next_at LIMIT 1";
-        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, [webhook.0.into(), after.0.into()]);
+        let statement = Statement::from_sql_and_values(self.backend(), sql, [webhook.0.into(), after.0.into()]);
         let row = NumRow::find_by_statement(statement).one(self.engine_readers()).await?;
         Ok(row.map(|row| UnixMillis(row.num)))
     }
@@ -427,7 +447,7 @@ impl Store {
                    SELECT owed.num AS num FROM owed JOIN webhook w ON w.num = owed.num \
                    WHERE w.deleted_at IS NOT NULL OR (w.is_active AND w.paused_at IS NULL AND $1 >= ( \
                      SELECT MIN(next_at) FROM delivery WHERE status = 0 AND webhook_num = owed.num))";
-        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, [horizon.0.into()]);
+        let statement = Statement::from_sql_and_values(self.backend(), sql, [horizon.0.into()]);
         let rows = NumRow::find_by_statement(statement).all(self.engine_readers()).await?;
         Ok(rows.into_iter().map(|row| WebhookNum(row.num)).collect())
     }
@@ -435,7 +455,7 @@ impl Store {
     /// Webhooks that already have a row for this event.
     pub async fn recorded_targets(&self, event: EventSeq) -> Result<Vec<WebhookNum>, StoreError> {
         let sql = "SELECT webhook_num AS num FROM delivery WHERE event_seq = $1 ORDER BY webhook_num";
-        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, [event.0.into()]);
+        let statement = Statement::from_sql_and_values(self.backend(), sql, [event.0.into()]);
         let rows = NumRow::find_by_statement(statement).all(self.engine_readers()).await?;
         Ok(rows.into_iter().map(|row| WebhookNum(row.num)).collect())
     }

@@ -98,6 +98,7 @@ impl Store {
         self.write(async |on| {
             let found = Entity::find_by_id((changed.tenant.0, changed.name.clone()))
                 .filter(Column::Version.eq(changed.version))
+                .lock_exclusive()
                 .one(on)
                 .await?;
             let mut row = found.ok_or(StoreError::Stale)?.into_active_model();

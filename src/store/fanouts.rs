@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sea_orm::{DbBackend, FromQueryResult, Statement};
+use sea_orm::{FromQueryResult, Statement};
 
 use crate::id::{EventSeq, TenantNum, WebhookNum};
 
@@ -52,7 +52,7 @@ impl Store {
                                          ORDER BY event_seq LIMIT $2) \
                    ORDER BY f.event_seq, f.shard";
         let values = [after.0.into(), limit.cast_signed().into()];
-        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         let rows = FanoutRow::find_by_statement(statement).all(self.engine_readers()).await?;
         rows.into_iter().map(|row| self.fanout_of(row)).collect()
     }
@@ -60,7 +60,7 @@ impl Store {
     /// The targets of an event that its open fan-outs name, with or without a row.
     pub async fn fanout_targets(&self, event: EventSeq) -> Result<Vec<WebhookNum>, StoreError> {
         let sql = "SELECT event_seq, targets FROM fanout WHERE event_seq = $1 ORDER BY shard";
-        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, [event.0.into()]);
+        let statement = Statement::from_sql_and_values(self.backend(), sql, [event.0.into()]);
         let mut all = Vec::new();
         for row in TargetsRow::find_by_statement(statement).all(self.readers()).await? {
             all.extend(targets::decode(&row.targets)?);
@@ -73,7 +73,7 @@ impl Store {
     pub async fn owed_only_by_fanout(&self, webhook: WebhookNum, to: EventSeq) -> Result<Vec<EventSeq>, StoreError> {
         let sql = "SELECT f.event_seq, f.targets FROM fanout f WHERE f.event_seq <= $1 AND NOT EXISTS ( \
                    SELECT 1 FROM delivery d WHERE d.event_seq = f.event_seq AND d.webhook_num = $2)";
-        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, [to.0.into(), webhook.0.into()]);
+        let statement = Statement::from_sql_and_values(self.backend(), sql, [to.0.into(), webhook.0.into()]);
         let mut owed = Vec::new();
         for row in TargetsRow::find_by_statement(statement).all(self.engine_readers()).await? {
             if targets::decode(&row.targets)?.binary_search(&webhook).is_ok() {

@@ -10,6 +10,7 @@ pub mod feed;
 pub mod open;
 
 mod assign;
+mod fence;
 mod late;
 mod statements;
 mod tell;
@@ -34,6 +35,7 @@ use super::deliveries::{Attempt, DeliveryState};
 use super::fanouts::Fanout;
 use super::health::Health;
 use super::idempotency::OnceKey;
+use super::leases::Holding;
 use super::log::LogBuffer;
 use super::{Store, StoreError};
 use crate::fault::or_abort;
@@ -100,6 +102,9 @@ pub enum PublishError {
     Full,
     #[error("the journal has stopped")]
     Stopped,
+    /// Another node has taken over; nothing was kept.
+    #[error("another node has taken over")]
+    Deposed,
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request")]
     KeyReused,
@@ -145,6 +150,8 @@ pub struct JournalStats {
     pub rows: AtomicU64,
     pub events: AtomicU64,
     pub attempts: AtomicU64,
+    /// Records that were another node's to write.
+    pub fenced: AtomicU64,
 }
 
 impl JournalStats {
@@ -166,7 +173,7 @@ struct PublishRequest {
     drafts: Vec<Draft>,
     once: Option<OnceKey>,
     answer: oneshot::Sender<Result<Vec<Published>, PublishError>>,
-    _room: OwnedSemaphorePermit,
+    room: OwnedSemaphorePermit,
 }
 
 /// The way into the writer. Cheap to clone.
@@ -206,8 +213,8 @@ impl Slot {
 pub struct Stopped;
 
 impl Journal {
-    /// Starts the writer behind `store`.
-    pub async fn start(store: &Store) -> Result<Running, StoreError> {
+    /// Starts the writer behind `store`, for what this process holds.
+    pub async fn start(store: &Store, holding: &Holding) -> Result<Running, StoreError> {
         let (publishes, publish_queue) = mpsc::channel(PUBLISH_QUEUE);
         let (records, record_queue) = mpsc::channel(RECORD_QUEUE);
         let stats = Arc::new(JournalStats::default());
@@ -217,7 +224,8 @@ impl Journal {
         let ledger = Arc::new(Mutex::new(store.ledger(UnixMillis::now()).await?));
         let outputs =
             writer::Outputs { feed: feed.clone(), log: log.clone(), ledger: ledger.clone(), stats: stats.clone() };
-        let writer = writer::Writer::new(store.clone(), publish_queue, record_queue, last, outputs);
+        let queues = (publish_queue, record_queue);
+        let writer = writer::Writer::new(store.clone(), holding.clone(), queues, last, outputs);
         let writer = tokio::spawn(or_abort("the journal's writer", writer.run()));
         let room = Arc::new(Semaphore::new(PUBLISH_QUEUE_KIB));
         let journal = Self { publishes, records, room, stats };
@@ -231,7 +239,7 @@ impl Journal {
         let kib = u32::try_from(kib.min(PUBLISH_QUEUE_KIB)).unwrap_or(u32::MAX);
         let room = self.room.clone().try_acquire_many_owned(kib).map_err(|_| PublishError::Full)?;
         let (answer, answered) = oneshot::channel();
-        let request = Request::Publish(PublishRequest { drafts, once, answer, _room: room });
+        let request = Request::Publish(PublishRequest { drafts, once, answer, room });
         self.publishes.try_send(request).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => PublishError::Full,
             mpsc::error::TrySendError::Closed(_) => PublishError::Stopped,

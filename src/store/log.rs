@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sea_orm::{DbBackend, FromQueryResult, Statement, Value};
+use sea_orm::{FromQueryResult, Statement, Value};
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 
-use super::rows::RowStatement;
+use super::rows::{RowStatement, int8};
 use super::{Store, StoreError, state};
 
 /// How far the index may lag when nobody reads a log.
@@ -67,8 +67,8 @@ impl LogIndex {
     /// Indexes what the last process left behind.
     pub async fn open(store: &Store, buffer: Arc<LogBuffer>) -> Result<Self, StoreError> {
         let indexed_to = store.log_indexed_to().await?;
-        let head = "INSERT INTO delivery_log (webhook_num, event_seq)";
-        let insert = RowStatement::insert(store.backend(), head, 2, "ON CONFLICT DO NOTHING");
+        let columns = [int8("webhook_num"), int8("event_seq")];
+        let insert = RowStatement::insert(store.backend(), "delivery_log", &columns, "ON CONFLICT DO NOTHING");
         let turn = AsyncMutex::new(Progress { indexed_to, to_do: Vec::new() });
         let index = Self { store: store.clone(), buffer, insert, turn };
         index.catch_up(indexed_to).await?;
@@ -81,7 +81,7 @@ impl LogIndex {
             let sql = "SELECT event_seq, webhook_num FROM delivery WHERE (event_seq, webhook_num) > ($1, $2) \
                        ORDER BY event_seq, webhook_num LIMIT $3";
             let values = [after.event.0.into(), after.webhook.0.into(), (CHUNK as i64).into()];
-            let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
+            let statement = Statement::from_sql_and_values(self.store.backend(), sql, values);
             let rows = KeyRow::find_by_statement(statement).all(self.store.engine_readers()).await?;
             let id = |row: &KeyRow| DeliveryId { event: EventSeq(row.event_seq), webhook: WebhookNum(row.webhook_num) };
             let ids: Vec<DeliveryId> = rows.iter().map(id).collect();

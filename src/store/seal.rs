@@ -12,7 +12,7 @@ use chacha20poly1305::{ChaCha20Poly1305, Key, Nonce};
 use sha2::{Digest, Sha256};
 
 use super::StoreError;
-use super::connect::{OpenError, with_suffix};
+use super::connect::{OpenError, beside};
 
 const KEY_BYTES: usize = 32;
 const KEY_ID_BYTES: usize = 4;
@@ -41,7 +41,7 @@ impl MasterKey {
 
     /// The key in `<database>.key`, made on first use and readable by its owner alone.
     pub(super) fn beside(database: &Path) -> Result<Self, OpenError> {
-        let path = with_suffix(database, "key");
+        let path = beside(database, "key");
         let failed = |source| OpenError::File { path: path.clone(), source };
         let mut options = OpenOptions::new();
         options.create_new(true).write(true);

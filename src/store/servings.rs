@@ -8,6 +8,7 @@ use sea_orm::{DbBackend, FromQueryResult, Statement};
 use crate::clock::UnixMillis;
 use crate::id::WebhookNum;
 
+use super::dialect::{is_any_of, numbers};
 use super::health::Health;
 use super::webhooks::Webhook;
 use super::{Store, StoreError};
@@ -27,13 +28,18 @@ pub struct Serving {
 
 /// One statement for everything: whoever starts a hundred endpoints waits for each row to cross threads. A webhook comes
 /// once for each secret that still signs.
-const SERVINGS: &str = "SELECT w.*, s.sealed, s.expires_at, h.webhook_num, h.consecutive_failures, h.openings, \
-    h.open_until, h.opened_at, h.last_failure, h.failing_since, h.warned_at, \
-    EXISTS (SELECT 1 FROM delivery d WHERE d.status = 0 AND d.webhook_num = w.num) AS has_pending_rows \
-    FROM json_each($1) chosen CROSS JOIN webhook w ON w.num = chosen.value \
-    LEFT JOIN webhook_secret s ON s.webhook_num = w.num AND (s.expires_at IS NULL OR s.expires_at > $2) \
-    LEFT JOIN endpoint_health h ON h.webhook_num = w.num \
-    WHERE w.deleted_at IS NULL ORDER BY s.num DESC";
+fn servings_sql(backend: DbBackend) -> String {
+    let is_chosen = is_any_of(backend, "w.num", "$1");
+    format!(
+        "SELECT w.*, s.sealed, s.expires_at, h.webhook_num, h.consecutive_failures, h.openings, \
+         h.open_until, h.opened_at, h.last_failure, h.failing_since, h.warned_at, \
+         EXISTS (SELECT 1 FROM delivery d WHERE d.status = 0 AND d.webhook_num = w.num) AS has_pending_rows \
+         FROM webhook w \
+         LEFT JOIN webhook_secret s ON s.webhook_num = w.num AND (s.expires_at IS NULL OR s.expires_at > $2) \
+         LEFT JOIN endpoint_health h ON h.webhook_num = w.num \
+         WHERE {is_chosen} AND w.deleted_at IS NULL ORDER BY s.num DESC"
+    )
+}
 
 #[derive(Debug, FromQueryResult)]
 struct ServingRow {
@@ -54,9 +60,9 @@ impl Store {
         nums: &[WebhookNum],
         now: UnixMillis,
     ) -> Result<HashMap<WebhookNum, Result<Serving, StoreError>>, StoreError> {
-        let keys: Vec<String> = nums.iter().map(|num| num.0.to_string()).collect();
-        let values = [format!("[{}]", keys.join(",")).into(), now.0.into()];
-        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, SERVINGS, values);
+        let backend = self.backend();
+        let values = [numbers(backend, nums.iter().map(|num| num.0)), now.0.into()];
+        let statement = Statement::from_sql_and_values(backend, servings_sql(backend), values);
         let mut servings = HashMap::with_capacity(nums.len());
         for row in ServingRow::find_by_statement(statement).all(self.engine_readers()).await? {
             let num = WebhookNum(row.webhook.num);

@@ -97,6 +97,7 @@ impl Store {
             let current = Entity::find_by_id(tenant.num.0)
                 .filter(Column::Version.eq(tenant.version))
                 .filter(Column::DeletedAt.is_null())
+                .lock_exclusive()
                 .one(on)
                 .await?;
             let mut row = current.ok_or(StoreError::Stale)?.into_active_model();

@@ -1,190 +1,62 @@
-//! What every database must do for the engine: the conformance suite.
+//! What every database must do for the engine: the conformance suite. Every test runs on each of them.
 
 mod bulk;
 mod deleted;
+mod duplicates;
 mod large;
+mod leases;
 mod ledger;
 mod log_index;
+mod migrations;
 mod purge;
 mod secrets;
 mod unreadable;
+mod world;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use sea_orm::ConnectionTrait;
 use serde_json::value::RawValue;
-use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use super::deliveries::{Attempt, DeliveryFilter, DeliveryState, Status, Trigger};
-use super::fanouts::Fanout;
+use super::deliveries::{DeliveryFilter, DeliveryState, Status};
 use super::idempotency::OnceKey;
 use super::journal::feed::Next;
-use super::journal::{AttemptRecord, Caller, Draft, Journal, PublishError, Published, Receipt, Record, Running};
+use super::journal::{Draft, PublishError, Published, Record};
 use super::log::LogIndex;
 use super::seal::MasterKey;
 use super::state::Suspect;
-use super::tenants::{NewTenant, Tenant};
 use super::webhooks::{NewWebhook, Webhook};
 use super::*;
 use crate::clock::UnixMillis;
-use crate::id::{DeliveryId, EventSeq, TenantId, WebhookId, WebhookNum};
+use crate::id::{DeliveryId, EventSeq, WebhookNum};
 
-/// A store of its own with one tenant.
-struct World {
-    directory: TempDir,
-    store: Store,
-    tenant: Tenant,
-    running: Running,
-}
+use self::world::{Home, On, World, attempted, id};
 
-async fn open(directory: &TempDir) -> Store {
-    open_with(directory, None).await.unwrap()
-}
+/// The test of this name, on each database.
+macro_rules! on_both {
+    ($name:ident) => {
+        mod $name {
+            use crate::store::tests::world::On;
 
-async fn open_with(directory: &TempDir, master_key: Option<MasterKey>) -> Result<Store, OpenError> {
-    let url = format!("sqlite://{}", directory.path().join("test.db").display());
-    Store::open(Options { url, master_key, migrate: true }).await
-}
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn on_sqlite() {
+                super::$name(On::Sqlite).await;
+            }
 
-impl Store {
-    /// Changes rows behind everybody's back.
-    pub(crate) async fn tamper(&self, sql: &str) {
-        let changed = self.inner.writer.execute_unprepared(sql).await.unwrap();
-        assert_ne!(changed.rows_affected(), 0, "{sql}");
-    }
-}
-
-impl World {
-    async fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let store = open(&directory).await;
-        let new = NewTenant {
-            id: TenantId::generate(),
-            name: "Tenant".to_owned(),
-            allow_undeclared_types: true,
-            created_at: UnixMillis::now(),
-            catalogue: vec![("message.sent".to_owned(), "A message was sent.".to_owned())],
-        };
-        let tenant = store.create_tenant(new, None).await.unwrap();
-        let running = Journal::start(&store).await.unwrap();
-        Self { directory, store, tenant, running }
-    }
-
-    async fn webhook(&self) -> Webhook {
-        self.store.create_webhook(self.new_webhook(), None).await.unwrap()
-    }
-
-    fn new_webhook(&self) -> NewWebhook {
-        NewWebhook {
-            id: WebhookId::generate(),
-            tenant: self.tenant.num,
-            name: "Webhook".to_owned(),
-            url: "https://example.com/".to_owned(),
-            events: vec!["message.*".to_owned()],
-            headers: [("X-Team".to_owned(), "billing".to_owned())].into(),
-            policy: serde_json::json!({ "timeoutMs": 5000 }),
-            description: None,
-            metadata: None,
-            is_active: true,
-            secret: "whsec_first".to_owned(),
-            created_at: UnixMillis::now(),
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn on_postgres() {
+                super::$name(On::Postgres).await;
+            }
         }
-    }
-
-    fn draft(&self, caller: Option<(&str, u8)>, targets: &[i64]) -> Draft {
-        Draft {
-            tenant: self.tenant.num,
-            kind: "message.sent".into(),
-            occurred_at: None,
-            data: RawValue::from_string("{}".to_owned()).unwrap(),
-            caller: caller.map(|(id, digest)| Caller { id: id.to_owned(), digest: [digest; 32] }),
-            targets: targets.iter().copied().map(WebhookNum).collect(),
-        }
-    }
-
-    async fn publish(&self, caller: Option<(&str, u8)>, targets: &[i64]) -> Published {
-        let published = self.running.journal.publish(vec![self.draft(caller, targets)], None).await.unwrap()[0];
-        // Answers leave before the feed hears of the event.
-        self.running.journal.barrier().await.unwrap();
-        published
-    }
-
-    async fn accept(&self, targets: &[i64]) -> Receipt {
-        match self.publish(None, targets).await {
-            Published::Accepted(receipt) => receipt,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// Lets the feed hand fan-outs out from memory.
-    fn catch_up(&self) {
-        self.running.feed.caught_up(self.running.feed.committed());
-    }
-
-    async fn record(&self, record: Record) {
-        self.running.journal.record(record).await.unwrap();
-        self.running.journal.barrier().await.unwrap();
-    }
-
-    async fn open_fanouts(&self) -> Vec<Fanout> {
-        self.store.fanouts(EventSeq::ZERO, 100).await.unwrap()
-    }
-
-    /// Ends the process, so to speak; its files stay.
-    async fn stop(self) -> TempDir {
-        let Self { directory, store, running, .. } = self;
-        running.journal.close().await;
-        running.writer.await.unwrap();
-        store.close().await;
-        directory
-    }
-
-    /// The next process.
-    async fn restart(self) -> Self {
-        let tenant = self.tenant.clone();
-        let directory = self.stop().await;
-        let store = open(&directory).await;
-        let running = Journal::start(&store).await.unwrap();
-        Self { directory, store, tenant, running }
-    }
-
-    /// Does to the file what the store never would.
-    async fn tamper(&self, sql: &str) {
-        self.store.tamper(sql).await;
-    }
-
-    async fn delivery(&self, id: DeliveryId) -> Option<deliveries::Delivery> {
-        self.store.delivery(self.tenant.num, id).await.unwrap()
-    }
-}
-
-fn id(receipt: Receipt, webhook: WebhookNum) -> DeliveryId {
-    DeliveryId { event: receipt.seq, webhook }
-}
-
-fn attempted(id: DeliveryId, number: u16, status: Status, next_at: Option<UnixMillis>) -> Record {
-    let attempt = Attempt {
-        number,
-        trigger: Trigger::Scheduled,
-        started_at: UnixMillis(1_800_000_000_000),
-        duration_us: 1500,
-        head_us: Some(1000),
-        status_code: Some(200),
-        outcome: 0,
-        error: None,
-        response_headers: vec![("server".to_owned(), "x".to_owned())],
-        response_body: b"ok".to_vec(),
     };
-    let settled_at = (status != Status::Pending).then_some(attempt.started_at);
-    let state = DeliveryState { status, attempts: number, tries: number, next_at, settled_at, manual: None };
-    Record::Attempt(Box::new(AttemptRecord { id, attempt, state }))
 }
+use on_both;
 
-#[tokio::test]
-async fn a_published_event_is_readable_with_its_fan_out_as_soon_as_it_is_answered() {
-    let world = World::new().await;
+on_both!(a_published_event_is_readable_with_its_fan_out_as_soon_as_it_is_answered);
+async fn a_published_event_is_readable_with_its_fan_out_as_soon_as_it_is_answered(on: On) {
+    let world = World::new(on).await;
     let receipt = world.accept(&[3, 9, 500]).await;
     assert_eq!(receipt.matched, 3);
     let event = world.store.event(world.tenant.num, receipt.seq).await.unwrap().unwrap();
@@ -196,9 +68,9 @@ async fn a_published_event_is_readable_with_its_fan_out_as_soon_as_it_is_answere
     assert_eq!(world.open_fanouts().await.len(), 1, "an event without targets has no fan-out");
 }
 
-#[tokio::test]
-async fn a_callers_id_is_one_event_however_often_and_concurrently_it_is_published() {
-    let world = World::new().await;
+on_both!(a_callers_id_is_one_event_however_often_and_concurrently_it_is_published);
+async fn a_callers_id_is_one_event_however_often_and_concurrently_it_is_published(on: On) {
+    let world = World::new(on).await;
     let drafts = (0..5).map(|_| world.draft(Some(("order-1", 1)), &[])).collect();
     let (batch, single) =
         tokio::join!(world.running.journal.publish(drafts, None), world.publish(Some(("order-1", 1)), &[]));
@@ -211,9 +83,9 @@ async fn a_callers_id_is_one_event_however_often_and_concurrently_it_is_publishe
     assert_eq!(world.publish(Some(("order-1", 2)), &[]).await, Published::Conflict);
 }
 
-#[tokio::test]
-async fn an_idempotency_key_gives_the_first_answer_again() {
-    let world = World::new().await;
+on_both!(an_idempotency_key_gives_the_first_answer_again);
+async fn an_idempotency_key_gives_the_first_answer_again(on: On) {
+    let world = World::new(on).await;
     let once = OnceKey { tenant: Some(world.tenant.num), key: "k".to_owned(), fingerprint: [1; 32] };
     let publish = |once: OnceKey| world.running.journal.publish(vec![world.draft(None, &[])], Some(once));
     let first = publish(once.clone()).await.unwrap();
@@ -225,10 +97,10 @@ async fn an_idempotency_key_gives_the_first_answer_again() {
     assert_eq!(world.store.forget_old_keys(UnixMillis(now.0 + idempotency::KEPT_MS + 1000)).await.unwrap(), 1);
 }
 
-#[tokio::test]
-async fn the_journals_room_counts_whom_events_are_owed_to() {
-    let world = World::new().await;
-    let mib = Draft { targets: (0..131_072).map(WebhookNum).collect(), ..world.draft(None, &[]) };
+on_both!(the_journals_room_counts_whom_events_are_owed_to);
+async fn the_journals_room_counts_whom_events_are_owed_to(on: On) {
+    let world = World::new(on).await;
+    let mib = Draft { targets: (1..=131_072).map(WebhookNum).collect(), ..world.draft(None, &[]) };
     let journal = &world.running.journal;
     let (full, refused) =
         tokio::join!(journal.publish(vec![mib; 64], None), journal.publish(vec![world.draft(None, &[])], None));
@@ -237,9 +109,9 @@ async fn the_journals_room_counts_whom_events_are_owed_to() {
     world.publish(None, &[]).await;
 }
 
-#[tokio::test]
-async fn a_fan_out_ends_when_its_last_target_has_a_row() {
-    let world = World::new().await;
+on_both!(a_fan_out_ends_when_its_last_target_has_a_row);
+async fn a_fan_out_ends_when_its_last_target_has_a_row(on: On) {
+    let world = World::new(on).await;
     let (a, b) = (world.webhook().await, world.webhook().await);
     world.catch_up();
     let receipt = world.accept(&[a.num.0, b.num.0]).await;
@@ -254,9 +126,9 @@ async fn a_fan_out_ends_when_its_last_target_has_a_row() {
     assert_eq!(last.response_headers, [("server".to_owned(), "x".to_owned())]);
 }
 
-#[tokio::test]
-async fn the_shards_of_an_event_are_read_together() {
-    let world = World::new().await;
+on_both!(the_shards_of_an_event_are_read_together);
+async fn the_shards_of_an_event_are_read_together(on: On) {
+    let world = World::new(on).await;
     let (first, second) = (world.accept(&[3]).await.seq, world.accept(&[4]).await.seq);
     let shard = "INSERT INTO fanout (event_seq, shard, targets) SELECT event_seq, 1, targets FROM fanout";
     world.tamper(shard).await;
@@ -268,9 +140,9 @@ async fn the_shards_of_an_event_are_read_together() {
     assert_eq!(world.open_fanouts().await.len(), 4);
 }
 
-#[tokio::test]
-async fn a_restarted_journal_ends_the_fan_outs_that_it_adopts() {
-    let world = World::new().await;
+on_both!(a_restarted_journal_ends_the_fan_outs_that_it_adopts);
+async fn a_restarted_journal_ends_the_fan_outs_that_it_adopts(on: On) {
+    let world = World::new(on).await;
     let webhook = world.webhook().await;
     let receipt = world.accept(&[webhook.num.0]).await;
     let fanout = world.open_fanouts().await.remove(0);
@@ -285,9 +157,9 @@ async fn a_restarted_journal_ends_the_fan_outs_that_it_adopts() {
     assert!(world.open_fanouts().await.is_empty(), "every target had its row");
 }
 
-#[tokio::test]
-async fn due_rows_come_in_order_and_their_webhooks_are_found() {
-    let world = World::new().await;
+on_both!(due_rows_come_in_order_and_their_webhooks_are_found);
+async fn due_rows_come_in_order_and_their_webhooks_are_found(on: On) {
+    let world = World::new(on).await;
     let (a, b) = (world.webhook().await, world.webhook().await);
     let now = UnixMillis::now();
     let receipts = [world.accept(&[a.num.0]).await, world.accept(&[a.num.0]).await, world.accept(&[a.num.0]).await];
@@ -310,9 +182,9 @@ async fn due_rows_come_in_order_and_their_webhooks_are_found() {
     assert!(found(10_000).await.is_empty(), "a webhook that is switched off is not woken");
 }
 
-#[tokio::test]
-async fn slow_lists_keep_no_delivery_waiting() {
-    let world = World::new().await;
+on_both!(slow_lists_keep_no_delivery_waiting);
+async fn slow_lists_keep_no_delivery_waiting(on: On) {
+    let world = World::new(on).await;
     let webhook = world.webhook().await;
     let receipt = world.accept(&[webhook.num.0]).await;
     let mut slow = Vec::new();
@@ -335,9 +207,9 @@ async fn slow_lists_keep_no_delivery_waiting() {
     read.expect("the engine waits for nobody").unwrap();
 }
 
-#[tokio::test]
-async fn cancelled_stays_cancelled_unless_a_request_under_way_succeeds() {
-    let world = World::new().await;
+on_both!(cancelled_stays_cancelled_unless_a_request_under_way_succeeds);
+async fn cancelled_stays_cancelled_unless_a_request_under_way_succeeds(on: On) {
+    let world = World::new(on).await;
     let webhook = world.webhook().await;
     let (a, b) = (world.accept(&[webhook.num.0]).await, world.accept(&[webhook.num.0]).await);
     for receipt in [a, b] {
@@ -351,9 +223,9 @@ async fn cancelled_stays_cancelled_unless_a_request_under_way_succeeds() {
     assert_eq!(world.delivery(id(b, webhook.num)).await.unwrap().state.status, Status::Success);
 }
 
-#[tokio::test]
-async fn a_manual_retry_remembers_what_to_fall_back_to() {
-    let world = World::new().await;
+on_both!(a_manual_retry_remembers_what_to_fall_back_to);
+async fn a_manual_retry_remembers_what_to_fall_back_to(on: On) {
+    let world = World::new(on).await;
     let webhook = world.webhook().await;
     let receipt = world.accept(&[webhook.num.0]).await;
     let id = id(receipt, webhook.num);
@@ -368,9 +240,9 @@ async fn a_manual_retry_remembers_what_to_fall_back_to() {
     assert_eq!((state.status, state.manual), (Status::Failed, None), "taken back, it is what it was");
 }
 
-#[tokio::test]
-async fn lists_filter_by_status_and_never_show_another_tenants() {
-    let world = World::new().await;
+on_both!(lists_filter_by_status_and_never_show_another_tenants);
+async fn lists_filter_by_status_and_never_show_another_tenants(on: On) {
+    let world = World::new(on).await;
     let webhook = world.webhook().await;
     let receipt = world.accept(&[webhook.num.0]).await;
     world.record(attempted(id(receipt, webhook.num), 1, Status::Failed, None)).await;
@@ -387,9 +259,9 @@ async fn lists_filter_by_status_and_never_show_another_tenants() {
     assert!(world.store.event(other, receipt.seq).await.unwrap().is_none());
 }
 
-#[tokio::test]
-async fn a_stale_version_changes_nothing() {
-    let world = World::new().await;
+on_both!(a_stale_version_changes_nothing);
+async fn a_stale_version_changes_nothing(on: On) {
+    let world = World::new(on).await;
     let webhook = world.webhook().await;
     let now = UnixMillis::now();
     let renamed = Webhook { name: "New".to_owned(), ..webhook.clone() };
@@ -401,9 +273,9 @@ async fn a_stale_version_changes_nothing() {
     assert!(world.store.webhook(world.tenant.num, webhook.id).await.unwrap().is_none());
 }
 
-#[tokio::test]
-async fn the_feed_hands_out_what_was_committed_while_it_was_behind() {
-    let world = World::new().await;
+on_both!(the_feed_hands_out_what_was_committed_while_it_was_behind);
+async fn the_feed_hands_out_what_was_committed_while_it_was_behind(on: On) {
+    let world = World::new(on).await;
     let first = world.accept(&[1]).await;
     let Next::ReadAfter(after) = world.running.feed.next().await else { panic!("a new engine is behind") };
     let seen = world.store.fanouts(after, 10).await.unwrap();
@@ -415,9 +287,9 @@ async fn the_feed_hands_out_what_was_committed_while_it_was_behind() {
     assert_eq!(fanouts.iter().map(|fanout| fanout.event.seq).collect::<Vec<_>>(), [second.seq]);
 }
 
-#[tokio::test]
-async fn what_a_crash_left_stays_suspect_through_clean_stops() {
-    let world = World::new().await;
+on_both!(what_a_crash_left_stays_suspect_through_clean_stops);
+async fn what_a_crash_left_stays_suspect_through_clean_stops(on: On) {
+    let world = World::new(on).await;
     assert_eq!(world.store.mark_started(UnixMillis(1)).await.unwrap(), Suspect::NOTHING);
     let receipt = world.accept(&[1]).await;
     world.store.mark_stopped_cleanly(UnixMillis(2)).await.unwrap();
@@ -433,9 +305,9 @@ async fn what_a_crash_left_stays_suspect_through_clean_stops() {
     assert_eq!(world.store.mark_started(UnixMillis(9)).await.unwrap(), wider, "a part of the process crashed");
 }
 
-#[tokio::test]
-async fn a_closed_journal_writes_what_it_took_and_takes_nothing_more() {
-    let World { store, tenant, running, directory: _directory, .. } = World::new().await;
+on_both!(a_closed_journal_writes_what_it_took_and_takes_nothing_more);
+async fn a_closed_journal_writes_what_it_took_and_takes_nothing_more(on: On) {
+    let World { store, tenant, running, holding: _, home: _home } = World::new(on).await;
     let draft = Draft {
         tenant: tenant.num,
         kind: "a".into(),
@@ -451,22 +323,4 @@ async fn a_closed_journal_writes_what_it_took_and_takes_nothing_more() {
     assert!(matches!(running.journal.publish(vec![draft], None).await, Err(PublishError::Stopped)));
     assert!(running.journal.barrier().await.is_err());
     assert_ne!(store.last_event().await.unwrap(), EventSeq::ZERO);
-}
-
-#[tokio::test]
-async fn a_second_process_is_told_that_the_file_is_in_use() {
-    let world = World::new().await;
-    assert!(matches!(open_with(&world.directory, None).await, Err(OpenError::Locked { .. })));
-}
-
-#[tokio::test]
-async fn the_schema_goes_down_and_up_again() {
-    let directory = tempfile::tempdir().unwrap();
-    let url = format!("sqlite://{}", directory.path().join("test.db").display());
-    drop(open(&directory).await);
-    Store::migrate_down(&url, 1).await.unwrap();
-    let options = Options { url: url.clone(), master_key: None, migrate: false };
-    assert!(matches!(Store::open(options).await, Err(OpenError::NotMigrated)));
-    let store = open(&directory).await;
-    assert!(store.integrity_problems().await.unwrap().is_empty());
 }

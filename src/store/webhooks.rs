@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use crate::clock::UnixMillis;
 use crate::id::{TenantNum, WebhookId, WebhookNum};
 
+use super::dialect::is_one_of;
 use super::health;
 use super::idempotency::Once;
 use super::{Page, Store, StoreError};
@@ -142,7 +143,8 @@ impl Store {
         self.write(async |on| {
             let query = Entity::find_by_id(changed.num.0)
                 .filter(Column::Version.eq(changed.version))
-                .filter(Column::DeletedAt.is_null());
+                .filter(Column::DeletedAt.is_null())
+                .lock_exclusive();
             let before = query.one(on).await?.ok_or(StoreError::Stale)?;
             if before.url != changed.url || !before.is_active && changed.is_active {
                 health::forget(on, changed.num).await?;
@@ -231,7 +233,8 @@ impl Store {
                 .await?;
             self.add_secret(on, webhook.num, webhook.id, new, now).await?;
             drop_oldest_secrets(on, webhook.num).await?;
-            let row = Entity::find_by_id(webhook.num.0).filter(Column::DeletedAt.is_null()).one(on).await?;
+            let row = Entity::find_by_id(webhook.num.0).filter(Column::DeletedAt.is_null()).lock_exclusive();
+            let row = row.one(on).await?;
             let mut row = row.ok_or(StoreError::Stale)?.into_active_model();
             row.version = Set(row.version.unwrap() + 1);
             row.updated_at = Set(now.0);
@@ -244,10 +247,11 @@ impl Store {
     pub async fn living(&self, nums: &[WebhookNum], most: usize) -> Result<Vec<(WebhookNum, WebhookId)>, StoreError> {
         let mut living = Vec::new();
         for some in nums.chunks(LOOKED_UP) {
+            let some: Vec<i64> = some.iter().map(|num| num.0).collect();
             let rows: Vec<(i64, Vec<u8>)> = Entity::find()
                 .select_only()
                 .columns([Column::Num, Column::Id])
-                .filter(Column::Num.is_in(some.iter().map(|num| num.0)))
+                .filter(is_one_of(self.backend(), Column::Num, &some))
                 .filter(Column::DeletedAt.is_null())
                 .order_by_asc(Column::Num)
                 .into_tuple()

@@ -32,7 +32,7 @@ const LAYERS: [Layer; 5] = [
 ];
 
 /// Decide without waiting, without a clock and without chance. Where they live, and the words that would give it away.
-const PURE: [&str; 24] = [
+const PURE: [&str; 26] = [
     "src/engine/lane.rs",
     "src/engine/lane/entry.rs",
     "src/engine/lane/health.rs",
@@ -47,11 +47,13 @@ const PURE: [&str; 24] = [
     "src/engine/dispatch/line.rs",
     "src/engine/restart.rs",
     "src/engine/routes.rs",
+    "src/engine/shards.rs",
     "src/delivery/breaker.rs",
     "src/delivery/retry.rs",
     "src/delivery/limiter.rs",
     "src/store/journal/open.rs",
     "src/store/journal/tell.rs",
+    "src/store/dialect.rs",
     "src/store/ledger.rs",
     "src/store/ledger/front.rs",
     "src/store/ledger/nearby.rs",

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::databases::on_both;
 use crate::fact;
 use crate::hook::{Hook, quick_retries};
 use crate::receiver::{Receiver, Reply};
@@ -39,7 +40,7 @@ fn told(status: u16) -> (Receiver, Arc<AtomicU16>) {
     (Receiver::says(move |_| Reply::Status(script.load(Ordering::Relaxed))), answer)
 }
 
-#[tokio::test]
+on_both!(a_webhook_with_nothing_to_do_has_an_empty_backlog);
 async fn a_webhook_with_nothing_to_do_has_an_empty_backlog() {
     let (world, hook) = World::with_webhook(Receiver::ok()).await;
 
@@ -59,7 +60,7 @@ async fn a_webhook_with_nothing_to_do_has_an_empty_backlog() {
     assert!(after["latencyMs"]["p99"].as_f64().is_some_and(|ms| ms > 0.0), "{after}");
 }
 
-#[tokio::test]
+on_both!(a_paused_webhook_gets_nothing_and_loses_nothing);
 async fn a_paused_webhook_gets_nothing_and_loses_nothing() {
     let (mut world, hook) = World::with_webhook(Receiver::ok()).await;
 
@@ -86,7 +87,7 @@ async fn a_paused_webhook_gets_nothing_and_loses_nothing() {
     backlog_when(&world, &hook, "nothing is pending", |backlog| backlog["pending"] == 0).await;
 }
 
-#[tokio::test]
+on_both!(a_purge_cancels_what_waits_and_nothing_that_comes_after_it);
 async fn a_purge_cancels_what_waits_and_nothing_that_comes_after_it() {
     let (world, hook) = World::with_webhook(Receiver::ok()).await;
     world.client().act(&hook.path("/pause")).await.expect(200);
@@ -110,7 +111,7 @@ async fn a_purge_cancels_what_waits_and_nothing_that_comes_after_it() {
     assert_eq!(world.client().act(&hook.path("/purge")).await.expect(200)["cancelled"], 0);
 }
 
-#[tokio::test]
+on_both!(a_purge_up_to_a_time_leaves_what_was_accepted_later);
 async fn a_purge_up_to_a_time_leaves_what_was_accepted_later() {
     let (world, hook) = World::with_webhook(Receiver::ok()).await;
     world.client().act(&hook.path("/pause")).await.expect(200);
@@ -129,7 +130,7 @@ async fn a_purge_up_to_a_time_leaves_what_was_accepted_later() {
     assert_eq!(wrong.problem(422).pointers(), ["/before"]);
 }
 
-#[tokio::test]
+on_both!(a_purge_while_requests_are_under_way_lets_them_end_and_makes_none_again);
 async fn a_purge_while_requests_are_under_way_lets_them_end_and_makes_none_again() {
     let world = World::start().await;
     let settings = json!({"maxInFlight": 2, "retryPolicy": quick_retries(3)});
@@ -151,7 +152,7 @@ async fn a_purge_while_requests_are_under_way_lets_them_end_and_makes_none_again
     backlog_when(&world, &hook, "nothing is pending", |backlog| backlog["pending"] == 0).await;
 }
 
-#[tokio::test]
+on_both!(a_receiver_that_only_fails_is_left_alone_and_probed_when_asked);
 async fn a_receiver_that_only_fails_is_left_alone_and_probed_when_asked() {
     let mut world = World::start().await;
     let (receiver, answer) = told(500);
@@ -188,7 +189,7 @@ async fn a_receiver_that_only_fails_is_left_alone_and_probed_when_asked() {
     assert_eq!((&closed["state"], &closed["breaker"]["state"]), (&json!("active"), &json!("closed")));
 }
 
-#[tokio::test]
+on_both!(a_test_and_a_manual_retry_pass_an_open_breaker);
 async fn a_test_and_a_manual_retry_pass_an_open_breaker() {
     let world = World::start().await;
     let (receiver, answer) = told(500);
@@ -209,7 +210,7 @@ async fn a_test_and_a_manual_retry_pass_an_open_breaker() {
     backlog_when(&world, &hook, "a success closes it", |backlog| backlog["state"] == "active").await;
 }
 
-#[tokio::test]
+on_both!(the_worst_backlogs_come_first);
 async fn the_worst_backlogs_come_first() {
     let world = World::start().await;
     let deep = world.hook(Receiver::ok(), json!({"events": ["a.*"]})).await;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::checker::audit;
+use crate::databases::on_both;
 use crate::fact;
 use crate::hook::{Hook, quick_retries};
 use crate::load::{Load, mixed_hooks};
@@ -31,12 +32,15 @@ const CALLS_TO_A_FAULT: usize = 20;
 const ORDERED_ROUNDS: usize = 5;
 const CALLS_OF_A_ROUND: usize = 25;
 
+/// On PostgreSQL a restart waits for its end.
+const QUICK_LEASE: (&str, &str) = ("POSTHASTE_LEASE_MS", "1500");
+
 const SIGABRT: i32 = 6;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+on_both!(nothing_acknowledged_is_lost_however_often_the_server_is_killed);
 async fn nothing_acknowledged_is_lost_however_often_the_server_is_killed() {
     let rounds = std::env::var("POSTHASTE_CRASH_ROUNDS").map_or(ROUNDS, |n| n.parse().expect("a number of rounds"));
-    let mut world = World::start().await;
+    let mut world = World::with(&[QUICK_LEASE]).await;
     let hooks = mixed_hooks(&world).await;
     let load = Arc::new(Load::default());
 
@@ -60,10 +64,10 @@ async fn nothing_acknowledged_is_lost_however_often_the_server_is_killed() {
     world.check_integrity().await;
 }
 
+on_both!(an_ordered_webhook_sees_its_events_in_the_order_of_publishing_across_kills);
 /// I5: whatever is refused or cut short in between.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_ordered_webhook_sees_its_events_in_the_order_of_publishing_across_kills() {
-    let mut world = World::start().await;
+    let mut world = World::with(&[QUICK_LEASE]).await;
     let settings = json!({"ordered": true, "retryPolicy": quick_retries(20)});
     let hook = world.hook(Receiver::fails_every(60), settings).await;
     let load = Arc::new(Load::default());
@@ -97,45 +101,45 @@ async fn an_ordered_webhook_sees_its_events_in_the_order_of_publishing_across_ki
     world.stop().await;
 }
 
-#[tokio::test]
+on_both!(an_abort_before_a_publish_is_committed_breaks_no_promise);
 async fn an_abort_before_a_publish_is_committed_breaks_no_promise() {
     survives_abort_at("publish.before_commit", 3).await;
 }
 
-#[tokio::test]
+on_both!(an_abort_after_a_publish_is_committed_loses_nothing);
 async fn an_abort_after_a_publish_is_committed_loses_nothing() {
     let committed = survives_abort_at("publish.after_commit", 3).await;
     assert!(committed > 0, "what was committed before the abort was not found again");
 }
 
-#[tokio::test]
+on_both!(an_abort_after_a_dispatch_loses_nothing);
 async fn an_abort_after_a_dispatch_loses_nothing() {
     survives_abort_at("fanout.after_dispatch", 3).await;
 }
 
-#[tokio::test]
+on_both!(an_abort_before_a_connect_loses_nothing);
 async fn an_abort_before_a_connect_loses_nothing() {
     survives_abort_at("attempt.before_connect", 4).await;
 }
 
-#[tokio::test]
+on_both!(an_abort_after_the_answer_of_a_receiver_is_explained_by_a_recovery);
 async fn an_abort_after_the_answer_of_a_receiver_is_explained_by_a_recovery() {
     survives_abort_at("attempt.after_send", 4).await;
 }
 
-#[tokio::test]
+on_both!(an_abort_before_an_outcome_is_committed_is_explained_by_a_recovery);
 async fn an_abort_before_an_outcome_is_committed_is_explained_by_a_recovery() {
     survives_abort_at("outcome.before_commit", 2).await;
 }
 
-#[tokio::test]
+on_both!(an_abort_after_an_outcome_is_committed_sends_nothing_twice_without_reason);
 async fn an_abort_after_an_outcome_is_committed_sends_nothing_twice_without_reason() {
     survives_abort_at("outcome.after_commit", 2).await;
 }
 
 /// Answers how many events had been committed without their publisher knowing.
 async fn survives_abort_at(point: &str, passage: usize) -> usize {
-    let mut world = World::with(&[("POSTHASTE_FAULT", &format!("abort:{point}:{passage}"))]).await;
+    let mut world = World::with(&[QUICK_LEASE, ("POSTHASTE_FAULT", &format!("abort:{point}:{passage}"))]).await;
     let hooks = mixed_hooks(&world).await;
     let load = Arc::new(Load::default());
 

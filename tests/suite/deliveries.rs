@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
+use crate::databases::on_both;
 use crate::hook::quick_retries;
 use crate::receiver::{Receiver, Reply};
 use crate::world::{World, each_attempt, text};
 
-#[tokio::test]
+on_both!(a_failed_delivery_is_sent_again_by_hand_and_keeps_its_history);
 async fn a_failed_delivery_is_sent_again_by_hand_and_keeps_its_history() {
     let world = World::start().await;
     let hook = world.hook(Receiver::fails(2).then_accepts(), json!({"retryPolicy": quick_retries(1)})).await;
@@ -24,7 +25,7 @@ async fn a_failed_delivery_is_sent_again_by_hand_and_keeps_its_history() {
     assert_eq!(hook.requests()[2].header("webhook-id"), event.id, "the same event, so that a receiver can tell");
 }
 
-#[tokio::test]
+on_both!(a_failed_manual_attempt_eats_no_automatic_retry);
 async fn a_failed_manual_attempt_eats_no_automatic_retry() {
     let world = World::start().await;
     let policy = json!({"maxRetries": 2, "backoffStrategy": "schedule", "scheduleSeconds": [3, 1]});
@@ -42,8 +43,8 @@ async fn a_failed_manual_attempt_eats_no_automatic_retry() {
     assert_eq!(hook.requests().len(), 4);
 }
 
+on_both!(a_cancelled_delivery_is_not_tried_again);
 /// The control webhook has the same schedule; its retry proves that the cancelled one's was due.
-#[tokio::test]
 async fn a_cancelled_delivery_is_not_tried_again() {
     let world = World::start().await;
     let policy = json!({"events": ["a.*"], "retryPolicy": quick_retries(5)});
@@ -64,7 +65,7 @@ async fn a_cancelled_delivery_is_not_tried_again() {
     assert_eq!(hook.statuses(), [500]);
 }
 
-#[tokio::test]
+on_both!(a_finished_delivery_cannot_be_cancelled);
 async fn a_finished_delivery_cannot_be_cancelled() {
     let (world, _hook) = World::with_webhook(Receiver::ok()).await;
     let event = world.publish("message.sent").await;
@@ -75,8 +76,8 @@ async fn a_finished_delivery_cannot_be_cancelled() {
     assert_eq!(world.delivery(&text(&done, "id")).await["status"], "success");
 }
 
+on_both!(what_was_called_off_is_not_sent);
 /// As soon as it is accepted it is on its way: it is called off, or the answer says that it is too late.
-#[tokio::test]
 async fn what_was_called_off_is_not_sent() {
     const EVENTS: usize = 200;
     let (world, hook) = World::with_webhook(Receiver::ok()).await;
@@ -99,7 +100,7 @@ async fn what_was_called_off_is_not_sent() {
     assert_eq!(sent.len() + called_off.len(), EVENTS);
 }
 
-#[tokio::test]
+on_both!(deliveries_are_found_by_webhook_event_status_and_type);
 async fn deliveries_are_found_by_webhook_event_status_and_type() {
     let world = World::start().await;
     let good = world.hook(Receiver::ok(), json!({})).await;
@@ -121,8 +122,8 @@ async fn deliveries_are_found_by_webhook_event_status_and_type() {
     assert_eq!(count("?status=pending").await, 0);
 }
 
+on_both!(a_delivery_is_there_to_be_read_before_its_first_attempt_is_over);
 /// A delivery whose first attempt is still under way is owed by the fan-out alone: it must show all the same.
-#[tokio::test]
 async fn a_delivery_is_there_to_be_read_before_its_first_attempt_is_over() {
     let (world, hook) = World::with_webhook(Receiver::says(|_| Reply::Hang)).await;
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use futures_util::{StreamExt, stream};
 use serde_json::json;
 
+use crate::databases::on_both;
 use crate::hook::plain;
 use crate::receiver::Receiver;
 use crate::verify::{self, Format};
@@ -12,7 +13,7 @@ use crate::world::{World, text};
 
 const WEBHOOKS: usize = 300;
 
-#[tokio::test]
+on_both!(an_event_for_three_hundred_webhooks_reaches_each_exactly_once);
 async fn an_event_for_three_hundred_webhooks_reaches_each_exactly_once() {
     let world = World::start().await;
     let receiver = Receiver::ok();

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use crate::client::Client;
+use crate::databases::on_both;
 use crate::load::Load;
 use crate::receiver::{Down, Receiver, Reply};
 use crate::server::{self, Env, Server};
@@ -19,7 +20,7 @@ use crate::world::{World, each_attempt, sober_env, text};
 /// As many requests as must have arrived before the server under load is asked to stop.
 const UNDER_WAY: usize = 40;
 
-#[tokio::test]
+on_both!(what_could_not_be_delivered_before_a_restart_is_delivered_after_it);
 async fn what_could_not_be_delivered_before_a_restart_is_delivered_after_it() {
     let mut world = World::start().await;
     let down = Down::new();
@@ -44,7 +45,7 @@ async fn what_could_not_be_delivered_before_a_restart_is_delivered_after_it() {
     assert_eq!(world.client().get(&format!("/webhooks/{}", text(&webhook, "id"))).await.expect(200)["isActive"], true);
 }
 
-#[tokio::test]
+on_both!(a_graceful_stop_lets_a_request_in_flight_finish);
 async fn a_graceful_stop_lets_a_request_in_flight_finish() {
     let mut world = World::start().await;
     let hook = world.hook(Receiver::answers_after(Duration::from_secs(1)), json!({})).await;
@@ -59,8 +60,8 @@ async fn a_graceful_stop_lets_a_request_in_flight_finish() {
     assert_eq!(hook.requests().len(), 1);
 }
 
+on_both!(a_graceful_stop_under_load_sends_nothing_twice_and_loses_nothing);
 /// F5: who is asked politely leaves nothing half done.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_graceful_stop_under_load_sends_nothing_twice_and_loses_nothing() {
     let mut world = World::start().await;
     let good = world.hook(Receiver::ok(), json!({})).await;
@@ -197,8 +198,8 @@ async fn the_check_notices_a_broken_database() {
     assert!(!output.all().contains("integrity: ok"), "{}", output.all());
 }
 
+on_both!(a_generated_admin_key_is_printed_on_the_first_start_only);
 /// Whoever starts it first must get in: without a key in the environment, one is made and printed, once.
-#[tokio::test]
 async fn a_generated_admin_key_is_printed_on_the_first_start_only() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut env = sober_env(dir.path());

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::client::Client;
+use crate::databases::on_both;
 use crate::hook::plain;
 use crate::receiver::Receiver;
 use crate::world::{World, text};
@@ -12,7 +13,7 @@ use crate::world::{World, text};
 const ITEMS: usize = 23;
 const PAGE: usize = 5;
 
-#[tokio::test]
+on_both!(a_list_is_walked_item_by_item_exactly_once);
 async fn a_list_is_walked_item_by_item_exactly_once() {
     let world = World::start().await;
     let receiver = Receiver::ok();
@@ -31,7 +32,7 @@ async fn a_list_is_walked_item_by_item_exactly_once() {
     assert_walks(world.client(), &format!("/events/{}/deliveries", wide.id)).await;
 }
 
-#[tokio::test]
+on_both!(the_log_is_walked_newest_first);
 async fn the_log_is_walked_newest_first() {
     let (world, hook) = World::with_webhook(Receiver::ok()).await;
     let mut published = Vec::new();
@@ -47,8 +48,8 @@ async fn the_log_is_walked_newest_first() {
     assert_eq!(logged, published);
 }
 
+on_both!(a_walk_is_not_disturbed_by_what_is_added_meanwhile);
 /// What is added while someone walks must not make an old item appear twice or not at all.
-#[tokio::test]
 async fn a_walk_is_not_disturbed_by_what_is_added_meanwhile() {
     let world = World::start().await;
     let mut old = BTreeSet::new();
@@ -67,7 +68,7 @@ async fn a_walk_is_not_disturbed_by_what_is_added_meanwhile() {
     assert_eq!(seen.into_iter().collect::<BTreeSet<_>>(), old);
 }
 
-#[tokio::test]
+on_both!(a_list_has_twenty_items_by_default_and_says_no_total);
 async fn a_list_has_twenty_items_by_default_and_says_no_total() {
     let world = World::start().await;
     for _ in 0..21 {
@@ -85,7 +86,7 @@ async fn a_list_has_twenty_items_by_default_and_says_no_total() {
     }
 }
 
-#[tokio::test]
+on_both!(a_cursor_that_was_not_given_out_for_this_list_is_refused);
 async fn a_cursor_that_was_not_given_out_for_this_list_is_refused() {
     let world = World::start().await;
     let other = world.another_tenant().await;

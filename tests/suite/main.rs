@@ -9,6 +9,9 @@
 // The harness.
 mod checker;
 mod client;
+#[path = "../support/cluster.rs"]
+mod cluster;
+mod databases;
 mod fact;
 mod hook;
 mod load;
@@ -32,6 +35,7 @@ mod lists;
 mod malformed;
 mod observe;
 mod panics;
+mod postgres;
 mod publish;
 mod receivers;
 mod schedule;

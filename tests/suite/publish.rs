@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::client::{Answer, Client, send, try_send};
+use crate::databases::on_both;
 use crate::hook::Hook;
 use crate::receiver::Receiver;
 use crate::world::{Event, World, attempts, text};
@@ -16,7 +17,7 @@ use crate::world::{Event, World, attempts, text};
 /// Bodies up to here are read, and not a byte more.
 const BODY_LIMIT: usize = 1024 * 1024;
 
-#[tokio::test]
+on_both!(an_event_is_delivered_signed_and_logged);
 async fn an_event_is_delivered_signed_and_logged() {
     let (world, hook) = World::with_webhook(Receiver::ok()).await;
 
@@ -38,7 +39,7 @@ async fn an_event_is_delivered_signed_and_logged() {
     assert_eq!(log.iter().map(|item| &item["id"]).collect::<Vec<_>>(), [&delivery["id"]]);
 }
 
-#[tokio::test]
+on_both!(a_request_says_who_what_and_when_in_its_headers);
 async fn a_request_says_who_what_and_when_in_its_headers() {
     let world = World::start().await;
     let hook = world.hook(Receiver::ok(), json!({"headers": {"X-Team": "billing"}})).await;
@@ -60,7 +61,7 @@ async fn a_request_says_who_what_and_when_in_its_headers() {
     assert!(age < 30, "sent {age} s ago");
 }
 
-#[tokio::test]
+on_both!(the_body_is_id_event_timestamp_and_the_data_byte_for_byte);
 async fn the_body_is_id_event_timestamp_and_the_data_byte_for_byte() {
     let (world, hook) = World::with_webhook(Receiver::ok()).await;
     let data = r#"{"zulu":12345678901234567890123,"alpha":[1.10,1e2,-0.0],"emoji":"🦉 \u00e9 \"\\\/","":null,"deep":{"b":{"a":[[],{}]}},"mike":true}"#;
@@ -75,7 +76,7 @@ async fn the_body_is_id_event_timestamp_and_the_data_byte_for_byte() {
     assert!(timestamp.len() == "2026-11-23T08:00:00.000Z".len() && timestamp.ends_with('Z'), "{timestamp}");
 }
 
-#[tokio::test]
+on_both!(awkward_data_survives);
 async fn awkward_data_survives() {
     let (world, hook) = World::with_webhook(Receiver::ok()).await;
     let samples = [json!({}), json!({"list": []}), json!({"text": "line\nbreak\u{0}\u{2028}"})];
@@ -89,7 +90,7 @@ async fn awkward_data_survives() {
     assert_eq!(seen, samples.iter().map(Value::to_string).collect());
 }
 
-#[tokio::test]
+on_both!(the_publishers_own_timestamp_is_kept);
 async fn the_publishers_own_timestamp_is_kept() {
     let (world, hook) = World::with_webhook(Receiver::ok()).await;
 
@@ -100,7 +101,7 @@ async fn the_publishers_own_timestamp_is_kept() {
     assert_eq!(hook.saw(1).await[0].json()["timestamp"], "2026-01-02T03:04:05.678Z");
 }
 
-#[tokio::test]
+on_both!(an_event_goes_where_its_type_matches_and_nowhere_else);
 async fn an_event_goes_where_its_type_matches_and_nowhere_else() {
     let world = World::start().await;
     let exact = world.hook(Receiver::ok(), json!({"events": ["call.ringing", "user.created"]})).await;
@@ -120,7 +121,7 @@ async fn an_event_goes_where_its_type_matches_and_nowhere_else() {
     assert_eq!(types_seen(&all).len(), cases.len());
 }
 
-#[tokio::test]
+on_both!(an_event_that_nobody_wants_is_accepted_and_kept);
 async fn an_event_that_nobody_wants_is_accepted_and_kept() {
     let world = World::start().await;
     let hook = world.hook(Receiver::ok(), json!({"events": ["user.created"]})).await;
@@ -134,7 +135,7 @@ async fn an_event_that_nobody_wants_is_accepted_and_kept() {
     assert_eq!(hook.requests().len(), 0);
 }
 
-#[tokio::test]
+on_both!(each_event_of_a_batch_is_judged_on_its_own);
 async fn each_event_of_a_batch_is_judged_on_its_own() {
     let (world, hook) = World::with_webhook(Receiver::ok()).await;
     let batch = json!({"events": [
@@ -165,7 +166,7 @@ async fn each_event_of_a_batch_is_judged_on_its_own() {
     assert_eq!(hook.requests().len(), 3);
 }
 
-#[tokio::test]
+on_both!(a_batch_of_a_thousand_is_accepted_and_one_more_is_not);
 async fn a_batch_of_a_thousand_is_accepted_and_one_more_is_not() {
     let world = World::start().await;
     let batch = |size: usize| json!({"events": vec![json!({"event": "message.sent", "data": {}}); size]});
@@ -177,7 +178,7 @@ async fn a_batch_of_a_thousand_is_accepted_and_one_more_is_not() {
     world.client().post("/events/batch", &batch(0)).await.refusal();
 }
 
-#[tokio::test]
+on_both!(an_id_seen_before_gets_the_first_answer_and_no_second_delivery);
 async fn an_id_seen_before_gets_the_first_answer_and_no_second_delivery() {
     let (world, hook) = World::with_webhook(Receiver::ok()).await;
     let wish = json!({"event": "message.sent", "data": {"n": 1}, "id": "order-17"});
@@ -195,7 +196,7 @@ async fn an_id_seen_before_gets_the_first_answer_and_no_second_delivery() {
     assert_eq!(hook.accepted_events(), [first.id, after.id]);
 }
 
-#[tokio::test]
+on_both!(the_same_id_published_at_once_by_many_is_one_event);
 async fn the_same_id_published_at_once_by_many_is_one_event() {
     let (world, hook) = World::with_webhook(Receiver::ok()).await;
     let wish = json!({"event": "message.sent", "data": {"n": 1}, "id": "one-and-only"});
@@ -214,7 +215,7 @@ async fn the_same_id_published_at_once_by_many_is_one_event() {
     assert_eq!(hook.requests().len(), 1);
 }
 
-#[tokio::test]
+on_both!(two_tenants_may_use_the_same_id_for_different_events);
 async fn two_tenants_may_use_the_same_id_for_different_events() {
     let world = World::start().await;
     let other = world.another_tenant().await;
@@ -230,7 +231,7 @@ async fn two_tenants_may_use_the_same_id_for_different_events() {
     assert_eq!(theirs.saw(1).await[0].json()["data"]["whose"], "theirs");
 }
 
-#[tokio::test]
+on_both!(an_idempotency_key_gets_the_first_answer_again_and_refuses_another_body);
 async fn an_idempotency_key_gets_the_first_answer_again_and_refuses_another_body() {
     let (world, hook) = World::with_webhook(Receiver::ok()).await;
     let wish = json!({"event": "message.sent", "data": {"n": 1}});
@@ -247,7 +248,7 @@ async fn an_idempotency_key_gets_the_first_answer_again_and_refuses_another_body
     assert_eq!(hook.requests().len(), 1);
 }
 
-#[tokio::test]
+on_both!(an_idempotency_key_makes_one_webhook_out_of_two_tries);
 async fn an_idempotency_key_makes_one_webhook_out_of_two_tries() {
     let world = World::start().await;
     let receiver = Receiver::ok();
@@ -260,7 +261,7 @@ async fn an_idempotency_key_makes_one_webhook_out_of_two_tries() {
     assert_eq!(world.client().walk("/webhooks").await.len(), 1);
 }
 
-#[tokio::test]
+on_both!(a_body_of_one_mebibyte_is_delivered_and_one_byte_more_is_refused);
 async fn a_body_of_one_mebibyte_is_delivered_and_one_byte_more_is_refused() {
     let (world, hook) = World::with_webhook(Receiver::ok()).await;
     let frame = r#"{"event":"message.sent","data":{"text":""}}"#.len();

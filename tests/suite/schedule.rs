@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::databases::on_both;
 use crate::hook::{Hook, quick_retries};
 use crate::receiver::{Receiver, Request};
 use crate::world::{World, each_attempt};
@@ -62,7 +63,7 @@ async fn a_receivers_hint_only_ever_delays() {
     assert_eq!(date.statuses(), [503, 503]);
 }
 
-#[tokio::test]
+on_both!(a_failing_receiver_is_retried_until_it_accepts);
 async fn a_failing_receiver_is_retried_until_it_accepts() {
     let world = World::start().await;
     let hook = world.hook(Receiver::fails(2).then_accepts(), json!({"retryPolicy": quick_retries(3)})).await;

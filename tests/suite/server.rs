@@ -92,6 +92,10 @@ impl Server {
         &self.url
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn output(&self) -> &Output {
         &self.output
     }

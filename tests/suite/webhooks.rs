@@ -6,11 +6,12 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::client::send;
+use crate::databases::on_both;
 use crate::hook::{plain, quick_retries};
 use crate::receiver::{Down, Receiver};
 use crate::world::{World, each_attempt, text};
 
-#[tokio::test]
+on_both!(a_webhook_is_answered_with_its_defaults_and_a_secret_that_is_shown_once);
 async fn a_webhook_is_answered_with_its_defaults_and_a_secret_that_is_shown_once() {
     let (world, hook) = World::with_webhook(Receiver::ok()).await;
 
@@ -34,7 +35,7 @@ async fn a_webhook_is_answered_with_its_defaults_and_a_secret_that_is_shown_once
     assert_eq!(listed, [read]);
 }
 
-#[tokio::test]
+on_both!(a_patch_changes_what_it_names_and_nothing_else);
 async fn a_patch_changes_what_it_names_and_nothing_else() {
     let (world, hook) = World::with_webhook(Receiver::ok()).await;
     let elsewhere = Receiver::ok();
@@ -51,7 +52,7 @@ async fn a_patch_changes_what_it_names_and_nothing_else() {
     assert_eq!((elsewhere.saw(1).await[0].path.as_str(), hook.requests().len()), ("/new", 0));
 }
 
-#[tokio::test]
+on_both!(a_stale_if_match_changes_nothing);
 async fn a_stale_if_match_changes_nothing() {
     let (world, hook) = World::with_webhook(Receiver::ok()).await;
     let client = world.client();
@@ -73,8 +74,8 @@ async fn a_stale_if_match_changes_nothing() {
     send(client.call(Method::DELETE, &hook.path("")).header("If-Match", &second)).await.expect(204);
 }
 
+on_both!(a_webhook_that_is_switched_off_gets_nothing_until_it_is_on_again);
 /// The control webhook has the same receiver and the same schedule; its retry proves that the held one's was due.
-#[tokio::test]
 async fn a_webhook_that_is_switched_off_gets_nothing_until_it_is_on_again() {
     let world = World::start().await;
     let policy = json!({"retryPolicy": quick_retries(5)});
@@ -99,7 +100,7 @@ async fn a_webhook_that_is_switched_off_gets_nothing_until_it_is_on_again() {
     assert_eq!(held.accepted_events(), [owed.id]);
 }
 
-#[tokio::test]
+on_both!(webhooks_are_listed_by_whether_they_are_active);
 async fn webhooks_are_listed_by_whether_they_are_active() {
     let world = World::start().await;
     let on = world.hook(Receiver::ok(), json!({})).await;
@@ -115,7 +116,7 @@ async fn webhooks_are_listed_by_whether_they_are_active() {
     assert_eq!(ids("false").await, vec![off.id.clone()]);
 }
 
-#[tokio::test]
+on_both!(a_deleted_webhook_is_gone_and_gets_nothing);
 async fn a_deleted_webhook_is_gone_and_gets_nothing() {
     let (world, hook) = World::with_webhook(Receiver::ok()).await;
 
@@ -128,7 +129,7 @@ async fn a_deleted_webhook_is_gone_and_gets_nothing() {
     assert_eq!(hook.requests().len(), 0);
 }
 
-#[tokio::test]
+on_both!(what_a_deleted_webhook_was_owed_is_not_sent);
 async fn what_a_deleted_webhook_was_owed_is_not_sent() {
     let world = World::start().await;
     let policy = json!({"retryPolicy": quick_retries(5)});
@@ -144,7 +145,7 @@ async fn what_a_deleted_webhook_was_owed_is_not_sent() {
     assert_eq!(deleted.statuses(), [500], "the retry that was due");
 }
 
-#[tokio::test]
+on_both!(a_test_event_goes_the_real_way_and_reports_what_happened);
 async fn a_test_event_goes_the_real_way_and_reports_what_happened() {
     let world = World::start().await;
     let good = world.hook(Receiver::ok(), json!({"events": ["user.created"]})).await;
@@ -169,7 +170,7 @@ async fn a_test_event_goes_the_real_way_and_reports_what_happened() {
     assert_eq!(bad.requests()[0].header("x-webhook-event"), "webhook.test");
 }
 
-#[tokio::test]
+on_both!(a_test_of_a_receiver_that_is_down_says_so);
 async fn a_test_of_a_receiver_that_is_down_says_so() {
     let world = World::start().await;
     let down = Down::new();
@@ -182,7 +183,7 @@ async fn a_test_of_a_receiver_that_is_down_says_so() {
     assert!(report["attempt"]["error"].as_str().is_some_and(|error| !error.is_empty()), "{report}");
 }
 
-#[tokio::test]
+on_both!(the_log_is_filtered_by_what_became_of_a_delivery);
 async fn the_log_is_filtered_by_what_became_of_a_delivery() {
     let world = World::start().await;
     let receiver = Receiver::fails(2).then_accepts();

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::client::{Answer, Client};
+use crate::cluster::Database;
+use crate::databases::{self, On};
 use crate::fact;
 use crate::hook::Hook;
 use crate::receiver::Receiver;
@@ -29,6 +31,8 @@ pub(crate) struct World {
     env: Env,
     pub(crate) tenant: Tenant,
     dir: TempDir,
+    /// `None`: a file in the directory.
+    database: Option<Database>,
 }
 
 /// A tenant and a caller with a key of every scope.
@@ -75,10 +79,12 @@ impl World {
     pub(crate) async fn with(settings: &[(&'static str, &str)]) -> Self {
         let dir = TempDir::with_prefix("posthaste-").expect("a directory");
         let mut env = sober_env(dir.path());
+        let database = (On::this_test() == On::Postgres).then(Database::new);
+        env.extend(database.iter().flat_map(databases::variables));
         env.extend(settings.iter().map(|(key, value)| (*key, (*value).to_owned())));
         let server = Server::start(dir.path(), &[], &env).await;
         let tenant = new_tenant(&Client::open(server.url()).with_key(ADMIN_KEY), "Acme").await;
-        Self { server, env, tenant, dir }
+        Self { server, env, tenant, dir, database }
     }
 
     /// A caller without a key.
@@ -97,6 +103,11 @@ impl World {
 
     pub(crate) fn server(&mut self) -> &mut Server {
         &mut self.server
+    }
+
+    /// The database, when it is PostgreSQL's.
+    pub(crate) fn database(&self) -> &Database {
+        self.database.as_ref().expect("a test on PostgreSQL")
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -194,8 +205,9 @@ impl World {
 
     /// Lets the program judge its own database, after the server has ended.
     pub(crate) async fn check_integrity(&self) {
-        let url = self.env["POSTHASTE_DATABASE_URL"].as_str();
-        let (status, output) = server::run(self.dir.path(), &["check", "--database-url", url], &Env::new()).await;
+        let mut env = self.env.clone();
+        env.retain(|name, _| ["POSTHASTE_DATABASE_URL", "POSTHASTE_MASTER_KEY"].contains(name));
+        let (status, output) = server::run(self.dir.path(), &["check"], &env).await;
         let all = output.all();
         assert!(status.success() && all.contains("integrity: ok"), "{status}: {all}");
     }

@@ -107,7 +107,7 @@ pub(super) struct Report {
 pub(super) async fn measure(bench: &Bench<'_>) -> Result<Report, CliError> {
     let BacklogArgs { backlog, reads: times } = bench.args.backlog;
     let sink = Sink::start(Receivers::new(1, 0)).await?;
-    let server = Server::start(bench.directory).await?;
+    let server = Server::start(bench.place).await?;
     // Deliveries of another tenant fill caches first, so that what is counted is what waits.
     let beside = Publishers::prepare(&server, &sink, 1, 1, bench.args.payload).await?;
     beside.run(load(backlog / WARM_UP)).await?;

@@ -1,7 +1,5 @@
 //! Webhooks by the hundred thousand, put straight into the store while no server has it open.
 
-use std::path::Path;
-
 use indicatif::ProgressBar;
 
 use crate::cli::CliError;
@@ -9,11 +7,11 @@ use crate::clock::UnixMillis;
 use crate::delivery::policy::Policy;
 use crate::delivery::signature::SigningSecret;
 use crate::id::{TenantId, TenantNum, WebhookId};
+use crate::store::Store;
 use crate::store::tenants::NewTenant;
 use crate::store::webhooks::NewWebhook;
-use crate::store::{Options, Store};
 
-use super::server;
+use super::place::Place;
 
 /// Webhooks in one transaction.
 const CHUNK: usize = 10_000;
@@ -26,9 +24,8 @@ pub(super) struct Alike {
 }
 
 /// Creates a tenant with these webhooks; answers its id.
-pub(super) async fn settle(directory: &Path, crowd: &[Alike], bar: &ProgressBar) -> Result<TenantId, CliError> {
-    let url = server::database_url(directory);
-    let store = Store::open(Options { url, master_key: None, migrate: true }).await.map_err(CliError::failed)?;
+pub(super) async fn settle(place: &Place, crowd: &[Alike], bar: &ProgressBar) -> Result<TenantId, CliError> {
+    let store = Store::open(place.options()).await.map_err(CliError::failed)?;
     bar.set_message("creating webhooks");
     bar.set_position(0);
     bar.set_length(crowd.iter().map(|alike| alike.count as u64).sum());

@@ -126,8 +126,8 @@ impl<'a> Scene<'a> {
         let webhooks = bench.args.fan_out_huge.webhooks as usize;
         let sink = Sink::start(Receivers::new(1, 1)).await?;
         let crowd = [Alike { kind: publishers::kind(0), url: sink.url(), count: webhooks }];
-        let tenant = crowd::settle(bench.directory, &crowd, &bench.bar).await?;
-        let server = Server::start(bench.directory).await?;
+        let tenant = crowd::settle(bench.place, &crowd, &bench.bar).await?;
+        let server = Server::start(bench.place).await?;
         let payload = bench.args.payload;
         let all = Publishers::of(&server, &sink, server.key_of(&tenant.to_string()).await?, webhooks, payload);
         let one = Publishers::prepare(&server, &sink, 1, 1, payload).await?;

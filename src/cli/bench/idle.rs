@@ -52,9 +52,9 @@ pub(super) async fn measure(bench: &Bench<'_>) -> Result<Report, CliError> {
         Alike { kind: publishers::kind(1), url: sink.url(), count: sleeping as usize },
         Alike { kind: publishers::kind(0), url: sink.url_at(0), count: live as usize },
     ];
-    let tenant = crowd::settle(bench.directory, &crowd, &bench.bar).await?;
+    let tenant = crowd::settle(bench.place, &crowd, &bench.bar).await?;
     bench.begin("starting", 1);
-    let server = Server::start(bench.directory).await?;
+    let server = Server::start(bench.place).await?;
     let memory_idle = server.steady_memory().await?;
 
     sink.receivers.set(0..1, Manner::Hangs);
@@ -85,8 +85,8 @@ pub(super) async fn measure(bench: &Bench<'_>) -> Result<Report, CliError> {
 async fn empty(bench: &Bench<'_>) -> Result<(Duration, f64), CliError> {
     bench.begin("starting without webhooks", 1);
     // Makes the schema.
-    Server::start(bench.directory).await?.stop().await?;
-    let server = Server::start(bench.directory).await?;
+    Server::start(bench.place).await?.stop().await?;
+    let server = Server::start(bench.place).await?;
     let found = (server.ready_after(), server.steady_memory().await?);
     server.stop().await?;
     Ok(found)

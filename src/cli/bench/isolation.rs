@@ -109,7 +109,7 @@ pub(super) async fn measure(bench: &Bench<'_>) -> Result<Report, CliError> {
     let (all, bad) = (usize::from(args.endpoints), usize::from(args.hanging));
     let healthy = all.checked_sub(bad).filter(|healthy| *healthy > 0);
     let healthy = healthy.ok_or_else(|| CliError::failed("--hanging must leave some of the --endpoints healthy"))?;
-    let server = Server::start(bench.directory).await?;
+    let server = Server::start(bench.place).await?;
     let scene = Scene::set(bench, &server, healthy, all).await?;
     bench.begin("warming up", WARM_UP);
     scene.phase(Phase::AllHealthy, Duration::from_millis(args.every_ms * WARM_UP), args).await?;

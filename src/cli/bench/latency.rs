@@ -1,7 +1,6 @@
 //! Latency at a gentle pace, against its floor: one durable commit and one raw POST, measured at the same pace in the
 //! same run.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,9 +8,10 @@ use indicatif::ProgressBar;
 
 use crate::cli::CliError;
 use crate::clock::UnixMillis;
-use crate::store::{Options, Store};
+use crate::store::Store;
 
 use super::percentiles::Latency;
+use super::place::Place;
 use super::publishers::Publishers;
 use super::report::{LatencyReport, QuietPublishes};
 use super::server::Server;
@@ -27,12 +27,12 @@ const QUIET_TURNS: u32 = 100;
 pub(super) async fn measure(
     sink: &Arc<Sink>,
     server: &Server,
-    directory: &Path,
+    place: &Place,
     args: &BenchArgs,
     bar: &ProgressBar,
 ) -> Result<LatencyReport, CliError> {
     let publishers = Publishers::prepare(server, sink, 1, 1, args.payload).await?;
-    let floor = Floor::prepare(sink, directory, args.payload).await?;
+    let floor = Floor::prepare(sink, place, args.payload).await?;
     publishers.publish_one().await?;
     floor.once().await?;
     settled(server, sink, bar).await?;
@@ -87,9 +87,8 @@ struct Floor {
 }
 
 impl Floor {
-    async fn prepare(sink: &Sink, directory: &Path, payload: u32) -> Result<Self, CliError> {
-        let url = format!("sqlite://{}", directory.join("floor.db").display());
-        let store = Store::open(Options { url, master_key: None, migrate: true }).await.map_err(CliError::failed)?;
+    async fn prepare(sink: &Sink, place: &Place, payload: u32) -> Result<Self, CliError> {
+        let store = Store::open(place.beside()).await.map_err(CliError::failed)?;
         Ok(Self { store, client: raw::client()?, request: raw::request(&sink.url(), payload) })
     }
 

@@ -59,6 +59,8 @@ pub(super) struct Report {
     statements_per_delivery: f64,
     rows_per_delivery: f64,
     deliveries_per_commit: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wal_bytes_per_delivery: Option<f64>,
     cpu_seconds_per_1000: f64,
     peak_memory_mib: f64,
     at_20_per_second: Option<LatencyReport>,
@@ -84,6 +86,7 @@ impl Report {
             statements_per_delivery: per_delivery(usage.statements),
             rows_per_delivery: per_delivery(usage.rows),
             deliveries_per_commit: deliveries as f64 / usage.commits.max(1) as f64,
+            wal_bytes_per_delivery: usage.wal_bytes.map(per_delivery),
             cpu_seconds_per_1000: usage.cpu_seconds * 1000.0 / deliveries.max(1) as f64,
             peak_memory_mib: usage.peak_memory_mib,
             at_20_per_second: None,
@@ -114,6 +117,9 @@ impl fmt::Display for Report {
             self.rows_per_delivery, self.statements_per_delivery
         )?;
         writeln!(f, "per commit       {:9.1} deliveries", self.deliveries_per_commit)?;
+        if let Some(bytes) = self.wal_bytes_per_delivery {
+            writeln!(f, "WAL              {bytes:9.0} bytes per delivery")?;
+        }
         writeln!(f, "engine CPU       {:9.3} s per 1,000 deliveries", self.cpu_seconds_per_1000)?;
         write!(f, "engine memory    {:9.1} MiB at its peak", self.peak_memory_mib)?;
         if let Some(QuietPublishes { to_one, to_all }) = &self.quiet_publishes {

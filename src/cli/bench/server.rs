@@ -1,6 +1,5 @@
 //! The engine under test: `posthaste serve` as a child process on a temporary database, and its API as a tenant sees it.
 
-use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,9 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::cli::CliError;
+use crate::store::Store;
 
+use super::place::Place;
 use super::raw;
 use super::usage::{Usage, resident_bytes};
 
@@ -33,20 +34,17 @@ pub(super) struct Server {
     url: String,
     client: reqwest::Client,
     ready_after: Duration,
-}
-
-/// Where the server's database is; nobody else may have it open while the server runs.
-pub(super) fn database_url(directory: &Path) -> String {
-    format!("sqlite://{}", directory.join("bench.db").display())
+    /// To be asked how much was written.
+    database: Option<Store>,
 }
 
 impl Server {
-    pub(super) async fn start(directory: &Path) -> Result<Self, CliError> {
+    pub(super) async fn start(place: &Place) -> Result<Self, CliError> {
         let program = std::env::current_exe().map_err(CliError::failed)?;
         let began = Instant::now();
         let mut child = Command::new(program)
             .arg("serve")
-            .env("POSTHASTE_DATABASE_URL", database_url(directory))
+            .envs(place.variables())
             .env("POSTHASTE_LISTEN", "127.0.0.1:0")
             .env("POSTHASTE_ADMIN_KEY", ADMIN_KEY)
             .env("POSTHASTE_ALLOW_HTTP", "true")
@@ -68,7 +66,8 @@ impl Server {
             Err(CliError::failed("the server ended while starting"))
         });
         let url = url.await.map_err(|_| CliError::failed("the server did not start in time"))??;
-        Ok(Self { child, url, client: raw::client()?, ready_after: began.elapsed() })
+        let database = place.store();
+        Ok(Self { child, url, client: raw::client()?, ready_after: began.elapsed(), database })
     }
 
     /// From the start of the process until it listens.
@@ -139,7 +138,11 @@ impl Server {
     pub(super) async fn usage(&self) -> Result<Usage, CliError> {
         let answer = self.client.get(format!("{}/metrics", self.url)).send().await.map_err(CliError::failed)?;
         let metrics = answer.text().await.map_err(CliError::failed)?;
-        Usage::of(self.pid()?, &metrics)
+        let usage = Usage::of(self.pid()?, &metrics)?;
+        Ok(match &self.database {
+            Some(store) => Usage { wal_bytes: store.wal_bytes().await.map_err(CliError::failed)?, ..usage },
+            None => usage,
+        })
     }
 
     /// Resident bytes, once they hardly move any more, or after ten seconds.

@@ -20,15 +20,15 @@ use super::{Bench, BenchArgs, PATIENCE, latency, raw};
 const ENDPOINTS: usize = 64;
 
 pub(super) async fn measure(bench: &Bench<'_>) -> Result<Report, CliError> {
-    let Bench { args, directory, bar } = bench;
+    let Bench { args, place, bar } = bench;
     let sink = Sink::start(Receivers::new(0, 0)).await?;
-    let server = Server::start(directory).await?;
+    let server = Server::start(place).await?;
     let throughput = in_rounds(args, &sink, &server, bar).await?;
     let latency = match args.latency_seconds {
         0 => None,
         _ => {
             bar.set_message("latency at 20 events/s");
-            Some(latency::measure(&sink, &server, directory, args, bar).await?)
+            Some(latency::measure(&sink, &server, place, args, bar).await?)
         }
     };
     let quiet = match args.fan_out {

@@ -14,6 +14,8 @@ pub(super) struct Usage {
     pub(super) statements: u64,
     pub(super) rows: u64,
     pub(super) commits: u64,
+    /// Of the write-ahead log, where the database can be asked.
+    pub(super) wal_bytes: Option<u64>,
     /// Now.
     pub(super) live_endpoints: u64,
 }
@@ -27,6 +29,7 @@ impl Usage {
             statements: metric(metrics, "posthaste_journal_statements_total"),
             rows: metric(metrics, "posthaste_journal_rows_total"),
             commits: metric(metrics, "posthaste_journal_commits_total"),
+            wal_bytes: None,
             live_endpoints: metric(metrics, "posthaste_endpoints_live"),
         })
     }
@@ -39,6 +42,7 @@ impl Usage {
             statements: self.statements - before.statements,
             rows: self.rows - before.rows,
             commits: self.commits - before.commits,
+            wal_bytes: self.wal_bytes.zip(before.wal_bytes).map(|(now, before)| now.saturating_sub(before)),
             ..self
         }
     }

@@ -69,11 +69,19 @@ pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share
     // A request is large: those that wait to be admitted do without.
     Box::pin(async move {
         let slot = means.shared.journal.reserve().await.ok()?;
+        let tenure = &means.shared.tenure;
+        means.shared.quiet.run_until_cancelled(tenure.held()).await?;
         let started_at = UnixMillis::now();
         let began = Instant::now();
-        let request = AssertUnwindSafe(send(&means.sender, &serving, entry)).catch_unwind();
+        let request = tenure.within(send(&means.sender, &serving, entry));
+        let request = AssertUnwindSafe(request).catch_unwind();
         let report = keep_watch(turn.make(request), permit).await;
-        let report = report.unwrap_or_else(|_| unsent(Outcome::Crashed, "the attempt crashed".to_owned(), began));
+        let cut_short = |why: &str| unsent(Outcome::Crashed, why.to_owned(), began);
+        let report = match report {
+            Ok(Some(report)) => report,
+            Ok(None) => cut_short("cut short: the database could not be reached for too long"),
+            Err(_) => cut_short("the attempt crashed"),
+        };
         Some(Attempted { report, started_at, slot })
     })
     .await

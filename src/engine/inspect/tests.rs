@@ -11,6 +11,7 @@ use crate::engine::EngineConfig;
 use crate::engine::tests::store_with_tenant;
 use crate::store::Store;
 use crate::store::journal::{Draft, Journal, Published};
+use crate::store::leases::Taken;
 use crate::store::webhooks::NewWebhook;
 
 fn webhook(tenant: TenantNum) -> NewWebhook {
@@ -32,7 +33,8 @@ fn webhook(tenant: TenantNum) -> NewWebhook {
 
 /// An event that nobody dispatches, so that its fan-out stays open.
 async fn publish(store: &Store, tenant: TenantNum, targets: &[Webhook]) -> StoredEvent {
-    let journal = Journal::start(store).await.unwrap().journal;
+    let Taken::Mine(holding) = store.take_shards("test").await.unwrap() else { panic!("nobody else is here") };
+    let journal = Journal::start(store, &holding).await.unwrap().journal;
     let draft = Draft {
         tenant,
         kind: "a".into(),

@@ -4,12 +4,12 @@
 use std::pin::Pin;
 
 use futures_util::{Stream, TryStreamExt};
-use sea_orm::{DbBackend, DbErr, FromQueryResult, Statement};
+use sea_orm::{DbErr, FromQueryResult, Statement};
 
 use crate::clock::UnixMillis;
 use crate::id::{EventSeq, WebhookNum};
 use crate::store::ledger::Ledger;
-use crate::store::{Store, StoreError, targets};
+use crate::store::{Store, StoreError, dialect, targets};
 
 use super::look::{FANOUTS, FanoutRow};
 
@@ -49,7 +49,7 @@ impl Store {
     async fn load_rows(&self, ledger: &mut Ledger, now: UnixMillis) -> Result<(), StoreError> {
         let sql = "SELECT webhook_num, COUNT(*) AS pending, MIN(event_seq) AS oldest FROM delivery WHERE status = 0 \
                    GROUP BY webhook_num ORDER BY webhook_num";
-        let statement = Statement::from_string(DbBackend::Sqlite, sql);
+        let statement = Statement::from_string(self.backend(), sql);
         let rows = PendingRow::find_by_statement(statement).all(self.engine_readers()).await?;
         let (mut from, mut gathered) = (None, 0);
         for row in &rows {
@@ -76,7 +76,7 @@ impl Store {
         let sql = "SELECT webhook_num, next_at / 1000 AS second, COUNT(*) AS scheduled FROM delivery \
                    WHERE status = 0 AND webhook_num BETWEEN $1 AND $2 AND next_at > $3 \
                    GROUP BY webhook_num, next_at / 1000";
-        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, [first, last, now.0].map(Into::into));
+        let statement = Statement::from_sql_and_values(self.backend(), sql, [first, last, now.0].map(Into::into));
         for row in ScheduledRow::find_by_statement(statement).all(self.engine_readers()).await? {
             let ScheduledRow { webhook_num, second, scheduled } = row;
             let scheduled = u32::try_from(scheduled).unwrap_or(u32::MAX);
@@ -92,7 +92,7 @@ impl Store {
         let mut after = (EventSeq::ZERO.0, i16::MAX);
         loop {
             let values = [after.0.into(), after.1.into(), FANOUTS.into()];
-            let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
+            let statement = Statement::from_sql_and_values(self.backend(), sql, values);
             let fanouts = FanoutRow::find_by_statement(statement).all(self.engine_readers()).await?;
             let (Some(first), Some(last)) = (fanouts.first(), fanouts.last()) else { return Ok(()) };
             let mut recorded = Recorded::read(self, first.event_seq, last.event_seq).await?;
@@ -121,10 +121,13 @@ struct Recorded<'a> {
 
 impl<'a> Recorded<'a> {
     async fn read(store: &'a Store, first: i64, last: i64) -> Result<Self, StoreError> {
-        let sql = "SELECT f.event_seq, f.shard, d.webhook_num \
-                   FROM fanout f CROSS JOIN delivery d ON d.event_seq = f.event_seq \
-                   WHERE f.event_seq BETWEEN $1 AND $2 ORDER BY f.event_seq, f.shard, d.webhook_num";
-        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, [first.into(), last.into()]);
+        let then_join = dialect::then_join(store.backend());
+        let sql = format!(
+            "SELECT f.event_seq, f.shard, d.webhook_num \
+             FROM fanout f {then_join} delivery d ON d.event_seq = f.event_seq \
+             WHERE f.event_seq BETWEEN $1 AND $2 ORDER BY f.event_seq, f.shard, d.webhook_num"
+        );
+        let statement = Statement::from_sql_and_values(store.backend(), sql, [first.into(), last.into()]);
         let mut rows = RecordedRow::find_by_statement(statement).stream(store.engine_readers()).await?;
         let next = rows.try_next().await?;
         Ok(Self { rows, next })

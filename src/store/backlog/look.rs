@@ -1,6 +1,6 @@
 //! What the ledger has forgotten of a long backlog, read back: the next few pending events of a webhook.
 
-use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, Statement, TransactionTrait};
+use sea_orm::{ConnectionTrait, FromQueryResult, Statement};
 
 use crate::id::{EventSeq, WebhookNum};
 use crate::store::ledger::{FRONT, LookUp};
@@ -25,7 +25,7 @@ impl Store {
     /// The answers to these questions, all from one moment: a delivery that gets its row meanwhile is neither missed nor
     /// found twice.
     pub(super) async fn pending_after(&self, questions: &[LookUp]) -> Result<Vec<Vec<EventSeq>>, StoreError> {
-        let moment = self.engine_readers().begin().await?;
+        let moment = self.moment().await?;
         let mut answers = Vec::with_capacity(questions.len());
         for LookUp { webhook, after, .. } in questions {
             let mut found = with_rows(&moment, *webhook, *after).await?;
@@ -48,7 +48,7 @@ async fn with_rows<C: ConnectionTrait>(
     let sql = "SELECT event_seq FROM delivery WHERE status = 0 AND webhook_num = $1 AND event_seq > $2 \
                ORDER BY event_seq LIMIT $3";
     let values = [webhook.0.into(), after.0.into(), (FRONT as i64).into()];
-    let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
+    let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, values);
     let rows = SeqRow::find_by_statement(statement).all(on).await?;
     Ok(rows.into_iter().map(|row| EventSeq(row.event_seq)).collect())
 }
@@ -68,7 +68,7 @@ async fn by_fanouts<C: ConnectionTrait>(
     let mut owed = Vec::new();
     while owed.len() < FRONT {
         let values = [after.0.into(), after.1.into(), to.0.into(), webhook.0.into(), FANOUTS.into()];
-        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
+        let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, values);
         let rows = FanoutRow::find_by_statement(statement).all(on).await?;
         let Some(last) = rows.last() else { break };
         after = (last.event_seq, last.shard);

@@ -1,13 +1,14 @@
 //! The writer's statements: one text a table and size, so that they stay prepared.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Value};
 
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::deliveries::{Attempt, DeliveryState};
 use crate::store::health::Health;
-use crate::store::rows::RowStatement;
+use crate::store::rows::{Column, RowStatement, bytes, int2, int8, text};
 use crate::store::targets;
 
 use super::assign::NewEvent;
@@ -40,6 +41,8 @@ pub(super) struct Rows {
     pub(super) callers: Vec<Value>,
     pub(super) fanouts: Vec<Value>,
     pub(super) deliveries: Vec<Value>,
+    /// Where each of them is; a statement must not name a row twice.
+    delivery_at: HashMap<DeliveryId, usize>,
     pub(super) deferrals: Vec<Value>,
     pub(super) attempts: Vec<Value>,
     pub(super) ended: Vec<Value>,
@@ -53,50 +56,76 @@ const UPSERT_HEALTH: &str = "ON CONFLICT (webhook_num) DO UPDATE SET \
     open_until = excluded.open_until, opened_at = excluded.opened_at, last_failure = excluded.last_failure, \
     failing_since = excluded.failing_since, warned_at = excluded.warned_at";
 
-const DELIVERY_COLUMNS: usize = 9;
-const HEALTH_COLUMNS: usize = 8;
+const EVENT: [Column; 7] = [
+    int8("seq"),
+    int8("tenant_num"),
+    text("kind"),
+    int8("occurred_at"),
+    text("caller_id").or_null(),
+    int8("matched"),
+    bytes("body"),
+];
+
+const CALLER: [Column; 4] = [int8("tenant_num"), text("caller_id"), int8("event_seq"), bytes("digest")];
+
+const FANOUT: [Column; 3] = [int8("event_seq"), int2("shard"), bytes("targets")];
+
+const DELIVERY: [Column; 9] = [
+    int8("event_seq"),
+    int8("webhook_num"),
+    int2("status"),
+    int2("attempts"),
+    int2("tries"),
+    int8("next_at").or_null(),
+    int8("settled_at").or_null(),
+    int2("manual_from").or_null(),
+    int8("manual_next_at").or_null(),
+];
+
+const ATTEMPT: [Column; 12] = [
+    int8("event_seq"),
+    int8("webhook_num"),
+    int2("number"),
+    int2("reason"),
+    int8("started_at"),
+    int8("duration_us"),
+    int8("head_us").or_null(),
+    int2("status_code").or_null(),
+    int2("outcome"),
+    text("error").or_null(),
+    text("response_headers").or_null(),
+    bytes("response_body").or_null(),
+];
+
+const HEALTH: [Column; 8] = [
+    int8("webhook_num"),
+    int8("consecutive_failures"),
+    int2("openings"),
+    int8("open_until").or_null(),
+    int8("opened_at").or_null(),
+    int2("last_failure").or_null(),
+    int8("failing_since").or_null(),
+    int8("warned_at").or_null(),
+];
 
 impl Statements {
     pub(super) fn new(backend: DbBackend) -> Self {
-        let delivery = "INSERT INTO delivery (event_seq, webhook_num, status, attempts, tries, next_at, settled_at, \
-                        manual_from, manual_next_at)";
+        let insert = |table, columns: &[Column], tail| RowStatement::insert(backend, table, columns, tail);
         Self {
-            event: RowStatement::insert(
-                backend,
-                "INSERT INTO event (seq, tenant_num, kind, occurred_at, caller_id, matched, body)",
-                7,
-                "",
-            ),
-            caller: RowStatement::insert(
-                backend,
-                "INSERT INTO event_caller_id (tenant_num, caller_id, event_seq, digest)",
-                4,
-                "",
-            ),
-            fanout: RowStatement::insert(backend, "INSERT INTO fanout (event_seq, shard, targets)", 3, ""),
-            delivery: RowStatement::insert(backend, delivery, DELIVERY_COLUMNS, UPSERT_DELIVERY),
-            deferral: RowStatement::insert(backend, delivery, DELIVERY_COLUMNS, "ON CONFLICT DO NOTHING"),
-            attempt: RowStatement::insert(
-                backend,
-                "INSERT INTO attempt (event_seq, webhook_num, number, reason, started_at, duration_us, head_us, \
-                 status_code, outcome, error, response_headers, response_body)",
-                12,
-                "ON CONFLICT DO NOTHING",
-            ),
-            health: RowStatement::insert(
-                backend,
-                "INSERT INTO endpoint_health (webhook_num, consecutive_failures, openings, open_until, opened_at, \
-                 last_failure, failing_since, warned_at)",
-                HEALTH_COLUMNS,
-                UPSERT_HEALTH,
-            ),
-            fanout_end: RowStatement::matching(backend, "DELETE FROM fanout", &["event_seq", "shard"]),
+            event: insert("event", &EVENT, ""),
+            caller: insert("event_caller_id", &CALLER, ""),
+            fanout: insert("fanout", &FANOUT, ""),
+            delivery: insert("delivery", &DELIVERY, UPSERT_DELIVERY),
+            deferral: insert("delivery", &DELIVERY, "ON CONFLICT DO NOTHING"),
+            attempt: insert("attempt", &ATTEMPT, "ON CONFLICT DO NOTHING"),
+            health: insert("endpoint_health", &HEALTH, UPSERT_HEALTH),
+            fanout_end: RowStatement::delete(backend, "fanout", &[int8("event_seq"), int2("shard")]),
         }
     }
 
     /// Runs the batch; answers the number of statements and what the updates changed.
     pub(super) async fn run<C: ConnectionTrait>(&self, on: &C, rows: Rows) -> Result<(u64, Updated), DbErr> {
-        let Rows { events, callers, fanouts, deliveries, deferrals, attempts, ended, updates, health } = rows;
+        let Rows { events, callers, fanouts, deliveries, deferrals, attempts, ended, updates, health, .. } = rows;
         let mut statements = updates.len() as u64;
         statements += self.event.run(on, events).await?;
         statements += self.caller.run(on, callers).await?;
@@ -117,11 +146,11 @@ impl Statements {
 impl Rows {
     /// Rows of all kinds.
     pub(super) fn count(&self) -> usize {
-        self.events.len() / 7
-            + self.callers.len() / 4
-            + self.fanouts.len() / 3
-            + (self.deliveries.len() + self.deferrals.len()) / DELIVERY_COLUMNS
-            + self.attempts.len() / 12
+        self.events.len() / EVENT.len()
+            + self.callers.len() / CALLER.len()
+            + self.fanouts.len() / FANOUT.len()
+            + (self.deliveries.len() + self.deferrals.len()) / DELIVERY.len()
+            + self.attempts.len() / ATTEMPT.len()
             + self.ended.len() / 2
             + self.updates.len()
             + self.health.len()
@@ -151,8 +180,19 @@ impl Rows {
         }
     }
 
+    /// Where an attempt has left a delivery. Of several attempts in a batch, which are made one after the other, the last
+    /// one counts.
     pub(super) fn delivery(&mut self, id: DeliveryId, state: &DeliveryState) {
-        self.deliveries.extend(delivery_row(id, state));
+        match self.delivery_at.entry(id) {
+            Entry::Vacant(entry) => {
+                entry.insert(self.deliveries.len());
+                self.deliveries.extend(delivery_row(id, state));
+            }
+            Entry::Occupied(entry) => {
+                let from = *entry.get();
+                self.deliveries.splice(from..from + DELIVERY.len(), delivery_row(id, state));
+            }
+        }
     }
 
     pub(super) fn deferral(&mut self, id: DeliveryId, state: &DeliveryState) {
@@ -173,8 +213,8 @@ impl Rows {
             head_us.map(i64::from).into(),
             status_code.map(u16::cast_signed).into(),
             (*outcome).into(),
-            error.clone().into(),
-            headers.into(),
+            error.as_deref().map(storable).into(),
+            headers.as_deref().map(storable).into(),
             body.into(),
         ]);
     }
@@ -189,7 +229,12 @@ impl Rows {
     }
 }
 
-fn health_row((webhook, health): (WebhookNum, Health)) -> [Value; HEALTH_COLUMNS] {
+/// PostgreSQL's texts hold everything but NUL; a batch must not fail for ever because of what somebody answered.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{FFFD}")
+}
+
+fn health_row((webhook, health): (WebhookNum, Health)) -> [Value; HEALTH.len()] {
     let Health { consecutive_failures, openings, open_until, opened_at, last_failure, failing_since, warned_at } =
         health;
     [
@@ -204,7 +249,7 @@ fn health_row((webhook, health): (WebhookNum, Health)) -> [Value; HEALTH_COLUMNS
     ]
 }
 
-fn delivery_row(id: DeliveryId, state: &DeliveryState) -> [Value; DELIVERY_COLUMNS] {
+fn delivery_row(id: DeliveryId, state: &DeliveryState) -> [Value; DELIVERY.len()] {
     let DeliveryState { status, attempts, tries, next_at, settled_at, manual } = state;
     [
         id.event.0.into(),

@@ -17,12 +17,14 @@ use crate::store::cancel::Purge;
 use crate::store::deliveries::DeliveryState;
 use crate::store::fanouts::Fanout;
 use crate::store::idempotency::{Once, OnceKey, Seen};
+use crate::store::leases::Holding;
 use crate::store::ledger::Ledger;
 use crate::store::log::LogBuffer;
 use crate::store::{Store, StoreError};
 
 use super::assign::{Callers, accept};
 use super::feed::Feed;
+use super::fence::{self, Pass};
 use super::late::Cancelled;
 use super::open::{FanoutKey, OpenFanouts};
 use super::statements::{Rows, Statements};
@@ -56,6 +58,7 @@ pub(super) struct Outputs {
 
 pub(super) struct Writer {
     store: Store,
+    holding: Holding,
     publishes: mpsc::Receiver<Request>,
     records: mpsc::Receiver<Request>,
     statements: Statements,
@@ -117,14 +120,14 @@ impl Batch {
 impl Writer {
     pub(super) fn new(
         store: Store,
-        publishes: mpsc::Receiver<Request>,
-        records: mpsc::Receiver<Request>,
+        holding: Holding,
+        (publishes, records): (mpsc::Receiver<Request>, mpsc::Receiver<Request>),
         last: EventSeq,
         outputs: Outputs,
     ) -> Self {
         let (statements, open) = (Statements::new(store.backend()), OpenFanouts::default());
         let (ended, cancelled) = (Vec::new(), Cancelled::new(UnixMillis::now()));
-        Self { store, publishes, records, statements, open, ended, cancelled, last, outputs }
+        Self { store, holding, publishes, records, statements, open, ended, cancelled, last, outputs }
     }
 
     /// Runs until it is told to close and everything is written.
@@ -179,7 +182,7 @@ impl Writer {
     /// Commits the batch, sooner or later; publishers wait for one try only.
     async fn settle(&mut self, mut batch: Batch) {
         loop {
-            match Box::pin(self.commit(&batch)).await {
+            match Box::pin(self.commit(&mut batch)).await {
                 Ok(prepared) => return self.announce(batch, prepared).await,
                 Err(error) => {
                     JournalStats::add(&self.outputs.stats.failed_commits, 1);
@@ -206,8 +209,13 @@ impl Writer {
         }
     }
 
-    async fn commit(&mut self, batch: &Batch) -> Result<Prepared, StoreError> {
+    async fn commit(&mut self, batch: &mut Batch) -> Result<Prepared, StoreError> {
         let transaction = self.store.begin().await?;
+        let pass = fence::pass(&transaction, &self.holding, &batch.records, !batch.publishes.is_empty()).await?;
+        if !pass.admits_all() {
+            self.drop_lost(batch, &pass);
+        }
+        let batch = &*batch;
         let mut rows = Rows::default();
         let mut prepared = self.prepare_events(&transaction, &batch.publishes, &mut rows).await?;
         self.prepare_records(&batch.records, &mut rows);
@@ -221,8 +229,25 @@ impl Writer {
             fault::point("outcome.before_commit");
         }
         transaction.commit().await?;
-        prepared.statements += 2;
+        prepared.statements += pass.statements + 2;
         Ok(prepared)
+    }
+
+    /// What another node has taken is its to write.
+    fn drop_lost(&mut self, batch: &mut Batch, pass: &Pass) {
+        let before = batch.records.len();
+        batch.records.retain(|record| pass.admits(record));
+        let dropped = before - batch.records.len();
+        JournalStats::add(&self.outputs.stats.fenced, dropped);
+        tracing::error!(dropped, "another node has taken over; what was recorded for it is dropped");
+        if !pass.admits_events() {
+            for request in batch.publishes.drain(..) {
+                let _ = request.answer.send(Err(PublishError::Deposed));
+            }
+        }
+        // What an earlier try of this batch has marked may be among the dropped: no fan-out must end by it.
+        self.ended.clear();
+        self.open = OpenFanouts::default();
     }
 
     async fn prepare_events(
@@ -370,6 +395,8 @@ impl Writer {
         self.last = last;
         self.ended.clear();
         for (request, answer) in batch.publishes.drain(..).zip(answers) {
+            // Whoever is answered may publish again at once.
+            drop(request.room);
             let _ = request.answer.send(answer);
         }
         // The publishers' answers leave before a large fan-out keeps every core busy.

@@ -2,9 +2,9 @@
 
 use super::*;
 
-#[tokio::test]
-async fn webhooks_created_at_once_are_served_each_with_its_own_secret() {
-    let world = World::new().await;
+on_both!(webhooks_created_at_once_are_served_each_with_its_own_secret);
+async fn webhooks_created_at_once_are_served_each_with_its_own_secret(on: On) {
+    let world = World::new(on).await;
     let new = |index: usize| NewWebhook { secret: format!("whsec_{index}"), ..world.new_webhook() };
     // One more than fits a statement.
     let all: Vec<NewWebhook> = (0..1001).map(new).collect();

@@ -2,9 +2,9 @@
 
 use super::*;
 
-#[tokio::test]
-async fn deleting_takes_back_a_manual_retry_and_leaves_what_had_become_of_the_delivery() {
-    let world = World::new().await;
+on_both!(deleting_takes_back_a_manual_retry_and_leaves_what_had_become_of_the_delivery);
+async fn deleting_takes_back_a_manual_retry_and_leaves_what_had_become_of_the_delivery(on: On) {
+    let world = World::new(on).await;
     let webhook = world.webhook().await;
     let mut ids = Vec::new();
     for status in [Status::Success, Status::Failed, Status::Pending] {
@@ -28,9 +28,9 @@ async fn deleting_takes_back_a_manual_retry_and_leaves_what_had_become_of_the_de
     assert_eq!(left, [(Status::Success, true), (Status::Failed, true), (Status::Cancelled, false)]);
 }
 
-#[tokio::test]
-async fn what_a_deleted_webhook_is_still_owed_is_found_and_cancelled_and_no_others() {
-    let world = World::new().await;
+on_both!(what_a_deleted_webhook_is_still_owed_is_found_and_cancelled_and_no_others);
+async fn what_a_deleted_webhook_is_still_owed_is_found_and_cancelled_and_no_others(on: On) {
+    let world = World::new(on).await;
     let (living, deleted) = (world.webhook().await, world.webhook().await);
     let now = UnixMillis::now();
     world.store.delete_webhook(&deleted, now).await.unwrap();
@@ -50,9 +50,9 @@ async fn what_a_deleted_webhook_is_still_owed_is_found_and_cancelled_and_no_othe
     assert!(world.store.webhooks_with_due(now).await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn deleted_webhooks_take_no_place_among_those_asked_for() {
-    let world = World::new().await;
+on_both!(deleted_webhooks_take_no_place_among_those_asked_for);
+async fn deleted_webhooks_take_no_place_among_those_asked_for(on: On) {
+    let world = World::new(on).await;
     let mut webhooks = Vec::new();
     for _ in 0..5 {
         webhooks.push(world.webhook().await);

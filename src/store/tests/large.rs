@@ -2,9 +2,9 @@
 
 use super::*;
 
-#[tokio::test]
-async fn large_events_are_read_a_few_at_a_time_and_none_is_left_out() {
-    let world = World::new().await;
+on_both!(large_events_are_read_a_few_at_a_time_and_none_is_left_out);
+async fn large_events_are_read_a_few_at_a_time_and_none_is_left_out(on: On) {
+    let world = World::new(on).await;
     let webhook = world.webhook().await;
     let data = RawValue::from_string(format!("\"{}\"", "x".repeat(1_500_000))).unwrap();
     let draft = Draft { data, ..world.draft(None, &[webhook.num.0]) };

@@ -19,10 +19,11 @@ struct Recount {
 impl Recount {
     async fn of(store: &Store) -> Self {
         let sql = "SELECT event_seq, webhook_num, status, next_at FROM delivery";
-        let rows = sea_orm::Statement::from_string(sea_orm::DbBackend::Sqlite, sql);
+        let rows = sea_orm::Statement::from_string(store.backend(), sql);
         let (mut recount, mut recorded) = (Self::default(), BTreeSet::new());
         for row in store.readers().query_all_raw(rows).await.unwrap() {
-            let number = |index| row.try_get_by_index::<Option<i64>>(index).unwrap();
+            let small = |index| row.try_get_by_index::<i16>(index).map(|number| Some(i64::from(number)));
+            let number = |index| row.try_get_by_index::<Option<i64>>(index).or_else(|_| small(index)).unwrap();
             let id = DeliveryId { event: EventSeq(number(0).unwrap()), webhook: WebhookNum(number(1).unwrap()) };
             recorded.insert(id);
             if number(2) == Some(0) {
@@ -72,9 +73,9 @@ async fn agrees(store: &Store, ledger: &Backlog, webhooks: &[WebhookNum]) {
     assert_eq!(ledger.deepest(Among::All, 3).into_iter().map(|(_, depth)| depth).collect::<Vec<_>>(), deepest);
 }
 
-#[tokio::test]
-async fn a_batch_that_is_refused_and_tried_again_is_told_once() {
-    let world = World::new().await;
+on_both!(a_batch_that_is_refused_and_tried_again_is_told_once);
+async fn a_batch_that_is_refused_and_tried_again_is_told_once(on: On) {
+    let world = World::new(on).await;
     let webhook = world.webhook().await.num;
     let mut ids = Vec::new();
     for _ in 0..5 {
@@ -82,7 +83,7 @@ async fn a_batch_that_is_refused_and_tried_again_is_told_once() {
     }
     world.record(attempted(ids[0], 1, Status::Failed, None)).await;
     world.record(Record::Defer { id: ids[4], next_at: UnixMillis(5) }).await;
-    let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON attempt BEGIN SELECT RAISE(ABORT, 'refused'); END";
+    let (refuse, accept) = world::refusal(on);
     world.store.inner.writer.execute_unprepared(refuse).await.unwrap();
     let (answer, answered) = oneshot::channel();
     for record in [
@@ -100,7 +101,7 @@ async fn a_batch_that_is_refused_and_tried_again_is_told_once() {
     }
     assert_eq!(world.running.ledger.pending(webhook), 4, "nothing is told of what is not committed");
 
-    world.store.inner.writer.execute_unprepared("DROP TRIGGER refuse").await.unwrap();
+    world.store.inner.writer.execute_unprepared(accept).await.unwrap();
 
     assert_eq!(answered.await.unwrap(), 2, "one that was scheduled, and one that was deferred");
     world.running.journal.barrier().await.unwrap();
@@ -108,9 +109,9 @@ async fn a_batch_that_is_refused_and_tried_again_is_told_once() {
     agrees(&world.store, &world.running.ledger, &[webhook]).await;
 }
 
-#[tokio::test]
-async fn the_oldest_of_a_long_backlog_is_found_among_rows_and_fan_outs() {
-    let world = World::new().await;
+on_both!(the_oldest_of_a_long_backlog_is_found_among_rows_and_fan_outs);
+async fn the_oldest_of_a_long_backlog_is_found_among_rows_and_fan_outs(on: On) {
+    let world = World::new(on).await;
     let (busy, other) = (world.webhook().await.num, world.webhook().await.num);
     let mut ids = Vec::new();
     for event in 0..100 {
@@ -130,9 +131,9 @@ async fn the_oldest_of_a_long_backlog_is_found_among_rows_and_fan_outs() {
     agrees(&world.store, &world.running.ledger, &[busy, other]).await;
 }
 
-#[tokio::test]
-async fn the_oldest_of_all_is_found_although_every_webhook_has_to_be_looked_up() {
-    let world = World::new().await;
+on_both!(the_oldest_of_all_is_found_although_every_webhook_has_to_be_looked_up);
+async fn the_oldest_of_all_is_found_although_every_webhook_has_to_be_looked_up(on: On) {
+    let world = World::new(on).await;
     let mut webhooks = Vec::new();
     for _ in 0..20 {
         webhooks.push(world.webhook().await.num);
@@ -153,9 +154,9 @@ async fn the_oldest_of_all_is_found_although_every_webhook_has_to_be_looked_up()
     agrees(&world.store, &world.running.ledger, &webhooks[18..]).await;
 }
 
-#[tokio::test]
-async fn an_outcome_that_comes_after_its_delivery_was_cancelled_settles_nothing() {
-    let world = World::new().await;
+on_both!(an_outcome_that_comes_after_its_delivery_was_cancelled_settles_nothing);
+async fn an_outcome_that_comes_after_its_delivery_was_cancelled_settles_nothing(on: On) {
+    let world = World::new(on).await;
     let webhook = world.webhook().await.num;
     let mut ids = Vec::new();
     // More than the ledger knows by name, so that it cannot see for itself.
@@ -173,13 +174,14 @@ async fn an_outcome_that_comes_after_its_delivery_was_cancelled_settles_nothing(
     agrees(&world.store, &world.running.ledger, &[webhook]).await;
 }
 
-#[tokio::test]
-async fn a_fan_out_that_cannot_be_read_stops_no_start() {
-    let world = World::new().await;
+on_both!(a_fan_out_that_cannot_be_read_stops_no_start);
+async fn a_fan_out_that_cannot_be_read_stops_no_start(on: On) {
+    let world = World::new(on).await;
     let webhook = world.webhook().await.num;
     let damaged = world.accept(&[webhook.0]).await;
     let sound = world.accept(&[webhook.0]).await;
-    world.tamper(&format!("UPDATE fanout SET targets = x'80' WHERE event_seq = {}", damaged.seq.0)).await;
+    let targets = world.store.bytes_literal("80");
+    world.tamper(&format!("UPDATE fanout SET targets = {targets} WHERE event_seq = {}", damaged.seq.0)).await;
 
     let world = world.restart().await;
 

@@ -2,9 +2,9 @@
 
 use super::*;
 
-#[tokio::test]
-async fn the_log_follows_and_is_rebuilt_after_a_crash() {
-    let world = World::new().await;
+on_both!(the_log_follows_and_is_rebuilt_after_a_crash);
+async fn the_log_follows_and_is_rebuilt_after_a_crash(on: On) {
+    let world = World::new(on).await;
     let webhook = world.webhook().await;
     world.catch_up();
     let mut receipts = Vec::new();
@@ -32,9 +32,9 @@ async fn the_log_follows_and_is_rebuilt_after_a_crash() {
     assert_eq!(log(Some(id(next, webhook.num))).await, receipts);
 }
 
-#[tokio::test]
-async fn a_reader_moves_entries_and_the_follower_notes_how_far_the_index_has_come() {
-    let world = World::new().await;
+on_both!(a_reader_moves_entries_and_the_follower_notes_how_far_the_index_has_come);
+async fn a_reader_moves_entries_and_the_follower_notes_how_far_the_index_has_come(on: On) {
+    let world = World::new(on).await;
     let webhook = world.webhook().await;
     world.catch_up();
     let index = LogIndex::open(&world.store, world.running.log.clone()).await.unwrap();

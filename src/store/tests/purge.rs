@@ -13,8 +13,8 @@ async fn purge(world: &World, webhook: WebhookNum, through: i64, except: &[i64])
     answered.await.unwrap()
 }
 
-async fn world_with_rows() -> (World, WebhookNum) {
-    let world = World::new().await;
+async fn world_with_rows(on: On) -> (World, WebhookNum) {
+    let world = World::new(on).await;
     let webhook = world.webhook().await.num;
     let rows = format!(
         "WITH RECURSIVE n(seq) AS (SELECT 1 UNION ALL SELECT seq + 1 FROM n WHERE seq < {ROWS}) \
@@ -26,9 +26,9 @@ async fn world_with_rows() -> (World, WebhookNum) {
     (world.restart().await, webhook)
 }
 
-#[tokio::test]
-async fn a_purge_takes_a_bounded_number_at_a_time_the_oldest_first() {
-    let (world, webhook) = world_with_rows().await;
+on_both!(a_purge_takes_a_bounded_number_at_a_time_the_oldest_first);
+async fn a_purge_takes_a_bounded_number_at_a_time_the_oldest_first(on: On) {
+    let (world, webhook) = world_with_rows(on).await;
     assert_eq!(world.running.ledger.pending(webhook), 2500);
     assert_eq!(purge(&world, webhook, ROWS, &[]).await, 2000);
     assert_eq!(world.running.ledger.oldest(webhook).await.unwrap(), Some(EventSeq(2001)));
@@ -37,17 +37,17 @@ async fn a_purge_takes_a_bounded_number_at_a_time_the_oldest_first() {
     assert_eq!(world.running.ledger.backlogged(), 0);
 }
 
-#[tokio::test]
-async fn a_purge_leaves_what_is_under_way_and_what_came_later() {
-    let (world, webhook) = world_with_rows().await;
+on_both!(a_purge_leaves_what_is_under_way_and_what_came_later);
+async fn a_purge_leaves_what_is_under_way_and_what_came_later(on: On) {
+    let (world, webhook) = world_with_rows(on).await;
     assert_eq!(purge(&world, webhook, 100, &[1, 50, 2500]).await, 98);
     let left = world.running.ledger.pending(webhook);
     assert_eq!((left, world.running.ledger.oldest(webhook).await.unwrap()), (2402, Some(EventSeq(1))));
 }
 
-#[tokio::test]
-async fn a_purge_takes_back_a_manual_retry_and_leaves_what_had_become_of_the_delivery() {
-    let world = World::new().await;
+on_both!(a_purge_takes_back_a_manual_retry_and_leaves_what_had_become_of_the_delivery);
+async fn a_purge_takes_back_a_manual_retry_and_leaves_what_had_become_of_the_delivery(on: On) {
+    let world = World::new(on).await;
     let webhook = world.webhook().await.num;
     let id = id(world.accept(&[webhook.0]).await, webhook);
     world.record(attempted(id, 1, Status::Failed, None)).await;

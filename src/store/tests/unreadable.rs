@@ -2,15 +2,16 @@
 
 use super::*;
 
-#[tokio::test]
-async fn a_webhook_that_cannot_be_read_keeps_no_other_from_being_served() {
-    let world = World::new().await;
+on_both!(a_webhook_that_cannot_be_read_keeps_no_other_from_being_served);
+async fn a_webhook_that_cannot_be_read_keeps_no_other_from_being_served(on: On) {
+    let world = World::new(on).await;
     let damaged = [world.webhook().await.num, world.webhook().await.num, world.webhook().await.num];
     let (sound, deleted) = (world.webhook().await, world.webhook().await);
     let [policy, headers, secret] = damaged.map(|num| num.0);
     world.tamper(&format!("UPDATE webhook SET policy = '{{' WHERE num = {policy}")).await;
-    world.tamper(&format!("UPDATE webhook SET headers = x'01' WHERE num = {headers}")).await;
-    world.tamper(&format!("UPDATE webhook_secret SET sealed = x'01ffffffff' WHERE webhook_num = {secret}")).await;
+    let [stump, foreign] = ["01", "01ffffffff"].map(|hex| world.store.bytes_literal(hex));
+    world.tamper(&format!("UPDATE webhook SET headers = {stump} WHERE num = {headers}")).await;
+    world.tamper(&format!("UPDATE webhook_secret SET sealed = {foreign} WHERE webhook_num = {secret}")).await;
     let now = UnixMillis::now();
     world.store.delete_webhook(&deleted, now).await.unwrap();
 
@@ -24,9 +25,9 @@ async fn a_webhook_that_cannot_be_read_keeps_no_other_from_being_served() {
     assert!(!servings.contains_key(&deleted.num), "a deleted one is no trouble");
 }
 
-#[tokio::test]
-async fn unreadable_subscriptions_match_nothing_and_stop_no_start() {
-    let world = World::new().await;
+on_both!(unreadable_subscriptions_match_nothing_and_stop_no_start);
+async fn unreadable_subscriptions_match_nothing_and_stop_no_start(on: On) {
+    let world = World::new(on).await;
     let (damaged, sound) = (world.webhook().await, world.webhook().await);
     world.tamper(&format!("UPDATE webhook SET events = '[' WHERE num = {}", damaged.num.0)).await;
 
@@ -36,29 +37,30 @@ async fn unreadable_subscriptions_match_nothing_and_stop_no_start() {
     assert_eq!(subscribed, [(damaged.num, vec![]), (sound.num, sound.events)]);
 }
 
-#[tokio::test]
-async fn a_master_key_that_does_not_fit_the_database_is_named_and_refused() {
-    let world = World::new().await;
+on_both!(a_master_key_that_does_not_fit_the_database_is_named_and_refused);
+async fn a_master_key_that_does_not_fit_the_database_is_named_and_refused(on: On) {
+    let world = World::new(on).await;
     world.webhook().await;
-    let directory = world.stop().await;
-    let refused = async |key| open_with(&directory, key).await.map(drop).unwrap_err().to_string();
+    let home = world.stop().await;
+    let refused = async |key| home.open_with(key).await.map(drop).unwrap_err().to_string();
     let wrong = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
     let said = refused(MasterKey::parse(wrong)).await;
     assert!(said.starts_with("POSTHASTE_MASTER_KEY does not fit"), "{said}");
 
+    let Home::Sqlite(directory) = &home else { return };
     let file = directory.path().join("test.db.key");
     let right = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, wrong).unwrap();
     let said = refused(None).await;
     assert!(said.starts_with(&format!("{} does not fit", file.display())), "{said}");
 
-    open_with(&directory, MasterKey::parse(&right)).await.unwrap();
+    home.open_with(MasterKey::parse(&right)).await.unwrap();
 }
 
-#[tokio::test]
-async fn any_master_key_fits_a_database_without_secrets() {
-    let directory = World::new().await.stop().await;
+on_both!(any_master_key_fits_a_database_without_secrets);
+async fn any_master_key_fits_a_database_without_secrets(on: On) {
+    let home = World::new(on).await.stop().await;
 
-    open_with(&directory, MasterKey::parse("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")).await.unwrap();
+    home.open_with(MasterKey::parse("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")).await.unwrap();
 }

@@ -25,8 +25,8 @@ struct Simulation {
 }
 
 impl Simulation {
-    async fn new(seed: u64) -> Self {
-        let world = World::new().await;
+    async fn new(on: On, seed: u64) -> Self {
+        let world = World::new(on).await;
         let mut living = Vec::new();
         for _ in 0..WEBHOOKS {
             living.push(world.webhook().await);
@@ -249,9 +249,9 @@ impl Simulation {
     }
 }
 
-async fn simulate(seed: u64) {
+async fn simulate(on: On, seed: u64) {
     println!("seed {seed}");
-    let mut simulation = Simulation::new(seed).await;
+    let mut simulation = Simulation::new(on, seed).await;
     for _ in 0..2 {
         for _ in 0..STEPS / 2 {
             simulation.step().await;
@@ -262,13 +262,13 @@ async fn simulate(seed: u64) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_ledger_agrees_with_a_recount_whatever_happens() {
+on_both!(the_ledger_agrees_with_a_recount_whatever_happens);
+async fn the_ledger_agrees_with_a_recount_whatever_happens(on: On) {
     let (even, odd): (Vec<u64>, Vec<u64>) = (0..SEEDS).partition(|seed| seed % 2 == 0);
     let run = |seeds: Vec<u64>| {
         tokio::spawn(async move {
             for seed in seeds {
-                tokio::spawn(simulate(seed)).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+                tokio::spawn(simulate(on, seed)).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
             }
         })
     };

@@ -1,0 +1,196 @@
+//! What this node holds: taken before anything is sent, renewed while it runs, given up at its end. When it cannot be
+//! renewed in time nothing is sent any more, and what is under way is cut short, until it is renewed after all.
+//!
+//! With SQLite there is nobody else: it holds for ever and costs nothing.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::fault::or_abort;
+use crate::store::Store;
+use crate::store::leases::{Holding, Taken};
+
+use super::StartError;
+use super::shards::{Terms, Verdict, Watch};
+
+/// How often a node that waits for another's end looks.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// A database that takes longer to hear of it will see the lease end instead.
+const GIVE_UP: Duration = Duration::from_secs(2);
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Tenure {
+    store: Store,
+    holding: Holding,
+    /// Until when it may be acted upon; `None`: for ever.
+    until: Option<watch::Receiver<Instant>>,
+    /// Another node has taken over.
+    lost: CancellationToken,
+    /// It is given up, and renewed no more.
+    given_up: CancellationToken,
+}
+
+impl Tenure {
+    /// Takes everything. Waits for the end of a node that has fallen silent; one that lives is an error that names it.
+    pub(super) async fn take(store: &Store) -> Result<Self, StartError> {
+        let (mut others, terms, name) = (Watch::default(), Terms::of(store.lease()), node_name());
+        loop {
+            let asked_at = Instant::now();
+            match store.take_shards(&name).await? {
+                Taken::Mine(holding) => return Ok(Self::begin(store, holding, terms, asked_at)),
+                Taken::Held(holder) => match others.judge(&holder) {
+                    Verdict::GiveUp => return Err(StartError::Held { name: holder.name, since: holder.started_at }),
+                    Verdict::Wait => tokio::time::sleep(LOOK_EVERY).await,
+                },
+            }
+        }
+    }
+
+    fn begin(store: &Store, holding: Holding, terms: Terms, asked_at: Instant) -> Self {
+        let (renewed, until) = watch::channel(terms.act_until(asked_at));
+        let until = store.is_shared().then_some(until);
+        let (lost, given_up) = (CancellationToken::new(), CancellationToken::new());
+        let tenure = Self { store: store.clone(), holding, until, lost, given_up };
+        if store.is_shared() {
+            let renewal = Renewal { tenure: tenure.clone(), terms, renewed };
+            let given_up = tenure.given_up.clone();
+            let renewal = or_abort("the renewal of the lease", renewal.run());
+            tokio::spawn(async move { given_up.run_until_cancelled(renewal).await });
+        }
+        tenure
+    }
+
+    #[must_use]
+    pub(super) fn holding(&self) -> &Holding {
+        &self.holding
+    }
+
+    /// Waits until it may be acted upon, which is at once as a rule.
+    pub(super) async fn held(&self) {
+        let Some(until) = &self.until else { return };
+        if *until.borrow() > Instant::now() {
+            return;
+        }
+        if until.clone().wait_for(|until| *until > Instant::now()).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Makes a request; `None` if it may not be waited for any longer.
+    pub(super) async fn within<T>(&self, request: impl Future<Output = T>) -> Option<T> {
+        match &self.until {
+            None => Some(request.await),
+            Some(until) => tokio::select! {
+                answer = request => Some(answer),
+                () = ended(until.clone()) => None,
+            },
+        }
+    }
+
+    /// Resolves when another node has taken over.
+    pub(super) async fn lost(&self) {
+        self.lost.cancelled().await;
+    }
+
+    #[must_use]
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.is_cancelled()
+    }
+
+    /// Lets others take over at once. Nothing is sent or recorded any more.
+    pub(super) async fn give_up(&self) {
+        self.given_up.cancel();
+        match tokio::time::timeout(GIVE_UP, self.store.release(&self.holding)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the lease was not given up; the next start waits for its end"),
+            Err(_) => tracing::warn!("the lease was not given up in time; the next start waits for its end"),
+        }
+    }
+}
+
+/// Resolves once the moment has passed without having been moved.
+async fn ended(mut until: watch::Receiver<Instant>) {
+    loop {
+        let end = *until.borrow_and_update();
+        tokio::select! {
+            () = tokio::time::sleep_until(end) => return,
+            moved = until.changed() => if moved.is_err() {
+                return tokio::time::sleep_until(end).await;
+            },
+        }
+    }
+}
+
+/// Renews until another node has taken over.
+struct Renewal {
+    tenure: Tenure,
+    terms: Terms,
+    renewed: watch::Sender<Instant>,
+}
+
+impl Renewal {
+    async fn run(self) {
+        let Self { tenure, terms, renewed } = self;
+        let mut tick = tokio::time::interval(terms.renew_every());
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let asked_at = Instant::now();
+            let renewal = tokio::time::timeout(terms.renew_every(), tenure.store.renew(&tenure.holding)).await;
+            match renewal {
+                Ok(Ok(true)) => {
+                    if *renewed.borrow() <= Instant::now() {
+                        tracing::warn!("the lease is renewed; going on to send");
+                    }
+                    renewed.send_replace(terms.act_until(asked_at));
+                }
+                Ok(Ok(false)) => {
+                    tracing::error!("another node has taken over; this one ends");
+                    renewed.send_replace(asked_at);
+                    tenure.lost.cancel();
+                    return;
+                }
+                Ok(Err(error)) => warn(&error.to_string(), *renewed.borrow()),
+                Err(_) => warn("the database does not answer", *renewed.borrow()),
+            }
+        }
+    }
+}
+
+fn warn(error: &str, until: Instant) {
+    let left_ms = u64::try_from(until.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u64::MAX);
+    tracing::warn!(error, left_ms, "the lease could not be renewed; when none is left, nothing is sent");
+}
+
+/// For people: which machine, which process.
+fn node_name() -> String {
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let machine = match machine.trim() {
+        "" => "unknown machine",
+        name => name,
+    };
+    format!("process {} on {machine}", std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_goes_on_while_the_lease_is_renewed_and_is_cut_short_when_it_is_not() {
+        let now = Instant::now();
+        let (renewed, until) = watch::channel(now + Duration::from_millis(20));
+        let request = tokio::spawn(ended(until));
+        renewed.send_replace(now + Duration::from_secs(3600));
+        tokio::time::sleep_until(now + Duration::from_millis(40)).await;
+        assert!(!request.is_finished());
+        renewed.send_replace(now);
+        request.await.unwrap();
+    }
+}

@@ -1,0 +1,183 @@
+//! PostgreSQL: a server that several processes know. Nothing in here or elsewhere relies on what a session remembers, so
+//! that a pooler may hand every transaction to another one.
+
+mod checks;
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use sea_orm::sqlx::postgres::PgConnectOptions;
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement};
+use url::Url;
+
+use super::{Connected, OpenError, Options, ensure_schema, migrate_down, without_secrets};
+
+/// One writes, two keep the lease; of the others there must be some for each kind of reader.
+pub const CONNECTIONS: RangeInclusive<u32> = 6..=200;
+
+/// Reads are short; more of them at once than a small server has cores would only take turns.
+pub const DEFAULT_CONNECTIONS: u32 = 12;
+
+const WRITER: u32 = 1;
+
+/// One that hangs must not keep the lease from being renewed.
+const LEASE: u32 = 2;
+
+/// Whoever waits longer for a connection is told that there is none, as are publishers when the server is away.
+const ACQUIRE: Duration = Duration::from_secs(5);
+
+/// A connection that was idle for as long is asked whether it still lives. Those of a busy process never are.
+const TESTED_AFTER_IDLE: Duration = Duration::from_secs(1);
+
+/// After this a connection is made anew, so that a process finds its way after a switch to another server.
+const LIFETIME: Duration = Duration::from_secs(30 * 60);
+
+/// Every text of the journal and what the rest of the store asks, with room to spare. A pooler must keep as many.
+const PREPARED: usize = 256;
+
+/// What a URL may say; anything else is more likely a mistake than meant to be ignored.
+const PARAMETERS: [&str; 13] = [
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "statement-cache-capacity",
+    "user",
+];
+
+pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
+    let url = checked(&options.url)?;
+    let Some(master_key) = options.master_key.clone() else {
+        let why = "POSTHASTE_MASTER_KEY: not set; with PostgreSQL expected 32 bytes in base64, the same for every \
+                   process that uses the database (head -c 32 /dev/urandom | base64)";
+        return Err(OpenError::Setting(why.to_owned()));
+    };
+    let writer = connect(&url, WRITER).await?;
+    checks::run(&writer, options.force_unsafe).await?;
+    ensure_schema(&writer, options.migrate).await?;
+    let (readers, engine_readers) = shares(options.connections);
+    Ok(Connected {
+        writer,
+        readers: connect(&url, readers).await?,
+        engine_readers: connect(&url, engine_readers).await?,
+        lease: Some(connect(&url, LEASE).await?),
+        checkpoints: None,
+        master_key,
+        key_setting: "POSTHASTE_MASTER_KEY".to_owned(),
+        lock: None,
+    })
+}
+
+pub(super) async fn down(options: &Options, steps: u32) -> Result<(), OpenError> {
+    let writer = connect(&checked(&options.url)?, WRITER).await?;
+    migrate_down(&writer, steps).await?;
+    writer.close().await?;
+    Ok(())
+}
+
+/// Readers of the API and of the engine.
+fn shares(connections: u32) -> (u32, u32) {
+    let rest = connections.max(*CONNECTIONS.start()) - WRITER - LEASE;
+    (rest / 2, rest - rest / 2)
+}
+
+/// What is wrong is said without showing the URL.
+fn checked(url: &str) -> Result<String, OpenError> {
+    let refused = |why: String| {
+        let shown = without_secrets(url);
+        OpenError::Setting(format!("POSTHASTE_DATABASE_URL: `{shown}` is not accepted: {why}"))
+    };
+    let parsed = Url::parse(url).map_err(|error| refused(error.to_string()))?;
+    if let Some((name, _)) = parsed.query_pairs().find(|(name, _)| !PARAMETERS.contains(&name.as_ref())) {
+        return Err(refused(format!("unknown parameter `{name}`; known are {}", PARAMETERS.join(", "))));
+    }
+    url.parse::<PgConnectOptions>().map_err(|error| refused(error.to_string()))?;
+    Ok(url.to_owned())
+}
+
+async fn connect(url: &str, connections: u32) -> Result<DatabaseConnection, DbErr> {
+    let caches = !url.contains("statement-cache-capacity");
+    let mut options = ConnectOptions::new(url);
+    options
+        .max_connections(connections)
+        .min_connections(1)
+        .connect_timeout(ACQUIRE)
+        .acquire_timeout(ACQUIRE)
+        .max_lifetime(LIFETIME)
+        .test_before_acquire_if_idle_for(TESTED_AFTER_IDLE)
+        .sqlx_logging(false)
+        .map_sqlx_postgres_opts(move |connection| {
+            // Poolers refuse start-up parameters that they do not know; floats are not stored.
+            let connection = connection.extra_float_digits(None);
+            let connection = match connection.get_application_name() {
+                Some(_) => connection,
+                None => connection.application_name("posthaste"),
+            };
+            if caches { connection.statement_cache_capacity(PREPARED) } else { connection }
+        });
+    Database::connect(options).await
+}
+
+/// What can be asked of a running server without rights beyond one's own: whether pages failed their checksums, whether
+/// an index is unusable, and whether what is owed has its event.
+pub(super) async fn problems(on: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
+    let mut problems = Vec::new();
+    for (what, sql) in [
+        (
+            "pages that failed their checksum",
+            "SELECT COALESCE(checksum_failures, 0) FROM pg_stat_database WHERE datname = current_database()",
+        ),
+        ("invalid indexes", "SELECT COUNT(*) FROM pg_index WHERE NOT indisvalid"),
+        (
+            "fan-outs without their event",
+            "SELECT COUNT(*) FROM fanout f WHERE NOT EXISTS (SELECT 1 FROM event e WHERE e.seq = f.event_seq)",
+        ),
+        (
+            "pending deliveries without their event",
+            "SELECT COUNT(*) FROM delivery d WHERE d.status = 0 AND NOT EXISTS ( \
+               SELECT 1 FROM event e WHERE e.seq = d.event_seq)",
+        ),
+    ] {
+        let row = on.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await?;
+        let found: i64 = row.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or(0);
+        if found > 0 {
+            problems.push(format!("{found} {what}"));
+        }
+    }
+    Ok(problems)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pool_has_connections_and_none_too_many_in_all() {
+        for connections in CONNECTIONS {
+            let (readers, engine_readers) = shares(connections);
+            assert!(readers > 0 && engine_readers > 0);
+            assert_eq!(readers + engine_readers + WRITER + LEASE, connections);
+        }
+    }
+
+    #[test]
+    fn a_url_with_a_mistake_is_refused_without_showing_it() {
+        for (url, why) in [
+            ("postgres://me:hidden@db/x?ssl_mode=hidden", "unknown parameter `ssl_mode`"),
+            ("postgres://me:hidden@db:port/x", "invalid port"),
+            ("postgres://me:hidden@db/x?sslmode=hidden%20", "is not accepted"),
+        ] {
+            let refused = checked(url).unwrap_err().to_string();
+            assert!(refused.starts_with("POSTHASTE_DATABASE_URL: `postgres://…@db"), "{refused}");
+            assert!(refused.contains(why) && !refused.contains("me:hidden"), "{refused}");
+        }
+        checked("postgres://me:hidden@db/x?sslmode=verify-full").unwrap();
+    }
+}

@@ -1,0 +1,130 @@
+//! SQLite: a file that one process has open, one writer, some readers.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fs4::FileExt;
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Connected, OpenError, Options, beside, ensure_schema, migrate_down, without_secrets};
+use crate::store::checkpoint;
+use crate::store::seal::MasterKey;
+
+/// Lists and logs that the API reads at a time; more would only take turns on the same cores.
+const READERS: u32 = 4;
+
+/// The dispatcher, the waker, and endpoints that start or read their due rows: all short.
+const ENGINE_READERS: u32 = 3;
+
+/// The writer's page cache. A batch touches the right edge of a few b-trees; this holds them with room to spare.
+const WRITER_CACHE_KIB: u32 = 64 * 1024;
+
+/// Room for every size of every statement of the journal, and for what the rest of the store asks.
+const PREPARED: usize = 1024;
+
+/// Rows that may wait for whoever reads them. SQLite's thread stops and is woken again whenever that many do, which costs
+/// more than the rows.
+const ROWS_AHEAD: usize = 512;
+
+/// Fold the write-ahead log back at 16 MiB instead of 4 MiB: fewer, larger checkpoints.
+const CHECKPOINT_PAGES: u32 = 4096;
+
+pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
+    let path = file_of(&options.url)?;
+    if !options.migrate && !path.exists() {
+        return Err(OpenError::NotMigrated);
+    }
+    let lock = lock(&path)?;
+    let (master_key, key_setting) = match options.master_key.clone() {
+        Some(key) => (key, "POSTHASTE_MASTER_KEY".to_owned()),
+        None => (MasterKey::beside(&path)?, beside(&path, "key").display().to_string()),
+    };
+    let writer = connect(&path, 1, &[("cache_size", format!("-{WRITER_CACHE_KIB}"))]).await?;
+    ensure_schema(&writer, options.migrate).await?;
+    let query_only = [("query_only", "1".to_owned())];
+    let readers = connect(&path, READERS, &query_only).await?;
+    let engine_readers = connect(&path, ENGINE_READERS, &query_only).await?;
+    let checkpoints = checkpoint::run(connect(&path, 1, &[]).await?);
+    let checkpoints = Some(AbortOnDropHandle::new(tokio::spawn(checkpoints)));
+    let lock = Some(lock);
+    Ok(Connected { writer, readers, engine_readers, lease: None, checkpoints, master_key, key_setting, lock })
+}
+
+/// Undoes the newest `steps` migrations of a file that nothing else has open.
+pub(super) async fn down(url: &str, steps: u32) -> Result<(), OpenError> {
+    let path = file_of(url)?;
+    let _lock = lock(&path)?;
+    let writer = connect(&path, 1, &[]).await?;
+    migrate_down(&writer, steps).await?;
+    writer.close().await?;
+    Ok(())
+}
+
+/// What SQLite says of the file's soundness; empty when sound.
+pub(super) async fn problems(on: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
+    let statement = Statement::from_string(DbBackend::Sqlite, "PRAGMA integrity_check");
+    let rows = on.query_all_raw(statement).await?;
+    let lines: Result<Vec<String>, DbErr> = rows.iter().map(|row| row.try_get_by_index(0)).collect();
+    Ok(lines?.into_iter().filter(|line| line != "ok").collect())
+}
+
+fn file_of(url: &str) -> Result<PathBuf, OpenError> {
+    let path = url.strip_prefix("sqlite://").unwrap_or_default();
+    if path.is_empty() || path.starts_with(':') || path.contains('?') {
+        return Err(OpenError::Unsupported(without_secrets(url)));
+    }
+    Ok(PathBuf::from(path))
+}
+
+/// SQLite's own locks are per transaction; two engines would each believe that they own every webhook.
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let lock_path = beside(path, "lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&lock_path)
+        .map_err(|source| OpenError::File { path: lock_path, source })?;
+    match FileExt::try_lock(&file) {
+        Ok(()) => Ok(file),
+        Err(_) => Err(OpenError::Locked { path: path.to_owned() }),
+    }
+}
+
+async fn connect(
+    path: &Path,
+    connections: u32,
+    pragmas: &[(&'static str, String)],
+) -> Result<DatabaseConnection, DbErr> {
+    let pragmas = pragmas.to_vec();
+    let path = path.to_owned();
+    let mut options = ConnectOptions::new("sqlite::memory:");
+    options
+        .max_connections(connections)
+        .min_connections(1)
+        .acquire_timeout(Duration::from_secs(30))
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        .sqlx_logging(false)
+        .map_sqlx_sqlite_opts(move |connection| {
+            let connection = connection
+                .in_memory(false)
+                .shared_cache(false)
+                .filename(&path)
+                .create_if_missing(true)
+                .busy_timeout(Duration::from_secs(10))
+                .statement_cache_capacity(PREPARED)
+                .row_buffer_size(ROWS_AHEAD)
+                .pragma("journal_mode", "WAL")
+                .pragma("synchronous", "FULL")
+                // A statement of many rows keeps copies of pages until it ends; they need not go through a file.
+                .pragma("temp_store", "MEMORY")
+                .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string())
+                .pragma("journal_size_limit", (u64::from(CHECKPOINT_PAGES) * 4096).to_string());
+            pragmas.iter().fold(connection, |connection, (name, value)| connection.pragma(*name, value.clone()))
+        });
+    Database::connect(options).await
+}

@@ -1,0 +1,51 @@
+//! The few words in which the databases differ, so that a query is written once.
+
+use sea_orm::sea_query::extension::postgres::PgFunc;
+use sea_orm::sea_query::{ArrayType, Expr, ExprTrait, IntoColumnRef};
+use sea_orm::{DbBackend, Value};
+
+/// Joins the right table to the left one by the condition that follows. SQLite takes it as the order of the joins, too:
+/// the left table has the index that gives the rows in the order asked for. PostgreSQL finds that by itself.
+pub(super) fn then_join(backend: DbBackend) -> &'static str {
+    match backend {
+        DbBackend::Sqlite => "CROSS JOIN",
+        _ => "JOIN",
+    }
+}
+
+/// That a column is none of the numbers in the parameter `place`, which is bound with [`numbers`]: one text however many
+/// there are.
+pub(super) fn is_none_of(backend: DbBackend, column: &str, place: &str) -> String {
+    match backend {
+        DbBackend::Sqlite => format!("{column} NOT IN (SELECT value FROM json_each({place}))"),
+        _ => format!("{column} <> ALL({place})"),
+    }
+}
+
+/// That a column is one of the numbers in the parameter `place`, which is bound with [`numbers`].
+pub(super) fn is_any_of(backend: DbBackend, column: &str, place: &str) -> String {
+    match backend {
+        DbBackend::Sqlite => format!("{column} IN (SELECT value FROM json_each({place}))"),
+        _ => format!("{column} = ANY({place})"),
+    }
+}
+
+/// That a column is one of these numbers. PostgreSQL takes them as one parameter, so that the text, which it prepares, is
+/// the same however many there are; SQLite looks each of them up in the index.
+pub(super) fn is_one_of(backend: DbBackend, column: impl IntoColumnRef, nums: &[i64]) -> Expr {
+    match backend {
+        DbBackend::Sqlite => Expr::col(column).is_in(nums.iter().copied()),
+        _ => Expr::col(column).eq(PgFunc::any(numbers(backend, nums.iter().copied()))),
+    }
+}
+
+/// Numbers as one parameter.
+pub(super) fn numbers(backend: DbBackend, numbers: impl IntoIterator<Item = i64>) -> Value {
+    match backend {
+        DbBackend::Sqlite => {
+            let texts: Vec<String> = numbers.into_iter().map(|number| number.to_string()).collect();
+            format!("[{}]", texts.join(",")).into()
+        }
+        _ => Value::Array(ArrayType::BigInt, Some(Box::new(numbers.into_iter().map(Value::from).collect()))),
+    }
+}

@@ -1,0 +1,67 @@
+//! The schema: up, down, and who may have a database open.
+
+use super::*;
+
+#[tokio::test]
+async fn a_second_process_is_told_that_the_file_is_in_use() {
+    let world = World::new(On::Sqlite).await;
+    assert!(matches!(world.home.open_with(None).await, Err(OpenError::Locked { .. })));
+}
+
+on_both!(the_schema_goes_down_and_up_again);
+async fn the_schema_goes_down_and_up_again(on: On) {
+    let home = Home::new(on);
+    home.open().await.close().await;
+    Store::migrate_down(&home.options(), 1).await.unwrap();
+    let options = Options { migrate: false, ..home.options() };
+    assert!(matches!(Store::open(options.clone()).await, Err(OpenError::NotMigrated)));
+    let store = home.open().await;
+    assert!(store.integrity_problems().await.unwrap().is_empty());
+    store.close().await;
+    drop(store);
+    Store::migrate_down(&options, 2).await.unwrap();
+    home.open().await.close().await;
+    Store::open(options).await.unwrap().close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_processes_may_migrate_at_once() {
+    let home = Home::new(On::Postgres);
+    let opened = futures_util::future::join_all((0..10).map(|_| home.open())).await;
+    for store in opened {
+        assert_eq!(store.last_event().await.unwrap(), EventSeq::ZERO);
+        store.close().await;
+    }
+}
+
+on_both!(a_schema_of_a_newer_version_is_refused);
+async fn a_schema_of_a_newer_version_is_refused(on: On) {
+    let home = Home::new(on);
+    let store = home.open().await;
+    store.tamper("INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_future', 0)").await;
+    store.close().await;
+    drop(store);
+    for migrate in [true, false] {
+        let refused = Store::open(Options { migrate, ..home.options() }).await.map(drop).unwrap_err();
+        assert!(matches!(&refused, OpenError::Newer(why) if why.contains("m9999_future")), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_postgresql_that_may_lose_commits_is_refused_unless_forced() {
+    let home = Home::new(On::Postgres);
+    home.open().await.close().await;
+    let Options { url, .. } = home.options();
+    let options = Options { url: format!("{url}&options=-c%20synchronous_commit%3Doff"), ..home.options() };
+    let refused = Store::open(options.clone()).await.map(drop).unwrap_err();
+    assert!(refused.is_configuration(), "{refused}");
+    assert!(refused.to_string().contains("synchronous_commit = off"), "{refused}");
+    Store::open(Options { force_unsafe: true, ..options }).await.unwrap().close().await;
+}
+
+#[tokio::test]
+async fn postgresql_needs_a_master_key_from_its_settings() {
+    let home = Home::new(On::Postgres);
+    let refused = home.open_with(None).await.map(drop).unwrap_err();
+    assert!(refused.is_configuration() && refused.to_string().starts_with("POSTHASTE_MASTER_KEY: "), "{refused}");
+}

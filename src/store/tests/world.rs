@@ -1,0 +1,271 @@
+//! A store of its own with one tenant and a running journal, on either database.
+
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use tempfile::TempDir;
+
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
+
+use crate::clock::UnixMillis;
+use crate::id::{DeliveryId, EventSeq, TenantId, WebhookId, WebhookNum};
+use crate::store::cluster::Database;
+use crate::store::deliveries::{self, Attempt, DeliveryState, Status, Trigger};
+use crate::store::fanouts::Fanout;
+use crate::store::journal::{AttemptRecord, Caller, Draft, Journal, Published, Receipt, Record, Running};
+use crate::store::leases::{Holding, Taken};
+use crate::store::seal::MasterKey;
+use crate::store::tenants::{NewTenant, Tenant};
+use crate::store::webhooks::{NewWebhook, Webhook};
+use crate::store::{OpenError, Options, Store};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum On {
+    Sqlite,
+    Postgres,
+}
+
+pub(super) struct World {
+    pub(super) store: Store,
+    pub(super) tenant: Tenant,
+    pub(super) holding: Holding,
+    pub(super) running: Running,
+    /// Last: a store is closed before it goes.
+    pub(super) home: Home,
+}
+
+/// Where a store is.
+pub(super) enum Home {
+    Sqlite(TempDir),
+    Postgres(Database),
+}
+
+/// Any will do; with SQLite one is made beside the file.
+const MASTER_KEY: &str = "cG9zdGhhc3RlIHBvc3RoYXN0ZSBwb3N0aGFzdGUgcG8=";
+
+impl Home {
+    pub(super) fn new(on: On) -> Self {
+        match on {
+            On::Sqlite => Self::Sqlite(tempfile::tempdir().unwrap()),
+            On::Postgres => Self::Postgres(Database::new()),
+        }
+    }
+
+    pub(super) fn options(&self) -> Options {
+        match self {
+            Self::Sqlite(directory) => Options::of(format!("sqlite://{}", directory.path().join("test.db").display())),
+            Self::Postgres(database) => {
+                Options { master_key: MasterKey::parse(MASTER_KEY), connections: 8, ..Options::of(database.url()) }
+            }
+        }
+    }
+
+    /// The same place with another lease.
+    pub(super) async fn open_for(&self, lease: Duration) -> Store {
+        Store::open(Options { lease, ..self.options() }).await.unwrap()
+    }
+
+    pub(super) async fn open(&self) -> Store {
+        Store::open(self.options()).await.unwrap()
+    }
+
+    pub(super) async fn open_with(&self, master_key: Option<MasterKey>) -> Result<Store, OpenError> {
+        Store::open(Options { master_key, ..self.options() }).await
+    }
+}
+
+impl Store {
+    /// Changes rows behind everybody's back.
+    pub(crate) async fn tamper(&self, sql: &str) {
+        let changed = self.inner.writer.execute_unprepared(sql).await.unwrap();
+        assert_ne!(changed.rows_affected(), 0, "{sql}");
+    }
+
+    /// Bytes as they are written in a statement.
+    pub(crate) fn bytes_literal(&self, hex: &str) -> String {
+        match self.backend() {
+            DbBackend::Postgres => format!("'\\x{hex}'"),
+            _ => format!("x'{hex}'"),
+        }
+    }
+}
+
+async fn start(store: &Store) -> (Holding, Running) {
+    let Taken::Mine(holding) = store.take_shards("test").await.unwrap() else { panic!("nobody else is here") };
+    let running = Journal::start(store, &holding).await.unwrap();
+    (holding, running)
+}
+
+impl World {
+    pub(super) async fn new(on: On) -> Self {
+        let home = Home::new(on);
+        Self::of(home.open().await, home).await
+    }
+
+    pub(super) async fn of(store: Store, home: Home) -> Self {
+        let new = NewTenant {
+            id: TenantId::generate(),
+            name: "Tenant".to_owned(),
+            allow_undeclared_types: true,
+            created_at: UnixMillis::now(),
+            catalogue: vec![("message.sent".to_owned(), "A message was sent.".to_owned())],
+        };
+        let tenant = store.create_tenant(new, None).await.unwrap();
+        let (holding, running) = start(&store).await;
+        Self { store, tenant, holding, running, home }
+    }
+
+    pub(super) async fn webhook(&self) -> Webhook {
+        self.store.create_webhook(self.new_webhook(), None).await.unwrap()
+    }
+
+    pub(super) fn new_webhook(&self) -> NewWebhook {
+        NewWebhook {
+            id: WebhookId::generate(),
+            tenant: self.tenant.num,
+            name: "Webhook".to_owned(),
+            url: "https://example.com/".to_owned(),
+            events: vec!["message.*".to_owned()],
+            headers: [("X-Team".to_owned(), "billing".to_owned())].into(),
+            policy: serde_json::json!({ "timeoutMs": 5000 }),
+            description: None,
+            metadata: None,
+            is_active: true,
+            secret: "whsec_first".to_owned(),
+            created_at: UnixMillis::now(),
+        }
+    }
+
+    pub(super) fn draft(&self, caller: Option<(&str, u8)>, targets: &[i64]) -> Draft {
+        Draft {
+            tenant: self.tenant.num,
+            kind: "message.sent".into(),
+            occurred_at: None,
+            data: RawValue::from_string("{}".to_owned()).unwrap(),
+            caller: caller.map(|(id, digest)| Caller { id: id.to_owned(), digest: [digest; 32] }),
+            targets: targets.iter().copied().map(WebhookNum).collect(),
+        }
+    }
+
+    pub(super) async fn publish(&self, caller: Option<(&str, u8)>, targets: &[i64]) -> Published {
+        let published = self.running.journal.publish(vec![self.draft(caller, targets)], None).await.unwrap()[0];
+        // Answers leave before the feed hears of the event.
+        self.running.journal.barrier().await.unwrap();
+        published
+    }
+
+    pub(super) async fn accept(&self, targets: &[i64]) -> Receipt {
+        match self.publish(None, targets).await {
+            Published::Accepted(receipt) => receipt,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Lets the feed hand fan-outs out from memory.
+    pub(super) fn catch_up(&self) {
+        self.running.feed.caught_up(self.running.feed.committed());
+    }
+
+    pub(super) async fn record(&self, record: Record) {
+        self.running.journal.record(record).await.unwrap();
+        self.running.journal.barrier().await.unwrap();
+    }
+
+    pub(super) async fn open_fanouts(&self) -> Vec<Fanout> {
+        self.store.fanouts(EventSeq::ZERO, 100).await.unwrap()
+    }
+
+    /// Ends the process, so to speak; its files stay.
+    pub(super) async fn stop(self) -> Home {
+        let Self { home, store, holding, running, .. } = self;
+        running.journal.close().await;
+        running.writer.await.unwrap();
+        store.release(&holding).await.unwrap();
+        store.close().await;
+        home
+    }
+
+    /// The next process.
+    pub(super) async fn restart(self) -> Self {
+        let tenant = self.tenant.clone();
+        let home = self.stop().await;
+        let store = home.open().await;
+        let (holding, running) = start(&store).await;
+        Self { store, tenant, holding, running, home }
+    }
+
+    /// Everything that is stored, as it lies there or as it can be read.
+    pub(super) async fn stored_bytes(&self) -> Vec<u8> {
+        let mut all = Vec::new();
+        match &self.home {
+            Home::Sqlite(directory) => {
+                self.store.close().await;
+                for entry in std::fs::read_dir(directory.path()).unwrap() {
+                    all.append(&mut std::fs::read(entry.unwrap().path()).unwrap());
+                }
+            }
+            Home::Postgres(_) => {
+                let sql = "SELECT row_to_json(w)::text, w.headers FROM webhook w \
+                           UNION ALL SELECT row_to_json(s)::text, s.sealed FROM webhook_secret s";
+                let statement = Statement::from_string(DbBackend::Postgres, sql);
+                for row in self.store.readers().query_all_raw(statement).await.unwrap() {
+                    all.append(&mut row.try_get_by_index::<String>(0).unwrap().into_bytes());
+                    all.append(&mut row.try_get_by_index::<Vec<u8>>(1).unwrap());
+                }
+            }
+        }
+        assert!(all.len() > 100);
+        all
+    }
+
+    /// Does to the file what the store never would.
+    pub(super) async fn tamper(&self, sql: &str) {
+        self.store.tamper(sql).await;
+    }
+
+    pub(super) async fn delivery(&self, id: DeliveryId) -> Option<deliveries::Delivery> {
+        self.store.delivery(self.tenant.num, id).await.unwrap()
+    }
+}
+
+pub(super) fn id(receipt: Receipt, webhook: WebhookNum) -> DeliveryId {
+    DeliveryId { event: receipt.seq, webhook }
+}
+
+pub(super) fn attempted(id: DeliveryId, number: u16, status: Status, next_at: Option<UnixMillis>) -> Record {
+    let attempt = attempt(number);
+    let settled_at = (status != Status::Pending).then_some(attempt.started_at);
+    let state = DeliveryState { status, attempts: number, tries: number, next_at, settled_at, manual: None };
+    Record::Attempt(Box::new(AttemptRecord { id, attempt, state }))
+}
+
+/// Statements after which no attempt can be written, and after which it can again.
+pub(super) fn refusal(on: On) -> (&'static str, &'static str) {
+    match on {
+        On::Sqlite => (
+            "CREATE TRIGGER refuse BEFORE INSERT ON attempt BEGIN SELECT RAISE(ABORT, 'refused'); END",
+            "DROP TRIGGER refuse",
+        ),
+        On::Postgres => (
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'refused'; END$$; \
+             CREATE TRIGGER refuse BEFORE INSERT ON attempt FOR EACH ROW EXECUTE FUNCTION refuse()",
+            "DROP TRIGGER refuse ON attempt",
+        ),
+    }
+}
+
+/// One that was answered.
+pub(super) fn attempt(number: u16) -> Attempt {
+    Attempt {
+        number,
+        trigger: Trigger::Scheduled,
+        started_at: UnixMillis(1_800_000_000_000),
+        duration_us: 1500,
+        head_us: Some(1000),
+        status_code: Some(200),
+        outcome: 0,
+        error: None,
+        response_headers: vec![("server".to_owned(), "x".to_owned())],
+        response_body: b"ok".to_vec(),
+    }
+}

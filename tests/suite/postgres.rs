@@ -1,0 +1,124 @@
+//! What only a database that several processes know can do to us: a second server, one that froze, one that is gone.
+
+use std::process::Command;
+use std::time::Duration;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::client::{Client, try_send};
+use crate::databases::On;
+use crate::fact;
+use crate::receiver::{Receiver, Reply};
+use crate::server::{self, Env, Server};
+use crate::world::{World, each_attempt};
+
+/// A takeover comes after the end of the lease of three seconds, on a machine that has much to do.
+const TAKEOVER: Duration = Duration::from_secs(30);
+
+/// The variables of a second server on the same database.
+fn beside(world: &mut World) -> Env {
+    let mut env = world.env().clone();
+    env.insert("POSTHASTE_LISTEN", "127.0.0.1:0".to_owned());
+    env
+}
+
+#[tokio::test]
+async fn a_second_server_on_the_same_database_is_told_who_serves_it() {
+    On::Postgres
+        .run(async {
+            let mut world = World::start().await;
+            let env = beside(&mut world);
+
+            let (status, output) = server::run(world.dir(), &["serve"], &env).await;
+
+            assert_eq!(status.code(), Some(1));
+            let said = output.stderr();
+            assert!(said.contains("is served by another posthaste (process "), "{said}");
+            assert!(!said.contains("panicked"), "{said}");
+            world.publish("message.sent").await;
+        })
+        .await;
+}
+
+/// F4, with two nodes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_was_frozen_and_overtaken_sends_nothing_more_and_ends() {
+    On::Postgres
+        .run(async {
+            let mut world = World::start().await;
+            let hook = world.hook(Receiver::says(|_| Reply::Hang), json!({"timeoutMs": 30_000})).await;
+            let event = world.publish("message.sent").await;
+            hook.receiver.was_asked(1).await;
+            let env = beside(&mut world);
+
+            signal("-STOP", world.server());
+            let next = Server::start(world.dir(), &[], &env).await;
+            hook.receiver.was_asked(2).await;
+            let asked = hook.requests().len();
+            signal("-CONT", world.server());
+
+            let status = world.ended().await;
+            assert_eq!(status.code(), Some(1), "{}", world.server().output().all());
+            let said = world.server().output().stderr();
+            assert!(said.contains("another posthaste has taken over the database"), "{said}");
+            assert_eq!(hook.requests().len(), asked, "the one that was overtaken sent something");
+            let client = Client::open(next.url()).with_key(&world.tenant.key);
+            let found = client.walk(&format!("/events/{}/deliveries", event.id)).await;
+            assert_eq!(found.len(), 1);
+        })
+        .await;
+}
+
+/// F6: a publish is never acknowledged falsely, nothing is sent once the lease may have ended, and all goes on after.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_gone_for_longer_than_the_lease_costs_time_and_no_event() {
+    On::Postgres
+        .run(async {
+            let mut world = World::start().await;
+            let hook = world.hook(Receiver::answers_after(Duration::from_millis(20)), json!({})).await;
+            let mut promised = Vec::new();
+            for _ in 0..50 {
+                promised.push(world.publish("message.sent").await.id);
+            }
+
+            world.database().open_for_all(false);
+            let body = json!({"event": "message.sent", "data": {}});
+            assert_eq!(publish(&world, &body).await, 503);
+            let out =
+                async || world.server().output().stderr().contains("the lease could not be renewed").then_some(());
+            fact::until("the lease is not renewed", out).await;
+            let lapsed = async || world.server().output().stderr().contains("\"left_ms\":0").then_some(());
+            fact::until_within(TAKEOVER, "the lease has lapsed", lapsed).await;
+            let asked = hook.requests().len();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            assert_eq!(hook.requests().len(), asked, "something was sent without a lease");
+
+            world.database().open_for_all(true);
+            fact::until_within(TAKEOVER, "a publish is accepted", async || {
+                (publish(&world, &body).await == 202).then_some(())
+            })
+            .await;
+            for event in &promised {
+                let [delivery] = &world.deliveries_of(event).await[..] else { panic!("{event} has no delivery") };
+                let id = delivery["id"].as_str().unwrap().to_owned();
+                let ended = async || {
+                    let delivery = world.delivery(&id).await;
+                    each_attempt(&delivery, "outcome").contains(&&json!("success")).then_some(())
+                };
+                fact::until_within(TAKEOVER, "it is delivered", ended).await;
+            }
+            world.stop().await;
+        })
+        .await;
+}
+
+/// Answers the status, whatever it is.
+async fn publish(world: &World, body: &Value) -> u16 {
+    try_send(world.client().json(Method::POST, "/events", body)).await.expect("an answer").status
+}
+
+fn signal(name: &str, server: &Server) {
+    let sent = Command::new("kill").args([name, &server.id().to_string()]).status();
+    assert!(sent.expect("kill runs").success(), "the signal was not sent");
+}

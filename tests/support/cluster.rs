@@ -1,0 +1,159 @@
+//! A private PostgreSQL for the tests of one process: made from the installed programs in a directory of its own, reached
+//! through a socket in there, and gone when the process is, however that ends. Used by the store's tests and by the suite.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Durable as a real one, which is what is tested, but small. The many tests at once each open several connections.
+const SETTINGS: [&str; 9] = [
+    "listen_addresses=",
+    "max_connections=600",
+    "shared_buffers=64MB",
+    "wal_level=minimal",
+    "max_wal_senders=0",
+    "max_wal_size=256MB",
+    "log_min_messages=warning",
+    "log_checkpoints=off",
+    "unix_socket_permissions=0777",
+];
+
+/// Runs the server until its input ends, which the kernel sees to when the test process is gone. Immediate: nobody will
+/// ask for the data again.
+const WATCH: &str = r#"
+trap '' INT TERM HUP
+dir=$1; bin=$2; shift 2
+"$bin/initdb" -D "$dir/data" -U posthaste -A trust -E UTF8 --locale=C.UTF-8 --no-instructions --no-sync >"$dir/initdb.log" 2>&1 ||
+  { echo "initdb failed: $(cat "$dir/initdb.log")"; exit 1; }
+"$bin/postgres" -D "$dir/data" -k "$dir" "$@" >"$dir/server.log" 2>&1 </dev/null &
+server=$!
+until "$bin/pg_isready" -q -h "$dir" -U posthaste; do
+  kill -0 $server 2>/dev/null || { echo "postgres ended: $(cat "$dir/server.log")"; exit 1; }
+  sleep 0.05
+done
+echo ready
+cat >/dev/null
+kill -QUIT $server 2>/dev/null
+wait $server
+rm -rf "$dir"
+"#;
+
+struct Cluster {
+    dir: PathBuf,
+    bin: PathBuf,
+    /// The watcher's input; closed by the end of the process.
+    _life: ChildStdin,
+}
+
+/// A database of its own for one test; dropped with it.
+pub(crate) struct Database {
+    name: String,
+}
+
+fn cluster() -> &'static Cluster {
+    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    CLUSTER.get_or_init(Cluster::start)
+}
+
+impl Cluster {
+    #[allow(clippy::zombie_processes, reason = "it outlives this process, whose end it waits for")]
+    fn start() -> Self {
+        let bin = programs();
+        let owner = owner();
+        let dir = directory();
+        let mut watch = Command::new("sh");
+        watch.args(["-c", WATCH, "watch"]).arg(&dir).arg(&bin);
+        watch.args(SETTINGS.iter().flat_map(|setting| ["-c", setting])).current_dir("/");
+        if let Some((user, group)) = owner {
+            std::os::unix::fs::chown(&dir, Some(user), Some(group)).expect("root may give a directory away");
+            watch.uid(user).gid(group);
+        }
+        // A group of its own: Ctrl-C on the tests ends them, and their end is what ends the server.
+        watch.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut watch = watch.spawn().expect("a shell");
+        let life = watch.stdin.take().expect("an input");
+        let mut said = BufReader::new(watch.stdout.take().expect("an output"));
+        let mut first = String::new();
+        said.read_line(&mut first).expect("a word");
+        if first != "ready\n" {
+            said.read_to_string(&mut first).expect("the rest");
+            panic!("no PostgreSQL: {first}");
+        }
+        Self { dir, bin, _life: life }
+    }
+
+    fn run(&self, sql: &str) -> String {
+        let mut psql = Command::new(self.bin.join("psql"));
+        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "posthaste", "-d", "postgres", "-c", sql]);
+        let output = psql.arg("-h").arg(&self.dir).output().expect("psql runs");
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+impl Database {
+    /// An empty one.
+    pub(crate) fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        cluster().run(&format!("CREATE DATABASE {name}"));
+        Self { name }
+    }
+
+    /// Whether anybody but its owner may connect from now on. Who is connected and must not be, is thrown out.
+    #[allow(dead_code, reason = "not every test binary has an outage")]
+    pub(crate) fn open_for_all(&self, open: bool) {
+        let name = &self.name;
+        cluster().run(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {open}"));
+        if !open {
+            let all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname =";
+            cluster().run(&format!("{all} '{name}'"));
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("postgres://posthaste@localhost/{}?host={}", self.name, cluster().dir.display())
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        cluster().run(&format!("DROP DATABASE {} WITH (FORCE)", self.name));
+    }
+}
+
+/// The newest that is installed.
+fn programs() -> PathBuf {
+    let mut found: Vec<(u32, PathBuf)> = Vec::new();
+    for entry in fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten() {
+        let version = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        found.extend(version.map(|version| (version, entry.path().join("bin"))));
+    }
+    found.sort();
+    let (_, bin) = found.pop().expect("PostgreSQL in /usr/lib/postgresql; scripts/test installs it");
+    bin
+}
+
+/// `postgres` refuses to be root.
+fn owner() -> Option<(u32, u32)> {
+    let passwd = fs::read_to_string("/etc/passwd").expect("users");
+    let ids = |name: &str| {
+        let line = passwd.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        let mut fields = line.split(':').skip(1);
+        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    };
+    let status = fs::read_to_string("/proc/self/status").expect("this process");
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()).expect("a user");
+    if uid == "0" { ids("postgres").or_else(|| ids("nobody")) } else { None }
+}
+
+/// In memory where there is such a place: tests would wait for the disk far longer than for anything else.
+fn directory() -> PathBuf {
+    let place =
+        Some(Path::new("/dev/shm")).filter(|place| place.is_dir()).map_or_else(std::env::temp_dir, Path::to_owned);
+    tempfile::Builder::new().prefix("posthaste-pg-").tempdir_in(place).expect("a directory").keep()
+}
