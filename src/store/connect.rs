@@ -57,6 +57,8 @@ pub enum OpenError {
     Setting(String),
     #[error("{path} is in use by another process; a SQLite database serves one posthaste at a time")]
     Locked { path: PathBuf },
+    #[error("the database is served by another posthaste ({name}); stop that one first")]
+    Served { name: String },
     #[error("{path}: {source}")]
     File { path: PathBuf, source: std::io::Error },
     #[error("{path}: {why}; expected 32 bytes in base64")]
@@ -77,7 +79,7 @@ impl OpenError {
     pub fn is_configuration(&self) -> bool {
         match self {
             Self::Unsupported(_) | Self::Setting(_) | Self::WrongKey { .. } => true,
-            Self::Locked { .. } | Self::File { .. } | Self::MasterKey { .. } => false,
+            Self::Locked { .. } | Self::Served { .. } | Self::File { .. } | Self::MasterKey { .. } => false,
             Self::Database(_) | Self::NotMigrated | Self::Newer(_) => false,
         }
     }

@@ -184,6 +184,15 @@ async fn living<C: ConnectionTrait>(on: &C, lock: &str) -> Result<Option<Holder>
     }))
 }
 
+/// A node that is at work on this database, whatever its schema.
+pub(super) async fn holder<C: ConnectionTrait>(on: &C) -> Result<Option<Holder>, DbErr> {
+    let has_nodes = on.query_one_raw(plain("SELECT to_regclass('node') IS NOT NULL")).await?;
+    match has_nodes.map(|row| row.try_get_by_index(0)).transpose()? {
+        Some(true) => living(on, "").await,
+        Some(false) | None => Ok(None),
+    }
+}
+
 fn plain(sql: impl Into<String>) -> Statement {
     Statement::from_string(DbBackend::Postgres, sql.into())
 }

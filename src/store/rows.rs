@@ -7,6 +7,9 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, Value};
 /// Rows in one statement at most with SQLite. Larger ones are no faster, and each size is kept prepared.
 const MOST: usize = 64;
 
+/// Rows in one statement at most with PostgreSQL: answers of 64 KiB each are 64 MiB in one parameter.
+const MOST_IN_COLUMNS: usize = 1024;
+
 /// A column that is written.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Column {
@@ -133,17 +136,21 @@ impl RowStatement {
     /// Runs as many statements as the rows need; answers how many that were.
     pub(super) async fn run<C: ConnectionTrait>(&self, on: &C, values: Vec<Value>) -> Result<u64, DbErr> {
         debug_assert_eq!(values.len() % self.columns.len(), 0);
-        if values.is_empty() {
-            return Ok(0);
-        }
         match on.get_database_backend() {
             DbBackend::Sqlite => self.run_in_lists(on, values).await,
-            backend => {
-                let gathered = self.gathered(values);
-                on.execute_raw(Statement::from_sql_and_values(backend, &self.texts[0], gathered)).await?;
-                Ok(1)
-            }
+            _ => self.run_in_columns(on, values).await,
         }
+    }
+
+    async fn run_in_columns<C: ConnectionTrait>(&self, on: &C, values: Vec<Value>) -> Result<u64, DbErr> {
+        let mut values = values.into_iter();
+        let mut statements = 0;
+        while values.len() > 0 {
+            let gathered = self.gathered(values.by_ref().take(MOST_IN_COLUMNS * self.columns.len()));
+            on.execute_raw(Statement::from_sql_and_values(on.get_database_backend(), &self.texts[0], gathered)).await?;
+            statements += 1;
+        }
+        Ok(statements)
     }
 
     async fn run_in_lists<C: ConnectionTrait>(&self, on: &C, values: Vec<Value>) -> Result<u64, DbErr> {
@@ -161,10 +168,10 @@ impl RowStatement {
     }
 
     /// The values of each column together.
-    fn gathered(&self, values: Vec<Value>) -> Vec<Value> {
+    fn gathered(&self, values: impl ExactSizeIterator<Item = Value>) -> Vec<Value> {
         let rows = values.len() / self.columns.len();
         let mut gathered: Vec<Vec<Value>> = self.columns.iter().map(|_| Vec::with_capacity(rows)).collect();
-        for (place, value) in values.into_iter().enumerate() {
+        for (place, value) in values.enumerate() {
             gathered[place % self.columns.len()].push(value);
         }
         self.columns.iter().zip(gathered).map(|(column, values)| column.gather(values)).collect()

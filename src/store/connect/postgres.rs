@@ -10,6 +10,8 @@ use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement};
 use url::Url;
 
+use crate::store::leases;
+
 use super::{Connected, OpenError, Options, ensure_schema, migrate_down, without_secrets};
 
 /// One writes, two keep the lease; of the others there must be some for each kind of reader.
@@ -77,6 +79,9 @@ pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
 
 pub(super) async fn down(options: &Options, steps: u32) -> Result<(), OpenError> {
     let writer = connect(&checked(&options.url)?, WRITER).await?;
+    if let Some(holder) = leases::holder(&writer).await? {
+        return Err(OpenError::Served { name: holder.name });
+    }
     migrate_down(&writer, steps).await?;
     writer.close().await?;
     Ok(())

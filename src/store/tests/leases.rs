@@ -49,6 +49,16 @@ async fn nobody_takes_what_another_node_holds_until_it_is_given_up() {
 }
 
 #[tokio::test]
+async fn nobody_undoes_the_schema_of_a_database_that_is_served() {
+    let world = world(LONG).await;
+    let refused = Store::migrate_down(&world.home.options(), 1).await.unwrap_err().to_string();
+    assert_eq!(refused, "the database is served by another posthaste (test); stop that one first");
+    let home = world.stop().await;
+    Store::migrate_down(&home.options(), 1).await.unwrap();
+    Store::migrate_down(&home.options(), 1).await.unwrap();
+}
+
+#[tokio::test]
 async fn of_many_that_want_the_same_one_gets_it() {
     let home = Home::new(On::Postgres);
     let stores = futures_util::future::join_all((0..6).map(|_| home.open())).await;
