@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::outcome::OutcomeKind;
 use super::policy::PolicyProblem;
+use super::retry::lengthened;
 use crate::clock::UnixMillis;
 use crate::id::EventSeq;
 
@@ -199,7 +200,9 @@ impl Breaker {
     ///
     /// A success closes: even a late one, of a request that began before the breaker opened, proves that the receiver
     /// works. A late failure proves nothing new and must not lengthen the cool-down.
-    pub fn finished(&mut self, event: EventSeq, outcome: OutcomeKind, now: UnixMillis) -> Option<Change> {
+    ///
+    /// `jitter`, from 0 to 1, lengthens a cool-down by up to a tenth: endpoints that failed together are not probed together.
+    pub fn finished(&mut self, event: EventSeq, outcome: OutcomeKind, now: UnixMillis, jitter: f64) -> Option<Change> {
         match outcome {
             OutcomeKind::Success => self.succeeded(),
             // Our own fault: it says nothing about the receiver.
@@ -215,7 +218,7 @@ impl Breaker {
             | OutcomeKind::TlsFailed
             | OutcomeKind::DnsFailed
             | OutcomeKind::Blocked
-            | OutcomeKind::ProtocolError => self.failed(event, outcome, now),
+            | OutcomeKind::ProtocolError => self.failed(event, outcome, now, jitter),
         }
     }
 
@@ -271,7 +274,7 @@ impl Breaker {
     /// that were changed during a restart. Nothing is won by waiting for it, and a probe costs one request.
     fn is_due(&self, until: UnixMillis, now: UnixMillis) -> bool {
         let left = until.since(now);
-        left.is_zero() || left > self.settings.cooldown(self.openings)
+        left.is_zero() || left > lengthened(self.settings.cooldown(self.openings), 1.0)
     }
 
     fn succeeded(&mut self) -> Option<Change> {
@@ -280,20 +283,20 @@ impl Breaker {
         change
     }
 
-    fn failed(&mut self, event: EventSeq, outcome: OutcomeKind, now: UnixMillis) -> Option<Change> {
+    fn failed(&mut self, event: EventSeq, outcome: OutcomeKind, now: UnixMillis, jitter: f64) -> Option<Change> {
         match self.state {
             State::Closed => {
                 self.count(outcome);
                 let opens = self.consecutive_failures >= self.settings.failure_threshold.into();
                 opens.then(|| {
                     self.opened_at = Some(now);
-                    self.open(now);
+                    self.open(now, jitter);
                     Change::Opened
                 })
             }
             State::Probing { event: probe } if probe == event => {
                 self.count(outcome);
-                self.open(now);
+                self.open(now, jitter);
                 Some(Change::Reopened)
             }
             State::Open { .. } | State::Probing { .. } => None,
@@ -305,9 +308,9 @@ impl Breaker {
         self.last_failure = Some(outcome);
     }
 
-    fn open(&mut self, now: UnixMillis) {
+    fn open(&mut self, now: UnixMillis, jitter: f64) {
         self.openings = self.openings.saturating_add(1);
-        self.state = State::Open { until: now.plus(self.settings.cooldown(self.openings)) };
+        self.state = State::Open { until: now.plus(lengthened(self.settings.cooldown(self.openings), jitter)) };
     }
 }
 

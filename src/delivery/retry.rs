@@ -160,7 +160,7 @@ pub fn decide(policy: &RetryPolicy, tries: u16, outcome: &Outcome, now: UnixMill
 }
 
 /// `wait` and up to [`JITTER_SHARE`] of it more. What is no number between 0 and 1 counts as the nearest of them.
-fn lengthened(wait: Duration, jitter: f64) -> Duration {
+pub(super) fn lengthened(wait: Duration, jitter: f64) -> Duration {
     let jitter = if jitter.is_nan() { 0.0 } else { jitter.clamp(0.0, 1.0) };
     wait.saturating_add(wait.mul_f64(jitter * JITTER_SHARE))
 }

@@ -407,7 +407,7 @@ impl Lane {
         }
         let again = (state.status == Status::Pending).then(|| entry.event.clone());
         effects.push(Effect::Settle { entry, state });
-        self.learn(Ended { event, outcome, took, in_flight, epoch }, gone, now, effects);
+        self.learn(Ended { event, outcome, took, jitter, in_flight, epoch }, gone, now, effects);
         if let Some(event) = again
             && self.mode == Mode::Open
         {

@@ -38,6 +38,7 @@ mod panics;
 mod postgres;
 mod publish;
 mod receivers;
+mod recovery;
 mod schedule;
 mod signatures;
 mod webhooks;

@@ -21,7 +21,7 @@ fn closed() -> Breaker {
 }
 
 fn fail(breaker: &mut Breaker, times: usize, at: UnixMillis) -> Option<Change> {
-    (0..times).map(|_| breaker.finished(EventSeq(1), REFUSED, at)).last().flatten()
+    (0..times).map(|_| breaker.finished(EventSeq(1), REFUSED, at, 0.0)).last().flatten()
 }
 
 /// Opened at noon, for ten seconds.
@@ -44,7 +44,7 @@ fn as_many_failures_in_a_row_as_the_threshold_open_it() {
     let mut breaker = closed();
     assert_eq!(fail(&mut breaker, 2, NOON), None);
     assert_eq!(breaker.may_start(NOON), Permission::Free);
-    assert_eq!(breaker.finished(EventSeq(3), OutcomeKind::Gone, NOON), Some(Change::Opened));
+    assert_eq!(breaker.finished(EventSeq(3), OutcomeKind::Gone, NOON, 0.0), Some(Change::Opened));
     assert_eq!(breaker.may_start(NOON), Permission::Wait { until: after(10) });
     let view = View {
         state: ViewState::Open,
@@ -60,7 +60,7 @@ fn as_many_failures_in_a_row_as_the_threshold_open_it() {
 fn a_success_in_between_starts_the_count_over() {
     let mut breaker = closed();
     fail(&mut breaker, 2, NOON);
-    assert_eq!(breaker.finished(EventSeq(2), OutcomeKind::Success, NOON), None);
+    assert_eq!(breaker.finished(EventSeq(2), OutcomeKind::Success, NOON, 0.0), None);
     assert_eq!(breaker.saved(), Saved::default());
     assert_eq!(fail(&mut breaker, 2, NOON), None);
 }
@@ -70,7 +70,7 @@ fn every_outcome_but_success_and_our_own_crash_is_a_failure() {
     let settings = BreakerSettings { failure_threshold: 1, ..settings() };
     for kind in OutcomeKind::ALL {
         let counts = !matches!(kind, OutcomeKind::Success | OutcomeKind::Crashed);
-        let change = Breaker::new(settings, Saved::default()).finished(EventSeq(1), kind, NOON);
+        let change = Breaker::new(settings, Saved::default()).finished(EventSeq(1), kind, NOON, 0.0);
         assert_eq!(change.is_some(), counts, "{kind:?}");
     }
 }
@@ -79,7 +79,7 @@ fn every_outcome_but_success_and_our_own_crash_is_a_failure() {
 fn a_crash_of_ours_neither_counts_nor_interrupts_a_row_of_failures() {
     let mut breaker = closed();
     fail(&mut breaker, 2, NOON);
-    assert_eq!(breaker.finished(EventSeq(1), OutcomeKind::Crashed, NOON), None);
+    assert_eq!(breaker.finished(EventSeq(1), OutcomeKind::Crashed, NOON, 0.0), None);
     assert_eq!(fail(&mut breaker, 1, NOON), Some(Change::Opened));
 }
 
@@ -96,7 +96,7 @@ fn after_the_cool_down_there_is_one_probe_at_a_time() {
 #[test]
 fn a_probe_that_succeeds_closes_and_forgets_everything() {
     let mut breaker = probing(10);
-    assert_eq!(breaker.finished(EventSeq(7), OutcomeKind::Success, after(11)), Some(Change::Closed));
+    assert_eq!(breaker.finished(EventSeq(7), OutcomeKind::Success, after(11), 0.0), Some(Change::Closed));
     assert_eq!(breaker.may_start(after(11)), Permission::Free);
     assert!(breaker.is_closed());
     assert_eq!(breaker.saved(), Saved::default());
@@ -108,7 +108,7 @@ fn each_probe_that_fails_doubles_the_cool_down_up_to_the_longest() {
     for seconds in [20, 40, 60, 60] {
         assert_eq!(breaker.may_start(now), Permission::Probe);
         breaker.started(EventSeq(7));
-        assert_eq!(breaker.finished(EventSeq(7), REFUSED, now), Some(Change::Reopened));
+        assert_eq!(breaker.finished(EventSeq(7), REFUSED, now, 0.0), Some(Change::Reopened));
         let until = now.plus(Duration::from_secs(seconds));
         assert_eq!(breaker.may_start(now), Permission::Wait { until });
         now = until;
@@ -134,8 +134,8 @@ fn a_late_failure_does_not_end_the_probe() {
 #[test]
 fn a_late_success_closes_while_the_probe_is_still_under_way() {
     let mut breaker = probing(10);
-    assert_eq!(breaker.finished(EventSeq(1), OutcomeKind::Success, after(11)), Some(Change::Closed));
-    assert_eq!(breaker.finished(EventSeq(7), REFUSED, after(12)), None);
+    assert_eq!(breaker.finished(EventSeq(1), OutcomeKind::Success, after(11), 0.0), Some(Change::Closed));
+    assert_eq!(breaker.finished(EventSeq(7), REFUSED, after(12), 0.0), None);
     assert_eq!(breaker.view(after(12)).consecutive_failures, 1);
 }
 
@@ -148,7 +148,7 @@ fn a_probe_that_was_never_made_may_be_made_again_at_once() {
     assert_eq!(breaker.may_start(after(10)), Permission::Probe);
 
     let mut breaker = probing(10);
-    assert_eq!(breaker.finished(EventSeq(7), OutcomeKind::Crashed, after(11)), None);
+    assert_eq!(breaker.finished(EventSeq(7), OutcomeKind::Crashed, after(11), 0.0), None);
     assert_eq!(breaker.may_start(after(11)), Permission::Probe);
 }
 
@@ -173,7 +173,7 @@ fn after_a_restart_a_probe_that_was_under_way_is_due() {
     let mut breaker = Breaker::new(settings(), probing(10).saved());
     assert_eq!(breaker.may_start(NOON), Permission::Probe);
     breaker.started(EventSeq(8));
-    assert_eq!(breaker.finished(EventSeq(8), REFUSED, NOON), Some(Change::Reopened));
+    assert_eq!(breaker.finished(EventSeq(8), REFUSED, NOON, 0.0), Some(Change::Reopened));
     assert_eq!(breaker.may_start(NOON), Permission::Wait { until: after(20) });
 }
 

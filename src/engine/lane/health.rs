@@ -24,6 +24,7 @@ pub(super) struct Ended<'a> {
     pub(super) event: EventSeq,
     pub(super) outcome: &'a Outcome,
     pub(super) took: Duration,
+    pub(super) jitter: f64,
     /// Requests under way, with this one.
     pub(super) in_flight: usize,
     pub(super) epoch: Epoch,
@@ -126,10 +127,10 @@ impl Receiver {
     }
 
     pub(super) fn ended(&mut self, ended: Ended<'_>, policy: &Policy, now: UnixMillis) -> Learnt {
-        let Ended { event, outcome, took, in_flight, epoch } = ended;
+        let Ended { event, outcome, took, jitter, in_flight, epoch } = ended;
         let kind = outcome.kind();
         self.concurrency.finished(Signal::from(kind), in_flight, epoch);
-        let breaker = self.breaker.finished(event, kind, now);
+        let breaker = self.breaker.finished(event, kind, now, jitter);
         if kind == OutcomeKind::Crashed {
             return Learnt { breaker, ..Learnt::default() };
         }

@@ -67,7 +67,7 @@ impl Model {
         match (self.open_until, self.probe) {
             (None, _) => Permission::Free,
             (Some(_), Some(_)) => Permission::ProbeUnderWay,
-            (Some(until), None) if until <= now || until - now > self.cooldown_ms() => Permission::Probe,
+            (Some(until), None) if until <= now || until - now > self.cooldown_ms() * 11 / 10 => Permission::Probe,
             (Some(until), None) => Permission::Wait { until: UnixMillis(until) },
         }
     }
@@ -128,7 +128,7 @@ impl World {
             Act::Start => self.start(),
             Act::Finish { which, outcome } => {
                 let Some(event) = self.take(which) else { return };
-                let change = self.breaker.finished(event, outcome, UnixMillis(self.now));
+                let change = self.breaker.finished(event, outcome, UnixMillis(self.now), 0.0);
                 assert_eq!(change, self.model.finished(event, outcome, self.now));
             }
             Act::GiveUp { which } => {
@@ -228,7 +228,7 @@ proptest! {
     ) {
         let mut world = World::new(settings);
         acts.into_iter().for_each(|act| world.act(act));
-        world.breaker.finished(EventSeq(event), OutcomeKind::Success, UnixMillis(world.now));
+        world.breaker.finished(EventSeq(event), OutcomeKind::Success, UnixMillis(world.now), 0.0);
         prop_assert_eq!(world.breaker.may_start(UnixMillis(world.now)), Permission::Free);
         prop_assert_eq!(world.breaker.saved(), Saved::default());
     }
@@ -245,9 +245,24 @@ proptest! {
             (now, last) = (until, cooldown);
             prop_assert_eq!(breaker.may_start(now), Permission::Probe);
             breaker.started(EventSeq(2));
-            breaker.finished(EventSeq(2), REFUSED, now);
+            breaker.finished(EventSeq(2), REFUSED, now, 0.0);
         }
         prop_assert_eq!(last, Duration::from_secs(settings.max_cooldown_seconds.into()));
+    }
+
+    #[test]
+    fn endpoints_that_failed_together_are_probed_within_a_tenth_of_the_cool_down(
+        settings in any_settings(),
+        jitter in 0.0..=1.0,
+    ) {
+        let mut breaker = Breaker::new(settings, Saved::default());
+        for _ in 0..settings.failure_threshold {
+            breaker.finished(EventSeq(1), REFUSED, NOON, jitter);
+        }
+        let Permission::Wait { until } = breaker.may_start(NOON) else { panic!("open") };
+        let (wait, cooldown) = (until.since(NOON), Duration::from_secs(settings.cooldown_seconds.into()));
+        prop_assert!(wait >= cooldown && wait <= cooldown + cooldown / 10);
+        prop_assert_eq!(breaker.may_start(until), Permission::Probe);
     }
 
     #[test]
@@ -264,7 +279,7 @@ proptest! {
             if breaker.may_start(UnixMillis(now)) == Permission::Probe {
                 breaker.started(EventSeq(1));
             }
-            breaker.finished(EventSeq(1), outcome, UnixMillis(now));
+            breaker.finished(EventSeq(1), outcome, UnixMillis(now), f64::NAN);
             let _ = breaker.view(UnixMillis(now));
         }
     }
