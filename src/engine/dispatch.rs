@@ -112,6 +112,12 @@ impl Dispatcher {
             self.feed.caught_up(seen);
             return Ok(());
         };
+        // Watched first: rows that are made from here on are noticed, those that were made before are found.
+        for fanout in &fanouts {
+            let (fanout, recorded) = (fanout.clone(), Vec::new());
+            self.shared.journal.record(Record::Adopt { fanout, recorded }).await?;
+        }
+        self.shared.journal.barrier().await?;
         let mut owed = Vec::with_capacity(fanouts.len());
         for fanout in fanouts {
             let recorded = self.shared.store.recorded_targets(fanout.event.seq).await?;
@@ -119,7 +125,6 @@ impl Dispatcher {
             owed.push(Fanout { targets: left, ..fanout.clone() });
             self.shared.journal.record(Record::Adopt { fanout, recorded }).await?;
         }
-        self.shared.journal.barrier().await?;
         self.feed.read_up_to(last);
         owed.into_iter().filter(|fanout| !fanout.targets.is_empty()).for_each(|fanout| line.push(fanout));
         Ok(())
