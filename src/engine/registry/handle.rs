@@ -21,7 +21,7 @@ use crate::store::state::Suspect;
 
 use super::{
     Count, Cover, Crashed, Crashes, Drain, Figures, Find, Forget, Introduce, Item, Offer, Offered, Registry, Release,
-    Remind, Wake,
+    Remind, Suspected, Wake,
 };
 
 /// Pause before the store is read again after it failed.
@@ -84,7 +84,7 @@ impl RegistryHandle {
         let _unchanged = self.shared.changing.read().await;
         let loaded = serving::load(&self.shared, &nums).await?;
         let servings = loaded.servings.values().cloned().collect();
-        let _ = self.registry.send(Introduce { servings, crashed: None }).await;
+        let _ = self.registry.send(Introduce { servings, rested: false }).await;
         Ok(loaded)
     }
 
@@ -149,6 +149,7 @@ impl RegistryHandle {
         }
         let _ = journal.barrier().await;
         let suspect = Suspect { events_to: covered_to, due_to: at };
+        let _ = self.registry.send(Suspected(num, suspect)).await;
         self.shared.store.suspect(suspect).await?;
         if !again {
             return Ok(());
@@ -163,7 +164,7 @@ impl RegistryHandle {
         if servings.is_empty() {
             let _ = self.registry.send(Forget(num)).await;
         }
-        let _ = self.registry.send(Introduce { servings, crashed: Some(suspect) }).await;
+        let _ = self.registry.send(Introduce { servings, rested: true }).await;
         Ok(())
     }
 
