@@ -431,9 +431,21 @@ impl Handler<Probe> for Endpoint {
 impl Handler<Summon> for Endpoint {
     type Result = ();
 
-    fn handle(&mut self, Summon(due): Summon, ctx: &mut Self::Context) {
-        let entry = Entry::stored(due, self.suspect);
-        self.hear(Input::Summon(entry), ctx);
+    fn handle(&mut self, Summon(event): Summon, ctx: &mut Self::Context) {
+        self.lane.await_summons(event);
+        let (shared, id) = (self.shared.clone(), self.id(event));
+        let read = async move {
+            let _ = shared.journal.barrier().await;
+            shared.store.due_one(id).await
+        };
+        ctx.spawn(read.into_actor(self).map(|read, actor, ctx| match read {
+            Ok(Some(due)) => actor.hear(Input::Summon(Entry::stored(due, actor.suspect)), ctx),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%error, "a delivery that is to be sent now could not be read; it waits for its turn");
+                actor.hear(Input::Wake, ctx);
+            }
+        }));
     }
 }
 

@@ -9,7 +9,7 @@ mod health;
 mod protocol;
 mod window;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,8 @@ pub struct Lane {
     mode: Mode,
     window: Window,
     in_flight: HashMap<EventSeq, Flight>,
+    /// Those that are being read because a person wants them sent now.
+    summoned: HashSet<EventSeq>,
     receiver: Receiver,
     limited_until: Option<Instant>,
     /// When to look next for what has waited for long without a row.
@@ -72,6 +74,7 @@ impl Lane {
             mode,
             window: Window::new(has_rows),
             in_flight: HashMap::new(),
+            summoned: HashSet::new(),
             limited_until: None,
             sweep_at: None,
             latest: UnixMillis(0),
@@ -97,7 +100,8 @@ impl Lane {
             Input::Wake => self.window.miss(self.wake_key(now)),
             Input::Remind => self.remind(now),
             Input::Summon(entry) => {
-                if self.mode == Mode::Open && !self.holds(entry.event.seq) {
+                let is_as_it_was = self.summoned.remove(&entry.event.seq);
+                if self.mode == Mode::Open && is_as_it_was && !self.holds(entry.event.seq) {
                     self.insert(entry, now);
                 }
             }
@@ -193,8 +197,14 @@ impl Lane {
         all.filter(|entry| !entry.stored).map(|entry| entry.event.seq).collect()
     }
 
+    /// A person wants this one sent now: [`Input::Summon`] follows once its row is read, unless it changes meanwhile.
+    pub fn await_summons(&mut self, event: EventSeq) {
+        self.summoned.insert(event);
+    }
+
     /// Takes a waiting delivery out.
     pub fn detach(&mut self, event: EventSeq) -> Detached {
+        self.summoned.remove(&event);
         if let Some(flight) = self.in_flight.get(&event) {
             return Detached::InFlight { manual: flight.entry.state.manual.is_some() };
         }
@@ -413,6 +423,7 @@ impl Lane {
         let Some(Flight { entry, epoch, withdrawn }) = self.in_flight.remove(&event) else { return };
         self.window.left(event);
         let (mut state, gone) = after_attempt(&self.policy, &entry, outcome, jitter, now.wall);
+        self.summoned.remove(&event);
         if (withdrawn || self.mode == Mode::Gone) && state.status == Status::Pending {
             (state.status, state.next_at, state.settled_at) = (Status::Cancelled, None, Some(now.wall));
         }

@@ -344,10 +344,12 @@ fn what_a_person_asks_for_is_sent_although_the_receiver_is_left_alone() {
     let manual = Some(Fallback { status: Status::Failed, next_at: None });
     let state = DeliveryState { manual, ..pending(START) };
     let entry = Entry::stored(Due { event: event(7), state }, Suspect::NOTHING);
-    assert_eq!(started(&bench.on(Input::Summon(entry))), [7]);
+    bench.lane.await_summons(EventSeq(7));
+    assert_eq!(started(&bench.on(Input::Summon(entry.clone()))), [7]);
     assert_eq!(bench.finish(7, Outcome::TimedOut).status, Status::Failed);
     let until = START.plus(Duration::from_secs(30));
     assert_eq!(bench.lane.breaker(bench.now().wall).next_probe_at, Some(until), "the cool-down is no longer for it");
+    assert!(started(&bench.on(Input::Summon(entry))).is_empty(), "it was read before it was sent");
 }
 
 #[test]

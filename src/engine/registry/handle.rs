@@ -14,7 +14,6 @@ use crate::engine::serving::{self, Loaded, Serving};
 use crate::engine::shared::Shared;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::StoreError;
-use crate::store::deliveries::Due;
 use crate::store::journal::Record;
 use crate::store::journal::feed::Feed;
 use crate::store::state::Suspect;
@@ -149,8 +148,8 @@ impl RegistryHandle {
         }
         let _ = journal.barrier().await;
         let suspect = Suspect { events_to: covered_to, due_to: at };
-        let _ = self.registry.send(Suspected(num, suspect)).await;
         self.shared.store.suspect(suspect).await?;
+        let _ = self.registry.send(Suspected(num, suspect)).await;
         if !again {
             return Ok(());
         }
@@ -214,10 +213,10 @@ impl RegistryHandle {
     }
 
     /// A person wants this one sent now. Starts the endpoint if it sleeps.
-    pub(in crate::engine) async fn summon(&self, webhook: WebhookNum, due: Due) {
-        self.wake(vec![webhook]).await;
-        if let Some(endpoint) = self.find(webhook).await {
-            let _ = endpoint.send(Summon(due)).await;
+    pub(in crate::engine) async fn summon(&self, id: DeliveryId) {
+        self.wake(vec![id.webhook]).await;
+        if let Some(endpoint) = self.find(id.webhook).await {
+            let _ = endpoint.send(Summon(id.event)).await;
         }
     }
 
