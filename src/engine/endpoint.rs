@@ -95,7 +95,7 @@ impl Endpoint {
         let member = shared.crowds.join(serving.tenant);
         let watch = DeathWatch::new(serving.num, generation, registry);
         Self {
-            lane: Lane::new(serving.policy.clone(), serving.mode, serving.has_rows, serving.health),
+            lane: Lane::new(serving.policy.clone(), serving.mode_now(&shared), serving.has_rows, serving.health),
             serving,
             shared,
             sender,
@@ -310,7 +310,7 @@ impl Endpoint {
         }
         let mut mode = Mode::Gone;
         if let Some(serving) = serving {
-            mode = serving.mode;
+            mode = serving.mode_now(&self.shared);
             if serving.starts_anew_after(&self.serving) {
                 self.hear(Input::Renew, ctx);
             }

@@ -173,7 +173,7 @@ impl Registry {
             Some(Known { life: Life::Quarantined, .. }) => return,
             None => Restarts::default(),
         };
-        if serving.mode != Mode::Open || self.draining {
+        if serving.mode_now(&self.shared) != Mode::Open || self.draining {
             self.endpoints.remove(&serving.num);
             return;
         }
