@@ -331,7 +331,8 @@ impl Lane {
     }
 
     fn trim(&mut self, effects: &mut Vec<Effect>) {
-        effects.extend(self.window.trim().into_iter().map(|event| Effect::Defer { event }));
+        let most = self.most();
+        effects.extend(self.window.trim(most).into_iter().map(|event| Effect::Defer { event }));
     }
 
     fn configure(&mut self, policy: Arc<Policy>, mode: Mode, now: Now) {
@@ -422,8 +423,8 @@ impl Lane {
         let in_flight = self.in_flight.len();
         let Some(Flight { entry, epoch, withdrawn }) = self.in_flight.remove(&event) else { return };
         self.window.left(event);
-        let (mut state, gone) = after_attempt(&self.policy, &entry, outcome, jitter, now.wall);
         self.summoned.remove(&event);
+        let (mut state, gone) = after_attempt(&self.policy, &entry, outcome, jitter, now.wall);
         if (withdrawn || self.mode == Mode::Gone) && state.status == Status::Pending {
             (state.status, state.next_at, state.settled_at) = (Status::Cancelled, None, Some(now.wall));
         }

@@ -181,9 +181,9 @@ impl Window {
     }
 
     /// Back to the bound, after rows were added: what comes last goes. Answers those among it that have no row.
-    pub(super) fn trim(&mut self) -> Vec<EventSeq> {
+    pub(super) fn trim(&mut self, most: usize) -> Vec<EventSeq> {
         let mut without_row = Vec::new();
-        while self.len() > WINDOW {
+        while self.len() > most {
             let Some((&key, entry)) = self.ready.last_key_value() else { break };
             let (event, stored) = (entry.event.seq, entry.stored);
             self.take(event);
