@@ -152,7 +152,7 @@ fn new_work_does_not_overtake_rows_that_wait_for_longer() {
 #[test]
 fn a_window_full_of_later_retries_still_serves_what_is_due_now() {
     let mut bench = Bench::new(policy(|policy| policy.max_in_flight = 1));
-    let later = pending(START.plus(Duration::from_secs(20)));
+    let later = DeliveryState { attempts: 1, tries: 1, ..pending(START.plus(Duration::from_secs(20))) };
     let all = 1..=i64::try_from(WINDOW).unwrap();
     let retries = all.map(|seq| Entry::stored(Due { event: event(seq), state: later }, Suspect::NOTHING)).collect();
     bench.on(Input::Loaded { entries: retries, next: None });
