@@ -2,7 +2,7 @@
 //! an endpoint cannot take becomes a row. One that has fallen behind, or has just started, reads its work back from the
 //! store. Endpoints that sleep are started by the [`porter`], so that nobody waits for the starts of another tenant.
 
-mod line;
+pub(super) mod line;
 mod porter;
 
 use std::collections::HashSet;

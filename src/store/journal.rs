@@ -11,6 +11,8 @@ pub mod open;
 
 mod assign;
 mod late;
+#[cfg(test)]
+pub(crate) mod model;
 mod statements;
 mod tell;
 mod updates;
