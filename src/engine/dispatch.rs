@@ -2,7 +2,7 @@
 //! an endpoint cannot take becomes a row. One that has fallen behind, or has just started, reads its work back from the
 //! store. Endpoints that sleep are started by the [`porter`], so that nobody waits for the starts of another tenant.
 
-mod line;
+pub(super) mod line;
 mod others;
 mod porter;
 
@@ -113,6 +113,12 @@ impl Dispatcher {
             self.feed.caught_up(seen);
             return Ok(());
         };
+        // Watched first: rows that are made from here on are noticed, those that were made before are found.
+        for fanout in &fanouts {
+            let (fanout, recorded) = (fanout.clone(), Vec::new());
+            self.shared.journal.record(Record::Adopt { fanout, recorded }).await?;
+        }
+        self.shared.journal.barrier().await?;
         let mut owed = Vec::with_capacity(fanouts.len());
         for fanout in fanouts {
             let recorded = self.shared.store.recorded_targets(fanout.event.seq).await?;
@@ -120,7 +126,6 @@ impl Dispatcher {
             owed.push(Fanout { targets: left, ..fanout.clone() });
             self.shared.journal.record(Record::Adopt { fanout, recorded }).await?;
         }
-        self.shared.journal.barrier().await?;
         self.feed.read_up_to(last);
         owed.into_iter().filter(|fanout| !fanout.targets.is_empty()).for_each(|fanout| line.push(fanout));
         Ok(())

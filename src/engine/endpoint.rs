@@ -95,7 +95,7 @@ impl Endpoint {
         let member = shared.crowds.join(serving.tenant);
         let watch = DeathWatch::new(serving.num, generation, registry);
         Self {
-            lane: Lane::new(serving.policy.clone(), serving.mode, serving.has_rows, serving.health),
+            lane: Lane::new(serving.policy.clone(), serving.mode_now(&shared), serving.has_rows, serving.health),
             serving,
             shared,
             sender,
@@ -320,7 +320,7 @@ impl Endpoint {
         }
         let mut mode = Mode::Gone;
         if let Some(serving) = serving {
-            mode = serving.mode;
+            mode = serving.mode_now(&self.shared);
             if serving.starts_anew_after(&self.serving) {
                 self.hear(Input::Renew, ctx);
             }
@@ -441,9 +441,21 @@ impl Handler<Probe> for Endpoint {
 impl Handler<Summon> for Endpoint {
     type Result = ();
 
-    fn handle(&mut self, Summon(due): Summon, ctx: &mut Self::Context) {
-        let entry = Entry::stored(due, self.suspect);
-        self.hear(Input::Summon(entry), ctx);
+    fn handle(&mut self, Summon(event): Summon, ctx: &mut Self::Context) {
+        self.lane.await_summons(event);
+        let (shared, id) = (self.shared.clone(), self.id(event));
+        let read = async move {
+            let _ = shared.journal.barrier().await;
+            shared.store.due_one(id).await
+        };
+        ctx.spawn(read.into_actor(self).map(|read, actor, ctx| match read {
+            Ok(Some(due)) => actor.hear(Input::Summon(Entry::stored(due, actor.suspect)), ctx),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%error, "a delivery that is to be sent now could not be read; it waits for its turn");
+                actor.hear(Input::Wake, ctx);
+            }
+        }));
     }
 }
 

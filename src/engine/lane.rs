@@ -45,6 +45,8 @@ pub struct Lane {
     mode: Mode,
     window: Window,
     in_flight: Flights,
+    /// Those that are being read because a person wants them sent now.
+    summoned: Vec<EventSeq>,
     receiver: Receiver,
     limited_until: Option<Instant>,
     /// When to look next for what has waited for long without a row.
@@ -63,6 +65,7 @@ impl Lane {
             mode,
             window: Window::new(has_rows),
             in_flight: Flights::default(),
+            summoned: Vec::new(),
             limited_until: None,
             sweep_at: None,
             latest: UnixMillis(0),
@@ -88,7 +91,8 @@ impl Lane {
             Input::Wake => self.window.miss(self.wake_key(now)),
             Input::Remind => self.remind(now),
             Input::Summon(entry) => {
-                if self.mode == Mode::Open && !self.holds(entry.event.seq) {
+                let is_as_it_was = self.answer_no_summons(entry.event.seq);
+                if self.mode == Mode::Open && is_as_it_was && !self.holds(entry.event.seq) {
                     self.insert(entry, now);
                 }
             }
@@ -186,8 +190,22 @@ impl Lane {
         all.filter(|entry| !entry.stored).map(|entry| entry.event.seq).collect()
     }
 
+    /// A person wants this one sent now: [`Input::Summon`] follows once its row is read, unless it changes meanwhile.
+    pub fn await_summons(&mut self, event: EventSeq) {
+        self.answer_no_summons(event);
+        self.summoned.push(event);
+    }
+
+    /// What is being read of this one is out of date; answers whether anything is.
+    fn answer_no_summons(&mut self, event: EventSeq) -> bool {
+        let before = self.summoned.len();
+        self.summoned.retain(|summoned| *summoned != event);
+        self.summoned.len() < before
+    }
+
     /// Takes a waiting delivery out.
     pub fn detach(&mut self, event: EventSeq) -> Detached {
+        self.answer_no_summons(event);
         if let Some(flight) = self.in_flight.get(event) {
             return Detached::InFlight { manual: flight.entry.state.manual.is_some() };
         }
@@ -401,6 +419,7 @@ impl Lane {
         let in_flight = self.in_flight.len();
         let Some(Flight { entry, epoch, withdrawn }) = self.in_flight.end(event) else { return };
         self.window.left(event);
+        self.answer_no_summons(event);
         let (mut state, gone) = after_attempt(&self.policy, &entry, outcome, jitter, now.wall);
         if (withdrawn || self.mode == Mode::Gone) && state.status == Status::Pending {
             (state.status, state.next_at, state.settled_at) = (Status::Cancelled, None, Some(now.wall));

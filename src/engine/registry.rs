@@ -28,7 +28,7 @@ use super::restart::{Rest, Restarts};
 use super::serving::Serving;
 use super::shared::Shared;
 
-use self::messages::{Count, Cover, Crashed, Drain, Find, Forget, Introduce, Release, Remind, Wake};
+use self::messages::{Count, Cover, Crashed, Drain, Find, Forget, Introduce, Release, Remind, Suspected, Wake};
 
 pub(super) use self::handle::{Handed, RegistryHandle};
 pub(super) use self::messages::{Crashes, Figures, Offer, Offered};
@@ -43,6 +43,8 @@ pub(super) struct Registry {
     endpoints: HashMap<WebhookNum, Known>,
     /// Every fan-out up to here that names this webhook has a row for it: after a crash, or a purge.
     covered: HashMap<WebhookNum, EventSeq>,
+    /// What endpoints may have sent that crashed, and that may be started long after: they may be held by then.
+    suspects: HashMap<WebhookNum, Suspect>,
     notices: UnboundedSender<Notice>,
     incoming: Option<UnboundedReceiver<Notice>>,
     handle: Option<RegistryHandle>,
@@ -102,6 +104,7 @@ pub(super) fn start(arbiters: &Arbiters, shared: &Arc<Shared>, feed: &Arc<Feed>,
         feed: feed.clone(),
         endpoints: HashMap::new(),
         covered: HashMap::new(),
+        suspects: HashMap::new(),
         notices,
         incoming: Some(incoming),
         handle: None,
@@ -154,7 +157,7 @@ impl Registry {
         Endpoint::start_in_arbiter(&place.arbiter, move |_| Endpoint::new(birth))
     }
 
-    fn introduce(&mut self, serving: &Arc<Serving>, crashed: Option<Suspect>) {
+    fn introduce(&mut self, serving: &Arc<Serving>, rested: bool) {
         let restarts = match self.endpoints.get_mut(&serving.num) {
             Some(Known { life: Life::Live(_), ordered, .. }) => {
                 *ordered = serving.policy.ordered;
@@ -165,18 +168,17 @@ impl Registry {
                 return;
             }
             // Only the end of its rest makes it again.
-            Some(Known { life: Life::Resting, restarts, .. }) => match crashed {
-                Some(_) => *restarts,
-                None => return,
-            },
+            Some(Known { life: Life::Resting, restarts, .. }) if rested => *restarts,
+            Some(Known { life: Life::Resting, .. }) => return,
             Some(Known { life: Life::Quarantined, .. }) => return,
             None => Restarts::default(),
         };
-        if serving.mode != Mode::Open || self.draining {
+        if serving.mode_now(&self.shared) != Mode::Open || self.draining {
             self.endpoints.remove(&serving.num);
             return;
         }
-        let addr = self.bear(serving, crashed.unwrap_or(self.suspect));
+        let suspect = self.suspects.get(&serving.num).copied().unwrap_or(self.suspect);
+        let addr = self.bear(serving, suspect);
         let known = Known {
             life: Life::Live(addr),
             generation: self.started,
@@ -346,9 +348,9 @@ impl Handler<Offer> for Registry {
 impl Handler<Introduce> for Registry {
     type Result = ();
 
-    fn handle(&mut self, Introduce { servings, crashed }: Introduce, _: &mut Self::Context) {
+    fn handle(&mut self, Introduce { servings, rested }: Introduce, _: &mut Self::Context) {
         for serving in &servings {
-            self.introduce(serving, crashed);
+            self.introduce(serving, rested);
         }
     }
 }
@@ -397,6 +399,15 @@ impl Handler<Cover> for Registry {
     fn handle(&mut self, Cover(num, to): Cover, _: &mut Self::Context) {
         let covered = self.covered.entry(num).or_insert(to);
         *covered = to.max(*covered);
+    }
+}
+
+impl Handler<Suspected> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, Suspected(num, suspect): Suspected, _: &mut Self::Context) {
+        let known = self.suspects.entry(num).or_insert(suspect);
+        *known = known.and(suspect);
     }
 }
 

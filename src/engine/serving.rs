@@ -23,6 +23,7 @@ pub(super) struct Serving {
     pub(super) name: String,
     /// Rises with every change; what is older is not taken over.
     pub(super) version: i64,
+    /// As its row says; see [`Self::mode_now`].
     pub(super) mode: Mode,
     pub(super) is_active: bool,
     pub(super) url: String,
@@ -38,6 +39,12 @@ pub(super) struct Serving {
 }
 
 impl Serving {
+    /// Whether it may send. To be asked by whoever is about to follow it: a purge may have begun or ended since the
+    /// webhook was read.
+    pub(super) fn mode_now(&self, shared: &Shared) -> Mode {
+        if self.mode == Mode::Open && shared.holds.lock().contains_key(&self.num) { Mode::Held } else { self.mode }
+    }
+
     /// Whether what was learnt of the receiver before says nothing any more.
     pub(super) fn starts_anew_after(&self, before: &Self) -> bool {
         self.url != before.url || self.is_active && !before.is_active
@@ -91,14 +98,13 @@ fn serving_of(row: servings::Serving, shared: &Shared) -> Arc<Serving> {
         Target::try_new(&shared.guard, &webhook.url, &webhook.headers, secrets, &policy)
             .map_err(|error| error.to_string())
     });
-    let is_held = webhook.paused_at.is_some() || shared.holds.lock().contains_key(&webhook.num);
     Arc::new(Serving {
         num: webhook.num,
         id: webhook.id,
         tenant: webhook.tenant,
         version: webhook.version,
         name: webhook.name,
-        mode: if webhook.is_active && !is_held { Mode::Open } else { Mode::Held },
+        mode: if webhook.is_active && webhook.paused_at.is_none() { Mode::Open } else { Mode::Held },
         is_active: webhook.is_active,
         url: webhook.url,
         health,

@@ -66,9 +66,7 @@ impl Engine {
         // As old as its event, so that a long backlog does not come first.
         self.record(Record::Retry { id, at: now.min(id.event.accepted_at()) }).await?;
         let found = self.inner.registry.detach(id).await;
-        if let Some(due) = self.inner.store.due_one(id).await? {
-            self.inner.registry.summon(id.webhook, due).await;
-        }
+        self.inner.registry.summon(id).await;
         if found == (Detached::InFlight { manual: false }) { Err(EngineError::InFlight) } else { Ok(()) }
     }
 

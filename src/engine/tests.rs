@@ -1,5 +1,7 @@
 //! The running engine against trouble that cannot be made from outside: damaged rows, changes that cross.
 
+mod simulation;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -12,6 +12,8 @@ pub mod open;
 mod assign;
 mod fence;
 mod late;
+#[cfg(test)]
+pub(crate) mod model;
 mod statements;
 mod tell;
 mod updates;

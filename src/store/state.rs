@@ -26,6 +26,12 @@ pub struct Suspect {
 
 impl Suspect {
     pub const NOTHING: Self = Self { events_to: EventSeq::ZERO, due_to: UnixMillis(0) };
+
+    /// What either of them means.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { events_to: self.events_to.max(other.events_to), due_to: self.due_to.max(other.due_to) }
+    }
 }
 
 impl Store {

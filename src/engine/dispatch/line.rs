@@ -9,7 +9,7 @@ use crate::store::fanouts::Fanout;
 
 /// A ring of tenants, each with its fan-outs in the order of publishing.
 #[derive(Default)]
-pub(super) struct Line {
+pub(in crate::engine) struct Line {
     tenants: VecDeque<(TenantNum, VecDeque<Part>)>,
     bytes: usize,
 }
@@ -22,11 +22,11 @@ struct Part {
 
 impl Line {
     /// What it costs to keep, roughly.
-    pub(super) fn bytes(&self) -> usize {
+    pub(in crate::engine) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    pub(super) fn push(&mut self, fanout: Fanout) {
+    pub(in crate::engine) fn push(&mut self, fanout: Fanout) {
         let tenant = fanout.event.tenant;
         self.bytes += fanout.bytes();
         let part = Part { fanout, from: 0 };
@@ -38,7 +38,12 @@ impl Line {
 
     /// At most `most` targets of the tenant whose turn it is; those in `blocked` are passed over. Events up to
     /// `suspect` may have been sent before.
-    pub(super) fn take(&mut self, most: usize, blocked: &HashSet<TenantNum>, suspect: EventSeq) -> Vec<Item> {
+    pub(in crate::engine) fn take(
+        &mut self,
+        most: usize,
+        blocked: &HashSet<TenantNum>,
+        suspect: EventSeq,
+    ) -> Vec<Item> {
         let Some(turn) = self.tenants.iter().position(|(tenant, _)| !blocked.contains(tenant)) else {
             return Vec::new();
         };

@@ -8,7 +8,6 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::engine::lane::Detached;
 use crate::engine::serving::Serving;
 use crate::id::EventSeq;
-use crate::store::deliveries::Due;
 use crate::store::events::Event;
 
 /// An event for this webhook. Refused by a full mailbox it becomes a row instead.
@@ -59,7 +58,7 @@ pub(in crate::engine) struct Probe;
 /// A person wants this one sent now.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(in crate::engine) struct Summon(pub(in crate::engine) Due);
+pub(in crate::engine) struct Summon(pub(in crate::engine) EventSeq);
 
 /// Which deliveries are here and have no row?
 #[derive(Message)]

@@ -61,10 +61,15 @@ impl Entry {
     }
 
     /// When it falls due. One that has no row yet is as old as its event, so that it does not overtake rows that have
-    /// waited for longer; it is due whatever the clock says.
+    /// waited for longer. Whatever the clock says, what waits for no retry is due, and so is what a person waits for,
+    /// which stands before all others.
     #[must_use]
     pub fn due(&self, now: UnixMillis) -> UnixMillis {
-        self.state.next_at.unwrap_or_else(|| self.event.seq.accepted_at().min(now))
+        match self.state.next_at {
+            Some(at) if self.is_asked_for() || self.state.tries == 0 => at.min(now),
+            Some(at) => at,
+            None => self.event.seq.accepted_at().min(now),
+        }
     }
 }
 

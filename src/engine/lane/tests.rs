@@ -154,7 +154,7 @@ fn new_work_does_not_overtake_rows_that_wait_for_longer() {
 #[test]
 fn a_window_full_of_later_retries_still_serves_what_is_due_now() {
     let mut bench = Bench::new(policy(|policy| policy.max_in_flight = 1));
-    let later = pending(START.plus(Duration::from_secs(20)));
+    let later = DeliveryState { attempts: 1, tries: 1, ..pending(START.plus(Duration::from_secs(20))) };
     let all = 1..=i64::try_from(WINDOW).unwrap();
     let retries = all.map(|seq| Entry::stored(Due { event: event(seq), state: later }, Suspect::NOTHING)).collect();
     bench.on(Input::Loaded { entries: retries, next: None });
@@ -346,10 +346,12 @@ fn what_a_person_asks_for_is_sent_although_the_receiver_is_left_alone() {
     let manual = Some(Fallback { status: Status::Failed, next_at: None });
     let state = DeliveryState { manual, ..pending(START) };
     let entry = Entry::stored(Due { event: event(7), state }, Suspect::NOTHING);
-    assert_eq!(started(&bench.on(Input::Summon(entry))), [7]);
+    bench.lane.await_summons(EventSeq(7));
+    assert_eq!(started(&bench.on(Input::Summon(entry.clone()))), [7]);
     assert_eq!(bench.finish(7, Outcome::TimedOut).status, Status::Failed);
     let until = START.plus(Duration::from_secs(30));
     assert_eq!(bench.lane.breaker(bench.now().wall).next_probe_at, Some(until), "the cool-down is no longer for it");
+    assert!(started(&bench.on(Input::Summon(entry))).is_empty(), "it was read before it was sent");
 }
 
 #[test]

@@ -14,14 +14,13 @@ use crate::engine::serving::{self, Loaded, Serving};
 use crate::engine::shared::Shared;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::StoreError;
-use crate::store::deliveries::Due;
 use crate::store::journal::Record;
 use crate::store::journal::feed::Feed;
 use crate::store::state::Suspect;
 
 use super::{
     Count, Cover, Crashed, Crashes, Drain, Figures, Find, Forget, Introduce, Item, Offer, Offered, Registry, Release,
-    Remind, Wake,
+    Remind, Suspected, Wake,
 };
 
 /// Pause before the store is read again after it failed.
@@ -84,7 +83,7 @@ impl RegistryHandle {
         let _unchanged = self.shared.changing.read().await;
         let loaded = serving::load(&self.shared, &nums).await?;
         let servings = loaded.servings.values().cloned().collect();
-        let _ = self.registry.send(Introduce { servings, crashed: None }).await;
+        let _ = self.registry.send(Introduce { servings, rested: false }).await;
         Ok(loaded)
     }
 
@@ -150,6 +149,7 @@ impl RegistryHandle {
         let _ = journal.barrier().await;
         let suspect = Suspect { events_to: covered_to, due_to: at };
         self.shared.store.suspect(suspect).await?;
+        let _ = self.registry.send(Suspected(num, suspect)).await;
         if !again {
             return Ok(());
         }
@@ -163,7 +163,7 @@ impl RegistryHandle {
         if servings.is_empty() {
             let _ = self.registry.send(Forget(num)).await;
         }
-        let _ = self.registry.send(Introduce { servings, crashed: Some(suspect) }).await;
+        let _ = self.registry.send(Introduce { servings, rested: true }).await;
         Ok(())
     }
 
@@ -213,10 +213,10 @@ impl RegistryHandle {
     }
 
     /// A person wants this one sent now. Starts the endpoint if it sleeps.
-    pub(in crate::engine) async fn summon(&self, webhook: WebhookNum, due: Due) {
-        self.wake(vec![webhook]).await;
-        if let Some(endpoint) = self.find(webhook).await {
-            let _ = endpoint.send(Summon(due)).await;
+    pub(in crate::engine) async fn summon(&self, id: DeliveryId) {
+        self.wake(vec![id.webhook]).await;
+        if let Some(endpoint) = self.find(id.webhook).await {
+            let _ = endpoint.send(Summon(id.event)).await;
         }
     }
 

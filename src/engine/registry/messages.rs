@@ -35,8 +35,8 @@ pub(in crate::engine) struct Offered {
 #[rtype(result = "()")]
 pub(in crate::engine) struct Introduce {
     pub(in crate::engine) servings: Vec<Arc<Serving>>,
-    /// Set when these crashed.
-    pub(in crate::engine) crashed: Option<Suspect>,
+    /// Whether these crashed and have rested.
+    pub(in crate::engine) rested: bool,
 }
 
 /// Tell these that they have rows that they do not know of; answers those that are not live.
@@ -62,6 +62,11 @@ pub(in crate::engine) struct Count;
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(in crate::engine) struct Cover(pub(in crate::engine) WebhookNum, pub(in crate::engine) EventSeq);
+
+/// This endpoint crashed, and whatever starts it again must know what it may have sent.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::engine) struct Suspected(pub(in crate::engine) WebhookNum, pub(in crate::engine) Suspect);
 
 /// Somebody has looked at an endpoint that crashed too often; answers whether it was left alone.
 #[derive(Message)]

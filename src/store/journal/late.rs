@@ -36,7 +36,7 @@ impl Cancelled {
         *newest = id.event.max(*newest);
     }
 
-    fn forget_old(&mut self, now: UnixMillis) {
+    pub(super) fn forget_old(&mut self, now: UnixMillis) {
         let elapsed = now.0 - self.since.0;
         if elapsed < KEPT_MS {
             return;
@@ -46,7 +46,7 @@ impl Cancelled {
         self.since = now;
     }
 
-    fn may_include(&self, id: DeliveryId) -> bool {
+    pub(super) fn may_include(&self, id: DeliveryId) -> bool {
         let newest = [&self.lately, &self.before].into_iter().filter_map(|known| known.get(&id.webhook));
         newest.max().is_some_and(|newest| id.event <= *newest)
     }

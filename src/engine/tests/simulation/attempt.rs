@@ -1,0 +1,92 @@
+//! Mirrors `crate::engine::endpoint::attempt`: a permit, a place in the journal, a request. The permits and the places
+//! are the real ones; what the receiver does comes from [`super::receivers`].
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::clock::UnixMillis;
+use crate::delivery::outcome::Outcome;
+use crate::engine::lane::{Entry, SLOW};
+use crate::engine::permits::{Permit, Share};
+use crate::engine::serving::Serving;
+use crate::store::journal::Slot;
+
+use super::book::RequestNum;
+use super::endpoint::Endpoint;
+use super::process::Process;
+use super::words;
+use super::world::World;
+
+/// An attempt that was made.
+pub(super) struct Attempted {
+    pub(super) request: RequestNum,
+    pub(super) outcome: Outcome,
+    pub(super) took: Duration,
+    pub(super) started_at: UnixMillis,
+    pub(super) slot: Slot,
+}
+
+/// A request under way. When it is dropped before it is answered, its receiver may still have seen it.
+struct UnderWay {
+    world: Rc<World>,
+    request: RequestNum,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.world.book.borrow_mut().ended(self.request);
+    }
+}
+
+/// `None`: nothing was sent, because the engine is stopping.
+pub(super) async fn run(actor: &Rc<Endpoint>, called: &Serving, entry: Entry, share: Share) -> Option<Attempted> {
+    let (process, world) = (&actor.process, &actor.process.world);
+    let permit = admission(process, called, share).await?;
+    let slot = process.journal.reserve().await.ok()?;
+    let (started_at, began) = (world.wall(), world.elapsed());
+    let request = world.book.borrow_mut().sent(world, (process.life, actor.generation), called.num, &entry);
+    world.note(|| format!("request {request}: {} to w{}", words::event(entry.event.seq), called.num.0));
+    let under_way = UnderWay { world: world.clone(), request };
+    let limit = Duration::from_millis(called.policy.timeout_ms.into());
+    let (outcome, wait) = answer(world, called, limit);
+    keep_watch(world, wait, permit).await;
+    world.book.borrow_mut().answered(request, &outcome);
+    world.note(|| format!("request {request} ends: {outcome:?}"));
+    drop(under_way);
+    Some(Attempted { request, outcome, took: world.elapsed() - began, started_at, slot })
+}
+
+fn answer(world: &World, called: &Serving, limit: Duration) -> (Outcome, Duration) {
+    let receiver = world.receivers.borrow().get(&called.num).copied();
+    let (outcome, wait) = match receiver {
+        Some(receiver) => receiver.answer(limit, &mut *world.chance.borrow_mut()),
+        None => (Outcome::DnsFailed, Duration::ZERO),
+    };
+    if world.happens(world.trouble.get().attempt_crashes) { (Outcome::Crashed, wait) } else { (outcome, wait) }
+}
+
+/// `admission`, without the turns of a thread.
+async fn admission(process: &Process, called: &Serving, share: Share) -> Option<Permit> {
+    process.pause().await;
+    if process.quiet.is_cancelled() {
+        return None;
+    }
+    let (tenant, webhook) = (called.tenant, called.num);
+    if let Some(permit) = process.permits.try_acquire(tenant, webhook, share) {
+        return Some(permit);
+    }
+    process.quiet.run_until_cancelled(process.permits.acquire(tenant, webhook, share)).await
+}
+
+/// A request that takes long gives its place among the healthy ones back.
+async fn keep_watch(world: &World, wait: Duration, mut permit: Permit) {
+    let mut left = wait;
+    while left > SLOW {
+        world.sleep(SLOW).await;
+        left -= SLOW;
+        if permit.mark_overdue() {
+            break;
+        }
+    }
+    world.sleep(left).await;
+}

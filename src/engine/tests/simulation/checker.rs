@@ -1,0 +1,151 @@
+//! What must hold of the tables, the ledger and the book: now and then while a simulation runs, and all of it once
+//! everything has come to rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::delivery::outcome::OutcomeKind;
+use crate::engine::TEST_EVENT;
+use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::store::deliveries::{DeliveryState, Status, Trigger};
+use crate::store::journal::model::Tables;
+use crate::store::ledger::Oldest;
+
+use super::book::{Book, Request};
+use super::process::Process;
+use super::world::{Hook, World};
+
+/// A fan-out is there as long as a target has no row.
+pub(super) fn fanouts_cover(tables: &Tables) {
+    let open: BTreeSet<EventSeq> = tables.open_fanouts().collect();
+    for (event, targets) in tables.events().filter(|(event, _)| !open.contains(&event.seq)) {
+        for webhook in targets {
+            let id = DeliveryId { event: event.seq, webhook: *webhook };
+            assert!(tables.delivery(id).is_some(), "{id:?} is forgotten: no fan-out, no row");
+        }
+    }
+}
+
+/// The ledger says what a recount says, if it was told of everything.
+pub(super) fn ledger_agrees(process: &Process) {
+    if process.untold.get() {
+        return;
+    }
+    let (world, ledger) = (&process.world, process.ledger.lock());
+    let (tables, now) = (world.tables.borrow(), world.wall());
+    let mut owed: BTreeMap<WebhookNum, BTreeSet<EventSeq>> = BTreeMap::new();
+    for (event, webhook) in tables.owed_by_fanouts() {
+        owed.entry(webhook).or_default().insert(event);
+    }
+    for hook in world.hooks.borrow().values().filter(|hook| !hook.is_deleted) {
+        let mut pending = owed.remove(&hook.num).unwrap_or_default();
+        pending.extend(tables.pending_of(hook.num));
+        assert_eq!(ledger.pending(hook.num), pending.len() as u64, "what the ledger says {:?} is owed", hook.num);
+        match (ledger.oldest(hook.num), pending.first()) {
+            (Some(Oldest::Known(oldest)), first) => assert_eq!(Some(&oldest), first, "the oldest of {:?}", hook.num),
+            (Some(Oldest::Unknown { not_before }), first) => assert!(first.is_some_and(|first| *first >= not_before)),
+            (None, first) => assert_eq!(first, None),
+        }
+        if !world.was_set_back() {
+            let later = |than: i64| tables.due_moments(hook.num).filter(|at| at.0 > than).count() as u64;
+            let scheduled = ledger.scheduled(hook.num, now);
+            assert!((later(now.0 + 60_000)..=later(now.0)).contains(&scheduled), "{scheduled} wait of {:?}", hook.num);
+        }
+    }
+}
+
+/// Everything has come to rest.
+pub(super) fn all_is_well(world: &World) {
+    let (tables, book, hooks) = (world.tables.borrow(), world.book.borrow(), world.hooks.borrow());
+    assert_eq!(tables.open_fanouts().next(), None, "a fan-out is there although every target has a row");
+    fanouts_cover(&tables);
+    let accepted: BTreeSet<EventSeq> = tables.events().map(|(event, _)| event.seq).collect();
+    assert!(book.acknowledged.iter().all(|event| accepted.contains(event)), "an event was lost");
+    let kinds: BTreeMap<EventSeq, &str> = tables.events().map(|(event, _)| (event.seq, event.kind.as_str())).collect();
+    for (id, state) in tables.deliveries() {
+        let found = Found { id, state, hook: &hooks[&id.webhook], is_test: kinds[&id.event] == TEST_EVENT };
+        found.is_where_it_should_be(&book);
+        found.attempts_rise(&tables);
+        found.requests_are_explained(&tables, &book, world);
+    }
+    for request in &book.requests {
+        assert!(tables.delivery(request.id).is_some(), "{:?} was sent and has no row", request.id);
+    }
+}
+
+/// A delivery as it is found in the end.
+struct Found<'a> {
+    id: DeliveryId,
+    state: DeliveryState,
+    hook: &'a Hook,
+    is_test: bool,
+}
+
+impl Found<'_> {
+    fn is_where_it_should_be(&self, book: &Book) {
+        let Self { id, state, hook, is_test } = self;
+        let came_to = |kind| book.of(*id).any(|request| request.outcome == Some(kind));
+        let is_exhausted = state.tries > u16::from(hook.policy.retry_policy.max_retries);
+        match state.status {
+            Status::Success => assert!(came_to(OutcomeKind::Success), "{id:?} did not arrive: {state:?}"),
+            Status::Failed => {
+                let given_up = is_exhausted || came_to(OutcomeKind::Gone) || *is_test;
+                assert!(given_up && state.attempts > 0, "{id:?} was given up too early: {state:?}");
+            }
+            Status::Cancelled => {
+                assert!(book.may_be_cancelled(*id) || hook.is_deleted, "nobody wanted {id:?} cancelled: {state:?}");
+            }
+            Status::Pending => assert!(!hook.is_open() && !hook.is_deleted, "{id:?} never ends: {state:?}"),
+        }
+        let (is_pending, is_due) = (state.status == Status::Pending, state.next_at.is_some());
+        assert_eq!(is_pending, is_due, "{id:?}: {state:?}");
+        assert!(is_pending || state.manual.is_none(), "{id:?}: {state:?}");
+    }
+
+    /// Attempts are numbered without gaps; automatic ones end with the policy, and those that a person asked for do not
+    /// count among them.
+    fn attempts_rise(&self, tables: &Tables) {
+        let Self { id, state, hook, .. } = self;
+        let numbers: Vec<u16> = tables.attempts(*id).map(|attempt| attempt.number).collect();
+        assert_eq!(numbers, (1..=state.attempts).collect::<Vec<_>>(), "the attempts of {id:?}");
+        let automatic = tables.attempts(*id).filter(|attempt| attempt.trigger != Trigger::Manual).count();
+        assert_eq!(automatic, usize::from(state.tries), "automatic attempts of {id:?}");
+        assert!(state.tries <= u16::from(hook.policy.retry_policy.max_retries) + 1, "{id:?} is tried too often");
+    }
+
+    /// A request is an attempt, or it was cut short; then the next one says that it may be the second.
+    fn requests_are_explained(&self, tables: &Tables, book: &Book, world: &World) {
+        let id = self.id;
+        let recorded: BTreeSet<&str> = tables.attempts(id).filter_map(|attempt| attempt.error.as_deref()).collect();
+        let is_recorded = |request: &Request| recorded.contains(request.num.to_string().as_str());
+        let requests: Vec<&Request> = book.of(id).collect();
+        assert_eq!(requests.iter().filter(|request| is_recorded(request)).count(), recorded.len());
+        for (index, request) in requests.iter().enumerate() {
+            let next = requests.get(index + 1);
+            if is_recorded(request) {
+                let rises = next.is_none_or(|next| next.number > request.number);
+                assert!(rises, "{id:?} is attempted twice under number {}", request.number);
+                continue;
+            }
+            assert!(request.was_cut, "request {} for {id:?} was made and not recorded", request.num);
+            match next {
+                // Its outcome was lost later, with that of the next one.
+                Some(next) if request.is_decided && next.life == request.life => {}
+                Some(next) => {
+                    assert!(next.number <= request.number, "{id:?} was cut short and is attempted as another one");
+                    let says_so = matches!(next.trigger, Trigger::Recovery | Trigger::Manual);
+                    // What was due cannot be told from what was not, once the clock was set back.
+                    let cannot_know = world.was_set_back();
+                    assert!(says_so || cannot_know, "{id:?} was cut short and is sent again as {:?}", next.trigger);
+                }
+                None => self.is_not_to_be_sent_again(book),
+            }
+        }
+    }
+
+    fn is_not_to_be_sent_again(&self, book: &Book) {
+        let Self { id, state, hook, .. } = self;
+        let taken_back = state.status != Status::Pending && (book.may_be_cancelled(*id) || hook.is_deleted);
+        let is_held = state.status == Status::Pending && !hook.is_open();
+        assert!(taken_back || is_held, "{id:?} was cut short and never sent again: {state:?}");
+    }
+}

@@ -1,0 +1,60 @@
+//! What an endpoint's actor has tasks for, beside attempts: reading rows, and switching its webhook off. Each says what it
+//! mirrors.
+
+use std::rc::Rc;
+
+use crate::engine::lane::{Entry, HORIZON, Input, Reason};
+use crate::id::EventSeq;
+
+use super::endpoint::Endpoint;
+use super::process::STORE_PAUSE;
+
+impl Endpoint {
+    /// `Endpoint::load`.
+    pub(super) fn load(self: &Rc<Self>, limit: usize) {
+        let (actor, process, num) = (self.clone(), self.process.clone(), self.num);
+        let ordered = self.serving.borrow().policy.ordered;
+        let read = async move {
+            let _ = process.journal.barrier().await;
+            let horizon = process.world.wall().plus(HORIZON);
+            let read = process.world.read(|tables| tables.due(num, horizon, ordered, limit)).await;
+            if read.is_err() {
+                process.world.sleep(STORE_PAUSE).await;
+            }
+            read
+        };
+        self.busy(read, move |read| {
+            let Ok(due) = read else { return actor.hear(Input::LoadFailed) };
+            let entries = due.rows.into_iter().map(|row| Entry::stored(row, actor.suspect)).collect();
+            actor.hear(Input::Loaded { entries, next: due.next });
+        });
+    }
+
+    /// `Handler<Summon>`.
+    pub(super) fn summon(self: &Rc<Self>, event: EventSeq) {
+        self.lane.borrow_mut().await_summons(event);
+        let (actor, process, num) = (self.clone(), self.process.clone(), self.num);
+        let read = async move {
+            let _ = process.journal.barrier().await;
+            process.world.read(|tables| tables.due_one(event, num)).await
+        };
+        self.busy(read, move |read| match read {
+            Ok(Some(due)) => actor.hear(Input::Summon(Entry::stored(due, actor.suspect))),
+            Ok(None) => {}
+            Err(_) => actor.hear(Input::Wake),
+        });
+    }
+
+    /// `Endpoint::disable`.
+    pub(super) fn disable(self: &Rc<Self>, reason: Reason) {
+        let (actor, process, serving) = (self.clone(), self.process.clone(), self.serving.borrow().clone());
+        self.process.world.note(|| format!("{:?} is to be switched off: {reason:?}", self.num));
+        self.recording.set(self.recording.get() + 1);
+        self.busy(async move { process.switch_off(&serving).await }, move |serving| {
+            if let Some(serving) = serving {
+                actor.configure(serving);
+            }
+            actor.recorded();
+        });
+    }
+}

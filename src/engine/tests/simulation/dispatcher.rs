@@ -1,0 +1,217 @@
+//! Mirrors `crate::engine::dispatch` round the real line and feed: chunks of fan-outs, the porter that starts sleeping
+//! endpoints, and the pokes for rows that were made in their place.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::engine::dispatch::line::Line;
+use crate::engine::registry::{Item, Offered};
+use crate::id::{EventSeq, TenantNum, WebhookNum};
+use crate::store::fanouts::Fanout;
+use crate::store::journal::feed::Next;
+use crate::store::journal::{Record, Stopped};
+
+use super::handle::Handed;
+use super::process::Process;
+use super::words;
+use super::world::Unreadable;
+
+/// As in the dispatcher.
+const PAUSE: Duration = Duration::from_millis(500);
+const HELD: usize = 32 * 1024 * 1024;
+
+/// `DispatchError`.
+struct Failed;
+
+impl From<Unreadable> for Failed {
+    fn from(_: Unreadable) -> Self {
+        Self
+    }
+}
+
+impl From<Stopped> for Failed {
+    fn from(_: Stopped) -> Self {
+        Self
+    }
+}
+
+/// `porter::State`.
+#[derive(Default)]
+struct Porter {
+    tenants: VecDeque<(TenantNum, VecDeque<Item>)>,
+    here: BTreeMap<WebhookNum, usize>,
+}
+
+impl Porter {
+    fn add(&mut self, items: Vec<Item>) {
+        let Some(tenant) = items.first().map(|item| item.event.tenant) else { return };
+        for item in &items {
+            *self.here.entry(item.num).or_default() += 1;
+        }
+        match self.tenants.iter_mut().find(|(known, _)| *known == tenant) {
+            Some((_, waiting)) => waiting.extend(items),
+            None => self.tenants.push_back((tenant, items.into())),
+        }
+    }
+
+    fn next(&mut self, slice: usize) -> Option<Vec<Item>> {
+        let (tenant, mut waiting) = self.tenants.pop_front()?;
+        let items = waiting.drain(..waiting.len().min(slice)).collect();
+        if !waiting.is_empty() {
+            self.tenants.push_back((tenant, waiting));
+        }
+        Some(items)
+    }
+
+    fn gone(&mut self, nums: &[WebhookNum]) {
+        for num in nums {
+            if let Some(left) = self.here.get_mut(num) {
+                *left -= 1;
+                if *left == 0 {
+                    self.here.remove(num);
+                }
+            }
+        }
+    }
+
+    /// Takes those out whose endpoints are being started.
+    fn take_over(&mut self, items: &mut Vec<Item>) {
+        let (mine, others) = std::mem::take(items).into_iter().partition(|item| self.here.contains_key(&item.num));
+        *items = others;
+        self.add(mine);
+    }
+
+    fn full(&self, most: usize) -> HashSet<TenantNum> {
+        self.tenants.iter().filter(|(_, waiting)| waiting.len() >= most).map(|(tenant, _)| *tenant).collect()
+    }
+}
+
+impl Process {
+    /// `Dispatcher::run`.
+    pub(super) async fn dispatch(self: Rc<Self>) {
+        let porter = Rc::new(RefCell::new(Porter::default()));
+        self.flow(self.clone().carry(porter.clone()));
+        self.flow(self.clone().poke());
+        let mut line = Line::default();
+        loop {
+            if self.step(&mut line, &porter).await.is_err() {
+                self.world.sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// `Dispatcher::step`.
+    async fn step(&self, line: &mut Line, porter: &RefCell<Porter>) -> Result<(), Failed> {
+        let most = self.world.bounds.porter;
+        let blocked = porter.borrow().full(most);
+        let items = line.take(self.world.bounds.chunk, &blocked, self.suspect.events_to);
+        if !items.is_empty() {
+            self.offer_chunk(items, porter).await?;
+            return match (line.bytes() < HELD).then(|| self.feed.try_next()).flatten() {
+                Some(next) => self.take_in(next, line).await,
+                None => Ok(()),
+            };
+        }
+        let has_room = line.bytes() < HELD;
+        let next = || has_room.then(|| self.feed.try_next()).flatten().map(Some);
+        let unblocked = || (porter.borrow().full(most) != blocked).then_some(None);
+        match self.world.tasks.until(|| next().or_else(unblocked)).await {
+            Some(next) => self.take_in(next, line).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn take_in(&self, next: Next, line: &mut Line) -> Result<(), Failed> {
+        match next {
+            Next::Dispatch(fanouts) => fanouts.into_iter().for_each(|fanout| line.push(fanout)),
+            Next::ReadAfter(after) => self.read_back(after, line).await?,
+        }
+        Ok(())
+    }
+
+    /// `Dispatcher::read_back`.
+    async fn read_back(&self, after: EventSeq, line: &mut Line) -> Result<(), Failed> {
+        let seen = self.feed.committed();
+        let read = self.world.bounds.read;
+        let fanouts = self.world.read(|tables| tables.fanouts(after, read)).await?;
+        let Some(last) = fanouts.last().map(|fanout| fanout.event.seq) else {
+            self.feed.caught_up(seen);
+            return Ok(());
+        };
+        for fanout in &fanouts {
+            let (fanout, recorded) = (fanout.clone(), Vec::new());
+            self.journal.record(Record::Adopt { fanout, recorded }).await?;
+        }
+        self.journal.barrier().await?;
+        let mut owed = Vec::with_capacity(fanouts.len());
+        for fanout in fanouts {
+            let event = fanout.event.seq;
+            let recorded = self.world.read(|tables| tables.recorded_targets(event)).await?;
+            let left = fanout.targets.iter().filter(|num| recorded.binary_search(num).is_err()).copied().collect();
+            owed.push(Fanout { targets: left, ..fanout.clone() });
+            self.journal.record(Record::Adopt { fanout, recorded }).await?;
+        }
+        self.feed.read_up_to(last);
+        owed.into_iter().filter(|fanout| !fanout.targets.is_empty()).for_each(|fanout| line.push(fanout));
+        Ok(())
+    }
+
+    /// `Dispatcher::offer`.
+    async fn offer_chunk(&self, mut items: Vec<Item>, porter: &RefCell<Porter>) -> Result<(), Failed> {
+        let events = || items.iter().map(|item| format!("w{} {}", item.num.0, words::event(item.event.seq)));
+        self.world.note(|| format!("offered: {:?}", events().collect::<Vec<_>>()));
+        porter.borrow_mut().take_over(&mut items);
+        let Offered { refused, unknown } = self.offer(items).await;
+        porter.borrow_mut().add(unknown);
+        self.defer(&refused).await.map_err(Failed::from)
+    }
+
+    /// `Dispatcher::defer`.
+    async fn defer(&self, refused: &[Item]) -> Result<(), Stopped> {
+        let next_at = self.world.wall();
+        for item in refused {
+            self.journal.record(Record::Defer { id: item.id(), next_at }).await?;
+        }
+        self.overflow.borrow_mut().extend(refused.iter().map(|item| item.num));
+        Ok(())
+    }
+
+    /// `Porter::run`.
+    async fn carry(self: Rc<Self>, porter: Rc<RefCell<Porter>>) {
+        let slice = self.world.bounds.slice;
+        loop {
+            let items = self.world.tasks.until(|| porter.borrow_mut().next(slice)).await;
+            let nums: Vec<WebhookNum> = items.iter().map(|item| item.num).collect();
+            let Handed { refused, deleted } = self.offer_to_sleeping(items).await;
+            while self.hand_on(&refused, &deleted).await.is_err() {
+                self.world.sleep(PAUSE).await;
+            }
+            porter.borrow_mut().gone(&nums);
+        }
+    }
+
+    async fn hand_on(&self, refused: &[Item], deleted: &[Item]) -> Result<(), Stopped> {
+        self.defer(refused).await?;
+        let at = self.world.wall();
+        for item in deleted {
+            self.journal.record(Record::Cancel { id: item.id(), at }).await?;
+        }
+        Ok(())
+    }
+
+    /// `poke`: endpoints hear of rows that were made for them, once those are committed.
+    async fn poke(self: Rc<Self>) {
+        let some = || Some(std::mem::take(&mut *self.overflow.borrow_mut())).filter(|nums| !nums.is_empty());
+        loop {
+            let mut nums = self.world.tasks.until(some).await;
+            nums.sort_unstable();
+            nums.dedup();
+            if self.journal.barrier().await.is_err() {
+                return;
+            }
+            self.wake(nums).await;
+        }
+    }
+}

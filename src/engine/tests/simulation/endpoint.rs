@@ -1,0 +1,374 @@
+//! Mirrors [`crate::engine::endpoint`]: an actor round a real lane. Its mailbox, its timer, the tasks that end with it,
+//! and what it does with the lane's effects.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use tokio::sync::oneshot;
+
+use crate::clock::UnixMillis;
+use crate::delivery::outcome::{Outcome, OutcomeKind};
+use crate::engine::endpoint::{Notice, Sign};
+use crate::engine::lane::{Effect, Entry, Gauge, Input, Lane, Mode};
+use crate::engine::serving::Serving;
+use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::store::deliveries::{Attempt, DeliveryState};
+use crate::store::journal::{AttemptRecord, Record};
+use crate::store::state::Suspect;
+
+use super::attempt::{self, Attempted};
+use super::messages::Message;
+use super::process::Process;
+use super::tasks::Owner;
+use super::words;
+
+/// As in the actor.
+const IDLE: Duration = Duration::from_secs(30);
+const TIMER_GRAIN: Duration = Duration::from_millis(1);
+
+pub(super) struct Endpoint {
+    pub(super) num: WebhookNum,
+    pub(super) generation: u64,
+    pub(super) process: Rc<Process>,
+    mailbox: RefCell<VecDeque<Message>>,
+    lives: Cell<bool>,
+    pub(super) lane: RefCell<Lane>,
+    pub(super) serving: RefCell<Arc<Serving>>,
+    timer: Cell<Option<Instant>>,
+    pub(super) recording: Cell<usize>,
+    draining: Cell<bool>,
+    busy_at: Cell<Instant>,
+    idle_said_at: Cell<Instant>,
+    pub(super) suspect: Suspect,
+    /// Until when its receiver is left alone, as far as it was saved.
+    left_alone: Cell<Option<UnixMillis>>,
+}
+
+impl Endpoint {
+    pub(super) fn start(process: &Rc<Process>, serving: &Arc<Serving>, generation: u64, suspect: Suspect) -> Rc<Self> {
+        let now = process.world.now().steady;
+        let endpoint = Rc::new(Self {
+            num: serving.num,
+            generation,
+            process: process.clone(),
+            mailbox: RefCell::default(),
+            lives: Cell::new(true),
+            lane: RefCell::new(Lane::new(
+                serving.policy.clone(),
+                process.mode_now(serving),
+                serving.has_rows,
+                serving.health,
+            )),
+            serving: RefCell::new(serving.clone()),
+            timer: Cell::new(None),
+            recording: Cell::new(0),
+            draining: Cell::new(false),
+            busy_at: Cell::new(now),
+            idle_said_at: Cell::new(now),
+            suspect,
+            left_alone: Cell::new(serving.health.open_until),
+        });
+        process.world.note(|| format!("{:?} starts, generation {generation}, {:?}", serving.num, serving.mode));
+        endpoint.spawn(endpoint.clone().live());
+        endpoint
+    }
+
+    pub(super) fn owner(&self) -> Owner {
+        Owner::Endpoint(self.process.life, self.generation)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.process.world.tasks.spawn(self.owner(), task);
+    }
+
+    /// Refused by a full or closed mailbox.
+    pub(super) fn try_send(&self, message: Message) -> Result<(), Message> {
+        if !self.lives.get() || self.mailbox.borrow().len() >= self.process.world.bounds.mailbox {
+            return Err(message);
+        }
+        self.mailbox.borrow_mut().push_back(message);
+        Ok(())
+    }
+
+    /// Waits for room and for the answer; `None` when it is dead or dies.
+    pub(super) async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Option<T> {
+        let (told, answer) = oneshot::channel();
+        let has_room = || !self.lives.get() || self.mailbox.borrow().len() < self.process.world.bounds.mailbox;
+        self.process.world.tasks.until(|| has_room().then_some(())).await;
+        self.try_send(message(told)).ok()?;
+        answer.await.ok()
+    }
+
+    /// The registry asks it to end: it begins nothing any more.
+    pub(super) async fn drain(&self) {
+        self.ask(Message::Drain).await;
+    }
+
+    async fn live(self: Rc<Self>) {
+        self.hear(Input::Tick);
+        loop {
+            match self.process.world.tasks.until(|| self.next()).await {
+                Some(message) => self.handle(message),
+                None => self.hear(Input::Tick),
+            }
+        }
+    }
+
+    /// A message; `None` inside when the timer has rung.
+    fn next(&self) -> Option<Option<Message>> {
+        if !self.lives.get() {
+            return None;
+        }
+        let now = self.process.world.now().steady;
+        if self.timer.get().is_some_and(|at| at + TIMER_GRAIN <= now) {
+            self.timer.set(None);
+            return Some(None);
+        }
+        if now.duration_since(self.idle_said_at.get()) >= IDLE {
+            self.idle_said_at.set(now);
+            if self.can_rest() && now.duration_since(self.busy_at.get()) >= IDLE {
+                self.say(Sign::Idle);
+            }
+        }
+        self.mailbox.borrow_mut().pop_front().map(Some)
+    }
+
+    fn handle(self: &Rc<Self>, message: Message) {
+        match message {
+            Message::Offer(item) => self.hear(Input::Offer(Entry::offered(item.event, item.recovered))),
+            Message::Wake => self.hear(Input::Wake),
+            Message::Remind => self.hear(Input::Remind),
+            Message::Configure(serving, told) => {
+                self.configure(serving);
+                let _ = told.send(());
+            }
+            Message::Detach(event, told) => drop(told.send(self.lane.borrow_mut().detach(event))),
+            Message::Withdraw(event, told) => drop(told.send(self.lane.borrow_mut().withdraw(event))),
+            Message::WithdrawAll(to, told) => drop(told.send(self.lane.borrow_mut().withdraw_all(to))),
+            Message::Probe(told) => {
+                self.hear(Input::Probe);
+                let _ = told.send(());
+            }
+            Message::Summon(event, told) => {
+                self.summon(event);
+                let _ = told.send(());
+            }
+            Message::Retire => {
+                if self.can_rest() {
+                    self.end(Sign::Retired);
+                } else {
+                    self.say(Sign::Busy);
+                }
+            }
+            Message::Drain(told) => {
+                self.draining.set(true);
+                let policy = self.serving.borrow().policy.clone();
+                self.hear(Input::Configure { policy, mode: Mode::Stopping });
+                let _ = told.send(());
+            }
+        }
+    }
+
+    pub(super) fn hear(self: &Rc<Self>, input: Input) {
+        self.turn(input, None);
+    }
+
+    /// `Endpoint::turn`.
+    fn turn(self: &Rc<Self>, input: Input, mut attempted: Option<Attempted>) {
+        if !self.lives.get() {
+            return;
+        }
+        let world = &self.process.world;
+        let now = world.now();
+        self.busy_at.set(now.steady);
+        let heard = world.history_is_kept().then(|| words::input(&input));
+        let mut effects = Vec::new();
+        self.lane.borrow_mut().on(input, now, &mut effects);
+        if let Some(heard) = heard {
+            world.note(|| format!("w{} hears {heard}; {}", self.num.0, words::effects(&effects)));
+        }
+        let panics_at = world.happens(world.trouble.get().panics).then(|| world.pick(effects.len() + 1));
+        for (index, effect) in effects.into_iter().enumerate() {
+            if panics_at == Some(index) {
+                return self.crash();
+            }
+            self.act(effect, &mut attempted, now.wall);
+        }
+        if panics_at.is_some() {
+            return self.crash();
+        }
+        let wake_at = self.lane.borrow().wake_at(now).filter(|at| *at > now.steady);
+        self.timer.set(wake_at);
+        if let Some(at) = wake_at {
+            world.wake_at(world.since_epoch(at) + TIMER_GRAIN);
+        }
+        self.check();
+        self.end_if_drained();
+        if self.lane.borrow().mode() == Mode::Gone && self.can_rest() {
+            self.say(Sign::Idle);
+        }
+    }
+
+    fn act(self: &Rc<Self>, effect: Effect, attempted: &mut Option<Attempted>, now: UnixMillis) {
+        let id = |event| DeliveryId { event, webhook: self.num };
+        match effect {
+            Effect::Start { entry, share } => {
+                let called = self.serving.borrow().clone();
+                self.check_breaker(&entry, now);
+                self.process.world.book.borrow().check_start(&self.process, &called, &entry);
+                let (actor, world) = (self.clone(), self.process.world.clone());
+                self.spawn(async move {
+                    let event = entry.event.seq;
+                    let ended = attempt::run(&actor, &called, entry, share).await;
+                    world.tasks.pause().await;
+                    match ended {
+                        Some(attempted) => actor.attempted(event, &called, attempted),
+                        None => actor.hear(Input::NotSent { event }),
+                    }
+                });
+            }
+            Effect::Settle { entry, state } => {
+                if let Some(attempted) = attempted.take() {
+                    self.settle(&entry, state, attempted);
+                }
+            }
+            Effect::Save { health } => {
+                self.left_alone.set(health.open_until);
+                self.record(Record::Health { webhook: self.num, health });
+            }
+            Effect::Warn { .. } => {}
+            Effect::Disable { reason } => self.disable(reason),
+            Effect::Defer { event } => self.record(Record::Defer { id: id(event), next_at: now }),
+            Effect::Cancel { event } => self.record(Record::Cancel { id: id(event), at: now }),
+            Effect::Load { limit } => self.load(limit),
+        }
+    }
+
+    /// `Endpoint::attempted`.
+    fn attempted(self: &Rc<Self>, event: EventSeq, called: &Serving, attempted: Attempted) {
+        let outcome = match &attempted.outcome {
+            Outcome::Gone if called.url != self.serving.borrow().url => Outcome::Rejected,
+            outcome => outcome.clone(),
+        };
+        let (took, jitter) = (attempted.took, self.process.world.chance.borrow_mut().random());
+        self.turn(Input::Finished { event, outcome, took, jitter }, Some(attempted));
+    }
+
+    /// `Endpoint::settle`. The attempt's error names the request, so that the book finds it in the tables.
+    fn settle(&self, entry: &Entry, state: DeliveryState, attempted: Attempted) {
+        let id = DeliveryId { event: entry.event.seq, webhook: self.num };
+        let Attempted { request, outcome, took, started_at, slot } = attempted;
+        self.process.world.book.borrow_mut().decided(id, request, state);
+        let attempt = Attempt {
+            number: state.attempts,
+            trigger: entry.trigger,
+            started_at,
+            duration_us: u32::try_from(took.as_micros()).unwrap_or(u32::MAX),
+            head_us: None,
+            status_code: None,
+            outcome: OutcomeKind::code(outcome.kind()),
+            error: Some(request.to_string()),
+            response_headers: Vec::new(),
+            response_body: Vec::new(),
+        };
+        slot.record(Record::Attempt(Box::new(AttemptRecord { id, attempt, state })));
+    }
+
+    fn record(self: &Rc<Self>, record: Record) {
+        let Err(record) = self.process.journal.try_record(record) else { return };
+        let (actor, journal) = (self.clone(), self.process.journal.clone());
+        self.busy(async move { journal.record(record).await.is_ok() }, move |_| actor.recorded());
+        self.recording.set(self.recording.get() + 1);
+    }
+
+    /// A task that ends with this actor, and what the actor does with its answer.
+    pub(super) fn busy<T: 'static>(&self, task: impl Future<Output = T> + 'static, then: impl FnOnce(T) + 'static) {
+        self.spawn(async move { then(task.await) });
+    }
+
+    pub(super) fn recorded(&self) {
+        self.recording.set(self.recording.get() - 1);
+        self.end_if_drained();
+    }
+
+    /// `Endpoint::configure`.
+    pub(super) fn configure(self: &Rc<Self>, serving: Option<Arc<Serving>>) {
+        let is_old = serving.as_ref().is_some_and(|serving| serving.version < self.serving.borrow().version);
+        if is_old || self.lane.borrow().mode() == Mode::Gone {
+            return;
+        }
+        let mut mode = Mode::Gone;
+        if let Some(serving) = serving {
+            mode = self.process.mode_now(&serving);
+            if serving.starts_anew_after(&self.serving.borrow()) {
+                self.left_alone.set(None);
+                self.hear(Input::Renew);
+            }
+            *self.serving.borrow_mut() = serving;
+        }
+        if self.draining.get() {
+            mode = Mode::Stopping;
+        }
+        let policy = self.serving.borrow().policy.clone();
+        self.hear(Input::Configure { policy, mode });
+    }
+
+    fn is_idle(&self) -> bool {
+        self.recording.get() == 0 && self.lane.borrow().is_idle(self.process.world.now())
+    }
+
+    fn can_rest(&self) -> bool {
+        self.recording.get() == 0 && self.lane.borrow().can_rest(self.process.world.now())
+    }
+
+    fn end_if_drained(&self) {
+        if self.draining.get() && self.is_idle() {
+            self.end(Sign::Retired);
+        }
+    }
+
+    /// The actor ends, and its tasks and its mailbox with it; the registry hears how.
+    fn end(&self, sign: Sign) {
+        if !self.lives.replace(false) {
+            return;
+        }
+        self.mailbox.borrow_mut().clear();
+        self.process.world.tasks.kill(self.owner());
+        self.say(sign);
+    }
+
+    /// A handler panics.
+    pub(super) fn crash(&self) {
+        self.process.world.note(|| format!("{:?} crashes", self.num));
+        self.process.world.book.borrow_mut().endpoint_crashed(self.process.life, self.generation);
+        self.end(Sign::Crashed);
+    }
+
+    fn say(&self, sign: Sign) {
+        let notice = Notice { num: self.num, generation: self.generation, sign };
+        self.process.notices.borrow_mut().push_back(notice);
+    }
+
+    /// What is sent before the end of a cool-down, a person asked for; or the clock was set back and the end is too far off.
+    fn check_breaker(&self, entry: &Entry, now: UnixMillis) {
+        let is_over = self.left_alone.get().is_none_or(|until| until <= now);
+        let may_start = is_over || entry.is_asked_for() || self.process.world.was_set_back();
+        assert!(may_start, "{:?} of {:?} is sent although it is left alone", entry.event.seq, self.num);
+    }
+
+    /// What must hold after each turn.
+    fn check(&self) {
+        let (lane, serving) = (self.lane.borrow(), self.serving.borrow());
+        let Gauge { in_flight, window, .. } = lane.gauge();
+        let cap = if serving.policy.ordered { 1 } else { usize::from(serving.policy.max_in_flight) };
+        assert!(in_flight <= cap, "{in_flight} requests of {:?} are under way, {cap} may be", self.num);
+        let world = &self.process.world;
+        let breaker = lane.breaker(world.wall()).state;
+        let most = world.book.borrow().most_in_memory(world, self.num, lane.mode(), breaker, cap);
+        assert!(window <= most, "{:?} keeps {window} deliveries in memory, {most} may be", self.num);
+    }
+}

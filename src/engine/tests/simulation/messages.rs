@@ -1,0 +1,24 @@
+//! Mirrors `crate::engine::endpoint::messages`: what an endpoint can be told and asked.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::engine::lane::Detached;
+use crate::engine::registry::Item;
+use crate::engine::serving::Serving;
+use crate::id::EventSeq;
+
+pub(super) enum Message {
+    Offer(Item),
+    Wake,
+    Remind,
+    Configure(Option<Arc<Serving>>, oneshot::Sender<()>),
+    Detach(EventSeq, oneshot::Sender<Detached>),
+    Withdraw(EventSeq, oneshot::Sender<Detached>),
+    WithdrawAll(EventSeq, oneshot::Sender<Vec<EventSeq>>),
+    Probe(oneshot::Sender<()>),
+    Summon(EventSeq, oneshot::Sender<()>),
+    Retire,
+    Drain(oneshot::Sender<()>),
+}

@@ -1,0 +1,271 @@
+//! Publishers and operators. Mirrors what stands behind the API: `Engine::publish`, `engine/hold`, `engine/steer` and
+//! `engine/configure`. Each says to the book what may be relied on once it is answered.
+
+use std::rc::Rc;
+
+use serde_json::value::RawValue;
+
+use crate::engine::TEST_EVENT;
+use crate::engine::lane::Detached;
+use crate::id::{DeliveryId, EventSeq, MAX_ATTEMPT, TenantNum, WebhookNum};
+use crate::store::deliveries::{DeliveryState, Status};
+use crate::store::journal::model::Tables;
+use crate::store::journal::{Draft, Published, Record, Stopped};
+
+use super::process::{Process, STORE_PAUSE};
+use super::world::Hook;
+
+/// While this lives, the endpoint of a webhook sends nothing, whoever starts it: `hold::Hold`.
+struct Hold {
+    process: Rc<Process>,
+    webhook: WebhookNum,
+}
+
+impl Hold {
+    fn new(process: &Rc<Process>, webhook: WebhookNum) -> Self {
+        *process.holds.borrow_mut().entry(webhook).or_default() += 1;
+        Self { process: process.clone(), webhook }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut holds = self.process.holds.borrow_mut();
+        let holders = holds.remove(&self.webhook).unwrap_or(1) - 1;
+        if holders > 0 {
+            holds.insert(self.webhook, holders);
+        }
+    }
+}
+
+/// Publishing.
+impl Process {
+    pub(super) async fn publish(self: Rc<Self>, tenant: TenantNum, kind: &'static str) {
+        let targets = self.routes.matching(tenant, kind);
+        self.world.note(|| format!("{kind} is published to {} webhooks", targets.len()));
+        self.pause().await;
+        self.accept(tenant, kind, targets).await;
+    }
+
+    /// `Engine::test`.
+    pub(super) async fn test(self: Rc<Self>, num: WebhookNum) {
+        if let Some(hook) = self.world.hook(num).filter(Hook::is_open) {
+            self.world.note(|| format!("{num:?} is tested"));
+            self.world.tests.set(self.world.tests.get() + 1);
+            self.pause().await;
+            self.accept(hook.tenant, TEST_EVENT, [num].into()).await;
+        }
+    }
+
+    async fn accept(&self, tenant: TenantNum, kind: &'static str, targets: std::sync::Arc<[WebhookNum]>) {
+        let data = RawValue::from_string("{}".to_owned()).unwrap();
+        let draft = Draft { tenant, kind: kind.into(), occurred_at: None, data, caller: None, targets };
+        let published = self.journal.publish(vec![draft], None).await;
+        if let Ok([Published::Accepted(receipt)]) = published.as_deref() {
+            self.world.book.borrow_mut().acknowledged.push(receipt.seq);
+        }
+    }
+}
+
+/// Webhooks.
+impl Process {
+    /// `Engine::update_webhook`, of a webhook that was read before. Answers whether it was still as it was read.
+    async fn update(self: &Rc<Self>, changed: Hook) -> bool {
+        self.pause().await;
+        let changing = self.changing.write().await;
+        let num = changed.num;
+        if !self.write_hook(changed) {
+            return false;
+        }
+        self.pause().await;
+        if let Some(hook) = self.world.hook(num) {
+            self.routes.set(hook.route());
+        }
+        drop(changing);
+        self.reconfigure(num).await;
+        true
+    }
+
+    /// `Store::update_webhook`.
+    fn write_hook(&self, changed: Hook) -> bool {
+        let mut hooks = self.world.hooks.borrow_mut();
+        let Some(hook) = hooks.get_mut(&changed.num) else { return false };
+        if hook.version != changed.version || hook.is_deleted {
+            return false;
+        }
+        if hook.url != changed.url || !hook.is_active && changed.is_active {
+            self.world.tables.borrow_mut().forget_health(hook.num);
+        }
+        *hook = Hook { version: changed.version + 1, ..changed };
+        self.world.note(|| format!("row of {:?}: active {}, paused {}", hook.num, hook.is_active, hook.is_paused));
+        true
+    }
+
+    /// A change after which the webhook is sent nothing.
+    pub(super) async fn close(self: Rc<Self>, num: WebhookNum, change: impl FnOnce(&mut Hook)) {
+        let Some(mut hook) = self.world.hook(num) else { return };
+        change(&mut hook);
+        if self.update(hook).await && self.world.hook(num).is_some_and(|hook| !hook.is_open()) {
+            self.world.note(|| format!("{num:?} is closed"));
+            self.world.book.borrow_mut().close(num);
+        }
+    }
+
+    /// A change after which the webhook may be sent something again.
+    pub(super) async fn open(self: Rc<Self>, num: WebhookNum, change: impl FnOnce(&mut Hook)) {
+        let Some(mut hook) = self.world.hook(num) else { return };
+        self.world.book.borrow_mut().begin_opening(num);
+        self.release(num).await;
+        change(&mut hook);
+        self.update(hook).await;
+        self.world.book.borrow_mut().end_opening(num);
+    }
+
+    /// `Engine::delete_webhook`.
+    pub(super) async fn delete(self: Rc<Self>, num: WebhookNum) {
+        let Some(doomed) = self.world.hook(num) else { return };
+        self.pause().await;
+        let changing = self.changing.write().await;
+        {
+            let mut hooks = self.world.hooks.borrow_mut();
+            match hooks.get_mut(&num) {
+                Some(hook) if hook.version == doomed.version && !hook.is_deleted => {
+                    (hook.is_deleted, hook.is_active) = (true, false);
+                }
+                Some(_) | None => return,
+            }
+        }
+        self.world.note(|| format!("{num:?} is deleted"));
+        self.pause().await;
+        self.routes.remove(doomed.tenant, num);
+        drop(changing);
+        self.dismiss(num).await;
+        self.world.book.borrow_mut().close(num);
+        let pending = self.ledger.lock().pending(num);
+        if pending > 0 && self.journal.purge(num, EventSeq(i64::MAX), &[]).await.is_err() {
+            return;
+        }
+        self.forget_in_ledger(&[num]).await;
+    }
+
+    /// `Engine::probe`.
+    pub(super) async fn probe(self: Rc<Self>, num: WebhookNum) {
+        if self.world.hook(num).is_some_and(|hook| hook.is_open()) {
+            self.world.note(|| format!("{num:?} is probed"));
+            self.release(num).await;
+            self.probe_endpoint(num).await;
+        }
+    }
+}
+
+/// Deliveries.
+impl Process {
+    /// `Engine::purge`.
+    pub(super) async fn purge(self: Rc<Self>, num: WebhookNum) {
+        if self.world.hook(num).is_none() {
+            return;
+        }
+        self.world.note(|| format!("{num:?} is purged"));
+        let hold = Hold::new(&self, num);
+        self.reconfigure(num).await;
+        let _ = self.purge_held(num).await;
+        drop(hold);
+        self.world.note(|| format!("{num:?} has been purged"));
+        self.reconfigure(num).await;
+    }
+
+    /// `Engine::purge_held`.
+    async fn purge_held(&self, webhook: WebhookNum) -> Result<(), Stopped> {
+        self.journal.barrier().await?;
+        let through = self.feed.committed();
+        self.world.book.borrow_mut().purges(webhook, through);
+        self.cover(webhook, through).await;
+        let under_way = self.withdraw_all(webhook, through).await;
+        self.journal.barrier().await?;
+        let at = self.world.wall();
+        for event in self.owed_only_by_fanout(webhook, through).await? {
+            if !under_way.contains(&event) {
+                self.journal.record(Record::Cancel { id: DeliveryId { event, webhook }, at }).await?;
+            }
+        }
+        self.journal.barrier().await?;
+        self.journal.purge(webhook, through, &under_way).await?;
+        self.world.note(|| format!("what {webhook:?} was owed up to {through:?} is cancelled, but not {under_way:?}"));
+        Ok(())
+    }
+
+    /// `Engine::owed_only_by_fanout`.
+    async fn owed_only_by_fanout(&self, webhook: WebhookNum, through: EventSeq) -> Result<Vec<EventSeq>, Stopped> {
+        loop {
+            if let Ok(owed) = self.world.read(|tables| tables.owed_only_by_fanout(webhook, through)).await {
+                return Ok(owed);
+            }
+            self.quiet.run_until_cancelled(self.world.sleep(STORE_PAUSE)).await.ok_or(Stopped)?;
+        }
+    }
+
+    /// `Engine::delivery`: by its row, or as one that only its fan-out knows of.
+    async fn delivery(&self, id: DeliveryId) -> Option<DeliveryState> {
+        let owed = |tables: &Tables| tables.owed_by_fanouts().any(|owed| owed == (id.event, id.webhook));
+        let read = self.world.read(|tables| {
+            let row = tables.delivery(id).copied();
+            row.or_else(|| owed(tables).then(|| DeliveryState::pending(None)))
+        });
+        read.await.ok().flatten()
+    }
+
+    /// `Engine::retry`.
+    pub(super) async fn retry(self: Rc<Self>, id: DeliveryId) {
+        self.world.book.borrow_mut().meddle(id);
+        let done = self.retry_meddling(id).await;
+        self.world.note(|| format!("retry of {id:?}: {done:?}"));
+        self.world.book.borrow_mut().meddled(id);
+    }
+
+    async fn retry_meddling(self: &Rc<Self>, id: DeliveryId) -> Option<()> {
+        let delivery = self.delivery(id).await.filter(|state| state.attempts < MAX_ATTEMPT)?;
+        self.world.hook(id.webhook).filter(Hook::is_open)?;
+        let now = self.world.wall();
+        self.take_out(id).await?;
+        if delivery.status == Status::Pending {
+            self.journal.record(Record::Defer { id, next_at: now }).await.ok()?;
+        }
+        self.world.book.borrow_mut().manual_retries.insert(id);
+        self.record(Record::Retry { id, at: now.min(id.event.accepted_at()) }).await?;
+        self.detach(id).await;
+        self.summon(id).await;
+        Some(())
+    }
+
+    /// `Engine::take_out`.
+    async fn take_out(&self, id: DeliveryId) -> Option<()> {
+        match self.detach(id).await {
+            Detached::Waiting => Some(()),
+            Detached::Absent => self.world.read(|tables| tables.delivery(id).is_some()).await.ok()?.then_some(()),
+            Detached::InFlight { .. } => None,
+        }
+    }
+
+    /// `Engine::cancel`.
+    pub(super) async fn cancel(self: Rc<Self>, id: DeliveryId) {
+        self.world.book.borrow_mut().meddle(id);
+        let done = self.cancel_meddling(id).await;
+        self.world.note(|| format!("cancellation of {id:?}: {done:?}"));
+        self.world.book.borrow_mut().meddled(id);
+    }
+
+    async fn cancel_meddling(&self, id: DeliveryId) -> Option<()> {
+        self.delivery(id).await.filter(|state| state.status == Status::Pending)?;
+        self.take_out(id).await?;
+        self.world.book.borrow_mut().cancellations.insert(id);
+        self.record(Record::Cancel { id, at: self.world.wall() }).await?;
+        self.withdraw(id).await;
+        Some(())
+    }
+
+    /// `Engine::record`.
+    async fn record(&self, record: Record) -> Option<()> {
+        self.journal.record(record).await.ok()?;
+        self.journal.barrier().await.ok()
+    }
+}

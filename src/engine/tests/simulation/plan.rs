@@ -1,0 +1,103 @@
+//! What a simulation starts with: tenants with their webhooks, bounds and troubles, all from the seed.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::delivery::policy::{Policy, RateLimit};
+use crate::delivery::retry::Backoff;
+use crate::id::{TenantNum, WebhookNum};
+
+use super::receivers::{Mood, Receiver};
+use super::world::{Bounds, Hook, Trouble, World};
+
+/// The world of this seed.
+pub(super) fn world(seed: u64, with_history: bool) -> Rc<World> {
+    let mut chance = StdRng::seed_from_u64(seed);
+    let (bounds, trouble) = (bounds(&mut chance), trouble(&mut chance));
+    let hooks = hooks(&mut chance);
+    let world = World::new(bounds, trouble, chance, with_history);
+    for hook in hooks {
+        world.receivers.borrow_mut().insert(hook.num, Receiver { mood: Mood::Accepts });
+        world.note(|| format!("{:?} of {:?}: {:?}", hook.num, hook.tenant, hook.policy));
+        world.hooks.borrow_mut().insert(hook.num, hook);
+    }
+    Rc::new(world)
+}
+
+fn bounds(chance: &mut StdRng) -> Bounds {
+    Bounds {
+        mailbox: chance.random_range(1..8),
+        permits: chance.random_range(2..10),
+        records: chance.random_range(2..40),
+        batch: chance.random_range(1..20),
+        chunk: chance.random_range(1..12),
+        read: chance.random_range(1..4),
+        porter: chance.random_range(1..8),
+        slice: chance.random_range(1..4),
+    }
+}
+
+fn trouble(chance: &mut StdRng) -> Trouble {
+    if chance.random_bool(0.2) {
+        return Trouble::NONE;
+    }
+    Trouble {
+        read_fails: chance.random_range(0..60),
+        batch_refused: chance.random_range(0..100),
+        panics: chance.random_range(0..12),
+        attempt_crashes: chance.random_range(0..30),
+    }
+}
+
+fn hooks(chance: &mut StdRng) -> Vec<Hook> {
+    let mut hooks = Vec::new();
+    for tenant in 1..=chance.random_range(2..=3) {
+        let most = if chance.random_bool(0.1) { 16 } else { 4 };
+        for _ in 0..chance.random_range(1..=most) {
+            let num = WebhookNum(1 + i64::try_from(hooks.len()).unwrap());
+            let events = [&["*"][..], &["message.*"], &["call.ended", "huge"]][chance.random_range(0..3)];
+            hooks.push(Hook {
+                num,
+                tenant: TenantNum(tenant),
+                url: "first".to_owned(),
+                events: events.iter().map(|kind| (*kind).to_owned()).collect(),
+                policy: Arc::new(policy(chance)),
+                is_active: true,
+                is_paused: false,
+                is_deleted: false,
+                version: 1,
+            });
+        }
+    }
+    hooks
+}
+
+/// Plain, ordered or rate limited, with little patience.
+fn policy(chance: &mut StdRng) -> Policy {
+    let mut policy = Policy { timeout_ms: chance.random_range(1000..5000), ..Policy::default() };
+    policy.max_in_flight = chance.random_range(1..6);
+    match chance.random_range(0..10) {
+        0..3 => policy.ordered = true,
+        3..5 => {
+            let (requests, per_seconds, burst) = (chance.random_range(1..4), 1, chance.random_range(1..3));
+            policy.rate_limit = Some(RateLimit { requests, per_seconds, burst });
+        }
+        _ => {}
+    }
+    policy.breaker.failure_threshold = if chance.random_bool(0.7) { chance.random_range(1..5) } else { 20 };
+    policy.breaker.cooldown_seconds = chance.random_range(1..4);
+    policy.breaker.max_cooldown_seconds = 10;
+    policy.retry_policy.max_retries = chance.random_range(0..4);
+    match chance.random_range(0..4) {
+        0 => policy.retry_policy.backoff_strategy = Backoff::Linear,
+        1 => {
+            policy.retry_policy.backoff_strategy = Backoff::Schedule;
+            policy.retry_policy.schedule_seconds = Some(vec![1, chance.random_range(25..50)]);
+        }
+        _ => {}
+    }
+    policy
+}

@@ -1,0 +1,259 @@
+//! What happens next, as chance decides: a task goes on, time passes, somebody publishes or meddles, something dies. And
+//! in the end, the way to rest.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use rand::seq::IndexedRandom;
+
+use crate::engine::lane::AHEAD;
+use crate::id::{DeliveryId, WebhookNum};
+use crate::store::journal::model::HUGE;
+
+use super::checker;
+use super::process::Process;
+use super::receivers::Mood;
+use super::words;
+use super::world::{Hook, Trouble, World};
+
+/// Things that happen in one simulation, besides the turns of tasks.
+const STEPS: usize = 75;
+
+/// At so many moments something may happen until everything is at rest.
+const MOMENTS: usize = 1500;
+
+/// Receivers that fail in the end do so for as many: their backlog takes a cool-down for each attempt.
+const MOST_FAILED: usize = 200;
+
+/// So much may happen in one of them.
+const TURNS: usize = 20_000;
+
+const HOUR_MS: i64 = 3_600_000;
+
+pub(super) struct Scheduler {
+    world: Rc<World>,
+    sets_clock: bool,
+    accepts_in_the_end: bool,
+    is_stopping: bool,
+}
+
+impl Scheduler {
+    pub(super) fn new(world: &Rc<World>) -> Self {
+        let (sets_clock, accepts_in_the_end) = (world.happens(400), !world.happens(150));
+        Self { world: world.clone(), sets_clock, accepts_in_the_end, is_stopping: false }
+    }
+
+    pub(super) fn run(&mut self) {
+        Process::start(&self.world);
+        for _ in 0..STEPS {
+            for _ in 0..self.world.pick(20) {
+                self.world.tasks.turn(&self.world.chance);
+            }
+            self.step();
+        }
+        self.come_to_rest();
+        checker::all_is_well(&self.world);
+    }
+
+    fn step(&mut self) {
+        let step = self.world.pick(1000);
+        let Some(process) = self.world.process() else { return self.begin_again(step) };
+        match step {
+            0..300 => self.world.advance(Duration::from_millis(1 + self.world.pick(200) as u64)),
+            300..360 => self.world.advance(Duration::from_millis(1 + self.world.pick(3000) as u64)),
+            360..370 => self.world.advance(Duration::from_secs(31)),
+            370..520 => self.publish(&process),
+            520..640 => self.change_mood(),
+            640..920 => self.meddle(&process),
+            920..950 => self.look(&process),
+            950..970 => self.crash_endpoint(&process),
+            970..978 => self.kill(&process),
+            978..982 if !self.is_stopping => self.stop(&process),
+            982..984 => self.world.tight.set(!self.world.tight.get()),
+            984..990 if self.sets_clock => {
+                let by = if self.world.happens(500) { HOUR_MS } else { -HOUR_MS };
+                self.world.set_clock(by);
+            }
+            _ => checker::ledger_agrees(&process),
+        }
+    }
+
+    fn begin_again(&mut self, step: usize) {
+        self.world.tasks.bury();
+        self.is_stopping = false;
+        if step.is_multiple_of(3) {
+            self.world.advance(Duration::from_millis(700));
+        }
+        Process::start(&self.world);
+    }
+
+    fn some_hook(&self) -> Option<WebhookNum> {
+        let hooks = self.world.hooks.borrow();
+        let living: Vec<WebhookNum> = hooks.values().filter(|hook| !hook.is_deleted).map(|hook| hook.num).collect();
+        living.choose(&mut *self.world.chance.borrow_mut()).copied()
+    }
+
+    fn publish(&self, process: &Rc<Process>) {
+        let Some(hook) = self.some_hook().and_then(|num| self.world.hook(num)) else { return };
+        let kind = match self.world.pick(40) {
+            0..16 => "message.sent",
+            16..36 => "call.ended",
+            36..38 => return process.spawn(process.clone().test(hook.num)),
+            _ => HUGE,
+        };
+        let times = match self.world.pick(100) {
+            // More than the ledger knows by name.
+            0 => 45,
+            1..10 => 8,
+            _ => 1 + self.world.pick(3),
+        };
+        for _ in 0..times {
+            process.spawn(process.clone().publish(hook.tenant, kind));
+        }
+    }
+
+    fn change_mood(&self) {
+        let mut receivers = self.world.receivers.borrow_mut();
+        let Some(num) = self.some_hook() else { return };
+        if let Some(receiver) = receivers.get_mut(&num) {
+            receiver.change(&mut self.world.chance.borrow_mut());
+            self.world.note(|| format!("{num:?} {:?}", receiver.mood));
+        }
+    }
+
+    /// What operators do.
+    fn meddle(&self, process: &Rc<Process>) {
+        let Some(num) = self.some_hook() else { return };
+        let process = process.clone();
+        match self.world.pick(100) {
+            0..12 => process.clone().spawn(process.close(num, |hook| hook.is_paused = true)),
+            12..32 => process.clone().spawn(process.open(num, |hook| hook.is_paused = false)),
+            32..36 => process.clone().spawn(process.close(num, |hook| hook.is_active = false)),
+            36..46 => process.clone().spawn(process.open(num, |hook| hook.is_active = true)),
+            46..54 => process.clone().spawn(process.purge(num)),
+            54..62 => process.clone().spawn(process.probe(num)),
+            62..80 => self.some_delivery(num).into_iter().for_each(|id| process.spawn(process.clone().retry(id))),
+            80..95 => self.some_delivery(num).into_iter().for_each(|id| process.spawn(process.clone().cancel(id))),
+            95..98 => process.clone().spawn(process.open(num, |hook| hook.url.push_str(" next"))),
+            _ if self.world.happens(300) => process.clone().spawn(process.delete(num)),
+            _ => {}
+        }
+    }
+
+    /// One of the latest of this webhook.
+    fn some_delivery(&self, webhook: WebhookNum) -> Option<DeliveryId> {
+        let tables = self.world.tables.borrow();
+        let events = tables.events().filter(|(_, targets)| targets.contains(&webhook)).map(|(event, _)| event.seq);
+        let events: Vec<_> = events.collect();
+        let latest = &events[events.len().saturating_sub(12)..];
+        let event = *latest.choose(&mut *self.world.chance.borrow_mut())?;
+        Some(DeliveryId { event, webhook })
+    }
+
+    /// Somebody looks at the figures.
+    fn look(&self, process: &Rc<Process>) {
+        if let Some(num) = self.some_hook() {
+            process.spawn(process.clone().look(num));
+        }
+    }
+
+    fn crash_endpoint(&self, process: &Rc<Process>) {
+        let live = process.registry.borrow().live();
+        if let Some(endpoint) = live.choose(&mut *self.world.chance.borrow_mut()) {
+            endpoint.crash();
+        }
+    }
+
+    fn kill(&mut self, process: &Rc<Process>) {
+        process.kill();
+        self.world.tasks.bury();
+    }
+
+    fn stop(&mut self, process: &Rc<Process>) {
+        self.is_stopping = true;
+        process.spawn(process.clone().stop());
+    }
+}
+
+/// The end.
+impl Scheduler {
+    fn come_to_rest(&mut self) {
+        self.world.trouble.set(Trouble::NONE);
+        let mood = if self.accepts_in_the_end { Mood::Accepts } else { Mood::Fails };
+        self.set_moods(mood);
+        if self.is_stopping {
+            self.wait_until(|world| world.process().is_none());
+        }
+        if self.world.process().is_none() {
+            self.begin_again(1);
+        }
+        self.set_all_right();
+        self.wait_until(is_at_rest);
+        if let Some(process) = self.world.process() {
+            checker::ledger_agrees(&process);
+        }
+    }
+
+    fn set_moods(&self, mood: Mood) {
+        self.world.receivers.borrow_mut().values_mut().for_each(|receiver| receiver.mood = mood);
+    }
+
+    /// Most webhooks are opened, and some stay closed: what they are owed must wait.
+    fn set_all_right(&self) {
+        let Some(process) = self.world.process() else { return };
+        let hooks = self.world.hooks.borrow().clone();
+        for num in hooks.into_values().filter(|hook| !hook.is_deleted).map(|hook| hook.num) {
+            if self.world.happens(100) {
+                process.spawn(process.clone().close(num, |hook| hook.is_paused = true));
+            } else {
+                process.spawn(process.clone().open(num, |hook| (hook.is_active, hook.is_paused) = (true, false)));
+            }
+        }
+    }
+
+    fn wait_until(&self, is_so: impl Fn(&World) -> bool) {
+        for moment in 0..MOMENTS {
+            if moment == MOST_FAILED {
+                self.set_moods(Mood::Accepts);
+            }
+            let goes_on = (0..TURNS).all(|_| self.world.tasks.turn(&self.world.chance));
+            assert!(!goes_on, "something goes on and on");
+            if is_so(&self.world) {
+                return;
+            }
+            self.world.advance(next_moment(&self.world));
+        }
+        panic!("nothing comes to rest: {}", what_is_left(&self.world));
+    }
+}
+
+/// Until something may happen. A row that is due now needs the waker, which comes once a second.
+fn next_moment(world: &World) -> Duration {
+    let (now, tables, hooks) = (world.wall(), world.tables.borrow(), world.hooks.borrow());
+    let open = hooks.values().filter(|hook| hook.is_open());
+    // The head of an ordered webhook holds the others.
+    let first = |hook: &Hook| if hook.policy.ordered { 1 } else { usize::MAX };
+    let due = open.flat_map(|hook| tables.due_moments(hook.num).take(first(hook))).min();
+    let due = due.map(|due| due.since(now).saturating_sub(AHEAD).max(Duration::from_secs(1)));
+    let timer = world.next_timer().map(|at| at - world.elapsed());
+    [due, timer].into_iter().flatten().min().unwrap_or(Duration::from_secs(1))
+}
+
+/// Nothing is owed that could be sent.
+fn is_at_rest(world: &World) -> bool {
+    let (tables, hooks) = (world.tables.borrow(), world.hooks.borrow());
+    let may_wait = |hook: &Hook| !hook.is_open() && !hook.is_deleted;
+    let is_done = |hook: &Hook| may_wait(hook) || !tables.has_pending_rows(hook.num);
+    let is_idle = |process: Rc<Process>| process.feed.is_idle() && process.journal.depth().0 == 0;
+    let engine_is_idle = world.process().is_some_and(is_idle) && !world.book.borrow().is_anything_under_way();
+    engine_is_idle && tables.open_fanouts().next().is_none() && hooks.values().all(is_done)
+}
+
+fn what_is_left(world: &World) -> String {
+    let (tables, hooks) = (world.tables.borrow(), world.hooks.borrow());
+    let fanouts: Vec<String> = tables.open_fanouts().map(words::event).collect();
+    let open = hooks.values().filter(|hook| hook.is_open() || hook.is_deleted);
+    let rows = open.flat_map(|hook| tables.pending_of(hook.num).map(|event| (hook.num, event)));
+    let rows: Vec<String> = rows.map(|(num, event)| format!("w{} {}", num.0, words::event(event))).collect();
+    format!("fan-outs {fanouts:?}, rows {rows:?}")
+}

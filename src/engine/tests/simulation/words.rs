@@ -1,0 +1,75 @@
+//! What happened, in few words: a failure is told by its history.
+
+use crate::engine::lane::{Effect, Entry, Input};
+use crate::id::{DeliveryId, EventSeq};
+use crate::store::journal::Record;
+
+use super::world::START;
+
+/// When it was accepted, in milliseconds since the start, and which of that moment it is.
+pub(super) fn event(seq: EventSeq) -> String {
+    let at = seq.accepted_at();
+    format!("e{}+{}", at.0 - START, seq.0 - EventSeq::first_at(at).0)
+}
+
+fn entry(entry: &Entry) -> String {
+    let Entry { event: of, state, trigger, stored } = entry;
+    let kind = if *stored { "row" } else { "owed" };
+    let due = state.next_at.map(|at| at.0 - START);
+    format!("{} {kind} after {} due {due:?} {trigger:?}", event(of.seq), state.attempts)
+}
+
+pub(super) fn input(input: &Input) -> String {
+    match input {
+        Input::Offer(offered) => format!("offer {}", entry(offered)),
+        Input::Summon(summoned) => format!("summon {}", entry(summoned)),
+        Input::Loaded { entries, next } => {
+            let entries: Vec<String> = entries.iter().map(entry).collect();
+            format!("loaded {entries:?}, next {:?}", next.map(|at| at.0 - START))
+        }
+        Input::Finished { event: of, outcome, .. } => format!("{} ended: {outcome:?}", event(*of)),
+        Input::NotSent { event: of } => format!("{} was not sent", event(*of)),
+        Input::Configure { mode, .. } => format!("mode {mode:?}"),
+        Input::LoadFailed | Input::Wake | Input::Remind | Input::Probe | Input::Renew | Input::Tick => {
+            format!("{input:?}")
+        }
+    }
+}
+
+pub(super) fn effects(effects: &[Effect]) -> String {
+    let effects: Vec<String> = effects.iter().map(effect).collect();
+    effects.join(", ")
+}
+
+fn effect(effect: &Effect) -> String {
+    match effect {
+        Effect::Start { entry: started, .. } => format!("start {}", entry(started)),
+        Effect::Settle { entry, state } => {
+            let (of, next) = (event(entry.event.seq), state.next_at.map(|at| at.0 - START));
+            format!("settle {of} {:?} tries {} next {next:?}", state.status, state.tries)
+        }
+        Effect::Defer { event: of } => format!("defer {}", event(*of)),
+        Effect::Cancel { event: of } => format!("cancel {}", event(*of)),
+        Effect::Load { limit } => format!("load {limit}"),
+        Effect::Save { health } => format!("save open until {:?}", health.open_until.map(|at| at.0 - START)),
+        Effect::Warn { .. } | Effect::Disable { .. } => format!("{effect:?}"),
+    }
+}
+
+pub(super) fn records(records: &[Record]) -> String {
+    let records: Vec<String> = records.iter().map(record).collect();
+    records.join(", ")
+}
+
+fn record(record: &Record) -> String {
+    let delivery = |id: &DeliveryId| format!("w{} {}", id.webhook.0, event(id.event));
+    match record {
+        Record::Attempt(made) => format!("attempt {} of {}", made.attempt.number, delivery(&made.id)),
+        Record::Defer { id, .. } => format!("deferral of {}", delivery(id)),
+        Record::Cancel { id, .. } => format!("cancellation of {}", delivery(id)),
+        Record::Retry { id, .. } => format!("retry of {}", delivery(id)),
+        Record::Health { webhook, .. } => format!("health of w{}", webhook.0),
+        Record::Purge { webhook, through, .. } => format!("purge of w{} to {}", webhook.0, event(*through)),
+        Record::Adopt { fanout, recorded } => format!("adoption of {} with {recorded:?}", event(fanout.event.seq)),
+    }
+}

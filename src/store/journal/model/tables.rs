@@ -1,0 +1,280 @@
+//! The tables of a store that is simulated, with the statements that change them and the questions that are asked of them.
+//! Each says what it mirrors. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::clock::UnixMillis;
+use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::store::cancel::{Purge, TakenBack};
+use crate::store::deliveries::{Attempt, DeliveryState, Due, DueRows, Fallback, Status};
+use crate::store::events::Event;
+use crate::store::fanouts::Fanout;
+use crate::store::health::Health;
+use crate::store::journal::open::FanoutKey;
+use crate::store::journal::updates::Change;
+use crate::store::ledger::{FRONT, Ledger, LookUp};
+use crate::store::state::Suspect;
+
+/// Deliveries that are purged by one batch: few, so that a purge takes several.
+const PURGED_AT_ONCE: usize = 3;
+
+#[derive(Default)]
+pub(crate) struct Tables {
+    events: BTreeMap<EventSeq, (Arc<Event>, Arc<[WebhookNum]>)>,
+    fanouts: BTreeMap<FanoutKey, Arc<[WebhookNum]>>,
+    deliveries: BTreeMap<DeliveryId, DeliveryState>,
+    attempts: BTreeMap<DeliveryId, BTreeMap<u16, Attempt>>,
+    health: BTreeMap<WebhookNum, Health>,
+    /// The partial index of pending rows.
+    pending: BTreeMap<WebhookNum, BTreeSet<EventSeq>>,
+    started: bool,
+    stopped_cleanly: bool,
+    suspect: Option<Suspect>,
+}
+
+/// The journal's statements.
+impl Tables {
+    pub(super) fn accept(&mut self, event: Arc<Event>, targets: Arc<[WebhookNum]>) {
+        let seq = event.seq;
+        if !targets.is_empty() {
+            self.fanouts.insert((seq, 0), targets.clone());
+        }
+        assert!(self.events.insert(seq, (event, targets)).is_none(), "two events have the key {seq:?}");
+    }
+
+    /// `ON CONFLICT DO NOTHING`.
+    pub(super) fn insert_delivery(&mut self, id: DeliveryId, state: DeliveryState) {
+        if !self.deliveries.contains_key(&id) {
+            self.set(id, state);
+        }
+    }
+
+    /// `UPSERT_DELIVERY`: a cancelled delivery stays cancelled unless an attempt that was under way succeeded.
+    pub(super) fn upsert_delivery(&mut self, id: DeliveryId, new: DeliveryState) {
+        let mut state = new;
+        if let Some(old) = self.deliveries.get(&id).filter(|old| old.status == Status::Cancelled) {
+            if new.status != Status::Success {
+                state.status = Status::Cancelled;
+            }
+            (state.next_at, state.settled_at) = (None, old.settled_at);
+        }
+        self.set(id, state);
+    }
+
+    /// `ON CONFLICT DO NOTHING`.
+    pub(super) fn insert_attempt(&mut self, id: DeliveryId, attempt: Attempt) {
+        self.attempts.entry(id).or_default().entry(attempt.number).or_insert(attempt);
+    }
+
+    /// `cancel::take_back_one`.
+    pub(super) fn cancel(&mut self, id: DeliveryId, at: UnixMillis) -> Option<Change> {
+        let mut state = *self.deliveries.get(&id).filter(|state| state.status == Status::Pending)?;
+        let next_at = state.next_at.take();
+        match state.manual.take() {
+            Some(Fallback { status, .. }) if status != Status::Pending => state.status = status,
+            Some(_) | None => (state.status, state.settled_at) = (Status::Cancelled, Some(at)),
+        }
+        self.set(id, state);
+        Some(Change::TakenBack(TakenBack { id, next_at }))
+    }
+
+    /// `updates::retry`.
+    pub(super) fn retry(&mut self, id: DeliveryId, at: UnixMillis) -> Option<Change> {
+        let before = *self.deliveries.get(&id).filter(|state| state.manual.is_none())?;
+        let manual = Some(Fallback { status: before.status, next_at: before.next_at });
+        self.set(id, DeliveryState { status: Status::Pending, next_at: Some(at), manual, ..before });
+        match before.status {
+            Status::Pending => before.next_at.map(|next_at| Change::Hastened { id, next_at }),
+            Status::Success | Status::Failed | Status::Cancelled => Some(Change::Again(id)),
+        }
+    }
+
+    /// `cancel::purge`.
+    pub(super) fn purge(&mut self, purge: &Purge, at: UnixMillis) -> Vec<Change> {
+        let Purge { webhook, through, except } = purge;
+        let pending = self.pending.get(webhook).into_iter().flatten();
+        let pending = pending.filter(|event| **event <= *through && !except.contains(event));
+        let found: Vec<EventSeq> = pending.take(PURGED_AT_ONCE).copied().collect();
+        found.into_iter().filter_map(|event| self.cancel(DeliveryId { event, webhook: *webhook }, at)).collect()
+    }
+
+    pub(super) fn end_fanout(&mut self, key: FanoutKey) {
+        self.fanouts.remove(&key);
+    }
+
+    pub(super) fn set_health(&mut self, webhook: WebhookNum, health: Health) {
+        self.health.insert(webhook, health);
+    }
+
+    fn set(&mut self, id: DeliveryId, state: DeliveryState) {
+        let pending = self.pending.entry(id.webhook).or_default();
+        if state.status == Status::Pending {
+            pending.insert(id.event);
+        } else {
+            pending.remove(&id.event);
+        }
+        self.deliveries.insert(id, state);
+    }
+}
+
+/// What a process notes and reads when it starts and stops.
+impl Tables {
+    /// `Store::mark_started`.
+    pub(crate) fn mark_started(&mut self, now: UnixMillis) -> Suspect {
+        if self.started && !self.stopped_cleanly {
+            self.suspect = Some(Suspect { events_to: self.last_event(), due_to: now });
+        }
+        (self.started, self.stopped_cleanly) = (true, false);
+        self.suspect.unwrap_or(Suspect::NOTHING)
+    }
+
+    /// `Store::suspect`.
+    pub(crate) fn suspect(&mut self, suspect: Suspect) {
+        self.suspect = Some(self.suspect.unwrap_or(Suspect::NOTHING).and(suspect));
+    }
+
+    /// `Store::mark_stopped_cleanly`.
+    pub(crate) fn mark_stopped_cleanly(&mut self) {
+        self.stopped_cleanly = true;
+    }
+
+    pub(crate) fn last_event(&self) -> EventSeq {
+        self.events.last_key_value().map_or(EventSeq::ZERO, |(seq, _)| *seq)
+    }
+
+    /// `Store::ledger`: what is owed before anything changes it.
+    pub(crate) fn ledger(&self, now: UnixMillis) -> Ledger {
+        let mut ledger = Ledger::default();
+        for (webhook, pending) in &self.pending {
+            let Some(oldest) = pending.first() else { continue };
+            ledger.load(*webhook, pending.len() as u64, *oldest);
+            for at in self.due_moments(*webhook).filter(|at| *at > now) {
+                ledger.schedule_many(*webhook, UnixMillis(at.unix_seconds() * 1000), 1, now);
+            }
+        }
+        for (event, webhook) in self.owed_by_fanouts() {
+            ledger.owe(webhook, event);
+        }
+        ledger
+    }
+
+    /// `health::forget`.
+    pub(crate) fn forget_health(&mut self, webhook: WebhookNum) {
+        self.health.remove(&webhook);
+    }
+}
+
+/// What is read.
+impl Tables {
+    /// `Store::due`.
+    pub(crate) fn due(&self, webhook: WebhookNum, horizon: UnixMillis, ordered: bool, limit: usize) -> DueRows {
+        let mut rows: Vec<Due> = self.pending_of(webhook).filter_map(|event| self.due_one(event, webhook)).collect();
+        if !ordered {
+            rows.sort_by_key(|due| (due.state.next_at, due.event.seq));
+        }
+        let near = rows.partition_point(|due| ordered || due.state.next_at.is_some_and(|at| at <= horizon));
+        let later = rows.get(near).and_then(|due| due.state.next_at);
+        rows.truncate(near.min(limit));
+        let next = if rows.len() >= limit { rows.last().and_then(|last| last.state.next_at) } else { later };
+        DueRows { rows, next }
+    }
+
+    /// `Store::due_one`.
+    pub(crate) fn due_one(&self, event: EventSeq, webhook: WebhookNum) -> Option<Due> {
+        let state = *self.delivery(DeliveryId { event, webhook }).filter(|state| state.status == Status::Pending)?;
+        Some(Due { event: self.events.get(&event)?.0.clone(), state })
+    }
+
+    /// When pending rows of this webhook fall due.
+    pub(crate) fn due_moments(&self, webhook: WebhookNum) -> impl Iterator<Item = UnixMillis> {
+        self.pending_of(webhook).filter_map(move |event| self.delivery(DeliveryId { event, webhook })?.next_at)
+    }
+
+    /// Webhooks with pending rows, as `Store::webhooks_with_due` hops over them.
+    pub(crate) fn with_pending_rows(&self) -> impl Iterator<Item = WebhookNum> {
+        self.pending.iter().filter(|(_, events)| !events.is_empty()).map(|(webhook, _)| *webhook)
+    }
+
+    pub(crate) fn has_pending_rows(&self, webhook: WebhookNum) -> bool {
+        self.pending_of(webhook).next().is_some()
+    }
+
+    /// `Store::fanouts`.
+    pub(crate) fn fanouts(&self, after: EventSeq, limit: usize) -> Vec<Fanout> {
+        let later = self.fanouts.range((after, i16::MAX)..).filter(|((event, _), _)| *event > after);
+        let fanout = |(&(event, shard), targets): (&FanoutKey, &Arc<[WebhookNum]>)| {
+            let (event, _) = self.events.get(&event)?;
+            Some(Fanout { event: event.clone(), shard, targets: targets.clone() })
+        };
+        later.filter_map(fanout).take(limit).collect()
+    }
+
+    /// `Store::recorded_targets`.
+    pub(crate) fn recorded_targets(&self, event: EventSeq) -> Vec<WebhookNum> {
+        let all = DeliveryId { event, webhook: WebhookNum(0) }..=DeliveryId { event, webhook: WebhookNum(i64::MAX) };
+        self.deliveries.range(all).map(|(id, _)| id.webhook).collect()
+    }
+
+    /// `Store::owed_only_by_fanout`.
+    pub(crate) fn owed_only_by_fanout(&self, webhook: WebhookNum, to: EventSeq) -> Vec<EventSeq> {
+        let owed = self.owed_by_fanouts().filter(|(event, target)| *target == webhook && *event <= to);
+        owed.map(|(event, _)| event).collect()
+    }
+
+    /// `Store::pending_after`.
+    pub(crate) fn pending_after(&self, look: &LookUp) -> Vec<EventSeq> {
+        let by_fanouts = self.owed_by_fanouts().filter(|(_, target)| *target == look.webhook).map(|(event, _)| event);
+        let mut found: Vec<EventSeq> = self.pending_of(look.webhook).chain(by_fanouts).collect();
+        found.retain(|event| *event > look.after);
+        found.sort_unstable();
+        found.truncate(FRONT);
+        found
+    }
+
+    pub(crate) fn health(&self, webhook: WebhookNum) -> Health {
+        self.health.get(&webhook).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn delivery(&self, id: DeliveryId) -> Option<&DeliveryState> {
+        self.deliveries.get(&id)
+    }
+
+    pub(crate) fn deliveries(&self) -> impl Iterator<Item = (DeliveryId, DeliveryState)> {
+        self.deliveries.iter().map(|(id, state)| (*id, *state))
+    }
+
+    /// Oldest first.
+    pub(crate) fn attempts(&self, id: DeliveryId) -> impl Iterator<Item = &Attempt> {
+        self.attempts.get(&id).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// Every event that was accepted, with whom it was owed to.
+    pub(crate) fn events(&self) -> impl Iterator<Item = (&Event, &[WebhookNum])> {
+        self.events.values().map(|(event, targets)| (event.as_ref(), targets.as_ref()))
+    }
+
+    pub(crate) fn is_settled(&self, id: DeliveryId) -> bool {
+        self.delivery(id).is_some_and(|state| state.status != Status::Pending)
+    }
+
+    /// The keys of the open fan-outs.
+    pub(crate) fn open_fanouts(&self) -> impl Iterator<Item = EventSeq> {
+        self.fanouts.keys().map(|(event, _)| *event)
+    }
+
+    /// Targets of open fan-outs that have no row.
+    pub(crate) fn owed_by_fanouts(&self) -> impl Iterator<Item = (EventSeq, WebhookNum)> {
+        let targets = |(&(event, _), targets): (&FanoutKey, &Arc<[WebhookNum]>)| {
+            let targets: Vec<WebhookNum> = targets.to_vec();
+            targets.into_iter().map(move |webhook| (event, webhook))
+        };
+        let owed = self.fanouts.iter().flat_map(targets);
+        owed.filter(|(event, webhook)| self.delivery(DeliveryId { event: *event, webhook: *webhook }).is_none())
+    }
+
+    /// Pending rows of this webhook, oldest event first.
+    pub(crate) fn pending_of(&self, webhook: WebhookNum) -> impl Iterator<Item = EventSeq> {
+        self.pending.get(&webhook).into_iter().flatten().copied()
+    }
+}
