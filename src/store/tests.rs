@@ -40,12 +40,12 @@ macro_rules! on_both {
         mod $name {
             use crate::store::tests::world::On;
 
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            #[tokio::test]
             async fn on_sqlite() {
                 super::$name(On::Sqlite).await;
             }
 
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            #[tokio::test]
             async fn on_postgres() {
                 super::$name(On::Postgres).await;
             }

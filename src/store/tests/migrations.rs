@@ -5,7 +5,8 @@ use super::*;
 #[tokio::test]
 async fn a_second_process_is_told_that_the_file_is_in_use() {
     let world = World::new(On::Sqlite).await;
-    assert!(matches!(world.home.open_with(None).await, Err(OpenError::Locked { .. })));
+    let second = Store::open(world.home.options()).await;
+    assert!(matches!(second, Err(OpenError::Locked { .. })));
 }
 
 on_both!(the_schema_goes_down_and_up_again);
