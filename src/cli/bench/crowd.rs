@@ -23,12 +23,21 @@ pub(super) struct Alike {
     pub(super) count: usize,
 }
 
-/// Creates a tenant with these webhooks; answers its id.
-pub(super) async fn settle(place: &Place, crowd: &[Alike], bar: &ProgressBar) -> Result<TenantId, CliError> {
+/// Creates a tenant for each of these crowds; answers their ids, in order.
+pub(super) async fn settle(place: &Place, crowds: &[Vec<Alike>], bar: &ProgressBar) -> Result<Vec<TenantId>, CliError> {
     let store = Store::open(place.options()).await.map_err(CliError::failed)?;
     bar.set_message("creating webhooks");
     bar.set_position(0);
-    bar.set_length(crowd.iter().map(|alike| alike.count as u64).sum());
+    bar.set_length(crowds.iter().flatten().map(|alike| alike.count as u64).sum());
+    let mut tenants = Vec::with_capacity(crowds.len());
+    for crowd in crowds {
+        tenants.push(settle_one(&store, crowd, bar).await?);
+    }
+    store.close().await;
+    Ok(tenants)
+}
+
+async fn settle_one(store: &Store, crowd: &[Alike], bar: &ProgressBar) -> Result<TenantId, CliError> {
     let id = TenantId::generate();
     let new = NewTenant {
         id,
@@ -47,7 +56,6 @@ pub(super) async fn settle(place: &Place, crowd: &[Alike], bar: &ProgressBar) ->
             bar.inc((to - from) as u64);
         }
     }
-    store.close().await;
     Ok(id)
 }
 

@@ -125,8 +125,8 @@ impl<'a> Scene<'a> {
     async fn set(bench: &'a Bench<'a>) -> Result<Self, CliError> {
         let webhooks = bench.args.fan_out_huge.webhooks as usize;
         let sink = Sink::start(Receivers::new(1, 1)).await?;
-        let crowd = [Alike { kind: publishers::kind(0), url: sink.url(), count: webhooks }];
-        let tenant = crowd::settle(bench.place, &crowd, &bench.bar).await?;
+        let crowd = vec![Alike { kind: publishers::kind(0), url: sink.url(), count: webhooks }];
+        let tenant = crowd::settle(bench.place, &[crowd], &bench.bar).await?[0];
         let server = Server::start(bench.place).await?;
         let payload = bench.args.payload;
         let all = Publishers::of(&server, &sink, server.key_of(&tenant.to_string()).await?, webhooks, payload);

@@ -3,6 +3,7 @@
 //! The same server program is measured on an empty database and on a full one; a webhook costs the difference.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,12 +11,13 @@ use serde::Serialize;
 
 use crate::cli::CliError;
 
+use super::Bench;
 use super::crowd::{self, Alike};
 use super::publishers::{self, Publishers};
 use super::receivers::{Manner, Receivers};
 use super::server::Server;
 use super::sink::Sink;
-use super::{Bench, PATIENCE, until};
+use super::throughput::settled;
 
 #[derive(Debug, Args)]
 pub(super) struct IdleArgs {
@@ -41,6 +43,17 @@ pub(super) struct Report {
     seconds_until_live: f64,
     memory_live_mib: f64,
     bytes_per_live: f64,
+    /// With an attempt under way, or waiting for its turn, at each of them.
+    memory_busy_mib: f64,
+    bytes_per_busy: f64,
+}
+
+/// Live webhooks of one tenant. Those of a much larger crowd would not stay in memory once they have delivered.
+const A_TENANT: u32 = 2_000;
+
+/// How many of the live webhooks each tenant has.
+fn parts(live: u32) -> impl Iterator<Item = u32> {
+    (0..live).step_by(A_TENANT as usize).map(move |from| (live - from).min(A_TENANT))
 }
 
 pub(super) async fn measure(bench: &Bench<'_>) -> Result<Report, CliError> {
@@ -48,20 +61,25 @@ pub(super) async fn measure(bench: &Bench<'_>) -> Result<Report, CliError> {
     let sleeping = idle.checked_sub(live).ok_or_else(|| CliError::failed("--live must not be more than --idle"))?;
     let (ready_empty, memory_empty) = empty(bench).await?;
     let sink = Sink::start(Receivers::new(1, 0)).await?;
-    let crowd = [
-        Alike { kind: publishers::kind(1), url: sink.url(), count: sleeping as usize },
-        Alike { kind: publishers::kind(0), url: sink.url_at(0), count: live as usize },
-    ];
-    let tenant = crowd::settle(bench.place, &crowd, &bench.bar).await?;
+    let alike = |kind, url, count: u32| vec![Alike { kind, url, count: count as usize }];
+    let mut crowds: Vec<Vec<Alike>> =
+        parts(live).map(|count| alike(publishers::kind(0), sink.url_at(0), count)).collect();
+    crowds.push(alike(publishers::kind(1), sink.url(), sleeping));
+    let tenants = crowd::settle(bench.place, &crowds, &bench.bar).await?;
     bench.begin("starting", 1);
     let server = Server::start(bench.place).await?;
     let memory_idle = server.steady_memory().await?;
 
-    sink.receivers.set(0..1, Manner::Hangs);
-    let key = server.key_of(&tenant.to_string()).await?;
-    let publishers = Publishers::of(&server, &sink, key, live as usize, bench.args.payload);
-    let seconds_until_live = wake(bench, &server, &publishers, live).await?;
+    let mut publishers = Vec::new();
+    for (tenant, count) in tenants.iter().zip(parts(live)) {
+        let key = server.key_of(&tenant.to_string()).await?;
+        publishers.push(Publishers::of(&server, &sink, key, count as usize, bench.args.payload));
+    }
+    let seconds_until_live = wake(bench, &server, &sink, &publishers, live).await?;
     let memory_live = server.steady_memory().await?;
+    sink.receivers.set(0..1, Manner::Hangs);
+    publish(&publishers).await?;
+    let memory_busy = server.steady_memory().await?;
     sink.receivers.set(0..1, Manner::Answers);
     let ready = server.ready_after();
     server.stop().await?;
@@ -78,6 +96,8 @@ pub(super) async fn measure(bench: &Bench<'_>) -> Result<Report, CliError> {
         seconds_until_live,
         memory_live_mib: mib(memory_live),
         bytes_per_live: (memory_live - memory_idle) / f64::from(live),
+        memory_busy_mib: mib(memory_busy),
+        bytes_per_busy: (memory_busy - memory_idle) / f64::from(live),
     })
 }
 
@@ -92,21 +112,31 @@ async fn empty(bench: &Bench<'_>) -> Result<(Duration, f64), CliError> {
     Ok(found)
 }
 
-/// One event to all that are to live; answers the seconds until they do.
-async fn wake(bench: &Bench<'_>, server: &Server, publishers: &Publishers, live: u32) -> Result<f64, CliError> {
+/// One event to all that are to live, until each of them has delivered it; answers the seconds until then.
+async fn wake(
+    bench: &Bench<'_>,
+    server: &Server,
+    sink: &Sink,
+    publishers: &[Arc<Publishers>],
+    live: u32,
+) -> Result<f64, CliError> {
     bench.begin("waking", u64::from(live));
     let began = std::time::Instant::now();
-    publishers.publish_one().await?;
-    let awake = until(PATIENCE, async || {
-        let alive = server.usage().await?.live_endpoints;
-        bench.bar.set_position(alive);
-        Ok(alive >= u64::from(live))
-    });
-    if awake.await? {
-        Ok(began.elapsed().as_secs_f64())
-    } else {
-        Err(CliError::failed("not all endpoints came to life"))
+    publish(publishers).await?;
+    settled(server, sink, &bench.bar).await?;
+    let seconds = began.elapsed().as_secs_f64();
+    let alive = server.usage().await?.live_endpoints;
+    if alive < u64::from(live) {
+        return Err(CliError::failed(format!("only {alive} endpoints are live")));
     }
+    Ok(seconds)
+}
+
+async fn publish(publishers: &[Arc<Publishers>]) -> Result<(), CliError> {
+    for publisher in publishers {
+        publisher.publish_one().await?;
+    }
+    Ok(())
 }
 
 impl fmt::Display for Report {
@@ -114,7 +144,7 @@ impl fmt::Display for Report {
         let Self { idle, live, ready_after_ms, ready_after_ms_empty, .. } = self;
         writeln!(
             f,
-            "{idle} webhooks, {live} of them live in the end; each has an attempt under way or waiting for its turn"
+            "{idle} webhooks; {live} of them come to life and deliver, then each has an attempt under way or waiting"
         )?;
         writeln!(
             f,
@@ -127,6 +157,8 @@ impl fmt::Display for Report {
         )?;
         writeln!(f, "a webhook        {:9.0} bytes", self.bytes_per_idle)?;
         writeln!(f, "live             {:9.1} MiB, after {:.1} s", self.memory_live_mib, self.seconds_until_live)?;
-        write!(f, "a live endpoint  {:9.0} bytes", self.bytes_per_live)
+        writeln!(f, "a live endpoint  {:9.0} bytes", self.bytes_per_live)?;
+        writeln!(f, "busy             {:9.1} MiB", self.memory_busy_mib)?;
+        write!(f, "a busy endpoint  {:9.0} bytes", self.bytes_per_busy)
     }
 }
