@@ -316,7 +316,7 @@ impl Store {
     }
 
     /// Pending deliveries of a webhook that fall due by `horizon`, earliest first; in the order of publishing if
-    /// `ordered`, and then whatever their due time. At most `limit`, and no more than [`READ_BYTES`] hold unless that is
+    /// `ordered`, and then whatever their due time. At most `limit`, and no more than 4 MiB of bodies hold unless that is
     /// one.
     pub async fn due(
         &self,
