@@ -19,7 +19,7 @@ use crate::delivery::outcome::{Outcome, OutcomeKind};
 use crate::delivery::sender::{Report, Sender};
 use crate::fault;
 use crate::id::{DeliveryId, EventSeq};
-use crate::store::deliveries::{Attempt, DeliveryState, Status};
+use crate::store::deliveries::{Attempt, DeliveryState, Status, Wanted};
 use crate::store::journal::{AttemptRecord, Record};
 use crate::store::state::Suspect;
 
@@ -153,7 +153,7 @@ impl Endpoint {
                 Effect::Disable { reason } => self.disable(reason, ctx),
                 Effect::Defer { event } => self.record(Record::Defer { id: self.id(event), next_at: now.wall }, ctx),
                 Effect::Cancel { event } => self.record(Record::Cancel { id: self.id(event), at: now.wall }, ctx),
-                Effect::Load { limit } => self.load(limit, ctx),
+                Effect::Load { limit, known } => self.load(limit, known, ctx),
             }
         }
         self.set_timer(now, ctx);
@@ -228,11 +228,12 @@ impl Endpoint {
 
     /// Reads rows after everything recorded so far is committed: otherwise a delivery that just succeeded would still
     /// look pending.
-    fn load(&self, limit: usize, ctx: &mut Context<Self>) {
+    fn load(&self, limit: usize, known: Vec<EventSeq>, ctx: &mut Context<Self>) {
         let (shared, num, ordered) = (self.shared.clone(), self.serving.num, self.serving.policy.ordered);
         let read = async move {
             let _ = shared.journal.barrier().await;
-            let read = shared.store.due(num, UnixMillis::now().plus(HORIZON), ordered, limit).await;
+            let wanted = Wanted { horizon: UnixMillis::now().plus(HORIZON), ordered, limit, known: &known };
+            let read = shared.store.due(num, wanted).await;
             if let Err(error) = &read {
                 tracing::warn!(%error, "pending deliveries could not be read; trying again");
                 tokio::time::sleep(STORE_PAUSE).await;

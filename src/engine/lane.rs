@@ -376,8 +376,10 @@ impl Lane {
         if self.load_at(now).is_none_or(|at| at > now.steady) {
             return;
         }
-        let in_flight = self.in_flight.entries().filter(|entry| entry.stored).count();
-        effects.extend(self.window.load(in_flight, self.most(now)).map(|limit| Effect::Load { limit }));
+        let Some(limit) = self.window.load(self.most(now)) else { return };
+        let here = self.window.entries().chain(self.in_flight.entries()).filter(|entry| entry.stored);
+        let known = here.map(|entry| entry.event.seq).collect();
+        effects.push(Effect::Load { limit, known });
     }
 
     /// How much of the backlog is worth its memory: a probe needs one delivery.

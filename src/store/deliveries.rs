@@ -4,14 +4,14 @@ mod list;
 
 use std::sync::Arc;
 
-use sea_orm::{EntityTrait, FromQueryResult, QueryFilter, QueryOrder, Statement, Value};
+use sea_orm::{DbBackend, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, Statement, Value};
 
 use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 
 use super::events::Event;
 use super::webhooks::webhook_id_of;
-use super::{Store, StoreError, payload};
+use super::{Store, StoreError, dialect, payload};
 
 use self::list::{ListQuery, Source};
 
@@ -143,6 +143,18 @@ pub struct Due {
     pub state: DeliveryState,
 }
 
+/// Which pending deliveries of a webhook are to be read.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Those that fall due by then.
+    pub horizon: UnixMillis,
+    /// In the order of publishing, and then whatever their due time.
+    pub ordered: bool,
+    pub limit: usize,
+    /// Whoever asks has these.
+    pub known: &'a [EventSeq],
+}
+
 /// A stretch of a webhook's pending deliveries.
 #[derive(Debug, Clone)]
 pub struct DueRows {
@@ -205,11 +217,13 @@ const READ_BYTES: usize = 4 * 1024 * 1024;
 const DUE_COLUMNS: &str = "d.event_seq, d.status, d.attempts, d.tries, d.next_at, d.settled_at, d.manual_from, \
                            d.manual_next_at";
 
-/// What is needed to send the pending deliveries of webhook `$1`, `$2` at most. The sizes of all are looked up before the
-/// bodies of those that fit are read.
-fn due_sql(which: &str, order: &str) -> String {
+/// What is needed to send the pending deliveries of webhook `$1`, `$2` at most and none of `$3`. The sizes of all are looked
+/// up before the bodies of those that fit are read.
+fn due_sql(backend: DbBackend, which: &str, order: &str) -> String {
+    let is_unknown = dialect::is_none_of(backend, "d.event_seq", "$3");
     format!(
-        "WITH due AS (SELECT {DUE_COLUMNS} FROM delivery d WHERE d.status = 0 AND d.webhook_num = $1 {which} \
+        "WITH due AS (SELECT {DUE_COLUMNS} FROM delivery d WHERE d.status = 0 AND d.webhook_num = $1 AND {is_unknown} \
+         {which} \
          ORDER BY {order} LIMIT $2), \
          sized AS (SELECT d.*, OCTET_LENGTH(e.body) AS size FROM due d JOIN event e ON e.seq = d.event_seq), \
          summed AS (SELECT sized.*, COUNT(*) OVER () AS found, \
@@ -315,22 +329,19 @@ impl Store {
         Ok(deliveries)
     }
 
-    /// Pending deliveries of a webhook that fall due by `horizon`, earliest first; in the order of publishing if
-    /// `ordered`, and then whatever their due time. At most `limit`, and no more than 4 MiB of bodies hold unless that is
-    /// one.
-    pub async fn due(
-        &self,
-        webhook: WebhookNum,
-        horizon: UnixMillis,
-        ordered: bool,
-        limit: usize,
-    ) -> Result<DueRows, StoreError> {
+    /// Pending deliveries of a webhook, earliest first. No more than 4 MiB of bodies hold, unless that is one.
+    pub async fn due(&self, webhook: WebhookNum, wanted: Wanted<'_>) -> Result<DueRows, StoreError> {
+        let Wanted { horizon, ordered, limit, known } = wanted;
+        let backend = self.backend();
         let most: Value = i64::try_from(limit).unwrap_or(i64::MAX).into();
+        let known = dialect::numbers(backend, known.iter().map(|event| event.0));
         let (which, order, values) = match ordered {
-            true => ("", "event_seq", vec![webhook.0.into(), most]),
-            false => ("AND d.next_at <= $3", "next_at, event_seq", vec![webhook.0.into(), most, horizon.0.into()]),
+            true => ("", "event_seq", vec![webhook.0.into(), most, known]),
+            false => {
+                ("AND d.next_at <= $4", "next_at, event_seq", vec![webhook.0.into(), most, known, horizon.0.into()])
+            }
         };
-        let statement = Statement::from_sql_and_values(self.backend(), due_sql(which, order), values);
+        let statement = Statement::from_sql_and_values(backend, due_sql(backend, which, order), values);
         let rows = DueRow::find_by_statement(statement).all(self.engine_readers()).await?;
         let found = rows.first().map_or(0, |row| usize::try_from(row.found).unwrap_or(usize::MAX));
         let next = match rows.last() {

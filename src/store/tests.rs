@@ -20,7 +20,7 @@ use sea_orm::ConnectionTrait;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
-use super::deliveries::{DeliveryFilter, DeliveryState, Status};
+use super::deliveries::{DeliveryFilter, DeliveryState, Status, Wanted};
 use super::idempotency::OnceKey;
 use super::journal::feed::Next;
 use super::journal::{Draft, PublishError, Published, Record};
@@ -157,6 +157,10 @@ async fn a_restarted_journal_ends_the_fan_outs_that_it_adopts(on: On) {
     assert!(world.open_fanouts().await.is_empty(), "every target had its row");
 }
 
+fn wanted(horizon: UnixMillis, ordered: bool) -> Wanted<'static> {
+    Wanted { horizon, ordered, limit: 10, known: &[] }
+}
+
 on_both!(due_rows_come_in_order_and_their_webhooks_are_found);
 async fn due_rows_come_in_order_and_their_webhooks_are_found(on: On) {
     let world = World::new(on).await;
@@ -167,7 +171,7 @@ async fn due_rows_come_in_order_and_their_webhooks_are_found(on: On) {
         world.record(Record::Defer { id: id(*receipt, a.num), next_at: UnixMillis(now.0 + at * 1000) }).await;
     }
     let seqs = async |horizon: i64, ordered| -> Vec<EventSeq> {
-        let due = world.store.due(a.num, UnixMillis(now.0 + horizon), ordered, 10).await.unwrap();
+        let due = world.store.due(a.num, wanted(UnixMillis(now.0 + horizon), ordered)).await.unwrap();
         due.rows.iter().map(|due| due.event.seq).collect()
     };
     assert_eq!(seqs(25_000, false).await, [receipts[1].seq, receipts[2].seq]);
@@ -201,7 +205,7 @@ async fn slow_lists_keep_no_delivery_waiting(on: On) {
         store.webhooks_with_due(now).await?;
         store.ledger(now).await?;
         world.running.ledger.next_due(webhook.num).await?;
-        store.due(webhook.num, now, false, 1).await
+        store.due(webhook.num, wanted(now, false)).await
     };
     let read = tokio::time::timeout(Duration::from_secs(10), reads).await;
     read.expect("the engine waits for nobody").unwrap();

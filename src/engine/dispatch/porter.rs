@@ -57,6 +57,9 @@ struct State {
 
 impl State {
     fn add(&mut self, tenant: TenantNum, items: Vec<Item>) {
+        if items.is_empty() {
+            return;
+        }
         for item in &items {
             *self.here.entry(item.num).or_default() += 1;
         }
@@ -75,6 +78,11 @@ impl State {
             self.tenants.push_back((tenant, waiting));
         }
         slice
+    }
+
+    /// Whether more of this tenant waits while others are there: only a crowd gives way.
+    fn is_a_crowd_beside_others(&self, tenant: TenantNum) -> bool {
+        self.tenants.iter().any(|(known, _)| *known == tenant) && self.others.are_there(tenant, Instant::now())
     }
 
     fn gone(&mut self, nums: &[WebhookNum]) {
@@ -148,7 +156,7 @@ impl Porter {
             }
             self.state.lock().gone(&nums);
             self.carried.notify_one();
-            if tenant.is_some_and(|tenant| self.state.lock().others.are_there(tenant, Instant::now())) {
+            if tenant.is_some_and(|tenant| self.state.lock().is_a_crowd_beside_others(tenant)) {
                 tokio::time::sleep((began.elapsed() * REST).min(LONGEST_REST)).await;
             }
         }

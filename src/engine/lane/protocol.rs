@@ -95,9 +95,10 @@ pub enum Effect {
     Cancel {
         event: EventSeq,
     },
-    /// Read pending rows, then say [`Input::Loaded`].
+    /// Read pending rows, but not those that are `known`, then say [`Input::Loaded`].
     Load {
         limit: usize,
+        known: Vec<EventSeq>,
     },
 }
 

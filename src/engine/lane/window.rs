@@ -163,17 +163,15 @@ impl Window {
         true
     }
 
-    /// Starts to read what is missing, if fewer than half of `most` come before it: answers how many rows, given that
-    /// `elsewhere` more of those that will be answered are neither here nor missing.
-    pub(super) fn load(&mut self, elsewhere: usize, most: usize) -> Option<usize> {
+    /// Starts to read what is missing, if fewer than half of `most` come before it: answers how many rows.
+    pub(super) fn load(&mut self, most: usize) -> Option<usize> {
         let unread = self.unread.filter(|_| self.loading.is_none())?;
         let before = self.ready.range(..unread).count();
         if before > most / 2 {
             return None;
         }
         (self.unread, self.loading) = (None, Some(unread));
-        let here = self.ready.values().filter(|entry| entry.stored).count();
-        Some(most - before + here + elsewhere)
+        Some(most - before)
     }
 
     pub(super) fn load_failed(&mut self) {

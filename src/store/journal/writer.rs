@@ -39,6 +39,9 @@ const MAX_RECORDS: usize = 1024;
 /// Outcomes that are written together with publishes, whose senders wait. Nobody waits for the others.
 const RECORDS_BESIDE_PUBLISHES: usize = 256;
 
+/// So few publishes are written alone: what nobody waits for comes with the next batch.
+const FEW_PUBLISHES: usize = 4;
+
 /// Nobody waits for an outcome to be committed. Letting them gather makes fewer and larger commits; a crash in this
 /// moment sends that much more again.
 const LINGER: Duration = Duration::from_millis(10);
@@ -66,6 +69,8 @@ pub(super) struct Writer {
     /// Fan-outs whose last target is recorded in a batch that is not committed yet.
     ended: Vec<FanoutKey>,
     cancelled: Cancelled,
+    /// Records that let a few publishes go first.
+    held: Vec<Record>,
     last: EventSeq,
     outputs: Outputs,
 }
@@ -109,6 +114,12 @@ impl Batch {
         !somebody_waits && self.records.len() < ENOUGH_RECORDS
     }
 
+    /// Publishers wait, a few of them, and nobody waits for what was recorded.
+    fn may_hold_records(&self) -> bool {
+        let few_publish = (1..=FEW_PUBLISHES).contains(&self.publishes.len());
+        few_publish && !self.closing && self.barriers.is_empty() && self.records.len() < RECORDS_BESIDE_PUBLISHES
+    }
+
     /// Nothing that was recorded before these is left to commit.
     fn pass_barriers(self) {
         for done in self.barriers {
@@ -126,8 +137,8 @@ impl Writer {
         outputs: Outputs,
     ) -> Self {
         let (statements, open) = (Statements::new(store.backend()), OpenFanouts::default());
-        let (ended, cancelled) = (Vec::new(), Cancelled::new(UnixMillis::now()));
-        Self { store, holding, publishes, records, statements, open, ended, cancelled, last, outputs }
+        let (ended, held, cancelled) = (Vec::new(), Vec::new(), Cancelled::new(UnixMillis::now()));
+        Self { store, holding, publishes, records, statements, open, ended, cancelled, held, last, outputs }
     }
 
     /// Runs until it is told to close and everything is written.
@@ -140,8 +151,11 @@ impl Writer {
     /// Waits for the first request and takes what is there with it. When nobody waits for the commit, more outcomes are
     /// let in for a moment.
     async fn gather(&mut self) -> Option<Batch> {
-        let mut batch = Batch::default();
-        batch.add(self.next().await?);
+        let mut batch = Batch { records: std::mem::take(&mut self.held), ..Batch::default() };
+        let have_waited = !batch.records.is_empty();
+        if !have_waited {
+            batch.add(self.next().await?);
+        }
         self.take_waiting(&mut batch);
         let mut patience = pin!(tokio::time::sleep(LINGER));
         while batch.can_wait() {
@@ -151,6 +165,9 @@ impl Writer {
                 else => break,
             }
             self.take_waiting(&mut batch);
+        }
+        if !have_waited && batch.may_hold_records() {
+            self.held = std::mem::take(&mut batch.records);
         }
         if batch.closing {
             self.records.close();
@@ -172,7 +189,9 @@ impl Writer {
             let Ok(request) = self.publishes.try_recv() else { break };
             batch.add(request);
         }
-        let most = if batch.publishes.is_empty() { MAX_RECORDS } else { RECORDS_BESIDE_PUBLISHES };
+        // A share of what waits, so that publishes without end do not starve what was recorded.
+        let beside = (self.records.len() / 2).clamp(RECORDS_BESIDE_PUBLISHES, MAX_RECORDS);
+        let most = if batch.publishes.is_empty() { MAX_RECORDS } else { beside };
         while batch.records.len() < most {
             let Ok(request) = self.records.try_recv() else { break };
             batch.add(request);

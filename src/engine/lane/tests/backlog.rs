@@ -6,22 +6,26 @@ use super::*;
 struct Store {
     rows: Vec<Entry>,
     reads: usize,
+    /// How many rows fit into one read, because of their size.
+    fit: usize,
 }
 
 impl Store {
     fn new(rows: std::ops::Range<i64>, due: impl Fn(i64) -> UnixMillis) -> Self {
         let row = |seq| Entry::stored(Due { event: event(seq), state: pending(due(seq)) }, Suspect::NOTHING);
-        Self { rows: rows.map(row).collect(), reads: 0 }
+        Self { rows: rows.map(row).collect(), reads: 0, fit: usize::MAX }
     }
 
     /// Answers reads until none is asked for; everything that was started on the way.
     fn serve(&mut self, bench: &mut Bench, mut effects: Vec<Effect>) -> Vec<i64> {
         let mut all = started(&effects);
-        while let Some(limit) = effects.iter().find_map(asked) {
+        while let Some((limit, known)) = effects.iter().find_map(asked) {
             self.reads += 1;
             assert!(self.reads < 100, "rows are read again and again");
-            let entries: Vec<Entry> = self.rows.iter().take(limit).cloned().collect();
-            let next = entries.last().filter(|_| entries.len() == limit).and_then(|last| last.state.next_at);
+            let unknown = self.rows.iter().filter(|row| !known.contains(&row.event.seq));
+            let entries: Vec<Entry> = unknown.take(limit.min(self.fit)).cloned().collect();
+            let is_cut = entries.len() == limit.min(self.fit);
+            let next = entries.last().filter(|_| is_cut).and_then(|last| last.state.next_at);
             effects = bench.on(Input::Loaded { entries, next });
             all.extend(started(&effects));
         }
@@ -29,8 +33,8 @@ impl Store {
     }
 }
 
-fn asked(effect: &Effect) -> Option<usize> {
-    if let Effect::Load { limit } = effect { Some(*limit) } else { None }
+fn asked(effect: &Effect) -> Option<(usize, Vec<EventSeq>)> {
+    if let Effect::Load { limit, known } = effect { Some((*limit, known.clone())) } else { None }
 }
 
 fn slow() -> Bench {
@@ -127,4 +131,14 @@ fn a_window_that_was_full_when_memory_became_tight_gets_smaller_and_nothing_is_l
     let deferred = effects.iter().filter(|effect| matches!(effect, Effect::Defer { .. })).count();
     assert_eq!((bench.lane.window.len(), deferred), (FEW, 99 - FEW));
     assert!(bench.lane.window.unread().is_some(), "they are read back");
+}
+
+#[test]
+fn rows_of_which_few_fit_into_a_read_are_each_read_once() {
+    let mut bench = slow();
+    let mut store = Store { fit: 4, ..Store::new(1..1000, |_| START) };
+    let effects = bench.on(Input::Wake);
+    assert_eq!(store.serve(&mut bench, effects), [1]);
+    let held = bench.lane.window.len();
+    assert!(held >= WINDOW / 2 && store.reads <= held.div_ceil(4) + 1, "{} reads for {held} rows", store.reads);
 }

@@ -52,16 +52,18 @@ impl Model {
                 }
                 Effect::Cancel { .. } => prop_assert!(false, "nothing was deleted"),
                 Effect::Save { .. } | Effect::Warn { .. } | Effect::Disable { .. } => {}
-                Effect::Load { limit } => self.read(limit, now, ordered),
+                Effect::Load { limit, known } => self.read(limit, &known, now, ordered),
             }
         }
         Ok(())
     }
 
     /// Reads now; the lane hears of it later.
-    fn read(&mut self, limit: usize, now: Now, ordered: bool) {
+    fn read(&mut self, limit: usize, known: &[EventSeq], now: Now, ordered: bool) {
         let horizon = now.wall.plus(HORIZON);
-        let pending = self.rows.iter().filter(|(_, state)| state.status == Status::Pending);
+        let wanted =
+            |(seq, state): &(&EventSeq, &DeliveryState)| state.status == Status::Pending && !known.contains(seq);
+        let pending = self.rows.iter().filter(wanted);
         let mut rows: Vec<Due> = pending.map(|(seq, state)| Due { event: event(seq.0), state: *state }).collect();
         if !ordered {
             rows.sort_by_key(|due| (due.state.next_at, due.event.seq));

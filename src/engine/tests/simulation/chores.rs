@@ -5,19 +5,21 @@ use std::rc::Rc;
 
 use crate::engine::lane::{Entry, HORIZON, Input, Reason};
 use crate::id::EventSeq;
+use crate::store::deliveries::Wanted;
 
 use super::endpoint::Endpoint;
 use super::process::STORE_PAUSE;
 
 impl Endpoint {
     /// `Endpoint::load`.
-    pub(super) fn load(self: &Rc<Self>, limit: usize) {
+    pub(super) fn load(self: &Rc<Self>, limit: usize, known: Vec<EventSeq>) {
         let (actor, process, num) = (self.clone(), self.process.clone(), self.num);
         let ordered = self.serving.borrow().policy.ordered;
         let read = async move {
             let _ = process.journal.barrier().await;
             let horizon = process.world.wall().plus(HORIZON);
-            let read = process.world.read(|tables| tables.due(num, horizon, ordered, limit)).await;
+            let wanted = Wanted { horizon, ordered, limit, known: &known };
+            let read = process.world.read(|tables| tables.due(num, wanted)).await;
             if read.is_err() {
                 process.world.sleep(STORE_PAUSE).await;
             }

@@ -244,7 +244,7 @@ impl Endpoint {
             Effect::Disable { reason } => self.disable(reason),
             Effect::Defer { event } => self.record(Record::Defer { id: id(event), next_at: now }),
             Effect::Cancel { event } => self.record(Record::Cancel { id: id(event), at: now }),
-            Effect::Load { limit } => self.load(limit),
+            Effect::Load { limit, known } => self.load(limit, known),
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::cancel::{Purge, TakenBack};
-use crate::store::deliveries::{Attempt, DeliveryState, Due, DueRows, Fallback, Status};
+use crate::store::deliveries::{Attempt, DeliveryState, Due, DueRows, Fallback, Status, Wanted};
 use crate::store::events::Event;
 use crate::store::fanouts::Fanout;
 use crate::store::health::Health;
@@ -168,8 +168,10 @@ impl Tables {
 /// What is read.
 impl Tables {
     /// `Store::due`.
-    pub(crate) fn due(&self, webhook: WebhookNum, horizon: UnixMillis, ordered: bool, limit: usize) -> DueRows {
-        let mut rows: Vec<Due> = self.pending_of(webhook).filter_map(|event| self.due_one(event, webhook)).collect();
+    pub(crate) fn due(&self, webhook: WebhookNum, wanted: Wanted<'_>) -> DueRows {
+        let Wanted { horizon, ordered, limit, known } = wanted;
+        let unknown = self.pending_of(webhook).filter(|event| !known.contains(event));
+        let mut rows: Vec<Due> = unknown.filter_map(|event| self.due_one(event, webhook)).collect();
         if !ordered {
             rows.sort_by_key(|due| (due.state.next_at, due.event.seq));
         }
