@@ -20,8 +20,8 @@ const OTHER_VARIABLES: [&str; 3] = ["POSTHASTE_CONFIG", "POSTHASTE_FAULT", "POST
 
 const SHORTEST_ADMIN_KEY: usize = 32;
 
-/// The least lets one of the largest events be in memory, and there is no most.
-const LEAST_PAYLOAD_MEMORY: usize = 1 << 20;
+/// As much may wait in the queues before the endpoints; with less, endpoints would have none. There is no most.
+const LEAST_PAYLOAD_MEMORY: usize = 64 << 20;
 
 /// A setting that cannot be used, and what would be.
 #[derive(Debug, thiserror::Error)]
@@ -273,7 +273,7 @@ impl TryFrom<Written> for Config {
                 "payload_memory_bytes",
                 payload_memory,
                 LEAST_PAYLOAD_MEMORY..=usize::MAX,
-                "1048576 or more",
+                "67108864 or more",
             )?,
             stop_grace: Duration::from_millis(written.stop_grace_ms.unwrap_or(10_000)),
             body_limit_bytes: within("body_limit_bytes", body_limit, 1024..=64 * 1024 * 1024, "1024 to 67108864")?,

@@ -40,8 +40,7 @@ use sea_orm::{
     TransactionTrait,
 };
 
-use tokio_util::task::AbortOnDropHandle;
-
+use self::checkpoint::Checkpoints;
 use self::seal::Seal;
 
 /// A list's next slice: the items and where the one after them starts.
@@ -80,7 +79,7 @@ struct Inner {
     /// Those in memory, for whoever reads them next.
     events: payload::Events,
     /// Of SQLite alone.
-    checkpoints: Option<AbortOnDropHandle<()>>,
+    checkpoints: Option<Checkpoints>,
     /// Held for the life of the store: a second process must not open the same file.
     _lock: Option<std::fs::File>,
 }
@@ -147,7 +146,11 @@ impl Store {
     /// Closes every connection; what is left of the write-ahead log is folded into the file.
     pub async fn close(&self) {
         let Inner { writer, readers, engine_readers, lease, checkpoints, .. } = self.inner.as_ref();
-        checkpoints.iter().for_each(AbortOnDropHandle::abort);
+        if let Some(checkpoints) = checkpoints
+            && let Err(error) = checkpoints.stop().await
+        {
+            tracing::warn!(%error, "closing the database failed");
+        }
         for pool in [readers, engine_readers].into_iter().chain(lease).chain([writer]) {
             if let Err(error) = pool.close_by_ref().await {
                 tracing::warn!(%error, "closing the database failed");

@@ -449,11 +449,14 @@ impl Handler<Summon> for Endpoint {
             let _ = shared.journal.barrier().await;
             shared.store.due_one(id).await
         };
-        ctx.spawn(read.into_actor(self).map(|read, actor, ctx| match read {
+        ctx.spawn(read.into_actor(self).map(move |read, actor, ctx| match read {
             Ok(Some(due)) => actor.hear(Input::Summon(Entry::stored(due, actor.suspect)), ctx),
-            Ok(None) => {}
+            Ok(None) => {
+                actor.lane.answer_no_summons(event);
+            }
             Err(error) => {
                 tracing::warn!(%error, "a delivery that is to be sent now could not be read; it waits for its turn");
+                actor.lane.answer_no_summons(event);
                 actor.hear(Input::Wake, ctx);
             }
         }));

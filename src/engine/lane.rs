@@ -196,8 +196,8 @@ impl Lane {
         self.summoned.push(event);
     }
 
-    /// What is being read of this one is out of date; answers whether anything is.
-    fn answer_no_summons(&mut self, event: EventSeq) -> bool {
+    /// What is being read of this one is out of date, or not there; answers whether anything is being read.
+    pub fn answer_no_summons(&mut self, event: EventSeq) -> bool {
         let before = self.summoned.len();
         self.summoned.retain(|summoned| *summoned != event);
         self.summoned.len() < before

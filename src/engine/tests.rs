@@ -46,7 +46,7 @@ impl World {
         let (store, tenant) = store_with_tenant(&directory).await;
         let egress_allow = vec!["127.0.0.0/8".parse().unwrap()];
         let config =
-            EngineConfig { allow_http: true, egress_allow, arbiters: 1, max_in_flight: 64, payload_memory: 1 << 20 };
+            EngineConfig { allow_http: true, egress_allow, arbiters: 1, max_in_flight: 64, payload_memory: usize::MAX };
         let engine = Engine::start(store, config).await.unwrap();
         Self { engine, tenant, _directory: directory }
     }

@@ -4,14 +4,32 @@
 
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DatabaseConnection};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr};
+use tokio_util::task::AbortOnDropHandle;
 
 /// At full speed the log grows by a few thousand pages in this time. Each look waits for the disk, and so does a commit at
 /// the same moment: not too often.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// Runs until it is dropped. Waits for nobody and keeps nobody waiting.
-pub(super) async fn run(connection: DatabaseConnection) {
+pub(super) struct Checkpoints {
+    connection: DatabaseConnection,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Checkpoints {
+    pub(super) fn start(connection: DatabaseConnection) -> Self {
+        let task = AbortOnDropHandle::new(tokio::spawn(run(connection.clone())));
+        Self { connection, task }
+    }
+
+    /// Before the writer closes: whoever closes last folds back what is left.
+    pub(super) async fn stop(&self) -> Result<(), DbErr> {
+        self.task.abort();
+        self.connection.close_by_ref().await
+    }
+}
+
+async fn run(connection: DatabaseConnection) {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -12,8 +12,7 @@ use entity::webhook_secret as secret;
 use migration::{Migrator, MigratorTrait as _};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryOrder, QuerySelect};
 
-use tokio_util::task::AbortOnDropHandle;
-
+use super::checkpoint::Checkpoints;
 use super::payload::Events;
 use super::seal::{MasterKey, Seal};
 use super::{Inner, Store};
@@ -93,7 +92,7 @@ struct Connected {
     /// Nothing else keeps the lease waiting.
     lease: Option<DatabaseConnection>,
     /// Folds the write-ahead log of SQLite back.
-    checkpoints: Option<AbortOnDropHandle<()>>,
+    checkpoints: Option<Checkpoints>,
     master_key: MasterKey,
     /// Where the master key comes from, for whoever has to look.
     key_setting: String,
@@ -144,14 +143,21 @@ fn backend_of(url: &str) -> Result<DbBackend, OpenError> {
     }
 }
 
-/// What may be shown of a URL: neither user nor password, nor parameters, which may name one, too.
+/// What may be shown of a URL: neither user nor password, nor parameters, which may name one, too. Little if a password may
+/// be elsewhere than where one belongs, because it holds a character that ends it.
 fn without_secrets(url: &str) -> String {
-    let url = url.split('?').next().unwrap_or_default();
-    let shown = url.rsplit('@').next().unwrap_or_default();
-    match url.split_once("://") {
-        Some((scheme, _)) if shown.len() < url.len() => format!("{scheme}://…@{shown}"),
-        _ => shown.to_owned(),
-    }
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), url),
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let (hidden, shown) = match (rest.matches('@').count(), rest.split_once('@')) {
+        (0, _) => ("", rest),
+        (1, Some((_, shown))) if authority.contains('@') && scheme.is_empty() => ("", shown),
+        (1, Some((_, shown))) if authority.contains('@') => ("…@", shown),
+        _ => ("…", ""),
+    };
+    format!("{scheme}{hidden}{}", shown.split('?').next().unwrap_or_default())
 }
 
 /// `<path>.<suffix>`
@@ -193,7 +199,10 @@ mod tests {
     #[test]
     fn nothing_shown_of_a_url_is_secret() {
         for (url, shown) in [
-            ("mysql://me:se@cret@db/x", "mysql://…@db/x"),
+            ("mysql://me:secret@db/x", "mysql://…@db/x"),
+            ("mysql://me:se@cret@db/x", "mysql://…"),
+            ("mysql://me:cret?ss@db/x", "mysql://…"),
+            ("mysql://me:c@ret?word@db", "mysql://…"),
             ("me:secret@db", "db"),
             ("redis://db/?password=secret", "redis://db/"),
             ("posthaste.db", "posthaste.db"),

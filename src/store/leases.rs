@@ -113,6 +113,9 @@ impl Store {
             return Ok(Taken::Held(holder));
         }
         let transaction = connection.begin().await?;
+        // Whoever freezes here keeps no other from starting.
+        let silence = format!("SELECT set_config('idle_in_transaction_session_timeout', '{SILENCE}', true)");
+        transaction.execute_raw(plain(silence)).await?;
         // Locked in order, as batches do, so that nobody waits in a ring. Waits for batches under way, too.
         transaction.execute_raw(plain("SELECT num FROM shard ORDER BY num FOR UPDATE")).await?;
         // Another one may have been faster; and whoever renews now comes too late.
@@ -165,7 +168,8 @@ impl Store {
 
 async fn release(connection: &DatabaseConnection, node: i64) -> Result<(), DbErr> {
     let transaction = connection.begin().await?;
-    for sql in ["DELETE FROM node WHERE num = $1", "UPDATE shard SET owner = NULL WHERE owner = $1"] {
+    // In the order in which a start locks them.
+    for sql in ["UPDATE shard SET owner = NULL WHERE owner = $1", "DELETE FROM node WHERE num = $1"] {
         transaction.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, [node.into()])).await?;
     }
     transaction.commit().await

@@ -22,6 +22,12 @@ pub const EVERY: Duration = Duration::from_secs(2);
 /// Entries a transaction. Each may be on a page of its own; at this size the writer is held for about one commit's time.
 const CHUNK: usize = 256;
 
+/// The same when much has gathered: whoever waits, waits for the work itself then, and fewer commits leave more time for it.
+const LARGE_CHUNK: usize = 1024;
+
+/// What gathers in [`EVERY`] at some thousand deliveries a second.
+const MUCH: usize = 16 * 1024;
+
 /// What is recorded but not indexed yet. Filled by the journal's writer.
 #[derive(Default)]
 pub struct LogBuffer {
@@ -80,7 +86,7 @@ impl LogIndex {
         loop {
             let sql = "SELECT event_seq, webhook_num FROM delivery WHERE (event_seq, webhook_num) > ($1, $2) \
                        ORDER BY event_seq, webhook_num LIMIT $3";
-            let values = [after.event.0.into(), after.webhook.0.into(), (CHUNK as i64).into()];
+            let values = [after.event.0.into(), after.webhook.0.into(), (LARGE_CHUNK as i64).into()];
             let statement = Statement::from_sql_and_values(self.store.backend(), sql, values);
             let rows = KeyRow::find_by_statement(statement).all(self.store.engine_readers()).await?;
             let id = |row: &KeyRow| DeliveryId { event: EventSeq(row.event_seq), webhook: WebhookNum(row.webhook_num) };
@@ -115,8 +121,9 @@ impl LogIndex {
         let (mut new, complete_to) = self.buffer.take();
         progress.to_do.append(&mut new);
         progress.to_do.sort_unstable_by_key(|id| (id.webhook, id.event));
+        let chunk = if progress.to_do.len() > MUCH { LARGE_CHUNK } else { CHUNK };
         while !progress.to_do.is_empty() {
-            let from = progress.to_do.len().saturating_sub(CHUNK);
+            let from = progress.to_do.len().saturating_sub(chunk);
             self.insert(&progress.to_do[from..]).await?;
             progress.to_do.truncate(from);
         }

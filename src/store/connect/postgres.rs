@@ -101,7 +101,10 @@ fn checked(url: &str) -> Result<String, OpenError> {
     };
     let parsed = Url::parse(url).map_err(|error| refused(error.to_string()))?;
     if let Some((name, _)) = parsed.query_pairs().find(|(name, _)| !PARAMETERS.contains(&name.as_ref())) {
-        return Err(refused(format!("unknown parameter `{name}`; known are {}", PARAMETERS.join(", "))));
+        // One that does not look like a name may be part of a password.
+        let is_name = name.bytes().all(|byte| byte.is_ascii_lowercase() || b"_-".contains(&byte));
+        let name = if is_name { format!("`{name}`") } else { "that is not shown".to_owned() };
+        return Err(refused(format!("unknown parameter {name}; known are {}", PARAMETERS.join(", "))));
     }
     url.parse::<PgConnectOptions>().map_err(|error| refused(error.to_string()))?;
     Ok(url.to_owned())
@@ -184,5 +187,15 @@ mod tests {
             assert!(refused.contains(why) && !refused.contains("me:hidden"), "{refused}");
         }
         checked("postgres://me:hidden@db/x?sslmode=verify-full").unwrap();
+    }
+
+    #[test]
+    fn no_part_of_a_password_is_taken_for_the_name_of_a_parameter() {
+        for url in ["postgres://me:12?Geheim@db/x", "postgres://me:12?34@db/x"] {
+            let refused = checked(url).unwrap_err().to_string();
+            assert!(!refused.contains("Geheim") && !refused.contains("34"), "{refused}");
+        }
+        let refused = checked("postgres://me@db/x?sslmod=require").unwrap_err().to_string();
+        assert!(refused.contains("unknown parameter `sslmod`"), "{refused}");
     }
 }

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use fs4::FileExt;
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement};
-use tokio_util::task::AbortOnDropHandle;
 
 use super::{Connected, OpenError, Options, beside, ensure_schema, migrate_down, without_secrets};
-use crate::store::checkpoint;
+use crate::store::checkpoint::Checkpoints;
 use crate::store::seal::MasterKey;
 
 /// Lists and logs that the API reads at a time; more would only take turns on the same cores.
@@ -46,8 +45,7 @@ pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
     let query_only = [("query_only", "1".to_owned())];
     let readers = connect(&path, READERS, &query_only).await?;
     let engine_readers = connect(&path, ENGINE_READERS, &query_only).await?;
-    let checkpoints = checkpoint::run(connect(&path, 1, &[]).await?);
-    let checkpoints = Some(AbortOnDropHandle::new(tokio::spawn(checkpoints)));
+    let checkpoints = Some(Checkpoints::start(connect(&path, 1, &[]).await?));
     let lock = Some(lock);
     Ok(Connected { writer, readers, engine_readers, lease: None, checkpoints, master_key, key_setting, lock })
 }

@@ -34,7 +34,7 @@ use super::{Draft, JournalStats, PublishError, PublishRequest, Published, Record
 
 /// Requests in one transaction: bounds how long the next batch waits.
 const MAX_PUBLISHES: usize = 1024;
-const MAX_RECORDS: usize = 1024;
+const MAX_RECORDS: usize = 2048;
 
 /// Outcomes that are written together with publishes, whose senders wait. Nobody waits for the others.
 const RECORDS_BESIDE_PUBLISHES: usize = 256;
@@ -47,7 +47,7 @@ const FEW_PUBLISHES: usize = 4;
 const LINGER: Duration = Duration::from_millis(10);
 
 /// Outcomes that are worth a commit of their own.
-const ENOUGH_RECORDS: usize = MAX_RECORDS;
+const ENOUGH_RECORDS: usize = 1024;
 
 /// Pause before a refused batch is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
