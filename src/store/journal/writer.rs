@@ -80,6 +80,8 @@ struct Batch {
     publishes: Vec<PublishRequest>,
     records: Vec<Record>,
     barriers: Vec<oneshot::Sender<()>>,
+    /// Somebody waits for what one of the records changes.
+    is_awaited: bool,
     closing: bool,
 }
 
@@ -102,7 +104,10 @@ impl Batch {
     fn add(&mut self, request: Request) {
         match request {
             Request::Publish(request) => self.publishes.push(request),
-            Request::Record(record) => self.records.push(record),
+            Request::Record(record) => {
+                self.is_awaited |= matches!(record, Record::Purge { .. });
+                self.records.push(record);
+            }
             Request::Barrier(done) => self.barriers.push(done),
             Request::Close => self.closing = true,
         }
@@ -110,14 +115,17 @@ impl Batch {
 
     /// Outcomes alone, and few of them.
     fn can_wait(&self) -> bool {
-        let somebody_waits = self.closing || !self.publishes.is_empty() || !self.barriers.is_empty();
-        !somebody_waits && self.records.len() < ENOUGH_RECORDS
+        !self.somebody_waits_for_records() && self.publishes.is_empty() && self.records.len() < ENOUGH_RECORDS
     }
 
     /// Publishers wait, a few of them, and nobody waits for what was recorded.
     fn may_hold_records(&self) -> bool {
         let few_publish = (1..=FEW_PUBLISHES).contains(&self.publishes.len());
-        few_publish && !self.closing && self.barriers.is_empty() && self.records.len() < RECORDS_BESIDE_PUBLISHES
+        few_publish && !self.somebody_waits_for_records() && self.records.len() < RECORDS_BESIDE_PUBLISHES
+    }
+
+    fn somebody_waits_for_records(&self) -> bool {
+        self.closing || self.is_awaited || !self.barriers.is_empty()
     }
 
     /// Nothing that was recorded before these is left to commit.
