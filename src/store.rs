@@ -70,6 +70,8 @@ pub struct Store {
 
 struct Inner {
     writer: DatabaseConnection,
+    /// Its commits need not be on the disk before they are answered.
+    aside: DatabaseConnection,
     readers: DatabaseConnection,
     engine_readers: DatabaseConnection,
     /// Of PostgreSQL alone, which other nodes may know.
@@ -143,15 +145,38 @@ impl Store {
         Ok(result)
     }
 
+    /// Like [`Self::write`], for what is made again after a crash: nobody waits until it is on the disk. It is there
+    /// before anything that is written later.
+    async fn write_aside(
+        &self,
+        change: impl AsyncFnOnce(&DatabaseTransaction) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let its_turn = match self.backend() {
+            // Of two that write at once SQLite would let one sleep.
+            DbBackend::Sqlite => Some(self.begin().await?),
+            _ => None,
+        };
+        let transaction = self.inner.aside.begin().await?;
+        if its_turn.is_none() {
+            transaction.execute_unprepared("SET LOCAL synchronous_commit = off").await?;
+        }
+        change(&transaction).await?;
+        transaction.commit().await?;
+        if let Some(turn) = its_turn {
+            turn.rollback().await?;
+        }
+        Ok(())
+    }
+
     /// Closes every connection; what is left of the write-ahead log is folded into the file.
     pub async fn close(&self) {
-        let Inner { writer, readers, engine_readers, lease, checkpoints, .. } = self.inner.as_ref();
+        let Inner { writer, aside, readers, engine_readers, lease, checkpoints, .. } = self.inner.as_ref();
         if let Some(checkpoints) = checkpoints
             && let Err(error) = checkpoints.stop().await
         {
             tracing::warn!(%error, "closing the database failed");
         }
-        for pool in [readers, engine_readers].into_iter().chain(lease).chain([writer]) {
+        for pool in [aside, readers, engine_readers].into_iter().chain(lease).chain([writer]) {
             if let Err(error) = pool.close_by_ref().await {
                 tracing::warn!(%error, "closing the database failed");
             }

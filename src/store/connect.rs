@@ -87,6 +87,8 @@ impl OpenError {
 /// What opening yields.
 struct Connected {
     writer: DatabaseConnection,
+    /// Writes what need not be on the disk at once.
+    aside: DatabaseConnection,
     readers: DatabaseConnection,
     engine_readers: DatabaseConnection,
     /// Nothing else keeps the lease waiting.
@@ -106,14 +108,16 @@ impl Store {
             DbBackend::Postgres => Box::pin(postgres::open(&options)).await?,
             _ => sqlite::open(&options).await?,
         };
-        let Connected { writer, readers, engine_readers, lease, checkpoints, master_key, key_setting, lock } =
+        let Connected { writer, aside, readers, engine_readers, lease, checkpoints, master_key, key_setting, lock } =
             connected;
         let seal = Seal::new(&master_key);
         if newest_secret(&writer).await?.is_some_and(|sealed| seal.is_foreign(&sealed)) {
             return Err(OpenError::WrongKey { setting: key_setting });
         }
         let (lease_for, events) = (options.lease, Events::default());
-        let inner = Inner { writer, readers, engine_readers, lease, lease_for, seal, events, checkpoints, _lock: lock };
+        let _lock = lock;
+        let inner =
+            Inner { writer, aside, readers, engine_readers, lease, lease_for, seal, events, checkpoints, _lock };
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -14,13 +14,15 @@ use crate::store::leases;
 
 use super::{Connected, OpenError, Options, ensure_schema, migrate_down, without_secrets};
 
-/// One writes, two keep the lease; of the others there must be some for each kind of reader.
+/// One writes, one writes aside, two keep the lease; of the others there must be some for each kind of reader.
 pub const CONNECTIONS: RangeInclusive<u32> = 6..=200;
 
 /// Reads are short; more of them at once than a small server has cores would only take turns.
 pub const DEFAULT_CONNECTIONS: u32 = 12;
 
 const WRITER: u32 = 1;
+
+const ASIDE: u32 = 1;
 
 /// One that hangs must not keep the lease from being renewed.
 const LEASE: u32 = 2;
@@ -67,6 +69,7 @@ pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
     let (readers, engine_readers) = shares(options.connections);
     Ok(Connected {
         writer,
+        aside: connect(&url, ASIDE).await?,
         readers: connect(&url, readers).await?,
         engine_readers: connect(&url, engine_readers).await?,
         lease: Some(connect(&url, LEASE).await?),
@@ -89,7 +92,7 @@ pub(super) async fn down(options: &Options, steps: u32) -> Result<(), OpenError>
 
 /// Readers of the API and of the engine.
 fn shares(connections: u32) -> (u32, u32) {
-    let rest = connections.max(*CONNECTIONS.start()) - WRITER - LEASE;
+    let rest = connections.max(*CONNECTIONS.start()) - WRITER - ASIDE - LEASE;
     (rest / 2, rest - rest / 2)
 }
 
@@ -171,7 +174,7 @@ mod tests {
         for connections in CONNECTIONS {
             let (readers, engine_readers) = shares(connections);
             assert!(readers > 0 && engine_readers > 0);
-            assert_eq!(readers + engine_readers + WRITER + LEASE, connections);
+            assert_eq!(readers + engine_readers + WRITER + ASIDE + LEASE, connections);
         }
     }
 

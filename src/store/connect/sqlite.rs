@@ -42,12 +42,14 @@ pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
     };
     let writer = connect(&path, 1, &[("cache_size", format!("-{WRITER_CACHE_KIB}"))]).await?;
     ensure_schema(&writer, options.migrate).await?;
+    let aside = connect(&path, 1, &[("synchronous", "NORMAL".to_owned())]).await?;
     let query_only = [("query_only", "1".to_owned())];
     let readers = connect(&path, READERS, &query_only).await?;
     let engine_readers = connect(&path, ENGINE_READERS, &query_only).await?;
     let checkpoints = Some(Checkpoints::start(connect(&path, 1, &[]).await?));
     let lock = Some(lock);
-    Ok(Connected { writer, readers, engine_readers, lease: None, checkpoints, master_key, key_setting, lock })
+    let lease = None;
+    Ok(Connected { writer, aside, readers, engine_readers, lease, checkpoints, master_key, key_setting, lock })
 }
 
 /// Undoes the newest `steps` migrations of a file that nothing else has open.

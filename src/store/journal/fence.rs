@@ -34,22 +34,13 @@ impl Pass {
 }
 
 /// Locks what the batch writes for.
-pub(super) async fn pass<C: ConnectionTrait>(
-    on: &C,
-    holding: &Holding,
-    records: &[Record],
-    has_events: bool,
-) -> Result<Pass, DbErr> {
+pub(super) async fn pass<C: ConnectionTrait>(on: &C, holding: &Holding, records: &[Record]) -> Result<Pass, DbErr> {
     if holding.is_everything() {
         return Ok(Pass::default());
     }
     let mut shards: BTreeSet<ShardNum> = records.iter().filter_map(webhook_of).map(ShardNum::of).collect();
-    if has_events {
-        shards.insert(ShardNum::OF_KEYS);
-    }
-    if shards.is_empty() {
-        return Ok(Pass::default());
-    }
+    // Events may join the batch until the last moment, and shards must be locked in order.
+    shards.insert(ShardNum::OF_KEYS);
     Ok(Pass { lost: holding.lock(on, &shards).await?, statements: 1 })
 }
 

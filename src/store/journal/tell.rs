@@ -13,7 +13,7 @@ use crate::store::ledger::Ledger;
 use super::updates::Change;
 use super::{AttemptRecord, Record};
 
-/// In the order in which the batch was written: fan-outs, attempts, updates.
+/// Of the records: in the order in which they were written, attempts before updates.
 pub(super) struct Committed<'a> {
     pub(super) fanouts: &'a [Fanout],
     pub(super) records: &'a [Record],

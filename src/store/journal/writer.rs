@@ -100,6 +100,25 @@ struct Prepared {
     events: usize,
 }
 
+impl Prepared {
+    fn after(last: EventSeq) -> Self {
+        let (answers, fanouts, late, updated) = (Vec::new(), Vec::new(), HashSet::new(), Updated::default());
+        Self { answers, fanouts, last, late, updated, statements: 0, rows: 0, events: 0 }
+    }
+
+    async fn run(
+        &mut self,
+        statements: &Statements,
+        on: &DatabaseTransaction,
+        rows: Rows,
+    ) -> Result<Updated, StoreError> {
+        self.rows += rows.count();
+        let (count, updated) = statements.run(on, rows).await?;
+        self.statements += count;
+        Ok(updated)
+    }
+}
+
 impl Batch {
     fn add(&mut self, request: Request) {
         match request {
@@ -238,17 +257,22 @@ impl Writer {
 
     async fn commit(&mut self, batch: &mut Batch) -> Result<Prepared, StoreError> {
         let transaction = self.store.begin().await?;
-        let pass = fence::pass(&transaction, &self.holding, &batch.records, !batch.publishes.is_empty()).await?;
+        let pass = fence::pass(&transaction, &self.holding, &batch.records).await?;
         if !pass.admits_all() {
             self.drop_lost(batch, &pass);
         }
+        let mut prepared = Prepared::after(self.last);
+        let mut rows = Rows::default();
+        self.prepare_records(&batch.records, &mut rows);
+        prepared.late = self.cancelled.late(&transaction, &batch.records, UnixMillis::now()).await?;
+        prepared.updated = prepared.run(&self.statements, &transaction, rows).await?;
+        if pass.admits_events() {
+            self.let_in_late_comers(batch);
+        }
         let batch = &*batch;
         let mut rows = Rows::default();
-        let mut prepared = self.prepare_events(&transaction, &batch.publishes, &mut rows).await?;
-        self.prepare_records(&batch.records, &mut rows);
-        prepared.rows = rows.count();
-        prepared.late = self.cancelled.late(&transaction, &batch.records, UnixMillis::now()).await?;
-        (prepared.statements, prepared.updated) = self.statements.run(&transaction, rows).await?;
+        self.prepare_events(&transaction, &batch.publishes, &mut prepared, &mut rows).await?;
+        prepared.run(&self.statements, &transaction, rows).await?;
         if prepared.events > 0 {
             fault::point("publish.before_commit");
         }
@@ -258,6 +282,14 @@ impl Writer {
         transaction.commit().await?;
         prepared.statements += pass.statements + 2;
         Ok(prepared)
+    }
+
+    /// Who publishes while outcomes are written waits for this commit, and for no other.
+    fn let_in_late_comers(&mut self, batch: &mut Batch) {
+        while batch.publishes.len() < MAX_PUBLISHES {
+            let Ok(request) = self.publishes.try_recv() else { break };
+            batch.add(request);
+        }
     }
 
     /// What another node has taken is its to write.
@@ -281,19 +313,10 @@ impl Writer {
         &self,
         on: &DatabaseTransaction,
         publishes: &[PublishRequest],
+        prepared: &mut Prepared,
         rows: &mut Rows,
-    ) -> Result<Prepared, StoreError> {
+    ) -> Result<(), StoreError> {
         let now = UnixMillis::now();
-        let mut prepared = Prepared {
-            answers: Vec::with_capacity(publishes.len()),
-            fanouts: Vec::new(),
-            last: self.last,
-            late: HashSet::new(),
-            updated: Updated::default(),
-            statements: 0,
-            rows: 0,
-            events: 0,
-        };
         let mut callers = Callers::default();
         for request in publishes {
             if let Some(once) = &request.once
@@ -304,7 +327,7 @@ impl Writer {
             }
             let mut published = Vec::with_capacity(request.drafts.len());
             for draft in &request.drafts {
-                published.push(self.prepare_event(on, draft, &mut callers, &mut prepared, rows, now).await?);
+                published.push(self.prepare_event(on, draft, &mut callers, prepared, rows, now).await?);
             }
             if let Some(key) = &request.once {
                 let answer = serde_json::to_vec(&published).map_err(|e| StoreError::unreadable("answer", e))?;
@@ -313,7 +336,7 @@ impl Writer {
             }
             prepared.answers.push(Ok(published));
         }
-        Ok(prepared)
+        Ok(())
     }
 
     async fn answered_before(
