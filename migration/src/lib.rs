@@ -10,6 +10,7 @@ mod dialect;
 mod m0001_spine;
 mod m0002_isolation;
 mod m0003_nodes;
+mod m0004_many_nodes;
 
 /// Names the lock that processes which migrate one PostgreSQL database take in turns. Arbitrary, and never changed.
 const TURN: i64 = 0x0070_6F73_7468_6173;
@@ -21,7 +22,12 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_spine::Migration), Box::new(m0002_isolation::Migration), Box::new(m0003_nodes::Migration)]
+        vec![
+            Box::new(m0001_spine::Migration),
+            Box::new(m0002_isolation::Migration),
+            Box::new(m0003_nodes::Migration),
+            Box::new(m0004_many_nodes::Migration),
+        ]
     }
 }
 

@@ -20,7 +20,7 @@ async fn the_schema_goes_down_and_up_again(on: On) {
     assert!(store.integrity_problems().await.unwrap().is_empty());
     store.close().await;
     drop(store);
-    Store::migrate_down(&options, 2).await.unwrap();
+    Store::migrate_down(&options, 3).await.unwrap();
     home.open().await.close().await;
     Store::open(options).await.unwrap().close().await;
 }
