@@ -7,6 +7,7 @@
 pub mod concurrency;
 pub mod lane;
 pub mod permits;
+pub mod placement;
 pub mod restart;
 pub mod routes;
 pub mod vitals;

@@ -32,7 +32,7 @@ const LAYERS: [Layer; 5] = [
 ];
 
 /// Decide without waiting, without a clock and without chance. Where they live, and the words that would give it away.
-const PURE: [&str; 26] = [
+const PURE: [&str; 27] = [
     "src/engine/lane.rs",
     "src/engine/lane/entry.rs",
     "src/engine/lane/health.rs",
@@ -45,6 +45,7 @@ const PURE: [&str; 26] = [
     "src/engine/vitals/latency.rs",
     "src/engine/backlog/why.rs",
     "src/engine/dispatch/line.rs",
+    "src/engine/placement.rs",
     "src/engine/restart.rs",
     "src/engine/routes.rs",
     "src/engine/shards.rs",
