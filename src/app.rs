@@ -50,10 +50,13 @@ impl App {
             arbiters: config.endpoint_threads,
             max_in_flight: config.max_in_flight,
             payload_memory: config.payload_memory_bytes,
+            address: config.advertise_url,
         };
         let listen = |source| AppError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
+        let reached_at = engine_config.address.unwrap_or_else(|| format!("http://{address}"));
+        let engine_config = EngineConfig { address: Some(reached_at), ..engine_config };
         let engine = Engine::start(store.clone(), engine_config).await?;
         // Last, so that a start that fails has not used up the one moment at which the key is shown.
         let new_admin_key = match &config.admin_key {

@@ -47,6 +47,15 @@ pub struct Written {
     /// PostgreSQL: how long a process may send after it last reached the database, in milliseconds [default: 15000]
     #[arg(long, env = "POSTHASTE_LEASE_MS", value_name = "MS")]
     lease_ms: Option<usize>,
+    /// PostgreSQL behind a pooler: where the server itself is reached, to hear calls of other nodes [default: the database URL]
+    #[arg(long, env = "POSTHASTE_DATABASE_LISTEN_URL", hide_env_values = true, value_name = "URL")]
+    database_listen_url: Option<String>,
+    /// PostgreSQL: look for what other nodes have committed once a second, and listen to nobody [default: false]
+    #[arg(long, env = "POSTHASTE_DATABASE_POLL_ONLY", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    database_poll_only: Option<bool>,
+    /// PostgreSQL: where other nodes reach this one's API [default: http:// and the address of the API]
+    #[arg(long, env = "POSTHASTE_ADVERTISE_URL", value_name = "URL")]
+    advertise_url: Option<String>,
     /// PostgreSQL: use a server that may lose commits, or whose clock is far off, all the same [default: false]
     #[arg(
         long,
@@ -94,9 +103,12 @@ pub struct Written {
     log: Option<String>,
 }
 
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 19] = [
     "database_url",
     "database_connections",
+    "database_listen_url",
+    "database_poll_only",
+    "advertise_url",
     "lease_ms",
     "force_unsafe_database",
     "migrate",
@@ -122,6 +134,9 @@ fn known_keys() -> Vec<String> {
 pub struct Config {
     pub database_url: String,
     pub database_connections: u32,
+    /// `None`: nobody is listened to.
+    pub database_listen_url: Option<String>,
+    pub advertise_url: Option<String>,
     pub lease: Duration,
     pub force_unsafe_database: bool,
     pub migrate: bool,
@@ -154,6 +169,7 @@ impl Config {
             master_key: self.master_key.clone(),
             migrate: self.migrate,
             connections: self.database_connections,
+            listen: self.database_listen_url.clone(),
             lease: self.lease,
             force_unsafe: self.force_unsafe_database,
         }
@@ -179,6 +195,9 @@ impl Written {
         Self {
             database_url: self.database_url.or(below.database_url),
             database_connections: self.database_connections.or(below.database_connections),
+            database_listen_url: self.database_listen_url.or(below.database_listen_url),
+            database_poll_only: self.database_poll_only.or(below.database_poll_only),
+            advertise_url: self.advertise_url.or(below.advertise_url),
             lease_ms: self.lease_ms.or(below.lease_ms),
             force_unsafe_database: self.force_unsafe_database.or(below.force_unsafe_database),
             migrate: self.migrate.or(below.migrate),
@@ -220,6 +239,16 @@ fn networks(text: &str) -> Result<Vec<ipnet::IpNet>, ConfigError> {
     parts.map(|part| parse("egress_allow", part, expected)).collect()
 }
 
+/// Where a node is reached, without a slash at its end.
+fn address_of(text: &str) -> Result<String, ConfigError> {
+    let expected = "a URL such as http://10.0.0.5:8080";
+    let url: url::Url = parse("advertise_url", text, expected)?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() || url.path() != "/" || url.query().is_some() {
+        return Err(ConfigError::Value { key: "advertise_url", value: text.to_owned(), expected });
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
 /// A secret is not repeated in an error.
 fn hidden(key: &'static str, expected: &'static str) -> ConfigError {
     ConfigError::Value { key, value: "***".to_owned(), expected }
@@ -251,6 +280,11 @@ impl TryFrom<Written> for Config {
             // Not repeated: the URL may hold a password.
             return Err(hidden("database_url", "sqlite://path or postgres://user@host/database"));
         }
+        let database_listen_url = match written.database_poll_only {
+            Some(true) => None,
+            _ => Some(written.database_listen_url.unwrap_or_else(|| database_url.clone())),
+        };
+        let advertise_url = written.advertise_url.as_deref().map(address_of).transpose()?;
         let lease_ms = written.lease_ms.unwrap_or(DEFAULT_LEASE.as_millis() as usize);
         let lease_ms = within("lease_ms", lease_ms, 1000..=60_000, "1000 to 60000")?;
         let connections = written.database_connections.unwrap_or(DEFAULT_CONNECTIONS as usize);
@@ -258,6 +292,8 @@ impl TryFrom<Written> for Config {
         let connections = within("database_connections", connections, accepted, "6 to 200")?;
         Ok(Self {
             database_url,
+            database_listen_url,
+            advertise_url,
             database_connections: u32::try_from(connections).unwrap_or(DEFAULT_CONNECTIONS),
             lease: Duration::from_millis(lease_ms as u64),
             force_unsafe_database: written.force_unsafe_database.unwrap_or(false),

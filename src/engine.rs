@@ -14,6 +14,7 @@ pub mod vitals;
 
 mod arbiters;
 mod backlog;
+mod cluster;
 mod configure;
 mod crowd;
 mod dispatch;
@@ -56,13 +57,15 @@ pub use crate::delivery::signature::{SignatureFormat, SigningSecret};
 use crate::clock::UnixMillis;
 use crate::fault::or_abort;
 use crate::id::TenantNum;
+use crate::store::bell::Bell;
 use crate::store::idempotency::OnceKey;
+use crate::store::journal::abroad::Abroad;
 use crate::store::journal::{Caller, Draft, Journal, PublishError, Published};
 use crate::store::log::LogIndex;
-use crate::store::state::Suspect;
 use crate::store::{Store, StoreError, log};
 
 use self::arbiters::Arbiters;
+use self::cluster::{Cluster, Member};
 use self::registry::RegistryHandle;
 use self::routes::RouteTable;
 use self::shared::Shared;
@@ -124,6 +127,8 @@ pub struct EngineConfig {
     pub max_in_flight: usize,
     /// Payload bytes in memory beyond which deliveries wait as rows.
     pub payload_memory: usize,
+    /// Where other nodes reach this one's API.
+    pub address: Option<String>,
 }
 
 /// Why the engine could not start.
@@ -133,9 +138,6 @@ pub enum StartError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Client(#[from] crate::delivery::client::ClientError),
-    /// Another process is at work on the same database.
-    #[error("the database is served by another posthaste ({name}, since {since}); stop that one first")]
-    Held { name: String, since: UnixMillis },
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
 }
@@ -154,6 +156,7 @@ struct Inner {
     guard: Arc<Guard>,
     shared: Arc<Shared>,
     feed: Arc<crate::store::journal::feed::Feed>,
+    cluster: Cluster,
     log: Arc<LogIndex>,
     /// Tasks that end on `stopping`.
     tasks: TaskTracker,
@@ -165,23 +168,24 @@ struct Inner {
 impl Engine {
     /// Starts everything; what the last process left owed is taken up by the same path as new work.
     pub async fn start(store: Store, config: EngineConfig) -> Result<Self, StartError> {
-        let tenure = Tenure::take(&store).await?;
+        let tenure = Tenure::join(&store, config.address.as_deref()).await?;
         let started = Box::pin(Self::start_for(tenure.clone(), store, config)).await;
         if started.is_err() {
-            tenure.give_up().await;
+            tenure.give_up(false).await;
         }
         started
     }
 
     async fn start_for(tenure: Tenure, store: Store, config: EngineConfig) -> Result<Self, StartError> {
-        let suspect = store.mark_started(UnixMillis::now()).await?;
+        store.mark_taken(tenure.holding(), UnixMillis::now()).await?;
         let guard = Arc::new(Guard::new(config.allow_http, config.egress_allow.clone()));
         let running = Journal::start(&store, tenure.holding()).await?;
         let routes = Arc::new(RouteTable::load(&store).await?);
         let log = Arc::new(LogIndex::open(&store, running.log.clone()).await?);
         let arbiters = Arbiters::start(config.arbiters, &guard)?;
-        let shared = Arc::new(Shared::new(&store, &running, &routes, &guard, tenure, &config));
-        let registry = registry::start(&arbiters, &shared, &running.feed, suspect);
+        let cluster = Cluster::new(!store.is_shared());
+        let shared = Arc::new(Shared::new(&store, &running, &routes, &guard, (tenure, Bell::default()), &config));
+        let registry = registry::start(&arbiters, &shared, &running.feed);
         let inner = Inner {
             store,
             journal: running.journal,
@@ -190,6 +194,7 @@ impl Engine {
             guard,
             shared,
             feed: running.feed,
+            cluster,
             log,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -197,22 +202,47 @@ impl Engine {
             arbiters,
         };
         let engine = Self { inner: Arc::new(inner) };
-        engine.spawn_tasks(suspect);
+        engine.spawn_tasks();
+        engine.spawn_cluster_tasks(&running.abroad);
         Ok(engine)
     }
 
-    fn spawn_tasks(&self, suspect: Suspect) {
+    fn spawn_tasks(&self) {
         let inner = &self.inner;
-        let dispatcher = dispatch::Dispatcher::new(&inner.shared, &inner.feed, &inner.registry, suspect);
+        let dispatcher = dispatch::Dispatcher::new(&inner.shared, &inner.feed, &inner.registry);
         let stopping = inner.stopping.clone();
         let dispatcher = Box::pin(or_abort("the dispatcher", dispatcher.run()));
         inner.tasks.spawn(async move { stopping.run_until_cancelled(dispatcher).await });
         let waker = Box::pin(or_abort("the waker", waker::run(inner.shared.clone(), inner.registry.clone())));
         let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(waker).await });
-        let follower = Box::pin(or_abort("the log follower", follow(inner.log.clone(), inner.store.clone())));
+        let follower = Box::pin(or_abort("the log follower", follow(inner.log.clone(), inner.shared.clone())));
         let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(follower).await });
+    }
+
+    /// What a node among others does besides.
+    fn spawn_cluster_tasks(&self, abroad: &Arc<Abroad>) {
+        let inner = &self.inner;
+        if !inner.store.is_shared() {
+            return;
+        }
+        let (shared, registry, feed) = (inner.shared.clone(), inner.registry.clone(), inner.feed.clone());
+        let (log, cluster) = (inner.log.clone(), inner.cluster.clone());
+        let member = Arc::new(Member { shared, registry, feed: feed.clone(), log, cluster });
+        let stopping = inner.stopping.clone();
+        let member = Box::pin(or_abort("the look at other nodes", member.run()));
+        inner.tasks.spawn(async move { stopping.run_until_cancelled(member).await });
+        let (bell, holding) = (inner.shared.bell.clone(), inner.shared.holding.clone());
+        let listen = bell.clone().listen(
+            inner.store.clone(),
+            move |shard| holding.serves_shard(shard),
+            move || feed.expect_news(),
+        );
+        let (ring, tell) = (bell.clone().ring(inner.store.clone()), tell(bell, abroad.clone()));
+        let stopping = inner.stopping.clone();
+        let calls = Box::pin(async move { tokio::join!(listen, ring, tell) });
+        inner.tasks.spawn(async move { stopping.run_until_cancelled(calls).await });
     }
 
     /// Resolves when another node has taken over, and all that is left to do is to end.
@@ -251,7 +281,7 @@ impl Engine {
     /// Whether the engine takes work.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        !self.inner.stopping.is_cancelled()
+        !self.inner.stopping.is_cancelled() && self.inner.cluster.is_settled()
     }
 
     /// Begins to stop: nothing is dispatched and no attempt begins any more. Answers whether those that were in flight
@@ -277,7 +307,7 @@ impl Engine {
             if let Some(writer) = writer {
                 let _ = writer.await;
             }
-            inner.log.follow().await
+            inner.log.follow(&inner.shared.holding).await
         });
         match flushed.await {
             Err(_) => {
@@ -287,27 +317,37 @@ impl Engine {
             Ok(Err(error)) => tracing::warn!(%error, "the log index was not flushed; the next start catches up"),
             Ok(Ok(())) => {}
         }
-        let tenure = &inner.shared.tenure;
         if drained
-            && !tenure.is_lost()
+            && !inner.store.is_shared()
             && let Err(error) = inner.store.mark_stopped_cleanly(UnixMillis::now()).await
         {
             tracing::warn!(%error, "the clean stop was not noted; the next start treats it as a crash");
         }
-        tenure.give_up().await;
+        inner.shared.tenure.give_up(!drained).await;
+        inner.shared.bell.ring_for_shards();
+        if let Err(error) = inner.shared.bell.ring_once(&inner.store).await {
+            tracing::debug!(%error, "other nodes could not be called; they will look by themselves");
+        }
+    }
+}
+
+/// Tells other nodes what was committed for them.
+async fn tell(bell: Bell, abroad: Arc<Abroad>) {
+    loop {
+        bell.ring_for_fanouts(&abroad.next().await);
     }
 }
 
 /// Keeps the log index close behind, and forgets what has outlived its use.
-async fn follow(log: Arc<LogIndex>, store: Store) {
+async fn follow(log: Arc<LogIndex>, shared: Arc<Shared>) {
     let mut tick = tokio::time::interval(log::EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        if let Err(error) = log.follow().await {
+        if let Err(error) = log.follow(&shared.holding).await {
             tracing::warn!(%error, "the log index could not follow");
         }
-        if let Err(error) = store.forget_old_keys(UnixMillis::now()).await {
+        if let Err(error) = shared.store.forget_old_keys(UnixMillis::now()).await {
             tracing::warn!(%error, "old idempotency keys could not be forgotten");
         }
     }

@@ -33,11 +33,22 @@ pub struct EventSeq(pub i64);
 /// 2024-01-01T00:00:00Z: with it 41 bits of milliseconds last until 2093.
 const SEQ_EPOCH_MS: i64 = 1_704_067_200_000;
 const SEQ_TAIL_BITS: u32 = 21;
+const SLOT_BITS: u32 = 8;
+const COUNTER_BITS: u32 = SEQ_TAIL_BITS - SLOT_BITS;
 const WEBHOOK_BITS: u32 = 40;
 const ATTEMPT_BITS: u32 = 13;
 
 /// Attempt numbers beyond this do not fit an id; a manual retry past it is refused.
 pub const MAX_ATTEMPT: u16 = (1 << ATTEMPT_BITS) - 1;
+
+/// What tells the events of one node from those that another one accepts in the same millisecond.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot(pub u8);
+
+impl Slot {
+    /// Of whoever has the database alone.
+    pub const ALONE: Self = Self(0);
+}
 
 impl EventSeq {
     pub const ZERO: Self = Self(0);
@@ -48,10 +59,26 @@ impl EventSeq {
         Self((at.0 - SEQ_EPOCH_MS).max(0) << SEQ_TAIL_BITS)
     }
 
-    /// The key after this one, not earlier than `now` says.
+    /// The first key of this slot after this one, not earlier than `now` says.
     #[must_use]
-    pub fn next(self, now: UnixMillis) -> Self {
-        Self((self.0 + 1).max(Self::first_at(now).0))
+    pub fn next(self, slot: Slot, now: UnixMillis) -> Self {
+        let in_slot = |moment: i64| Self((moment << SEQ_TAIL_BITS) | (i64::from(slot.0) << COUNTER_BITS));
+        let (moment, earliest) = (self.0 >> SEQ_TAIL_BITS, Self::first_at(now).0 >> SEQ_TAIL_BITS);
+        if earliest > moment {
+            return in_slot(earliest);
+        }
+        // The next one of this millisecond, while there is one.
+        let next = Self(self.0 + 1);
+        if next.slot() == slot && next.0 >> SEQ_TAIL_BITS == moment {
+            return next;
+        }
+        in_slot(if self.slot().0 < slot.0 { moment } else { moment + 1 })
+    }
+
+    /// The node that accepted the event.
+    #[must_use]
+    pub fn slot(self) -> Slot {
+        Slot((self.0 >> COUNTER_BITS).to_le_bytes()[0])
     }
 
     #[must_use]
@@ -316,8 +343,23 @@ mod tests {
 
     #[test]
     fn a_sequence_never_goes_back_with_the_clock() {
-        let first = EventSeq::ZERO.next(UnixMillis(1_763_884_800_000));
-        assert_eq!(first.accepted_at(), UnixMillis(1_763_884_800_000));
-        assert!(first.next(UnixMillis(1_763_884_700_000)) > first);
+        let (slot, now) = (Slot(3), UnixMillis(1_763_884_800_000));
+        let first = EventSeq::ZERO.next(slot, now);
+        assert_eq!((first.accepted_at(), first.slot()), (now, slot));
+        assert!(first.next(slot, UnixMillis(now.0 - 100_000)) > first);
+    }
+
+    #[test]
+    fn a_node_makes_keys_of_its_own_whatever_was_there_before() {
+        let now = UnixMillis(1_763_884_800_000);
+        let mut last = EventSeq::ZERO.next(Slot(200), now);
+        for slot in [3, 200, 0, 255, 7] {
+            for _ in 0..10_000 {
+                let next = last.next(Slot(slot), now);
+                assert!(next > last && next.slot() == Slot(slot), "{last:?} {next:?}");
+                last = next;
+            }
+        }
+        assert!(last.accepted_at().0 - now.0 < 12, "{last:?}");
     }
 }

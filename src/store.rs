@@ -4,6 +4,7 @@
 //! [`journal`] batches what the hot path records, and `Store::write` wraps a change of configuration.
 
 pub mod backlog;
+pub mod bell;
 pub mod deliveries;
 pub mod error;
 pub mod event_types;
@@ -16,6 +17,7 @@ pub mod keys;
 pub mod leases;
 pub mod ledger;
 pub mod log;
+pub mod news;
 pub mod payload;
 pub mod seal;
 pub mod servings;
@@ -76,6 +78,8 @@ struct Inner {
     engine_readers: DatabaseConnection,
     /// Of PostgreSQL alone, which other nodes may know.
     lease: Option<DatabaseConnection>,
+    /// Where calls of other nodes are heard.
+    listen: Option<String>,
     lease_for: Duration,
     seal: Seal,
     /// Those in memory, for whoever reads them next.

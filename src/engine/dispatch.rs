@@ -5,11 +5,13 @@
 pub(super) mod line;
 mod others;
 mod porter;
+mod shared;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::clock::UnixMillis;
@@ -19,7 +21,7 @@ use crate::store::StoreError;
 use crate::store::fanouts::Fanout;
 use crate::store::journal::feed::{Feed, Next};
 use crate::store::journal::{Record, Stopped};
-use crate::store::state::Suspect;
+use crate::store::news::Cursor;
 
 use super::registry::{Item, Offered, RegistryHandle};
 use super::shared::Shared;
@@ -43,7 +45,8 @@ pub(super) struct Dispatcher {
     shared: Arc<Shared>,
     feed: Arc<Feed>,
     registry: RegistryHandle,
-    suspect: Suspect,
+    /// How far the store was looked through, where other nodes commit, too.
+    cursor: AsyncMutex<Cursor>,
     overflowed: UnboundedSender<Vec<WebhookNum>>,
     overflow: Option<UnboundedReceiver<Vec<WebhookNum>>>,
 }
@@ -57,10 +60,11 @@ enum DispatchError {
 }
 
 impl Dispatcher {
-    pub(super) fn new(shared: &Arc<Shared>, feed: &Arc<Feed>, registry: &RegistryHandle, suspect: Suspect) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, feed: &Arc<Feed>, registry: &RegistryHandle) -> Self {
         let (overflowed, overflow) = unbounded_channel();
         let (shared, feed, registry) = (shared.clone(), feed.clone(), registry.clone());
-        Self { shared, feed, registry, suspect, overflowed, overflow: Some(overflow) }
+        let cursor = AsyncMutex::default();
+        Self { shared, feed, registry, cursor, overflowed, overflow: Some(overflow) }
     }
 
     pub(super) async fn run(mut self) {
@@ -83,7 +87,7 @@ impl Dispatcher {
     /// Takes in what is new and offers what comes next; waits if there is neither.
     async fn step(&self, line: &mut Line, porter: &Porter) -> Result<(), DispatchError> {
         let (blocked, room) = porter.full();
-        let items = line.take(CHUNK, &blocked, self.suspect.events_to);
+        let items = line.take(CHUNK, &blocked);
         if !items.is_empty() {
             self.offer(items, porter).await?;
             return match (line.bytes() < HELD).then(|| self.feed.try_next()).flatten() {
@@ -100,8 +104,10 @@ impl Dispatcher {
 
     async fn take_in(&self, next: Next, line: &mut Line) -> Result<(), DispatchError> {
         match next {
-            Next::Dispatch(fanouts) => fanouts.into_iter().for_each(|fanout| line.push(fanout)),
+            Next::Dispatch(fanouts) => fanouts.into_iter().for_each(|fanout| line.push(fanout, false)),
+            Next::ReadAfter(_) if self.shared.store.is_shared() => self.catch_up(line).await?,
             Next::ReadAfter(after) => self.read_back(after, line).await?,
+            Next::LookForNews => self.look_for_news(line).await?,
         }
         Ok(())
     }
@@ -115,20 +121,33 @@ impl Dispatcher {
         };
         // Watched first: rows that are made from here on are noticed, those that were made before are found.
         for fanout in &fanouts {
-            let (fanout, recorded) = (fanout.clone(), Vec::new());
-            self.shared.journal.record(Record::Adopt { fanout, recorded }).await?;
+            self.shared.journal.record(Record::Adopt { fanout: fanout.clone() }).await?;
         }
         self.shared.journal.barrier().await?;
         let mut owed = Vec::with_capacity(fanouts.len());
         for fanout in fanouts {
             let recorded = self.shared.store.recorded_targets(fanout.event.seq).await?;
-            let left = fanout.targets.iter().filter(|num| recorded.binary_search(num).is_err()).copied().collect();
-            owed.push(Fanout { targets: left, ..fanout.clone() });
-            self.shared.journal.record(Record::Adopt { fanout, recorded }).await?;
+            owed.push(self.mark(fanout, recorded).await?);
         }
         self.feed.read_up_to(last);
-        owed.into_iter().filter(|fanout| !fanout.targets.is_empty()).for_each(|fanout| line.push(fanout));
+        owed.into_iter().for_each(|fanout| self.push_read(fanout, line));
         Ok(())
+    }
+
+    /// Tells the writer which targets have rows; answers what is left.
+    async fn mark(&self, fanout: Fanout, recorded: Vec<WebhookNum>) -> Result<Fanout, Stopped> {
+        let left = fanout.targets.iter().filter(|num| recorded.binary_search(num).is_err()).copied().collect();
+        let (event, shard) = (fanout.event.seq, fanout.shard);
+        self.shared.journal.record(Record::Mark { event, shard, recorded }).await?;
+        Ok(Fanout { targets: left, ..fanout })
+    }
+
+    /// It was in the store before this process served it.
+    fn push_read(&self, fanout: Fanout, line: &mut Line) {
+        if let Some(first) = fanout.targets.first() {
+            let recovered = fanout.event.seq <= self.shared.holding.suspect_of(*first).events_to;
+            line.push(fanout, recovered);
+        }
     }
 
     /// Hands a chunk of one tenant to its endpoints, or to the porter.

@@ -4,6 +4,7 @@
 
 mod handle;
 mod messages;
+mod quit;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ use super::shared::Shared;
 
 use self::messages::{Count, Cover, Crashed, Drain, Find, Forget, Introduce, Release, Remind, Suspected, Wake};
 
+use self::quit::Quitting;
+
 pub(super) use self::handle::{Handed, RegistryHandle};
 pub(super) use self::messages::{Crashes, Figures, Offer, Offered};
 
@@ -41,7 +44,7 @@ pub(super) struct Registry {
     shared: Arc<Shared>,
     feed: Arc<Feed>,
     endpoints: HashMap<WebhookNum, Known>,
-    /// Every fan-out up to here that names this webhook has a row for it: after a crash, or a purge.
+    /// Every fan-out up to here that names this webhook, and was visible then, has a row for it: after a crash, or a purge.
     covered: HashMap<WebhookNum, EventSeq>,
     /// What endpoints may have sent that crashed, and that may be started long after: they may be held by then.
     suspects: HashMap<WebhookNum, Suspect>,
@@ -50,7 +53,7 @@ pub(super) struct Registry {
     handle: Option<RegistryHandle>,
     started: u64,
     crashes: u64,
-    suspect: Suspect,
+    quitting: Vec<Quitting>,
     draining: bool,
     drained: Option<oneshot::Sender<()>>,
 }
@@ -96,7 +99,7 @@ impl Item {
 }
 
 /// Starts the registry on its thread.
-pub(super) fn start(arbiters: &Arbiters, shared: &Arc<Shared>, feed: &Arc<Feed>, suspect: Suspect) -> RegistryHandle {
+pub(super) fn start(arbiters: &Arbiters, shared: &Arc<Shared>, feed: &Arc<Feed>) -> RegistryHandle {
     let (notices, incoming) = unbounded_channel();
     let registry = Registry {
         places: arbiters.places.clone(),
@@ -110,7 +113,7 @@ pub(super) fn start(arbiters: &Arbiters, shared: &Arc<Shared>, feed: &Arc<Feed>,
         handle: None,
         started: 0,
         crashes: 0,
-        suspect,
+        quitting: Vec::new(),
         draining: false,
         drained: None,
     };
@@ -173,11 +176,12 @@ impl Registry {
             Some(Known { life: Life::Quarantined, .. }) => return,
             None => Restarts::default(),
         };
-        if serving.mode_now(&self.shared) != Mode::Open || self.draining {
+        if serving.mode_now(&self.shared) != Mode::Open || self.draining || !self.shared.holding.serves(serving.num) {
             self.endpoints.remove(&serving.num);
             return;
         }
-        let suspect = self.suspects.get(&serving.num).copied().unwrap_or(self.suspect);
+        let suspect =
+            self.suspects.get(&serving.num).copied().unwrap_or_else(|| self.shared.holding.suspect_of(serving.num));
         let addr = self.bear(serving, suspect);
         let known = Known {
             life: Life::Live(addr),
@@ -192,8 +196,13 @@ impl Registry {
     }
 
     fn offer(&self, item: Item, room: OwnedSemaphorePermit, answer: &mut Offered) {
-        if self.covered.get(&item.num).is_some_and(|covered| item.event.seq <= *covered) {
+        if !self.shared.holding.serves(item.num) {
+            // Its next owner finds what its fan-out still owes.
             return;
+        }
+        if self.covered.get(&item.num).is_some_and(|covered| item.event.seq <= *covered) {
+            // It has a row, unless another node has committed it meanwhile: then it gets one.
+            return answer.refused.push(item);
         }
         let Some(known) = self.endpoints.get(&item.num) else { return answer.unknown.push(item) };
         match &known.life {
@@ -276,6 +285,10 @@ impl Registry {
             known.life = Life::Resting;
             return;
         }
+        if self.crashed_while_quitting(num) {
+            return;
+        }
+        let Some(known) = self.endpoints.get_mut(&num) else { return };
         self.crashes += 1;
         let rest = known.restarts.crashed(known.since.elapsed());
         let wait = match rest {
@@ -328,6 +341,7 @@ impl StreamHandler<Notice> for Registry {
             Sign::Crashed => self.crashed(num),
         }
         self.tell_if_drained();
+        self.tell_if_quit();
     }
 }
 

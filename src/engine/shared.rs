@@ -12,7 +12,9 @@ use crate::delivery::guard::Guard;
 use crate::delivery::outcome::OutcomeKind;
 use crate::id::WebhookNum;
 use crate::store::backlog::Backlog;
+use crate::store::bell::Bell;
 use crate::store::journal::{Journal, Running};
+use crate::store::leases::Holding;
 use crate::store::{Store, payload};
 
 use super::EngineConfig;
@@ -34,6 +36,10 @@ pub(super) struct Shared {
     pub(super) guard: Arc<Guard>,
     /// Nothing is sent for longer than this holds.
     pub(super) tenure: Tenure,
+    /// Whom it is sent for.
+    pub(super) holding: Holding,
+    /// How nodes call each other.
+    pub(super) bell: Bell,
     /// Once cancelled, nothing is sent any more.
     pub(super) quiet: CancellationToken,
     /// Held by a change from its commit to its entry in the route table, so that both see changes in one order. Shared by
@@ -57,7 +63,7 @@ impl Shared {
         running: &Running,
         routes: &Arc<RouteTable>,
         guard: &Arc<Guard>,
-        tenure: Tenure,
+        (tenure, bell): (Tenure, Bell),
         config: &EngineConfig,
     ) -> Self {
         Self {
@@ -66,7 +72,9 @@ impl Shared {
             ledger: running.ledger.clone(),
             routes: routes.clone(),
             guard: guard.clone(),
+            holding: tenure.holding().clone(),
             tenure,
+            bell,
             quiet: CancellationToken::new(),
             changing: RwLock::new(()),
             permits: Permits::new(config.max_in_flight),

@@ -1,5 +1,5 @@
-//! What this node holds: taken before anything is sent, renewed while it runs, given up at its end. When it cannot be
-//! renewed in time nothing is sent any more, and what is under way is cut short, until it is renewed after all.
+//! This node's lease: taken before anything is sent, renewed while it runs, given up at its end. When it cannot be renewed
+//! in time nothing is sent any more, and what is under way is cut short, until it is renewed after all.
 //!
 //! With SQLite there is nobody else: it holds for ever and costs nothing.
 
@@ -11,14 +11,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::fault::or_abort;
-use crate::store::Store;
-use crate::store::leases::{Holding, Taken};
+use crate::store::leases::Holding;
+use crate::store::{Store, StoreError};
 
-use super::StartError;
-use super::shards::{Terms, Verdict, Watch};
-
-/// How often a node that waits for another's end looks.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+use super::shards::Terms;
 
 /// A database that takes longer to hear of it will see the lease end instead.
 const GIVE_UP: Duration = Duration::from_secs(2);
@@ -37,19 +33,11 @@ pub(super) struct Tenure {
 }
 
 impl Tenure {
-    /// Takes everything. Waits for the end of a node that has fallen silent; one that lives is an error that names it.
-    pub(super) async fn take(store: &Store) -> Result<Self, StartError> {
-        let (mut others, terms, name) = (Watch::default(), Terms::of(store.lease()), node_name());
-        loop {
-            let asked_at = Instant::now();
-            match store.take_shards(&name).await? {
-                Taken::Mine(holding) => return Ok(Self::begin(store, holding, terms, asked_at)),
-                Taken::Held(holder) => match others.judge(&holder) {
-                    Verdict::GiveUp => return Err(StartError::Held { name: holder.name, since: holder.started_at }),
-                    Verdict::Wait => tokio::time::sleep(LOOK_EVERY).await,
-                },
-            }
-        }
+    /// Becomes one of the nodes. With SQLite: takes everything.
+    pub(super) async fn join(store: &Store, address: Option<&str>) -> Result<Self, StoreError> {
+        let asked_at = Instant::now();
+        let holding = store.join(&node_name(), address).await?;
+        Ok(Self::begin(store, holding, Terms::of(store.lease()), asked_at))
     }
 
     fn begin(store: &Store, holding: Holding, terms: Terms, asked_at: Instant) -> Self {
@@ -66,7 +54,6 @@ impl Tenure {
         tenure
     }
 
-    #[must_use]
     pub(super) fn holding(&self) -> &Holding {
         &self.holding
     }
@@ -98,18 +85,17 @@ impl Tenure {
         self.lost.cancelled().await;
     }
 
-    #[must_use]
-    pub(super) fn is_lost(&self) -> bool {
-        self.lost.is_cancelled()
-    }
-
-    /// Lets others take over at once. Nothing is sent or recorded any more.
-    pub(super) async fn give_up(&self) {
+    /// Lets others take over at once. Nothing is sent or recorded any more; `in_doubt`: something may have been cut short.
+    pub(super) async fn give_up(&self, in_doubt: bool) {
         self.given_up.cancel();
-        match tokio::time::timeout(GIVE_UP, self.store.release(&self.holding)).await {
+        let given_up = async {
+            self.store.release(&self.holding, &self.holding.held(), in_doubt).await?;
+            self.store.leave(&self.holding).await
+        };
+        match tokio::time::timeout(GIVE_UP, given_up).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the lease was not given up; the next start waits for its end"),
-            Err(_) => tracing::warn!("the lease was not given up in time; the next start waits for its end"),
+            Ok(Err(error)) => tracing::warn!(%error, "the lease was not given up; others wait for its end"),
+            Err(_) => tracing::warn!("the lease was not given up in time; others wait for its end"),
         }
     }
 }

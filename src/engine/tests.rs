@@ -45,8 +45,14 @@ impl World {
         let directory = tempfile::tempdir().unwrap();
         let (store, tenant) = store_with_tenant(&directory).await;
         let egress_allow = vec!["127.0.0.0/8".parse().unwrap()];
-        let config =
-            EngineConfig { allow_http: true, egress_allow, arbiters: 1, max_in_flight: 64, payload_memory: usize::MAX };
+        let config = EngineConfig {
+            allow_http: true,
+            egress_allow,
+            arbiters: 1,
+            max_in_flight: 64,
+            payload_memory: usize::MAX,
+            address: None,
+        };
         let engine = Engine::start(store, config).await.unwrap();
         Self { engine, tenant, _directory: directory }
     }

@@ -26,8 +26,12 @@ pub(super) async fn run(shared: Arc<Shared>, registry: RegistryHandle) {
             shared.pulses.forget_stale();
         }
         match shared.store.webhooks_with_due(UnixMillis::now().plus(AHEAD)).await {
-            Ok(nums) if nums.is_empty() => {}
-            Ok(nums) => registry.remind(nums).await,
+            Ok(mut nums) => {
+                nums.retain(|num| shared.holding.serves(*num));
+                if !nums.is_empty() {
+                    registry.remind(nums).await;
+                }
+            }
             Err(error) => tracing::warn!(%error, "due deliveries could not be looked for; trying again"),
         }
     }

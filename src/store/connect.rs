@@ -32,6 +32,8 @@ pub struct Options {
     pub migrate: bool,
     /// PostgreSQL: connections of this process at most.
     pub connections: u32,
+    /// PostgreSQL: where calls of other nodes are heard; `None`: nowhere.
+    pub listen: Option<String>,
     /// PostgreSQL: how long this process may send after it last reached the database; others take over then.
     pub lease: Duration,
     /// PostgreSQL: a server that may lose commits, or whose clock differs much, is used all the same.
@@ -43,7 +45,9 @@ impl Options {
     #[must_use]
     pub fn of(url: impl Into<String>) -> Self {
         let (connections, lease) = (DEFAULT_CONNECTIONS, DEFAULT_LEASE);
-        Self { url: url.into(), master_key: None, migrate: true, connections, lease, force_unsafe: false }
+        let url = url.into();
+        let listen = Some(url.clone());
+        Self { url, master_key: None, migrate: true, connections, listen, lease, force_unsafe: false }
     }
 }
 
@@ -114,10 +118,21 @@ impl Store {
         if newest_secret(&writer).await?.is_some_and(|sealed| seal.is_foreign(&sealed)) {
             return Err(OpenError::WrongKey { setting: key_setting });
         }
-        let (lease_for, events) = (options.lease, Events::default());
+        let (lease_for, listen, events) = (options.lease, options.listen, Events::default());
         let _lock = lock;
-        let inner =
-            Inner { writer, aside, readers, engine_readers, lease, lease_for, seal, events, checkpoints, _lock };
+        let inner = Inner {
+            writer,
+            aside,
+            readers,
+            engine_readers,
+            lease,
+            listen,
+            lease_for,
+            seal,
+            events,
+            checkpoints,
+            _lock,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -1,12 +1,14 @@
 //! Fan-outs that are not yet covered by rows, read. The journal writes and deletes them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sea_orm::{FromQueryResult, Statement};
+use sea_orm::{ConnectionTrait, FromQueryResult, Statement};
 
 use crate::id::{EventSeq, TenantNum, WebhookNum};
 
 use super::events::Event;
+use super::leases::ShardNum;
 use super::{Store, StoreError, payload, targets};
 
 /// An event and the webhooks of one shard that it is owed to.
@@ -81,6 +83,41 @@ impl Store {
             }
         }
         Ok(owed)
+    }
+
+    /// Divides fan-outs that were written when one node served everything: they are in one piece, under the first shard.
+    pub async fn divide_fanouts(&self) -> Result<(), StoreError> {
+        let sql = "SELECT event_seq, targets FROM fanout WHERE shard = 0 ORDER BY event_seq";
+        let statement = Statement::from_string(self.backend(), sql);
+        for row in TargetsRow::find_by_statement(statement).all(self.engine_readers()).await? {
+            let targets = targets::decode(&row.targets)?;
+            if targets.iter().any(|webhook| ShardNum::of(*webhook) != ShardNum::WHOLE) {
+                self.divide(row.event_seq, &targets).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn divide(&self, event: i64, targets: &[WebhookNum]) -> Result<(), StoreError> {
+        let mut parts: BTreeMap<i16, Vec<WebhookNum>> = BTreeMap::new();
+        for webhook in targets {
+            parts.entry(ShardNum::of(*webhook).num()).or_default().push(*webhook);
+        }
+        let backend = self.backend();
+        self.write(async |on| {
+            let whole =
+                Statement::from_sql_and_values(backend, "DELETE FROM fanout WHERE event_seq = $1", [event.into()]);
+            if on.execute_raw(whole).await?.rows_affected() == 0 {
+                return Ok(());
+            }
+            let sql = "INSERT INTO fanout (event_seq, shard, targets) VALUES ($1, $2, $3)";
+            for (shard, targets) in &parts {
+                let values = [event.into(), (*shard).into(), targets::encode(targets).into()];
+                on.execute_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     fn fanout_of(&self, row: FanoutRow) -> Result<Fanout, StoreError> {

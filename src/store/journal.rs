@@ -6,14 +6,17 @@
 //! refused, and whoever wants to record something reserves its [`Slot`] before it acts, so an outcome that happened
 //! always has room.
 
+pub mod abroad;
 pub mod feed;
 pub mod open;
 
 mod assign;
 mod fence;
+mod found;
 mod late;
 #[cfg(test)]
 pub(crate) mod model;
+mod shift;
 mod statements;
 mod tell;
 mod updates;
@@ -31,13 +34,14 @@ use tokio::task::JoinHandle;
 use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
 
+use self::abroad::Abroad;
 use self::feed::Feed;
 use super::backlog::Backlog;
 use super::deliveries::{Attempt, DeliveryState};
 use super::fanouts::Fanout;
 use super::health::Health;
 use super::idempotency::OnceKey;
-use super::leases::Holding;
+use super::leases::{Grant, Holding, ShardNum};
 use super::log::LogBuffer;
 use super::{Store, StoreError};
 use crate::fault::or_abort;
@@ -132,8 +136,21 @@ pub enum Record {
     /// attempt was wanted, again what it was: the oldest of it, a bounded number at a time. Not `except`, whose
     /// requests are under way. The answer is how many deliveries that were; whoever purges asks until it is none.
     Purge { webhook: WebhookNum, through: EventSeq, except: Vec<EventSeq>, answer: oneshot::Sender<u64> },
-    /// The dispatcher starts on a fan-out that it read back from the store; `recorded` of its targets have rows.
-    Adopt { fanout: Fanout, recorded: Vec<WebhookNum> },
+    /// The dispatcher starts on a fan-out that it read back from the store.
+    Adopt { fanout: Fanout },
+    /// The same with fan-outs of which it does not know whether it has started on them; the answer is which of them are
+    /// new. Those that are `owed` are not in the ledger yet.
+    Watch { fanouts: Vec<Found>, answer: oneshot::Sender<Vec<bool>> },
+    /// These targets of a fan-out have rows, as far as the fan-out is watched.
+    Mark { event: EventSeq, shard: i16, recorded: Vec<WebhookNum> },
+}
+
+/// A fan-out that was found in the store.
+#[derive(Debug, Clone)]
+pub struct Found {
+    pub fanout: Fanout,
+    /// Whether it became visible after its shard was gained, and is no event of this node.
+    pub is_news: bool,
 }
 
 #[derive(Debug)]
@@ -167,8 +184,18 @@ enum Request {
     Record(Record),
     /// Told when everything before it is committed.
     Barrier(oneshot::Sender<()>),
+    /// To be done when everything before it is committed.
+    Shift(Shift),
     /// Take nothing new, write what is there, end.
     Close,
+}
+
+/// A change of what this node holds.
+enum Shift {
+    /// These were taken, and are served from now on. Answers whether what they are owed could be counted.
+    Gain(Vec<Grant>, oneshot::Sender<Result<(), StoreError>>),
+    /// Nothing is recorded for these any more.
+    Part(Vec<ShardNum>, oneshot::Sender<()>),
 }
 
 struct PublishRequest {
@@ -192,6 +219,8 @@ pub struct Running {
     pub journal: Journal,
     /// Committed fan-outs, in order.
     pub feed: Arc<Feed>,
+    /// Shards of other nodes that events were committed for.
+    pub abroad: Arc<Abroad>,
     /// Delivery rows that the log index does not show yet.
     pub log: Arc<LogBuffer>,
     /// What every webhook is owed.
@@ -221,18 +250,23 @@ impl Journal {
         let (records, record_queue) = mpsc::channel(RECORD_QUEUE);
         let stats = Arc::new(JournalStats::default());
         let last = store.last_event().await?;
-        let feed = Arc::new(Feed::behind(last));
+        let (feed, abroad) = (Arc::new(Feed::behind(last, store.is_shared())), Arc::new(Abroad::default()));
         let log = Arc::new(LogBuffer::default());
-        let ledger = Arc::new(Mutex::new(store.ledger(UnixMillis::now()).await?));
-        let outputs =
-            writer::Outputs { feed: feed.clone(), log: log.clone(), ledger: ledger.clone(), stats: stats.clone() };
+        let ledger = Arc::new(Mutex::new(store.ledger(&holding.served(), UnixMillis::now()).await?.0));
+        let outputs = writer::Outputs {
+            feed: feed.clone(),
+            abroad: abroad.clone(),
+            log: log.clone(),
+            ledger: ledger.clone(),
+            stats: stats.clone(),
+        };
         let queues = (publish_queue, record_queue);
         let writer = writer::Writer::new(store.clone(), holding.clone(), queues, last, outputs);
         let writer = tokio::spawn(or_abort("the journal's writer", writer.run()));
         let room = Arc::new(Semaphore::new(PUBLISH_QUEUE_KIB));
         let journal = Self { publishes, records, room, stats };
         let ledger = Backlog::new(ledger, store.clone(), journal.clone());
-        Ok(Running { journal, feed, log, ledger, writer })
+        Ok(Running { journal, feed, abroad, log, ledger, writer })
     }
 
     /// Commits the drafts together with their fan-outs and whatever else is in their batch.
@@ -291,6 +325,20 @@ impl Journal {
     pub async fn barrier(&self) -> Result<(), Stopped> {
         let (done, told) = oneshot::channel();
         self.records.send(Request::Barrier(done)).await.map_err(|_| Stopped)?;
+        told.await.map_err(|_| Stopped)
+    }
+
+    /// Serves what was taken, from now on.
+    pub async fn gain(&self, grants: Vec<Grant>) -> Result<Result<(), StoreError>, Stopped> {
+        let (done, told) = oneshot::channel();
+        self.records.send(Request::Shift(Shift::Gain(grants, done))).await.map_err(|_| Stopped)?;
+        told.await.map_err(|_| Stopped)
+    }
+
+    /// After this nothing is recorded for these shards, and they may be given up.
+    pub async fn part(&self, shards: Vec<ShardNum>) -> Result<(), Stopped> {
+        let (done, told) = oneshot::channel();
+        self.records.send(Request::Shift(Shift::Part(shards, done))).await.map_err(|_| Stopped)?;
         told.await.map_err(|_| Stopped)
     }
 

@@ -4,22 +4,26 @@
 //!
 //! With SQLite one process has the file, and with it everything.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+mod holding;
+mod snapshot;
+
 use std::time::Duration;
 
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, FromQueryResult, Statement,
-    TransactionTrait, Value,
+    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, FromQueryResult, Statement, TransactionTrait, Value,
 };
 
 use crate::clock::UnixMillis;
-use crate::id::WebhookNum;
+use crate::id::{EventSeq, Slot, WebhookNum};
 
+use super::state::Suspect;
 use super::{Store, StoreError, dialect};
 
+pub use self::holding::Holding;
+pub use self::snapshot::Snapshot;
+
 /// A power of two, many more than there will be nodes, few enough to lock all of them in a batch.
-const SHARDS: usize = 256;
+pub const SHARDS: usize = 256;
 
 /// A transaction that holds shards and falls silent is ended by the server after this: a process that was frozen in the
 /// middle of a batch keeps nobody from taking over.
@@ -28,64 +32,111 @@ const SILENCE: &str = "5s";
 /// Now, by the database's clock.
 const NOW: &str = "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::int8";
 
+/// How often a place among the nodes is tried for; somebody else may have been faster.
+const TRIES: usize = 20;
+
 /// A 256th of all webhooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardNum(u8);
 
 impl ShardNum {
+    /// Of a fan-out that is not divided, because one process has everything.
+    pub const WHOLE: Self = Self(0);
+
     /// Numbers of webhooks are dense, so this spreads them evenly.
     #[must_use]
     pub fn of(webhook: WebhookNum) -> Self {
         Self(webhook.0.to_le_bytes()[0])
     }
 
-    /// Whoever holds this one gives events their keys, which must ascend.
-    pub const OF_KEYS: Self = Self(0);
+    #[must_use]
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..=u8::MAX).map(Self)
+    }
+
+    #[must_use]
+    pub fn num(self) -> i16 {
+        i16::from(self.0)
+    }
+
+    #[must_use]
+    pub fn place(self) -> usize {
+        usize::from(self.0)
+    }
+
+    /// As a row says it.
+    pub(crate) fn read(num: i16) -> Result<Self, StoreError> {
+        u8::try_from(num).map(Self).map_err(|error| StoreError::unreadable("shard", error))
+    }
 }
 
-/// What one node holds.
-#[derive(Debug, Clone)]
-pub struct Holding(Option<Arc<Held>>);
-
-#[derive(Debug)]
-struct Held {
-    node: i64,
-    /// Of each shard, when it was taken.
-    epochs: [i64; SHARDS],
+impl From<u8> for ShardNum {
+    fn from(num: u8) -> Self {
+        Self(num)
+    }
 }
 
-/// Another node, which holds what is wanted.
+/// A node as the others know it. Times are those of the database's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
+pub struct Node {
     /// Higher for nodes that started later.
-    pub node: i64,
+    pub num: i64,
     pub name: String,
-    /// By the database's clock.
+    /// Where the others reach it.
+    pub address: Option<String>,
     pub started_at: UnixMillis,
-    /// By the database's clock.
     pub lease_until: UnixMillis,
+    /// Whether its lease has not ended.
+    pub lives: bool,
 }
 
-#[derive(Debug)]
-pub enum Taken {
-    Mine(Holding),
-    /// Nothing was taken.
-    Held(Holder),
+/// Who is there, and who holds what.
+#[derive(Debug, Clone)]
+pub struct Survey {
+    /// By number.
+    pub nodes: Vec<Node>,
+    /// Of each shard its owner, if it has one, and its epoch.
+    pub shards: Vec<(Option<i64>, i64)>,
+}
+
+/// A shard that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grant {
+    pub shard: ShardNum,
+    pub(super) epoch: i64,
+    /// What an owner before may have sent.
+    pub(super) suspect: Suspect,
 }
 
 #[derive(Debug, FromQueryResult)]
 struct NodeRow {
     num: i64,
     name: String,
+    address: Option<String>,
     started_at: i64,
     lease_until: i64,
-    is_live: bool,
+    lives: bool,
 }
 
 #[derive(Debug, FromQueryResult)]
 struct ShardRow {
     num: i16,
+    owner: Option<i64>,
     epoch: i64,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct GrantRow {
+    num: i16,
+    epoch: i64,
+    suspect_events_to: i64,
+    suspect_due_to: i64,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct JoinedRow {
+    num: i64,
+    slot: Option<i16>,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -93,8 +144,13 @@ struct NumRow {
     num: i64,
 }
 
+#[derive(Debug, FromQueryResult)]
+struct IsOverRow {
+    is_over: bool,
+}
+
 impl Store {
-    /// Whether what this process holds must be renewed.
+    /// Whether there may be other nodes.
     #[must_use]
     pub fn is_shared(&self) -> bool {
         self.inner.lease.is_some()
@@ -106,59 +162,154 @@ impl Store {
         self.inner.lease_for
     }
 
-    /// Takes every shard for a new node of this name, unless a node that lives holds any.
-    pub async fn take_shards(&self, name: &str) -> Result<Taken, StoreError> {
-        let Some(connection) = &self.inner.lease else { return Ok(Taken::Mine(Holding(None))) };
-        if let Some(holder) = living(connection, "").await? {
-            return Ok(Taken::Held(holder));
-        }
-        let transaction = connection.begin().await?;
-        // Whoever freezes here keeps no other from starting.
-        let silence = format!("SELECT set_config('idle_in_transaction_session_timeout', '{SILENCE}', true)");
-        transaction.execute_raw(plain(silence)).await?;
-        // Locked in order, as batches do, so that nobody waits in a ring. Waits for batches under way, too.
-        transaction.execute_raw(plain("SELECT num FROM shard ORDER BY num FOR UPDATE")).await?;
-        // Another one may have been faster; and whoever renews now comes too late.
-        if let Some(holder) = living(&transaction, "FOR UPDATE").await? {
-            return Ok(Taken::Held(holder));
-        }
-        transaction.execute_raw(plain("DELETE FROM node")).await?;
-        let node = self.new_node(&transaction, name).await?;
-        let taken = "UPDATE shard SET owner = $1, epoch = epoch + 1 RETURNING num, epoch";
-        let taken = Statement::from_sql_and_values(DbBackend::Postgres, taken, [node.into()]);
-        let mut epochs = [0; SHARDS];
-        for ShardRow { num, epoch } in ShardRow::find_by_statement(taken).all(&transaction).await? {
-            if let Some(place) = usize::try_from(num).ok().and_then(|num| epochs.get_mut(num)) {
-                *place = epoch;
+    /// Becomes a node, which holds nothing yet. With SQLite: takes everything.
+    pub async fn join(&self, name: &str, address: Option<&str>) -> Result<Holding, StoreError> {
+        let Some(connection) = &self.inner.lease else { return Ok(Holding::everything()) };
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.try_join(connection, name, address).await {
+                // Somebody else has got the same slot.
+                Err(StoreError::Exists) if tries < TRIES => {}
+                joined => return joined,
             }
         }
+    }
+
+    async fn try_join(
+        &self,
+        on: &DatabaseConnection,
+        name: &str,
+        address: Option<&str>,
+    ) -> Result<Holding, StoreError> {
+        // A node of a version that knew of no slots has the first one.
+        let sql = format!(
+            "INSERT INTO node (name, address, started_at, lease_until, slot) \
+             SELECT $1, $2, {NOW}, {NOW} + $3, ( \
+               SELECT MIN(slot) FROM generate_series(0, 255) AS slot \
+               WHERE slot NOT IN (SELECT COALESCE(slot, 0) FROM node)) RETURNING num, slot"
+        );
+        let values = [name.into(), address.map(str::to_owned).into(), self.lease_ms()];
+        let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
+        let row = JoinedRow::find_by_statement(statement).one(on).await?;
+        let row = row.ok_or_else(|| StoreError::unreadable("node", "its number was not answered"))?;
+        match row.slot.and_then(|slot| u8::try_from(slot).ok()) {
+            Some(slot) => Ok(Holding::nothing(row.num, Slot(slot))),
+            None => {
+                leave(on, row.num).await?;
+                Err(StoreError::unreadable(
+                    "node",
+                    "there are 256 nodes already, more than this database can tell apart",
+                ))
+            }
+        }
+    }
+
+    /// Who is there, and who holds what; `None` if there are no others.
+    pub async fn survey(&self) -> Result<Option<Survey>, StoreError> {
+        let Some(connection) = &self.inner.lease else { return Ok(None) };
+        let nodes = nodes(connection).await?;
+        let sql = "SELECT num, owner, epoch FROM shard ORDER BY num";
+        let rows = ShardRow::find_by_statement(plain(sql)).all(connection).await?;
+        let mut shards = vec![(None, 0); SHARDS];
+        for ShardRow { num, owner, epoch } in rows {
+            shards[ShardNum::read(num)?.place()] = (owner, epoch);
+        }
+        Ok(Some(Survey { nodes, shards }))
+    }
+
+    /// What a dead node held is anybody's, and in doubt. Answers whether it was dead.
+    pub async fn bury(&self, node: i64) -> Result<bool, StoreError> {
+        let Some(connection) = &self.inner.lease else { return Ok(false) };
+        let transaction = connection.begin().await?;
+        // Whoever freezes here keeps no other from doing it.
+        let silence = format!("SELECT set_config('idle_in_transaction_session_timeout', '{SILENCE}', true)");
+        transaction.execute_raw(plain(silence)).await?;
+        // In the order in which batches lock. Waits for those under way; and whoever renews now comes too late.
+        let sql = format!("SELECT lease_until <= {NOW} AS is_over FROM node WHERE num = $1 FOR UPDATE");
+        let row = IsOverRow::find_by_statement(about(node, sql)).one(&transaction).await?;
+        if row.is_some_and(|row| !row.is_over) {
+            return Ok(false);
+        }
+        let sql = "SELECT num FROM shard WHERE owner = $1 ORDER BY num FOR UPDATE";
+        transaction.execute_raw(about(node, sql)).await?;
+        give_up(&transaction, node, None, true).await?;
+        transaction.execute_raw(about(node, "DELETE FROM node WHERE num = $1")).await?;
         transaction.commit().await?;
-        Ok(Taken::Mine(Holding(Some(Arc::new(Held { node, epochs })))))
+        Ok(true)
     }
 
-    async fn new_node(&self, on: &DatabaseTransaction, name: &str) -> Result<i64, StoreError> {
-        let sql =
-            format!("INSERT INTO node (name, started_at, lease_until) SELECT $1, {NOW}, {NOW} + $2 RETURNING num");
-        let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, [name.into(), self.lease_ms()]);
-        let row = NumRow::find_by_statement(statement).one(on).await?;
-        row.map(|row| row.num).ok_or_else(|| StoreError::unreadable("node", "its number was not answered"))
+    /// Takes those of these shards that nobody holds. They are to be gained by the journal's writer.
+    pub async fn take(&self, holding: &Holding, wanted: &[ShardNum]) -> Result<Vec<Grant>, StoreError> {
+        let (Some(node), Some(connection)) = (holding.node(), &self.inner.lease) else { return Ok(Vec::new()) };
+        let sql = format!(
+            "WITH me AS (SELECT num FROM node WHERE num = $1 AND lease_until > {NOW} FOR KEY SHARE), \
+             free AS (SELECT s.num FROM shard s, me WHERE s.num = ANY($2) AND s.owner IS NULL ORDER BY s.num FOR UPDATE OF s) \
+             UPDATE shard SET owner = me.num, epoch = shard.epoch + 1 FROM me, free WHERE shard.num = free.num \
+             RETURNING shard.num, shard.epoch, shard.suspect_events_to, shard.suspect_due_to"
+        );
+        let values = [node.into(), nums(wanted)];
+        let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
+        let rows = GrantRow::find_by_statement(statement).all(connection).await?;
+        let grant = |GrantRow { num, epoch, suspect_events_to, suspect_due_to }| {
+            let suspect = Suspect { events_to: EventSeq(suspect_events_to), due_to: UnixMillis(suspect_due_to) };
+            Ok(Grant { shard: ShardNum::read(num)?, epoch, suspect })
+        };
+        rows.into_iter().map(grant).collect()
     }
 
-    /// Makes the lease as long as it was at first. Answers whether everything is still held: not when another node has
-    /// taken over.
+    /// Gives these up; `in_doubt`: what was under way may have been cut short.
+    pub async fn release(&self, holding: &Holding, shards: &[ShardNum], in_doubt: bool) -> Result<(), StoreError> {
+        let (Some(node), Some(connection)) = (holding.node(), &self.inner.lease) else { return Ok(()) };
+        give_up(connection, node, Some(shards), in_doubt).await?;
+        Ok(())
+    }
+
+    /// The webhook's endpoint may have been cut short.
+    pub(super) async fn suspect_shard(&self, webhook: WebhookNum, suspect: Suspect) -> Result<(), StoreError> {
+        let sql = "UPDATE shard SET suspect_events_to = GREATEST(suspect_events_to, $1), \
+                   suspect_due_to = GREATEST(suspect_due_to, $2) WHERE num = $3";
+        let values = [suspect.events_to.0.into(), suspect.due_to.0.into(), ShardNum::of(webhook).num().into()];
+        let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
+        self.write(async |on| Ok(on.execute_raw(statement).await?)).await?;
+        Ok(())
+    }
+
+    /// Up to which event the log index covers all of these.
+    pub(super) async fn shards_indexed_to(&self, shards: &[ShardNum]) -> Result<EventSeq, StoreError> {
+        let sql = "SELECT COALESCE(MIN(log_indexed_to), 0) AS num FROM shard WHERE num = ANY($1)";
+        let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, [nums(shards)]);
+        let row = NumRow::find_by_statement(statement).one(self.engine_readers()).await?;
+        Ok(EventSeq(row.map_or(0, |row| row.num)))
+    }
+
+    pub(super) async fn set_shards_indexed_to(
+        &self,
+        holding: &Holding,
+        shards: &[ShardNum],
+        to: EventSeq,
+    ) -> Result<(), StoreError> {
+        let sql = "UPDATE shard SET log_indexed_to = GREATEST(log_indexed_to, $1) WHERE owner = $2 AND num = ANY($3)";
+        let values = [to.0.into(), holding.node().into(), nums(shards)];
+        let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
+        self.inner.aside.execute_raw(statement).await?;
+        Ok(())
+    }
+
+    /// Is no node any more.
+    pub async fn leave(&self, holding: &Holding) -> Result<(), StoreError> {
+        let (Some(node), Some(connection)) = (holding.node(), &self.inner.lease) else { return Ok(()) };
+        Ok(leave(connection, node).await?)
+    }
+
+    /// Makes the lease as long as it was at first. Answers whether this is still a node: not when others have taken it for
+    /// dead.
     pub async fn renew(&self, holding: &Holding) -> Result<bool, StoreError> {
-        let (Some(held), Some(connection)) = (&holding.0, &self.inner.lease) else { return Ok(true) };
+        let (Some(node), Some(connection)) = (holding.node(), &self.inner.lease) else { return Ok(true) };
         let sql = format!("UPDATE node SET lease_until = {NOW} + $1 WHERE num = $2");
-        let values = [self.lease_ms(), held.node.into()];
+        let values = [self.lease_ms(), node.into()];
         let renewed = connection.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await?;
         Ok(renewed.rows_affected() == 1)
-    }
-
-    /// Gives everything up: nothing is sent or recorded any more.
-    pub async fn release(&self, holding: &Holding) -> Result<(), StoreError> {
-        let (Some(held), Some(connection)) = (&holding.0, &self.inner.lease) else { return Ok(()) };
-        release(connection, held.node).await?;
-        Ok(())
     }
 
     fn lease_ms(&self) -> Value {
@@ -166,68 +317,69 @@ impl Store {
     }
 }
 
-async fn release(connection: &DatabaseConnection, node: i64) -> Result<(), DbErr> {
-    let transaction = connection.begin().await?;
-    // In the order in which a start locks them.
-    for sql in ["UPDATE shard SET owner = NULL WHERE owner = $1", "DELETE FROM node WHERE num = $1"] {
-        transaction.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, [node.into()])).await?;
-    }
-    transaction.commit().await
+/// These shards of a node, or all of them, are anybody's.
+async fn give_up<C: ConnectionTrait>(
+    on: &C,
+    node: i64,
+    shards: Option<&[ShardNum]>,
+    in_doubt: bool,
+) -> Result<(), DbErr> {
+    let doubt = if in_doubt {
+        format!(
+            ", suspect_events_to = GREATEST(suspect_events_to, COALESCE((SELECT MAX(seq) FROM event), 0)), \
+             suspect_due_to = GREATEST(suspect_due_to, {NOW})"
+        )
+    } else {
+        String::new()
+    };
+    let sql = format!("UPDATE shard SET owner = NULL, epoch = epoch + 1{doubt} WHERE owner = $1");
+    let statement = match shards {
+        None => about(node, sql),
+        Some(shards) => {
+            let values = [node.into(), nums(shards)];
+            Statement::from_sql_and_values(DbBackend::Postgres, format!("{sql} AND num = ANY($2)"), values)
+        }
+    };
+    on.execute_raw(statement).await?;
+    Ok(())
 }
 
-/// A node whose lease has not ended.
-async fn living<C: ConnectionTrait>(on: &C, lock: &str) -> Result<Option<Holder>, DbErr> {
+async fn leave(on: &DatabaseConnection, node: i64) -> Result<(), DbErr> {
+    on.execute_raw(about(node, "DELETE FROM node WHERE num = $1")).await?;
+    Ok(())
+}
+
+async fn nodes<C: ConnectionTrait>(on: &C) -> Result<Vec<Node>, DbErr> {
     let sql = format!(
-        "SELECT num, name, started_at, lease_until, lease_until > {NOW} AS is_live FROM node ORDER BY num {lock}"
+        "SELECT num, name, address, started_at, lease_until, lease_until > {NOW} AS lives FROM node ORDER BY num"
     );
-    let nodes = NodeRow::find_by_statement(plain(sql)).all(on).await?;
-    let living = nodes.into_iter().find(|node| node.is_live);
-    Ok(living.map(|NodeRow { num, name, started_at, lease_until, is_live: _ }| {
+    let rows = NodeRow::find_by_statement(plain(sql)).all(on).await?;
+    let node = |NodeRow { num, name, address, started_at, lease_until, lives }| {
         let (started_at, lease_until) = (UnixMillis(started_at), UnixMillis(lease_until));
-        Holder { node: num, name, started_at, lease_until }
-    }))
+        Node { num, name, address, started_at, lease_until, lives }
+    };
+    Ok(rows.into_iter().map(node).collect())
 }
 
 /// A node that is at work on this database, whatever its schema.
-pub(super) async fn holder<C: ConnectionTrait>(on: &C) -> Result<Option<Holder>, DbErr> {
+pub(super) async fn anybody<C: ConnectionTrait>(on: &C) -> Result<Option<String>, DbErr> {
     let has_nodes = on.query_one_raw(plain("SELECT to_regclass('node') IS NOT NULL")).await?;
-    match has_nodes.map(|row| row.try_get_by_index(0)).transpose()? {
-        Some(true) => living(on, "").await,
-        Some(false) | None => Ok(None),
+    if has_nodes.map(|row| row.try_get_by_index(0)).transpose()? != Some(true) {
+        return Ok(None);
     }
+    let sql = format!("SELECT name FROM node WHERE lease_until > {NOW} ORDER BY num LIMIT 1");
+    on.query_one_raw(plain(sql)).await?.map(|row| row.try_get_by_index(0)).transpose()
 }
 
 fn plain(sql: impl Into<String>) -> Statement {
     Statement::from_string(DbBackend::Postgres, sql.into())
 }
 
-impl Holding {
-    /// Keeps others from taking these shards until the transaction ends; answers those that are held no longer.
-    pub(super) async fn lock<C: ConnectionTrait>(
-        &self,
-        on: &C,
-        shards: &BTreeSet<ShardNum>,
-    ) -> Result<BTreeSet<ShardNum>, DbErr> {
-        let Some(held) = &self.0 else { return Ok(BTreeSet::new()) };
-        let sql = format!(
-            "SELECT s.num, s.epoch, (SELECT set_config('idle_in_transaction_session_timeout', '{SILENCE}', true)) \
-             FROM shard s JOIN unnest($1, $2) AS mine (num, epoch) ON s.num = mine.num AND s.epoch = mine.epoch \
-             WHERE s.owner = $3 ORDER BY s.num FOR SHARE OF s"
-        );
-        let nums = shards.iter().map(|shard| i64::from(shard.0));
-        let epochs = shards.iter().map(|shard| held.epochs[usize::from(shard.0)]);
-        let values = [dialect::numbers(DbBackend::Postgres, nums), dialect::numbers(DbBackend::Postgres, epochs)];
-        let values = values.into_iter().chain([held.node.into()]);
-        let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
-        let mut lost = shards.clone();
-        for row in ShardRow::find_by_statement(statement).all(on).await? {
-            lost.retain(|shard| i16::from(shard.0) != row.num);
-        }
-        Ok(lost)
-    }
+/// A statement whose only parameter is a node.
+fn about(node: i64, sql: impl Into<String>) -> Statement {
+    Statement::from_sql_and_values(DbBackend::Postgres, sql.into(), [node.into()])
+}
 
-    /// Whether there is anybody to lock anything against.
-    pub(super) fn is_everything(&self) -> bool {
-        self.0.is_none()
-    }
+fn nums(shards: &[ShardNum]) -> Value {
+    dialect::numbers(DbBackend::Postgres, shards.iter().map(|shard| i64::from(shard.num())))
 }

@@ -199,6 +199,25 @@ impl Ledger {
         Some(account.oldest())
     }
 
+    /// Of webhooks that are not known here.
+    pub fn absorb(&mut self, other: Self) {
+        for (webhook, account) in other.accounts {
+            self.forget(webhook);
+            self.pending += account.pending;
+            self.accounts.insert(webhook, account);
+        }
+    }
+
+    /// Others count for these now.
+    pub fn forget_all(&mut self, are_forgotten: impl Fn(WebhookNum) -> bool) {
+        let pending = &mut self.pending;
+        self.accounts.retain(|webhook, account| {
+            let stays = !are_forgotten(*webhook);
+            *pending -= if stays { 0 } else { account.pending };
+            stays
+        });
+    }
+
     /// The webhook was deleted, and whatever it was owed with it.
     pub fn forget(&mut self, webhook: WebhookNum) {
         self.pending -= self.accounts.remove(&webhook).map_or(0, |account| account.pending);

@@ -1,8 +1,10 @@
 //! The per-webhook log index. It follows the delivery rows in large sorted batches, because one index entry a
 //! delivery, spread over all webhooks, would cost more than the rest of the commit.
 //!
-//! After a crash it is rebuilt from `engine_state.log_indexed_to`: every event up to there is covered.
+//! After a crash it is rebuilt from `engine_state.log_indexed_to`: every event up to there is covered. Where there are nodes,
+//! each shard says so for itself, and whoever gains it goes on from there.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -11,10 +13,12 @@ use parking_lot::Mutex;
 use sea_orm::{FromQueryResult, Statement, Value};
 use tokio::sync::Mutex as AsyncMutex;
 
+use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 
+use super::leases::{Holding, ShardNum};
 use super::rows::{RowStatement, int8};
-use super::{Store, StoreError, state};
+use super::{Store, StoreError, dialect, state};
 
 /// How far the index may lag when nobody reads a log.
 pub const EVERY: Duration = Duration::from_secs(2);
@@ -27,6 +31,12 @@ const LARGE_CHUNK: usize = 1024;
 
 /// What gathers in [`EVERY`] at some thousand deliveries a second.
 const MUCH: usize = 16 * 1024;
+
+/// An event that another node has given its key is visible by then, or its transaction was ended.
+const TURNS_UP_MS: i64 = 60_000;
+
+/// How far the marks of shards may lag behind what is known: one small statement for all of them each time.
+const MARK_EVERY_MS: i64 = 15_000;
 
 /// What is recorded but not indexed yet. Filled by the journal's writer.
 #[derive(Default)]
@@ -55,6 +65,8 @@ pub struct LogIndex {
     insert: RowStatement,
     /// One flush at a time; a reader that waits for it finds its entries there.
     turn: AsyncMutex<Progress>,
+    /// Shards whose earlier deliveries are in the index.
+    covered: Mutex<BTreeSet<ShardNum>>,
 }
 
 /// Kept between flushes: one that is dropped half-way leaves the rest for the next.
@@ -76,18 +88,33 @@ impl LogIndex {
         let columns = [int8("webhook_num"), int8("event_seq")];
         let insert = RowStatement::insert(store.backend(), "delivery_log", &columns, "ON CONFLICT DO NOTHING");
         let turn = AsyncMutex::new(Progress { indexed_to, to_do: Vec::new() });
-        let index = Self { store: store.clone(), buffer, insert, turn };
-        index.catch_up(indexed_to).await?;
+        let index = Self { store: store.clone(), buffer, insert, turn, covered: Mutex::default() };
+        if !store.is_shared() {
+            index.catch_up(indexed_to, None).await?;
+        }
         Ok(index)
     }
 
-    async fn catch_up(&self, indexed_to: EventSeq) -> Result<(), StoreError> {
+    /// Indexes what earlier owners of these shards left behind.
+    pub async fn cover(&self, shards: &[ShardNum]) -> Result<(), StoreError> {
+        self.catch_up(self.store.shards_indexed_to(shards).await?, Some(shards)).await?;
+        self.covered.lock().extend(shards);
+        Ok(())
+    }
+
+    async fn catch_up(&self, indexed_to: EventSeq, shards: Option<&[ShardNum]>) -> Result<(), StoreError> {
+        let backend = self.store.backend();
+        let is_ours = if shards.is_some() { "AND (webhook_num & 255) = ANY($4)" } else { "" };
+        let shards = shards.map(|shards| dialect::numbers(backend, shards.iter().map(|shard| i64::from(shard.num()))));
         let mut after = DeliveryId { event: EventSeq(indexed_to.0 + 1), webhook: WebhookNum(0) };
         loop {
-            let sql = "SELECT event_seq, webhook_num FROM delivery WHERE (event_seq, webhook_num) > ($1, $2) \
-                       ORDER BY event_seq, webhook_num LIMIT $3";
+            let sql = format!(
+                "SELECT event_seq, webhook_num FROM delivery WHERE (event_seq, webhook_num) > ($1, $2) {is_ours} \
+                 ORDER BY event_seq, webhook_num LIMIT $3"
+            );
             let values = [after.event.0.into(), after.webhook.0.into(), (LARGE_CHUNK as i64).into()];
-            let statement = Statement::from_sql_and_values(self.store.backend(), sql, values);
+            let values = values.into_iter().chain(shards.clone());
+            let statement = Statement::from_sql_and_values(backend, sql, values);
             let rows = KeyRow::find_by_statement(statement).all(self.store.engine_readers()).await?;
             let id = |row: &KeyRow| DeliveryId { event: EventSeq(row.event_seq), webhook: WebhookNum(row.webhook_num) };
             let ids: Vec<DeliveryId> = rows.iter().map(id).collect();
@@ -106,11 +133,23 @@ impl LogIndex {
     }
 
     /// A flush that also notes how far the index has come, which is where the next process continues.
-    pub async fn follow(&self) -> Result<(), StoreError> {
+    pub async fn follow(&self, holding: &Holding) -> Result<(), StoreError> {
         let mut progress = self.turn.lock().await;
         let complete_to = self.move_entries(&mut progress).await?;
-        if complete_to > progress.indexed_to {
-            self.store.write(async |on| state::set_log_indexed_to(on, complete_to).await).await?;
+        if holding.is_everything() {
+            if complete_to > progress.indexed_to {
+                self.store.write(async |on| state::set_log_indexed_to(on, complete_to).await).await?;
+                progress.indexed_to = complete_to;
+            }
+            return Ok(());
+        }
+        // What other nodes have committed by now may turn up later.
+        let complete_to = complete_to.min(EventSeq::first_at(UnixMillis(UnixMillis::now().0 - TURNS_UP_MS)));
+        if EventSeq::accepted_at(complete_to).0 - EventSeq::accepted_at(progress.indexed_to).0 > MARK_EVERY_MS {
+            let held = holding.held();
+            self.covered.lock().retain(|shard| held.contains(shard));
+            let covered: Vec<ShardNum> = self.covered.lock().iter().copied().collect();
+            self.store.set_shards_indexed_to(holding, &covered, complete_to).await?;
             progress.indexed_to = complete_to;
         }
         Ok(())

@@ -5,8 +5,9 @@ use sea_orm::sea_query::OnConflict;
 use sea_orm::{ConnectionTrait, EntityTrait, Set};
 
 use crate::clock::UnixMillis;
-use crate::id::EventSeq;
+use crate::id::{EventSeq, WebhookNum};
 
+use super::leases::Holding;
 use super::{Store, StoreError};
 
 const LOG_INDEXED_TO: &str = "log_indexed_to";
@@ -53,6 +54,19 @@ impl Store {
             })
         })
         .await
+    }
+
+    /// The same for whoever has the database alone; where there are nodes, each shard knows what is in doubt.
+    pub async fn mark_taken(&self, holding: &Holding, now: UnixMillis) -> Result<(), StoreError> {
+        if holding.is_everything() {
+            holding.doubt(self.mark_started(now).await?);
+        }
+        Ok(())
+    }
+
+    /// Notes that the endpoint of this webhook may have been cut short.
+    pub async fn doubt(&self, webhook: WebhookNum, suspect: Suspect) -> Result<(), StoreError> {
+        if self.is_shared() { self.suspect_shard(webhook, suspect).await } else { self.suspect(suspect).await }
     }
 
     /// Notes that a part of a running process may have been cut short.

@@ -4,7 +4,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use crate::engine::registry::Item;
-use crate::id::{EventSeq, TenantNum};
+use crate::id::TenantNum;
 use crate::store::fanouts::Fanout;
 
 /// A ring of tenants, each with its fan-outs in the order of publishing.
@@ -17,6 +17,8 @@ pub(in crate::engine) struct Line {
 /// What is left of a fan-out.
 struct Part {
     fanout: Fanout,
+    /// It may have been sent before.
+    recovered: bool,
     from: usize,
 }
 
@@ -26,24 +28,18 @@ impl Line {
         self.bytes
     }
 
-    pub(in crate::engine) fn push(&mut self, fanout: Fanout) {
+    pub(in crate::engine) fn push(&mut self, fanout: Fanout, recovered: bool) {
         let tenant = fanout.event.tenant;
         self.bytes += fanout.bytes();
-        let part = Part { fanout, from: 0 };
+        let part = Part { fanout, recovered, from: 0 };
         match self.tenants.iter_mut().find(|(known, _)| *known == tenant) {
             Some((_, parts)) => parts.push_back(part),
             None => self.tenants.push_back((tenant, VecDeque::from([part]))),
         }
     }
 
-    /// At most `most` targets of the tenant whose turn it is; those in `blocked` are passed over. Events up to
-    /// `suspect` may have been sent before.
-    pub(in crate::engine) fn take(
-        &mut self,
-        most: usize,
-        blocked: &HashSet<TenantNum>,
-        suspect: EventSeq,
-    ) -> Vec<Item> {
+    /// At most `most` targets of the tenant whose turn it is; those in `blocked` are passed over.
+    pub(in crate::engine) fn take(&mut self, most: usize, blocked: &HashSet<TenantNum>) -> Vec<Item> {
         let Some(turn) = self.tenants.iter().position(|(tenant, _)| !blocked.contains(tenant)) else {
             return Vec::new();
         };
@@ -52,7 +48,7 @@ impl Line {
         while items.len() < most
             && let Some(part) = parts.front_mut()
         {
-            part.move_to(&mut items, most, suspect);
+            part.move_to(&mut items, most);
             if part.from == part.fanout.targets.len() {
                 self.bytes -= part.fanout.bytes();
                 parts.pop_front();
@@ -66,10 +62,10 @@ impl Line {
 }
 
 impl Part {
-    fn move_to(&mut self, items: &mut Vec<Item>, most: usize, suspect: EventSeq) {
+    fn move_to(&mut self, items: &mut Vec<Item>, most: usize) {
         let Fanout { event, targets, .. } = &self.fanout;
         let to = targets.len().min(self.from + (most - items.len()));
-        let recovered = event.seq <= suspect;
+        let recovered = self.recovered;
         items.extend(targets[self.from..to].iter().map(|num| Item { event: event.clone(), num: *num, recovered }));
         self.from = to;
     }
@@ -82,7 +78,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::id::WebhookNum;
+    use crate::id::{EventSeq, WebhookNum};
     use crate::store::events::Event;
 
     fn fanout(tenant: i64, seq: i64, targets: i64) -> Fanout {
@@ -99,10 +95,10 @@ mod tests {
     #[test]
     fn tenants_take_turns_and_each_goes_by_publishing() {
         let mut line = Line::default();
-        [fanout(1, 1, 25), fanout(1, 2, 5), fanout(2, 3, 1)].into_iter().for_each(|fanout| line.push(fanout));
+        [fanout(1, 1, 25), fanout(1, 2, 5), fanout(2, 3, 1)].into_iter().for_each(|fanout| line.push(fanout, false));
         let mut turns = Vec::new();
         loop {
-            let items = line.take(10, &HashSet::new(), EventSeq::ZERO);
+            let items = line.take(10, &HashSet::new());
             if items.is_empty() {
                 break;
             }
@@ -115,20 +111,20 @@ mod tests {
     #[test]
     fn who_is_blocked_keeps_its_turn_and_nobody_waits_for_it() {
         let mut line = Line::default();
-        [fanout(1, 1, 5), fanout(2, 2, 5)].into_iter().for_each(|fanout| line.push(fanout));
+        [fanout(1, 1, 5), fanout(2, 2, 5)].into_iter().for_each(|fanout| line.push(fanout, false));
         let blocked = HashSet::from([TenantNum(1)]);
-        assert_eq!(seqs(&line.take(10, &blocked, EventSeq::ZERO)), [2]);
-        assert!(line.take(10, &blocked, EventSeq::ZERO).is_empty());
-        assert_eq!(seqs(&line.take(10, &HashSet::new(), EventSeq(1))), [1]);
+        assert_eq!(seqs(&line.take(10, &blocked)), [2]);
+        assert!(line.take(10, &blocked).is_empty());
+        assert_eq!(seqs(&line.take(10, &HashSet::new())), [1]);
     }
 
     #[test]
     fn every_target_is_taken_once() {
         let mut line = Line::default();
-        (1..=3).for_each(|tenant| line.push(fanout(tenant, tenant, 1000)));
+        (1..=3).for_each(|tenant| line.push(fanout(tenant, tenant, 1000), tenant <= 2));
         let mut taken = HashSet::new();
         while line.bytes() > 0 {
-            for item in line.take(7, &HashSet::new(), EventSeq(2)) {
+            for item in line.take(7, &HashSet::new()) {
                 assert_eq!(item.recovered, item.event.seq <= EventSeq(2));
                 assert!(taken.insert((item.event.seq, item.num)));
             }

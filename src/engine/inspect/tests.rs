@@ -11,7 +11,7 @@ use crate::engine::EngineConfig;
 use crate::engine::tests::store_with_tenant;
 use crate::store::Store;
 use crate::store::journal::{Draft, Journal, Published};
-use crate::store::leases::Taken;
+use crate::store::leases::Holding;
 use crate::store::webhooks::NewWebhook;
 
 fn webhook(tenant: TenantNum) -> NewWebhook {
@@ -33,7 +33,7 @@ fn webhook(tenant: TenantNum) -> NewWebhook {
 
 /// An event that nobody dispatches, so that its fan-out stays open.
 async fn publish(store: &Store, tenant: TenantNum, targets: &[Webhook]) -> StoredEvent {
-    let Taken::Mine(holding) = store.take_shards("test").await.unwrap() else { panic!("nobody else is here") };
+    let holding = Holding::everything();
     let journal = Journal::start(store, &holding).await.unwrap().journal;
     let draft = Draft {
         tenant,
@@ -53,7 +53,8 @@ async fn a_page_of_what_is_owed_is_full_although_deleted_webhooks_come_first() {
     let directory = tempfile::tempdir().unwrap();
     let (store, tenant) = store_with_tenant(&directory).await;
     let (egress_allow, payload_memory) = (Vec::new(), usize::MAX);
-    let config = EngineConfig { allow_http: false, egress_allow, arbiters: 1, max_in_flight: 1, payload_memory };
+    let config =
+        EngineConfig { allow_http: false, egress_allow, arbiters: 1, max_in_flight: 1, payload_memory, address: None };
     let engine = Engine::start(store.clone(), config).await.unwrap();
     let drained = engine.drain(Instant::now() + Duration::from_secs(5)).await;
     engine.close(drained).await;

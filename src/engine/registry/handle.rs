@@ -16,8 +16,10 @@ use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::StoreError;
 use crate::store::journal::Record;
 use crate::store::journal::feed::Feed;
+use crate::store::leases::ShardNum;
 use crate::store::state::Suspect;
 
+use super::quit::Quit;
 use super::{
     Count, Cover, Crashed, Crashes, Drain, Figures, Find, Forget, Introduce, Item, Offer, Offered, Registry, Release,
     Remind, Suspected, Wake,
@@ -148,7 +150,7 @@ impl RegistryHandle {
         }
         let _ = journal.barrier().await;
         let suspect = Suspect { events_to: covered_to, due_to: at };
-        self.shared.store.suspect(suspect).await?;
+        self.shared.store.doubt(num, suspect).await?;
         let _ = self.registry.send(Suspected(num, suspect)).await;
         if !again {
             return Ok(());
@@ -262,6 +264,12 @@ impl RegistryHandle {
 
     pub(in crate::engine) async fn figures(&self) -> Figures {
         self.registry.send(Count).await.unwrap_or_default()
+    }
+
+    /// The shard is left; resolves when its endpoints have ended, and says whether nothing was cut short.
+    pub(in crate::engine) async fn quit(&self, shard: ShardNum) -> bool {
+        let (told, quit) = oneshot::channel();
+        self.registry.send(Quit(shard, told)).await.is_ok() && quit.await.unwrap_or(false)
     }
 
     /// No attempt begins any more; answers whether all that were in flight have ended by then.

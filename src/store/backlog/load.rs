@@ -4,14 +4,18 @@
 use std::pin::Pin;
 
 use futures_util::{Stream, TryStreamExt};
-use sea_orm::{DbErr, FromQueryResult, Statement};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, FromQueryResult, Statement, Value};
 
 use crate::clock::UnixMillis;
 use crate::id::{EventSeq, WebhookNum};
+use crate::store::leases::{ShardNum, Snapshot};
 use crate::store::ledger::Ledger;
 use crate::store::{Store, StoreError, dialect, targets};
 
 use super::look::{FANOUTS, FanoutRow};
+
+/// The shard of a delivery's webhook.
+const SHARD_OF: &str = "(webhook_num & 255)";
 
 /// Pending rows whose moments are counted by one query: bounds what it sorts, unless one webhook has more.
 const ROWS: i64 = 262_144;
@@ -38,46 +42,100 @@ struct RecordedRow {
 }
 
 impl Store {
-    /// Everything that is owed, before anything changes it.
-    pub(in crate::store) async fn ledger(&self, now: UnixMillis) -> Result<Ledger, StoreError> {
+    /// What these shards are owed, before anybody who holds them changes it, and at which moment; with SQLite everything.
+    pub(in crate::store) async fn ledger(
+        &self,
+        shards: &[ShardNum],
+        now: UnixMillis,
+    ) -> Result<(Ledger, Snapshot), StoreError> {
         let mut ledger = Ledger::default();
-        self.load_rows(&mut ledger, now).await?;
-        self.load_fanouts(&mut ledger).await?;
-        Ok(ledger)
+        if self.is_shared() && shards.is_empty() {
+            return Ok((ledger, Snapshot::of_everything()));
+        }
+        let moment = self.moment().await?;
+        let snapshot = self.snapshot(&moment).await?;
+        let load = Load { on: &moment, shards: self.is_shared().then_some(shards) };
+        load.rows(&mut ledger, now).await?;
+        load.fanouts(&mut ledger).await?;
+        moment.commit().await?;
+        Ok((ledger, snapshot))
     }
 
-    async fn load_rows(&self, ledger: &mut Ledger, now: UnixMillis) -> Result<(), StoreError> {
-        let sql = "SELECT webhook_num, COUNT(*) AS pending, MIN(event_seq) AS oldest FROM delivery WHERE status = 0 \
-                   GROUP BY webhook_num ORDER BY webhook_num";
-        let statement = Statement::from_string(self.backend(), sql);
-        let rows = PendingRow::find_by_statement(statement).all(self.engine_readers()).await?;
+    /// Which transactions are visible to whoever reads there.
+    pub(in crate::store) async fn snapshot<C: ConnectionTrait>(&self, on: &C) -> Result<Snapshot, StoreError> {
+        if !self.is_shared() {
+            return Ok(Snapshot::of_everything());
+        }
+        let sql = "SELECT pg_current_snapshot()::text";
+        let row = on.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await?;
+        let text: String = row.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or_default();
+        Snapshot::parse(&text).ok_or_else(|| StoreError::unreadable("snapshot", text))
+    }
+}
+
+/// What is read, and where.
+struct Load<'a> {
+    on: &'a DatabaseTransaction,
+    /// `None`: everything.
+    shards: Option<&'a [ShardNum]>,
+}
+
+impl Load<'_> {
+    fn backend(&self) -> DbBackend {
+        self.on.get_database_backend()
+    }
+
+    /// That a column names one of the shards, which are bound to the parameter `place`.
+    fn is_ours(&self, shard: &str, place: usize) -> String {
+        self.shards.map_or_else(String::new, |_| format!("AND {shard} = ANY(${place})"))
+    }
+
+    fn with_shards(&self, values: impl IntoIterator<Item = Value>) -> Vec<Value> {
+        let shards = self
+            .shards
+            .map(|shards| dialect::numbers(self.backend(), shards.iter().map(|shard| i64::from(shard.num()))));
+        values.into_iter().chain(shards).collect()
+    }
+
+    async fn rows(&self, ledger: &mut Ledger, now: UnixMillis) -> Result<(), StoreError> {
+        let is_ours = self.is_ours(SHARD_OF, 1);
+        let sql = format!(
+            "SELECT webhook_num, COUNT(*) AS pending, MIN(event_seq) AS oldest FROM delivery \
+             WHERE status = 0 {is_ours} GROUP BY webhook_num ORDER BY webhook_num"
+        );
+        let statement = Statement::from_sql_and_values(self.backend(), sql, self.with_shards([]));
+        let rows = PendingRow::find_by_statement(statement).all(self.on).await?;
         let (mut from, mut gathered) = (None, 0);
         for row in &rows {
             ledger.load(WebhookNum(row.webhook_num), row.pending.cast_unsigned(), EventSeq(row.oldest));
             gathered += row.pending;
             let first = *from.get_or_insert(row.webhook_num);
             if gathered >= ROWS {
-                self.load_scheduled(ledger, (first, row.webhook_num), now).await?;
+                self.scheduled(ledger, (first, row.webhook_num), now).await?;
                 (from, gathered) = (None, 0);
             }
         }
         if let (Some(first), Some(last)) = (from, rows.last()) {
-            self.load_scheduled(ledger, (first, last.webhook_num), now).await?;
+            self.scheduled(ledger, (first, last.webhook_num), now).await?;
         }
         Ok(())
     }
 
-    async fn load_scheduled(
+    async fn scheduled(
         &self,
         ledger: &mut Ledger,
         (first, last): (i64, i64),
         now: UnixMillis,
     ) -> Result<(), StoreError> {
-        let sql = "SELECT webhook_num, next_at / 1000 AS second, COUNT(*) AS scheduled FROM delivery \
-                   WHERE status = 0 AND webhook_num BETWEEN $1 AND $2 AND next_at > $3 \
-                   GROUP BY webhook_num, next_at / 1000";
-        let statement = Statement::from_sql_and_values(self.backend(), sql, [first, last, now.0].map(Into::into));
-        for row in ScheduledRow::find_by_statement(statement).all(self.engine_readers()).await? {
+        let is_ours = self.is_ours(SHARD_OF, 4);
+        let sql = format!(
+            "SELECT webhook_num, next_at / 1000 AS second, COUNT(*) AS scheduled FROM delivery \
+             WHERE status = 0 AND webhook_num BETWEEN $1 AND $2 AND next_at > $3 {is_ours} \
+             GROUP BY webhook_num, next_at / 1000"
+        );
+        let values = self.with_shards([first, last, now.0].map(Into::into));
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        for row in ScheduledRow::find_by_statement(statement).all(self.on).await? {
             let ScheduledRow { webhook_num, second, scheduled } = row;
             let scheduled = u32::try_from(scheduled).unwrap_or(u32::MAX);
             ledger.schedule_many(WebhookNum(webhook_num), UnixMillis(second * 1000), scheduled, now);
@@ -86,16 +144,19 @@ impl Store {
     }
 
     /// What open fan-outs owe to targets without a row.
-    async fn load_fanouts(&self, ledger: &mut Ledger) -> Result<(), StoreError> {
-        let sql = "SELECT event_seq, shard, targets FROM fanout WHERE (event_seq, shard) > ($1, $2) \
-                   ORDER BY event_seq, shard LIMIT $3";
+    async fn fanouts(&self, ledger: &mut Ledger) -> Result<(), StoreError> {
+        let is_ours = self.is_ours("shard", 4);
+        let sql = format!(
+            "SELECT event_seq, shard, targets FROM fanout WHERE (event_seq, shard) > ($1, $2) {is_ours} \
+             ORDER BY event_seq, shard LIMIT $3"
+        );
         let mut after = (EventSeq::ZERO.0, i16::MAX);
         loop {
-            let values = [after.0.into(), after.1.into(), FANOUTS.into()];
-            let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-            let fanouts = FanoutRow::find_by_statement(statement).all(self.engine_readers()).await?;
+            let values = self.with_shards([after.0.into(), after.1.into(), FANOUTS.into()]);
+            let statement = Statement::from_sql_and_values(self.backend(), &sql, values);
+            let fanouts = FanoutRow::find_by_statement(statement).all(self.on).await?;
             let (Some(first), Some(last)) = (fanouts.first(), fanouts.last()) else { return Ok(()) };
-            let mut recorded = Recorded::read(self, first.event_seq, last.event_seq).await?;
+            let mut recorded = Recorded::read(self.on, first.event_seq, last.event_seq).await?;
             after = (last.event_seq, last.shard);
             for fanout in fanouts {
                 let recorded = recorded.of(&fanout).await?;
@@ -120,15 +181,16 @@ struct Recorded<'a> {
 }
 
 impl<'a> Recorded<'a> {
-    async fn read(store: &'a Store, first: i64, last: i64) -> Result<Self, StoreError> {
-        let then_join = dialect::then_join(store.backend());
+    async fn read(on: &'a DatabaseTransaction, first: i64, last: i64) -> Result<Self, StoreError> {
+        let backend = on.get_database_backend();
+        let then_join = dialect::then_join(backend);
         let sql = format!(
             "SELECT f.event_seq, f.shard, d.webhook_num \
              FROM fanout f {then_join} delivery d ON d.event_seq = f.event_seq \
              WHERE f.event_seq BETWEEN $1 AND $2 ORDER BY f.event_seq, f.shard, d.webhook_num"
         );
-        let statement = Statement::from_sql_and_values(store.backend(), sql, [first.into(), last.into()]);
-        let mut rows = RecordedRow::find_by_statement(statement).stream(store.engine_readers()).await?;
+        let statement = Statement::from_sql_and_values(backend, sql, [first.into(), last.into()]);
+        let mut rows = RecordedRow::find_by_statement(statement).stream(on).await?;
         let next = rows.try_next().await?;
         Ok(Self { rows, next })
     }

@@ -82,8 +82,8 @@ pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
 
 pub(super) async fn down(options: &Options, steps: u32) -> Result<(), OpenError> {
     let writer = connect(&checked(&options.url)?, WRITER).await?;
-    if let Some(holder) = leases::holder(&writer).await? {
-        return Err(OpenError::Served { name: holder.name });
+    if let Some(name) = leases::anybody(&writer).await? {
+        return Err(OpenError::Served { name });
     }
     migrate_down(&writer, steps).await?;
     writer.close().await?;

@@ -20,6 +20,7 @@ const FANOUTS: usize = 8192;
 pub struct Feed {
     state: Mutex<State>,
     changed: Notify,
+    is_shared: bool,
 }
 
 struct State {
@@ -30,6 +31,10 @@ struct State {
     committed: EventSeq,
     /// The newest event whose fan-out was handed out.
     taken: EventSeq,
+    /// Other nodes may have committed something for this one.
+    has_news: bool,
+    /// Everything in the store must be looked at again, since more of it is to be served from here.
+    look_again: bool,
 }
 
 /// What the dispatcher shall do next.
@@ -38,12 +43,23 @@ pub enum Next {
     Dispatch(Vec<Fanout>),
     /// Read from the store what comes after this event, then ask [`Feed::caught_up`].
     ReadAfter(EventSeq),
+    /// Look in the store for what other nodes have committed.
+    LookForNews,
 }
 
 impl Feed {
-    pub(super) fn behind(committed: EventSeq) -> Self {
-        let state = State { waiting: VecDeque::new(), bytes: 0, behind: true, committed, taken: EventSeq::ZERO };
-        Self { state: Mutex::new(state), changed: Notify::new() }
+    /// `is_shared`: others commit to the same store.
+    pub(super) fn behind(committed: EventSeq, is_shared: bool) -> Self {
+        let state = State {
+            waiting: VecDeque::new(),
+            bytes: 0,
+            behind: true,
+            committed,
+            taken: EventSeq::ZERO,
+            has_news: false,
+            look_again: false,
+        };
+        Self { state: Mutex::new(state), changed: Notify::new(), is_shared }
     }
 
     /// Offers what was just committed; answers those that the dispatcher will get from memory.
@@ -54,6 +70,7 @@ impl Feed {
         for fanout in fanouts {
             let bytes = fanout.bytes();
             let full = state.waiting.len() >= FANOUTS || state.bytes + bytes > BYTES;
+            state.look_again |= full && !state.behind && self.is_shared;
             state.behind |= full;
             if !state.behind {
                 state.bytes += bytes;
@@ -86,7 +103,29 @@ impl Feed {
             state.taken = fanouts.last().map_or(taken, |fanout| fanout.event.seq);
             return Some(Next::Dispatch(fanouts));
         }
-        state.behind.then_some(Next::ReadAfter(state.taken))
+        if state.behind {
+            return Some(Next::ReadAfter(state.taken));
+        }
+        std::mem::take(&mut state.has_news).then_some(Next::LookForNews)
+    }
+
+    /// Other nodes may have committed something for this one.
+    pub fn expect_news(&self) {
+        self.state.lock().has_news = true;
+        self.changed.notify_one();
+    }
+
+    /// More of what the store holds is to be served from here: the dispatcher is behind.
+    pub(super) fn look_again(&self) {
+        let mut state = self.state.lock();
+        (state.behind, state.look_again) = (true, true);
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Whether to begin anew with what the store holds; said once.
+    pub fn must_look_again(&self) -> bool {
+        std::mem::take(&mut self.state.lock().look_again)
     }
 
     /// The dispatcher has read everything up to `to` from the store.
@@ -99,7 +138,7 @@ impl Feed {
     /// was committed meanwhile.
     pub fn caught_up(&self, seen: EventSeq) {
         let mut state = self.state.lock();
-        if state.committed <= seen {
+        if state.committed <= seen && !state.look_again {
             state.taken = state.taken.max(seen);
             state.behind = false;
         }
@@ -146,13 +185,13 @@ mod tests {
         match next {
             Some(Next::Dispatch(fanouts)) => fanouts.iter().map(|fanout| fanout.event.seq.0).collect(),
             Some(Next::ReadAfter(after)) => vec![-1, after.0],
-            None => vec![],
+            Some(Next::LookForNews) | None => vec![],
         }
     }
 
     #[test]
     fn a_new_feed_is_behind_until_the_store_shows_nothing_more() {
-        let feed = Feed::behind(EventSeq(7));
+        let feed = Feed::behind(EventSeq(7), false);
         assert_eq!(seqs(feed.try_next()), [-1, 0]);
         feed.caught_up(EventSeq(6));
         assert_eq!(seqs(feed.try_next()), [-1, 0], "7 is committed and was not seen");
@@ -165,7 +204,7 @@ mod tests {
 
     #[test]
     fn what_was_read_from_the_store_is_not_handed_out_again() {
-        let feed = Feed::behind(EventSeq(0));
+        let feed = Feed::behind(EventSeq(0), false);
         feed.read_up_to(EventSeq(1));
         feed.caught_up(EventSeq(1));
         feed.push(&[fanout(1), fanout(2)], EventSeq(2));
@@ -174,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_full_feed_sends_the_dispatcher_to_the_store() {
-        let feed = Feed::behind(EventSeq(0));
+        let feed = Feed::behind(EventSeq(0), false);
         feed.caught_up(EventSeq(0));
         let all: Vec<Fanout> = (1..=10_000).map(fanout).collect();
         let kept = feed.push(&all, EventSeq(10_000)).len();

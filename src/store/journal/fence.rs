@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 use sea_orm::{ConnectionTrait, DbErr};
 
-use crate::id::WebhookNum;
 use crate::store::leases::{Holding, ShardNum};
 
 use super::Record;
@@ -13,6 +12,8 @@ use super::Record;
 /// What a batch may write.
 #[derive(Debug, Default)]
 pub(super) struct Pass {
+    /// The others took this node for dead.
+    is_buried: bool,
     lost: BTreeSet<ShardNum>,
     pub(super) statements: u64,
 }
@@ -20,16 +21,21 @@ pub(super) struct Pass {
 impl Pass {
     /// Whether what is recorded for this webhook is still ours to record.
     pub(super) fn admits(&self, record: &Record) -> bool {
-        webhook_of(record).is_none_or(|webhook| !self.lost.contains(&ShardNum::of(webhook)))
+        shard_of(record).is_none_or(|shard| !self.lost.contains(&shard))
     }
 
     /// Whether events may be given keys.
     pub(super) fn admits_events(&self) -> bool {
-        !self.lost.contains(&ShardNum::OF_KEYS)
+        !self.is_buried
     }
 
     pub(super) fn admits_all(&self) -> bool {
-        self.lost.is_empty()
+        !self.is_buried && self.lost.is_empty()
+    }
+
+    /// Whether fan-outs of this shard are another node's.
+    pub(super) fn has_lost(&self, shard: i16) -> bool {
+        self.is_buried || self.lost.iter().any(|lost| lost.num() == shard)
     }
 }
 
@@ -38,18 +44,19 @@ pub(super) async fn pass<C: ConnectionTrait>(on: &C, holding: &Holding, records:
     if holding.is_everything() {
         return Ok(Pass::default());
     }
-    let mut shards: BTreeSet<ShardNum> = records.iter().filter_map(webhook_of).map(ShardNum::of).collect();
-    // Events may join the batch until the last moment, and shards must be locked in order.
-    shards.insert(ShardNum::OF_KEYS);
-    Ok(Pass { lost: holding.lock(on, &shards).await?, statements: 1 })
+    let shards: BTreeSet<ShardNum> = records.iter().filter_map(shard_of).collect();
+    let locked = holding.lock(on, &shards).await?;
+    Ok(Pass { is_buried: locked.is_buried, lost: locked.lost, statements: locked.statements })
 }
 
-/// Whose record it is. What fan-outs have left is known to everybody.
-fn webhook_of(record: &Record) -> Option<WebhookNum> {
+/// Whose record it is; nobody's if it writes nothing.
+fn shard_of(record: &Record) -> Option<ShardNum> {
+    let of = ShardNum::of;
     match record {
-        Record::Attempt(record) => Some(record.id.webhook),
-        Record::Defer { id, .. } | Record::Cancel { id, .. } | Record::Retry { id, .. } => Some(id.webhook),
-        Record::Health { webhook, .. } | Record::Purge { webhook, .. } => Some(*webhook),
-        Record::Adopt { .. } => None,
+        Record::Attempt(record) => Some(of(record.id.webhook)),
+        Record::Defer { id, .. } | Record::Cancel { id, .. } | Record::Retry { id, .. } => Some(of(id.webhook)),
+        Record::Health { webhook, .. } | Record::Purge { webhook, .. } => Some(of(*webhook)),
+        Record::Mark { shard, .. } => ShardNum::read(*shard).ok(),
+        Record::Adopt { .. } | Record::Watch { .. } => None,
     }
 }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::clock::UnixMillis;
-use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::id::{DeliveryId, EventSeq, Slot, WebhookNum};
 use crate::store::cancel::Purge;
 use crate::store::deliveries::DeliveryState;
 use crate::store::events::Event;
@@ -94,7 +94,7 @@ impl Model {
         let (publishes, publish_queue) = mpsc::channel(room);
         let (records, record_queue) = mpsc::channel(room);
         let last = tables.last_event();
-        let (feed, ledger) = (Arc::new(Feed::behind(last)), Arc::new(Mutex::new(tables.ledger(now))));
+        let (feed, ledger) = (Arc::new(Feed::behind(last, false)), Arc::new(Mutex::new(tables.ledger(now))));
         let writer = Writer {
             publishes: publish_queue,
             records: record_queue,
@@ -125,6 +125,7 @@ impl Writer {
                     self.publishes.close();
                 }
                 Ok(Request::Record(record)) => self.batch.records.push(record),
+                Ok(Request::Shift(_)) => unreachable!("one process has everything"),
                 Ok(Request::Barrier(done)) => self.batch.barriers.push(done),
                 Ok(Request::Publish(_)) | Err(mpsc::error::TryRecvError::Empty) => break,
                 Err(mpsc::error::TryRecvError::Disconnected) => {
@@ -255,7 +256,7 @@ impl Writer {
         for request in &self.batch.publishes {
             let mut answers = Vec::new();
             for draft in &request.drafts {
-                written.last = written.last.next(now);
+                written.last = written.last.next(Slot::ALONE, now);
                 let (new, receipt) = accept(draft.clone(), written.last, now);
                 let mut event = new.event;
                 if event.kind == HUGE {
@@ -292,8 +293,9 @@ impl Writer {
                     let (webhook, through, except) = (*webhook, *through, except.clone());
                     rows.updates.push(Update::Purge(Purge { webhook, through, except }));
                 }
-                Record::Adopt { fanout, recorded } => self.adopt(fanout, recorded),
-                Record::Health { .. } => {}
+                Record::Adopt { fanout } => self.adopt(fanout),
+                Record::Mark { event, shard, recorded } => self.mark_all((*event, *shard), recorded),
+                Record::Watch { .. } | Record::Health { .. } => {}
             }
         }
         self.batch.records = records;
@@ -303,16 +305,17 @@ impl Writer {
         self.ended.extend(self.open.record(id.event, id.webhook));
     }
 
-    fn adopt(&mut self, fanout: &Fanout, recorded: &[WebhookNum]) {
+    fn adopt(&mut self, fanout: &Fanout) {
         let key = (fanout.event.seq, fanout.shard);
-        if self.ended.contains(&key) {
-            return;
+        if !self.ended.contains(&key) {
+            self.open.insert(key, fanout.targets.clone());
         }
-        self.open.insert(key, fanout.targets.clone());
+    }
+
+    fn mark_all(&mut self, key: FanoutKey, recorded: &[WebhookNum]) {
         for webhook in recorded {
-            self.mark(DeliveryId { event: fanout.event.seq, webhook: *webhook });
+            self.mark(DeliveryId { event: key.0, webhook: *webhook });
         }
-        self.ended.extend(self.open.end_if_empty(key));
     }
 
     /// Mirrors `Cancelled::late`.

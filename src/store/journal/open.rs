@@ -51,12 +51,21 @@ impl OpenFanouts {
         None
     }
 
-    /// Whether the fan-out has nothing left; used when it is adopted with all its rows there.
-    pub fn end_if_empty(&mut self, key: FanoutKey) -> Option<FanoutKey> {
-        self.open.get(&key).is_some_and(|open| open.left == 0).then(|| {
-            self.open.remove(&key);
-            key
-        })
+    /// Starts to watch a fan-out; answers whether it is new.
+    pub fn watch(&mut self, key: FanoutKey, targets: Arc<[WebhookNum]>) -> bool {
+        let is_new = !self.open.contains_key(&key);
+        self.insert(key, targets);
+        is_new
+    }
+
+    #[must_use]
+    pub fn contains(&self, key: FanoutKey) -> bool {
+        self.open.contains_key(&key)
+    }
+
+    /// These are no longer watched from here.
+    pub fn forget(&mut self, is_forgotten: impl Fn(FanoutKey) -> bool) {
+        self.open.retain(|key, _| !is_forgotten(*key));
     }
 
     /// The oldest event that still has a target without a row.

@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Value};
 
@@ -156,7 +157,7 @@ impl Rows {
             + self.health.len()
     }
 
-    pub(super) fn event(&mut self, new: &NewEvent) {
+    pub(super) fn event(&mut self, new: &NewEvent, parts: &[(i16, Arc<[WebhookNum]>)]) {
         let NewEvent { event, occurred_at, caller, targets: owed } = new;
         self.events.extend([
             event.seq.0.into(),
@@ -175,8 +176,8 @@ impl Rows {
                 caller.digest.to_vec().into(),
             ]);
         }
-        if !owed.is_empty() {
-            self.fanouts.extend([event.seq.0.into(), 0i16.into(), targets::encode(owed).into()]);
+        for (shard, targets) in parts {
+            self.fanouts.extend([event.seq.0.into(), (*shard).into(), targets::encode(targets).into()]);
         }
     }
 

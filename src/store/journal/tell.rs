@@ -30,8 +30,9 @@ pub(super) fn tell(ledger: &mut Ledger, committed: &Committed<'_>, now: UnixMill
         match record {
             Record::Attempt(record) if !committed.late.contains(&record.id) => attempted(ledger, record, now),
             // A deferred delivery was pending before. What became of the others is among the changes.
-            Record::Attempt(_) | Record::Defer { .. } | Record::Adopt { .. } | Record::Health { .. } => {}
+            Record::Attempt(_) | Record::Defer { .. } | Record::Health { .. } => {}
             Record::Cancel { .. } | Record::Retry { .. } | Record::Purge { .. } => {}
+            Record::Adopt { .. } | Record::Mark { .. } | Record::Watch { .. } => {}
         }
     }
     for change in committed.changes {

@@ -1,7 +1,7 @@
 //! The one task that writes what the hot path records. Takes what has gathered, commits it in one transaction, then
 //! answers. A batch that the database refuses: its publishers are told, its records are kept and tried again.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +17,12 @@ use crate::store::cancel::Purge;
 use crate::store::deliveries::DeliveryState;
 use crate::store::fanouts::Fanout;
 use crate::store::idempotency::{Once, OnceKey, Seen};
-use crate::store::leases::Holding;
+use crate::store::leases::{Holding, ShardNum};
 use crate::store::ledger::Ledger;
 use crate::store::log::LogBuffer;
 use crate::store::{Store, StoreError};
 
+use super::abroad::Abroad;
 use super::assign::{Callers, accept};
 use super::feed::Feed;
 use super::fence::{self, Pass};
@@ -30,7 +31,7 @@ use super::open::{FanoutKey, OpenFanouts};
 use super::statements::{Rows, Statements};
 use super::tell::{Committed, tell};
 use super::updates::{Change, Update, Updated};
-use super::{Draft, JournalStats, PublishError, PublishRequest, Published, Record, Request};
+use super::{Draft, JournalStats, PublishError, PublishRequest, Published, Record, Request, Shift};
 
 /// Requests in one transaction: bounds how long the next batch waits.
 const MAX_PUBLISHES: usize = 1024;
@@ -54,25 +55,26 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) struct Outputs {
     pub(super) feed: Arc<Feed>,
+    pub(super) abroad: Arc<Abroad>,
     pub(super) log: Arc<LogBuffer>,
     pub(super) ledger: Arc<Mutex<Ledger>>,
     pub(super) stats: Arc<JournalStats>,
 }
 
 pub(super) struct Writer {
-    store: Store,
-    holding: Holding,
+    pub(super) store: Store,
+    pub(super) holding: Holding,
     publishes: mpsc::Receiver<Request>,
     records: mpsc::Receiver<Request>,
     statements: Statements,
-    open: OpenFanouts,
+    pub(super) open: OpenFanouts,
     /// Fan-outs whose last target is recorded in a batch that is not committed yet.
-    ended: Vec<FanoutKey>,
+    pub(super) ended: Vec<FanoutKey>,
     cancelled: Cancelled,
     /// Records that let a few publishes go first.
     held: Vec<Record>,
     last: EventSeq,
-    outputs: Outputs,
+    pub(super) outputs: Outputs,
 }
 
 #[derive(Default)]
@@ -80,6 +82,7 @@ struct Batch {
     publishes: Vec<PublishRequest>,
     records: Vec<Record>,
     barriers: Vec<oneshot::Sender<()>>,
+    shifts: Vec<Shift>,
     /// Somebody waits for what one of the records changes.
     is_awaited: bool,
     closing: bool,
@@ -95,6 +98,8 @@ struct Prepared {
     /// Attempts that found their delivery settled.
     late: HashSet<DeliveryId>,
     updated: Updated,
+    /// Of each question about fan-outs that were found, which of them are new.
+    new: Vec<Vec<bool>>,
     statements: u64,
     rows: usize,
     events: usize,
@@ -103,7 +108,7 @@ struct Prepared {
 impl Prepared {
     fn after(last: EventSeq) -> Self {
         let (answers, fanouts, late, updated) = (Vec::new(), Vec::new(), HashSet::new(), Updated::default());
-        Self { answers, fanouts, last, late, updated, statements: 0, rows: 0, events: 0 }
+        Self { answers, fanouts, last, late, updated, new: Vec::new(), statements: 0, rows: 0, events: 0 }
     }
 
     async fn run(
@@ -124,10 +129,11 @@ impl Batch {
         match request {
             Request::Publish(request) => self.publishes.push(request),
             Request::Record(record) => {
-                self.is_awaited |= matches!(record, Record::Purge { .. });
+                self.is_awaited |= matches!(record, Record::Purge { .. } | Record::Watch { .. });
                 self.records.push(record);
             }
             Request::Barrier(done) => self.barriers.push(done),
+            Request::Shift(shift) => self.shifts.push(shift),
             Request::Close => self.closing = true,
         }
     }
@@ -144,7 +150,7 @@ impl Batch {
     }
 
     fn somebody_waits_for_records(&self) -> bool {
-        self.closing || self.is_awaited || !self.barriers.is_empty()
+        self.closing || self.is_awaited || !self.barriers.is_empty() || !self.shifts.is_empty()
     }
 
     /// Nothing that was recorded before these is left to commit.
@@ -170,8 +176,12 @@ impl Writer {
 
     /// Runs until it is told to close and everything is written.
     pub(super) async fn run(mut self) {
-        while let Some(batch) = self.gather().await {
+        while let Some(mut batch) = self.gather().await {
+            let shifts = std::mem::take(&mut batch.shifts);
             self.settle(batch).await;
+            for shift in shifts {
+                self.shift(shift).await;
+            }
         }
     }
 
@@ -266,6 +276,7 @@ impl Writer {
         self.prepare_records(&batch.records, &mut rows);
         prepared.late = self.cancelled.late(&transaction, &batch.records, UnixMillis::now()).await?;
         prepared.updated = prepared.run(&self.statements, &transaction, rows).await?;
+        prepared.new = self.new_among(&transaction, &batch.records).await?;
         if pass.admits_events() {
             self.let_in_late_comers(batch);
         }
@@ -298,15 +309,15 @@ impl Writer {
         batch.records.retain(|record| pass.admits(record));
         let dropped = before - batch.records.len();
         JournalStats::add(&self.outputs.stats.fenced, dropped);
-        tracing::error!(dropped, "another node has taken over; what was recorded for it is dropped");
+        tracing::error!(dropped, "another node has taken over; what was recorded for its shards is dropped");
         if !pass.admits_events() {
             for request in batch.publishes.drain(..) {
                 let _ = request.answer.send(Err(PublishError::Deposed));
             }
         }
         // What an earlier try of this batch has marked may be among the dropped: no fan-out must end by it.
-        self.ended.clear();
-        self.open = OpenFanouts::default();
+        self.ended.retain(|(_, shard)| !pass.has_lost(*shard));
+        self.open.forget(|(_, shard)| pass.has_lost(shard));
     }
 
     async fn prepare_events(
@@ -372,17 +383,32 @@ impl Writer {
         {
             return Ok(known);
         }
-        prepared.last = prepared.last.next(now);
+        prepared.last = prepared.last.next(self.holding.slot(), now);
         prepared.events += 1;
         let (new, receipt) = accept(draft.clone(), prepared.last, now);
-        rows.event(&new);
+        let parts = self.parts_of(&new.targets);
+        rows.event(&new, &parts);
         if let Some(caller) = &new.caller {
             callers.learn(draft.tenant, caller, receipt);
         }
-        if !new.targets.is_empty() {
-            prepared.fanouts.push(Fanout { event: new.event, shard: 0, targets: new.targets });
-        }
+        let part = |(shard, targets)| Fanout { event: new.event.clone(), shard, targets };
+        prepared.fanouts.extend(parts.into_iter().map(part));
         Ok(Published::Accepted(receipt))
+    }
+
+    /// What of it belongs to which shard, in order.
+    fn parts_of(&self, targets: &Arc<[WebhookNum]>) -> Vec<(i16, Arc<[WebhookNum]>)> {
+        if targets.is_empty() {
+            return Vec::new();
+        }
+        if self.holding.is_everything() {
+            return vec![(ShardNum::WHOLE.num(), targets.clone())];
+        }
+        let mut parts: BTreeMap<i16, Vec<WebhookNum>> = BTreeMap::new();
+        for webhook in targets.iter() {
+            parts.entry(self.holding.part_of(*webhook).num()).or_default().push(*webhook);
+        }
+        parts.into_iter().map(|(shard, targets)| (shard, targets.into())).collect()
     }
 
     /// Turns records into rows. Marking targets as recorded may happen again when the batch is tried again.
@@ -409,7 +435,10 @@ impl Writer {
                     let purge = Purge { webhook: *webhook, through: *through, except: except.clone() };
                     rows.updates.push(Update::Purge { purge, at: UnixMillis::now() });
                 }
-                Record::Adopt { fanout, recorded } => self.adopt(fanout, recorded),
+                Record::Adopt { fanout } => self.adopt(fanout),
+                Record::Mark { event, shard, recorded } => self.mark_all((*event, *shard), recorded),
+                // Nothing to write: it is answered when what came before it is committed.
+                Record::Watch { .. } => {}
             }
         }
         for key in &self.ended {
@@ -421,21 +450,22 @@ impl Writer {
         self.ended.extend(self.open.record(id.event, id.webhook));
     }
 
-    fn adopt(&mut self, fanout: &Fanout, recorded: &[WebhookNum]) {
+    fn adopt(&mut self, fanout: &Fanout) {
         let key = (fanout.event.seq, fanout.shard);
-        if self.ended.contains(&key) {
-            return;
+        if !self.ended.contains(&key) {
+            self.open.insert(key, fanout.targets.clone());
         }
-        self.open.insert(key, fanout.targets.clone());
+    }
+
+    fn mark_all(&mut self, (event, _): FanoutKey, recorded: &[WebhookNum]) {
         for webhook in recorded {
-            self.mark(DeliveryId { event: fanout.event.seq, webhook: *webhook });
+            self.mark(DeliveryId { event, webhook: *webhook });
         }
-        self.ended.extend(self.open.end_if_empty(key));
     }
 
     /// The batch is durable: say so to everybody who waits for it.
     async fn announce(&mut self, mut batch: Batch, prepared: Prepared) {
-        let Prepared { answers, fanouts, last, late, updated, statements, rows, events } = prepared;
+        let Prepared { answers, fanouts, last, late, updated, new, statements, rows, events } = prepared;
         if events > 0 {
             fault::point("publish.after_commit");
         }
@@ -451,11 +481,15 @@ impl Writer {
         }
         // The publishers' answers leave before a large fan-out keeps every core busy.
         tokio::task::yield_now().await;
+        let is_ours = |fanout: &Fanout| ShardNum::read(fanout.shard).is_ok_and(|shard| self.holding.has(shard));
+        let (fanouts, foreign): (Vec<Fanout>, Vec<Fanout>) = fanouts.into_iter().partition(is_ours);
+        self.outputs.abroad.add(foreign.iter().filter_map(|fanout| ShardNum::read(fanout.shard).ok()));
         for kept in self.outputs.feed.push(&fanouts, last) {
             self.open.insert((kept.event.seq, kept.shard), kept.targets.clone());
         }
         let changes = &updated.changes;
         self.tell_ledger(&Committed { fanouts: &fanouts, records: &batch.records, late: &late, changes });
+        self.watch(&mut batch.records, new);
         let records = std::mem::take(&mut batch.records);
         let attempts = self.tell_recorders(records, updated.purged);
         batch.pass_barriers();
@@ -477,6 +511,20 @@ impl Writer {
         }
     }
 
+    /// Every row of every event up to here is written, as far as events are known here.
+    fn complete_to(&self) -> EventSeq {
+        let feed = &self.outputs.feed;
+        let committed = if self.holding.is_everything() {
+            self.last.min(feed.dispatched_to())
+        } else if feed.is_idle() {
+            // Others give keys as well.
+            EventSeq::first_at(UnixMillis::now())
+        } else {
+            feed.dispatched_to()
+        };
+        self.open.oldest().map_or(committed, |oldest| EventSeq(oldest.0 - 1).min(committed))
+    }
+
     fn tell_recorders(&mut self, records: Vec<Record>, purged: Vec<u64>) -> usize {
         let mut purged = purged.into_iter();
         let mut attempts = 0;
@@ -493,14 +541,11 @@ impl Writer {
                 Record::Purge { answer, .. } => {
                     let _ = answer.send(purged.next().unwrap_or(0));
                 }
-                Record::Retry { .. } | Record::Health { .. } | Record::Adopt { .. } => {}
+                Record::Retry { .. } | Record::Health { .. } => {}
+                Record::Adopt { .. } | Record::Mark { .. } | Record::Watch { .. } => {}
             }
         }
-        let complete_to = match self.open.oldest() {
-            Some(oldest) => EventSeq(oldest.0 - 1),
-            None => self.outputs.feed.dispatched_to().min(self.last),
-        };
-        self.outputs.log.push(&mut recorded, complete_to.min(self.outputs.feed.dispatched_to()));
+        self.outputs.log.push(&mut recorded, self.complete_to());
         attempts
     }
 }

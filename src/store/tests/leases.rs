@@ -1,51 +1,98 @@
-//! Who holds what, on a database that several processes know.
+//! Nodes on one database: who holds what, who may write, and what one hears of the others.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
+use sea_orm::{ConnectionTrait, TransactionTrait};
+
+use super::world::gain_all;
 use super::*;
-use crate::store::leases::{Holder, ShardNum, Taken};
+use crate::store::journal::{Found, Journal, Running};
+use crate::store::leases::{Holding, ShardNum};
+use crate::store::news::Cursor;
 
 /// Longer than any test with it.
 const LONG: Duration = Duration::from_secs(600);
 
-/// Over when the next statement comes.
-const SHORT: Duration = Duration::from_millis(1);
+/// Another node on the same database.
+struct Other {
+    store: Store,
+    holding: Holding,
+    running: Running,
+}
+
+impl Other {
+    /// Serves what nobody has.
+    async fn joins(world: &World) -> Self {
+        let store = world.home.open_for(LONG).await;
+        let holding = store.join("another", Some("http://127.0.0.2:8080")).await.unwrap();
+        let running = Journal::start(&store, &holding).await.unwrap();
+        gain_all(&store, &holding, &running.journal).await;
+        Self { store, holding, running }
+    }
+
+    /// Takes over once the lease has ended.
+    async fn overtakes(world: &World) -> Self {
+        world.store.inner.readers.execute_unprepared("UPDATE node SET lease_until = 1").await.unwrap();
+        let store = world.home.open_for(LONG).await;
+        assert!(store.bury(world.holding.node().unwrap()).await.unwrap());
+        Self::joins(world).await
+    }
+
+    async fn publish(&self, world: &World, targets: &[i64]) -> EventSeq {
+        let published = self.running.journal.publish(vec![world.draft(None, targets)], None).await.unwrap();
+        let [Published::Accepted(receipt)] = published[..] else { panic!("{published:?}") };
+        receipt.seq
+    }
+}
 
 async fn world(lease: Duration) -> World {
     let home = Home::new(On::Postgres);
     World::of(home.open_for(lease).await, home).await
 }
 
-async fn refused(by: &Store) -> Holder {
-    match by.take_shards("another").await.unwrap() {
-        Taken::Held(holder) => holder,
-        Taken::Mine(_) => panic!("two hold the same"),
+/// What is new to a node since its last look, in keys and shards.
+async fn look(
+    store: &Store,
+    (holding, running): (&Holding, &Running),
+    cursor: &mut Cursor,
+    all: bool,
+) -> Vec<(EventSeq, i16)> {
+    let mut keys = Vec::new();
+    loop {
+        let news = store.news(holding, cursor, all, 2).await.unwrap();
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        running.journal.record(Record::Watch { fanouts: news.found.clone(), answer }).await.unwrap();
+        let new = answered.await.unwrap();
+        let new = news.found.iter().zip(new).filter(|(_, is_new)| *is_new);
+        keys.extend(new.map(|(Found { fanout, .. }, _)| (fanout.event.seq, fanout.shard)));
+        if !news.is_cut {
+            return keys;
+        }
     }
-}
-
-/// Another node takes over once the lease has ended.
-async fn overtake(world: &World) -> Store {
-    let other = world.home.open_for(LONG).await;
-    tokio::time::sleep(SHORT * 2).await;
-    assert!(matches!(other.take_shards("another").await.unwrap(), Taken::Mine(_)));
-    other
 }
 
 #[tokio::test]
 async fn nobody_takes_what_another_node_holds_until_it_is_given_up() {
     let world = world(LONG).await;
-    let other = world.home.open_for(LONG).await;
-    let holder = refused(&other).await;
-    assert_eq!(holder.name, "test");
+    let other = Other::joins(&world).await;
+    assert!(other.holding.held().is_empty());
+    assert!(!other.store.bury(world.holding.node().unwrap()).await.unwrap(), "it lives");
+    let survey = other.store.survey().await.unwrap().unwrap();
+    assert_eq!(survey.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>(), ["test", "another"]);
+    assert!(survey.shards.iter().all(|(owner, _)| *owner == world.holding.node()));
     assert!(world.store.renew(&world.holding).await.unwrap());
-    let renewed = refused(&other).await;
-    assert!(renewed.node == holder.node && renewed.lease_until > holder.lease_until);
 
-    world.store.release(&world.holding).await.unwrap();
+    let given: Vec<ShardNum> = [3, 200].map(ShardNum::from).into();
+    world.holding.quit(&given);
+    assert!(!world.holding.serves(WebhookNum(256 + 3)) && world.holding.serves(WebhookNum(4)));
+    world.running.journal.part(given.clone()).await.unwrap();
+    world.store.release(&world.holding, &given, false).await.unwrap();
+    gain_all(&other.store, &other.holding, &other.running.journal).await;
 
-    assert!(matches!(other.take_shards("another").await.unwrap(), Taken::Mine(_)));
-    assert!(!world.store.renew(&world.holding).await.unwrap(), "nobody renews what is given up");
+    assert_eq!(other.holding.served(), given);
+    assert_eq!(other.holding.suspect_of(WebhookNum(3)), Suspect::NOTHING);
+    assert_eq!(world.holding.served().len(), 254);
 }
 
 #[tokio::test]
@@ -59,20 +106,28 @@ async fn nobody_undoes_the_schema_of_a_database_that_is_served() {
 }
 
 #[tokio::test]
-async fn of_many_that_want_the_same_one_gets_it() {
+async fn of_many_that_join_at_once_each_has_its_own_slot_and_each_shard_one_of_them() {
     let home = Home::new(On::Postgres);
     let stores = futures_util::future::join_all((0..6).map(|_| home.open())).await;
-    let taken = futures_util::future::join_all(stores.iter().map(|store| store.take_shards("one"))).await;
-    let mine = taken.iter().filter(|taken| matches!(taken.as_ref().unwrap(), Taken::Mine(_)));
-    assert_eq!(mine.count(), 1);
+    let holdings = stores.iter().map(|store| store.join("one", None));
+    let holdings: Vec<Holding> =
+        futures_util::future::join_all(holdings).await.into_iter().map(Result::unwrap).collect();
+    let slots: BTreeSet<u8> = holdings.iter().map(|holding| holding.slot().0).collect();
+    assert_eq!(slots.into_iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
+    let all: Vec<ShardNum> = ShardNum::all().collect();
+    let taken = stores.iter().zip(&holdings).map(|(store, holding)| store.take(holding, &all));
+    let taken = futures_util::future::join_all(taken).await;
+    let mut shards: Vec<ShardNum> = taken.into_iter().flatten().flatten().map(|grant| grant.shard).collect();
+    shards.sort_unstable();
+    assert_eq!(shards, all);
 }
 
 #[tokio::test]
 async fn a_node_that_was_overtaken_writes_nothing_and_is_told() {
-    let world = world(SHORT).await;
+    let world = world(LONG).await;
     let webhook = world.webhook().await;
     let owed = world.accept(&[webhook.num.0]).await;
-    let other = overtake(&world).await;
+    let other = Other::overtakes(&world).await;
 
     assert!(!world.store.renew(&world.holding).await.unwrap());
     world.record(attempted(id(owed, webhook.num), 1, Status::Success, None)).await;
@@ -80,15 +135,121 @@ async fn a_node_that_was_overtaken_writes_nothing_and_is_told() {
 
     assert!(matches!(published, Err(PublishError::Deposed)), "{published:?}");
     assert_eq!(world.running.journal.stats().fenced.load(Ordering::Relaxed), 1);
-    assert!(other.delivery(world.tenant.num, id(owed, webhook.num)).await.unwrap().is_none());
-    assert_eq!(other.fanouts(EventSeq::ZERO, 10).await.unwrap().len(), 1, "it is still owed");
-    assert_eq!(other.last_event().await.unwrap(), owed.seq);
+    assert!(other.store.delivery(world.tenant.num, id(owed, webhook.num)).await.unwrap().is_none());
+    let mut cursor = Cursor::default();
+    let found = look(&other.store, (&other.holding, &other.running), &mut cursor, true).await;
+    assert_eq!(found, [(owed.seq, ShardNum::of(webhook.num).num())], "it is still owed");
+    assert_eq!(other.store.last_event().await.unwrap(), owed.seq);
+    assert_eq!(other.holding.suspect_of(webhook.num).events_to, owed.seq, "and it may have been sent");
+    assert_eq!(other.running.ledger.pending(webhook.num), 1);
+}
+
+#[tokio::test]
+async fn what_one_node_publishes_the_owner_finds_once_and_counts_once() {
+    let world = world(LONG).await;
+    let (mine, webhook) = ((&world.holding, &world.running), world.webhook().await.num);
+    let other = Other::joins(&world).await;
+    let mut cursor = Cursor::default();
+    let shard = ShardNum::of(webhook).num();
+    assert!(look(&world.store, mine, &mut cursor, true).await.is_empty());
+    let mut published = Vec::new();
+    for _ in 0..5 {
+        published.push((other.publish(&world, &[webhook.0]).await, shard));
+    }
+    assert!(other.running.abroad.next().await.contains(&ShardNum::of(webhook)));
+    assert_eq!(world.running.ledger.pending(webhook), 0, "nobody has looked");
+
+    assert_eq!(look(&world.store, mine, &mut cursor, false).await, published);
+    assert!(look(&world.store, mine, &mut cursor, false).await.is_empty());
+    let mut again = Cursor::default();
+    assert!(look(&world.store, mine, &mut again, true).await.is_empty(), "they are watched");
+
+    assert_eq!(world.running.ledger.pending(webhook), 5);
+    for (seq, _) in &published {
+        let done = attempted(DeliveryId { event: *seq, webhook }, 1, Status::Success, None);
+        world.record(done).await;
+    }
+    assert_eq!(world.running.ledger.pending(webhook), 0);
+    let mut again = Cursor::default();
+    assert!(look(&world.store, mine, &mut again, true).await.is_empty(), "they have ended");
+}
+
+/// The older of two transactions is committed last, after somebody has looked.
+#[tokio::test]
+async fn what_becomes_visible_late_is_found_all_the_same() {
+    let world = world(LONG).await;
+    let (mine, webhook) = ((&world.holding, &world.running), world.webhook().await.num);
+    let other = Other::joins(&world).await;
+    let mut cursor = Cursor::default();
+    let seq = other.publish(&world, &[webhook.0]).await;
+    look(&world.store, mine, &mut cursor, false).await;
+    let copy = |to: i64| {
+        format!(
+            "WITH one AS (INSERT INTO event SELECT {to}, tenant_num, kind, occurred_at, caller_id, matched, body \
+             FROM event WHERE seq = {} RETURNING seq) \
+             INSERT INTO fanout (event_seq, shard, targets) SELECT one.seq, f.shard, f.targets FROM one, fanout f \
+             WHERE f.event_seq = {}",
+            seq.0, seq.0
+        )
+    };
+    let (early, late) = (seq.0 + 1, seq.0 + 2);
+    let older = other.store.inner.writer.begin().await.unwrap();
+    older.execute_unprepared(&copy(early)).await.unwrap();
+    world.store.inner.aside.execute_unprepared(&copy(late)).await.unwrap();
+
+    let first = look(&world.store, mine, &mut cursor, false).await;
+    older.commit().await.unwrap();
+    let second = look(&world.store, mine, &mut cursor, false).await;
+
+    let shard = ShardNum::of(webhook).num();
+    assert_eq!((first, second), (vec![(EventSeq(late), shard)], vec![(EventSeq(early), shard)]));
+}
+
+#[tokio::test]
+async fn a_shard_that_moves_takes_its_figures_with_it() {
+    let world = world(LONG).await;
+    let other = Other::joins(&world).await;
+    let webhook = WebhookNum(7);
+    world.catch_up();
+    let first = world.accept(&[7]).await;
+    world.accept(&[7, 8]).await;
+    world.record(attempted(id(first, webhook), 1, Status::Success, None)).await;
+    other.publish(&world, &[7]).await;
+
+    let given = vec![ShardNum::of(webhook)];
+    world.holding.quit(&given);
+    world.running.journal.part(given.clone()).await.unwrap();
+    world.store.release(&world.holding, &given, false).await.unwrap();
+    gain_all(&other.store, &other.holding, &other.running.journal).await;
+
+    assert_eq!((world.running.ledger.pending(webhook), world.running.ledger.pending(WebhookNum(8))), (0, 1));
+    assert_eq!((other.running.ledger.pending(webhook), other.running.ledger.pending(WebhookNum(8))), (2, 0));
+    let mut cursor = Cursor::default();
+    let found = look(&other.store, (&other.holding, &other.running), &mut cursor, true).await;
+    assert_eq!(found.len(), 2, "what has its row is not found");
+    assert_eq!(other.running.ledger.pending(webhook), 2, "and nothing is counted twice");
+}
+
+#[tokio::test]
+async fn what_was_written_for_one_node_alone_is_divided() {
+    let world = world(LONG).await;
+    let seq = world.accept(&[1, 2, 258]).await.seq;
+    let whole = crate::store::targets::encode(&[1, 2, 258].map(WebhookNum));
+    let whole = world.store.bytes_literal(&data_encoding::HEXLOWER.encode(&whole));
+    world.tamper("DELETE FROM fanout").await;
+    let old = format!("INSERT INTO fanout (event_seq, shard, targets) VALUES ({}, 0, {whole})", seq.0);
+    world.tamper(&old).await;
+    for _ in 0..2 {
+        world.store.divide_fanouts().await.unwrap();
+        let parts: Vec<_> = world.open_fanouts().await.into_iter().map(|f| (f.shard, f.targets.to_vec())).collect();
+        assert_eq!(parts, [(1, vec![WebhookNum(1)]), (2, vec![WebhookNum(2), WebhookNum(258)])]);
+    }
 }
 
 /// The batch is refused at first, when its targets are marked already; then another node takes over.
 #[tokio::test]
 async fn no_fan_out_ends_by_a_batch_that_was_dropped_after_a_first_try() {
-    let world = world(SHORT).await;
+    let world = world(LONG).await;
     let webhook = world.webhook().await;
     world.catch_up();
     let owed = world.accept(&[webhook.num.0]).await;
@@ -100,23 +261,23 @@ async fn no_fan_out_ends_by_a_batch_that_was_dropped_after_a_first_try() {
         tokio::task::yield_now().await;
     }
 
-    let other = overtake(&world).await;
+    let other = Other::overtakes(&world).await;
     world.store.inner.writer.execute_unprepared(accept).await.unwrap();
     world.running.journal.barrier().await.unwrap();
 
     assert_eq!(stats.fenced.load(Ordering::Relaxed), 1);
-    assert_eq!(other.fanouts(EventSeq::ZERO, 10).await.unwrap().len(), 1, "it is still owed");
+    assert_eq!(other.store.fanouts(EventSeq::ZERO, 10).await.unwrap().len(), 1, "it is still owed");
 }
 
 #[tokio::test]
 async fn a_node_that_froze_in_the_middle_of_a_batch_is_overtaken_and_its_batch_undone() {
-    let world = world(SHORT).await;
+    let world = world(LONG).await;
     let frozen = world.store.begin().await.unwrap();
     let shards: BTreeSet<ShardNum> = (0..300).map(|num| ShardNum::of(WebhookNum(num))).collect();
-    assert!(world.holding.lock(&frozen, &shards).await.unwrap().is_empty());
+    assert!(world.holding.lock(&frozen, &shards).await.unwrap().lost.is_empty());
     frozen.execute_unprepared("INSERT INTO engine_state (name, value) VALUES ('half done', 1)").await.unwrap();
 
-    let other = tokio::time::timeout(Duration::from_secs(30), overtake(&world)).await.unwrap();
+    let other = tokio::time::timeout(Duration::from_secs(30), Other::overtakes(&world)).await.unwrap().store;
 
     let found = "SELECT 1 FROM engine_state WHERE name = 'half done'";
     let found = sea_orm::Statement::from_string(other.backend(), found);

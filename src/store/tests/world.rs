@@ -13,7 +13,7 @@ use crate::store::cluster::Database;
 use crate::store::deliveries::{self, Attempt, DeliveryState, Status, Trigger};
 use crate::store::fanouts::Fanout;
 use crate::store::journal::{AttemptRecord, Caller, Draft, Journal, Published, Receipt, Record, Running};
-use crate::store::leases::{Holding, Taken};
+use crate::store::leases::{Holding, ShardNum};
 use crate::store::seal::MasterKey;
 use crate::store::tenants::{NewTenant, Tenant};
 use crate::store::webhooks::{NewWebhook, Webhook};
@@ -101,9 +101,17 @@ impl Store {
     }
 }
 
+/// Serves every shard that nobody has.
+pub(crate) async fn gain_all(store: &Store, holding: &Holding, journal: &Journal) {
+    let all: Vec<ShardNum> = ShardNum::all().collect();
+    let grants = store.take(holding, &all).await.unwrap();
+    journal.gain(grants).await.unwrap().unwrap();
+}
+
 async fn start(store: &Store) -> (Holding, Running) {
-    let Taken::Mine(holding) = store.take_shards("test").await.unwrap() else { panic!("nobody else is here") };
+    let holding = store.join("test", None).await.unwrap();
     let running = Journal::start(store, &holding).await.unwrap();
+    gain_all(store, &holding, &running.journal).await;
     (holding, running)
 }
 
@@ -174,6 +182,7 @@ impl World {
 
     /// Lets the feed hand fan-outs out from memory.
     pub(super) fn catch_up(&self) {
+        self.running.feed.must_look_again();
         self.running.feed.caught_up(self.running.feed.committed());
     }
 
@@ -191,7 +200,8 @@ impl World {
         let Self { home, store, holding, running, .. } = self;
         running.journal.close().await;
         running.writer.await.unwrap();
-        store.release(&holding).await.unwrap();
+        store.release(&holding, &holding.held(), false).await.unwrap();
+        store.leave(&holding).await.unwrap();
         store.close().await;
         home
     }

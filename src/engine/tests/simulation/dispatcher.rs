@@ -106,7 +106,7 @@ impl Process {
     async fn step(&self, line: &mut Line, porter: &RefCell<Porter>) -> Result<(), Failed> {
         let most = self.world.bounds.porter;
         let blocked = porter.borrow().full(most);
-        let items = line.take(self.world.bounds.chunk, &blocked, self.suspect.events_to);
+        let items = line.take(self.world.bounds.chunk, &blocked);
         if !items.is_empty() {
             self.offer_chunk(items, porter).await?;
             return match (line.bytes() < HELD).then(|| self.feed.try_next()).flatten() {
@@ -125,8 +125,10 @@ impl Process {
 
     async fn take_in(&self, next: Next, line: &mut Line) -> Result<(), Failed> {
         match next {
-            Next::Dispatch(fanouts) => fanouts.into_iter().for_each(|fanout| line.push(fanout)),
+            Next::Dispatch(fanouts) => fanouts.into_iter().for_each(|fanout| line.push(fanout, false)),
             Next::ReadAfter(after) => self.read_back(after, line).await?,
+            // There are no other nodes.
+            Next::LookForNews => {}
         }
         Ok(())
     }
@@ -141,8 +143,7 @@ impl Process {
             return Ok(());
         };
         for fanout in &fanouts {
-            let (fanout, recorded) = (fanout.clone(), Vec::new());
-            self.journal.record(Record::Adopt { fanout, recorded }).await?;
+            self.journal.record(Record::Adopt { fanout: fanout.clone() }).await?;
         }
         self.journal.barrier().await?;
         let mut owed = Vec::with_capacity(fanouts.len());
@@ -151,10 +152,15 @@ impl Process {
             let recorded = self.world.read(|tables| tables.recorded_targets(event)).await?;
             let left = fanout.targets.iter().filter(|num| recorded.binary_search(num).is_err()).copied().collect();
             owed.push(Fanout { targets: left, ..fanout.clone() });
-            self.journal.record(Record::Adopt { fanout, recorded }).await?;
+            let shard = fanout.shard;
+            self.journal.record(Record::Mark { event, shard, recorded }).await?;
         }
         self.feed.read_up_to(last);
-        owed.into_iter().filter(|fanout| !fanout.targets.is_empty()).for_each(|fanout| line.push(fanout));
+        let is_suspect = |fanout: &Fanout| fanout.event.seq <= self.suspect.events_to;
+        for fanout in owed.into_iter().filter(|fanout| !fanout.targets.is_empty()) {
+            let recovered = is_suspect(&fanout);
+            line.push(fanout, recovered);
+        }
         Ok(())
     }
 

@@ -81,7 +81,7 @@ impl Registry {
     /// `Registry::offer`.
     pub(super) fn offer(&self, item: Item, answer: &mut Offered) {
         if self.covered.get(&item.num).is_some_and(|covered| item.event.seq <= *covered) {
-            return;
+            return answer.refused.push(item);
         }
         let Some(known) = self.endpoints.get(&item.num) else { return answer.unknown.push(item) };
         match &known.life {

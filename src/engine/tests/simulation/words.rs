@@ -70,6 +70,8 @@ fn record(record: &Record) -> String {
         Record::Retry { id, .. } => format!("retry of {}", delivery(id)),
         Record::Health { webhook, .. } => format!("health of w{}", webhook.0),
         Record::Purge { webhook, through, .. } => format!("purge of w{} to {}", webhook.0, event(*through)),
-        Record::Adopt { fanout, recorded } => format!("adoption of {} with {recorded:?}", event(fanout.event.seq)),
+        Record::Adopt { fanout } => format!("adoption of {}", event(fanout.event.seq)),
+        Record::Mark { event: seq, recorded, .. } => format!("rows of {}: {recorded:?}", event(*seq)),
+        Record::Watch { .. } => "fan-outs of other nodes".to_owned(),
     }
 }

@@ -240,7 +240,9 @@ impl Simulation {
         if self.chance.random_bool(0.7) {
             for fanout in self.world.open_fanouts().await {
                 let recorded = self.world.store.recorded_targets(fanout.event.seq).await.unwrap();
-                self.record(Record::Adopt { fanout, recorded }).await;
+                let (event, shard) = (fanout.event.seq, fanout.shard);
+                self.record(Record::Adopt { fanout }).await;
+                self.record(Record::Mark { event, shard, recorded }).await;
             }
             self.barrier().await;
             self.world.catch_up();

@@ -1,0 +1,178 @@
+//! This node among the others: looks who is there, buries the dead, takes the shards that it should have and hands over
+//! those that another one should have. Every node works out the same [`placement`](super::placement) by itself.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::store::StoreError;
+use crate::store::journal::feed::Feed;
+use crate::store::leases::{Grant, SHARDS, ShardNum, Survey};
+use crate::store::log::LogIndex;
+
+use super::placement::{self, Moves};
+use super::registry::RegistryHandle;
+use super::shared::Shared;
+
+/// How often a node looks, unless it hears of something.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// No request takes longer, so whatever has not ended by then was cut short.
+const LONGEST_HAND_OVER: Duration = Duration::from_secs(45);
+
+/// Pause after the store failed.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What was seen last. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Cluster {
+    seen: Arc<ArcSwapOption<(Survey, Instant)>>,
+    settled: watch::Sender<bool>,
+}
+
+impl Cluster {
+    pub(super) fn new(is_alone: bool) -> Self {
+        Self { seen: Arc::default(), settled: watch::Sender::new(is_alone) }
+    }
+
+    /// Whether this node has looked, and taken what it found to be taken.
+    pub(super) fn is_settled(&self) -> bool {
+        *self.settled.borrow()
+    }
+
+    /// Who was there at the last look, and how long ago that was.
+    pub(super) fn seen(&self) -> Option<(Survey, Duration)> {
+        self.seen.load().as_ref().map(|seen| (seen.0.clone(), seen.1.elapsed()))
+    }
+}
+
+pub(super) struct Member {
+    pub(super) shared: Arc<Shared>,
+    pub(super) registry: RegistryHandle,
+    pub(super) feed: Arc<Feed>,
+    pub(super) log: Arc<LogIndex>,
+    pub(super) cluster: Cluster,
+}
+
+impl Member {
+    pub(super) async fn run(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = self.shared.bell.shards_rung() => {}
+            }
+            // Whatever notices were lost, this finds it.
+            self.feed.expect_news();
+            if let Err(error) = self.look().await {
+                tracing::warn!(%error, "the other nodes could not be seen; trying again");
+            }
+        }
+    }
+
+    async fn look(self: &Arc<Self>) -> Result<(), StoreError> {
+        let store = &self.shared.store;
+        let (Some(me), Some(mut survey)) = (self.shared.holding.node(), store.survey().await?) else { return Ok(()) };
+        if self.bury_the_dead(&survey).await? {
+            survey = store.survey().await?.unwrap_or(survey);
+        }
+        let Moves { give, take } = moves(me, &survey);
+        self.cluster.seen.store(Some(Arc::new((survey, Instant::now()))));
+        self.take(&shards(take)).await?;
+        self.cluster.settled.send_replace(true);
+        self.hand_over(&shards(give));
+        Ok(())
+    }
+
+    async fn bury_the_dead(&self, survey: &Survey) -> Result<bool, StoreError> {
+        let mut buried = false;
+        for node in survey.nodes.iter().filter(|node| !node.lives) {
+            if self.shared.store.bury(node.num).await? {
+                tracing::warn!(node = node.num, name = node.name, "a node is gone; others take over");
+                buried = true;
+            }
+        }
+        Ok(buried)
+    }
+
+    async fn take(self: &Arc<Self>, wanted: &[ShardNum]) -> Result<(), StoreError> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let store = &self.shared.store;
+        let grants = store.take(&self.shared.holding, wanted).await?;
+        let taken: Vec<ShardNum> = grants.iter().map(|grant| grant.shard).collect();
+        if let Err(error) = self.gain(grants).await {
+            store.release(&self.shared.holding, &taken, false).await?;
+            return Err(error);
+        }
+        if !taken.is_empty() {
+            tracing::info!(shards = taken.len(), "took over");
+            let member = self.clone();
+            tokio::spawn(async move { member.cover(taken).await });
+        }
+        Ok(())
+    }
+
+    /// Whoever reads the logs of what was taken over finds all of it in the end; nothing else waits for it.
+    async fn cover(&self, shards: Vec<ShardNum>) {
+        while let Err(error) = self.log.cover(&shards).await {
+            tracing::warn!(%error, "the log index could not be completed; trying again");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn gain(&self, grants: Vec<Grant>) -> Result<(), StoreError> {
+        if grants.iter().any(|grant| grant.shard == ShardNum::WHOLE) {
+            self.shared.store.divide_fanouts().await?;
+        }
+        if grants.is_empty() {
+            return Ok(());
+        }
+        // A writer that has stopped is the end of this process.
+        self.shared.journal.gain(grants).await.unwrap_or(Ok(()))
+    }
+
+    /// Each as soon as nothing of it is under way any more.
+    fn hand_over(self: &Arc<Self>, give: &[ShardNum]) {
+        let holding = &self.shared.holding;
+        let served: Vec<ShardNum> = give.iter().copied().filter(|shard| holding.serves_shard(*shard)).collect();
+        holding.quit(&served);
+        for shard in served {
+            let member = self.clone();
+            tokio::spawn(async move { member.hand_over_one(shard).await });
+        }
+    }
+
+    async fn hand_over_one(&self, shard: ShardNum) {
+        let quiet = tokio::time::timeout(LONGEST_HAND_OVER, self.registry.quit(shard)).await;
+        let in_doubt = !quiet.unwrap_or(false);
+        if self.shared.journal.part(vec![shard]).await.is_err() {
+            return;
+        }
+        while let Err(error) = self.shared.store.release(&self.shared.holding, &[shard], in_doubt).await {
+            tracing::warn!(%error, "a shard could not be handed over; trying again");
+            tokio::time::sleep(PAUSE).await;
+        }
+        self.shared.bell.ring_for_shards();
+    }
+}
+
+fn moves(me: i64, survey: &Survey) -> Moves {
+    let living: Vec<i64> = survey.nodes.iter().filter(|node| node.lives).map(|node| node.num).collect();
+    let known: BTreeSet<i64> = survey.nodes.iter().map(|node| node.num).collect();
+    let mut owners = [None; SHARDS];
+    for (place, (owner, _)) in owners.iter_mut().zip(&survey.shards) {
+        *place = owner.filter(|owner| known.contains(owner));
+    }
+    placement::moves(me, &living, &owners)
+}
+
+fn shards(nums: Vec<u8>) -> Vec<ShardNum> {
+    nums.into_iter().map(ShardNum::from).collect()
+}

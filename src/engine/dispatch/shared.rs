@@ -1,0 +1,96 @@
+//! Reading from a store in which other nodes commit, too: what they have published for this one, and what was there when
+//! this one came to serve it. Only the journal's writer knows which of it has been started on.
+
+use std::collections::HashMap;
+
+use tokio::sync::oneshot;
+
+use crate::id::{EventSeq, WebhookNum};
+use crate::store::fanouts::Fanout;
+use crate::store::journal::{Found, Record, Stopped};
+
+use super::line::Line;
+use super::{DispatchError, Dispatcher, PAUSE};
+
+/// Fan-outs read at once.
+const READ: usize = 256;
+
+impl Dispatcher {
+    /// What other nodes have committed since the last look.
+    pub(super) async fn look_for_news(&self, line: &mut Line) -> Result<(), DispatchError> {
+        match self.look(false, line).await {
+            Ok(true) => self.feed.expect_news(),
+            Ok(false) => {}
+            Err(error) => {
+                self.feed.expect_news();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that the store holds and nobody has started on.
+    pub(super) async fn catch_up(&self, line: &mut Line) -> Result<(), DispatchError> {
+        if self.feed.must_look_again() {
+            self.cursor.lock().await.begin_anew();
+        }
+        let seen = self.feed.committed();
+        if !self.look(true, line).await? {
+            self.feed.caught_up(seen);
+        }
+        Ok(())
+    }
+
+    /// Takes in one page; answers whether there is more.
+    async fn look(&self, all: bool, line: &mut Line) -> Result<bool, DispatchError> {
+        let mut cursor = self.cursor.lock().await;
+        let news = self.shared.store.news(&self.shared.holding, &mut cursor, all, READ).await?;
+        if !news.found.is_empty() {
+            let new = self.only_new(news.found).await?;
+            self.start_on(new, line).await?;
+        }
+        Ok(news.is_cut)
+    }
+
+    async fn only_new(&self, found: Vec<Found>) -> Result<Vec<Found>, Stopped> {
+        let (answer, answered) = oneshot::channel();
+        self.shared.journal.record(Record::Watch { fanouts: found.clone(), answer }).await?;
+        let new = answered.await.map_err(|_| Stopped)?;
+        Ok(found.into_iter().zip(new).filter(|(_, is_new)| *is_new).map(|(found, _)| found).collect())
+    }
+
+    /// They are watched from here, so whatever happens they must be started on.
+    async fn start_on(&self, new: Vec<Found>, line: &mut Line) -> Result<(), Stopped> {
+        let mut recorded: HashMap<EventSeq, Vec<WebhookNum>> = HashMap::new();
+        for Found { fanout, is_news } in new {
+            // An owner before may have made rows of what was there when the shard was gained.
+            let fanout = if is_news { fanout } else { self.without_recorded(fanout, &mut recorded).await? };
+            if is_news {
+                line.push(fanout, false);
+            } else {
+                self.push_read(fanout, line);
+            }
+        }
+        Ok(())
+    }
+
+    async fn without_recorded(
+        &self,
+        fanout: Fanout,
+        known: &mut HashMap<EventSeq, Vec<WebhookNum>>,
+    ) -> Result<Fanout, Stopped> {
+        let event = fanout.event.seq;
+        while !known.contains_key(&event) {
+            match self.shared.store.recorded_targets(event).await {
+                Ok(recorded) => drop(known.insert(event, recorded)),
+                Err(error) => {
+                    tracing::warn!(%error, "what is left of a fan-out could not be read; trying again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+        let recorded = known.get(&event).map(Vec::as_slice).unwrap_or_default();
+        let of_it = recorded.iter().filter(|num| fanout.targets.binary_search(num).is_ok()).copied().collect();
+        self.mark(fanout, of_it).await
+    }
+}

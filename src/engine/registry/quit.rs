@@ -1,0 +1,76 @@
+//! Shards that this node no longer serves: their endpoints end as soon as what they have under way has ended.
+
+use actix::{Handler, Message};
+use tokio::sync::oneshot;
+
+use crate::engine::endpoint;
+use crate::id::WebhookNum;
+use crate::store::leases::ShardNum;
+
+use super::{Life, Registry};
+
+/// Told whether they have all ended as they should.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Quit(pub(super) ShardNum, pub(super) oneshot::Sender<bool>);
+
+/// A shard whose endpoints are asked to end.
+pub(super) struct Quitting {
+    shard: ShardNum,
+    told: oneshot::Sender<bool>,
+    /// Nothing of it was cut short.
+    clean: bool,
+}
+
+impl Handler<Quit> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, Quit(shard, told): Quit, _: &mut Self::Context) {
+        let mut clean = true;
+        self.endpoints.retain(|num, known| {
+            if ShardNum::of(*num) != shard {
+                return true;
+            }
+            match &known.life {
+                Life::Live(addr) | Life::Retiring { addr, .. } => {
+                    let addr = addr.clone();
+                    actix::spawn(async move {
+                        let _ = addr.send(endpoint::Drain).await;
+                    });
+                    true
+                }
+                // It has not yet left word of what it may have sent.
+                Life::Resting => {
+                    clean = false;
+                    false
+                }
+                Life::Quarantined => false,
+            }
+        });
+        let is_of_it = |num: &WebhookNum| ShardNum::of(*num) == shard;
+        self.covered.retain(|num, _| !is_of_it(num));
+        self.suspects.retain(|num, _| !is_of_it(num));
+        self.quitting.push(Quitting { shard, told, clean });
+        self.tell_if_quit();
+    }
+}
+
+impl Registry {
+    /// An endpoint of a shard that is left has crashed: nobody makes it again here.
+    pub(super) fn crashed_while_quitting(&mut self, num: WebhookNum) -> bool {
+        let Some(quitting) = self.quitting.iter_mut().find(|quitting| quitting.shard == ShardNum::of(num)) else {
+            return false;
+        };
+        quitting.clean = false;
+        self.endpoints.remove(&num);
+        true
+    }
+
+    pub(super) fn tell_if_quit(&mut self) {
+        let endpoints = &self.endpoints;
+        let is_over = |quitting: &mut Quitting| !endpoints.keys().any(|num| ShardNum::of(*num) == quitting.shard);
+        for Quitting { told, clean, .. } in self.quitting.extract_if(.., is_over) {
+            let _ = told.send(clean);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! How nodes call each other: a `NOTIFY` after a commit, never within it, since a commit with one takes a lock that the
+//! whole database shares. A call that is lost costs time: everybody looks once a second anyway.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sea_orm::sqlx::postgres::PgListener;
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
+use tokio::sync::Notify;
+
+use super::Store;
+use super::leases::ShardNum;
+
+const CHANNEL: &str = "posthaste";
+
+/// Calls are made this far apart at least; whatever gathers meanwhile goes with the next one.
+const APART: Duration = Duration::from_millis(3);
+
+/// Pause before a connection that broke is made again.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Who holds what has changed.
+const SHARDS: &str = "shards";
+
+/// Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Bell(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    to_ring: Mutex<ToRing>,
+    asked: Notify,
+    shards_rung: Notify,
+}
+
+#[derive(Debug, Default)]
+struct ToRing {
+    fanouts: BTreeSet<ShardNum>,
+    shards: bool,
+}
+
+impl Bell {
+    /// Events were committed for these shards.
+    pub fn ring_for_fanouts(&self, shards: &BTreeSet<ShardNum>) {
+        self.0.to_ring.lock().fanouts.extend(shards);
+        self.0.asked.notify_one();
+    }
+
+    /// Shards may be taken.
+    pub fn ring_for_shards(&self) {
+        self.0.to_ring.lock().shards = true;
+        self.0.asked.notify_one();
+    }
+
+    /// Resolves when another node has rung because shards may be taken.
+    pub async fn shards_rung(&self) {
+        self.0.shards_rung.notified().await;
+    }
+
+    /// Rings for whoever asks.
+    pub async fn ring(self, store: Store) {
+        loop {
+            self.0.asked.notified().await;
+            if let Err(error) = self.ring_once(&store).await {
+                tracing::debug!(%error, "other nodes could not be called; they will look by themselves");
+            }
+            tokio::time::sleep(APART).await;
+        }
+    }
+
+    /// What has gathered, in one statement.
+    pub async fn ring_once(&self, store: &Store) -> Result<(), DbErr> {
+        let ToRing { fanouts, shards } = std::mem::take(&mut *self.0.to_ring.lock());
+        let fanouts = (!fanouts.is_empty()).then(|| words(&fanouts));
+        for payload in fanouts.into_iter().chain(shards.then(|| SHARDS.to_owned())) {
+            let values = [CHANNEL.into(), payload.into()];
+            let sql = "SELECT pg_notify($1, $2)";
+            store
+                .engine_readers()
+                .execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, values))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Listens, and says so when events were committed for a shard that `concerns` this node.
+    pub async fn listen(self, store: Store, concerns: impl Fn(ShardNum) -> bool, heard: impl Fn()) {
+        let Some(url) = &store.inner.listen else { return std::future::pending().await };
+        loop {
+            let listened = self.listen_on(url, &concerns, &heard).await;
+            if let Err(error) = listened {
+                tracing::warn!(%error, "calls of other nodes are not heard; looking once a second until they are");
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn listen_on<'a>(
+        &'a self,
+        url: &'a str,
+        concerns: &'a impl Fn(ShardNum) -> bool,
+        heard: &'a impl Fn(),
+    ) -> impl Future<Output = Result<(), sea_orm::sqlx::Error>> + 'a {
+        async move {
+            let mut listener = PgListener::connect(url).await?;
+            listener.listen(CHANNEL).await?;
+            heard();
+            loop {
+                match listener.recv().await?.payload() {
+                    SHARDS => self.0.shards_rung.notify_one(),
+                    payload => {
+                        if shards_in(payload).any(concerns) {
+                            heard();
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Two hexadecimal digits a shard.
+fn words(shards: &BTreeSet<ShardNum>) -> String {
+    shards.iter().map(|shard| format!("{:02x}", shard.place())).collect()
+}
+
+fn shards_in(payload: &str) -> impl Iterator<Item = ShardNum> + '_ {
+    let pair = |at| payload.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    (0..payload.len()).step_by(2).filter_map(pair).map(ShardNum::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_names_its_shards_and_nonsense_names_none() {
+        let shards: BTreeSet<ShardNum> = [0, 7, 255].map(ShardNum::from).into();
+        assert_eq!(words(&shards), "0007ff");
+        assert_eq!(shards_in("0007ff").collect::<BTreeSet<_>>(), shards);
+        assert_eq!(shards_in("zz7").count(), 0);
+    }
+}

@@ -1,0 +1,36 @@
+//! Events that were committed here and are owed by other nodes: whose shards those are, until these are told.
+
+use std::collections::BTreeSet;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::store::leases::ShardNum;
+
+#[derive(Debug, Default)]
+pub struct Abroad {
+    shards: Mutex<BTreeSet<ShardNum>>,
+    changed: Notify,
+}
+
+impl Abroad {
+    pub(super) fn add(&self, shards: impl Iterator<Item = ShardNum>) {
+        let mut known = self.shards.lock();
+        let before = known.len();
+        known.extend(shards);
+        if known.len() > before {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Waits for some; each is answered once.
+    pub async fn next(&self) -> BTreeSet<ShardNum> {
+        loop {
+            let shards = std::mem::take(&mut *self.shards.lock());
+            if !shards.is_empty() {
+                return shards;
+            }
+            self.changed.notified().await;
+        }
+    }
+}

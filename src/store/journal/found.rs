@@ -1,0 +1,72 @@
+//! Fan-outs that the dispatcher has found in the store. Only the writer knows which of them are watched already; and since
+//! nobody else deletes them, those that are neither watched nor there any more have ended.
+
+use std::collections::HashSet;
+
+use sea_orm::{ConnectionTrait, FromQueryResult, Statement};
+
+use crate::id::EventSeq;
+use crate::store::leases::ShardNum;
+use crate::store::{StoreError, dialect};
+
+use super::open::FanoutKey;
+use super::writer::Writer;
+use super::{Found, Record};
+
+#[derive(Debug, FromQueryResult)]
+struct KeyRow {
+    event_seq: i64,
+    shard: i16,
+}
+
+impl Writer {
+    /// For each such question: which of the fan-outs are new.
+    pub(super) async fn new_among<C: ConnectionTrait>(
+        &self,
+        on: &C,
+        records: &[Record],
+    ) -> Result<Vec<Vec<bool>>, StoreError> {
+        let mut answers = Vec::new();
+        for record in records {
+            if let Record::Watch { fanouts, .. } = record {
+                let there = there_are(on, fanouts).await?;
+                let is_new = |found: &Found| self.is_new(found, &there);
+                answers.push(fanouts.iter().map(is_new).collect());
+            }
+        }
+        Ok(answers)
+    }
+
+    fn is_new(&self, found: &Found, there: &HashSet<FanoutKey>) -> bool {
+        let key = (found.fanout.event.seq, found.fanout.shard);
+        let is_ours = ShardNum::read(key.1).is_ok_and(|shard| self.holding.has(shard));
+        is_ours && there.contains(&key) && !self.open.contains(key) && !self.ended.contains(&key)
+    }
+
+    /// Watches those that are new, and says so.
+    pub(super) fn watch(&mut self, records: &mut Vec<Record>, new: Vec<Vec<bool>>) {
+        let is_watch = |record: &mut Record| matches!(record, Record::Watch { .. });
+        for (record, mut new) in records.extract_if(.., is_watch).zip(new) {
+            let Record::Watch { fanouts, answer } = record else { continue };
+            for (Found { fanout, is_news }, is_new) in fanouts.iter().zip(&mut new) {
+                // One that is asked about twice is new once.
+                *is_new = *is_new && self.open.watch((fanout.event.seq, fanout.shard), fanout.targets.clone());
+                if *is_new && *is_news {
+                    self.outputs.ledger.lock().owe_all(&fanout.targets, fanout.event.seq);
+                }
+            }
+            let _ = answer.send(new);
+        }
+    }
+}
+
+async fn there_are<C: ConnectionTrait>(on: &C, fanouts: &[Found]) -> Result<HashSet<FanoutKey>, StoreError> {
+    let sql = "SELECT f.event_seq, f.shard FROM fanout f \
+               JOIN unnest($1, $2) AS found (event_seq, shard) ON f.event_seq = found.event_seq AND f.shard = found.shard";
+    let backend = on.get_database_backend();
+    let events = dialect::numbers(backend, fanouts.iter().map(|found| found.fanout.event.seq.0));
+    let shards = dialect::numbers(backend, fanouts.iter().map(|found| i64::from(found.fanout.shard)));
+    let statement = Statement::from_sql_and_values(backend, sql, [events, shards]);
+    let rows = KeyRow::find_by_statement(statement).all(on).await?;
+    Ok(rows.into_iter().map(|row| (EventSeq(row.event_seq), row.shard)).collect())
+}

@@ -1,0 +1,42 @@
+//! What the writer does between two batches when this node gains or parts with shards: nothing of it is under way then.
+
+use std::sync::Arc;
+
+use crate::clock::UnixMillis;
+use crate::store::StoreError;
+use crate::store::leases::{Grant, ShardNum};
+
+use super::Shift;
+use super::writer::Writer;
+
+impl Writer {
+    pub(super) async fn shift(&mut self, shift: Shift) {
+        match shift {
+            Shift::Gain(grants, answer) => {
+                let _ = answer.send(self.gain(&grants).await);
+            }
+            Shift::Part(shards, answer) => {
+                self.part(&shards);
+                let _ = answer.send(());
+            }
+        }
+    }
+
+    /// Counts what the shards are owed, and serves them. What becomes visible from now on is told by whoever finds it.
+    async fn gain(&mut self, grants: &[Grant]) -> Result<(), StoreError> {
+        let shards: Vec<ShardNum> = grants.iter().map(|grant| grant.shard).collect();
+        let (owed, moment) = self.store.ledger(&shards, UnixMillis::now()).await?;
+        self.outputs.ledger.lock().absorb(owed);
+        self.holding.gain(grants, &Arc::new(moment));
+        self.outputs.feed.look_again();
+        Ok(())
+    }
+
+    fn part(&mut self, shards: &[ShardNum]) {
+        let is_parted = |shard: i16| shards.iter().any(|parted| parted.num() == shard);
+        self.open.forget(|(_, shard)| is_parted(shard));
+        self.ended.retain(|(_, shard)| !is_parted(*shard));
+        self.outputs.ledger.lock().forget_all(|webhook| shards.contains(&ShardNum::of(webhook)));
+        self.holding.part(shards);
+    }
+}
