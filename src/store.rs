@@ -17,6 +17,7 @@ pub mod leases;
 pub mod ledger;
 pub mod log;
 pub mod payload;
+pub mod progress;
 pub mod seal;
 pub mod servings;
 pub mod state;
