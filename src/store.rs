@@ -19,6 +19,7 @@ pub mod ledger;
 pub mod log;
 pub mod news;
 pub mod payload;
+pub mod progress;
 pub mod seal;
 pub mod servings;
 pub mod state;

@@ -196,7 +196,7 @@ async fn find(app: &App, tenant: TenantNum, EventId(seq): EventId) -> Result<Sto
     app.store().event(tenant, seq).await?.ok_or(Problem::no_such("event"))
 }
 
-/// Reads an event with its data.
+/// Reads an event with its data, and how far it has come.
 #[utoipa::path(get, path = "/events/{id}", tag = "events", operation_id = "readEvent", params(("id" = String, Path)),
     responses((status = 200, body = EventView), ReadProblems))]
 async fn read(
@@ -205,7 +205,9 @@ async fn read(
     _: NoQuery,
     One(id): One<EventId>,
 ) -> Result<axum::Json<EventView>, Problem> {
-    Ok(axum::Json(find(&app, tenant.num(), id).await?.try_into()?))
+    let event = find(&app, tenant.num(), id).await?;
+    let progress = app.store().progress(&event).await?;
+    Ok(axum::Json(EventView::new(&event, progress)?))
 }
 
 /// Lists the deliveries of an event, those included that are only owed yet.

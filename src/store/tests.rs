@@ -8,6 +8,7 @@ mod leases;
 mod ledger;
 mod log_index;
 mod migrations;
+mod progress;
 mod purge;
 mod secrets;
 mod unreadable;

@@ -9,6 +9,7 @@ use crate::clock::UnixMillis;
 use crate::id::EventId;
 use crate::store::events::{Event, StoredEvent};
 use crate::store::journal::{Published, Receipt};
+use crate::store::progress::Progress;
 
 /// What every view of an event says.
 #[derive(Debug, Serialize, ToSchema)]
@@ -131,12 +132,38 @@ impl From<StoredEvent> for EventSummary {
     }
 }
 
-/// An event with what was published.
+/// Where the deliveries of an event stand at one moment. `owed`, `pending`, `success`, `failed` and `cancelled` add up to
+/// `matched`. Webhooks that were deleted meanwhile are among them: what they are owed is cancelled when the engine comes
+/// to it, and counts as `owed` or `pending` until then.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = EventProgress)]
+pub(in crate::api) struct ProgressView {
+    /// How many webhooks it was owed to when it was accepted.
+    matched: u32,
+    /// Nothing is recorded of these yet: their turn has not come, or their first attempt is under way. The list of
+    /// deliveries shows them as `pending`, and leaves out those of deleted webhooks.
+    owed: u32,
+    /// Recorded and not at their end: they wait for an attempt, or are held.
+    pending: u32,
+    success: u32,
+    failed: u32,
+    cancelled: u32,
+}
+
+impl ProgressView {
+    fn new(matched: u32, progress: Progress) -> Self {
+        let Progress { owed, pending, success, failed, cancelled } = progress;
+        Self { matched, owed, pending, success, failed, cancelled }
+    }
+}
+
+/// An event with what was published, and what has become of it so far.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Event)]
 pub(in crate::api) struct EventView {
     #[serde(flatten)]
     summary: EventSummary,
+    progress: ProgressView,
     #[schema(value_type = Object)]
     data: Box<RawValue>,
 }
@@ -148,12 +175,11 @@ struct Body<'a> {
     data: &'a RawValue,
 }
 
-impl TryFrom<StoredEvent> for EventView {
-    type Error = Problem;
-
-    fn try_from(stored: StoredEvent) -> Result<Self, Problem> {
+impl EventView {
+    pub(super) fn new(stored: &StoredEvent, progress: Progress) -> Result<Self, Problem> {
         let body: Body<'_> = serde_json::from_slice(&stored.event.body).map_err(|error| Problem::internal(&error))?;
-        Ok(Self { data: body.data.to_owned(), summary: EventSummary::from(&stored) })
+        let progress = ProgressView::new(stored.matched, progress);
+        Ok(Self { summary: EventSummary::from(stored), progress, data: body.data.to_owned() })
     }
 }
 
@@ -169,7 +195,7 @@ mod tests {
         let body = r#"{"id":"evt_x","event":"a","timestamp":"t","data":{"z":1.50, "a":[]}}"#;
         let event = Event { seq: EventSeq(1 << 30), tenant: TenantNum(1), kind: "a".to_owned(), body: body.into() };
         let stored = StoredEvent { event: Arc::new(event), occurred_at: UnixMillis(0), caller_id: None, matched: 2 };
-        let view = EventView::try_from(stored).unwrap();
+        let view = EventView::new(&stored, Progress::default()).unwrap();
         let shown = serde_json::to_string(&view).unwrap();
         assert!(shown.contains(r#""data":{"z":1.50, "a":[]}"#), "{shown}");
         assert!(shown.contains(r#""callerId":null"#), "{shown}");
