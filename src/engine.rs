@@ -42,11 +42,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::backlog::{Actor, Backlog, BacklogOrder, EndpointState};
+pub use self::cluster::Owner;
 pub use self::inspect::EngineFigures;
 pub use self::operational::{DISABLED_EVENT, FAILING_EVENT};
 pub use self::permits::{BulkheadView, PartView};
 pub use self::vitals::Percentiles;
 pub use crate::delivery::breaker::{BreakerSettings, View as BreakerView, ViewState as BreakerState};
+pub use crate::delivery::client::peer_client;
 pub use crate::delivery::guard::{Guard, GuardError};
 pub use crate::delivery::headers::{HeaderProblem, check_headers};
 pub use crate::delivery::outcome::OutcomeKind;

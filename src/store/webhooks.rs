@@ -107,6 +107,13 @@ impl Store {
         .await
     }
 
+    /// The number of a webhook, whoever's it is.
+    pub async fn webhook_num(&self, id: WebhookId) -> Result<Option<WebhookNum>, StoreError> {
+        let query = Entity::find().select_only().column(Column::Num).filter(Column::Id.eq(id.bytes()));
+        let num: Option<i64> = query.into_tuple().one(self.readers()).await?;
+        Ok(num.map(WebhookNum))
+    }
+
     pub async fn webhook(&self, tenant: TenantNum, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
         let query = Entity::find()
             .filter(Column::Id.eq(id.bytes()))
