@@ -4,6 +4,7 @@
 //! [`journal`] batches what the hot path records, and `Store::write` wraps a change of configuration.
 
 pub mod backlog;
+pub mod changes;
 pub mod deliveries;
 pub mod error;
 pub mod event_types;
