@@ -17,6 +17,7 @@ use crate::store::{Store, payload};
 
 use super::EngineConfig;
 use super::crowd::Crowds;
+use super::news::Listeners;
 use super::permits::Permits;
 use super::pulse::Pulses;
 use super::routes::RouteTable;
@@ -48,6 +49,8 @@ pub(super) struct Shared {
     pub(super) payload_memory: usize,
     /// Endpoints that are held while their backlog is purged, by how many hold them.
     pub(super) holds: Mutex<HashMap<WebhookNum, usize>>,
+    /// Who keeps tenants and keys in memory.
+    pub(super) listeners: Listeners,
     outcomes: [AtomicU64; OutcomeKind::ALL.len()],
 }
 
@@ -75,6 +78,7 @@ impl Shared {
             crowds: Crowds::default(),
             payload_memory: config.payload_memory,
             holds: Mutex::default(),
+            listeners: Listeners::default(),
             outcomes: Default::default(),
         }
     }
