@@ -70,7 +70,7 @@ struct App(Arc<Inner>);
 
 struct Inner {
     engine: Engine,
-    keys: Keys,
+    keys: Arc<Keys>,
     body_limit: usize,
     peers: Peers,
 }
@@ -83,7 +83,9 @@ impl App {
         if !short.is_empty() {
             tracing::error!("the admin key has fewer than {MIN_ADMIN_KEY} characters and is not accepted");
         }
-        let keys = Keys::new(long.first().map(String::as_str));
+        let keys = Arc::new(Keys::new(long.first().map(String::as_str)));
+        let known = keys.clone();
+        engine.on_stale(move |stale| known.forget(stale));
         Self(Arc::new(Inner { engine, keys, body_limit, peers: Peers::new() }))
     }
 

@@ -5,6 +5,7 @@
 
 pub mod backlog;
 pub mod bell;
+pub mod changes;
 pub mod deliveries;
 pub mod error;
 pub mod event_types;

@@ -1,6 +1,7 @@
 //! What every database must do for the engine: the conformance suite. Every test runs on each of them.
 
 mod bulk;
+mod changes;
 mod deleted;
 mod duplicates;
 mod large;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sea_orm::DatabaseTransaction;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::clock::UnixMillis;
 use crate::fault;
@@ -24,6 +24,7 @@ use crate::store::{Store, StoreError};
 
 use super::abroad::Abroad;
 use super::assign::{Callers, accept};
+use super::batch::{Batch, RECORDS_BESIDE_PUBLISHES};
 use super::feed::Feed;
 use super::fence::{self, Pass};
 use super::late::Cancelled;
@@ -31,24 +32,18 @@ use super::open::{FanoutKey, OpenFanouts};
 use super::statements::{Rows, Statements};
 use super::tell::{Committed, tell};
 use super::updates::{Change, Update, Updated};
-use super::{Draft, JournalStats, PublishError, PublishRequest, Published, Record, Request, Shift};
+use super::{Draft, JournalStats, PublishError, PublishRequest, Published, Record, Request};
 
 /// Requests in one transaction: bounds how long the next batch waits.
 const MAX_PUBLISHES: usize = 1024;
 const MAX_RECORDS: usize = 2048;
 
-/// Outcomes that are written together with publishes, whose senders wait. Nobody waits for the others.
-const RECORDS_BESIDE_PUBLISHES: usize = 256;
-
-/// So few publishes are written alone: what nobody waits for comes with the next batch.
-const FEW_PUBLISHES: usize = 4;
-
 /// Nobody waits for an outcome to be committed. Letting them gather makes fewer and larger commits; a crash in this
 /// moment sends that much more again.
 const LINGER: Duration = Duration::from_millis(10);
 
-/// Outcomes that are worth a commit of their own.
-const ENOUGH_RECORDS: usize = 1024;
+/// How often a batch that another node was faster with is tried before its publishers are told.
+const TRIES_AT_ONCE: usize = 5;
 
 /// Pause before a refused batch is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -75,17 +70,6 @@ pub(super) struct Writer {
     held: Vec<Record>,
     last: EventSeq,
     pub(super) outputs: Outputs,
-}
-
-#[derive(Default)]
-struct Batch {
-    publishes: Vec<PublishRequest>,
-    records: Vec<Record>,
-    barriers: Vec<oneshot::Sender<()>>,
-    shifts: Vec<Shift>,
-    /// Somebody waits for what one of the records changes.
-    is_awaited: bool,
-    closing: bool,
 }
 
 type Answers = Vec<Result<Vec<Published>, PublishError>>;
@@ -121,43 +105,6 @@ impl Prepared {
         let (count, updated) = statements.run(on, rows).await?;
         self.statements += count;
         Ok(updated)
-    }
-}
-
-impl Batch {
-    fn add(&mut self, request: Request) {
-        match request {
-            Request::Publish(request) => self.publishes.push(request),
-            Request::Record(record) => {
-                self.is_awaited |= matches!(record, Record::Purge { .. } | Record::Watch { .. });
-                self.records.push(record);
-            }
-            Request::Barrier(done) => self.barriers.push(done),
-            Request::Shift(shift) => self.shifts.push(shift),
-            Request::Close => self.closing = true,
-        }
-    }
-
-    /// Outcomes alone, and few of them.
-    fn can_wait(&self) -> bool {
-        !self.somebody_waits_for_records() && self.publishes.is_empty() && self.records.len() < ENOUGH_RECORDS
-    }
-
-    /// Publishers wait, a few of them, and nobody waits for what was recorded.
-    fn may_hold_records(&self) -> bool {
-        let few_publish = (1..=FEW_PUBLISHES).contains(&self.publishes.len());
-        few_publish && !self.somebody_waits_for_records() && self.records.len() < RECORDS_BESIDE_PUBLISHES
-    }
-
-    fn somebody_waits_for_records(&self) -> bool {
-        self.closing || self.is_awaited || !self.barriers.is_empty() || !self.shifts.is_empty()
-    }
-
-    /// Nothing that was recorded before these is left to commit.
-    fn pass_barriers(self) {
-        for done in self.barriers {
-            let _ = done.send(());
-        }
     }
 }
 
@@ -237,9 +184,13 @@ impl Writer {
 
     /// Commits the batch, sooner or later; publishers wait for one try only.
     async fn settle(&mut self, mut batch: Batch) {
+        let mut tries = 0;
         loop {
+            tries += 1;
             match Box::pin(self.commit(&mut batch)).await {
                 Ok(prepared) => return self.announce(batch, prepared).await,
+                // Another node has just accepted the same: now it is known.
+                Err(StoreError::Exists) if tries < TRIES_AT_ONCE => continue,
                 Err(error) => {
                     JournalStats::add(&self.outputs.stats.failed_commits, 1);
                     tracing::error!(%error, "a journal batch was refused");
