@@ -60,7 +60,7 @@ async fn look(
 ) -> Vec<(EventSeq, i16)> {
     let mut keys = Vec::new();
     loop {
-        let news = store.news(holding, cursor, all, 2).await.unwrap();
+        let news = store.visible_fanouts(holding, cursor, all, 2).await.unwrap();
         let (answer, answered) = tokio::sync::oneshot::channel();
         running.journal.record(Record::Watch { fanouts: news.found.clone(), answer }).await.unwrap();
         let new = answered.await.unwrap();
