@@ -71,7 +71,11 @@ async fn list(
     if asked_by_a_node.is_some() {
         return Ok(axum::Json(list.answer(rows, None::<i64>)));
     }
-    rows.extend(app.peers().lists(&app, (&uri, &headers), wanted).await);
+    rows.extend(
+        app.peers()
+            .lists(&app, &format!("/api/v1/backlogs?{}", uri.query().unwrap_or_default()), &headers, wanted)
+            .await,
+    );
     worst_first(&mut rows, order);
     let mut rows: Vec<Value> = rows.into_iter().skip(skipped).collect();
     let next = list.cut(&mut rows, |_| after.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX)));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -52,8 +52,7 @@ impl Peers {
     }
 
     async fn ask(&self, address: &str, request: Call) -> Result<Response, Problem> {
-        let Call { method, uri, mut headers, body } = request;
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let Call { method, path, mut headers, body } = request;
         for name in [HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING] {
             headers.remove(name);
         }
@@ -74,14 +73,15 @@ impl Peers {
     pub(super) async fn lists(
         &self,
         app: &App,
-        (uri, headers): (&Uri, &HeaderMap),
+        path: &str,
+        headers: &HeaderMap,
         wanted: usize,
     ) -> Vec<serde_json::Value> {
         let mut rows = Vec::new();
         for address in app.engine().peers() {
             let mut headers = headers.clone();
             headers.insert(FORWARDED, HeaderValue::from(wanted));
-            let call = Call { method: Method::GET, uri: uri.clone(), headers, body: Bytes::new() };
+            let call = Call { method: Method::GET, path: path.to_owned(), headers, body: Bytes::new() };
             match self.ask(&address, call).await {
                 Ok(answer) => rows.extend(rows_of(answer).await),
                 Err(_) => tracing::warn!(address, "a node does not answer; what it serves is not listed"),
@@ -98,7 +98,8 @@ async fn rows_of(answer: Response) -> Vec<serde_json::Value> {
 
 struct Call {
     method: Method,
-    uri: Uri,
+    /// With its query.
+    path: String,
     headers: HeaderMap,
     body: Bytes,
 }
@@ -128,10 +129,11 @@ pub(super) async fn forward(State(app): State<App>, request: Request, next: Next
 }
 
 async fn sent_on(app: &App, address: &Arc<str>, request: Request) -> Result<Response, Problem> {
-    let (method, uri, mut headers) = (request.method().clone(), request.uri().clone(), request.headers().clone());
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    let (method, mut headers) = (request.method().clone(), request.headers().clone());
     headers.insert(FORWARDED, HeaderValue::from(0));
     let body = collect(request, app.body_limit()).await?;
-    app.peers().ask(address, Call { method, uri, headers, body }).await
+    app.peers().ask(address, Call { method, path, headers, body }).await
 }
 
 fn has_key(headers: &HeaderMap) -> bool {

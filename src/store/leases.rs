@@ -49,7 +49,6 @@ impl ShardNum {
         Self(webhook.0.to_le_bytes()[0])
     }
 
-    #[must_use]
     pub fn all() -> impl Iterator<Item = Self> {
         (0..=u8::MAX).map(Self)
     }
