@@ -35,6 +35,7 @@ mod lists;
 mod malformed;
 mod observe;
 mod panics;
+mod pgbouncer;
 mod postgres;
 mod publish;
 mod receivers;

@@ -239,7 +239,7 @@ pub(crate) fn sober_env(dir: &Path) -> Env {
     ])
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::iter::repeat_with(|| rand::random_range(OWN_PORTS))
         .take(1_000)
         .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())

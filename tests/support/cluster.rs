@@ -115,6 +115,17 @@ impl Database {
         }
     }
 
+    #[allow(dead_code, reason = "not every test binary has a pooler")]
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where the server's socket is.
+    #[allow(dead_code, reason = "not every test binary has a pooler")]
+    pub(crate) fn host(&self) -> &'static Path {
+        &cluster().dir
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("postgres://posthaste@localhost/{}?host={}", self.name, cluster().dir.display())
     }
@@ -138,8 +149,8 @@ fn programs() -> PathBuf {
     bin
 }
 
-/// `postgres` refuses to be root.
-fn owner() -> Option<(u32, u32)> {
+/// `postgres` refuses to be root, as do its poolers.
+pub(crate) fn owner() -> Option<(u32, u32)> {
     let passwd = fs::read_to_string("/etc/passwd").expect("users");
     let ids = |name: &str| {
         let line = passwd.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
