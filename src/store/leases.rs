@@ -8,14 +8,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, FromQueryResult, Statement,
-    TransactionTrait, Value,
-};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement, Value};
 
 use crate::clock::UnixMillis;
 use crate::id::WebhookNum;
 
+use super::fate::TransactionId;
+use super::pool::{Pool, Transaction};
 use super::{Store, StoreError, dialect};
 
 /// A power of two, many more than there will be nodes, few enough to lock all of them in a batch.
@@ -88,6 +87,21 @@ struct ShardRow {
     epoch: i64,
 }
 
+/// What a transaction was given.
+#[derive(Debug, Default)]
+pub(super) struct Locked {
+    /// Shards that are held no longer.
+    pub(super) lost: BTreeSet<ShardNum>,
+    /// `None` if there is nothing that it may write.
+    pub(super) transaction: Option<TransactionId>,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct LockedRow {
+    num: i16,
+    transaction: String,
+}
+
 #[derive(Debug, FromQueryResult)]
 struct NumRow {
     num: i64,
@@ -136,7 +150,7 @@ impl Store {
         Ok(Taken::Mine(Holding(Some(Arc::new(Held { node, epochs })))))
     }
 
-    async fn new_node(&self, on: &DatabaseTransaction, name: &str) -> Result<i64, StoreError> {
+    async fn new_node(&self, on: &Transaction, name: &str) -> Result<i64, StoreError> {
         let sql =
             format!("INSERT INTO node (name, started_at, lease_until) SELECT $1, {NOW}, {NOW} + $2 RETURNING num");
         let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, [name.into(), self.lease_ms()]);
@@ -150,6 +164,8 @@ impl Store {
         let (Some(held), Some(connection)) = (&holding.0, &self.inner.lease) else { return Ok(true) };
         let sql = format!("UPDATE node SET lease_until = {NOW} + $1 WHERE num = $2");
         let values = [self.lease_ms(), held.node.into()];
+        // Whoever does not answer within what is left between two renewals is asked again, on another connection.
+        let connection = connection.within(self.inner.lease_for / 5);
         let renewed = connection.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await?;
         Ok(renewed.rows_affected() == 1)
     }
@@ -166,7 +182,7 @@ impl Store {
     }
 }
 
-async fn release(connection: &DatabaseConnection, node: i64) -> Result<(), DbErr> {
+async fn release(connection: &Pool, node: i64) -> Result<(), DbErr> {
     let transaction = connection.begin().await?;
     // In the order in which a start locks them.
     for sql in ["UPDATE shard SET owner = NULL WHERE owner = $1", "DELETE FROM node WHERE num = $1"] {
@@ -202,28 +218,27 @@ fn plain(sql: impl Into<String>) -> Statement {
 }
 
 impl Holding {
-    /// Keeps others from taking these shards until the transaction ends; answers those that are held no longer.
-    pub(super) async fn lock<C: ConnectionTrait>(
-        &self,
-        on: &C,
-        shards: &BTreeSet<ShardNum>,
-    ) -> Result<BTreeSet<ShardNum>, DbErr> {
-        let Some(held) = &self.0 else { return Ok(BTreeSet::new()) };
+    /// Keeps others from taking these shards until the transaction ends.
+    pub(super) async fn lock<C: ConnectionTrait>(&self, on: &C, shards: &BTreeSet<ShardNum>) -> Result<Locked, DbErr> {
+        let Some(held) = &self.0 else { return Ok(Locked::default()) };
         let sql = format!(
-            "SELECT s.num, s.epoch, (SELECT set_config('idle_in_transaction_session_timeout', '{SILENCE}', true)) \
+            "SELECT s.num, {id} AS transaction, \
+                (SELECT set_config('idle_in_transaction_session_timeout', '{SILENCE}', true)) \
              FROM shard s JOIN unnest($1, $2) AS mine (num, epoch) ON s.num = mine.num AND s.epoch = mine.epoch \
-             WHERE s.owner = $3 ORDER BY s.num FOR SHARE OF s"
+             WHERE s.owner = $3 ORDER BY s.num FOR SHARE OF s",
+            id = TransactionId::SELECTED
         );
         let nums = shards.iter().map(|shard| i64::from(shard.0));
         let epochs = shards.iter().map(|shard| held.epochs[usize::from(shard.0)]);
         let values = [dialect::numbers(DbBackend::Postgres, nums), dialect::numbers(DbBackend::Postgres, epochs)];
         let values = values.into_iter().chain([held.node.into()]);
         let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
-        let mut lost = shards.clone();
-        for row in ShardRow::find_by_statement(statement).all(on).await? {
-            lost.retain(|shard| i16::from(shard.0) != row.num);
+        let mut locked = Locked { lost: shards.clone(), transaction: None };
+        for row in LockedRow::find_by_statement(statement).all(on).await? {
+            locked.lost.retain(|shard| i16::from(shard.0) != row.num);
+            locked.transaction = Some(TransactionId::of(row.transaction));
         }
-        Ok(lost)
+        Ok(locked)
     }
 
     /// Whether there is anybody to lock anything against.

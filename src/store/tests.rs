@@ -7,6 +7,7 @@ mod large;
 mod leases;
 mod ledger;
 mod log_index;
+mod lost_answers;
 mod migrations;
 mod purge;
 mod secrets;

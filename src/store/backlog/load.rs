@@ -50,7 +50,7 @@ impl Store {
         let sql = "SELECT webhook_num, COUNT(*) AS pending, MIN(event_seq) AS oldest FROM delivery WHERE status = 0 \
                    GROUP BY webhook_num ORDER BY webhook_num";
         let statement = Statement::from_string(self.backend(), sql);
-        let rows = PendingRow::find_by_statement(statement).all(self.engine_readers()).await?;
+        let rows = PendingRow::find_by_statement(statement).all(&self.engine_readers().for_scans()).await?;
         let (mut from, mut gathered) = (None, 0);
         for row in &rows {
             ledger.load(WebhookNum(row.webhook_num), row.pending.cast_unsigned(), EventSeq(row.oldest));
@@ -77,7 +77,7 @@ impl Store {
                    WHERE status = 0 AND webhook_num BETWEEN $1 AND $2 AND next_at > $3 \
                    GROUP BY webhook_num, next_at / 1000";
         let statement = Statement::from_sql_and_values(self.backend(), sql, [first, last, now.0].map(Into::into));
-        for row in ScheduledRow::find_by_statement(statement).all(self.engine_readers()).await? {
+        for row in ScheduledRow::find_by_statement(statement).all(&self.engine_readers().for_scans()).await? {
             let ScheduledRow { webhook_num, second, scheduled } = row;
             let scheduled = u32::try_from(scheduled).unwrap_or(u32::MAX);
             ledger.schedule_many(WebhookNum(webhook_num), UnixMillis(second * 1000), scheduled, now);

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use sea_orm::{ConnectionTrait, DbErr};
 
 use crate::id::WebhookNum;
-use crate::store::leases::{Holding, ShardNum};
+use crate::store::fate::TransactionId;
+use crate::store::leases::{Holding, Locked, ShardNum};
 
 use super::Record;
 
@@ -15,6 +16,8 @@ use super::Record;
 pub(super) struct Pass {
     lost: BTreeSet<ShardNum>,
     pub(super) statements: u64,
+    /// By which the server tells what became of it.
+    pub(super) transaction: Option<TransactionId>,
 }
 
 impl Pass {
@@ -41,7 +44,8 @@ pub(super) async fn pass<C: ConnectionTrait>(on: &C, holding: &Holding, records:
     let mut shards: BTreeSet<ShardNum> = records.iter().filter_map(webhook_of).map(ShardNum::of).collect();
     // Events may join the batch until the last moment, and shards must be locked in order.
     shards.insert(ShardNum::OF_KEYS);
-    Ok(Pass { lost: holding.lock(on, &shards).await?, statements: 1 })
+    let Locked { lost, transaction } = holding.lock(on, &shards).await?;
+    Ok(Pass { lost, statements: 1, transaction })
 }
 
 /// Whose record it is. What fan-outs have left is known to everybody.

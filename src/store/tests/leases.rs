@@ -113,7 +113,7 @@ async fn a_node_that_froze_in_the_middle_of_a_batch_is_overtaken_and_its_batch_u
     let world = world(SHORT).await;
     let frozen = world.store.begin().await.unwrap();
     let shards: BTreeSet<ShardNum> = (0..300).map(|num| ShardNum::of(WebhookNum(num))).collect();
-    assert!(world.holding.lock(&frozen, &shards).await.unwrap().is_empty());
+    assert!(world.holding.lock(&frozen, &shards).await.unwrap().lost.is_empty());
     frozen.execute_unprepared("INSERT INTO engine_state (name, value) VALUES ('half done', 1)").await.unwrap();
 
     let other = tokio::time::timeout(Duration::from_secs(30), overtake(&world)).await.unwrap();
