@@ -8,6 +8,7 @@ mod large;
 mod leases;
 mod ledger;
 mod log_index;
+mod lost_answers;
 mod migrations;
 mod progress;
 mod purge;

@@ -15,6 +15,8 @@ mod databases;
 mod fact;
 mod hook;
 mod load;
+#[path = "../support/proxy.rs"]
+mod proxy;
 mod receiver;
 mod server;
 mod verify;
@@ -42,4 +44,5 @@ mod receivers;
 mod recovery;
 mod schedule;
 mod signatures;
+mod silence;
 mod webhooks;

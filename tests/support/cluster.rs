@@ -127,7 +127,17 @@ impl Database {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("postgres://posthaste@localhost/{}?host={}", self.name, cluster().dir.display())
+        self.url_at(Self::socket())
+    }
+
+    /// As it is reached through a socket in another directory.
+    pub(crate) fn url_at(&self, dir: &Path) -> String {
+        format!("postgres://posthaste@localhost/{}?host={}", self.name, dir.display())
+    }
+
+    /// The directory of the server's socket.
+    pub(crate) fn socket() -> &'static Path {
+        &cluster().dir
     }
 }
 

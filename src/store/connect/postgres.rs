@@ -129,7 +129,8 @@ async fn connect(url: &str, connections: u32) -> Result<DatabaseConnection, DbEr
     let mut options = ConnectOptions::new(url);
     options
         .max_connections(connections)
-        .min_connections(1)
+        // What keeps a number of them open would hold a place of the pool while it waits for a server that is silent.
+        .min_connections(0)
         .connect_timeout(ACQUIRE)
         .acquire_timeout(ACQUIRE)
         .max_lifetime(LIFETIME)
@@ -149,7 +150,7 @@ async fn connect(url: &str, connections: u32) -> Result<DatabaseConnection, DbEr
 
 /// What can be asked of a running server without rights beyond one's own: whether pages failed their checksums, whether
 /// an index is unusable, and whether what is owed has its event.
-pub(super) async fn problems(on: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
+pub(super) async fn problems<C: ConnectionTrait>(on: &C) -> Result<Vec<String>, DbErr> {
     let mut problems = Vec::new();
     for (what, sql) in [
         (

@@ -1,5 +1,7 @@
 //! The one task that writes what the hot path records. Takes what has gathered, commits it in one transaction, then
-//! answers. A batch that the database refuses: its publishers are told, its records are kept and tried again.
+//! answers. A batch that the database refuses: its publishers are told, its records are kept and tried again ([`settle`]).
+
+mod settle;
 
 use std::collections::{BTreeMap, HashSet};
 use std::pin::pin;
@@ -7,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sea_orm::DatabaseTransaction;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::clock::UnixMillis;
 use crate::fault;
@@ -20,6 +22,7 @@ use crate::store::idempotency::{Once, OnceKey, Seen};
 use crate::store::leases::{Holding, ShardNum};
 use crate::store::ledger::Ledger;
 use crate::store::log::LogBuffer;
+use crate::store::pool::Transaction;
 use crate::store::{Store, StoreError};
 
 use super::abroad::Abroad;
@@ -34,6 +37,8 @@ use super::tell::{Committed, tell};
 use super::updates::{Change, Update, Updated};
 use super::{Draft, JournalStats, PublishError, PublishRequest, Published, Record, Request};
 
+use self::settle::{Doubt, Failure};
+
 /// Requests in one transaction: bounds how long the next batch waits.
 const MAX_PUBLISHES: usize = 1024;
 const MAX_RECORDS: usize = 2048;
@@ -41,12 +46,6 @@ const MAX_RECORDS: usize = 2048;
 /// Nobody waits for an outcome to be committed. Letting them gather makes fewer and larger commits; a crash in this
 /// moment sends that much more again.
 const LINGER: Duration = Duration::from_millis(10);
-
-/// How often a batch that another node was faster with is tried before its publishers are told.
-const TRIES_AT_ONCE: usize = 5;
-
-/// Pause before a refused batch is tried again.
-const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) struct Outputs {
     pub(super) feed: Arc<Feed>,
@@ -95,12 +94,7 @@ impl Prepared {
         Self { answers, fanouts, last, late, updated, new: Vec::new(), statements: 0, rows: 0, events: 0 }
     }
 
-    async fn run(
-        &mut self,
-        statements: &Statements,
-        on: &DatabaseTransaction,
-        rows: Rows,
-    ) -> Result<Updated, StoreError> {
+    async fn run(&mut self, statements: &Statements, on: &Transaction, rows: Rows) -> Result<Updated, StoreError> {
         self.rows += rows.count();
         let (count, updated) = statements.run(on, rows).await?;
         self.statements += count;
@@ -182,42 +176,8 @@ impl Writer {
         }
     }
 
-    /// Commits the batch, sooner or later; publishers wait for one try only.
-    async fn settle(&mut self, mut batch: Batch) {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match Box::pin(self.commit(&mut batch)).await {
-                Ok(prepared) => return self.announce(batch, prepared).await,
-                // Another node has just accepted the same: now it is known.
-                Err(StoreError::Exists) if tries < TRIES_AT_ONCE => continue,
-                Err(error) => {
-                    JournalStats::add(&self.outputs.stats.failed_commits, 1);
-                    tracing::error!(%error, "a journal batch was refused");
-                    for request in batch.publishes.drain(..) {
-                        let _ = request.answer.send(Err(PublishError::Store(error.to_string())));
-                    }
-                }
-            }
-            if batch.records.is_empty() {
-                return batch.pass_barriers();
-            }
-            tokio::time::sleep(RETRY_PAUSE).await;
-            self.refuse_publishers();
-        }
-    }
-
-    /// Nobody waits for a database that does not take even what must be written.
-    fn refuse_publishers(&mut self) {
-        while let Ok(request) = self.publishes.try_recv() {
-            if let Request::Publish(request) = request {
-                let _ = request.answer.send(Err(PublishError::Store("the database refuses to write".to_owned())));
-            }
-        }
-    }
-
-    async fn commit(&mut self, batch: &mut Batch) -> Result<Prepared, StoreError> {
-        let transaction = self.store.begin().await?;
+    async fn commit(&mut self, batch: &mut Batch, end: Instant) -> Result<Prepared, Failure> {
+        let transaction = self.store.begin_batch(end).await?;
         let pass = fence::pass(&transaction, &self.holding, &batch.records).await?;
         if !pass.admits_all() {
             self.drop_lost(batch, &pass);
@@ -241,9 +201,13 @@ impl Writer {
         if !batch.records.is_empty() {
             fault::point("outcome.before_commit");
         }
-        transaction.commit().await?;
         prepared.statements += pass.statements + 2;
-        Ok(prepared)
+        match transaction.commit().await {
+            Ok(()) => Ok(prepared),
+            Err(error) => {
+                Err(Failure::InDoubt(error.into(), Box::new(Doubt { prepared, transaction: pass.transaction })))
+            }
+        }
     }
 
     /// Who publishes while outcomes are written waits for this commit, and for no other.
@@ -273,7 +237,7 @@ impl Writer {
 
     async fn prepare_events(
         &self,
-        on: &DatabaseTransaction,
+        on: &Transaction,
         publishes: &[PublishRequest],
         prepared: &mut Prepared,
         rows: &mut Rows,
@@ -303,7 +267,7 @@ impl Writer {
 
     async fn answered_before(
         &self,
-        on: &DatabaseTransaction,
+        on: &Transaction,
         once: &OnceKey,
     ) -> Result<Option<Result<Vec<Published>, PublishError>>, StoreError> {
         let unreadable = |error: String| Some(Err(PublishError::Store(error)));
@@ -322,7 +286,7 @@ impl Writer {
 
     async fn prepare_event(
         &self,
-        on: &DatabaseTransaction,
+        on: &Transaction,
         draft: &Draft,
         callers: &mut Callers,
         prepared: &mut Prepared,
