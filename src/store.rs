@@ -2,7 +2,7 @@
 //!
 //! Reads go to a pool of readers, those of the running engine to a pool of their own. Writes take one of two ways, both
 //! through the same single writer connection: the [`journal`] batches what the hot path records, and `Store::write` wraps
-//! a change of configuration. Nothing waits for the database without an end ([`pool`]).
+//! a change of configuration. Nothing waits for the database without an end (`pool`).
 
 pub mod backlog;
 pub mod bell;

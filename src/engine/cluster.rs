@@ -1,5 +1,5 @@
 //! This node among the others: looks who is there, buries the dead, takes the shards that it should have and hands over
-//! those that another one should have. Every node works out the same [`placement`](super::placement) by itself.
+//! those that another one should have. Every node works out the same [`placement`] by itself.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
