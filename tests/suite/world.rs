@@ -221,7 +221,7 @@ impl Drop for World {
     }
 }
 
-fn assert_no_panic(env: &Env, server: &Server) {
+pub(crate) fn assert_no_panic(env: &Env, server: &Server) {
     let wanted = env.get("POSTHASTE_FAULT").is_some_and(|fault| fault.starts_with("panic"));
     let all = server.output().all();
     assert!(wanted || !all.contains("panicked at"), "the server panicked: {all}");
@@ -239,7 +239,7 @@ pub(crate) fn sober_env(dir: &Path) -> Env {
     ])
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::iter::repeat_with(|| rand::random_range(OWN_PORTS))
         .take(1_000)
         .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
