@@ -1,7 +1,7 @@
 //! Publishers that keep a server busy, and book P: what they were promised. An event that got no answer is in doubt;
 //! it is published again under the same id, which must make it one event whatever became of the first try.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,8 +24,11 @@ const BATCH: usize = 5;
 /// may wait for.
 const REST_MS: std::ops::Range<u64> = 5..25;
 
+/// The same for a load that goes on while a test does something else.
+const UNHURRIED_MS: std::ops::Range<u64> = 150..350;
+
 /// The types of the load; which webhooks want them differs.
-const TYPES: [&str; 3] = ["load.wide", "load.some", "other.few"];
+pub(crate) const TYPES: [&str; 3] = ["load.wide", "load.some", "other.few"];
 
 #[derive(Default)]
 pub(crate) struct Load {
@@ -35,6 +38,11 @@ pub(crate) struct Load {
 }
 
 impl Load {
+    /// These promises were made already.
+    pub(crate) fn promising(events: Vec<Event>) -> Self {
+        Self { promises: Mutex::new(events), ..Self::default() }
+    }
+
     /// Publishes from all sides, `calls` times each, until a call is not answered with an acceptance.
     pub(crate) async fn publish(self: &Arc<Self>, client: &Client, calls: usize) {
         let mut publishers = JoinSet::new();
@@ -51,6 +59,31 @@ impl Load {
             });
         }
         publishers.join_all().await;
+    }
+
+    /// Publishes from all sides and without hurry for as long as `meanwhile` takes, to each of these servers by turns. One
+    /// that does not take it is passed over.
+    pub(crate) async fn publish_to_all<T>(
+        self: &Arc<Self>,
+        servers: &[Client],
+        meanwhile: impl Future<Output = T>,
+    ) -> T {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let mut publishers = JoinSet::new();
+        for first in 0..PUBLISHERS {
+            let (load, servers, is_over) = (Arc::clone(self), servers.to_vec(), is_over.clone());
+            publishers.spawn(async move {
+                for call in (0..).take_while(|_| !is_over.load(Ordering::Relaxed)) {
+                    let size = if call % BATCH_EVERY == 0 { BATCH } else { 1 };
+                    load.publish_some(&servers[(first + call) % servers.len()], size).await;
+                    tokio::time::sleep(Duration::from_millis(rand::random_range(UNHURRIED_MS))).await;
+                }
+            });
+        }
+        let done = meanwhile.await;
+        is_over.store(true, Ordering::Relaxed);
+        publishers.join_all().await;
+        done
     }
 
     /// Whether the server took all of them.

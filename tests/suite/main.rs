@@ -13,6 +13,7 @@ mod client;
 mod cluster;
 mod databases;
 mod fact;
+mod fleet;
 mod hook;
 mod load;
 #[path = "../support/proxy.rs"]
@@ -35,6 +36,7 @@ mod libraries;
 mod lifecycle;
 mod lists;
 mod malformed;
+mod nodes;
 mod observe;
 mod panics;
 mod pgbouncer;

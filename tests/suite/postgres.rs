@@ -1,6 +1,6 @@
 //! What only a database that several processes know can do to us: a second server, one that froze, one that is gone.
 
-use std::process::Command;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use http::Method;
@@ -9,12 +9,16 @@ use serde_json::{Value, json};
 use crate::client::{Client, try_send};
 use crate::databases::On;
 use crate::fact;
+use crate::fleet::Fleet;
 use crate::receiver::{Receiver, Reply};
-use crate::server::{self, Env, Server};
-use crate::world::{World, each_attempt};
+use crate::server::{Env, Server};
+use crate::world::{Event, World, each_attempt, text};
 
 /// A takeover comes after the end of the lease of three seconds, on a machine that has much to do.
 const TAKEOVER: Duration = Duration::from_secs(30);
+
+/// Enough that two nodes both have some of them.
+const WEBHOOKS: usize = 8;
 
 /// The variables of a second server on the same database.
 fn beside(world: &mut World) -> Env {
@@ -23,20 +27,34 @@ fn beside(world: &mut World) -> Env {
     env
 }
 
-#[tokio::test]
-async fn a_second_server_on_the_same_database_is_told_who_serves_it() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_server_on_the_same_database_joins_and_both_serve_their_share() {
     On::Postgres
         .run(async {
-            let mut world = World::start().await;
-            let env = beside(&mut world);
+            let mut fleet = Fleet::of_one(("POSTHASTE_LOG", "warn")).await;
+            let mut hooks = Vec::new();
+            for _ in 0..WEBHOOKS {
+                hooks.push(fleet.world.hook(Receiver::ok(), json!({})).await);
+            }
+            assert_eq!(fleet.owned_by(0, &hooks).len(), WEBHOOKS);
 
-            let (status, output) = server::run(world.dir(), &["serve"], &env).await;
+            fleet.grow_to(2).await;
 
-            assert_eq!(status.code(), Some(1));
-            let said = output.stderr();
-            assert!(said.contains("is served by another posthaste (process "), "{said}");
-            assert!(!said.contains("panicked"), "{said}");
-            world.publish("message.sent").await;
+            let shares = [fleet.owned_by(0, &hooks).len(), fleet.owned_by(1, &hooks).len()];
+            assert_eq!(shares.iter().sum::<usize>(), WEBHOOKS, "{shares:?}");
+            assert!(!shares.contains(&0), "{shares:?}");
+            let mut published = BTreeSet::new();
+            for client in fleet.clients() {
+                let event = client.post("/events", &json!({"event": "message.sent", "data": {}})).await.expect(202);
+                published.insert(text(&event, "id"));
+                fleet.world.all_settled(&Event::from(&event)).await;
+            }
+            for hook in &hooks {
+                let seen = hook.accepted_events();
+                assert_eq!(seen.len(), published.len(), "{} saw {seen:?}", hook.id);
+                assert_eq!(BTreeSet::from_iter(seen), published);
+            }
+            fleet.stop_all().await;
         })
         .await;
 }
@@ -52,11 +70,11 @@ async fn a_server_that_was_frozen_and_overtaken_sends_nothing_more_and_ends() {
             hook.receiver.was_asked(1).await;
             let env = beside(&mut world);
 
-            signal("-STOP", world.server());
+            world.server().freeze();
             let next = Server::start(world.dir(), &[], &env).await;
             hook.receiver.was_asked(2).await;
             let asked = hook.requests().len();
-            signal("-CONT", world.server());
+            world.server().thaw();
 
             let status = world.ended().await;
             assert_eq!(status.code(), Some(1), "{}", world.server().output().all());
@@ -116,9 +134,4 @@ async fn a_database_that_is_gone_for_longer_than_the_lease_costs_time_and_no_eve
 /// Answers the status, whatever it is.
 async fn publish(world: &World, body: &Value) -> u16 {
     try_send(world.client().json(Method::POST, "/events", body)).await.expect("an answer").status
-}
-
-fn signal(name: &str, server: &Server) {
-    let sent = Command::new("kill").args([name, &server.id().to_string()]).status();
-    assert!(sent.expect("kill runs").success(), "the signal was not sent");
 }

@@ -174,6 +174,11 @@ impl Receiver {
         fact::until(&what, async || (self.requests().len() >= n).then_some(())).await;
     }
 
+    /// When the first request after this moment arrived.
+    pub(crate) fn asked_after(&self, moment: Instant) -> Option<Instant> {
+        lock(&self.book).requests.iter().map(|request| request.arrived).find(|arrived| *arrived > moment)
+    }
+
     /// How many requests were accepted with a 2xx.
     pub(crate) fn accepted(&self) -> usize {
         self.requests().iter().filter(|request| request.accepted()).count()

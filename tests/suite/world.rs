@@ -221,7 +221,7 @@ impl Drop for World {
     }
 }
 
-fn assert_no_panic(env: &Env, server: &Server) {
+pub(crate) fn assert_no_panic(env: &Env, server: &Server) {
     let wanted = env.get("POSTHASTE_FAULT").is_some_and(|fault| fault.starts_with("panic"));
     let all = server.output().all();
     assert!(wanted || !all.contains("panicked at"), "the server panicked: {all}");

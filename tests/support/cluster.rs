@@ -87,8 +87,12 @@ impl Cluster {
     }
 
     fn run(&self, sql: &str) -> String {
+        self.run_in("postgres", sql)
+    }
+
+    fn run_in(&self, database: &str, sql: &str) -> String {
         let mut psql = Command::new(self.bin.join("psql"));
-        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "posthaste", "-d", "postgres", "-c", sql]);
+        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "posthaste", "-d", database, "-c", sql]);
         let output = psql.arg("-h").arg(&self.dir).output().expect("psql runs");
         assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -124,6 +128,12 @@ impl Database {
     #[allow(dead_code, reason = "not every test binary has a pooler")]
     pub(crate) fn host(&self) -> &'static Path {
         &cluster().dir
+    }
+
+    /// What `psql` prints: a line for each row.
+    #[allow(dead_code, reason = "the store's tests have connections of their own")]
+    pub(crate) fn ask(&self, sql: &str) -> String {
+        cluster().run_in(&self.name, sql)
     }
 
     pub(crate) fn url(&self) -> String {

@@ -1,0 +1,149 @@
+//! Several nodes on one PostgreSQL. The first is the world's own server; the others join once the webhooks are made. Every
+//! node keeps its address, whatever process answers there.
+
+use std::time::Duration;
+
+use crate::checker::audit;
+use crate::client::{Client, send};
+use crate::fact;
+use crate::hook::Hook;
+use crate::load::Load;
+use crate::server::{Env, Server};
+use crate::world::{World, assert_no_panic, free_port};
+
+/// Shards move one by one, on a machine that has much to do.
+const SHARED_OUT: Duration = Duration::from_secs(60);
+
+pub(crate) struct Fleet {
+    /// Before the world: their processes end before the database goes.
+    others: Vec<Node>,
+    pub(crate) world: World,
+}
+
+struct Node {
+    server: Server,
+    env: Env,
+    client: Client,
+}
+
+impl Fleet {
+    /// One node, to make webhooks on.
+    pub(crate) async fn of_one(setting: (&'static str, &str)) -> Self {
+        Self { others: Vec::new(), world: World::with(&[setting]).await }
+    }
+
+    /// Others join until there are so many, and have their share of the shards.
+    pub(crate) async fn grow_to(&mut self, nodes: usize) {
+        while self.size() < nodes {
+            self.join().await;
+        }
+        self.is_shared_out().await;
+    }
+
+    /// One more joins.
+    pub(crate) async fn join(&mut self) {
+        let mut env = self.world.env().clone();
+        env.insert("POSTHASTE_LISTEN", format!("127.0.0.1:{}", free_port()));
+        let server = Server::start(self.world.dir(), &[], &env).await;
+        let client = Client::open(server.url()).with_key(&self.world.tenant.key);
+        self.others.push(Node { server, env, client });
+    }
+
+    fn size(&self) -> usize {
+        1 + self.others.len()
+    }
+
+    /// The tenant's callers of all nodes.
+    pub(crate) fn clients(&self) -> Vec<Client> {
+        let others = self.others.iter().map(|node| node.client.clone());
+        [self.world.client().clone()].into_iter().chain(others).collect()
+    }
+
+    pub(crate) fn server(&mut self, node: usize) -> &mut Server {
+        match node {
+            0 => self.world.server(),
+            _ => &mut self.others[node - 1].server,
+        }
+    }
+
+    /// Starts an ended node again, which is a new one to the others.
+    pub(crate) async fn restart(&mut self, node: usize) {
+        if node == 0 {
+            return self.world.restart().await;
+        }
+        let dir = self.world.dir().to_owned();
+        let Node { server, env, .. } = &mut self.others[node - 1];
+        assert!(!server.lives(), "it still runs");
+        assert_no_panic(env, server);
+        *server = Server::start(&dir, &[], env).await;
+    }
+
+    /// Asks a node for a graceful end and expects to get it.
+    pub(crate) async fn stop(&mut self, node: usize) {
+        let server = self.server(node);
+        server.terminate();
+        let status = server.ended().await;
+        assert_eq!(status.code(), Some(0), "a graceful stop: {}", server.output().all());
+    }
+
+    pub(crate) async fn stop_all(&mut self) {
+        for node in 0..self.size() {
+            self.stop(node).await;
+        }
+    }
+
+    /// Waits until every node has at least half of an equal share, nobody else has anything, and all say that they are
+    /// ready.
+    pub(crate) async fn is_shared_out(&self) {
+        let sql = "SELECT CASE WHEN owner IN (SELECT num FROM node) THEN count(*) ELSE 0 END FROM shard GROUP BY owner";
+        let mut shares = Vec::new();
+        let what = format!("{} nodes share the shards", self.size());
+        fact::until_within(SHARED_OUT, &what, async || {
+            shares = self.world.database().ask(sql).lines().map(|line| line.parse().expect("a number")).collect();
+            let nodes = self.size();
+            let is_fair = shares.len() == nodes && shares.iter().all(|share: &usize| *share >= 128 / nodes);
+            (is_fair && self.nodes_known() == nodes).then_some(())
+        })
+        .await;
+        for client in self.clients() {
+            fact::until("the node is ready", async || {
+                let answer = send(client.root(http::Method::GET, "/readyz"));
+                (answer.await.status == 200).then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// How many there are, dead ones that nobody has noticed yet among them.
+    pub(crate) fn nodes_known(&self) -> usize {
+        self.world.database().ask("SELECT count(*) FROM node").trim().parse().expect("a number")
+    }
+
+    /// Which of these webhooks, made in this order and alone in their database, are this node's.
+    pub(crate) fn owned_by<'a>(&mut self, node: usize, hooks: &'a [Hook]) -> Vec<&'a Hook> {
+        let process = format!("process {} ", self.server(node).id());
+        let sql = "SELECT n.name FROM webhook w JOIN shard s ON s.num = w.num & 255 LEFT JOIN node n ON n.num = s.owner \
+                   ORDER BY w.num";
+        let owners = self.world.database().ask(sql);
+        assert_eq!(owners.lines().count(), hooks.len(), "a webhook that is not of this test");
+        let of_it = owners.lines().zip(hooks).filter(|(owner, _)| owner.starts_with(&process));
+        of_it.map(|(_, hook)| hook).collect()
+    }
+
+    /// What must hold after every fault, once all is settled: publishes what is in doubt again, and stops everything.
+    pub(crate) async fn account(&mut self, hooks: &[Hook], load: &Load, crashes: usize) {
+        let committed = load.settle_doubts(self.world.client()).await;
+        let summary = audit(&self.world, &hooks.iter().collect::<Vec<_>>(), load.promises(), crashes).await;
+        println!("{summary:?}, {committed} committed without an answer");
+        self.stop_all().await;
+        self.world.check_integrity().await;
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.others.iter().for_each(|node| assert_no_panic(&node.env, &node.server));
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! Many nodes serve one database as one engine would: whoever takes an event, each webhook gets it once, and a node that
+//! dies, freezes, leaves or comes costs time and nothing else. What must hold after a fault is in `checker`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, stream};
+use serde_json::{Value, json};
+
+use crate::client::Client;
+use crate::databases::On;
+use crate::fact;
+use crate::fleet::Fleet;
+use crate::hook::{Hook, quick_retries};
+use crate::load::{Load, TYPES};
+use crate::receiver::{Receiver, Reply, Request};
+use crate::world::{Event, each_attempt};
+
+const NODES: usize = 3;
+
+/// Enough that every node has some of them.
+const HOOKS: usize = 24;
+const HOOKS_UNDER_LOAD: usize = 12;
+
+/// Where nobody dies, nobody is to be taken for dead because the machine is busy.
+const PATIENT: (&str, &str) = ("POSTHASTE_LEASE_MS", "15000");
+
+const LEASE: Duration = Duration::from_secs(2);
+const QUICK_LEASE: (&str, &str) = ("POSTHASTE_LEASE_MS", "2000");
+
+/// What a dead node's process had handed to the kernel is read by then.
+const STRAGGLERS: Duration = Duration::from_millis(200);
+
+/// A takeover is to come within the lease and 5 s. A machine that has much else to do gets more.
+const TAKEOVER: Duration = Duration::from_secs(30);
+
+/// In the long form 50,000; see [`number`].
+const DELIVERIES: usize = 3_000;
+const KILLS: usize = 4;
+const TIMED: usize = 60;
+
+/// F4: the answer that a frozen node was waiting for comes when it cannot read it, and is there to be read after the thaw.
+const FIRST_ANSWER: Duration = Duration::from_secs(3);
+const EVENTS_OF_A_FREEZE: usize = 10;
+
+/// Callers at once.
+const PUBLISHERS: usize = 8;
+
+/// The long form says how many.
+fn number(variable: &str, plain: usize) -> usize {
+    std::env::var(variable).map_or(plain, |n| n.parse().expect("a number"))
+}
+
+/// With these settings, each with a receiver of its own.
+async fn make_hooks(fleet: &Fleet, count: usize, make: impl Fn(usize) -> (Receiver, Value)) -> Vec<Hook> {
+    let mut hooks = Vec::with_capacity(count);
+    for (receiver, settings) in (0..count).map(make) {
+        hooks.push(fleet.world.hook(receiver, settings).await);
+    }
+    hooks
+}
+
+/// They share the types of the load among them.
+async fn hooks_for_load(fleet: &Fleet, receivers: impl Fn(usize) -> Receiver) -> Vec<Hook> {
+    let settings = |n: usize| json!({"events": [TYPES[n % TYPES.len()]], "retryPolicy": quick_retries(20)});
+    make_hooks(fleet, HOOKS_UNDER_LOAD, |n| (receivers(n), settings(n))).await
+}
+
+async fn publish(client: &Client, kind: &str) -> Event {
+    Event::from(&client.post("/events", &json!({"event": kind, "data": {"hello": "world"}})).await.expect(202))
+}
+
+/// How often each event arrived.
+fn times(hook: &Hook) -> BTreeMap<String, usize> {
+    let mut times = BTreeMap::new();
+    for request in hook.requests() {
+        *times.entry(request.header("webhook-id").to_owned()).or_default() += 1;
+    }
+    times
+}
+
+fn assert_no_duplicates(hooks: &[Hook]) {
+    for hook in hooks {
+        let twice: Vec<_> = times(hook).into_iter().filter(|(_, times)| *times > 1).collect();
+        assert!(twice.is_empty(), "{} got these more than once: {twice:?}", hook.id);
+    }
+}
+
+/// The longest that a webhook heard nothing while it was to hear something all the time.
+fn longest_gap(hook: &Hook) -> Duration {
+    let requests = hook.receiver.requests();
+    let gaps = requests.windows(2).map(|pair| pair[1].arrived.saturating_duration_since(pair[0].arrived));
+    gaps.max().unwrap_or_default()
+}
+
+fn print_gaps(hooks: &[Hook]) {
+    let gaps: Vec<u128> = hooks.iter().map(|hook| longest_gap(hook).as_millis()).collect();
+    println!("longest gaps between arrivals, by webhook: {gaps:?} ms");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_published_on_any_node_arrive_once_at_every_webhook() {
+    On::Postgres
+        .run(async {
+            let mut fleet = Fleet::of_one(PATIENT).await;
+            let hooks = make_hooks(&fleet, HOOKS, |_| (Receiver::ok(), json!({}))).await;
+            fleet.grow_to(NODES).await;
+            let clients = fleet.clients();
+            let count = number("POSTHASTE_NODES_DELIVERIES", DELIVERIES).div_ceil(HOOKS);
+
+            let began = Instant::now();
+            let published = (0..count).map(|n| publish(&clients[n % NODES], "message.sent"));
+            let published: Vec<Event> = stream::iter(published).buffer_unordered(PUBLISHERS).collect().await;
+            assert!(published.iter().all(|event| event.matched == HOOKS as u64 && !event.duplicate));
+            let patience = fact::DEADLINE + Duration::from_millis(10) * u32::try_from(count * HOOKS).unwrap();
+            for hook in &hooks {
+                hook.receiver.saw_within(patience, count).await;
+            }
+            let took = began.elapsed();
+
+            // They are recorded before any more can be begun.
+            for event in &published {
+                fleet.world.all_settled(event).await;
+            }
+            let wanted: BTreeMap<String, usize> = published.into_iter().map(|event| (event.id, 1)).collect();
+            for hook in &hooks {
+                assert_eq!(times(hook), wanted, "{}", hook.id);
+            }
+            println!("{count} events for {HOOKS} webhooks arrived once each, in {took:?}");
+            fleet.stop_all().await;
+            fleet.world.check_integrity().await;
+        })
+        .await;
+}
+
+/// F2.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_are_killed_lose_nothing_and_others_take_over() {
+    On::Postgres
+        .run(async {
+            let rounds = number("POSTHASTE_NODES_KILLS", KILLS);
+            let mut fleet = Fleet::of_one(QUICK_LEASE).await;
+            let hooks = hooks_for_load(&fleet, |n| match n % 4 {
+                0 | 1 => Receiver::ok(),
+                2 => Receiver::fails_every(5),
+                _ => Receiver::answers_after(Duration::from_millis(20)),
+            })
+            .await;
+            fleet.grow_to(NODES).await;
+            let load = Arc::new(Load::default());
+
+            let clients = fleet.clients();
+            let took = load
+                .publish_to_all(&clients, async {
+                    let mut took = Vec::new();
+                    for _ in 0..rounds {
+                        took.extend(kill_one(&mut fleet, &hooks).await);
+                        fleet.is_shared_out().await;
+                    }
+                    took
+                })
+                .await;
+
+            println!("{rounds} nodes killed; from a kill to the next request of a webhook of that node, at worst:");
+            println!("{took:?}, with a lease of {LEASE:?}");
+            fleet.account(&hooks, &load, rounds).await;
+        })
+        .await;
+}
+
+/// Kills a random node and starts a new one. Answers how long the webhook that waited longest was without a request; nothing
+/// if the node had none.
+async fn kill_one(fleet: &mut Fleet, hooks: &[Hook]) -> Option<Duration> {
+    // When it dies is meant to be a time and not a fact.
+    tokio::time::sleep(Duration::from_millis(rand::random_range(200..1_500))).await;
+    let victim = rand::random_range(0..NODES);
+    let orphans = fleet.owned_by(victim, hooks);
+    fleet.server(victim).kill();
+    let killed = Instant::now();
+    let resumed = async {
+        let mut last = None;
+        for hook in orphans {
+            let what = format!("{} is served again", hook.id);
+            let heard = async || hook.receiver.asked_after(killed + STRAGGLERS);
+            last = last.max(Some(fact::until_within(TAKEOVER, &what, heard).await));
+        }
+        last.map(|last| last - killed)
+    };
+    let (took, ()) = tokio::join!(resumed, fleet.restart(victim));
+    took
+}
+
+/// F5.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_sends_nothing_twice_and_loses_nothing() {
+    On::Postgres
+        .run(async {
+            let mut fleet = Fleet::of_one(PATIENT).await;
+            let hooks = hooks_for_load(&fleet, prompt_or_slow).await;
+            fleet.grow_to(NODES).await;
+            let load = Arc::new(Load::default());
+
+            let clients = fleet.clients();
+            let meanwhile = async {
+                for node in 0..NODES {
+                    let asked = Instant::now();
+                    fleet.stop(node).await;
+                    println!("node {node} ended after {:?}", asked.elapsed());
+                    fleet.restart(node).await;
+                    fleet.is_shared_out().await;
+                }
+            };
+            load.publish_to_all(&clients, meanwhile).await;
+
+            fleet.account(&hooks, &load, 0).await;
+            assert_no_duplicates(&hooks);
+            print_gaps(&hooks);
+        })
+        .await;
+}
+
+fn prompt_or_slow(n: usize) -> Receiver {
+    if n.is_multiple_of(2) { Receiver::ok() } else { Receiver::answers_after(Duration::from_millis(50)) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_joins_under_load_takes_its_share_and_nothing_is_sent_twice() {
+    On::Postgres
+        .run(async {
+            let mut fleet = Fleet::of_one(PATIENT).await;
+            let hooks = hooks_for_load(&fleet, prompt_or_slow).await;
+            fleet.grow_to(2).await;
+            let load = Arc::new(Load::default());
+
+            let clients = fleet.clients();
+            let meanwhile = async {
+                all_are_asked(&hooks).await;
+                let joins = Instant::now();
+                fleet.grow_to(NODES).await;
+                println!("shared out {:?} after the join began", joins.elapsed());
+                all_are_asked(&hooks).await;
+                assert_ne!(fleet.owned_by(2, &hooks).len(), 0, "the new node serves nobody");
+            };
+            load.publish_to_all(&clients, meanwhile).await;
+
+            fleet.account(&hooks, &load, 0).await;
+            assert_no_duplicates(&hooks);
+            print_gaps(&hooks);
+        })
+        .await;
+}
+
+/// Waits until every webhook has got a request more.
+async fn all_are_asked(hooks: &[Hook]) {
+    let now = Instant::now();
+    for hook in hooks {
+        fact::until("it goes on", async || hook.receiver.asked_after(now)).await;
+    }
+}
+
+/// F4, with three nodes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_frozen_and_buried_sends_and_records_nothing_more_and_ends() {
+    On::Postgres
+        .run(async {
+            let mut fleet = Fleet::of_one(QUICK_LEASE).await;
+            let first_is_slow = |seen| if seen == 0 { Reply::After(FIRST_ANSWER, 200) } else { Reply::Status(200) };
+            let one_by_one = json!({"maxInFlight": 1, "retryPolicy": quick_retries(20)});
+            let make = |_| (Receiver::says(first_is_slow), one_by_one.clone());
+            let hooks = make_hooks(&fleet, HOOKS_UNDER_LOAD, make).await;
+            fleet.grow_to(NODES).await;
+            let clients = fleet.clients();
+            let mut published = Vec::new();
+            for n in 0..EVENTS_OF_A_FREEZE {
+                published.push(publish(&clients[n % 2], "message.sent").await);
+            }
+            for hook in &hooks {
+                hook.receiver.was_asked(1).await;
+            }
+
+            let frozen = 2;
+            let left = fleet.owned_by(frozen, &hooks);
+            assert!(!left.is_empty(), "the frozen node serves nobody");
+            fleet.server(frozen).freeze();
+            let since = Instant::now();
+            for event in &published {
+                fleet.world.all_settled(event).await;
+            }
+            fact::until("two leases have passed", async || (since.elapsed() > 2 * LEASE).then_some(())).await;
+            let asked: Vec<usize> = hooks.iter().map(|hook| hook.requests().len()).collect();
+            fleet.server(frozen).thaw();
+
+            let status = fleet.server(frozen).ended().await;
+            let said = fleet.server(frozen).output().stderr();
+            assert_eq!(status.code(), Some(1), "{said}");
+            assert!(said.contains("another node has taken over; this one ends"), "{said}");
+            let asked_since: Vec<usize> = hooks.iter().map(|hook| hook.requests().len()).collect();
+            assert_eq!(asked_since, asked, "the frozen node sent something after its thaw");
+            for hook in &left {
+                assert_recovered(&fleet, hook).await;
+            }
+            fleet.restart(frozen).await;
+            fleet.is_shared_out().await;
+            let load = Load::promising(published);
+            fleet.account(&hooks, &load, 1).await;
+        })
+        .await;
+}
+
+/// What was under way when its node froze was sent again, and that alone is on record.
+async fn assert_recovered(fleet: &Fleet, hook: &Hook) {
+    let mut sent = BTreeMap::<String, usize>::new();
+    for request in hook.requests() {
+        *sent.entry(request.header("x-webhook-delivery").to_owned()).or_default() += 1;
+    }
+    let twice: Vec<_> = sent.iter().filter(|(_, times)| **times != 1).collect();
+    let [(delivery, 2)] = &twice[..] else { panic!("{} saw {sent:?}", hook.id) };
+    let delivery = fleet.world.delivery(delivery).await;
+    assert_eq!(each_attempt(&delivery, "trigger"), ["recovery"], "{delivery}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_published_elsewhere_arrives_as_calls_are_heard_or_at_the_next_look() {
+    On::Postgres
+        .run(async {
+            for poll_only in ["false", "true"] {
+                let mut fleet = Fleet::of_one(("POSTHASTE_DATABASE_POLL_ONLY", poll_only)).await;
+                let hooks = make_hooks(&fleet, HOOKS_UNDER_LOAD, |_| (Receiver::ok(), json!({}))).await;
+                fleet.grow_to(2).await;
+                let owned = fleet.owned_by(1, &hooks);
+                for (node, client) in fleet.clients().iter().enumerate() {
+                    let took = time_to_arrive(client, &owned).await;
+                    let place = if node == 1 { "by its owner" } else { "elsewhere" };
+                    let at = |percent: usize| took[(took.len() - 1) * percent / 100];
+                    println!("poll only {poll_only}, published {place}: p50 {:?}, p99 {:?}", at(50), at(99));
+                }
+            }
+        })
+        .await;
+}
+
+/// From before the publish to the arrival, in order of length.
+async fn time_to_arrive(client: &Client, hooks: &[&Hook]) -> Vec<Duration> {
+    let mut asked = BTreeMap::new();
+    for _ in 0..number("POSTHASTE_NODES_TIMED", TIMED) {
+        let now = Instant::now();
+        asked.insert(publish(client, "message.sent").await.id, now);
+        // At any moment between two looks.
+        tokio::time::sleep(Duration::from_millis(rand::random_range(10..60))).await;
+    }
+    let mut took = Vec::new();
+    for hook in hooks {
+        let arrived = fact::until("all have arrived", async || {
+            let requests = hook.receiver.requests();
+            let arrived =
+                |request: &Request| Some((asked.get(request.header("webhook-id"))?.to_owned(), request.arrived));
+            let arrived: Vec<_> = requests.iter().filter_map(arrived).collect();
+            (arrived.len() >= asked.len()).then_some(arrived)
+        })
+        .await;
+        took.extend(arrived.into_iter().map(|(asked, arrived)| arrived - asked));
+    }
+    took.sort_unstable();
+    took
+}
