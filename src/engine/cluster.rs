@@ -144,7 +144,7 @@ impl Member {
     async fn look(self: &Arc<Self>) -> Result<(), StoreError> {
         let store = &self.shared.store;
         let (Some(me), Some(mut survey)) = (self.shared.holding.node(), store.survey().await?) else { return Ok(()) };
-        if self.bury_the_dead(&survey).await? {
+        if self.bury_the_dead(me, &survey).await? {
             survey = store.survey().await?.unwrap_or(survey);
         }
         let Moves { give, take } = moves(me, &survey);
@@ -155,9 +155,10 @@ impl Member {
         Ok(())
     }
 
-    async fn bury_the_dead(&self, survey: &Survey) -> Result<bool, StoreError> {
+    async fn bury_the_dead(&self, me: i64, survey: &Survey) -> Result<bool, StoreError> {
         let mut buried = false;
-        for node in survey.nodes.iter().filter(|node| !node.lives) {
+        // Whoever could not reach the database for so long is about to renew, if nobody else was faster.
+        for node in survey.nodes.iter().filter(|node| !node.lives && node.num != me) {
             if self.shared.store.bury(node.num).await? {
                 tracing::warn!(node = node.num, name = node.name, "a node is gone; others take over");
                 buried = true;

@@ -115,7 +115,7 @@ pub enum PublishError {
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request")]
     KeyReused,
-    /// The database refused the batch; nothing was kept.
+    /// The database refused the batch, and nothing was kept; or it did not say in time whether it took it.
     #[error("{0}")]
     Store(String),
 }

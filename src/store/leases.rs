@@ -29,6 +29,9 @@ pub const SHARDS: usize = 256;
 /// middle of a batch keeps nobody from taking over.
 const SILENCE: &str = "5s";
 
+/// A renewal is waited for at least as long: the time between two of the shortest lease that can be set.
+const LEAST_PATIENCE: Duration = Duration::from_millis(200);
+
 /// Now, by the database's clock.
 const NOW: &str = "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::int8";
 
@@ -303,7 +306,7 @@ impl Store {
         let sql = format!("UPDATE node SET lease_until = {NOW} + $1 WHERE num = $2");
         let values = [self.lease_ms(), node.into()];
         // Whoever does not answer within what is left between two renewals is asked again, on another connection.
-        let connection = connection.within(self.inner.lease_for / 5);
+        let connection = connection.within((self.inner.lease_for / 5).max(LEAST_PATIENCE));
         let renewed = connection.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await?;
         Ok(renewed.rows_affected() == 1)
     }

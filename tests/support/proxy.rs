@@ -17,12 +17,16 @@ const SOCKET: &str = ".s.PGSQL.5432";
 /// How a transaction's end is said.
 const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
 
-/// What becomes of a COMMIT. The connection is cut afterwards.
+/// What becomes of a COMMIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(dead_code, reason = "not every test binary loses everything")]
 pub(crate) enum Loss {
+    /// It does not arrive, and the connection is cut.
     Question,
+    /// It is not answered, and the connection is cut.
     Answer,
+    /// It is not answered, and nothing says so.
+    AnswerInSilence,
 }
 
 struct State {
@@ -97,6 +101,7 @@ async fn carry(mut client: UnixStream, mut server: UnixStream, state: Arc<State>
                 match state.next_commit.lock().take() {
                     Some(Loss::Question) => return Ok(()),
                     Some(Loss::Answer) => answer_is_lost.store(true, Ordering::Relaxed),
+                    Some(Loss::AnswerInSilence) => is_silent.store(true, Ordering::Relaxed),
                     None => {}
                 }
             }

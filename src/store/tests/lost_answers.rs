@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::ledger::agrees;
 use super::*;
 use crate::store::cluster::Database;
+use crate::store::fate::TransactionId;
 use crate::store::proxy::{Loss, Proxy};
 
 /// A batch is given ten seconds, and machines have more to do.
@@ -37,6 +38,25 @@ async fn a_publish_whose_commit_was_not_answered_is_accepted_if_it_was_committed
     assert_eq!(world.publish(Some(("order-1", 1)), &[webhook.0]).await, Published::Duplicate(receipt));
     world.record(attempted(id(receipt, webhook), 1, Status::Success, None)).await;
     assert!(world.open_fanouts().await.is_empty());
+    agrees(&world.store, &world.running.ledger, &[webhook]).await;
+}
+
+#[tokio::test]
+async fn a_publish_whose_commit_was_answered_by_silence_is_refused_in_time_and_delivered() {
+    let (world, proxy) = behind_a_proxy().await;
+    let webhook = world.webhook().await.num;
+    world.catch_up();
+    proxy.lose_next_commit(Loss::AnswerInSilence);
+    let publish = || world.running.journal.publish(vec![world.draft(Some(("order-1", 1)), &[webhook.0])], None);
+
+    let began = Instant::now();
+    assert!(matches!(publish().await, Err(PublishError::Store(_))));
+    assert!(began.elapsed() < GIVEN_UP, "{:?}", began.elapsed());
+
+    world.running.journal.barrier().await.unwrap();
+    let Some(Next::Dispatch(fanouts)) = world.running.feed.try_next() else { panic!("it was not offered") };
+    let [Published::Duplicate(receipt)] = publish().await.unwrap()[..] else { panic!("it is known") };
+    assert_eq!(fanouts[0].event.seq, receipt.seq);
     agrees(&world.store, &world.running.ledger, &[webhook]).await;
 }
 
@@ -91,6 +111,36 @@ async fn what_was_recorded_counts_once_whatever_became_of_the_answer() {
         let refused = world.running.journal.stats().failed_commits.load(Ordering::Relaxed);
         assert_eq!(refused, u64::from(loss == Loss::Question));
     }
+}
+
+/// A transaction that writes something, and its id.
+async fn begun(store: &Store) -> (Transaction, TransactionId) {
+    let transaction = store.begin().await.unwrap();
+    transaction.execute_unprepared("INSERT INTO engine_state (name, value) VALUES ('begun', 1)").await.unwrap();
+    let id = format!("SELECT {}", TransactionId::SELECTED);
+    let id = transaction.query_one_raw(sea_orm::Statement::from_string(store.backend(), id)).await.unwrap().unwrap();
+    (transaction, TransactionId::of(id.try_get_by_index(0).unwrap()))
+}
+
+#[tokio::test]
+async fn the_server_tells_what_became_of_a_transaction() {
+    let world = World::new(On::Postgres).await;
+    let store = &world.store;
+    let (undone, id) = begun(store).await;
+    let asked = tokio::time::timeout(Duration::from_millis(500), store.was_committed(Some(&id), None)).await;
+    assert!(asked.is_err(), "it is not known yet");
+    undone.rollback().await.unwrap();
+    assert!(!store.was_committed(Some(&id), None).await);
+
+    let (committed, id) = begun(store).await;
+    committed.commit().await.unwrap();
+    let event = world.accept(&[]).await.seq;
+    assert!(store.was_committed(Some(&id), None).await);
+    assert!(store.was_committed(Some(&id), Some(event)).await);
+    assert!(!store.was_committed(Some(&id), Some(event.next(UnixMillis::now()))).await, "another one has its number");
+    let future = TransactionId::of("999999999999".to_owned());
+    assert!(!store.was_committed(Some(&future), None).await, "it was lost with the server that counted so far");
+    assert!(!store.was_committed(None, None).await);
 }
 
 #[tokio::test]
