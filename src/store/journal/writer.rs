@@ -50,6 +50,9 @@ const LINGER: Duration = Duration::from_millis(10);
 /// Outcomes that are worth a commit of their own.
 const ENOUGH_RECORDS: usize = 1024;
 
+/// How often other nodes may be faster before a batch is refused.
+const MAX_OVERTAKEN: usize = 20;
+
 /// Pause before a refused batch is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -237,9 +240,17 @@ impl Writer {
 
     /// Commits the batch, sooner or later; publishers wait for one try only.
     async fn settle(&mut self, mut batch: Batch) {
+        let mut overtaken = 0;
         loop {
             match Box::pin(self.commit(&mut batch)).await {
                 Ok(prepared) => return self.announce(batch, prepared).await,
+                // Another node has committed the same caller's id or key meanwhile, and the next try knows it. Those who
+                // are in this batch by chance have nothing to do with it.
+                Err(error @ (StoreError::Exists | StoreError::Deadlock)) if overtaken < MAX_OVERTAKEN => {
+                    overtaken += 1;
+                    tracing::debug!(%error, "another node was faster; trying again");
+                    continue;
+                }
                 Err(error) => {
                     JournalStats::add(&self.outputs.stats.failed_commits, 1);
                     tracing::error!(%error, "a journal batch was refused");
