@@ -45,8 +45,9 @@ const TIMED: usize = 60;
 const FIRST_ANSWER: Duration = Duration::from_secs(3);
 const EVENTS_OF_A_FREEZE: usize = 10;
 
-/// How often the same event is published on all nodes at once.
+/// How often the same event is published on all nodes at once, and how many are published one after the other.
 const RACES: usize = 60;
+const IN_ORDER: usize = 50;
 
 /// Callers at once.
 const PUBLISHERS: usize = 8;
@@ -168,6 +169,40 @@ async fn an_event_that_is_published_on_all_nodes_at_once_is_one_and_disturbs_nob
                 let times = times(hook);
                 assert_eq!(times.len(), RACES + others);
                 assert!(times.values().all(|times| *times == 1) && ids.iter().all(|id| times.contains_key(id)));
+            }
+            fleet.stop_all().await;
+        })
+        .await;
+}
+
+/// I5, for what is published through one node. Between nodes there is no order but that of their clocks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ordered_webhook_sees_what_was_published_on_one_node_in_order() {
+    On::Postgres
+        .run(async {
+            let mut fleet = Fleet::of_one(PATIENT).await;
+            let ordered = json!({"ordered": true, "retryPolicy": quick_retries(20)});
+            let hooks = make_hooks(&fleet, NODES, |_| (Receiver::fails_every(25), ordered.clone())).await;
+            fleet.grow_to(NODES).await;
+
+            let clients = fleet.clients();
+            let published = join_all(clients.iter().map(async |client| {
+                let mut published = Vec::new();
+                for _ in 0..IN_ORDER {
+                    published.push(publish(client, "message.sent").await.id);
+                }
+                published
+            }))
+            .await;
+
+            for hook in &hooks {
+                let all = || (hook.receiver.accepted() >= IN_ORDER * NODES).then_some(());
+                fact::until("all are accepted", async || all()).await;
+                let accepted = hook.accepted_events();
+                for of_one in &published {
+                    let seen = accepted.iter().filter(|event| of_one.contains(event));
+                    assert!(seen.eq(of_one), "{} got these in another order: {of_one:?}", hook.id);
+                }
             }
             fleet.stop_all().await;
         })
