@@ -14,6 +14,7 @@ mod etag;
 mod event_types;
 mod events;
 mod fields;
+mod forward;
 mod health;
 mod idempotency;
 mod key;
@@ -43,6 +44,7 @@ use crate::store::Store;
 
 use self::auth::Keys;
 use self::document::ApiDocument;
+use self::forward::Peers;
 
 /// Characters of an admin key from the configuration: fewer could be guessed.
 const MIN_ADMIN_KEY: usize = 32;
@@ -68,8 +70,9 @@ struct App(Arc<Inner>);
 
 struct Inner {
     engine: Engine,
-    keys: Keys,
+    keys: Arc<Keys>,
     body_limit: usize,
+    peers: Peers,
 }
 
 impl App {
@@ -80,8 +83,10 @@ impl App {
         if !short.is_empty() {
             tracing::error!("the admin key has fewer than {MIN_ADMIN_KEY} characters and is not accepted");
         }
-        let keys = Keys::new(long.first().map(String::as_str));
-        Self(Arc::new(Inner { engine, keys, body_limit }))
+        let keys = Arc::new(Keys::new(long.first().map(String::as_str)));
+        let known = keys.clone();
+        engine.on_stale(move |stale| known.forget(stale));
+        Self(Arc::new(Inner { engine, keys, body_limit, peers: Peers::new() }))
     }
 
     fn engine(&self) -> &Engine {
@@ -94,6 +99,10 @@ impl App {
 
     fn keys(&self) -> &Keys {
         &self.0.keys
+    }
+
+    fn peers(&self) -> &Peers {
+        &self.0.peers
     }
 
     fn body_limit(&self) -> usize {
@@ -119,13 +128,15 @@ fn routes() -> OpenApiRouter<App> {
 pub fn router(engine: Engine, config: ApiConfig) -> Router {
     let (routes, document) = routes().split_for_parts();
     let document: Bytes = serde_json::to_vec(&document).unwrap_or_default().into();
+    let app = App::new(engine, config);
     let show_document = async move || ([(CONTENT_TYPE, "application/json")], document);
     routes
         .route("/openapi.json", get(show_document))
         .fallback(answer::no_such_route)
         .method_not_allowed_fallback(answer::no_such_method)
+        .layer(middleware::from_fn_with_state(app.clone(), forward::forward))
         .layer(middleware::from_fn(answer::finish))
-        .with_state(App::new(engine, config))
+        .with_state(app)
 }
 
 /// The document that describes the API.

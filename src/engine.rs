@@ -21,6 +21,7 @@ mod dispatch;
 mod endpoint;
 mod hold;
 mod inspect;
+mod news;
 mod operational;
 mod pulse;
 mod registry;
@@ -42,11 +43,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::backlog::{Actor, Backlog, BacklogOrder, EndpointState};
+pub use self::cluster::Owner;
 pub use self::inspect::EngineFigures;
+pub use self::news::Stale;
 pub use self::operational::{DISABLED_EVENT, FAILING_EVENT};
 pub use self::permits::{BulkheadView, PartView};
 pub use self::vitals::Percentiles;
 pub use crate::delivery::breaker::{BreakerSettings, View as BreakerView, ViewState as BreakerState};
+pub use crate::delivery::client::peer_client;
 pub use crate::delivery::guard::{Guard, GuardError};
 pub use crate::delivery::headers::{HeaderProblem, check_headers};
 pub use crate::delivery::outcome::OutcomeKind;
@@ -180,6 +184,8 @@ impl Engine {
         store.mark_taken(tenure.holding(), UnixMillis::now()).await?;
         let guard = Arc::new(Guard::new(config.allow_http, config.egress_allow.clone()));
         let running = Journal::start(&store, tenure.holding()).await?;
+        // What is changed from here on is news, also while the rest is read.
+        let position = store.position().await?;
         let routes = Arc::new(RouteTable::load(&store).await?);
         let log = Arc::new(LogIndex::open(&store, running.log.clone()).await?);
         let arbiters = Arbiters::start(config.arbiters, &guard)?;
@@ -204,6 +210,7 @@ impl Engine {
         let engine = Self { inner: Arc::new(inner) };
         engine.spawn_tasks();
         engine.spawn_cluster_tasks(&running.abroad);
+        engine.follow_news(position);
         Ok(engine)
     }
 
@@ -349,6 +356,9 @@ async fn follow(log: Arc<LogIndex>, shared: Arc<Shared>) {
         }
         if let Err(error) = shared.store.forget_old_keys(UnixMillis::now()).await {
             tracing::warn!(%error, "old idempotency keys could not be forgotten");
+        }
+        if let Err(error) = shared.store.forget_old_changes(UnixMillis::now()).await {
+            tracing::warn!(%error, "old changes of configuration could not be forgotten");
         }
     }
 }

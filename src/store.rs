@@ -1,10 +1,12 @@
 //! Everything durable, and the only place that names sea_orm. Below it: `entity` and `migration`.
 //!
-//! Reads go to a pool of readers, those of the running engine to a pool of their own. Writes take one of two ways, both through the same single writer connection: the
-//! [`journal`] batches what the hot path records, and `Store::write` wraps a change of configuration.
+//! Reads go to a pool of readers, those of the running engine to a pool of their own. Writes take one of two ways, both
+//! through the same single writer connection: the [`journal`] batches what the hot path records, and `Store::write` wraps
+//! a change of configuration. Nothing waits for the database without an end (`pool`).
 
 pub mod backlog;
 pub mod bell;
+pub mod changes;
 pub mod deliveries;
 pub mod error;
 pub mod event_types;
@@ -31,6 +33,8 @@ mod cancel;
 mod checkpoint;
 mod connect;
 mod dialect;
+mod fate;
+mod pool;
 mod rows;
 
 use std::sync::Arc;
@@ -38,12 +42,11 @@ use std::time::Duration;
 
 pub use connect::{CONNECTIONS, DEFAULT_CONNECTIONS, DEFAULT_LEASE, OpenError, Options};
 pub use error::StoreError;
-use sea_orm::{
-    AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel, Statement,
-    TransactionTrait,
-};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
+use tokio::time::Instant;
 
 use self::checkpoint::Checkpoints;
+use self::pool::{Pool, Transaction};
 use self::seal::Seal;
 
 /// A list's next slice: the items and where the one after them starts.
@@ -65,6 +68,10 @@ impl<T> Page<T> {
     }
 }
 
+/// The server ends a transaction that has fallen silent, so that one whose end was lost on its way keeps no row from
+/// whoever comes next. Journal batches ask for it together with their locks.
+const IN_TIME: &str = "SET LOCAL idle_in_transaction_session_timeout = '5s'";
+
 /// One database: a writer, some readers, and the key that seals secrets. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
@@ -72,13 +79,13 @@ pub struct Store {
 }
 
 struct Inner {
-    writer: DatabaseConnection,
+    writer: Pool,
     /// Its commits need not be on the disk before they are answered.
-    aside: DatabaseConnection,
-    readers: DatabaseConnection,
-    engine_readers: DatabaseConnection,
+    aside: Pool,
+    readers: Pool,
+    engine_readers: Pool,
     /// Of PostgreSQL alone, which other nodes may know.
-    lease: Option<DatabaseConnection>,
+    lease: Option<Pool>,
     /// Where calls of other nodes are heard.
     listen: Option<String>,
     lease_for: Duration,
@@ -92,12 +99,12 @@ struct Inner {
 }
 
 impl Store {
-    fn readers(&self) -> &DatabaseConnection {
+    fn readers(&self) -> &Pool {
         &self.inner.readers
     }
 
     /// What deliveries wait for is read here: no number of slow lists keeps it waiting.
-    fn engine_readers(&self) -> &DatabaseConnection {
+    fn engine_readers(&self) -> &Pool {
         &self.inner.engine_readers
     }
 
@@ -113,19 +120,22 @@ impl Store {
         &self.inner.seal
     }
 
-    async fn begin(&self) -> Result<DatabaseTransaction, DbErr> {
-        self.inner.writer.begin().await
+    async fn begin(&self) -> Result<Transaction, DbErr> {
+        let transaction = self.inner.writer.begin().await?;
+        if self.backend() == DbBackend::Postgres {
+            transaction.execute_unprepared(IN_TIME).await?;
+        }
+        Ok(transaction)
+    }
+
+    /// For a batch of the journal, which is committed by then or not at all.
+    async fn begin_batch(&self, end: Instant) -> Result<Transaction, DbErr> {
+        self.inner.writer.begin_until(end).await
     }
 
     /// Reads that all see what was committed before the first of them, and nothing of what is committed meanwhile.
-    async fn moment(&self) -> Result<DatabaseTransaction, DbErr> {
-        match self.backend() {
-            DbBackend::Postgres => {
-                let (all_alike, reads) = (Some(IsolationLevel::RepeatableRead), Some(AccessMode::ReadOnly));
-                self.engine_readers().begin_with_config(all_alike, reads).await
-            }
-            _ => self.engine_readers().begin().await,
-        }
+    async fn moment(&self) -> Result<Transaction, DbErr> {
+        self.engine_readers().begin_moment().await
     }
 
     /// How much PostgreSQL has ever written to its write-ahead log; `None` with SQLite.
@@ -140,10 +150,7 @@ impl Store {
     }
 
     /// Runs one change of configuration in a transaction of its own, in turn with the journal's batches.
-    async fn write<T>(
-        &self,
-        change: impl AsyncFnOnce(&DatabaseTransaction) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    async fn write<T>(&self, change: impl AsyncFnOnce(&Transaction) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let transaction = self.begin().await?;
         let result = change(&transaction).await?;
         transaction.commit().await?;
@@ -154,7 +161,7 @@ impl Store {
     /// before anything that is written later.
     async fn write_aside(
         &self,
-        change: impl AsyncFnOnce(&DatabaseTransaction) -> Result<(), StoreError>,
+        change: impl AsyncFnOnce(&Transaction) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let its_turn = match self.backend() {
             // Of two that write at once SQLite would let one sleep.
@@ -164,6 +171,7 @@ impl Store {
         let transaction = self.inner.aside.begin().await?;
         if its_turn.is_none() {
             transaction.execute_unprepared("SET LOCAL synchronous_commit = off").await?;
+            transaction.execute_unprepared(IN_TIME).await?;
         }
         change(&transaction).await?;
         transaction.commit().await?;
@@ -182,7 +190,7 @@ impl Store {
             tracing::warn!(%error, "closing the database failed");
         }
         for pool in [aside, readers, engine_readers].into_iter().chain(lease).chain([writer]) {
-            if let Err(error) = pool.close_by_ref().await {
+            if let Err(error) = pool.close().await {
                 tracing::warn!(%error, "closing the database failed");
             }
         }
@@ -192,5 +200,8 @@ impl Store {
 #[cfg(test)]
 #[path = "../tests/support/cluster.rs"]
 pub(crate) mod cluster;
+#[cfg(test)]
+#[path = "../tests/support/proxy.rs"]
+pub(crate) mod proxy;
 #[cfg(test)]
 mod tests;

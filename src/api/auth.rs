@@ -15,6 +15,7 @@ use subtle::ConstantTimeEq;
 use super::App;
 use super::key::{self, Digest};
 use super::problem::Problem;
+use crate::engine::Stale;
 use crate::id::{KeyId, TenantId, TenantNum};
 use crate::store::keys::ApiKey;
 use crate::store::tenants::Tenant as TenantRow;
@@ -167,11 +168,22 @@ impl Keys {
     }
 
     /// To be called after a tenant was changed or deleted, before the answer says so.
-    pub(super) fn forget_tenant(&self, tenant: &TenantRow) {
+    pub(super) fn forget_tenant(&self, num: TenantNum) {
         let mut known = self.known.write();
         known.generation += 1;
-        known.keys.retain(|_, access| access.tenant.as_ref().is_none_or(|of| of.num != tenant.num));
-        known.tenants.remove(&tenant.id);
+        known.keys.retain(|_, access| access.tenant.as_ref().is_none_or(|of| of.num != num));
+        known.tenants.retain(|_, tenant| tenant.num != num);
+    }
+
+    /// Another node has changed what is known here.
+    pub(super) fn forget(&self, stale: Stale) {
+        match stale {
+            Stale::Tenant(num) => self.forget_tenant(num),
+            Stale::Everything => {
+                let mut known = self.known.write();
+                *known = Known { generation: known.generation + 1, ..Known::default() };
+            }
+        }
     }
 }
 
@@ -293,6 +305,42 @@ mod tests {
         assert_eq!(presented_in(&[("authorization", "Basic eA=="), ("x-api-key", "abc")]).as_deref(), Some("abc"));
         assert_eq!(presented_in(&[("authorization", "Bearer ")]), None);
         assert_eq!(presented_in(&[]), None);
+    }
+
+    #[tokio::test]
+    async fn what_another_node_has_changed_of_a_tenant_or_a_key_is_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", directory.path().join("test.db").display());
+        let store = Store::open(crate::store::Options::of(url)).await.unwrap();
+        let new = crate::store::tenants::NewTenant {
+            id: TenantId::generate(),
+            name: "Tenant".to_owned(),
+            allow_undeclared_types: true,
+            created_at: crate::clock::UnixMillis::now(),
+            catalogue: Vec::new(),
+        };
+        let tenant = store.create_tenant(new, None).await.unwrap();
+        let (shown, row) = new_tenant_key(tenant.num, "ci");
+        store.create_key(row.clone(), None).await.unwrap();
+        let headers: HeaderMap = [(AUTHORIZATION, format!("Bearer {shown}").parse().unwrap())].into_iter().collect();
+        let keys = Keys::new(None);
+        let identify = || keys.identify(&store, &headers);
+        assert!(identify().await.is_ok() && keys.tenant(&store, tenant.id).await.unwrap().is_some());
+
+        let strict = TenantRow { allow_undeclared_types: false, ..tenant };
+        store.update_tenant(&strict, crate::clock::UnixMillis::now()).await.unwrap();
+        for stale in [Stale::Tenant(TenantNum(strict.num.0 + 1)), Stale::Tenant(strict.num)] {
+            keys.forget(stale);
+            let access = identify().await.unwrap();
+            let is_read_again = stale == Stale::Tenant(strict.num);
+            assert_eq!(access.tenant.as_ref().unwrap().allow_undeclared_types, !is_read_again);
+            let selected = keys.tenant(&store, strict.id).await.unwrap().unwrap();
+            assert_eq!(selected.allow_undeclared_types, !is_read_again);
+        }
+        store.delete_key(strict.num, row.id).await.unwrap();
+        assert!(identify().await.is_ok(), "nobody has told yet");
+        keys.forget(Stale::Everything);
+        assert!(identify().await.is_err());
     }
 
     #[test]

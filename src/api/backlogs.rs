@@ -2,7 +2,11 @@
 
 mod view;
 
+use std::cmp::Reverse;
+
 use axum::extract::State;
+use axum::http::{HeaderMap, Uri};
+use serde_json::Value;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -10,6 +14,7 @@ use self::view::BacklogView;
 use super::App;
 use super::auth::{Read, Tenant, Tenants};
 use super::document::ReadProblems;
+use super::forward::wanted_by_a_node;
 use super::page::{Filter, NoQuery, PageParams, PageView, Query};
 use super::path::One;
 use super::problem::Problem;
@@ -24,8 +29,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 pub(super) use self::view::BacklogView as Shown;
 
 /// A backlog as it is answered.
-pub(super) fn shown(backlog: Option<Backlog>) -> Result<axum::Json<BacklogView>, Problem> {
-    backlog.map(|backlog| axum::Json(backlog.into())).ok_or(Problem::no_such("webhook"))
+pub(super) fn shown(app: &App, backlog: Option<Backlog>) -> Result<axum::Json<BacklogView>, Problem> {
+    backlog.map(|backlog| axum::Json(shown_by(app, backlog))).ok_or(Problem::no_such("webhook"))
 }
 
 /// What waits for a webhook, since when and why.
@@ -38,7 +43,7 @@ async fn read(
     One(id): One<WebhookId>,
 ) -> Result<axum::Json<BacklogView>, Problem> {
     let webhook = find(&app, tenant.num(), id).await?;
-    shown(app.engine().backlog(&webhook).await?)
+    shown(&app, app.engine().backlog(&webhook).await?)
 }
 
 /// Lists the backlogs that there are, the worst first. An admin key that names no tenant sees those of all.
@@ -49,17 +54,45 @@ async fn read(
 async fn list(
     State(app): State<App>,
     tenants: Tenants<Read>,
+    (uri, headers): (Uri, HeaderMap),
     query: Query,
-) -> Result<axum::Json<PageView<BacklogView>>, Problem> {
+) -> Result<axum::Json<PageView<serde_json::Value>>, Problem> {
     let list = query.list("backlogs", tenants.num(), &["sort"])?;
     let order = list.filter("sort")?.unwrap_or(BacklogOrder::Oldest);
     let after: i64 = list.position()?.unwrap_or(0);
     let skipped = usize::try_from(after).unwrap_or(0);
     let limit = usize::try_from(list.limit).unwrap_or(usize::MAX);
-    let worst = app.engine().backlogs(tenants.num(), order, skipped.saturating_add(limit + 1)).await?;
-    let mut rows: Vec<Backlog> = worst.into_iter().skip(skipped).collect();
+    let asked_by_a_node = wanted_by_a_node(&headers);
+    let wanted = asked_by_a_node.unwrap_or_else(|| skipped.saturating_add(limit + 1));
+    let own = app.engine().backlogs(tenants.num(), order, wanted).await?;
+    let own: Result<Vec<Value>, _> =
+        own.into_iter().map(|backlog| serde_json::to_value(shown_by(&app, backlog))).collect();
+    let mut rows = own.map_err(|error| Problem::internal(&error))?;
+    if asked_by_a_node.is_some() {
+        return Ok(axum::Json(list.answer(rows, None::<i64>)));
+    }
+    rows.extend(
+        app.peers()
+            .lists(&app, &format!("/api/v1/backlogs?{}", uri.query().unwrap_or_default()), &headers, wanted)
+            .await,
+    );
+    worst_first(&mut rows, order);
+    let mut rows: Vec<Value> = rows.into_iter().skip(skipped).collect();
     let next = list.cut(&mut rows, |_| after.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX)));
-    Ok(axum::Json(list.answer(rows.into_iter().map(BacklogView::from).collect(), next)))
+    Ok(axum::Json(list.answer(rows, next)))
+}
+
+/// Those of several nodes among each other. Those of one are in order already, and stay so where nothing tells them apart.
+fn worst_first(rows: &mut [Value], order: BacklogOrder) {
+    match order {
+        BacklogOrder::Depth => rows.sort_by_key(|row| Reverse(row["pending"].as_u64())),
+        // Times of this form order like texts.
+        BacklogOrder::Oldest => rows.sort_by_cached_key(|row| row["oldestPendingAt"].as_str().map(str::to_owned)),
+    }
+}
+
+fn shown_by(app: &App, backlog: Backlog) -> BacklogView {
+    BacklogView::new(backlog, app.engine().node_name())
 }
 
 impl Filter for BacklogOrder {

@@ -94,7 +94,7 @@ fn is_json(content_type: &str) -> bool {
     subtype == "json" || subtype.len() > "+json".len() && subtype.ends_with("+json")
 }
 
-async fn collect(request: Request, limit: usize) -> Result<Bytes, Problem> {
+pub(super) async fn collect(request: Request, limit: usize) -> Result<Bytes, Problem> {
     let gathered = tokio::time::timeout(BODY_TIMEOUT, gather(request.into_body(), limit)).await;
     gathered.unwrap_or_else(|_| {
         let detail = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());

@@ -109,6 +109,13 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
     }
 
+    /// The node that serves the webhook cannot do it now.
+    pub(super) fn owner_unreachable(why: &dyn std::fmt::Display) -> Self {
+        tracing::warn!(%why, "the node that serves a webhook cannot be asked");
+        let detail = "the node that serves this webhook cannot be reached, or another one is taking over";
+        Self { hint: Hint::RetrySoon, ..Self::unavailable("owner_unreachable", detail) }
+    }
+
     fn storage_unavailable(error: &dyn std::fmt::Display) -> Self {
         tracing::error!(%error, "the database refused a request");
         let problem = Self::unavailable("storage_unavailable", "the database refused the request; nothing was kept");

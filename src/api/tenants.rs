@@ -180,7 +180,7 @@ async fn update(
         Changed::of(app.store().update_tenant(&tenant, UnixMillis::now()).await)
     });
     let tenant = changed.await?;
-    app.keys().forget_tenant(&tenant);
+    app.keys().forget_tenant(tenant.num);
     Ok(tagged(StatusCode::OK, tenant.version, &TenantView::from(tenant)))
 }
 
@@ -200,6 +200,6 @@ async fn delete(
         if_match.check(tenant.version)?;
         Changed::of(app.engine().delete_tenant(&tenant).await.map(|()| tenant))
     });
-    app.keys().forget_tenant(&deleted.await?);
+    app.keys().forget_tenant(deleted.await?.num);
     Ok(StatusCode::NO_CONTENT)
 }

@@ -11,6 +11,7 @@ mod isolation;
 mod latency;
 mod percentiles;
 mod place;
+mod placement;
 mod publishers;
 mod raw;
 mod receivers;
@@ -55,6 +56,8 @@ enum Scenario {
     FanOutHuge,
     /// What webhooks cost that nothing happens to, and then all at once
     Idle,
+    /// How shards fall on many nodes, and what moves when one comes, goes or dies; calculated
+    Placement,
 }
 
 #[derive(Debug, Args)]
@@ -100,6 +103,8 @@ pub struct BenchArgs {
     fan_out_huge: fan_out_huge::HugeArgs,
     #[command(flatten)]
     idle: idle::IdleArgs,
+    #[command(flatten)]
+    placement: placement::PlacementArgs,
 }
 
 /// What every scenario works with.
@@ -132,6 +137,7 @@ impl Bench<'_> {
             Scenario::Backlog => self.written(backlog::measure(self).await?),
             Scenario::FanOutHuge => self.written(fan_out_huge::measure(self).await?),
             Scenario::Idle => self.written(idle::measure(self).await?),
+            Scenario::Placement => self.written(placement::measure(&self.args.placement)),
         }
     }
 

@@ -26,6 +26,13 @@ pub fn build_client(guard: Arc<Guard>) -> Result<reqwest::Client, ClientError> {
     client_resolving_with(VettedResolver { guard })
 }
 
+/// The client for calls from one node to another, which the operator has named; nobody guards those.
+pub fn peer_client(connect: Duration, answer: Duration) -> Result<reqwest::Client, ClientError> {
+    install_crypto_provider();
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().tcp_nodelay(true);
+    Ok(client.connect_timeout(connect).timeout(answer).build()?)
+}
+
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 #[error("the HTTP client cannot be built; it needs the system's root certificates or `SSL_CERT_FILE`")]

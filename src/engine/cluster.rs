@@ -1,5 +1,5 @@
 //! This node among the others: looks who is there, buries the dead, takes the shards that it should have and hands over
-//! those that another one should have. Every node works out the same [`placement`](super::placement) by itself.
+//! those that another one should have. Every node works out the same [`placement`] by itself.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,11 +9,13 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::id::WebhookNum;
 use crate::store::StoreError;
 use crate::store::journal::feed::Feed;
 use crate::store::leases::{Grant, SHARDS, ShardNum, Survey};
 use crate::store::log::LogIndex;
 
+use super::Engine;
 use super::placement::{self, Moves};
 use super::registry::RegistryHandle;
 use super::shared::Shared;
@@ -47,6 +49,70 @@ impl Cluster {
     /// Who was there at the last look, and how long ago that was.
     pub(super) fn seen(&self) -> Option<(Survey, Duration)> {
         self.seen.load().as_ref().map(|seen| (seen.0.clone(), seen.1.elapsed()))
+    }
+}
+
+/// Who serves a webhook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    Here,
+    /// Where its API is reached.
+    Elsewhere(Arc<str>),
+    /// It is on its way from one node to another, or its node does not say where it is reached.
+    Nobody,
+}
+
+impl Engine {
+    /// Whether there can be no other nodes.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        !self.inner.store.is_shared()
+    }
+
+    /// Who serves this webhook, as far as is known here.
+    #[must_use]
+    pub fn owner_of(&self, webhook: WebhookNum) -> Owner {
+        let holding = &self.inner.shared.holding;
+        if holding.serves(webhook) {
+            return Owner::Here;
+        }
+        let Some((survey, _)) = self.inner.cluster.seen() else { return Owner::Nobody };
+        let owner = survey.shards.get(ShardNum::of(webhook).place()).and_then(|(owner, _)| *owner);
+        let node = survey.nodes.iter().find(|node| Some(node.num) == owner && Some(node.num) != holding.node());
+        node.and_then(|node| node.address.as_deref()).map_or(Owner::Nobody, |address| Owner::Elsewhere(address.into()))
+    }
+
+    /// Where the other nodes are reached.
+    #[must_use]
+    pub fn peers(&self) -> Vec<String> {
+        let Some((survey, _)) = self.inner.cluster.seen() else { return Vec::new() };
+        let me = self.inner.shared.holding.node();
+        let others = survey.nodes.into_iter().filter(|node| node.lives && Some(node.num) != me);
+        others.filter_map(|node| node.address).collect()
+    }
+
+    /// Who is there and who holds what, and how long ago that was seen; `None` if there can be no others.
+    #[must_use]
+    pub fn cluster(&self) -> Option<(Survey, Duration)> {
+        self.inner.cluster.seen()
+    }
+
+    /// For people: which process on which machine this is.
+    #[must_use]
+    pub fn node_name(&self) -> &str {
+        self.inner.shared.tenure.name()
+    }
+
+    /// Whether committed events wait in the store that were not handed to their endpoints yet.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        !self.inner.feed.is_idle()
+    }
+
+    /// This node's number; `None` if there can be no others.
+    #[must_use]
+    pub fn node(&self) -> Option<i64> {
+        self.inner.shared.holding.node()
     }
 }
 

@@ -50,6 +50,7 @@ impl Engine {
     /// Cancels what deleted webhooks are owed. A crash on the way leaves the rest to the waker.
     async fn forget(&self, nums: Vec<WebhookNum>) -> Result<(), EngineError> {
         self.inner.registry.dismiss(nums.clone()).await;
+        // What another node serves is cancelled by that one, which finds it.
         for num in nums.iter().filter(|num| self.inner.shared.ledger.pending(**num) > 0) {
             self.inner.journal.purge(*num, EventSeq(i64::MAX), &[]).await.map_err(|_| EngineError::Stopping)?;
         }

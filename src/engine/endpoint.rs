@@ -32,7 +32,7 @@ use super::serving::{self, Serving};
 use super::shared::Shared;
 use super::turns::Turns;
 
-use self::attempt::{AbortOnDrop, Attempted, Means};
+use self::attempt::{AbortOnDrop, Attempted, Ended, Means};
 use self::watch::DeathWatch;
 
 pub(super) use self::messages::{
@@ -171,8 +171,9 @@ impl Endpoint {
         let (event, called) = (entry.event.seq, self.serving.clone());
         let means = Means { shared: self.shared.clone(), turns: self.turns.clone(), sender: self.sender.clone() };
         let run = attempt::run(means, self.serving.clone(), entry, share);
-        let ended = AbortOnDrop::spawn(run).into_actor(self).map(move |attempted, actor, ctx| match attempted {
-            Some(attempted) => actor.attempted(event, &called, attempted, ctx),
+        let ended = AbortOnDrop::spawn(run).into_actor(self).map(move |ended, actor, ctx| match ended {
+            Some(Ended::Made(attempted)) => actor.attempted(event, &called, attempted, ctx),
+            Some(Ended::CutShort) => actor.hear(Input::CutShort { event }, ctx),
             None => actor.hear(Input::NotSent { event }, ctx),
         });
         ctx.spawn(ended);

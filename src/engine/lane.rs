@@ -88,6 +88,7 @@ impl Lane {
                     self.insert(flight.entry, now);
                 }
             }
+            Input::CutShort { event } => self.cut_short(event, now, effects),
             Input::Wake => self.window.miss(self.wake_key(now)),
             Input::Remind => self.remind(now),
             Input::Summon(entry) => {
@@ -434,6 +435,20 @@ impl Lane {
         {
             self.keep(Entry { event, state, trigger: Trigger::Retry, stored: true }, now);
             self.trim(now, effects);
+        }
+    }
+
+    /// As a crash would leave it: no try is spent, and it is made again under the same number.
+    fn cut_short(&mut self, event: EventSeq, now: Now, effects: &mut Vec<Effect>) {
+        self.receiver.not_sent(event);
+        match self.in_flight.end(event) {
+            Some(flight) if flight.withdrawn || self.mode == Mode::Gone => {
+                self.window.left(event);
+                self.answer_no_summons(event);
+                effects.push(Effect::Cancel { event });
+            }
+            Some(flight) => self.insert(flight.entry.maybe_sent(), now),
+            None => {}
         }
     }
 

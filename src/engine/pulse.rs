@@ -73,6 +73,11 @@ impl Pulses {
         self.of.lock().remove(&num);
     }
 
+    /// Every endpoint that lives, and some that do no more.
+    pub(super) fn nums(&self) -> Vec<WebhookNum> {
+        self.of.lock().keys().copied().collect()
+    }
+
     /// Forgets endpoints that sleep and have done nothing for an hour.
     pub(super) fn forget_stale(&self) {
         let now = self.origin.elapsed();

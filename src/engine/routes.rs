@@ -47,6 +47,19 @@ impl RouteTable {
         }
     }
 
+    /// Takes over what another table says. Answers the webhooks that are gone.
+    pub(super) fn replace(&self, fresh: Self) -> Vec<WebhookNum> {
+        let mut tenants = self.tenants.write();
+        let before = std::mem::replace(&mut *tenants, fresh.tenants.into_inner());
+        let is_gone = |tenant: &TenantNum, num: &WebhookNum| {
+            tenants.get(tenant).is_none_or(|routes| !routes.webhooks.contains_key(num))
+        };
+        let gone = |(tenant, routes): (TenantNum, TenantRoutes)| {
+            routes.webhooks.into_keys().filter(|num| is_gone(&tenant, num)).collect::<Vec<_>>()
+        };
+        before.into_iter().flat_map(gone).collect()
+    }
+
     /// Active webhooks subscribed to this type, ascending.
     #[must_use]
     pub fn matching(&self, tenant: TenantNum, kind: &str) -> Arc<[WebhookNum]> {
@@ -77,10 +90,9 @@ impl RouteTable {
         self.set(Route { num, tenant, events: Vec::new(), is_active: false });
     }
 
-    pub fn remove(&self, tenant: TenantNum, num: WebhookNum) {
-        if let Some(routes) = self.tenants.write().get_mut(&tenant) {
-            routes.remove(num);
-        }
+    /// Answers whether it was there.
+    pub fn remove(&self, tenant: TenantNum, num: WebhookNum) -> bool {
+        self.tenants.write().get_mut(&tenant).is_some_and(|routes| routes.remove(num))
     }
 
     /// Every webhook of the tenant.
@@ -128,10 +140,12 @@ impl TenantRoutes {
         self.webhooks.insert(num, subscriptions.into());
     }
 
-    fn remove(&mut self, num: WebhookNum) {
-        for subscription in self.webhooks.remove(&num).unwrap_or_default() {
+    fn remove(&mut self, num: WebhookNum) -> bool {
+        let Some(subscriptions) = self.webhooks.remove(&num) else { return false };
+        for subscription in subscriptions {
             self.list(&subscription).remove(num);
         }
+        true
     }
 }
 
@@ -195,7 +209,22 @@ mod tests {
         assert!(matching(&table, "b").is_empty());
         assert_eq!(table.remove_tenant(TENANT), [WebhookNum(1)]);
         table.set(route(1, &["b"], true));
-        table.remove(TENANT, WebhookNum(1));
+        assert!(table.remove(TENANT, WebhookNum(1)) && !table.remove(TENANT, WebhookNum(1)));
         assert!(table.remove_tenant(TENANT).is_empty());
+    }
+
+    #[test]
+    fn another_table_is_taken_over_and_who_is_not_in_it_is_gone() {
+        let (table, fresh) = (RouteTable::default(), RouteTable::default());
+        table.set(route(1, &["a"], true));
+        table.set(route(2, &["a"], true));
+        table.set(Route { tenant: TenantNum(2), ..route(3, &["a"], true) });
+        fresh.set(route(2, &["b"], true));
+        fresh.set(route(4, &["a"], true));
+        let mut gone = table.replace(fresh);
+        gone.sort_unstable();
+        assert_eq!(gone, [WebhookNum(1), WebhookNum(3)]);
+        assert_eq!((matching(&table, "a"), matching(&table, "b")), (vec![4], vec![2]));
+        assert!(table.of_tenant(TenantNum(2)).is_empty());
     }
 }

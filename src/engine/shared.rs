@@ -19,6 +19,7 @@ use crate::store::{Store, payload};
 
 use super::EngineConfig;
 use super::crowd::Crowds;
+use super::news::Listeners;
 use super::permits::Permits;
 use super::pulse::Pulses;
 use super::routes::RouteTable;
@@ -54,6 +55,8 @@ pub(super) struct Shared {
     pub(super) payload_memory: usize,
     /// Endpoints that are held while their backlog is purged, by how many hold them.
     pub(super) holds: Mutex<HashMap<WebhookNum, usize>>,
+    /// Who keeps tenants and keys in memory.
+    pub(super) listeners: Listeners,
     outcomes: [AtomicU64; OutcomeKind::ALL.len()],
 }
 
@@ -83,6 +86,7 @@ impl Shared {
             crowds: Crowds::default(),
             payload_memory: config.payload_memory,
             holds: Mutex::default(),
+            listeners: Listeners::default(),
             outcomes: Default::default(),
         }
     }

@@ -4,6 +4,7 @@
 //! With SQLite there is nobody else: it holds for ever and costs nothing.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -23,6 +24,7 @@ const GIVE_UP: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(super) struct Tenure {
     store: Store,
+    name: Arc<str>,
     holding: Holding,
     /// Until when it may be acted upon; `None`: for ever.
     until: Option<watch::Receiver<Instant>>,
@@ -35,16 +37,16 @@ pub(super) struct Tenure {
 impl Tenure {
     /// Becomes one of the nodes. With SQLite: takes everything.
     pub(super) async fn join(store: &Store, address: Option<&str>) -> Result<Self, StoreError> {
-        let asked_at = Instant::now();
-        let holding = store.join(&node_name(), address).await?;
-        Ok(Self::begin(store, holding, Terms::of(store.lease()), asked_at))
+        let (asked_at, name) = (Instant::now(), node_name());
+        let holding = store.join(&name, address).await?;
+        Ok(Self::begin(store, (name.into(), holding), Terms::of(store.lease()), asked_at))
     }
 
-    fn begin(store: &Store, holding: Holding, terms: Terms, asked_at: Instant) -> Self {
+    fn begin(store: &Store, (name, holding): (Arc<str>, Holding), terms: Terms, asked_at: Instant) -> Self {
         let (renewed, until) = watch::channel(terms.act_until(asked_at));
         let until = store.is_shared().then_some(until);
         let (lost, given_up) = (CancellationToken::new(), CancellationToken::new());
-        let tenure = Self { store: store.clone(), holding, until, lost, given_up };
+        let tenure = Self { store: store.clone(), name, holding, until, lost, given_up };
         if store.is_shared() {
             let renewal = Renewal { tenure: tenure.clone(), terms, renewed };
             let given_up = tenure.given_up.clone();
@@ -52,6 +54,11 @@ impl Tenure {
             tokio::spawn(async move { given_up.run_until_cancelled(renewal).await });
         }
         tenure
+    }
+
+    #[must_use]
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(super) fn holding(&self) -> &Holding {

@@ -1,5 +1,6 @@
 //! The running engine against trouble that cannot be made from outside: damaged rows, changes that cross.
 
+mod elsewhere;
 mod simulation;
 
 use std::sync::Arc;
@@ -10,8 +11,10 @@ use tempfile::TempDir;
 use super::*;
 use crate::id::{DeliveryId, EventSeq, TenantId, WebhookId};
 use crate::store::Options;
+use crate::store::cluster::Database;
 use crate::store::deliveries::Status;
 use crate::store::journal::{Draft, Record};
+use crate::store::seal::MasterKey;
 use crate::store::tenants::{NewTenant, Tenant};
 use crate::store::webhooks::{NewWebhook, Webhook};
 
@@ -22,13 +25,39 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct World {
     engine: Engine,
     tenant: Tenant,
-    _directory: TempDir,
+    home: Home,
+}
+
+/// Where the store is.
+enum Home {
+    Directory(TempDir),
+    Database(Database),
+}
+
+impl Home {
+    fn options(&self) -> Options {
+        match self {
+            Self::Directory(directory) => file_in(directory),
+            Self::Database(database) => {
+                let master_key = MasterKey::parse("cG9zdGhhc3RlIHBvc3RoYXN0ZSBwb3N0aGFzdGUgcG8=");
+                Options { master_key, connections: 8, ..Options::of(database.url()) }
+            }
+        }
+    }
+}
+
+fn file_in(directory: &TempDir) -> Options {
+    Options::of(format!("sqlite://{}", directory.path().join("test.db").display()))
 }
 
 /// A new store with one tenant.
 pub(super) async fn store_with_tenant(directory: &TempDir) -> (Store, Tenant) {
-    let url = format!("sqlite://{}", directory.path().join("test.db").display());
-    let store = Store::open(Options::of(url)).await.unwrap();
+    let store = Store::open(file_in(directory)).await.unwrap();
+    let tenant = tenant_in(&store).await;
+    (store, tenant)
+}
+
+async fn tenant_in(store: &Store) -> Tenant {
     let new = NewTenant {
         id: TenantId::generate(),
         name: "Tenant".to_owned(),
@@ -36,14 +65,17 @@ pub(super) async fn store_with_tenant(directory: &TempDir) -> (Store, Tenant) {
         created_at: UnixMillis::now(),
         catalogue: Vec::new(),
     };
-    let tenant = store.create_tenant(new, None).await.unwrap();
-    (store, tenant)
+    store.create_tenant(new, None).await.unwrap()
 }
 
 impl World {
     async fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let (store, tenant) = store_with_tenant(&directory).await;
+        Self::start_in(Home::Directory(tempfile::tempdir().unwrap())).await
+    }
+
+    async fn start_in(home: Home) -> Self {
+        let store = Store::open(home.options()).await.unwrap();
+        let tenant = tenant_in(&store).await;
         let egress_allow = vec!["127.0.0.0/8".parse().unwrap()];
         let config = EngineConfig {
             allow_http: true,
@@ -54,11 +86,11 @@ impl World {
             address: None,
         };
         let engine = Engine::start(store, config).await.unwrap();
-        Self { engine, tenant, _directory: directory }
+        Self { engine, tenant, home }
     }
 
-    async fn webhook(&self) -> Webhook {
-        let new = NewWebhook {
+    fn new_webhook(&self) -> NewWebhook {
+        NewWebhook {
             id: WebhookId::generate(),
             tenant: self.tenant.num,
             name: "Webhook".to_owned(),
@@ -71,8 +103,11 @@ impl World {
             is_active: true,
             secret: SigningSecret::generate().reveal().to_owned(),
             created_at: UnixMillis::now(),
-        };
-        self.engine.create_webhook(new, None).await.unwrap()
+        }
+    }
+
+    async fn webhook(&self) -> Webhook {
+        self.engine.create_webhook(self.new_webhook(), None).await.unwrap()
     }
 
     /// Publishes to these, whatever the routes say.

@@ -2,7 +2,6 @@
 //! whole database shares. A call that is lost costs time: everybody looks once a second anyway.
 
 use std::collections::BTreeSet;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,23 +97,21 @@ impl Bell {
         }
     }
 
-    fn listen_on<'a>(
-        &'a self,
-        url: &'a str,
-        concerns: &'a impl Fn(ShardNum) -> bool,
-        heard: &'a impl Fn(),
-    ) -> impl Future<Output = Result<(), sea_orm::sqlx::Error>> + 'a {
-        async move {
-            let mut listener = PgListener::connect(url).await?;
-            listener.listen(CHANNEL).await?;
-            heard();
-            loop {
-                match listener.recv().await?.payload() {
-                    SHARDS => self.0.shards_rung.notify_one(),
-                    payload => {
-                        if shards_in(payload).any(concerns) {
-                            heard();
-                        }
+    async fn listen_on(
+        &self,
+        url: &str,
+        concerns: &impl Fn(ShardNum) -> bool,
+        heard: &impl Fn(),
+    ) -> Result<(), sea_orm::sqlx::Error> {
+        let mut listener = PgListener::connect(url).await?;
+        listener.listen(CHANNEL).await?;
+        heard();
+        loop {
+            match listener.recv().await?.payload() {
+                SHARDS => self.0.shards_rung.notify_one(),
+                payload => {
+                    if shards_in(payload).any(concerns) {
+                        heard();
                     }
                 }
             }

@@ -14,6 +14,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait
 
 use super::checkpoint::Checkpoints;
 use super::payload::Events;
+use super::pool::Pool;
 use super::seal::{MasterKey, Seal};
 use super::{Inner, Store};
 
@@ -118,6 +119,9 @@ impl Store {
         if newest_secret(&writer).await?.is_some_and(|sealed| seal.is_foreign(&sealed)) {
             return Err(OpenError::WrongKey { setting: key_setting });
         }
+        let pool = if lease.is_some() { Pool::limited } else { Pool::unlimited };
+        let (writer, aside, lease) = (pool(writer), pool(aside), lease.map(pool));
+        let (readers, engine_readers) = (pool(readers), pool(engine_readers));
         let (lease_for, listen, events) = (options.lease, options.listen, Events::default());
         let _lock = lock;
         let inner = Inner {
@@ -147,7 +151,7 @@ impl Store {
     /// What the database says of its own soundness; empty when sound, or as far as it can be asked.
     pub async fn integrity_problems(&self) -> Result<Vec<String>, OpenError> {
         Ok(match self.backend() {
-            DbBackend::Postgres => postgres::problems(self.readers()).await?,
+            DbBackend::Postgres => postgres::problems(&self.readers().for_scans()).await?,
             _ => sqlite::problems(self.readers()).await?,
         })
     }

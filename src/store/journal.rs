@@ -11,6 +11,7 @@ pub mod feed;
 pub mod open;
 
 mod assign;
+mod batch;
 mod fence;
 mod found;
 mod late;

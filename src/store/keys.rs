@@ -6,6 +6,7 @@ use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, QueryFilter, QueryOrde
 use crate::clock::UnixMillis;
 use crate::id::{KeyId, TenantNum};
 
+use super::changes::{self, Change};
 use super::idempotency::Once;
 use super::{Page, Store, StoreError};
 
@@ -99,7 +100,11 @@ impl Store {
                 .filter(Column::Id.eq(id.bytes()))
                 .exec(on)
                 .await?;
-            Ok(deleted.rows_affected > 0)
+            let is_deleted = deleted.rows_affected > 0;
+            if is_deleted {
+                changes::note(on, Change::Tenant(tenant)).await?;
+            }
+            Ok(is_deleted)
         })
         .await
     }

@@ -9,17 +9,17 @@ mod snapshot;
 
 use std::time::Duration;
 
-use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, FromQueryResult, Statement, TransactionTrait, Value,
-};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement, Value};
 
 use crate::clock::UnixMillis;
 use crate::id::{EventSeq, Slot, WebhookNum};
 
+use super::pool::Pool;
 use super::state::Suspect;
 use super::{Store, StoreError, dialect};
 
 pub use self::holding::Holding;
+pub(super) use self::holding::Locked;
 pub use self::snapshot::Snapshot;
 
 /// A power of two, many more than there will be nodes, few enough to lock all of them in a batch.
@@ -49,7 +49,6 @@ impl ShardNum {
         Self(webhook.0.to_le_bytes()[0])
     }
 
-    #[must_use]
     pub fn all() -> impl Iterator<Item = Self> {
         (0..=u8::MAX).map(Self)
     }
@@ -176,12 +175,7 @@ impl Store {
         }
     }
 
-    async fn try_join(
-        &self,
-        on: &DatabaseConnection,
-        name: &str,
-        address: Option<&str>,
-    ) -> Result<Holding, StoreError> {
+    async fn try_join(&self, on: &Pool, name: &str, address: Option<&str>) -> Result<Holding, StoreError> {
         // A node of a version that knew of no slots has the first one.
         let sql = format!(
             "INSERT INTO node (name, address, started_at, lease_until, slot) \
@@ -308,6 +302,8 @@ impl Store {
         let (Some(node), Some(connection)) = (holding.node(), &self.inner.lease) else { return Ok(true) };
         let sql = format!("UPDATE node SET lease_until = {NOW} + $1 WHERE num = $2");
         let values = [self.lease_ms(), node.into()];
+        // Whoever does not answer within what is left between two renewals is asked again, on another connection.
+        let connection = connection.within(self.inner.lease_for / 5);
         let renewed = connection.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await?;
         Ok(renewed.rows_affected() == 1)
     }
@@ -344,7 +340,7 @@ async fn give_up<C: ConnectionTrait>(
     Ok(())
 }
 
-async fn leave(on: &DatabaseConnection, node: i64) -> Result<(), DbErr> {
+async fn leave(on: &Pool, node: i64) -> Result<(), DbErr> {
     on.execute_raw(about(node, "DELETE FROM node WHERE num = $1")).await?;
     Ok(())
 }

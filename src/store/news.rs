@@ -58,7 +58,7 @@ impl Cursor {
 
 impl Store {
     /// The next `limit` open fan-outs of the shards that are served: those of other nodes, or `all`.
-    pub async fn news(
+    pub async fn visible_fanouts(
         &self,
         holding: &Holding,
         cursor: &mut Cursor,

@@ -7,6 +7,7 @@ use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, IntoActiveModel, Query
 use crate::clock::UnixMillis;
 use crate::id::{TenantId, TenantNum};
 
+use super::changes::{self, Change};
 use super::idempotency::Once;
 use super::{Page, Store, StoreError, event_types, webhooks};
 
@@ -105,6 +106,7 @@ impl Store {
             row.allow_undeclared_types = Set(tenant.allow_undeclared_types);
             row.version = Set(tenant.version + 1);
             row.updated_at = Set(now.0);
+            changes::note(on, Change::Tenant(tenant.num)).await?;
             row.update(on).await?.try_into()
         })
         .await
@@ -124,7 +126,10 @@ impl Store {
                 .filter(Column::Version.eq(tenant.version))
                 .exec(on)
                 .await?;
-            if deleted.rows_affected == 1 { Ok(()) } else { Err(StoreError::Stale) }
+            if deleted.rows_affected == 0 {
+                return Err(StoreError::Stale);
+            }
+            Ok(changes::note(on, Change::TenantDeleted(tenant.num)).await?)
         })
         .await
     }

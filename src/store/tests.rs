@@ -1,12 +1,14 @@
 //! What every database must do for the engine: the conformance suite. Every test runs on each of them.
 
 mod bulk;
+mod changes;
 mod deleted;
 mod duplicates;
 mod large;
 mod leases;
 mod ledger;
 mod log_index;
+mod lost_answers;
 mod migrations;
 mod progress;
 mod purge;

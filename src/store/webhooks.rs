@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use crate::clock::UnixMillis;
 use crate::id::{TenantNum, WebhookId, WebhookNum};
 
+use super::changes::{self, Change};
 use super::dialect::is_one_of;
 use super::health;
 use super::idempotency::Once;
@@ -81,6 +82,13 @@ pub struct Route {
     pub is_active: bool,
 }
 
+/// A webhook that the route table shall have, or not any more.
+#[derive(Debug, Clone)]
+pub enum Routed {
+    Here(Route),
+    Deleted(TenantNum, WebhookNum),
+}
+
 /// Number, tenant, subscriptions, and whether it is active.
 type RouteRow = (i64, i64, String, bool);
 
@@ -102,9 +110,17 @@ impl Store {
             self.remember(on, once, new.created_at).await?;
             let row = self.row_of(&new)?.insert(on).await?;
             self.add_secret(on, WebhookNum(row.num), new.id, &new.secret, new.created_at).await?;
+            changes::note(on, Change::Webhook(WebhookNum(row.num))).await?;
             self.webhook_of(row)
         })
         .await
+    }
+
+    /// The number of a webhook, whoever's it is.
+    pub async fn webhook_num(&self, id: WebhookId) -> Result<Option<WebhookNum>, StoreError> {
+        let query = Entity::find().select_only().column(Column::Num).filter(Column::Id.eq(id.bytes()));
+        let num: Option<i64> = query.into_tuple().one(self.readers()).await?;
+        Ok(num.map(WebhookNum))
     }
 
     pub async fn webhook(&self, tenant: TenantNum, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
@@ -162,6 +178,7 @@ impl Store {
             row.paused_at = Set(changed.paused_at.map(|at| at.0));
             row.version = Set(changed.version + 1);
             row.updated_at = Set(now.0);
+            changes::note(on, Change::Webhook(changed.num)).await?;
             self.webhook_of(row.update(on).await?)
         })
         .await
@@ -186,7 +203,11 @@ impl Store {
                 .filter(Column::IsActive.eq(true))
                 .exec(on)
                 .await?;
-            Ok(changed.rows_affected == 1)
+            let is_changed = changed.rows_affected == 1;
+            if is_changed {
+                changes::note(on, Change::Webhook(num)).await?;
+            }
+            Ok(is_changed)
         })
         .await
     }
@@ -205,7 +226,7 @@ impl Store {
             if deleted.rows_affected == 0 {
                 return Err(StoreError::Stale);
             }
-            Ok(())
+            Ok(changes::note(on, Change::Webhook(doomed.num)).await?)
         })
         .await
     }
@@ -238,6 +259,7 @@ impl Store {
             let mut row = row.ok_or(StoreError::Stale)?.into_active_model();
             row.version = Set(row.version.unwrap() + 1);
             row.updated_at = Set(now.0);
+            changes::note(on, Change::Webhook(webhook.num)).await?;
             self.webhook_of(row.update(on).await?)
         })
         .await
@@ -282,6 +304,23 @@ impl Store {
             .all(self.engine_readers())
             .await?;
         Ok(rows.into_iter().map(route_of).collect())
+    }
+
+    /// What has become of these webhooks.
+    pub async fn routes_of(&self, nums: &[WebhookNum]) -> Result<Vec<Routed>, StoreError> {
+        let nums: Vec<i64> = nums.iter().map(|num| num.0).collect();
+        let rows: Vec<(i64, i64, String, bool, Option<i64>)> = Entity::find()
+            .select_only()
+            .columns([Column::Num, Column::TenantNum, Column::Events, Column::IsActive, Column::DeletedAt])
+            .filter(is_one_of(self.backend(), Column::Num, &nums))
+            .into_tuple()
+            .all(self.engine_readers())
+            .await?;
+        let routed = |(num, tenant, events, is_active, deleted_at)| match deleted_at {
+            None => Routed::Here(route_of((num, tenant, events, is_active))),
+            Some(_) => Routed::Deleted(TenantNum(tenant), WebhookNum(num)),
+        };
+        Ok(rows.into_iter().map(routed).collect())
     }
 
     fn row_of(&self, new: &NewWebhook) -> Result<ActiveModel, StoreError> {

@@ -74,6 +74,13 @@ async fn the_benchmark_measures_what_idle_webhooks_cost() {
 }
 
 #[tokio::test]
+async fn the_benchmark_calculates_how_shards_fall_on_nodes() {
+    let report = bench(&["--scenario", "placement", "--nodes", "2,10"]).await;
+    assert_eq!(report["fleets"].as_array().map(Vec::len), Some(2));
+    assert_positive(&report, &["/fleets/1/joins/shardsMovedMean", "/fleets/1/dies/gapMeanMs"]);
+}
+
+#[tokio::test]
 async fn the_demo_prints_lines_to_paste_and_cleans_up() {
     let dir = tempfile::tempdir().unwrap();
     let args = ["demo", "--listen", "127.0.0.1:0", "--every-ms", "50", "--for-seconds", "2"];

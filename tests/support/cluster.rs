@@ -119,6 +119,17 @@ impl Database {
         }
     }
 
+    #[allow(dead_code, reason = "not every test binary has a pooler")]
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where the server's socket is.
+    #[allow(dead_code, reason = "not every test binary has a pooler")]
+    pub(crate) fn host(&self) -> &'static Path {
+        &cluster().dir
+    }
+
     /// What `psql` prints: a line for each row.
     #[allow(dead_code, reason = "the store's tests have connections of their own")]
     pub(crate) fn ask(&self, sql: &str) -> String {
@@ -126,7 +137,17 @@ impl Database {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("postgres://posthaste@localhost/{}?host={}", self.name, cluster().dir.display())
+        self.url_at(Self::socket())
+    }
+
+    /// As it is reached through a socket in another directory.
+    pub(crate) fn url_at(&self, dir: &Path) -> String {
+        format!("postgres://posthaste@localhost/{}?host={}", self.name, dir.display())
+    }
+
+    /// The directory of the server's socket.
+    pub(crate) fn socket() -> &'static Path {
+        &cluster().dir
     }
 }
 
@@ -148,8 +169,8 @@ fn programs() -> PathBuf {
     bin
 }
 
-/// `postgres` refuses to be root.
-fn owner() -> Option<(u32, u32)> {
+/// `postgres` refuses to be root, as do its poolers.
+pub(crate) fn owner() -> Option<(u32, u32)> {
     let passwd = fs::read_to_string("/etc/passwd").expect("users");
     let ids = |name: &str| {
         let line = passwd.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;

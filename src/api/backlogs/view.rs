@@ -39,6 +39,9 @@ pub(in crate::api) struct BacklogView {
     limiter: Option<LimiterView>,
     breaker: BreakerShown,
     actor: ActorView,
+    /// When the node that serves the webhook said this.
+    #[schema(value_type = String, format = DateTime)]
+    as_of: UnixMillis,
 }
 
 /// Over the last minute.
@@ -107,11 +110,13 @@ struct ActorView {
     last_restart_reason: Option<&'static str>,
     #[schema(value_type = Option<String>, format = DateTime)]
     started_at: Option<UnixMillis>,
-    node: &'static str,
+    /// The process that serves the webhook.
+    node: String,
 }
 
-impl From<Backlog> for BacklogView {
-    fn from(backlog: Backlog) -> Self {
+impl BacklogView {
+    /// `node`: who serves the webhook, and says this.
+    pub(super) fn new(backlog: Backlog, node: &str) -> Self {
         let age = backlog.oldest_at.map(|at| millis(UnixMillis::now().since(at)));
         Self {
             webhook_id: backlog.webhook,
@@ -138,7 +143,8 @@ impl From<Backlog> for BacklogView {
                 .rate_limit
                 .map(|limit| LimiterView { limit_per_second: per_second(limit), throttled_ms: backlog.throttled_ms }),
             breaker: backlog.breaker.into(),
-            actor: backlog.actor.into(),
+            actor: ActorView::new(backlog.actor, node),
+            as_of: UnixMillis::now(),
             why: backlog.why,
         }
     }
@@ -158,8 +164,8 @@ impl From<BreakerView> for BreakerShown {
     }
 }
 
-impl From<Actor> for ActorView {
-    fn from(actor: Actor) -> Self {
+impl ActorView {
+    fn new(actor: Actor, node: &str) -> Self {
         let Actor { since, mailbox, mailbox_capacity, window, window_capacity, restarts } = actor;
         Self {
             live: since.is_some(),
@@ -170,7 +176,7 @@ impl From<Actor> for ActorView {
             restarts,
             last_restart_reason: (restarts > 0).then_some("panicked"),
             started_at: since,
-            node: "local",
+            node: node.to_owned(),
         }
     }
 }

@@ -67,7 +67,7 @@ pub(super) async fn probe(
 ) -> Result<axum::Json<Shown>, Problem> {
     let webhook = find(&app, tenant.num(), id).await?;
     app.engine().probe(&webhook).await?;
-    backlogs::shown(app.engine().backlog(&webhook).await?)
+    backlogs::shown(&app, app.engine().backlog(&webhook).await?)
 }
 
 #[derive(Debug, ToSchema)]

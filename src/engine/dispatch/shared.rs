@@ -44,7 +44,7 @@ impl Dispatcher {
     /// Takes in one page; answers whether there is more.
     async fn look(&self, all: bool, line: &mut Line) -> Result<bool, DispatchError> {
         let mut cursor = self.cursor.lock().await;
-        let news = self.shared.store.news(&self.shared.holding, &mut cursor, all, READ).await?;
+        let news = self.shared.store.visible_fanouts(&self.shared.holding, &mut cursor, all, READ).await?;
         if !news.found.is_empty() {
             let new = self.only_new(news.found).await?;
             self.start_on(new, line).await?;

@@ -32,6 +32,13 @@ pub(super) struct Attempted {
     pub(super) slot: Slot,
 }
 
+/// How an attempt ends.
+pub(super) enum Ended {
+    Made(Attempted),
+    /// The lease ended first. The receiver may have seen it; what it would have answered is not known.
+    CutShort,
+}
+
 /// A task that ends with its owner: an endpoint that dies takes its requests along, so that its successor can send
 /// them again without overlap.
 pub(super) struct AbortOnDrop<T>(JoinHandle<T>);
@@ -64,7 +71,7 @@ pub(super) struct Means {
 }
 
 /// `None`: nothing was sent, because the engine is stopping.
-pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share: Share) -> Option<Attempted> {
+pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share: Share) -> Option<Ended> {
     let (permit, turn) = admission(&means, &serving, share).await?;
     // A request is large: those that wait to be admitted do without.
     Box::pin(async move {
@@ -76,13 +83,12 @@ pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share
         let request = tenure.within(send(&means.sender, &serving, entry));
         let request = AssertUnwindSafe(request).catch_unwind();
         let report = keep_watch(turn.make(request), permit).await;
-        let cut_short = |why: &str| unsent(Outcome::Crashed, why.to_owned(), began);
         let report = match report {
             Ok(Some(report)) => report,
-            Ok(None) => cut_short("cut short: the database could not be reached for too long"),
-            Err(_) => cut_short("the attempt crashed"),
+            Ok(None) => return Some(Ended::CutShort),
+            Err(_) => unsent(Outcome::Crashed, "the attempt crashed".to_owned(), began),
         };
-        Some(Attempted { report, started_at, slot })
+        Some(Ended::Made(Attempted { report, started_at, slot }))
     })
     .await
 }

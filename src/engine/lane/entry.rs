@@ -54,6 +54,13 @@ impl Entry {
         Self { event, state, trigger, stored: true }
     }
 
+    /// Its receiver may have seen it, though no attempt says so.
+    #[must_use]
+    pub fn maybe_sent(self) -> Self {
+        let trigger = if self.state.manual.is_some() { Trigger::Manual } else { Trigger::Recovery };
+        Self { trigger, ..self }
+    }
+
     /// A person waits for it: it is sent although its receiver is left alone.
     #[must_use]
     pub fn is_asked_for(&self) -> bool {

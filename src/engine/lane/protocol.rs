@@ -44,6 +44,10 @@ pub enum Input {
     NotSent {
         event: EventSeq,
     },
+    /// An attempt was given up when something may have been sent.
+    CutShort {
+        event: EventSeq,
+    },
     /// There are rows that the lane does not know of.
     Wake,
     /// Rows fall due; the lane may know of them.

@@ -188,6 +188,26 @@ impl RegistryHandle {
         Ok(())
     }
 
+    /// Whatever has become of these webhooks, those of their endpoints that live hear of it. Those that sleep read it when
+    /// they are started.
+    pub(in crate::engine) async fn refresh(&self, nums: &[WebhookNum]) -> Result<(), StoreError> {
+        let mut living = Vec::new();
+        for num in nums {
+            living.extend(self.find(*num).await.map(|endpoint| (*num, endpoint)));
+        }
+        if living.is_empty() {
+            return Ok(());
+        }
+        let loaded = self.introduce(living.iter().map(|(num, _)| *num).collect()).await?;
+        for (num, endpoint) in living {
+            let serving = loaded.servings.get(&num).cloned();
+            if serving.is_some() || !loaded.exists(num) {
+                let _ = endpoint.send(Configure(serving)).await;
+            }
+        }
+        Ok(())
+    }
+
     /// The webhooks were deleted.
     pub(in crate::engine) async fn dismiss(&self, nums: Vec<WebhookNum>) {
         for endpoint in self.registry.send(Find(nums)).await.unwrap_or_default() {

@@ -4,12 +4,13 @@
 use std::pin::Pin;
 
 use futures_util::{Stream, TryStreamExt};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, FromQueryResult, Statement, Value};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement, Value};
 
 use crate::clock::UnixMillis;
 use crate::id::{EventSeq, WebhookNum};
 use crate::store::leases::{ShardNum, Snapshot};
 use crate::store::ledger::Ledger;
+use crate::store::pool::Transaction;
 use crate::store::{Store, StoreError, dialect, targets};
 
 use super::look::{FANOUTS, FanoutRow};
@@ -52,7 +53,7 @@ impl Store {
         if self.is_shared() && shards.is_empty() {
             return Ok((ledger, Snapshot::of_everything()));
         }
-        let moment = self.moment().await?;
+        let moment = self.engine_readers().for_scans().begin_moment().await?;
         let snapshot = self.snapshot(&moment).await?;
         let load = Load { on: &moment, shards: self.is_shared().then_some(shards) };
         load.rows(&mut ledger, now).await?;
@@ -75,7 +76,7 @@ impl Store {
 
 /// What is read, and where.
 struct Load<'a> {
-    on: &'a DatabaseTransaction,
+    on: &'a Transaction,
     /// `None`: everything.
     shards: Option<&'a [ShardNum]>,
 }
@@ -181,7 +182,7 @@ struct Recorded<'a> {
 }
 
 impl<'a> Recorded<'a> {
-    async fn read(on: &'a DatabaseTransaction, first: i64, last: i64) -> Result<Self, StoreError> {
+    async fn read(on: &'a Transaction, first: i64, last: i64) -> Result<Self, StoreError> {
         let backend = on.get_database_backend();
         let then_join = dialect::then_join(backend);
         let sql = format!(

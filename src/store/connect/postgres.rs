@@ -2,6 +2,7 @@
 //! that a pooler may hand every transaction to another one.
 
 mod checks;
+mod pooler;
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -57,6 +58,10 @@ const PARAMETERS: [&str; 13] = [
 ];
 
 pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
+    connected(options).await.map_err(pooler::explained)
+}
+
+async fn connected(options: &Options) -> Result<Connected, OpenError> {
     let url = checked(&options.url)?;
     let Some(master_key) = options.master_key.clone() else {
         let why = "POSTHASTE_MASTER_KEY: not set; with PostgreSQL expected 32 bytes in base64, the same for every \
@@ -65,11 +70,13 @@ pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
     };
     let writer = connect(&url, WRITER).await?;
     checks::run(&writer, options.force_unsafe).await?;
+    let aside = connect(&url, ASIDE).await?;
+    pooler::check(&writer, &aside).await?;
     ensure_schema(&writer, options.migrate).await?;
     let (readers, engine_readers) = shares(options.connections);
     Ok(Connected {
         writer,
-        aside: connect(&url, ASIDE).await?,
+        aside,
         readers: connect(&url, readers).await?,
         engine_readers: connect(&url, engine_readers).await?,
         lease: Some(connect(&url, LEASE).await?),
@@ -109,6 +116,10 @@ fn checked(url: &str) -> Result<String, OpenError> {
         let name = if is_name { format!("`{name}`") } else { "that is not shown".to_owned() };
         return Err(refused(format!("unknown parameter {name}; known are {}", PARAMETERS.join(", "))));
     }
+    if parsed.query_pairs().any(|(name, value)| name == "statement-cache-capacity" && value.parse() == Ok(0)) {
+        let why = "statement-cache-capacity=0 would leave every statement behind on the server; expected 1 or more";
+        return Err(refused(why.to_owned()));
+    }
     url.parse::<PgConnectOptions>().map_err(|error| refused(error.to_string()))?;
     Ok(url.to_owned())
 }
@@ -118,7 +129,8 @@ async fn connect(url: &str, connections: u32) -> Result<DatabaseConnection, DbEr
     let mut options = ConnectOptions::new(url);
     options
         .max_connections(connections)
-        .min_connections(1)
+        // What keeps a number of them open would hold a place of the pool while it waits for a server that is silent.
+        .min_connections(0)
         .connect_timeout(ACQUIRE)
         .acquire_timeout(ACQUIRE)
         .max_lifetime(LIFETIME)
@@ -138,7 +150,7 @@ async fn connect(url: &str, connections: u32) -> Result<DatabaseConnection, DbEr
 
 /// What can be asked of a running server without rights beyond one's own: whether pages failed their checksums, whether
 /// an index is unusable, and whether what is owed has its event.
-pub(super) async fn problems(on: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
+pub(super) async fn problems<C: ConnectionTrait>(on: &C) -> Result<Vec<String>, DbErr> {
     let mut problems = Vec::new();
     for (what, sql) in [
         (
@@ -184,6 +196,7 @@ mod tests {
             ("postgres://me:hidden@db/x?ssl_mode=hidden", "unknown parameter `ssl_mode`"),
             ("postgres://me:hidden@db:port/x", "invalid port"),
             ("postgres://me:hidden@db/x?sslmode=hidden%20", "is not accepted"),
+            ("postgres://me:hidden@db/x?statement-cache-capacity=0", "would leave every statement behind"),
         ] {
             let refused = checked(url).unwrap_err().to_string();
             assert!(refused.starts_with("POSTHASTE_DATABASE_URL: `postgres://…@db"), "{refused}");

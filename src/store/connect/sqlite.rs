@@ -63,7 +63,7 @@ pub(super) async fn down(url: &str, steps: u32) -> Result<(), OpenError> {
 }
 
 /// What SQLite says of the file's soundness; empty when sound.
-pub(super) async fn problems(on: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
+pub(super) async fn problems<C: ConnectionTrait>(on: &C) -> Result<Vec<String>, DbErr> {
     let statement = Statement::from_string(DbBackend::Sqlite, "PRAGMA integrity_check");
     let rows = on.query_all_raw(statement).await?;
     let lines: Result<Vec<String>, DbErr> = rows.iter().map(|row| row.try_get_by_index(0)).collect();

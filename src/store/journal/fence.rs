@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use sea_orm::{ConnectionTrait, DbErr};
 
-use crate::store::leases::{Holding, ShardNum};
+use crate::store::fate::TransactionId;
+use crate::store::leases::{Holding, Locked, ShardNum};
 
 use super::Record;
 
@@ -16,6 +17,8 @@ pub(super) struct Pass {
     is_buried: bool,
     lost: BTreeSet<ShardNum>,
     pub(super) statements: u64,
+    /// By which the server tells what became of it.
+    pub(super) transaction: Option<TransactionId>,
 }
 
 impl Pass {
@@ -45,8 +48,8 @@ pub(super) async fn pass<C: ConnectionTrait>(on: &C, holding: &Holding, records:
         return Ok(Pass::default());
     }
     let shards: BTreeSet<ShardNum> = records.iter().filter_map(shard_of).collect();
-    let locked = holding.lock(on, &shards).await?;
-    Ok(Pass { is_buried: locked.is_buried, lost: locked.lost, statements: locked.statements })
+    let Locked { is_buried, lost, statements, transaction } = holding.lock(on, &shards).await?;
+    Ok(Pass { is_buried, lost, statements, transaction })
 }
 
 /// Whose record it is; nobody's if it writes nothing.

@@ -1,5 +1,7 @@
 //! The one task that writes what the hot path records. Takes what has gathered, commits it in one transaction, then
-//! answers. A batch that the database refuses: its publishers are told, its records are kept and tried again.
+//! answers. A batch that the database refuses: its publishers are told, its records are kept and tried again ([`settle`]).
+
+mod settle;
 
 use std::collections::{BTreeMap, HashSet};
 use std::pin::pin;
@@ -7,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sea_orm::DatabaseTransaction;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::clock::UnixMillis;
 use crate::fault;
@@ -20,10 +22,12 @@ use crate::store::idempotency::{Once, OnceKey, Seen};
 use crate::store::leases::{Holding, ShardNum};
 use crate::store::ledger::Ledger;
 use crate::store::log::LogBuffer;
+use crate::store::pool::Transaction;
 use crate::store::{Store, StoreError};
 
 use super::abroad::Abroad;
 use super::assign::{Callers, accept};
+use super::batch::{Batch, RECORDS_BESIDE_PUBLISHES};
 use super::feed::Feed;
 use super::fence::{self, Pass};
 use super::late::Cancelled;
@@ -31,30 +35,17 @@ use super::open::{FanoutKey, OpenFanouts};
 use super::statements::{Rows, Statements};
 use super::tell::{Committed, tell};
 use super::updates::{Change, Update, Updated};
-use super::{Draft, JournalStats, PublishError, PublishRequest, Published, Record, Request, Shift};
+use super::{Draft, JournalStats, PublishError, PublishRequest, Published, Record, Request};
+
+use self::settle::{Doubt, Failure};
 
 /// Requests in one transaction: bounds how long the next batch waits.
 const MAX_PUBLISHES: usize = 1024;
 const MAX_RECORDS: usize = 2048;
 
-/// Outcomes that are written together with publishes, whose senders wait. Nobody waits for the others.
-const RECORDS_BESIDE_PUBLISHES: usize = 256;
-
-/// So few publishes are written alone: what nobody waits for comes with the next batch.
-const FEW_PUBLISHES: usize = 4;
-
 /// Nobody waits for an outcome to be committed. Letting them gather makes fewer and larger commits; a crash in this
 /// moment sends that much more again.
 const LINGER: Duration = Duration::from_millis(10);
-
-/// Outcomes that are worth a commit of their own.
-const ENOUGH_RECORDS: usize = 1024;
-
-/// How often other nodes may be faster before a batch is refused.
-const MAX_OVERTAKEN: usize = 20;
-
-/// Pause before a refused batch is tried again.
-const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) struct Outputs {
     pub(super) feed: Arc<Feed>,
@@ -80,17 +71,6 @@ pub(super) struct Writer {
     pub(super) outputs: Outputs,
 }
 
-#[derive(Default)]
-struct Batch {
-    publishes: Vec<PublishRequest>,
-    records: Vec<Record>,
-    barriers: Vec<oneshot::Sender<()>>,
-    shifts: Vec<Shift>,
-    /// Somebody waits for what one of the records changes.
-    is_awaited: bool,
-    closing: bool,
-}
-
 type Answers = Vec<Result<Vec<Published>, PublishError>>;
 
 /// What a transaction has prepared and its commit makes true.
@@ -114,53 +94,11 @@ impl Prepared {
         Self { answers, fanouts, last, late, updated, new: Vec::new(), statements: 0, rows: 0, events: 0 }
     }
 
-    async fn run(
-        &mut self,
-        statements: &Statements,
-        on: &DatabaseTransaction,
-        rows: Rows,
-    ) -> Result<Updated, StoreError> {
+    async fn run(&mut self, statements: &Statements, on: &Transaction, rows: Rows) -> Result<Updated, StoreError> {
         self.rows += rows.count();
         let (count, updated) = statements.run(on, rows).await?;
         self.statements += count;
         Ok(updated)
-    }
-}
-
-impl Batch {
-    fn add(&mut self, request: Request) {
-        match request {
-            Request::Publish(request) => self.publishes.push(request),
-            Request::Record(record) => {
-                self.is_awaited |= matches!(record, Record::Purge { .. } | Record::Watch { .. });
-                self.records.push(record);
-            }
-            Request::Barrier(done) => self.barriers.push(done),
-            Request::Shift(shift) => self.shifts.push(shift),
-            Request::Close => self.closing = true,
-        }
-    }
-
-    /// Outcomes alone, and few of them.
-    fn can_wait(&self) -> bool {
-        !self.somebody_waits_for_records() && self.publishes.is_empty() && self.records.len() < ENOUGH_RECORDS
-    }
-
-    /// Publishers wait, a few of them, and nobody waits for what was recorded.
-    fn may_hold_records(&self) -> bool {
-        let few_publish = (1..=FEW_PUBLISHES).contains(&self.publishes.len());
-        few_publish && !self.somebody_waits_for_records() && self.records.len() < RECORDS_BESIDE_PUBLISHES
-    }
-
-    fn somebody_waits_for_records(&self) -> bool {
-        self.closing || self.is_awaited || !self.barriers.is_empty() || !self.shifts.is_empty()
-    }
-
-    /// Nothing that was recorded before these is left to commit.
-    fn pass_barriers(self) {
-        for done in self.barriers {
-            let _ = done.send(());
-        }
     }
 }
 
@@ -238,46 +176,8 @@ impl Writer {
         }
     }
 
-    /// Commits the batch, sooner or later; publishers wait for one try only.
-    async fn settle(&mut self, mut batch: Batch) {
-        let mut overtaken = 0;
-        loop {
-            match Box::pin(self.commit(&mut batch)).await {
-                Ok(prepared) => return self.announce(batch, prepared).await,
-                // Another node has committed the same caller's id or key meanwhile, and the next try knows it. Those who
-                // are in this batch by chance have nothing to do with it.
-                Err(error @ (StoreError::Exists | StoreError::Deadlock)) if overtaken < MAX_OVERTAKEN => {
-                    overtaken += 1;
-                    tracing::debug!(%error, "another node was faster; trying again");
-                    continue;
-                }
-                Err(error) => {
-                    JournalStats::add(&self.outputs.stats.failed_commits, 1);
-                    tracing::error!(%error, "a journal batch was refused");
-                    for request in batch.publishes.drain(..) {
-                        let _ = request.answer.send(Err(PublishError::Store(error.to_string())));
-                    }
-                }
-            }
-            if batch.records.is_empty() {
-                return batch.pass_barriers();
-            }
-            tokio::time::sleep(RETRY_PAUSE).await;
-            self.refuse_publishers();
-        }
-    }
-
-    /// Nobody waits for a database that does not take even what must be written.
-    fn refuse_publishers(&mut self) {
-        while let Ok(request) = self.publishes.try_recv() {
-            if let Request::Publish(request) = request {
-                let _ = request.answer.send(Err(PublishError::Store("the database refuses to write".to_owned())));
-            }
-        }
-    }
-
-    async fn commit(&mut self, batch: &mut Batch) -> Result<Prepared, StoreError> {
-        let transaction = self.store.begin().await?;
+    async fn commit(&mut self, batch: &mut Batch, end: Instant) -> Result<Prepared, Failure> {
+        let transaction = self.store.begin_batch(end).await?;
         let pass = fence::pass(&transaction, &self.holding, &batch.records).await?;
         if !pass.admits_all() {
             self.drop_lost(batch, &pass);
@@ -301,9 +201,13 @@ impl Writer {
         if !batch.records.is_empty() {
             fault::point("outcome.before_commit");
         }
-        transaction.commit().await?;
         prepared.statements += pass.statements + 2;
-        Ok(prepared)
+        match transaction.commit().await {
+            Ok(()) => Ok(prepared),
+            Err(error) => {
+                Err(Failure::InDoubt(error.into(), Box::new(Doubt { prepared, transaction: pass.transaction })))
+            }
+        }
     }
 
     /// Who publishes while outcomes are written waits for this commit, and for no other.
@@ -333,7 +237,7 @@ impl Writer {
 
     async fn prepare_events(
         &self,
-        on: &DatabaseTransaction,
+        on: &Transaction,
         publishes: &[PublishRequest],
         prepared: &mut Prepared,
         rows: &mut Rows,
@@ -363,7 +267,7 @@ impl Writer {
 
     async fn answered_before(
         &self,
-        on: &DatabaseTransaction,
+        on: &Transaction,
         once: &OnceKey,
     ) -> Result<Option<Result<Vec<Published>, PublishError>>, StoreError> {
         let unreadable = |error: String| Some(Err(PublishError::Store(error)));
@@ -382,7 +286,7 @@ impl Writer {
 
     async fn prepare_event(
         &self,
-        on: &DatabaseTransaction,
+        on: &Transaction,
         draft: &Draft,
         callers: &mut Callers,
         prepared: &mut Prepared,

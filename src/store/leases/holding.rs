@@ -9,6 +9,7 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
 
 use crate::id::{Slot, WebhookNum};
 use crate::store::dialect;
+use crate::store::fate::TransactionId;
 use crate::store::state::Suspect;
 
 use super::snapshot::Snapshot;
@@ -180,12 +181,16 @@ impl Holding {
     ) -> Result<Locked, DbErr> {
         let Some(claims) = self.claims() else { return Ok(Locked::default()) };
         let sql = format!(
-            "SELECT num, (SELECT set_config('idle_in_transaction_session_timeout', '{SILENCE}', true)) \
-             FROM node WHERE num = $1 FOR KEY SHARE"
+            "SELECT {id} AS transaction, \
+                (SELECT set_config('idle_in_transaction_session_timeout', '{SILENCE}', true)) \
+             FROM node WHERE num = $1 FOR KEY SHARE",
+            id = TransactionId::SELECTED
         );
-        let lives = on.query_one_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, [claims.node.into()]));
-        let is_buried = lives.await?.is_none();
-        let mut locked = Locked { is_buried, lost: shards.clone(), statements: 1 };
+        let lives = Statement::from_sql_and_values(DbBackend::Postgres, sql, [claims.node.into()]);
+        let lives = TransactionRow::find_by_statement(lives).one(on).await?;
+        let is_buried = lives.is_none();
+        let transaction = lives.map(|row| TransactionId::of(row.transaction));
+        let mut locked = Locked { is_buried, lost: shards.clone(), statements: 1, transaction };
         if is_buried || shards.is_empty() {
             return Ok(locked);
         }
@@ -223,4 +228,11 @@ pub(in crate::store) struct Locked {
     pub(in crate::store) is_buried: bool,
     pub(in crate::store) lost: BTreeSet<ShardNum>,
     pub(in crate::store) statements: u64,
+    /// `None` if there is nothing that may be written.
+    pub(in crate::store) transaction: Option<TransactionId>,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct TransactionRow {
+    transaction: String,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
-use sea_orm::{ConnectionTrait, TransactionTrait};
+use sea_orm::ConnectionTrait;
 
 use super::world::gain_all;
 use super::*;
@@ -60,7 +60,7 @@ async fn look(
 ) -> Vec<(EventSeq, i16)> {
     let mut keys = Vec::new();
     loop {
-        let news = store.news(holding, cursor, all, 2).await.unwrap();
+        let news = store.visible_fanouts(holding, cursor, all, 2).await.unwrap();
         let (answer, answered) = tokio::sync::oneshot::channel();
         running.journal.record(Record::Watch { fanouts: news.found.clone(), answer }).await.unwrap();
         let new = answered.await.unwrap();

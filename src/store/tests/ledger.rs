@@ -48,7 +48,7 @@ impl Recount {
 }
 
 /// The ledger says what a recount says.
-async fn agrees(store: &Store, ledger: &Backlog, webhooks: &[WebhookNum]) {
+pub(super) async fn agrees(store: &Store, ledger: &Backlog, webhooks: &[WebhookNum]) {
     let recount = Recount::of(store).await;
     let none = BTreeSet::new();
     for webhook in webhooks.iter().copied() {

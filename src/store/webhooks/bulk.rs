@@ -6,13 +6,14 @@ use sea_orm::EntityTrait;
 
 use crate::id::WebhookNum;
 
+use super::changes::{self, Change};
 use super::{Entity, NewWebhook, Store, StoreError, secret};
 
 /// Rows in one statement; the parameters of one are limited to 32,766, and a webhook takes 14.
 const ROWS: usize = 1000;
 
 impl Store {
-    /// Creates all of them or none. A running engine does not hear of them.
+    /// Creates all of them or none. A running engine hears of them from PostgreSQL alone, as of what other nodes do.
     pub async fn create_webhooks(&self, new: &[NewWebhook]) -> Result<(), StoreError> {
         self.write(async |on| {
             for some in new.chunks(ROWS) {
@@ -29,7 +30,7 @@ impl Store {
                 let secrets: Vec<_> = some.iter().map(secret).collect::<Result<_, _>>()?;
                 secret::Entity::insert_many(secrets).exec_without_returning(on).await?;
             }
-            Ok(())
+            Ok(changes::note(on, Change::Anything).await?)
         })
         .await
     }

@@ -113,6 +113,27 @@ fn a_cancelled_delivery_that_was_under_way_is_not_sent_again() {
 }
 
 #[test]
+fn an_attempt_that_was_cut_short_spends_no_try_and_is_made_again_under_the_same_number() {
+    let mut bench = Bench::new(policy(|policy| policy.retry_policy.max_retries = 0));
+    bench.on(offer(1));
+    let effects = bench.on(Input::CutShort { event: EventSeq(1) });
+    let [Effect::Start { entry, .. }] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!((entry.trigger, entry.state.attempts, entry.state.tries), (Trigger::Recovery, 0, 0));
+    let state = bench.finish(1, Outcome::TimedOut);
+    assert_eq!((state.status, state.attempts, state.tries), (Status::Failed, 1, 1));
+}
+
+#[test]
+fn a_cancelled_delivery_whose_request_was_cut_short_is_not_sent_again() {
+    let mut bench = slow();
+    bench.on(offer(1));
+    bench.lane.withdraw_all(EventSeq(1));
+    let effects = bench.on(Input::CutShort { event: EventSeq(1) });
+    assert!(matches!(effects[..], [Effect::Cancel { event: EventSeq(1) }]), "{effects:?}");
+    assert!(bench.lane.is_idle(bench.now()));
+}
+
+#[test]
 fn while_memory_is_tight_only_what_can_be_sent_at_once_stays_in_memory() {
     let mut bench = slow();
     bench.tight = true;

@@ -29,6 +29,7 @@ pub(super) fn input(input: &Input) -> String {
         }
         Input::Finished { event: of, outcome, .. } => format!("{} ended: {outcome:?}", event(*of)),
         Input::NotSent { event: of } => format!("{} was not sent", event(*of)),
+        Input::CutShort { event: of } => format!("{} was cut short", event(*of)),
         Input::Configure { mode, .. } => format!("mode {mode:?}"),
         Input::LoadFailed | Input::Wake | Input::Remind | Input::Probe | Input::Renew | Input::Tick => {
             format!("{input:?}")

@@ -1,0 +1,190 @@
+//! What only the node that serves a webhook can do or knows is asked of that node, with the caller's own key. Which node
+//! the caller talks to makes no difference.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::App;
+use super::body::collect;
+use super::problem::Problem;
+use crate::engine::{Owner, peer_client};
+use crate::id::{DeliveryId, WebhookId, WebhookNum};
+
+/// Says that a request was forwarded, so that it is not forwarded again, and how many rows of a list are wanted.
+pub(super) const FORWARDED: HeaderName = HeaderName::from_static("x-posthaste-forwarded");
+
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// A test waits for its receiver, which may take 30 s.
+const LONGEST_ANSWER: Duration = Duration::from_secs(40);
+
+/// Whoever does not answer a call within this time is gone.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// Calls to the other nodes. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Peers {
+    client: Option<reqwest::Client>,
+}
+
+/// The part of a list that matters here.
+#[derive(Debug, Deserialize)]
+struct ListBody {
+    data: Vec<serde_json::Value>,
+}
+
+impl Peers {
+    pub(super) fn new() -> Self {
+        let client = peer_client(CONNECT, LONGEST_ANSWER);
+        if let Err(error) = &client {
+            tracing::warn!(%error, "other nodes cannot be asked");
+        }
+        Self { client: client.ok() }
+    }
+
+    async fn ask(&self, address: &str, request: Call) -> Result<Response, Problem> {
+        let Call { method, path, mut headers, body } = request;
+        for name in [HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING] {
+            headers.remove(name);
+        }
+        let client = self.client.as_ref().ok_or_else(|| Problem::owner_unreachable(&"there is no client"))?;
+        let asked = client.request(method, format!("{address}{path}")).headers(headers).body(body).send().await;
+        let answer = asked.map_err(|error| Problem::owner_unreachable(&error))?;
+        let (status, mut headers) = (answer.status(), answer.headers().clone());
+        let body = answer.bytes().await.map_err(|error| Problem::owner_unreachable(&error))?;
+        for name in [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING] {
+            headers.remove(name);
+        }
+        let mut response = (status, Body::from(body)).into_response();
+        *response.headers_mut() = headers;
+        Ok(response)
+    }
+
+    /// The same list of every other node, as far as they answer.
+    pub(super) async fn lists(
+        &self,
+        app: &App,
+        path: &str,
+        headers: &HeaderMap,
+        wanted: usize,
+    ) -> Vec<serde_json::Value> {
+        let mut rows = Vec::new();
+        for address in app.engine().peers() {
+            let mut headers = headers.clone();
+            headers.insert(FORWARDED, HeaderValue::from(wanted));
+            let call = Call { method: Method::GET, path: path.to_owned(), headers, body: Bytes::new() };
+            match self.ask(&address, call).await {
+                Ok(answer) => rows.extend(rows_of(answer).await),
+                Err(_) => tracing::warn!(address, "a node does not answer; what it serves is not listed"),
+            }
+        }
+        rows
+    }
+}
+
+async fn rows_of(answer: Response) -> Vec<serde_json::Value> {
+    let body = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap_or_default();
+    serde_json::from_slice(&body).map_or_else(|_| Vec::new(), |list: ListBody| list.data)
+}
+
+struct Call {
+    method: Method,
+    /// With its query.
+    path: String,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// How many rows another node wants of a list; `None` when a caller asks.
+pub(super) fn wanted_by_a_node(headers: &HeaderMap) -> Option<usize> {
+    headers.get(FORWARDED)?.to_str().ok()?.parse().ok()
+}
+
+/// Lets the node do it whose it is.
+pub(super) async fn forward(State(app): State<App>, request: Request, next: Next) -> Response {
+    if app.engine().is_alone() || !has_key(request.headers()) {
+        return next.run(request).await;
+    }
+    let Some(subject) = subject_of(request.method(), request.uri().path()) else { return next.run(request).await };
+    let owner = match owner_of(&app, subject).await {
+        Ok(owner) => owner,
+        Err(problem) => return problem.into_response(),
+    };
+    match owner {
+        Owner::Here => next.run(request).await,
+        Owner::Elsewhere(address) if !request.headers().contains_key(FORWARDED) => {
+            sent_on(&app, &address, request).await.unwrap_or_else(IntoResponse::into_response)
+        }
+        Owner::Elsewhere(_) | Owner::Nobody => Problem::owner_unreachable(&"it is being moved").into_response(),
+    }
+}
+
+async fn sent_on(app: &App, address: &Arc<str>, request: Request) -> Result<Response, Problem> {
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    let (method, mut headers) = (request.method().clone(), request.headers().clone());
+    headers.insert(FORWARDED, HeaderValue::from(0));
+    let body = collect(request, app.body_limit()).await?;
+    app.peers().ask(address, Call { method, path, headers, body }).await
+}
+
+fn has_key(headers: &HeaderMap) -> bool {
+    headers.contains_key(AUTHORIZATION) || headers.contains_key(X_API_KEY)
+}
+
+/// Whom a request is about that not every node can answer.
+#[derive(Debug, PartialEq, Eq)]
+enum Subject {
+    Webhook(WebhookId),
+    Delivery(DeliveryId),
+}
+
+fn subject_of(method: &Method, path: &str) -> Option<Subject> {
+    let mut parts = path.strip_prefix("/api/v1/")?.split('/');
+    let (kind, id, action) = (parts.next()?, parts.next()?, parts.next());
+    match (kind, method, action) {
+        ("webhooks", &Method::GET, Some("backlog" | "logs")) | ("webhooks", &Method::DELETE, None) => {
+            id.parse().ok().map(Subject::Webhook)
+        }
+        ("webhooks", &Method::POST, Some("test" | "pause" | "resume" | "purge" | "probe")) => {
+            id.parse().ok().map(Subject::Webhook)
+        }
+        ("deliveries", &Method::POST, Some("retry" | "cancel")) => id.parse().ok().map(Subject::Delivery),
+        _ => None,
+    }
+}
+
+async fn owner_of(app: &App, subject: Subject) -> Result<Owner, Problem> {
+    let num: Option<WebhookNum> = match subject {
+        Subject::Webhook(id) => app.store().webhook_num(id).await?,
+        Subject::Delivery(id) => Some(id.webhook),
+    };
+    // Of one that does not exist the handler says so.
+    Ok(num.map_or(Owner::Here, |num| app.engine().owner_of(num)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_an_endpoint_must_do_or_say_is_forwarded() {
+        let id = WebhookId::generate();
+        let path = |rest: &str| format!("/api/v1/webhooks/{id}{rest}");
+        let of = |method: Method, path: &str| subject_of(&method, path).is_some();
+        for action in ["/pause", "/resume", "/purge", "/probe", "/test"] {
+            assert!(of(Method::POST, &path(action)), "{action}");
+        }
+        assert!(of(Method::GET, &path("/backlog")) && of(Method::GET, &path("/logs")) && of(Method::DELETE, &path("")));
+        assert!(!of(Method::GET, &path("")) && !of(Method::PATCH, &path("")));
+        assert!(!of(Method::POST, "/api/v1/webhooks/nonsense/pause") && !of(Method::POST, "/api/v1/events"));
+    }
+}

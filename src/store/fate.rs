@@ -1,0 +1,124 @@
+//! What became of a transaction whose COMMIT was not answered, and whether the database answers at all. Asked again and
+//! again, on whatever connection there is, until it is known.
+
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, RuntimeErr, Statement};
+
+use crate::id::EventSeq;
+
+use super::Store;
+use super::pool::Pool;
+
+/// For one look. A packet that begins a connection is repeated after a second, and after two more: whoever waits longer
+/// waits for the one after that.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What PostgreSQL answers about a transaction that it has not begun yet.
+const INVALID_PARAMETER: &str = "22023";
+
+/// Of one transaction, by PostgreSQL's count of all: by it the server tells afterwards what became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TransactionId(String);
+
+impl TransactionId {
+    /// Of the transaction that it is selected in.
+    pub(super) const SELECTED: &str = "pg_current_xact_id()::text";
+
+    pub(super) fn of(selected: String) -> Self {
+        Self(selected)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Committed,
+    Undone,
+    /// The server is not done with it.
+    Open,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct StatusRow {
+    status: Option<String>,
+}
+
+impl Store {
+    /// Waits until the database answers.
+    pub(super) async fn answers(&self) {
+        let on = self.engine_readers().within(LOOK);
+        while let Err(error) = on.execute_unprepared("SELECT 1").await {
+            tracing::debug!(%error, "the database does not answer");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Waits until it is known whether a transaction was committed that was to write this event last, if it was to write
+    /// any.
+    pub(super) async fn was_committed(&self, transaction: Option<&TransactionId>, event: Option<EventSeq>) -> bool {
+        let on = self.engine_readers().within(LOOK);
+        loop {
+            match fate(&on, transaction, event).await {
+                Ok(Fate::Committed) => return true,
+                Ok(Fate::Undone) => return false,
+                Ok(Fate::Open) => {}
+                Err(error) => tracing::debug!(%error, "what became of a transaction cannot be asked"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+async fn fate(on: &Pool, transaction: Option<&TransactionId>, event: Option<EventSeq>) -> Result<Fate, DbErr> {
+    let status = match (ConnectionTrait::get_database_backend(on), transaction) {
+        (DbBackend::Postgres, Some(transaction)) => status(on, transaction).await?,
+        // It had nothing to write.
+        (DbBackend::Postgres, None) => Fate::Undone,
+        // An error of a file's commit means that it was undone, but for one that the disk gave after the fact.
+        _ => {
+            if event.is_some() {
+                Fate::Committed
+            } else {
+                Fate::Undone
+            }
+        }
+    };
+    // A server that has taken over from one that lost its last commits counts on from there, and means another one.
+    // Looked up afterwards: what was committed is seen by whoever begins to look then.
+    match (status, event) {
+        (Fate::Committed, Some(event)) if !has_event(on, event).await? => Ok(Fate::Undone),
+        (status, _) => Ok(status),
+    }
+}
+
+async fn status(on: &Pool, TransactionId(id): &TransactionId) -> Result<Fate, DbErr> {
+    let sql = "SELECT pg_xact_status($1::xid8) AS status";
+    let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, [id.clone().into()]);
+    let row = match StatusRow::find_by_statement(statement).one(on).await {
+        Err(error) if code(&error).as_deref() == Some(INVALID_PARAMETER) => return Ok(Fate::Undone),
+        row => row?,
+    };
+    Ok(match row.and_then(|row| row.status).as_deref() {
+        Some("committed") => Fate::Committed,
+        Some("in progress") => Fate::Open,
+        // Not even remembered, after so long: what is written twice is better than what is not written.
+        Some(_) | None => Fate::Undone,
+    })
+}
+
+async fn has_event(on: &Pool, EventSeq(event): EventSeq) -> Result<bool, DbErr> {
+    let sql = "SELECT 1 FROM event WHERE seq = $1";
+    let backend = ConnectionTrait::get_database_backend(on);
+    Ok(on.query_one_raw(Statement::from_sql_and_values(backend, sql, [event.into()])).await?.is_some())
+}
+
+/// PostgreSQL's word for what went wrong.
+fn code(error: &DbErr) -> Option<String> {
+    let (DbErr::Query(RuntimeErr::SqlxError(error)) | DbErr::Exec(RuntimeErr::SqlxError(error))) = error else {
+        return None;
+    };
+    error.as_database_error()?.code().map(|code| code.into_owned())
+}

@@ -1,0 +1,132 @@
+//! A batch until it is committed, or known not to be. A database that falls silent in between may have committed it all
+//! the same: nothing else is written before that is known, and until then nobody else waits.
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use sea_orm::DbErr;
+use tokio::time::Instant;
+
+use crate::store::StoreError;
+use crate::store::fate::TransactionId;
+
+use super::{Batch, JournalStats, Prepared, PublishError, Request, Writer};
+
+/// Until then a batch is committed or given up, and its publishers are told: much longer than a slow disk makes anybody
+/// wait, and within the lease as it is by default, after which a silent database keeps everything from being sent, too.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A database that answers and is not done with a batch in time gets twice as long for it at the next try, up to this: a
+/// batch must not fail for ever because it is large.
+const MOST_PATIENCE: Duration = Duration::from_secs(320);
+
+/// Pause before a refused batch is tried again. Whoever publishes while nothing is written for longer is refused.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// How often a batch that another node was faster with is tried before its publishers are told.
+const TRIES_AT_ONCE: usize = 5;
+
+/// Why a batch is not known to be committed.
+pub(super) enum Failure {
+    /// It is not.
+    Refused(StoreError),
+    /// The answer to COMMIT did not come.
+    InDoubt(StoreError, Box<Doubt>),
+}
+
+/// What is true if it was committed, and how to find out.
+pub(super) struct Doubt {
+    pub(super) prepared: Prepared,
+    pub(super) transaction: Option<TransactionId>,
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<DbErr> for Failure {
+    fn from(error: DbErr) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl Writer {
+    /// Commits the batch, sooner or later; publishers wait for one try only.
+    pub(super) async fn settle(&mut self, mut batch: Batch) {
+        let (mut patience, mut tries) = (PATIENCE, 0);
+        loop {
+            tries += 1;
+            let end = Instant::now() + patience;
+            let error = match Box::pin(self.commit(&mut batch, end)).await {
+                Ok(prepared) => return self.announce(batch, prepared).await,
+                // Another node has just accepted the same, which is known now, or was about to.
+                Err(Failure::Refused(StoreError::Exists | StoreError::Deadlock)) if tries < TRIES_AT_ONCE => continue,
+                Err(Failure::Refused(error)) => error,
+                Err(Failure::InDoubt(error, doubt)) => {
+                    tracing::warn!(%error, "it is not known whether a journal batch was committed; asking");
+                    if self.was_committed(&mut batch, &doubt, end).await {
+                        return self.announce(batch, doubt.prepared).await;
+                    }
+                    error
+                }
+            };
+            JournalStats::add(&self.outputs.stats.failed_commits, 1);
+            tracing::error!(%error, "a journal batch was refused");
+            refuse(batch.publishes.drain(..).map(Request::Publish), &error.to_string());
+            let store = self.store.clone();
+            self.meanwhile(&mut batch, end, store.answers()).await;
+            if batch.records.is_empty() {
+                return batch.pass_barriers();
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+            self.refuse_waiting();
+            if Instant::now() > end {
+                patience = MOST_PATIENCE.min(patience * 2);
+            }
+        }
+    }
+
+    /// Its publishers are told the truth if it is known while they wait.
+    async fn was_committed(&mut self, batch: &mut Batch, doubt: &Doubt, end: Instant) -> bool {
+        let Doubt { prepared, transaction } = doubt;
+        let event = (prepared.events > 0).then_some(prepared.last);
+        let store = self.store.clone();
+        self.meanwhile(batch, end, store.was_committed(transaction.as_ref(), event)).await
+    }
+
+    /// Waits for the database. The batch's publishers wait until the end of their time, others hardly.
+    async fn meanwhile<T>(&mut self, batch: &mut Batch, end: Instant, answer: impl Future<Output = T>) -> T {
+        let mut answer = pin!(answer);
+        let late = Instant::now() + RETRY_PAUSE;
+        let mut is_late = false;
+        loop {
+            tokio::select! {
+                answer = &mut answer => return answer,
+                () = tokio::time::sleep_until(late), if !is_late => is_late = true,
+                () = tokio::time::sleep_until(end), if !batch.publishes.is_empty() => {
+                    refuse(batch.publishes.drain(..).map(Request::Publish), SILENT);
+                }
+                Some(request) = self.publishes.recv(), if is_late => refuse([request], SILENT),
+            }
+        }
+    }
+
+    /// Nobody waits for a database that does not take even what must be written.
+    fn refuse_waiting(&mut self) {
+        let waiting = std::iter::from_fn(|| self.publishes.try_recv().ok());
+        refuse(waiting, "the database refuses to write");
+    }
+}
+
+const SILENT: &str = "the database does not answer";
+
+fn refuse(requests: impl IntoIterator<Item = Request>, why: &str) {
+    for request in requests {
+        if let Request::Publish(request) = request {
+            let _ = request.answer.send(Err(PublishError::Store(why.to_owned())));
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What a node hears of another's changes.
+
+use super::*;
+use crate::store::changes::{self, Change, KEPT_MS, Position};
+use crate::store::tenants::Tenant;
+
+impl Store {
+    /// What is new since then; the position moves on.
+    async fn news(&self, position: &mut Position) -> Vec<Change> {
+        let look = self.changes_since(position).await.unwrap();
+        *position = look.position;
+        look.changes
+    }
+
+    async fn note(&self, change: Change) {
+        self.write(async |on| Ok(changes::note(on, change).await?)).await.unwrap();
+    }
+}
+
+fn webhook(num: i64) -> Change {
+    Change::Webhook(WebhookNum(num))
+}
+
+/// Forgets until this many are gone: transactions that are under way on the same server delay it.
+async fn forget(store: &Store, expected: i64) {
+    let later = UnixMillis(UnixMillis::now().0 + KEPT_MS + 1000);
+    let forgotten = async {
+        let mut gone = 0;
+        while gone < expected {
+            gone += store.forget_old_changes(later).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(gone, expected);
+    };
+    tokio::time::timeout(Duration::from_secs(10), forgotten).await.unwrap();
+}
+
+/// Waits until no transaction of another test, or of the server itself, is under way.
+async fn alone(store: &Store) {
+    let sql = "SELECT pg_snapshot_xmin(pg_current_snapshot()) = pg_snapshot_xmax(pg_current_snapshot())";
+    loop {
+        let row = store.readers().query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await.unwrap();
+        if row.unwrap().try_get_by_index(0).unwrap() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_change_is_heard_once_although_an_older_transaction_commits_after_it() {
+    let home = Home::new(On::Postgres);
+    let (here, there) = (home.open().await, home.open().await);
+    let mut early = here.position().await.unwrap();
+    let older = here.begin().await.unwrap();
+    changes::note(&older, webhook(1)).await.unwrap();
+    let mut position = here.position().await.unwrap();
+
+    there.note(webhook(2)).await;
+
+    assert_eq!(here.news(&mut position).await, [webhook(2)]);
+    assert_eq!(here.news(&mut early).await, [webhook(2)]);
+    assert!(here.news(&mut position).await.is_empty());
+    older.commit().await.unwrap();
+    assert_eq!(here.news(&mut position).await, [webhook(1)]);
+    assert_eq!(here.news(&mut early).await, [webhook(1)]);
+    assert!(here.news(&mut position).await.is_empty());
+    assert!(there.news(&mut there.position().await.unwrap()).await.is_empty(), "who starts now has read them");
+}
+
+#[tokio::test]
+async fn what_is_undone_is_no_news() {
+    let home = Home::new(On::Postgres);
+    let store = home.open().await;
+    let mut position = store.position().await.unwrap();
+    let undone = store.begin().await.unwrap();
+    changes::note(&undone, webhook(1)).await.unwrap();
+    undone.rollback().await.unwrap();
+    assert!(store.news(&mut position).await.is_empty());
+}
+
+#[tokio::test]
+async fn every_change_of_what_others_keep_in_memory_is_told_and_no_other() {
+    let world = World::new(On::Postgres).await;
+    let (store, now, tenant) = (&world.store, UnixMillis::now(), world.tenant.num);
+    let mut position = store.position().await.unwrap();
+    let mut told = async || store.news(&mut position).await;
+
+    let created = world.webhook().await;
+    let heard = [Change::Webhook(created.num)];
+    assert_eq!(told().await, heard);
+    let updated = store.update_webhook(&Webhook { paused_at: Some(now), ..created.clone() }, now).await.unwrap();
+    assert_eq!(told().await, heard);
+    let rotated = store.rotate_secret(&updated, "whsec_second", now, now).await.unwrap();
+    assert_eq!(told().await, heard);
+    assert!(store.disable_webhook(rotated.num, rotated.version, "gone", now).await.unwrap());
+    assert_eq!(told().await, heard);
+    let stale = store.update_webhook(&created, now).await;
+    assert!(matches!(stale, Err(StoreError::Stale)));
+    assert!(!store.disable_webhook(rotated.num, rotated.version, "gone", now).await.unwrap());
+    assert!(told().await.is_empty(), "nothing was changed");
+    store.delete_webhook(&Webhook { version: rotated.version + 1, ..rotated }, now).await.unwrap();
+    assert_eq!(told().await, heard);
+    store.create_webhooks(&[world.new_webhook()]).await.unwrap();
+    assert_eq!(told().await, [Change::Anything]);
+
+    let (_, key) = crate::api::auth::new_tenant_key(tenant, "ci");
+    let key = store.create_key(key, None).await.unwrap();
+    store.create_event_type(tenant, "a.b".to_owned(), None, now, None).await.unwrap();
+    assert!(told().await.is_empty(), "these are read when they are asked for");
+    assert!(store.delete_key(tenant, key.id).await.unwrap());
+    assert_eq!(told().await, [Change::Tenant(tenant)]);
+    let strict = Tenant { allow_undeclared_types: false, ..world.tenant.clone() };
+    let strict = store.update_tenant(&strict, now).await.unwrap();
+    assert_eq!(told().await, [Change::Tenant(tenant)]);
+    store.delete_tenant(&strict, now).await.unwrap();
+    assert_eq!(told().await, [Change::TenantDeleted(tenant)]);
+}
+
+#[tokio::test]
+async fn old_changes_are_forgotten_and_who_was_away_for_longer_is_told_so() {
+    let home = Home::new(On::Postgres);
+    let store = home.open().await;
+    let mut away = store.position().await.unwrap();
+    store.note(webhook(1)).await;
+    store.note(webhook(2)).await;
+    alone(&store).await;
+    let mut present = store.position().await.unwrap();
+    assert_eq!(store.forget_old_changes(UnixMillis::now()).await.unwrap(), 0);
+
+    forget(&store, 2).await;
+
+    store.note(webhook(3)).await;
+    assert_eq!(store.news(&mut present).await, [webhook(3)]);
+    assert_eq!(store.news(&mut away).await, [Change::Anything, webhook(3)]);
+    assert!(store.news(&mut away).await.is_empty());
+}
+
+/// Its change would be forgotten before anybody could hear of it.
+#[tokio::test]
+async fn nothing_is_forgotten_that_may_still_become_visible_to_those_who_look() {
+    let home = Home::new(On::Postgres);
+    let (store, there) = (home.open().await, home.open().await);
+    let slow = there.begin().await.unwrap();
+    changes::note(&slow, webhook(1)).await.unwrap();
+    let mut position = store.position().await.unwrap();
+    store.note(webhook(2)).await;
+    let later = UnixMillis(UnixMillis::now().0 + KEPT_MS + 1000);
+
+    assert_eq!(store.forget_old_changes(later).await.unwrap(), 0);
+
+    assert_eq!(store.news(&mut position).await, [webhook(2)]);
+    slow.commit().await.unwrap();
+    assert_eq!(store.news(&mut position).await, [webhook(1)]);
+    forget(&store, 2).await;
+    assert!(store.news(&mut position).await.is_empty());
+}
+
+#[tokio::test]
+async fn with_a_file_there_is_nobody_to_tell() {
+    let world = World::new(On::Sqlite).await;
+    let mut position = world.store.position().await.unwrap();
+    let webhook = world.webhook().await;
+    world.store.delete_webhook(&webhook, UnixMillis::now()).await.unwrap();
+    assert!(world.store.news(&mut position).await.is_empty());
+    assert_eq!(world.store.forget_old_changes(UnixMillis::now()).await.unwrap(), 0);
+}

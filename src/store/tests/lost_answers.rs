@@ -1,0 +1,130 @@
+//! A PostgreSQL whose answers get lost: one that answers a COMMIT no more, and one that falls silent.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::ledger::agrees;
+use super::*;
+use crate::store::cluster::Database;
+use crate::store::proxy::{Loss, Proxy};
+
+/// A batch is given ten seconds, and machines have more to do.
+const GIVEN_UP: Duration = Duration::from_secs(13);
+
+/// Everything goes on this long after the database answers again.
+const RESUMED: Duration = Duration::from_secs(10);
+
+async fn behind_a_proxy() -> (World, Proxy) {
+    let home = Home::new(On::Postgres);
+    let Home::Postgres(database) = &home else { unreachable!() };
+    let proxy = Proxy::new(Database::socket());
+    let options = Options { url: database.url_at(proxy.dir()), ..home.options() };
+    (World::of(Store::open(options).await.unwrap(), home).await, proxy)
+}
+
+#[tokio::test]
+async fn a_publish_whose_commit_was_not_answered_is_accepted_if_it_was_committed() {
+    let (world, proxy) = behind_a_proxy().await;
+    let webhook = world.webhook().await.num;
+    world.catch_up();
+    proxy.lose_next_commit(Loss::Answer);
+
+    let Published::Accepted(receipt) = world.publish(Some(("order-1", 1)), &[webhook.0]).await else { panic!() };
+
+    let Some(Next::Dispatch(fanouts)) = world.running.feed.try_next() else { panic!("it was not offered") };
+    assert_eq!(fanouts[0].event.seq, receipt.seq);
+    agrees(&world.store, &world.running.ledger, &[webhook]).await;
+    assert_eq!(world.publish(Some(("order-1", 1)), &[webhook.0]).await, Published::Duplicate(receipt));
+    world.record(attempted(id(receipt, webhook), 1, Status::Success, None)).await;
+    assert!(world.open_fanouts().await.is_empty());
+    agrees(&world.store, &world.running.ledger, &[webhook]).await;
+}
+
+#[tokio::test]
+async fn a_publish_whose_commit_did_not_arrive_is_refused_and_accepted_the_next_time() {
+    let (world, proxy) = behind_a_proxy().await;
+    let webhook = world.webhook().await.num;
+    world.catch_up();
+    proxy.lose_next_commit(Loss::Question);
+
+    let publish = || world.running.journal.publish(vec![world.draft(Some(("order-1", 1)), &[webhook.0])], None);
+    assert!(matches!(publish().await, Err(PublishError::Store(_))));
+
+    assert!(world.open_fanouts().await.is_empty() && world.running.feed.is_idle());
+    assert!(matches!(publish().await.unwrap()[..], [Published::Accepted(_)]));
+    world.running.journal.barrier().await.unwrap();
+    agrees(&world.store, &world.running.ledger, &[webhook]).await;
+}
+
+#[tokio::test]
+async fn what_was_recorded_counts_once_whatever_became_of_the_answer() {
+    for loss in [Loss::Answer, Loss::Question] {
+        let (world, proxy) = behind_a_proxy().await;
+        let webhook = world.webhook().await.num;
+        let mut ids = Vec::new();
+        // More than the ledger knows by name, so that it cannot see for itself.
+        for _ in 0..100 {
+            ids.push(id(world.accept(&[webhook.0]).await, webhook));
+        }
+        world.record(attempted(ids[90], 1, Status::Failed, None)).await;
+        world.record(Record::Cancel { id: ids[91], at: UnixMillis::now() }).await;
+        let later = UnixMillis::now().plus(Duration::from_secs(600));
+        world.record(Record::Defer { id: ids[0], next_at: UnixMillis(5) }).await;
+        let (answer, answered) = oneshot::channel();
+        proxy.lose_next_commit(loss);
+
+        for record in [
+            attempted(ids[1], 1, Status::Success, None),
+            attempted(ids[89], 1, Status::Success, None),
+            attempted(ids[2], 1, Status::Pending, Some(later)),
+            Record::Defer { id: ids[3], next_at: UnixMillis(5) },
+            Record::Retry { id: ids[90], at: UnixMillis::now() },
+            Record::Cancel { id: ids[4], at: UnixMillis::now() },
+            Record::Purge { webhook, through: ids[0].event, except: vec![], answer },
+        ] {
+            world.running.journal.record(record).await.unwrap();
+        }
+
+        assert_eq!(answered.await.unwrap(), 1, "{loss:?}");
+        world.running.journal.barrier().await.unwrap();
+        agrees(&world.store, &world.running.ledger, &[webhook]).await;
+        let refused = world.running.journal.stats().failed_commits.load(Ordering::Relaxed);
+        assert_eq!(refused, u64::from(loss == Loss::Question));
+    }
+}
+
+#[tokio::test]
+async fn nobody_waits_long_for_a_database_that_is_silent_and_all_goes_on_after() {
+    let (world, proxy) = behind_a_proxy().await;
+    let webhook = world.webhook().await.num;
+    world.catch_up();
+    let owed = id(world.accept(&[webhook.0]).await, webhook);
+    let publish = || world.running.journal.publish(vec![world.draft(None, &[webhook.0])], None);
+    proxy.be_a_hole(true);
+
+    let began = Instant::now();
+    world.running.journal.record(attempted(owed, 1, Status::Success, None)).await.unwrap();
+    let (published, read, written, renewed) = tokio::join!(
+        publish(),
+        world.store.tenant(world.tenant.id),
+        world.store.mark_stopped_cleanly(UnixMillis::now()),
+        world.store.renew(&world.holding),
+    );
+    assert!(matches!(published, Err(PublishError::Store(_))), "{published:?}");
+    assert!(read.is_err() && written.is_err() && renewed.is_err());
+    assert!(began.elapsed() < GIVEN_UP, "{:?}", began.elapsed());
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let began = Instant::now();
+    assert!(matches!(publish().await, Err(PublishError::Store(_))));
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+
+    proxy.be_a_hole(false);
+    let began = Instant::now();
+    while publish().await.is_err() || world.store.renew(&world.holding).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    world.running.journal.barrier().await.unwrap();
+    assert!(began.elapsed() < RESUMED, "{:?}", began.elapsed());
+    assert_eq!(world.delivery(owed).await.unwrap().state.status, Status::Success);
+    agrees(&world.store, &world.running.ledger, &[webhook]).await;
+}

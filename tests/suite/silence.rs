@@ -1,0 +1,85 @@
+//! F6 with a PostgreSQL that refuses nothing and answers nothing: its packets get lost for a while.
+
+use std::time::{Duration, Instant};
+
+use http::Method;
+use serde_json::json;
+
+use crate::client::try_send;
+use crate::cluster::Database;
+use crate::databases::On;
+use crate::fact;
+use crate::proxy::Proxy;
+use crate::receiver::{Receiver, Reply};
+use crate::world::{World, each_attempt, id_of};
+
+/// A publish that meets the silence is answered within ten seconds, and the machine has more to do.
+const ANSWERED: Duration = Duration::from_secs(15);
+
+/// The next ones are answered at once.
+const REFUSED: Duration = Duration::from_secs(1);
+
+/// Everything goes on this long after the end of the silence.
+const RESUMED: Duration = Duration::from_secs(10);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_falls_silent_costs_time_and_neither_an_event_nor_a_try() {
+    On::Postgres
+        .run(async {
+            let mut world = World::start().await;
+            let proxy = Proxy::new(Database::socket());
+            let url = world.database().url_at(proxy.dir());
+            world.stop().await;
+            world.env().insert("POSTHASTE_DATABASE_URL", url);
+            world.restart().await;
+            // The first request is under way when the lease ends.
+            let receiver = Receiver::says(|asked| if asked == 0 { Reply::Hang } else { Reply::Status(200) });
+            let once = json!({"timeoutMs": 30_000, "retryPolicy": {"maxRetries": 0}});
+            let hook = world.hook(receiver, once).await;
+            let mut promised = vec![world.publish("message.sent").await.id];
+            hook.receiver.was_asked(1).await;
+
+            proxy.be_a_hole(true);
+            let (status, took) = publish(&world, &mut promised).await;
+            assert!(status == 503 && took < ANSWERED, "{status} after {took:?}");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            for _ in 0..5 {
+                let (status, took) = publish(&world, &mut promised).await;
+                assert!(status == 503 && took < REFUSED, "{status} after {took:?}");
+            }
+            let asked = hook.requests().len();
+            assert_eq!(asked, 1, "something was sent without a lease");
+
+            proxy.be_a_hole(false);
+            fact::until_within(RESUMED, "a publish is accepted", async || {
+                (publish(&world, &mut promised).await.0 == 202).then_some(())
+            })
+            .await;
+            for event in &promised {
+                let [delivery] = &world.deliveries_of(event).await[..] else { panic!("{event} has no delivery") };
+                let id = delivery["id"].as_str().unwrap().to_owned();
+                fact::until_within(RESUMED, "it is delivered", async || {
+                    let delivery = world.delivery(&id).await;
+                    (delivery["status"] == "success").then_some(())
+                })
+                .await;
+            }
+            let [first] = &world.deliveries_of(&promised[0]).await[..] else { panic!() };
+            let first = world.delivery(first["id"].as_str().unwrap()).await;
+            assert_eq!(each_attempt(&first, "trigger"), [&json!("recovery")], "{first}");
+            assert_eq!(each_attempt(&first, "number"), [&json!(1)], "{first}");
+            world.stop().await;
+        })
+        .await;
+}
+
+/// What it is answered, and how long that takes. An acceptance is a promise.
+async fn publish(world: &World, promised: &mut Vec<String>) -> (u16, Duration) {
+    let began = Instant::now();
+    let body = json!({"event": "message.sent", "data": {}});
+    let answer = try_send(world.client().json(Method::POST, "/events", &body)).await.expect("an answer");
+    if answer.status == 202 {
+        promised.push(id_of(&answer));
+    }
+    (answer.status, began.elapsed())
+}

@@ -1,0 +1,121 @@
+//! Between a process and its PostgreSQL: loses what it is told to lose. Used by the store's tests and by the suite.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+/// The name that PostgreSQL gives its socket.
+const SOCKET: &str = ".s.PGSQL.5432";
+
+/// How a transaction's end is said.
+const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
+
+/// What becomes of a COMMIT. The connection is cut afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "not every test binary loses everything")]
+pub(crate) enum Loss {
+    Question,
+    Answer,
+}
+
+struct State {
+    /// Nothing arrives, nothing is refused.
+    is_hole: watch::Sender<bool>,
+    next_commit: Mutex<Option<Loss>>,
+}
+
+pub(crate) struct Proxy {
+    dir: TempDir,
+    state: Arc<State>,
+    _task: AbortOnDropHandle<()>,
+}
+
+#[allow(dead_code, reason = "not every test binary loses everything")]
+impl Proxy {
+    /// In front of the server whose socket is in this directory.
+    pub(crate) fn new(server: &Path) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let listener = UnixListener::bind(dir.path().join(SOCKET)).expect("a socket");
+        let state = Arc::new(State { is_hole: watch::Sender::new(false), next_commit: Mutex::new(None) });
+        let task = tokio::spawn(accept(listener, server.join(SOCKET), state.clone()));
+        Self { dir, state, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Where the server seems to be.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The next COMMIT of anybody is not said, or not answered.
+    pub(crate) fn lose_next_commit(&self, loss: Loss) {
+        *self.state.next_commit.lock() = Some(loss);
+    }
+
+    /// Whether packets get lost from now on. A connection that has lost one stays silent: the sender's next attempt would
+    /// be a long time off.
+    pub(crate) fn be_a_hole(&self, is_hole: bool) {
+        self.state.is_hole.send_replace(is_hole);
+    }
+}
+
+async fn accept(listener: UnixListener, server: PathBuf, state: Arc<State>) {
+    loop {
+        let Ok((client, _)) = listener.accept().await else { return };
+        if let Ok(server) = UnixStream::connect(&server).await {
+            tokio::spawn(carry(client, server, state.clone()));
+        }
+    }
+}
+
+async fn carry(mut client: UnixStream, mut server: UnixStream, state: Arc<State>) {
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
+    let (is_silent, answer_is_lost) = (AtomicBool::new(false), AtomicBool::new(false));
+    let is_lost = || {
+        let is_lost = *state.is_hole.borrow() || is_silent.load(Ordering::Relaxed);
+        is_silent.store(is_lost, Ordering::Relaxed);
+        is_lost
+    };
+    let up = async {
+        let mut bytes = vec![0; 65_536];
+        loop {
+            let length = from_client.read(&mut bytes).await?;
+            if length == 0 {
+                return Ok(());
+            }
+            if is_lost() {
+                continue;
+            }
+            if &bytes[..length] == COMMIT {
+                match state.next_commit.lock().take() {
+                    Some(Loss::Question) => return Ok(()),
+                    Some(Loss::Answer) => answer_is_lost.store(true, Ordering::Relaxed),
+                    None => {}
+                }
+            }
+            to_server.write_all(&bytes[..length]).await?;
+        }
+    };
+    let down = async {
+        let mut bytes = vec![0; 65_536];
+        loop {
+            let length = from_server.read(&mut bytes).await?;
+            if length == 0 || answer_is_lost.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            if !is_lost() {
+                to_client.write_all(&bytes[..length]).await?;
+            }
+        }
+    };
+    let _: std::io::Result<()> = tokio::select! { ended = up => ended, ended = down => ended };
+    // Nobody hears of the end through a hole.
+    let _ = state.is_hole.subscribe().wait_for(|is_hole| !is_hole).await;
+}
