@@ -177,6 +177,7 @@ impl From<StoreError> for Problem {
             StoreError::Exists => Self::conflict("already_exists", "an object with this name exists"),
             StoreError::Stale => Self::conflict("changed_meanwhile", "the object was changed meanwhile; read it again"),
             StoreError::Unreadable { .. } => Self::internal(&error),
+            error @ StoreError::Deadlock => Self::storage_unavailable(&error.to_string()),
             StoreError::Database(text) => Self::storage_unavailable(&text),
         }
     }

@@ -1,6 +1,9 @@
 //! What the store could not do. Finding nothing is no error: lookups answer `Option`.
 
-use sea_orm::{DbErr, SqlErr};
+use sea_orm::{DbErr, RuntimeErr, SqlErr};
+
+/// PostgreSQL's.
+const DEADLOCK_DETECTED: &str = "40P01";
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -13,6 +16,9 @@ pub enum StoreError {
     /// A stored value cannot be read: wrong master key, or a damaged row.
     #[error("cannot read stored {what}: {why}")]
     Unreadable { what: &'static str, why: String },
+    /// Another transaction and this one waited for each other, and this one was chosen to give way.
+    #[error("gave way to another transaction")]
+    Deadlock,
     #[error("database: {0}")]
     Database(String),
 }
@@ -21,6 +27,7 @@ impl From<DbErr> for StoreError {
     fn from(error: DbErr) -> Self {
         match error.sql_err() {
             Some(SqlErr::UniqueConstraintViolation(_)) => Self::Exists,
+            _ if is_deadlock(&error) => Self::Deadlock,
             _ => Self::Database(error.to_string()),
         }
     }
@@ -30,4 +37,12 @@ impl StoreError {
     pub(super) fn unreadable(what: &'static str, why: impl ToString) -> Self {
         Self::Unreadable { what, why: why.to_string() }
     }
+}
+
+fn is_deadlock(error: &DbErr) -> bool {
+    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error else {
+        return false;
+    };
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code == DEADLOCK_DETECTED)
 }

@@ -1,10 +1,11 @@
 //! Many nodes serve one database as one engine would: whoever takes an event, each webhook gets it once, and a node that
 //! dies, freezes, leaves or comes costs time and nothing else. What must hold after a fault is in `checker`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
@@ -43,6 +44,10 @@ const TIMED: usize = 60;
 /// F4: the answer that a frozen node was waiting for comes when it cannot read it, and is there to be read after the thaw.
 const FIRST_ANSWER: Duration = Duration::from_secs(3);
 const EVENTS_OF_A_FREEZE: usize = 10;
+
+/// How often the same event is published on all nodes at once, and how many are published one after the other.
+const RACES: usize = 60;
+const IN_ORDER: usize = 50;
 
 /// Callers at once.
 const PUBLISHERS: usize = 8;
@@ -130,6 +135,76 @@ async fn events_published_on_any_node_arrive_once_at_every_webhook() {
             println!("{count} events for {HOOKS} webhooks arrived once each, in {took:?}");
             fleet.stop_all().await;
             fleet.world.check_integrity().await;
+        })
+        .await;
+}
+
+/// A publisher that got no answer in time asks another node, and may get two answers then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_is_published_on_all_nodes_at_once_is_one_and_disturbs_nobody() {
+    On::Postgres
+        .run(async {
+            let mut fleet = Fleet::of_one(PATIENT).await;
+            let hooks = make_hooks(&fleet, 2, |_| (Receiver::ok(), json!({}))).await;
+            fleet.grow_to(NODES).await;
+            let clients = fleet.clients();
+
+            let mut ids = BTreeSet::new();
+            let mut others = 0;
+            for n in 0..RACES {
+                let body = json!({"event": "message.sent", "data": {}, "id": format!("race-{n}")});
+                let same = join_all(clients.iter().map(|client| client.post("/events", &body)));
+                let other = join_all(clients.iter().map(|client| publish(client, "message.sent")));
+                let (same, other) = tokio::join!(same, other);
+                let same: Vec<Event> = same.into_iter().map(|answer| Event::from(&answer.expect(202))).collect();
+                let known: BTreeSet<String> = same.iter().map(|event| event.id.clone()).collect();
+                assert_eq!(known.len(), 1, "race-{n} is more than one event: {same:?}");
+                assert_eq!(same.iter().filter(|event| !event.duplicate).count(), 1, "{same:?}");
+                ids.extend(known);
+                others += other.len();
+            }
+
+            for hook in &hooks {
+                hook.saw(RACES + others).await;
+                let times = times(hook);
+                assert_eq!(times.len(), RACES + others);
+                assert!(times.values().all(|times| *times == 1) && ids.iter().all(|id| times.contains_key(id)));
+            }
+            fleet.stop_all().await;
+        })
+        .await;
+}
+
+/// I5, for what is published through one node. Between nodes there is no order but that of their clocks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ordered_webhook_sees_what_was_published_on_one_node_in_order() {
+    On::Postgres
+        .run(async {
+            let mut fleet = Fleet::of_one(PATIENT).await;
+            let ordered = json!({"ordered": true, "retryPolicy": quick_retries(20)});
+            let hooks = make_hooks(&fleet, NODES, |_| (Receiver::fails_every(25), ordered.clone())).await;
+            fleet.grow_to(NODES).await;
+
+            let clients = fleet.clients();
+            let published = join_all(clients.iter().map(async |client| {
+                let mut published = Vec::new();
+                for _ in 0..IN_ORDER {
+                    published.push(publish(client, "message.sent").await.id);
+                }
+                published
+            }))
+            .await;
+
+            for hook in &hooks {
+                let all = || (hook.receiver.accepted() >= IN_ORDER * NODES).then_some(());
+                fact::until("all are accepted", async || all()).await;
+                let accepted = hook.accepted_events();
+                for of_one in &published {
+                    let seen = accepted.iter().filter(|event| of_one.contains(event));
+                    assert!(seen.eq(of_one), "{} got these in another order: {of_one:?}", hook.id);
+                }
+            }
+            fleet.stop_all().await;
         })
         .await;
 }

@@ -62,8 +62,8 @@ impl Writer {
             let end = Instant::now() + patience;
             let error = match Box::pin(self.commit(&mut batch, end)).await {
                 Ok(prepared) => return self.announce(batch, prepared).await,
-                // Another node has just accepted the same: now it is known.
-                Err(Failure::Refused(StoreError::Exists)) if tries < TRIES_AT_ONCE => continue,
+                // Another node has just accepted the same, which is known now, or was about to.
+                Err(Failure::Refused(StoreError::Exists | StoreError::Deadlock)) if tries < TRIES_AT_ONCE => continue,
                 Err(Failure::Refused(error)) => error,
                 Err(Failure::InDoubt(error, doubt)) => {
                     tracing::warn!(%error, "it is not known whether a journal batch was committed; asking");
