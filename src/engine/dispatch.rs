@@ -104,7 +104,7 @@ impl Dispatcher {
 
     async fn take_in(&self, next: Next, line: &mut Line) -> Result<(), DispatchError> {
         match next {
-            Next::Dispatch(fanouts) => fanouts.into_iter().for_each(|fanout| line.push(fanout, false)),
+            Next::Dispatch(fanouts) => fanouts.into_iter().for_each(|fanout| self.push(fanout, false, line)),
             Next::ReadAfter(_) if self.shared.store.is_shared() => self.catch_up(line).await?,
             Next::ReadAfter(after) => self.read_back(after, line).await?,
             Next::LookForNews => self.look_for_news(line).await?,
@@ -142,11 +142,16 @@ impl Dispatcher {
         Ok(Fanout { targets: left, ..fanout })
     }
 
+    fn push(&self, fanout: Fanout, recovered: bool, line: &mut Line) {
+        let epoch = self.shared.holding.epoch_of(fanout.shard);
+        line.push(fanout, recovered, epoch);
+    }
+
     /// It was in the store before this process served it.
     fn push_read(&self, fanout: Fanout, line: &mut Line) {
         if let Some(first) = fanout.targets.first() {
             let recovered = fanout.event.seq <= self.shared.holding.suspect_of(*first).events_to;
-            line.push(fanout, recovered);
+            self.push(fanout, recovered, line);
         }
     }
 

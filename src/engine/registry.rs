@@ -90,6 +90,8 @@ pub(super) struct Item {
     pub(super) event: Arc<Event>,
     pub(super) num: WebhookNum,
     pub(super) recovered: bool,
+    /// Under which its shard was held when it was started on.
+    pub(super) epoch: i64,
 }
 
 impl Item {
@@ -196,8 +198,8 @@ impl Registry {
     }
 
     fn offer(&self, item: Item, room: OwnedSemaphorePermit, answer: &mut Offered) {
-        if !self.shared.holding.serves(item.num) {
-            // Its next owner finds what its fan-out still owes.
+        if !self.shared.holding.serves_under(item.num, item.epoch) {
+            // Whoever took the shard since finds what its fan-out still owes, also if that was this node again.
             return;
         }
         if self.covered.get(&item.num).is_some_and(|covered| item.event.seq <= *covered) {

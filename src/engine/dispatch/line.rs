@@ -19,6 +19,8 @@ struct Part {
     fanout: Fanout,
     /// It may have been sent before.
     recovered: bool,
+    /// Under which its shard was held when it was started on.
+    epoch: i64,
     from: usize,
 }
 
@@ -28,10 +30,10 @@ impl Line {
         self.bytes
     }
 
-    pub(in crate::engine) fn push(&mut self, fanout: Fanout, recovered: bool) {
+    pub(in crate::engine) fn push(&mut self, fanout: Fanout, recovered: bool, epoch: i64) {
         let tenant = fanout.event.tenant;
         self.bytes += fanout.bytes();
-        let part = Part { fanout, recovered, from: 0 };
+        let part = Part { fanout, recovered, epoch, from: 0 };
         match self.tenants.iter_mut().find(|(known, _)| *known == tenant) {
             Some((_, parts)) => parts.push_back(part),
             None => self.tenants.push_back((tenant, VecDeque::from([part]))),
@@ -65,8 +67,13 @@ impl Part {
     fn move_to(&mut self, items: &mut Vec<Item>, most: usize) {
         let Fanout { event, targets, .. } = &self.fanout;
         let to = targets.len().min(self.from + (most - items.len()));
-        let recovered = self.recovered;
-        items.extend(targets[self.from..to].iter().map(|num| Item { event: event.clone(), num: *num, recovered }));
+        let (recovered, epoch) = (self.recovered, self.epoch);
+        items.extend(targets[self.from..to].iter().map(|num| Item {
+            event: event.clone(),
+            num: *num,
+            recovered,
+            epoch,
+        }));
         self.from = to;
     }
 }
@@ -95,7 +102,7 @@ mod tests {
     #[test]
     fn tenants_take_turns_and_each_goes_by_publishing() {
         let mut line = Line::default();
-        [fanout(1, 1, 25), fanout(1, 2, 5), fanout(2, 3, 1)].into_iter().for_each(|fanout| line.push(fanout, false));
+        [fanout(1, 1, 25), fanout(1, 2, 5), fanout(2, 3, 1)].into_iter().for_each(|fanout| line.push(fanout, false, 0));
         let mut turns = Vec::new();
         loop {
             let items = line.take(10, &HashSet::new());
@@ -111,7 +118,7 @@ mod tests {
     #[test]
     fn who_is_blocked_keeps_its_turn_and_nobody_waits_for_it() {
         let mut line = Line::default();
-        [fanout(1, 1, 5), fanout(2, 2, 5)].into_iter().for_each(|fanout| line.push(fanout, false));
+        [fanout(1, 1, 5), fanout(2, 2, 5)].into_iter().for_each(|fanout| line.push(fanout, false, 0));
         let blocked = HashSet::from([TenantNum(1)]);
         assert_eq!(seqs(&line.take(10, &blocked)), [2]);
         assert!(line.take(10, &blocked).is_empty());
@@ -121,7 +128,7 @@ mod tests {
     #[test]
     fn every_target_is_taken_once() {
         let mut line = Line::default();
-        (1..=3).for_each(|tenant| line.push(fanout(tenant, tenant, 1000), tenant <= 2));
+        (1..=3).for_each(|tenant| line.push(fanout(tenant, tenant, 1000), tenant <= 2, 0));
         let mut taken = HashSet::new();
         while line.bytes() > 0 {
             for item in line.take(7, &HashSet::new()) {

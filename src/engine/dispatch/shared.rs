@@ -66,7 +66,7 @@ impl Dispatcher {
             // An owner before may have made rows of what was there when the shard was gained.
             let fanout = if is_news { fanout } else { self.without_recorded(fanout, &mut recorded).await? };
             if is_news {
-                line.push(fanout, false);
+                self.push(fanout, false, line);
             } else {
                 self.push_read(fanout, line);
             }

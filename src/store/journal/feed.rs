@@ -123,6 +123,13 @@ impl Feed {
         self.changed.notify_one();
     }
 
+    /// Others dispatch these now.
+    pub(super) fn forget(&self, are_forgotten: impl Fn(i16) -> bool) {
+        let mut state = self.state.lock();
+        state.waiting.retain(|fanout| !are_forgotten(fanout.shard));
+        state.bytes = state.waiting.iter().map(Fanout::bytes).sum();
+    }
+
     /// Whether to begin anew with what the store holds; said once.
     pub fn must_look_again(&self) -> bool {
         std::mem::take(&mut self.state.lock().look_again)

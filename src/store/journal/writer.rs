@@ -224,7 +224,7 @@ impl Writer {
         batch.records.retain(|record| pass.admits(record));
         let dropped = before - batch.records.len();
         JournalStats::add(&self.outputs.stats.fenced, dropped);
-        tracing::error!(dropped, "another node has taken over; what was recorded for its shards is dropped");
+        tracing::warn!(dropped, "what was recorded for shards of other nodes is dropped; they send it again");
         if !pass.admits_events() {
             for request in batch.publishes.drain(..) {
                 let _ = request.answer.send(Err(PublishError::Deposed));

@@ -90,6 +90,20 @@ impl Holding {
         self.serves_shard(ShardNum::of(webhook))
     }
 
+    /// The same, if nobody else has held the shard since it was held under this epoch.
+    #[must_use]
+    pub fn serves_under(&self, webhook: WebhookNum, epoch: i64) -> bool {
+        let is_same = self.claim(ShardNum::of(webhook), |claim| claim.serves && claim.epoch == epoch);
+        is_same.unwrap_or(self.claims().is_none())
+    }
+
+    /// Under which this shard is held; 0 if it is not, or if there is nobody else.
+    #[must_use]
+    pub fn epoch_of(&self, shard: i16) -> i64 {
+        let shard = ShardNum::read(shard).ok();
+        shard.and_then(|shard| self.claim(shard, |claim| claim.epoch)).unwrap_or(0)
+    }
+
     #[must_use]
     pub fn serves_shard(&self, shard: ShardNum) -> bool {
         self.claim(shard, |claim| claim.serves).unwrap_or(self.claims().is_none())

@@ -137,7 +137,10 @@ async fn the_server_tells_what_became_of_a_transaction() {
     let event = world.accept(&[]).await.seq;
     assert!(store.was_committed(Some(&id), None).await);
     assert!(store.was_committed(Some(&id), Some(event)).await);
-    assert!(!store.was_committed(Some(&id), Some(event.next(UnixMillis::now()))).await, "another one has its number");
+    assert!(
+        !store.was_committed(Some(&id), Some(event.next(world.holding.slot(), UnixMillis::now()))).await,
+        "another one has its number"
+    );
     let future = TransactionId::of("999999999999".to_owned());
     assert!(!store.was_committed(Some(&future), None).await, "it was lost with the server that counted so far");
     assert!(!store.was_committed(None, None).await);

@@ -125,7 +125,7 @@ impl Process {
 
     async fn take_in(&self, next: Next, line: &mut Line) -> Result<(), Failed> {
         match next {
-            Next::Dispatch(fanouts) => fanouts.into_iter().for_each(|fanout| line.push(fanout, false)),
+            Next::Dispatch(fanouts) => fanouts.into_iter().for_each(|fanout| line.push(fanout, false, 0)),
             Next::ReadAfter(after) => self.read_back(after, line).await?,
             // There are no other nodes.
             Next::LookForNews => {}
@@ -159,7 +159,7 @@ impl Process {
         let is_suspect = |fanout: &Fanout| fanout.event.seq <= self.suspect.events_to;
         for fanout in owed.into_iter().filter(|fanout| !fanout.targets.is_empty()) {
             let recovered = is_suspect(&fanout);
-            line.push(fanout, recovered);
+            line.push(fanout, recovered, 0);
         }
         Ok(())
     }
