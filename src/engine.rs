@@ -211,6 +211,7 @@ impl Engine {
         engine.spawn_tasks();
         engine.spawn_cluster_tasks(&running.abroad);
         engine.follow_news(position);
+        engine.inner.cluster.settle().await;
         Ok(engine)
     }
 

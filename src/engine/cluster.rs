@@ -26,6 +26,9 @@ const EVERY: Duration = Duration::from_secs(1);
 /// No request takes longer, so whatever has not ended by then was cut short.
 const LONGEST_HAND_OVER: Duration = Duration::from_secs(45);
 
+/// A start waits for its first look, which takes milliseconds as a rule, so that whoever calls it finds it at work.
+const FIRST_LOOK: Duration = Duration::from_secs(10);
+
 /// Pause after the store failed.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -44,6 +47,14 @@ impl Cluster {
     /// Whether this node has looked, and taken what it found to be taken.
     pub(super) fn is_settled(&self) -> bool {
         *self.settled.borrow()
+    }
+
+    /// Waits for that, for a while.
+    pub(super) async fn settle(&self) {
+        let mut settled = self.settled.subscribe();
+        if tokio::time::timeout(FIRST_LOOK, settled.wait_for(|settled| *settled)).await.is_err() {
+            tracing::warn!("what this node is to serve is not known yet; it goes on looking");
+        }
     }
 
     /// Who was there at the last look, and how long ago that was.
