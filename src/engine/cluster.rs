@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -133,6 +134,8 @@ pub(super) struct Member {
     pub(super) feed: Arc<Feed>,
     pub(super) log: Arc<LogIndex>,
     pub(super) cluster: Cluster,
+    /// Shards that are on their way to another node.
+    pub(super) leaving: Mutex<BTreeSet<ShardNum>>,
 }
 
 impl Member {
@@ -158,6 +161,7 @@ impl Member {
         if self.bury_the_dead(me, &survey).await? {
             survey = store.survey().await?.unwrap_or(survey);
         }
+        self.give_back(me, &survey).await?;
         let Moves { give, take } = moves(me, &survey);
         self.cluster.seen.store(Some(Arc::new((survey, Instant::now()))));
         self.take(&shards(take)).await?;
@@ -176,6 +180,21 @@ impl Member {
             }
         }
         Ok(buried)
+    }
+
+    /// What this node has taken without having heard of it, because the answer was lost. Nothing was sent for it.
+    async fn give_back(&self, me: i64, survey: &Survey) -> Result<(), StoreError> {
+        let holding = &self.shared.holding;
+        let is_unknown = |shard: &ShardNum| {
+            let is_mine = survey.shards.get(shard.place()).is_some_and(|(owner, _)| *owner == Some(me));
+            is_mine && !holding.has(*shard) && !self.leaving.lock().contains(shard)
+        };
+        let unknown: Vec<ShardNum> = ShardNum::all().filter(is_unknown).collect();
+        if !unknown.is_empty() {
+            tracing::warn!(shards = unknown.len(), "shards were taken without an answer; they are given back");
+            self.shared.store.release(holding, &unknown, false).await?;
+        }
+        Ok(())
     }
 
     async fn take(self: &Arc<Self>, wanted: &[ShardNum]) -> Result<(), StoreError> {
@@ -221,6 +240,7 @@ impl Member {
         let holding = &self.shared.holding;
         let served: Vec<ShardNum> = give.iter().copied().filter(|shard| holding.serves_shard(*shard)).collect();
         holding.quit(&served);
+        self.leaving.lock().extend(&served);
         for shard in served {
             let member = self.clone();
             tokio::spawn(async move { member.hand_over_one(shard).await });
@@ -237,6 +257,7 @@ impl Member {
             tracing::warn!(%error, "a shard could not be handed over; trying again");
             tokio::time::sleep(PAUSE).await;
         }
+        self.leaving.lock().remove(&shard);
         self.shared.bell.ring_for_shards();
     }
 }
