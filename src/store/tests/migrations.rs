@@ -13,16 +13,16 @@ on_both!(the_schema_goes_down_and_up_again);
 async fn the_schema_goes_down_and_up_again(on: On) {
     let home = Home::new(on);
     home.open().await.close().await;
-    Store::migrate_down(&home.options(), 1).await.unwrap();
+    home.migrate_down(1).await;
     let options = Options { migrate: false, ..home.options() };
-    assert!(matches!(Store::open(options.clone()).await, Err(OpenError::NotMigrated)));
+    assert!(matches!(home.opened(options.clone()).await, Err(OpenError::NotMigrated)));
     let store = home.open().await;
     assert!(store.integrity_problems().await.unwrap().is_empty());
     store.close().await;
     drop(store);
-    Store::migrate_down(&options, 3).await.unwrap();
+    home.migrate_down(3).await;
     home.open().await.close().await;
-    Store::open(options).await.unwrap().close().await;
+    home.opened(options).await.unwrap().close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

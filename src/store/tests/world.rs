@@ -74,7 +74,7 @@ impl Home {
     }
 
     /// A program that another test starts at this moment has our lock, too, until it runs: that passes.
-    async fn opened(&self, options: Options) -> Result<Store, OpenError> {
+    pub(super) async fn opened(&self, options: Options) -> Result<Store, OpenError> {
         for _ in 0..200 {
             match Store::open(options.clone()).await {
                 Err(OpenError::Locked { .. }) => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -82,6 +82,17 @@ impl Home {
             }
         }
         Store::open(options).await
+    }
+
+    /// The same holds for whoever undoes migrations.
+    pub(super) async fn migrate_down(&self, steps: u32) {
+        for _ in 0..200 {
+            match Store::migrate_down(&self.options(), steps).await {
+                Err(OpenError::Locked { .. }) => tokio::time::sleep(Duration::from_millis(10)).await,
+                undone => return undone.unwrap(),
+            }
+        }
+        panic!("the database stays locked");
     }
 }
 
