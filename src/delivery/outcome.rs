@@ -154,6 +154,8 @@ fn until(date: std::time::SystemTime, now: UnixMillis) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const NOON: UnixMillis = UnixMillis(1_795_521_600_000); // Tue, 24 Nov 2026 12:00:00 GMT
@@ -213,6 +215,30 @@ mod tests {
     fn junk_is_no_hint() {
         for junk in ["", "  ", "-1", "+1", "1.5", "1e3", "soon", "12:00", "Tue, 99 Nov 2026 12:00:30 GMT", "٣"] {
             assert_eq!(parse_retry_after(junk, NOON), None, "{junk:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_receiver_writes_it_asks_for_a_day_at_most(hint in ".*", now in 0..=4_102_444_800_000_i64) {
+            if let Some(wait) = parse_retry_after(&hint, UnixMillis(now)) {
+                prop_assert!(wait <= RETRY_AFTER_CAP);
+            }
+        }
+
+        #[test]
+        fn seconds_are_taken_at_their_word(seconds: u64) {
+            let asked = Duration::from_secs(seconds).min(RETRY_AFTER_CAP);
+            prop_assert_eq!(parse_retry_after(&seconds.to_string(), NOON), Some(asked));
+        }
+
+        #[test]
+        fn a_date_is_the_time_until_then(ahead in -86_400..=2 * 86_400_i64) {
+            let moment = std::time::UNIX_EPOCH + Duration::from_millis(NOON.0.unsigned_abs());
+            let offset = Duration::from_secs(ahead.unsigned_abs());
+            let date = if ahead < 0 { moment - offset } else { moment + offset };
+            let asked = Duration::from_secs(ahead.max(0).unsigned_abs()).min(RETRY_AFTER_CAP);
+            prop_assert_eq!(parse_retry_after(&httpdate::fmt_http_date(date), NOON), Some(asked));
         }
     }
 }

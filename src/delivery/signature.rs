@@ -164,6 +164,8 @@ fn digest(key: &Hmac<Sha256>, signed: &[&[u8]]) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const OLD: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -249,5 +251,34 @@ mod tests {
     #[test]
     fn debug_shows_nothing_of_a_secret() {
         assert_eq!(format!("{:?}", secrets(&[OLD])), "[SigningSecret(redacted)]");
+    }
+
+    proptest! {
+        #[test]
+        fn a_text_is_refused_without_being_quoted_or_signs_as_it_was_given(text in "(whsec_)?[ -~]{0,96}") {
+            match SigningSecret::parse(&text) {
+                Ok(secret) => prop_assert_eq!(secret.reveal(), text),
+                Err(error) => prop_assert!(text.len() < 12 || !error.to_string().contains(&text)),
+            }
+        }
+
+        #[test]
+        fn another_body_time_id_or_secret_is_another_signature(
+            key: [u8; 32], other: [u8; 32], body: Vec<u8>, time in 0..=4_102_444_800_i64, place: prop::sample::Index,
+        ) {
+            prop_assume!(key != other && !body.is_empty());
+            let secret = |key: [u8; 32]| [SigningSecret::parse(&format!("{PREFIX}{}", STANDARD.encode(key))).unwrap()];
+            let mut changed = body.clone();
+            changed[place.index(body.len())] ^= 1;
+            let signed = standard_webhooks(&secret(key), "evt_1", time, &body);
+            for different in [
+                standard_webhooks(&secret(other), "evt_1", time, &body),
+                standard_webhooks(&secret(key), "evt_2", time, &body),
+                standard_webhooks(&secret(key), "evt_1", time + 1, &body),
+                standard_webhooks(&secret(key), "evt_1", time, &changed),
+            ] {
+                prop_assert_ne!(&signed, &different);
+            }
+        }
     }
 }
