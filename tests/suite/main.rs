@@ -42,6 +42,7 @@ mod panics;
 mod pgbouncer;
 mod postgres;
 mod publish;
+mod races;
 mod receivers;
 mod recovery;
 mod schedule;
