@@ -7,6 +7,7 @@ mod answer;
 mod backlogs;
 mod body;
 mod catalogue;
+mod cors;
 mod deliveries;
 mod document;
 mod engine;
@@ -20,10 +21,12 @@ mod idempotency;
 mod key;
 mod keys;
 mod metrics;
+mod misses;
 mod names;
 mod page;
 mod path;
 mod problem;
+mod rates;
 mod tenants;
 mod webhooks;
 
@@ -34,10 +37,12 @@ use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
 use axum::routing::get;
 use bytes::Bytes;
+use tower::util::option_layer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 pub use catalogue::default_catalogue;
+pub use rates::RequestRate;
 
 use crate::engine::Engine;
 use crate::store::Store;
@@ -45,6 +50,7 @@ use crate::store::Store;
 use self::auth::Keys;
 use self::document::ApiDocument;
 use self::forward::Peers;
+use self::rates::Rates;
 
 /// Characters of an admin key from the configuration: fewer could be guessed.
 const MIN_ADMIN_KEY: usize = 32;
@@ -56,11 +62,17 @@ pub struct ApiConfig {
     pub admin_key: Option<String>,
     /// Bytes of a request's body; 1 MiB unless told otherwise.
     pub body_limit: usize,
+    /// With each key of a tenant.
+    pub key_rate: Option<RequestRate>,
+    /// Of each tenant, over all its keys.
+    pub tenant_rate: Option<RequestRate>,
+    /// Origins whose pages may call the API from a browser.
+    pub cors_origins: Vec<String>,
 }
 
 impl Default for ApiConfig {
     fn default() -> Self {
-        Self { admin_key: None, body_limit: 1024 * 1024 }
+        Self { admin_key: None, body_limit: 1024 * 1024, key_rate: None, tenant_rate: None, cors_origins: Vec::new() }
     }
 }
 
@@ -73,11 +85,13 @@ struct Inner {
     keys: Arc<Keys>,
     body_limit: usize,
     peers: Peers,
+    rates: Rates,
 }
 
 impl App {
     fn new(engine: Engine, config: ApiConfig) -> Self {
-        let ApiConfig { admin_key, body_limit } = config;
+        let ApiConfig { admin_key, body_limit, key_rate, tenant_rate, cors_origins: _ } = config;
+        let rates = Rates::new(key_rate, tenant_rate);
         let (long, short): (Vec<_>, Vec<_>) =
             admin_key.into_iter().partition(|key| key.chars().count() >= MIN_ADMIN_KEY);
         if !short.is_empty() {
@@ -86,7 +100,7 @@ impl App {
         let keys = Arc::new(Keys::new(long.first().map(String::as_str)));
         let known = keys.clone();
         engine.on_stale(move |stale| known.forget(stale));
-        Self(Arc::new(Inner { engine, keys, body_limit, peers: Peers::new() }))
+        Self(Arc::new(Inner { engine, keys, body_limit, peers: Peers::new(), rates }))
     }
 
     fn engine(&self) -> &Engine {
@@ -103,6 +117,10 @@ impl App {
 
     fn peers(&self) -> &Peers {
         &self.0.peers
+    }
+
+    fn rates(&self) -> &Rates {
+        &self.0.rates
     }
 
     fn body_limit(&self) -> usize {
@@ -128,6 +146,7 @@ fn routes() -> OpenApiRouter<App> {
 pub fn router(engine: Engine, config: ApiConfig) -> Router {
     let (routes, document) = routes().split_for_parts();
     let document: Bytes = serde_json::to_vec(&document).unwrap_or_default().into();
+    let cors = cors::layer(&config.cors_origins);
     let app = App::new(engine, config);
     let show_document = async move || ([(CONTENT_TYPE, "application/json")], document);
     routes
@@ -135,6 +154,7 @@ pub fn router(engine: Engine, config: ApiConfig) -> Router {
         .fallback(answer::no_such_route)
         .method_not_allowed_fallback(answer::no_such_method)
         .layer(middleware::from_fn_with_state(app.clone(), forward::forward))
+        .layer(option_layer(cors))
         .layer(middleware::from_fn(answer::finish))
         .with_state(app)
 }

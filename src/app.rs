@@ -1,18 +1,14 @@
 //! The composition root: Config → Store → Engine → API, and the order of starting and stopping.
 
 use std::io;
-use std::net::SocketAddr;
 
-use axum::serve::ListenerExt;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, ApiConfig};
-use crate::config::Config;
+use crate::api::{self, ApiConfig, RequestRate};
+use crate::config::{Config, Rate, TlsSettings};
 use crate::engine::{Engine, EngineConfig, StartError};
+use crate::listener::{self, ListenError, Listener, Serving, Shares, TlsFiles};
 use crate::store::{OpenError, Store, StoreError};
 
 #[derive(Debug, thiserror::Error)]
@@ -23,8 +19,8 @@ pub enum AppError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Start(#[from] StartError),
-    #[error("listen: cannot listen on {address}: {source}")]
-    Listen { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     #[error("signals: {0}")]
     Signals(io::Error),
 }
@@ -32,41 +28,46 @@ pub enum AppError {
 /// A running posthaste.
 pub struct App {
     pub engine: Engine,
-    pub address: SocketAddr,
+    /// Where the API listens.
+    pub url: String,
     /// Shown once, when one had to be made.
     pub new_admin_key: Option<String>,
     store: Store,
-    server: JoinHandle<io::Result<()>>,
-    stopping: CancellationToken,
+    server: Serving,
     stop_grace: std::time::Duration,
 }
 
 impl App {
     pub async fn start(config: Config) -> Result<Self, AppError> {
+        let Shares { connections, requests } = affordable(&config);
         let store = Store::open(config.database()).await?;
+        let tls = config.api.tls.map(|TlsSettings { certificate, key }| TlsFiles { certificate, key });
+        let listener = Listener::bind(config.listen, connections, tls).await?;
+        let url = listener.url();
         let engine_config = EngineConfig {
             allow_http: config.allow_http,
             egress_allow: config.egress_allow,
             arbiters: config.endpoint_threads,
-            max_in_flight: config.max_in_flight,
+            max_in_flight: requests,
             payload_memory: config.payload_memory_bytes,
-            address: config.advertise_url,
+            address: Some(config.advertise_url.unwrap_or_else(|| url.clone())),
         };
-        let listen = |source| AppError::Listen { address: config.listen, source };
-        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
-        let address = listener.local_addr().map_err(listen)?;
-        let reached_at = engine_config.address.unwrap_or_else(|| format!("http://{address}"));
-        let engine_config = EngineConfig { address: Some(reached_at), ..engine_config };
         let engine = Engine::start(store.clone(), engine_config).await?;
         // Last, so that a start that fails has not used up the one moment at which the key is shown.
         let new_admin_key = match &config.admin_key {
             Some(_) => None,
             None => admin_key_on_first_start(&store).await?,
         };
-        let api_config = ApiConfig { admin_key: config.admin_key, body_limit: config.body_limit_bytes };
-        let stopping = CancellationToken::new();
-        let server = serve(listener, api::router(engine.clone(), api_config), stopping.clone());
-        Ok(Self { engine, address, new_admin_key, store, server, stopping, stop_grace: config.stop_grace })
+        let rate = |Rate { per_second, burst }| RequestRate { per_second, burst };
+        let api_config = ApiConfig {
+            admin_key: config.admin_key,
+            body_limit: config.body_limit_bytes,
+            key_rate: config.api.key_rate.map(rate),
+            tenant_rate: config.api.tenant_rate.map(rate),
+            cors_origins: config.api.cors_origins,
+        };
+        let server = listener.serve(api::router(engine.clone(), api_config)).map_err(ListenError::Tls)?;
+        Ok(Self { engine, url, new_admin_key, store, server, stop_grace: config.stop_grace })
     }
 
     /// Resolves when another process has taken over the database, and all that is left to do is to stop.
@@ -78,9 +79,8 @@ impl App {
     /// database.
     pub async fn stop(self) {
         let by = Instant::now() + self.stop_grace;
-        self.stopping.cancel();
-        let (answered, drained) = tokio::join!(tokio::time::timeout_at(by, self.server), self.engine.drain(by));
-        if answered.is_err() {
+        let (answered, drained) = tokio::join!(self.server.stop(by), self.engine.drain(by));
+        if !answered {
             tracing::warn!("requests to the API were cut off");
         }
         self.engine.close(drained).await;
@@ -88,12 +88,20 @@ impl App {
     }
 }
 
-fn serve(listener: TcpListener, router: axum::Router, stopping: CancellationToken) -> JoinHandle<io::Result<()>> {
-    let listener = listener.tap_io(|connection| {
-        // Answers are small; waiting to fill a segment would only add delay.
-        let _ = connection.set_nodelay(true);
-    });
-    tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stopping.cancelled_owned()).await })
+/// What the settings ask for, as far as this process may have so many sockets open.
+fn affordable(config: &Config) -> Shares {
+    let wanted = Shares { connections: config.api.max_connections, requests: config.max_in_flight };
+    let limit = listener::raise_limit();
+    let shares = Shares::of(limit, wanted);
+    if shares != wanted {
+        let Shares { connections, requests } = shares;
+        tracing::warn!(
+            max_connections = connections,
+            max_in_flight = requests,
+            "less than was asked for: no more than {limit} files may be open (`ulimit -n`)"
+        );
+    }
+    shares
 }
 
 async fn admin_key_on_first_start(store: &Store) -> Result<Option<String>, StoreError> {

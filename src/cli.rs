@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 
 use crate::app::AppError;
 use crate::config::{Config, ConfigError, Written};
+use crate::listener::ListenError;
 use crate::store::OpenError;
 use crate::telemetry::LogError;
 
@@ -81,6 +82,7 @@ impl CliError {
         match self {
             Self::Config(_) | Self::Log(_) => ExitCode::from(2),
             Self::Open(error) | Self::App(AppError::Open(error)) if error.is_configuration() => ExitCode::from(2),
+            Self::App(AppError::Listen(ListenError::Tls(_))) => ExitCode::from(2),
             Self::Open(_) | Self::App(_) | Self::Failed(_) => ExitCode::from(1),
         }
     }

@@ -1,6 +1,8 @@
 //! Settings: defaults, then a file, then the environment, then flags; later ones win. A key that nobody knows is an
 //! error that names it.
 
+mod api;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -8,6 +10,8 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize;
+
+pub use self::api::{ApiSettings, Rate, TlsSettings};
 
 use crate::store::seal::MasterKey;
 use crate::store::{CONNECTIONS, DEFAULT_CONNECTIONS, DEFAULT_LEASE, Options};
@@ -98,12 +102,36 @@ pub struct Written {
     /// Largest request body that the API accepts, in bytes [default: 1048576]
     #[arg(long, env = "POSTHASTE_BODY_LIMIT_BYTES", value_name = "BYTES")]
     body_limit_bytes: Option<usize>,
+    /// Connections to the API at once; beyond, the longest idle one is closed [default: 16384]
+    #[arg(long, env = "POSTHASTE_MAX_CONNECTIONS", value_name = "N")]
+    max_connections: Option<usize>,
+    /// HTTPS: a PEM file with the certificate of the API and those above it [default: none, plain HTTP]
+    #[arg(long, env = "POSTHASTE_TLS_CERT_FILE", value_name = "FILE")]
+    tls_cert_file: Option<PathBuf>,
+    /// HTTPS: a PEM file with the key of the certificate
+    #[arg(long, env = "POSTHASTE_TLS_KEY_FILE", value_name = "FILE")]
+    tls_key_file: Option<PathBuf>,
+    /// Origins whose pages may call the API from a browser, e.g. https://console.example.com [default: none]
+    #[arg(long, env = "POSTHASTE_CORS_ORIGINS", value_name = "ORIGIN,…")]
+    cors_origins: Option<String>,
+    /// Requests a second with one key of a tenant; 0 is no limit [default: 0]
+    #[arg(long, env = "POSTHASTE_KEY_REQUESTS_PER_SECOND", value_name = "N")]
+    key_requests_per_second: Option<usize>,
+    /// Requests with one key that may come at once [default: a second's worth]
+    #[arg(long, env = "POSTHASTE_KEY_REQUESTS_BURST", value_name = "N")]
+    key_requests_burst: Option<usize>,
+    /// Requests a second of one tenant, over all its keys; 0 is no limit [default: 0]
+    #[arg(long, env = "POSTHASTE_TENANT_REQUESTS_PER_SECOND", value_name = "N")]
+    tenant_requests_per_second: Option<usize>,
+    /// Requests of one tenant that may come at once [default: a second's worth]
+    #[arg(long, env = "POSTHASTE_TENANT_REQUESTS_BURST", value_name = "N")]
+    tenant_requests_burst: Option<usize>,
     /// What to log: a tracing filter such as info or posthaste=debug [default: info]
     #[arg(long, env = "POSTHASTE_LOG", value_name = "FILTER")]
     log: Option<String>,
 }
 
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 27] = [
     "database_url",
     "database_connections",
     "database_listen_url",
@@ -122,6 +150,14 @@ const KEYS: [&str; 19] = [
     "payload_memory_bytes",
     "stop_grace_ms",
     "body_limit_bytes",
+    "max_connections",
+    "tls_cert_file",
+    "tls_key_file",
+    "cors_origins",
+    "key_requests_per_second",
+    "key_requests_burst",
+    "tenant_requests_per_second",
+    "tenant_requests_burst",
     "log",
 ];
 
@@ -150,6 +186,7 @@ pub struct Config {
     pub payload_memory_bytes: usize,
     pub stop_grace: Duration,
     pub body_limit_bytes: usize,
+    pub api: ApiSettings,
     pub log: String,
 }
 
@@ -211,6 +248,14 @@ impl Written {
             payload_memory_bytes: self.payload_memory_bytes.or(below.payload_memory_bytes),
             stop_grace_ms: self.stop_grace_ms.or(below.stop_grace_ms),
             body_limit_bytes: self.body_limit_bytes.or(below.body_limit_bytes),
+            max_connections: self.max_connections.or(below.max_connections),
+            tls_cert_file: self.tls_cert_file.or(below.tls_cert_file),
+            tls_key_file: self.tls_key_file.or(below.tls_key_file),
+            cors_origins: self.cors_origins.or(below.cors_origins),
+            key_requests_per_second: self.key_requests_per_second.or(below.key_requests_per_second),
+            key_requests_burst: self.key_requests_burst.or(below.key_requests_burst),
+            tenant_requests_per_second: self.tenant_requests_per_second.or(below.tenant_requests_per_second),
+            tenant_requests_burst: self.tenant_requests_burst.or(below.tenant_requests_burst),
             log: self.log.or(below.log),
         }
     }
@@ -257,7 +302,8 @@ fn hidden(key: &'static str, expected: &'static str) -> ConfigError {
 impl TryFrom<Written> for Config {
     type Error = ConfigError;
 
-    fn try_from(written: Written) -> Result<Self, ConfigError> {
+    fn try_from(mut written: Written) -> Result<Self, ConfigError> {
+        let api = ApiSettings::read(&mut written)?;
         let listen = written.listen.as_deref().unwrap_or("127.0.0.1:8080");
         let admin_key = match written.admin_key {
             Some(key) if key.chars().count() < SHORTEST_ADMIN_KEY => {
@@ -313,6 +359,7 @@ impl TryFrom<Written> for Config {
             )?,
             stop_grace: Duration::from_millis(written.stop_grace_ms.unwrap_or(10_000)),
             body_limit_bytes: within("body_limit_bytes", body_limit, 1024..=64 * 1024 * 1024, "1024 to 67108864")?,
+            api,
             log: written.log.unwrap_or_else(|| "info".to_owned()),
         })
     }

@@ -8,5 +8,6 @@ pub mod delivery;
 pub mod engine;
 pub mod fault;
 pub mod id;
+pub mod listener;
 pub mod store;
 pub mod telemetry;

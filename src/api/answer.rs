@@ -1,8 +1,12 @@
-//! The outermost layer: gives every request its id, catches panics, writes out problems. Handlers know none of it.
+//! The outermost layer: gives every request its id, catches panics, writes out problems, and keeps browsers
+//! from making more of an answer than it is. Handlers know none of it.
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -10,6 +14,15 @@ use axum::response::{IntoResponse, Response};
 use super::problem::{Hint, Problem};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What a browser may make of an answer: nothing but read it. Answers are never kept by caches, since they belong to
+/// whoever asked, and never rendered, since texts in them come from others. A page sets its own policy.
+const PRUDENT: [(HeaderName, &str); 4] = [
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (CACHE_CONTROL, "no-store"),
+    (REFERRER_POLICY, "no-referrer"),
+    (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+];
 
 /// Longer ids of callers are replaced: they would fill the log.
 const MAX_REQUEST_ID: usize = 128;
@@ -22,7 +35,11 @@ pub(super) async fn finish(request: Request, next: Next) -> Response {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         write(&mut response, &problem, &id);
     }
-    response.headers_mut().insert(X_REQUEST_ID, id);
+    let headers = response.headers_mut();
+    headers.insert(X_REQUEST_ID, id);
+    for (name, value) in PRUDENT {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
     response
 }
 
@@ -35,6 +52,7 @@ fn write(response: &mut Response, problem: &Problem, id: &HeaderValue) {
     match problem.hint() {
         Hint::None => {}
         Hint::RetrySoon => _ = headers.insert(RETRY_AFTER, HeaderValue::from_static("1")),
+        Hint::RetryIn(seconds) => _ = headers.insert(RETRY_AFTER, HeaderValue::from(seconds)),
         Hint::Authenticate => _ = headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
     }
 }

@@ -3,17 +3,20 @@
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
-use axum::extract::FromRequestParts;
+use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use subtle::ConstantTimeEq;
 
 use super::App;
 use super::key::{self, Digest};
+use super::misses::Misses;
 use super::problem::Problem;
 use crate::engine::Stale;
 use crate::id::{KeyId, TenantId, TenantNum};
@@ -90,6 +93,7 @@ pub(super) struct Keys {
     /// The admin key of the configuration.
     configured: Option<Arc<Access>>,
     known: RwLock<Known>,
+    misses: Mutex<Misses>,
 }
 
 #[derive(Default)]
@@ -103,10 +107,11 @@ struct Known {
 impl Keys {
     pub(super) fn new(admin_key: Option<&str>) -> Self {
         let configured = admin_key.map(|admin_key| Arc::new(Access::admin(key::digest(admin_key.as_bytes()))));
-        Self { configured, known: RwLock::default() }
+        let misses = Mutex::new(Misses::new(Instant::now()));
+        Self { configured, known: RwLock::default(), misses }
     }
 
-    async fn identify(&self, store: &Store, headers: &HeaderMap) -> Result<Arc<Access>, Problem> {
+    async fn identify(&self, store: &Store, headers: &HeaderMap, peer: IpAddr) -> Result<Arc<Access>, Problem> {
         let presented = presented(headers)?;
         let digest = key::digest(presented.as_bytes());
         let is_right = |access: &&Arc<Access>| bool::from(access.digest.ct_eq(&digest));
@@ -121,10 +126,15 @@ impl Keys {
         if let Some(access) = known {
             return if is_right(&&access) { Ok(access) } else { Err(unknown_key()) };
         }
-        let access = Arc::new(self.look_up(store, presented).await?);
-        if !is_right(&&access) {
-            return Err(unknown_key());
+        let key_id = key::checked_id(presented).ok_or_else(unknown_key)?;
+        if let Some(wait) = self.misses.lock().wait(peer, Instant::now()) {
+            return Err(Problem::rate_limited("there were too many requests with keys that do not exist", wait));
         }
+        let access = self.look_up(store, key_id).await?.map(Arc::new);
+        let Some(access) = access.filter(|access| is_right(&access)) else {
+            self.misses.lock().note(peer, Instant::now());
+            return Err(unknown_key());
+        };
         let mut known = self.known.write();
         if known.generation == generation {
             known.keys.insert(id, access.clone());
@@ -132,15 +142,14 @@ impl Keys {
         Ok(access)
     }
 
-    async fn look_up(&self, store: &Store, presented: &str) -> Result<Access, Problem> {
-        let id: KeyId = key::checked_id(presented).ok_or_else(unknown_key)?;
-        let row = store.key(id).await?.ok_or_else(unknown_key)?;
+    async fn look_up(&self, store: &Store, id: KeyId) -> Result<Option<Access>, Problem> {
+        let Some(row) = store.key(id).await? else { return Ok(None) };
         let ApiKey { num: _, id: _, tenant, name: _, scopes, digest, created_at: _ } = row;
         let digest = digest.try_into().map_err(|_| Problem::internal(&"a stored key digest has a wrong length"))?;
-        let Some(tenant) = tenant else { return Ok(Access::admin(digest)) };
-        let tenant = store.tenant_by_num(tenant).await?.ok_or_else(unknown_key)?;
+        let Some(tenant) = tenant else { return Ok(Some(Access::admin(digest))) };
+        let Some(tenant) = store.tenant_by_num(tenant).await? else { return Ok(None) };
         let scopes = Scope::ALL.into_iter().filter(|scope| scopes.iter().any(|name| name == scope.as_str())).collect();
-        Ok(Access { digest, tenant: Some(Arc::new(tenant)), scopes })
+        Ok(Some(Access { digest, tenant: Some(Arc::new(tenant)), scopes }))
     }
 
     async fn tenant(&self, store: &Store, id: TenantId) -> Result<Option<Arc<TenantRow>>, StoreError> {
@@ -204,6 +213,19 @@ fn unknown_key() -> Problem {
     Problem::unauthenticated("invalid_key", "the key is not valid: mistyped, deleted, or never given out")
 }
 
+/// What the caller may do, unless it calls too often.
+async fn caller(parts: &Parts, app: &App) -> Result<Arc<Access>, Problem> {
+    let peer = parts
+        .extensions
+        .get()
+        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(peer): &ConnectInfo<SocketAddr>| peer.ip());
+    let access = app.keys().identify(app.store(), &parts.headers, peer).await?;
+    if let Some(tenant) = &access.tenant {
+        app.rates().admit(&access.digest, tenant.num)?;
+    }
+    Ok(access)
+}
+
 /// The tenant that a request is about, whose caller has the scope `S`.
 pub(super) struct Tenant<S> {
     pub(super) row: Arc<TenantRow>,
@@ -252,7 +274,7 @@ impl<S: Needs> FromRequestParts<App> for Tenants<S> {
 
 /// Nothing if an admin names none.
 async fn tenant_of(parts: &Parts, app: &App, scope: Scope) -> Result<Option<Arc<TenantRow>>, Problem> {
-    let access = app.keys().identify(app.store(), &parts.headers).await?;
+    let access = caller(parts, app).await?;
     access.require(scope)?;
     let selected = selected(&parts.headers)?;
     Ok(match (&access.tenant, selected) {
@@ -277,7 +299,7 @@ impl FromRequestParts<App> for Admin {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let access = app.keys().identify(app.store(), &parts.headers).await?;
+        let access = caller(parts, app).await?;
         if access.tenant.is_none() {
             return Ok(Self);
         }
@@ -324,7 +346,7 @@ mod tests {
         store.create_key(row.clone(), None).await.unwrap();
         let headers: HeaderMap = [(AUTHORIZATION, format!("Bearer {shown}").parse().unwrap())].into_iter().collect();
         let keys = Keys::new(None);
-        let identify = || keys.identify(&store, &headers);
+        let identify = || keys.identify(&store, &headers, IpAddr::V4(Ipv4Addr::LOCALHOST));
         assert!(identify().await.is_ok() && keys.tenant(&store, tenant.id).await.unwrap().is_some());
 
         let strict = TenantRow { allow_undeclared_types: false, ..tenant };

@@ -61,15 +61,15 @@ macro_rules! problem_sets {
 
 problem_sets! {
     /// Of routes that read.
-    ReadProblems: 400 401 403 404 500 503;
+    ReadProblems: 400 401 403 404 429 500 503;
     /// Of routes that create.
-    CreateProblems: 400 401 403 404 408 409 413 415 422 500 503;
+    CreateProblems: 400 401 403 404 408 409 413 415 422 429 500 503;
     /// Of routes that change what has a version.
-    ChangeProblems: 400 401 403 404 408 409 412 413 415 422 500 503;
+    ChangeProblems: 400 401 403 404 408 409 412 413 415 422 429 500 503;
     /// Of routes that delete what has a version.
-    DeleteProblems: 400 401 403 404 409 412 500 503;
+    DeleteProblems: 400 401 403 404 409 412 429 500 503;
     /// Of routes that take no body and act at once.
-    ActionProblems: 400 401 403 404 409 500 503;
+    ActionProblems: 400 401 403 404 409 429 500 503;
     /// Of `/readyz`.
     NotReady: 503;
 }

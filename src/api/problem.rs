@@ -2,6 +2,7 @@
 //! the layers below into a status. [`super::answer`] writes a problem out and adds the request's id.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -28,6 +29,8 @@ pub(super) enum Hint {
     None,
     /// `Retry-After: 1`
     RetrySoon,
+    /// `Retry-After` with so many seconds.
+    RetryIn(u64),
     /// `WWW-Authenticate: Bearer`
     Authenticate,
 }
@@ -120,6 +123,13 @@ impl Problem {
         tracing::error!(%error, "the database refused a request");
         let problem = Self::unavailable("storage_unavailable", "the database refused the request; nothing was kept");
         Self { hint: Hint::RetrySoon, ..problem }
+    }
+
+    /// Too many requests; there may be another after this wait.
+    pub(super) fn rate_limited(detail: &'static str, wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail);
+        Self { hint: Hint::RetryIn(seconds.max(1)), ..problem }
     }
 
     pub(super) fn key_reused() -> Self {
@@ -232,6 +242,12 @@ mod tests {
         assert_eq!(view["detail"], "/name: missing");
         assert_eq!(view["requestId"], "r-1");
         assert_eq!(view["errors"][0]["pointer"], "/name");
+    }
+
+    #[test]
+    fn a_wait_is_told_in_whole_seconds_and_never_too_short() {
+        let hint = |millis| Problem::rate_limited("too many", Duration::from_millis(millis)).hint();
+        assert_eq!([0, 1, 1000, 1001].map(hint), [1, 1, 1, 2].map(Hint::RetryIn));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod fan_out_huge;
 mod idle;
 mod isolation;
 mod latency;
+mod listener;
 mod percentiles;
 mod place;
 mod placement;
@@ -56,6 +57,8 @@ enum Scenario {
     FanOutHuge,
     /// What webhooks cost that nothing happens to, and then all at once
     Idle,
+    /// How long a publish takes beside very many connections that do nothing, or next to nothing
+    Listener,
     /// How shards fall on many nodes, and what moves when one comes, goes or dies; calculated
     Placement,
 }
@@ -67,7 +70,7 @@ pub struct BenchArgs {
     /// Bytes of `data` in an event
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(32..=65_536))]
     payload: u32,
-    /// Rounds of throughput and isolation; what is compared is measured in turns, since no machine is equally fast all
+    /// Rounds of throughput, isolation and listener; what is compared is measured in turns, since no machine is equally fast all
     /// the time
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
@@ -104,6 +107,8 @@ pub struct BenchArgs {
     #[command(flatten)]
     idle: idle::IdleArgs,
     #[command(flatten)]
+    listener: listener::ListenerArgs,
+    #[command(flatten)]
     placement: placement::PlacementArgs,
 }
 
@@ -137,6 +142,7 @@ impl Bench<'_> {
             Scenario::Backlog => self.written(backlog::measure(self).await?),
             Scenario::FanOutHuge => self.written(fan_out_huge::measure(self).await?),
             Scenario::Idle => self.written(idle::measure(self).await?),
+            Scenario::Listener => self.written(listener::measure(self).await?),
             Scenario::Placement => self.written(placement::measure(&self.args.placement)),
         }
     }

@@ -17,6 +17,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::app::{App, AppError, StopSignals};
 use crate::config::{Config, Written};
+use crate::listener::ListenError;
 use crate::telemetry;
 
 use self::client::Client;
@@ -77,16 +78,18 @@ fn config(args: &DemoArgs, directory: &Path) -> Result<Config, CliError> {
 
 fn explained(error: AppError) -> CliError {
     match error {
-        AppError::Listen { address, source } if source.kind() == io::ErrorKind::AddrInUse => CliError::failed(format!(
-            "listen: {address} is in use; choose another address, or any free port with --listen 127.0.0.1:0"
-        )),
+        AppError::Listen(ListenError::Bind { address, source }) if source.kind() == io::ErrorKind::AddrInUse => {
+            CliError::failed(format!(
+                "listen: {address} is in use; choose another address, or any free port with --listen 127.0.0.1:0"
+            ))
+        }
         other => other.into(),
     }
 }
 
 /// Sets the scene, explains it, and publishes until it is dropped.
 async fn play(app: &App, receivers: &Receivers, args: &DemoArgs) -> Result<Infallible, CliError> {
-    let url = format!("http://{}", app.address);
+    let url = app.url.clone();
     let admin_key = app.new_admin_key.as_deref().ok_or_else(|| CliError::failed("a new database has no new key"))?;
     let admin = Client::new(&url, admin_key)?;
     let scene = Scene::set(&admin, receivers).await?;

@@ -13,7 +13,7 @@ pub(super) async fn run(settings: Settings) -> Result<(), CliError> {
     if let Some(key) = &app.new_admin_key {
         println!("admin key, shown only now: {key}");
     }
-    println!("listening on http://{}", app.address);
+    println!("listening on {}", app.url);
     let deposed = tokio::select! {
         () = signals.asked() => false,
         () = app.deposed() => true,

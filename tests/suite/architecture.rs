@@ -15,7 +15,7 @@ struct Layer {
 /// Plain data and the crash helper: everybody may name them.
 const PLAIN: [&str; 3] = ["id", "clock", "fault"];
 
-const LAYERS: [Layer; 5] = [
+const LAYERS: [Layer; 6] = [
     Layer { name: "api", may_use: &["engine", "store"], without: &["sea_orm", "actix", "Addr<", "crate::delivery"] },
     Layer {
         name: "engine",
@@ -28,11 +28,12 @@ const LAYERS: [Layer; 5] = [
         may_use: &[],
         without: &["actix", "axum", "crate::engine", "crate::delivery", "crate::api"],
     },
+    Layer { name: "listener", may_use: &[], without: &["actix", "sea_orm"] },
     Layer { name: "config", may_use: &["store"], without: &["actix", "axum", "sea_orm"] },
 ];
 
 /// Decide without waiting, without a clock and without chance. Where they live, and the words that would give it away.
-const PURE: [&str; 27] = [
+const PURE: [&str; 28] = [
     "src/engine/lane.rs",
     "src/engine/lane/entry.rs",
     "src/engine/lane/health.rs",
@@ -49,6 +50,7 @@ const PURE: [&str; 27] = [
     "src/engine/restart.rs",
     "src/engine/routes.rs",
     "src/engine/shards.rs",
+    "src/listener/activity.rs",
     "src/delivery/breaker.rs",
     "src/delivery/retry.rs",
     "src/delivery/limiter.rs",

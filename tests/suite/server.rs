@@ -43,9 +43,13 @@ impl Output {
 
 /// The program with `args`, in `dir`, with nothing in its environment but `env`.
 fn spawn(dir: &Path, args: &[&str], env: &Env) -> (Child, Output) {
+    spawn_as(Command::new(env!("CARGO_BIN_EXE_posthaste")), dir, args, env)
+}
+
+fn spawn_as(mut command: Command, dir: &Path, args: &[&str], env: &Env) -> (Child, Output) {
     let log = tempfile::Builder::new().prefix("output-").tempdir_in(dir).expect("a directory for output").keep();
     let output = Output { stdout: log.join("stdout"), stderr: log.join("stderr") };
-    let child = Command::new(env!("CARGO_BIN_EXE_posthaste"))
+    let child = command
         .args(args)
         .current_dir(dir)
         .env_clear()
@@ -71,7 +75,17 @@ pub(crate) async fn run(dir: &Path, args: &[&str], env: &Env) -> (ExitStatus, Ou
 impl Server {
     /// Starts `posthaste serve` with `args` besides, and waits until it says where it listens.
     pub(crate) async fn start(dir: &Path, args: &[&str], env: &Env) -> Self {
-        let (child, output) = spawn(dir, &[&["serve"], args].concat(), env);
+        Self::listens(spawn(dir, &[&["serve"], args].concat(), env)).await
+    }
+
+    /// The same, of a process that may have only so many files and sockets open.
+    pub(crate) async fn start_with_files(dir: &Path, env: &Env, files: u32) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_posthaste")]);
+        Self::listens(spawn_as(shell, dir, &["serve"], env)).await
+    }
+
+    async fn listens((child, output): (Child, Output)) -> Self {
         let mut server = Self { child, output, url: String::new() };
         server.url = fact::until("the server says where it listens", async || server.listening()).await;
         server

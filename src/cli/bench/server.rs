@@ -1,5 +1,6 @@
 //! The engine under test: `posthaste serve` as a child process on a temporary database, and its API as a tenant sees it.
 
+use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -81,6 +82,16 @@ impl Server {
 
     pub(super) fn url(&self, path: &str) -> String {
         format!("{}/api/v1{path}", self.url)
+    }
+
+    /// Where it listens.
+    pub(super) fn address(&self) -> Result<SocketAddr, CliError> {
+        self.url.trim_start_matches("http://").parse().map_err(CliError::failed)
+    }
+
+    /// Resident bytes now.
+    pub(super) fn memory(&self) -> Result<f64, CliError> {
+        resident_bytes(self.pid()?)
     }
 
     /// Posts as the admin, or with `key`.

@@ -1,0 +1,30 @@
+//! Pages of other origins that may call the API from a browser: none unless they are configured, each by its name.
+
+use std::time::Duration;
+
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH, RETRY_AFTER};
+use axum::http::{HeaderName, HeaderValue, Method};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+/// How long a browser may remember what it was told.
+const MAX_AGE: Duration = Duration::from_hours(1);
+
+/// `None`: no answer has a header of CORS, and every browser keeps pages of other origins out.
+pub(super) fn layer(origins: &[String]) -> Option<CorsLayer> {
+    let origins: Vec<_> = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
+    if origins.is_empty() {
+        return None;
+    }
+    let named = HeaderName::from_static;
+    let sent = [AUTHORIZATION, CONTENT_TYPE, IF_MATCH]
+        .into_iter()
+        .chain(["x-api-key", "x-tenant-id", "x-request-id", "idempotency-key"].map(named));
+    let seen = [ETAG, RETRY_AFTER].into_iter().chain(["x-request-id", "idempotency-replayed"].map(named));
+    let layer = CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
+        .allow_headers(sent.collect::<Vec<_>>())
+        .expose_headers(seen.collect::<Vec<_>>())
+        .max_age(MAX_AGE);
+    Some(layer)
+}

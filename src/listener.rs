@@ -1,0 +1,204 @@
+//! Takes the connections of the API, on its own terms: how long a request's head may take and an answer may wait, how
+//! many connections there are, and who has to go when there are more. Given the routes by the app; knows none of them.
+
+mod activity;
+mod answer;
+mod connection;
+mod descriptors;
+mod refusal;
+mod roster;
+mod tls;
+mod watched;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use self::descriptors::{Shares, raise_limit};
+pub use self::tls::{TlsError, TlsFiles};
+
+use self::activity::Limits;
+use self::connection::Means;
+use self::descriptors::Spare;
+use self::refusal::{Refusals, refuse};
+use self::roster::Roster;
+use self::tls::Certificate;
+
+/// Clients that keep connections keep them for up to 90 s; one that is closed under them is made anew.
+const LIMITS: Limits = Limits {
+    head: Duration::from_secs(10),
+    idle: Duration::from_secs(60),
+    write: Duration::from_secs(30),
+    farewell: Duration::from_secs(1),
+};
+
+/// Between two tries to accept when there is no descriptor, so that nothing spins.
+const NO_DESCRIPTOR: Duration = Duration::from_millis(50);
+
+/// What is said about a lack of descriptors, at most this often.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
+/// A socket that is bound and not served yet.
+pub struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+    most: usize,
+    certificate: Option<Arc<Certificate>>,
+}
+
+/// Why there is no listener.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    #[error("listen: cannot listen on {address}: {source}")]
+    Bind { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+impl Listener {
+    /// Binds `address`, for at most so many connections at once.
+    ///
+    /// # Errors
+    ///
+    /// When the address is taken, or the files for TLS cannot be used.
+    pub async fn bind(address: SocketAddr, most: usize, tls: Option<TlsFiles>) -> Result<Self, ListenError> {
+        let certificate = tls.map(Certificate::read).transpose()?;
+        let failed = |source| ListenError::Bind { address, source };
+        let socket = TcpListener::bind(address).await.map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        Ok(Self { socket, address, most, certificate })
+    }
+
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where it is reached, without a slash at the end.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let scheme = if self.certificate.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// Serves these routes until it is stopped.
+    ///
+    /// # Errors
+    ///
+    /// When TLS cannot be set up.
+    pub fn serve(self, router: Router) -> Result<Serving, TlsError> {
+        let stopping = CancellationToken::new();
+        let tls = self.certificate.as_ref().map(Certificate::acceptor).transpose()?;
+        let means = Means { router, http: connection::http(), tls, limits: LIMITS, stopping: stopping.clone() };
+        let (connections, cut) = (TaskTracker::new(), CancellationToken::new());
+        if let Some(certificate) = self.certificate {
+            tokio::spawn(certificate.follow(stopping.clone()));
+        }
+        let doorman = Doorman {
+            means: Arc::new(means),
+            roster: Roster::new(self.most),
+            connections: connections.clone(),
+            cut: cut.clone(),
+            refusals: Refusals::new(),
+            spare: Spare::new(),
+            said: None,
+        };
+        let accepting = tokio::spawn(doorman.accept(self.socket));
+        Ok(Serving { stopping, cut, connections, accepting })
+    }
+}
+
+/// A listener at work.
+pub struct Serving {
+    stopping: CancellationToken,
+    cut: CancellationToken,
+    connections: TaskTracker,
+    accepting: JoinHandle<()>,
+}
+
+impl Serving {
+    /// Accepts nothing more and lets requests under way end until then; answers whether they did. What has not ended is
+    /// cut off.
+    pub async fn stop(self, by: Instant) -> bool {
+        self.stopping.cancel();
+        let ended = async {
+            let _ = self.accepting.await;
+            self.connections.close();
+            self.connections.wait().await;
+        };
+        let in_time = timeout_at(by, ended).await.is_ok();
+        self.cut.cancel();
+        in_time
+    }
+}
+
+/// Accepts connections and finds places for them.
+struct Doorman {
+    means: Arc<Means>,
+    roster: Arc<Roster>,
+    connections: TaskTracker,
+    cut: CancellationToken,
+    refusals: Refusals,
+    spare: Spare,
+    /// When a lack of descriptors was last spoken of.
+    said: Option<Instant>,
+}
+
+impl Doorman {
+    async fn accept(mut self, socket: TcpListener) {
+        let stopping = self.means.stopping.clone();
+        while let Some(accepted) = stopping.run_until_cancelled(socket.accept()).await {
+            match accepted {
+                Ok((stream, peer)) => self.admit(stream, peer),
+                Err(error) if is_of_one_connection(&error) => {
+                    tracing::debug!(%error, "a connection was gone before it was accepted");
+                }
+                Err(error) => _ = stopping.run_until_cancelled(self.make_do_without(&socket, &error)).await,
+            }
+        }
+    }
+
+    fn admit(&self, stream: TcpStream, peer: SocketAddr) {
+        match self.roster.admit(Instant::now()) {
+            Some(place) => {
+                let served = connection::serve(stream, peer, self.means.clone(), place);
+                let cut = self.cut.clone();
+                self.connections.spawn(async move { cut.run_until_cancelled(served).await });
+            }
+            // With TLS nothing can be said before the handshake, which is what there is no room for.
+            None if self.means.tls.is_some() => drop(stream),
+            None => self.refusals.tell(stream),
+        }
+    }
+
+    /// Tells the connection that waits to come again, with the descriptor that was kept for it, and makes room.
+    async fn make_do_without(&mut self, socket: &TcpListener, error: &io::Error) {
+        if self.said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
+            self.said = Some(Instant::now());
+            tracing::warn!(%error, "connections to the API cannot be accepted; is `ulimit -n` high enough?");
+        }
+        self.roster.make_room();
+        if self.spare.give_up() {
+            let waiting = tokio::time::timeout(NO_DESCRIPTOR, socket.accept()).await;
+            if let Ok(Ok((stream, _))) = waiting {
+                refuse(stream).await;
+            }
+            self.spare.take_back();
+        }
+        tokio::time::sleep(NO_DESCRIPTOR).await;
+    }
+}
+
+/// The others are the process's own: no descriptor, no memory.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}

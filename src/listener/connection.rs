@@ -1,0 +1,185 @@
+//! One connection from its acceptance to its end: TLS, HTTP, and the clock that ends it. What the clock goes by is in
+//! [`super::activity`].
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response, Version};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use super::activity::{Activity, Limits, Manner};
+use super::answer::{AnswerBody, UnderWay};
+use super::roster::Place;
+use super::watched::Watched;
+
+/// Names, values and the request line together: more is answered `431`, or with HTTP/2 the request is refused. As much is
+/// read ahead of a body.
+const HEAD_BYTES: usize = 64 * 1024;
+
+/// Header fields of a request; one more is answered `431`.
+const HEAD_FIELDS: usize = 100;
+
+/// HTTP/2: requests at once on one connection.
+const STREAMS: u32 = 100;
+
+/// HTTP/2: a client that opens and resets streams faster than they are served loses its connection (CVE-2023-44487).
+const PENDING_RESETS: usize = 20;
+
+/// HTTP/2: after so much silence the peer is asked whether it is there, and has as long again to answer.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
+
+/// A busy connection is looked at this often although nothing has happened on it.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// What all connections are served with.
+pub(super) struct Means {
+    pub(super) router: Router,
+    pub(super) http: auto::Builder<TokioExecutor>,
+    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) limits: Limits,
+    /// No further request is to begin.
+    pub(super) stopping: CancellationToken,
+}
+
+pub(super) fn http() -> auto::Builder<TokioExecutor> {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    // How long a head may take is watched over here, also before it is known which HTTP is spoken.
+    http.http1().header_read_timeout(None).max_buf_size(HEAD_BYTES).max_headers(HEAD_FIELDS);
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEAD_BYTES as u32)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .keep_alive_interval(SIGN_OF_LIFE)
+        .keep_alive_timeout(SIGN_OF_LIFE);
+    http
+}
+
+/// Serves a connection until it ends, its time is up or its place is needed.
+pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, means: Arc<Means>, place: Place) {
+    // Answers are small; waiting to fill a segment would only add delay.
+    let _ = stream.set_nodelay(true);
+    let leaving = means.stopping.child_token();
+    let watched = Watched::new(stream, place.activity.clone());
+    let speaker = Speaker { peer, means: &means, activity: &place.activity, leaving: &leaving };
+    let spoken = Box::pin(speaker.speak(watched));
+    in_time(spoken, &means.limits, &place, &leaving).await;
+}
+
+struct Speaker<'a> {
+    peer: SocketAddr,
+    means: &'a Means,
+    activity: &'a Arc<Mutex<Activity>>,
+    leaving: &'a CancellationToken,
+}
+
+impl Speaker<'_> {
+    async fn speak(self, io: Watched<TcpStream>) {
+        let Some(tls) = &self.means.tls else { return self.converse(io).await };
+        match self.leaving.run_until_cancelled(tls.accept(io)).await {
+            Some(Ok(io)) => self.converse(io).await,
+            Some(Err(error)) => tracing::debug!(%error, peer = %self.peer, "a TLS handshake failed"),
+            None => {}
+        }
+    }
+
+    async fn converse<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, io: I) {
+        let Self { peer, means, activity, leaving } = self;
+        let service = service_fn(|request: Request<Incoming>| {
+            let under_way = UnderWay::begin(activity, request.version() == Version::HTTP_2);
+            answered(means.router.clone(), request, peer, under_way)
+        });
+        let mut conversation = pin!(means.http.serve_connection(TokioIo::new(io), service));
+        let ended = tokio::select! {
+            ended = conversation.as_mut() => ended,
+            () = leaving.cancelled() => {
+                activity.lock().leave(Instant::now());
+                conversation.as_mut().graceful_shutdown();
+                conversation.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, %peer, "a connection to the API ended in the middle of something");
+        }
+    }
+}
+
+async fn answered(
+    router: Router,
+    request: Request<Incoming>,
+    peer: SocketAddr,
+    under_way: UnderWay,
+) -> Result<Response<AnswerBody>, Infallible> {
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(ConnectInfo(peer));
+    let response = router.oneshot(request).await?;
+    Ok(response.map(|body| AnswerBody::new(body, under_way)))
+}
+
+/// Polls a conversation until it is over, or has to be.
+async fn in_time(
+    mut conversation: Pin<Box<impl Future<Output = ()>>>,
+    limits: &Limits,
+    place: &Place,
+    leaving: &CancellationToken,
+) {
+    let mut alarm = pin!(sleep_until(Instant::now() + limits.head));
+    let mut evicted = pin!(place.evicted.cancelled());
+    poll_fn(|cx| {
+        if conversation.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let is_evicted = place.evicted.is_cancelled() || evicted.as_mut().poll(cx).is_ready();
+        if is_evicted && place.activity.lock().quiet().is_some() {
+            return Poll::Ready(());
+        }
+        time_is_up(alarm.as_mut(), cx, limits, &place.activity, leaving)
+    })
+    .await;
+}
+
+/// Ready when the connection has to end at once.
+fn time_is_up(
+    mut alarm: Pin<&mut Sleep>,
+    cx: &mut Context<'_>,
+    limits: &Limits,
+    activity: &Mutex<Activity>,
+    leaving: &CancellationToken,
+) -> Poll<()> {
+    loop {
+        let now = Instant::now();
+        let ends = activity.lock().ends(limits);
+        match ends {
+            Some((at, Manner::AtOnce)) if at <= now => return Poll::Ready(()),
+            Some((at, Manner::Politely)) if at <= now => {
+                activity.lock().leave(now);
+                leaving.cancel();
+                continue;
+            }
+            Some(_) | None => {}
+        }
+        let look = ends.map_or(now + LOOK, |(at, _)| at);
+        if look < alarm.deadline() || alarm.is_elapsed() {
+            alarm.as_mut().reset(look);
+        }
+        ready!(alarm.as_mut().poll(cx));
+    }
+}

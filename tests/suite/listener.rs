@@ -1,0 +1,279 @@
+//! Callers of the API who mean harm or know no better: those that send nothing, or little, or too much, or read nothing,
+//! or are too many (F21), and a process that may have few descriptors (F22). Whoever means well hardly notices.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use reqwest::Method;
+use serde_json::json;
+
+use crate::client::{Client, send, try_send};
+use crate::fact;
+use crate::hook::Hook;
+use crate::raw::Raw;
+use crate::receiver::Receiver;
+use crate::server::Server;
+use crate::world::{ADMIN_KEY, Event, World, new_key, sober_env, text};
+
+const PAUSE: Duration = Duration::from_millis(400);
+
+/// How much longer than promised a busy machine may take.
+const SLACK: Duration = Duration::from_secs(8);
+
+/// A whole head, of a request whose body is yet to come: it keeps its connection busy.
+fn head(key: &str, body_bytes: usize) -> String {
+    format!(
+        "POST /api/v1/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n\
+         content-length: {body_bytes}\r\n\r\n"
+    )
+}
+
+fn resident_bytes(server: &Server) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.id())).expect("a process");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its memory");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
+}
+
+fn open_sockets(server: &Server) -> usize {
+    let entries = fs::read_dir(format!("/proc/{}/fd", server.id())).expect("a process");
+    let targets = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+}
+
+async fn took<T>(what: impl Future<Output = T>) -> (T, Duration) {
+    let began = Instant::now();
+    (what.await, began.elapsed())
+}
+
+fn assert_took(took: Duration, seconds: u64) {
+    let promised = Duration::from_secs(seconds);
+    let least = promised - Duration::from_millis(500);
+    assert!(took >= least && took <= promised + SLACK, "{took:?} instead of {promised:?}");
+}
+
+#[tokio::test]
+async fn who_sends_nothing_or_little_or_reads_nothing_is_hung_up_on_in_time() {
+    let mut world = World::start().await;
+    let url = world.server().url().to_owned();
+    let key = world.tenant.key.clone();
+
+    let silent = async { took(Raw::open(&url).await.heard()).await };
+    let slow_head = async {
+        let raw = Raw::saying(&url, "GET /livez HTTP/1.1\r\nx-slow: ").await;
+        took(raw.dribble(PAUSE)).await
+    };
+    let slow_second_head = async {
+        let mut raw = Raw::saying(&url, "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        raw.say("GET /livez HTTP/1.1\r\nx-slow: ").await;
+        took(raw.dribble(PAUSE)).await
+    };
+    let slow_body = async {
+        let raw = Raw::saying(&url, &head(&key, 100_000)).await;
+        took(raw.dribble(PAUSE)).await
+    };
+    let slow_reader = async {
+        let many = "GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(400);
+        let mut raw = Raw::saying(&url, &many).await;
+        tokio::time::sleep(Duration::from_secs(30) + SLACK).await;
+        raw.heard().await
+    };
+    let (silent, slow_head, slow_second_head, slow_body, slow_reader) =
+        tokio::join!(silent, slow_head, slow_second_head, slow_body, slow_reader);
+
+    assert_eq!(silent.0, "");
+    assert_took(silent.1, 10);
+    assert_eq!(slow_head.0, "");
+    assert_took(slow_head.1, 10);
+    assert!(slow_second_head.0.starts_with("HTTP/1.1 200 "), "{}", slow_second_head.0);
+    assert_took(slow_second_head.1, 10);
+    assert!(slow_body.0.starts_with("HTTP/1.1 408 ") && slow_body.0.contains("\"request_timeout\""), "{}", slow_body.0);
+    assert_took(slow_body.1, 30);
+    let answers = slow_reader.matches("HTTP/1.1 200 OK").count();
+    assert!((1..400).contains(&answers), "{answers} answers were kept for a caller that read none");
+    world.publish("message.sent").await;
+}
+
+#[tokio::test]
+async fn a_body_of_100_megabytes_is_refused_without_being_kept() {
+    let mut world = World::start().await;
+    world.publish("message.sent").await;
+    let before = resident_bytes(world.server());
+    let (url, key) = (world.server().url().to_owned(), world.tenant.key.clone());
+
+    let sent = join_all((0..8).map(async |_| {
+        let mut raw = Raw::saying(&url, &head(&key, 100 << 20)).await;
+        let piece = "x".repeat(1 << 20);
+        for _ in 0..100 {
+            if !raw.say(&piece).await {
+                break;
+            }
+        }
+        raw.heard().await
+    }));
+    let answers = sent.await;
+
+    // Who goes on sending may lose the answer to a reset; whoever stops to read gets it.
+    for answer in answers.iter().filter(|answer| !answer.is_empty()) {
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    }
+    let declared = world.client().text(Method::POST, "/events", "x".repeat(2 << 20));
+    assert_eq!(send(declared).await.problem(413).code(), "payload_too_large");
+    let grown = resident_bytes(world.server()).saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes more");
+    world.publish("message.sent").await;
+}
+
+#[tokio::test]
+async fn many_members_or_values_in_a_body_are_counted_and_not_built() {
+    let mut world = World::start().await;
+    let members = |count: usize| (0..count).map(|n| format!("\"{n:x}\":0")).collect::<Vec<_>>().join(",");
+    let before = resident_bytes(world.server());
+
+    let in_data = format!("{{\"event\":\"message.sent\",\"data\":{{{}}}}}", members(100_000));
+    world.client().post_text("/events", in_data).await.expect(202);
+    let unknown = format!("{{\"event\":\"message.sent\",\"data\":{{}},{}}}", members(100_000));
+    world.client().post_text("/events", unknown).await.problem(422);
+    let a_million = format!("{{\"event\":\"message.sent\",\"data\":{{{}}}}}", members(1_000_000));
+    world.client().post_text("/events", a_million).await.problem(413);
+
+    let grown = resident_bytes(world.server()).saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes more");
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let mut world = World::start().await;
+    let url = world.server().url().to_owned();
+    let fields = (0..200).map(|n| format!("x-{n}: y\r\n")).collect::<String>();
+    let long = format!("x-long: {}\r\n", "y".repeat(100_000));
+
+    for odd in [fields, long] {
+        let mut raw = Raw::saying(&url, "GET /livez HTTP/1.1\r\nhost: x\r\n").await;
+        raw.say(&odd).await;
+        raw.say("\r\n").await;
+        let heard = raw.heard().await;
+        assert!(heard.starts_with("HTTP/1.1 431 "), "{heard}");
+    }
+    let mut raw = Raw::saying(&url, "\u{16}\u{3}\u{1} nothing of HTTP\r\n\r\n").await;
+    let heard = raw.heard().await;
+    assert!(heard.starts_with("HTTP/1.1 400 "), "{heard}");
+}
+
+#[tokio::test]
+async fn connections_that_do_nothing_keep_nobody_out() {
+    let mut world = World::with(&[("POSTHASTE_MAX_CONNECTIONS", "64")]).await;
+    let url = world.server().url().to_owned();
+    let before = open_sockets(world.server());
+
+    let mut crowd = Vec::new();
+    for number in 0..400 {
+        let said = if number % 2 == 0 { "" } else { "GET /livez HTTP/1.1\r\nx-slow: " };
+        crowd.push(Raw::saying(&url, said).await);
+        if number % 50 == 0 {
+            Client::open(&url)
+                .with_key(&world.tenant.key)
+                .post("/events", &json!({"event": "a.b", "data": {}}))
+                .await
+                .expect(202);
+        }
+    }
+
+    world.anyone().get("/webhooks").await.problem(401);
+    world.publish("message.sent").await;
+    let more = fact::until("those that had to go are gone", async || {
+        let more = open_sockets(world.server()).saturating_sub(before);
+        (more <= 64).then_some(more)
+    });
+    assert!(more.await > 32, "only as many go as have to");
+    drop(crowd);
+}
+
+#[tokio::test]
+async fn when_everybody_is_busy_the_next_one_is_asked_to_come_again() {
+    let mut world = World::with(&[("POSTHASTE_MAX_CONNECTIONS", "16")]).await;
+    let (url, key) = (world.server().url().to_owned(), world.tenant.key.clone());
+    // The client's own connection goes for one that is busy.
+    let busy = fact::until("every connection is busy", async || {
+        let begun = head(&key, 100);
+        let busy = join_all((0..24).map(|_| Raw::saying(&url, &begun))).await;
+        let refused = Raw::open(&url).await.heard().await;
+        refused.starts_with("HTTP/1.1 503 ").then_some((busy, refused))
+    });
+    let (busy, refused) = busy.await;
+
+    let refused = refused.to_lowercase();
+    assert!(refused.contains("\r\nretry-after: 1\r\n") && refused.contains("application/problem+json"), "{refused}");
+    assert!(refused.contains("\"code\":\"overloaded\""), "{refused}");
+    drop(busy);
+    let event = fact::until("there is room again", async || {
+        let publish = world.client().json(Method::POST, "/events", &json!({"event": "a.b", "data": {}}));
+        try_send(publish).await.ok().filter(|answer| answer.status == 202)
+    });
+    event.await;
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_connections_that_ask_for_nothing() {
+    let mut world = World::with(&[("POSTHASTE_STOP_GRACE_MS", "120000")]).await;
+    let url = world.server().url().to_owned();
+    let silent = Raw::open(&url).await;
+    let half = Raw::saying(&url, "GET /livez HTTP/1.1\r\nx-slow: ").await;
+    let kept = Raw::saying(&url, "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    world.publish("message.sent").await;
+
+    world.stop().await;
+
+    drop((silent, half, kept));
+}
+
+/// F22: what it cannot have it does without, and nobody's webhook pays for it.
+#[tokio::test]
+async fn a_process_with_256_descriptors_sheds_and_recovers() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut env = sober_env(dir.path());
+    env.insert("POSTHASTE_LISTEN", "127.0.0.1:0".to_owned());
+    let server = Server::start_with_files(dir.path(), &env, 256).await;
+    let admin = Client::open(server.url()).with_key(ADMIN_KEY);
+    let tenant = text(&admin.post("/tenants", &json!({"name": "Acme"})).await.expect(201), "id");
+    let key = text(&new_key(&admin, &tenant, &["read", "publish", "manage", "operate"]).await, "key");
+    let client = admin.with_key(&key);
+    let receivers = (0..60).map(|_| Receiver::answers_after(Duration::from_millis(300)));
+    let hooks = join_all(receivers.map(|receiver| Hook::create(&client, receiver, json!({"timeoutMs": 30_000})))).await;
+
+    let mut crowd = Vec::new();
+    let (mut events, mut refused) = (Vec::new(), 0);
+    for _ in 0..6 {
+        for _ in 0..50 {
+            crowd.push(Raw::saying(server.url(), &head(&key, 100)).await);
+        }
+        let publish = client.json(Method::POST, "/events", &json!({"event": "message.sent", "data": {}}));
+        match try_send(publish).await {
+            Ok(answer) if answer.status == 202 => events.push(Event::from(&answer.json())),
+            Ok(answer) => refused += usize::from(answer.status == 503),
+            Err(_) => {}
+        }
+    }
+    assert!(refused > 0, "with so few descriptors somebody has to be refused");
+    drop(crowd);
+
+    let publish = async || {
+        let publish = client.json(Method::POST, "/events", &json!({"event": "message.sent", "data": {}}));
+        let answer = try_send(publish).await.ok().filter(|answer| answer.status == 202)?;
+        Some(Event::from(&answer.json()))
+    };
+    events.push(fact::until("it takes events again", publish).await);
+    for event in &events {
+        let deliveries = fact::until_within(Duration::from_secs(60), "everything is delivered", async || {
+            let deliveries = client.walk(&format!("/events/{}/deliveries", event.id)).await;
+            let is_done = deliveries.len() == hooks.len() && deliveries.iter().all(|of| of["status"] == "success");
+            is_done.then_some(deliveries)
+        });
+        for delivery in deliveries.await {
+            assert_eq!(delivery["attempts"], 1, "a lack of descriptors was taken out on a webhook: {delivery}");
+        }
+    }
+    for hook in &hooks {
+        assert_eq!(client.get(&hook.path("")).await.expect(200)["isActive"], true);
+    }
+}

@@ -1,0 +1,158 @@
+//! How often one may call: limits of requests for keys and tenants, and for those who try keys. What a browser is told
+//! belongs here as well: what an answer is good for, and which pages may call.
+
+use reqwest::Method;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::client::{Answer, Client, send};
+use crate::world::World;
+
+fn wish() -> serde_json::Value {
+    json!({"event": "message.sent", "data": {}})
+}
+
+/// How many of so many publishes are accepted; those that are not are told when to come again.
+async fn accepted(client: &Client, calls: usize) -> usize {
+    let mut accepted = 0;
+    for _ in 0..calls {
+        let answer = client.post("/events", &wish()).await;
+        match answer.status {
+            202 => accepted += 1,
+            _ => assert_limited(&answer),
+        }
+    }
+    accepted
+}
+
+fn assert_limited(answer: &Answer) {
+    assert_eq!(answer.problem(429).code(), "rate_limited");
+    let wait: u64 = answer.header("retry-after").and_then(|wait| wait.parse().ok()).expect("whole seconds");
+    assert!(wait >= 1, "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_key_and_a_tenant_may_call_so_often_and_others_do_not_notice() {
+    let limits = [
+        ("POSTHASTE_KEY_REQUESTS_PER_SECOND", "1"),
+        ("POSTHASTE_KEY_REQUESTS_BURST", "20"),
+        ("POSTHASTE_TENANT_REQUESTS_PER_SECOND", "1"),
+        ("POSTHASTE_TENANT_REQUESTS_BURST", "30"),
+    ];
+    let world = World::with(&limits).await;
+    let second_key = world.caller(&["publish"]).await;
+
+    let by_key = accepted(world.client(), 60).await;
+    let by_tenant = accepted(&second_key, 60).await;
+
+    // One a second comes back meanwhile.
+    assert!((20..50).contains(&by_key), "{by_key}");
+    assert!((10..40).contains(&by_tenant), "{by_tenant}");
+    world.another_tenant().await.client.post("/events", &wish()).await.expect(202);
+    for _ in 0..60 {
+        world.admin().for_tenant(&world.tenant.id).get("/webhooks").await.expect(200);
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_limited_unless_it_is_configured() {
+    let world = World::start().await;
+
+    assert_eq!(accepted(world.client(), 300).await, 300);
+}
+
+/// A key that looks like one of ours, to the checksum, and was never given out.
+fn unknown_key() -> String {
+    const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let id = uuid::Uuid::now_v7();
+    let id = data_encoding::BASE32HEX_NOPAD.encode(id.as_bytes()).to_lowercase();
+    let secret: String = (0..27).map(|_| char::from(BASE62[rand::random_range(0..62)])).collect();
+    let key = format!("phk_{id}_{secret}");
+    let digest = Sha256::digest(key.as_bytes());
+    let mut left = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]) as usize;
+    let checksum = std::iter::repeat_with(|| {
+        let letter = char::from(BASE62[left % 62]);
+        left /= 62;
+        letter
+    });
+    format!("{key}{}", checksum.take(6).collect::<String>())
+}
+
+#[tokio::test]
+async fn whoever_tries_keys_is_slowed_down_and_known_keys_stay_good() {
+    let world = World::start().await;
+    world.publish("message.sent").await;
+
+    let mut limited = None;
+    for _ in 0..2_000 {
+        let answer = world.anyone().with_key(&unknown_key()).get("/webhooks").await;
+        if answer.status == 429 {
+            limited = Some(answer);
+            break;
+        }
+        assert_eq!(answer.problem(401).code(), "invalid_key");
+    }
+
+    assert_limited(&limited.expect("an end of trying"));
+    world.publish("message.sent").await;
+    assert_eq!(world.anyone().with_key("mistyped").get("/webhooks").await.problem(401).code(), "invalid_key");
+}
+
+#[tokio::test]
+async fn no_answer_is_kept_rendered_or_framed() {
+    let world = World::start().await;
+    let webhook = json!({"name": "a", "url": "http://127.0.0.1:9/", "events": ["*"]});
+    let answers = [
+        world.client().post("/webhooks", &webhook).await,
+        world.client().get("/webhooks").await,
+        world.anyone().get("/webhooks").await,
+        world.client().get("/nowhere").await,
+        send(world.anyone().root(Method::GET, "/livez")).await,
+        send(world.anyone().root(Method::GET, "/openapi.json")).await,
+    ];
+
+    for answer in answers {
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("cache-control", "no-store"),
+            ("referrer-policy", "no-referrer"),
+            ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+        ] {
+            assert_eq!(answer.header(name), Some(value), "{name} of {answer:?}");
+        }
+    }
+}
+
+async fn preflight(world: &World, origin: &str) -> Answer {
+    let call = world.anyone().call(Method::OPTIONS, "/events").header("origin", origin);
+    let call = call.header("access-control-request-method", "POST");
+    send(call.header("access-control-request-headers", "authorization,content-type")).await
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_are_kept_out() {
+    let world = World::start().await;
+
+    let asked = preflight(&world, "https://a.example").await;
+
+    assert_eq!(asked.problem(405).code(), "method_not_allowed");
+    assert_eq!(asked.header("access-control-allow-origin"), None);
+}
+
+#[tokio::test]
+async fn pages_of_an_origin_that_is_configured_may_call_and_no_others() {
+    let world = World::with(&[("POSTHASTE_CORS_ORIGINS", "https://a.example,http://localhost:3000")]).await;
+
+    let asked = preflight(&world, "https://a.example").await;
+    assert_eq!(asked.status, 200, "{asked:?}");
+    assert_eq!(asked.header("access-control-allow-origin"), Some("https://a.example"));
+    assert!(asked.header("access-control-allow-methods").is_some_and(|methods| methods.contains("PATCH")));
+    assert!(asked.header("access-control-allow-credentials").is_none());
+    for other in ["https://b.example", "null", "https://a.example.evil.example"] {
+        assert_eq!(preflight(&world, other).await.header("access-control-allow-origin"), None, "{other}");
+    }
+    let call = world.client().json(Method::POST, "/events", &wish()).header("origin", "http://localhost:3000");
+    let answer = send(call).await;
+    answer.expect(202);
+    assert_eq!(answer.header("access-control-allow-origin"), Some("http://localhost:3000"));
+}
