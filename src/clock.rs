@@ -1,9 +1,18 @@
-//! Wall-clock moments as the rows and the API know them. Plain data: pure code takes `now` as an argument.
+//! Wall-clock moments as the rows and the API know them, and the clock of this process, which does not jump when the
+//! system's does. Moments are plain data: pure code takes `now` as an argument.
+
+mod course;
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use parking_lot::RwLock;
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+use tokio::time::MissedTickBehavior;
+
+use self::course::{Course, Meaning, Reading};
 
 /// Milliseconds since 1970-01-01T00:00:00Z; as text RFC 3339 in UTC with milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -13,10 +22,17 @@ pub struct UnixMillis(pub i64);
 const LAST: i64 = 253_402_300_799_999;
 
 impl UnixMillis {
+    /// By this process's clock: by which everything is waited for and recorded.
     #[must_use]
     pub fn now() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(i64::try_from(since.as_millis()).unwrap_or(LAST))
+        Self(course().read().at(steady()).div_euclid(1000))
+    }
+
+    /// As the rest of the world has it, as far as is known here: for what others compare with clocks of their own. Jumps
+    /// when the reference does.
+    #[must_use]
+    pub fn now_outside() -> Self {
+        Self(course().read().reference_at(steady()).div_euclid(1000))
     }
 
     #[must_use]
@@ -43,6 +59,94 @@ impl fmt::Display for UnixMillis {
         let moment = jiff::Timestamp::from_millisecond(self.0.clamp(0, LAST)).map_err(|_| fmt::Error)?;
         write!(f, "{moment:.3}")
     }
+}
+
+/// How often the system's clock is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Clocks that are apart by no more are none of anybody's business.
+const NOTED_MS: i64 = 1000;
+
+/// The reference is being asked for the time.
+#[derive(Debug)]
+pub(crate) struct Question {
+    asked_at: Duration,
+}
+
+impl Question {
+    #[must_use]
+    pub(crate) fn ask() -> Self {
+        Self { asked_at: steady() }
+    }
+
+    /// It has answered. The answer was given at some moment since it was asked.
+    pub(crate) fn answered(self, said: UnixMillis) {
+        let took = steady().saturating_sub(self.asked_at);
+        let give = i64::try_from(took.as_micros() / 2).unwrap_or(i64::MAX);
+        let reading = Reading { at: self.asked_at + took / 2, said: said.0.saturating_mul(1000), give };
+        let meaning = course().write().hear(reading);
+        match meaning {
+            Meaning::InStep => {}
+            Meaning::Jumped(by) => {
+                let by_ms = by / 1000;
+                tracing::warn!(by_ms, "the clock has jumped; if it stays so, it is followed slowly");
+            }
+            Meaning::Taken(by) => tracing::warn!(by_ms = by / 1000, "the clock has stayed where it jumped to"),
+        }
+    }
+}
+
+/// Takes the system's clock as the reference, for a process whose database has none.
+pub(crate) async fn follow_the_system() {
+    each_look(|| Question::ask().answered(by_the_system())).await;
+}
+
+/// Says when the system's clock is not the reference's: nothing is waited for by it, but logs and certificates go by it.
+pub(crate) async fn watch_the_system() {
+    let mut said_ms = 0;
+    each_look(|| {
+        let by_ms = by_the_system().0 - UnixMillis::now_outside().0;
+        if (by_ms - said_ms).abs() <= NOTED_MS {
+            return;
+        }
+        said_ms = by_ms;
+        if by_ms.abs() > NOTED_MS {
+            tracing::warn!(by_ms, "the system's clock is ahead of the database's, which is the one that counts");
+        } else {
+            tracing::info!("the system's clock is the database's again");
+        }
+    })
+    .await;
+}
+
+async fn each_look(mut look: impl FnMut()) {
+    let mut tick = tokio::time::interval(LOOK_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        look();
+    }
+}
+
+/// Set by the system's clock until a reference is heard.
+fn course() -> &'static RwLock<Course> {
+    static COURSE: OnceLock<RwLock<Course>> = OnceLock::new();
+    COURSE.get_or_init(|| RwLock::new(Course::new(steady(), by_the_system().0 * 1000)))
+}
+
+/// The one look at the system's clock. What logs say comes from there, too.
+pub(crate) fn by_the_system() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(i64::try_from(since.as_millis()).unwrap_or(LAST))
+}
+
+/// Since the machine was started. Nobody can set it; on Linux it goes on while the machine sleeps.
+fn steady() -> Duration {
+    #[cfg(target_os = "linux")]
+    let id = ClockId::Boottime;
+    #[cfg(not(target_os = "linux"))]
+    let id = ClockId::Monotonic;
+    Duration::try_from(clock_gettime(id)).unwrap_or_default()
 }
 
 /// A text that is no RFC 3339 moment between 1970 and 9999.

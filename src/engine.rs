@@ -58,7 +58,7 @@ pub use crate::delivery::policy::{Policy, PolicyProblem, RateLimit, SignatureSet
 pub use crate::delivery::retry::{Backoff, RetryPolicy};
 pub use crate::delivery::signature::{SignatureFormat, SigningSecret};
 
-use crate::clock::UnixMillis;
+use crate::clock::{self, UnixMillis};
 use crate::fault::or_abort;
 use crate::id::TenantNum;
 use crate::store::bell::Bell;
@@ -227,6 +227,11 @@ impl Engine {
         let follower = Box::pin(or_abort("the log follower", follow(inner.log.clone(), inner.shared.clone())));
         let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(follower).await });
+        // With PostgreSQL each renewal of the lease tells the time.
+        let (is_shared, stopping) = (inner.store.is_shared(), inner.stopping.clone());
+        let clock =
+            async move { if is_shared { clock::watch_the_system().await } else { clock::follow_the_system().await } };
+        inner.tasks.spawn(async move { stopping.run_until_cancelled(clock).await });
     }
 
     /// What a node among others does besides.

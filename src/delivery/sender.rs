@@ -54,7 +54,7 @@ impl Sender {
         if let Err(refusal) = self.guard.check_literal(&target.url) {
             return Report::unanswered(Outcome::Blocked, refusal.to_string(), &watch);
         }
-        let request = match request::signed(target, message, UnixMillis::now()) {
+        let request = match request::signed(target, message, UnixMillis::now_outside()) {
             Ok(request) => request,
             Err(error) => return Report::unanswered(Outcome::ProtocolError, error.to_string(), &watch),
         };

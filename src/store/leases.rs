@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement, Value};
 
-use crate::clock::UnixMillis;
+use crate::clock::{Question, UnixMillis};
 use crate::id::{EventSeq, Slot, WebhookNum};
 
 use super::pool::Pool;
@@ -144,6 +144,11 @@ struct JoinedRow {
 #[derive(Debug, FromQueryResult)]
 struct NumRow {
     num: i64,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct ClockRow {
+    clock: i64,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -300,15 +305,18 @@ impl Store {
     }
 
     /// Makes the lease as long as it was at first. Answers whether this is still a node: not when others have taken it for
-    /// dead.
+    /// dead. All nodes keep the time by the clock that measures their leases.
     pub async fn renew(&self, holding: &Holding) -> Result<bool, StoreError> {
         let (Some(node), Some(connection)) = (holding.node(), &self.inner.lease) else { return Ok(true) };
-        let sql = format!("UPDATE node SET lease_until = {NOW} + $1 WHERE num = $2");
+        let sql = format!("UPDATE node SET lease_until = {NOW} + $1 WHERE num = $2 RETURNING {NOW} AS clock");
         let values = [self.lease_ms(), node.into()];
         // Whoever does not answer within what is left between two renewals is asked again, on another connection.
         let connection = connection.within((self.inner.lease_for / 5).max(LEAST_PATIENCE));
-        let renewed = connection.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await?;
-        Ok(renewed.rows_affected() == 1)
+        let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
+        let question = Question::ask();
+        let Some(renewed) = ClockRow::find_by_statement(statement).one(&connection).await? else { return Ok(false) };
+        question.answered(UnixMillis(renewed.clock));
+        Ok(true)
     }
 
     fn lease_ms(&self) -> Value {

@@ -33,7 +33,8 @@ const LAYERS: [Layer; 6] = [
 ];
 
 /// Decide without waiting, without a clock and without chance. Where they live, and the words that would give it away.
-const PURE: [&str; 28] = [
+const PURE: [&str; 29] = [
+    "src/clock/course.rs",
     "src/engine/lane.rs",
     "src/engine/lane/entry.rs",
     "src/engine/lane/health.rs",
@@ -64,6 +65,18 @@ const PURE: [&str; 28] = [
     "src/store/targets.rs",
 ];
 const IMPURE: [&str; 6] = ["async fn", ".await", "::now()", "rand::", "sleep(", "std::fs"];
+
+const BEFORE_THE_RULE: [&str; 4] = ["m0001_spine", "m0002_isolation", "m0003_nodes", "m0004_many_nodes"];
+const TAKES_AWAY: [&str; 8] = [
+    "drop table",
+    "drop column",
+    "drop_table",
+    "drop_column",
+    "rename",
+    "alter column",
+    "modify_column",
+    "set not null",
+];
 
 /// The one place in a pure module that reads the store: it fills the route table.
 const EXCEPT: [(&str, &str); 1] = [("src/engine/routes.rs", "load")];
@@ -145,6 +158,23 @@ fn what_decides_neither_waits_nor_reads_a_clock() {
         }
         for word in IMPURE {
             assert!(!code.contains(word), "{name} contains {word}");
+        }
+    }
+}
+
+/// Older versions go on beside a newer one, unless a migration says that they cannot.
+#[test]
+fn a_migration_that_takes_anything_away_says_so_in_its_name() {
+    let mut files = Vec::new();
+    sources(&root().join("migration/src"), &mut files);
+    let name = |path: &Path| path.file_stem().expect("a name").to_string_lossy().into_owned();
+    files.retain(|file| name(file).starts_with('m') && !name(file).contains("_contract_"));
+    assert!(files.len() >= BEFORE_THE_RULE.len());
+    for file in files.iter().filter(|file| !BEFORE_THE_RULE.contains(&name(file).as_str())) {
+        let code = code(file);
+        let up = code.split("async fn down").next().expect("a text");
+        for word in TAKES_AWAY {
+            assert!(!up.to_lowercase().contains(word), "{} has `{word}`: is it a contraction?", file.display());
         }
     }
 }

@@ -68,7 +68,10 @@ impl Head {
         let hint = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         Self {
             status,
-            outcome: Outcome::of_status(status, hint.and_then(|hint| parse_retry_after(hint, UnixMillis::now()))),
+            outcome: Outcome::of_status(
+                status,
+                hint.and_then(|hint| parse_retry_after(hint, UnixMillis::now_outside())),
+            ),
             at_us: watch.micros(),
             headers: kept(response.headers()),
         }
