@@ -1,9 +1,14 @@
-//! The schema's history. A migration that has landed is never edited; new ones expand before they contract.
+//! The schema's history. A migration that has landed is never edited; new ones expand before they contract: they leave what
+//! older versions read and write as it is, so that these go on beside a newer one, and may be started again. One that does
+//! not has [`CONTRACTS`] in its name.
 
-pub use sea_orm_migration::prelude::MigratorTrait;
-use sea_orm_migration::prelude::{DbErr, MigrationTrait, async_trait};
+use std::collections::BTreeSet;
+
+use sea_orm_migration::prelude::{
+    DbErr, IntoSchemaManagerConnection, MigrationTrait, MigratorTrait, SchemaManager, async_trait,
+};
 use sea_orm_migration::sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, TransactionTrait,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, Statement, TransactionTrait,
 };
 
 mod dialect;
@@ -14,6 +19,12 @@ mod m0004_many_nodes;
 
 /// Names the lock that processes which migrate one PostgreSQL database take in turns. Arbitrary, and never changed.
 const TURN: i64 = 0x0070_6F73_7468_6173;
+
+/// In the name of a migration after which older versions do not work any more.
+pub const CONTRACTS: &str = "_contract_";
+
+/// Where the library keeps the names of those that have run.
+const TABLE: &str = "seaql_migrations";
 
 /// Runs every migration in order.
 #[derive(Debug)]
@@ -31,28 +42,92 @@ impl MigratorTrait for Migrator {
     }
 }
 
-/// Runs what the database has not seen; however many processes do so at once, each migration runs once.
-pub async fn up(on: &DatabaseConnection) -> Result<(), DbErr> {
-    match on.get_database_backend() {
-        DbBackend::Postgres => {
-            let turn = turn(on).await?;
-            Migrator::up(&turn, None).await?;
-            turn.commit().await
-        }
-        _ => Migrator::up(on, None).await,
+/// Why a schema cannot be worked with.
+#[derive(Debug)]
+pub enum SchemaError {
+    /// Newer versions have changed what this one relies on, by these migrations.
+    Newer(Vec<String>),
+    Database(DbErr),
+}
+
+impl From<DbErr> for SchemaError {
+    fn from(error: DbErr) -> Self {
+        Self::Database(error)
     }
 }
 
+/// Runs what the database has not seen; however many processes do so at once, each migration runs once.
+pub async fn up(on: &DatabaseConnection) -> Result<(), SchemaError> {
+    match on.get_database_backend() {
+        DbBackend::Postgres => {
+            let turn = turn(on).await?;
+            run(&turn).await?;
+            Ok(turn.commit().await?)
+        }
+        _ => run(on).await,
+    }
+}
+
+/// Whether the database has seen every migration. Changes nothing.
+pub async fn is_up_to_date(on: &DatabaseConnection) -> Result<bool, SchemaError> {
+    let (seen, known) = (seen(on).await?, known());
+    check(&seen, &known)?;
+    Ok(known.is_subset(&seen))
+}
+
 /// Undoes the newest `steps`.
-pub async fn down(on: &DatabaseConnection, steps: u32) -> Result<(), DbErr> {
+pub async fn down(on: &DatabaseConnection, steps: u32) -> Result<(), SchemaError> {
+    let newer: Vec<String> = seen(on).await?.difference(&known()).cloned().collect();
+    if !newer.is_empty() {
+        return Err(SchemaError::Newer(newer));
+    }
     match on.get_database_backend() {
         DbBackend::Postgres => {
             let turn = turn(on).await?;
             Migrator::down(&turn, Some(steps)).await?;
-            turn.commit().await
+            turn.commit().await?;
         }
-        _ => Migrator::down(on, Some(steps)).await,
+        _ => Migrator::down(on, Some(steps)).await?,
     }
+    Ok(())
+}
+
+async fn run<'c, C>(on: &'c C) -> Result<(), SchemaError>
+where
+    C: ConnectionTrait,
+    &'c C: IntoSchemaManagerConnection<'c>,
+{
+    let (seen, known) = (seen(on).await?, known());
+    check(&seen, &known)?;
+    // The library runs nothing where it finds names that it does not know.
+    if !known.is_subset(&seen) {
+        Migrator::up(on, None).await?;
+    }
+    Ok(())
+}
+
+fn known() -> BTreeSet<String> {
+    Migrator::migrations().iter().map(|migration| migration.name().to_owned()).collect()
+}
+
+/// The names of those that have run.
+async fn seen<'c, C>(on: &'c C) -> Result<BTreeSet<String>, DbErr>
+where
+    C: ConnectionTrait,
+    &'c C: IntoSchemaManagerConnection<'c>,
+{
+    if !SchemaManager::new(on).has_table(TABLE).await? {
+        return Ok(BTreeSet::new());
+    }
+    let names = Statement::from_string(on.get_database_backend(), format!("SELECT version FROM {TABLE}"));
+    on.query_all_raw(names).await?.iter().map(|row| row.try_get_by_index(0)).collect()
+}
+
+/// What newer versions have added is no hindrance.
+fn check(seen: &BTreeSet<String>, known: &BTreeSet<String>) -> Result<(), SchemaError> {
+    let contracted = seen.difference(known).filter(|name| name.contains(CONTRACTS));
+    let contracted: Vec<String> = contracted.cloned().collect();
+    if contracted.is_empty() { Ok(()) } else { Err(SchemaError::Newer(contracted)) }
 }
 
 /// A transaction that nobody else has the like of; all or nothing of what it does stays.

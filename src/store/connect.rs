@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use entity::webhook_secret as secret;
-use migration::{Migrator, MigratorTrait as _};
+use migration::SchemaError;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryOrder, QuerySelect};
 
 use super::checkpoint::Checkpoints;
@@ -73,7 +73,8 @@ pub enum OpenError {
     Database(#[from] DbErr),
     #[error("the database has migrations to run; run `posthaste migrate up`")]
     NotMigrated,
-    #[error("the database was written by a newer posthaste: {0}")]
+    /// Its migrations that this version cannot work after, or that it does not know how to undo.
+    #[error("the database was written by a newer posthaste: this version does not know {0}")]
     Newer(String),
 }
 
@@ -193,20 +194,21 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 async fn ensure_schema(on: &DatabaseConnection, migrate: bool) -> Result<(), OpenError> {
     if migrate {
-        return migration::up(on).await.map_err(newer);
+        return Ok(migration::up(on).await?);
     }
-    let to_run = Migrator::get_pending_migrations_read_only(on).await.map_err(newer)?;
-    if to_run.is_empty() { Ok(()) } else { Err(OpenError::NotMigrated) }
+    if migration::is_up_to_date(on).await? { Ok(()) } else { Err(OpenError::NotMigrated) }
 }
 
 async fn migrate_down(on: &DatabaseConnection, steps: u32) -> Result<(), OpenError> {
-    migration::down(on, steps).await.map_err(newer)
+    Ok(migration::down(on, steps).await?)
 }
 
-fn newer(error: DbErr) -> OpenError {
-    match error {
-        DbErr::Custom(text) if text.contains("missing") => OpenError::Newer(text),
-        other => other.into(),
+impl From<SchemaError> for OpenError {
+    fn from(error: SchemaError) -> Self {
+        match error {
+            SchemaError::Newer(migrations) => Self::Newer(migrations.join(", ")),
+            SchemaError::Database(error) => error.into(),
+        }
     }
 }
 
