@@ -262,8 +262,10 @@ impl Member {
     }
 }
 
+/// A node whose lease has ended and that nobody has buried is about to renew it: it keeps what it has. Taking needs a lease.
 fn moves(me: i64, survey: &Survey) -> Moves {
-    let living: Vec<i64> = survey.nodes.iter().filter(|node| node.lives).map(|node| node.num).collect();
+    let living = survey.nodes.iter().filter(|node| node.lives || node.num == me);
+    let living: Vec<i64> = living.map(|node| node.num).collect();
     let known: BTreeSet<i64> = survey.nodes.iter().map(|node| node.num).collect();
     let mut owners = [None; SHARDS];
     for (place, (owner, _)) in owners.iter_mut().zip(&survey.shards) {
@@ -274,4 +276,31 @@ fn moves(me: i64, survey: &Survey) -> Moves {
 
 fn shards(nums: Vec<u8>) -> Vec<ShardNum> {
     nums.into_iter().map(ShardNum::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::clock::UnixMillis;
+    use crate::store::leases::Node;
+
+    use super::*;
+
+    #[test]
+    fn a_node_whose_lease_has_ended_unnoticed_hands_nothing_over() {
+        let node = |num, lives| {
+            let (started_at, lease_until) = (UnixMillis(0), UnixMillis(0));
+            Node { num, name: String::new(), address: None, started_at, lease_until, lives }
+        };
+        let mut survey = Survey { nodes: vec![node(1, false), node(2, true)], shards: vec![(None, 0); SHARDS] };
+        let held = moves(1, &survey).take;
+        held.iter().for_each(|shard| survey.shards[usize::from(*shard)].0 = Some(1));
+        assert!(!held.is_empty() && held.len() < SHARDS);
+        assert_eq!(moves(1, &survey), Moves::default());
+        let free = moves(2, &survey).take;
+        assert_eq!(
+            (free.len(), moves(2, &survey).give),
+            (SHARDS - held.len(), vec![]),
+            "what is not buried is not free"
+        );
+    }
 }
