@@ -10,6 +10,7 @@ use crate::hook::Hook;
 use crate::load::Load;
 use crate::server::{Env, Server};
 use crate::world::{World, assert_no_panic, free_port};
+use crate::writes;
 
 /// Shards move one by one, on a machine that has much to do.
 const SHARED_OUT: Duration = Duration::from_secs(60);
@@ -29,7 +30,13 @@ struct Node {
 impl Fleet {
     /// One node, to make webhooks on.
     pub(crate) async fn of_one(setting: (&'static str, &str)) -> Self {
-        Self { others: Vec::new(), world: World::with(&[setting]).await }
+        Self::of_one_with(&[setting]).await
+    }
+
+    pub(crate) async fn of_one_with(settings: &[(&'static str, &str)]) -> Self {
+        let world = World::with(settings).await;
+        writes::watch(world.database());
+        Self { others: Vec::new(), world }
     }
 
     /// Others join until there are so many, and have their share of the shards.
@@ -42,8 +49,14 @@ impl Fleet {
 
     /// One more joins.
     pub(crate) async fn join(&mut self) {
+        self.join_with([]).await;
+    }
+
+    /// The same, with these variables besides.
+    pub(crate) async fn join_with(&mut self, settings: impl IntoIterator<Item = (&'static str, String)>) {
         let mut env = self.world.env().clone();
         env.insert("POSTHASTE_LISTEN", format!("127.0.0.1:{}", free_port()));
+        env.extend(settings);
         let server = Server::start(self.world.dir(), &[], &env).await;
         let client = Client::open(server.url()).with_key(&self.world.tenant.key);
         self.others.push(Node { server, env, client });
@@ -63,6 +76,14 @@ impl Fleet {
         match node {
             0 => self.world.server(),
             _ => &mut self.others[node - 1].server,
+        }
+    }
+
+    /// What a node is started with.
+    pub(crate) fn env(&mut self, node: usize) -> &mut Env {
+        match node {
+            0 => self.world.env(),
+            _ => &mut self.others[node - 1].env,
         }
     }
 
@@ -134,7 +155,8 @@ impl Fleet {
     pub(crate) async fn account(&mut self, hooks: &[Hook], load: &Load, crashes: usize) {
         let committed = load.settle_doubts(self.world.client()).await;
         let summary = audit(&self.world, &hooks.iter().collect::<Vec<_>>(), load.promises(), crashes).await;
-        println!("{summary:?}, {committed} committed without an answer");
+        let writes = writes::audit(self.world.database());
+        println!("{summary:?}, {committed} committed without an answer; {writes} writes, each by its shard's owner");
         self.stop_all().await;
         self.world.check_integrity().await;
     }

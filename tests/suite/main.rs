@@ -23,11 +23,13 @@ mod receiver;
 mod server;
 mod verify;
 mod world;
+mod writes;
 
 // The tests, one module for each kind of promise.
 mod access;
 mod architecture;
 mod backlogs;
+mod clocks;
 mod commands;
 mod crash;
 mod deliveries;

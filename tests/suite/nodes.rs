@@ -85,7 +85,7 @@ fn times(hook: &Hook) -> BTreeMap<String, usize> {
     times
 }
 
-fn assert_no_duplicates(hooks: &[Hook]) {
+pub(crate) fn assert_no_duplicates(hooks: &[Hook]) {
     for hook in hooks {
         let twice: Vec<_> = times(hook).into_iter().filter(|(_, times)| *times > 1).collect();
         assert!(twice.is_empty(), "{} got these more than once: {twice:?}", hook.id);
@@ -327,7 +327,7 @@ async fn a_node_that_joins_under_load_takes_its_share_and_nothing_is_sent_twice(
 }
 
 /// Waits until every webhook has got a request more.
-async fn all_are_asked(hooks: &[Hook]) {
+pub(crate) async fn all_are_asked(hooks: &[Hook]) {
     let now = Instant::now();
     for hook in hooks {
         fact::until("it goes on", async || hook.receiver.asked_after(now)).await;

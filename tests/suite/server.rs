@@ -5,11 +5,15 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::fact;
 
 pub(crate) type Env = BTreeMap<&'static str, String>;
+
+/// In an environment: another program than the one that is tested.
+pub(crate) const BINARY: &str = "TEST_BINARY";
 
 /// An exit on request must fit into the grace for requests in flight, with room for a busy machine.
 const EXIT: Duration = Duration::from_secs(45);
@@ -43,7 +47,8 @@ impl Output {
 
 /// The program with `args`, in `dir`, with nothing in its environment but `env`.
 fn spawn(dir: &Path, args: &[&str], env: &Env) -> (Child, Output) {
-    spawn_as(Command::new(env!("CARGO_BIN_EXE_posthaste")), dir, args, env)
+    let program = env.get(BINARY).map_or(env!("CARGO_BIN_EXE_posthaste"), String::as_str);
+    spawn_as(Command::new(program), dir, args, env)
 }
 
 fn spawn_as(mut command: Command, dir: &Path, args: &[&str], env: &Env) -> (Child, Output) {
@@ -55,6 +60,7 @@ fn spawn_as(mut command: Command, dir: &Path, args: &[&str], env: &Env) -> (Chil
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("RUST_BACKTRACE", "1")
+        .env("PGAPPNAME", name())
         .envs(env)
         .stdin(Stdio::null())
         .stdout(File::create(&output.stdout).expect("a file"))
@@ -62,6 +68,12 @@ fn spawn_as(mut command: Command, dir: &Path, args: &[&str], env: &Env) -> (Chil
         .spawn()
         .expect("the program starts");
     (child, output)
+}
+
+/// PostgreSQL knows whose connections are whose.
+fn name() -> String {
+    static STARTED: AtomicUsize = AtomicUsize::new(1);
+    format!("process {}", STARTED.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Runs the program to its end.

@@ -40,12 +40,20 @@ async fn a_database_that_falls_silent_costs_time_and_neither_an_event_nor_a_try(
             hook.receiver.was_asked(1).await;
 
             proxy.be_a_hole(true);
+            let began = Instant::now();
             let (status, took) = publish(&world, &mut promised).await;
             assert!(status == 503 && took < ANSWERED, "{status} after {took:?}");
             tokio::time::sleep(Duration::from_millis(500)).await;
             for _ in 0..5 {
                 let (status, took) = publish(&world, &mut promised).await;
                 assert!(status == 503 && took < REFUSED, "{status} after {took:?}");
+            }
+            // The long form says for how many seconds.
+            let lasts = std::env::var("POSTHASTE_SILENCE_S").map_or(0, |s| s.parse().expect("a number"));
+            while began.elapsed() < Duration::from_secs(lasts) {
+                let (status, took) = publish(&world, &mut promised).await;
+                assert!(status == 503 && took < ANSWERED, "{status} after {took:?}");
+                tokio::time::sleep(Duration::from_millis(500)).await;
             }
             let asked = hook.requests().len();
             assert_eq!(asked, 1, "something was sent without a lease");
@@ -82,4 +90,28 @@ async fn publish(world: &World, promised: &mut Vec<String>) -> (u16, Duration) {
         promised.push(id_of(&answer));
     }
     (answer.status, began.elapsed())
+}
+
+/// A start whose first shards were taken without an answer finds them again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shards_whose_taking_was_not_answered_are_served_all_the_same() {
+    On::Postgres
+        .run(async {
+            let (mut world, hook) = World::with_webhook(Receiver::ok()).await;
+            let proxy = Proxy::new(Database::socket());
+            let url = world.database().url_at(proxy.dir());
+            world.stop().await;
+            world.env().insert("POSTHASTE_DATABASE_URL", url);
+            proxy.lose_answer_to("UPDATE shard SET owner = me.num");
+            world.restart().await;
+
+            let event = world.publish("message.sent").await;
+
+            world.settled(&event).await;
+            assert_eq!(hook.saw(1).await.len(), 1);
+            let said = world.server().output().stderr();
+            assert!(said.contains("shards were taken without an answer; they are given back"), "{said}");
+            world.stop().await;
+        })
+        .await;
 }

@@ -5,12 +5,12 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Durable as a real one, which is what is tested, but small. The many tests at once each open several connections.
-const SETTINGS: [&str; 9] = [
+const SETTINGS: [&str; 10] = [
     "listen_addresses=",
     "max_connections=600",
     "shared_buffers=64MB",
@@ -19,6 +19,7 @@ const SETTINGS: [&str; 9] = [
     "max_wal_size=256MB",
     "log_min_messages=warning",
     "log_checkpoints=off",
+    "track_commit_timestamp=on",
     "unix_socket_permissions=0777",
 ];
 
@@ -90,10 +91,15 @@ impl Cluster {
         self.run_in("postgres", sql)
     }
 
-    fn run_in(&self, database: &str, sql: &str) -> String {
+    fn psql(&self, database: &str, sql: &str) -> Command {
         let mut psql = Command::new(self.bin.join("psql"));
         psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "posthaste", "-d", database, "-c", sql]);
-        let output = psql.arg("-h").arg(&self.dir).output().expect("psql runs");
+        psql.arg("-h").arg(&self.dir);
+        psql
+    }
+
+    fn run_in(&self, database: &str, sql: &str) -> String {
+        let output = self.psql(database, sql).output().expect("psql runs");
         assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
@@ -134,6 +140,12 @@ impl Database {
     #[allow(dead_code, reason = "the store's tests have connections of their own")]
     pub(crate) fn ask(&self, sql: &str) -> String {
         cluster().run_in(&self.name, sql)
+    }
+
+    /// Asks without waiting for the answer.
+    #[allow(dead_code, reason = "not every test binary keeps the server busy")]
+    pub(crate) fn begin(&self, sql: &str) -> Child {
+        cluster().psql(&self.name, sql).stdout(Stdio::null()).spawn().expect("psql runs")
     }
 
     pub(crate) fn url(&self) -> String {

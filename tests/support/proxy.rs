@@ -1,8 +1,10 @@
-//! Between a process and its PostgreSQL: loses what it is told to lose. Used by the store's tests and by the suite.
+//! Between a process and its PostgreSQL: loses what it is told to lose, or takes its time. Used by the store's tests and by
+//! the suite.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tempfile::TempDir;
@@ -33,6 +35,10 @@ struct State {
     /// Nothing arrives, nothing is refused.
     is_hole: watch::Sender<bool>,
     next_commit: Mutex<Option<Loss>>,
+    /// The statement with these words that is prepared next is not answered when it has run, and the connection is cut.
+    statement: Mutex<Option<&'static str>>,
+    /// Each question arrives so much later.
+    delay: watch::Sender<Duration>,
 }
 
 pub(crate) struct Proxy {
@@ -47,7 +53,12 @@ impl Proxy {
     pub(crate) fn new(server: &Path) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let listener = UnixListener::bind(dir.path().join(SOCKET)).expect("a socket");
-        let state = Arc::new(State { is_hole: watch::Sender::new(false), next_commit: Mutex::new(None) });
+        let state = Arc::new(State {
+            is_hole: watch::Sender::new(false),
+            next_commit: Mutex::new(None),
+            statement: Mutex::new(None),
+            delay: watch::Sender::new(Duration::ZERO),
+        });
         let task = tokio::spawn(accept(listener, server.join(SOCKET), state.clone()));
         Self { dir, state, _task: AbortOnDropHandle::new(task) }
     }
@@ -60,6 +71,16 @@ impl Proxy {
     /// The next COMMIT of anybody is not said, or not answered.
     pub(crate) fn lose_next_commit(&self, loss: Loss) {
         *self.state.next_commit.lock() = Some(loss);
+    }
+
+    /// Whoever next says these words for the first time on a connection does not hear what came of them.
+    pub(crate) fn lose_answer_to(&self, words: &'static str) {
+        *self.state.statement.lock() = Some(words);
+    }
+
+    /// How long every question takes to arrive from now on.
+    pub(crate) fn be_slow(&self, delay: Duration) {
+        self.state.delay.send_replace(delay);
     }
 
     /// Whether packets get lost from now on. A connection that has lost one stays silent: the sender's next attempt would
@@ -89,6 +110,7 @@ async fn carry(mut client: UnixStream, mut server: UnixStream, state: Arc<State>
     };
     let up = async {
         let mut bytes = vec![0; 65_536];
+        let mut is_prepared = false;
         loop {
             let length = from_client.read(&mut bytes).await?;
             if length == 0 {
@@ -97,6 +119,14 @@ async fn carry(mut client: UnixStream, mut server: UnixStream, state: Arc<State>
             if is_lost() {
                 continue;
             }
+            let delay = *state.delay.borrow();
+            tokio::time::sleep(delay).await;
+            // What follows its preparation is that it is run.
+            if is_prepared {
+                answer_is_lost.store(true, Ordering::Relaxed);
+            }
+            let says = |words: &mut &str| bytes[..length].windows(words.len()).any(|said| said == words.as_bytes());
+            is_prepared = state.statement.lock().take_if(says).is_some();
             if &bytes[..length] == COMMIT {
                 match state.next_commit.lock().take() {
                     Some(Loss::Question) => return Ok(()),

@@ -1,0 +1,186 @@
+//! F25: the clock of a machine jumps by an hour, forth and back, while the program works on it. No retry comes before its
+//! time, none is lost, and no lease is. The real clock jumps, under a process that does not know of it: libfaketime.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+
+use crate::checker::audit;
+use crate::databases::On;
+use crate::fact;
+use crate::fleet::Fleet;
+use crate::hook::Hook;
+use crate::load::{Load, TYPES};
+use crate::receiver::{Receiver, Reply, Request};
+use crate::server::Output;
+use crate::world::World;
+
+const HOUR_S: i64 = 3600;
+
+/// The longest of these is under way at every jump.
+const WAITS_S: [u64; 3] = [1, 3, 6];
+
+/// Each jump lasts for longer than that.
+const STAYS: Duration = Duration::from_secs(7);
+
+/// Clocks that count in whole milliseconds, and one that is set right by a millisecond a second.
+const ROUNDING: Duration = Duration::from_millis(10);
+
+/// What a clock is off by when it is off; anything in between is a slow machine.
+const ABOUT_S: i64 = 600;
+
+/// The clock that a process is shown.
+struct Shown {
+    file: PathBuf,
+}
+
+impl Shown {
+    fn new(dir: &Path) -> Self {
+        let shown = Self { file: dir.join("clock") };
+        shown.jump_to(0);
+        shown
+    }
+
+    /// So far off from now on.
+    fn jump_to(&self, seconds: i64) {
+        let next = self.file.with_extension("next");
+        fs::write(&next, format!("{seconds:+}\n")).expect("a file");
+        fs::rename(next, &self.file).expect("a file that is there whole, or not yet");
+    }
+
+    fn variables(&self) -> [(&'static str, String); 5] {
+        [
+            ("LD_PRELOAD", library().display().to_string()),
+            ("FAKETIME_TIMESTAMP_FILE", self.file.display().to_string()),
+            ("FAKETIME_CACHE_DURATION", "1".to_owned()),
+            ("DONT_FAKE_MONOTONIC", "1".to_owned()),
+            ("NO_FAKE_STAT", "1".to_owned()),
+        ]
+    }
+
+    /// Jumps an hour ahead, then an hour back, then to where it should be. The process says what it notices.
+    async fn jump_about(&self, output: &Output) {
+        for seconds in [HOUR_S, -HOUR_S] {
+            self.jump_to(seconds);
+            fact::until("the process is shown it", async || {
+                let said_ms = said_ms(&output.stderr())?;
+                ((said_ms / 1000 - seconds).abs() < ABOUT_S).then_some(())
+            })
+            .await;
+            tokio::time::sleep(STAYS).await;
+        }
+        self.jump_to(0);
+        tokio::time::sleep(STAYS).await;
+    }
+}
+
+/// By how much the clock had jumped when the process last spoke of it.
+fn said_ms(log: &str) -> Option<i64> {
+    let (_, rest) = log.rsplit_once("\"by_ms\":")?;
+    rest.split(['}', ',']).next()?.parse().ok()
+}
+
+fn library() -> PathBuf {
+    let places = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let mut libraries = places.map(|place| place.path().join("faketime/libfaketimeMT.so.1"));
+    libraries.find(|path| path.is_file()).expect("libfaketime in /usr/lib; scripts/test installs it")
+}
+
+fn unix_s(moment: SystemTime) -> i64 {
+    let since = moment.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+    i64::try_from(since.as_secs()).expect("before the end of time")
+}
+
+/// Each fails two requests of three, and waits for as long as it is told to.
+async fn hooks(world: &World) -> Vec<Hook> {
+    let mut hooks = Vec::new();
+    for (wait, kind) in WAITS_S.into_iter().zip(TYPES) {
+        let policy = json!({"maxRetries": 20, "backoffStrategy": "schedule", "scheduleSeconds": vec![wait; 20]});
+        let two_of_three_fail = |n: usize| Reply::Status(if n % 3 == 2 { 200 } else { 500 });
+        hooks.push(
+            world.hook(Receiver::says(two_of_three_fail), json!({"events": [kind], "retryPolicy": policy})).await,
+        );
+    }
+    hooks
+}
+
+/// No retry came before its time. Answers how many there were.
+fn retries_in_time(hooks: &[Hook]) -> usize {
+    let mut retries = 0;
+    for (hook, wait) in hooks.iter().zip(WAITS_S) {
+        let mut of = BTreeMap::<String, Vec<Request>>::new();
+        for request in hook.requests() {
+            of.entry(request.header("x-webhook-delivery").to_owned()).or_default().push(request);
+        }
+        for (delivery, requests) in of {
+            for pair in requests.windows(2) {
+                let waited = pair[1].arrived - pair[0].answered.expect("it was answered");
+                assert!(waited + ROUNDING >= Duration::from_secs(wait), "{delivery}: {waited:?} instead of {wait} s");
+                retries += 1;
+            }
+        }
+    }
+    retries
+}
+
+/// By how much what requests say of their time is off, at most.
+fn stamps_are_off_by(hooks: &[Hook]) -> i64 {
+    let off = |request: Request| {
+        let arrived = unix_s(SystemTime::now() - request.arrived.elapsed());
+        let stamp: i64 = request.header("webhook-timestamp").parse().expect("a number");
+        (stamp - arrived).abs()
+    };
+    hooks.iter().flat_map(Hook::requests).map(off).max().expect("a request")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_clock_jumps_keeps_the_time_of_the_database() {
+    On::Postgres
+        .run(async {
+            let mut fleet = Fleet::of_one(("POSTHASTE_LEASE_MS", "15000")).await;
+            let hooks = hooks(&fleet.world).await;
+            let shown = Shown::new(fleet.world.dir());
+            fleet.join_with(shown.variables()).await;
+            fleet.grow_to(3).await;
+            let nodes = "SELECT string_agg(num::text, ',' ORDER BY num) FROM node";
+            let (before, clients, load) =
+                (fleet.world.database().ask(nodes), fleet.clients(), Arc::new(Load::default()));
+            let output = fleet.server(1).output().clone();
+
+            load.publish_to_all(&clients, shown.jump_about(&output)).await;
+
+            assert_eq!(fleet.world.database().ask(nodes), before, "a lease was lost");
+            fleet.account(&hooks, &load, 0).await;
+            println!("{} retries, none early", retries_in_time(&hooks));
+            let off = stamps_are_off_by(&hooks);
+            assert!(off < ABOUT_S, "a signature is off by {off} s");
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_alone_with_a_clock_that_jumps_waits_as_long_as_it_was_to() {
+    let place = tempfile::tempdir().expect("a directory");
+    let shown = Shown::new(place.path());
+    let variables = shown.variables();
+    let settings: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let mut world = World::with(&settings).await;
+    let hooks = hooks(&world).await;
+    let load = Arc::new(Load::default());
+
+    let (output, client) = (world.server().output().clone(), world.client().clone());
+    load.publish_to_all(&[client], shown.jump_about(&output)).await;
+
+    load.settle_doubts(world.client()).await;
+    let summary = audit(&world, &hooks.iter().collect::<Vec<_>>(), load.promises(), 0).await;
+    println!("{summary:?}, {} retries, none early", retries_in_time(&hooks));
+    // What others compare with their own clocks goes by the machine's, which is all that is known of the time here.
+    let off = stamps_are_off_by(&hooks);
+    assert!((off - HOUR_S).abs() < ABOUT_S, "off by {off} s");
+    world.stop().await;
+    world.check_integrity().await;
+}

@@ -1,0 +1,113 @@
+//! Who wrote what for which shard, as the database itself saw it: book W, and I3. Triggers write down every change of what
+//! belongs to a shard with the process that made it, and every change of a shard's owner. When transactions were committed
+//! is PostgreSQL's own word. The product knows nothing of it.
+
+use serde_json::json;
+
+use crate::cluster::Database;
+use crate::databases::On;
+use crate::fleet::Fleet;
+use crate::receiver::Receiver;
+
+/// The process's name, by which PostgreSQL knows its connections; see `server`.
+const WRITER: &str = "current_setting('application_name')";
+
+/// What belongs to a shard, and what of it only its owner does.
+const OWNED: [(&str, &str, &[&str]); 4] = [
+    ("delivery", "webhook_num & 255", &["INSERT", "UPDATE", "DELETE"]),
+    ("attempt", "webhook_num & 255", &["INSERT", "UPDATE", "DELETE"]),
+    ("endpoint_health", "webhook_num & 255", &["INSERT", "UPDATE", "DELETE"]),
+    // Whoever accepts an event writes a row for each shard; only its owner ends it.
+    ("fanout", "shard", &["DELETE"]),
+];
+
+/// Everything that a node may not have done: while the transaction was committed, the shard was another's, or nobody's.
+const VIOLATIONS: &str = "\
+    WITH holds AS ( \
+      SELECT num, owner, epoch, at, lead(at) OVER (PARTITION BY num ORDER BY at, epoch) AS until FROM ( \
+        SELECT num, owner, epoch, COALESCE(pg_xact_commit_timestamp(tx::xid), '-infinity') AS at FROM book_of_shards) s), \
+    writes AS ( \
+      SELECT w.*, n.num AS node, pg_xact_commit_timestamp(w.tx::xid) AS at \
+      FROM book_of_writes w LEFT JOIN book_of_nodes n USING (writer)) \
+    SELECT what || ' of shard ' || shard || ' by ' || writer || ', node ' || COALESCE(node::text, 'none') || ', at ' || at \
+    FROM writes w WHERE NOT EXISTS ( \
+      SELECT FROM holds h WHERE h.num = w.shard AND h.owner = w.node AND h.at < w.at \
+        AND (h.until IS NULL OR w.at < h.until)) \
+    ORDER BY at LIMIT 20";
+
+/// From now on everything is written down. One process is at work on the database, and no more.
+pub(crate) fn watch(database: &Database) {
+    let sole = "(SELECT min(application_name) FROM pg_stat_activity \
+                WHERE datname = current_database() AND application_name LIKE 'process %')";
+    let mut sql = format!(
+        "BEGIN; \
+         CREATE TABLE book_of_nodes (num bigint, writer text); \
+         CREATE TABLE book_of_shards (num int, owner bigint, epoch bigint, tx xid8 DEFAULT pg_current_xact_id()); \
+         CREATE TABLE book_of_writes (what text, shard int, writer text, tx xid8 DEFAULT pg_current_xact_id()); \
+         CREATE FUNCTION note_node() RETURNS trigger LANGUAGE plpgsql AS \
+           $$BEGIN INSERT INTO book_of_nodes VALUES (NEW.num, {WRITER}); RETURN NULL; END$$; \
+         CREATE TRIGGER note_node AFTER INSERT ON node FOR EACH ROW EXECUTE FUNCTION note_node(); \
+         CREATE FUNCTION note_shard() RETURNS trigger LANGUAGE plpgsql AS \
+           $$BEGIN INSERT INTO book_of_shards VALUES (NEW.num, NEW.owner, NEW.epoch); RETURN NULL; END$$; \
+         CREATE TRIGGER note_shard AFTER UPDATE ON shard FOR EACH ROW \
+           WHEN (OLD.epoch <> NEW.epoch OR OLD.owner IS DISTINCT FROM NEW.owner) EXECUTE FUNCTION note_shard(); \
+         LOCK TABLE node, shard IN SHARE MODE; \
+         INSERT INTO book_of_nodes SELECT num, {sole} FROM node; \
+         INSERT INTO book_of_shards SELECT num, owner, epoch FROM shard; "
+    );
+    for (table, shard, changes) in OWNED {
+        sql += &format!(
+            "CREATE FUNCTION note_{table}() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN \
+             INSERT INTO book_of_writes SELECT DISTINCT TG_OP || ' {table}', {shard}, {WRITER} FROM changed; \
+             RETURN NULL; END$$; "
+        );
+        for change in changes {
+            let rows = if *change == "DELETE" { "OLD" } else { "NEW" };
+            sql += &format!(
+                "CREATE TRIGGER note_{change} AFTER {change} ON {table} REFERENCING {rows} TABLE AS changed \
+                 FOR EACH STATEMENT EXECUTE FUNCTION note_{table}(); "
+            );
+        }
+    }
+    database.ask(&(sql + "COMMIT"));
+}
+
+/// I3: how many changes were written down, none of which was made by a node that did not own the shard.
+pub(crate) fn audit(database: &Database) -> usize {
+    let found = violations(database);
+    assert!(found.is_empty(), "I3: {found:#?}");
+    database.ask("SELECT count(*) FROM book_of_writes").trim().parse().expect("a number")
+}
+
+pub(crate) fn violations(database: &Database) -> Vec<String> {
+    database.ask(VIOLATIONS).lines().map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_book_of_writes_notices_whoever_writes_for_a_shard_that_it_does_not_own() {
+    On::Postgres
+        .run(async {
+            let mut fleet = Fleet::of_one(("POSTHASTE_LEASE_MS", "15000")).await;
+            let mut hooks = Vec::new();
+            for _ in 0..8 {
+                hooks.push(fleet.world.hook(Receiver::ok(), json!({})).await);
+            }
+            fleet.grow_to(2).await;
+            let event = fleet.world.publish("message.sent").await;
+            fleet.world.all_settled(&event).await;
+            let database = fleet.world.database();
+            assert_ne!(audit(database), 0);
+            let foreign = "SELECT count(*) FROM delivery JOIN shard ON num = webhook_num & 255 \
+                           WHERE owner <> (SELECT min(num) FROM book_of_nodes)";
+            let foreign: usize = database.ask(foreign).trim().parse().expect("a number");
+            let writer = database.ask("SELECT writer FROM book_of_nodes ORDER BY num LIMIT 1");
+
+            database.ask(&format!("SET application_name = '{}'; UPDATE delivery SET tries = tries", writer.trim()));
+
+            let found = violations(database);
+            assert!(foreign > 0 && found.len() == foreign, "{foreign} are another's: {found:#?}");
+            assert!(found.iter().all(|what| what.starts_with("UPDATE delivery of shard")), "{found:#?}");
+            fleet.stop_all().await;
+        })
+        .await;
+}
