@@ -54,4 +54,5 @@ mod recovery;
 mod schedule;
 mod signatures;
 mod silence;
+mod slowness;
 mod webhooks;

@@ -1,0 +1,115 @@
+//! F6 with a PostgreSQL that answers, but late: because every question takes two seconds, or because somebody holds what
+//! everybody needs, so that all connections are taken by those who wait. A promise is kept all the same.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use http::Method;
+use serde_json::json;
+
+use crate::checker::audit;
+use crate::client::try_send;
+use crate::cluster::Database;
+use crate::databases::On;
+use crate::fact;
+use crate::hook::Hook;
+use crate::load::{Load, mixed_hooks};
+use crate::proxy::Proxy;
+use crate::world::World;
+
+/// For each question; a batch asks half a dozen.
+const SLOW: Duration = Duration::from_secs(2);
+
+/// Longer than a batch has, and than a lease lasts.
+const FOR: Duration = Duration::from_secs(25);
+
+/// Everything goes on this long after the database does.
+const RESUMED: Duration = Duration::from_secs(10);
+
+/// A lease that ends several times cuts requests short each time.
+const LEASES: usize = 20;
+
+/// More readers than there are connections.
+const READERS: usize = 30;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_takes_two_seconds_for_a_question_costs_time_and_no_event() {
+    On::Postgres
+        .run(async {
+            let mut world = World::start().await;
+            let proxy = Proxy::new(Database::socket());
+            let url = world.database().url_at(proxy.dir());
+            world.stop().await;
+            world.env().insert("POSTHASTE_DATABASE_URL", url);
+            world.restart().await;
+            let hooks = mixed_hooks(&world).await;
+            let load = Arc::new(Load::default());
+
+            let clients = [world.client().clone()];
+            let meanwhile = async {
+                proxy.be_slow(SLOW);
+                tokio::time::sleep(FOR).await;
+                proxy.be_slow(Duration::ZERO);
+                resumes(&world).await;
+            };
+            load.publish_to_all(&clients, meanwhile).await;
+
+            account(&mut world, &hooks, &load).await;
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_whose_connections_are_all_taken_refuses_and_goes_on_after() {
+    On::Postgres
+        .run(async {
+            let mut world = World::start().await;
+            let hooks = mixed_hooks(&world).await;
+            let load = Arc::new(Load::default());
+            let event = world.publish("load.wide").await;
+
+            let clients = [world.client().clone()];
+            let meanwhile = async {
+                let hold = format!("BEGIN; LOCK TABLE event, delivery; SELECT pg_sleep({}); ROLLBACK", FOR.as_secs());
+                let mut holder = world.database().begin(&hold);
+                let is_held = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted";
+                let held = async || (world.database().ask(is_held).trim() != "0").then_some(());
+                fact::until("the tables are held", held).await;
+                let read = || try_send(world.client().call(Method::GET, "/deliveries"));
+                let answers = join_all((0..READERS).map(|_| read())).await;
+                let ended = async || holder.try_wait().expect("a child");
+                assert!(fact::until_within(2 * FOR, "they are let go", ended).await.success());
+                let statuses: Vec<u16> = answers.into_iter().map(|answer| answer.expect("an answer").status).collect();
+                assert!(statuses.contains(&503), "the connections were not all taken: {statuses:?}");
+                assert!(statuses.iter().all(|status| [200, 503].contains(status)), "{statuses:?}");
+                resumes(&world).await;
+            };
+            load.publish_to_all(&clients, meanwhile).await;
+
+            world.all_settled(&event).await;
+            account(&mut world, &hooks, &load).await;
+        })
+        .await;
+}
+
+/// A publish is taken again in time.
+async fn resumes(world: &World) {
+    let since = Instant::now();
+    fact::until_within(RESUMED, "a publish is accepted", async || {
+        let event = json!({"event": "nobody.listens", "data": {}});
+        let answer = try_send(world.client().json(Method::POST, "/events", &event)).await.expect("an answer");
+        assert!([202, 503].contains(&answer.status), "{}", answer.status);
+        (answer.status == 202).then_some(())
+    })
+    .await;
+    println!("a publish was accepted {:?} after", since.elapsed());
+}
+
+async fn account(world: &mut World, hooks: &[Hook; 3], load: &Load) {
+    let committed = load.settle_doubts(world.client()).await;
+    let summary = audit(world, &hooks.each_ref(), load.promises(), LEASES).await;
+    println!("{summary:?}, {committed} committed without an acceptance");
+    world.stop().await;
+    world.check_integrity().await;
+}
