@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use entity::{endpoint_health, webhook};
-use sea_orm::{DbBackend, FromQueryResult, Statement};
+use sea_orm::{DbBackend, FromQueryResult, IdenStatic, Iterable, Statement};
 
 use crate::clock::UnixMillis;
 use crate::id::WebhookNum;
@@ -27,11 +27,13 @@ pub struct Serving {
 }
 
 /// One statement for everything: whoever starts a hundred endpoints waits for each row to cross threads. A webhook comes
-/// once for each secret that still signs.
+/// once for each secret that still signs. Columns are named: to PostgreSQL `*` is another result, which it refuses, once a
+/// newer version has added one.
 fn servings_sql(backend: DbBackend) -> String {
     let is_chosen = is_any_of(backend, "w.num", "$1");
+    let columns = webhook::Column::iter().map(|column| format!("w.{}", column.as_str())).collect::<Vec<_>>().join(", ");
     format!(
-        "SELECT w.*, s.sealed, s.expires_at, h.webhook_num, h.consecutive_failures, h.openings, \
+        "SELECT {columns}, s.sealed, s.expires_at, h.webhook_num, h.consecutive_failures, h.openings, \
          h.open_until, h.opened_at, h.last_failure, h.failing_since, h.warned_at, \
          EXISTS (SELECT 1 FROM delivery d WHERE d.status = 0 AND d.webhook_num = w.num) AS has_pending_rows \
          FROM webhook w \
