@@ -55,4 +55,5 @@ mod schedule;
 mod signatures;
 mod silence;
 mod slowness;
+mod versions;
 mod webhooks;
