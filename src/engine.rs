@@ -242,8 +242,15 @@ impl Engine {
         }
         let (shared, registry, feed) = (inner.shared.clone(), inner.registry.clone(), inner.feed.clone());
         let (log, cluster) = (inner.log.clone(), inner.cluster.clone());
-        let member =
-            Arc::new(Member { shared, registry, feed: feed.clone(), log, cluster, leaving: Default::default() });
+        let member = Arc::new(Member {
+            shared,
+            registry,
+            feed: feed.clone(),
+            log,
+            cluster,
+            leaving: Default::default(),
+            delayed: Default::default(),
+        });
         let stopping = inner.stopping.clone();
         let member = Box::pin(or_abort("the look at other nodes", member.run()));
         inner.tasks.spawn(async move { stopping.run_until_cancelled(member).await });

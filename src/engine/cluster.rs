@@ -1,7 +1,7 @@
 //! This node among the others: looks who is there, buries the dead, takes the shards that it should have and hands over
 //! those that another one should have. Every node works out the same [`placement`] by itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,13 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// No request takes longer, so whatever has not ended by then was cut short.
 const LONGEST_HAND_OVER: Duration = Duration::from_secs(45);
+
+/// A shard with a request that takes longer is not given up yet: until it has ended, the shard's other webhooks would wait.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// For as long as the longest request takes, so that what was slow when the shard was to move is over. Others that are slow
+/// may have begun by then.
+const LONGEST_DELAY: Duration = Duration::from_secs(30);
 
 /// A start waits for its first look, which takes milliseconds as a rule, so that whoever calls it finds it at work.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
@@ -136,6 +143,8 @@ pub(super) struct Member {
     pub(super) cluster: Cluster,
     /// Shards that are on their way to another node.
     pub(super) leaving: Mutex<BTreeSet<ShardNum>>,
+    /// Since when those are to move that are still served here.
+    pub(super) delayed: Mutex<BTreeMap<ShardNum, Instant>>,
 }
 
 impl Member {
@@ -239,12 +248,32 @@ impl Member {
     fn hand_over(self: &Arc<Self>, give: &[ShardNum]) {
         let holding = &self.shared.holding;
         let served: Vec<ShardNum> = give.iter().copied().filter(|shard| holding.serves_shard(*shard)).collect();
+        let served = self.without_slow_ones(&served);
         holding.quit(&served);
         self.leaving.lock().extend(&served);
         for shard in served {
             let member = self.clone();
             tokio::spawn(async move { member.hand_over_one(shard).await });
         }
+    }
+
+    /// Those of which nothing slow is under way, or that have waited for that for long enough.
+    fn without_slow_ones(&self, shards: &[ShardNum]) -> Vec<ShardNum> {
+        let (now, mut delayed) = (Instant::now(), self.delayed.lock());
+        delayed.retain(|shard, _| shards.contains(shard));
+        if shards.is_empty() {
+            return Vec::new();
+        }
+        let mut oldest = BTreeMap::<ShardNum, Instant>::new();
+        for (num, since) in self.shared.pulses.oldest_flights() {
+            let (since, oldest) = (Instant::from_std(since), oldest.entry(ShardNum::of(num)).or_insert(now));
+            *oldest = since.min(*oldest);
+        }
+        let mut is_ready = |shard: &ShardNum| {
+            let since = *delayed.entry(*shard).or_insert(now);
+            is_time(oldest.get(shard).copied(), since, now)
+        };
+        shards.iter().copied().filter(|shard| is_ready(shard)).collect()
     }
 
     async fn hand_over_one(&self, shard: ShardNum) {
@@ -260,6 +289,12 @@ impl Member {
         self.leaving.lock().remove(&shard);
         self.shared.bell.ring_for_shards();
     }
+}
+
+/// Whether a shard that is to move since then may, when the oldest request of it that is under way has begun then.
+fn is_time(oldest: Option<Instant>, since: Instant, now: Instant) -> bool {
+    let is_slow = oldest.is_some_and(|oldest| now.saturating_duration_since(oldest) >= SLOW);
+    !is_slow || now.saturating_duration_since(since) >= LONGEST_DELAY
 }
 
 /// A node whose lease has ended and that nobody has buried is about to renew it: it keeps what it has. Taking needs a lease.
@@ -284,6 +319,16 @@ mod tests {
     use crate::store::leases::Node;
 
     use super::*;
+
+    #[test]
+    fn a_shard_with_a_slow_request_moves_when_that_is_over_or_has_been_waited_for() {
+        let now = Instant::now();
+        assert!(is_time(None, now, now) && is_time(Some(now), now, now), "what is quick ends while it is handed over");
+        let slow = Some(now);
+        for (after, moves) in [(Duration::from_millis(999), true), (SLOW, false), (LONGEST_DELAY, true)] {
+            assert_eq!(is_time(slow, now, now + after), moves, "{after:?}");
+        }
+    }
 
     #[test]
     fn a_node_whose_lease_has_ended_unnoticed_hands_nothing_over() {

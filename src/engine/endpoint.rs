@@ -162,9 +162,9 @@ impl Endpoint {
     }
 
     fn show(&self, now: Now) {
-        let Gauge { in_flight, window, limited_until } = self.lane.gauge();
-        let breaker = Some(self.lane.breaker(now.wall));
-        self.pulse.publish(Live { since: Some(self.born), in_flight, window, breaker, limited_until });
+        let Gauge { in_flight, oldest_flight, window, limited_until } = self.lane.gauge();
+        let (since, breaker) = (Some(self.born), Some(self.lane.breaker(now.wall)));
+        self.pulse.publish(Live { since, in_flight, oldest_flight, window, breaker, limited_until });
     }
 
     fn begin(&self, entry: Entry, share: Share, ctx: &mut Context<Self>) {

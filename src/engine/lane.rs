@@ -176,7 +176,8 @@ impl Lane {
 
     #[must_use]
     pub fn gauge(&self) -> Gauge {
-        Gauge { in_flight: self.in_flight.len(), window: self.window.len(), limited_until: self.limited_until }
+        let (in_flight, oldest_flight) = (self.in_flight.len(), self.in_flight.oldest());
+        Gauge { in_flight, oldest_flight, window: self.window.len(), limited_until: self.limited_until }
     }
 
     #[must_use]
@@ -367,7 +368,7 @@ impl Lane {
             if permission == Permission::Probe {
                 self.receiver.probe_started(event);
             }
-            self.in_flight.begin(entry.clone(), self.receiver.epoch());
+            self.in_flight.begin(entry.clone(), self.receiver.epoch(), now.steady);
             effects.push(Effect::Start { entry, share: self.receiver.share() });
         }
     }
@@ -420,7 +421,7 @@ impl Lane {
         effects: &mut Vec<Effect>,
     ) {
         let in_flight = self.in_flight.len();
-        let Some(Flight { entry, epoch, withdrawn }) = self.in_flight.end(event) else { return };
+        let Some(Flight { entry, epoch, withdrawn, since: _ }) = self.in_flight.end(event) else { return };
         self.window.left(event);
         self.answer_no_summons(event);
         let (mut state, gone) = after_attempt(&self.policy, &entry, outcome, jitter, now.wall);

@@ -36,6 +36,8 @@ pub(super) struct Live {
     /// `None`: it sleeps.
     pub(super) since: Option<UnixMillis>,
     pub(super) in_flight: usize,
+    /// Since when the request that takes longest is under way.
+    pub(super) oldest_flight: Option<Instant>,
     pub(super) window: usize,
     pub(super) breaker: Option<BreakerView>,
     /// When its limiter lets the next one through.
@@ -76,6 +78,12 @@ impl Pulses {
     /// Every endpoint that lives, and some that do no more.
     pub(super) fn nums(&self) -> Vec<WebhookNum> {
         self.of.lock().keys().copied().collect()
+    }
+
+    /// Endpoints with requests under way, and since when the one that takes longest is.
+    pub(super) fn oldest_flights(&self) -> Vec<(WebhookNum, Instant)> {
+        let of = self.of.lock();
+        of.iter().filter_map(|(num, pulse)| Some((*num, pulse.inner.lock().live.oldest_flight?))).collect()
     }
 
     /// Forgets endpoints that sleep and have done nothing for an hour.

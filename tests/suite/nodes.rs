@@ -326,6 +326,40 @@ async fn a_node_that_joins_under_load_takes_its_share_and_nothing_is_sent_twice(
         .await;
 }
 
+/// A webhook whose receiver takes its time shares a shard with another one, and the shard is to move.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_request_does_not_silence_the_other_webhooks_of_its_shard_when_that_is_to_move() {
+    On::Postgres
+        .run(async {
+            let mut fleet = Fleet::of_one(PATIENT).await;
+            let slow = json!({"events": ["slow"], "timeoutMs": 15_000, "retryPolicy": {"maxRetries": 0}});
+            let mut hooks = make_hooks(&fleet, HOOKS_UNDER_LOAD, |_| (Receiver::hangs(), slow.clone())).await;
+            // The next ones have numbers that are in the same shards.
+            fleet.world.database().ask("SELECT setval(pg_get_serial_sequence('webhook', 'num'), 256)");
+            let prompt = json!({"events": ["prompt"]});
+            hooks.extend(make_hooks(&fleet, HOOKS_UNDER_LOAD, |_| (Receiver::ok(), prompt.clone())).await);
+            let (slow, prompt) = hooks.split_at(HOOKS_UNDER_LOAD);
+            publish(fleet.world.client(), "slow").await;
+            for hook in slow {
+                hook.receiver.was_asked(1).await;
+            }
+
+            fleet.join().await;
+            // Several looks later the first node has seen the second one and what it should give it.
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            publish(fleet.world.client(), "prompt").await;
+            for hook in prompt {
+                hook.saw(1).await;
+            }
+            assert!(slow.iter().all(|hook| hook.requests()[0].cut.is_none()), "the slow requests were over");
+
+            fleet.is_shared_out().await;
+            assert!(fleet.owned_by(1, &hooks).len() >= 2, "no shard of theirs has moved");
+            fleet.stop_all().await;
+        })
+        .await;
+}
+
 /// Waits until every webhook has got a request more.
 pub(crate) async fn all_are_asked(hooks: &[Hook]) {
     let now = Instant::now();

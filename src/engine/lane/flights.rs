@@ -1,5 +1,7 @@
 //! The requests that a lane has under way: a few as a rule, none most of the time. Takes no memory while there are none.
 
+use std::time::Instant;
+
 use crate::engine::concurrency::Epoch;
 use crate::id::EventSeq;
 
@@ -10,6 +12,7 @@ use super::Entry;
 pub(super) struct Flight {
     pub(super) entry: Entry,
     pub(super) epoch: Epoch,
+    pub(super) since: Instant,
     /// It was cancelled meanwhile.
     pub(super) withdrawn: bool,
 }
@@ -39,8 +42,13 @@ impl Flights {
         self.place(event).map(|place| self.0[place].1.as_ref())
     }
 
-    pub(super) fn begin(&mut self, entry: Entry, epoch: Epoch) {
-        self.0.push((entry.event.seq, Box::new(Flight { entry, epoch, withdrawn: false })));
+    pub(super) fn begin(&mut self, entry: Entry, epoch: Epoch, since: Instant) {
+        self.0.push((entry.event.seq, Box::new(Flight { entry, epoch, since, withdrawn: false })));
+    }
+
+    /// Since when the one that takes longest is under way.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.0.iter().map(|(_, flight)| flight.since).min()
     }
 
     pub(super) fn end(&mut self, event: EventSeq) -> Option<Flight> {

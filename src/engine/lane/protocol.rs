@@ -142,6 +142,8 @@ pub enum Detached {
 #[derive(Debug, Clone, Copy)]
 pub struct Gauge {
     pub in_flight: usize,
+    /// Since when the request that takes longest is under way.
+    pub oldest_flight: Option<Instant>,
     pub window: usize,
     /// When its limiter lets the next one through.
     pub limited_until: Option<Instant>,
