@@ -47,6 +47,8 @@ impl App {
         let engine_config = EngineConfig {
             allow_http: config.allow_http,
             egress_allow: config.egress_allow,
+            dns_servers: config.dns_servers,
+            listener: Some(listener.address()),
             arbiters: config.endpoint_threads,
             max_in_flight: requests,
             payload_memory: config.payload_memory_bytes,

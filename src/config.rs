@@ -22,6 +22,9 @@ const PREFIX: &str = "POSTHASTE_";
 /// Variables that are no settings of the server.
 const OTHER_VARIABLES: [&str; 3] = ["POSTHASTE_CONFIG", "POSTHASTE_FAULT", "POSTHASTE_FAULT_WEBHOOK"];
 
+/// Where DNS servers listen unless somebody says otherwise (RFC 1035, 4.2).
+const DNS_PORT: u16 = 53;
+
 const SHORTEST_ADMIN_KEY: usize = 32;
 
 /// As much may wait in the queues before the endpoints; with less, endpoints would have none. There is no most.
@@ -87,6 +90,9 @@ pub struct Written {
     /// Networks that may be called although they are private, e.g. 127.0.0.0/8,10.1.0.0/16
     #[arg(long, env = "POSTHASTE_EGRESS_ALLOW", value_name = "CIDR,…")]
     egress_allow: Option<String>,
+    /// DNS servers that are asked for the names of receivers, e.g. 10.0.0.53:53 [default: the system's]
+    #[arg(long, env = "POSTHASTE_DNS_SERVERS", value_name = "HOST:PORT,…")]
+    dns_servers: Option<String>,
     /// Threads for endpoint actors [default: one a core]
     #[arg(long, env = "POSTHASTE_ENDPOINT_THREADS", value_name = "N")]
     endpoint_threads: Option<usize>,
@@ -131,7 +137,7 @@ pub struct Written {
     log: Option<String>,
 }
 
-const KEYS: [&str; 27] = [
+const KEYS: [&str; 28] = [
     "database_url",
     "database_connections",
     "database_listen_url",
@@ -145,6 +151,7 @@ const KEYS: [&str; 27] = [
     "master_key",
     "allow_http",
     "egress_allow",
+    "dns_servers",
     "endpoint_threads",
     "max_in_flight",
     "payload_memory_bytes",
@@ -181,6 +188,8 @@ pub struct Config {
     pub master_key: Option<MasterKey>,
     pub allow_http: bool,
     pub egress_allow: Vec<ipnet::IpNet>,
+    /// None: the system's.
+    pub dns_servers: Vec<SocketAddr>,
     pub endpoint_threads: usize,
     pub max_in_flight: usize,
     pub payload_memory_bytes: usize,
@@ -243,6 +252,7 @@ impl Written {
             master_key: self.master_key.or(below.master_key),
             allow_http: self.allow_http.or(below.allow_http),
             egress_allow: self.egress_allow.or(below.egress_allow),
+            dns_servers: self.dns_servers.or(below.dns_servers),
             endpoint_threads: self.endpoint_threads.or(below.endpoint_threads),
             max_in_flight: self.max_in_flight.or(below.max_in_flight),
             payload_memory_bytes: self.payload_memory_bytes.or(below.payload_memory_bytes),
@@ -278,10 +288,27 @@ fn within(
     }
 }
 
+fn parts(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(str::trim).filter(|part| !part.is_empty())
+}
+
 fn networks(text: &str) -> Result<Vec<ipnet::IpNet>, ConfigError> {
     let expected = "networks in CIDR notation, separated by commas";
-    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-    parts.map(|part| parse("egress_allow", part, expected)).collect()
+    parts(text).map(|part| parse("egress_allow", part, expected)).collect()
+}
+
+/// Addresses, because nobody is there yet who could be asked for a name.
+fn dns_servers(text: &str) -> Result<Vec<SocketAddr>, ConfigError> {
+    let expected = "addresses such as 10.0.0.53:53 or [2001:db8::53]:53, separated by commas";
+    let server = |part: &str| match part.parse() {
+        Ok(ip) => Ok(SocketAddr::new(ip, DNS_PORT)),
+        Err(_) => parse("dns_servers", part, expected),
+    };
+    let servers: Vec<SocketAddr> = parts(text).map(server).collect::<Result<_, _>>()?;
+    match servers.iter().find(|server| server.port() == 0 || server.ip().is_unspecified()) {
+        Some(nowhere) => Err(ConfigError::Value { key: "dns_servers", value: nowhere.to_string(), expected }),
+        None => Ok(servers),
+    }
 }
 
 /// Where a node is reached, without a slash at its end.
@@ -349,6 +376,7 @@ impl TryFrom<Written> for Config {
             master_key,
             allow_http: written.allow_http.unwrap_or(false),
             egress_allow: networks(written.egress_allow.as_deref().unwrap_or_default())?,
+            dns_servers: dns_servers(written.dns_servers.as_deref().unwrap_or_default())?,
             endpoint_threads: within("endpoint_threads", threads, 1..=256, "1 to 256")?,
             max_in_flight: within("max_in_flight", in_flight, 2..=8192, "2 to 8192")?,
             payload_memory_bytes: within(
@@ -384,6 +412,19 @@ mod tests {
         let names = ["PATH", "POSTHASTE_LISTEN", "POSTHASTE_NONSENSE"].map(str::to_owned);
         let error = refuse_unknown_variables(names.into_iter()).unwrap_err().to_string();
         assert!(error.starts_with("POSTHASTE_NONSENSE: unknown setting; known are POSTHASTE_DATABASE_URL"), "{error}");
+    }
+
+    #[test]
+    fn dns_servers_are_addresses_with_or_without_a_port() {
+        let servers = |text: &str| dns_servers(text).map(|servers| servers.iter().map(ToString::to_string).collect());
+        let read: Vec<String> = servers("10.0.0.53, 127.0.0.1:5353,[2001:db8::53]:54 ,2001:db8::53").unwrap();
+        assert_eq!(read, ["10.0.0.53:53", "127.0.0.1:5353", "[2001:db8::53]:54", "[2001:db8::53]:53"]);
+        for wrong in
+            ["dns.example.com:53", "10.0.0.53:", "10.0.0.53:99999", "10.0.0.53 10.0.0.54", "10.0.0.53:0", "0.0.0.0"]
+        {
+            let error = dns_servers(&format!("10.0.0.53,{wrong}")).unwrap_err().to_string();
+            assert!(error.starts_with("dns_servers: `") && error.contains("expected addresses such as"), "{error}");
+        }
     }
 
     #[test]

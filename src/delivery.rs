@@ -4,8 +4,10 @@
 //! [`decide`], when to ask again by the [`Limiter`]. The API uses the same rules to refuse bad settings when they
 //! are saved. Nothing here knows actors, routes or rows.
 
+mod arrival;
 pub mod breaker;
 pub mod client;
+pub mod dns;
 mod failure;
 pub mod guard;
 pub mod headers;
@@ -16,10 +18,12 @@ pub mod resolver;
 pub mod retry;
 pub mod sender;
 pub mod signature;
+pub mod surroundings;
 pub mod target;
 
 pub use client::{ClientError, build_client};
-pub use guard::{Guard, GuardError};
+pub use dns::Dns;
+pub use guard::{Guard, GuardError, Own};
 pub use headers::{HeaderProblem, check_headers};
 pub use limiter::Limiter;
 pub use outcome::{Outcome, OutcomeKind, RETRY_AFTER_CAP, parse_retry_after};
@@ -28,4 +32,5 @@ pub use resolver::{ResolveError, VettedResolver};
 pub use retry::{Backoff, RetryPolicy, Verdict, decide};
 pub use sender::{Message, Report, Sender};
 pub use signature::{SecretError, SignatureFormat, SigningSecret, standard_webhooks, x_webhook_signature};
+pub use surroundings::Surroundings;
 pub use target::Target;

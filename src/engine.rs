@@ -33,6 +33,8 @@ mod tenure;
 mod turns;
 mod waker;
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +61,7 @@ pub use crate::delivery::retry::{Backoff, RetryPolicy};
 pub use crate::delivery::signature::{SignatureFormat, SigningSecret};
 
 use crate::clock::{self, UnixMillis};
+use crate::delivery::{Dns, Surroundings, guard};
 use crate::fault::or_abort;
 use crate::id::TenantNum;
 use crate::store::bell::Bell;
@@ -125,6 +128,10 @@ pub enum EngineError {
 pub struct EngineConfig {
     pub allow_http: bool,
     pub egress_allow: Vec<ipnet::IpNet>,
+    /// Asked for the names of receivers; none: the system's.
+    pub dns_servers: Vec<SocketAddr>,
+    /// Where the API listens.
+    pub listener: Option<SocketAddr>,
     /// Threads that endpoint actors are spread over.
     pub arbiters: usize,
     /// Requests in flight over all endpoints.
@@ -143,7 +150,24 @@ pub enum StartError {
     #[error(transparent)]
     Client(#[from] crate::delivery::client::ClientError),
     #[error("cannot start a thread: {0}")]
-    Thread(#[from] std::io::Error),
+    Thread(#[from] io::Error),
+    #[error("cannot find out about the network of this machine: {0}")]
+    Network(io::Error),
+}
+
+/// One in so many requests in flight may be looking up a name: twice what failing and slow endpoints can have under way,
+/// so that name servers that never answer do not keep everybody from resolving.
+const IN_FLIGHT_PER_LOOKUP: usize = 4;
+
+/// The guard and the DNS client, told what is around.
+fn surroundings(config: &EngineConfig) -> io::Result<Surroundings> {
+    let guard = Arc::new(Guard::new(config.allow_http, config.egress_allow.clone()));
+    let lookups = (config.max_in_flight / IN_FLIGHT_PER_LOOKUP).max(1);
+    let dns = Arc::new(Dns::new(config.dns_servers.clone(), lookups)?);
+    let advertised = config.address.as_deref().and_then(guard::address_in);
+    let surroundings = Surroundings { guard, dns, listener: config.listener, advertised };
+    surroundings.look()?;
+    Ok(surroundings)
 }
 
 /// The running engine. Cheap to clone.
@@ -182,13 +206,14 @@ impl Engine {
 
     async fn start_for(tenure: Tenure, store: Store, config: EngineConfig) -> Result<Self, StartError> {
         store.mark_taken(tenure.holding(), UnixMillis::now()).await?;
-        let guard = Arc::new(Guard::new(config.allow_http, config.egress_allow.clone()));
+        let surroundings = surroundings(&config).map_err(StartError::Network)?;
+        let guard = surroundings.guard.clone();
         let running = Journal::start(&store, tenure.holding()).await?;
         // What is changed from here on is news, also while the rest is read.
         let position = store.position().await?;
         let routes = Arc::new(RouteTable::load(&store).await?);
         let log = Arc::new(LogIndex::open(&store, running.log.clone()).await?);
-        let arbiters = Arbiters::start(config.arbiters, &guard)?;
+        let arbiters = Arbiters::start(config.arbiters, &guard, &surroundings.dns)?;
         let cluster = Cluster::new(!store.is_shared());
         let shared = Arc::new(Shared::new(&store, &running, &routes, &guard, (tenure, Bell::default()), &config));
         let registry = registry::start(&arbiters, &shared, &running.feed);
@@ -208,15 +233,17 @@ impl Engine {
             arbiters,
         };
         let engine = Self { inner: Arc::new(inner) };
-        engine.spawn_tasks();
+        engine.spawn_tasks(surroundings);
         engine.spawn_cluster_tasks(&running.abroad);
         engine.follow_news(position);
         engine.inner.cluster.settle().await;
         Ok(engine)
     }
 
-    fn spawn_tasks(&self) {
+    fn spawn_tasks(&self, surroundings: Surroundings) {
         let inner = &self.inner;
+        let stopping = inner.stopping.clone();
+        inner.tasks.spawn(async move { stopping.run_until_cancelled(surroundings.keep_looking()).await });
         let dispatcher = dispatch::Dispatcher::new(&inner.shared, &inner.feed, &inner.registry);
         let stopping = inner.stopping.clone();
         let dispatcher = Box::pin(or_abort("the dispatcher", dispatcher.run()));

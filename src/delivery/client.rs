@@ -7,6 +7,8 @@ use std::time::Duration;
 use reqwest::dns::Resolve;
 use rustls::crypto::{CryptoProvider, ring};
 
+use super::arrival::VetArrival;
+use super::dns::Dns;
 use super::guard::Guard;
 use super::resolver::VettedResolver;
 
@@ -22,8 +24,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// # Errors
 ///
 /// When the machine offers no root certificates.
-pub fn build_client(guard: Arc<Guard>) -> Result<reqwest::Client, ClientError> {
-    client_resolving_with(VettedResolver { guard })
+pub fn build_client(guard: Arc<Guard>, dns: Arc<Dns>) -> Result<reqwest::Client, ClientError> {
+    client_resolving_with(VettedResolver { guard: guard.clone(), dns }, guard)
 }
 
 /// The client for calls from one node to another, which the operator has named; nobody guards those.
@@ -39,10 +41,14 @@ pub fn peer_client(connect: Duration, answer: Duration) -> Result<reqwest::Clien
 pub struct ClientError(#[from] reqwest::Error);
 
 /// The client with a resolver of choice; tests bring one that knows no network.
-pub(super) fn client_resolving_with<R: Resolve + 'static>(resolver: R) -> Result<reqwest::Client, ClientError> {
+pub(super) fn client_resolving_with<R>(resolver: R, guard: Arc<Guard>) -> Result<reqwest::Client, ClientError>
+where
+    R: Resolve + 'static,
+{
     install_crypto_provider();
     let client = reqwest::Client::builder()
         .dns_resolver(resolver)
+        .connector_layer(VetArrival { guard })
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .no_proxy()
@@ -72,9 +78,10 @@ mod tests {
 
     #[test]
     fn clients_can_be_built_on_many_threads_at_once() {
+        let dns = Arc::new(Dns::new(Vec::new(), 1).unwrap());
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| build_client(Arc::new(Guard::new(false, Vec::new()))).unwrap());
+                scope.spawn(|| build_client(Arc::new(Guard::new(false, Vec::new())), dns.clone()).unwrap());
             }
         });
     }

@@ -9,6 +9,7 @@ use std::io;
 
 use rustls::CertificateError;
 
+use super::guard::GuardError;
 use super::outcome::Outcome;
 use super::resolver::ResolveError;
 
@@ -31,10 +32,17 @@ pub(super) fn explain(error: &reqwest::Error) -> (Outcome, String) {
 fn named_cause(cause: &(dyn Error + 'static)) -> Option<(Outcome, String)> {
     if let Some(error) = cause.downcast_ref::<ResolveError>() {
         let outcome = match error {
-            ResolveError::Failed | ResolveError::Empty | ResolveError::TooSlow => Outcome::DnsFailed,
+            ResolveError::NoSuchName
+            | ResolveError::Empty
+            | ResolveError::TooMany
+            | ResolveError::Failed
+            | ResolveError::TooSlow => Outcome::DnsFailed,
             ResolveError::Refused(_) => Outcome::Blocked,
         };
         return Some((outcome, error.to_string()));
+    }
+    if let Some(refusal) = cause.downcast_ref::<GuardError>() {
+        return Some((Outcome::Blocked, refusal.to_string()));
     }
     cause.downcast_ref::<rustls::Error>().map(|error| (Outcome::TlsFailed, tls_text(error).to_owned()))
 }
@@ -125,8 +133,9 @@ mod tests {
     #[test]
     fn a_refused_name_is_blocked_and_an_unknown_one_a_dns_failure() {
         let outcome = |error: ResolveError| named_cause(&error).unwrap().0;
-        assert_eq!(outcome(ResolveError::Refused(super::super::GuardError::ResolvedAddress)), Outcome::Blocked);
-        assert_eq!(outcome(ResolveError::Failed), Outcome::DnsFailed);
+        assert_eq!(outcome(ResolveError::Refused(GuardError::ResolvedAddress)), Outcome::Blocked);
+        assert_eq!(named_cause(&GuardError::Connection).unwrap().0, Outcome::Blocked);
+        assert_eq!(outcome(ResolveError::NoSuchName), Outcome::DnsFailed);
         assert_eq!(outcome(ResolveError::Empty), Outcome::DnsFailed);
     }
 

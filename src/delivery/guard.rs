@@ -1,40 +1,48 @@
 //! Whom the engine may call. A webhook's URL is written by its owner, who may be an attacker.
 //!
-//! Asked when a URL is saved, when a target is built, before a literal address is dialled and about every address
-//! that a name resolves to. `url_rules` reads the text, `addresses` knows the tables. Never touches the network.
+//! Asked when a URL is saved, when a target is built, before a literal address is dialled, about every address that a
+//! name resolves to, and about the one that a connection has come to. `url_rules` reads the text, `addresses` knows the
+//! tables, the surroundings say what is our own. Never touches the network.
 
 mod addresses;
 mod url_rules;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use url::{Host, Url};
 
 pub use url_rules::MAX_URL_BYTES;
 
-/// The rules of this process: the fixed tables and what the operator opened.
-#[derive(Debug, Clone)]
+/// The rules of this process: the fixed tables, what the operator opened, and what is our own.
+#[derive(Debug)]
 pub struct Guard {
     /// Development only: the body and its secrets travel in the clear.
     allow_http: bool,
     /// Networks that may be called although the tables refuse them.
     egress_allow: Vec<IpNet>,
-    /// Addresses of this machine, refused even where they are public.
-    own: Vec<IpAddr>,
+    own: ArcSwap<Own>,
+}
+
+/// Where this process is reached, which no webhook needs to call.
+#[derive(Debug, Default)]
+pub struct Own {
+    /// Refused even where they are public, unless the operator opened them.
+    pub addresses: Vec<IpAddr>,
+    /// Of the API; refused even where the operator opened its address.
+    pub listener: Option<SocketAddr>,
 }
 
 impl Guard {
     #[must_use]
     pub fn new(allow_http: bool, egress_allow: Vec<IpNet>) -> Self {
-        Self { allow_http, egress_allow, own: Vec::new() }
+        Self { allow_http, egress_allow, own: ArcSwap::default() }
     }
 
-    /// The same rules, and these addresses of our own interfaces and listeners are refused too, unless the operator
-    /// opened them.
-    #[must_use]
-    pub fn refusing_own(self, own: Vec<IpAddr>) -> Self {
-        Self { own, ..self }
+    /// From now on these are our own, and no others.
+    pub fn refuse_own(&self, own: Own) {
+        self.own.store(own.into());
     }
 
     /// Reads a webhook's URL and returns its normalised form, which is the one to store, show and call.
@@ -44,14 +52,10 @@ impl Guard {
     /// What was found and what is accepted.
     pub fn check_url(&self, raw: &str) -> Result<Url, GuardError> {
         let url = url_rules::read(raw, self.allow_http)?;
+        self.check_literal(&url)?;
         match url_rules::literal(&url) {
-            Some(ip) => {
-                self.check_address(ip)?;
-                if !self.is_opened(ip) {
-                    url_rules::check_port(&url)?;
-                }
-            }
-            None => url_rules::check_port(&url)?,
+            Some(ip) if self.is_opened(ip) => url_rules::check_opened_port(&url)?,
+            Some(_) | None => url_rules::check_port(&url)?,
         }
         Ok(url)
     }
@@ -66,10 +70,10 @@ impl Guard {
             Some(reason)
         } else if self.is_opened(ip) {
             None
-        } else if self.own.contains(&ip) {
-            Some("one of our own addresses")
         } else {
-            addresses::not_public(ip)
+            // What is not public is refused as that, so that nobody can ask which of those addresses is ours.
+            let is_own = || self.own.load().addresses.contains(&ip);
+            addresses::not_public(ip).or_else(|| is_own().then_some("one of our own addresses"))
         };
         refusal.map_or(Ok(()), |reason| Err(GuardError::Address { ip, reason }))
     }
@@ -78,14 +82,45 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// As [`Self::check_address`]; a name always passes, its addresses are vetted when they are known.
+    /// As [`Self::check_address`], or when it is our own API; a name always passes, its addresses are vetted when they
+    /// are known.
     pub fn check_literal(&self, url: &Url) -> Result<(), GuardError> {
-        url_rules::literal(url).map_or(Ok(()), |ip| self.check_address(ip))
+        let Some(ip) = url_rules::literal(url) else { return Ok(()) };
+        self.check_address(ip)?;
+        let is_ours = self.is_listener(SocketAddr::new(ip, url.port_or_known_default().unwrap_or_default()));
+        if is_ours { Err(GuardError::OwnListener) } else { Ok(()) }
+    }
+
+    /// Decides about a connection that has come about, before anything is sent through it.
+    ///
+    /// # Errors
+    ///
+    /// Without the address, which a name may have led to.
+    pub fn check_connection(&self, remote: SocketAddr) -> Result<(), GuardError> {
+        if self.check_address(remote.ip()).is_err() || self.is_listener(remote) {
+            return Err(GuardError::Connection);
+        }
+        Ok(())
     }
 
     fn is_opened(&self, ip: IpAddr) -> bool {
         self.egress_allow.iter().any(|net| net.contains(&ip))
     }
+
+    fn is_listener(&self, called: SocketAddr) -> bool {
+        let own = self.own.load();
+        let is_here = |ip: IpAddr| ip.is_loopback() || own.addresses.contains(&ip);
+        own.listener.is_some_and(|listener| {
+            let everywhere = listener.ip().is_unspecified() && is_here(called.ip());
+            listener.port() == called.port() && (listener.ip() == called.ip() || everywhere)
+        })
+    }
+}
+
+/// The address in a text that is a URL, if its host is one.
+#[must_use]
+pub fn address_in(url: &str) -> Option<IpAddr> {
+    url_rules::literal(&Url::parse(url).ok()?)
 }
 
 /// The address in a URL's host, if the host is one.
@@ -110,6 +145,8 @@ pub enum GuardError {
     Scheme { given: String, accepted: &'static str },
     #[error("the URL contains a user name or password, send credentials in a custom header")]
     Userinfo,
+    #[error("the host contains `%`, write it as it is")]
+    EncodedHost,
     #[error("the URL cannot be read: {0}")]
     Unreadable(#[from] url::ParseError),
     #[error("the host is missing or has an empty label, give a full name such as `hooks.example.com`")]
@@ -130,8 +167,12 @@ pub enum GuardError {
     Port(u16),
     #[error("{ip} is {reason}, only public addresses may be called")]
     Address { ip: IpAddr, reason: &'static str },
+    #[error("this is our own API, give another address")]
+    OwnListener,
     #[error("the name resolves to an address that may not be called")]
     ResolvedAddress,
+    #[error("the connection came to an address that may not be called")]
+    Connection,
     #[error("the header `{name}` cannot be sent: {message}")]
     Header { name: String, message: String },
 }

@@ -1,14 +1,15 @@
-//! Resolves the names of receivers for the HTTP client and lets it see vetted addresses only. The guard judges, the
-//! sender finds these errors again in the client's.
+//! Resolves the names of receivers for the HTTP client and lets it see vetted addresses only. `dns` finds the addresses,
+//! the guard judges, the sender finds these errors again in the client's.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::time::{Instant, timeout_at};
 
+use super::dns::{Dns, MAX_ADDRESSES};
 use super::guard::{Guard, GuardError};
 
 tokio::task_local! {
@@ -21,50 +22,47 @@ tokio::task_local! {
 /// apart from one whose receiver was too slow.
 const GIVE_UP_BEFORE: Duration = Duration::from_millis(20);
 
-/// The system's resolver behind the guard.
+/// DNS behind the guard.
 #[derive(Debug, Clone)]
 pub struct VettedResolver {
     pub guard: Arc<Guard>,
+    pub dns: Arc<Dns>,
 }
 
 impl Resolve for VettedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let guard = Arc::clone(&self.guard);
+        let Self { guard, dns } = self.clone();
         Box::pin(async move {
-            let found = in_time(look_up(name.as_str())).await?;
-            Ok(Box::new(vetted(&guard, found)?.into_iter()) as Addrs)
+            let found = in_time(dns.addresses(name.as_str())).await?;
+            // Port 0 stands for the one in the URL.
+            let dialled = vetted(&guard, found)?.into_iter().map(|ip| SocketAddr::new(ip, 0));
+            Ok(Box::new(dialled) as Addrs)
         })
     }
 }
 
-/// Why a name leads to no address that may be dialled.
+/// Why a name leads to no address that may be dialled, in words for the webhook's owner.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
-    #[error("the name cannot be resolved")]
-    Failed,
-    #[error("the name has no address")]
+    #[error("there is no such name; check the URL's host")]
+    NoSuchName,
+    #[error("the name has no address, it needs an A or an AAAA record")]
     Empty,
-    #[error("the name was not resolved in time")]
+    #[error("the name has more than {MAX_ADDRESSES} addresses, which is more than are accepted")]
+    TooMany,
+    #[error("the DNS servers cannot resolve the name; check that those of its zone answer")]
+    Failed,
+    #[error("the name was not resolved in time; check that the DNS servers of its zone answer")]
     TooSlow,
     /// Never says which address: that would map the inside of the operator's network for tenants.
     #[error(transparent)]
     Refused(#[from] GuardError),
 }
 
-/// One lookup. The final dot makes the name fully qualified, so that no search list of the system is tried.
-async fn look_up(name: &str) -> Result<Vec<SocketAddr>, ResolveError> {
-    // Port 0 stands for the one in the URL.
-    let found = tokio::net::lookup_host((format!("{}.", name.trim_end_matches('.')), 0)).await;
-    found.map(Iterator::collect).map_err(|error| {
-        tracing::debug!(name, %error, "a receiver's name cannot be resolved");
-        ResolveError::Failed
-    })
-}
-
 /// A lookup that ends before the attempt that asks, if there is one.
-pub(super) async fn in_time<F>(lookup: F) -> Result<Vec<SocketAddr>, ResolveError>
+pub(super) async fn in_time<F>(lookup: F) -> Result<Vec<IpAddr>, ResolveError>
 where
-    F: Future<Output = Result<Vec<SocketAddr>, ResolveError>>,
+    F: Future<Output = Result<Vec<IpAddr>, ResolveError>>,
 {
     let Some(give_up) = DEADLINE.try_with(|deadline| deadline.checked_sub(GIVE_UP_BEFORE)).ok().flatten() else {
         return lookup.await;
@@ -73,11 +71,11 @@ where
 }
 
 /// All of the addresses, or none: a name with one address that may not be called is trying something.
-fn vetted(guard: &Guard, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, ResolveError> {
+fn vetted(guard: &Guard, found: Vec<IpAddr>) -> Result<Vec<IpAddr>, ResolveError> {
     if found.is_empty() {
         return Err(ResolveError::Empty);
     }
-    let all_may_be_called = found.iter().all(|address| guard.check_address(address.ip()).is_ok());
+    let all_may_be_called = found.iter().all(|ip| guard.check_address(*ip).is_ok());
     all_may_be_called.then_some(found).ok_or(ResolveError::Refused(GuardError::ResolvedAddress))
 }
 
@@ -86,7 +84,7 @@ mod tests {
     use super::*;
 
     fn vet(found: &[&str]) -> Result<usize, ResolveError> {
-        let found = found.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 0)).collect();
+        let found = found.iter().map(|ip| ip.parse().unwrap()).collect();
         vetted(&Guard::new(false, Vec::new()), found).map(|vetted| vetted.len())
     }
 
@@ -110,10 +108,5 @@ mod tests {
     #[test]
     fn a_refusal_shows_no_resolved_address() {
         assert!(!vet(&["10.1.2.3"]).unwrap_err().to_string().contains("10."));
-    }
-
-    #[tokio::test]
-    async fn a_name_that_does_not_exist_cannot_be_resolved() {
-        assert_eq!(look_up("no-such-name.invalid").await, Err(ResolveError::Failed));
     }
 }

@@ -9,6 +9,7 @@ use actix::{Arbiter, ArbiterHandle, System};
 use parking_lot::Mutex;
 
 use crate::delivery::client::{ClientError, build_client};
+use crate::delivery::dns::Dns;
 use crate::delivery::guard::Guard;
 use crate::delivery::sender::Sender;
 
@@ -30,9 +31,9 @@ pub(super) struct Arbiters {
 }
 
 impl Arbiters {
-    pub(super) fn start(endpoints: usize, guard: &Arc<Guard>) -> Result<Self, StartError> {
-        let senders: Result<Vec<Sender>, ClientError> =
-            (0..endpoints.max(1)).map(|_| Ok(Sender::new(build_client(guard.clone())?, guard.clone()))).collect();
+    pub(super) fn start(endpoints: usize, guard: &Arc<Guard>, dns: &Arc<Dns>) -> Result<Self, StartError> {
+        let sender = |_| Ok(Sender::new(build_client(guard.clone(), dns.clone())?, guard.clone()));
+        let senders: Result<Vec<Sender>, ClientError> = (0..endpoints.max(1)).map(sender).collect();
         let senders = senders?;
         let wanted = senders.len() + 1;
         let (started, handles) = mpsc::channel();

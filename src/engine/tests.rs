@@ -80,6 +80,8 @@ impl World {
         let config = EngineConfig {
             allow_http: true,
             egress_allow,
+            dns_servers: Vec::new(),
+            listener: None,
             arbiters: 1,
             max_in_flight: 64,
             payload_memory: usize::MAX,

@@ -8,6 +8,7 @@ use indicatif::ProgressBar;
 use crate::cli::CliError;
 use crate::clock::UnixMillis;
 use crate::delivery::client::build_client;
+use crate::delivery::dns::Dns;
 use crate::delivery::guard::Guard;
 use crate::delivery::signature::{SignatureFormat, SigningSecret, standard_webhooks, x_webhook_signature};
 
@@ -63,7 +64,8 @@ pub(super) async fn post(client: &reqwest::Client, request: &reqwest::Request) -
 /// The client that the engine uses.
 pub(super) fn client() -> Result<reqwest::Client, CliError> {
     let loopback = "127.0.0.0/8".parse().map_err(CliError::failed)?;
-    build_client(Arc::new(Guard::new(true, vec![loopback]))).map_err(CliError::failed)
+    let dns = Dns::new(Vec::new(), 1).map_err(CliError::failed)?;
+    build_client(Arc::new(Guard::new(true, vec![loopback])), Arc::new(dns)).map_err(CliError::failed)
 }
 
 /// What the engine sends for one event, signed. The sink does not count it as an event.

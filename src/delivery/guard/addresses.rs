@@ -91,14 +91,16 @@ pub(super) fn not_public(ip: IpAddr) -> Option<&'static str> {
 }
 
 /// The IPv4 address that a translator would dial: mapped (`::ffff:0:0/96`), compatible (`::/96`), NAT64
-/// (`64:ff9b::/96`) or 6to4 (`2002::/16`).
+/// (`64:ff9b::/96`, `64:ff9b:1::/48`) or 6to4 (`2002::/16`).
 fn embedded_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let at = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
         Ipv4Addr::new(a, b, c, d)
     };
     match ip.segments() {
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(at(high, low)),
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x64, 0xff9b, 1, _, _, _, high, low] => Some(at(high, low)),
         [0x2002, high, low, ..] => Some(at(high, low)),
         _ => None,
     }

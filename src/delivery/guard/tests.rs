@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod properties;
+
 /// Hostile or mistaken, with `http` allowed and nothing opened.
 const REFUSED: &[&str] = &[
     // Addresses that are not public, in every spelling.
@@ -27,6 +29,8 @@ const REFUSED: &[&str] = &[
     "http://1.2.3/",
     "http://1.1.1.1./",
     "http://%31.1.1.1/",
+    "http://ex%61mple.com/",
+    "http://example.com%2f@1.1.1.1/",
     "http://127.0.0.1../",
     "http://0x41414141A9FEA9FE/",
     "http://425.510.425.510/",
@@ -223,6 +227,7 @@ fn metadata_stays_refused_whatever_the_operator_opens() {
         "::ffff:169.254.169.254",
         "::169.254.169.254",
         "64:ff9b::a9fe:a9fe",
+        "64:ff9b:1::a9fe:a9fe",
         "2002:a9fe:a9fe::1",
     ] {
         assert!(guard.check_address(ip(metadata)).is_err(), "{metadata}");
@@ -261,11 +266,57 @@ fn the_edges_of_the_refused_networks_are_exact() {
     }
 }
 
+fn own(addresses: &[&str], listener: &str) -> Own {
+    Own { addresses: addresses.iter().map(|text| ip(text)).collect(), listener: listener.parse().ok() }
+}
+
 #[test]
 fn our_own_addresses_are_refused_even_if_public() {
-    let guard = Guard::new(true, Vec::new()).refusing_own(vec![ip("1.1.1.1")]);
+    let guard = Guard::new(true, Vec::new());
+    assert!(guard.check_url("http://1.1.1.1/").is_ok());
+    guard.refuse_own(own(&["1.1.1.1", "2606:4700::1"], ""));
     assert!(guard.check_url("http://1.1.1.1/").is_err());
+    assert!(guard.check_url("http://[2606:4700::1]/").is_err());
     assert!(guard.check_url("http://1.1.1.2/").is_ok());
+    guard.refuse_own(own(&["1.1.1.2"], ""));
+    assert!(guard.check_url("http://1.1.1.1/").is_ok(), "it is somebody else's now");
+}
+
+#[test]
+fn nobody_is_told_which_private_address_is_ours() {
+    let guard = Guard::new(true, Vec::new());
+    guard.refuse_own(own(&["10.0.0.5"], "10.0.0.5:8080"));
+    let told = |raw| guard.check_url(raw).unwrap_err().to_string();
+    assert_eq!(told("http://10.0.0.5:8080/"), told("http://10.0.0.6:8080/").replace(".6", ".5"));
+}
+
+#[test]
+fn our_own_api_is_refused_even_where_its_address_was_opened() {
+    let guard = Guard::new(true, nets(&["127.0.0.0/8", "10.0.0.0/8", "::1/128"]));
+    guard.refuse_own(own(&["127.0.0.1", "10.0.0.5"], "10.0.0.5:8080"));
+    assert_eq!(guard.check_url("http://10.0.0.5:8080/"), Err(GuardError::OwnListener));
+    for other in ["http://10.0.0.5:8081/", "http://10.0.0.6:8080/", "http://127.0.0.1:8080/"] {
+        assert!(guard.check_url(other).is_ok(), "{other}");
+    }
+    guard.refuse_own(own(&["127.0.0.1", "10.0.0.5"], "0.0.0.0:8080"));
+    for ours in ["http://10.0.0.5:8080/", "http://127.0.0.1:8080/", "http://127.9.9.9:8080/", "http://[::1]:8080/"] {
+        assert_eq!(guard.check_url(ours), Err(GuardError::OwnListener), "{ours}");
+    }
+    assert!(guard.check_url("http://10.0.0.6:8080/").is_ok());
+    assert_eq!(guard.check_connection("10.0.0.5:8080".parse().unwrap()), Err(GuardError::Connection));
+    assert_eq!(guard.check_connection("10.0.0.6:8080".parse().unwrap()), Ok(()));
+}
+
+#[test]
+fn a_connection_to_what_may_not_be_called_is_refused_without_saying_where_it_went() {
+    let refusal = Guard::new(true, Vec::new()).check_connection("10.1.2.3:80".parse().unwrap()).unwrap_err();
+    assert!(!refusal.to_string().contains("10."), "{refusal}");
+}
+
+#[test]
+fn port_zero_is_no_port_in_an_opened_network_either() {
+    let guard = Guard::new(true, nets(&["127.0.0.0/8"]));
+    assert_eq!(guard.check_url("http://127.0.0.1:0/"), Err(GuardError::Port(0)));
 }
 
 #[test]

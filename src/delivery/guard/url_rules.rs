@@ -82,6 +82,10 @@ pub(super) fn read(raw: &str, allow_http: bool) -> Result<Url, GuardError> {
     if authority.contains('@') {
         return Err(GuardError::Userinfo);
     }
+    // The parser decodes it, and what comes out is not the text that was judged; zone ids are written with it, too.
+    if authority.contains('%') {
+        return Err(GuardError::EncodedHost);
+    }
     // The parser skips further slashes and would take the path's first segment for the host.
     if authority.is_empty() {
         return Err(GuardError::EmptyLabel);
@@ -163,6 +167,14 @@ pub(super) fn check_port(url: &Url) -> Result<(), GuardError> {
         80 | 443 => Ok(()),
         FIRST_FREE_PORT.. if !INTERNAL_SERVICE_PORTS.contains(&port) => Ok(()),
         _ => Err(GuardError::Port(port)),
+    }
+}
+
+/// Whoever opened a network knows what is there, except for the port that is none.
+pub(super) fn check_opened_port(url: &Url) -> Result<(), GuardError> {
+    match url.port_or_known_default() {
+        Some(1..) => Ok(()),
+        Some(0) | None => Err(GuardError::Port(0)),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::delivery::client::client_resolving_with;
 use crate::delivery::policy::Policy;
 use crate::delivery::resolver::{ResolveError, in_time};
 use crate::delivery::signature::{SigningSecret, standard_webhooks, x_webhook_signature};
-use crate::delivery::{GuardError, build_client};
+use crate::delivery::{Dns, GuardError};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const TIMEOUT: Duration = Duration::from_millis(300);
@@ -92,8 +92,12 @@ fn guard() -> Arc<Guard> {
     Arc::new(Guard::new(true, vec!["127.0.0.0/8".parse().unwrap()]))
 }
 
+fn client(guard: Arc<Guard>) -> reqwest::Client {
+    crate::delivery::build_client(guard, Arc::new(Dns::new(Vec::new(), 1).unwrap())).unwrap()
+}
+
 fn sender() -> Sender {
-    Sender::new(build_client(guard()).unwrap(), guard())
+    Sender::new(client(guard()), guard())
 }
 
 fn target(url: &str) -> Target {
@@ -361,7 +365,7 @@ async fn a_connection_closed_during_the_handshake_is_a_tls_failure() {
 async fn a_literal_that_may_not_be_called_is_blocked_before_it_is_dialled() {
     let receiver = Receiver::answering("HTTP/1.1 200 OK\r\n\r\n").await;
     let strict = Arc::new(Guard::new(true, Vec::new()));
-    let report = Sender::new(build_client(guard()).unwrap(), strict).attempt(&target(&receiver.url), message()).await;
+    let report = Sender::new(client(guard()), strict).attempt(&target(&receiver.url), message()).await;
     assert_eq!(report.outcome, Outcome::Blocked);
     assert_eq!(receiver.requests(), [""; 0]);
 }
@@ -375,8 +379,9 @@ async fn a_name_that_may_not_be_called_is_blocked_and_its_address_not_told() {
 
 #[tokio::test]
 async fn a_name_that_cannot_be_resolved_is_a_dns_failure() {
-    let report = attempt_resolving(ResolveError::Failed).await;
-    assert_eq!((report.outcome, report.error.as_deref()), (Outcome::DnsFailed, Some("the name cannot be resolved")));
+    let report = attempt_resolving(ResolveError::NoSuchName).await;
+    let told = "there is no such name; check the URL's host";
+    assert_eq!((report.outcome, report.error.as_deref()), (Outcome::DnsFailed, Some(told)));
 }
 
 #[tokio::test]
@@ -384,13 +389,39 @@ async fn a_name_that_is_not_resolved_by_the_deadline_is_a_dns_failure() {
     struct Hanging;
     impl reqwest::dns::Resolve for Hanging {
         fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
-            Box::pin(async { Ok(Box::new(in_time(std::future::pending()).await?.into_iter()) as reqwest::dns::Addrs) })
+            Box::pin(async { Err(in_time(std::future::pending()).await.unwrap_err().into()) })
         }
     }
-    let client = client_resolving_with(Hanging).unwrap();
+    let client = client_resolving_with(Hanging, guard()).unwrap();
     let report = Sender::new(client, guard()).attempt(&target("http://hooks.example.com/"), message()).await;
     assert_eq!(report.outcome, Outcome::DnsFailed);
-    assert_eq!(report.error.as_deref(), Some("the name was not resolved in time"));
+    assert!(report.error.unwrap().starts_with("the name was not resolved in time"));
+}
+
+/// Neither the check of the URL nor the one of a name's addresses has anything against this connection.
+#[tokio::test]
+async fn nothing_is_sent_through_a_connection_to_where_nobody_may_call() {
+    struct Mistaken(std::net::SocketAddr);
+    impl reqwest::dns::Resolve for Mistaken {
+        fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
+            let addresses = Box::new(std::iter::once(self.0)) as reqwest::dns::Addrs;
+            Box::pin(async move { Ok(addresses) })
+        }
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let reached = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut sent = Vec::new();
+        stream.read_to_end(&mut sent).await.map(|_| sent)
+    });
+    let strict = Arc::new(Guard::new(true, Vec::new()));
+    let client = client_resolving_with(Mistaken(address), strict.clone()).unwrap();
+    let target = Target { timeout: GENEROUS, ..target("http://hooks.example.com/") };
+    let report = Sender::new(client, strict).attempt(&target, message()).await;
+    assert_eq!(report.outcome, Outcome::Blocked);
+    assert_eq!(report.error.as_deref(), Some("the connection came to an address that may not be called"));
+    assert_eq!(reached.await.unwrap().unwrap(), b"");
 }
 
 /// An attempt on a name for which the resolver has this to say.
@@ -402,7 +433,7 @@ async fn attempt_resolving(error: ResolveError) -> Report {
             Box::pin(async move { Err(error.into()) })
         }
     }
-    let client = client_resolving_with(Failing(error)).unwrap();
+    let client = client_resolving_with(Failing(error), guard()).unwrap();
     Sender::new(client, guard()).attempt(&target("http://hooks.example.com/"), message()).await
 }
 

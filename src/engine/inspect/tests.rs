@@ -52,9 +52,16 @@ async fn publish(store: &Store, tenant: TenantNum, targets: &[Webhook]) -> Store
 async fn a_page_of_what_is_owed_is_full_although_deleted_webhooks_come_first() {
     let directory = tempfile::tempdir().unwrap();
     let (store, tenant) = store_with_tenant(&directory).await;
-    let (egress_allow, payload_memory) = (Vec::new(), usize::MAX);
-    let config =
-        EngineConfig { allow_http: false, egress_allow, arbiters: 1, max_in_flight: 1, payload_memory, address: None };
+    let config = EngineConfig {
+        allow_http: false,
+        egress_allow: Vec::new(),
+        dns_servers: Vec::new(),
+        listener: None,
+        arbiters: 1,
+        max_in_flight: 1,
+        payload_memory: usize::MAX,
+        address: None,
+    };
     let engine = Engine::start(store.clone(), config).await.unwrap();
     let drained = engine.drain(Instant::now() + Duration::from_secs(5)).await;
     engine.close(drained).await;

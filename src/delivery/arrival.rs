@@ -1,0 +1,65 @@
+//! The last line of the guard: looks at the address that a connection has come to, before anything is sent through it.
+//! A layer of the HTTP client's connector. Only vetted addresses are dialled, so that it has nothing to say as long as
+//! client and resolver do what they are told.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::Extensions;
+use hyper_util::client::legacy::connect::{Connection, HttpInfo};
+use tower::{BoxError, Layer, Service};
+
+use super::guard::{Guard, GuardError};
+
+#[derive(Clone)]
+pub(super) struct VetArrival {
+    pub(super) guard: Arc<Guard>,
+}
+
+impl<S> Layer<S> for VetArrival {
+    type Service = Vetting<S>;
+
+    fn layer(&self, connector: S) -> Vetting<S> {
+        Vetting { connector, guard: self.guard.clone() }
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Vetting<S> {
+    connector: S,
+    guard: Arc<Guard>,
+}
+
+impl<S, R> Service<R> for Vetting<S>
+where
+    S: Service<R, Error = BoxError>,
+    S::Response: Connection,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.connector.poll_ready(context)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        let (connecting, guard) = (self.connector.call(request), self.guard.clone());
+        Box::pin(async move {
+            let connection = connecting.await?;
+            vet(&guard, &connection)?;
+            Ok(connection)
+        })
+    }
+}
+
+/// A connection that does not say where it leads may lead anywhere.
+fn vet(guard: &Guard, connection: &impl Connection) -> Result<(), GuardError> {
+    let mut known = Extensions::new();
+    connection.connected().get_extras(&mut known);
+    let remote = known.get::<HttpInfo>().map(HttpInfo::remote_addr).ok_or(GuardError::Connection)?;
+    guard.check_connection(remote)
+}
