@@ -124,6 +124,7 @@ async fn a_setting_that_is_unknown_or_wrong_is_named() {
         ("POSTHASTE_ADMIN_KEY", "too short"),
         ("POSTHASTE_ALLOW_HTTP", "perhaps"),
         ("POSTHASTE_EGRESS_ALLOW", "127.0.0.0/99"),
+        ("POSTHASTE_DNS_SERVERS", "127.0.0.1:53,dns.example.com:53"),
     ];
 
     for (key, value) in cases {

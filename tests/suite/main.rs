@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test, a panic is how a broken promise is reported")]
 
 // The harness.
+mod canary;
+mod cases;
 mod checker;
 mod client;
 #[path = "../support/cluster.rs"]
@@ -16,10 +18,13 @@ mod fact;
 mod fleet;
 mod hook;
 mod load;
+#[path = "../support/names.rs"]
+mod names;
 #[path = "../support/proxy.rs"]
 mod proxy;
 mod raw;
 mod receiver;
+mod rows;
 mod server;
 mod verify;
 mod world;
@@ -34,6 +39,7 @@ mod commands;
 mod crash;
 mod deliveries;
 mod fanout;
+mod hostile;
 mod https;
 mod inputs;
 mod libraries;
@@ -51,6 +57,7 @@ mod races;
 mod rates;
 mod receivers;
 mod recovery;
+mod resolving;
 mod schedule;
 mod signatures;
 mod silence;

@@ -39,7 +39,8 @@ async fn a_request_with_an_idempotency_key_is_done_once_whichever_nodes_get_it()
             let clients = fleet.clients();
             let admins: Vec<Client> = clients.iter().map(|client| client.with_key(ADMIN_KEY)).collect();
             let webhook = json!({"name": "Race", "url": "https://hooks.example.com/", "events": ["call.*"]});
-            let batch = json!({"events": [{"event": "user.created", "data": {}}, {"event": "user.updated", "data": {}}]});
+            let batch =
+                json!({"events": [{"event": "user.created", "data": {}}, {"event": "user.updated", "data": {}}]});
 
             let mut events = BTreeSet::new();
             for round in 0..ROUNDS {

@@ -147,6 +147,10 @@ impl Receiver {
         format!("http://{}{path}", self.address)
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     pub(crate) fn requests(&self) -> Vec<Request> {
         let book = lock(&self.book);
         assert!(book.nonsense.is_empty(), "not HTTP: {:?}", book.nonsense);
@@ -209,14 +213,23 @@ pub(crate) struct Down {
 
 impl Down {
     pub(crate) fn new() -> Self {
+        Self::at(Ipv4Addr::LOCALHOST)
+    }
+
+    /// The same on another address of this machine.
+    pub(crate) fn at(ip: Ipv4Addr) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
-        socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a free port");
+        socket.bind(SocketAddr::from((ip, 0))).expect("a free port");
         let address = socket.local_addr().expect("a bound address");
         Self { socket, address }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
     }
 
     pub(crate) fn come_up(self, script: impl Fn(usize) -> Reply + Send + Sync + 'static) -> Receiver {
