@@ -54,20 +54,28 @@ struct Counted<K: Hash + Eq + Clone> {
     limiter: DefaultKeyedRateLimiter<K>,
     clock: DefaultClock,
     asked: AtomicUsize,
+    /// After so many questions it is looked for those who rest.
+    forget_at: AtomicUsize,
 }
 
 impl<K: Hash + Eq + Clone> Counted<K> {
     fn new(rate: RequestRate) -> Self {
         let RequestRate { per_second, burst } = rate;
         let limiter = RateLimiter::keyed(Quota::per_second(per_second).allow_burst(burst));
-        Self { limiter, clock: DefaultClock::default(), asked: AtomicUsize::new(0) }
+        Self {
+            limiter,
+            clock: DefaultClock::default(),
+            asked: AtomicUsize::new(0),
+            forget_at: AtomicUsize::new(FORGET_EVERY),
+        }
     }
 
     /// How long whoever this is has to wait; `None`: not at all.
     fn wait(&self, who: &K) -> Option<Duration> {
-        if self.asked.fetch_add(1, Ordering::Relaxed) >= FORGET_EVERY.max(self.limiter.len()) {
+        if self.asked.fetch_add(1, Ordering::Relaxed) >= self.forget_at.load(Ordering::Relaxed) {
             self.asked.store(0, Ordering::Relaxed);
             self.limiter.retain_recent();
+            self.forget_at.store(FORGET_EVERY.max(self.limiter.len()), Ordering::Relaxed);
         }
         self.limiter.check_key(who).err().map(|refusal| refusal.wait_time_from(self.clock.now()))
     }
@@ -103,6 +111,6 @@ mod tests {
         for who in 0..20_000_u32 {
             counted.wait(&who);
         }
-        assert!(counted.limiter.len() < 15_000, "{}", counted.limiter.len());
+        assert!(counted.limiter.len() <= 2 * FORGET_EVERY, "{}", counted.limiter.len());
     }
 }

@@ -238,31 +238,25 @@ async fn a_process_with_256_descriptors_sheds_and_recovers() {
     let tenant = text(&admin.post("/tenants", &json!({"name": "Acme"})).await.expect(201), "id");
     let key = text(&new_key(&admin, &tenant, &["read", "publish", "manage", "operate"]).await, "key");
     let client = admin.with_key(&key);
-    let receivers = (0..60).map(|_| Receiver::answers_after(Duration::from_millis(300)));
+    let receivers = (0..150).map(|_| Receiver::answers_after(Duration::from_millis(300)));
     let hooks = join_all(receivers.map(|receiver| Hook::create(&client, receiver, json!({"timeoutMs": 30_000})))).await;
-
-    let mut crowd = Vec::new();
-    let (mut events, mut refused) = (Vec::new(), 0);
-    for _ in 0..6 {
-        for _ in 0..50 {
-            crowd.push(Raw::saying(server.url(), &head(&key, 100)).await);
-        }
-        let publish = client.json(Method::POST, "/events", &json!({"event": "message.sent", "data": {}}));
-        match try_send(publish).await {
-            Ok(answer) if answer.status == 202 => events.push(Event::from(&answer.json())),
-            Ok(answer) => refused += usize::from(answer.status == 503),
-            Err(_) => {}
-        }
-    }
-    assert!(refused > 0, "with so few descriptors somebody has to be refused");
-    drop(crowd);
 
     let publish = async || {
         let publish = client.json(Method::POST, "/events", &json!({"event": "message.sent", "data": {}}));
         let answer = try_send(publish).await.ok().filter(|answer| answer.status == 202)?;
         Some(Event::from(&answer.json()))
     };
-    events.push(fact::until("it takes events again", publish).await);
+    let begun = head(&key, 100);
+    let (mut crowd, mut events) = (Vec::new(), Vec::new());
+    fact::until("somebody is refused", async || {
+        crowd.extend(join_all((0..50).map(|_| Raw::saying(server.url(), &begun))).await);
+        events.extend(publish().await);
+        Raw::open(server.url()).await.heard().await.starts_with("HTTP/1.1 503 ").then_some(())
+    })
+    .await;
+    drop(crowd);
+
+    events.push(fact::until("it takes events again", &publish).await);
     for event in &events {
         let deliveries = fact::until_within(Duration::from_secs(60), "everything is delivered", async || {
             let deliveries = client.walk(&format!("/events/{}/deliveries", event.id)).await;
