@@ -15,7 +15,7 @@ use crate::fact;
 use crate::fleet::Fleet;
 use crate::hook::Hook;
 use crate::load::{Load, TYPES};
-use crate::receiver::{Receiver, Reply, Request};
+use crate::receiver::{Receiver, Request};
 use crate::server::Output;
 use crate::world::World;
 
@@ -95,15 +95,13 @@ fn unix_s(moment: SystemTime) -> i64 {
     i64::try_from(since.as_secs()).expect("before the end of time")
 }
 
-/// Each fails two requests of three, and waits for as long as it is told to.
+/// Each fails every other request, and waits for as long as it is told to.
 async fn hooks(world: &World) -> Vec<Hook> {
     let mut hooks = Vec::new();
     for (wait, kind) in WAITS_S.into_iter().zip(TYPES) {
         let policy = json!({"maxRetries": 20, "backoffStrategy": "schedule", "scheduleSeconds": vec![wait; 20]});
-        let two_of_three_fail = |n: usize| Reply::Status(if n % 3 == 2 { 200 } else { 500 });
-        hooks.push(
-            world.hook(Receiver::says(two_of_three_fail), json!({"events": [kind], "retryPolicy": policy})).await,
-        );
+        let settings = json!({"events": [kind], "retryPolicy": policy});
+        hooks.push(world.hook(Receiver::fails_every(2), settings).await);
     }
     hooks
 }

@@ -295,7 +295,7 @@ async fn a_rolling_restart_sends_nothing_twice_and_loses_nothing() {
         .await;
 }
 
-fn prompt_or_slow(n: usize) -> Receiver {
+pub(crate) fn prompt_or_slow(n: usize) -> Receiver {
     if n.is_multiple_of(2) { Receiver::ok() } else { Receiver::answers_after(Duration::from_millis(50)) }
 }
 
@@ -344,6 +344,8 @@ async fn a_slow_request_does_not_silence_the_other_webhooks_of_its_shard_when_th
                 hook.receiver.was_asked(1).await;
             }
 
+            // After a second they are known to be slow.
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
             fleet.join().await;
             // Several looks later the first node has seen the second one and what it should give it.
             tokio::time::sleep(Duration::from_secs(3)).await;

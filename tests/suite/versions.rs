@@ -4,7 +4,6 @@
 //! the older one, and the schema becomes what a newer one would make of it: with more in every table, and more tables.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::json;
 
@@ -13,7 +12,7 @@ use crate::databases::On;
 use crate::fleet::Fleet;
 use crate::hook::{Hook, quick_retries};
 use crate::load::{Load, TYPES};
-use crate::nodes::{all_are_asked, assert_no_duplicates};
+use crate::nodes::{all_are_asked, assert_no_duplicates, prompt_or_slow};
 use crate::receiver::Receiver;
 use crate::server::BINARY;
 
@@ -76,18 +75,17 @@ fn expand(database: &Database) {
     }
 }
 
-async fn hooks(fleet: &Fleet) -> Vec<Hook> {
+async fn hooks(fleet: &Fleet, receivers: impl Fn(usize) -> Receiver) -> Vec<Hook> {
     let mut hooks = Vec::new();
     for n in 0..HOOKS {
         let settings = json!({"events": [TYPES[n % TYPES.len()]], "retryPolicy": quick_retries(20)});
-        let receiver = match n % 3 {
-            0 => Receiver::ok(),
-            1 => Receiver::fails_every(5),
-            _ => Receiver::answers_after(Duration::from_millis(50)),
-        };
-        hooks.push(fleet.world.hook(receiver, settings).await);
+        hooks.push(fleet.world.hook(receivers(n), settings).await);
     }
     hooks
+}
+
+fn prompt_slow_or_flaky(n: usize) -> Receiver {
+    if n % 4 == 3 { Receiver::fails_every(5) } else { prompt_or_slow(n) }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -96,7 +94,7 @@ async fn nodes_that_are_upgraded_one_by_one_lose_nothing_and_send_nothing_twice(
         .run(async {
             let old = Old::from_environment();
             let mut fleet = old.fleet("15000").await;
-            let hooks = hooks(&fleet).await;
+            let hooks = hooks(&fleet, prompt_or_slow).await;
             fleet.grow_to(NODES).await;
             let (clients, load) = (fleet.clients(), Arc::new(Load::default()));
 
@@ -120,7 +118,7 @@ async fn nodes_of_two_versions_that_are_killed_lose_nothing() {
         .run(async {
             let old = Old::from_environment();
             let mut fleet = old.fleet("2000").await;
-            let hooks = hooks(&fleet).await;
+            let hooks = hooks(&fleet, prompt_slow_or_flaky).await;
             fleet.grow_to(NODES).await;
             let (clients, load) = (fleet.clients(), Arc::new(Load::default()));
 
