@@ -48,6 +48,7 @@ use crate::engine::Engine;
 use crate::store::Store;
 
 use self::auth::Keys;
+use self::body::Budget;
 use self::document::ApiDocument;
 use self::forward::Peers;
 use self::rates::Rates;
@@ -86,6 +87,7 @@ struct Inner {
     body_limit: usize,
     peers: Peers,
     rates: Rates,
+    bodies: Budget,
 }
 
 impl App {
@@ -100,7 +102,7 @@ impl App {
         let keys = Arc::new(Keys::new(long.first().map(String::as_str)));
         let known = keys.clone();
         engine.on_stale(move |stale| known.forget(stale));
-        Self(Arc::new(Inner { engine, keys, body_limit, peers: Peers::new(), rates }))
+        Self(Arc::new(Inner { engine, keys, body_limit, peers: Peers::new(), rates, bodies: Budget::new(body_limit) }))
     }
 
     fn engine(&self) -> &Engine {
@@ -121,6 +123,10 @@ impl App {
 
     fn rates(&self) -> &Rates {
         &self.0.rates
+    }
+
+    fn bodies(&self) -> &Budget {
+        &self.0.bodies
     }
 
     fn body_limit(&self) -> usize {

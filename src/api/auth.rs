@@ -10,11 +10,12 @@ use std::time::Instant;
 use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{Extensions, HeaderMap, StatusCode};
 use parking_lot::{Mutex, RwLock};
 use subtle::ConstantTimeEq;
 
 use super::App;
+use super::body::Sender;
 use super::key::{self, Digest};
 use super::misses::Misses;
 use super::problem::Problem;
@@ -215,15 +216,22 @@ fn unknown_key() -> Problem {
 
 /// What the caller may do, unless it calls too often.
 async fn caller(parts: &Parts, app: &App) -> Result<Arc<Access>, Problem> {
-    let peer = parts
-        .extensions
-        .get()
-        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(peer): &ConnectInfo<SocketAddr>| peer.ip());
-    let access = app.keys().identify(app.store(), &parts.headers, peer).await?;
+    let access = app.keys().identify(app.store(), &parts.headers, peer(&parts.extensions)).await?;
     if let Some(tenant) = &access.tenant {
         app.rates().admit(&access.digest, tenant.num)?;
     }
     Ok(access)
+}
+
+/// Whether a request has a key that exists. What it may do, its handler says.
+pub(super) async fn is_known(headers: &HeaderMap, peer: IpAddr, app: &App) -> bool {
+    app.keys().identify(app.store(), headers, peer).await.is_ok()
+}
+
+/// Where a request comes from; the unspecified address if nobody has said.
+pub(super) fn peer(extensions: &Extensions) -> IpAddr {
+    let known: Option<&ConnectInfo<SocketAddr>> = extensions.get();
+    known.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(peer)| peer.ip())
 }
 
 /// The tenant that a request is about, whose caller has the scope `S`.
@@ -243,7 +251,10 @@ impl<S: Needs> FromRequestParts<App> for Tenant<S> {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         match tenant_of(parts, app, S::SCOPE).await? {
-            Some(row) => Ok(Self { row, scope: PhantomData }),
+            Some(row) => {
+                parts.extensions.insert(Sender(row.num));
+                Ok(Self { row, scope: PhantomData })
+            }
             None => {
                 let detail = "an admin key needs the header `X-Tenant-Id: ten_…` here";
                 Err(Problem::bad_request("tenant_required", detail))

@@ -1,4 +1,7 @@
 //! The bodies of requests: JSON of a bounded size and depth, read into an input type with [`super::fields`].
+//! [`budget`] bounds what they take together.
+
+mod budget;
 
 use std::time::Duration;
 
@@ -10,6 +13,9 @@ use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt;
 use serde_json::value::RawValue;
 
+pub(super) use self::budget::{Budget, Sender};
+
+use self::budget::Share;
 use super::App;
 use super::fields::{At, Errors, Reader};
 use super::problem::Problem;
@@ -35,12 +41,14 @@ pub(super) struct Json<T> {
     pub(super) errors: Errors,
     /// As it was sent.
     pub(super) text: Bytes,
+    /// What it takes of the memory for bodies.
+    _share: Share,
 }
 
 impl<T> Json<T> {
     /// The input and the text it was read from.
     pub(super) fn accepted(self) -> Result<(T, Bytes), Problem> {
-        let Self { input, errors, text } = self;
+        let Self { input, errors, text, _share: _ } = self;
         errors.into_result()?;
         let input = input.ok_or_else(|| Problem::internal(&"an input was refused without a reason"))?;
         Ok((input, text))
@@ -52,10 +60,10 @@ impl<T: Input> FromRequest<App> for Json<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         require_json(request.headers())?;
-        let text = collect(request, app.body_limit()).await?;
+        let (text, share) = collect(request, app).await?;
         let mut errors = Errors::default();
         let input = read(&text, &mut errors)?;
-        Ok(Self { input, errors, text })
+        Ok(Self { input, errors, text, _share: share })
     }
 }
 
@@ -67,11 +75,11 @@ impl<T: Input> FromRequest<App> for OptionalJson<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let declared = require_json(request.headers());
-        let text = collect(request, app.body_limit()).await?;
+        let (text, share) = collect(request, app).await?;
         let text = if text.is_empty() { Bytes::from_static(b"{}") } else { declared.map(|()| text)? };
         let mut errors = Errors::default();
         let input = read(&text, &mut errors)?;
-        Ok(Self(Json { input, errors, text }))
+        Ok(Self(Json { input, errors, text, _share: share }))
     }
 }
 
@@ -94,16 +102,19 @@ fn is_json(content_type: &str) -> bool {
     subtype == "json" || subtype.len() > "+json".len() && subtype.ends_with("+json")
 }
 
-pub(super) async fn collect(request: Request, limit: usize) -> Result<Bytes, Problem> {
-    let gathered = tokio::time::timeout(BODY_TIMEOUT, gather(request.into_body(), limit)).await;
-    gathered.unwrap_or_else(|_| {
+/// Takes a body in, with its share of the memory for bodies.
+pub(super) async fn collect(request: Request, app: &App) -> Result<(Bytes, Share), Problem> {
+    let mut share = app.bodies().open(request.extensions().get().copied());
+    let gathered = gather(request.into_body(), app.body_limit(), &mut share);
+    let gathered = tokio::time::timeout(BODY_TIMEOUT, gathered).await.unwrap_or_else(|_| {
         let detail = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
         Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail))
-    })
+    });
+    gathered.map(|text| (text, share))
 }
 
 /// A body that came in one piece is not copied.
-async fn gather(body: Body, limit: usize) -> Result<Bytes, Problem> {
+async fn gather(body: Body, limit: usize, share: &mut Share) -> Result<Bytes, Problem> {
     let incomplete = |_| Problem::bad_request("incomplete_body", "the body ended before it was complete");
     let mut pieces = body.into_data_stream();
     let mut text = Bytes::new();
@@ -113,6 +124,7 @@ async fn gather(body: Body, limit: usize) -> Result<Bytes, Problem> {
             let detail = format!("the body is longer than the {limit} bytes that are accepted");
             return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail));
         }
+        share.grow(piece.len())?;
         if text.is_empty() {
             text = piece;
         } else {

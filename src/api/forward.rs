@@ -13,9 +13,9 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::App;
 use super::body::collect;
 use super::problem::Problem;
+use super::{App, auth};
 use crate::engine::{Owner, peer_client};
 use crate::id::{DeliveryId, WebhookId, WebhookNum};
 
@@ -115,6 +115,10 @@ pub(super) async fn forward(State(app): State<App>, request: Request, next: Next
         return next.run(request).await;
     }
     let Some(subject) = subject_of(request.method(), request.uri().path()) else { return next.run(request).await };
+    // Whoever has no key gets no look into the database and no other node's time.
+    if !auth::is_known(request.headers(), auth::peer(request.extensions()), &app).await {
+        return next.run(request).await;
+    }
     let owner = match owner_of(&app, subject).await {
         Ok(owner) => owner,
         Err(problem) => return problem.into_response(),
@@ -132,7 +136,7 @@ async fn sent_on(app: &App, address: &Arc<str>, request: Request) -> Result<Resp
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
     let (method, mut headers) = (request.method().clone(), request.headers().clone());
     headers.insert(FORWARDED, HeaderValue::from(0));
-    let body = collect(request, app.body_limit()).await?;
+    let (body, _share) = collect(request, app).await?;
     app.peers().ask(address, Call { method, path, headers, body }).await
 }
 

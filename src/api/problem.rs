@@ -137,6 +137,10 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", detail)
     }
 
+    pub(super) fn overloaded(detail: &'static str) -> Self {
+        Self { hint: Hint::RetrySoon, ..Self::unavailable("overloaded", detail) }
+    }
+
     pub(super) fn stopping() -> Self {
         Self::unavailable("stopping", "the engine is stopping; nothing was kept")
     }
@@ -196,10 +200,7 @@ impl From<StoreError> for Problem {
 impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Self {
         match error {
-            PublishError::Full => {
-                let problem = Self::unavailable("overloaded", "the journal is full; nothing was kept");
-                Self { hint: Hint::RetrySoon, ..problem }
-            }
+            PublishError::Full => Self::overloaded("the journal is full; nothing was kept"),
             PublishError::Stopped | PublishError::Deposed => Self::stopping(),
             PublishError::KeyReused => Self::key_reused(),
             PublishError::Store(text) => Self::storage_unavailable(&text),

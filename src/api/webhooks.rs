@@ -74,7 +74,7 @@ async fn create(
     key: IdempotencyKey,
     body: Json<WebhookInput>,
 ) -> Result<Response, Problem> {
-    let Json { input, mut errors, text } = body;
+    let Json { input, mut errors, text, .. } = body;
     let mut settings = Settings::default();
     if let Some(WebhookInput(changes)) = input {
         settings.apply(changes, app.engine().guard(), &mut errors);
@@ -153,7 +153,7 @@ async fn update(
     if_match: IfMatch,
     body: Json<WebhookPatch>,
 ) -> Result<Response, Problem> {
-    let Json { input, errors, text: _ } = body;
+    let Json { input, errors, .. } = body;
     let changed = changed(|| async {
         let mut webhook = find(&app, tenant.num(), id).await?;
         if_match.check(webhook.version)?;

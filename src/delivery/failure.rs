@@ -16,6 +16,10 @@ use super::resolver::ResolveError;
 /// Longer texts are cut; HTTP/2 lets the receiver put its own words into an error.
 const MAX_TEXT: usize = 200;
 
+/// errno(3) on every Linux that Rust runs on: too many open files in this process, and in the system.
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
+
 /// What happened, and the words for it.
 pub(super) fn explain(error: &reqwest::Error) -> (Outcome, String) {
     // The request itself is built from vetted parts; what reqwest refuses to build is the redirect's target, which it
@@ -26,6 +30,13 @@ pub(super) fn explain(error: &reqwest::Error) -> (Outcome, String) {
     }
     let cause = causes(error).find_map(named_cause);
     cause.unwrap_or_else(|| unnamed_cause(error))
+}
+
+/// Whether nothing was sent because this process, or the machine, has no descriptor left for a connection. That is no
+/// fault of the receiver.
+pub(super) fn is_lack_of_descriptors(error: &reqwest::Error) -> bool {
+    let is_lack = |error: &io::Error| matches!(error.raw_os_error(), Some(EMFILE | ENFILE));
+    error.is_connect() && causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(is_lack)
 }
 
 /// Causes that name themselves wherever they stand in the chain.

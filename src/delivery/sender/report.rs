@@ -31,6 +31,8 @@ pub struct Report {
     pub response_headers: Vec<(String, String)>,
     /// At most 64 KiB, as received: compressed bodies stay compressed.
     pub response_body: Bytes,
+    /// Nothing was sent, for lack of a descriptor.
+    pub lacks_descriptor: bool,
 }
 
 impl Report {
@@ -44,13 +46,15 @@ impl Report {
             duration_us: watch.micros(),
             response_headers: Vec::new(),
             response_body: Bytes::new(),
+            lacks_descriptor: false,
         }
     }
 
     /// An attempt for which the client has no answer to show.
     pub(super) fn failed(error: &reqwest::Error, watch: &Stopwatch) -> Self {
         let (outcome, text) = failure::explain(error);
-        Self::unanswered(outcome, text, watch)
+        let lacks_descriptor = failure::is_lack_of_descriptors(error);
+        Self { lacks_descriptor, ..Self::unanswered(outcome, text, watch) }
     }
 }
 
@@ -111,6 +115,7 @@ impl Head {
             duration_us: watch.micros(),
             response_headers: self.headers,
             response_body: body,
+            lacks_descriptor: false,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -23,6 +23,9 @@ use crate::engine::turns::{Turn, Turns};
 use crate::fault;
 use crate::id::{DeliveryId, EventId};
 use crate::store::journal::Slot;
+
+/// Descriptors come free as requests end and idle connections age.
+const NO_DESCRIPTOR: Duration = Duration::from_millis(500);
 
 /// An attempt that was made.
 pub(super) struct Attempted {
@@ -80,11 +83,11 @@ pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share
         means.shared.quiet.run_until_cancelled(tenure.held()).await?;
         let started_at = UnixMillis::now();
         let began = Instant::now();
-        let request = tenure.within(send(&means.sender, &serving, entry));
+        let request = tenure.within(send(&means, &serving, entry));
         let request = AssertUnwindSafe(request).catch_unwind();
         let report = keep_watch(turn.make(request), permit).await;
         let report = match report {
-            Ok(Some(report)) => report,
+            Ok(Some(report)) => report?,
             Ok(None) => return Some(Ended::CutShort),
             Err(_) => unsent(Outcome::Crashed, "the attempt crashed".to_owned(), began),
         };
@@ -121,19 +124,28 @@ async fn keep_watch<T>(request: impl Future<Output = T>, mut permit: Permit) -> 
     request.await
 }
 
-async fn send(sender: &Sender, serving: &Serving, entry: Entry) -> Report {
+/// Sends as soon as there is a descriptor for it: a lack of them is not the receiver's fault, and costs it no try.
+/// `None`: there was none until the engine stops.
+async fn send(means: &Means, serving: &Serving, entry: Entry) -> Option<Report> {
     fault::point_of("attempt.task", &serving.name);
     fault::point("attempt.before_connect");
-    let report = match &serving.target {
-        Ok(target) => sender.attempt(target, message(serving, entry)).await,
-        Err(refusal) => unsent(Outcome::Blocked, refusal.clone(), Instant::now()),
+    let target = match &serving.target {
+        Ok(target) => target,
+        Err(refusal) => return Some(unsent(Outcome::Blocked, refusal.clone(), Instant::now())),
     };
-    fault::point("attempt.after_send");
-    report
+    loop {
+        let report = means.sender.attempt(target, message(serving, &entry)).await;
+        if !report.lacks_descriptor {
+            fault::point("attempt.after_send");
+            return Some(report);
+        }
+        tracing::debug!(webhook = serving.num.0, "there is no descriptor left to send with; waiting for one");
+        means.shared.quiet.run_until_cancelled(tokio::time::sleep(NO_DESCRIPTOR)).await?;
+    }
 }
 
-fn message(serving: &Serving, entry: Entry) -> Message {
-    let event = entry.event;
+fn message(serving: &Serving, entry: &Entry) -> Message {
+    let event = &entry.event;
     Message {
         event_id: EventId(event.seq).to_string(),
         event_type: event.kind.clone(),
@@ -152,5 +164,6 @@ fn unsent(outcome: Outcome, error: String, began: Instant) -> Report {
         duration_us: u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX),
         response_headers: Vec::new(),
         response_body: Bytes::new(),
+        lacks_descriptor: false,
     }
 }
