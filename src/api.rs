@@ -4,6 +4,7 @@
 pub mod auth;
 
 mod answer;
+mod audit;
 mod backlogs;
 mod body;
 mod catalogue;
@@ -23,10 +24,12 @@ mod keys;
 mod metrics;
 mod misses;
 mod names;
+mod origin;
 mod page;
 mod path;
 mod problem;
 mod rates;
+mod sealing;
 mod tenants;
 mod webhooks;
 
@@ -37,6 +40,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
 use axum::routing::get;
 use bytes::Bytes;
+use secrecy::{ExposeSecret, SecretString};
 use tower::util::option_layer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -60,7 +64,7 @@ const MIN_ADMIN_KEY: usize = 32;
 #[derive(Debug, Clone)]
 pub struct ApiConfig {
     /// A key that may do everything, besides those in the database; at least 32 characters, or it is not accepted.
-    pub admin_key: Option<String>,
+    pub admin_key: Option<SecretString>,
     /// Bytes of a request's body; 1 MiB unless told otherwise.
     pub body_limit: usize,
     /// With each key of a tenant.
@@ -95,12 +99,13 @@ impl App {
         let ApiConfig { admin_key, body_limit, key_rate, tenant_rate, cors_origins: _ } = config;
         let rates = Rates::new(key_rate, tenant_rate);
         let (long, short): (Vec<_>, Vec<_>) =
-            admin_key.into_iter().partition(|key| key.chars().count() >= MIN_ADMIN_KEY);
+            admin_key.into_iter().partition(|key| key.expose_secret().chars().count() >= MIN_ADMIN_KEY);
         if !short.is_empty() {
             tracing::error!("the admin key has fewer than {MIN_ADMIN_KEY} characters and is not accepted");
         }
-        let keys = Arc::new(Keys::new(long.first().map(String::as_str)));
-        let known = keys.clone();
+        let keys = Arc::new(Keys::new(long.first().map(ExposeSecret::expose_secret)));
+        let (known, noted, store) = (keys.clone(), keys.clone(), engine.store().clone());
+        engine.beside(|stopping| noted.note_uses(store, stopping));
         engine.on_stale(move |stale| known.forget(stale));
         Self(Arc::new(Inner { engine, keys, body_limit, peers: Peers::new(), rates, bodies: Budget::new(body_limit) }))
     }
@@ -142,6 +147,8 @@ fn routes() -> OpenApiRouter<App> {
         .merge(webhooks::routes())
         .merge(backlogs::routes())
         .merge(engine::routes())
+        .merge(sealing::routes())
+        .merge(audit::routes())
         .merge(event_types::routes())
         .merge(events::routes())
         .merge(deliveries::routes());

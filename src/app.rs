@@ -107,12 +107,8 @@ fn affordable(config: &Config) -> Shares {
 }
 
 async fn admin_key_on_first_start(store: &Store) -> Result<Option<String>, StoreError> {
-    if store.first_admin_key().await?.is_some() {
-        return Ok(None);
-    }
     let (key, row) = api::auth::new_admin_key();
-    store.create_key(row, None).await?;
-    Ok(Some(key))
+    Ok(store.create_first_admin_key(row).await?.map(|_| key))
 }
 
 /// The signals that ask the process to stop, caught from now on.

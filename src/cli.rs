@@ -3,6 +3,7 @@
 pub mod bench;
 mod check;
 pub mod demo;
+mod keys;
 mod migrate;
 mod openapi;
 mod serve;
@@ -36,6 +37,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Bring the database's schema up to date, or back
     Migrate(migrate::MigrateArgs),
+    /// See and renew what secrets are sealed under
+    Keys(keys::KeysArgs),
     /// Check the soundness of a database that no server has open
     Check(Settings),
     /// Print the OpenAPI document
@@ -105,6 +108,7 @@ pub fn run() -> ExitCode {
             Command::Demo(args) => demo::run(args).await,
             Command::Bench(args) => Box::pin(bench::run(args)).await,
             Command::Migrate(args) => migrate::run(args).await,
+            Command::Keys(args) => keys::run(args).await,
             Command::Check(settings) => check::run(settings).await,
             Command::Openapi => openapi::run(),
         }

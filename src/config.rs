@@ -2,6 +2,7 @@
 //! error that names it.
 
 mod api;
+mod master_key;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 pub use self::api::{ApiSettings, Rate, TlsSettings};
@@ -47,7 +49,7 @@ pub enum ConfigError {
 pub struct Written {
     /// Where events are kept: sqlite://path or postgres://user@host/database [default: sqlite://posthaste.db]
     #[arg(long, env = "POSTHASTE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    database_url: Option<String>,
+    database_url: Option<SecretString>,
     /// PostgreSQL: connections of this process at most [default: 12]
     #[arg(long, env = "POSTHASTE_DATABASE_CONNECTIONS", value_name = "N")]
     database_connections: Option<usize>,
@@ -56,7 +58,7 @@ pub struct Written {
     lease_ms: Option<usize>,
     /// PostgreSQL behind a pooler: where the server itself is reached, to hear calls of other nodes [default: the database URL]
     #[arg(long, env = "POSTHASTE_DATABASE_LISTEN_URL", hide_env_values = true, value_name = "URL")]
-    database_listen_url: Option<String>,
+    database_listen_url: Option<SecretString>,
     /// PostgreSQL: look for what other nodes have committed once a second, and listen to nobody [default: false]
     #[arg(long, env = "POSTHASTE_DATABASE_POLL_ONLY", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     database_poll_only: Option<bool>,
@@ -80,10 +82,16 @@ pub struct Written {
     listen: Option<String>,
     /// An admin key to accept, at least 32 characters [default: generated and printed on the first start]
     #[arg(long, env = "POSTHASTE_ADMIN_KEY", hide_env_values = true, value_name = "KEY")]
-    admin_key: Option<String>,
+    admin_key: Option<SecretString>,
     /// Key that encrypts secrets at rest, 32 bytes in base64 [default: a file beside the database]
     #[arg(long, env = "POSTHASTE_MASTER_KEY", hide_env_values = true, value_name = "BASE64")]
-    master_key: Option<String>,
+    master_key: Option<SecretString>,
+    /// A file with that key in its first line, and below it keys that were it before
+    #[arg(long, env = "POSTHASTE_MASTER_KEY_FILE", value_name = "FILE")]
+    master_key_file: Option<PathBuf>,
+    /// Keys that were the master key before, which still open what they sealed
+    #[arg(long, env = "POSTHASTE_PREVIOUS_MASTER_KEYS", hide_env_values = true, value_name = "BASE64,…")]
+    previous_master_keys: Option<SecretString>,
     /// Development: accept http:// URLs [default: false]
     #[arg(long, env = "POSTHASTE_ALLOW_HTTP", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     allow_http: Option<bool>,
@@ -137,7 +145,7 @@ pub struct Written {
     log: Option<String>,
 }
 
-const KEYS: [&str; 28] = [
+const KEYS: [&str; 30] = [
     "database_url",
     "database_connections",
     "database_listen_url",
@@ -149,6 +157,8 @@ const KEYS: [&str; 28] = [
     "listen",
     "admin_key",
     "master_key",
+    "master_key_file",
+    "previous_master_keys",
     "allow_http",
     "egress_allow",
     "dns_servers",
@@ -175,17 +185,19 @@ fn known_keys() -> Vec<String> {
 /// Settings that can be used.
 #[derive(Debug, Clone)]
 pub struct Config {
-    pub database_url: String,
+    pub database_url: SecretString,
     pub database_connections: u32,
     /// `None`: nobody is listened to.
-    pub database_listen_url: Option<String>,
+    pub database_listen_url: Option<SecretString>,
     pub advertise_url: Option<String>,
     pub lease: Duration,
     pub force_unsafe_database: bool,
     pub migrate: bool,
     pub listen: SocketAddr,
-    pub admin_key: Option<String>,
+    pub admin_key: Option<SecretString>,
     pub master_key: Option<MasterKey>,
+    /// What it was before.
+    pub previous_keys: Vec<MasterKey>,
     pub allow_http: bool,
     pub egress_allow: Vec<ipnet::IpNet>,
     /// None: the system's.
@@ -211,11 +223,12 @@ impl Config {
     #[must_use]
     pub fn database(&self) -> Options {
         Options {
-            url: self.database_url.clone(),
+            url: self.database_url.expose_secret().to_owned(),
             master_key: self.master_key.clone(),
+            previous_keys: self.previous_keys.clone(),
             migrate: self.migrate,
             connections: self.database_connections,
-            listen: self.database_listen_url.clone(),
+            listen: self.database_listen_url.as_ref().map(|url| url.expose_secret().to_owned()),
             lease: self.lease,
             force_unsafe: self.force_unsafe_database,
         }
@@ -250,6 +263,8 @@ impl Written {
             listen: self.listen.or(below.listen),
             admin_key: self.admin_key.or(below.admin_key),
             master_key: self.master_key.or(below.master_key),
+            master_key_file: self.master_key_file.or(below.master_key_file),
+            previous_master_keys: self.previous_master_keys.or(below.previous_master_keys),
             allow_http: self.allow_http.or(below.allow_http),
             egress_allow: self.egress_allow.or(below.egress_allow),
             dns_servers: self.dns_servers.or(below.dns_servers),
@@ -333,22 +348,21 @@ impl TryFrom<Written> for Config {
         let api = ApiSettings::read(&mut written)?;
         let listen = written.listen.as_deref().unwrap_or("127.0.0.1:8080");
         let admin_key = match written.admin_key {
-            Some(key) if key.chars().count() < SHORTEST_ADMIN_KEY => {
+            Some(key) if key.expose_secret().chars().count() < SHORTEST_ADMIN_KEY => {
                 return Err(hidden("admin_key", "at least 32 characters"));
             }
             other => other,
         };
-        let master_key = match written.master_key {
-            Some(text) => Some(MasterKey::parse(&text).ok_or_else(|| hidden("master_key", "32 bytes in base64"))?),
-            None => None,
-        };
+        let (master_key, previous_keys) =
+            master_key::read(written.master_key, written.master_key_file, written.previous_master_keys)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = written.endpoint_threads.unwrap_or(cores);
         let in_flight = written.max_in_flight.unwrap_or(1024);
         let payload_memory = written.payload_memory_bytes.unwrap_or(128 << 20);
         let body_limit = written.body_limit_bytes.unwrap_or(1024 * 1024);
-        let database_url = written.database_url.unwrap_or_else(|| "sqlite://posthaste.db".to_owned());
-        let names_a_database = |scheme| database_url.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty());
+        let database_url = written.database_url.unwrap_or_else(|| "sqlite://posthaste.db".into());
+        let names_a_database =
+            |scheme| database_url.expose_secret().strip_prefix(scheme).is_some_and(|rest| !rest.is_empty());
         if !["sqlite://", "postgres://", "postgresql://"].into_iter().any(names_a_database) {
             // Not repeated: the URL may hold a password.
             return Err(hidden("database_url", "sqlite://path or postgres://user@host/database"));
@@ -374,6 +388,7 @@ impl TryFrom<Written> for Config {
             listen: parse("listen", listen, "an address and a port such as 127.0.0.1:8080")?,
             admin_key,
             master_key,
+            previous_keys,
             allow_http: written.allow_http.unwrap_or(false),
             egress_allow: networks(written.egress_allow.as_deref().unwrap_or_default())?,
             dns_servers: dns_servers(written.dns_servers.as_deref().unwrap_or_default())?,
@@ -432,7 +447,7 @@ mod tests {
         let written = Written { listen: Some("here".to_owned()), ..Written::default() };
         let error = Config::try_from(written).unwrap_err().to_string();
         assert_eq!(error, "listen: `here` is not accepted; expected an address and a port such as 127.0.0.1:8080");
-        let written = Written { admin_key: Some("short".to_owned()), ..Written::default() };
+        let written = Written { admin_key: Some("short".into()), ..Written::default() };
         let error = Config::try_from(written).unwrap_err().to_string();
         assert_eq!(error, "admin_key: `***` is not accepted; expected at least 32 characters");
     }

@@ -293,6 +293,11 @@ impl Engine {
         inner.tasks.spawn(async move { stopping.run_until_cancelled(calls).await });
     }
 
+    /// Runs beside the engine until it stops; a stop waits for its end.
+    pub fn beside<W: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(CancellationToken) -> W) {
+        self.inner.tasks.spawn(work(self.inner.stopping.clone()));
+    }
+
     /// Resolves when another node has taken over, and all that is left to do is to end.
     pub async fn deposed(&self) {
         self.inner.shared.tenure.lost().await;

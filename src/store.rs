@@ -4,6 +4,7 @@
 //! through the same single writer connection: the [`journal`] batches what the hot path records, and `Store::write` wraps
 //! a change of configuration. Nothing waits for the database without an end (`pool`).
 
+pub mod audit;
 pub mod backlog;
 pub mod bell;
 pub mod changes;
@@ -22,6 +23,7 @@ pub mod log;
 pub mod news;
 pub mod payload;
 pub mod progress;
+pub mod rewrap;
 pub mod seal;
 pub mod servings;
 pub mod state;

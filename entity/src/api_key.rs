@@ -15,6 +15,10 @@ pub struct Model {
     /// SHA-256 of the whole key.
     pub digest: Vec<u8>,
     pub created_at: i64,
+    /// Null for one that does not end by itself.
+    pub expires_at: Option<i64>,
+    /// To about a minute; null for one that was never used.
+    pub last_used_at: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

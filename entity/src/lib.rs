@@ -2,6 +2,7 @@
 
 pub mod api_key;
 pub mod attempt;
+pub mod audit;
 pub mod delivery;
 pub mod endpoint_health;
 pub mod engine_state;

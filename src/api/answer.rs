@@ -11,9 +11,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::origin::{RequestId, X_REQUEST_ID};
 use super::problem::{Hint, Problem};
-
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What a browser may make of an answer: nothing but read it. Answers are never kept by caches, since they belong to
 /// whoever asked, and never rendered, since texts in them come from others. A page sets its own policy.
@@ -27,8 +26,9 @@ const PRUDENT: [(HeaderName, &str); 4] = [
 /// Longer ids of callers are replaced: they would fill the log.
 const MAX_REQUEST_ID: usize = 128;
 
-pub(super) async fn finish(request: Request, next: Next) -> Response {
+pub(super) async fn finish(mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
+    request.extensions_mut().insert(RequestId(id.clone()));
     // A task of its own: a change that has begun is finished even if its caller hangs up.
     let answer = tokio::spawn(next.run(request)).await;
     let mut response = answer.unwrap_or_else(|_| Problem::internal(&"a handler panicked").into_response());

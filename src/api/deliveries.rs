@@ -274,7 +274,7 @@ async fn retry(
     _: NoQuery,
     One(id): One<DeliveryId>,
 ) -> Result<(StatusCode, axum::Json<DeliveryAnswer>), Problem> {
-    app.engine().retry(tenant.num(), id).await?;
+    app.engine().retry(tenant.num(), id, &tenant.author()).await?;
     let delivery = find(&app, tenant.num(), id).await?.try_into()?;
     Ok((StatusCode::ACCEPTED, axum::Json(DeliveryAnswer { delivery })))
 }
@@ -288,6 +288,6 @@ async fn cancel(
     _: NoQuery,
     One(id): One<DeliveryId>,
 ) -> Result<axum::Json<DeliveryView>, Problem> {
-    app.engine().cancel(tenant.num(), id).await?;
+    app.engine().cancel(tenant.num(), id, &tenant.author()).await?;
     Ok(axum::Json(find(&app, tenant.num(), id).await?.try_into()?))
 }

@@ -127,8 +127,8 @@ async fn create(
     let (num, now, description) = (tenant.num(), UnixMillis::now(), description.value());
     let view = EventTypeView { name: name.clone(), description: description.clone(), created_at: now, updated_at: now };
     let exists = Problem::conflict("already_exists", format!("the event type {name} is declared already"));
-    let (once, store) = (key.with(Some(num), &text), app.store());
-    let create = |once| store.create_event_type(num, name, description, now, once);
+    let (once, store, by) = (key.with(Some(num), &text), app.store(), tenant.author());
+    let create = |once| store.create_event_type(num, name, description, now, once, &by);
     idempotency::create(&app, once, &view, exists, create).await
 }
 
@@ -158,11 +158,12 @@ async fn update(
     body: Json<EventTypePatch>,
 ) -> Result<Response, Problem> {
     let (patch, _) = body.accepted()?;
+    let by = tenant.author();
     let changed = changed(|| async {
         let mut found = find(&app, tenant.num(), &name).await?;
         if_match.check(found.version)?;
         patch.clone().apply(&mut found);
-        Changed::of(app.store().update_event_type(&found, UnixMillis::now()).await)
+        Changed::of(app.store().update_event_type(&found, UnixMillis::now(), &by).await)
     });
     let changed = changed.await?;
     Ok(tagged(StatusCode::OK, changed.version, &EventTypeView::from(changed)))
@@ -179,10 +180,11 @@ async fn delete(
     One(name): One<String>,
     if_match: IfMatch,
 ) -> Result<StatusCode, Problem> {
+    let by = tenant.author();
     let deleted = changed(|| async {
         let found = find(&app, tenant.num(), &name).await?;
         if_match.check(found.version)?;
-        Changed::of(app.store().delete_event_type(&found).await)
+        Changed::of(app.store().delete_event_type(&found, &by).await)
     });
     deleted.await?;
     Ok(StatusCode::NO_CONTENT)

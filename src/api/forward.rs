@@ -13,11 +13,13 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 
+use super::App;
+use super::auth::acting_for;
 use super::body::collect;
+use super::origin::{self, Origin};
 use super::problem::Problem;
-use super::{App, auth};
 use crate::engine::{Owner, peer_client};
-use crate::id::{DeliveryId, WebhookId, WebhookNum};
+use crate::id::{DeliveryId, TenantNum, WebhookId, WebhookNum};
 
 /// Says that a request was forwarded, so that it is not forwarded again, and how many rows of a list are wanted.
 pub(super) const FORWARDED: HeaderName = HeaderName::from_static("x-posthaste-forwarded");
@@ -110,16 +112,18 @@ pub(super) fn wanted_by_a_node(headers: &HeaderMap) -> Option<usize> {
 }
 
 /// Lets the node do it whose it is.
-pub(super) async fn forward(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(super) async fn forward(State(app): State<App>, mut request: Request, next: Next) -> Response {
     if app.engine().is_alone() || !has_key(request.headers()) {
         return next.run(request).await;
     }
-    let Some(subject) = subject_of(request.method(), request.uri().path()) else { return next.run(request).await };
-    // Whoever has no key gets no look into the database and no other node's time.
-    if !auth::is_known(request.headers(), auth::peer(request.extensions()), &app).await {
-        return next.run(request).await;
+    if request.headers().contains_key(FORWARDED) {
+        origin::believe(app.store(), &mut request);
     }
-    let owner = match owner_of(&app, subject).await {
+    let Some(subject) = subject_of(request.method(), request.uri().path()) else { return next.run(request).await };
+    // Whoever may not or names no tenant is told so by the handler, here, whomever the subject belongs to.
+    let peer = Origin::of(request.extensions()).peer;
+    let Ok(Some(tenant)) = acting_for(&app, request.headers(), peer).await else { return next.run(request).await };
+    let owner = match owner_of(&app, tenant, subject).await {
         Ok(owner) => owner,
         Err(problem) => return problem.into_response(),
     };
@@ -136,6 +140,7 @@ async fn sent_on(app: &App, address: &Arc<str>, request: Request) -> Result<Resp
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
     let (method, mut headers) = (request.method().clone(), request.headers().clone());
     headers.insert(FORWARDED, HeaderValue::from(0));
+    origin::vouch(app.store(), request.extensions(), &method, &path, &mut headers);
     let (body, _share) = collect(request, app).await?;
     app.peers().ask(address, Call { method, path, headers, body }).await
 }
@@ -166,12 +171,12 @@ fn subject_of(method: &Method, path: &str) -> Option<Subject> {
     }
 }
 
-async fn owner_of(app: &App, subject: Subject) -> Result<Owner, Problem> {
+async fn owner_of(app: &App, tenant: TenantNum, subject: Subject) -> Result<Owner, Problem> {
     let num: Option<WebhookNum> = match subject {
-        Subject::Webhook(id) => app.store().webhook_num(id).await?,
+        Subject::Webhook(id) => app.store().webhook_num(tenant, id).await?,
         Subject::Delivery(id) => Some(id.webhook),
     };
-    // Of one that does not exist the handler says so.
+    // Of one that this tenant does not have the handler says so.
     Ok(num.map_or(Owner::Here, |num| app.engine().owner_of(num)))
 }
 

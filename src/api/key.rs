@@ -32,25 +32,35 @@ pub(super) fn digest(key: &[u8]) -> Digest {
 /// A new admin key as it is shown once, and as it is stored.
 #[must_use]
 pub fn new_admin_key() -> (String, NewApiKey) {
-    mint(None, "first admin key".to_owned(), Vec::new())
+    mint(None, "first admin key".to_owned(), Vec::new(), None)
 }
 
 /// A new key of a tenant with every scope, as it is shown once, and as it is stored.
 #[must_use]
 pub fn new_tenant_key(tenant: TenantNum, name: &str) -> (String, NewApiKey) {
-    mint(Some(tenant), name.to_owned(), Scope::ALL.map(|scope| scope.as_str().to_owned()).to_vec())
+    mint(Some(tenant), name.to_owned(), Scope::ALL.map(|scope| scope.as_str().to_owned()).to_vec(), None)
 }
 
 /// Makes a key; an admin key when there is no tenant.
-pub(super) fn mint(tenant: Option<TenantNum>, name: String, scopes: Vec<String>) -> (String, NewApiKey) {
+pub(super) fn mint(
+    tenant: Option<TenantNum>,
+    name: String,
+    scopes: Vec<String>,
+    expires_at: Option<UnixMillis>,
+) -> (String, NewApiKey) {
     let id = KeyId::generate();
-    let id_text = id.to_string();
-    let mut shown = format!("{PREFIX}{}_", id_text.trim_start_matches("key_"));
+    let shown = spell(id.to_string().trim_start_matches("key_"));
+    let digest = digest(shown.as_bytes()).to_vec();
+    let row = NewApiKey { id, tenant, name, scopes, digest, created_at: UnixMillis::now(), expires_at };
+    (shown, row)
+}
+
+/// A new secret for this id, as it is shown.
+pub(super) fn spell(id: &str) -> String {
+    let mut shown = format!("{PREFIX}{id}_");
     shown.extend((0..SECRET).map(|_| char::from(BASE62[rand::random_range(0..BASE62.len())])));
     shown.push_str(&checksum(&shown));
-    let digest = digest(shown.as_bytes()).to_vec();
-    let row = NewApiKey { id, tenant, name, scopes, digest, created_at: UnixMillis::now() };
-    (shown, row)
+    shown
 }
 
 /// The text of the key's id, if this looks like a key of ours.

@@ -12,7 +12,7 @@ use super::App;
 use super::auth::{Admin, Scope};
 use super::body::{Input, Json};
 use super::document::{ActionProblems, CreateProblems, ReadProblems};
-use super::fields::{Reader, line, word};
+use super::fields::{At, Fault, Given, Reader, line, moment, word};
 use super::idempotency::{self, IdempotencyKey};
 use super::key;
 use super::page::{NoQuery, PageParams, PageView, Query};
@@ -22,23 +22,27 @@ use super::tenants::{self, NAME};
 use crate::clock::UnixMillis;
 use crate::id::{KeyId, TenantId};
 use crate::store::StoreError;
-use crate::store::keys::ApiKey;
+use crate::store::keys::{ApiKey, NewApiKey};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(delete))
 }
 
 #[derive(Debug, ToSchema)]
+#[schema(rename_all = "camelCase")]
 pub(super) struct KeyInput {
     #[schema(min_length = 1, max_length = 200, example = "production publisher")]
     name: String,
     /// Some of `read`, `publish`, `manage`, `operate`.
     #[schema(value_type = Vec<String>, min_items = 1, example = json!(["publish"]))]
     scopes: Vec<Scope>,
+    /// From when on the key opens nothing; it does not end by itself unless given.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Given<UnixMillis>,
 }
 
 impl Input for KeyInput {
-    const FIELDS: &'static [&'static str] = &["name", "scopes"];
+    const FIELDS: &'static [&'static str] = &["name", "scopes", "expiresAt"];
 
     fn read(reader: &mut Reader<'_, '_>) -> Option<Self> {
         let name = reader.required("name", |raw| line(raw, &NAME));
@@ -47,13 +51,14 @@ impl Input for KeyInput {
             word(raw, &known).map_err(|fault| errors.add(&at, fault)).ok()
         });
         reader.demand("scopes", &given);
+        let expires_at = reader.field("expiresAt", moment);
         let mut scopes = Vec::with_capacity(Scope::ALL.len());
         for scope in given.value()? {
             if !scopes.contains(&scope) {
                 scopes.push(scope);
             }
         }
-        Some(Self { name: name?, scopes })
+        Some(Self { name: name?, scopes, expires_at })
     }
 }
 
@@ -67,16 +72,29 @@ pub(super) struct KeyView {
     scopes: Vec<String>,
     #[schema(value_type = String, format = DateTime)]
     created_at: UnixMillis,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<UnixMillis>,
+    /// To about a minute.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    last_used_at: Option<UnixMillis>,
 }
 
 impl From<ApiKey> for KeyView {
     fn from(key: ApiKey) -> Self {
-        let ApiKey { num: _, id, tenant: _, name, scopes, digest: _, created_at } = key;
-        Self { id, name, scopes, created_at }
+        let ApiKey { num: _, id, tenant: _, name, scopes, digest: _, created_at, expires_at, last_used_at } = key;
+        Self { id, name, scopes, created_at, expires_at, last_used_at }
     }
 }
 
-#[derive(Debug, Serialize, ToSchema)]
+impl KeyView {
+    fn new(key: &NewApiKey) -> Self {
+        let NewApiKey { id, tenant: _, name, scopes, digest: _, created_at, expires_at } = key;
+        let (name, scopes) = (name.clone(), scopes.clone());
+        Self { id: *id, name, scopes, created_at: *created_at, expires_at: *expires_at, last_used_at: None }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
 #[schema(as = NewKey)]
 pub(super) struct NewKeyView {
     #[serde(flatten)]
@@ -107,20 +125,27 @@ async fn list(
     responses((status = 201, body = NewKeyView), CreateProblems))]
 async fn create(
     State(app): State<App>,
-    _: Admin,
+    admin: Admin,
     _: NoQuery,
     One(id): One<TenantId>,
     idempotency_key: IdempotencyKey,
-    body: Json<KeyInput>,
+    mut body: Json<KeyInput>,
 ) -> Result<Response, Problem> {
     let tenant = tenants::find(&app, id).await?;
-    let (KeyInput { name, scopes }, text) = body.accepted()?;
+    let now = UnixMillis::now();
+    if let Some(Given::Value(expires_at)) = body.input.as_ref().map(|input| &input.expires_at)
+        && *expires_at <= now
+    {
+        let fault = Fault::new("out_of_range", format!("{expires_at} was given, a time after {now} is accepted"));
+        body.errors.add(&At::Member(&At::Root, "expiresAt"), fault);
+    }
+    let (KeyInput { name, scopes, expires_at }, text) = body.accepted()?;
     let scopes: Vec<String> = scopes.into_iter().map(|scope| scope.as_str().to_owned()).collect();
-    let (shown, new) = key::mint(Some(tenant.num), name, scopes);
-    let view = KeyView { id: new.id, name: new.name.clone(), scopes: new.scopes.clone(), created_at: new.created_at };
-    let view = NewKeyView { view, key: shown };
-    let (once, exists, store) = (idempotency_key.with(None, &text), Problem::from(StoreError::Exists), app.store());
-    idempotency::create(&app, once, &view, exists, |once| store.create_key(new, once)).await
+    let (shown, new) = key::mint(Some(tenant.num), name, scopes, expires_at.value());
+    let view = NewKeyView { view: KeyView::new(&new), key: shown };
+    let (once, exists) = (idempotency_key.with(None, &text), Problem::from(StoreError::Exists));
+    let (store, by) = (app.store(), admin.author());
+    idempotency::create(&app, once, &view, exists, |once| store.create_key(new, once, &by)).await
 }
 
 /// Deletes a key. It stops working at once.
@@ -128,14 +153,15 @@ async fn create(
     params(("id" = String, Path), ("keyId" = String, Path)), responses((status = 204), ActionProblems))]
 async fn delete(
     State(app): State<App>,
-    _: Admin,
+    admin: Admin,
     _: NoQuery,
     Two(id, key): Two<TenantId, KeyId>,
 ) -> Result<StatusCode, Problem> {
     let tenant = tenants::find(&app, id).await?;
-    if !app.store().delete_key(tenant.num, key).await? {
+    if !app.store().delete_key(tenant.num, key, &admin.author()).await? {
         return Err(Problem::no_such("key"));
     }
     app.keys().forget_key(key);
+    app.engine().call_others();
     Ok(StatusCode::NO_CONTENT)
 }

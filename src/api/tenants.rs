@@ -119,7 +119,7 @@ async fn list(State(app): State<App>, _: Admin, query: Query) -> Result<axum::Js
     responses((status = 201, body = TenantView), CreateProblems))]
 async fn create(
     State(app): State<App>,
-    _: Admin,
+    admin: Admin,
     _: NoQuery,
     key: IdempotencyKey,
     body: Json<TenantInput>,
@@ -134,8 +134,8 @@ async fn create(
     };
     let view = TenantView::from(first_version(&new));
     let exists = Problem::from(StoreError::Exists);
-    let store = app.store();
-    idempotency::create(&app, key.with(None, &text), &view, exists, |once| store.create_tenant(new, once)).await
+    let (once, store, by) = (key.with(None, &text), app.store(), admin.author());
+    idempotency::create(&app, once, &view, exists, |once| store.create_tenant(new, once, &by)).await
 }
 
 /// What a new tenant will be; the number is the store's to give and never shown.
@@ -166,21 +166,23 @@ async fn read(State(app): State<App>, _: Admin, _: NoQuery, One(id): One<TenantI
     responses((status = 200, body = TenantView), ChangeProblems))]
 async fn update(
     State(app): State<App>,
-    _: Admin,
+    admin: Admin,
     _: NoQuery,
     One(id): One<TenantId>,
     if_match: IfMatch,
     body: Json<TenantPatch>,
 ) -> Result<Response, Problem> {
     let (patch, _) = body.accepted()?;
+    let by = admin.author();
     let changed = changed(|| async {
         let mut tenant = find(&app, id).await?;
         if_match.check(tenant.version)?;
         patch.clone().apply(&mut tenant);
-        Changed::of(app.store().update_tenant(&tenant, UnixMillis::now()).await)
+        Changed::of(app.store().update_tenant(&tenant, UnixMillis::now(), &by).await)
     });
     let tenant = changed.await?;
     app.keys().forget_tenant(tenant.num);
+    app.engine().call_others();
     Ok(tagged(StatusCode::OK, tenant.version, &TenantView::from(tenant)))
 }
 
@@ -190,15 +192,16 @@ async fn update(
     responses((status = 204), DeleteProblems))]
 async fn delete(
     State(app): State<App>,
-    _: Admin,
+    admin: Admin,
     _: NoQuery,
     One(id): One<TenantId>,
     if_match: IfMatch,
 ) -> Result<StatusCode, Problem> {
+    let by = admin.author();
     let deleted = changed(|| async {
         let tenant = find(&app, id).await?;
         if_match.check(tenant.version)?;
-        Changed::of(app.engine().delete_tenant(&tenant).await.map(|()| tenant))
+        Changed::of(app.engine().delete_tenant(&tenant, &by).await.map(|()| tenant))
     });
     app.keys().forget_tenant(deleted.await?.num);
     Ok(StatusCode::NO_CONTENT)

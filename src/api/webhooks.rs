@@ -9,6 +9,7 @@ mod view;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use secrecy::ExposeSecret;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -81,10 +82,10 @@ async fn create(
     }
     errors.into_result()?;
     let new = new_webhook(tenant.num(), settings)?;
-    let view = NewWebhookView::new(first_version(&new), new.secret.clone())?;
+    let view = NewWebhookView::new(first_version(&new), new.secret.expose_secret())?;
     let (once, exists) = (key.with(Some(tenant.num()), &text), Problem::from(StoreError::Exists));
-    let engine = app.engine();
-    idempotency::create(&app, once, &view, exists, |once| engine.create_webhook(new, once)).await
+    let (engine, by) = (app.engine(), tenant.author());
+    idempotency::create(&app, once, &view, exists, |once| engine.create_webhook(new, once, &by)).await
 }
 
 fn new_webhook(tenant: TenantNum, settings: Settings) -> Result<NewWebhook, Problem> {
@@ -100,7 +101,7 @@ fn new_webhook(tenant: TenantNum, settings: Settings) -> Result<NewWebhook, Prob
         description,
         metadata,
         is_active,
-        secret: SigningSecret::generate().reveal().to_owned(),
+        secret: SigningSecret::generate().reveal().into(),
         created_at: UnixMillis::now(),
     })
 }
@@ -154,6 +155,7 @@ async fn update(
     body: Json<WebhookPatch>,
 ) -> Result<Response, Problem> {
     let Json { input, errors, .. } = body;
+    let by = tenant.author();
     let changed = changed(|| async {
         let mut webhook = find(&app, tenant.num(), id).await?;
         if_match.check(webhook.version)?;
@@ -164,7 +166,7 @@ async fn update(
         }
         errors.into_result()?;
         settings.write_to(&mut webhook)?;
-        Changed::of(app.engine().update_webhook(&webhook).await)
+        Changed::of(app.engine().update_webhook(&webhook, &by).await)
     });
     let changed = changed.await?;
     Ok(tagged(StatusCode::OK, changed.version, &WebhookView::try_from(changed)?))
@@ -181,10 +183,11 @@ async fn delete(
     One(id): One<WebhookId>,
     if_match: IfMatch,
 ) -> Result<StatusCode, Problem> {
+    let by = tenant.author();
     let deleted = changed(|| async {
         let webhook = find(&app, tenant.num(), id).await?;
         if_match.check(webhook.version)?;
-        Changed::of(app.engine().delete_webhook(&webhook).await)
+        Changed::of(app.engine().delete_webhook(&webhook, &by).await)
     });
     deleted.await?;
     Ok(StatusCode::NO_CONTENT)

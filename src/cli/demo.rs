@@ -65,12 +65,13 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), CliError> {
 /// The settings of `posthaste serve`, opened for receivers on this machine.
 fn config(args: &DemoArgs, directory: &Path) -> Result<Config, CliError> {
     Ok(Config {
-        database_url: format!("sqlite://{}", directory.join("demo.db").display()),
+        database_url: format!("sqlite://{}", directory.join("demo.db").display()).into(),
         listen: args.listen,
         allow_http: true,
         egress_allow: vec!["127.0.0.0/8".parse().map_err(CliError::failed)?],
         admin_key: None,
         master_key: None,
+        previous_keys: Vec::new(),
         stop_grace: STOP_GRACE,
         ..Config::try_from(Written::default())?
     })

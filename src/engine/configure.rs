@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use secrecy::SecretString;
+
 use crate::clock::UnixMillis;
 use crate::id::{EventSeq, WebhookNum};
 use crate::store::StoreError;
+use crate::store::audit::Author;
 use crate::store::idempotency::Once;
 use crate::store::tenants::Tenant;
 use crate::store::webhooks::{NewWebhook, Route, Webhook};
@@ -12,38 +15,47 @@ use crate::store::webhooks::{NewWebhook, Route, Webhook};
 use super::{Engine, EngineError};
 
 impl Engine {
-    pub async fn create_webhook(&self, new: NewWebhook, once: Option<Once>) -> Result<Webhook, StoreError> {
+    pub async fn create_webhook(
+        &self,
+        new: NewWebhook,
+        once: Option<Once>,
+        by: &Author,
+    ) -> Result<Webhook, StoreError> {
         let _changing = self.inner.shared.changing.write().await;
-        let webhook = self.inner.store.create_webhook(new, once).await?;
+        let webhook = self.inner.store.create_webhook(new, once, by).await?;
+        self.call_others();
         self.inner.routes.set(route_of(&webhook));
         Ok(webhook)
     }
 
     /// Writes the changed webhook if its version is still the stored one. Attempts in flight end as they began.
-    pub async fn update_webhook(&self, changed: &Webhook) -> Result<Webhook, EngineError> {
+    pub async fn update_webhook(&self, changed: &Webhook, by: &Author) -> Result<Webhook, EngineError> {
         let changing = self.inner.shared.changing.write().await;
-        let webhook = self.inner.store.update_webhook(changed, UnixMillis::now()).await?;
+        let webhook = self.inner.store.update_webhook(changed, UnixMillis::now(), by).await?;
         self.inner.routes.set(route_of(&webhook));
         drop(changing);
+        self.call_others();
         self.inner.registry.reconfigure(webhook.num).await;
         Ok(webhook)
     }
 
     /// Deletes the webhook; what it is owed is cancelled.
-    pub async fn delete_webhook(&self, doomed: &Webhook) -> Result<(), EngineError> {
+    pub async fn delete_webhook(&self, doomed: &Webhook, by: &Author) -> Result<(), EngineError> {
         let changing = self.inner.shared.changing.write().await;
-        self.inner.store.delete_webhook(doomed, UnixMillis::now()).await?;
+        self.inner.store.delete_webhook(doomed, UnixMillis::now(), by).await?;
         self.inner.routes.remove(doomed.tenant, doomed.num);
         drop(changing);
+        self.call_others();
         self.forget(vec![doomed.num]).await
     }
 
     /// Deletes the tenant with its keys and webhooks; what is owed is cancelled.
-    pub async fn delete_tenant(&self, doomed: &Tenant) -> Result<(), EngineError> {
+    pub async fn delete_tenant(&self, doomed: &Tenant, by: &Author) -> Result<(), EngineError> {
         let changing = self.inner.shared.changing.write().await;
-        self.inner.store.delete_tenant(doomed, UnixMillis::now()).await?;
+        self.inner.store.delete_tenant(doomed, UnixMillis::now(), by).await?;
         let nums = self.inner.routes.remove_tenant(doomed.num);
         drop(changing);
+        self.call_others();
         self.forget(nums).await
     }
 
@@ -59,11 +71,18 @@ impl Engine {
     }
 
     /// Makes `new` the current secret; the ones before keep signing for `grace`.
-    pub async fn rotate_secret(&self, webhook: &Webhook, new: &str, grace: Duration) -> Result<Webhook, EngineError> {
+    pub async fn rotate_secret(
+        &self,
+        webhook: &Webhook,
+        new: &SecretString,
+        grace: Duration,
+        by: &Author,
+    ) -> Result<Webhook, EngineError> {
         let now = UnixMillis::now();
         let changing = self.inner.shared.changing.write().await;
-        let webhook = self.inner.store.rotate_secret(webhook, new, now.plus(grace), now).await?;
+        let webhook = self.inner.store.rotate_secret(webhook, new, now.plus(grace), now, by).await?;
         drop(changing);
+        self.call_others();
         self.inner.registry.reconfigure(webhook.num).await;
         Ok(webhook)
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::store::audit::{Action, Author, Deed};
 use crate::store::journal::Record;
 use crate::store::webhooks::Webhook;
 
@@ -14,30 +15,34 @@ use super::{Engine, EngineError};
 
 impl Engine {
     /// Holds what the webhook is owed, now and from now on. Requests under way end as they would.
-    pub async fn pause(&self, webhook: &Webhook) -> Result<Webhook, EngineError> {
+    pub async fn pause(&self, webhook: &Webhook, by: &Author) -> Result<Webhook, EngineError> {
         if webhook.paused_at.is_some() {
             return Ok(webhook.clone());
         }
-        self.update_webhook(&Webhook { paused_at: Some(UnixMillis::now()), ..webhook.clone() }).await
+        self.update_webhook(&Webhook { paused_at: Some(UnixMillis::now()), ..webhook.clone() }, by).await
     }
 
     /// Lets what it is owed flow again, even from an endpoint that crashed too often.
-    pub async fn resume(&self, webhook: &Webhook) -> Result<Webhook, EngineError> {
+    pub async fn resume(&self, webhook: &Webhook, by: &Author) -> Result<Webhook, EngineError> {
+        if webhook.paused_at.is_none() {
+            self.enter(by, Action::ResumeWebhook, webhook).await?;
+        }
         self.inner.registry.release(webhook.num).await;
         if webhook.paused_at.is_none() {
             return Ok(webhook.clone());
         }
-        self.update_webhook(&Webhook { paused_at: None, ..webhook.clone() }).await
+        self.update_webhook(&Webhook { paused_at: None, ..webhook.clone() }, by).await
     }
 
     /// Lets the endpoint find out now whether its receiver is back: the next delivery is the probe.
-    pub async fn probe(&self, webhook: &Webhook) -> Result<(), EngineError> {
+    pub async fn probe(&self, webhook: &Webhook, by: &Author) -> Result<(), EngineError> {
         if !webhook.is_active {
             return Err(EngineError::Inactive);
         }
         if webhook.paused_at.is_some() {
             return Err(EngineError::Paused);
         }
+        self.enter(by, Action::ProbeWebhook, webhook).await?;
         self.inner.registry.release(webhook.num).await;
         self.inner.registry.probe(webhook.num).await;
         Ok(())
@@ -45,13 +50,18 @@ impl Engine {
 
     /// Cancels what the webhook is owed, of what was accepted before `before` if that is given. Requests under way end;
     /// those that fail are not made again, and they are not counted. Answers how many deliveries were taken back.
-    pub async fn purge(&self, webhook: &Webhook, before: Option<UnixMillis>) -> Result<u64, EngineError> {
+    pub async fn purge(&self, webhook: &Webhook, before: Option<UnixMillis>, by: &Author) -> Result<u64, EngineError> {
+        self.enter(by, Action::PurgeWebhook, webhook).await?;
         let hold = Hold::new(&self.inner.shared, webhook.num);
         self.inner.registry.reconfigure(webhook.num).await;
         let purged = self.purge_held(webhook.num, before).await;
         drop(hold);
         self.inner.registry.reconfigure(webhook.num).await;
         purged
+    }
+
+    pub(super) async fn enter(&self, by: &Author, action: Action, webhook: &Webhook) -> Result<(), EngineError> {
+        Ok(self.inner.store.enter(by, Deed::new(action, Some(webhook.tenant), webhook.id)).await?)
     }
 
     async fn purge_held(&self, webhook: WebhookNum, before: Option<UnixMillis>) -> Result<u64, EngineError> {

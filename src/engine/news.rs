@@ -22,7 +22,7 @@ use super::registry::RegistryHandle;
 use super::routes::RouteTable;
 use super::shared::Shared;
 
-/// Twice within the second that a change may take.
+/// Whoever changes something calls. Of a call that is lost, twice within the second that a change may take.
 const EVERY: Duration = Duration::from_millis(500);
 
 /// A database that takes longer to answer is away.
@@ -61,6 +61,11 @@ impl Engine {
     /// must not wait.
     pub fn on_stale(&self, listener: impl Fn(Stale) + Send + Sync + 'static) {
         self.inner.shared.listeners.0.write().push(Box::new(listener));
+    }
+
+    /// Lets the other nodes look at once at what was changed here.
+    pub fn call_others(&self) {
+        self.inner.shared.bell.ring_for_changes();
     }
 
     /// `position`: before the routes were read.
@@ -115,7 +120,10 @@ impl Follower {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_away = false;
         loop {
-            tick.tick().await;
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = self.shared.bell.changes_rung() => {}
+            }
             let followed = self.follow().await;
             match &followed {
                 Ok(()) if is_away => tracing::info!("caught up with what other nodes have changed"),

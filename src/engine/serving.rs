@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use secrecy::ExposeSecret;
+
 use crate::clock::UnixMillis;
 use crate::delivery::policy::Policy;
 use crate::delivery::signature::SigningSecret;
@@ -93,7 +95,8 @@ fn serving_of(row: servings::Serving, shared: &Shared) -> Arc<Serving> {
         tracing::error!(webhook = %webhook.id, %error, "unreadable policy, using the defaults");
         Policy::default()
     });
-    let secrets: Result<Vec<SigningSecret>, _> = secrets.iter().map(|secret| SigningSecret::parse(secret)).collect();
+    let secrets: Result<Vec<SigningSecret>, _> =
+        secrets.iter().map(|secret| SigningSecret::parse(secret.expose_secret())).collect();
     let target = secrets.map_err(|error| error.to_string()).and_then(|secrets| {
         Target::try_new(&shared.guard, &webhook.url, &webhook.headers, secrets, &policy)
             .map_err(|error| error.to_string())

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, MAX_ATTEMPT, TenantNum};
+use crate::store::audit::{Action, Author, Deed};
 use crate::store::deliveries::Status;
 use crate::store::journal::{Draft, Published, Record};
 use crate::store::webhooks::Webhook;
@@ -23,13 +24,14 @@ const TEST_POLL: Duration = Duration::from_millis(10);
 impl Engine {
     /// Sends a `webhook.test` event by the path that every event takes and waits for its first outcome. When the
     /// endpoint has other work first, the answer may come before the outcome: the delivery is still pending then.
-    pub async fn test(&self, webhook: &Webhook, timeout: Duration) -> Result<DeliveryId, EngineError> {
+    pub async fn test(&self, webhook: &Webhook, timeout: Duration, by: &Author) -> Result<DeliveryId, EngineError> {
         if !webhook.is_active {
             return Err(EngineError::Inactive);
         }
         if webhook.paused_at.is_some() {
             return Err(EngineError::Paused);
         }
+        self.enter(by, Action::TestWebhook, webhook).await?;
         let text = serde_json::json!({ "webhookId": webhook.id, "message": "This is a test event from Posthaste." });
         let data = RawValue::from_string(text.to_string()).unwrap_or_default();
         let draft = Draft {
@@ -52,12 +54,13 @@ impl Engine {
     }
 
     /// Makes one more attempt now, whatever became of the delivery; its automatic retries stay as they were.
-    pub async fn retry(&self, tenant: TenantNum, id: DeliveryId) -> Result<(), EngineError> {
+    pub async fn retry(&self, tenant: TenantNum, id: DeliveryId, by: &Author) -> Result<(), EngineError> {
         let delivery = self.delivery(tenant, id).await?.ok_or(EngineError::NotFound)?;
         if delivery.state.attempts >= MAX_ATTEMPT {
             return Err(EngineError::TooManyAttempts);
         }
         self.require_active(id).await?;
+        self.inner.store.enter(by, Deed::new(Action::RetryDelivery, Some(tenant), id)).await?;
         let now = UnixMillis::now();
         self.take_out(id).await?;
         if delivery.state.status == Status::Pending {
@@ -92,11 +95,12 @@ impl Engine {
 
     /// Takes back a pending delivery, or the manual retry of a settled one. One whose request is under way cannot be taken
     /// back.
-    pub async fn cancel(&self, tenant: TenantNum, id: DeliveryId) -> Result<(), EngineError> {
+    pub async fn cancel(&self, tenant: TenantNum, id: DeliveryId, by: &Author) -> Result<(), EngineError> {
         let before = self.delivery(tenant, id).await?.ok_or(EngineError::NotFound)?.state;
         if before.status != Status::Pending {
             return Err(EngineError::Settled);
         }
+        self.inner.store.enter(by, Deed::new(Action::CancelDelivery, Some(tenant), id)).await?;
         self.take_out(id).await?;
         self.record(Record::Cancel { id, at: UnixMillis::now() }).await?;
         if let Detached::InFlight { .. } = self.inner.registry.withdraw(id).await {

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::id::{DeliveryId, EventSeq, TenantId, WebhookId};
 use crate::store::Options;
+use crate::store::audit::Author;
 use crate::store::cluster::Database;
 use crate::store::deliveries::Status;
 use crate::store::journal::{Draft, Record};
@@ -65,7 +66,7 @@ async fn tenant_in(store: &Store) -> Tenant {
         created_at: UnixMillis::now(),
         catalogue: Vec::new(),
     };
-    store.create_tenant(new, None).await.unwrap()
+    store.create_tenant(new, None, &Author::engine()).await.unwrap()
 }
 
 impl World {
@@ -103,13 +104,13 @@ impl World {
             description: None,
             metadata: None,
             is_active: true,
-            secret: SigningSecret::generate().reveal().to_owned(),
+            secret: SigningSecret::generate().reveal().into(),
             created_at: UnixMillis::now(),
         }
     }
 
     async fn webhook(&self) -> Webhook {
-        self.engine.create_webhook(self.new_webhook(), None).await.unwrap()
+        self.engine.create_webhook(self.new_webhook(), None, &Author::engine()).await.unwrap()
     }
 
     /// Publishes to these, whatever the routes say.
@@ -155,7 +156,7 @@ async fn a_row_that_is_made_after_its_webhook_was_deleted_is_cancelled() {
     let webhook = world.webhook().await;
     let [id] = world.publish_to(&[&webhook]).await[..] else { panic!("one delivery") };
     world.becomes(id, Status::Failed).await;
-    world.engine.delete_webhook(&webhook).await.unwrap();
+    world.engine.delete_webhook(&webhook, &Author::engine()).await.unwrap();
     let late = DeliveryId { event: EventSeq(id.event.0 - 1), ..id };
     let seq = late.event.0;
     let copy = "tenant_num, kind, occurred_at, caller_id, matched, body FROM event";
@@ -175,16 +176,16 @@ async fn what_deleted_webhooks_and_tenants_were_owed_counts_no_more() {
     let mut webhooks = Vec::new();
     for _ in 0..2 {
         let off = Webhook { is_active: false, ..world.webhook().await };
-        webhooks.push(world.engine.update_webhook(&off).await.unwrap());
+        webhooks.push(world.engine.update_webhook(&off, &Author::engine()).await.unwrap());
     }
     let ids = world.publish_to(&[&webhooks[0], &webhooks[1]]).await;
     for id in ids {
         world.becomes(id, Status::Pending).await;
     }
     assert_eq!((ledger.total_pending(), ledger.pending(webhooks[0].num)), (2, 1));
-    world.engine.delete_webhook(&webhooks[0]).await.unwrap();
+    world.engine.delete_webhook(&webhooks[0], &Author::engine()).await.unwrap();
     assert_eq!((ledger.total_pending(), ledger.pending(webhooks[0].num)), (1, 0));
-    world.engine.delete_tenant(&world.tenant).await.unwrap();
+    world.engine.delete_tenant(&world.tenant, &Author::engine()).await.unwrap();
     assert_eq!(ledger.backlogged(), 0);
     world.stop().await;
 }
@@ -218,7 +219,7 @@ async fn when_changes_cross_the_endpoint_follows_the_last() {
                 let current = world.engine.store().webhook(world.tenant.num, id).await.unwrap().unwrap();
                 let is_active = (turn + round) % 2 == 0;
                 // Whoever comes second finds that it changed.
-                let _ = world.engine.update_webhook(&Webhook { is_active, ..current }).await;
+                let _ = world.engine.update_webhook(&Webhook { is_active, ..current }, &Author::engine()).await;
             }
         });
         let switches: Vec<_> = switches.map(tokio::spawn).collect();

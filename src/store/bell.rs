@@ -24,6 +24,9 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// Who holds what has changed.
 const SHARDS: &str = "shards";
 
+/// The configuration has changed. No two letters of it are a number, which is what older processes look for.
+const CHANGES: &str = "changes";
+
 /// Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Bell(Arc<Inner>);
@@ -33,12 +36,14 @@ struct Inner {
     to_ring: Mutex<ToRing>,
     asked: Notify,
     shards_rung: Notify,
+    changes_rung: Notify,
 }
 
 #[derive(Debug, Default)]
 struct ToRing {
     fanouts: BTreeSet<ShardNum>,
     shards: bool,
+    changes: bool,
 }
 
 impl Bell {
@@ -52,6 +57,17 @@ impl Bell {
     pub fn ring_for_shards(&self) {
         self.0.to_ring.lock().shards = true;
         self.0.asked.notify_one();
+    }
+
+    /// Something was changed of the configuration.
+    pub fn ring_for_changes(&self) {
+        self.0.to_ring.lock().changes = true;
+        self.0.asked.notify_one();
+    }
+
+    /// Resolves when another node has rung because it has changed something.
+    pub async fn changes_rung(&self) {
+        self.0.changes_rung.notified().await;
     }
 
     /// Resolves when another node has rung because shards may be taken.
@@ -72,9 +88,10 @@ impl Bell {
 
     /// What has gathered, in one statement.
     pub async fn ring_once(&self, store: &Store) -> Result<(), DbErr> {
-        let ToRing { fanouts, shards } = std::mem::take(&mut *self.0.to_ring.lock());
+        let ToRing { fanouts, shards, changes } = std::mem::take(&mut *self.0.to_ring.lock());
         let fanouts = (!fanouts.is_empty()).then(|| words(&fanouts));
-        for payload in fanouts.into_iter().chain(shards.then(|| SHARDS.to_owned())) {
+        let words = [(shards, SHARDS), (changes, CHANGES)].into_iter().filter(|(is_asked, _)| *is_asked);
+        for payload in fanouts.into_iter().chain(words.map(|(_, word)| word.to_owned())) {
             let values = [CHANNEL.into(), payload.into()];
             let sql = "SELECT pg_notify($1, $2)";
             store
@@ -109,6 +126,7 @@ impl Bell {
         loop {
             match listener.recv().await?.payload() {
                 SHARDS => self.0.shards_rung.notify_one(),
+                CHANGES => self.0.changes_rung.notify_one(),
                 payload => {
                     if shards_in(payload).any(concerns) {
                         heard();
@@ -138,6 +156,8 @@ mod tests {
         let shards: BTreeSet<ShardNum> = [0, 7, 255].map(ShardNum::from).into();
         assert_eq!(words(&shards), "0007ff");
         assert_eq!(shards_in("0007ff").collect::<BTreeSet<_>>(), shards);
-        assert_eq!(shards_in("zz7").count(), 0);
+        for word in ["zz7", SHARDS, CHANGES] {
+            assert_eq!(shards_in(word).count(), 0);
+        }
     }
 }

@@ -15,8 +15,8 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait
 use super::checkpoint::Checkpoints;
 use super::payload::Events;
 use super::pool::Pool;
-use super::seal::{MasterKey, Seal};
-use super::{Inner, Store};
+use super::seal::{self, MasterKey, Seal};
+use super::{Inner, Store, state};
 
 pub use postgres::{CONNECTIONS, DEFAULT_CONNECTIONS};
 
@@ -24,12 +24,14 @@ pub use postgres::{CONNECTIONS, DEFAULT_CONNECTIONS};
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(15);
 
 /// How a database is opened. What concerns PostgreSQL alone is ignored by SQLite.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// `sqlite://path` or `postgres://user@host/database`
     pub url: String,
     /// 32 bytes. `None` with SQLite: `<path>.key` beside the file is read or made.
     pub master_key: Option<MasterKey>,
+    /// What the master key was before; these open what they sealed.
+    pub previous_keys: Vec<MasterKey>,
     pub migrate: bool,
     /// PostgreSQL: connections of this process at most.
     pub connections: u32,
@@ -48,7 +50,8 @@ impl Options {
         let (connections, lease) = (DEFAULT_CONNECTIONS, DEFAULT_LEASE);
         let url = url.into();
         let listen = Some(url.clone());
-        Self { url, master_key: None, migrate: true, connections, listen, lease, force_unsafe: false }
+        let (master_key, previous_keys) = (None, Vec::new());
+        Self { url, master_key, previous_keys, migrate: true, connections, listen, lease, force_unsafe: false }
     }
 }
 
@@ -101,7 +104,8 @@ struct Connected {
     lease: Option<DatabaseConnection>,
     /// Folds the write-ahead log of SQLite back.
     checkpoints: Option<Checkpoints>,
-    master_key: MasterKey,
+    /// The master key first, then those that it was before.
+    master_keys: Vec<MasterKey>,
     /// Where the master key comes from, for whoever has to look.
     key_setting: String,
     lock: Option<std::fs::File>,
@@ -114,9 +118,10 @@ impl Store {
             DbBackend::Postgres => Box::pin(postgres::open(&options)).await?,
             _ => sqlite::open(&options).await?,
         };
-        let Connected { writer, aside, readers, engine_readers, lease, checkpoints, master_key, key_setting, lock } =
+        let Connected { writer, aside, readers, engine_readers, lease, checkpoints, master_keys, key_setting, lock } =
             connected;
-        let seal = Seal::new(&master_key);
+        let layout = if state::binds_to_tenants(&writer).await? { seal::BY_TENANT } else { seal::BY_WEBHOOK };
+        let seal = Seal::new(&master_keys, layout);
         if newest_secret(&writer).await?.is_some_and(|sealed| seal.is_foreign(&sealed)) {
             return Err(OpenError::WrongKey { setting: key_setting });
         }

@@ -9,6 +9,7 @@ use sea_orm::{
 use crate::clock::UnixMillis;
 use crate::id::TenantNum;
 
+use super::audit::{self, Action, Author, Deed};
 use super::idempotency::Once;
 use super::{Store, StoreError};
 
@@ -66,10 +67,12 @@ impl Store {
         description: Option<String>,
         now: UnixMillis,
         once: Option<Once>,
+        by: &Author,
     ) -> Result<EventType, StoreError> {
         self.write(async |on| {
             self.remember(on, once, now).await?;
             Entity::insert(row(tenant, name.clone(), description.clone(), now)).exec_without_returning(on).await?;
+            audit::enter(on, by, Deed::new(Action::CreateEventType, Some(tenant), &name), now).await?;
             Ok(EventType { tenant, name, description, version: 1, created_at: now, updated_at: now })
         })
         .await
@@ -94,14 +97,23 @@ impl Store {
     }
 
     /// Writes the description if `version` is still the stored one.
-    pub async fn update_event_type(&self, changed: &EventType, now: UnixMillis) -> Result<EventType, StoreError> {
+    pub async fn update_event_type(
+        &self,
+        changed: &EventType,
+        now: UnixMillis,
+        by: &Author,
+    ) -> Result<EventType, StoreError> {
         self.write(async |on| {
             let found = Entity::find_by_id((changed.tenant.0, changed.name.clone()))
                 .filter(Column::Version.eq(changed.version))
                 .lock_exclusive()
                 .one(on)
                 .await?;
-            let mut row = found.ok_or(StoreError::Stale)?.into_active_model();
+            let before = found.ok_or(StoreError::Stale)?;
+            let fields = audit::named(&[("description", before.description != changed.description)]);
+            let deed = Deed::new(Action::UpdateEventType, Some(changed.tenant), &changed.name).of_fields(fields);
+            audit::enter(on, by, deed, now).await?;
+            let mut row = before.into_active_model();
             row.description = Set(changed.description.clone());
             row.version = Set(changed.version + 1);
             row.updated_at = Set(now.0);
@@ -110,7 +122,7 @@ impl Store {
         .await
     }
 
-    pub async fn delete_event_type(&self, doomed: &EventType) -> Result<(), StoreError> {
+    pub async fn delete_event_type(&self, doomed: &EventType, by: &Author) -> Result<(), StoreError> {
         self.write(async |on| {
             let deleted = Entity::delete_many()
                 .filter(Column::TenantNum.eq(doomed.tenant.0))
@@ -118,7 +130,11 @@ impl Store {
                 .filter(Column::Version.eq(doomed.version))
                 .exec(on)
                 .await?;
-            if deleted.rows_affected == 1 { Ok(()) } else { Err(StoreError::Stale) }
+            if deleted.rows_affected == 0 {
+                return Err(StoreError::Stale);
+            }
+            let deed = Deed::new(Action::DeleteEventType, Some(doomed.tenant), &doomed.name);
+            audit::enter(on, by, deed, UnixMillis::now()).await
         })
         .await
     }

@@ -6,6 +6,7 @@ use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QuerySelec
 use crate::clock::UnixMillis;
 use crate::id::TenantNum;
 
+use super::seal::Place;
 use super::{Store, StoreError};
 
 /// How long a key is remembered.
@@ -30,8 +31,8 @@ impl OnceKey {
         self.tenant.map_or(0, |tenant| tenant.0)
     }
 
-    fn row_name(&self) -> Vec<u8> {
-        format!("idempotency {} {}", self.tenant_num(), self.key).into_bytes()
+    fn place(&self) -> Place<'_> {
+        Place::Answer { tenant: self.tenant_num(), key: &self.key }
     }
 }
 
@@ -67,7 +68,7 @@ impl Store {
         if row.fingerprint != key.fingerprint {
             return Ok(Seen::Otherwise);
         }
-        let answer = self.seal().open(&key.row_name(), &row.answer)?;
+        let answer = self.seal().open(&key.place(), &row.answer)?;
         Ok(Seen::Before { status: row.status.cast_unsigned(), answer })
     }
 
@@ -83,7 +84,7 @@ impl Store {
             idempotency_key: Set(once.key.key.clone()),
             fingerprint: Set(once.key.fingerprint.to_vec()),
             status: Set(once.status.cast_signed()),
-            answer: Set(self.seal().close(&once.key.row_name(), &once.answer)?),
+            answer: Set(self.seal().close(&once.key.place(), &once.answer)?),
             created_at: Set(now.0),
         };
         Entity::insert(row).exec_without_returning(on).await?;

@@ -1,14 +1,25 @@
 //! Keys to the API. Only the digest of a key is stored.
 
 use entity::api_key::{ActiveModel, Column, Entity, Model};
-use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Set};
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Set,
+    Statement,
+};
 
 use crate::clock::UnixMillis;
 use crate::id::{KeyId, TenantNum};
 
+use super::audit::{self, Action, Author, Deed};
 use super::changes::{self, Change};
+use super::dialect::numbers;
 use super::idempotency::Once;
 use super::{Page, Store, StoreError};
+
+/// Names the lock of whoever makes the first admin key. Arbitrary, and never changed.
+const FIRST_KEY: i64 = 0x0070_6F73_7468_6B79;
+
+/// Uses noted in one statement.
+const NOTED: usize = 1000;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiKey {
@@ -21,6 +32,10 @@ pub struct ApiKey {
     /// SHA-256 of the whole key.
     pub digest: Vec<u8>,
     pub created_at: UnixMillis,
+    /// From when on it opens nothing.
+    pub expires_at: Option<UnixMillis>,
+    /// To about a minute.
+    pub last_used_at: Option<UnixMillis>,
 }
 
 #[derive(Debug, Clone)]
@@ -31,13 +46,14 @@ pub struct NewApiKey {
     pub scopes: Vec<String>,
     pub digest: Vec<u8>,
     pub created_at: UnixMillis,
+    pub expires_at: Option<UnixMillis>,
 }
 
 impl TryFrom<Model> for ApiKey {
     type Error = StoreError;
 
     fn try_from(row: Model) -> Result<Self, StoreError> {
-        let Model { num, id, tenant_num, name, scopes, digest, created_at } = row;
+        let Model { num, id, tenant_num, name, scopes, digest, created_at, expires_at, last_used_at } = row;
         let id = KeyId::from_bytes(&id).ok_or_else(|| StoreError::unreadable("key id", "not 16 bytes"))?;
         let scopes = scopes.split(',').filter(|scope| !scope.is_empty()).map(str::to_owned).collect();
         Ok(Self {
@@ -48,37 +64,59 @@ impl TryFrom<Model> for ApiKey {
             scopes,
             digest,
             created_at: UnixMillis(created_at),
+            expires_at: expires_at.map(UnixMillis),
+            last_used_at: last_used_at.map(UnixMillis),
         })
     }
 }
 
 impl Store {
-    pub async fn create_key(&self, new: NewApiKey, once: Option<Once>) -> Result<ApiKey, StoreError> {
+    pub async fn create_key(&self, new: NewApiKey, once: Option<Once>, by: &Author) -> Result<ApiKey, StoreError> {
         self.write(async |on| {
             self.remember(on, once, new.created_at).await?;
-            let row = ActiveModel {
-                id: Set(new.id.bytes()),
-                tenant_num: Set(new.tenant.map(|tenant| tenant.0)),
-                name: Set(new.name),
-                scopes: Set(new.scopes.join(",")),
-                digest: Set(new.digest),
-                created_at: Set(new.created_at.0),
-                ..Default::default()
-            };
-            row.insert(on).await?.try_into()
+            insert(on, new, by).await
         })
         .await
     }
 
-    pub async fn key(&self, id: KeyId) -> Result<Option<ApiKey>, StoreError> {
-        let found = Entity::find().filter(Column::Id.eq(id.bytes())).one(self.readers()).await?;
-        found.map(ApiKey::try_from).transpose()
+    /// Makes the first admin key, unless there is one: of many that start at once on an empty database, one makes it.
+    pub async fn create_first_admin_key(&self, new: NewApiKey) -> Result<Option<ApiKey>, StoreError> {
+        self.write(async |on| {
+            if self.backend() == DbBackend::Postgres {
+                on.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({FIRST_KEY})")).await?;
+            }
+            if Entity::find().filter(Column::TenantNum.is_null()).one(on).await?.is_some() {
+                return Ok(None);
+            }
+            insert(on, new, &Author::engine()).await.map(Some)
+        })
+        .await
     }
 
-    /// The oldest key that belongs to no tenant.
-    pub async fn first_admin_key(&self) -> Result<Option<ApiKey>, StoreError> {
-        let query = Entity::find().filter(Column::TenantNum.is_null()).order_by_asc(Column::Num);
-        query.one(self.readers()).await?.map(ApiKey::try_from).transpose()
+    /// The key that has this id and this digest. Whether it is the id or the digest that nobody has, the database does the
+    /// same work and answers the same.
+    pub async fn key(&self, id: KeyId, digest: &[u8]) -> Result<Option<ApiKey>, StoreError> {
+        let found = Entity::find().filter(Column::Id.eq(id.bytes())).filter(Column::Digest.eq(digest));
+        found.one(self.readers()).await?.map(ApiKey::try_from).transpose()
+    }
+
+    /// Notes when keys, by their numbers, were last used. A crash may lose it.
+    pub async fn note_uses(&self, uses: &[(i64, UnixMillis)]) -> Result<(), StoreError> {
+        let backend = self.backend();
+        let mut uses = uses.to_vec();
+        // Of two nodes that note the same keys neither waits for the other in a circle.
+        uses.sort_unstable_by_key(|(num, _)| *num);
+        for some in uses.chunks(NOTED) {
+            let values =
+                [numbers(backend, some.iter().map(|(num, _)| *num)), numbers(backend, some.iter().map(|(_, at)| at.0))];
+            let statement = Statement::from_sql_and_values(backend, note_sql(backend), values);
+            self.write_aside(async |on| {
+                on.execute_raw(statement).await?;
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     /// Newest first, those below `before`.
@@ -93,7 +131,7 @@ impl Store {
     }
 
     /// Answers whether there was such a key.
-    pub async fn delete_key(&self, tenant: TenantNum, id: KeyId) -> Result<bool, StoreError> {
+    pub async fn delete_key(&self, tenant: TenantNum, id: KeyId, by: &Author) -> Result<bool, StoreError> {
         self.write(async |on| {
             let deleted = Entity::delete_many()
                 .filter(Column::TenantNum.eq(tenant.0))
@@ -102,10 +140,43 @@ impl Store {
                 .await?;
             let is_deleted = deleted.rows_affected > 0;
             if is_deleted {
+                audit::enter(on, by, Deed::new(Action::DeleteKey, Some(tenant), id), UnixMillis::now()).await?;
                 changes::note(on, Change::Tenant(tenant)).await?;
             }
             Ok(is_deleted)
         })
         .await
+    }
+}
+
+async fn insert<C: ConnectionTrait>(on: &C, new: NewApiKey, by: &Author) -> Result<ApiKey, StoreError> {
+    let NewApiKey { id, tenant, name, scopes, digest, created_at, expires_at } = new;
+    let row = ActiveModel {
+        id: Set(id.bytes()),
+        tenant_num: Set(tenant.map(|tenant| tenant.0)),
+        name: Set(name),
+        scopes: Set(scopes.join(",")),
+        digest: Set(digest),
+        created_at: Set(created_at.0),
+        expires_at: Set(expires_at.map(|at| at.0)),
+        ..Default::default()
+    };
+    let row = row.insert(on).await?;
+    audit::enter(on, by, Deed::new(Action::CreateKey, tenant, id), created_at).await?;
+    row.try_into()
+}
+
+/// `$1` and `$2`: the numbers of keys and when they were used, in the same order.
+fn note_sql(backend: DbBackend) -> &'static str {
+    match backend {
+        DbBackend::Sqlite => {
+            "UPDATE api_key SET last_used_at = MAX(COALESCE(last_used_at, 0), used.at) FROM ( \
+             SELECT n.value AS num, a.value AS at FROM json_each($1) n JOIN json_each($2) a ON a.key = n.key) AS used \
+             WHERE api_key.num = used.num"
+        }
+        _ => {
+            "UPDATE api_key SET last_used_at = GREATEST(COALESCE(last_used_at, 0), used.at) \
+             FROM unnest($1, $2) AS used (num, at) WHERE api_key.num = used.num"
+        }
     }
 }

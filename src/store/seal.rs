@@ -1,29 +1,45 @@
-//! Seals secrets at rest: ChaCha20-Poly1305 (RFC 8439) under the master key, bound to the row that holds them.
+//! Seals secrets at rest: ChaCha20-Poly1305 (RFC 8439) under the master key, bound to the row that holds them and to its
+//! tenant. Keys that were the master key before open what they sealed, and seal nothing any more.
+
+mod place;
 
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use chacha20poly1305::aead::{Aead, KeyInit, Payload};
+use chacha20poly1305::aead::{Aead, KeyInit as _, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, Key, Nonce};
+use data_encoding::HEXLOWER;
+use hmac::{Hmac, Mac};
+use secrecy::{ExposeSecret, SecretBox};
 use sha2::{Digest, Sha256};
 
 use super::StoreError;
 use super::connect::{OpenError, beside};
 
+pub(super) use self::place::Place;
+
 const KEY_BYTES: usize = 32;
 const KEY_ID_BYTES: usize = 4;
 const NONCE_BYTES: usize = 12;
 
-/// First byte of a sealed value, so that another layout can follow.
-const LAYOUT: u8 = 1;
+/// First byte of a sealed value: bound to a webhook.
+pub(super) const BY_WEBHOOK: u8 = 1;
 
-/// The key that seals all others. Never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct MasterKey([u8; KEY_BYTES]);
+/// First byte of a sealed value: bound to a row and to its tenant.
+pub(super) const BY_TENANT: u8 = 2;
+
+/// What tells layout and key of a sealed value.
+pub(super) const HEAD_BYTES: usize = 1 + KEY_ID_BYTES;
+
+/// A key that seals all others. Never shown, and wiped from memory with its last copy.
+#[derive(Clone)]
+pub struct MasterKey(Arc<SecretBox<[u8; KEY_BYTES]>>);
 
 impl fmt::Debug for MasterKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -32,15 +48,27 @@ impl fmt::Debug for MasterKey {
 }
 
 impl MasterKey {
+    fn of(bytes: [u8; KEY_BYTES]) -> Self {
+        Self(Arc::new(SecretBox::new(Box::new(bytes))))
+    }
+
     /// Reads 32 bytes of base64.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let bytes = STANDARD.decode(text.trim()).ok()?;
-        bytes.try_into().ok().map(Self)
+        let bytes: [u8; KEY_BYTES] = STANDARD.decode(text.trim()).ok()?.try_into().ok()?;
+        Some(Self::of(bytes))
     }
 
-    /// The key in `<database>.key`, made on first use and readable by its owner alone.
-    pub(super) fn beside(database: &Path) -> Result<Self, OpenError> {
+    /// Reads the lines of a file: the master key, and below it those that were it before.
+    #[must_use]
+    pub fn parse_lines(text: &str) -> Option<Vec<Self>> {
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let keys: Vec<Self> = lines.map(Self::parse).collect::<Option<_>>()?;
+        (!keys.is_empty()).then_some(keys)
+    }
+
+    /// The keys in `<database>.key`, made on first use and readable by its owner alone.
+    pub(super) fn beside(database: &Path) -> Result<Vec<Self>, OpenError> {
         let path = beside(database, "key");
         let failed = |source| OpenError::File { path: path.clone(), source };
         let mut options = OpenOptions::new();
@@ -51,93 +79,199 @@ impl MasterKey {
             Ok(mut file) => {
                 let key = rand::random::<[u8; KEY_BYTES]>();
                 file.write_all(STANDARD.encode(key).as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-                Ok(Self(key))
+                Ok(vec![Self::of(key)])
             }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 let mut text = String::new();
                 std::fs::File::open(&path).and_then(|mut file| file.read_to_string(&mut text)).map_err(failed)?;
-                Self::parse(&text).ok_or_else(|| OpenError::MasterKey { path, why: "not a master key".to_owned() })
+                Self::parse_lines(&text)
+                    .ok_or_else(|| OpenError::MasterKey { path, why: "not a master key on every line".to_owned() })
             }
             Err(source) => Err(failed(source)),
         }
     }
 }
 
-pub(super) struct Seal {
+/// One key, ready for use.
+struct Opener {
+    id: [u8; KEY_ID_BYTES],
     cipher: ChaCha20Poly1305,
-    key_id: [u8; KEY_ID_BYTES],
+    /// For what processes with this key tell each other.
+    voucher: Hmac<Sha256>,
+}
+
+impl Opener {
+    fn new(key: &MasterKey) -> Option<Self> {
+        let key = key.0.expose_secret();
+        let digest = Sha256::digest(key);
+        let mut id = [0; KEY_ID_BYTES];
+        id.copy_from_slice(&digest[..KEY_ID_BYTES]);
+        let derived = Sha256::new_with_prefix(b"posthaste: from node to node").chain_update(key).finalize();
+        let voucher = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(&derived).ok()?;
+        Some(Self { id, cipher: ChaCha20Poly1305::new(&Key::from(*key)), voucher })
+    }
+}
+
+pub(super) struct Seal {
+    /// The master key first, then those that it was before.
+    openers: Vec<Opener>,
+    /// What is written; both layouts are read.
+    layout: AtomicU8,
 }
 
 impl Seal {
-    pub(super) fn new(key: &MasterKey) -> Self {
-        let digest = Sha256::digest(key.0);
-        let mut key_id = [0; KEY_ID_BYTES];
-        key_id.copy_from_slice(&digest[..KEY_ID_BYTES]);
-        Self { cipher: ChaCha20Poly1305::new(&Key::from(key.0)), key_id }
+    /// `keys`: the master key, then those that it was before.
+    pub(super) fn new(keys: &[MasterKey], layout: u8) -> Self {
+        Self { openers: keys.iter().filter_map(Opener::new).collect(), layout: AtomicU8::new(layout) }
     }
 
-    /// `layout | key id | nonce | ciphertext and tag`; `row` must be given again to open it.
-    pub(super) fn close(&self, row: &[u8], plain: &[u8]) -> Result<Vec<u8>, StoreError> {
+    /// From now on values are bound to their tenants.
+    pub(super) fn bind_to_tenants(&self) {
+        self.layout.store(BY_TENANT, Ordering::Relaxed);
+    }
+
+    fn opener(&self, id: &[u8]) -> Option<&Opener> {
+        self.openers.iter().find(|opener| opener.id == id)
+    }
+
+    fn current(&self) -> Result<&Opener, StoreError> {
+        self.openers.first().ok_or_else(|| StoreError::unreadable("master key", "there is none"))
+    }
+
+    /// `layout | key id | nonce | ciphertext and tag`; `place` must be given again to open it.
+    pub(super) fn close(&self, place: &Place<'_>, plain: &[u8]) -> Result<Vec<u8>, StoreError> {
+        let layout = self.layout.load(Ordering::Relaxed);
+        let Opener { id, cipher, .. } = self.current()?;
         let nonce = rand::random::<[u8; NONCE_BYTES]>();
-        let sealed = self
-            .cipher
-            .encrypt(&Nonce::from(nonce), Payload { msg: plain, aad: row })
+        let sealed = cipher
+            .encrypt(&Nonce::from(nonce), Payload { msg: plain, aad: &place.name(layout) })
             .map_err(|_| StoreError::unreadable("value", "it is too large to seal"))?;
-        Ok([&[LAYOUT][..], &self.key_id, &nonce, &sealed].concat())
+        Ok([&[layout][..], id, &nonce, &sealed].concat())
     }
 
-    /// Whether the value was sealed under another master key. What has no layout that is known tells nothing.
+    /// Whether no key here opens the value. What has no layout that is known tells nothing.
     pub(super) fn is_foreign(&self, sealed: &[u8]) -> bool {
         match sealed.split_first() {
-            Some((&LAYOUT, rest)) => rest.get(..KEY_ID_BYTES).is_some_and(|key_id| key_id != self.key_id),
+            Some((&(BY_WEBHOOK | BY_TENANT), rest)) => {
+                rest.get(..KEY_ID_BYTES).is_some_and(|id| self.opener(id).is_none())
+            }
             Some(_) | None => false,
         }
     }
 
-    pub(super) fn open(&self, row: &[u8], sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
+    /// Whether the value would be sealed otherwise today.
+    pub(super) fn is_old(&self, sealed: &[u8]) -> bool {
+        let today = self.openers.first().map(|current| current.id);
+        let layout = self.layout.load(Ordering::Relaxed);
+        sealed.first() != Some(&layout) || sealed.get(1..HEAD_BYTES) != today.as_ref().map(<[u8; 4]>::as_slice)
+    }
+
+    pub(super) fn open(&self, place: &Place<'_>, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
         let unreadable = |why: &str| StoreError::unreadable("secret", why);
         let (&layout, rest) = sealed.split_first().ok_or_else(|| unreadable("it is empty"))?;
-        if layout != LAYOUT || rest.len() < KEY_ID_BYTES + NONCE_BYTES {
+        if !matches!(layout, BY_WEBHOOK | BY_TENANT) || rest.len() < KEY_ID_BYTES + NONCE_BYTES {
             return Err(unreadable("unknown layout"));
         }
         let (key_id, rest) = rest.split_at(KEY_ID_BYTES);
-        if key_id != self.key_id {
-            return Err(unreadable("it was sealed under another master key"));
-        }
+        let opener = self.opener(key_id).ok_or_else(|| unreadable("it was sealed under another master key"))?;
         let (nonce, ciphertext) = rest.split_at(NONCE_BYTES);
         let nonce = Nonce::try_from(nonce).map_err(|_| unreadable("unknown layout"))?;
-        self.cipher
-            .decrypt(&nonce, Payload { msg: ciphertext, aad: row })
+        opener
+            .cipher
+            .decrypt(&nonce, Payload { msg: ciphertext, aad: &place.name(layout) })
             .map_err(|_| unreadable("it does not belong to this row or was changed"))
+    }
+
+    /// Proves to other processes with this key that one of them says this.
+    pub(super) fn vouch(&self, text: &[u8]) -> Vec<u8> {
+        let mac = |opener: &Opener| opener.voucher.clone().chain_update(text).finalize().into_bytes().to_vec();
+        self.openers.first().map(mac).unwrap_or_default()
+    }
+
+    /// Whether a process with one of these keys has said this.
+    pub(super) fn is_vouched(&self, text: &[u8], proof: &[u8]) -> bool {
+        self.openers.iter().any(|opener| opener.voucher.clone().chain_update(text).verify_slice(proof).is_ok())
+    }
+
+    /// The key id in hex, and whether it is the master key's, for each key.
+    pub(super) fn key_ids(&self) -> Vec<String> {
+        self.openers.iter().map(|opener| HEXLOWER.encode(&opener.id)).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::UnixMillis;
+    use crate::id::{TenantNum, WebhookId};
 
-    #[test]
-    fn what_is_sealed_for_one_row_opens_for_no_other() {
-        let seal = Seal::new(&MasterKey([7; KEY_BYTES]));
-        let sealed = seal.close(b"row 1", b"secret").unwrap();
-        assert_eq!(seal.open(b"row 1", &sealed).unwrap(), b"secret");
-        assert!(seal.open(b"row 2", &sealed).is_err());
-        assert!(!seal.is_foreign(&sealed));
-        let other = Seal::new(&MasterKey([8; KEY_BYTES]));
-        assert!(other.is_foreign(&sealed));
-        assert_eq!(
-            other.open(b"row 1", &sealed).unwrap_err().to_string(),
-            "cannot read stored secret: it was sealed under another master key"
-        );
+    fn key(byte: u8) -> MasterKey {
+        MasterKey::of([byte; KEY_BYTES])
+    }
+
+    fn place(tenant: i64, made_at: i64, webhook: WebhookId) -> Place<'static> {
+        Place::Secret { tenant: TenantNum(tenant), webhook, made_at: UnixMillis(made_at) }
     }
 
     #[test]
-    fn no_bytes_panic() {
-        let seal = Seal::new(&MasterKey([7; KEY_BYTES]));
-        let sealed = seal.close(b"", b"secret").unwrap();
-        for end in 0..sealed.len() {
-            assert!(seal.open(b"", &sealed[..end]).is_err());
-            assert!(!seal.is_foreign(&sealed[..end]), "a stump tells nothing");
+    fn what_is_sealed_for_one_row_opens_for_no_other_and_for_no_other_tenant() {
+        let seal = Seal::new(&[key(7)], BY_TENANT);
+        let webhook = WebhookId::generate();
+        let sealed = seal.close(&place(1, 1, webhook), b"secret").unwrap();
+        assert_eq!(seal.open(&place(1, 1, webhook), &sealed).unwrap(), b"secret");
+        for other in [place(2, 1, webhook), place(1, 2, webhook), place(1, 1, WebhookId::generate())] {
+            assert!(seal.open(&other, &sealed).is_err());
         }
+        assert!(seal.open(&Place::Headers { tenant: TenantNum(1), webhook }, &sealed).is_err());
+        assert!(!seal.is_foreign(&sealed) && !seal.is_old(&sealed));
+    }
+
+    #[test]
+    fn a_key_that_was_the_master_key_opens_and_any_other_is_told_apart() {
+        let (old, new) = (Seal::new(&[key(7)], BY_TENANT), Seal::new(&[key(8), key(7)], BY_TENANT));
+        let at = place(1, 1, WebhookId::generate());
+        let sealed = old.close(&at, b"secret").unwrap();
+        assert_eq!(new.open(&at, &sealed).unwrap(), b"secret");
+        assert!(new.is_old(&sealed) && !new.is_foreign(&sealed));
+        assert!(!new.is_old(&new.close(&at, b"secret").unwrap()));
+        let other = Seal::new(&[key(9)], BY_TENANT);
+        assert!(other.is_foreign(&sealed));
+        let refused = other.open(&at, &sealed).unwrap_err().to_string();
+        assert_eq!(refused, "cannot read stored secret: it was sealed under another master key");
+    }
+
+    #[test]
+    fn the_older_layout_opens_and_is_old() {
+        let seal = Seal::new(&[key(7)], BY_WEBHOOK);
+        let at = place(1, 1, WebhookId::generate());
+        let sealed = seal.close(&at, b"secret").unwrap();
+        assert!(!seal.is_old(&sealed));
+        seal.bind_to_tenants();
+        assert_eq!(seal.open(&at, &sealed).unwrap(), b"secret");
+        assert!(seal.is_old(&sealed) && seal.close(&at, b"secret").unwrap()[0] == BY_TENANT);
+        let mut disguised = sealed;
+        disguised[0] = BY_TENANT;
+        assert!(seal.open(&at, &disguised).is_err());
+    }
+
+    #[test]
+    fn only_who_has_one_of_the_keys_is_believed() {
+        let (old, new) = (Seal::new(&[key(7)], BY_TENANT), Seal::new(&[key(8), key(7)], BY_TENANT));
+        let proof = old.vouch(b"text");
+        assert!(old.is_vouched(b"text", &proof) && new.is_vouched(b"text", &proof));
+        assert!(!new.is_vouched(b"another", &proof) && !old.is_vouched(b"text", &new.vouch(b"text")));
+        assert!(!new.is_vouched(b"text", &proof[1..]) && !new.is_vouched(b"text", b""));
+    }
+
+    #[test]
+    fn no_bytes_panic_and_keys_stay_hidden() {
+        let seal = Seal::new(&[key(7)], BY_TENANT);
+        let at = place(1, 1, WebhookId::generate());
+        let sealed = seal.close(&at, b"secret").unwrap();
+        for end in 0..sealed.len() {
+            assert!(seal.open(&at, &sealed[..end]).is_err());
+            assert!(!seal.is_foreign(&sealed[..end]) && (end >= HEAD_BYTES || seal.is_old(&sealed[..end])));
+        }
+        assert_eq!(format!("{:?}", key(7)), "MasterKey(..)");
     }
 }

@@ -4,12 +4,14 @@ use std::collections::HashMap;
 
 use entity::{endpoint_health, webhook};
 use sea_orm::{DbBackend, FromQueryResult, IdenStatic, Iterable, Statement};
+use secrecy::SecretString;
 
 use crate::clock::UnixMillis;
 use crate::id::WebhookNum;
 
 use super::dialect::{is_any_of, numbers};
 use super::health::Health;
+use super::seal::Place;
 use super::webhooks::Webhook;
 use super::{Store, StoreError};
 
@@ -18,7 +20,7 @@ use super::{Store, StoreError};
 pub struct Serving {
     pub webhook: Webhook,
     /// Those that still sign, newest first.
-    pub secrets: Vec<String>,
+    pub secrets: Vec<SecretString>,
     /// When the first of them ends.
     pub secrets_change_at: Option<UnixMillis>,
     /// Whether any delivery waits for it as a row.
@@ -33,7 +35,7 @@ fn servings_sql(backend: DbBackend) -> String {
     let is_chosen = is_any_of(backend, "w.num", "$1");
     let columns = webhook::Column::iter().map(|column| format!("w.{}", column.as_str())).collect::<Vec<_>>().join(", ");
     format!(
-        "SELECT {columns}, s.sealed, s.expires_at, h.webhook_num, h.consecutive_failures, h.openings, \
+        "SELECT {columns}, s.sealed, s.created_at AS made_at, s.expires_at, h.webhook_num, h.consecutive_failures, h.openings, \
          h.open_until, h.opened_at, h.last_failure, h.failing_since, h.warned_at, \
          EXISTS (SELECT 1 FROM delivery d WHERE d.status = 0 AND d.webhook_num = w.num) AS has_pending_rows \
          FROM webhook w \
@@ -48,6 +50,7 @@ struct ServingRow {
     #[sea_orm(nested)]
     webhook: webhook::Model,
     sealed: Option<Vec<u8>>,
+    made_at: Option<i64>,
     expires_at: Option<i64>,
     #[sea_orm(nested)]
     health: Option<endpoint_health::Model>,
@@ -76,7 +79,7 @@ impl Store {
 
     /// `before` is what rows with newer secrets have said.
     fn serving_of(&self, row: ServingRow, before: Option<Result<Serving, StoreError>>) -> Result<Serving, StoreError> {
-        let ServingRow { webhook, sealed, expires_at, health, has_pending_rows } = row;
+        let ServingRow { webhook, sealed, made_at, expires_at, health, has_pending_rows } = row;
         let mut serving = match before {
             Some(before) => before?,
             None => Serving {
@@ -87,8 +90,10 @@ impl Store {
                 health: health.map(Health::from).unwrap_or_default(),
             },
         };
-        if let Some(sealed) = sealed {
-            serving.secrets.push(self.open_secret(serving.webhook.id, &sealed)?);
+        if let (Some(sealed), Some(made_at)) = (sealed, made_at) {
+            let Webhook { tenant, id, .. } = serving.webhook;
+            let place = Place::Secret { tenant, webhook: id, made_at: UnixMillis(made_at) };
+            serving.secrets.push(self.open_secret(&place, &sealed)?);
             let ends_at = expires_at.map(UnixMillis);
             serving.secrets_change_at = [serving.secrets_change_at, ends_at].into_iter().flatten().min();
         }

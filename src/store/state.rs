@@ -2,12 +2,13 @@
 
 use entity::engine_state::{ActiveModel, Column, Entity};
 use sea_orm::sea_query::OnConflict;
-use sea_orm::{ConnectionTrait, EntityTrait, Set};
+use sea_orm::{ConnectionTrait, DbErr, EntityTrait, Set};
 
 use crate::clock::UnixMillis;
 use crate::id::{EventSeq, WebhookNum};
 
 use super::leases::Holding;
+use super::seal::BY_TENANT;
 use super::{Store, StoreError};
 
 const LOG_INDEXED_TO: &str = "log_indexed_to";
@@ -15,6 +16,7 @@ const STOPPED_CLEANLY_AT: &str = "stopped_cleanly_at";
 const STARTED_AT: &str = "started_at";
 const SUSPECT_EVENTS_TO: &str = "suspect_events_to";
 const SUSPECT_DUE_TO: &str = "suspect_due_to";
+const SEAL_LAYOUT: &str = "seal_layout";
 
 /// What may have been under way when a process ended without having said so: its receiver may have seen it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +95,15 @@ impl Store {
 
 pub(super) async fn set_log_indexed_to<C: ConnectionTrait>(on: &C, to: EventSeq) -> Result<(), StoreError> {
     set(on, LOG_INDEXED_TO, to.0).await
+}
+
+/// Whether sealed values are bound to tenants: since this was noted, no older process is there that could not read them.
+pub(super) async fn binds_to_tenants<C: ConnectionTrait>(on: &C) -> Result<bool, DbErr> {
+    Ok(Entity::find_by_id(SEAL_LAYOUT.to_owned()).one(on).await?.is_some_and(|row| row.value >= i64::from(BY_TENANT)))
+}
+
+pub(super) async fn bind_to_tenants<C: ConnectionTrait>(on: &C) -> Result<(), StoreError> {
+    set(on, SEAL_LAYOUT, BY_TENANT.into()).await
 }
 
 async fn get<C: ConnectionTrait>(on: &C, name: &str) -> Result<Option<i64>, StoreError> {

@@ -7,6 +7,7 @@ use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, IntoActiveModel, Query
 use crate::clock::UnixMillis;
 use crate::id::{TenantId, TenantNum};
 
+use super::audit::{self, Action, Author, Deed};
 use super::changes::{self, Change};
 use super::idempotency::Once;
 use super::{Page, Store, StoreError, event_types, webhooks};
@@ -52,7 +53,7 @@ impl TryFrom<Model> for Tenant {
 }
 
 impl Store {
-    pub async fn create_tenant(&self, new: NewTenant, once: Option<Once>) -> Result<Tenant, StoreError> {
+    pub async fn create_tenant(&self, new: NewTenant, once: Option<Once>, by: &Author) -> Result<Tenant, StoreError> {
         self.write(async |on| {
             self.remember(on, once, new.created_at).await?;
             let row = ActiveModel {
@@ -66,6 +67,8 @@ impl Store {
             };
             let tenant: Tenant = row.insert(on).await?.try_into()?;
             event_types::declare_all(on, tenant.num, &new.catalogue, new.created_at).await?;
+            let deed = Deed::new(Action::CreateTenant, Some(tenant.num), tenant.id);
+            audit::enter(on, by, deed, new.created_at).await?;
             Ok(tenant)
         })
         .await
@@ -93,7 +96,7 @@ impl Store {
     }
 
     /// Writes name and settings if `version` is still the stored one.
-    pub async fn update_tenant(&self, tenant: &Tenant, now: UnixMillis) -> Result<Tenant, StoreError> {
+    pub async fn update_tenant(&self, tenant: &Tenant, now: UnixMillis, by: &Author) -> Result<Tenant, StoreError> {
         self.write(async |on| {
             let current = Entity::find_by_id(tenant.num.0)
                 .filter(Column::Version.eq(tenant.version))
@@ -101,7 +104,14 @@ impl Store {
                 .lock_exclusive()
                 .one(on)
                 .await?;
-            let mut row = current.ok_or(StoreError::Stale)?.into_active_model();
+            let before = current.ok_or(StoreError::Stale)?;
+            let changed = [
+                ("name", before.name != tenant.name),
+                ("allowUndeclaredTypes", before.allow_undeclared_types != tenant.allow_undeclared_types),
+            ];
+            let deed = Deed::new(Action::UpdateTenant, Some(tenant.num), tenant.id).of_fields(audit::named(&changed));
+            audit::enter(on, by, deed, now).await?;
+            let mut row = before.into_active_model();
             row.name = Set(tenant.name.clone());
             row.allow_undeclared_types = Set(tenant.allow_undeclared_types);
             row.version = Set(tenant.version + 1);
@@ -113,7 +123,7 @@ impl Store {
     }
 
     /// Takes the tenant's keys and webhooks with it. What they were owed is the caller's to purge.
-    pub async fn delete_tenant(&self, tenant: &Tenant, now: UnixMillis) -> Result<(), StoreError> {
+    pub async fn delete_tenant(&self, tenant: &Tenant, now: UnixMillis, by: &Author) -> Result<(), StoreError> {
         self.write(async |on| {
             entity::api_key::Entity::delete_many()
                 .filter(entity::api_key::Column::TenantNum.eq(tenant.num.0))
@@ -129,6 +139,7 @@ impl Store {
             if deleted.rows_affected == 0 {
                 return Err(StoreError::Stale);
             }
+            audit::enter(on, by, Deed::new(Action::DeleteTenant, Some(tenant.num), tenant.id), now).await?;
             Ok(changes::note(on, Change::TenantDeleted(tenant.num)).await?)
         })
         .await

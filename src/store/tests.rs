@@ -1,5 +1,6 @@
 //! What every database must do for the engine: the conformance suite. Every test runs on each of them.
 
+mod access;
 mod bulk;
 mod changes;
 mod deleted;
@@ -12,6 +13,7 @@ mod lost_answers;
 mod migrations;
 mod progress;
 mod purge;
+mod rewrap;
 mod secrets;
 mod unreadable;
 mod world;
@@ -23,6 +25,7 @@ use sea_orm::ConnectionTrait;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
+use super::audit::Author;
 use super::deliveries::{DeliveryFilter, DeliveryState, Status, Wanted};
 use super::idempotency::OnceKey;
 use super::journal::feed::Next;
@@ -36,7 +39,7 @@ use super::*;
 use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 
-use self::world::{Home, On, World, attempted, id};
+use self::world::{Home, On, World, attempted, id, shown};
 
 /// The test of this name, on each database.
 macro_rules! on_both {
@@ -278,11 +281,11 @@ async fn a_stale_version_changes_nothing(on: On) {
     let webhook = world.webhook().await;
     let now = UnixMillis::now();
     let renamed = Webhook { name: "New".to_owned(), ..webhook.clone() };
-    let updated = world.store.update_webhook(&renamed, now).await.unwrap();
+    let updated = world.store.update_webhook(&renamed, now, &Author::engine()).await.unwrap();
     assert_eq!((updated.name.as_str(), updated.version), ("New", 2));
-    assert!(matches!(world.store.update_webhook(&renamed, now).await, Err(StoreError::Stale)));
-    assert!(matches!(world.store.delete_webhook(&renamed, now).await, Err(StoreError::Stale)));
-    world.store.delete_webhook(&updated, now).await.unwrap();
+    assert!(matches!(world.store.update_webhook(&renamed, now, &Author::engine()).await, Err(StoreError::Stale)));
+    assert!(matches!(world.store.delete_webhook(&renamed, now, &Author::engine()).await, Err(StoreError::Stale)));
+    world.store.delete_webhook(&updated, now, &Author::engine()).await.unwrap();
     assert!(world.store.webhook(world.tenant.num, webhook.id).await.unwrap().is_none());
 }
 

@@ -1,38 +1,39 @@
 //! Webhooks and their signing secrets.
 
 mod bulk;
+mod differ;
+pub(super) mod secrets;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use entity::webhook::{ActiveModel, Column, Entity, Model};
-use entity::webhook_secret as secret;
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
-    QueryTrait, Set,
+    Set,
 };
+use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 
 use crate::clock::UnixMillis;
 use crate::id::{TenantNum, WebhookId, WebhookNum};
 
+use super::audit::{self, Action, Author, Deed};
 use super::changes::{self, Change};
 use super::dialect::is_one_of;
 use super::health;
 use super::idempotency::Once;
+use super::seal::Place;
 use super::{Page, Store, StoreError};
 
 /// Webhooks read into the route table at a time.
 const ROUTES_CHUNK: u64 = 10_000;
 
-/// Secrets of a webhook that sign at a time. Each adds a signature to every request, whose head receivers limit, and a
-/// row that every start of the endpoint opens.
-pub(super) const MOST_SECRETS: u64 = 5;
-
 /// Webhooks that one query asks for; its parameters are limited.
 const LOOKED_UP: usize = 512;
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Webhook {
     pub num: WebhookNum,
     pub id: WebhookId,
@@ -56,7 +57,7 @@ pub struct Webhook {
     pub updated_at: UnixMillis,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct NewWebhook {
     pub id: WebhookId,
     pub tenant: TenantNum,
@@ -69,8 +70,29 @@ pub struct NewWebhook {
     pub metadata: Option<serde_json::Value>,
     pub is_active: bool,
     /// The signing secret as its owner sees it.
-    pub secret: String,
+    pub secret: SecretString,
     pub created_at: UnixMillis,
+}
+
+/// Not the headers, which may hold secrets.
+impl fmt::Debug for Webhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { num, id, tenant, version, .. } = self;
+        let mut shown = f.debug_struct("Webhook");
+        shown
+            .field("num", num)
+            .field("id", id)
+            .field("tenant", tenant)
+            .field("version", version)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for NewWebhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, tenant, .. } = self;
+        f.debug_struct("NewWebhook").field("id", id).field("tenant", tenant).finish_non_exhaustive()
+    }
 }
 
 /// What the route table needs of a webhook.
@@ -105,20 +127,32 @@ fn to_json(value: &impl serde::Serialize) -> Result<String, StoreError> {
 }
 
 impl Store {
-    pub async fn create_webhook(&self, new: NewWebhook, once: Option<Once>) -> Result<Webhook, StoreError> {
+    pub async fn create_webhook(
+        &self,
+        new: NewWebhook,
+        once: Option<Once>,
+        by: &Author,
+    ) -> Result<Webhook, StoreError> {
         self.write(async |on| {
             self.remember(on, once, new.created_at).await?;
             let row = self.row_of(&new)?.insert(on).await?;
-            self.add_secret(on, WebhookNum(row.num), new.id, &new.secret, new.created_at).await?;
+            let owner = (new.tenant, new.id);
+            self.secret_row_of(WebhookNum(row.num), owner, &new.secret, new.created_at)?.insert(on).await?;
+            let deed = Deed::new(Action::CreateWebhook, Some(new.tenant), new.id);
+            audit::enter(on, by, deed, new.created_at).await?;
             changes::note(on, Change::Webhook(WebhookNum(row.num))).await?;
             self.webhook_of(row)
         })
         .await
     }
 
-    /// The number of a webhook, whoever's it is.
-    pub async fn webhook_num(&self, id: WebhookId) -> Result<Option<WebhookNum>, StoreError> {
-        let query = Entity::find().select_only().column(Column::Num).filter(Column::Id.eq(id.bytes()));
+    /// The number of a webhook, also of a deleted one.
+    pub async fn webhook_num(&self, tenant: TenantNum, id: WebhookId) -> Result<Option<WebhookNum>, StoreError> {
+        let query = Entity::find()
+            .select_only()
+            .column(Column::Num)
+            .filter(Column::Id.eq(id.bytes()))
+            .filter(Column::TenantNum.eq(tenant.0));
         let num: Option<i64> = query.into_tuple().one(self.readers()).await?;
         Ok(num.map(WebhookNum))
     }
@@ -155,13 +189,15 @@ impl Store {
     }
 
     /// Writes everything that may change, if `version` is still the stored one.
-    pub async fn update_webhook(&self, changed: &Webhook, now: UnixMillis) -> Result<Webhook, StoreError> {
+    pub async fn update_webhook(&self, changed: &Webhook, now: UnixMillis, by: &Author) -> Result<Webhook, StoreError> {
         self.write(async |on| {
             let query = Entity::find_by_id(changed.num.0)
                 .filter(Column::Version.eq(changed.version))
                 .filter(Column::DeletedAt.is_null())
                 .lock_exclusive();
             let before = query.one(on).await?.ok_or(StoreError::Stale)?;
+            let deed = differ::deed(&self.webhook_of(before.clone())?, changed);
+            audit::enter(on, by, deed, now).await?;
             if before.url != changed.url || !before.is_active && changed.is_active {
                 health::forget(on, changed.num).await?;
             }
@@ -169,7 +205,7 @@ impl Store {
             row.name = Set(changed.name.clone());
             row.url = Set(changed.url.clone());
             row.events = Set(to_json(&changed.events)?);
-            row.headers = Set(self.seal_headers(changed.id, &changed.headers)?);
+            row.headers = Set(self.seal_headers(changed.tenant, changed.id, &changed.headers)?);
             row.policy = Set(to_json(&changed.policy)?);
             row.description = Set(changed.description.clone());
             row.metadata = Set(changed.metadata.as_ref().map(to_json).transpose()?);
@@ -205,6 +241,16 @@ impl Store {
                 .await?;
             let is_changed = changed.rows_affected == 1;
             if is_changed {
+                let row: Option<(Vec<u8>, i64)> = Entity::find_by_id(num.0)
+                    .select_only()
+                    .columns([Column::Id, Column::TenantNum])
+                    .into_tuple()
+                    .one(on)
+                    .await?;
+                if let Some((id, tenant)) = row {
+                    let deed = Deed::new(Action::DisableWebhook, Some(TenantNum(tenant)), webhook_id_of(&id)?);
+                    audit::enter(on, &Author::engine(), deed, now).await?;
+                }
                 changes::note(on, Change::Webhook(num)).await?;
             }
             Ok(is_changed)
@@ -213,7 +259,7 @@ impl Store {
     }
 
     /// Deletes the webhook. What it was owed is the caller's to purge.
-    pub async fn delete_webhook(&self, doomed: &Webhook, now: UnixMillis) -> Result<(), StoreError> {
+    pub async fn delete_webhook(&self, doomed: &Webhook, now: UnixMillis, by: &Author) -> Result<(), StoreError> {
         self.write(async |on| {
             let deleted = Entity::update_many()
                 .col_expr(Column::DeletedAt, Expr::value(now.0))
@@ -226,41 +272,8 @@ impl Store {
             if deleted.rows_affected == 0 {
                 return Err(StoreError::Stale);
             }
+            audit::enter(on, by, Deed::new(Action::DeleteWebhook, Some(doomed.tenant), doomed.id), now).await?;
             Ok(changes::note(on, Change::Webhook(doomed.num)).await?)
-        })
-        .await
-    }
-
-    /// Makes `new` the current secret; the ones before sign until `old_until`, and if that makes too many, the oldest
-    /// end at once. Answers the webhook's new version.
-    pub async fn rotate_secret(
-        &self,
-        webhook: &Webhook,
-        new: &str,
-        old_until: UnixMillis,
-        now: UnixMillis,
-    ) -> Result<Webhook, StoreError> {
-        self.write(async |on| {
-            secret::Entity::update_many()
-                .col_expr(secret::Column::ExpiresAt, Expr::value(old_until.0))
-                .filter(secret::Column::WebhookNum.eq(webhook.num.0))
-                .filter(secret::Column::ExpiresAt.is_null())
-                .exec(on)
-                .await?;
-            secret::Entity::delete_many()
-                .filter(secret::Column::WebhookNum.eq(webhook.num.0))
-                .filter(secret::Column::ExpiresAt.lte(now.0))
-                .exec(on)
-                .await?;
-            self.add_secret(on, webhook.num, webhook.id, new, now).await?;
-            drop_oldest_secrets(on, webhook.num).await?;
-            let row = Entity::find_by_id(webhook.num.0).filter(Column::DeletedAt.is_null()).lock_exclusive();
-            let row = row.one(on).await?;
-            let mut row = row.ok_or(StoreError::Stale)?.into_active_model();
-            row.version = Set(row.version.unwrap() + 1);
-            row.updated_at = Set(now.0);
-            changes::note(on, Change::Webhook(webhook.num)).await?;
-            self.webhook_of(row.update(on).await?)
         })
         .await
     }
@@ -330,7 +343,7 @@ impl Store {
             name: Set(new.name.clone()),
             url: Set(new.url.clone()),
             events: Set(to_json(&new.events)?),
-            headers: Set(self.seal_headers(new.id, &new.headers)?),
+            headers: Set(self.seal_headers(new.tenant, new.id, &new.headers)?),
             policy: Set(to_json(&new.policy)?),
             description: Set(new.description.clone()),
             metadata: Set(new.metadata.as_ref().map(to_json).transpose()?),
@@ -345,7 +358,7 @@ impl Store {
     pub(super) fn webhook_of(&self, row: Model) -> Result<Webhook, StoreError> {
         let Model { num, id, tenant_num, name, url, events, headers, policy, description, metadata, .. } = row;
         let id = webhook_id_of(&id)?;
-        let headers = self.seal().open(&headers_row(id), &headers)?;
+        let headers = self.seal().open(&headers_place(TenantNum(tenant_num), id), &headers)?;
         Ok(Webhook {
             num: WebhookNum(num),
             id,
@@ -366,41 +379,13 @@ impl Store {
         })
     }
 
-    fn seal_headers(&self, id: WebhookId, headers: &BTreeMap<String, String>) -> Result<Vec<u8>, StoreError> {
-        self.seal().close(&headers_row(id), to_json(headers)?.as_bytes())
-    }
-
-    pub(super) fn open_secret(&self, id: WebhookId, sealed: &[u8]) -> Result<String, StoreError> {
-        let plain = self.seal().open(&secret_row(id), sealed)?;
-        String::from_utf8(plain).map_err(|error| StoreError::unreadable("secret", error))
-    }
-
-    async fn add_secret<C: ConnectionTrait>(
+    fn seal_headers(
         &self,
-        on: &C,
-        webhook: WebhookNum,
+        tenant: TenantNum,
         id: WebhookId,
-        plain: &str,
-        now: UnixMillis,
-    ) -> Result<(), StoreError> {
-        self.secret_row_of(webhook, id, plain, now)?.insert(on).await?;
-        Ok(())
-    }
-
-    fn secret_row_of(
-        &self,
-        webhook: WebhookNum,
-        id: WebhookId,
-        plain: &str,
-        now: UnixMillis,
-    ) -> Result<secret::ActiveModel, StoreError> {
-        Ok(secret::ActiveModel {
-            webhook_num: Set(webhook.0),
-            sealed: Set(self.seal().close(&secret_row(id), plain.as_bytes())?),
-            created_at: Set(now.0),
-            expires_at: Set(None),
-            ..Default::default()
-        })
+        headers: &BTreeMap<String, String>,
+    ) -> Result<Vec<u8>, StoreError> {
+        self.seal().close(&headers_place(tenant, id), to_json(headers)?.as_bytes())
     }
 }
 
@@ -412,27 +397,8 @@ fn route_of((num, tenant, events, is_active): RouteRow) -> Route {
     Route { num: WebhookNum(num), tenant: TenantNum(tenant), events, is_active }
 }
 
-fn headers_row(id: WebhookId) -> Vec<u8> {
-    format!("headers of {id}").into_bytes()
-}
-
-fn secret_row(id: WebhookId) -> Vec<u8> {
-    format!("secret of {id}").into_bytes()
-}
-
-async fn drop_oldest_secrets<C: ConnectionTrait>(on: &C, of: WebhookNum) -> Result<(), StoreError> {
-    let newest = secret::Entity::find()
-        .select_only()
-        .column(secret::Column::Num)
-        .filter(secret::Column::WebhookNum.eq(of.0))
-        .order_by_desc(secret::Column::Num)
-        .limit(MOST_SECRETS);
-    secret::Entity::delete_many()
-        .filter(secret::Column::WebhookNum.eq(of.0))
-        .filter(secret::Column::Num.not_in_subquery(newest.into_query()))
-        .exec(on)
-        .await?;
-    Ok(())
+fn headers_place(tenant: TenantNum, webhook: WebhookId) -> Place<'static> {
+    Place::Headers { tenant, webhook }
 }
 
 pub(super) async fn delete_all_of<C: ConnectionTrait>(

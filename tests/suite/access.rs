@@ -1,12 +1,15 @@
-//! Who may do what: keys, scopes, tenants. What belongs to another tenant looks exactly like what does not exist.
+//! Who may do what: keys, scopes, tenants.
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::client::{Client, Problem, send};
+use crate::client::send;
+use crate::databases::On;
+use crate::fact;
+use crate::fleet::Fleet;
 use crate::hook::Hook;
 use crate::receiver::Receiver;
-use crate::world::{ADMIN_KEY, Tenant, World, id_of, new_key, text};
+use crate::world::{ADMIN_KEY, World, id_of, new_key, text};
 
 #[tokio::test]
 async fn without_a_good_key_there_is_no_way_in() {
@@ -138,98 +141,67 @@ async fn an_admin_acts_for_the_tenant_that_it_names() {
 }
 
 #[tokio::test]
-async fn another_tenants_objects_cannot_be_told_from_unknown_ones() {
+async fn a_key_ends_when_it_was_to_end() {
     let world = World::start().await;
-    let theirs = Estate::of(world.another_tenant().await).await;
-    let nobodys = theirs.unknown();
+    let keys = format!("/tenants/{}/keys", world.tenant.id);
+    let wish = |expires_at: &str| json!({"name": "x", "scopes": ["read"], "expiresAt": expires_at});
+    let past = world.admin().post(&keys, &wish("2020-01-01T00:00:00.000Z")).await;
+    assert_eq!(past.problem(422).pointers(), ["/expiresAt"]);
+    let far = world.admin().post(&keys, &wish("2100-01-01T00:00:00.000Z")).await.expect(201);
+    assert_eq!(far["expiresAt"], "2100-01-01T00:00:00.000Z");
+    world.anyone().with_key(&text(&far, "key")).get("/webhooks").await.expect(200);
+    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(2);
+    let brief = world.admin().post(&keys, &wish(&format!("{soon:.3}"))).await.expect(201);
+    let caller = world.anyone().with_key(&text(&brief, "key"));
 
-    for (method, path, body) in theirs.routes() {
-        let foreign = knock(world.client(), &method, &path(&theirs.ids), body.as_ref()).await;
-        let unknown = knock(world.client(), &method, &path(&nobodys), body.as_ref()).await;
-        assert_eq!(theirs.ids.covered(&foreign), nobodys.covered(&unknown), "{method} {}", path(&theirs.ids));
-    }
+    let refused = fact::until("the key has ended", async || {
+        let answer = caller.get("/webhooks").await;
+        (answer.status != 200).then_some(answer)
+    });
 
-    let everything = [
-        world.client().walk("/webhooks").await,
-        world.client().walk("/events").await,
-        world.client().walk("/deliveries").await,
-    ];
-    assert_eq!(everything.iter().map(Vec::len).sum::<usize>(), 0, "{everything:?}");
-    let filtered = format!("/deliveries?webhookId={}", theirs.ids.webhook);
-    let filtered = world.client().get(&filtered).await;
-    assert!(filtered.status == 404 || filtered.json()["data"] == json!([]), "{filtered:?}");
-    let read = theirs.tenant.client.get(&format!("/webhooks/{}", theirs.ids.webhook)).await.expect(200);
-    assert_eq!((&read["name"], &read["isActive"]), (&theirs.hook.body["name"], &json!(true)), "untouched");
+    assert_eq!(refused.await.problem(401).code(), "key_expired");
+    // The server keeps a time of its own, close to ours.
+    let early = soon - jiff::SignedDuration::from_millis(500);
+    assert!(jiff::Timestamp::now() >= early, "not before its time");
 }
 
-async fn knock(client: &Client, method: &Method, path: &str, body: Option<&Value>) -> Problem {
-    let call = match body {
-        Some(body) => client.json(method.clone(), path, body),
-        None => client.call(method.clone(), path),
-    };
-    send(call).await.problem(404)
-}
+#[tokio::test]
+async fn when_a_key_was_last_used_is_known_after_a_stop() {
+    let mut world = World::start().await;
+    let unused = new_key(&world.admin(), &world.tenant.id, &["read"]).await;
+    world.client().get("/webhooks").await.expect(200);
+    world.stop().await;
+    world.restart().await;
 
-/// A tenant that owns one of everything.
-struct Estate {
-    tenant: Tenant,
-    hook: Hook,
-    ids: Ids,
-}
+    let listed = world.admin().walk(&format!("/tenants/{}/keys", world.tenant.id)).await;
 
-/// The place in an id of a digit that stands for time: UUIDv7 in base32 begins with 48 bits of milliseconds.
-const TIME_DIGIT: usize = 8;
-
-struct Ids {
-    webhook: String,
-    event: String,
-    delivery: String,
-}
-
-impl Ids {
-    /// What a problem document says when the ids in it are covered up.
-    fn covered(&self, problem: &Problem) -> String {
-        [&self.webhook, &self.event, &self.delivery]
-            .iter()
-            .fold(problem.anonymous(), |text, id| text.replace(id.as_str(), "ID"))
+    for key in listed {
+        let is_unused = key["id"] == unused["id"];
+        assert_eq!(key["lastUsedAt"].is_null(), is_unused, "{key}");
     }
 }
 
-type Route = (Method, fn(&Ids) -> String, Option<Value>);
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_revoked_on_one_node_opens_nothing_on_any() {
+    On::Postgres
+        .run(async {
+            let mut fleet = Fleet::of_one(("POSTHASTE_LEASE_MS", "15000")).await;
+            fleet.grow_to(2).await;
+            let made = new_key(&fleet.world.admin(), &fleet.world.tenant.id, &["read"]).await;
+            let callers: Vec<_> = fleet.clients().iter().map(|client| client.with_key(&text(&made, "key"))).collect();
+            for caller in &callers {
+                caller.get("/webhooks").await.expect(200);
+            }
 
-impl Estate {
-    async fn of(tenant: Tenant) -> Self {
-        let hook = Hook::create(&tenant.client, Receiver::ok(), json!({})).await;
-        let event = tenant.client.post("/events", &json!({"event": "message.sent", "data": {}})).await;
-        event.expect(202);
-        let delivery = hook.saw(1).await[0].header("x-webhook-delivery").to_owned();
-        let ids = Ids { webhook: hook.id.clone(), event: id_of(&event), delivery };
-        Self { tenant, hook, ids }
-    }
+            let path = format!("/tenants/{}/keys/{}", fleet.world.tenant.id, text(&made, "id"));
+            fleet.world.admin().delete(&path).await.expect(204);
 
-    /// Well-formed ids that nobody has: of another moment in time.
-    fn unknown(&self) -> Ids {
-        let moved = |id: &str| {
-            let at = id.find('_').expect("a prefix") + 1 + TIME_DIGIT;
-            let digit = if &id[at..=at] == "0" { "1" } else { "0" };
-            format!("{}{digit}{}", &id[..at], &id[at + 1..])
-        };
-        Ids { webhook: moved(&self.ids.webhook), event: moved(&self.ids.event), delivery: moved(&self.ids.delivery) }
-    }
-
-    fn routes(&self) -> Vec<Route> {
-        vec![
-            (Method::GET, |ids| format!("/webhooks/{}", ids.webhook), None),
-            (Method::PATCH, |ids| format!("/webhooks/{}", ids.webhook), Some(json!({"isActive": false}))),
-            (Method::POST, |ids| format!("/webhooks/{}/test", ids.webhook), None),
-            (Method::POST, |ids| format!("/webhooks/{}/secret/rotate", ids.webhook), Some(json!({"graceSeconds": 0}))),
-            (Method::GET, |ids| format!("/webhooks/{}/logs", ids.webhook), None),
-            (Method::GET, |ids| format!("/events/{}", ids.event), None),
-            (Method::GET, |ids| format!("/events/{}/deliveries", ids.event), None),
-            (Method::GET, |ids| format!("/deliveries/{}", ids.delivery), None),
-            (Method::POST, |ids| format!("/deliveries/{}/retry", ids.delivery), None),
-            (Method::POST, |ids| format!("/deliveries/{}/cancel", ids.delivery), None),
-            (Method::DELETE, |ids| format!("/webhooks/{}", ids.webhook), None),
-        ]
-    }
+            callers[0].get("/webhooks").await.problem(401);
+            fact::until("the other node has heard of it", async || {
+                (callers[1].get("/webhooks").await.status == 401).then_some(())
+            })
+            .await;
+            fleet.stop_all().await;
+        })
+        .await;
 }

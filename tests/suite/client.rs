@@ -211,13 +211,6 @@ impl Problem {
         self.body["detail"].as_str().unwrap_or_default()
     }
 
-    /// The document without the part that names this one request.
-    pub(crate) fn anonymous(&self) -> String {
-        let mut body = self.body.clone();
-        body.as_object_mut().expect("an object").remove("requestId");
-        body.to_string()
-    }
-
     /// The JSON pointers of a validation error, each with its own code and message.
     pub(crate) fn pointers(&self) -> Vec<String> {
         let errors = self.body["errors"].as_array().unwrap_or_else(|| panic!("no `errors`: {self:?}"));

@@ -20,6 +20,7 @@ mod hook;
 mod load;
 #[path = "../support/names.rs"]
 mod names;
+mod operations;
 #[path = "../support/proxy.rs"]
 mod proxy;
 mod raw;
@@ -33,6 +34,7 @@ mod writes;
 // The tests, one module for each kind of promise.
 mod access;
 mod architecture;
+mod audit;
 mod backlogs;
 mod clocks;
 mod commands;
@@ -42,6 +44,7 @@ mod fanout;
 mod hostile;
 mod https;
 mod inputs;
+mod isolation;
 mod libraries;
 mod lifecycle;
 mod listener;
@@ -57,7 +60,9 @@ mod races;
 mod rates;
 mod receivers;
 mod recovery;
+mod redaction;
 mod resolving;
+mod rotation;
 mod schedule;
 mod signatures;
 mod silence;

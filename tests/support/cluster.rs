@@ -148,6 +148,17 @@ impl Database {
         cluster().psql(&self.name, sql).stdout(Stdio::null()).spawn().expect("psql runs")
     }
 
+    /// All that is in it, as `pg_dump` writes it.
+    #[allow(dead_code, reason = "the store's tests look at rows")]
+    pub(crate) fn dump(&self) -> Vec<u8> {
+        let Cluster { dir, bin, .. } = cluster();
+        let mut dump = Command::new(bin.join("pg_dump"));
+        dump.args(["-U", "posthaste", "-d", &self.name, "-h"]).arg(dir);
+        let output = dump.output().expect("pg_dump runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+
     pub(crate) fn url(&self) -> String {
         self.url_at(Self::socket())
     }

@@ -41,7 +41,7 @@ pub(super) async fn test(
 ) -> Result<axum::Json<TestAnswer>, Problem> {
     let webhook = find(&app, tenant.num(), id).await?;
     let timeout = Duration::from_millis(stored_policy(&webhook)?.timeout_ms.into());
-    let delivery = app.engine().test(&webhook, timeout).await?;
+    let delivery = app.engine().test(&webhook, timeout, &tenant.author()).await?;
     Ok(axum::Json(deliveries::test_answer(&app, tenant.num(), delivery).await?))
 }
 
@@ -76,9 +76,9 @@ pub(super) async fn rotate_secret(
     let (RotateInput { grace_seconds }, _) = body.accepted()?;
     let grace = Duration::from_secs(grace_seconds.value().unwrap_or(DEFAULT_GRACE).into());
     let secret = SigningSecret::generate();
-    let rotated = app.engine().rotate_secret(&webhook, secret.reveal(), grace).await?;
+    let rotated = app.engine().rotate_secret(&webhook, &secret.reveal().into(), grace, &tenant.author()).await?;
     let version = rotated.version;
-    Ok(tagged(StatusCode::OK, version, &NewWebhookView::new(rotated, secret.reveal().to_owned())?))
+    Ok(tagged(StatusCode::OK, version, &NewWebhookView::new(rotated, secret.reveal())?))
 }
 
 /// The delivery log, newest first, with what is still waiting.

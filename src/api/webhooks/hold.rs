@@ -31,9 +31,10 @@ pub(super) async fn pause(
     _: NoQuery,
     One(id): One<WebhookId>,
 ) -> Result<Response, Problem> {
+    let by = tenant.author();
     let paused = changed(|| async {
         let webhook = find(&app, tenant.num(), id).await?;
-        Changed::of(app.engine().pause(&webhook).await)
+        Changed::of(app.engine().pause(&webhook, &by).await)
     });
     let paused = paused.await?;
     Ok(tagged(StatusCode::OK, paused.version, &WebhookView::try_from(paused)?))
@@ -48,9 +49,10 @@ pub(super) async fn resume(
     _: NoQuery,
     One(id): One<WebhookId>,
 ) -> Result<Response, Problem> {
+    let by = tenant.author();
     let resumed = changed(|| async {
         let webhook = find(&app, tenant.num(), id).await?;
-        Changed::of(app.engine().resume(&webhook).await)
+        Changed::of(app.engine().resume(&webhook, &by).await)
     });
     let resumed = resumed.await?;
     Ok(tagged(StatusCode::OK, resumed.version, &WebhookView::try_from(resumed)?))
@@ -66,7 +68,7 @@ pub(super) async fn probe(
     One(id): One<WebhookId>,
 ) -> Result<axum::Json<Shown>, Problem> {
     let webhook = find(&app, tenant.num(), id).await?;
-    app.engine().probe(&webhook).await?;
+    app.engine().probe(&webhook, &tenant.author()).await?;
     backlogs::shown(&app, app.engine().backlog(&webhook).await?)
 }
 
@@ -104,6 +106,6 @@ pub(super) async fn purge(
 ) -> Result<axum::Json<Purged>, Problem> {
     let webhook = find(&app, tenant.num(), id).await?;
     let (PurgeInput { before }, _) = body.accepted()?;
-    let cancelled = app.engine().purge(&webhook, before.value()).await?;
+    let cancelled = app.engine().purge(&webhook, before.value(), &tenant.author()).await?;
     Ok(axum::Json(Purged { cancelled }))
 }

@@ -165,7 +165,7 @@ impl TryFrom<Webhook> for WebhookView {
 }
 
 /// A webhook with a secret that is new.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Serialize, ToSchema)]
 #[schema(as = WebhookWithSecret)]
 pub(in crate::api) struct NewWebhookView {
     #[serde(flatten)]
@@ -175,8 +175,8 @@ pub(in crate::api) struct NewWebhookView {
 }
 
 impl NewWebhookView {
-    pub(super) fn new(webhook: Webhook, secret: String) -> Result<Self, Problem> {
-        Ok(Self { webhook: webhook.try_into()?, secret })
+    pub(super) fn new(webhook: Webhook, secret: &str) -> Result<Self, Problem> {
+        Ok(Self { webhook: webhook.try_into()?, secret: secret.to_owned() })
     }
 }
 

@@ -8,6 +8,7 @@ use crate::delivery::policy::Policy;
 use crate::delivery::signature::SigningSecret;
 use crate::id::{TenantId, TenantNum, WebhookId};
 use crate::store::Store;
+use crate::store::audit::Author;
 use crate::store::tenants::NewTenant;
 use crate::store::webhooks::NewWebhook;
 
@@ -46,7 +47,7 @@ async fn settle_one(store: &Store, crowd: &[Alike], bar: &ProgressBar) -> Result
         created_at: UnixMillis::now(),
         catalogue: crowd.iter().map(|alike| (alike.kind.clone(), "Of a benchmark.".to_owned())).collect(),
     };
-    let tenant = store.create_tenant(new, None).await.map_err(CliError::failed)?;
+    let tenant = store.create_tenant(new, None, &Author::command()).await.map_err(CliError::failed)?;
     let policy = serde_json::to_value(Policy::default()).map_err(CliError::failed)?;
     for alike in crowd {
         for from in (0..alike.count).step_by(CHUNK) {
@@ -71,7 +72,7 @@ fn webhook(tenant: TenantNum, alike: &Alike, index: usize, policy: &serde_json::
         description: None,
         metadata: None,
         is_active: true,
-        secret: SigningSecret::generate().reveal().to_owned(),
+        secret: SigningSecret::generate().reveal().into(),
         created_at: UnixMillis::now(),
     }
 }

@@ -10,6 +10,7 @@ use crate::clock::UnixMillis;
 use crate::engine::EngineConfig;
 use crate::engine::tests::store_with_tenant;
 use crate::store::Store;
+use crate::store::audit::Author;
 use crate::store::journal::{Draft, Journal, Published};
 use crate::store::leases::Holding;
 use crate::store::webhooks::NewWebhook;
@@ -26,7 +27,7 @@ fn webhook(tenant: TenantNum) -> NewWebhook {
         description: None,
         metadata: None,
         is_active: true,
-        secret: "whsec_x".to_owned(),
+        secret: "whsec_x".into(),
         created_at: UnixMillis::now(),
     }
 }
@@ -67,11 +68,11 @@ async fn a_page_of_what_is_owed_is_full_although_deleted_webhooks_come_first() {
     engine.close(drained).await;
     let mut webhooks = Vec::new();
     for _ in 0..5 {
-        webhooks.push(store.create_webhook(webhook(tenant.num), None).await.unwrap());
+        webhooks.push(store.create_webhook(webhook(tenant.num), None, &Author::engine()).await.unwrap());
     }
     let event = publish(&store, tenant.num, &webhooks).await;
     for doomed in &webhooks[..3] {
-        store.delete_webhook(doomed, UnixMillis::now()).await.unwrap();
+        store.delete_webhook(doomed, UnixMillis::now(), &Author::engine()).await.unwrap();
     }
 
     let page = engine.deliveries_of_event(&event, WebhookNum(0), 1).await.unwrap();

@@ -48,25 +48,26 @@ impl World {
 #[tokio::test]
 async fn routes_and_a_live_endpoint_follow_what_another_node_does_to_a_webhook() {
     let (world, elsewhere) = world().await;
-    let webhook = elsewhere.create_webhook(world.new_webhook(), None).await.unwrap();
+    let webhook = elsewhere.create_webhook(world.new_webhook(), None, &Author::engine()).await.unwrap();
     until("it is routed to", || world.is_routed_to(&webhook)).await;
     let [first] = world.publish_to(&[&webhook]).await[..] else { panic!("one delivery") };
     world.becomes(first, Status::Failed).await;
 
     let now = UnixMillis::now();
-    let off = elsewhere.update_webhook(&Webhook { is_active: false, ..webhook }, now).await.unwrap();
+    let off = elsewhere.update_webhook(&Webhook { is_active: false, ..webhook }, now, &Author::engine()).await.unwrap();
     until("it is routed to no more", || !world.is_routed_to(&off)).await;
     let held = world.held_delivery(&off).await;
 
-    let on = elsewhere.update_webhook(&Webhook { is_active: true, ..off }, now).await.unwrap();
+    let on = elsewhere.update_webhook(&Webhook { is_active: true, ..off }, now, &Author::engine()).await.unwrap();
     until("it is routed to again", || world.is_routed_to(&on)).await;
     world.becomes(held, Status::Failed).await;
 
-    let paused = elsewhere.update_webhook(&Webhook { paused_at: Some(now), ..on }, now).await.unwrap();
+    let paused =
+        elsewhere.update_webhook(&Webhook { paused_at: Some(now), ..on }, now, &Author::engine()).await.unwrap();
     let held = world.held_delivery(&paused).await;
     let ledger = &world.engine.inner.shared.ledger;
     until("it is owed something", || ledger.pending(paused.num) > 0).await;
-    elsewhere.delete_webhook(&paused, now).await.unwrap();
+    elsewhere.delete_webhook(&paused, now, &Author::engine()).await.unwrap();
     until("it is routed to no more", || !world.is_routed_to(&paused)).await;
     until("it is owed nothing", || ledger.backlogged() == 0).await;
     world.becomes(held, Status::Cancelled).await;
@@ -84,9 +85,9 @@ async fn whoever_keeps_tenants_in_memory_is_told_of_their_changes() {
     let tenant = world.tenant.num;
 
     let strict = Tenant { allow_undeclared_types: false, ..world.tenant.clone() };
-    let strict = elsewhere.update_tenant(&strict, UnixMillis::now()).await.unwrap();
+    let strict = elsewhere.update_tenant(&strict, UnixMillis::now(), &Author::engine()).await.unwrap();
     until("a change is told", || *told.lock() == [Stale::Tenant(tenant)]).await;
-    elsewhere.delete_tenant(&strict, UnixMillis::now()).await.unwrap();
+    elsewhere.delete_tenant(&strict, UnixMillis::now(), &Author::engine()).await.unwrap();
     until("a deletion is told", || told.lock().len() == 2).await;
     assert!(*told.lock() == [Stale::Tenant(tenant); 2] && !world.is_routed_to(&webhook));
     elsewhere.close().await;
@@ -125,7 +126,7 @@ async fn what_was_changed_while_the_database_was_away_from_here_is_heard_once_it
     let change = async {
         loop {
             let off = Webhook { is_active: false, ..webhook.clone() };
-            match elsewhere.update_webhook(&off, UnixMillis::now()).await {
+            match elsewhere.update_webhook(&off, UnixMillis::now(), &Author::engine()).await {
                 Ok(_) => return,
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }

@@ -81,7 +81,7 @@ async fn connected(options: &Options) -> Result<Connected, OpenError> {
         engine_readers: connect(&url, engine_readers).await?,
         lease: Some(connect(&url, LEASE).await?),
         checkpoints: None,
-        master_key,
+        master_keys: [&[master_key][..], &options.previous_keys].concat(),
         key_setting: "POSTHASTE_MASTER_KEY".to_owned(),
         lock: None,
     })

@@ -36,10 +36,11 @@ pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
         return Err(OpenError::NotMigrated);
     }
     let lock = lock(&path)?;
-    let (master_key, key_setting) = match options.master_key.clone() {
-        Some(key) => (key, "POSTHASTE_MASTER_KEY".to_owned()),
+    let (mut master_keys, key_setting) = match options.master_key.clone() {
+        Some(key) => (vec![key], "POSTHASTE_MASTER_KEY".to_owned()),
         None => (MasterKey::beside(&path)?, beside(&path, "key").display().to_string()),
     };
+    master_keys.extend(options.previous_keys.iter().cloned());
     let writer = connect(&path, 1, &[("cache_size", format!("-{WRITER_CACHE_KIB}"))]).await?;
     ensure_schema(&writer, options.migrate).await?;
     let aside = connect(&path, 1, &[("synchronous", "NORMAL".to_owned())]).await?;
@@ -49,7 +50,7 @@ pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
     let checkpoints = Some(Checkpoints::start(connect(&path, 1, &[]).await?));
     let lock = Some(lock);
     let lease = None;
-    Ok(Connected { writer, aside, readers, engine_readers, lease, checkpoints, master_key, key_setting, lock })
+    Ok(Connected { writer, aside, readers, engine_readers, lease, checkpoints, master_keys, key_setting, lock })
 }
 
 /// Undoes the newest `steps` migrations of a file that nothing else has open.

@@ -89,31 +89,34 @@ async fn every_change_of_what_others_keep_in_memory_is_told_and_no_other() {
     let created = world.webhook().await;
     let heard = [Change::Webhook(created.num)];
     assert_eq!(told().await, heard);
-    let updated = store.update_webhook(&Webhook { paused_at: Some(now), ..created.clone() }, now).await.unwrap();
+    let updated = store
+        .update_webhook(&Webhook { paused_at: Some(now), ..created.clone() }, now, &Author::engine())
+        .await
+        .unwrap();
     assert_eq!(told().await, heard);
-    let rotated = store.rotate_secret(&updated, "whsec_second", now, now).await.unwrap();
+    let rotated = store.rotate_secret(&updated, &"whsec_second".into(), now, now, &Author::engine()).await.unwrap();
     assert_eq!(told().await, heard);
     assert!(store.disable_webhook(rotated.num, rotated.version, "gone", now).await.unwrap());
     assert_eq!(told().await, heard);
-    let stale = store.update_webhook(&created, now).await;
+    let stale = store.update_webhook(&created, now, &Author::engine()).await;
     assert!(matches!(stale, Err(StoreError::Stale)));
     assert!(!store.disable_webhook(rotated.num, rotated.version, "gone", now).await.unwrap());
     assert!(told().await.is_empty(), "nothing was changed");
-    store.delete_webhook(&Webhook { version: rotated.version + 1, ..rotated }, now).await.unwrap();
+    store.delete_webhook(&Webhook { version: rotated.version + 1, ..rotated }, now, &Author::engine()).await.unwrap();
     assert_eq!(told().await, heard);
     store.create_webhooks(&[world.new_webhook()]).await.unwrap();
     assert_eq!(told().await, [Change::Anything]);
 
     let (_, key) = crate::api::auth::new_tenant_key(tenant, "ci");
-    let key = store.create_key(key, None).await.unwrap();
-    store.create_event_type(tenant, "a.b".to_owned(), None, now, None).await.unwrap();
+    let key = store.create_key(key, None, &Author::engine()).await.unwrap();
+    store.create_event_type(tenant, "a.b".to_owned(), None, now, None, &Author::engine()).await.unwrap();
     assert!(told().await.is_empty(), "these are read when they are asked for");
-    assert!(store.delete_key(tenant, key.id).await.unwrap());
+    assert!(store.delete_key(tenant, key.id, &Author::engine()).await.unwrap());
     assert_eq!(told().await, [Change::Tenant(tenant)]);
     let strict = Tenant { allow_undeclared_types: false, ..world.tenant.clone() };
-    let strict = store.update_tenant(&strict, now).await.unwrap();
+    let strict = store.update_tenant(&strict, now, &Author::engine()).await.unwrap();
     assert_eq!(told().await, [Change::Tenant(tenant)]);
-    store.delete_tenant(&strict, now).await.unwrap();
+    store.delete_tenant(&strict, now, &Author::engine()).await.unwrap();
     assert_eq!(told().await, [Change::TenantDeleted(tenant)]);
 }
 
@@ -161,7 +164,7 @@ async fn with_a_file_there_is_nobody_to_tell() {
     let world = World::new(On::Sqlite).await;
     let mut position = world.store.position().await.unwrap();
     let webhook = world.webhook().await;
-    world.store.delete_webhook(&webhook, UnixMillis::now()).await.unwrap();
+    world.store.delete_webhook(&webhook, UnixMillis::now(), &Author::engine()).await.unwrap();
     assert!(world.store.news(&mut position).await.is_empty());
     assert_eq!(world.store.forget_old_changes(UnixMillis::now()).await.unwrap(), 0);
 }

@@ -16,7 +16,7 @@ async fn deleting_takes_back_a_manual_retry_and_leaves_what_had_become_of_the_de
     }
 
     let now = UnixMillis::now();
-    world.store.delete_webhook(&webhook, now).await.unwrap();
+    world.store.delete_webhook(&webhook, now, &Author::engine()).await.unwrap();
     world.running.journal.purge(webhook.num, EventSeq(i64::MAX), &[]).await.unwrap();
 
     let mut left = Vec::new();
@@ -33,7 +33,7 @@ async fn what_a_deleted_webhook_is_still_owed_is_found_and_cancelled_and_no_othe
     let world = World::new(on).await;
     let (living, deleted) = (world.webhook().await, world.webhook().await);
     let now = UnixMillis::now();
-    world.store.delete_webhook(&deleted, now).await.unwrap();
+    world.store.delete_webhook(&deleted, now, &Author::engine()).await.unwrap();
     let receipt = world.accept(&[living.num.0, deleted.num.0]).await;
     let (kept, left) = (id(receipt, living.num), id(receipt, deleted.num));
     for id in [kept, left] {
@@ -58,7 +58,7 @@ async fn deleted_webhooks_take_no_place_among_those_asked_for(on: On) {
         webhooks.push(world.webhook().await);
     }
     for doomed in [&webhooks[0], &webhooks[1], &webhooks[3]] {
-        world.store.delete_webhook(doomed, UnixMillis::now()).await.unwrap();
+        world.store.delete_webhook(doomed, UnixMillis::now(), &Author::engine()).await.unwrap();
     }
     // More than one query asks for.
     let nums: Vec<WebhookNum> = (-1000..1000).map(WebhookNum).collect();

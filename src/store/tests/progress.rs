@@ -64,7 +64,7 @@ async fn what_a_deleted_webhook_is_owed_counts_until_it_is_cancelled_and_as_canc
     let (living, deleted) = (world.webhook().await, world.webhook().await);
     let receipt = world.accept(&[living.num.0, deleted.num.0]).await;
     let now = UnixMillis::now();
-    world.store.delete_webhook(&deleted, now).await.unwrap();
+    world.store.delete_webhook(&deleted, now, &Author::engine()).await.unwrap();
     assert_eq!(progress(&world, receipt).await, Progress { owed: 2, ..Progress::default() });
 
     world.record(Record::Cancel { id: id(receipt, deleted.num), at: now }).await;

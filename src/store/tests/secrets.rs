@@ -1,6 +1,6 @@
 //! Signing secrets: how long they overlap, and how they are kept.
 
-use super::webhooks::MOST_SECRETS;
+use super::webhooks::secrets::MOST_SECRETS;
 use super::*;
 
 on_both!(secrets_overlap_until_their_grace_ends_and_are_sealed);
@@ -9,13 +9,13 @@ async fn secrets_overlap_until_their_grace_ends_and_are_sealed(on: On) {
     let webhook = world.webhook().await;
     let now = UnixMillis::now();
     let until = UnixMillis(now.0 + 60_000);
-    world.store.rotate_secret(&webhook, "whsec_second", until, now).await.unwrap();
+    world.store.rotate_secret(&webhook, &"whsec_second".into(), until, now, &Author::engine()).await.unwrap();
     let secrets =
         async |at| world.store.servings(&[webhook.num], at).await.unwrap().remove(&webhook.num).unwrap().unwrap();
     let during = secrets(now).await;
-    assert_eq!(during.secrets, ["whsec_second", "whsec_first"]);
+    assert_eq!(shown(&during.secrets), ["whsec_second", "whsec_first"]);
     assert_eq!(during.secrets_change_at, Some(until));
-    assert_eq!(secrets(until).await.secrets, ["whsec_second"]);
+    assert_eq!(shown(&secrets(until).await.secrets), ["whsec_second"]);
     assert_eq!(during.webhook.headers["X-Team"], "billing");
     let stored = world.stored_bytes().await;
     for secret in ["whsec_first", "whsec_second", "billing"] {
@@ -31,11 +31,12 @@ async fn however_often_a_secret_is_rotated_only_the_newest_sign(on: On) {
     let until = UnixMillis(now.0 + 60_000);
     let names: Vec<String> = (0..2 * MOST_SECRETS).map(|number| format!("whsec_{number}")).collect();
     for name in &names {
-        webhook = world.store.rotate_secret(&webhook, name, until, now).await.unwrap();
+        webhook =
+            world.store.rotate_secret(&webhook, &name.as_str().into(), until, now, &Author::engine()).await.unwrap();
     }
 
     let serving = world.store.servings(&[webhook.num], now).await.unwrap().remove(&webhook.num).unwrap().unwrap();
 
     let newest: Vec<String> = names.into_iter().rev().take(5).collect();
-    assert_eq!(serving.secrets, newest);
+    assert_eq!(shown(&serving.secrets), newest);
 }

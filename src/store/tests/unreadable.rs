@@ -13,7 +13,7 @@ async fn a_webhook_that_cannot_be_read_keeps_no_other_from_being_served(on: On) 
     world.tamper(&format!("UPDATE webhook SET headers = {stump} WHERE num = {headers}")).await;
     world.tamper(&format!("UPDATE webhook_secret SET sealed = {foreign} WHERE webhook_num = {secret}")).await;
     let now = UnixMillis::now();
-    world.store.delete_webhook(&deleted, now).await.unwrap();
+    world.store.delete_webhook(&deleted, now, &Author::engine()).await.unwrap();
 
     let nums = [damaged.as_slice(), &[sound.num, deleted.num]].concat();
     let servings = world.store.servings(&nums, now).await.unwrap();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::value::RawValue;
 use tempfile::TempDir;
 
@@ -9,6 +10,7 @@ use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
 use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, TenantId, WebhookId, WebhookNum};
+use crate::store::audit::Author;
 use crate::store::cluster::Database;
 use crate::store::deliveries::{self, Attempt, DeliveryState, Status, Trigger};
 use crate::store::fanouts::Fanout;
@@ -140,13 +142,24 @@ impl World {
             created_at: UnixMillis::now(),
             catalogue: vec![("message.sent".to_owned(), "A message was sent.".to_owned())],
         };
-        let tenant = store.create_tenant(new, None).await.unwrap();
+        let tenant = store.create_tenant(new, None, &Author::engine()).await.unwrap();
         let (holding, running) = start(&store).await;
         Self { store, tenant, holding, running, home }
     }
 
+    pub(super) async fn another_tenant(&self) -> Tenant {
+        let new = NewTenant {
+            id: TenantId::generate(),
+            name: "Another".to_owned(),
+            allow_undeclared_types: true,
+            created_at: UnixMillis::now(),
+            catalogue: vec![("message.sent".to_owned(), "A message was sent.".to_owned())],
+        };
+        self.store.create_tenant(new, None, &Author::engine()).await.unwrap()
+    }
+
     pub(super) async fn webhook(&self) -> Webhook {
-        self.store.create_webhook(self.new_webhook(), None).await.unwrap()
+        self.store.create_webhook(self.new_webhook(), None, &Author::engine()).await.unwrap()
     }
 
     pub(super) fn new_webhook(&self) -> NewWebhook {
@@ -161,7 +174,7 @@ impl World {
             description: None,
             metadata: None,
             is_active: true,
-            secret: "whsec_first".to_owned(),
+            secret: "whsec_first".into(),
             created_at: UnixMillis::now(),
         }
     }
@@ -258,6 +271,10 @@ impl World {
     pub(super) async fn delivery(&self, id: DeliveryId) -> Option<deliveries::Delivery> {
         self.store.delivery(self.tenant.num, id).await.unwrap()
     }
+}
+
+pub(super) fn shown(secrets: &[SecretString]) -> Vec<&str> {
+    secrets.iter().map(ExposeSecret::expose_secret).collect()
 }
 
 pub(super) fn id(receipt: Receipt, webhook: WebhookNum) -> DeliveryId {

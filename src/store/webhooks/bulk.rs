@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 
+use entity::webhook_secret as secret;
 use sea_orm::EntityTrait;
 
 use crate::id::WebhookNum;
 
 use super::changes::{self, Change};
-use super::{Entity, NewWebhook, Store, StoreError, secret};
+use super::{Entity, NewWebhook, Store, StoreError};
 
 /// Rows in one statement; the parameters of one are limited to 32,766, and a webhook takes 14.
 const ROWS: usize = 1000;
@@ -25,7 +26,7 @@ impl Store {
                 let secret = |new: &NewWebhook| {
                     let num = nums.get(&new.id.bytes()).copied();
                     let num = num.ok_or_else(|| StoreError::unreadable("webhook", "it was not answered"))?;
-                    self.secret_row_of(num, new.id, &new.secret, new.created_at)
+                    self.secret_row_of(num, (new.tenant, new.id), &new.secret, new.created_at)
                 };
                 let secrets: Vec<_> = some.iter().map(secret).collect::<Result<_, _>>()?;
                 secret::Entity::insert_many(secrets).exec_without_returning(on).await?;

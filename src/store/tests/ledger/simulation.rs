@@ -183,7 +183,7 @@ impl Simulation {
         if self.living.len() > 2 {
             let doomed = self.living.swap_remove(self.chance.random_range(0..self.living.len()));
             self.retry().await;
-            self.world.store.delete_webhook(&doomed, UnixMillis::now()).await.unwrap();
+            self.world.store.delete_webhook(&doomed, UnixMillis::now(), &Author::engine()).await.unwrap();
             self.world.running.ledger.forget(&[doomed.num]).await;
             self.deleted.push(doomed.num);
         }

@@ -1,0 +1,25 @@
+//! Who changed what.
+
+use sea_orm::entity::prelude::*;
+
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "audit")]
+pub struct Model {
+    #[sea_orm(primary_key)]
+    pub num: i64,
+    pub at: i64,
+    pub author: String,
+    /// Null for what concerns no tenant.
+    pub tenant_num: Option<i64>,
+    pub action: String,
+    pub subject: String,
+    /// Comma-separated.
+    pub fields: String,
+    pub peer: Option<String>,
+    pub request_id: Option<String>,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

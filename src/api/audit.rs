@@ -1,0 +1,87 @@
+//! `/audit`: who changed what, and from where.
+
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::App;
+use super::auth::{Manage, Tenants};
+use super::document::ReadProblems;
+use super::page::{Filter, PageParams, PageView, Query};
+use super::problem::Problem;
+use crate::clock::UnixMillis;
+use crate::id::TenantId;
+use crate::store::audit::{Action, AuditFilter, Entry};
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(list))
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = AuditEntry)]
+struct EntryView {
+    /// Tells entries apart.
+    num: i64,
+    #[schema(value_type = String, format = DateTime)]
+    at: UnixMillis,
+    /// The id of the key; `admin` for the admin key of the configuration, `command` for a command on the database,
+    /// `engine` for the engine itself.
+    author: String,
+    /// Null for what concerns no tenant.
+    #[schema(value_type = Option<String>)]
+    tenant_id: Option<TenantId>,
+    #[schema(example = "webhook.update")]
+    action: String,
+    /// An id, or the name of an event type.
+    subject: String,
+    /// What was changed of it; never to what.
+    fields: Vec<String>,
+    /// The address that the request came from, as far as it is known.
+    peer: Option<String>,
+    request_id: Option<String>,
+}
+
+impl From<Entry> for EntryView {
+    fn from(entry: Entry) -> Self {
+        let Entry { num, at, author, tenant, action, subject, fields, peer, request } = entry;
+        Self { num, at, author, tenant_id: tenant, action, subject, fields, peer, request_id: request }
+    }
+}
+
+impl Filter for Action {
+    fn read(name: &str, value: &str) -> Result<Self, Problem> {
+        Self::ALL.iter().copied().find(|action| action.as_str() == value).ok_or_else(|| {
+            let known: Vec<&str> = Self::ALL.iter().map(|action| action.as_str()).collect();
+            let detail = format!("{name}: {value:?} was given, one of {} is accepted", known.join(", "));
+            Problem::bad_request("invalid_parameter", detail)
+        })
+    }
+}
+
+/// Lists what was changed, newest first. An admin key that names no tenant sees what concerns any or none.
+#[utoipa::path(get, path = "/audit", tag = "audit", operation_id = "listAudit",
+    params(("action" = Option<String>, Query, description = "such as webhook.update"),
+        ("subject" = Option<String>, Query, description = "an id, or the name of an event type"),
+        ("since" = Option<String>, Query, description = "at or after this RFC 3339 time"),
+        ("until" = Option<String>, Query, description = "before this RFC 3339 time"), PageParams),
+    responses((status = 200, body = PageView<EntryView>), ReadProblems))]
+async fn list(
+    State(app): State<App>,
+    tenants: Tenants<Manage>,
+    query: Query,
+) -> Result<axum::Json<PageView<EntryView>>, Problem> {
+    let list = query.list("audit", tenants.num(), &["action", "subject", "since", "until"])?;
+    let filter = AuditFilter {
+        tenant: tenants.num(),
+        action: list.filter("action")?,
+        subject: list.filter("subject")?,
+        since: list.filter("since")?,
+        until: list.filter("until")?,
+    };
+    let page = app.store().audit(&filter, list.position()?, list.limit).await?;
+    let views = page.items.into_iter().map(EntryView::from).collect();
+    Ok(axum::Json(list.answer(views, page.next)))
+}

@@ -1,0 +1,231 @@
+//! The keys that were used and the tenants they lead to, so that publishing reads no row; and those that were refused.
+//!
+//! A refusal tells nothing of which keys there are. A wrong checksum is refused as it stands. Any other key that is not
+//! known as right costs one look at the database the first time and none after that, whether its id is unknown, its
+//! secret wrong, or the right key of that id known here.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::http::HeaderMap;
+use parking_lot::{Mutex, RwLock};
+use tokio_util::sync::CancellationToken;
+
+use super::access::Access;
+use super::presented;
+use crate::api::key::{self, Digest};
+use crate::api::misses::Misses;
+use crate::api::problem::Problem;
+use crate::clock::UnixMillis;
+use crate::engine::Stale;
+use crate::id::{KeyId, TenantId, TenantNum};
+use crate::store::tenants::Tenant;
+use crate::store::{Store, StoreError};
+
+/// Keys and tenants in memory at most; the rest would be read again.
+const MOST_KNOWN: usize = 65_536;
+
+/// Refused keys in each of two halves: a caller that goes on with an old key is refused from memory, and nobody can fill
+/// more of it than this.
+const MOST_REFUSED: usize = 4096;
+
+/// How exact `lastUsedAt` is.
+const NOTE_EVERY: Duration = Duration::from_secs(60);
+
+pub(in crate::api) struct Keys {
+    /// The admin key of the configuration.
+    configured: Option<Arc<Access>>,
+    known: RwLock<Known>,
+    refused: Mutex<Refused>,
+    misses: Mutex<Misses>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Grows with every forgetting: what was read before one must not be remembered after it.
+    generation: u64,
+    keys: HashMap<[u8; key::ID], Arc<Access>>,
+    tenants: HashMap<TenantId, Arc<Tenant>>,
+    /// Uses of keys that are forgotten, until they are noted.
+    left: HashMap<i64, UnixMillis>,
+}
+
+impl Known {
+    fn forget_keys(&mut self, is_stale: impl Fn(&[u8; key::ID], &Access) -> bool) {
+        self.generation += 1;
+        let Self { keys, left, .. } = self;
+        keys.retain(|id, access| {
+            let goes = is_stale(id, access);
+            if goes {
+                left.extend(access.take_use());
+            }
+            !goes
+        });
+    }
+}
+
+/// Digests of whole keys: a key that nobody has will never be given out.
+#[derive(Default)]
+struct Refused {
+    newer: HashSet<Digest>,
+    older: HashSet<Digest>,
+}
+
+impl Refused {
+    fn has(&self, digest: &Digest) -> bool {
+        self.newer.contains(digest) || self.older.contains(digest)
+    }
+
+    fn add(&mut self, digest: Digest) {
+        if self.newer.len() >= MOST_REFUSED {
+            self.older = std::mem::take(&mut self.newer);
+        }
+        self.newer.insert(digest);
+    }
+}
+
+impl Keys {
+    pub(in crate::api) fn new(admin_key: Option<&str>) -> Self {
+        let configured = admin_key.map(|admin_key| Arc::new(Access::configured(admin_key)));
+        let misses = Mutex::new(Misses::new(Instant::now()));
+        Self { configured, known: RwLock::default(), refused: Mutex::default(), misses }
+    }
+
+    pub(super) async fn identify(
+        &self,
+        store: &Store,
+        headers: &HeaderMap,
+        peer: Option<IpAddr>,
+    ) -> Result<Arc<Access>, Problem> {
+        let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let access = self.access(store, presented(headers)?, peer).await?.ok_or_else(unknown_key)?;
+        access.enter(UnixMillis::now())?;
+        Ok(access)
+    }
+
+    async fn access(&self, store: &Store, presented: &str, peer: IpAddr) -> Result<Option<Arc<Access>>, Problem> {
+        let digest = key::digest(presented.as_bytes());
+        if let Some(admin) = self.configured.as_ref().filter(|admin| admin.is(&digest)) {
+            return Ok(Some(admin.clone()));
+        }
+        let Some(id) = key::id_text(presented) else { return Ok(None) };
+        let (known, generation) = {
+            let known = self.known.read();
+            (known.keys.get(&id).cloned(), known.generation)
+        };
+        if let Some(access) = known.filter(|access| access.is(&digest)) {
+            return Ok(Some(access));
+        }
+        let Some(key_id) = key::checked_id(presented) else { return Ok(None) };
+        if self.refused.lock().has(&digest) {
+            return Ok(None);
+        }
+        if let Some(wait) = self.misses.lock().wait(peer, Instant::now()) {
+            return Err(Problem::rate_limited("there were too many requests with keys that do not exist", wait));
+        }
+        let Some(access) = look_up(store, key_id, &digest).await? else {
+            self.misses.lock().note(peer, Instant::now());
+            self.refused.lock().add(digest);
+            return Ok(None);
+        };
+        Ok(Some(self.remember(id, Arc::new(access), generation)))
+    }
+
+    /// Unless something was forgotten since `generation`.
+    fn remember(&self, id: [u8; key::ID], access: Arc<Access>, generation: u64) -> Arc<Access> {
+        let mut known = self.known.write();
+        if known.generation == generation {
+            if known.keys.len() >= MOST_KNOWN {
+                known.forget_keys(|_, _| true);
+            }
+            known.keys.insert(id, access.clone());
+        }
+        access
+    }
+
+    pub(super) async fn tenant(&self, store: &Store, id: TenantId) -> Result<Option<Arc<Tenant>>, StoreError> {
+        let (known, generation) = {
+            let known = self.known.read();
+            (known.tenants.get(&id).cloned(), known.generation)
+        };
+        if known.is_some() {
+            return Ok(known);
+        }
+        let Some(found) = store.tenant(id).await?.map(Arc::new) else { return Ok(None) };
+        let mut known = self.known.write();
+        if known.generation == generation {
+            if known.tenants.len() >= MOST_KNOWN {
+                known.tenants.clear();
+            }
+            known.tenants.insert(id, found.clone());
+        }
+        Ok(Some(found))
+    }
+
+    /// To be called after a key was deleted, before the answer says so.
+    pub(in crate::api) fn forget_key(&self, id: KeyId) {
+        let text = id.to_string();
+        self.known.write().forget_keys(|id, _| text.as_bytes().ends_with(id));
+    }
+
+    /// To be called after a tenant was changed or deleted, before the answer says so.
+    pub(in crate::api) fn forget_tenant(&self, num: TenantNum) {
+        let mut known = self.known.write();
+        known.forget_keys(|_, access| access.tenant.as_ref().is_some_and(|of| of.num == num));
+        known.tenants.retain(|_, tenant| tenant.num != num);
+    }
+
+    /// Another node has changed what is known here.
+    pub(in crate::api) fn forget(&self, stale: Stale) {
+        match stale {
+            Stale::Tenant(num) => self.forget_tenant(num),
+            Stale::Everything => {
+                let mut known = self.known.write();
+                known.forget_keys(|_, _| true);
+                known.tenants.clear();
+            }
+        }
+    }
+
+    /// Notes now and then which keys were used, all of them at once, until the engine stops and once more then.
+    pub(in crate::api) async fn note_uses(self: Arc<Self>, store: Store, stopping: CancellationToken) {
+        while stopping.run_until_cancelled(tokio::time::sleep(NOTE_EVERY)).await.is_some() {
+            self.note(&store).await;
+        }
+        self.note(&store).await;
+    }
+
+    async fn note(&self, store: &Store) {
+        let uses: Vec<(i64, UnixMillis)> = {
+            let mut known = self.known.write();
+            let mut uses = std::mem::take(&mut known.left);
+            uses.extend(known.keys.values().filter_map(|access| access.take_use()));
+            uses.into_iter().collect()
+        };
+        if let Err(error) = store.note_uses(&uses).await {
+            tracing::warn!(%error, "when keys were last used could not be noted; trying again");
+            self.known.write().left.extend(uses);
+        }
+    }
+}
+
+async fn look_up(store: &Store, id: KeyId, digest: &Digest) -> Result<Option<Access>, Problem> {
+    let Some(row) = store.key(id, digest).await? else { return Ok(None) };
+    let tenant = match row.tenant {
+        None => None,
+        Some(num) => match store.tenant_by_num(num).await? {
+            None => return Ok(None),
+            Some(tenant) => Some(Arc::new(tenant)),
+        },
+    };
+    Access::stored(row, tenant).map(|access| Some(access).filter(|access| access.is(digest)))
+}
+
+fn unknown_key() -> Problem {
+    Problem::unauthenticated("invalid_key", "the key is not valid: mistyped, deleted, or never given out")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+//! Who changed what, and from where: a row in the transaction that makes the change. Names of fields, never values.
+//!
+//! What goes through the journal or through endpoints and not through a change of configuration is entered before it is
+//! begun: nothing is done without a row, and a row may be of something that then could not be done.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use entity::audit::{ActiveModel, Column, Entity, Model};
+use entity::tenant;
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Set};
+
+use crate::clock::UnixMillis;
+use crate::id::{KeyId, TenantId, TenantNum};
+
+use super::dialect::is_one_of;
+use super::{Page, Store, StoreError};
+
+/// Who asks for a change, and from where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Author {
+    pub who: Who,
+    pub peer: Option<IpAddr>,
+    pub request: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    Key(KeyId),
+    /// With the admin key of the configuration.
+    Admin,
+    /// A command on the database itself.
+    Command,
+    /// Nobody asked.
+    Engine,
+}
+
+impl Author {
+    #[must_use]
+    pub fn engine() -> Self {
+        Self { who: Who::Engine, peer: None, request: None }
+    }
+
+    #[must_use]
+    pub fn command() -> Self {
+        Self { who: Who::Command, peer: None, request: None }
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(id) => id.fmt(f),
+            Self::Admin => f.write_str("admin"),
+            Self::Command => f.write_str("command"),
+            Self::Engine => f.write_str("engine"),
+        }
+    }
+}
+
+macro_rules! actions {
+    ($($name:ident $text:literal),* $(,)?) => {
+        /// What can be done to the configuration and to deliveries.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Action {
+            $($name),*
+        }
+
+        impl Action {
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text),*
+                }
+            }
+        }
+    };
+}
+
+actions! {
+    CreateTenant "tenant.create",
+    UpdateTenant "tenant.update",
+    DeleteTenant "tenant.delete",
+    CreateKey "key.create",
+    DeleteKey "key.delete",
+    CreateWebhook "webhook.create",
+    UpdateWebhook "webhook.update",
+    DeleteWebhook "webhook.delete",
+    DisableWebhook "webhook.disable",
+    RotateSecret "webhook.rotate_secret",
+    PauseWebhook "webhook.pause",
+    ResumeWebhook "webhook.resume",
+    ProbeWebhook "webhook.probe",
+    PurgeWebhook "webhook.purge",
+    TestWebhook "webhook.test",
+    CreateEventType "event_type.create",
+    UpdateEventType "event_type.update",
+    DeleteEventType "event_type.delete",
+    RetryDelivery "delivery.retry",
+    CancelDelivery "delivery.cancel",
+    RewrapSecrets "secrets.rewrap",
+}
+
+/// One thing that is done.
+#[derive(Debug, Clone)]
+pub struct Deed {
+    pub action: Action,
+    pub tenant: Option<TenantNum>,
+    /// An id, or the name of an event type.
+    pub subject: String,
+    /// What was changed of it.
+    pub fields: Vec<String>,
+}
+
+impl Deed {
+    #[must_use]
+    pub fn new(action: Action, tenant: Option<TenantNum>, subject: impl fmt::Display) -> Self {
+        Self { action, tenant, subject: subject.to_string(), fields: Vec::new() }
+    }
+
+    #[must_use]
+    pub(super) fn of_fields(self, fields: Vec<String>) -> Self {
+        Self { fields, ..self }
+    }
+}
+
+/// A row as it is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub num: i64,
+    pub at: UnixMillis,
+    pub author: String,
+    pub tenant: Option<TenantId>,
+    pub action: String,
+    pub subject: String,
+    pub fields: Vec<String>,
+    pub peer: Option<String>,
+    pub request: Option<String>,
+}
+
+/// Which rows are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct AuditFilter {
+    /// `None`: all of them, and what concerns none.
+    pub tenant: Option<TenantNum>,
+    pub action: Option<Action>,
+    pub subject: Option<String>,
+    pub since: Option<UnixMillis>,
+    pub until: Option<UnixMillis>,
+}
+
+/// The names of those fields that are different.
+pub(super) fn named(fields: &[(&str, bool)]) -> Vec<String> {
+    fields.iter().filter(|(_, is_changed)| *is_changed).map(|(name, _)| (*name).to_owned()).collect()
+}
+
+/// To be called in the transaction that does it.
+pub(super) async fn enter<C: ConnectionTrait>(
+    on: &C,
+    by: &Author,
+    deed: Deed,
+    at: UnixMillis,
+) -> Result<(), StoreError> {
+    let Deed { action, tenant, subject, fields } = deed;
+    let row = ActiveModel {
+        at: Set(at.0),
+        author: Set(by.who.to_string()),
+        tenant_num: Set(tenant.map(|tenant| tenant.0)),
+        action: Set(action.as_str().to_owned()),
+        subject: Set(subject),
+        fields: Set(fields.join(",")),
+        peer: Set(by.peer.map(|peer| peer.to_string())),
+        request_id: Set(by.request.clone()),
+        ..Default::default()
+    };
+    Entity::insert(row).exec_without_returning(on).await?;
+    Ok(())
+}
+
+impl Store {
+    /// Enters what is about to be done elsewhere than in a transaction of the configuration.
+    pub async fn enter(&self, by: &Author, deed: Deed) -> Result<(), StoreError> {
+        self.write(async |on| enter(on, by, deed, UnixMillis::now()).await).await
+    }
+
+    /// Newest first, those below `before`.
+    pub async fn audit(
+        &self,
+        filter: &AuditFilter,
+        before: Option<i64>,
+        limit: u64,
+    ) -> Result<Page<Entry>, StoreError> {
+        let AuditFilter { tenant, action, subject, since, until } = filter;
+        let mut query = Entity::find().order_by_desc(Column::Num).limit(limit + 1);
+        let conditions = [
+            tenant.map(|tenant| Column::TenantNum.eq(tenant.0)),
+            action.map(|action| Column::Action.eq(action.as_str())),
+            subject.as_ref().map(|subject| Column::Subject.eq(subject)),
+            since.map(|since| Column::At.gte(since.0)),
+            until.map(|until| Column::At.lt(until.0)),
+            before.map(|before| Column::Num.lt(before)),
+        ];
+        for condition in conditions.into_iter().flatten() {
+            query = query.filter(condition);
+        }
+        let rows = query.all(self.readers()).await?;
+        let tenants = self.tenant_ids(rows.iter().filter_map(|row| row.tenant_num).collect()).await?;
+        let entry = |row: Model| {
+            let Model { num, at, author, tenant_num, action, subject, fields, peer, request_id } = row;
+            let tenant = tenants.iter().find(|(of, _)| Some(*of) == tenant_num).map(|(_, id)| *id);
+            let fields = fields.split(',').filter(|field| !field.is_empty()).map(str::to_owned).collect();
+            Entry { num, at: UnixMillis(at), author, tenant, action, subject, fields, peer, request: request_id }
+        };
+        Ok(Page::of(rows.into_iter().map(entry).collect(), limit, |entry| entry.num))
+    }
+
+    /// Also of deleted ones.
+    async fn tenant_ids(&self, mut nums: Vec<i64>) -> Result<Vec<(i64, TenantId)>, StoreError> {
+        nums.sort_unstable();
+        nums.dedup();
+        let rows: Vec<(i64, Vec<u8>)> = tenant::Entity::find()
+            .select_only()
+            .columns([tenant::Column::Num, tenant::Column::Id])
+            .filter(is_one_of(self.backend(), tenant::Column::Num, &nums))
+            .into_tuple()
+            .all(self.readers())
+            .await?;
+        let unreadable = || StoreError::unreadable("tenant id", "not 16 bytes");
+        rows.into_iter().map(|(num, id)| Ok((num, TenantId::from_bytes(&id).ok_or_else(unreadable)?))).collect()
+    }
+}

@@ -1,0 +1,42 @@
+//! What a sealed value is bound to. Pure.
+
+use crate::clock::UnixMillis;
+use crate::id::{TenantNum, WebhookId};
+
+use super::BY_WEBHOOK;
+
+/// Where a sealed value stands. Moved elsewhere, it does not open.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::store) enum Place<'a> {
+    Headers {
+        tenant: TenantNum,
+        webhook: WebhookId,
+    },
+    /// One of the secrets of a webhook.
+    Secret {
+        tenant: TenantNum,
+        webhook: WebhookId,
+        made_at: UnixMillis,
+    },
+    /// What a request was answered; without a tenant it is an admin's.
+    Answer {
+        tenant: i64,
+        key: &'a str,
+    },
+}
+
+impl Place<'_> {
+    /// As it is written in this layout.
+    pub(super) fn name(&self, layout: u8) -> Vec<u8> {
+        let name = match self {
+            Self::Headers { webhook, .. } if layout == BY_WEBHOOK => format!("headers of {webhook}"),
+            Self::Headers { tenant, webhook } => format!("headers of {webhook} of tenant {}", tenant.0),
+            Self::Secret { webhook, .. } if layout == BY_WEBHOOK => format!("secret of {webhook}"),
+            Self::Secret { tenant, webhook, made_at } => {
+                format!("secret of {webhook} of tenant {}, made at {}", tenant.0, made_at.0)
+            }
+            Self::Answer { tenant, key } => format!("idempotency {tenant} {key}"),
+        };
+        name.into_bytes()
+    }
+}

@@ -1,0 +1,137 @@
+//! Keys of many processes, and the audit of what is changed.
+
+use super::audit::{Action, AuditFilter, Entry, Who};
+use super::keys::NewApiKey;
+use super::*;
+use crate::id::KeyId;
+
+fn key(tenant: Option<&super::tenants::Tenant>) -> NewApiKey {
+    NewApiKey {
+        id: KeyId::generate(),
+        tenant: tenant.map(|tenant| tenant.num),
+        name: "key".to_owned(),
+        scopes: vec!["read".to_owned()],
+        digest: vec![7; 32],
+        created_at: UnixMillis::now(),
+        expires_at: None,
+    }
+}
+
+on_both!(of_many_that_start_at_once_one_makes_the_first_admin_key);
+async fn of_many_that_start_at_once_one_makes_the_first_admin_key(on: On) {
+    let home = Home::new(on);
+    let nodes = if on == On::Postgres { 6 } else { 1 };
+    let stores = futures_util::future::join_all((0..nodes).map(|_| home.open())).await;
+    let made = stores.iter().map(|store| store.create_first_admin_key(key(None)));
+    let made = futures_util::future::join_all(made).await;
+    assert_eq!(made.into_iter().filter(|made| made.as_ref().unwrap().is_some()).count(), 1);
+    assert!(stores[0].create_first_admin_key(key(None)).await.unwrap().is_none());
+    for store in stores {
+        store.close().await;
+    }
+}
+
+async fn entries(world: &World, filter: AuditFilter) -> Vec<Entry> {
+    world.store.audit(&filter, None, 100).await.unwrap().items
+}
+
+on_both!(every_change_is_entered_with_its_author_in_the_order_of_changes);
+async fn every_change_is_entered_with_its_author_in_the_order_of_changes(on: On) {
+    let world = World::new(on).await;
+    let (store, tenant) = (&world.store, &world.tenant);
+    let now = UnixMillis::now();
+    let by_key = KeyId::generate();
+    let peer = Some("192.0.2.7".parse().unwrap());
+    let by = Author { who: Who::Key(by_key), peer, request: Some("r-1".to_owned()) };
+    let created = store.create_webhook(world.new_webhook(), None, &by).await.unwrap();
+    let policy = serde_json::json!({ "timeoutMs": 7000, "ordered": true });
+    let renamed = Webhook { name: "Other".to_owned(), policy, ..created.clone() };
+    let changed = store.update_webhook(&renamed, now, &by).await.unwrap();
+    let paused = store.update_webhook(&Webhook { paused_at: Some(now), ..changed }, now, &by).await.unwrap();
+    let resumed = store.update_webhook(&Webhook { paused_at: None, ..paused }, now, &by).await.unwrap();
+    let rotated = store.rotate_secret(&resumed, &"whsec_new".into(), now, now, &by).await.unwrap();
+    assert!(matches!(store.update_webhook(&renamed, now, &by).await, Err(StoreError::Stale)));
+    store.disable_webhook(rotated.num, rotated.version, "gone", now).await.unwrap();
+    let off = store.webhook(tenant.num, rotated.id).await.unwrap().unwrap();
+    store.delete_webhook(&off, now, &by).await.unwrap();
+    let made = store.create_key(key(Some(tenant)), None, &by).await.unwrap();
+    store.delete_key(tenant.num, made.id, &by).await.unwrap();
+    store.create_event_type(tenant.num, "a.b".to_owned(), None, now, None, &by).await.unwrap();
+    let declared = store.event_type(tenant.num, "a.b").await.unwrap().unwrap();
+    let described = super::event_types::EventType { description: Some("x".to_owned()), ..declared };
+    let described = store.update_event_type(&described, now, &by).await.unwrap();
+    store.delete_event_type(&described, &by).await.unwrap();
+    let strict = super::tenants::Tenant { allow_undeclared_types: false, ..tenant.clone() };
+    let strict = store.update_tenant(&strict, now, &by).await.unwrap();
+    store.delete_tenant(&strict, now, &by).await.unwrap();
+
+    let all = entries(&world, AuditFilter { tenant: Some(tenant.num), ..AuditFilter::default() }).await;
+    let told: Vec<(&str, String)> =
+        all.iter().rev().skip(1).map(|entry| (entry.action.as_str(), entry.fields.join(","))).collect();
+    let expected = [
+        ("webhook.create", ""),
+        ("webhook.update", "name,ordered,timeoutMs"),
+        ("webhook.pause", ""),
+        ("webhook.resume", ""),
+        ("webhook.rotate_secret", ""),
+        ("webhook.disable", ""),
+        ("webhook.delete", ""),
+        ("key.create", ""),
+        ("key.delete", ""),
+        ("event_type.create", ""),
+        ("event_type.update", "description"),
+        ("event_type.delete", ""),
+        ("tenant.update", "allowUndeclaredTypes"),
+        ("tenant.delete", ""),
+    ];
+    assert_eq!(told, expected.map(|(action, fields)| (action, fields.to_owned())));
+    let renaming = &all[all.len() - 3];
+    assert_eq!((&renaming.author, &renaming.subject), (&by_key.to_string(), &created.id.to_string()));
+    assert_eq!((renaming.peer.as_deref(), renaming.request.as_deref()), (Some("192.0.2.7"), Some("r-1")));
+    assert!(all.iter().all(|entry| entry.tenant == Some(tenant.id)), "also of a deleted one");
+    let by_engine: Vec<&Entry> = all.iter().filter(|entry| entry.author == "engine").collect();
+    assert_eq!(by_engine.len(), 2, "its tenant was made, and a webhook switched off");
+}
+
+on_both!(the_audit_is_read_by_tenant_action_subject_and_time_page_by_page);
+async fn the_audit_is_read_by_tenant_action_subject_and_time_page_by_page(on: On) {
+    let world = World::new(on).await;
+    let by = Author { who: Who::Admin, ..Author::engine() };
+    let mut webhooks = Vec::new();
+    for _ in 0..5 {
+        webhooks.push(world.store.create_webhook(world.new_webhook(), None, &by).await.unwrap());
+    }
+    world.store.create_first_admin_key(key(None)).await.unwrap();
+    let ours = AuditFilter { tenant: Some(world.tenant.num), ..AuditFilter::default() };
+    let of = async |filter: AuditFilter| entries(&world, filter).await.len();
+    assert_eq!(of(AuditFilter::default()).await, 7);
+    assert_eq!(of(ours.clone()).await, 6);
+    assert_eq!(of(AuditFilter { tenant: Some(crate::id::TenantNum(999)), ..ours.clone() }).await, 0);
+    assert_eq!(of(AuditFilter { action: Some(Action::CreateWebhook), ..ours.clone() }).await, 5);
+    assert_eq!(of(AuditFilter { subject: Some(webhooks[2].id.to_string()), ..ours.clone() }).await, 1);
+    let later = UnixMillis(UnixMillis::now().0 + 1000);
+    assert_eq!(of(AuditFilter { since: Some(later), ..ours.clone() }).await, 0);
+    assert_eq!(of(AuditFilter { until: Some(later), ..ours.clone() }).await, 6);
+    let mut subjects = Vec::new();
+    let mut before = None;
+    loop {
+        let page = world.store.audit(&ours, before, 2).await.unwrap();
+        subjects.extend(page.items.into_iter().map(|entry| entry.subject));
+        before = page.next;
+        if before.is_none() {
+            break;
+        }
+    }
+    let newest_first: Vec<String> = webhooks.iter().rev().map(|webhook| webhook.id.to_string()).collect();
+    assert_eq!((subjects.len(), &subjects[..5]), (6, &newest_first[..]));
+}
+
+on_both!(what_is_rolled_back_is_not_entered);
+async fn what_is_rolled_back_is_not_entered(on: On) {
+    let world = World::new(on).await;
+    let (tenant, now, by) = (world.tenant.num, UnixMillis::now(), Author::engine());
+    let again = world.store.create_event_type(tenant, "message.sent".to_owned(), None, now, None, &by).await;
+    assert!(matches!(again, Err(StoreError::Exists)));
+    let filter = AuditFilter { action: Some(Action::CreateEventType), ..AuditFilter::default() };
+    assert!(entries(&world, filter).await.is_empty());
+}

@@ -1,0 +1,174 @@
+//! Who changed what: every route that changes something leaves one entry with its author, and nothing else does.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::client::{Client, send};
+use crate::databases::{On, on_both};
+use crate::fact;
+use crate::fleet::Fleet;
+use crate::hook::Hook;
+use crate::operations::{Ids, Operation, operations};
+use crate::receiver::Receiver;
+use crate::world::{Tenant, World, id_of, new_key, text};
+
+/// Publishing changes no configuration, and an event is its own record.
+const UNRECORDED: [&str; 2] = ["publishEvent", "publishEvents"];
+
+/// A tenant with one of everything, made for one change.
+struct Estate {
+    tenant: Tenant,
+    /// Of the tenant's own key.
+    author: String,
+    ids: Ids,
+    _hook: Hook,
+}
+
+impl Estate {
+    async fn new(world: &World) -> Self {
+        let tenant = world.another_tenant().await;
+        let keys = format!("/tenants/{}/keys", tenant.id);
+        let author = text(&world.admin().walk(&keys).await[0], "id");
+        let hook = Hook::create(&tenant.client, Receiver::ok(), json!({})).await;
+        let event = tenant.client.post("/events", &json!({"event": "message.sent", "data": {}})).await;
+        event.expect(202);
+        let delivery = hook.saw(1).await[0].header("x-webhook-delivery").to_owned();
+        recorded(&tenant.client, &delivery).await;
+        tenant.client.post("/event-types", &json!({"name": "bolt.only"})).await.expect(201);
+        let key = text(&new_key(&world.admin(), &tenant.id, &["read"]).await, "id");
+        let ids = Ids {
+            tenant: tenant.id.clone(),
+            key,
+            webhook: hook.id.clone(),
+            event: id_of(&event),
+            delivery,
+            event_type: "bolt.only".to_owned(),
+        };
+        Self { tenant, author, ids, _hook: hook }
+    }
+
+    /// A delivery that waits.
+    async fn with_pending_delivery(world: &World) -> Self {
+        let mut estate = Self::new(world).await;
+        let client = &estate.tenant.client;
+        client.act(&format!("/webhooks/{}/pause", estate.ids.webhook)).await.expect(200);
+        let event = client.post("/events", &json!({"event": "message.sent", "data": {}})).await;
+        event.expect(202);
+        let deliveries = client.walk(&format!("/events/{}/deliveries", id_of(&event))).await;
+        estate.ids.delivery = text(&deliveries[0], "id");
+        estate
+    }
+}
+
+/// Its receiver has answered; waits until that is on record.
+async fn recorded(client: &Client, delivery: &str) {
+    fact::until("the outcome is recorded", async || {
+        let delivery = client.get(&format!("/deliveries/{delivery}")).await.json();
+        (delivery["status"] == "success").then_some(())
+    })
+    .await;
+}
+
+async fn entries_of(admin: &Client, request: &str) -> Vec<Value> {
+    let all = admin.walk("/audit").await;
+    all.into_iter().filter(|entry| entry["requestId"] == request).collect()
+}
+
+on_both!(every_route_that_changes_something_leaves_one_entry_with_its_author);
+async fn every_route_that_changes_something_leaves_one_entry_with_its_author() {
+    let world = World::start().await;
+    let operations = operations(&world.anyone()).await;
+    let changes = |operation: &&Operation| operation.method != Method::GET;
+    let mut actions = std::collections::BTreeSet::new();
+    for operation in operations.iter().filter(changes) {
+        let estate = match operation.name.as_str() {
+            "cancelDelivery" => Estate::with_pending_delivery(&world).await,
+            _ => Estate::new(&world).await,
+        };
+        let (client, author) = match operation.needs_admin() {
+            true => (world.admin(), "admin"),
+            false => (estate.tenant.client.clone(), estate.author.as_str()),
+        };
+        let answer = send(operation.call(&client, &operation.path_with(&estate.ids))).await;
+        answer.succeeded();
+        let request = answer.header("x-request-id").expect("an id").to_owned();
+        let entries = entries_of(&world.admin(), &request).await;
+        let what = format!("{} {}: {entries:?}", operation.method, operation.path);
+        if UNRECORDED.contains(&operation.name.as_str()) {
+            assert!(entries.is_empty(), "{what}");
+            continue;
+        }
+        let [entry] = &entries[..] else { panic!("{what}") };
+        assert_eq!(entry["author"], author, "{what}");
+        let peer = entry["peer"].as_str();
+        assert!(peer.is_none_or(|peer| peer == "127.0.0.1"), "{what}");
+        actions.insert(text(entry, "action"));
+    }
+    assert!(actions.len() > 15, "each has a name of its own: {actions:?}");
+}
+
+#[tokio::test]
+async fn what_is_refused_or_only_read_leaves_no_entry() {
+    let world = World::start().await;
+    let estate = Estate::new(&world).await;
+    let client = &estate.tenant.client;
+    let before = world.admin().walk("/audit").await.len();
+
+    client.patch(&format!("/webhooks/{}", estate.ids.webhook), &json!({"timeoutMs": 0})).await.problem(422);
+    client.post("/event-types", &json!({"name": "bolt.only"})).await.problem(409);
+    client.post("/tenants", &json!({"name": "Mine"})).await.problem(403);
+    client.act(&format!("/deliveries/{}/cancel", estate.ids.delivery)).await.problem(409);
+    world.client().delete(&format!("/webhooks/{}", estate.ids.webhook)).await.problem(404);
+    client.get(&format!("/webhooks/{}", estate.ids.webhook)).await.expect(200);
+
+    assert_eq!(world.admin().walk("/audit").await.len(), before);
+}
+
+#[tokio::test]
+async fn a_tenant_reads_its_own_audit_by_action_subject_and_time() {
+    let world = World::start().await;
+    let estate = Estate::new(&world).await;
+    let client = &estate.tenant.client;
+    let path = format!("/webhooks/{}", estate.ids.webhook);
+    let secret = json!({"headers": {"Authorization": "Bearer hush"}, "timeoutMs": 1234});
+    client.patch(&path, &secret).await.expect(200);
+
+    let ours = client.walk("/audit").await;
+    assert!(ours.iter().all(|entry| entry["tenantId"] == estate.tenant.id.as_str()), "{ours:?}");
+    assert_eq!(world.admin().for_tenant(&estate.tenant.id).walk("/audit").await, ours);
+    assert_eq!(client.pages("/audit", 2).await.concat(), ours);
+    let changed = client.walk(&format!("/audit?action=webhook.update&subject={}", estate.ids.webhook)).await;
+    assert_eq!((changed.len(), &changed[0]["fields"]), (1, &json!(["headers", "timeoutMs"])));
+    assert!(!Value::from(ours).to_string().contains("hush"));
+    assert!(client.walk("/audit?since=2100-01-01T00:00:00.000Z").await.is_empty());
+    client.get("/audit?action=webhook.think").await.problem(400);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whichever_node_is_asked_the_entry_is_of_the_caller() {
+    On::Postgres
+        .run(async {
+            let mut fleet = Fleet::of_one(("POSTHASTE_LEASE_MS", "15000")).await;
+            let hooks =
+                [fleet.world.hook(Receiver::ok(), json!({})).await, fleet.world.hook(Receiver::ok(), json!({})).await];
+            fleet.grow_to(2).await;
+            let keys = fleet.world.admin().walk(&format!("/tenants/{}/keys", fleet.world.tenant.id)).await;
+            let author = text(&keys[0], "id");
+            for (number, client) in fleet.clients().iter().enumerate() {
+                for hook in &hooks {
+                    let request = format!("r-{number}-{}", hook.id);
+                    let call = client.call(Method::POST, &hook.path("/probe")).header("X-Request-Id", &request);
+                    // Nobody is believed who only says so.
+                    let forged =
+                        call.header("X-Posthaste-Peer", "203.0.113.9 00").header("X-Forwarded-For", "203.0.113.9");
+                    send(forged).await.expect(200);
+                    let entries = entries_of(&fleet.world.admin(), &request).await;
+                    let [entry] = &entries[..] else { panic!("{request}: {entries:?}") };
+                    assert_eq!(entry["author"], author.as_str(), "{entry}");
+                    assert!(entry["peer"].as_str().is_none_or(|peer| peer == "127.0.0.1"), "{entry}");
+                }
+            }
+            fleet.stop_all().await;
+        })
+        .await;
+}

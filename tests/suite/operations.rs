@@ -1,0 +1,182 @@
+//! Every operation that the server itself says it has, with what it takes to call it. A new route is covered as soon as it
+//! is in the document, or a test says what it does not know about it.
+
+use reqwest::Method;
+use reqwest::RequestBuilder;
+use serde_json::{Value, json};
+
+use crate::client::{Client, send};
+
+/// What an id in a path or a query is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Tenant,
+    Key,
+    Webhook,
+    Event,
+    Delivery,
+    EventType,
+}
+
+/// One id of each kind.
+#[derive(Debug, Clone)]
+pub(crate) struct Ids {
+    pub(crate) tenant: String,
+    pub(crate) key: String,
+    pub(crate) webhook: String,
+    pub(crate) event: String,
+    pub(crate) delivery: String,
+    pub(crate) event_type: String,
+}
+
+impl Ids {
+    pub(crate) fn of(&self, kind: Kind) -> &str {
+        match kind {
+            Kind::Tenant => &self.tenant,
+            Kind::Key => &self.key,
+            Kind::Webhook => &self.webhook,
+            Kind::Event => &self.event,
+            Kind::Delivery => &self.delivery,
+            Kind::EventType => &self.event_type,
+        }
+    }
+
+    /// A text in which these ids are covered up.
+    pub(crate) fn covered(&self, text: &str) -> String {
+        let Self { tenant, key, webhook, event, delivery, event_type } = self;
+        [tenant, key, webhook, event, delivery, event_type]
+            .iter()
+            .fold(text.to_owned(), |text, id| text.replace(id.as_str(), "ID"))
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Operation {
+    pub(crate) method: Method,
+    /// As the document has it, with placeholders.
+    pub(crate) path: String,
+    pub(crate) name: String,
+    pub(crate) query: Vec<String>,
+    takes_body: bool,
+    /// Whether nobody needs a key.
+    pub(crate) is_open: bool,
+}
+
+/// All of them, as `/openapi.json` lists them.
+pub(crate) async fn operations(anyone: &Client) -> Vec<Operation> {
+    let document = send(anyone.root(Method::GET, "/openapi.json")).await.expect(200);
+    let paths = document["paths"].as_object().expect("paths");
+    let mut all = Vec::new();
+    for (path, methods) in paths {
+        for (method, operation) in methods.as_object().expect("methods") {
+            let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
+            let of_query = parameters.iter().filter(|parameter| parameter["in"] == "query");
+            all.push(Operation {
+                method: method.to_uppercase().parse().expect("a method"),
+                path: path.clone(),
+                name: operation["operationId"].as_str().expect("an operation id").to_owned(),
+                query: of_query.map(|parameter| parameter["name"].as_str().expect("a name").to_owned()).collect(),
+                takes_body: operation["requestBody"].is_object(),
+                is_open: operation["security"] == json!([{}]),
+            });
+        }
+    }
+    assert!(all.len() > 40, "a document with little in it: {}", all.len());
+    all
+}
+
+impl Operation {
+    pub(crate) fn needs_admin(&self) -> bool {
+        ["/api/v1/tenants", "/api/v1/engine"].iter().any(|prefix| self.path.starts_with(prefix))
+    }
+
+    /// The one scope that opens it.
+    pub(crate) fn scope(&self) -> &'static str {
+        let is = |prefix: &str| self.path.starts_with(&format!("/api/v1/{prefix}"));
+        if is("audit") {
+            "manage"
+        } else if self.method == Method::GET {
+            "read"
+        } else if is("events") {
+            "publish"
+        } else if is("deliveries") || is("webhooks/{id}/") && !self.path.ends_with("/secret/rotate") {
+            "operate"
+        } else {
+            "manage"
+        }
+    }
+
+    /// Placeholders of the path, from left to right.
+    pub(crate) fn placeholders(&self) -> Vec<(String, Kind)> {
+        let parts: Vec<&str> = self.path.split('/').collect();
+        let mut found = Vec::new();
+        for pair in parts.windows(2) {
+            let [before, part] = pair else { continue };
+            if !part.starts_with('{') {
+                continue;
+            }
+            let kind = match *before {
+                "tenants" => Kind::Tenant,
+                "keys" => Kind::Key,
+                "webhooks" => Kind::Webhook,
+                "events" => Kind::Event,
+                "deliveries" => Kind::Delivery,
+                "event-types" => Kind::EventType,
+                _ => panic!("{} {}: say here what {part} is", self.method, self.path),
+            };
+            found.push(((*part).to_owned(), kind));
+        }
+        found
+    }
+
+    /// Parameters of the query that hold an id.
+    pub(crate) fn id_filters(&self) -> Vec<(String, Vec<Kind>)> {
+        let mut found = Vec::new();
+        for name in &self.query {
+            let kinds = match name.as_str() {
+                "webhookId" => vec![Kind::Webhook],
+                "eventId" => vec![Kind::Event],
+                "subject" => vec![Kind::Webhook, Kind::Delivery, Kind::EventType, Kind::Key],
+                "limit" | "cursor" | "sort" | "status" | "event" | "since" | "until" | "isActive" | "action"
+                | "top" | "by" => continue,
+                _ => panic!("{} {}: say here whether {name} holds an id", self.method, self.path),
+            };
+            found.push((name.clone(), kinds));
+        }
+        found
+    }
+
+    /// The path with these ids in it.
+    pub(crate) fn path_with(&self, ids: &Ids) -> String {
+        self.placeholders().iter().fold(self.path.clone(), |path, (place, kind)| path.replace(place, ids.of(*kind)))
+    }
+
+    /// What it would accept.
+    fn body(&self) -> Option<Value> {
+        if !self.takes_body {
+            return None;
+        }
+        Some(match self.name.as_str() {
+            "createEventType" => json!({"name": "isolation.test"}),
+            "updateEventType" => json!({"description": "changed"}),
+            "publishEvent" => json!({"event": "message.sent", "data": {}}),
+            "publishEvents" => json!({"events": [{"event": "message.sent", "data": {}}]}),
+            "createTenant" | "updateTenant" => json!({"name": "Changed"}),
+            "createKey" => json!({"name": "another", "scopes": ["read"]}),
+            "createWebhook" => json!({"name": "x", "url": "https://example.com/", "events": ["never.sent"]}),
+            "updateWebhook" => json!({"name": "changed", "isActive": false}),
+            "purgeWebhook" => json!({}),
+            "rotateSecret" => json!({"graceSeconds": 0}),
+            other => panic!("{} {}: say here what body {other} takes", self.method, self.path),
+        })
+    }
+
+    /// A call that fails for nothing but what its ids are of.
+    pub(crate) fn call(&self, client: &Client, path_and_query: &str) -> RequestBuilder {
+        let call = client.root(self.method.clone(), path_and_query);
+        match self.body() {
+            None => call,
+            Some(body) => call.header("Content-Type", "application/json").body(body.to_string()),
+        }
+    }
+}

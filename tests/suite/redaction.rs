@@ -1,0 +1,225 @@
+//! A planted secret appears in no log line, in no answer of the API after the one that shows it, in no figure and in no
+//! row: every log at its most talkative, every route of the server's own document, everything that is stored.
+
+use std::path::Path;
+
+use base64::Engine;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use reqwest::Method;
+use serde_json::json;
+
+use crate::client::{Client, send};
+use crate::databases::{MASTER_KEY, On, on_both};
+use crate::fact;
+use crate::hook::Hook;
+use crate::operations::{Ids, operations};
+use crate::receiver::Receiver;
+use crate::verify::hex;
+use crate::world::{ADMIN_KEY, World, id_of, new_key, text};
+
+const HEADER: &str = "planted-header-value-0123456789";
+const PASSWORD: &str = "planted-database-password-0123456789";
+
+/// What must not be found: a name, and every form that it could be found in.
+struct Planted(Vec<(String, Vec<String>)>);
+
+/// Every byte as a character of its own, so that texts and bytes are searched alike.
+fn characters(bytes: &[u8]) -> String {
+    bytes.iter().copied().map(char::from).collect()
+}
+
+impl Planted {
+    /// A secret that is text.
+    fn text(&mut self, name: &str, secret: &str) {
+        assert!(secret.len() >= 16, "{name} would be found by chance");
+        self.bytes(name, secret.as_bytes());
+    }
+
+    /// A secret that is bytes, of which base64 is shown.
+    fn base64(&mut self, name: &str, secret: &str) {
+        self.text(name, secret);
+        self.bytes(&format!("{name}, decoded"), &BASE64_STANDARD.decode(secret).expect("base64"));
+    }
+
+    fn bytes(&mut self, name: &str, secret: &[u8]) {
+        // What is in the middle of longer base64 starts at one of three places.
+        let shifted = |skip: usize| {
+            let padded = [&vec![0; skip], secret].concat();
+            let text = BASE64_URL_SAFE_NO_PAD.encode(&padded);
+            let text = &text[(skip * 4).div_ceil(3)..text.len() - 2];
+            [text.replace('-', "+").replace('_', "/"), text.to_owned()]
+        };
+        let hex = hex(secret);
+        let mut forms = vec![characters(secret), hex.to_uppercase(), hex];
+        forms.extend((0..3).flat_map(shifted));
+        self.0.push((name.to_owned(), forms));
+    }
+
+    fn assert_absent(&self, place: &str, haystack: &[u8]) {
+        let text = characters(haystack);
+        for (name, forms) in &self.0 {
+            for form in forms {
+                if let Some((before, _)) = text.split_once(form) {
+                    let before: String = before.chars().rev().take(300).collect();
+                    panic!("{name} is in {place}, behind {}", before.chars().rev().collect::<String>());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_planted_would_be_found_in_every_form() {
+    let mut planted = Planted(Vec::new());
+    planted.text("it", HEADER);
+    let found = |haystack: Vec<u8>| std::panic::catch_unwind(|| planted.assert_absent("a text", &haystack)).is_err();
+    for before in ["", "a", "ab", "abc"] {
+        let inside = format!("{before}{HEADER} and more");
+        assert!(found(inside.clone().into_bytes()) && found(hex(inside.as_bytes()).into_bytes()));
+        assert!(found(BASE64_STANDARD.encode(&inside).into_bytes()), "{before}");
+        assert!(found(BASE64_URL_SAFE_NO_PAD.encode(&inside).into_bytes()), "{before}");
+    }
+    assert!(!found(HEADER.as_bytes()[1..].to_vec()));
+}
+
+/// A server that says all it can, and a database that wants a password.
+async fn talkative() -> World {
+    let mut world = World::with(&[("POSTHASTE_LOG", "trace")]).await;
+    if On::this_test() == On::Postgres {
+        world.stop().await;
+        let url = world.database().url().replace("posthaste@", &format!("posthaste:{PASSWORD}@"));
+        world.env().insert("POSTHASTE_DATABASE_URL", url);
+        world.restart().await;
+    }
+    world
+}
+
+/// Requests that fail, so that what is said of failures is said.
+async fn fail(world: &World, hook: &Hook, keys: &[String]) {
+    for key in keys {
+        let (most, last) = key.split_at(key.len() - 1);
+        let bent = format!("{most}{}", if last == "a" { "b" } else { "a" });
+        world.anyone().with_key(&bent).get("/webhooks").await.problem(401);
+    }
+    let long = json!({"headers": {"Authorization": HEADER, "Host": HEADER}, "secret": HEADER});
+    world.client().patch(&hook.path(""), &long).await.problem(422);
+    world.client().post_text("/webhooks", format!("{{\"headers\": {{\"X-A\": \"{HEADER}\"}}, ")).await.refusal();
+}
+
+async fn assert_no_answer_shows(planted: &Planted, world: &World, ids: &Ids) {
+    let mut asked = 0;
+    for operation in operations(&world.anyone()).await.iter().filter(|operation| operation.method == Method::GET) {
+        let callers: &[Client] = &[world.client().clone(), world.admin(), world.admin().for_tenant(&world.tenant.id)];
+        for caller in callers {
+            let answer = send(operation.call(caller, &operation.path_with(ids))).await;
+            planted.assert_absent(&operation.path, format!("{answer:?}").as_bytes());
+            asked += usize::from(answer.status == 200);
+        }
+    }
+    assert!(asked > 30, "{asked} answers");
+}
+
+fn stored(world: &World) -> Vec<(String, Vec<u8>)> {
+    match On::this_test() {
+        On::Sqlite => {
+            let files = std::fs::read_dir(world.dir()).unwrap().map(|entry| entry.unwrap().path());
+            let is_database =
+                |path: &Path| path.is_file() && path.extension().is_none_or(|extension| extension != "key");
+            files
+                .filter(|path| is_database(path))
+                .map(|path| (path.display().to_string(), std::fs::read(path).unwrap()))
+                .collect()
+        }
+        On::Postgres => vec![("the dump".to_owned(), world.database().dump())],
+    }
+}
+
+on_both!(no_secret_is_found_where_it_does_not_belong);
+async fn no_secret_is_found_where_it_does_not_belong() {
+    let mut world = talkative().await;
+    let hook = world.hook(Receiver::ok(), json!({"headers": {"Authorization": HEADER}})).await;
+    hook.rotate_secret(world.client(), 3_600).await;
+    let repeated = json!({"name": "x", "url": hook.receiver.url("/again"), "events": ["*"]});
+    let again = world.client().json(Method::POST, "/webhooks", &repeated).header("Idempotency-Key", "once");
+    let again = send(again).await.expect(201);
+    let made = new_key(&world.admin(), &world.tenant.id, &["read"]).await;
+    let keys = [world.tenant.key.clone(), text(&made, "key")];
+    let mut planted = Planted(Vec::new());
+    for secret in hook.secrets().into_iter().chain([text(&again, "secret")]) {
+        planted.text("a signing secret", &secret);
+        planted.base64("a signing secret without its prefix", secret.trim_start_matches("whsec_"));
+    }
+    for key in &keys {
+        planted.text("an API key", key);
+        planted.text("the secret of an API key", &key["phk_".len() + 27..]);
+    }
+    planted.text("the admin key", ADMIN_KEY);
+    planted.text("a header's value", HEADER);
+    planted.text("the database's password", PASSWORD);
+    match On::this_test() {
+        On::Sqlite => {
+            let key = std::fs::read_to_string(world.dir().join("p.db.key")).unwrap();
+            planted.base64("the master key", key.trim());
+        }
+        On::Postgres => planted.base64("the master key", MASTER_KEY),
+    }
+
+    let event = world.client().post("/events", &json!({"event": "message.sent", "data": {}})).await;
+    event.expect(202);
+    let delivery = hook.saw(1).await[0].header("x-webhook-delivery").to_owned();
+    world.client().act(&hook.path("/test")).await.succeeded();
+    fail(&world, &hook, &keys).await;
+    let ids = Ids {
+        tenant: world.tenant.id.clone(),
+        key: text(&made, "id"),
+        webhook: hook.id.clone(),
+        event: id_of(&event),
+        delivery,
+        event_type: "message.sent".to_owned(),
+    };
+    assert_no_answer_shows(&planted, &world, &ids).await;
+    for (place, bytes) in stored(&world) {
+        planted.assert_absent(&place, &bytes);
+    }
+    world.stop().await;
+    for (place, bytes) in stored(&world) {
+        planted.assert_absent(&place, &bytes);
+    }
+    let log = world.server().output().all();
+    assert!(log.contains("\"TRACE\"") && log.len() > 10_000, "it says little: {}", log.len());
+    planted.assert_absent("the log", log.as_bytes());
+    if On::this_test() == On::Postgres {
+        assert_nothing_shows_of_what_cannot_be_read(&planted, &mut world, &hook).await;
+    }
+}
+
+/// Headers that are sealed under a key that is not there: reading them fails, and the log says so.
+async fn assert_nothing_shows_of_what_cannot_be_read(planted: &Planted, world: &mut World, hook: &Hook) {
+    world.database().ask("UPDATE webhook SET headers = set_byte(headers, 1, get_byte(headers, 1) # 255)");
+    world.restart().await;
+    let answer = world.client().call(Method::GET, &hook.path("")).send().await.unwrap();
+    assert_eq!(answer.status(), 500);
+    planted.assert_absent("a failure", &answer.bytes().await.unwrap());
+    world.publish("message.sent").await;
+    let output = world.server().output().clone();
+    let says_why = async || output.all().contains("sealed under another master key").then_some(());
+    fact::until("the log says why", says_why).await;
+    world.stop().await;
+    planted.assert_absent("the log of failures", world.server().output().all().as_bytes());
+}
+
+#[tokio::test]
+async fn a_panic_shows_no_secret() {
+    let mut world = World::with(&[("POSTHASTE_LOG", "trace"), ("POSTHASTE_FAULT", "panic:endpoint.handle:1")]).await;
+    let hook = world.hook(Receiver::ok(), json!({"headers": {"Authorization": HEADER}})).await;
+    world.publish("message.sent").await;
+    hook.saw(1).await;
+    world.stop().await;
+    let mut planted = Planted(Vec::new());
+    planted.text("a header's value", HEADER);
+    planted.text("a signing secret", &hook.secrets()[0]);
+    planted.text("an API key", &world.tenant.key);
+    let log = world.server().output().all();
+    assert!(log.contains("panicked at"), "it did not panic");
+    planted.assert_absent("the log", log.as_bytes());
+}
