@@ -4,9 +4,11 @@
 //! [`decide`], when to ask again by the [`Limiter`]. The API uses the same rules to refuse bad settings when they
 //! are saved. Nothing here knows actors, routes or rows.
 
+mod answer;
 mod arrival;
 pub mod breaker;
 pub mod client;
+pub mod credentials;
 pub mod dns;
 mod failure;
 pub mod guard;
@@ -14,14 +16,17 @@ pub mod headers;
 pub mod limiter;
 pub mod outcome;
 pub mod policy;
+mod recent;
 pub mod resolver;
 pub mod retry;
 pub mod sender;
 pub mod signature;
 pub mod surroundings;
 pub mod target;
+pub mod token;
 
-pub use client::{ClientError, build_client};
+pub use client::{ClientError, Clients, build_client};
+pub use credentials::{Auth, ClientCredentials, Concealed, Credentials, TlsOptions, TokenAuthMethod};
 pub use dns::Dns;
 pub use guard::{Guard, GuardError, Own};
 pub use headers::{HeaderProblem, check_headers};
@@ -33,4 +38,9 @@ pub use retry::{Backoff, RetryPolicy, Verdict, decide};
 pub use sender::{Message, Report, Sender};
 pub use signature::{SecretError, SignatureFormat, SigningSecret, standard_webhooks, x_webhook_signature};
 pub use surroundings::Surroundings;
-pub use target::Target;
+pub use target::{Target, TargetError};
+pub use token::Tokens;
+
+#[cfg(test)]
+#[path = "../tests/support/certificates.rs"]
+mod certificates;

@@ -53,6 +53,7 @@ pub use self::permits::{BulkheadView, PartView};
 pub use self::vitals::Percentiles;
 pub use crate::delivery::breaker::{BreakerSettings, View as BreakerView, ViewState as BreakerState};
 pub use crate::delivery::client::peer_client;
+pub use crate::delivery::credentials::{Auth, ClientCredentials, Concealed, Credentials, TlsOptions, TokenAuthMethod};
 pub use crate::delivery::guard::{Guard, GuardError};
 pub use crate::delivery::headers::{HeaderProblem, check_headers};
 pub use crate::delivery::outcome::OutcomeKind;

@@ -27,6 +27,8 @@ pub struct Model {
     pub deleted_at: Option<i64>,
     /// Null while its deliveries flow.
     pub paused_at: Option<i64>,
+    /// Sealed JSON object; null for most.
+    pub credentials: Option<Vec<u8>>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

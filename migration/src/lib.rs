@@ -17,6 +17,7 @@ mod m0002_isolation;
 mod m0003_nodes;
 mod m0004_many_nodes;
 mod m0005_access;
+mod m0006_credentials;
 
 /// Names the lock that processes which migrate one PostgreSQL database take in turns. Arbitrary, and never changed.
 const TURN: i64 = 0x0070_6F73_7468_6173;
@@ -40,6 +41,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0003_nodes::Migration),
             Box::new(m0004_many_nodes::Migration),
             Box::new(m0005_access::Migration),
+            Box::new(m0006_credentials::Migration),
         ]
     }
 }

@@ -1,6 +1,7 @@
 //! `/webhooks`: what tenants subscribe, and what can be done with a subscription.
 
 mod actions;
+mod credentials;
 mod hold;
 mod input;
 mod settings;
@@ -89,7 +90,7 @@ async fn create(
 }
 
 fn new_webhook(tenant: TenantNum, settings: Settings) -> Result<NewWebhook, Problem> {
-    let Settings { name, url, events, headers, policy, description, metadata, is_active } = settings;
+    let Settings { name, url, events, headers, policy, credentials, description, metadata, is_active } = settings;
     Ok(NewWebhook {
         id: WebhookId::generate(),
         tenant,
@@ -98,6 +99,7 @@ fn new_webhook(tenant: TenantNum, settings: Settings) -> Result<NewWebhook, Prob
         events,
         headers,
         policy: serde_json::to_value(policy).map_err(|error| Problem::internal(&error))?,
+        credentials: settings::to_store(&credentials)?,
         description,
         metadata,
         is_active,
@@ -118,6 +120,7 @@ fn first_version(new: &NewWebhook) -> Webhook {
         events: events.clone(),
         headers: headers.clone(),
         policy: policy.clone(),
+        credentials: new.credentials.clone(),
         description: new.description.clone(),
         metadata: new.metadata.clone(),
         is_active: new.is_active,

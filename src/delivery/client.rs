@@ -1,16 +1,27 @@
-//! Builds the HTTP client that all attempts share. It does what it is told and nothing more: no redirects, no proxy,
-//! no cookies, no second try. The sender uses it and owns the one deadline.
+//! Builds the HTTP clients that attempts share. They do what they are told and nothing more: no redirects, no proxy,
+//! no cookies, no second try. The sender uses them and owns the one deadline.
 
-use std::sync::Arc;
+pub(super) mod handshake;
+mod own;
+
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use reqwest::dns::Resolve;
+use rustls::ClientConfig;
+use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, ring};
+use rustls::sign::SingleCertAndKey;
+use rustls_platform_verifier::Verifier;
 
+use self::handshake::{Sessions, WatchConnects};
 use super::arrival::VetArrival;
+use super::credentials::{TlsOptions, UnusableTls, roots_of};
 use super::dns::Dns;
 use super::guard::Guard;
 use super::resolver::VettedResolver;
+
+pub use self::own::Clients;
 
 /// As many idle connections per receiver as reuse pays for: more requests at once than this are rare.
 const MAX_IDLE_PER_HOST: usize = 512;
@@ -25,7 +36,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 ///
 /// When the machine offers no root certificates.
 pub fn build_client(guard: Arc<Guard>, dns: Arc<Dns>) -> Result<reqwest::Client, ClientError> {
-    client_resolving_with(VettedResolver { guard: guard.clone(), dns }, guard)
+    client_resolving_with(Arc::new(VettedResolver { guard: guard.clone(), dns }), guard, None)
 }
 
 /// The client for calls from one node to another, which the operator has named; nobody guards those.
@@ -37,18 +48,35 @@ pub fn peer_client(connect: Duration, answer: Duration) -> Result<reqwest::Clien
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
-#[error("the HTTP client cannot be built; it needs the system's root certificates or `SSL_CERT_FILE`")]
-pub struct ClientError(#[from] reqwest::Error);
+pub enum ClientError {
+    #[error("the HTTP client cannot be built: {0}")]
+    Http(#[from] reqwest::Error),
+    #[error("no certificate can be checked ({0}); the system's root certificates or `SSL_CERT_FILE` are needed")]
+    Roots(#[from] rustls::Error),
+    #[error("the webhook's TLS options cannot be used: {message} (`{pointer}`)")]
+    Options { pointer: String, message: String },
+    #[error("the engine is stopping")]
+    Stopped,
+}
 
-/// The client with a resolver of choice; tests bring one that knows no network.
-pub(super) fn client_resolving_with<R>(resolver: R, guard: Arc<Guard>) -> Result<reqwest::Client, ClientError>
-where
-    R: Resolve + 'static,
-{
+impl From<UnusableTls> for ClientError {
+    fn from(UnusableTls { pointer, message }: UnusableTls) -> Self {
+        Self::Options { pointer, message }
+    }
+}
+
+/// A client with a resolver of choice, since tests bring one that knows no network, and with a webhook's own TLS options.
+pub(super) fn client_resolving_with(
+    resolver: Arc<dyn Resolve>,
+    guard: Arc<Guard>,
+    own: Option<&TlsOptions>,
+) -> Result<reqwest::Client, ClientError> {
     install_crypto_provider();
     let client = reqwest::Client::builder()
         .dns_resolver(resolver)
+        .tls_backend_preconfigured(tls_config(own)?)
         .connector_layer(VetArrival { guard })
+        .connector_layer(WatchConnects)
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .no_proxy()
@@ -64,8 +92,46 @@ where
     Ok(client)
 }
 
-/// reqwest takes its cryptography from rustls's process-wide default and panics without one. Whoever installs first
-/// wins; an `Err` means that there is one already, which serves as well.
+/// TLS 1.2 or 1.3, certificates checked against the system's authorities and those that the webhook names, and the
+/// webhook's own certificate for receivers that ask for one.
+fn tls_config(own: Option<&TlsOptions>) -> Result<ClientConfig, ClientError> {
+    let provider = crypto_provider();
+    let verifier = match own.and_then(|own| own.ca.as_deref()) {
+        Some(ca) => Arc::new(Verifier::new_with_extra_roots(roots_of(ca)?, Arc::clone(&provider))?),
+        None => system_verifier(&provider)?,
+    };
+    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let identity = own.map(|own| own.identity(&provider)).transpose()?.flatten();
+    let mut config = match identity {
+        Some(identity) => config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity))),
+        None => config.with_no_client_auth(),
+    };
+    config.resumption = Resumption::store(Arc::new(Sessions::new()));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// The system's authorities take a hundred kilobytes, so that all clients share them.
+fn system_verifier(provider: &Arc<CryptoProvider>) -> Result<Arc<Verifier>, rustls::Error> {
+    static SYSTEM: OnceLock<Arc<Verifier>> = OnceLock::new();
+    if let Some(verifier) = SYSTEM.get() {
+        return Ok(Arc::clone(verifier));
+    }
+    let verifier = Arc::new(Verifier::new(Arc::clone(provider))?);
+    Ok(Arc::clone(SYSTEM.get_or_init(|| verifier)))
+}
+
+/// The cryptography of every connection.
+pub(super) fn crypto_provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    Arc::clone(PROVIDER.get_or_init(|| Arc::new(ring::default_provider())))
+}
+
+/// Where reqwest makes its own TLS, as for [`peer_client`], it takes the cryptography from rustls's process-wide default
+/// and panics without one. Whoever installs first wins; an `Err` means that there is one already, which serves as well.
 fn install_crypto_provider() {
     if CryptoProvider::get_default().is_none() && ring::default_provider().install_default().is_err() {
         tracing::debug!("another thread has just installed its rustls crypto provider, using that one");

@@ -1,17 +1,19 @@
-//! Why a request got no answer, found by walking down the client's error. Asked by the sender alone.
+//! Why a request got no answer, found by walking down the client's error. Asked by whoever sends one.
 //!
 //! The texts are for the webhook's owner: short, with what to do where that is known, and never with an address that
 //! a name was resolved to. So the client's own messages are shown only for what the receiver said over an open
 //! connection.
 
+mod tls;
+
 use std::error::Error;
 use std::io;
-
-use rustls::CertificateError;
 
 use super::guard::GuardError;
 use super::outcome::Outcome;
 use super::resolver::ResolveError;
+
+pub(super) use tls::STALLED_HANDSHAKE;
 
 /// Longer texts are cut; HTTP/2 lets the receiver put its own words into an error.
 const MAX_TEXT: usize = 200;
@@ -55,7 +57,7 @@ fn named_cause(cause: &(dyn Error + 'static)) -> Option<(Outcome, String)> {
     if let Some(refusal) = cause.downcast_ref::<GuardError>() {
         return Some((Outcome::Blocked, refusal.to_string()));
     }
-    cause.downcast_ref::<rustls::Error>().map(|error| (Outcome::TlsFailed, tls_text(error).to_owned()))
+    cause.downcast_ref::<rustls::Error>().map(|error| (Outcome::TlsFailed, short(&tls::text(error))))
 }
 
 fn unnamed_cause(error: &reqwest::Error) -> (Outcome, String) {
@@ -90,34 +92,13 @@ fn exchange_text(error: &reqwest::Error, io_kind: Option<io::ErrorKind>) -> Stri
         Some(UnexpectedEof) => "the receiver closed the connection within the answer".to_owned(),
         Some(_) | None => {
             let innermost = causes(error).last().map_or_else(String::new, ToString::to_string);
-            format!("no valid HTTP answer: {innermost}").chars().take(MAX_TEXT).collect()
+            short(&format!("no valid HTTP answer: {innermost}"))
         }
     }
 }
 
-fn tls_text(error: &rustls::Error) -> &'static str {
-    match error {
-        rustls::Error::InvalidCertificate(problem) => certificate_text(problem),
-        rustls::Error::InvalidMessage(_) => "the receiver does not speak TLS on this port",
-        rustls::Error::AlertReceived(_) => "the receiver refused the TLS handshake",
-        rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => {
-            "the receiver speaks no TLS version or cipher that is accepted; TLS 1.2 and 1.3 are"
-        }
-        _ => "the TLS handshake failed",
-    }
-}
-
-fn certificate_text(problem: &CertificateError) -> &'static str {
-    match problem {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "certificate expired",
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "certificate not valid yet",
-        CertificateError::Revoked => "certificate revoked",
-        CertificateError::UnknownIssuer => "certificate not signed by a known authority; is an intermediate missing?",
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "certificate made out to another name"
-        }
-        _ => "certificate not valid",
-    }
+fn short(text: &str) -> String {
+    text.chars().take(MAX_TEXT).collect()
 }
 
 /// The error, its source, and so on. An `io::Error` skips what it wraps when asked for its source, so it is asked for
@@ -131,6 +112,8 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 
 #[cfg(test)]
 mod tests {
+    use rustls::CertificateError;
+
     use super::*;
 
     #[test]
@@ -148,13 +131,5 @@ mod tests {
         assert_eq!(named_cause(&GuardError::Connection).unwrap().0, Outcome::Blocked);
         assert_eq!(outcome(ResolveError::NoSuchName), Outcome::DnsFailed);
         assert_eq!(outcome(ResolveError::Empty), Outcome::DnsFailed);
-    }
-
-    #[test]
-    fn certificate_problems_are_told_apart() {
-        let text = |problem| tls_text(&rustls::Error::InvalidCertificate(problem));
-        assert_eq!(text(CertificateError::NotValidForName), "certificate made out to another name");
-        assert!(text(CertificateError::UnknownIssuer).starts_with("certificate not signed"));
-        assert_eq!(text(CertificateError::BadEncoding), "certificate not valid");
     }
 }

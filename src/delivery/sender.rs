@@ -1,4 +1,4 @@
-//! Sends one attempt: guard, sign, send, classify. Called by endpoints, many at once. Knows one deadline per attempt
+//! Sends one attempt: guard, fetch a token if one is wanted, sign, send, classify. Called by endpoints, many at once. Knows one deadline per attempt
 //! and no retries; what its [`Report`] leads to is decided elsewhere.
 
 mod report;
@@ -9,17 +9,18 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, timeout_at};
 
+use super::answer::fill;
+use super::client::{Clients, handshake};
+use super::failure::STALLED_HANDSHAKE;
 use super::guard::Guard;
 use super::outcome::Outcome;
 use super::resolver::DEADLINE;
 use super::target::Target;
+use super::token::{Asking, Refusal, Token, Tokens};
 use crate::clock::UnixMillis;
 
 pub use report::Report;
 use report::{Head, Stopwatch};
-
-/// What is kept of an answer's body. Enough for any error page; more is not read.
-const MAX_BODY: usize = 64 * 1024;
 
 /// One event for one webhook, ready to be sent.
 #[derive(Debug, Clone)]
@@ -34,17 +35,24 @@ pub struct Message {
     pub body: Bytes,
 }
 
-/// Sends attempts. Cheap to clone: the client's connections are shared.
+/// Sends attempts. Cheap to clone: connections and tokens are shared.
 #[derive(Debug, Clone)]
 pub struct Sender {
-    client: reqwest::Client,
+    clients: Clients,
+    tokens: Tokens,
     guard: Arc<Guard>,
+}
+
+/// Over whose connections a request travels, and with which token.
+struct Way {
+    client: reqwest::Client,
+    token: Option<Token>,
 }
 
 impl Sender {
     #[must_use]
-    pub fn new(client: reqwest::Client, guard: Arc<Guard>) -> Self {
-        Self { client, guard }
+    pub fn new(clients: Clients, tokens: Tokens, guard: Arc<Guard>) -> Self {
+        Self { clients, tokens, guard }
     }
 
     /// Makes one request and reads its answer, within the target's timeout from now. Dropping the future gives up the
@@ -54,20 +62,54 @@ impl Sender {
         if let Err(refusal) = self.guard.check_literal(&target.url) {
             return Report::unanswered(Outcome::Blocked, refusal.to_string(), &watch);
         }
-        let request = match request::signed(target, message, UnixMillis::now_outside()) {
-            Ok(request) => request,
-            Err(error) => return Report::unanswered(Outcome::ProtocolError, error.to_string(), &watch),
-        };
         let deadline = watch.started() + target.timeout;
-        match timeout_at(deadline, DEADLINE.scope(deadline, self.client.execute(request))).await {
-            Ok(Ok(response)) => read(response, deadline, &watch, target).await,
-            Ok(Err(error)) => Report::failed(&error, &watch),
-            Err(_) => Report::unanswered(Outcome::TimedOut, report::too_slow(target.timeout), &watch),
+        DEADLINE.scope(deadline, handshake::watched(self.send(target, message, deadline, &watch))).await
+    }
+
+    async fn send(&self, target: &Target, message: Message, deadline: Instant, watch: &Stopwatch) -> Report {
+        let way = if target.has_credentials() {
+            // Large, and not for most.
+            Box::pin(self.way(target, deadline)).await
+        } else {
+            Ok(Way { client: self.clients.plain(), token: None })
+        };
+        let Way { client, token } = match way {
+            Ok(way) => way,
+            Err(Refusal { outcome, text }) => return Report::unanswered(outcome, text, watch),
+        };
+        let request = match request::signed(target, message, token.as_ref(), UnixMillis::now_outside()) {
+            Ok(request) => request,
+            Err(error) => return Report::unanswered(Outcome::ProtocolError, error.to_string(), watch),
+        };
+        let report = match timeout_at(deadline, client.execute(request)).await {
+            Ok(Ok(response)) => read(response, deadline, watch, target).await,
+            Ok(Err(error)) => Report::failed(&error, watch),
+            Err(_) if handshake::was_stalled() => {
+                Report::unanswered(Outcome::TlsFailed, STALLED_HANDSHAKE.to_owned(), watch)
+            }
+            Err(_) => Report::unanswered(Outcome::TimedOut, report::too_slow(target.timeout), watch),
+        };
+        if let (Some(source), Some(token), Some(401)) = (target.tokens(), &token, report.status) {
+            self.tokens.discard(source, token);
         }
+        report
+    }
+
+    /// The way for a webhook that brings something of its own.
+    async fn way(&self, target: &Target, deadline: Instant) -> Result<Way, Refusal> {
+        let client = match timeout_at(deadline, self.clients.of(target.tls())).await {
+            Ok(Ok(client)) => client,
+            Ok(Err(error)) => return Err(Refusal { outcome: Outcome::TlsFailed, text: error.to_string() }),
+            Err(_) => return Err(Refusal { outcome: Outcome::TimedOut, text: report::too_slow(target.timeout) }),
+        };
+        let Some(source) = target.tokens() else { return Ok(Way { client, token: None }) };
+        let asking = Asking { client: &client, guard: &self.guard, deadline };
+        let token = self.tokens.get(source, &asking).await?;
+        Ok(Way { client, token: Some(token) })
     }
 }
 
-/// Reads the answer's body until its end, the deadline or [`MAX_BODY`]. Dropping a response that has more to say
+/// Reads the answer's body until its end, the deadline or as much as is kept. Dropping a response that has more to say
 /// closes its connection.
 async fn read(mut response: reqwest::Response, deadline: Instant, watch: &Stopwatch, target: &Target) -> Report {
     let head = Head::of(&response, watch);
@@ -78,15 +120,6 @@ async fn read(mut response: reqwest::Response, deadline: Instant, watch: &Stopwa
         Ok(Ok(()) | Err(_)) => head.judged_by_status(body.freeze(), watch),
         Err(_) => head.timed_out(target.timeout, body.freeze(), watch),
     }
-}
-
-async fn fill(body: &mut BytesMut, response: &mut reqwest::Response) -> Result<(), reqwest::Error> {
-    while body.len() < MAX_BODY {
-        let Some(chunk) = response.chunk().await? else { break };
-        let room = MAX_BODY - body.len();
-        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

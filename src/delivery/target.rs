@@ -4,16 +4,21 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use sha2::{Digest as _, Sha256};
 use url::Url;
 
+use super::credentials::{Auth, Credentials, TlsOptions};
 use super::guard::{Guard, GuardError};
 use super::headers::check_headers;
-use super::policy::Policy;
+use super::policy::{Policy, PolicyProblem};
+use super::recent::Digest;
 use super::signature::{SignatureFormat, SigningSecret};
+use super::token::TokenSource;
+use crate::id::WebhookId;
 
 /// What the sender needs to know about a webhook.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Target {
     /// Normalised, and vetted when the target was built.
     pub url: Url,
@@ -24,6 +29,32 @@ pub struct Target {
     pub format: SignatureFormat,
     /// One deadline over DNS, connect, TLS, headers and body.
     pub timeout: Duration,
+    /// `None` for most.
+    pub(super) access: Option<Box<Access>>,
+}
+
+/// What a target needs beside headers to be let in.
+#[derive(Debug)]
+pub(super) struct Access {
+    pub(super) tls: Option<(TlsOptions, Digest)>,
+    pub(super) tokens: Option<TokenSource>,
+    /// Of the webhook and its credentials.
+    digest: Digest,
+}
+
+/// Why there is no target.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    #[error(transparent)]
+    Refused(#[from] GuardError),
+    #[error("the stored credentials cannot be used: {message} (`{pointer}`)")]
+    Credentials { pointer: String, message: String },
+}
+
+impl From<PolicyProblem> for TargetError {
+    fn from(PolicyProblem { pointer, message }: PolicyProblem) -> Self {
+        Self::Credentials { pointer, message }
+    }
 }
 
 impl Target {
@@ -45,8 +76,68 @@ impl Target {
             secrets,
             format: policy.signature.format,
             timeout: Duration::from_millis(policy.timeout_ms.into()),
+            access: None,
         })
     }
+
+    /// The same target with what lets the webhook `owner` in; the owner keeps its tokens to itself.
+    ///
+    /// # Errors
+    ///
+    /// When the credentials cannot be used.
+    pub fn with_credentials(
+        mut self,
+        guard: &Guard,
+        owner: WebhookId,
+        credentials: Credentials,
+    ) -> Result<Self, TargetError> {
+        if let Some(problem) = credentials.problems(guard).into_iter().next() {
+            return Err(problem.into());
+        }
+        let digest = digest_of(owner, &credentials);
+        let Credentials { tls, auth } = credentials;
+        if let Some(header) = auth.as_ref().and_then(Auth::fixed_header) {
+            let fixed = std::iter::once((AUTHORIZATION, header));
+            self.headers = self.headers.into_iter().filter(|(name, _)| name != AUTHORIZATION).chain(fixed).collect();
+        }
+        let tls = tls.map(|tls| {
+            let digest = tls.digest();
+            (tls, digest)
+        });
+        let tokens = match auth {
+            Some(Auth::OAuth2(with)) => {
+                Some(TokenSource { url: guard.check_url(&with.token_url)?, credentials: *with, digest })
+            }
+            Some(Auth::Basic { .. } | Auth::Bearer { .. }) | None => None,
+        };
+        self.access = Some(Box::new(Access { tls, tokens, digest }));
+        Ok(self)
+    }
+
+    /// Whether the receiver sees the same credentials as with `other`.
+    #[must_use]
+    pub fn is_let_in_like(&self, other: &Self) -> bool {
+        let digest = |target: &Self| target.access.as_ref().map(|access| access.digest);
+        digest(self) == digest(other)
+    }
+
+    pub(super) fn has_credentials(&self) -> bool {
+        self.access.is_some()
+    }
+
+    pub(super) fn tls(&self) -> Option<(&TlsOptions, &Digest)> {
+        self.access.as_ref()?.tls.as_ref().map(|(options, digest)| (options, digest))
+    }
+
+    pub(super) fn tokens(&self) -> Option<&TokenSource> {
+        self.access.as_ref()?.tokens.as_ref()
+    }
+}
+
+/// Of everything that a token may depend on.
+fn digest_of(owner: WebhookId, credentials: &Credentials) -> Digest {
+    let text = serde_json::to_vec(credentials).unwrap_or_default();
+    Sha256::new().chain_update(owner.bytes()).chain_update(text).finalize().into()
 }
 
 fn checked(headers: &BTreeMap<String, String>) -> Result<Box<[(HeaderName, HeaderValue)]>, GuardError> {

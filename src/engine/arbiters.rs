@@ -8,10 +8,11 @@ use std::thread::JoinHandle;
 use actix::{Arbiter, ArbiterHandle, System};
 use parking_lot::Mutex;
 
-use crate::delivery::client::{ClientError, build_client};
+use crate::delivery::client::{ClientError, Clients};
 use crate::delivery::dns::Dns;
 use crate::delivery::guard::Guard;
 use crate::delivery::sender::Sender;
+use crate::delivery::token::Tokens;
 
 use super::StartError;
 use super::turns::Turns;
@@ -32,7 +33,9 @@ pub(super) struct Arbiters {
 
 impl Arbiters {
     pub(super) fn start(endpoints: usize, guard: &Arc<Guard>, dns: &Arc<Dns>) -> Result<Self, StartError> {
-        let sender = |_| Ok(Sender::new(build_client(guard.clone(), dns.clone())?, guard.clone()));
+        let tokens = Tokens::default();
+        let clients = || Clients::new(guard.clone(), dns.clone());
+        let sender = |_| Ok(Sender::new(clients()?, tokens.clone(), guard.clone()));
         let senders: Result<Vec<Sender>, ClientError> = (0..endpoints.max(1)).map(sender).collect();
         let senders = senders?;
         let wanted = senders.len() + 1;

@@ -3,15 +3,17 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::clock::UnixMillis;
+use crate::delivery::credentials::Credentials;
 use crate::delivery::policy::Policy;
 use crate::delivery::signature::SigningSecret;
 use crate::delivery::target::Target;
 use crate::id::{TenantNum, WebhookId, WebhookNum};
 use crate::store::health::Health;
-use crate::store::{StoreError, servings};
+use crate::store::webhooks::Webhook;
+use crate::store::{self, StoreError, servings};
 
 use super::lane::Mode;
 use super::shared::Shared;
@@ -49,7 +51,11 @@ impl Serving {
 
     /// Whether what was learnt of the receiver before says nothing any more.
     pub(super) fn starts_anew_after(&self, before: &Self) -> bool {
-        self.url != before.url || self.is_active && !before.is_active
+        let is_let_in_as_before = match (&self.target, &before.target) {
+            (Ok(now), Ok(before)) => now.is_let_in_like(before),
+            (Err(_), _) | (_, Err(_)) => true,
+        };
+        self.url != before.url || !is_let_in_as_before || self.is_active && !before.is_active
     }
 }
 
@@ -95,12 +101,7 @@ fn serving_of(row: servings::Serving, shared: &Shared) -> Arc<Serving> {
         tracing::error!(webhook = %webhook.id, %error, "unreadable policy, using the defaults");
         Policy::default()
     });
-    let secrets: Result<Vec<SigningSecret>, _> =
-        secrets.iter().map(|secret| SigningSecret::parse(secret.expose_secret())).collect();
-    let target = secrets.map_err(|error| error.to_string()).and_then(|secrets| {
-        Target::try_new(&shared.guard, &webhook.url, &webhook.headers, secrets, &policy)
-            .map_err(|error| error.to_string())
-    });
+    let target = target_of(&webhook, &secrets, &policy, shared);
     Arc::new(Serving {
         num: webhook.num,
         id: webhook.id,
@@ -116,4 +117,22 @@ fn serving_of(row: servings::Serving, shared: &Shared) -> Arc<Serving> {
         has_rows: has_pending_rows,
         changes_at: secrets_change_at,
     })
+}
+
+/// `Err`: why nothing can be sent, in words for the webhook's owner.
+fn target_of(
+    webhook: &Webhook,
+    secrets: &[SecretString],
+    policy: &Policy,
+    shared: &Shared,
+) -> Result<Target, String> {
+    let secrets: Result<Vec<SigningSecret>, _> =
+        secrets.iter().map(|secret| SigningSecret::parse(secret.expose_secret())).collect();
+    let secrets = secrets.map_err(|error| error.to_string())?;
+    let target = Target::try_new(&shared.guard, &webhook.url, &webhook.headers, secrets, policy);
+    let target = target.map_err(|error| error.to_string())?;
+    let Some(store::webhooks::Credentials(stored)) = &webhook.credentials else { return Ok(target) };
+    let credentials: Credentials = serde::Deserialize::deserialize(stored)
+        .map_err(|_| "the stored credentials cannot be read; save `tls` and `auth` again".to_owned())?;
+    target.with_credentials(&shared.guard, webhook.id, credentials).map_err(|error| error.to_string())
 }

@@ -101,6 +101,7 @@ impl World {
             events: vec!["*".to_owned()],
             headers: Default::default(),
             policy: serde_json::json!({ "retryPolicy": { "maxRetries": 0 } }),
+            credentials: None,
             description: None,
             metadata: None,
             is_active: true,

@@ -34,9 +34,12 @@ struct Column {
     keys: &'static [&'static str],
 }
 
-const COLUMNS: [Column; 3] = [HEADERS, SECRETS, ANSWERS];
+const COLUMNS: [Column; 4] = [HEADERS, CREDENTIALS, SECRETS, ANSWERS];
 
 const HEADERS: Column = Column { what: "headers", table: "webhook", column: "headers", keys: &["num"] };
+
+const CREDENTIALS: Column =
+    Column { what: "credentials", table: "webhook", column: "credentials", keys: &["num"] };
 
 const SECRETS: Column = Column { what: "secrets", table: "webhook_secret", column: "sealed", keys: &["num"] };
 
@@ -46,7 +49,7 @@ const ANSWERS: Column =
 /// How many values of a kind are sealed in the same way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sealed {
-    /// `headers`, `secrets` or `answers`
+    /// `headers`, `credentials`, `secrets` or `answers`
     pub what: &'static str,
     /// Of the key, in hex.
     pub key_id: String,
@@ -107,7 +110,8 @@ impl Store {
         let mut all = Vec::new();
         for Column { what, table, column, .. } in COLUMNS {
             let sql = format!(
-                "SELECT substr({column}, 1, {HEAD_BYTES}) AS head, COUNT(*) AS count FROM {table} GROUP BY 1 ORDER BY 1"
+                "SELECT substr({column}, 1, {HEAD_BYTES}) AS head, COUNT(*) AS count FROM {table} \
+                 WHERE {column} IS NOT NULL GROUP BY 1 ORDER BY 1"
             );
             let statement = Statement::from_string(self.backend(), sql);
             for HeadRow { head, count } in
@@ -159,6 +163,12 @@ impl Store {
             let place = |tenant, webhook| Place::Headers { tenant, webhook };
             let batch = self.old_of_webhooks(webhook::Column::Headers, place, after).await?;
             (next, _) = (batch.next, take(HEADERS, batch.old).await?);
+        }
+        let mut next = Some(0);
+        while let Some(after) = next {
+            let place = |tenant, webhook| Place::Credentials { tenant, webhook };
+            let batch = self.old_of_webhooks(webhook::Column::Credentials, place, after).await?;
+            (next, _) = (batch.next, take(CREDENTIALS, batch.old).await?);
         }
         let mut next = Some(0);
         while let Some(after) = next {

@@ -1,6 +1,7 @@
 //! Webhooks and their signing secrets.
 
 mod bulk;
+mod credentials;
 mod differ;
 pub(super) mod secrets;
 
@@ -27,6 +28,8 @@ use super::idempotency::Once;
 use super::seal::Place;
 use super::{Page, Store, StoreError};
 
+pub use self::credentials::Credentials;
+
 /// Webhooks read into the route table at a time.
 const ROUTES_CHUNK: u64 = 10_000;
 
@@ -45,6 +48,8 @@ pub struct Webhook {
     pub headers: BTreeMap<String, String>,
     /// What the owner chose of limits and retries; the store does not look inside.
     pub policy: serde_json::Value,
+    /// What lets it in at its receiver; `None` for most.
+    pub credentials: Option<Credentials>,
     pub description: Option<String>,
     pub metadata: Option<serde_json::Value>,
     pub is_active: bool,
@@ -66,6 +71,7 @@ pub struct NewWebhook {
     pub events: Vec<String>,
     pub headers: BTreeMap<String, String>,
     pub policy: serde_json::Value,
+    pub credentials: Option<Credentials>,
     pub description: Option<String>,
     pub metadata: Option<serde_json::Value>,
     pub is_active: bool,
@@ -196,9 +202,10 @@ impl Store {
                 .filter(Column::DeletedAt.is_null())
                 .lock_exclusive();
             let before = query.one(on).await?.ok_or(StoreError::Stale)?;
-            let deed = differ::deed(&self.webhook_of(before.clone())?, changed);
-            audit::enter(on, by, deed, now).await?;
-            if before.url != changed.url || !before.is_active && changed.is_active {
+            let before_it = self.webhook_of(before.clone())?;
+            audit::enter(on, by, differ::deed(&before_it, changed), now).await?;
+            let is_elsewhere = before.url != changed.url || before_it.credentials != changed.credentials;
+            if is_elsewhere || !before.is_active && changed.is_active {
                 health::forget(on, changed.num).await?;
             }
             let mut row = before.into_active_model();
@@ -207,6 +214,7 @@ impl Store {
             row.events = Set(to_json(&changed.events)?);
             row.headers = Set(self.seal_headers(changed.tenant, changed.id, &changed.headers)?);
             row.policy = Set(to_json(&changed.policy)?);
+            row.credentials = Set(self.seal_credentials(changed.tenant, changed.id, changed.credentials.as_ref())?);
             row.description = Set(changed.description.clone());
             row.metadata = Set(changed.metadata.as_ref().map(to_json).transpose()?);
             row.is_active = Set(changed.is_active);
@@ -345,6 +353,7 @@ impl Store {
             events: Set(to_json(&new.events)?),
             headers: Set(self.seal_headers(new.tenant, new.id, &new.headers)?),
             policy: Set(to_json(&new.policy)?),
+            credentials: Set(self.seal_credentials(new.tenant, new.id, new.credentials.as_ref())?),
             description: Set(new.description.clone()),
             metadata: Set(new.metadata.as_ref().map(to_json).transpose()?),
             is_active: Set(new.is_active),
@@ -358,16 +367,18 @@ impl Store {
     pub(super) fn webhook_of(&self, row: Model) -> Result<Webhook, StoreError> {
         let Model { num, id, tenant_num, name, url, events, headers, policy, description, metadata, .. } = row;
         let id = webhook_id_of(&id)?;
-        let headers = self.seal().open(&headers_place(TenantNum(tenant_num), id), &headers)?;
+        let tenant = TenantNum(tenant_num);
+        let headers = self.seal().open(&headers_place(tenant, id), &headers)?;
         Ok(Webhook {
             num: WebhookNum(num),
             id,
-            tenant: TenantNum(tenant_num),
+            tenant,
             name,
             url,
             events: json("subscriptions", &events)?,
             headers: serde_json::from_slice(&headers).map_err(|error| StoreError::unreadable("headers", error))?,
             policy: json("policy", &policy)?,
+            credentials: self.open_credentials(tenant, id, row.credentials.as_deref())?,
             description,
             metadata: metadata.as_deref().map(|text| json("metadata", text)).transpose()?,
             is_active: row.is_active,

@@ -33,7 +33,7 @@ const LAYERS: [Layer; 6] = [
 ];
 
 /// Decide without waiting, without a clock and without chance. Where they live, and the words that would give it away.
-const PURE: [&str; 29] = [
+const PURE: [&str; 32] = [
     "src/clock/course.rs",
     "src/engine/lane.rs",
     "src/engine/lane/entry.rs",
@@ -55,6 +55,9 @@ const PURE: [&str; 29] = [
     "src/delivery/breaker.rs",
     "src/delivery/retry.rs",
     "src/delivery/limiter.rs",
+    "src/delivery/recent.rs",
+    "src/delivery/failure/tls.rs",
+    "src/delivery/token/state.rs",
     "src/store/journal/open.rs",
     "src/store/journal/tell.rs",
     "src/store/dialect.rs",

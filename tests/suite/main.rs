@@ -9,6 +9,8 @@
 // The harness.
 mod canary;
 mod cases;
+#[path = "../support/certificates.rs"]
+mod certificates;
 mod checker;
 mod client;
 #[path = "../support/cluster.rs"]
@@ -26,6 +28,7 @@ mod proxy;
 mod raw;
 mod receiver;
 mod rows;
+mod secure;
 mod server;
 mod verify;
 mod world;
@@ -39,6 +42,7 @@ mod backlogs;
 mod clocks;
 mod commands;
 mod crash;
+mod credentials;
 mod deliveries;
 mod fanout;
 mod hostile;
@@ -50,6 +54,7 @@ mod lifecycle;
 mod listener;
 mod lists;
 mod malformed;
+mod misbehaving;
 mod nodes;
 mod observe;
 mod panics;

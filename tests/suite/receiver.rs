@@ -25,10 +25,18 @@ pub(crate) enum Reply {
     Long(usize),
     /// A status after a while.
     After(Duration, u16),
+    /// 200 with this body.
+    Text(String),
     /// Nothing at all, while the connection stays open.
     Hang,
-    /// A good head at once, then a body that drips and never ends.
-    Dribble,
+    /// Something at once, then the same part again and again, with a pause in between, until the sender has had enough.
+    Pour {
+        first: &'static str,
+        part: Vec<u8>,
+        pause: Duration,
+    },
+    /// These bytes, whatever they are, and the end of the connection.
+    Bytes(Vec<u8>),
     /// The connection is closed without an answer.
     Close,
 }
@@ -108,8 +116,19 @@ impl Receiver {
         Self::says(|_| Reply::Hang)
     }
 
+    /// A good head at once, then a body that drips and never ends.
     pub(crate) fn dribbles_body() -> Self {
-        Self::says(|_| Reply::Dribble)
+        Self::pours("HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n", ".", DRIBBLE)
+    }
+
+    pub(crate) fn pours(first: &'static str, part: impl Into<Vec<u8>>, pause: Duration) -> Self {
+        let part = part.into();
+        Self::says(move |_| Reply::Pour { first, part: part.clone(), pause })
+    }
+
+    pub(crate) fn blurts(bytes: impl Into<Vec<u8>>) -> Self {
+        let bytes = bytes.into();
+        Self::says(move |_| Reply::Bytes(bytes.clone()))
     }
 
     pub(crate) fn closes() -> Self {
@@ -149,6 +168,10 @@ impl Receiver {
 
     pub(crate) fn port(&self) -> u16 {
         self.address.port()
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub(crate) fn requests(&self) -> Vec<Request> {
@@ -278,8 +301,8 @@ fn write_down(book: &Mutex<Book>, mut request: Request, script: &Script) -> (usi
     let reply = script(index);
     request.status = match &reply {
         Reply::Status(status) | Reply::With(status, ..) | Reply::After(_, status) => Some(*status),
-        Reply::Long(_) => Some(200),
-        Reply::Dribble | Reply::Hang | Reply::Close => None,
+        Reply::Long(_) | Reply::Text(_) => Some(200),
+        Reply::Pour { .. } | Reply::Bytes(_) | Reply::Hang | Reply::Close => None,
     };
     book.requests.push(request);
     (index, reply)
@@ -295,10 +318,13 @@ async fn answer(stream: &mut TcpStream, book: &Mutex<Book>, index: usize, reply:
             tokio::time::sleep(delay).await;
             plain(status, "", "ok")
         }
-        Reply::Hang => return watch_the_cut(stream, book, index, "").await,
-        Reply::Dribble => {
-            let head = "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n";
-            return watch_the_cut(stream, book, index, head).await;
+        Reply::Text(body) => plain(200, "", &body),
+        Reply::Hang => return watch_the_cut(stream, book, index, std::future::pending()).await,
+        Reply::Pour { first, part, pause } => return pour(stream, book, index, (first, &part, pause)).await,
+        Reply::Bytes(bytes) => {
+            let _ = stream.write_all(&bytes).await;
+            lock(book).requests[index].answered = Some(Instant::now());
+            return false;
         }
         Reply::Close => {
             lock(book).requests[index].answered = Some(Instant::now());
@@ -317,21 +343,36 @@ fn plain(status: u16, header: &str, body: &str) -> String {
     }
 }
 
-/// Says `head` and then next to nothing, until the sender has had enough.
-async fn watch_the_cut(stream: &mut TcpStream, book: &Mutex<Book>, index: usize, head: &str) -> bool {
-    let drips = !head.is_empty();
-    let _ = stream.write_all(head.as_bytes()).await;
+/// Says the same again and again, until the sender has had enough.
+async fn pour(
+    stream: &mut TcpStream,
+    book: &Mutex<Book>,
+    index: usize,
+    (first, part, pause): (&str, &[u8], Duration),
+) -> bool {
     let (mut reading, mut writing) = stream.split();
-    let dribble = async {
-        while drips && writing.write_all(b".").await.is_ok() {
-            tokio::time::sleep(DRIBBLE).await;
+    let pouring = async {
+        let mut said = writing.write_all(first.as_bytes()).await;
+        while said.is_ok() {
+            tokio::time::sleep(pause).await;
+            said = writing.write_all(part).await;
         }
         std::future::pending::<()>().await;
     };
+    watch_the_cut(&mut reading, book, index, pouring).await
+}
+
+/// Goes on with `meanwhile` until the sender closes the connection.
+async fn watch_the_cut(
+    reading: &mut (impl AsyncReadExt + Unpin),
+    book: &Mutex<Book>,
+    index: usize,
+    meanwhile: impl Future<Output = ()>,
+) -> bool {
     let mut unexpected = [0; 64];
     tokio::select! {
         _ = reading.read(&mut unexpected) => lock(book).requests[index].cut = Some(Instant::now()),
-        () = dribble => {}
+        () = meanwhile => {}
     }
     false
 }

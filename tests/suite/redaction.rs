@@ -18,6 +18,7 @@ use crate::verify::hex;
 use crate::world::{ADMIN_KEY, World, id_of, new_key, text};
 
 const HEADER: &str = "planted-header-value-0123456789";
+const CREDENTIAL: &str = "planted-credential-0123456789";
 const PASSWORD: &str = "planted-database-password-0123456789";
 
 /// What must not be found: a name, and every form that it could be found in.
@@ -106,6 +107,24 @@ async fn fail(world: &World, hook: &Hook, keys: &[String]) {
     world.client().post_text("/webhooks", format!("{{\"headers\": {{\"X-A\": \"{HEADER}\"}}, ")).await.refusal();
 }
 
+/// Webhooks that authenticate in every way there is; of the last the token endpoint does not answer with a token.
+async fn webhooks_with_credentials(world: &World) -> Vec<Hook> {
+    let endpoint = Receiver::ok();
+    let mut hooks = Vec::new();
+    for auth in [
+        json!({"type": "basic", "username": "planted", "password": CREDENTIAL}),
+        json!({"type": "bearer", "token": CREDENTIAL}),
+        json!({"type": "oauth2", "tokenUrl": endpoint.url("/token"), "clientId": "planted", "clientSecret": CREDENTIAL}),
+    ] {
+        let hook = world.hook(Receiver::ok(), json!({"auth": auth})).await;
+        world.client().act(&hook.path("/test")).await.succeeded();
+        let bent = json!({"auth": {"type": "basic", "username": CREDENTIAL, "password": 7, "token": CREDENTIAL}});
+        world.client().patch(&hook.path(""), &bent).await.problem(422);
+        hooks.push(hook);
+    }
+    hooks
+}
+
 async fn assert_no_answer_shows(planted: &Planted, world: &World, ids: &Ids) {
     let mut asked = 0;
     for operation in operations(&world.anyone()).await.iter().filter(|operation| operation.method == Method::GET) {
@@ -155,6 +174,7 @@ async fn no_secret_is_found_where_it_does_not_belong() {
     }
     planted.text("the admin key", ADMIN_KEY);
     planted.text("a header's value", HEADER);
+    planted.text("a credential", CREDENTIAL);
     planted.text("the database's password", PASSWORD);
     match On::this_test() {
         On::Sqlite => {
@@ -168,6 +188,7 @@ async fn no_secret_is_found_where_it_does_not_belong() {
     event.expect(202);
     let delivery = hook.saw(1).await[0].header("x-webhook-delivery").to_owned();
     world.client().act(&hook.path("/test")).await.succeeded();
+    let _guarded = webhooks_with_credentials(&world).await;
     fail(&world, &hook, &keys).await;
     let ids = Ids {
         tenant: world.tenant.id.clone(),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::databases::on_both;
 use crate::hook::{Hook, quick_retries};
 use crate::receiver::{Receiver, Request};
-use crate::world::{World, each_attempt};
+use crate::world::{World, attempts, each_attempt};
 
 /// Clocks that count in whole milliseconds may be one off.
 const ROUNDING: Duration = Duration::from_millis(1);
@@ -50,6 +50,7 @@ async fn a_receivers_hint_only_ever_delays() {
     let negative = hook(Receiver::retry_after("-7")).await;
     let sooner = hook(Receiver::retry_after("0")).await;
     let date = hook(Receiver::retry_after_date(Duration::from_secs(5))).await;
+    let past = hook(Receiver::retry_after("Thu, 01 Jan 1970 00:00:00 GMT")).await;
 
     world.publish("a.b").await;
 
@@ -57,10 +58,29 @@ async fn a_receivers_hint_only_ever_delays() {
     assert_waits(&junk, &[1]).await;
     assert_waits(&negative, &[1]).await;
     assert_waits(&sooner, &[1]).await;
+    assert_waits(&past, &[1]).await;
     // A date has whole seconds: the hint is between 4 and 5 s.
     let wait = waits(&date.receiver.saw_within(LONGEST, 2).await)[0];
     assert!((Duration::from_secs(4) - ROUNDING..Duration::from_secs(6)).contains(&wait), "{wait:?}");
     assert_eq!(date.statuses(), [503, 503]);
+}
+
+#[tokio::test]
+async fn a_receiver_is_not_heard_beyond_a_day() {
+    let world = World::start().await;
+    for huge in ["99999999999999999999", "172800", "Fri, 31 Dec 2100 23:59:59 GMT"] {
+        let hook = world.hook(Receiver::retry_after(huge), json!({"retryPolicy": quick_retries(1)})).await;
+        let event = world.publish("a.b").await;
+        let is_waiting = |delivery: &Value| !attempts(delivery).is_empty() && delivery["nextAttemptAt"].is_string();
+        let delivery = world.delivery_when(&event, "the receiver was heard", is_waiting).await;
+        let moment =
+            |value: &Value| value.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok()).expect("a time");
+        let asked = moment(each_attempt(&delivery, "startedAt")[0]);
+        let wait = Duration::try_from(moment(&delivery["nextAttemptAt"]).duration_since(asked)).expect("later");
+        let day = Duration::from_hours(24);
+        assert!((day - ROUNDING..day.mul_f64(1.1) + Duration::from_secs(5)).contains(&wait), "{huge}: {wait:?}");
+        world.client().patch(&hook.path(""), &json!({"isActive": false})).await.expect(200);
+    }
 }
 
 on_both!(a_failing_receiver_is_retried_until_it_accepts);

@@ -103,6 +103,16 @@ impl Server {
         server
     }
 
+    /// Bytes in memory now.
+    pub(crate) fn memory(&self) -> u64 {
+        memory_of(self.child.id(), "VmRSS:")
+    }
+
+    /// The most that there ever were.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        memory_of(self.child.id(), "VmHWM:")
+    }
+
     fn listening(&mut self) -> Option<String> {
         let out = self.output.stdout();
         let url = out.lines().find_map(|line| line.strip_prefix("listening on "));
@@ -179,6 +189,13 @@ impl Drop for Server {
 }
 
 /// Whether any process has this id.
+/// A line of the process's state, in bytes.
+fn memory_of(pid: u32, line: &str) -> u64 {
+    let state = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process");
+    let kib = state.lines().find_map(|text| text.strip_prefix(line)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.expect("a size") * 1024
+}
+
 fn exists(pid: u32) -> bool {
     let mut probe = Command::new("kill");
     probe.args(["-0", &pid.to_string()]).stderr(Stdio::null());

@@ -12,6 +12,8 @@ use crate::api::names;
 use crate::api::tenants::NAME;
 use crate::engine::{Backoff, SignatureFormat};
 
+use super::credentials::{AuthChanges, TlsChanges};
+
 /// Subscriptions of one webhook.
 const EVENTS: std::ops::RangeInclusive<usize> = 1..=100;
 
@@ -42,6 +44,8 @@ const FIELDS: &[&str] = &[
     "ordered",
     "filter",
     "signature",
+    "tls",
+    "auth",
     "breaker",
     "disableAfterSeconds",
     "description",
@@ -80,6 +84,10 @@ pub(in crate::api) struct Changes {
     pub(super) filter: Given<String>,
     #[schema(value_type = Option<SignatureChanges>)]
     pub(super) signature: Given<SignatureChanges>,
+    #[schema(value_type = Option<TlsChanges>)]
+    pub(super) tls: Given<TlsChanges>,
+    #[schema(value_type = Option<AuthChanges>)]
+    pub(super) auth: Given<AuthChanges>,
     #[schema(value_type = Option<BreakerChanges>)]
     pub(super) breaker: Given<BreakerChanges>,
     /// Seconds of nothing but failures after which it is switched off; five days by default.
@@ -227,6 +235,8 @@ impl Changes {
                 Err(Fault::new("unsupported", "filters are not available in this version; null is accepted"))
             }),
             signature: reader.object("signature", SignatureChanges::FIELDS, SignatureChanges::read),
+            tls: reader.object("tls", TlsChanges::FIELDS, TlsChanges::read),
+            auth: reader.object("auth", AuthChanges::FIELDS, AuthChanges::read),
             breaker: reader.object("breaker", BreakerChanges::FIELDS, BreakerChanges::read),
             disable_after_seconds: reader.field("disableAfterSeconds", |raw| integer(raw, &DISABLE_AFTER)),
             description: reader.field("description", |raw| prose(raw, &DESCRIPTION)),
@@ -346,7 +356,7 @@ mod tests {
         let text = r#"{"name":"","url":7,"events":["*","*","a*"],"headers":{"A/B":1},
             "retryPolicy":{"maxRetries":300,"backoffStrategy":"random","scheduleSeconds":[0],"maxDelaySeconds":-1,"x":1},
             "timeoutMs":99999999999,"rateLimit":{"requests":"5"},"maxInFlight":1.5,"ordered":"no","filter":"true",
-            "signature":{"format":"md5"},"breaker":{"failureThreshold":0},"disableAfterSeconds":1,"description":[],"metadata":"x","isActive":1,"secret":"whsec_AAAA"}"#;
+            "signature":{"format":"md5"},"tls":{"ca":1,"cert":""},"auth":{"type":"digest","token":1},"breaker":{"failureThreshold":0},"disableAfterSeconds":1,"description":[],"metadata":"x","isActive":1,"secret":"whsec_AAAA"}"#;
         let expected = [
             "/secret",
             "/name",
@@ -365,6 +375,10 @@ mod tests {
             "/ordered",
             "/filter",
             "/signature/format",
+            "/tls/cert",
+            "/tls/ca",
+            "/auth/type",
+            "/auth/token",
             "/breaker/failureThreshold",
             "/disableAfterSeconds",
             "/description",

@@ -8,10 +8,11 @@ use serde_json::{Map, Value};
 use crate::api::fields::{At, Errors, Fault, Given};
 use crate::api::problem::Problem;
 use crate::engine::{
-    Backoff, BreakerSettings, Guard, Policy, RateLimit, RetryPolicy, SignatureSettings, check_headers,
+    Backoff, BreakerSettings, Credentials, Guard, Policy, RateLimit, RetryPolicy, SignatureSettings, check_headers,
 };
-use crate::store::webhooks::Webhook;
+use crate::store::webhooks::{self, Webhook};
 
+use super::credentials::{AuthChanges, TlsChanges};
 use super::input::{BreakerChanges, Changes, RateChanges, RetryChanges, SignatureChanges};
 use super::view::{REDACTED, is_secret};
 
@@ -25,6 +26,7 @@ pub(super) struct Settings {
     pub(super) events: Vec<String>,
     pub(super) headers: BTreeMap<String, String>,
     pub(super) policy: Policy,
+    pub(super) credentials: Credentials,
     pub(super) description: Option<String>,
     pub(super) metadata: Option<Value>,
     pub(super) is_active: bool,
@@ -38,6 +40,7 @@ impl Default for Settings {
             events: Vec::new(),
             headers: BTreeMap::new(),
             policy: Policy::default(),
+            credentials: Credentials::default(),
             description: None,
             metadata: None,
             is_active: true,
@@ -49,19 +52,37 @@ pub(super) fn stored_policy(webhook: &Webhook) -> Result<Policy, Problem> {
     serde::Deserialize::deserialize(&webhook.policy).map_err(|error: serde_json::Error| Problem::internal(&error))
 }
 
+/// Nothing for most webhooks.
+pub(super) fn stored_credentials(webhook: &Webhook) -> Result<Credentials, Problem> {
+    let Some(webhooks::Credentials(stored)) = &webhook.credentials else { return Ok(Credentials::default()) };
+    // What is wrong may quote what is stored.
+    serde::Deserialize::deserialize(stored).map_err(|_| Problem::internal(&"stored credentials cannot be read"))
+}
+
+/// The document to store; none for most webhooks.
+pub(super) fn to_store(credentials: &Credentials) -> Result<Option<webhooks::Credentials>, Problem> {
+    if credentials.is_empty() {
+        return Ok(None);
+    }
+    let document = serde_json::to_value(credentials).map_err(|error| Problem::internal(&error))?;
+    Ok(Some(webhooks::Credentials(document)))
+}
+
 impl Settings {
     pub(super) fn of(webhook: &Webhook) -> Result<Self, Problem> {
         let Webhook { name, url, events, headers, description, metadata, is_active, .. } = webhook.clone();
-        Ok(Self { name, url, events, headers, policy: stored_policy(webhook)?, description, metadata, is_active })
+        let (policy, credentials) = (stored_policy(webhook)?, stored_credentials(webhook)?);
+        Ok(Self { name, url, events, headers, policy, credentials, description, metadata, is_active })
     }
 
     pub(super) fn write_to(self, webhook: &mut Webhook) -> Result<(), Problem> {
-        let Self { name, url, events, headers, policy, description, metadata, is_active } = self;
+        let Self { name, url, events, headers, policy, credentials, description, metadata, is_active } = self;
         webhook.name = name;
         webhook.url = url;
         webhook.events = events;
         webhook.headers = headers;
         webhook.policy = serde_json::to_value(policy).map_err(|error| Problem::internal(&error))?;
+        webhook.credentials = to_store(&credentials)?;
         webhook.description = description;
         webhook.metadata = metadata;
         if is_active || webhook.is_active {
@@ -86,6 +107,8 @@ impl Settings {
             ordered,
             filter,
             signature,
+            tls,
+            auth,
             breaker,
             disable_after_seconds,
             description,
@@ -109,6 +132,8 @@ impl Settings {
         ordered.merge_into(&mut policy.ordered, || defaults.ordered);
         optional(filter).merge_into(&mut policy.filter, || defaults.filter);
         merge_signature(&mut policy.signature, signature);
+        TlsChanges::merge_into(tls, &mut self.credentials.tls, errors);
+        AuthChanges::merge_into(auth, &mut self.credentials.auth, errors);
         merge_breaker(&mut policy.breaker, breaker);
         disable_after_seconds.merge_into(&mut policy.disable_after_seconds, || defaults.disable_after_seconds);
         optional(description).merge_into(&mut self.description, || None);
@@ -116,6 +141,19 @@ impl Settings {
         is_active.merge_into(&mut self.is_active, || true);
         for problem in self.policy.problems() {
             errors.add_new(&problem.pointer, Fault::new("out_of_range", problem.message));
+        }
+        for problem in self.credentials.problems(guard) {
+            errors.add_new(&problem.pointer, Fault::new("invalid", problem.message));
+        }
+        self.note_two_authorizations(errors);
+    }
+
+    fn note_two_authorizations(&self, errors: &mut Errors) {
+        let custom = self.headers.keys().find(|name| name.eq_ignore_ascii_case("authorization"));
+        if let (Some(name), Some(_)) = (custom, &self.credentials.auth) {
+            let at = At::Member(&At::Root, "headers");
+            let message = "`auth` sets this header; one of them is accepted";
+            errors.add(&At::Member(&at, name), Fault::new("conflict", message));
         }
     }
 }
@@ -326,6 +364,25 @@ mod tests {
         assert_eq!(shown, [("X-Api-Key", "s3cret"), ("x-team", "b")]);
         assert_eq!(apply(&mut settings, r#"{"headers":{"X-Token":"[redacted]"}}"#), ["/headers/X-Token"]);
         assert_eq!(apply(&mut settings, r#"{"headers":{"Host":"x","":"y"}}"#), ["/headers/", "/headers/Host"]);
+    }
+
+    #[test]
+    fn credentials_are_merged_and_another_type_of_them_begins_with_nothing() {
+        let mut settings = Settings::default();
+        let fetched = r#"{"auth":{"type":"oauth2","tokenUrl":"https://id.example.com/t","clientId":"a","clientSecret":"s","scope":"x"}}"#;
+        let changed =
+            r#"{"auth":{"clientSecret":"[redacted]","scope":null,"tokenEndpointAuthMethod":"client_secret_post"}}"#;
+        assert_eq!(apply(&mut settings, fetched), [""; 0]);
+        assert_eq!(apply(&mut settings, changed), [""; 0]);
+        let merged = serde_json::json!({"auth": {"type": "oauth2", "tokenUrl": "https://id.example.com/t", "clientId": "a",
+            "clientSecret": "s", "tokenEndpointAuthMethod": "client_secret_post"}});
+        assert_eq!(serde_json::to_value(&settings.credentials).unwrap(), merged);
+        let marked = r#"{"auth":{"type":"basic","username":"a","password":"[redacted]"}}"#;
+        assert_eq!(apply(&mut settings, marked), ["/auth/password"]);
+        let mixed = r#"{"auth":{"type":"bearer","token":"t","username":"a"}}"#;
+        assert_eq!(apply(&mut settings, mixed), ["/auth/username"]);
+        assert_eq!(apply(&mut settings, r#"{"auth":null,"tls":{"ca":null}}"#), [""; 0]);
+        assert!(settings.credentials.is_empty());
     }
 
     #[test]

@@ -8,13 +8,16 @@ use utoipa::ToSchema;
 
 use crate::api::problem::Problem;
 use crate::clock::UnixMillis;
-use crate::engine::{Backoff, BreakerSettings, Policy, RateLimit, RetryPolicy, SignatureFormat, SignatureSettings};
+use crate::engine::{
+    Backoff, BreakerSettings, Credentials, Policy, RateLimit, RetryPolicy, SignatureFormat, SignatureSettings,
+};
 use crate::id::WebhookId;
 use crate::store::webhooks::Webhook;
 
-use super::settings::stored_policy;
+use super::credentials::{AuthView, TlsView, certificate_ends_at};
+use super::settings::{stored_credentials, stored_policy};
 
-/// Stands for the value of a header that looks like a secret.
+/// Stands for a secret, and for the value of a header that looks like one.
 pub(super) const REDACTED: &str = "[redacted]";
 
 /// Parts of the names of headers whose values are secrets, as a rule.
@@ -43,6 +46,13 @@ pub(in crate::api) struct WebhookView {
     ordered: bool,
     filter: Option<String>,
     signature: SignatureView,
+    /// TLS options of its own; null for most.
+    tls: Option<TlsView>,
+    /// When `tls.clientCertificate` ends.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    client_certificate_expires_at: Option<UnixMillis>,
+    /// How it authenticates to its receiver; null for most.
+    auth: Option<AuthView>,
     breaker: BreakerSettingsView,
     /// Seconds of nothing but failures after which it is switched off.
     disable_after_seconds: u32,
@@ -131,6 +141,7 @@ impl TryFrom<Webhook> for WebhookView {
 
     fn try_from(webhook: Webhook) -> Result<Self, Problem> {
         let policy = stored_policy(&webhook)?;
+        let Credentials { tls, auth } = stored_credentials(&webhook)?;
         let Policy { retry_policy, timeout_ms, rate_limit, max_in_flight, ordered, filter, signature, .. } = policy;
         let Webhook { num: _, id, tenant: _, name, url, events, mut headers, policy: _, version: _, .. } = webhook;
         for (name, value) in &mut headers {
@@ -151,6 +162,9 @@ impl TryFrom<Webhook> for WebhookView {
             ordered,
             filter,
             signature: signature.into(),
+            client_certificate_expires_at: certificate_ends_at(tls.as_ref()),
+            tls: tls.map(TlsView::from),
+            auth: auth.map(AuthView::from),
             breaker: policy.breaker.into(),
             disable_after_seconds: policy.disable_after_seconds,
             description: webhook.description,

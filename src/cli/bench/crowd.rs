@@ -69,6 +69,7 @@ fn webhook(tenant: TenantNum, alike: &Alike, index: usize, policy: &serde_json::
         events: vec![alike.kind.clone()],
         headers: std::collections::BTreeMap::new(),
         policy: policy.clone(),
+        credentials: None,
         description: None,
         metadata: None,
         is_active: true,

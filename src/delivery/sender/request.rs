@@ -2,12 +2,13 @@
 //! at compile time.
 
 use http::Method;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue, USER_AGENT};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue, USER_AGENT};
 
 use super::Message;
 use crate::clock::UnixMillis;
 use crate::delivery::signature::{standard_webhooks, x_webhook_signature};
 use crate::delivery::target::Target;
+use crate::delivery::token::Token;
 
 const X_WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("x-webhook-signature");
 const X_WEBHOOK_EVENT: HeaderName = HeaderName::from_static("x-webhook-event");
@@ -31,6 +32,7 @@ const OWN_HEADERS: usize = 12;
 pub(super) fn signed(
     target: &Target,
     message: Message,
+    token: Option<&Token>,
     now: UnixMillis,
 ) -> Result<reqwest::Request, UnsendableMessage> {
     let Message { event_id, event_type, delivery_id, attempt, body } = message;
@@ -40,6 +42,9 @@ pub(super) fn signed(
 
     let mut headers = HeaderMap::with_capacity(target.headers.len() + OWN_HEADERS);
     headers.extend(target.headers.iter().cloned());
+    if let Some(token) = token {
+        headers.insert(AUTHORIZATION, token.header.clone());
+    }
     headers.insert(CONTENT_TYPE, JSON);
     headers.insert(USER_AGENT, AGENT);
     headers.insert(X_WEBHOOK_SIGNATURE, HeaderValue::try_from(ours)?);

@@ -1,5 +1,9 @@
 //! One attempt against receivers that behave, misbehave and are not there.
 
+mod kept;
+mod tls;
+mod tokens;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Mutex;
@@ -10,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::delivery::client::client_resolving_with;
+use crate::delivery::answer::MAX_BODY;
 use crate::delivery::policy::Policy;
 use crate::delivery::resolver::{ResolveError, in_time};
 use crate::delivery::signature::{SigningSecret, standard_webhooks, x_webhook_signature};
@@ -72,7 +76,7 @@ impl Drop for Receiver {
     }
 }
 
-async fn read_request(stream: &mut TcpStream) -> String {
+async fn read_request(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
     let mut request = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&request).into_owned();
@@ -92,12 +96,14 @@ fn guard() -> Arc<Guard> {
     Arc::new(Guard::new(true, vec!["127.0.0.0/8".parse().unwrap()]))
 }
 
-fn client(guard: Arc<Guard>) -> reqwest::Client {
-    crate::delivery::build_client(guard, Arc::new(Dns::new(Vec::new(), 1).unwrap())).unwrap()
+fn sender() -> Sender {
+    let dns = Arc::new(Dns::new(Vec::new(), 1).unwrap());
+    Sender::new(Clients::new(guard(), dns).unwrap(), Tokens::default(), guard())
 }
 
-fn sender() -> Sender {
-    Sender::new(client(guard()), guard())
+fn sender_resolving_with(resolver: impl reqwest::dns::Resolve + 'static, guard: Arc<Guard>) -> Sender {
+    let clients = Clients::resolving_with(Arc::new(resolver), guard.clone()).unwrap();
+    Sender::new(clients, Tokens::default(), guard)
 }
 
 fn target(url: &str) -> Target {
@@ -365,7 +371,7 @@ async fn a_connection_closed_during_the_handshake_is_a_tls_failure() {
 async fn a_literal_that_may_not_be_called_is_blocked_before_it_is_dialled() {
     let receiver = Receiver::answering("HTTP/1.1 200 OK\r\n\r\n").await;
     let strict = Arc::new(Guard::new(true, Vec::new()));
-    let report = Sender::new(client(guard()), strict).attempt(&target(&receiver.url), message()).await;
+    let report = Sender { guard: strict, ..sender() }.attempt(&target(&receiver.url), message()).await;
     assert_eq!(report.outcome, Outcome::Blocked);
     assert_eq!(receiver.requests(), [""; 0]);
 }
@@ -392,8 +398,7 @@ async fn a_name_that_is_not_resolved_by_the_deadline_is_a_dns_failure() {
             Box::pin(async { Err(in_time(std::future::pending()).await.unwrap_err().into()) })
         }
     }
-    let client = client_resolving_with(Hanging, guard()).unwrap();
-    let report = Sender::new(client, guard()).attempt(&target("http://hooks.example.com/"), message()).await;
+    let report = sender_resolving_with(Hanging, guard()).attempt(&target("http://hooks.example.com/"), message()).await;
     assert_eq!(report.outcome, Outcome::DnsFailed);
     assert!(report.error.unwrap().starts_with("the name was not resolved in time"));
 }
@@ -416,25 +421,25 @@ async fn nothing_is_sent_through_a_connection_to_where_nobody_may_call() {
         stream.read_to_end(&mut sent).await.map(|_| sent)
     });
     let strict = Arc::new(Guard::new(true, Vec::new()));
-    let client = client_resolving_with(Mistaken(address), strict.clone()).unwrap();
     let target = Target { timeout: GENEROUS, ..target("http://hooks.example.com/") };
-    let report = Sender::new(client, strict).attempt(&target, message()).await;
+    let report = sender_resolving_with(Mistaken(address), strict).attempt(&target, message()).await;
     assert_eq!(report.outcome, Outcome::Blocked);
     assert_eq!(report.error.as_deref(), Some("the connection came to an address that may not be called"));
     assert_eq!(reached.await.unwrap().unwrap(), b"");
 }
 
-/// An attempt on a name for which the resolver has this to say.
-async fn attempt_resolving(error: ResolveError) -> Report {
-    struct Failing(ResolveError);
-    impl reqwest::dns::Resolve for Failing {
-        fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
-            let error = self.0.clone();
-            Box::pin(async move { Err(error.into()) })
-        }
+/// A resolver that has this to say about every name.
+struct Failing(ResolveError);
+
+impl reqwest::dns::Resolve for Failing {
+    fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        let error = self.0.clone();
+        Box::pin(async move { Err(error.into()) })
     }
-    let client = client_resolving_with(Failing(error), guard()).unwrap();
-    Sender::new(client, guard()).attempt(&target("http://hooks.example.com/"), message()).await
+}
+
+async fn attempt_resolving(error: ResolveError) -> Report {
+    sender_resolving_with(Failing(error), guard()).attempt(&target("http://hooks.example.com/"), message()).await
 }
 
 #[tokio::test]

@@ -76,6 +76,7 @@ mod tests {
             events: Vec::new(),
             headers: Default::default(),
             policy: serde_json::Value::Null,
+            credentials: None,
             description: None,
             metadata: None,
             is_active: true,

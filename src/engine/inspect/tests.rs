@@ -24,6 +24,7 @@ fn webhook(tenant: TenantNum) -> NewWebhook {
         events: Vec::new(),
         headers: [].into(),
         policy: serde_json::json!({}),
+        credentials: None,
         description: None,
         metadata: None,
         is_active: true,

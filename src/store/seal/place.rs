@@ -12,6 +12,11 @@ pub(in crate::store) enum Place<'a> {
         tenant: TenantNum,
         webhook: WebhookId,
     },
+    /// What lets a webhook in at its receiver.
+    Credentials {
+        tenant: TenantNum,
+        webhook: WebhookId,
+    },
     /// One of the secrets of a webhook.
     Secret {
         tenant: TenantNum,
@@ -31,6 +36,8 @@ impl Place<'_> {
         let name = match self {
             Self::Headers { webhook, .. } if layout == BY_WEBHOOK => format!("headers of {webhook}"),
             Self::Headers { tenant, webhook } => format!("headers of {webhook} of tenant {}", tenant.0),
+            Self::Credentials { webhook, .. } if layout == BY_WEBHOOK => format!("credentials of {webhook}"),
+            Self::Credentials { tenant, webhook } => format!("credentials of {webhook} of tenant {}", tenant.0),
             Self::Secret { webhook, .. } if layout == BY_WEBHOOK => format!("secret of {webhook}"),
             Self::Secret { tenant, webhook, made_at } => {
                 format!("secret of {webhook} of tenant {}, made at {}", tenant.0, made_at.0)

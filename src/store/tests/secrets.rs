@@ -1,5 +1,8 @@
 //! Signing secrets: how long they overlap, and how they are kept.
 
+use super::audit::Author;
+use super::health::Health;
+use super::webhooks::Credentials;
 use super::webhooks::secrets::MOST_SECRETS;
 use super::*;
 
@@ -39,4 +42,32 @@ async fn however_often_a_secret_is_rotated_only_the_newest_sign(on: On) {
 
     let newest: Vec<String> = names.into_iter().rev().take(5).collect();
     assert_eq!(shown(&serving.secrets), newest);
+}
+
+on_both!(credentials_are_sealed_and_come_back_and_what_was_learnt_goes_with_them);
+async fn credentials_are_sealed_and_come_back_and_what_was_learnt_goes_with_them(on: On) {
+    let world = World::new(on).await;
+    let of = |token: &str| Some(Credentials(serde_json::json!({ "auth": { "type": "bearer", "token": token } })));
+    let new = NewWebhook { credentials: of("first-token"), ..world.new_webhook() };
+    let by = Author::engine();
+    let mut webhook = world.store.create_webhook(new, None, &by).await.unwrap();
+    assert_eq!(webhook.credentials, of("first-token"));
+    assert!(!format!("{webhook:?}").contains("first-token"));
+    let health = Health { consecutive_failures: 3, ..Health::default() };
+    world.record(Record::Health { webhook: webhook.num, health }).await;
+    let serving =
+        async |num| world.store.servings(&[num], UnixMillis::now()).await.unwrap().remove(&num).unwrap().unwrap();
+
+    webhook.name = "renamed".to_owned();
+    webhook = world.store.update_webhook(&webhook, UnixMillis::now(), &by).await.unwrap();
+    assert_eq!(serving(webhook.num).await.health.consecutive_failures, 3, "the same credentials");
+    webhook.credentials = of("second-token");
+    webhook = world.store.update_webhook(&webhook, UnixMillis::now(), &by).await.unwrap();
+
+    let served = serving(webhook.num).await;
+    assert_eq!((served.webhook.credentials, served.health), (of("second-token"), Health::default()));
+    let stored = world.stored_bytes().await;
+    for secret in ["first-token", "second-token", "bearer"] {
+        assert!(!stored.windows(secret.len()).any(|window| window == secret.as_bytes()), "{secret} is readable");
+    }
 }

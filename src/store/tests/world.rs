@@ -171,6 +171,7 @@ impl World {
             events: vec!["message.*".to_owned()],
             headers: [("X-Team".to_owned(), "billing".to_owned())].into(),
             policy: serde_json::json!({ "timeoutMs": 5000 }),
+            credentials: None,
             description: None,
             metadata: None,
             is_active: true,
@@ -251,6 +252,7 @@ impl World {
             }
             Home::Postgres(_) => {
                 let sql = "SELECT row_to_json(w)::text, w.headers FROM webhook w \
+                           UNION ALL SELECT '', w.credentials FROM webhook w WHERE w.credentials IS NOT NULL \
                            UNION ALL SELECT row_to_json(s)::text, s.sealed FROM webhook_secret s";
                 let statement = Statement::from_string(DbBackend::Postgres, sql);
                 for row in self.store.readers().query_all_raw(statement).await.unwrap() {

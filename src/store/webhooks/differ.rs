@@ -1,9 +1,13 @@
 //! What a change of a webhook is, for the audit: a pause, a resumption, or the names of the fields that it gives other
 //! values.
 
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
 use crate::store::audit::{self, Action, Deed};
 
-use super::Webhook;
+use super::{Credentials, Webhook};
 
 pub(super) fn deed(before: &Webhook, after: &Webhook) -> Deed {
     let fields = fields(before, after);
@@ -17,7 +21,7 @@ pub(super) fn deed(before: &Webhook, after: &Webhook) -> Deed {
 
 /// By the names that they have in the API.
 fn fields(before: &Webhook, after: &Webhook) -> Vec<String> {
-    let Webhook { name, url, events, headers, policy, description, metadata, is_active, .. } = after;
+    let Webhook { name, url, events, headers, policy, credentials, description, metadata, is_active, .. } = after;
     let mut fields = audit::named(&[
         ("name", before.name != *name),
         ("url", before.url != *url),
@@ -27,9 +31,15 @@ fn fields(before: &Webhook, after: &Webhook) -> Vec<String> {
         ("metadata", before.metadata != *metadata),
         ("isActive", before.is_active != *is_active),
     ]);
-    let members = |policy: &serde_json::Value| policy.as_object().cloned().unwrap_or_default();
-    let (old, new) = (members(&before.policy), members(policy));
-    let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    fields.extend(names.into_iter().filter(|name| old.get(*name) != new.get(*name)).cloned());
+    fields.extend(changed_members(&before.policy, policy));
+    let document = |credentials: &Option<Credentials>| credentials.clone().map_or(Value::Null, |Credentials(it)| it);
+    fields.extend(changed_members(&document(&before.credentials), &document(credentials)));
     fields
+}
+
+fn changed_members(before: &Value, after: &Value) -> Vec<String> {
+    let members = |document: &Value| document.as_object().cloned().unwrap_or_default();
+    let (old, new) = (members(before), members(after));
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    names.into_iter().filter(|name| old.get(*name) != new.get(*name)).cloned().collect()
 }

@@ -1,0 +1,346 @@
+//! `tls` and `auth` of a webhook: how they are written, merged and shown. What is secret is shown as a mark, and the mark
+//! that comes back keeps what is stored.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use crate::api::fields::{Errors, Fault, Given, Reader, any_text, word};
+use crate::clock::UnixMillis;
+use crate::engine::{Auth, ClientCredentials, Concealed, TlsOptions, TokenAuthMethod};
+
+use super::view::REDACTED;
+
+#[derive(Debug, Clone, PartialEq, ToSchema)]
+#[schema(as = TlsInput, rename_all = "camelCase")]
+pub(in crate::api) struct TlsChanges {
+    /// PEM certificates of authorities to trust besides the system's; at most 64 KiB.
+    #[schema(value_type = Option<String>)]
+    ca: Given<String>,
+    /// The engine's own certificate for receivers that ask for one, with its intermediates, in PEM; at most 32 KiB.
+    #[schema(value_type = Option<String>)]
+    client_certificate: Given<String>,
+    /// The key of `clientCertificate` in PEM, without a passphrase; at most 16 KiB. Never shown.
+    #[schema(value_type = Option<String>)]
+    client_key: Given<SecretText>,
+}
+
+#[derive(Debug, Clone, PartialEq, ToSchema)]
+#[schema(as = AuthInput, rename_all = "camelCase")]
+pub(in crate::api) struct AuthChanges {
+    /// `basic`, `bearer` or `oauth2` (client credentials).
+    #[schema(value_type = Option<String>)]
+    r#type: Given<Kind>,
+    /// Of `basic`.
+    #[schema(value_type = Option<String>)]
+    username: Given<String>,
+    /// Of `basic`. Never shown.
+    #[schema(value_type = Option<String>)]
+    password: Given<SecretText>,
+    /// Of `bearer`. Never shown.
+    #[schema(value_type = Option<String>)]
+    token: Given<SecretText>,
+    /// Of `oauth2`: where tokens are fetched; the same rules as for `url`.
+    #[schema(value_type = Option<String>)]
+    token_url: Given<String>,
+    /// Of `oauth2`.
+    #[schema(value_type = Option<String>)]
+    client_id: Given<String>,
+    /// Of `oauth2`. Never shown.
+    #[schema(value_type = Option<String>)]
+    client_secret: Given<SecretText>,
+    /// Of `oauth2`.
+    #[schema(value_type = Option<String>)]
+    scope: Given<String>,
+    /// Of `oauth2`.
+    #[schema(value_type = Option<String>)]
+    audience: Given<String>,
+    /// Of `oauth2`: `client_secret_basic` or `client_secret_post`.
+    #[schema(value_type = Option<String>, default = "client_secret_basic")]
+    token_endpoint_auth_method: Given<TokenAuthMethod>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Basic,
+    Bearer,
+    OAuth2,
+}
+
+const METHODS: [(&str, TokenAuthMethod); 2] = [
+    ("client_secret_basic", TokenAuthMethod::ClientSecretBasic),
+    ("client_secret_post", TokenAuthMethod::ClientSecretPost),
+];
+
+/// What is written where a secret belongs.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum SecretText {
+    /// The mark under which the stored one was shown.
+    Mark,
+    New(Concealed),
+}
+
+fn secret(raw: &RawValue) -> Result<SecretText, Fault> {
+    let text = any_text(raw)?;
+    Ok(if text == REDACTED { SecretText::Mark } else { SecretText::New(text.into()) })
+}
+
+impl TlsChanges {
+    pub(super) const FIELDS: &'static [&'static str] = &["ca", "clientCertificate", "clientKey"];
+
+    pub(super) fn read(reader: &mut Reader<'_, '_>) -> Self {
+        Self {
+            ca: reader.field("ca", any_text),
+            client_certificate: reader.field("clientCertificate", any_text),
+            client_key: reader.field("clientKey", secret),
+        }
+    }
+
+    /// Merges the changes of a webhook's `tls`.
+    pub(super) fn merge_into(given: Given<Self>, tls: &mut Option<TlsOptions>, errors: &mut Errors) {
+        let Self { ca, client_certificate, client_key } = match given {
+            Given::Absent | Given::Invalid => return,
+            Given::Null => return *tls = None,
+            Given::Value(changes) => changes,
+        };
+        let stored = tls.take().unwrap_or_default();
+        let merged = TlsOptions {
+            ca: text(ca, stored.ca),
+            client_certificate: text(client_certificate, stored.client_certificate),
+            client_key: concealed("/tls/clientKey", client_key, stored.client_key, errors),
+        };
+        *tls = (!merged.is_empty()).then_some(merged);
+    }
+}
+
+impl AuthChanges {
+    pub(super) const FIELDS: &'static [&'static str] = &[
+        "type",
+        "username",
+        "password",
+        "token",
+        "tokenUrl",
+        "clientId",
+        "clientSecret",
+        "scope",
+        "audience",
+        "tokenEndpointAuthMethod",
+    ];
+
+    pub(super) fn read(reader: &mut Reader<'_, '_>) -> Self {
+        let kinds = [("basic", Kind::Basic), ("bearer", Kind::Bearer), ("oauth2", Kind::OAuth2)];
+        Self {
+            r#type: reader.field("type", |raw| word(raw, &kinds)),
+            username: reader.field("username", any_text),
+            password: reader.field("password", secret),
+            token: reader.field("token", secret),
+            token_url: reader.field("tokenUrl", any_text),
+            client_id: reader.field("clientId", any_text),
+            client_secret: reader.field("clientSecret", secret),
+            scope: reader.field("scope", any_text),
+            audience: reader.field("audience", any_text),
+            token_endpoint_auth_method: reader.field("tokenEndpointAuthMethod", |raw| word(raw, &METHODS)),
+        }
+    }
+
+    /// Merges the changes of a webhook's `auth`. Another type begins with nothing.
+    pub(super) fn merge_into(given: Given<Self>, auth: &mut Option<Auth>, errors: &mut Errors) {
+        let changes = match given {
+            Given::Absent | Given::Invalid => return,
+            Given::Null => return *auth = None,
+            Given::Value(changes) => changes,
+        };
+        let kind = match (&changes.r#type, auth.as_ref()) {
+            (Given::Value(kind), _) => *kind,
+            (Given::Absent, Some(stored)) => kind_of(stored),
+            (Given::Absent | Given::Null, _) => {
+                return errors
+                    .add(&"/auth/type", Fault::new("required", "missing; basic, bearer or oauth2 is required"));
+            }
+            (Given::Invalid, _) => return,
+        };
+        changes.note_strangers(kind, errors);
+        let stored = auth.take().filter(|stored| kind_of(stored) == kind);
+        *auth = match kind {
+            Kind::Basic => changes.basic(stored, errors),
+            Kind::Bearer => changes.bearer(stored, errors),
+            Kind::OAuth2 => changes.oauth2(stored, errors),
+        };
+    }
+
+    /// Fields that belong to other types.
+    fn note_strangers(&self, kind: Kind, errors: &mut Errors) {
+        let Self { r#type: _, username, password, token, token_url, client_id, client_secret, .. } = self;
+        let fields = [
+            (Kind::Basic, "username", is_given(username)),
+            (Kind::Basic, "password", is_given(password)),
+            (Kind::Bearer, "token", is_given(token)),
+            (Kind::OAuth2, "tokenUrl", is_given(token_url)),
+            (Kind::OAuth2, "clientId", is_given(client_id)),
+            (Kind::OAuth2, "clientSecret", is_given(client_secret)),
+            (Kind::OAuth2, "scope", is_given(&self.scope)),
+            (Kind::OAuth2, "audience", is_given(&self.audience)),
+            (Kind::OAuth2, "tokenEndpointAuthMethod", is_given(&self.token_endpoint_auth_method)),
+        ];
+        for (_, name, _) in fields.iter().filter(|(owner, _, is_given)| *is_given && *owner != kind) {
+            errors.add(&format!("/auth/{name}"), Fault::new("unknown_field", "belongs to another type of `auth`"));
+        }
+    }
+
+    fn basic(self, stored: Option<Auth>, errors: &mut Errors) -> Option<Auth> {
+        let (name, password) = match stored {
+            Some(Auth::Basic { username, password }) => (Some(username), Some(password)),
+            Some(Auth::Bearer { .. } | Auth::OAuth2(_)) | None => (None, None),
+        };
+        let username = required("/auth/username", &self.username.clone(), text(self.username, name), errors);
+        let is_given = self.password.clone();
+        let password = concealed("/auth/password", self.password, password, errors);
+        let password = required("/auth/password", &is_given, password, errors);
+        Some(Auth::Basic { username: username?, password: password? })
+    }
+
+    fn bearer(self, stored: Option<Auth>, errors: &mut Errors) -> Option<Auth> {
+        let token = match stored {
+            Some(Auth::Bearer { token }) => Some(token),
+            Some(Auth::Basic { .. } | Auth::OAuth2(_)) | None => None,
+        };
+        let is_given = self.token.clone();
+        let token = concealed("/auth/token", self.token, token, errors);
+        Some(Auth::Bearer { token: required("/auth/token", &is_given, token, errors)? })
+    }
+
+    fn oauth2(self, stored: Option<Auth>, errors: &mut Errors) -> Option<Auth> {
+        let stored = match stored {
+            Some(Auth::OAuth2(stored)) => Some(*stored),
+            Some(Auth::Basic { .. } | Auth::Bearer { .. }) | None => None,
+        };
+        let known = stored.as_ref();
+        let url = text(self.token_url.clone(), known.map(|stored| stored.token_url.clone()));
+        let url = required("/auth/tokenUrl", &self.token_url, url, errors);
+        let id = text(self.client_id.clone(), known.map(|stored| stored.client_id.clone()));
+        let id = required("/auth/clientId", &self.client_id, id, errors);
+        let secret = known.map(|stored| stored.client_secret.clone());
+        let secret = concealed("/auth/clientSecret", self.client_secret.clone(), secret, errors);
+        let secret = required("/auth/clientSecret", &self.client_secret, secret, errors);
+        let mut method = known.map(|stored| stored.token_endpoint_auth_method).unwrap_or_default();
+        self.token_endpoint_auth_method.merge_into(&mut method, TokenAuthMethod::default);
+        Some(Auth::OAuth2(Box::new(ClientCredentials {
+            token_url: url?,
+            client_id: id?,
+            client_secret: secret?,
+            scope: text(self.scope, known.and_then(|stored| stored.scope.clone())),
+            audience: text(self.audience, known.and_then(|stored| stored.audience.clone())),
+            token_endpoint_auth_method: method,
+        })))
+    }
+}
+
+fn kind_of(auth: &Auth) -> Kind {
+    match auth {
+        Auth::Basic { .. } => Kind::Basic,
+        Auth::Bearer { .. } => Kind::Bearer,
+        Auth::OAuth2(_) => Kind::OAuth2,
+    }
+}
+
+fn is_given<T>(given: &Given<T>) -> bool {
+    match given {
+        Given::Value(_) => true,
+        Given::Absent | Given::Null | Given::Invalid => false,
+    }
+}
+
+fn text(given: Given<String>, stored: Option<String>) -> Option<String> {
+    match given {
+        Given::Value(text) => Some(text),
+        Given::Absent | Given::Invalid => stored,
+        Given::Null => None,
+    }
+}
+
+fn concealed(
+    pointer: &str,
+    given: Given<SecretText>,
+    stored: Option<Concealed>,
+    errors: &mut Errors,
+) -> Option<Concealed> {
+    match given {
+        Given::Value(SecretText::New(text)) => Some(text),
+        Given::Value(SecretText::Mark) if stored.is_none() => {
+            let message = "the mark of a hidden value was given, but no value is stored";
+            errors.add(&pointer, Fault::new("invalid", message));
+            None
+        }
+        Given::Value(SecretText::Mark) | Given::Absent | Given::Invalid => stored,
+        Given::Null => None,
+    }
+}
+
+fn required<T, G>(pointer: &str, given: &Given<G>, merged: Option<T>, errors: &mut Errors) -> Option<T> {
+    let is_noted = matches!(given, Given::Invalid | Given::Value(_));
+    if merged.is_none() && !is_noted {
+        errors.add(&pointer, Fault::new("required", "missing, a value is required"));
+    }
+    merged
+}
+
+/// What is shown of `tls`; it can be sent back as it is.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Tls)]
+pub(in crate::api) struct TlsView {
+    ca: Option<String>,
+    client_certificate: Option<String>,
+    /// `[redacted]` when there is one.
+    client_key: Option<&'static str>,
+}
+
+impl From<TlsOptions> for TlsView {
+    fn from(TlsOptions { ca, client_certificate, client_key }: TlsOptions) -> Self {
+        Self { ca, client_certificate, client_key: client_key.map(|_| REDACTED) }
+    }
+}
+
+/// When the client certificate ends.
+pub(super) fn certificate_ends_at(tls: Option<&TlsOptions>) -> Option<UnixMillis> {
+    tls?.client_certificate_ends_at()
+}
+
+/// What is shown of `auth`: the fields of its type, secrets as `[redacted]`. It can be sent back as it is.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", tag = "type")]
+#[schema(as = Auth)]
+pub(in crate::api) enum AuthView {
+    Basic {
+        username: String,
+        password: &'static str,
+    },
+    Bearer {
+        token: &'static str,
+    },
+    #[serde(rename = "oauth2", rename_all = "camelCase")]
+    OAuth2 {
+        token_url: String,
+        client_id: String,
+        client_secret: &'static str,
+        scope: Option<String>,
+        audience: Option<String>,
+        #[schema(value_type = String)]
+        token_endpoint_auth_method: TokenAuthMethod,
+    },
+}
+
+impl From<Auth> for AuthView {
+    fn from(auth: Auth) -> Self {
+        match auth {
+            Auth::Basic { username, password: _ } => Self::Basic { username, password: REDACTED },
+            Auth::Bearer { token: _ } => Self::Bearer { token: REDACTED },
+            Auth::OAuth2(stored) => {
+                let ClientCredentials { token_url, client_id, client_secret: _, scope, audience, .. } = *stored;
+                let token_endpoint_auth_method = stored.token_endpoint_auth_method;
+                let client_secret = REDACTED;
+                Self::OAuth2 { token_url, client_id, client_secret, scope, audience, token_endpoint_auth_method }
+            }
+        }
+    }
+}

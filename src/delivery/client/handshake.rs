@@ -1,0 +1,133 @@
+//! How far the connection of an attempt has come, so that a TLS handshake that stalls is told apart from a receiver that
+//! is slow to connect or to answer. The HTTP client says only that it is not done.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll};
+
+use rustls::NamedGroup;
+use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
+use rustls::pki_types::ServerName;
+use tower::{Layer, Service};
+
+/// Sessions that one client remembers; rustls's own default.
+const SESSIONS: usize = 256;
+
+const ELSEWHERE: u8 = 0;
+const CONNECTING: u8 = 1;
+const SHAKING_HANDS: u8 = 2;
+
+tokio::task_local! {
+    static STAGE: Arc<AtomicU8>;
+}
+
+/// Makes an attempt of which it is known whether it [`was_stalled`].
+pub(in crate::delivery) fn watched<T>(attempt: impl Future<Output = T>) -> impl Future<Output = T> {
+    STAGE.scope(Arc::new(AtomicU8::new(ELSEWHERE)), attempt)
+}
+
+/// Whether this attempt, which has just stopped waiting, was waiting for a TLS handshake.
+pub(in crate::delivery) fn was_stalled() -> bool {
+    STAGE.try_with(|stage| stage.swap(ELSEWHERE, Ordering::Relaxed) == SHAKING_HANDS).unwrap_or(false)
+}
+
+/// rustls asks for what it remembers of a server at the beginning of every handshake.
+#[derive(Debug)]
+pub(super) struct Sessions(ClientSessionMemoryCache);
+
+impl Sessions {
+    pub(super) fn new() -> Self {
+        Self(ClientSessionMemoryCache::new(SESSIONS))
+    }
+}
+
+impl ClientSessionStore for Sessions {
+    fn kx_hint(&self, name: &ServerName<'_>) -> Option<NamedGroup> {
+        let begin = |stage: &Arc<AtomicU8>| {
+            stage.compare_exchange(CONNECTING, SHAKING_HANDS, Ordering::Relaxed, Ordering::Relaxed)
+        };
+        // A connection that nobody waits for any more has no attempt to tell.
+        let _ = STAGE.try_with(begin);
+        self.0.kx_hint(name)
+    }
+
+    fn set_kx_hint(&self, name: ServerName<'static>, group: NamedGroup) {
+        self.0.set_kx_hint(name, group);
+    }
+
+    fn set_tls12_session(&self, name: ServerName<'static>, value: Tls12ClientSessionValue) {
+        self.0.set_tls12_session(name, value);
+    }
+
+    fn tls12_session(&self, name: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        self.0.tls12_session(name)
+    }
+
+    fn remove_tls12_session(&self, name: &ServerName<'static>) {
+        self.0.remove_tls12_session(name);
+    }
+
+    fn insert_tls13_ticket(&self, name: ServerName<'static>, value: Tls13ClientSessionValue) {
+        self.0.insert_tls13_ticket(name, value);
+    }
+
+    fn take_tls13_ticket(&self, name: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.0.take_tls13_ticket(name)
+    }
+}
+
+/// Notes when connecting begins and ends.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WatchConnects;
+
+impl<S> Layer<S> for WatchConnects {
+    type Service = Watched<S>;
+
+    fn layer(&self, connect: S) -> Watched<S> {
+        Watched(connect)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Watched<S>(S);
+
+impl<S, R> Service<R> for Watched<S>
+where
+    S: Service<R>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        let connect = self.0.call(request);
+        let Ok(stage) = STAGE.try_with(Arc::clone) else { return Box::pin(connect) };
+        stage.store(CONNECTING, Ordering::Relaxed);
+        Box::pin(async move {
+            let connected = while_waited_for(&stage, connect).await;
+            stage.store(ELSEWHERE, Ordering::Relaxed);
+            connected
+        })
+    }
+}
+
+/// The client may hand the request to a connection that has become free, and finish this one in a task of its own: from
+/// then on the attempt waits for something else.
+async fn while_waited_for<F: Future>(stage: &Arc<AtomicU8>, connect: F) -> F::Output {
+    let mut connect = pin!(connect);
+    std::future::poll_fn(|context| {
+        let is_ours = STAGE.try_with(|ours| Arc::ptr_eq(ours, stage)).unwrap_or(false);
+        if !is_ours {
+            stage.store(ELSEWHERE, Ordering::Relaxed);
+        }
+        connect.as_mut().poll(context)
+    })
+    .await
+}

@@ -1,0 +1,81 @@
+//! The clients of one thread: one that all webhooks share, and one for each set of TLS options, so that nobody's request
+//! travels on a connection that was opened with another's certificate.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use reqwest::dns::Resolve;
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
+
+use crate::delivery::credentials::TlsOptions;
+use crate::delivery::dns::Dns;
+use crate::delivery::guard::Guard;
+use crate::delivery::recent::{Digest, Recent};
+use crate::delivery::resolver::VettedResolver;
+
+use super::{ClientError, client_resolving_with};
+
+/// Clients with options of their own on one thread. One with authorities of its own holds the system's once more.
+const MOST_CLIENTS: usize = 256;
+
+/// As long as connections are kept, with some to spare.
+const IDLE: Duration = Duration::from_secs(90);
+
+/// Cheap to clone: the connections are shared.
+#[derive(Clone)]
+pub struct Clients {
+    plain: reqwest::Client,
+    resolver: Arc<dyn Resolve>,
+    guard: Arc<Guard>,
+    own: Arc<Mutex<Recent<Arc<OnceCell<reqwest::Client>>>>>,
+}
+
+impl std::fmt::Debug for Clients {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Clients").finish_non_exhaustive()
+    }
+}
+
+impl Clients {
+    /// Clients whose names are resolved behind the guard.
+    ///
+    /// # Errors
+    ///
+    /// When the machine offers no root certificates.
+    pub fn new(guard: Arc<Guard>, dns: Arc<Dns>) -> Result<Self, ClientError> {
+        Self::resolving_with(Arc::new(VettedResolver { guard: guard.clone(), dns }), guard)
+    }
+
+    /// The same with a resolver of choice.
+    pub(in crate::delivery) fn resolving_with(
+        resolver: Arc<dyn Resolve>,
+        guard: Arc<Guard>,
+    ) -> Result<Self, ClientError> {
+        let plain = client_resolving_with(Arc::clone(&resolver), guard.clone(), None)?;
+        Ok(Self { plain, resolver, guard, own: Arc::new(Mutex::new(Recent::new(MOST_CLIENTS, IDLE))) })
+    }
+
+    /// The client that all webhooks without options of their own share.
+    pub(in crate::delivery) fn plain(&self) -> reqwest::Client {
+        self.plain.clone()
+    }
+
+    /// The client for these options; the digest is theirs.
+    pub(in crate::delivery) async fn of(
+        &self,
+        own: Option<(&TlsOptions, &Digest)>,
+    ) -> Result<reqwest::Client, ClientError> {
+        let Some((options, digest)) = own else { return Ok(self.plain()) };
+        let cell = self.own.lock().get(digest, Instant::now());
+        let client = cell.get_or_try_init(async || {
+            // The system's roots may have to be read from its disk.
+            let (options, resolver, guard) = (options.clone(), Arc::clone(&self.resolver), self.guard.clone());
+            let build = move || client_resolving_with(resolver, guard, Some(&options));
+            let build = tokio::task::spawn_blocking(build);
+            build.await.map_err(|_| ClientError::Stopped)?
+        });
+        client.await.cloned()
+    }
+}

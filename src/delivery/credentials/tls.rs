@@ -1,0 +1,152 @@
+//! TLS options of one webhook: authorities to trust beyond the system's, and the certificate with which the engine shows
+//! who it is. Read completely when they are saved, so that no attempt finds out.
+
+use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+
+use super::{Concealed, problem, too_long};
+use crate::clock::UnixMillis;
+use crate::delivery::policy::PolicyProblem;
+
+/// Some thirty authorities.
+const MAX_CA: usize = 64 * 1024;
+/// A certificate and more intermediates than anybody has.
+const MAX_CHAIN: usize = 32 * 1024;
+/// Four times an RSA key of 8,192 bits.
+const MAX_KEY: usize = 16 * 1024;
+
+const CA: &str = "/tls/ca";
+const CERTIFICATE: &str = "/tls/clientCertificate";
+const KEY: &str = "/tls/clientKey";
+
+/// As stored and as written, in PEM. Everything but the key is public and is shown.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct TlsOptions {
+    /// Certificates of authorities that are trusted besides the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+    /// The engine's own certificate, followed by its intermediates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_key: Option<Concealed>,
+}
+
+impl TlsOptions {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self { ca, client_certificate, client_key } = self;
+        ca.is_none() && client_certificate.is_none() && client_key.is_none()
+    }
+
+    pub(super) fn problems(&self) -> Vec<PolicyProblem> {
+        let ca = self.ca.as_ref().and_then(|ca| too_long(CA, ca, MAX_CA).or_else(|| roots_of(ca).err()));
+        ca.into_iter().chain(self.identity_problem()).collect()
+    }
+
+    fn identity_problem(&self) -> Option<PolicyProblem> {
+        let long = self.client_certificate.as_ref().and_then(|chain| too_long(CERTIFICATE, chain, MAX_CHAIN));
+        let long = long.or_else(|| self.client_key.as_ref().and_then(|key| too_long(KEY, key.reveal(), MAX_KEY)));
+        long.or_else(|| self.identity(&super::super::client::crypto_provider()).err())
+    }
+
+    /// The engine's own certificate and key, if there is one.
+    pub(in crate::delivery) fn identity(&self, provider: &CryptoProvider) -> Result<Option<CertifiedKey>, UnusableTls> {
+        match (&self.client_certificate, &self.client_key) {
+            (None, None) => Ok(None),
+            (Some(_), None) => Err(problem(KEY, "missing, the key of the client certificate is required")),
+            (None, Some(_)) => Err(problem(CERTIFICATE, "missing, the certificate of the client key is required")),
+            (Some(chain), Some(key)) => {
+                let chain = certificates(CERTIFICATE, chain)?;
+                let key = private_key(key.reveal())?;
+                CertifiedKey::from_der(chain, key, provider).map(Some).map_err(|error| unusable(&error))
+            }
+        }
+    }
+
+    /// When the client certificate ends, if there is one that can be read.
+    #[must_use]
+    pub fn client_certificate_ends_at(&self) -> Option<UnixMillis> {
+        let first = certificates(CERTIFICATE, self.client_certificate.as_ref()?).ok()?.into_iter().next()?;
+        let certificate = Certificate::from_der(&first).ok()?;
+        Some(UnixMillis(0).plus(certificate.tbs_certificate().validity().not_after.to_unix_duration()))
+    }
+
+    /// Tells these options from others, the key included. Two that are the same may share connections.
+    pub(in crate::delivery) fn digest(&self) -> [u8; 32] {
+        let Self { ca, client_certificate, client_key } = self;
+        let mut digest = Sha256::new();
+        for part in [ca.as_deref(), client_certificate.as_deref(), client_key.as_ref().map(Concealed::reveal)] {
+            digest.update(part.map_or(u64::MAX, |part| part.len() as u64).to_be_bytes());
+            digest.update(part.unwrap_or_default());
+        }
+        digest.finalize().into()
+    }
+}
+
+/// What is wrong with TLS options, and where.
+pub(in crate::delivery) type UnusableTls = PolicyProblem;
+
+/// The authorities in a bundle.
+pub(in crate::delivery) fn roots_of(ca: &str) -> Result<Vec<CertificateDer<'static>>, UnusableTls> {
+    let roots = certificates(CA, ca)?;
+    for (place, root) in roots.iter().enumerate() {
+        let unreadable = |_| problem(CA, format!("certificate {} cannot be read as one of an authority", place + 1));
+        RootCertStore::empty().add(root.clone()).map_err(unreadable)?;
+    }
+    Ok(roots)
+}
+
+/// Nothing but certificates: what is shown must hold no key.
+fn certificates(pointer: &str, pem: &str) -> Result<Vec<CertificateDer<'static>>, UnusableTls> {
+    if let Some(other) = labels(pem).find(|label| *label != "CERTIFICATE") {
+        let given = if other.ends_with("PRIVATE KEY") { "a private key" } else { "something else" };
+        return Err(problem(pointer, format!("{given} was given among the certificates, only those are accepted")));
+    }
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let found = found.map_err(|_| problem(pointer, "the PEM text cannot be read"))?;
+    let broken = found.iter().position(|certificate| Certificate::from_der(certificate).is_err());
+    match (found.is_empty(), broken) {
+        (true, _) => Err(problem(pointer, "no certificate was given; PEM is accepted: -----BEGIN CERTIFICATE-----")),
+        (false, Some(place)) => Err(problem(pointer, format!("certificate {} is not X.509", place + 1))),
+        (false, None) => Ok(found),
+    }
+}
+
+fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>, UnusableTls> {
+    // RFC 1421, 4.6.1.1: how older tools mark a key with a passphrase.
+    if pem.contains("ENCRYPTED") {
+        return Err(problem(KEY, "the key is encrypted; give it without a passphrase, it is sealed when it is stored"));
+    }
+    let accepted = "one private key in PEM is accepted: PKCS #8, PKCS #1 or SEC 1";
+    if labels(pem).filter(|label| label.ends_with("PRIVATE KEY")).count() != 1 {
+        return Err(problem(KEY, accepted));
+    }
+    PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| problem(KEY, format!("it cannot be read; {accepted}")))
+}
+
+/// What the sections of a PEM text say that they are.
+fn labels(pem: &str) -> impl Iterator<Item = &str> {
+    pem.lines().filter_map(|line| line.trim().strip_prefix("-----BEGIN ")?.strip_suffix("-----"))
+}
+
+fn unusable(error: &rustls::Error) -> UnusableTls {
+    match error {
+        rustls::Error::InconsistentKeys(_) => problem(CERTIFICATE, "it belongs to another key than `clientKey`"),
+        rustls::Error::InvalidCertificate(_) => problem(CERTIFICATE, "the first certificate cannot be read"),
+        _ => {
+            problem(KEY, "no key that can be used; ECDSA (P-256, P-384), Ed25519, and RSA from 2048 bits are accepted")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! Tokens for receivers that want one (OAuth 2.0 client credentials). One token for each webhook, fetched by one attempt
+//! while the others wait, kept until shortly before it ends or a receiver refuses it.
+//!
+//! `state` decides when to ask, `grant` knows what is asked and answered. A token request is part of the attempt that
+//! makes it: same guard, same client, same deadline.
+
+mod grant;
+mod state;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use http::header::HeaderValue;
+use parking_lot::Mutex;
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use super::answer::fill;
+use super::client::handshake;
+use super::credentials::ClientCredentials;
+use super::failure;
+use super::guard::Guard;
+use super::outcome::Outcome;
+use super::recent::{Digest, Recent};
+
+use self::state::{State, Step};
+
+/// Webhooks whose token is kept: 32 MiB of the longest ones.
+const MOST_TOKENS: usize = 4096;
+
+/// As long as the longest token that is kept.
+const IDLE: Duration = state::LONGEST_LIFE;
+
+/// Why there is no token, in words for the webhook's owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) outcome: Outcome,
+    pub(super) text: String,
+}
+
+/// Where a webhook's tokens come from.
+#[derive(Debug)]
+pub(super) struct TokenSource {
+    pub(super) url: Url,
+    pub(super) credentials: ClientCredentials,
+    /// Of everything that a token depends on, and of the webhook.
+    pub(super) digest: Digest,
+}
+
+/// A token on its way with a request.
+#[derive(Debug, Clone)]
+pub(super) struct Token {
+    pub(super) header: HeaderValue,
+    number: u64,
+}
+
+/// With what an attempt asks.
+pub(super) struct Asking<'a> {
+    pub(super) client: &'a reqwest::Client,
+    pub(super) guard: &'a Guard,
+    pub(super) deadline: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    state: Mutex<State>,
+    /// Held by whoever asks for a new token.
+    asking: tokio::sync::Mutex<()>,
+}
+
+/// The tokens of this process. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Tokens(Arc<Mutex<Recent<Arc<Entry>>>>);
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Recent::new(MOST_TOKENS, IDLE))))
+    }
+}
+
+impl Tokens {
+    /// The token to send now; asked for if there is none that will last.
+    pub(super) async fn get(&self, source: &TokenSource, asking: &Asking<'_>) -> Result<Token, Refusal> {
+        let entry = self.entry(source);
+        let known = match entry.state.lock().step(Instant::now()) {
+            Step::Use(token) => return Ok(token),
+            Step::Refuse(refusal) => return Err(refusal),
+            Step::Ask { meanwhile } => meanwhile,
+        };
+        let _turn = match known {
+            // It lasts a little longer: nobody waits for whoever renews it.
+            Some(token) => match entry.asking.try_lock() {
+                Ok(turn) => turn,
+                Err(_) => return Ok(token),
+            },
+            None => timeout_at(asking.deadline, entry.asking.lock()).await.map_err(|_| too_slow())?,
+        };
+        let meanwhile = match entry.state.lock().step(Instant::now()) {
+            Step::Use(token) => return Ok(token),
+            Step::Refuse(refusal) => return Err(refusal),
+            Step::Ask { meanwhile } => meanwhile,
+        };
+        let answer = ask(source, asking, meanwhile.is_some()).await;
+        let mut state = entry.state.lock();
+        match (state.learn(answer, Instant::now()), meanwhile) {
+            (Ok(token), _) | (Err(_), Some(token)) => Ok(token),
+            (Err(refusal), None) => Err(refusal),
+        }
+    }
+
+    /// The receiver has refused this token: the next attempt asks for another one.
+    pub(super) fn discard(&self, source: &TokenSource, refused: &Token) {
+        self.entry(source).state.lock().discard(refused);
+    }
+
+    fn entry(&self, source: &TokenSource) -> Arc<Entry> {
+        self.0.lock().get(&source.digest, Instant::now())
+    }
+}
+
+/// One token request. One that could be done without has half of the time.
+async fn ask(source: &TokenSource, asking: &Asking<'_>, is_early: bool) -> Result<grant::Granted, Refusal> {
+    if let Err(refused) = asking.guard.check_literal(&source.url) {
+        return Err(Refusal { outcome: Outcome::Blocked, text: of_endpoint(&refused) });
+    }
+    let now = Instant::now();
+    let left = asking.deadline.saturating_duration_since(now);
+    let deadline = if is_early { now + left / 2 } else { asking.deadline };
+    let request = grant::request(&source.url, &source.credentials);
+    match timeout_at(deadline, exchange(asking.client, request)).await {
+        Ok(answer) => answer,
+        Err(_) if handshake::was_stalled() => {
+            Err(Refusal { outcome: Outcome::TlsFailed, text: of_endpoint(&failure::STALLED_HANDSHAKE) })
+        }
+        Err(_) => Err(too_slow()),
+    }
+}
+
+async fn exchange(client: &reqwest::Client, request: reqwest::Request) -> Result<grant::Granted, Refusal> {
+    let failed = |error: reqwest::Error| {
+        let (outcome, text) = failure::explain(&error);
+        Refusal { outcome, text: of_endpoint(&text) }
+    };
+    let mut response = client.execute(request).await.map_err(failed)?;
+    let mut body = BytesMut::new();
+    fill(&mut body, &mut response).await.map_err(failed)?;
+    grant::read(response.status().as_u16(), response.headers(), &body)
+}
+
+fn too_slow() -> Refusal {
+    Refusal { outcome: Outcome::TimedOut, text: of_endpoint(&"no token within the webhook's time limit") }
+}
+
+/// Says whose fault it is.
+fn of_endpoint(text: &impl std::fmt::Display) -> String {
+    format!("token endpoint: {text}")
+}

@@ -1,0 +1,99 @@
+//! Certificates that are made when a test runs: a private authority, and what it issues. Used by the delivery tests and by
+//! the suite.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use tokio_rustls::server::TlsStream;
+
+/// Somebody who issues certificates that no system knows.
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key, in PEM.
+#[derive(Clone)]
+pub(crate) struct Issued {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(1);
+        let name = format!("Authority {}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, new_key()).expect("an authority"))
+    }
+
+    pub(crate) fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// Valid since long ago and for long.
+    pub(crate) fn issue(&self, name: &str) -> Issued {
+        self.issue_for(name, 2020..=2099)
+    }
+
+    /// Valid from the first day of one year to that of another.
+    pub(crate) fn issue_for(&self, name: &str, years: std::ops::RangeInclusive<i32>) -> Issued {
+        let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
+        params.not_before = date_time_ymd(*years.start(), 1, 1);
+        params.not_after = date_time_ymd(*years.end(), 1, 1);
+        let key = new_key();
+        let certificate = params.signed_by(&key, &self.0).expect("a certificate").pem();
+        Issued { certificate, key: key.serialize_pem() }
+    }
+}
+
+fn new_key() -> KeyPair {
+    KeyPair::generate().expect("a key")
+}
+
+/// A certificate that vouches for itself.
+pub(crate) fn self_signed(name: &str) -> Issued {
+    let key = new_key();
+    let params = CertificateParams::new([name.to_owned()]).expect("a name");
+    Issued { certificate: params.self_signed(&key).expect("a certificate").pem(), key: key.serialize_pem() }
+}
+
+/// A server that shows this certificate, and wants one from `clients_of` if that is given.
+pub(crate) fn acceptor(shown: &Issued, clients_of: Option<&Authority>) -> TlsAcceptor {
+    let provider = Arc::new(ring::default_provider());
+    let config = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+    let config = config.expect("versions");
+    let config = match clients_of {
+        None => config.with_no_client_auth(),
+        Some(authority) => {
+            let mut roots = RootCertStore::empty();
+            roots.add(authority.0.der().clone()).expect("an authority");
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            config.with_client_cert_verifier(verifier.expect("a verifier"))
+        }
+    };
+    let chain = CertificateDer::pem_slice_iter(shown.certificate.as_bytes()).collect::<Result<_, _>>();
+    let key = PrivateKeyDer::from_pem_slice(shown.key.as_bytes()).expect("a key");
+    let config = config.with_single_cert(chain.expect("a chain"), key).expect("a certificate and its key");
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// Shakes hands. Whoever is refused can read why: a connection that is closed at once may lose its last words.
+pub(crate) async fn accept(acceptor: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+    match acceptor.accept(stream).into_fallible().await {
+        Ok(stream) => Some(stream),
+        Err((_, mut stream)) => {
+            let mut ignored = [0; 1024];
+            while matches!(stream.read(&mut ignored).await, Ok(1..)) {}
+            None
+        }
+    }
+}
