@@ -30,7 +30,10 @@ const UP: &[&str] = &[
 
 /// An older version cannot read values of the newer layout. Where one has been at work it may go on, or be started again.
 const NEWER_LAYOUT: [(DbBackend, &str); 2] = [
-    (DbBackend::Sqlite, "INSERT INTO engine_state (name, value) SELECT 'seal_layout', 2 WHERE NOT EXISTS (SELECT 1 FROM tenant)"),
+    (
+        DbBackend::Sqlite,
+        "INSERT INTO engine_state (name, value) SELECT 'seal_layout', 2 WHERE NOT EXISTS (SELECT 1 FROM tenant)",
+    ),
     (
         DbBackend::Postgres,
         "INSERT INTO engine_state (name, value) SELECT 'seal_layout', 2 WHERE NOT EXISTS (SELECT 1 FROM tenant) \

@@ -120,12 +120,7 @@ fn serving_of(row: servings::Serving, shared: &Shared) -> Arc<Serving> {
 }
 
 /// `Err`: why nothing can be sent, in words for the webhook's owner.
-fn target_of(
-    webhook: &Webhook,
-    secrets: &[SecretString],
-    policy: &Policy,
-    shared: &Shared,
-) -> Result<Target, String> {
+fn target_of(webhook: &Webhook, secrets: &[SecretString], policy: &Policy, shared: &Shared) -> Result<Target, String> {
     let secrets: Result<Vec<SigningSecret>, _> =
         secrets.iter().map(|secret| SigningSecret::parse(secret.expose_secret())).collect();
     let secrets = secrets.map_err(|error| error.to_string())?;

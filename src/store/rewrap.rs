@@ -38,8 +38,7 @@ const COLUMNS: [Column; 4] = [HEADERS, CREDENTIALS, SECRETS, ANSWERS];
 
 const HEADERS: Column = Column { what: "headers", table: "webhook", column: "headers", keys: &["num"] };
 
-const CREDENTIALS: Column =
-    Column { what: "credentials", table: "webhook", column: "credentials", keys: &["num"] };
+const CREDENTIALS: Column = Column { what: "credentials", table: "webhook", column: "credentials", keys: &["num"] };
 
 const SECRETS: Column = Column { what: "secrets", table: "webhook_secret", column: "sealed", keys: &["num"] };
 
