@@ -29,6 +29,7 @@ mod page;
 mod path;
 mod problem;
 mod rates;
+mod session;
 mod sealing;
 mod tenants;
 mod webhooks;
@@ -144,6 +145,7 @@ fn routes() -> OpenApiRouter<App> {
     let versioned = OpenApiRouter::new()
         .merge(tenants::routes())
         .merge(keys::routes())
+        .merge(session::routes())
         .merge(webhooks::routes())
         .merge(backlogs::routes())
         .merge(engine::routes())
@@ -167,6 +169,7 @@ pub fn router(engine: Engine, config: ApiConfig) -> Router {
         .fallback(answer::no_such_route)
         .method_not_allowed_fallback(answer::no_such_method)
         .layer(middleware::from_fn_with_state(app.clone(), forward::forward))
+        .layer(middleware::from_fn(session::admit))
         .layer(option_layer(cors))
         .layer(middleware::from_fn(answer::finish))
         .with_state(app)

@@ -26,6 +26,7 @@ pub mod progress;
 pub mod rewrap;
 pub mod seal;
 pub mod servings;
+mod sessions;
 pub mod state;
 pub mod targets;
 pub mod tenants;

@@ -19,6 +19,8 @@ pub struct Model {
     pub expires_at: Option<i64>,
     /// To about a minute; null for one that was never used.
     pub last_used_at: Option<i64>,
+    /// Of a session: the digest of the key that opened it.
+    pub opened_by: Option<Vec<u8>>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -18,6 +18,7 @@ mod m0003_nodes;
 mod m0004_many_nodes;
 mod m0005_access;
 mod m0006_credentials;
+mod m0007_sessions;
 
 /// Names the lock that processes which migrate one PostgreSQL database take in turns. Arbitrary, and never changed.
 const TURN: i64 = 0x0070_6F73_7468_6173;
@@ -42,6 +43,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0004_many_nodes::Migration),
             Box::new(m0005_access::Migration),
             Box::new(m0006_credentials::Migration),
+            Box::new(m0007_sessions::Migration),
         ]
     }
 }

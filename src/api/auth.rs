@@ -11,19 +11,23 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 
 use self::access::Access;
 pub(super) use self::known::Keys;
 use super::App;
 use super::body::Sender;
+use super::key::Digest;
 use super::origin::Origin;
 use super::problem::Problem;
-use crate::id::{TenantId, TenantNum};
-use crate::store::audit::Author;
+use crate::clock::UnixMillis;
+use crate::id::{KeyId, TenantId, TenantNum};
+use crate::store::audit::{Author, Who};
 use crate::store::tenants::Tenant as TenantRow;
 
 pub use super::key::{new_admin_key, new_tenant_key};
+
+pub(super) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// What a key allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +75,7 @@ fn presented(headers: &HeaderMap) -> Result<&str, Problem> {
         let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
     });
-    let key = bearer.or_else(|| headers.get("x-api-key")?.to_str().ok());
+    let key = bearer.or_else(|| headers.get(X_API_KEY)?.to_str().ok());
     key.filter(|key| !key.is_empty()).ok_or_else(|| {
         let detail = "give a key as `Authorization: Bearer <key>` or as `X-API-Key: <key>`";
         Problem::unauthenticated("unauthenticated", detail)
@@ -212,6 +216,55 @@ impl FromRequestParts<App> for Admin {
             return Ok(Self(caller));
         }
         Err(Problem::new(StatusCode::FORBIDDEN, "admin_only", "this needs an admin key"))
+    }
+}
+
+/// Whoever calls with a key or a session that is valid, whatever it allows.
+pub(super) struct Anyone(Caller);
+
+impl Anyone {
+    /// None for the admin key of the configuration.
+    pub(super) fn key_id(&self) -> Option<KeyId> {
+        match self.0.access.who {
+            Who::Key(id) => Some(id),
+            Who::Admin | Who::Command | Who::Engine => None,
+        }
+    }
+
+    /// None for an admin.
+    pub(super) fn tenant(&self) -> Option<&TenantRow> {
+        self.0.access.tenant.as_deref()
+    }
+
+    pub(super) fn scopes(&self) -> &[Scope] {
+        &self.0.access.scopes
+    }
+
+    pub(super) fn expires_at(&self) -> Option<UnixMillis> {
+        self.0.access.expires_at
+    }
+
+    pub(super) fn is_session(&self) -> bool {
+        self.0.access.opener.is_some()
+    }
+
+    pub(super) fn digest(&self) -> &Digest {
+        self.0.access.digest()
+    }
+
+    /// Of what the request changes.
+    pub(super) fn author(&self) -> Author {
+        self.0.author()
+    }
+}
+
+impl FromRequestParts<App> for Anyone {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let caller = Caller::of(parts, app).await?;
+        tenant_for(&caller.access, app, &parts.headers).await?;
+        Ok(Self(caller))
     }
 }
 

@@ -20,7 +20,7 @@ use super::problem::{FieldError, ProblemView};
     ),
     components(schemas(ProblemView, FieldError)),
     modifiers(&SecuritySchemes),
-    security(("bearer" = []), ("apiKey" = []))
+    security(("bearer" = []), ("apiKey" = []), ("session" = []))
 )]
 pub(super) struct ApiDocument;
 
@@ -33,6 +33,8 @@ impl Modify for SecuritySchemes {
         components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
         let header = ApiKey::Header(ApiKeyValue::new("X-API-Key"));
         components.add_security_scheme("apiKey", SecurityScheme::ApiKey(header));
+        let cookie = ApiKey::Cookie(ApiKeyValue::new("posthaste_session"));
+        components.add_security_scheme("session", SecurityScheme::ApiKey(cookie));
     }
 }
 

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::App;
-use super::auth::acting_for;
+use super::auth::{X_API_KEY, acting_for};
 use super::body::collect;
 use super::origin::{self, Origin};
 use super::problem::Problem;
@@ -23,8 +23,6 @@ use crate::id::{DeliveryId, TenantNum, WebhookId, WebhookNum};
 
 /// Says that a request was forwarded, so that it is not forwarded again, and how many rows of a list are wanted.
 pub(super) const FORWARDED: HeaderName = HeaderName::from_static("x-posthaste-forwarded");
-
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// A test waits for its receiver, which may take 30 s.
 const LONGEST_ANSWER: Duration = Duration::from_secs(40);

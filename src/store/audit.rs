@@ -85,6 +85,8 @@ actions! {
     DeleteTenant "tenant.delete",
     CreateKey "key.create",
     DeleteKey "key.delete",
+    OpenSession "session.open",
+    EndSession "session.end",
     CreateWebhook "webhook.create",
     UpdateWebhook "webhook.update",
     DeleteWebhook "webhook.delete",

@@ -13,7 +13,7 @@ use super::audit::{self, Action, Author, Deed};
 use super::changes::{self, Change};
 use super::dialect::numbers;
 use super::idempotency::Once;
-use super::{Page, Store, StoreError};
+use super::{Page, Store, StoreError, sessions};
 
 /// Names the lock of whoever makes the first admin key. Arbitrary, and never changed.
 const FIRST_KEY: i64 = 0x0070_6F73_7468_6B79;
@@ -36,6 +36,8 @@ pub struct ApiKey {
     pub expires_at: Option<UnixMillis>,
     /// To about a minute.
     pub last_used_at: Option<UnixMillis>,
+    /// Of a session: the digest of the key that opened it.
+    pub opened_by: Option<Vec<u8>>,
 }
 
 #[derive(Debug, Clone)]
@@ -53,7 +55,7 @@ impl TryFrom<Model> for ApiKey {
     type Error = StoreError;
 
     fn try_from(row: Model) -> Result<Self, StoreError> {
-        let Model { num, id, tenant_num, name, scopes, digest, created_at, expires_at, last_used_at } = row;
+        let Model { num, id, tenant_num, name, scopes, digest, created_at, expires_at, last_used_at, opened_by } = row;
         let id = KeyId::from_bytes(&id).ok_or_else(|| StoreError::unreadable("key id", "not 16 bytes"))?;
         let scopes = scopes.split(',').filter(|scope| !scope.is_empty()).map(str::to_owned).collect();
         Ok(Self {
@@ -66,6 +68,7 @@ impl TryFrom<Model> for ApiKey {
             created_at: UnixMillis(created_at),
             expires_at: expires_at.map(UnixMillis),
             last_used_at: last_used_at.map(UnixMillis),
+            opened_by,
         })
     }
 }
@@ -74,7 +77,7 @@ impl Store {
     pub async fn create_key(&self, new: NewApiKey, once: Option<Once>, by: &Author) -> Result<ApiKey, StoreError> {
         self.write(async |on| {
             self.remember(on, once, new.created_at).await?;
-            insert(on, new, by).await
+            insert(on, new, None, Action::CreateKey, by).await
         })
         .await
     }
@@ -85,10 +88,10 @@ impl Store {
             if self.backend() == DbBackend::Postgres {
                 on.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({FIRST_KEY})")).await?;
             }
-            if Entity::find().filter(Column::TenantNum.is_null()).one(on).await?.is_some() {
+            if Entity::find().filter(Column::TenantNum.is_null()).filter(Column::OpenedBy.is_null()).one(on).await?.is_some() {
                 return Ok(None);
             }
-            insert(on, new, &Author::engine()).await.map(Some)
+            insert(on, new, None, Action::CreateKey, &Author::engine()).await.map(Some)
         })
         .await
     }
@@ -119,9 +122,10 @@ impl Store {
         Ok(())
     }
 
-    /// Newest first, those below `before`.
+    /// Newest first, those below `before`; no sessions.
     pub async fn keys(&self, tenant: TenantNum, before: Option<i64>, limit: u64) -> Result<Page<ApiKey>, StoreError> {
-        let mut query = Entity::find().filter(Column::TenantNum.eq(tenant.0)).order_by_desc(Column::Num);
+        let of_tenant = Entity::find().filter(Column::TenantNum.eq(tenant.0)).filter(Column::OpenedBy.is_null());
+        let mut query = of_tenant.order_by_desc(Column::Num);
         if let Some(before) = before {
             query = query.filter(Column::Num.lt(before));
         }
@@ -130,14 +134,13 @@ impl Store {
         Ok(Page::of(keys?, limit, |key| key.num))
     }
 
-    /// Answers whether there was such a key.
+    /// With the sessions that it has opened. Answers whether there was such a key.
     pub async fn delete_key(&self, tenant: TenantNum, id: KeyId, by: &Author) -> Result<bool, StoreError> {
         self.write(async |on| {
-            let deleted = Entity::delete_many()
-                .filter(Column::TenantNum.eq(tenant.0))
-                .filter(Column::Id.eq(id.bytes()))
-                .exec(on)
-                .await?;
+            let query = Entity::find().filter(Column::TenantNum.eq(tenant.0)).filter(Column::Id.eq(id.bytes()));
+            let Some(key) = query.filter(Column::OpenedBy.is_null()).one(on).await? else { return Ok(false) };
+            sessions::end_of(on, &key.digest).await?;
+            let deleted = Entity::delete_by_id(key.num).exec(on).await?;
             let is_deleted = deleted.rows_affected > 0;
             if is_deleted {
                 audit::enter(on, by, Deed::new(Action::DeleteKey, Some(tenant), id), UnixMillis::now()).await?;
@@ -149,7 +152,13 @@ impl Store {
     }
 }
 
-async fn insert<C: ConnectionTrait>(on: &C, new: NewApiKey, by: &Author) -> Result<ApiKey, StoreError> {
+pub(super) async fn insert<C: ConnectionTrait>(
+    on: &C,
+    new: NewApiKey,
+    opener: Option<&[u8]>,
+    action: Action,
+    by: &Author,
+) -> Result<ApiKey, StoreError> {
     let NewApiKey { id, tenant, name, scopes, digest, created_at, expires_at } = new;
     let row = ActiveModel {
         id: Set(id.bytes()),
@@ -159,10 +168,11 @@ async fn insert<C: ConnectionTrait>(on: &C, new: NewApiKey, by: &Author) -> Resu
         digest: Set(digest),
         created_at: Set(created_at.0),
         expires_at: Set(expires_at.map(|at| at.0)),
+        opened_by: Set(opener.map(<[u8]>::to_vec)),
         ..Default::default()
     };
     let row = row.insert(on).await?;
-    audit::enter(on, by, Deed::new(Action::CreateKey, tenant, id), created_at).await?;
+    audit::enter(on, by, Deed::new(action, tenant, id), created_at).await?;
     row.try_into()
 }
 

@@ -54,8 +54,10 @@ impl Estate {
         client.act(&format!("/webhooks/{}/pause", estate.ids.webhook)).await.expect(200);
         let event = client.post("/events", &json!({"event": "message.sent", "data": {}})).await;
         event.expect(202);
-        let deliveries = client.walk(&format!("/events/{}/deliveries", id_of(&event))).await;
-        estate.ids.delivery = text(&deliveries[0], "id");
+        // Until it has a row it is on its way to its endpoint, and nobody can take it back.
+        let pending = format!("/deliveries?status=pending&eventId={}", id_of(&event));
+        let row = async || client.walk(&pending).await.into_iter().next();
+        estate.ids.delivery = text(&fact::until("it waits", row).await, "id");
         estate
     }
 }
@@ -78,7 +80,7 @@ on_both!(every_route_that_changes_something_leaves_one_entry_with_its_author);
 async fn every_route_that_changes_something_leaves_one_entry_with_its_author() {
     let world = World::start().await;
     let operations = operations(&world.anyone()).await;
-    let changes = |operation: &&Operation| operation.method != Method::GET;
+    let changes = |operation: &&Operation| operation.method != Method::GET && !operation.is_of_sessions();
     let mut actions = std::collections::BTreeSet::new();
     for operation in operations.iter().filter(changes) {
         let estate = match operation.name.as_str() {

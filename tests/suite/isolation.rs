@@ -210,6 +210,9 @@ async fn every_route_is_opened_by_one_scope_alone_and_by_no_key_not_at_all() {
             assert_eq!(ask(world.client()).await.problem(403).code(), "admin_only", "{what}");
             continue;
         }
+        if operation.is_of_sessions() {
+            continue;
+        }
         let scope = operation.scope();
         assert_eq!(ask(&all_but[scope]).await.problem(403).code(), "missing_scope", "{what} without {scope}");
         let opened = ask(&only[scope]).await;

@@ -69,6 +69,7 @@ mod redaction;
 mod resolving;
 mod rotation;
 mod schedule;
+mod sessions;
 mod signatures;
 mod silence;
 mod slowness;

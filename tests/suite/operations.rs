@@ -90,6 +90,11 @@ impl Operation {
         ["/api/v1/tenants", "/api/v1/engine"].iter().any(|prefix| self.path.starts_with(prefix))
     }
 
+    /// Whether it is about the caller's own session, which any key may have; `sessions` has its tests.
+    pub(crate) fn is_of_sessions(&self) -> bool {
+        self.path.ends_with("/session")
+    }
+
     /// The one scope that opens it.
     pub(crate) fn scope(&self) -> &'static str {
         let is = |prefix: &str| self.path.starts_with(&format!("/api/v1/{prefix}"));

@@ -22,8 +22,10 @@ pub(super) struct Access {
     digest: Digest,
     /// `None` for an admin key.
     pub(super) tenant: Option<Arc<Tenant>>,
-    scopes: Vec<Scope>,
-    expires_at: Option<UnixMillis>,
+    pub(super) scopes: Vec<Scope>,
+    pub(super) expires_at: Option<UnixMillis>,
+    /// Of a session: the key that opened it.
+    pub(super) opener: Option<Vec<u8>>,
     /// Of its row; `None` for the key of the configuration.
     num: Option<i64>,
     used_at: AtomicI64,
@@ -39,7 +41,7 @@ impl Access {
 
     /// A key that is stored; `tenant` is the one that it belongs to.
     pub(super) fn stored(row: ApiKey, tenant: Option<Arc<Tenant>>) -> Result<Self, Problem> {
-        let ApiKey { num, id, tenant: _, name: _, scopes, digest, created_at: _, expires_at, last_used_at } = row;
+        let ApiKey { num, id, tenant: _, name: _, scopes, digest, created_at: _, expires_at, last_used_at, opened_by } = row;
         let digest = digest.try_into().map_err(|_| Problem::internal(&"a stored key digest has a wrong length"))?;
         let scopes = match tenant {
             None => Scope::ALL.to_vec(),
@@ -49,12 +51,13 @@ impl Access {
         };
         let noted = last_used_at.map_or(NEVER, |at| at.0);
         let (used_at, noted) = (AtomicI64::new(noted), AtomicI64::new(noted));
-        Ok(Self { expires_at, num: Some(num), used_at, noted, ..Self::new(Who::Key(id), digest, tenant, scopes) })
+        let plain = Self::new(Who::Key(id), digest, tenant, scopes);
+        Ok(Self { expires_at, opener: opened_by, num: Some(num), used_at, noted, ..plain })
     }
 
     fn new(who: Who, digest: Digest, tenant: Option<Arc<Tenant>>, scopes: Vec<Scope>) -> Self {
         let (used_at, noted) = (AtomicI64::new(NEVER), AtomicI64::new(NEVER));
-        Self { who, digest, tenant, scopes, expires_at: None, num: None, used_at, noted }
+        Self { who, digest, tenant, scopes, expires_at: None, opener: None, num: None, used_at, noted }
     }
 
     pub(super) fn digest(&self) -> &Digest {

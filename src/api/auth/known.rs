@@ -125,12 +125,32 @@ impl Keys {
         if let Some(wait) = self.misses.lock().wait(peer, Instant::now()) {
             return Err(Problem::rate_limited("there were too many requests with keys that do not exist", wait));
         }
-        let Some(access) = look_up(store, key_id, &digest).await? else {
+        let Some(access) = self.look_up(store, key_id, &digest).await? else {
             self.misses.lock().note(peer, Instant::now());
             self.refused.lock().add(digest);
             return Ok(None);
         };
         Ok(Some(self.remember(id, Arc::new(access), generation)))
+    }
+
+    async fn look_up(&self, store: &Store, id: KeyId, digest: &Digest) -> Result<Option<Access>, Problem> {
+        let Some(row) = store.key(id, digest).await? else { return Ok(None) };
+        let tenant = match row.tenant {
+            None if !self.admits(store, row.opened_by.as_deref()).await? => return Ok(None),
+            None => None,
+            Some(num) => match store.tenant_by_num(num).await? {
+                None => return Ok(None),
+                Some(tenant) => Some(Arc::new(tenant)),
+            },
+        };
+        Access::stored(row, tenant).map(|access| Some(access).filter(|access| access.is(digest)))
+    }
+
+    /// Whether the admin key that opened a session still is one. A tenant's takes its sessions along when it is deleted.
+    async fn admits(&self, store: &Store, opener: Option<&[u8]>) -> Result<bool, StoreError> {
+        let Some(opener) = opener else { return Ok(true) };
+        let is_configured = self.configured.as_ref().is_some_and(|admin| admin.digest() == opener);
+        Ok(is_configured || store.has_admin_key(opener, UnixMillis::now()).await?)
     }
 
     /// Unless something was forgotten since `generation`.
@@ -209,18 +229,6 @@ impl Keys {
             self.known.write().left.extend(uses);
         }
     }
-}
-
-async fn look_up(store: &Store, id: KeyId, digest: &Digest) -> Result<Option<Access>, Problem> {
-    let Some(row) = store.key(id, digest).await? else { return Ok(None) };
-    let tenant = match row.tenant {
-        None => None,
-        Some(num) => match store.tenant_by_num(num).await? {
-            None => return Ok(None),
-            Some(tenant) => Some(Arc::new(tenant)),
-        },
-    };
-    Access::stored(row, tenant).map(|access| Some(access).filter(|access| access.is(digest)))
 }
 
 fn unknown_key() -> Problem {

@@ -1,0 +1,177 @@
+//! `/session`: a browser exchanges a key once for a cookie that no script can read. What is in the cookie is a key of its
+//! own, which ends after half a day, or with the key that opened it, or when its owner logs out.
+//!
+//! Before anything else looks at a request, a cookie becomes its `Authorization` ([`admit`]), unless the request changes
+//! something and does not come from a page of ours ([`same_origin`]).
+
+mod same_origin;
+
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::App;
+use super::auth::{Anyone, Scope, X_API_KEY};
+use super::document::{ActionProblems, ReadProblems};
+use super::key;
+use super::page::NoQuery;
+use super::problem::Problem;
+use crate::clock::UnixMillis;
+use crate::id::{KeyId, TenantId};
+
+/// A working day, and nothing that lies about for longer.
+const LENGTH: Duration = Duration::from_secs(12 * 3600);
+
+/// Browsers take the first only over TLS, for this host alone and from nobody else.
+const SECURE_NAME: &str = "__Host-posthaste_session";
+const PLAIN_NAME: &str = "posthaste_session";
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(open, show, close))
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Session)]
+pub(super) struct SessionView {
+    /// `null` for the admin key of the configuration.
+    #[schema(value_type = Option<String>)]
+    key_id: Option<KeyId>,
+    /// `null` for an admin.
+    #[schema(value_type = Option<String>)]
+    tenant_id: Option<TenantId>,
+    scopes: Vec<&'static str>,
+    /// `null` for a key that does not end by itself.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<UnixMillis>,
+}
+
+impl From<&Anyone> for SessionView {
+    fn from(caller: &Anyone) -> Self {
+        Self {
+            key_id: caller.key_id(),
+            tenant_id: caller.tenant().map(|tenant| tenant.id),
+            scopes: caller.scopes().iter().map(|scope| scope.as_str()).collect(),
+            expires_at: caller.expires_at(),
+        }
+    }
+}
+
+/// Opens a session with a key: the answer sets an `HttpOnly` cookie that does what the key does, for twelve hours at most.
+#[utoipa::path(post, path = "/session", tag = "session", operation_id = "openSession",
+    responses((status = 201, body = SessionView), ActionProblems))]
+async fn open(State(app): State<App>, caller: Anyone, _: NoQuery, headers: HeaderMap) -> Result<Response, Problem> {
+    if caller.is_session() {
+        let detail = "a session is open already; give a key to open another one";
+        return Err(Problem::new(StatusCode::CONFLICT, "session_open", detail));
+    }
+    let ends = UnixMillis::now().plus(LENGTH);
+    let ends = caller.expires_at().map_or(ends, |at| at.min(ends));
+    let scopes = caller.scopes().iter().map(|scope: &Scope| scope.as_str().to_owned()).collect();
+    let (shown, new) = key::mint(caller.tenant().map(|tenant| tenant.num), "session".to_owned(), scopes, Some(ends));
+    let view = SessionView { key_id: Some(new.id), expires_at: Some(ends), ..SessionView::from(&caller) };
+    app.store().open_session(new, caller.digest(), &caller.author()).await?;
+    let cookie = set_cookie(same_origin::is_secure(&headers), &shown, LENGTH)?;
+    Ok((StatusCode::CREATED, [(SET_COOKIE, cookie)], axum::Json(view)).into_response())
+}
+
+/// Says who calls: which key, of which tenant, with which scopes, until when.
+#[utoipa::path(get, path = "/session", tag = "session", operation_id = "getSession",
+    responses((status = 200, body = SessionView), ReadProblems))]
+async fn show(caller: Anyone, _: NoQuery) -> axum::Json<SessionView> {
+    axum::Json(SessionView::from(&caller))
+}
+
+/// Ends the session that the cookie belongs to, on every node.
+#[utoipa::path(delete, path = "/session", tag = "session", operation_id = "closeSession",
+    responses((status = 204), ActionProblems))]
+async fn close(State(app): State<App>, caller: Anyone, _: NoQuery) -> Result<Response, Problem> {
+    let Some(id) = caller.key_id().filter(|_| caller.is_session()) else {
+        let detail = "the request is made with a key and not with a session; delete the key if it shall end";
+        return Err(Problem::new(StatusCode::CONFLICT, "no_session", detail));
+    };
+    let tenant = caller.tenant().map(|tenant| tenant.num);
+    app.store().end_session(tenant, id, &caller.author()).await?;
+    app.keys().forget_key(id);
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    for is_secure in [true, false] {
+        response.headers_mut().append(SET_COOKIE, set_cookie(is_secure, "", Duration::ZERO)?);
+    }
+    Ok(response)
+}
+
+fn set_cookie(is_secure: bool, value: &str, lasts: Duration) -> Result<HeaderValue, Problem> {
+    let (name, secure) = if is_secure { (SECURE_NAME, "; Secure") } else { (PLAIN_NAME, "") };
+    let text = format!("{name}={value}; Path=/; Max-Age={}; HttpOnly; SameSite=Strict{secure}", lasts.as_secs());
+    let mut cookie = HeaderValue::from_str(&text).map_err(|error| Problem::internal(&error))?;
+    cookie.set_sensitive(true);
+    Ok(cookie)
+}
+
+/// Turns the cookie of a session into the key that it is.
+pub(super) async fn admit(request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let has_key = parts.headers.contains_key(AUTHORIZATION) || parts.headers.contains_key(X_API_KEY);
+    if let Some(key) = in_cookie(&parts.headers).filter(|_| !has_key) {
+        if !same_origin::may_use_cookie(&parts) {
+            let detail = "a request with a session's cookie that changes something must come from a page of this host; \
+                          give a key instead";
+            return Problem::new(StatusCode::FORBIDDEN, "cross_origin", detail).into_response();
+        }
+        if let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {key}")) {
+            value.set_sensitive(true);
+            parts.headers.insert(AUTHORIZATION, value);
+        }
+    }
+    parts.headers.remove(COOKIE);
+    next.run(Request::from_parts(parts, body)).await
+}
+
+fn in_cookie(headers: &HeaderMap) -> Option<String> {
+    let pairs = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(';'));
+    let named = pairs.filter_map(|pair| pair.trim().split_once('='));
+    let mut found: Vec<(&str, &str)> =
+        named.filter(|(name, value)| [SECURE_NAME, PLAIN_NAME].contains(name) && !value.is_empty()).collect();
+    // The one that nobody else can have set goes first.
+    found.sort_by_key(|(name, _)| *name != SECURE_NAME);
+    found.first().map(|(_, value)| (*value).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found_in(cookies: &[&'static str]) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        for cookie in cookies {
+            headers.append(COOKIE, HeaderValue::from_static(cookie));
+        }
+        in_cookie(&headers)
+    }
+
+    #[test]
+    fn a_session_is_found_among_other_cookies() {
+        assert_eq!(found_in(&["a=1; posthaste_session=phk_x; b=2"]).as_deref(), Some("phk_x"));
+        assert_eq!(found_in(&["posthaste_session=phk_x", "__Host-posthaste_session=phk_y"]).as_deref(), Some("phk_y"));
+        assert_eq!(found_in(&["posthaste_session=", "xposthaste_session=phk_x"]), None);
+        assert_eq!(found_in(&[]), None);
+    }
+
+    #[test]
+    fn no_script_and_no_other_site_has_the_cookie() {
+        let text = |is_secure| set_cookie(is_secure, "phk_x", LENGTH).unwrap().to_str().unwrap().to_owned();
+        assert_eq!(
+            text(true),
+            "__Host-posthaste_session=phk_x; Path=/; Max-Age=43200; HttpOnly; SameSite=Strict; Secure"
+        );
+        assert_eq!(text(false), "posthaste_session=phk_x; Path=/; Max-Age=43200; HttpOnly; SameSite=Strict");
+    }
+}

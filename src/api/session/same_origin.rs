@@ -1,0 +1,92 @@
+//! Whether a request that carries a cookie was made by a page of ours. A browser sends cookies with what any page asks of
+//! it; what it also sends, and no page can forge, is where the asking page is from (`Sec-Fetch-Site`, `Origin`).
+
+use axum::http::header::{HOST, ORIGIN};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, Method};
+use url::Url;
+
+/// Fetch Metadata, W3C; all current browsers send it to trustworthy origins.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Reading changes nothing, and other pages cannot see the answer.
+fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// Whether the request may use a cookie. One that changes something must say where it comes from.
+pub(super) fn may_use_cookie(parts: &Parts) -> bool {
+    let text = |name: &HeaderName| text(&parts.headers, name);
+    if is_safe(&parts.method) {
+        return true;
+    }
+    match (text(&SEC_FETCH_SITE), text(&ORIGIN)) {
+        (Some(site), _) => site == "same-origin",
+        (None, Some(origin)) => is_of_host(origin, host(parts)),
+        (None, None) => false,
+    }
+}
+
+/// Whether the page was loaded over TLS, whoever ended it. What is no page is not asked.
+pub(super) fn is_secure(headers: &HeaderMap) -> bool {
+    text(headers, &ORIGIN).is_none_or(|origin| origin.starts_with("https://"))
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or_default())
+}
+
+/// HTTP/2 names the host in the URI.
+fn host(parts: &Parts) -> &str {
+    let authority = parts.uri.authority().map(|authority| authority.as_str());
+    authority.or_else(|| text(&parts.headers, &HOST)).unwrap_or_default()
+}
+
+/// Compares host and port, with the port that the origin's scheme implies. The scheme itself may have been changed by a
+/// proxy that ends TLS.
+fn is_of_host(origin: &str, host: &str) -> bool {
+    let Ok(origin) = Url::parse(origin) else { return false };
+    let Ok(ours) = Url::parse(&format!("{}://{host}", origin.scheme())) else { return false };
+    origin.host_str().is_some()
+        && ours.host_str() == origin.host_str()
+        && ours.port_or_known_default() == origin.port_or_known_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+
+    use super::*;
+
+    fn allows(method: &str, headers: &[(&str, &str)]) -> bool {
+        let request = Request::builder().method(method).uri("/api/v1/webhooks").header("host", "hooks.example:8080");
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        may_use_cookie(&request.body(()).unwrap().into_parts().0)
+    }
+
+    #[test]
+    fn what_changes_something_must_come_from_our_own_pages() {
+        assert!(allows("POST", &[("sec-fetch-site", "same-origin"), ("origin", "http://hooks.example:8080")]));
+        assert!(allows("DELETE", &[("origin", "https://hooks.example:8080")]));
+        for foreign in ["http://evil.example:8080", "http://hooks.example", "http://hooks.example:8081", "null", "", "x"] {
+            assert!(!allows("POST", &[("origin", foreign)]), "{foreign}");
+        }
+        for site in ["cross-site", "same-site", "none", ""] {
+            assert!(!allows("PATCH", &[("sec-fetch-site", site), ("origin", "http://hooks.example:8080")]), "{site}");
+        }
+        assert!(!allows("POST", &[]), "a browser says where it comes from");
+    }
+
+    #[test]
+    fn reading_needs_no_proof() {
+        assert!(allows("GET", &[("sec-fetch-site", "cross-site")]));
+    }
+
+    #[test]
+    fn the_port_that_a_scheme_implies_is_the_same_as_none() {
+        assert!(is_of_host("https://hooks.example", "hooks.example:443"));
+        assert!(is_of_host("https://hooks.example:443", "hooks.example"));
+        assert!(is_of_host("http://[::1]:8080", "[::1]:8080"));
+        assert!(!is_of_host("https://hooks.example", "hooks.example:80"));
+    }
+}
