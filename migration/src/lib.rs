@@ -8,7 +8,7 @@ use sea_orm_migration::prelude::{
     DbErr, IntoSchemaManagerConnection, MigrationTrait, MigratorTrait, SchemaManager, async_trait,
 };
 use sea_orm_migration::sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, Statement, TransactionTrait,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, RuntimeErr, Statement, TransactionTrait,
 };
 
 mod dialect;
@@ -28,6 +28,11 @@ pub const CONTRACTS: &str = "_contract_";
 
 /// Where the library keeps the names of those that have run.
 const TABLE: &str = "seaql_migrations";
+
+/// Older nodes go on to work beside a migration and lock the tables in an order of their own. PostgreSQL ends one of those
+/// who wait for each other, after a second; one that is ended is tried again.
+const TRIES: usize = 20;
+const DEADLOCK: &str = "40P01";
 
 /// Runs every migration in order.
 #[derive(Debug)]
@@ -66,12 +71,30 @@ impl From<DbErr> for SchemaError {
 pub async fn up(on: &DatabaseConnection) -> Result<(), SchemaError> {
     match on.get_database_backend() {
         DbBackend::Postgres => {
-            let turn = turn(on).await?;
-            run(&turn).await?;
-            Ok(turn.commit().await?)
+            let mut tries = 1;
+            loop {
+                match run_in_turn(on).await {
+                    Err(SchemaError::Database(error)) if is_deadlock(&error) && tries < TRIES => tries += 1,
+                    done => return done,
+                }
+            }
         }
         _ => run(on).await,
     }
+}
+
+async fn run_in_turn(on: &DatabaseConnection) -> Result<(), SchemaError> {
+    let turn = turn(on).await?;
+    run(&turn).await?;
+    Ok(turn.commit().await?)
+}
+
+/// This transaction, which waited for somebody who waited for it, was undone.
+fn is_deadlock(error: &DbErr) -> bool {
+    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error else {
+        return false;
+    };
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == DEADLOCK)
 }
 
 /// Whether the database has seen every migration. Changes nothing.

@@ -19,14 +19,15 @@ use crate::server::BINARY;
 const NODES: usize = 3;
 const HOOKS: usize = 12;
 
+/// All tables that the program uses.
+const TABLES: &str = "\
+    SELECT table_name FROM information_schema.tables \
+    WHERE table_schema = 'public' AND table_name NOT LIKE 'book_of_%' AND table_name <> 'seaql_migrations'";
+
 /// What newer versions may do to a table that older ones go on to use.
-const EXPANDED: &str = "\
-    DO $$DECLARE name text; BEGIN \
-      FOR name IN SELECT table_name FROM information_schema.tables \
-                  WHERE table_schema = 'public' AND table_name NOT LIKE 'book_of_%' AND table_name <> 'seaql_migrations' \
-      LOOP \
-        EXECUTE format('ALTER TABLE %I ADD COLUMN novelty text, ADD COLUMN novelties bigint NOT NULL DEFAULT 0', name); \
-      END LOOP; END$$; \
+const EXPANDED: &str = "ADD COLUMN novelty text, ADD COLUMN novelties bigint NOT NULL DEFAULT 0";
+
+const NOVELTY: &str = "\
     CREATE TABLE novelty (num bigint PRIMARY KEY); \
     INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_novelty', 0)";
 
@@ -70,9 +71,14 @@ impl Old {
 
 fn expand(database: &Database) {
     let is_done = database.ask("SELECT count(*) FROM seaql_migrations WHERE version = 'm9999_novelty'");
-    if is_done.trim() == "0" {
-        database.ask(EXPANDED);
+    if is_done.trim() != "0" {
+        return;
     }
+    // One after the other: who locks several at once may wait for somebody who waits for him, and has to try again.
+    for table in database.ask(TABLES).lines() {
+        database.ask(&format!("ALTER TABLE {table} {EXPANDED}"));
+    }
+    database.ask(NOVELTY);
 }
 
 async fn hooks(fleet: &Fleet, receivers: impl Fn(usize) -> Receiver) -> Vec<Hook> {
