@@ -192,16 +192,7 @@ impl Endpoint {
 
     fn settle(&self, entry: &Entry, state: DeliveryState, attempted: Attempted) {
         let Attempted { report, started_at, slot } = attempted;
-        let Report {
-            outcome,
-            status,
-            error,
-            head_us,
-            duration_us,
-            response_headers,
-            response_body,
-            lacks_descriptor: _,
-        } = report;
+        let Report { outcome, status, error, head_us, duration_us, response_headers, response_body, .. } = report;
         let outcome = outcome.kind();
         self.shared.count(outcome);
         let (took, settled) = (Duration::from_micros(duration_us.into()), state.status != Status::Pending);
