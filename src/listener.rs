@@ -185,7 +185,7 @@ impl Doorman {
             self.said = Some(Instant::now());
             tracing::warn!(%error, "connections to the API cannot be accepted; is `ulimit -n` high enough?");
         }
-        self.roster.make_room();
+        self.roster.make_room(Instant::now());
         if self.spare.give_up() {
             let waiting = tokio::time::timeout(NO_DESCRIPTOR, socket.accept()).await;
             if let Ok(Ok((stream, _))) = waiting {

@@ -47,6 +47,13 @@ pub(super) struct Quiet {
     since: Instant,
 }
 
+impl Quiet {
+    /// For how long nothing has been asked.
+    pub(super) fn lasts(self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since)
+    }
+}
+
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Activity {

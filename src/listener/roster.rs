@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -10,8 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, Quiet};
 
+/// Whoever has just come, or was just answered, is about to ask for something.
+const GRACE: Duration = Duration::from_millis(250);
+
 /// Looking through all connections pays for so many that come.
 const CANDIDATES: usize = 64;
+
+/// After a look that found nobody who can go.
+const NO_LOOK: Duration = Duration::from_millis(10);
 
 /// Connections that were told to go and have not gone yet, as a part of those there may be.
 const GOING_PART: usize = 16;
@@ -27,6 +34,8 @@ struct Connections {
     present: HashMap<u64, Present>,
     /// To be closed next, the first at the end, as far as they still are as they were.
     candidates: Vec<(Quiet, u64)>,
+    /// When it was last looked for some in vain.
+    in_vain: Option<Instant>,
     /// Told to go.
     going: usize,
 }
@@ -53,7 +62,7 @@ impl Roster {
     /// A place for a connection that was accepted now; `None` when every other one is busy.
     pub(super) fn admit(self: &Arc<Self>, now: Instant) -> Option<Place> {
         let mut connections = self.connections.lock();
-        if connections.present.len() >= self.most && !connections.evict((self.most / GOING_PART).max(1)) {
+        if connections.present.len() >= self.most && !connections.evict(now, self.most_going()) {
             return None;
         }
         let id = connections.next;
@@ -65,19 +74,23 @@ impl Roster {
     }
 
     /// Tells a connection to go that answers no request, if there is one: something else needs its descriptor.
-    pub(super) fn make_room(&self) -> bool {
-        self.connections.lock().evict((self.most / GOING_PART).max(1))
+    pub(super) fn make_room(&self, now: Instant) -> bool {
+        self.connections.lock().evict(now, self.most_going())
+    }
+
+    fn most_going(&self) -> usize {
+        (self.most / GOING_PART).max(1)
     }
 }
 
 impl Connections {
     /// Tells the most dispensable connection to go, unless `most_going` are going already.
-    fn evict(&mut self, most_going: usize) -> bool {
+    fn evict(&mut self, now: Instant, most_going: usize) -> bool {
         if self.going >= most_going {
             return false;
         }
         let Some(id) = self.candidate().or_else(|| {
-            self.draw_up_candidates();
+            self.draw_up_candidates(now);
             self.candidate()
         }) else {
             return false;
@@ -97,14 +110,18 @@ impl Connections {
         None
     }
 
-    fn draw_up_candidates(&mut self) {
+    fn draw_up_candidates(&mut self, now: Instant) {
+        if self.in_vain.is_some_and(|at| now.saturating_duration_since(at) < NO_LOOK) {
+            return;
+        }
         let quiet = self.present.iter().filter_map(|(id, present)| Some((present.activity.lock().quiet()?, *id)));
-        let mut quiet: Vec<_> = quiet.collect();
+        let mut quiet: Vec<_> = quiet.filter(|(quiet, _)| quiet.lasts(now) >= GRACE).collect();
         if quiet.len() > CANDIDATES {
             quiet.select_nth_unstable(CANDIDATES);
             quiet.truncate(CANDIDATES);
         }
         quiet.sort_unstable_by(|a, b| b.cmp(a));
+        self.in_vain = quiet.is_empty().then_some(now);
         self.candidates = quiet;
     }
 }
@@ -120,8 +137,6 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn full(most: usize) -> (Arc<Roster>, Vec<Place>, Instant) {
@@ -129,6 +144,11 @@ mod tests {
         let at = |second| start + Duration::from_secs(second);
         let places = (0..most as u64).map(|second| roster.admit(at(second)).unwrap()).collect();
         (roster, places, start)
+    }
+
+    /// When everybody in [`full`] has been there for long.
+    fn late(start: Instant) -> Instant {
+        start + Duration::from_secs(1_000)
     }
 
     fn gone(places: &[Place]) -> Vec<usize> {
@@ -140,7 +160,7 @@ mod tests {
         let (roster, mut places, start) = full(200);
         places[0].activity.lock().began(false);
         for _ in 0..3 {
-            places.push(roster.admit(start).unwrap());
+            places.push(roster.admit(late(start)).unwrap());
         }
         assert_eq!(gone(&places), [1, 2, 3]);
     }
@@ -151,19 +171,19 @@ mod tests {
         for place in &places {
             place.activity.lock().began(false);
         }
-        assert!(roster.admit(start).is_none());
+        assert!(roster.admit(late(start)).is_none());
         places[7].activity.lock().ended(start);
-        assert!(roster.admit(start).is_some());
+        assert!(roster.admit(late(start) + NO_LOOK).is_some());
         assert_eq!(gone(&places), [7]);
     }
 
     #[test]
     fn whoever_has_become_busy_since_it_was_chosen_is_passed_over() {
         let (roster, places, start) = full(200);
-        drop(roster.admit(start).unwrap());
-        let newest = roster.admit(start + Duration::from_secs(999)).unwrap();
+        drop(roster.admit(late(start)).unwrap());
+        let newest = roster.admit(late(start)).unwrap();
         places[1].activity.lock().began(false);
-        assert!(roster.make_room());
+        assert!(roster.make_room(late(start)));
         assert_eq!(gone(&places), [0, 2]);
         assert!(!newest.evicted.is_cancelled());
     }
@@ -171,12 +191,20 @@ mod tests {
     #[test]
     fn few_are_going_at_once_and_who_has_gone_leaves_room() {
         let (roster, mut places, start) = full(32);
-        let newcomers: Vec<_> = std::iter::from_fn(|| roster.admit(start)).collect();
+        let newcomers: Vec<_> = std::iter::from_fn(|| roster.admit(late(start))).collect();
         assert_eq!(newcomers.len(), 32 / GOING_PART);
         places.retain(|place| !place.evicted.is_cancelled());
-        assert!(roster.admit(start).is_some());
+        assert!(roster.admit(late(start)).is_some());
         drop((places, newcomers));
         assert_eq!(roster.connections.lock().going, 0);
         assert!(roster.connections.lock().present.is_empty());
+    }
+
+    #[test]
+    fn whoever_has_just_come_has_a_moment_to_ask() {
+        let (roster, places, start) = full(8);
+        assert!(roster.admit(start + GRACE / 2).is_none());
+        assert!(roster.admit(start + GRACE).is_some());
+        assert_eq!(gone(&places), [0]);
     }
 }
