@@ -21,6 +21,7 @@ mod shift;
 mod statements;
 mod tell;
 mod updates;
+mod watched;
 mod writer;
 
 use std::sync::Arc;

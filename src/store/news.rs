@@ -26,8 +26,9 @@ pub struct Cursor {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Look {
-    after: (u64, i64, i16),
+pub(crate) struct Look {
+    /// Where the next page begins.
+    pub(crate) after: Place,
     settles: u64,
 }
 
@@ -50,7 +51,29 @@ pub struct News {
     pub is_cut: bool,
 }
 
+/// A place among the fan-outs: transaction, event, shard.
+pub(crate) type Place = (u64, i64, i16);
+
 impl Cursor {
+    /// The look that is under way.
+    pub(crate) fn look(&self) -> Option<Look> {
+        self.look
+    }
+
+    /// A look that begins now. `settles` was asked for before any page is read: what is committed in between is found by
+    /// the next look as well.
+    pub(crate) fn begin(&self, settles: u64) -> Look {
+        Look { after: (self.settled, 0, -1), settles }
+    }
+
+    /// A page was read, up to there if there is more.
+    pub(crate) fn has_read(&mut self, look: Look, cut_at: Option<Place>) {
+        match cut_at {
+            Some(after) => self.look = Some(Look { after, ..look }),
+            None => *self = Self { settled: look.settles, look: None },
+        }
+    }
+
     pub fn begin_anew(&mut self) {
         *self = Self::default();
     }
@@ -69,23 +92,16 @@ impl Store {
         if shards.is_empty() {
             return Ok(News::default());
         }
-        let look = match cursor.look {
+        let look = match cursor.look() {
             Some(look) => look,
-            // Before the page is read: what is committed in between is found by the next look as well.
-            None => {
-                let settles = self.snapshot(self.engine_readers()).await?.settled_to();
-                Look { after: (cursor.settled, 0, -1), settles }
-            }
+            None => cursor.begin(self.snapshot(self.engine_readers()).await?.settled_to()),
         };
         let rows = self.page_of_news(&shards, holding, look, all, limit).await?;
         let is_cut = rows.len() >= limit;
         let last = rows.last().map(|row| (row.tx.cast_unsigned(), row.event_seq, row.shard));
         let found: Result<Vec<Found>, StoreError> = rows.into_iter().map(|row| self.found(holding, row)).collect();
         let found = found?;
-        match last {
-            Some(after) if is_cut => cursor.look = Some(Look { after, ..look }),
-            _ => *cursor = Cursor { settled: look.settles, look: None },
-        }
+        cursor.has_read(look, last.filter(|_| is_cut));
         Ok(News { found, is_cut })
     }
 
@@ -120,9 +136,8 @@ impl Store {
     fn found(&self, holding: &Holding, row: NewsRow) -> Result<Found, StoreError> {
         let NewsRow { tx, event_seq, shard, targets, tenant_num, kind, body } = row;
         let (seq, tenant, body) = (EventSeq(event_seq), TenantNum(tenant_num), payload::counted(body));
-        let had = holding.had(ShardNum::read(shard)?, tx.cast_unsigned());
         let event: Arc<Event> = self.share(Event { seq, tenant, kind, body });
         let fanout = Fanout { event, shard, targets: targets::decode(&targets)?.into() };
-        Ok(Found { fanout, is_news: !had && seq.slot() != holding.slot() })
+        Ok(Found { fanout, is_news: holding.is_news(ShardNum::read(shard)?, tx.cast_unsigned(), seq) })
     }
 }

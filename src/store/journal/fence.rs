@@ -22,6 +22,10 @@ pub(super) struct Pass {
 }
 
 impl Pass {
+    pub(super) fn of(Locked { is_buried, lost, statements, transaction }: Locked) -> Self {
+        Self { is_buried, lost, statements, transaction }
+    }
+
     /// Whether what is recorded for this webhook is still ours to record.
     pub(super) fn admits(&self, record: &Record) -> bool {
         shard_of(record).is_none_or(|shard| !self.lost.contains(&shard))
@@ -47,9 +51,11 @@ pub(super) async fn pass<C: ConnectionTrait>(on: &C, holding: &Holding, records:
     if holding.is_everything() {
         return Ok(Pass::default());
     }
-    let shards: BTreeSet<ShardNum> = records.iter().filter_map(shard_of).collect();
-    let Locked { is_buried, lost, statements, transaction } = holding.lock(on, &shards).await?;
-    Ok(Pass { is_buried, lost, statements, transaction })
+    Ok(Pass::of(holding.lock(on, &shards_of(records)).await?))
+}
+
+pub(super) fn shards_of(records: &[Record]) -> BTreeSet<ShardNum> {
+    records.iter().filter_map(shard_of).collect()
 }
 
 /// Whose record it is; nobody's if it writes nothing.

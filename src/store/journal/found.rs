@@ -40,7 +40,7 @@ impl Writer {
     fn is_new(&self, found: &Found, there: &HashSet<FanoutKey>) -> bool {
         let key = (found.fanout.event.seq, found.fanout.shard);
         let is_ours = ShardNum::read(key.1).is_ok_and(|shard| self.holding.has(shard));
-        is_ours && there.contains(&key) && !self.open.contains(key) && !self.ended.contains(&key)
+        is_ours && there.contains(&key) && !self.watched.knows(key)
     }
 
     /// Watches those that are new, and says so.
@@ -50,7 +50,7 @@ impl Writer {
             let Record::Watch { fanouts, answer } = record else { continue };
             for (Found { fanout, is_news }, is_new) in fanouts.iter().zip(&mut new) {
                 // One that is asked about twice is new once.
-                *is_new = *is_new && self.open.watch((fanout.event.seq, fanout.shard), fanout.targets.clone());
+                *is_new = *is_new && self.watched.watch(fanout);
                 if *is_new && *is_news {
                     self.outputs.ledger.lock().owe_all(&fanout.targets, fanout.event.seq);
                 }

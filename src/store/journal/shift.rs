@@ -35,8 +35,7 @@ impl Writer {
     fn part(&mut self, shards: &[ShardNum]) {
         let is_parted = |shard: i16| shards.iter().any(|parted| parted.num() == shard);
         self.outputs.feed.forget(is_parted);
-        self.open.forget(|(_, shard)| is_parted(shard));
-        self.ended.retain(|(_, shard)| !is_parted(*shard));
+        self.watched.forget(is_parted);
         self.outputs.ledger.lock().forget_all(|webhook| shards.contains(&ShardNum::of(webhook)));
         self.holding.part(shards);
     }

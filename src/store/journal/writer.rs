@@ -31,10 +31,10 @@ use super::batch::{Batch, RECORDS_BESIDE_PUBLISHES};
 use super::feed::Feed;
 use super::fence::{self, Pass};
 use super::late::Cancelled;
-use super::open::{FanoutKey, OpenFanouts};
 use super::statements::{Rows, Statements};
 use super::tell::{Committed, tell};
 use super::updates::{Change, Update, Updated};
+use super::watched::Watched;
 use super::{Draft, JournalStats, PublishError, PublishRequest, Published, Record, Request};
 
 use self::settle::{Doubt, Failure};
@@ -61,9 +61,7 @@ pub(super) struct Writer {
     publishes: mpsc::Receiver<Request>,
     records: mpsc::Receiver<Request>,
     statements: Statements,
-    pub(super) open: OpenFanouts,
-    /// Fan-outs whose last target is recorded in a batch that is not committed yet.
-    pub(super) ended: Vec<FanoutKey>,
+    pub(super) watched: Watched,
     cancelled: Cancelled,
     /// Records that let a few publishes go first.
     held: Vec<Record>,
@@ -110,9 +108,9 @@ impl Writer {
         last: EventSeq,
         outputs: Outputs,
     ) -> Self {
-        let (statements, open) = (Statements::new(store.backend()), OpenFanouts::default());
-        let (ended, held, cancelled) = (Vec::new(), Vec::new(), Cancelled::new(UnixMillis::now()));
-        Self { store, holding, publishes, records, statements, open, ended, cancelled, held, last, outputs }
+        let (statements, watched) = (Statements::new(store.backend()), Watched::default());
+        let (held, cancelled) = (Vec::new(), Cancelled::new(UnixMillis::now()));
+        Self { store, holding, publishes, records, statements, watched, cancelled, held, last, outputs }
     }
 
     /// Runs until it is told to close and everything is written.
@@ -230,9 +228,7 @@ impl Writer {
                 let _ = request.answer.send(Err(PublishError::Deposed));
             }
         }
-        // What an earlier try of this batch has marked may be among the dropped: no fan-out must end by it.
-        self.ended.retain(|(_, shard)| !pass.has_lost(*shard));
-        self.open.forget(|(_, shard)| pass.has_lost(shard));
+        self.watched.forget(|shard| pass.has_lost(shard));
     }
 
     async fn prepare_events(
@@ -333,16 +329,16 @@ impl Writer {
                 Record::Attempt(record) => {
                     rows.delivery(record.id, &record.state);
                     rows.attempt(record.id, &record.attempt);
-                    self.mark(record.id);
+                    self.watched.mark(record.id);
                 }
                 Record::Defer { id, next_at } => {
                     rows.deferral(*id, &DeliveryState::pending(Some(*next_at)));
-                    self.mark(*id);
+                    self.watched.mark(*id);
                 }
                 Record::Cancel { id, at } => {
                     rows.deferral(*id, &DeliveryState::pending(Some(*at)));
                     rows.updates.push(Update::Cancel { id: *id, at: *at });
-                    self.mark(*id);
+                    self.watched.mark(*id);
                 }
                 Record::Retry { id, at } => rows.updates.push(Update::Retry { id: *id, at: *at }),
                 Record::Health { webhook, health } => rows.health(*webhook, *health),
@@ -350,31 +346,14 @@ impl Writer {
                     let purge = Purge { webhook: *webhook, through: *through, except: except.clone() };
                     rows.updates.push(Update::Purge { purge, at: UnixMillis::now() });
                 }
-                Record::Adopt { fanout } => self.adopt(fanout),
-                Record::Mark { event, shard, recorded } => self.mark_all((*event, *shard), recorded),
+                Record::Adopt { fanout } => self.watched.adopt(fanout),
+                Record::Mark { event, recorded, .. } => self.watched.mark_all(*event, recorded),
                 // Nothing to write: it is answered when what came before it is committed.
                 Record::Watch { .. } => {}
             }
         }
-        for key in &self.ended {
+        for key in self.watched.ended() {
             rows.ended(*key);
-        }
-    }
-
-    fn mark(&mut self, id: DeliveryId) {
-        self.ended.extend(self.open.record(id.event, id.webhook));
-    }
-
-    fn adopt(&mut self, fanout: &Fanout) {
-        let key = (fanout.event.seq, fanout.shard);
-        if !self.ended.contains(&key) {
-            self.open.insert(key, fanout.targets.clone());
-        }
-    }
-
-    fn mark_all(&mut self, (event, _): FanoutKey, recorded: &[WebhookNum]) {
-        for webhook in recorded {
-            self.mark(DeliveryId { event, webhook: *webhook });
         }
     }
 
@@ -388,7 +367,7 @@ impl Writer {
             fault::point("outcome.after_commit");
         }
         self.last = last;
-        self.ended.clear();
+        self.watched.committed();
         for (request, answer) in batch.publishes.drain(..).zip(answers) {
             // Whoever is answered may publish again at once.
             drop(request.room);
@@ -400,7 +379,7 @@ impl Writer {
         let (fanouts, foreign): (Vec<Fanout>, Vec<Fanout>) = fanouts.into_iter().partition(is_ours);
         self.outputs.abroad.add(foreign.iter().filter_map(|fanout| ShardNum::read(fanout.shard).ok()));
         for kept in self.outputs.feed.push(&fanouts, last) {
-            self.open.insert((kept.event.seq, kept.shard), kept.targets.clone());
+            self.watched.begin((kept.event.seq, kept.shard), kept.targets.clone());
         }
         let changes = &updated.changes;
         self.tell_ledger(&Committed { fanouts: &fanouts, records: &batch.records, late: &late, changes });
@@ -437,7 +416,7 @@ impl Writer {
         } else {
             feed.dispatched_to()
         };
-        self.open.oldest().map_or(committed, |oldest| EventSeq(oldest.0 - 1).min(committed))
+        self.watched.oldest().map_or(committed, |oldest| EventSeq(oldest.0 - 1).min(committed))
     }
 
     fn tell_recorders(&mut self, records: Vec<Record>, purged: Vec<u64>) -> usize {

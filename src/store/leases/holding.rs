@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
 
-use crate::id::{Slot, WebhookNum};
+use crate::id::{EventSeq, Slot, WebhookNum};
 use crate::store::dialect;
 use crate::store::fate::TransactionId;
 use crate::store::state::Suspect;
@@ -140,10 +140,12 @@ impl Holding {
         }
     }
 
-    /// Whether a fan-out that this transaction wrote for the shard was there when the shard was gained.
+    /// Whether a fan-out that this transaction wrote for the shard was not there when the shard was gained, and is none of
+    /// this node's events: the ledger has not heard of it.
     #[must_use]
-    pub fn had(&self, shard: ShardNum, transaction: u64) -> bool {
-        self.claim(shard, |claim| claim.gained.shows(transaction)).unwrap_or(true)
+    pub fn is_news(&self, shard: ShardNum, transaction: u64, event: EventSeq) -> bool {
+        let had = self.claim(shard, |claim| claim.gained.shows(transaction)).unwrap_or(true);
+        !had && event.slot() != self.slot()
     }
 
     fn claim<T>(&self, shard: ShardNum, look: impl FnOnce(&Claim) -> T) -> Option<T> {

@@ -1,0 +1,69 @@
+//! The fan-outs that the writer watches, and those that end with the batch it is about to commit. Pure.
+
+use std::sync::Arc;
+
+use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::store::fanouts::Fanout;
+
+use super::open::{FanoutKey, OpenFanouts};
+
+#[derive(Debug, Default)]
+pub(super) struct Watched {
+    open: OpenFanouts,
+    /// Their last target is recorded in a batch that is not committed yet.
+    ended: Vec<FanoutKey>,
+}
+
+impl Watched {
+    /// The target has a row, once the batch is committed. Marking it again when the batch is tried again changes nothing.
+    pub(super) fn mark(&mut self, id: DeliveryId) {
+        self.ended.extend(self.open.record(id.event, id.webhook));
+    }
+
+    pub(super) fn mark_all(&mut self, event: EventSeq, recorded: &[WebhookNum]) {
+        for webhook in recorded {
+            self.mark(DeliveryId { event, webhook: *webhook });
+        }
+    }
+
+    /// It was committed from here.
+    pub(super) fn begin(&mut self, key: FanoutKey, targets: Arc<[WebhookNum]>) {
+        self.open.insert(key, targets);
+    }
+
+    /// It was read back, and may have ended since.
+    pub(super) fn adopt(&mut self, fanout: &Fanout) {
+        let key = (fanout.event.seq, fanout.shard);
+        if !self.ended.contains(&key) {
+            self.open.insert(key, fanout.targets.clone());
+        }
+    }
+
+    /// It was found; answers whether nobody has started on it.
+    pub(super) fn watch(&mut self, fanout: &Fanout) -> bool {
+        self.open.watch((fanout.event.seq, fanout.shard), fanout.targets.clone())
+    }
+
+    pub(super) fn knows(&self, key: FanoutKey) -> bool {
+        self.open.contains(key) || self.ended.contains(&key)
+    }
+
+    /// These are another node's to end, also by what an earlier try of this batch has marked.
+    pub(super) fn forget(&mut self, is_forgotten: impl Fn(i16) -> bool) {
+        self.ended.retain(|(_, shard)| !is_forgotten(*shard));
+        self.open.forget(|(_, shard)| is_forgotten(shard));
+    }
+
+    pub(super) fn ended(&self) -> &[FanoutKey] {
+        &self.ended
+    }
+
+    pub(super) fn committed(&mut self) {
+        self.ended.clear();
+    }
+
+    /// The oldest event that still has a target without a row.
+    pub(super) fn oldest(&self) -> Option<EventSeq> {
+        self.open.oldest()
+    }
+}
