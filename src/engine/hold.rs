@@ -68,35 +68,31 @@ impl Engine {
         let journal = &self.inner.journal;
         // The feed hears of an event a moment after its publisher.
         journal.barrier().await.map_err(|_| EngineError::Stopping)?;
-        let committed = self.inner.feed.committed();
-        let through = before.map_or(committed, |before| committed.min(EventSeq(EventSeq::first_at(before).0 - 1)));
+        let newest = self.inner.feed.heard_of();
+        let through = before.map_or(newest, |before| newest.min(EventSeq(EventSeq::first_at(before).0 - 1)));
         self.inner.registry.cover(webhook, through).await;
         let under_way = self.inner.registry.withdraw_all(webhook, through).await;
         // What the endpoint has just made rows of must be rows.
         journal.barrier().await.map_err(|_| EngineError::Stopping)?;
-        let unrecorded = self.purge_unrecorded(webhook, through, &under_way).await?;
-        let rows = journal.purge(webhook, through, &under_way).await.map_err(|_| EngineError::Stopping)?;
-        Ok(unrecorded + rows)
+        self.record_owed(webhook, through, &under_way).await?;
+        journal.purge(webhook, through, &under_way).await.map_err(|_| EngineError::Stopping)
     }
 
-    /// Cancels what only a fan-out knows of. Its endpoint will not be offered it any more.
-    async fn purge_unrecorded(
+    /// Makes rows of what only a fan-out knows of, for the purge to find. Its endpoint will not be offered it any more.
+    async fn record_owed(
         &self,
         webhook: WebhookNum,
         through: EventSeq,
         under_way: &[EventSeq],
-    ) -> Result<u64, EngineError> {
-        let mut purged = 0;
-        let at = UnixMillis::now();
+    ) -> Result<(), EngineError> {
+        let next_at = UnixMillis::now();
         for event in self.owed_only_by_fanout(webhook, through).await? {
             if !under_way.contains(&event) {
-                let record = Record::Cancel { id: DeliveryId { event, webhook }, at };
+                let record = Record::Defer { id: DeliveryId { event, webhook }, next_at };
                 self.inner.journal.record(record).await.map_err(|_| EngineError::Stopping)?;
-                purged += 1;
             }
         }
-        self.inner.journal.barrier().await.map_err(|_| EngineError::Stopping)?;
-        Ok(purged)
+        self.inner.journal.barrier().await.map_err(|_| EngineError::Stopping)
     }
 }
 

@@ -27,8 +27,10 @@ struct State {
     waiting: VecDeque<Fanout>,
     bytes: usize,
     behind: bool,
-    /// The newest event that is committed.
+    /// The newest event that is committed here.
     committed: EventSeq,
+    /// The newest event that is committed, as far as is heard of here.
+    heard_of: EventSeq,
     /// The newest event whose fan-out was handed out.
     taken: EventSeq,
     /// Other nodes may have committed something for this one.
@@ -55,6 +57,7 @@ impl Feed {
             bytes: 0,
             behind: true,
             committed,
+            heard_of: committed,
             taken: EventSeq::ZERO,
             has_news: false,
             look_again: false,
@@ -66,6 +69,7 @@ impl Feed {
     pub(super) fn push<'a>(&self, fanouts: &'a [Fanout], committed: EventSeq) -> &'a [Fanout] {
         let mut state = self.state.lock();
         state.committed = state.committed.max(committed);
+        state.heard_of = state.heard_of.max(committed);
         let mut kept = 0;
         for fanout in fanouts {
             let bytes = fanout.bytes();
@@ -151,7 +155,18 @@ impl Feed {
         }
     }
 
-    /// The newest committed event: what a reader of the store may rely on seeing.
+    /// This was found in the store, and is going to be started on.
+    pub(super) fn hear_of(&self, event: EventSeq) {
+        let mut state = self.state.lock();
+        state.heard_of = state.heard_of.max(event);
+    }
+
+    /// The newest event that anybody here may have been offered, whichever node accepted it.
+    pub fn heard_of(&self) -> EventSeq {
+        self.state.lock().heard_of
+    }
+
+    /// The newest event that was committed here: what a reader of the store may rely on seeing.
     pub fn committed(&self) -> EventSeq {
         self.state.lock().committed
     }
@@ -216,6 +231,16 @@ mod tests {
         feed.caught_up(EventSeq(1));
         feed.push(&[fanout(1), fanout(2)], EventSeq(2));
         assert_eq!(seqs(feed.try_next()), [2]);
+    }
+
+    #[test]
+    fn what_other_nodes_have_accepted_is_heard_of_and_keeps_nobody_from_catching_up() {
+        let feed = Feed::behind(EventSeq(1), true);
+        feed.hear_of(EventSeq(9));
+        feed.push(&[fanout(2)], EventSeq(2));
+        assert_eq!((feed.heard_of(), feed.committed()), (EventSeq(9), EventSeq(2)));
+        feed.caught_up(EventSeq(2));
+        assert!(feed.is_idle());
     }
 
     #[test]

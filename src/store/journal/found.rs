@@ -51,6 +51,9 @@ impl Writer {
             for (Found { fanout, is_news }, is_new) in fanouts.iter().zip(&mut new) {
                 // One that is asked about twice is new once.
                 *is_new = *is_new && self.watched.watch(fanout);
+                if *is_new {
+                    self.outputs.feed.hear_of(fanout.event.seq);
+                }
                 if *is_new && *is_news {
                     self.outputs.ledger.lock().owe_all(&fanout.targets, fanout.event.seq);
                 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::fanouts::Fanout;
+use crate::store::leases::Holding;
 
 use super::open::{FanoutKey, OpenFanouts};
 
@@ -46,6 +47,13 @@ impl Watched {
 
     pub(super) fn knows(&self, key: FanoutKey) -> bool {
         self.open.contains(key) || self.ended.contains(&key)
+    }
+
+    /// Whether a delivery may get a row because its fan-out owes it. What another node has accepted is not in the ledger
+    /// before its fan-out is watched; until then it is as if it were not there.
+    pub(super) fn is_heard_of(&self, id: DeliveryId, holding: &Holding) -> bool {
+        let is_accepted_here = holding.is_everything() || id.event.slot() == holding.slot();
+        is_accepted_here || self.knows((id.event, holding.part_of(id.webhook).num()))
     }
 
     /// These are another node's to end, also by what an earlier try of this batch has marked.

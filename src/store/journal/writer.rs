@@ -331,6 +331,7 @@ impl Writer {
                     rows.attempt(record.id, &record.attempt);
                     self.watched.mark(record.id);
                 }
+                Record::Defer { id, .. } if !self.watched.is_heard_of(*id, &self.holding) => {}
                 Record::Defer { id, next_at } => {
                     rows.deferral(*id, &DeliveryState::pending(Some(*next_at)));
                     self.watched.mark(*id);
