@@ -298,10 +298,14 @@ impl Store {
         Ok(())
     }
 
-    /// Is no node any more.
+    /// Is no node any more. Of shards that it has not given up nobody knows what was cut short: without their owner nobody
+    /// would find them.
     pub async fn leave(&self, holding: &Holding) -> Result<(), StoreError> {
         let (Some(node), Some(connection)) = (holding.node(), &self.inner.lease) else { return Ok(()) };
-        Ok(leave(connection, node).await?)
+        let transaction = connection.begin().await?;
+        leave(&transaction, node).await?;
+        give_up(&transaction, node, None, true).await?;
+        Ok(transaction.commit().await?)
     }
 
     /// Makes the lease as long as it was at first. Answers whether this is still a node: not when others have taken it for
@@ -351,7 +355,7 @@ async fn give_up<C: ConnectionTrait>(
     Ok(())
 }
 
-async fn leave(on: &Pool, node: i64) -> Result<(), DbErr> {
+async fn leave<C: ConnectionTrait>(on: &C, node: i64) -> Result<(), DbErr> {
     on.execute_raw(about(node, "DELETE FROM node WHERE num = $1")).await?;
     Ok(())
 }

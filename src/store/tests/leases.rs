@@ -96,6 +96,38 @@ async fn nobody_takes_what_another_node_holds_until_it_is_given_up() {
 }
 
 #[tokio::test]
+async fn what_a_node_has_not_given_up_is_free_and_in_doubt_once_it_has_left() {
+    let world = world(LONG).await;
+    let other = Other::joins(&world).await;
+    let newest = world.accept(&[3]).await.seq;
+    world.running.journal.part([3].map(ShardNum::from).into()).await.unwrap();
+    world.store.release(&world.holding, &world.holding.held(), false).await.unwrap();
+    world.store.leave(&world.holding).await.unwrap();
+    gain_all(&other.store, &other.holding, &other.running.journal).await;
+
+    assert_eq!(other.holding.served().len(), 256);
+    assert_eq!(other.holding.suspect_of(WebhookNum(3)).events_to, newest);
+    assert_eq!(other.holding.suspect_of(WebhookNum(4)), Suspect::NOTHING);
+}
+
+#[tokio::test]
+async fn what_another_node_has_accepted_gets_rows_once_it_is_heard_of() {
+    let world = world(LONG).await;
+    let other = Other::joins(&world).await;
+    let mut cursor = Cursor::default();
+    look(&world.store, (&world.holding, &world.running), &mut cursor, true).await;
+    let event = other.publish(&world, &[3]).await;
+    let (id, next_at) = (DeliveryId { event, webhook: WebhookNum(3) }, UnixMillis(1));
+    world.record(Record::Defer { id, next_at }).await;
+    assert!(world.running.feed.heard_of() < event && !world.store.has_row(id).await.unwrap());
+
+    look(&world.store, (&world.holding, &world.running), &mut cursor, false).await;
+    world.record(Record::Defer { id, next_at }).await;
+    assert!(world.running.feed.heard_of() == event && world.store.has_row(id).await.unwrap());
+    assert_eq!(world.running.ledger.pending(WebhookNum(3)), 1);
+}
+
+#[tokio::test]
 async fn nobody_undoes_the_schema_of_a_database_that_is_served() {
     let world = world(LONG).await;
     let refused = Store::migrate_down(&world.home.options(), 1).await.unwrap_err().to_string();
