@@ -171,7 +171,9 @@ impl Member {
             survey = store.survey().await?.unwrap_or(survey);
         }
         self.give_back(me, &survey).await?;
-        let Moves { give, take } = moves(me, &survey);
+        let Moves { give, mut take } = moves(me, &survey);
+        // Whoever gives one up may be about to say so again.
+        take.retain(|shard| !self.leaving.lock().contains(&ShardNum::from(*shard)));
         self.cluster.seen.store(Some(Arc::new((survey, Instant::now()))));
         self.take(&shards(take)).await?;
         self.cluster.settled.send_replace(true);
@@ -298,7 +300,7 @@ fn is_time(oldest: Option<Instant>, since: Instant, now: Instant) -> bool {
 }
 
 /// A node whose lease has ended and that nobody has buried is about to renew it: it keeps what it has. Taking needs a lease.
-fn moves(me: i64, survey: &Survey) -> Moves {
+pub(super) fn moves(me: i64, survey: &Survey) -> Moves {
     let living = survey.nodes.iter().filter(|node| node.lives || node.num == me);
     let living: Vec<i64> = living.map(|node| node.num).collect();
     let known: BTreeSet<i64> = survey.nodes.iter().map(|node| node.num).collect();
