@@ -104,7 +104,7 @@ impl Dispatcher {
 
     async fn take_in(&self, next: Next, line: &mut Line) -> Result<(), DispatchError> {
         match next {
-            Next::Dispatch(fanouts) => fanouts.into_iter().for_each(|fanout| self.push(fanout, false, line)),
+            Next::Dispatch(fanouts) => fanouts.into_iter().for_each(|fanout| self.push(fanout, line)),
             Next::ReadAfter(_) if self.shared.store.is_shared() => self.catch_up(line).await?,
             Next::ReadAfter(after) => self.read_back(after, line).await?,
             Next::LookForNews => self.look_for_news(line).await?,
@@ -130,7 +130,7 @@ impl Dispatcher {
             owed.push(self.mark(fanout, recorded).await?);
         }
         self.feed.read_up_to(last);
-        owed.into_iter().for_each(|fanout| self.push_read(fanout, line));
+        owed.into_iter().for_each(|fanout| self.push_read(fanout, 0, line));
         Ok(())
     }
 
@@ -142,16 +142,17 @@ impl Dispatcher {
         Ok(Fanout { targets: left, ..fanout })
     }
 
-    fn push(&self, fanout: Fanout, recovered: bool, line: &mut Line) {
+    /// It was committed here.
+    fn push(&self, fanout: Fanout, line: &mut Line) {
         let epoch = self.shared.holding.epoch_of(fanout.shard);
-        line.push(fanout, recovered, epoch);
+        line.push(fanout, false, epoch);
     }
 
     /// It was in the store before this process served it.
-    fn push_read(&self, fanout: Fanout, line: &mut Line) {
+    fn push_read(&self, fanout: Fanout, epoch: i64, line: &mut Line) {
         if let Some(first) = fanout.targets.first() {
             let recovered = fanout.event.seq <= self.shared.holding.suspect_of(*first).events_to;
-            self.push(fanout, recovered, line);
+            line.push(fanout, recovered, epoch);
         }
     }
 

@@ -140,9 +140,9 @@ pub enum Record {
     Purge { webhook: WebhookNum, through: EventSeq, except: Vec<EventSeq>, answer: oneshot::Sender<u64> },
     /// The dispatcher starts on a fan-out that it read back from the store.
     Adopt { fanout: Fanout },
-    /// The same with fan-outs of which it does not know whether it has started on them; the answer is which of them are
-    /// new. Those that are `owed` are not in the ledger yet.
-    Watch { fanouts: Vec<Found>, answer: oneshot::Sender<Vec<bool>> },
+    /// The same with fan-outs of which it does not know whether it has started on them; the answer is, of those that are
+    /// new, under which epoch of their shards they are watched from now on.
+    Watch { fanouts: Vec<Found>, answer: oneshot::Sender<Vec<Option<i64>>> },
     /// These targets of a fan-out have rows, as far as the fan-out is watched.
     Mark { event: EventSeq, shard: i16, recorded: Vec<WebhookNum> },
 }

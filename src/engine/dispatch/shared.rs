@@ -52,23 +52,25 @@ impl Dispatcher {
         Ok(news.is_cut)
     }
 
-    async fn only_new(&self, found: Vec<Found>) -> Result<Vec<Found>, Stopped> {
+    /// Those that nobody has started on, each with the epoch of its shard under which it is watched: by the time that it is
+    /// pushed, the shard may have gone and come back, and then it is found again.
+    async fn only_new(&self, found: Vec<Found>) -> Result<Vec<(Found, i64)>, Stopped> {
         let (answer, answered) = oneshot::channel();
         self.shared.journal.record(Record::Watch { fanouts: found.clone(), answer }).await?;
         let new = answered.await.map_err(|_| Stopped)?;
-        Ok(found.into_iter().zip(new).filter(|(_, is_new)| *is_new).map(|(found, _)| found).collect())
+        Ok(found.into_iter().zip(new).filter_map(|(found, epoch)| Some((found, epoch?))).collect())
     }
 
     /// They are watched from here, so whatever happens they must be started on.
-    async fn start_on(&self, new: Vec<Found>, line: &mut Line) -> Result<(), Stopped> {
+    async fn start_on(&self, new: Vec<(Found, i64)>, line: &mut Line) -> Result<(), Stopped> {
         let mut recorded: HashMap<EventSeq, Vec<WebhookNum>> = HashMap::new();
-        for Found { fanout, is_news } in new {
+        for (Found { fanout, is_news }, epoch) in new {
             // An owner before may have made rows of what was there when the shard was gained.
             let fanout = if is_news { fanout } else { self.without_recorded(fanout, &mut recorded).await? };
             if is_news {
-                self.push(fanout, false, line);
+                line.push(fanout, false, epoch);
             } else {
-                self.push_read(fanout, line);
+                self.push_read(fanout, epoch, line);
             }
         }
         Ok(())

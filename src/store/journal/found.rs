@@ -46,20 +46,23 @@ impl Writer {
     /// Watches those that are new, and says so.
     pub(super) fn watch(&mut self, records: &mut Vec<Record>, new: Vec<Vec<bool>>) {
         let is_watch = |record: &mut Record| matches!(record, Record::Watch { .. });
-        for (record, mut new) in records.extract_if(.., is_watch).zip(new) {
+        for (record, new) in records.extract_if(.., is_watch).zip(new) {
             let Record::Watch { fanouts, answer } = record else { continue };
-            for (Found { fanout, is_news }, is_new) in fanouts.iter().zip(&mut new) {
-                // One that is asked about twice is new once.
-                *is_new = *is_new && self.watched.watch(fanout);
-                if *is_new {
-                    self.outputs.feed.hear_of(fanout.event.seq);
-                }
-                if *is_new && *is_news {
-                    self.outputs.ledger.lock().owe_all(&fanout.targets, fanout.event.seq);
-                }
-            }
-            let _ = answer.send(new);
+            let epochs = fanouts.iter().zip(new).map(|(found, is_new)| self.start_to_watch(found, is_new));
+            let _ = answer.send(epochs.collect());
         }
+    }
+
+    /// One that is asked about twice is new once.
+    fn start_to_watch(&mut self, Found { fanout, is_news }: &Found, is_new: bool) -> Option<i64> {
+        if !is_new || !self.watched.watch(fanout) {
+            return None;
+        }
+        self.outputs.feed.hear_of(fanout.event.seq);
+        if *is_news {
+            self.outputs.ledger.lock().owe_all(&fanout.targets, fanout.event.seq);
+        }
+        Some(self.holding.epoch_of(fanout.shard))
     }
 }
 

@@ -64,7 +64,7 @@ async fn look(
         let (answer, answered) = tokio::sync::oneshot::channel();
         running.journal.record(Record::Watch { fanouts: news.found.clone(), answer }).await.unwrap();
         let new = answered.await.unwrap();
-        let new = news.found.iter().zip(new).filter(|(_, is_new)| *is_new);
+        let new = news.found.iter().zip(new).filter(|(_, epoch)| epoch.is_some());
         keys.extend(new.map(|(Found { fanout, .. }, _)| (fanout.event.seq, fanout.shard)));
         if !news.is_cut {
             return keys;
