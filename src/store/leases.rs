@@ -5,6 +5,8 @@
 //! With SQLite one process has the file, and with it everything.
 
 mod holding;
+#[cfg(test)]
+pub(crate) mod model;
 mod snapshot;
 
 use std::time::Duration;

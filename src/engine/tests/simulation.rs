@@ -1,22 +1,27 @@
 //! The whole engine without waiting: everything of it that is pure, driven by a seeded scheduler against a model of the
 //! store, with crashes, lost acknowledgements, refused batches, stale reads, full mailboxes, moody receivers, meddling
-//! operators and clocks that are set.
+//! operators and clocks that are set; one process alone, or several nodes on one store, which are also frozen, cut off from
+//! it and deaf to each other.
 //!
-//! Real are the lanes with all that they hold, permits, routes, dispatch line, restarts, and of the journal its queues,
-//! feed, ledger, open fan-outs and late outcomes. The glue between them is mirrored, function by function, and says so:
-//! [`process`] is what a `kill -9` takes, [`world`] what it leaves. Time, chance and the order of what happens at once
-//! come from the seed. What must hold is in [`book`], at the moment of sending, and in [`checker`].
+//! Real are the lanes with all that they hold, permits, routes, dispatch line, restarts, terms of leases and placement; of
+//! the store what a node holds, how far it has looked for news, and of the journal its queues, feed, ledger, fences,
+//! watched fan-outs and late outcomes. The glue between them is mirrored, function by function, and says so: [`process`] is
+//! what a `kill -9` takes, [`world`] what it leaves. Time, chance and the order of what happens at once come from the seed.
+//! What must hold is in [`book`], at the moment of sending, and in [`checker`].
 //!
 //! `POSTHASTE_SIMULATION_SEEDS=100000` runs more seeds, `POSTHASTE_SIMULATION_SEED=17` this one alone. A failure names
 //! its seed and tells what happened last.
 
+mod abroad;
 mod attempt;
 mod book;
 mod checker;
 mod chores;
 mod dispatcher;
 mod endpoint;
+mod follower;
 mod handle;
+mod member;
 mod messages;
 mod operator;
 mod plan;
@@ -25,8 +30,10 @@ mod receivers;
 mod registry;
 mod scheduler;
 mod tasks;
+mod tenure;
 mod words;
 mod world;
+mod writer;
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,8 +43,11 @@ use parking_lot::Mutex;
 
 use self::scheduler::Scheduler;
 
-/// Seeds of an ordinary run.
+/// Seeds of an ordinary run of one process.
 const SEEDS: u64 = 1000;
+
+/// Of several nodes, each of which takes as long as three of one.
+const SEEDS_OF_NODES: u64 = 250;
 
 /// What is told of a failure.
 const LAST_STEPS: usize = 150;
@@ -54,13 +64,12 @@ struct Failure {
     history: Vec<String>,
 }
 
-fn simulate(seed: u64, with_history: bool) -> Result<(), Failure> {
-    let world = plan::world(seed, with_history);
+fn simulate(seed: u64, is_shared: bool, with_history: bool) -> Result<(), Failure> {
+    let world = plan::world(seed, is_shared, with_history);
     let ended = catch_unwind(AssertUnwindSafe(|| Scheduler::new(&world).run()));
     let history = world.history();
-    if let Some(process) = world.process.take() {
-        process.world.tasks.forget();
-    }
+    world.tasks.forget();
+    world.places.iter().for_each(|place| drop(place.process.take()));
     ended.map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let why = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned();
@@ -73,11 +82,11 @@ fn setting(name: &str) -> Option<u64> {
 }
 
 /// Every seed that fails, the first one with its history.
-fn run(seeds: Range<u64>) -> Vec<Failure> {
+fn run(seeds: Range<u64>, is_shared: bool) -> Vec<Failure> {
     let (next, failures) = (AtomicU64::new(seeds.start), Mutex::new(Vec::new()));
     let work = || {
         while let Some(seed) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < seeds.end) {
-            failures.lock().extend(simulate(seed, false).err());
+            failures.lock().extend(simulate(seed, is_shared, false).err());
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -87,20 +96,31 @@ fn run(seeds: Range<u64>) -> Vec<Failure> {
     failures
 }
 
-#[test]
-fn whatever_happens_every_event_arrives_or_says_why_not() {
+/// Runs all seeds, and tells of the first that fails.
+fn check(is_shared: bool) {
     let seeds = match setting("POSTHASTE_SIMULATION_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..setting("POSTHASTE_SIMULATION_SEEDS").unwrap_or(SEEDS),
+        None => 0..setting("POSTHASTE_SIMULATION_SEEDS").unwrap_or(if is_shared { SEEDS_OF_NODES } else { SEEDS }),
     };
-    let failures = run(seeds);
+    let failures = run(seeds, is_shared);
     let Some(first) = failures.first() else { return };
-    let told = simulate(first.seed, true).expect_err("the same seed fails again");
+    let told = simulate(first.seed, is_shared, true).expect_err("the same seed fails again");
     let most = if setting("POSTHASTE_SIMULATION_SEED").is_some() { usize::MAX } else { LAST_STEPS };
     println!("{}", told.history[told.history.len().saturating_sub(most)..].join("\n"));
     assert_eq!(told.why, first.why, "the same seed fails the same way");
     for Failure { seed, why, .. } in failures.iter().take(MOST_TOLD) {
         println!("seed {seed}: {why}");
     }
-    panic!("{} seeds fail; POSTHASTE_SIMULATION_SEED={} cargo test --lib simulation", failures.len(), first.seed);
+    let name = if is_shared { "on_several_nodes" } else { "whatever_happens_every" };
+    panic!("{} seeds fail; POSTHASTE_SIMULATION_SEED={} cargo test --lib {name}", failures.len(), first.seed);
+}
+
+#[test]
+fn whatever_happens_every_event_arrives_or_says_why_not() {
+    check(false);
+}
+
+#[test]
+fn whatever_happens_on_several_nodes_every_event_arrives_or_says_why_not() {
+    check(true);
 }

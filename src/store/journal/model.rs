@@ -1,36 +1,39 @@
-//! The journal's writer over tables in memory, for simulations of the engine: the real queues, feed, ledger, open
-//! fan-outs and late outcomes, and in place of the database [`Tables`]. Whoever drives it decides when a batch is
-//! gathered, committed, refused and announced, so that a process can die in between.
+//! The journal's writer over tables in memory, for simulations of the engine: the real queues, feed, ledger, fences, watched
+//! fan-outs and late outcomes, and in place of the database [`Tables`]. Whoever drives it decides when a batch is gathered,
+//! begun, prepared, committed, refused and announced, so that a process can die in between, and others commit.
 //!
 //! Mirrors [`super::writer`]; what its statements do to rows is in [`tables`].
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::clock::UnixMillis;
-use crate::id::{DeliveryId, EventSeq, Slot, WebhookNum};
-use crate::store::cancel::Purge;
-use crate::store::deliveries::DeliveryState;
-use crate::store::events::Event;
+use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::fanouts::Fanout;
+use crate::store::leases::{Holding, ShardNum};
 use crate::store::ledger::Ledger;
 
-use super::assign::accept;
 use super::feed::Feed;
+use super::fence::{Pass, shards_of};
 use super::late::Cancelled;
-use super::open::{FanoutKey, OpenFanouts};
 use super::tell::{Committed, tell};
-use super::updates::Updated;
-use super::{Journal, JournalStats, PublishError, PublishRequest, Published, Record, Request};
+use super::updates::{Change, Updated};
+use super::watched::Watched;
+use super::{Found, Journal, JournalStats, PublishError, PublishRequest, Published, Record, Request, Shift};
 
+mod rows;
+mod shift;
 mod tables;
+mod transactions;
 
 pub(crate) use self::tables::Tables;
+
+use self::rows::{Rows, Update};
 
 /// Events of this type are so large that two of them fill the feed.
 pub(crate) const HUGE: &str = "huge";
@@ -46,15 +49,16 @@ pub(crate) struct Model {
 }
 
 pub(crate) struct Writer {
+    holding: Holding,
     publishes: mpsc::Receiver<Request>,
     records: mpsc::Receiver<Request>,
-    open: OpenFanouts,
-    ended: Vec<FanoutKey>,
+    watched: Watched,
     cancelled: Cancelled,
     last: EventSeq,
     feed: Arc<Feed>,
     ledger: Arc<Mutex<Ledger>>,
     batch: Batch,
+    prepared: Option<(Rows, Written)>,
     written: Option<Written>,
 }
 
@@ -63,6 +67,7 @@ struct Batch {
     publishes: Vec<PublishRequest>,
     records: Vec<Record>,
     barriers: Vec<oneshot::Sender<()>>,
+    shifts: Vec<Shift>,
 }
 
 /// What a commit has made true and nobody was told of yet.
@@ -71,40 +76,31 @@ struct Written {
     fanouts: Vec<Fanout>,
     last: EventSeq,
     late: HashSet<DeliveryId>,
+    /// `Prepared::new`.
+    new: Vec<Vec<bool>>,
     updated: Updated,
-}
-
-/// What a batch writes.
-#[derive(Default)]
-struct Rows {
-    events: Vec<(Arc<Event>, Arc<[WebhookNum]>)>,
-    deferrals: Vec<(DeliveryId, DeliveryState)>,
-    updates: Vec<Update>,
-}
-
-enum Update {
-    Cancel(DeliveryId, UnixMillis),
-    Retry(DeliveryId, UnixMillis),
-    Purge(Purge),
+    purged: Vec<DeliveryId>,
 }
 
 impl Model {
     /// Mirrors `Journal::start`; at most `room` records may wait.
-    pub(crate) fn start(tables: &Tables, room: usize, now: UnixMillis) -> Self {
+    pub(crate) fn start(tables: &Tables, holding: &Holding, room: usize, now: UnixMillis) -> Self {
         let (publishes, publish_queue) = mpsc::channel(room);
         let (records, record_queue) = mpsc::channel(room);
-        let last = tables.last_event();
-        let (feed, ledger) = (Arc::new(Feed::behind(last, false)), Arc::new(Mutex::new(tables.ledger(now))));
+        let (last, is_shared) = (tables.last_event(), holding.node().is_some());
+        let ledger = if is_shared { Ledger::default() } else { tables.ledger(|_| true, now) };
+        let (feed, ledger) = (Arc::new(Feed::behind(last, is_shared)), Arc::new(Mutex::new(ledger)));
         let writer = Writer {
+            holding: holding.clone(),
             publishes: publish_queue,
             records: record_queue,
-            open: OpenFanouts::default(),
-            ended: Vec::new(),
+            watched: Watched::default(),
             cancelled: Cancelled::new(now),
             last,
             feed: feed.clone(),
             ledger: ledger.clone(),
             batch: Batch::default(),
+            prepared: None,
             written: None,
         };
         let stats = Arc::new(JournalStats { commits: AtomicU64::new(0), ..JournalStats::default() });
@@ -113,6 +109,7 @@ impl Model {
     }
 }
 
+/// A batch, from its first request to its commit.
 impl Writer {
     /// Takes at most so many requests that wait, of each kind. Answers whether there is a batch now; `None` once the
     /// journal is closed and everything is written.
@@ -125,7 +122,7 @@ impl Writer {
                     self.publishes.close();
                 }
                 Ok(Request::Record(record)) => self.batch.records.push(record),
-                Ok(Request::Shift(_)) => unreachable!("one process has everything"),
+                Ok(Request::Shift(shift)) => self.batch.shifts.push(shift),
                 Ok(Request::Barrier(done)) => self.batch.barriers.push(done),
                 Ok(Request::Publish(_)) | Err(mpsc::error::TryRecvError::Empty) => break,
                 Err(mpsc::error::TryRecvError::Disconnected) => {
@@ -139,8 +136,8 @@ impl Writer {
         {
             self.batch.publishes.push(request);
         }
-        let Batch { publishes, records, barriers } = &self.batch;
-        let some = !(publishes.is_empty() && records.is_empty() && barriers.is_empty());
+        let Batch { publishes, records, barriers, shifts } = &self.batch;
+        let some = !(publishes.is_empty() && records.is_empty() && barriers.is_empty() && shifts.is_empty());
         (some || !ended).then_some(some)
     }
 
@@ -149,14 +146,52 @@ impl Writer {
         &self.batch.records
     }
 
-    /// Mirrors `Writer::commit`: all or nothing.
-    pub(crate) fn commit(&mut self, tables: &mut Tables, now: UnixMillis) {
+    /// Mirrors `fence::pass` and what follows of it: the shards are locked, and what is lost is dropped. Answers the number
+    /// of the transaction; 0 where transactions have none.
+    pub(crate) fn begin(&mut self, tables: &mut Tables, at: Duration) -> u64 {
+        if self.holding.is_everything() {
+            return 0;
+        }
+        let mut shards = shards_of(&self.batch.records);
+        let pass = Pass::of(tables.leases.lock(&self.holding, &shards));
+        shards.retain(|shard| !pass.has_lost(shard.num()));
+        let transaction = tables.transactions.begin(self.holding.node(), shards, at);
+        if !pass.admits_all() {
+            self.drop_lost(&pass);
+        }
+        transaction
+    }
+
+    /// `Writer::drop_lost`.
+    fn drop_lost(&mut self, pass: &Pass) {
+        self.batch.records.retain(|record| pass.admits(record));
+        if !pass.admits_events() {
+            for request in self.batch.publishes.drain(..) {
+                let _ = request.answer.send(Err(PublishError::Deposed));
+            }
+        }
+        self.watched.forget(|shard| pass.has_lost(shard));
+    }
+
+    /// What `Writer::commit` works out and reads within the transaction.
+    pub(crate) fn prepare(&mut self, tables: &Tables, now: UnixMillis) {
         let mut rows = Rows::default();
-        let mut written = self.prepare_events(&mut rows, now);
         self.prepare_records(&mut rows);
+        let mut written = self.prepare_events(&mut rows, now);
         written.late = self.late(tables, now);
+        written.new = self.new_among(tables);
+        self.prepared = Some((rows, written));
+    }
+
+    /// All or nothing: mirrors `Statements::run` and the commit.
+    pub(crate) fn commit(&mut self, tables: &mut Tables, transaction: u64, now: UnixMillis) {
+        let Some((rows, mut written)) = self.prepared.take() else { return };
+        self.must_be_ours(tables);
         for (event, targets) in rows.events {
             tables.accept(event, targets);
+        }
+        for fanout in &written.fanouts {
+            tables.open_fanout(fanout, transaction);
         }
         for (id, state) in rows.deferrals {
             tables.insert_delivery(id, state);
@@ -174,11 +209,12 @@ impl Writer {
                 Update::Purge(purge) => {
                     let changes = tables.purge(&purge, now);
                     written.updated.purged.push(changes.len() as u64);
+                    written.purged.extend(changes.iter().filter_map(taken_back));
                     written.updated.changes.extend(changes);
                 }
             }
         }
-        for key in &self.ended {
+        for key in self.watched.ended() {
             tables.end_fanout(*key);
         }
         for record in &self.batch.records {
@@ -189,15 +225,19 @@ impl Writer {
         self.written = Some(written);
     }
 
+    /// Whatever is written is written by whoever holds its shard at this moment.
+    fn must_be_ours(&self, tables: &Tables) {
+        let owner = |shard: &ShardNum| tables.leases.owner(WebhookNum(shard.num().into()));
+        let shards = shards_of(&self.batch.records);
+        let foreign = shards.iter().find(|shard| !self.holding.is_everything() && owner(shard) != self.holding.node());
+        assert_eq!(foreign, None, "{:?} writes for a shard of {:?}", self.holding.node(), foreign.and_then(owner));
+    }
+
     /// Mirrors what `Writer::settle` does when the database refuses: publishers are told, records are kept. Answers
     /// whether the batch is to be tried again.
-    pub(crate) fn refuse(&mut self, after_preparing: bool) -> bool {
-        if after_preparing {
-            self.prepare_records(&mut Rows::default());
-        }
-        for request in self.batch.publishes.drain(..) {
-            let _ = request.answer.send(Err(PublishError::Store("refused".to_owned())));
-        }
+    pub(crate) fn refuse(&mut self) -> bool {
+        self.prepared = None;
+        self.refuse_publishes();
         if self.batch.records.is_empty() {
             self.pass_barriers();
             return false;
@@ -205,31 +245,58 @@ impl Writer {
         true
     }
 
+    /// Their time is over, whatever becomes of the batch.
+    pub(crate) fn refuse_publishes(&mut self) {
+        for request in self.batch.publishes.drain(..) {
+            let _ = request.answer.send(Err(PublishError::Store("refused".to_owned())));
+        }
+    }
+}
+
+/// What follows a commit.
+impl Writer {
+    /// What purges have taken back in the batch that was committed.
+    pub(crate) fn purged(&self) -> &[DeliveryId] {
+        self.written.as_ref().map_or(&[], |written| &written.purged)
+    }
+
+    /// The events that were committed.
+    pub(crate) fn accepted(&self) -> impl Iterator<Item = EventSeq> {
+        let answers = self.written.iter().flat_map(|written| written.answers.iter().flatten());
+        answers.filter_map(|published| match published {
+            Published::Accepted(receipt) => Some(receipt.seq),
+            Published::Duplicate(_) | Published::Conflict => None,
+        })
+    }
+
     /// The first half of `Writer::announce`: publishers are answered before anybody else hears of the commit.
     pub(crate) fn answer(&mut self) {
         let Some(written) = &mut self.written else { return };
+        self.watched.committed();
         for (request, answer) in self.batch.publishes.drain(..).zip(written.answers.drain(..)) {
             let _ = request.answer.send(Ok(answer));
         }
     }
 
-    /// The second half of `Writer::announce`.
-    pub(crate) fn announce(&mut self, now: UnixMillis) {
-        let Some(Written { answers: _, fanouts, last, late, updated }) = self.written.take() else { return };
+    /// The second half of `Writer::announce`. Answers which shards of other nodes are owed something.
+    pub(crate) fn announce(&mut self, now: UnixMillis) -> BTreeSet<ShardNum> {
+        let Some(Written { fanouts, last, late, new, updated, .. }) = self.written.take() else {
+            return BTreeSet::new();
+        };
         self.last = last;
-        self.ended.clear();
+        let is_ours = |fanout: &Fanout| ShardNum::read(fanout.shard).is_ok_and(|shard| self.holding.has(shard));
+        let (fanouts, foreign): (Vec<Fanout>, Vec<Fanout>) = fanouts.into_iter().partition(is_ours);
         for kept in self.feed.push(&fanouts, last) {
-            self.open.insert((kept.event.seq, kept.shard), kept.targets.clone());
+            self.watched.begin((kept.event.seq, kept.shard), kept.targets.clone());
         }
-        let records = std::mem::take(&mut self.batch.records);
+        let mut records = std::mem::take(&mut self.batch.records);
         let changes = &updated.changes;
         let committed = Committed { fanouts: &fanouts, records: &records, late: &late, changes };
         tell(&mut self.ledger.lock(), &committed, now);
-        for change in changes {
-            if let super::updates::Change::TakenBack(taken_back) = change {
-                self.cancelled.add(taken_back.id, now);
-            }
+        for id in changes.iter().filter_map(taken_back) {
+            self.cancelled.add(id, now);
         }
+        self.watch(&mut records, new);
         let mut purged = updated.purged.into_iter();
         for record in records {
             if let Record::Purge { answer, .. } = record {
@@ -237,6 +304,29 @@ impl Writer {
             }
         }
         self.pass_barriers();
+        foreign.iter().filter_map(|fanout| ShardNum::read(fanout.shard).ok()).collect()
+    }
+
+    /// `Writer::watch`.
+    fn watch(&mut self, records: &mut Vec<Record>, new: Vec<Vec<bool>>) {
+        let is_watch = |record: &mut Record| matches!(record, Record::Watch { .. });
+        for (record, new) in records.extract_if(.., is_watch).zip(new) {
+            let Record::Watch { fanouts, answer } = record else { continue };
+            let epochs = fanouts.iter().zip(new).map(|(found, is_new)| self.start_to_watch(found, is_new));
+            let _ = answer.send(epochs.collect());
+        }
+    }
+
+    /// `Writer::start_to_watch`.
+    fn start_to_watch(&mut self, Found { fanout, is_news }: &Found, is_new: bool) -> Option<i64> {
+        if !is_new || !self.watched.watch(fanout) {
+            return None;
+        }
+        self.feed.hear_of(fanout.event.seq);
+        if *is_news {
+            self.ledger.lock().owe_all(&fanout.targets, fanout.event.seq);
+        }
+        Some(self.holding.epoch_of(fanout.shard))
     }
 
     fn pass_barriers(&mut self) {
@@ -245,86 +335,15 @@ impl Writer {
         }
     }
 
-    fn prepare_events(&self, rows: &mut Rows, now: UnixMillis) -> Written {
-        let mut written = Written {
-            answers: Vec::new(),
-            fanouts: Vec::new(),
-            last: self.last,
-            late: HashSet::new(),
-            updated: Updated::default(),
-        };
-        for request in &self.batch.publishes {
-            let mut answers = Vec::new();
-            for draft in &request.drafts {
-                written.last = written.last.next(Slot::ALONE, now);
-                let (new, receipt) = accept(draft.clone(), written.last, now);
-                let mut event = new.event;
-                if event.kind == HUGE {
-                    event = Arc::new(Event { body: Bytes::from_static(&HUGE_BODY), ..Event::clone(&event) });
-                }
-                rows.events.push((event.clone(), new.targets.clone()));
-                if !new.targets.is_empty() {
-                    written.fanouts.push(Fanout { event, shard: 0, targets: new.targets });
-                }
-                answers.push(Published::Accepted(receipt));
-            }
-            written.answers.push(answers);
-        }
-        written
+    /// Whether this fan-out is watched from here.
+    pub(crate) fn watches(&self, event: EventSeq, webhook: WebhookNum) -> bool {
+        self.watched.knows((event, self.holding.part_of(webhook).num()))
     }
+}
 
-    /// Mirrors `Writer::prepare_records`.
-    fn prepare_records(&mut self, rows: &mut Rows) {
-        let records = std::mem::take(&mut self.batch.records);
-        for record in &records {
-            match record {
-                Record::Attempt(record) => self.mark(record.id),
-                Record::Defer { id, next_at } => {
-                    rows.deferrals.push((*id, DeliveryState::pending(Some(*next_at))));
-                    self.mark(*id);
-                }
-                Record::Cancel { id, at } => {
-                    rows.deferrals.push((*id, DeliveryState::pending(Some(*at))));
-                    rows.updates.push(Update::Cancel(*id, *at));
-                    self.mark(*id);
-                }
-                Record::Retry { id, at } => rows.updates.push(Update::Retry(*id, *at)),
-                Record::Purge { webhook, through, except, .. } => {
-                    let (webhook, through, except) = (*webhook, *through, except.clone());
-                    rows.updates.push(Update::Purge(Purge { webhook, through, except }));
-                }
-                Record::Adopt { fanout } => self.adopt(fanout),
-                Record::Mark { event, shard, recorded } => self.mark_all((*event, *shard), recorded),
-                Record::Watch { .. } | Record::Health { .. } => {}
-            }
-        }
-        self.batch.records = records;
-    }
-
-    fn mark(&mut self, id: DeliveryId) {
-        self.ended.extend(self.open.record(id.event, id.webhook));
-    }
-
-    fn adopt(&mut self, fanout: &Fanout) {
-        let key = (fanout.event.seq, fanout.shard);
-        if !self.ended.contains(&key) {
-            self.open.insert(key, fanout.targets.clone());
-        }
-    }
-
-    fn mark_all(&mut self, key: FanoutKey, recorded: &[WebhookNum]) {
-        for webhook in recorded {
-            self.mark(DeliveryId { event: key.0, webhook: *webhook });
-        }
-    }
-
-    /// Mirrors `Cancelled::late`.
-    fn late(&mut self, tables: &Tables, now: UnixMillis) -> HashSet<DeliveryId> {
-        self.cancelled.forget_old(now);
-        let attempts = self.batch.records.iter().filter_map(|record| match record {
-            Record::Attempt(record) => Some(record.id),
-            _ => None,
-        });
-        attempts.filter(|id| self.cancelled.may_include(*id) && tables.is_settled(*id)).collect()
+fn taken_back(change: &Change) -> Option<DeliveryId> {
+    match change {
+        Change::TakenBack(taken_back) => Some(taken_back.id),
+        Change::Again(_) | Change::Hastened { .. } => None,
     }
 }

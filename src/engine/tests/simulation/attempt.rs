@@ -26,6 +26,11 @@ pub(super) struct Attempted {
     pub(super) slot: Slot,
 }
 
+pub(super) enum Ended {
+    Made(Attempted),
+    CutShort,
+}
+
 /// A request under way. When it is dropped before it is answered, its receiver may still have seen it.
 struct UnderWay {
     world: Rc<World>,
@@ -39,21 +44,26 @@ impl Drop for UnderWay {
 }
 
 /// `None`: nothing was sent, because the engine is stopping.
-pub(super) async fn run(actor: &Rc<Endpoint>, called: &Serving, entry: Entry, share: Share) -> Option<Attempted> {
+pub(super) async fn run(actor: &Rc<Endpoint>, called: &Serving, entry: Entry, share: Share) -> Option<Ended> {
     let (process, world) = (&actor.process, &actor.process.world);
     let permit = admission(process, called, share).await?;
     let slot = process.journal.reserve().await.ok()?;
-    let (started_at, began) = (world.wall(), world.elapsed());
-    let request = world.book.borrow_mut().sent(world, (process.life, actor.generation), called.num, &entry);
+    process.quiet.run_until_cancelled(process.held()).await?;
+    let (started_at, began) = (process.wall(), world.elapsed());
+    let request = world.book.borrow_mut().sent(process, actor.generation, called.num, &entry);
     world.note(|| format!("request {request}: {} to w{}", words::event(entry.event.seq), called.num.0));
     let under_way = UnderWay { world: world.clone(), request };
     let limit = Duration::from_millis(called.policy.timeout_ms.into());
     let (outcome, wait) = answer(world, called, limit);
-    keep_watch(world, wait, permit).await;
+    if !keep_watch(process, wait, permit).await {
+        world.note(|| format!("request {request} is cut short"));
+        world.book.borrow_mut().cut_short(request);
+        return Some(Ended::CutShort);
+    }
     world.book.borrow_mut().answered(request, &outcome);
     world.note(|| format!("request {request} ends: {outcome:?}"));
     drop(under_way);
-    Some(Attempted { request, outcome, took: world.elapsed() - began, started_at, slot })
+    Some(Ended::Made(Attempted { request, outcome, took: world.elapsed() - began, started_at, slot }))
 }
 
 fn answer(world: &World, called: &Serving, limit: Duration) -> (Outcome, Duration) {
@@ -78,15 +88,17 @@ async fn admission(process: &Process, called: &Serving, share: Share) -> Option<
     process.quiet.run_until_cancelled(process.permits.acquire(tenant, webhook, share)).await
 }
 
-/// A request that takes long gives its place among the healthy ones back.
-async fn keep_watch(world: &World, wait: Duration, mut permit: Permit) {
+/// A request that takes long gives its place among the healthy ones back. Answers whether it has ended within the lease.
+async fn keep_watch(process: &Process, wait: Duration, mut permit: Permit) -> bool {
     let mut left = wait;
     while left > SLOW {
-        world.sleep(SLOW).await;
+        if !process.within(SLOW).await {
+            return false;
+        }
         left -= SLOW;
         if permit.mark_overdue() {
             break;
         }
     }
-    world.sleep(left).await;
+    process.within(left).await
 }

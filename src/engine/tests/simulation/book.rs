@@ -13,7 +13,7 @@ use crate::store::deliveries::{DeliveryState, Status, Trigger};
 use crate::store::journal::model::Tables;
 
 use super::process::Process;
-use super::world::World;
+use super::world::{Hook, World};
 
 /// The place of a request in the book.
 pub(super) type RequestNum = usize;
@@ -41,16 +41,22 @@ pub(super) struct Request {
 pub(super) struct Book {
     pub(super) requests: Vec<Request>,
     by_delivery: HashMap<DeliveryId, Vec<RequestNum>>,
-    under_way: BTreeMap<WebhookNum, usize>,
-    /// Where the latest attempts of the living process have left their deliveries, committed or not.
-    decided: HashMap<DeliveryId, DeliveryState>,
+    /// By process.
+    under_way: BTreeMap<(u32, WebhookNum), usize>,
+    /// Where the latest attempts of living processes have left their deliveries, committed or not.
+    decided: HashMap<DeliveryId, (u32, DeliveryState)>,
     /// What publishers were told is accepted.
     pub(super) acknowledged: Vec<EventSeq>,
-    /// Operators were told that these are sent nothing any more.
-    closed: BTreeSet<WebhookNum>,
-    opening: BTreeMap<WebhookNum, usize>,
+    /// By which process each event was accepted.
+    accepted_by: HashMap<EventSeq, u32>,
+    /// Operators were told that these are sent nothing any more, after so many changes of configuration.
+    closed: BTreeMap<WebhookNum, usize>,
+    /// By process, as are all who are at work on something.
+    opening: BTreeMap<(u32, WebhookNum), usize>,
     /// Deliveries that an operator is changing.
-    meddling: HashMap<DeliveryId, usize>,
+    meddling: HashMap<(u32, DeliveryId), usize>,
+    /// Purged while their requests were under way: these are not made again by the same endpoint.
+    withdrawn: BTreeSet<(DeliveryId, (u32, u64))>,
     pub(super) cancellations: BTreeSet<DeliveryId>,
     pub(super) manual_retries: BTreeSet<DeliveryId>,
     purged: BTreeMap<WebhookNum, EventSeq>,
@@ -59,56 +65,80 @@ pub(super) struct Book {
 /// What is sent.
 impl Book {
     /// What must hold when a lane starts an attempt.
-    pub(super) fn check_start(&self, process: &Process, called: &Serving, entry: &Entry) {
+    pub(super) fn check_start(&self, (process, generation): (&Process, u64), called: &Serving, entry: &Entry) {
         let (world, event) = (&process.world, entry.event.seq);
         let id = DeliveryId { event, webhook: called.num };
-        let (now, tables) = (world.wall(), world.tables.borrow());
-        // What begins while the engine stops is never sent.
-        let is_closed = self.closed.contains(&called.num) && !process.quiet.is_cancelled();
-        assert!(!is_closed, "{id:?} is sent although its webhook is closed");
+        let (now, tables) = (process.wall(), world.tables.borrow());
+        // What begins while the engine stops, or without a lease, is never sent.
+        if process.quiet.is_cancelled() || !process.is_held() {
+            return;
+        }
+        let has_heard = |change: &usize| !world.is_shared || *change <= process.followed_to.get();
+        assert!(!self.closed.get(&called.num).is_some_and(has_heard), "{id:?} is sent although its webhook is closed");
         // A clock that was set back does not hold up what waits for no retry.
         let never_waited = entry.is_asked_for() || entry.state.tries == 0;
         let is_due = |at: Option<UnixMillis>| never_waited || at.is_none_or(|at| at <= now);
         assert!(is_due(entry.state.next_at), "{id:?} is sent early");
-        assert!(self.of(id).all(|request| !request.is_under_way), "{id:?} is sent twice at once");
+        self.check_alone(process, id);
         let decided = self.decided.get(&id).filter(|_| !never_waited);
-        assert!(decided.and_then(|state| state.next_at).is_none_or(|at| at <= now), "{id:?} is sent again early");
+        assert!(decided.and_then(|(_, state)| state.next_at).is_none_or(|at| at <= now), "{id:?} is sent again early");
         if let Some(row) = tables.delivery(id).filter(|row| row.attempts >= entry.state.attempts)
-            && !self.meddling.contains_key(&id)
+            && !self.is_meddled_with(id)
         {
             assert_eq!(row.attempts, entry.state.attempts, "{id:?} is sent as it was before");
             assert_eq!(row.status, Status::Pending, "{id:?} is sent although it is settled");
             assert!(is_due(row.next_at), "{id:?} is sent before its row is due");
         }
+        let is_withdrawn = self.withdrawn.contains(&(id, (process.life, generation)));
+        assert!(!is_withdrawn || entry.is_asked_for(), "{id:?} is sent again although it was purged");
         if called.policy.ordered {
             self.check_order(&tables, id);
         }
     }
 
-    /// Nothing that was published before is still owed.
+    /// Nobody else who may be heard sends the same at this moment.
+    fn check_alone(&self, process: &Process, id: DeliveryId) {
+        let living = process.world.processes();
+        let may_be_heard =
+            |life| life == process.life || living.iter().any(|other| other.life == life && other.is_held());
+        let others = self.of(id).filter(|request| request.is_under_way && may_be_heard(request.life));
+        assert_eq!(others.map(|request| request.num).next(), None, "{id:?} is sent twice at once");
+    }
+
+    /// Nothing that was published before at the same node is still owed.
     fn check_order(&self, tables: &Tables, id: DeliveryId) {
         let by_fanouts = tables.owed_by_fanouts().filter(|(_, webhook)| *webhook == id.webhook).map(|(event, _)| event);
-        for event in tables.pending_of(id.webhook).chain(by_fanouts).filter(|event| *event < id.event) {
+        let came_from_there = |event: &EventSeq| self.accepted_by.get(event) == self.accepted_by.get(&id.event);
+        let owed = tables.pending_of(id.webhook).chain(by_fanouts);
+        for event in owed.filter(|event| *event < id.event).filter(came_from_there) {
             let earlier = DeliveryId { event, ..id };
-            let is_decided = self.decided.get(&earlier).is_some_and(|state| state.status != Status::Pending);
+            let is_decided = self.decided.get(&earlier).is_some_and(|(_, state)| state.status != Status::Pending);
             let is_manual = tables.delivery(earlier).is_some_and(|state| state.manual.is_some());
             assert!(is_decided || is_manual, "{id:?} is sent before {event:?}");
         }
     }
 
+    /// A request is made; its receiver sees it. What must hold at this moment is checked.
     pub(super) fn sent(
         &mut self,
-        world: &World,
-        (life, generation): (u32, u64),
+        process: &Process,
+        generation: u64,
         webhook: WebhookNum,
         entry: &Entry,
     ) -> RequestNum {
+        let (world, life) = (&process.world, process.life);
         let id = DeliveryId { event: entry.event.seq, webhook };
-        let under_way = self.under_way.entry(webhook).or_default();
+        self.check_alone(process, id);
+        if world.is_shared {
+            let owner = world.tables.borrow().leases.owner(webhook);
+            assert_eq!(owner, process.holding.node(), "{id:?} is sent by a node that does not hold its shard");
+        }
+        let under_way = self.under_way.entry((life, webhook)).or_default();
         *under_way += 1;
-        let cap = world.hooks.borrow().get(&webhook).map_or(0, super::world::Hook::cap);
+        let cap = world.hooks.borrow().get(&webhook).map_or(0, Hook::cap);
         assert!(*under_way <= cap, "{under_way} requests to {webhook:?} are under way, {cap} may be");
-        let total: usize = self.under_way.values().sum();
+        let its = self.under_way.range((life, WebhookNum(0))..=(life, WebhookNum(i64::MAX)));
+        let total: usize = its.map(|(_, under_way)| under_way).sum();
         assert!(total <= world.bounds.permits, "{total} requests are under way");
         let num = self.requests.len();
         let request = Request {
@@ -137,15 +167,21 @@ impl Book {
     pub(super) fn ended(&mut self, request: RequestNum) {
         let request = &mut self.requests[request];
         request.is_under_way = false;
-        if let Some(under_way) = self.under_way.get_mut(&request.id.webhook) {
+        if let Some(under_way) = self.under_way.get_mut(&(request.life, request.id.webhook)) {
             *under_way -= 1;
         }
     }
 
+    /// The lease ended before its answer came.
+    pub(super) fn cut_short(&mut self, request: RequestNum) {
+        self.requests[request].was_cut = true;
+    }
+
     /// The lane has decided what follows, and the journal was told.
     pub(super) fn decided(&mut self, id: DeliveryId, request: RequestNum, state: DeliveryState) {
-        self.requests[request].is_decided = true;
-        self.decided.insert(id, state);
+        let request = &mut self.requests[request];
+        request.is_decided = true;
+        self.decided.insert(id, (request.life, state));
     }
 
     pub(super) fn is_anything_under_way(&self) -> bool {
@@ -164,43 +200,72 @@ impl Book {
         }
     }
 
-    /// What was not committed is lost.
+    /// Another node may send what this process has sent for some webhooks, and has not recorded.
+    pub(super) fn lost(&mut self, life: u32, which: impl Fn(WebhookNum) -> bool) {
+        self.decided.retain(|id, (decided_by, _)| *decided_by != life || !which(id.webhook));
+        let its = self.requests.iter_mut().filter(|request| request.life == life && which(request.id.webhook));
+        its.for_each(|request| request.was_cut = true);
+    }
+
+    /// What was not committed is lost, and whatever operators were doing.
     pub(super) fn process_died(&mut self, life: u32) {
-        self.decided.clear();
-        for request in self.requests.iter_mut().filter(|request| request.life == life && !request.was_cut) {
-            request.was_cut = true;
-        }
+        self.lost(life, |_| true);
+        self.opening.retain(|(at_work, _), _| *at_work != life);
+        self.meddling.retain(|(at_work, _), _| *at_work != life);
+    }
+
+    /// What this process has committed.
+    pub(super) fn accepted(&mut self, life: u32, events: &[EventSeq]) {
+        self.accepted_by.extend(events.iter().map(|event| (*event, life)));
     }
 }
 
 /// What operators want.
 impl Book {
-    pub(super) fn close(&mut self, webhook: WebhookNum) {
-        if !self.opening.contains_key(&webhook) {
-            self.closed.insert(webhook);
+    pub(super) fn close(&mut self, world: &World, webhook: WebhookNum) {
+        if !self.opening.keys().any(|(_, opening)| *opening == webhook) {
+            self.closed.insert(webhook, world.config_changes.borrow().len());
         }
     }
 
-    pub(super) fn begin_opening(&mut self, webhook: WebhookNum) {
+    pub(super) fn begin_opening(&mut self, life: u32, webhook: WebhookNum) {
         self.closed.remove(&webhook);
-        *self.opening.entry(webhook).or_default() += 1;
+        *self.opening.entry((life, webhook)).or_default() += 1;
     }
 
-    pub(super) fn end_opening(&mut self, webhook: WebhookNum) {
-        let left = self.opening.remove(&webhook).unwrap_or(1) - 1;
+    pub(super) fn end_opening(&mut self, life: u32, webhook: WebhookNum) {
+        let left = self.opening.remove(&(life, webhook)).unwrap_or(1) - 1;
         if left > 0 {
-            self.opening.insert(webhook, left);
+            self.opening.insert((life, webhook), left);
         }
     }
 
-    pub(super) fn meddle(&mut self, id: DeliveryId) {
-        *self.meddling.entry(id).or_default() += 1;
+    pub(super) fn meddle(&mut self, life: u32, id: DeliveryId) {
+        *self.meddling.entry((life, id)).or_default() += 1;
     }
 
-    pub(super) fn meddled(&mut self, id: DeliveryId) {
-        let left = self.meddling.remove(&id).unwrap_or(1) - 1;
+    pub(super) fn meddled(&mut self, life: u32, id: DeliveryId) {
+        let left = self.meddling.remove(&(life, id)).unwrap_or(1) - 1;
         if left > 0 {
-            self.meddling.insert(id, left);
+            self.meddling.insert((life, id), left);
+        }
+    }
+
+    fn is_meddled_with(&self, id: DeliveryId) -> bool {
+        self.meddling.keys().any(|(_, meddling)| *meddling == id)
+    }
+
+    /// A purge has begun while requests for these were under way.
+    pub(super) fn withdraws(&mut self, of: (u32, u64), ids: impl Iterator<Item = DeliveryId>) {
+        self.withdrawn.extend(ids.map(|id| (id, of)));
+    }
+
+    /// What was purged was under way nowhere.
+    pub(super) fn check_purged(&self, world: &World, purged: &[DeliveryId]) {
+        // Whoever deletes a webhook waits for nothing.
+        for id in purged.iter().filter(|id| world.hook(id.webhook).is_some()) {
+            let is_under_way = |request: &Request| request.is_under_way && !request.was_cut;
+            assert!(!self.of(*id).any(is_under_way), "{id:?} is purged while its request is under way");
         }
     }
 
@@ -212,12 +277,6 @@ impl Book {
     /// Whether somebody wanted it taken back.
     pub(super) fn may_be_cancelled(&self, id: DeliveryId) -> bool {
         self.cancellations.contains(&id) || self.purged.get(&id.webhook).is_some_and(|through| id.event <= *through)
-    }
-
-    /// The process has died with whatever operators were doing.
-    pub(super) fn forget_operators(&mut self) {
-        self.opening.clear();
-        self.meddling.clear();
     }
 
     /// How many deliveries a lane may keep in memory.

@@ -4,18 +4,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::delivery::outcome::OutcomeKind;
-use crate::engine::TEST_EVENT;
+use crate::engine::{TEST_EVENT, placement};
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::deliveries::{DeliveryState, Status, Trigger};
 use crate::store::journal::model::Tables;
+use crate::store::leases::ShardNum;
 use crate::store::ledger::Oldest;
 
 use super::book::{Book, Request};
 use super::process::Process;
 use super::world::{Hook, World};
 
-/// A fan-out is there as long as a target has no row.
-pub(super) fn fanouts_cover(tables: &Tables) {
+/// Every target of every event has a row, or a fan-out that says so.
+fn fanouts_cover(tables: &Tables) {
     let open: BTreeSet<EventSeq> = tables.open_fanouts().collect();
     for (event, targets) in tables.events().filter(|(event, _)| !open.contains(&event.seq)) {
         for webhook in targets {
@@ -31,12 +32,13 @@ pub(super) fn ledger_agrees(process: &Process) {
         return;
     }
     let (world, ledger) = (&process.world, process.ledger.lock());
-    let (tables, now) = (world.tables.borrow(), world.wall());
+    let (tables, now) = (world.tables.borrow(), process.wall());
     let mut owed: BTreeMap<WebhookNum, BTreeSet<EventSeq>> = BTreeMap::new();
-    for (event, webhook) in tables.owed_by_fanouts() {
+    for (event, webhook) in tables.owed_by_fanouts().filter(|owed| !is_news(process, &tables, *owed)) {
         owed.entry(webhook).or_default().insert(event);
     }
-    for hook in world.hooks.borrow().values().filter(|hook| !hook.is_deleted) {
+    let is_its = |hook: &&Hook| process.holding.has(ShardNum::of(hook.num)) && is_owner(process, &tables, hook.num);
+    for hook in world.hooks.borrow().values().filter(|hook| !hook.is_deleted).filter(is_its) {
         let mut pending = owed.remove(&hook.num).unwrap_or_default();
         pending.extend(tables.pending_of(hook.num));
         assert_eq!(ledger.pending(hook.num), pending.len() as u64, "what the ledger says {:?} is owed", hook.num);
@@ -45,12 +47,35 @@ pub(super) fn ledger_agrees(process: &Process) {
             (Some(Oldest::Unknown { not_before }), first) => assert!(first.is_some_and(|first| *first >= not_before)),
             (None, first) => assert_eq!(first, None),
         }
-        if !world.was_set_back() {
+        if !world.clocks_differ() {
             let later = |than: i64| tables.due_moments(hook.num).filter(|at| at.0 > than).count() as u64;
             let scheduled = ledger.scheduled(hook.num, now);
             assert!((later(now.0 + 60_000)..=later(now.0)).contains(&scheduled), "{scheduled} wait of {:?}", hook.num);
         }
     }
+}
+
+fn is_owner(process: &Process, tables: &Tables, webhook: WebhookNum) -> bool {
+    !process.world.is_shared || tables.leases.owner(webhook) == process.holding.node()
+}
+
+/// Whether another node has committed it, and this one has not heard of it.
+fn is_news(process: &Process, tables: &Tables, (event, webhook): (EventSeq, WebhookNum)) -> bool {
+    let shard = process.holding.part_of(webhook);
+    let transaction = tables.written_by((event, shard.num())).unwrap_or(0);
+    process.holding.is_news(shard, transaction, event) && !process.writer.borrow().watches(event, webhook)
+}
+
+/// Every shard is held by the node that should have it, and served.
+pub(super) fn all_is_served(world: &World) -> bool {
+    let tables = world.tables.borrow();
+    let nodes: Vec<i64> = world.processes().iter().filter_map(|process| process.holding.node()).collect();
+    let is_served = |(shard, owner): (ShardNum, Option<i64>)| {
+        let should = placement::owner(u8::try_from(shard.num()).unwrap_or(0), &nodes);
+        let serves = |node| world.process_of(node).is_some_and(|process| process.holding.serves_shard(shard));
+        owner == should && owner.is_some_and(serves)
+    };
+    tables.leases.owners().all(is_served)
 }
 
 /// Everything has come to rest.

@@ -17,9 +17,9 @@ impl Endpoint {
         let ordered = self.serving.borrow().policy.ordered;
         let read = async move {
             let _ = process.journal.barrier().await;
-            let horizon = process.world.wall().plus(HORIZON);
+            let horizon = process.wall().plus(HORIZON);
             let wanted = Wanted { horizon, ordered, limit, known: &known };
-            let read = process.world.read(|tables| tables.due(num, wanted)).await;
+            let read = process.read(|tables| tables.due(num, wanted)).await;
             if read.is_err() {
                 process.world.sleep(STORE_PAUSE).await;
             }
@@ -38,12 +38,17 @@ impl Endpoint {
         let (actor, process, num) = (self.clone(), self.process.clone(), self.num);
         let read = async move {
             let _ = process.journal.barrier().await;
-            process.world.read(|tables| tables.due_one(event, num)).await
+            process.read(|tables| tables.due_one(event, num)).await
         };
         self.busy(read, move |read| match read {
             Ok(Some(due)) => actor.hear(Input::Summon(Entry::stored(due, actor.suspect))),
-            Ok(None) => {}
-            Err(_) => actor.hear(Input::Wake),
+            Ok(None) => {
+                actor.lane.borrow_mut().answer_no_summons(event);
+            }
+            Err(_) => {
+                actor.lane.borrow_mut().answer_no_summons(event);
+                actor.hear(Input::Wake);
+            }
         });
     }
 

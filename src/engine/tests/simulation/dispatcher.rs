@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 const HELD: usize = 32 * 1024 * 1024;
 
 /// `DispatchError`.
-struct Failed;
+pub(super) struct Failed;
 
 impl From<Unreadable> for Failed {
     fn from(_: Unreadable) -> Self {
@@ -125,10 +125,10 @@ impl Process {
 
     async fn take_in(&self, next: Next, line: &mut Line) -> Result<(), Failed> {
         match next {
-            Next::Dispatch(fanouts) => fanouts.into_iter().for_each(|fanout| line.push(fanout, false, 0)),
+            Next::Dispatch(fanouts) => fanouts.into_iter().for_each(|fanout| self.push(fanout, line)),
+            Next::ReadAfter(_) if self.world.is_shared => self.catch_up(line).await?,
             Next::ReadAfter(after) => self.read_back(after, line).await?,
-            // There are no other nodes.
-            Next::LookForNews => {}
+            Next::LookForNews => self.look_for_news(line).await?,
         }
         Ok(())
     }
@@ -137,7 +137,7 @@ impl Process {
     async fn read_back(&self, after: EventSeq, line: &mut Line) -> Result<(), Failed> {
         let seen = self.feed.committed();
         let read = self.world.bounds.read;
-        let fanouts = self.world.read(|tables| tables.fanouts(after, read)).await?;
+        let fanouts = self.read(|tables| tables.fanouts(after, read)).await?;
         let Some(last) = fanouts.last().map(|fanout| fanout.event.seq) else {
             self.feed.caught_up(seen);
             return Ok(());
@@ -149,19 +149,34 @@ impl Process {
         let mut owed = Vec::with_capacity(fanouts.len());
         for fanout in fanouts {
             let event = fanout.event.seq;
-            let recorded = self.world.read(|tables| tables.recorded_targets(event)).await?;
-            let left = fanout.targets.iter().filter(|num| recorded.binary_search(num).is_err()).copied().collect();
-            owed.push(Fanout { targets: left, ..fanout.clone() });
-            let shard = fanout.shard;
-            self.journal.record(Record::Mark { event, shard, recorded }).await?;
+            let recorded = self.read(|tables| tables.recorded_targets(event)).await?;
+            owed.push(self.mark(fanout, recorded).await?);
         }
         self.feed.read_up_to(last);
-        let is_suspect = |fanout: &Fanout| fanout.event.seq <= self.suspect.events_to;
-        for fanout in owed.into_iter().filter(|fanout| !fanout.targets.is_empty()) {
-            let recovered = is_suspect(&fanout);
-            line.push(fanout, recovered, 0);
-        }
+        owed.into_iter().for_each(|fanout| self.push_read(fanout, 0, line));
         Ok(())
+    }
+
+    /// `Dispatcher::mark`.
+    pub(super) async fn mark(&self, fanout: Fanout, recorded: Vec<WebhookNum>) -> Result<Fanout, Stopped> {
+        let left = fanout.targets.iter().filter(|num| recorded.binary_search(num).is_err()).copied().collect();
+        let (event, shard) = (fanout.event.seq, fanout.shard);
+        self.journal.record(Record::Mark { event, shard, recorded }).await?;
+        Ok(Fanout { targets: left, ..fanout })
+    }
+
+    /// `Dispatcher::push`.
+    fn push(&self, fanout: Fanout, line: &mut Line) {
+        let epoch = self.holding.epoch_of(fanout.shard);
+        line.push(fanout, false, epoch);
+    }
+
+    /// `Dispatcher::push_read`.
+    pub(super) fn push_read(&self, fanout: Fanout, epoch: i64, line: &mut Line) {
+        if let Some(first) = fanout.targets.first() {
+            let recovered = fanout.event.seq <= self.holding.suspect_of(*first).events_to;
+            line.push(fanout, recovered, epoch);
+        }
     }
 
     /// `Dispatcher::offer`.
@@ -176,7 +191,7 @@ impl Process {
 
     /// `Dispatcher::defer`.
     async fn defer(&self, refused: &[Item]) -> Result<(), Stopped> {
-        let next_at = self.world.wall();
+        let next_at = self.wall();
         for item in refused {
             self.journal.record(Record::Defer { id: item.id(), next_at }).await?;
         }
@@ -200,7 +215,7 @@ impl Process {
 
     async fn hand_on(&self, refused: &[Item], deleted: &[Item]) -> Result<(), Stopped> {
         self.defer(refused).await?;
-        let at = self.world.wall();
+        let at = self.wall();
         for item in deleted {
             self.journal.record(Record::Cancel { id: item.id(), at }).await?;
         }

@@ -20,7 +20,7 @@ use crate::store::deliveries::{Attempt, DeliveryState};
 use crate::store::journal::{AttemptRecord, Record};
 use crate::store::state::Suspect;
 
-use super::attempt::{self, Attempted};
+use super::attempt::{self, Attempted, Ended};
 use super::messages::Message;
 use super::process::Process;
 use super::tasks::Owner;
@@ -50,7 +50,7 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     pub(super) fn start(process: &Rc<Process>, serving: &Arc<Serving>, generation: u64, suspect: Suspect) -> Rc<Self> {
-        let now = process.world.now().steady;
+        let now = process.world.steady();
         let endpoint = Rc::new(Self {
             num: serving.num,
             generation,
@@ -123,7 +123,7 @@ impl Endpoint {
         if !self.lives.get() {
             return None;
         }
-        let now = self.process.world.now().steady;
+        let now = self.process.world.steady();
         if self.timer.get().is_some_and(|at| at + TIMER_GRAIN <= now) {
             self.timer.set(None);
             return Some(None);
@@ -183,7 +183,7 @@ impl Endpoint {
             return;
         }
         let world = &self.process.world;
-        let now = world.now();
+        let now = self.process.now();
         self.busy_at.set(now.steady);
         let heard = world.history_is_kept().then(|| words::input(&input));
         let mut effects = Vec::new();
@@ -219,14 +219,17 @@ impl Endpoint {
             Effect::Start { entry, share } => {
                 let called = self.serving.borrow().clone();
                 self.check_breaker(&entry, now);
-                self.process.world.book.borrow().check_start(&self.process, &called, &entry);
+                let book = self.process.world.book.borrow();
+                book.check_start((&self.process, self.generation), &called, &entry);
+                drop(book);
                 let (actor, world) = (self.clone(), self.process.world.clone());
                 self.spawn(async move {
                     let event = entry.event.seq;
                     let ended = attempt::run(&actor, &called, entry, share).await;
                     world.tasks.pause().await;
                     match ended {
-                        Some(attempted) => actor.attempted(event, &called, attempted),
+                        Some(Ended::Made(attempted)) => actor.attempted(event, &called, attempted),
+                        Some(Ended::CutShort) => actor.hear(Input::CutShort { event }),
                         None => actor.hear(Input::NotSent { event }),
                     }
                 });
@@ -318,11 +321,11 @@ impl Endpoint {
     }
 
     fn is_idle(&self) -> bool {
-        self.recording.get() == 0 && self.lane.borrow().is_idle(self.process.world.now())
+        self.recording.get() == 0 && self.lane.borrow().is_idle(self.process.now())
     }
 
     fn can_rest(&self) -> bool {
-        self.recording.get() == 0 && self.lane.borrow().can_rest(self.process.world.now())
+        self.recording.get() == 0 && self.lane.borrow().can_rest(self.process.now())
     }
 
     fn end_if_drained(&self) {
@@ -353,10 +356,10 @@ impl Endpoint {
         self.process.notices.borrow_mut().push_back(notice);
     }
 
-    /// What is sent before the end of a cool-down, a person asked for; or the clock was set back and the end is too far off.
+    /// What is sent before the end of a cool-down, a person asked for; or by this clock the end is too far off.
     fn check_breaker(&self, entry: &Entry, now: UnixMillis) {
         let is_over = self.left_alone.get().is_none_or(|until| until <= now);
-        let may_start = is_over || entry.is_asked_for() || self.process.world.was_set_back();
+        let may_start = is_over || entry.is_asked_for() || self.process.world.clocks_differ();
         assert!(may_start, "{:?} of {:?} is sent although it is left alone", entry.event.seq, self.num);
     }
 
@@ -367,7 +370,7 @@ impl Endpoint {
         let cap = if serving.policy.ordered { 1 } else { usize::from(serving.policy.max_in_flight) };
         assert!(in_flight <= cap, "{in_flight} requests of {:?} are under way, {cap} may be", self.num);
         let world = &self.process.world;
-        let breaker = lane.breaker(world.wall()).state;
+        let breaker = lane.breaker(self.process.wall()).state;
         let most = world.book.borrow().most_in_memory(world, self.num, lane.mode(), breaker, cap);
         assert!(window <= most, "{:?} keeps {window} deliveries in memory, {most} may be", self.num);
     }

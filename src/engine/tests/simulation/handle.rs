@@ -11,6 +11,7 @@ use crate::engine::registry::{Item, Offered};
 use crate::engine::serving::Serving;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::journal::Record;
+use crate::store::leases::ShardNum;
 use crate::store::state::Suspect;
 
 use super::endpoint::Endpoint;
@@ -39,7 +40,7 @@ impl Process {
         self.pause().await;
         let mut answer = Offered::default();
         for item in items {
-            self.registry.borrow().offer(item, &mut answer);
+            self.registry.borrow().offer(self, item, &mut answer);
         }
         self.pause().await;
         answer
@@ -109,17 +110,16 @@ impl Process {
     /// `RegistryHandle::recover`.
     async fn recover(self: &Rc<Self>, num: WebhookNum, again: bool) -> Result<(), Unreadable> {
         let _ = self.journal.barrier().await;
-        let covered_to = self.feed.committed();
+        let covered_to = self.feed.heard_of();
         self.cover(num, covered_to).await;
-        let at = self.world.wall();
-        for event in self.world.read(|tables| tables.owed_only_by_fanout(num, covered_to)).await? {
+        let at = self.wall();
+        for event in self.read(|tables| tables.owed_only_by_fanout(num, covered_to)).await? {
             let id = DeliveryId { event, webhook: num };
             let _ = self.journal.record(Record::Defer { id, next_at: at }).await;
         }
         let _ = self.journal.barrier().await;
         let suspect = Suspect { events_to: covered_to, due_to: at };
-        self.world.tables.borrow_mut().suspect(suspect);
-        self.pause().await;
+        self.write(|tables| tables.doubt(&self.holding, num, suspect)).await?;
         self.registry.borrow_mut().suspected(num, suspect);
         if !again {
             return Ok(());
@@ -148,6 +148,33 @@ impl Process {
             endpoint.ask(|told| Message::Configure(Some(serving.clone()), told)).await;
         }
         Ok(())
+    }
+
+    /// `RegistryHandle::refresh`.
+    pub(super) async fn refresh(self: &Rc<Self>, nums: &[WebhookNum]) -> Result<(), Unreadable> {
+        let mut living = Vec::new();
+        for num in nums {
+            living.extend(self.find(*num).await.map(|endpoint| (*num, endpoint)));
+        }
+        if living.is_empty() {
+            return Ok(());
+        }
+        let loaded = self.introduce(living.iter().map(|(num, _)| *num).collect()).await?;
+        for (num, endpoint) in living {
+            let serving = loaded.get(&num).cloned();
+            endpoint.ask(|told| Message::Configure(serving, told)).await;
+        }
+        Ok(())
+    }
+
+    /// `RegistryHandle::quit`.
+    pub(super) async fn quit(&self, shard: ShardNum) -> bool {
+        self.pause().await;
+        let (to_drain, answer) = self.registry.borrow_mut().quit(shard);
+        for endpoint in to_drain {
+            self.spawn(async move { endpoint.drain().await });
+        }
+        answer.await.unwrap_or(false)
     }
 
     /// `RegistryHandle::dismiss`.

@@ -97,6 +97,7 @@ impl Process {
             self.world.tables.borrow_mut().forget_health(hook.num);
         }
         *hook = Hook { version: changed.version + 1, ..changed };
+        self.world.changed(hook.num);
         self.world.note(|| format!("row of {:?}: active {}, paused {}", hook.num, hook.is_active, hook.is_paused));
         true
     }
@@ -107,18 +108,18 @@ impl Process {
         change(&mut hook);
         if self.update(hook).await && self.world.hook(num).is_some_and(|hook| !hook.is_open()) {
             self.world.note(|| format!("{num:?} is closed"));
-            self.world.book.borrow_mut().close(num);
+            self.world.book.borrow_mut().close(&self.world, num);
         }
     }
 
     /// A change after which the webhook may be sent something again.
     pub(super) async fn open(self: Rc<Self>, num: WebhookNum, change: impl FnOnce(&mut Hook)) {
         let Some(mut hook) = self.world.hook(num) else { return };
-        self.world.book.borrow_mut().begin_opening(num);
+        self.world.book.borrow_mut().begin_opening(self.life, num);
         self.release(num).await;
         change(&mut hook);
         self.update(hook).await;
-        self.world.book.borrow_mut().end_opening(num);
+        self.world.book.borrow_mut().end_opening(self.life, num);
     }
 
     /// `Engine::delete_webhook`.
@@ -131,6 +132,7 @@ impl Process {
             match hooks.get_mut(&num) {
                 Some(hook) if hook.version == doomed.version && !hook.is_deleted => {
                     (hook.is_deleted, hook.is_active) = (true, false);
+                    self.world.changed(num);
                 }
                 Some(_) | None => return,
             }
@@ -140,7 +142,7 @@ impl Process {
         self.routes.remove(doomed.tenant, num);
         drop(changing);
         self.dismiss(num).await;
-        self.world.book.borrow_mut().close(num);
+        self.world.book.borrow_mut().close(&self.world, num);
         let pending = self.ledger.lock().pending(num);
         if pending > 0 && self.journal.purge(num, EventSeq(i64::MAX), &[]).await.is_err() {
             return;
@@ -177,15 +179,16 @@ impl Process {
     /// `Engine::purge_held`.
     async fn purge_held(&self, webhook: WebhookNum) -> Result<(), Stopped> {
         self.journal.barrier().await?;
-        let through = self.feed.committed();
+        let through = self.feed.heard_of();
         self.world.book.borrow_mut().purges(webhook, through);
         self.cover(webhook, through).await;
         let under_way = self.withdraw_all(webhook, through).await;
+        self.note_withdrawn(webhook, &under_way);
         self.journal.barrier().await?;
-        let at = self.world.wall();
+        let next_at = self.wall();
         for event in self.owed_only_by_fanout(webhook, through).await? {
             if !under_way.contains(&event) {
-                self.journal.record(Record::Cancel { id: DeliveryId { event, webhook }, at }).await?;
+                self.journal.record(Record::Defer { id: DeliveryId { event, webhook }, next_at }).await?;
             }
         }
         self.journal.barrier().await?;
@@ -194,10 +197,18 @@ impl Process {
         Ok(())
     }
 
+    /// Whoever has them under way does not send them again.
+    fn note_withdrawn(&self, webhook: WebhookNum, under_way: &[EventSeq]) {
+        if let Some(endpoint) = self.registry.borrow().find(webhook) {
+            let ids = under_way.iter().map(|event| DeliveryId { event: *event, webhook });
+            self.world.book.borrow_mut().withdraws((self.life, endpoint.generation), ids);
+        }
+    }
+
     /// `Engine::owed_only_by_fanout`.
     async fn owed_only_by_fanout(&self, webhook: WebhookNum, through: EventSeq) -> Result<Vec<EventSeq>, Stopped> {
         loop {
-            if let Ok(owed) = self.world.read(|tables| tables.owed_only_by_fanout(webhook, through)).await {
+            if let Ok(owed) = self.read(|tables| tables.owed_only_by_fanout(webhook, through)).await {
                 return Ok(owed);
             }
             self.quiet.run_until_cancelled(self.world.sleep(STORE_PAUSE)).await.ok_or(Stopped)?;
@@ -207,7 +218,7 @@ impl Process {
     /// `Engine::delivery`: by its row, or as one that only its fan-out knows of.
     async fn delivery(&self, id: DeliveryId) -> Option<DeliveryState> {
         let owed = |tables: &Tables| tables.owed_by_fanouts().any(|owed| owed == (id.event, id.webhook));
-        let read = self.world.read(|tables| {
+        let read = self.read(|tables| {
             let row = tables.delivery(id).copied();
             row.or_else(|| owed(tables).then(|| DeliveryState::pending(None)))
         });
@@ -216,16 +227,16 @@ impl Process {
 
     /// `Engine::retry`.
     pub(super) async fn retry(self: Rc<Self>, id: DeliveryId) {
-        self.world.book.borrow_mut().meddle(id);
+        self.world.book.borrow_mut().meddle(self.life, id);
         let done = self.retry_meddling(id).await;
         self.world.note(|| format!("retry of {id:?}: {done:?}"));
-        self.world.book.borrow_mut().meddled(id);
+        self.world.book.borrow_mut().meddled(self.life, id);
     }
 
     async fn retry_meddling(self: &Rc<Self>, id: DeliveryId) -> Option<()> {
         let delivery = self.delivery(id).await.filter(|state| state.attempts < MAX_ATTEMPT)?;
         self.world.hook(id.webhook).filter(Hook::is_open)?;
-        let now = self.world.wall();
+        let now = self.wall();
         self.take_out(id).await?;
         if delivery.status == Status::Pending {
             self.journal.record(Record::Defer { id, next_at: now }).await.ok()?;
@@ -241,24 +252,24 @@ impl Process {
     async fn take_out(&self, id: DeliveryId) -> Option<()> {
         match self.detach(id).await {
             Detached::Waiting => Some(()),
-            Detached::Absent => self.world.read(|tables| tables.delivery(id).is_some()).await.ok()?.then_some(()),
+            Detached::Absent => self.read(|tables| tables.delivery(id).is_some()).await.ok()?.then_some(()),
             Detached::InFlight { .. } => None,
         }
     }
 
     /// `Engine::cancel`.
     pub(super) async fn cancel(self: Rc<Self>, id: DeliveryId) {
-        self.world.book.borrow_mut().meddle(id);
+        self.world.book.borrow_mut().meddle(self.life, id);
         let done = self.cancel_meddling(id).await;
         self.world.note(|| format!("cancellation of {id:?}: {done:?}"));
-        self.world.book.borrow_mut().meddled(id);
+        self.world.book.borrow_mut().meddled(self.life, id);
     }
 
     async fn cancel_meddling(&self, id: DeliveryId) -> Option<()> {
         self.delivery(id).await.filter(|state| state.status == Status::Pending)?;
         self.take_out(id).await?;
         self.world.book.borrow_mut().cancellations.insert(id);
-        self.record(Record::Cancel { id, at: self.world.wall() }).await?;
+        self.record(Record::Cancel { id, at: self.wall() }).await?;
         self.withdraw(id).await;
         Some(())
     }

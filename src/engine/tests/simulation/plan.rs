@@ -1,5 +1,6 @@
 //! What a simulation starts with: tenants with their webhooks, bounds and troubles, all from the seed.
 
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -9,22 +10,53 @@ use rand::{RngExt, SeedableRng};
 use crate::delivery::policy::{Policy, RateLimit};
 use crate::delivery::retry::Backoff;
 use crate::id::{TenantNum, WebhookNum};
+use crate::store::leases::ShardNum;
+use crate::store::leases::model::Leases;
 
 use super::receivers::{Mood, Receiver};
-use super::world::{Bounds, Hook, Trouble, World};
+use super::world::{Bounds, Hook, Place, Trouble, World};
 
-/// The world of this seed.
-pub(super) fn world(seed: u64, with_history: bool) -> Rc<World> {
+/// Shards that webhooks fall into, where there are several.
+const SHARDS: i64 = 8;
+
+/// A wall clock is at most so far off, in milliseconds.
+const MOST_SKEW: i64 = 10_000;
+
+/// The world of this seed, of one process or of nodes that share a store.
+pub(super) fn world(seed: u64, is_shared: bool, with_history: bool) -> Rc<World> {
     let mut chance = StdRng::seed_from_u64(seed);
-    let (bounds, trouble) = (bounds(&mut chance), trouble(&mut chance));
-    let hooks = hooks(&mut chance);
-    let world = World::new(bounds, trouble, chance, with_history);
+    let (bounds, mut trouble) = (bounds(&mut chance), trouble(&mut chance));
+    let mut hooks = hooks(&mut chance);
+    if is_shared {
+        add_nodes(&mut trouble, &mut hooks, &mut chance);
+    }
+    let places = places(is_shared, &mut chance);
+    let world = World::new((bounds, trouble), (places, is_shared), chance, with_history);
+    world.tables.borrow_mut().leases = Leases::of(hooks.iter().map(|hook| ShardNum::of(hook.num)));
     for hook in hooks {
         world.receivers.borrow_mut().insert(hook.num, Receiver { mood: Mood::Accepts });
         world.note(|| format!("{:?} of {:?}: {:?}", hook.num, hook.tenant, hook.policy));
         world.hooks.borrow_mut().insert(hook.num, hook);
     }
     Rc::new(world)
+}
+
+/// What can go wrong between nodes, and webhooks that share shards.
+fn add_nodes(trouble: &mut Trouble, hooks: &mut [Hook], chance: &mut StdRng) {
+    if trouble.batch_refused > 0 {
+        trouble.answer_lost = chance.random_range(0..50);
+    }
+    trouble.call_lost = if chance.random_bool(0.2) { 1000 } else { chance.random_range(0..300) };
+    for hook in hooks {
+        hook.num = WebhookNum(hook.num.0 % SHARDS + hook.num.0 / SHARDS * 256);
+    }
+}
+
+fn places(is_shared: bool, chance: &mut StdRng) -> Vec<Place> {
+    let count = if is_shared { chance.random_range(2..=4) } else { 1 };
+    let are_right = !is_shared || chance.random_bool(0.5);
+    let mut skew = || if are_right { 0 } else { chance.random_range(-MOST_SKEW..=MOST_SKEW) };
+    (0..count).map(|_| Place { process: RefCell::default(), skew: Cell::new(skew()) }).collect()
 }
 
 fn bounds(chance: &mut StdRng) -> Bounds {
@@ -49,6 +81,7 @@ fn trouble(chance: &mut StdRng) -> Trouble {
         batch_refused: chance.random_range(0..100),
         panics: chance.random_range(0..12),
         attempt_crashes: chance.random_range(0..30),
+        ..Trouble::NONE
     }
 }
 

@@ -1,10 +1,9 @@
-//! One life of the engine: what a `kill -9` takes. Mirrors how [`crate::engine::Engine`] starts and stops, the journal's
-//! writer task and the waker.
-//!
-//! With several nodes, each is a process of its own over the same tables, and what one owns is decided here.
+//! One life of the engine: what a `kill -9` takes. Mirrors how [`crate::engine::Engine`] starts and stops, and the waker.
+//! Several are nodes over the same tables; what makes them nodes is in [`super::tenure`], [`super::member`] and
+//! [`super::follower`].
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,34 +12,51 @@ use parking_lot::Mutex;
 use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::UnixMillis;
 use crate::engine::endpoint::Notice;
-use crate::engine::lane::{AHEAD, Mode};
+use crate::engine::lane::{AHEAD, Mode, Now};
 use crate::engine::permits::Permits;
 use crate::engine::routes::RouteTable;
 use crate::engine::serving::Serving;
 use crate::id::{WebhookId, WebhookNum};
 use crate::store::journal::Journal;
 use crate::store::journal::feed::Feed;
-use crate::store::journal::model::{Model, Writer};
+use crate::store::journal::model::{Model, Tables, Writer};
+use crate::store::leases::{Holding, ShardNum};
 use crate::store::ledger::Ledger;
-use crate::store::state::Suspect;
+use crate::store::news::Cursor;
 
+use super::member::Seen;
 use super::registry::Registry;
 use super::tasks::Owner;
-use super::words;
+use super::tenure::{self, LEASE};
 use super::world::{Hook, Unreadable, World};
 
 /// As in the engine.
 pub(super) const STORE_PAUSE: Duration = Duration::from_millis(500);
 const WAKER_EVERY: Duration = Duration::from_secs(1);
-const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long a stop waits for requests under way.
 const GRACE: Duration = Duration::from_secs(3);
 
 pub(super) struct Process {
     pub(super) world: Rc<World>,
+    pub(super) place: usize,
     pub(super) life: u32,
+    pub(super) holding: Holding,
+    /// Until when its lease may be acted upon.
+    pub(super) until: Cell<Duration>,
+    /// Shards on their way to another node.
+    pub(super) leaving: RefCell<BTreeSet<ShardNum>>,
+    pub(super) moves: RefCell<Option<Seen>>,
+    /// Another node has called: shards may be taken.
+    pub(super) is_rung: Cell<bool>,
+    /// The database does not hear it, nor it the database.
+    pub(super) is_cut_off: Cell<bool>,
+    pub(super) is_stopping: Cell<bool>,
+    pub(super) cursor: RefCell<Cursor>,
+    /// Changes of configuration that it has taken over.
+    pub(super) followed_to: Cell<usize>,
     pub(super) journal: Journal,
     pub(super) feed: Arc<Feed>,
     pub(super) ledger: Arc<Mutex<Ledger>>,
@@ -53,19 +69,20 @@ pub(super) struct Process {
     pub(super) notices: RefCell<VecDeque<Notice>>,
     /// Webhooks for which rows were made that their endpoints do not know of.
     pub(super) overflow: RefCell<Vec<WebhookNum>>,
-    pub(super) suspect: Suspect,
-    writer: RefCell<Writer>,
-    writer_ended: Cell<bool>,
+    pub(super) writer: RefCell<Writer>,
+    pub(super) writer_ended: Cell<bool>,
     /// Something is committed that the ledger was not told of.
     pub(super) untold: Cell<bool>,
 }
 
 impl Process {
     /// `Engine::start`.
-    pub(super) fn start(world: &Rc<World>) -> Rc<Self> {
-        let now = world.wall();
-        let suspect = world.tables.borrow_mut().mark_started(now);
-        let Model { journal, feed, ledger, writer } = Model::start(&world.tables.borrow(), world.bounds.records, now);
+    pub(super) fn start(world: &Rc<World>, place: usize) -> Rc<Self> {
+        let wall = world.true_now().0 + world.places[place].skew.get();
+        let holding = join(world, UnixMillis(wall));
+        let room = world.bounds.records;
+        let Model { journal, feed, ledger, writer } =
+            Model::start(&world.tables.borrow(), &holding, room, UnixMillis(wall));
         let routes = RouteTable::default();
         for hook in world.hooks.borrow().values().filter(|hook| !hook.is_deleted) {
             routes.set(hook.route());
@@ -73,7 +90,17 @@ impl Process {
         world.lives.set(world.lives.get() + 1);
         let process = Rc::new(Self {
             world: world.clone(),
+            place,
             life: world.lives.get(),
+            holding,
+            until: Cell::new(tenure::act_until(world)),
+            leaving: RefCell::default(),
+            moves: RefCell::default(),
+            is_rung: Cell::default(),
+            is_cut_off: Cell::default(),
+            is_stopping: Cell::default(),
+            cursor: RefCell::default(),
+            followed_to: Cell::new(world.config_changes.borrow().len()),
             journal,
             feed,
             ledger,
@@ -85,18 +112,60 @@ impl Process {
             registry: RefCell::default(),
             notices: RefCell::default(),
             overflow: RefCell::default(),
-            suspect,
             writer: RefCell::new(writer),
             writer_ended: Cell::new(false),
             untold: Cell::new(false),
         });
-        world.note(|| format!("process {} starts; suspect: {suspect:?}", process.life));
-        *world.process.borrow_mut() = Some(process.clone());
-        process.spawn(process.clone().write());
-        process.spawn(process.clone().hear_notices());
-        process.flow(process.clone().dispatch());
-        process.flow(process.clone().run_waker());
+        world.note(|| format!("process {} starts as node {:?}", process.life, process.holding.node()));
+        *world.places[place].process.borrow_mut() = Some(process.clone());
+        process.begin();
         process
+    }
+
+    fn begin(self: &Rc<Self>) {
+        self.spawn(self.clone().write_journal());
+        self.spawn(self.clone().hear_notices());
+        self.flow(self.clone().dispatch());
+        self.flow(self.clone().run_waker());
+        if self.world.is_shared {
+            self.spawn(self.clone().renew());
+            self.flow(self.clone().take_part());
+            self.flow(self.clone().follow_news());
+        }
+    }
+
+    pub(super) fn wall(&self) -> UnixMillis {
+        UnixMillis(self.world.true_now().0 + self.world.places[self.place].skew.get())
+    }
+
+    pub(super) fn now(&self) -> Now {
+        Now { wall: self.wall(), steady: self.world.steady(), tight: self.world.tight.get() }
+    }
+
+    /// Reads from the store, which takes a while and may fail.
+    pub(super) async fn read<T>(&self, read: impl FnOnce(&Tables) -> T) -> Result<T, Unreadable> {
+        self.pause().await;
+        if self.is_cut_off.get() || self.world.happens(self.world.trouble.get().read_fails) {
+            return Err(Unreadable);
+        }
+        let read = read(&self.world.tables.borrow());
+        // By the time that the answer is there, it may be stale.
+        for _ in 0..=self.world.pick(3) {
+            self.pause().await;
+        }
+        Ok(read)
+    }
+
+    /// A statement that changes something: it may fail, and where there is a network, its answer may be lost.
+    pub(super) async fn write<T>(&self, write: impl FnOnce(&mut Tables) -> T) -> Result<T, Unreadable> {
+        self.pause().await;
+        let trouble = self.world.trouble.get();
+        if self.is_cut_off.get() || self.world.is_shared && self.world.happens(trouble.read_fails) {
+            return Err(Unreadable);
+        }
+        let written = write(&mut self.world.tables.borrow_mut());
+        self.pause().await;
+        if self.world.happens(trouble.answer_lost) { Err(Unreadable) } else { Ok(written) }
     }
 
     /// Whoever is spawned ends when the process begins to stop.
@@ -112,15 +181,17 @@ impl Process {
 
     fn die(&self) {
         self.world.tasks.kill(Owner::Process(self.life));
+        self.world.tasks.thaw(self.life);
         self.registry.borrow_mut().forget_all();
-        *self.world.process.borrow_mut() = None;
-        let mut book = self.world.book.borrow_mut();
-        book.process_died(self.life);
-        book.forget_operators();
+        *self.world.places[self.place].process.borrow_mut() = None;
+        self.world.book.borrow_mut().process_died(self.life);
     }
 
     /// `Engine::drain` and `Engine::close`. Whatever had to be dropped makes it a crash.
     pub(super) async fn stop(self: Rc<Self>) {
+        if self.is_stopping.replace(true) {
+            return;
+        }
         self.world.note(|| format!("process {} stops", self.life));
         self.world.tasks.kill(Owner::Flow(self.life));
         self.pause().await;
@@ -138,72 +209,25 @@ impl Process {
         self.pause().await;
         self.journal.close().await;
         self.world.tasks.until(|| self.writer_ended.get().then_some(())).await;
-        if drained {
+        if self.world.is_shared {
+            self.give_up(!drained).await;
+            self.ring_for_shards();
+        } else if drained {
             self.world.tables.borrow_mut().mark_stopped_cleanly();
         }
         self.world.note(|| format!("process {} has stopped, clean: {drained}", self.life));
         self.die();
     }
 
-    /// `Writer::run`: gathers, commits sooner or later, tells.
-    async fn write(self: Rc<Self>) {
-        loop {
-            let most = 1 + self.world.pick(self.world.bounds.batch);
-            let gathered = || match self.writer.borrow_mut().gather(most) {
-                None => Some(false),
-                Some(true) => Some(true),
-                Some(false) => None,
-            };
-            if !self.world.tasks.until(gathered).await {
-                self.writer_ended.set(true);
-                return;
-            }
-            self.pause().await;
-            if self.commit().await {
-                self.tell().await;
-            }
-        }
-    }
-
-    /// `Writer::settle`; answers whether there was anything to commit in the end.
-    async fn commit(&self) -> bool {
-        while self.world.happens(self.world.trouble.get().batch_refused) {
-            self.world.note(|| "a batch is refused".to_owned());
-            let after_preparing = self.world.happens(500);
-            if !self.writer.borrow_mut().refuse(after_preparing) {
-                return false;
-            }
-            self.world.sleep(RETRY_PAUSE).await;
-        }
-        let now = self.world.wall();
-        self.writer.borrow_mut().commit(&mut self.world.tables.borrow_mut(), now);
-        self.world.note(|| format!("committed: {}", words::records(self.writer.borrow().batch())));
-        true
-    }
-
-    /// `Writer::announce`. A process that dies on the way has committed what nobody was told of.
-    async fn tell(&self) {
-        super::checker::fanouts_cover(&self.world.tables.borrow());
-        self.untold.set(true);
-        self.pause().await;
-        self.writer.borrow_mut().answer();
-        self.pause().await;
-        self.writer.borrow_mut().announce(self.world.wall());
-        self.untold.set(false);
-        self.world.note(|| "and told of".to_owned());
-        if self.world.happens(100) {
-            super::checker::ledger_agrees(self);
-        }
-    }
-
     /// `waker::run`.
     async fn run_waker(self: Rc<Self>) {
         loop {
             let next = self.world.elapsed() + WAKER_EVERY;
-            if let Ok(nums) = self.webhooks_with_due().await
-                && !nums.is_empty()
-            {
-                self.remind(nums).await;
+            if let Ok(mut nums) = self.webhooks_with_due().await {
+                nums.retain(|num| self.holding.serves(*num));
+                if !nums.is_empty() {
+                    self.remind(nums).await;
+                }
             }
             self.world.tasks.until(|| (self.world.elapsed() >= next).then_some(())).await;
         }
@@ -211,10 +235,10 @@ impl Process {
 
     /// `Store::webhooks_with_due`.
     async fn webhooks_with_due(&self) -> Result<Vec<WebhookNum>, Unreadable> {
-        let horizon = self.world.wall().plus(AHEAD);
-        let hooks = self.world.hooks.borrow().clone();
-        let wanted = move |hook: &Hook, due: Option<_>| hook.is_deleted || hook.is_open() && due <= Some(horizon);
-        let read = self.world.read(|tables| {
+        let horizon = self.wall().plus(AHEAD);
+        let wanted = |hook: &Hook, due: Option<_>| hook.is_deleted || hook.is_open() && due <= Some(horizon);
+        let read = self.read(|tables| {
+            let hooks = self.world.hooks.borrow();
             let hooks = tables.with_pending_rows().filter_map(|num| hooks.get(&num));
             let due = |hook: &&Hook| wanted(hook, tables.due_moments(hook.num).min());
             hooks.filter(due).map(|hook| hook.num).collect()
@@ -224,7 +248,7 @@ impl Process {
 
     /// `serving::load`.
     pub(super) async fn load(&self, nums: &[WebhookNum]) -> Result<BTreeMap<WebhookNum, Arc<Serving>>, Unreadable> {
-        let read = self.world.read(|tables| {
+        let read = self.read(|tables| {
             let hooks = nums.iter().filter_map(|num| self.world.hook(*num));
             let read = |hook: Hook| (tables.health(hook.num), tables.has_pending_rows(hook.num), hook);
             hooks.map(read).collect::<Vec<_>>()
@@ -259,7 +283,7 @@ impl Process {
     pub(super) async fn switch_off(&self, serving: &Serving) -> Option<Option<Arc<Serving>>> {
         loop {
             let changing = self.changing.write().await;
-            if self.world.read(|_| ()).await.is_ok() {
+            if self.read(|_| ()).await.is_ok() {
                 self.disable_row(serving);
                 break;
             }
@@ -276,6 +300,7 @@ impl Process {
         let Some(hook) = hooks.get_mut(&serving.num) else { return };
         if hook.version == serving.version && hook.is_active {
             (hook.is_active, hook.version) = (false, hook.version + 1);
+            self.world.changed(hook.num);
             self.routes.deactivate(hook.tenant, hook.num);
         }
     }
@@ -290,10 +315,16 @@ impl Process {
     /// `Backlog::look`, for one webhook.
     pub(super) async fn look(self: Rc<Self>, webhook: WebhookNum) {
         let Some(question) = self.ledger.lock().look_up(webhook) else { return };
-        if let Ok(found) = self.world.read(|tables| tables.pending_after(&question)).await
+        if let Ok(found) = self.read(|tables| tables.pending_after(&question)).await
             && self.journal.barrier().await.is_ok()
         {
             self.ledger.lock().learn(question, &found);
         }
     }
+}
+
+/// `Store::join`.
+fn join(world: &World, wall: UnixMillis) -> Holding {
+    let mut tables = world.tables.borrow_mut();
+    if world.is_shared { tables.leases.join(world.true_now(), LEASE) } else { tables.join_alone(wall) }
 }

@@ -5,12 +5,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::sync::oneshot;
+
 use crate::engine::endpoint::{Notice, Sign};
 use crate::engine::lane::Mode;
 use crate::engine::registry::{Item, Offered};
 use crate::engine::restart::{Rest, Restarts};
 use crate::engine::serving::Serving;
 use crate::id::{EventSeq, WebhookNum};
+use crate::store::leases::ShardNum;
 use crate::store::state::Suspect;
 
 use super::endpoint::Endpoint;
@@ -23,6 +26,7 @@ pub(super) struct Registry {
     covered: BTreeMap<WebhookNum, EventSeq>,
     suspects: BTreeMap<WebhookNum, Suspect>,
     started: u64,
+    quitting: Vec<Quitting>,
     draining: bool,
 }
 
@@ -40,6 +44,13 @@ enum Life {
     Retiring { endpoint: Rc<Endpoint>, wanted: bool },
     Resting,
     Quarantined,
+}
+
+/// `quit::Quitting`.
+struct Quitting {
+    shard: ShardNum,
+    told: oneshot::Sender<bool>,
+    clean: bool,
 }
 
 /// What the registry's actor does.
@@ -60,17 +71,19 @@ impl Registry {
             Some(Known { life: Life::Quarantined, .. }) => return,
             None => Restarts::default(),
         };
-        if process.mode_now(serving) != Mode::Open || self.draining {
+        let serves = process.holding.serves(serving.num);
+        if process.mode_now(serving) != Mode::Open || self.draining || !serves {
             self.endpoints.remove(&serving.num);
             return;
         }
         self.started += 1;
-        let suspect = self.suspects.get(&serving.num).copied().unwrap_or(process.suspect);
+        let in_doubt = || process.holding.suspect_of(serving.num);
+        let suspect = self.suspects.get(&serving.num).copied().unwrap_or_else(in_doubt);
         let endpoint = Endpoint::start(process, serving, self.started, suspect);
         let known = Known {
             life: Life::Live(endpoint),
             generation: self.started,
-            since: process.world.now().steady,
+            since: process.world.steady(),
             restarts,
             ordered: serving.policy.ordered,
             unheard: false,
@@ -79,7 +92,10 @@ impl Registry {
     }
 
     /// `Registry::offer`.
-    pub(super) fn offer(&self, item: Item, answer: &mut Offered) {
+    pub(super) fn offer(&self, process: &Process, item: Item, answer: &mut Offered) {
+        if !process.holding.serves_under(item.num, item.epoch) {
+            return;
+        }
         if self.covered.get(&item.num).is_some_and(|covered| item.event.seq <= *covered) {
             return answer.refused.push(item);
         }
@@ -149,6 +165,7 @@ impl Registry {
             }
             Sign::Crashed => self.crashed(process, num),
         }
+        self.tell_if_quit();
     }
 
     /// `Registry::crashed`.
@@ -158,7 +175,11 @@ impl Registry {
             known.life = Life::Resting;
             return;
         }
-        let lived = process.world.now().steady.saturating_duration_since(known.since);
+        if self.crashed_while_quitting(num) {
+            return;
+        }
+        let Some(known) = self.endpoints.get_mut(&num) else { return };
+        let lived = process.world.steady().saturating_duration_since(known.since);
         let wait = match known.restarts.crashed(lived) {
             Rest::For(wait) => {
                 known.life = Life::Resting;
@@ -228,5 +249,54 @@ impl Registry {
 
     pub(super) fn forget_all(&mut self) {
         self.endpoints.clear();
+    }
+}
+
+/// What `registry::quit` does.
+impl Registry {
+    /// `Handler<Quit>`; answers whom to tell, and when they have all ended, whether as they should.
+    pub(super) fn quit(&mut self, shard: ShardNum) -> (Vec<Rc<Endpoint>>, oneshot::Receiver<bool>) {
+        let (mut clean, mut to_drain) = (true, Vec::new());
+        self.endpoints.retain(|num, known| {
+            if ShardNum::of(*num) != shard {
+                return true;
+            }
+            match &known.life {
+                Life::Live(endpoint) | Life::Retiring { endpoint, .. } => {
+                    to_drain.push(endpoint.clone());
+                    true
+                }
+                Life::Resting => {
+                    clean = false;
+                    false
+                }
+                Life::Quarantined => false,
+            }
+        });
+        self.covered.retain(|num, _| ShardNum::of(*num) != shard);
+        self.suspects.retain(|num, _| ShardNum::of(*num) != shard);
+        let (told, answer) = oneshot::channel();
+        self.quitting.push(Quitting { shard, told, clean });
+        self.tell_if_quit();
+        (to_drain, answer)
+    }
+
+    /// `Registry::crashed_while_quitting`.
+    fn crashed_while_quitting(&mut self, num: WebhookNum) -> bool {
+        let Some(quitting) = self.quitting.iter_mut().find(|quitting| quitting.shard == ShardNum::of(num)) else {
+            return false;
+        };
+        quitting.clean = false;
+        self.endpoints.remove(&num);
+        true
+    }
+
+    /// `Registry::tell_if_quit`.
+    fn tell_if_quit(&mut self) {
+        let endpoints = &self.endpoints;
+        let is_over = |quitting: &mut Quitting| !endpoints.keys().any(|num| ShardNum::of(*num) == quitting.shard);
+        for Quitting { told, clean, .. } in self.quitting.extract_if(.., is_over) {
+            let _ = told.send(clean);
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rand::seq::IndexedRandom;
 
+use crate::clock::UnixMillis;
 use crate::engine::lane::AHEAD;
 use crate::id::{DeliveryId, WebhookNum};
 use crate::store::journal::model::HUGE;
@@ -30,24 +31,29 @@ const TURNS: usize = 20_000;
 
 const HOUR_MS: i64 = 3_600_000;
 
+/// Nodes have work to do at least so often.
+const BREATH: Duration = Duration::from_millis(500);
+
 pub(super) struct Scheduler {
-    world: Rc<World>,
+    pub(super) world: Rc<World>,
     sets_clock: bool,
     accepts_in_the_end: bool,
-    is_stopping: bool,
 }
 
 impl Scheduler {
     pub(super) fn new(world: &Rc<World>) -> Self {
         let (sets_clock, accepts_in_the_end) = (world.happens(400), !world.happens(150));
-        Self { world: world.clone(), sets_clock, accepts_in_the_end, is_stopping: false }
+        let sets_clock = sets_clock && !world.is_shared;
+        Self { world: world.clone(), sets_clock, accepts_in_the_end }
     }
 
     pub(super) fn run(&mut self) {
-        Process::start(&self.world);
+        let places = self.world.places.len();
+        (0..places).for_each(|place| drop(Process::start(&self.world, place)));
         for _ in 0..STEPS {
-            for _ in 0..self.world.pick(20) {
-                self.world.tasks.turn(&self.world.chance);
+            self.turns(self.world.pick(20 * places));
+            if self.world.is_shared {
+                self.trouble_nodes();
             }
             self.step();
         }
@@ -55,36 +61,58 @@ impl Scheduler {
         checker::all_is_well(&self.world);
     }
 
+    fn turns(&self, most: usize) {
+        let _ = (0..most).all(|_| self.world.tasks.turn(&self.world.chance));
+    }
+
     fn step(&mut self) {
         let step = self.world.pick(1000);
-        let Some(process) = self.world.process() else { return self.begin_again(step) };
+        let Some(process) = self.world.some_process() else { return self.begin_again(step) };
         match step {
-            0..300 => self.world.advance(Duration::from_millis(1 + self.world.pick(200) as u64)),
-            300..360 => self.world.advance(Duration::from_millis(1 + self.world.pick(3000) as u64)),
-            360..370 => self.world.advance(Duration::from_secs(31)),
+            0..300 => self.pass(Duration::from_millis(1 + self.world.pick(200) as u64)),
+            300..360 => self.pass(Duration::from_millis(1 + self.world.pick(3000) as u64)),
+            360..370 => self.pass(Duration::from_secs(31)),
             370..520 => self.publish(&process),
             520..640 => self.change_mood(),
             640..920 => self.meddle(&process),
             920..950 => self.look(&process),
             950..970 => self.crash_endpoint(&process),
             970..978 => self.kill(&process),
-            978..982 if !self.is_stopping => self.stop(&process),
+            978..982 => process.spawn(process.clone().stop()),
             982..984 => self.world.tight.set(!self.world.tight.get()),
             984..990 if self.sets_clock => {
                 let by = if self.world.happens(500) { HOUR_MS } else { -HOUR_MS };
-                self.world.set_clock(by);
+                self.world.set_clock(process.place, by);
             }
             _ => checker::ledger_agrees(&process),
         }
     }
 
+    /// Time passes. Nodes that are awake do what they must do every now and then.
+    fn pass(&self, mut time: Duration) {
+        while self.world.is_shared && time > BREATH {
+            self.world.advance(BREATH);
+            time -= BREATH;
+            self.turns(100);
+        }
+        self.world.advance(time);
+    }
+
+    /// Somebody starts what has ended.
     fn begin_again(&mut self, step: usize) {
         self.world.tasks.bury();
-        self.is_stopping = false;
         if step.is_multiple_of(3) {
             self.world.advance(Duration::from_millis(700));
         }
-        Process::start(&self.world);
+        self.start_missing();
+    }
+
+    pub(super) fn start_missing(&self) {
+        for place in 0..self.world.places.len() {
+            if self.world.places[place].process.borrow().is_none() {
+                Process::start(&self.world, place);
+            }
+        }
     }
 
     fn some_hook(&self) -> Option<WebhookNum> {
@@ -121,7 +149,7 @@ impl Scheduler {
         }
     }
 
-    /// What operators do.
+    /// What operators do: whichever process is asked. What only the owner can do is asked of the owner.
     fn meddle(&self, process: &Rc<Process>) {
         let Some(num) = self.some_hook() else { return };
         let process = process.clone();
@@ -130,13 +158,21 @@ impl Scheduler {
             12..32 => process.clone().spawn(process.open(num, |hook| hook.is_paused = false)),
             32..36 => process.clone().spawn(process.close(num, |hook| hook.is_active = false)),
             36..46 => process.clone().spawn(process.open(num, |hook| hook.is_active = true)),
-            46..54 => process.clone().spawn(process.purge(num)),
-            54..62 => process.clone().spawn(process.probe(num)),
-            62..80 => self.some_delivery(num).into_iter().for_each(|id| process.spawn(process.clone().retry(id))),
-            80..95 => self.some_delivery(num).into_iter().for_each(|id| process.spawn(process.clone().cancel(id))),
+            46..95 => self.meddle_at_owner(num),
             95..98 => process.clone().spawn(process.open(num, |hook| hook.url.push_str(" next"))),
             _ if self.world.happens(300) => process.clone().spawn(process.delete(num)),
             _ => {}
+        }
+    }
+
+    fn meddle_at_owner(&self, num: WebhookNum) {
+        let owner = self.world.processes().into_iter().find(|process| process.holding.serves(num));
+        let Some(process) = owner else { return };
+        match self.world.pick(49) {
+            0..8 => process.clone().spawn(process.purge(num)),
+            8..16 => process.clone().spawn(process.probe(num)),
+            16..34 => self.some_delivery(num).into_iter().for_each(|id| process.spawn(process.clone().retry(id))),
+            _ => self.some_delivery(num).into_iter().for_each(|id| process.spawn(process.clone().cancel(id))),
         }
     }
 
@@ -164,14 +200,26 @@ impl Scheduler {
         }
     }
 
-    fn kill(&mut self, process: &Rc<Process>) {
+    fn kill(&self, process: &Rc<Process>) {
         process.kill();
         self.world.tasks.bury();
     }
 
-    fn stop(&mut self, process: &Rc<Process>) {
-        self.is_stopping = true;
-        process.spawn(process.clone().stop());
+    /// What happens to nodes alone.
+    fn trouble_nodes(&self) {
+        let processes = self.world.processes();
+        let Some(process) = processes.choose(&mut *self.world.chance.borrow_mut()).cloned() else { return };
+        match self.world.pick(1000) {
+            0..25 => self.world.tasks.freeze(process.life),
+            25..75 => self.world.tasks.thaw(process.life),
+            75..90 => process.is_cut_off.set(true),
+            90..130 => process.is_cut_off.set(false),
+            130..200 => self.start_missing(),
+            200..208 => self.kill(&process),
+            // For longer than two leases.
+            208..218 => self.pass(Duration::from_secs(33)),
+            _ => {}
+        }
     }
 }
 
@@ -181,28 +229,32 @@ impl Scheduler {
         self.world.trouble.set(Trouble::NONE);
         let mood = if self.accepts_in_the_end { Mood::Accepts } else { Mood::Fails };
         self.set_moods(mood);
-        if self.is_stopping {
-            self.wait_until(|world| world.process().is_none());
+        for process in self.world.processes() {
+            self.world.tasks.thaw(process.life);
+            process.is_cut_off.set(false);
         }
-        if self.world.process().is_none() {
-            self.begin_again(1);
-        }
+        self.wait_until(|world| world.processes().iter().all(|process| !process.is_stopping.get()));
+        self.world.tasks.bury();
+        self.start_missing();
         self.set_all_right();
         self.wait_until(is_at_rest);
-        if let Some(process) = self.world.process() {
-            checker::ledger_agrees(&process);
-        }
+        self.world.processes().iter().for_each(|process| checker::ledger_agrees(process));
     }
 
     fn set_moods(&self, mood: Mood) {
         self.world.receivers.borrow_mut().values_mut().for_each(|receiver| receiver.mood = mood);
     }
 
-    /// Most webhooks are opened, and some stay closed: what they are owed must wait.
+    /// Most webhooks are opened, and some stay closed: what they are owed must wait. An endpoint that has crashed too often
+    /// is released by its owner.
     fn set_all_right(&self) {
-        let Some(process) = self.world.process() else { return };
+        if self.world.is_shared {
+            self.wait_until(checker::all_is_served);
+        }
         let hooks = self.world.hooks.borrow().clone();
         for num in hooks.into_values().filter(|hook| !hook.is_deleted).map(|hook| hook.num) {
+            let mut owners = self.world.processes().into_iter().filter(|process| process.holding.serves(num));
+            let Some(process) = owners.next() else { continue };
             if self.world.happens(100) {
                 process.spawn(process.clone().close(num, |hook| hook.is_paused = true));
             } else {
@@ -229,7 +281,8 @@ impl Scheduler {
 
 /// Until something may happen. A row that is due now needs the waker, which comes once a second.
 fn next_moment(world: &World) -> Duration {
-    let (now, tables, hooks) = (world.wall(), world.tables.borrow(), world.hooks.borrow());
+    let (now, tables, hooks) = (world.true_now(), world.tables.borrow(), world.hooks.borrow());
+    let now = UnixMillis(now.0 + world.places.iter().map(|place| place.skew.get()).max().unwrap_or(0));
     let open = hooks.values().filter(|hook| hook.is_open());
     // The head of an ordered webhook holds the others.
     let first = |hook: &Hook| if hook.policy.ordered { 1 } else { usize::MAX };
@@ -244,9 +297,10 @@ fn is_at_rest(world: &World) -> bool {
     let (tables, hooks) = (world.tables.borrow(), world.hooks.borrow());
     let may_wait = |hook: &Hook| !hook.is_open() && !hook.is_deleted;
     let is_done = |hook: &Hook| may_wait(hook) || !tables.has_pending_rows(hook.num);
-    let is_idle = |process: Rc<Process>| process.feed.is_idle() && process.journal.depth().0 == 0;
-    let engine_is_idle = world.process().is_some_and(is_idle) && !world.book.borrow().is_anything_under_way();
-    engine_is_idle && tables.open_fanouts().next().is_none() && hooks.values().all(is_done)
+    let is_idle = |process: &Rc<Process>| process.feed.is_idle() && process.journal.depth().0 == 0;
+    let are_idle = world.processes().iter().all(is_idle) && !world.book.borrow().is_anything_under_way();
+    let is_settled = tables.open_fanouts().next().is_none() && hooks.values().all(is_done);
+    are_idle && is_settled && (!world.is_shared || checker::all_is_served(world))
 }
 
 fn what_is_left(world: &World) -> String {
@@ -255,5 +309,6 @@ fn what_is_left(world: &World) -> String {
     let open = hooks.values().filter(|hook| hook.is_open() || hook.is_deleted);
     let rows = open.flat_map(|hook| tables.pending_of(hook.num).map(|event| (hook.num, event)));
     let rows: Vec<String> = rows.map(|(num, event)| format!("w{} {}", num.0, words::event(event))).collect();
-    format!("fan-outs {fanouts:?}, rows {rows:?}")
+    let shards: Vec<_> = tables.leases.owners().collect();
+    format!("fan-outs {fanouts:?}, rows {rows:?}, shards {shards:?}")
 }

@@ -2,6 +2,7 @@
 //! Whoever dies takes its tasks along, as an actor or a process does.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -45,6 +46,8 @@ pub(super) struct Tasks {
     fresh: RefCell<Vec<Task>>,
     /// Who died since a task was polled.
     died: RefCell<Vec<Owner>>,
+    /// Processes that do not go on for now.
+    frozen: RefCell<BTreeSet<u32>>,
     moves: Cell<u64>,
 }
 
@@ -56,6 +59,20 @@ impl Tasks {
     /// Everything that ends with `owner` is dropped, as soon as no task is being polled.
     pub(super) fn kill(&self, owner: Owner) {
         self.died.borrow_mut().push(owner);
+    }
+
+    /// `SIGSTOP`.
+    pub(super) fn freeze(&self, life: u32) {
+        self.frozen.borrow_mut().insert(life);
+    }
+
+    /// `SIGCONT`.
+    pub(super) fn thaw(&self, life: u32) {
+        self.frozen.borrow_mut().remove(&life);
+    }
+
+    pub(super) fn is_frozen(&self, life: u32) -> bool {
+        self.frozen.borrow().contains(&life)
     }
 
     /// Lets one task that can go on do so. Answers whether there was one.
@@ -82,7 +99,8 @@ impl Tasks {
     /// Answers whether the task went on.
     fn poll(&self, place: usize) -> bool {
         let before = self.moves.get();
-        let Some(mut task) = self.all.borrow_mut()[place].take() else { return false };
+        let is_awake = |task: &mut Task| !self.is_frozen(task.owner.life());
+        let Some(mut task) = self.all.borrow_mut()[place].take_if(is_awake) else { return false };
         match task.future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(()) => self.moved(),
             Poll::Pending => self.all.borrow_mut()[place] = Some(task),

@@ -1,5 +1,5 @@
-//! What is the same for every process of a simulation: the clocks, the tables, the webhooks, the receivers, the book of
-//! what was sent, and the chance that decides everything.
+//! What is the same for every process of a simulation: the time, the tables, the webhooks, the receivers, the book of what
+//! was sent, and the chance that decides everything.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +12,6 @@ use rand::rngs::StdRng;
 
 use crate::clock::UnixMillis;
 use crate::delivery::policy::Policy;
-use crate::engine::lane::Now;
 use crate::id::{TenantNum, WebhookNum};
 use crate::store::journal::model::Tables;
 use crate::store::webhooks::Route;
@@ -76,10 +75,15 @@ pub(super) struct Trouble {
     pub(super) panics: u32,
     /// An attempt panics.
     pub(super) attempt_crashes: u32,
+    /// What was done in the store is not answered.
+    pub(super) answer_lost: u32,
+    /// Nodes do not hear each other's calls.
+    pub(super) call_lost: u32,
 }
 
 impl Trouble {
-    pub(super) const NONE: Self = Self { read_fails: 0, batch_refused: 0, panics: 0, attempt_crashes: 0 };
+    pub(super) const NONE: Self =
+        Self { read_fails: 0, batch_refused: 0, panics: 0, attempt_crashes: 0, answer_lost: 0, call_lost: 0 };
 }
 
 pub(super) struct World {
@@ -91,12 +95,15 @@ pub(super) struct World {
     pub(super) book: RefCell<Book>,
     pub(super) bounds: Bounds,
     pub(super) trouble: Cell<Trouble>,
-    pub(super) process: RefCell<Option<Rc<Process>>>,
+    /// Machines, each of which runs one process at a time.
+    pub(super) places: Vec<Place>,
+    /// Whether they share a store, as nodes; otherwise there is one place.
+    pub(super) is_shared: bool,
     pub(super) lives: Cell<u32>,
+    /// Webhooks that were changed, one for each change: the table of the same name.
+    pub(super) config_changes: RefCell<Vec<WebhookNum>>,
     epoch: Instant,
     elapsed: Cell<Duration>,
-    /// How far the wall clock was set forward or back, in milliseconds.
-    skew: Cell<i64>,
     was_set_back: Cell<bool>,
     /// Payloads take more memory than they may.
     pub(super) tight: Cell<bool>,
@@ -107,8 +114,20 @@ pub(super) struct World {
     history: Option<RefCell<Vec<String>>>,
 }
 
+/// Where a process runs.
+pub(super) struct Place {
+    pub(super) process: RefCell<Option<Rc<Process>>>,
+    /// How far its wall clock is ahead of the database's, in milliseconds.
+    pub(super) skew: Cell<i64>,
+}
+
 impl World {
-    pub(super) fn new(bounds: Bounds, trouble: Trouble, chance: StdRng, with_history: bool) -> Self {
+    pub(super) fn new(
+        (bounds, trouble): (Bounds, Trouble),
+        (places, is_shared): (Vec<Place>, bool),
+        chance: StdRng,
+        with_history: bool,
+    ) -> Self {
         Self {
             chance: RefCell::new(chance),
             tasks: Tasks::default(),
@@ -118,11 +137,12 @@ impl World {
             book: RefCell::default(),
             bounds,
             trouble: Cell::new(trouble),
-            process: RefCell::new(None),
+            places,
+            is_shared,
             lives: Cell::new(0),
+            config_changes: RefCell::default(),
             epoch: Instant::now(),
             elapsed: Cell::new(Duration::ZERO),
-            skew: Cell::new(0),
             was_set_back: Cell::new(false),
             tight: Cell::new(false),
             timers: RefCell::default(),
@@ -131,12 +151,13 @@ impl World {
         }
     }
 
-    pub(super) fn now(&self) -> Now {
-        Now { wall: self.wall(), steady: self.epoch + self.elapsed.get(), tight: self.tight.get() }
+    pub(super) fn steady(&self) -> Instant {
+        self.epoch + self.elapsed.get()
     }
 
-    pub(super) fn wall(&self) -> UnixMillis {
-        UnixMillis(START + i64::try_from(self.elapsed.get().as_millis()).unwrap_or(0) + self.skew.get())
+    /// By the database's clock.
+    pub(super) fn true_now(&self) -> UnixMillis {
+        UnixMillis(START + i64::try_from(self.elapsed.get().as_millis()).unwrap_or(0))
     }
 
     pub(super) fn elapsed(&self) -> Duration {
@@ -151,11 +172,13 @@ impl World {
         self.elapsed.set(self.elapsed.get() + by);
         let later = self.timers.borrow_mut().split_off(&(self.elapsed.get() + Duration::from_nanos(1)));
         *self.timers.borrow_mut() = later;
+        self.tables.borrow_mut().transactions.end_silent(self.elapsed.get());
     }
 
-    /// Somebody sets the wall clock forward or back.
-    pub(super) fn set_clock(&self, by_ms: i64) {
-        self.skew.set(self.skew.get() + by_ms);
+    /// Somebody sets the wall clock of a place forward or back.
+    pub(super) fn set_clock(&self, place: usize, by_ms: i64) {
+        let skew = &self.places[place].skew;
+        skew.set(skew.get() + by_ms);
         self.was_set_back.set(self.was_set_back.get() || by_ms < 0);
         self.note(|| format!("the clock is set by {by_ms} ms"));
     }
@@ -163,6 +186,11 @@ impl World {
     /// Whether the clock was ever set back. What waits until a moment may be sent before it then, or long after.
     pub(super) fn was_set_back(&self) -> bool {
         self.was_set_back.get()
+    }
+
+    /// Whether what one process has said of a moment may be nonsense to the next one.
+    pub(super) fn clocks_differ(&self) -> bool {
+        self.was_set_back() || self.places.iter().any(|place| place.skew.get() != self.places[0].skew.get())
     }
 
     /// Somebody wants to be there at this moment.
@@ -193,23 +221,26 @@ impl World {
         self.chance.borrow_mut().random_range(0..from.max(1))
     }
 
-    /// Reads from the store, which takes a while and may fail.
-    pub(super) async fn read<T>(&self, read: impl FnOnce(&Tables) -> T) -> Result<T, Unreadable> {
-        self.tasks.pause().await;
-        if self.happens(self.trouble.get().read_fails) {
-            return Err(Unreadable);
-        }
-        let read = read(&self.tables.borrow());
-        // By the time that the answer is there, it may be stale.
-        for _ in 0..=self.pick(3) {
-            self.tasks.pause().await;
-        }
-        Ok(read)
+    /// Those that live, frozen or not.
+    pub(super) fn processes(&self) -> Vec<Rc<Process>> {
+        self.places.iter().filter_map(|place| place.process.borrow().clone()).collect()
     }
 
-    /// The live process, if there is one.
-    pub(super) fn process(&self) -> Option<Rc<Process>> {
-        self.process.borrow().clone()
+    /// One that lives and is not frozen.
+    pub(super) fn some_process(&self) -> Option<Rc<Process>> {
+        let mut awake = self.processes();
+        awake.retain(|process| !self.tasks.is_frozen(process.life));
+        (!awake.is_empty()).then(|| awake.swap_remove(self.pick(awake.len())))
+    }
+
+    /// The process that a node is, as long as it lives.
+    pub(super) fn process_of(&self, node: i64) -> Option<Rc<Process>> {
+        self.processes().into_iter().find(|process| process.holding.node() == Some(node))
+    }
+
+    /// A webhook's row was changed.
+    pub(super) fn changed(&self, num: WebhookNum) {
+        self.config_changes.borrow_mut().push(num);
     }
 
     pub(super) fn hook(&self, num: WebhookNum) -> Option<Hook> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::clock::UnixMillis;
-use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::id::{DeliveryId, EventSeq, Slot, WebhookNum};
 use crate::store::cancel::{Purge, TakenBack};
 use crate::store::deliveries::{Attempt, DeliveryState, Due, DueRows, Fallback, Status, Wanted};
 use crate::store::events::Event;
@@ -13,8 +13,13 @@ use crate::store::fanouts::Fanout;
 use crate::store::health::Health;
 use crate::store::journal::open::FanoutKey;
 use crate::store::journal::updates::Change;
+use crate::store::leases::model::Leases;
+use crate::store::leases::{Holding, ShardNum};
 use crate::store::ledger::{FRONT, Ledger, LookUp};
+use crate::store::news::{Look, Place};
 use crate::store::state::Suspect;
+
+use super::transactions::Transactions;
 
 /// Deliveries that are purged by one batch: few, so that a purge takes several.
 const PURGED_AT_ONCE: usize = 3;
@@ -22,7 +27,8 @@ const PURGED_AT_ONCE: usize = 3;
 #[derive(Default)]
 pub(crate) struct Tables {
     events: BTreeMap<EventSeq, (Arc<Event>, Arc<[WebhookNum]>)>,
-    fanouts: BTreeMap<FanoutKey, Arc<[WebhookNum]>>,
+    /// With the transaction that wrote it.
+    fanouts: BTreeMap<FanoutKey, (u64, Arc<[WebhookNum]>)>,
     deliveries: BTreeMap<DeliveryId, DeliveryState>,
     attempts: BTreeMap<DeliveryId, BTreeMap<u16, Attempt>>,
     health: BTreeMap<WebhookNum, Health>,
@@ -31,16 +37,20 @@ pub(crate) struct Tables {
     started: bool,
     stopped_cleanly: bool,
     suspect: Option<Suspect>,
+    /// Of a store that several nodes share.
+    pub(crate) leases: Leases,
+    pub(crate) transactions: Transactions,
 }
 
 /// The journal's statements.
 impl Tables {
     pub(super) fn accept(&mut self, event: Arc<Event>, targets: Arc<[WebhookNum]>) {
         let seq = event.seq;
-        if !targets.is_empty() {
-            self.fanouts.insert((seq, 0), targets.clone());
-        }
         assert!(self.events.insert(seq, (event, targets)).is_none(), "two events have the key {seq:?}");
+    }
+
+    pub(super) fn open_fanout(&mut self, fanout: &Fanout, transaction: u64) {
+        self.fanouts.insert((fanout.event.seq, fanout.shard), (transaction, fanout.targets.clone()));
     }
 
     /// `ON CONFLICT DO NOTHING`.
@@ -99,8 +109,13 @@ impl Tables {
         found.into_iter().filter_map(|event| self.cancel(DeliveryId { event, webhook: *webhook }, at)).collect()
     }
 
+    /// A fan-out is there as long as a target has no row.
     pub(super) fn end_fanout(&mut self, key: FanoutKey) {
-        self.fanouts.remove(&key);
+        let Some((_, targets)) = self.fanouts.remove(&key) else { return };
+        let has_row =
+            |webhook: &WebhookNum| self.deliveries.contains_key(&DeliveryId { event: key.0, webhook: *webhook });
+        let forgotten = targets.iter().find(|webhook| !has_row(webhook));
+        assert_eq!(forgotten, None, "of {:?} there is neither a fan-out nor a row", key.0);
     }
 
     pub(super) fn set_health(&mut self, webhook: WebhookNum, health: Health) {
@@ -120,8 +135,15 @@ impl Tables {
 
 /// What a process notes and reads when it starts and stops.
 impl Tables {
+    /// `Store::join` and `Store::mark_taken`, of whoever has the database alone.
+    pub(crate) fn join_alone(&mut self, now: UnixMillis) -> Holding {
+        let holding = Holding::everything();
+        holding.doubt(self.mark_started(now));
+        holding
+    }
+
     /// `Store::mark_started`.
-    pub(crate) fn mark_started(&mut self, now: UnixMillis) -> Suspect {
+    fn mark_started(&mut self, now: UnixMillis) -> Suspect {
         if self.started && !self.stopped_cleanly {
             self.suspect = Some(Suspect { events_to: self.last_event(), due_to: now });
         }
@@ -129,8 +151,11 @@ impl Tables {
         self.suspect.unwrap_or(Suspect::NOTHING)
     }
 
-    /// `Store::suspect`.
-    pub(crate) fn suspect(&mut self, suspect: Suspect) {
+    /// `Store::doubt`.
+    pub(crate) fn doubt(&mut self, holding: &Holding, webhook: WebhookNum, suspect: Suspect) {
+        if holding.node().is_some() {
+            return self.leases.suspect(webhook, suspect);
+        }
         self.suspect = Some(self.suspect.unwrap_or(Suspect::NOTHING).and(suspect));
     }
 
@@ -143,17 +168,17 @@ impl Tables {
         self.events.last_key_value().map_or(EventSeq::ZERO, |(seq, _)| *seq)
     }
 
-    /// `Store::ledger`: what is owed before anything changes it.
-    pub(crate) fn ledger(&self, now: UnixMillis) -> Ledger {
+    /// `Store::ledger`: what some webhooks are owed before anything changes it.
+    pub(crate) fn ledger(&self, of: impl Fn(WebhookNum) -> bool, now: UnixMillis) -> Ledger {
         let mut ledger = Ledger::default();
-        for (webhook, pending) in &self.pending {
+        for (webhook, pending) in self.pending.iter().filter(|(webhook, _)| of(**webhook)) {
             let Some(oldest) = pending.first() else { continue };
             ledger.load(*webhook, pending.len() as u64, *oldest);
             for at in self.due_moments(*webhook).filter(|at| *at > now) {
                 ledger.schedule_many(*webhook, UnixMillis(at.unix_seconds() * 1000), 1, now);
             }
         }
-        for (event, webhook) in self.owed_by_fanouts() {
+        for (event, webhook) in self.owed_by_fanouts().filter(|(_, webhook)| of(*webhook)) {
             ledger.owe(webhook, event);
         }
         ledger
@@ -205,11 +230,44 @@ impl Tables {
     /// `Store::fanouts`.
     pub(crate) fn fanouts(&self, after: EventSeq, limit: usize) -> Vec<Fanout> {
         let later = self.fanouts.range((after, i16::MAX)..).filter(|((event, _), _)| *event > after);
-        let fanout = |(&(event, shard), targets): (&FanoutKey, &Arc<[WebhookNum]>)| {
-            let (event, _) = self.events.get(&event)?;
-            Some(Fanout { event: event.clone(), shard, targets: targets.clone() })
+        later.filter_map(|(key, _)| self.fanout(*key)).take(limit).collect()
+    }
+
+    fn fanout(&self, key: FanoutKey) -> Option<Fanout> {
+        let (event, _) = self.events.get(&key.0)?;
+        let (_, targets) = self.fanouts.get(&key)?;
+        Some(Fanout { event: event.clone(), shard: key.1, targets: targets.clone() })
+    }
+
+    /// `Store::page_of_news`, with the transactions that wrote them, and where the page is cut if there is more.
+    pub(crate) fn page_of_news(
+        &self,
+        (served, slot): (&[ShardNum], Slot),
+        look: Look,
+        all: bool,
+        limit: usize,
+    ) -> (Vec<(u64, Fanout)>, Option<Place>) {
+        let place = |((event, shard), (tx, _)): (&FanoutKey, &(u64, _))| (*tx, event.0, *shard);
+        let is_wanted = |(tx, event, shard): &Place| {
+            let is_served = ShardNum::read(*shard).is_ok_and(|shard| served.contains(&shard));
+            (*tx, *event, *shard) > look.after && is_served && (all || EventSeq(*event).slot() != slot)
         };
-        later.filter_map(fanout).take(limit).collect()
+        let mut places: Vec<Place> = self.fanouts.iter().map(place).filter(is_wanted).collect();
+        places.sort_unstable();
+        places.truncate(limit);
+        let found =
+            places.iter().filter_map(|(tx, event, shard)| Some((*tx, self.fanout((EventSeq(*event), *shard))?)));
+        (found.collect(), places.last().copied().filter(|_| places.len() >= limit))
+    }
+
+    /// The transaction that opened a fan-out.
+    pub(crate) fn written_by(&self, key: FanoutKey) -> Option<u64> {
+        self.fanouts.get(&key).map(|(transaction, _)| *transaction)
+    }
+
+    /// Whether a fan-out of this shard is open.
+    pub(crate) fn has_fanout(&self, key: FanoutKey) -> bool {
+        self.fanouts.contains_key(&key)
     }
 
     /// `Store::recorded_targets`.
@@ -267,7 +325,7 @@ impl Tables {
 
     /// Targets of open fan-outs that have no row.
     pub(crate) fn owed_by_fanouts(&self) -> impl Iterator<Item = (EventSeq, WebhookNum)> {
-        let targets = |(&(event, _), targets): (&FanoutKey, &Arc<[WebhookNum]>)| {
+        let targets = |(&(event, _), (_, targets)): (&FanoutKey, &(u64, Arc<[WebhookNum]>))| {
             let targets: Vec<WebhookNum> = targets.to_vec();
             targets.into_iter().map(move |webhook| (event, webhook))
         };

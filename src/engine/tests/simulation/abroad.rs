@@ -1,0 +1,118 @@
+//! Mirrors `crate::engine::dispatch::shared` round the real cursor: what other nodes have committed for this one, and what
+//! was there when it came to serve it.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::oneshot;
+
+use crate::engine::dispatch::line::Line;
+use crate::id::{EventSeq, WebhookNum};
+use crate::store::fanouts::Fanout;
+use crate::store::journal::{Found, Record, Stopped};
+use crate::store::leases::ShardNum;
+
+use super::dispatcher::Failed;
+use super::process::{Process, STORE_PAUSE};
+use super::world::Unreadable;
+
+impl Process {
+    /// `Dispatcher::look_for_news`.
+    pub(super) async fn look_for_news(&self, line: &mut Line) -> Result<(), Failed> {
+        match self.look_for_fanouts(false, line).await {
+            Ok(true) => self.feed.expect_news(),
+            Ok(false) => {}
+            Err(failed) => {
+                self.feed.expect_news();
+                return Err(failed);
+            }
+        }
+        Ok(())
+    }
+
+    /// `Dispatcher::catch_up`.
+    pub(super) async fn catch_up(&self, line: &mut Line) -> Result<(), Failed> {
+        if self.feed.must_look_again() {
+            self.cursor.borrow_mut().begin_anew();
+        }
+        let seen = self.feed.committed();
+        if !self.look_for_fanouts(true, line).await? {
+            self.feed.caught_up(seen);
+        }
+        Ok(())
+    }
+
+    /// `Dispatcher::look`.
+    async fn look_for_fanouts(&self, all: bool, line: &mut Line) -> Result<bool, Failed> {
+        let (found, is_cut) = self.visible_fanouts(all).await?;
+        if !found.is_empty() {
+            let new = self.only_new(found).await?;
+            self.start_on(new, line).await?;
+        }
+        Ok(is_cut)
+    }
+
+    /// `Store::visible_fanouts`.
+    async fn visible_fanouts(&self, all: bool) -> Result<(Vec<Found>, bool), Unreadable> {
+        let (served, slot) = (self.holding.served(), self.holding.slot());
+        if served.is_empty() {
+            return Ok((Vec::new(), false));
+        }
+        let under_way = self.cursor.borrow().look();
+        let look = match under_way {
+            Some(look) => look,
+            None => {
+                let settles = self.read(|tables| tables.transactions.snapshot().settled_to()).await?;
+                self.cursor.borrow().begin(settles)
+            }
+        };
+        let limit = self.world.bounds.read;
+        let (page, cut_at) = self.read(|tables| tables.page_of_news((&served, slot), look, all, limit)).await?;
+        let is_news = |tx: u64, fanout: &Fanout| {
+            let shard = ShardNum::read(fanout.shard).expect("a shard");
+            self.holding.is_news(shard, tx, fanout.event.seq)
+        };
+        let found = page.into_iter().map(|(tx, fanout)| Found { is_news: is_news(tx, &fanout), fanout }).collect();
+        self.cursor.borrow_mut().has_read(look, cut_at);
+        Ok((found, cut_at.is_some()))
+    }
+
+    /// `Dispatcher::only_new`.
+    async fn only_new(&self, found: Vec<Found>) -> Result<Vec<(Found, i64)>, Stopped> {
+        let (answer, answered) = oneshot::channel();
+        self.journal.record(Record::Watch { fanouts: found.clone(), answer }).await?;
+        let new = answered.await.map_err(|_| Stopped)?;
+        Ok(found.into_iter().zip(new).filter_map(|(found, epoch)| Some((found, epoch?))).collect())
+    }
+
+    /// `Dispatcher::start_on`.
+    async fn start_on(&self, new: Vec<(Found, i64)>, line: &mut Line) -> Result<(), Stopped> {
+        let mut recorded = BTreeMap::new();
+        for (Found { fanout, is_news }, epoch) in new {
+            if is_news {
+                line.push(fanout, false, epoch);
+            } else {
+                let fanout = self.without_recorded(fanout, &mut recorded).await?;
+                self.push_read(fanout, epoch, line);
+            }
+        }
+        Ok(())
+    }
+
+    /// `Dispatcher::without_recorded`.
+    async fn without_recorded(
+        &self,
+        fanout: Fanout,
+        known: &mut BTreeMap<EventSeq, Vec<WebhookNum>>,
+    ) -> Result<Fanout, Stopped> {
+        let event = fanout.event.seq;
+        while !known.contains_key(&event) {
+            match self.read(|tables| tables.recorded_targets(event)).await {
+                Ok(recorded) => drop(known.insert(event, recorded)),
+                Err(Unreadable) => self.world.sleep(STORE_PAUSE).await,
+            }
+        }
+        let of_it = known[&event].iter().filter(|num| fanout.targets.binary_search(num).is_ok());
+        let of_it = of_it.copied().collect();
+        self.mark(fanout, of_it).await
+    }
+}

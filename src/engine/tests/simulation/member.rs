@@ -1,0 +1,182 @@
+//! Mirrors [`crate::engine::cluster`]: looks who is there, buries the dead, takes shards and hands them over, as the real
+//! placement says.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::engine::cluster::moves;
+use crate::engine::placement::Moves;
+use crate::store::leases::{ShardNum, Survey};
+
+use super::process::Process;
+use super::world::Unreadable;
+
+/// Who is there and lives, who holds what, and what follows.
+pub(super) type Seen = (Vec<(i64, bool)>, Vec<(Option<i64>, i64)>, Moves);
+
+/// As in the member.
+const EVERY: Duration = Duration::from_secs(1);
+const LONGEST_HAND_OVER: Duration = Duration::from_secs(45);
+const PAUSE: Duration = Duration::from_millis(500);
+
+impl Process {
+    /// `Member::run`.
+    pub(super) async fn take_part(self: Rc<Self>) {
+        loop {
+            let next = self.world.elapsed() + EVERY;
+            self.feed.expect_news();
+            let _ = self.look_around().await;
+            let is_rung = || self.is_rung.take() || self.world.elapsed() >= next;
+            self.world.tasks.until(|| is_rung().then_some(())).await;
+        }
+    }
+
+    async fn survey(&self) -> Result<Survey, Unreadable> {
+        let now = self.world.true_now();
+        self.read(move |tables| tables.leases.survey(now)).await
+    }
+
+    /// `Member::look`.
+    async fn look_around(self: &Rc<Self>) -> Result<(), Unreadable> {
+        let Some(me) = self.holding.node() else { return Ok(()) };
+        let mut survey = self.survey().await?;
+        if self.bury_the_dead(me, &survey).await? {
+            survey = self.survey().await?;
+        }
+        self.give_back(me, &survey).await?;
+        let Moves { give, mut take } = self.moves(me, survey);
+        take.retain(|shard| !self.leaving.borrow().contains(&ShardNum::from(*shard)));
+        self.take(take.into_iter().map(ShardNum::from).collect()).await?;
+        self.hand_over(give.into_iter().map(ShardNum::from));
+        Ok(())
+    }
+
+    /// `moves`, worked out again when something has changed. Of most shards there are no rows here.
+    fn moves(&self, me: i64, survey: Survey) -> Moves {
+        let nodes: Vec<(i64, bool)> = survey.nodes.iter().map(|node| (node.num, node.lives)).collect();
+        let mut last = self.moves.borrow_mut();
+        if let Some((known, shards, moves)) = &*last
+            && (known, shards) == (&nodes, &survey.shards)
+        {
+            return moves.clone();
+        }
+        let mut moves = moves(me, &survey);
+        let tables = self.world.tables.borrow();
+        moves.take.retain(|shard| tables.leases.owners().any(|(known, _)| known == ShardNum::from(*shard)));
+        *last = Some((nodes, survey.shards, moves.clone()));
+        moves
+    }
+
+    async fn bury_the_dead(&self, me: i64, survey: &Survey) -> Result<bool, Unreadable> {
+        let mut buried = false;
+        for node in survey.nodes.iter().filter(|node| !node.lives && node.num != me) {
+            buried |= self.bury(node.num).await?;
+        }
+        Ok(buried)
+    }
+
+    /// `Store::bury`, which waits for a batch of that node.
+    async fn bury(&self, node: i64) -> Result<bool, Unreadable> {
+        let may_lock = || !self.world.tables.borrow().transactions.has_node(node);
+        self.world.tasks.until(|| may_lock().then_some(())).await;
+        let newest = self.world.tables.borrow().last_event();
+        let was_there = self.world.tables.borrow().leases.until(node).is_some();
+        let bury = self.write(|tables| {
+            let buried = tables.leases.bury(node, self.world.true_now(), newest);
+            if buried && was_there {
+                self.world.note(|| format!("node {node} is buried"));
+                if let Some(process) = self.world.process_of(node) {
+                    self.world.book.borrow_mut().lost(process.life, |_| true);
+                }
+            }
+            buried
+        });
+        bury.await
+    }
+
+    async fn give_back(&self, me: i64, survey: &Survey) -> Result<(), Unreadable> {
+        let is_unknown = |shard: &ShardNum| {
+            let is_mine = survey.shards.get(shard.place()).is_some_and(|(owner, _)| *owner == Some(me));
+            is_mine && !self.holding.has(*shard) && !self.leaving.borrow().contains(shard)
+        };
+        let unknown: Vec<ShardNum> = ShardNum::all().filter(is_unknown).collect();
+        if unknown.is_empty() { Ok(()) } else { self.release_shards(&unknown, false).await }
+    }
+
+    async fn take(&self, wanted: Vec<ShardNum>) -> Result<(), Unreadable> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let now = || self.world.true_now();
+        let grants = self.write(|tables| tables.leases.take(&self.holding, &wanted, now())).await?;
+        let taken: Vec<ShardNum> = grants.iter().map(|grant| grant.shard).collect();
+        if !taken.is_empty() {
+            self.world.note(|| format!("process {} takes {taken:?}", self.life));
+            let _ = self.journal.gain(grants).await;
+        }
+        Ok(())
+    }
+
+    /// `Store::release`, which waits for batches that write for these shards.
+    pub(super) async fn release_shards(&self, shards: &[ShardNum], in_doubt: bool) -> Result<(), Unreadable> {
+        let is_locked = || shards.iter().any(|shard| self.world.tables.borrow().transactions.has_shard(*shard));
+        self.world.tasks.until(|| (!is_locked()).then_some(())).await;
+        let doubt = in_doubt.then(|| self.doubt());
+        let release = self.write(|tables| {
+            tables.leases.release(&self.holding, shards, doubt);
+            self.world.note(|| format!("process {} releases {shards:?}, in doubt: {in_doubt}", self.life));
+            if in_doubt {
+                let is_its = |webhook| shards.contains(&ShardNum::of(webhook));
+                self.world.book.borrow_mut().lost(self.life, is_its);
+            }
+        });
+        release.await
+    }
+
+    /// At once, also what something slow is under way of.
+    fn hand_over(self: &Rc<Self>, give: impl Iterator<Item = ShardNum>) {
+        let served: Vec<ShardNum> = give.filter(|shard| self.holding.serves_shard(*shard)).collect();
+        self.holding.quit(&served);
+        self.leaving.borrow_mut().extend(&served);
+        for shard in served {
+            let process = self.clone();
+            self.spawn(async move { process.hand_over_one(shard).await });
+        }
+    }
+
+    async fn hand_over_one(&self, shard: ShardNum) {
+        let by = self.world.elapsed() + LONGEST_HAND_OVER;
+        self.world.wake_at(by);
+        let mut quit = std::pin::pin!(self.quit(shard));
+        let quiet = std::future::poll_fn(|context| match quit.as_mut().poll(context) {
+            std::task::Poll::Pending if self.world.elapsed() >= by => std::task::Poll::Ready(false),
+            polled => polled,
+        });
+        let in_doubt = !quiet.await;
+        if self.journal.part(vec![shard]).await.is_err() {
+            return;
+        }
+        while self.release_shards(&[shard], in_doubt).await.is_err() {
+            self.world.sleep(PAUSE).await;
+        }
+        self.leaving.borrow_mut().remove(&shard);
+        self.ring_for_shards();
+    }
+
+    /// Calls the others, who may not hear it.
+    pub(super) fn ring_for_shards(&self) {
+        for other in self.world.processes() {
+            other.is_rung.set(other.is_rung.get() || !self.world.happens(self.world.trouble.get().call_lost));
+        }
+    }
+
+    /// `Bell::ring_for_fanouts`.
+    pub(super) fn ring_for_fanouts(&self, shards: &std::collections::BTreeSet<ShardNum>) {
+        for other in self.world.processes() {
+            let concerns = shards.iter().any(|shard| other.holding.serves_shard(*shard));
+            if concerns && !self.world.happens(self.world.trouble.get().call_lost) {
+                other.feed.expect_news();
+            }
+        }
+    }
+}

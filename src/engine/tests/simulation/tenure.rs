@@ -1,0 +1,86 @@
+//! Mirrors `crate::engine::tenure`: the lease is renewed as the real terms say, and nothing is sent for longer than it may
+//! be acted upon. A process that has the database alone holds it for ever.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::engine::shards::Terms;
+use crate::store::state::Suspect;
+
+use super::process::Process;
+use super::world::{Unreadable, World};
+
+/// As it is by default.
+pub(super) const LEASE: Duration = Duration::from_secs(15);
+
+fn terms() -> Terms {
+    Terms::of(LEASE)
+}
+
+/// Until when a lease that is asked for now may be acted upon.
+pub(super) fn act_until(world: &World) -> Duration {
+    if !world.is_shared {
+        return Duration::MAX;
+    }
+    world.since_epoch(terms().act_until(Instant::from_std(world.steady())).into_std())
+}
+
+impl Process {
+    pub(super) fn is_held(&self) -> bool {
+        self.until.get() > self.world.elapsed()
+    }
+
+    /// `Tenure::held`.
+    pub(super) async fn held(&self) {
+        self.world.tasks.until(|| self.is_held().then_some(())).await;
+    }
+
+    /// `Tenure::within`, of a request that takes so long. Answers whether it ended in time; of two moments that have both
+    /// passed, either may be seen first.
+    pub(super) async fn within(&self, wait: Duration) -> bool {
+        let end = self.world.elapsed() + wait;
+        self.world.wake_at(end);
+        let look = || match (end <= self.world.elapsed(), self.is_held()) {
+            (true, true) => Some(true),
+            (true, false) => Some(self.world.happens(500)),
+            (false, false) => Some(false),
+            (false, true) => None,
+        };
+        self.world.tasks.until(look).await
+    }
+
+    /// `Renewal::run`.
+    pub(super) async fn renew(self: Rc<Self>) {
+        loop {
+            let (asked_at, until) = (self.world.elapsed(), act_until(&self.world));
+            let now = || self.world.true_now();
+            match self.write(|tables| tables.leases.renew(&self.holding, now(), LEASE)).await {
+                Ok(true) => self.until.set(until),
+                Ok(false) => {
+                    self.world.note(|| format!("process {} is deposed", self.life));
+                    self.until.set(asked_at);
+                    return self.spawn(self.clone().stop());
+                }
+                Err(Unreadable) => {}
+            }
+            let next = asked_at + terms().renew_every();
+            self.world.sleep(next.saturating_sub(self.world.elapsed())).await;
+        }
+    }
+
+    /// `Tenure::give_up`.
+    pub(super) async fn give_up(&self, in_doubt: bool) {
+        let held = self.holding.held();
+        if self.release_shards(&held, in_doubt).await.is_ok() {
+            let doubt = self.doubt();
+            let _ = self.write(|tables| tables.leases.leave(&self.holding, doubt)).await;
+        }
+    }
+
+    /// What may have been cut short is suspect, by the database's clock.
+    pub(super) fn doubt(&self) -> Suspect {
+        Suspect { events_to: self.world.tables.borrow().last_event(), due_to: self.world.true_now() }
+    }
+}

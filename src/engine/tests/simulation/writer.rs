@@ -1,0 +1,149 @@
+//! Mirrors the journal's writer task round its model: gathers, commits sooner or later, tells. Other nodes commit in
+//! between, and a commit may be answered late.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::id::EventSeq;
+
+use super::process::Process;
+use super::words;
+use super::world::World;
+
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// The database does not take a batch.
+struct Refused;
+
+/// A transaction ends with whoever holds it.
+struct Transaction {
+    world: Rc<World>,
+    number: u64,
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        self.world.tables.borrow_mut().transactions.end(self.number);
+    }
+}
+
+impl Process {
+    /// `Writer::run`.
+    pub(super) async fn write_journal(self: Rc<Self>) {
+        loop {
+            let most = 1 + self.world.pick(self.world.bounds.batch);
+            let gathered = || match self.writer.borrow_mut().gather(most) {
+                None => Some(false),
+                Some(true) => Some(true),
+                Some(false) => None,
+            };
+            if !self.world.tasks.until(gathered).await {
+                self.writer_ended.set(true);
+                return;
+            }
+            self.pause().await;
+            if self.commit().await {
+                self.tell().await;
+            }
+            self.shift().await;
+        }
+    }
+
+    /// `Writer::settle`; answers whether there was anything to commit in the end.
+    async fn commit(&self) -> bool {
+        while self.try_to_commit().await.is_err() {
+            self.world.note(|| format!("a batch of process {} is refused", self.life));
+            if !self.writer.borrow_mut().refuse() {
+                return false;
+            }
+            self.world.sleep(RETRY_PAUSE).await;
+        }
+        true
+    }
+
+    /// `Writer::commit`.
+    async fn try_to_commit(&self) -> Result<(), Refused> {
+        let world = &self.world;
+        self.may_be_refused()?;
+        let number = self.writer.borrow_mut().begin(&mut world.tables.borrow_mut(), world.elapsed());
+        let transaction = Transaction { world: world.clone(), number };
+        self.stay().await;
+        self.writer.borrow_mut().prepare(&world.tables.borrow(), self.wall());
+        self.stay().await;
+        self.may_be_refused()?;
+        let is_lost = world.is_shared && world.happens(world.trouble.get().answer_lost);
+        if is_lost && world.happens(500) {
+            drop(transaction);
+            self.ask_what_became_of_it().await;
+            return Err(Refused);
+        }
+        // The server may have ended it, because it heard nothing for long.
+        if world.is_shared && !world.tables.borrow_mut().transactions.end(number) {
+            return Err(Refused);
+        }
+        self.untold.set(true);
+        self.writer.borrow_mut().commit(&mut world.tables.borrow_mut(), number, self.wall());
+        world.note(|| format!("process {} commits: {}", self.life, words::records(self.writer.borrow().batch())));
+        self.keep_book();
+        if is_lost {
+            self.ask_what_became_of_it().await;
+        }
+        Ok(())
+    }
+
+    fn may_be_refused(&self) -> Result<(), Refused> {
+        let refuses = self.is_cut_off.get() || self.world.happens(self.world.trouble.get().batch_refused);
+        if refuses { Err(Refused) } else { Ok(()) }
+    }
+
+    /// Within a transaction others have their turn.
+    async fn stay(&self) {
+        if self.world.is_shared {
+            for _ in 0..self.world.pick(4) {
+                self.pause().await;
+            }
+        }
+    }
+
+    /// `Writer::was_committed`: it takes as long as it takes, and publishers do not wait for ever.
+    async fn ask_what_became_of_it(&self) {
+        self.world.note(|| format!("process {} hears nothing of its commit", self.life));
+        let is_over = || self.is_cut_off.get();
+        self.world.sleep(RETRY_PAUSE).await;
+        if self.world.happens(300) {
+            self.writer.borrow_mut().refuse_publishes();
+        }
+        self.world.tasks.until(|| (!is_over()).then_some(())).await;
+    }
+
+    /// What has just become true.
+    fn keep_book(&self) {
+        let (writer, mut book) = (self.writer.borrow(), self.world.book.borrow_mut());
+        let accepted: Vec<EventSeq> = writer.accepted().collect();
+        book.accepted(self.life, &accepted);
+        book.check_purged(&self.world, writer.purged());
+    }
+
+    /// `Writer::announce`. A process that dies on the way has committed what nobody was told of.
+    async fn tell(&self) {
+        self.pause().await;
+        self.writer.borrow_mut().answer();
+        self.pause().await;
+        let abroad = self.writer.borrow_mut().announce(self.wall());
+        self.untold.set(false);
+        self.world.note(|| "and told of".to_owned());
+        if self.world.happens(100) {
+            super::checker::ledger_agrees(self);
+        }
+        self.ring_for_fanouts(&abroad);
+    }
+
+    /// `Writer::shift`, of what the batch has brought.
+    async fn shift(&self) {
+        let gaining = self.writer.borrow_mut().shift(&self.world.tables.borrow(), self.wall());
+        for gaining in gaining {
+            self.stay().await;
+            self.writer.borrow_mut().gain(gaining);
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Mirrors [`super::super::shift`]: what the writer does between two batches when its node gains or parts with shards. A count
+//! takes a while, and others commit meanwhile.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::clock::UnixMillis;
+use crate::store::StoreError;
+use crate::store::journal::Shift;
+use crate::store::leases::{Grant, ShardNum, Snapshot};
+use crate::store::ledger::Ledger;
+
+use super::{Tables, Writer};
+
+/// A shard's ledger and the moment it is of, read and not served yet.
+pub(crate) struct Gaining {
+    grants: Vec<Grant>,
+    owed: Ledger,
+    moment: Snapshot,
+    answer: oneshot::Sender<Result<(), StoreError>>,
+}
+
+impl Writer {
+    /// Parts with what is to be parted with; answers what is to be gained, as it is counted now.
+    pub(crate) fn shift(&mut self, tables: &Tables, now: UnixMillis) -> Vec<Gaining> {
+        let mut gaining = Vec::new();
+        for shift in std::mem::take(&mut self.batch.shifts) {
+            match shift {
+                Shift::Gain(grants, answer) => {
+                    let of = |webhook| grants.iter().any(|grant| grant.shard == ShardNum::of(webhook));
+                    let (owed, moment) = (tables.ledger(of, now), tables.transactions.snapshot());
+                    gaining.push(Gaining { grants, owed, moment, answer });
+                }
+                Shift::Part(shards, answer) => {
+                    self.part(&shards);
+                    let _ = answer.send(());
+                }
+            }
+        }
+        gaining
+    }
+
+    /// The second half of `Writer::gain`.
+    pub(crate) fn gain(&mut self, Gaining { grants, owed, moment, answer }: Gaining) {
+        self.ledger.lock().absorb(owed);
+        self.holding.gain(&grants, &Arc::new(moment));
+        self.feed.look_again();
+        let _ = answer.send(Ok(()));
+    }
+
+    /// `Writer::part`.
+    fn part(&mut self, shards: &[ShardNum]) {
+        let is_parted = |shard: i16| shards.iter().any(|parted| parted.num() == shard);
+        self.feed.forget(is_parted);
+        self.watched.forget(is_parted);
+        self.ledger.lock().forget_all(|webhook| shards.contains(&ShardNum::of(webhook)));
+        self.holding.part(shards);
+    }
+}
