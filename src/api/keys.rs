@@ -132,7 +132,7 @@ async fn create(
     mut body: Json<KeyInput>,
 ) -> Result<Response, Problem> {
     let tenant = tenants::find(&app, id).await?;
-    let now = UnixMillis::now();
+    let now = UnixMillis::now_outside();
     if let Some(Given::Value(expires_at)) = body.input.as_ref().map(|input| &input.expires_at)
         && *expires_at <= now
     {

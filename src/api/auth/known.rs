@@ -101,7 +101,7 @@ impl Keys {
     ) -> Result<Arc<Access>, Problem> {
         let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let access = self.access(store, presented(headers)?, peer).await?.ok_or_else(unknown_key)?;
-        access.enter(UnixMillis::now())?;
+        access.enter(UnixMillis::now_outside())?;
         Ok(access)
     }
 
