@@ -29,8 +29,8 @@ mod page;
 mod path;
 mod problem;
 mod rates;
-mod session;
 mod sealing;
+mod session;
 mod tenants;
 mod webhooks;
 

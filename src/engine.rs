@@ -401,7 +401,7 @@ async fn follow(log: Arc<LogIndex>, shared: Arc<Shared>) {
         if let Err(error) = log.follow(&shared.holding).await {
             tracing::warn!(%error, "the log index could not follow");
         }
-        if let Err(error) = shared.store.forget_ended_sessions(UnixMillis::now()).await {
+        if let Err(error) = shared.store.forget_ended_sessions(UnixMillis::now_outside()).await {
             tracing::warn!(%error, "ended sessions could not be forgotten");
         }
         if let Err(error) = shared.store.forget_old_keys(UnixMillis::now()).await {

@@ -81,7 +81,18 @@ pub(super) struct KeyView {
 
 impl From<ApiKey> for KeyView {
     fn from(key: ApiKey) -> Self {
-        let ApiKey { num: _, id, tenant: _, name, scopes, digest: _, created_at, expires_at, last_used_at } = key;
+        let ApiKey {
+            num: _,
+            id,
+            tenant: _,
+            name,
+            scopes,
+            digest: _,
+            created_at,
+            expires_at,
+            last_used_at,
+            opened_by: _,
+        } = key;
         Self { id, name, scopes, created_at, expires_at, last_used_at }
     }
 }

@@ -88,7 +88,13 @@ impl Store {
             if self.backend() == DbBackend::Postgres {
                 on.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({FIRST_KEY})")).await?;
             }
-            if Entity::find().filter(Column::TenantNum.is_null()).filter(Column::OpenedBy.is_null()).one(on).await?.is_some() {
+            if Entity::find()
+                .filter(Column::TenantNum.is_null())
+                .filter(Column::OpenedBy.is_null())
+                .one(on)
+                .await?
+                .is_some()
+            {
                 return Ok(None);
             }
             insert(on, new, None, Action::CreateKey, &Author::engine()).await.map(Some)

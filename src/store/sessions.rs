@@ -1,6 +1,7 @@
 //! Sessions: keys that a browser holds for a while, opened by another key and no longer lived than it.
 
 use entity::api_key::{Column, Entity};
+use sea_orm::sea_query::ExprTrait;
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter};
 
 use crate::clock::UnixMillis;

@@ -41,7 +41,8 @@ impl Access {
 
     /// A key that is stored; `tenant` is the one that it belongs to.
     pub(super) fn stored(row: ApiKey, tenant: Option<Arc<Tenant>>) -> Result<Self, Problem> {
-        let ApiKey { num, id, tenant: _, name: _, scopes, digest, created_at: _, expires_at, last_used_at, opened_by } = row;
+        let ApiKey { num, id, tenant: _, name: _, scopes, digest, created_at: _, expires_at, last_used_at, opened_by } =
+            row;
         let digest = digest.try_into().map_err(|_| Problem::internal(&"a stored key digest has a wrong length"))?;
         let scopes = match tenant {
             None => Scope::ALL.to_vec(),

@@ -68,7 +68,9 @@ mod tests {
     fn what_changes_something_must_come_from_our_own_pages() {
         assert!(allows("POST", &[("sec-fetch-site", "same-origin"), ("origin", "http://hooks.example:8080")]));
         assert!(allows("DELETE", &[("origin", "https://hooks.example:8080")]));
-        for foreign in ["http://evil.example:8080", "http://hooks.example", "http://hooks.example:8081", "null", "", "x"] {
+        for foreign in
+            ["http://evil.example:8080", "http://hooks.example", "http://hooks.example:8081", "null", "", "x"]
+        {
             assert!(!allows("POST", &[("origin", foreign)]), "{foreign}");
         }
         for site in ["cross-site", "same-site", "none", ""] {

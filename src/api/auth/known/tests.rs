@@ -236,7 +236,10 @@ async fn a_key_that_has_ended_opens_nothing(world: World) {
     world.store.create_key(key, None, &Author::engine()).await.unwrap();
     let keys = Keys::new(None);
     let access = world.try_key(&keys, &shown).await.unwrap();
-    assert_eq!(access.enter(UnixMillis(UnixMillis::now_outside().0 + 60_000)).unwrap_err().into_parts().1, "key_expired");
+    assert_eq!(
+        access.enter(UnixMillis(UnixMillis::now_outside().0 + 60_000)).unwrap_err().into_parts().1,
+        "key_expired"
+    );
     let (shown, mut key) = new_tenant_key(world.tenant.num, "over");
     key.expires_at = Some(key.created_at);
     world.store.create_key(key, None, &Author::engine()).await.unwrap();
