@@ -172,7 +172,8 @@ async fn delete(
     if !app.store().delete_key(tenant.num, key, &admin.author()).await? {
         return Err(Problem::no_such("key"));
     }
-    app.keys().forget_key(key);
+    // And the sessions that it has opened.
+    app.keys().forget_tenant(tenant.num);
     app.engine().call_others();
     Ok(StatusCode::NO_CONTENT)
 }

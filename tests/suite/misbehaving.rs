@@ -9,7 +9,7 @@ use crate::hook::Hook;
 use crate::receiver::Receiver;
 use crate::world::{World, attempts, text};
 
-const TIME_LIMIT_MS: u64 = 2_000;
+const TIME_LIMIT_MS: u64 = 3_000;
 const TOLERANCE_MS: u64 = 500;
 const KEPT: usize = 64 * 1024;
 
