@@ -51,6 +51,7 @@ impl App {
             listener: Some(listener.address()),
             arbiters: config.endpoint_threads,
             max_in_flight: requests,
+            keeps_connections: requests == config.max_in_flight,
             payload_memory: config.payload_memory_bytes,
             address: Some(config.advertise_url.unwrap_or_else(|| url.clone())),
         };

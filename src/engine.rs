@@ -137,6 +137,8 @@ pub struct EngineConfig {
     pub arbiters: usize,
     /// Requests in flight over all endpoints.
     pub max_in_flight: usize,
+    /// Whether connections to receivers are kept for the next request; not by whoever has few descriptors.
+    pub keeps_connections: bool,
     /// Payload bytes in memory beyond which deliveries wait as rows.
     pub payload_memory: usize,
     /// Where other nodes reach this one's API.
@@ -214,7 +216,7 @@ impl Engine {
         let position = store.position().await?;
         let routes = Arc::new(RouteTable::load(&store).await?);
         let log = Arc::new(LogIndex::open(&store, running.log.clone()).await?);
-        let arbiters = Arbiters::start(config.arbiters, &guard, &surroundings.dns)?;
+        let arbiters = Arbiters::start(config.arbiters, &guard, &surroundings.dns, config.keeps_connections)?;
         let cluster = Cluster::new(!store.is_shared());
         let shared = Arc::new(Shared::new(&store, &running, &routes, &guard, (tenure, Bell::default()), &config));
         let registry = registry::start(&arbiters, &shared, &running.feed);

@@ -36,7 +36,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 ///
 /// When the machine offers no root certificates.
 pub fn build_client(guard: Arc<Guard>, dns: Arc<Dns>) -> Result<reqwest::Client, ClientError> {
-    client_resolving_with(Arc::new(VettedResolver { guard: guard.clone(), dns }), guard, None)
+    client_resolving_with(Arc::new(VettedResolver { guard: guard.clone(), dns }), guard, None, MAX_IDLE_PER_HOST)
 }
 
 /// The client for calls from one node to another, which the operator has named; nobody guards those.
@@ -66,10 +66,12 @@ impl From<UnusableTls> for ClientError {
 }
 
 /// A client with a resolver of choice, since tests bring one that knows no network, and with a webhook's own TLS options.
+/// It keeps so many idle connections to each receiver.
 pub(super) fn client_resolving_with(
     resolver: Arc<dyn Resolve>,
     guard: Arc<Guard>,
     own: Option<&TlsOptions>,
+    max_idle: usize,
 ) -> Result<reqwest::Client, ClientError> {
     install_crypto_provider();
     let client = reqwest::Client::builder()
@@ -86,7 +88,7 @@ pub(super) fn client_resolving_with(
         .no_zstd()
         .no_deflate()
         .tcp_nodelay(true)
-        .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
+        .pool_max_idle_per_host(max_idle)
         .pool_idle_timeout(IDLE_TIMEOUT)
         .build()?;
     Ok(client)

@@ -32,9 +32,14 @@ pub(super) struct Arbiters {
 }
 
 impl Arbiters {
-    pub(super) fn start(endpoints: usize, guard: &Arc<Guard>, dns: &Arc<Dns>) -> Result<Self, StartError> {
+    pub(super) fn start(
+        endpoints: usize,
+        guard: &Arc<Guard>,
+        dns: &Arc<Dns>,
+        keeps_connections: bool,
+    ) -> Result<Self, StartError> {
         let tokens = Tokens::default();
-        let clients = || Clients::new(guard.clone(), dns.clone());
+        let clients = || Clients::new(guard.clone(), dns.clone(), keeps_connections);
         let sender = |_| Ok(Sender::new(clients()?, tokens.clone(), guard.clone()));
         let senders: Result<Vec<Sender>, ClientError> = (0..endpoints.max(1)).map(sender).collect();
         let senders = senders?;

@@ -85,6 +85,7 @@ impl World {
             listener: None,
             arbiters: 1,
             max_in_flight: 64,
+            keeps_connections: true,
             payload_memory: usize::MAX,
             address: None,
         };

@@ -26,7 +26,7 @@ const LEAST_CONNECTIONS: usize = 8;
 pub struct Shares {
     /// Connections to the API.
     pub connections: usize,
-    /// Requests to receivers at once; as many connections to receivers again may be kept.
+    /// Requests to receivers at once. Whoever gets all that were wanted has room to keep connections, too.
     pub requests: usize,
 }
 

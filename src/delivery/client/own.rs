@@ -15,7 +15,7 @@ use crate::delivery::guard::Guard;
 use crate::delivery::recent::{Digest, Recent};
 use crate::delivery::resolver::VettedResolver;
 
-use super::{ClientError, client_resolving_with};
+use super::{ClientError, MAX_IDLE_PER_HOST, client_resolving_with};
 
 /// Clients with options of their own on one thread. One with authorities of its own holds the system's once more.
 const MOST_CLIENTS: usize = 256;
@@ -30,6 +30,8 @@ pub struct Clients {
     resolver: Arc<dyn Resolve>,
     guard: Arc<Guard>,
     own: Arc<Mutex<Recent<Arc<OnceCell<reqwest::Client>>>>>,
+    /// Connections to one receiver that are kept while nothing is sent.
+    max_idle: usize,
 }
 
 impl std::fmt::Debug for Clients {
@@ -39,22 +41,24 @@ impl std::fmt::Debug for Clients {
 }
 
 impl Clients {
-    /// Clients whose names are resolved behind the guard.
+    /// Clients whose names are resolved behind the guard. Whoever has few descriptors keeps no idle connections.
     ///
     /// # Errors
     ///
     /// When the machine offers no root certificates.
-    pub fn new(guard: Arc<Guard>, dns: Arc<Dns>) -> Result<Self, ClientError> {
-        Self::resolving_with(Arc::new(VettedResolver { guard: guard.clone(), dns }), guard)
+    pub fn new(guard: Arc<Guard>, dns: Arc<Dns>, keeps_connections: bool) -> Result<Self, ClientError> {
+        let max_idle = if keeps_connections { MAX_IDLE_PER_HOST } else { 0 };
+        Self::resolving_with(Arc::new(VettedResolver { guard: guard.clone(), dns }), guard, max_idle)
     }
 
     /// The same with a resolver of choice.
     pub(in crate::delivery) fn resolving_with(
         resolver: Arc<dyn Resolve>,
         guard: Arc<Guard>,
+        max_idle: usize,
     ) -> Result<Self, ClientError> {
-        let plain = client_resolving_with(Arc::clone(&resolver), guard.clone(), None)?;
-        Ok(Self { plain, resolver, guard, own: Arc::new(Mutex::new(Recent::new(MOST_CLIENTS, IDLE))) })
+        let plain = client_resolving_with(Arc::clone(&resolver), guard.clone(), None, max_idle)?;
+        Ok(Self { plain, resolver, guard, own: Arc::new(Mutex::new(Recent::new(MOST_CLIENTS, IDLE))), max_idle })
     }
 
     /// The client that all webhooks without options of their own share.
@@ -72,7 +76,8 @@ impl Clients {
         let client = cell.get_or_try_init(async || {
             // The system's roots may have to be read from its disk.
             let (options, resolver, guard) = (options.clone(), Arc::clone(&self.resolver), self.guard.clone());
-            let build = move || client_resolving_with(resolver, guard, Some(&options));
+            let max_idle = self.max_idle;
+            let build = move || client_resolving_with(resolver, guard, Some(&options), max_idle);
             let build = tokio::task::spawn_blocking(build);
             build.await.map_err(|_| ClientError::Stopped)?
         });

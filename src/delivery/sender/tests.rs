@@ -98,11 +98,11 @@ fn guard() -> Arc<Guard> {
 
 fn sender() -> Sender {
     let dns = Arc::new(Dns::new(Vec::new(), 1).unwrap());
-    Sender::new(Clients::new(guard(), dns).unwrap(), Tokens::default(), guard())
+    Sender::new(Clients::new(guard(), dns, true).unwrap(), Tokens::default(), guard())
 }
 
 fn sender_resolving_with(resolver: impl reqwest::dns::Resolve + 'static, guard: Arc<Guard>) -> Sender {
-    let clients = Clients::resolving_with(Arc::new(resolver), guard.clone()).unwrap();
+    let clients = Clients::resolving_with(Arc::new(resolver), guard.clone(), 8).unwrap();
     Sender::new(clients, Tokens::default(), guard)
 }
 

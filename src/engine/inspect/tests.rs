@@ -61,6 +61,7 @@ async fn a_page_of_what_is_owed_is_full_although_deleted_webhooks_come_first() {
         listener: None,
         arbiters: 1,
         max_in_flight: 1,
+        keeps_connections: true,
         payload_memory: usize::MAX,
         address: None,
     };
