@@ -125,7 +125,7 @@ pub struct Written {
     /// HTTPS: a PEM file with the key of the certificate
     #[arg(long, env = "POSTHASTE_TLS_KEY_FILE", value_name = "FILE")]
     tls_key_file: Option<PathBuf>,
-    /// Origins whose pages may call the API from a browser, e.g. https://console.example.com [default: none]
+    /// Origins whose pages may call the API from a browser, e.g. `https://console.example.com` [default: none]
     #[arg(long, env = "POSTHASTE_CORS_ORIGINS", value_name = "ORIGIN,…")]
     cors_origins: Option<String>,
     /// Requests a second with one key of a tenant; 0 is no limit [default: 0]

@@ -395,10 +395,40 @@ mod tests {
         assert_eq!(faults::<WebhookPatch>(&long), [("/metadata".to_owned(), "out_of_range")]);
     }
 
+    /// With names that a JSON pointer has to escape.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "[a-z~/.*:]{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 24, 6, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                proptest::collection::hash_map("[a-z~/]{0,8}|maxRetries|type|ca|format", inner, 0..6)
+                    .prop_map(|members| members.into_iter().collect::<Value>()),
+            ]
+        })
+    }
+
     proptest! {
         #[test]
         fn no_value_panics(field in 0..FIELDS.len(), value in r#"[{}\[\]",:\\ua-d0-9eE.+ \-]{0,40}"#) {
             let _ = pointers(&format!(r#"{{"{}":{value}}}"#, FIELDS[field]));
+        }
+
+        #[test]
+        fn a_problem_points_at_what_was_sent_or_at_what_is_missing_there(
+            members in proptest::collection::hash_map(prop::sample::select(FIELDS), any_json(), 0..8),
+        ) {
+            let document: Value = members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            for pointer in pointers(&document.to_string()) {
+                let parent = pointer.rsplit_once('/').map_or("", |(parent, _)| parent);
+                let place = document.pointer(parent);
+                prop_assert!(place.is_some_and(|it| it.is_object() || it.is_array()), "{pointer} in {document}");
+            }
         }
     }
 }
