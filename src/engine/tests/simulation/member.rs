@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::engine::cluster::moves;
 use crate::engine::placement::Moves;
+use crate::store::journal::model::Tables;
 use crate::store::leases::{ShardNum, Survey};
 
 use super::process::Process;
@@ -77,11 +78,9 @@ impl Process {
 
     /// `Store::bury`, which waits for a batch of that node.
     async fn bury(&self, node: i64) -> Result<bool, Unreadable> {
-        let may_lock = || !self.world.tables.borrow().transactions.has_node(node);
-        self.world.tasks.until(|| may_lock().then_some(())).await;
-        let newest = self.world.tables.borrow().last_event();
-        let was_there = self.world.tables.borrow().leases.until(node).is_some();
-        let bury = self.write(|tables| {
+        let may_lock = |tables: &Tables| !tables.transactions.has_node(node);
+        let bury = self.write_when(may_lock, |tables| {
+            let (newest, was_there) = (tables.last_event(), tables.leases.until(node).is_some());
             let buried = tables.leases.bury(node, self.world.true_now(), newest);
             if buried && was_there {
                 self.world.note(|| format!("node {node} is buried"));
@@ -119,10 +118,9 @@ impl Process {
 
     /// `Store::release`, which waits for batches that write for these shards.
     pub(super) async fn release_shards(&self, shards: &[ShardNum], in_doubt: bool) -> Result<(), Unreadable> {
-        let is_locked = || shards.iter().any(|shard| self.world.tables.borrow().transactions.has_shard(*shard));
-        self.world.tasks.until(|| (!is_locked()).then_some(())).await;
-        let doubt = in_doubt.then(|| self.doubt());
-        let release = self.write(|tables| {
+        let may_lock = |tables: &Tables| !shards.iter().any(|shard| tables.transactions.has_shard(*shard));
+        let release = self.write_when(may_lock, |tables| {
+            let doubt = in_doubt.then(|| self.doubt(tables));
             tables.leases.release(&self.holding, shards, doubt);
             self.world.note(|| format!("process {} releases {shards:?}, in doubt: {in_doubt}", self.life));
             if in_doubt {

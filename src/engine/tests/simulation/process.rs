@@ -53,6 +53,8 @@ pub(super) struct Process {
     pub(super) is_rung: Cell<bool>,
     /// The database does not hear it, nor it the database.
     pub(super) is_cut_off: Cell<bool>,
+    /// Nothing comes of its renewals, though everything else works.
+    pub(super) renews_in_vain: Cell<bool>,
     pub(super) is_stopping: Cell<bool>,
     pub(super) cursor: RefCell<Cursor>,
     /// Changes of configuration that it has taken over.
@@ -98,6 +100,7 @@ impl Process {
             moves: RefCell::default(),
             is_rung: Cell::default(),
             is_cut_off: Cell::default(),
+            renews_in_vain: Cell::default(),
             is_stopping: Cell::default(),
             cursor: RefCell::default(),
             followed_to: Cell::new(world.config_changes.borrow().len()),
@@ -158,11 +161,21 @@ impl Process {
 
     /// A statement that changes something: it may fail, and where there is a network, its answer may be lost.
     pub(super) async fn write<T>(&self, write: impl FnOnce(&mut Tables) -> T) -> Result<T, Unreadable> {
+        self.write_when(|_| true, write).await
+    }
+
+    /// The same, once nobody has locked what it changes.
+    pub(super) async fn write_when<T>(
+        &self,
+        may_lock: impl Fn(&Tables) -> bool,
+        write: impl FnOnce(&mut Tables) -> T,
+    ) -> Result<T, Unreadable> {
         self.pause().await;
         let trouble = self.world.trouble.get();
         if self.is_cut_off.get() || self.world.is_shared && self.world.happens(trouble.read_fails) {
             return Err(Unreadable);
         }
+        self.world.tasks.until(|| may_lock(&self.world.tables.borrow()).then_some(())).await;
         let written = write(&mut self.world.tables.borrow_mut());
         self.pause().await;
         if self.world.happens(trouble.answer_lost) { Err(Unreadable) } else { Ok(written) }

@@ -216,10 +216,20 @@ impl Scheduler {
             90..130 => process.is_cut_off.set(false),
             130..200 => self.start_missing(),
             200..208 => self.kill(&process),
+            218..228 => self.let_lease_end(&process),
             // For longer than two leases.
             208..218 => self.pass(Duration::from_secs(33)),
             _ => {}
         }
+    }
+
+    /// Shortly before it may not be acted upon any more, there is work to do; shortly after, it is renewed.
+    fn let_lease_end(&self, process: &Rc<Process>) {
+        process.renews_in_vain.set(true);
+        self.pass(Duration::from_secs(11));
+        self.publish(process);
+        self.pass(Duration::from_secs(2));
+        process.renews_in_vain.set(false);
     }
 }
 
@@ -232,6 +242,7 @@ impl Scheduler {
         for process in self.world.processes() {
             self.world.tasks.thaw(process.life);
             process.is_cut_off.set(false);
+            process.renews_in_vain.set(false);
         }
         self.wait_until(|world| world.processes().iter().all(|process| !process.is_stopping.get()));
         self.world.tasks.bury();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::engine::shards::Terms;
+use crate::store::journal::model::Tables;
 use crate::store::state::Suspect;
 
 use super::process::Process;
@@ -57,6 +58,7 @@ impl Process {
             let (asked_at, until) = (self.world.elapsed(), act_until(&self.world));
             let now = || self.world.true_now();
             match self.write(|tables| tables.leases.renew(&self.holding, now(), LEASE)).await {
+                Ok(true) if self.renews_in_vain.get() => {}
                 Ok(true) => self.until.set(until),
                 Ok(false) => {
                     self.world.note(|| format!("process {} is deposed", self.life));
@@ -74,13 +76,12 @@ impl Process {
     pub(super) async fn give_up(&self, in_doubt: bool) {
         let held = self.holding.held();
         if self.release_shards(&held, in_doubt).await.is_ok() {
-            let doubt = self.doubt();
-            let _ = self.write(|tables| tables.leases.leave(&self.holding, doubt)).await;
+            let _ = self.write(|tables| tables.leases.leave(&self.holding, self.doubt(tables))).await;
         }
     }
 
     /// What may have been cut short is suspect, by the database's clock.
-    pub(super) fn doubt(&self) -> Suspect {
-        Suspect { events_to: self.world.tables.borrow().last_event(), due_to: self.world.true_now() }
+    pub(super) fn doubt(&self, tables: &Tables) -> Suspect {
+        Suspect { events_to: tables.last_event(), due_to: self.world.true_now() }
     }
 }
