@@ -166,11 +166,13 @@ impl Member {
 
     async fn look(self: &Arc<Self>) -> Result<(), StoreError> {
         let store = &self.shared.store;
+        // Whatever is given up while the others are looked at still looks like ours.
+        let left = self.leaving.lock().clone();
         let (Some(me), Some(mut survey)) = (self.shared.holding.node(), store.survey().await?) else { return Ok(()) };
         if self.bury_the_dead(me, &survey).await? {
             survey = store.survey().await?.unwrap_or(survey);
         }
-        self.give_back(me, &survey).await?;
+        self.give_back(me, &survey, &left).await?;
         let Moves { give, mut take } = moves(me, &survey);
         // Whoever gives one up may be about to say so again.
         take.retain(|shard| !self.leaving.lock().contains(&ShardNum::from(*shard)));
@@ -194,11 +196,11 @@ impl Member {
     }
 
     /// What this node has taken without having heard of it, because the answer was lost. Nothing was sent for it.
-    async fn give_back(&self, me: i64, survey: &Survey) -> Result<(), StoreError> {
+    async fn give_back(&self, me: i64, survey: &Survey, left: &BTreeSet<ShardNum>) -> Result<(), StoreError> {
         let holding = &self.shared.holding;
         let is_unknown = |shard: &ShardNum| {
             let is_mine = survey.shards.get(shard.place()).is_some_and(|(owner, _)| *owner == Some(me));
-            is_mine && !holding.has(*shard) && !self.leaving.lock().contains(shard)
+            is_mine && !holding.has(*shard) && !left.contains(shard) && !self.leaving.lock().contains(shard)
         };
         let unknown: Vec<ShardNum> = ShardNum::all().filter(is_unknown).collect();
         if !unknown.is_empty() {

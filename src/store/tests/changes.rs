@@ -156,7 +156,9 @@ async fn nothing_is_forgotten_that_may_still_become_visible_to_those_who_look() 
     slow.commit().await.unwrap();
     assert_eq!(store.news(&mut position).await, [webhook(1)]);
     forget(&store, 2).await;
-    assert!(store.news(&mut position).await.is_empty());
+    let last = store.news(&mut position).await;
+    // A transaction of another test, as old as what was forgotten, leaves it open whether anything was missed.
+    assert!(last.is_empty() || last == [Change::Anything], "{last:?}");
 }
 
 #[tokio::test]
