@@ -330,30 +330,24 @@ impl Store {
     }
 }
 
-/// These shards of a node, or all of them, are anybody's.
+/// These shards of a node, or all of them, are anybody's. What is in doubt was due by the clock here, if not by the
+/// database's: they may differ for a while.
 async fn give_up<C: ConnectionTrait>(
     on: &C,
     node: i64,
     shards: Option<&[ShardNum]>,
     in_doubt: bool,
 ) -> Result<(), DbErr> {
-    let doubt = if in_doubt {
-        format!(
-            ", suspect_events_to = GREATEST(suspect_events_to, COALESCE((SELECT MAX(seq) FROM event), 0)), \
-             suspect_due_to = GREATEST(suspect_due_to, {NOW})"
-        )
-    } else {
-        String::new()
-    };
-    let sql = format!("UPDATE shard SET owner = NULL, epoch = epoch + 1{doubt} WHERE owner = $1");
-    let statement = match shards {
-        None => about(node, sql),
-        Some(shards) => {
-            let values = [node.into(), nums(shards)];
-            Statement::from_sql_and_values(DbBackend::Postgres, format!("{sql} AND num = ANY($2)"), values)
-        }
-    };
-    on.execute_raw(statement).await?;
+    let newest = ", suspect_events_to = GREATEST(suspect_events_to, COALESCE((SELECT MAX(seq) FROM event), 0))";
+    let (now, events, by_own_clock) =
+        if in_doubt { (format!("{NOW}, "), newest, UnixMillis::now()) } else { (String::new(), "", UnixMillis(0)) };
+    let which = if shards.is_some() { "AND num = ANY($3)" } else { "" };
+    let sql = format!(
+        "UPDATE shard SET owner = NULL, epoch = epoch + 1, \
+         suspect_due_to = GREATEST(suspect_due_to, {now}$2){events} WHERE owner = $1 {which}"
+    );
+    let values = [Value::from(node), by_own_clock.0.into()].into_iter().chain(shards.map(nums));
+    on.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await?;
     Ok(())
 }
 

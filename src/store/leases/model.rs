@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::clock::UnixMillis;
-use crate::id::{EventSeq, Slot, WebhookNum};
+use crate::id::{Slot, WebhookNum};
 use crate::store::state::Suspect;
 
 use super::{Grant, Holding, Locked, Node, SHARDS, ShardNum, Survey};
@@ -62,11 +62,11 @@ impl Leases {
     }
 
     /// `Store::bury`.
-    pub(crate) fn bury(&mut self, node: i64, now: UnixMillis, newest: EventSeq) -> bool {
+    pub(crate) fn bury(&mut self, node: i64, now: UnixMillis, doubt: Suspect) -> bool {
         if self.nodes.get(&node).is_some_and(|row| row.until > now) {
             return false;
         }
-        self.give_up(node, |_| true, Some(Suspect { events_to: newest, due_to: now }));
+        self.give_up(node, |_| true, Some(doubt));
         self.nodes.remove(&node);
         true
     }

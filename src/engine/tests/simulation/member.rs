@@ -1,6 +1,7 @@
 //! Mirrors [`crate::engine::cluster`]: looks who is there, buries the dead, takes shards and hands them over, as the real
 //! placement says.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -40,11 +41,12 @@ impl Process {
     /// `Member::look`.
     async fn look_around(self: &Rc<Self>) -> Result<(), Unreadable> {
         let Some(me) = self.holding.node() else { return Ok(()) };
+        let left = self.leaving.borrow().clone();
         let mut survey = self.survey().await?;
         if self.bury_the_dead(me, &survey).await? {
             survey = self.survey().await?;
         }
-        self.give_back(me, &survey).await?;
+        self.give_back(me, &survey, &left).await?;
         let Moves { give, mut take } = self.moves(me, survey);
         take.retain(|shard| !self.leaving.borrow().contains(&ShardNum::from(*shard)));
         self.take(take.into_iter().map(ShardNum::from).collect()).await?;
@@ -80,8 +82,8 @@ impl Process {
     async fn bury(&self, node: i64) -> Result<bool, Unreadable> {
         let may_lock = |tables: &Tables| !tables.transactions.has_node(node);
         let bury = self.write_when(may_lock, |tables| {
-            let (newest, was_there) = (tables.last_event(), tables.leases.until(node).is_some());
-            let buried = tables.leases.bury(node, self.world.true_now(), newest);
+            let was_there = tables.leases.until(node).is_some();
+            let buried = tables.leases.bury(node, self.world.true_now(), self.doubt(tables));
             if buried && was_there {
                 self.world.note(|| format!("node {node} is buried"));
                 if let Some(process) = self.world.process_of(node) {
@@ -93,10 +95,10 @@ impl Process {
         bury.await
     }
 
-    async fn give_back(&self, me: i64, survey: &Survey) -> Result<(), Unreadable> {
+    async fn give_back(&self, me: i64, survey: &Survey, left: &BTreeSet<ShardNum>) -> Result<(), Unreadable> {
         let is_unknown = |shard: &ShardNum| {
             let is_mine = survey.shards.get(shard.place()).is_some_and(|(owner, _)| *owner == Some(me));
-            is_mine && !self.holding.has(*shard) && !self.leaving.borrow().contains(shard)
+            is_mine && !self.holding.has(*shard) && !left.contains(shard) && !self.leaving.borrow().contains(shard)
         };
         let unknown: Vec<ShardNum> = ShardNum::all().filter(is_unknown).collect();
         if unknown.is_empty() { Ok(()) } else { self.release_shards(&unknown, false).await }
@@ -169,7 +171,7 @@ impl Process {
     }
 
     /// `Bell::ring_for_fanouts`.
-    pub(super) fn ring_for_fanouts(&self, shards: &std::collections::BTreeSet<ShardNum>) {
+    pub(super) fn ring_for_fanouts(&self, shards: &BTreeSet<ShardNum>) {
         for other in self.world.processes() {
             let concerns = shards.iter().any(|shard| other.holding.serves_shard(*shard));
             if concerns && !self.world.happens(self.world.trouble.get().call_lost) {

@@ -80,8 +80,8 @@ impl Process {
         }
     }
 
-    /// What may have been cut short is suspect, by the database's clock.
+    /// What may have been cut short is suspect, as `leases::give_up` says it.
     pub(super) fn doubt(&self, tables: &Tables) -> Suspect {
-        Suspect { events_to: tables.last_event(), due_to: self.world.true_now() }
+        Suspect { events_to: tables.last_event(), due_to: self.world.true_now().max(self.wall()) }
     }
 }
