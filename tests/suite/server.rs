@@ -15,6 +15,9 @@ pub(crate) type Env = BTreeMap<&'static str, String>;
 /// In an environment: another program than the one that is tested.
 pub(crate) const BINARY: &str = "TEST_BINARY";
 
+/// For a command that does its work and ends.
+const COMMAND: Duration = Duration::from_secs(240);
+
 /// An exit on request must fit into the grace for requests in flight, with room for a busy machine.
 const EXIT: Duration = Duration::from_secs(45);
 
@@ -80,7 +83,8 @@ fn name() -> String {
 pub(crate) async fn run(dir: &Path, args: &[&str], env: &Env) -> (ExitStatus, Output) {
     let (child, output) = spawn(dir, args, env);
     let mut server = Server { child, output, url: String::new() };
-    let status = server.ended().await;
+    // A benchmark waits for hundreds of commits, which a busy disk may take long for.
+    let status = server.ended_within(COMMAND).await;
     (status, server.output.clone())
 }
 
@@ -168,7 +172,11 @@ impl Server {
 
     /// Waits until it has ended by itself.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        fact::until_within(EXIT, "the process ends", async || self.child.try_wait().expect("a child")).await
+        self.ended_within(EXIT).await
+    }
+
+    async fn ended_within(&mut self, time: Duration) -> ExitStatus {
+        fact::until_within(time, "the process ends", async || self.child.try_wait().expect("a child")).await
     }
 }
 
