@@ -39,6 +39,8 @@ const MANY: usize = 10_000;
 pub enum Stale {
     /// This tenant was changed or deleted, or a key of it.
     Tenant(TenantNum),
+    /// A session of an admin has ended.
+    AdminKeys,
     Everything,
 }
 
@@ -88,6 +90,7 @@ struct Digest {
     webhooks: BTreeSet<WebhookNum>,
     tenants: BTreeSet<TenantNum>,
     deleted: BTreeSet<TenantNum>,
+    admin_keys: bool,
 }
 
 impl Digest {
@@ -99,6 +102,7 @@ impl Digest {
                 Change::Webhook(num) => digest.webhooks.insert(*num),
                 Change::Tenant(num) => digest.tenants.insert(*num),
                 Change::TenantDeleted(num) => digest.tenants.insert(*num) | digest.deleted.insert(*num),
+                Change::AdminKeys => !std::mem::replace(&mut digest.admin_keys, true),
                 Change::Anything => return None,
             };
         }
@@ -148,7 +152,7 @@ impl Follower {
     }
 
     async fn take_over(&mut self, digest: &Digest) -> Result<(), StoreError> {
-        let Digest { webhooks, tenants, deleted } = digest;
+        let Digest { webhooks, tenants, deleted, admin_keys } = digest;
         let webhooks: Vec<WebhookNum> = webhooks.iter().copied().collect();
         for some in webhooks.chunks(CHUNK) {
             let gone = self.route(some).await?;
@@ -164,6 +168,9 @@ impl Follower {
         }
         for tenant in tenants {
             self.shared.listeners.tell(Stale::Tenant(*tenant));
+        }
+        if *admin_keys {
+            self.shared.listeners.tell(Stale::AdminKeys);
         }
         Ok(())
     }

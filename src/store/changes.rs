@@ -26,10 +26,12 @@ const SWEEP: i64 = 1000;
 pub enum Change {
     /// Created, changed, switched off, deleted, or given another secret.
     Webhook(WebhookNum),
-    /// Its settings, or one of its keys is gone.
+    /// Its settings, or one of its keys or sessions is gone.
     Tenant(TenantNum),
     /// With all its keys and webhooks.
     TenantDeleted(TenantNum),
+    /// The session of an admin has ended.
+    AdminKeys,
     /// More than is told one by one, or nobody can say any more what it was.
     Anything,
 }
@@ -42,6 +44,7 @@ impl Change {
             Self::Tenant(num) => (1, num.0),
             Self::TenantDeleted(num) => (2, num.0),
             Self::Anything => (3, 0),
+            Self::AdminKeys => (4, 0),
         }
     }
 
@@ -51,6 +54,7 @@ impl Change {
             0 => Self::Webhook(WebhookNum(subject)),
             1 => Self::Tenant(TenantNum(subject)),
             2 => Self::TenantDeleted(TenantNum(subject)),
+            4 => Self::AdminKeys,
             _ => Self::Anything,
         }
     }
@@ -206,9 +210,12 @@ mod tests {
 
     #[test]
     fn what_is_stored_is_read_again_and_what_is_unknown_may_be_anything() {
-        let changes =
-            [Change::Webhook(WebhookNum(5)), Change::Tenant(TenantNum(6)), Change::TenantDeleted(TenantNum(7))];
-        for change in changes {
+        for change in [
+            Change::Webhook(WebhookNum(5)),
+            Change::Tenant(TenantNum(6)),
+            Change::TenantDeleted(TenantNum(7)),
+            Change::AdminKeys,
+        ] {
             let (kind, subject) = change.columns();
             assert_eq!(Change::of_columns(kind, subject), change);
         }

@@ -28,7 +28,7 @@ impl Store {
                 .await?;
             if ended.rows_affected > 0 {
                 audit::enter(on, by, Deed::new(Action::EndSession, tenant, id), UnixMillis::now()).await?;
-                changes::note(on, tenant.map_or(Change::Anything, Change::Tenant)).await?;
+                changes::note(on, tenant.map_or(Change::AdminKeys, Change::Tenant)).await?;
             }
             Ok(())
         })

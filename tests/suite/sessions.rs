@@ -5,7 +5,9 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
 use crate::client::{Answer, Client, send};
-use crate::databases::on_both;
+use crate::databases::{On, on_both};
+use crate::fact;
+use crate::fleet::Fleet;
 use crate::world::{World, new_key, text};
 
 /// A browser that shows a page of the server.
@@ -162,4 +164,28 @@ async fn an_admins_session_ends_with_the_admin_key_of_the_configuration() {
     world.restart().await;
     let again = Browser { anyone: world.anyone(), ..again };
     assert_eq!(again.get("/tenants").await.problem(401).code(), "invalid_key");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_is_closed_on_one_node_opens_nothing_on_any() {
+    On::Postgres
+        .run(async {
+            let mut fleet = Fleet::of_one(("POSTHASTE_LEASE_MS", "15000")).await;
+            fleet.grow_to(2).await;
+            let elsewhere = Client::open(fleet.server(1).url());
+            for key in [fleet.world.client().clone(), fleet.world.admin()] {
+                let browser = Browser::of(&mut fleet.world, &key).await;
+                let there =
+                    Browser { anyone: elsewhere.clone(), origin: String::new(), cookie: browser.cookie.clone() };
+                there.get("/session").await.expect(200);
+
+                assert_eq!(browser.act(Method::DELETE, "/session").await.status, 204);
+
+                let is_closed = async || (there.get("/session").await.status == 401).then_some(());
+                fact::until("the other node has heard of it", is_closed).await;
+                send(key.call(Method::GET, "/session")).await.expect(200);
+            }
+            fleet.stop_all().await;
+        })
+        .await;
 }

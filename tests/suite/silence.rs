@@ -6,10 +6,8 @@ use http::Method;
 use serde_json::json;
 
 use crate::client::try_send;
-use crate::cluster::Database;
 use crate::databases::On;
 use crate::fact;
-use crate::proxy::Proxy;
 use crate::receiver::{Receiver, Reply};
 use crate::world::{World, each_attempt, id_of};
 
@@ -27,10 +25,7 @@ async fn a_database_that_falls_silent_costs_time_and_neither_an_event_nor_a_try(
     On::Postgres
         .run(async {
             let mut world = World::start().await;
-            let proxy = Proxy::new(Database::socket());
-            let url = world.database().url_at(proxy.dir());
-            world.stop().await;
-            world.env().insert("POSTHASTE_DATABASE_URL", url);
+            let proxy = world.stop_before_a_proxy().await;
             world.restart().await;
             // The first request is under way when the lease ends.
             let receiver = Receiver::says(|asked| if asked == 0 { Reply::Hang } else { Reply::Status(200) });
@@ -98,10 +93,7 @@ async fn shards_whose_taking_was_not_answered_are_served_all_the_same() {
     On::Postgres
         .run(async {
             let (mut world, hook) = World::with_webhook(Receiver::ok()).await;
-            let proxy = Proxy::new(Database::socket());
-            let url = world.database().url_at(proxy.dir());
-            world.stop().await;
-            world.env().insert("POSTHASTE_DATABASE_URL", url);
+            let proxy = world.stop_before_a_proxy().await;
             proxy.lose_answer_to("UPDATE shard SET owner = me.num");
             world.restart().await;
 

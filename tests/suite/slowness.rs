@@ -10,12 +10,10 @@ use serde_json::json;
 
 use crate::checker::audit;
 use crate::client::try_send;
-use crate::cluster::Database;
 use crate::databases::On;
 use crate::fact;
 use crate::hook::Hook;
 use crate::load::{Load, mixed_hooks};
-use crate::proxy::Proxy;
 use crate::world::World;
 
 /// For each question; a batch asks half a dozen.
@@ -38,10 +36,7 @@ async fn a_database_that_takes_two_seconds_for_a_question_costs_time_and_no_even
     On::Postgres
         .run(async {
             let mut world = World::start().await;
-            let proxy = Proxy::new(Database::socket());
-            let url = world.database().url_at(proxy.dir());
-            world.stop().await;
-            world.env().insert("POSTHASTE_DATABASE_URL", url);
+            let proxy = world.stop_before_a_proxy().await;
             world.restart().await;
             let hooks = mixed_hooks(&world).await;
             let load = Arc::new(Load::default());

@@ -13,6 +13,7 @@ use crate::cluster::Database;
 use crate::databases::{self, On};
 use crate::fact;
 use crate::hook::Hook;
+use crate::proxy::Proxy;
 use crate::receiver::Receiver;
 use crate::server::{self, Env, Server};
 
@@ -189,6 +190,15 @@ impl World {
 
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         self.server.ended().await
+    }
+
+    /// Stops the server; when it is started again, it reaches PostgreSQL through this proxy.
+    pub(crate) async fn stop_before_a_proxy(&mut self) -> Proxy {
+        let proxy = Proxy::new(Database::socket());
+        let url = self.database().url_at(proxy.dir());
+        self.stop().await;
+        self.env().insert("POSTHASTE_DATABASE_URL", url);
+        proxy
     }
 
     /// Starts the ended server again: same database, same port, same tenant.

@@ -201,6 +201,7 @@ impl Keys {
     pub(in crate::api) fn forget(&self, stale: Stale) {
         match stale {
             Stale::Tenant(num) => self.forget_tenant(num),
+            Stale::AdminKeys => self.known.write().forget_keys(|_, access| access.tenant.is_none()),
             Stale::Everything => {
                 let mut known = self.known.write();
                 known.forget_keys(|_, _| true);
