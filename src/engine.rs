@@ -327,8 +327,10 @@ impl Engine {
     ) -> Result<Vec<Published>, EngineError> {
         let draft = |event: NewEvent| {
             let NewEvent { kind, data, occurred_at, caller } = event;
-            let targets = self.inner.routes.matching(tenant, &kind);
-            Draft { tenant, kind: kind.into(), occurred_at, data, caller, targets }
+            let routes = &self.inner.routes;
+            let targets = routes.matching(tenant, &kind);
+            let is_ordered = routes.is_any_ordered(tenant, &targets);
+            Draft { tenant, kind: kind.into(), occurred_at, data, caller, targets, is_ordered }
         };
         let drafts = events.into_iter().map(draft).collect();
         Ok(self.inner.journal.publish(drafts, once).await?)

@@ -89,5 +89,7 @@ impl Engine {
 }
 
 fn route_of(webhook: &Webhook) -> Route {
-    Route { num: webhook.num, tenant: webhook.tenant, events: webhook.events.clone(), is_active: webhook.is_active }
+    let Webhook { num, tenant, is_active, .. } = *webhook;
+    let is_ordered = webhook.policy["ordered"] == true;
+    Route { num, tenant, events: webhook.events.clone(), is_active, is_ordered }
 }

@@ -21,13 +21,13 @@ use crate::store::StoreError;
 use crate::store::fanouts::Fanout;
 use crate::store::journal::feed::{Feed, Next};
 use crate::store::journal::{Record, Stopped};
-use crate::store::news::Cursor;
 
 use super::registry::{Item, Offered, RegistryHandle};
 use super::shared::Shared;
 
 use self::line::Line;
 use self::porter::Porter;
+use self::shared::Sight;
 
 /// Targets offered at once.
 const CHUNK: usize = 256;
@@ -46,7 +46,7 @@ pub(super) struct Dispatcher {
     feed: Arc<Feed>,
     registry: RegistryHandle,
     /// How far the store was looked through, where other nodes commit, too.
-    cursor: AsyncMutex<Cursor>,
+    sight: AsyncMutex<Sight>,
     overflowed: UnboundedSender<Vec<WebhookNum>>,
     overflow: Option<UnboundedReceiver<Vec<WebhookNum>>>,
 }
@@ -63,8 +63,8 @@ impl Dispatcher {
     pub(super) fn new(shared: &Arc<Shared>, feed: &Arc<Feed>, registry: &RegistryHandle) -> Self {
         let (overflowed, overflow) = unbounded_channel();
         let (shared, feed, registry) = (shared.clone(), feed.clone(), registry.clone());
-        let cursor = AsyncMutex::default();
-        Self { shared, feed, registry, cursor, overflowed, overflow: Some(overflow) }
+        let sight = AsyncMutex::new(Sight::new());
+        Self { shared, feed, registry, sight, overflowed, overflow: Some(overflow) }
     }
 
     pub(super) async fn run(mut self) {

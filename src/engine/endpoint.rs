@@ -173,7 +173,11 @@ impl Endpoint {
         let run = attempt::run(means, self.serving.clone(), entry, share);
         let ended = AbortOnDrop::spawn(run).into_actor(self).map(move |ended, actor, ctx| match ended {
             Some(Ended::Made(attempted)) => actor.attempted(event, &called, attempted, ctx),
-            Some(Ended::CutShort) => actor.hear(Input::CutShort { event }, ctx),
+            Some(Ended::CutShort) => {
+                actor.watch.say(Sign::CutShort(event));
+                actor.suspect = actor.suspect.and(Suspect { events_to: event, due_to: UnixMillis::now() });
+                actor.hear(Input::CutShort { event }, ctx);
+            }
             None => actor.hear(Input::NotSent { event }, ctx),
         });
         ctx.spawn(ended);

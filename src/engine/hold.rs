@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
@@ -12,6 +13,12 @@ use crate::store::webhooks::Webhook;
 use super::endpoint::STORE_PAUSE;
 use super::shared::Shared;
 use super::{Engine, EngineError};
+
+/// How long a purge waits for what this node has not come to yet, after it has taken shards over: a start reads very much.
+const FINDING: Duration = Duration::from_secs(10);
+
+/// A look takes a few milliseconds.
+const FIND_POLL: Duration = Duration::from_millis(5);
 
 impl Engine {
     /// Holds what the webhook is owed, now and from now on. Requests under way end as they would.
@@ -68,6 +75,7 @@ impl Engine {
         let journal = &self.inner.journal;
         // The feed hears of an event a moment after its publisher.
         journal.barrier().await.map_err(|_| EngineError::Stopping)?;
+        self.find_all().await?;
         let newest = self.inner.feed.heard_of();
         let through = before.map_or(newest, |before| newest.min(EventSeq(EventSeq::first_at(before).0 - 1)));
         self.inner.registry.cover(webhook, through).await;
@@ -97,6 +105,16 @@ impl Engine {
 }
 
 impl Engine {
+    /// Waits for what has been accepted to be found, for a while: it gets no rows before, and is left alone.
+    async fn find_all(&self) -> Result<(), EngineError> {
+        let (feed, quiet) = (&self.inner.feed, &self.inner.shared.quiet);
+        let (newest, end) = (feed.committed(), Instant::now() + FINDING);
+        while self.inner.store.is_shared() && !feed.has_found(newest) && Instant::now() < end {
+            quiet.run_until_cancelled(tokio::time::sleep(FIND_POLL)).await.ok_or(EngineError::Stopping)?;
+        }
+        Ok(())
+    }
+
     /// The registry drops offers of these from now on, so whatever happens they must be found.
     async fn owed_only_by_fanout(&self, webhook: WebhookNum, through: EventSeq) -> Result<Vec<EventSeq>, EngineError> {
         loop {

@@ -17,13 +17,15 @@ pub const DISABLED_EVENT: &str = "webhook.disabled";
 /// Publishes that something happened to a webhook. What cannot be accepted now is in the log alone.
 pub(super) async fn tell(shared: &Shared, serving: &Serving, kind: &'static str, reason: &str) {
     let data = serde_json::json!({ "webhookId": serving.id, "name": serving.name, "reason": reason });
+    let targets = shared.routes.matching_by_name(serving.tenant, kind);
     let draft = Draft {
         tenant: serving.tenant,
         kind: kind.into(),
         occurred_at: None,
         data: RawValue::from_string(data.to_string()).unwrap_or_default(),
         caller: None,
-        targets: shared.routes.matching_by_name(serving.tenant, kind),
+        is_ordered: shared.routes.is_any_ordered(serving.tenant, &targets),
+        targets,
     };
     if let Err(error) = shared.journal.publish(vec![draft], None).await {
         tracing::warn!(webhook = %serving.name, kind, %error, "an operational event could not be published");

@@ -6,7 +6,7 @@ mod handle;
 mod messages;
 mod quit;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,6 +19,7 @@ use crate::fault;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::events::Event;
 use crate::store::journal::feed::Feed;
+use crate::store::leases::ShardNum;
 use crate::store::state::Suspect;
 
 use super::arbiters::{Arbiters, Place};
@@ -48,6 +49,8 @@ pub(super) struct Registry {
     covered: HashMap<WebhookNum, EventSeq>,
     /// What endpoints may have sent that crashed, and that may be started long after: they may be held by then.
     suspects: HashMap<WebhookNum, Suspect>,
+    /// Shards of which requests were cut short: nobody else knows which.
+    cut: HashSet<ShardNum>,
     notices: UnboundedSender<Notice>,
     incoming: Option<UnboundedReceiver<Notice>>,
     handle: Option<RegistryHandle>,
@@ -110,6 +113,7 @@ pub(super) fn start(arbiters: &Arbiters, shared: &Arc<Shared>, feed: &Arc<Feed>)
         endpoints: HashMap::new(),
         covered: HashMap::new(),
         suspects: HashMap::new(),
+        cut: HashSet::new(),
         notices,
         incoming: Some(incoming),
         handle: None,
@@ -182,8 +186,8 @@ impl Registry {
             self.endpoints.remove(&serving.num);
             return;
         }
-        let suspect =
-            self.suspects.get(&serving.num).copied().unwrap_or_else(|| self.shared.holding.suspect_of(serving.num));
+        let known = self.shared.holding.suspect_of(serving.num);
+        let suspect = self.suspects.get(&serving.num).map_or(known, |suspect| suspect.and(known));
         let addr = self.bear(serving, suspect);
         let known = Known {
             life: Life::Live(addr),
@@ -314,16 +318,22 @@ impl Registry {
         }
     }
 
+    fn suspect(&mut self, num: WebhookNum, suspect: Suspect) {
+        let known = self.suspects.entry(num).or_insert(suspect);
+        *known = known.and(suspect);
+    }
+
     fn tell_if_drained(&mut self) {
         if self.drained.is_none() {
             return;
         }
         let is_gone = |known: &Known| matches!(known.life, Life::Resting | Life::Quarantined);
         let all_gone = self.endpoints.values().all(is_gone);
-        // One that crashed and rests has not yet left word of what it may have sent: that stop is not a clean one.
+        // Of one that crashed and rests, or of what was cut short, nobody else knows: that stop is not a clean one.
         if all_gone
             && let Some(drained) = self.drained.take()
             && self.endpoints.is_empty()
+            && self.cut.is_empty()
         {
             let _ = drained.send(());
         }
@@ -339,6 +349,7 @@ impl StreamHandler<Notice> for Registry {
         match sign {
             Sign::Idle => self.retire(num),
             Sign::Busy => self.resume(num),
+            Sign::CutShort(event) => self.cut_short(num, event),
             Sign::Retired => self.retired(num),
             Sign::Crashed => self.crashed(num),
         }
@@ -422,8 +433,7 @@ impl Handler<Suspected> for Registry {
     type Result = ();
 
     fn handle(&mut self, Suspected(num, suspect): Suspected, _: &mut Self::Context) {
-        let known = self.suspects.entry(num).or_insert(suspect);
-        *known = known.and(suspect);
+        self.suspect(num, suspect);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Read on every publish, changed one webhook at a time. A publish costs what it matches, not what the tenant has.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
@@ -24,6 +24,7 @@ struct TenantRoutes {
     prefixes: HashMap<String, Subscribers>,
     /// What each webhook is entered under.
     webhooks: HashMap<WebhookNum, Box<[String]>>,
+    ordered: BTreeSet<WebhookNum>,
 }
 
 /// The webhooks of one subscription.
@@ -76,6 +77,18 @@ impl RouteTable {
         tenants.get(&tenant).map_or_else(|| Arc::new([]) as Arc<[_]>, |routes| routes.matching(kind, None))
     }
 
+    /// Whether any of these, ascending, gets its events in order.
+    #[must_use]
+    pub fn is_any_ordered(&self, tenant: TenantNum, webhooks: &[WebhookNum]) -> bool {
+        let tenants = self.tenants.read();
+        let Some(ordered) = tenants.get(&tenant).map(|routes| &routes.ordered) else { return false };
+        if ordered.len() < webhooks.len() {
+            ordered.iter().any(|num| webhooks.binary_search(num).is_ok())
+        } else {
+            webhooks.iter().any(|num| ordered.contains(num))
+        }
+    }
+
     /// Enters the webhook, in place of what it was entered as before; an inactive one matches nothing.
     pub fn set(&self, route: Route) {
         let mut tenants = self.tenants.write();
@@ -83,11 +96,14 @@ impl RouteTable {
         routes.remove(route.num);
         let subscriptions = if route.is_active { route.events } else { Vec::new() };
         routes.insert(route.num, subscriptions);
+        if route.is_ordered {
+            routes.ordered.insert(route.num);
+        }
     }
 
     /// The webhook stays known but matches nothing.
     pub fn deactivate(&self, tenant: TenantNum, num: WebhookNum) {
-        self.set(Route { num, tenant, events: Vec::new(), is_active: false });
+        self.set(Route { num, tenant, events: Vec::new(), is_active: false, is_ordered: false });
     }
 
     /// Answers whether it was there.
@@ -142,6 +158,7 @@ impl TenantRoutes {
 
     fn remove(&mut self, num: WebhookNum) -> bool {
         let Some(subscriptions) = self.webhooks.remove(&num) else { return false };
+        self.ordered.remove(&num);
         for subscription in subscriptions {
             self.list(&subscription).remove(num);
         }
@@ -177,7 +194,7 @@ mod tests {
 
     fn route(num: i64, events: &[&str], is_active: bool) -> Route {
         let events = events.iter().map(|&event| event.to_owned()).collect();
-        Route { num: WebhookNum(num), tenant: TENANT, events, is_active }
+        Route { num: WebhookNum(num), tenant: TENANT, events, is_active, is_ordered: false }
     }
 
     fn matching(table: &RouteTable, kind: &str) -> Vec<i64> {
@@ -211,6 +228,23 @@ mod tests {
         table.set(route(1, &["b"], true));
         assert!(table.remove(TENANT, WebhookNum(1)) && !table.remove(TENANT, WebhookNum(1)));
         assert!(table.remove_tenant(TENANT).is_empty());
+    }
+
+    #[test]
+    fn who_is_ordered_is_known_for_as_long_as_it_is() {
+        let (table, ordered) = (RouteTable::default(), Route { is_ordered: true, ..route(2, &["a"], true) });
+        table.set(route(1, &["a"], true));
+        table.set(ordered.clone());
+        let is_any_ordered = |nums: &[i64]| {
+            let nums: Vec<WebhookNum> = nums.iter().copied().map(WebhookNum).collect();
+            table.is_any_ordered(TENANT, &nums)
+        };
+        assert!(is_any_ordered(&[1, 2, 3]) && !is_any_ordered(&[1, 3]) && !is_any_ordered(&[]));
+        assert!(!table.is_any_ordered(TenantNum(2), &[WebhookNum(2)]));
+        table.set(route(2, &["a"], true));
+        assert!(!is_any_ordered(&[1, 2, 3]));
+        table.set(ordered);
+        assert!(table.remove(TENANT, WebhookNum(2)) && !is_any_ordered(&[2]));
     }
 
     #[test]

@@ -41,6 +41,7 @@ impl Engine {
             data,
             caller: None,
             targets: Arc::new([webhook.num]),
+            is_ordered: self.inner.routes.is_any_ordered(webhook.tenant, &[webhook.num]),
         };
         let published = self.inner.journal.publish(vec![draft], None).await?;
         let Some(Published::Accepted(receipt)) = published.first() else { return Err(EngineError::NotFound) };

@@ -124,6 +124,7 @@ impl World {
             data: RawValue::from_string("{}".to_owned()).unwrap(),
             caller: None,
             targets: webhooks.iter().map(|webhook| webhook.num).collect(),
+            is_ordered: false,
         };
         let published = self.engine.inner.journal.publish(vec![draft], None).await.unwrap();
         let [Published::Accepted(receipt)] = published.as_slice() else { panic!("{published:?}") };

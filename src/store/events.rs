@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use entity::event::{Column, Entity, Model};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use crate::clock::UnixMillis;
 use crate::id::{EventSeq, TenantNum};
@@ -52,6 +52,13 @@ pub struct EventFilter {
     pub until: Option<UnixMillis>,
 }
 
+/// The key of the newest event that can be seen from there; zero when there is none.
+pub(super) async fn newest_event<C: ConnectionTrait>(on: &C) -> Result<EventSeq, StoreError> {
+    let newest = Entity::find().select_only().column(Column::Seq).order_by_desc(Column::Seq);
+    let seq: Option<i64> = newest.into_tuple().one(on).await?;
+    Ok(EventSeq(seq.unwrap_or(0)))
+}
+
 impl Store {
     pub async fn event(&self, tenant: TenantNum, seq: EventSeq) -> Result<Option<StoredEvent>, StoreError> {
         let query = Entity::find_by_id(seq.0).filter(Column::TenantNum.eq(tenant.0));
@@ -60,14 +67,7 @@ impl Store {
 
     /// The key of the newest event of all; zero when there is none.
     pub async fn last_event(&self) -> Result<EventSeq, StoreError> {
-        let seq: Option<i64> = Entity::find()
-            .select_only()
-            .column(Column::Seq)
-            .order_by_desc(Column::Seq)
-            .into_tuple()
-            .one(self.readers())
-            .await?;
-        Ok(EventSeq(seq.unwrap_or(0)))
+        newest_event(self.readers()).await
     }
 
     /// Newest first, those below `before`.

@@ -18,6 +18,8 @@ pub struct Fanout {
     pub shard: i16,
     /// Ascending.
     pub targets: Arc<[WebhookNum]>,
+    /// It was accepted here, and is offered when it is found among what other nodes have accepted: in their order.
+    pub in_order: bool,
 }
 
 impl Fanout {
@@ -124,6 +126,6 @@ impl Store {
         let FanoutRow { event_seq, shard, targets, tenant_num, kind, body } = row;
         let (seq, tenant, body) = (EventSeq(event_seq), TenantNum(tenant_num), payload::counted(body));
         let event = self.share(Event { seq, tenant, kind, body });
-        Ok(Fanout { event, shard, targets: targets::decode(&targets)?.into() })
+        Ok(Fanout { event, shard, targets: targets::decode(&targets)?.into(), in_order: false })
     }
 }

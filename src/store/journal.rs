@@ -69,6 +69,9 @@ pub struct Draft {
     pub caller: Option<Caller>,
     /// Whom it is owed to, ascending.
     pub targets: Arc<[WebhookNum]>,
+    /// One of them gets its events in order: of the nodes that share a database, none may have accepted one before and this
+    /// one come first.
+    pub is_ordered: bool,
 }
 
 impl Draft {
@@ -205,6 +208,12 @@ struct PublishRequest {
     once: Option<OnceKey>,
     answer: oneshot::Sender<Result<Vec<Published>, PublishError>>,
     room: OwnedSemaphorePermit,
+}
+
+impl PublishRequest {
+    fn is_ordered(&self) -> bool {
+        self.drafts.iter().any(|draft| draft.is_ordered)
+    }
 }
 
 /// The way into the writer. Cheap to clone.

@@ -13,8 +13,17 @@ use crate::id::{EventSeq, TenantNum};
 use super::events::Event;
 use super::fanouts::Fanout;
 use super::journal::Found;
-use super::leases::{Holding, ShardNum};
+use super::journal::feed::Feed;
+use super::leases::{Holding, ShardNum, Snapshot};
 use super::{Store, StoreError, dialect, payload, targets};
+
+/// What is looked for.
+#[derive(Clone, Copy)]
+pub enum Which<'a> {
+    All,
+    /// What other nodes have committed, and what this one has that is to be found.
+    News(&'a Feed),
+}
 
 /// How far somebody has looked.
 #[derive(Debug, Default)]
@@ -25,11 +34,21 @@ pub struct Cursor {
     look: Option<Look>,
 }
 
-#[derive(Debug, Clone, Copy)]
+/// Finds what could be seen when it began, page by page, in the order in which transactions began. So of two events of which
+/// one was published when the other was accepted, it never finds the later one first: what it does not see of what was committed
+/// meanwhile, the next look does.
+#[derive(Debug, Clone)]
 pub(crate) struct Look {
     /// Where the next page begins.
     pub(crate) after: Place,
-    settles: u64,
+    began: Arc<Snapshot>,
+}
+
+impl Look {
+    /// Whether it finds what this transaction has written.
+    pub(crate) fn shows(&self, transaction: u64) -> bool {
+        self.began.shows(transaction)
+    }
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -57,20 +76,19 @@ pub(crate) type Place = (u64, i64, i16);
 impl Cursor {
     /// The look that is under way.
     pub(crate) fn look(&self) -> Option<Look> {
-        self.look
+        self.look.clone()
     }
 
-    /// A look that begins now. `settles` was asked for before any page is read: what is committed in between is found by
-    /// the next look as well.
-    pub(crate) fn begin(&self, settles: u64) -> Look {
-        Look { after: (self.settled, 0, -1), settles }
+    /// A look that begins now.
+    pub(crate) fn begin(&self, now: Snapshot) -> Look {
+        Look { after: (self.settled, 0, -1), began: Arc::new(now) }
     }
 
     /// A page was read, up to there if there is more.
     pub(crate) fn has_read(&mut self, look: Look, cut_at: Option<Place>) {
         match cut_at {
             Some(after) => self.look = Some(Look { after, ..look }),
-            None => *self = Self { settled: look.settles, look: None },
+            None => *self = Self { settled: look.began.settled_to(), look: None },
         }
     }
 
@@ -80,12 +98,12 @@ impl Cursor {
 }
 
 impl Store {
-    /// The next `limit` open fan-outs of the shards that are served: those of other nodes, or `all`.
+    /// Of the next `limit` open fan-outs of the shards that are served, those that the look finds.
     pub async fn visible_fanouts(
         &self,
         holding: &Holding,
         cursor: &mut Cursor,
-        all: bool,
+        which: Which<'_>,
         limit: usize,
     ) -> Result<News, StoreError> {
         let shards = holding.served();
@@ -94,11 +112,12 @@ impl Store {
         }
         let look = match cursor.look() {
             Some(look) => look,
-            None => cursor.begin(self.snapshot(self.engine_readers()).await?.settled_to()),
+            None => cursor.begin(self.snapshot(self.engine_readers()).await?),
         };
-        let rows = self.page_of_news(&shards, holding, look, all, limit).await?;
+        let mut rows = self.page_of_news(&shards, holding, &look, which, limit).await?;
         let is_cut = rows.len() >= limit;
         let last = rows.last().map(|row| (row.tx.cast_unsigned(), row.event_seq, row.shard));
+        rows.retain(|row| look.shows(row.tx.cast_unsigned()));
         let found: Result<Vec<Found>, StoreError> = rows.into_iter().map(|row| self.found(holding, row)).collect();
         let found = found?;
         cursor.has_read(look, last.filter(|_| is_cut));
@@ -109,17 +128,22 @@ impl Store {
         &self,
         shards: &[ShardNum],
         holding: &Holding,
-        look: Look,
-        all: bool,
+        look: &Look,
+        which: Which<'_>,
         limit: usize,
     ) -> Result<Vec<NewsRow>, StoreError> {
         // Bits 13 to 20 of an event's key are the slot of the node that accepted it.
         let sql = "SELECT f.tx::text::int8 AS tx, f.event_seq, f.shard, f.targets, e.tenant_num, e.kind, e.body \
                    FROM fanout f JOIN event e ON e.seq = f.event_seq \
                    WHERE (f.tx, f.event_seq, f.shard) > ($1::text::xid8, $2, $3) AND f.shard = ANY($4) \
-                     AND ($5 OR ((f.event_seq >> 13) & 255) <> $6) \
+                     AND ($5 OR ((f.event_seq >> 13) & 255) <> $6 OR f.event_seq = ANY($8)) \
                    ORDER BY f.tx, f.event_seq, f.shard LIMIT $7";
         let (tx, event, shard) = look.after;
+        let (all, own) = match which {
+            Which::All => (true, Vec::new()),
+            // Asked for since the look has begun: whatever it shows was in there before it was committed.
+            Which::News(feed) => (false, feed.to_find()),
+        };
         let values = [
             tx.to_string().into(),
             event.into(),
@@ -128,6 +152,7 @@ impl Store {
             all.into(),
             i64::from(holding.slot().0).into(),
             i64::try_from(limit).unwrap_or(i64::MAX).into(),
+            dialect::numbers(DbBackend::Postgres, own.iter().map(|event| event.0)),
         ];
         let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
         Ok(NewsRow::find_by_statement(statement).all(self.engine_readers()).await?)
@@ -137,7 +162,26 @@ impl Store {
         let NewsRow { tx, event_seq, shard, targets, tenant_num, kind, body } = row;
         let (seq, tenant, body) = (EventSeq(event_seq), TenantNum(tenant_num), payload::counted(body));
         let event: Arc<Event> = self.share(Event { seq, tenant, kind, body });
-        let fanout = Fanout { event, shard, targets: targets::decode(&targets)?.into() };
+        let fanout = Fanout { event, shard, targets: targets::decode(&targets)?.into(), in_order: false };
         Ok(Found { fanout, is_news: holding.is_news(ShardNum::read(shard)?, tx.cast_unsigned(), seq) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_finds_what_could_be_seen_when_it_began_and_the_next_one_the_rest() {
+        let mut cursor = Cursor::default();
+        let look = cursor.begin(Snapshot::parse("10:20:10,15").unwrap());
+        let shown: Vec<u64> = [9, 10, 11, 15, 19, 20].into_iter().filter(|tx| look.shows(*tx)).collect();
+        assert_eq!((look.after, shown), ((0, 0, -1), vec![9, 11, 19]));
+        cursor.has_read(look, Some((12, 1, 0)));
+        let look = cursor.look().expect("it goes on");
+        assert!(look.after == (12, 1, 0) && !look.shows(15), "15 may be over by now, and is the next look's");
+        cursor.has_read(look, None);
+        assert!(cursor.look().is_none());
+        assert_eq!(cursor.begin(Snapshot::parse("30:30:").unwrap()).after, (10, 0, -1));
     }
 }

@@ -177,6 +177,7 @@ fn wanted(horizon: UnixMillis, ordered: bool) -> Wanted<'static> {
 on_both!(due_rows_come_in_order_and_their_webhooks_are_found);
 async fn due_rows_come_in_order_and_their_webhooks_are_found(on: On) {
     let world = World::new(on).await;
+    world.catch_up();
     let (a, b) = (world.webhook().await, world.webhook().await);
     let now = UnixMillis::now();
     let receipts = [world.accept(&[a.num.0]).await, world.accept(&[a.num.0]).await, world.accept(&[a.num.0]).await];
@@ -332,6 +333,7 @@ async fn a_closed_journal_writes_what_it_took_and_takes_nothing_more(on: On) {
         data: RawValue::from_string("1".to_owned()).unwrap(),
         caller: None,
         targets: Arc::new([]),
+        is_ordered: false,
     };
     let publish = running.journal.publish(vec![draft.clone()], None);
     let (published, ()) = tokio::join!(publish, running.journal.close());

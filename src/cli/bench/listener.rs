@@ -41,6 +41,9 @@ const DRIBBLE: Duration = Duration::from_secs(1);
 /// From the end of a connection to the next try.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// Before each phase, for the work of opening or ending a crowd's connections to be over.
+const SETTLE: Duration = Duration::from_secs(2);
+
 /// Publishes that fill the pool of connections.
 const WARM_UP: Duration = Duration::from_secs(1);
 
@@ -143,6 +146,7 @@ impl Seen {
         every: Duration,
         length: Duration,
     ) -> Result<(), CliError> {
+        tokio::time::sleep(SETTLE).await;
         let before = MachineTime::now()?;
         let (publishes, ()) = trickle(publishers, every, tokio::time::sleep(length)).await?;
         self.busy.push(MachineTime::now()?.busy_since(before));

@@ -90,7 +90,8 @@ mod tests {
 
     fn fanout(tenant: i64, seq: i64, targets: i64) -> Fanout {
         let event = Event { seq: EventSeq(seq), tenant: TenantNum(tenant), kind: "a".to_owned(), body: Bytes::new() };
-        Fanout { event: Arc::new(event), shard: 0, targets: (1..=targets).map(WebhookNum).collect() }
+        let targets = (1..=targets).map(WebhookNum).collect();
+        Fanout { event: Arc::new(event), shard: 0, targets, in_order: false }
     }
 
     fn seqs(items: &[Item]) -> Vec<i64> {

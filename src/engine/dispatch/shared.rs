@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use crate::id::{EventSeq, WebhookNum};
 use crate::store::fanouts::Fanout;
 use crate::store::journal::{Found, Record, Stopped};
+use crate::store::news::{Cursor, Which};
 
 use super::line::Line;
 use super::{DispatchError, Dispatcher, PAUSE};
@@ -15,14 +16,29 @@ use super::{DispatchError, Dispatcher, PAUSE};
 /// Fan-outs read at once.
 const READ: usize = 256;
 
+/// How far the store was looked through.
+pub(super) struct Sight {
+    cursor: Cursor,
+    /// The newest event that was committed here when the look that is under way began.
+    committed: EventSeq,
+}
+
+impl Sight {
+    pub(super) fn new() -> Self {
+        Self { cursor: Cursor::default(), committed: EventSeq::ZERO }
+    }
+}
+
 impl Dispatcher {
-    /// What other nodes have committed since the last look.
+    /// What other nodes have committed since the last look, and among it what this one has for ordered webhooks.
     pub(super) async fn look_for_news(&self, line: &mut Line) -> Result<(), DispatchError> {
-        match self.look(false, line).await {
-            Ok(true) => self.feed.expect_news(),
+        let mut sight = self.sight.lock().await;
+        match self.look(Which::News(&self.feed), &mut sight, line).await {
+            Ok(true) => self.feed.go_on_looking(),
             Ok(false) => {}
             Err(error) => {
                 self.feed.expect_news();
+                self.feed.go_on_looking();
                 return Err(error);
             }
         }
@@ -31,20 +47,23 @@ impl Dispatcher {
 
     /// Everything that the store holds and nobody has started on.
     pub(super) async fn catch_up(&self, line: &mut Line) -> Result<(), DispatchError> {
+        let mut sight = self.sight.lock().await;
         if self.feed.must_look_again() {
-            self.cursor.lock().await.begin_anew();
+            sight.cursor.begin_anew();
         }
-        let seen = self.feed.committed();
-        if !self.look(true, line).await? {
-            self.feed.caught_up(seen);
+        if !self.look(Which::All, &mut sight, line).await? {
+            self.feed.caught_up(sight.committed);
         }
         Ok(())
     }
 
     /// Takes in one page; answers whether there is more.
-    async fn look(&self, all: bool, line: &mut Line) -> Result<bool, DispatchError> {
-        let mut cursor = self.cursor.lock().await;
-        let news = self.shared.store.visible_fanouts(&self.shared.holding, &mut cursor, all, READ).await?;
+    async fn look(&self, which: Which<'_>, sight: &mut Sight, line: &mut Line) -> Result<bool, DispatchError> {
+        let Sight { cursor, committed } = sight;
+        if cursor.look().is_none() {
+            *committed = self.feed.committed();
+        }
+        let news = self.shared.store.visible_fanouts(&self.shared.holding, cursor, which, READ).await?;
         if !news.found.is_empty() {
             let new = self.only_new(news.found).await?;
             self.start_on(new, line).await?;

@@ -2,7 +2,7 @@
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::id::WebhookNum;
+use crate::id::{EventSeq, WebhookNum};
 
 /// How an endpoint ended or wants to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub(in crate::engine) enum Sign {
     Idle,
     /// Was asked to retire but has got work meanwhile.
     Busy,
+    /// A request for this event was cut short: its receiver may have seen it.
+    CutShort(EventSeq),
     /// Ended because it was asked to.
     Retired,
     /// Ended without having been asked to.

@@ -44,6 +44,7 @@ async fn publish(store: &Store, tenant: TenantNum, targets: &[Webhook]) -> Store
         data: RawValue::from_string("1".to_owned()).unwrap(),
         caller: None,
         targets: targets.iter().map(|webhook| webhook.num).collect(),
+        is_ordered: false,
     };
     let published = journal.publish(vec![draft], None).await.unwrap();
     let [Published::Accepted(receipt)] = published[..] else { panic!("{published:?}") };

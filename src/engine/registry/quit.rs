@@ -3,9 +3,11 @@
 use actix::{Handler, Message};
 use tokio::sync::oneshot;
 
+use crate::clock::UnixMillis;
 use crate::engine::endpoint;
-use crate::id::WebhookNum;
+use crate::id::{EventSeq, WebhookNum};
 use crate::store::leases::ShardNum;
+use crate::store::state::Suspect;
 
 use super::{Life, Registry};
 
@@ -26,7 +28,7 @@ impl Handler<Quit> for Registry {
     type Result = ();
 
     fn handle(&mut self, Quit(shard, told): Quit, _: &mut Self::Context) {
-        let mut clean = true;
+        let mut clean = !self.cut.remove(&shard);
         self.endpoints.retain(|num, known| {
             if ShardNum::of(*num) != shard {
                 return true;
@@ -64,6 +66,16 @@ impl Registry {
         quitting.clean = false;
         self.endpoints.remove(&num);
         true
+    }
+
+    /// What it was for goes on here; whoever holds its shard next is told that it is in doubt.
+    pub(super) fn cut_short(&mut self, num: WebhookNum, event: EventSeq) {
+        self.suspect(num, Suspect { events_to: event, due_to: UnixMillis::now() });
+        let shard = ShardNum::of(num);
+        match self.quitting.iter_mut().find(|quitting| quitting.shard == shard) {
+            Some(quitting) => quitting.clean = false,
+            None => drop(self.cut.insert(shard)),
+        }
     }
 
     pub(super) fn tell_if_quit(&mut self) {

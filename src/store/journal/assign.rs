@@ -80,7 +80,7 @@ async fn look_up<C: ConnectionTrait>(
 
 /// Makes the event that `draft` becomes under the key `seq`.
 pub(super) fn accept(draft: Draft, seq: EventSeq, now: UnixMillis) -> (NewEvent, Receipt) {
-    let Draft { tenant, kind, occurred_at, data, caller, targets } = draft;
+    let Draft { tenant, kind, occurred_at, data, caller, targets, is_ordered: _ } = draft;
     let occurred_at = occurred_at.unwrap_or(now);
     let receipt = Receipt { seq, occurred_at, matched: u32::try_from(targets.len()).unwrap_or(u32::MAX) };
     let body = payload::counted(body(seq, &kind, occurred_at, data.get()));

@@ -3,13 +3,15 @@
 //! A short queue in memory. When it is full the dispatcher has fallen *behind*: from then on it reads fan-outs back
 //! from the store, in order, until it has seen the newest. A starting engine is simply one that is behind.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::id::EventSeq;
 use crate::store::fanouts::Fanout;
+
+use super::open::FanoutKey;
 
 /// Payload and target bytes that may wait in memory.
 const BYTES: usize = 32 * 1024 * 1024;
@@ -35,6 +37,12 @@ struct State {
     taken: EventSeq,
     /// Other nodes may have committed something for this one.
     has_news: bool,
+    /// A look for them has found a part.
+    is_looking: bool,
+    /// What was committed here had its turn.
+    is_turn_of_news: bool,
+    /// Accepted here, committed or about to be, and to be found among what other nodes have accepted.
+    to_find: BTreeSet<FanoutKey>,
     /// Everything in the store must be looked at again, since more of it is to be served from here.
     look_again: bool,
 }
@@ -60,6 +68,9 @@ impl Feed {
             heard_of: committed,
             taken: EventSeq::ZERO,
             has_news: false,
+            is_looking: false,
+            is_turn_of_news: false,
+            to_find: BTreeSet::new(),
             look_again: false,
         };
         Self { state: Mutex::new(state), changed: Notify::new(), is_shared }
@@ -100,22 +111,58 @@ impl Feed {
     /// What there is to do right now.
     pub fn try_next(&self) -> Option<Next> {
         let mut state = self.state.lock();
+        let is_turn_of_news = std::mem::take(&mut state.is_turn_of_news) || state.waiting.is_empty();
+        if is_turn_of_news && !state.behind {
+            // What is heard of while a look goes on needs another one.
+            let state = &mut *state;
+            let looks = if state.is_looking { &mut state.is_looking } else { &mut state.has_news };
+            if std::mem::take(looks) {
+                return Some(Next::LookForNews);
+            }
+        }
         if !state.waiting.is_empty() {
+            state.is_turn_of_news = true;
             state.bytes = 0;
             let taken = state.taken;
             let fanouts: Vec<Fanout> = state.waiting.drain(..).filter(|fanout| fanout.event.seq > taken).collect();
             state.taken = fanouts.last().map_or(taken, |fanout| fanout.event.seq);
             return Some(Next::Dispatch(fanouts));
         }
-        if state.behind {
-            return Some(Next::ReadAfter(state.taken));
-        }
-        std::mem::take(&mut state.has_news).then_some(Next::LookForNews)
+        state.behind.then_some(Next::ReadAfter(state.taken))
+    }
+
+    /// It is about to be committed here, and is not told but found.
+    pub(super) fn shall_be_found(&self, key: FanoutKey) {
+        self.state.lock().to_find.insert(key);
+    }
+
+    /// Those of later events were never committed.
+    pub(super) fn none_is_to_be_found_after(&self, last: EventSeq) {
+        self.state.lock().to_find.retain(|(event, _)| *event <= last);
+    }
+
+    /// Whether every event up to this one that was committed here was found, if it is to be.
+    pub fn has_found(&self, to: EventSeq) -> bool {
+        let state = self.state.lock();
+        !state.behind && state.to_find.first().is_none_or(|(event, _)| *event > to)
+    }
+
+    /// The events of those that were committed here, or are about to be, and were not found yet.
+    pub fn to_find(&self) -> Vec<EventSeq> {
+        let mut events: Vec<EventSeq> = self.state.lock().to_find.iter().map(|(event, _)| *event).collect();
+        events.dedup();
+        events
     }
 
     /// Other nodes may have committed something for this one.
     pub fn expect_news(&self) {
         self.state.lock().has_news = true;
+        self.changed.notify_one();
+    }
+
+    /// There is more to be found by the look that is under way.
+    pub fn go_on_looking(&self) {
+        self.state.lock().is_looking = true;
         self.changed.notify_one();
     }
 
@@ -131,6 +178,7 @@ impl Feed {
     pub(super) fn forget(&self, are_forgotten: impl Fn(i16) -> bool) {
         let mut state = self.state.lock();
         state.waiting.retain(|fanout| !are_forgotten(fanout.shard));
+        state.to_find.retain(|(_, shard)| !are_forgotten(*shard));
         state.bytes = state.waiting.iter().map(Fanout::bytes).sum();
     }
 
@@ -156,9 +204,10 @@ impl Feed {
     }
 
     /// This was found in the store, and is going to be started on.
-    pub(super) fn hear_of(&self, event: EventSeq) {
+    pub(super) fn hear_of(&self, (event, shard): FanoutKey) {
         let mut state = self.state.lock();
         state.heard_of = state.heard_of.max(event);
+        state.to_find.remove(&(event, shard));
     }
 
     /// The newest event that anybody here may have been offered, whichever node accepted it.
@@ -174,17 +223,19 @@ impl Feed {
     /// Every event up to this one has been handed out.
     pub fn dispatched_to(&self) -> EventSeq {
         let state = self.state.lock();
-        match (state.waiting.front(), state.behind) {
-            (Some(first), _) => EventSeq(first.event.seq.0 - 1),
+        let before = |event: EventSeq| EventSeq(event.0 - 1);
+        let handed_out = match (state.waiting.front(), state.behind) {
+            (Some(first), _) => before(first.event.seq),
             (None, true) => state.taken,
             (None, false) => state.committed,
-        }
+        };
+        state.to_find.first().map_or(handed_out, |(event, _)| before(*event).min(handed_out))
     }
 
     /// Whether everything committed has been handed out.
     pub fn is_idle(&self) -> bool {
         let state = self.state.lock();
-        state.waiting.is_empty() && !state.behind
+        state.waiting.is_empty() && !state.behind && state.to_find.is_empty()
     }
 }
 
@@ -200,7 +251,7 @@ mod tests {
 
     fn fanout(seq: i64) -> Fanout {
         let event = Event { seq: EventSeq(seq), tenant: TenantNum(1), kind: "a".to_owned(), body: Bytes::new() };
-        Fanout { event: Arc::new(event), shard: 0, targets: Arc::new([WebhookNum(1)]) }
+        Fanout { event: Arc::new(event), shard: 0, targets: Arc::new([WebhookNum(1)]), in_order: false }
     }
 
     fn seqs(next: Option<Next>) -> Vec<i64> {
@@ -236,11 +287,39 @@ mod tests {
     #[test]
     fn what_other_nodes_have_accepted_is_heard_of_and_keeps_nobody_from_catching_up() {
         let feed = Feed::behind(EventSeq(1), true);
-        feed.hear_of(EventSeq(9));
+        feed.hear_of((EventSeq(9), 0));
         feed.push(&[fanout(2)], EventSeq(2));
         assert_eq!((feed.heard_of(), feed.committed()), (EventSeq(9), EventSeq(2)));
         feed.caught_up(EventSeq(2));
         assert!(feed.is_idle());
+    }
+
+    #[test]
+    fn whoever_publishes_without_end_here_keeps_nobody_from_hearing_of_others() {
+        let feed = Feed::behind(EventSeq(0), true);
+        feed.caught_up(EventSeq(0));
+        feed.expect_news();
+        for (seq, looks) in [(1, false), (2, true), (3, false), (4, true)] {
+            feed.push(&[fanout(seq)], EventSeq(seq));
+            assert_eq!(matches!(feed.try_next(), Some(Next::LookForNews)), looks, "{seq}");
+            feed.expect_news();
+        }
+    }
+
+    #[test]
+    fn what_is_to_be_found_is_not_handed_out_until_it_is_found() {
+        let feed = Feed::behind(EventSeq(0), true);
+        feed.caught_up(EventSeq(0));
+        [(2, 0), (2, 1), (3, 0), (4, 0)]
+            .into_iter()
+            .for_each(|(seq, shard)| feed.shall_be_found((EventSeq(seq), shard)));
+        feed.none_is_to_be_found_after(EventSeq(3));
+        feed.push(&[], EventSeq(3));
+        assert_eq!((feed.to_find(), feed.dispatched_to()), (vec![EventSeq(2), EventSeq(3)], EventSeq(1)));
+        feed.hear_of((EventSeq(2), 1));
+        assert!(feed.has_found(EventSeq(1)) && !feed.has_found(EventSeq(2)));
+        feed.forget(|shard| shard == 0);
+        assert!(feed.to_find().is_empty() && feed.is_idle() && feed.dispatched_to() == EventSeq(3));
     }
 
     #[test]

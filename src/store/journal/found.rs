@@ -58,7 +58,7 @@ impl Writer {
         if !is_new || !self.watched.watch(fanout) {
             return None;
         }
-        self.outputs.feed.hear_of(fanout.event.seq);
+        self.outputs.feed.hear_of((fanout.event.seq, fanout.shard));
         if *is_news {
             self.outputs.ledger.lock().owe_all(&fanout.targets, fanout.event.seq);
         }

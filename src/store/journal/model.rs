@@ -175,9 +175,10 @@ impl Writer {
 
     /// What `Writer::commit` works out and reads within the transaction.
     pub(crate) fn prepare(&mut self, tables: &Tables, now: UnixMillis) {
+        self.feed.none_is_to_be_found_after(self.last);
         let mut rows = Rows::default();
         self.prepare_records(&mut rows);
-        let mut written = self.prepare_events(&mut rows, now);
+        let mut written = self.prepare_events(tables, &mut rows, now);
         written.late = self.late(tables, now);
         written.new = self.new_among(tables);
         self.prepared = Some((rows, written));
@@ -285,10 +286,8 @@ impl Writer {
         };
         self.last = last;
         let is_ours = |fanout: &Fanout| ShardNum::read(fanout.shard).is_ok_and(|shard| self.holding.has(shard));
-        let (fanouts, foreign): (Vec<Fanout>, Vec<Fanout>) = fanouts.into_iter().partition(is_ours);
-        for kept in self.feed.push(&fanouts, last) {
-            self.watched.begin((kept.event.seq, kept.shard), kept.targets.clone());
-        }
+        let (mut fanouts, foreign): (Vec<Fanout>, Vec<Fanout>) = fanouts.into_iter().partition(is_ours);
+        self.feed(&mut fanouts, last);
         let mut records = std::mem::take(&mut self.batch.records);
         let changes = &updated.changes;
         let committed = Committed { fanouts: &fanouts, records: &records, late: &late, changes };
@@ -307,6 +306,18 @@ impl Writer {
         foreign.iter().filter_map(|fanout| ShardNum::read(fanout.shard).ok()).collect()
     }
 
+    /// `Writer::feed`.
+    fn feed(&mut self, fanouts: &mut [Fanout], last: EventSeq) {
+        fanouts.sort_by_key(|fanout| fanout.in_order);
+        let (at_once, to_find) = fanouts.split_at(fanouts.partition_point(|fanout| !fanout.in_order));
+        for kept in self.feed.push(at_once, last) {
+            self.watched.begin((kept.event.seq, kept.shard), kept.targets.clone());
+        }
+        if !to_find.is_empty() {
+            self.feed.expect_news();
+        }
+    }
+
     /// `Writer::watch`.
     fn watch(&mut self, records: &mut Vec<Record>, new: Vec<Vec<bool>>) {
         let is_watch = |record: &mut Record| matches!(record, Record::Watch { .. });
@@ -322,7 +333,7 @@ impl Writer {
         if !is_new || !self.watched.watch(fanout) {
             return None;
         }
-        self.feed.hear_of(fanout.event.seq);
+        self.feed.hear_of((fanout.event.seq, fanout.shard));
         if *is_news {
             self.ledger.lock().owe_all(&fanout.targets, fanout.event.seq);
         }

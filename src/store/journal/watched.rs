@@ -49,11 +49,10 @@ impl Watched {
         self.open.contains(key) || self.ended.contains(&key)
     }
 
-    /// Whether a delivery may get a row because its fan-out owes it. What another node has accepted is not in the ledger
-    /// before its fan-out is watched; until then it is as if it were not there.
+    /// Whether a delivery may get a row because its fan-out owes it. Among several nodes not before the fan-out is watched: what
+    /// another node has accepted may not be in the ledger before, and what is still to be found comes after what is found first.
     pub(super) fn is_heard_of(&self, id: DeliveryId, holding: &Holding) -> bool {
-        let is_accepted_here = holding.is_everything() || id.event.slot() == holding.slot();
-        is_accepted_here || self.knows((id.event, holding.part_of(id.webhook).num()))
+        holding.is_everything() || self.knows((id.event, holding.part_of(id.webhook).num()))
     }
 
     /// These are another node's to end, also by what an earlier try of this batch has marked.

@@ -17,6 +17,7 @@ use crate::fault;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::cancel::Purge;
 use crate::store::deliveries::DeliveryState;
+use crate::store::events::newest_event;
 use crate::store::fanouts::Fanout;
 use crate::store::idempotency::{Once, OnceKey, Seen};
 use crate::store::leases::{Holding, ShardNum};
@@ -65,6 +66,8 @@ pub(super) struct Writer {
     cancelled: Cancelled,
     /// Records that let a few publishes go first.
     held: Vec<Record>,
+    /// Came while a batch was under way that it must not join.
+    late_comer: Option<PublishRequest>,
     last: EventSeq,
     pub(super) outputs: Outputs,
 }
@@ -109,8 +112,8 @@ impl Writer {
         outputs: Outputs,
     ) -> Self {
         let (statements, watched) = (Statements::new(store.backend()), Watched::default());
-        let (held, cancelled) = (Vec::new(), Cancelled::new(UnixMillis::now()));
-        Self { store, holding, publishes, records, statements, watched, cancelled, held, last, outputs }
+        let (held, late_comer, cancelled) = (Vec::new(), None, Cancelled::new(UnixMillis::now()));
+        Self { store, holding, publishes, records, statements, watched, cancelled, held, late_comer, last, outputs }
     }
 
     /// Runs until it is told to close and everything is written.
@@ -129,7 +132,8 @@ impl Writer {
     async fn gather(&mut self) -> Option<Batch> {
         let mut batch = Batch { records: std::mem::take(&mut self.held), ..Batch::default() };
         let have_waited = !batch.records.is_empty();
-        if !have_waited {
+        batch.publishes.extend(self.late_comer.take());
+        if !have_waited && batch.publishes.is_empty() {
             batch.add(self.next().await?);
         }
         self.take_waiting(&mut batch);
@@ -175,6 +179,7 @@ impl Writer {
     }
 
     async fn commit(&mut self, batch: &mut Batch, end: Instant) -> Result<Prepared, Failure> {
+        self.outputs.feed.none_is_to_be_found_after(self.last);
         let transaction = self.store.begin_batch(end).await?;
         let pass = fence::pass(&transaction, &self.holding, &batch.records).await?;
         if !pass.admits_all() {
@@ -208,12 +213,22 @@ impl Writer {
         }
     }
 
-    /// Who publishes while outcomes are written waits for this commit, and for no other.
+    /// Who publishes while outcomes are written waits for this commit, and for no other. Not what is to come after all that
+    /// other nodes have accepted: some of that may have a later transaction than this one, by which it is found.
     fn let_in_late_comers(&mut self, batch: &mut Batch) {
-        while batch.publishes.len() < MAX_PUBLISHES {
-            let Ok(request) = self.publishes.try_recv() else { break };
-            batch.add(request);
+        while batch.publishes.len() < MAX_PUBLISHES && self.late_comer.is_none() {
+            match self.publishes.try_recv() {
+                Ok(Request::Publish(request)) if self.must_come_after_others(&request) => {
+                    self.late_comer = Some(request);
+                }
+                Ok(request) => batch.add(request),
+                Err(_) => break,
+            }
         }
+    }
+
+    fn must_come_after_others(&self, request: &PublishRequest) -> bool {
+        request.is_ordered() && !self.holding.is_everything()
     }
 
     /// What another node has taken is its to write.
@@ -238,6 +253,11 @@ impl Writer {
         prepared: &mut Prepared,
         rows: &mut Rows,
     ) -> Result<(), StoreError> {
+        if publishes.iter().any(|request| self.must_come_after_others(request)) {
+            // Whatever clocks say, it gets a later key than all that whoever publishes it may have been told of.
+            prepared.last = prepared.last.max(newest_event(on).await?);
+            prepared.statements += 1;
+        }
         let now = UnixMillis::now();
         let mut callers = Callers::default();
         for request in publishes {
@@ -302,8 +322,13 @@ impl Writer {
         if let Some(caller) = &new.caller {
             callers.learn(draft.tenant, caller, receipt);
         }
-        let part = |(shard, targets)| Fanout { event: new.event.clone(), shard, targets };
-        prepared.fanouts.extend(parts.into_iter().map(part));
+        let in_order = draft.is_ordered && !self.holding.is_everything();
+        for (shard, targets) in parts {
+            if in_order && self.is_ours(shard) {
+                self.outputs.feed.shall_be_found((prepared.last, shard));
+            }
+            prepared.fanouts.push(Fanout { event: new.event.clone(), shard, targets, in_order });
+        }
         Ok(Published::Accepted(receipt))
     }
 
@@ -376,12 +401,10 @@ impl Writer {
         }
         // The publishers' answers leave before a large fan-out keeps every core busy.
         tokio::task::yield_now().await;
-        let is_ours = |fanout: &Fanout| ShardNum::read(fanout.shard).is_ok_and(|shard| self.holding.has(shard));
-        let (fanouts, foreign): (Vec<Fanout>, Vec<Fanout>) = fanouts.into_iter().partition(is_ours);
+        let is_ours = |fanout: &Fanout| self.is_ours(fanout.shard);
+        let (mut fanouts, foreign): (Vec<Fanout>, Vec<Fanout>) = fanouts.into_iter().partition(is_ours);
         self.outputs.abroad.add(foreign.iter().filter_map(|fanout| ShardNum::read(fanout.shard).ok()));
-        for kept in self.outputs.feed.push(&fanouts, last) {
-            self.watched.begin((kept.event.seq, kept.shard), kept.targets.clone());
-        }
+        self.feed(&mut fanouts, last);
         let changes = &updated.changes;
         self.tell_ledger(&Committed { fanouts: &fanouts, records: &batch.records, late: &late, changes });
         self.watch(&mut batch.records, new);
@@ -394,6 +417,23 @@ impl Writer {
         JournalStats::add(&stats.rows, rows);
         JournalStats::add(&stats.events, events);
         JournalStats::add(&stats.attempts, attempts);
+    }
+
+    fn is_ours(&self, shard: i16) -> bool {
+        ShardNum::read(shard).is_ok_and(|shard| self.holding.has(shard))
+    }
+
+    /// What the dispatcher gets from memory is watched from here.
+    fn feed(&mut self, fanouts: &mut [Fanout], last: EventSeq) {
+        let feed = &self.outputs.feed;
+        fanouts.sort_by_key(|fanout| fanout.in_order);
+        let (at_once, to_find) = fanouts.split_at(fanouts.partition_point(|fanout| !fanout.in_order));
+        for kept in feed.push(at_once, last) {
+            self.watched.begin((kept.event.seq, kept.shard), kept.targets.clone());
+        }
+        if !to_find.is_empty() {
+            feed.expect_news();
+        }
     }
 
     fn tell_ledger(&mut self, committed: &Committed<'_>) {

@@ -5,6 +5,7 @@ use super::*;
 on_both!(large_events_are_read_a_few_at_a_time_and_none_is_left_out);
 async fn large_events_are_read_a_few_at_a_time_and_none_is_left_out(on: On) {
     let world = World::new(on).await;
+    world.catch_up();
     let webhook = world.webhook().await;
     let data = RawValue::from_string(format!("\"{}\"", "x".repeat(1_500_000))).unwrap();
     let draft = Draft { data, ..world.draft(None, &[webhook.num.0]) };

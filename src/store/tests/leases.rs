@@ -7,9 +7,10 @@ use sea_orm::ConnectionTrait;
 
 use super::world::gain_all;
 use super::*;
-use crate::store::journal::{Found, Journal, Running};
+use crate::store::journal::feed::Next;
+use crate::store::journal::{Found, Journal, Receipt, Running};
 use crate::store::leases::{Holding, ShardNum};
-use crate::store::news::Cursor;
+use crate::store::news::{Cursor, Which};
 
 /// Longer than any test with it.
 const LONG: Duration = Duration::from_secs(600);
@@ -60,7 +61,8 @@ async fn look(
 ) -> Vec<(EventSeq, i16)> {
     let mut keys = Vec::new();
     loop {
-        let news = store.visible_fanouts(holding, cursor, all, 2).await.unwrap();
+        let which = if all { Which::All } else { Which::News(&running.feed) };
+        let news = store.visible_fanouts(holding, cursor, which, 2).await.unwrap();
         let (answer, answered) = tokio::sync::oneshot::channel();
         running.journal.record(Record::Watch { fanouts: news.found.clone(), answer }).await.unwrap();
         let new = answered.await.unwrap();
@@ -125,6 +127,37 @@ async fn what_another_node_has_accepted_gets_rows_once_it_is_heard_of() {
     world.record(Record::Defer { id, next_at }).await;
     assert!(world.running.feed.heard_of() == event && world.store.has_row(id).await.unwrap());
     assert_eq!(world.running.ledger.pending(WebhookNum(3)), 1);
+}
+
+#[tokio::test]
+async fn what_is_for_ordered_webhooks_comes_after_what_others_had_accepted_and_is_found_after_it() {
+    let world = world(LONG).await;
+    world.catch_up();
+    let webhook = world.webhook().await.num.0;
+    let other = Other::joins(&world).await;
+    let mut cursor = Cursor::default();
+    look(&world.store, (&world.holding, &world.running), &mut cursor, true).await;
+    let theirs = other.publish(&world, &[webhook]).await;
+    // By the clock of the other node an hour later.
+    let ahead = other.publish(&world, &[]).await;
+    let hour = 3_600_000_i64 << 21;
+    world.store.tamper(&format!("UPDATE event SET seq = seq + {hour} WHERE seq = {}", ahead.0)).await;
+
+    let unordered = world.accept(&[webhook]).await.seq;
+    let draft = Draft { is_ordered: true, ..world.draft(None, &[webhook]) };
+    let published = world.running.journal.publish(vec![draft], None).await.unwrap();
+    let [Published::Accepted(Receipt { seq: ordered, .. })] = published[..] else { panic!("{published:?}") };
+    world.running.journal.barrier().await.unwrap();
+
+    assert!(unordered.0 < ahead.0 + hour && ordered.0 > ahead.0 + hour);
+    let feed = &world.running.feed;
+    let Some(Next::Dispatch(fanouts)) = feed.try_next() else { panic!("nothing is handed out") };
+    assert_eq!(fanouts.iter().map(|fanout| fanout.event.seq).collect::<Vec<_>>(), [unordered]);
+    assert_eq!(feed.to_find(), [ordered]);
+    let shard = ShardNum::of(WebhookNum(webhook)).num();
+    let found = look(&world.store, (&world.holding, &world.running), &mut cursor, false).await;
+    assert_eq!(found, [(theirs, shard), (ordered, shard)]);
+    assert!(feed.to_find().is_empty());
 }
 
 #[tokio::test]

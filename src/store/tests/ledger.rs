@@ -76,6 +76,7 @@ pub(super) async fn agrees(store: &Store, ledger: &Backlog, webhooks: &[WebhookN
 on_both!(a_batch_that_is_refused_and_tried_again_is_told_once);
 async fn a_batch_that_is_refused_and_tried_again_is_told_once(on: On) {
     let world = World::new(on).await;
+    world.catch_up();
     let webhook = world.webhook().await.num;
     let mut ids = Vec::new();
     for _ in 0..5 {

@@ -80,6 +80,7 @@ async fn a_publish_whose_commit_did_not_arrive_is_refused_and_accepted_the_next_
 async fn what_was_recorded_counts_once_whatever_became_of_the_answer() {
     for loss in [Loss::Answer, Loss::Question] {
         let (world, proxy) = behind_a_proxy().await;
+        world.catch_up();
         let webhook = world.webhook().await.num;
         let mut ids = Vec::new();
         // More than the ledger knows by name, so that it cannot see for itself.

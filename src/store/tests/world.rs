@@ -188,6 +188,7 @@ impl World {
             data: RawValue::from_string("{}".to_owned()).unwrap(),
             caller: caller.map(|(id, digest)| Caller { id: id.to_owned(), digest: [digest; 32] }),
             targets: targets.iter().copied().map(WebhookNum).collect(),
+            is_ordered: false,
         }
     }
 

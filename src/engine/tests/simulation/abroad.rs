@@ -10,19 +10,22 @@ use crate::id::{EventSeq, WebhookNum};
 use crate::store::fanouts::Fanout;
 use crate::store::journal::{Found, Record, Stopped};
 use crate::store::leases::ShardNum;
+use crate::store::news::Which;
 
 use super::dispatcher::Failed;
 use super::process::{Process, STORE_PAUSE};
+use super::words;
 use super::world::Unreadable;
 
 impl Process {
     /// `Dispatcher::look_for_news`.
     pub(super) async fn look_for_news(&self, line: &mut Line) -> Result<(), Failed> {
-        match self.look_for_fanouts(false, line).await {
-            Ok(true) => self.feed.expect_news(),
+        match self.look_for_fanouts(Which::News(&self.feed), line).await {
+            Ok(true) => self.feed.go_on_looking(),
             Ok(false) => {}
             Err(failed) => {
                 self.feed.expect_news();
+                self.feed.go_on_looking();
                 return Err(failed);
             }
         }
@@ -34,16 +37,22 @@ impl Process {
         if self.feed.must_look_again() {
             self.cursor.borrow_mut().begin_anew();
         }
-        let seen = self.feed.committed();
-        if !self.look_for_fanouts(true, line).await? {
-            self.feed.caught_up(seen);
+        if !self.look_for_fanouts(Which::All, line).await? {
+            self.feed.caught_up(self.committed.get());
         }
         Ok(())
     }
 
     /// `Dispatcher::look`.
-    async fn look_for_fanouts(&self, all: bool, line: &mut Line) -> Result<bool, Failed> {
-        let (found, is_cut) = self.visible_fanouts(all).await?;
+    async fn look_for_fanouts(&self, which: Which<'_>, line: &mut Line) -> Result<bool, Failed> {
+        if self.cursor.borrow().look().is_none() {
+            self.committed.set(self.feed.committed());
+        }
+        let (found, is_cut) = self.visible_fanouts(which).await?;
+        if !found.is_empty() {
+            let names = || found.iter().map(|found| words::fanout(&found.fanout)).collect::<Vec<_>>();
+            self.world.note(|| format!("process {} finds {:?}", self.life, names()));
+        }
         if !found.is_empty() {
             let new = self.only_new(found).await?;
             self.start_on(new, line).await?;
@@ -52,7 +61,7 @@ impl Process {
     }
 
     /// `Store::visible_fanouts`.
-    async fn visible_fanouts(&self, all: bool) -> Result<(Vec<Found>, bool), Unreadable> {
+    async fn visible_fanouts(&self, which: Which<'_>) -> Result<(Vec<Found>, bool), Unreadable> {
         let (served, slot) = (self.holding.served(), self.holding.slot());
         if served.is_empty() {
             return Ok((Vec::new(), false));
@@ -61,12 +70,14 @@ impl Process {
         let look = match under_way {
             Some(look) => look,
             None => {
-                let settles = self.read(|tables| tables.transactions.snapshot().settled_to()).await?;
-                self.cursor.borrow().begin(settles)
+                let now = self.read(|tables| tables.transactions.snapshot()).await?;
+                self.cursor.borrow().begin(now)
             }
         };
         let limit = self.world.bounds.read;
-        let (page, cut_at) = self.read(|tables| tables.page_of_news((&served, slot), look, all, limit)).await?;
+        let read = self.read(|tables| tables.page_of_news((&served, slot), look.after, which, limit));
+        let (mut page, cut_at) = read.await?;
+        page.retain(|(tx, _)| look.shows(*tx));
         let is_news = |tx: u64, fanout: &Fanout| {
             let shard = ShardNum::read(fanout.shard).expect("a shard");
             self.holding.is_news(shard, tx, fanout.event.seq)

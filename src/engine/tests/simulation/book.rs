@@ -45,8 +45,10 @@ pub(super) struct Book {
     under_way: BTreeMap<(u32, WebhookNum), usize>,
     /// Where the latest attempts of living processes have left their deliveries, committed or not.
     decided: HashMap<DeliveryId, (u32, DeliveryState)>,
-    /// What publishers were told is accepted.
+    /// What publishers were told is accepted, in order.
     pub(super) acknowledged: Vec<EventSeq>,
+    /// How many of them there were when each of these was published.
+    published_after: HashMap<EventSeq, usize>,
     /// By which process each event was accepted.
     accepted_by: HashMap<EventSeq, u32>,
     /// Operators were told that these are sent nothing any more, after so many changes of configuration.
@@ -105,12 +107,15 @@ impl Book {
         assert_eq!(others.map(|request| request.num).next(), None, "{id:?} is sent twice at once");
     }
 
-    /// Nothing that was published before at the same node is still owed.
+    /// Nothing is still owed that was published before: at the same node, or at another one and its publisher had been
+    /// answered when this one was published.
     fn check_order(&self, tables: &Tables, id: DeliveryId) {
         let by_fanouts = tables.owed_by_fanouts().filter(|(_, webhook)| *webhook == id.webhook).map(|(event, _)| event);
         let came_from_there = |event: &EventSeq| self.accepted_by.get(event) == self.accepted_by.get(&id.event);
+        let known = &self.acknowledged[..self.published_after.get(&id.event).copied().unwrap_or(0)];
+        let came_before = |event: &EventSeq| *event < id.event && came_from_there(event) || known.contains(event);
         let owed = tables.pending_of(id.webhook).chain(by_fanouts);
-        for event in owed.filter(|event| *event < id.event).filter(came_from_there) {
+        for event in owed.filter(came_before) {
             let earlier = DeliveryId { event, ..id };
             let is_decided = self.decided.get(&earlier).is_some_and(|(_, state)| state.status != Status::Pending);
             let is_manual = tables.delivery(earlier).is_some_and(|state| state.manual.is_some());
@@ -212,6 +217,12 @@ impl Book {
         self.lost(life, |_| true);
         self.opening.retain(|(at_work, _), _| *at_work != life);
         self.meddling.retain(|(at_work, _), _| *at_work != life);
+    }
+
+    /// A publisher was answered, who had published when so many others were.
+    pub(super) fn acknowledged(&mut self, event: EventSeq, after: usize) {
+        self.acknowledged.push(event);
+        self.published_after.insert(event, after);
     }
 
     /// What this process has committed.

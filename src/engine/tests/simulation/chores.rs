@@ -27,7 +27,7 @@ impl Endpoint {
         };
         self.busy(read, move |read| {
             let Ok(due) = read else { return actor.hear(Input::LoadFailed) };
-            let entries = due.rows.into_iter().map(|row| Entry::stored(row, actor.suspect)).collect();
+            let entries = due.rows.into_iter().map(|row| Entry::stored(row, actor.suspect.get())).collect();
             actor.hear(Input::Loaded { entries, next: due.next });
         });
     }
@@ -41,7 +41,7 @@ impl Endpoint {
             process.read(|tables| tables.due_one(event, num)).await
         };
         self.busy(read, move |read| match read {
-            Ok(Some(due)) => actor.hear(Input::Summon(Entry::stored(due, actor.suspect))),
+            Ok(Some(due)) => actor.hear(Input::Summon(Entry::stored(due, actor.suspect.get()))),
             Ok(None) => {
                 actor.lane.borrow_mut().answer_no_summons(event);
             }

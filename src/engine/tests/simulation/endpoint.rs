@@ -43,7 +43,7 @@ pub(super) struct Endpoint {
     draining: Cell<bool>,
     busy_at: Cell<Instant>,
     idle_said_at: Cell<Instant>,
-    pub(super) suspect: Suspect,
+    pub(super) suspect: Cell<Suspect>,
     /// Until when its receiver is left alone, as far as it was saved.
     left_alone: Cell<Option<UnixMillis>>,
 }
@@ -69,7 +69,7 @@ impl Endpoint {
             draining: Cell::new(false),
             busy_at: Cell::new(now),
             idle_said_at: Cell::new(now),
-            suspect,
+            suspect: Cell::new(suspect),
             left_alone: Cell::new(serving.health.open_until),
         });
         process.world.note(|| format!("{:?} starts, generation {generation}, {:?}", serving.num, serving.mode));
@@ -229,7 +229,12 @@ impl Endpoint {
                     world.tasks.pause().await;
                     match ended {
                         Some(Ended::Made(attempted)) => actor.attempted(event, &called, attempted),
-                        Some(Ended::CutShort) => actor.hear(Input::CutShort { event }),
+                        Some(Ended::CutShort) => {
+                            actor.say(Sign::CutShort(event));
+                            let cut = Suspect { events_to: event, due_to: actor.process.wall() };
+                            actor.suspect.set(actor.suspect.get().and(cut));
+                            actor.hear(Input::CutShort { event });
+                        }
                         None => actor.hear(Input::NotSent { event }),
                     }
                 });

@@ -2,6 +2,7 @@
 //! `engine/configure`. Each says to the book what may be relied on once it is answered.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use serde_json::value::RawValue;
 
@@ -14,6 +15,9 @@ use crate::store::journal::{Draft, Published, Record, Stopped};
 
 use super::process::{Process, STORE_PAUSE};
 use super::world::Hook;
+
+/// `hold::FINDING`, shorter since nobody waits here.
+const FINDING: Duration = Duration::from_millis(200);
 
 /// While this lives, the endpoint of a webhook sends nothing, whoever starts it: `hold::Hold`.
 struct Hold {
@@ -59,10 +63,12 @@ impl Process {
 
     async fn accept(&self, tenant: TenantNum, kind: &'static str, targets: std::sync::Arc<[WebhookNum]>) {
         let data = RawValue::from_string("{}".to_owned()).unwrap();
-        let draft = Draft { tenant, kind: kind.into(), occurred_at: None, data, caller: None, targets };
+        let is_ordered = self.routes.is_any_ordered(tenant, &targets);
+        let draft = Draft { tenant, kind: kind.into(), occurred_at: None, data, caller: None, targets, is_ordered };
+        let known = self.world.book.borrow().acknowledged.len();
         let published = self.journal.publish(vec![draft], None).await;
         if let Ok([Published::Accepted(receipt)]) = published.as_deref() {
-            self.world.book.borrow_mut().acknowledged.push(receipt.seq);
+            self.world.book.borrow_mut().acknowledged(receipt.seq, known);
         }
     }
 }
@@ -179,6 +185,9 @@ impl Process {
     /// `Engine::purge_held`.
     async fn purge_held(&self, webhook: WebhookNum) -> Result<(), Stopped> {
         self.journal.barrier().await?;
+        let (newest, end) = (self.feed.committed(), self.world.elapsed() + FINDING);
+        let has_found = || !self.world.is_shared || self.feed.has_found(newest) || self.world.elapsed() >= end;
+        self.world.tasks.until(|| has_found().then_some(())).await;
         let through = self.feed.heard_of();
         self.world.book.borrow_mut().purges(webhook, through);
         self.cover(webhook, through).await;

@@ -18,7 +18,7 @@ use crate::engine::lane::{AHEAD, Mode, Now};
 use crate::engine::permits::Permits;
 use crate::engine::routes::RouteTable;
 use crate::engine::serving::Serving;
-use crate::id::{WebhookId, WebhookNum};
+use crate::id::{EventSeq, WebhookId, WebhookNum};
 use crate::store::journal::Journal;
 use crate::store::journal::feed::Feed;
 use crate::store::journal::model::{Model, Tables, Writer};
@@ -57,6 +57,8 @@ pub(super) struct Process {
     pub(super) renews_in_vain: Cell<bool>,
     pub(super) is_stopping: Cell<bool>,
     pub(super) cursor: RefCell<Cursor>,
+    /// `Sight::committed`.
+    pub(super) committed: Cell<EventSeq>,
     /// Changes of configuration that it has taken over.
     pub(super) followed_to: Cell<usize>,
     pub(super) journal: Journal,
@@ -103,6 +105,7 @@ impl Process {
             renews_in_vain: Cell::default(),
             is_stopping: Cell::default(),
             cursor: RefCell::default(),
+            committed: Cell::new(EventSeq::ZERO),
             followed_to: Cell::new(world.config_changes.borrow().len()),
             journal,
             feed,

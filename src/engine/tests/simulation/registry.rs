@@ -1,6 +1,6 @@
 //! Mirrors [`crate::engine::registry`]: which endpoints live, whose offers are covered by rows, who rests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,6 +25,7 @@ pub(super) struct Registry {
     endpoints: BTreeMap<WebhookNum, Known>,
     covered: BTreeMap<WebhookNum, EventSeq>,
     suspects: BTreeMap<WebhookNum, Suspect>,
+    cut: BTreeSet<ShardNum>,
     started: u64,
     quitting: Vec<Quitting>,
     draining: bool,
@@ -77,8 +78,8 @@ impl Registry {
             return;
         }
         self.started += 1;
-        let in_doubt = || process.holding.suspect_of(serving.num);
-        let suspect = self.suspects.get(&serving.num).copied().unwrap_or_else(in_doubt);
+        let known = process.holding.suspect_of(serving.num);
+        let suspect = self.suspects.get(&serving.num).map_or(known, |suspect| suspect.and(known));
         let endpoint = Endpoint::start(process, serving, self.started, suspect);
         let known = Known {
             life: Life::Live(endpoint),
@@ -163,6 +164,14 @@ impl Registry {
                     process.spawn(async move { handle.wake(vec![num]).await });
                 }
             }
+            Sign::CutShort(event) => {
+                self.suspected(num, Suspect { events_to: event, due_to: process.wall() });
+                let shard = ShardNum::of(num);
+                match self.quitting.iter_mut().find(|quitting| quitting.shard == shard) {
+                    Some(quitting) => quitting.clean = false,
+                    None => drop(self.cut.insert(shard)),
+                }
+            }
             Sign::Crashed => self.crashed(process, num),
         }
         self.tell_if_quit();
@@ -240,7 +249,7 @@ impl Registry {
     /// Whether every endpoint has ended, and if so, whether in peace.
     pub(super) fn drained(&self) -> Option<bool> {
         let is_gone = |known: &Known| matches!(known.life, Life::Resting | Life::Quarantined);
-        self.endpoints.values().all(is_gone).then_some(self.endpoints.is_empty())
+        self.endpoints.values().all(is_gone).then_some(self.endpoints.is_empty() && self.cut.is_empty())
     }
 
     pub(super) fn live(&self) -> Vec<Rc<Endpoint>> {
@@ -256,7 +265,7 @@ impl Registry {
 impl Registry {
     /// `Handler<Quit>`; answers whom to tell, and when they have all ended, whether as they should.
     pub(super) fn quit(&mut self, shard: ShardNum) -> (Vec<Rc<Endpoint>>, oneshot::Receiver<bool>) {
-        let (mut clean, mut to_drain) = (true, Vec::new());
+        let (mut clean, mut to_drain) = (!self.cut.remove(&shard), Vec::new());
         self.endpoints.retain(|num, known| {
             if ShardNum::of(*num) != shard {
                 return true;

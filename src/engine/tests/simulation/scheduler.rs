@@ -279,6 +279,8 @@ impl Scheduler {
             if moment == MOST_FAILED {
                 self.set_moods(Mood::Accepts);
             }
+            // Some hear only now that they were taken for dead; whoever runs them starts them again.
+            self.start_missing();
             let goes_on = (0..TURNS).all(|_| self.world.tasks.turn(&self.world.chance));
             assert!(!goes_on, "something goes on and on");
             if is_so(&self.world) {

@@ -2,6 +2,7 @@
 
 use crate::engine::lane::{Effect, Entry, Input};
 use crate::id::{DeliveryId, EventSeq};
+use crate::store::fanouts::Fanout;
 use crate::store::journal::Record;
 
 use super::world::START;
@@ -10,6 +11,11 @@ use super::world::START;
 pub(super) fn event(seq: EventSeq) -> String {
     let at = seq.accepted_at();
     format!("e{}+{}", at.0 - START, seq.0 - EventSeq::first_at(at).0)
+}
+
+/// With its shard.
+pub(super) fn fanout(fanout: &Fanout) -> String {
+    format!("{}/{}", event(fanout.event.seq), fanout.shard)
 }
 
 fn entry(entry: &Entry) -> String {

@@ -40,7 +40,7 @@ pub(super) struct Hook {
 impl Hook {
     pub(super) fn route(&self) -> Route {
         let (num, tenant, events, is_active) = (self.num, self.tenant, self.events.clone(), self.is_active);
-        Route { num, tenant, events, is_active }
+        Route { num, tenant, events, is_active, is_ordered: self.policy.ordered }
     }
 
     /// Whether it may be sent anything, as far as its row says.

@@ -13,7 +13,7 @@ use crate::store::events::Event;
 use crate::store::fanouts::Fanout;
 use crate::store::journal::assign::accept;
 use crate::store::journal::updates::Updated;
-use crate::store::journal::{Found, Published, Record};
+use crate::store::journal::{Found, PublishRequest, Published, Record};
 use crate::store::leases::ShardNum;
 
 use super::{HUGE, HUGE_BODY, Tables, Writer, Written};
@@ -33,7 +33,7 @@ pub(super) enum Update {
 }
 
 impl Writer {
-    pub(super) fn prepare_events(&self, rows: &mut Rows, now: UnixMillis) -> Written {
+    pub(super) fn prepare_events(&self, tables: &Tables, rows: &mut Rows, now: UnixMillis) -> Written {
         let mut written = Written {
             answers: Vec::new(),
             fanouts: Vec::new(),
@@ -43,6 +43,9 @@ impl Writer {
             updated: Updated::default(),
             purged: Vec::new(),
         };
+        if !self.holding.is_everything() && self.batch.publishes.iter().any(PublishRequest::is_ordered) {
+            written.last = written.last.max(tables.last_event());
+        }
         for request in &self.batch.publishes {
             let mut answers = Vec::new();
             for draft in &request.drafts {
@@ -53,7 +56,7 @@ impl Writer {
                     event = Arc::new(Event { body: Bytes::from_static(&HUGE_BODY), ..Event::clone(&event) });
                 }
                 rows.events.push((event.clone(), new.targets.clone()));
-                written.fanouts.extend(self.parts_of(&event, &new.targets));
+                written.fanouts.extend(self.parts_of(&event, &new.targets, draft.is_ordered));
                 answers.push(Published::Accepted(receipt));
             }
             written.answers.push(answers);
@@ -62,13 +65,20 @@ impl Writer {
     }
 
     /// `Writer::parts_of`.
-    fn parts_of(&self, event: &Arc<Event>, targets: &[WebhookNum]) -> Vec<Fanout> {
+    fn parts_of(&self, event: &Arc<Event>, targets: &[WebhookNum], is_ordered: bool) -> Vec<Fanout> {
+        let in_order = is_ordered && !self.holding.is_everything();
         let mut parts: BTreeMap<i16, Vec<WebhookNum>> = BTreeMap::new();
         for webhook in targets {
             parts.entry(self.holding.part_of(*webhook).num()).or_default().push(*webhook);
         }
-        let part = |(shard, targets): (i16, Vec<_>)| Fanout { event: event.clone(), shard, targets: targets.into() };
-        parts.into_iter().map(part).collect()
+        let part =
+            |(shard, targets): (i16, Vec<_>)| Fanout { event: event.clone(), shard, targets: targets.into(), in_order };
+        let parts: Vec<Fanout> = parts.into_iter().map(part).collect();
+        for fanout in parts.iter().filter(|fanout| in_order && self.holding.has(ShardNum::read(fanout.shard).unwrap()))
+        {
+            self.feed.shall_be_found((event.seq, fanout.shard));
+        }
+        parts
     }
 
     /// Mirrors `Writer::prepare_records`.

@@ -16,7 +16,7 @@ use crate::store::journal::updates::Change;
 use crate::store::leases::model::Leases;
 use crate::store::leases::{Holding, ShardNum};
 use crate::store::ledger::{FRONT, Ledger, LookUp};
-use crate::store::news::{Look, Place};
+use crate::store::news::{Place, Which};
 use crate::store::state::Suspect;
 
 use super::transactions::Transactions;
@@ -236,21 +236,30 @@ impl Tables {
     fn fanout(&self, key: FanoutKey) -> Option<Fanout> {
         let (event, _) = self.events.get(&key.0)?;
         let (_, targets) = self.fanouts.get(&key)?;
-        Some(Fanout { event: event.clone(), shard: key.1, targets: targets.clone() })
+        Some(Fanout { event: event.clone(), shard: key.1, targets: targets.clone(), in_order: false })
     }
 
     /// `Store::page_of_news`, with the transactions that wrote them, and where the page is cut if there is more.
     pub(crate) fn page_of_news(
         &self,
         (served, slot): (&[ShardNum], Slot),
-        look: Look,
-        all: bool,
+        after: Place,
+        which: Which<'_>,
         limit: usize,
     ) -> (Vec<(u64, Fanout)>, Option<Place>) {
         let place = |((event, shard), (tx, _)): (&FanoutKey, &(u64, _))| (*tx, event.0, *shard);
+        let own = match which {
+            Which::All => Vec::new(),
+            Which::News(feed) => feed.to_find(),
+        };
         let is_wanted = |(tx, event, shard): &Place| {
             let is_served = ShardNum::read(*shard).is_ok_and(|shard| served.contains(&shard));
-            (*tx, *event, *shard) > look.after && is_served && (all || EventSeq(*event).slot() != slot)
+            let event = EventSeq(*event);
+            let is_asked_for = match which {
+                Which::All => true,
+                Which::News(_) => event.slot() != slot || own.contains(&event),
+            };
+            (*tx, event.0, *shard) > after && is_served && is_asked_for
         };
         let mut places: Vec<Place> = self.fanouts.iter().map(place).filter(is_wanted).collect();
         places.sort_unstable();

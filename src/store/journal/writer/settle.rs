@@ -116,8 +116,9 @@ impl Writer {
 
     /// Nobody waits for a database that does not take even what must be written.
     fn refuse_waiting(&mut self) {
+        let late_comer = self.late_comer.take().map(Request::Publish);
         let waiting = std::iter::from_fn(|| self.publishes.try_recv().ok());
-        refuse(waiting, "the database refuses to write");
+        refuse(late_comer.into_iter().chain(waiting), "the database refuses to write");
     }
 }
 
