@@ -120,6 +120,9 @@ pub enum EngineError {
     /// There is no such delivery, or its webhook is gone.
     #[error("not found")]
     NotFound,
+    /// Its webhook has just gone to another node, and what was asked for may not have been written.
+    #[error("the webhook is being moved to another node")]
+    Moved,
     #[error("the engine is stopping")]
     Stopping,
 }

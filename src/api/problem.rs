@@ -223,6 +223,7 @@ impl From<EngineError> for Problem {
                 Self::conflict("too_many_attempts", "the delivery has used up its attempt numbers")
             }
             EngineError::NotFound => Self::no_such("object"),
+            EngineError::Moved => Self::owner_unreachable(&"it is being moved"),
             EngineError::Stopping => Self::stopping(),
         }
     }

@@ -68,7 +68,7 @@ impl Engine {
             self.inner.journal.record(Record::Defer { id, next_at: now }).await.map_err(|_| EngineError::Stopping)?;
         }
         // As old as its event, so that a long backlog does not come first.
-        self.record(Record::Retry { id, at: now.min(id.event.accepted_at()) }).await?;
+        self.record(id, Record::Retry { id, at: now.min(id.event.accepted_at()) }).await?;
         let found = self.inner.registry.detach(id).await;
         self.inner.registry.summon(id).await;
         if found == (Detached::InFlight { manual: false }) { Err(EngineError::InFlight) } else { Ok(()) }
@@ -103,7 +103,7 @@ impl Engine {
         }
         self.inner.store.enter(by, Deed::new(Action::CancelDelivery, Some(tenant), id)).await?;
         self.take_out(id).await?;
-        self.record(Record::Cancel { id, at: UnixMillis::now() }).await?;
+        self.record(id, Record::Cancel { id, at: UnixMillis::now() }).await?;
         if let Detached::InFlight { .. } = self.inner.registry.withdraw(id).await {
             return Err(EngineError::InFlight);
         }
@@ -113,10 +113,11 @@ impl Engine {
         if taken_back { Ok(()) } else { Err(EngineError::Settled) }
     }
 
-    /// Records and waits until it is durable.
-    async fn record(&self, record: Record) -> Result<(), EngineError> {
+    /// Records and waits until it is durable. What another node has taken by then may have been dropped.
+    async fn record(&self, id: DeliveryId, record: Record) -> Result<(), EngineError> {
         let journal = &self.inner.journal;
         journal.record(record).await.map_err(|_| EngineError::Stopping)?;
-        journal.barrier().await.map_err(|_| EngineError::Stopping)
+        journal.barrier().await.map_err(|_| EngineError::Stopping)?;
+        if self.inner.shared.holding.serves(id.webhook) { Ok(()) } else { Err(EngineError::Moved) }
     }
 }

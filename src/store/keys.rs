@@ -13,7 +13,7 @@ use super::audit::{self, Action, Author, Deed};
 use super::changes::{self, Change};
 use super::dialect::numbers;
 use super::idempotency::Once;
-use super::{Page, Store, StoreError, sessions};
+use super::{Page, Store, StoreError, sessions, tenants};
 
 /// Names the lock of whoever makes the first admin key. Arbitrary, and never changed.
 const FIRST_KEY: i64 = 0x0070_6F73_7468_6B79;
@@ -166,6 +166,9 @@ pub(super) async fn insert<C: ConnectionTrait>(
     by: &Author,
 ) -> Result<ApiKey, StoreError> {
     let NewApiKey { id, tenant, name, scopes, digest, created_at, expires_at } = new;
+    if let Some(tenant) = tenant {
+        tenants::keep(on, tenant).await?;
+    }
     let row = ActiveModel {
         id: Set(id.bytes()),
         tenant_num: Set(tenant.map(|tenant| tenant.0)),

@@ -2,7 +2,10 @@
 
 use entity::tenant::{ActiveModel, Column, Entity, Model};
 use sea_orm::sea_query::Expr;
-use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, Set};
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
+    Set,
+};
 
 use crate::clock::UnixMillis;
 use crate::id::{TenantId, TenantNum};
@@ -50,6 +53,12 @@ impl TryFrom<Model> for Tenant {
             updated_at: UnixMillis(updated_at),
         })
     }
+}
+
+/// Keeps the tenant from being deleted until the transaction ends; one that is deleted gets nothing more.
+pub(super) async fn keep<C: ConnectionTrait>(on: &C, tenant: TenantNum) -> Result<(), StoreError> {
+    let living = Entity::find_by_id(tenant.0).filter(Column::DeletedAt.is_null()).lock_shared().one(on).await?;
+    living.map(drop).ok_or(StoreError::Stale)
 }
 
 impl Store {
@@ -125,11 +134,7 @@ impl Store {
     /// Takes the tenant's keys and webhooks with it. What they were owed is the caller's to purge.
     pub async fn delete_tenant(&self, tenant: &Tenant, now: UnixMillis, by: &Author) -> Result<(), StoreError> {
         self.write(async |on| {
-            entity::api_key::Entity::delete_many()
-                .filter(entity::api_key::Column::TenantNum.eq(tenant.num.0))
-                .exec(on)
-                .await?;
-            webhooks::delete_all_of(on, tenant.num, now).await?;
+            // First: whoever makes something of it has done so, or finds it deleted.
             let deleted = Entity::update_many()
                 .col_expr(Column::DeletedAt, Expr::value(now.0))
                 .filter(Column::Num.eq(tenant.num.0))
@@ -139,6 +144,9 @@ impl Store {
             if deleted.rows_affected == 0 {
                 return Err(StoreError::Stale);
             }
+            let keys = entity::api_key::Entity::delete_many();
+            keys.filter(entity::api_key::Column::TenantNum.eq(tenant.num.0)).exec(on).await?;
+            webhooks::delete_all_of(on, tenant.num, now).await?;
             audit::enter(on, by, Deed::new(Action::DeleteTenant, Some(tenant.num), tenant.id), now).await?;
             Ok(changes::note(on, Change::TenantDeleted(tenant.num)).await?)
         })

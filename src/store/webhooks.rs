@@ -26,7 +26,7 @@ use super::dialect::is_one_of;
 use super::health;
 use super::idempotency::Once;
 use super::seal::Place;
-use super::{Page, Store, StoreError};
+use super::{Page, Store, StoreError, tenants};
 
 pub use self::credentials::Credentials;
 
@@ -142,6 +142,7 @@ impl Store {
         by: &Author,
     ) -> Result<Webhook, StoreError> {
         self.write(async |on| {
+            tenants::keep(on, new.tenant).await?;
             self.remember(on, once, new.created_at).await?;
             let row = self.row_of(&new)?.insert(on).await?;
             let owner = (new.tenant, new.id);

@@ -23,9 +23,13 @@ use crate::engine::turns::{Turn, Turns};
 use crate::fault;
 use crate::id::{DeliveryId, EventId};
 use crate::store::journal::Slot;
+use crate::store::leases::ShardNum;
 
 /// Descriptors come free as requests end and idle connections age.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(500);
+
+/// An endpoint whose shard is given up hears of it within this time, and begins nothing more.
+const LEAVING: Duration = Duration::from_millis(20);
 
 /// An attempt that was made.
 pub(super) struct Attempted {
@@ -73,9 +77,16 @@ pub(super) struct Means {
     pub(super) sender: Sender,
 }
 
-/// `None`: nothing was sent, because the engine is stopping.
+/// `None`: nothing was sent, because the engine is stopping, or no longer serves the webhook.
 pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share: Share) -> Option<Ended> {
+    let holding = &means.shared.holding;
+    let epoch = holding.epoch_of(ShardNum::of(serving.num).num());
     let (permit, turn) = admission(&means, &serving, share).await?;
+    if !holding.serves_under(serving.num, epoch) {
+        drop((permit, turn));
+        tokio::time::sleep(LEAVING).await;
+        return None;
+    }
     // A request is large: those that wait to be admitted do without.
     Box::pin(async move {
         let slot = means.shared.journal.reserve().await.ok()?;

@@ -135,3 +135,22 @@ async fn what_is_rolled_back_is_not_entered(on: On) {
     let filter = AuditFilter { action: Some(Action::CreateEventType), ..AuditFilter::default() };
     assert!(entries(&world, filter).await.is_empty());
 }
+
+#[tokio::test]
+async fn a_tenant_that_is_being_deleted_elsewhere_gets_nothing_more() {
+    let world = World::new(On::Postgres).await;
+    let (here, elsewhere) = (&world.store, world.home.open_for(Duration::from_secs(600)).await);
+    let (tenant, by, now) = (&world.tenant, Author::engine(), UnixMillis::now());
+
+    // Whoever comes while a webhook is made waits for it, and finds it.
+    let creating = here.inner.writer.begin().await.unwrap();
+    super::tenants::keep(&creating, tenant.num).await.unwrap();
+    let mut deleting = std::pin::pin!(elsewhere.delete_tenant(tenant, now, &by));
+    assert!(tokio::time::timeout(Duration::from_millis(100), &mut deleting).await.is_err());
+    creating.commit().await.unwrap();
+    deleting.await.unwrap();
+
+    let refused = here.create_webhook(world.new_webhook(), None, &by).await;
+    assert!(matches!(refused, Err(StoreError::Stale)), "{refused:?}");
+    assert!(here.webhooks(tenant.num, None, None, 10).await.unwrap().items.is_empty());
+}

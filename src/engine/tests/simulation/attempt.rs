@@ -10,6 +10,7 @@ use crate::engine::lane::{Entry, SLOW};
 use crate::engine::permits::{Permit, Share};
 use crate::engine::serving::Serving;
 use crate::store::journal::Slot;
+use crate::store::leases::ShardNum;
 
 use super::book::RequestNum;
 use super::endpoint::Endpoint;
@@ -43,10 +44,19 @@ impl Drop for UnderWay {
     }
 }
 
-/// `None`: nothing was sent, because the engine is stopping.
+/// As in `endpoint::attempt`.
+const LEAVING: Duration = Duration::from_millis(20);
+
+/// `None`: nothing was sent, because the engine is stopping, or no longer serves the webhook.
 pub(super) async fn run(actor: &Rc<Endpoint>, called: &Serving, entry: Entry, share: Share) -> Option<Ended> {
     let (process, world) = (&actor.process, &actor.process.world);
+    let epoch = process.holding.epoch_of(ShardNum::of(called.num).num());
     let permit = admission(process, called, share).await?;
+    if !process.holding.serves_under(called.num, epoch) {
+        drop(permit);
+        world.sleep(LEAVING).await;
+        return None;
+    }
     let slot = process.journal.reserve().await.ok()?;
     process.quiet.run_until_cancelled(process.held()).await?;
     let (started_at, began) = (process.wall(), world.elapsed());
