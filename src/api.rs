@@ -160,7 +160,7 @@ fn routes() -> OpenApiRouter<App> {
 /// The whole API.
 pub fn router(engine: Engine, config: ApiConfig) -> Router {
     let (routes, document) = routes().split_for_parts();
-    let document: Bytes = serde_json::to_vec(&document).unwrap_or_default().into();
+    let document: Bytes = serde_json::to_vec(&document::describe_all(document)).unwrap_or_default().into();
     let cors = cors::layer(&config.cors_origins);
     let app = App::new(engine, config);
     let show_document = async move || ([(CONTENT_TYPE, "application/json")], document);
@@ -178,5 +178,5 @@ pub fn router(engine: Engine, config: ApiConfig) -> Router {
 /// The document that describes the API.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    routes().into_openapi()
+    document::describe_all(routes().into_openapi())
 }

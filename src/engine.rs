@@ -342,7 +342,14 @@ impl Engine {
     /// Whether the engine takes work.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        !self.inner.stopping.is_cancelled() && self.inner.cluster.is_settled()
+        let inner = &self.inner;
+        !inner.stopping.is_cancelled() && inner.cluster.is_settled() && inner.shared.tenure.is_held()
+    }
+
+    /// Whether nothing is sent because the database could not be reached for too long.
+    #[must_use]
+    pub fn is_cut_off(&self) -> bool {
+        !self.inner.shared.tenure.is_held()
     }
 
     /// Begins to stop: nothing is dispatched and no attempt begins any more. Answers whether those that were in flight

@@ -105,8 +105,9 @@ pub async fn is_up_to_date(on: &DatabaseConnection) -> Result<bool, SchemaError>
 }
 
 /// Undoes the newest `steps`.
-pub async fn down(on: &DatabaseConnection, steps: u32) -> Result<(), SchemaError> {
-    let newer: Vec<String> = seen(on).await?.difference(&known()).cloned().collect();
+pub async fn down(on: &DatabaseConnection, steps: u32) -> Result<u32, SchemaError> {
+    let applied = seen(on).await?;
+    let newer: Vec<String> = applied.difference(&known()).cloned().collect();
     if !newer.is_empty() {
         return Err(SchemaError::Newer(newer));
     }
@@ -118,7 +119,7 @@ pub async fn down(on: &DatabaseConnection, steps: u32) -> Result<(), SchemaError
         }
         _ => Migrator::down(on, Some(steps)).await?,
     }
-    Ok(())
+    Ok(steps.min(u32::try_from(applied.len()).unwrap_or(u32::MAX)))
 }
 
 async fn run<'c, C>(on: &'c C) -> Result<(), SchemaError>

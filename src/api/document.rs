@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
+use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{IntoResponses, Modify, OpenApi};
@@ -23,6 +24,26 @@ use super::problem::{FieldError, ProblemView};
     security(("bearer" = []), ("apiKey" = []), ("session" = []))
 )]
 pub(super) struct ApiDocument;
+
+/// Each answer must have a description; those without a better one get the phrase of their status.
+pub(super) fn describe_all(mut document: Document) -> Document {
+    for path in document.paths.paths.values_mut() {
+        let PathItem { get, put, post, delete, patch, .. } = path;
+        [get, put, post, delete, patch].into_iter().flatten().for_each(describe);
+    }
+    document
+}
+
+fn describe(operation: &mut Operation) {
+    for (status, response) in &mut operation.responses.responses {
+        if let RefOr::T(response) = response
+            && response.description.is_empty()
+        {
+            let status = status.parse().ok().and_then(|status| StatusCode::from_u16(status).ok());
+            response.description = status.and_then(|status| status.canonical_reason()).unwrap_or("Answer").to_owned();
+        }
+    }
+}
 
 struct SecuritySchemes;
 

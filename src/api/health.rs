@@ -38,7 +38,11 @@ async fn live() -> axum::Json<Health> {
 #[utoipa::path(get, path = "/readyz", tag = "health", security(()),
     responses((status = 200, body = Health), NotReady))]
 async fn ready(State(app): State<App>) -> Result<axum::Json<Health>, Problem> {
-    if app.engine().is_ready() { Ok(axum::Json(Health { status: "ok" })) } else { Err(Problem::stopping()) }
+    match app.engine().is_ready() {
+        true => Ok(axum::Json(Health { status: "ok" })),
+        false if app.engine().is_cut_off() => Err(Problem::cut_off()),
+        false => Err(Problem::stopping()),
+    }
 }
 
 /// Figures for Prometheus.

@@ -119,6 +119,12 @@ impl Problem {
         Self { hint: Hint::RetrySoon, ..Self::unavailable("owner_unreachable", detail) }
     }
 
+    /// Nothing is sent either, until the database is back.
+    pub(super) fn cut_off() -> Self {
+        let problem = Self::unavailable("storage_unavailable", "the database could not be reached lately");
+        Self { hint: Hint::RetrySoon, ..problem }
+    }
+
     fn storage_unavailable(error: &dyn std::fmt::Display) -> Self {
         tracing::error!(%error, "the database refused a request");
         let problem = Self::unavailable("storage_unavailable", "the database refused the request; nothing was kept");

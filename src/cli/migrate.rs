@@ -37,8 +37,8 @@ pub(super) async fn run(args: MigrateArgs) -> Result<(), CliError> {
         }
         Direction::Down { steps, settings } => {
             let config = settings.load()?;
-            Store::migrate_down(&config.database(), steps).await?;
-            println!("undid {steps} migrations");
+            let undone = Store::migrate_down(&config.database(), steps).await?;
+            println!("undid {undone} migrations");
         }
     }
     Ok(())

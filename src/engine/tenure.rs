@@ -65,12 +65,14 @@ impl Tenure {
         &self.holding
     }
 
+    /// Whether it may be acted upon.
+    pub(super) fn is_held(&self) -> bool {
+        self.until.as_ref().is_none_or(|until| *until.borrow() > Instant::now())
+    }
+
     /// Waits until it may be acted upon, which is at once as a rule.
     pub(super) async fn held(&self) {
-        let Some(until) = &self.until else { return };
-        if *until.borrow() > Instant::now() {
-            return;
-        }
+        let Some(until) = self.until.as_ref().filter(|_| !self.is_held()) else { return };
         if until.clone().wait_for(|until| *until > Instant::now()).await.is_err() {
             std::future::pending::<()>().await;
         }

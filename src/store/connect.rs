@@ -147,7 +147,7 @@ impl Store {
     }
 
     /// Undoes the newest `steps` migrations of a database that no server uses.
-    pub async fn migrate_down(options: &Options, steps: u32) -> Result<(), OpenError> {
+    pub async fn migrate_down(options: &Options, steps: u32) -> Result<u32, OpenError> {
         match backend_of(&options.url)? {
             DbBackend::Postgres => postgres::down(options, steps).await,
             _ => sqlite::down(&options.url, steps).await,
@@ -204,7 +204,7 @@ async fn ensure_schema(on: &DatabaseConnection, migrate: bool) -> Result<(), Ope
     if migration::is_up_to_date(on).await? { Ok(()) } else { Err(OpenError::NotMigrated) }
 }
 
-async fn migrate_down(on: &DatabaseConnection, steps: u32) -> Result<(), OpenError> {
+async fn migrate_down(on: &DatabaseConnection, steps: u32) -> Result<u32, OpenError> {
     Ok(migration::down(on, steps).await?)
 }
 

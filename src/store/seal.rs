@@ -68,8 +68,14 @@ impl MasterKey {
     }
 
     /// The keys in `<database>.key`, made on first use and readable by its owner alone.
-    pub(super) fn beside(database: &Path) -> Result<Vec<Self>, OpenError> {
+    pub(super) fn beside(database: &Path, is_new: bool) -> Result<Vec<Self>, OpenError> {
         let path = beside(database, "key");
+        if !is_new && !path.exists() {
+            let path = path.display();
+            return Err(OpenError::Setting(format!(
+                "{path} is missing, under which the secrets in the database are sealed; put it back, or set POSTHASTE_MASTER_KEY"
+            )));
+        }
         let failed = |source| OpenError::File { path: path.clone(), source };
         let mut options = OpenOptions::new();
         options.create_new(true).write(true);

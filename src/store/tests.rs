@@ -291,6 +291,32 @@ async fn a_stale_version_changes_nothing(on: On) {
     assert!(world.store.webhook(world.tenant.num, webhook.id).await.unwrap().is_none());
 }
 
+/// With a full disk SQLite rolls back by itself, as this trigger does.
+#[tokio::test]
+async fn what_is_accepted_after_sqlite_has_rolled_back_by_itself_is_committed() {
+    let world = World::new(On::Sqlite).await;
+    let trigger = "CREATE TRIGGER full BEFORE INSERT ON event WHEN NEW.kind = 'too.much' \
+                   BEGIN SELECT RAISE(ROLLBACK, 'the disk is full'); END";
+    world.store.inner.writer.execute_unprepared(trigger).await.unwrap();
+    let much = Draft { kind: "too.much".into(), ..world.draft(None, &[]) };
+    let refused = world.running.journal.publish(vec![much], None).await.unwrap_err().to_string();
+    assert!(refused.contains("the disk is full"), "{refused}");
+    // Within a transaction that nobody has begun, the end of this one would be none.
+    let stale = Webhook { version: 7, ..world.webhook().await };
+    let refused = world.store.update_webhook(&stale, UnixMillis::now(), &Author::engine()).await;
+    assert!(matches!(refused, Err(StoreError::Stale)), "{refused:?}");
+
+    for _ in 0..3 {
+        let accepted = world.accept(&[1]).await;
+        let seen = world.store.event(world.tenant.num, accepted.seq).await.unwrap();
+        assert!(seen.is_some(), "nobody else sees what was accepted");
+        let renamed = Webhook { name: "New".to_owned(), ..world.webhook().await };
+        world.store.update_webhook(&renamed, UnixMillis::now(), &Author::engine()).await.unwrap();
+        let seen = world.store.webhook(world.tenant.num, renamed.id).await.unwrap().unwrap();
+        assert_eq!(seen.name, "New");
+    }
+}
+
 on_both!(the_feed_hands_out_what_was_committed_while_it_was_behind);
 async fn the_feed_hands_out_what_was_committed_while_it_was_behind(on: On) {
     let world = World::new(on).await;

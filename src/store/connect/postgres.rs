@@ -87,14 +87,14 @@ async fn connected(options: &Options) -> Result<Connected, OpenError> {
     })
 }
 
-pub(super) async fn down(options: &Options, steps: u32) -> Result<(), OpenError> {
+pub(super) async fn down(options: &Options, steps: u32) -> Result<u32, OpenError> {
     let writer = connect(&checked(&options.url)?, WRITER).await?;
     if let Some(name) = leases::anybody(&writer).await? {
         return Err(OpenError::Served { name });
     }
-    migrate_down(&writer, steps).await?;
+    let undone = migrate_down(&writer, steps).await?;
     writer.close().await?;
-    Ok(())
+    Ok(undone)
 }
 
 /// Readers of the API and of the engine.

@@ -1,10 +1,12 @@
 //! SQLite: a file that one process has open, one writer, some readers.
 
 use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fs4::FileExt;
+use sea_orm::sqlx::{self, Connection, SqliteConnection};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement};
 
 use super::{Connected, OpenError, Options, beside, ensure_schema, migrate_down, without_secrets};
@@ -35,10 +37,11 @@ pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
     if !options.migrate && !path.exists() {
         return Err(OpenError::NotMigrated);
     }
+    let is_new = path.metadata().map_or(true, |file| file.len() == 0);
     let lock = lock(&path)?;
     let (mut master_keys, key_setting) = match options.master_key.clone() {
         Some(key) => (vec![key], "POSTHASTE_MASTER_KEY".to_owned()),
-        None => (MasterKey::beside(&path)?, beside(&path, "key").display().to_string()),
+        None => (MasterKey::beside(&path, is_new)?, beside(&path, "key").display().to_string()),
     };
     master_keys.extend(options.previous_keys.iter().cloned());
     let writer = connect(&path, 1, &[("cache_size", format!("-{WRITER_CACHE_KIB}"))]).await?;
@@ -54,13 +57,35 @@ pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
 }
 
 /// Undoes the newest `steps` migrations of a file that nothing else has open.
-pub(super) async fn down(url: &str, steps: u32) -> Result<(), OpenError> {
+pub(super) async fn down(url: &str, steps: u32) -> Result<u32, OpenError> {
     let path = file_of(url)?;
     let _lock = lock(&path)?;
     let writer = connect(&path, 1, &[]).await?;
-    migrate_down(&writer, steps).await?;
+    let undone = migrate_down(&writer, steps).await?;
     writer.close().await?;
-    Ok(())
+    Ok(undone)
+}
+
+/// Without links on the way.
+fn real(path: &Path) -> std::io::Result<PathBuf> {
+    match path.canonicalize() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let directory = directory.canonicalize()?;
+            Ok(path.file_name().map_or(directory.clone(), |name| directory.join(name)))
+        }
+        real => real,
+    }
+}
+
+#[cfg(unix)]
+fn has_other_names(path: &Path) -> bool {
+    path.metadata().is_ok_and(|file| std::os::unix::fs::MetadataExt::nlink(&file) > 1)
+}
+
+#[cfg(not(unix))]
+fn has_other_names(_: &Path) -> bool {
+    false
 }
 
 /// What SQLite says of the file's soundness; empty when sound.
@@ -79,9 +104,15 @@ fn file_of(url: &str) -> Result<PathBuf, OpenError> {
     Ok(PathBuf::from(path))
 }
 
-/// SQLite's own locks are per transaction; two engines would each believe that they own every webhook.
+/// SQLite's own locks are per transaction; two engines would each believe that they own every webhook. However the file is
+/// called, there is one lock.
 fn lock(path: &Path) -> Result<File, OpenError> {
-    let lock_path = beside(path, "lock");
+    let failed = |source| OpenError::File { path: path.to_owned(), source };
+    let lock_path = beside(&real(path).map_err(failed)?, "lock");
+    if has_other_names(path) {
+        let path = path.display();
+        return Err(OpenError::Setting(format!("{path} has several names (hard links), with which SQLite damages it")));
+    }
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -92,6 +123,16 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         Ok(()) => Ok(file),
         Err(_) => Err(OpenError::Locked { path: path.to_owned() }),
     }
+}
+
+/// Whether a connection that comes back has no transaction open. When the disk is full SQLite rolls back by itself, and the
+/// driver goes on counting: every transaction after that would be a part of one that nobody ever commits.
+async fn has_ended(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    if connection.is_in_transaction() {
+        // A rollback may be on its way.
+        connection.ping().await?;
+    }
+    Ok(!connection.is_in_transaction())
 }
 
 async fn connect(
@@ -110,6 +151,7 @@ async fn connect(
         .max_lifetime(None)
         .test_before_acquire(false)
         .sqlx_logging(false)
+        .map_sqlx_sqlite_pool_opts(|pool| pool.after_release(|connection, _| Box::pin(has_ended(connection))))
         .map_sqlx_sqlite_opts(move |connection| {
             let connection = connection
                 .in_memory(false)

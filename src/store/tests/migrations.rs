@@ -81,3 +81,32 @@ async fn postgresql_needs_a_master_key_from_its_settings() {
     let refused = home.open_with(None).await.map(drop).unwrap_err();
     assert!(refused.is_configuration() && refused.to_string().starts_with("POSTHASTE_MASTER_KEY: "), "{refused}");
 }
+
+#[tokio::test]
+async fn a_file_has_one_lock_whatever_it_is_called() {
+    let Home::Sqlite(directory) = &Home::new(On::Sqlite) else { panic!("a file") };
+    let at = |name: &str| directory.path().join(name);
+    let options = |name: &str| Options::of(format!("sqlite://{}", at(name).display()));
+    let store = Store::open(options("test.db")).await.unwrap();
+    std::os::unix::fs::symlink(at("test.db"), at("link.db")).unwrap();
+    assert!(matches!(Store::open(options("link.db")).await, Err(OpenError::Locked { .. })));
+    store.close().await;
+    drop(store);
+    std::fs::hard_link(at("test.db"), at("hard.db")).unwrap();
+    let refused = Store::open(options("hard.db")).await.err().unwrap().to_string();
+    assert!(refused.ends_with("has several names (hard links), with which SQLite damages it"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_lost_key_file_is_said_to_be_lost_and_not_made_again() {
+    let home = Home::new(On::Sqlite);
+    let store = home.open().await;
+    store.close().await;
+    drop(store);
+    let Home::Sqlite(directory) = &home else { panic!("a file") };
+    let file = directory.path().join("test.db.key");
+    std::fs::remove_file(&file).unwrap();
+    let refused = home.open_with(None).await.err().unwrap().to_string();
+    assert!(refused.contains("test.db.key is missing") && refused.contains("POSTHASTE_MASTER_KEY"), "{refused}");
+    assert!(!file.exists());
+}
