@@ -49,6 +49,9 @@ const EVENTS_OF_A_FREEZE: usize = 10;
 const RACES: usize = 60;
 const IN_ORDER: usize = 50;
 
+/// The first wait of a retry.
+const LEAST_RETRY: Duration = Duration::from_secs(1);
+
 /// Callers at once.
 const PUBLISHERS: usize = 8;
 
@@ -199,7 +202,9 @@ async fn an_ordered_webhook_sees_what_was_published_one_after_the_other_in_order
 
             for hook in &hooks {
                 let all = || (hook.receiver.accepted() >= count * NODES).then_some(());
-                fact::until("all are accepted", async || all()).await;
+                // Each failure holds the others up until its retry.
+                let patience = Duration::from_secs(30) + LEAST_RETRY * u32::try_from(count * NODES / 10).unwrap();
+                fact::until_within(patience, "all are accepted", async || all()).await;
                 let accepted = hook.accepted_events();
                 for of_one in &published {
                     let seen: Vec<&String> = accepted.iter().filter(|event| of_one.contains(event)).collect();
