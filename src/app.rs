@@ -48,7 +48,7 @@ impl App {
             allow_http: config.allow_http,
             egress_allow: config.egress_allow,
             dns_servers: config.dns_servers,
-            listener: Some(listener.address()),
+            listeners: vec![listener.address()],
             arbiters: config.endpoint_threads,
             max_in_flight: requests,
             keeps_connections: requests == config.max_in_flight,

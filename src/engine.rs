@@ -135,7 +135,7 @@ pub struct EngineConfig {
     /// Asked for the names of receivers; none: the system's.
     pub dns_servers: Vec<SocketAddr>,
     /// Where the API listens.
-    pub listener: Option<SocketAddr>,
+    pub listeners: Vec<SocketAddr>,
     /// Threads that endpoint actors are spread over.
     pub arbiters: usize,
     /// Requests in flight over all endpoints.
@@ -171,7 +171,7 @@ fn surroundings(config: &EngineConfig) -> io::Result<Surroundings> {
     let lookups = (config.max_in_flight / IN_FLIGHT_PER_LOOKUP).max(1);
     let dns = Arc::new(Dns::new(config.dns_servers.clone(), lookups)?);
     let advertised = config.address.as_deref().and_then(guard::address_in);
-    let surroundings = Surroundings { guard, dns, listener: config.listener, advertised };
+    let surroundings = Surroundings { guard, dns, listeners: config.listeners.clone(), advertised };
     surroundings.look()?;
     Ok(surroundings)
 }

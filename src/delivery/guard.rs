@@ -2,9 +2,10 @@
 //!
 //! Asked when a URL is saved, when a target is built, before a literal address is dialled, about every address that a
 //! name resolves to, and about the one that a connection has come to. `url_rules` reads the text, `addresses` knows the
-//! tables, the surroundings say what is our own. Never touches the network.
+//! tables, `embedded` finds the addresses inside an address, the surroundings say what is our own. Never touches the network.
 
 mod addresses;
+mod embedded;
 mod url_rules;
 
 use std::net::{IpAddr, SocketAddr};
@@ -12,6 +13,8 @@ use std::net::{IpAddr, SocketAddr};
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use url::{Host, Url};
+
+use self::embedded::notations;
 
 pub use url_rules::MAX_URL_BYTES;
 
@@ -30,8 +33,8 @@ pub struct Guard {
 pub struct Own {
     /// Refused even where they are public, unless the operator opened them.
     pub addresses: Vec<IpAddr>,
-    /// Of the API; refused even where the operator opened its address.
-    pub listener: Option<SocketAddr>,
+    /// Where this process listens and where others reach it; refused even where the operator opened the address.
+    pub listeners: Vec<SocketAddr>,
 }
 
 impl Guard {
@@ -41,8 +44,10 @@ impl Guard {
     }
 
     /// From now on these are our own, and no others.
-    pub fn refuse_own(&self, own: Own) {
-        self.own.store(own.into());
+    pub fn refuse_own(&self, Own { addresses, listeners }: Own) {
+        let addresses = addresses.into_iter().map(|ip| ip.to_canonical()).collect();
+        let listeners = listeners.into_iter().map(|at| SocketAddr::new(at.ip().to_canonical(), at.port())).collect();
+        self.own.store(Own { addresses, listeners }.into());
     }
 
     /// Reads a webhook's URL and returns its normalised form, which is the one to store, show and call.
@@ -54,28 +59,36 @@ impl Guard {
         let url = url_rules::read(raw, self.allow_http)?;
         self.check_literal(&url)?;
         match url_rules::literal(&url) {
-            Some(ip) if self.is_opened(ip) => url_rules::check_opened_port(&url)?,
+            Some(ip) if notations(ip).all(|ip| self.is_opened(ip)) => url_rules::check_opened_port(&url)?,
             Some(_) | None => url_rules::check_port(&url)?,
         }
         Ok(url)
     }
 
-    /// Decides about an address that is about to be dialled.
+    /// Decides about an address that is about to be dialled: as it is written, and about every IPv4 address inside it,
+    /// which is judged as if it stood alone. A network of the operator's opens what is written in its own notation, so that
+    /// `::/0` opens no IPv4 address.
     ///
     /// # Errors
     ///
     /// When it is not public and not opened by the operator, or a cloud's metadata service, which nobody can open.
     pub fn check_address(&self, ip: IpAddr) -> Result<(), GuardError> {
-        let refusal = if let Some(reason) = addresses::never_open(ip) {
-            Some(reason)
-        } else if self.is_opened(ip) {
-            None
-        } else {
-            // What is not public is refused as that, so that nobody can ask which of those addresses is ours.
-            let is_own = || self.own.load().addresses.contains(&ip);
-            addresses::not_public(ip).or_else(|| is_own().then_some("one of our own addresses"))
-        };
-        refusal.map_or(Ok(()), |reason| Err(GuardError::Address { ip, reason }))
+        let closed = notations(ip).find_map(|inner| Some((inner, addresses::never_open(inner)?)));
+        let refused = closed.or_else(|| notations(ip).find_map(|inner| Some((inner, self.refusal(inner)?))));
+        match refused {
+            None => Ok(()),
+            Some((inner, reason)) if inner == ip => Err(GuardError::Address { ip, reason }),
+            Some((inner, reason)) => Err(GuardError::Embedded { ip, inner, reason }),
+        }
+    }
+
+    /// Of one notation. What is not public is refused as that, so that nobody can ask which of those addresses is ours.
+    fn refusal(&self, ip: IpAddr) -> Option<&'static str> {
+        if self.is_opened(ip) {
+            return None;
+        }
+        let is_own = || self.own.load().addresses.contains(&ip);
+        addresses::not_public(ip).or_else(|| is_own().then_some("one of our own addresses"))
     }
 
     /// Decides about the address in a target's URL, if it is one. HTTP clients ask no resolver about literals.
@@ -110,17 +123,20 @@ impl Guard {
     fn is_listener(&self, called: SocketAddr) -> bool {
         let own = self.own.load();
         let is_here = |ip: IpAddr| ip.is_loopback() || own.addresses.contains(&ip);
-        own.listener.is_some_and(|listener| {
-            let everywhere = listener.ip().is_unspecified() && is_here(called.ip());
-            listener.port() == called.port() && (listener.ip() == called.ip() || everywhere)
-        })
+        let leads_to = |listener: IpAddr, ip: IpAddr| {
+            // A connection to the unspecified address is one to this machine.
+            listener == ip || ip.is_unspecified() || (listener.is_unspecified() && is_here(ip))
+        };
+        let mut on_this_port = own.listeners.iter().filter(|listener| listener.port() == called.port());
+        on_this_port.any(|listener| notations(called.ip()).any(|ip| leads_to(listener.ip(), ip)))
     }
 }
 
-/// The address in a text that is a URL, if its host is one.
+/// The address and port in a text that is a URL, if its host is an address.
 #[must_use]
-pub fn address_in(url: &str) -> Option<IpAddr> {
-    url_rules::literal(&Url::parse(url).ok()?)
+pub fn address_in(url: &str) -> Option<SocketAddr> {
+    let url = Url::parse(url).ok()?;
+    Some(SocketAddr::new(url_rules::literal(&url)?, url.port_or_known_default()?))
 }
 
 /// The address in a URL's host, if the host is one.
@@ -167,6 +183,8 @@ pub enum GuardError {
     Port(u16),
     #[error("{ip} is {reason}, only public addresses may be called")]
     Address { ip: IpAddr, reason: &'static str },
+    #[error("{ip} leads to {inner}, which is {reason}; only public addresses may be called")]
+    Embedded { ip: IpAddr, inner: IpAddr, reason: &'static str },
     #[error("this is our own API, give another address")]
     OwnListener,
     #[error("the name resolves to an address that may not be called")]

@@ -2,7 +2,7 @@
 //! client, at the start and again in a while, because addresses come and go. Started by the engine.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ const AGAIN_AFTER: Duration = Duration::from_secs(30);
 pub struct Surroundings {
     pub guard: Arc<Guard>,
     pub dns: Arc<Dns>,
-    /// Where the API listens.
-    pub listener: Option<SocketAddr>,
+    /// Where this process listens.
+    pub listeners: Vec<SocketAddr>,
     /// Where others reach it, if that is an address; behind a translator no interface has it.
-    pub advertised: Option<IpAddr>,
+    pub advertised: Option<SocketAddr>,
 }
 
 impl Surroundings {
@@ -31,8 +31,10 @@ impl Surroundings {
     /// When the system does not answer; what was known stays.
     pub fn look(&self) -> io::Result<()> {
         let interfaces = if_addrs::get_if_addrs()?;
-        let addresses = interfaces.iter().map(if_addrs::Interface::ip).chain(self.advertised).collect();
-        self.guard.refuse_own(Own { addresses, listener: self.listener });
+        let advertised_ip = self.advertised.map(|at| at.ip());
+        let addresses = interfaces.iter().map(if_addrs::Interface::ip).chain(advertised_ip).collect();
+        let listeners = self.listeners.iter().copied().chain(self.advertised).collect();
+        self.guard.refuse_own(Own { addresses, listeners });
         self.dns.look_again()
     }
 

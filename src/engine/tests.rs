@@ -82,7 +82,7 @@ impl World {
             allow_http: true,
             egress_allow,
             dns_servers: Vec::new(),
-            listener: None,
+            listeners: Vec::new(),
             arbiters: 1,
             max_in_flight: 64,
             keeps_connections: true,

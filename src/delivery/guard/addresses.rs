@@ -12,31 +12,44 @@ const fn v6(a: u16, b: u16, prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0), prefix)
 }
 
+const fn host([a, b, c, d, e, f, g, h]: [u16; 8]) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), 128)
+}
+
 const METADATA: &str = "a cloud's metadata service";
 
-/// Metadata and credential services of the clouds. They hand out the machine's keys to whoever asks, so that no
-/// operator's allow list opens them.
-const NEVER_OPEN: [IpNet; 10] = [
-    // AWS, Azure, Google, DigitalOcean, Hetzner, OpenStack, Oracle; with AWS's resolver and clock beside them.
+/// Metadata and credential services of the clouds. They hand out the machine's keys to any caller, so that no operator's
+/// allow list opens them. As the providers document them; the others (DigitalOcean, Hetzner, Vultr, IBM, Yandex, Exoscale,
+/// Huawei, OVHcloud) use 169.254.169.254 or fe80::a9fe:a9fe.
+const NEVER_OPEN: [IpNet; 14] = [
+    // AWS EC2, Azure, Google, Oracle, Linode, OpenStack; with AWS's resolver and clock and GKE's proxy beside them.
     IpNet::V4(v4(169, 254, 169, 0, 24)),
     // AWS containers: ECS task credentials (.2) and EKS pod identity (.23).
     IpNet::V4(v4(169, 254, 170, 0, 24)),
     // Tencent.
     IpNet::V4(v4(169, 254, 0, 23, 32)),
+    // Scaleway.
+    IpNet::V4(v4(169, 254, 42, 42, 32)),
     // Azure's wire server.
     IpNet::V4(v4(168, 63, 129, 16, 32)),
     // Alibaba.
     IpNet::V4(v4(100, 100, 100, 200, 32)),
     // Oracle, first generation.
     IpNet::V4(v4(192, 0, 0, 192, 32)),
-    // AWS over IPv6: metadata, EKS pod identity, resolver and clock.
-    IpNet::V6(v6(0xfd00, 0x0ec2, 112)),
+    // AWS over IPv6: metadata (fd00:ec2::254), EKS pod identity (::23), resolver and clock.
+    IpNet::V6(v6(0xfd00, 0x0ec2, 32)),
     // Google over IPv6.
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254), 128)),
-    // OpenStack over IPv6.
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe), 128)),
+    IpNet::V6(host([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254])),
+    // Oracle over IPv6.
+    IpNet::V6(host([0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe])),
     // Scaleway over IPv6.
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42), 128)),
+    IpNet::V6(host([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42])),
+    // Akamai's Linode over IPv6.
+    IpNet::V6(host([0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1])),
+    // Alibaba over IPv6.
+    IpNet::V6(host([0xfd00, 0x100, 0, 0, 0, 0, 0x100, 0x200])),
+    // OpenStack over IPv6.
+    IpNet::V6(host([0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe])),
 ];
 
 /// IPv4 that is not public (RFC 6890 and its successors), and what it is.
@@ -71,14 +84,9 @@ const NOT_PUBLIC_V6: [(Ipv6Net, &str); 4] = [
     (v6(0x3fff, 0, 20), "an address for documentation"),
 ];
 
-/// What an address is that nobody may open, if it is one; also when written inside an IPv6 address.
+/// What an address is that nobody may open, if it is one.
 pub(super) fn never_open(ip: IpAddr) -> Option<&'static str> {
-    let inner = match ip {
-        IpAddr::V4(_) => None,
-        IpAddr::V6(ip) => embedded_v4(ip),
-    };
-    let is_listed = |ip: IpAddr| NEVER_OPEN.iter().any(|net| net.contains(&ip));
-    (is_listed(ip) || inner.is_some_and(|inner| is_listed(inner.into()))).then_some(METADATA)
+    NEVER_OPEN.iter().any(|net| net.contains(&ip)).then_some(METADATA)
 }
 
 /// What an address is instead of public, if it is not.
@@ -87,21 +95,5 @@ pub(super) fn not_public(ip: IpAddr) -> Option<&'static str> {
         IpAddr::V4(ip) => NOT_PUBLIC_V4.iter().find(|(net, _)| net.contains(&ip)).map(|(_, what)| *what),
         IpAddr::V6(ip) if !GLOBAL_V6.contains(&ip) => Some("outside of the global IPv6 space"),
         IpAddr::V6(ip) => NOT_PUBLIC_V6.iter().find(|(net, _)| net.contains(&ip)).map(|(_, what)| *what),
-    }
-}
-
-/// The IPv4 address that a translator would dial: mapped (`::ffff:0:0/96`), compatible (`::/96`), NAT64
-/// (`64:ff9b::/96`, `64:ff9b:1::/48`) or 6to4 (`2002::/16`).
-fn embedded_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
-    let at = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        Ipv4Addr::new(a, b, c, d)
-    };
-    match ip.segments() {
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
-        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
-        | [0x64, 0xff9b, 1, _, _, _, high, low] => Some(at(high, low)),
-        [0x2002, high, low, ..] => Some(at(high, low)),
-        _ => None,
     }
 }

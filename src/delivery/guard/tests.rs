@@ -52,6 +52,10 @@ const REFUSED: &[&str] = &[
     "http://[2001:db8::1]/",
     "http://[3fff:0:1::1]/",
     "http://[5f00::1]/",
+    "http://[::ffff:1.1.1.1]/",
+    "http://[::ffff:0:1.1.1.1]/",
+    "http://[2606:4700::5efe:10.0.0.1]/",
+    "http://[2606:4700::200:5efe:a9fe:a9fe]/",
     "http://[100::1]/",
     "http://[fc00::1]/",
     "http://[fd00:ec2::23]/",
@@ -75,6 +79,11 @@ const REFUSED: &[&str] = &[
     "http://instance-data/latest/",
     "http://api.default.svc.cluster.local/",
     "http://api.default.svc/",
+    "http://kubernetes.default/",
+    "http://localhost.localdomain/",
+    "http://ip6-loopback/",
+    "http://host.docker.internal/",
+    "http://gateway.docker.internal/",
     "http://router.home.arpa/",
     "http://intranet/",
     "http://a.test./",
@@ -224,16 +233,90 @@ fn metadata_stays_refused_whatever_the_operator_opens() {
         "fd00:ec2::23",
         "fd20:ce::254",
         "fe80::a9fe:a9fe",
+        "fd00:c1::a9fe:a9fe",
+        "fd00:42::42",
+        "fd00:a9fe:a9fe::1",
+        "fd00:100::100:200",
+        "169.254.42.42",
         "::ffff:169.254.169.254",
         "::169.254.169.254",
         "64:ff9b::a9fe:a9fe",
         "64:ff9b:1::a9fe:a9fe",
         "2002:a9fe:a9fe::1",
+        "::ffff:0:169.254.169.254",
+        "64:ff9b:a9fe:a9fe::",
+        "64:ff9b:1:a9fe:a9:fe00::",
+        "64:ff9b:1:a9:fe:a9fe::",
+        "64:ff9b:1::a9:fea9:fe00:0",
+        "2001:0:a9fe:a9fe::",
+        "2001:0:4136:e378:8000:63bf:5601:5601",
+        "2001:db8::5efe:169.254.42.42",
+        "2001:db8::200:5efe:169.254.169.254",
+        "::ffff:168.63.129.16",
+        "::ffff:100.100.100.200",
     ] {
         assert!(guard.check_address(ip(metadata)).is_err(), "{metadata}");
     }
     assert_eq!(guard.check_address(ip("10.0.0.1")), Ok(()));
     assert_eq!(guard.check_address(ip("fd12::1")), Ok(()));
+}
+
+/// What each notation of an IPv4 address opens is a matter of the IPv4 address, however much of IPv6 was opened.
+#[test]
+fn opening_all_of_ipv6_opens_no_ipv4_address_and_not_our_own_api() {
+    let guard = Guard::new(true, nets(&["::/0"]));
+    guard.refuse_own(own(&["127.0.0.1", "10.0.0.5", "2606:4700::1"], "0.0.0.0:8080"));
+    for private in [
+        "http://[::ffff:10.0.0.1]/",
+        "http://[::ffff:0:10.0.0.1]/",
+        "http://[::10.0.0.1]/",
+        "http://[64:ff9b::10.0.0.1]/",
+        "http://[64:ff9b:1:a00:0:100::]/",
+        "http://[2002:a00:1::1]/",
+        "http://[2001:0:101:101::f5ff:fffe]/",
+        "http://[2606:4700::5efe:10.0.0.1]/",
+        "http://[::ffff:127.0.0.1]:8080/",
+        "http://[::ffff:7f00:1]:8080/",
+        "http://[64:ff9b::7f00:1]:8080/",
+        "http://[::1]:8080/",
+        "http://[::]:8080/",
+        "http://[2606:4700::1]:8080/",
+        "http://10.0.0.1/",
+    ] {
+        assert!(guard.check_url(private).is_err(), "{private}");
+    }
+    for opened in ["http://[fd12::1]:5432/", "http://[::1]:9/", "http://[64:ff9b::1.1.1.1]/", "http://1.1.1.1/"] {
+        assert!(guard.check_url(opened).is_ok(), "{opened}");
+    }
+    assert!(guard.check_url("http://[64:ff9b::1.1.1.1]:6379/").is_err(), "nor is any port of 1.1.1.1 opened");
+    assert_eq!(guard.check_connection("[::ffff:10.0.0.5]:8080".parse().unwrap()), Err(GuardError::Connection));
+}
+
+#[test]
+fn a_translated_address_is_called_where_both_notations_are_opened() {
+    let guard = Guard::new(true, nets(&["64:ff9b::/96", "10.0.0.0/8"]));
+    assert!(guard.check_url("http://[64:ff9b::10.0.0.1]:5432/").is_ok());
+    assert!(guard.check_url("http://[64:ff9b::192.168.0.1]/").is_err());
+    let refusal = guard.check_address(ip("64:ff9b::c0a8:1")).unwrap_err().to_string();
+    assert!(refusal.starts_with("64:ff9b::c0a8:1 leads to 192.168.0.1, which is a private address"), "{refusal}");
+}
+
+#[test]
+fn the_unspecified_address_is_this_machine() {
+    let guard = Guard::new(true, nets(&["0.0.0.0/0", "::/0"]));
+    guard.refuse_own(own(&["127.0.0.1"], "127.0.0.1:8080"));
+    for ours in ["http://0.0.0.0:8080/", "http://[::]:8080/", "http://[::ffff:0.0.0.0]:8080/"] {
+        assert_eq!(guard.check_url(ours), Err(GuardError::OwnListener), "{ours}");
+    }
+}
+
+#[test]
+fn a_listener_is_known_however_its_address_was_given() {
+    let guard = Guard::new(true, nets(&["0.0.0.0/0", "::/0"]));
+    guard.refuse_own(own(&["127.0.0.1"], "[::ffff:127.0.0.1]:8080"));
+    for ours in ["http://127.0.0.1:8080/", "http://[::ffff:127.0.0.1]:8080/", "http://[::127.0.0.1]:8080/"] {
+        assert_eq!(guard.check_url(ours), Err(GuardError::OwnListener), "{ours}");
+    }
 }
 
 #[test]
@@ -267,7 +350,10 @@ fn the_edges_of_the_refused_networks_are_exact() {
 }
 
 fn own(addresses: &[&str], listener: &str) -> Own {
-    Own { addresses: addresses.iter().map(|text| ip(text)).collect(), listener: listener.parse().ok() }
+    Own {
+        addresses: addresses.iter().map(|text| ip(text)).collect(),
+        listeners: listener.parse().into_iter().collect(),
+    }
 }
 
 #[test]

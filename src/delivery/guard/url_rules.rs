@@ -17,9 +17,11 @@ pub const MAX_URL_BYTES: usize = 2048;
 const MAX_LABEL: usize = 63;
 const MAX_NAME: usize = 253;
 
-/// Ends of names that no public DNS answers: RFC 6761, RFC 6762, RFC 8375, and what home routers and clusters use.
-const PRIVATE_SUFFIXES: [&str; 12] = [
+/// Ends of names that no public DNS answers: RFC 6761, RFC 6762, RFC 8375, and what hosts files, home routers, container
+/// engines and clusters use (`localhost.localdomain`, `gateway.docker.internal`, `kubernetes.default`).
+const PRIVATE_SUFFIXES: [&str; 14] = [
     "localhost",
+    "localdomain",
     "local",
     "internal",
     "intranet",
@@ -28,6 +30,7 @@ const PRIVATE_SUFFIXES: [&str; 12] = [
     "corp",
     "home.arpa",
     "svc",
+    "default",
     "onion",
     "test",
     "invalid",

@@ -59,7 +59,7 @@ async fn a_page_of_what_is_owed_is_full_although_deleted_webhooks_come_first() {
         allow_http: false,
         egress_allow: Vec::new(),
         dns_servers: Vec::new(),
-        listener: None,
+        listeners: Vec::new(),
         arbiters: 1,
         max_in_flight: 1,
         keeps_connections: true,

@@ -1,5 +1,7 @@
 //! What must hold of every text and every address.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use proptest::prelude::*;
 
 use super::*;
@@ -37,6 +39,44 @@ fn near_urls() -> impl Strategy<Value = String> {
     ];
     (prop::sample::select(vec!["http://", "https://", ""]), prop::collection::vec(pieces, 0..8))
         .prop_map(|(scheme, pieces)| scheme.to_owned() + &pieces.concat())
+}
+
+/// Every notation of an IPv4 address in IPv6, written on its own here. `filler` is what the notation leaves open.
+fn embeddings(v4: Ipv4Addr, filler: u128) -> Vec<(&'static str, Ipv6Addr)> {
+    let plain = u128::from(v4.to_bits());
+    let [a, b, c, d] = v4.octets().map(u128::from);
+    let low = |bits: u32| filler & ((1 << bits) - 1);
+    let nat64 = 0x0064_ff9b_u128 << 96;
+    let local = nat64 | 1 << 80;
+    let isatap = (0x2606_4700_u128 << 96) | (low(32) << 64);
+    // A filler of zeros: RFC 6052 wants them, and what else stands there is another address for another length.
+    [
+        ("mapped", (0xffff << 32) | plain),
+        ("compatible", plain),
+        ("translated", (0xffff << 48) | plain),
+        ("NAT64 of 96 bits", nat64 | plain),
+        ("local NAT64 of 96 bits", local | plain),
+        ("NAT64 of 32 bits", nat64 | plain << 64),
+        ("NAT64 of 40 bits", nat64 | a << 80 | b << 72 | c << 64 | d << 48),
+        ("local NAT64 of 48 bits", local | a << 72 | b << 64 | c << 48 | d << 40),
+        ("local NAT64 of 56 bits", local | a << 64 | b << 48 | c << 40 | d << 32),
+        ("local NAT64 of 64 bits", local | plain << 24),
+        ("6to4", (0x2002 << 112) | plain << 80 | low(80)),
+        ("Teredo client", (0x2001 << 112) | 0x0101_0101 << 64 | low(32) << 32 | u128::from(!v4.to_bits())),
+        ("Teredo server", (0x2001 << 112) | plain << 64 | low(32) << 32 | u128::from(!0x0101_0101_u32)),
+        ("ISATAP", isatap | 0x5efe << 32 | plain),
+        ("global ISATAP", isatap | 0x0200_5efe << 32 | plain),
+    ]
+    .map(|(name, bits)| (name, Ipv6Addr::from_bits(bits)))
+    .to_vec()
+}
+
+/// IPv4 addresses, of which many are special.
+fn v4s() -> impl Strategy<Value = Ipv4Addr> {
+    let special =
+        ["10.0.0.1", "127.0.0.1", "169.254.169.254", "169.254.42.42", "168.63.129.16", "192.168.1.1", "0.0.0.1"];
+    let special = special.map(|text| text.parse::<Ipv4Addr>().unwrap().to_bits());
+    prop_oneof![any::<u32>(), prop::sample::select(special.to_vec())].prop_map(Ipv4Addr::from_bits)
 }
 
 /// What may be stored, shown and called.
@@ -103,6 +143,43 @@ proptest! {
         let accepted = guard().check_url(&format!("http://[{ip}]/")).is_ok();
         prop_assert_eq!(accepted, guard().check_address(ip.into()).is_ok());
         prop_assert!(!accepted || bits >> 125 == 1);
+    }
+
+    /// Exactly where one address stands in a notation; where there may be several, each of them must be public.
+    #[test]
+    fn an_ipv4_address_is_judged_the_same_in_every_notation(v4 in v4s(), filler in any::<u128>(), allow in prop::sample::select(vec![
+        &[] as &[&str], &["10.0.0.0/8", "127.0.0.0/8"], &["0.0.0.0/0"],
+    ])) {
+        let plain = Guard::new(true, nets(allow)).check_address(v4.into()).is_ok();
+        let wide = Guard::new(true, nets(&[allow, &["::/0"]].concat()));
+        prop_assume!(!matches!(v4.octets(), [0, 0, 0, 0 | 1]));
+        for (name, ip) in embeddings(v4, filler) {
+            let judged = wide.check_address(ip.into()).is_ok();
+            // No translator calls 0.0.0.0/8, and where NAT64 has a longer prefix, zeros stand where a shorter one has the address.
+            let is_nowhere = v4.octets()[0] == 0 && name.contains("NAT64");
+            prop_assert!(plain || !judged || is_nowhere, "{name} {ip} opens {v4}");
+            prop_assert!(!plain || judged || name.contains("NAT64"), "{name} {ip} does not open {v4}");
+        }
+    }
+
+    #[test]
+    fn no_notation_opens_anything_by_itself(v4 in v4s(), filler in any::<u128>()) {
+        for (name, ip) in embeddings(v4, filler) {
+            let closed = guard().check_address(ip.into());
+            prop_assert!(closed.is_err() || name.contains("ISATAP") && guard().check_address(v4.into()).is_ok(), "{name} {ip}");
+        }
+    }
+
+    #[test]
+    fn a_listener_of_ours_is_never_called_in_any_notation(v4 in v4s(), filler in any::<u128>()) {
+        let open = Guard::new(true, nets(&["0.0.0.0/0", "::/0"]));
+        open.refuse_own(Own { addresses: vec![v4.into()], listeners: vec![SocketAddr::new(v4.into(), 8080)] });
+        prop_assume!(!matches!(v4.octets(), [0, ..]));
+        for (name, ip) in embeddings(v4, filler) {
+            prop_assert!(open.check_connection(SocketAddr::new(ip.into(), 8080)).is_err(), "{name} {ip}");
+            let url = format!("http://[{ip}]:8080/");
+            prop_assert!(open.check_url(&url).is_err(), "{name} {url}");
+        }
     }
 
     #[test]
