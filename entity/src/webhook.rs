@@ -29,6 +29,8 @@ pub struct Model {
     pub paused_at: Option<i64>,
     /// Sealed JSON object; null for most.
     pub credentials: Option<Vec<u8>>,
+    /// Tells its TLS options from others; null for most.
+    pub tls_digest: Option<Vec<u8>>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -19,6 +19,7 @@ mod m0004_many_nodes;
 mod m0005_access;
 mod m0006_credentials;
 mod m0007_sessions;
+mod m0014_tls_digests;
 
 /// Names the lock that processes which migrate one PostgreSQL database take in turns. Arbitrary, and never changed.
 const TURN: i64 = 0x0070_6F73_7468_6173;
@@ -49,6 +50,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0005_access::Migration),
             Box::new(m0006_credentials::Migration),
             Box::new(m0007_sessions::Migration),
+            Box::new(m0014_tls_digests::Migration),
         ]
     }
 }

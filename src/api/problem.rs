@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use crate::engine::EngineError;
 use crate::store::StoreError;
 use crate::store::journal::PublishError;
+use crate::store::webhooks::MAX_TLS_OPTIONS;
 
 /// What a handler answers when it cannot do what it was asked for.
 #[derive(Debug, Clone)]
@@ -196,6 +197,13 @@ impl From<StoreError> for Problem {
         match error {
             StoreError::Exists => Self::conflict("already_exists", "an object with this name exists"),
             StoreError::Stale => Self::conflict("changed_meanwhile", "the object was changed meanwhile; read it again"),
+            StoreError::TooManyTlsOptions => {
+                let message = format!(
+                    "the webhooks of this tenant have {MAX_TLS_OPTIONS} different `tls` already, and no more are accepted; \
+                     webhooks with the same certificates count once"
+                );
+                Self::invalid(vec![FieldError { pointer: "/tls".to_owned(), code: "too_many", message }])
+            }
             StoreError::Unreadable { .. } => Self::internal(&error),
             error @ StoreError::Deadlock => Self::storage_unavailable(&error.to_string()),
             StoreError::Database(text) => Self::storage_unavailable(&text),

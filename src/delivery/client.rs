@@ -2,7 +2,9 @@
 //! no cookies, no second try. The sender uses them and owns the one deadline.
 
 pub(super) mod handshake;
+mod making;
 mod own;
+mod verifier;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -10,17 +12,21 @@ use std::time::Duration;
 use reqwest::dns::Resolve;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::sign::SingleCertAndKey;
 use rustls_platform_verifier::Verifier;
 
 use self::handshake::{Sessions, WatchConnects};
 use super::arrival::VetArrival;
-use super::credentials::{TlsOptions, UnusableTls, roots_of};
+use super::credentials::TlsMaterial;
 use super::dns::Dns;
 use super::guard::Guard;
 use super::resolver::VettedResolver;
 
+use self::verifier::OwnOrSystem;
+
+pub use self::making::Making;
 pub use self::own::Clients;
 
 /// As many idle connections per receiver as reuse pays for: more requests at once than this are rare.
@@ -53,16 +59,8 @@ pub enum ClientError {
     Http(#[from] reqwest::Error),
     #[error("no certificate can be checked ({0}); the system's root certificates or `SSL_CERT_FILE` are needed")]
     Roots(#[from] rustls::Error),
-    #[error("the webhook's TLS options cannot be used: {message} (`{pointer}`)")]
-    Options { pointer: String, message: String },
     #[error("the engine is stopping")]
     Stopped,
-}
-
-impl From<UnusableTls> for ClientError {
-    fn from(UnusableTls { pointer, message }: UnusableTls) -> Self {
-        Self::Options { pointer, message }
-    }
 }
 
 /// A client with a resolver of choice, since tests bring one that knows no network, and with a webhook's own TLS options.
@@ -70,7 +68,7 @@ impl From<UnusableTls> for ClientError {
 pub(super) fn client_resolving_with(
     resolver: Arc<dyn Resolve>,
     guard: Arc<Guard>,
-    own: Option<&TlsOptions>,
+    own: Option<&TlsMaterial>,
     max_idle: usize,
 ) -> Result<reqwest::Client, ClientError> {
     install_crypto_provider();
@@ -96,18 +94,18 @@ pub(super) fn client_resolving_with(
 
 /// TLS 1.2 or 1.3, certificates checked against the system's authorities and those that the webhook names, and the
 /// webhook's own certificate for receivers that ask for one.
-fn tls_config(own: Option<&TlsOptions>) -> Result<ClientConfig, ClientError> {
+fn tls_config(own: Option<&TlsMaterial>) -> Result<ClientConfig, ClientError> {
     let provider = crypto_provider();
-    let verifier = match own.and_then(|own| own.ca.as_deref()) {
-        Some(ca) => Arc::new(Verifier::new_with_extra_roots(roots_of(ca)?, Arc::clone(&provider))?),
-        None => system_verifier(&provider)?,
+    let system = system_verifier(&provider)?;
+    let verifier: Arc<dyn ServerCertVerifier> = match own.filter(|own| !own.roots.is_empty()) {
+        Some(own) => Arc::new(OwnOrSystem::new(&own.roots, system, &provider)?),
+        None => system,
     };
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
-    let identity = own.map(|own| own.identity(&provider)).transpose()?.flatten();
-    let mut config = match identity {
+    let mut config = match own.and_then(|own| own.identity.clone()) {
         Some(identity) => config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity))),
         None => config.with_no_client_auth(),
     };
@@ -116,7 +114,7 @@ fn tls_config(own: Option<&TlsOptions>) -> Result<ClientConfig, ClientError> {
     Ok(config)
 }
 
-/// The system's authorities take a hundred kilobytes, so that all clients share them.
+/// The system's authorities take a hundred kilobytes and milliseconds to read, so that all clients share them.
 fn system_verifier(provider: &Arc<CryptoProvider>) -> Result<Arc<Verifier>, rustls::Error> {
     static SYSTEM: OnceLock<Arc<Verifier>> = OnceLock::new();
     if let Some(verifier) = SYSTEM.get() {

@@ -13,8 +13,8 @@ use super::policy::PolicyProblem;
 
 pub use auth::{Auth, ClientCredentials, TokenAuthMethod};
 pub(super) use auth::{basic, bearer, is_token};
+pub(super) use tls::TlsMaterial;
 pub use tls::TlsOptions;
-pub(super) use tls::{UnusableTls, roots_of};
 
 /// Everything that most webhooks do without.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -35,8 +35,14 @@ impl Credentials {
     /// Everything that cannot be used, with pointers into the webhook.
     #[must_use]
     pub fn problems(&self, guard: &Guard) -> Vec<PolicyProblem> {
-        let tls = self.tls.iter().flat_map(TlsOptions::problems);
+        let tls = self.tls.iter().filter_map(|tls| tls.material().err()).flatten();
         tls.chain(self.auth.iter().flat_map(|auth| auth.problems(guard))).collect()
+    }
+
+    /// Tells TLS options from others that mean something else, the key included; `None` without usable ones.
+    #[must_use]
+    pub fn tls_digest(&self) -> Option<[u8; 32]> {
+        self.tls.as_ref()?.material().ok().map(|material| material.digest)
     }
 }
 

@@ -1,19 +1,28 @@
-//! A bounded map of what was used lately: what is not used for a while, or least lately when it is full, is forgotten.
-//! Pure: `now` is an argument.
+//! A bounded map of what tenants used lately: what is not used for a while is forgotten, and when the map is full, what the
+//! tenant with the most entries used least lately. Pure: `now` is an argument.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::id::TenantNum;
+
 /// Tells settings, secrets included, from others.
 pub(super) type Digest = [u8; 32];
+
+/// Settings of one tenant. Two tenants share nothing, even if their settings are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) tenant: TenantNum,
+    pub(super) digest: Digest,
+}
 
 #[derive(Debug)]
 pub(super) struct Recent<T> {
     most: usize,
     idle: Duration,
-    entries: HashMap<Digest, (T, Instant)>,
+    entries: HashMap<Key, (T, Instant)>,
 }
 
 impl<T: Clone + Default> Recent<T> {
@@ -22,7 +31,7 @@ impl<T: Clone + Default> Recent<T> {
     }
 
     /// What is kept for this key, or something new.
-    pub(super) fn get(&mut self, key: &Digest, now: Instant) -> T {
+    pub(super) fn get(&mut self, key: &Key, now: Instant) -> T {
         if let Some((found, used)) = self.entries.get_mut(key) {
             *used = now;
             return found.clone();
@@ -36,9 +45,20 @@ impl<T: Clone + Default> Recent<T> {
     fn make_room(&mut self, now: Instant) {
         self.entries.retain(|_, (_, used)| now.saturating_duration_since(*used) < self.idle);
         if self.entries.len() >= self.most {
-            let oldest = self.entries.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key);
-            self.entries.retain(|key, _| Some(*key) != oldest);
+            let largest = self.largest_tenant();
+            let of_largest = self.entries.iter().filter(|(key, _)| Some(key.tenant) == largest);
+            if let Some(oldest) = of_largest.min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key) {
+                self.entries.remove(&oldest);
+            }
         }
+    }
+
+    fn largest_tenant(&self) -> Option<TenantNum> {
+        let mut counts: HashMap<TenantNum, usize> = HashMap::new();
+        for key in self.entries.keys() {
+            *counts.entry(key.tenant).or_default() += 1;
+        }
+        counts.into_iter().max_by_key(|(_, count)| *count).map(|(tenant, _)| tenant)
     }
 }
 
@@ -48,21 +68,37 @@ mod tests {
 
     use super::*;
 
+    fn key(tenant: i64, number: u8) -> Key {
+        Key { tenant: TenantNum(tenant), digest: [number; 32] }
+    }
+
     #[test]
     fn what_is_used_least_lately_or_not_for_long_is_forgotten() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut recent = Recent::<Arc<()>>::new(2, Duration::from_secs(60));
-        let first = recent.get(&[1; 32], start);
-        assert!(Arc::ptr_eq(&first, &recent.get(&[1; 32], after(1))));
-        recent.get(&[2; 32], after(2));
-        recent.get(&[1; 32], after(3));
+        let first = recent.get(&key(1, 1), start);
+        assert!(Arc::ptr_eq(&first, &recent.get(&key(1, 1), after(1))));
+        recent.get(&key(1, 2), after(2));
+        recent.get(&key(1, 1), after(3));
 
-        recent.get(&[3; 32], after(4));
-        assert!(Arc::ptr_eq(&first, &recent.get(&[1; 32], after(5))), "it was used lately");
+        recent.get(&key(1, 3), after(4));
+        assert!(Arc::ptr_eq(&first, &recent.get(&key(1, 1), after(5))), "it was used lately");
         assert_eq!(recent.entries.len(), 2);
 
-        recent.get(&[4; 32], after(65));
+        recent.get(&key(1, 4), after(65));
         assert_eq!(recent.entries.len(), 1, "the others were not used for a minute");
+    }
+
+    #[test]
+    fn a_tenant_with_many_entries_displaces_only_its_own() {
+        let now = Instant::now();
+        let mut recent = Recent::<Arc<()>>::new(8, Duration::from_secs(60));
+        let quiet = recent.get(&key(1, 0), now);
+        for number in 0..100 {
+            recent.get(&key(2, number), now + Duration::from_millis(number.into()));
+        }
+        assert!(Arc::ptr_eq(&quiet, &recent.get(&key(1, 0), now)), "it is another tenant's");
+        assert_eq!(recent.entries.len(), 8);
     }
 }

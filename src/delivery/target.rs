@@ -2,20 +2,21 @@
 //! passed the guard.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
-use super::credentials::{Auth, Credentials, TlsOptions};
+use super::credentials::{Auth, Credentials, TlsMaterial};
 use super::guard::{Guard, GuardError};
 use super::headers::check_headers;
 use super::policy::{Policy, PolicyProblem};
-use super::recent::Digest;
+use super::recent::{Digest, Key};
 use super::signature::{SignatureFormat, SigningSecret};
 use super::token::TokenSource;
-use crate::id::WebhookId;
+use crate::id::{TenantNum, WebhookId};
 
 /// What the sender needs to know about a webhook.
 #[derive(Debug)]
@@ -36,8 +37,9 @@ pub struct Target {
 /// What a target needs beside headers to be let in.
 #[derive(Debug)]
 pub(super) struct Access {
-    pub(super) tls: Option<(TlsOptions, Digest)>,
+    pub(super) tls: Option<Arc<TlsMaterial>>,
     pub(super) tokens: Option<TokenSource>,
+    tenant: TenantNum,
     /// Of the webhook and its credentials.
     digest: Digest,
 }
@@ -80,7 +82,7 @@ impl Target {
         })
     }
 
-    /// The same target with what lets the webhook `owner` in; the owner keeps its tokens to itself.
+    /// The same target with what lets the tenant's webhook `owner` in; the owner keeps its tokens to itself.
     ///
     /// # Errors
     ///
@@ -88,29 +90,28 @@ impl Target {
     pub fn with_credentials(
         mut self,
         guard: &Guard,
-        owner: WebhookId,
+        (tenant, owner): (TenantNum, WebhookId),
         credentials: Credentials,
     ) -> Result<Self, TargetError> {
-        if let Some(problem) = credentials.problems(guard).into_iter().next() {
-            return Err(problem.into());
-        }
         let digest = digest_of(owner, &credentials);
         let Credentials { tls, auth } = credentials;
+        let tls = tls.map(|tls| tls.material()).transpose().map_err(first_of)?;
+        let problems = auth.as_ref().map(|auth| auth.problems(guard)).unwrap_or_default();
+        if !problems.is_empty() {
+            return Err(first_of(problems));
+        }
         if let Some(header) = auth.as_ref().and_then(Auth::fixed_header) {
             let fixed = std::iter::once((AUTHORIZATION, header));
             self.headers = self.headers.into_iter().filter(|(name, _)| name != AUTHORIZATION).chain(fixed).collect();
         }
-        let tls = tls.map(|tls| {
-            let digest = tls.digest();
-            (tls, digest)
-        });
         let tokens = match auth {
             Some(Auth::OAuth2(with)) => {
-                Some(TokenSource { url: guard.check_url(&with.token_url)?, credentials: *with, digest })
+                let url = guard.check_url(&with.token_url)?;
+                Some(TokenSource { url, credentials: *with, key: Key { tenant, digest } })
             }
             Some(Auth::Basic { .. } | Auth::Bearer { .. }) | None => None,
         };
-        self.access = Some(Box::new(Access { tls, tokens, digest }));
+        self.access = Some(Box::new(Access { tls: tls.map(Arc::new), tokens, tenant, digest }));
         Ok(self)
     }
 
@@ -125,13 +126,21 @@ impl Target {
         self.access.is_some()
     }
 
-    pub(super) fn tls(&self) -> Option<(&TlsOptions, &Digest)> {
-        self.access.as_ref()?.tls.as_ref().map(|(options, digest)| (options, digest))
+    /// With whose they are.
+    pub(super) fn tls(&self) -> Option<(TenantNum, &Arc<TlsMaterial>)> {
+        let access = self.access.as_ref()?;
+        access.tls.as_ref().map(|tls| (access.tenant, tls))
     }
 
     pub(super) fn tokens(&self) -> Option<&TokenSource> {
         self.access.as_ref()?.tokens.as_ref()
     }
+}
+
+/// One problem at a time is told.
+fn first_of(problems: Vec<PolicyProblem>) -> TargetError {
+    let none = || PolicyProblem { pointer: String::new(), message: "unknown".to_owned() };
+    problems.into_iter().next().unwrap_or_else(none).into()
 }
 
 /// Of everything that a token may depend on.

@@ -22,7 +22,7 @@ use super::credentials::ClientCredentials;
 use super::failure;
 use super::guard::Guard;
 use super::outcome::Outcome;
-use super::recent::{Digest, Recent};
+use super::recent::{Key, Recent};
 
 use self::state::{State, Step};
 
@@ -44,8 +44,8 @@ pub(super) struct Refusal {
 pub(super) struct TokenSource {
     pub(super) url: Url,
     pub(super) credentials: ClientCredentials,
-    /// Of everything that a token depends on, and of the webhook.
-    pub(super) digest: Digest,
+    /// Of the tenant, and of everything that a token depends on, the webhook included.
+    pub(super) key: Key,
 }
 
 /// A token on its way with a request.
@@ -115,7 +115,7 @@ impl Tokens {
     }
 
     fn entry(&self, source: &TokenSource) -> Arc<Entry> {
-        self.0.lock().get(&source.digest, Instant::now())
+        self.0.lock().get(&source.key, Instant::now())
     }
 }
 

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use actix::{Arbiter, ArbiterHandle, System};
 use parking_lot::Mutex;
 
-use crate::delivery::client::{ClientError, Clients};
+use crate::delivery::client::{ClientError, Clients, Making};
 use crate::delivery::dns::Dns;
 use crate::delivery::guard::Guard;
 use crate::delivery::sender::Sender;
@@ -38,8 +38,8 @@ impl Arbiters {
         dns: &Arc<Dns>,
         keeps_connections: bool,
     ) -> Result<Self, StartError> {
-        let tokens = Tokens::default();
-        let clients = || Clients::new(guard.clone(), dns.clone(), keeps_connections);
+        let (tokens, making) = (Tokens::default(), Making::default());
+        let clients = || Clients::new(guard.clone(), dns.clone(), making.clone(), keeps_connections);
         let sender = |_| Ok(Sender::new(clients()?, tokens.clone(), guard.clone()));
         let senders: Result<Vec<Sender>, ClientError> = (0..endpoints.max(1)).map(sender).collect();
         let senders = senders?;

@@ -129,5 +129,6 @@ fn target_of(webhook: &Webhook, secrets: &[SecretString], policy: &Policy, share
     let Some(store::webhooks::Credentials(stored)) = &webhook.credentials else { return Ok(target) };
     let credentials: Credentials = serde::Deserialize::deserialize(stored)
         .map_err(|_| "the stored credentials cannot be read; save `tls` and `auth` again".to_owned())?;
-    target.with_credentials(&shared.guard, webhook.id, credentials).map_err(|error| error.to_string())
+    let owner = (webhook.tenant, webhook.id);
+    target.with_credentials(&shared.guard, owner, credentials).map_err(|error| error.to_string())
 }

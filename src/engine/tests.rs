@@ -103,6 +103,7 @@ impl World {
             headers: Default::default(),
             policy: serde_json::json!({ "retryPolicy": { "maxRetries": 0 } }),
             credentials: None,
+            tls_digest: None,
             description: None,
             metadata: None,
             is_active: true,

@@ -16,6 +16,9 @@ pub enum StoreError {
     /// A stored value cannot be read: wrong master key, or a damaged row.
     #[error("cannot read stored {what}: {why}")]
     Unreadable { what: &'static str, why: String },
+    /// The webhooks of one tenant have too many different TLS options.
+    #[error("too many different TLS options")]
+    TooManyTlsOptions,
     /// Another transaction and this one waited for each other, and this one was chosen to give way.
     #[error("gave way to another transaction")]
     Deadlock,

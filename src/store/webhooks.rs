@@ -28,7 +28,7 @@ use super::idempotency::Once;
 use super::seal::Place;
 use super::{Page, Store, StoreError, tenants};
 
-pub use self::credentials::Credentials;
+pub use self::credentials::{Credentials, MAX_TLS_OPTIONS};
 
 /// Webhooks read into the route table at a time.
 const ROUTES_CHUNK: u64 = 10_000;
@@ -50,6 +50,8 @@ pub struct Webhook {
     pub policy: serde_json::Value,
     /// What lets it in at its receiver; `None` for most.
     pub credentials: Option<Credentials>,
+    /// Tells the TLS options among the credentials from others.
+    pub tls_digest: Option<Vec<u8>>,
     pub description: Option<String>,
     pub metadata: Option<serde_json::Value>,
     pub is_active: bool,
@@ -72,6 +74,8 @@ pub struct NewWebhook {
     pub headers: BTreeMap<String, String>,
     pub policy: serde_json::Value,
     pub credentials: Option<Credentials>,
+    /// Tells the TLS options among the credentials from others.
+    pub tls_digest: Option<Vec<u8>>,
     pub description: Option<String>,
     pub metadata: Option<serde_json::Value>,
     pub is_active: bool,
@@ -143,6 +147,7 @@ impl Store {
     ) -> Result<Webhook, StoreError> {
         self.write(async |on| {
             tenants::keep(on, new.tenant).await?;
+            credentials::check_tls(on, new.tenant, new.tls_digest.as_deref()).await?;
             self.remember(on, once, new.created_at).await?;
             let row = self.row_of(&new)?.insert(on).await?;
             let owner = (new.tenant, new.id);
@@ -207,7 +212,11 @@ impl Store {
             let before = query.one(on).await?.ok_or(StoreError::Stale)?;
             let before_it = self.webhook_of(before.clone())?;
             audit::enter(on, by, differ::deed(&before_it, changed), now).await?;
-            let is_elsewhere = before.url != changed.url || before_it.credentials != changed.credentials;
+            let has_other_credentials = before_it.credentials != changed.credentials;
+            if has_other_credentials && before.tls_digest != changed.tls_digest {
+                credentials::check_tls(on, changed.tenant, changed.tls_digest.as_deref()).await?;
+            }
+            let is_elsewhere = before.url != changed.url || has_other_credentials;
             if is_elsewhere || !before.is_active && changed.is_active {
                 health::forget(on, changed.num).await?;
             }
@@ -218,6 +227,7 @@ impl Store {
             row.headers = Set(self.seal_headers(changed.tenant, changed.id, &changed.headers)?);
             row.policy = Set(to_json(&changed.policy)?);
             row.credentials = Set(self.seal_credentials(changed.tenant, changed.id, changed.credentials.as_ref())?);
+            row.tls_digest = Set(changed.tls_digest.clone());
             row.description = Set(changed.description.clone());
             row.metadata = Set(changed.metadata.as_ref().map(to_json).transpose()?);
             row.is_active = Set(changed.is_active);
@@ -360,6 +370,7 @@ impl Store {
             headers: Set(self.seal_headers(new.tenant, new.id, &new.headers)?),
             policy: Set(to_json(&new.policy)?),
             credentials: Set(self.seal_credentials(new.tenant, new.id, new.credentials.as_ref())?),
+            tls_digest: Set(new.tls_digest.clone()),
             description: Set(new.description.clone()),
             metadata: Set(new.metadata.as_ref().map(to_json).transpose()?),
             is_active: Set(new.is_active),
@@ -385,6 +396,7 @@ impl Store {
             headers: serde_json::from_slice(&headers).map_err(|error| StoreError::unreadable("headers", error))?,
             policy: json("policy", &policy)?,
             credentials: self.open_credentials(tenant, id, row.credentials.as_deref())?,
+            tls_digest: row.tls_digest,
             description,
             metadata: metadata.as_deref().map(|text| json("metadata", text)).transpose()?,
             is_active: row.is_active,

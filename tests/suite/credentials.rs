@@ -76,6 +76,25 @@ async fn tls_options_that_cannot_work_are_refused_when_they_are_saved() {
     }
 }
 
+on_both!(a_tenant_may_have_a_hundred_different_tls_options);
+async fn a_tenant_may_have_a_hundred_different_tls_options() {
+    let world = World::start().await;
+    let trusting = |ca: &str| json!({"tls": {"ca": ca}});
+    let mut first = String::new();
+    for _ in 0..100 {
+        first = Authority::new().pem();
+        create(&world, "https://hooks.example.com/", trusting(&first)).await;
+    }
+    let one_more = trusting(&Authority::new().pem());
+    assert_eq!(refused_at(&world, one_more.clone()).await, "/tls");
+
+    let path = create(&world, "https://hooks.example.com/", trusting(&format!("# the same\n{first}"))).await;
+    world.client().patch(&path, &one_more).await.expect(422);
+    world.client().patch(&path, &json!({"tls": null})).await.expect(200);
+    let other = world.another_tenant().await.client;
+    other.post("/webhooks", &plain("https://hooks.example.com/", one_more)).await.expect(201);
+}
+
 #[tokio::test]
 async fn an_owner_is_told_what_is_wrong_with_its_credentials() {
     let world = World::start().await;

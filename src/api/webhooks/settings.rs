@@ -82,6 +82,7 @@ impl Settings {
         webhook.events = events;
         webhook.headers = headers;
         webhook.policy = serde_json::to_value(policy).map_err(|error| Problem::internal(&error))?;
+        webhook.tls_digest = credentials.tls_digest().map(Vec::from);
         webhook.credentials = to_store(&credentials)?;
         webhook.description = description;
         webhook.metadata = metadata;

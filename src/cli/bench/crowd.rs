@@ -70,6 +70,7 @@ fn webhook(tenant: TenantNum, alike: &Alike, index: usize, policy: &serde_json::
         headers: std::collections::BTreeMap::new(),
         policy: policy.clone(),
         credentials: None,
+        tls_digest: None,
         description: None,
         metadata: None,
         is_active: true,

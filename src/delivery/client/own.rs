@@ -9,15 +9,17 @@ use reqwest::dns::Resolve;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use crate::delivery::credentials::TlsOptions;
+use crate::delivery::credentials::TlsMaterial;
 use crate::delivery::dns::Dns;
 use crate::delivery::guard::Guard;
-use crate::delivery::recent::{Digest, Recent};
+use crate::delivery::recent::{Key, Recent};
 use crate::delivery::resolver::VettedResolver;
+use crate::id::TenantNum;
 
+use super::making::Making;
 use super::{ClientError, MAX_IDLE_PER_HOST, client_resolving_with};
 
-/// Clients with options of their own on one thread. One with authorities of its own holds the system's once more.
+/// Clients with options of their own on one thread.
 const MOST_CLIENTS: usize = 256;
 
 /// As long as connections are kept, with some to spare.
@@ -30,6 +32,7 @@ pub struct Clients {
     resolver: Arc<dyn Resolve>,
     guard: Arc<Guard>,
     own: Arc<Mutex<Recent<Arc<OnceCell<reqwest::Client>>>>>,
+    making: Making,
     /// Connections to one receiver that are kept while nothing is sent.
     max_idle: usize,
 }
@@ -46,9 +49,10 @@ impl Clients {
     /// # Errors
     ///
     /// When the machine offers no root certificates.
-    pub fn new(guard: Arc<Guard>, dns: Arc<Dns>, keeps_connections: bool) -> Result<Self, ClientError> {
+    pub fn new(guard: Arc<Guard>, dns: Arc<Dns>, making: Making, keeps_connections: bool) -> Result<Self, ClientError> {
         let max_idle = if keeps_connections { MAX_IDLE_PER_HOST } else { 0 };
-        Self::resolving_with(Arc::new(VettedResolver { guard: guard.clone(), dns }), guard, max_idle)
+        let resolver = Arc::new(VettedResolver { guard: guard.clone(), dns });
+        Ok(Self { making, ..Self::resolving_with(resolver, guard, max_idle)? })
     }
 
     /// The same with a resolver of choice.
@@ -58,7 +62,8 @@ impl Clients {
         max_idle: usize,
     ) -> Result<Self, ClientError> {
         let plain = client_resolving_with(Arc::clone(&resolver), guard.clone(), None, max_idle)?;
-        Ok(Self { plain, resolver, guard, own: Arc::new(Mutex::new(Recent::new(MOST_CLIENTS, IDLE))), max_idle })
+        let own = Arc::new(Mutex::new(Recent::new(MOST_CLIENTS, IDLE)));
+        Ok(Self { plain, resolver, guard, own, making: Making::default(), max_idle })
     }
 
     /// The client that all webhooks without options of their own share.
@@ -66,18 +71,18 @@ impl Clients {
         self.plain.clone()
     }
 
-    /// The client for these options; the digest is theirs.
+    /// The client for this tenant's options.
     pub(in crate::delivery) async fn of(
         &self,
-        own: Option<(&TlsOptions, &Digest)>,
+        own: Option<(TenantNum, &Arc<TlsMaterial>)>,
     ) -> Result<reqwest::Client, ClientError> {
-        let Some((options, digest)) = own else { return Ok(self.plain()) };
-        let cell = self.own.lock().get(digest, Instant::now());
+        let Some((tenant, material)) = own else { return Ok(self.plain()) };
+        let cell = self.own.lock().get(&Key { tenant, digest: material.digest }, Instant::now());
         let client = cell.get_or_try_init(async || {
-            // The system's roots may have to be read from its disk.
-            let (options, resolver, guard) = (options.clone(), Arc::clone(&self.resolver), self.guard.clone());
+            let _leave = self.making.leave(tenant).await?;
+            let (material, resolver, guard) = (Arc::clone(material), Arc::clone(&self.resolver), self.guard.clone());
             let max_idle = self.max_idle;
-            let build = move || client_resolving_with(resolver, guard, Some(&options), max_idle);
+            let build = move || client_resolving_with(resolver, guard, Some(&material), max_idle);
             let build = tokio::task::spawn_blocking(build);
             build.await.map_err(|_| ClientError::Stopped)?
         });

@@ -57,7 +57,7 @@ pub enum TokenAuthMethod {
 
 impl Auth {
     /// Everything that no header or form can carry, and a token endpoint that may not be called. Never quotes a value.
-    pub(super) fn problems(&self, guard: &Guard) -> Vec<PolicyProblem> {
+    pub(in crate::delivery) fn problems(&self, guard: &Guard) -> Vec<PolicyProblem> {
         match self {
             Self::Basic { username, password } => {
                 let colon = username.contains(':').then(|| {

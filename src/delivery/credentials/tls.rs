@@ -1,19 +1,22 @@
 //! TLS options of one webhook: authorities to trust beyond the system's, and the certificate with which the engine shows
 //! who it is. Read completely when they are saved, so that no attempt finds out.
 
+use std::fmt;
+use std::sync::Arc;
+
 use rustls::RootCertStore;
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
 use super::{Concealed, problem, too_long};
 use crate::clock::UnixMillis;
 use crate::delivery::policy::PolicyProblem;
+use crate::delivery::recent::Digest;
 
 /// Some thirty authorities.
 const MAX_CA: usize = 64 * 1024;
@@ -47,27 +50,35 @@ impl TlsOptions {
         ca.is_none() && client_certificate.is_none() && client_key.is_none()
     }
 
-    pub(super) fn problems(&self) -> Vec<PolicyProblem> {
-        let ca = self.ca.as_ref().and_then(|ca| too_long(CA, ca, MAX_CA).or_else(|| roots_of(ca).err()));
-        ca.into_iter().chain(self.identity_problem()).collect()
-    }
-
-    fn identity_problem(&self) -> Option<PolicyProblem> {
-        let long = self.client_certificate.as_ref().and_then(|chain| too_long(CERTIFICATE, chain, MAX_CHAIN));
-        let long = long.or_else(|| self.client_key.as_ref().and_then(|key| too_long(KEY, key.reveal(), MAX_KEY)));
-        long.or_else(|| self.identity(&super::super::client::crypto_provider()).err())
+    /// Reads the PEM texts.
+    ///
+    /// # Errors
+    ///
+    /// Everything that cannot be used.
+    pub(in crate::delivery) fn material(&self) -> Result<TlsMaterial, Vec<PolicyProblem>> {
+        let roots = self.ca.as_ref().map(|ca| too_long(CA, ca, MAX_CA).map_or_else(|| roots_of(ca), Err)).transpose();
+        match (roots, self.identity()) {
+            (Ok(roots), Ok(identity)) => Ok(TlsMaterial::new(roots.unwrap_or_default(), identity)),
+            (roots, identity) => Err(roots.err().into_iter().chain(identity.err()).collect()),
+        }
     }
 
     /// The engine's own certificate and key, if there is one.
-    pub(in crate::delivery) fn identity(&self, provider: &CryptoProvider) -> Result<Option<CertifiedKey>, UnusableTls> {
-        match (&self.client_certificate, &self.client_key) {
-            (None, None) => Ok(None),
-            (Some(_), None) => Err(problem(KEY, "missing, the key of the client certificate is required")),
-            (None, Some(_)) => Err(problem(CERTIFICATE, "missing, the certificate of the client key is required")),
-            (Some(chain), Some(key)) => {
-                let chain = certificates(CERTIFICATE, chain)?;
-                let key = private_key(key.reveal())?;
-                CertifiedKey::from_der(chain, key, provider).map(Some).map_err(|error| unusable(&error))
+    fn identity(&self) -> Result<Option<Identity>, UnusableTls> {
+        let long = self.client_certificate.as_ref().and_then(|chain| too_long(CERTIFICATE, chain, MAX_CHAIN));
+        let long = long.or_else(|| self.client_key.as_ref().and_then(|key| too_long(KEY, key.reveal(), MAX_KEY)));
+        match (&self.client_certificate, &self.client_key, long) {
+            (_, _, Some(problem)) => Err(problem),
+            (None, None, None) => Ok(None),
+            (Some(_), None, None) => Err(problem(KEY, "missing, the key of the client certificate is required")),
+            (None, Some(_), None) => {
+                Err(problem(CERTIFICATE, "missing, the certificate of the client key is required"))
+            }
+            (Some(chain), Some(key), None) => {
+                let (chain, key) = (certificates(CERTIFICATE, chain)?, private_key(key.reveal())?);
+                let digest = digest_of(chain.iter().map(AsRef::as_ref).chain([key.secret_der()]));
+                let certified = CertifiedKey::from_der(chain, key, &super::super::client::crypto_provider());
+                Ok(Some(Identity { certified: Arc::new(certified.map_err(|error| unusable(&error))?), digest }))
             }
         }
     }
@@ -79,24 +90,53 @@ impl TlsOptions {
         let certificate = Certificate::from_der(&first).ok()?;
         Some(UnixMillis(0).plus(certificate.tbs_certificate().validity().not_after.to_unix_duration()))
     }
+}
 
-    /// Tells these options from others, the key included. Two that are the same may share connections.
-    pub(in crate::delivery) fn digest(&self) -> [u8; 32] {
-        let Self { ca, client_certificate, client_key } = self;
-        let mut digest = Sha256::new();
-        for part in [ca.as_deref(), client_certificate.as_deref(), client_key.as_ref().map(Concealed::reveal)] {
-            digest.update(part.map_or(u64::MAX, |part| part.len() as u64).to_be_bytes());
-            digest.update(part.unwrap_or_default());
-        }
-        digest.finalize().into()
+/// TLS options as connections use them. Spaces, comments and the order of authorities in the PEM text make no difference.
+pub(in crate::delivery) struct TlsMaterial {
+    /// Each once, in the order of their bytes.
+    pub(in crate::delivery) roots: Vec<CertificateDer<'static>>,
+    pub(in crate::delivery) identity: Option<Arc<CertifiedKey>>,
+    /// Of everything, the key included: two that have the same may share connections.
+    pub(in crate::delivery) digest: Digest,
+}
+
+/// The engine's own certificate and its key.
+struct Identity {
+    certified: Arc<CertifiedKey>,
+    digest: Digest,
+}
+
+impl TlsMaterial {
+    fn new(mut roots: Vec<CertificateDer<'static>>, identity: Option<Identity>) -> Self {
+        roots.sort_unstable_by(|one, other| one.as_ref().cmp(other.as_ref()));
+        roots.dedup();
+        let of_identity = identity.as_ref().map_or([].as_slice(), |identity| identity.digest.as_slice());
+        let digest = digest_of([of_identity].into_iter().chain(roots.iter().map(AsRef::as_ref)));
+        Self { roots, identity: identity.map(|identity| identity.certified), digest }
     }
+}
+
+impl fmt::Debug for TlsMaterial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsMaterial(..)")
+    }
+}
+
+fn digest_of<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Digest {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part);
+    }
+    digest.finalize().into()
 }
 
 /// What is wrong with TLS options, and where.
 pub(in crate::delivery) type UnusableTls = PolicyProblem;
 
 /// The authorities in a bundle.
-pub(in crate::delivery) fn roots_of(ca: &str) -> Result<Vec<CertificateDer<'static>>, UnusableTls> {
+fn roots_of(ca: &str) -> Result<Vec<CertificateDer<'static>>, UnusableTls> {
     let roots = certificates(CA, ca)?;
     for (place, root) in roots.iter().enumerate() {
         let unreadable = |_| problem(CA, format!("certificate {} cannot be read as one of an authority", place + 1));

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::delivery::answer::MAX_BODY;
+use crate::delivery::client::Making;
 use crate::delivery::policy::Policy;
 use crate::delivery::resolver::{ResolveError, in_time};
 use crate::delivery::signature::{SigningSecret, standard_webhooks, x_webhook_signature};
@@ -98,7 +99,7 @@ fn guard() -> Arc<Guard> {
 
 fn sender() -> Sender {
     let dns = Arc::new(Dns::new(Vec::new(), 1).unwrap());
-    Sender::new(Clients::new(guard(), dns, true).unwrap(), Tokens::default(), guard())
+    Sender::new(Clients::new(guard(), dns, Making::default(), true).unwrap(), Tokens::default(), guard())
 }
 
 fn sender_resolving_with(resolver: impl reqwest::dns::Resolve + 'static, guard: Arc<Guard>) -> Sender {

@@ -77,6 +77,7 @@ mod tests {
             headers: Default::default(),
             policy: serde_json::Value::Null,
             credentials: None,
+            tls_digest: None,
             description: None,
             metadata: None,
             is_active: true,

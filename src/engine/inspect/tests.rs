@@ -25,6 +25,7 @@ fn webhook(tenant: TenantNum) -> NewWebhook {
         headers: [].into(),
         policy: serde_json::json!({}),
         credentials: None,
+        tls_digest: None,
         description: None,
         metadata: None,
         is_active: true,

@@ -172,6 +172,7 @@ impl World {
             headers: [("X-Team".to_owned(), "billing".to_owned())].into(),
             policy: serde_json::json!({ "timeoutMs": 5000 }),
             credentials: None,
+            tls_digest: None,
             description: None,
             metadata: None,
             is_active: true,

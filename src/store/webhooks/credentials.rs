@@ -2,12 +2,17 @@
 
 use std::fmt;
 
+use entity::webhook::{Column, Entity};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter, QuerySelect};
 use serde_json::Value;
 
 use crate::id::{TenantNum, WebhookId};
 use crate::store::seal::Place;
 
 use super::{Store, StoreError, to_json};
+
+/// Different TLS options among the webhooks of one tenant. Each is a client with connections of its own.
+pub const MAX_TLS_OPTIONS: u64 = 100;
 
 /// The store does not look inside, and nobody sees it by accident.
 #[derive(Clone, PartialEq)]
@@ -43,4 +48,22 @@ impl Store {
             serde_json::from_slice(&document).map_err(|error| StoreError::unreadable("credentials", error))?;
         Ok(Some(Credentials(document)))
     }
+}
+
+/// Refuses options that the tenant has not and that would be one too many.
+pub(super) async fn check_tls<C: ConnectionTrait>(
+    on: &C,
+    tenant: TenantNum,
+    digest: Option<&[u8]>,
+) -> Result<(), StoreError> {
+    let Some(digest) = digest else { return Ok(()) };
+    let of_tenant = || {
+        let digests = Entity::find().select_only().column(Column::TlsDigest).filter(Column::TenantNum.eq(tenant.0));
+        digests.filter(Column::TlsDigest.is_not_null()).filter(Column::DeletedAt.is_null())
+    };
+    let known = of_tenant().filter(Column::TlsDigest.eq(digest)).limit(1).into_tuple::<Vec<u8>>().one(on).await?;
+    if known.is_some() || of_tenant().distinct().count(on).await? < MAX_TLS_OPTIONS {
+        return Ok(());
+    }
+    Err(StoreError::TooManyTlsOptions)
 }

@@ -11,7 +11,7 @@ fn options(ca: Option<&str>, certificate: Option<&str>, key: Option<&str>) -> Tl
 
 /// Pointer and message of the one problem.
 fn problem_of(options: &TlsOptions) -> (String, String) {
-    let problems = options.problems();
+    let problems = options.material().unwrap_err();
     let [PolicyProblem { pointer, message }] = &problems[..] else { panic!("{problems:?}") };
     (pointer.clone(), message.clone())
 }
@@ -26,8 +26,8 @@ fn a_bundle_and_an_identity_that_belong_together_are_accepted() {
     let Issued { certificate, key } = authority.issue("engine.example.com");
     let bundle = format!("an old one\n{}\r\nand a new one\n{}", authority.pem(), Authority::new().pem());
     let options = options(Some(&bundle), Some(&(certificate + &authority.pem())), Some(&key));
-    assert_eq!(options.problems(), []);
-    assert_eq!(roots_of(&bundle).unwrap().len(), 2);
+    let material = options.material().unwrap();
+    assert_eq!((material.roots.len(), material.identity.is_some()), (2, true));
     assert!(!format!("{options:?}").contains(&key), "a key is never shown");
 }
 
@@ -97,17 +97,32 @@ fn the_end_of_a_client_certificate_is_known() {
     assert_eq!(options(None, Some("junk"), None).client_certificate_ends_at(), None);
 }
 
+fn digest(ca: Option<&str>, identity: Option<&Issued>) -> Digest {
+    let certificate = identity.map(|identity| identity.certificate.as_str());
+    options(ca, certificate, identity.map(|identity| identity.key.as_str())).material().unwrap().digest
+}
+
 #[test]
 fn options_that_differ_have_other_digests() {
+    let (one, other) = (Authority::new(), Authority::new());
+    let (first, second) = (one.issue("a.example.com"), one.issue("a.example.com"));
+    let (one, other) = (one.pem(), other.pem());
     let all = [
-        options(None, None, None),
-        options(Some("a"), None, None),
-        options(None, Some("a"), None),
-        options(None, None, Some("a")),
-        options(Some(""), Some("a"), None),
-        options(Some("a"), Some(""), None),
+        digest(None, None),
+        digest(Some(&one), None),
+        digest(Some(&other), None),
+        digest(Some(&format!("{one}{other}")), None),
+        digest(None, Some(&first)),
+        digest(None, Some(&second)),
+        digest(Some(&one), Some(&first)),
     ];
-    let digests: std::collections::HashSet<_> = all.iter().map(TlsOptions::digest).collect();
-    assert_eq!(digests.len(), all.len());
-    assert_eq!(all[1].digest(), options(Some("a"), None, None).digest());
+    assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), all.len());
+}
+
+#[test]
+fn spaces_comments_order_and_repetition_make_no_other_options() {
+    let (one, other) = (Authority::new().pem(), Authority::new().pem());
+    let plain = digest(Some(&format!("{one}{other}")), None);
+    let dressed = format!("# ours\n{other}\n\n  the old one\n{}\n{other}", one.replace('\n', "\r\n"));
+    assert_eq!(digest(Some(&dressed), None), plain);
 }

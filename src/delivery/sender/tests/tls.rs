@@ -8,7 +8,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::delivery::certificates::{Authority, Issued, accept, acceptor, self_signed};
 use crate::delivery::{Credentials, TlsOptions};
-use crate::id::WebhookId;
+use crate::id::{TenantNum, WebhookId};
 
 const ADDRESS: &str = "127.0.0.1";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -65,7 +65,7 @@ fn trusting(url: &str, ca: &Authority) -> Target {
 
 fn with_options(url: &str, tls: TlsOptions) -> Target {
     let credentials = Credentials { tls: Some(tls), auth: None };
-    let target = target(url).with_credentials(&guard(), WebhookId::generate(), credentials).unwrap();
+    let target = target(url).with_credentials(&guard(), (TenantNum(1), WebhookId::generate()), credentials).unwrap();
     Target { timeout: GENEROUS, ..target }
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::delivery::{Auth, ClientCredentials, Credentials, TokenAuthMethod};
-use crate::id::WebhookId;
+use crate::id::{TenantNum, WebhookId};
 
 /// As many as a webhook has in flight by default.
 const AT_ONCE: usize = 16;
@@ -90,7 +90,8 @@ fn credentials(token_url: &str) -> ClientCredentials {
 
 fn with_token(receiver: &str, with: ClientCredentials) -> Target {
     let credentials = Credentials { tls: None, auth: Some(Auth::OAuth2(Box::new(with))) };
-    let target = target(receiver).with_credentials(&guard(), WebhookId::generate(), credentials).unwrap();
+    let target =
+        target(receiver).with_credentials(&guard(), (TenantNum(1), WebhookId::generate()), credentials).unwrap();
     Target { timeout: GENEROUS, ..target }
 }
 
@@ -253,7 +254,9 @@ async fn a_password_or_a_token_of_the_owner_goes_with_every_request() {
     let bearer = Auth::Bearer { token: "t".to_owned().into() };
     for auth in [basic, bearer] {
         let credentials = Credentials { tls: None, auth: Some(auth) };
-        let target = target(&receiver.url).with_credentials(&guard(), WebhookId::generate(), credentials).unwrap();
+        let target = target(&receiver.url)
+            .with_credentials(&guard(), (TenantNum(1), WebhookId::generate()), credentials)
+            .unwrap();
         let report = sender().attempt(&Target { timeout: GENEROUS, ..target }, message()).await;
         assert_eq!(report.outcome, Outcome::Success);
     }
