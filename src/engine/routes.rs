@@ -108,7 +108,13 @@ impl RouteTable {
 
     /// Answers whether it was there.
     pub fn remove(&self, tenant: TenantNum, num: WebhookNum) -> bool {
-        self.tenants.write().get_mut(&tenant).is_some_and(|routes| routes.remove(num))
+        let mut tenants = self.tenants.write();
+        let Some(routes) = tenants.get_mut(&tenant) else { return false };
+        let was_there = routes.remove(num);
+        if routes.webhooks.is_empty() {
+            tenants.remove(&tenant);
+        }
+        was_there
     }
 
     /// Every webhook of the tenant.
@@ -141,17 +147,32 @@ impl TenantRoutes {
         }
     }
 
-    fn list(&mut self, subscription: &str) -> &mut Subscribers {
-        match subscription.strip_suffix('*') {
+    fn subscribe(&mut self, num: WebhookNum, subscription: &str) {
+        let list = match subscription.strip_suffix('*') {
             Some("") => &mut self.to_all,
             Some(prefix) => self.prefixes.entry(prefix.to_owned()).or_default(),
             None => self.exact.entry(subscription.to_owned()).or_default(),
+        };
+        list.insert(num);
+    }
+
+    /// A list that nobody is on any more is forgotten.
+    fn unsubscribe(&mut self, num: WebhookNum, subscription: &str) {
+        let (lists, name) = match subscription.strip_suffix('*') {
+            Some("") => return self.to_all.remove(num),
+            Some(prefix) => (&mut self.prefixes, prefix),
+            None => (&mut self.exact, subscription),
+        };
+        let Some(list) = lists.get_mut(name) else { return };
+        list.remove(num);
+        if list.nums.is_empty() {
+            lists.remove(name);
         }
     }
 
     fn insert(&mut self, num: WebhookNum, subscriptions: Vec<String>) {
         for subscription in &subscriptions {
-            self.list(subscription).insert(num);
+            self.subscribe(num, subscription);
         }
         self.webhooks.insert(num, subscriptions.into());
     }
@@ -160,7 +181,7 @@ impl TenantRoutes {
         let Some(subscriptions) = self.webhooks.remove(&num) else { return false };
         self.ordered.remove(&num);
         for subscription in subscriptions {
-            self.list(&subscription).remove(num);
+            self.unsubscribe(num, &subscription);
         }
         true
     }
@@ -188,6 +209,10 @@ impl Subscribers {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     const TENANT: TenantNum = TenantNum(1);
@@ -260,5 +285,83 @@ mod tests {
         assert_eq!(gone, [WebhookNum(1), WebhookNum(3)]);
         assert_eq!((matching(&table, "a"), matching(&table, "b")), (vec![4], vec![2]));
         assert!(table.of_tenant(TenantNum(2)).is_empty());
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Set(Route),
+        Deactivate(TenantNum, WebhookNum),
+        Remove(TenantNum, WebhookNum),
+        RemoveTenant(TenantNum),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let subscription = prop::sample::select(vec!["*", "a", "a.b", "a.*", "a.b.*", "c", "c.*"]);
+        let webhook = (1..3_i64)
+            .prop_map(TenantNum)
+            .prop_flat_map(|tenant| (Just(tenant), (0..4_i64).prop_map(move |num| WebhookNum(tenant.0 * 10 + num))));
+        let route = (webhook.clone(), prop::collection::vec(subscription, 0..4), any::<bool>(), any::<bool>());
+        let route = route.prop_map(|((tenant, num), events, is_active, is_ordered)| {
+            let events = events.into_iter().map(str::to_owned).collect();
+            Step::Set(Route { num, tenant, events, is_active, is_ordered })
+        });
+        prop_oneof![
+            6 => route,
+            1 => webhook.clone().prop_map(|(tenant, num)| Step::Deactivate(tenant, num)),
+            2 => webhook.prop_map(|(tenant, num)| Step::Remove(tenant, num)),
+            1 => (1..3_i64).prop_map(|tenant| Step::RemoveTenant(TenantNum(tenant))),
+        ]
+    }
+
+    /// Takes the step, and notes what the table was told of each webhook last.
+    fn take(step: Step, table: &RouteTable, told: &mut BTreeMap<WebhookNum, Route>) {
+        match step {
+            Step::Set(route) => {
+                table.set(route.clone());
+                told.insert(route.num, route);
+            }
+            Step::Deactivate(tenant, num) => {
+                table.deactivate(tenant, num);
+                told.insert(num, Route { num, tenant, events: Vec::new(), is_active: false, is_ordered: false });
+            }
+            Step::Remove(tenant, num) => assert_eq!(table.remove(tenant, num), told.remove(&num).is_some()),
+            Step::RemoveTenant(tenant) => {
+                table.remove_tenant(tenant);
+                told.retain(|_, route| route.tenant != tenant);
+            }
+        }
+    }
+
+    type Lists = BTreeMap<String, Vec<WebhookNum>>;
+
+    /// Everything that a table holds, but for copies made for publishers.
+    fn contents(table: &RouteTable) -> BTreeMap<TenantNum, (Lists, Lists, Vec<WebhookNum>)> {
+        let lists = |lists: &HashMap<String, Subscribers>| {
+            lists.iter().map(|(name, list)| (name.clone(), list.nums.clone())).collect::<Lists>()
+        };
+        let of_tenant = |(tenant, routes): (&TenantNum, &TenantRoutes)| {
+            let TenantRoutes { to_all, exact, prefixes, webhooks, ordered } = routes;
+            let mut exact = lists(exact);
+            exact.extend(webhooks.iter().map(|(num, names)| (format!("of {}: {names:?}", num.0), vec![*num])));
+            exact.insert("ordered".to_owned(), ordered.iter().copied().collect());
+            (*tenant, (exact, lists(prefixes), to_all.nums.clone()))
+        };
+        table.tenants.read().iter().map(of_tenant).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn after_any_changes_a_table_holds_what_one_built_from_scratch_would(steps in prop::collection::vec(step(), 0..60)) {
+            let (table, mut told) = (RouteTable::default(), BTreeMap::new());
+            for step in steps {
+                take(step, &table, &mut told);
+            }
+            let fresh = RouteTable::default();
+            told.into_values().for_each(|route| fresh.set(route));
+            prop_assert_eq!(contents(&table), contents(&fresh));
+            let tenants = table.tenants.read();
+            let is_empty = |list: &Subscribers| list.nums.is_empty();
+            prop_assert!(!tenants.values().flat_map(|routes| routes.exact.values().chain(routes.prefixes.values())).any(is_empty));
+        }
     }
 }
