@@ -56,6 +56,7 @@ use self::auth::Keys;
 use self::body::Budget;
 use self::document::ApiDocument;
 use self::forward::Peers;
+use self::metrics::SharedPages;
 use self::rates::Rates;
 
 /// Characters of an admin key from the configuration: fewer could be guessed.
@@ -93,6 +94,7 @@ struct Inner {
     peers: Peers,
     rates: Rates,
     bodies: Budget,
+    metrics: SharedPages,
 }
 
 impl App {
@@ -108,7 +110,8 @@ impl App {
         let (known, noted, store) = (keys.clone(), keys.clone(), engine.store().clone());
         engine.beside(|stopping| noted.note_uses(store, stopping));
         engine.on_stale(move |stale| known.forget(stale));
-        Self(Arc::new(Inner { engine, keys, body_limit, peers: Peers::new(), rates, bodies: Budget::new(body_limit) }))
+        let (peers, bodies, metrics) = (Peers::new(), Budget::new(body_limit), SharedPages::default());
+        Self(Arc::new(Inner { engine, keys, body_limit, peers, rates, bodies, metrics }))
     }
 
     fn engine(&self) -> &Engine {
@@ -135,6 +138,10 @@ impl App {
         &self.0.bodies
     }
 
+    fn metrics(&self) -> &SharedPages {
+        &self.0.metrics
+    }
+
     fn body_limit(&self) -> usize {
         self.0.body_limit
     }
@@ -154,17 +161,29 @@ fn routes() -> OpenApiRouter<App> {
         .merge(event_types::routes())
         .merge(events::routes())
         .merge(deliveries::routes());
-    OpenApiRouter::with_openapi(ApiDocument::openapi()).nest("/api/v1", versioned).merge(health::routes())
+    OpenApiRouter::with_openapi(ApiDocument::openapi())
+        .nest("/api/v1", versioned)
+        .merge(health::routes())
+        .merge(metrics::routes())
 }
 
-/// The whole API.
-pub fn router(engine: Engine, config: ApiConfig) -> Router {
+/// What is served, each on a listener of its own.
+pub struct Routers {
+    /// The whole API.
+    pub api: Router,
+    /// The metrics alone, without a key.
+    pub metrics: Router,
+}
+
+/// The API, and the metrics for a listener that only those who may see them can reach.
+pub fn routers(engine: Engine, config: ApiConfig) -> Routers {
     let (routes, document) = routes().split_for_parts();
     let document: Bytes = serde_json::to_vec(&document::describe_all(document)).unwrap_or_default().into();
     let cors = cors::layer(&config.cors_origins);
     let app = App::new(engine, config);
     let show_document = async move || ([(CONTENT_TYPE, "application/json")], document);
-    routes
+    let metrics = metrics::open_routes().layer(middleware::from_fn(answer::finish)).with_state(app.clone());
+    let api = routes
         .route("/openapi.json", get(show_document))
         .fallback(answer::no_such_route)
         .method_not_allowed_fallback(answer::no_such_method)
@@ -172,7 +191,8 @@ pub fn router(engine: Engine, config: ApiConfig) -> Router {
         .layer(middleware::from_fn(session::admit))
         .layer(option_layer(cors))
         .layer(middleware::from_fn(answer::finish))
-        .with_state(app)
+        .with_state(app);
+    Routers { api, metrics }
 }
 
 /// The document that describes the API.

@@ -5,11 +5,14 @@ use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
-use crate::api::{self, ApiConfig, RequestRate};
+use crate::api::{self, ApiConfig, RequestRate, Routers};
 use crate::config::{Config, Rate, TlsSettings};
 use crate::engine::{Engine, EngineConfig, StartError};
 use crate::listener::{self, ListenError, Listener, Serving, Shares, TlsFiles};
 use crate::store::{OpenError, Store, StoreError};
+
+/// Connections to the listener of the metrics at once: some scrapers, and people who look.
+const METRICS_CONNECTIONS: usize = 32;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -34,6 +37,7 @@ pub struct App {
     pub new_admin_key: Option<String>,
     store: Store,
     server: Serving,
+    metrics_server: Option<Serving>,
     stop_grace: std::time::Duration,
 }
 
@@ -43,12 +47,16 @@ impl App {
         let store = Store::open(config.database()).await?;
         let tls = config.api.tls.map(|TlsSettings { certificate, key }| TlsFiles { certificate, key });
         let listener = Listener::bind(config.listen, connections, tls).await?;
+        let metrics = match config.api.metrics_listen {
+            Some(address) => Some(Listener::bind(address, METRICS_CONNECTIONS, None).await?),
+            None => None,
+        };
         let url = listener.url();
         let engine_config = EngineConfig {
             allow_http: config.allow_http,
             egress_allow: config.egress_allow,
             dns_servers: config.dns_servers,
-            listeners: vec![listener.address()],
+            listeners: [Some(&listener), metrics.as_ref()].into_iter().flatten().map(Listener::address).collect(),
             arbiters: config.endpoint_threads,
             max_in_flight: requests,
             keeps_connections: requests == config.max_in_flight,
@@ -69,8 +77,17 @@ impl App {
             tenant_rate: config.api.tenant_rate.map(rate),
             cors_origins: config.api.cors_origins,
         };
-        let server = listener.serve(api::router(engine.clone(), api_config)).map_err(ListenError::Tls)?;
-        Ok(Self { engine, url, new_admin_key, store, server, stop_grace: config.stop_grace })
+        let Routers { api, metrics: metrics_routes } = api::routers(engine.clone(), api_config);
+        let server = listener.serve(api).map_err(ListenError::Tls)?;
+        let metrics_server = match metrics {
+            Some(listener) => {
+                tracing::info!(url = listener.url(), "metrics are served without a key");
+                Some(listener.serve(metrics_routes).map_err(ListenError::Tls)?)
+            }
+            None => None,
+        };
+        let stop_grace = config.stop_grace;
+        Ok(Self { engine, url, new_admin_key, store, server, metrics_server, stop_grace })
     }
 
     /// Resolves when another process has taken over the database, and all that is left to do is to stop.
@@ -82,7 +99,12 @@ impl App {
     /// database.
     pub async fn stop(self) {
         let by = Instant::now() + self.stop_grace;
-        let (answered, drained) = tokio::join!(self.server.stop(by), self.engine.drain(by));
+        let metrics_stopped = async {
+            if let Some(server) = self.metrics_server {
+                server.stop(by).await;
+            }
+        };
+        let (answered, drained, ()) = tokio::join!(self.server.stop(by), self.engine.drain(by), metrics_stopped);
         if !answered {
             tracing::warn!("requests to the API were cut off");
         }

@@ -140,12 +140,15 @@ pub struct Written {
     /// Requests of one tenant that may come at once [default: a second's worth]
     #[arg(long, env = "POSTHASTE_TENANT_REQUESTS_BURST", value_name = "N")]
     tenant_requests_burst: Option<usize>,
+    /// Address at which /metrics and /metrics/endpoints are served without a key [default: none]
+    #[arg(long, env = "POSTHASTE_METRICS_LISTEN", value_name = "HOST:PORT")]
+    metrics_listen: Option<String>,
     /// What to log: a tracing filter such as info or posthaste=debug [default: info]
     #[arg(long, env = "POSTHASTE_LOG", value_name = "FILTER")]
     log: Option<String>,
 }
 
-const KEYS: [&str; 30] = [
+const KEYS: [&str; 31] = [
     "database_url",
     "database_connections",
     "database_listen_url",
@@ -175,6 +178,7 @@ const KEYS: [&str; 30] = [
     "key_requests_burst",
     "tenant_requests_per_second",
     "tenant_requests_burst",
+    "metrics_listen",
     "log",
 ];
 
@@ -281,6 +285,7 @@ impl Written {
             key_requests_burst: self.key_requests_burst.or(below.key_requests_burst),
             tenant_requests_per_second: self.tenant_requests_per_second.or(below.tenant_requests_per_second),
             tenant_requests_burst: self.tenant_requests_burst.or(below.tenant_requests_burst),
+            metrics_listen: self.metrics_listen.or(below.metrics_listen),
             log: self.log.or(below.log),
         }
     }

@@ -134,7 +134,7 @@ pub struct EngineConfig {
     pub egress_allow: Vec<ipnet::IpNet>,
     /// Asked for the names of receivers; none: the system's.
     pub dns_servers: Vec<SocketAddr>,
-    /// Where the API listens.
+    /// Where this process listens.
     pub listeners: Vec<SocketAddr>,
     /// Threads that endpoint actors are spread over.
     pub arbiters: usize,

@@ -138,7 +138,7 @@ impl Store {
 
     /// Reads that all see what was committed before the first of them, and nothing of what is committed meanwhile.
     async fn moment(&self) -> Result<Transaction, DbErr> {
-        self.engine_readers().begin_moment().await
+        self.readers().begin_moment().await
     }
 
     /// How much PostgreSQL has ever written to its write-ahead log; `None` with SQLite.

@@ -11,6 +11,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use tokio_util::task::AbortOnDropHandle;
+
 use super::origin::{RequestId, X_REQUEST_ID};
 use super::problem::{Hint, Problem};
 
@@ -29,8 +31,12 @@ const MAX_REQUEST_ID: usize = 128;
 pub(super) async fn finish(mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     request.extensions_mut().insert(RequestId(id.clone()));
-    // A task of its own: a change that has begun is finished even if its caller hangs up.
-    let answer = tokio::spawn(next.run(request)).await;
+    let is_safe = request.method().is_safe();
+    // A task of its own: a change that has begun is finished even if its caller hangs up. What only reads stops with it.
+    let answer = match tokio::spawn(next.run(request)) {
+        reading if is_safe => AbortOnDropHandle::new(reading).await,
+        changing => changing.await,
+    };
     let mut response = answer.unwrap_or_else(|_| Problem::internal(&"a handler panicked").into_response());
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         write(&mut response, &problem, &id);

@@ -22,6 +22,9 @@ use super::webhooks::find;
 use crate::engine::{Backlog, BacklogOrder};
 use crate::id::WebhookId;
 
+/// The list ends after so many: those behind them wait for less, and each can be asked for.
+const MOST_LISTED: usize = 10_000;
+
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(read))
 }
@@ -46,7 +49,7 @@ async fn read(
     shown(&app, app.engine().backlog(&webhook).await?)
 }
 
-/// Lists the backlogs that there are, the worst first. An admin key that names no tenant sees those of all.
+/// Lists the backlogs that there are, the 10,000 worst at most, the worst first. An admin key that names no tenant sees those of all.
 #[utoipa::path(get, path = "/backlogs", tag = "backlogs", operation_id = "listBacklogs",
     params(("sort" = Option<String>, Query, description = "`oldest` (who waits for the longest time, the default) or \
             `depth` (who waits for the most)"), PageParams),
@@ -59,12 +62,13 @@ async fn list(
 ) -> Result<axum::Json<PageView<serde_json::Value>>, Problem> {
     let list = query.list("backlogs", tenants.num(), &["sort"])?;
     let order = list.filter("sort")?.unwrap_or(BacklogOrder::Oldest);
-    let after: i64 = list.position()?.unwrap_or(0);
-    let skipped = usize::try_from(after).unwrap_or(0);
+    let skipped = usize::try_from(list.position::<i64>()?.unwrap_or(0)).unwrap_or(0).min(MOST_LISTED);
     let limit = usize::try_from(list.limit).unwrap_or(usize::MAX);
     let asked_by_a_node = wanted_by_a_node(&headers);
-    let wanted = asked_by_a_node.unwrap_or_else(|| skipped.saturating_add(limit + 1));
-    let own = app.engine().backlogs(tenants.num(), order, wanted).await?;
+    let wanted = asked_by_a_node.unwrap_or(skipped + limit + 1).min(MOST_LISTED);
+    // Where there are other nodes, theirs may stand before these, whose places are not known yet.
+    let first = if app.engine().is_alone() { skipped.min(wanted) } else { 0 };
+    let own = app.engine().backlogs(tenants.num(), order, first, wanted - first).await?;
     let own: Result<Vec<Value>, _> =
         own.into_iter().map(|backlog| serde_json::to_value(shown_by(&app, backlog))).collect();
     let mut rows = own.map_err(|error| Problem::internal(&error))?;
@@ -77,8 +81,8 @@ async fn list(
             .await,
     );
     worst_first(&mut rows, order);
-    let mut rows: Vec<Value> = rows.into_iter().skip(skipped).collect();
-    let next = list.cut(&mut rows, |_| after.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX)));
+    let mut rows: Vec<Value> = rows.into_iter().skip(skipped - first).collect();
+    let next = list.cut(&mut rows, |_| i64::try_from(skipped + limit).unwrap_or(i64::MAX));
     Ok(axum::Json(list.answer(rows, next)))
 }
 

@@ -1,154 +1,162 @@
-//! The engine's figures in the OpenMetrics text format.
+//! `/metrics`: the engine's figures, and those of the endpoints with the worst backlogs, for Prometheus. On the API's
+//! listener they need an admin key, because they show all tenants; a listener of their own serves them without one.
+//!
+//! A page is computed by one request at a time and shared by all that come within a second.
+
+mod text;
 
 use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
-use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
-use prometheus_client::registry::Registry;
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use bytes::Bytes;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use crate::clock::UnixMillis;
-use crate::engine::{Backlog, EngineFigures};
+use super::App;
+use super::answer;
+use super::auth::Admin;
+use super::document::ReadProblems;
+use super::page::Query;
+use super::problem::Problem;
+use crate::engine::BacklogOrder;
 
-pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Writes the figures out. A counter's name gets its `_total` from the format.
-pub(super) fn text(figures: &EngineFigures) -> Result<String, fmt::Error> {
-    let EngineFigures {
-        events,
-        attempts,
-        commits,
-        failed_commits,
-        statements,
-        rows,
-        fenced,
-        journal_depth,
-        journal_capacity,
-        live_endpoints,
-        quarantined_endpoints,
-        endpoint_crashes,
-        permits,
-        payload_bytes,
-        pending,
-        backlogged,
-        outcomes,
-    } = figures;
-    let mut registry = Registry::with_prefix("posthaste");
-    let mut counter = |name: &str, help: &str, value: u64| registry.register(name, help, ConstCounter::new(value));
-    counter("events_published", "Events accepted", *events);
-    counter("journal_attempts", "Requests made whose outcome is committed", *attempts);
-    counter("journal_commits", "Batches committed", *commits);
-    counter("journal_failed_commits", "Batches that the database refused", *failed_commits);
-    counter("journal_statements", "Statements run in batches", *statements);
-    counter("journal_rows", "Rows written in batches", *rows);
-    counter("journal_fenced", "Records that were dropped because another node had taken over", *fenced);
-    counter("endpoint_crashes", "Endpoint actors restarted after a panic", *endpoint_crashes);
-    let mut gauge = |name: &str, help: &str, value: usize| {
-        let value = i64::try_from(value).unwrap_or(i64::MAX);
-        registry.register(name, help, ConstGauge::new(value));
-    };
-    gauge("journal_depth", "Places taken in the queue of records", *journal_depth);
-    gauge("journal_capacity", "Places in the queue of records", *journal_capacity);
-    gauge("endpoints_live", "Endpoint actors in memory", *live_endpoints);
-    gauge("endpoints_quarantined", "Endpoint actors that crashed too often", *quarantined_endpoints);
-    gauge("deliveries_pending", "Deliveries that are owed", usize::try_from(*pending).unwrap_or(usize::MAX));
-    gauge("webhooks_backlogged", "Webhooks that are owed something", *backlogged);
-    gauge("payload_bytes", "Event payloads in memory, in bytes", payload_bytes.0);
-    gauge("payload_budget_bytes", "Beyond which deliveries wait as rows", payload_bytes.1);
-    gauge("attempts_in_flight", "Requests being made", permits.in_use());
-    gauge("permits_healthy", "Places for requests to healthy endpoints", permits.healthy.places);
-    gauge("permits_healthy_in_use", "Such places taken", permits.healthy.in_use);
-    gauge("permits_healthy_waiting", "Requests that wait for such a place", permits.healthy.waiting);
-    gauge("permits_ailing", "Places for requests to failing or slow endpoints", permits.ailing.places);
-    gauge("permits_ailing_in_use", "Such places taken", permits.ailing.in_use);
-    gauge("permits_ailing_waiting", "Requests that wait for such a place", permits.ailing.waiting);
-    let by_outcome = Family::<[(&'static str, &'static str); 1], Counter>::default();
-    for (outcome, count) in outcomes {
-        by_outcome.get_or_create(&[("outcome", outcome)]).inc_by(*count);
+/// Scrapers ask every few seconds; who asks more often is shown the same again.
+const SHARED_FOR: Duration = Duration::from_secs(1);
+
+/// Endpoints that are shown unless the query says how many.
+const TOP: u64 = 50;
+
+/// Most endpoints that are shown: each is a handful of series to whoever scrapes them.
+const MOST: u64 = 1_000;
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(engine)).routes(routes!(endpoints))
+}
+
+/// The same without a key.
+pub(super) fn open_routes() -> Router<App> {
+    Router::new()
+        .route("/metrics", get(async |State(app): State<App>| engine_page(&app).await))
+        .route(
+            "/metrics/endpoints",
+            get(async |State(app): State<App>, query: Query| endpoints_page(&app, &query).await),
+        )
+        .fallback(answer::no_such_route)
+        .method_not_allowed_fallback(answer::no_such_method)
+}
+
+/// Figures of the engine, for Prometheus. Needs an admin key here; `POSTHASTE_METRICS_LISTEN` serves them without one.
+#[utoipa::path(get, path = "/metrics", tag = "metrics", operation_id = "readMetrics",
+    responses((status = 200, content_type = "application/openmetrics-text", body = String), ReadProblems))]
+async fn engine(State(app): State<App>, _: Admin) -> Result<impl IntoResponse, Problem> {
+    engine_page(&app).await
+}
+
+/// Figures of the endpoints with the worst backlogs, for Prometheus: one series an endpoint. Needs an admin key here;
+/// `POSTHASTE_METRICS_LISTEN` serves them without one.
+#[utoipa::path(get, path = "/metrics/endpoints", tag = "metrics", operation_id = "readEndpointMetrics",
+    params(("top" = Option<u64>, Query, description = "how many, 1 to 1000; 50 unless given"),
+        ("by" = Option<String>, Query, description = "`oldest` or `depth`; `oldest` unless given")),
+    responses((status = 200, content_type = "application/openmetrics-text", body = String), ReadProblems))]
+async fn endpoints(State(app): State<App>, _: Admin, query: Query) -> Result<impl IntoResponse, Problem> {
+    endpoints_page(&app, &query).await
+}
+
+async fn engine_page(app: &App) -> Result<impl IntoResponse + use<>, Problem> {
+    let page =
+        app.metrics().engine.read((), Instant::now(), async || written(text::engine(&app.engine().figures().await)));
+    Ok(([(CONTENT_TYPE, OPENMETRICS)], page.await?))
+}
+
+async fn endpoints_page(app: &App, query: &Query) -> Result<impl IntoResponse + use<>, Problem> {
+    let filters = query.list("endpoint figures", None, &["top", "by"])?;
+    let top = filters.filter::<u64>("top")?.unwrap_or(TOP).clamp(1, MOST);
+    let order = filters.filter("by")?.unwrap_or(BacklogOrder::Oldest);
+    let page = app.metrics().endpoints.read((top, order), Instant::now(), async || {
+        let worst = app.engine().backlogs(None, order, 0, usize::try_from(top).unwrap_or(1)).await?;
+        written(text::endpoints(&worst))
+    });
+    Ok(([(CONTENT_TYPE, OPENMETRICS)], page.await?))
+}
+
+fn written(text: Result<String, fmt::Error>) -> Result<Bytes, Problem> {
+    text.map(Bytes::from).map_err(|error| Problem::internal(&error))
+}
+
+/// The pages of this process.
+#[derive(Default)]
+pub(super) struct SharedPages {
+    engine: SharedPage<()>,
+    endpoints: SharedPage<(u64, BacklogOrder)>,
+}
+
+/// The newest page, computed by one request at a time.
+struct SharedPage<K>(Mutex<Option<Computed<K>>>);
+
+struct Computed<K> {
+    /// What was asked for.
+    of: K,
+    at: Instant,
+    page: Bytes,
+}
+
+impl<K> Default for SharedPage<K> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
     }
-    registry.register("attempts", "Requests made, by outcome", by_outcome);
-    let mut text = String::with_capacity(4096);
-    encode(&mut text, &registry)?;
-    Ok(text)
 }
 
-/// Writes the figures of some endpoints out, each under its webhook's id.
-pub(super) fn endpoints_text(backlogs: &[Backlog]) -> Result<String, fmt::Error> {
-    let mut registry = Registry::with_prefix("posthaste_endpoint");
-    let mut gauge = |name: &str, help: &str, value: &dyn Fn(&Backlog) -> Option<f64>| {
-        let family = Family::<[(&'static str, String); 1], Gauge<f64, AtomicU64>>::default();
-        for backlog in backlogs {
-            if let Some(value) = value(backlog) {
-                family.get_or_create(&[("webhook", backlog.webhook.to_string())]).set(value);
-            }
+impl<K: PartialEq> SharedPage<K> {
+    /// The page that was computed for the same question within the last second, or a new one.
+    /// `now`: when it was asked for, before any wait for those who ask at the same time.
+    async fn read(
+        &self,
+        of: K,
+        now: Instant,
+        compute: impl AsyncFnOnce() -> Result<Bytes, Problem>,
+    ) -> Result<Bytes, Problem> {
+        let mut last = self.0.lock().await;
+        let is_fresh = |last: &&Computed<K>| last.of == of && now.saturating_duration_since(last.at) < SHARED_FOR;
+        if let Some(computed) = last.as_ref().filter(is_fresh) {
+            return Ok(computed.page.clone());
         }
-        registry.register(name, help, family);
-    };
-    gauge("pending", "Deliveries that it is owed", &|backlog| Some(whole(backlog.pending)));
-    gauge("in_flight", "Requests being made to it", &|backlog| Some(whole(backlog.in_flight)));
-    gauge("oldest_pending_seconds", "Age of the oldest delivery that it is owed", &|backlog| {
-        backlog.oldest_at.map(|at| UnixMillis::now().since(at).as_secs_f64())
-    });
-    gauge("success_ratio", "Share of successful requests in the last 5 minutes", &|backlog| backlog.success_5m);
-    gauge("latency_p99_seconds", "99th percentile of its answers' latency", &|backlog| {
-        backlog.latency.map(|latency| latency.p99.as_secs_f64())
-    });
-    let mut text = String::with_capacity(4096);
-    encode(&mut text, &registry)?;
-    Ok(text)
-}
-
-/// Beyond 2^53 nobody counts one by one.
-#[allow(clippy::cast_precision_loss, reason = "the format knows only floating-point numbers")]
-fn whole(count: u64) -> f64 {
-    count as f64
+        let page = compute().await?;
+        *last = Some(Computed { of, at: now, page: page.clone() });
+        Ok(page)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
-    use crate::engine::{BulkheadView, PartView};
 
-    fn part(places: usize, in_use: usize) -> PartView {
-        PartView { places, in_use, waiting: 0 }
-    }
-
-    #[test]
-    fn figures_are_written_in_the_openmetrics_format() {
-        let outcomes = vec![("success", 3), ("timed_out", 0)];
-        let figures = EngineFigures {
-            events: 7,
-            attempts: 3,
-            commits: 0,
-            failed_commits: 0,
-            statements: 0,
-            rows: 0,
-            fenced: 0,
-            journal_depth: 0,
-            journal_capacity: 1,
-            live_endpoints: 2,
-            quarantined_endpoints: 0,
-            endpoint_crashes: 0,
-            permits: BulkheadView { healthy: part(14, 3), ailing: part(2, 1) },
-            payload_bytes: (5, 6),
-            pending: 40,
-            backlogged: 4,
-            outcomes,
+    #[tokio::test]
+    async fn a_page_is_computed_once_for_all_that_ask_within_a_second() {
+        let (page, computed) = (SharedPage::default(), AtomicUsize::new(0));
+        let start = Instant::now();
+        let ask = async |of: u8, after| {
+            let answer = page.read(of, start + after, async || {
+                tokio::task::yield_now().await;
+                Ok(Bytes::from(format!("{of}: {}", computed.fetch_add(1, Ordering::Relaxed))))
+            });
+            answer.await.unwrap()
         };
-        let text = text(&figures).unwrap();
-        for line in [
-            "posthaste_events_published_total 7",
-            "posthaste_attempts_total{outcome=\"success\"} 3",
-            "posthaste_attempts_total{outcome=\"timed_out\"} 0",
-            "posthaste_endpoints_live 2",
-            "posthaste_attempts_in_flight 4",
-            "posthaste_deliveries_pending 40",
-            "posthaste_journal_commits_total 0",
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line} in {text}");
-        }
-        assert!(text.ends_with("# EOF\n"));
+
+        let at_once = futures_util::future::join_all((0..100).map(|_| ask(1, Duration::ZERO))).await;
+        assert!(at_once.iter().all(|answer| answer == "1: 0"), "{at_once:?}");
+        assert_eq!(ask(2, Duration::ZERO).await, "2: 1");
+        assert_eq!(ask(2, SHARED_FOR / 2).await, "2: 1");
+        assert_eq!(ask(2, SHARED_FOR).await, "2: 2");
     }
 }

@@ -1,9 +1,10 @@
 //! The section of settings about who may call the API, how, and how often.
 
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-use super::{ConfigError, Written, within};
+use super::{ConfigError, Written, parse, within};
 
 /// Far more than publishers keep: what is above it comes from those who mean no good.
 const CONNECTIONS: usize = 16_384;
@@ -24,6 +25,8 @@ pub struct ApiSettings {
     pub key_rate: Option<Rate>,
     /// Of each tenant, over all its keys.
     pub tenant_rate: Option<Rate>,
+    /// Where metrics are served without a key; `None`: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 /// PEM files.
@@ -55,8 +58,13 @@ impl ApiSettings {
                 ("tenant_requests_per_second", written.tenant_requests_per_second),
                 ("tenant_requests_burst", written.tenant_requests_burst),
             )?,
+            metrics_listen: written.metrics_listen.as_deref().map(metrics_listen).transpose()?,
         })
     }
+}
+
+fn metrics_listen(text: &str) -> Result<SocketAddr, ConfigError> {
+    parse("metrics_listen", text, "an address and a port such as 127.0.0.1:9090")
 }
 
 fn tls(certificate: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<TlsSettings>, ConfigError> {
@@ -116,7 +124,7 @@ mod tests {
     fn nothing_is_limited_or_open_unless_it_is_said() {
         let settings = read("key_requests_per_second = 0").unwrap();
         assert_eq!((settings.key_rate, settings.tenant_rate, settings.tls), (None, None, None));
-        assert!(settings.cors_origins.is_empty());
+        assert!(settings.cors_origins.is_empty() && settings.metrics_listen.is_none());
         assert_eq!(settings.max_connections, CONNECTIONS);
     }
 

@@ -6,8 +6,7 @@ use crate::delivery::outcome::OutcomeKind;
 use crate::id::{TenantNum, WebhookId, WebhookNum};
 use crate::store::StoreError;
 use crate::store::backlog::Among;
-use crate::store::servings::Serving;
-use crate::store::webhooks::Webhook;
+use crate::store::webhooks::{Webhook, WebhookSummary};
 
 use super::endpoint::MAILBOX;
 use super::lane::{WINDOW, breaker_of};
@@ -90,55 +89,58 @@ impl Engine {
         Ok(self.backlogs_of(&[webhook.num]).await?.pop())
     }
 
-    /// The worst backlogs of a tenant, or of all; those without any are left out.
+    /// The worst backlogs of a tenant, or of all, `limit` of them after the first `skipped`; webhooks without any are
+    /// left out. Only those that are answered are read.
     pub async fn backlogs(
         &self,
         tenant: Option<TenantNum>,
         order: BacklogOrder,
+        skipped: usize,
         limit: usize,
     ) -> Result<Vec<Backlog>, StoreError> {
+        let ranked = skipped.saturating_add(limit);
         let ledger = &self.inner.shared.ledger;
         let of_tenant = tenant.map(|tenant| self.inner.routes.of_tenant(tenant));
         let among = of_tenant.as_deref().map_or(Among::All, Among::These);
         let nums: Vec<WebhookNum> = match order {
-            BacklogOrder::Depth => ledger.deepest(among, limit).into_iter().map(|(num, _)| num).collect(),
-            BacklogOrder::Oldest => ledger.oldest_first(among, limit).await?.into_iter().map(|(num, _)| num).collect(),
+            BacklogOrder::Depth => ledger.deepest(among, ranked).into_iter().map(|(num, _)| num).collect(),
+            BacklogOrder::Oldest => ledger.oldest_first(among, ranked).await?.into_iter().map(|(num, _)| num).collect(),
         };
-        self.backlogs_of(&nums).await
+        self.backlogs_of(nums.get(skipped..).unwrap_or_default()).await
     }
 
     /// In the order of the numbers given; those that are deleted are left out.
     async fn backlogs_of(&self, nums: &[WebhookNum]) -> Result<Vec<Backlog>, StoreError> {
-        let mut servings = self.inner.store.servings(nums, UnixMillis::now()).await?;
+        let mut summaries = self.inner.store.webhook_summaries(nums).await?;
+        let oldest = self.inner.shared.ledger.oldest_of(nums).await?;
         let crashes = self.inner.registry.crashes(nums.to_vec()).await;
         let mut backlogs = Vec::with_capacity(nums.len());
         for (at, num) in nums.iter().enumerate() {
-            if let Some(serving) = servings.remove(num).transpose()? {
-                let crashes = crashes.get(at).copied().unwrap_or_default();
-                backlogs.push(self.backlog_of(*num, serving, crashes).await?);
+            if let Some(summary) = summaries.remove(num) {
+                let oldest_at = oldest.get(num).map(|event| event.accepted_at());
+                backlogs.push(self.backlog_of(summary, oldest_at, crashes.get(at).copied().unwrap_or_default()));
             }
         }
         Ok(backlogs)
     }
 
-    async fn backlog_of(&self, num: WebhookNum, serving: Serving, crashes: Crashes) -> Result<Backlog, StoreError> {
+    fn backlog_of(&self, summary: WebhookSummary, oldest_at: Option<UnixMillis>, crashes: Crashes) -> Backlog {
         let (ledger, now) = (&self.inner.shared.ledger, UnixMillis::now());
-        let oldest = ledger.oldest(num).await?;
-        let next_due = ledger.next_due(num).await?;
+        let num = summary.num;
         let taken = self.inner.shared.pulses.find(num).map(|pulse| pulse.take());
-        let policy: Policy = serde_json::from_value(serving.webhook.policy.clone()).unwrap_or_default();
+        let policy: Policy = serde_json::from_value(summary.policy.clone()).unwrap_or_default();
         let breaker = taken.and_then(|taken| taken.live.breaker);
         let seen = Seen {
             pending: ledger.pending(num),
             scheduled: ledger.scheduled(num, now),
-            oldest_at: oldest.map(|event| event.accepted_at()),
-            next_due,
-            breaker: breaker.unwrap_or_else(|| breaker_of(&policy, serving.health, now)),
+            oldest_at,
+            next_due: summary.next_due,
+            breaker: breaker.unwrap_or_else(|| breaker_of(&policy, summary.health, now)),
             policy,
             taken,
             crashes,
         };
-        Ok(seen.told(&serving.webhook))
+        seen.told(&summary)
     }
 }
 
@@ -155,7 +157,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn state(&self, webhook: &Webhook) -> EndpointState {
+    fn state(&self, webhook: &WebhookSummary) -> EndpointState {
         if !webhook.is_active {
             EndpointState::Inactive
         } else if webhook.paused_at.is_some() {
@@ -169,7 +171,7 @@ impl Seen {
         }
     }
 
-    fn told(self, webhook: &Webhook) -> Backlog {
+    fn told(self, webhook: &WebhookSummary) -> Backlog {
         let state = self.state(webhook);
         let live = self.taken.map(|taken| taken.live).unwrap_or_default();
         let in_flight = self.pending.min(live.in_flight as u64);

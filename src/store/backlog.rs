@@ -4,6 +4,7 @@
 mod load;
 mod look;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -69,20 +70,29 @@ impl Backlog {
         self.ledger.lock().deepest(among, n)
     }
 
-    /// The oldest pending event of this webhook.
-    pub async fn oldest(&self, webhook: WebhookNum) -> Result<Option<EventSeq>, StoreError> {
-        let mut seen = None;
+    /// The oldest pending events of these webhooks; those that nothing is pending for are missing.
+    pub async fn oldest_of(&self, webhooks: &[WebhookNum]) -> Result<HashMap<WebhookNum, EventSeq>, StoreError> {
+        let mut seen = HashMap::new();
         for _ in 0..TRIES {
-            if !matches!(self.known(webhook), Some(Oldest::Unknown { .. })) {
+            let is_unknown = |webhook: &WebhookNum| matches!(self.known(*webhook), Some(Oldest::Unknown { .. }));
+            let unknown: Vec<WebhookNum> = webhooks.iter().copied().filter(is_unknown).collect();
+            if unknown.is_empty() {
                 break;
             }
-            seen = self.look(&[webhook]).await?.pop().flatten();
+            for some in unknown.chunks(LOOKS) {
+                seen.extend(self.look(some).await?);
+            }
         }
-        Ok(match self.known(webhook) {
-            Some(Oldest::Known(event)) => Some(event),
-            Some(Oldest::Unknown { .. }) => seen,
-            None => None,
-        })
+        let oldest = |webhook: &WebhookNum| match self.known(*webhook)? {
+            Oldest::Known(event) => Some((*webhook, event)),
+            Oldest::Unknown { .. } => seen.get(webhook).map(|event| (*webhook, *event)),
+        };
+        Ok(webhooks.iter().filter_map(oldest).collect())
+    }
+
+    #[cfg(test)]
+    pub(super) async fn oldest(&self, webhook: WebhookNum) -> Result<Option<EventSeq>, StoreError> {
+        Ok(self.oldest_of(&[webhook]).await?.remove(&webhook))
     }
 
     fn known(&self, webhook: WebhookNum) -> Option<Oldest> {
@@ -106,11 +116,6 @@ impl Backlog {
         Ok(first.into_iter().map(|(webhook, oldest)| (webhook, oldest.not_before())).collect())
     }
 
-    /// When the first pending delivery of this webhook falls due that has a row.
-    pub async fn next_due(&self, webhook: WebhookNum) -> Result<Option<UnixMillis>, StoreError> {
-        self.store.next_due(webhook).await
-    }
-
     /// These webhooks were deleted, and whatever they were owed with them.
     pub async fn forget(&self, webhooks: &[WebhookNum]) {
         // What was committed before the deletion must not be told after it.
@@ -121,13 +126,15 @@ impl Backlog {
         }
     }
 
-    /// Looks for the oldest events of webhooks, answers what it saw, and lets the ledger learn.
-    async fn look(&self, webhooks: &[WebhookNum]) -> Result<Vec<Option<EventSeq>>, StoreError> {
+    /// Looks for the oldest events of webhooks whose oldest is unknown, answers what it saw, and lets the ledger learn.
+    async fn look(&self, webhooks: &[WebhookNum]) -> Result<Vec<(WebhookNum, EventSeq)>, StoreError> {
         let questions: Vec<LookUp> = {
             let mut ledger = self.ledger.lock();
             webhooks.iter().filter_map(|webhook| ledger.look_up(*webhook)).collect()
         };
         let found = self.store.pending_after(&questions).await?;
+        let first = |(question, found): (&LookUp, &Vec<EventSeq>)| Some((question.webhook, *found.first()?));
+        let seen = questions.iter().zip(&found).filter_map(first).collect();
         // The ledger must have been told of everything that was seen.
         if self.journal.barrier().await.is_ok() {
             let mut ledger = self.ledger.lock();
@@ -135,6 +142,6 @@ impl Backlog {
                 ledger.learn(question, found);
             }
         }
-        Ok(found.iter().map(|found| found.first().copied()).collect())
+        Ok(seen)
     }
 }

@@ -367,12 +367,11 @@ impl Store {
         DueRow::find_by_statement(statement).one(self.engine_readers()).await?.map(|row| due_of(self, row)).transpose()
     }
 
-    /// When the first pending row of a webhook falls due.
-    pub(super) async fn next_due(&self, webhook: WebhookNum) -> Result<Option<UnixMillis>, StoreError> {
-        self.first_due_after(webhook, UnixMillis(i64::MIN)).await
-    }
-
-    async fn first_due_after(&self, webhook: WebhookNum, after: UnixMillis) -> Result<Option<UnixMillis>, StoreError> {
+    pub(super) async fn first_due_after(
+        &self,
+        webhook: WebhookNum,
+        after: UnixMillis,
+    ) -> Result<Option<UnixMillis>, StoreError> {
         let sql = "SELECT next_at AS num FROM delivery WHERE status = 0 AND webhook_num = $1 AND next_at > $2 \
                    ORDER BY next_at LIMIT 1";
         let statement = Statement::from_sql_and_values(self.backend(), sql, [webhook.0.into(), after.0.into()]);

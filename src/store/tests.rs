@@ -218,7 +218,7 @@ async fn slow_lists_keep_no_delivery_waiting(on: On) {
         store.servings(&[webhook.num], now).await?;
         store.webhooks_with_due(now).await?;
         store.ledger(&ShardNum::all().collect::<Vec<_>>(), now).await?;
-        world.running.ledger.next_due(webhook.num).await?;
+        store.first_due_after(webhook.num, now).await?;
         store.due(webhook.num, wanted(now, false)).await
     };
     let read = tokio::time::timeout(Duration::from_secs(10), reads).await;

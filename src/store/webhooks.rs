@@ -4,6 +4,7 @@ mod bulk;
 mod credentials;
 mod differ;
 pub(super) mod secrets;
+mod summary;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,6 +30,7 @@ use super::seal::Place;
 use super::{Page, Store, StoreError, tenants};
 
 pub use self::credentials::{Credentials, MAX_TLS_OPTIONS};
+pub use self::summary::WebhookSummary;
 
 /// Webhooks read into the route table at a time.
 const ROUTES_CHUNK: u64 = 10_000;

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::client::{Answer, send};
+use crate::client::{Answer, Client, send};
+use crate::fact;
 use crate::receiver::Receiver;
-use crate::world::World;
+use crate::world::{World, free_port};
 
 async fn open(world: &World, path: &str) -> Answer {
     send(world.anyone().root(Method::GET, path)).await
@@ -24,14 +25,39 @@ async fn health_is_open_to_all() {
 #[tokio::test]
 async fn metrics_are_readable_and_move_with_the_work() {
     let (world, _hook) = World::with_webhook(Receiver::ok()).await;
-    let before = samples(&open(&world, "/metrics").await);
+    let metrics = async || samples(&send(world.admin().root(Method::GET, "/metrics")).await);
+    let before = metrics().await;
 
     let event = world.publish("message.sent").await;
     world.settled(&event).await;
-    let after = samples(&open(&world, "/metrics").await);
+    let after = fact::until("the page of a second ago is computed anew", async || {
+        Some(metrics().await).filter(|after| *after != before)
+    })
+    .await;
 
     assert!(!after.is_empty() && after.iter().any(|(name, _)| name.starts_with("posthaste_")), "{after:?}");
-    assert_ne!(before, after);
+}
+
+#[tokio::test]
+async fn metrics_are_shown_to_an_admin_alone_or_on_a_listener_of_their_own() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let world = World::with(&[("POSTHASTE_METRICS_LISTEN", &address)]).await;
+    let hook = world.hook(Receiver::status(500), json!({})).await;
+    world.publish("message.sent").await;
+    hook.saw(1).await;
+
+    let (engine, endpoint) =
+        ("posthaste_deliveries_pending 1", format!("posthaste_endpoint_pending{{webhook=\"{}\"}} 1", hook.id));
+    for (path, shown) in [("/metrics", engine), ("/metrics/endpoints?top=1000", endpoint.as_str())] {
+        assert_eq!(open(&world, path).await.problem(401).code(), "unauthenticated");
+        assert_eq!(send(world.client().root(Method::GET, path)).await.problem(403).code(), "admin_only");
+        for caller in [world.admin(), Client::open(&format!("http://{address}"))] {
+            let page = send(caller.root(Method::GET, path)).await;
+            assert!(page.status == 200 && page.text.contains(shown), "{page:?}");
+        }
+    }
+    let elsewhere = send(Client::open(&format!("http://{address}")).root(Method::GET, "/api/v1/webhooks")).await;
+    assert_eq!(elsewhere.problem(404).code(), "no_such_route");
 }
 
 /// Name with labels, and value, of each sample in the Prometheus text format.

@@ -87,7 +87,7 @@ pub(crate) async fn operations(anyone: &Client) -> Vec<Operation> {
 
 impl Operation {
     pub(crate) fn needs_admin(&self) -> bool {
-        ["/api/v1/tenants", "/api/v1/engine"].iter().any(|prefix| self.path.starts_with(prefix))
+        ["/api/v1/tenants", "/api/v1/engine", "/metrics"].iter().any(|prefix| self.path.starts_with(prefix))
     }
 
     /// Whether it is about the caller's own session, which any key may have; `sessions` has its tests.

@@ -51,7 +51,7 @@ fn most_at_once(requests: &[Request]) -> usize {
 }
 
 async fn statements(world: &World) -> f64 {
-    let metrics = send(world.anyone().root(reqwest::Method::GET, "/metrics")).await.text;
+    let metrics = send(world.admin().root(reqwest::Method::GET, "/metrics")).await.text;
     let line = metrics.lines().find_map(|line| line.strip_prefix("posthaste_journal_statements_total "));
     line.and_then(|value| value.parse().ok()).expect("a count of statements")
 }

@@ -147,7 +147,8 @@ impl Server {
     }
 
     pub(super) async fn usage(&self) -> Result<Usage, CliError> {
-        let answer = self.client.get(format!("{}/metrics", self.url)).send().await.map_err(CliError::failed)?;
+        let asked = self.client.get(format!("{}/metrics", self.url)).bearer_auth(ADMIN_KEY).send();
+        let answer = asked.await.map_err(CliError::failed)?;
         let metrics = answer.text().await.map_err(CliError::failed)?;
         let usage = Usage::of(self.pid()?, &metrics)?;
         Ok(match &self.database {

@@ -23,7 +23,7 @@ impl fmt::Display for Guide<'_> {
         writeln!(f, "Posthaste runs on a temporary database, with receivers that misbehave.\n")?;
         writeln!(f, "  {:<11} {}/api/v1", "API", self.url)?;
         writeln!(f, "  {:<11} {}/openapi.json", "reference", self.url)?;
-        writeln!(f, "  {:<11} {}/metrics", "metrics", self.url)?;
+        writeln!(f, "  {:<11} {}/metrics, with the admin key", "metrics", self.url)?;
         writeln!(f, "  {:<11} {}", "admin key", self.admin_key)?;
         writeln!(f, "  {:<11} Demo, {tenant_id}", "tenant")?;
         writeln!(f, "  {:<11} {tenant_key}\n", "tenant key")?;

@@ -2,7 +2,7 @@
 
 use crate::clock::UnixMillis;
 use crate::delivery::breaker::View;
-use crate::store::webhooks::Webhook;
+use crate::store::webhooks::WebhookSummary;
 
 use super::{EndpointState, word};
 
@@ -15,7 +15,7 @@ pub(super) struct Figures {
 }
 
 pub(super) fn sentence(
-    webhook: &Webhook,
+    webhook: &WebhookSummary,
     state: EndpointState,
     breaker: &View,
     crashes: u32,
@@ -65,27 +65,20 @@ mod tests {
     use crate::delivery::breaker::ViewState;
     use crate::delivery::outcome::OutcomeKind;
     use crate::id::{TenantNum, WebhookId, WebhookNum};
+    use crate::store::health::Health;
 
-    fn webhook() -> Webhook {
-        Webhook {
+    fn webhook() -> WebhookSummary {
+        WebhookSummary {
             num: WebhookNum(1),
             id: WebhookId::generate(),
             tenant: TenantNum(1),
             name: String::new(),
-            url: String::new(),
-            events: Vec::new(),
-            headers: Default::default(),
             policy: serde_json::Value::Null,
-            credentials: None,
-            tls_digest: None,
-            description: None,
-            metadata: None,
             is_active: true,
             inactive_reason: None,
             paused_at: Some(UnixMillis(0)),
-            version: 1,
-            created_at: UnixMillis(0),
-            updated_at: UnixMillis(0),
+            health: Health::default(),
+            next_due: None,
         }
     }
 

@@ -25,6 +25,21 @@ async fn a_webhook_that_cannot_be_read_keeps_no_other_from_being_served(on: On) 
     assert!(!servings.contains_key(&deleted.num), "a deleted one is no trouble");
 }
 
+on_both!(a_summary_opens_no_seal);
+async fn a_summary_opens_no_seal(on: On) {
+    let world = World::new(on).await;
+    let [policy, headers, secret] = [world.webhook().await.num, world.webhook().await.num, world.webhook().await.num];
+    let foreign = world.store.bytes_literal("01ffffffff");
+    world.tamper(&format!("UPDATE webhook SET policy = '{{' WHERE num = {}", policy.0)).await;
+    world.tamper(&format!("UPDATE webhook SET headers = {foreign} WHERE num = {}", headers.0)).await;
+    world.tamper(&format!("UPDATE webhook_secret SET sealed = {foreign} WHERE webhook_num = {}", secret.0)).await;
+
+    let summaries = world.store.webhook_summaries(&[policy, headers, secret]).await.unwrap();
+
+    assert!(summaries.contains_key(&headers) && summaries.contains_key(&secret), "{summaries:?}");
+    assert!(!summaries.contains_key(&policy), "one that cannot be read is left out");
+}
+
 on_both!(unreadable_subscriptions_match_nothing_and_stop_no_start);
 async fn unreadable_subscriptions_match_nothing_and_stop_no_start(on: On) {
     let world = World::new(on).await;
