@@ -29,7 +29,7 @@ pub use client::{ClientError, Clients, build_client};
 pub use credentials::{Auth, ClientCredentials, Concealed, Credentials, TlsOptions, TokenAuthMethod};
 pub use dns::Dns;
 pub use guard::{Guard, GuardError, Own};
-pub use headers::{HeaderProblem, check_headers};
+pub use headers::{HeaderProblem, check_headers, is_secret_header};
 pub use limiter::Limiter;
 pub use outcome::{Outcome, OutcomeKind, RETRY_AFTER_CAP, parse_retry_after};
 pub use policy::{Policy, PolicyProblem, RateLimit, SignatureSettings};

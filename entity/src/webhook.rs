@@ -31,6 +31,11 @@ pub struct Model {
     pub credentials: Option<Vec<u8>>,
     /// Tells its TLS options from others; null for most.
     pub tls_digest: Option<Vec<u8>>,
+    /// JSON list of names; null for none.
+    pub public_headers: Option<String>,
+    /// A URL of the origin that headers and credentials were given for, where the sealed values do not say it. Null
+    /// after an older version has made the webhook.
+    pub bound_url: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -1,7 +1,9 @@
 //! `/webhooks`: what tenants subscribe, and what can be done with a subscription.
 
 mod actions;
+mod bound;
 mod credentials;
+mod headers;
 mod hold;
 mod input;
 mod settings;
@@ -30,7 +32,7 @@ use crate::clock::UnixMillis;
 use crate::engine::SigningSecret;
 use crate::id::{TenantNum, WebhookId, WebhookNum};
 use crate::store::StoreError;
-use crate::store::webhooks::{NewWebhook, Webhook};
+use crate::store::webhooks::{NewWebhook, Origin, Webhook};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -90,7 +92,19 @@ async fn create(
 }
 
 fn new_webhook(tenant: TenantNum, settings: Settings) -> Result<NewWebhook, Problem> {
-    let Settings { name, url, events, headers, policy, credentials, description, metadata, is_active } = settings;
+    let Settings {
+        name,
+        url,
+        events,
+        headers,
+        public_headers,
+        policy,
+        credentials,
+        credentials_origin: _,
+        description,
+        metadata,
+        is_active,
+    } = settings;
     Ok(NewWebhook {
         id: WebhookId::generate(),
         tenant,
@@ -98,6 +112,7 @@ fn new_webhook(tenant: TenantNum, settings: Settings) -> Result<NewWebhook, Prob
         url,
         events,
         headers,
+        public_headers,
         policy: serde_json::to_value(policy).map_err(|error| Problem::internal(&error))?,
         tls_digest: credentials.tls_digest().map(Vec::from),
         credentials: settings::to_store(&credentials)?,
@@ -120,9 +135,11 @@ fn first_version(new: &NewWebhook) -> Webhook {
         url: url.clone(),
         events: events.clone(),
         headers: headers.clone(),
+        public_headers: new.public_headers.clone(),
         policy: policy.clone(),
         credentials: new.credentials.clone(),
         tls_digest: new.tls_digest.clone(),
+        credentials_origin: Origin::of(url),
         description: new.description.clone(),
         metadata: new.metadata.clone(),
         is_active: new.is_active,
@@ -134,7 +151,7 @@ fn first_version(new: &NewWebhook) -> Webhook {
     }
 }
 
-/// Reads a webhook. Never shows the secret; the values of headers that look like secrets are hidden.
+/// Reads a webhook. Never shows the secret; the values of headers are hidden unless they are public.
 #[utoipa::path(get, path = "/webhooks/{id}", tag = "webhooks", operation_id = "readWebhook",
     params(("id" = String, Path)), responses((status = 200, body = WebhookView), ReadProblems))]
 async fn read(

@@ -32,6 +32,12 @@ impl Credentials {
         self.tls.is_none() && self.auth.is_none()
     }
 
+    /// Whether anything in it lets whoever has it in: authorities alone do not.
+    #[must_use]
+    pub fn are_secret(&self) -> bool {
+        self.auth.is_some() || self.tls.as_ref().is_some_and(|tls| tls.client_key.is_some())
+    }
+
     /// Everything that cannot be used, with pointers into the webhook.
     #[must_use]
     pub fn problems(&self, guard: &Guard) -> Vec<PolicyProblem> {

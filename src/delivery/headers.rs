@@ -38,6 +38,26 @@ const RESERVED: &[&str] = &[
 /// Beginnings of further reserved names.
 const RESERVED_PREFIXES: &[&str] = &["content-", "proxy-", "webhook-", "x-forwarded", "x-original-", "x-webhook-"];
 
+/// Standard headers (RFC 9110, RFC 9111, RFC 7240, RFC 9218) by which nobody is let in anywhere.
+const SHOWN: &[&str] = &[
+    "accept",
+    "accept-charset",
+    "accept-encoding",
+    "accept-language",
+    "cache-control",
+    "pragma",
+    "prefer",
+    "priority",
+];
+
+/// Whether the value of a custom header is a secret. What a name looks like says nothing: all are, but a few standard
+/// ones and those that the owner has declared public.
+#[must_use]
+pub fn is_secret_header(name: &str, public: &[String]) -> bool {
+    let is = |other: &str| name.eq_ignore_ascii_case(other);
+    !SHOWN.iter().any(|shown| is(shown)) && !public.iter().any(|public| is(public))
+}
+
 /// A custom header that cannot be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeaderProblem {
@@ -93,6 +113,17 @@ mod tests {
 
     fn problems(headers: &[(&str, &str)]) -> Vec<HeaderProblem> {
         check_headers(&headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn a_value_is_secret_unless_its_name_is_standard_or_declared_public() {
+        let public = ["X-Team".to_owned()];
+        for name in ["X-Trace", "X-Session", "DD-API", "X-Vault", "Authorization", "X-Teams"] {
+            assert!(is_secret_header(name, &public), "{name}");
+        }
+        for name in ["x-team", "ACCEPT", "Accept-Language"] {
+            assert!(!is_secret_header(name, &public), "{name}");
+        }
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub(super) struct Access {
     pub(super) tls: Option<Arc<TlsMaterial>>,
     pub(super) tokens: Option<TokenSource>,
     tenant: TenantNum,
-    /// Of the webhook and its credentials.
+    /// Of the webhook, its credentials and the origin that they are for.
     digest: Digest,
 }
 
@@ -93,7 +93,7 @@ impl Target {
         (tenant, owner): (TenantNum, WebhookId),
         credentials: Credentials,
     ) -> Result<Self, TargetError> {
-        let digest = digest_of(owner, &credentials);
+        let digest = digest_of(owner, &self.url, &credentials);
         let Credentials { tls, auth } = credentials;
         let tls = tls.map(|tls| tls.material()).transpose().map_err(first_of)?;
         let problems = auth.as_ref().map(|auth| auth.problems(guard)).unwrap_or_default();
@@ -143,10 +143,11 @@ fn first_of(problems: Vec<PolicyProblem>) -> TargetError {
     problems.into_iter().next().unwrap_or_else(none).into()
 }
 
-/// Of everything that a token may depend on.
-fn digest_of(owner: WebhookId, credentials: &Credentials) -> Digest {
+/// Of everything that a token may depend on, and of where it is sent: one that a receiver has seen is not for another.
+fn digest_of(owner: WebhookId, url: &Url, credentials: &Credentials) -> Digest {
     let text = serde_json::to_vec(credentials).unwrap_or_default();
-    Sha256::new().chain_update(owner.bytes()).chain_update(text).finalize().into()
+    let origin = url.origin().ascii_serialization();
+    Sha256::new().chain_update(owner.bytes()).chain_update(origin).chain_update(text).finalize().into()
 }
 
 fn checked(headers: &BTreeMap<String, String>) -> Result<Box<[(HeaderName, HeaderValue)]>, GuardError> {

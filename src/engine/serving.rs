@@ -7,12 +7,13 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::clock::UnixMillis;
 use crate::delivery::credentials::Credentials;
+use crate::delivery::headers::is_secret_header;
 use crate::delivery::policy::Policy;
 use crate::delivery::signature::SigningSecret;
 use crate::delivery::target::Target;
 use crate::id::{TenantNum, WebhookId, WebhookNum};
 use crate::store::health::Health;
-use crate::store::webhooks::Webhook;
+use crate::store::webhooks::{Origin, Webhook};
 use crate::store::{self, StoreError, servings};
 
 use super::lane::Mode;
@@ -126,9 +127,29 @@ fn target_of(webhook: &Webhook, secrets: &[SecretString], policy: &Policy, share
     let secrets = secrets.map_err(|error| error.to_string())?;
     let target = Target::try_new(&shared.guard, &webhook.url, &webhook.headers, secrets, policy);
     let target = target.map_err(|error| error.to_string())?;
-    let Some(store::webhooks::Credentials(stored)) = &webhook.credentials else { return Ok(target) };
-    let credentials: Credentials = serde::Deserialize::deserialize(stored)
-        .map_err(|_| "the stored credentials cannot be read; save `tls` and `auth` again".to_owned())?;
-    let owner = (webhook.tenant, webhook.id);
-    target.with_credentials(&shared.guard, owner, credentials).map_err(|error| error.to_string())
+    let credentials = webhook.credentials.as_ref().map(credentials_of).transpose()?;
+    check_origin(webhook, credentials.as_ref())?;
+    let Some(credentials) = credentials else { return Ok(target) };
+    target.with_credentials(&shared.guard, (webhook.tenant, webhook.id), credentials).map_err(|error| error.to_string())
+}
+
+fn credentials_of(store::webhooks::Credentials(stored): &store::webhooks::Credentials) -> Result<Credentials, String> {
+    serde::Deserialize::deserialize(stored)
+        .map_err(|_| "the stored credentials cannot be read; save `tls` and `auth` again".to_owned())
+}
+
+/// What was given for one receiver is sent to no other, also when it was not the API that has moved the URL.
+fn check_origin(webhook: &Webhook, credentials: Option<&Credentials>) -> Result<(), String> {
+    let (given_for, now) = (&webhook.credentials_origin, Origin::of(&webhook.url));
+    if *given_for == now {
+        return Ok(());
+    }
+    let has_secret = |name: &String| is_secret_header(name, &webhook.public_headers);
+    if !webhook.headers.keys().any(has_secret) && !credentials.is_some_and(Credentials::are_secret) {
+        return Ok(());
+    }
+    Err(format!(
+        "`url` was moved to {now}, and the credentials were given for {given_for}; save `headers`, `auth` and \
+         `tls.clientKey` again to send them there"
+    ))
 }

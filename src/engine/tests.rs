@@ -101,6 +101,7 @@ impl World {
             url: "http://127.0.0.1:9/".to_owned(),
             events: vec!["*".to_owned()],
             headers: Default::default(),
+            public_headers: Vec::new(),
             policy: serde_json::json!({ "retryPolicy": { "maxRetries": 0 } }),
             credentials: None,
             tls_digest: None,

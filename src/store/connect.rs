@@ -15,7 +15,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait
 use super::checkpoint::Checkpoints;
 use super::payload::Events;
 use super::pool::Pool;
-use super::seal::{self, MasterKey, Seal};
+use super::seal::{MasterKey, Seal};
 use super::{Inner, Store, state};
 
 pub use postgres::{CONNECTIONS, DEFAULT_CONNECTIONS};
@@ -120,8 +120,7 @@ impl Store {
         };
         let Connected { writer, aside, readers, engine_readers, lease, checkpoints, master_keys, key_setting, lock } =
             connected;
-        let layout = if state::binds_to_tenants(&writer).await? { seal::BY_TENANT } else { seal::BY_WEBHOOK };
-        let seal = Seal::new(&master_keys, layout);
+        let seal = Seal::new(&master_keys, state::seal_layout(&writer).await?);
         if newest_secret(&writer).await?.is_some_and(|sealed| seal.is_foreign(&sealed)) {
             return Err(OpenError::WrongKey { setting: key_setting });
         }

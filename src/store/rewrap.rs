@@ -15,7 +15,7 @@ use crate::id::{TenantNum, WebhookId};
 
 use super::audit::{self, Action, Author, Deed};
 use super::seal::{HEAD_BYTES, Place};
-use super::webhooks::webhook_id_of;
+use super::webhooks::{Origin, unsealed_origin, webhook_id_of};
 use super::{Store, StoreError, state};
 
 /// Values that are read at a time, and replaced in one transaction.
@@ -66,8 +66,8 @@ struct HeadRow {
     count: i64,
 }
 
-/// Number, id, tenant and sealed value of a webhook.
-type WebhookRow = (i64, Vec<u8>, i64, Option<Vec<u8>>);
+/// Number, id, tenant, URLs and sealed value of a webhook.
+type WebhookRow = (i64, Vec<u8>, i64, String, Option<String>, Option<Vec<u8>>);
 
 /// Number of a secret, id and tenant of its webhook, when it was made, and how it is sealed.
 type SecretRow = (i64, Vec<u8>, i64, i64, Vec<u8>);
@@ -132,12 +132,12 @@ impl Store {
     /// Seals everything as it would be sealed today; answers how many values were replaced.
     pub async fn rewrap(&self, by: &Author) -> Result<u64, StoreError> {
         self.write(async |on| {
-            state::bind_to_tenants(on).await?;
+            state::note_newest_layout(on).await?;
             let subject = self.seal().key_ids().into_iter().next().unwrap_or_default();
             audit::enter(on, by, Deed::new(Action::RewrapSecrets, None, subject), UnixMillis::now()).await
         })
         .await?;
-        self.seal().bind_to_tenants();
+        self.seal().bind();
         let mut replaced = 0;
         for _ in 0..LOOKS {
             let (found, done) = self.rewrap_once().await?;
@@ -191,7 +191,8 @@ impl Store {
     ) -> Result<Batch<i64>, StoreError> {
         let rows: Vec<WebhookRow> = webhook::Entity::find()
             .select_only()
-            .columns([webhook::Column::Num, webhook::Column::Id, webhook::Column::TenantNum, column])
+            .columns([webhook::Column::Num, webhook::Column::Id, webhook::Column::TenantNum])
+            .columns([webhook::Column::Url, webhook::Column::BoundUrl, column])
             .filter(webhook::Column::Num.gt(after))
             .order_by_asc(webhook::Column::Num)
             .limit(BATCH)
@@ -200,10 +201,16 @@ impl Store {
             .await?;
         let next = rows.last().map(|(num, ..)| *num);
         let mut old = Vec::new();
-        for (num, id, tenant, sealed) in rows {
+        for (num, id, tenant, url, bound_url, sealed) in rows {
             if let Some(sealed) = sealed {
                 let place = place(TenantNum(tenant), webhook_id_of(&id)?);
-                old.extend(self.sealed_anew(vec![num.into()], &place, sealed)?);
+                let keys = vec![num.into()];
+                old.extend(self.sealed_anew(keys, sealed, |before| {
+                    let (origin, plain) = self.seal().open_for(&place, before)?;
+                    // What says for whom it is stays for whom it was, whatever the row says by now.
+                    let origin = origin.map_or_else(|| unsealed_origin(bound_url.as_deref(), &url), Origin::from);
+                    self.seal().close_for(&place, origin.as_str(), &plain)
+                })?);
             }
         }
         Ok(Batch { old, next })
@@ -216,7 +223,7 @@ impl Store {
         for (num, id, tenant, made_at, sealed) in rows {
             let (tenant, made_at) = (TenantNum(tenant), UnixMillis(made_at));
             let place = Place::Secret { tenant, webhook: webhook_id_of(&id)?, made_at };
-            old.extend(self.sealed_anew(vec![num.into()], &place, sealed)?);
+            old.extend(self.sealed_anew(vec![num.into()], sealed, |before| self.closed_anew(&place, before))?);
         }
         Ok(Batch { old, next })
     }
@@ -238,23 +245,33 @@ impl Store {
         let mut old = Vec::new();
         for (tenant, key, sealed) in rows {
             let place = Place::Answer { tenant, key: &key };
-            old.extend(self.sealed_anew(vec![tenant.into(), key.clone().into()], &place, sealed)?);
+            let keys = vec![tenant.into(), key.clone().into()];
+            old.extend(self.sealed_anew(keys, sealed, |before| self.closed_anew(&place, before))?);
         }
         Ok(Batch { old, next })
     }
 
     /// Nothing if it is as it should be, or cannot be opened: that is told by what is left.
-    fn sealed_anew(&self, keys: Vec<Value>, place: &Place<'_>, before: Vec<u8>) -> Result<Option<Old>, StoreError> {
+    fn sealed_anew(
+        &self,
+        keys: Vec<Value>,
+        before: Vec<u8>,
+        closed_anew: impl FnOnce(&[u8]) -> Result<Vec<u8>, StoreError>,
+    ) -> Result<Option<Old>, StoreError> {
         if !self.seal().is_old(&before) || self.seal().is_foreign(&before) {
             return Ok(None);
         }
-        match self.seal().open(place, &before) {
-            Ok(plain) => Ok(Some(Old { keys, after: self.seal().close(place, &plain)?, before })),
+        match closed_anew(&before) {
+            Ok(after) => Ok(Some(Old { keys, before, after })),
             Err(error) => {
                 tracing::warn!(%error, "a sealed value cannot be read and stays as it is");
                 Ok(None)
             }
         }
+    }
+
+    fn closed_anew(&self, place: &Place<'_>, before: &[u8]) -> Result<Vec<u8>, StoreError> {
+        self.seal().close(place, &self.seal().open(place, before)?)
     }
 
     /// Each if nobody has changed it or is changing it; answers how many.

@@ -34,6 +34,9 @@ pub(super) const BY_WEBHOOK: u8 = 1;
 /// First byte of a sealed value: bound to a row and to its tenant.
 pub(super) const BY_TENANT: u8 = 2;
 
+/// First byte of a sealed value: as [`BY_TENANT`], and what is for one origin alone begins with that origin.
+pub(super) const BY_ORIGIN: u8 = 3;
+
 /// What tells layout and key of a sealed value.
 pub(super) const HEAD_BYTES: usize = 1 + KEY_ID_BYTES;
 
@@ -121,7 +124,7 @@ impl Opener {
 pub(super) struct Seal {
     /// The master key first, then those that it was before.
     openers: Vec<Opener>,
-    /// What is written; both layouts are read.
+    /// What is written; all layouts are read.
     layout: AtomicU8,
 }
 
@@ -131,9 +134,9 @@ impl Seal {
         Self { openers: keys.iter().filter_map(Opener::new).collect(), layout: AtomicU8::new(layout) }
     }
 
-    /// From now on values are bound to their tenants.
-    pub(super) fn bind_to_tenants(&self) {
-        self.layout.store(BY_TENANT, Ordering::Relaxed);
+    /// From now on values are bound to their tenants, and credentials to their origins.
+    pub(super) fn bind(&self) {
+        self.layout.store(BY_ORIGIN, Ordering::Relaxed);
     }
 
     fn opener(&self, id: &[u8]) -> Option<&Opener> {
@@ -146,7 +149,18 @@ impl Seal {
 
     /// `layout | key id | nonce | ciphertext and tag`; `place` must be given again to open it.
     pub(super) fn close(&self, place: &Place<'_>, plain: &[u8]) -> Result<Vec<u8>, StoreError> {
-        let layout = self.layout.load(Ordering::Relaxed);
+        self.close_in(self.layout.load(Ordering::Relaxed), place, plain)
+    }
+
+    /// The same for what this origin alone may be sent. Older layouts have no room for it.
+    pub(super) fn close_for(&self, place: &Place<'_>, origin: &str, plain: &[u8]) -> Result<Vec<u8>, StoreError> {
+        match self.layout.load(Ordering::Relaxed) {
+            layout if layout < BY_ORIGIN => self.close_in(layout, place, plain),
+            layout => self.close_in(layout, place, &[origin.as_bytes(), b"\n", plain].concat()),
+        }
+    }
+
+    fn close_in(&self, layout: u8, place: &Place<'_>, plain: &[u8]) -> Result<Vec<u8>, StoreError> {
         let Opener { id, cipher, .. } = self.current()?;
         let nonce = rand::random::<[u8; NONCE_BYTES]>();
         let sealed = cipher
@@ -158,7 +172,7 @@ impl Seal {
     /// Whether no key here opens the value. What has no layout that is known tells nothing.
     pub(super) fn is_foreign(&self, sealed: &[u8]) -> bool {
         match sealed.split_first() {
-            Some((&(BY_WEBHOOK | BY_TENANT), rest)) => {
+            Some((&(BY_WEBHOOK | BY_TENANT | BY_ORIGIN), rest)) => {
                 rest.get(..KEY_ID_BYTES).is_some_and(|id| self.opener(id).is_none())
             }
             Some(_) | None => false,
@@ -175,7 +189,7 @@ impl Seal {
     pub(super) fn open(&self, place: &Place<'_>, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
         let unreadable = |why: &str| StoreError::unreadable("secret", why);
         let (&layout, rest) = sealed.split_first().ok_or_else(|| unreadable("it is empty"))?;
-        if !matches!(layout, BY_WEBHOOK | BY_TENANT) || rest.len() < KEY_ID_BYTES + NONCE_BYTES {
+        if !matches!(layout, BY_WEBHOOK | BY_TENANT | BY_ORIGIN) || rest.len() < KEY_ID_BYTES + NONCE_BYTES {
             return Err(unreadable("unknown layout"));
         }
         let (key_id, rest) = rest.split_at(KEY_ID_BYTES);
@@ -186,6 +200,19 @@ impl Seal {
             .cipher
             .decrypt(&nonce, Payload { msg: ciphertext, aad: &place.name(layout) })
             .map_err(|_| unreadable("it does not belong to this row or was changed"))
+    }
+
+    /// What [`Self::close_for`] has sealed, and the origin that alone may be sent it, if the layout says that.
+    pub(super) fn open_for(&self, place: &Place<'_>, sealed: &[u8]) -> Result<(Option<String>, Vec<u8>), StoreError> {
+        let mut plain = self.open(place, sealed)?;
+        if sealed.first().is_none_or(|layout| *layout < BY_ORIGIN) {
+            return Ok((None, plain));
+        }
+        let unreadable = || StoreError::unreadable("secret", "it names no origin");
+        let end = plain.iter().position(|byte| *byte == b'\n').ok_or_else(unreadable)?;
+        let document = plain.split_off(end + 1);
+        plain.truncate(end);
+        Ok((Some(String::from_utf8(plain).map_err(|_| unreadable())?), document))
     }
 
     /// Proves to other processes with this key that one of them says this.
@@ -252,12 +279,27 @@ mod tests {
         let at = place(1, 1, WebhookId::generate());
         let sealed = seal.close(&at, b"secret").unwrap();
         assert!(!seal.is_old(&sealed));
-        seal.bind_to_tenants();
+        seal.bind();
         assert_eq!(seal.open(&at, &sealed).unwrap(), b"secret");
-        assert!(seal.is_old(&sealed) && seal.close(&at, b"secret").unwrap()[0] == BY_TENANT);
+        assert!(seal.is_old(&sealed) && seal.close(&at, b"secret").unwrap()[0] == BY_ORIGIN);
         let mut disguised = sealed;
         disguised[0] = BY_TENANT;
         assert!(seal.open(&at, &disguised).is_err());
+    }
+
+    #[test]
+    fn what_is_sealed_for_an_origin_comes_back_with_it_and_cannot_be_given_another() {
+        let seal = Seal::new(&[key(7)], BY_TENANT);
+        let at = Place::Headers { tenant: TenantNum(1), webhook: WebhookId::generate() };
+        let unbound = seal.close_for(&at, "https://a.example", b"{}").unwrap();
+        assert_eq!(seal.open_for(&at, &unbound).unwrap(), (None, b"{}".to_vec()));
+        seal.bind();
+        let bound = seal.close_for(&at, "https://a.example", b"{}\n").unwrap();
+        assert_eq!(seal.open_for(&at, &bound).unwrap(), (Some("https://a.example".to_owned()), b"{}\n".to_vec()));
+        assert!(seal.is_old(&unbound) && !seal.is_old(&bound));
+        let mut disguised = bound;
+        disguised[0] = BY_TENANT;
+        assert!(seal.open_for(&at, &disguised).is_err());
     }
 
     #[test]

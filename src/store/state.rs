@@ -8,7 +8,7 @@ use crate::clock::UnixMillis;
 use crate::id::{EventSeq, WebhookNum};
 
 use super::leases::Holding;
-use super::seal::BY_TENANT;
+use super::seal::{BY_ORIGIN, BY_WEBHOOK};
 use super::{Store, StoreError};
 
 const LOG_INDEXED_TO: &str = "log_indexed_to";
@@ -97,13 +97,14 @@ pub(super) async fn set_log_indexed_to<C: ConnectionTrait>(on: &C, to: EventSeq)
     set(on, LOG_INDEXED_TO, to.0).await
 }
 
-/// Whether sealed values are bound to tenants: since this was noted, no older process is there that could not read them.
-pub(super) async fn binds_to_tenants<C: ConnectionTrait>(on: &C) -> Result<bool, DbErr> {
-    Ok(Entity::find_by_id(SEAL_LAYOUT.to_owned()).one(on).await?.is_some_and(|row| row.value >= i64::from(BY_TENANT)))
+/// The layout in which values are sealed: since one was noted, no older process is there that could not read it.
+pub(super) async fn seal_layout<C: ConnectionTrait>(on: &C) -> Result<u8, DbErr> {
+    let noted = Entity::find_by_id(SEAL_LAYOUT.to_owned()).one(on).await?.map_or(0, |row| row.value);
+    Ok(u8::try_from(noted.clamp(BY_WEBHOOK.into(), BY_ORIGIN.into())).unwrap_or(BY_WEBHOOK))
 }
 
-pub(super) async fn bind_to_tenants<C: ConnectionTrait>(on: &C) -> Result<(), StoreError> {
-    set(on, SEAL_LAYOUT, BY_TENANT.into()).await
+pub(super) async fn note_newest_layout<C: ConnectionTrait>(on: &C) -> Result<(), StoreError> {
+    set(on, SEAL_LAYOUT, BY_ORIGIN.into()).await
 }
 
 async fn get<C: ConnectionTrait>(on: &C, name: &str) -> Result<Option<i64>, StoreError> {

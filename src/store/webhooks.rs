@@ -3,6 +3,7 @@
 mod bulk;
 mod credentials;
 mod differ;
+mod origin;
 pub(super) mod secrets;
 mod summary;
 
@@ -26,10 +27,11 @@ use super::changes::{self, Change};
 use super::dialect::is_one_of;
 use super::health;
 use super::idempotency::Once;
-use super::seal::Place;
 use super::{Page, Store, StoreError, tenants};
 
+pub(super) use self::credentials::unsealed_origin;
 pub use self::credentials::{Credentials, MAX_TLS_OPTIONS};
+pub use self::origin::Origin;
 pub use self::summary::WebhookSummary;
 
 /// Webhooks read into the route table at a time.
@@ -48,12 +50,16 @@ pub struct Webhook {
     /// Subscriptions: exact types, `prefix.*`, or `*`.
     pub events: Vec<String>,
     pub headers: BTreeMap<String, String>,
+    /// Names of headers that may be shown.
+    pub public_headers: Vec<String>,
     /// What the owner chose of limits and retries; the store does not look inside.
     pub policy: serde_json::Value,
     /// What lets it in at its receiver; `None` for most.
     pub credentials: Option<Credentials>,
     /// Tells the TLS options among the credentials from others.
     pub tls_digest: Option<Vec<u8>>,
+    /// To which headers and credentials may be sent. Not that of `url` when somebody has moved it without them.
+    pub credentials_origin: Origin,
     pub description: Option<String>,
     pub metadata: Option<serde_json::Value>,
     pub is_active: bool,
@@ -74,6 +80,7 @@ pub struct NewWebhook {
     pub url: String,
     pub events: Vec<String>,
     pub headers: BTreeMap<String, String>,
+    pub public_headers: Vec<String>,
     pub policy: serde_json::Value,
     pub credentials: Option<Credentials>,
     /// Tells the TLS options among the credentials from others.
@@ -223,12 +230,13 @@ impl Store {
                 health::forget(on, changed.num).await?;
             }
             let mut row = before.into_active_model();
+            let (owner, credentials) = ((changed.tenant, changed.id), changed.credentials.as_ref());
+            self.seal_into(&mut row, owner, &changed.headers, credentials, &changed.credentials_origin)?;
             row.name = Set(changed.name.clone());
             row.url = Set(changed.url.clone());
             row.events = Set(to_json(&changed.events)?);
-            row.headers = Set(self.seal_headers(changed.tenant, changed.id, &changed.headers)?);
+            row.public_headers = Set(names(&changed.public_headers)?);
             row.policy = Set(to_json(&changed.policy)?);
-            row.credentials = Set(self.seal_credentials(changed.tenant, changed.id, changed.credentials.as_ref())?);
             row.tls_digest = Set(changed.tls_digest.clone());
             row.description = Set(changed.description.clone());
             row.metadata = Set(changed.metadata.as_ref().map(to_json).transpose()?);
@@ -363,15 +371,14 @@ impl Store {
     }
 
     fn row_of(&self, new: &NewWebhook) -> Result<ActiveModel, StoreError> {
-        Ok(ActiveModel {
+        let mut row = ActiveModel {
             id: Set(new.id.bytes()),
             tenant_num: Set(new.tenant.0),
             name: Set(new.name.clone()),
             url: Set(new.url.clone()),
             events: Set(to_json(&new.events)?),
-            headers: Set(self.seal_headers(new.tenant, new.id, &new.headers)?),
+            public_headers: Set(names(&new.public_headers)?),
             policy: Set(to_json(&new.policy)?),
-            credentials: Set(self.seal_credentials(new.tenant, new.id, new.credentials.as_ref())?),
             tls_digest: Set(new.tls_digest.clone()),
             description: Set(new.description.clone()),
             metadata: Set(new.metadata.as_ref().map(to_json).transpose()?),
@@ -380,14 +387,17 @@ impl Store {
             created_at: Set(new.created_at.0),
             updated_at: Set(new.created_at.0),
             ..Default::default()
-        })
+        };
+        let (owner, origin) = ((new.tenant, new.id), Origin::of(&new.url));
+        self.seal_into(&mut row, owner, &new.headers, new.credentials.as_ref(), &origin)?;
+        Ok(row)
     }
 
     pub(super) fn webhook_of(&self, row: Model) -> Result<Webhook, StoreError> {
-        let Model { num, id, tenant_num, name, url, events, headers, policy, description, metadata, .. } = row;
-        let id = webhook_id_of(&id)?;
-        let tenant = TenantNum(tenant_num);
-        let headers = self.seal().open(&headers_place(tenant, id), &headers)?;
+        let (id, tenant) = (webhook_id_of(&row.id)?, TenantNum(row.tenant_num));
+        let credentials::Sealed { headers, credentials, origin } = self.open_of((tenant, id), &row)?;
+        let Model { num, id: _, tenant_num: _, name, url, events, policy, description, metadata, .. } = row;
+        let public_headers = row.public_headers.as_deref().map(|text| json("names of headers", text)).transpose()?;
         Ok(Webhook {
             num: WebhookNum(num),
             id,
@@ -395,10 +405,12 @@ impl Store {
             name,
             url,
             events: json("subscriptions", &events)?,
-            headers: serde_json::from_slice(&headers).map_err(|error| StoreError::unreadable("headers", error))?,
+            headers,
+            public_headers: public_headers.unwrap_or_default(),
             policy: json("policy", &policy)?,
-            credentials: self.open_credentials(tenant, id, row.credentials.as_deref())?,
+            credentials,
             tls_digest: row.tls_digest,
+            credentials_origin: origin,
             description,
             metadata: metadata.as_deref().map(|text| json("metadata", text)).transpose()?,
             is_active: row.is_active,
@@ -409,15 +421,11 @@ impl Store {
             updated_at: UnixMillis(row.updated_at),
         })
     }
+}
 
-    fn seal_headers(
-        &self,
-        tenant: TenantNum,
-        id: WebhookId,
-        headers: &BTreeMap<String, String>,
-    ) -> Result<Vec<u8>, StoreError> {
-        self.seal().close(&headers_place(tenant, id), to_json(headers)?.as_bytes())
-    }
+/// Most webhooks have none.
+fn names(names: &[String]) -> Result<Option<String>, StoreError> {
+    if names.is_empty() { Ok(None) } else { to_json(&names).map(Some) }
 }
 
 /// By the text of its policy, which is JSON without spaces: to read all of it for every webhook would take longer.
@@ -431,10 +439,6 @@ fn route_of((num, tenant, events, is_active, is_ordered): RouteRow) -> Route {
         Vec::new()
     });
     Route { num: WebhookNum(num), tenant: TenantNum(tenant), events, is_active, is_ordered }
-}
-
-fn headers_place(tenant: TenantNum, webhook: WebhookId) -> Place<'static> {
-    Place::Headers { tenant, webhook }
 }
 
 pub(super) async fn delete_all_of<C: ConnectionTrait>(

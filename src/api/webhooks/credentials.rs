@@ -96,6 +96,10 @@ impl TlsChanges {
         }
     }
 
+    pub(super) fn gives_key(&self) -> bool {
+        is_new(&self.client_key)
+    }
+
     /// Merges the changes of a webhook's `tls`.
     pub(super) fn merge_into(given: Given<Self>, tls: &mut Option<TlsOptions>, errors: &mut Errors) {
         let Self { ca, client_certificate, client_key } = match given {
@@ -141,6 +145,10 @@ impl AuthChanges {
             audience: reader.field("audience", any_text),
             token_endpoint_auth_method: reader.field("tokenEndpointAuthMethod", |raw| word(raw, &METHODS)),
         }
+    }
+
+    pub(super) fn gives_secret(&self) -> bool {
+        [&self.password, &self.token, &self.client_secret].into_iter().any(is_new)
     }
 
     /// Merges the changes of a webhook's `auth`. Another type begins with nothing.
@@ -240,6 +248,19 @@ fn kind_of(auth: &Auth) -> Kind {
         Auth::Basic { .. } => Kind::Basic,
         Auth::Bearer { .. } => Kind::Bearer,
         Auth::OAuth2(_) => Kind::OAuth2,
+    }
+}
+
+fn is_new(given: &Given<SecretText>) -> bool {
+    matches!(given, Given::Value(SecretText::New(_)))
+}
+
+/// Where the secret of this kind is written.
+pub(super) fn secret_pointer(auth: &Auth) -> &'static str {
+    match auth {
+        Auth::Basic { .. } => "/auth/password",
+        Auth::Bearer { .. } => "/auth/token",
+        Auth::OAuth2(_) => "/auth/clientSecret",
     }
 }
 

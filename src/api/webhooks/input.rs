@@ -17,6 +17,9 @@ use super::credentials::{AuthChanges, TlsChanges};
 /// Subscriptions of one webhook.
 const EVENTS: std::ops::RangeInclusive<usize> = 1..=100;
 
+/// As many as there may be headers.
+const PUBLIC_HEADERS: std::ops::RangeInclusive<usize> = 0..=20;
+
 /// Bytes of the metadata's JSON text.
 const METADATA: std::ops::RangeInclusive<usize> = 0..=16 * 1024;
 
@@ -37,6 +40,7 @@ const FIELDS: &[&str] = &[
     "url",
     "events",
     "headers",
+    "publicHeaders",
     "retryPolicy",
     "timeoutMs",
     "rateLimit",
@@ -64,9 +68,13 @@ pub(in crate::api) struct Changes {
     /// Exact types, `prefix.*`, or `*`.
     #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 100, example = json!(["call.*"]))]
     pub(super) events: Given<Vec<String>>,
-    /// Sent with every request. In a change, `null` takes a header away.
+    /// Sent with every request. In a change, `null` takes a header away. Values are shown as `[redacted]` when the
+    /// webhook is read, and this text, sent back, keeps what is stored.
     #[schema(value_type = Option<std::collections::BTreeMap<String, Option<String>>>)]
     pub(super) headers: Given<Vec<(String, Option<String>)>>,
+    /// Names of headers whose values are no secrets: they are shown, and go along when `url` moves to another origin.
+    #[schema(value_type = Option<Vec<String>>, max_items = 20, example = json!(["X-Team"]))]
+    pub(super) public_headers: Given<Vec<String>>,
     #[schema(value_type = Option<RetryChanges>)]
     pub(super) retry_policy: Given<RetryChanges>,
     /// One deadline over DNS, connect, TLS, headers and body.
@@ -226,6 +234,9 @@ impl Changes {
             url: reader.field("url", any_text),
             events: subscriptions(reader),
             headers: reader.map("headers", header_value),
+            public_headers: reader.list("publicHeaders", &PUBLIC_HEADERS, |at, raw, errors| {
+                any_text(raw).map_err(|fault| errors.add(&at, fault)).ok()
+            }),
             retry_policy: reader.object("retryPolicy", RetryChanges::FIELDS, RetryChanges::read),
             timeout_ms: reader.field("timeoutMs", |raw| integer(raw, &TIMEOUT_MS)),
             rate_limit: reader.object("rateLimit", RateChanges::FIELDS, RateChanges::read),

@@ -8,13 +8,14 @@ use serde_json::{Map, Value};
 use crate::api::fields::{At, Errors, Fault, Given};
 use crate::api::problem::Problem;
 use crate::engine::{
-    Backoff, BreakerSettings, Credentials, Guard, Policy, RateLimit, RetryPolicy, SignatureSettings, check_headers,
+    Auth, Backoff, BreakerSettings, Credentials, Guard, Policy, RateLimit, RetryPolicy, SignatureSettings,
 };
-use crate::store::webhooks::{self, Webhook};
+use crate::store::webhooks::{self, Origin, Webhook};
 
+use super::bound::Bound;
 use super::credentials::{AuthChanges, TlsChanges};
+use super::headers::{merge_headers, merge_public};
 use super::input::{BreakerChanges, Changes, RateChanges, RetryChanges, SignatureChanges};
-use super::view::{REDACTED, is_secret};
 
 /// Bytes of the metadata's JSON text, after a merge.
 const MAX_METADATA: usize = 16 * 1024;
@@ -25,8 +26,11 @@ pub(super) struct Settings {
     pub(super) url: String,
     pub(super) events: Vec<String>,
     pub(super) headers: BTreeMap<String, String>,
+    pub(super) public_headers: Vec<String>,
     pub(super) policy: Policy,
     pub(super) credentials: Credentials,
+    /// Where headers and credentials may be sent.
+    pub(super) credentials_origin: Origin,
     pub(super) description: Option<String>,
     pub(super) metadata: Option<Value>,
     pub(super) is_active: bool,
@@ -39,8 +43,10 @@ impl Default for Settings {
             url: String::new(),
             events: Vec::new(),
             headers: BTreeMap::new(),
+            public_headers: Vec::new(),
             policy: Policy::default(),
             credentials: Credentials::default(),
+            credentials_origin: Origin::default(),
             description: None,
             metadata: None,
             is_active: true,
@@ -70,20 +76,47 @@ pub(super) fn to_store(credentials: &Credentials) -> Result<Option<webhooks::Cre
 
 impl Settings {
     pub(super) fn of(webhook: &Webhook) -> Result<Self, Problem> {
-        let Webhook { name, url, events, headers, description, metadata, is_active, .. } = webhook.clone();
         let (policy, credentials) = (stored_policy(webhook)?, stored_credentials(webhook)?);
-        Ok(Self { name, url, events, headers, policy, credentials, description, metadata, is_active })
+        let Webhook { name, url, events, headers, public_headers, credentials_origin, .. } = webhook.clone();
+        let Webhook { description, metadata, is_active, .. } = webhook.clone();
+        Ok(Self {
+            name,
+            url,
+            events,
+            headers,
+            public_headers,
+            policy,
+            credentials,
+            credentials_origin,
+            description,
+            metadata,
+            is_active,
+        })
     }
 
     pub(super) fn write_to(self, webhook: &mut Webhook) -> Result<(), Problem> {
-        let Self { name, url, events, headers, policy, credentials, description, metadata, is_active } = self;
+        let Self {
+            name,
+            url,
+            events,
+            headers,
+            public_headers,
+            policy,
+            credentials,
+            credentials_origin,
+            description,
+            metadata,
+            is_active,
+        } = self;
         webhook.name = name;
         webhook.url = url;
         webhook.events = events;
         webhook.headers = headers;
+        webhook.public_headers = public_headers;
         webhook.policy = serde_json::to_value(policy).map_err(|error| Problem::internal(&error))?;
         webhook.tls_digest = credentials.tls_digest().map(Vec::from);
         webhook.credentials = to_store(&credentials)?;
+        webhook.credentials_origin = credentials_origin;
         webhook.description = description;
         webhook.metadata = metadata;
         if is_active || webhook.is_active {
@@ -96,11 +129,13 @@ impl Settings {
 
     /// Merges the changes and notes what the rules say against the result.
     pub(super) fn apply(&mut self, changes: Changes, guard: &Guard, errors: &mut Errors) {
+        let bound = Bound::of(self, &changes);
         let Changes {
             name,
             url,
             events,
             headers,
+            public_headers,
             retry_policy,
             timeout_ms,
             rate_limit,
@@ -126,6 +161,7 @@ impl Settings {
             }
         }
         merge_headers(&mut self.headers, headers, errors);
+        merge_public(&mut self.public_headers, public_headers, &self.headers, errors);
         merge_retry(&mut policy.retry_policy, retry_policy);
         timeout_ms.merge_into(&mut policy.timeout_ms, || defaults.timeout_ms);
         merge_rate(&mut policy.rate_limit, rate_limit, errors);
@@ -135,6 +171,7 @@ impl Settings {
         merge_signature(&mut policy.signature, signature);
         TlsChanges::merge_into(tls, &mut self.credentials.tls, errors);
         AuthChanges::merge_into(auth, &mut self.credentials.auth, errors);
+        normalise_token_url(&mut self.credentials, guard);
         merge_breaker(&mut policy.breaker, breaker);
         disable_after_seconds.merge_into(&mut policy.disable_after_seconds, || defaults.disable_after_seconds);
         optional(description).merge_into(&mut self.description, || None);
@@ -147,6 +184,7 @@ impl Settings {
             errors.add_new(&problem.pointer, Fault::new("invalid", problem.message));
         }
         self.note_two_authorizations(errors);
+        bound.check(self, errors);
     }
 
     fn note_two_authorizations(&self, errors: &mut Errors) {
@@ -159,6 +197,15 @@ impl Settings {
     }
 }
 
+/// Stored and shown as the guard reads it, as `url` is. What the guard refuses is told with all other problems.
+fn normalise_token_url(credentials: &mut Credentials, guard: &Guard) {
+    if let Some(Auth::OAuth2(auth)) = &mut credentials.auth
+        && let Ok(url) = guard.check_url(&auth.token_url)
+    {
+        auth.token_url = url.into();
+    }
+}
+
 /// A field whose default is to have no value.
 fn optional<T>(given: Given<T>) -> Given<Option<T>> {
     match given {
@@ -166,48 +213,6 @@ fn optional<T>(given: Given<T>) -> Given<Option<T>> {
         Given::Null => Given::Null,
         Given::Absent => Given::Absent,
         Given::Invalid => Given::Invalid,
-    }
-}
-
-fn merge_headers(
-    headers: &mut BTreeMap<String, String>,
-    changes: Given<Vec<(String, Option<String>)>>,
-    errors: &mut Errors,
-) {
-    let changes = match changes {
-        Given::Absent | Given::Invalid => return,
-        Given::Null => return headers.clear(),
-        Given::Value(changes) => changes,
-    };
-    let stored = std::mem::take(headers);
-    let is_changed = |name: &str| changes.iter().any(|(change, _)| change.eq_ignore_ascii_case(name));
-    headers.extend(stored.iter().filter(|(name, _)| !is_changed(name)).map(|(k, v)| (k.clone(), v.clone())));
-    let at = At::Member(&At::Root, "headers");
-    for (name, value) in changes {
-        let value = match value {
-            Some(value) if value == REDACTED && is_secret(&name) => {
-                let kept = stored.iter().find(|(stored, _)| stored.eq_ignore_ascii_case(&name));
-                if kept.is_none() {
-                    let message = "the mark of a hidden value was given, but no value is stored";
-                    errors.add(&At::Member(&at, &name), Fault::new("invalid", message));
-                }
-                kept.map(|(_, value)| value.clone())
-            }
-            value => value,
-        };
-        if let Some(value) = value
-            && headers.insert(name.clone(), value).is_some()
-        {
-            errors.add(&At::Member(&at, &name), Fault::new("duplicate_field", "given twice, once is accepted"));
-        }
-    }
-    for problem in check_headers(headers) {
-        let fault = Fault::new("invalid", problem.message);
-        if problem.name.is_empty() && !headers.contains_key("") {
-            errors.add(&at, fault);
-        } else {
-            errors.add(&At::Member(&at, &problem.name), fault);
-        }
     }
 }
 
@@ -356,13 +361,10 @@ mod tests {
     #[test]
     fn headers_are_merged_whatever_their_case_and_a_hidden_value_is_kept() {
         let mut settings = Settings::default();
-        assert_eq!(apply(&mut settings, r#"{"headers":{"X-Team":"a","X-Api-Key":"s3cret","X-Old":"o"}}"#), [""; 0]);
-        assert_eq!(
-            apply(&mut settings, r#"{"headers":{"x-team":"b","X-Api-Key":"[redacted]","X-Old":null}}"#),
-            [""; 0]
-        );
-        let shown: Vec<(&str, &str)> = settings.headers.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        assert_eq!(shown, [("X-Api-Key", "s3cret"), ("x-team", "b")]);
+        assert_eq!(apply(&mut settings, r#"{"headers":{"X-Team":"a","X-Trace":"s3cret","X-Old":"o"}}"#), [""; 0]);
+        assert_eq!(apply(&mut settings, r#"{"headers":{"x-team":"b","X-Trace":"[redacted]","X-Old":null}}"#), [""; 0]);
+        let stored: Vec<(&str, &str)> = settings.headers.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(stored, [("X-Trace", "s3cret"), ("x-team", "b")]);
         assert_eq!(apply(&mut settings, r#"{"headers":{"X-Token":"[redacted]"}}"#), ["/headers/X-Token"]);
         assert_eq!(apply(&mut settings, r#"{"headers":{"Host":"x","":"y"}}"#), ["/headers/", "/headers/Host"]);
     }
@@ -370,7 +372,7 @@ mod tests {
     #[test]
     fn credentials_are_merged_and_another_type_of_them_begins_with_nothing() {
         let mut settings = Settings::default();
-        let fetched = r#"{"auth":{"type":"oauth2","tokenUrl":"https://id.example.com/t","clientId":"a","clientSecret":"s","scope":"x"}}"#;
+        let fetched = r#"{"auth":{"type":"oauth2","tokenUrl":"HTTPS://Id.Example.com.:443/t","clientId":"a","clientSecret":"s","scope":"x"}}"#;
         let changed =
             r#"{"auth":{"clientSecret":"[redacted]","scope":null,"tokenEndpointAuthMethod":"client_secret_post"}}"#;
         assert_eq!(apply(&mut settings, fetched), [""; 0]);

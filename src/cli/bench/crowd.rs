@@ -68,6 +68,7 @@ fn webhook(tenant: TenantNum, alike: &Alike, index: usize, policy: &serde_json::
         url: alike.url.clone(),
         events: vec![alike.kind.clone()],
         headers: std::collections::BTreeMap::new(),
+        public_headers: Vec::new(),
         policy: policy.clone(),
         credentials: None,
         tls_digest: None,

@@ -23,6 +23,7 @@ fn webhook(tenant: TenantNum) -> NewWebhook {
         url: "https://example.com/".to_owned(),
         events: Vec::new(),
         headers: [].into(),
+        public_headers: Vec::new(),
         policy: serde_json::json!({}),
         credentials: None,
         tls_digest: None,

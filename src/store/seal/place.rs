@@ -3,7 +3,7 @@
 use crate::clock::UnixMillis;
 use crate::id::{TenantNum, WebhookId};
 
-use super::BY_WEBHOOK;
+use super::{BY_ORIGIN, BY_WEBHOOK};
 
 /// Where a sealed value stands. Moved elsewhere, it does not open.
 #[derive(Debug, Clone, Copy)]
@@ -33,11 +33,12 @@ pub(in crate::store) enum Place<'a> {
 impl Place<'_> {
     /// As it is written in this layout.
     pub(super) fn name(&self, layout: u8) -> Vec<u8> {
+        let origin = if layout >= BY_ORIGIN { ", behind their origin" } else { "" };
         let name = match self {
             Self::Headers { webhook, .. } if layout == BY_WEBHOOK => format!("headers of {webhook}"),
-            Self::Headers { tenant, webhook } => format!("headers of {webhook} of tenant {}", tenant.0),
+            Self::Headers { tenant, webhook } => format!("headers of {webhook} of tenant {}{origin}", tenant.0),
             Self::Credentials { webhook, .. } if layout == BY_WEBHOOK => format!("credentials of {webhook}"),
-            Self::Credentials { tenant, webhook } => format!("credentials of {webhook} of tenant {}", tenant.0),
+            Self::Credentials { tenant, webhook } => format!("credentials of {webhook} of tenant {}{origin}", tenant.0),
             Self::Secret { webhook, .. } if layout == BY_WEBHOOK => format!("secret of {webhook}"),
             Self::Secret { tenant, webhook, made_at } => {
                 format!("secret of {webhook} of tenant {}, made at {}", tenant.0, made_at.0)

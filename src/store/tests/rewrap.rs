@@ -4,6 +4,7 @@ use super::idempotency::{Once, Seen};
 use super::*;
 use crate::id::WebhookId;
 use crate::store::rewrap::Sealed;
+use crate::store::webhooks::{Credentials, Origin};
 
 const OLD: &str = "b2xkIG9sZCBvbGQgb2xkIG9sZCBvbGQgb2xkIG9sZCE=";
 const NEW: &str = "bmV3IG5ldyBuZXcgbmV3IG5ldyBuZXcgbmV3IG5ldyE=";
@@ -20,7 +21,7 @@ async fn old_ones(store: &Store) -> u64 {
 }
 
 fn is_all_under(sealed: &[Sealed], key: &str) -> bool {
-    sealed.iter().all(|sealed| sealed.key_id == key && sealed.layout == 2 && sealed.opens && !sealed.is_old)
+    sealed.iter().all(|sealed| sealed.key_id == key && sealed.layout == 3 && sealed.opens && !sealed.is_old)
 }
 
 on_both!(a_new_master_key_takes_over_everything_and_the_old_one_can_go);
@@ -130,4 +131,57 @@ async fn values_of_an_upgraded_database_open_and_are_bound_to_their_tenants_in_t
     let store = home.open().await;
     assert_eq!(old_ones(&store).await, 0, "it is known at the next start");
     store.close().await;
+}
+
+on_both!(what_is_sealed_without_an_origin_is_bound_to_the_one_that_the_row_had);
+async fn what_is_sealed_without_an_origin_is_bound_to_the_one_that_the_row_had(on: On) {
+    let world = World::new(on).await;
+    let home = world.stop().await;
+    let store = home.open().await;
+    store.tamper("UPDATE engine_state SET value = 2 WHERE name = 'seal_layout'").await;
+    store.close().await;
+    drop(store);
+    let world = World::of(home.open().await, home).await;
+    let credentials = Some(Credentials(serde_json::json!({ "auth": { "type": "bearer", "token": "t" } })));
+    let new = NewWebhook { credentials, ..world.new_webhook() };
+    let webhook = world.store.create_webhook(new, None, &Author::engine()).await.unwrap();
+    let by_an_older_version = world.webhook().await;
+    world.tamper("UPDATE webhook SET url = 'https://thief.example/'").await;
+    let nobody_said = format!("UPDATE webhook SET bound_url = NULL WHERE num = {}", by_an_older_version.num.0);
+    world.tamper(&nobody_said).await;
+    let read = async |webhook: &Webhook| world.store.webhook(webhook.tenant, webhook.id).await.unwrap().unwrap();
+    assert!(world.store.sealed().await.unwrap().iter().all(|sealed| sealed.layout == 2));
+    for layout in [2, 3] {
+        assert_eq!(read(&webhook).await.credentials_origin, Origin::of("https://example.com/"), "layout {layout}");
+        assert_eq!(read(&by_an_older_version).await.credentials_origin, Origin::of("https://thief.example/"));
+        world.store.rewrap(&Author::command()).await.unwrap();
+    }
+
+    world.tamper("UPDATE webhook SET bound_url = 'https://thief.example/'").await;
+
+    let sealed = read(&webhook).await;
+    assert_eq!(sealed.credentials_origin, Origin::of("https://example.com/"), "it is in what is sealed");
+    let renamed = Webhook { name: "Other".to_owned(), ..sealed };
+    let renamed = world.store.update_webhook(&renamed, UnixMillis::now(), &Author::engine()).await.unwrap();
+    assert_eq!(renamed.credentials_origin, Origin::of("https://example.com/"), "no other change moves it");
+}
+
+on_both!(values_of_different_origins_are_for_nobody);
+async fn values_of_different_origins_are_for_nobody(on: On) {
+    let world = World::new(on).await;
+    let of = |token: &str| Some(Credentials(serde_json::json!({ "auth": { "type": "bearer", "token": token } })));
+    let new = NewWebhook { credentials: of("first"), ..world.new_webhook() };
+    let webhook = world.store.create_webhook(new, None, &Author::engine()).await.unwrap();
+    world.tamper("CREATE TABLE earlier AS SELECT headers FROM webhook").await;
+    let url = "https://example.org/".to_owned();
+    let moved = Webhook { credentials_origin: Origin::of(&url), url, ..webhook };
+    let moved = world.store.update_webhook(&moved, UnixMillis::now(), &Author::engine()).await.unwrap();
+    assert_eq!(moved.credentials_origin, Origin::of("https://example.org/"));
+
+    world.tamper("UPDATE webhook SET headers = (SELECT headers FROM earlier)").await;
+
+    let mixed = world.store.webhook(moved.tenant, moved.id).await.unwrap().unwrap();
+    for url in ["https://example.com/", "https://example.org/"] {
+        assert_ne!(mixed.credentials_origin, Origin::of(url));
+    }
 }

@@ -170,6 +170,7 @@ impl World {
             url: "https://example.com/".to_owned(),
             events: vec!["message.*".to_owned()],
             headers: [("X-Team".to_owned(), "billing".to_owned())].into(),
+            public_headers: Vec::new(),
             policy: serde_json::json!({ "timeoutMs": 5000 }),
             credentials: None,
             tls_digest: None,

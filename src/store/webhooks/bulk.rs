@@ -10,7 +10,7 @@ use crate::id::WebhookNum;
 use super::changes::{self, Change};
 use super::{Entity, NewWebhook, Store, StoreError};
 
-/// Rows in one statement; the parameters of one are limited to 32,766, and a webhook takes 15.
+/// Rows in one statement; the parameters of one are limited to 32,766, and a webhook takes 17.
 const ROWS: usize = 1000;
 
 impl Store {

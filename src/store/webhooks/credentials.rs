@@ -1,15 +1,16 @@
-//! What lets a webhook in at its receiver, as the store sees it: a document to seal.
+//! What lets a webhook in at its receiver, as the store sees it: documents to seal, each for one origin.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use entity::webhook::{Column, Entity};
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter, QuerySelect};
+use entity::webhook::{ActiveModel, Column, Entity, Model};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter, QuerySelect, Set};
 use serde_json::Value;
 
 use crate::id::{TenantNum, WebhookId};
 use crate::store::seal::Place;
 
-use super::{Store, StoreError, to_json};
+use super::{Origin, Store, StoreError, to_json};
 
 /// Different TLS options among the webhooks of one tenant. Each is a client with connections of its own.
 pub const MAX_TLS_OPTIONS: u64 = 100;
@@ -24,29 +25,55 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// What is sealed in the row of a webhook.
+pub(super) struct Sealed {
+    pub(super) headers: BTreeMap<String, String>,
+    pub(super) credentials: Option<Credentials>,
+    /// That both were given for.
+    pub(super) origin: Origin,
+}
+
 impl Store {
-    pub(super) fn seal_credentials(
+    /// Seals headers and credentials into a row.
+    pub(super) fn seal_into(
         &self,
-        tenant: TenantNum,
-        id: WebhookId,
+        row: &mut ActiveModel,
+        (tenant, webhook): (TenantNum, WebhookId),
+        headers: &BTreeMap<String, String>,
         credentials: Option<&Credentials>,
-    ) -> Result<Option<Vec<u8>>, StoreError> {
-        let place = Place::Credentials { tenant, webhook: id };
-        let sealed = |Credentials(document): &Credentials| self.seal().close(&place, to_json(document)?.as_bytes());
-        credentials.map(sealed).transpose()
+        origin: &Origin,
+    ) -> Result<(), StoreError> {
+        let seal = |place, document: String| self.seal().close_for(&place, origin.as_str(), document.as_bytes());
+        row.headers = Set(seal(Place::Headers { tenant, webhook }, to_json(headers)?)?);
+        let credentials = credentials.map(|Credentials(document)| to_json(document)).transpose()?;
+        let place = Place::Credentials { tenant, webhook };
+        row.credentials = Set(credentials.map(|document| seal(place, document)).transpose()?);
+        row.bound_url = Set(Some(origin.as_str().to_owned()));
+        Ok(())
     }
 
-    pub(super) fn open_credentials(
-        &self,
-        tenant: TenantNum,
-        id: WebhookId,
-        sealed: Option<&[u8]>,
-    ) -> Result<Option<Credentials>, StoreError> {
-        let Some(sealed) = sealed else { return Ok(None) };
-        let document = self.seal().open(&Place::Credentials { tenant, webhook: id }, sealed)?;
-        let document =
-            serde_json::from_slice(&document).map_err(|error| StoreError::unreadable("credentials", error))?;
-        Ok(Some(Credentials(document)))
+    /// Opens what is sealed in a row.
+    pub(super) fn open_of(&self, (tenant, webhook): (TenantNum, WebhookId), row: &Model) -> Result<Sealed, StoreError> {
+        let (of_headers, headers) = self.seal().open_for(&Place::Headers { tenant, webhook }, &row.headers)?;
+        let of_row = unsealed_origin(row.bound_url.as_deref(), &row.url);
+        let origin = of_headers.map_or_else(|| of_row.clone(), Origin::from);
+        let mut sealed = Sealed {
+            headers: serde_json::from_slice(&headers).map_err(|error| StoreError::unreadable("headers", error))?,
+            credentials: None,
+            origin,
+        };
+        if let Some(credentials) = &row.credentials {
+            let (of_credentials, document) =
+                self.seal().open_for(&Place::Credentials { tenant, webhook }, credentials)?;
+            let document =
+                serde_json::from_slice(&document).map_err(|error| StoreError::unreadable("credentials", error))?;
+            sealed.credentials = Some(Credentials(document));
+            // Somebody has put values of different times together.
+            if of_credentials.map_or(of_row, Origin::from) != sealed.origin {
+                sealed.origin = Origin::nobody();
+            }
+        }
+        Ok(sealed)
     }
 }
 
@@ -66,4 +93,9 @@ pub(super) async fn check_tls<C: ConnectionTrait>(
         return Ok(());
     }
     Err(StoreError::TooManyTlsOptions)
+}
+
+/// The origin of values whose layout does not say it: that of the URL which the row had when it was first bound.
+pub(in crate::store) fn unsealed_origin(bound_url: Option<&str>, url: &str) -> Origin {
+    Origin::of(bound_url.unwrap_or(url))
 }

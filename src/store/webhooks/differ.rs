@@ -27,6 +27,7 @@ fn fields(before: &Webhook, after: &Webhook) -> Vec<String> {
         ("url", before.url != *url),
         ("events", before.events != *events),
         ("headers", before.headers != *headers),
+        ("publicHeaders", before.public_headers != after.public_headers),
         ("description", before.description != *description),
         ("metadata", before.metadata != *metadata),
         ("isActive", before.is_active != *is_active),
