@@ -14,6 +14,7 @@ pub mod vitals;
 
 mod arbiters;
 mod backlog;
+mod bodies;
 mod cluster;
 mod configure;
 mod crowd;

@@ -32,6 +32,7 @@ pub mod targets;
 pub mod tenants;
 pub mod webhooks;
 
+mod bodies;
 mod cancel;
 mod checkpoint;
 mod connect;
@@ -39,6 +40,7 @@ mod dialect;
 mod fate;
 mod pool;
 mod rows;
+mod unreadable;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +53,7 @@ use tokio::time::Instant;
 use self::checkpoint::Checkpoints;
 use self::pool::{Pool, Transaction};
 use self::seal::Seal;
+use self::unreadable::Unreadable;
 
 /// A list's next slice: the items and where the one after them starts.
 #[derive(Debug, Clone)]
@@ -95,6 +98,7 @@ struct Inner {
     seal: Seal,
     /// Those in memory, for whoever reads them next.
     events: payload::Events,
+    unreadable: Unreadable,
     /// Of SQLite alone.
     checkpoints: Option<Checkpoints>,
     /// Held for the life of the store: a second process must not open the same file.

@@ -4,6 +4,7 @@
 
 pub(super) mod line;
 mod others;
+mod page_size;
 mod porter;
 mod shared;
 
@@ -18,7 +19,7 @@ use crate::clock::UnixMillis;
 use crate::fault;
 use crate::id::{EventSeq, TenantNum, WebhookNum};
 use crate::store::StoreError;
-use crate::store::fanouts::Fanout;
+use crate::store::fanouts::{Fanout, FanoutPage};
 use crate::store::journal::feed::{Feed, Next};
 use crate::store::journal::{Record, Stopped};
 
@@ -26,14 +27,15 @@ use super::registry::{Item, Offered, RegistryHandle};
 use super::shared::Shared;
 
 use self::line::Line;
+use self::page_size::PageSize;
 use self::porter::Porter;
 use self::shared::Sight;
 
 /// Targets offered at once.
 const CHUNK: usize = 256;
 
-/// Fan-outs read back at once.
-const READ: u64 = 64;
+/// Events whose fan-outs are read back at once, at most.
+const READ: usize = 64;
 
 /// Payload and target bytes that are being worked through; beyond it, the next ones wait in the feed.
 const HELD: usize = 32 * 1024 * 1024;
@@ -47,6 +49,7 @@ pub(super) struct Dispatcher {
     registry: RegistryHandle,
     /// How far the store was looked through, where other nodes commit, too.
     sight: AsyncMutex<Sight>,
+    page_size: PageSize,
     overflowed: UnboundedSender<Vec<WebhookNum>>,
     overflow: Option<UnboundedReceiver<Vec<WebhookNum>>>,
 }
@@ -64,7 +67,8 @@ impl Dispatcher {
         let (overflowed, overflow) = unbounded_channel();
         let (shared, feed, registry) = (shared.clone(), feed.clone(), registry.clone());
         let sight = AsyncMutex::new(Sight::new());
-        Self { shared, feed, registry, sight, overflowed, overflow: Some(overflow) }
+        let page_size = PageSize::new(READ);
+        Self { shared, feed, registry, sight, page_size, overflowed, overflow: Some(overflow) }
     }
 
     pub(super) async fn run(mut self) {
@@ -104,7 +108,10 @@ impl Dispatcher {
 
     async fn take_in(&self, next: Next, line: &mut Line) -> Result<(), DispatchError> {
         match next {
-            Next::Dispatch(fanouts) => fanouts.into_iter().for_each(|fanout| self.push(fanout, line)),
+            Next::Dispatch(mut fanouts) => {
+                self.shared.bodies.adopt(&mut fanouts);
+                fanouts.into_iter().for_each(|fanout| self.push(fanout, line));
+            }
             Next::ReadAfter(_) if self.shared.store.is_shared() => self.catch_up(line).await?,
             Next::ReadAfter(after) => self.read_back(after, line).await?,
             Next::LookForNews => self.look_for_news(line).await?,
@@ -114,8 +121,9 @@ impl Dispatcher {
 
     async fn read_back(&self, after: EventSeq, line: &mut Line) -> Result<(), DispatchError> {
         let seen = self.feed.committed();
-        let fanouts = self.shared.store.fanouts(after, READ).await?;
-        let Some(last) = fanouts.last().map(|fanout| fanout.event.seq) else {
+        let events = u64::try_from(self.page_size.rows()).unwrap_or(u64::MAX);
+        let page = self.page_size.learn(self.shared.store.fanouts(after, events).await)?;
+        let FanoutPage { fanouts, to: Some(to) } = page else {
             self.feed.caught_up(seen);
             return Ok(());
         };
@@ -129,7 +137,7 @@ impl Dispatcher {
             let recorded = self.shared.store.recorded_targets(fanout.event.seq).await?;
             owed.push(self.mark(fanout, recorded).await?);
         }
-        self.feed.read_up_to(last);
+        self.feed.read_up_to(to);
         owed.into_iter().for_each(|fanout| self.push_read(fanout, 0, line));
         Ok(())
     }

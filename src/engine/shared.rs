@@ -18,6 +18,7 @@ use crate::store::leases::Holding;
 use crate::store::{Store, payload};
 
 use super::EngineConfig;
+use super::bodies::Bodies;
 use super::crowd::Crowds;
 use super::news::Listeners;
 use super::permits::Permits;
@@ -51,6 +52,7 @@ pub(super) struct Shared {
     /// Offers that may be in mailboxes. Bounds how much every endpoint thread has to do before it comes to the newest.
     pub(super) offers: Arc<Semaphore>,
     pub(super) crowds: Crowds,
+    pub(super) bodies: Bodies,
     /// Payload bytes in memory beyond which lanes keep only what they send now.
     pub(super) payload_memory: usize,
     /// Endpoints that are held while their backlog is purged, by how many hold them.
@@ -84,6 +86,7 @@ impl Shared {
             pulses: Pulses::new(),
             offers: Arc::new(Semaphore::new(OFFERS)),
             crowds: Crowds::default(),
+            bodies: Bodies::new(store, config.payload_memory / 2),
             payload_memory: config.payload_memory,
             holds: Mutex::default(),
             listeners: Listeners::default(),

@@ -16,6 +16,7 @@ use super::checkpoint::Checkpoints;
 use super::payload::Events;
 use super::pool::Pool;
 use super::seal::{MasterKey, Seal};
+use super::unreadable::Unreadable;
 use super::{Inner, Store, state};
 
 pub use postgres::{CONNECTIONS, DEFAULT_CONNECTIONS};
@@ -127,7 +128,8 @@ impl Store {
         let pool = if lease.is_some() { Pool::limited } else { Pool::unlimited };
         let (writer, aside, lease) = (pool(writer), pool(aside), lease.map(pool));
         let (readers, engine_readers) = (pool(readers), pool(engine_readers));
-        let (lease_for, listen, events) = (options.lease, options.listen, Events::default());
+        let (lease_for, listen) = (options.lease, options.listen);
+        let (events, unreadable) = (Events::default(), Unreadable::default());
         let _lock = lock;
         let inner = Inner {
             writer,
@@ -139,6 +141,7 @@ impl Store {
             lease_for,
             seal,
             events,
+            unreadable,
             checkpoints,
             _lock,
         };

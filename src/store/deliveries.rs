@@ -9,7 +9,9 @@ use sea_orm::{DbBackend, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, 
 use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 
-use super::events::Event;
+use super::bodies::READ_BYTES;
+use super::events::{Body, Event};
+use super::payload::LARGE;
 use super::webhooks::webhook_id_of;
 use super::{Store, StoreError, dialect, payload};
 
@@ -196,7 +198,8 @@ struct DueRow {
     event_seq: i64,
     tenant_num: i64,
     kind: String,
-    body: Vec<u8>,
+    body: Option<Vec<u8>>,
+    size: i64,
     status: i16,
     attempts: i16,
     tries: i16,
@@ -211,26 +214,31 @@ struct NumRow {
     num: i64,
 }
 
-/// Bodies that are read at once. A backlog of large events must not come into memory as a whole window.
-const READ_BYTES: usize = 4 * 1024 * 1024;
-
 const DUE_COLUMNS: &str = "d.event_seq, d.status, d.attempts, d.tries, d.next_at, d.settled_at, d.manual_from, \
                            d.manual_next_at";
 
+/// The body of event `e` unless it is large, and its size.
+fn body_columns() -> String {
+    format!(
+        "CASE WHEN OCTET_LENGTH(e.body) <= {LARGE} THEN e.body END AS body, CAST(OCTET_LENGTH(e.body) AS BIGINT) AS size"
+    )
+}
+
 /// What is needed to send the pending deliveries of webhook `$1`, `$2` at most and none of `$3`. The sizes of all are looked
-/// up before the bodies of those that fit are read.
+/// up before the bodies of those that fit are read. Large ones are not among them.
 fn due_sql(backend: DbBackend, which: &str, order: &str) -> String {
     let is_unknown = dialect::is_none_of(backend, "d.event_seq", "$3");
     format!(
         "WITH due AS (SELECT {DUE_COLUMNS} FROM delivery d WHERE d.status = 0 AND d.webhook_num = $1 AND {is_unknown} \
          {which} \
          ORDER BY {order} LIMIT $2), \
-         sized AS (SELECT d.*, OCTET_LENGTH(e.body) AS size FROM due d JOIN event e ON e.seq = d.event_seq), \
+         sized AS (SELECT d.*, CASE WHEN OCTET_LENGTH(e.body) <= {LARGE} THEN OCTET_LENGTH(e.body) ELSE 0 END AS takes \
+         FROM due d JOIN event e ON e.seq = d.event_seq), \
          summed AS (SELECT sized.*, COUNT(*) OVER () AS found, \
-         SUM(size) OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING) AS up_to FROM sized) \
-         SELECT {DUE_COLUMNS}, d.found, e.tenant_num, e.kind, e.body \
-         FROM summed d JOIN event e ON e.seq = d.event_seq \
-         WHERE d.up_to <= {READ_BYTES} OR d.up_to = d.size ORDER BY {order}"
+         SUM(takes) OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING) AS up_to FROM sized) \
+         SELECT {DUE_COLUMNS}, d.found, e.tenant_num, e.kind, {} \
+         FROM summed d JOIN event e ON e.seq = d.event_seq WHERE d.up_to <= {READ_BYTES} ORDER BY {order}",
+        body_columns()
     )
 }
 
@@ -329,7 +337,7 @@ impl Store {
         Ok(deliveries)
     }
 
-    /// Pending deliveries of a webhook, earliest first. No more than 4 MiB of bodies hold, unless that is one.
+    /// Pending deliveries of a webhook, earliest first. They bring no more than 4 MiB of bodies into memory.
     pub async fn due(&self, webhook: WebhookNum, wanted: Wanted<'_>) -> Result<DueRows, StoreError> {
         let Wanted { horizon, ordered, limit, known } = wanted;
         let backend = self.backend();
@@ -359,8 +367,9 @@ impl Store {
     /// One pending delivery, whenever it is due.
     pub async fn due_one(&self, id: DeliveryId) -> Result<Option<Due>, StoreError> {
         let sql = format!(
-            "SELECT {DUE_COLUMNS}, CAST(1 AS BIGINT) AS found, e.tenant_num, e.kind, e.body FROM delivery d \
-             JOIN event e ON e.seq = d.event_seq WHERE d.event_seq = $1 AND d.webhook_num = $2 AND d.status = 0"
+            "SELECT {DUE_COLUMNS}, CAST(1 AS BIGINT) AS found, e.tenant_num, e.kind, {} FROM delivery d \
+             JOIN event e ON e.seq = d.event_seq WHERE d.event_seq = $1 AND d.webhook_num = $2 AND d.status = 0",
+            body_columns()
         );
         let values = [id.event.0.into(), id.webhook.0.into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
@@ -446,10 +455,14 @@ fn readable(store: &Store, row: DueRow) -> Option<Due> {
 }
 
 fn due_of(store: &Store, row: DueRow) -> Result<Due, StoreError> {
-    let DueRow { event_seq, tenant_num, kind, body, status, attempts, tries, next_at, settled_at, .. } = row;
+    let DueRow { event_seq, tenant_num, kind, body, size, status, attempts, tries, next_at, settled_at, .. } = row;
     let counts = (status, attempts, tries);
     let state = state_of(counts, (next_at, settled_at), (row.manual_from, row.manual_next_at))?;
-    let (seq, tenant, body) = (EventSeq(event_seq), TenantNum(tenant_num), payload::counted(body));
+    let (seq, tenant) = (EventSeq(event_seq), TenantNum(tenant_num));
+    let body = match body {
+        Some(body) => Body::InMemory(payload::counted(body)),
+        None => Body::Stored { bytes: usize::try_from(size).unwrap_or(usize::MAX) },
+    };
     Ok(Due { event: store.share(Event { seq, tenant, kind, body }), state })
 }
 

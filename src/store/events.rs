@@ -17,14 +17,35 @@ pub struct Event {
     pub seq: EventSeq,
     pub tenant: TenantNum,
     pub kind: String,
-    /// The exact text that every webhook is sent.
-    pub body: Bytes,
+    pub body: Body,
+}
+
+/// The exact text that every webhook is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// It is in memory for as long as the event is.
+    InMemory(Bytes),
+    /// It has more than [`payload::LARGE`] bytes. Each attempt asks for it when it is about to be sent.
+    Stored { bytes: usize },
+}
+
+impl Body {
+    /// What the event keeps in memory of it.
+    #[must_use]
+    pub fn bytes_in_memory(&self) -> usize {
+        match self {
+            Self::InMemory(body) => body.len(),
+            Self::Stored { .. } => 0,
+        }
+    }
 }
 
 /// An event as it is listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredEvent {
     pub event: Arc<Event>,
+    /// Also when it is large.
+    pub body: Bytes,
     pub occurred_at: UnixMillis,
     pub caller_id: Option<String>,
     /// How many webhooks it was owed to when it was accepted.
@@ -34,9 +55,10 @@ pub struct StoredEvent {
 impl From<Model> for StoredEvent {
     fn from(row: Model) -> Self {
         let Model { seq, tenant_num, kind, occurred_at, caller_id, matched, body } = row;
-        let event = Event { seq: EventSeq(seq), tenant: TenantNum(tenant_num), kind, body: payload::counted(body) };
+        let (seq, tenant, body) = (EventSeq(seq), TenantNum(tenant_num), payload::counted(body));
         Self {
-            event: Arc::new(event),
+            event: Arc::new(Event { seq, tenant, kind, body: Body::InMemory(body.clone()) }),
+            body,
             occurred_at: UnixMillis(occurred_at),
             caller_id,
             matched: u32::try_from(matched).unwrap_or(u32::MAX),

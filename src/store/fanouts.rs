@@ -7,9 +7,10 @@ use sea_orm::{ConnectionTrait, FromQueryResult, Statement};
 
 use crate::id::{EventSeq, TenantNum, WebhookNum};
 
+use super::bodies::Head;
 use super::events::Event;
 use super::leases::ShardNum;
-use super::{Store, StoreError, payload, targets};
+use super::{Store, StoreError, targets};
 
 /// An event and the webhooks of one shard that it is owed to.
 #[derive(Debug, Clone)]
@@ -23,51 +24,118 @@ pub struct Fanout {
 }
 
 impl Fanout {
-    /// What it costs to keep in memory, roughly.
+    /// What its targets take in memory.
     #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.event.body.len() + self.targets.len() * size_of::<WebhookNum>()
+    pub fn target_bytes(&self) -> usize {
+        self.targets.len() * size_of::<WebhookNum>()
     }
 }
 
+/// Open fan-outs in the order of publishing.
+#[derive(Debug, Default)]
+pub struct FanoutPage {
+    pub fanouts: Vec<Fanout>,
+    /// The last event that was looked at, also when nothing of it can be read; `None` when there is no more.
+    pub to: Option<EventSeq>,
+}
+
+/// Bytes of targets and bodies that one page brings into memory, unless one fan-out alone has more.
+const PAGE_BYTES: usize = 8 * 1024 * 1024;
+
+/// Rows of targets that are read at once.
+const ROWS: i64 = 64;
+
+/// As it is read: without its event's body, and as if the event might not be there.
 #[derive(Debug, FromQueryResult)]
-struct FanoutRow {
+pub(super) struct FanoutRow {
+    pub(super) tx: i64,
     event_seq: i64,
     shard: i16,
     targets: Vec<u8>,
-    tenant_num: i64,
-    kind: String,
-    body: Vec<u8>,
+    tenant_num: Option<i64>,
+    kind: Option<String>,
+    size: Option<i64>,
+}
+
+/// The columns of a [`FanoutRow`] but `tx`, from `fanout f LEFT JOIN event e`.
+pub(super) const FANOUT_COLUMNS: &str =
+    "f.event_seq, f.shard, f.targets, e.tenant_num, e.kind, CAST(OCTET_LENGTH(e.body) AS BIGINT) AS size";
+
+/// Names a row that cannot be read.
+pub(super) const FANOUT_KEY: [&str; 2] = ["event_seq", "shard"];
+
+/// A fan-out whose event's body has not been read.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) tx: u64,
+    pub(super) head: Head,
+    pub(super) shard: i16,
+    targets: Arc<[WebhookNum]>,
 }
 
 #[derive(Debug, FromQueryResult)]
 struct TargetsRow {
     event_seq: i64,
+    shard: i16,
     targets: Vec<u8>,
 }
 
 impl Store {
-    /// The open fan-outs of the first `limit` events after `after`, in the order of publishing. All shards of an event
-    /// come together, so that the next call can go on after it.
-    pub async fn fanouts(&self, after: EventSeq, limit: u64) -> Result<Vec<Fanout>, StoreError> {
-        let sql = "SELECT f.event_seq, f.shard, f.targets, e.tenant_num, e.kind, e.body \
-                   FROM fanout f JOIN event e ON e.seq = f.event_seq \
-                   WHERE f.event_seq IN (SELECT DISTINCT event_seq FROM fanout WHERE event_seq > $1 \
-                                         ORDER BY event_seq LIMIT $2) \
-                   ORDER BY f.event_seq, f.shard";
+    /// The open fan-outs of the first events after `after`, in the order of publishing: `limit` at most, and fewer when
+    /// these are large. All shards of an event come together, so that the next call can go on after it.
+    pub async fn fanouts(&self, after: EventSeq, limit: u64) -> Result<FanoutPage, StoreError> {
+        let sql = format!(
+            "SELECT CAST(0 AS BIGINT) AS tx, {FANOUT_COLUMNS} FROM fanout f LEFT JOIN event e ON e.seq = f.event_seq \
+             WHERE f.event_seq IN (SELECT DISTINCT event_seq FROM fanout WHERE event_seq > $1 \
+                                   ORDER BY event_seq LIMIT $2) \
+             ORDER BY f.event_seq, f.shard"
+        );
         let values = [after.0.into(), limit.cast_signed().into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        let rows = FanoutRow::find_by_statement(statement).all(self.engine_readers()).await?;
-        rows.into_iter().map(|row| self.fanout_of(row)).collect()
+        let rows = self.engine_readers().query_all_raw(statement).await?;
+        let last: Option<i64> = rows.iter().rev().find_map(|row| row.try_get("", "event_seq").ok());
+        let listed = self.listed(self.readable("fanout", &FANOUT_KEY, &rows));
+        let (listed, cut_before) = cut_events(listed);
+        let to = cut_before.map_or(last.map(EventSeq), |event| Some(EventSeq(event.0 - 1)));
+        let fanouts = self.with_events(listed).await?.into_iter().map(|(_, fanout)| fanout).collect();
+        Ok(FanoutPage { fanouts, to })
+    }
+
+    /// Those that can be read.
+    pub(super) fn listed(&self, rows: Vec<FanoutRow>) -> Vec<Listed> {
+        rows.into_iter().filter_map(|row| self.list(row)).collect()
+    }
+
+    fn list(&self, row: FanoutRow) -> Option<Listed> {
+        let FanoutRow { tx, event_seq, shard, targets, tenant_num, kind, size } = row;
+        let key = format_args!("{event_seq}/{shard}");
+        let (Some(tenant), Some(kind), Some(size)) = (tenant_num, kind, size) else {
+            self.pass_over("fanout", key, "its event is not there");
+            return None;
+        };
+        let targets = targets::decode(&targets).inspect_err(|error| self.pass_over("fanout", key, error)).ok()?;
+        let (seq, tenant) = (EventSeq(event_seq), TenantNum(tenant));
+        let head = Head { seq, tenant, kind, size: usize::try_from(size).unwrap_or(usize::MAX) };
+        Some(Listed { tx: tx.cast_unsigned(), head, shard, targets: targets.into() })
+    }
+
+    /// Reads the events, each once; answers each fan-out with the transaction that wrote it.
+    pub(super) async fn with_events(&self, listed: Vec<Listed>) -> Result<Vec<(u64, Fanout)>, StoreError> {
+        let events = self.events_of(listed.iter().map(|listed| listed.head.clone())).await?;
+        let fanout = |Listed { tx, head, shard, targets }: Listed| {
+            let event = events.get(&head.seq)?.clone();
+            Some((tx, Fanout { event, shard, targets, in_order: false }))
+        };
+        Ok(listed.into_iter().filter_map(fanout).collect())
     }
 
     /// The targets of an event that its open fan-outs name, with or without a row.
     pub async fn fanout_targets(&self, event: EventSeq) -> Result<Vec<WebhookNum>, StoreError> {
-        let sql = "SELECT event_seq, targets FROM fanout WHERE event_seq = $1 ORDER BY shard";
+        let sql = "SELECT event_seq, shard, targets FROM fanout WHERE event_seq = $1 ORDER BY shard";
         let statement = Statement::from_sql_and_values(self.backend(), sql, [event.0.into()]);
         let mut all = Vec::new();
         for row in TargetsRow::find_by_statement(statement).all(self.readers()).await? {
-            all.extend(targets::decode(&row.targets)?);
+            all.extend(self.targets_of(&row).unwrap_or_default());
         }
         all.sort_unstable();
         Ok(all)
@@ -75,29 +143,47 @@ impl Store {
 
     /// Events up to `to` whose open fan-outs name this webhook although it has no row for them.
     pub async fn owed_only_by_fanout(&self, webhook: WebhookNum, to: EventSeq) -> Result<Vec<EventSeq>, StoreError> {
-        let sql = "SELECT f.event_seq, f.targets FROM fanout f WHERE f.event_seq <= $1 AND NOT EXISTS ( \
-                   SELECT 1 FROM delivery d WHERE d.event_seq = f.event_seq AND d.webhook_num = $2)";
-        let statement = Statement::from_sql_and_values(self.backend(), sql, [to.0.into(), webhook.0.into()]);
+        let sql = "SELECT f.event_seq, f.shard, f.targets FROM fanout f \
+                   WHERE f.event_seq <= $1 AND (f.event_seq, f.shard) > ($3, $4) AND NOT EXISTS ( \
+                   SELECT 1 FROM delivery d WHERE d.event_seq = f.event_seq AND d.webhook_num = $2) \
+                   ORDER BY f.event_seq, f.shard LIMIT $5";
         let mut owed = Vec::new();
-        for row in TargetsRow::find_by_statement(statement).all(self.engine_readers()).await? {
-            if targets::decode(&row.targets)?.binary_search(&webhook).is_ok() {
-                owed.push(EventSeq(row.event_seq));
-            }
+        let mut after = (EventSeq::ZERO.0, i16::MAX);
+        loop {
+            let values = [to.0.into(), webhook.0.into(), after.0.into(), after.1.into(), ROWS.into()];
+            let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+            let rows = TargetsRow::find_by_statement(statement).all(self.engine_readers()).await?;
+            let Some(last) = rows.last() else { return Ok(owed) };
+            after = (last.event_seq, last.shard);
+            let names_it =
+                |row: &&TargetsRow| self.targets_of(row).is_some_and(|all| all.binary_search(&webhook).is_ok());
+            owed.extend(rows.iter().filter(names_it).map(|row| EventSeq(row.event_seq)));
         }
-        Ok(owed)
     }
 
     /// Divides fan-outs that were written when one node served everything: they are in one piece, under the first shard.
     pub async fn divide_fanouts(&self) -> Result<(), StoreError> {
-        let sql = "SELECT event_seq, targets FROM fanout WHERE shard = 0 ORDER BY event_seq";
-        let statement = Statement::from_string(self.backend(), sql);
-        for row in TargetsRow::find_by_statement(statement).all(self.engine_readers()).await? {
-            let targets = targets::decode(&row.targets)?;
-            if targets.iter().any(|webhook| ShardNum::of(*webhook) != ShardNum::WHOLE) {
-                self.divide(row.event_seq, &targets).await?;
+        let sql = "SELECT event_seq, shard, targets FROM fanout WHERE shard = 0 AND event_seq > $1 \
+                   ORDER BY event_seq LIMIT $2";
+        let mut after = EventSeq::ZERO.0;
+        loop {
+            let statement = Statement::from_sql_and_values(self.backend(), sql, [after.into(), ROWS.into()]);
+            let rows = TargetsRow::find_by_statement(statement).all(self.engine_readers()).await?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            after = last.event_seq;
+            for row in &rows {
+                let targets = self.targets_of(row).unwrap_or_default();
+                if targets.iter().any(|webhook| ShardNum::of(*webhook) != ShardNum::WHOLE) {
+                    self.divide(row.event_seq, &targets).await?;
+                }
             }
         }
-        Ok(())
+    }
+
+    /// Nothing if they cannot be read.
+    fn targets_of(&self, TargetsRow { event_seq, shard, targets }: &TargetsRow) -> Option<Vec<WebhookNum>> {
+        let unreadable = |error: &StoreError| self.pass_over("fanout", format_args!("{event_seq}/{shard}"), error);
+        targets::decode(targets).inspect_err(unreadable).ok()
     }
 
     async fn divide(&self, event: i64, targets: &[WebhookNum]) -> Result<(), StoreError> {
@@ -121,11 +207,71 @@ impl Store {
         })
         .await
     }
+}
 
-    fn fanout_of(&self, row: FanoutRow) -> Result<Fanout, StoreError> {
-        let FanoutRow { event_seq, shard, targets, tenant_num, kind, body } = row;
-        let (seq, tenant, body) = (EventSeq(event_seq), TenantNum(tenant_num), payload::counted(body));
-        let event = self.share(Event { seq, tenant, kind, body });
-        Ok(Fanout { event, shard, targets: targets::decode(&targets)?.into(), in_order: false })
+/// As many as may come into memory at once, and one at least.
+pub(super) fn cut(mut listed: Vec<Listed>) -> Vec<Listed> {
+    let fitting = fitting(&listed);
+    listed.truncate(fitting.max(1));
+    listed
+}
+
+/// The same in whole events; names the first one that was left out.
+fn cut_events(mut listed: Vec<Listed>) -> (Vec<Listed>, Option<EventSeq>) {
+    let (Some(first), Some(cut)) = (listed.first(), listed.get(fitting(&listed))) else { return (listed, None) };
+    let (first, mut before) = (first.head.seq, cut.head.seq);
+    if before == first {
+        let Some(next) = listed.iter().find(|listed| listed.head.seq > first) else { return (listed, None) };
+        before = next.head.seq;
+    }
+    listed.retain(|listed| listed.head.seq < before);
+    (listed, Some(before))
+}
+
+/// How many of them take no more than [`PAGE_BYTES`] together.
+fn fitting(listed: &[Listed]) -> usize {
+    let (mut bytes, mut last) = (0, None);
+    let takes = |Listed { head, targets, .. }: &Listed| {
+        let body = if last.replace(head.seq) == Some(head.seq) { 0 } else { head.bytes_in_memory() };
+        bytes += body + targets.len() * size_of::<WebhookNum>();
+        bytes <= PAGE_BYTES
+    };
+    listed.iter().map(takes).take_while(|fits| *fits).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::payload::LARGE;
+
+    fn listed(event: i64, shard: i16, size: usize, targets: i64) -> Listed {
+        let head = Head { seq: EventSeq(event), tenant: TenantNum(1), kind: "a".to_owned(), size };
+        Listed { tx: 0, head, shard, targets: (1..=targets).map(WebhookNum).collect() }
+    }
+
+    fn keys(listed: &[Listed]) -> Vec<(i64, i16)> {
+        listed.iter().map(|listed| (listed.head.seq.0, listed.shard)).collect()
+    }
+
+    #[test]
+    fn a_body_counts_once_and_a_large_one_not_at_all() {
+        let page: Vec<Listed> = (0..256).map(|shard| listed(1, shard, LARGE, 100)).collect();
+        assert_eq!(cut(page).len(), 256);
+        let page: Vec<Listed> = (1..=256).map(|event| listed(event, 0, LARGE, 1)).collect();
+        assert_eq!(cut(page).len(), PAGE_BYTES / (LARGE + 8));
+        let page: Vec<Listed> = (1..=256).map(|event| listed(event, 0, 64 << 20, 1)).collect();
+        assert_eq!(cut(page).len(), 256);
+    }
+
+    #[test]
+    fn one_that_is_too_large_comes_alone() {
+        let targets = i64::try_from(PAGE_BYTES).unwrap() / 8 + 1;
+        let page = || vec![listed(1, 0, 1, targets), listed(1, 1, 1, 1), listed(2, 0, 1, 1)];
+        assert_eq!(keys(&cut(page())), [(1, 0)]);
+        let (kept, cut_before) = cut_events(page());
+        assert_eq!((keys(&kept), cut_before), (vec![(1, 0), (1, 1)], Some(EventSeq(2))));
+        let (kept, cut_before) = cut_events(vec![listed(1, 0, 1, 1), listed(2, 0, 1, targets), listed(3, 0, 1, 1)]);
+        assert_eq!((keys(&kept), cut_before), (vec![(1, 0)], Some(EventSeq(2))));
+        assert_eq!(cut_events(vec![listed(1, 0, 1, targets)]).1, None);
     }
 }

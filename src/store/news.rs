@@ -6,16 +6,13 @@
 
 use std::sync::Arc;
 
-use sea_orm::{DbBackend, FromQueryResult, Statement};
+use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement};
 
-use crate::id::{EventSeq, TenantNum};
-
-use super::events::Event;
-use super::fanouts::Fanout;
+use super::fanouts::{self, FANOUT_COLUMNS, FANOUT_KEY, Fanout};
 use super::journal::Found;
 use super::journal::feed::Feed;
 use super::leases::{Holding, ShardNum, Snapshot};
-use super::{Store, StoreError, dialect, payload, targets};
+use super::{Store, StoreError, dialect};
 
 /// What is looked for.
 #[derive(Clone, Copy)]
@@ -49,17 +46,6 @@ impl Look {
     pub(crate) fn shows(&self, transaction: u64) -> bool {
         self.began.shows(transaction)
     }
-}
-
-#[derive(Debug, FromQueryResult)]
-struct NewsRow {
-    tx: i64,
-    event_seq: i64,
-    shard: i16,
-    targets: Vec<u8>,
-    tenant_num: i64,
-    kind: String,
-    body: Vec<u8>,
 }
 
 /// What was found.
@@ -98,7 +84,8 @@ impl Cursor {
 }
 
 impl Store {
-    /// Of the next `limit` open fan-outs of the shards that are served, those that the look finds.
+    /// Of the next open fan-outs of the shards that are served, those that the look finds: `limit` at most, and fewer when
+    /// these are large. Keys and targets come first, then each body once.
     pub async fn visible_fanouts(
         &self,
         holding: &Holding,
@@ -114,11 +101,18 @@ impl Store {
             Some(look) => look,
             None => cursor.begin(self.snapshot(self.engine_readers()).await?),
         };
-        let mut rows = self.page_of_news(&shards, holding, &look, which, limit).await?;
-        let is_cut = rows.len() >= limit;
-        let last = rows.last().map(|row| (row.tx.cast_unsigned(), row.event_seq, row.shard));
-        rows.retain(|row| look.shows(row.tx.cast_unsigned()));
-        let found: Result<Vec<Found>, StoreError> = rows.into_iter().map(|row| self.found(holding, row)).collect();
+        let rows = self.page_of_news(&shards, holding, &look, which, limit).await?;
+        let mut is_cut = rows.len() >= limit;
+        let mut last = rows.last().map(place_of).transpose()?;
+        let mut listed = self.listed(self.readable("fanout", &FANOUT_KEY, &rows));
+        listed.retain(|listed| look.shows(listed.tx));
+        let shown = listed.len();
+        let listed = fanouts::cut(listed);
+        if listed.len() < shown {
+            (is_cut, last) = (true, listed.last().map(|last| (last.tx, last.head.seq.0, last.shard)));
+        }
+        let found = self.with_events(listed).await?.into_iter();
+        let found: Result<Vec<Found>, StoreError> = found.map(|(tx, fanout)| found_of(holding, tx, fanout)).collect();
         let found = found?;
         cursor.has_read(look, last.filter(|_| is_cut));
         Ok(News { found, is_cut })
@@ -131,13 +125,14 @@ impl Store {
         look: &Look,
         which: Which<'_>,
         limit: usize,
-    ) -> Result<Vec<NewsRow>, StoreError> {
+    ) -> Result<Vec<QueryResult>, StoreError> {
         // Bits 13 to 20 of an event's key are the slot of the node that accepted it.
-        let sql = "SELECT f.tx::text::int8 AS tx, f.event_seq, f.shard, f.targets, e.tenant_num, e.kind, e.body \
-                   FROM fanout f JOIN event e ON e.seq = f.event_seq \
-                   WHERE (f.tx, f.event_seq, f.shard) > ($1::text::xid8, $2, $3) AND f.shard = ANY($4) \
-                     AND ($5 OR ((f.event_seq >> 13) & 255) <> $6 OR f.event_seq = ANY($8)) \
-                   ORDER BY f.tx, f.event_seq, f.shard LIMIT $7";
+        let sql = format!(
+            "SELECT f.tx::text::int8 AS tx, {FANOUT_COLUMNS} FROM fanout f LEFT JOIN event e ON e.seq = f.event_seq \
+             WHERE (f.tx, f.event_seq, f.shard) > ($1::text::xid8, $2, $3) AND f.shard = ANY($4) \
+               AND ($5 OR ((f.event_seq >> 13) & 255) <> $6 OR f.event_seq = ANY($8)) \
+             ORDER BY f.tx, f.event_seq, f.shard LIMIT $7"
+        );
         let (tx, event, shard) = look.after;
         let (all, own) = match which {
             Which::All => (true, Vec::new()),
@@ -155,16 +150,18 @@ impl Store {
             dialect::numbers(DbBackend::Postgres, own.iter().map(|event| event.0)),
         ];
         let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
-        Ok(NewsRow::find_by_statement(statement).all(self.engine_readers()).await?)
+        Ok(self.engine_readers().query_all_raw(statement).await?)
     }
+}
 
-    fn found(&self, holding: &Holding, row: NewsRow) -> Result<Found, StoreError> {
-        let NewsRow { tx, event_seq, shard, targets, tenant_num, kind, body } = row;
-        let (seq, tenant, body) = (EventSeq(event_seq), TenantNum(tenant_num), payload::counted(body));
-        let event: Arc<Event> = self.share(Event { seq, tenant, kind, body });
-        let fanout = Fanout { event, shard, targets: targets::decode(&targets)?.into(), in_order: false };
-        Ok(Found { fanout, is_news: holding.is_news(ShardNum::read(shard)?, tx.cast_unsigned(), seq) })
-    }
+fn place_of(row: &QueryResult) -> Result<Place, StoreError> {
+    let tx: i64 = row.try_get("", "tx")?;
+    Ok((tx.cast_unsigned(), row.try_get("", "event_seq")?, row.try_get("", "shard")?))
+}
+
+fn found_of(holding: &Holding, tx: u64, fanout: Fanout) -> Result<Found, StoreError> {
+    let is_news = holding.is_news(ShardNum::read(fanout.shard)?, tx, fanout.event.seq);
+    Ok(Found { fanout, is_news })
 }
 
 #[cfg(test)]

@@ -15,6 +15,9 @@ use super::events::Event;
 /// Of the whole process, as memory is.
 static IN_MEMORY: AtomicUsize = AtomicUsize::new(0);
 
+/// Larger bodies are not kept with their events: each is read when it is about to be sent.
+pub const LARGE: usize = 64 * 1024;
+
 /// Events that are no more are looked for when there are this many.
 const FEW: usize = 1024;
 
@@ -25,7 +28,7 @@ pub fn in_memory() -> usize {
 }
 
 /// A body that counts until the last one who has it lets go.
-pub(super) fn counted(body: Vec<u8>) -> Bytes {
+pub(crate) fn counted(body: Vec<u8>) -> Bytes {
     IN_MEMORY.fetch_add(body.capacity(), Ordering::Relaxed);
     Bytes::from_owner(Counted(body))
 }
@@ -56,6 +59,11 @@ struct Known {
 }
 
 impl Events {
+    /// The event if somebody has it.
+    pub(super) fn known(&self, seq: EventSeq) -> Option<Arc<Event>> {
+        self.0.lock().events.get(&seq).and_then(Weak::upgrade)
+    }
+
     /// The same event that others have, or this one from now on.
     pub(super) fn share(&self, event: Event) -> Arc<Event> {
         let mut known = self.0.lock();
@@ -76,9 +84,10 @@ impl Events {
 mod tests {
     use super::*;
     use crate::id::TenantNum;
+    use crate::store::events::Body;
 
     fn event(seq: i64) -> Event {
-        let body = Bytes::from_static(b"{}");
+        let body = Body::InMemory(Bytes::from_static(b"{}"));
         Event { seq: EventSeq(seq), tenant: TenantNum(1), kind: "a".to_owned(), body }
     }
 

@@ -67,7 +67,7 @@ async fn a_published_event_is_readable_with_its_fan_out_as_soon_as_it_is_answere
     let receipt = world.accept(&[3, 9, 500]).await;
     assert_eq!(receipt.matched, 3);
     let event = world.store.event(world.tenant.num, receipt.seq).await.unwrap().unwrap();
-    let body = std::str::from_utf8(&event.event.body).unwrap();
+    let body = std::str::from_utf8(&event.body).unwrap();
     assert!(body.ends_with(r#""data":{}}"#), "{body}");
     let fanouts = world.open_fanouts().await;
     let targets: Vec<WebhookNum> = fanouts.iter().flat_map(|fanout| fanout.targets.to_vec()).collect();
@@ -144,7 +144,7 @@ async fn the_shards_of_an_event_are_read_together() {
     let shard = "INSERT INTO fanout (event_seq, shard, targets) SELECT event_seq, 1, targets FROM fanout";
     world.tamper(shard).await;
     for (after, expected) in [(EventSeq::ZERO, first), (first, second)] {
-        let fanouts = world.store.fanouts(after, 1).await.unwrap();
+        let fanouts = world.store.fanouts(after, 1).await.unwrap().fanouts;
         let read: Vec<_> = fanouts.iter().map(|fanout| (fanout.event.seq, fanout.shard)).collect();
         assert_eq!(read, [(expected, 0), (expected, 1)]);
     }
@@ -322,7 +322,7 @@ async fn the_feed_hands_out_what_was_committed_while_it_was_behind(on: On) {
     let world = World::new(on).await;
     let first = world.accept(&[1]).await;
     let Next::ReadAfter(after) = world.running.feed.next().await else { panic!("a new engine is behind") };
-    let seen = world.store.fanouts(after, 10).await.unwrap();
+    let seen = world.store.fanouts(after, 10).await.unwrap().fanouts;
     assert_eq!(seen[0].event.seq, first.seq);
     world.running.feed.read_up_to(first.seq);
     world.catch_up();

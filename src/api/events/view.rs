@@ -119,7 +119,7 @@ pub(in crate::api) struct EventSummary {
 
 impl From<&StoredEvent> for EventSummary {
     fn from(stored: &StoredEvent) -> Self {
-        let StoredEvent { event, occurred_at, caller_id, matched } = stored;
+        let StoredEvent { event, body: _, occurred_at, caller_id, matched } = stored;
         let Event { seq, tenant: _, kind, body: _ } = event.as_ref();
         let fields = EventFields { id: EventId(*seq), event: kind.clone(), timestamp: *occurred_at, matched: *matched };
         Self { fields, caller_id: caller_id.clone(), accepted_at: seq.accepted_at() }
@@ -177,7 +177,7 @@ struct Body<'a> {
 
 impl EventView {
     pub(super) fn new(stored: &StoredEvent, progress: Progress) -> Result<Self, Problem> {
-        let body: Body<'_> = serde_json::from_slice(&stored.event.body).map_err(|error| Problem::internal(&error))?;
+        let body: Body<'_> = serde_json::from_slice(&stored.body).map_err(|error| Problem::internal(&error))?;
         let progress = ProgressView::new(stored.matched, progress);
         Ok(Self { summary: EventSummary::from(stored), progress, data: body.data.to_owned() })
     }
@@ -187,14 +187,19 @@ impl EventView {
 mod tests {
     use std::sync::Arc;
 
+    use bytes::Bytes;
+
     use super::*;
     use crate::id::{EventSeq, TenantNum};
+    use crate::store::events;
 
     #[test]
     fn an_event_shows_its_data_to_the_byte() {
         let body = r#"{"id":"evt_x","event":"a","timestamp":"t","data":{"z":1.50, "a":[]}}"#;
-        let event = Event { seq: EventSeq(1 << 30), tenant: TenantNum(1), kind: "a".to_owned(), body: body.into() };
-        let stored = StoredEvent { event: Arc::new(event), occurred_at: UnixMillis(0), caller_id: None, matched: 2 };
+        let (seq, tenant, body) = (EventSeq(1 << 30), TenantNum(1), Bytes::from_static(body.as_bytes()));
+        let event = Event { seq, tenant, kind: "a".to_owned(), body: events::Body::InMemory(body.clone()) };
+        let (event, occurred_at) = (Arc::new(event), UnixMillis(0));
+        let stored = StoredEvent { event, body, occurred_at, caller_id: None, matched: 2 };
         let view = EventView::new(&stored, Progress::default()).unwrap();
         let shown = serde_json::to_string(&view).unwrap();
         assert!(shown.contains(r#""data":{"z":1.50, "a":[]}"#), "{shown}");

@@ -1,16 +1,18 @@
 //! Fan-outs that are being worked through, tenant by tenant: whoever has much to send does not keep the others waiting.
 //! Pure.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::engine::registry::Item;
-use crate::id::TenantNum;
+use crate::id::{EventSeq, TenantNum};
 use crate::store::fanouts::Fanout;
 
 /// A ring of tenants, each with its fan-outs in the order of publishing.
 #[derive(Default)]
 pub(in crate::engine) struct Line {
     tenants: VecDeque<(TenantNum, VecDeque<Part>)>,
+    /// How many parts each event has here: they share its body.
+    parts: HashMap<EventSeq, usize>,
     bytes: usize,
 }
 
@@ -32,11 +34,27 @@ impl Line {
 
     pub(in crate::engine) fn push(&mut self, fanout: Fanout, recovered: bool, epoch: i64) {
         let tenant = fanout.event.tenant;
-        self.bytes += fanout.bytes();
+        self.count(&fanout);
         let part = Part { fanout, recovered, epoch, from: 0 };
         match self.tenants.iter_mut().find(|(known, _)| *known == tenant) {
             Some((_, parts)) => parts.push_back(part),
             None => self.tenants.push_back((tenant, VecDeque::from([part]))),
+        }
+    }
+
+    fn count(&mut self, fanout: &Fanout) {
+        let parts = self.parts.entry(fanout.event.seq).or_default();
+        self.bytes += fanout.target_bytes() + if *parts == 0 { fanout.event.body.bytes_in_memory() } else { 0 };
+        *parts += 1;
+    }
+
+    fn discount(&mut self, fanout: &Fanout) {
+        self.bytes -= fanout.target_bytes();
+        let Some(parts) = self.parts.get_mut(&fanout.event.seq) else { return };
+        *parts -= 1;
+        if *parts == 0 {
+            self.parts.remove(&fanout.event.seq);
+            self.bytes -= fanout.event.body.bytes_in_memory();
         }
     }
 
@@ -52,8 +70,8 @@ impl Line {
         {
             part.move_to(&mut items, most);
             if part.from == part.fanout.targets.len() {
-                self.bytes -= part.fanout.bytes();
-                parts.pop_front();
+                let ended = parts.pop_front();
+                ended.iter().for_each(|part| self.discount(&part.fanout));
             }
         }
         if !parts.is_empty() {
@@ -85,11 +103,16 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::id::{EventSeq, WebhookNum};
-    use crate::store::events::Event;
+    use crate::id::WebhookNum;
+    use crate::store::events::{Body, Event};
 
     fn fanout(tenant: i64, seq: i64, targets: i64) -> Fanout {
-        let event = Event { seq: EventSeq(seq), tenant: TenantNum(tenant), kind: "a".to_owned(), body: Bytes::new() };
+        let event = Event {
+            seq: EventSeq(seq),
+            tenant: TenantNum(tenant),
+            kind: "a".to_owned(),
+            body: Body::InMemory(Bytes::new()),
+        };
         let targets = (1..=targets).map(WebhookNum).collect();
         Fanout { event: Arc::new(event), shard: 0, targets, in_order: false }
     }
@@ -114,6 +137,19 @@ mod tests {
         }
         assert_eq!(turns, [(10, vec![1]), (1, vec![3]), (10, vec![1]), (10, vec![1, 2])]);
         assert_eq!(line.bytes(), 0);
+    }
+
+    #[test]
+    fn the_parts_of_an_event_share_its_body() {
+        let (mut line, mut part) = (Line::default(), fanout(1, 1, 5));
+        let body = Body::InMemory(Bytes::from_static(&[0; 1000]));
+        part.event = Arc::new(Event { body, ..Event::clone(&part.event) });
+        (0..3).for_each(|shard| line.push(Fanout { shard, ..part.clone() }, false, 0));
+        assert_eq!(line.bytes(), 1000 + 3 * 5 * 8);
+        line.take(12, &HashSet::new());
+        assert_eq!(line.bytes(), 1000 + 5 * 8);
+        line.take(12, &HashSet::new());
+        assert!(line.bytes() == 0 && line.parts.is_empty());
     }
 
     #[test]

@@ -11,9 +11,10 @@ use crate::store::journal::{Found, Record, Stopped};
 use crate::store::news::{Cursor, Which};
 
 use super::line::Line;
+use super::page_size::PageSize;
 use super::{DispatchError, Dispatcher, PAUSE};
 
-/// Fan-outs read at once.
+/// Fan-outs read at once, at most.
 const READ: usize = 256;
 
 /// How far the store was looked through.
@@ -21,11 +22,12 @@ pub(super) struct Sight {
     cursor: Cursor,
     /// The newest event that was committed here when the look that is under way began.
     committed: EventSeq,
+    page_size: PageSize,
 }
 
 impl Sight {
     pub(super) fn new() -> Self {
-        Self { cursor: Cursor::default(), committed: EventSeq::ZERO }
+        Self { cursor: Cursor::default(), committed: EventSeq::ZERO, page_size: PageSize::new(READ) }
     }
 }
 
@@ -59,11 +61,12 @@ impl Dispatcher {
 
     /// Takes in one page; answers whether there is more.
     async fn look(&self, which: Which<'_>, sight: &mut Sight, line: &mut Line) -> Result<bool, DispatchError> {
-        let Sight { cursor, committed } = sight;
+        let Sight { cursor, committed, page_size } = sight;
         if cursor.look().is_none() {
             *committed = self.feed.committed();
         }
-        let news = self.shared.store.visible_fanouts(&self.shared.holding, cursor, which, READ).await?;
+        let (holding, rows) = (&self.shared.holding, page_size.rows());
+        let news = page_size.learn(self.shared.store.visible_fanouts(holding, cursor, which, rows).await)?;
         if !news.found.is_empty() {
             let new = self.only_new(news.found).await?;
             self.start_on(new, line).await?;

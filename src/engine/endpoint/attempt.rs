@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use crate::clock::UnixMillis;
 use crate::delivery::outcome::Outcome;
 use crate::delivery::sender::{Message, Report, Sender};
+use crate::engine::bodies::NoBody;
 use crate::engine::lane::{Entry, SLOW};
 use crate::engine::permits::{Permit, Share};
 use crate::engine::serving::Serving;
@@ -22,6 +23,8 @@ use crate::engine::shared::Shared;
 use crate::engine::turns::{Turn, Turns};
 use crate::fault;
 use crate::id::{DeliveryId, EventId};
+use crate::store::StoreError;
+use crate::store::events::Event;
 use crate::store::journal::Slot;
 use crate::store::leases::ShardNum;
 
@@ -30,6 +33,8 @@ const NO_DESCRIPTOR: Duration = Duration::from_millis(500);
 
 /// An endpoint whose shard is given up hears of it within this time, and begins nothing more.
 const LEAVING: Duration = Duration::from_millis(20);
+
+use super::STORE_PAUSE;
 
 /// An attempt that was made.
 pub(super) struct Attempted {
@@ -81,6 +86,7 @@ pub(super) struct Means {
 pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share: Share) -> Option<Ended> {
     let holding = &means.shared.holding;
     let epoch = holding.epoch_of(ShardNum::of(serving.num).num());
+    let body = means.shared.quiet.run_until_cancelled(body_of(&means.shared, &entry.event)).await?;
     let (permit, turn) = admission(&means, &serving, share).await?;
     if !holding.serves_under(serving.num, epoch) {
         drop((permit, turn));
@@ -94,7 +100,7 @@ pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share
         means.shared.quiet.run_until_cancelled(tenure.held()).await?;
         let started_at = UnixMillis::now();
         let began = Instant::now();
-        let request = tenure.within(send(&means, &serving, entry));
+        let request = tenure.within(send(&means, &serving, entry, body));
         let request = AssertUnwindSafe(request).catch_unwind();
         let report = keep_watch(turn.make(request), permit).await;
         let report = match report {
@@ -137,15 +143,19 @@ async fn keep_watch<T>(request: impl Future<Output = T>, mut permit: Permit) -> 
 
 /// Sends as soon as there is a descriptor for it: a lack of them is not the receiver's fault, and costs it no try.
 /// `None`: there was none until the engine stops.
-async fn send(means: &Means, serving: &Serving, entry: Entry) -> Option<Report> {
+async fn send(means: &Means, serving: &Serving, entry: Entry, body: Result<Bytes, NoBody>) -> Option<Report> {
     fault::point_of("attempt.task", &serving.name);
     fault::point("attempt.before_connect");
     let target = match &serving.target {
         Ok(target) => target,
         Err(refusal) => return Some(unsent(Outcome::Blocked, refusal.clone(), Instant::now())),
     };
+    let body = match body {
+        Ok(body) => body,
+        Err(error) => return Some(unsent(Outcome::Crashed, error.to_string(), Instant::now())),
+    };
     loop {
-        let report = means.sender.attempt(target, message(serving, &entry)).await;
+        let report = means.sender.attempt(target, message(serving, &entry, body.clone())).await;
         if !report.lacks_descriptor {
             fault::point("attempt.after_send");
             return Some(report);
@@ -155,14 +165,28 @@ async fn send(means: &Means, serving: &Serving, entry: Entry) -> Option<Report> 
     }
 }
 
-fn message(serving: &Serving, entry: &Entry) -> Message {
+/// Reads it before anything else is taken: a database that does not answer, or memory that is short, keeps no permit from
+/// others.
+async fn body_of(shared: &Shared, event: &Event) -> Result<Bytes, NoBody> {
+    loop {
+        match shared.bodies.of(event).await {
+            Err(NoBody::Store(error @ (StoreError::Database(_) | StoreError::Deadlock))) => {
+                tracing::warn!(%error, "the body of an event could not be read; trying again");
+                tokio::time::sleep(STORE_PAUSE).await;
+            }
+            read => return read,
+        }
+    }
+}
+
+fn message(serving: &Serving, entry: &Entry, body: Bytes) -> Message {
     let event = &entry.event;
     Message {
         event_id: EventId(event.seq).to_string(),
         event_type: event.kind.clone(),
         delivery_id: DeliveryId { event: event.seq, webhook: serving.num }.to_string(),
         attempt: entry.state.attempts + 1,
-        body: event.body.clone(),
+        body,
     }
 }
 

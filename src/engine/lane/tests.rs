@@ -10,7 +10,7 @@ use super::*;
 use crate::engine::permits::Share;
 use crate::id::TenantNum;
 use crate::store::deliveries::{DeliveryState, Due, Fallback};
-use crate::store::events::Event;
+use crate::store::events::{Body, Event};
 use crate::store::state::Suspect;
 
 const START: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -26,7 +26,7 @@ fn pending(next_at: UnixMillis) -> DeliveryState {
 
 fn event(seq: i64) -> Arc<Event> {
     let kind = "message.sent".to_owned();
-    Arc::new(Event { seq: EventSeq(seq), tenant: TenantNum(1), kind, body: Bytes::new() })
+    Arc::new(Event { seq: EventSeq(seq), tenant: TenantNum(1), kind, body: Body::InMemory(Bytes::new()) })
 }
 
 fn finished(seq: i64, outcome: Outcome) -> Input {

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use sea_orm::{ConnectionTrait, FromQueryResult, Statement};
 
 use crate::clock::UnixMillis;
 use crate::id::{EventId, EventSeq, TenantNum, WebhookNum};
-use crate::store::events::Event;
+use crate::store::events::{Body, Event};
 use crate::store::{StoreError, payload};
 
 use super::{Caller, Draft, Published, Receipt};
@@ -16,6 +17,7 @@ use super::{Caller, Draft, Published, Receipt};
 /// An event that is being accepted.
 pub(super) struct NewEvent {
     pub(super) event: Arc<Event>,
+    pub(super) body: Bytes,
     pub(super) occurred_at: UnixMillis,
     pub(super) caller: Option<Caller>,
     pub(super) targets: Arc<[WebhookNum]>,
@@ -84,8 +86,8 @@ pub(super) fn accept(draft: Draft, seq: EventSeq, now: UnixMillis) -> (NewEvent,
     let occurred_at = occurred_at.unwrap_or(now);
     let receipt = Receipt { seq, occurred_at, matched: u32::try_from(targets.len()).unwrap_or(u32::MAX) };
     let body = payload::counted(body(seq, &kind, occurred_at, data.get()));
-    let event = Event { seq, tenant, kind: kind.as_ref().to_owned(), body };
-    (NewEvent { event: Arc::new(event), occurred_at, caller, targets }, receipt)
+    let event = Event { seq, tenant, kind: kind.as_ref().to_owned(), body: Body::InMemory(body.clone()) };
+    (NewEvent { event: Arc::new(event), body, occurred_at, caller, targets }, receipt)
 }
 
 /// `{"id", "event", "timestamp", "data"}`, with the caller's data to the byte.

@@ -83,7 +83,7 @@ impl Feed {
         state.heard_of = state.heard_of.max(committed);
         let mut kept = 0;
         for fanout in fanouts {
-            let bytes = fanout.bytes();
+            let bytes = bytes_after(state.waiting.back(), fanout);
             let full = state.waiting.len() >= FANOUTS || state.bytes + bytes > BYTES;
             state.look_again |= full && !state.behind && self.is_shared;
             state.behind |= full;
@@ -179,7 +179,8 @@ impl Feed {
         let mut state = self.state.lock();
         state.waiting.retain(|fanout| !are_forgotten(fanout.shard));
         state.to_find.retain(|(_, shard)| !are_forgotten(*shard));
-        state.bytes = state.waiting.iter().map(Fanout::bytes).sum();
+        let before = std::iter::once(None).chain(state.waiting.iter().map(Some));
+        state.bytes = before.zip(&state.waiting).map(|(before, fanout)| bytes_after(before, fanout)).sum();
     }
 
     /// Whether to begin anew with what the store holds; said once.
@@ -239,6 +240,12 @@ impl Feed {
     }
 }
 
+/// What a fan-out takes in memory after the one before it, with which it may share its event.
+fn bytes_after(before: Option<&Fanout>, fanout: &Fanout) -> usize {
+    let is_shared = before.is_some_and(|before| before.event.seq == fanout.event.seq);
+    fanout.target_bytes() + if is_shared { 0 } else { fanout.event.body.bytes_in_memory() }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -247,10 +254,15 @@ mod tests {
 
     use super::*;
     use crate::id::{TenantNum, WebhookNum};
-    use crate::store::events::Event;
+    use crate::store::events::{Body, Event};
 
     fn fanout(seq: i64) -> Fanout {
-        let event = Event { seq: EventSeq(seq), tenant: TenantNum(1), kind: "a".to_owned(), body: Bytes::new() };
+        let event = Event {
+            seq: EventSeq(seq),
+            tenant: TenantNum(1),
+            kind: "a".to_owned(),
+            body: Body::InMemory(Bytes::new()),
+        };
         Fanout { event: Arc::new(event), shard: 0, targets: Arc::new([WebhookNum(1)]), in_order: false }
     }
 

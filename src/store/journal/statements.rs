@@ -158,7 +158,7 @@ impl Rows {
     }
 
     pub(super) fn event(&mut self, new: &NewEvent, parts: &[(i16, Arc<[WebhookNum]>)]) {
-        let NewEvent { event, occurred_at, caller, targets: owed } = new;
+        let NewEvent { event, body, occurred_at, caller, targets: owed } = new;
         self.events.extend([
             event.seq.0.into(),
             event.tenant.0.into(),
@@ -166,7 +166,7 @@ impl Rows {
             occurred_at.0.into(),
             caller.as_ref().map(|caller| caller.id.clone()).into(),
             i64::try_from(owed.len()).unwrap_or(i64::MAX).into(),
-            event.body.to_vec().into(),
+            body.to_vec().into(),
         ]);
         if let Some(caller) = caller {
             self.callers.extend([

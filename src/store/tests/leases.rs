@@ -331,7 +331,7 @@ async fn no_fan_out_ends_by_a_batch_that_was_dropped_after_a_first_try() {
     world.running.journal.barrier().await.unwrap();
 
     assert_eq!(stats.fenced.load(Ordering::Relaxed), 1);
-    assert_eq!(other.store.fanouts(EventSeq::ZERO, 10).await.unwrap().len(), 1, "it is still owed");
+    assert_eq!(other.store.fanouts(EventSeq::ZERO, 10).await.unwrap().fanouts.len(), 1, "it is still owed");
 }
 
 #[tokio::test]

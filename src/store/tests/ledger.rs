@@ -31,7 +31,7 @@ impl Recount {
                 recount.due.insert(id, UnixMillis(number(3).unwrap()));
             }
         }
-        for fanout in store.fanouts(EventSeq::ZERO, 1_000_000).await.unwrap() {
+        for fanout in store.fanouts(EventSeq::ZERO, 1_000_000).await.unwrap().fanouts {
             let event = fanout.event.seq;
             for webhook in fanout.targets.iter().copied() {
                 if !recorded.contains(&DeliveryId { event, webhook }) {

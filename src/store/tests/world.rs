@@ -201,6 +201,15 @@ impl World {
         published
     }
 
+    pub(super) async fn accept_large(&self, targets: &[i64], size: usize) -> Receipt {
+        let data = RawValue::from_string(format!("\"{}\"", "x".repeat(size))).unwrap();
+        let draft = Draft { data, ..self.draft(None, targets) };
+        match self.running.journal.publish(vec![draft], None).await.unwrap()[0] {
+            Published::Accepted(receipt) => receipt,
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub(super) async fn accept(&self, targets: &[i64]) -> Receipt {
         match self.publish(None, targets).await {
             Published::Accepted(receipt) => receipt,
@@ -220,7 +229,7 @@ impl World {
     }
 
     pub(super) async fn open_fanouts(&self) -> Vec<Fanout> {
-        self.store.fanouts(EventSeq::ZERO, 100).await.unwrap()
+        self.store.fanouts(EventSeq::ZERO, 100).await.unwrap().fanouts
     }
 
     /// Ends the process, so to speak; its files stay.

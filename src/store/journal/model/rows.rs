@@ -9,7 +9,7 @@ use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, WebhookNum};
 use crate::store::cancel::Purge;
 use crate::store::deliveries::DeliveryState;
-use crate::store::events::Event;
+use crate::store::events::{Body, Event};
 use crate::store::fanouts::Fanout;
 use crate::store::journal::assign::accept;
 use crate::store::journal::updates::Updated;
@@ -53,7 +53,10 @@ impl Writer {
                 let (new, receipt) = accept(draft.clone(), written.last, now);
                 let mut event = new.event;
                 if event.kind == HUGE {
-                    event = Arc::new(Event { body: Bytes::from_static(&HUGE_BODY), ..Event::clone(&event) });
+                    event = Arc::new(Event {
+                        body: Body::InMemory(Bytes::from_static(&HUGE_BODY)),
+                        ..Event::clone(&event)
+                    });
                 }
                 rows.events.push((event.clone(), new.targets.clone()));
                 written.fanouts.extend(self.parts_of(&event, &new.targets, draft.is_ordered));

@@ -1,0 +1,235 @@
+//! Large bodies, on their way from the store to the requests that send them. Each is read once for all requests that are
+//! made with it at the same time, is in memory for no longer than these, and waits for its [`Room`] before it is read.
+
+mod room;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, oneshot};
+
+use crate::id::{EventSeq, TenantNum};
+use crate::store::events::{Body, Event};
+use crate::store::fanouts::Fanout;
+use crate::store::payload::LARGE;
+use crate::store::{Store, StoreError};
+
+use self::room::{Room, Ticket};
+
+/// Bodies that are read at a time: while the database hands them over, each is in memory twice.
+const READERS: usize = 2;
+
+/// A body that has so many bytes is read alone.
+const HUGE: usize = 8 * 1024 * 1024;
+
+/// A body that has waited this long is read although there is no room, one at a time: it may be larger than all the room
+/// there is, and those that have the room may keep it for as long as their receivers take.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Of the room, this part may be taken by bodies that were just published and wait to be sent.
+const RECENT: usize = 4;
+
+/// Events that nobody sends are looked for when there are this many.
+const FEW: usize = 256;
+
+/// Why there is no body to be sent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoBody {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the event is no longer stored")]
+    Gone,
+}
+
+pub(super) struct Bodies {
+    store: Store,
+    held: Mutex<HashMap<EventSeq, Arc<Slot>>>,
+    recent: Mutex<Recent>,
+    room: Arc<Mutex<Room<oneshot::Sender<Reserved>>>>,
+    readers: Semaphore,
+}
+
+/// Whoever wants a body first reads it; others wait for that.
+type Slot = AsyncMutex<Weak<Held>>;
+
+/// A body in memory.
+struct Held {
+    body: Bytes,
+    _reserved: Reserved,
+}
+
+/// Room that is taken until this is dropped.
+struct Reserved {
+    ticket: Option<Ticket>,
+    room: Arc<Mutex<Room<oneshot::Sender<Self>>>>,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket.take() else { return };
+        let mut granted = {
+            let mut room = self.room.lock();
+            room.give_back(ticket);
+            room.grant()
+        };
+        // One that has gone away gives its room back, which may let others in.
+        while let Some((ticket, waiter)) = granted.pop() {
+            if let Err(mut unused) = waiter.send(Self { ticket: Some(ticket), room: self.room.clone() })
+                && let Some(ticket) = unused.ticket.take()
+            {
+                let mut room = self.room.lock();
+                room.give_back(ticket);
+                granted.extend(room.grant());
+            }
+        }
+    }
+}
+
+/// Bodies that were just published: as a rule they are sent at once.
+#[derive(Default)]
+struct Recent {
+    held: VecDeque<Arc<Held>>,
+    bytes: usize,
+}
+
+impl Recent {
+    fn keep(&mut self, held: Arc<Held>, most: usize) {
+        self.bytes += held.body.len();
+        self.held.push_back(held);
+        while self.bytes > most
+            && let Some(oldest) = self.held.pop_front()
+        {
+            self.bytes -= oldest.body.len();
+        }
+    }
+
+    fn take_all(&mut self) -> VecDeque<Arc<Held>> {
+        self.bytes = 0;
+        std::mem::take(&mut self.held)
+    }
+}
+
+/// What a request is made with, and keeps in memory until it has ended.
+struct Sent(Arc<Held>);
+
+impl AsRef<[u8]> for Sent {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.body
+    }
+}
+
+impl Bodies {
+    /// They take `bytes` of memory at most, or one of them alone more.
+    pub(super) fn new(store: &Store, bytes: usize) -> Self {
+        Self {
+            store: store.clone(),
+            held: Mutex::default(),
+            recent: Mutex::default(),
+            room: Arc::new(Mutex::new(Room::new(bytes))),
+            readers: Semaphore::new(READERS),
+        }
+    }
+
+    /// The body to be sent, as soon as there is room for it.
+    pub(super) async fn of(&self, event: &Event) -> Result<Bytes, NoBody> {
+        match &event.body {
+            Body::InMemory(body) => Ok(body.clone()),
+            Body::Stored { bytes } => Box::pin(self.stored(event.seq, event.tenant, *bytes)).await,
+        }
+    }
+
+    async fn stored(&self, seq: EventSeq, tenant: TenantNum, bytes: usize) -> Result<Bytes, NoBody> {
+        let slot = self.slot(seq);
+        let mut slot = slot.lock().await;
+        if let Some(held) = slot.upgrade() {
+            return Ok(Bytes::from_owner(Sent(held)));
+        }
+        let _reserved = self.reserve(tenant, bytes).await;
+        let body = {
+            let places = if bytes >= HUGE { READERS } else { 1 };
+            let _place = self.readers.acquire_many(u32::try_from(places).unwrap_or(1)).await;
+            self.store.body(seq).await?.ok_or(NoBody::Gone)?
+        };
+        let held = Arc::new(Held { body, _reserved });
+        *slot = Arc::downgrade(&held);
+        Ok(Bytes::from_owner(Sent(held)))
+    }
+
+    /// These have just been published: their events go on without large bodies, which are kept here if there is room.
+    pub(super) fn adopt(&self, fanouts: &mut [Fanout]) {
+        let mut last: Option<Arc<Event>> = None;
+        for fanout in fanouts {
+            let Body::InMemory(body) = &fanout.event.body else { continue };
+            if body.len() <= LARGE {
+                continue;
+            }
+            let known = last.take().filter(|event| event.seq == fanout.event.seq);
+            let event = known.unwrap_or_else(|| {
+                self.keep(fanout.event.seq, fanout.event.tenant, body.clone());
+                let Event { seq, tenant, kind, body } = fanout.event.as_ref();
+                let body = Body::Stored { bytes: body.bytes_in_memory() };
+                Arc::new(Event { seq: *seq, tenant: *tenant, kind: kind.clone(), body })
+            });
+            fanout.event = event.clone();
+            last = Some(event);
+        }
+    }
+
+    fn keep(&self, seq: EventSeq, tenant: TenantNum, body: Bytes) {
+        let (bytes, slot) = (body.len(), self.slot(seq));
+        let Ok(mut slot) = slot.try_lock() else { return };
+        let (ticket, most) = {
+            let mut room = self.room.lock();
+            (room.take(tenant, bytes), room.size() / RECENT)
+        };
+        let Some(ticket) = ticket.filter(|_| bytes <= most) else { return };
+        let held = Arc::new(Held { body, _reserved: self.reserved(ticket) });
+        *slot = Arc::downgrade(&held);
+        self.recent.lock().keep(held, most);
+    }
+
+    fn slot(&self, seq: EventSeq) -> Arc<Slot> {
+        let mut held = self.held.lock();
+        if held.len() >= FEW && !held.contains_key(&seq) {
+            let is_used = |slot: &Arc<Slot>| {
+                Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|held| held.strong_count() > 0)
+            };
+            held.retain(|_, slot| is_used(slot));
+        }
+        held.entry(seq).or_default().clone()
+    }
+
+    fn reserved(&self, ticket: Ticket) -> Reserved {
+        Reserved { ticket: Some(ticket), room: self.room.clone() }
+    }
+
+    async fn reserve(&self, tenant: TenantNum, bytes: usize) -> Reserved {
+        // What nobody sends makes room. Dropped before the room is asked for, and not while it is locked.
+        if !self.room.lock().fits(tenant, bytes) {
+            drop(self.recent.lock().take_all());
+        }
+        let (waiter, mut granted) = oneshot::channel();
+        let place = {
+            let mut room = self.room.lock();
+            match room.take(tenant, bytes) {
+                Some(ticket) => return self.reserved(ticket),
+                None => room.wait(tenant, bytes, waiter),
+            }
+        };
+        loop {
+            if let Ok(Ok(reserved)) = tokio::time::timeout(PATIENCE, &mut granted).await {
+                return reserved;
+            }
+            let overdrawn = self.room.lock().overdraw(place);
+            if let Some(ticket) = overdrawn {
+                return self.reserved(ticket);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

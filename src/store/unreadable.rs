@@ -1,0 +1,89 @@
+//! Rows that cannot be read: each is passed over, logged once, and counted, so that it stops nothing else.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Display;
+
+use parking_lot::Mutex;
+use sea_orm::{FromQueryResult, QueryResult};
+
+use super::Store;
+
+/// Rows that are remembered as logged. A database with more of them is damaged as a whole, and says so often enough.
+const MOST: usize = 10_000;
+
+/// What was passed over since the start.
+#[derive(Default)]
+pub(super) struct Unreadable(Mutex<Seen>);
+
+#[derive(Default)]
+struct Seen {
+    rows: HashSet<(&'static str, String)>,
+    counts: BTreeMap<&'static str, u64>,
+}
+
+impl Unreadable {
+    /// Answers whether this row was not met before.
+    fn is_new(&self, table: &'static str, key: &str) -> bool {
+        let mut seen = self.0.lock();
+        if seen.rows.len() >= MOST || !seen.rows.insert((table, key.to_owned())) {
+            return false;
+        }
+        *seen.counts.entry(table).or_default() += 1;
+        true
+    }
+}
+
+impl Store {
+    /// This row cannot be read; everything else goes on without it.
+    pub(super) fn pass_over(&self, table: &'static str, key: impl Display, why: impl Display) {
+        let key = key.to_string();
+        if self.inner.unreadable.is_new(table, &key) {
+            tracing::error!(table, key, error = %why, "a row cannot be read; it is passed over");
+        }
+    }
+
+    /// How many different rows could not be read since the start, by table.
+    #[must_use]
+    pub fn unreadable_rows(&self) -> Vec<(&'static str, u64)> {
+        self.inner.unreadable.0.lock().counts.iter().map(|(table, count)| (*table, *count)).collect()
+    }
+
+    /// The rows that can be read. The others are named by these columns.
+    pub(super) fn readable<T: FromQueryResult>(
+        &self,
+        table: &'static str,
+        key: &[&str],
+        rows: &[QueryResult],
+    ) -> Vec<T> {
+        let read = |row: &QueryResult| {
+            T::from_query_result(row, "").inspect_err(|error| self.pass_over(table, key_of(row, key), error)).ok()
+        };
+        rows.iter().filter_map(read).collect()
+    }
+}
+
+/// The values of these columns as text; `?` for one that cannot be read either.
+fn key_of(row: &QueryResult, columns: &[&str]) -> String {
+    let value = |column: &&str| {
+        let number = row.try_get::<i64>("", column).map(|number| number.to_string());
+        number
+            .or_else(|_| row.try_get::<i16>("", column).map(|number| number.to_string()))
+            .or_else(|_| row.try_get::<String>("", column))
+            .unwrap_or_else(|_| "?".to_owned())
+    };
+    columns.iter().map(value).collect::<Vec<_>>().join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_counts_once_however_often_it_is_met() {
+        let unreadable = Unreadable::default();
+        let is_new = [("fanout", "1/0"), ("fanout", "1/0"), ("fanout", "2/0"), ("event", "1/0")]
+            .map(|(table, key)| unreadable.is_new(table, key));
+        assert_eq!(is_new, [true, false, true, true]);
+        assert_eq!(unreadable.0.lock().counts, BTreeMap::from([("event", 1), ("fanout", 2)]));
+    }
+}
