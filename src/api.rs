@@ -3,6 +3,7 @@
 
 pub mod auth;
 
+mod admin_keys;
 mod answer;
 mod audit;
 mod backlogs;
@@ -31,6 +32,7 @@ mod problem;
 mod rates;
 mod sealing;
 mod session;
+mod sessions;
 mod tenants;
 mod webhooks;
 
@@ -153,6 +155,8 @@ fn routes() -> OpenApiRouter<App> {
         .merge(tenants::routes())
         .merge(keys::routes())
         .merge(session::routes())
+        .merge(sessions::routes())
+        .merge(admin_keys::routes())
         .merge(webhooks::routes())
         .merge(backlogs::routes())
         .merge(engine::routes())

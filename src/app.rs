@@ -130,7 +130,7 @@ fn affordable(config: &Config) -> Shares {
 }
 
 async fn admin_key_on_first_start(store: &Store) -> Result<Option<String>, StoreError> {
-    let (key, row) = api::auth::new_admin_key();
+    let (key, row) = api::auth::new_first_admin_key();
     Ok(store.create_first_admin_key(row).await?.map(|_| key))
 }
 

@@ -121,9 +121,10 @@ pub enum IdError {
     Malformed { expected: &'static str },
 }
 
-const KINDS: [(&str, &str); 7] = [
+const KINDS: [(&str, &str); 8] = [
     ("ten_", "tenant"),
     ("key_", "key"),
+    ("ses_", "session"),
     ("wh_", "webhook"),
     ("evt_", "event"),
     ("dlv_", "delivery"),
@@ -235,9 +236,21 @@ random_id!(
     KeyId, "key_"
 );
 random_id!(
+    /// `ses_…`: a session, which is a key that a browser holds.
+    SessionId, "ses_"
+);
+random_id!(
     /// `wh_…`
     WebhookId, "wh_"
 );
+
+impl SessionId {
+    /// The session whose row has this id.
+    #[must_use]
+    pub fn of(key: KeyId) -> Self {
+        Self(key.0)
+    }
+}
 
 /// `evt_…`, the text form of an [`EventSeq`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

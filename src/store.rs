@@ -4,6 +4,7 @@
 //! through the same single writer connection: the [`journal`] batches what the hot path records, and `Store::write` wraps
 //! a change of configuration. Nothing waits for the database without an end (`pool`).
 
+pub mod admin_keys;
 pub mod audit;
 pub mod backlog;
 pub mod bell;
@@ -26,7 +27,7 @@ pub mod progress;
 pub mod rewrap;
 pub mod seal;
 pub mod servings;
-mod sessions;
+pub mod sessions;
 pub mod state;
 pub mod targets;
 pub mod tenants;

@@ -27,7 +27,7 @@ struct EntryView {
     num: i64,
     #[schema(value_type = String, format = DateTime)]
     at: UnixMillis,
-    /// The id of the key; `admin` for the admin key of the configuration, `command` for a command on the database,
+    /// The id of the key or session; `admin` for the admin key of the configuration, `command` for a command on the database,
     /// `engine` for the engine itself.
     author: String,
     /// Null for what concerns no tenant.

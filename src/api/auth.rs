@@ -21,11 +21,11 @@ use super::key::Digest;
 use super::origin::Origin;
 use super::problem::Problem;
 use crate::clock::UnixMillis;
-use crate::id::{KeyId, TenantId, TenantNum};
+use crate::id::{KeyId, SessionId, TenantId, TenantNum};
 use crate::store::audit::{Author, Who};
 use crate::store::tenants::Tenant as TenantRow;
 
-pub use super::key::{new_admin_key, new_tenant_key};
+pub use super::key::{new_admin_key, new_first_admin_key, new_tenant_key};
 
 pub(super) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -94,7 +94,7 @@ impl Caller {
         let origin = Origin::of(&parts.extensions);
         let access = app.keys().identify(app.store(), &parts.headers, origin.peer).await?;
         if let Some(tenant) = &access.tenant {
-            app.rates().admit(access.digest(), tenant.num)?;
+            app.rates().admit(access.counted_under(), tenant.num)?;
         }
         Ok(Self { access, origin })
     }
@@ -144,6 +144,7 @@ impl<S: Needs> FromRequestParts<App> for Tenant<S> {
 /// The tenant that a request is about, or all of them if an admin names none.
 pub(super) struct Tenants<S> {
     row: Option<Arc<TenantRow>>,
+    caller: Caller,
     scope: PhantomData<S>,
 }
 
@@ -151,14 +152,19 @@ impl<S> Tenants<S> {
     pub(super) fn num(&self) -> Option<TenantNum> {
         self.row.as_ref().map(|row| row.num)
     }
+
+    /// Of what the request changes.
+    pub(super) fn author(&self) -> Author {
+        self.caller.author()
+    }
 }
 
 impl<S: Needs> FromRequestParts<App> for Tenants<S> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let (row, _) = tenant_of(parts, app, S::SCOPE).await?;
-        Ok(Self { row, scope: PhantomData })
+        let (row, caller) = tenant_of(parts, app, S::SCOPE).await?;
+        Ok(Self { row, caller, scope: PhantomData })
     }
 }
 
@@ -223,11 +229,16 @@ impl FromRequestParts<App> for Admin {
 pub(super) struct Anyone(Caller);
 
 impl Anyone {
-    /// None for the admin key of the configuration.
+    /// The key, or the one that opened the session; `None` for the admin key of the configuration.
     pub(super) fn key_id(&self) -> Option<KeyId> {
+        self.0.access.key
+    }
+
+    /// `None` for a key.
+    pub(super) fn session(&self) -> Option<SessionId> {
         match self.0.access.who {
-            Who::Key(id) => Some(id),
-            Who::Admin | Who::Command | Who::Engine => None,
+            Who::Session(id) => Some(id),
+            Who::Key(_) | Who::Admin | Who::Command | Who::Engine => None,
         }
     }
 
@@ -242,10 +253,6 @@ impl Anyone {
 
     pub(super) fn expires_at(&self) -> Option<UnixMillis> {
         self.0.access.expires_at
-    }
-
-    pub(super) fn is_session(&self) -> bool {
-        self.0.access.opener.is_some()
     }
 
     pub(super) fn digest(&self) -> &Digest {

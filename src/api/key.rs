@@ -29,10 +29,16 @@ pub(super) fn digest(key: &[u8]) -> Digest {
     Sha256::digest(key).into()
 }
 
+/// The admin key of a first start as it is shown once, and as it is stored.
+#[must_use]
+pub fn new_first_admin_key() -> (String, NewApiKey) {
+    new_admin_key("first admin key".to_owned(), None)
+}
+
 /// A new admin key as it is shown once, and as it is stored.
 #[must_use]
-pub fn new_admin_key() -> (String, NewApiKey) {
-    mint(None, "first admin key".to_owned(), Vec::new(), None)
+pub fn new_admin_key(name: String, expires_at: Option<UnixMillis>) -> (String, NewApiKey) {
+    mint(None, name, Vec::new(), expires_at)
 }
 
 /// A new key of a tenant with every scope, as it is shown once, and as it is stored.
@@ -105,12 +111,12 @@ mod tests {
         assert_eq!(checked_id(&shown), Some(row.id));
         assert_eq!(row.digest, digest(shown.as_bytes()));
         assert_eq!(row.scopes, ["read", "publish", "manage", "operate"]);
-        assert_eq!(new_admin_key().1.tenant, None);
+        assert_eq!(new_first_admin_key().1.tenant, None);
     }
 
     #[test]
     fn a_changed_character_anywhere_is_noticed() {
-        let (shown, row) = new_admin_key();
+        let (shown, row) = new_first_admin_key();
         for place in 0..shown.len() {
             let mut changed = shown.clone().into_bytes();
             changed[place] = if changed[place] == b'0' { b'1' } else { b'0' };

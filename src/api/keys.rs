@@ -12,7 +12,7 @@ use super::App;
 use super::auth::{Admin, Scope};
 use super::body::{Input, Json};
 use super::document::{ActionProblems, CreateProblems, ReadProblems};
-use super::fields::{At, Fault, Given, Reader, line, moment, word};
+use super::fields::{At, Errors, Fault, Given, Reader, line, moment, word};
 use super::idempotency::{self, IdempotencyKey};
 use super::key;
 use super::page::{NoQuery, PageParams, PageView, Query};
@@ -114,6 +114,17 @@ pub(super) struct NewKeyView {
     key: String,
 }
 
+/// A key that has ended before it is made is a mistake.
+pub(super) fn refuse_past_end(expires_at: Option<&Given<UnixMillis>>, errors: &mut Errors) {
+    let now = UnixMillis::now_outside();
+    if let Some(Given::Value(expires_at)) = expires_at
+        && *expires_at <= now
+    {
+        let fault = Fault::new("out_of_range", format!("{expires_at} was given, a time after {now} is accepted"));
+        errors.add(&At::Member(&At::Root, "expiresAt"), fault);
+    }
+}
+
 /// Lists a tenant's keys, newest first, without the keys themselves.
 #[utoipa::path(get, path = "/tenants/{id}/keys", tag = "tenants", operation_id = "listKeys",
     params(("id" = String, Path), PageParams), responses((status = 200, body = PageView<KeyView>), ReadProblems))]
@@ -143,13 +154,7 @@ async fn create(
     mut body: Json<KeyInput>,
 ) -> Result<Response, Problem> {
     let tenant = tenants::find(&app, id).await?;
-    let now = UnixMillis::now_outside();
-    if let Some(Given::Value(expires_at)) = body.input.as_ref().map(|input| &input.expires_at)
-        && *expires_at <= now
-    {
-        let fault = Fault::new("out_of_range", format!("{expires_at} was given, a time after {now} is accepted"));
-        body.errors.add(&At::Member(&At::Root, "expiresAt"), fault);
-    }
+    refuse_past_end(body.input.as_ref().map(|input| &input.expires_at), &mut body.errors);
     let (KeyInput { name, scopes, expires_at }, text) = body.accepted()?;
     let scopes: Vec<String> = scopes.into_iter().map(|scope| scope.as_str().to_owned()).collect();
     let (shown, new) = key::mint(Some(tenant.num), name, scopes, expires_at.value());

@@ -25,7 +25,7 @@ use super::key;
 use super::page::NoQuery;
 use super::problem::Problem;
 use crate::clock::UnixMillis;
-use crate::id::{KeyId, TenantId};
+use crate::id::{KeyId, SessionId, TenantId};
 
 /// A working day, and nothing that lies about for longer.
 const LENGTH: Duration = Duration::from_secs(12 * 3600);
@@ -42,7 +42,10 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 #[serde(rename_all = "camelCase")]
 #[schema(as = Session)]
 pub(super) struct SessionView {
-    /// `null` for the admin key of the configuration.
+    /// Of the session; `null` where a key is used itself.
+    #[schema(value_type = Option<String>)]
+    id: Option<SessionId>,
+    /// The key, or the one that opened the session; `null` for the admin key of the configuration.
     #[schema(value_type = Option<String>)]
     key_id: Option<KeyId>,
     /// `null` for an admin.
@@ -57,6 +60,7 @@ pub(super) struct SessionView {
 impl From<&Anyone> for SessionView {
     fn from(caller: &Anyone) -> Self {
         Self {
+            id: caller.session(),
             key_id: caller.key_id(),
             tenant_id: caller.tenant().map(|tenant| tenant.id),
             scopes: caller.scopes().iter().map(|scope| scope.as_str()).collect(),
@@ -69,7 +73,7 @@ impl From<&Anyone> for SessionView {
 #[utoipa::path(post, path = "/session", tag = "session", operation_id = "openSession",
     responses((status = 201, body = SessionView), ActionProblems))]
 async fn open(State(app): State<App>, caller: Anyone, _: NoQuery, headers: HeaderMap) -> Result<Response, Problem> {
-    if caller.is_session() {
+    if caller.session().is_some() {
         let detail = "a session is open already; give a key to open another one";
         return Err(Problem::new(StatusCode::CONFLICT, "session_open", detail));
     }
@@ -77,7 +81,7 @@ async fn open(State(app): State<App>, caller: Anyone, _: NoQuery, headers: Heade
     let ends = caller.expires_at().map_or(ends, |at| at.min(ends));
     let scopes = caller.scopes().iter().map(|scope: &Scope| scope.as_str().to_owned()).collect();
     let (shown, new) = key::mint(caller.tenant().map(|tenant| tenant.num), "session".to_owned(), scopes, Some(ends));
-    let view = SessionView { key_id: Some(new.id), expires_at: Some(ends), ..SessionView::from(&caller) };
+    let view = SessionView { id: Some(SessionId::of(new.id)), expires_at: Some(ends), ..SessionView::from(&caller) };
     app.store().open_session(new, caller.digest(), &caller.author()).await?;
     let cookie = set_cookie(same_origin::is_secure(&headers), &shown, LENGTH)?;
     Ok((StatusCode::CREATED, [(SET_COOKIE, cookie)], axum::Json(view)).into_response())
@@ -94,13 +98,13 @@ async fn show(caller: Anyone, _: NoQuery) -> axum::Json<SessionView> {
 #[utoipa::path(delete, path = "/session", tag = "session", operation_id = "closeSession",
     responses((status = 204), ActionProblems))]
 async fn close(State(app): State<App>, caller: Anyone, _: NoQuery) -> Result<Response, Problem> {
-    let Some(id) = caller.key_id().filter(|_| caller.is_session()) else {
+    let Some(id) = caller.session() else {
         let detail = "the request is made with a key and not with a session; delete the key if it shall end";
         return Err(Problem::new(StatusCode::CONFLICT, "no_session", detail));
     };
     let tenant = caller.tenant().map(|tenant| tenant.num);
     app.store().end_session(tenant, id, &caller.author()).await?;
-    app.keys().forget_key(id);
+    app.keys().forget_session(id);
     app.engine().call_others();
     let mut response = StatusCode::NO_CONTENT.into_response();
     for is_secure in [true, false] {

@@ -1,24 +1,20 @@
-//! `posthaste keys`: under which master keys secrets are sealed. Where servers share the database, the command does the
-//! work on it, beside them. Of a file that a server has open, it asks that server.
+//! `posthaste keys`: admin keys, and under which master keys secrets are sealed. Where servers share the database, the
+//! command does the work on it, beside them. Of a file that a server has open, it asks that server.
 
-use std::time::Duration;
+mod admin;
+mod server;
 
 use clap::{Args, Subcommand};
-use secrecy::ExposeSecret;
+use reqwest::Method;
 use serde::Deserialize;
 
+use self::server::Server;
 use crate::config::Config;
-use crate::engine::peer_client;
 use crate::store::audit::Author;
 use crate::store::rewrap::Sealed;
 use crate::store::{OpenError, Options, Store};
 
 use super::{CliError, Settings};
-
-const CONNECT: Duration = Duration::from_secs(5);
-
-/// A server seals some ten thousand values a second anew.
-const LONGEST_ANSWER: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Args)]
 pub(super) struct KeysArgs {
@@ -32,6 +28,8 @@ enum What {
     Status(KeysSettings),
     /// Seal everything under the master key that still is under one before it, beside running servers
     Rotate(KeysSettings),
+    /// List, create and revoke admin keys
+    Admin(admin::AdminArgs),
 }
 
 #[derive(Debug, Args)]
@@ -67,16 +65,16 @@ pub(super) async fn run(args: KeysArgs) -> Result<(), CliError> {
     let (rotate, KeysSettings { server, settings }) = match args.what {
         What::Status(settings) => (false, settings),
         What::Rotate(settings) => (true, settings),
+        What::Admin(args) => return Box::pin(admin::run(args)).await,
     };
     let config = settings.load()?;
-    let report = match Box::pin(Store::open(Options { migrate: false, ..config.database() })).await {
-        Ok(store) => {
+    let report = match opened(&config).await? {
+        Some(store) => {
             let report = on_database(&store, rotate).await;
             store.close().await;
             report?
         }
-        Err(OpenError::Locked { .. }) => by_server(&config, server, rotate).await?,
-        Err(error) => return Err(error.into()),
+        None => by_server(&Server::of(&config, server)?, rotate).await?,
     };
     report.print();
     match (rotate, report.old) {
@@ -99,25 +97,20 @@ async fn on_database(store: &Store, rotate: bool) -> Result<Report, CliError> {
     Ok(Report { key_ids: store.master_key_ids(), sealed: sealed.into_iter().map(line).collect(), old, rewrapped })
 }
 
-async fn by_server(config: &Config, server: Option<String>, rotate: bool) -> Result<Report, CliError> {
-    let Some(admin_key) = &config.admin_key else {
-        let why = "a server has the database open and must be asked; give its admin key as POSTHASTE_ADMIN_KEY";
-        return Err(CliError::failed(why));
-    };
-    let scheme = if config.api.tls.is_some() { "https" } else { "http" };
-    let server = server.unwrap_or_else(|| format!("{scheme}://{}", config.listen));
-    let client = peer_client(CONNECT, LONGEST_ANSWER).map_err(CliError::failed)?;
-    let request = match rotate {
-        true => client.post(format!("{server}/api/v1/engine/secrets/rewrap")),
-        false => client.get(format!("{server}/api/v1/engine/secrets")),
-    };
-    let answer = request.bearer_auth(admin_key.expose_secret()).send().await.map_err(CliError::failed)?;
-    let status = answer.status();
-    let text = answer.bytes().await.map_err(CliError::failed)?;
-    if !status.is_success() {
-        return Err(CliError::failed(format!("{server} answered {status}: {}", String::from_utf8_lossy(&text))));
+async fn by_server(server: &Server, rotate: bool) -> Result<Report, CliError> {
+    match rotate {
+        true => server.ask(Method::POST, "/engine/secrets/rewrap", None).await,
+        false => server.ask(Method::GET, "/engine/secrets", None).await,
     }
-    serde_json::from_slice(&text).map_err(CliError::failed)
+}
+
+/// `None`: a server has it open.
+async fn opened(config: &Config) -> Result<Option<Store>, CliError> {
+    match Box::pin(Store::open(Options { migrate: false, ..config.database() })).await {
+        Ok(store) => Ok(Some(store)),
+        Err(OpenError::Locked { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl Report {

@@ -11,7 +11,7 @@ use entity::tenant;
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Set};
 
 use crate::clock::UnixMillis;
-use crate::id::{KeyId, TenantId, TenantNum};
+use crate::id::{KeyId, SessionId, TenantId, TenantNum};
 
 use super::dialect::is_one_of;
 use super::{Page, Store, StoreError};
@@ -27,6 +27,8 @@ pub struct Author {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Who {
     Key(KeyId),
+    /// A browser.
+    Session(SessionId),
     /// With the admin key of the configuration.
     Admin,
     /// A command on the database itself.
@@ -51,6 +53,7 @@ impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Key(id) => id.fmt(f),
+            Self::Session(id) => id.fmt(f),
             Self::Admin => f.write_str("admin"),
             Self::Command => f.write_str("command"),
             Self::Engine => f.write_str("engine"),
@@ -219,7 +222,7 @@ impl Store {
     }
 
     /// Also of deleted ones.
-    async fn tenant_ids(&self, mut nums: Vec<i64>) -> Result<Vec<(i64, TenantId)>, StoreError> {
+    pub(super) async fn tenant_ids(&self, mut nums: Vec<i64>) -> Result<Vec<(i64, TenantId)>, StoreError> {
         nums.sort_unstable();
         nums.dedup();
         let rows: Vec<(i64, Vec<u8>)> = tenant::Entity::find()

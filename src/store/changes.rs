@@ -30,7 +30,7 @@ pub enum Change {
     Tenant(TenantNum),
     /// With all its keys and webhooks.
     TenantDeleted(TenantNum),
-    /// The session of an admin has ended.
+    /// An admin key or the session of an admin has ended.
     AdminKeys,
     /// More than is told one by one, or nobody can say any more what it was.
     Anything,

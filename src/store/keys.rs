@@ -7,7 +7,7 @@ use sea_orm::{
 };
 
 use crate::clock::UnixMillis;
-use crate::id::{KeyId, TenantNum};
+use crate::id::{KeyId, SessionId, TenantNum};
 
 use super::audit::{self, Action, Author, Deed};
 use super::changes::{self, Change};
@@ -15,8 +15,8 @@ use super::dialect::numbers;
 use super::idempotency::Once;
 use super::{Page, Store, StoreError, sessions, tenants};
 
-/// Names the lock of whoever makes the first admin key. Arbitrary, and never changed.
-const FIRST_KEY: i64 = 0x0070_6F73_7468_6B79;
+/// Names the lock under which the first admin key is made and admin keys are revoked. Arbitrary, and never changed.
+const ADMIN_KEYS: i64 = 0x0070_6F73_7468_6B79;
 
 /// Uses noted in one statement.
 const NOTED: usize = 1000;
@@ -85,9 +85,7 @@ impl Store {
     /// Makes the first admin key, unless there is one: of many that start at once on an empty database, one makes it.
     pub async fn create_first_admin_key(&self, new: NewApiKey) -> Result<Option<ApiKey>, StoreError> {
         self.write(async |on| {
-            if self.backend() == DbBackend::Postgres {
-                on.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({FIRST_KEY})")).await?;
-            }
+            in_turn(on).await?;
             if Entity::find()
                 .filter(Column::TenantNum.is_null())
                 .filter(Column::OpenedBy.is_null())
@@ -158,6 +156,14 @@ impl Store {
     }
 }
 
+/// Waits until no other node decides about admin keys.
+pub(super) async fn in_turn<C: ConnectionTrait>(on: &C) -> Result<(), StoreError> {
+    if on.get_database_backend() == DbBackend::Postgres {
+        on.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({ADMIN_KEYS})")).await?;
+    }
+    Ok(())
+}
+
 pub(super) async fn insert<C: ConnectionTrait>(
     on: &C,
     new: NewApiKey,
@@ -181,7 +187,11 @@ pub(super) async fn insert<C: ConnectionTrait>(
         ..Default::default()
     };
     let row = row.insert(on).await?;
-    audit::enter(on, by, Deed::new(action, tenant, id), created_at).await?;
+    let deed = match opener {
+        None => Deed::new(action, tenant, id),
+        Some(_) => Deed::new(action, tenant, SessionId::of(id)),
+    };
+    audit::enter(on, by, deed, created_at).await?;
     row.try_into()
 }
 

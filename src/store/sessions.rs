@@ -1,16 +1,32 @@
 //! Sessions: keys that a browser holds for a while, opened by another key and no longer lived than it.
 
-use entity::api_key::{Column, Entity};
+use entity::api_key::{Column, Entity, Model};
 use sea_orm::sea_query::ExprTrait;
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use crate::clock::UnixMillis;
-use crate::id::{KeyId, TenantNum};
+use crate::id::{KeyId, SessionId, TenantId, TenantNum};
 
 use super::audit::{self, Action, Author, Deed};
 use super::changes::{self, Change};
 use super::keys::{ApiKey, NewApiKey, insert};
-use super::{Store, StoreError};
+use super::{Page, Store, StoreError};
+
+/// A session that is open.
+#[derive(Debug, Clone)]
+pub struct Session {
+    pub num: i64,
+    pub id: SessionId,
+    /// `None` for an admin's.
+    pub tenant: Option<TenantId>,
+    /// The key that opened it and its name; `None` for the admin key of the configuration.
+    pub key: Option<(KeyId, String)>,
+    pub scopes: Vec<String>,
+    pub created_at: UnixMillis,
+    pub expires_at: Option<UnixMillis>,
+    /// To about a minute.
+    pub last_used_at: Option<UnixMillis>,
+}
 
 impl Store {
     /// `opener`: the digest of the key that opens it.
@@ -18,31 +34,85 @@ impl Store {
         self.write(async |on| insert(on, new, Some(opener), Action::OpenSession, by).await).await
     }
 
-    /// Ends a session on every node. One that has ended already is no mistake.
-    pub async fn end_session(&self, tenant: Option<TenantNum>, id: KeyId, by: &Author) -> Result<(), StoreError> {
+    /// Those that are open, of one tenant or of all and of admins, newest first, below `before`.
+    pub async fn sessions(
+        &self,
+        tenant: Option<TenantNum>,
+        now: UnixMillis,
+        before: Option<i64>,
+        limit: u64,
+    ) -> Result<Page<Session>, StoreError> {
+        let open = Column::ExpiresAt.is_null().or(Column::ExpiresAt.gt(now.0));
+        let mut query = Entity::find().filter(Column::OpenedBy.is_not_null()).filter(open);
+        if let Some(tenant) = tenant {
+            query = query.filter(Column::TenantNum.eq(tenant.0));
+        }
+        if let Some(before) = before {
+            query = query.filter(Column::Num.lt(before));
+        }
+        let rows = query.order_by_desc(Column::Num).limit(limit + 1).all(self.readers()).await?;
+        let openers = self.openers(&rows).await?;
+        let tenants = self.tenant_ids(rows.iter().filter_map(|row| row.tenant_num).collect()).await?;
+        let session = |row: Model| {
+            let key = openers.iter().find(|key| Some(&key.digest) == row.opened_by.as_ref());
+            let tenant = tenants.iter().find(|(num, _)| Some(*num) == row.tenant_num).map(|(_, id)| *id);
+            let row = ApiKey::try_from(row)?;
+            Ok(Session {
+                num: row.num,
+                id: SessionId::of(row.id),
+                tenant,
+                key: key.map(|key| (key.id, key.name.clone())),
+                scopes: row.scopes,
+                created_at: row.created_at,
+                expires_at: row.expires_at,
+                last_used_at: row.last_used_at,
+            })
+        };
+        let sessions: Result<Vec<Session>, StoreError> = rows.into_iter().map(session).collect();
+        Ok(Page::of(sessions?, limit, |session| session.num))
+    }
+
+    async fn openers(&self, sessions: &[Model]) -> Result<Vec<ApiKey>, StoreError> {
+        let mut digests: Vec<&[u8]> = sessions.iter().filter_map(|row| row.opened_by.as_deref()).collect();
+        digests.sort_unstable();
+        digests.dedup();
+        let query = Entity::find().filter(Column::OpenedBy.is_null()).filter(Column::Digest.is_in(digests));
+        query.all(self.readers()).await?.into_iter().map(ApiKey::try_from).collect()
+    }
+
+    /// Ends a session on every node: of this tenant, or any. Answers whether there was one.
+    pub async fn end_session(&self, tenant: Option<TenantNum>, id: SessionId, by: &Author) -> Result<bool, StoreError> {
         self.write(async |on| {
-            let ended = Entity::delete_many()
-                .filter(Column::Id.eq(id.bytes()))
-                .filter(Column::OpenedBy.is_not_null())
-                .exec(on)
-                .await?;
-            if ended.rows_affected > 0 {
+            let mut query = Entity::find().filter(Column::Id.eq(id.bytes())).filter(Column::OpenedBy.is_not_null());
+            if let Some(tenant) = tenant {
+                query = query.filter(Column::TenantNum.eq(tenant.0));
+            }
+            let Some(session) = query.one(on).await? else { return Ok(false) };
+            let ended = Entity::delete_by_id(session.num).exec(on).await?.rows_affected > 0;
+            if ended {
+                let tenant = session.tenant_num.map(TenantNum);
                 audit::enter(on, by, Deed::new(Action::EndSession, tenant, id), UnixMillis::now()).await?;
                 changes::note(on, tenant.map_or(Change::AdminKeys, Change::Tenant)).await?;
             }
-            Ok(())
+            Ok(ended)
         })
         .await
     }
 
-    /// Whether there is an admin key with this digest. An admin's session lives no longer than it.
-    pub async fn has_admin_key(&self, digest: &[u8], now: UnixMillis) -> Result<bool, StoreError> {
+    /// The key with this digest, of this tenant or an admin's, unless it has ended. A session lives no longer than it.
+    pub async fn opener(
+        &self,
+        tenant: Option<TenantNum>,
+        digest: &[u8],
+        now: UnixMillis,
+    ) -> Result<Option<KeyId>, StoreError> {
+        let of_whom = tenant.map_or(Column::TenantNum.is_null(), |tenant| Column::TenantNum.eq(tenant.0));
         let query = Entity::find()
-            .filter(Column::TenantNum.is_null())
+            .filter(of_whom)
             .filter(Column::OpenedBy.is_null())
             .filter(Column::Digest.eq(digest))
             .filter(Column::ExpiresAt.is_null().or(Column::ExpiresAt.gt(now.0)));
-        Ok(query.count(self.readers()).await? > 0)
+        Ok(query.one(self.readers()).await?.map(ApiKey::try_from).transpose()?.map(|key| key.id))
     }
 
     /// Forgets sessions that have ended; answers how many.

@@ -10,7 +10,7 @@ use crate::fleet::Fleet;
 use crate::hook::Hook;
 use crate::operations::{Ids, Operation, operations};
 use crate::receiver::Receiver;
-use crate::world::{Tenant, World, id_of, new_key, text};
+use crate::world::{Tenant, World, id_of, new_admin_key, new_key, new_session, text};
 
 /// Publishing changes no configuration, and an event is its own record.
 const UNRECORDED: [&str; 2] = ["publishEvent", "publishEvents"];
@@ -36,9 +36,12 @@ impl Estate {
         recorded(&tenant.client, &delivery).await;
         tenant.client.post("/event-types", &json!({"name": "bolt.only"})).await.expect(201);
         let key = text(&new_key(&world.admin(), &tenant.id, &["read"]).await, "id");
+        let (admin_key, session) = (new_admin_key(world).await, new_session(&tenant.client).await);
         let ids = Ids {
             tenant: tenant.id.clone(),
             key,
+            admin_key,
+            session,
             webhook: hook.id.clone(),
             event: id_of(&event),
             delivery,

@@ -36,6 +36,7 @@ mod writes;
 
 // The tests, one module for each kind of promise.
 mod access;
+mod admin_keys;
 mod architecture;
 mod audit;
 mod backlogs;

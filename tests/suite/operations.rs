@@ -12,6 +12,8 @@ use crate::client::{Client, send};
 pub(crate) enum Kind {
     Tenant,
     Key,
+    AdminKey,
+    Session,
     Webhook,
     Event,
     Delivery,
@@ -23,6 +25,8 @@ pub(crate) enum Kind {
 pub(crate) struct Ids {
     pub(crate) tenant: String,
     pub(crate) key: String,
+    pub(crate) admin_key: String,
+    pub(crate) session: String,
     pub(crate) webhook: String,
     pub(crate) event: String,
     pub(crate) delivery: String,
@@ -34,6 +38,8 @@ impl Ids {
         match kind {
             Kind::Tenant => &self.tenant,
             Kind::Key => &self.key,
+            Kind::AdminKey => &self.admin_key,
+            Kind::Session => &self.session,
             Kind::Webhook => &self.webhook,
             Kind::Event => &self.event,
             Kind::Delivery => &self.delivery,
@@ -43,8 +49,8 @@ impl Ids {
 
     /// A text in which these ids are covered up.
     pub(crate) fn covered(&self, text: &str) -> String {
-        let Self { tenant, key, webhook, event, delivery, event_type } = self;
-        [tenant, key, webhook, event, delivery, event_type]
+        let Self { tenant, key, admin_key, session, webhook, event, delivery, event_type } = self;
+        [tenant, key, admin_key, session, webhook, event, delivery, event_type]
             .iter()
             .fold(text.to_owned(), |text, id| text.replace(id.as_str(), "ID"))
     }
@@ -87,7 +93,8 @@ pub(crate) async fn operations(anyone: &Client) -> Vec<Operation> {
 
 impl Operation {
     pub(crate) fn needs_admin(&self) -> bool {
-        ["/api/v1/tenants", "/api/v1/engine", "/metrics"].iter().any(|prefix| self.path.starts_with(prefix))
+        let admins = ["/api/v1/tenants", "/api/v1/engine", "/api/v1/admin-keys", "/metrics"];
+        admins.iter().any(|prefix| self.path.starts_with(prefix))
     }
 
     /// Whether it is about the caller's own session, which any key may have; `sessions` has its tests.
@@ -98,7 +105,7 @@ impl Operation {
     /// The one scope that opens it.
     pub(crate) fn scope(&self) -> &'static str {
         let is = |prefix: &str| self.path.starts_with(&format!("/api/v1/{prefix}"));
-        if is("audit") {
+        if is("audit") || is("sessions") {
             "manage"
         } else if self.method == Method::GET {
             "read"
@@ -123,6 +130,8 @@ impl Operation {
             let kind = match *before {
                 "tenants" => Kind::Tenant,
                 "keys" => Kind::Key,
+                "admin-keys" => Kind::AdminKey,
+                "sessions" => Kind::Session,
                 "webhooks" => Kind::Webhook,
                 "events" => Kind::Event,
                 "deliveries" => Kind::Delivery,
@@ -141,7 +150,7 @@ impl Operation {
             let kinds = match name.as_str() {
                 "webhookId" => vec![Kind::Webhook],
                 "eventId" => vec![Kind::Event],
-                "subject" => vec![Kind::Webhook, Kind::Delivery, Kind::EventType, Kind::Key],
+                "subject" => vec![Kind::Webhook, Kind::Delivery, Kind::EventType, Kind::Key, Kind::Session],
                 "limit" | "cursor" | "sort" | "status" | "event" | "since" | "until" | "isActive" | "action"
                 | "top" | "by" => continue,
                 _ => panic!("{} {}: say here whether {name} holds an id", self.method, self.path),
@@ -167,6 +176,7 @@ impl Operation {
             "publishEvent" => json!({"event": "message.sent", "data": {}}),
             "publishEvents" => json!({"events": [{"event": "message.sent", "data": {}}]}),
             "createTenant" | "updateTenant" => json!({"name": "Changed"}),
+            "createAdminKey" => json!({"name": "another"}),
             "createKey" => json!({"name": "another", "scopes": ["read"]}),
             "createWebhook" => json!({"name": "x", "url": "https://example.com/", "events": ["never.sent"]}),
             "updateWebhook" => json!({"name": "changed", "isActive": false}),

@@ -15,7 +15,7 @@ use crate::hook::Hook;
 use crate::operations::{Ids, operations};
 use crate::receiver::Receiver;
 use crate::verify::hex;
-use crate::world::{ADMIN_KEY, World, id_of, new_key, text};
+use crate::world::{ADMIN_KEY, World, id_of, new_admin_key, new_key, new_session, text};
 
 const HEADER: &str = "planted-header-value-0123456789";
 const CREDENTIAL: &str = "planted-credential-0123456789";
@@ -190,9 +190,12 @@ async fn no_secret_is_found_where_it_does_not_belong() {
     world.client().act(&hook.path("/test")).await.succeeded();
     let _guarded = webhooks_with_credentials(&world).await;
     fail(&world, &hook, &keys).await;
+    let (admin_key, session) = (new_admin_key(&world).await, new_session(world.client()).await);
     let ids = Ids {
         tenant: world.tenant.id.clone(),
         key: text(&made, "id"),
+        admin_key,
+        session,
         webhook: hook.id.clone(),
         event: id_of(&event),
         delivery,

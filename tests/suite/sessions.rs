@@ -63,6 +63,7 @@ async fn a_session_does_what_its_key_does_until_it_is_closed() {
     browser.get("/webhooks").await.expect(200);
     let shown = browser.get("/session").await.expect(200);
     assert_eq!(shown["tenantId"], world.tenant.id.as_str());
+    assert!(text(&shown, "id").starts_with("ses_") && text(&shown, "keyId").starts_with("key_"), "{shown}");
     assert_eq!(shown["scopes"], json!(["read", "publish", "manage", "operate"]));
     let publish = || event(browser.call(Method::POST, "/events"));
     send(publish().header("Origin", &browser.origin)).await.expect(202);
@@ -141,7 +142,7 @@ async fn a_session_ends_with_the_key_that_opened_it() {
     let listed = world.admin().walk(&keys).await.len();
     browser.get("/webhooks").await.expect(200);
     assert_eq!(world.admin().walk(&keys).await.len(), listed, "a session is nobody's to list");
-    let session = text(&browser.get("/session").await.expect(200), "keyId");
+    let session = text(&browser.get("/session").await.expect(200), "id").replace("ses_", "key_");
     world.admin().delete(&format!("{keys}/{session}")).await.problem(404);
 
     assert_eq!(world.admin().delete(&format!("{keys}/{}", text(&made, "id"))).await.status, 204);

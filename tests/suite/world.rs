@@ -268,6 +268,16 @@ pub(crate) async fn new_key(admin: &Client, tenant: &str, scopes: &[&str]) -> Va
     admin.post(&format!("/tenants/{tenant}/keys"), &wish).await.expect(201)
 }
 
+/// The id of a new admin key.
+pub(crate) async fn new_admin_key(world: &World) -> String {
+    text(&world.admin().post("/admin-keys", &json!({"name": "another"})).await.expect(201), "id")
+}
+
+/// The id of a session that this key opens.
+pub(crate) async fn new_session(client: &Client) -> String {
+    text(&client.act("/session").await.expect(201), "id")
+}
+
 /// The text in a field that must have one.
 pub(crate) fn text(body: &Value, field: &str) -> String {
     body[field].as_str().unwrap_or_else(|| panic!("no text in `{field}`: {body}")).to_owned()

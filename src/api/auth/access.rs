@@ -10,6 +10,7 @@ use super::Scope;
 use crate::api::key::{self, Digest};
 use crate::api::problem::Problem;
 use crate::clock::UnixMillis;
+use crate::id::{KeyId, SessionId};
 use crate::store::audit::Who;
 use crate::store::keys::ApiKey;
 use crate::store::tenants::Tenant;
@@ -24,8 +25,10 @@ pub(super) struct Access {
     pub(super) tenant: Option<Arc<Tenant>>,
     pub(super) scopes: Vec<Scope>,
     pub(super) expires_at: Option<UnixMillis>,
-    /// Of a session: the key that opened it.
-    pub(super) opener: Option<Vec<u8>>,
+    /// Of a session: the digest of the key that opened it.
+    opener: Option<Digest>,
+    /// The key itself, or the one that opened the session; `None` for the key of the configuration.
+    pub(super) key: Option<KeyId>,
     /// Of its row; `None` for the key of the configuration.
     num: Option<i64>,
     used_at: AtomicI64,
@@ -39,11 +42,15 @@ impl Access {
         Self::new(Who::Admin, key::digest(admin_key.as_bytes()), None, Scope::ALL.to_vec())
     }
 
-    /// A key that is stored; `tenant` is the one that it belongs to.
-    pub(super) fn stored(row: ApiKey, tenant: Option<Arc<Tenant>>) -> Result<Self, Problem> {
+    /// A key that is stored; `tenant` is the one that it belongs to, `opener` the key that opened it if it is a session.
+    pub(super) fn stored(row: ApiKey, tenant: Option<Arc<Tenant>>, opener: Option<KeyId>) -> Result<Self, Problem> {
         let ApiKey { num, id, tenant: _, name: _, scopes, digest, created_at: _, expires_at, last_used_at, opened_by } =
             row;
-        let digest = digest.try_into().map_err(|_| Problem::internal(&"a stored key digest has a wrong length"))?;
+        let whole = |digest: Vec<u8>| {
+            let wrong = |_| Problem::internal(&"a stored key digest has a wrong length");
+            digest.try_into().map_err(wrong)
+        };
+        let (digest, opened_by) = (whole(digest)?, opened_by.map(whole).transpose()?);
         let scopes = match tenant {
             None => Scope::ALL.to_vec(),
             Some(_) => {
@@ -52,17 +59,26 @@ impl Access {
         };
         let noted = last_used_at.map_or(NEVER, |at| at.0);
         let (used_at, noted) = (AtomicI64::new(noted), AtomicI64::new(noted));
-        let plain = Self::new(Who::Key(id), digest, tenant, scopes);
-        Ok(Self { expires_at, opener: opened_by, num: Some(num), used_at, noted, ..plain })
+        let (who, key) = match opened_by {
+            None => (Who::Key(id), Some(id)),
+            Some(_) => (Who::Session(SessionId::of(id)), opener),
+        };
+        let plain = Self::new(who, digest, tenant, scopes);
+        Ok(Self { expires_at, opener: opened_by, key, num: Some(num), used_at, noted, ..plain })
     }
 
     fn new(who: Who, digest: Digest, tenant: Option<Arc<Tenant>>, scopes: Vec<Scope>) -> Self {
         let (used_at, noted) = (AtomicI64::new(NEVER), AtomicI64::new(NEVER));
-        Self { who, digest, tenant, scopes, expires_at: None, opener: None, num: None, used_at, noted }
+        Self { who, digest, tenant, scopes, expires_at: None, opener: None, key: None, num: None, used_at, noted }
     }
 
     pub(super) fn digest(&self) -> &Digest {
         &self.digest
+    }
+
+    /// Of the key under whose rate requests count: a session opens no rate of its own.
+    pub(super) fn counted_under(&self) -> &Digest {
+        self.opener.as_ref().unwrap_or(&self.digest)
     }
 
     /// Whether this is the key of this digest, in constant time.

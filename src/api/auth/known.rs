@@ -20,7 +20,8 @@ use crate::api::misses::Misses;
 use crate::api::problem::Problem;
 use crate::clock::UnixMillis;
 use crate::engine::Stale;
-use crate::id::{KeyId, TenantId, TenantNum};
+use crate::id::{KeyId, SessionId, TenantId, TenantNum};
+use crate::store::audit::Who;
 use crate::store::tenants::Tenant;
 use crate::store::{Store, StoreError};
 
@@ -135,22 +136,31 @@ impl Keys {
 
     async fn look_up(&self, store: &Store, id: KeyId, digest: &Digest) -> Result<Option<Access>, Problem> {
         let Some(row) = store.key(id, digest).await? else { return Ok(None) };
+        let opener = match &row.opened_by {
+            None => None,
+            Some(digest) if row.tenant.is_none() && self.is_configured(digest) => None,
+            Some(digest) => match store.opener(row.tenant, digest, UnixMillis::now_outside()).await? {
+                None => return Ok(None),
+                opener => opener,
+            },
+        };
         let tenant = match row.tenant {
-            None if !self.admits(store, row.opened_by.as_deref()).await? => return Ok(None),
             None => None,
             Some(num) => match store.tenant_by_num(num).await? {
                 None => return Ok(None),
                 Some(tenant) => Some(Arc::new(tenant)),
             },
         };
-        Access::stored(row, tenant).map(|access| Some(access).filter(|access| access.is(digest)))
+        Access::stored(row, tenant, opener).map(|access| Some(access).filter(|access| access.is(digest)))
     }
 
-    /// Whether the admin key that opened a session still is one. A tenant's takes its sessions along when it is deleted.
-    async fn admits(&self, store: &Store, opener: Option<&[u8]>) -> Result<bool, StoreError> {
-        let Some(opener) = opener else { return Ok(true) };
-        let is_configured = self.configured.as_ref().is_some_and(|admin| admin.digest() == opener);
-        Ok(is_configured || store.has_admin_key(opener, UnixMillis::now_outside()).await?)
+    fn is_configured(&self, digest: &[u8]) -> bool {
+        self.configured.as_ref().is_some_and(|admin| admin.digest() == digest)
+    }
+
+    /// Whether the configuration has an admin key.
+    pub(in crate::api) fn has_configured(&self) -> bool {
+        self.configured.is_some()
     }
 
     /// Unless something was forgotten since `generation`.
@@ -184,10 +194,9 @@ impl Keys {
         Ok(Some(found))
     }
 
-    /// To be called after a key was deleted, before the answer says so.
-    pub(in crate::api) fn forget_key(&self, id: KeyId) {
-        let text = id.to_string();
-        self.known.write().forget_keys(|id, _| text.as_bytes().ends_with(id));
+    /// To be called after a session was ended, before the answer says so.
+    pub(in crate::api) fn forget_session(&self, id: SessionId) {
+        self.known.write().forget_keys(|_, access| access.who == Who::Session(id));
     }
 
     /// To be called after a tenant was changed or deleted, before the answer says so.

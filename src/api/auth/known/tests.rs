@@ -4,7 +4,7 @@ use axum::http::header::AUTHORIZATION;
 use tempfile::TempDir;
 
 use super::*;
-use crate::api::key::{new_admin_key, new_tenant_key};
+use crate::api::key::{new_first_admin_key, new_tenant_key};
 use crate::id::TenantNum;
 use crate::store::Options;
 use crate::store::audit::Author;
@@ -67,7 +67,7 @@ fn stranger() -> IpAddr {
 
 /// A key of an id that nobody has.
 fn unknown_id() -> String {
-    new_admin_key().0
+    new_first_admin_key().0
 }
 
 macro_rules! on_both {

@@ -1,0 +1,198 @@
+//! `posthaste keys admin`: the keys that may do everything, on the database itself or by the server that has it open.
+
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::server::Server;
+use super::{KeysSettings, opened};
+use crate::api::auth::new_admin_key;
+use crate::cli::CliError;
+use crate::clock::UnixMillis;
+use crate::config::Config;
+use crate::id::KeyId;
+use crate::store::Store;
+use crate::store::admin_keys::Revoked;
+use crate::store::audit::Author;
+
+/// As many as the API gives at once.
+const PAGE: u64 = 100;
+
+const LONGEST_NAME: usize = 200;
+
+#[derive(Debug, Args)]
+pub(super) struct AdminArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// List the admin keys
+    List(KeysSettings),
+    /// Create an admin key, which is printed once
+    Create {
+        /// What the key is for, 1 to 200 characters
+        #[arg(long, value_parser = name)]
+        name: String,
+        /// From when on it opens nothing, as 2027-01-31T00:00:00Z [default: it does not end by itself]
+        #[arg(long, value_name = "TIME", value_parser = end)]
+        expires_at: Option<UnixMillis>,
+        #[command(flatten)]
+        settings: KeysSettings,
+    },
+    /// Revoke an admin key and end the sessions that it has opened
+    Revoke {
+        /// Its id, as `list` shows it
+        id: KeyId,
+        #[command(flatten)]
+        settings: KeysSettings,
+    },
+}
+
+fn name(text: &str) -> Result<String, String> {
+    let accepted = (1..=LONGEST_NAME).contains(&text.chars().count()) && !text.chars().any(char::is_control);
+    accepted
+        .then(|| text.to_owned())
+        .ok_or_else(|| "1 to 200 characters without control characters are accepted".to_owned())
+}
+
+fn end(text: &str) -> Result<UnixMillis, String> {
+    let refused = |_| "a time such as 2027-01-31T00:00:00Z is accepted".to_owned();
+    let end: UnixMillis = text.parse().map_err(refused)?;
+    let now = UnixMillis::now_outside();
+    if end > now { Ok(end) } else { Err(format!("a time after {now} is accepted")) }
+}
+
+/// An admin key as both the store and the API show it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    id: String,
+    name: String,
+    source: String,
+    created_at: Option<String>,
+    expires_at: Option<String>,
+    last_used_at: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Lines {
+    data: Vec<Line>,
+    next_cursor: Option<String>,
+}
+
+pub(super) async fn run(args: AdminArgs) -> Result<(), CliError> {
+    match args.what {
+        What::List(KeysSettings { server, settings }) => {
+            let config = settings.load()?;
+            let lines = match opened(&config).await? {
+                Some(store) => closing(&store, listed(&store, &config).await).await?,
+                None => listed_by(&Server::of(&config, server)?).await?,
+            };
+            lines.iter().for_each(Line::print);
+        }
+        What::Create { name, expires_at, settings: KeysSettings { server, settings } } => {
+            let config = settings.load()?;
+            let (id, key) = match opened(&config).await? {
+                Some(store) => closing(&store, created(&store, name, expires_at).await).await?,
+                None => created_by(&Server::of(&config, server)?, &name, expires_at).await?,
+            };
+            println!("id: {id}\nadmin key, shown only now: {key}");
+        }
+        What::Revoke { id, settings: KeysSettings { server, settings } } => {
+            let config = settings.load()?;
+            match opened(&config).await? {
+                Some(store) => closing(&store, revoked(&store, id, &config).await).await?,
+                None => Server::of(&config, server)?.ask(Method::DELETE, &format!("/admin-keys/{id}"), None).await?,
+            }
+            println!("revoked: {id}");
+        }
+    }
+    Ok(())
+}
+
+async fn closing<T>(store: &Store, result: Result<T, CliError>) -> Result<T, CliError> {
+    store.close().await;
+    result
+}
+
+async fn listed(store: &Store, config: &Config) -> Result<Vec<Line>, CliError> {
+    let (mut lines, mut before) = (Vec::new(), None);
+    loop {
+        let page = store.admin_keys(before, PAGE).await.map_err(CliError::failed)?;
+        lines.extend(page.items.into_iter().map(|key| Line {
+            id: key.id.to_string(),
+            name: key.name,
+            source: "database".to_owned(),
+            created_at: Some(key.created_at.to_string()),
+            expires_at: key.expires_at.map(|at| at.to_string()),
+            last_used_at: key.last_used_at.map(|at| at.to_string()),
+        }));
+        before = page.next;
+        if before.is_none() {
+            break;
+        }
+    }
+    if config.admin_key.is_some() {
+        let (id, source) = ("configuration".to_owned(), "configuration".to_owned());
+        let (created_at, expires_at, last_used_at) = (None, None, None);
+        lines.push(Line { id, name: "POSTHASTE_ADMIN_KEY".to_owned(), source, created_at, expires_at, last_used_at });
+    }
+    Ok(lines)
+}
+
+async fn listed_by(server: &Server) -> Result<Vec<Line>, CliError> {
+    let (mut lines, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/admin-keys?limit={PAGE}{cursor}");
+        let page: Lines = server.ask(Method::GET, &path, None).await?;
+        lines.extend(page.data);
+        match page.next_cursor {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return Ok(lines),
+        }
+    }
+}
+
+async fn created(store: &Store, name: String, expires_at: Option<UnixMillis>) -> Result<(String, String), CliError> {
+    let (shown, new) = new_admin_key(name, expires_at);
+    let row = store.create_key(new, None, &Author::command()).await.map_err(CliError::failed)?;
+    Ok((row.id.to_string(), shown))
+}
+
+async fn created_by(server: &Server, name: &str, expires_at: Option<UnixMillis>) -> Result<(String, String), CliError> {
+    let mut wish = json!({ "name": name });
+    if let Some(at) = expires_at {
+        wish["expiresAt"] = at.to_string().into();
+    }
+    let answer: Value = server.ask(Method::POST, "/admin-keys", Some(&wish)).await?;
+    let text = |field: &str| answer[field].as_str().map(str::to_owned);
+    text("id").zip(text("key")).ok_or_else(|| CliError::failed("the server's answer has no key"))
+}
+
+async fn revoked(store: &Store, id: KeyId, config: &Config) -> Result<(), CliError> {
+    match store.revoke_admin_key(id, config.admin_key.is_some(), &Author::command()).await.map_err(CliError::failed)? {
+        Revoked::Done => Ok(()),
+        Revoked::NoSuchKey => Err(CliError::failed(format!("there is no admin key {id}"))),
+        Revoked::IsLast => {
+            let why = "it is the last admin key; create another one first (`posthaste keys admin create`), or set POSTHASTE_ADMIN_KEY";
+            Err(CliError::failed(why))
+        }
+    }
+}
+
+impl Line {
+    fn print(&self) {
+        let Self { id, name, source, created_at, expires_at, last_used_at } = self;
+        let or = |at: &Option<String>, none: &str| at.as_deref().unwrap_or(none).to_owned();
+        println!(
+            "{id}  {source}  created {}  ends {}  last used {}  {name}",
+            or(created_at, "-"),
+            or(expires_at, "never"),
+            or(last_used_at, "-")
+        );
+    }
+}

@@ -1,0 +1,64 @@
+//! Admin keys that are stored: listed, and revoked together with the sessions that they have opened.
+
+use entity::api_key::{Column, Entity};
+use sea_orm::sea_query::ExprTrait;
+use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, Select};
+
+use crate::clock::UnixMillis;
+use crate::id::KeyId;
+
+use super::audit::{self, Action, Author, Deed};
+use super::changes::{self, Change};
+use super::keys::{ApiKey, in_turn};
+use super::{Page, Store, StoreError, sessions};
+
+/// What came of a revocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revoked {
+    Done,
+    NoSuchKey,
+    /// Nobody could administer the engine without this key.
+    IsLast,
+}
+
+/// Without sessions.
+fn admin_keys() -> Select<Entity> {
+    Entity::find().filter(Column::TenantNum.is_null()).filter(Column::OpenedBy.is_null())
+}
+
+impl Store {
+    /// Newest first, those below `before`.
+    pub async fn admin_keys(&self, before: Option<i64>, limit: u64) -> Result<Page<ApiKey>, StoreError> {
+        let mut query = admin_keys().order_by_desc(Column::Num);
+        if let Some(before) = before {
+            query = query.filter(Column::Num.lt(before));
+        }
+        let rows = query.limit(limit + 1).all(self.readers()).await?;
+        let keys: Result<Vec<_>, _> = rows.into_iter().map(ApiKey::try_from).collect();
+        Ok(Page::of(keys?, limit, |key| key.num))
+    }
+
+    /// Revokes an admin key on every node. The last one that has not ended stays, unless `has_other` says that there is one
+    /// elsewhere.
+    pub async fn revoke_admin_key(&self, id: KeyId, has_other: bool, by: &Author) -> Result<Revoked, StoreError> {
+        let now = UnixMillis::now();
+        self.write(async |on| {
+            in_turn(on).await?;
+            let Some(key) = admin_keys().filter(Column::Id.eq(id.bytes())).one(on).await? else {
+                return Ok(Revoked::NoSuchKey);
+            };
+            let lives = Column::ExpiresAt.is_null().or(Column::ExpiresAt.gt(now.0));
+            let others = admin_keys().filter(Column::Num.ne(key.num)).filter(lives);
+            let is_alive = key.expires_at.is_none_or(|at| at > now.0);
+            if is_alive && !has_other && others.count(on).await? == 0 {
+                return Ok(Revoked::IsLast);
+            }
+            sessions::end_of(on, &key.digest).await?;
+            Entity::delete_by_id(key.num).exec(on).await?;
+            audit::enter(on, by, Deed::new(Action::DeleteKey, None, id), now).await?;
+            changes::note(on, Change::AdminKeys).await?;
+            Ok(Revoked::Done)
+        })
+        .await
+    }
+}
