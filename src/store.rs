@@ -22,6 +22,7 @@ pub mod leases;
 pub mod ledger;
 pub mod log;
 pub mod news;
+pub mod page;
 pub mod payload;
 pub mod progress;
 pub mod rewrap;
@@ -52,28 +53,10 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
 use tokio::time::Instant;
 
 use self::checkpoint::Checkpoints;
+use self::page::Page;
 use self::pool::{Pool, Transaction};
 use self::seal::Seal;
 use self::unreadable::Unreadable;
-
-/// A list's next slice: the items and where the one after them starts.
-#[derive(Debug, Clone)]
-pub struct Page<T> {
-    pub items: Vec<T>,
-    /// Position for the next page; `None` at the end.
-    pub next: Option<i64>,
-}
-
-impl<T> Page<T> {
-    /// Makes a page of rows that were read with one more than `limit`.
-    fn of(mut items: Vec<T>, limit: u64, position: impl Fn(&T) -> i64) -> Self {
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let more = items.len() > limit;
-        items.truncate(limit);
-        let next = if more { items.last().map(position) } else { None };
-        Self { items, next }
-    }
-}
 
 /// The server ends a transaction that has fallen silent, so that one whose end was lost on its way keeps no row from
 /// whoever comes next. Journal batches ask for it together with their locks.

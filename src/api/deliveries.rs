@@ -12,16 +12,21 @@ use utoipa_axum::routes;
 use super::App;
 use super::auth::{Operate, Read, Tenant};
 use super::document::{ActionProblems, ReadProblems};
-use super::page::{List, NoQuery, PageParams, PageView, Query};
+use super::page::{List, MAX_LIMIT, NoQuery, PageParams, PageView, Query};
 use super::path::One;
 use super::problem::Problem;
 use crate::clock::UnixMillis;
 use crate::engine::OutcomeKind;
 use crate::id::{AttemptId, DeliveryId, EventId, TenantNum, WebhookId};
-use crate::store::deliveries::{Attempt, Delivery, DeliveryFilter, DeliveryState, Status, Trigger};
+use crate::store::deliveries::{Attempt, Delivery, DeliveryFilter, DeliveryState, LastAttempt, Status, Trigger};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(read)).routes(routes!(retry)).routes(routes!(cancel))
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(read))
+        .routes(routes!(list_attempts))
+        .routes(routes!(retry))
+        .routes(routes!(cancel))
 }
 
 /// What every view of a delivery says.
@@ -56,7 +61,7 @@ pub(super) struct DeliveryView {
     attempts: u16,
 }
 
-/// A delivery with its attempts, oldest first.
+/// A delivery with its newest attempts, the oldest of them first.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = DeliveryWithAttempts)]
@@ -64,7 +69,10 @@ pub(super) struct DetailedView {
     #[serde(flatten)]
     fields: DeliveryFields,
     attempt_count: u16,
+    /// The newest 100 at most, and as many as a page has room for.
     attempts: Vec<AttemptView>,
+    /// Leads to the attempts before these: the `cursor` of `GET /deliveries/{id}/attempts`. Null when there are none.
+    attempts_cursor: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -88,8 +96,10 @@ pub(super) struct AttemptView {
     error: Option<String>,
     /// Null when there was no answer. Values of a repeated name are joined by commas.
     response_headers: Option<BTreeMap<String, String>>,
-    /// Null when there was no answer. What is not UTF-8 is replaced.
+    /// Null when there was no answer. What is not UTF-8 is replaced. Lists of deliveries show the first 1,024 bytes.
     response_body: Option<String>,
+    /// Whether more of the answer is kept than is shown here; the attempts of the delivery show all that is kept.
+    response_body_truncated: bool,
 }
 
 fn status_word(status: Status) -> &'static str {
@@ -136,8 +146,32 @@ impl AttemptView {
             error,
             response_headers: status_code.map(|_| headers),
             response_body: status_code.map(|_| body()),
+            response_body_truncated: false,
         })
     }
+
+    /// As a list of deliveries shows it.
+    fn listed(delivery: DeliveryId, last: LastAttempt) -> Result<Self, Problem> {
+        let LastAttempt { mut attempt, is_cut } = last;
+        if is_cut {
+            attempt.response_body = without_part_of_a_character(attempt.response_body);
+        }
+        Ok(Self { response_body_truncated: is_cut, ..Self::of(delivery, attempt)? })
+    }
+
+    fn all(delivery: DeliveryId, attempts: Vec<Attempt>) -> Result<Vec<Self>, Problem> {
+        attempts.into_iter().map(|attempt| Self::of(delivery, attempt)).collect()
+    }
+}
+
+/// A text that was cut off somewhere, without the beginning of a character at its end.
+fn without_part_of_a_character(mut text: Vec<u8>) -> Vec<u8> {
+    if let Err(error) = std::str::from_utf8(&text)
+        && error.error_len().is_none()
+    {
+        text.truncate(error.valid_up_to());
+    }
+    text
 }
 
 impl TryFrom<Delivery> for DeliveryFields {
@@ -153,7 +187,7 @@ impl TryFrom<Delivery> for DeliveryFields {
             event: kind,
             status: status_word(status),
             next_attempt_at: next_at,
-            last_attempt: last.map(|last| AttemptView::of(id, last)).transpose()?,
+            last_attempt: last.map(|last| AttemptView::listed(id, last)).transpose()?,
             created_at: id.event.accepted_at(),
             settled_at,
         })
@@ -169,12 +203,12 @@ impl TryFrom<Delivery> for DeliveryView {
 }
 
 impl DetailedView {
-    fn new(delivery: Delivery, attempts: Vec<Attempt>) -> Result<Self, Problem> {
+    /// `attempts`: the newest, newest first.
+    fn new(delivery: Delivery, attempts: Vec<Attempt>, attempts_cursor: Option<String>) -> Result<Self, Problem> {
         let (id, attempt_count) = (delivery.id, delivery.state.attempts);
-        // An attempt that was recorded between the two looks is left to the next reading.
-        let known = attempts.into_iter().take(attempt_count.into());
-        let attempts = known.map(|attempt| AttemptView::of(id, attempt)).collect::<Result<_, _>>()?;
-        Ok(Self { fields: delivery.try_into()?, attempt_count, attempts })
+        let mut attempts = AttemptView::all(id, attempts)?;
+        attempts.reverse();
+        Ok(Self { fields: delivery.try_into()?, attempt_count, attempts, attempts_cursor })
     }
 }
 
@@ -196,8 +230,7 @@ pub(super) struct TestAnswer {
 /// What became of a test.
 pub(super) async fn test_answer(app: &App, tenant: TenantNum, id: DeliveryId) -> Result<TestAnswer, Problem> {
     let delivery = find(app, tenant, id).await?;
-    let first = app.store().attempts(id).await?.into_iter().next();
-    let attempt = first.map(|first| AttemptView::of(id, first)).transpose()?;
+    let attempt = app.store().first_attempt(id).await?.map(|first| AttemptView::of(id, first)).transpose()?;
     Ok(TestAnswer { delivery: delivery.try_into()?, attempt })
 }
 
@@ -250,7 +283,7 @@ async fn list(
     page(&list, found)
 }
 
-/// Reads a delivery with every attempt made, oldest first.
+/// Reads a delivery with its newest attempts, the oldest of them first.
 #[utoipa::path(get, path = "/deliveries/{id}", tag = "deliveries", operation_id = "readDelivery",
     params(("id" = String, Path)),
     responses((status = 200, body = DetailedView), ReadProblems))]
@@ -261,8 +294,34 @@ async fn read(
     One(id): One<DeliveryId>,
 ) -> Result<axum::Json<DetailedView>, Problem> {
     let delivery = find(&app, tenant.num(), id).await?;
-    let attempts = app.store().attempts(id).await?;
-    Ok(axum::Json(DetailedView::new(delivery, attempts)?))
+    let (query, made) = (Query::default(), delivery.state.attempts);
+    let list = attempts_of(&query, tenant.num(), id)?;
+    // An attempt that was recorded between the two looks is left to the next reading.
+    let page = app.store().attempts(id, made.saturating_add(1), MAX_LIMIT).await?;
+    let cursor = page.next.map(|next| list.cursor(&next));
+    Ok(axum::Json(DetailedView::new(delivery, page.items, cursor)?))
+}
+
+/// Lists the attempts of a delivery, newest first, with all that is kept of their answers. A page may have fewer than
+/// `limit`, when their answers are long.
+#[utoipa::path(get, path = "/deliveries/{id}/attempts", tag = "deliveries", operation_id = "listDeliveryAttempts",
+    params(("id" = String, Path), PageParams),
+    responses((status = 200, body = PageView<AttemptView>), ReadProblems))]
+async fn list_attempts(
+    State(app): State<App>,
+    tenant: Tenant<Read>,
+    One(id): One<DeliveryId>,
+    query: Query,
+) -> Result<axum::Json<PageView<AttemptView>>, Problem> {
+    let list = attempts_of(&query, tenant.num(), id)?;
+    let before = list.position::<i64>()?.and_then(|before| u16::try_from(before).ok()).unwrap_or(u16::MAX);
+    let delivery = find(&app, tenant.num(), id).await?;
+    let page = app.store().attempts(delivery.id, before, list.limit).await?;
+    Ok(axum::Json(list.answer(AttemptView::all(id, page.items)?, page.next)))
+}
+
+fn attempts_of(query: &Query, tenant: TenantNum, id: DeliveryId) -> Result<List<'_>, Problem> {
+    query.list(&format!("attempts of {id}"), Some(tenant), &[])
 }
 
 /// Makes one more attempt now. The history stays, and so do the automatic retries.
@@ -290,4 +349,18 @@ async fn cancel(
 ) -> Result<axum::Json<DeliveryView>, Problem> {
     app.engine().cancel(tenant.num(), id, &tenant.author()).await?;
     Ok(axum::Json(find(&app, tenant.num(), id).await?.try_into()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_that_is_cut_ends_with_a_whole_character() {
+        let cut = |text: &[u8]| without_part_of_a_character(text.to_vec());
+        assert_eq!(cut("aé".as_bytes()), "aé".as_bytes());
+        assert_eq!(cut(&"aé".as_bytes()[..2]), b"a");
+        assert_eq!(cut(&"a🦀".as_bytes()[..4]), b"a");
+        assert_eq!(cut(b"a\xffb"), b"a\xffb", "what is no text stays as it is");
+    }
 }

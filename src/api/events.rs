@@ -207,7 +207,8 @@ async fn read(
 ) -> Result<axum::Json<EventView>, Problem> {
     let event = find(&app, tenant.num(), id).await?;
     let progress = app.store().progress(&event).await?;
-    Ok(axum::Json(EventView::new(&event, progress)?))
+    let body = app.store().event_body(event.tenant, event.seq).await?.ok_or(Problem::no_such("event"))?;
+    Ok(axum::Json(EventView::new(&event, progress, &body)?))
 }
 
 /// Lists the deliveries of an event, those included that are only owed yet.

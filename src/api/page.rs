@@ -21,12 +21,13 @@ use crate::id::{DeliveryId, EventId, EventSeq, TenantNum, WebhookId, WebhookNum}
 use crate::store::deliveries::Status;
 
 const DEFAULT_LIMIT: u64 = 20;
-const MAX_LIMIT: u64 = 100;
+pub(super) const MAX_LIMIT: u64 = 100;
 
 /// Bytes of the checksum in a cursor.
 const CHECKSUM: usize = 8;
 
 /// The query of a request, as it was sent.
+#[derive(Default)]
 pub(super) struct Query(String);
 
 impl<S: Sync> FromRequestParts<S> for Query {
@@ -146,7 +147,7 @@ impl List<'_> {
         open().map(Some).ok_or_else(|| Problem::bad_request("invalid_cursor", detail))
     }
 
-    fn cursor(&self, position: &impl Position) -> String {
+    pub(super) fn cursor(&self, position: &impl Position) -> String {
         let text = position.write();
         let checksum = self.checksum(&text);
         URL_SAFE_NO_PAD.encode([text.as_bytes(), &checksum].concat())

@@ -60,7 +60,7 @@ impl Engine {
         after: WebhookNum,
         limit: u64,
     ) -> Result<Vec<Delivery>, StoreError> {
-        let (tenant, seq) = (event.event.tenant, event.event.seq);
+        let (tenant, seq) = (event.tenant, event.seq);
         let mut owed = self.inner.store.fanout_targets(seq).await?;
         let mut found = self.inner.store.deliveries_of_event(tenant, seq, after, limit).await?;
         let wanted = usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(1);
@@ -128,7 +128,7 @@ impl Engine {
         let Some(event) = self.inner.store.event(webhook.tenant, seq).await? else { return Ok(None) };
         let at = seq.accepted_at();
         let wanted = filter.event.is_none_or(|event| event == seq)
-            && filter.kind.as_ref().is_none_or(|kind| *kind == event.event.kind)
+            && filter.kind.as_ref().is_none_or(|kind| *kind == event.kind)
             && filter.since.is_none_or(|since| at >= since)
             && filter.until.is_none_or(|until| at < until);
         let id = DeliveryId { event: seq, webhook: webhook.num };
@@ -146,7 +146,7 @@ impl Engine {
         most: usize,
     ) -> Result<Vec<Delivery>, StoreError> {
         let living = self.inner.store.living(nums, most).await?;
-        let delivery = |(num, webhook)| owed(DeliveryId { event: event.event.seq, webhook: num }, webhook, event);
+        let delivery = |(num, webhook)| owed(DeliveryId { event: event.seq, webhook: num }, webhook, event);
         Ok(living.into_iter().map(delivery).collect())
     }
 
@@ -181,7 +181,7 @@ impl Engine {
 /// A delivery that has no row yet.
 fn owed(id: DeliveryId, webhook: WebhookId, event: &StoredEvent) -> Delivery {
     let state = DeliveryState::pending(Some(id.event.accepted_at()));
-    Delivery { id, webhook_id: webhook, kind: event.event.kind.clone(), state, last: None }
+    Delivery { id, webhook_id: webhook, kind: event.kind.clone(), state, last: None }
 }
 
 #[cfg(test)]

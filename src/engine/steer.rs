@@ -47,7 +47,9 @@ impl Engine {
         let Some(Published::Accepted(receipt)) = published.first() else { return Err(EngineError::NotFound) };
         let id = DeliveryId { event: receipt.seq, webhook: webhook.num };
         let until = tokio::time::Instant::now() + timeout + TEST_PATIENCE;
-        while self.inner.store.attempts(id).await?.is_empty() && tokio::time::Instant::now() < until && self.is_ready()
+        while self.inner.store.first_attempt(id).await?.is_none()
+            && tokio::time::Instant::now() < until
+            && self.is_ready()
         {
             tokio::time::sleep(TEST_POLL).await;
         }

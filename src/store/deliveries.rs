@@ -1,10 +1,11 @@
 //! Deliveries and attempts, read. The journal writes them.
 
+mod attempts;
 mod list;
 
 use std::sync::Arc;
 
-use sea_orm::{DbBackend, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, Statement, Value};
+use sea_orm::{DbBackend, EntityTrait, FromQueryResult, Statement, Value};
 
 use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
@@ -16,6 +17,8 @@ use super::webhooks::webhook_id_of;
 use super::{Store, StoreError, dialect, payload};
 
 use self::list::{ListQuery, Source};
+
+pub use self::attempts::{LISTED_BODY, LastAttempt};
 
 /// Where a delivery stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -118,7 +121,7 @@ pub struct Delivery {
     pub webhook_id: WebhookId,
     pub kind: String,
     pub state: DeliveryState,
-    pub last: Option<Attempt>,
+    pub last: Option<LastAttempt>,
 }
 
 /// One request made for a delivery.
@@ -312,27 +315,14 @@ impl Store {
         self.with_last_attempts(rows).await
     }
 
-    /// Every attempt of a delivery, oldest first.
-    pub async fn attempts(&self, id: DeliveryId) -> Result<Vec<Attempt>, StoreError> {
-        use entity::attempt::{Column, Entity};
-        use sea_orm::ColumnTrait;
-        let query = Entity::find()
-            .filter(Column::EventSeq.eq(id.event.0))
-            .filter(Column::WebhookNum.eq(id.webhook.0))
-            .order_by_asc(Column::Number);
-        query.all(self.readers()).await?.into_iter().map(attempt_of).collect()
-    }
-
     async fn with_last_attempts(&self, rows: Vec<DeliveryRow>) -> Result<Vec<Delivery>, StoreError> {
-        let mut deliveries = Vec::with_capacity(rows.len());
-        for row in rows {
-            let key = (row.event_seq, row.webhook_num, row.attempts);
-            let last = if row.attempts == 0 {
-                None
-            } else {
-                entity::attempt::Entity::find_by_id(key).one(self.readers()).await?.map(attempt_of).transpose()?
-            };
-            deliveries.push(delivery_of(row, last)?);
+        let deliveries: Result<Vec<Delivery>, _> = rows.into_iter().map(delivery_of).collect();
+        let mut deliveries = deliveries?;
+        let made = deliveries.iter().map(|delivery| (delivery.id, delivery.state.attempts));
+        let keys: Vec<_> = made.filter(|(_, attempts)| *attempts > 0).collect();
+        let mut last = self.last_attempts(&keys).await?;
+        for delivery in &mut deliveries {
+            delivery.last = last.remove(&delivery.id);
         }
         Ok(deliveries)
     }
@@ -438,14 +428,15 @@ fn state_of(
     })
 }
 
-fn delivery_of(row: DeliveryRow, last: Option<Attempt>) -> Result<Delivery, StoreError> {
+/// Without its last attempt.
+fn delivery_of(row: DeliveryRow) -> Result<Delivery, StoreError> {
     let DeliveryRow { event_seq, webhook_num, webhook_id, kind, status, attempts, tries, next_at, settled_at, .. } =
         row;
     let counts = (status, attempts, tries);
     let state = state_of(counts, (next_at, settled_at), (row.manual_from, row.manual_next_at))?;
     let webhook_id = webhook_id_of(&webhook_id)?;
     let id = DeliveryId { event: EventSeq(event_seq), webhook: WebhookNum(webhook_num) };
-    Ok(Delivery { id, webhook_id, kind, state, last })
+    Ok(Delivery { id, webhook_id, kind, state, last: None })
 }
 
 /// One that cannot be read keeps no other from being sent.
@@ -464,21 +455,4 @@ fn due_of(store: &Store, row: DueRow) -> Result<Due, StoreError> {
         None => Body::Stored { bytes: usize::try_from(size).unwrap_or(usize::MAX) },
     };
     Ok(Due { event: store.share(Event { seq, tenant, kind, body }), state })
-}
-
-fn attempt_of(row: entity::attempt::Model) -> Result<Attempt, StoreError> {
-    let headers = row.response_headers.as_deref().map(serde_json::from_str).transpose();
-    let micros = |value: i64| u32::try_from(value).unwrap_or(u32::MAX);
-    Ok(Attempt {
-        number: number("attempt number", row.number)?,
-        trigger: Trigger::from_code(row.reason)?,
-        started_at: UnixMillis(row.started_at),
-        duration_us: micros(row.duration_us),
-        head_us: row.head_us.map(micros),
-        status_code: row.status_code.map(i16::cast_unsigned),
-        outcome: row.outcome,
-        error: row.error,
-        response_headers: headers.map_err(|error| StoreError::unreadable("answer headers", error))?.unwrap_or_default(),
-        response_body: row.response_body.unwrap_or_default(),
-    })
 }

@@ -49,3 +49,28 @@ pub(super) fn numbers(backend: DbBackend, numbers: impl IntoIterator<Item = i64>
         _ => Value::Array(ArrayType::BigInt, Some(Box::new(numbers.into_iter().map(Value::from).collect()))),
     }
 }
+
+/// The keys in the parameters as rows `k` with these columns; bound with [`keys`].
+pub(super) fn keys_as_rows<const N: usize>(backend: DbBackend, columns: [&str; N]) -> String {
+    match backend {
+        DbBackend::Sqlite => {
+            let columns = columns.iter().enumerate().map(|(place, column)| format!("value ->> {place} AS {column}"));
+            format!("(SELECT {} FROM json_each($1)) k", columns.collect::<Vec<_>>().join(", "))
+        }
+        _ => {
+            let places: Vec<String> = (1..=N).map(|place| format!("${place}")).collect();
+            format!("unnest({}) AS k ({})", places.join(", "), columns.join(", "))
+        }
+    }
+}
+
+/// Keys of several numbers as parameters: one with SQLite, one for each column with PostgreSQL.
+pub(super) fn keys<const N: usize>(backend: DbBackend, keys: &[[i64; N]]) -> Vec<Value> {
+    match backend {
+        DbBackend::Sqlite => {
+            let keys: Vec<String> = keys.iter().map(|key| format!("{key:?}")).collect();
+            vec![format!("[{}]", keys.join(",")).into()]
+        }
+        _ => (0..N).map(|place| numbers(backend, keys.iter().map(|key| key[place]))).collect(),
+    }
+}

@@ -1,10 +1,11 @@
 //! Accepted events.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use entity::event::{Column, Entity, Model};
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use entity::event::{Column, Entity};
+use sea_orm::sea_query::Expr;
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, Select,
+};
 
 use crate::clock::UnixMillis;
 use crate::id::{EventSeq, TenantNum};
@@ -40,30 +41,51 @@ impl Body {
     }
 }
 
-/// An event as it is listed.
+/// An event as it is listed, without its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredEvent {
-    pub event: Arc<Event>,
-    /// Also when it is large.
-    pub body: Bytes,
+    pub seq: EventSeq,
+    pub tenant: TenantNum,
+    pub kind: String,
     pub occurred_at: UnixMillis,
     pub caller_id: Option<String>,
     /// How many webhooks it was owed to when it was accepted.
     pub matched: u32,
+    pub body_bytes: usize,
 }
 
-impl From<Model> for StoredEvent {
-    fn from(row: Model) -> Self {
-        let Model { seq, tenant_num, kind, occurred_at, caller_id, matched, body } = row;
-        let (seq, tenant, body) = (EventSeq(seq), TenantNum(tenant_num), payload::counted(body));
+#[derive(Debug, FromQueryResult)]
+struct StoredRow {
+    seq: i64,
+    tenant_num: i64,
+    kind: String,
+    occurred_at: i64,
+    caller_id: Option<String>,
+    matched: i64,
+    body_bytes: i64,
+}
+
+impl From<StoredRow> for StoredEvent {
+    fn from(row: StoredRow) -> Self {
+        let StoredRow { seq, tenant_num, kind, occurred_at, caller_id, matched, body_bytes } = row;
         Self {
-            event: Arc::new(Event { seq, tenant, kind, body: Body::InMemory(body.clone()) }),
-            body,
+            seq: EventSeq(seq),
+            tenant: TenantNum(tenant_num),
+            kind,
             occurred_at: UnixMillis(occurred_at),
             caller_id,
             matched: u32::try_from(matched).unwrap_or(u32::MAX),
+            body_bytes: usize::try_from(body_bytes).unwrap_or(0),
         }
     }
+}
+
+/// Events with the length of their bodies, which are not read.
+fn without_bodies() -> Select<Entity> {
+    Entity::find()
+        .select_only()
+        .columns([Column::Seq, Column::TenantNum, Column::Kind, Column::OccurredAt, Column::CallerId, Column::Matched])
+        .expr_as(Expr::cust("CAST(OCTET_LENGTH(body) AS BIGINT)"), "body_bytes")
 }
 
 /// Which events a list shows.
@@ -83,8 +105,15 @@ pub(super) async fn newest_event<C: ConnectionTrait>(on: &C) -> Result<EventSeq,
 
 impl Store {
     pub async fn event(&self, tenant: TenantNum, seq: EventSeq) -> Result<Option<StoredEvent>, StoreError> {
+        let query = without_bodies().filter(Column::Seq.eq(seq.0)).filter(Column::TenantNum.eq(tenant.0));
+        Ok(query.into_model::<StoredRow>().one(self.readers()).await?.map(StoredEvent::from))
+    }
+
+    /// The exact text that every webhook is sent of an event.
+    pub async fn event_body(&self, tenant: TenantNum, seq: EventSeq) -> Result<Option<Bytes>, StoreError> {
         let query = Entity::find_by_id(seq.0).filter(Column::TenantNum.eq(tenant.0));
-        Ok(query.one(self.readers()).await?.map(StoredEvent::from))
+        let body: Option<Vec<u8>> = query.select_only().column(Column::Body).into_tuple().one(self.readers()).await?;
+        Ok(body.map(payload::counted))
     }
 
     /// The key of the newest event of all; zero when there is none.
@@ -100,7 +129,7 @@ impl Store {
         before: Option<EventSeq>,
         limit: u64,
     ) -> Result<Page<StoredEvent>, StoreError> {
-        let mut query = Entity::find().filter(Column::TenantNum.eq(tenant.0)).order_by_desc(Column::Seq);
+        let mut query = without_bodies().filter(Column::TenantNum.eq(tenant.0)).order_by_desc(Column::Seq);
         if let Some(kind) = &filter.kind {
             query = query.filter(Column::Kind.eq(kind));
         }
@@ -113,8 +142,8 @@ impl Store {
         if let Some(before) = before {
             query = query.filter(Column::Seq.lt(before.0));
         }
-        let rows = query.limit(limit + 1).all(self.readers()).await?;
+        let rows = query.limit(limit + 1).into_model::<StoredRow>().all(self.readers()).await?;
         let events = rows.into_iter().map(StoredEvent::from).collect();
-        Ok(Page::of(events, limit, |event: &StoredEvent| event.event.seq.0))
+        Ok(Page::of(events, limit, |event: &StoredEvent| event.seq.0))
     }
 }

@@ -58,7 +58,7 @@ impl Store {
     /// Reads the event's rows and no others. What is under way counts as it was last recorded. A webhook that was deleted
     /// counts like any other: what it is owed gets its row when it is cancelled.
     pub async fn progress(&self, event: &StoredEvent) -> Result<Progress, StoreError> {
-        let EventSeq(seq) = event.event.seq;
+        let EventSeq(seq) = event.seq;
         let statement = Statement::from_sql_and_values(self.backend(), COUNTS, [seq.into()]);
         let counts = CountsRow::find_by_statement(statement).one(self.readers()).await?;
         let counts = counts.ok_or_else(|| StoreError::unreadable("progress", "counts without a row"))?;

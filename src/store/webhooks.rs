@@ -132,6 +132,11 @@ pub enum Routed {
     Deleted(TenantNum, WebhookNum),
 }
 
+/// What the texts of a row take. The rest is small.
+const SIZE: &str = "CAST(OCTET_LENGTH(events) + OCTET_LENGTH(headers) + OCTET_LENGTH(policy) \
+                    + COALESCE(OCTET_LENGTH(credentials), 0) + COALESCE(OCTET_LENGTH(description), 0) \
+                    + COALESCE(OCTET_LENGTH(metadata), 0) AS BIGINT)";
+
 /// Number, tenant, subscriptions, whether it is active, and whether it is ordered.
 type RouteRow = (i64, i64, String, bool, bool);
 
@@ -188,7 +193,7 @@ impl Store {
         query.one(self.readers()).await?.map(|row| self.webhook_of(row)).transpose()
     }
 
-    /// Newest first, those below `before`.
+    /// Newest first, those below `before`, as many as a page has room for.
     pub async fn webhooks(
         &self,
         tenant: TenantNum,
@@ -197,6 +202,9 @@ impl Store {
         limit: u64,
     ) -> Result<Page<Webhook>, StoreError> {
         let mut query = Entity::find()
+            .select_only()
+            .column(Column::Num)
+            .expr(Expr::cust(SIZE))
             .filter(Column::TenantNum.eq(tenant.0))
             .filter(Column::DeletedAt.is_null())
             .order_by_desc(Column::Num);
@@ -206,9 +214,15 @@ impl Store {
         if let Some(is_active) = is_active {
             query = query.filter(Column::IsActive.eq(is_active));
         }
-        let rows = query.limit(limit + 1).all(self.readers()).await?;
+        let sized: Vec<(i64, i64)> = query.limit(limit + 1).into_tuple().all(self.readers()).await?;
+        let Page { items: nums, next } = Page::of_sizes(&sized, limit);
+        let chosen = Entity::find()
+            .filter(is_one_of(self.backend(), Column::Num, &nums))
+            .filter(Column::DeletedAt.is_null())
+            .order_by_desc(Column::Num);
+        let rows = chosen.all(self.readers()).await?;
         let webhooks: Result<Vec<_>, _> = rows.into_iter().map(|row| self.webhook_of(row)).collect();
-        Ok(Page::of(webhooks?, limit, |webhook| webhook.num.0))
+        Ok(Page { items: webhooks?, next })
     }
 
     /// Writes everything that may change, if `version` is still the stored one.

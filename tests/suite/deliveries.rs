@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::databases::on_both;
 use crate::hook::quick_retries;
 use crate::receiver::{Receiver, Reply};
-use crate::world::{World, each_attempt, text};
+use crate::world::{World, attempts, each_attempt, text};
 
 on_both!(a_failed_delivery_is_sent_again_by_hand_and_keeps_its_history);
 async fn a_failed_delivery_is_sent_again_by_hand_and_keeps_its_history() {
@@ -41,6 +41,40 @@ async fn a_failed_manual_attempt_eats_no_automatic_retry() {
     assert_eq!(each_attempt(&failed, "trigger"), ["scheduled", "manual", "retry", "retry"]);
     assert_eq!(each_attempt(&failed, "number"), [1, 2, 3, 4]);
     assert_eq!(hook.requests().len(), 4);
+}
+
+/// As much as is kept of an answer.
+const LONG: usize = 64 * 1024;
+
+on_both!(a_delivery_with_long_answers_shows_the_newest_and_leads_to_the_others);
+async fn a_delivery_with_long_answers_shows_the_newest_and_leads_to_the_others() {
+    let (world, hook) = World::with_webhook(Receiver::says_at_length(LONG)).await;
+    let event = world.publish("message.sent").await;
+    let mut delivery = world.settled(&event).await;
+    for made in 2..=20 {
+        world.client().act(&action(&delivery, "retry")).await.succeeded();
+        let is_made = |d: &Value| d["attemptCount"] == made && d["status"] == "success";
+        delivery = world.delivery_when(&event, "the manual attempt is recorded", is_made).await;
+    }
+
+    let shown = attempts(&delivery).len() as u64;
+    assert!((10..20).contains(&shown), "{shown} attempts");
+    assert_eq!(each_attempt(&delivery, "number"), (21 - shown..=20).collect::<Vec<_>>(), "the newest, oldest first");
+    let (path, cursor) = (format!("/deliveries/{}/attempts", text(&delivery, "id")), text(&delivery, "attemptsCursor"));
+    let older = world.client().get(&format!("{path}?limit=100&cursor={cursor}")).await.expect(200);
+    let number = |attempt: &Value| attempt["number"].as_u64().expect("a number");
+    let older: Vec<u64> = older["data"].as_array().expect("a list").iter().map(number).collect();
+    assert_eq!(older, (1..21 - shown).rev().collect::<Vec<_>>(), "the others, newest first");
+
+    let all = world.client().walk(&path).await;
+    assert_eq!(all.iter().map(number).collect::<Vec<_>>(), (1..=20).rev().collect::<Vec<_>>());
+    for attempt in &all {
+        assert_eq!((text(attempt, "responseBody").len(), &attempt["responseBodyTruncated"]), (LONG, &json!(false)));
+    }
+    for list in ["/deliveries", &hook.path("/logs"), &format!("/events/{}/deliveries", event.id)] {
+        let last = &world.client().walk(list).await[0]["lastAttempt"];
+        assert_eq!((text(last, "responseBody").len(), &last["responseBodyTruncated"]), (1024, &json!(true)), "{list}");
+    }
 }
 
 on_both!(a_cancelled_delivery_is_not_tried_again);

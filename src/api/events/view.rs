@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use crate::api::problem::{FieldError, Problem};
 use crate::clock::UnixMillis;
 use crate::id::EventId;
-use crate::store::events::{Event, StoredEvent};
+use crate::store::events::StoredEvent;
 use crate::store::journal::{Published, Receipt};
 use crate::store::progress::Progress;
 
@@ -119,8 +119,7 @@ pub(in crate::api) struct EventSummary {
 
 impl From<&StoredEvent> for EventSummary {
     fn from(stored: &StoredEvent) -> Self {
-        let StoredEvent { event, body: _, occurred_at, caller_id, matched } = stored;
-        let Event { seq, tenant: _, kind, body: _ } = event.as_ref();
+        let StoredEvent { seq, tenant: _, kind, occurred_at, caller_id, matched, body_bytes: _ } = stored;
         let fields = EventFields { id: EventId(*seq), event: kind.clone(), timestamp: *occurred_at, matched: *matched };
         Self { fields, caller_id: caller_id.clone(), accepted_at: seq.accepted_at() }
     }
@@ -176,8 +175,9 @@ struct Body<'a> {
 }
 
 impl EventView {
-    pub(super) fn new(stored: &StoredEvent, progress: Progress) -> Result<Self, Problem> {
-        let body: Body<'_> = serde_json::from_slice(&stored.body).map_err(|error| Problem::internal(&error))?;
+    /// `body`: the text that every webhook is sent.
+    pub(super) fn new(stored: &StoredEvent, progress: Progress, body: &[u8]) -> Result<Self, Problem> {
+        let body: Body<'_> = serde_json::from_slice(body).map_err(|error| Problem::internal(&error))?;
         let progress = ProgressView::new(stored.matched, progress);
         Ok(Self { summary: EventSummary::from(stored), progress, data: body.data.to_owned() })
     }
@@ -185,22 +185,22 @@ impl EventView {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use bytes::Bytes;
-
     use super::*;
     use crate::id::{EventSeq, TenantNum};
-    use crate::store::events;
 
     #[test]
     fn an_event_shows_its_data_to_the_byte() {
         let body = r#"{"id":"evt_x","event":"a","timestamp":"t","data":{"z":1.50, "a":[]}}"#;
-        let (seq, tenant, body) = (EventSeq(1 << 30), TenantNum(1), Bytes::from_static(body.as_bytes()));
-        let event = Event { seq, tenant, kind: "a".to_owned(), body: events::Body::InMemory(body.clone()) };
-        let (event, occurred_at) = (Arc::new(event), UnixMillis(0));
-        let stored = StoredEvent { event, body, occurred_at, caller_id: None, matched: 2 };
-        let view = EventView::new(&stored, Progress::default()).unwrap();
+        let stored = StoredEvent {
+            seq: EventSeq(1 << 30),
+            tenant: TenantNum(1),
+            kind: "a".to_owned(),
+            occurred_at: UnixMillis(0),
+            caller_id: None,
+            matched: 2,
+            body_bytes: body.len(),
+        };
+        let view = EventView::new(&stored, Progress::default(), body.as_bytes()).unwrap();
         let shown = serde_json::to_string(&view).unwrap();
         assert!(shown.contains(r#""data":{"z":1.50, "a":[]}"#), "{shown}");
         assert!(shown.contains(r#""callerId":null"#), "{shown}");

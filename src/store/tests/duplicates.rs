@@ -37,7 +37,8 @@ async fn a_batch_with_several_attempts_of_one_delivery_keeps_the_last_state_and_
 
     let state = world.delivery(id).await.unwrap().state;
     assert_eq!((state.status, state.attempts, state.next_at), (Status::Failed, 3, None));
-    let numbers: Vec<u16> = world.store.attempts(id).await.unwrap().iter().map(|attempt| attempt.number).collect();
+    let attempts = world.store.attempts(id, u16::MAX, 100).await.unwrap().items;
+    let numbers: Vec<u16> = attempts.iter().rev().map(|attempt| attempt.number).collect();
     assert_eq!(numbers, [1, 2, 3]);
     assert!(world.open_fanouts().await.len() <= 1);
     assert_eq!(world.running.ledger.pending(webhook.num), 0);
@@ -60,7 +61,7 @@ async fn whatever_a_receiver_says_is_recorded(on: On) {
     let state = DeliveryState { attempts: 1, tries: 1, ..DeliveryState::pending(Some(UnixMillis(1))) };
     world.record(Record::Attempt(Box::new(AttemptRecord { id, attempt, state }))).await;
 
-    let stored = world.store.attempts(id).await.unwrap().remove(0);
+    let stored = world.store.first_attempt(id).await.unwrap().unwrap();
 
     assert_eq!(stored.error.as_deref(), Some("it said \u{FFFD} and \u{202E}"));
     assert_eq!((stored.response_headers, stored.response_body), (headers, all_bytes));

@@ -59,3 +59,59 @@ async fn large_bodies_stay_in_the_store_until_they_are_sent(on: On) {
     }
     assert_eq!(world.store.body(EventSeq(1)).await.unwrap(), None);
 }
+
+/// As much as is kept of an answer at most.
+const WHOLE: usize = 64 * 1024;
+
+on_both!(lists_read_the_beginning_of_an_answer_and_attempts_are_read_by_their_bytes);
+async fn lists_read_the_beginning_of_an_answer_and_attempts_are_read_by_their_bytes(on: On) {
+    let world = World::new(on).await;
+    world.catch_up();
+    let webhook = world.webhook().await;
+    let id = id(world.accept(&[webhook.num.0]).await, webhook.num);
+    for number in 1..=40 {
+        let Record::Attempt(mut record) = attempted(id, number, Status::Pending, Some(UnixMillis(5))) else { panic!() };
+        record.attempt.response_body = vec![b'x'; WHOLE];
+        world.record(Record::Attempt(record)).await;
+    }
+
+    let listed = world.store.deliveries(world.tenant.num, &DeliveryFilter::default(), None, 10).await.unwrap();
+    let LastAttempt { attempt, is_cut } = listed[0].last.clone().unwrap();
+    assert_eq!((attempt.number, attempt.response_body.len(), is_cut), (40, LISTED_BODY, true));
+
+    let (mut numbers, mut before) = (Vec::new(), u16::MAX);
+    loop {
+        let page = world.store.attempts(id, before, 30).await.unwrap();
+        let bytes: usize = page.items.iter().map(|attempt| attempt.response_body.len()).sum();
+        assert!((1..=PAGE_BYTES as usize).contains(&bytes), "{bytes} on a page");
+        assert!(page.items.iter().all(|attempt| attempt.response_body.len() == WHOLE), "nothing is cut here");
+        numbers.extend(page.items.iter().map(|attempt| attempt.number));
+        let Some(next) = page.next else { break };
+        before = u16::try_from(next).unwrap();
+    }
+    assert_eq!(numbers, (1..=40).rev().collect::<Vec<_>>());
+}
+
+on_both!(large_webhooks_are_listed_a_few_at_a_time_and_none_is_left_out);
+async fn large_webhooks_are_listed_a_few_at_a_time_and_none_is_left_out(on: On) {
+    let world = World::new(on).await;
+    let mut nums = Vec::new();
+    for _ in 0..5 {
+        nums.push(world.webhook().await.num);
+    }
+    let large = "x".repeat(400_000);
+    world.tamper(&format!("UPDATE webhook SET description = '{large}'")).await;
+
+    let (mut listed, mut sizes, mut before) = (Vec::new(), Vec::new(), None);
+    loop {
+        let page = world.store.webhooks(world.tenant.num, None, before, 100).await.unwrap();
+        sizes.push(page.items.len());
+        listed.extend(page.items.iter().map(|webhook| webhook.num));
+        before = page.next;
+        if before.is_none() {
+            break;
+        }
+    }
+    nums.reverse();
+    assert_eq!((listed, sizes), (nums, vec![2, 2, 1]));
+}

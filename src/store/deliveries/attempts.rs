@@ -1,0 +1,133 @@
+//! Attempts of deliveries, read: the last one of each in a list, and those of one delivery page by page. Answers of
+//! receivers are large, so no statement reads more of them than is shown.
+
+use std::collections::HashMap;
+
+use sea_orm::{DbBackend, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, Statement};
+
+use crate::clock::UnixMillis;
+use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::store::dialect;
+use crate::store::page::{self, PAGE_BYTES, Page};
+use crate::store::{Store, StoreError};
+
+use super::{Attempt, Trigger, number};
+
+/// Of an answer's body in a list. The attempts of a delivery have the rest.
+pub const LISTED_BODY: usize = 1024;
+
+/// The last attempt of a delivery, as a list shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastAttempt {
+    /// With the first [`LISTED_BODY`] bytes of its answer.
+    pub attempt: Attempt,
+    /// Whether more of the answer is kept.
+    pub is_cut: bool,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct LastRow {
+    #[sea_orm(nested)]
+    attempt: entity::attempt::Model,
+    body_bytes: Option<i64>,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct PageRow {
+    #[sea_orm(nested)]
+    attempt: entity::attempt::Model,
+    /// How many there are with those that were left out for their size.
+    found: i64,
+}
+
+/// A delivery and the number of one of its attempts.
+type Key = (DeliveryId, u16);
+
+fn last_sql(backend: DbBackend) -> String {
+    let (keys, then_join) =
+        (dialect::keys_as_rows(backend, ["event_seq", "webhook_num", "number"]), dialect::then_join(backend));
+    format!(
+        "SELECT a.event_seq, a.webhook_num, a.number, a.reason, a.started_at, a.duration_us, a.head_us, a.status_code, \
+         a.outcome, a.error, a.response_headers, SUBSTR(a.response_body, 1, {LISTED_BODY}) AS response_body, \
+         CAST(OCTET_LENGTH(a.response_body) AS BIGINT) AS body_bytes \
+         FROM {keys} {then_join} attempt a \
+         ON a.event_seq = k.event_seq AND a.webhook_num = k.webhook_num AND a.number = k.number"
+    )
+}
+
+/// Attempts of delivery (`$1`, `$2`) below number `$3`, newest first, `$4` at most, as many as fit into the bytes of a page.
+/// The sizes of all are looked up before those that fit are read.
+fn page_sql() -> String {
+    let size = "COALESCE(OCTET_LENGTH(response_body), 0) + COALESCE(OCTET_LENGTH(response_headers), 0) + \
+                COALESCE(OCTET_LENGTH(error), 0)";
+    format!(
+        "WITH sized AS (SELECT number, {size} AS size FROM attempt \
+         WHERE event_seq = $1 AND webhook_num = $2 AND number < $3 ORDER BY number DESC LIMIT $4), \
+         summed AS (SELECT number, size, COUNT(*) OVER () AS found, \
+         SUM(size) OVER (ORDER BY number DESC ROWS UNBOUNDED PRECEDING) AS up_to FROM sized) \
+         SELECT a.event_seq, a.webhook_num, a.number, a.reason, a.started_at, a.duration_us, a.head_us, a.status_code, \
+         a.outcome, a.error, a.response_headers, a.response_body, s.found \
+         FROM summed s JOIN attempt a ON a.event_seq = $1 AND a.webhook_num = $2 AND a.number = s.number \
+         WHERE s.up_to <= {PAGE_BYTES} OR s.up_to = s.size ORDER BY a.number DESC"
+    )
+}
+
+impl Store {
+    /// Attempts of a delivery below `before`, newest first, `limit` of them at most and [`PAGE_BYTES`] unless one alone is
+    /// larger. The position of the next page is the number of the last attempt.
+    pub async fn attempts(&self, id: DeliveryId, before: u16, limit: u64) -> Result<Page<Attempt>, StoreError> {
+        let (before, most) = (i64::from(before), page::one_more(limit));
+        let values = [id.event.0.into(), id.webhook.0.into(), before.into(), most.into()];
+        let statement = Statement::from_sql_and_values(self.backend(), page_sql(), values);
+        let rows = PageRow::find_by_statement(statement).all(self.readers()).await?;
+        let found = rows.first().map_or(0, |row| usize::try_from(row.found).unwrap_or(usize::MAX));
+        let attempts: Result<Vec<Attempt>, _> = rows.into_iter().map(|row| attempt_of(row.attempt)).collect();
+        Ok(Page::part_of(attempts?, found, limit, |attempt| attempt.number.into()))
+    }
+
+    /// The first attempt of a delivery, if there was one.
+    pub async fn first_attempt(&self, id: DeliveryId) -> Result<Option<Attempt>, StoreError> {
+        use entity::attempt::{Column, Entity};
+        use sea_orm::ColumnTrait;
+        let query = Entity::find()
+            .filter(Column::EventSeq.eq(id.event.0))
+            .filter(Column::WebhookNum.eq(id.webhook.0))
+            .order_by_asc(Column::Number);
+        query.one(self.readers()).await?.map(attempt_of).transpose()
+    }
+
+    /// These attempts, as lists show them.
+    pub(super) async fn last_attempts(&self, keys: &[Key]) -> Result<HashMap<DeliveryId, LastAttempt>, StoreError> {
+        if keys.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let backend = self.backend();
+        let keys: Vec<[i64; 3]> =
+            keys.iter().map(|(id, number)| [id.event.0, id.webhook.0, (*number).into()]).collect();
+        let statement = Statement::from_sql_and_values(backend, last_sql(backend), dialect::keys(backend, &keys));
+        let rows = LastRow::find_by_statement(statement).all(self.readers()).await?;
+        let last = |LastRow { attempt, body_bytes }: LastRow| {
+            let id = DeliveryId { event: EventSeq(attempt.event_seq), webhook: WebhookNum(attempt.webhook_num) };
+            let is_cut = body_bytes.is_some_and(|bytes| bytes > LISTED_BODY as i64);
+            Ok((id, LastAttempt { attempt: attempt_of(attempt)?, is_cut }))
+        };
+        rows.into_iter().map(last).collect()
+    }
+}
+
+fn attempt_of(row: entity::attempt::Model) -> Result<Attempt, StoreError> {
+    let headers = row.response_headers.as_deref().map(serde_json::from_str).transpose();
+    let micros = |value: i64| u32::try_from(value).unwrap_or(u32::MAX);
+    Ok(Attempt {
+        number: number("attempt number", row.number)?,
+        trigger: Trigger::from_code(row.reason)?,
+        started_at: UnixMillis(row.started_at),
+        duration_us: micros(row.duration_us),
+        head_us: row.head_us.map(micros),
+        status_code: row.status_code.map(i16::cast_unsigned),
+        outcome: row.outcome,
+        error: row.error,
+        response_headers: headers.map_err(|error| StoreError::unreadable("answer headers", error))?.unwrap_or_default(),
+        response_body: row.response_body.unwrap_or_default(),
+    })
+}

@@ -1,0 +1,73 @@
+//! Pages of lists: so many items, and no more bytes than a page may have. Pure.
+
+/// Bytes that the rows of one page hold, unless one row alone is larger. As JSON they are six times as many at worst.
+pub const PAGE_BYTES: i64 = 1024 * 1024;
+
+/// A list's next slice: the items and where the one after them starts.
+#[derive(Debug, Clone)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// Position for the next page; `None` at the end.
+    pub next: Option<i64>,
+}
+
+impl<T> Page<T> {
+    /// Makes a page of rows that were read with one more than `limit`.
+    pub(super) fn of(items: Vec<T>, limit: u64, position: impl Fn(&T) -> i64) -> Self {
+        let found = items.len();
+        Self::part_of(items, found, limit, position)
+    }
+
+    /// Makes a page of the first of `found` rows, which was one more than `limit` at most; the others were left out for
+    /// their size.
+    pub(super) fn part_of(mut items: Vec<T>, found: usize, limit: u64, position: impl Fn(&T) -> i64) -> Self {
+        items.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let next = if found > items.len() { items.last().map(position) } else { None };
+        Self { items, next }
+    }
+}
+
+impl Page<i64> {
+    /// Of keys with the sizes of their rows, one more than `limit` at most, those that fit on a page.
+    pub(super) fn of_sizes(sized: &[(i64, i64)], limit: u64) -> Self {
+        let mut bytes = 0;
+        let fits = |(place, (_, size)): &(usize, &(i64, i64))| {
+            bytes += size;
+            *place == 0 || bytes <= PAGE_BYTES
+        };
+        let fitting = sized.iter().enumerate().take_while(fits).map(|(_, (key, _))| *key).collect();
+        Self::part_of(fitting, sized.len(), limit, |key| *key)
+    }
+}
+
+/// A limit, and one row by which it is seen whether there are more.
+pub(super) fn one_more(limit: u64) -> i64 {
+    i64::try_from(limit).map_or(i64::MAX, |limit| limit.saturating_add(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(sizes: &[i64], limit: u64) -> (usize, Option<i64>) {
+        let sized: Vec<(i64, i64)> = (1..).zip(sizes.iter().copied()).take(limit as usize + 1).collect();
+        let page = Page::of_sizes(&sized, limit);
+        (page.items.len(), page.next)
+    }
+
+    #[test]
+    fn a_page_ends_by_number_or_by_bytes_and_goes_on_after_its_last_row() {
+        assert_eq!(page(&[], 3), (0, None));
+        assert_eq!(page(&[1, 1, 1], 3), (3, None));
+        assert_eq!(page(&[1, 1, 1, 1], 3), (3, Some(3)));
+        assert_eq!(page(&[PAGE_BYTES - 1, 1, 1], 3), (2, Some(2)));
+        assert_eq!(page(&[PAGE_BYTES / 2, PAGE_BYTES], 3), (1, Some(1)));
+    }
+
+    #[test]
+    fn a_row_that_is_larger_than_a_page_has_one_of_its_own() {
+        assert_eq!(page(&[2 * PAGE_BYTES, 1], 3), (1, Some(1)));
+        assert_eq!(page(&[2 * PAGE_BYTES], 3), (1, None));
+        assert_eq!(page(&[1, 2 * PAGE_BYTES], 3), (1, Some(1)));
+    }
+}
