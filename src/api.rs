@@ -19,6 +19,7 @@ mod events;
 mod fields;
 mod forward;
 mod health;
+mod host;
 mod idempotency;
 mod key;
 mod keys;
@@ -194,6 +195,7 @@ pub fn routers(engine: Engine, config: ApiConfig) -> Routers {
         .layer(middleware::from_fn_with_state(app.clone(), forward::forward))
         .layer(middleware::from_fn(session::admit))
         .layer(option_layer(cors))
+        .layer(middleware::from_fn(host::require))
         .layer(middleware::from_fn(answer::finish))
         .with_state(app);
     Routers { api, metrics }

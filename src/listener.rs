@@ -5,8 +5,11 @@ mod activity;
 mod answer;
 mod connection;
 mod descriptors;
+mod framing;
 mod refusal;
 mod roster;
+mod streams;
+mod strict;
 mod tls;
 mod watched;
 
@@ -97,7 +100,7 @@ impl Listener {
     pub fn serve(self, router: Router) -> Result<Serving, TlsError> {
         let stopping = CancellationToken::new();
         let tls = self.certificate.as_ref().map(Certificate::acceptor).transpose()?;
-        let means = Means { router, http: connection::http(), tls, limits: LIMITS, stopping: stopping.clone() };
+        let means = Means { router, http: connection::http(&LIMITS), tls, limits: LIMITS, stopping: stopping.clone() };
         let (connections, cut) = (TaskTracker::new(), CancellationToken::new());
         if let Some(certificate) = self.certificate {
             tokio::spawn(certificate.follow(stopping.clone()));
@@ -167,7 +170,7 @@ impl Doorman {
     }
 
     fn admit(&self, stream: TcpStream, peer: SocketAddr) {
-        match self.roster.admit(Instant::now()) {
+        match self.roster.admit(peer.ip(), Instant::now()) {
             Some(place) => {
                 let served = connection::serve(stream, peer, self.means.clone(), place);
                 let cut = self.cut.clone();
@@ -202,3 +205,6 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use super::{ConfigError, Written, parse, within};
 
-/// Far more than publishers keep: what is above it comes from those who mean no good.
-const CONNECTIONS: usize = 16_384;
+/// More than publishers keep, and as many as take less than 200 MiB with HTTP/2, whatever their peers do with them.
+const CONNECTIONS: usize = 4_096;
 
 /// More requests than this a second are no limit.
 const MOST_REQUESTS: usize = 1_000_000;

@@ -1,5 +1,5 @@
 //! What one connection is doing, and until when it may go on like that; pure. Told by [`super::watched`] what comes and
-//! goes, by [`super::connection`] which requests begin and end.
+//! goes, by [`super::answer`] which requests begin and end and which answers are not taken in.
 
 use std::time::Duration;
 
@@ -13,18 +13,24 @@ pub(super) struct Limits {
     pub(super) head: Duration,
     /// From one request to the next.
     pub(super) idle: Duration,
-    /// For the peer to take in anything of what is written to it.
+    /// For the peer to take in anything of what is written to it, and each piece of an answer that HTTP/2 holds back for
+    /// lack of a window. Frames that carry no answer, such as a PING, do not count.
     pub(super) write: Duration,
     /// To take leave.
     pub(super) farewell: Duration,
 }
 
+/// A connection that has just come, or was just answered, is about to ask for something.
+pub(super) const GRACE: Duration = Duration::from_millis(250);
+
+/// A peer on a slow line takes in a piece of an answer within this time.
+pub(super) const UNREAD_GRACE: Duration = Duration::from_millis(500);
+
+/// Between requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// The first request has not begun.
     New,
-    /// So many requests are being answered.
-    Busy(u32),
     /// Every request is answered.
     Idle,
     /// The next request is on its way.
@@ -39,19 +45,47 @@ pub(super) enum Manner {
     AtOnce,
 }
 
-/// How dispensable a connection is that answers no request: the least is closed first. One that has never asked for
-/// anything before one that has, then whoever is silent for longer.
+/// How dispensable a connection is: when places are short, the least in this order is closed first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Quiet {
-    has_asked: bool,
-    since: Instant,
+pub(super) enum Standing {
+    /// It has never asked for anything.
+    Silent(Instant),
+    /// It has asked, and does not take in the answers.
+    Unread(Instant),
+    /// Every request is answered.
+    Idle(Instant),
+    /// A request has been under way since then.
+    Busy(Instant),
 }
 
-impl Quiet {
-    /// For how long nothing has been asked.
-    pub(super) fn lasts(self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.since)
+impl Standing {
+    pub(super) fn is_dispensable(self, now: Instant) -> bool {
+        let lasts = |since| now.saturating_duration_since(since);
+        match self {
+            Self::Silent(since) | Self::Idle(since) => lasts(since) >= GRACE,
+            Self::Unread(since) => lasts(since) >= UNREAD_GRACE,
+            Self::Busy(_) => false,
+        }
     }
+}
+
+/// A request of this connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RequestId(u64);
+
+#[derive(Debug)]
+struct Request {
+    id: RequestId,
+    began: Instant,
+    /// Since when the peer has not taken in the piece of the answer that HTTP/2 has for it.
+    unread_since: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Eviction {
+    at: Instant,
+    /// Also in the middle of a request.
+    is_forced: bool,
 }
 
 /// One connection.
@@ -59,12 +93,15 @@ impl Quiet {
 pub(super) struct Activity {
     phase: Phase,
     since: Instant,
-    has_asked: bool,
+    /// Those under way.
+    requests: Vec<Request>,
+    next: u64,
     /// HTTP/2: its frames between two requests are no heads.
     is_multiplexed: bool,
     /// The peer takes nothing in.
     blocked_since: Option<Instant>,
     leaving_since: Option<Instant>,
+    eviction: Option<Eviction>,
 }
 
 impl Activity {
@@ -72,18 +109,19 @@ impl Activity {
         Self {
             phase: Phase::New,
             since: now,
-            has_asked: false,
+            requests: Vec::new(),
+            next: 0,
             is_multiplexed: false,
             blocked_since: None,
             leaving_since: None,
+            eviction: None,
         }
     }
 
     /// Bytes have come.
     pub(super) fn received(&mut self, now: Instant) {
-        match self.phase {
-            Phase::Idle if !self.is_multiplexed => (self.phase, self.since) = (Phase::Head, now),
-            Phase::Idle | Phase::New | Phase::Head | Phase::Busy(_) => {}
+        if self.phase == Phase::Idle && self.requests.is_empty() && !self.is_multiplexed {
+            (self.phase, self.since) = (Phase::Head, now);
         }
     }
 
@@ -98,22 +136,43 @@ impl Activity {
     }
 
     /// The head of a request is complete.
-    pub(super) fn began(&mut self, is_multiplexed: bool) {
-        self.has_asked = true;
+    pub(super) fn began(&mut self, is_multiplexed: bool, now: Instant) -> RequestId {
         self.is_multiplexed = is_multiplexed;
-        self.phase = match self.phase {
-            Phase::Busy(requests) => Phase::Busy(requests.saturating_add(1)),
-            Phase::New | Phase::Idle | Phase::Head => Phase::Busy(1),
-        };
+        self.phase = Phase::Idle;
+        let id = RequestId(self.next);
+        self.next += 1;
+        self.requests.push(Request { id, began: now, unread_since: None });
+        id
     }
 
     /// The answer to a request is complete, or nobody waits for it any more.
-    pub(super) fn ended(&mut self, now: Instant) {
-        (self.phase, self.since) = match self.phase {
-            Phase::Busy(requests) if requests > 1 => (Phase::Busy(requests - 1), self.since),
-            Phase::Busy(_) => (Phase::Idle, now),
-            quiet @ (Phase::New | Phase::Idle | Phase::Head) => (quiet, self.since),
-        };
+    pub(super) fn ended(&mut self, id: RequestId, now: Instant) {
+        let before = self.requests.len();
+        self.requests.retain(|request| request.id != id);
+        if before > 0 && self.requests.is_empty() {
+            self.since = now;
+        }
+    }
+
+    /// A piece of an answer waits for the peer.
+    pub(super) fn offered(&mut self, id: RequestId, now: Instant) {
+        self.set_unread(id, Some(now));
+    }
+
+    /// The peer has taken in the piece that waited.
+    pub(super) fn taken(&mut self, id: RequestId) {
+        self.set_unread(id, None);
+    }
+
+    fn set_unread(&mut self, id: RequestId, since: Option<Instant>) {
+        if let Some(request) = self.requests.iter_mut().find(|request| request.id == id) {
+            request.unread_since = since;
+        }
+    }
+
+    /// Since when the peer has not taken in a piece of this answer.
+    pub(super) fn unread_since(&self, id: RequestId) -> Option<Instant> {
+        self.requests.iter().find(|request| request.id == id)?.unread_since
     }
 
     /// Its end was asked for.
@@ -121,27 +180,45 @@ impl Activity {
         self.leaving_since.get_or_insert(now);
     }
 
-    /// `None` while a request is being answered.
-    pub(super) fn quiet(&self) -> Option<Quiet> {
-        match self.phase {
-            Phase::Busy(_) => None,
-            Phase::New | Phase::Idle | Phase::Head => Some(Quiet { has_asked: self.has_asked, since: self.since }),
+    /// Its place is needed: it ends as soon as it is not busy, or at once.
+    pub(super) fn evict(&mut self, is_forced: bool, now: Instant) {
+        self.eviction.get_or_insert(Eviction { at: now, is_forced });
+    }
+
+    pub(super) fn requests(&self) -> usize {
+        self.requests.len()
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        if let Some(since) = self.blocked_since {
+            return Standing::Unread(since);
         }
+        let Some(began) = self.requests.iter().map(|request| request.began).min() else {
+            return match self.phase {
+                Phase::New => Standing::Silent(self.since),
+                Phase::Idle | Phase::Head => Standing::Idle(self.since),
+            };
+        };
+        let unread: Option<Vec<Instant>> = self.requests.iter().map(|request| request.unread_since).collect();
+        unread.and_then(|unread| unread.into_iter().max()).map_or(Standing::Busy(began), Standing::Unread)
     }
 
     /// When it is over unless something happens first; `None` while a request is being answered: handlers have time
-    /// limits of their own.
+    /// limits of their own, and each answer of HTTP/2 has its own stream to end.
     pub(super) fn ends(&self, limits: &Limits) -> Option<(Instant, Manner)> {
         let by_phase = match self.phase {
+            _ if !self.requests.is_empty() => None,
             Phase::New | Phase::Head => Some((self.since + limits.head, Manner::AtOnce)),
             Phase::Idle => Some((self.since + limits.idle, Manner::Politely)),
-            Phase::Busy(_) => None,
         };
         let by_leaving = by_phase.and(self.leaving_since).map(|since| (since + limits.farewell, Manner::AtOnce));
         let by_writing = self.blocked_since.map(|since| (since + limits.write, Manner::AtOnce));
+        let is_busy = matches!(self.standing(), Standing::Busy(_));
+        let by_eviction = self.eviction.filter(|eviction| eviction.is_forced || !is_busy);
+        let by_eviction = by_eviction.map(|eviction| (eviction.at, Manner::AtOnce));
         // Who was asked to leave is not asked again.
         let by_phase = if by_leaving.is_some() { None } else { by_phase };
-        [by_phase, by_leaving, by_writing].into_iter().flatten().min_by_key(|(at, _)| *at)
+        [by_phase, by_leaving, by_writing, by_eviction].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 }
 
@@ -176,10 +253,10 @@ mod tests {
     fn a_kept_connection_may_rest_and_a_head_that_has_begun_may_not() {
         let start = Instant::now();
         let mut activity = Activity::new(start);
-        activity.began(false);
+        let request = activity.began(false, start);
         activity.received(after(start, 1));
         assert_eq!(activity.ends(&LIMITS), None);
-        activity.ended(after(start, 2));
+        activity.ended(request, after(start, 2));
         assert_eq!(activity.ends(&LIMITS), Some((after(start, 62), Manner::Politely)));
         for second in 5..9 {
             activity.received(after(start, second));
@@ -191,11 +268,10 @@ mod tests {
     fn frames_between_the_requests_of_http2_neither_shorten_nor_lengthen_the_rest() {
         let start = Instant::now();
         let mut activity = Activity::new(start);
-        activity.began(true);
-        activity.began(true);
-        activity.ended(after(start, 1));
-        assert_eq!(activity.quiet(), None);
-        activity.ended(after(start, 2));
+        let [first, second] = [activity.began(true, start), activity.began(true, start)];
+        activity.ended(first, after(start, 1));
+        assert_eq!(activity.standing(), Standing::Busy(start));
+        activity.ended(second, after(start, 2));
         activity.received(after(start, 30));
         assert_eq!(activity.ends(&LIMITS), Some((after(start, 62), Manner::Politely)));
     }
@@ -204,7 +280,7 @@ mod tests {
     fn a_peer_that_takes_nothing_in_is_given_up_also_in_the_middle_of_an_answer() {
         let start = Instant::now();
         let mut activity = Activity::new(start);
-        activity.began(false);
+        activity.began(false, start);
         activity.blocked(after(start, 1));
         activity.blocked(after(start, 20));
         assert_eq!(activity.ends(&LIMITS), Some((after(start, 31), Manner::AtOnce)));
@@ -213,41 +289,92 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_asked_to_leave_goes_once_it_is_quiet() {
+    fn a_connection_that_is_asked_to_leave_goes_once_it_is_quiet() {
         let start = Instant::now();
         let mut activity = Activity::new(start);
-        activity.began(false);
+        let request = activity.began(false, start);
         activity.leave(after(start, 1));
         assert_eq!(activity.ends(&LIMITS), None);
-        activity.ended(after(start, 5));
+        activity.ended(request, after(start, 5));
         assert_eq!(activity.ends(&LIMITS), Some((after(start, 2), Manner::AtOnce)));
     }
 
+    /// PINGs and the like change nothing of what an answer waits for.
     #[test]
-    fn who_never_asked_goes_before_who_did_and_the_longest_silent_first() {
+    fn frames_that_carry_no_answer_are_no_progress_of_it() {
+        let start = Instant::now();
+        let mut activity = Activity::new(start);
+        let request = activity.began(true, start);
+        activity.offered(request, after(start, 1));
+        for second in 2..40 {
+            activity.received(after(start, second));
+            activity.blocked(after(start, second));
+            activity.sent();
+        }
+        assert_eq!(activity.unread_since(request), Some(after(start, 1)));
+        assert_eq!(activity.standing(), Standing::Unread(after(start, 1)));
+        activity.taken(request);
+        assert_eq!(activity.standing(), Standing::Busy(start));
+    }
+
+    #[test]
+    fn one_answer_that_gets_on_keeps_its_connection_busy() {
+        let start = Instant::now();
+        let mut activity = Activity::new(start);
+        let [slow, other] = [activity.began(true, start), activity.began(true, start)];
+        activity.offered(slow, after(start, 1));
+        assert!(!activity.standing().is_dispensable(after(start, 20)));
+        activity.offered(other, after(start, 20));
+        assert_eq!(activity.standing(), Standing::Unread(after(start, 20)));
+        assert!(!activity.standing().is_dispensable(after(start, 20)));
+        assert!(activity.standing().is_dispensable(after(start, 21)));
+    }
+
+    #[test]
+    fn an_evicted_connection_ends_once_it_is_not_busy_unless_it_is_forced() {
+        let start = Instant::now();
+        let mut activity = Activity::new(start);
+        let request = activity.began(true, start);
+        activity.evict(false, after(start, 1));
+        assert_eq!(activity.ends(&LIMITS), None);
+        activity.offered(request, after(start, 2));
+        assert_eq!(activity.ends(&LIMITS), Some((after(start, 1), Manner::AtOnce)));
+
+        let mut busy = Activity::new(start);
+        busy.began(false, start);
+        busy.evict(true, after(start, 1));
+        assert_eq!(busy.ends(&LIMITS), Some((after(start, 1), Manner::AtOnce)));
+    }
+
+    #[test]
+    fn the_silent_go_first_then_those_that_read_nothing_then_the_longest_idle() {
         let start = Instant::now();
         let new = |second| Activity::new(after(start, second));
-        let mut kept = new(0);
-        kept.began(false);
-        kept.ended(after(start, 1));
-        let mut order = [kept.quiet(), new(3).quiet(), new(2).quiet()];
+        let asked = |second| {
+            let mut activity = new(second);
+            let request = activity.began(true, after(start, second));
+            (activity, request)
+        };
+        let ((mut kept, answered), (mut unread, offered), (busy, _)) = (asked(0), asked(8), asked(0));
+        kept.ended(answered, after(start, 1));
+        unread.offered(offered, after(start, 9));
+        let mut order = [&busy, &kept, &unread, &new(3), &new(2)].map(Activity::standing);
         order.sort();
-        assert_eq!(order, [new(2).quiet(), new(3).quiet(), kept.quiet()]);
+        assert_eq!(order, [&new(2), &new(3), &unread, &kept, &busy].map(Activity::standing));
     }
 
     proptest! {
         #[test]
-        fn as_many_requests_end_as_began_and_then_it_is_quiet(begun in 1_u32..50, extra in 0_u32..3) {
+        fn as_many_requests_end_as_began_and_then_it_is_idle(begun in 1_usize..50, again in 0_usize..3) {
             let start = Instant::now();
             let mut activity = Activity::new(start);
-            for _ in 0..begun {
-                activity.began(true);
-                prop_assert_eq!(activity.quiet(), None);
+            let ids: Vec<RequestId> = (0..begun).map(|_| activity.began(true, start)).collect();
+            prop_assert_eq!(activity.requests(), begun);
+            for id in ids.iter().chain(ids.iter().take(again)) {
+                prop_assert_eq!(activity.requests() == 0, activity.standing() == Standing::Idle(start));
+                activity.ended(*id, start);
             }
-            for _ in 0..begun + extra {
-                activity.ended(start);
-            }
-            prop_assert!(activity.quiet().is_some());
+            prop_assert_eq!(activity.standing(), Standing::Idle(start));
         }
     }
 }

@@ -12,10 +12,12 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderValue, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response, Version};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -26,22 +28,32 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::activity::{Activity, Limits, Manner};
-use super::answer::{AnswerBody, UnderWay};
+use super::answer::{AnswerBody, PIECE, UnderWay};
+use super::refusal;
 use super::roster::Place;
+use super::streams::{self, Streams};
+use super::strict::Strict;
 use super::watched::Watched;
 
 /// Names, values and the request line together: more is answered `431`, or with HTTP/2 the request is refused. As much is
-/// read ahead of a body.
-const HEAD_BYTES: usize = 64 * 1024;
+/// read ahead of a body. A head that is not complete is kept, and so is what CONTINUATION frames bring of it.
+const HEAD_BYTES: usize = 16 * 1024;
 
 /// Header fields of a request; one more is answered `431`.
 const HEAD_FIELDS: usize = 100;
 
-/// HTTP/2: requests at once on one connection.
+/// HTTP/2: requests at once on one connection. Over all connections the roster bounds them.
 const STREAMS: u32 = 100;
 
 /// HTTP/2: a client that opens and resets streams faster than they are served loses its connection (CVE-2023-44487).
 const PENDING_RESETS: usize = 20;
+
+/// HTTP/2: so does one whose streams break the protocol, and have to be reset over here (CVE-2025-8671).
+const LOCAL_RESETS: usize = 100;
+
+/// HTTP/2: of a body that no handler has taken in yet, on one stream and on one connection.
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 512 * 1024;
 
 /// HTTP/2: after so much silence the peer is asked whether it is there, and has as long again to answer.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
@@ -52,15 +64,15 @@ const LOOK: Duration = Duration::from_secs(60);
 /// What all connections are served with.
 pub(super) struct Means {
     pub(super) router: Router,
-    pub(super) http: auto::Builder<TokioExecutor>,
+    pub(super) http: auto::Builder<Streams>,
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) limits: Limits,
     /// No further request is to begin.
     pub(super) stopping: CancellationToken,
 }
 
-pub(super) fn http() -> auto::Builder<TokioExecutor> {
-    let mut http = auto::Builder::new(TokioExecutor::new());
+pub(super) fn http(limits: &Limits) -> auto::Builder<Streams> {
+    let mut http = auto::Builder::new(Streams { write: limits.write });
     // How long a head may take is watched over here, also before it is known which HTTP is spoken.
     http.http1().header_read_timeout(None).max_buf_size(HEAD_BYTES).max_headers(HEAD_FIELDS);
     http.http2()
@@ -68,6 +80,11 @@ pub(super) fn http() -> auto::Builder<TokioExecutor> {
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(HEAD_BYTES as u32)
         .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(LOCAL_RESETS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        // No more than one piece of an answer is handed over before the peer has taken it in.
+        .max_send_buf_size(PIECE)
         .keep_alive_interval(SIGN_OF_LIFE)
         .keep_alive_timeout(SIGN_OF_LIFE);
     http
@@ -79,7 +96,7 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, means: Arc<Means>
     let _ = stream.set_nodelay(true);
     let leaving = means.stopping.child_token();
     let watched = Watched::new(stream, place.activity.clone());
-    let speaker = Speaker { peer, means: &means, activity: &place.activity, leaving: &leaving };
+    let speaker = Speaker { peer, means: &means, place: &place, leaving: &leaving };
     let spoken = Box::pin(speaker.speak(watched));
     in_time(spoken, &means.limits, &place, &leaving).await;
 }
@@ -87,7 +104,7 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, means: Arc<Means>
 struct Speaker<'a> {
     peer: SocketAddr,
     means: &'a Means,
-    activity: &'a Arc<Mutex<Activity>>,
+    place: &'a Place,
     leaving: &'a CancellationToken,
 }
 
@@ -102,16 +119,16 @@ impl Speaker<'_> {
     }
 
     async fn converse<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, io: I) {
-        let Self { peer, means, activity, leaving } = self;
+        let Self { peer, means, place, leaving } = self;
         let service = service_fn(|request: Request<Incoming>| {
-            let under_way = UnderWay::begin(activity, request.version() == Version::HTTP_2);
+            let under_way = place.begin(request.version() == Version::HTTP_2);
             answered(means.router.clone(), request, peer, under_way)
         });
-        let mut conversation = pin!(means.http.serve_connection(TokioIo::new(io), service));
+        let mut conversation = pin!(means.http.serve_connection(TokioIo::new(Strict::new(io)), service));
         let ended = tokio::select! {
             ended = conversation.as_mut() => ended,
             () = leaving.cancelled() => {
-                activity.lock().leave(Instant::now());
+                place.activity.lock().leave(Instant::now());
                 conversation.as_mut().graceful_shutdown();
                 conversation.await
             }
@@ -126,12 +143,24 @@ async fn answered(
     router: Router,
     request: Request<Incoming>,
     peer: SocketAddr,
-    under_way: UnderWay,
+    under_way: Option<Arc<UnderWay>>,
 ) -> Result<Response<AnswerBody>, Infallible> {
+    let is_multiplexed = request.version() == Version::HTTP_2;
+    let Some(under_way) = under_way else { return Ok(overloaded(is_multiplexed)) };
+    streams::attach(&under_way);
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(ConnectInfo(peer));
     let response = router.oneshot(request).await?;
-    Ok(response.map(|body| AnswerBody::new(body, under_way)))
+    Ok(response.map(|body| AnswerBody::new(body, Some(under_way), is_multiplexed)))
+}
+
+/// With HTTP/2 there is nothing in it that the peer could leave unread.
+fn overloaded(is_multiplexed: bool) -> Response<AnswerBody> {
+    let body = if is_multiplexed { Body::empty() } else { Body::from(refusal::BODY) };
+    let mut response = Response::new(AnswerBody::new(body, None, is_multiplexed));
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 /// Polls a conversation until it is over, or has to be.
@@ -147,9 +176,9 @@ async fn in_time(
         if conversation.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        let is_evicted = place.evicted.is_cancelled() || evicted.as_mut().poll(cx).is_ready();
-        if is_evicted && place.activity.lock().quiet().is_some() {
-            return Poll::Ready(());
+        // What it means to be evicted, the activity knows.
+        if !place.evicted.is_cancelled() {
+            let _ = evicted.as_mut().poll(cx);
         }
         time_is_up(alarm.as_mut(), cx, limits, &place.activity, leaving)
     })

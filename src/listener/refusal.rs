@@ -16,9 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Of what the peer says is taken in, so that closing does not take back what it is told.
 const TAKEN_IN: u64 = 64 * 1024;
 
-const BODY: &str = concat!(
+pub(super) const BODY: &str = concat!(
     r#"{"type":"urn:posthaste:problem:overloaded","title":"Overloaded","status":503,"code":"overloaded","#,
-    r#""detail":"there are as many connections as there may be, and every one is busy","requestId":"none"}"#
+    r#""detail":"there are as many connections or requests as there may be, and every one is busy","requestId":"none"}"#
 );
 
 /// Says no, to a bounded number at once.

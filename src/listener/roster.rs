@@ -1,18 +1,19 @@
-//! The connections there are, and who has to go when there are too many: whoever answers no request and is silent for
-//! the longest makes room for whoever comes. So connections that do nothing keep nobody out.
+//! The connections there are, and who has to go when there are too many: the most dispensable one makes room for the next.
+//! So connections that do nothing, or do not read what they asked for, keep nobody out; nor does one address with however
+//! many connections, since it has to give back what it holds beyond half of the places.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::activity::{Activity, Quiet};
-
-/// Whoever has just come, or was just answered, is about to ask for something.
-const GRACE: Duration = Duration::from_millis(250);
+use super::activity::{Activity, Standing};
+use super::answer::UnderWay;
 
 /// Looking through all connections pays for so many that come.
 const CANDIDATES: usize = 64;
@@ -23,8 +24,18 @@ const NO_LOOK: Duration = Duration::from_millis(10);
 /// Connections that were told to go and have not gone yet, as a part of those there may be.
 const GOING_PART: usize = 16;
 
+/// Requests at once for each connection that there may be, over all connections: with HTTP/2 a connection may have a
+/// hundred, each of which takes some 3 KiB.
+const REQUESTS_EACH: usize = 2;
+
+/// A few connections of HTTP/2 may need so many, however few connections there may be.
+const LEAST_REQUESTS: usize = 1_024;
+
 pub(super) struct Roster {
     most: usize,
+    most_requests: usize,
+    /// Under way.
+    requests: Arc<AtomicUsize>,
     connections: Mutex<Connections>,
 }
 
@@ -32,17 +43,37 @@ pub(super) struct Roster {
 struct Connections {
     next: u64,
     present: HashMap<u64, Present>,
-    /// To be closed next, the first at the end, as far as they still are as they were.
-    candidates: Vec<(Quiet, u64)>,
-    /// When it was last looked for some in vain.
-    in_vain: Option<Instant>,
+    /// How many of them each address has.
+    held: HashMap<IpAddr, usize>,
+    candidates: Candidates,
     /// Told to go.
     going: usize,
+    /// When it was last looked for answers that are not read.
+    shed_at: Option<Instant>,
 }
 
 struct Present {
+    address: IpAddr,
     activity: Arc<Mutex<Activity>>,
     evicted: CancellationToken,
+}
+
+/// Whose connection may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Pool {
+    #[default]
+    Anyone,
+    /// Only one of the address that wants another place.
+    Of(IpAddr),
+}
+
+/// To be closed next, the first at the end, as far as they still are as they were.
+#[derive(Default)]
+struct Candidates {
+    pool: Pool,
+    ids: Vec<(Standing, u64)>,
+    /// When it was last looked for some in vain.
+    in_vain: Option<Instant>,
 }
 
 /// A connection's place, as long as it lives.
@@ -50,161 +81,183 @@ pub(super) struct Place {
     id: u64,
     roster: Arc<Roster>,
     pub(super) activity: Arc<Mutex<Activity>>,
-    /// Somebody else needs the place.
+    /// Somebody else needs the place; what that means for it, its activity knows.
     pub(super) evicted: CancellationToken,
 }
 
 impl Roster {
     pub(super) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, connections: Mutex::default() })
+        let most_requests = (most * REQUESTS_EACH).max(LEAST_REQUESTS);
+        Arc::new(Self { most, most_requests, requests: Arc::default(), connections: Mutex::default() })
     }
 
-    /// A place for a connection that was accepted now; `None` when every other one is busy.
-    pub(super) fn admit(self: &Arc<Self>, now: Instant) -> Option<Place> {
+    /// A place for a connection that was accepted now; `None` when nobody can go for it.
+    pub(super) fn admit(self: &Arc<Self>, peer: IpAddr, now: Instant) -> Option<Place> {
+        let address = network(peer);
         let mut connections = self.connections.lock();
-        if connections.present.len() >= self.most && !connections.evict(now, self.most_going()) {
-            return None;
+        if connections.present.len() >= self.most {
+            let is_at_its_half = connections.held_by(address) >= self.half();
+            let pool = if is_at_its_half { Pool::Of(address) } else { Pool::Anyone };
+            if !connections.evict(pool, self, now) {
+                return None;
+            }
         }
         let id = connections.next;
         connections.next += 1;
         let activity = Arc::new(Mutex::new(Activity::new(now)));
         let evicted = CancellationToken::new();
-        connections.present.insert(id, Present { activity: activity.clone(), evicted: evicted.clone() });
+        *connections.held.entry(address).or_default() += 1;
+        connections.present.insert(id, Present { address, activity: activity.clone(), evicted: evicted.clone() });
         Some(Place { id, roster: self.clone(), activity, evicted })
     }
 
-    /// Tells a connection to go that answers no request, if there is one: something else needs its descriptor.
+    /// Tells a connection to go, if one can: something else needs its descriptor.
     pub(super) fn make_room(&self, now: Instant) -> bool {
-        self.connections.lock().evict(now, self.most_going())
+        self.connections.lock().evict(Pool::Anyone, self, now)
+    }
+
+    /// Of one address, when places are short.
+    fn half(&self) -> usize {
+        (self.most / 2).max(1)
     }
 
     fn most_going(&self) -> usize {
         (self.most / GOING_PART).max(1)
     }
+
+    /// Counts a request; `None` when there are too many. Long before that, those go that do not read their answers.
+    fn begin(&self, activity: &Arc<Mutex<Activity>>, is_multiplexed: bool) -> Option<Arc<UnderWay>> {
+        let before = self.requests.fetch_add(1, Ordering::Relaxed);
+        if before >= self.most_requests / 4 * 3 {
+            self.connections.lock().shed(self, Instant::now());
+        }
+        if before >= self.most_requests {
+            self.requests.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(UnderWay::begin(activity, self.requests.clone(), is_multiplexed))
+    }
 }
 
 impl Connections {
-    /// Tells the most dispensable connection to go, unless `most_going` are going already.
-    fn evict(&mut self, now: Instant, most_going: usize) -> bool {
-        if self.going >= most_going {
+    fn held_by(&self, address: IpAddr) -> usize {
+        self.held.get(&address).copied().unwrap_or(0)
+    }
+
+    /// Tells the most dispensable connection of the pool to go, unless many are going already.
+    fn evict(&mut self, pool: Pool, roster: &Roster, now: Instant) -> bool {
+        if self.going >= roster.most_going() {
             return false;
         }
-        let Some(id) = self.candidate().or_else(|| {
-            self.draw_up_candidates(now);
-            self.candidate()
-        }) else {
-            return false;
-        };
-        let Some(present) = self.present.remove(&id) else { return false };
-        present.evicted.cancel();
+        if self.candidates.pool != pool {
+            self.candidates = Candidates { pool, ..Candidates::default() };
+        }
+        let candidate = self.candidate(roster, now).or_else(|| {
+            self.draw_up_candidates(roster, now);
+            self.candidate(roster, now)
+        });
+        candidate.is_some_and(|id| self.send_away(id, now))
+    }
+
+    fn send_away(&mut self, id: u64, now: Instant) -> bool {
+        let Some(Present { address, activity, evicted }) = self.present.remove(&id) else { return false };
+        self.give_back(address);
+        let mut activity = activity.lock();
+        let is_forced = matches!(activity.standing(), Standing::Busy(_));
+        activity.evict(is_forced, now);
+        drop(activity);
+        evicted.cancel();
         self.going += 1;
         true
     }
 
-    fn candidate(&mut self) -> Option<u64> {
-        while let Some((quiet, id)) = self.candidates.pop() {
-            if self.present.get(&id).is_some_and(|present| present.activity.lock().quiet() == Some(quiet)) {
+    fn give_back(&mut self, address: IpAddr) {
+        if let Some(held) = self.held.get_mut(&address) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(&address);
+            }
+        }
+    }
+
+    fn candidate(&mut self, roster: &Roster, now: Instant) -> Option<u64> {
+        while let Some((standing, id)) = self.candidates.ids.pop() {
+            let Some(present) = self.present.get(&id) else { continue };
+            if present.activity.lock().standing() == standing && self.may_go(present, standing, roster, now) {
                 return Some(id);
             }
         }
         None
     }
 
-    fn draw_up_candidates(&mut self, now: Instant) {
-        if self.in_vain.is_some_and(|at| now.saturating_duration_since(at) < NO_LOOK) {
+    /// Whoever has more than half of the places gives some back whatever it does with them.
+    fn may_go(&self, present: &Present, standing: Standing, roster: &Roster, now: Instant) -> bool {
+        match self.candidates.pool {
+            Pool::Anyone => standing.is_dispensable(now) || self.held_by(present.address) > roster.half(),
+            Pool::Of(address) => present.address == address && standing.is_dispensable(now),
+        }
+    }
+
+    fn draw_up_candidates(&mut self, roster: &Roster, now: Instant) {
+        let looked = self.candidates.in_vain.map(|at| now.saturating_duration_since(at));
+        if looked.is_some_and(|ago| ago < NO_LOOK) {
             return;
         }
-        let quiet = self.present.iter().filter_map(|(id, present)| Some((present.activity.lock().quiet()?, *id)));
-        let mut quiet: Vec<_> = quiet.filter(|(quiet, _)| quiet.lasts(now) >= GRACE).collect();
-        if quiet.len() > CANDIDATES {
-            quiet.select_nth_unstable(CANDIDATES);
-            quiet.truncate(CANDIDATES);
+        let standings = self.present.iter().map(|(id, present)| (present.activity.lock().standing(), *id, present));
+        let going = standings.filter(|(standing, _, present)| self.may_go(present, *standing, roster, now));
+        let mut ids: Vec<_> = going.map(|(standing, id, _)| (standing, id)).collect();
+        if ids.len() > CANDIDATES {
+            ids.select_nth_unstable(CANDIDATES);
+            ids.truncate(CANDIDATES);
         }
-        quiet.sort_unstable_by(|a, b| b.cmp(a));
-        self.in_vain = quiet.is_empty().then_some(now);
-        self.candidates = quiet;
+        ids.sort_unstable_by(|a, b| b.cmp(a));
+        self.candidates.in_vain = ids.is_empty().then_some(now);
+        self.candidates.ids = ids;
+    }
+
+    /// Tells the connection to go that leaves the most answers unread, if there is one.
+    fn shed(&mut self, roster: &Roster, now: Instant) {
+        let looked = self.shed_at.map(|at| now.saturating_duration_since(at));
+        if self.going >= roster.most_going() || looked.is_some_and(|ago| ago < NO_LOOK) {
+            return;
+        }
+        let unread = self.present.iter().filter_map(|(id, present)| {
+            let activity = present.activity.lock();
+            let standing = activity.standing();
+            let is_unread = matches!(standing, Standing::Unread(_)) && standing.is_dispensable(now);
+            is_unread.then_some((activity.requests(), *id))
+        });
+        match unread.max() {
+            Some((_, id)) => _ = self.send_away(id, now),
+            None => self.shed_at = Some(now),
+        }
+    }
+}
+
+impl Place {
+    /// Counts a request on this connection; `None` when there are too many over all connections.
+    pub(super) fn begin(&self, is_multiplexed: bool) -> Option<Arc<UnderWay>> {
+        self.roster.begin(&self.activity, is_multiplexed)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut connections = self.roster.connections.lock();
-        if connections.present.remove(&self.id).is_none() {
-            connections.going -= 1;
+        match connections.present.remove(&self.id) {
+            Some(present) => connections.give_back(present.address),
+            None => connections.going -= 1,
         }
+    }
+}
+
+/// Whoever has one IPv6 address has the 2⁶⁴ around it as well.
+fn network(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn full(most: usize) -> (Arc<Roster>, Vec<Place>, Instant) {
-        let (roster, start) = (Roster::new(most), Instant::now());
-        let at = |second| start + Duration::from_secs(second);
-        let places = (0..most as u64).map(|second| roster.admit(at(second)).unwrap()).collect();
-        (roster, places, start)
-    }
-
-    /// When everybody in [`full`] has been there for long.
-    fn late(start: Instant) -> Instant {
-        start + Duration::from_secs(1_000)
-    }
-
-    fn gone(places: &[Place]) -> Vec<usize> {
-        (0..places.len()).filter(|place| places[*place].evicted.is_cancelled()).collect()
-    }
-
-    #[test]
-    fn whoever_is_silent_for_the_longest_makes_room() {
-        let (roster, mut places, start) = full(200);
-        places[0].activity.lock().began(false);
-        for _ in 0..3 {
-            places.push(roster.admit(late(start)).unwrap());
-        }
-        assert_eq!(gone(&places), [1, 2, 3]);
-    }
-
-    #[test]
-    fn whoever_is_busy_keeps_its_place_and_nobody_is_let_in() {
-        let (roster, places, start) = full(40);
-        for place in &places {
-            place.activity.lock().began(false);
-        }
-        assert!(roster.admit(late(start)).is_none());
-        places[7].activity.lock().ended(start);
-        assert!(roster.admit(late(start) + NO_LOOK).is_some());
-        assert_eq!(gone(&places), [7]);
-    }
-
-    #[test]
-    fn whoever_has_become_busy_since_it_was_chosen_is_passed_over() {
-        let (roster, places, start) = full(200);
-        drop(roster.admit(late(start)).unwrap());
-        let newest = roster.admit(late(start)).unwrap();
-        places[1].activity.lock().began(false);
-        assert!(roster.make_room(late(start)));
-        assert_eq!(gone(&places), [0, 2]);
-        assert!(!newest.evicted.is_cancelled());
-    }
-
-    #[test]
-    fn few_are_going_at_once_and_who_has_gone_leaves_room() {
-        let (roster, mut places, start) = full(32);
-        let newcomers: Vec<_> = std::iter::from_fn(|| roster.admit(late(start))).collect();
-        assert_eq!(newcomers.len(), 32 / GOING_PART);
-        places.retain(|place| !place.evicted.is_cancelled());
-        assert!(roster.admit(late(start)).is_some());
-        drop((places, newcomers));
-        assert_eq!(roster.connections.lock().going, 0);
-        assert!(roster.connections.lock().present.is_empty());
-    }
-
-    #[test]
-    fn whoever_has_just_come_has_a_moment_to_ask() {
-        let (roster, places, start) = full(8);
-        assert!(roster.admit(start + GRACE / 2).is_none());
-        assert!(roster.admit(start + GRACE).is_some());
-        assert_eq!(gone(&places), [0]);
-    }
-}
+mod tests;

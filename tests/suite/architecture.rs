@@ -33,7 +33,7 @@ const LAYERS: [Layer; 6] = [
 ];
 
 /// Decide without waiting, without a clock and without chance. Where they live, and the words that would give it away.
-const PURE: [&str; 32] = [
+const PURE: [&str; 33] = [
     "src/clock/course.rs",
     "src/engine/lane.rs",
     "src/engine/lane/entry.rs",
@@ -52,6 +52,7 @@ const PURE: [&str; 32] = [
     "src/engine/routes.rs",
     "src/engine/shards.rs",
     "src/listener/activity.rs",
+    "src/listener/framing.rs",
     "src/delivery/breaker.rs",
     "src/delivery/retry.rs",
     "src/delivery/limiter.rs",

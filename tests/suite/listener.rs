@@ -19,17 +19,17 @@ use crate::world::{ADMIN_KEY, Event, World, new_key, sober_env, text};
 const PAUSE: Duration = Duration::from_millis(400);
 
 /// How much longer than promised a busy machine may take.
-const SLACK: Duration = Duration::from_secs(8);
+pub(crate) const SLACK: Duration = Duration::from_secs(8);
 
 /// A whole head, of a request whose body is yet to come: it keeps its connection busy.
-fn head(key: &str, body_bytes: usize) -> String {
+pub(crate) fn head(key: &str, body_bytes: usize) -> String {
     format!(
         "POST /api/v1/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n\
          content-length: {body_bytes}\r\n\r\n"
     )
 }
 
-fn resident_bytes(server: &Server) -> u64 {
+pub(crate) fn resident_bytes(server: &Server) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", server.id())).expect("a process");
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its memory");
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
@@ -41,12 +41,12 @@ fn open_sockets(server: &Server) -> usize {
     targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
 }
 
-async fn took<T>(what: impl Future<Output = T>) -> (T, Duration) {
+pub(crate) async fn took<T>(what: impl Future<Output = T>) -> (T, Duration) {
     let began = Instant::now();
     (what.await, began.elapsed())
 }
 
-fn assert_took(took: Duration, seconds: u64) {
+pub(crate) fn assert_took(took: Duration, seconds: u64) {
     let promised = Duration::from_secs(seconds);
     let least = promised - Duration::from_millis(500);
     assert!(took >= least && took <= promised + SLACK, "{took:?} instead of {promised:?}");
@@ -272,4 +272,41 @@ async fn a_process_with_256_descriptors_sheds_and_recovers() {
     for hook in &hooks {
         assert_eq!(client.get(&hook.path("")).await.expect(200)["isActive"], true);
     }
+}
+
+/// What hyper forgives a proxy in front may not, so that each sees another request than the other.
+#[tokio::test]
+async fn a_head_that_can_be_read_in_two_ways_is_refused() {
+    let mut world = World::start().await;
+    let url = world.server().url().to_owned();
+    let answer = async |text: &str| Raw::saying(&url, text).await.heard().await;
+
+    let hosts = ["host: a.example\r\nhost: b.example\r\n", "host: x\r\nHost: x\r\n", "", "host: a b\r\n"];
+    for host in hosts {
+        let heard = answer(&format!("GET /livez HTTP/1.1\r\n{host}connection: close\r\n\r\n")).await;
+        assert!(heard.starts_with("HTTP/1.1 400 ") && heard.contains("\"code\":\"invalid_host\""), "{host:?}: {heard}");
+    }
+    for text in [
+        "\nGET /livez HTTP/1.1\r\nhost: x\r\n\r\n",
+        "GET /livez HTTP/1.1\nhost: x\r\n\r\n",
+        "GET /livez HTTP/1.1\r\nhost: x\nx-hidden: y\r\n\r\n",
+        "GET /livez HTTP/1.1\r\nhost: x\r\n\n",
+        "GET /livez HTTP/1.1\nhost: x\n\n",
+    ] {
+        for before in [0, 1] {
+            let heard = answer(&format!("{}{text}", "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n".repeat(before))).await;
+            assert_eq!(heard.matches("HTTP/1.1 200 ").count(), before, "{text:?}: {heard}");
+            assert!(heard.contains("HTTP/1.1 400 "), "{text:?}: {heard}");
+        }
+    }
+    let old = answer("GET /livez HTTP/1.0\r\n\r\n").await;
+    assert!(old.starts_with("HTTP/1.0 200 "), "HTTP/1.0 knows no Host: {old}");
+
+    let body = r#"{"event":"message.sent","data":{"lines":"a"}}"#.replace(',', ",\n");
+    let head = head(&world.tenant.key, body.len());
+    let heard = answer(&format!("{head}{body}GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await;
+    assert!(
+        heard.starts_with("HTTP/1.1 202 ") && heard.contains("HTTP/1.1 200 "),
+        "a body may have any lines: {heard}"
+    );
 }

@@ -18,6 +18,7 @@ mod cluster;
 mod databases;
 mod fact;
 mod fleet;
+mod frames;
 mod hook;
 mod load;
 #[path = "../support/names.rs"]
@@ -48,6 +49,7 @@ mod deliveries;
 mod fanout;
 mod headers;
 mod hostile;
+mod http2;
 mod https;
 mod inputs;
 mod isolation;

@@ -1,0 +1,68 @@
+//! The streams of HTTP/2, each in a task of its own, which gives up the answer of a peer that does not take it in. The
+//! connection stays, and so do its other streams: behind one connection of a proxy may be many callers.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::answer::UnderWay;
+
+/// Where the request of a stream is noted once it is known.
+type Slot = Arc<OnceLock<Arc<UnderWay>>>;
+
+tokio::task_local! {
+    static STREAM: Slot;
+}
+
+/// Runs streams.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Streams {
+    /// For a piece of an answer to be taken in.
+    pub(super) write: Duration,
+}
+
+impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        tokio::spawn(served(stream, self.write));
+    }
+}
+
+/// Lets the stream that is being served know its request. Nothing happens with HTTP/1.1.
+pub(super) fn attach(under_way: &Arc<UnderWay>) {
+    let _ = STREAM.try_with(|slot| slot.set(under_way.clone()));
+}
+
+/// A stream until its end, or until a piece of its answer has waited for too long. A stream that is dropped is reset.
+async fn served<F: Future>(stream: F, write: Duration) {
+    let slot = Slot::default();
+    let mut stream = pin!(STREAM.scope(slot.clone(), stream));
+    let mut alarm = None;
+    poll_fn(|cx| {
+        if stream.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let unread_since = slot.get().and_then(|under_way| under_way.unread_since());
+        match unread_since {
+            Some(since) => time_is_up(&mut alarm, since + write, cx),
+            None => {
+                alarm = None;
+                Poll::Pending
+            }
+        }
+    })
+    .await;
+}
+
+fn time_is_up(alarm: &mut Option<Pin<Box<Sleep>>>, by: Instant, cx: &mut Context<'_>) -> Poll<()> {
+    let alarm = alarm.get_or_insert_with(|| Box::pin(sleep_until(by)));
+    if alarm.deadline() != by {
+        alarm.as_mut().reset(by);
+    }
+    ready!(alarm.as_mut().poll(cx));
+    tracing::debug!("an answer is given up: the peer does not take it in");
+    Poll::Ready(())
+}

@@ -1,0 +1,226 @@
+//! Callers who use HTTP/2 as a weapon (F32): they take places, streams and memory and give nothing. Others go on
+//! publishing, and the memory stays what it was.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use reqwest::Method;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
+
+use crate::client::{Client, try_send};
+use crate::fact;
+use crate::frames::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, Frames, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, connect,
+    head,
+};
+use crate::listener::{SLACK, assert_took, resident_bytes, took};
+use crate::world::World;
+
+/// One of the machine's own addresses.
+fn address(number: usize) -> IpAddr {
+    Ipv4Addr::from(0x7f00_0100 + number as u32).into()
+}
+
+async fn publish(client: &Client) -> Option<()> {
+    let publish = client.json(Method::POST, "/events", &json!({"event": "message.sent", "data": {}}));
+    try_send(publish).await.ok().filter(|answer| answer.status == 202).map(|_| ())
+}
+
+/// Connections that ask for so many answers each, read none, and acknowledge whatever wants to be.
+async fn unread(url: &str, addresses: impl Iterator<Item = IpAddr>, streams: u32, window: u32) -> JoinSet<()> {
+    let mut crowd = JoinSet::new();
+    for source in addresses {
+        let mut frames = Frames::from_address(url, source, window).await;
+        for number in 0..streams {
+            frames.get(1 + 2 * number, "/openapi.json").await;
+        }
+        crowd.spawn(frames.stay());
+    }
+    crowd
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_read_is_given_up_and_its_connection_goes_on() {
+    let mut world = World::start().await;
+    let url = world.server().url().to_owned();
+
+    join_all([(0, "/livez"), (1, "/livez"), (20_000, "/openapi.json")].map(async |(window, path)| {
+        let mut peer = Frames::open(&url, window).await;
+        peer.get(1, path).await;
+        let given_up = tokio::time::timeout(Duration::from_secs(30) + SLACK, took(peer.next_of(RST_STREAM))).await;
+        let (reset, after) = given_up.unwrap_or_else(|_| panic!("with a window of {window} it is kept for ever"));
+        assert_eq!(reset.map(|frame| frame.stream), Some(1), "with a window of {window}");
+        assert_took(after, 30);
+        peer.set_window(65_535).await;
+        peer.get(3, "/livez").await;
+        assert_eq!(peer.next_of(DATA).await.map(|frame| frame.stream), Some(3));
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn a_large_answer_comes_whole_to_a_peer_that_reads_slowly() {
+    let mut world = World::start().await;
+    let url = world.server().url().to_owned();
+    let whole = crate::client::send(world.anyone().root(Method::GET, "/openapi.json")).await.text.len();
+
+    let mut peer = Frames::open(&url, 5_000).await;
+    peer.get(1, "/openapi.json").await;
+    let mut heard = 0;
+    loop {
+        let Frame { kind, flags, stream, payload } = peer.next().await.expect("an answer");
+        assert!([HEADERS, DATA].contains(&kind) && stream == 1, "{kind}");
+        if kind == DATA {
+            heard += payload.len();
+            let more = u32::try_from(payload.len()).expect("a size").to_be_bytes();
+            if !payload.is_empty() {
+                peer.send(crate::frames::WINDOW_UPDATE, 0, 1, &more).await;
+                peer.send(crate::frames::WINDOW_UPDATE, 0, 0, &more).await;
+            }
+            if flags & END_STREAM != 0 {
+                break;
+            }
+        }
+    }
+    assert_eq!(heard, whole);
+}
+
+#[tokio::test]
+async fn answers_that_are_not_read_keep_nobody_out() {
+    for is_from_many in [false, true] {
+        let mut world = World::with(&[("POSTHASTE_MAX_CONNECTIONS", "16")]).await;
+        let url = world.server().url().to_owned();
+        let sources = (0..32).map(|number| if is_from_many { address(number) } else { address(0) });
+        let crowd = unread(&url, sources, 1, 0).await;
+
+        fact::until("others publish", async || publish(world.client()).await).await;
+
+        for _ in 0..20 {
+            publish(world.client()).await.expect("what is there goes before one that has just published");
+        }
+        drop(crowd);
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_keeps_every_place_busy_gives_half_of_them_back() {
+    let mut world = World::with(&[("POSTHASTE_MAX_CONNECTIONS", "16")]).await;
+    let (url, key) = (world.server().url().to_owned(), world.tenant.key.clone());
+    let begun = crate::listener::head(&key, 100);
+    let busy = async |source| {
+        let mut stream = connect(&url, source).await;
+        stream.write_all(begun.as_bytes()).await.expect("a head");
+        stream
+    };
+    let refused = async |source| {
+        let mut heard = String::new();
+        let _ = connect(&url, source).await.read_to_string(&mut heard).await;
+        heard.starts_with("HTTP/1.1 503 ").then_some(())
+    };
+    let crowd = fact::until("one address has every place", async || {
+        let crowd = join_all((0..24).map(|_| busy(address(1)))).await;
+        refused(address(1)).await.map(|()| crowd)
+    })
+    .await;
+
+    for number in 2..6 {
+        let livez = "GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        fact::until("others are let in", async || {
+            let mut stream = connect(&url, address(number)).await;
+            let mut heard = String::new();
+            let _ = stream.write_all(livez.as_bytes()).await;
+            let _ = stream.read_to_string(&mut heard).await;
+            heard.starts_with("HTTP/1.1 200 ").then_some(())
+        })
+        .await;
+    }
+    fact::until("others publish", async || publish(world.client()).await).await;
+    drop(crowd);
+}
+
+#[tokio::test]
+async fn streams_by_the_thousand_are_bounded_over_all_connections() {
+    let mut world = World::with(&[("POSTHASTE_MAX_CONNECTIONS", "64")]).await;
+    world.publish("message.sent").await;
+    let url = world.server().url().to_owned();
+    let before = resident_bytes(world.server());
+
+    let crowd = unread(&url, (0..40).map(|_| address(0)), 100, 0).await;
+
+    fact::until("others publish", async || publish(world.client()).await).await;
+    for _ in 0..20 {
+        publish(world.client()).await.expect("it goes on");
+    }
+    let grown = resident_bytes(world.server()).saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes more");
+    drop(crowd);
+}
+
+/// CVE-2023-44487, CVE-2024-27316 and their kin.
+#[tokio::test]
+async fn floods_of_frames_end_their_connections_and_take_no_memory() {
+    let mut world = World::start().await;
+    world.publish("message.sent").await;
+    let (url, key) = (world.server().url().to_owned(), world.tenant.key.clone());
+    let before = resident_bytes(world.server());
+
+    let resets = async {
+        let mut peer = Frames::open(&url, 65_535).await;
+        let block = head("/api/v1/events", &[("x-api-key", &key)]);
+        for number in 0..50_000 {
+            let stream = 1 + 2 * number;
+            let sent = peer.send(HEADERS, END_STREAM | END_HEADERS, stream, &block).await
+                && peer.send(RST_STREAM, 0, stream, &[0, 0, 0, 8]).await;
+            if !sent {
+                break;
+            }
+        }
+        peer.next_of(GOAWAY).await;
+        peer.next().await.is_none()
+    };
+    let continuation = async {
+        let mut peer = Frames::open(&url, 65_535).await;
+        peer.send(HEADERS, END_STREAM, 1, &head("/livez", &[])).await;
+        let field = head("", &[("x-a", &"y".repeat(100))]).split_off(15);
+        let mut sent = 0;
+        while sent < 50_000 && peer.send(CONTINUATION, 0, 1, &field.repeat(100)).await {
+            sent += 1;
+        }
+        sent < 50_000
+    };
+    let (resets, continuation) = tokio::join!(resets, continuation);
+    // Answers to these are not read.
+    let mut pings = Frames::open(&url, 65_535).await;
+    let mut settings = Frames::open(&url, 65_535).await;
+    let unread = async {
+        for _ in 0..200_000 {
+            if !(pings.send(PING, 0, 0, b"12345678").await && settings.send(SETTINGS, 0, 0, &[]).await) {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(5), unread).await;
+
+    assert!(resets, "a flood of resets is hung up on");
+    assert!(continuation, "a head without an end is hung up on");
+    let grown = resident_bytes(world.server()).saturating_sub(before);
+    assert!(grown < 32 << 20, "{grown} bytes more");
+    world.publish("message.sent").await;
+}
+
+#[tokio::test]
+async fn two_names_of_a_host_that_differ_are_refused() {
+    let mut world = World::start().await;
+    let mut peer = Frames::open(world.server().url(), 65_535).await;
+    let statuses = [("a.example", 0x88), ("b.example", 0x8c)];
+    for (number, (host, status)) in statuses.into_iter().enumerate() {
+        let stream = 1 + 2 * number as u32;
+        peer.send(HEADERS, END_STREAM | END_HEADERS, stream, &head("/livez", &[("host", host)])).await;
+        let answer = peer.next_of(HEADERS).await.expect("an answer");
+        // From the static table: `:status: 200` and `:status: 400`.
+        assert_eq!((answer.stream, answer.payload.first()), (stream, Some(&status)), "{host}");
+    }
+}
