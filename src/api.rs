@@ -24,7 +24,6 @@ mod idempotency;
 mod key;
 mod keys;
 mod metrics;
-mod misses;
 mod names;
 mod origin;
 mod page;

@@ -3,9 +3,9 @@
 
 mod access;
 mod known;
+mod look_ups;
 
 use std::marker::PhantomData;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
@@ -92,7 +92,7 @@ impl Caller {
     /// Unless it calls too often.
     async fn of(parts: &Parts, app: &App) -> Result<Self, Problem> {
         let origin = Origin::of(&parts.extensions);
-        let access = app.keys().identify(app.store(), &parts.headers, origin.peer).await?;
+        let access = app.keys().identify(app.store(), &parts.headers).await?;
         if let Some(tenant) = &access.tenant {
             app.rates().admit(access.counted_under(), tenant.num)?;
         }
@@ -169,12 +169,8 @@ impl<S: Needs> FromRequestParts<App> for Tenants<S> {
 }
 
 /// The tenant that a request is about, whatever it asks for.
-pub(super) async fn acting_for(
-    app: &App,
-    headers: &HeaderMap,
-    peer: Option<IpAddr>,
-) -> Result<Option<TenantNum>, Problem> {
-    let access = app.keys().identify(app.store(), headers, peer).await?;
+pub(super) async fn acting_for(app: &App, headers: &HeaderMap) -> Result<Option<TenantNum>, Problem> {
+    let access = app.keys().identify(app.store(), headers).await?;
     Ok(tenant_for(&access, app, headers).await?.map(|row| row.num))
 }
 

@@ -1,5 +1,6 @@
 //! How often a key and a tenant may call. Off unless configured; each node counts for itself. An admin key is the
-//! operator's own and is not counted. A batch of events is one request: what its events cost is bounded elsewhere.
+//! operator's own and is not counted; a session counts under the key that opened it. A batch of events is one request:
+//! what its events cost is bounded elsewhere.
 
 use std::hash::Hash;
 use std::num::NonZeroU32;

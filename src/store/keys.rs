@@ -1,5 +1,7 @@
 //! Keys to the API. Only the digest of a key is stored.
 
+use std::collections::HashMap;
+
 use entity::api_key::{ActiveModel, Column, Entity, Model};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Set,
@@ -100,11 +102,23 @@ impl Store {
         .await
     }
 
-    /// The key that has this id and this digest. Whether it is the id or the digest that nobody has, the database does the
-    /// same work and answers the same.
-    pub async fn key(&self, id: KeyId, digest: &[u8]) -> Result<Option<ApiKey>, StoreError> {
-        let found = Entity::find().filter(Column::Id.eq(id.bytes())).filter(Column::Digest.eq(digest));
-        found.one(self.readers()).await?.map(ApiKey::try_from).transpose()
+    /// The keys that have these ids and digests, each in the place of what was asked for. Whether it is the id or the digest
+    /// that nobody has, the database does the same work and answers the same.
+    ///
+    /// # Errors
+    ///
+    /// When the database does not answer, or one of them cannot be read.
+    pub async fn keys_by(&self, wanted: &[(KeyId, [u8; 32])]) -> Result<Vec<Option<ApiKey>>, StoreError> {
+        let Some(last) = wanted.last() else { return Ok(Vec::new()) };
+        // Few texts to prepare, however many are asked for.
+        let padding = wanted.len().next_power_of_two() - wanted.len();
+        let padded = || wanted.iter().chain(std::iter::repeat_n(last, padding));
+        let ids = padded().map(|(id, _)| id.bytes());
+        let digests = padded().map(|(_, digest)| digest.to_vec());
+        let found = Entity::find().filter(Column::Id.is_in(ids)).filter(Column::Digest.is_in(digests));
+        let found: Result<Vec<_>, _> = found.all(self.readers()).await?.into_iter().map(ApiKey::try_from).collect();
+        let found: HashMap<_, _> = found?.into_iter().map(|key| ((key.id, key.digest.clone()), key)).collect();
+        Ok(wanted.iter().map(|(id, digest)| found.get(&(*id, digest.to_vec())).cloned()).collect())
     }
 
     /// Notes when keys, by their numbers, were last used. A crash may lose it.

@@ -1,6 +1,9 @@
-//! How often one may call: limits of requests for keys and tenants, and for those who try keys. What a browser is told
-//! belongs here as well: what an answer is good for, and which pages may call.
+//! How often one may call: limits of requests for keys and tenants, and none that those who try keys could use up for
+//! others. What a browser is told belongs here as well: what an answer is good for, and which pages may call.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -78,24 +81,61 @@ fn unknown_key() -> String {
     format!("{key}{}", checksum.take(6).collect::<String>())
 }
 
+/// F35, behind one proxy: right and wrong keys come from one address.
 #[tokio::test]
-async fn whoever_tries_keys_is_slowed_down_and_known_keys_stay_good() {
+async fn wrong_keys_by_the_thousand_refuse_no_right_one() {
     let world = World::start().await;
     world.publish("message.sent").await;
-
-    let mut limited = None;
-    for _ in 0..2_000 {
-        let answer = world.anyone().with_key(&unknown_key()).get("/webhooks").await;
-        if answer.status == 429 {
-            limited = Some(answer);
-            break;
+    let unused = world.caller(&["read"]).await;
+    let tried = AtomicUsize::new(0);
+    let anyone = world.anyone();
+    let tries = async || {
+        while tried.fetch_add(1, Ordering::Relaxed) < 3_000 {
+            let answer = anyone.with_key(&unknown_key()).get("/webhooks").await;
+            assert_eq!(answer.problem(401).code(), "invalid_key");
         }
-        assert_eq!(answer.problem(401).code(), "invalid_key");
-    }
+    };
+    let owner = async {
+        let mut seen = 0;
+        while tried.load(Ordering::Relaxed) < 3_000 {
+            let name = json!({"name": "Acme & Co"});
+            world.admin().patch(&format!("/tenants/{}", world.tenant.id), &name).await.expect(200);
+            // What was known of its keys is forgotten with that.
+            world.publish("message.sent").await;
+            // This one is used for the first time.
+            world.caller(&["publish"]).await.post("/events", &wish()).await.expect(202);
+            seen += 1;
+        }
+        unused.get("/webhooks").await.expect(200);
+        seen
+    };
 
-    assert_limited(&limited.expect("an end of trying"));
-    world.publish("message.sent").await;
-    assert_eq!(world.anyone().with_key("mistyped").get("/webhooks").await.problem(401).code(), "invalid_key");
+    let (seen, _) = tokio::join!(owner, join_all((0..16).map(|_| tries())));
+
+    assert!(seen > 3, "the owner had {seen} turns");
+}
+
+#[tokio::test]
+async fn a_session_counts_under_the_rate_of_the_key_that_opened_it() {
+    let limits = [("POSTHASTE_KEY_REQUESTS_PER_SECOND", "1"), ("POSTHASTE_KEY_REQUESTS_BURST", "20")];
+    let world = World::with(&limits).await;
+    let mut cookies = Vec::new();
+    for _ in 0..5 {
+        let answer = world.client().act("/session").await;
+        answer.expect(201);
+        let cookie = answer.header("set-cookie").and_then(|set| set.split(';').next()).expect("a cookie");
+        cookies.push(cookie.to_owned());
+    }
+    let mut answered = 0;
+    for cookie in cookies.iter().cycle().take(100) {
+        let answer = send(world.anyone().call(Method::GET, "/webhooks").header("cookie", cookie)).await;
+        match answer.status {
+            200 => answered += 1,
+            _ => assert_limited(&answer),
+        }
+    }
+    // One a second comes back meanwhile.
+    assert!((1..40).contains(&answered), "{answered} answers to the sessions of one key");
 }
 
 #[tokio::test]

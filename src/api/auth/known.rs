@@ -2,26 +2,27 @@
 //!
 //! A refusal tells nothing of which keys there are. A wrong checksum is refused as it stands. Any other key that is not
 //! known as right costs one look at the database the first time and none after that, whether its id is unknown, its
-//! secret wrong, or the right key of that id known here.
+//! secret wrong, or the right key of that id known here. No key is refused without that look, however many wrong ones there
+//! are; and one that was right does not wait for them when it has to be read again.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::http::HeaderMap;
 use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 
 use super::access::Access;
+use super::look_ups::LookUps;
 use super::presented;
 use crate::api::key::{self, Digest};
-use crate::api::misses::Misses;
 use crate::api::problem::Problem;
 use crate::clock::UnixMillis;
 use crate::engine::Stale;
-use crate::id::{KeyId, SessionId, TenantId, TenantNum};
+use crate::id::{SessionId, TenantId, TenantNum};
 use crate::store::audit::Who;
+use crate::store::keys::ApiKey;
 use crate::store::tenants::Tenant;
 use crate::store::{Store, StoreError};
 
@@ -40,7 +41,7 @@ pub(in crate::api) struct Keys {
     configured: Option<Arc<Access>>,
     known: RwLock<Known>,
     refused: Mutex<Refused>,
-    misses: Mutex<Misses>,
+    look_ups: LookUps,
 }
 
 #[derive(Default)]
@@ -48,6 +49,8 @@ struct Known {
     /// Grows with every forgetting: what was read before one must not be remembered after it.
     generation: u64,
     keys: HashMap<[u8; key::ID], Arc<Access>>,
+    /// Of those that were right and are forgotten: whatever changes of a tenant, its keys most likely stay right.
+    proven: HashSet<Digest>,
     tenants: HashMap<TenantId, Arc<Tenant>>,
     /// Uses of keys that are forgotten, until they are noted.
     left: HashMap<i64, UnixMillis>,
@@ -56,11 +59,15 @@ struct Known {
 impl Known {
     fn forget_keys(&mut self, is_stale: impl Fn(&[u8; key::ID], &Access) -> bool) {
         self.generation += 1;
-        let Self { keys, left, .. } = self;
+        let Self { keys, proven, left, .. } = self;
         keys.retain(|id, access| {
             let goes = is_stale(id, access);
             if goes {
                 left.extend(access.take_use());
+                if proven.len() >= MOST_KNOWN {
+                    proven.clear();
+                }
+                proven.insert(*access.digest());
             }
             !goes
         });
@@ -90,31 +97,24 @@ impl Refused {
 impl Keys {
     pub(in crate::api) fn new(admin_key: Option<&str>) -> Self {
         let configured = admin_key.map(|admin_key| Arc::new(Access::configured(admin_key)));
-        let misses = Mutex::new(Misses::new(Instant::now()));
-        Self { configured, known: RwLock::default(), refused: Mutex::default(), misses }
+        Self { configured, known: RwLock::default(), refused: Mutex::default(), look_ups: LookUps::default() }
     }
 
-    pub(super) async fn identify(
-        &self,
-        store: &Store,
-        headers: &HeaderMap,
-        peer: Option<IpAddr>,
-    ) -> Result<Arc<Access>, Problem> {
-        let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let access = self.access(store, presented(headers)?, peer).await?.ok_or_else(unknown_key)?;
+    pub(super) async fn identify(&self, store: &Store, headers: &HeaderMap) -> Result<Arc<Access>, Problem> {
+        let access = self.access(store, presented(headers)?).await?.ok_or_else(unknown_key)?;
         access.enter(UnixMillis::now_outside())?;
         Ok(access)
     }
 
-    async fn access(&self, store: &Store, presented: &str, peer: IpAddr) -> Result<Option<Arc<Access>>, Problem> {
+    async fn access(&self, store: &Store, presented: &str) -> Result<Option<Arc<Access>>, Problem> {
         let digest = key::digest(presented.as_bytes());
         if let Some(admin) = self.configured.as_ref().filter(|admin| admin.is(&digest)) {
             return Ok(Some(admin.clone()));
         }
         let Some(id) = key::id_text(presented) else { return Ok(None) };
-        let (known, generation) = {
+        let (known, is_proven, generation) = {
             let known = self.known.read();
-            (known.keys.get(&id).cloned(), known.generation)
+            (known.keys.get(&id).cloned(), known.proven.contains(&digest), known.generation)
         };
         if let Some(access) = known.filter(|access| access.is(&digest)) {
             return Ok(Some(access));
@@ -123,19 +123,23 @@ impl Keys {
         if self.refused.lock().has(&digest) {
             return Ok(None);
         }
-        if let Some(wait) = self.misses.lock().wait(peer, Instant::now()) {
-            return Err(Problem::rate_limited("there were too many requests with keys that do not exist", wait));
-        }
-        let Some(access) = self.look_up(store, key_id, &digest).await? else {
-            self.misses.lock().note(peer, Instant::now());
+        let row = match is_proven {
+            true => store.keys_by(&[(key_id, digest)]).await?.pop().flatten(),
+            false => self.look_ups.ask(store, key_id, digest).await?,
+        };
+        let access = match row {
+            Some(row) => self.opened(store, row, &digest).await?,
+            None => None,
+        };
+        let Some(access) = access else {
+            self.known.write().proven.remove(&digest);
             self.refused.lock().add(digest);
             return Ok(None);
         };
         Ok(Some(self.remember(id, Arc::new(access), generation)))
     }
 
-    async fn look_up(&self, store: &Store, id: KeyId, digest: &Digest) -> Result<Option<Access>, Problem> {
-        let Some(row) = store.key(id, digest).await? else { return Ok(None) };
+    async fn opened(&self, store: &Store, row: ApiKey, digest: &Digest) -> Result<Option<Access>, Problem> {
         let opener = match &row.opened_by {
             None => None,
             Some(digest) if row.tenant.is_none() && self.is_configured(digest) => None,
@@ -170,6 +174,7 @@ impl Keys {
             if known.keys.len() >= MOST_KNOWN {
                 known.forget_keys(|_, _| true);
             }
+            known.proven.remove(access.digest());
             known.keys.insert(id, access.clone());
         }
         access

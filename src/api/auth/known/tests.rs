@@ -1,6 +1,7 @@
 //! Keys against a store of their own, on both databases.
 
 use axum::http::header::AUTHORIZATION;
+use futures_util::future::join_all;
 use tempfile::TempDir;
 
 use super::*;
@@ -49,7 +50,7 @@ impl World {
 
     async fn try_key(&self, keys: &Keys, shown: &str) -> Result<Arc<Access>, &'static str> {
         let headers: HeaderMap = [(AUTHORIZATION, format!("Bearer {shown}").parse().unwrap())].into_iter().collect();
-        keys.identify(&self.store, &headers, Some(stranger())).await.map_err(|problem| problem.into_parts().1)
+        keys.identify(&self.store, &headers).await.map_err(|problem| problem.into_parts().1)
     }
 
     /// Another secret for the same id, with a right checksum.
@@ -57,12 +58,6 @@ impl World {
         let id = self.key.id.to_string();
         key::spell(id.trim_start_matches("key_"))
     }
-}
-
-/// An address that nobody else has: trying keys is bounded.
-fn stranger() -> IpAddr {
-    let [b, c, d] = rand::random::<[u8; 3]>();
-    Ipv4Addr::new(10, b, c, d).into()
 }
 
 /// A key of an id that nobody has.
@@ -92,7 +87,8 @@ on_both! {
     what_is_refused_once_is_refused_from_memory_and_tells_nothing,
     the_time_of_a_refusal_does_not_tell_whether_there_is_such_a_key,
     uses_are_noted_together_and_survive_what_is_forgotten,
-    a_key_that_has_ended_opens_nothing
+    a_key_that_has_ended_opens_nothing,
+    right_keys_are_found_among_any_number_of_wrong_ones
 }
 
 async fn what_another_node_has_changed_of_a_tenant_or_a_key_is_read_again(world: World) {
@@ -244,4 +240,23 @@ async fn a_key_that_has_ended_opens_nothing(world: World) {
     key.expires_at = Some(key.created_at);
     world.store.create_key(key, None, &Author::engine()).await.unwrap();
     assert_eq!(world.try_key(&keys, &shown).await.err(), Some("key_expired"));
+}
+
+async fn right_keys_are_found_among_any_number_of_wrong_ones(world: World) {
+    let keys = Keys::new(None);
+    world.try_key(&keys, &world.shown).await.unwrap();
+    let mut right = vec![world.shown.clone()];
+    for number in 0..20 {
+        let (shown, key) = new_tenant_key(world.tenant.num, &number.to_string());
+        world.store.create_key(key, None, &Author::engine()).await.unwrap();
+        right.push(shown);
+    }
+    let wrong: Vec<String> = (0..2_000).map(|n| if n % 2 == 0 { world.wrong_secret() } else { unknown_id() }).collect();
+    // One that was used already, one that never was, in the middle and at the end of a crowd.
+    keys.forget_tenant(world.tenant.num);
+    let tried = wrong.chunks(100).zip(right.chunks(1)).flat_map(|(wrong, right)| wrong.iter().chain(right));
+    let answers = join_all(tried.map(async |shown| (shown, world.try_key(&keys, shown).await.err()))).await;
+    for (shown, refused) in answers {
+        assert_eq!(refused, (!right.contains(shown)).then_some("invalid_key"));
+    }
 }
