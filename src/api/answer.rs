@@ -10,7 +10,6 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-
 use tokio_util::task::AbortOnDropHandle;
 
 use super::origin::{RequestId, X_REQUEST_ID};
@@ -31,6 +30,7 @@ const MAX_REQUEST_ID: usize = 128;
 pub(super) async fn finish(mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     request.extensions_mut().insert(RequestId(id.clone()));
+    request.headers_mut().insert(X_REQUEST_ID, id.clone());
     let is_safe = request.method().is_safe();
     // A task of its own: a change that has begun is finished even if its caller hangs up. What only reads stops with it.
     let answer = match tokio::spawn(next.run(request)) {
@@ -89,12 +89,42 @@ pub(super) async fn no_such_method() -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use axum::http::Method;
+    use tower::ServiceExt;
+
     use super::*;
 
     fn id_for(given: &str) -> String {
         let mut headers = HeaderMap::new();
         headers.insert(X_REQUEST_ID, HeaderValue::from_str(given).unwrap());
         request_id(&headers).to_str().unwrap().to_owned()
+    }
+
+    /// A request of this method is answered for ever, and its caller hangs up: answers whether the handler was stopped.
+    async fn is_stopped(method: Method) -> bool {
+        let (began, mut begun) = tokio::sync::mpsc::channel::<tokio::sync::oneshot::Sender<()>>(1);
+        let handler = async move || {
+            let (alive, ended) = tokio::sync::oneshot::channel();
+            let _ = began.send(alive).await;
+            let _ = ended.await;
+            StatusCode::OK
+        };
+        let router = axum::Router::new().route("/", axum::routing::any(handler));
+        let router = router.layer(axum::middleware::from_fn(finish));
+        let request = Request::builder().method(method).uri("/").body(Body::empty()).unwrap();
+        let answer = tokio::spawn(router.oneshot(request));
+        let mut alive = begun.recv().await.unwrap();
+        answer.abort();
+        assert!(answer.await.unwrap_err().is_cancelled());
+        tokio::time::timeout(Duration::from_millis(500), alive.closed()).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn what_only_reads_stops_with_its_caller_and_a_change_does_not() {
+        assert!(is_stopped(Method::GET).await && is_stopped(Method::HEAD).await);
+        assert!(!is_stopped(Method::POST).await && !is_stopped(Method::PATCH).await);
     }
 
     #[test]

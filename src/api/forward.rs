@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -16,13 +16,10 @@ use serde::Deserialize;
 use super::App;
 use super::auth::{X_API_KEY, acting_for};
 use super::body::collect;
-use super::origin::{self, Origin};
+use super::origin::{self, FORWARDED};
 use super::problem::Problem;
 use crate::engine::{Owner, peer_client};
 use crate::id::{DeliveryId, TenantNum, WebhookId, WebhookNum};
-
-/// Says that a request was forwarded, so that it is not forwarded again, and how many rows of a list are wanted.
-pub(super) const FORWARDED: HeaderName = HeaderName::from_static("x-posthaste-forwarded");
 
 /// A test waits for its receiver, which may take 30 s.
 const LONGEST_ANSWER: Duration = Duration::from_secs(40);
@@ -80,7 +77,9 @@ impl Peers {
         let mut rows = Vec::new();
         for address in app.engine().peers() {
             let mut headers = headers.clone();
-            headers.insert(FORWARDED, HeaderValue::from(wanted));
+            if origin::sign(app.store(), &Method::GET, path, &mut headers, wanted).is_none() {
+                continue;
+            }
             let call = Call { method: Method::GET, path: path.to_owned(), headers, body: Bytes::new() };
             match self.ask(&address, call).await {
                 Ok(answer) => rows.extend(rows_of(answer).await),
@@ -104,30 +103,27 @@ struct Call {
     body: Bytes,
 }
 
-/// How many rows another node wants of a list; `None` when a caller asks.
+/// How many rows another node wants of a list; `None` when a caller asks: of one that is no node the header is gone.
 pub(super) fn wanted_by_a_node(headers: &HeaderMap) -> Option<usize> {
     headers.get(FORWARDED)?.to_str().ok()?.parse().ok()
 }
 
 /// Lets the node do it whose it is.
 pub(super) async fn forward(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    origin::judge(app.store(), &mut request);
     if app.engine().is_alone() || !has_key(request.headers()) {
         return next.run(request).await;
     }
-    if request.headers().contains_key(FORWARDED) {
-        origin::believe(app.store(), &mut request);
-    }
     let Some(subject) = subject_of(request.method(), request.uri().path()) else { return next.run(request).await };
     // Whoever may not or names no tenant is told so by the handler, here, whomever the subject belongs to.
-    let peer = Origin::of(request.extensions()).peer;
-    let Ok(Some(tenant)) = acting_for(&app, request.headers(), peer).await else { return next.run(request).await };
+    let Ok(Some(tenant)) = acting_for(&app, request.headers()).await else { return next.run(request).await };
     let owner = match owner_of(&app, tenant, subject).await {
         Ok(owner) => owner,
         Err(problem) => return problem.into_response(),
     };
     match owner {
         Owner::Here => next.run(request).await,
-        Owner::Elsewhere(address) if !request.headers().contains_key(FORWARDED) => {
+        Owner::Elsewhere(address) if !origin::is_from_node(request.extensions()) => {
             sent_on(&app, &address, request).await.unwrap_or_else(IntoResponse::into_response)
         }
         Owner::Elsewhere(_) | Owner::Nobody => Problem::owner_unreachable(&"it is being moved").into_response(),
@@ -137,8 +133,9 @@ pub(super) async fn forward(State(app): State<App>, mut request: Request, next: 
 async fn sent_on(app: &App, address: &Arc<str>, request: Request) -> Result<Response, Problem> {
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
     let (method, mut headers) = (request.method().clone(), request.headers().clone());
-    headers.insert(FORWARDED, HeaderValue::from(0));
     origin::vouch(app.store(), request.extensions(), &method, &path, &mut headers);
+    origin::sign(app.store(), &method, &path, &mut headers, 0)
+        .ok_or_else(|| Problem::owner_unreachable(&"the nodes do not believe each other"))?;
     let (body, _share) = collect(request, app).await?;
     app.peers().ask(address, Call { method, path, headers, body }).await
 }

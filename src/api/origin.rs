@@ -1,17 +1,37 @@
-//! From where a request comes, for the audit: the address of its caller and the request's id. A node that forwards a
-//! request vouches for the address with what only processes with the master key can make; whatever else says so is not
-//! believed.
+//! From where a request comes: the address of its caller and the request's id, for the audit; and whether another node sends
+//! it. A node proves itself, and vouches for the address, with what only processes with the master key can make; whatever
+//! else says so is not believed.
+//!
+//! Nodes of builds before that proof have none: what they forward counts as a request of its caller's own, which may be
+//! forwarded once more ([`MOST_HOPS`]).
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Request};
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method};
 use data_encoding::HEXLOWER;
 
+use crate::clock::UnixMillis;
 use crate::store::Store;
+
+/// Says that a request was forwarded, so that it is not forwarded again, and how many rows of a list are wanted.
+pub(super) const FORWARDED: HeaderName = HeaderName::from_static("x-posthaste-forwarded");
+
+/// `<milliseconds> <hex>`: the proof that a node sends this request, and when.
+const NODE: HeaderName = HeaderName::from_static("x-posthaste-node");
+
+/// How often a request was forwarded, whoever says so.
+const HOPS: HeaderName = HeaderName::from_static("x-posthaste-hops");
 
 /// `<address> <hex>`, from node to node.
 const PEER: HeaderName = HeaderName::from_static("x-posthaste-peer");
+
+/// Nodes that do not believe each other must not send a request round in circles.
+const MOST_HOPS: u32 = 2;
+
+/// A proof is good for so long, before and after: clocks of nodes follow the database's.
+const VALID: Duration = Duration::from_secs(30);
 
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -22,6 +42,10 @@ pub(super) struct RequestId(pub(super) HeaderValue);
 /// The caller of a forwarded request, in its extensions.
 #[derive(Debug, Clone, Copy)]
 struct Vouched(IpAddr);
+
+/// Another node has proved that it sends this request; in its extensions.
+#[derive(Debug, Clone, Copy)]
+struct FromNode;
 
 #[derive(Debug, Clone)]
 pub(super) struct Origin {
@@ -58,8 +82,67 @@ pub(super) fn vouch(store: &Store, extensions: &Extensions, method: &Method, pat
     }
 }
 
+/// What a node proves: that it sends exactly this, and now.
+fn node_statement(at: UnixMillis, method: &Method, path: &str, headers: &HeaderMap) -> Option<Vec<u8>> {
+    let (wanted, request) = (headers.get(FORWARDED)?, headers.get(X_REQUEST_ID)?);
+    let at = at.0.to_string();
+    let parts = [&b"node"[..], at.as_bytes(), wanted.as_bytes(), method.as_str().as_bytes(), path.as_bytes()];
+    Some([&parts[..], &[request.as_bytes()]].concat().join(&b' '))
+}
+
+/// Makes the headers those of a request that this node sends to another; `wanted`: rows of a list. `None` when it was sent
+/// from node to node too often.
+pub(super) fn sign(store: &Store, method: &Method, path: &str, headers: &mut HeaderMap, wanted: usize) -> Option<()> {
+    let hops = hops(headers);
+    if hops >= MOST_HOPS {
+        return None;
+    }
+    headers.insert(HOPS, HeaderValue::from(hops + 1));
+    headers.insert(FORWARDED, HeaderValue::from(wanted));
+    let at = UnixMillis::now_outside();
+    let proof = HEXLOWER.encode(&store.vouch(&node_statement(at, method, path, headers)?));
+    headers.insert(NODE, HeaderValue::from_str(&format!("{} {proof}", at.0)).ok()?);
+    Some(())
+}
+
+fn hops(headers: &HeaderMap) -> u32 {
+    let said = headers.get(HOPS).map(|hops| hops.to_str().ok().and_then(|hops| hops.parse().ok()));
+    said.map_or(0, |hops| hops.unwrap_or(MOST_HOPS))
+}
+
+fn is_proven(store: &Store, request: &Request, now: UnixMillis) -> Option<()> {
+    let (at, proof) = request.headers().get(NODE)?.to_str().ok()?.split_once(' ')?;
+    let at = UnixMillis(at.parse().ok()?);
+    let proof = HEXLOWER.decode(proof.as_bytes()).ok()?;
+    let path = request.uri().path_and_query()?.as_str();
+    let statement = node_statement(at, request.method(), path, request.headers())?;
+    let is_now = at.since(now) <= VALID && now.since(at) <= VALID;
+    (is_now && store.is_vouched(&statement, &proof)).then_some(())
+}
+
+/// Notes whether a node sends a request. From anybody else the headers of nodes mean nothing, and go.
+pub(super) fn judge(store: &Store, request: &mut Request) {
+    if request.headers().contains_key(PEER) {
+        believe(store, request);
+    }
+    if !request.headers().contains_key(FORWARDED) {
+        return;
+    }
+    if is_proven(store, request, UnixMillis::now_outside()).is_some() {
+        request.extensions_mut().insert(FromNode);
+    } else {
+        tracing::debug!("a request says that it was forwarded, and not by a node that can prove it");
+        request.headers_mut().remove(FORWARDED);
+    }
+}
+
+/// Whether another node sends a request.
+pub(super) fn is_from_node(extensions: &Extensions) -> bool {
+    extensions.get::<FromNode>().is_some()
+}
+
 /// Notes who sent a request that another node has forwarded, if it can prove that it is one.
-pub(super) fn believe(store: &Store, request: &mut Request) {
+fn believe(store: &Store, request: &mut Request) {
     let peer = || {
         let (peer, proof) = request.headers().get(PEER)?.to_str().ok()?.split_once(' ')?;
         let RequestId(id) = request.extensions().get()?;
@@ -70,5 +153,73 @@ pub(super) fn believe(store: &Store, request: &mut Request) {
     };
     if let Some(peer) = peer() {
         request.extensions_mut().insert(Vouched(peer));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Options;
+
+    async fn store(directory: &tempfile::TempDir) -> Store {
+        Store::open(Options::of(format!("sqlite://{}", directory.path().join("a.db").display()))).await.unwrap()
+    }
+
+    fn request(headers: &HeaderMap, path: &str) -> Request {
+        let mut request = Request::builder().uri(path).body(axum::body::Body::empty()).unwrap();
+        *request.headers_mut() = headers.clone();
+        request.extensions_mut().insert(RequestId(headers[X_REQUEST_ID].clone()));
+        request
+    }
+
+    fn own() -> HeaderMap {
+        [(X_REQUEST_ID, HeaderValue::from_static("a-request"))].into_iter().collect()
+    }
+
+    #[tokio::test]
+    async fn only_a_node_can_say_that_it_forwards() {
+        let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [ours, foreign] = [store(&directories[0]).await, store(&directories[1]).await];
+        let signed = |store| {
+            let mut headers = own();
+            sign(store, &Method::GET, "/api/v1/backlogs?limit=5", &mut headers, 6).unwrap();
+            headers
+        };
+        let judged = |headers: &HeaderMap, path: &str| {
+            let mut request = request(headers, path);
+            judge(&ours, &mut request);
+            let is_kept = request.headers().contains_key(FORWARDED);
+            assert_eq!(is_kept, is_from_node(request.extensions()));
+            is_kept
+        };
+        let good = signed(&ours);
+        assert!(judged(&good, "/api/v1/backlogs?limit=5"));
+        assert!(!judged(&good, "/api/v1/backlogs?limit=500"), "it is for this path alone");
+        assert!(!judged(&signed(&foreign), "/api/v1/backlogs?limit=5"), "another master key");
+        for (name, value) in [(FORWARDED, "1000000"), (X_REQUEST_ID, "another"), (NODE, "1 00"), (NODE, "nonsense")] {
+            let mut changed = good.clone();
+            changed.insert(name.clone(), HeaderValue::from_static(value));
+            assert!(!judged(&changed, "/api/v1/backlogs?limit=5"), "{name}: {value}");
+        }
+        let mut plain = own();
+        plain.insert(FORWARDED, HeaderValue::from_static("1000000"));
+        assert!(!judged(&plain, "/api/v1/backlogs?limit=5"));
+    }
+
+    #[tokio::test]
+    async fn a_proof_ages_and_a_request_is_not_sent_round_in_circles() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(&directory).await;
+        let mut headers = own();
+        sign(&store, &Method::GET, "/x", &mut headers, 0).unwrap();
+        let sent = request(&headers, "/x");
+        let now = UnixMillis::now_outside();
+        let ago = |seconds: i64| is_proven(&store, &sent, UnixMillis(now.0 + seconds * 1000)).is_some();
+        assert!(ago(0) && ago(25) && ago(-25));
+        assert!(!ago(35) && !ago(-35));
+        assert!(sign(&store, &Method::GET, "/x", &mut headers, 0).is_some());
+        assert!(sign(&store, &Method::GET, "/x", &mut headers, 0).is_none());
+        headers.insert(HOPS, HeaderValue::from_static("-1"));
+        assert!(sign(&store, &Method::GET, "/x", &mut headers, 0).is_none());
     }
 }

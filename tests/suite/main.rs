@@ -47,6 +47,7 @@ mod crash;
 mod credentials;
 mod deliveries;
 mod fanout;
+mod forwarding;
 mod headers;
 mod hostile;
 mod http2;

@@ -1,0 +1,57 @@
+//! The headers in which nodes tell each other that they forward a request. From anybody else they mean nothing.
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::client::send;
+use crate::databases::{On, on_both};
+use crate::fact;
+use crate::fleet::Fleet;
+use crate::receiver::Receiver;
+use crate::world::World;
+
+const FORWARDED: &str = "X-Posthaste-Forwarded";
+
+on_both!(a_caller_that_says_it_is_a_node_gets_no_longer_list);
+async fn a_caller_that_says_it_is_a_node_gets_no_longer_list() {
+    let world = World::start().await;
+    let mut hooks = Vec::new();
+    for _ in 0..4 {
+        let hook = world.hook(Receiver::ok(), json!({})).await;
+        world.client().act(&hook.path("/pause")).await.expect(200);
+        hooks.push(hook);
+    }
+    world.publish("message.sent").await;
+    fact::until("everything waits", async || (world.client().walk("/backlogs").await.len() == 4).then_some(())).await;
+
+    for proof in ["", "0 00", "nonsense"] {
+        let call = world.client().call(Method::GET, "/backlogs?limit=1").header(FORWARDED, "1000000");
+        let list = send(call.header("X-Posthaste-Node", proof)).await.expect(200);
+        assert_eq!(list["data"].as_array().map(Vec::len), Some(1), "{list}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_says_it_was_forwarded_is_forwarded_like_any_other() {
+    On::Postgres
+        .run(async {
+            let mut fleet = Fleet::of_one(("POSTHASTE_LEASE_MS", "15000")).await;
+            let mut hooks = Vec::new();
+            for _ in 0..8 {
+                hooks.push(fleet.world.hook(Receiver::ok(), json!({})).await);
+            }
+            fleet.grow_to(2).await;
+            fleet.is_shared_out().await;
+            for client in fleet.clients() {
+                for hook in &hooks {
+                    for (method, path) in
+                        [(Method::GET, "/backlog"), (Method::POST, "/pause"), (Method::POST, "/resume")]
+                    {
+                        send(client.call(method, &hook.path(path)).header(FORWARDED, "0")).await.expect(200);
+                    }
+                }
+            }
+            fleet.stop_all().await;
+        })
+        .await;
+}
