@@ -1,6 +1,7 @@
 //! The composition root: Config → Store → Engine → API, and the order of starting and stopping.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
@@ -13,6 +14,9 @@ use crate::store::{OpenError, Store, StoreError};
 
 /// Connections to the listener of the metrics at once: some scrapers, and people who look.
 const METRICS_CONNECTIONS: usize = 32;
+
+/// For requests under way when the attempts have used up the grace.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -38,7 +42,8 @@ pub struct App {
     store: Store,
     server: Serving,
     metrics_server: Option<Serving>,
-    stop_grace: std::time::Duration,
+    stop_delay: Duration,
+    stop_grace: Duration,
 }
 
 impl App {
@@ -86,8 +91,8 @@ impl App {
             }
             None => None,
         };
-        let stop_grace = config.stop_grace;
-        Ok(Self { engine, url, new_admin_key, store, server, metrics_server, stop_grace })
+        let (stop_delay, stop_grace) = (config.stop_delay, config.stop_grace);
+        Ok(Self { engine, url, new_admin_key, store, server, metrics_server, stop_delay, stop_grace })
     }
 
     /// Resolves when another process has taken over the database, and all that is left to do is to stop.
@@ -95,16 +100,29 @@ impl App {
         self.engine.deposed().await;
     }
 
-    /// Takes no new requests and begins no attempt, lets those under way end within one grace, flushes, closes the
-    /// database.
+    /// Says that it is not ready and goes on for a while, so that a load balancer hears of it in time; with no delay when
+    /// another process has taken over.
+    pub async fn retire(&self) {
+        self.engine.retire();
+        tokio::select! {
+            () = tokio::time::sleep(self.stop_delay) => {}
+            () = self.deposed() => {}
+        }
+    }
+
+    /// Begins no attempt and lets those under way end within the grace, while the API still answers; then takes no new
+    /// requests, flushes, closes the database.
     pub async fn stop(self) {
+        self.engine.retire();
         let by = Instant::now() + self.stop_grace;
+        let drained = self.engine.drain(by).await;
+        let by = by.max(Instant::now() + LAST_ANSWERS);
         let metrics_stopped = async {
             if let Some(server) = self.metrics_server {
                 server.stop(by).await;
             }
         };
-        let (answered, drained, ()) = tokio::join!(self.server.stop(by), self.engine.drain(by), metrics_stopped);
+        let (answered, ()) = tokio::join!(self.server.stop(by), metrics_stopped);
         if !answered {
             tracing::warn!("requests to the API were cut off");
         }

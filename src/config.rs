@@ -113,10 +113,13 @@ pub struct Written {
     /// How long a stop waits for what is under way, in milliseconds [default: 10000]
     #[arg(long, env = "POSTHASTE_STOP_GRACE_MS", value_name = "MS")]
     stop_grace_ms: Option<u64>,
+    /// How long a process that is asked to stop says that it is not ready before it stops, in milliseconds [default: 0]
+    #[arg(long, env = "POSTHASTE_STOP_DELAY_MS", value_name = "MS")]
+    stop_delay_ms: Option<u64>,
     /// Largest request body that the API accepts, in bytes [default: 1048576]
     #[arg(long, env = "POSTHASTE_BODY_LIMIT_BYTES", value_name = "BYTES")]
     body_limit_bytes: Option<usize>,
-    /// Connections to the API at once; beyond, the longest idle one is closed [default: 16384]
+    /// Connections to the API at once; beyond, the most dispensable one is closed [default: 4096]
     #[arg(long, env = "POSTHASTE_MAX_CONNECTIONS", value_name = "N")]
     max_connections: Option<usize>,
     /// HTTPS: a PEM file with the certificate of the API and those above it [default: none, plain HTTP]
@@ -148,7 +151,7 @@ pub struct Written {
     log: Option<String>,
 }
 
-const KEYS: [&str; 31] = [
+const KEYS: [&str; 32] = [
     "database_url",
     "database_connections",
     "database_listen_url",
@@ -169,6 +172,7 @@ const KEYS: [&str; 31] = [
     "max_in_flight",
     "payload_memory_bytes",
     "stop_grace_ms",
+    "stop_delay_ms",
     "body_limit_bytes",
     "max_connections",
     "tls_cert_file",
@@ -210,6 +214,8 @@ pub struct Config {
     pub max_in_flight: usize,
     pub payload_memory_bytes: usize,
     pub stop_grace: Duration,
+    /// From saying that it is not ready to stopping.
+    pub stop_delay: Duration,
     pub body_limit_bytes: usize,
     pub api: ApiSettings,
     pub log: String,
@@ -276,6 +282,7 @@ impl Written {
             max_in_flight: self.max_in_flight.or(below.max_in_flight),
             payload_memory_bytes: self.payload_memory_bytes.or(below.payload_memory_bytes),
             stop_grace_ms: self.stop_grace_ms.or(below.stop_grace_ms),
+            stop_delay_ms: self.stop_delay_ms.or(below.stop_delay_ms),
             body_limit_bytes: self.body_limit_bytes.or(below.body_limit_bytes),
             max_connections: self.max_connections.or(below.max_connections),
             tls_cert_file: self.tls_cert_file.or(below.tls_cert_file),
@@ -406,6 +413,7 @@ impl TryFrom<Written> for Config {
                 "67108864 or more",
             )?,
             stop_grace: Duration::from_millis(written.stop_grace_ms.unwrap_or(10_000)),
+            stop_delay: Duration::from_millis(written.stop_delay_ms.unwrap_or(0)),
             body_limit_bytes: within("body_limit_bytes", body_limit, 1024..=64 * 1024 * 1024, "1024 to 67108864")?,
             api,
             log: written.log.unwrap_or_else(|| "info".to_owned()),

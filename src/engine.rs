@@ -37,6 +37,7 @@ mod waker;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -196,6 +197,8 @@ struct Inner {
     /// Tasks that end on `stopping`.
     tasks: TaskTracker,
     stopping: CancellationToken,
+    /// A stop was asked for, and has not begun yet.
+    is_retiring: AtomicBool,
     writer: parking_lot::Mutex<Option<JoinHandle<()>>>,
     arbiters: Arbiters,
 }
@@ -236,6 +239,7 @@ impl Engine {
             log,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
+            is_retiring: AtomicBool::new(false),
             writer: parking_lot::Mutex::new(Some(running.writer)),
             arbiters,
         };
@@ -344,13 +348,19 @@ impl Engine {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let inner = &self.inner;
-        !inner.stopping.is_cancelled() && inner.cluster.is_settled() && inner.shared.tenure.is_held()
+        let is_stopping = inner.is_retiring.load(Ordering::Relaxed) || inner.stopping.is_cancelled();
+        !is_stopping && inner.cluster.is_settled() && inner.shared.tenure.is_held()
     }
 
     /// Whether nothing is sent because the database could not be reached for too long.
     #[must_use]
     pub fn is_cut_off(&self) -> bool {
         !self.inner.shared.tenure.is_held()
+    }
+
+    /// Says from now on that it is not ready, while everything goes on: a load balancer needs a while to hear of it.
+    pub fn retire(&self) {
+        self.inner.is_retiring.store(true, Ordering::Relaxed);
     }
 
     /// Begins to stop: nothing is dispatched and no attempt begins any more. Answers whether those that were in flight

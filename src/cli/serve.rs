@@ -11,6 +11,9 @@ use crate::telemetry;
 
 use super::{CliError, Settings};
 
+/// The exit code of a process that was interrupted (128 and the number of SIGINT).
+const INTERRUPTED: i32 = 130;
+
 pub(super) async fn run(settings: Settings) -> Result<(), CliError> {
     let config = settings.load()?;
     telemetry::start(&config.log)?;
@@ -26,6 +29,21 @@ pub(super) async fn run(settings: Settings) -> Result<(), CliError> {
         () = app.deposed() => true,
     };
     tracing::info!("stopping");
-    app.stop().await;
+    let stop = async {
+        app.retire().await;
+        app.stop().await;
+    };
+    tokio::select! {
+        () = stop => {}
+        () = signals.asked() => stop_at_once(),
+    }
     if deposed { Err(CliError::failed("another posthaste has taken over the database")) } else { Ok(()) }
+}
+
+/// As a crash would, which loses nothing: what is owed is in the database.
+fn stop_at_once() -> ! {
+    tracing::warn!(
+        "asked to stop a second time: ending at once; what was under way is sent again after the next start"
+    );
+    std::process::exit(INTERRUPTED)
 }

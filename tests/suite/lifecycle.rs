@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use reqwest::Method;
 use serde_json::json;
 
-use crate::client::Client;
+use crate::client::{Client, try_send};
 use crate::databases::on_both;
+use crate::fact;
 use crate::load::Load;
 use crate::receiver::{Down, Receiver, Reply};
 use crate::server::{self, Env, Server};
@@ -58,6 +60,64 @@ async fn a_graceful_stop_lets_a_request_in_flight_finish() {
     let delivery = world.settled(&event).await;
     assert_eq!(each_attempt(&delivery, "outcome"), ["success"]);
     assert_eq!(hook.requests().len(), 1);
+}
+
+/// A load balancer asks on a new connection.
+async fn readiness(world: &World) -> Option<u16> {
+    let anyone = world.anyone();
+    try_send(anyone.root(Method::GET, "/readyz")).await.ok().map(|answer| answer.status)
+}
+
+#[tokio::test]
+async fn a_process_that_stops_says_so_before_it_closes_its_port() {
+    let mut world = World::start().await;
+    let hook = world.hook(Receiver::answers_after(Duration::from_secs(3)), json!({})).await;
+    world.publish("message.sent").await;
+    hook.receiver.was_asked(1).await;
+    assert_eq!(readiness(&world).await, Some(200));
+
+    world.server().terminate();
+
+    fact::until("it says that it is not ready", async || (readiness(&world).await == Some(503)).then_some(())).await;
+    let status = world.ended().await;
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(hook.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn with_a_delay_a_process_that_is_asked_to_stop_goes_on_for_a_while() {
+    let mut world = World::with(&[("POSTHASTE_STOP_DELAY_MS", "3000")]).await;
+    let hook = world.hook(Receiver::ok(), json!({})).await;
+
+    world.server().terminate();
+
+    fact::until("it says that it is not ready", async || (readiness(&world).await == Some(503)).then_some(())).await;
+    let event = world.publish("message.sent").await;
+    world.settled(&event).await;
+    assert_eq!(hook.requests().len(), 1);
+    assert_eq!(world.ended().await.code(), Some(0));
+}
+
+on_both!(a_second_signal_ends_it_at_once_and_what_is_owed_stays_owed);
+async fn a_second_signal_ends_it_at_once_and_what_is_owed_stays_owed() {
+    let mut world = World::with(&[("POSTHASTE_STOP_GRACE_MS", "120000")]).await;
+    let hook = world.hook(Receiver::answers_after(Duration::from_secs(25)), json!({"timeoutMs": 30_000})).await;
+    let event = world.publish("message.sent").await;
+    hook.receiver.was_asked(1).await;
+
+    world.server().terminate();
+    fact::until("it is stopping", async || (readiness(&world).await == Some(503)).then_some(())).await;
+    world.server().terminate();
+    // Long before the request in flight is answered.
+    let status = fact::until_within(Duration::from_secs(15), "the process ends", async || {
+        (!world.server().lives()).then_some(())
+    });
+    status.await;
+    assert_eq!(world.ended().await.code(), Some(130));
+
+    world.restart().await;
+    let delivery = world.settled(&event).await;
+    assert_eq!(delivery["status"], "success");
 }
 
 on_both!(a_graceful_stop_under_load_sends_nothing_twice_and_loses_nothing);
