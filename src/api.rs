@@ -8,8 +8,10 @@ mod answer;
 mod audit;
 mod backlogs;
 mod body;
+mod budget;
 mod catalogue;
 mod cors;
+mod cost;
 mod deliveries;
 mod document;
 mod engine;
@@ -55,7 +57,8 @@ use crate::engine::Engine;
 use crate::store::Store;
 
 use self::auth::Keys;
-use self::body::Budget;
+use self::budget::Budget;
+use self::cost::Answers;
 use self::document::ApiDocument;
 use self::forward::Peers;
 use self::metrics::SharedPages;
@@ -96,6 +99,7 @@ struct Inner {
     peers: Peers,
     rates: Rates,
     bodies: Budget,
+    answers: Answers,
     metrics: SharedPages,
 }
 
@@ -112,8 +116,9 @@ impl App {
         let (known, noted, store) = (keys.clone(), keys.clone(), engine.store().clone());
         engine.beside(|stopping| noted.note_uses(store, stopping));
         engine.on_stale(move |stale| known.forget(stale));
-        let (peers, bodies, metrics) = (Peers::new(), Budget::new(body_limit), SharedPages::default());
-        Self(Arc::new(Inner { engine, keys, body_limit, peers, rates, bodies, metrics }))
+        let (peers, bodies, metrics) = (Peers::new(), Budget::of_bodies(body_limit), SharedPages::default());
+        let answers = Answers::new(body_limit, engine.store().readers_at_once());
+        Self(Arc::new(Inner { engine, keys, body_limit, peers, rates, bodies, answers, metrics }))
     }
 
     fn engine(&self) -> &Engine {
@@ -138,6 +143,10 @@ impl App {
 
     fn bodies(&self) -> &Budget {
         &self.0.bodies
+    }
+
+    fn answers(&self) -> &Answers {
+        &self.0.answers
     }
 
     fn metrics(&self) -> &SharedPages {
@@ -192,6 +201,7 @@ pub fn routers(engine: Engine, config: ApiConfig) -> Routers {
         .fallback(answer::no_such_route)
         .method_not_allowed_fallback(answer::no_such_method)
         .layer(middleware::from_fn_with_state(app.clone(), forward::forward))
+        .layer(middleware::from_fn(cost::hold))
         .layer(middleware::from_fn(session::admit))
         .layer(option_layer(cors))
         .layer(middleware::from_fn(host::require))

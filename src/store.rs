@@ -73,6 +73,7 @@ struct Inner {
     /// Its commits need not be on the disk before they are answered.
     aside: Pool,
     readers: Pool,
+    reader_connections: u32,
     engine_readers: Pool,
     /// Of PostgreSQL alone, which other nodes may know.
     lease: Option<Pool>,
@@ -90,6 +91,12 @@ struct Inner {
 }
 
 impl Store {
+    /// How many readings of the API the database answers at once.
+    #[must_use]
+    pub fn readers_at_once(&self) -> usize {
+        self.inner.reader_connections as usize
+    }
+
     fn readers(&self) -> &Pool {
         &self.inner.readers
     }

@@ -16,7 +16,8 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use self::access::Access;
 pub(super) use self::known::Keys;
 use super::App;
-use super::body::Sender;
+use super::budget::Sender;
+use super::cost::Cost;
 use super::key::Digest;
 use super::origin::Origin;
 use super::problem::Problem;
@@ -96,6 +97,7 @@ impl Caller {
         if let Some(tenant) = &access.tenant {
             app.rates().admit(access.counted_under(), tenant.num)?;
         }
+        Cost::charge(parts, app, access.tenant.as_ref().map(|tenant| tenant.num)).await?;
         Ok(Self { access, origin })
     }
 

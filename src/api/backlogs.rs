@@ -4,6 +4,7 @@ mod view;
 
 use std::cmp::Reverse;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use serde_json::Value;
@@ -13,6 +14,7 @@ use utoipa_axum::routes;
 use self::view::BacklogView;
 use super::App;
 use super::auth::{Read, Tenant, Tenants};
+use super::cost::Cost;
 use super::document::ReadProblems;
 use super::forward::wanted_by_a_node;
 use super::page::{Filter, NoQuery, PageParams, PageView, Query};
@@ -57,6 +59,7 @@ async fn read(
 async fn list(
     State(app): State<App>,
     tenants: Tenants<Read>,
+    Extension(cost): Extension<Cost>,
     (uri, headers): (Uri, HeaderMap),
     query: Query,
 ) -> Result<axum::Json<PageView<serde_json::Value>>, Problem> {
@@ -75,6 +78,8 @@ async fn list(
     if asked_by_a_node.is_some() {
         return Ok(axum::Json(list.answer(rows, None::<i64>)));
     }
+    // What waits for other nodes keeps no reader.
+    cost.end_turn();
     rows.extend(
         app.peers()
             .lists(&app, &format!("/api/v1/backlogs?{}", uri.query().unwrap_or_default()), &headers, wanted)

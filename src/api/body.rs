@@ -1,7 +1,5 @@
 //! The bodies of requests: JSON of a bounded size and depth, read into an input type with [`super::fields`].
-//! [`budget`] bounds what they take together.
-
-mod budget;
+//! [`super::budget`] bounds what they take together.
 
 use std::time::Duration;
 
@@ -13,10 +11,8 @@ use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt;
 use serde_json::value::RawValue;
 
-pub(super) use self::budget::{Budget, Sender};
-
-use self::budget::Share;
 use super::App;
+use super::budget::Share;
 use super::fields::{At, Errors, Reader};
 use super::problem::Problem;
 

@@ -5,6 +5,7 @@ mod view;
 
 use std::collections::HashMap;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -16,6 +17,7 @@ use self::view::{BatchView, EventSummary, EventView, ItemProblem, PublishedView}
 use super::App;
 use super::auth::{Publish, Read, Tenant};
 use super::body::Json;
+use super::cost::Cost;
 use super::deliveries::{self, DeliveryView};
 use super::document::{CreateProblems, ReadProblems};
 use super::fields::{At, Errors, Fault};
@@ -204,11 +206,14 @@ async fn read(
     tenant: Tenant<Read>,
     _: NoQuery,
     One(id): One<EventId>,
-) -> Result<axum::Json<EventView>, Problem> {
+    Extension(cost): Extension<Cost>,
+) -> Result<Response, Problem> {
     let event = find(&app, tenant.num(), id).await?;
+    // As it is stored, and as it is answered.
+    cost.grow(2 * event.body_bytes)?;
     let progress = app.store().progress(&event).await?;
     let body = app.store().event_body(event.tenant, event.seq).await?.ok_or(Problem::no_such("event"))?;
-    Ok(axum::Json(EventView::new(&event, progress, &body)?))
+    EventView::new(&event, progress, &body)?.answer()
 }
 
 /// Lists the deliveries of an event, those included that are only owed yet.

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use super::App;
 use super::auth::{X_API_KEY, acting_for};
 use super::body::collect;
+use super::cost::Cost;
 use super::origin::{self, FORWARDED};
 use super::problem::Problem;
 use crate::engine::{Owner, peer_client};
@@ -124,13 +125,14 @@ pub(super) async fn forward(State(app): State<App>, mut request: Request, next: 
     match owner {
         Owner::Here => next.run(request).await,
         Owner::Elsewhere(address) if !origin::is_from_node(request.extensions()) => {
-            sent_on(&app, &address, request).await.unwrap_or_else(IntoResponse::into_response)
+            sent_on(&app, tenant, &address, request).await.unwrap_or_else(IntoResponse::into_response)
         }
         Owner::Elsewhere(_) | Owner::Nobody => Problem::owner_unreachable(&"it is being moved").into_response(),
     }
 }
 
-async fn sent_on(app: &App, address: &Arc<str>, request: Request) -> Result<Response, Problem> {
+async fn sent_on(app: &App, tenant: TenantNum, address: &Arc<str>, request: Request) -> Result<Response, Problem> {
+    Cost::charge_forwarded(&request, app, tenant)?;
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
     let (method, mut headers) = (request.method().clone(), request.headers().clone());
     origin::vouch(app.store(), request.extensions(), &method, &path, &mut headers);

@@ -100,6 +100,7 @@ struct Connected {
     /// Writes what need not be on the disk at once.
     aside: DatabaseConnection,
     readers: DatabaseConnection,
+    reader_connections: u32,
     engine_readers: DatabaseConnection,
     /// Nothing else keeps the lease waiting.
     lease: Option<DatabaseConnection>,
@@ -119,8 +120,18 @@ impl Store {
             DbBackend::Postgres => Box::pin(postgres::open(&options)).await?,
             _ => sqlite::open(&options).await?,
         };
-        let Connected { writer, aside, readers, engine_readers, lease, checkpoints, master_keys, key_setting, lock } =
-            connected;
+        let Connected {
+            writer,
+            aside,
+            readers,
+            reader_connections,
+            engine_readers,
+            lease,
+            checkpoints,
+            master_keys,
+            key_setting,
+            lock,
+        } = connected;
         let seal = Seal::new(&master_keys, state::seal_layout(&writer).await?);
         if newest_secret(&writer).await?.is_some_and(|sealed| seal.is_foreign(&sealed)) {
             return Err(OpenError::WrongKey { setting: key_setting });
@@ -135,6 +146,7 @@ impl Store {
             writer,
             aside,
             readers,
+            reader_connections,
             engine_readers,
             lease,
             listen,

@@ -31,6 +31,7 @@ mod receiver;
 mod rows;
 mod secure;
 mod server;
+mod untaken;
 mod verify;
 mod world;
 mod writes;

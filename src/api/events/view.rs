@@ -1,5 +1,7 @@
 //! What publishers and readers of events are shown.
 
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -159,13 +161,16 @@ impl ProgressView {
 /// An event with what was published, and what has become of it so far.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Event)]
-pub(in crate::api) struct EventView {
+pub(in crate::api) struct EventView<'a> {
     #[serde(flatten)]
     summary: EventSummary,
     progress: ProgressView,
     #[schema(value_type = Object)]
-    data: Box<RawValue>,
+    data: &'a RawValue,
 }
+
+/// What stands around the data of an event takes less.
+const AROUND: usize = 2048;
 
 /// The part of a stored body that no column has.
 #[derive(Deserialize)]
@@ -174,12 +179,19 @@ struct Body<'a> {
     data: &'a RawValue,
 }
 
-impl EventView {
+impl<'a> EventView<'a> {
     /// `body`: the text that every webhook is sent.
-    pub(super) fn new(stored: &StoredEvent, progress: Progress, body: &[u8]) -> Result<Self, Problem> {
-        let body: Body<'_> = serde_json::from_slice(body).map_err(|error| Problem::internal(&error))?;
+    pub(super) fn new(stored: &StoredEvent, progress: Progress, body: &'a [u8]) -> Result<Self, Problem> {
+        let body: Body<'a> = serde_json::from_slice(body).map_err(|error| Problem::internal(&error))?;
         let progress = ProgressView::new(stored.matched, progress);
-        Ok(Self { summary: EventSummary::from(stored), progress, data: body.data.to_owned() })
+        Ok(Self { summary: EventSummary::from(stored), progress, data: body.data })
+    }
+
+    /// Written once, into as much room as it takes.
+    pub(super) fn answer(&self) -> Result<Response, Problem> {
+        let mut text = Vec::with_capacity(self.data.get().len() + AROUND);
+        serde_json::to_writer(&mut text, self).map_err(|error| Problem::internal(&error))?;
+        Ok(([(CONTENT_TYPE, "application/json")], text).into_response())
     }
 }
 

@@ -78,6 +78,7 @@ async fn connected(options: &Options) -> Result<Connected, OpenError> {
         writer,
         aside,
         readers: connect(&url, readers).await?,
+        reader_connections: readers,
         engine_readers: connect(&url, engine_readers).await?,
         lease: Some(connect(&url, LEASE).await?),
         checkpoints: None,

@@ -53,7 +53,18 @@ pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
     let checkpoints = Some(Checkpoints::start(connect(&path, 1, &[]).await?));
     let lock = Some(lock);
     let lease = None;
-    Ok(Connected { writer, aside, readers, engine_readers, lease, checkpoints, master_keys, key_setting, lock })
+    Ok(Connected {
+        writer,
+        aside,
+        readers,
+        reader_connections: READERS,
+        engine_readers,
+        lease,
+        checkpoints,
+        master_keys,
+        key_setting,
+        lock,
+    })
 }
 
 /// Undoes the newest `steps` migrations of a file that nothing else has open.

@@ -1,0 +1,182 @@
+//! How much memory bodies may take that are on their way in, and answers that are on their way out: so much in all, and a
+//! part of it for each tenant, so that one that sends many and slowly, or takes none, neither fills the memory nor keeps the
+//! others out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::api::problem::Problem;
+use crate::id::TenantNum;
+
+/// Of all tenants, in bytes, or as many as are needed for [`LARGEST`] of the size that is accepted.
+const ALL: usize = 256 << 20;
+
+/// Bodies of full size that must fit in.
+const LARGEST: usize = 16;
+
+/// Tenants that can take their whole part at once.
+const PARTS: usize = 4;
+
+/// Whose request it is; noted by whoever finds out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sender(pub(super) TenantNum);
+
+#[derive(Debug, Clone)]
+pub(super) struct Budget {
+    taken: Arc<Mutex<Taken>>,
+    /// What is said when there is no room.
+    full: &'static str,
+}
+
+#[derive(Debug)]
+struct Taken {
+    all: usize,
+    most: usize,
+    each: HashMap<TenantNum, usize>,
+}
+
+impl Budget {
+    /// For bodies of requests, of at most `largest` bytes.
+    pub(super) fn of_bodies(largest: usize) -> Self {
+        Self::new(largest, "too many bodies are on their way in; nothing was kept")
+    }
+
+    /// For answers, the largest of which shows an event of `largest` bytes.
+    pub(super) fn of_answers(largest: usize) -> Self {
+        Self::new(largest, "too many answers are on their way out; take those, or ask for less at once")
+    }
+
+    fn new(largest: usize, full: &'static str) -> Self {
+        let most = ALL.max(LARGEST * largest);
+        Self { taken: Arc::new(Mutex::new(Taken { all: 0, most, each: HashMap::new() })), full }
+    }
+
+    #[cfg(test)]
+    pub(super) fn taken(&self) -> usize {
+        self.taken.lock().all
+    }
+
+    /// A share of nothing yet. An administrator's is bounded by the whole alone.
+    pub(super) fn open(&self, sender: Option<Sender>) -> Share {
+        Share { budget: self.clone(), sender, bytes: 0 }
+    }
+}
+
+impl Taken {
+    fn of(&self, sender: Option<Sender>) -> usize {
+        sender.and_then(|Sender(tenant)| self.each.get(&tenant)).copied().unwrap_or(0)
+    }
+
+    fn take(&mut self, sender: Option<Sender>, bytes: usize) {
+        self.all += bytes;
+        if let Some(Sender(tenant)) = sender {
+            *self.each.entry(tenant).or_default() += bytes;
+        }
+    }
+
+    fn give_back(&mut self, sender: Option<Sender>, bytes: usize) {
+        self.all -= bytes;
+        if let Some(Sender(tenant)) = sender {
+            match self.of(sender) - bytes {
+                0 => _ = self.each.remove(&tenant),
+                left => _ = self.each.insert(tenant, left),
+            }
+        }
+    }
+}
+
+/// What one body or answer takes, given back when it goes.
+#[derive(Debug)]
+pub(super) struct Share {
+    budget: Budget,
+    sender: Option<Sender>,
+    bytes: usize,
+}
+
+impl Share {
+    /// Takes so many bytes more.
+    ///
+    /// # Errors
+    ///
+    /// `503` when there is no room.
+    pub(super) fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
+        let mut taken = self.budget.taken.lock();
+        if taken.all + bytes > taken.most || taken.of(self.sender) + bytes > taken.most / PARTS {
+            return Err(Problem::overloaded(self.budget.full));
+        }
+        taken.take(self.sender, bytes);
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Whether its own tenant has room left, whatever others have taken.
+    ///
+    /// # Errors
+    ///
+    /// `503` when there is none.
+    pub(super) fn require_room(&self) -> Result<(), Problem> {
+        let taken = self.budget.taken.lock();
+        if taken.of(self.sender) < taken.most / PARTS { Ok(()) } else { Err(Problem::overloaded(self.budget.full)) }
+    }
+
+    /// Has so many bytes from now on, which are in memory already.
+    pub(super) fn correct(&mut self, bytes: usize) {
+        let mut taken = self.budget.taken.lock();
+        taken.give_back(self.sender, self.bytes);
+        taken.take(self.sender, bytes);
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.taken.lock().give_back(self.sender, self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PART: usize = ALL / PARTS;
+
+    fn open(budget: &Budget, tenant: i64) -> Share {
+        budget.open(Some(Sender(TenantNum(tenant))))
+    }
+
+    #[test]
+    fn one_tenant_has_its_part_and_the_others_have_theirs() {
+        let budget = Budget::of_bodies(1 << 20);
+        let mut shares: Vec<_> = (0..2).map(|_| open(&budget, 1)).collect();
+        for share in &mut shares {
+            share.grow(PART / 2).unwrap();
+        }
+        assert!(open(&budget, 1).grow(1).is_err());
+        open(&budget, 2).grow(PART).unwrap();
+        shares.pop();
+        open(&budget, 1).grow(PART / 2).unwrap();
+    }
+
+    #[test]
+    fn all_together_have_so_much_and_give_it_back() {
+        let budget = Budget::of_bodies(1 << 20);
+        let mut shares: Vec<_> = (0..PARTS as i64).map(|tenant| open(&budget, tenant)).collect();
+        for share in &mut shares {
+            share.grow(PART).unwrap();
+        }
+        assert!(open(&budget, 99).grow(1).is_err() && budget.open(None).grow(1).is_err());
+        drop(shares);
+        let taken = budget.taken.lock();
+        assert_eq!((taken.all, taken.each.len()), (0, 0));
+    }
+
+    #[test]
+    fn bodies_of_full_size_fit_in_whatever_their_size_is() {
+        let largest = 64 << 20;
+        let budget = Budget::of_bodies(largest);
+        let mut shares: Vec<_> = (0..LARGEST / PARTS).map(|_| open(&budget, 1)).collect();
+        assert!(shares.iter_mut().all(|share| share.grow(largest).is_ok()));
+    }
+}

@@ -1,0 +1,113 @@
+//! What an answer costs until its caller has taken it: a turn at the readers of the database while it is made, and the
+//! memory that it holds until its last byte is sent. Each tenant has at most half of the readers and a quarter of the
+//! memory, and so have all admins together: whoever asks for the most expensive answers, and takes none, keeps nobody
+//! else waiting. Taken by [`super::auth`], which knows who calls; given back by [`hold`].
+
+mod held;
+mod turns;
+
+use std::sync::Arc;
+
+use axum::extract::Request;
+use axum::http::Extensions;
+use axum::http::request::Parts;
+use axum::middleware::Next;
+use axum::response::Response;
+use parking_lot::Mutex;
+
+use self::held::HeldBody;
+use self::turns::{Turn, Turns};
+use super::App;
+use super::budget::{Budget, Sender, Share};
+use super::problem::Problem;
+use crate::id::TenantNum;
+use crate::store::page::PAGE_BYTES;
+
+/// Of an answer that is not made yet: the rows of a page, and the text that is made of them.
+const ESTIMATE: usize = 2 * PAGE_BYTES as usize;
+
+/// What answers may take, and whose turn it is to make one.
+pub(super) struct Answers {
+    memory: Budget,
+    readers: Turns,
+}
+
+impl Answers {
+    /// `largest`: bytes of the largest event, which can be read back. `readers`: connections that the API reads with.
+    pub(super) fn new(largest: usize, readers: usize) -> Self {
+        Self { memory: Budget::of_answers(largest), readers: Turns::new(readers) }
+    }
+}
+
+/// What one request costs. Clones are of the same request.
+#[derive(Clone, Default)]
+pub(super) struct Cost(Arc<Mutex<Option<Taken>>>);
+
+struct Taken {
+    share: Share,
+    turn: Option<Turn>,
+}
+
+impl Cost {
+    /// Charges a request to its caller; no tenant is an admin. One that only reads waits for its turn, and takes what its
+    /// answer is likely to hold. One that changes something is refused only when its own caller leaves too much untaken,
+    /// never for what others do.
+    ///
+    /// # Errors
+    ///
+    /// `503` when there is no room, or no turn in time.
+    pub(super) async fn charge(parts: &Parts, app: &App, tenant: Option<TenantNum>) -> Result<(), Problem> {
+        let Some(cost) = parts.extensions.get::<Self>().filter(|cost| cost.0.lock().is_none()) else { return Ok(()) };
+        let is_safe = parts.method.is_safe();
+        let turn = if is_safe { Some(app.answers().readers.take(tenant).await?) } else { None };
+        cost.take(app, tenant, is_safe, turn)
+    }
+
+    /// Charges a request that another node answers, with its own readers.
+    pub(super) fn charge_forwarded(request: &Request, app: &App, tenant: TenantNum) -> Result<(), Problem> {
+        let Some(cost) = Self::of(request.extensions()) else { return Ok(()) };
+        cost.take(app, Some(tenant), request.method().is_safe(), None)
+    }
+
+    fn take(&self, app: &App, tenant: Option<TenantNum>, is_safe: bool, turn: Option<Turn>) -> Result<(), Problem> {
+        let mut share = app.answers().memory.open(tenant.map(Sender));
+        if is_safe {
+            share.grow(ESTIMATE)?;
+        } else {
+            share.require_room()?;
+        }
+        *self.0.lock() = Some(Taken { share, turn });
+        Ok(())
+    }
+
+    fn of(extensions: &Extensions) -> Option<&Self> {
+        extensions.get()
+    }
+
+    /// Takes more than was estimated, before it is read.
+    pub(super) fn grow(&self, bytes: usize) -> Result<(), Problem> {
+        self.0.lock().as_mut().map_or(Ok(()), |taken| taken.share.grow(bytes))
+    }
+
+    /// The rest of the answer is made without the database of this node.
+    pub(super) fn end_turn(&self) {
+        if let Some(taken) = self.0.lock().as_mut() {
+            taken.turn = None;
+        }
+    }
+
+    fn finish(&self) -> Option<Share> {
+        self.0.lock().take().map(|taken| taken.share)
+    }
+}
+
+/// Holds what a request has taken: its turn until the answer is made, its memory until the last of it is sent.
+pub(super) async fn hold(mut request: Request, next: Next) -> Response {
+    let cost = Cost::default();
+    request.extensions_mut().insert(cost.clone());
+    let response = next.run(request).await;
+    match cost.finish() {
+        Some(share) => response.map(|body| HeldBody::of(body, share)),
+        None => response,
+    }
+}
