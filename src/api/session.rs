@@ -125,49 +125,104 @@ fn set_cookie(is_secure: bool, value: &str, lasts: Duration) -> Result<HeaderVal
 pub(super) async fn admit(request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let has_key = parts.headers.contains_key(AUTHORIZATION) || parts.headers.contains_key(X_API_KEY);
-    if let Some(key) = in_cookie(&parts.headers).filter(|_| !has_key) {
-        if !same_origin::may_use_cookie(&parts) {
-            let detail = "a request with a session's cookie that changes something must come from a page of this host; \
-                          give a key instead";
-            return Problem::new(StatusCode::FORBIDDEN, "cross_origin", detail).into_response();
-        }
-        if let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {key}")) {
-            value.set_sensitive(true);
-            parts.headers.insert(AUTHORIZATION, value);
+    if !has_key {
+        match in_cookie(&parts.headers) {
+            Found::Nothing => {}
+            Found::Several => {
+                let detail = "the request has several sessions' cookies, of which another host may have set some; delete the \
+                              cookies of this site and log in again";
+                return Problem::bad_request("ambiguous_session", detail).into_response();
+            }
+            Found::Session(_) if !same_origin::may_use_cookie(&parts) => {
+                let detail = "a request with a session's cookie that changes something must come from a page of this host; \
+                              give a key instead";
+                return Problem::new(StatusCode::FORBIDDEN, "cross_origin", detail).into_response();
+            }
+            Found::Session(key) => {
+                if let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {key}")) {
+                    value.set_sensitive(true);
+                    parts.headers.insert(AUTHORIZATION, value);
+                }
+            }
         }
     }
     parts.headers.remove(COOKIE);
     next.run(Request::from_parts(parts, body)).await
 }
 
-fn in_cookie(headers: &HeaderMap) -> Option<String> {
-    let pairs = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(';'));
-    let named = pairs.filter_map(|pair| pair.trim().split_once('='));
-    let mut found: Vec<(&str, &str)> =
-        named.filter(|(name, value)| [SECURE_NAME, PLAIN_NAME].contains(name) && !value.is_empty()).collect();
-    // The one that nobody else can have set goes first.
-    found.sort_by_key(|(name, _)| *name != SECURE_NAME);
-    found.first().map(|(_, value)| (*value).to_owned())
+/// What the cookies of a request say.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    Session(String),
+    /// A page of a sibling host can set a cookie for all of its domain, which the browser then sends beside ours and maybe
+    /// before it (RFC 6265, 8.6): who logs in with the attacker's session gives the attacker what is typed there.
+    Several,
+}
+
+fn in_cookie(headers: &HeaderMap) -> Found {
+    let pairs =
+        || headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(';'));
+    let called = |name: &'static str| {
+        let named = pairs().filter_map(|pair| pair.trim().split_once('='));
+        named.filter(move |(given, value)| *given == name && !value.is_empty()).map(|(_, value)| value)
+    };
+    // The one that nobody else can have set goes first, and over TLS the other one counts for nothing.
+    let is_over_tls = same_origin::is_page_over_tls(headers);
+    let names: &[&'static str] = if is_over_tls { &[SECURE_NAME] } else { &[SECURE_NAME, PLAIN_NAME] };
+    let Some((first, mut others)) = names.iter().find_map(|name| {
+        let mut values = called(name);
+        Some((values.next()?, values))
+    }) else {
+        return Found::Nothing;
+    };
+    if others.any(|other| other != first) { Found::Several } else { Found::Session(first.to_owned()) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn found_in(cookies: &[&'static str]) -> Option<String> {
+    fn found_beside(origin: &'static str, cookies: &[&'static str]) -> Found {
         let mut headers = HeaderMap::new();
+        if !origin.is_empty() {
+            headers.insert("origin", HeaderValue::from_static(origin));
+        }
         for cookie in cookies {
             headers.append(COOKIE, HeaderValue::from_static(cookie));
         }
         in_cookie(&headers)
     }
 
+    fn found_in(cookies: &[&'static str]) -> Found {
+        found_beside("", cookies)
+    }
+
+    fn session(key: &str) -> Found {
+        Found::Session(key.to_owned())
+    }
+
     #[test]
     fn a_session_is_found_among_other_cookies() {
-        assert_eq!(found_in(&["a=1; posthaste_session=phk_x; b=2"]).as_deref(), Some("phk_x"));
-        assert_eq!(found_in(&["posthaste_session=phk_x", "__Host-posthaste_session=phk_y"]).as_deref(), Some("phk_y"));
-        assert_eq!(found_in(&["posthaste_session=", "xposthaste_session=phk_x"]), None);
-        assert_eq!(found_in(&[]), None);
+        assert_eq!(found_in(&["a=1; posthaste_session=phk_x; b=2"]), session("phk_x"));
+        assert_eq!(found_in(&["posthaste_session=phk_x", "__Host-posthaste_session=phk_y"]), session("phk_y"));
+        assert_eq!(found_in(&["posthaste_session=", "xposthaste_session=phk_x"]), Found::Nothing);
+        assert_eq!(found_in(&[]), Found::Nothing);
+    }
+
+    #[test]
+    fn of_two_sessions_in_one_request_neither_is_used() {
+        assert_eq!(found_in(&["posthaste_session=phk_evil; posthaste_session=phk_x"]), Found::Several);
+        assert_eq!(found_in(&["posthaste_session=phk_x", "posthaste_session=phk_evil"]), Found::Several);
+        assert_eq!(found_in(&["posthaste_session=phk_x; posthaste_session=phk_x"]), session("phk_x"));
+        let planted = "posthaste_session=phk_evil; posthaste_session=phk_more; __Host-posthaste_session=phk_x";
+        assert_eq!(found_in(&[planted]), session("phk_x"));
+    }
+
+    #[test]
+    fn over_tls_only_the_cookie_that_no_other_host_can_set_is_used() {
+        assert_eq!(found_beside("https://hooks.example", &["posthaste_session=phk_evil"]), Found::Nothing);
+        assert_eq!(found_beside("http://hooks.example", &["posthaste_session=phk_x"]), session("phk_x"));
     }
 
     #[test]

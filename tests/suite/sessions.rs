@@ -113,6 +113,21 @@ async fn a_page_of_another_site_cannot_use_it() {
 }
 
 #[tokio::test]
+async fn a_session_that_a_sibling_host_has_planted_is_not_used() {
+    let mut world = World::start().await;
+    let client = world.client().clone();
+    let browser = Browser::of(&mut world, &client).await;
+    let attacker = world.another_tenant().await;
+    let planted = Browser::of(&mut world, &attacker.client).await;
+    for both in [format!("{}; {}", planted.cookie, browser.cookie), format!("{}; {}", browser.cookie, planted.cookie)] {
+        let call = world.anyone().call(Method::GET, "/session").header("Cookie", both);
+        assert_eq!(send(call).await.problem(400).code(), "ambiguous_session");
+    }
+    let call = world.anyone().call(Method::GET, "/session").header("Cookie", &planted.cookie);
+    assert_eq!(send(call.header("Origin", "https://hooks.example")).await.problem(401).code(), "unauthenticated");
+}
+
+#[tokio::test]
 async fn no_script_reads_the_cookie_and_over_tls_nobody_else_does() {
     let world = World::start().await;
     let open = async |origin: Option<&str>| {

@@ -32,6 +32,11 @@ pub(super) fn is_secure(headers: &HeaderMap) -> bool {
     text(headers, &ORIGIN).is_none_or(|origin| origin.starts_with("https://"))
 }
 
+/// Whether the page that asks says that it was loaded over TLS.
+pub(super) fn is_page_over_tls(headers: &HeaderMap) -> bool {
+    text(headers, &ORIGIN).is_some_and(|origin| origin.starts_with("https://"))
+}
+
 fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     headers.get(name).map(|value| value.to_str().unwrap_or_default())
 }
