@@ -108,6 +108,11 @@ pub async fn is_up_to_date(on: &DatabaseConnection) -> Result<bool, SchemaError>
     Ok(known.is_subset(&seen))
 }
 
+/// How many this database has seen.
+pub async fn applied(on: &DatabaseConnection) -> Result<usize, DbErr> {
+    Ok(seen(on).await?.len())
+}
+
 /// Undoes the newest `steps`.
 pub async fn down(on: &DatabaseConnection, steps: u32) -> Result<u32, SchemaError> {
     let applied = seen(on).await?;

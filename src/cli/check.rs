@@ -6,7 +6,7 @@ use super::{CliError, Settings};
 
 pub(super) async fn run(settings: Settings) -> Result<(), CliError> {
     let config = settings.load()?;
-    let options = Options { migrate: false, ..config.database() };
+    let options = Options { migrate: false, reads_secrets: false, ..config.database() };
     let store = Store::open(options).await?;
     let problems = store.integrity_problems().await?;
     store.close().await;

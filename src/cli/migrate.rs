@@ -18,9 +18,12 @@ enum Direction {
     Up(Settings),
     /// Undo the newest migrations; what they held is lost
     Down {
-        /// How many
+        /// How many; no more than there are
         #[arg(long)]
         steps: u32,
+        /// Also undo the first one, which leaves an empty database
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         settings: Settings,
     },
@@ -35,9 +38,9 @@ pub(super) async fn run(args: MigrateArgs) -> Result<(), CliError> {
             store.close().await;
             println!("the schema is up to date");
         }
-        Direction::Down { steps, settings } => {
+        Direction::Down { steps, yes, settings } => {
             let config = settings.load()?;
-            let undone = Store::migrate_down(&config.database(), steps).await?;
+            let undone = Store::migrate_down(&config.database(), steps, yes).await?;
             println!("undid {undone} migrations");
         }
     }

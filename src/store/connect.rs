@@ -42,6 +42,8 @@ pub struct Options {
     pub lease: Duration,
     /// PostgreSQL: a server that may lose commits, or whose clock differs much, is used all the same.
     pub force_unsafe: bool,
+    /// Whether sealed values are read: without, a master key that is missing or does not fit is no matter.
+    pub reads_secrets: bool,
 }
 
 impl Options {
@@ -52,7 +54,17 @@ impl Options {
         let url = url.into();
         let listen = Some(url.clone());
         let (master_key, previous_keys) = (None, Vec::new());
-        Self { url, master_key, previous_keys, migrate: true, connections, listen, lease, force_unsafe: false }
+        Self {
+            url,
+            master_key,
+            previous_keys,
+            migrate: true,
+            connections,
+            listen,
+            lease,
+            force_unsafe: false,
+            reads_secrets: true,
+        }
     }
 }
 
@@ -69,6 +81,11 @@ pub enum OpenError {
     Served { name: String },
     #[error("{path}: {source}")]
     File { path: PathBuf, source: std::io::Error },
+    #[error("{path} is damaged, or no SQLite database ({why}); restore a copy of it, or name another file")]
+    Damaged { path: PathBuf, why: String },
+    /// PostgreSQL does not answer, or not as it should. `server`: host and port.
+    #[error("PostgreSQL at {server}, which POSTHASTE_DATABASE_URL names, cannot be reached: {why}")]
+    Unreachable { server: String, why: String },
     #[error("{path}: {why}; expected 32 bytes in base64")]
     MasterKey { path: PathBuf, why: String },
     #[error("{setting} does not fit this database, whose secrets are sealed under another master key")]
@@ -89,6 +106,7 @@ impl OpenError {
         match self {
             Self::Unsupported(_) | Self::Setting(_) | Self::WrongKey { .. } => true,
             Self::Locked { .. } | Self::Served { .. } | Self::File { .. } | Self::MasterKey { .. } => false,
+            Self::Damaged { .. } | Self::Unreachable { .. } => false,
             Self::Database(_) | Self::NotMigrated | Self::Newer(_) => false,
         }
     }
@@ -133,7 +151,7 @@ impl Store {
             lock,
         } = connected;
         let seal = Seal::new(&master_keys, state::seal_layout(&writer).await?);
-        if newest_secret(&writer).await?.is_some_and(|sealed| seal.is_foreign(&sealed)) {
+        if options.reads_secrets && newest_secret(&writer).await?.is_some_and(|sealed| seal.is_foreign(&sealed)) {
             return Err(OpenError::WrongKey { setting: key_setting });
         }
         let pool = if lease.is_some() { Pool::limited } else { Pool::unlimited };
@@ -160,11 +178,11 @@ impl Store {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Undoes the newest `steps` migrations of a database that no server uses.
-    pub async fn migrate_down(options: &Options, steps: u32) -> Result<u32, OpenError> {
+    /// Undoes the newest `steps` migrations of a database that no server uses; all of them only if `may_empty` says so.
+    pub async fn migrate_down(options: &Options, steps: u32, may_empty: bool) -> Result<u32, OpenError> {
         match backend_of(&options.url)? {
-            DbBackend::Postgres => postgres::down(options, steps).await,
-            _ => sqlite::down(&options.url, steps).await,
+            DbBackend::Postgres => postgres::down(options, steps, may_empty).await,
+            _ => sqlite::down(&options.url, steps, may_empty).await,
         }
     }
 
@@ -218,7 +236,14 @@ async fn ensure_schema(on: &DatabaseConnection, migrate: bool) -> Result<(), Ope
     if migration::is_up_to_date(on).await? { Ok(()) } else { Err(OpenError::NotMigrated) }
 }
 
-async fn migrate_down(on: &DatabaseConnection, steps: u32) -> Result<u32, OpenError> {
+async fn migrate_down(on: &DatabaseConnection, steps: u32, may_empty: bool) -> Result<u32, OpenError> {
+    let applied = u32::try_from(migration::applied(on).await?).unwrap_or(u32::MAX);
+    if steps >= applied && !may_empty {
+        return Err(OpenError::Setting(format!(
+            "--steps: `{steps}` is not accepted: the database has {applied} migrations, and without the first one it holds \
+             nothing any more; say so with --yes"
+        )));
+    }
     Ok(migration::down(on, steps).await?)
 }
 

@@ -70,6 +70,11 @@ impl MasterKey {
         (!keys.is_empty()).then_some(keys)
     }
 
+    /// One that seals nothing and opens nothing that is stored.
+    pub(super) fn made_up() -> Self {
+        Self::of(rand::random::<[u8; KEY_BYTES]>())
+    }
+
     /// The keys in `<database>.key`, made on first use and readable by its owner alone.
     pub(super) fn beside(database: &Path, is_new: bool) -> Result<Vec<Self>, OpenError> {
         let path = beside(database, "key");

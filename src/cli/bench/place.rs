@@ -77,7 +77,7 @@ impl Place {
     pub(super) async fn clear(self) -> Result<(), CliError> {
         if let Some(Shared { url, master_key, store }) = self.shared {
             store.close().await;
-            Store::migrate_down(&options(&url, &master_key), EVERY).await?;
+            Store::migrate_down(&options(&url, &master_key), EVERY, true).await?;
         }
         Ok(())
     }

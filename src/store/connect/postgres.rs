@@ -3,6 +3,7 @@
 
 mod checks;
 mod pooler;
+mod reach;
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbB
 use url::Url;
 
 use crate::store::leases;
+use crate::store::seal::MasterKey;
 
 use super::{Connected, OpenError, Options, ensure_schema, migrate_down, without_secrets};
 
@@ -63,11 +65,13 @@ pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
 
 async fn connected(options: &Options) -> Result<Connected, OpenError> {
     let url = checked(&options.url)?;
-    let Some(master_key) = options.master_key.clone() else {
+    let made_up = (!options.reads_secrets).then(MasterKey::made_up);
+    let Some(master_key) = options.master_key.clone().or(made_up) else {
         let why = "POSTHASTE_MASTER_KEY: not set; with PostgreSQL expected 32 bytes in base64, the same for every \
                    process that uses the database (head -c 32 /dev/urandom | base64)";
         return Err(OpenError::Setting(why.to_owned()));
     };
+    reach::once(&url).await?;
     let writer = connect(&url, WRITER).await?;
     checks::run(&writer, options.force_unsafe).await?;
     let aside = connect(&url, ASIDE).await?;
@@ -88,12 +92,14 @@ async fn connected(options: &Options) -> Result<Connected, OpenError> {
     })
 }
 
-pub(super) async fn down(options: &Options, steps: u32) -> Result<u32, OpenError> {
-    let writer = connect(&checked(&options.url)?, WRITER).await?;
+pub(super) async fn down(options: &Options, steps: u32, may_empty: bool) -> Result<u32, OpenError> {
+    let url = checked(&options.url)?;
+    reach::once(&url).await?;
+    let writer = connect(&url, WRITER).await?;
     if let Some(name) = leases::anybody(&writer).await? {
         return Err(OpenError::Served { name });
     }
-    let undone = migrate_down(&writer, steps).await?;
+    let undone = migrate_down(&writer, steps, may_empty).await?;
     writer.close().await?;
     Ok(undone)
 }
@@ -125,6 +131,16 @@ fn checked(url: &str) -> Result<String, OpenError> {
     Ok(url.to_owned())
 }
 
+/// With the start-up parameters that a connection sends.
+fn introduced(connection: PgConnectOptions) -> PgConnectOptions {
+    // Poolers refuse start-up parameters that they do not know; floats are not stored.
+    let connection = connection.extra_float_digits(None);
+    match connection.get_application_name() {
+        Some(_) => connection,
+        None => connection.application_name("posthaste"),
+    }
+}
+
 async fn connect(url: &str, connections: u32) -> Result<DatabaseConnection, DbErr> {
     let caches = !url.contains("statement-cache-capacity");
     let mut options = ConnectOptions::new(url);
@@ -138,12 +154,7 @@ async fn connect(url: &str, connections: u32) -> Result<DatabaseConnection, DbEr
         .test_before_acquire_if_idle_for(TESTED_AFTER_IDLE)
         .sqlx_logging(false)
         .map_sqlx_postgres_opts(move |connection| {
-            // Poolers refuse start-up parameters that they do not know; floats are not stored.
-            let connection = connection.extra_float_digits(None);
-            let connection = match connection.get_application_name() {
-                Some(_) => connection,
-                None => connection.application_name("posthaste"),
-            };
+            let connection = introduced(connection);
             if caches { connection.statement_cache_capacity(PREPARED) } else { connection }
         });
     Database::connect(options).await

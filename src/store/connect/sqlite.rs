@@ -1,6 +1,8 @@
 //! SQLite: a file that one process has open, one writer, some readers.
 
-use std::fs::{File, OpenOptions};
+mod files;
+
+use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,16 +37,19 @@ const CHECKPOINT_PAGES: u32 = 4096;
 pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
     let path = file_of(&options.url)?;
     if !options.migrate && !path.exists() {
-        return Err(OpenError::NotMigrated);
+        return Err(files::missing(&path));
     }
     let is_new = path.metadata().map_or(true, |file| file.len() == 0);
     let lock = lock(&path)?;
+    files::prepare(&path)?;
     let (mut master_keys, key_setting) = match options.master_key.clone() {
         Some(key) => (vec![key], "POSTHASTE_MASTER_KEY".to_owned()),
+        None if !options.reads_secrets => (vec![MasterKey::made_up()], String::new()),
         None => (MasterKey::beside(&path, is_new)?, beside(&path, "key").display().to_string()),
     };
     master_keys.extend(options.previous_keys.iter().cloned());
-    let writer = connect(&path, 1, &[("cache_size", format!("-{WRITER_CACHE_KIB}"))]).await?;
+    let writer = connect(&path, 1, &[("cache_size", format!("-{WRITER_CACHE_KIB}"))]).await;
+    let writer = writer.map_err(|error| files::explained(&path, error))?;
     ensure_schema(&writer, options.migrate).await?;
     let aside = connect(&path, 1, &[("synchronous", "NORMAL".to_owned())]).await?;
     let query_only = [("query_only", "1".to_owned())];
@@ -68,11 +73,11 @@ pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
 }
 
 /// Undoes the newest `steps` migrations of a file that nothing else has open.
-pub(super) async fn down(url: &str, steps: u32) -> Result<u32, OpenError> {
+pub(super) async fn down(url: &str, steps: u32, may_empty: bool) -> Result<u32, OpenError> {
     let path = file_of(url)?;
     let _lock = lock(&path)?;
     let writer = connect(&path, 1, &[]).await?;
-    let undone = migrate_down(&writer, steps).await?;
+    let undone = migrate_down(&writer, steps, may_empty).await?;
     writer.close().await?;
     Ok(undone)
 }
@@ -118,18 +123,15 @@ fn file_of(url: &str) -> Result<PathBuf, OpenError> {
 /// SQLite's own locks are per transaction; two engines would each believe that they own every webhook. However the file is
 /// called, there is one lock.
 fn lock(path: &Path) -> Result<File, OpenError> {
-    let failed = |source| OpenError::File { path: path.to_owned(), source };
-    let lock_path = beside(&real(path).map_err(failed)?, "lock");
+    let lock_path = beside(&real(path).map_err(|error| files::refused(path, &error))?, "lock");
+    if path.is_dir() {
+        return Err(files::refused(path, &ErrorKind::IsADirectory.into()));
+    }
     if has_other_names(path) {
         let path = path.display();
         return Err(OpenError::Setting(format!("{path} has several names (hard links), with which SQLite damages it")));
     }
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&lock_path)
-        .map_err(|source| OpenError::File { path: lock_path, source })?;
+    let file = files::private().truncate(false).open(&lock_path).map_err(|error| files::refused(path, &error))?;
     match FileExt::try_lock(&file) {
         Ok(()) => Ok(file),
         Err(_) => Err(OpenError::Locked { path: path.to_owned() }),

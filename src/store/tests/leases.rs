@@ -163,11 +163,11 @@ async fn what_is_for_ordered_webhooks_comes_after_what_others_had_accepted_and_i
 #[tokio::test]
 async fn nobody_undoes_the_schema_of_a_database_that_is_served() {
     let world = world(LONG).await;
-    let refused = Store::migrate_down(&world.home.options(), 1).await.unwrap_err().to_string();
+    let refused = Store::migrate_down(&world.home.options(), 1, false).await.unwrap_err().to_string();
     assert_eq!(refused, "the database is served by another posthaste (test); stop that one first");
     let home = world.stop().await;
-    Store::migrate_down(&home.options(), 1).await.unwrap();
-    Store::migrate_down(&home.options(), 1).await.unwrap();
+    Store::migrate_down(&home.options(), 1, false).await.unwrap();
+    Store::migrate_down(&home.options(), 1, false).await.unwrap();
 }
 
 #[tokio::test]

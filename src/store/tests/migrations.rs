@@ -50,7 +50,7 @@ async fn a_schema_that_a_newer_version_has_only_expanded_is_as_good_as_any(on: O
     for migrate in [true, false] {
         home.opened(Options { migrate, ..home.options() }).await.unwrap().close().await;
     }
-    let refused = Store::migrate_down(&home.options(), 1).await.unwrap_err();
+    let refused = Store::migrate_down(&home.options(), 1, false).await.unwrap_err();
     assert!(matches!(&refused, OpenError::Newer(why) if why == "m9999_future"), "{refused}");
 }
 

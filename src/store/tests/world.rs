@@ -89,7 +89,7 @@ impl Home {
     /// The same holds for whoever undoes migrations.
     pub(super) async fn migrate_down(&self, steps: u32) {
         for _ in 0..200 {
-            match Store::migrate_down(&self.options(), steps).await {
+            match Store::migrate_down(&self.options(), steps, true).await {
                 Err(OpenError::Locked { .. }) => tokio::time::sleep(Duration::from_millis(10)).await,
                 undone => return assert!(undone.unwrap() > 0),
             }
