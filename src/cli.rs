@@ -1,5 +1,6 @@
 //! The command line: one command a file.
 
+mod arguments;
 pub mod bench;
 mod check;
 pub mod demo;
@@ -11,7 +12,7 @@ mod serve;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::app::AppError;
 use crate::config::{Config, ConfigError, Written};
@@ -94,7 +95,14 @@ impl CliError {
 /// Runs what the command line asks for.
 #[must_use]
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let parsed = arguments::parse(Cli::command()).and_then(|(matches, warnings)| {
+        let cli = Cli::from_arg_matches(&matches).map_err(arguments::Refused::from)?;
+        Ok((cli, warnings))
+    });
+    let (cli, warnings) = match parsed {
+        Ok(parsed) => parsed,
+        Err(refused) => return refused.tell(),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -102,9 +110,12 @@ pub fn run() -> ExitCode {
             return ExitCode::from(1);
         }
     };
+    if !matches!(cli.command, Command::Serve(_)) {
+        warnings.iter().for_each(|warning| eprintln!("posthaste: {warning}"));
+    }
     let ran = runtime.block_on(async {
         match cli.command {
-            Command::Serve(settings) => serve::run(settings).await,
+            Command::Serve(settings) => serve::run(settings, &warnings).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Bench(args) => Box::pin(bench::run(args)).await,
             Command::Migrate(args) => migrate::run(args).await,

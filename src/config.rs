@@ -1,8 +1,11 @@
 //! Settings: defaults, then a file, then the environment, then flags; later ones win. A key that nobody knows is an
 //! error that names it.
 
+mod admin_key;
 mod api;
+mod file;
 mod master_key;
+mod settings;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,6 +17,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 pub use self::api::{ApiSettings, Rate, TlsSettings};
+pub use self::settings::refused_flag;
 
 use crate::store::seal::MasterKey;
 use crate::store::{CONNECTIONS, DEFAULT_CONNECTIONS, DEFAULT_LEASE, Options};
@@ -24,10 +28,11 @@ const PREFIX: &str = "POSTHASTE_";
 /// Variables that are no settings of the server.
 const OTHER_VARIABLES: [&str; 3] = ["POSTHASTE_CONFIG", "POSTHASTE_FAULT", "POSTHASTE_FAULT_WEBHOOK"];
 
+/// Bits of an IPv6 address before the IPv4 address that is mapped into it (RFC 4291, 2.5.5.2).
+const MAPPED_BITS: u8 = 96;
+
 /// Where DNS servers listen unless somebody says otherwise (RFC 1035, 4.2).
 const DNS_PORT: u16 = 53;
-
-const SHORTEST_ADMIN_KEY: usize = 32;
 
 /// As much may wait in the queues before the endpoints; with less, endpoints would have none. There is no most.
 const LEAST_PAYLOAD_MEMORY: usize = 64 << 20;
@@ -35,12 +40,22 @@ const LEAST_PAYLOAD_MEMORY: usize = 64 << 20;
 /// A setting that cannot be used, and what would be.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("{key}: unknown setting; known are {}", known_keys().join(", "))]
+    #[error("{key}: unknown setting; known are {}", settings::variables().collect::<Vec<_>>().join(", "))]
     Unknown { key: String },
-    #[error("{key}: `{value}` is not accepted; expected {expected}")]
+    #[error("{}: `{value}` is not accepted; expected {expected}", settings::names(key))]
     Value { key: &'static str, value: String, expected: &'static str },
-    #[error("{path}: {why}")]
-    File { path: PathBuf, why: String },
+    /// A secret, which is not repeated.
+    #[error("{}: `***` is not accepted, {why}; expected {expected}", settings::names(key))]
+    Hidden { key: &'static str, why: &'static str, expected: &'static str },
+    #[error("{}: `{}` cannot be read ({source}); expected {expected}", settings::names(key), path.display())]
+    Unreadable { key: &'static str, path: PathBuf, expected: &'static str, source: std::io::Error },
+    #[error("{}: line {line}{}", path.display(), if why.starts_with("column") { format!(", {why}") } else { format!(": {why}") })]
+    File { path: PathBuf, line: usize, why: String },
+    #[error(
+        "--{flag}: a secret is not taken from the command line, where everybody on this machine can read it; set {variable}, or \
+         name a file with --{file}"
+    )]
+    Argument { flag: &'static str, variable: &'static str, file: &'static str },
 }
 
 /// The settings as they were written, each one optional.
@@ -80,17 +95,22 @@ pub struct Written {
     /// Address of the API [default: 127.0.0.1:8080]
     #[arg(long, env = "POSTHASTE_LISTEN", value_name = "HOST:PORT")]
     listen: Option<String>,
-    /// An admin key to accept, at least 32 characters [default: generated and printed on the first start]
-    #[arg(long, env = "POSTHASTE_ADMIN_KEY", hide_env_values = true, value_name = "KEY")]
+    /// Only as a variable; an argument is refused.
+    #[arg(long, env = "POSTHASTE_ADMIN_KEY", hide = true)]
     admin_key: Option<SecretString>,
-    /// Key that encrypts secrets at rest, 32 bytes in base64 [default: a file beside the database]
-    #[arg(long, env = "POSTHASTE_MASTER_KEY", hide_env_values = true, value_name = "BASE64")]
+    /// A file with an admin key to accept, at least 32 characters; or the key itself in the variable POSTHASTE_ADMIN_KEY
+    /// [default: generated and printed on the first start]
+    #[arg(long, env = "POSTHASTE_ADMIN_KEY_FILE", value_name = "FILE")]
+    admin_key_file: Option<PathBuf>,
+    /// Only as a variable; an argument is refused.
+    #[arg(long, env = "POSTHASTE_MASTER_KEY", hide = true)]
     master_key: Option<SecretString>,
-    /// A file with that key in its first line, and below it keys that were it before
+    /// A file with the key that encrypts secrets at rest, 32 bytes in base64, in its first line, and below it keys that were
+    /// it before; or the variables POSTHASTE_MASTER_KEY and POSTHASTE_PREVIOUS_MASTER_KEYS [default: a file beside the database]
     #[arg(long, env = "POSTHASTE_MASTER_KEY_FILE", value_name = "FILE")]
     master_key_file: Option<PathBuf>,
-    /// Keys that were the master key before, which still open what they sealed
-    #[arg(long, env = "POSTHASTE_PREVIOUS_MASTER_KEYS", hide_env_values = true, value_name = "BASE64,…")]
+    /// Only as a variable; an argument is refused.
+    #[arg(long, env = "POSTHASTE_PREVIOUS_MASTER_KEYS", hide = true)]
     previous_master_keys: Option<SecretString>,
     /// Development: accept http:// URLs [default: false]
     #[arg(long, env = "POSTHASTE_ALLOW_HTTP", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
@@ -151,45 +171,6 @@ pub struct Written {
     log: Option<String>,
 }
 
-const KEYS: [&str; 32] = [
-    "database_url",
-    "database_connections",
-    "database_listen_url",
-    "database_poll_only",
-    "advertise_url",
-    "lease_ms",
-    "force_unsafe_database",
-    "migrate",
-    "listen",
-    "admin_key",
-    "master_key",
-    "master_key_file",
-    "previous_master_keys",
-    "allow_http",
-    "egress_allow",
-    "dns_servers",
-    "endpoint_threads",
-    "max_in_flight",
-    "payload_memory_bytes",
-    "stop_grace_ms",
-    "stop_delay_ms",
-    "body_limit_bytes",
-    "max_connections",
-    "tls_cert_file",
-    "tls_key_file",
-    "cors_origins",
-    "key_requests_per_second",
-    "key_requests_burst",
-    "tenant_requests_per_second",
-    "tenant_requests_burst",
-    "metrics_listen",
-    "log",
-];
-
-fn known_keys() -> Vec<String> {
-    KEYS.iter().map(|key| format!("{PREFIX}{}", key.to_uppercase())).collect()
-}
-
 /// Settings that can be used.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -225,7 +206,7 @@ impl Config {
     /// Puts file, environment and flags together. `given` holds the flags, and the environment where there is no flag.
     pub fn load(given: Written, file: Option<&Path>) -> Result<Self, ConfigError> {
         refuse_unknown_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
-        let file = file.map(read_file).transpose()?.unwrap_or_default();
+        let file = file.map(file::read).transpose()?.unwrap_or_default();
         Self::try_from(given.over(file))
     }
 
@@ -241,18 +222,13 @@ impl Config {
             listen: self.database_listen_url.as_ref().map(|url| url.expose_secret().to_owned()),
             lease: self.lease,
             force_unsafe: self.force_unsafe_database,
+            reads_secrets: true,
         }
     }
 }
 
-fn read_file(path: &Path) -> Result<Written, ConfigError> {
-    let failed = |why: String| ConfigError::File { path: path.to_owned(), why };
-    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-    toml::from_str(&text).map_err(|error| failed(error.to_string()))
-}
-
 fn refuse_unknown_variables(names: impl Iterator<Item = String>) -> Result<(), ConfigError> {
-    let known = known_keys();
+    let known: Vec<String> = settings::variables().collect();
     let unknown =
         |name: &String| name.starts_with(PREFIX) && !known.contains(name) && !OTHER_VARIABLES.contains(&name.as_str());
     names.into_iter().find(unknown).map_or(Ok(()), |key| Err(ConfigError::Unknown { key }))
@@ -272,6 +248,7 @@ impl Written {
             migrate: self.migrate.or(below.migrate),
             listen: self.listen.or(below.listen),
             admin_key: self.admin_key.or(below.admin_key),
+            admin_key_file: self.admin_key_file.or(below.admin_key_file),
             master_key: self.master_key.or(below.master_key),
             master_key_file: self.master_key_file.or(below.master_key_file),
             previous_master_keys: self.previous_master_keys.or(below.previous_master_keys),
@@ -298,52 +275,51 @@ impl Written {
     }
 }
 
-fn parse<T: FromStr>(key: &'static str, value: &str, expected: &'static str) -> Result<T, ConfigError> {
-    value.parse().map_err(|_| ConfigError::Value { key, value: value.to_owned(), expected })
+fn parse<T: FromStr>(key: &'static str, value: &str) -> Result<T, ConfigError> {
+    value.parse().map_err(|_| refused(key, value))
 }
 
-fn within(
-    key: &'static str,
-    value: usize,
-    accepted: std::ops::RangeInclusive<usize>,
-    expected: &'static str,
-) -> Result<usize, ConfigError> {
-    if accepted.contains(&value) {
-        Ok(value)
-    } else {
-        Err(ConfigError::Value { key, value: value.to_string(), expected })
-    }
+fn refused(key: &'static str, value: impl ToString) -> ConfigError {
+    ConfigError::Value { key, value: value.to_string(), expected: settings::expected(key) }
+}
+
+fn within(key: &'static str, value: usize, accepted: std::ops::RangeInclusive<usize>) -> Result<usize, ConfigError> {
+    if accepted.contains(&value) { Ok(value) } else { Err(refused(key, value)) }
 }
 
 fn parts(list: &str) -> impl Iterator<Item = &str> {
     list.split(',').map(str::trim).filter(|part| !part.is_empty())
 }
 
+/// An IPv4 network in IPv6 notation would open nothing.
 fn networks(text: &str) -> Result<Vec<ipnet::IpNet>, ConfigError> {
-    let expected = "networks in CIDR notation, separated by commas";
-    parts(text).map(|part| parse("egress_allow", part, expected)).collect()
+    let network = |part: &str| match parse("egress_allow", part)? {
+        ipnet::IpNet::V6(net) if net.prefix_len() >= MAPPED_BITS && net.addr().to_ipv4_mapped().is_some() => {
+            Err(refused("egress_allow", part))
+        }
+        net => Ok(net),
+    };
+    parts(text).map(network).collect()
 }
 
 /// Addresses, because nobody is there yet who could be asked for a name.
 fn dns_servers(text: &str) -> Result<Vec<SocketAddr>, ConfigError> {
-    let expected = "addresses such as 10.0.0.53:53 or [2001:db8::53]:53, separated by commas";
     let server = |part: &str| match part.parse() {
         Ok(ip) => Ok(SocketAddr::new(ip, DNS_PORT)),
-        Err(_) => parse("dns_servers", part, expected),
+        Err(_) => parse("dns_servers", part),
     };
     let servers: Vec<SocketAddr> = parts(text).map(server).collect::<Result<_, _>>()?;
     match servers.iter().find(|server| server.port() == 0 || server.ip().is_unspecified()) {
-        Some(nowhere) => Err(ConfigError::Value { key: "dns_servers", value: nowhere.to_string(), expected }),
+        Some(nowhere) => Err(refused("dns_servers", nowhere)),
         None => Ok(servers),
     }
 }
 
 /// Where a node is reached, without a slash at its end.
 fn address_of(text: &str) -> Result<String, ConfigError> {
-    let expected = "a URL such as http://10.0.0.5:8080";
-    let url: url::Url = parse("advertise_url", text, expected)?;
+    let url: url::Url = parse("advertise_url", text)?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() || url.path() != "/" || url.query().is_some() {
-        return Err(ConfigError::Value { key: "advertise_url", value: text.to_owned(), expected });
+        return Err(refused("advertise_url", text));
     }
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
@@ -359,12 +335,7 @@ impl TryFrom<Written> for Config {
     fn try_from(mut written: Written) -> Result<Self, ConfigError> {
         let api = ApiSettings::read(&mut written)?;
         let listen = written.listen.as_deref().unwrap_or("127.0.0.1:8080");
-        let admin_key = match written.admin_key {
-            Some(key) if key.expose_secret().chars().count() < SHORTEST_ADMIN_KEY => {
-                return Err(hidden("admin_key", "at least 32 characters"));
-            }
-            other => other,
-        };
+        let admin_key = admin_key::read(written.admin_key, written.admin_key_file)?;
         let (master_key, previous_keys) =
             master_key::read(written.master_key, written.master_key_file, written.previous_master_keys)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -377,7 +348,7 @@ impl TryFrom<Written> for Config {
             |scheme| database_url.expose_secret().strip_prefix(scheme).is_some_and(|rest| !rest.is_empty());
         if !["sqlite://", "postgres://", "postgresql://"].into_iter().any(names_a_database) {
             // Not repeated: the URL may hold a password.
-            return Err(hidden("database_url", "sqlite://path or postgres://user@host/database"));
+            return Err(hidden("database_url", settings::expected("database_url")));
         }
         let database_listen_url = match written.database_poll_only {
             Some(true) => None,
@@ -385,10 +356,10 @@ impl TryFrom<Written> for Config {
         };
         let advertise_url = written.advertise_url.as_deref().map(address_of).transpose()?;
         let lease_ms = written.lease_ms.unwrap_or(DEFAULT_LEASE.as_millis() as usize);
-        let lease_ms = within("lease_ms", lease_ms, 1000..=60_000, "1000 to 60000")?;
+        let lease_ms = within("lease_ms", lease_ms, 1000..=60_000)?;
         let connections = written.database_connections.unwrap_or(DEFAULT_CONNECTIONS as usize);
         let accepted = *CONNECTIONS.start() as usize..=*CONNECTIONS.end() as usize;
-        let connections = within("database_connections", connections, accepted, "6 to 200")?;
+        let connections = within("database_connections", connections, accepted)?;
         Ok(Self {
             database_url,
             database_listen_url,
@@ -397,24 +368,19 @@ impl TryFrom<Written> for Config {
             lease: Duration::from_millis(lease_ms as u64),
             force_unsafe_database: written.force_unsafe_database.unwrap_or(false),
             migrate: written.migrate.unwrap_or(true),
-            listen: parse("listen", listen, "an address and a port such as 127.0.0.1:8080")?,
+            listen: parse("listen", listen)?,
             admin_key,
             master_key,
             previous_keys,
             allow_http: written.allow_http.unwrap_or(false),
             egress_allow: networks(written.egress_allow.as_deref().unwrap_or_default())?,
             dns_servers: dns_servers(written.dns_servers.as_deref().unwrap_or_default())?,
-            endpoint_threads: within("endpoint_threads", threads, 1..=256, "1 to 256")?,
-            max_in_flight: within("max_in_flight", in_flight, 2..=8192, "2 to 8192")?,
-            payload_memory_bytes: within(
-                "payload_memory_bytes",
-                payload_memory,
-                LEAST_PAYLOAD_MEMORY..=usize::MAX,
-                "67108864 or more",
-            )?,
+            endpoint_threads: within("endpoint_threads", threads, 1..=256)?,
+            max_in_flight: within("max_in_flight", in_flight, 2..=8192)?,
+            payload_memory_bytes: within("payload_memory_bytes", payload_memory, LEAST_PAYLOAD_MEMORY..=usize::MAX)?,
             stop_grace: Duration::from_millis(written.stop_grace_ms.unwrap_or(10_000)),
             stop_delay: Duration::from_millis(written.stop_delay_ms.unwrap_or(0)),
-            body_limit_bytes: within("body_limit_bytes", body_limit, 1024..=64 * 1024 * 1024, "1024 to 67108864")?,
+            body_limit_bytes: within("body_limit_bytes", body_limit, 1024..=64 * 1024 * 1024)?,
             api,
             log: written.log.unwrap_or_else(|| "info".to_owned()),
         })
@@ -435,8 +401,6 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_named() {
-        let error = toml::from_str::<Written>("listne = 'x'").unwrap_err().to_string();
-        assert!(error.contains("listne"), "{error}");
         let names = ["PATH", "POSTHASTE_LISTEN", "POSTHASTE_NONSENSE"].map(str::to_owned);
         let error = refuse_unknown_variables(names.into_iter()).unwrap_err().to_string();
         assert!(error.starts_with("POSTHASTE_NONSENSE: unknown setting; known are POSTHASTE_DATABASE_URL"), "{error}");
@@ -451,7 +415,11 @@ mod tests {
             ["dns.example.com:53", "10.0.0.53:", "10.0.0.53:99999", "10.0.0.53 10.0.0.54", "10.0.0.53:0", "0.0.0.0"]
         {
             let error = dns_servers(&format!("10.0.0.53,{wrong}")).unwrap_err().to_string();
-            assert!(error.starts_with("dns_servers: `") && error.contains("expected addresses such as"), "{error}");
+            assert!(
+                error.starts_with("POSTHASTE_DNS_SERVERS (--dns-servers, ")
+                    && error.contains("expected addresses such as"),
+                "{error}"
+            );
         }
     }
 
@@ -459,9 +427,16 @@ mod tests {
     fn a_bad_value_says_what_is_accepted_and_hides_secrets() {
         let written = Written { listen: Some("here".to_owned()), ..Written::default() };
         let error = Config::try_from(written).unwrap_err().to_string();
-        assert_eq!(error, "listen: `here` is not accepted; expected an address and a port such as 127.0.0.1:8080");
+        assert_eq!(
+            error,
+            "POSTHASTE_LISTEN (--listen, listen in the file): `here` is not accepted; expected an address and a port such as \
+             127.0.0.1:8080"
+        );
         let written = Written { admin_key: Some("short".into()), ..Written::default() };
         let error = Config::try_from(written).unwrap_err().to_string();
-        assert_eq!(error, "admin_key: `***` is not accepted; expected at least 32 characters");
+        assert!(
+            error.starts_with("POSTHASTE_ADMIN_KEY (admin_key in the file): `***` is not accepted, it is too short"),
+            "{error}"
+        );
     }
 }

@@ -60,7 +60,9 @@ pub struct Listener {
 /// Why there is no listener.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    #[error("listen: cannot listen on {address}: {source}")]
+    #[error(
+        "cannot listen on {address}: {source}; choose another address with POSTHASTE_LISTEN (--listen) or, for metrics, POSTHASTE_METRICS_LISTEN"
+    )]
     Bind { address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Tls(#[from] TlsError),

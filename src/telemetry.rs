@@ -6,7 +6,9 @@ use tracing_subscriber::EnvFilter;
 
 /// The filter that could not be read.
 #[derive(Debug, thiserror::Error)]
-#[error("log: `{filter}` is not accepted; expected a tracing filter such as info or posthaste=debug")]
+#[error(
+    "POSTHASTE_LOG (--log, log in the file): `{filter}` is not accepted; expected a tracing filter such as info or posthaste=debug"
+)]
 pub struct LogError {
     filter: String,
 }

@@ -81,7 +81,7 @@ fn explained(error: AppError) -> CliError {
     match error {
         AppError::Listen(ListenError::Bind { address, source }) if source.kind() == io::ErrorKind::AddrInUse => {
             CliError::failed(format!(
-                "listen: {address} is in use; choose another address, or any free port with --listen 127.0.0.1:0"
+                "--listen: {address} is in use; choose another address, or any free port with --listen 127.0.0.1:0"
             ))
         }
         other => other.into(),

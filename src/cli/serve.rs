@@ -14,9 +14,11 @@ use super::{CliError, Settings};
 /// The exit code of a process that was interrupted (128 and the number of SIGINT).
 const INTERRUPTED: i32 = 130;
 
-pub(super) async fn run(settings: Settings) -> Result<(), CliError> {
+/// `warnings`: what is unwise about the command line.
+pub(super) async fn run(settings: Settings, warnings: &[String]) -> Result<(), CliError> {
     let config = settings.load()?;
     telemetry::start(&config.log)?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let database = config.database_url.expose_secret().strip_prefix("sqlite://").map(PathBuf::from);
     let mut signals = StopSignals::catch()?;
     let app = Box::pin(App::start(config)).await?;

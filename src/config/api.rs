@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-use super::{ConfigError, Written, parse, within};
+use super::{ConfigError, Written, parse, refused, within};
 
 /// More than publishers keep, and as many as take less than 200 MiB with HTTP/2, whatever their peers do with them.
 const CONNECTIONS: usize = 4_096;
@@ -47,7 +47,7 @@ impl ApiSettings {
     pub(super) fn read(written: &mut Written) -> Result<Self, ConfigError> {
         let connections = written.max_connections.unwrap_or(CONNECTIONS);
         Ok(Self {
-            max_connections: within("max_connections", connections, 8..=1_000_000, "8 to 1000000")?,
+            max_connections: within("max_connections", connections, 8..=1_000_000)?,
             tls: tls(written.tls_cert_file.take(), written.tls_key_file.take())?,
             cors_origins: origins(written.cors_origins.as_deref().unwrap_or_default())?,
             key_rate: rate(
@@ -64,7 +64,7 @@ impl ApiSettings {
 }
 
 fn metrics_listen(text: &str) -> Result<SocketAddr, ConfigError> {
-    parse("metrics_listen", text, "an address and a port such as 127.0.0.1:9090")
+    parse("metrics_listen", text)
 }
 
 fn tls(certificate: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<TlsSettings>, ConfigError> {
@@ -82,12 +82,12 @@ fn rate(
     (per_second_key, per_second): (&'static str, Option<usize>),
     (burst_key, burst): (&'static str, Option<usize>),
 ) -> Result<Option<Rate>, ConfigError> {
-    let count = |key, value: usize, least, expected| {
-        let value = within(key, value, least..=MOST_REQUESTS, expected)?;
+    let count = |key, value: usize, least| {
+        let value = within(key, value, least..=MOST_REQUESTS)?;
         Ok(u32::try_from(value).ok().and_then(NonZeroU32::new))
     };
-    let per_second = count(per_second_key, per_second.unwrap_or(0), 0, "0, which is no limit, to 1000000")?;
-    let burst = burst.map(|burst| count(burst_key, burst, 1, "1 to 1000000")).transpose()?.flatten();
+    let per_second = count(per_second_key, per_second.unwrap_or(0), 0)?;
+    let burst = burst.map(|burst| count(burst_key, burst, 1)).transpose()?.flatten();
     match (per_second, burst) {
         (Some(per_second), burst) => Ok(Some(Rate { per_second, burst: burst.unwrap_or(per_second) })),
         (None, None) => Ok(None),
@@ -99,11 +99,7 @@ fn rate(
 }
 
 fn origins(text: &str) -> Result<Vec<String>, ConfigError> {
-    let refused = |part: &str| ConfigError::Value {
-        key: "cors_origins",
-        value: part.to_owned(),
-        expected: "origins as browsers write them, separated by commas, such as https://console.example.com",
-    };
+    let refused = |part: &str| refused("cors_origins", part);
     let origin = |part: &str| {
         let url = url::Url::parse(part).map_err(|_| refused(part))?;
         let is_exact = matches!(url.scheme(), "http" | "https") && url.origin().ascii_serialization() == part;
@@ -133,15 +129,15 @@ mod tests {
         let rate = |text| read(text).unwrap().key_rate.map(|rate| (rate.per_second.get(), rate.burst.get()));
         assert_eq!(rate("key_requests_per_second = 5"), Some((5, 5)));
         assert_eq!(rate("key_requests_per_second = 5\nkey_requests_burst = 50"), Some((5, 50)));
-        assert!(read("key_requests_burst = 50").unwrap_err().starts_with("key_requests_burst: `50`"));
+        assert!(read("key_requests_burst = 50").unwrap_err().contains("key_requests_burst in the file): `50`"));
         assert!(read("tenant_requests_per_second = 1000001").unwrap_err().contains("0, which is no limit, to 1000000"));
         assert!(read("tenant_requests_per_second = 1\ntenant_requests_burst = 0").is_err());
     }
 
     #[test]
     fn one_file_of_tls_asks_for_the_other() {
-        assert!(read("tls_cert_file = 'a.pem'").unwrap_err().starts_with("tls_key_file: "));
-        assert!(read("tls_key_file = 'a.pem'").unwrap_err().starts_with("tls_cert_file: "));
+        assert!(read("tls_cert_file = 'a.pem'").unwrap_err().starts_with("POSTHASTE_TLS_KEY_FILE "));
+        assert!(read("tls_key_file = 'a.pem'").unwrap_err().starts_with("POSTHASTE_TLS_CERT_FILE "));
         assert!(read("tls_cert_file = 'a.pem'\ntls_key_file = 'b.pem'").unwrap().tls.is_some());
     }
 
@@ -152,7 +148,7 @@ mod tests {
         for odd in ["*", "null", "https://a.example/", "https://A.example", "https://a.example:443", "ftp://a.example"]
         {
             let said = read(&format!("cors_origins = '{odd}'")).unwrap_err();
-            assert!(said.starts_with(&format!("cors_origins: `{odd}` is not accepted")), "{said}");
+            assert!(said.contains(&format!("cors_origins in the file): `{odd}` is not accepted")), "{said}");
         }
     }
 }

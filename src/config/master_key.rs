@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{ConfigError, hidden};
+use super::{ConfigError, hidden, settings};
 use crate::store::seal::MasterKey;
 
 /// The master key, if it is not the one beside the database, and those that it was before.
@@ -17,7 +17,7 @@ pub(super) fn read(
         (Some(_), Some(_)) => {
             return Err(hidden("master_key", "either POSTHASTE_MASTER_KEY or POSTHASTE_MASTER_KEY_FILE, not both"));
         }
-        (Some(text), None) => (Some(one(text.expose_secret(), "master_key", "32 bytes in base64")?), Vec::new()),
+        (Some(text), None) => (Some(one(text.expose_secret(), "master_key")?), Vec::new()),
         (None, Some(path)) => {
             let mut keys = in_file(&path)?.into_iter();
             (keys.next(), keys.collect())
@@ -26,19 +26,20 @@ pub(super) fn read(
     };
     let previous = previous.as_ref().map(ExposeSecret::expose_secret).unwrap_or_default();
     for part in previous.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        before.push(one(part, "previous_master_keys", "keys of 32 bytes in base64, separated by commas")?);
+        before.push(one(part, "previous_master_keys")?);
     }
     Ok((current, before))
 }
 
-fn one(text: &str, setting: &'static str, expected: &'static str) -> Result<MasterKey, ConfigError> {
-    MasterKey::parse(text).ok_or_else(|| hidden(setting, expected))
+fn one(text: &str, setting: &'static str) -> Result<MasterKey, ConfigError> {
+    MasterKey::parse(text).ok_or_else(|| hidden(setting, settings::expected(setting)))
 }
 
 fn in_file(path: &Path) -> Result<Vec<MasterKey>, ConfigError> {
-    let failed = |why: String| ConfigError::File { path: path.to_owned(), why };
-    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-    MasterKey::parse_lines(&text).ok_or_else(|| failed("expected 32 bytes in base64 on each line".to_owned()))
+    let (key, expected) = ("master_key_file", settings::expected("master_key_file"));
+    let unreadable = |source| ConfigError::Unreadable { key, path: path.to_owned(), expected, source };
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    MasterKey::parse_lines(&text).ok_or_else(|| super::refused(key, path.display()))
 }
 
 #[cfg(test)]
@@ -77,7 +78,10 @@ mod tests {
         for text in ["", "hush", format!("{ONE}\nhush").as_str()] {
             std::fs::write(&path, text).unwrap();
             let said = read(None, Some(path.clone()), None).unwrap_err().to_string();
-            assert!(said.contains("on each line") && !said.contains("hush"), "{said}");
+            assert!(
+                said.contains("on each line") && said.contains("POSTHASTE_MASTER_KEY_FILE") && !said.contains("hush"),
+                "{said}"
+            );
         }
     }
 }

@@ -32,9 +32,13 @@ pub struct TlsFiles {
 pub enum TlsError {
     #[error("{setting}: {path}: {source}; expected a file in PEM")]
     File { setting: &'static str, path: PathBuf, source: pem::Error },
-    #[error("tls_cert_file: {path}: there is no certificate in it; expected PEM")]
+    #[error(
+        "POSTHASTE_TLS_CERT_FILE (--tls-cert-file, tls_cert_file in the file): {path}: there is no certificate in it; expected PEM"
+    )]
     Empty { path: PathBuf },
-    #[error("tls_key_file: {path}: {source}; expected the key of the first certificate in tls_cert_file")]
+    #[error(
+        "POSTHASTE_TLS_KEY_FILE (--tls-key-file, tls_key_file in the file): {path}: {source}; expected the key of the first certificate in POSTHASTE_TLS_CERT_FILE"
+    )]
     Pair { path: PathBuf, source: rustls::Error },
     #[error("TLS cannot be set up: {0}")]
     Setup(rustls::Error),
@@ -99,11 +103,13 @@ fn certified(TlsFiles { certificate, key }: &TlsFiles) -> Result<CertifiedKey, T
         move |source| TlsError::File { setting, path, source }
     };
     let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let chain = chain.map_err(failed("tls_cert_file", certificate))?;
+    let chain =
+        chain.map_err(failed("POSTHASTE_TLS_CERT_FILE (--tls-cert-file, tls_cert_file in the file)", certificate))?;
     if chain.is_empty() {
         return Err(TlsError::Empty { path: certificate.clone() });
     }
-    let secret = PrivateKeyDer::from_pem_file(key).map_err(failed("tls_key_file", key))?;
+    let secret = PrivateKeyDer::from_pem_file(key)
+        .map_err(failed("POSTHASTE_TLS_KEY_FILE (--tls-key-file, tls_key_file in the file)", key))?;
     let pair = CertifiedKey::from_der(chain, secret, &ring::default_provider());
     pair.map_err(|source| TlsError::Pair { path: key.clone(), source })
 }

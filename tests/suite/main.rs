@@ -80,5 +80,6 @@ mod sessions;
 mod signatures;
 mod silence;
 mod slowness;
+mod startup;
 mod versions;
 mod webhooks;
