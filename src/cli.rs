@@ -41,7 +41,7 @@ enum Command {
     /// See and renew what secrets are sealed under
     Keys(keys::KeysArgs),
     /// Check the soundness of a database that no server has open
-    Check(Settings),
+    Check(check::CheckArgs),
     /// Print the OpenAPI document
     Openapi,
 }
@@ -120,7 +120,7 @@ pub fn run() -> ExitCode {
             Command::Bench(args) => Box::pin(bench::run(args)).await,
             Command::Migrate(args) => migrate::run(args).await,
             Command::Keys(args) => keys::run(args).await,
-            Command::Check(settings) => check::run(settings).await,
+            Command::Check(args) => check::run(args).await,
             Command::Openapi => openapi::run(),
         }
     });

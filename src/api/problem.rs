@@ -205,7 +205,7 @@ impl From<StoreError> for Problem {
                 Self::invalid(vec![FieldError { pointer: "/tls".to_owned(), code: "too_many", message }])
             }
             StoreError::Unreadable { .. } => Self::internal(&error),
-            error @ StoreError::Deadlock => Self::storage_unavailable(&error.to_string()),
+            error @ (StoreError::Deadlock | StoreError::InUse(_)) => Self::storage_unavailable(&error.to_string()),
             StoreError::Database(text) => Self::storage_unavailable(&text),
         }
     }
@@ -216,6 +216,7 @@ impl From<PublishError> for Problem {
         match error {
             PublishError::Full => Self::overloaded("the journal is full; nothing was kept"),
             PublishError::Stopped | PublishError::Deposed => Self::stopping(),
+            error @ PublishError::Diverged => Self::storage_unavailable(&error.to_string()),
             PublishError::KeyReused => Self::key_reused(),
             PublishError::Store(text) => Self::storage_unavailable(&text),
         }

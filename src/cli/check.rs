@@ -1,13 +1,27 @@
 //! `posthaste check`
 
+use crate::clock::UnixMillis;
 use crate::store::{Options, Store};
 
 use super::{CliError, Settings};
 
-pub(super) async fn run(settings: Settings) -> Result<(), CliError> {
+#[derive(Debug, clap::Args)]
+pub(super) struct CheckArgs {
+    /// End what can never be sent because its event is gone; no server may be at work on the database
+    #[arg(long)]
+    repair: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+pub(super) async fn run(CheckArgs { repair, settings }: CheckArgs) -> Result<(), CliError> {
     let config = settings.load()?;
     let options = Options { migrate: false, reads_secrets: false, ..config.database() };
     let store = Store::open(options).await?;
+    if repair {
+        let ended = store.repair(UnixMillis::now()).await.map_err(CliError::failed)?;
+        println!("repaired: {} deliveries cancelled, {} fan-outs deleted", ended.deliveries.len(), ended.fanouts.len());
+    }
     let problems = store.integrity_problems().await?;
     store.close().await;
     if problems.is_empty() {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -17,6 +18,7 @@ use crate::store::leases::{Grant, SHARDS, ShardNum, Survey};
 use crate::store::log::LogIndex;
 
 use super::Engine;
+use super::news;
 use super::placement::{self, Moves};
 use super::registry::RegistryHandle;
 use super::shared::Shared;
@@ -155,23 +157,31 @@ impl Member {
             tokio::select! {
                 _ = tick.tick() => {}
                 () = self.shared.bell.shards_rung() => {}
+                () = self.shared.holding.diverged() => {}
             }
             // Whatever notices were lost, this finds it.
             self.feed.expect_news();
             if let Err(error) = self.look().await {
                 tracing::warn!(%error, "the other nodes could not be seen; trying again");
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }
 
     async fn look(self: &Arc<Self>) -> Result<(), StoreError> {
-        let store = &self.shared.store;
-        // Whatever is given up while the others are looked at still looks like ours.
-        let left = self.leaving.lock().clone();
-        let (Some(me), Some(mut survey)) = (self.shared.holding.node(), store.survey().await?) else { return Ok(()) };
-        if self.bury_the_dead(me, &survey).await? {
-            survey = store.survey().await?.unwrap_or(survey);
+        if self.shared.holding.has_diverged() {
+            self.rejoin().await?;
         }
+        let store = &self.shared.store;
+        store.adopt_foreign_rows().await?;
+        // Whatever is given up while the others are looked at still looks like ours.
+        let (left, held) = (self.leaving.lock().clone(), self.shared.holding.held_as());
+        let survey = store.survey(&self.shared.holding).await?;
+        let (Some(me), Some(mut survey)) = (self.shared.holding.node(), survey) else { return Ok(()) };
+        if self.bury_the_dead(me, &survey).await? {
+            survey = store.survey(&self.shared.holding).await?.unwrap_or(survey);
+        }
+        self.part_with_lost(&lost(me, &survey, &held, &left));
         self.give_back(me, &survey, &left).await?;
         let Moves { give, mut take } = moves(me, &survey);
         // Whoever gives one up may be about to say so again.
@@ -180,6 +190,37 @@ impl Member {
         self.take(&shards(take)).await?;
         self.cluster.settled.send_replace(true);
         self.hand_over(&shards(give));
+        Ok(())
+    }
+
+    /// The database lacks what this node relies on. All that it holds is parted with, as after a crash, and read again by the
+    /// node that it becomes.
+    async fn rejoin(self: &Arc<Self>) -> Result<(), StoreError> {
+        let Shared { store, holding, journal, tenure, .. } = self.shared.as_ref();
+        self.cluster.settled.send_replace(false);
+        let held = holding.held();
+        holding.quit(&held);
+        store.renew_connections();
+        news::reload(&self.shared).await?;
+        let asked_at = Instant::now();
+        let Some(member) = tenure.rejoin().await? else { return Ok(()) };
+        // A writer that has stopped is the end of this process.
+        let _ = journal.rejoin(member).await;
+        tenure.resume(asked_at);
+        self.log.forget_covered();
+        let quit = |shard: &ShardNum| {
+            let (registry, shard) = (self.registry.clone(), *shard);
+            async move { registry.quit(shard).await }
+        };
+        let ended = join_all(held.iter().map(quit).collect::<Vec<_>>());
+        if tokio::time::timeout(LONGEST_HAND_OVER, ended).await.is_err() {
+            tracing::warn!("endpoints of the lost history have not ended; going on without them");
+        }
+        tracing::warn!(
+            node = holding.node(),
+            shards = held.len(),
+            "joined again; what is owed is read from the database"
+        );
         Ok(())
     }
 
@@ -193,6 +234,20 @@ impl Member {
             }
         }
         Ok(buried)
+    }
+
+    /// What this node would write for these is dropped, so whoever holds them next sends it again.
+    fn part_with_lost(self: &Arc<Self>, lost: &[ShardNum]) {
+        if lost.is_empty() {
+            return;
+        }
+        tracing::warn!(shards = lost.len(), "shards are not held any more as this node believed; it parts with them");
+        self.shared.holding.quit(lost);
+        self.leaving.lock().extend(lost);
+        for shard in lost.iter().copied() {
+            let member = self.clone();
+            tokio::spawn(async move { member.hand_over_one(shard, true).await });
+        }
     }
 
     /// What this node has taken without having heard of it, because the answer was lost. Nothing was sent for it.
@@ -257,7 +312,7 @@ impl Member {
         self.leaving.lock().extend(&served);
         for shard in served {
             let member = self.clone();
-            tokio::spawn(async move { member.hand_over_one(shard).await });
+            tokio::spawn(async move { member.hand_over_one(shard, false).await });
         }
     }
 
@@ -280,9 +335,9 @@ impl Member {
         shards.iter().copied().filter(|shard| is_ready(shard)).collect()
     }
 
-    async fn hand_over_one(&self, shard: ShardNum) {
+    async fn hand_over_one(&self, shard: ShardNum, in_doubt: bool) {
         let quiet = tokio::time::timeout(LONGEST_HAND_OVER, self.registry.quit(shard)).await;
-        let in_doubt = !quiet.unwrap_or(false);
+        let in_doubt = in_doubt || !quiet.unwrap_or(false);
         if self.shared.journal.part(vec![shard]).await.is_err() {
             return;
         }
@@ -299,6 +354,14 @@ impl Member {
 fn is_time(oldest: Option<Instant>, since: Instant, now: Instant) -> bool {
     let is_slow = oldest.is_some_and(|oldest| now.saturating_duration_since(oldest) >= SLOW);
     !is_slow || now.saturating_duration_since(since) >= LONGEST_DELAY
+}
+
+/// Of the shards that were held under these epochs before the others were looked at, those that are not: another node has got
+/// them, or the answer to how they were taken was lost. Not those that are on their way.
+pub(super) fn lost(me: i64, survey: &Survey, held: &[(ShardNum, i64)], leaving: &BTreeSet<ShardNum>) -> Vec<ShardNum> {
+    let is_as_held = |shard: ShardNum, epoch: i64| survey.shards.get(shard.place()) == Some(&(Some(me), epoch));
+    let lost = held.iter().filter(|(shard, epoch)| !leaving.contains(shard) && !is_as_held(*shard, *epoch));
+    lost.map(|(shard, _)| *shard).collect()
 }
 
 /// A node whose lease has ended and that nobody has buried is about to renew it: it keeps what it has. Taking needs a lease.

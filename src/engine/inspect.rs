@@ -22,6 +22,10 @@ pub struct EngineFigures {
     pub rows: u64,
     /// Records that were another node's to write.
     pub fenced: u64,
+    /// How often the database was found to lack transactions that it had.
+    pub divergences: u64,
+    /// Rows whose event is gone that were ended.
+    pub orphans: u64,
     pub journal_depth: usize,
     pub journal_capacity: usize,
     pub live_endpoints: usize,
@@ -164,6 +168,8 @@ impl Engine {
             statements: stats.statements.load(Ordering::Relaxed),
             rows: stats.rows.load(Ordering::Relaxed),
             fenced: stats.fenced.load(Ordering::Relaxed),
+            divergences: stats.divergences.load(Ordering::Relaxed),
+            orphans: stats.orphans.load(Ordering::Relaxed),
             journal_depth,
             journal_capacity,
             live_endpoints: registry.live,

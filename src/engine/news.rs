@@ -198,10 +198,7 @@ impl Follower {
     /// Nobody knows what was changed, or it was too much.
     async fn read_everything(&mut self) -> Result<(), StoreError> {
         tracing::info!("much was changed; reading all webhooks again");
-        let changing = self.shared.changing.write().await;
-        let gone = self.shared.routes.replace(RouteTable::load(&self.shared.store).await?);
-        drop(changing);
-        self.shared.listeners.tell(Stale::Everything);
+        let gone = reload(&self.shared).await?;
         self.untold.extend(self.shared.pulses.nums());
         self.forget(&gone).await;
         Ok(())
@@ -225,6 +222,15 @@ impl Follower {
         }
         Ok(())
     }
+}
+
+/// Reads all routes again, and lets whoever keeps tenants and keys in memory do the same. Answers the webhooks that are gone.
+pub(super) async fn reload(shared: &Shared) -> Result<Vec<WebhookNum>, StoreError> {
+    let changing = shared.changing.write().await;
+    let gone = shared.routes.replace(RouteTable::load(&shared.store).await?);
+    drop(changing);
+    shared.listeners.tell(Stale::Everything);
+    Ok(gone)
 }
 
 /// Waits for an answer of the database, but not for ever.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::fault::or_abort;
-use crate::store::leases::Holding;
+use crate::store::leases::{Holding, Membership, Renewal as Renewed};
 use crate::store::{Store, StoreError};
 
 use super::shards::Terms;
@@ -25,9 +25,12 @@ const GIVE_UP: Duration = Duration::from_secs(2);
 pub(super) struct Tenure {
     store: Store,
     name: Arc<str>,
+    /// Where the others reach it.
+    address: Option<Arc<str>>,
     holding: Holding,
+    terms: Terms,
     /// Until when it may be acted upon; `None`: for ever.
-    until: Option<watch::Receiver<Instant>>,
+    until: Option<watch::Sender<Instant>>,
     /// Another node has taken over.
     lost: CancellationToken,
     /// It is given up, and renewed no more.
@@ -39,21 +42,42 @@ impl Tenure {
     pub(super) async fn join(store: &Store, address: Option<&str>) -> Result<Self, StoreError> {
         let (asked_at, name) = (Instant::now(), node_name());
         let holding = store.join(&name, address).await?;
-        Ok(Self::begin(store, (name.into(), holding), Terms::of(store.lease()), asked_at))
+        Ok(Self::begin(store, (name.into(), address.map(Arc::from)), holding, asked_at))
     }
 
-    fn begin(store: &Store, (name, holding): (Arc<str>, Holding), terms: Terms, asked_at: Instant) -> Self {
-        let (renewed, until) = watch::channel(terms.act_until(asked_at));
-        let until = store.is_shared().then_some(until);
+    fn begin(
+        store: &Store,
+        (name, address): (Arc<str>, Option<Arc<str>>),
+        holding: Holding,
+        asked_at: Instant,
+    ) -> Self {
+        let terms = Terms::of(store.lease());
+        let until = store.is_shared().then(|| watch::Sender::new(terms.act_until(asked_at)));
         let (lost, given_up) = (CancellationToken::new(), CancellationToken::new());
-        let tenure = Self { store: store.clone(), name, holding, until, lost, given_up };
-        if store.is_shared() {
+        let tenure = Self { store: store.clone(), name, address, holding, terms, until, lost, given_up };
+        if let Some(renewed) = tenure.until.clone() {
             let renewal = Renewal { tenure: tenure.clone(), terms, renewed };
             let given_up = tenure.given_up.clone();
             let renewal = or_abort("the renewal of the lease", renewal.run());
             tokio::spawn(async move { given_up.run_until_cancelled(renewal).await });
         }
         tenure
+    }
+
+    /// Becomes another node, after the database has turned out to lack what this one relies on. What is under way is cut short;
+    /// nothing begins before the node has joined.
+    /// The answer has to be told the journal before [`Self::resume`].
+    pub(super) async fn rejoin(&self) -> Result<Option<Membership>, StoreError> {
+        let Some(until) = &self.until else { return Ok(None) };
+        until.send_replace(Instant::now());
+        self.store.rejoin(&self.holding, &self.name, self.address.as_deref()).await
+    }
+
+    /// The lease that was asked for then may be acted upon.
+    pub(super) fn resume(&self, asked_at: Instant) {
+        if let Some(until) = &self.until {
+            until.send_replace(self.terms.act_until(asked_at));
+        }
     }
 
     #[must_use]
@@ -73,7 +97,7 @@ impl Tenure {
     /// Waits until it may be acted upon, which is at once as a rule.
     pub(super) async fn held(&self) {
         let Some(until) = self.until.as_ref().filter(|_| !self.is_held()) else { return };
-        if until.clone().wait_for(|until| *until > Instant::now()).await.is_err() {
+        if until.subscribe().wait_for(|until| *until > Instant::now()).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -84,7 +108,7 @@ impl Tenure {
             None => Some(request.await),
             Some(until) => tokio::select! {
                 answer = request => Some(answer),
-                () = ended(until.clone()) => None,
+                () = ended(until.subscribe()) => None,
             },
         }
     }
@@ -139,13 +163,15 @@ impl Renewal {
             let asked_at = Instant::now();
             let renewal = tokio::time::timeout(terms.renew_every(), tenure.store.renew(&tenure.holding)).await;
             match renewal {
-                Ok(Ok(true)) => {
+                Ok(Ok(Renewed::Renewed)) => {
                     if *renewed.borrow() <= Instant::now() {
                         tracing::warn!("the lease is renewed; going on to send");
                     }
                     renewed.send_replace(terms.act_until(asked_at));
                 }
-                Ok(Ok(false)) => {
+                // The look at other nodes sees to it.
+                Ok(Ok(Renewed::Diverged)) => {}
+                Ok(Ok(Renewed::Reaped)) => {
                     tracing::error!("another node has taken over; this one ends");
                     renewed.send_replace(asked_at);
                     tenure.lost.cancel();

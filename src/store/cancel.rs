@@ -11,7 +11,7 @@ use super::dialect;
 const PURGED_AT_ONCE: i64 = 2000;
 
 /// `$1` is when. A delivery of which merely one more attempt is wanted is again what it was before.
-const TAKE_BACK: &str = "UPDATE delivery SET next_at = NULL, manual_from = NULL, manual_next_at = NULL, \
+pub(super) const TAKE_BACK: &str = "UPDATE delivery SET next_at = NULL, manual_from = NULL, manual_next_at = NULL, \
     status = CASE WHEN manual_from > 0 THEN manual_from ELSE 3 END, \
     settled_at = CASE WHEN manual_from > 0 THEN settled_at ELSE $1 END WHERE status = 0 AND";
 

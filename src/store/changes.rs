@@ -80,7 +80,7 @@ const HERE: &str = "pg_current_snapshot()::text AS snapshot, \
     EXTRACT(EPOCH FROM pg_postmaster_start_time())::text AS server";
 
 /// The newest transaction whose rows are forgotten.
-const FORGOTTEN_TO: &str = "changes_forgotten_to";
+pub(super) const FORGOTTEN_TO: &str = "changes_forgotten_to";
 
 #[derive(Debug, FromQueryResult)]
 struct HereRow {

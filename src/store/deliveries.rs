@@ -12,6 +12,7 @@ use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 
 use super::bodies::READ_BYTES;
 use super::events::{Body, Event};
+use super::leases::{Holding, STARTED};
 use super::payload::LARGE;
 use super::webhooks::webhook_id_of;
 use super::{Store, StoreError, dialect, payload};
@@ -210,6 +211,7 @@ struct DueRow {
     settled_at: Option<i64>,
     manual_from: Option<i16>,
     manual_next_at: Option<i64>,
+    started: Option<String>,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -239,10 +241,29 @@ fn due_sql(backend: DbBackend, which: &str, order: &str) -> String {
          FROM due d JOIN event e ON e.seq = d.event_seq), \
          summed AS (SELECT sized.*, COUNT(*) OVER () AS found, \
          SUM(takes) OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING) AS up_to FROM sized) \
-         SELECT {DUE_COLUMNS}, d.found, e.tenant_num, e.kind, {} \
+         SELECT {DUE_COLUMNS}, d.found, e.tenant_num, e.kind, {}, {} \
          FROM summed d JOIN event e ON e.seq = d.event_seq WHERE d.up_to <= {READ_BYTES} ORDER BY {order}",
-        body_columns()
+        body_columns(),
+        server_column(backend)
     )
+}
+
+/// When the server was started that answers, where there may be another one.
+fn server_column(backend: DbBackend) -> &'static str {
+    match backend {
+        DbBackend::Postgres => STARTED,
+        _ => "NULL AS started",
+    }
+}
+
+/// What another server says of rows is not what this node has seen of them: it was sent already, perhaps.
+fn of_known_server(holding: &Holding, row: Option<&DueRow>) -> Result<(), StoreError> {
+    match row.and_then(|row| row.started.as_deref()) {
+        Some(started) if holding.server_started().is_some_and(|known| known != started) => {
+            Err(StoreError::Database("another server has answered".to_owned()))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 impl Store {
@@ -328,7 +349,7 @@ impl Store {
     }
 
     /// Pending deliveries of a webhook, earliest first. They bring no more than 4 MiB of bodies into memory.
-    pub async fn due(&self, webhook: WebhookNum, wanted: Wanted<'_>) -> Result<DueRows, StoreError> {
+    pub async fn due(&self, holding: &Holding, webhook: WebhookNum, wanted: Wanted<'_>) -> Result<DueRows, StoreError> {
         let Wanted { horizon, ordered, limit, known } = wanted;
         let backend = self.backend();
         let most: Value = i64::try_from(limit).unwrap_or(i64::MAX).into();
@@ -341,6 +362,7 @@ impl Store {
         };
         let statement = Statement::from_sql_and_values(backend, due_sql(backend, which, order), values);
         let rows = DueRow::find_by_statement(statement).all(self.engine_readers()).await?;
+        of_known_server(holding, rows.first())?;
         let found = rows.first().map_or(0, |row| usize::try_from(row.found).unwrap_or(usize::MAX));
         let next = match rows.last() {
             Some(last) if found >= limit || rows.len() < found => last.next_at.map(UnixMillis),
@@ -355,15 +377,18 @@ impl Store {
     }
 
     /// One pending delivery, whenever it is due.
-    pub async fn due_one(&self, id: DeliveryId) -> Result<Option<Due>, StoreError> {
+    pub async fn due_one(&self, holding: &Holding, id: DeliveryId) -> Result<Option<Due>, StoreError> {
         let sql = format!(
-            "SELECT {DUE_COLUMNS}, CAST(1 AS BIGINT) AS found, e.tenant_num, e.kind, {} FROM delivery d \
+            "SELECT {DUE_COLUMNS}, CAST(1 AS BIGINT) AS found, e.tenant_num, e.kind, {}, {} FROM delivery d \
              JOIN event e ON e.seq = d.event_seq WHERE d.event_seq = $1 AND d.webhook_num = $2 AND d.status = 0",
-            body_columns()
+            body_columns(),
+            server_column(self.backend())
         );
         let values = [id.event.0.into(), id.webhook.0.into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        DueRow::find_by_statement(statement).one(self.engine_readers()).await?.map(|row| due_of(self, row)).transpose()
+        let row = DueRow::find_by_statement(statement).one(self.engine_readers()).await?;
+        of_known_server(holding, row.as_ref())?;
+        row.map(|row| due_of(self, row)).transpose()
     }
 
     pub(super) async fn first_due_after(

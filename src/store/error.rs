@@ -19,6 +19,9 @@ pub enum StoreError {
     /// The webhooks of one tenant have too many different TLS options.
     #[error("too many different TLS options")]
     TooManyTlsOptions,
+    /// A server is at work on what must stand still.
+    #[error("{0} is at work on this database; stop every server first")]
+    InUse(String),
     /// Another transaction and this one waited for each other, and this one was chosen to give way.
     #[error("gave way to another transaction")]
     Deadlock,

@@ -8,6 +8,7 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, RuntimeErr, St
 use crate::id::EventSeq;
 
 use super::Store;
+use super::leases::{Continuity, Holding, STARTED};
 use super::pool::Pool;
 
 /// For one look. A packet that begins a connection is repeated after a second, and after two more: whoever waits longer
@@ -23,6 +24,15 @@ const INVALID_PARAMETER: &str = "22023";
 /// Of one transaction, by PostgreSQL's count of all: by it the server tells afterwards what became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TransactionId(String);
+
+/// A batch whose COMMIT was not answered.
+pub(super) struct InDoubt<'a> {
+    pub(super) holding: &'a Holding,
+    /// `None`: it had nothing to write, or the database does not number transactions.
+    pub(super) transaction: Option<&'a TransactionId>,
+    /// The last event that it was to write, if any.
+    pub(super) event: Option<EventSeq>,
+}
 
 impl TransactionId {
     /// Of the transaction that it is selected in.
@@ -43,6 +53,8 @@ enum Fate {
 
 #[derive(Debug, FromQueryResult)]
 struct StatusRow {
+    started: String,
+    /// Of the server that is relied on.
     status: Option<String>,
 }
 
@@ -56,12 +68,11 @@ impl Store {
         }
     }
 
-    /// Waits until it is known whether a transaction was committed that was to write this event last, if it was to write
-    /// any.
-    pub(super) async fn was_committed(&self, transaction: Option<&TransactionId>, event: Option<EventSeq>) -> bool {
+    /// Waits until it is known whether a batch was committed.
+    pub(super) async fn was_committed(&self, batch: &InDoubt<'_>) -> bool {
         let on = self.engine_readers().within(LOOK);
         loop {
-            match fate(&on, transaction, event).await {
+            match fate(&on, batch).await {
                 Ok(Fate::Committed) => return true,
                 Ok(Fate::Undone) => return false,
                 Ok(Fate::Open) => {}
@@ -72,41 +83,50 @@ impl Store {
     }
 }
 
-async fn fate(on: &Pool, transaction: Option<&TransactionId>, event: Option<EventSeq>) -> Result<Fate, DbErr> {
-    let status = match (ConnectionTrait::get_database_backend(on), transaction) {
-        (DbBackend::Postgres, Some(transaction)) => status(on, transaction).await?,
+async fn fate(on: &Pool, batch: &InDoubt<'_>) -> Result<Fate, DbErr> {
+    let unless_its_event_is_there = if batch.event.is_some() { Fate::Committed } else { Fate::Undone };
+    let status = match (ConnectionTrait::get_database_backend(on), batch.transaction) {
+        (DbBackend::Postgres, Some(transaction)) => {
+            status(on, batch.holding, transaction).await?.unwrap_or(unless_its_event_is_there)
+        }
         // It had nothing to write.
         (DbBackend::Postgres, None) => Fate::Undone,
         // An error of a file's commit means that it was undone, but for one that the disk gave after the fact.
-        _ => {
-            if event.is_some() {
-                Fate::Committed
-            } else {
-                Fate::Undone
-            }
-        }
+        _ => unless_its_event_is_there,
     };
-    // A server that has taken over from one that lost its last commits counts on from there, and means another one.
     // Looked up afterwards: what was committed is seen by whoever begins to look then.
-    match (status, event) {
+    match (status, batch.event) {
         (Fate::Committed, Some(event)) if !has_event(on, event).await? => Ok(Fate::Undone),
         (status, _) => Ok(status),
     }
 }
 
-async fn status(on: &Pool, TransactionId(id): &TransactionId) -> Result<Fate, DbErr> {
-    let sql = "SELECT pg_xact_status($1::xid8) AS status";
-    let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, [id.clone().into()]);
+/// `None`: the server may have lost the transaction and given its number to another one.
+async fn status(on: &Pool, holding: &Holding, TransactionId(id): &TransactionId) -> Result<Option<Fate>, DbErr> {
+    let known = holding.server_started().unwrap_or_default();
+    let sql = format!(
+        "SELECT server.started, CASE WHEN server.started = $2 THEN pg_xact_status($1::xid8) END AS status \
+         FROM (SELECT {STARTED}) AS server"
+    );
+    let values = [id.clone().into(), known.as_str().into()];
+    let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
     let row = match StatusRow::find_by_statement(statement).one(on).await {
-        Err(error) if code(&error).as_deref() == Some(INVALID_PARAMETER) => return Ok(Fate::Undone),
-        row => row?,
+        Err(error) if code(&error).as_deref() == Some(INVALID_PARAMETER) => return Ok(Some(Fate::Undone)),
+        row => row?.ok_or_else(|| DbErr::Custom("it was not answered".to_owned()))?,
     };
-    Ok(match row.and_then(|row| row.status).as_deref() {
+    match holding.continuity(on, &row.started).await? {
+        _ if holding.has_diverged() => return Ok(None),
+        Continuity::Unbroken if row.started == known => {}
+        Continuity::Unbroken | Continuity::Diverged | Continuity::Superseded => {
+            return Err(DbErr::Custom("another server has answered".to_owned()));
+        }
+    }
+    Ok(Some(match row.status.as_deref() {
         Some("committed") => Fate::Committed,
         Some("in progress") => Fate::Open,
         // Not even remembered, after so long: what is written twice is better than what is not written.
         Some(_) | None => Fate::Undone,
-    })
+    }))
 }
 
 async fn has_event(on: &Pool, EventSeq(event): EventSeq) -> Result<bool, DbErr> {

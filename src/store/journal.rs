@@ -43,7 +43,7 @@ use super::deliveries::{Attempt, DeliveryState};
 use super::fanouts::Fanout;
 use super::health::Health;
 use super::idempotency::OnceKey;
-use super::leases::{Grant, Holding, ShardNum};
+use super::leases::{Grant, Holding, Membership, ShardNum};
 use super::log::LogBuffer;
 use super::{Store, StoreError};
 use crate::fault::or_abort;
@@ -116,6 +116,9 @@ pub enum PublishError {
     /// Another node has taken over; nothing was kept.
     #[error("another node has taken over")]
     Deposed,
+    /// The database has lost transactions, and what follows of that is not read yet; nothing was kept.
+    #[error("the database lacks transactions that it had; what this node knows is read again")]
+    Diverged,
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request")]
     KeyReused,
@@ -176,6 +179,10 @@ pub struct JournalStats {
     pub attempts: AtomicU64,
     /// Records that were another node's to write.
     pub fenced: AtomicU64,
+    /// Rows whose event is gone that were ended.
+    pub orphans: AtomicU64,
+    /// How often the database was found to lack transactions that it had.
+    pub divergences: AtomicU64,
 }
 
 impl JournalStats {
@@ -201,6 +208,8 @@ enum Shift {
     Gain(Vec<Grant>, oneshot::Sender<Result<(), StoreError>>),
     /// Nothing is recorded for these any more.
     Part(Vec<ShardNum>, oneshot::Sender<()>),
+    /// The database is at another history: everything that is held is parted with, and the node is another one.
+    Rejoin(Membership, oneshot::Sender<()>),
 }
 
 struct PublishRequest {
@@ -350,6 +359,13 @@ impl Journal {
     pub async fn part(&self, shards: Vec<ShardNum>) -> Result<(), Stopped> {
         let (done, told) = oneshot::channel();
         self.records.send(Request::Shift(Shift::Part(shards, done))).await.map_err(|_| Stopped)?;
+        told.await.map_err(|_| Stopped)
+    }
+
+    /// After this nothing is recorded for what was held in another history, and publishes are accepted as this member.
+    pub async fn rejoin(&self, member: Membership) -> Result<(), Stopped> {
+        let (done, told) = oneshot::channel();
+        self.records.send(Request::Shift(Shift::Rejoin(member, done))).await.map_err(|_| Stopped)?;
         told.await.map_err(|_| Stopped)
     }
 

@@ -5,8 +5,10 @@
 //! With SQLite one process has the file, and with it everything.
 
 mod holding;
+mod join;
 #[cfg(test)]
 pub(crate) mod model;
+mod server;
 mod snapshot;
 
 use std::time::Duration;
@@ -14,14 +16,16 @@ use std::time::Duration;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement, Value};
 
 use crate::clock::{Question, UnixMillis};
-use crate::id::{EventSeq, Slot, WebhookNum};
+use crate::id::{EventSeq, WebhookNum};
 
-use super::pool::Pool;
 use super::state::Suspect;
 use super::{Store, StoreError, dialect};
 
-pub use self::holding::Holding;
 pub(super) use self::holding::Locked;
+pub use self::holding::{Holding, Membership};
+pub(crate) use self::server::Continuity;
+pub(super) use self::server::STARTED;
+use self::server::{SERVER, Server, ServerRow};
 pub use self::snapshot::Snapshot;
 
 /// A power of two, many more than there will be nodes, few enough to lock all of them in a batch.
@@ -36,9 +40,6 @@ const LEAST_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Now, by the database's clock.
 const NOW: &str = "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::int8";
-
-/// How often a place among the nodes is tried for; somebody else may have been faster.
-const TRIES: usize = 20;
 
 /// A 256th of all webhooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,19 +139,33 @@ struct GrantRow {
 }
 
 #[derive(Debug, FromQueryResult)]
-struct JoinedRow {
-    num: i64,
-    slot: Option<i16>,
-}
-
-#[derive(Debug, FromQueryResult)]
 struct NumRow {
     num: i64,
 }
 
+#[derive(Debug, Default, FromQueryResult)]
+struct StartedRow {
+    started: String,
+}
+
 #[derive(Debug, FromQueryResult)]
-struct ClockRow {
-    clock: i64,
+struct RenewedRow {
+    #[sea_orm(nested)]
+    server: ServerRow,
+    /// These of a node that is there.
+    before: Option<i64>,
+    lease_until: Option<i64>,
+    clock: Option<i64>,
+}
+
+/// What became of an attempt to renew a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    Renewed,
+    /// The others took this node for dead.
+    Reaped,
+    /// The server lacks what this node relies on.
+    Diverged,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -171,47 +186,12 @@ impl Store {
         self.inner.lease_for
     }
 
-    /// Becomes a node, which holds nothing yet. With SQLite: takes everything.
-    pub async fn join(&self, name: &str, address: Option<&str>) -> Result<Holding, StoreError> {
-        let Some(connection) = &self.inner.lease else { return Ok(Holding::everything()) };
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match self.try_join(connection, name, address).await {
-                // Somebody else has got the same slot.
-                Err(StoreError::Exists) if tries < TRIES => {}
-                joined => return joined,
-            }
-        }
-    }
-
-    async fn try_join(&self, on: &Pool, name: &str, address: Option<&str>) -> Result<Holding, StoreError> {
-        // A node of a version that knew of no slots has the first one.
-        let sql = format!(
-            "INSERT INTO node (name, address, started_at, lease_until, slot) \
-             SELECT $1, $2, {NOW}, {NOW} + $3, ( \
-               SELECT MIN(slot) FROM generate_series(0, 255) AS slot \
-               WHERE slot NOT IN (SELECT COALESCE(slot, 0) FROM node)) RETURNING num, slot"
-        );
-        let values = [name.into(), address.map(str::to_owned).into(), self.lease_ms()];
-        let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
-        let row = JoinedRow::find_by_statement(statement).one(on).await?;
-        let row = row.ok_or_else(|| StoreError::unreadable("node", "its number was not answered"))?;
-        match row.slot.and_then(|slot| u8::try_from(slot).ok()) {
-            Some(slot) => Ok(Holding::nothing(row.num, Slot(slot))),
-            None => {
-                leave(on, row.num).await?;
-                Err(StoreError::unreadable(
-                    "node",
-                    "there are 256 nodes already, more than this database can tell apart",
-                ))
-            }
-        }
-    }
-
     /// Who is there, and who holds what; `None` if there are no others.
-    pub async fn survey(&self) -> Result<Option<Survey>, StoreError> {
+    pub async fn survey(&self, holding: &Holding) -> Result<Option<Survey>, StoreError> {
         let Some(connection) = &self.inner.lease else { return Ok(None) };
+        let statement = plain(format!("SELECT {STARTED}"));
+        let row = StartedRow::find_by_statement(statement).one(connection).await?;
+        holding.must_be_unbroken(connection, &row.unwrap_or_default().started).await?;
         let nodes = nodes(connection).await?;
         let sql = "SELECT num, owner, epoch FROM shard ORDER BY num";
         let rows = ShardRow::find_by_statement(plain(sql)).all(connection).await?;
@@ -227,8 +207,7 @@ impl Store {
         let Some(connection) = &self.inner.lease else { return Ok(false) };
         let transaction = connection.begin().await?;
         // Whoever freezes here keeps no other from doing it.
-        let silence = format!("SELECT set_config('idle_in_transaction_session_timeout', '{SILENCE}', true)");
-        transaction.execute_raw(plain(silence)).await?;
+        transaction.execute_raw(plain(silence())).await?;
         // In the order in which batches lock. Waits for those under way; and whoever renews now comes too late.
         let sql = format!("SELECT lease_until <= {NOW} AS is_over FROM node WHERE num = $1 FOR UPDATE");
         let row = IsOverRow::find_by_statement(about(node, sql)).one(&transaction).await?;
@@ -245,14 +224,14 @@ impl Store {
 
     /// Takes those of these shards that nobody holds. They are to be gained by the journal's writer.
     pub async fn take(&self, holding: &Holding, wanted: &[ShardNum]) -> Result<Vec<Grant>, StoreError> {
-        let (Some(node), Some(connection)) = (holding.node(), &self.inner.lease) else { return Ok(Vec::new()) };
+        let (Some(me), Some(connection)) = (holding.membership(), &self.inner.lease) else { return Ok(Vec::new()) };
         let sql = format!(
-            "WITH me AS (SELECT num FROM node WHERE num = $1 AND lease_until > {NOW} FOR KEY SHARE), \
+            "WITH me AS (SELECT num FROM node WHERE num = $1 AND started_at = $3 AND lease_until > {NOW} FOR KEY SHARE), \
              free AS (SELECT s.num FROM shard s, me WHERE s.num = ANY($2) AND s.owner IS NULL ORDER BY s.num FOR UPDATE OF s) \
              UPDATE shard SET owner = me.num, epoch = shard.epoch + 1 FROM me, free WHERE shard.num = free.num \
              RETURNING shard.num, shard.epoch, shard.suspect_events_to, shard.suspect_due_to"
         );
-        let values = [node.into(), nums(wanted)];
+        let values = [me.node.into(), nums(wanted), me.started_at.into()];
         let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
         let rows = GrantRow::find_by_statement(statement).all(connection).await?;
         let grant = |GrantRow { num, epoch, suspect_events_to, suspect_due_to }| {
@@ -264,8 +243,18 @@ impl Store {
 
     /// Gives these up; `in_doubt`: what was under way may have been cut short.
     pub async fn release(&self, holding: &Holding, shards: &[ShardNum], in_doubt: bool) -> Result<(), StoreError> {
-        let (Some(node), Some(connection)) = (holding.node(), &self.inner.lease) else { return Ok(()) };
-        give_up(connection, node, Some(shards), in_doubt).await?;
+        let (Some(me), Some(connection)) = (holding.membership(), &self.inner.lease) else { return Ok(()) };
+        let transaction = connection.begin().await?;
+        transaction.execute_raw(plain(silence())).await?;
+        // In another history another node may have its number.
+        let sql = "SELECT num FROM node WHERE num = $1 AND started_at = $2 FOR KEY SHARE";
+        let values = [me.node.into(), me.started_at.into()];
+        let is_here =
+            transaction.query_one_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await?;
+        if is_here.is_some() {
+            give_up(&transaction, me.node, Some(shards), in_doubt).await?;
+        }
+        transaction.commit().await?;
         Ok(())
     }
 
@@ -300,29 +289,34 @@ impl Store {
         Ok(())
     }
 
-    /// Is no node any more. Of shards that it has not given up nobody knows what was cut short: without their owner nobody
-    /// would find them.
-    pub async fn leave(&self, holding: &Holding) -> Result<(), StoreError> {
-        let (Some(node), Some(connection)) = (holding.node(), &self.inner.lease) else { return Ok(()) };
-        let transaction = connection.begin().await?;
-        leave(&transaction, node).await?;
-        give_up(&transaction, node, None, true).await?;
-        Ok(transaction.commit().await?)
-    }
-
-    /// Makes the lease as long as it was at first. Answers whether this is still a node: not when others have taken it for
-    /// dead. All nodes keep the time by the clock that measures their leases.
-    pub async fn renew(&self, holding: &Holding) -> Result<bool, StoreError> {
-        let (Some(node), Some(connection)) = (holding.node(), &self.inner.lease) else { return Ok(true) };
-        let sql = format!("UPDATE node SET lease_until = {NOW} + $1 WHERE num = $2 RETURNING {NOW} AS clock");
-        let values = [self.lease_ms(), node.into()];
+    /// Makes the lease as long as it was at first. All nodes keep the time by the clock that measures their leases.
+    pub async fn renew(&self, holding: &Holding) -> Result<Renewal, StoreError> {
+        let (Some(member), Some(connection)) = (holding.membership(), &self.inner.lease) else {
+            return Ok(Renewal::Renewed);
+        };
+        let sql = format!(
+            "WITH renewed AS (UPDATE node SET lease_until = {NOW} + $1 \
+               FROM (SELECT num, lease_until AS before FROM node WHERE num = $2 AND started_at = $3 FOR NO KEY UPDATE) AS me \
+               WHERE node.num = me.num RETURNING me.before, node.lease_until, {NOW} AS clock) \
+             SELECT {SERVER}, renewed.before, renewed.lease_until, renewed.clock \
+             FROM (SELECT 1) AS one LEFT JOIN renewed ON true"
+        );
+        let values = [self.lease_ms(), member.node.into(), member.started_at.into()];
         // Whoever does not answer within what is left between two renewals is asked again, on another connection.
         let connection = connection.within((self.inner.lease_for / 5).max(LEAST_PATIENCE));
         let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
         let question = Question::ask();
-        let Some(renewed) = ClockRow::find_by_statement(statement).one(&connection).await? else { return Ok(false) };
-        question.answered(UnixMillis(renewed.clock));
-        Ok(true)
+        let row = RenewedRow::find_by_statement(statement).one(&connection).await?;
+        let row = row.ok_or_else(|| StoreError::unreadable("lease", "its renewal was not answered"))?;
+        let server: Server = row.server.try_into()?;
+        let flushed = server.flushed;
+        if holding.judge(server, row.before) != Continuity::Unbroken || holding.has_diverged() {
+            return Ok(Renewal::Diverged);
+        }
+        let (Some(lease_until), Some(clock)) = (row.lease_until, row.clock) else { return Ok(Renewal::Reaped) };
+        holding.renewed(lease_until, flushed);
+        question.answered(UnixMillis(clock));
+        Ok(Renewal::Renewed)
     }
 
     fn lease_ms(&self) -> Value {
@@ -351,9 +345,9 @@ async fn give_up<C: ConnectionTrait>(
     Ok(())
 }
 
-async fn leave<C: ConnectionTrait>(on: &C, node: i64) -> Result<(), DbErr> {
-    on.execute_raw(about(node, "DELETE FROM node WHERE num = $1")).await?;
-    Ok(())
+/// The server ends the transaction of a process that freezes in the middle of it.
+fn silence() -> String {
+    format!("SELECT set_config('idle_in_transaction_session_timeout', '{SILENCE}', true)")
 }
 
 async fn nodes<C: ConnectionTrait>(on: &C) -> Result<Vec<Node>, DbErr> {

@@ -102,6 +102,11 @@ impl LogIndex {
         Ok(())
     }
 
+    /// What was known of the index was known of another history of the database.
+    pub fn forget_covered(&self) {
+        self.covered.lock().clear();
+    }
+
     async fn catch_up(&self, indexed_to: EventSeq, shards: Option<&[ShardNum]>) -> Result<(), StoreError> {
         let backend = self.store.backend();
         let is_ours = if shards.is_some() { "AND (webhook_num & 255) = ANY($4)" } else { "" };

@@ -95,11 +95,13 @@ impl Store {
     ) -> Result<News, StoreError> {
         let shards = holding.served();
         if shards.is_empty() {
+            // The look that was under way was for shards that are held no more.
+            cursor.begin_anew();
             return Ok(News::default());
         }
         let look = match cursor.look() {
             Some(look) => look,
-            None => cursor.begin(self.snapshot(self.engine_readers()).await?),
+            None => cursor.begin(self.moment_of_look(holding).await?),
         };
         let rows = self.page_of_news(&shards, holding, &look, which, limit).await?;
         let mut is_cut = rows.len() >= limit;
@@ -116,6 +118,13 @@ impl Store {
         let found = found?;
         cursor.has_read(look, last.filter(|_| is_cut));
         Ok(News { found, is_cut })
+    }
+
+    /// Another server's transactions say nothing about what this node has seen.
+    async fn moment_of_look(&self, holding: &Holding) -> Result<Snapshot, StoreError> {
+        let (now, started) = self.server_snapshot(self.engine_readers()).await?;
+        holding.must_be_unbroken(self.engine_readers(), &started).await?;
+        Ok(now)
     }
 
     async fn page_of_news(

@@ -29,6 +29,8 @@ const LIMIT_OF_SCANS: Duration = Duration::from_secs(30 * 60);
 /// A process ends without connections that do not come back.
 const LIMIT_OF_CLOSING: Duration = Duration::from_secs(2);
 
+const SILENT: &str = "the database does not answer; its connections are replaced";
+
 /// Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Pool {
@@ -145,8 +147,16 @@ impl Pool {
         answer
     }
 
+    /// Connections that are open may lead to a server that is not the one any more: from now on others are made.
+    pub(super) fn renew(&self) {
+        let generation = self.lent().generation;
+        if self.limit.is_some() {
+            self.replace(generation, "the database is another one; its connections are replaced");
+        }
+    }
+
     /// Takes a fresh pool, unless that has happened since.
-    fn replace(&self, generation: u64) {
+    fn replace(&self, generation: u64, why: &str) {
         // The driver starts a task for it. Without a runtime the process is at its end.
         if tokio::runtime::Handle::try_current().is_err() {
             return;
@@ -160,7 +170,7 @@ impl Pool {
         let connection = SqlxPostgresConnector::from_sqlx_postgres_pool(fresh);
         *current = Lent { generation: generation + 1, connection };
         drop(current);
-        tracing::info!("the database does not answer; its connections are replaced");
+        tracing::info!("{why}");
         // Closed from here on. What takes time is to wait for the connections.
         drop(old.close());
         tokio::spawn(async move { old.close().await });
@@ -188,7 +198,7 @@ impl Patience<'_> {
         // There was no connection to be had: because others are at work, or because none came back.
         let nobody_was_answered = answers.load(Ordering::Relaxed) == self.answers;
         if nobody_was_answered && open.load(Ordering::Relaxed) == 0 {
-            self.pool.replace(self.generation);
+            self.pool.replace(self.generation, SILENT);
         }
     }
 }
@@ -197,7 +207,7 @@ impl Drop for Patience<'_> {
     /// Who goes away early does so for reasons of its own; an answer may still come.
     fn drop(&mut self) {
         if !self.has_ended && self.began.elapsed() >= self.limit / 2 {
-            self.pool.replace(self.generation);
+            self.pool.replace(self.generation, SILENT);
         }
     }
 }

@@ -5,6 +5,7 @@ mod bulk;
 mod changes;
 mod deleted;
 mod duplicates;
+mod history;
 mod large;
 mod leases;
 mod ledger;
@@ -189,7 +190,7 @@ async fn due_rows_come_in_order_and_their_webhooks_are_found(on: On) {
         world.record(Record::Defer { id: id(*receipt, a.num), next_at: UnixMillis(now.0 + at * 1000) }).await;
     }
     let seqs = async |horizon: i64, ordered| -> Vec<EventSeq> {
-        let due = world.store.due(a.num, wanted(UnixMillis(now.0 + horizon), ordered)).await.unwrap();
+        let due = world.store.due(&world.holding, a.num, wanted(UnixMillis(now.0 + horizon), ordered)).await.unwrap();
         due.rows.iter().map(|due| due.event.seq).collect()
     };
     assert_eq!(seqs(25_000, false).await, [receipts[1].seq, receipts[2].seq]);
@@ -223,7 +224,7 @@ async fn slow_lists_keep_no_delivery_waiting(on: On) {
         store.webhooks_with_due(now).await?;
         store.ledger(&ShardNum::all().collect::<Vec<_>>(), now).await?;
         store.first_due_after(webhook.num, now).await?;
-        store.due(webhook.num, wanted(now, false)).await
+        store.due(&world.holding, webhook.num, wanted(now, false)).await
     };
     let read = tokio::time::timeout(Duration::from_secs(10), reads).await;
     read.expect("the engine waits for nobody").unwrap();

@@ -50,6 +50,7 @@ mod deliveries;
 mod fanout;
 mod forwarding;
 mod headers;
+mod history;
 mod hostile;
 mod http2;
 mod https;

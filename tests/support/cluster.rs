@@ -2,7 +2,7 @@
 //! through a socket in there, and gone when the process is, however that ends. Used by the store's tests and by the suite.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -27,9 +27,8 @@ const SETTINGS: [&str; 10] = [
 /// ask for the data again.
 const WATCH: &str = r#"
 trap '' INT TERM HUP
-dir=$1; bin=$2; shift 2
-"$bin/initdb" -D "$dir/data" -U posthaste -A trust -E UTF8 --locale=C.UTF-8 --no-instructions --no-sync >"$dir/initdb.log" 2>&1 ||
-  { echo "initdb failed: $(cat "$dir/initdb.log")"; exit 1; }
+dir=$1; bin=$2; prepare=$3; from=$4; shift 4
+eval "$prepare" >"$dir/prepare.log" 2>&1 || { echo "it was not prepared: $(cat "$dir/prepare.log")"; exit 1; }
 "$bin/postgres" -D "$dir/data" -k "$dir" "$@" >"$dir/server.log" 2>&1 </dev/null &
 server=$!
 until "$bin/pg_isready" -q -h "$dir" -U posthaste; do
@@ -43,7 +42,27 @@ wait $server
 rm -rf "$dir"
 "#;
 
-struct Cluster {
+/// How the data comes to be there.
+const INIT: &str =
+    r#""$bin/initdb" -D "$dir/data" -U posthaste -A trust -E UTF8 --locale=C.UTF-8 --no-instructions --no-sync"#;
+
+/// The same, of a server that has counted 12,885,101,888 transactions.
+#[allow(dead_code, reason = "not every test binary restores a database")]
+const INIT_AGED: &str = r#""$bin/initdb" -D "$dir/data" -U posthaste -A trust -E UTF8 --locale=C.UTF-8 --no-instructions --no-sync &&
+"$bin/pg_resetwal" -x 200000 -e 3 -D "$dir/data" && head -c 262144 /dev/zero >"$dir/data/pg_xact/0000""#;
+
+/// A copy of the server whose socket is in `$from`, which it follows from then on.
+#[allow(dead_code, reason = "not every test binary has a standby")]
+const COPY: &str = r#""$bin/pg_basebackup" -D "$dir/data" -h "$from" -U posthaste -c fast --no-sync &&
+touch "$dir/data/standby.signal" &&
+echo "primary_conninfo = 'host=$from user=posthaste'" >>"$dir/data/postgresql.auto.conf""#;
+
+/// What a standby can follow.
+#[allow(dead_code, reason = "not every test binary has a standby")]
+const REPLICATED: [&str; 3] = ["wal_level=replica", "max_wal_senders=4", "wal_retrieve_retry_interval=200ms"];
+
+/// A server of its own. It ends when this is dropped, at once.
+pub(crate) struct Cluster {
     dir: PathBuf,
     bin: PathBuf,
     /// The watcher's input; closed by the end of the process.
@@ -57,18 +76,18 @@ pub(crate) struct Database {
 
 fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-    CLUSTER.get_or_init(Cluster::start)
+    CLUSTER.get_or_init(|| Cluster::start(INIT, Path::new("/"), &[]))
 }
 
 impl Cluster {
     #[allow(clippy::zombie_processes, reason = "it outlives this process, whose end it waits for")]
-    fn start() -> Self {
+    fn start(prepare: &str, from: &Path, settings: &[&str]) -> Self {
         let bin = programs();
         let owner = owner();
         let dir = directory();
         let mut watch = Command::new("sh");
-        watch.args(["-c", WATCH, "watch"]).arg(&dir).arg(&bin);
-        watch.args(SETTINGS.iter().flat_map(|setting| ["-c", setting])).current_dir("/");
+        watch.args(["-c", WATCH, "watch"]).arg(&dir).arg(&bin).arg(prepare).arg(from);
+        watch.args(SETTINGS.iter().chain(settings).flat_map(|setting| ["-c", setting])).current_dir("/");
         if let Some((user, group)) = owner {
             std::os::unix::fs::chown(&dir, Some(user), Some(group)).expect("root may give a directory away");
             watch.uid(user).gid(group);
@@ -87,6 +106,46 @@ impl Cluster {
         Self { dir, bin, _life: life }
     }
 
+    /// One that has been at work for long, and that a standby can follow.
+    #[allow(dead_code, reason = "not every test binary has a server of its own")]
+    pub(crate) fn aged() -> Self {
+        Self::start(INIT_AGED, Path::new("/"), &REPLICATED)
+    }
+
+    /// A standby of the server that is reached through the socket in this directory. What that server does not send any more,
+    /// the standby lacks.
+    #[allow(dead_code, reason = "not every test binary has a standby")]
+    pub(crate) fn standby_of(socket: &Path) -> Self {
+        Self::start(COPY, socket, &REPLICATED)
+    }
+
+    /// Makes a primary of a standby.
+    #[allow(dead_code, reason = "not every test binary has a standby")]
+    pub(crate) fn promote(&self) {
+        assert_eq!(self.run("SELECT pg_promote(true, 30)").trim(), "t", "it was not promoted");
+    }
+
+    /// Where its socket is.
+    #[allow(dead_code, reason = "not every test binary has a server of its own")]
+    pub(crate) fn socket_dir(&self) -> &Path {
+        &self.dir
+    }
+
+    #[allow(dead_code, reason = "not every test binary has a server of its own")]
+    pub(crate) fn create_database(&self, name: &str) {
+        self.run(&format!("CREATE DATABASE {name}"));
+    }
+
+    /// All that is in a database, as `pg_dump` writes it.
+    #[allow(dead_code, reason = "the store's tests look at rows")]
+    pub(crate) fn dump_of(&self, database: &str) -> Vec<u8> {
+        let mut dump = Command::new(self.bin.join("pg_dump"));
+        dump.args(["-U", "posthaste", "-d", database, "-h"]).arg(&self.dir);
+        let output = dump.output().expect("pg_dump runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+
     fn run(&self, sql: &str) -> String {
         self.run_in("postgres", sql)
     }
@@ -98,7 +157,7 @@ impl Cluster {
         psql
     }
 
-    fn run_in(&self, database: &str, sql: &str) -> String {
+    pub(crate) fn run_in(&self, database: &str, sql: &str) -> String {
         let output = self.psql(database, sql).output().expect("psql runs");
         assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -151,12 +210,17 @@ impl Database {
     /// All that is in it, as `pg_dump` writes it.
     #[allow(dead_code, reason = "the store's tests look at rows")]
     pub(crate) fn dump(&self) -> Vec<u8> {
-        let Cluster { dir, bin, .. } = cluster();
-        let mut dump = Command::new(bin.join("pg_dump"));
-        dump.args(["-U", "posthaste", "-d", &self.name, "-h"]).arg(dir);
-        let output = dump.output().expect("pg_dump runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        output.stdout
+        cluster().dump_of(&self.name)
+    }
+
+    /// Brings a dump back into an empty one.
+    #[allow(dead_code, reason = "not every test binary restores a database")]
+    pub(crate) fn restore(&self, dump: &[u8]) {
+        let mut psql = cluster().psql(&self.name, "SELECT 1");
+        psql.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut psql = psql.spawn().expect("psql runs");
+        psql.stdin.take().expect("an input").write_all(dump).expect("psql reads");
+        assert!(psql.wait().expect("psql ends").success(), "the dump was not restored");
     }
 
     pub(crate) fn url(&self) -> String {

@@ -1,6 +1,8 @@
 //! Between a process and its PostgreSQL: loses what it is told to lose, or takes its time. Used by the store's tests and by
 //! the suite.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +34,8 @@ pub(crate) enum Loss {
 }
 
 struct State {
+    /// The directory of the server's socket.
+    server: watch::Sender<PathBuf>,
     /// Nothing arrives, nothing is refused.
     is_hole: watch::Sender<bool>,
     next_commit: Mutex<Option<Loss>>,
@@ -53,19 +57,29 @@ impl Proxy {
     pub(crate) fn new(server: &Path) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let listener = UnixListener::bind(dir.path().join(SOCKET)).expect("a socket");
+        // A standby runs as another user.
+        for (path, mode) in [(dir.path().to_owned(), 0o755), (dir.path().join(SOCKET), 0o777)] {
+            std::fs::set_permissions(path, Permissions::from_mode(mode)).expect("it is ours");
+        }
         let state = Arc::new(State {
+            server: watch::Sender::new(server.to_owned()),
             is_hole: watch::Sender::new(false),
             next_commit: Mutex::new(None),
             statement: Mutex::new(None),
             delay: watch::Sender::new(Duration::ZERO),
         });
-        let task = tokio::spawn(accept(listener, server.join(SOCKET), state.clone()));
+        let task = tokio::spawn(accept(listener, state.clone()));
         Self { dir, state, _task: AbortOnDropHandle::new(task) }
     }
 
     /// Where the server seems to be.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// From now on another server is behind it; connections to the one before are cut.
+    pub(crate) fn switch(&self, server: &Path) {
+        self.state.server.send_replace(server.to_owned());
     }
 
     /// The next COMMIT of anybody is not said, or not answered.
@@ -90,11 +104,16 @@ impl Proxy {
     }
 }
 
-async fn accept(listener: UnixListener, server: PathBuf, state: Arc<State>) {
+async fn accept(listener: UnixListener, state: Arc<State>) {
     loop {
         let Ok((client, _)) = listener.accept().await else { return };
+        let mut switched = state.server.subscribe();
+        let server = switched.borrow_and_update().join(SOCKET);
         if let Ok(server) = UnixStream::connect(&server).await {
-            tokio::spawn(carry(client, server, state.clone()));
+            let carried = carry(client, server, state.clone());
+            tokio::spawn(async move {
+                tokio::select! { () = carried => {}, _ = switched.changed() => {} }
+            });
         }
     }
 }

@@ -22,6 +22,8 @@ pub(super) fn engine(figures: &EngineFigures) -> Result<String, fmt::Error> {
         statements,
         rows,
         fenced,
+        divergences,
+        orphans,
         journal_depth,
         journal_capacity,
         live_endpoints,
@@ -42,6 +44,8 @@ pub(super) fn engine(figures: &EngineFigures) -> Result<String, fmt::Error> {
     counter("journal_statements", "Statements run in batches", *statements);
     counter("journal_rows", "Rows written in batches", *rows);
     counter("journal_fenced", "Records that were dropped because another node had taken over", *fenced);
+    counter("database_divergences", "Times that the database lacked transactions that it had", *divergences);
+    counter("orphans_ended", "Deliveries and fan-outs that were ended because their event is gone", *orphans);
     counter("endpoint_crashes", "Endpoint actors restarted after a panic", *endpoint_crashes);
     let mut gauge = |name: &str, help: &str, value: usize| {
         let value = i64::try_from(value).unwrap_or(i64::MAX);
@@ -124,6 +128,8 @@ mod tests {
             statements: 0,
             rows: 0,
             fenced: 0,
+            divergences: 0,
+            orphans: 0,
             journal_depth: 0,
             journal_capacity: 1,
             live_endpoints: 2,

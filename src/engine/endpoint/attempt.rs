@@ -98,6 +98,11 @@ pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share
         let slot = means.shared.journal.reserve().await.ok()?;
         let tenure = &means.shared.tenure;
         means.shared.quiet.run_until_cancelled(tenure.held()).await?;
+        // While it waited for the lease, the node may have become another one.
+        if !means.shared.holding.serves_under(serving.num, epoch) {
+            tokio::time::sleep(LEAVING).await;
+            return None;
+        }
         let started_at = UnixMillis::now();
         let began = Instant::now();
         let request = tenure.within(send(&means, &serving, entry, body));

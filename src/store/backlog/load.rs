@@ -8,7 +8,7 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement, Val
 
 use crate::clock::UnixMillis;
 use crate::id::{EventSeq, WebhookNum};
-use crate::store::leases::{ShardNum, Snapshot};
+use crate::store::leases::{STARTED, ShardNum, Snapshot};
 use crate::store::ledger::Ledger;
 use crate::store::pool::Transaction;
 use crate::store::{Store, StoreError, dialect, targets};
@@ -20,6 +20,12 @@ const SHARD_OF: &str = "(webhook_num & 255)";
 
 /// Pending rows whose moments are counted by one query: bounds what it sorts, unless one webhook has more.
 const ROWS: i64 = 262_144;
+
+#[derive(Debug, Default, FromQueryResult)]
+struct SnapshotRow {
+    snapshot: String,
+    started: String,
+}
 
 #[derive(Debug, FromQueryResult)]
 struct PendingRow {
@@ -67,10 +73,19 @@ impl Store {
         if !self.is_shared() {
             return Ok(Snapshot::of_everything());
         }
-        let sql = "SELECT pg_current_snapshot()::text";
-        let row = on.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await?;
-        let text: String = row.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or_default();
-        Snapshot::parse(&text).ok_or_else(|| StoreError::unreadable("snapshot", text))
+        Ok(self.server_snapshot(on).await?.0)
+    }
+
+    /// The same, with when the server was started, as [`STARTED`] says it.
+    pub(in crate::store) async fn server_snapshot<C: ConnectionTrait>(
+        &self,
+        on: &C,
+    ) -> Result<(Snapshot, String), StoreError> {
+        let sql = format!("SELECT pg_current_snapshot()::text AS snapshot, {STARTED}");
+        let row = SnapshotRow::find_by_statement(Statement::from_string(DbBackend::Postgres, sql)).one(on).await?;
+        let SnapshotRow { snapshot, started } = row.unwrap_or_default();
+        let parsed = Snapshot::parse(&snapshot).ok_or_else(|| StoreError::unreadable("snapshot", snapshot))?;
+        Ok((parsed, started))
     }
 }
 

@@ -162,6 +162,16 @@ impl Writer {
         transaction
     }
 
+    /// `store::fate`, of a batch whose server may have lost it: by the event that it was to write last.
+    pub(crate) fn is_there(&self, tables: &Tables) -> bool {
+        self.accepted().last().is_some_and(|event| tables.has_event(event))
+    }
+
+    /// It was not committed after all.
+    pub(crate) fn take_back(&mut self) {
+        self.written = None;
+    }
+
     /// `Writer::drop_lost`.
     fn drop_lost(&mut self, pass: &Pass) {
         self.batch.records.retain(|record| pass.admits(record));

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use crate::clock::UnixMillis;
 use crate::store::StoreError;
-use crate::store::leases::{Grant, ShardNum};
+use crate::store::leases::{Grant, Membership, ShardNum};
 
-use super::Shift;
 use super::writer::Writer;
+use super::{JournalStats, Shift};
 
 impl Writer {
     pub(super) async fn shift(&mut self, shift: Shift) {
@@ -19,12 +19,20 @@ impl Writer {
                 self.part(&shards);
                 let _ = answer.send(());
             }
+            Shift::Rejoin(member, answer) => {
+                self.rejoin(member);
+                let _ = answer.send(());
+            }
         }
     }
 
     /// Counts what the shards are owed, and serves them. What becomes visible from now on is told by whoever finds it.
     async fn gain(&mut self, grants: &[Grant]) -> Result<(), StoreError> {
         let shards: Vec<ShardNum> = grants.iter().map(|grant| grant.shard).collect();
+        if !self.holding.is_everything() {
+            let orphans = self.store.end_orphans(Some(&shards), UnixMillis::now()).await?;
+            JournalStats::add(&self.outputs.stats.orphans, orphans.count());
+        }
         let (owed, moment) = self.store.ledger(&shards, UnixMillis::now()).await?;
         self.outputs.ledger.lock().absorb(owed);
         self.holding.gain(grants, &Arc::new(moment));
@@ -38,5 +46,14 @@ impl Writer {
         self.watched.forget(is_parted);
         self.outputs.ledger.lock().forget_all(|webhook| shards.contains(&ShardNum::of(webhook)));
         self.holding.part(shards);
+    }
+
+    /// Nothing that was held is held in the history that the database is at now, and no number of a transaction means what it
+    /// meant. Events that wait were matched by routes of the other history.
+    fn rejoin(&mut self, member: Membership) {
+        self.part(&self.holding.held());
+        self.forget_lost_history(member.newest);
+        self.holding.rejoin(member);
+        JournalStats::add(&self.outputs.stats.divergences, 1);
     }
 }

@@ -239,8 +239,10 @@ impl Writer {
         JournalStats::add(&self.outputs.stats.fenced, dropped);
         tracing::warn!(dropped, "what was recorded for shards of other nodes is dropped; they send it again");
         if !pass.admits_events() {
+            let has_diverged = self.holding.has_diverged();
             for request in batch.publishes.drain(..) {
-                let _ = request.answer.send(Err(PublishError::Deposed));
+                let why = if has_diverged { PublishError::Diverged } else { PublishError::Deposed };
+                let _ = request.answer.send(Err(why));
             }
         }
         self.watched.forget(|shard| pass.has_lost(shard));

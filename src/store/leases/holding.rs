@@ -1,19 +1,29 @@
 //! What this process holds, as everybody in it sees it: of which shards it may write, which of them it serves, and what an
-//! earlier owner may have sent.
+//! earlier owner may have sent. A node holds it in one history of the database; in another one it holds nothing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::RwLock;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
+use tokio::sync::watch;
 
 use crate::id::{EventSeq, Slot, WebhookNum};
 use crate::store::dialect;
 use crate::store::fate::TransactionId;
 use crate::store::state::Suspect;
 
+use super::server::{Continuity, SERVER, STARTED, Server, ServerRow};
 use super::snapshot::Snapshot;
 use super::{Grant, NumRow, SHARDS, SILENCE, ShardNum};
+
+/// What an epoch takes of its tag: a shard changes hands less often in the life of a database.
+const EPOCH_BITS: u32 = 40;
+
+/// Said to whoever asks a server that this node must not rely on.
+const DIVERGED: &str = "the server lacks transactions that this node has seen; what is in memory is read again";
+const SUPERSEDED: &str = "the server was left behind by a promotion; nothing is asked of it";
 
 /// What one process holds. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -28,14 +38,33 @@ enum Held {
 
 #[derive(Debug)]
 struct Claims {
-    node: i64,
-    slot: Slot,
+    member: RwLock<Membership>,
     shards: RwLock<Box<[Option<Claim>; SHARDS]>>,
+    /// A server has answered that lacks what this node relies on, until the node has joined there.
+    has_diverged: watch::Sender<bool>,
+    /// How often it has joined in another history, in which epochs of shards may come again.
+    rejoined: AtomicI64,
+}
+
+/// A node's place among the others, in one history of the database.
+#[derive(Debug, Clone)]
+pub struct Membership {
+    pub(super) node: i64,
+    pub(super) slot: Slot,
+    /// With the number, what tells this node from another one that got the same number in another history.
+    pub(super) started_at: i64,
+    /// Until when the lease lasts, as of its last renewal that was answered.
+    pub(super) lease_until: i64,
+    pub(super) server: Server,
+    /// The newest event that could be seen when it joined.
+    pub(in crate::store) newest: EventSeq,
 }
 
 #[derive(Debug, Clone)]
 struct Claim {
     epoch: i64,
+    /// The epoch as it is known within this process: no two claims have the same.
+    tag: i64,
     /// Not any more when it is about to be handed over.
     serves: bool,
     suspect: Suspect,
@@ -51,9 +80,10 @@ impl Holding {
     }
 
     /// Of a node that has just joined.
-    pub(super) fn nothing(node: i64, slot: Slot) -> Self {
+    pub(super) fn nothing(member: Membership) -> Self {
         let shards = RwLock::new(Box::new([const { None }; SHARDS]));
-        Self(Arc::new(Held::Shards(Claims { node, slot, shards })))
+        let (member, has_diverged) = (RwLock::new(member), watch::Sender::new(false));
+        Self(Arc::new(Held::Shards(Claims { member, shards, has_diverged, rejoined: AtomicI64::new(0) })))
     }
 
     fn claims(&self) -> Option<&Claims> {
@@ -66,13 +96,13 @@ impl Holding {
     /// This node's number; `None` if there are no others.
     #[must_use]
     pub fn node(&self) -> Option<i64> {
-        self.claims().map(|claims| claims.node)
+        self.claims().map(|claims| claims.member.read().node)
     }
 
     /// What this node's events are told by.
     #[must_use]
     pub fn slot(&self) -> Slot {
-        self.claims().map_or(Slot::ALONE, |claims| claims.slot)
+        self.claims().map_or(Slot::ALONE, |claims| claims.member.read().slot)
     }
 
     /// Which part of a fan-out a webhook belongs to.
@@ -93,7 +123,7 @@ impl Holding {
     /// The same, if nobody else has held the shard since it was held under this epoch.
     #[must_use]
     pub fn serves_under(&self, webhook: WebhookNum, epoch: i64) -> bool {
-        let is_same = self.claim(ShardNum::of(webhook), |claim| claim.serves && claim.epoch == epoch);
+        let is_same = self.claim(ShardNum::of(webhook), |claim| claim.serves && claim.tag == epoch);
         is_same.unwrap_or(self.claims().is_none())
     }
 
@@ -101,7 +131,7 @@ impl Holding {
     #[must_use]
     pub fn epoch_of(&self, shard: i16) -> i64 {
         let shard = ShardNum::read(shard).ok();
-        shard.and_then(|shard| self.claim(shard, |claim| claim.epoch)).unwrap_or(0)
+        shard.and_then(|shard| self.claim(shard, |claim| claim.tag)).unwrap_or(0)
     }
 
     #[must_use]
@@ -129,6 +159,15 @@ impl Holding {
         let Some(claims) = self.claims() else { return Vec::new() };
         let shards = claims.shards.read();
         ShardNum::all().filter(|shard| shards[shard.place()].is_some()).collect()
+    }
+
+    /// The same, with the epochs under which they are held.
+    #[must_use]
+    pub fn held_as(&self) -> Vec<(ShardNum, i64)> {
+        let Some(claims) = self.claims() else { return Vec::new() };
+        let shards = claims.shards.read();
+        let epoch = |shard: ShardNum| shards[shard.place()].as_ref().map(|claim| (shard, claim.epoch));
+        ShardNum::all().filter_map(epoch).collect()
     }
 
     /// What may have been sent of it already by somebody who has not said so.
@@ -163,9 +202,11 @@ impl Holding {
     pub(in crate::store) fn gain(&self, grants: &[Grant], gained: &Arc<Snapshot>) {
         let Some(claims) = self.claims() else { return };
         let mut shards = claims.shards.write();
+        let rejoined = claims.rejoined.load(Ordering::Relaxed);
         for Grant { shard, epoch, suspect } in grants {
             let (epoch, suspect, gained) = (*epoch, *suspect, gained.clone());
-            shards[shard.place()] = Some(Claim { epoch, serves: true, suspect, gained });
+            let tag = epoch + (rejoined << EPOCH_BITS);
+            shards[shard.place()] = Some(Claim { epoch, tag, serves: true, suspect, gained });
         }
     }
 
@@ -189,6 +230,113 @@ impl Holding {
         }
     }
 
+    /// Its place among the others; of a node among others.
+    pub(super) fn membership(&self) -> Option<Membership> {
+        self.claims().map(|claims| claims.member.read().clone())
+    }
+
+    /// Under which a shard is held according to its row.
+    #[cfg(test)]
+    pub(super) fn epoch_in_row(&self, shard: ShardNum) -> Option<i64> {
+        self.claim(shard, |claim| claim.epoch)
+    }
+
+    /// As if the server that it knows were one of an older timeline.
+    #[cfg(test)]
+    pub(in crate::store) fn pretend_a_promotion(&self) {
+        if let Some(claims) = self.claims() {
+            let server = &mut claims.member.write().server;
+            (server.timeline, server.started) = (0, "before".to_owned());
+        }
+    }
+
+    /// Whether a server has answered that lacks what this node relies on. Then nothing is written for what it holds.
+    #[must_use]
+    pub fn has_diverged(&self) -> bool {
+        self.claims().is_some_and(|claims| *claims.has_diverged.borrow())
+    }
+
+    /// Resolves when that is so.
+    pub async fn diverged(&self) {
+        match self.claims() {
+            Some(claims) => drop(claims.has_diverged.subscribe().wait_for(|has_diverged| *has_diverged).await),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// It has joined in another history, and holds nothing there yet.
+    pub(in crate::store) fn rejoin(&self, member: Membership) {
+        let Some(claims) = self.claims() else { return };
+        claims.rejoined.fetch_add(1, Ordering::Relaxed);
+        **claims.shards.write() = [const { None }; SHARDS];
+        *claims.member.write() = member;
+        claims.has_diverged.send_replace(false);
+    }
+
+    /// The lease was renewed there.
+    pub(super) fn renewed(&self, lease_until: i64, flushed: i64) {
+        let Some(claims) = self.claims() else { return };
+        let mut member = claims.member.write();
+        member.lease_until = lease_until;
+        member.server.flushed = member.server.flushed.max(flushed);
+    }
+
+    /// Judges the server that has answered, and remembers what follows. `lease_there`: until when this node's lease lasts there.
+    pub(super) fn judge(&self, now: Server, lease_there: Option<i64>) -> Continuity {
+        let Some(claims) = self.claims() else { return Continuity::Unbroken };
+        let mut member = claims.member.write();
+        let continuity = member.server.continuity(&now, (member.lease_until, lease_there));
+        match continuity {
+            Continuity::Unbroken => member.server = now,
+            Continuity::Diverged => {
+                // What rows say there, nobody may send without saying that it may be the second time.
+                claims.shards.write().iter_mut().flatten().for_each(|claim| claim.serves = false);
+                if !claims.has_diverged.send_replace(true) {
+                    tracing::error!(known = ?member.server, ?now, "{DIVERGED}");
+                }
+            }
+            Continuity::Superseded => tracing::warn!(known = ?member.server, ?now, "{SUPERSEDED}"),
+        }
+        continuity
+    }
+
+    /// When the server was started that this node relies on, as [`STARTED`] says it.
+    pub(in crate::store) fn server_started(&self) -> Option<String> {
+        self.claims().map(|claims| claims.member.read().server.started.clone())
+    }
+
+    /// How the server stands to what this node has seen that has answered [`STARTED`] there.
+    pub(in crate::store) async fn continuity<C: ConnectionTrait>(
+        &self,
+        on: &C,
+        started: &str,
+    ) -> Result<Continuity, DbErr> {
+        let is_another = |member: &Membership| member.server.started != started;
+        let Some(member) = self.membership().filter(is_another) else { return Ok(Continuity::Unbroken) };
+        let sql = format!(
+            "SELECT {SERVER}, (SELECT lease_until FROM node WHERE num = $1 AND started_at = $2) AS lease_there"
+        );
+        let values = [member.node.into(), member.started_at.into()];
+        let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
+        let row = JudgedRow::find_by_statement(statement).one(on).await?;
+        let row = row.ok_or_else(|| DbErr::Custom("the server does not say which one it is".to_owned()))?;
+        let server = Server::try_from(row.server).map_err(|error| DbErr::Custom(error.to_string()))?;
+        Ok(self.judge(server, row.lease_there))
+    }
+
+    /// The same, for whoever must not go on with what another history says.
+    pub(in crate::store) async fn must_be_unbroken<C: ConnectionTrait>(
+        &self,
+        on: &C,
+        started: &str,
+    ) -> Result<(), DbErr> {
+        match self.continuity(on, started).await? {
+            Continuity::Unbroken if !self.has_diverged() => Ok(()),
+            Continuity::Unbroken | Continuity::Diverged => Err(DbErr::Custom(DIVERGED.to_owned())),
+            Continuity::Superseded => Err(DbErr::Custom(SUPERSEDED.to_owned())),
+        }
+    }
+
     /// Keeps others from taking these shards, and from taking this node for dead, until the transaction ends.
     pub(in crate::store) async fn lock<C: ConnectionTrait>(
         &self,
@@ -196,16 +344,24 @@ impl Holding {
         shards: &BTreeSet<ShardNum>,
     ) -> Result<Locked, DbErr> {
         let Some(claims) = self.claims() else { return Ok(Locked::default()) };
+        let node = claims.member.read().node;
         let sql = format!(
-            "SELECT {id} AS transaction, \
-                (SELECT set_config('idle_in_transaction_session_timeout', '{SILENCE}', true)) \
-             FROM node WHERE num = $1 FOR KEY SHARE",
+            "SELECT {STARTED}, me.transaction FROM (SELECT 1) AS one LEFT JOIN ( \
+               SELECT {id} AS transaction, \
+                 (SELECT set_config('idle_in_transaction_session_timeout', '{SILENCE}', true)) \
+               FROM node WHERE num = $1 FOR KEY SHARE) AS me ON true",
             id = TransactionId::SELECTED
         );
-        let lives = Statement::from_sql_and_values(DbBackend::Postgres, sql, [claims.node.into()]);
+        let lives = Statement::from_sql_and_values(DbBackend::Postgres, sql, [node.into()]);
         let lives = TransactionRow::find_by_statement(lives).one(on).await?;
-        let is_buried = lives.is_none();
-        let transaction = lives.map(|row| TransactionId::of(row.transaction));
+        let TransactionRow { started, transaction } = lives.unwrap_or_default();
+        let continuity = self.continuity(on, &started).await?;
+        if continuity == Continuity::Superseded {
+            return Err(DbErr::Custom(SUPERSEDED.to_owned()));
+        }
+        let has_diverged = continuity == Continuity::Diverged || self.has_diverged();
+        let transaction = transaction.filter(|_| !has_diverged).map(TransactionId::of);
+        let is_buried = transaction.is_none();
         let mut locked = Locked { is_buried, lost: shards.clone(), statements: 1, transaction };
         if is_buried || shards.is_empty() {
             return Ok(locked);
@@ -233,14 +389,18 @@ impl Claims {
         let epochs = shards.iter().map(|shard| held[shard.place()].as_ref().map_or(-1, |claim| claim.epoch));
         let nums = shards.iter().map(|shard| i64::from(shard.num()));
         let values = [dialect::numbers(DbBackend::Postgres, nums), dialect::numbers(DbBackend::Postgres, epochs)];
-        Statement::from_sql_and_values(DbBackend::Postgres, sql, values.into_iter().chain([self.node.into()]))
+        Statement::from_sql_and_values(
+            DbBackend::Postgres,
+            sql,
+            values.into_iter().chain([self.member.read().node.into()]),
+        )
     }
 }
 
 /// What of it is still held.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Locked {
-    /// The others took this node for dead.
+    /// The others took this node for dead, or the server lacks what this node relies on.
     pub(in crate::store) is_buried: bool,
     pub(in crate::store) lost: BTreeSet<ShardNum>,
     pub(in crate::store) statements: u64,
@@ -248,7 +408,15 @@ pub(in crate::store) struct Locked {
     pub(in crate::store) transaction: Option<TransactionId>,
 }
 
-#[derive(Debug, FromQueryResult)]
+#[derive(Debug, Default, FromQueryResult)]
 struct TransactionRow {
-    transaction: String,
+    started: String,
+    transaction: Option<String>,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct JudgedRow {
+    #[sea_orm(nested)]
+    server: ServerRow,
+    lease_there: Option<i64>,
 }

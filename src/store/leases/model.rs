@@ -5,28 +5,42 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::clock::UnixMillis;
-use crate::id::{Slot, WebhookNum};
+use crate::id::{EventSeq, Slot, WebhookNum};
 use crate::store::state::Suspect;
 
-use super::{Grant, Holding, Locked, Node, SHARDS, ShardNum, Survey};
+use super::server::{Continuity, Server};
+use super::{Grant, Holding, Locked, Membership, Node, Renewal, SHARDS, ShardNum, Survey};
 
-#[derive(Default)]
+#[derive(Clone)]
 pub(crate) struct Leases {
     nodes: BTreeMap<i64, Row>,
     /// Those that somebody may take; there is no webhook in any other.
     shards: BTreeMap<ShardNum, Shard>,
     joined: i64,
+    /// Of all histories: no two nodes begin at the same moment.
+    births: i64,
+    server: Server,
 }
 
+#[derive(Clone)]
 struct Row {
     slot: Slot,
     until: UnixMillis,
+    started_at: i64,
 }
 
+#[derive(Clone)]
 struct Shard {
     owner: Option<i64>,
     epoch: i64,
     suspect: Suspect,
+}
+
+impl Default for Leases {
+    fn default() -> Self {
+        let server = Server { started: String::new(), system: 1, timeline: 1, flushed: 0 };
+        Self { nodes: BTreeMap::new(), shards: BTreeMap::new(), joined: 0, births: 0, server }
+    }
 }
 
 impl Leases {
@@ -35,13 +49,56 @@ impl Leases {
         Self { shards: shards.into_iter().map(|shard| (shard, free())).collect(), ..Self::default() }
     }
 
+    /// These rows as they are on a standby that takes over from `primary`.
+    pub(crate) fn promote(&mut self, primary: &Self) {
+        let Server { system, timeline, .. } = primary.server;
+        self.server = Server { started: format!("{timeline}"), system, timeline: timeline + 1, flushed: 0 };
+        self.births = primary.births;
+    }
+
+    /// These rows as they are in a new cluster.
+    pub(crate) fn restore(&mut self, dumped: &Self) {
+        self.server.system = dumped.server.system + 1;
+        self.births = dumped.births;
+    }
+
+    /// Whether a node has seen which server this is.
+    pub(crate) fn is_known_to(&self, holding: &Holding) -> bool {
+        holding.membership().is_none_or(|member| member.server == self.server) && !holding.has_diverged()
+    }
+
+    /// `Holding::continuity`.
+    pub(crate) fn continuity(&self, holding: &Holding) -> Continuity {
+        let Some(member) = holding.membership() else { return Continuity::Unbroken };
+        if member.server == self.server {
+            return Continuity::Unbroken;
+        }
+        holding.judge(self.server.clone(), self.row_of(holding).map(|(_, row)| row.until.0))
+    }
+
     /// `Store::join`.
     pub(crate) fn join(&mut self, now: UnixMillis, lease: Duration) -> Holding {
-        self.joined += 1;
+        Holding::nothing(self.insert_node(now.plus(lease), EventSeq::ZERO))
+    }
+
+    /// `Store::rejoin`.
+    pub(crate) fn rejoin(&mut self, holding: &Holding, until: UnixMillis, doubt: Suspect) -> Membership {
+        self.leave(holding, doubt);
+        for shard in holding.held() {
+            if let Some(row) = self.shards.get_mut(&shard) {
+                row.suspect = row.suspect.and(doubt);
+            }
+        }
+        self.insert_node(until, doubt.events_to)
+    }
+
+    fn insert_node(&mut self, until: UnixMillis, newest: EventSeq) -> Membership {
+        (self.joined, self.births) = (self.joined + 1, self.births + 1);
         let is_free = |slot: &u8| self.nodes.values().all(|node| node.slot != Slot(*slot));
         let slot = Slot((0..=u8::MAX).find(is_free).expect("there are few nodes"));
-        self.nodes.insert(self.joined, Row { slot, until: now.plus(lease) });
-        Holding::nothing(self.joined, slot)
+        let (node, started_at, server) = (self.joined, self.births, self.server.clone());
+        self.nodes.insert(node, Row { slot, until, started_at });
+        Membership { node, slot, started_at, lease_until: until.0, server, newest }
     }
 
     /// `Store::survey`.
@@ -73,10 +130,9 @@ impl Leases {
 
     /// `Store::take`.
     pub(crate) fn take(&mut self, holding: &Holding, wanted: &[ShardNum], now: UnixMillis) -> Vec<Grant> {
-        let Some(node) = holding.node() else { return Vec::new() };
-        if self.nodes.get(&node).is_none_or(|row| row.until <= now) {
+        let Some(node) = self.row_of(holding).filter(|(_, row)| row.until > now).map(|(node, _)| node) else {
             return Vec::new();
-        }
+        };
         let free = self.shards.iter_mut().filter(|(num, shard)| wanted.contains(num) && shard.owner.is_none());
         free.map(|(num, shard)| {
             (shard.owner, shard.epoch) = (Some(node), shard.epoch + 1);
@@ -87,9 +143,15 @@ impl Leases {
 
     /// `Store::release`; `doubt`: what may have been cut short.
     pub(crate) fn release(&mut self, holding: &Holding, shards: &[ShardNum], doubt: Option<Suspect>) {
-        if let Some(node) = holding.node() {
+        if let Some((node, _)) = self.row_of(holding) {
             self.give_up(node, |shard| shards.contains(&shard), doubt);
         }
+    }
+
+    /// The row of this node, and of no other one that has its number.
+    fn row_of(&self, holding: &Holding) -> Option<(i64, &Row)> {
+        let me = holding.membership()?;
+        self.nodes.get(&me.node).filter(|row| row.started_at == me.started_at).map(|row| (me.node, row))
     }
 
     /// `give_up`.
@@ -110,25 +172,38 @@ impl Leases {
 
     /// `Store::leave`.
     pub(crate) fn leave(&mut self, holding: &Holding, doubt: Suspect) {
-        if let Some(node) = holding.node() {
+        if let Some((node, _)) = self.row_of(holding) {
             self.nodes.remove(&node);
             self.give_up(node, |_| true, Some(doubt));
         }
     }
 
     /// `Store::renew`.
-    pub(crate) fn renew(&mut self, holding: &Holding, now: UnixMillis, lease: Duration) -> bool {
-        let row = holding.node().and_then(|node| self.nodes.get_mut(&node));
-        row.map(|row| row.until = now.plus(lease)).is_some()
+    pub(crate) fn renew(&mut self, holding: &Holding, now: UnixMillis, lease: Duration) -> Renewal {
+        let Some(member) = holding.membership() else { return Renewal::Renewed };
+        let continuity = self.continuity(holding);
+        let row = self.nodes.get_mut(&member.node).filter(|row| row.started_at == member.started_at);
+        let until = row.map(|row| {
+            row.until = now.plus(lease);
+            row.until
+        });
+        if continuity != Continuity::Unbroken || holding.has_diverged() {
+            return Renewal::Diverged;
+        }
+        until.map_or(Renewal::Reaped, |until| {
+            holding.renewed(until.0, 0);
+            Renewal::Renewed
+        })
     }
 
     /// What `Holding::lock` answers: whether the node is there, and which of these shards are not held as it believes.
     pub(in crate::store) fn lock(&self, holding: &Holding, shards: &BTreeSet<ShardNum>) -> Locked {
         let Some(node) = holding.node() else { return Locked::default() };
-        let is_buried = !self.nodes.contains_key(&node);
+        let has_diverged = self.continuity(holding) != Continuity::Unbroken || holding.has_diverged();
+        let is_buried = has_diverged || !self.nodes.contains_key(&node);
         let is_held = |shard: &ShardNum| {
             let row = self.shards.get(shard).map(|row| (row.owner, row.epoch));
-            row == Some((Some(node), holding.epoch_of(shard.num())))
+            row == Some((Some(node), holding.epoch_in_row(*shard).unwrap_or(-1)))
         };
         let lost = shards.iter().filter(|shard| is_buried || !is_held(shard)).copied().collect();
         Locked { is_buried, lost, ..Locked::default() }

@@ -9,7 +9,7 @@ use super::world::gain_all;
 use super::*;
 use crate::store::journal::feed::Next;
 use crate::store::journal::{Found, Journal, Receipt, Running};
-use crate::store::leases::{Holding, ShardNum};
+use crate::store::leases::{Holding, Renewal, ShardNum};
 use crate::store::news::{Cursor, Which};
 
 /// Longer than any test with it.
@@ -80,10 +80,10 @@ async fn nobody_takes_what_another_node_holds_until_it_is_given_up() {
     let other = Other::joins(&world).await;
     assert!(other.holding.held().is_empty());
     assert!(!other.store.bury(world.holding.node().unwrap()).await.unwrap(), "it lives");
-    let survey = other.store.survey().await.unwrap().unwrap();
+    let survey = other.store.survey(&other.holding).await.unwrap().unwrap();
     assert_eq!(survey.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>(), ["test", "another"]);
     assert!(survey.shards.iter().all(|(owner, _)| *owner == world.holding.node()));
-    assert!(world.store.renew(&world.holding).await.unwrap());
+    assert_eq!(world.store.renew(&world.holding).await.unwrap(), Renewal::Renewed);
 
     let given: Vec<ShardNum> = [3, 200].map(ShardNum::from).into();
     world.holding.quit(&given);
@@ -194,7 +194,7 @@ async fn a_node_that_was_overtaken_writes_nothing_and_is_told() {
     let owed = world.accept(&[webhook.num.0]).await;
     let other = Other::overtakes(&world).await;
 
-    assert!(!world.store.renew(&world.holding).await.unwrap());
+    assert_eq!(world.store.renew(&world.holding).await.unwrap(), Renewal::Reaped);
     world.record(attempted(id(owed, webhook.num), 1, Status::Success, None)).await;
     let published = world.running.journal.publish(vec![world.draft(None, &[webhook.num.0])], None).await;
 
@@ -354,5 +354,5 @@ async fn a_node_that_froze_in_the_middle_of_a_batch_is_overtaken_and_its_batch_u
 async fn a_file_is_held_for_ever() {
     let world = World::new(On::Sqlite).await;
     assert!(!world.store.is_shared());
-    assert!(world.store.renew(&world.holding).await.unwrap());
+    assert_eq!(world.store.renew(&world.holding).await.unwrap(), Renewal::Renewed);
 }

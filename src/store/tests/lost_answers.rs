@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::ledger::agrees;
 use super::*;
 use crate::store::cluster::Database;
-use crate::store::fate::TransactionId;
+use crate::store::fate::{InDoubt, TransactionId};
 use crate::store::proxy::{Loss, Proxy};
 
 /// A batch is given ten seconds, and machines have more to do.
@@ -127,24 +127,27 @@ async fn begun(store: &Store) -> (Transaction, TransactionId) {
 async fn the_server_tells_what_became_of_a_transaction() {
     let world = World::new(On::Postgres).await;
     let store = &world.store;
+    let was_committed = async |transaction: Option<&TransactionId>, event: Option<EventSeq>| {
+        store.was_committed(&InDoubt { holding: &world.holding, transaction, event }).await
+    };
     let (undone, id) = begun(store).await;
-    let asked = tokio::time::timeout(Duration::from_millis(500), store.was_committed(Some(&id), None)).await;
+    let asked = tokio::time::timeout(Duration::from_millis(500), was_committed(Some(&id), None)).await;
     assert!(asked.is_err(), "it is not known yet");
     undone.rollback().await.unwrap();
-    assert!(!store.was_committed(Some(&id), None).await);
+    assert!(!was_committed(Some(&id), None).await);
 
     let (committed, id) = begun(store).await;
     committed.commit().await.unwrap();
     let event = world.accept(&[]).await.seq;
-    assert!(store.was_committed(Some(&id), None).await);
-    assert!(store.was_committed(Some(&id), Some(event)).await);
+    assert!(was_committed(Some(&id), None).await);
+    assert!(was_committed(Some(&id), Some(event)).await);
     assert!(
-        !store.was_committed(Some(&id), Some(event.next(world.holding.slot(), UnixMillis::now()))).await,
+        !was_committed(Some(&id), Some(event.next(world.holding.slot(), UnixMillis::now()))).await,
         "another one has its number"
     );
     let future = TransactionId::of("999999999999".to_owned());
-    assert!(!store.was_committed(Some(&future), None).await, "it was lost with the server that counted so far");
-    assert!(!store.was_committed(None, None).await);
+    assert!(!was_committed(Some(&future), None).await, "it was lost with the server that counted so far");
+    assert!(!was_committed(None, None).await);
 }
 
 #[tokio::test]

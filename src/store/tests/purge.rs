@@ -16,6 +16,14 @@ async fn purge(world: &World, webhook: WebhookNum, through: i64, except: &[i64])
 async fn world_with_rows(on: On) -> (World, WebhookNum) {
     let world = World::new(on).await;
     let webhook = world.webhook().await.num;
+    let body = world.store.bytes_literal("7b7d");
+    let keys = format!("WITH RECURSIVE n(seq) AS (SELECT 1 UNION ALL SELECT seq + 1 FROM n WHERE seq < {ROWS})");
+    let events = format!(
+        "{keys} INSERT INTO event (seq, tenant_num, kind, occurred_at, matched, body) \
+         SELECT seq, {}, 'message.sent', 5, 1, {body} FROM n",
+        world.tenant.num.0
+    );
+    world.tamper(&events).await;
     let rows = format!(
         "WITH RECURSIVE n(seq) AS (SELECT 1 UNION ALL SELECT seq + 1 FROM n WHERE seq < {ROWS}) \
          INSERT INTO delivery (event_seq, webhook_num, status, attempts, tries, next_at) \

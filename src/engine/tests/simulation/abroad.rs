@@ -64,13 +64,18 @@ impl Process {
     async fn visible_fanouts(&self, which: Which<'_>) -> Result<(Vec<Found>, bool), Unreadable> {
         let (served, slot) = (self.holding.served(), self.holding.slot());
         if served.is_empty() {
+            self.cursor.borrow_mut().begin_anew();
             return Ok((Vec::new(), false));
         }
         let under_way = self.cursor.borrow().look();
         let look = match under_way {
             Some(look) => look,
             None => {
-                let now = self.read(|tables| tables.transactions.snapshot()).await?;
+                let read = self.read(|tables| (tables.transactions.snapshot(), self.is_unbroken(tables)));
+                let (now, is_unbroken) = read.await?;
+                if !is_unbroken {
+                    return Err(Unreadable);
+                }
                 self.cursor.borrow().begin(now)
             }
         };

@@ -59,6 +59,10 @@ pub(super) async fn run(actor: &Rc<Endpoint>, called: &Serving, entry: Entry, sh
     }
     let slot = process.journal.reserve().await.ok()?;
     process.quiet.run_until_cancelled(process.held()).await?;
+    if !process.holding.serves_under(called.num, epoch) {
+        world.sleep(LEAVING).await;
+        return None;
+    }
     let (started_at, began) = (process.wall(), world.elapsed());
     let request = world.book.borrow_mut().sent(process, actor.generation, called.num, &entry);
     world.note(|| format!("request {request}: {} to w{}", words::event(entry.event.seq), called.num.0));

@@ -31,6 +31,10 @@ pub(super) struct Request {
     /// Its actor or its process died, so that its outcome may be lost.
     pub(super) was_cut: bool,
     is_under_way: bool,
+    /// Of which database its process knew, in the order in which they came.
+    pub(super) server: u32,
+    /// Its outcome was recorded, and lost with the database.
+    pub(super) was_forgotten: bool,
     /// Its lane has decided what follows, and the journal was told.
     pub(super) is_decided: bool,
     pub(super) life: u32,
@@ -62,6 +66,8 @@ pub(super) struct Book {
     pub(super) cancellations: BTreeSet<DeliveryId>,
     pub(super) manual_retries: BTreeSet<DeliveryId>,
     purged: BTreeMap<WebhookNum, EventSeq>,
+    /// Events that were lost with a database.
+    pub(super) lost_events: BTreeSet<EventSeq>,
 }
 
 /// What is sent.
@@ -81,6 +87,9 @@ impl Book {
         let never_waited = entry.is_asked_for() || entry.state.tries == 0;
         let is_due = |at: Option<UnixMillis>| never_waited || at.is_none_or(|at| at <= now);
         assert!(is_due(entry.state.next_at), "{id:?} is sent early");
+        if !world.knows_its_database(process) {
+            return;
+        }
         self.check_alone(process, id);
         let decided = self.decided.get(&id).filter(|_| !never_waited);
         assert!(decided.and_then(|(_, state)| state.next_at).is_none_or(|at| at <= now), "{id:?} is sent again early");
@@ -103,7 +112,12 @@ impl Book {
         let living = process.world.processes();
         let may_be_heard =
             |life| life == process.life || living.iter().any(|other| other.life == life && other.is_held());
-        let others = self.of(id).filter(|request| request.is_under_way && may_be_heard(request.life));
+        // What was sent for another database is cut short, or nobody knows of it.
+        let server = process.world.servers.get();
+        let others = self
+            .of(id)
+            .filter(|request| request.is_under_way && request.server == server && may_be_heard(request.life));
+        let others = others.filter(|request| process.world.knows_its_database_life(request.life));
         assert_eq!(others.map(|request| request.num).next(), None, "{id:?} is sent twice at once");
     }
 
@@ -133,8 +147,11 @@ impl Book {
     ) -> RequestNum {
         let (world, life) = (&process.world, process.life);
         let id = DeliveryId { event: entry.event.seq, webhook };
-        self.check_alone(process, id);
-        if world.is_shared {
+        let knows = world.knows_its_database(process);
+        if knows {
+            self.check_alone(process, id);
+        }
+        if world.is_shared && knows {
             let owner = world.tables.borrow().leases.owner(webhook);
             assert_eq!(owner, process.holding.node(), "{id:?} is sent by a node that does not hold its shard");
         }
@@ -154,6 +171,8 @@ impl Book {
             outcome: None,
             was_cut: false,
             is_under_way: true,
+            server: world.servers.get(),
+            was_forgotten: false,
             is_decided: false,
             life,
             generation,
@@ -219,6 +238,19 @@ impl Book {
         self.meddling.retain(|(at_work, _), _| *at_work != life);
     }
 
+    /// The database goes back to what it was. Neither what is lost nor what was sent for it is to be found there.
+    pub(super) fn goes_back(&mut self, before: &Tables, after: &Tables, server: u32) {
+        let lost = before.events().map(|(event, _)| event.seq).filter(|event| !after.has_event(*event));
+        self.lost_events.extend(lost);
+        let is_there = |tables: &Tables, request: &Request| {
+            let num = request.num.to_string();
+            tables.attempts(request.id).any(|attempt| attempt.error.as_deref() == Some(num.as_str()))
+        };
+        for request in self.requests.iter_mut().filter(|request| request.server < server) {
+            request.was_forgotten |= is_there(before, request) && !is_there(after, request);
+        }
+    }
+
     /// A publisher was answered, who had published when so many others were.
     pub(super) fn acknowledged(&mut self, event: EventSeq, after: usize) {
         self.acknowledged.push(event);
@@ -227,6 +259,8 @@ impl Book {
 
     /// What this process has committed.
     pub(super) fn accepted(&mut self, life: u32, events: &[EventSeq]) {
+        let again = events.iter().find(|event| self.lost_events.contains(event));
+        assert_eq!(again, None, "an event has the key of one that was lost");
         self.accepted_by.extend(events.iter().map(|event| (*event, life)));
     }
 }

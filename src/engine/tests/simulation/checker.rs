@@ -31,6 +31,9 @@ pub(super) fn ledger_agrees(process: &Process) {
     if process.untold.get() {
         return;
     }
+    if !process.world.knows_its_database(process) {
+        return;
+    }
     let (world, ledger) = (&process.world, process.ledger.lock());
     let (tables, now) = (world.tables.borrow(), process.wall());
     let mut owed: BTreeMap<WebhookNum, BTreeSet<EventSeq>> = BTreeMap::new();
@@ -78,7 +81,7 @@ pub(super) fn all_is_served(world: &World) -> bool {
     let nodes: Vec<i64> = world.processes().iter().filter_map(|process| process.holding.node()).collect();
     let is_served = |(shard, owner): (ShardNum, Option<i64>)| {
         let should = placement::owner(u8::try_from(shard.num()).unwrap_or(0), &nodes);
-        let serves = |node| world.process_of(node).is_some_and(|process| process.holding.serves_shard(shard));
+        let serves = |node| world.process_of(&tables, node).is_some_and(|process| process.holding.serves_shard(shard));
         owner == should && owner.is_some_and(serves)
     };
     tables.leases.owners().all(is_served)
@@ -90,7 +93,8 @@ pub(super) fn all_is_well(world: &World) {
     assert_eq!(tables.open_fanouts().next(), None, "a fan-out is there although every target has a row");
     fanouts_cover(&tables);
     let accepted: BTreeSet<EventSeq> = tables.events().map(|(event, _)| event.seq).collect();
-    assert!(book.acknowledged.iter().all(|event| accepted.contains(event)), "an event was lost");
+    let is_known = |event: &EventSeq| accepted.contains(event) || book.lost_events.contains(event);
+    assert!(book.acknowledged.iter().all(is_known), "an event was lost");
     let kinds: BTreeMap<EventSeq, &str> = tables.events().map(|(event, _)| (event.seq, event.kind.as_str())).collect();
     for (id, state) in tables.deliveries() {
         let found = Found { id, state, hook: &hooks[&id.webhook], is_test: kinds[&id.event] == TEST_EVENT };
@@ -99,8 +103,14 @@ pub(super) fn all_is_well(world: &World) {
         found.requests_are_explained(&tables, &book, world);
     }
     for request in &book.requests {
-        assert!(tables.delivery(request.id).is_some(), "{:?} was sent and has no row", request.id);
+        let is_explained = tables.delivery(request.id).is_some() || book.lost_events.contains(&request.id.event);
+        assert!(is_explained, "{:?} was sent and has no row", request.id);
     }
+}
+
+/// Whether the outcomes of both were lost at once: with their process, or with the database.
+fn is_one_loss(request: &Request, next: &Request) -> bool {
+    next.server == request.server && (next.life == request.life || request.was_forgotten)
 }
 
 /// A delivery as it is found in the end.
@@ -160,7 +170,7 @@ impl Found<'_> {
             assert!(request.was_cut, "request {} for {id:?} was made and not recorded", request.num);
             match next {
                 // Its outcome was lost later, with that of the next one.
-                Some(next) if request.is_decided && next.life == request.life => {}
+                Some(next) if request.is_decided && is_one_loss(request, next) => {}
                 Some(next) => {
                     assert!(next.number <= request.number, "{id:?} was cut short and is attempted as another one");
                     let says_so = matches!(next.trigger, Trigger::Recovery | Trigger::Manual);
@@ -168,6 +178,8 @@ impl Found<'_> {
                     let cannot_know = world.was_set_back();
                     assert!(says_so || cannot_know, "{id:?} was cut short and is sent again as {:?}", next.trigger);
                 }
+                // Nobody knows any more that somebody wanted it once more.
+                None if request.trigger == Trigger::Manual && request.server < world.servers.get() => {}
                 None => self.is_not_to_be_sent_again(book),
             }
         }

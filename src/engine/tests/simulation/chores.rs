@@ -9,6 +9,7 @@ use crate::store::deliveries::Wanted;
 
 use super::endpoint::Endpoint;
 use super::process::STORE_PAUSE;
+use super::world::Unreadable;
 
 impl Endpoint {
     /// `Endpoint::load`.
@@ -19,7 +20,8 @@ impl Endpoint {
             let _ = process.journal.barrier().await;
             let horizon = process.wall().plus(HORIZON);
             let wanted = Wanted { horizon, ordered, limit, known: &known };
-            let read = process.read(|tables| tables.due(num, wanted)).await;
+            let read = process.read(|tables| process.is_unbroken(tables).then(|| tables.due(num, wanted))).await;
+            let read = read.and_then(|read| read.ok_or(Unreadable));
             if read.is_err() {
                 process.world.sleep(STORE_PAUSE).await;
             }
@@ -38,7 +40,8 @@ impl Endpoint {
         let (actor, process, num) = (self.clone(), self.process.clone(), self.num);
         let read = async move {
             let _ = process.journal.barrier().await;
-            process.read(|tables| tables.due_one(event, num)).await
+            let read = process.read(|tables| process.is_unbroken(tables).then(|| tables.due_one(event, num))).await;
+            read.and_then(|read| read.ok_or(Unreadable))
         };
         self.busy(read, move |read| match read {
             Ok(Some(due)) => actor.hear(Input::Summon(Entry::stored(due, actor.suspect.get()))),

@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::engine::cluster::moves;
+use crate::engine::cluster::{lost, moves};
 use crate::engine::placement::Moves;
 use crate::store::journal::model::Tables;
 use crate::store::leases::{ShardNum, Survey};
 
 use super::process::Process;
+use super::tenure::LEASE;
 use super::world::Unreadable;
 
 /// Who is there and lives, who holds what, and what follows.
@@ -27,25 +28,70 @@ impl Process {
         loop {
             let next = self.world.elapsed() + EVERY;
             self.feed.expect_news();
-            let _ = self.look_around().await;
-            let is_rung = || self.is_rung.take() || self.world.elapsed() >= next;
+            if self.look_around().await.is_err() {
+                self.world.sleep(PAUSE).await;
+            }
+            let is_due = || self.holding.has_diverged() || self.world.elapsed() >= next;
+            let is_rung = || self.is_rung.take() || is_due();
             self.world.tasks.until(|| is_rung().then_some(())).await;
         }
     }
 
+    /// `Member::rejoin`.
+    async fn rejoin(self: &Rc<Self>) -> Result<(), Unreadable> {
+        let held = self.holding.held();
+        self.holding.quit(&held);
+        self.until.set(self.world.elapsed());
+        let (until, now) = (super::tenure::act_until(&self.world), || self.world.true_now());
+        let at = self.world.elapsed();
+        let member = self.write(|tables| {
+            tables.adopt_foreign_rows(at);
+            let doubt = self.doubt(tables);
+            tables.leases.rejoin(&self.holding, now().plus(LEASE), doubt)
+        });
+        let member = member.await?;
+        self.world.book.borrow_mut().lost(self.life, |_| true);
+        let _ = self.journal.rejoin(member).await;
+        self.until.set(until);
+        for shard in held {
+            self.quit_within(shard, LONGEST_HAND_OVER).await;
+        }
+        self.world.note(|| format!("process {} is node {:?} from now on", self.life, self.holding.node()));
+        Ok(())
+    }
+
+    /// Answers whether nothing was cut short.
+    async fn quit_within(&self, shard: ShardNum, longest: Duration) -> bool {
+        let by = self.world.elapsed() + longest;
+        self.world.wake_at(by);
+        let mut quit = std::pin::pin!(self.quit(shard));
+        let quiet = std::future::poll_fn(|context| match quit.as_mut().poll(context) {
+            std::task::Poll::Pending if self.world.elapsed() >= by => std::task::Poll::Ready(false),
+            polled => polled,
+        });
+        quiet.await
+    }
+
     async fn survey(&self) -> Result<Survey, Unreadable> {
         let now = self.world.true_now();
-        self.read(move |tables| tables.leases.survey(now)).await
+        let survey = self.read(move |tables| self.is_unbroken(tables).then(|| tables.leases.survey(now))).await?;
+        survey.ok_or(Unreadable)
     }
 
     /// `Member::look`.
     async fn look_around(self: &Rc<Self>) -> Result<(), Unreadable> {
+        if self.holding.has_diverged() {
+            self.rejoin().await?;
+        }
+        let at = self.world.elapsed();
+        self.write(|tables| tables.adopt_foreign_rows(at)).await?;
         let Some(me) = self.holding.node() else { return Ok(()) };
-        let left = self.leaving.borrow().clone();
+        let (left, held) = (self.leaving.borrow().clone(), self.holding.held_as());
         let mut survey = self.survey().await?;
         if self.bury_the_dead(me, &survey).await? {
             survey = self.survey().await?;
         }
+        self.part_with_lost(lost(me, &survey, &held, &left));
         self.give_back(me, &survey, &left).await?;
         let Moves { give, mut take } = self.moves(me, survey);
         take.retain(|shard| !self.leaving.borrow().contains(&ShardNum::from(*shard)));
@@ -86,13 +132,23 @@ impl Process {
             let buried = tables.leases.bury(node, self.world.true_now(), self.doubt(tables));
             if buried && was_there {
                 self.world.note(|| format!("node {node} is buried"));
-                if let Some(process) = self.world.process_of(node) {
+                if let Some(process) = self.world.process_of(tables, node) {
                     self.world.book.borrow_mut().lost(process.life, |_| true);
                 }
             }
             buried
         });
         bury.await
+    }
+
+    /// `Member::part_with_lost`.
+    fn part_with_lost(self: &Rc<Self>, lost: Vec<ShardNum>) {
+        self.holding.quit(&lost);
+        self.leaving.borrow_mut().extend(&lost);
+        for shard in lost {
+            let process = self.clone();
+            self.spawn(async move { process.hand_over_one(shard, true).await });
+        }
     }
 
     async fn give_back(&self, me: i64, survey: &Survey, left: &BTreeSet<ShardNum>) -> Result<(), Unreadable> {
@@ -140,19 +196,12 @@ impl Process {
         self.leaving.borrow_mut().extend(&served);
         for shard in served {
             let process = self.clone();
-            self.spawn(async move { process.hand_over_one(shard).await });
+            self.spawn(async move { process.hand_over_one(shard, false).await });
         }
     }
 
-    async fn hand_over_one(&self, shard: ShardNum) {
-        let by = self.world.elapsed() + LONGEST_HAND_OVER;
-        self.world.wake_at(by);
-        let mut quit = std::pin::pin!(self.quit(shard));
-        let quiet = std::future::poll_fn(|context| match quit.as_mut().poll(context) {
-            std::task::Poll::Pending if self.world.elapsed() >= by => std::task::Poll::Ready(false),
-            polled => polled,
-        });
-        let in_doubt = !quiet.await;
+    async fn hand_over_one(&self, shard: ShardNum, in_doubt: bool) {
+        let in_doubt = !self.quit_within(shard, LONGEST_HAND_OVER).await || in_doubt;
         if self.journal.part(vec![shard]).await.is_err() {
             return;
         }

@@ -22,7 +22,7 @@ use crate::id::{EventSeq, WebhookId, WebhookNum};
 use crate::store::journal::Journal;
 use crate::store::journal::feed::Feed;
 use crate::store::journal::model::{Model, Tables, Writer};
-use crate::store::leases::{Holding, ShardNum};
+use crate::store::leases::{Continuity, Holding, ShardNum};
 use crate::store::ledger::Ledger;
 use crate::store::news::Cursor;
 
@@ -162,6 +162,11 @@ impl Process {
         Ok(read)
     }
 
+    /// `Holding::must_be_unbroken`.
+    pub(super) fn is_unbroken(&self, tables: &Tables) -> bool {
+        tables.leases.continuity(&self.holding) == Continuity::Unbroken && !self.holding.has_diverged()
+    }
+
     /// A statement that changes something: it may fail, and where there is a network, its answer may be lost.
     pub(super) async fn write<T>(&self, write: impl FnOnce(&mut Tables) -> T) -> Result<T, Unreadable> {
         self.write_when(|_| true, write).await
@@ -180,6 +185,7 @@ impl Process {
         }
         self.world.tasks.until(|| may_lock(&self.world.tables.borrow()).then_some(())).await;
         let written = write(&mut self.world.tables.borrow_mut());
+        self.world.remember();
         self.pause().await;
         if self.world.happens(trouble.answer_lost) { Err(Unreadable) } else { Ok(written) }
     }
@@ -342,5 +348,9 @@ impl Process {
 /// `Store::join`.
 fn join(world: &World, wall: UnixMillis) -> Holding {
     let mut tables = world.tables.borrow_mut();
-    if world.is_shared { tables.leases.join(world.true_now(), LEASE) } else { tables.join_alone(wall) }
+    if !world.is_shared {
+        return tables.join_alone(wall);
+    }
+    tables.adopt_foreign_rows(world.elapsed());
+    tables.leases.join(world.true_now(), LEASE)
 }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::engine::shards::Terms;
 use crate::store::journal::model::Tables;
+use crate::store::leases::Renewal;
 use crate::store::state::Suspect;
 
 use super::process::Process;
@@ -58,9 +59,10 @@ impl Process {
             let (asked_at, until) = (self.world.elapsed(), act_until(&self.world));
             let now = || self.world.true_now();
             match self.write(|tables| tables.leases.renew(&self.holding, now(), LEASE)).await {
-                Ok(true) if self.renews_in_vain.get() => {}
-                Ok(true) => self.until.set(until),
-                Ok(false) => {
+                Ok(Renewal::Renewed) if self.renews_in_vain.get() => {}
+                Ok(Renewal::Renewed) => self.until.set(until),
+                Ok(Renewal::Diverged) => {}
+                Ok(Renewal::Reaped) => {
                     self.world.note(|| format!("process {} is deposed", self.life));
                     self.until.set(asked_at);
                     return self.spawn(self.clone().stop());

@@ -2,7 +2,7 @@
 //! was sent, and the chance that decides everything.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +20,9 @@ use super::book::Book;
 use super::process::Process;
 use super::receivers::Receiver;
 use super::tasks::Tasks;
+
+/// Commits that may be lost with a database.
+const MOST_LOST: usize = 12;
 
 pub(super) const START: i64 = 1_800_000_000_000;
 
@@ -102,6 +105,10 @@ pub(super) struct World {
     pub(super) lives: Cell<u32>,
     /// Webhooks that were changed, one for each change: the table of the same name.
     pub(super) config_changes: RefCell<Vec<WebhookNum>>,
+    /// Databases that there were.
+    pub(super) servers: Cell<u32>,
+    /// What the tables were after each of the last commits, the newest last; of a database that is going to be lost.
+    past: Option<RefCell<VecDeque<Tables>>>,
     epoch: Instant,
     elapsed: Cell<Duration>,
     was_set_back: Cell<bool>,
@@ -128,6 +135,8 @@ impl World {
         chance: StdRng,
         with_history: bool,
     ) -> Self {
+        let mut chance = chance;
+        let past = (is_shared && chance.random_bool(0.5)).then(RefCell::default);
         Self {
             chance: RefCell::new(chance),
             tasks: Tasks::default(),
@@ -141,6 +150,8 @@ impl World {
             is_shared,
             lives: Cell::new(0),
             config_changes: RefCell::default(),
+            servers: Cell::new(0),
+            past,
             epoch: Instant::now(),
             elapsed: Cell::new(Duration::ZERO),
             was_set_back: Cell::new(false),
@@ -148,6 +159,56 @@ impl World {
             timers: RefCell::default(),
             tests: Cell::new(0),
             history: with_history.then(RefCell::default),
+        }
+    }
+
+    /// The tables as they are now are what a standby or a dump may have.
+    pub(super) fn remember(&self) {
+        let Some(past) = &self.past else { return };
+        let mut past = past.borrow_mut();
+        past.push_back(self.tables.borrow().clone());
+        if past.len() > MOST_LOST {
+            past.pop_front();
+        }
+    }
+
+    pub(super) fn loses_databases(&self) -> bool {
+        self.past.is_some()
+    }
+
+    /// The tables as they were so many commits ago; nothing later is remembered.
+    fn go_back(&self, commits: usize) -> Option<Tables> {
+        let mut past = self.past.as_ref()?.borrow_mut();
+        let tables = past.len().checked_sub(1 + commits).map(|at| past.swap_remove_back(at))?;
+        past.clear();
+        tables
+    }
+
+    /// The primary is gone, and a standby takes over that lacks the last commits. Nodes live on.
+    pub(super) fn fail_over(&self, commits: usize) {
+        let Some(mut standby) = self.go_back(commits) else { return };
+        standby.promote(&self.tables.borrow());
+        self.note(|| format!("a standby takes over that lacks {commits} commits"));
+        self.replace_tables(standby);
+    }
+
+    /// Everything is gone but a dump, which lacks the last commits and is restored into a cluster that has counted few
+    /// transactions.
+    pub(super) fn restore(&self, commits: usize) {
+        let Some(mut restored) = self.go_back(commits) else { return };
+        self.processes().iter().for_each(|process| process.kill());
+        self.tasks.bury();
+        restored.restore(&self.tables.borrow(), self.pick(20) as u64);
+        self.note(|| format!("a dump is restored that lacks {commits} commits"));
+        self.replace_tables(restored);
+    }
+
+    fn replace_tables(&self, tables: Tables) {
+        self.servers.set(self.servers.get() + 1);
+        self.book.borrow_mut().goes_back(&self.tables.borrow(), &tables, self.servers.get());
+        *self.tables.borrow_mut() = tables;
+        for process in self.processes() {
+            self.book.borrow_mut().lost(process.life, |_| true);
         }
     }
 
@@ -233,9 +294,20 @@ impl World {
         (!awake.is_empty()).then(|| awake.swap_remove(self.pick(awake.len())))
     }
 
+    /// Whether the process has seen which database answers.
+    pub(super) fn knows_its_database(&self, process: &Process) -> bool {
+        self.tables.borrow().leases.is_known_to(&process.holding)
+    }
+
+    pub(super) fn knows_its_database_life(&self, life: u32) -> bool {
+        self.processes().iter().any(|process| process.life == life && self.knows_its_database(process))
+    }
+
     /// The process that a node is, as long as it lives.
-    pub(super) fn process_of(&self, node: i64) -> Option<Rc<Process>> {
-        self.processes().into_iter().find(|process| process.holding.node() == Some(node))
+    pub(super) fn process_of(&self, tables: &Tables, node: i64) -> Option<Rc<Process>> {
+        let is_it =
+            |process: &Rc<Process>| process.holding.node() == Some(node) && tables.leases.is_known_to(&process.holding);
+        self.processes().into_iter().find(is_it)
     }
 
     /// A webhook's row was changed.

@@ -19,11 +19,20 @@ struct Refused;
 struct Transaction {
     world: Rc<World>,
     number: u64,
+    /// Servers count alike.
+    server: u32,
+}
+
+impl Transaction {
+    /// Answers whether it was still there.
+    fn end(&self) -> bool {
+        self.server == self.world.servers.get() && self.world.tables.borrow_mut().transactions.end(self.number)
+    }
 }
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        self.world.tables.borrow_mut().transactions.end(self.number);
+        self.end();
     }
 }
 
@@ -66,7 +75,7 @@ impl Process {
         let world = &self.world;
         self.may_be_refused()?;
         let number = self.writer.borrow_mut().begin(&mut world.tables.borrow_mut(), world.elapsed());
-        let transaction = Transaction { world: world.clone(), number };
+        let transaction = Transaction { world: world.clone(), number, server: world.servers.get() };
         self.stay().await;
         self.writer.borrow_mut().prepare(&world.tables.borrow(), self.wall());
         self.stay().await;
@@ -77,16 +86,22 @@ impl Process {
             self.ask_what_became_of_it().await;
             return Err(Refused);
         }
-        // The server may have ended it, because it heard nothing for long.
-        if world.is_shared && !world.tables.borrow_mut().transactions.end(number) {
+        // The server may have ended it, because it heard nothing for long, or is another one.
+        if world.is_shared && !transaction.end() {
             return Err(Refused);
         }
         self.untold.set(true);
         self.writer.borrow_mut().commit(&mut world.tables.borrow_mut(), number, self.wall());
         world.note(|| format!("process {} commits: {}", self.life, words::records(self.writer.borrow().batch())));
         self.keep_book();
+        world.remember();
         if is_lost {
             self.ask_what_became_of_it().await;
+            if transaction.server != world.servers.get() && !self.writer.borrow().is_there(&world.tables.borrow()) {
+                self.untold.set(false);
+                self.writer.borrow_mut().take_back();
+                return Err(Refused);
+            }
         }
         Ok(())
     }

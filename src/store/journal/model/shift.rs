@@ -7,8 +7,9 @@ use tokio::sync::oneshot;
 
 use crate::clock::UnixMillis;
 use crate::store::StoreError;
-use crate::store::journal::Shift;
-use crate::store::leases::{Grant, ShardNum, Snapshot};
+use crate::store::journal::late::Cancelled;
+use crate::store::journal::{PublishError, Request, Shift};
+use crate::store::leases::{Grant, Membership, ShardNum, Snapshot};
 use crate::store::ledger::Ledger;
 
 use super::{Tables, Writer};
@@ -36,6 +37,10 @@ impl Writer {
                     self.part(&shards);
                     let _ = answer.send(());
                 }
+                Shift::Rejoin(member, answer) => {
+                    self.rejoin(member, now);
+                    let _ = answer.send(());
+                }
             }
         }
         gaining
@@ -47,6 +52,18 @@ impl Writer {
         self.holding.gain(&grants, &Arc::new(moment));
         self.feed.look_again();
         let _ = answer.send(Ok(()));
+    }
+
+    /// `Writer::rejoin`.
+    fn rejoin(&mut self, member: Membership, now: UnixMillis) {
+        self.part(&self.holding.held());
+        self.refuse_publishes();
+        while let Ok(Request::Publish(request)) = self.publishes.try_recv() {
+            let _ = request.answer.send(Err(PublishError::Diverged));
+        }
+        self.last = self.last.max(member.newest);
+        self.cancelled = Cancelled::new(now);
+        self.holding.rejoin(member);
     }
 
     /// `Writer::part`.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, Slot, WebhookNum};
@@ -24,7 +25,7 @@ use super::transactions::Transactions;
 /// Deliveries that are purged by one batch: few, so that a purge takes several.
 const PURGED_AT_ONCE: usize = 3;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Tables {
     events: BTreeMap<EventSeq, (Arc<Event>, Arc<[WebhookNum]>)>,
     /// With the transaction that wrote it.
@@ -190,6 +191,34 @@ impl Tables {
     }
 }
 
+/// What another server makes of these rows.
+impl Tables {
+    /// As they are on a standby that takes over from `primary`.
+    pub(crate) fn promote(&mut self, primary: &Self) {
+        self.leases.promote(&primary.leases);
+        self.transactions.fail_over();
+    }
+
+    /// As they are in a new cluster that has counted so many transactions.
+    pub(crate) fn restore(&mut self, dumped: &Self, last: u64) {
+        self.leases.restore(&dumped.leases);
+        self.transactions.begin_anew(last);
+    }
+
+    /// `Store::adopt_foreign_rows`.
+    pub(crate) fn adopt_foreign_rows(&mut self, at: Duration) {
+        let snapshot = self.transactions.snapshot();
+        let is_foreign = |(_, (transaction, _)): &(&FanoutKey, &mut (u64, _))| !snapshot.shows(*transaction);
+        let mut foreign = self.fanouts.iter_mut().filter(is_foreign).peekable();
+        if foreign.peek().is_none() {
+            return;
+        }
+        let adopting = self.transactions.begin(None, BTreeSet::new(), at);
+        foreign.for_each(|(_, (transaction, _))| *transaction = adopting);
+        self.transactions.end(adopting);
+    }
+}
+
 /// What is read.
 impl Tables {
     /// `Store::due`.
@@ -272,6 +301,10 @@ impl Tables {
     /// The transaction that opened a fan-out.
     pub(crate) fn written_by(&self, key: FanoutKey) -> Option<u64> {
         self.fanouts.get(&key).map(|(transaction, _)| *transaction)
+    }
+
+    pub(crate) fn has_event(&self, event: EventSeq) -> bool {
+        self.events.contains_key(&event)
     }
 
     /// Whether a fan-out of this shard is open.

@@ -9,13 +9,14 @@ use crate::store::leases::{ShardNum, Snapshot};
 /// `leases::SILENCE`.
 const SILENCE: Duration = Duration::from_secs(5);
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Transactions {
     last: u64,
     open: BTreeMap<u64, Open>,
 }
 
 /// A batch under way.
+#[derive(Clone)]
 struct Open {
     node: Option<i64>,
     /// Locked `FOR SHARE`.
@@ -33,6 +34,16 @@ impl Transactions {
     /// It ends, committed or not. Answers whether it was still there.
     pub(crate) fn end(&mut self, transaction: u64) -> bool {
         self.open.remove(&transaction).is_some()
+    }
+
+    /// On the server that takes over nothing is under way. It counts on from the last transaction that it has.
+    pub(crate) fn fail_over(&mut self) {
+        self.open.clear();
+    }
+
+    /// A new cluster has counted so far.
+    pub(crate) fn begin_anew(&mut self, last: u64) {
+        *self = Self { last, open: BTreeMap::new() };
     }
 
     /// `idle_in_transaction_session_timeout`.

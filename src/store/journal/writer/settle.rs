@@ -8,10 +8,12 @@ use std::time::Duration;
 use sea_orm::DbErr;
 use tokio::time::Instant;
 
+use crate::clock::UnixMillis;
+use crate::id::EventSeq;
 use crate::store::StoreError;
-use crate::store::fate::TransactionId;
+use crate::store::fate::{InDoubt, TransactionId};
 
-use super::{Batch, JournalStats, Prepared, PublishError, Request, Writer};
+use super::{Batch, Cancelled, JournalStats, Prepared, PublishError, Request, Writer};
 
 /// Until then a batch is committed or given up, and its publishers are told: much longer than a slow disk makes anybody
 /// wait, and within the lease as it is by default, after which a silent database keeps everything from being sent, too.
@@ -93,8 +95,9 @@ impl Writer {
     async fn was_committed(&mut self, batch: &mut Batch, doubt: &Doubt, end: Instant) -> bool {
         let Doubt { prepared, transaction } = doubt;
         let event = (prepared.events > 0).then_some(prepared.last);
-        let store = self.store.clone();
-        self.meanwhile(batch, end, store.was_committed(transaction.as_ref(), event)).await
+        let (store, holding) = (self.store.clone(), self.holding.clone());
+        let doubt = InDoubt { holding: &holding, transaction: transaction.as_ref(), event };
+        self.meanwhile(batch, end, store.was_committed(&doubt)).await
     }
 
     /// Waits for the database. The batch's publishers wait until the end of their time, others hardly.
@@ -116,9 +119,20 @@ impl Writer {
 
     /// Nobody waits for a database that does not take even what must be written.
     fn refuse_waiting(&mut self) {
+        self.refuse_all_that_wait("the database refuses to write");
+    }
+
+    /// Keys stay above all that can be seen. What was cancelled lately may be pending again.
+    pub(in super::super) fn forget_lost_history(&mut self, newest: EventSeq) {
+        self.refuse_all_that_wait("the database lacks transactions that it had");
+        self.last = self.last.max(newest);
+        self.cancelled = Cancelled::new(UnixMillis::now());
+    }
+
+    fn refuse_all_that_wait(&mut self, why: &str) {
         let late_comer = self.late_comer.take().map(Request::Publish);
         let waiting = std::iter::from_fn(|| self.publishes.try_recv().ok());
-        refuse(late_comer.into_iter().chain(waiting), "the database refuses to write");
+        refuse(late_comer.into_iter().chain(waiting), why);
     }
 }
 

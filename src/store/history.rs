@@ -1,0 +1,79 @@
+//! Rows that transactions of another history have numbered. `pg_dump` and logical replication copy the transaction number
+//! of a fan-out or a change as a value, and in the new server that number lies in the future or means another transaction.
+//! Before a node relies on transaction numbers, it gives such rows the number of a transaction of this history.
+//!
+//! PostgreSQL alone; with SQLite transactions have no numbers.
+
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
+
+use super::changes::FORGOTTEN_TO;
+use super::pool::Pool;
+use super::{IN_TIME, Inner, Store, StoreError};
+
+/// A statement sees a row exactly if its snapshot shows the transaction that wrote the row. So a row that the statement
+/// sees, numbered by a transaction that its snapshot does not show, was numbered in another history.
+const IS_FOREIGN: &str =
+    "tx >= pg_snapshot_xmin(pg_current_snapshot()) AND NOT pg_visible_in_snapshot(tx, pg_current_snapshot())";
+
+/// Tables whose rows carry the number of the transaction that wrote them. Each has an index on it.
+const NUMBERED: [&str; 2] = ["fanout", "config_change"];
+
+/// Nodes that start together take turns. Any number that nothing else locks.
+const TURN: i64 = 0x706f_7374_6861_7374;
+
+#[derive(Debug, FromQueryResult)]
+struct FoundRow {
+    found: bool,
+}
+
+impl Store {
+    /// Gives rows of another history the number of a transaction of this one. Answers how many rows that were.
+    pub async fn adopt_foreign_rows(&self) -> Result<u64, StoreError> {
+        let Some(on) = self.inner.lease.as_ref().map(Pool::for_scans) else { return Ok(0) };
+        let statement = Statement::from_string(DbBackend::Postgres, foreign_rows());
+        if FoundRow::find_by_statement(statement).one(&on).await?.is_none_or(|row| !row.found) {
+            return Ok(0);
+        }
+        let adopted = adopt(&on).await?;
+        if adopted > 0 {
+            tracing::warn!(
+                rows = adopted,
+                "the database was copied from another server; its rows are numbered by this server's transactions now"
+            );
+        }
+        Ok(adopted)
+    }
+
+    /// Connections that are open may lead to a server that is not the one any more.
+    pub fn renew_connections(&self) {
+        let Inner { writer, aside, readers, engine_readers, lease, .. } = self.inner.as_ref();
+        [writer, aside, readers, engine_readers].into_iter().chain(lease).for_each(Pool::renew);
+    }
+}
+
+/// Whether there is such a row, or a mark that only another history can have set.
+fn foreign_rows() -> String {
+    let any = NUMBERED.map(|table| format!("EXISTS (SELECT 1 FROM {table} WHERE {IS_FOREIGN})")).join(" OR ");
+    format!("SELECT {any} OR EXISTS (SELECT 1 FROM engine_state WHERE {}) AS found", is_foreign_mark())
+}
+
+/// A mark is set to a transaction that was over.
+fn is_foreign_mark() -> String {
+    format!("name = '{FORGOTTEN_TO}' AND value >= pg_snapshot_xmax(pg_current_snapshot())::text::int8")
+}
+
+async fn adopt(on: &Pool) -> Result<u64, DbErr> {
+    let transaction = on.begin().await?;
+    transaction.execute_unprepared(IN_TIME).await?;
+    let turn = Statement::from_sql_and_values(DbBackend::Postgres, "SELECT pg_advisory_xact_lock($1)", [TURN.into()]);
+    transaction.query_one_raw(turn).await?;
+    let mut adopted = 0;
+    for table in NUMBERED {
+        let sql = format!("UPDATE {table} SET tx = pg_current_xact_id() WHERE {IS_FOREIGN}");
+        adopted += transaction.execute_unprepared(&sql).await?.rows_affected();
+    }
+    // What was forgotten in another history was never there in this one.
+    transaction.execute_unprepared(&format!("DELETE FROM engine_state WHERE {}", is_foreign_mark())).await?;
+    transaction.commit().await?;
+    Ok(adopted)
+}

@@ -1,0 +1,144 @@
+//! How a process becomes a node, becomes another one in another history of the database, and ceases to be one.
+
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
+
+use crate::clock::UnixMillis;
+use crate::id::{EventSeq, Slot};
+use crate::store::{Store, StoreError};
+
+use super::server::{SERVER, ServerRow};
+use super::{Holding, Membership, NOW, ShardNum, about, give_up, nums, plain, silence};
+
+/// How often a place among the nodes is tried for; somebody else may have been faster.
+const TRIES: usize = 20;
+
+#[derive(Debug, FromQueryResult)]
+struct JoinedRow {
+    num: i64,
+    slot: Option<i16>,
+    started_at: i64,
+    lease_until: i64,
+    newest: i64,
+    #[sea_orm(nested)]
+    server: ServerRow,
+}
+
+impl Store {
+    /// Becomes a node, which holds nothing yet. With SQLite: takes everything.
+    pub async fn join(&self, name: &str, address: Option<&str>) -> Result<Holding, StoreError> {
+        let Some(connection) = &self.inner.lease else { return Ok(Holding::everything()) };
+        self.adopt_foreign_rows().await?;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.insert_node(connection, name, address).await {
+                // Somebody else has got the same slot.
+                Err(StoreError::Exists) if tries < TRIES => {}
+                joined => return joined.map(Holding::nothing),
+            }
+        }
+    }
+
+    /// Becomes another node, after the database has turned out to lack what this one relies on. What it held is in doubt,
+    /// whether or not it is written there that it held it. It is to be told the journal's writer.
+    pub async fn rejoin(
+        &self,
+        holding: &Holding,
+        name: &str,
+        address: Option<&str>,
+    ) -> Result<Option<Membership>, StoreError> {
+        let (Some(old), Some(connection)) = (holding.membership(), &self.inner.lease) else { return Ok(None) };
+        self.adopt_foreign_rows().await?;
+        let held = holding.held();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let transaction = connection.begin().await?;
+            transaction.execute_raw(plain(silence())).await?;
+            leave_as(&transaction, &old).await?;
+            doubt(&transaction, &held).await?;
+            match self.insert_node(&transaction, name, address).await {
+                Err(StoreError::Exists) if tries < TRIES => transaction.rollback().await?,
+                joined => {
+                    let member = joined?;
+                    transaction.commit().await?;
+                    return Ok(Some(member));
+                }
+            }
+        }
+    }
+
+    async fn insert_node<C: ConnectionTrait>(
+        &self,
+        on: &C,
+        name: &str,
+        address: Option<&str>,
+    ) -> Result<Membership, StoreError> {
+        // A node of a version that knew of no slots has the first one.
+        let sql = format!(
+            "INSERT INTO node (name, address, started_at, lease_until, slot) \
+             SELECT $1, $2, {NOW}, {NOW} + $3, ( \
+               SELECT MIN(slot) FROM generate_series(0, 255) AS slot \
+               WHERE slot NOT IN (SELECT COALESCE(slot, 0) FROM node)) \
+             RETURNING num, slot, started_at, lease_until, \
+               COALESCE((SELECT MAX(seq) FROM event), 0) AS newest, {SERVER}"
+        );
+        let values = [name.into(), address.map(str::to_owned).into(), self.lease_ms()];
+        let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
+        let row = JoinedRow::find_by_statement(statement).one(on).await?;
+        let row = row.ok_or_else(|| StoreError::unreadable("node", "its number was not answered"))?;
+        let JoinedRow { num, slot, started_at, lease_until, newest, server } = row;
+        match slot.and_then(|slot| u8::try_from(slot).ok()) {
+            Some(slot) => {
+                let (slot, newest, server) = (Slot(slot), EventSeq(newest), server.try_into()?);
+                Ok(Membership { node: num, slot, started_at, lease_until, server, newest })
+            }
+            None => {
+                leave(on, num).await?;
+                Err(StoreError::unreadable(
+                    "node",
+                    "there are 256 nodes already, more than this database can tell apart",
+                ))
+            }
+        }
+    }
+
+    /// Is no node any more. Of shards that it has not given up nobody knows what was cut short: without their owner nobody
+    /// would find them.
+    pub async fn leave(&self, holding: &Holding) -> Result<(), StoreError> {
+        let (Some(me), Some(connection)) = (holding.membership(), &self.inner.lease) else { return Ok(()) };
+        let transaction = connection.begin().await?;
+        leave_as(&transaction, &me).await?;
+        Ok(transaction.commit().await?)
+    }
+}
+
+/// Leaves as this node, if it is known there. Another node may have got its number.
+async fn leave_as<C: ConnectionTrait>(on: &C, member: &Membership) -> Result<(), DbErr> {
+    let sql = "DELETE FROM node WHERE num = $1 AND started_at = $2";
+    let values = [member.node.into(), member.started_at.into()];
+    let left = on.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await?;
+    if left.rows_affected() == 0 {
+        return Ok(());
+    }
+    let sql = "SELECT num FROM shard WHERE owner = $1 ORDER BY num FOR UPDATE";
+    on.execute_raw(about(member.node, sql)).await?;
+    give_up(on, member.node, None, true).await
+}
+
+/// What these shards are owed may have been sent, whoever holds them there.
+async fn doubt<C: ConnectionTrait>(on: &C, shards: &[ShardNum]) -> Result<(), DbErr> {
+    let sql = format!(
+        "UPDATE shard SET suspect_due_to = GREATEST(suspect_due_to, {NOW}, $1), \
+         suspect_events_to = GREATEST(suspect_events_to, COALESCE((SELECT MAX(seq) FROM event), 0)) \
+         WHERE num IN (SELECT num FROM shard WHERE num = ANY($2) ORDER BY num FOR UPDATE)"
+    );
+    let values = [UnixMillis::now().0.into(), nums(shards)];
+    on.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await?;
+    Ok(())
+}
+
+async fn leave<C: ConnectionTrait>(on: &C, node: i64) -> Result<(), DbErr> {
+    on.execute_raw(about(node, "DELETE FROM node WHERE num = $1")).await?;
+    Ok(())
+}
