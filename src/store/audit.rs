@@ -8,12 +8,13 @@ use std::net::IpAddr;
 
 use entity::audit::{ActiveModel, Column, Entity, Model};
 use entity::tenant;
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Set};
+use sea_orm::{ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Set};
 
 use crate::clock::UnixMillis;
 use crate::id::{KeyId, SessionId, TenantId, TenantNum};
 
 use super::dialect::is_one_of;
+use super::page::LOOKS;
 use super::{Page, Store, StoreError};
 
 /// Who asks for a change, and from where.
@@ -190,7 +191,7 @@ impl Store {
         self.write(async |on| enter(on, by, deed, UnixMillis::now()).await).await
     }
 
-    /// Newest first, those below `before`.
+    /// Newest first, those below `before`. What a rare filter finds among the next [`LOOKS`] rows.
     pub async fn audit(
         &self,
         filter: &AuditFilter,
@@ -198,19 +199,27 @@ impl Store {
         limit: u64,
     ) -> Result<Page<Entry>, StoreError> {
         let AuditFilter { tenant, action, subject, since, until } = filter;
-        let mut query = Entity::find().order_by_desc(Column::Num).limit(limit + 1);
-        let conditions = [
+        let bounds = [
             tenant.map(|tenant| Column::TenantNum.eq(tenant.0)),
-            action.map(|action| Column::Action.eq(action.as_str())),
             subject.as_ref().map(|subject| Column::Subject.eq(subject)),
-            since.map(|since| Column::At.gte(since.0)),
-            until.map(|until| Column::At.lt(until.0)),
             before.map(|before| Column::Num.lt(before)),
         ];
-        for condition in conditions.into_iter().flatten() {
+        let others = [
+            action.map(|action| Column::Action.eq(action.as_str())),
+            since.map(|since| Column::At.gte(since.0)),
+            until.map(|until| Column::At.lt(until.0)),
+        ];
+        let within = bounds.into_iter().flatten().fold(Condition::all(), Condition::add);
+        let mut query = Entity::find().filter(within.clone()).order_by_desc(Column::Num);
+        let mut floor = None;
+        if others.iter().any(Option::is_some) {
+            floor = self.entry_after_looks(within).await?;
+            query = query.filter(Column::Num.gte(floor.unwrap_or(i64::MIN)));
+        }
+        for condition in others.into_iter().flatten() {
             query = query.filter(condition);
         }
-        let rows = query.all(self.readers()).await?;
+        let rows = query.limit(limit + 1).all(self.readers()).await?;
         let tenants = self.tenant_ids(rows.iter().filter_map(|row| row.tenant_num).collect()).await?;
         let entry = |row: Model| {
             let Model { num, at, author, tenant_num, action, subject, fields, peer, request_id } = row;
@@ -218,7 +227,13 @@ impl Store {
             let fields = fields.split(',').filter(|field| !field.is_empty()).map(str::to_owned).collect();
             Entry { num, at: UnixMillis(at), author, tenant, action, subject, fields, peer, request: request_id }
         };
-        Ok(Page::of(rows.into_iter().map(entry).collect(), limit, |entry| entry.num))
+        Ok(Page::down_to(floor, rows.into_iter().map(entry).collect(), limit, |entry| entry.num))
+    }
+
+    /// The row after the first [`LOOKS`] of these; `None` if there are not so many.
+    async fn entry_after_looks(&self, within: Condition) -> Result<Option<i64>, StoreError> {
+        let query = Entity::find().select_only().column(Column::Num).filter(within).order_by_desc(Column::Num);
+        Ok(query.offset(LOOKS).limit(1).into_tuple().one(self.readers()).await?)
     }
 
     /// Also of deleted ones.

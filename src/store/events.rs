@@ -4,12 +4,13 @@ use bytes::Bytes;
 use entity::event::{Column, Entity};
 use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, Select,
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, Select,
 };
 
 use crate::clock::UnixMillis;
 use crate::id::{EventSeq, TenantNum};
 
+use super::page::LOOKS;
 use super::{Page, Store, StoreError, payload};
 
 /// An event as it is delivered: what every target shares.
@@ -121,7 +122,7 @@ impl Store {
         newest_event(self.readers()).await
     }
 
-    /// Newest first, those below `before`.
+    /// Newest first, those below `before`. Of a rare type those among the next [`LOOKS`] events.
     pub async fn events(
         &self,
         tenant: TenantNum,
@@ -129,21 +130,27 @@ impl Store {
         before: Option<EventSeq>,
         limit: u64,
     ) -> Result<Page<StoredEvent>, StoreError> {
-        let mut query = without_bodies().filter(Column::TenantNum.eq(tenant.0)).order_by_desc(Column::Seq);
+        let bounds = [
+            Some(Column::TenantNum.eq(tenant.0)),
+            filter.since.map(|since| Column::Seq.gte(EventSeq::first_at(since).0)),
+            filter.until.map(|until| Column::Seq.lt(EventSeq::first_at(until).0)),
+            before.map(|before| Column::Seq.lt(before.0)),
+        ];
+        let within = bounds.into_iter().flatten().fold(Condition::all(), Condition::add);
+        let mut query = without_bodies().filter(within.clone()).order_by_desc(Column::Seq);
+        let mut floor = None;
         if let Some(kind) = &filter.kind {
-            query = query.filter(Column::Kind.eq(kind));
-        }
-        if let Some(since) = filter.since {
-            query = query.filter(Column::Seq.gte(EventSeq::first_at(since).0));
-        }
-        if let Some(until) = filter.until {
-            query = query.filter(Column::Seq.lt(EventSeq::first_at(until).0));
-        }
-        if let Some(before) = before {
-            query = query.filter(Column::Seq.lt(before.0));
+            floor = self.event_after_looks(within).await?;
+            query = query.filter(Column::Kind.eq(kind)).filter(Column::Seq.gte(floor.unwrap_or(i64::MIN)));
         }
         let rows = query.limit(limit + 1).into_model::<StoredRow>().all(self.readers()).await?;
         let events = rows.into_iter().map(StoredEvent::from).collect();
-        Ok(Page::of(events, limit, |event: &StoredEvent| event.seq.0))
+        Ok(Page::down_to(floor, events, limit, |event: &StoredEvent| event.seq.0))
+    }
+
+    /// The event after the first [`LOOKS`] of these; `None` if there are not so many.
+    async fn event_after_looks(&self, within: Condition) -> Result<Option<i64>, StoreError> {
+        let query = Entity::find().select_only().column(Column::Seq).filter(within).order_by_desc(Column::Seq);
+        Ok(query.offset(LOOKS).limit(1).into_tuple().one(self.readers()).await?)
     }
 }

@@ -3,6 +3,10 @@
 /// Bytes that the rows of one page hold, unless one row alone is larger. As JSON they are six times as many at worst.
 pub const PAGE_BYTES: i64 = 1024 * 1024;
 
+/// Rows that one page looks at whose filter has no index. The page of a rare filter ends there, perhaps with nothing on it,
+/// and its cursor goes on: no statement takes long, and a caller that hangs up leaves nothing behind that does.
+pub const LOOKS: u64 = 10_000;
+
 /// A list's next slice: the items and where the one after them starts.
 #[derive(Debug, Clone)]
 pub struct Page<T> {
@@ -24,6 +28,14 @@ impl<T> Page<T> {
         items.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         let next = if found > items.len() { items.last().map(position) } else { None };
         Self { items, next }
+    }
+}
+
+impl<T> Page<T> {
+    /// Makes a page of rows that were looked for down to `floor`; `None`: down to the end.
+    pub(super) fn down_to(floor: Option<i64>, items: Vec<T>, limit: u64, position: impl Fn(&T) -> i64) -> Self {
+        let page = Self::of(items, limit, position);
+        Self { next: page.next.or(floor), ..page }
     }
 }
 
@@ -62,6 +74,15 @@ mod tests {
         assert_eq!(page(&[1, 1, 1, 1], 3), (3, Some(3)));
         assert_eq!(page(&[PAGE_BYTES - 1, 1, 1], 3), (2, Some(2)));
         assert_eq!(page(&[PAGE_BYTES / 2, PAGE_BYTES], 3), (1, Some(1)));
+    }
+
+    #[test]
+    fn a_page_that_was_not_filled_goes_on_where_the_looking_ended() {
+        let next = |floor, items: &[i64]| Page::down_to(floor, items.to_vec(), 2, |item| *item).next;
+        assert_eq!(next(Some(3), &[]), Some(3));
+        assert_eq!(next(Some(3), &[8, 5]), Some(3));
+        assert_eq!(next(Some(3), &[8, 5, 4]), Some(5), "it is full before");
+        assert_eq!(next(None, &[8, 5]), None);
     }
 
     #[test]

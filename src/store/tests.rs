@@ -10,6 +10,7 @@ mod large;
 mod leases;
 mod ledger;
 mod log_index;
+mod looks;
 mod lost_answers;
 mod migrations;
 mod progress;
