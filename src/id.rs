@@ -14,6 +14,7 @@ use std::fmt;
 
 use data_encoding::{Encoding, Specification};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::clock::UnixMillis;
@@ -33,6 +34,10 @@ pub struct EventSeq(pub i64);
 /// 2024-01-01T00:00:00Z: with it 41 bits of milliseconds last until 2093.
 const SEQ_EPOCH_MS: i64 = 1_704_067_200_000;
 const SEQ_TAIL_BITS: u32 = 21;
+
+/// The last millisecond since then that fits a key, in the year 2163.
+const LAST_SEQ_MS: i64 = i64::MAX >> SEQ_TAIL_BITS;
+
 const SLOT_BITS: u32 = 8;
 const COUNTER_BITS: u32 = SEQ_TAIL_BITS - SLOT_BITS;
 const WEBHOOK_BITS: u32 = 40;
@@ -53,10 +58,10 @@ impl Slot {
 impl EventSeq {
     pub const ZERO: Self = Self(0);
 
-    /// The first key that an event accepted at `at` can have.
+    /// The first key that an event accepted at `at` can have. Later times than a key can say are the last that it can.
     #[must_use]
     pub fn first_at(at: UnixMillis) -> Self {
-        Self((at.0 - SEQ_EPOCH_MS).max(0) << SEQ_TAIL_BITS)
+        Self((at.0 - SEQ_EPOCH_MS).clamp(0, LAST_SEQ_MS) << SEQ_TAIL_BITS)
     }
 
     /// The first key of this slot after this one, not earlier than `now` says.
@@ -121,11 +126,12 @@ pub enum IdError {
     Malformed { expected: &'static str },
 }
 
-const KINDS: [(&str, &str); 8] = [
+const KINDS: [(&str, &str); 9] = [
     ("ten_", "tenant"),
     ("key_", "key"),
     ("ses_", "session"),
     ("wh_", "webhook"),
+    ("sec_", "secret"),
     ("evt_", "event"),
     ("dlv_", "delivery"),
     ("att_", "attempt"),
@@ -252,6 +258,29 @@ impl SessionId {
     }
 }
 
+/// `sec_…`: one of the signing secrets of a webhook, derived from its webhook and from when it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SecretId(Uuid);
+
+impl SecretId {
+    #[must_use]
+    pub fn of(webhook: WebhookId, made_at: UnixMillis) -> Self {
+        let digest = Sha256::new().chain_update(webhook.0).chain_update(made_at.0.to_be_bytes()).finalize();
+        let random: [u8; 10] = std::array::from_fn(|place| digest[place]);
+        Self(uuid::Builder::from_unix_timestamp_millis(made_at.0.unsigned_abs(), &random).into_uuid())
+    }
+
+    fn uuid(self) -> Uuid {
+        self.0
+    }
+
+    fn from_uuid(uuid: Uuid) -> Option<Self> {
+        Some(Self(uuid))
+    }
+}
+
+text_id!(SecretId, "sec_");
+
 /// `evt_…`, the text form of an [`EventSeq`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId(pub EventSeq);
@@ -352,6 +381,24 @@ mod tests {
     fn a_wrong_prefix_says_which_kind_was_given() {
         let error = WebhookId::generate().to_string().parse::<EventId>().unwrap_err();
         assert_eq!(error.to_string(), "expected an id that starts with `evt_`, got a webhook id");
+    }
+
+    #[test]
+    fn a_secret_has_one_id_and_no_other_secret_has_it() {
+        let (webhook, made_at) = (WebhookId::generate(), UnixMillis(1_763_884_800_000));
+        let id = SecretId::of(webhook, made_at);
+        assert_eq!(id.to_string().parse::<SecretId>(), Ok(id));
+        assert_eq!((id, id.0.get_version_num()), (SecretId::of(webhook, made_at), 7));
+        let later = SecretId::of(webhook, UnixMillis(made_at.0 + 1));
+        assert!(later > id && SecretId::of(WebhookId::generate(), made_at) != id);
+    }
+
+    #[test]
+    fn a_time_that_no_key_can_say_is_the_last_one() {
+        let last = EventSeq::first_at(UnixMillis(253_402_300_799_999));
+        let (before, after) = (UnixMillis(6_102_113_711_103), UnixMillis(6_102_113_711_104));
+        assert!(EventSeq::first_at(before) == last && EventSeq::first_at(after) == last);
+        assert!(EventSeq::first_at(UnixMillis(before.0 - 1)) < last && last.0 > 0);
     }
 
     #[test]

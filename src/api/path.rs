@@ -4,7 +4,7 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 
 use super::problem::Problem;
-use crate::id::{DeliveryId, EventId, IdError, KeyId, SessionId, TenantId, WebhookId};
+use crate::id::{DeliveryId, EventId, IdError, KeyId, SecretId, SessionId, TenantId, WebhookId};
 
 /// Something that a segment of a path stands for.
 pub(super) trait Segment: Sized + Send {
@@ -21,7 +21,7 @@ macro_rules! id_segments {
     )*};
 }
 
-id_segments!(TenantId, KeyId, SessionId, WebhookId, EventId, DeliveryId);
+id_segments!(TenantId, KeyId, SessionId, WebhookId, SecretId, EventId, DeliveryId);
 
 impl Segment for String {
     /// No stored text has a NUL character, and PostgreSQL takes none.

@@ -30,9 +30,9 @@ use super::path::One;
 use super::problem::Problem;
 use crate::clock::UnixMillis;
 use crate::engine::SigningSecret;
-use crate::id::{TenantNum, WebhookId, WebhookNum};
+use crate::id::{SecretId, TenantNum, WebhookId, WebhookNum};
 use crate::store::StoreError;
-use crate::store::webhooks::{NewWebhook, Origin, Webhook};
+use crate::store::webhooks::{NewWebhook, Origin, SecretInfo, Webhook};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -40,6 +40,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(read, update, delete))
         .routes(routes!(actions::test))
         .routes(routes!(actions::rotate_secret))
+        .routes(routes!(actions::end_secret))
         .routes(routes!(actions::logs))
         .routes(routes!(hold::pause))
         .routes(routes!(hold::resume))
@@ -49,6 +50,11 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 
 pub(super) async fn find(app: &App, tenant: TenantNum, id: WebhookId) -> Result<Webhook, Problem> {
     app.store().webhook(tenant, id).await?.ok_or(Problem::no_such("webhook"))
+}
+
+async fn view_of(app: &App, webhook: Webhook) -> Result<WebhookView, Problem> {
+    let secrets = app.store().secrets_of(&[&webhook], UnixMillis::now()).await?.remove(&webhook.num);
+    WebhookView::new(webhook, secrets.unwrap_or_default())
 }
 
 /// Lists webhooks, newest first.
@@ -63,7 +69,13 @@ async fn list(
     let list = query.list("webhooks", Some(tenant.num()), &["isActive"])?;
     let is_active = list.filter("isActive")?;
     let page = app.store().webhooks(tenant.num(), is_active, list.position()?, list.limit).await?;
-    let views: Result<Vec<WebhookView>, Problem> = page.items.into_iter().map(WebhookView::try_from).collect();
+    let webhooks: Vec<&Webhook> = page.items.iter().collect();
+    let mut secrets = app.store().secrets_of(&webhooks, UnixMillis::now()).await?;
+    let view = |webhook: Webhook| {
+        let secrets = secrets.remove(&webhook.num).unwrap_or_default();
+        WebhookView::new(webhook, secrets)
+    };
+    let views: Result<Vec<WebhookView>, Problem> = page.items.into_iter().map(view).collect();
     Ok(axum::Json(list.answer(views?, page.next)))
 }
 
@@ -85,7 +97,9 @@ async fn create(
     }
     errors.into_result()?;
     let new = new_webhook(tenant.num(), settings)?;
-    let view = NewWebhookView::new(first_version(&new), new.secret.expose_secret())?;
+    let secret = SecretInfo { id: SecretId::of(new.id, new.created_at), made_at: new.created_at, signs_until: None };
+    let view = WebhookView::new(first_version(&new), vec![secret])?;
+    let view = NewWebhookView::new(view, new.secret.expose_secret());
     let (once, exists) = (key.with(Some(tenant.num()), &text), Problem::from(StoreError::Exists));
     let (engine, by) = (app.engine(), tenant.author());
     idempotency::create(&app, once, &view, exists, |once| engine.create_webhook(new, once, &by)).await
@@ -161,7 +175,7 @@ async fn read(
     One(id): One<WebhookId>,
 ) -> Result<Response, Problem> {
     let webhook = find(&app, tenant.num(), id).await?;
-    Ok(tagged(StatusCode::OK, webhook.version, &WebhookView::try_from(webhook)?))
+    Ok(tagged(StatusCode::OK, webhook.version, &view_of(&app, webhook).await?))
 }
 
 /// Changes what is named, as a JSON merge patch (RFC 7396): `null` brings a default back.
@@ -191,7 +205,7 @@ async fn update(
         Changed::of(app.engine().update_webhook(&webhook, &by).await)
     });
     let changed = changed.await?;
-    Ok(tagged(StatusCode::OK, changed.version, &WebhookView::try_from(changed)?))
+    Ok(tagged(StatusCode::OK, changed.version, &view_of(&app, changed).await?))
 }
 
 /// Deletes a webhook. What it is owed is cancelled.

@@ -5,12 +5,12 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::clock::UnixMillis;
-use crate::id::{EventSeq, WebhookNum};
+use crate::id::{EventSeq, SecretId, WebhookNum};
 use crate::store::StoreError;
 use crate::store::audit::Author;
 use crate::store::idempotency::Once;
 use crate::store::tenants::Tenant;
-use crate::store::webhooks::{NewWebhook, Route, Webhook};
+use crate::store::webhooks::{NewWebhook, Route, SecretEnd, Webhook};
 
 use super::{Engine, EngineError};
 
@@ -70,7 +70,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes `new` the current secret; the ones before keep signing for `grace`.
+    /// Makes `new` the current secret; the ones before keep signing for `grace` at the longest.
     pub async fn rotate_secret(
         &self,
         webhook: &Webhook,
@@ -85,6 +85,18 @@ impl Engine {
         self.call_others();
         self.inner.registry.reconfigure(webhook.num).await;
         Ok(webhook)
+    }
+
+    /// Lets a secret that was rotated out sign no more.
+    pub async fn end_secret(&self, webhook: &Webhook, id: SecretId, by: &Author) -> Result<SecretEnd, EngineError> {
+        let changing = self.inner.shared.changing.write().await;
+        let end = self.inner.store.end_secret(webhook, id, UnixMillis::now(), by).await?;
+        drop(changing);
+        if let SecretEnd::Ended(webhook) = &end {
+            self.call_others();
+            self.inner.registry.reconfigure(webhook.num).await;
+        }
+        Ok(end)
     }
 }
 

@@ -96,6 +96,7 @@ actions! {
     DeleteWebhook "webhook.delete",
     DisableWebhook "webhook.disable",
     RotateSecret "webhook.rotate_secret",
+    EndSecret "webhook.end_secret",
     PauseWebhook "webhook.pause",
     ResumeWebhook "webhook.resume",
     ProbeWebhook "webhook.probe",

@@ -32,6 +32,7 @@ use super::{Page, Store, StoreError, tenants};
 pub(super) use self::credentials::unsealed_origin;
 pub use self::credentials::{Credentials, MAX_TLS_OPTIONS};
 pub use self::origin::Origin;
+pub use self::secrets::{SecretEnd, SecretInfo};
 pub use self::summary::WebhookSummary;
 
 /// Webhooks read into the route table at a time.

@@ -21,7 +21,7 @@ struct Estate {
     /// Of the tenant's own key.
     author: String,
     ids: Ids,
-    _hook: Hook,
+    hook: Hook,
 }
 
 impl Estate {
@@ -43,11 +43,19 @@ impl Estate {
             admin_key,
             session,
             webhook: hook.id.clone(),
+            secret: text(&hook.body["secrets"][0], "id"),
             event: id_of(&event),
             delivery,
             event_type: "bolt.only".to_owned(),
         };
-        Self { tenant, author, ids, _hook: hook }
+        Self { tenant, author, ids, hook }
+    }
+
+    /// A secret that is not the current one.
+    async fn with_rotated_secret(world: &World) -> Self {
+        let estate = Self::new(world).await;
+        estate.hook.rotate_secret(&estate.tenant.client, 3_600).await;
+        estate
     }
 
     /// A delivery that waits.
@@ -88,6 +96,7 @@ async fn every_route_that_changes_something_leaves_one_entry_with_its_author() {
     for operation in operations.iter().filter(changes) {
         let estate = match operation.name.as_str() {
             "cancelDelivery" => Estate::with_pending_delivery(&world).await,
+            "endSecret" => Estate::with_rotated_secret(&world).await,
             _ => Estate::new(&world).await,
         };
         let (client, author) = match operation.needs_admin() {

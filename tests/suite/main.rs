@@ -77,6 +77,7 @@ mod redaction;
 mod resolving;
 mod rotation;
 mod schedule;
+mod secrets;
 mod sessions;
 mod signatures;
 mod silence;

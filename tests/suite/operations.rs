@@ -15,6 +15,7 @@ pub(crate) enum Kind {
     AdminKey,
     Session,
     Webhook,
+    Secret,
     Event,
     Delivery,
     EventType,
@@ -28,6 +29,7 @@ pub(crate) struct Ids {
     pub(crate) admin_key: String,
     pub(crate) session: String,
     pub(crate) webhook: String,
+    pub(crate) secret: String,
     pub(crate) event: String,
     pub(crate) delivery: String,
     pub(crate) event_type: String,
@@ -41,6 +43,7 @@ impl Ids {
             Kind::AdminKey => &self.admin_key,
             Kind::Session => &self.session,
             Kind::Webhook => &self.webhook,
+            Kind::Secret => &self.secret,
             Kind::Event => &self.event,
             Kind::Delivery => &self.delivery,
             Kind::EventType => &self.event_type,
@@ -49,8 +52,8 @@ impl Ids {
 
     /// A text in which these ids are covered up.
     pub(crate) fn covered(&self, text: &str) -> String {
-        let Self { tenant, key, admin_key, session, webhook, event, delivery, event_type } = self;
-        [tenant, key, admin_key, session, webhook, event, delivery, event_type]
+        let Self { tenant, key, admin_key, session, webhook, secret, event, delivery, event_type } = self;
+        [tenant, key, admin_key, session, webhook, secret, event, delivery, event_type]
             .iter()
             .fold(text.to_owned(), |text, id| text.replace(id.as_str(), "ID"))
     }
@@ -111,7 +114,7 @@ impl Operation {
             "read"
         } else if is("events") {
             "publish"
-        } else if is("deliveries") || is("webhooks/{id}/") && !self.path.ends_with("/secret/rotate") {
+        } else if is("deliveries") || is("webhooks/{id}/") && !self.path.contains("/secret") {
             "operate"
         } else {
             "manage"
@@ -133,6 +136,7 @@ impl Operation {
                 "admin-keys" => Kind::AdminKey,
                 "sessions" => Kind::Session,
                 "webhooks" => Kind::Webhook,
+                "secrets" => Kind::Secret,
                 "events" => Kind::Event,
                 "deliveries" => Kind::Delivery,
                 "event-types" => Kind::EventType,
@@ -166,7 +170,7 @@ impl Operation {
     }
 
     /// What it would accept.
-    fn body(&self) -> Option<Value> {
+    pub(crate) fn body(&self) -> Option<Value> {
         if !self.takes_body {
             return None;
         }

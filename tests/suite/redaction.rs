@@ -197,6 +197,7 @@ async fn no_secret_is_found_where_it_does_not_belong() {
         admin_key,
         session,
         webhook: hook.id.clone(),
+        secret: text(&hook.body["secrets"][0], "id"),
         event: id_of(&event),
         delivery,
         event_type: "message.sent".to_owned(),

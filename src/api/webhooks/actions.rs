@@ -11,18 +11,19 @@ use crate::api::App;
 use crate::api::auth::{Manage, Operate, Read, Tenant};
 use crate::api::body::{Input, OptionalJson};
 use crate::api::deliveries::{self, DeliveryView, TestAnswer};
-use crate::api::document::{ActionProblems, CreateProblems, ReadProblems};
-use crate::api::etag::tagged;
+use crate::api::document::{ActionProblems, CreateProblems, DeleteProblems, ReadProblems};
+use crate::api::etag::{Changed, IfMatch, changed, tagged};
 use crate::api::fields::{Given, Reader, integer};
 use crate::api::page::{NoQuery, PageParams, PageView, Query};
-use crate::api::path::One;
+use crate::api::path::{One, Two};
 use crate::api::problem::Problem;
 use crate::engine::SigningSecret;
-use crate::id::WebhookId;
+use crate::id::{SecretId, WebhookId};
+use crate::store::webhooks::SecretEnd;
 
-use super::find;
 use super::settings::stored_policy;
 use super::view::NewWebhookView;
+use super::{find, view_of};
 
 /// Seconds for which an old secret may go on signing: none to a week.
 const GRACE: std::ops::RangeInclusive<u32> = 0..=604_800;
@@ -48,7 +49,7 @@ pub(super) async fn test(
 #[derive(Debug, ToSchema)]
 #[schema(rename_all = "camelCase")]
 pub(in crate::api) struct RotateInput {
-    /// For how long the old secret goes on signing beside the new one.
+    /// For how long older secrets go on signing beside the new one, at the longest; with 0 all of them end.
     #[schema(value_type = Option<u32>, maximum = 604800, default = 86400)]
     grace_seconds: Given<u32>,
 }
@@ -78,7 +79,35 @@ pub(super) async fn rotate_secret(
     let secret = SigningSecret::generate();
     let rotated = app.engine().rotate_secret(&webhook, &secret.reveal().into(), grace, &tenant.author()).await?;
     let version = rotated.version;
-    Ok(tagged(StatusCode::OK, version, &NewWebhookView::new(rotated, secret.reveal())?))
+    let view = NewWebhookView::new(view_of(&app, rotated).await?, secret.reveal());
+    Ok(tagged(StatusCode::OK, version, &view))
+}
+
+/// Ends a secret that was rotated out before its time: it signs nothing more.
+#[utoipa::path(delete, path = "/webhooks/{id}/secrets/{secretId}", tag = "webhooks", operation_id = "endSecret",
+    params(("id" = String, Path), ("secretId" = String, Path), ("If-Match" = Option<String>, Header)),
+    responses((status = 204), DeleteProblems))]
+pub(super) async fn end_secret(
+    State(app): State<App>,
+    tenant: Tenant<Manage>,
+    _: NoQuery,
+    Two(id, secret): Two<WebhookId, SecretId>,
+    if_match: IfMatch,
+) -> Result<StatusCode, Problem> {
+    let by = tenant.author();
+    let end = changed(|| async {
+        let webhook = find(&app, tenant.num(), id).await?;
+        if_match.check(webhook.version)?;
+        Changed::of(app.engine().end_secret(&webhook, secret, &by).await)
+    });
+    match end.await? {
+        SecretEnd::Ended(_) => Ok(StatusCode::NO_CONTENT),
+        SecretEnd::Unknown => Err(Problem::no_such("secret")),
+        SecretEnd::IsCurrent => {
+            let detail = "it is the one that signs; rotate first, with graceSeconds 0 to end all others at once";
+            Err(Problem::conflict("secret_in_use", detail))
+        }
+    }
 }
 
 /// The delivery log, newest first, with what is still waiting.

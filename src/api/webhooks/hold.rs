@@ -19,8 +19,8 @@ use crate::api::problem::Problem;
 use crate::clock::UnixMillis;
 use crate::id::WebhookId;
 
-use super::find;
 use super::view::WebhookView;
+use super::{find, view_of};
 
 /// Holds what the webhook is owed. New events are owed to it as before; nothing is lost.
 #[utoipa::path(post, path = "/webhooks/{id}/pause", tag = "webhooks", operation_id = "pauseWebhook",
@@ -37,7 +37,7 @@ pub(super) async fn pause(
         Changed::of(app.engine().pause(&webhook, &by).await)
     });
     let paused = paused.await?;
-    Ok(tagged(StatusCode::OK, paused.version, &WebhookView::try_from(paused)?))
+    Ok(tagged(StatusCode::OK, paused.version, &view_of(&app, paused).await?))
 }
 
 /// Lets what it is owed flow again. Also starts an endpoint again that was quarantined.
@@ -55,7 +55,7 @@ pub(super) async fn resume(
         Changed::of(app.engine().resume(&webhook, &by).await)
     });
     let resumed = resumed.await?;
-    Ok(tagged(StatusCode::OK, resumed.version, &WebhookView::try_from(resumed)?))
+    Ok(tagged(StatusCode::OK, resumed.version, &view_of(&app, resumed).await?))
 }
 
 /// Ends the wait of an open breaker: the next delivery is the probe. The answer shows the backlog.

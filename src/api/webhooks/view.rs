@@ -12,8 +12,8 @@ use crate::engine::{
     Backoff, BreakerSettings, Credentials, Policy, RateLimit, RetryPolicy, SignatureFormat, SignatureSettings,
     is_secret_header,
 };
-use crate::id::WebhookId;
-use crate::store::webhooks::Webhook;
+use crate::id::{SecretId, WebhookId};
+use crate::store::webhooks::{SecretInfo, Webhook};
 
 use super::credentials::{AuthView, TlsView, certificate_ends_at};
 use super::settings::{stored_credentials, stored_policy};
@@ -41,6 +41,8 @@ pub(in crate::api) struct WebhookView {
     ordered: bool,
     filter: Option<String>,
     signature: SignatureView,
+    /// The secrets that sign, newest first: never what they are.
+    secrets: Vec<SecretView>,
     /// TLS options of its own; null for most.
     tls: Option<TlsView>,
     /// When `tls.clientCertificate` ends.
@@ -131,10 +133,28 @@ impl From<BreakerSettings> for BreakerSettingsView {
     }
 }
 
-impl TryFrom<Webhook> for WebhookView {
-    type Error = Problem;
+/// One of the secrets of a webhook.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = WebhookSecret)]
+pub(in crate::api) struct SecretView {
+    #[schema(value_type = String)]
+    id: SecretId,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: UnixMillis,
+    /// Until when it signs beside newer ones; null for the current one.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    signs_until: Option<UnixMillis>,
+}
 
-    fn try_from(webhook: Webhook) -> Result<Self, Problem> {
+impl From<SecretInfo> for SecretView {
+    fn from(SecretInfo { id, made_at, signs_until }: SecretInfo) -> Self {
+        Self { id, created_at: made_at, signs_until }
+    }
+}
+
+impl WebhookView {
+    pub(super) fn new(webhook: Webhook, secrets: Vec<SecretInfo>) -> Result<Self, Problem> {
         let policy = stored_policy(&webhook)?;
         let Credentials { tls, auth } = stored_credentials(&webhook)?;
         let Policy { retry_policy, timeout_ms, rate_limit, max_in_flight, ordered, filter, signature, .. } = policy;
@@ -158,6 +178,7 @@ impl TryFrom<Webhook> for WebhookView {
             ordered,
             filter,
             signature: signature.into(),
+            secrets: secrets.into_iter().map(SecretView::from).collect(),
             client_certificate_expires_at: certificate_ends_at(tls.as_ref()),
             tls: tls.map(TlsView::from),
             auth: auth.map(AuthView::from),
@@ -185,7 +206,7 @@ pub(in crate::api) struct NewWebhookView {
 }
 
 impl NewWebhookView {
-    pub(super) fn new(webhook: Webhook, secret: &str) -> Result<Self, Problem> {
-        Ok(Self { webhook: webhook.try_into()?, secret: secret.to_owned() })
+    pub(super) fn new(webhook: WebhookView, secret: &str) -> Self {
+        Self { webhook, secret: secret.to_owned() }
     }
 }

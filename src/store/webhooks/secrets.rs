@@ -1,7 +1,9 @@
 //! The secrets that a webhook's requests are signed with: how they follow each other, and how they are kept.
 
+use std::collections::HashMap;
+
 use entity::webhook_secret as secret;
-use sea_orm::sea_query::Expr;
+use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
     QueryTrait, Set,
@@ -9,21 +11,40 @@ use sea_orm::{
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::clock::UnixMillis;
-use crate::id::{TenantNum, WebhookId, WebhookNum};
+use crate::id::{SecretId, TenantNum, WebhookId, WebhookNum};
 use crate::store::audit::{self, Action, Author, Deed};
 use crate::store::changes::{self, Change};
+use crate::store::dialect::is_one_of;
 use crate::store::seal::Place;
 use crate::store::{Store, StoreError};
 
-use super::{Column, Entity, Webhook};
+use super::{Column, Entity, Model, Webhook};
 
 /// Secrets of a webhook that sign at a time. Each adds a signature to every request, whose head receivers limit, and a
 /// row that every start of the endpoint opens.
 pub(in crate::store) const MOST_SECRETS: u64 = 5;
 
+/// What may be told of a secret: never the secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SecretInfo {
+    pub id: SecretId,
+    pub made_at: UnixMillis,
+    /// `None` for the current one.
+    pub signs_until: Option<UnixMillis>,
+}
+
+/// What became of the wish to end a secret.
+#[derive(Debug)]
+pub enum SecretEnd {
+    Ended(Webhook),
+    /// Without it nothing would be signed.
+    IsCurrent,
+    Unknown,
+}
+
 impl Store {
-    /// Makes `new` the current secret; the ones before sign until `old_until`, and if that makes too many, the oldest
-    /// end at once. Answers the webhook's new version.
+    /// Makes `new` the current secret. Each of those before signs until `old_until` at the latest; if that makes too
+    /// many, the oldest end at once. Answers the webhook's new version.
     pub async fn rotate_secret(
         &self,
         webhook: &Webhook,
@@ -32,11 +53,13 @@ impl Store {
         now: UnixMillis,
         by: &Author,
     ) -> Result<Webhook, StoreError> {
+        let signs_on = secret::Column::ExpiresAt.is_null().or(secret::Column::ExpiresAt.gt(old_until.0));
         self.write(async |on| {
+            let row = locked(on, webhook.num).await?.ok_or(StoreError::Stale)?;
             secret::Entity::update_many()
                 .col_expr(secret::Column::ExpiresAt, Expr::value(old_until.0))
                 .filter(secret::Column::WebhookNum.eq(webhook.num.0))
-                .filter(secret::Column::ExpiresAt.is_null())
+                .filter(signs_on)
                 .exec(on)
                 .await?;
             secret::Entity::delete_many()
@@ -44,18 +67,84 @@ impl Store {
                 .filter(secret::Column::ExpiresAt.lte(now.0))
                 .exec(on)
                 .await?;
-            self.secret_row_of(webhook.num, (webhook.tenant, webhook.id), new, now)?.insert(on).await?;
+            let made_at = newest(on, webhook.num).await?.map_or(now, |newest| now.max(UnixMillis(newest.0 + 1)));
+            self.secret_row_of(webhook.num, (webhook.tenant, webhook.id), new, made_at)?.insert(on).await?;
             drop_oldest_secrets(on, webhook.num).await?;
-            let row = Entity::find_by_id(webhook.num.0).filter(Column::DeletedAt.is_null()).lock_exclusive();
-            let row = row.one(on).await?;
-            let mut row = row.ok_or(StoreError::Stale)?.into_active_model();
-            row.version = Set(row.version.unwrap() + 1);
-            row.updated_at = Set(now.0);
-            audit::enter(on, by, Deed::new(Action::RotateSecret, Some(webhook.tenant), webhook.id), now).await?;
-            changes::note(on, Change::Webhook(webhook.num)).await?;
-            self.webhook_of(row.update(on).await?)
+            let deed = Deed::new(Action::RotateSecret, Some(webhook.tenant), webhook.id);
+            self.note_other_secrets(on, row, deed, now, by).await
         })
         .await
+    }
+
+    /// Ends a secret that was rotated out, if the webhook is still of this version.
+    pub async fn end_secret(
+        &self,
+        webhook: &Webhook,
+        id: SecretId,
+        now: UnixMillis,
+        by: &Author,
+    ) -> Result<SecretEnd, StoreError> {
+        self.write(async |on| {
+            let row = locked(on, webhook.num).await?.filter(|row| row.version == webhook.version);
+            let row = row.ok_or(StoreError::Stale)?;
+            let rows = secret::Entity::find().filter(secret::Column::WebhookNum.eq(webhook.num.0)).all(on).await?;
+            let is_it = |row: &&secret::Model| SecretId::of(webhook.id, UnixMillis(row.created_at)) == id;
+            match rows.iter().find(is_it).map(|row| (row.num, row.expires_at)) {
+                None => Ok(SecretEnd::Unknown),
+                Some((_, None)) => Ok(SecretEnd::IsCurrent),
+                Some((_, Some(ended_at))) if ended_at <= now.0 => Ok(SecretEnd::Unknown),
+                Some((num, Some(_))) => {
+                    secret::Entity::delete_by_id(num).exec(on).await?;
+                    let deed = Deed::new(Action::EndSecret, Some(webhook.tenant), webhook.id);
+                    Ok(SecretEnd::Ended(self.note_other_secrets(on, row, deed, now, by).await?))
+                }
+            }
+        })
+        .await
+    }
+
+    /// The secrets that still sign, newest first.
+    pub async fn secrets_of(
+        &self,
+        webhooks: &[&Webhook],
+        now: UnixMillis,
+    ) -> Result<HashMap<WebhookNum, Vec<SecretInfo>>, StoreError> {
+        let nums: Vec<i64> = webhooks.iter().map(|webhook| webhook.num.0).collect();
+        let rows: Vec<(i64, i64, Option<i64>)> = secret::Entity::find()
+            .select_only()
+            .columns([secret::Column::WebhookNum, secret::Column::CreatedAt, secret::Column::ExpiresAt])
+            .filter(is_one_of(self.backend(), secret::Column::WebhookNum, &nums))
+            .filter(secret::Column::ExpiresAt.is_null().or(secret::Column::ExpiresAt.gt(now.0)))
+            .order_by_desc(secret::Column::Num)
+            .into_tuple()
+            .all(self.readers())
+            .await?;
+        let mut secrets: HashMap<WebhookNum, Vec<SecretInfo>> = HashMap::new();
+        for (num, made_at, expires_at) in rows {
+            let Some(webhook) = webhooks.iter().find(|webhook| webhook.num.0 == num) else { continue };
+            let (made_at, signs_until) = (UnixMillis(made_at), expires_at.map(UnixMillis));
+            let info = SecretInfo { id: SecretId::of(webhook.id, made_at), made_at, signs_until };
+            secrets.entry(webhook.num).or_default().push(info);
+        }
+        Ok(secrets)
+    }
+
+    /// Gives the webhook another version, by which endpoints tell that it was changed.
+    async fn note_other_secrets<C: ConnectionTrait>(
+        &self,
+        on: &C,
+        row: Model,
+        deed: Deed,
+        now: UnixMillis,
+        by: &Author,
+    ) -> Result<Webhook, StoreError> {
+        let num = WebhookNum(row.num);
+        let mut row = row.into_active_model();
+        row.version = Set(row.version.unwrap() + 1);
+        row.updated_at = Set(now.0);
+        audit::enter(on, by, deed, now).await?;
+        changes::note(on, Change::Webhook(num)).await?;
+        self.webhook_of(row.update(on).await?)
     }
 
     pub(in crate::store) fn open_secret(&self, place: &Place<'_>, sealed: &[u8]) -> Result<SecretString, StoreError> {
@@ -81,6 +170,25 @@ impl Store {
             ..Default::default()
         })
     }
+}
+
+/// First of all, so that of two who change the secrets of a webhook the second sees what the first has done.
+async fn locked<C: ConnectionTrait>(on: &C, num: WebhookNum) -> Result<Option<Model>, StoreError> {
+    let row = Entity::find_by_id(num.0).filter(Column::DeletedAt.is_null()).lock_exclusive();
+    Ok(row.one(on).await?)
+}
+
+/// When the newest secret was made.
+async fn newest<C: ConnectionTrait>(on: &C, of: WebhookNum) -> Result<Option<UnixMillis>, StoreError> {
+    let newest = secret::Entity::find()
+        .select_only()
+        .column(secret::Column::CreatedAt)
+        .filter(secret::Column::WebhookNum.eq(of.0))
+        .order_by_desc(secret::Column::CreatedAt)
+        .into_tuple::<i64>()
+        .one(on)
+        .await?;
+    Ok(newest.map(UnixMillis))
 }
 
 async fn drop_oldest_secrets<C: ConnectionTrait>(on: &C, of: WebhookNum) -> Result<(), StoreError> {
