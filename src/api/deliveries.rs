@@ -294,7 +294,7 @@ async fn read(
     One(id): One<DeliveryId>,
 ) -> Result<axum::Json<DetailedView>, Problem> {
     let delivery = find(&app, tenant.num(), id).await?;
-    let (query, made) = (Query::default(), delivery.state.attempts);
+    let (query, made) = (Query::empty(&app), delivery.state.attempts);
     let list = attempts_of(&query, tenant.num(), id)?;
     // An attempt that was recorded between the two looks is left to the next reading.
     let page = app.store().attempts(id, made.saturating_add(1), MAX_LIMIT).await?;

@@ -1,5 +1,5 @@
-//! Query parameters and pages. A cursor is bound to its list, its tenant and its filters by a checksum: it is no
-//! secret, since every query takes the tenant anyway, but a cursor that strayed is refused instead of misread.
+//! Query parameters and pages. A cursor is signed, together with its list, its tenant and its filters: it is no secret,
+//! since every query takes the tenant anyway, but one that was made up or went astray is refused instead of misread.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -15,26 +15,29 @@ use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 
+use super::App;
 use super::problem::Problem;
 use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventId, EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::store::deliveries::Status;
+use crate::store::seal::CursorKeys;
 
 const DEFAULT_LIMIT: u64 = 20;
 pub(super) const MAX_LIMIT: u64 = 100;
 
-/// Bytes of the checksum in a cursor.
-const CHECKSUM: usize = 8;
-
 /// The query of a request, as it was sent.
-#[derive(Default)]
-pub(super) struct Query(String);
+pub(super) struct Query {
+    text: String,
+    /// What signs the cursors that are answered.
+    keys: CursorKeys,
+}
 
-impl<S: Sync> FromRequestParts<S> for Query {
+impl FromRequestParts<App> for Query {
     type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self(parts.uri.query().unwrap_or_default().to_owned()))
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
+        let keys = app.store().cursor_keys();
+        Ok(Self { text: parts.uri.query().unwrap_or_default().to_owned(), keys })
     }
 }
 
@@ -57,6 +60,11 @@ impl<S: Sync> FromRequestParts<S> for NoQuery {
 }
 
 impl Query {
+    /// Of a list that begins inside of another answer.
+    pub(super) fn empty(app: &App) -> Self {
+        Self { text: String::new(), keys: app.store().cursor_keys() }
+    }
+
     /// Reads the query of a list that has these filters. `route` names the list, together with what its path says.
     pub(super) fn list(
         &self,
@@ -64,9 +72,10 @@ impl Query {
         tenant: Option<TenantNum>,
         filters: &[&'static str],
     ) -> Result<List<'_>, Problem> {
-        let mut list = List { limit: DEFAULT_LIMIT, cursor: None, filters: Vec::new(), binding: Sha256::new() };
+        let binding = Sha256::new();
+        let mut list = List { limit: DEFAULT_LIMIT, cursor: None, filters: Vec::new(), binding, keys: &self.keys };
         let mut has_limit = false;
-        for (name, value) in form_urlencoded::parse(self.0.as_bytes()) {
+        for (name, value) in form_urlencoded::parse(self.text.as_bytes()) {
             match name.as_ref() {
                 "limit" if !has_limit => (list.limit, has_limit) = (limit(&value)?, true),
                 "cursor" if list.cursor.is_none() => list.cursor = Some(value),
@@ -113,6 +122,7 @@ pub(super) struct List<'q> {
     filters: Vec<(&'static str, Cow<'q, str>)>,
     /// Has taken in everything that a cursor is bound to.
     binding: Sha256,
+    keys: &'q CursorKeys,
 }
 
 impl List<'_> {
@@ -139,9 +149,9 @@ impl List<'_> {
         let Some(cursor) = &self.cursor else { return Ok(None) };
         let open = || {
             let bytes = URL_SAFE_NO_PAD.decode(cursor.as_bytes()).ok()?;
-            let (text, checksum) = bytes.split_at_checked(bytes.len().checked_sub(CHECKSUM)?)?;
-            let text = std::str::from_utf8(text).ok()?;
-            if self.checksum(text) == checksum { P::read(text) } else { None }
+            let (text, signature) = bytes.split_at_checked(bytes.len().checked_sub(CursorKeys::SIGNATURE)?)?;
+            let is_ours = self.keys.is_signed(&[&self.bound_to(), text], signature);
+            if is_ours { P::read(std::str::from_utf8(text).ok()?) } else { None }
         };
         let detail = "the cursor does not belong to this list with these filters; start again without one";
         open().map(Some).ok_or_else(|| Problem::bad_request("invalid_cursor", detail))
@@ -149,13 +159,12 @@ impl List<'_> {
 
     pub(super) fn cursor(&self, position: &impl Position) -> String {
         let text = position.write();
-        let checksum = self.checksum(&text);
-        URL_SAFE_NO_PAD.encode([text.as_bytes(), &checksum].concat())
+        let signature = self.keys.sign(&[&self.bound_to(), text.as_bytes()]);
+        URL_SAFE_NO_PAD.encode([text.as_bytes(), &signature].concat())
     }
 
-    fn checksum(&self, text: &str) -> [u8; CHECKSUM] {
-        let digest = self.binding.clone().chain_update(text).finalize();
-        std::array::from_fn(|place| digest[place])
+    fn bound_to(&self) -> [u8; 32] {
+        self.binding.clone().finalize().into()
     }
 
     /// The answer, with a cursor if the list goes on after `next`.
@@ -312,14 +321,18 @@ mod tests {
         problem.into_parts().1
     }
 
+    fn query_of(text: &str) -> Query {
+        Query { text: text.to_owned(), keys: CursorKeys::of_bytes(b"key") }
+    }
+
     fn read(query: &str, route: &str, tenant: Option<TenantNum>) -> Result<Option<i64>, &'static str> {
-        let query = Query(query.to_owned());
+        let query = query_of(query);
         let list = query.list(route, tenant, &["isActive", "event"]).map_err(code)?;
         list.position().map_err(code)
     }
 
     fn cursor_for(query: &str) -> String {
-        let query = Query(query.to_owned());
+        let query = query_of(query);
         query.list("webhooks", TENANT, &["isActive", "event"]).unwrap().cursor(&42_i64)
     }
 
@@ -335,6 +348,15 @@ mod tests {
         assert_eq!(read(&same, "events", TENANT), Err("invalid_cursor"));
         assert_eq!(read(&same, "webhooks", Some(TenantNum(8))), Err("invalid_cursor"));
         assert_eq!(read(&same, "webhooks", None), Err("invalid_cursor"));
+    }
+
+    #[test]
+    fn a_cursor_that_was_signed_under_another_key_is_refused() {
+        let cursor = cursor_for("");
+        let elsewhere = Query { keys: CursorKeys::of_bytes(b"another"), ..query_of(&format!("cursor={cursor}")) };
+        let list = elsewhere.list("webhooks", TENANT, &["isActive", "event"]).unwrap();
+        assert_eq!(list.position::<i64>().map_err(code), Err("invalid_cursor"));
+        assert_eq!(read(&format!("cursor={cursor}"), "webhooks", TENANT), Ok(Some(42)));
     }
 
     #[test]

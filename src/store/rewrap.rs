@@ -14,7 +14,7 @@ use crate::clock::UnixMillis;
 use crate::id::{TenantNum, WebhookId};
 
 use super::audit::{self, Action, Author, Deed};
-use super::seal::{HEAD_BYTES, Place};
+use super::seal::{CursorKeys, HEAD_BYTES, Place};
 use super::webhooks::{Origin, unsealed_origin, webhook_id_of};
 use super::{Store, StoreError, state};
 
@@ -102,6 +102,12 @@ impl Store {
     #[must_use]
     pub fn is_vouched(&self, text: &[u8], proof: &[u8]) -> bool {
         self.seal().is_vouched(text, proof)
+    }
+
+    /// What signs the cursors of lists.
+    #[must_use]
+    pub fn cursor_keys(&self) -> CursorKeys {
+        self.seal().cursor_keys()
     }
 
     /// How everything that is sealed is sealed.

@@ -1,6 +1,7 @@
 //! Seals secrets at rest: ChaCha20-Poly1305 (RFC 8439) under the master key, bound to the row that holds them and to its
 //! tenant. Keys that were the master key before open what they sealed, and seal nothing any more.
 
+mod cursors;
 mod place;
 
 use std::fmt;
@@ -22,6 +23,7 @@ use sha2::{Digest, Sha256};
 use super::StoreError;
 use super::connect::{OpenError, beside};
 
+pub use self::cursors::CursorKeys;
 pub(super) use self::place::Place;
 
 const KEY_BYTES: usize = 32;
@@ -112,6 +114,8 @@ struct Opener {
     cipher: ChaCha20Poly1305,
     /// For what processes with this key tell each other.
     voucher: Hmac<Sha256>,
+    /// For what they give to callers and get back.
+    cursors: Hmac<Sha256>,
 }
 
 impl Opener {
@@ -120,9 +124,12 @@ impl Opener {
         let digest = Sha256::digest(key);
         let mut id = [0; KEY_ID_BYTES];
         id.copy_from_slice(&digest[..KEY_ID_BYTES]);
-        let derived = Sha256::new_with_prefix(b"posthaste: from node to node").chain_update(key).finalize();
-        let voucher = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(&derived).ok()?;
-        Some(Self { id, cipher: ChaCha20Poly1305::new(&Key::from(*key)), voucher })
+        let derived = |purpose: &[u8]| {
+            let derived = Sha256::new_with_prefix(purpose).chain_update(key).finalize();
+            <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(&derived).ok()
+        };
+        let (voucher, cursors) = (derived(b"posthaste: from node to node")?, derived(b"posthaste: cursors of lists")?);
+        Some(Self { id, cipher: ChaCha20Poly1305::new(&Key::from(*key)), voucher, cursors })
     }
 }
 
@@ -231,6 +238,10 @@ impl Seal {
         self.openers.iter().any(|opener| opener.voucher.clone().chain_update(text).verify_slice(proof).is_ok())
     }
 
+    pub(super) fn cursor_keys(&self) -> CursorKeys {
+        CursorKeys::of(self.openers.iter().map(|opener| opener.cursors.clone()))
+    }
+
     /// The key id in hex, and whether it is the master key's, for each key.
     pub(super) fn key_ids(&self) -> Vec<String> {
         self.openers.iter().map(|opener| HEXLOWER.encode(&opener.id)).collect()
@@ -314,6 +325,17 @@ mod tests {
         assert!(old.is_vouched(b"text", &proof) && new.is_vouched(b"text", &proof));
         assert!(!new.is_vouched(b"another", &proof) && !old.is_vouched(b"text", &new.vouch(b"text")));
         assert!(!new.is_vouched(b"text", &proof[1..]) && !new.is_vouched(b"text", b""));
+    }
+
+    #[test]
+    fn a_cursor_is_known_to_every_process_with_one_of_the_keys() {
+        let (old, new) = (Seal::new(&[key(7)], BY_TENANT), Seal::new(&[key(8), key(7)], BY_TENANT));
+        let (old, new, other) = (old.cursor_keys(), new.cursor_keys(), Seal::new(&[key(9)], BY_TENANT).cursor_keys());
+        let signature = old.sign(&[b"list", b"7"]);
+        assert!(old.is_signed(&[b"list", b"7"], &signature) && new.is_signed(&[b"list", b"7"], &signature));
+        assert!(!other.is_signed(&[b"list", b"7"], &signature) && !old.is_signed(&[b"list7", b""], &signature));
+        assert!(!old.is_signed(&[b"list", b"7"], &signature[1..]) && !old.is_signed(&[b"list", b"7"], b""));
+        assert!(!old.is_signed(&[b"list", b"7"], &new.sign(&[b"list", b"7"])));
     }
 
     #[test]

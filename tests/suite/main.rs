@@ -42,6 +42,7 @@ mod admin_keys;
 mod architecture;
 mod audit;
 mod backlogs;
+mod characters;
 mod clocks;
 mod commands;
 mod crash;
