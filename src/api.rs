@@ -32,6 +32,7 @@ mod page;
 mod path;
 mod problem;
 mod rates;
+mod readable;
 mod sealing;
 mod session;
 mod sessions;

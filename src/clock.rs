@@ -18,8 +18,8 @@ use self::course::{Course, Meaning, Reading};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMillis(pub i64);
 
-/// 9999-12-31T23:59:59.999Z, the last moment that RFC 3339 can write.
-const LAST: i64 = 253_402_300_799_999;
+/// 9999-12-30T22:00:00.000Z, the last moment that the library makes of milliseconds: it can be written in every time zone.
+const LAST: i64 = 253_402_207_200_000;
 
 impl UnixMillis {
     /// By this process's clock: by which everything is waited for and recorded.
@@ -158,10 +158,21 @@ impl std::str::FromStr for UnixMillis {
     type Err = TimeError;
 
     fn from_str(text: &str) -> Result<Self, TimeError> {
-        let moment: jiff::Timestamp = text.parse().map_err(|_| TimeError)?;
-        let millis = moment.as_millisecond();
-        (0..=LAST).contains(&millis).then_some(Self(millis)).ok_or(TimeError)
+        let millis = match text.parse::<jiff::Timestamp>() {
+            Ok(moment) => moment.as_millisecond(),
+            Err(_) if is_in_the_last_hours(text) => LAST,
+            Err(_) => return Err(TimeError),
+        };
+        if millis < 0 { Err(TimeError) } else { Ok(Self(millis.min(LAST))) }
     }
+}
+
+/// Whether a text is a time that RFC 3339 can write, too late to be written in every time zone. Who gives one means
+/// "never".
+fn is_in_the_last_hours(text: &str) -> bool {
+    let Ok(time) = jiff::fmt::temporal::Pieces::parse(text) else { return false };
+    let date = time.date();
+    (date.year(), date.month()) == (9999, 12) && date.day() >= 30 && time.time().is_some() && time.offset().is_some()
 }
 
 impl Serialize for UnixMillis {
@@ -186,5 +197,25 @@ mod tests {
         assert_eq!(moment.to_string(), "2026-11-23T08:00:00.000Z");
         assert_eq!("yesterday".parse::<UnixMillis>(), Err(TimeError));
         assert_eq!("-000001-01-01T00:00:00Z".parse::<UnixMillis>(), Err(TimeError));
+    }
+
+    #[test]
+    fn the_last_times_are_one_and_can_be_written() {
+        let last = UnixMillis(LAST);
+        assert_eq!(last.to_string(), "9999-12-30T22:00:00.000Z");
+        assert_eq!(UnixMillis(0).plus(Duration::MAX), last);
+        for late in ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59.999-05:00", "9999-12-30T22:00:01+00:00"] {
+            assert_eq!(late.parse(), Ok(last), "{late}");
+        }
+        assert_eq!("9999-12-30T22:00:00.999Z".parse(), Ok(last));
+        for odd in [
+            "9999-12-31",
+            "9999-12-31T23:59:59",
+            "9999-12-31T24:59:59Z",
+            "10000-01-01T00:00:00Z",
+            "9999-13-31T00:00:00Z",
+        ] {
+            assert_eq!(odd.parse::<UnixMillis>(), Err(TimeError), "{odd}");
+        }
     }
 }

@@ -56,7 +56,7 @@ pub use self::vitals::Percentiles;
 pub use crate::delivery::breaker::{BreakerSettings, View as BreakerView, ViewState as BreakerState};
 pub use crate::delivery::client::peer_client;
 pub use crate::delivery::credentials::{Auth, ClientCredentials, Concealed, Credentials, TlsOptions, TokenAuthMethod};
-pub use crate::delivery::guard::{Guard, GuardError};
+pub use crate::delivery::guard::{Guard, GuardError, is_invisible};
 pub use crate::delivery::headers::{HeaderProblem, check_headers, is_secret_header};
 pub use crate::delivery::outcome::OutcomeKind;
 pub use crate::delivery::policy::{Policy, PolicyProblem, RateLimit, SignatureSettings};

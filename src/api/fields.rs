@@ -9,6 +9,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::problem::{FieldError, Problem};
+use super::readable;
 use crate::clock::{TimeError, UnixMillis};
 
 /// An object with more members than this is refused as a whole; ours have fourteen at most, custom headers twenty.
@@ -355,12 +356,10 @@ pub(super) fn any_text(raw: &RawValue) -> Result<String, Fault> {
     serde_json::from_str(raw.get()).map_err(|_| Fault::new("invalid", "the string is not valid Unicode"))
 }
 
-/// A text for people: so many characters, none of them control characters.
+/// A text for people in one line: so many characters, all of them visible.
 pub(super) fn line(raw: &RawValue, accepted: &RangeInclusive<usize>) -> Result<String, Fault> {
-    let text = prose(raw, accepted)?;
-    if text.chars().any(char::is_control) {
-        return Err(Fault::new("invalid", "control characters were given, one line of text is accepted"));
-    }
+    let text = text_of(raw, accepted)?;
+    readable::check_line(&text)?;
     if accepted.contains(&1) && text.trim().is_empty() {
         return Err(Fault::new("invalid", "blanks were given, a text is accepted"));
     }
@@ -369,15 +368,15 @@ pub(super) fn line(raw: &RawValue, accepted: &RangeInclusive<usize>) -> Result<S
 
 /// A text of several lines.
 pub(super) fn prose(raw: &RawValue, accepted: &RangeInclusive<usize>) -> Result<String, Fault> {
+    let text = text_of(raw, accepted)?;
+    readable::check_prose(&text)?;
+    Ok(text)
+}
+
+fn text_of(raw: &RawValue, accepted: &RangeInclusive<usize>) -> Result<String, Fault> {
     let text = any_text(raw)?;
     let length = text.chars().count();
-    if !accepted.contains(&length) {
-        return Err(out_of(length, " characters", accepted));
-    }
-    match text.contains('\0') {
-        true => Err(Fault::new("invalid", "a NUL character was given, text is accepted")),
-        false => Ok(text),
-    }
+    if accepted.contains(&length) { Ok(text) } else { Err(out_of(length, " characters", accepted)) }
 }
 
 pub(super) fn boolean(raw: &RawValue) -> Result<bool, Fault> {

@@ -16,7 +16,7 @@ use url::{Host, Url};
 
 use self::embedded::notations;
 
-pub use url_rules::MAX_URL_BYTES;
+pub use url_rules::{MAX_URL_BYTES, is_invisible};
 
 /// The rules of this process: the fixed tables, what the operator opened, and what is our own.
 #[derive(Debug)]

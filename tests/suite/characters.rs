@@ -12,7 +12,7 @@ use crate::databases::on_both;
 use crate::hook::plain;
 use crate::operations::{Ids, Operation, operations};
 use crate::receiver::Receiver;
-use crate::world::{World, id_of, new_key, text};
+use crate::world::{World, id_of, new_admin_key, new_key, new_session, text};
 
 const NUL: &str = "a\0b";
 
@@ -85,6 +85,8 @@ async fn ids(world: &World) -> Ids {
     Ids {
         tenant: world.tenant.id.clone(),
         key: text(&key, "id"),
+        admin_key: new_admin_key(world).await,
+        session: new_session(world.client()).await,
         webhook: hook.id.clone(),
         secret: text(&hook.body["secrets"][0], "id"),
         event: id_of(&event),

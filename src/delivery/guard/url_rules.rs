@@ -118,10 +118,13 @@ fn check_text(raw: &str) -> Result<(), GuardError> {
 }
 
 fn is_refused(found: char) -> bool {
-    found == '\\'
-        || found.is_control()
-        || found.is_whitespace()
-        || INVISIBLE.iter().any(|invisible| invisible.contains(&found))
+    found == '\\' || found.is_control() || found.is_whitespace() || is_invisible(found)
+}
+
+/// Whether a character is not seen or turns the text around, and is neither a control character nor white space.
+#[must_use]
+pub fn is_invisible(found: char) -> bool {
+    INVISIBLE.iter().any(|invisible| invisible.contains(&found))
 }
 
 fn check_scheme(given: &str, allow_http: bool) -> Result<(), GuardError> {
