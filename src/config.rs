@@ -139,7 +139,7 @@ pub struct Written {
     /// Largest request body that the API accepts, in bytes [default: 1048576]
     #[arg(long, env = "POSTHASTE_BODY_LIMIT_BYTES", value_name = "BYTES")]
     body_limit_bytes: Option<usize>,
-    /// Connections to the API at once; beyond, the most dispensable one is closed [default: 4096]
+    /// Connections to the API at once; beyond, the most dispensable one is closed [default: 2048]
     #[arg(long, env = "POSTHASTE_MAX_CONNECTIONS", value_name = "N")]
     max_connections: Option<usize>,
     /// HTTPS: a PEM file with the certificate of the API and those above it [default: none, plain HTTP]

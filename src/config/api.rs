@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::{ConfigError, Written, parse, refused, within};
 
 /// More than publishers keep, and as many as take less than 200 MiB with HTTP/2, whatever their peers do with them.
-const CONNECTIONS: usize = 4_096;
+const CONNECTIONS: usize = 2_048;
 
 /// More requests than this a second are no limit.
 const MOST_REQUESTS: usize = 1_000_000;

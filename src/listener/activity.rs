@@ -193,14 +193,17 @@ impl Activity {
         if let Some(since) = self.blocked_since {
             return Standing::Unread(since);
         }
-        let Some(began) = self.requests.iter().map(|request| request.began).min() else {
-            return match self.phase {
-                Phase::New => Standing::Silent(self.since),
-                Phase::Idle | Phase::Head => Standing::Idle(self.since),
-            };
-        };
-        let unread: Option<Vec<Instant>> = self.requests.iter().map(|request| request.unread_since).collect();
-        unread.and_then(|unread| unread.into_iter().max()).map_or(Standing::Busy(began), Standing::Unread)
+        let of = |request: &Request| request.unread_since.map_or(Standing::Busy(request.began), Standing::Unread);
+        let standings = self.requests.iter().map(of);
+        let of_requests = standings.reduce(|a, b| match (a, b) {
+            (Standing::Busy(a), Standing::Busy(b)) => Standing::Busy(a.min(b)),
+            // One that gets on keeps the connection busy; otherwise the one that has waited for the shortest time counts.
+            (a, b) => a.max(b),
+        });
+        of_requests.unwrap_or(match self.phase {
+            Phase::New => Standing::Silent(self.since),
+            Phase::Idle | Phase::Head => Standing::Idle(self.since),
+        })
     }
 
     /// When it is over unless something happens first; `None` while a request is being answered: handlers have time

@@ -121,7 +121,11 @@ impl Speaker<'_> {
     async fn converse<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, io: I) {
         let Self { peer, means, place, leaving } = self;
         let service = service_fn(|request: Request<Incoming>| {
-            let under_way = place.begin(request.version() == Version::HTTP_2);
+            let is_multiplexed = request.version() == Version::HTTP_2;
+            let under_way = place.begin(is_multiplexed);
+            if is_multiplexed && under_way.is_none() {
+                streams::refuse_next();
+            }
             answered(means.router.clone(), request, peer, under_way)
         });
         let mut conversation = pin!(means.http.serve_connection(TokioIo::new(Strict::new(io)), service));

@@ -1,10 +1,11 @@
 //! The streams of HTTP/2, each in a task of its own, which gives up the answer of a peer that does not take it in. The
 //! connection stays, and so do its other streams: behind one connection of a proxy may be many callers.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -18,6 +19,11 @@ tokio::task_local! {
     static STREAM: Slot;
 }
 
+thread_local! {
+    /// The request that was just handed over is refused; its stream comes next, on the same thread.
+    static IS_REFUSED: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Runs streams.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Streams {
@@ -27,8 +33,21 @@ pub(super) struct Streams {
 
 impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        tokio::spawn(served(stream, self.write));
+        if !IS_REFUSED.take() {
+            tokio::spawn(served(stream, self.write));
+            return;
+        }
+        // Answered here and now: a task for each stream that is refused would take the memory that there is none for.
+        let mut stream = Box::pin(stream);
+        if stream.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            tokio::spawn(served(stream, self.write));
+        }
     }
+}
+
+/// The request that was just handed over is refused.
+pub(super) fn refuse_next() {
+    IS_REFUSED.set(true);
 }
 
 /// Lets the stream that is being served know its request. Nothing happens with HTTP/1.1.
