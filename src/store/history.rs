@@ -7,6 +7,7 @@
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
 
 use super::changes::FORGOTTEN_TO;
+use super::leases::NOW;
 use super::pool::Pool;
 use super::{IN_TIME, Inner, Store, StoreError};
 
@@ -72,6 +73,12 @@ async fn adopt(on: &Pool) -> Result<u64, DbErr> {
         let sql = format!("UPDATE {table} SET tx = pg_current_xact_id() WHERE {IS_FOREIGN}");
         adopted += transaction.execute_unprepared(&sql).await?.rows_affected();
     }
+    // The server that was copied may have sent more than the copy knows of.
+    let doubt = format!(
+        "UPDATE shard SET suspect_due_to = GREATEST(suspect_due_to, {NOW}), \
+         suspect_events_to = GREATEST(suspect_events_to, COALESCE((SELECT MAX(seq) FROM event), 0))"
+    );
+    transaction.execute_unprepared(&doubt).await?;
     // What was forgotten in another history was never there in this one.
     transaction.execute_unprepared(&format!("DELETE FROM engine_state WHERE {}", is_foreign_mark())).await?;
     transaction.commit().await?;

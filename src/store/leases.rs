@@ -39,7 +39,7 @@ const SILENCE: &str = "5s";
 const LEAST_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Now, by the database's clock.
-const NOW: &str = "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::int8";
+pub(super) const NOW: &str = "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::int8";
 
 /// A 256th of all webhooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -310,7 +310,9 @@ impl Store {
         let row = row.ok_or_else(|| StoreError::unreadable("lease", "its renewal was not answered"))?;
         let server: Server = row.server.try_into()?;
         let flushed = server.flushed;
-        if holding.judge(server, row.before) != Continuity::Unbroken || holding.has_diverged() {
+        let continuity = holding.judge(server, row.before);
+        // Meanwhile it may have become another node, and the one that asked has left.
+        if continuity != Continuity::Unbroken || holding.has_diverged() || holding.node() != Some(member.node) {
             return Ok(Renewal::Diverged);
         }
         let (Some(lease_until), Some(clock)) = (row.lease_until, row.clock) else { return Ok(Renewal::Reaped) };

@@ -126,12 +126,13 @@ async fn leave_as<C: ConnectionTrait>(on: &C, member: &Membership) -> Result<(),
     give_up(on, member.node, None, true).await
 }
 
-/// What these shards are owed may have been sent, whoever holds them there.
+/// What these shards are owed may have been sent, whoever holds them there; and what those are owed that nobody holds there,
+/// because somebody may have held them in the lost history.
 async fn doubt<C: ConnectionTrait>(on: &C, shards: &[ShardNum]) -> Result<(), DbErr> {
     let sql = format!(
         "UPDATE shard SET suspect_due_to = GREATEST(suspect_due_to, {NOW}, $1), \
          suspect_events_to = GREATEST(suspect_events_to, COALESCE((SELECT MAX(seq) FROM event), 0)) \
-         WHERE num IN (SELECT num FROM shard WHERE num = ANY($2) ORDER BY num FOR UPDATE)"
+         WHERE num IN (SELECT num FROM shard WHERE num = ANY($2) OR owner IS NULL ORDER BY num FOR UPDATE)"
     );
     let values = [UnixMillis::now().0.into(), nums(shards)];
     on.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await?;

@@ -84,10 +84,9 @@ impl Leases {
     /// `Store::rejoin`.
     pub(crate) fn rejoin(&mut self, holding: &Holding, until: UnixMillis, doubt: Suspect) -> Membership {
         self.leave(holding, doubt);
-        for shard in holding.held() {
-            if let Some(row) = self.shards.get_mut(&shard) {
-                row.suspect = row.suspect.and(doubt);
-            }
+        let held = holding.held();
+        for (_, row) in self.shards.iter_mut().filter(|(num, row)| held.contains(num) || row.owner.is_none()) {
+            row.suspect = row.suspect.and(doubt);
         }
         self.insert_node(until, doubt.events_to)
     }
