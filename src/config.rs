@@ -324,6 +324,22 @@ fn address_of(text: &str) -> Result<String, ConfigError> {
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
+/// Where calls of other nodes are heard.
+fn listen_url(
+    given: Option<SecretString>,
+    polls_only: Option<bool>,
+    database: &SecretString,
+) -> Result<Option<SecretString>, ConfigError> {
+    let is_of_postgres = |url: &SecretString| {
+        let url = url.expose_secret();
+        ["postgres://", "postgresql://"].into_iter().any(|scheme| url.starts_with(scheme))
+    };
+    if given.as_ref().is_some_and(|url| !is_of_postgres(url)) {
+        return Err(hidden("database_listen_url", settings::expected("database_listen_url")));
+    }
+    Ok(if polls_only == Some(true) { None } else { Some(given.unwrap_or_else(|| database.clone())) })
+}
+
 /// A secret is not repeated in an error.
 fn hidden(key: &'static str, expected: &'static str) -> ConfigError {
     ConfigError::Value { key, value: "***".to_owned(), expected }
@@ -350,10 +366,7 @@ impl TryFrom<Written> for Config {
             // Not repeated: the URL may hold a password.
             return Err(hidden("database_url", settings::expected("database_url")));
         }
-        let database_listen_url = match written.database_poll_only {
-            Some(true) => None,
-            _ => Some(written.database_listen_url.unwrap_or_else(|| database_url.clone())),
-        };
+        let database_listen_url = listen_url(written.database_listen_url, written.database_poll_only, &database_url)?;
         let advertise_url = written.advertise_url.as_deref().map(address_of).transpose()?;
         let lease_ms = written.lease_ms.unwrap_or(DEFAULT_LEASE.as_millis() as usize);
         let lease_ms = within("lease_ms", lease_ms, 1000..=60_000)?;
