@@ -19,6 +19,10 @@ const LARGEST: usize = 16;
 /// Tenants that can take their whole part at once.
 const PARTS: usize = 4;
 
+/// Of answers each tenant may have so much, whatever the others have taken: no number of tenants that take none of theirs
+/// keeps another one from reading.
+const FIRST_ANSWERS: usize = 4 << 20;
+
 /// Whose request it is; noted by whoever finds out.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sender(pub(super) TenantNum);
@@ -34,23 +38,25 @@ pub(super) struct Budget {
 struct Taken {
     all: usize,
     most: usize,
+    /// Of each tenant, whatever the others have taken.
+    first: usize,
     each: HashMap<TenantNum, usize>,
 }
 
 impl Budget {
     /// For bodies of requests, of at most `largest` bytes.
     pub(super) fn of_bodies(largest: usize) -> Self {
-        Self::new(largest, "too many bodies are on their way in; nothing was kept")
+        Self::new(largest, 0, "too many bodies are on their way in; nothing was kept")
     }
 
     /// For answers, the largest of which shows an event of `largest` bytes.
     pub(super) fn of_answers(largest: usize) -> Self {
-        Self::new(largest, "too many answers are on their way out; take those, or ask for less at once")
+        Self::new(largest, FIRST_ANSWERS, "too many answers are on their way out; take those, or ask for less at once")
     }
 
-    fn new(largest: usize, full: &'static str) -> Self {
+    fn new(largest: usize, first: usize, full: &'static str) -> Self {
         let most = ALL.max(LARGEST * largest);
-        Self { taken: Arc::new(Mutex::new(Taken { all: 0, most, each: HashMap::new() })), full }
+        Self { taken: Arc::new(Mutex::new(Taken { all: 0, most, first, each: HashMap::new() })), full }
     }
 
     #[cfg(test)]
@@ -103,7 +109,8 @@ impl Share {
     /// `503` when there is no room.
     pub(super) fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
         let mut taken = self.budget.taken.lock();
-        if taken.all + bytes > taken.most || taken.of(self.sender) + bytes > taken.most / PARTS {
+        let own = taken.of(self.sender) + bytes;
+        if own > taken.most / PARTS || taken.all + bytes > taken.most && own > taken.first {
             return Err(Problem::overloaded(self.budget.full));
         }
         taken.take(self.sender, bytes);
@@ -170,6 +177,20 @@ mod tests {
         drop(shares);
         let taken = budget.taken.lock();
         assert_eq!((taken.all, taken.each.len()), (0, 0));
+    }
+
+    #[test]
+    fn each_tenant_has_its_first_answers_whatever_others_take_and_none_of_its_bodies() {
+        let full = |budget: &Budget| {
+            let mut shares: Vec<_> = (0..PARTS as i64).map(|tenant| open(budget, tenant)).collect();
+            shares.iter_mut().for_each(|share| share.grow(PART).unwrap());
+            shares
+        };
+        let (answers, bodies) = (Budget::of_answers(1 << 20), Budget::of_bodies(1 << 20));
+        let (_answers, _bodies) = (full(&answers), full(&bodies));
+        let mut first = open(&answers, 99);
+        first.grow(FIRST_ANSWERS).unwrap();
+        assert!(first.grow(1).is_err() && open(&bodies, 99).grow(1).is_err());
     }
 
     #[test]

@@ -16,6 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Answers that are made at once for one caller, however many readers there are: each holds memory.
 const MOST: usize = 16;
 
+/// Requests of one caller that wait for a turn; more are refused at once.
+const MOST_WAITING: usize = 256;
+
 /// Callers that are known before those who ask for nothing are forgotten.
 const FORGET_FROM: usize = 1024;
 
@@ -38,11 +41,13 @@ impl Turns {
     /// Waits for a turn of this caller; no tenant is an admin.
     pub(super) async fn take(&self, caller: Option<TenantNum>) -> Result<Turn, Problem> {
         let turns = self.turns_of(caller);
+        // The table, each turn that is held and each request that waits have one.
+        if Arc::strong_count(&turns) > 1 + self.each + MOST_WAITING {
+            return Err(refusal());
+        }
         match tokio::time::timeout(PATIENCE, turns.acquire_owned()).await {
             Ok(Ok(_permit)) => Ok(Turn { _permit }),
-            Ok(Err(_)) | Err(_) => {
-                Err(Problem::overloaded("too much is read for this caller at once; ask for less at a time"))
-            }
+            Ok(Err(_)) | Err(_) => Err(refusal()),
         }
     }
 
@@ -53,6 +58,10 @@ impl Turns {
         }
         callers.entry(caller).or_insert_with(|| Arc::new(Semaphore::new(self.each))).clone()
     }
+}
+
+fn refusal() -> Problem {
+    Problem::overloaded("too much is read for this caller at once; ask for less at a time")
 }
 
 #[cfg(test)]
@@ -75,6 +84,16 @@ mod tests {
         assert!(now(&turns, 2).is_some() && turns.take(None).now_or_never().is_some());
         held.pop();
         assert!(now(&turns, 1).is_some());
+    }
+
+    #[tokio::test]
+    async fn so_many_wait_and_the_next_one_is_refused() {
+        let turns = Turns::new(READERS);
+        let _held: Vec<Turn> = (0..READERS).map_while(|_| now(&turns, 1)).collect();
+        let mut waiting: Vec<_> = (0..MOST_WAITING).map(|_| Box::pin(turns.take(Some(TenantNum(1))))).collect();
+        assert!(waiting.iter_mut().all(|turn| turn.now_or_never().is_none()));
+        assert!(turns.take(Some(TenantNum(1))).now_or_never().is_some_and(|turn| turn.is_err()));
+        turns.take(Some(TenantNum(2))).await.unwrap();
     }
 
     #[tokio::test]
