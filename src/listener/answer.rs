@@ -93,11 +93,11 @@ impl HttpBody for AnswerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        if let Some(under_way) = &self.under_way {
+        if let Some(under_way) = self.under_way.as_ref().filter(|_| self.is_in_pieces) {
             under_way.next_piece.register(cx.waker());
-        }
-        if self.is_unread() {
-            return Poll::Pending;
+            if self.is_unread() {
+                return Poll::Pending;
+            }
         }
         while self.rest.is_empty() {
             match ready!(Pin::new(&mut self.body).poll_frame(cx)?).map(Frame::into_data) {
@@ -114,7 +114,7 @@ impl HttpBody for AnswerBody {
 
     /// Not before the last piece was taken in: an answer that is complete has nobody left who could give it up.
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream() && !self.is_unread()
+        self.rest.is_empty() && self.body.is_end_stream() && !(self.is_in_pieces && self.is_unread())
     }
 
     fn size_hint(&self) -> SizeHint {

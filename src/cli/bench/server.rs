@@ -25,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Webhooks created at once over the API.
 const CREATING: usize = 16;
 
+/// Places for the connections of every scenario at once: more than a server has that is not told.
+const CONNECTIONS: &str = "16384";
+
 /// Memory is steady when it moves by less than this share between two looks.
 const STEADY: f64 = 0.005;
 const STEADY_EVERY: Duration = Duration::from_millis(500);
@@ -50,6 +53,7 @@ impl Server {
             .env("POSTHASTE_ADMIN_KEY", ADMIN_KEY)
             .env("POSTHASTE_ALLOW_HTTP", "true")
             .env("POSTHASTE_EGRESS_ALLOW", "127.0.0.0/8")
+            .env("POSTHASTE_MAX_CONNECTIONS", CONNECTIONS)
             .env("POSTHASTE_LOG", "warn")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
