@@ -33,6 +33,7 @@ mod path;
 mod problem;
 mod rates;
 mod readable;
+mod receiver;
 mod sealing;
 mod session;
 mod sessions;

@@ -46,7 +46,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::backlog::{Actor, Backlog, BacklogOrder, EndpointState};
+pub use self::backlog::{Actor, Backlog, BacklogOrder, EndpointState, Receiver};
 pub use self::cluster::Owner;
 pub use self::inspect::EngineFigures;
 pub use self::news::Stale;
@@ -65,7 +65,7 @@ pub use crate::delivery::signature::{SignatureFormat, SigningSecret};
 
 use crate::clock::{self, UnixMillis};
 use crate::delivery::{Dns, Surroundings, guard};
-use crate::fault::or_abort;
+use crate::fault::{note_panics, or_abort};
 use crate::id::TenantNum;
 use crate::store::bell::Bell;
 use crate::store::idempotency::OnceKey;
@@ -206,6 +206,7 @@ struct Inner {
 impl Engine {
     /// Starts everything; what the last process left owed is taken up by the same path as new work.
     pub async fn start(store: Store, config: EngineConfig) -> Result<Self, StartError> {
+        note_panics();
         let tenure = Tenure::join(&store, config.address.as_deref()).await?;
         let started = Box::pin(Self::start_for(tenure.clone(), store, config)).await;
         if started.is_err() {

@@ -4,8 +4,10 @@
 //! And named points at which tests make a debug build fail: `POSTHASTE_FAULT=<abort|panic>:<point>[:<n>]` fires at the
 //! n-th passage, with `<n>+` also at every later one; `POSTHASTE_FAULT_WEBHOOK=<name>` limits a panic to one webhook. Release builds contain none of it.
 
+use std::cell::RefCell;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
 
 use futures_util::FutureExt;
 
@@ -15,6 +17,30 @@ pub async fn or_abort<T>(what: &str, task: impl Future<Output = T>) -> T {
         Ok(output) => output,
         Err(_) => abort(what),
     }
+}
+
+thread_local! {
+    /// Where this thread panicked last.
+    static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Notes the place of every panic, beside what is done about it anyway. Not its words, which may quote data.
+pub fn note_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            let place = panic.location().map(|at| format!("{}:{}", at.file(), at.line()));
+            LAST_PANIC.with(|last| last.replace(place));
+            before(panic);
+        }));
+    });
+}
+
+/// Where this thread panicked last, as file and line.
+#[must_use]
+pub fn last_panic() -> Option<String> {
+    LAST_PANIC.with(|last| last.borrow().clone())
 }
 
 /// Ends the process as a crash.

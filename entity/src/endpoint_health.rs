@@ -14,6 +14,13 @@ pub struct Model {
     pub last_failure: Option<i16>,
     pub failing_since: Option<i64>,
     pub warned_at: Option<i64>,
+    /// When the last request failed; null when none has.
+    pub last_error_at: Option<i64>,
+    pub last_error_outcome: Option<i16>,
+    pub last_error_status: Option<i16>,
+    pub last_error_text: Option<String>,
+    pub last_error_event: Option<i64>,
+    pub last_success_at: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -20,6 +20,7 @@ mod m0005_access;
 mod m0006_credentials;
 mod m0007_sessions;
 mod m0011_bound_credentials;
+mod m0013_last_errors;
 mod m0014_tls_digests;
 
 /// Names the lock that processes which migrate one PostgreSQL database take in turns. Arbitrary, and never changed.
@@ -52,6 +53,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0006_credentials::Migration),
             Box::new(m0007_sessions::Migration),
             Box::new(m0011_bound_credentials::Migration),
+            Box::new(m0013_last_errors::Migration),
             Box::new(m0014_tls_digests::Migration),
         ]
     }

@@ -3,6 +3,7 @@
 mod view;
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 
 use axum::Extension;
 use axum::extract::State;
@@ -22,7 +23,7 @@ use super::path::One;
 use super::problem::Problem;
 use super::webhooks::find;
 use crate::engine::{Backlog, BacklogOrder};
-use crate::id::WebhookId;
+use crate::id::{TenantId, TenantNum, WebhookId};
 
 /// The list ends after so many: those behind them wait for less, and each can be asked for.
 const MOST_LISTED: usize = 10_000;
@@ -31,11 +32,12 @@ pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(read))
 }
 
-pub(super) use self::view::BacklogView as Shown;
+pub(super) use self::view::{BacklogView as Shown, word};
 
 /// A backlog as it is answered.
-pub(super) fn shown(app: &App, backlog: Option<Backlog>) -> Result<axum::Json<BacklogView>, Problem> {
-    backlog.map(|backlog| axum::Json(shown_by(app, backlog))).ok_or(Problem::no_such("webhook"))
+pub(super) fn shown(app: &App, tenant: TenantId, backlog: Option<Backlog>) -> Result<axum::Json<BacklogView>, Problem> {
+    let backlog = backlog.ok_or(Problem::no_such("webhook"))?;
+    BacklogView::new(backlog, tenant, app.engine().node_name()).map(axum::Json)
 }
 
 /// What waits for a webhook, since when and why.
@@ -48,7 +50,7 @@ async fn read(
     One(id): One<WebhookId>,
 ) -> Result<axum::Json<BacklogView>, Problem> {
     let webhook = find(&app, tenant.num(), id).await?;
-    shown(&app, app.engine().backlog(&webhook).await?)
+    shown(&app, tenant.row.id, app.engine().backlog(&webhook).await?)
 }
 
 /// Lists the backlogs that there are, the 10,000 worst at most, the worst first. An admin key that names no tenant sees those of all.
@@ -72,9 +74,7 @@ async fn list(
     // Where there are other nodes, theirs may stand before these, whose places are not known yet.
     let first = if app.engine().is_alone() { skipped.min(wanted) } else { 0 };
     let own = app.engine().backlogs(tenants.num(), order, first, wanted - first).await?;
-    let own: Result<Vec<Value>, _> =
-        own.into_iter().map(|backlog| serde_json::to_value(shown_by(&app, backlog))).collect();
-    let mut rows = own.map_err(|error| Problem::internal(&error))?;
+    let mut rows = own_rows(&app, own).await?;
     if asked_by_a_node.is_some() {
         return Ok(axum::Json(list.answer(rows, None::<i64>)));
     }
@@ -100,8 +100,17 @@ fn worst_first(rows: &mut [Value], order: BacklogOrder) {
     }
 }
 
-fn shown_by(app: &App, backlog: Backlog) -> BacklogView {
-    BacklogView::new(backlog, app.engine().node_name())
+/// One whose tenant was deleted meanwhile is left out.
+async fn own_rows(app: &App, own: Vec<Backlog>) -> Result<Vec<Value>, Problem> {
+    let tenants = own.iter().map(|backlog| backlog.tenant.0).collect();
+    let tenants: HashMap<i64, TenantId> = app.store().tenant_ids(tenants).await?.into_iter().collect();
+    let id = |TenantNum(num): TenantNum| tenants.get(&num).copied();
+    let own = own.into_iter().filter_map(|backlog| Some((id(backlog.tenant)?, backlog)));
+    let row = |(tenant, backlog)| {
+        let view = BacklogView::new(backlog, tenant, app.engine().node_name())?;
+        serde_json::to_value(view).map_err(|error| Problem::internal(&error))
+    };
+    own.map(row).collect()
 }
 
 impl Filter for BacklogOrder {

@@ -43,11 +43,13 @@ pub(super) struct DeliveryFields {
     /// `pending`, `success`, `failed` or `cancelled`
     #[schema(value_type = String)]
     status: &'static str,
+    /// When its next request starts. Never in the past: null when it is due or under way, or is not pending.
     #[schema(value_type = Option<String>, format = DateTime)]
     next_attempt_at: Option<UnixMillis>,
     last_attempt: Option<AttemptView>,
     #[schema(value_type = String, format = DateTime)]
     created_at: UnixMillis,
+    /// Null while it is pending, also for a retry by hand.
     #[schema(value_type = Option<String>, format = DateTime)]
     settled_at: Option<UnixMillis>,
 }
@@ -180,16 +182,17 @@ impl TryFrom<Delivery> for DeliveryFields {
     fn try_from(delivery: Delivery) -> Result<Self, Problem> {
         let Delivery { id, webhook_id, kind, state, last } = delivery;
         let DeliveryState { status, attempts: _, tries: _, next_at, settled_at, manual: _ } = state;
+        let (is_pending, now) = (status == Status::Pending, UnixMillis::now());
         Ok(Self {
             id,
             event_id: EventId(id.event),
             webhook_id,
             event: kind,
             status: status_word(status),
-            next_attempt_at: next_at,
+            next_attempt_at: next_at.filter(|at| is_pending && *at > now),
             last_attempt: last.map(|last| AttemptView::listed(id, last)).transpose()?,
             created_at: id.event.accepted_at(),
-            settled_at,
+            settled_at: settled_at.filter(|_| !is_pending),
         })
     }
 }

@@ -176,7 +176,8 @@ fn undeclared(at: At<'_>) -> Problem {
 
 /// Lists events, newest first, without their data.
 #[utoipa::path(get, path = "/events", tag = "events", operation_id = "listEvents",
-    params(("event" = Option<String>, Query, description = "the exact event type"),
+    params(("callerId" = Option<String>, Query, description = "the id that its publisher gave it"),
+        ("event" = Option<String>, Query, description = "the exact event type"),
         ("since" = Option<String>, Query, description = "accepted at or after this RFC 3339 time"),
         ("until" = Option<String>, Query, description = "accepted before this RFC 3339 time"), PageParams),
     responses((status = 200, body = PageView<EventSummary>), ReadProblems))]
@@ -185,9 +186,13 @@ async fn list(
     tenant: Tenant<Read>,
     query: Query,
 ) -> Result<axum::Json<PageView<EventSummary>>, Problem> {
-    let list = query.list("events", Some(tenant.num()), &["event", "since", "until"])?;
-    let filter =
-        EventFilter { kind: list.filter("event")?, since: list.filter("since")?, until: list.filter("until")? };
+    let list = query.list("events", Some(tenant.num()), &["callerId", "event", "since", "until"])?;
+    let filter = EventFilter {
+        caller_id: list.filter("callerId")?,
+        kind: list.filter("event")?,
+        since: list.filter("since")?,
+        until: list.filter("until")?,
+    };
     let before = list.position()?.map(EventSeq);
     let page = app.store().events(tenant.num(), &filter, before, list.limit).await?;
     let views = page.items.into_iter().map(EventSummary::from).collect();

@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 
 use self::input::{WebhookInput, WebhookPatch};
 use self::settings::Settings;
-use self::view::{NewWebhookView, WebhookView};
+use self::view::{KnownView, NewWebhookView, WebhookView};
 use super::App;
 use super::auth::{Manage, Read, Tenant};
 use super::body::Json;
@@ -28,6 +28,7 @@ use super::idempotency::{self, IdempotencyKey};
 use super::page::{NoQuery, PageParams, PageView, Query};
 use super::path::One;
 use super::problem::Problem;
+use super::receiver::ReceiverFields;
 use crate::clock::UnixMillis;
 use crate::engine::SigningSecret;
 use crate::id::{SecretId, TenantNum, WebhookId, WebhookNum};
@@ -60,22 +61,26 @@ async fn view_of(app: &App, webhook: Webhook) -> Result<WebhookView, Problem> {
 /// Lists webhooks, newest first.
 #[utoipa::path(get, path = "/webhooks", tag = "webhooks", operation_id = "listWebhooks",
     params(("isActive" = Option<bool>, Query), PageParams),
-    responses((status = 200, body = PageView<WebhookView>), ReadProblems))]
+    responses((status = 200, body = PageView<KnownView>), ReadProblems))]
 async fn list(
     State(app): State<App>,
     tenant: Tenant<Read>,
     query: Query,
-) -> Result<axum::Json<PageView<WebhookView>>, Problem> {
+) -> Result<axum::Json<PageView<KnownView>>, Problem> {
     let list = query.list("webhooks", Some(tenant.num()), &["isActive"])?;
     let is_active = list.filter("isActive")?;
     let page = app.store().webhooks(tenant.num(), is_active, list.position()?, list.limit).await?;
     let webhooks: Vec<&Webhook> = page.items.iter().collect();
     let mut secrets = app.store().secrets_of(&webhooks, UnixMillis::now()).await?;
+    let nums: Vec<WebhookNum> = page.items.iter().map(|webhook| webhook.num).collect();
+    let mut receivers = app.engine().receivers(&nums).await?;
     let view = |webhook: Webhook| {
+        let receiver = receivers.remove(&webhook.num).unwrap_or_default();
+        let receiver = ReceiverFields::new(webhook.num, &receiver)?;
         let secrets = secrets.remove(&webhook.num).unwrap_or_default();
-        WebhookView::new(webhook, secrets)
+        Ok(KnownView::new(WebhookView::new(webhook, secrets)?, tenant.row.id, receiver))
     };
-    let views: Result<Vec<WebhookView>, Problem> = page.items.into_iter().map(view).collect();
+    let views: Result<Vec<KnownView>, Problem> = page.items.into_iter().map(view).collect();
     Ok(axum::Json(list.answer(views?, page.next)))
 }
 
@@ -167,7 +172,7 @@ fn first_version(new: &NewWebhook) -> Webhook {
 
 /// Reads a webhook. Never shows the secret; the values of headers are hidden unless they are public.
 #[utoipa::path(get, path = "/webhooks/{id}", tag = "webhooks", operation_id = "readWebhook",
-    params(("id" = String, Path)), responses((status = 200, body = WebhookView), ReadProblems))]
+    params(("id" = String, Path)), responses((status = 200, body = KnownView), ReadProblems))]
 async fn read(
     State(app): State<App>,
     tenant: Tenant<Read>,
@@ -175,7 +180,11 @@ async fn read(
     One(id): One<WebhookId>,
 ) -> Result<Response, Problem> {
     let webhook = find(&app, tenant.num(), id).await?;
-    Ok(tagged(StatusCode::OK, webhook.version, &view_of(&app, webhook).await?))
+    let (num, version) = (webhook.num, webhook.version);
+    let receiver = app.engine().receivers(&[num]).await?.remove(&num).unwrap_or_default();
+    let receiver = ReceiverFields::new(num, &receiver)?;
+    let view = KnownView::new(view_of(&app, webhook).await?, tenant.row.id, receiver);
+    Ok(tagged(StatusCode::OK, version, &view))
 }
 
 /// Changes what is named, as a JSON merge patch (RFC 7396): `null` brings a default back.

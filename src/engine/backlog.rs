@@ -1,21 +1,31 @@
 //! What waits for each webhook, since when and why. Reads the ledger, the pulses and a few indexed rows; counts nothing.
 
+mod facts;
+mod receivers;
+mod why;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use crate::clock::UnixMillis;
-use crate::delivery::breaker::{View, ViewState};
-use crate::delivery::outcome::OutcomeKind;
-use crate::id::{TenantNum, WebhookId, WebhookNum};
+use crate::delivery::breaker::View;
+use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::store::StoreError;
+use crate::store::audit::Action;
 use crate::store::backlog::Among;
+use crate::store::deliveries::Head;
+use crate::store::health::LastError;
+use crate::store::payload;
 use crate::store::webhooks::{Webhook, WebhookSummary};
 
-use super::endpoint::MAILBOX;
-use super::lane::{WINDOW, breaker_of};
-use super::pulse::Taken;
-use super::registry::Crashes;
-use super::vitals::{Percentiles, Snapshot};
+use super::lane::breaker_of;
+use super::vitals::Percentiles;
 use super::{Engine, Policy, RateLimit};
 
-mod why;
+pub use self::receivers::Receiver;
+
+use self::facts::{Known, Seen};
+use self::why::{Fate, Node};
 
 /// How an endpoint stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +53,12 @@ pub enum BacklogOrder {
 /// The backlog of one webhook. Every delivery that is pending is one of ready, scheduled, held or in flight.
 #[derive(Debug, Clone)]
 pub struct Backlog {
+    /// When this was true.
+    pub as_of: UnixMillis,
+    pub num: WebhookNum,
     pub webhook: WebhookId,
+    pub tenant: TenantNum,
+    pub name: String,
     pub state: EndpointState,
     /// What keeps its deliveries from flowing, in a sentence; `None` when nothing does.
     pub why: Option<String>,
@@ -57,7 +72,9 @@ pub struct Backlog {
     pub in_flight: u64,
     /// When the oldest pending event was accepted.
     pub oldest_at: Option<UnixMillis>,
+    /// `None` when nothing waits for a moment: something is due or under way, or nothing is pending.
     pub next_attempt_at: Option<UnixMillis>,
+    pub receiver: Receiver,
     pub in_per_second: f64,
     pub out_per_second: f64,
     pub success_5m: Option<f64>,
@@ -71,7 +88,7 @@ pub struct Backlog {
 }
 
 /// The live half of a webhook.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Actor {
     /// Since when; `None` while it sleeps.
     pub since: Option<UnixMillis>,
@@ -81,6 +98,8 @@ pub struct Actor {
     pub window_capacity: usize,
     /// Crashes that count against it.
     pub restarts: u32,
+    /// Where it crashed last, as file and line.
+    pub crash: Option<Arc<str>>,
 }
 
 impl Engine {
@@ -111,118 +130,105 @@ impl Engine {
 
     /// In the order of the numbers given; those that are deleted are left out.
     async fn backlogs_of(&self, nums: &[WebhookNum]) -> Result<Vec<Backlog>, StoreError> {
+        let now = UnixMillis::now();
         let mut summaries = self.inner.store.webhook_summaries(nums).await?;
         let oldest = self.inner.shared.ledger.oldest_of(nums).await?;
         let crashes = self.inner.registry.crashes(nums.to_vec()).await;
+        let mut heads = self.heads(&summaries, now).await?;
+        let mut pausers = self.pausers(&summaries).await?;
+        let healths = summaries.iter().map(|(num, summary)| (*num, summary.health.clone())).collect();
+        let mut receivers = self.receivers_with(nums, healths).await?;
         let mut backlogs = Vec::with_capacity(nums.len());
         for (at, num) in nums.iter().enumerate() {
-            if let Some(summary) = summaries.remove(num) {
-                let oldest_at = oldest.get(num).map(|event| event.accepted_at());
-                backlogs.push(self.backlog_of(summary, oldest_at, crashes.get(at).copied().unwrap_or_default()));
-            }
+            let Some(summary) = summaries.remove(num) else { continue };
+            let receiver = receivers.remove(num).unwrap_or_default();
+            let oldest = oldest.get(num).copied();
+            let known = Known {
+                now,
+                oldest_at: oldest.map(EventSeq::accepted_at),
+                head: heads.remove(num),
+                fate: self.fate(*num, oldest.is_some(), receiver.last_error.as_deref()).await?,
+                paused_by: pausers.remove(&summary.id.to_string()),
+                receiver,
+                crashes: crashes.get(at).copied().unwrap_or_default(),
+            };
+            backlogs.push(self.backlog_of(summary, known));
         }
         Ok(backlogs)
     }
 
-    fn backlog_of(&self, summary: WebhookSummary, oldest_at: Option<UnixMillis>, crashes: Crashes) -> Backlog {
-        let (ledger, now) = (&self.inner.shared.ledger, UnixMillis::now());
-        let num = summary.num;
+    async fn heads(
+        &self,
+        summaries: &HashMap<WebhookNum, WebhookSummary>,
+        now: UnixMillis,
+    ) -> Result<HashMap<WebhookNum, Head>, StoreError> {
+        let ledger = &self.inner.shared.ledger;
+        let owed = summaries.values().filter(|summary| ledger.pending(summary.num) > 0);
+        let (ordered, others): (Vec<_>, Vec<_>) = owed.partition(|summary| policy_of(summary).ordered);
+        let nums =
+            |summaries: Vec<&WebhookSummary>| summaries.into_iter().map(|summary| summary.num).collect::<Vec<_>>();
+        let mut heads = self.inner.store.heads(&nums(others), false, now).await?;
+        heads.extend(self.inner.store.heads(&nums(ordered), true, now).await?);
+        Ok(heads)
+    }
+
+    fn backlog_of(&self, summary: WebhookSummary, known: Known) -> Backlog {
+        let (ledger, num) = (&self.inner.shared.ledger, summary.num);
+        let policy = policy_of(&summary);
         let taken = self.inner.shared.pulses.find(num).map(|pulse| pulse.take());
-        let policy: Policy = serde_json::from_value(summary.policy.clone()).unwrap_or_default();
-        let breaker = taken.and_then(|taken| taken.live.breaker);
+        let breaker = taken.as_ref().and_then(|taken| taken.live.breaker);
         let seen = Seen {
             pending: ledger.pending(num),
-            scheduled: ledger.scheduled(num, now),
-            oldest_at,
-            next_due: summary.next_due,
-            breaker: breaker.unwrap_or_else(|| breaker_of(&policy, summary.health, now)),
+            scheduled: ledger.scheduled(num, known.now),
+            breaker: breaker.unwrap_or_else(|| breaker_of(&policy, summary.health.clone(), known.now)),
+            known,
             policy,
             taken,
-            crashes,
+            node: self.node_now(num),
         };
-        seen.told(&summary)
-    }
-}
-
-/// Everything that was looked at.
-struct Seen {
-    pending: u64,
-    scheduled: u64,
-    oldest_at: Option<UnixMillis>,
-    next_due: Option<UnixMillis>,
-    breaker: View,
-    policy: Policy,
-    taken: Option<Taken>,
-    crashes: Crashes,
-}
-
-impl Seen {
-    fn state(&self, webhook: &WebhookSummary) -> EndpointState {
-        if !webhook.is_active {
-            EndpointState::Inactive
-        } else if webhook.paused_at.is_some() {
-            EndpointState::Paused
-        } else if self.crashes.quarantined {
-            EndpointState::Quarantined
-        } else if self.breaker.state == ViewState::Closed {
-            EndpointState::Active
-        } else {
-            EndpointState::Open
-        }
+        seen.told(summary)
     }
 
-    fn told(self, webhook: &WebhookSummary) -> Backlog {
-        let state = self.state(webhook);
-        let live = self.taken.map(|taken| taken.live).unwrap_or_default();
-        let in_flight = self.pending.min(live.in_flight as u64);
-        let scheduled = self.scheduled.min(self.pending - in_flight);
-        let due = self.pending - in_flight - scheduled;
-        let (ready, held) = if state == EndpointState::Active { (due, 0) } else { (0, due) };
-        let wait = live.limited_until.map(|until| until.saturating_duration_since(std::time::Instant::now()));
-        let throttled_ms = wait.map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
-        let vitals = self.taken.map(|taken| taken.vitals).unwrap_or(Snapshot::NOTHING);
-        let figures = why::Figures { ready, in_flight, throttled_ms };
-        Backlog {
-            webhook: webhook.id,
-            state,
-            why: why::sentence(webhook, state, &self.breaker, self.crashes.recent, figures),
-            pending: self.pending,
-            ready,
-            scheduled,
-            held,
-            in_flight,
-            oldest_at: self.oldest_at,
-            next_attempt_at: self.next_attempt_at(state),
-            in_per_second: vitals.in_per_second,
-            out_per_second: vitals.out_per_second,
-            success_5m: vitals.success_5m,
-            success_1h: vitals.success_1h,
-            latency: vitals.latency,
-            rate_limit: self.policy.rate_limit,
-            throttled_ms,
-            breaker: self.breaker,
-            actor: Actor {
-                since: live.since,
-                mailbox: self.taken.map_or(0, |taken| taken.mailbox),
-                mailbox_capacity: MAILBOX,
-                window: live.window,
-                window_capacity: WINDOW,
-                restarts: self.crashes.recent,
-            },
-        }
+    /// What became of the last failure's delivery, if nothing is pending.
+    async fn fate(
+        &self,
+        webhook: WebhookNum,
+        is_owed: bool,
+        last: Option<&LastError>,
+    ) -> Result<Option<Fate>, StoreError> {
+        let Some(last) = last.filter(|_| !is_owed) else { return Ok(None) };
+        let id = DeliveryId { event: last.event, webhook };
+        let state = self.inner.store.delivery_state(id).await?;
+        Ok(state.map(|state| Fate { id, status: state.status, attempts: state.attempts }))
     }
 
-    /// What is only owed by a fan-out is due since it was accepted.
-    fn next_attempt_at(&self, state: EndpointState) -> Option<UnixMillis> {
-        match state {
-            EndpointState::Paused | EndpointState::Inactive | EndpointState::Quarantined => None,
-            EndpointState::Open => self.breaker.next_probe_at.filter(|_| self.pending > 0),
-            EndpointState::Active => self.next_due.or(self.oldest_at),
+    /// Who paused each of those that are paused, as far as the audit knows.
+    async fn pausers(
+        &self,
+        summaries: &HashMap<WebhookNum, WebhookSummary>,
+    ) -> Result<HashMap<String, String>, StoreError> {
+        let paused = summaries.values().filter(|summary| summary.paused_at.is_some());
+        let paused: Vec<String> = paused.map(|summary| summary.id.to_string()).collect();
+        self.inner.store.last_authors(Action::PauseWebhook, &paused).await
+    }
+
+    /// What keeps this node from sending to a webhook, whatever its endpoint does.
+    fn node_now(&self, num: WebhookNum) -> Node {
+        let shared = &self.inner.shared;
+        let in_memory = payload::in_memory();
+        Node {
+            is_stopping: self.inner.stopping.is_cancelled(),
+            has_lease: shared.tenure.is_held(),
+            serves_it: shared.holding.serves(num),
+            is_behind: self.is_behind(),
+            is_purging: shared.holds.lock().contains_key(&num),
+            tight: shared.is_memory_tight().then_some((in_memory, shared.payload_memory)),
+            permits: shared.permits.view(),
         }
     }
 }
 
-/// An outcome as a word.
-fn word(outcome: Option<OutcomeKind>) -> &'static str {
-    outcome.map_or("unknown", OutcomeKind::as_str)
+/// As the endpoint follows it.
+fn policy_of(summary: &WebhookSummary) -> Policy {
+    serde_json::from_value(summary.policy.clone()).unwrap_or_default()
 }

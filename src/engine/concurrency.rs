@@ -80,6 +80,12 @@ impl Concurrency {
         self.cap.into()
     }
 
+    /// Whether the owner allows no more.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.cap == self.most
+    }
+
     /// What to note with a request that starts now.
     #[must_use]
     pub fn epoch(&self) -> Epoch {

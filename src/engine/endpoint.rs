@@ -24,7 +24,7 @@ use crate::store::journal::{AttemptRecord, Record};
 use crate::store::state::Suspect;
 
 use super::crowd::Member;
-use super::lane::{Effect, Entry, Gauge, HORIZON, Input, Lane, Mode, Now, Reason};
+use super::lane::{Effect, Entry, HORIZON, Input, Lane, Mode, Now, Reason, Said};
 use super::operational::{self, FAILING_EVENT};
 use super::permits::Share;
 use super::pulse::{Live, Pulse};
@@ -91,11 +91,11 @@ pub(super) struct Endpoint {
 impl Endpoint {
     pub(super) fn new(birth: Birth) -> Self {
         let Birth { serving, shared, sender, turns, generation, registry, suspect } = birth;
-        let pulse = shared.pulses.of(serving.num);
+        let (pulse, health) = (shared.pulses.of(serving.num), serving.health.clone());
         let member = shared.crowds.join(serving.tenant);
-        let watch = DeathWatch::new(serving.num, generation, registry);
+        let watch = DeathWatch::new(serving.num, generation, registry, pulse.clone());
         Self {
-            lane: Lane::new(serving.policy.clone(), serving.mode_now(&shared), serving.has_rows, serving.health),
+            lane: Lane::new(serving.policy.clone(), serving.mode_now(&shared), serving.has_rows, health),
             serving,
             shared,
             sender,
@@ -162,14 +162,14 @@ impl Endpoint {
     }
 
     fn show(&self, now: Now) {
-        let Gauge { in_flight, oldest_flight, window, limited_until } = self.lane.gauge();
         let (since, breaker) = (Some(self.born), Some(self.lane.breaker(now.wall)));
-        self.pulse.publish(Live { since, in_flight, oldest_flight, window, breaker, limited_until });
+        self.pulse.publish(Live { since, gauge: self.lane.gauge(), breaker });
     }
 
     fn begin(&self, entry: Entry, share: Share, ctx: &mut Context<Self>) {
         let (event, called) = (entry.event.seq, self.serving.clone());
-        let means = Means { shared: self.shared.clone(), turns: self.turns.clone(), sender: self.sender.clone() };
+        let (shared, turns) = (self.shared.clone(), self.turns.clone());
+        let means = Means { shared, turns, sender: self.sender.clone(), pulse: self.pulse.clone() };
         let run = attempt::run(means, self.serving.clone(), entry, share);
         let ended = AbortOnDrop::spawn(run).into_actor(self).map(move |ended, actor, ctx| match ended {
             Some(Ended::Made(attempted)) => actor.attempted(event, &called, attempted, ctx),
@@ -189,8 +189,10 @@ impl Endpoint {
             Outcome::Gone if called.url != self.serving.url => Outcome::Rejected,
             outcome => outcome.clone(),
         };
-        let took = Duration::from_micros(attempted.report.duration_us.into());
-        self.turn(Input::Finished { event, outcome, took, jitter: rand::random() }, Some(attempted), ctx);
+        let Report { status, error, duration_us, .. } = &attempted.report;
+        let said = Said { status: *status, error: error.clone() };
+        let (took, jitter) = (Duration::from_micros((*duration_us).into()), rand::random());
+        self.turn(Input::Finished { event, outcome, said, took, jitter }, Some(attempted), ctx);
         self.leave_if_it_must();
     }
 

@@ -21,24 +21,27 @@ const FINDING: Duration = Duration::from_secs(10);
 const FIND_POLL: Duration = Duration::from_millis(5);
 
 impl Engine {
-    /// Holds what the webhook is owed, now and from now on. Requests under way end as they would.
-    pub async fn pause(&self, webhook: &Webhook, by: &Author) -> Result<Webhook, EngineError> {
+    /// Holds what the webhook is owed, now and from now on. Requests under way end as they would. Answers whether this
+    /// has changed anything.
+    pub async fn pause(&self, webhook: &Webhook, by: &Author) -> Result<(Webhook, bool), EngineError> {
         if webhook.paused_at.is_some() {
-            return Ok(webhook.clone());
+            return Ok((webhook.clone(), false));
         }
-        self.update_webhook(&Webhook { paused_at: Some(UnixMillis::now()), ..webhook.clone() }, by).await
+        let paused = Webhook { paused_at: Some(UnixMillis::now()), ..webhook.clone() };
+        Ok((self.update_webhook(&paused, by).await?, true))
     }
 
-    /// Lets what it is owed flow again, even from an endpoint that crashed too often.
-    pub async fn resume(&self, webhook: &Webhook, by: &Author) -> Result<Webhook, EngineError> {
+    /// Lets what it is owed flow again, even from an endpoint that crashed too often. Answers whether this has changed
+    /// anything.
+    pub async fn resume(&self, webhook: &Webhook, by: &Author) -> Result<(Webhook, bool), EngineError> {
         if webhook.paused_at.is_none() {
             self.enter(by, Action::ResumeWebhook, webhook).await?;
         }
-        self.inner.registry.release(webhook.num).await;
+        let was_quarantined = self.inner.registry.release(webhook.num).await;
         if webhook.paused_at.is_none() {
-            return Ok(webhook.clone());
+            return Ok((webhook.clone(), was_quarantined));
         }
-        self.update_webhook(&Webhook { paused_at: None, ..webhook.clone() }, by).await
+        Ok((self.update_webhook(&Webhook { paused_at: None, ..webhook.clone() }, by).await?, true))
     }
 
     /// Lets the endpoint find out now whether its receiver is back: the next delivery is the probe.

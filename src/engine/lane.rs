@@ -29,7 +29,7 @@ use self::window::{FEW, Key, Window};
 
 pub use self::entry::Entry;
 pub use self::health::{SLOW, breaker_of};
-pub use self::protocol::{Detached, Effect, Gauge, Input, Mode, Now, Reason};
+pub use self::protocol::{Detached, Effect, Gauge, Input, Mode, Now, Reason, Said};
 pub use self::window::WINDOW;
 
 /// How long before it falls due a row is wanted in memory, so that the lane keeps its time.
@@ -79,8 +79,8 @@ impl Lane {
             Input::Offer(entry) => self.offer(entry, now, effects),
             Input::Loaded { entries, next } => self.loaded(entries, next, now, effects),
             Input::LoadFailed => self.window.load_failed(),
-            Input::Finished { event, outcome, took, jitter } => {
-                self.finished(event, &outcome, (took, jitter), now, effects);
+            Input::Finished { event, outcome, said, took, jitter } => {
+                self.finished((event, &outcome, said), (took, jitter), now, effects);
             }
             Input::NotSent { event } => {
                 self.receiver.not_sent(event);
@@ -177,7 +177,8 @@ impl Lane {
     #[must_use]
     pub fn gauge(&self) -> Gauge {
         let (in_flight, oldest_flight) = (self.in_flight.len(), self.in_flight.oldest());
-        Gauge { in_flight, oldest_flight, window: self.window.len(), limited_until: self.limited_until }
+        let (window, limited_until, cap) = (self.window.len(), self.limited_until, self.cap());
+        self.receiver.shown(Gauge { in_flight, oldest_flight, window, limited_until, cap, ..Gauge::default() })
     }
 
     #[must_use]
@@ -414,8 +415,7 @@ impl Lane {
 
     fn finished(
         &mut self,
-        event: EventSeq,
-        outcome: &Outcome,
+        (event, outcome, said): (EventSeq, &Outcome, Said),
         (took, jitter): (Duration, f64),
         now: Now,
         effects: &mut Vec<Effect>,
@@ -430,7 +430,7 @@ impl Lane {
         }
         let again = (state.status == Status::Pending).then(|| entry.event.clone());
         effects.push(Effect::Settle { entry, state });
-        self.learn(Ended { event, outcome, took, jitter, in_flight, epoch }, gone, now, effects);
+        self.learn(Ended { event, outcome, said, took, jitter, in_flight, epoch }, gone, now, effects);
         if let Some(event) = again
             && self.mode == Mode::Open
         {

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -11,6 +12,7 @@ use crate::clock::UnixMillis;
 use crate::delivery::breaker::View as BreakerView;
 use crate::id::WebhookNum;
 
+use super::lane::Gauge;
 use super::vitals::{Snapshot, Vitals};
 
 /// The pulses of endpoints that have lived lately.
@@ -22,32 +24,71 @@ pub(super) struct Pulses {
 pub(super) struct Pulse {
     origin: Instant,
     inner: Mutex<Inner>,
+    /// Requests that wait, by [`Stage`].
+    waits: [AtomicU32; STAGES],
 }
 
 struct Inner {
     vitals: Vitals,
     live: Live,
     offers: u32,
+    last_success_at: Option<UnixMillis>,
+    /// Where it crashed last.
+    crash: Option<Arc<str>>,
+}
+
+/// What a request may have to wait for before it is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// A place among all requests.
+    Permit,
+    /// Room for its outcome in the journal.
+    Journal,
+    /// The node's lease.
+    Lease,
+    /// A file descriptor.
+    Descriptor,
+}
+
+const STAGES: usize = 4;
+
+/// How many requests wait at each [`Stage`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Waits {
+    pub(super) permit: u32,
+    pub(super) journal: u32,
+    pub(super) lease: u32,
+    pub(super) descriptor: u32,
+}
+
+/// A request waits as long as this lives.
+pub(super) struct Waiting {
+    pulse: Arc<Pulse>,
+    stage: Stage,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.pulse.waits[self.stage as usize].fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The state of the actor, while there is one.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Live {
     /// `None`: it sleeps.
     pub(super) since: Option<UnixMillis>,
-    pub(super) in_flight: usize,
-    /// Since when the request that takes longest is under way.
-    pub(super) oldest_flight: Option<Instant>,
-    pub(super) window: usize,
+    pub(super) gauge: Gauge,
     pub(super) breaker: Option<BreakerView>,
-    /// When its limiter lets the next one through.
-    pub(super) limited_until: Option<Instant>,
 }
 
 /// A pulse as it was taken.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Taken {
     pub(super) live: Live,
+    pub(super) waits: Waits,
+    pub(super) last_success_at: Option<UnixMillis>,
+    pub(super) crash: Option<Arc<str>>,
     pub(super) mailbox: u32,
     pub(super) vitals: Snapshot,
 }
@@ -61,8 +102,8 @@ impl Pulses {
     pub(super) fn of(&self, num: WebhookNum) -> Arc<Pulse> {
         let fresh = || {
             let vitals = Vitals::new(self.origin.elapsed());
-            let inner = Inner { vitals, live: Live::default(), offers: 0 };
-            Arc::new(Pulse { origin: self.origin, inner: Mutex::new(inner) })
+            let inner = Inner { vitals, live: Live::default(), offers: 0, last_success_at: None, crash: None };
+            Arc::new(Pulse { origin: self.origin, inner: Mutex::new(inner), waits: Default::default() })
         };
         self.of.lock().entry(num).or_insert_with(fresh).clone()
     }
@@ -83,7 +124,7 @@ impl Pulses {
     /// Endpoints with requests under way, and since when the one that takes longest is.
     pub(super) fn oldest_flights(&self) -> Vec<(WebhookNum, Instant)> {
         let of = self.of.lock();
-        of.iter().filter_map(|(num, pulse)| Some((*num, pulse.inner.lock().live.oldest_flight?))).collect()
+        of.iter().filter_map(|(num, pulse)| Some((*num, pulse.inner.lock().live.gauge.oldest_flight?))).collect()
     }
 
     /// Forgets endpoints that sleep and have done nothing for an hour.
@@ -91,7 +132,7 @@ impl Pulses {
         let now = self.origin.elapsed();
         self.of.lock().retain(|_, pulse| {
             let inner = pulse.inner.lock();
-            inner.live.since.is_some() || !inner.vitals.is_stale(now)
+            inner.live.since.is_some() || inner.crash.is_some() || !inner.vitals.is_stale(now)
         });
     }
 }
@@ -125,6 +166,9 @@ impl Pulse {
         let now = self.now();
         let mut inner = self.inner.lock();
         inner.vitals.answered(latency, ok, now);
+        if ok {
+            inner.last_success_at = Some(UnixMillis::now());
+        }
         if settled {
             inner.vitals.settled(now);
         }
@@ -140,9 +184,28 @@ impl Pulse {
         (inner.live, inner.offers) = (Live::default(), 0);
     }
 
+    /// The actor ends because of this.
+    pub(super) fn crashed(&self, place: Arc<str>) {
+        self.inner.lock().crash = Some(place);
+    }
+
+    /// A request waits for something.
+    pub(super) fn waits_for(self: &Arc<Self>, stage: Stage) -> Waiting {
+        self.waits[stage as usize].fetch_add(1, Ordering::Relaxed);
+        Waiting { pulse: self.clone(), stage }
+    }
+
     pub(super) fn take(&self) -> Taken {
         let now = self.now();
+        let at = |stage: Stage| self.waits[stage as usize].load(Ordering::Relaxed);
+        let waits = Waits {
+            permit: at(Stage::Permit),
+            journal: at(Stage::Journal),
+            lease: at(Stage::Lease),
+            descriptor: at(Stage::Descriptor),
+        };
         let inner = self.inner.lock();
-        Taken { live: inner.live, mailbox: inner.offers, vitals: inner.vitals.snapshot(now) }
+        let (live, last_success_at, crash) = (inner.live.clone(), inner.last_success_at, inner.crash.clone());
+        Taken { live, waits, last_success_at, crash, mailbox: inner.offers, vitals: inner.vitals.snapshot(now) }
     }
 }

@@ -454,9 +454,11 @@ impl Handler<Crashed> for Registry {
 
     fn handle(&mut self, Crashed(nums): Crashed, _: &mut Self::Context) -> Self::Result {
         let crashes = |num| match self.endpoints.get(&num) {
-            Some(known) => {
-                Crashes { recent: known.restarts.recent(), quarantined: matches!(known.life, Life::Quarantined) }
-            }
+            Some(known) => Crashes {
+                recent: known.restarts.recent(),
+                resting: matches!(known.life, Life::Resting),
+                quarantined: matches!(known.life, Life::Quarantined),
+            },
             None => Crashes::default(),
         };
         MessageResult(nums.into_iter().map(crashes).collect())

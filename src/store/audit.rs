@@ -3,12 +3,15 @@
 //! What goes through the journal or through endpoints and not through a change of configuration is entered before it is
 //! begun: nothing is done without a row, and a row may be of something that then could not be done.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 
 use entity::audit::{ActiveModel, Column, Entity, Model};
 use entity::tenant;
-use sea_orm::{ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Set};
+use sea_orm::{
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Set,
+};
 
 use crate::clock::UnixMillis;
 use crate::id::{KeyId, SessionId, TenantId, TenantNum};
@@ -16,6 +19,9 @@ use crate::id::{KeyId, SessionId, TenantId, TenantNum};
 use super::dialect::is_one_of;
 use super::page::LOOKS;
 use super::{Page, Store, StoreError};
+
+/// Subjects of one statement.
+const SUBJECTS: usize = 500;
 
 /// Who asks for a change, and from where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -237,8 +243,28 @@ impl Store {
         Ok(query.offset(LOOKS).limit(1).into_tuple().one(self.readers()).await?)
     }
 
-    /// Also of deleted ones.
-    pub(super) async fn tenant_ids(&self, mut nums: Vec<i64>) -> Result<Vec<(i64, TenantId)>, StoreError> {
+    /// Who did this to each of these subjects last.
+    pub async fn last_authors(
+        &self,
+        action: Action,
+        subjects: &[String],
+    ) -> Result<HashMap<String, String>, StoreError> {
+        let mut authors = HashMap::with_capacity(subjects.len());
+        for some in subjects.chunks(SUBJECTS) {
+            let newest = Entity::find()
+                .select_only()
+                .expr(Column::Num.max())
+                .filter(Column::Action.eq(action.as_str()))
+                .filter(Column::Subject.is_in(some))
+                .group_by(Column::Subject);
+            let rows = Entity::find().filter(Column::Num.in_subquery(newest.into_query())).all(self.readers()).await?;
+            authors.extend(rows.into_iter().map(|row| (row.subject, row.author)));
+        }
+        Ok(authors)
+    }
+
+    /// The ids of these tenants, also of deleted ones.
+    pub async fn tenant_ids(&self, mut nums: Vec<i64>) -> Result<Vec<(i64, TenantId)>, StoreError> {
         nums.sort_unstable();
         nums.dedup();
         let rows: Vec<(i64, Vec<u8>)> = tenant::Entity::find()

@@ -1,6 +1,7 @@
 //! Deliveries and attempts, read. The journal writes them.
 
 mod attempts;
+mod head;
 mod list;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use super::{Store, StoreError, dialect, payload};
 use self::list::{ListQuery, Source};
 
 pub use self::attempts::{LISTED_BODY, LastAttempt};
+pub use self::head::{COUNTED, Head};
 
 /// Where a delivery stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -391,11 +393,7 @@ impl Store {
         row.map(|row| due_of(self, row)).transpose()
     }
 
-    pub(super) async fn first_due_after(
-        &self,
-        webhook: WebhookNum,
-        after: UnixMillis,
-    ) -> Result<Option<UnixMillis>, StoreError> {
+    async fn first_due_after(&self, webhook: WebhookNum, after: UnixMillis) -> Result<Option<UnixMillis>, StoreError> {
         let sql = "SELECT next_at AS num FROM delivery WHERE status = 0 AND webhook_num = $1 AND next_at > $2 \
                    ORDER BY next_at LIMIT 1";
         let statement = Statement::from_sql_and_values(self.backend(), sql, [webhook.0.into(), after.0.into()]);

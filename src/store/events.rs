@@ -4,7 +4,8 @@ use bytes::Bytes;
 use entity::event::{Column, Entity};
 use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, Select,
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect,
+    Select, Statement,
 };
 
 use crate::clock::UnixMillis;
@@ -92,9 +93,16 @@ fn without_bodies() -> Select<Entity> {
 /// Which events a list shows.
 #[derive(Debug, Clone, Default)]
 pub struct EventFilter {
+    /// The id that its publisher gave it.
+    pub caller_id: Option<String>,
     pub kind: Option<String>,
     pub since: Option<UnixMillis>,
     pub until: Option<UnixMillis>,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct CallerRow {
+    event_seq: i64,
 }
 
 /// The key of the newest event that can be seen from there; zero when there is none.
@@ -122,6 +130,12 @@ impl Store {
         newest_event(self.readers()).await
     }
 
+    async fn event_of_caller(&self, tenant: TenantNum, caller_id: &str) -> Result<Option<i64>, StoreError> {
+        let sql = "SELECT event_seq FROM event_caller_id WHERE tenant_num = $1 AND caller_id = $2";
+        let statement = Statement::from_sql_and_values(self.backend(), sql, [tenant.0.into(), caller_id.into()]);
+        Ok(CallerRow::find_by_statement(statement).one(self.readers()).await?.map(|row| row.event_seq))
+    }
+
     /// Newest first, those below `before`. Of a rare type those among the next [`LOOKS`] events.
     pub async fn events(
         &self,
@@ -139,6 +153,12 @@ impl Store {
         let within = bounds.into_iter().flatten().fold(Condition::all(), Condition::add);
         let mut query = without_bodies().filter(within.clone()).order_by_desc(Column::Seq);
         let mut floor = None;
+        if let Some(caller_id) = &filter.caller_id {
+            match self.event_of_caller(tenant, caller_id).await? {
+                Some(seq) => query = query.filter(Column::Seq.eq(seq)),
+                None => return Ok(Page { items: Vec::new(), next: None }),
+            }
+        }
         if let Some(kind) = &filter.kind {
             floor = self.event_after_looks(within).await?;
             query = query.filter(Column::Kind.eq(kind)).filter(Column::Seq.gte(floor.unwrap_or(i64::MIN)));

@@ -1,16 +1,20 @@
 //! What endpoints have learnt of their receivers, kept over restarts. The journal writes it; what it means is not the
 //! store's business.
 
-use entity::endpoint_health::{Entity, Model};
-use sea_orm::{ConnectionTrait, EntityTrait};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use entity::endpoint_health::{Column, Entity, Model};
+use sea_orm::{ConnectionTrait, EntityTrait, QueryFilter};
 
 use crate::clock::UnixMillis;
-use crate::id::WebhookNum;
+use crate::id::{EventSeq, WebhookNum};
 
-use super::StoreError;
+use super::dialect::is_one_of;
+use super::{Store, StoreError};
 
 /// The default is an endpoint that has seen no failure.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health {
     pub consecutive_failures: u32,
     pub openings: u16,
@@ -22,10 +26,27 @@ pub struct Health {
     pub failing_since: Option<UnixMillis>,
     /// When the owner was warned that it will be switched off.
     pub warned_at: Option<UnixMillis>,
+    /// Kept when the receiver succeeds again.
+    pub last_error: Option<Arc<LastError>>,
+    /// As of the last save: a success by itself saves nothing.
+    pub last_success_at: Option<UnixMillis>,
+}
+
+/// The last request that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastError {
+    pub at: UnixMillis,
+    /// The outcome's code.
+    pub outcome: i16,
+    pub status: Option<u16>,
+    pub error: Option<String>,
+    /// Of which event's delivery.
+    pub event: EventSeq,
 }
 
 impl From<Model> for Health {
     fn from(row: Model) -> Self {
+        let last_error = last_error_of(&row).map(Arc::new);
         let Model { webhook_num: _, consecutive_failures, openings, open_until, opened_at, last_failure, .. } = row;
         Self {
             consecutive_failures: u32::try_from(consecutive_failures).unwrap_or(u32::MAX),
@@ -35,7 +56,30 @@ impl From<Model> for Health {
             last_failure,
             failing_since: row.failing_since.map(UnixMillis),
             warned_at: row.warned_at.map(UnixMillis),
+            last_error,
+            last_success_at: row.last_success_at.map(UnixMillis),
         }
+    }
+}
+
+/// A row of an older version has none.
+fn last_error_of(row: &Model) -> Option<LastError> {
+    Some(LastError {
+        at: UnixMillis(row.last_error_at?),
+        outcome: row.last_error_outcome?,
+        status: row.last_error_status.map(i16::cast_unsigned),
+        error: row.last_error_text.clone(),
+        event: EventSeq(row.last_error_event?),
+    })
+}
+
+impl Store {
+    /// What is kept of these webhooks' receivers.
+    pub async fn healths(&self, nums: &[WebhookNum]) -> Result<HashMap<WebhookNum, Health>, StoreError> {
+        let nums: Vec<i64> = nums.iter().map(|num| num.0).collect();
+        let query = Entity::find().filter(is_one_of(self.backend(), Column::WebhookNum, &nums));
+        let rows = query.all(self.readers()).await?;
+        Ok(rows.into_iter().map(|row| (WebhookNum(row.webhook_num), Health::from(row))).collect())
     }
 }
 

@@ -37,6 +37,8 @@ fn servings_sql(backend: DbBackend) -> String {
     format!(
         "SELECT {columns}, s.sealed, s.created_at AS made_at, s.expires_at, h.webhook_num, h.consecutive_failures, h.openings, \
          h.open_until, h.opened_at, h.last_failure, h.failing_since, h.warned_at, \
+         h.last_error_at, h.last_error_outcome, h.last_error_status, h.last_error_text, h.last_error_event, \
+         h.last_success_at, \
          EXISTS (SELECT 1 FROM delivery d WHERE d.status = 0 AND d.webhook_num = w.num) AS has_pending_rows \
          FROM webhook w \
          LEFT JOIN webhook_secret s ON s.webhook_num = w.num AND (s.expires_at IS NULL OR s.expires_at > $2) \

@@ -224,7 +224,6 @@ async fn slow_lists_keep_no_delivery_waiting(on: On) {
         store.servings(&[webhook.num], now).await?;
         store.webhooks_with_due(now).await?;
         store.ledger(&ShardNum::all().collect::<Vec<_>>(), now).await?;
-        store.first_due_after(webhook.num, now).await?;
         store.due(&world.holding, webhook.num, wanted(now, false)).await
     };
     let read = tokio::time::timeout(Duration::from_secs(10), reads).await;

@@ -1,5 +1,6 @@
 //! What waits for an endpoint, and what an operator does about it: look, pause, resume, purge, probe.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -162,8 +163,11 @@ async fn a_receiver_that_only_fails_is_left_alone_and_probed_when_asked() {
     for _ in 0..6 {
         world.publish("message.sent").await;
     }
-    let open = backlog_when(&world, &hook, "the breaker opens", |backlog| backlog["state"] == "open").await;
-    assert!(open["why"].as_str().is_some_and(|why| why.contains("breaker open after 3 failures (rejected)")), "{open}");
+    let open = backlog_when(&world, &hook, "the breaker opens", |backlog| backlog["state"] == "circuit_open").await;
+    assert!(
+        open["why"].as_str().is_some_and(|why| why.contains("breaker open after 3 failures, the last rejected (500)")),
+        "{open}"
+    );
     assert_eq!((&open["pending"], &open["breaker"]["state"]), (&json!(6), &json!("open")));
     assert_eq!(open["nextAttemptAt"], open["breaker"]["nextProbeAt"]);
 
@@ -171,7 +175,7 @@ async fn a_receiver_that_only_fails_is_left_alone_and_probed_when_asked() {
     world.restart().await;
     let asked = hook.requests().len();
     let open = backlog_when(&world, &hook, "all are pending", |backlog| backlog["pending"] == 6).await;
-    assert_eq!(open["state"], "open", "a restart does not close it");
+    assert_eq!(open["state"], "circuit_open", "a restart does not close it");
     let same = json!({"events": ["call.*"], "retryPolicy": quick_retries(10)});
     let control = world.hook(Receiver::status(500), same).await;
     world.publish("call.ringing").await;
@@ -180,7 +184,7 @@ async fn a_receiver_that_only_fails_is_left_alone_and_probed_when_asked() {
 
     world.client().act(&hook.path("/probe")).await.expect(200);
     hook.saw(asked + 1).await;
-    backlog_when(&world, &hook, "the failed probe opens it again", |backlog| backlog["state"] == "open").await;
+    backlog_when(&world, &hook, "the failed probe opens it again", |backlog| backlog["state"] == "circuit_open").await;
     assert_eq!(hook.requests().len(), asked + 1, "a probe is one request");
 
     answer.store(200, Ordering::Relaxed);
@@ -197,11 +201,11 @@ async fn a_test_and_a_manual_retry_pass_an_open_breaker() {
     let hook = world.hook(receiver, json!({"breaker": breaker})).await;
     let event = world.publish("message.sent").await;
     let waiting = world.delivery_when(&event, "it failed once", |d| each_attempt(d, "number").len() == 1).await;
-    backlog_when(&world, &hook, "the breaker opens", |backlog| backlog["state"] == "open").await;
+    backlog_when(&world, &hook, "the breaker opens", |backlog| backlog["state"] == "circuit_open").await;
 
     let tested = world.client().act(&hook.path("/test")).await.expect(200);
     assert_eq!(tested["attempt"]["statusCode"], 500);
-    assert_eq!(backlog(&world, &hook).await["state"], "open");
+    assert_eq!(backlog(&world, &hook).await["state"], "circuit_open");
 
     answer.store(200, Ordering::Relaxed);
     world.client().act(&format!("/deliveries/{}/retry", text(&waiting, "id"))).await.succeeded();
@@ -241,4 +245,118 @@ async fn the_worst_backlogs_come_first() {
     let engine = world.admin().get("/engine").await.expect(200);
     assert_eq!((&engine["backlog"]["pending"], &engine["backlog"]["webhooks"]), (&json!(4), &json!(2)));
     world.client().get("/engine").await.problem(403);
+}
+
+on_both!(a_retry_is_ready_when_it_is_due_and_not_before);
+async fn a_retry_is_ready_when_it_is_due_and_not_before() {
+    let world = World::start().await;
+    let policy = json!({"maxRetries": 1, "backoffStrategy": "schedule", "scheduleSeconds": [3]});
+    let hook = world.hook(Receiver::status(500), json!({"retryPolicy": policy})).await;
+    world.publish("message.sent").await;
+    backlog_when(&world, &hook, "it waits for its retry", |backlog| backlog["scheduled"] == 1).await;
+
+    let looks = Cell::new(0);
+    let done = backlog_when(&world, &hook, "the retry is made", |backlog| {
+        let is_waiting = backlog["scheduled"] == 1;
+        if is_waiting {
+            looks.set(looks.get() + 1);
+            assert!(backlog["nextAttemptAt"].as_str() > backlog["asOf"].as_str(), "{backlog}");
+            assert_eq!(backlog["ready"], 0, "{backlog}");
+        }
+        !is_waiting
+    });
+    let done = done.await;
+
+    assert!(looks.get() > 10);
+    assert_eq!(done["ready"], 0, "it is under way or at its end: {done}");
+}
+
+on_both!(a_backlog_drains_no_faster_than_its_rate_limit_and_not_at_all_where_nothing_flows);
+async fn a_backlog_drains_no_faster_than_its_rate_limit_and_not_at_all_where_nothing_flows() {
+    let world = World::start().await;
+    let limit = json!({"requests": 1, "perSeconds": 10, "burst": 20});
+    let hook = world.hook(Receiver::ok(), json!({"rateLimit": limit})).await;
+    for _ in 0..50 {
+        world.publish("message.sent").await;
+    }
+
+    let limited = backlog_when(&world, &hook, "the burst is sent", |backlog| backlog["pending"] == 30).await;
+    let eta = limited["rates"]["drainEtaSeconds"].as_f64().expect("a time");
+    world.client().act(&hook.path("/pause")).await.expect(200);
+    let paused = backlog_when(&world, &hook, "it is paused", |backlog| backlog["state"] == "paused").await;
+
+    assert!(eta >= 300.0, "30 deliveries take 300 s: {limited}");
+    assert_eq!(paused["rates"]["drainEtaSeconds"], Value::Null);
+}
+
+on_both!(the_last_error_and_the_last_success_are_told_and_survive_a_restart);
+async fn the_last_error_and_the_last_success_are_told_and_survive_a_restart() {
+    let mut world = World::start().await;
+    let (receiver, answer) = told(200);
+    let hook = world.hook(receiver, json!({"retryPolicy": {"maxRetries": 0}})).await;
+    let read = async |world: &World| world.client().get(&hook.path("")).await.expect(200);
+    let new = read(&world).await;
+    assert_eq!([&new["lastError"], &new["failingSince"], &new["lastSuccessAt"]], [&Value::Null; 3]);
+    let good = world.publish("message.sent").await;
+    world.settled(&good).await;
+    assert!(read(&world).await["lastSuccessAt"].is_string());
+
+    answer.store(503, Ordering::Relaxed);
+    let bad = world.publish("message.sent").await;
+    let failed = world.settled(&bad).await;
+    let shown = read(&world).await;
+
+    let error = &shown["lastError"];
+    assert_eq!((&error["outcome"], &error["statusCode"]), (&json!("rejected"), &json!(503)));
+    assert_eq!(error["deliveryId"], failed["id"]);
+    assert_eq!(shown["failingSince"], error["at"]);
+    assert!(shown["lastSuccessAt"].as_str() < error["at"].as_str(), "{shown}");
+    let of = |body: &Value| ["lastError", "failingSince", "lastSuccessAt"].map(|field| body[field].clone());
+    assert_eq!(of(&backlog(&world, &hook).await), of(&shown));
+    let listed = world.client().walk("/webhooks").await;
+    assert_eq!(of(&listed[0]), of(&shown));
+    world.stop().await;
+    world.restart().await;
+    assert_eq!(of(&read(&world).await), of(&shown));
+    assert_eq!(of(&backlog(&world, &hook).await), of(&shown));
+
+    answer.store(200, Ordering::Relaxed);
+    let good = world.publish("message.sent").await;
+    world.settled(&good).await;
+    let well = read(&world).await;
+    assert_eq!((&well["failingSince"], &well["lastError"]), (&Value::Null, error), "the last error is kept");
+    assert!(well["lastSuccessAt"].as_str() > error["at"].as_str(), "{well}");
+}
+
+on_both!(pause_and_resume_say_whether_they_had_an_effect);
+async fn pause_and_resume_say_whether_they_had_an_effect() {
+    let world = World::start().await;
+    let hook = world.hook(Receiver::ok(), json!({})).await;
+    let act = async |action: &str| {
+        let body = world.client().act(&hook.path(action)).await.expect(200);
+        assert_eq!(body["id"], hook.id);
+        (body["changed"].clone(), body["state"].clone(), body["why"].is_string())
+    };
+    let is = |changed: bool, state: &str, has_cause: bool| (json!(changed), json!(state), has_cause);
+
+    assert_eq!(act("/resume").await, is(false, "active", false));
+    assert_eq!(act("/pause").await, is(true, "paused", true));
+    assert_eq!(act("/pause").await, is(false, "paused", true));
+    assert_eq!(act("/resume").await, is(true, "active", false));
+    world.client().patch(&hook.path(""), &json!({"isActive": false})).await.expect(200);
+    assert_eq!(act("/resume").await, is(false, "inactive", true));
+}
+
+on_both!(a_backlog_says_whose_it_is);
+async fn a_backlog_says_whose_it_is() {
+    let world = World::start().await;
+    let hook = world.hook(Receiver::ok(), json!({"name": "Orders"})).await;
+    world.client().act(&hook.path("/pause")).await.expect(200);
+    world.publish("message.sent").await;
+    backlog_when(&world, &hook, "it is held", |backlog| backlog["held"] == 1).await;
+
+    for client in [world.client(), &world.admin()] {
+        let listed = client.walk("/backlogs").await;
+        assert_eq!((&listed[0]["name"], &listed[0]["tenantId"]), (&json!("Orders"), &json!(world.tenant.id)));
+    }
 }

@@ -99,6 +99,27 @@ async fn a_cancelled_delivery_is_not_tried_again() {
     assert_eq!(hook.statuses(), [500]);
 }
 
+on_both!(what_is_due_or_under_way_has_no_next_attempt_and_what_is_sent_again_is_not_settled);
+async fn what_is_due_or_under_way_has_no_next_attempt_and_what_is_sent_again_is_not_settled() {
+    let world = World::start().await;
+    let script = |request| if request == 0 { Reply::Status(500) } else { Reply::Hang };
+    let settings = json!({"maxInFlight": 1, "timeoutMs": 30_000, "retryPolicy": {"maxRetries": 0}});
+    let hook = world.hook(Receiver::says(script), settings).await;
+    let event = world.publish("message.sent").await;
+    let failed = world.settled(&event).await;
+
+    let retried = world.client().act(&action(&failed, "retry")).await.succeeded();
+    hook.receiver.was_asked(2).await;
+    world.publish("message.sent").await;
+    let waiting = world.client().walk("/deliveries?status=pending").await;
+
+    let under_way = world.delivery(&text(&failed, "id")).await;
+    for delivery in waiting.iter().chain([&retried["delivery"], &under_way]) {
+        assert_eq!(delivery["status"], "pending", "{delivery}");
+        assert!(delivery["settledAt"].is_null() && delivery["nextAttemptAt"].is_null(), "{delivery}");
+    }
+}
+
 on_both!(a_finished_delivery_cannot_be_cancelled);
 async fn a_finished_delivery_cannot_be_cancelled() {
     let (world, _hook) = World::with_webhook(Receiver::ok()).await;

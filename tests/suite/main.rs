@@ -86,3 +86,4 @@ mod slowness;
 mod startup;
 mod versions;
 mod webhooks;
+mod why;

@@ -290,3 +290,20 @@ fn types_seen(hook: &Hook) -> BTreeSet<String> {
 fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
 }
+
+on_both!(an_event_is_found_by_the_id_that_its_publisher_gave_it);
+async fn an_event_is_found_by_the_id_that_its_publisher_gave_it() {
+    let world = World::start().await;
+    let mine = world.publish_with(&json!({"event": "order.paid", "id": "order 17/ä", "data": {}})).await;
+    world.publish_with(&json!({"event": "order.paid", "id": "order 18", "data": {}})).await;
+
+    let found = async |query: &str| world.client().walk(&format!("/events?{query}")).await;
+    let by_id = found("callerId=order%2017%2F%C3%A4").await;
+
+    assert_eq!((by_id.len(), &by_id[0]["id"], &by_id[0]["callerId"]), (1, &json!(mine.id), &json!("order 17/ä")));
+    assert_eq!(found("callerId=order%2018&event=order.paid").await.len(), 1);
+    assert_eq!(found("callerId=order%2018&event=order.lost").await.len(), 0);
+    assert_eq!(found("callerId=order%2019").await.len(), 0);
+    let other = world.another_tenant().await;
+    assert!(other.client.walk("/events?callerId=order%2018").await.is_empty());
+}

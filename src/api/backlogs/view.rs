@@ -5,9 +5,11 @@ use std::time::Duration;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::api::problem::Problem;
+use crate::api::receiver::ReceiverFields;
 use crate::clock::UnixMillis;
 use crate::engine::{Actor, Backlog, BreakerState, BreakerView, EndpointState, Percentiles, RateLimit};
-use crate::id::WebhookId;
+use crate::id::{TenantId, WebhookId};
 
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -15,9 +17,13 @@ use crate::id::WebhookId;
 pub(in crate::api) struct BacklogView {
     #[schema(value_type = String)]
     webhook_id: WebhookId,
-    /// `active`, `paused`, `inactive`, `open` or `quarantined`
+    /// Of the webhook.
+    name: String,
+    #[schema(value_type = String)]
+    tenant_id: TenantId,
+    /// `active`, `paused`, `inactive`, `circuit_open` or `quarantined`
     state: &'static str,
-    /// What keeps its deliveries from flowing; null when nothing does.
+    /// What keeps its deliveries from flowing, and what ends that; null when nothing does.
     why: Option<String>,
     /// Deliveries that it is owed: ready + scheduled + held + inFlight.
     pending: u64,
@@ -25,14 +31,17 @@ pub(in crate::api) struct BacklogView {
     ready: u64,
     /// They wait for a retry.
     scheduled: u64,
-    /// Due, and kept back by the state.
+    /// Due, and kept back: by the state, or in strict order behind one that waits for its retry.
     held: u64,
     in_flight: u64,
     #[schema(value_type = Option<String>, format = DateTime)]
     oldest_pending_at: Option<UnixMillis>,
     oldest_pending_age_ms: Option<u64>,
+    /// Never in the past; null when something is due or under way, or nothing will start by itself.
     #[schema(value_type = Option<String>, format = DateTime)]
     next_attempt_at: Option<UnixMillis>,
+    #[serde(flatten)]
+    receiver: ReceiverFields,
     rates: RatesView,
     latency_ms: Option<LatencyView>,
     success_rate: SuccessView,
@@ -51,7 +60,7 @@ pub(in crate::api) struct BacklogView {
 struct RatesView {
     in_per_second: f64,
     out_per_second: f64,
-    /// Until nothing is pending, if both go on like this; null when it does not shrink.
+    /// Until what is pending now is sent, at this rate out, or at the rate limit if that is lower; null when nothing flows.
     drain_eta_seconds: Option<f64>,
 }
 
@@ -107,7 +116,8 @@ struct ActorView {
     window: usize,
     window_capacity: usize,
     restarts: u32,
-    last_restart_reason: Option<&'static str>,
+    /// `panicked`, and where.
+    last_restart_reason: Option<String>,
     #[schema(value_type = Option<String>, format = DateTime)]
     started_at: Option<UnixMillis>,
     /// The process that serves the webhook.
@@ -116,10 +126,12 @@ struct ActorView {
 
 impl BacklogView {
     /// `node`: who serves the webhook, and says this.
-    pub(super) fn new(backlog: Backlog, node: &str) -> Self {
-        let age = backlog.oldest_at.map(|at| millis(UnixMillis::now().since(at)));
-        Self {
+    pub(super) fn new(backlog: Backlog, tenant: TenantId, node: &str) -> Result<Self, Problem> {
+        let age = backlog.oldest_at.map(|at| millis(backlog.as_of.since(at)));
+        Ok(Self {
+            receiver: ReceiverFields::new(backlog.num, &backlog.receiver)?,
             webhook_id: backlog.webhook,
+            tenant_id: tenant,
             state: word(backlog.state),
             pending: backlog.pending,
             ready: backlog.ready,
@@ -144,9 +156,10 @@ impl BacklogView {
                 .map(|limit| LimiterView { limit_per_second: per_second(limit), throttled_ms: backlog.throttled_ms }),
             breaker: backlog.breaker.into(),
             actor: ActorView::new(backlog.actor, node),
-            as_of: UnixMillis::now(),
+            as_of: backlog.as_of,
             why: backlog.why,
-        }
+            name: backlog.name,
+        })
     }
 }
 
@@ -166,7 +179,8 @@ impl From<BreakerView> for BreakerShown {
 
 impl ActorView {
     fn new(actor: Actor, node: &str) -> Self {
-        let Actor { since, mailbox, mailbox_capacity, window, window_capacity, restarts } = actor;
+        let Actor { since, mailbox, mailbox_capacity, window, window_capacity, restarts, crash } = actor;
+        let reason = || crash.map_or_else(|| "panicked".to_owned(), |place| format!("panicked at {place}"));
         Self {
             live: since.is_some(),
             mailbox,
@@ -174,19 +188,19 @@ impl ActorView {
             window,
             window_capacity,
             restarts,
-            last_restart_reason: (restarts > 0).then_some("panicked"),
+            last_restart_reason: (restarts > 0).then(reason),
             started_at: since,
             node: node.to_owned(),
         }
     }
 }
 
-fn word(state: EndpointState) -> &'static str {
+pub(in crate::api) fn word(state: EndpointState) -> &'static str {
     match state {
         EndpointState::Active => "active",
         EndpointState::Paused => "paused",
         EndpointState::Inactive => "inactive",
-        EndpointState::Open => "open",
+        EndpointState::Open => "circuit_open",
         EndpointState::Quarantined => "quarantined",
     }
 }
@@ -195,8 +209,10 @@ fn drain(backlog: &Backlog) -> Option<f64> {
     if backlog.pending == 0 {
         return Some(0.0);
     }
-    let shrinks = backlog.out_per_second - backlog.in_per_second;
-    (shrinks > 0.0).then(|| rounded(count(backlog.pending) / shrinks))
+    let limit = backlog.rate_limit.map_or(f64::INFINITY, per_second);
+    let flows = backlog.out_per_second.min(limit);
+    let is_active = backlog.state == EndpointState::Active;
+    (is_active && flows > 0.0).then(|| rounded(count(backlog.pending) / flows))
 }
 
 fn per_second(limit: RateLimit) -> f64 {

@@ -18,13 +18,36 @@ use crate::api::path::One;
 use crate::api::problem::Problem;
 use crate::clock::UnixMillis;
 use crate::id::WebhookId;
+use crate::store::webhooks::Webhook;
 
 use super::view::WebhookView;
 use super::{find, view_of};
 
+/// A webhook after `pause` or `resume`, and how it stands now.
+#[derive(Serialize, ToSchema)]
+#[schema(as = HeldWebhook)]
+pub(in crate::api) struct HeldView {
+    #[serde(flatten)]
+    webhook: WebhookView,
+    /// Whether the action has changed anything.
+    changed: bool,
+    /// As in its backlog.
+    #[schema(value_type = String)]
+    state: &'static str,
+    /// What keeps its deliveries from flowing all the same; null when nothing does.
+    why: Option<String>,
+}
+
+async fn held(app: &App, webhook: Webhook, changed: bool) -> Result<Response, Problem> {
+    let backlog = app.engine().backlog(&webhook).await?.ok_or(Problem::no_such("webhook"))?;
+    let (state, why, version) = (backlogs::word(backlog.state), backlog.why, webhook.version);
+    let view = HeldView { webhook: view_of(app, webhook).await?, changed, state, why };
+    Ok(tagged(StatusCode::OK, version, &view))
+}
+
 /// Holds what the webhook is owed. New events are owed to it as before; nothing is lost.
 #[utoipa::path(post, path = "/webhooks/{id}/pause", tag = "webhooks", operation_id = "pauseWebhook",
-    params(("id" = String, Path)), responses((status = 200, body = WebhookView), ActionProblems))]
+    params(("id" = String, Path)), responses((status = 200, body = HeldView), ActionProblems))]
 pub(super) async fn pause(
     State(app): State<App>,
     tenant: Tenant<Operate>,
@@ -36,13 +59,14 @@ pub(super) async fn pause(
         let webhook = find(&app, tenant.num(), id).await?;
         Changed::of(app.engine().pause(&webhook, &by).await)
     });
-    let paused = paused.await?;
-    Ok(tagged(StatusCode::OK, paused.version, &view_of(&app, paused).await?))
+    let (webhook, changed) = paused.await?;
+    held(&app, webhook, changed).await
 }
 
-/// Lets what it is owed flow again. Also starts an endpoint again that was quarantined.
+/// Lets what it is owed flow again. Also starts an endpoint again that was quarantined. `changed` is false when it was
+/// neither paused nor quarantined: a webhook that is switched off is not switched on by this, an open breaker not closed.
 #[utoipa::path(post, path = "/webhooks/{id}/resume", tag = "webhooks", operation_id = "resumeWebhook",
-    params(("id" = String, Path)), responses((status = 200, body = WebhookView), ActionProblems))]
+    params(("id" = String, Path)), responses((status = 200, body = HeldView), ActionProblems))]
 pub(super) async fn resume(
     State(app): State<App>,
     tenant: Tenant<Operate>,
@@ -54,8 +78,8 @@ pub(super) async fn resume(
         let webhook = find(&app, tenant.num(), id).await?;
         Changed::of(app.engine().resume(&webhook, &by).await)
     });
-    let resumed = resumed.await?;
-    Ok(tagged(StatusCode::OK, resumed.version, &view_of(&app, resumed).await?))
+    let (webhook, changed) = resumed.await?;
+    held(&app, webhook, changed).await
 }
 
 /// Ends the wait of an open breaker: the next delivery is the probe. The answer shows the backlog.
@@ -69,7 +93,7 @@ pub(super) async fn probe(
 ) -> Result<axum::Json<Shown>, Problem> {
     let webhook = find(&app, tenant.num(), id).await?;
     app.engine().probe(&webhook, &tenant.author()).await?;
-    backlogs::shown(&app, app.engine().backlog(&webhook).await?)
+    backlogs::shown(&app, tenant.row.id, app.engine().backlog(&webhook).await?)
 }
 
 #[derive(Debug, ToSchema)]

@@ -7,12 +7,13 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::api::problem::Problem;
+use crate::api::receiver::ReceiverFields;
 use crate::clock::UnixMillis;
 use crate::engine::{
     Backoff, BreakerSettings, Credentials, Policy, RateLimit, RetryPolicy, SignatureFormat, SignatureSettings,
     is_secret_header,
 };
-use crate::id::{SecretId, WebhookId};
+use crate::id::{SecretId, TenantId, WebhookId};
 use crate::store::webhooks::{SecretInfo, Webhook};
 
 use super::credentials::{AuthView, TlsView, certificate_ends_at};
@@ -192,6 +193,25 @@ impl WebhookView {
             created_at: webhook.created_at,
             updated_at: webhook.updated_at,
         })
+    }
+}
+
+/// A webhook, whose it is, and how its receiver has answered lately.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = KnownWebhook)]
+pub(in crate::api) struct KnownView {
+    #[serde(flatten)]
+    webhook: WebhookView,
+    #[schema(value_type = String)]
+    tenant_id: TenantId,
+    #[serde(flatten)]
+    receiver: ReceiverFields,
+}
+
+impl KnownView {
+    pub(super) fn new(webhook: WebhookView, tenant_id: TenantId, receiver: ReceiverFields) -> Self {
+        Self { webhook, tenant_id, receiver }
     }
 }
 

@@ -1,118 +1,331 @@
-//! What keeps deliveries from flowing, in a sentence that says what happens next or what to do. Pure.
+//! What keeps deliveries from flowing, in a sentence that says what ends it or what to do. Pure: everything that it speaks
+//! of comes in as [`Facts`].
 
 use crate::clock::UnixMillis;
 use crate::delivery::breaker::View;
+use crate::delivery::outcome::OutcomeKind;
+use crate::engine::lane::Gauge;
+use crate::engine::permits::{BulkheadView, Share};
+use crate::engine::pulse::Waits;
+use crate::engine::registry::Crashes;
+use crate::engine::{Policy, RateLimit};
+use crate::id::DeliveryId;
+use crate::store::deliveries::{Head, Status};
+use crate::store::health::LastError;
 use crate::store::webhooks::WebhookSummary;
 
-use super::{EndpointState, word};
+use super::{EndpointState, Receiver};
 
-/// The figures that matter to somebody who asks why.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Figures {
+/// The deliveries that are pending, parted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counts {
     pub(super) ready: u64,
+    pub(super) scheduled: u64,
+    pub(super) held: u64,
     pub(super) in_flight: u64,
+}
+
+/// What became of the delivery that failed last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fate {
+    pub(super) id: DeliveryId,
+    pub(super) status: Status,
+    pub(super) attempts: u16,
+}
+
+/// What keeps the node from sending to a webhook, whatever its endpoint does.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Node {
+    pub(super) is_stopping: bool,
+    pub(super) has_lease: bool,
+    /// The shard of the webhook is this node's.
+    pub(super) serves_it: bool,
+    /// Committed events have not been handed to their endpoints yet.
+    pub(super) is_behind: bool,
+    pub(super) is_purging: bool,
+    /// Payload bytes in memory, and how many may be, when these are too many.
+    pub(super) tight: Option<(usize, usize)>,
+    pub(super) permits: BulkheadView,
+}
+
+/// Everything that a cause may be found in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Facts<'a> {
+    pub(super) now: UnixMillis,
+    pub(super) webhook: &'a WebhookSummary,
+    pub(super) state: EndpointState,
+    pub(super) paused_by: Option<&'a str>,
+    pub(super) breaker: View,
+    pub(super) receiver: &'a Receiver,
+    pub(super) crashes: Crashes,
+    /// Where its actor crashed last.
+    pub(super) crash: Option<&'a str>,
+    pub(super) counts: Counts,
+    /// `None`: it sleeps.
+    pub(super) lane: Option<&'a Gauge>,
+    pub(super) waits: Waits,
+    pub(super) policy: &'a Policy,
     pub(super) throttled_ms: u64,
+    pub(super) head: Option<&'a Head>,
+    pub(super) fate: Option<Fate>,
+    pub(super) node: Node,
 }
 
-pub(super) fn sentence(
-    webhook: &WebhookSummary,
-    state: EndpointState,
-    breaker: &View,
-    crashes: u32,
-    figures: Figures,
-) -> Option<String> {
-    match state {
-        EndpointState::Inactive => Some(match &webhook.inactive_reason {
-            Some(reason) => format!("switched off: {reason}; switch it on to send what it is owed"),
-            None => "switched off by its owner; it gets no new events, and what it is owed is kept".to_owned(),
-        }),
-        EndpointState::Paused => {
-            let since = webhook.paused_at.unwrap_or(UnixMillis(0));
-            Some(format!("paused since {since}; resume it to let its deliveries flow"))
-        }
+/// `None`: nothing keeps deliveries from flowing, or there are none.
+pub(super) fn sentence(facts: &Facts<'_>) -> Option<String> {
+    match facts.state {
+        EndpointState::Inactive => Some(inactive(facts)),
+        EndpointState::Paused => Some(paused(facts)),
         EndpointState::Quarantined => {
-            Some(format!("its actor crashed {crashes} times in a row; resume or probe it to start it again"))
+            let (crashes, place) = (facts.crashes.recent, place(facts.crash));
+            Some(format!("its actor crashed {crashes} times in a row{place}; resume or probe it to start it again"))
         }
-        EndpointState::Open => Some(open(breaker)),
-        EndpointState::Active => active(breaker, figures),
+        EndpointState::Open => Some(node(facts).unwrap_or_else(|| open(facts))),
+        EndpointState::Active if pending(facts) == 0 => ended(facts),
+        EndpointState::Active => node(facts).or_else(|| active(facts)),
     }
 }
 
-fn open(breaker: &View) -> String {
-    let failures = format!("{} failures ({})", breaker.consecutive_failures, word(breaker.last_failure));
-    match breaker.next_probe_at {
-        Some(at) => format!("breaker open after {failures}; next probe {at}"),
-        None => format!("breaker half-open after {failures}; the next delivery is the probe"),
+fn pending(Facts { counts, .. }: &Facts<'_>) -> u64 {
+    counts.ready + counts.scheduled + counts.held + counts.in_flight
+}
+
+fn inactive(facts: &Facts<'_>) -> String {
+    let last =
+        facts.receiver.last_error.as_deref().map_or_else(String::new, |last| format!(" (last: {})", failure(last)));
+    match &facts.webhook.inactive_reason {
+        Some(reason) => format!("switched off: {reason}{last}; switch it on to send what it is owed"),
+        None => {
+            "switched off by its owner: it gets no new events, and what it is owed is kept; switch it on to send it"
+                .to_owned()
+        }
     }
 }
 
-fn active(breaker: &View, figures: Figures) -> Option<String> {
-    let Figures { ready, in_flight, throttled_ms } = figures;
-    if throttled_ms > 0 && ready > 0 {
-        return Some(format!("its rate limit is used up; the next request may start in {throttled_ms} ms"));
+fn paused(facts: &Facts<'_>) -> String {
+    let since = facts.webhook.paused_at.unwrap_or(UnixMillis(0));
+    let by = facts.paused_by.map_or_else(String::new, |by| format!(" by {by}"));
+    format!("paused since {since}{by}; resume it to let its deliveries flow")
+}
+
+fn open(facts: &Facts<'_>) -> String {
+    let View { consecutive_failures, next_probe_at, .. } = facts.breaker;
+    let failures = format!("after {}{}", counted(consecutive_failures.into(), "failure"), last_of(facts));
+    match next_probe_at {
+        Some(at) => format!("breaker open {failures}; next probe {at}"),
+        None if facts.counts.in_flight > 0 => format!("breaker half-open {failures}; a probe is under way"),
+        None => format!("breaker half-open {failures}; the next delivery is the probe"),
     }
-    if breaker.consecutive_failures > 0 {
-        let (failures, last) = (breaker.consecutive_failures, word(breaker.last_failure));
-        return Some(format!("{failures} failures in a row ({last}); failed deliveries wait for their retries"));
+}
+
+/// Nothing is pending.
+fn ended(facts: &Facts<'_>) -> Option<String> {
+    facts.receiver.failing_since?;
+    let last = facts.receiver.last_error.as_deref()?;
+    let (failure, nothing) = (failure(last), "nothing is pending");
+    Some(match facts.fate {
+        Some(Fate { id, status: Status::Failed, attempts }) => {
+            let attempts = counted(attempts.into(), "attempt");
+            format!("{nothing}: {id} failed with {failure} after {attempts} and has no retries left; retry it by hand")
+        }
+        Some(Fate { id, status: Status::Cancelled, .. }) => {
+            format!("{nothing}: {id} failed with {failure} and was cancelled before its next try")
+        }
+        Some(Fate { status: Status::Pending | Status::Success, .. }) | None => {
+            format!("{nothing}; the last request failed with {failure}")
+        }
+    })
+}
+
+/// What the node does not do for any of its webhooks, or not for this one.
+fn node(facts: &Facts<'_>) -> Option<String> {
+    let Node { is_stopping, has_lease, serves_it, is_purging, .. } = facts.node;
+    let text = if !has_lease {
+        "this node's lease has ended and it sends nothing; it goes on once the database renews the lease, or another \
+         node takes over"
+    } else if !serves_it {
+        "its shard is being handed over to another node, which goes on within seconds"
+    } else if is_stopping {
+        "this node is stopping and begins nothing; what is pending is sent after the start, or by another node"
+    } else if is_purging {
+        "its backlog is being purged; what is not purged is sent after that"
+    } else {
+        return None;
+    };
+    Some(text.to_owned())
+}
+
+/// Something is pending, and the state lets it flow.
+fn active(facts: &Facts<'_>) -> Option<String> {
+    let Counts { ready, scheduled, .. } = facts.counts;
+    if facts.crashes.resting {
+        let (crashes, place) = (counted(facts.crashes.recent.into(), "time"), place(facts.crash));
+        return Some(format!("its actor crashed {crashes}{place}; it is started again within 30 s"));
     }
-    (ready > 0 && in_flight > 0)
-        .then(|| format!("{in_flight} requests are under way; the others wait for their answers"))
+    if let Some(text) = behind_the_head(facts).or_else(|| requests_that_wait(facts)) {
+        return Some(text);
+    }
+    if ready == 0 {
+        return (scheduled > 0).then(|| retries(facts)).flatten();
+    }
+    let cause = ready_and_not_sent(facts);
+    let tight = facts.node.tight.map(|(used, of)| {
+        let (used, of) = (mebibytes(used), mebibytes(of));
+        format!("payloads in memory take {used} of {of} MiB, and what is not sent at once waits as a row")
+    });
+    let retries = (scheduled > 0).then(|| retries(facts)).flatten();
+    Some([cause, tight, retries].into_iter().flatten().collect::<Vec<_>>().join("; besides, "))
+        .filter(|text| !text.is_empty())
+}
+
+/// Strict order, and what is first waits for its time.
+fn behind_the_head(facts: &Facts<'_>) -> Option<String> {
+    let head = facts.head.filter(|_| facts.policy.ordered)?;
+    let at = head.next_at.filter(|at| *at > facts.now)?;
+    let (id, retry, failed) = (id(facts, head), retry(facts, head), failed_before(head));
+    Some(match facts.counts.held {
+        0 => format!("{id}{failed}; {retry} is at {at}"),
+        behind => format!("strict order: {} behind {id}, which{failed}; {retry} is at {at}", wait(behind)),
+    })
+}
+
+/// Requests that the lane has begun and that are not made yet.
+fn requests_that_wait(facts: &Facts<'_>) -> Option<String> {
+    let Waits { permit, journal, lease, descriptor } = facts.waits;
+    if permit > 0 {
+        return Some(permits(facts, permit.into()));
+    }
+    let (waits, text) = [
+        (lease, "for this node's lease, which the database renews"),
+        (journal, "for room in the journal: the database writes more slowly than requests end"),
+        (descriptor, "for a file descriptor: the process has as many open as it may (`ulimit -n`)"),
+    ]
+    .into_iter()
+    .find(|(waits, _)| *waits > 0)?;
+    let verb = if waits == 1 { "waits" } else { "wait" };
+    Some(format!("{} {verb} {text}", counted(waits.into(), "request")))
+}
+
+fn permits(facts: &Facts<'_>, waits: u64) -> String {
+    let Node { permits: BulkheadView { healthy, ailing }, .. } = facts.node;
+    let (part, of) = match facts.lane.map_or(Share::Healthy, |lane| lane.share) {
+        Share::Healthy => (healthy, "healthy webhooks"),
+        Share::Ailing => (ailing, "webhooks that fail or are slow"),
+    };
+    let (in_use, places, verb) = (part.in_use, part.places, if waits == 1 { "waits" } else { "wait" });
+    let requests = counted(waits, "request");
+    format!(
+        "{requests} {verb} for a place: {in_use} of the node's {places} places for {of} are in use; tenants take turns"
+    )
+}
+
+/// Why due deliveries are not all under way. `None`: they are about to be.
+fn ready_and_not_sent(facts: &Facts<'_>) -> Option<String> {
+    let Facts { throttled_ms, policy, node, counts: Counts { ready, in_flight, .. }, .. } = *facts;
+    if throttled_ms > 0 {
+        return Some(limited(policy.rate_limit, ready, throttled_ms));
+    }
+    let Some(lane) = facts.lane else {
+        let why = match node.is_behind {
+            true => "this node is still reading what was accepted before",
+            false => "its endpoint is being started",
+        };
+        return Some(format!("{why}; {} to be sent", wait(ready)));
+    };
+    if in_flight > 0 && in_flight >= lane.cap as u64 {
+        return Some(at_once(facts, lane));
+    }
+    if in_flight > 0 {
+        return None;
+    }
+    let why = match node.is_behind {
+        true => "this node is still reading what was accepted before",
+        false => "they are being read from the database",
+    };
+    Some(format!("{} to be sent: {why}", wait(ready)))
+}
+
+fn limited(limit: Option<RateLimit>, ready: u64, throttled_ms: u64) -> String {
+    let limit = limit.map_or_else(String::new, |RateLimit { requests, per_seconds, .. }| {
+        format!(" of {} in {per_seconds} s", counted(requests.into(), "request"))
+    });
+    format!("its rate limit{limit} is used up: {}, the next request may start in {throttled_ms} ms", wait(ready))
+}
+
+/// As many requests are under way as may be.
+fn at_once(facts: &Facts<'_>, lane: &Gauge) -> String {
+    let Counts { ready, in_flight, .. } = facts.counts;
+    let (cap, most) = (lane.cap, usize::from(facts.policy.max_in_flight));
+    let waiting = wait(ready);
+    if facts.policy.ordered {
+        return format!("strict order: one request at a time; {waiting} for its answer");
+    }
+    if cap >= most {
+        return format!("{in_flight} of {most} requests at once are under way; {waiting} for their answers");
+    }
+    let why = match lane.strained_by.as_deref() {
+        Some(strain) => format!("reduced after {}; it rises again with answers that succeed", failure(strain)),
+        None => "it begins with few and rises with answers that succeed".to_owned(),
+    };
+    format!("{cap} of {most} requests at once are allowed, {why}; {waiting} for the answers of {in_flight}")
+}
+
+/// The first of those that wait for a retry.
+fn retries(facts: &Facts<'_>) -> Option<String> {
+    let head = facts.head?;
+    let Some(at) = head.next_at.filter(|at| *at > facts.now) else {
+        return Some(format!("{} for a later time", wait(facts.counts.scheduled)));
+    };
+    let (id, failed, retry) = (id(facts, head), failed_before(head), retry(facts, head));
+    Some(format!("{} for a retry; the first, {id},{failed}; {retry} is at {at}", wait(facts.counts.scheduled)))
+}
+
+fn retry(facts: &Facts<'_>, head: &Head) -> String {
+    let most = facts.policy.retry_policy.max_retries;
+    if head.is_manual { "the retry by hand".to_owned() } else { format!("retry {} of {most}", head.tries) }
+}
+
+fn failed_before(head: &Head) -> String {
+    let last = head.last.as_ref().filter(|last| last.outcome != OutcomeKind::Success.code());
+    last.map_or_else(|| " is not due yet".to_owned(), |last| format!(" failed with {} at {}", failure(last), last.at))
+}
+
+fn id(facts: &Facts<'_>, head: &Head) -> DeliveryId {
+    DeliveryId { event: head.event, webhook: facts.webhook.num }
+}
+
+/// `rejected (500)`, or what went wrong where there was no answer.
+fn failure(last: &LastError) -> String {
+    let outcome = OutcomeKind::from_code(last.outcome).map_or("unknown", OutcomeKind::as_str);
+    match (last.status, &last.error) {
+        (Some(status), _) => format!("{outcome} ({status})"),
+        (None, Some(error)) => format!("{outcome} ({error})"),
+        (None, None) => outcome.to_owned(),
+    }
+}
+
+fn last_of(facts: &Facts<'_>) -> String {
+    let known = facts.receiver.last_error.as_deref().map(failure);
+    let known = known.or_else(|| facts.breaker.last_failure.map(|kind| kind.as_str().to_owned()));
+    known.map_or_else(String::new, |failure| format!(", the last {failure}"))
+}
+
+fn place(crash: Option<&str>) -> String {
+    crash.map_or_else(String::new, |place| format!(", last at {place}"))
+}
+
+/// `1 delivery waits` or `3 deliveries wait`.
+fn wait(deliveries: u64) -> String {
+    if deliveries == 1 { "1 delivery waits".to_owned() } else { format!("{deliveries} deliveries wait") }
+}
+
+fn counted(number: u64, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}
+
+fn mebibytes(bytes: usize) -> usize {
+    bytes.div_ceil(1 << 20)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::delivery::breaker::ViewState;
-    use crate::delivery::outcome::OutcomeKind;
-    use crate::id::{TenantNum, WebhookId, WebhookNum};
-    use crate::store::health::Health;
-
-    fn webhook() -> WebhookSummary {
-        WebhookSummary {
-            num: WebhookNum(1),
-            id: WebhookId::generate(),
-            tenant: TenantNum(1),
-            name: String::new(),
-            policy: serde_json::Value::Null,
-            is_active: true,
-            inactive_reason: None,
-            paused_at: Some(UnixMillis(0)),
-            health: Health::default(),
-            next_due: None,
-        }
-    }
-
-    fn breaker(failures: u32, next_probe_at: Option<UnixMillis>) -> View {
-        View {
-            state: ViewState::Open,
-            consecutive_failures: failures,
-            next_probe_at,
-            opened_at: None,
-            last_failure: Some(OutcomeKind::ConnectFailed),
-        }
-    }
-
-    fn said(state: EndpointState, failures: u32, figures: (u64, u64, u64)) -> Option<String> {
-        let (ready, in_flight, throttled_ms) = figures;
-        let probe = Some(UnixMillis(1_795_420_805_000));
-        sentence(&webhook(), state, &breaker(failures, probe), 8, Figures { ready, in_flight, throttled_ms })
-    }
-
-    #[test]
-    fn an_open_breaker_says_after_what_and_until_when() {
-        let said = said(EndpointState::Open, 20, (0, 0, 0)).unwrap();
-        assert_eq!(said, "breaker open after 20 failures (connect_failed); next probe 2026-11-23T08:00:05.000Z");
-    }
-
-    #[test]
-    fn every_state_but_a_flowing_one_has_a_reason() {
-        for state in [EndpointState::Inactive, EndpointState::Paused, EndpointState::Quarantined] {
-            assert!(said(state, 0, (0, 0, 0)).is_some(), "{state:?}");
-        }
-        assert_eq!(said(EndpointState::Active, 0, (0, 0, 0)), None);
-        assert_eq!(said(EndpointState::Active, 0, (0, 3, 0)), None);
-        assert!(said(EndpointState::Active, 0, (5, 3, 0)).unwrap().contains("3 requests are under way"));
-        assert!(said(EndpointState::Active, 0, (5, 0, 70)).unwrap().contains("70 ms"));
-        assert!(said(EndpointState::Active, 2, (0, 0, 0)).unwrap().contains("2 failures"));
-    }
-}
+mod tests;

@@ -18,6 +18,7 @@ use crate::delivery::sender::{Message, Report, Sender};
 use crate::engine::bodies::NoBody;
 use crate::engine::lane::{Entry, SLOW};
 use crate::engine::permits::{Permit, Share};
+use crate::engine::pulse::{Pulse, Stage};
 use crate::engine::serving::Serving;
 use crate::engine::shared::Shared;
 use crate::engine::turns::{Turn, Turns};
@@ -80,6 +81,15 @@ pub(super) struct Means {
     pub(super) shared: Arc<Shared>,
     pub(super) turns: Turns,
     pub(super) sender: Sender,
+    pub(super) pulse: Arc<Pulse>,
+}
+
+impl Means {
+    /// Waits, and lets whoever looks know what for.
+    async fn wait<T>(&self, stage: Stage, wait: impl Future<Output = T>) -> T {
+        let _waiting = self.pulse.waits_for(stage);
+        wait.await
+    }
 }
 
 /// `None`: nothing was sent, because the engine is stopping, or no longer serves the webhook.
@@ -95,9 +105,9 @@ pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share
     }
     // A request is large: those that wait to be admitted do without.
     Box::pin(async move {
-        let slot = means.shared.journal.reserve().await.ok()?;
+        let slot = means.wait(Stage::Journal, means.shared.journal.reserve()).await.ok()?;
         let tenure = &means.shared.tenure;
-        means.shared.quiet.run_until_cancelled(tenure.held()).await?;
+        means.wait(Stage::Lease, means.shared.quiet.run_until_cancelled(tenure.held())).await?;
         // While it waited for the lease, the node may have become another one.
         if !means.shared.holding.serves_under(serving.num, epoch) {
             tokio::time::sleep(LEAVING).await;
@@ -129,7 +139,7 @@ async fn admission(means: &Means, serving: &Serving, share: Share) -> Option<(Pe
     }
     drop(turn);
     let permit = shared.permits.acquire(tenant, webhook, share);
-    let permit = shared.quiet.run_until_cancelled(permit).await?;
+    let permit = means.wait(Stage::Permit, shared.quiet.run_until_cancelled(permit)).await?;
     Some((permit, turns.wait(&shared.quiet, tenant, webhook).await?))
 }
 
@@ -166,7 +176,8 @@ async fn send(means: &Means, serving: &Serving, entry: Entry, body: Result<Bytes
             return Some(report);
         }
         tracing::debug!(webhook = serving.num.0, "there is no descriptor left to send with; waiting for one");
-        means.shared.quiet.run_until_cancelled(tokio::time::sleep(NO_DESCRIPTOR)).await?;
+        let pause = tokio::time::sleep(NO_DESCRIPTOR);
+        means.wait(Stage::Descriptor, means.shared.quiet.run_until_cancelled(pause)).await?;
     }
 }
 

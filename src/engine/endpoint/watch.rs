@@ -1,7 +1,11 @@
 //! The death watch: tells the registry how an endpoint ended, whatever way that was.
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::engine::pulse::Pulse;
+use crate::fault;
 use crate::id::{EventSeq, WebhookNum};
 
 /// How an endpoint ended or wants to.
@@ -31,11 +35,12 @@ pub(in crate::engine) struct Notice {
 pub(super) struct DeathWatch {
     notice: Notice,
     registry: UnboundedSender<Notice>,
+    pulse: Arc<Pulse>,
 }
 
 impl DeathWatch {
-    pub(super) fn new(num: WebhookNum, generation: u64, registry: UnboundedSender<Notice>) -> Self {
-        Self { notice: Notice { num, generation, sign: Sign::Crashed }, registry }
+    pub(super) fn new(num: WebhookNum, generation: u64, registry: UnboundedSender<Notice>, pulse: Arc<Pulse>) -> Self {
+        Self { notice: Notice { num, generation, sign: Sign::Crashed }, registry, pulse }
     }
 
     pub(super) fn say(&self, sign: Sign) {
@@ -50,6 +55,11 @@ impl DeathWatch {
 
 impl Drop for DeathWatch {
     fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(place) = fault::last_panic()
+        {
+            self.pulse.crashed(place.into());
+        }
         let _ = self.registry.send(self.notice);
     }
 }

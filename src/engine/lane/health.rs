@@ -1,6 +1,7 @@
 //! What a lane has learnt of its receiver: the breaker, how many requests it takes at once, whether it fails or is slow,
 //! and since when it has only failed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::UnixMillis;
@@ -10,19 +11,31 @@ use crate::delivery::policy::Policy;
 use crate::engine::concurrency::{Concurrency, Epoch, Signal};
 use crate::engine::permits::Share;
 use crate::id::EventSeq;
-use crate::store::health::Health;
+use crate::store::health::{Health, LastError};
+
+use super::protocol::{Gauge, Said};
 
 /// A request that takes longer keeps a place for longer than a healthy one does.
 pub const SLOW: Duration = Duration::from_secs(1);
+
+/// The last failure is saved again when it is of another kind, but no more often than this.
+const SAVE_OTHER_AFTER: Duration = Duration::from_secs(1);
+
+/// The last failure is saved again after this time: so old may be what is shown of it after a restart.
+const SAVE_SAME_AFTER: Duration = Duration::from_secs(60);
+
+/// Bytes of an error's text that are kept.
+const ERROR_TEXT: usize = 256;
 
 /// The owner is warned when this much of the time until the switch-off has passed: a working day before five are over.
 const WARN_AFTER: f64 = 0.8;
 
 /// One request's end.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Ended<'a> {
     pub(super) event: EventSeq,
     pub(super) outcome: &'a Outcome,
+    pub(super) said: Said,
     pub(super) took: Duration,
     pub(super) jitter: f64,
     /// Requests under way, with this one.
@@ -49,12 +62,17 @@ pub(super) struct Receiver {
     ailing: bool,
     failing_since: Option<UnixMillis>,
     warned_at: Option<UnixMillis>,
+    last_error: Option<Arc<LastError>>,
+    last_success_at: Option<UnixMillis>,
+    /// What the store has of the last failure.
+    saved_error: Option<Arc<LastError>>,
+    /// What has reduced the number of requests at once.
+    strained_by: Option<Arc<LastError>>,
 }
 
 impl Receiver {
     pub(super) fn new(policy: &Policy, health: Health) -> Self {
-        let Health { consecutive_failures, openings, open_until, opened_at, last_failure, failing_since, warned_at } =
-            health;
+        let Health { consecutive_failures, openings, open_until, opened_at, last_failure, failing_since, .. } = health;
         let last_failure = last_failure.and_then(OutcomeKind::from_code);
         let saved = Saved { consecutive_failures, openings, open_until, opened_at, last_failure };
         Self {
@@ -62,7 +80,11 @@ impl Receiver {
             concurrency: Concurrency::new(policy.max_in_flight),
             ailing: failing_since.is_some(),
             failing_since,
-            warned_at,
+            warned_at: health.warned_at,
+            saved_error: health.last_error.clone(),
+            last_error: health.last_error,
+            last_success_at: health.last_success_at,
+            strained_by: None,
         }
     }
 
@@ -77,6 +99,20 @@ impl Receiver {
             last_failure: last_failure.map(OutcomeKind::code),
             failing_since: self.failing_since,
             warned_at: self.warned_at,
+            last_error: self.last_error.clone(),
+            last_success_at: self.last_success_at,
+        }
+    }
+
+    /// The gauge with what is known of the receiver.
+    pub(super) fn shown(&self, gauge: Gauge) -> Gauge {
+        Gauge {
+            strained_by: self.strained_by.clone(),
+            share: self.share(),
+            last_error: self.last_error.clone(),
+            last_success_at: self.last_success_at,
+            failing_since: self.failing_since,
+            ..gauge
         }
     }
 
@@ -127,12 +163,13 @@ impl Receiver {
     }
 
     pub(super) fn ended(&mut self, ended: Ended<'_>, policy: &Policy, now: UnixMillis) -> Learnt {
-        let Ended { event, outcome, took, jitter, in_flight, epoch } = ended;
+        let Ended { event, outcome, said, took, jitter, in_flight, epoch } = ended;
         let kind = outcome.kind();
-        self.concurrency.finished(Signal::from(kind), in_flight, epoch);
+        let is_news = self.remember(event, kind, said, now);
+        self.adapt(Signal::from(kind), in_flight, epoch);
         let breaker = self.breaker.finished(event, kind, now, jitter);
         if kind == OutcomeKind::Crashed {
-            return Learnt { breaker, ..Learnt::default() };
+            return Learnt { save: is_news, breaker, ..Learnt::default() };
         }
         self.ailing = kind != OutcomeKind::Success || took > SLOW;
         let failed_before = self.failing_since.is_some();
@@ -145,7 +182,45 @@ impl Receiver {
         if warn {
             self.warned_at = Some(now);
         }
-        Learnt { save: !failed_before || warn || breaker.is_some(), breaker, warn, give_up }
+        let save = !failed_before || warn || breaker.is_some() || is_news;
+        if save {
+            self.saved_error.clone_from(&self.last_error);
+        }
+        Learnt { save, breaker, warn, give_up }
+    }
+
+    /// Answers whether the store is to have it.
+    fn remember(&mut self, event: EventSeq, kind: OutcomeKind, said: Said, now: UnixMillis) -> bool {
+        if kind == OutcomeKind::Success {
+            self.last_success_at = Some(now);
+            return false;
+        }
+        let error = said.error.map(|mut text| {
+            text.truncate(text.floor_char_boundary(ERROR_TEXT));
+            text
+        });
+        let last = LastError { at: now, outcome: kind.code(), status: said.status, error, event };
+        let is_news = self.saved_error.as_ref().is_none_or(|saved| {
+            let is_other = (saved.outcome, saved.status) != (last.outcome, last.status);
+            now.since(saved.at) >= if is_other { SAVE_OTHER_AFTER } else { SAVE_SAME_AFTER }
+        });
+        let last = Some(Arc::new(last));
+        if is_news {
+            self.saved_error.clone_from(&last);
+        }
+        self.last_error = last;
+        is_news
+    }
+
+    /// What has taken requests away from the receiver is known until it has them back.
+    fn adapt(&mut self, signal: Signal, in_flight: usize, epoch: Epoch) {
+        let before = self.concurrency.cap();
+        self.concurrency.finished(signal, in_flight, epoch);
+        if self.concurrency.cap() < before || signal == Signal::Strained && before == 1 {
+            self.strained_by.clone_from(&self.last_error);
+        } else if self.concurrency.is_full() {
+            self.strained_by = None;
+        }
     }
 
     fn patience(&self, since: UnixMillis, policy: &Policy, now: UnixMillis) -> (bool, bool) {

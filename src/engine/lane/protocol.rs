@@ -9,7 +9,7 @@ use crate::delivery::policy::Policy;
 use crate::engine::permits::Share;
 use crate::id::EventSeq;
 use crate::store::deliveries::DeliveryState;
-use crate::store::health::Health;
+use crate::store::health::{Health, LastError};
 
 use super::Entry;
 
@@ -37,6 +37,7 @@ pub enum Input {
     Finished {
         event: EventSeq,
         outcome: Outcome,
+        said: Said,
         took: Duration,
         jitter: f64,
     },
@@ -65,6 +66,13 @@ pub enum Input {
         policy: Arc<Policy>,
         mode: Mode,
     },
+}
+
+/// What an attempt has shown beside its outcome, for people.
+#[derive(Debug, Clone, Default)]
+pub struct Said {
+    pub status: Option<u16>,
+    pub error: Option<String>,
 }
 
 /// What the actor shall do.
@@ -138,8 +146,8 @@ pub enum Detached {
     },
 }
 
-/// How full a lane is.
-#[derive(Debug, Clone, Copy)]
+/// How a lane stands, for whoever looks.
+#[derive(Debug, Clone, Default)]
 pub struct Gauge {
     pub in_flight: usize,
     /// Since when the request that takes longest is under way.
@@ -147,4 +155,13 @@ pub struct Gauge {
     pub window: usize,
     /// When its limiter lets the next one through.
     pub limited_until: Option<Instant>,
+    /// How many requests may be under way at once.
+    pub cap: usize,
+    /// Why that is less than its owner allows; `None` when nothing has reduced it.
+    pub strained_by: Option<Arc<LastError>>,
+    /// From which places its requests are taken.
+    pub share: Share,
+    pub last_error: Option<Arc<LastError>>,
+    pub last_success_at: Option<UnixMillis>,
+    pub failing_since: Option<UnixMillis>,
 }

@@ -30,7 +30,13 @@ fn event(seq: i64) -> Arc<Event> {
 }
 
 fn finished(seq: i64, outcome: Outcome) -> Input {
-    Input::Finished { event: EventSeq(seq), outcome, took: Duration::from_millis(5), jitter: 0.0 }
+    Input::Finished {
+        event: EventSeq(seq),
+        outcome,
+        said: Said::default(),
+        took: Duration::from_millis(5),
+        jitter: 0.0,
+    }
 }
 
 fn offer(seq: i64) -> Input {
@@ -336,7 +342,7 @@ fn one_probe_is_sent_when_the_cool_down_is_over_and_its_success_lets_all_flow() 
     assert_eq!(probe.len(), 1);
     assert!(started(&bench.on(offer(20))).is_empty(), "one at a time");
     let effects = bench.on(finished(probe[0], Outcome::Success));
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Save { health } if *health == Health::default())));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Save { health } if health.failing_since.is_none() && health.open_until.is_none())));
     assert!(started(&effects).len() > 1);
 }
 
@@ -402,7 +408,13 @@ fn a_slow_or_failing_receiver_shares_a_small_part_until_it_is_well() {
     };
     assert_eq!(share(&bench.on(offer(1))), Some(Share::Healthy));
     let took = SLOW + Duration::from_millis(1);
-    bench.on(Input::Finished { event: EventSeq(1), outcome: Outcome::Success, took, jitter: 0.0 });
+    bench.on(Input::Finished {
+        event: EventSeq(1),
+        outcome: Outcome::Success,
+        said: Said::default(),
+        took,
+        jitter: 0.0,
+    });
     assert_eq!(share(&bench.on(offer(2))), Some(Share::Ailing), "slow");
     bench.on(finished(2, Outcome::Success));
     assert_eq!(share(&bench.on(offer(3))), Some(Share::Healthy));

@@ -20,8 +20,9 @@ const AILING_PART: usize = 8;
 const FEWEST: usize = 2;
 
 /// Which part of the places an endpoint's requests belong to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Share {
+    #[default]
     Healthy,
     /// Failing or slow.
     Ailing,

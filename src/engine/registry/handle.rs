@@ -255,11 +255,13 @@ impl RegistryHandle {
         let _ = self.registry.send(Cover(num, to)).await;
     }
 
-    /// Somebody has looked at an endpoint that crashed too often.
-    pub(in crate::engine) async fn release(&self, num: WebhookNum) {
-        if self.registry.send(Release(num)).await.unwrap_or(false) {
+    /// Somebody has looked at an endpoint that crashed too often; answers whether it was left alone.
+    pub(in crate::engine) async fn release(&self, num: WebhookNum) -> bool {
+        let was_quarantined = self.registry.send(Release(num)).await.unwrap_or(false);
+        if was_quarantined {
             self.wake(vec![num]).await;
         }
+        was_quarantined
     }
 
     pub(in crate::engine) async fn crashes(&self, nums: Vec<WebhookNum>) -> Vec<Crashes> {

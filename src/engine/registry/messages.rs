@@ -82,6 +82,8 @@ pub(in crate::engine) struct Crashed(pub(in crate::engine) Vec<WebhookNum>);
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::engine) struct Crashes {
     pub(in crate::engine) recent: u32,
+    /// It is about to be started again.
+    pub(in crate::engine) resting: bool,
     pub(in crate::engine) quarantined: bool,
 }
 

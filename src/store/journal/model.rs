@@ -230,7 +230,7 @@ impl Writer {
         }
         for record in &self.batch.records {
             if let Record::Health { webhook, health } = record {
-                tables.set_health(*webhook, *health);
+                tables.set_health(*webhook, health.clone());
             }
         }
         self.written = Some(written);

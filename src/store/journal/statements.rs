@@ -55,7 +55,10 @@ pub(super) struct Rows {
 const UPSERT_HEALTH: &str = "ON CONFLICT (webhook_num) DO UPDATE SET \
     consecutive_failures = excluded.consecutive_failures, openings = excluded.openings, \
     open_until = excluded.open_until, opened_at = excluded.opened_at, last_failure = excluded.last_failure, \
-    failing_since = excluded.failing_since, warned_at = excluded.warned_at";
+    failing_since = excluded.failing_since, warned_at = excluded.warned_at, \
+    last_error_at = excluded.last_error_at, last_error_outcome = excluded.last_error_outcome, \
+    last_error_status = excluded.last_error_status, last_error_text = excluded.last_error_text, \
+    last_error_event = excluded.last_error_event, last_success_at = excluded.last_success_at";
 
 const EVENT: [Column; 7] = [
     int8("seq"),
@@ -98,7 +101,7 @@ const ATTEMPT: [Column; 12] = [
     bytes("response_body").or_null(),
 ];
 
-const HEALTH: [Column; 8] = [
+const HEALTH: [Column; 14] = [
     int8("webhook_num"),
     int8("consecutive_failures"),
     int2("openings"),
@@ -107,6 +110,12 @@ const HEALTH: [Column; 8] = [
     int2("last_failure").or_null(),
     int8("failing_since").or_null(),
     int8("warned_at").or_null(),
+    int8("last_error_at").or_null(),
+    int2("last_error_outcome").or_null(),
+    int2("last_error_status").or_null(),
+    text("last_error_text").or_null(),
+    int8("last_error_event").or_null(),
+    int8("last_success_at").or_null(),
 ];
 
 impl Statements {
@@ -236,8 +245,8 @@ fn storable(text: &str) -> String {
 }
 
 fn health_row((webhook, health): (WebhookNum, Health)) -> [Value; HEALTH.len()] {
-    let Health { consecutive_failures, openings, open_until, opened_at, last_failure, failing_since, warned_at } =
-        health;
+    let Health { consecutive_failures, openings, open_until, opened_at, last_failure, failing_since, .. } = health;
+    let last = health.last_error.as_deref();
     [
         webhook.0.into(),
         i64::from(consecutive_failures).into(),
@@ -246,7 +255,13 @@ fn health_row((webhook, health): (WebhookNum, Health)) -> [Value; HEALTH.len()] 
         opened_at.map(|at| at.0).into(),
         last_failure.into(),
         failing_since.map(|at| at.0).into(),
-        warned_at.map(|at| at.0).into(),
+        health.warned_at.map(|at| at.0).into(),
+        last.map(|last| last.at.0).into(),
+        last.map(|last| last.outcome).into(),
+        last.and_then(|last| last.status).map(u16::cast_signed).into(),
+        last.and_then(|last| last.error.as_deref()).map(storable).into(),
+        last.map(|last| last.event.0).into(),
+        health.last_success_at.map(|at| at.0).into(),
     ]
 }
 

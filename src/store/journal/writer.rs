@@ -369,7 +369,7 @@ impl Writer {
                     self.watched.mark(*id);
                 }
                 Record::Retry { id, at } => rows.updates.push(Update::Retry { id: *id, at: *at }),
-                Record::Health { webhook, health } => rows.health(*webhook, *health),
+                Record::Health { webhook, health } => rows.health(*webhook, health.clone()),
                 Record::Purge { webhook, through, except, .. } => {
                     let purge = Purge { webhook: *webhook, through: *through, except: except.clone() };
                     rows.updates.push(Update::Purge { purge, at: UnixMillis::now() });

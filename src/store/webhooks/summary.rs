@@ -32,8 +32,6 @@ pub struct WebhookSummary {
     /// Since when an operator holds its deliveries back.
     pub paused_at: Option<UnixMillis>,
     pub health: Health,
-    /// When the first of its pending deliveries falls due that has a row.
-    pub next_due: Option<UnixMillis>,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -46,7 +44,6 @@ struct SummaryRow {
     is_active: bool,
     inactive_reason: Option<String>,
     paused_at: Option<i64>,
-    next_due: Option<i64>,
     #[sea_orm(nested)]
     health: Option<endpoint_health::Model>,
 }
@@ -55,9 +52,9 @@ fn summaries_sql(backend: DbBackend) -> String {
     let is_chosen = is_any_of(backend, "w.num", "$1");
     format!(
         "SELECT w.num, w.id, w.tenant_num, w.name, w.policy, w.is_active, w.inactive_reason, w.paused_at, \
-         (SELECT MIN(d.next_at) FROM delivery d WHERE d.status = 0 AND d.webhook_num = w.num) AS next_due, \
          h.webhook_num, h.consecutive_failures, h.openings, h.open_until, h.opened_at, h.last_failure, \
-         h.failing_since, h.warned_at \
+         h.failing_since, h.warned_at, h.last_error_at, h.last_error_outcome, h.last_error_status, \
+         h.last_error_text, h.last_error_event, h.last_success_at \
          FROM webhook w LEFT JOIN endpoint_health h ON h.webhook_num = w.num \
          WHERE {is_chosen} AND w.deleted_at IS NULL"
     )
@@ -89,8 +86,7 @@ impl TryFrom<SummaryRow> for WebhookSummary {
     type Error = StoreError;
 
     fn try_from(row: SummaryRow) -> Result<Self, StoreError> {
-        let SummaryRow { num, id, tenant_num, name, policy, is_active, inactive_reason, paused_at, next_due, health } =
-            row;
+        let SummaryRow { num, id, tenant_num, name, policy, is_active, inactive_reason, paused_at, health } = row;
         Ok(Self {
             num: WebhookNum(num),
             id: webhook_id_of(&id)?,
@@ -101,7 +97,6 @@ impl TryFrom<SummaryRow> for WebhookSummary {
             inactive_reason,
             paused_at: paused_at.map(UnixMillis),
             health: health.map(Health::from).unwrap_or_default(),
-            next_due: next_due.map(UnixMillis),
         })
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::clock::UnixMillis;
 use crate::delivery::outcome::{Outcome, OutcomeKind};
 use crate::engine::endpoint::{Notice, Sign};
-use crate::engine::lane::{Effect, Entry, Gauge, Input, Lane, Mode};
+use crate::engine::lane::{Effect, Entry, Gauge, Input, Lane, Mode, Said};
 use crate::engine::serving::Serving;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::deliveries::{Attempt, DeliveryState};
@@ -61,7 +61,7 @@ impl Endpoint {
                 serving.policy.clone(),
                 process.mode_now(serving),
                 serving.has_rows,
-                serving.health,
+                serving.health.clone(),
             )),
             serving: RefCell::new(serving.clone()),
             timer: Cell::new(None),
@@ -263,7 +263,7 @@ impl Endpoint {
             outcome => outcome.clone(),
         };
         let (took, jitter) = (attempted.took, self.process.world.chance.borrow_mut().random());
-        self.turn(Input::Finished { event, outcome, took, jitter }, Some(attempted));
+        self.turn(Input::Finished { event, outcome, said: Said::default(), took, jitter }, Some(attempted));
     }
 
     /// `Endpoint::settle`. The attempt's error names the request, so that the book finds it in the tables.

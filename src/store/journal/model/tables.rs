@@ -335,7 +335,7 @@ impl Tables {
     }
 
     pub(crate) fn health(&self, webhook: WebhookNum) -> Health {
-        self.health.get(&webhook).copied().unwrap_or_default()
+        self.health.get(&webhook).cloned().unwrap_or_default()
     }
 
     pub(crate) fn delivery(&self, id: DeliveryId) -> Option<&DeliveryState> {

@@ -1,0 +1,57 @@
+//! What backlogs and webhooks show of a receiver: since when it has only failed, how it failed last, when it succeeded last.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::problem::Problem;
+use crate::clock::UnixMillis;
+use crate::engine::{OutcomeKind, Receiver};
+use crate::id::{DeliveryId, WebhookNum};
+use crate::store::health::LastError;
+
+/// How a receiver has answered lately.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ReceiverFields {
+    /// The first failure after the last success; null while it succeeds.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    failing_since: Option<UnixMillis>,
+    /// The last request that failed; null when none has.
+    last_error: Option<LastErrorView>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    last_success_at: Option<UnixMillis>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = LastError)]
+struct LastErrorView {
+    /// As in an attempt.
+    #[schema(value_type = String)]
+    outcome: &'static str,
+    /// Null when there was no answer.
+    status_code: Option<u16>,
+    error: Option<String>,
+    #[schema(value_type = String, format = DateTime)]
+    at: UnixMillis,
+    #[schema(value_type = String)]
+    delivery_id: DeliveryId,
+}
+
+impl ReceiverFields {
+    pub(super) fn new(webhook: WebhookNum, receiver: &Receiver) -> Result<Self, Problem> {
+        let Receiver { failing_since, last_error, last_success_at } = receiver;
+        let last_error = last_error.as_deref().map(|last| LastErrorView::new(webhook, last)).transpose()?;
+        Ok(Self { failing_since: *failing_since, last_error, last_success_at: *last_success_at })
+    }
+}
+
+impl LastErrorView {
+    fn new(webhook: WebhookNum, last: &LastError) -> Result<Self, Problem> {
+        let LastError { at, outcome, status, error, event } = last;
+        let outcome = OutcomeKind::from_code(*outcome)
+            .ok_or_else(|| Problem::internal(&format_args!("the outcome {outcome} is unknown")))?;
+        let delivery_id = DeliveryId { event: *event, webhook };
+        Ok(Self { outcome: outcome.as_str(), status_code: *status, error: error.clone(), at: *at, delivery_id })
+    }
+}

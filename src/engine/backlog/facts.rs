@@ -1,0 +1,154 @@
+//! From what was looked at to what is shown. Pure.
+
+use std::time::Instant;
+
+use crate::clock::UnixMillis;
+use crate::delivery::breaker::{View, ViewState};
+use crate::engine::Policy;
+use crate::engine::endpoint::MAILBOX;
+use crate::engine::lane::WINDOW;
+use crate::engine::pulse::Taken;
+use crate::engine::registry::Crashes;
+use crate::engine::vitals::Snapshot;
+
+use crate::store::deliveries::{COUNTED, Head};
+use crate::store::webhooks::WebhookSummary;
+
+use super::receivers::Receiver;
+use super::why::{self, Counts, Facts, Fate, Node};
+use super::{Actor, Backlog, EndpointState};
+
+/// What the store and the registry know.
+pub(super) struct Known {
+    pub(super) now: UnixMillis,
+    pub(super) oldest_at: Option<UnixMillis>,
+    pub(super) head: Option<Head>,
+    pub(super) fate: Option<Fate>,
+    pub(super) paused_by: Option<String>,
+    pub(super) receiver: Receiver,
+    pub(super) crashes: Crashes,
+}
+
+/// Everything that was looked at.
+pub(super) struct Seen {
+    pub(super) known: Known,
+    pub(super) pending: u64,
+    /// As the ledger counts, to the second or the minute.
+    pub(super) scheduled: u64,
+    pub(super) breaker: View,
+    pub(super) policy: Policy,
+    pub(super) taken: Option<Taken>,
+    pub(super) node: Node,
+}
+
+impl Seen {
+    pub(super) fn state(&self, webhook: &WebhookSummary) -> EndpointState {
+        if !webhook.is_active {
+            EndpointState::Inactive
+        } else if webhook.paused_at.is_some() {
+            EndpointState::Paused
+        } else if self.known.crashes.quarantined {
+            EndpointState::Quarantined
+        } else if self.breaker.state == ViewState::Closed {
+            EndpointState::Active
+        } else {
+            EndpointState::Open
+        }
+    }
+
+    /// The head of an ordered webhook that waits for its retry: all others wait behind it.
+    fn blocking(&self) -> Option<UnixMillis> {
+        let head = self.known.head.as_ref().filter(|_| self.policy.ordered)?;
+        head.next_at.filter(|at| *at > self.known.now)
+    }
+
+    fn counts(&self, state: EndpointState) -> Counts {
+        let in_flight = self.taken.as_ref().map_or(0, |taken| taken.live.gauge.in_flight);
+        let in_flight = self.pending.min(in_flight as u64);
+        // Rows are counted one by one, unless they are very many.
+        let counted = self.known.head.as_ref().map_or(0, |head| head.scheduled);
+        let scheduled = if counted < COUNTED { counted } else { counted.max(self.scheduled) };
+        let scheduled = scheduled.min(self.pending - in_flight);
+        let due = self.pending - in_flight - scheduled;
+        let flows = state == EndpointState::Active && self.blocking().is_none();
+        let (ready, held) = if flows { (due, 0) } else { (0, due) };
+        Counts { ready, scheduled, held, in_flight }
+    }
+
+    pub(super) fn told(self, webhook: WebhookSummary) -> Backlog {
+        let state = self.state(&webhook);
+        let counts = self.counts(state);
+        let live = self.taken.as_ref().map(|taken| taken.live.clone()).unwrap_or_default();
+        let wait = live.gauge.limited_until.map(|until| until.saturating_duration_since(Instant::now()));
+        let throttled_ms = wait.map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+        let vitals = self.taken.as_ref().map_or(Snapshot::NOTHING, |taken| taken.vitals);
+        let crash = self.taken.as_ref().and_then(|taken| taken.crash.clone());
+        let why = why::sentence(&Facts {
+            webhook: &webhook,
+            state,
+            paused_by: self.known.paused_by.as_deref(),
+            breaker: self.breaker,
+            receiver: &self.known.receiver,
+            crashes: self.known.crashes,
+            crash: crash.as_deref(),
+            counts,
+            lane: self.taken.as_ref().filter(|taken| taken.live.since.is_some()).map(|taken| &taken.live.gauge),
+            waits: self.taken.as_ref().map(|taken| taken.waits).unwrap_or_default(),
+            policy: &self.policy,
+            throttled_ms,
+            head: self.known.head.as_ref(),
+            fate: self.known.fate,
+            node: self.node,
+            now: self.known.now,
+        });
+        Backlog {
+            as_of: self.known.now,
+            num: webhook.num,
+            webhook: webhook.id,
+            tenant: webhook.tenant,
+            state,
+            why,
+            pending: self.pending,
+            ready: counts.ready,
+            scheduled: counts.scheduled,
+            held: counts.held,
+            in_flight: counts.in_flight,
+            oldest_at: self.known.oldest_at,
+            next_attempt_at: self.next_attempt_at(state, counts, throttled_ms),
+            in_per_second: vitals.in_per_second,
+            out_per_second: vitals.out_per_second,
+            success_5m: vitals.success_5m,
+            success_1h: vitals.success_1h,
+            latency: vitals.latency,
+            rate_limit: self.policy.rate_limit,
+            throttled_ms,
+            breaker: self.breaker,
+            actor: Actor {
+                since: live.since,
+                mailbox: self.taken.as_ref().map_or(0, |taken| taken.mailbox),
+                mailbox_capacity: MAILBOX,
+                window: live.gauge.window,
+                window_capacity: WINDOW,
+                restarts: self.known.crashes.recent,
+                crash,
+            },
+            receiver: self.known.receiver,
+            name: webhook.name,
+        }
+    }
+
+    /// When the next request starts, if that is known and lies ahead.
+    fn next_attempt_at(&self, state: EndpointState, counts: Counts, throttled_ms: u64) -> Option<UnixMillis> {
+        let ahead = |at: &UnixMillis| *at > self.known.now;
+        match state {
+            EndpointState::Paused | EndpointState::Inactive | EndpointState::Quarantined => None,
+            EndpointState::Open => self.breaker.next_probe_at.filter(|_| self.pending > 0).filter(ahead),
+            EndpointState::Active if counts.in_flight > 0 => None,
+            EndpointState::Active if counts.ready > 0 && throttled_ms > 0 => {
+                Some(UnixMillis(self.known.now.0.saturating_add_unsigned(throttled_ms)))
+            }
+            EndpointState::Active if counts.ready > 0 => None,
+            EndpointState::Active => self.known.head.as_ref().and_then(|head| head.next_at).filter(ahead),
+        }
+    }
+}

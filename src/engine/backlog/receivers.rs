@@ -1,0 +1,59 @@
+//! What is known of a webhook's receiver: since when it has only failed, how it failed last, and when it succeeded last.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::clock::UnixMillis;
+use crate::engine::Engine;
+use crate::engine::pulse::Taken;
+use crate::id::WebhookNum;
+use crate::store::StoreError;
+use crate::store::health::{Health, LastError};
+
+/// How a receiver has answered lately.
+#[derive(Debug, Clone, Default)]
+pub struct Receiver {
+    /// The first failure after the last success.
+    pub failing_since: Option<UnixMillis>,
+    pub last_error: Option<Arc<LastError>>,
+    pub last_success_at: Option<UnixMillis>,
+}
+
+impl Engine {
+    /// The receivers of these webhooks. Those that another node serves are as that node has saved them, up to a minute ago.
+    pub async fn receivers(&self, nums: &[WebhookNum]) -> Result<HashMap<WebhookNum, Receiver>, StoreError> {
+        let healths = self.inner.store.healths(nums).await?;
+        self.receivers_with(nums, healths).await
+    }
+
+    /// `healths` as they were saved.
+    pub(super) async fn receivers_with(
+        &self,
+        nums: &[WebhookNum],
+        mut healths: HashMap<WebhookNum, Health>,
+    ) -> Result<HashMap<WebhookNum, Receiver>, StoreError> {
+        let mut receivers = HashMap::with_capacity(nums.len());
+        for num in nums {
+            let taken = self.inner.shared.pulses.find(*num).map(|pulse| pulse.take());
+            receivers.insert(*num, known(taken.as_ref(), &healths.remove(num).unwrap_or_default()));
+        }
+        let unknown = receivers.iter().filter(|(_, receiver)| receiver.last_success_at.is_none()).map(|(num, _)| *num);
+        for (num, at) in self.inner.store.last_successes(&unknown.collect::<Vec<_>>()).await? {
+            receivers.entry(num).or_default().last_success_at = Some(at);
+        }
+        Ok(receivers)
+    }
+}
+
+/// From memory where the endpoint lives, otherwise as it was saved.
+fn known(taken: Option<&Taken>, health: &Health) -> Receiver {
+    let living = taken.filter(|taken| taken.live.since.is_some()).map(|taken| &taken.live.gauge);
+    let (failing_since, last_error, saved) = match living {
+        Some(gauge) => (gauge.failing_since, gauge.last_error.clone(), gauge.last_success_at),
+        None => (health.failing_since, health.last_error.clone(), health.last_success_at),
+    };
+    let lately = taken.and_then(|taken| taken.last_success_at);
+    // What was saved is of the last failure at the latest; there may have been successes since.
+    let saved = saved.filter(|_| failing_since.is_some());
+    Receiver { failing_since, last_error, last_success_at: lately.max(saved) }
+}

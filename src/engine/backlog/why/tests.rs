@@ -1,0 +1,278 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::delivery::breaker::ViewState;
+use crate::engine::PartView;
+use crate::id::{EventSeq, TenantNum, WebhookId, WebhookNum};
+use crate::store::health::Health;
+
+const NOW: UnixMillis = UnixMillis(1_795_420_800_000);
+
+fn later(seconds: u64) -> UnixMillis {
+    NOW.plus(Duration::from_secs(seconds))
+}
+
+fn webhook() -> WebhookSummary {
+    WebhookSummary {
+        num: WebhookNum(1),
+        id: WebhookId::generate(),
+        tenant: TenantNum(1),
+        name: String::new(),
+        policy: serde_json::Value::Null,
+        is_active: true,
+        inactive_reason: None,
+        paused_at: Some(UnixMillis(0)),
+        health: Health::default(),
+    }
+}
+
+fn rejected() -> LastError {
+    let (outcome, event) = (OutcomeKind::Rejected.code(), EventSeq::first_at(NOW));
+    LastError { at: NOW, outcome, status: Some(500), error: None, event }
+}
+
+fn head(tries: u16, next_at: UnixMillis) -> Head {
+    let (event, last) = (EventSeq::first_at(NOW), (tries > 0).then(rejected));
+    Head { event, next_at: Some(next_at), attempts: tries, tries, is_manual: false, last, scheduled: tries.into() }
+}
+
+/// What facts borrow.
+#[derive(Debug, Clone)]
+struct Case {
+    state: EndpointState,
+    webhook: WebhookSummary,
+    policy: Policy,
+    receiver: Receiver,
+    lane: Option<Gauge>,
+    head: Option<Head>,
+    counts: Counts,
+    throttled_ms: u64,
+    waits: Waits,
+    node: Node,
+    crashes: Crashes,
+    breaker: View,
+    fate: Option<Fate>,
+}
+
+impl Case {
+    /// A webhook that flows.
+    fn new(counts: (u64, u64, u64, u64)) -> Self {
+        let (ready, scheduled, held, in_flight) = counts;
+        let part = PartView { places: 14, in_use: 14, waiting: 3 };
+        Self {
+            state: EndpointState::Active,
+            webhook: webhook(),
+            policy: Policy::default(),
+            receiver: Receiver::default(),
+            lane: Some(Gauge { cap: 16, in_flight: 1, ..Gauge::default() }),
+            head: None,
+            counts: Counts { ready, scheduled, held, in_flight },
+            throttled_ms: 0,
+            waits: Waits::default(),
+            node: Node {
+                is_stopping: false,
+                has_lease: true,
+                serves_it: true,
+                is_behind: false,
+                is_purging: false,
+                tight: None,
+                permits: BulkheadView { healthy: part, ailing: part },
+            },
+            crashes: Crashes::default(),
+            breaker: View {
+                state: ViewState::Closed,
+                consecutive_failures: 0,
+                next_probe_at: None,
+                opened_at: None,
+                last_failure: None,
+            },
+            fate: None,
+        }
+    }
+
+    fn failing(mut self) -> Self {
+        self.receiver.failing_since = Some(NOW);
+        self.receiver.last_error = Some(Arc::new(rejected()));
+        self
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    fn said(&self) -> Option<String> {
+        sentence(&Facts {
+            now: NOW,
+            webhook: &self.webhook,
+            state: self.state,
+            paused_by: Some("admin"),
+            breaker: self.breaker,
+            receiver: &self.receiver,
+            crashes: self.crashes,
+            crash: Some("src/x.rs:7"),
+            counts: self.counts,
+            lane: self.lane.as_ref(),
+            waits: self.waits,
+            policy: &self.policy,
+            throttled_ms: self.throttled_ms,
+            head: self.head.as_ref(),
+            fate: self.fate,
+            node: self.node,
+        })
+    }
+}
+
+fn is_said(case: &Case, parts: &[&str]) {
+    let said = case.said().unwrap_or_default();
+    assert!(parts.iter().all(|part| said.contains(part)), "{said:?} without some of {parts:?}");
+}
+
+#[test]
+fn an_open_breaker_names_the_last_status_code_and_the_next_probe() {
+    let open = |at: Option<UnixMillis>| {
+        Case::new((0, 0, 3, 0)).failing().with(|case| {
+            case.state = EndpointState::Open;
+            (case.breaker.consecutive_failures, case.breaker.next_probe_at) = (20, at);
+        })
+    };
+    let said = open(Some(later(5))).said().unwrap();
+    let expected = "breaker open after 20 failures, the last rejected (500); next probe 2026-11-23T08:00:05.000Z";
+    assert_eq!(said, expected);
+    is_said(&open(None), &["half-open", "the next delivery is the probe"]);
+    is_said(&open(None).with(|case| case.counts.in_flight = 1), &["a probe is under way"]);
+}
+
+#[test]
+fn states_that_hold_say_who_or_what_ends_them() {
+    let of = |state| Case::new((0, 0, 3, 0)).with(|case| case.state = state);
+    is_said(&of(EndpointState::Paused), &["paused since 1970", "by admin", "resume it"]);
+    is_said(&of(EndpointState::Inactive), &["switched off by its owner", "switch it on"]);
+    let gone = |case: &mut Case| case.webhook.inactive_reason = Some("the receiver answered 410 Gone".to_owned());
+    is_said(&of(EndpointState::Inactive).with(gone), &["410 Gone", "switch it on"]);
+    let crashed = |case: &mut Case| case.crashes.recent = 8;
+    is_said(&of(EndpointState::Quarantined).with(crashed), &["8 times", "src/x.rs:7", "resume or probe"]);
+}
+
+#[test]
+fn a_reduced_number_of_requests_is_told_with_the_limit_and_the_failure() {
+    let lane = |cap, strained_by| Some(Gauge { cap, strained_by, ..Gauge::default() });
+    let case =
+        |cap, by: Option<LastError>| Case::new((5, 0, 0, 4)).with(|case| case.lane = lane(cap, by.map(Arc::new)));
+    let throttled = LastError { outcome: OutcomeKind::Throttled.code(), status: Some(429), ..rejected() };
+    is_said(&case(4, Some(throttled)), &["4 of 16 requests", "reduced after throttled (429)", "5 deliveries wait"]);
+    is_said(&case(4, None), &["4 of 16 requests", "begins with few"]);
+    is_said(&case(16, None).with(|case| case.counts.in_flight = 16), &["16 of 16 requests at once are under way"]);
+    assert_eq!(case(16, None).said(), None, "there is room for more");
+}
+
+#[test]
+fn strict_order_names_the_head_its_failure_and_its_next_try() {
+    let ordered = |case: &mut Case| {
+        case.policy.ordered = true;
+        case.head = Some(head(2, later(4)));
+    };
+    let behind = Case::new((0, 1, 5, 0)).failing().with(ordered);
+    is_said(
+        &behind,
+        &["5 deliveries wait behind dlv_", "failed with rejected (500)", "retry 2 of 3 is at 2026-11-23T08:00:04"],
+    );
+    let first = Case::new((3, 0, 0, 1)).with(|case| case.policy.ordered = true);
+    is_said(&first.with(|case| case.lane = Some(Gauge { cap: 1, ..Gauge::default() })), &["one request at a time"]);
+}
+
+#[test]
+fn retries_limits_and_places_are_told_apart() {
+    let waiting = Case::new((0, 2, 0, 0)).failing().with(|case| case.head = Some(head(1, later(2))));
+    is_said(&waiting, &["2 deliveries wait for a retry", "rejected (500)", "retry 1 of 3 is at"]);
+    let limit = RateLimit { requests: 5, per_seconds: 1, burst: 5 };
+    let limited = Case::new((5, 0, 0, 0)).with(|case| (case.throttled_ms, case.policy.rate_limit) = (70, Some(limit)));
+    is_said(&limited, &["its rate limit of 5 requests in 1 s", "5 deliveries wait", "in 70 ms"]);
+    let placeless = Case::new((5, 0, 0, 3)).with(|case| case.waits.permit = 3);
+    is_said(&placeless, &["3 requests wait for a place", "14 of the node's 14 places for healthy webhooks"]);
+    let tight = Case::new((5, 0, 0, 1)).with(|case| case.node.tight = Some((9 << 20, 8 << 20)));
+    is_said(&tight, &["payloads in memory take 9 of 8 MiB", "waits as a row"]);
+    for (waits, part) in [
+        (Waits { journal: 1, ..Waits::default() }, "room in the journal"),
+        (Waits { lease: 1, ..Waits::default() }, "this node's lease"),
+        (Waits { descriptor: 1, ..Waits::default() }, "a file descriptor"),
+    ] {
+        is_said(&Case::new((0, 0, 0, 1)).with(|case| case.waits = waits), &["1 request waits for", part]);
+    }
+}
+
+#[test]
+fn used_up_retries_are_told_when_nothing_waits_any_more() {
+    let id = DeliveryId { event: EventSeq::first_at(NOW), webhook: WebhookNum(1) };
+    let fate = |status| Some(Fate { id, status, attempts: 4 });
+    let case = |status| Case::new((0, 0, 0, 0)).failing().with(|case| case.fate = fate(status));
+    is_said(&case(Status::Failed), &["dlv_", "rejected (500)", "after 4 attempts", "no retries left"]);
+    is_said(&case(Status::Cancelled), &["was cancelled"]);
+    assert_eq!(Case::new((0, 0, 0, 0)).said(), None);
+}
+
+#[test]
+fn what_the_node_does_not_do_comes_before_what_the_endpoint_does() {
+    let node = |change: fn(&mut Node)| Case::new((5, 0, 0, 0)).with(|case| change(&mut case.node));
+    is_said(&node(|node| node.has_lease = false), &["lease has ended", "renews"]);
+    is_said(&node(|node| node.serves_it = false), &["handed over"]);
+    is_said(&node(|node| node.is_stopping = true), &["is stopping"]);
+    is_said(&node(|node| node.is_purging = true), &["is being purged"]);
+    let asleep = |case: Case| case.with(|case| case.lane = None);
+    is_said(&asleep(node(|node| node.is_behind = true)), &["still reading what was accepted before"]);
+    is_said(&asleep(node(|_| ())), &["is being started"]);
+    let resting = |case: &mut Case| (case.crashes.resting, case.crashes.recent) = (true, 2);
+    is_said(&node(|_| ()).with(resting), &["crashed 2 times, last at src/x.rs:7", "started again"]);
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let counts = (0u64..4, 0u64..4, 0u64..4, 0u64..6);
+    let lane = proptest::option::of((1usize..6, any::<bool>()));
+    let node = (any::<[bool; 5]>(), proptest::option::of(1usize..1 << 30));
+    let retry = proptest::option::of((1u16..4, 0u64..60));
+    let flags = any::<[bool; 4]>();
+    (counts, lane, node, retry, flags, prop::array::uniform4(0u32..3), 0u64..100).prop_map(
+        |(counts, lane, (node, tight), retry, [ordered, failing, resting, limited], waits, throttled_ms)| {
+            let mut case = Case::new(counts);
+            case.lane = lane.map(|(cap, strained)| {
+                let strained_by = strained.then(|| Arc::new(rejected()));
+                Gauge { cap, strained_by, ..Gauge::default() }
+            });
+            let [has_lease, serves_it, is_stopping, is_behind, is_purging] = node;
+            let permits = case.node.permits;
+            let tight = tight.map(|used| (used, 1));
+            case.node = Node { is_stopping, has_lease, serves_it, is_behind, is_purging, tight, permits };
+            case.head = retry.map(|(tries, seconds)| head(tries, later(seconds)));
+            (case.policy.ordered, case.crashes.resting) = (ordered, resting);
+            let [permit, journal, lease, descriptor] = waits;
+            case.waits = Waits { permit, journal, lease, descriptor };
+            case.throttled_ms = if limited { throttled_ms } else { 0 };
+            if failing { case.failing() } else { case }
+        },
+    )
+}
+
+proptest! {
+    /// Whatever else is true, what waits while nothing is under way has a reason; and no reason is given that is none.
+    #[test]
+    fn who_waits_is_told_why_and_no_cause_is_made_up(case in cases()) {
+        let (said, Counts { ready, scheduled, held, in_flight }) = (case.said(), case.counts);
+        let pending = ready + scheduled + held + in_flight;
+        prop_assert!(in_flight > 0 || ready == 0 || said.is_some(), "{case:?}");
+        let text = said.unwrap_or_default();
+        let claims = |part: &str, is_true: bool| is_true || !text.contains(part);
+        prop_assert!(claims("rate limit", case.throttled_ms > 0 && ready > 0), "{text}");
+        prop_assert!(claims("for a retry", scheduled > 0), "{text}");
+        prop_assert!(claims("behind dlv_", case.policy.ordered && held > 0), "{text}");
+        prop_assert!(claims("for a place", case.waits.permit > 0), "{text}");
+        prop_assert!(claims("reduced after", case.lane.as_ref().is_some_and(|lane| lane.strained_by.is_some())), "{text}");
+        prop_assert!(claims("lease has ended", !case.node.has_lease), "{text}");
+        prop_assert!(claims("handed over", !case.node.serves_it), "{text}");
+        prop_assert!(claims("payloads in memory", case.node.tight.is_some()), "{text}");
+        prop_assert!(claims("nothing is pending", pending == 0), "{text}");
+        prop_assert!(pending > 0 || case.receiver.failing_since.is_some() || text.is_empty(), "{text}");
+    }
+}

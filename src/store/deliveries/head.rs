@@ -1,0 +1,149 @@
+//! What a webhook's rows wait for: which is next, why it waits, and how many have to wait for their time.
+
+use std::collections::HashMap;
+
+use sea_orm::{DbBackend, EntityTrait, FromQueryResult, Statement};
+
+use crate::clock::UnixMillis;
+use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::store::health::LastError;
+use crate::store::{Store, StoreError, dialect};
+
+use super::{DeliveryState, Status, state_of};
+
+/// So many are counted one by one, at most.
+pub const COUNTED: u64 = 1000;
+
+/// Webhooks of one statement.
+const CHUNK: usize = 500;
+
+/// The delivery of a webhook that is to be sent first, of those that have a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    pub event: EventSeq,
+    pub next_at: Option<UnixMillis>,
+    pub attempts: u16,
+    /// Those that count against the policy.
+    pub tries: u16,
+    pub is_manual: bool,
+    /// Its last request, whatever its outcome.
+    pub last: Option<LastError>,
+    /// Rows that wait for a later moment; [`COUNTED`] stands for more.
+    pub scheduled: u64,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct HeadRow {
+    num: i64,
+    scheduled: i64,
+    event_seq: i64,
+    next_at: Option<i64>,
+    attempts: i16,
+    tries: i16,
+    manual_from: Option<i16>,
+    started_at: Option<i64>,
+    duration_us: Option<i64>,
+    outcome: Option<i16>,
+    status_code: Option<i16>,
+    error: Option<String>,
+}
+
+fn heads_sql(backend: DbBackend, ordered: bool) -> String {
+    let order = if ordered { "first.event_seq" } else { "first.next_at, first.event_seq" };
+    let is_chosen = dialect::is_any_of(backend, "w.num", "$1");
+    format!(
+        "SELECT h.num, h.scheduled, d.event_seq, d.next_at, d.attempts, d.tries, d.manual_from, \
+         a.started_at, a.duration_us, a.outcome, a.status_code, a.error \
+         FROM (SELECT w.num AS num, (SELECT COUNT(*) FROM (SELECT 1 AS one FROM delivery later WHERE later.status = 0 \
+         AND later.webhook_num = w.num AND later.next_at > $2 LIMIT {COUNTED}) counted) AS scheduled, \
+         (SELECT first.event_seq FROM delivery first WHERE first.status = 0 AND first.webhook_num = w.num \
+         ORDER BY {order} LIMIT 1) AS head FROM webhook w WHERE {is_chosen}) h \
+         JOIN delivery d ON d.event_seq = h.head AND d.webhook_num = h.num \
+         LEFT JOIN attempt a ON a.event_seq = d.event_seq AND a.webhook_num = d.webhook_num AND a.number = d.attempts"
+    )
+}
+
+impl Store {
+    /// What is first in the order in which each webhook's rows are sent, and how many wait for a moment after `now`. Those
+    /// without a pending row are missing.
+    pub async fn heads(
+        &self,
+        webhooks: &[WebhookNum],
+        ordered: bool,
+        now: UnixMillis,
+    ) -> Result<HashMap<WebhookNum, Head>, StoreError> {
+        let (backend, mut heads) = (self.backend(), HashMap::new());
+        for some in webhooks.chunks(CHUNK) {
+            let values = [dialect::numbers(backend, some.iter().map(|webhook| webhook.0)), now.0.into()];
+            let statement = Statement::from_sql_and_values(backend, heads_sql(backend, ordered), values);
+            for row in HeadRow::find_by_statement(statement).all(self.readers()).await? {
+                heads.insert(WebhookNum(row.num), Head::from(row));
+            }
+        }
+        Ok(heads)
+    }
+}
+
+/// Deliveries of a webhook that are looked at, newest first, to find its last success.
+const LOOKED_AT: u32 = 16;
+
+#[derive(Debug, FromQueryResult)]
+struct SuccessRow {
+    num: i64,
+    at: Option<i64>,
+}
+
+impl Store {
+    /// When each of these webhooks was sent to with success last, if that was among its last few deliveries.
+    pub async fn last_successes(&self, webhooks: &[WebhookNum]) -> Result<Vec<(WebhookNum, UnixMillis)>, StoreError> {
+        let (backend, mut found) = (self.backend(), Vec::new());
+        let (then_join, is_one) = (dialect::then_join(backend), dialect::is_any_of(backend, "w.num", "$1"));
+        let sql = format!(
+            "SELECT w.num AS num, (SELECT MAX(newest.settled_at) FROM (SELECT d.status, d.settled_at \
+             FROM delivery_log l {then_join} delivery d ON d.event_seq = l.event_seq AND d.webhook_num = l.webhook_num \
+             WHERE l.webhook_num = w.num ORDER BY l.event_seq DESC LIMIT {LOOKED_AT}) newest \
+             WHERE newest.status = {}) AS at FROM webhook w WHERE {is_one}",
+            Status::Success.code()
+        );
+        for some in webhooks.chunks(CHUNK) {
+            let numbers = dialect::numbers(backend, some.iter().map(|webhook| webhook.0));
+            let statement = Statement::from_sql_and_values(backend, &sql, [numbers]);
+            let rows = SuccessRow::find_by_statement(statement).all(self.readers()).await?;
+            found.extend(rows.into_iter().filter_map(|row| Some((WebhookNum(row.num), UnixMillis(row.at?)))));
+        }
+        Ok(found)
+    }
+
+    /// Where a delivery stands, if it has a row.
+    pub async fn delivery_state(&self, id: DeliveryId) -> Result<Option<DeliveryState>, StoreError> {
+        let row = entity::delivery::Entity::find_by_id((id.event.0, id.webhook.0)).one(self.readers()).await?;
+        row.map(|row| {
+            let (counts, moments) = ((row.status, row.attempts, row.tries), (row.next_at, row.settled_at));
+            state_of(counts, moments, (row.manual_from, row.manual_next_at))
+        })
+        .transpose()
+    }
+}
+
+impl From<HeadRow> for Head {
+    fn from(row: HeadRow) -> Self {
+        let HeadRow { scheduled, event_seq, next_at, attempts, tries, manual_from, .. } = row;
+        let event = EventSeq(event_seq);
+        let last = row.outcome.zip(row.started_at).map(|(outcome, started_at)| LastError {
+            at: UnixMillis(started_at + row.duration_us.unwrap_or(0) / 1000),
+            outcome,
+            status: row.status_code.map(i16::cast_unsigned),
+            error: row.error,
+            event,
+        });
+        Self {
+            event,
+            next_at: next_at.map(UnixMillis),
+            attempts: attempts.cast_unsigned(),
+            tries: tries.cast_unsigned(),
+            is_manual: manual_from.is_some(),
+            last,
+            scheduled: scheduled.cast_unsigned(),
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Why a webhook gets nothing: every state and cause, brought about on a running server, and the sentence that names it.
+//! Prints the table; `cargo nextest run --no-capture` shows it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::databases::On;
+use crate::fact;
+use crate::hook::Hook;
+use crate::receiver::{Receiver, Reply};
+use crate::world::{World, text};
+
+/// An endpoint is quarantined after some 13 s of restarts.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Far enough away to be looked at.
+fn late_retries(most: u64) -> Value {
+    json!({"maxRetries": most, "backoffStrategy": "schedule", "scheduleSeconds": [3600]})
+}
+
+/// The sentence that each case has led to.
+#[derive(Default)]
+struct Table(Vec<(&'static str, String)>);
+
+impl Table {
+    /// Waits until the sentence is the expected one, but for times, ids and the like.
+    async fn expect(&mut self, world: &World, hook: &Hook, case: &'static str, expected: &str) {
+        let mut said = String::new();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while tokio::time::Instant::now() < deadline {
+            let backlog = world.client().get(&hook.path("/backlog")).await.expect(200);
+            let why = backlog["why"].as_str().unwrap_or("null");
+            said = normalised(why);
+            if said == expected {
+                assert_is_in_the_future(&backlog);
+                return self.0.push((case, why.to_owned()));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("{case}: {said:?} instead of {expected:?}");
+    }
+
+    fn print(&self) {
+        for (case, said) in &self.0 {
+            println!("| {case} | {said} |");
+        }
+    }
+}
+
+fn assert_is_in_the_future(backlog: &Value) {
+    if let Some(at) = backlog["nextAttemptAt"].as_str() {
+        assert!(at > backlog["asOf"].as_str().unwrap_or_default(), "times of this form order like texts: {backlog}");
+    }
+}
+
+/// With `…` for what is different each time.
+fn normalised(why: &str) -> String {
+    let word = |word: &str| {
+        let bare = word.trim_end_matches([';', ',', '.']);
+        let rest = &word[bare.len()..];
+        let is_time = bare.starts_with("20") && bare.ends_with('Z');
+        let is_id = ["dlv_", "evt_", "key_"].iter().any(|prefix| bare.starts_with(prefix));
+        let is_place = bare.starts_with("src/");
+        if is_time || is_id || is_place { format!("…{rest}") } else { word.to_owned() }
+    };
+    let words: Vec<String> = why.split(' ').map(word).collect();
+    ["may start in ", "memory take "].into_iter().fold(words.join(" "), |text, before| match text.split_once(before) {
+        Some((start, rest)) => {
+            let rest = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+            format!("{start}{before}…{rest}")
+        }
+        None => text,
+    })
+}
+
+fn told(status: u16) -> (Receiver, Arc<AtomicU16>) {
+    let answer = Arc::new(AtomicU16::new(status));
+    let script = answer.clone();
+    let reply = move |_| match script.load(Ordering::Relaxed) {
+        0 => Reply::Hang,
+        status => Reply::Status(status),
+    };
+    (Receiver::says(reply), answer)
+}
+
+/// A webhook that is sent one type of event.
+async fn hook(world: &World, kind: &str, receiver: Receiver, mut settings: Value) -> Hook {
+    settings["events"] = json!([kind]);
+    settings["name"] = json!(kind);
+    settings["timeoutMs"] = json!(30_000);
+    world.hook(receiver, settings).await
+}
+
+async fn publish(world: &World, kind: &str, times: usize) {
+    for _ in 0..times {
+        world.publish(kind).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_state_and_cause_is_named_with_what_ends_it() {
+    let mut table = Table::default();
+    states(&mut table).await;
+    failures(&mut table).await;
+    full_lanes(&mut table).await;
+    crashes(&mut table).await;
+    places_and_payloads(&mut table).await;
+    after_a_crash(&mut table).await;
+    On::Postgres.run(without_a_lease(&mut table)).await;
+    table.print();
+}
+
+async fn states(table: &mut Table) {
+    let world = World::start().await;
+    let idle = hook(&world, "idle.a", Receiver::ok(), json!({})).await;
+    table.expect(&world, &idle, "nothing is pending", "null").await;
+
+    let off = hook(&world, "off.a", Receiver::ok(), json!({})).await;
+    world.client().patch(&off.path(""), &json!({"isActive": false})).await.expect(200);
+    let expected =
+        "switched off by its owner: it gets no new events, and what it is owed is kept; switch it on to send it";
+    table.expect(&world, &off, "switched off by its owner", expected).await;
+
+    let gone = hook(&world, "gone.a", Receiver::status(410), json!({})).await;
+    publish(&world, "gone.a", 1).await;
+    let expected =
+        "switched off: the receiver answered 410 Gone (last: gone (410)); switch it on to send what it is owed";
+    table.expect(&world, &gone, "switched off by a 410", expected).await;
+
+    let paused = hook(&world, "paused.a", Receiver::ok(), json!({})).await;
+    world.client().act(&paused.path("/pause")).await.expect(200);
+    publish(&world, "paused.a", 2).await;
+    table.expect(&world, &paused, "paused", "paused since … by …; resume it to let its deliveries flow").await;
+}
+
+async fn failures(table: &mut Table) {
+    let world = World::start().await;
+    let (receiver, answer) = told(500);
+    let breaker = json!({"failureThreshold": 3, "cooldownSeconds": 3600, "maxCooldownSeconds": 3600});
+    let settings = json!({"breaker": breaker, "retryPolicy": late_retries(3)});
+    let open = hook(&world, "open.a", receiver, settings).await;
+    publish(&world, "open.a", 5).await;
+    let expected = "breaker open after 3 failures, the last rejected (500); next probe …";
+    table.expect(&world, &open, "circuit open", expected).await;
+    answer.store(0, Ordering::Relaxed);
+    publish(&world, "open.a", 1).await;
+    world.client().act(&open.path("/probe")).await.expect(200);
+    let expected = "breaker half-open after 3 failures, the last rejected (500); a probe is under way";
+    table.expect(&world, &open, "circuit half-open", expected).await;
+
+    let retry = hook(&world, "retry.a", Receiver::status(503), json!({"retryPolicy": late_retries(3)})).await;
+    publish(&world, "retry.a", 1).await;
+    let expected = "1 delivery waits for a retry; the first, …, failed with rejected (503) at …; retry 1 of 3 is at …";
+    table.expect(&world, &retry, "waiting for a retry", expected).await;
+    let delivery = text(&world.client().walk(&retry.path("/logs")).await[0], "id");
+    world.client().act(&format!("/deliveries/{delivery}/cancel")).await.expect(200);
+    let expected = "nothing is pending: … failed with rejected (503) and was cancelled before its next try";
+    table.expect(&world, &retry, "cancelled after a failure", expected).await;
+
+    let last = hook(&world, "last.a", Receiver::closes(), json!({"retryPolicy": {"maxRetries": 0}})).await;
+    publish(&world, "last.a", 1).await;
+    let expected = "nothing is pending: … failed with protocol_error (the connection was closed before the answer was \
+                    complete) after 1 attempt and has no retries left; retry it by hand";
+    table.expect(&world, &last, "no retries left", expected).await;
+
+    let settings = json!({"ordered": true, "retryPolicy": late_retries(2)});
+    let ordered = hook(&world, "ordered.a", Receiver::status(500), settings).await;
+    publish(&world, "ordered.a", 4).await;
+    let expected =
+        "strict order: 3 deliveries wait behind …, which failed with rejected (500) at …; retry 1 of 2 is at …";
+    table.expect(&world, &ordered, "behind a failing head", expected).await;
+}
+
+async fn full_lanes(table: &mut Table) {
+    let world = World::start().await;
+    let settings = json!({"ordered": true});
+    let ordered = hook(&world, "ordered.a", Receiver::hangs(), settings).await;
+    publish(&world, "ordered.a", 3).await;
+    let expected = "strict order: one request at a time; 2 deliveries wait for its answer";
+    table.expect(&world, &ordered, "strict order, one under way", expected).await;
+
+    let limit = json!({"rateLimit": {"requests": 2, "perSeconds": 3600, "burst": 2}});
+    let limited = hook(&world, "limited.a", Receiver::ok(), limit).await;
+    publish(&world, "limited.a", 5).await;
+    let expected =
+        "its rate limit of 2 requests in 3600 s is used up: 3 deliveries wait, the next request may start in … ms";
+    table.expect(&world, &limited, "rate limit", expected).await;
+
+    let slow = hook(&world, "slow.a", Receiver::hangs(), json!({})).await;
+    publish(&world, "slow.a", 6).await;
+    let expected = "4 of 16 requests at once are allowed, it begins with few and rises with answers that succeed; \
+                    2 deliveries wait for the answers of 4";
+    table.expect(&world, &slow, "slow start", expected).await;
+
+    let full = hook(&world, "full.a", Receiver::hangs(), json!({"maxInFlight": 2})).await;
+    publish(&world, "full.a", 3).await;
+    let expected = "2 of 2 requests at once are under way; 1 delivery waits for their answers";
+    table.expect(&world, &full, "all requests at once under way", expected).await;
+
+    let (receiver, answer) = told(429);
+    let reduced = hook(&world, "reduced.a", receiver, json!({"retryPolicy": late_retries(3)})).await;
+    publish(&world, "reduced.a", 1).await;
+    let expected = "1 delivery waits for a retry; the first, …, failed with throttled (429) at …; retry 1 of 3 is at …";
+    table.expect(&world, &reduced, "throttled once", expected).await;
+    answer.store(0, Ordering::Relaxed);
+    publish(&world, "reduced.a", 5).await;
+    let expected = "2 of 16 requests at once are allowed, reduced after throttled (429); it rises again with answers that \
+                    succeed; 3 deliveries wait for the answers of 2; besides, 1 delivery waits for a retry; the first, …, \
+                    failed with throttled (429) at …; retry 1 of 3 is at …";
+    table.expect(&world, &reduced, "reduced concurrency", expected).await;
+}
+
+async fn crashes(table: &mut Table) {
+    let fault = [("POSTHASTE_FAULT", "panic:endpoint.handle:1+"), ("POSTHASTE_FAULT_WEBHOOK", "crash.a")];
+    let world = World::with(&fault).await;
+    let victim = hook(&world, "crash.a", Receiver::ok(), json!({})).await;
+    publish(&world, "crash.a", 1).await;
+    let expected = "its actor crashed 1 time, last at …; it is started again within 30 s";
+    table.expect(&world, &victim, "its actor crashed", expected).await;
+    fact::until_within(PATIENCE, "it is quarantined", async || {
+        world.publish("crash.a").await;
+        let backlog = world.client().get(&victim.path("/backlog")).await.expect(200);
+        (backlog["state"] == "quarantined").then_some(())
+    })
+    .await;
+    let expected = "its actor crashed 8 times in a row, last at …; resume or probe it to start it again";
+    table.expect(&world, &victim, "quarantined", expected).await;
+}
+
+async fn places_and_payloads(table: &mut Table) {
+    let world = World::with(&[("POSTHASTE_MAX_IN_FLIGHT", "2")]).await;
+    let first = hook(&world, "first.a", Receiver::hangs(), json!({})).await;
+    let second = hook(&world, "second.a", Receiver::hangs(), json!({})).await;
+    publish(&world, "first.a", 1).await;
+    first.receiver.was_asked(1).await;
+    // A request that takes long is among the slow ones after a second.
+    publish(&world, "first.a", 1).await;
+    first.receiver.was_asked(2).await;
+    publish(&world, "second.a", 1).await;
+    let expected =
+        "1 request waits for a place: 1 of the node's 1 places for healthy webhooks are in use; tenants take turns";
+    table.expect(&world, &second, "no place left", expected).await;
+
+    let least = (64 << 20).to_string();
+    let world = World::with(&[("POSTHASTE_PAYLOAD_MEMORY_BYTES", &least)]).await;
+    // Each has four requests of a megabyte under way.
+    let hogs: Vec<String> = (0..18).map(|n| format!("hog.{n}")).collect();
+    let mut hooks = Vec::new();
+    for hog in &hogs {
+        hooks.push(hook(&world, hog, Receiver::hangs(), json!({})).await);
+    }
+    let data = "x".repeat(1_000_000);
+    for n in 0..4 * hogs.len() {
+        world.publish_with(&json!({"event": hogs[n % hogs.len()], "data": data})).await;
+    }
+    let tight = hook(&world, "tight.a", Receiver::hangs(), json!({"maxInFlight": 1})).await;
+    publish(&world, "tight.a", 3).await;
+    let expected = "1 of 1 requests at once are under way; 2 deliveries wait for their answers; besides, payloads in memory \
+                    take … of 64 MiB, and what is not sent at once waits as a row";
+    table.expect(&world, &tight, "payloads take their memory", expected).await;
+}
+
+async fn after_a_crash(table: &mut Table) {
+    let mut world = World::start().await;
+    let _many = hook(&world, "many.a", Receiver::hangs(), json!({})).await;
+    let last = hook(&world, "last.a", Receiver::hangs(), json!({})).await;
+    let batch: Vec<Value> = (0..1000).map(|_| json!({"event": "many.a", "data": {}})).collect();
+    let batch = json!({"events": batch});
+    let mut end = batch.clone();
+    end["events"].as_array_mut().expect("a list").push(json!({"event": "last.a", "data": {}}));
+    end["events"].as_array_mut().expect("a list").remove(0);
+    for body in [&batch, &batch, &batch, &end] {
+        world.client().post("/events/batch", body).await.expect(202);
+    }
+    world.kill();
+    world.ended().await;
+    world.restart().await;
+    let expected = "this node is still reading what was accepted before; 1 delivery waits to be sent";
+    table.expect(&world, &last, "recovery after a crash", expected).await;
+}
+
+/// The row of the node is locked, so that the lease cannot be renewed, and everything can be read.
+async fn without_a_lease(table: &mut Table) {
+    let world = World::start().await;
+    let held = hook(&world, "held.a", Receiver::hangs(), json!({"maxInFlight": 1})).await;
+    publish(&world, "held.a", 2).await;
+    held.receiver.was_asked(1).await;
+    let hold = "BEGIN; SELECT num FROM node FOR UPDATE; SELECT pg_sleep(10); ROLLBACK";
+    let mut holder = world.database().begin(hold);
+    let expected = "this node's lease has ended and it sends nothing; it goes on once the database renews the lease, or \
+                    another node takes over";
+    table.expect(&world, &held, "lease lost", expected).await;
+    let ended = async || holder.try_wait().expect("a child");
+    assert!(fact::until_within(PATIENCE, "the row is let go", ended).await.success());
+}
