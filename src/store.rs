@@ -23,6 +23,7 @@ pub mod ledger;
 pub mod log;
 pub mod news;
 pub mod orphans;
+pub mod owed;
 pub mod page;
 pub mod payload;
 pub mod progress;

@@ -5,18 +5,20 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::openapi::path::{Parameter, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
 use super::auth::{Operate, Read, Tenant};
 use super::document::{ActionProblems, ReadProblems};
-use super::page::{List, MAX_LIMIT, NoQuery, PageParams, PageView, Query};
+use super::page::{List, MAX_LIMIT, NoQuery, PageParams, PageView, Query, StatusCodeFilter, query_parameter};
 use super::path::One;
 use super::problem::Problem;
 use crate::clock::UnixMillis;
-use crate::engine::OutcomeKind;
+use crate::engine::{DeliveryPage, OutcomeKind};
 use crate::id::{AttemptId, DeliveryId, EventId, TenantNum, WebhookId};
 use crate::store::deliveries::{Attempt, Delivery, DeliveryFilter, DeliveryState, LastAttempt, Status, Trigger};
 
@@ -247,6 +249,8 @@ pub(super) fn filter(list: &List<'_>) -> Result<DeliveryFilter, Problem> {
         webhook: None,
         event: None,
         status: list.filter("status")?,
+        outcome: list.filter("outcome")?.map(OutcomeKind::code),
+        status_code: list.filter::<StatusCodeFilter>("statusCode")?.map(|StatusCodeFilter(code)| code),
         kind: list.filter("event")?,
         since: list.filter("since")?,
         until: list.filter("until")?,
@@ -254,33 +258,60 @@ pub(super) fn filter(list: &List<'_>) -> Result<DeliveryFilter, Problem> {
 }
 
 /// A page of deliveries that were read with one more than the limit.
-pub(super) fn page(list: &List<'_>, mut found: Vec<Delivery>) -> Result<axum::Json<PageView<DeliveryView>>, Problem> {
-    let next = list.cut(&mut found, |last| last.id);
-    let views: Result<Vec<DeliveryView>, Problem> = found.into_iter().map(DeliveryView::try_from).collect();
+pub(super) fn cut(
+    list: &List<'_>,
+    mut deliveries: Vec<Delivery>,
+) -> Result<axum::Json<PageView<DeliveryView>>, Problem> {
+    let next = list.cut(&mut deliveries, |last| last.id);
+    page(list, DeliveryPage { deliveries, next })
+}
+
+pub(super) fn page(list: &List<'_>, page: DeliveryPage) -> Result<axum::Json<PageView<DeliveryView>>, Problem> {
+    let DeliveryPage { deliveries, next } = page;
+    let views: Result<Vec<DeliveryView>, Problem> = deliveries.into_iter().map(DeliveryView::try_from).collect();
     Ok(axum::Json(list.answer(views?, next)))
 }
 
-/// Lists deliveries, newest event first.
+/// Parameters of every list of deliveries.
+pub(super) enum DeliveryParams {}
+
+impl IntoParams for DeliveryParams {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let text = |name, what| query_parameter(name, what, ObjectBuilder::new().schema_type(Type::String));
+        let code = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(100)).maximum(Some(599));
+        vec![
+            text("status", "pending, success, failed or cancelled"),
+            text("outcome", "of the last attempt, such as rejected or timed_out"),
+            query_parameter("statusCode", "of the last attempt's answer", code),
+            text("event", "the exact event type"),
+            text("since", "accepted at or after this RFC 3339 time"),
+            text("until", "accepted before this RFC 3339 time"),
+        ]
+    }
+}
+
+/// The names of [`DeliveryParams`].
+pub(super) const FILTERS: [&str; 6] = ["status", "outcome", "statusCode", "event", "since", "until"];
+
+/// Lists deliveries, newest event first, those included that are only owed yet. A page may have fewer items than `limit`
+/// although there are more: where a filter finds little, a page ends after so much was looked at, and `nextCursor` goes on.
 #[utoipa::path(get, path = "/deliveries", tag = "deliveries", operation_id = "listDeliveries",
-    params(("webhookId" = Option<String>, Query), ("eventId" = Option<String>, Query),
-        ("status" = Option<String>, Query, description = "pending, success, failed or cancelled"),
-        ("event" = Option<String>, Query, description = "the exact event type"),
-        ("since" = Option<String>, Query, description = "accepted at or after this RFC 3339 time"),
-        ("until" = Option<String>, Query, description = "accepted before this RFC 3339 time"), PageParams),
+    params(("webhookId" = Option<String>, Query, description = "also of a webhook that was deleted"),
+        ("eventId" = Option<String>, Query), DeliveryParams, PageParams),
     responses((status = 200, body = PageView<DeliveryView>), ReadProblems))]
 async fn list(
     State(app): State<App>,
     tenant: Tenant<Read>,
     query: Query,
 ) -> Result<axum::Json<PageView<DeliveryView>>, Problem> {
-    let filters = ["webhookId", "eventId", "status", "event", "since", "until"];
+    let filters = [&["webhookId", "eventId"], &FILTERS[..]].concat();
     let list = query.list("deliveries", Some(tenant.num()), &filters)?;
     let mut filter = filter(&list)?;
     let before = list.position()?;
     filter.event = list.filter("eventId")?.map(|EventId(seq)| seq);
     if let Some(id) = list.filter::<WebhookId>("webhookId")? {
-        let Some(webhook) = app.store().webhook(tenant.num(), id).await? else { return page(&list, Vec::new()) };
-        filter.webhook = Some(webhook.num);
+        let Some(webhook) = app.store().webhook_num(tenant.num(), id).await? else { return cut(&list, Vec::new()) };
+        filter.webhook = Some(webhook);
     }
     let found = app.engine().deliveries(tenant.num(), &filter, before, list.limit).await?;
     page(&list, found)

@@ -235,5 +235,5 @@ async fn list_deliveries(
     let after = list.position()?.map_or(WebhookNum(0), |last: crate::id::DeliveryId| last.webhook);
     let event = find(&app, tenant.num(), id).await?;
     let found = app.engine().deliveries_of_event(&event, after, list.limit).await?;
-    deliveries::page(&list, found)
+    deliveries::cut(&list, found)
 }

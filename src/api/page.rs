@@ -18,6 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::App;
 use super::problem::Problem;
 use crate::clock::UnixMillis;
+use crate::engine::OutcomeKind;
 use crate::id::{DeliveryId, EventId, EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::store::deliveries::Status;
 use crate::store::seal::CursorKeys;
@@ -274,6 +275,24 @@ impl Filter for Status {
     }
 }
 
+impl Filter for OutcomeKind {
+    fn read(name: &str, value: &str) -> Result<Self, Problem> {
+        let words = Self::ALL.map(Self::as_str);
+        let found = Self::ALL.into_iter().find(|kind| kind.as_str() == value);
+        found.ok_or_else(|| invalid(name, value, &format!("one of {}", words.join(", "))))
+    }
+}
+
+/// The status code of an answer.
+pub(super) struct StatusCodeFilter(pub(super) u16);
+
+impl Filter for StatusCodeFilter {
+    fn read(name: &str, value: &str) -> Result<Self, Problem> {
+        let code = value.parse().ok().filter(|code| (100..=599).contains(code));
+        code.map(Self).ok_or_else(|| invalid(name, value, "a status code from 100 to 599"))
+    }
+}
+
 impl Filter for WebhookId {
     fn read(name: &str, value: &str) -> Result<Self, Problem> {
         value.parse().map_err(|error| Problem::bad_request("invalid_id", format!("{name}: {error}")))
@@ -286,6 +305,16 @@ impl Filter for EventId {
     }
 }
 
+/// A parameter that may be left out, for the document.
+pub(super) fn query_parameter(name: &str, what: &str, schema: ObjectBuilder) -> Parameter {
+    let mut parameter = Parameter::new(name);
+    parameter.parameter_in = ParameterIn::Query;
+    parameter.required = utoipa::openapi::Required::False;
+    parameter.description = Some(what.to_owned());
+    parameter.schema = Some(schema.build().into());
+    parameter
+}
+
 /// `limit` and `cursor`, for the document.
 pub(super) enum PageParams {}
 
@@ -294,17 +323,9 @@ impl IntoParams for PageParams {
         let number = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(MAX_LIMIT as f64));
         let limit = number.default(Some(DEFAULT_LIMIT.into()));
         let cursor = ObjectBuilder::new().schema_type(Type::String);
-        let parameter = |name: &str, what: &str, schema: ObjectBuilder| {
-            let mut parameter = Parameter::new(name);
-            parameter.parameter_in = ParameterIn::Query;
-            parameter.required = utoipa::openapi::Required::False;
-            parameter.description = Some(what.to_owned());
-            parameter.schema = Some(schema.build().into());
-            parameter
-        };
         vec![
-            parameter("limit", "Items on a page.", limit),
-            parameter("cursor", "`nextCursor` of the page before.", cursor),
+            query_parameter("limit", "Items on a page.", limit),
+            query_parameter("cursor", "`nextCursor` of the page before.", cursor),
         ]
     }
 }

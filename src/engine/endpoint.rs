@@ -36,7 +36,7 @@ use self::attempt::{AbortOnDrop, Attempted, Ended, Means};
 use self::watch::DeathWatch;
 
 pub(super) use self::messages::{
-    Configure, Detach, Drain, Offer, Probe, Remind, Retire, Summon, Unrecorded, Wake, Withdraw, WithdrawAll,
+    Configure, Detach, Drain, Offer, Probe, Remind, Retire, Summon, Wake, Withdraw, WithdrawAll,
 };
 pub(super) use self::watch::{Notice, Sign};
 
@@ -467,14 +467,6 @@ impl Handler<Summon> for Endpoint {
                 actor.hear(Input::Wake, ctx);
             }
         }));
-    }
-}
-
-impl Handler<Unrecorded> for Endpoint {
-    type Result = MessageResult<Unrecorded>;
-
-    fn handle(&mut self, _: Unrecorded, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.lane.unrecorded())
     }
 }
 

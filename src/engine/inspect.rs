@@ -2,10 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
-use crate::store::deliveries::{Delivery, DeliveryFilter, DeliveryState, Status};
+use crate::id::{DeliveryId, TenantNum, WebhookId, WebhookNum};
+use crate::store::deliveries::{Delivery, DeliveryState};
 use crate::store::events::StoredEvent;
-use crate::store::webhooks::Webhook;
 use crate::store::{StoreError, payload};
 
 use super::Engine;
@@ -77,71 +76,6 @@ impl Engine {
         Ok(found)
     }
 
-    /// Deliveries newest event first; at most `limit` + 1.
-    pub async fn deliveries(
-        &self,
-        tenant: TenantNum,
-        filter: &DeliveryFilter,
-        before: Option<DeliveryId>,
-        limit: u64,
-    ) -> Result<Vec<Delivery>, StoreError> {
-        if filter.webhook.is_some() {
-            self.inner.log.flush().await?;
-        }
-        self.inner.store.deliveries(tenant, filter, before, limit).await
-    }
-
-    /// A webhook's log, newest first, with what waits for it in memory; at most `limit` + 1.
-    pub async fn log(
-        &self,
-        webhook: &Webhook,
-        filter: &DeliveryFilter,
-        before: Option<DeliveryId>,
-        limit: u64,
-    ) -> Result<Vec<Delivery>, StoreError> {
-        let mut waiting = match filter.status {
-            None | Some(Status::Pending) => self.inner.registry.unrecorded(webhook.num).await,
-            Some(Status::Success | Status::Failed | Status::Cancelled) => Vec::new(),
-        };
-        let mut found = self.deliveries(webhook.tenant, filter, before, limit).await?;
-        let wanted = usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(1);
-        waiting.retain(|seq| before.is_none_or(|before| *seq < before.event));
-        waiting.sort_unstable_by_key(|seq| std::cmp::Reverse(*seq));
-        let mut added = 0;
-        for seq in waiting {
-            let is_listed = found.iter().any(|delivery| delivery.id.event == seq);
-            if added < wanted
-                && !is_listed
-                && let Some(delivery) = self.waiting(webhook, seq, filter).await?
-            {
-                found.push(delivery);
-                added += 1;
-            }
-        }
-        found.sort_by_key(|delivery| std::cmp::Reverse(delivery.id.event));
-        found.truncate(wanted);
-        Ok(found)
-    }
-
-    async fn waiting(
-        &self,
-        webhook: &Webhook,
-        seq: EventSeq,
-        filter: &DeliveryFilter,
-    ) -> Result<Option<Delivery>, StoreError> {
-        let Some(event) = self.inner.store.event(webhook.tenant, seq).await? else { return Ok(None) };
-        let at = seq.accepted_at();
-        let wanted = filter.event.is_none_or(|event| event == seq)
-            && filter.kind.as_ref().is_none_or(|kind| *kind == event.kind)
-            && filter.since.is_none_or(|since| at >= since)
-            && filter.until.is_none_or(|until| at < until);
-        let id = DeliveryId { event: seq, webhook: webhook.num };
-        if !wanted || self.inner.store.delivery(webhook.tenant, id).await?.is_some() {
-            return Ok(None);
-        }
-        Ok(Some(owed(id, webhook.id, &event)))
-    }
-
     /// The first `most` of them; what deleted webhooks were owed is not owed any more.
     async fn only_owed(
         &self,
@@ -186,8 +120,13 @@ impl Engine {
 
 /// A delivery that has no row yet.
 fn owed(id: DeliveryId, webhook: WebhookId, event: &StoredEvent) -> Delivery {
+    without_row(id, webhook, event.kind.clone())
+}
+
+/// A delivery that is only owed, due since its event was accepted.
+pub(super) fn without_row(id: DeliveryId, webhook_id: WebhookId, kind: String) -> Delivery {
     let state = DeliveryState::pending(Some(id.event.accepted_at()));
-    Delivery { id, webhook_id: webhook, kind: event.kind.clone(), state, last: None }
+    Delivery { id, webhook_id, kind, state, last: None }
 }
 
 #[cfg(test)]

@@ -187,8 +187,8 @@ impl Lane {
     }
 
     /// Events whose deliveries are here and have no row.
-    #[must_use]
-    pub fn unrecorded(&self) -> Vec<EventSeq> {
+    #[cfg(test)]
+    fn unrecorded(&self) -> Vec<EventSeq> {
         let all = self.window.entries().chain(self.in_flight.entries());
         all.filter(|entry| !entry.stored).map(|entry| entry.event.seq).collect()
     }

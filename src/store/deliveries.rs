@@ -22,6 +22,7 @@ use self::list::{ListQuery, Source};
 
 pub use self::attempts::{LISTED_BODY, LastAttempt};
 pub use self::head::{COUNTED, Head};
+pub use self::list::RowPage;
 
 /// Where a delivery stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -177,6 +178,10 @@ pub struct DeliveryFilter {
     pub webhook: Option<WebhookNum>,
     pub event: Option<EventSeq>,
     pub status: Option<Status>,
+    /// Of the last attempt: the outcome's code.
+    pub outcome: Option<i16>,
+    /// Of the last attempt.
+    pub status_code: Option<u16>,
     pub kind: Option<String>,
     pub since: Option<UnixMillis>,
     pub until: Option<UnixMillis>,
@@ -269,45 +274,6 @@ fn of_known_server(holding: &Holding, row: Option<&DueRow>) -> Result<(), StoreE
 }
 
 impl Store {
-    /// Newest event first, then by webhook; those before `before`.
-    pub async fn deliveries(
-        &self,
-        tenant: TenantNum,
-        filter: &DeliveryFilter,
-        before: Option<DeliveryId>,
-        limit: u64,
-    ) -> Result<Vec<Delivery>, StoreError> {
-        let source = Source::of(filter);
-        let mut query = ListQuery::new(self.backend(), source, tenant);
-        let (seq, webhook_num) = source.keys();
-        if let Some(webhook) = filter.webhook {
-            query.and(&format!("{webhook_num} ="), webhook.0);
-        }
-        if let Some(event) = filter.event {
-            query.and(&format!("{seq} ="), event.0);
-        }
-        if let Some(status) = filter.status {
-            query.sql.push_str(&format!(" AND d.status = {}", status.code()));
-        }
-        if let Some(kind) = &filter.kind {
-            query.and("e.kind =", kind.clone());
-        }
-        if let Some(since) = filter.since {
-            query.and(&format!("{seq} >="), EventSeq::first_at(since).0);
-        }
-        if let Some(until) = filter.until {
-            query.and(&format!("{seq} <"), EventSeq::first_at(until).0);
-        }
-        if let Some(before) = before {
-            query.and(&format!("{seq} <="), before.event.0);
-            query.and(&format!("({seq}, d.webhook_num) < (${},", query.values.len()), before.webhook.0);
-            query.sql.push(')');
-        }
-        let order = format!("{seq} DESC, d.webhook_num DESC");
-        let rows = DeliveryRow::find_by_statement(query.statement(&order, limit)).all(self.readers()).await?;
-        self.with_last_attempts(rows).await
-    }
-
     /// One delivery if it has a row.
     pub async fn delivery(&self, tenant: TenantNum, id: DeliveryId) -> Result<Option<Delivery>, StoreError> {
         let mut query = ListQuery::new(self.backend(), Source::Delivery, tenant);

@@ -160,7 +160,7 @@ impl Store {
             }
         }
         if let Some(kind) = &filter.kind {
-            floor = self.event_after_looks(within).await?;
+            floor = if filter.caller_id.is_none() { self.event_after_looks(within).await? } else { None };
             query = query.filter(Column::Kind.eq(kind)).filter(Column::Seq.gte(floor.unwrap_or(i64::MIN)));
         }
         let rows = query.limit(limit + 1).into_model::<StoredRow>().all(self.readers()).await?;

@@ -271,7 +271,7 @@ async fn lists_filter_by_status_and_never_show_another_tenants(on: On) {
     world.record(attempted(id(receipt, webhook.num), 1, Status::Failed, None)).await;
     let count = async |tenant, webhook, status| {
         let filter = DeliveryFilter { webhook, status, ..DeliveryFilter::default() };
-        world.store.deliveries(tenant, &filter, None, 10).await.unwrap().len()
+        world.store.deliveries(tenant, &filter, None, 10).await.unwrap().found.len()
     };
     let (mine, other) = (world.tenant.num, crate::id::TenantNum(world.tenant.num.0 + 1));
     assert_eq!(count(mine, Some(webhook.num), Some(Status::Failed)).await, 1);

@@ -67,6 +67,7 @@ mod nodes;
 mod observe;
 mod origins;
 mod panics;
+mod pending;
 mod pgbouncer;
 mod postgres;
 mod publish;

@@ -162,8 +162,8 @@ async fn failures(table: &mut Table) {
 
     let last = hook(&world, "last.a", Receiver::closes(), json!({"retryPolicy": {"maxRetries": 0}})).await;
     publish(&world, "last.a", 1).await;
-    let expected = "nothing is pending: … failed with protocol_error (the connection was closed before the answer was \
-                    complete) after 1 attempt and has no retries left; retry it by hand";
+    let expected = "nothing is pending: … failed with protocol_error (no valid HTTP answer: connection closed before message \
+                    completed) after 1 attempt and has no retries left; retry it by hand";
     table.expect(&world, &last, "no retries left", expected).await;
 
     let settings = json!({"ordered": true, "retryPolicy": late_retries(2)});

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use crate::api::App;
 use crate::api::auth::{Manage, Operate, Read, Tenant};
 use crate::api::body::{Input, OptionalJson};
-use crate::api::deliveries::{self, DeliveryView, TestAnswer};
+use crate::api::deliveries::{self, DeliveryParams, DeliveryView, TestAnswer};
 use crate::api::document::{ActionProblems, CreateProblems, DeleteProblems, ReadProblems};
 use crate::api::etag::{Changed, IfMatch, changed, tagged};
 use crate::api::fields::{Given, Reader, integer};
@@ -112,11 +112,7 @@ pub(super) async fn end_secret(
 
 /// The delivery log, newest first, with what is still waiting.
 #[utoipa::path(get, path = "/webhooks/{id}/logs", tag = "webhooks", operation_id = "readWebhookLog",
-    params(("id" = String, Path),
-        ("status" = Option<String>, Query, description = "pending, success, failed or cancelled"),
-        ("event" = Option<String>, Query, description = "the exact event type"),
-        ("since" = Option<String>, Query, description = "accepted at or after this RFC 3339 time"),
-        ("until" = Option<String>, Query, description = "accepted before this RFC 3339 time"), PageParams),
+    params(("id" = String, Path), DeliveryParams, PageParams),
     responses((status = 200, body = PageView<DeliveryView>), ReadProblems))]
 pub(super) async fn logs(
     State(app): State<App>,
@@ -124,11 +120,10 @@ pub(super) async fn logs(
     One(id): One<WebhookId>,
     query: Query,
 ) -> Result<axum::Json<PageView<DeliveryView>>, Problem> {
-    let filters = ["status", "event", "since", "until"];
-    let list = query.list(&format!("log of {id}"), Some(tenant.num()), &filters)?;
+    let list = query.list(&format!("log of {id}"), Some(tenant.num()), &deliveries::FILTERS)?;
     let (mut filter, before) = (deliveries::filter(&list)?, list.position()?);
     let webhook = find(&app, tenant.num(), id).await?;
     filter.webhook = Some(webhook.num);
-    let found = app.engine().log(&webhook, &filter, before, list.limit).await?;
+    let found = app.engine().deliveries(tenant.num(), &filter, before, list.limit).await?;
     deliveries::page(&list, found)
 }

@@ -240,9 +240,9 @@ fn ready_and_not_sent(facts: &Facts<'_>) -> Option<String> {
     }
     let why = match node.is_behind {
         true => "this node is still reading what was accepted before",
-        false => "they are being read from the database",
+        false => "they are being read from the database, or what became of them is being written to it",
     };
-    Some(format!("{} to be sent: {why}", wait(ready)))
+    Some(format!("{}: {why}", wait(ready)))
 }
 
 fn limited(limit: Option<RateLimit>, ready: u64, throttled_ms: u64) -> String {

@@ -60,11 +60,6 @@ pub(in crate::engine) struct Probe;
 #[rtype(result = "()")]
 pub(in crate::engine) struct Summon(pub(in crate::engine) EventSeq);
 
-/// Which deliveries are here and have no row?
-#[derive(Message)]
-#[rtype(result = "Vec<EventSeq>")]
-pub(in crate::engine) struct Unrecorded;
-
 /// End if there is nothing to do.
 #[derive(Message)]
 #[rtype(result = "()")]

@@ -13,7 +13,7 @@ use crate::store::Store;
 use crate::store::audit::Author;
 use crate::store::journal::{Draft, Journal, Published};
 use crate::store::leases::Holding;
-use crate::store::webhooks::NewWebhook;
+use crate::store::webhooks::{NewWebhook, Webhook};
 
 fn webhook(tenant: TenantNum) -> NewWebhook {
     NewWebhook {

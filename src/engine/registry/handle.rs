@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::clock::UnixMillis;
-use crate::engine::endpoint::{Configure, Detach, Endpoint, Probe, Summon, Unrecorded, Withdraw, WithdrawAll};
+use crate::engine::endpoint::{Configure, Detach, Endpoint, Probe, Summon, Withdraw, WithdrawAll};
 use crate::engine::lane::Detached;
 use crate::engine::serving::{self, Loaded, Serving};
 use crate::engine::shared::Shared;
@@ -239,14 +239,6 @@ impl RegistryHandle {
         self.wake(vec![id.webhook]).await;
         if let Some(endpoint) = self.find(id.webhook).await {
             let _ = endpoint.send(Summon(id.event)).await;
-        }
-    }
-
-    /// Events that wait in the endpoint's memory and have no row.
-    pub(in crate::engine) async fn unrecorded(&self, num: WebhookNum) -> Vec<EventSeq> {
-        match self.find(num).await {
-            Some(endpoint) => endpoint.send(Unrecorded).await.unwrap_or_default(),
-            None => Vec::new(),
         }
     }
 

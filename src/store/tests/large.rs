@@ -76,7 +76,7 @@ async fn lists_read_the_beginning_of_an_answer_and_attempts_are_read_by_their_by
     }
 
     let listed = world.store.deliveries(world.tenant.num, &DeliveryFilter::default(), None, 10).await.unwrap();
-    let LastAttempt { attempt, is_cut } = listed[0].last.clone().unwrap();
+    let LastAttempt { attempt, is_cut } = listed.found[0].last.clone().unwrap();
     assert_eq!((attempt.number, attempt.response_body.len(), is_cut), (40, LISTED_BODY, true));
 
     let (mut numbers, mut before) = (Vec::new(), u16::MAX);

@@ -15,7 +15,7 @@ async fn the_log_follows_and_is_rebuilt_after_a_crash(on: On) {
     }
     let filter = DeliveryFilter { webhook: Some(webhook.num), ..DeliveryFilter::default() };
     let log = async |before: Option<DeliveryId>| -> Vec<EventSeq> {
-        let page = world.store.deliveries(world.tenant.num, &filter, before, 10).await.unwrap();
+        let page = world.store.deliveries(world.tenant.num, &filter, before, 10).await.unwrap().found;
         page.iter().map(|delivery| delivery.id.event).collect()
     };
     assert!(log(None).await.is_empty(), "nothing is indexed yet");
@@ -47,7 +47,7 @@ async fn a_reader_moves_entries_and_the_follower_notes_how_far_the_index_has_com
 
     index.flush().await.unwrap();
     let filter = DeliveryFilter { webhook: Some(webhook.num), ..DeliveryFilter::default() };
-    assert_eq!(world.store.deliveries(world.tenant.num, &filter, None, 10).await.unwrap().len(), 1);
+    assert_eq!(world.store.deliveries(world.tenant.num, &filter, None, 10).await.unwrap().found.len(), 1);
     assert_eq!(noted().await, EventSeq::ZERO, "a reader pays for no note");
 
     index.follow(&world.holding).await.unwrap();
