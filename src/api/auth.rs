@@ -4,6 +4,7 @@
 mod access;
 mod known;
 mod look_ups;
+mod subject;
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -171,9 +172,22 @@ impl<S: Needs> FromRequestParts<App> for Tenants<S> {
 }
 
 /// The tenant that a request is about, whatever it asks for.
-pub(super) async fn acting_for(app: &App, headers: &HeaderMap) -> Result<Option<TenantNum>, Problem> {
+pub(super) async fn acting_for(app: &App, path: &str, headers: &HeaderMap) -> Result<Option<TenantNum>, Problem> {
     let access = app.keys().identify(app.store(), headers).await?;
-    Ok(tenant_for(&access, app, headers).await?.map(|row| row.num))
+    Ok(tenant_at(&access, app, path, headers).await?.map(|row| row.num))
+}
+
+/// The tenant that a caller has or names, or whose the thing is that the path names.
+async fn tenant_at(
+    access: &Access,
+    app: &App,
+    path: &str,
+    headers: &HeaderMap,
+) -> Result<Option<Arc<TenantRow>>, Problem> {
+    match tenant_for(access, app, headers).await? {
+        Some(named) => Ok(Some(named)),
+        None => subject::owner(app, path).await,
+    }
 }
 
 /// None if an admin names none.
@@ -187,11 +201,11 @@ async fn tenant_for(access: &Access, app: &App, headers: &HeaderMap) -> Result<O
     })
 }
 
-/// No tenant if an admin names none.
+/// No tenant if an admin names none, and nothing that belongs to one.
 async fn tenant_of(parts: &Parts, app: &App, scope: Scope) -> Result<(Option<Arc<TenantRow>>, Caller), Problem> {
     let caller = Caller::of(parts, app).await?;
     caller.access.require(scope)?;
-    let row = tenant_for(&caller.access, app, &parts.headers).await?;
+    let row = tenant_at(&caller.access, app, parts.uri.path(), &parts.headers).await?;
     Ok((row, caller))
 }
 

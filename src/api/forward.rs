@@ -117,7 +117,9 @@ pub(super) async fn forward(State(app): State<App>, mut request: Request, next: 
     }
     let Some(subject) = subject_of(request.method(), request.uri().path()) else { return next.run(request).await };
     // Whoever may not or names no tenant is told so by the handler, here, whomever the subject belongs to.
-    let Ok(Some(tenant)) = acting_for(&app, request.headers()).await else { return next.run(request).await };
+    let Ok(Some(tenant)) = acting_for(&app, request.uri().path(), request.headers()).await else {
+        return next.run(request).await;
+    };
     let owner = match owner_of(&app, tenant, subject).await {
         Ok(owner) => owner,
         Err(problem) => return problem.into_response(),

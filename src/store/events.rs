@@ -130,6 +130,13 @@ impl Store {
         newest_event(self.readers()).await
     }
 
+    /// Whose it is.
+    pub async fn tenant_of_event(&self, seq: EventSeq) -> Result<Option<TenantNum>, StoreError> {
+        let query = Entity::find_by_id(seq.0).select_only().column(Column::TenantNum);
+        let num: Option<i64> = query.into_tuple().one(self.readers()).await?;
+        Ok(num.map(TenantNum))
+    }
+
     async fn event_of_caller(&self, tenant: TenantNum, caller_id: &str) -> Result<Option<i64>, StoreError> {
         let sql = "SELECT event_seq FROM event_caller_id WHERE tenant_num = $1 AND caller_id = $2";
         let statement = Statement::from_sql_and_values(self.backend(), sql, [tenant.0.into(), caller_id.into()]);

@@ -186,6 +186,17 @@ impl Store {
         Ok(num.map(WebhookNum))
     }
 
+    /// Whose it is, unless it is deleted.
+    pub async fn tenant_of_webhook(&self, id: WebhookId) -> Result<Option<TenantNum>, StoreError> {
+        let query = Entity::find()
+            .select_only()
+            .column(Column::TenantNum)
+            .filter(Column::Id.eq(id.bytes()))
+            .filter(Column::DeletedAt.is_null());
+        let num: Option<i64> = query.into_tuple().one(self.readers()).await?;
+        Ok(num.map(TenantNum))
+    }
+
     pub async fn webhook(&self, tenant: TenantNum, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
         let query = Entity::find()
             .filter(Column::Id.eq(id.bytes()))

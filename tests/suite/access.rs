@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::client::send;
-use crate::databases::On;
+use crate::databases::{On, on_both};
 use crate::fact;
 use crate::fleet::Fleet;
 use crate::hook::Hook;
@@ -204,4 +204,32 @@ async fn a_key_that_is_revoked_on_one_node_opens_nothing_on_any() {
             fleet.stop_all().await;
         })
         .await;
+}
+
+on_both!(an_admin_reads_and_steers_by_id_without_naming_the_tenant);
+async fn an_admin_reads_and_steers_by_id_without_naming_the_tenant() {
+    let world = World::start().await;
+    let hook = world.hook(Receiver::status(500), json!({"retryPolicy": {"maxRetries": 0}})).await;
+    let event = world.publish("message.sent").await;
+    let delivery = text(&world.settled(&event).await, "id");
+    let (admin, other) = (world.admin(), world.another_tenant().await);
+
+    let webhook = admin.get(&hook.path("")).await.expect(200);
+    assert_eq!((&webhook["id"], &webhook["tenantId"]), (&json!(hook.id), &json!(world.tenant.id)));
+    for path in [hook.path("/backlog"), hook.path("/logs"), format!("/deliveries/{delivery}")] {
+        admin.get(&path).await.expect(200);
+    }
+    assert_eq!(admin.get(&format!("/events/{}", event.id)).await.expect(200)["id"], event.id);
+    assert_eq!(admin.walk(&format!("/events/{}/deliveries", event.id)).await.len(), 1);
+    assert_eq!(admin.act(&hook.path("/pause")).await.expect(200)["changed"], true);
+    assert_eq!(admin.act(&hook.path("/resume")).await.expect(200)["changed"], true);
+    admin.act(&format!("/deliveries/{delivery}/retry")).await.expect(202);
+    assert_eq!(admin.patch(&hook.path(""), &json!({"name": "Renamed"})).await.expect(200)["name"], "Renamed");
+
+    for stranger in [&other.client, &admin.for_tenant(&other.id)] {
+        stranger.get(&hook.path("")).await.problem(404);
+        stranger.get(&format!("/deliveries/{delivery}")).await.problem(404);
+    }
+    assert_eq!(admin.get("/webhooks").await.problem(400).code(), "tenant_required");
+    assert_eq!(admin.get("/webhooks/wh_06h21jdq7lpj9dsn45uqq8elg0").await.problem(404).code(), "not_found");
 }

@@ -155,8 +155,8 @@ impl Operation {
                 "webhookId" => vec![Kind::Webhook],
                 "eventId" => vec![Kind::Event],
                 "subject" => vec![Kind::Webhook, Kind::Delivery, Kind::EventType, Kind::Key, Kind::Session],
-                "limit" | "cursor" | "sort" | "status" | "event" | "since" | "until" | "isActive" | "action"
-                | "top" | "by" => continue,
+                "limit" | "cursor" | "sort" | "status" | "outcome" | "statusCode" | "event" | "callerId" | "since"
+                | "until" | "isActive" | "action" | "top" | "by" => continue,
                 _ => panic!("{} {}: say here whether {name} holds an id", self.method, self.path),
             };
             found.push((name.clone(), kinds));

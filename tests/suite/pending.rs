@@ -48,7 +48,8 @@ on_both!(no_delivery_is_lost_or_listed_twice_while_deliveries_get_their_rows);
 async fn no_delivery_is_lost_or_listed_twice_while_deliveries_get_their_rows() {
     let world = World::start().await;
     let slow = || Receiver::says(|_| Reply::After(Duration::from_millis(40), 200));
-    let hooks = [world.hook(slow(), json!({})).await, world.hook(slow(), json!({})).await];
+    let settings = json!({"maxInFlight": 2});
+    let hooks = [world.hook(slow(), settings.clone()).await, world.hook(slow(), settings).await];
     let mut published = BTreeSet::new();
     for _ in 0..100 {
         published.insert(world.publish("message.sent").await.id);

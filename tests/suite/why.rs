@@ -252,7 +252,7 @@ async fn places_and_payloads(table: &mut Table) {
     for hog in &hogs {
         hooks.push(hook(&world, hog, Receiver::hangs(), json!({})).await);
     }
-    let data = "x".repeat(1_000_000);
+    let data = json!({"padding": "x".repeat(1_000_000)});
     for n in 0..4 * hogs.len() {
         world.publish_with(&json!({"event": hogs[n % hogs.len()], "data": data})).await;
     }
