@@ -1,7 +1,14 @@
 //! The few words in which the databases differ, so that a table is written once.
 
+use std::sync::OnceLock;
+
 use sea_orm_migration::prelude::{DbErr, SchemaManager};
 use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend};
+
+use crate::made::is_made;
+
+/// Called before each statement; see [`crate::before_each_statement`].
+pub(crate) static BEFORE_EACH: OnceLock<fn() -> Result<(), DbErr>> = OnceLock::new();
 
 /// Replaces `{key}`, `{given_key}`, `{bytes}` and `{clustered}` by what the database calls them.
 ///
@@ -25,11 +32,18 @@ fn spell(backend: DbBackend, sql: &str) -> String {
     words.iter().fold(sql.to_owned(), |sql, (placeholder, word)| sql.replace(placeholder, word))
 }
 
-/// Runs the statements one after the other.
+/// Runs the statements one after the other; on SQLite not those whose work an earlier, interrupted run has done.
 pub(crate) async fn run(manager: &SchemaManager<'_>, statements: &[&str]) -> Result<(), DbErr> {
     let connection = manager.get_connection();
+    let backend = connection.get_database_backend();
     for sql in statements {
-        connection.execute_unprepared(&spell(connection.get_database_backend(), sql)).await?;
+        if let Some(check) = BEFORE_EACH.get() {
+            check()?;
+        }
+        if backend == DbBackend::Sqlite && is_made(connection, sql).await? {
+            continue;
+        }
+        connection.execute_unprepared(&spell(backend, sql)).await?;
     }
     Ok(())
 }

@@ -4,9 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use sea_orm_migration::prelude::{
-    DbErr, IntoSchemaManagerConnection, MigrationTrait, MigratorTrait, SchemaManager, async_trait,
-};
+pub use sea_orm_migration::prelude::MigratorTrait;
+use sea_orm_migration::prelude::{DbErr, IntoSchemaManagerConnection, MigrationTrait, SchemaManager, async_trait};
 use sea_orm_migration::sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, RuntimeErr, Statement, TransactionTrait,
 };
@@ -22,6 +21,7 @@ mod m0007_sessions;
 mod m0011_bound_credentials;
 mod m0013_last_errors;
 mod m0014_tls_digests;
+mod made;
 
 /// Names the lock that processes which migrate one PostgreSQL database take in turns. Arbitrary, and never changed.
 const TURN: i64 = 0x0070_6F73_7468_6173;
@@ -73,7 +73,12 @@ impl From<DbErr> for SchemaError {
     }
 }
 
-/// Runs what the database has not seen; however many processes do so at once, each migration runs once.
+/// For tests: from now on this is called before each statement of a migration, and ends the migration with its error.
+pub fn before_each_statement(check: fn() -> Result<(), DbErr>) {
+    let _ = dialect::BEFORE_EACH.set(check);
+}
+
+/// Runs what the database has not seen, all of it or nothing; however many processes do so at once, each migration runs once.
 pub async fn up(on: &DatabaseConnection) -> Result<(), SchemaError> {
     match on.get_database_backend() {
         DbBackend::Postgres => {
@@ -85,7 +90,11 @@ pub async fn up(on: &DatabaseConnection) -> Result<(), SchemaError> {
                 }
             }
         }
-        _ => run(on).await,
+        _ => {
+            let all = on.begin().await?;
+            run(&all).await?;
+            Ok(all.commit().await?)
+        }
     }
 }
 
@@ -115,7 +124,7 @@ pub async fn applied(on: &DatabaseConnection) -> Result<usize, DbErr> {
     Ok(seen(on).await?.len())
 }
 
-/// Undoes the newest `steps`.
+/// Undoes the newest `steps`, all of them or nothing.
 pub async fn down(on: &DatabaseConnection, steps: u32) -> Result<u32, SchemaError> {
     let applied = seen(on).await?;
     let newer: Vec<String> = applied.difference(&known()).cloned().collect();
@@ -128,7 +137,11 @@ pub async fn down(on: &DatabaseConnection, steps: u32) -> Result<u32, SchemaErro
             Migrator::down(&turn, Some(steps)).await?;
             turn.commit().await?;
         }
-        _ => Migrator::down(on, Some(steps)).await?,
+        _ => {
+            let all = on.begin().await?;
+            Migrator::down(&all, Some(steps)).await?;
+            all.commit().await?;
+        }
     }
     Ok(steps.min(u32::try_from(applied.len()).unwrap_or(u32::MAX)))
 }

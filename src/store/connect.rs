@@ -18,6 +18,8 @@ use super::pool::Pool;
 use super::seal::{MasterKey, Seal};
 use super::unreadable::Unreadable;
 use super::{Inner, Store, state};
+#[cfg(debug_assertions)]
+use crate::fault;
 
 pub use postgres::{CONNECTIONS, DEFAULT_CONNECTIONS};
 
@@ -230,6 +232,11 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 async fn ensure_schema(on: &DatabaseConnection, migrate: bool) -> Result<(), OpenError> {
+    #[cfg(debug_assertions)]
+    migration::before_each_statement(|| {
+        fault::point("migration.statement");
+        Ok(())
+    });
     if migrate {
         return Ok(migration::up(on).await?);
     }

@@ -62,6 +62,7 @@ mod lifecycle;
 mod listener;
 mod lists;
 mod malformed;
+mod migrations;
 mod misbehaving;
 mod nodes;
 mod observe;

@@ -1,5 +1,9 @@
 //! The schema: up, down, and who may have a database open.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use migration::MigratorTrait;
+
 use super::*;
 
 #[tokio::test]
@@ -33,6 +37,63 @@ async fn many_processes_may_migrate_at_once() {
         assert_eq!(store.last_event().await.unwrap(), EventSeq::ZERO);
         store.close().await;
     }
+}
+
+/// How many statements of migrations may still run.
+static STATEMENTS: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+fn count_down() -> Result<(), DbErr> {
+    let left = STATEMENTS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+    left.map(drop).map_err(|_| DbErr::Custom("cut short".to_owned()))
+}
+
+async fn schema(store: &Store) -> Vec<(String, String)> {
+    let sql = "SELECT name, COALESCE(sql, '') FROM sqlite_master \
+               UNION ALL SELECT name, CAST(value AS TEXT) FROM engine_state \
+               UNION ALL SELECT version, '' FROM seaql_migrations ORDER BY 1, 2";
+    let rows = store.readers().query_all_raw(Statement::from_string(DbBackend::Sqlite, sql)).await.unwrap();
+    rows.iter().map(|row| (row.try_get_by_index(0).unwrap(), row.try_get_by_index(1).unwrap())).collect()
+}
+
+#[tokio::test]
+async fn a_file_that_an_older_version_has_half_migrated_is_finished_whatever_the_half() {
+    migration::before_each_statement(count_down);
+    let home = Home::new(On::Sqlite);
+    let whole = home.open().await;
+    let expected = schema(&whole).await;
+    whole.close().await;
+    for statements in 0.. {
+        let home = Home::new(On::Sqlite);
+        let file = sea_orm::Database::connect(format!("{}?mode=rwc", home.options().url)).await.unwrap();
+        STATEMENTS.store(statements, Ordering::Relaxed);
+        // As it was done without a transaction around it.
+        let is_whole = migration::Migrator::up(&file, None).await.is_ok();
+        STATEMENTS.store(usize::MAX, Ordering::Relaxed);
+        file.close().await.unwrap();
+        let store = home.open().await;
+        assert_eq!(schema(&store).await, expected, "after {statements} statements");
+        store.close().await;
+        if is_whole {
+            return assert!(statements > 30, "{statements}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_migration_of_a_file_that_fails_leaves_nothing_of_it() {
+    migration::before_each_statement(count_down);
+    let home = Home::new(On::Sqlite);
+    for statements in [0, 1, 20, 33] {
+        STATEMENTS.store(statements, Ordering::Relaxed);
+        assert!(Store::open(home.options()).await.is_err(), "{statements}");
+        let file = sea_orm::Database::connect(home.options().url).await.unwrap();
+        let count = Statement::from_string(DbBackend::Sqlite, "SELECT COUNT(*) FROM sqlite_master");
+        let count: i64 = file.query_one_raw(count).await.unwrap().unwrap().try_get_by_index(0).unwrap();
+        assert_eq!(count, 0, "{statements}");
+        file.close().await.unwrap();
+    }
+    STATEMENTS.store(usize::MAX, Ordering::Relaxed);
+    home.open().await.close().await;
 }
 
 /// A database that a newer version has been at, with this migration.

@@ -1,0 +1,59 @@
+//! What a statement makes, and whether a SQLite file has it already. Until 2026-11 each statement of a migration was committed
+//! by itself: a process that was killed between two of them left the work of the first ones, and no note of the migration.
+//! Its next run leaves out what is there.
+
+use sea_orm_migration::prelude::DbErr;
+use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend, Statement};
+
+#[derive(Debug, PartialEq, Eq)]
+enum Made<'a> {
+    /// A table or an index.
+    Object(&'a str),
+    Column(&'a str, &'a str),
+    /// A row of `engine_state`.
+    State(&'a str),
+}
+
+/// `None`: what cannot be told by its words is done whenever it is asked for.
+fn made_by(sql: &str) -> Option<Made<'_>> {
+    let words: Vec<&str> = sql.split_whitespace().collect();
+    match words[..] {
+        ["CREATE", "TABLE" | "INDEX", name, ..] | ["CREATE", "UNIQUE", "INDEX", name, ..] => Some(Made::Object(name)),
+        ["ALTER", "TABLE", table, "ADD", "COLUMN", column, ..] => Some(Made::Column(table, column)),
+        ["INSERT", "INTO", "engine_state", "(name,", "value)", "SELECT", name, ..] => {
+            Some(Made::State(name.trim_matches(['\'', ','])))
+        }
+        _ => None,
+    }
+}
+
+/// Whether what the statement makes is there.
+pub(crate) async fn is_made<C: ConnectionTrait>(on: &C, sql: &str) -> Result<bool, DbErr> {
+    let (question, values) = match made_by(sql) {
+        Some(Made::Object(name)) => ("SELECT 1 FROM sqlite_master WHERE name = ?", vec![name]),
+        Some(Made::Column(table, column)) => ("SELECT 1 FROM pragma_table_info(?) WHERE name = ?", vec![table, column]),
+        Some(Made::State(name)) => ("SELECT 1 FROM engine_state WHERE name = ?", vec![name]),
+        None => return Ok(false),
+    };
+    let values = values.into_iter().map(Into::into);
+    Ok(on.query_one_raw(Statement::from_sql_and_values(DbBackend::Sqlite, question, values)).await?.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_are_known_by_what_they_make() {
+        for (sql, made) in [
+            ("CREATE TABLE tenant (\n num {key})", Some(Made::Object("tenant"))),
+            ("CREATE INDEX event_by_tenant ON event (tenant_num, seq)", Some(Made::Object("event_by_tenant"))),
+            ("CREATE UNIQUE INDEX node_by_slot ON node (slot)", Some(Made::Object("node_by_slot"))),
+            ("ALTER TABLE webhook ADD COLUMN paused_at BIGINT", Some(Made::Column("webhook", "paused_at"))),
+            ("INSERT INTO engine_state (name, value) SELECT 'seal_layout', 2", Some(Made::State("seal_layout"))),
+            ("UPDATE shard SET epoch = 0", None),
+        ] {
+            assert_eq!(made_by(sql), made, "{sql}");
+        }
+    }
+}
