@@ -58,15 +58,23 @@ impl Sender {
     /// Makes one request and reads its answer, within the target's timeout from now. Dropping the future gives up the
     /// request and closes its connection.
     pub async fn attempt(&self, target: &Target, message: Message) -> Report {
+        // Before its time runs: other large messages have nothing to do with this receiver.
+        let signatures = request::Signatures::of_large(target, &message).await;
         let watch = Stopwatch::start();
         if let Err(refusal) = self.guard.check_literal(&target.url) {
             return Report::unanswered(Outcome::Blocked, refusal.to_string(), &watch);
         }
         let deadline = watch.started() + target.timeout;
-        DEADLINE.scope(deadline, handshake::watched(self.send(target, message, deadline, &watch))).await
+        DEADLINE.scope(deadline, handshake::watched(self.send(target, (message, signatures), deadline, &watch))).await
     }
 
-    async fn send(&self, target: &Target, message: Message, deadline: Instant, watch: &Stopwatch) -> Report {
+    async fn send(
+        &self,
+        target: &Target,
+        (message, signatures): (Message, Option<request::Signatures>),
+        deadline: Instant,
+        watch: &Stopwatch,
+    ) -> Report {
         let way = if target.has_credentials() {
             // Large, and not for most.
             Box::pin(self.way(target, deadline)).await
@@ -77,7 +85,7 @@ impl Sender {
             Ok(way) => way,
             Err(Refusal { outcome, text }) => return Report::unanswered(outcome, text, watch),
         };
-        let request = match request::signed(target, message, token.as_ref(), UnixMillis::now_outside()) {
+        let request = match request::signed(target, message, token.as_ref(), signatures, UnixMillis::now_outside()) {
             Ok(request) => request,
             Err(error) => return Report::unanswered(Outcome::ProtocolError, error.to_string(), watch),
         };

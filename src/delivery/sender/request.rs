@@ -1,12 +1,16 @@
 //! Writes the request that a receiver gets. Everything here runs once per attempt, so names and fixed values are made
 //! at compile time.
 
+use std::sync::LazyLock;
+
 use http::Method;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue, USER_AGENT};
 
+use tokio::sync::Semaphore;
+
 use super::Message;
 use crate::clock::UnixMillis;
-use crate::delivery::signature::{standard_webhooks, x_webhook_signature};
+use crate::delivery::signature::{SignatureFormat, SigningSecret, standard_webhooks, x_webhook_signature};
 use crate::delivery::target::Target;
 use crate::delivery::token::Token;
 
@@ -24,6 +28,41 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("Posthaste/", env!("
 /// How many headers we set ourselves; the client adds host, length and accept.
 const OWN_HEADERS: usize = 12;
 
+/// Bodies from here on are signed away from the threads that endpoints live on: a megabyte takes a millisecond or more, and
+/// each attempt signs it anew.
+const LARGE: usize = 256 * 1024;
+
+/// Half of the cores sign at most, so that many large bodies leave some for everybody else.
+static SIGNERS: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))));
+
+/// What a message is signed with.
+pub(super) struct Signatures {
+    seconds: i64,
+    ours: String,
+    standard: String,
+}
+
+impl Signatures {
+    fn of(secrets: &[SigningSecret], format: SignatureFormat, id: &str, body: &[u8], now: UnixMillis) -> Self {
+        let seconds = now.unix_seconds();
+        let ours = x_webhook_signature(secrets, format, seconds, body);
+        Self { seconds, ours, standard: standard_webhooks(secrets, id, seconds, body) }
+    }
+
+    /// Those of a large message, when its turn has come; others are signed where they are sent.
+    pub(super) async fn of_large(target: &Target, message: &Message) -> Option<Self> {
+        if message.body.len() < LARGE {
+            return None;
+        }
+        let _turn = SIGNERS.acquire().await.ok()?;
+        let (secrets, format) = (target.secrets.clone(), target.format);
+        let (id, body) = (message.event_id.clone(), message.body.clone());
+        let sign = move || Self::of(&secrets, format, &id, &body, UnixMillis::now_outside());
+        tokio::task::spawn_blocking(sign).await.ok()
+    }
+}
+
 /// The request for an attempt that is made now, signed with all of the target's secrets.
 ///
 /// # Errors
@@ -33,12 +72,12 @@ pub(super) fn signed(
     target: &Target,
     message: Message,
     token: Option<&Token>,
+    signatures: Option<Signatures>,
     now: UnixMillis,
 ) -> Result<reqwest::Request, UnsendableMessage> {
     let Message { event_id, event_type, delivery_id, attempt, body } = message;
-    let seconds = now.unix_seconds();
-    let ours = x_webhook_signature(&target.secrets, target.format, seconds, &body);
-    let standard = standard_webhooks(&target.secrets, &event_id, seconds, &body);
+    let sign = || Signatures::of(&target.secrets, target.format, &event_id, &body, now);
+    let Signatures { seconds, ours, standard } = signatures.unwrap_or_else(sign);
 
     let mut headers = HeaderMap::with_capacity(target.headers.len() + OWN_HEADERS);
     headers.extend(target.headers.iter().cloned());
