@@ -23,10 +23,16 @@ pub(super) async fn run(CheckArgs { repair, settings }: CheckArgs) -> Result<(),
         println!("repaired: {} deliveries cancelled, {} fan-outs deleted", ended.deliveries.len(), ended.fanouts.len());
     }
     let problems = store.integrity_problems().await?;
+    let unreadable = store.unreadable().await;
     store.close().await;
-    if problems.is_empty() {
-        println!("integrity: ok");
-        return Ok(());
+    if !problems.is_empty() {
+        return Err(CliError::failed(format!("integrity: {}", problems.join("; "))));
     }
-    Err(CliError::failed(format!("integrity: {}", problems.join("; "))))
+    println!("integrity: ok");
+    let unreadable = unreadable.map_err(|error| CliError::failed(format!("rows: {error}")))?;
+    if !unreadable.is_empty() {
+        return Err(CliError::failed(format!("rows that cannot be read:\n{}", unreadable.join("\n"))));
+    }
+    println!("rows: ok");
+    Ok(())
 }

@@ -39,6 +39,8 @@ pub struct EngineFigures {
     pub backlogged: usize,
     /// By outcome, in the order of `OutcomeKind::ALL`.
     pub outcomes: Vec<(&'static str, u64)>,
+    /// Rows that could not be read, by table.
+    pub unreadable_rows: Vec<(&'static str, u64)>,
 }
 
 impl Engine {
@@ -114,6 +116,7 @@ impl Engine {
             pending: shared.ledger.total_pending(),
             backlogged: shared.ledger.backlogged(),
             outcomes: shared.outcome_counts(),
+            unreadable_rows: shared.store.unreadable_rows(),
         }
     }
 }

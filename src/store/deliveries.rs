@@ -20,6 +20,7 @@ use super::{Store, StoreError, dialect, payload};
 
 use self::list::{ListQuery, Source};
 
+pub(super) use self::attempts::attempt_of;
 pub use self::attempts::{LISTED_BODY, LastAttempt};
 pub use self::head::{COUNTED, Head};
 pub use self::list::RowPage;
@@ -226,6 +227,9 @@ struct NumRow {
     num: i64,
 }
 
+/// Names a row that cannot be read.
+const DELIVERY: (&str, &[&str]) = ("delivery", &["event_seq"]);
+
 const DUE_COLUMNS: &str = "d.event_seq, d.status, d.attempts, d.tries, d.next_at, d.settled_at, d.manual_from, \
                            d.manual_next_at";
 
@@ -305,8 +309,11 @@ impl Store {
     }
 
     async fn with_last_attempts(&self, rows: Vec<DeliveryRow>) -> Result<Vec<Delivery>, StoreError> {
-        let deliveries: Result<Vec<Delivery>, _> = rows.into_iter().map(delivery_of).collect();
-        let mut deliveries = deliveries?;
+        let mut deliveries = Vec::with_capacity(rows.len());
+        for row in rows {
+            let key = format!("{}/{}", row.event_seq, row.webhook_num);
+            deliveries.extend(self.if_readable("delivery", key, delivery_of(row))?);
+        }
         let made = deliveries.iter().map(|delivery| (delivery.id, delivery.state.attempts));
         let keys: Vec<_> = made.filter(|(_, attempts)| *attempts > 0).collect();
         let mut last = self.last_attempts(&keys).await?;
@@ -329,7 +336,7 @@ impl Store {
             }
         };
         let statement = Statement::from_sql_and_values(backend, due_sql(backend, which, order), values);
-        let rows = DueRow::find_by_statement(statement).all(self.engine_readers()).await?;
+        let rows: Vec<DueRow> = self.all_readable(self.engine_readers(), DELIVERY, statement).await?;
         of_known_server(holding, rows.first())?;
         let found = rows.first().map_or(0, |row| usize::try_from(row.found).unwrap_or(usize::MAX));
         let next = match rows.last() {
@@ -337,8 +344,8 @@ impl Store {
             _ if ordered => None,
             _ => self.first_due_after(webhook, horizon).await?,
         };
-        let (found, rows) = (rows.len(), rows.into_iter().filter_map(|row| readable(self, row)).collect::<Vec<Due>>());
-        if found > 0 && rows.is_empty() {
+        let (read, rows) = (rows.len(), rows.into_iter().filter_map(|row| readable(self, row)).collect::<Vec<Due>>());
+        if read > 0 && rows.is_empty() && found >= limit {
             return Err(StoreError::unreadable("deliveries", "none of those that are due can be read"));
         }
         Ok(DueRows { rows, next })
@@ -418,6 +425,12 @@ fn state_of(
 }
 
 /// Without its last attempt.
+/// What a row says of its delivery.
+pub(super) fn state_of_row(row: &entity::delivery::Model) -> Result<DeliveryState, StoreError> {
+    let counts = (row.status, row.attempts, row.tries);
+    state_of(counts, (row.next_at, row.settled_at), (row.manual_from, row.manual_next_at))
+}
+
 fn delivery_of(row: DeliveryRow) -> Result<Delivery, StoreError> {
     let DeliveryRow { event_seq, webhook_num, webhook_id, kind, status, attempts, tries, next_at, settled_at, .. } =
         row;
@@ -431,7 +444,7 @@ fn delivery_of(row: DeliveryRow) -> Result<Delivery, StoreError> {
 /// One that cannot be read keeps no other from being sent.
 fn readable(store: &Store, row: DueRow) -> Option<Due> {
     let event = row.event_seq;
-    due_of(store, row).inspect_err(|error| tracing::error!(event, %error, "a pending delivery cannot be read")).ok()
+    due_of(store, row).inspect_err(|error| store.pass_over("delivery", event, error)).ok()
 }
 
 fn due_of(store: &Store, row: DueRow) -> Result<Due, StoreError> {

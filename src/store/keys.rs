@@ -148,8 +148,7 @@ impl Store {
             query = query.filter(Column::Num.lt(before));
         }
         let rows = query.limit(limit + 1).all(self.readers()).await?;
-        let keys: Result<Vec<_>, _> = rows.into_iter().map(ApiKey::try_from).collect();
-        Ok(Page::of(keys?, limit, |key| key.num))
+        self.page_of("api_key", rows, limit, |row| row.num, ApiKey::try_from)
     }
 
     /// With the sessions that it has opened. Answers whether there was such a key.

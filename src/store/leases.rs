@@ -197,7 +197,9 @@ impl Store {
         let rows = ShardRow::find_by_statement(plain(sql)).all(connection).await?;
         let mut shards = vec![(None, 0); SHARDS];
         for ShardRow { num, owner, epoch } in rows {
-            shards[ShardNum::read(num)?.place()] = (owner, epoch);
+            if let Some(shard) = self.if_readable("shard", num, ShardNum::read(num))? {
+                shards[shard.place()] = (owner, epoch);
+            }
         }
         Ok(Some(Survey { nodes, shards }))
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use entity::{endpoint_health, webhook};
-use sea_orm::{DbBackend, FromQueryResult, IdenStatic, Iterable, Statement};
+use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, IdenStatic, Iterable, Statement};
 use secrecy::SecretString;
 
 use crate::clock::UnixMillis;
@@ -71,10 +71,17 @@ impl Store {
         let values = [numbers(backend, nums.iter().map(|num| num.0)), now.0.into()];
         let statement = Statement::from_sql_and_values(backend, servings_sql(backend), values);
         let mut servings = HashMap::with_capacity(nums.len());
-        for row in ServingRow::find_by_statement(statement).all(self.engine_readers()).await? {
-            let num = WebhookNum(row.webhook.num);
+        for row in self.engine_readers().query_all_raw(statement).await? {
+            let num = WebhookNum(row.try_get("", "num")?);
             let before = servings.remove(&num);
-            servings.insert(num, self.serving_of(row, before));
+            let serving = match ServingRow::from_query_result(&row, "") {
+                Ok(row) => self.serving_of(row, before),
+                Err(error) => Err(StoreError::unreadable("webhook", error)),
+            };
+            if let Err(error) = &serving {
+                self.pass_over("webhook", num.0, error);
+            }
+            servings.insert(num, serving);
         }
         Ok(servings)
     }

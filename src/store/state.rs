@@ -2,7 +2,7 @@
 
 use entity::engine_state::{ActiveModel, Column, Entity};
 use sea_orm::sea_query::OnConflict;
-use sea_orm::{ConnectionTrait, DbErr, EntityTrait, Set};
+use sea_orm::{ConnectionTrait, DbErr, EntityTrait, QueryTrait, Set};
 
 use crate::clock::UnixMillis;
 use crate::id::{EventSeq, WebhookNum};
@@ -108,7 +108,11 @@ pub(super) async fn note_newest_layout<C: ConnectionTrait>(on: &C) -> Result<(),
 }
 
 async fn get<C: ConnectionTrait>(on: &C, name: &str) -> Result<Option<i64>, StoreError> {
-    Ok(Entity::find_by_id(name.to_owned()).one(on).await?.map(|row| row.value))
+    let statement = Entity::find_by_id(name.to_owned()).build(on.get_database_backend());
+    let Some(row) = on.query_one_raw(statement).await? else { return Ok(None) };
+    let unreadable =
+        |error: &DbErr| tracing::error!(table = "engine_state", key = name, %error, "a row cannot be read");
+    Ok(row.try_get("", "value").inspect_err(unreadable).ok())
 }
 
 async fn set<C: ConnectionTrait>(on: &C, name: &str, value: i64) -> Result<(), StoreError> {

@@ -100,8 +100,7 @@ impl Store {
             query = query.filter(Column::Num.lt(before));
         }
         let rows = query.limit(limit + 1).all(self.readers()).await?;
-        let tenants: Result<Vec<_>, _> = rows.into_iter().map(Tenant::try_from).collect();
-        Ok(Page::of(tenants?, limit, |tenant| tenant.num.0))
+        self.page_of("tenant", rows, limit, |row| row.num, Tenant::try_from)
     }
 
     /// Writes name and settings if `version` is still the stored one.

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt::Display;
 
 use parking_lot::Mutex;
-use sea_orm::{FromQueryResult, QueryResult};
+use sea_orm::{ConnectionTrait, FromQueryResult, QueryResult, Statement};
 
-use super::Store;
+use super::{Page, Store, StoreError};
 
 /// Rows that are remembered as logged. A database with more of them is damaged as a whole, and says so often enough.
 const MOST: usize = 10_000;
@@ -48,6 +48,52 @@ impl Store {
         self.inner.unreadable.0.lock().counts.iter().map(|(table, count)| (*table, *count)).collect()
     }
 
+    /// The value, or nothing if its row cannot be read. What else the store could not do stays an error.
+    pub(super) fn if_readable<T>(
+        &self,
+        table: &'static str,
+        key: impl Display,
+        value: Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        match value {
+            Ok(value) => Ok(Some(value)),
+            Err(error @ StoreError::Unreadable { .. }) => {
+                self.pass_over(table, key, error);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A page of rows that were read with one more than `limit`, without those that cannot be read.
+    pub(super) fn page_of<R, T>(
+        &self,
+        table: &'static str,
+        mut rows: Vec<R>,
+        limit: u64,
+        key: impl Fn(&R) -> i64,
+        read: impl Fn(R) -> Result<T, StoreError>,
+    ) -> Result<Page<T>, StoreError> {
+        let found = rows.len();
+        rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let next = if found > rows.len() { rows.last().map(&key) } else { None };
+        let mut items = Vec::with_capacity(rows.len());
+        for row in rows {
+            items.extend(self.if_readable(table, key(&row), read(row))?);
+        }
+        Ok(Page { items, next })
+    }
+
+    /// The rows of a statement that can be read. The others are named by these columns.
+    pub(super) async fn all_readable<T: FromQueryResult, C: ConnectionTrait>(
+        &self,
+        on: &C,
+        (table, key): (&'static str, &[&str]),
+        statement: Statement,
+    ) -> Result<Vec<T>, StoreError> {
+        Ok(self.readable(table, key, &on.query_all_raw(statement).await?))
+    }
+
     /// The rows that can be read. The others are named by these columns.
     pub(super) fn readable<T: FromQueryResult>(
         &self,
@@ -63,7 +109,7 @@ impl Store {
 }
 
 /// The values of these columns as text; `?` for one that cannot be read either.
-fn key_of(row: &QueryResult, columns: &[&str]) -> String {
+pub(super) fn key_of(row: &QueryResult, columns: &[&str]) -> String {
     let value = |column: &&str| {
         let number = row.try_get::<i64>("", column).map(|number| number.to_string());
         number

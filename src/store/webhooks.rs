@@ -233,8 +233,11 @@ impl Store {
             .filter(Column::DeletedAt.is_null())
             .order_by_desc(Column::Num);
         let rows = chosen.all(self.readers()).await?;
-        let webhooks: Result<Vec<_>, _> = rows.into_iter().map(|row| self.webhook_of(row)).collect();
-        Ok(Page { items: webhooks?, next })
+        let mut items = Vec::with_capacity(rows.len());
+        for row in rows {
+            items.extend(self.if_readable("webhook", row.num, self.webhook_of(row))?);
+        }
+        Ok(Page { items, next })
     }
 
     /// Writes everything that may change, if `version` is still the stored one.
@@ -350,7 +353,7 @@ impl Store {
                 .all(self.readers())
                 .await?;
             for (num, id) in rows {
-                living.push((WebhookNum(num), webhook_id_of(&id)?));
+                living.extend(self.if_readable("webhook", num, webhook_id_of(&id))?.map(|id| (WebhookNum(num), id)));
             }
             if living.len() >= most {
                 break;

@@ -86,6 +86,7 @@ mod signatures;
 mod silence;
 mod slowness;
 mod startup;
+mod unreadable;
 mod versions;
 mod webhooks;
 mod why;

@@ -30,6 +30,19 @@ pub(crate) fn rewrite_urls<'a>(world: &World, urls: impl Iterator<Item = (&'a st
     }
 }
 
+/// Runs a statement, which must change something. The server must have ended.
+pub(crate) fn tamper(world: &World, sql: &str) {
+    match On::this_test() {
+        On::Sqlite => {
+            let script = "import sqlite3, sys\nwith sqlite3.connect(sys.argv[1]) as database:\n    assert database.execute(sys.argv[2]).rowcount > 0";
+            let mut python = Command::new("python3");
+            let ended = python.args(["-c", script]).arg(world.dir().join("p.db")).arg(sql).status();
+            assert!(ended.expect("python3 runs").success(), "nothing was changed: {sql}");
+        }
+        On::Postgres => drop(world.database().ask(sql)),
+    }
+}
+
 fn in_sqlite(world: &World, urls: &[(&str, &str)]) {
     let mut python = Command::new("python3")
         .args(["-c", SQLITE])

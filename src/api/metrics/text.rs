@@ -34,6 +34,7 @@ pub(super) fn engine(figures: &EngineFigures) -> Result<String, fmt::Error> {
         pending,
         backlogged,
         outcomes,
+        unreadable_rows,
     } = figures;
     let mut registry = Registry::with_prefix("posthaste");
     let mut counter = |name: &str, help: &str, value: u64| registry.register(name, help, ConstCounter::new(value));
@@ -71,6 +72,11 @@ pub(super) fn engine(figures: &EngineFigures) -> Result<String, fmt::Error> {
         by_outcome.get_or_create(&[("outcome", outcome)]).inc_by(*count);
     }
     registry.register("attempts", "Requests made, by outcome", by_outcome);
+    let unreadable = Family::<[(&'static str, &'static str); 1], Counter>::default();
+    for (table, count) in unreadable_rows {
+        unreadable.get_or_create(&[("table", table)]).inc_by(*count);
+    }
+    registry.register("unreadable_rows", "Different rows that could not be read since the start", unreadable);
     let mut text = String::with_capacity(4096);
     encode(&mut text, &registry)?;
     Ok(text)
@@ -140,6 +146,7 @@ mod tests {
             pending: 40,
             backlogged: 4,
             outcomes,
+            unreadable_rows: vec![("fanout", 2)],
         };
         let text = engine(&figures).unwrap();
         for line in [
@@ -150,6 +157,7 @@ mod tests {
             "posthaste_attempts_in_flight 4",
             "posthaste_deliveries_pending 40",
             "posthaste_journal_commits_total 0",
+            "posthaste_unreadable_rows_total{table=\"fanout\"} 2",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }

@@ -61,7 +61,7 @@ impl Store {
         }
         let moment = self.engine_readers().for_scans().begin_moment().await?;
         let snapshot = self.snapshot(&moment).await?;
-        let load = Load { on: &moment, shards: self.is_shared().then_some(shards) };
+        let load = Load { store: self, on: &moment, shards: self.is_shared().then_some(shards) };
         load.rows(&mut ledger, now).await?;
         load.fanouts(&mut ledger).await?;
         moment.commit().await?;
@@ -91,6 +91,7 @@ impl Store {
 
 /// What is read, and where.
 struct Load<'a> {
+    store: &'a Store,
     on: &'a Transaction,
     /// `None`: everything.
     shards: Option<&'a [ShardNum]>,
@@ -181,9 +182,11 @@ impl Load<'_> {
                         left.retain(|webhook| recorded.binary_search(webhook).is_err());
                         ledger.owe_all(&left, EventSeq(fanout.event_seq));
                     }
-                    Err(error) => tracing::error!(
-                        event = fanout.event_seq, %error, "a fan-out cannot be read; what it owes is not counted"
-                    ),
+                    // What it owes is not counted.
+                    Err(error) => {
+                        let key = format_args!("{}/{}", fanout.event_seq, fanout.shard);
+                        self.store.pass_over("fanout", key, error);
+                    }
                 }
             }
         }

@@ -30,7 +30,7 @@ impl Store {
         for LookUp { webhook, after, .. } in questions {
             let mut found = with_rows(&moment, *webhook, *after).await?;
             let to = if found.len() < FRONT { EventSeq(i64::MAX) } else { found.last().copied().unwrap_or(*after) };
-            found.extend(by_fanouts(&moment, *webhook, *after, to).await?);
+            found.extend(self.by_fanouts(&moment, *webhook, *after, to).await?);
             found.sort_unstable();
             found.truncate(FRONT);
             answers.push(found);
@@ -53,30 +53,35 @@ async fn with_rows<C: ConnectionTrait>(
     Ok(rows.into_iter().map(|row| EventSeq(row.event_seq)).collect())
 }
 
-/// What the webhook is owed by fan-outs alone, up to `to`; no more than is asked for.
-async fn by_fanouts<C: ConnectionTrait>(
-    on: &C,
-    webhook: WebhookNum,
-    after: EventSeq,
-    to: EventSeq,
-) -> Result<Vec<EventSeq>, StoreError> {
-    let sql = "SELECT event_seq, shard, targets FROM fanout f \
+impl Store {
+    /// What the webhook is owed by fan-outs alone, up to `to`; no more than is asked for.
+    async fn by_fanouts<C: ConnectionTrait>(
+        &self,
+        on: &C,
+        webhook: WebhookNum,
+        after: EventSeq,
+        to: EventSeq,
+    ) -> Result<Vec<EventSeq>, StoreError> {
+        let sql = "SELECT event_seq, shard, targets FROM fanout f \
                WHERE (event_seq, shard) > ($1, $2) AND event_seq <= $3 AND NOT EXISTS ( \
                  SELECT 1 FROM delivery d WHERE d.event_seq = f.event_seq AND d.webhook_num = $4) \
                ORDER BY event_seq, shard LIMIT $5";
-    let mut after = (after.0, i16::MAX);
-    let mut owed = Vec::new();
-    while owed.len() < FRONT {
-        let values = [after.0.into(), after.1.into(), to.0.into(), webhook.0.into(), FANOUTS.into()];
-        let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, values);
-        let rows = FanoutRow::find_by_statement(statement).all(on).await?;
-        let Some(last) = rows.last() else { break };
-        after = (last.event_seq, last.shard);
-        for row in rows {
-            if targets::decode(&row.targets)?.binary_search(&webhook).is_ok() {
-                owed.push(EventSeq(row.event_seq));
+        let mut after = (after.0, i16::MAX);
+        let mut owed = Vec::new();
+        while owed.len() < FRONT {
+            let values = [after.0.into(), after.1.into(), to.0.into(), webhook.0.into(), FANOUTS.into()];
+            let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, values);
+            let rows = FanoutRow::find_by_statement(statement).all(on).await?;
+            let Some(last) = rows.last() else { break };
+            after = (last.event_seq, last.shard);
+            for row in rows {
+                let key = format_args!("{}/{}", row.event_seq, row.shard);
+                let targets = self.if_readable("fanout", key, targets::decode(&row.targets))?.unwrap_or_default();
+                if targets.binary_search(&webhook).is_ok() {
+                    owed.push(EventSeq(row.event_seq));
+                }
             }
         }
+        Ok(owed)
     }
-    Ok(owed)
 }

@@ -81,8 +81,12 @@ impl Store {
         let statement = Statement::from_sql_and_values(self.backend(), page_sql(), values);
         let rows = PageRow::find_by_statement(statement).all(self.readers()).await?;
         let found = rows.first().map_or(0, |row| usize::try_from(row.found).unwrap_or(usize::MAX));
-        let attempts: Result<Vec<Attempt>, _> = rows.into_iter().map(|row| attempt_of(row.attempt)).collect();
-        Ok(Page::part_of(attempts?, found, limit, |attempt| attempt.number.into()))
+        let mut rows = Page::part_of(rows, found, limit, |row| row.attempt.number.into());
+        let mut items = Vec::with_capacity(rows.items.len());
+        for PageRow { attempt, .. } in rows.items.drain(..) {
+            items.extend(self.if_readable("attempt", key_of(&attempt), attempt_of(attempt))?);
+        }
+        Ok(Page { items, next: rows.next })
     }
 
     /// The first attempt of a delivery, if there was one.
@@ -106,16 +110,22 @@ impl Store {
             keys.iter().map(|(id, number)| [id.event.0, id.webhook.0, (*number).into()]).collect();
         let statement = Statement::from_sql_and_values(backend, last_sql(backend), dialect::keys(backend, &keys));
         let rows = LastRow::find_by_statement(statement).all(self.readers()).await?;
-        let last = |LastRow { attempt, body_bytes }: LastRow| {
+        let mut last = HashMap::with_capacity(rows.len());
+        for LastRow { attempt, body_bytes } in rows {
             let id = DeliveryId { event: EventSeq(attempt.event_seq), webhook: WebhookNum(attempt.webhook_num) };
             let is_cut = body_bytes.is_some_and(|bytes| bytes > LISTED_BODY as i64);
-            Ok((id, LastAttempt { attempt: attempt_of(attempt)?, is_cut }))
-        };
-        rows.into_iter().map(last).collect()
+            let attempt = self.if_readable("attempt", key_of(&attempt), attempt_of(attempt))?;
+            last.extend(attempt.map(|attempt| (id, LastAttempt { attempt, is_cut })));
+        }
+        Ok(last)
     }
 }
 
-fn attempt_of(row: entity::attempt::Model) -> Result<Attempt, StoreError> {
+fn key_of(row: &entity::attempt::Model) -> String {
+    format!("{}/{}/{}", row.event_seq, row.webhook_num, row.number)
+}
+
+pub(in crate::store) fn attempt_of(row: entity::attempt::Model) -> Result<Attempt, StoreError> {
     let headers = row.response_headers.as_deref().map(serde_json::from_str).transpose();
     let micros = |value: i64| u32::try_from(value).unwrap_or(u32::MAX);
     Ok(Attempt {

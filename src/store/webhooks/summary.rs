@@ -70,11 +70,12 @@ impl Store {
         for some in nums.chunks(CHUNK) {
             let values = [numbers(backend, some.iter().map(|num| num.0))];
             let statement = Statement::from_sql_and_values(backend, summaries_sql(backend), values);
-            for row in SummaryRow::find_by_statement(statement).all(self.readers()).await? {
+            let rows: Vec<SummaryRow> = self.all_readable(self.readers(), ("webhook", &["num"]), statement).await?;
+            for row in rows {
                 let num = WebhookNum(row.num);
                 match WebhookSummary::try_from(row) {
                     Ok(summary) => _ = summaries.insert(num, summary),
-                    Err(error) => tracing::error!(webhook = num.0, %error, "a webhook cannot be read"),
+                    Err(error) => self.pass_over("webhook", num.0, error),
                 }
             }
         }

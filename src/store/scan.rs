@@ -1,0 +1,197 @@
+//! Reads every row of every table once, and says which cannot be read. For `posthaste check`, of a database that may be in use.
+
+use entity::{
+    api_key, attempt, audit, delivery, endpoint_health, engine_state, event, event_type, fanout, idempotency, tenant,
+    webhook,
+};
+use futures_util::StreamExt;
+use sea_orm::{DbBackend, EntityTrait, FromQueryResult, QueryResult, QueryTrait, Statement, StreamTrait};
+
+use crate::clock::UnixMillis;
+use crate::id::TenantNum;
+
+use super::deliveries::{attempt_of, state_of_row};
+use super::keys::ApiKey;
+use super::leases::ShardNum;
+use super::pool::Transaction;
+use super::seal::Place;
+use super::tenants::Tenant;
+use super::unreadable::key_of;
+use super::webhooks::webhook_id_of;
+use super::{Store, StoreError, targets};
+
+/// Rows that are named. Of more, their number says enough.
+const NAMED: usize = 100;
+
+/// Tables that are read by their columns' types alone, or nearly so: name, key, columns.
+const PLAIN: [(&str, &[&str], &str); 2] = [
+    ("event_caller_id", &["tenant_num", "caller_id"], "tenant_num, caller_id, event_seq, digest"),
+    ("delivery_log", &["webhook_num", "event_seq"], "webhook_num, event_seq"),
+];
+
+const SECRETS: &str = "SELECT s.num, s.sealed, s.created_at, s.expires_at, w.tenant_num, w.id \
+                       FROM webhook_secret s JOIN webhook w ON w.num = s.webhook_num";
+
+#[derive(FromQueryResult)]
+struct SecretRow {
+    sealed: Vec<u8>,
+    created_at: i64,
+    #[expect(dead_code, reason = "read so that its type is")]
+    expires_at: Option<i64>,
+    tenant_num: i64,
+    id: Vec<u8>,
+}
+
+struct Scan<'a> {
+    on: &'a Transaction,
+    backend: DbBackend,
+    found: Vec<String>,
+    more: usize,
+}
+
+impl Store {
+    /// The rows that cannot be read, each with its table, its key and why.
+    pub async fn unreadable(&self) -> Result<Vec<String>, StoreError> {
+        let moment = self.readers().for_scans().begin_moment().await?;
+        let mut scan = Scan { on: &moment, backend: self.backend(), found: Vec::new(), more: 0 };
+        self.scan_configuration(&mut scan).await?;
+        scan_events(&mut scan).await?;
+        if self.is_shared() {
+            scan_nodes(&mut scan).await?;
+        }
+        let Scan { mut found, more, .. } = scan;
+        if more > 0 {
+            found.push(format!("and {more} more"));
+        }
+        moment.commit().await?;
+        Ok(found)
+    }
+
+    /// Without its master key what is sealed cannot be judged, and the rest can.
+    fn judge_webhook(&self, row: webhook::Model) -> Result<(), StoreError> {
+        let is_foreign = |sealed: &[u8]| self.seal().is_foreign(sealed);
+        if !is_foreign(&row.headers) && !row.credentials.as_deref().is_some_and(is_foreign) {
+            return self.webhook_of(row).map(drop);
+        }
+        webhook_id_of(&row.id)?;
+        for (what, text) in [("subscriptions", &row.events), ("policy", &row.policy)] {
+            serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|error| StoreError::unreadable(what, error))?;
+        }
+        Ok(())
+    }
+
+    async fn scan_configuration(&self, scan: &mut Scan<'_>) -> Result<(), StoreError> {
+        scan.table::<tenant::Entity>("tenant", &["num"], |row| Tenant::try_from(row).map(drop)).await?;
+        scan.table::<api_key::Entity>("api_key", &["num"], |row| ApiKey::try_from(row).map(drop)).await?;
+        scan.table::<webhook::Entity>("webhook", &["num"], |row| self.judge_webhook(row)).await?;
+        scan.rows("webhook_secret", &["num"], SECRETS, |row| {
+            let SecretRow { sealed, created_at, tenant_num, id, .. } = read(row)?;
+            let (tenant, webhook) = (TenantNum(tenant_num), webhook_id_of(&id)?);
+            if self.seal().is_foreign(&sealed) {
+                return Ok(());
+            }
+            self.open_secret(&Place::Secret { tenant, webhook, made_at: UnixMillis(created_at) }, &sealed).map(drop)
+        })
+        .await?;
+        scan.table::<event_type::Entity>("event_type", &["tenant_num", "name"], |_| Ok(())).await?;
+        scan.table::<idempotency::Entity>("idempotency", &["tenant_num", "idempotency_key"], |row| {
+            if self.seal().is_foreign(&row.answer) {
+                return Ok(());
+            }
+            let place = Place::Answer { tenant: row.tenant_num, key: &row.idempotency_key };
+            self.seal().open(&place, &row.answer).map(drop)
+        })
+        .await?;
+        scan.table::<audit::Entity>("audit", &["num"], |_| Ok(())).await?;
+        scan.table::<endpoint_health::Entity>("endpoint_health", &["webhook_num"], |_| Ok(())).await?;
+        scan.table::<engine_state::Entity>("engine_state", &["name"], |_| Ok(())).await
+    }
+}
+
+async fn scan_events(scan: &mut Scan<'_>) -> Result<(), StoreError> {
+    scan.table::<event::Entity>("event", &["seq"], |_| Ok(())).await?;
+    scan.table::<fanout::Entity>("fanout", &["event_seq", "shard"], |row| {
+        ShardNum::read(row.shard)?;
+        targets::decode(&row.targets).map(drop)
+    })
+    .await?;
+    scan.table::<delivery::Entity>("delivery", &["event_seq", "webhook_num"], |row| state_of_row(&row).map(drop))
+        .await?;
+    let key = &["event_seq", "webhook_num", "number"];
+    scan.table::<attempt::Entity>("attempt", key, |row| attempt_of(row).map(drop)).await?;
+    for (table, key, columns) in PLAIN {
+        scan.rows(table, key, &format!("SELECT {columns} FROM {table}"), |row| match table {
+            "event_caller_id" => {
+                let digest: Vec<u8> = column(row, "digest")?;
+                let is_whole = digest.len() == 32;
+                is_whole.then_some(()).ok_or_else(|| StoreError::unreadable("digest", "not 32 bytes"))
+            }
+            _ => column::<i64>(row, "event_seq").map(drop),
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+async fn scan_nodes(scan: &mut Scan<'_>) -> Result<(), StoreError> {
+    let sql = "SELECT num, owner, epoch FROM shard";
+    scan.rows("shard", &["num"], sql, |row| ShardNum::read(column(row, "num")?).map(drop)).await?;
+    let sql = "SELECT num, name, slot FROM node";
+    scan.rows("node", &["num"], sql, |row| {
+        let slot: Option<i16> = column(row, "slot")?;
+        let is_one = slot.is_none_or(|slot| u8::try_from(slot).is_ok());
+        is_one.then_some(()).ok_or_else(|| StoreError::unreadable("slot", "not 0 to 255"))
+    })
+    .await?;
+    let sql = "SELECT num, kind, subject, changed_at FROM config_change";
+    scan.rows("config_change", &["num"], sql, |row| column::<i16>(row, "kind").map(drop)).await
+}
+
+impl Scan<'_> {
+    async fn table<E: EntityTrait>(
+        &mut self,
+        table: &str,
+        key: &[&str],
+        read_model: impl Fn(E::Model) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let statement = E::find().build(self.backend);
+        self.run(table, key, statement, |row| read_model(read(row)?)).await
+    }
+
+    async fn rows(
+        &mut self,
+        table: &str,
+        key: &[&str],
+        sql: &str,
+        read_row: impl Fn(&QueryResult) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.run(table, key, Statement::from_string(self.backend, sql), read_row).await
+    }
+
+    async fn run(
+        &mut self,
+        table: &str,
+        key: &[&str],
+        statement: Statement,
+        read_row: impl Fn(&QueryResult) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut rows = self.on.stream_raw(statement).await?;
+        while let Some(row) = rows.next().await {
+            let row = row?;
+            match read_row(&row) {
+                Ok(()) => {}
+                Err(_) if self.found.len() >= NAMED => self.more += 1,
+                Err(error) => self.found.push(format!("{table} {}: {error}", key_of(&row, key))),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read<T: FromQueryResult>(row: &QueryResult) -> Result<T, StoreError> {
+    T::from_query_result(row, "").map_err(|error| StoreError::unreadable("row", error))
+}
+
+fn column<T: sea_orm::TryGetable>(row: &QueryResult, name: &str) -> Result<T, StoreError> {
+    row.try_get("", name).map_err(|error| StoreError::unreadable("row", error))
+}

@@ -1,0 +1,113 @@
+//! One row of each table that cannot be read: everything else goes on, and the log, the metrics and `check` name it.
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::client::send;
+use crate::databases::{On, on_both};
+use crate::fact;
+use crate::hook::Hook;
+use crate::receiver::Receiver;
+use crate::rows;
+use crate::server;
+use crate::world::World;
+
+/// Damages one row of the first tenant: the table, what does it on either database, and on which databases it can be done.
+/// PostgreSQL keeps to the types of its columns.
+const DAMAGE: [(&str, &str, &[On]); 17] = [
+    ("fanout", "INSERT INTO fanout (event_seq, shard, targets) SELECT MIN(seq), 7, {80} FROM event", &BOTH),
+    ("event_caller_id", "UPDATE event_caller_id SET digest = {01}", &BOTH),
+    ("idempotency", "UPDATE idempotency SET answer = {01}", &BOTH),
+    ("attempt", "UPDATE attempt SET reason = 99 WHERE number = 1", &BOTH),
+    ("delivery", "UPDATE delivery SET attempts = -1", &BOTH),
+    ("webhook", "UPDATE webhook SET policy = '{' WHERE name = 'damaged'", &BOTH),
+    (
+        "webhook_secret",
+        "UPDATE webhook_secret SET sealed = {01} WHERE webhook_num = (SELECT num FROM webhook WHERE name = 'spare')",
+        &BOTH,
+    ),
+    ("event", "UPDATE event SET kind = x'ff' WHERE seq = (SELECT MIN(seq) FROM event)", &SQLITE),
+    ("event_type", "UPDATE event_type SET version = 'x' WHERE name = 'message.sent' AND tenant_num = 1", &SQLITE),
+    ("endpoint_health", "UPDATE endpoint_health SET openings = 'x'", &SQLITE),
+    ("engine_state", "UPDATE engine_state SET value = 'x' WHERE name = 'started_at'", &SQLITE),
+    ("audit", "UPDATE audit SET at = 'x' WHERE num = 1", &SQLITE),
+    ("delivery_log", "INSERT INTO delivery_log (webhook_num, event_seq) VALUES (1, 'x')", &SQLITE),
+    ("shard", "INSERT INTO shard (num, owner, epoch) VALUES (999, NULL, 0)", &POSTGRES),
+    ("config_change", "INSERT INTO config_change (kind, subject, changed_at) VALUES (99, 1, 0)", &POSTGRES),
+    ("api_key", "UPDATE api_key SET id = {01} WHERE tenant_num = 1", &BOTH),
+    ("tenant", "UPDATE tenant SET id = {01} WHERE num = 1", &BOTH),
+];
+
+const BOTH: [On; 2] = [On::Sqlite, On::Postgres];
+const SQLITE: [On; 1] = [On::Sqlite];
+const POSTGRES: [On; 1] = [On::Postgres];
+
+/// Any node reads a change of a kind that it does not know.
+const READ_BY_ALL: &str = "config_change";
+
+/// Bytes as they are written in a statement.
+fn spelled(sql: &str) -> String {
+    ["01", "80"].iter().fold(sql.to_owned(), |sql, hex| {
+        let literal = match On::this_test() {
+            On::Sqlite => format!("x'{hex}'"),
+            On::Postgres => format!("'\\x{hex}'"),
+        };
+        sql.replace(&format!("{{{hex}}}"), &literal)
+    })
+}
+
+async fn status(world: &World, path: &str) -> u16 {
+    world.client().get(path).await.status
+}
+
+on_both!(one_row_that_cannot_be_read_stops_nothing_else);
+pub(crate) async fn one_row_that_cannot_be_read_stops_nothing_else() {
+    let mut world = World::start().await;
+    let policy = json!({"maxRetries": 5, "backoffStrategy": "schedule", "scheduleSeconds": [3600]});
+    let damaged = json!({"name": "damaged", "retryPolicy": policy, "events": ["call.failed"]});
+    let failing = world.hook(Receiver::status(500), damaged).await;
+    world.hook(Receiver::ok(), json!({"name": "spare", "events": ["call.ringing"]})).await;
+    let event = json!({"id": "mine", "event": "call.failed", "data": {}});
+    send(world.client().json(Method::POST, "/events", &event).header("idempotency-key", "once")).await.expect(202);
+    failing.saw(1).await;
+
+    let other = world.another_tenant().await;
+    let sound = Hook::create(&other.client, Receiver::ok(), json!({"events": ["call.failed"]})).await;
+    let mut delivered = 0;
+    let on = On::this_test();
+    for (table, sql, _) in DAMAGE.iter().filter(|(_, _, databases)| databases.contains(&on)) {
+        world.stop().await;
+        rows::tamper(&world, &spelled(sql));
+        world.restart().await;
+        let published = json!({"event": "call.failed", "data": {}});
+        other.client.post("/events", &published).await.expect(202);
+        delivered += 1;
+        sound.saw(delivered).await;
+        let ready = send(world.anyone().root(Method::GET, "/readyz")).await.status;
+        assert_eq!(ready, 200, "{table}");
+        if !["api_key", "tenant"].contains(table) {
+            for list in ["/webhooks", "/deliveries", "/events", "/event-types", "/backlogs"] {
+                assert_eq!(status(&world, list).await, 200, "{table}: GET {list}");
+            }
+        }
+    }
+    for list in ["/tenants", "/audit", "/backlogs"] {
+        assert_eq!(world.admin().get(list).await.status, 200, "GET {list}");
+    }
+    fact::until("the metrics count what was met", async || {
+        let metrics = send(world.admin().root(Method::GET, "/metrics")).await.text;
+        metrics.contains("posthaste_unreadable_rows_total{table=\"fanout\"} 1").then_some(())
+    })
+    .await;
+    world.stop().await;
+
+    let mut env = world.env().clone();
+    env.retain(|name, _| ["POSTHASTE_DATABASE_URL", "POSTHASTE_MASTER_KEY"].contains(name));
+    let (ended, output) = server::run(world.dir(), &["check"], &env).await;
+    let said = output.all();
+    assert!(!ended.success(), "{said}");
+    for (table, _, databases) in DAMAGE {
+        let is_named = said.lines().any(|line| line.contains(&format!("{table} ")));
+        assert!(is_named || table == READ_BY_ALL || !databases.contains(&on), "{table} is not named: {said}");
+    }
+}
