@@ -45,6 +45,7 @@ mod fate;
 mod history;
 mod pool;
 mod rows;
+mod scan;
 mod unreadable;
 
 use std::sync::Arc;

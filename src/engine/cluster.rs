@@ -290,6 +290,9 @@ impl Member {
             tracing::warn!(%error, "the log index could not be completed; trying again");
             tokio::time::sleep(PAUSE).await;
         }
+        let held = self.shared.holding.held();
+        let given_up: Vec<ShardNum> = shards.into_iter().filter(|shard| !held.contains(shard)).collect();
+        self.log.part_with(&given_up);
     }
 
     async fn gain(&self, grants: Vec<Grant>) -> Result<(), StoreError> {
@@ -341,6 +344,7 @@ impl Member {
         if self.shared.journal.part(vec![shard]).await.is_err() {
             return;
         }
+        self.log.part_with(&[shard]);
         while let Err(error) = self.shared.store.release(&self.shared.holding, &[shard], in_doubt).await {
             tracing::warn!(%error, "a shard could not be handed over; trying again");
             tokio::time::sleep(PAUSE).await;

@@ -99,6 +99,10 @@ impl Dispatcher {
                 None => Ok(()),
             };
         }
+        let heard_of = self.feed.heard_of();
+        if line.is_empty() && porter.is_idle() && self.feed.is_idle() {
+            self.shared.has_offered(heard_of);
+        }
         let next = async { if line.bytes() < HELD { self.feed.next().await } else { std::future::pending().await } };
         tokio::select! {
             next = next => self.take_in(next, line).await,

@@ -215,7 +215,7 @@ impl Endpoint {
             response_headers,
             response_body: response_body.into(),
         };
-        let record = AttemptRecord { id: self.id(entry.event.seq), attempt, state };
+        let record = AttemptRecord::new(self.id(entry.event.seq), attempt, state);
         slot.record(Record::Attempt(Box::new(record)));
     }
 

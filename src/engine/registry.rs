@@ -3,12 +3,13 @@
 //! that a start needs.
 
 mod handle;
+mod marks;
 mod messages;
 mod quit;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, MessageResult, StreamHandler};
 use futures_util::stream;
@@ -16,7 +17,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::fault;
-use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::id::{DeliveryId, WebhookNum};
 use crate::store::events::Event;
 use crate::store::journal::feed::Feed;
 use crate::store::leases::ShardNum;
@@ -30,6 +31,7 @@ use super::restart::{Rest, Restarts};
 use super::serving::Serving;
 use super::shared::Shared;
 
+use self::marks::Marks;
 use self::messages::{Count, Cover, Crashed, Drain, Find, Forget, Introduce, Release, Remind, Suspected, Wake};
 
 use self::quit::Quitting;
@@ -40,15 +42,15 @@ pub(super) use self::messages::{Crashes, Figures, Offer, Offered};
 /// Messages that may wait for the registry. Senders wait for room.
 const MAILBOX: usize = 256;
 
+/// Marks are small, and there are few of them.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+
 pub(super) struct Registry {
     places: Vec<Place>,
     shared: Arc<Shared>,
     feed: Arc<Feed>,
     endpoints: HashMap<WebhookNum, Known>,
-    /// Every fan-out up to here that names this webhook, and was visible then, has a row for it: after a crash, or a purge.
-    covered: HashMap<WebhookNum, EventSeq>,
-    /// What endpoints may have sent that crashed, and that may be started long after: they may be held by then.
-    suspects: HashMap<WebhookNum, Suspect>,
+    marks: Marks,
     /// Shards of which requests were cut short: nobody else knows which.
     cut: HashSet<ShardNum>,
     notices: UnboundedSender<Notice>,
@@ -111,8 +113,7 @@ pub(super) fn start(arbiters: &Arbiters, shared: &Arc<Shared>, feed: &Arc<Feed>)
         shared: shared.clone(),
         feed: feed.clone(),
         endpoints: HashMap::new(),
-        covered: HashMap::new(),
-        suspects: HashMap::new(),
+        marks: Marks::default(),
         cut: HashSet::new(),
         notices,
         incoming: Some(incoming),
@@ -134,6 +135,10 @@ impl Actor for Registry {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(PRUNE_EVERY, |registry, _| {
+            let shared = &registry.shared;
+            registry.marks.prune(shared.offered_to(), |num| shared.ledger.pending(num) > 0);
+        });
         self.handle = Some(RegistryHandle::new(ctx.address(), self.shared.clone()));
         if let Some(incoming) = self.incoming.take() {
             let notices = stream::unfold(incoming, async |mut incoming| Some((incoming.recv().await?, incoming)));
@@ -187,7 +192,7 @@ impl Registry {
             return;
         }
         let known = self.shared.holding.suspect_of(serving.num);
-        let suspect = self.suspects.get(&serving.num).map_or(known, |suspect| suspect.and(known));
+        let suspect = self.marks.suspect_of(serving.num, known);
         let addr = self.bear(serving, suspect);
         let known = Known {
             life: Life::Live(addr),
@@ -206,7 +211,7 @@ impl Registry {
             // Whoever took the shard since finds what its fan-out still owes, also if that was this node again.
             return;
         }
-        if self.covered.get(&item.num).is_some_and(|covered| item.event.seq <= *covered) {
+        if self.marks.covers(item.num, item.event.seq) {
             // It has a row, unless another node has committed it meanwhile: then it gets one.
             return answer.refused.push(item);
         }
@@ -318,11 +323,6 @@ impl Registry {
         }
     }
 
-    fn suspect(&mut self, num: WebhookNum, suspect: Suspect) {
-        let known = self.suspects.entry(num).or_insert(suspect);
-        *known = known.and(suspect);
-    }
-
     fn tell_if_drained(&mut self) {
         if self.drained.is_none() {
             return;
@@ -424,8 +424,7 @@ impl Handler<Cover> for Registry {
     type Result = ();
 
     fn handle(&mut self, Cover(num, to): Cover, _: &mut Self::Context) {
-        let covered = self.covered.entry(num).or_insert(to);
-        *covered = to.max(*covered);
+        self.marks.cover(num, to);
     }
 }
 
@@ -433,7 +432,7 @@ impl Handler<Suspected> for Registry {
     type Result = ();
 
     fn handle(&mut self, Suspected(num, suspect): Suspected, _: &mut Self::Context) {
-        self.suspect(num, suspect);
+        self.marks.suspect(num, suspect);
     }
 }
 
@@ -458,6 +457,7 @@ impl Handler<Crashed> for Registry {
                 recent: known.restarts.recent(),
                 resting: matches!(known.life, Life::Resting),
                 quarantined: matches!(known.life, Life::Quarantined),
+                unreadable: false,
             },
             None => Crashes::default(),
         };

@@ -81,12 +81,16 @@ pub(super) async fn load(shared: &Shared, nums: &[WebhookNum]) -> Result<Loaded,
             Ok(row) => {
                 loaded.servings.insert(num, serving_of(row, shared));
             }
-            Err(error) => {
-                tracing::error!(webhook = num.0, %error, "a webhook cannot be read; its deliveries wait");
+            // The store has said which and why.
+            Err(_) => {
                 loaded.unreadable.insert(num);
             }
         }
     }
+    let mut unreadable = shared.unreadable.lock();
+    unreadable.retain(|num| !nums.contains(num));
+    unreadable.extend(&loaded.unreadable);
+    drop(unreadable);
     Ok(loaded)
 }
 

@@ -1,8 +1,8 @@
 //! What every endpoint uses and none owns.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::{RwLock, Semaphore};
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::delivery::guard::Guard;
 use crate::delivery::outcome::OutcomeKind;
-use crate::id::WebhookNum;
+use crate::id::{EventSeq, WebhookNum};
 use crate::store::backlog::Backlog;
 use crate::store::bell::Bell;
 use crate::store::journal::{Journal, Running};
@@ -59,6 +59,9 @@ pub(super) struct Shared {
     pub(super) holds: Mutex<HashMap<WebhookNum, usize>>,
     /// Who keeps tenants and keys in memory.
     pub(super) listeners: Listeners,
+    /// Webhooks whose rows cannot be read, of those that somebody wanted to serve.
+    pub(super) unreadable: Mutex<HashSet<WebhookNum>>,
+    offered_to: AtomicI64,
     outcomes: [AtomicU64; OutcomeKind::ALL.len()],
 }
 
@@ -90,12 +93,24 @@ impl Shared {
             payload_memory: config.payload_memory,
             holds: Mutex::default(),
             listeners: Listeners::default(),
+            offered_to: AtomicI64::default(),
+            unreadable: Mutex::default(),
             outcomes: Default::default(),
         }
     }
 
     pub(super) fn is_memory_tight(&self) -> bool {
         payload::in_memory() > self.payload_memory
+    }
+
+    /// No event up to here is offered to an endpoint any more.
+    pub(super) fn offered_to(&self) -> EventSeq {
+        EventSeq(self.offered_to.load(Ordering::Relaxed))
+    }
+
+    /// The dispatcher has nothing of events up to here in hand.
+    pub(super) fn has_offered(&self, to: EventSeq) {
+        self.offered_to.fetch_max(to.0, Ordering::Relaxed);
     }
 
     pub(super) fn count(&self, outcome: OutcomeKind) {

@@ -10,6 +10,7 @@ pub mod abroad;
 pub mod feed;
 pub mod open;
 
+mod answers;
 mod assign;
 mod batch;
 mod fence;
@@ -37,6 +38,7 @@ use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
 
 use self::abroad::Abroad;
+use self::answers::Answers;
 use self::feed::Feed;
 use super::backlog::Backlog;
 use super::deliveries::{Attempt, DeliveryState};
@@ -166,6 +168,14 @@ pub struct AttemptRecord {
     pub id: DeliveryId,
     pub attempt: Attempt,
     pub state: DeliveryState,
+    counted: Option<answers::Counted>,
+}
+
+impl AttemptRecord {
+    #[must_use]
+    pub fn new(id: DeliveryId, attempt: Attempt, state: DeliveryState) -> Self {
+        Self { id, attempt, state, counted: None }
+    }
 }
 
 /// Counts since the start, for the metrics and the benchmark.
@@ -231,6 +241,7 @@ pub struct Journal {
     publishes: mpsc::Sender<Request>,
     records: mpsc::Sender<Request>,
     room: Arc<Semaphore>,
+    answers: Answers,
     stats: Arc<JournalStats>,
 }
 
@@ -250,11 +261,15 @@ pub struct Running {
 }
 
 /// A reserved place in the queue.
-pub struct Slot(mpsc::OwnedPermit<Request>);
+pub struct Slot {
+    place: mpsc::OwnedPermit<Request>,
+    answers: Answers,
+}
 
 impl Slot {
-    pub fn record(self, record: Record) {
-        self.0.send(Request::Record(record));
+    pub fn record(self, mut record: Record) {
+        self.answers.admit(&mut record);
+        self.place.send(Request::Record(record));
     }
 }
 
@@ -284,7 +299,7 @@ impl Journal {
         let writer = writer::Writer::new(store.clone(), holding.clone(), queues, last, outputs);
         let writer = tokio::spawn(or_abort("the journal's writer", writer.run()));
         let room = Arc::new(Semaphore::new(PUBLISH_QUEUE_KIB));
-        let journal = Self { publishes, records, room, stats };
+        let journal = Self { publishes, records, room, answers: Answers::default(), stats };
         let ledger = Backlog::new(ledger, store.clone(), journal.clone());
         Ok(Running { journal, feed, abroad, log, ledger, writer })
     }
@@ -305,10 +320,12 @@ impl Journal {
 
     /// Waits for a place in the queue.
     pub async fn reserve(&self) -> Result<Slot, Stopped> {
-        self.records.clone().reserve_owned().await.map(Slot).map_err(|_| Stopped)
+        let place = self.records.clone().reserve_owned().await.map_err(|_| Stopped)?;
+        Ok(Slot { place, answers: self.answers.clone() })
     }
 
-    pub async fn record(&self, record: Record) -> Result<(), Stopped> {
+    pub async fn record(&self, mut record: Record) -> Result<(), Stopped> {
+        self.answers.admit(&mut record);
         self.records.send(Request::Record(record)).await.map_err(|_| Stopped)
     }
 

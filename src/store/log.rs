@@ -107,6 +107,16 @@ impl LogIndex {
         self.covered.lock().clear();
     }
 
+    /// These are given up: what their next owners record is not indexed here, so that they are not covered when they come back.
+    pub fn part_with(&self, shards: &[ShardNum]) {
+        self.covered.lock().retain(|shard| !shards.contains(shard));
+    }
+
+    #[cfg(test)]
+    pub(super) fn covers(&self) -> Vec<ShardNum> {
+        self.covered.lock().iter().copied().collect()
+    }
+
     async fn catch_up(&self, indexed_to: EventSeq, shards: Option<&[ShardNum]>) -> Result<(), StoreError> {
         let backend = self.store.backend();
         let is_ours = if shards.is_some() { "AND (webhook_num & 255) = ANY($4)" } else { "" };

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::checker::audit;
+use crate::client::send;
 use crate::fact;
+use crate::fleet::Fleet;
 use crate::hook::{Hook, quick_retries};
 use crate::receiver::Receiver;
 use crate::world::{Event, World, attempts, each_attempt, text};
@@ -150,4 +152,40 @@ async fn assert_panicked_and_lives(world: &mut World) {
     let event = world.publish("message.sent").await;
     world.all_settled(&event).await;
     world.stop().await;
+}
+
+/// As one node counts them.
+async fn quarantined_here(world: &World) -> usize {
+    let metrics = send(world.admin().root(reqwest::Method::GET, "/metrics")).await.text;
+    let line = metrics.lines().find_map(|line| line.strip_prefix("posthaste_endpoints_quarantined "));
+    line.and_then(|value| value.parse().ok()).expect("a count")
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_left_alone_is_forgotten_when_another_node_deletes_its_webhook() {
+    let fault = [("POSTHASTE_FAULT", "panic:endpoint.handle:1+"), ("POSTHASTE_FAULT_WEBHOOK", "victim")];
+    let mut fleet = Fleet::of_one_with(&fault).await;
+    let mut hooks = Vec::new();
+    for _ in 0..6 {
+        let settings = json!({"name": "victim", "events": ["message.sent"]});
+        hooks.push(fleet.world.hook(Receiver::ok(), settings).await);
+    }
+    fleet.grow_to(2).await;
+    let doomed: Vec<Hook> = hooks;
+    let of_first: Vec<String> = fleet.owned_by(0, &doomed).into_iter().map(|hook| hook.id.clone()).collect();
+    assert!(!of_first.is_empty(), "of six webhooks the first node serves none");
+    let all = fact::until_within(Duration::from_secs(90), "all of the first node are left alone", async || {
+        fleet.world.publish("message.sent").await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        (quarantined_here(&fleet.world).await == of_first.len()).then_some(())
+    });
+    all.await;
+
+    fleet.clients()[1].delete(&format!("/webhooks/{}", of_first[0])).await.expect(204);
+
+    fact::until("the first node has forgotten one", async || {
+        (quarantined_here(&fleet.world).await == of_first.len() - 1).then_some(())
+    })
+    .await;
+    fleet.stop_all().await;
 }

@@ -47,7 +47,7 @@ impl Seen {
             EndpointState::Inactive
         } else if webhook.paused_at.is_some() {
             EndpointState::Paused
-        } else if self.known.crashes.quarantined {
+        } else if self.known.crashes.quarantined || self.known.crashes.unreadable {
             EndpointState::Quarantined
         } else if self.breaker.state == ViewState::Closed {
             EndpointState::Active

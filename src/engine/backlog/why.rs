@@ -76,6 +76,11 @@ pub(super) fn sentence(facts: &Facts<'_>) -> Option<String> {
     match facts.state {
         EndpointState::Inactive => Some(inactive(facts)),
         EndpointState::Paused => Some(paused(facts)),
+        EndpointState::Quarantined if facts.crashes.unreadable => Some(
+            "its stored row, its secrets or its credentials cannot be read; `posthaste check` says which; it is served again \
+             once they can"
+                .to_owned(),
+        ),
         EndpointState::Quarantined => {
             let (crashes, place) = (facts.crashes.recent, place(facts.crash));
             Some(format!("its actor crashed {crashes} times in a row{place}; resume or probe it to start it again"))

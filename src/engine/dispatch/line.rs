@@ -32,6 +32,10 @@ impl Line {
         self.bytes
     }
 
+    pub(in crate::engine) fn is_empty(&self) -> bool {
+        self.tenants.is_empty()
+    }
+
     pub(in crate::engine) fn push(&mut self, fanout: Fanout, recovered: bool, epoch: i64) {
         let tenant = fanout.event.tenant;
         self.count(&fanout);

@@ -106,6 +106,12 @@ impl Porter {
         (blocked, async move { carried.notified().await })
     }
 
+    /// Nothing is here, and nothing is being started.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.state.lock();
+        state.tenants.is_empty() && state.here.is_empty()
+    }
+
     /// Sees who has little to send.
     pub(super) fn notice(&self, items: &[Item]) {
         if items.len() < LITTLE

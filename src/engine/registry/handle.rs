@@ -195,10 +195,17 @@ impl RegistryHandle {
         for num in nums {
             living.extend(self.find(*num).await.map(|endpoint| (*num, endpoint)));
         }
-        if living.is_empty() {
+        let crashes = self.crashes(nums.to_vec()).await.into_iter();
+        let is_left_alone = crashes.map(|crashes| crashes.quarantined || crashes.unreadable);
+        let left_alone: Vec<WebhookNum> =
+            nums.iter().zip(is_left_alone).filter_map(|(num, is_it)| is_it.then_some(*num)).collect();
+        if living.is_empty() && left_alone.is_empty() {
             return Ok(());
         }
-        let loaded = self.introduce(living.iter().map(|(num, _)| *num).collect()).await?;
+        let loaded = self.introduce(living.iter().map(|(num, _)| *num).chain(left_alone.clone()).collect()).await?;
+        for num in left_alone.into_iter().filter(|num| !loaded.exists(*num)) {
+            let _ = self.registry.send(Forget(num)).await;
+        }
         for (num, endpoint) in living {
             let serving = loaded.servings.get(&num).cloned();
             if serving.is_some() || !loaded.exists(num) {
@@ -210,6 +217,9 @@ impl RegistryHandle {
 
     /// The webhooks were deleted.
     pub(in crate::engine) async fn dismiss(&self, nums: Vec<WebhookNum>) {
+        for num in &nums {
+            let _ = self.registry.send(Forget(*num)).await;
+        }
         for endpoint in self.registry.send(Find(nums)).await.unwrap_or_default() {
             let _ = endpoint.send(Configure(None)).await;
         }
@@ -257,7 +267,12 @@ impl RegistryHandle {
     }
 
     pub(in crate::engine) async fn crashes(&self, nums: Vec<WebhookNum>) -> Vec<Crashes> {
-        self.registry.send(Crashed(nums)).await.unwrap_or_default()
+        let mut crashes = self.registry.send(Crashed(nums.clone())).await.unwrap_or_default();
+        let unreadable = self.shared.unreadable.lock();
+        for (num, crashes) in nums.iter().zip(&mut crashes) {
+            crashes.unreadable = unreadable.contains(num);
+        }
+        crashes
     }
 
     /// Lets the endpoint find out now whether its receiver is back. Starts it if it sleeps.

@@ -85,6 +85,8 @@ pub(in crate::engine) struct Crashes {
     /// It is about to be started again.
     pub(in crate::engine) resting: bool,
     pub(in crate::engine) quarantined: bool,
+    /// Its row cannot be read, so that there is no endpoint.
+    pub(in crate::engine) unreadable: bool,
 }
 
 /// How many endpoints live, and how many have crashed.

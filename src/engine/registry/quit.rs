@@ -49,9 +49,7 @@ impl Handler<Quit> for Registry {
                 Life::Quarantined => false,
             }
         });
-        let is_of_it = |num: &WebhookNum| ShardNum::of(*num) == shard;
-        self.covered.retain(|num, _| !is_of_it(num));
-        self.suspects.retain(|num, _| !is_of_it(num));
+        self.marks.forget_shard(shard);
         self.quitting.push(Quitting { shard, told, clean });
         self.tell_if_quit();
     }
@@ -70,7 +68,7 @@ impl Registry {
 
     /// What it was for goes on here; whoever holds its shard next is told that it is in doubt.
     pub(super) fn cut_short(&mut self, num: WebhookNum, event: EventSeq) {
-        self.suspect(num, Suspect { events_to: event, due_to: UnixMillis::now() });
+        self.marks.suspect(num, Suspect { events_to: event, due_to: UnixMillis::now() });
         let shard = ShardNum::of(num);
         match self.quitting.iter_mut().find(|quitting| quitting.shard == shard) {
             Some(quitting) => quitting.clean = false,

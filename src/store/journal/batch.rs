@@ -2,7 +2,7 @@
 
 use tokio::sync::oneshot;
 
-use super::{PublishRequest, Record, Request, Shift};
+use super::{PublishRequest, Record, Request, Shift, answers};
 
 /// Outcomes that are written together with publishes, whose senders wait. Nobody waits for the others.
 pub(super) const RECORDS_BESIDE_PUBLISHES: usize = 256;
@@ -13,12 +13,17 @@ const FEW_PUBLISHES: usize = 4;
 /// Outcomes that are worth a commit of their own.
 const ENOUGH_RECORDS: usize = 1024;
 
+/// Bytes of answers in one transaction.
+const ANSWER_BYTES: usize = 16 * 1024 * 1024;
+
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) publishes: Vec<PublishRequest>,
     pub(super) records: Vec<Record>,
     pub(super) barriers: Vec<oneshot::Sender<()>>,
     pub(super) shifts: Vec<Shift>,
+    /// What the outcomes bring along.
+    pub(super) answer_bytes: usize,
     /// Somebody waits for what one of the records changes.
     pub(super) is_awaited: bool,
     pub(super) closing: bool,
@@ -30,6 +35,9 @@ impl Batch {
             Request::Publish(request) => self.publishes.push(request),
             Request::Record(record) => {
                 self.is_awaited |= matches!(record, Record::Purge { .. } | Record::Watch { .. });
+                if let Record::Attempt(record) = &record {
+                    self.answer_bytes += answers::bytes_of(&record.attempt);
+                }
                 self.records.push(record);
             }
             Request::Barrier(done) => self.barriers.push(done),
@@ -38,9 +46,17 @@ impl Batch {
         }
     }
 
+    /// Its outcomes bring as much as one transaction should: they are copied several times on their way.
+    pub(super) fn is_large(&self) -> bool {
+        self.answer_bytes >= ANSWER_BYTES
+    }
+
     /// Outcomes alone, and few of them.
     pub(super) fn can_wait(&self) -> bool {
-        !self.somebody_waits_for_records() && self.publishes.is_empty() && self.records.len() < ENOUGH_RECORDS
+        !self.somebody_waits_for_records()
+            && self.publishes.is_empty()
+            && self.records.len() < ENOUGH_RECORDS
+            && !self.is_large()
     }
 
     /// Publishers wait, a few of them, and nobody waits for what was recorded.

@@ -18,6 +18,7 @@ use crate::store::fanouts::Fanout;
 use crate::store::leases::{Holding, ShardNum};
 use crate::store::ledger::Ledger;
 
+use super::answers::Answers;
 use super::feed::Feed;
 use super::fence::{Pass, shards_of};
 use super::late::Cancelled;
@@ -105,7 +106,7 @@ impl Model {
         };
         let stats = Arc::new(JournalStats { commits: AtomicU64::new(0), ..JournalStats::default() });
         let room = Arc::new(Semaphore::new(super::PUBLISH_QUEUE_KIB));
-        Self { journal: Journal { publishes, records, room, stats }, feed, ledger, writer }
+        Self { journal: Journal { publishes, records, room, answers: Answers::default(), stats }, feed, ledger, writer }
     }
 }
 

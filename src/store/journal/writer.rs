@@ -172,7 +172,7 @@ impl Writer {
         // A share of what waits, so that publishes without end do not starve what was recorded.
         let beside = (self.records.len() / 2).clamp(RECORDS_BESIDE_PUBLISHES, MAX_RECORDS);
         let most = if batch.publishes.is_empty() { MAX_RECORDS } else { beside };
-        while batch.records.len() < most {
+        while batch.records.len() < most && !batch.is_large() {
             let Ok(request) = self.records.try_recv() else { break };
             batch.add(request);
         }

@@ -59,7 +59,7 @@ async fn whatever_a_receiver_says_is_recorded(on: On) {
         ..world::attempt(1)
     };
     let state = DeliveryState { attempts: 1, tries: 1, ..DeliveryState::pending(Some(UnixMillis(1))) };
-    world.record(Record::Attempt(Box::new(AttemptRecord { id, attempt, state }))).await;
+    world.record(Record::Attempt(Box::new(AttemptRecord::new(id, attempt, state)))).await;
 
     let stored = world.store.first_attempt(id).await.unwrap().unwrap();
 

@@ -53,3 +53,16 @@ async fn a_reader_moves_entries_and_the_follower_notes_how_far_the_index_has_com
     index.follow(&world.holding).await.unwrap();
     assert!(noted().await > EventSeq::ZERO);
 }
+
+#[tokio::test]
+async fn a_shard_that_was_given_up_is_covered_no_more_until_it_is_indexed_again() {
+    let world = World::new(On::Postgres).await;
+    let index = LogIndex::open(&world.store, world.running.log.clone()).await.unwrap();
+    let held = world.holding.held();
+    index.cover(&held).await.unwrap();
+    assert_eq!(index.covers(), held);
+    index.part_with(&held[..1]);
+    assert_eq!(index.covers(), held[1..]);
+    index.cover(&held[..1]).await.unwrap();
+    assert_eq!(index.covers(), held);
+}

@@ -299,7 +299,7 @@ pub(super) fn attempted(id: DeliveryId, number: u16, status: Status, next_at: Op
     let attempt = attempt(number);
     let settled_at = (status != Status::Pending).then_some(attempt.started_at);
     let state = DeliveryState { status, attempts: number, tries: number, next_at, settled_at, manual: None };
-    Record::Attempt(Box::new(AttemptRecord { id, attempt, state }))
+    Record::Attempt(Box::new(AttemptRecord::new(id, attempt, state)))
 }
 
 /// Statements after which no attempt can be written, and after which it can again.

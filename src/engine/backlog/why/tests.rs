@@ -153,6 +153,8 @@ fn states_that_hold_say_who_or_what_ends_them() {
     is_said(&of(EndpointState::Inactive), &["switched off by its owner", "switch it on"]);
     let gone = |case: &mut Case| case.webhook.inactive_reason = Some("the receiver answered 410 Gone".to_owned());
     is_said(&of(EndpointState::Inactive).with(gone), &["410 Gone", "switch it on"]);
+    let unreadable = |case: &mut Case| case.crashes.unreadable = true;
+    is_said(&of(EndpointState::Quarantined).with(unreadable), &["cannot be read", "posthaste check"]);
     let crashed = |case: &mut Case| case.crashes.recent = 8;
     is_said(&of(EndpointState::Quarantined).with(crashed), &["8 times", "src/x.rs:7", "resume or probe"]);
 }

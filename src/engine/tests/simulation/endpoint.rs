@@ -283,7 +283,7 @@ impl Endpoint {
             response_headers: Vec::new(),
             response_body: Vec::new(),
         };
-        slot.record(Record::Attempt(Box::new(AttemptRecord { id, attempt, state })));
+        slot.record(Record::Attempt(Box::new(AttemptRecord::new(id, attempt, state))));
     }
 
     fn record(self: &Rc<Self>, record: Record) {

@@ -1,0 +1,89 @@
+//! What the registry remembers of webhooks beside their endpoints, for as long as it can matter. Pure.
+
+use std::collections::HashMap;
+
+use crate::id::{EventSeq, WebhookNum};
+use crate::store::leases::ShardNum;
+use crate::store::state::Suspect;
+
+#[derive(Default)]
+pub(super) struct Marks {
+    /// Every fan-out up to here that names this webhook, and was visible then, has a row for it: after a crash, or a purge.
+    covered: HashMap<WebhookNum, EventSeq>,
+    /// What endpoints may have sent that crashed, and that may be started long after: they may be held by then.
+    suspects: HashMap<WebhookNum, Suspect>,
+}
+
+impl Marks {
+    pub(super) fn cover(&mut self, num: WebhookNum, to: EventSeq) {
+        let covered = self.covered.entry(num).or_insert(to);
+        *covered = to.max(*covered);
+    }
+
+    pub(super) fn covers(&self, num: WebhookNum, event: EventSeq) -> bool {
+        self.covered.get(&num).is_some_and(|covered| event <= *covered)
+    }
+
+    pub(super) fn suspect(&mut self, num: WebhookNum, suspect: Suspect) {
+        let known = self.suspects.entry(num).or_insert(suspect);
+        *known = known.and(suspect);
+    }
+
+    /// What is in doubt of this webhook, besides what is in doubt of all.
+    pub(super) fn suspect_of(&self, num: WebhookNum, of_all: Suspect) -> Suspect {
+        self.suspects.get(&num).map_or(of_all, |suspect| suspect.and(of_all))
+    }
+
+    /// The shard is another node's.
+    pub(super) fn forget_shard(&mut self, shard: ShardNum) {
+        let stays = |num: &WebhookNum| ShardNum::of(*num) != shard;
+        self.covered.retain(|num, _| stays(num));
+        self.suspects.retain(|num, _| stays(num));
+    }
+
+    /// Forgets what cannot matter any more: no event up to `offered_to` is offered again, and of a webhook that is owed
+    /// nothing, nothing is in doubt.
+    pub(super) fn prune(&mut self, offered_to: EventSeq, is_owed: impl Fn(WebhookNum) -> bool) {
+        self.covered.retain(|_, covered| *covered > offered_to);
+        self.suspects.retain(|num, _| is_owed(*num));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UnixMillis;
+
+    const A: WebhookNum = WebhookNum(1);
+    const B: WebhookNum = WebhookNum(2);
+
+    fn suspect(event: i64) -> Suspect {
+        Suspect { events_to: EventSeq(event), due_to: UnixMillis(event) }
+    }
+
+    #[test]
+    fn what_cannot_matter_any_more_is_forgotten() {
+        let mut marks = Marks::default();
+        for (num, event) in [(A, 5), (A, 3), (B, 9)] {
+            marks.cover(num, EventSeq(event));
+            marks.suspect(num, suspect(event));
+        }
+        marks.prune(EventSeq(4), |_| true);
+        assert!(marks.covers(A, EventSeq(5)) && !marks.covers(A, EventSeq(6)));
+        assert_eq!(marks.suspect_of(A, suspect(1)), suspect(5));
+        marks.prune(EventSeq(5), |num| num == B);
+        assert!(!marks.covers(A, EventSeq(5)) && marks.covers(B, EventSeq(9)));
+        assert_eq!((marks.suspect_of(A, suspect(1)), marks.suspect_of(B, suspect(1))), (suspect(1), suspect(9)));
+        marks.prune(EventSeq(9), |_| false);
+        assert!(marks.covered.is_empty() && marks.suspects.is_empty());
+    }
+
+    #[test]
+    fn a_shard_that_is_left_leaves_nothing() {
+        let mut marks = Marks::default();
+        [A, B].into_iter().for_each(|num| marks.cover(num, EventSeq(1)));
+        marks.suspect(A, suspect(1));
+        marks.forget_shard(ShardNum::of(A));
+        assert!(!marks.covers(A, EventSeq(1)) && marks.covers(B, EventSeq(1)) && marks.suspects.is_empty());
+    }
+}
