@@ -226,7 +226,8 @@ impl Store {
         for condition in others.into_iter().flatten() {
             query = query.filter(condition);
         }
-        let rows = query.limit(limit + 1).all(self.readers()).await?;
+        let statement = query.limit(limit + 1).build(self.backend());
+        let rows: Vec<Model> = self.all_readable(self.readers(), ("audit", &["num"]), statement).await?;
         let tenants = self.tenant_ids(rows.iter().filter_map(|row| row.tenant_num).collect()).await?;
         let entry = |row: Model| {
             let Model { num, at, author, tenant_num, action, subject, fields, peer, request_id } = row;

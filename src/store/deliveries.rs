@@ -283,7 +283,7 @@ impl Store {
         let mut query = ListQuery::new(self.backend(), Source::Delivery, tenant);
         query.and("d.event_seq =", id.event.0);
         query.and("d.webhook_num =", id.webhook.0);
-        let rows = DeliveryRow::find_by_statement(query.statement("d.event_seq", 1)).all(self.readers()).await?;
+        let rows = self.all_readable(self.readers(), DELIVERY, query.statement("d.event_seq", 1)).await?;
         Ok(self.with_last_attempts(rows).await?.pop())
     }
 
@@ -304,7 +304,7 @@ impl Store {
         let mut query = ListQuery::new(self.backend(), Source::Delivery, tenant);
         query.and("d.event_seq =", event.0);
         query.and("d.webhook_num >", after.0);
-        let rows = DeliveryRow::find_by_statement(query.statement("d.webhook_num", limit)).all(self.readers()).await?;
+        let rows = self.all_readable(self.readers(), DELIVERY, query.statement("d.webhook_num", limit)).await?;
         self.with_last_attempts(rows).await
     }
 

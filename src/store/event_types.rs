@@ -3,7 +3,7 @@
 use entity::event_type::{ActiveModel, Column, Entity, Model};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
-    Set,
+    QueryTrait, Set,
 };
 
 use crate::clock::UnixMillis;
@@ -93,7 +93,9 @@ impl Store {
         if let Some(after) = after {
             query = query.filter(Column::Name.gt(after));
         }
-        Ok(query.limit(limit + 1).all(self.readers()).await?.into_iter().map(EventType::from).collect())
+        let (key, statement) = (["tenant_num", "name"], query.limit(limit + 1).build(self.backend()));
+        let rows: Vec<Model> = self.all_readable(self.readers(), ("event_type", &key), statement).await?;
+        Ok(rows.into_iter().map(EventType::from).collect())
     }
 
     /// Writes the description if `version` is still the stored one.

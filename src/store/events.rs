@@ -5,7 +5,7 @@ use entity::event::{Column, Entity};
 use sea_orm::sea_query::Expr;
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect,
-    Select, Statement,
+    QueryTrait, Select, Statement,
 };
 
 use crate::clock::UnixMillis;
@@ -170,7 +170,8 @@ impl Store {
             floor = if filter.caller_id.is_none() { self.event_after_looks(within).await? } else { None };
             query = query.filter(Column::Kind.eq(kind)).filter(Column::Seq.gte(floor.unwrap_or(i64::MIN)));
         }
-        let rows = query.limit(limit + 1).into_model::<StoredRow>().all(self.readers()).await?;
+        let statement = query.limit(limit + 1).build(self.backend());
+        let rows: Vec<StoredRow> = self.all_readable(self.readers(), ("event", &["seq"]), statement).await?;
         let events = rows.into_iter().map(StoredEvent::from).collect();
         Ok(Page::down_to(floor, events, limit, |event: &StoredEvent| event.seq.0))
     }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use entity::api_key::{ActiveModel, Column, Entity, Model};
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Set,
-    Statement,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    QueryTrait, Set, Statement,
 };
 
 use crate::clock::UnixMillis;
@@ -147,7 +147,8 @@ impl Store {
         if let Some(before) = before {
             query = query.filter(Column::Num.lt(before));
         }
-        let rows = query.limit(limit + 1).all(self.readers()).await?;
+        let statement = query.limit(limit + 1).build(self.backend());
+        let rows: Vec<Model> = self.all_readable(self.readers(), ("api_key", &["num"]), statement).await?;
         self.page_of("api_key", rows, limit, |row| row.num, ApiKey::try_from)
     }
 

@@ -4,7 +4,7 @@ use entity::tenant::{ActiveModel, Column, Entity, Model};
 use sea_orm::sea_query::Expr;
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
-    Set,
+    QueryTrait, Set,
 };
 
 use crate::clock::UnixMillis;
@@ -99,7 +99,8 @@ impl Store {
         if let Some(before) = before {
             query = query.filter(Column::Num.lt(before));
         }
-        let rows = query.limit(limit + 1).all(self.readers()).await?;
+        let statement = query.limit(limit + 1).build(self.backend());
+        let rows: Vec<Model> = self.all_readable(self.readers(), ("tenant", &["num"]), statement).await?;
         self.page_of("tenant", rows, limit, |row| row.num, Tenant::try_from)
     }
 

@@ -13,8 +13,8 @@ use std::fmt;
 use entity::webhook::{ActiveModel, Column, Entity, Model};
 use sea_orm::sea_query::{Expr, ExprTrait, SimpleExpr};
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
-    Set,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder,
+    QueryResult, QuerySelect, QueryTrait, Set, TryGetableMany,
 };
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
@@ -27,6 +27,7 @@ use super::changes::{self, Change};
 use super::dialect::is_one_of;
 use super::health;
 use super::idempotency::Once;
+use super::unreadable::key_of;
 use super::{Page, Store, StoreError, tenants};
 
 pub(super) use self::credentials::unsealed_origin;
@@ -366,7 +367,7 @@ impl Store {
     /// Every webhook that is not deleted, in chunks, after `after`; an empty answer is the end. One whose subscriptions
     /// cannot be read is there without any: the engine starts for all others.
     pub async fn routes(&self, after: WebhookNum) -> Result<Vec<Route>, StoreError> {
-        let rows: Vec<RouteRow> = Entity::find()
+        let rows = Entity::find()
             .select_only()
             .columns([Column::Num, Column::TenantNum, Column::Events, Column::IsActive])
             .column_as(is_ordered(), "is_ordered")
@@ -374,29 +375,37 @@ impl Store {
             .filter(Column::Num.gt(after.0))
             .order_by_asc(Column::Num)
             .limit(ROUTES_CHUNK)
-            .into_tuple()
-            .all(self.engine_readers())
-            .await?;
-        Ok(rows.into_iter().map(route_of).collect())
+            .build(self.backend());
+        let rows = self.engine_readers().query_all_raw(rows).await?;
+        Ok(self.tuples::<RouteRow>(&rows).map(route_of).collect())
     }
 
     /// What has become of these webhooks.
     pub async fn routes_of(&self, nums: &[WebhookNum]) -> Result<Vec<Routed>, StoreError> {
         let nums: Vec<i64> = nums.iter().map(|num| num.0).collect();
-        let rows: Vec<(i64, i64, String, bool, bool, Option<i64>)> = Entity::find()
+        let rows = Entity::find()
             .select_only()
             .columns([Column::Num, Column::TenantNum, Column::Events, Column::IsActive])
             .column_as(is_ordered(), "is_ordered")
             .column(Column::DeletedAt)
             .filter(is_one_of(self.backend(), Column::Num, &nums))
-            .into_tuple()
-            .all(self.engine_readers())
-            .await?;
-        let routed = |(num, tenant, events, is_active, is_ordered, deleted_at)| match deleted_at {
-            None => Routed::Here(route_of((num, tenant, events, is_active, is_ordered))),
-            Some(_) => Routed::Deleted(TenantNum(tenant), WebhookNum(num)),
+            .build(self.backend());
+        let rows = self.engine_readers().query_all_raw(rows).await?;
+        let routed =
+            |(num, tenant, events, is_active, is_ordered, deleted_at): (_, _, _, _, _, Option<i64>)| match deleted_at {
+                None => Routed::Here(route_of((num, tenant, events, is_active, is_ordered))),
+                Some(_) => Routed::Deleted(TenantNum(tenant), WebhookNum(num)),
+            };
+        Ok(self.tuples(&rows).map(routed).collect())
+    }
+
+    /// Those that can be read.
+    fn tuples<'a, T: TryGetableMany>(&'a self, rows: &'a [QueryResult]) -> impl Iterator<Item = T> + 'a {
+        let read = |row: &QueryResult| {
+            let tuple = T::try_get_many_by_index(row).map_err(DbErr::from);
+            tuple.inspect_err(|error| self.pass_over("webhook", key_of(row, &["num"]), error)).ok()
         };
-        Ok(rows.into_iter().map(routed).collect())
+        rows.iter().filter_map(read)
     }
 
     fn row_of(&self, new: &NewWebhook) -> Result<ActiveModel, StoreError> {

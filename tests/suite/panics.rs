@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::checker::audit;
 use crate::client::send;
+use crate::databases::On;
 use crate::fact;
 use crate::fleet::Fleet;
 use crate::hook::{Hook, quick_retries};
@@ -161,8 +162,12 @@ async fn quarantined_here(world: &World) -> usize {
     line.and_then(|value| value.parse().ok()).expect("a count")
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_endpoint_that_is_left_alone_is_forgotten_when_another_node_deletes_its_webhook() {
+    On::Postgres.run(deleted_by_another_node()).await;
+}
+
+async fn deleted_by_another_node() {
     let fault = [("POSTHASTE_FAULT", "panic:endpoint.handle:1+"), ("POSTHASTE_FAULT_WEBHOOK", "victim")];
     let mut fleet = Fleet::of_one_with(&fault).await;
     let mut hooks = Vec::new();

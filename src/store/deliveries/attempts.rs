@@ -79,7 +79,7 @@ impl Store {
         let (before, most) = (i64::from(before), page::one_more(limit));
         let values = [id.event.0.into(), id.webhook.0.into(), before.into(), most.into()];
         let statement = Statement::from_sql_and_values(self.backend(), page_sql(), values);
-        let rows = PageRow::find_by_statement(statement).all(self.readers()).await?;
+        let rows: Vec<PageRow> = self.all_readable(self.readers(), ATTEMPT, statement).await?;
         let found = rows.first().map_or(0, |row| usize::try_from(row.found).unwrap_or(usize::MAX));
         let mut rows = Page::part_of(rows, found, limit, |row| row.attempt.number.into());
         let mut items = Vec::with_capacity(rows.items.len());
@@ -109,7 +109,7 @@ impl Store {
         let keys: Vec<[i64; 3]> =
             keys.iter().map(|(id, number)| [id.event.0, id.webhook.0, (*number).into()]).collect();
         let statement = Statement::from_sql_and_values(backend, last_sql(backend), dialect::keys(backend, &keys));
-        let rows = LastRow::find_by_statement(statement).all(self.readers()).await?;
+        let rows: Vec<LastRow> = self.all_readable(self.readers(), ATTEMPT, statement).await?;
         let mut last = HashMap::with_capacity(rows.len());
         for LastRow { attempt, body_bytes } in rows {
             let id = DeliveryId { event: EventSeq(attempt.event_seq), webhook: WebhookNum(attempt.webhook_num) };
@@ -120,6 +120,9 @@ impl Store {
         Ok(last)
     }
 }
+
+/// Names a row that cannot be read.
+const ATTEMPT: (&str, &[&str]) = ("attempt", &["event_seq", "webhook_num", "number"]);
 
 fn key_of(row: &entity::attempt::Model) -> String {
     format!("{}/{}/{}", row.event_seq, row.webhook_num, row.number)

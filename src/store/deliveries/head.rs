@@ -76,7 +76,8 @@ impl Store {
         for some in webhooks.chunks(CHUNK) {
             let values = [dialect::numbers(backend, some.iter().map(|webhook| webhook.0)), now.0.into()];
             let statement = Statement::from_sql_and_values(backend, heads_sql(backend, ordered), values);
-            for row in HeadRow::find_by_statement(statement).all(self.readers()).await? {
+            let rows: Vec<HeadRow> = self.all_readable(self.readers(), ("webhook", &["num"]), statement).await?;
+            for row in rows {
                 heads.insert(WebhookNum(row.num), Head::from(row));
             }
         }

@@ -5,7 +5,7 @@ use sea_orm::{DbBackend, FromQueryResult, Statement, Value};
 use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
 use crate::store::{Store, StoreError, dialect};
 
-use super::{Delivery, DeliveryFilter, DeliveryRow, Status};
+use super::{DELIVERY, Delivery, DeliveryFilter, DeliveryRow, Status};
 
 const DELIVERY_COLUMNS: &str = "d.event_seq, d.webhook_num, w.id AS webhook_id, e.kind, d.status, d.attempts, d.tries, \
                                 d.next_at, d.settled_at, d.manual_from, d.manual_next_at";
@@ -225,7 +225,8 @@ impl Store {
         if let Some(floor) = floor {
             query.not_below(source, floor);
         }
-        let rows = DeliveryRow::find_by_statement(query.statement(&source.order(), limit)).all(self.readers()).await?;
+        let statement = query.statement(&source.order(), limit);
+        let rows: Vec<DeliveryRow> = self.all_readable(self.readers(), DELIVERY, statement).await?;
         self.with_last_attempts(rows).await
     }
 
