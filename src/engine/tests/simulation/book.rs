@@ -77,8 +77,8 @@ impl Book {
         let (world, event) = (&process.world, entry.event.seq);
         let id = DeliveryId { event, webhook: called.num };
         let (now, tables) = (process.wall(), world.tables.borrow());
-        // What begins while the engine stops, or without a lease, is never sent.
-        if process.quiet.is_cancelled() || !process.is_held() {
+        // What begins while the engine stops, without a lease, or for a shard that is not served, is never sent.
+        if process.quiet.is_cancelled() || !process.is_held() || !process.holding.serves(called.num) {
             return;
         }
         let has_heard = |change: &usize| !world.is_shared || *change <= process.followed_to.get();

@@ -217,8 +217,8 @@ impl Scheduler {
             130..200 => self.start_missing(),
             200..208 => self.kill(&process),
             218..228 => self.let_lease_end(&process),
-            228..236 if self.world.loses_databases() => self.world.fail_over(self.world.pick(10)),
-            236..240 if self.world.loses_databases() => self.world.restore(self.world.pick(10)),
+            228..244 if self.world.loses_databases() => self.world.fail_over(self.world.pick(10)),
+            244..252 if self.world.loses_databases() => self.world.restore(self.world.pick(10)),
             // For longer than two leases.
             208..218 => self.pass(Duration::from_secs(33)),
             _ => {}
