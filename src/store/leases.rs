@@ -246,17 +246,7 @@ impl Store {
     /// Gives these up; `in_doubt`: what was under way may have been cut short.
     pub async fn release(&self, holding: &Holding, shards: &[ShardNum], in_doubt: bool) -> Result<(), StoreError> {
         let (Some(me), Some(connection)) = (holding.membership(), &self.inner.lease) else { return Ok(()) };
-        let transaction = connection.begin().await?;
-        transaction.execute_raw(plain(silence())).await?;
-        // In another history another node may have its number.
-        let sql = "SELECT num FROM node WHERE num = $1 AND started_at = $2 FOR KEY SHARE";
-        let values = [me.node.into(), me.started_at.into()];
-        let is_here =
-            transaction.query_one_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await?;
-        if is_here.is_some() {
-            give_up(&transaction, me.node, Some(shards), in_doubt).await?;
-        }
-        transaction.commit().await?;
+        give_up(connection, me.node, Some((shards, me.started_at)), in_doubt).await?;
         Ok(())
     }
 
@@ -328,23 +318,28 @@ impl Store {
     }
 }
 
-/// These shards of a node, or all of them, are anybody's. What is in doubt was due by the clock here, if not by the
-/// database's: they may differ for a while.
+/// These shards of a node that began then, or all of one that is gone, are anybody's. What is in doubt was due by the clock
+/// here, if not by the database's: they may differ for a while.
 async fn give_up<C: ConnectionTrait>(
     on: &C,
     node: i64,
-    shards: Option<&[ShardNum]>,
+    shards: Option<(&[ShardNum], i64)>,
     in_doubt: bool,
 ) -> Result<(), DbErr> {
     let newest = ", suspect_events_to = GREATEST(suspect_events_to, COALESCE((SELECT MAX(seq) FROM event), 0))";
     let (now, events, by_own_clock) =
         if in_doubt { (format!("{NOW}, "), newest, UnixMillis::now()) } else { (String::new(), "", UnixMillis(0)) };
-    let which = if shards.is_some() { "AND num = ANY($3)" } else { "" };
+    // In another history another node may have its number.
+    let which = match shards {
+        Some(_) => "AND num = ANY($3) AND EXISTS (SELECT 1 FROM node WHERE num = $1 AND started_at = $4)",
+        None => "",
+    };
     let sql = format!(
         "UPDATE shard SET owner = NULL, epoch = epoch + 1, \
          suspect_due_to = GREATEST(suspect_due_to, {now}$2){events} WHERE owner = $1 {which}"
     );
-    let values = [Value::from(node), by_own_clock.0.into()].into_iter().chain(shards.map(nums));
+    let which_values = shards.map(|(shards, started_at)| [nums(shards), started_at.into()]);
+    let values = [Value::from(node), by_own_clock.0.into()].into_iter().chain(which_values.into_iter().flatten());
     on.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await?;
     Ok(())
 }
