@@ -107,7 +107,7 @@ async fn every_state_and_cause_is_named_with_what_ends_it() {
     failures(&mut table).await;
     full_lanes(&mut table).await;
     crashes(&mut table).await;
-    places_and_payloads(&mut table).await;
+    places(&mut table).await;
     after_a_crash(&mut table).await;
     On::Postgres.run(without_a_lease(&mut table)).await;
     table.print();
@@ -230,7 +230,7 @@ async fn crashes(table: &mut Table) {
     table.expect(&world, &victim, "quarantined", expected).await;
 }
 
-async fn places_and_payloads(table: &mut Table) {
+async fn places(table: &mut Table) {
     let world = World::with(&[("POSTHASTE_MAX_IN_FLIGHT", "2")]).await;
     let first = hook(&world, "first.a", Receiver::hangs(), json!({})).await;
     let second = hook(&world, "second.a", Receiver::hangs(), json!({})).await;
@@ -243,24 +243,6 @@ async fn places_and_payloads(table: &mut Table) {
     let expected =
         "1 request waits for a place: 1 of the node's 1 places for healthy webhooks are in use; tenants take turns";
     table.expect(&world, &second, "no place left", expected).await;
-
-    let least = (64 << 20).to_string();
-    let world = World::with(&[("POSTHASTE_PAYLOAD_MEMORY_BYTES", &least)]).await;
-    // Each has four requests of a megabyte under way.
-    let hogs: Vec<String> = (0..18).map(|n| format!("hog.{n}")).collect();
-    let mut hooks = Vec::new();
-    for hog in &hogs {
-        hooks.push(hook(&world, hog, Receiver::hangs(), json!({})).await);
-    }
-    let data = json!({"padding": "x".repeat(1_000_000)});
-    for n in 0..4 * hogs.len() {
-        world.publish_with(&json!({"event": hogs[n % hogs.len()], "data": data})).await;
-    }
-    let tight = hook(&world, "tight.a", Receiver::hangs(), json!({"maxInFlight": 1})).await;
-    publish(&world, "tight.a", 3).await;
-    let expected = "1 of 1 requests at once are under way; 2 deliveries wait for their answers; besides, payloads in memory \
-                    take … of 64 MiB, and what is not sent at once waits as a row";
-    table.expect(&world, &tight, "payloads take their memory", expected).await;
 }
 
 async fn after_a_crash(table: &mut Table) {
