@@ -21,6 +21,7 @@ mod events;
 mod fields;
 mod forward;
 mod health;
+mod hops;
 mod host;
 mod idempotency;
 mod key;
@@ -204,6 +205,7 @@ pub fn routers(engine: Engine, config: ApiConfig) -> Routers {
         .method_not_allowed_fallback(answer::no_such_method)
         .layer(middleware::from_fn_with_state(app.clone(), forward::forward))
         .layer(middleware::from_fn(cost::hold))
+        .layer(middleware::from_fn_with_state(app.clone(), hops::refuse_loops))
         .layer(middleware::from_fn(session::admit))
         .layer(option_layer(cors))
         .layer(middleware::from_fn(host::require))

@@ -13,6 +13,7 @@ pub mod dns;
 mod failure;
 pub mod guard;
 pub mod headers;
+pub mod hops;
 pub mod limiter;
 pub mod outcome;
 pub mod policy;
@@ -30,6 +31,7 @@ pub use credentials::{Auth, ClientCredentials, Concealed, Credentials, TlsOption
 pub use dns::Dns;
 pub use guard::{Guard, GuardError, Own};
 pub use headers::{HeaderProblem, check_headers, is_secret_header};
+pub use hops::EngineName;
 pub use limiter::Limiter;
 pub use outcome::{Outcome, OutcomeKind, RETRY_AFTER_CAP, parse_retry_after};
 pub use policy::{Policy, PolicyProblem, RateLimit, SignatureSettings};

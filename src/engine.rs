@@ -60,6 +60,7 @@ pub use crate::delivery::client::peer_client;
 pub use crate::delivery::credentials::{Auth, ClientCredentials, Concealed, Credentials, TlsOptions, TokenAuthMethod};
 pub use crate::delivery::guard::{Guard, GuardError, is_invisible};
 pub use crate::delivery::headers::{HeaderProblem, check_headers, is_secret_header};
+pub use crate::delivery::hops::{CDN_LOOP, EngineName, Loop, Trail};
 pub use crate::delivery::outcome::OutcomeKind;
 pub use crate::delivery::policy::{Policy, PolicyProblem, RateLimit, SignatureSettings};
 pub use crate::delivery::retry::{Backoff, RetryPolicy};
@@ -97,6 +98,8 @@ pub struct NewEvent {
     pub data: Box<RawValue>,
     pub occurred_at: Option<UnixMillis>,
     pub caller: Option<Caller>,
+    /// The engines that it has come through.
+    pub trail: Option<Trail>,
 }
 
 /// Why the engine could not do what it was asked for.
@@ -192,6 +195,7 @@ struct Inner {
     routes: Arc<RouteTable>,
     registry: RegistryHandle,
     guard: Arc<Guard>,
+    name: EngineName,
     shared: Arc<Shared>,
     feed: Arc<crate::store::journal::feed::Feed>,
     cluster: Cluster,
@@ -226,7 +230,9 @@ impl Engine {
         let position = store.position().await?;
         let routes = Arc::new(RouteTable::load(&store).await?);
         let log = Arc::new(LogIndex::open(&store, running.log.clone()).await?);
-        let arbiters = Arbiters::start(config.arbiters, &guard, &surroundings.dns, config.keeps_connections)?;
+        let name = EngineName::new(store.engine_id().await?);
+        let dns = &surroundings.dns;
+        let arbiters = Arbiters::start(config.arbiters, &guard, dns, config.keeps_connections, &name)?;
         let cluster = Cluster::new(!store.is_shared());
         let shared = Arc::new(Shared::new(&store, &running, &routes, &guard, (tenure, Bell::default()), &config));
         let registry = registry::start(&arbiters, &shared, &running.feed);
@@ -236,6 +242,7 @@ impl Engine {
             routes,
             registry,
             guard,
+            name,
             shared,
             feed: running.feed,
             cluster,
@@ -329,6 +336,12 @@ impl Engine {
         &self.inner.guard
     }
 
+    /// By which other engines know this one.
+    #[must_use]
+    pub fn name(&self) -> &EngineName {
+        &self.inner.name
+    }
+
     /// Accepts events: after this returns they survive any crash. Answers in the order given.
     pub async fn publish(
         &self,
@@ -337,11 +350,11 @@ impl Engine {
         once: Option<OnceKey>,
     ) -> Result<Vec<Published>, EngineError> {
         let draft = |event: NewEvent| {
-            let NewEvent { kind, data, occurred_at, caller } = event;
+            let NewEvent { kind, data, occurred_at, caller, trail } = event;
             let routes = &self.inner.routes;
             let targets = routes.matching(tenant, &kind);
             let is_ordered = routes.is_any_ordered(tenant, &targets);
-            Draft { tenant, kind: kind.into(), occurred_at, data, caller, targets, is_ordered }
+            Draft { tenant, kind: kind.into(), occurred_at, data, caller, trail, targets, is_ordered }
         };
         let drafts = events.into_iter().map(draft).collect();
         Ok(self.inner.journal.publish(drafts, once).await?)

@@ -21,6 +21,7 @@ mod m0007_sessions;
 mod m0011_bound_credentials;
 mod m0013_last_errors;
 mod m0014_tls_digests;
+mod m0015_trails;
 mod made;
 
 /// Names the lock that processes which migrate one PostgreSQL database take in turns. Arbitrary, and never changed.
@@ -55,6 +56,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0011_bound_credentials::Migration),
             Box::new(m0013_last_errors::Migration),
             Box::new(m0014_tls_digests::Migration),
+            Box::new(m0015_trails::Migration),
         ]
     }
 }

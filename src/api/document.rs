@@ -87,6 +87,8 @@ problem_sets! {
     ReadProblems: 400 401 403 404 429 500 503;
     /// Of routes that create.
     CreateProblems: 400 401 403 404 408 409 413 415 422 429 500 503;
+    /// Of routes that publish.
+    PublishProblems: 400 401 403 404 408 409 413 415 422 429 500 503 508;
     /// Of routes that change what has a version.
     ChangeProblems: 400 401 403 404 408 409 412 413 415 422 429 500 503;
     /// Of routes that delete what has a version.

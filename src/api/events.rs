@@ -19,8 +19,9 @@ use super::auth::{Publish, Read, Tenant};
 use super::body::Json;
 use super::cost::Cost;
 use super::deliveries::{self, DeliveryView};
-use super::document::{CreateProblems, ReadProblems};
+use super::document::{PublishProblems, ReadProblems};
 use super::fields::{At, Errors, Fault};
+use super::hops::Hops;
 use super::idempotency::{self, IdempotencyKey};
 use super::page::{NoQuery, PageParams, PageView, Query};
 use super::path::One;
@@ -42,12 +43,13 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// Publishes an event. The answer comes after the commit: from then on it survives any crash.
 #[utoipa::path(post, path = "/events", tag = "events", operation_id = "publishEvent", request_body = EventInput,
     params(("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 202, body = PublishedView), CreateProblems))]
+    responses((status = 202, body = PublishedView), PublishProblems))]
 async fn publish(
     State(app): State<App>,
     tenant: Tenant<Publish>,
     _: NoQuery,
     key: IdempotencyKey,
+    Hops(trail): Hops,
     body: Json<EventInput>,
 ) -> Result<Response, Problem> {
     let (event, text) = body.accepted()?;
@@ -59,7 +61,7 @@ async fn publish(
         return Ok(response);
     }
     Declared::of(&tenant).require(&app, &kind, At::Member(&At::Root, "event")).await?;
-    let published = app.engine().publish(tenant.num(), vec![event.into()], key).await?;
+    let published = app.engine().publish(tenant.num(), vec![event.by(trail)], key).await?;
     accepted(kind, published.first().copied())
 }
 
@@ -78,12 +80,13 @@ async fn published_before(app: &App, key: Option<&OnceKey>) -> Result<Option<Vec
 /// Publishes up to 1000 events, each judged on its own. Those that are accepted are committed together.
 #[utoipa::path(post, path = "/events/batch", tag = "events", operation_id = "publishEvents", request_body = BatchInput,
     params(("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 202, body = BatchView), CreateProblems))]
+    responses((status = 202, body = BatchView), PublishProblems))]
 async fn publish_batch(
     State(app): State<App>,
     tenant: Tenant<Publish>,
     _: NoQuery,
     key: IdempotencyKey,
+    Hops(trail): Hops,
     body: Json<BatchInput>,
 ) -> Result<Response, Problem> {
     let (BatchInput { events }, text) = body.accepted()?;
@@ -100,7 +103,7 @@ async fn publish_batch(
         match event {
             Ok(event) => {
                 places.push(Ok(event.kind.clone()));
-                drafts.push(event.into());
+                drafts.push(event.by(trail.clone()));
             }
             Err(problem) => places.push(Err(problem)),
         }

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use super::App;
 use super::auth::{X_API_KEY, acting_for};
 use super::body::collect;
+use super::budget::Sender;
 use super::cost::Cost;
 use super::origin::{self, FORWARDED};
 use super::problem::Problem;
@@ -120,6 +121,7 @@ pub(super) async fn forward(State(app): State<App>, mut request: Request, next: 
     let Ok(Some(tenant)) = acting_for(&app, request.uri().path(), request.headers()).await else {
         return next.run(request).await;
     };
+    request.extensions_mut().insert(Sender(tenant));
     let owner = match owner_of(&app, tenant, subject).await {
         Ok(owner) => owner,
         Err(problem) => return problem.into_response(),

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::engine::EngineError;
+use crate::engine::{EngineError, Loop};
 use crate::store::StoreError;
 use crate::store::journal::PublishError;
 use crate::store::webhooks::MAX_TLS_OPTIONS;
@@ -220,6 +220,12 @@ impl From<PublishError> for Problem {
             PublishError::KeyReused => Self::key_reused(),
             PublishError::Store(text) => Self::storage_unavailable(&text),
         }
+    }
+}
+
+impl From<Loop> for Problem {
+    fn from(refused: Loop) -> Self {
+        Self::new(StatusCode::LOOP_DETECTED, "loop_detected", refused.to_string())
     }
 }
 

@@ -13,6 +13,7 @@ use super::answer::fill;
 use super::client::{Clients, handshake};
 use super::failure::STALLED_HANDSHAKE;
 use super::guard::Guard;
+use super::hops::{EngineName, Trail};
 use super::outcome::Outcome;
 use super::resolver::DEADLINE;
 use super::target::Target;
@@ -31,6 +32,8 @@ pub struct Message {
     pub delivery_id: String,
     /// Counts from one.
     pub attempt: u16,
+    /// The engines that the event has come through.
+    pub trail: Option<Trail>,
     /// The exact bytes that are signed and sent.
     pub body: Bytes,
 }
@@ -41,6 +44,7 @@ pub struct Sender {
     clients: Clients,
     tokens: Tokens,
     guard: Arc<Guard>,
+    name: EngineName,
 }
 
 /// Over whose connections a request travels, and with which token.
@@ -51,8 +55,8 @@ struct Way {
 
 impl Sender {
     #[must_use]
-    pub fn new(clients: Clients, tokens: Tokens, guard: Arc<Guard>) -> Self {
-        Self { clients, tokens, guard }
+    pub fn new(clients: Clients, tokens: Tokens, guard: Arc<Guard>, name: EngineName) -> Self {
+        Self { clients, tokens, guard, name }
     }
 
     /// Makes one request and reads its answer, within the target's timeout from now. Dropping the future gives up the
@@ -85,7 +89,8 @@ impl Sender {
             Ok(way) => way,
             Err(Refusal { outcome, text }) => return Report::unanswered(outcome, text, watch),
         };
-        let request = match request::signed(target, message, token.as_ref(), signatures, UnixMillis::now_outside()) {
+        let (name, now) = (&self.name, UnixMillis::now_outside());
+        let request = match request::signed(target, message, token.as_ref(), name, signatures, now) {
             Ok(request) => request,
             Err(error) => return Report::unanswered(Outcome::ProtocolError, error.to_string(), watch),
         };

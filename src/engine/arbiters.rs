@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use crate::delivery::client::{ClientError, Clients, Making};
 use crate::delivery::dns::Dns;
 use crate::delivery::guard::Guard;
+use crate::delivery::hops::EngineName;
 use crate::delivery::sender::Sender;
 use crate::delivery::token::Tokens;
 
@@ -37,10 +38,11 @@ impl Arbiters {
         guard: &Arc<Guard>,
         dns: &Arc<Dns>,
         keeps_connections: bool,
+        name: &EngineName,
     ) -> Result<Self, StartError> {
         let (tokens, making) = (Tokens::default(), Making::default());
         let clients = || Clients::new(guard.clone(), dns.clone(), making.clone(), keeps_connections);
-        let sender = |_| Ok(Sender::new(clients()?, tokens.clone(), guard.clone()));
+        let sender = |_| Ok(Sender::new(clients()?, tokens.clone(), guard.clone(), name.clone()));
         let senders: Result<Vec<Sender>, ClientError> = (0..endpoints.max(1)).map(sender).collect();
         let senders = senders?;
         let wanted = senders.len() + 1;

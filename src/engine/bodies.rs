@@ -169,9 +169,9 @@ impl Bodies {
             let known = last.take().filter(|event| event.seq == fanout.event.seq);
             let event = known.unwrap_or_else(|| {
                 self.keep(fanout.event.seq, fanout.event.tenant, body.clone());
-                let Event { seq, tenant, kind, body } = fanout.event.as_ref();
+                let Event { seq, tenant, kind, body, trail } = fanout.event.as_ref();
                 let body = Body::Stored { bytes: body.bytes_in_memory() };
-                Arc::new(Event { seq: *seq, tenant: *tenant, kind: kind.clone(), body })
+                Arc::new(Event { seq: *seq, tenant: *tenant, kind: kind.clone(), body, trail: trail.clone() })
             });
             fanout.event = event.clone();
             last = Some(event);

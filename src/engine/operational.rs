@@ -24,6 +24,7 @@ pub(super) async fn tell(shared: &Shared, serving: &Serving, kind: &'static str,
         occurred_at: None,
         data: RawValue::from_string(data.to_string()).unwrap_or_default(),
         caller: None,
+        trail: None,
         is_ordered: shared.routes.is_any_ordered(serving.tenant, &targets),
         targets,
     };

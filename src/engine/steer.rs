@@ -40,6 +40,7 @@ impl Engine {
             occurred_at: None,
             data,
             caller: None,
+            trail: None,
             targets: Arc::new([webhook.num]),
             is_ordered: self.inner.routes.is_any_ordered(webhook.tenant, &[webhook.num]),
         };

@@ -125,6 +125,7 @@ impl World {
             occurred_at: None,
             data: RawValue::from_string("{}".to_owned()).unwrap(),
             caller: None,
+            trail: None,
             targets: webhooks.iter().map(|webhook| webhook.num).collect(),
             is_ordered: false,
         };

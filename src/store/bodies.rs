@@ -24,6 +24,7 @@ pub(super) struct Head {
     pub(super) kind: String,
     /// Of the body, in bytes.
     pub(super) size: usize,
+    pub(super) trail: Option<Arc<str>>,
 }
 
 impl Head {
@@ -37,8 +38,8 @@ impl Head {
     }
 
     fn with(self, body: Body) -> Event {
-        let Self { seq, tenant, kind, size: _ } = self;
-        Event { seq, tenant, kind, body }
+        let Self { seq, tenant, kind, size: _, trail } = self;
+        Event { seq, tenant, kind, body, trail }
     }
 }
 
@@ -131,7 +132,8 @@ mod tests {
 
     #[test]
     fn a_statement_brings_no_more_bytes_than_it_may() {
-        let head = |(nth, size)| Head { seq: EventSeq(nth), tenant: TenantNum(1), kind: String::new(), size };
+        let head =
+            |(nth, size)| Head { seq: EventSeq(nth), tenant: TenantNum(1), kind: String::new(), size, trail: None };
         let heads = (1..).zip([1, READ_BYTES - 1, 1, READ_BYTES + 1, 1, 1]).map(head).collect();
         let parts: Vec<usize> = by_bytes(heads).iter().map(Vec::len).collect();
         assert_eq!(parts, [2, 1, 1, 2]);

@@ -211,6 +211,7 @@ struct DueRow {
     tenant_num: i64,
     kind: String,
     body: Option<Vec<u8>>,
+    trail: Option<String>,
     size: i64,
     status: i16,
     attempts: i16,
@@ -233,10 +234,10 @@ const DELIVERY: (&str, &[&str]) = ("delivery", &["event_seq"]);
 const DUE_COLUMNS: &str = "d.event_seq, d.status, d.attempts, d.tries, d.next_at, d.settled_at, d.manual_from, \
                            d.manual_next_at";
 
-/// The body of event `e` unless it is large, and its size.
+/// The body of event `e` unless it is large, its size, and its trail.
 fn body_columns() -> String {
     format!(
-        "CASE WHEN OCTET_LENGTH(e.body) <= {LARGE} THEN e.body END AS body, CAST(OCTET_LENGTH(e.body) AS BIGINT) AS size"
+        "CASE WHEN OCTET_LENGTH(e.body) <= {LARGE} THEN e.body END AS body, CAST(OCTET_LENGTH(e.body) AS BIGINT) AS size, e.trail"
     )
 }
 
@@ -448,7 +449,7 @@ fn readable(store: &Store, row: DueRow) -> Option<Due> {
 }
 
 fn due_of(store: &Store, row: DueRow) -> Result<Due, StoreError> {
-    let DueRow { event_seq, tenant_num, kind, body, size, status, attempts, tries, next_at, settled_at, .. } = row;
+    let DueRow { event_seq, tenant_num, kind, body, trail, size, status, attempts, tries, next_at, settled_at, .. } = row;
     let counts = (status, attempts, tries);
     let state = state_of(counts, (next_at, settled_at), (row.manual_from, row.manual_next_at))?;
     let (seq, tenant) = (EventSeq(event_seq), TenantNum(tenant_num));
@@ -456,5 +457,5 @@ fn due_of(store: &Store, row: DueRow) -> Result<Due, StoreError> {
         Some(body) => Body::InMemory(payload::counted(body)),
         None => Body::Stored { bytes: usize::try_from(size).unwrap_or(usize::MAX) },
     };
-    Ok(Due { event: store.share(Event { seq, tenant, kind, body }), state })
+    Ok(Due { event: store.share(Event { seq, tenant, kind, body, trail: trail.map(Into::into) }), state })
 }

@@ -1,5 +1,7 @@
 //! Accepted events.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use entity::event::{Column, Entity};
 use sea_orm::sea_query::Expr;
@@ -21,6 +23,8 @@ pub struct Event {
     pub tenant: TenantNum,
     pub kind: String,
     pub body: Body,
+    /// The engines that it has come through, as a header lists them; `None` for most.
+    pub trail: Option<Arc<str>>,
 }
 
 /// The exact text that every webhook is sent.

@@ -55,11 +55,12 @@ pub(super) struct FanoutRow {
     tenant_num: Option<i64>,
     kind: Option<String>,
     size: Option<i64>,
+    trail: Option<String>,
 }
 
 /// The columns of a [`FanoutRow`] but `tx`, from `fanout f LEFT JOIN event e`.
 pub(super) const FANOUT_COLUMNS: &str =
-    "f.event_seq, f.shard, f.targets, e.tenant_num, e.kind, CAST(OCTET_LENGTH(e.body) AS BIGINT) AS size";
+    "f.event_seq, f.shard, f.targets, e.tenant_num, e.kind, CAST(OCTET_LENGTH(e.body) AS BIGINT) AS size, e.trail";
 
 /// Names a row that cannot be read.
 pub(super) const FANOUT_KEY: [&str; 2] = ["event_seq", "shard"];
@@ -107,7 +108,7 @@ impl Store {
     }
 
     fn list(&self, row: FanoutRow) -> Option<Listed> {
-        let FanoutRow { tx, event_seq, shard, targets, tenant_num, kind, size } = row;
+        let FanoutRow { tx, event_seq, shard, targets, tenant_num, kind, size, trail } = row;
         let key = format_args!("{event_seq}/{shard}");
         let (Some(tenant), Some(kind), Some(size)) = (tenant_num, kind, size) else {
             self.pass_over("fanout", key, "its event is not there");
@@ -115,7 +116,8 @@ impl Store {
         };
         let targets = targets::decode(&targets).inspect_err(|error| self.pass_over("fanout", key, error)).ok()?;
         let (seq, tenant) = (EventSeq(event_seq), TenantNum(tenant));
-        let head = Head { seq, tenant, kind, size: usize::try_from(size).unwrap_or(usize::MAX) };
+        let (size, trail) = (usize::try_from(size).unwrap_or(usize::MAX), trail.map(Into::into));
+        let head = Head { seq, tenant, kind, size, trail };
         Some(Listed { tx: tx.cast_unsigned(), head, shard, targets: targets.into() })
     }
 
@@ -245,7 +247,7 @@ mod tests {
     use crate::store::payload::LARGE;
 
     fn listed(event: i64, shard: i16, size: usize, targets: i64) -> Listed {
-        let head = Head { seq: EventSeq(event), tenant: TenantNum(1), kind: "a".to_owned(), size };
+        let head = Head { seq: EventSeq(event), tenant: TenantNum(1), kind: "a".to_owned(), size, trail: None };
         Listed { tx: 0, head, shard, targets: (1..=targets).map(WebhookNum).collect() }
     }
 

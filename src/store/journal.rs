@@ -69,6 +69,8 @@ pub struct Draft {
     /// The caller's JSON, to the byte.
     pub data: Box<RawValue>,
     pub caller: Option<Caller>,
+    /// The engines that it has come through.
+    pub trail: Option<Arc<str>>,
     /// Whom it is owed to, ascending.
     pub targets: Arc<[WebhookNum]>,
     /// One of them gets its events in order: of the nodes that share a database, none may have accepted one before and this

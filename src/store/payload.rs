@@ -88,7 +88,7 @@ mod tests {
 
     fn event(seq: i64) -> Event {
         let body = Body::InMemory(Bytes::from_static(b"{}"));
-        Event { seq: EventSeq(seq), tenant: TenantNum(1), kind: "a".to_owned(), body }
+        Event { seq: EventSeq(seq), tenant: TenantNum(1), kind: "a".to_owned(), body, trail: None }
     }
 
     #[test]

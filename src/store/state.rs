@@ -17,6 +17,7 @@ const STARTED_AT: &str = "started_at";
 const SUSPECT_EVENTS_TO: &str = "suspect_events_to";
 const SUSPECT_DUE_TO: &str = "suspect_due_to";
 const SEAL_LAYOUT: &str = "seal_layout";
+const ENGINE_ID: &str = "engine_id";
 
 /// What may have been under way when a process ended without having said so: its receiver may have seen it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +87,18 @@ impl Store {
     /// Notes that nothing is in flight and the journal is empty.
     pub async fn mark_stopped_cleanly(&self, now: UnixMillis) -> Result<(), StoreError> {
         self.write(async |on| set(on, STOPPED_CLEANLY_AT, now.0).await).await
+    }
+
+    /// What tells the engine on this database from others; chosen by the first process that asks.
+    pub async fn engine_id(&self) -> Result<u64, StoreError> {
+        self.write(async |on| {
+            let row = ActiveModel { name: Set(ENGINE_ID.to_owned()), value: Set(rand::random()) };
+            let keep = OnConflict::column(Column::Name).do_nothing().to_owned();
+            Entity::insert(row).on_conflict(keep).exec_without_returning(on).await?;
+            let id = get(on, ENGINE_ID).await?;
+            id.map(i64::cast_unsigned).ok_or_else(|| StoreError::unreadable("engine id", "it is not there"))
+        })
+        .await
     }
 
     pub(super) async fn log_indexed_to(&self) -> Result<EventSeq, StoreError> {

@@ -363,6 +363,7 @@ async fn a_closed_journal_writes_what_it_took_and_takes_nothing_more(on: On) {
         occurred_at: None,
         data: RawValue::from_string("1".to_owned()).unwrap(),
         caller: None,
+        trail: None,
         targets: Arc::new([]),
         is_ordered: false,
     };

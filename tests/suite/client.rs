@@ -179,9 +179,9 @@ impl Answer {
         self.refusal()
     }
 
-    /// A refusal of any 4xx status.
+    /// A refusal of any 4xx status, or of a loop.
     pub(crate) fn refusal(&self) -> Problem {
-        assert!((400..500).contains(&self.status), "not refused: {self:?}");
+        assert!((400..500).contains(&self.status) || self.status == 508, "not refused: {self:?}");
         let kind = self.header("content-type").unwrap_or_default();
         assert!(kind.starts_with("application/problem+json"), "not a problem document: {self:?}");
         let body = self.json();

@@ -52,6 +52,7 @@ mod fanout;
 mod forwarding;
 mod headers;
 mod history;
+mod hops;
 mod hostile;
 mod http2;
 mod https;

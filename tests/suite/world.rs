@@ -88,6 +88,11 @@ impl World {
         Self { server, env, tenant, dir, database }
     }
 
+    /// Where the server listens.
+    pub(crate) fn url(&self) -> &str {
+        self.server.url()
+    }
+
     /// A caller without a key.
     pub(crate) fn anyone(&self) -> Client {
         Client::open(self.server.url())

@@ -8,7 +8,7 @@ use crate::api::body::Input;
 use crate::api::fields::{At, Errors, Fault, Given, Reader, any_text, given, moment, out_of};
 use crate::api::names;
 use crate::clock::UnixMillis;
-use crate::engine::NewEvent;
+use crate::engine::{NewEvent, Trail};
 use crate::store::journal::Caller;
 
 use super::view::ItemProblem;
@@ -64,11 +64,12 @@ fn caller_id(raw: &RawValue) -> Result<String, Fault> {
     Err(Fault::new("invalid", "letters, digits, `_`, `:` and `-` are accepted"))
 }
 
-impl From<EventInput> for NewEvent {
-    fn from(input: EventInput) -> Self {
-        let EventInput { kind, data, timestamp, id } = input;
+impl EventInput {
+    /// The event, which has come through these engines.
+    pub(super) fn by(self, trail: Option<Trail>) -> NewEvent {
+        let Self { kind, data, timestamp, id } = self;
         let caller = id.map(|id| Caller { digest: digest(&kind, &data, timestamp), id });
-        Self { kind, data, occurred_at: timestamp, caller }
+        NewEvent { kind, data, occurred_at: timestamp, caller, trail }
     }
 }
 
@@ -124,7 +125,7 @@ mod tests {
     use crate::api::body::tests::faults;
 
     fn event(text: &str) -> NewEvent {
-        read::<EventInput>(text.as_bytes(), &mut Errors::default()).unwrap().unwrap().into()
+        read::<EventInput>(text.as_bytes(), &mut Errors::default()).unwrap().unwrap().by(None)
     }
 
     #[test]

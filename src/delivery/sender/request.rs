@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::Message;
 use crate::clock::UnixMillis;
+use crate::delivery::hops::{CDN_LOOP, EngineName};
 use crate::delivery::signature::{SignatureFormat, SigningSecret, standard_webhooks, x_webhook_signature};
 use crate::delivery::target::Target;
 use crate::delivery::token::Token;
@@ -26,7 +27,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("Posthaste/", env!("CARGO_PKG_VERSION")));
 
 /// How many headers we set ourselves; the client adds host, length and accept.
-const OWN_HEADERS: usize = 12;
+const OWN_HEADERS: usize = 13;
 
 /// Bodies from here on are signed away from the threads that endpoints live on: a megabyte takes a millisecond or more, and
 /// each attempt signs it anew.
@@ -72,10 +73,11 @@ pub(super) fn signed(
     target: &Target,
     message: Message,
     token: Option<&Token>,
+    name: &EngineName,
     signatures: Option<Signatures>,
     now: UnixMillis,
 ) -> Result<reqwest::Request, UnsendableMessage> {
-    let Message { event_id, event_type, delivery_id, attempt, body } = message;
+    let Message { event_id, event_type, delivery_id, attempt, trail, body } = message;
     let sign = || Signatures::of(&target.secrets, target.format, &event_id, &body, now);
     let Signatures { seconds, ours, standard } = signatures.unwrap_or_else(sign);
 
@@ -86,6 +88,7 @@ pub(super) fn signed(
     }
     headers.insert(CONTENT_TYPE, JSON);
     headers.insert(USER_AGENT, AGENT);
+    headers.insert(CDN_LOOP, name.after(trail.as_ref()));
     headers.insert(X_WEBHOOK_SIGNATURE, HeaderValue::try_from(ours)?);
     headers.insert(X_WEBHOOK_EVENT, HeaderValue::try_from(event_type)?);
     headers.insert(X_WEBHOOK_DELIVERY, HeaderValue::try_from(delivery_id)?);

@@ -99,12 +99,17 @@ fn guard() -> Arc<Guard> {
 
 fn sender() -> Sender {
     let dns = Arc::new(Dns::new(Vec::new(), 1).unwrap());
-    Sender::new(Clients::new(guard(), dns, Making::default(), true).unwrap(), Tokens::default(), guard())
+    Sender::new(
+        Clients::new(guard(), dns, Making::default(), true).unwrap(),
+        Tokens::default(),
+        guard(),
+        EngineName::new(7),
+    )
 }
 
 fn sender_resolving_with(resolver: impl reqwest::dns::Resolve + 'static, guard: Arc<Guard>) -> Sender {
     let clients = Clients::resolving_with(Arc::new(resolver), guard.clone(), 8).unwrap();
-    Sender::new(clients, Tokens::default(), guard)
+    Sender::new(clients, Tokens::default(), guard, EngineName::new(7))
 }
 
 fn target(url: &str) -> Target {
@@ -120,6 +125,7 @@ fn message() -> Message {
         event_type: "message.sent".to_owned(),
         delivery_id: "dlv_1".to_owned(),
         attempt: 2,
+        trail: None,
         body: Bytes::from_static(br#"{"id":"evt_1"}"#),
     }
 }

@@ -17,6 +17,7 @@ async fn publish(store: &Store, tenant: TenantNum, sizes: &[usize]) -> Vec<Arc<E
         occurred_at: None,
         data: RawValue::from_string(format!("\"{}\"", "x".repeat(*size))).unwrap(),
         caller: None,
+        trail: None,
         targets: Arc::new([WebhookNum(1)]),
         is_ordered: false,
     };
@@ -57,7 +58,8 @@ async fn what_was_just_published_is_sent_without_a_read() {
     let directory = tempfile::tempdir().unwrap();
     let (store, tenant) = store_with_tenant(&directory).await;
     let body = Bytes::from(vec![b'x'; 200_000]);
-    let event = Event { seq: EventSeq(7), tenant: tenant.num, kind: "a".to_owned(), body: Body::InMemory(body) };
+    let event =
+        Event { seq: EventSeq(7), tenant: tenant.num, kind: "a".to_owned(), body: Body::InMemory(body), trail: None };
     let fanout =
         |shard| Fanout { event: Arc::new(event.clone()), shard, targets: Arc::new([WebhookNum(1)]), in_order: false };
     let mut fanouts = [fanout(0), fanout(1)];

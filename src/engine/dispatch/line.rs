@@ -116,6 +116,7 @@ mod tests {
             tenant: TenantNum(tenant),
             kind: "a".to_owned(),
             body: Body::InMemory(Bytes::new()),
+            trail: None,
         };
         let targets = (1..=targets).map(WebhookNum).collect();
         Fanout { event: Arc::new(event), shard: 0, targets, in_order: false }

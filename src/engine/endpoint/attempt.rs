@@ -202,6 +202,7 @@ fn message(serving: &Serving, entry: &Entry, body: Bytes) -> Message {
         event_type: event.kind.clone(),
         delivery_id: DeliveryId { event: event.seq, webhook: serving.num }.to_string(),
         attempt: entry.state.attempts + 1,
+        trail: event.trail.clone(),
         body,
     }
 }

@@ -45,6 +45,7 @@ async fn publish(store: &Store, tenant: TenantNum, targets: &[Webhook]) -> Store
         occurred_at: None,
         data: RawValue::from_string("1".to_owned()).unwrap(),
         caller: None,
+        trail: None,
         targets: targets.iter().map(|webhook| webhook.num).collect(),
         is_ordered: false,
     };

@@ -26,7 +26,7 @@ fn pending(next_at: UnixMillis) -> DeliveryState {
 
 fn event(seq: i64) -> Arc<Event> {
     let kind = "message.sent".to_owned();
-    Arc::new(Event { seq: EventSeq(seq), tenant: TenantNum(1), kind, body: Body::InMemory(Bytes::new()) })
+    Arc::new(Event { seq: EventSeq(seq), tenant: TenantNum(1), kind, body: Body::InMemory(Bytes::new()), trail: None })
 }
 
 fn finished(seq: i64, outcome: Outcome) -> Input {

@@ -83,11 +83,11 @@ async fn look_up<C: ConnectionTrait>(
 
 /// Makes the event that `draft` becomes under the key `seq`.
 pub(super) fn accept(draft: Draft, seq: EventSeq, now: UnixMillis) -> (NewEvent, Receipt) {
-    let Draft { tenant, kind, occurred_at, data, caller, targets, is_ordered: _ } = draft;
+    let Draft { tenant, kind, occurred_at, data, caller, trail, targets, is_ordered: _ } = draft;
     let occurred_at = occurred_at.unwrap_or(now);
     let receipt = Receipt { seq, occurred_at, matched: u32::try_from(targets.len()).unwrap_or(u32::MAX) };
     let body = payload::counted(body(seq, &kind, occurred_at, data.get()));
-    let event = Event { seq, tenant, kind: kind.as_ref().to_owned(), body: Body::InMemory(body.clone()) };
+    let event = Event { seq, tenant, kind: kind.as_ref().to_owned(), body: Body::InMemory(body.clone()), trail };
     (NewEvent { event: Arc::new(event), body, occurred_at, caller, targets }, receipt)
 }
 

@@ -261,6 +261,7 @@ mod tests {
             seq: EventSeq(seq),
             tenant: TenantNum(1),
             kind: "a".to_owned(),
+            trail: None,
             body: Body::InMemory(Bytes::new()),
         };
         Fanout { event: Arc::new(event), shard: 0, targets: Arc::new([WebhookNum(1)]), in_order: false }

@@ -60,7 +60,7 @@ const UPSERT_HEALTH: &str = "ON CONFLICT (webhook_num) DO UPDATE SET \
     last_error_status = excluded.last_error_status, last_error_text = excluded.last_error_text, \
     last_error_event = excluded.last_error_event, last_success_at = excluded.last_success_at";
 
-const EVENT: [Column; 7] = [
+const EVENT: [Column; 8] = [
     int8("seq"),
     int8("tenant_num"),
     text("kind"),
@@ -68,6 +68,7 @@ const EVENT: [Column; 7] = [
     text("caller_id").or_null(),
     int8("matched"),
     bytes("body"),
+    text("trail").or_null(),
 ];
 
 const CALLER: [Column; 4] = [int8("tenant_num"), text("caller_id"), int8("event_seq"), bytes("digest")];
@@ -176,6 +177,7 @@ impl Rows {
             caller.as_ref().map(|caller| caller.id.clone()).into(),
             i64::try_from(owed.len()).unwrap_or(i64::MAX).into(),
             body.to_vec().into(),
+            event.trail.as_deref().map(str::to_owned).into(),
         ]);
         if let Some(caller) = caller {
             self.callers.extend([

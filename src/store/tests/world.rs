@@ -189,6 +189,7 @@ impl World {
             occurred_at: None,
             data: RawValue::from_string("{}".to_owned()).unwrap(),
             caller: caller.map(|(id, digest)| Caller { id: id.to_owned(), digest: [digest; 32] }),
+            trail: None,
             targets: targets.iter().copied().map(WebhookNum).collect(),
             is_ordered: false,
         }

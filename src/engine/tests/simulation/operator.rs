@@ -64,7 +64,16 @@ impl Process {
     async fn accept(&self, tenant: TenantNum, kind: &'static str, targets: std::sync::Arc<[WebhookNum]>) {
         let data = RawValue::from_string("{}".to_owned()).unwrap();
         let is_ordered = self.routes.is_any_ordered(tenant, &targets);
-        let draft = Draft { tenant, kind: kind.into(), occurred_at: None, data, caller: None, targets, is_ordered };
+        let draft = Draft {
+            tenant,
+            kind: kind.into(),
+            occurred_at: None,
+            data,
+            caller: None,
+            trail: None,
+            targets,
+            is_ordered,
+        };
         let known = self.world.book.borrow().acknowledged.len();
         let published = self.journal.publish(vec![draft], None).await;
         if let Ok([Published::Accepted(receipt)]) = published.as_deref() {
