@@ -35,6 +35,7 @@ mod problem;
 mod rates;
 mod readable;
 mod receiver;
+mod request_log;
 mod sealing;
 mod session;
 mod sessions;
@@ -66,6 +67,7 @@ use self::document::ApiDocument;
 use self::forward::Peers;
 use self::metrics::SharedPages;
 use self::rates::Rates;
+use self::request_log::RequestLog;
 
 /// Characters of an admin key from the configuration: fewer could be guessed.
 const MIN_ADMIN_KEY: usize = 32;
@@ -196,9 +198,11 @@ pub fn routers(engine: Engine, config: ApiConfig) -> Routers {
     let (routes, document) = routes().split_for_parts();
     let document: Bytes = serde_json::to_vec(&document::describe_all(document)).unwrap_or_default().into();
     let cors = cors::layer(&config.cors_origins);
-    let app = App::new(engine, config);
+    let (app, log) = (App::new(engine, config), Arc::new(RequestLog::new()));
     let show_document = async move || ([(CONTENT_TYPE, "application/json")], document);
-    let metrics = metrics::open_routes().layer(middleware::from_fn(answer::finish)).with_state(app.clone());
+    let metrics = metrics::open_routes()
+        .layer(middleware::from_fn_with_state(log.clone(), answer::finish))
+        .with_state(app.clone());
     let api = routes
         .route("/openapi.json", get(show_document))
         .fallback(answer::no_such_route)
@@ -209,7 +213,7 @@ pub fn routers(engine: Engine, config: ApiConfig) -> Routers {
         .layer(middleware::from_fn(session::admit))
         .layer(option_layer(cors))
         .layer(middleware::from_fn(host::require))
-        .layer(middleware::from_fn(answer::finish))
+        .layer(middleware::from_fn_with_state(log.clone(), answer::finish))
         .with_state(app);
     Routers { api, metrics }
 }

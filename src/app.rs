@@ -49,7 +49,9 @@ pub struct App {
 impl App {
     pub async fn start(config: Config) -> Result<Self, AppError> {
         let Shares { connections, requests } = affordable(&config);
-        let store = Store::open(config.database()).await?;
+        let options = config.database();
+        let database = options.place();
+        let store = Store::open(options).await?;
         let tls = config.api.tls.map(|TlsSettings { certificate, key }| TlsFiles { certificate, key });
         let listener = Listener::bind(config.listen, connections, tls).await?;
         let metrics = match config.api.metrics_listen {
@@ -92,6 +94,10 @@ impl App {
             None => None,
         };
         let (stop_delay, stop_grace) = (config.stop_delay, config.stop_grace);
+        tracing::info!(
+            target: "posthaste::start", version = env!("CARGO_PKG_VERSION"), database, url, node = engine.node(),
+            engine = engine.name().as_str(), "started"
+        );
         Ok(Self { engine, url, new_admin_key, store, server, metrics_server, stop_delay, stop_grace })
     }
 

@@ -9,5 +9,6 @@ pub mod engine;
 pub mod fault;
 pub mod id;
 pub mod listener;
+pub mod log_limit;
 pub mod store;
 pub mod telemetry;

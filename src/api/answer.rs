@@ -1,8 +1,10 @@
-//! The outermost layer: gives every request its id, catches panics, writes out problems, and keeps browsers
+//! The outermost layer: gives every request its id and its log line, catches panics, writes out problems, and keeps browsers
 //! from making more of an answer than it is. Handlers know none of it.
 
+use std::sync::Arc;
+
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS,
@@ -14,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::origin::{RequestId, X_REQUEST_ID};
 use super::problem::{Hint, Problem};
+use super::request_log::{Answered, Begun, RequestLog};
 
 /// What a browser may make of an answer: nothing but read it. Answers are never kept by caches, since they belong to
 /// whoever asked, and never rendered, since texts in them come from others. A page sets its own policy.
@@ -27,10 +30,11 @@ const PRUDENT: [(HeaderName, &str); 4] = [
 /// Longer ids of callers are replaced: they would fill the log.
 const MAX_REQUEST_ID: usize = 128;
 
-pub(super) async fn finish(mut request: Request, next: Next) -> Response {
-    let id = request_id(request.headers());
-    request.extensions_mut().insert(RequestId(id.clone()));
-    request.headers_mut().insert(X_REQUEST_ID, id.clone());
+pub(super) async fn finish(State(log): State<Arc<RequestLog>>, mut request: Request, next: Next) -> Response {
+    let id = RequestId(request_id(request.headers()));
+    request.extensions_mut().insert(id.clone());
+    request.headers_mut().insert(X_REQUEST_ID, id.0.clone());
+    let begun = Begun::of(&mut request);
     let is_safe = request.method().is_safe();
     // A task of its own: a change that has begun is finished even if its caller hangs up. What only reads stops with it.
     let answer = match tokio::spawn(next.run(request)) {
@@ -38,11 +42,14 @@ pub(super) async fn finish(mut request: Request, next: Next) -> Response {
         changing => changing.await,
     };
     let mut response = answer.unwrap_or_else(|_| Problem::internal(&"a handler panicked").into_response());
-    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        write(&mut response, &problem, &id);
+    let problem = response.extensions_mut().remove::<Problem>();
+    if let Some(problem) = &problem {
+        write(&mut response, problem, &id);
     }
+    let (status, code) = (response.status(), problem.as_ref().map(Problem::code));
+    log.write(&begun, &Answered { status, code, request: &id });
     let headers = response.headers_mut();
-    headers.insert(X_REQUEST_ID, id);
+    headers.insert(X_REQUEST_ID, id.0);
     for (name, value) in PRUDENT {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
@@ -50,8 +57,8 @@ pub(super) async fn finish(mut request: Request, next: Next) -> Response {
 }
 
 /// Fills in the body and the headers of an answer that is a problem. What it has, such as `Allow`, stays.
-fn write(response: &mut Response, problem: &Problem, id: &HeaderValue) {
-    let body = serde_json::to_vec(&problem.view(id.to_str().unwrap_or_default())).unwrap_or_default();
+fn write(response: &mut Response, problem: &Problem, id: &RequestId) {
+    let body = serde_json::to_vec(&problem.view(id.as_str())).unwrap_or_default();
     *response.body_mut() = Body::from(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -112,7 +119,7 @@ mod tests {
             StatusCode::OK
         };
         let router = axum::Router::new().route("/", axum::routing::any(handler));
-        let router = router.layer(axum::middleware::from_fn(finish));
+        let router = router.layer(axum::middleware::from_fn_with_state(Arc::new(RequestLog::new()), finish));
         let request = Request::builder().method(method).uri("/").body(Body::empty()).unwrap();
         let answer = tokio::spawn(router.oneshot(request));
         let mut alive = begun.recv().await.unwrap();

@@ -19,9 +19,10 @@ pub(super) use self::known::Keys;
 use super::App;
 use super::budget::Sender;
 use super::cost::Cost;
-use super::key::Digest;
+use super::key::{self, Digest};
 use super::origin::Origin;
 use super::problem::Problem;
+use super::request_log::CallerNote;
 use crate::clock::UnixMillis;
 use crate::id::{KeyId, SessionId, TenantId, TenantNum};
 use crate::store::audit::{Author, Who};
@@ -93,8 +94,13 @@ struct Caller {
 impl Caller {
     /// Unless it calls too often.
     async fn of(parts: &Parts, app: &App) -> Result<Self, Problem> {
-        let origin = Origin::of(&parts.extensions);
-        let access = app.keys().identify(app.store(), &parts.headers).await?;
+        let (origin, note) = (Origin::of(&parts.extensions), parts.extensions.get::<CallerNote>());
+        let identified = app.keys().identify(app.store(), &parts.headers).await;
+        if let Some(note) = note {
+            let key = || presented(&parts.headers).ok().and_then(key::checked_id);
+            note.key(identified.as_ref().map_or_else(|_| key(), |access| access.key));
+        }
+        let access = identified?;
         if let Some(tenant) = &access.tenant {
             app.rates().admit(access.counted_under(), tenant.num)?;
         }
@@ -206,6 +212,9 @@ async fn tenant_of(parts: &Parts, app: &App, scope: Scope) -> Result<(Option<Arc
     let caller = Caller::of(parts, app).await?;
     caller.access.require(scope)?;
     let row = tenant_at(&caller.access, app, parts.uri.path(), &parts.headers).await?;
+    if let (Some(row), Some(note)) = (&row, parts.extensions.get::<CallerNote>()) {
+        note.tenant(row.id);
+    }
     Ok((row, caller))
 }
 

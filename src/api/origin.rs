@@ -39,6 +39,12 @@ pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 #[derive(Debug, Clone)]
 pub(super) struct RequestId(pub(super) HeaderValue);
 
+impl RequestId {
+    pub(super) fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+}
+
 /// The caller of a forwarded request, in its extensions.
 #[derive(Debug, Clone, Copy)]
 struct Vouched(IpAddr);

@@ -152,6 +152,10 @@ impl Problem {
         Self::unavailable("stopping", "the engine is stopping; nothing was kept")
     }
 
+    pub(super) fn code(&self) -> &'static str {
+        self.code
+    }
+
     pub(super) fn hint(&self) -> Hint {
         self.hint
     }

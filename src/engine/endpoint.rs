@@ -4,6 +4,7 @@
 mod attempt;
 mod disable;
 mod messages;
+mod report;
 mod watch;
 
 use std::sync::Arc;
@@ -13,14 +14,17 @@ use actix::{
     Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, MessageResult, SpawnHandle, WrapFuture,
 };
 use tokio::sync::mpsc::UnboundedSender;
+use tracing::field::display;
 
 use crate::clock::UnixMillis;
-use crate::delivery::outcome::{Outcome, OutcomeKind};
+use crate::delivery::breaker::ViewState as BreakerState;
+use crate::delivery::outcome::Outcome;
 use crate::delivery::sender::{Report, Sender};
 use crate::fault;
 use crate::id::{DeliveryId, EventSeq};
-use crate::store::deliveries::{Attempt, DeliveryState, Status, Wanted};
-use crate::store::journal::{AttemptRecord, Record};
+use crate::log_limit::LogLimit;
+use crate::store::deliveries::Wanted;
+use crate::store::journal::Record;
 use crate::store::state::Suspect;
 
 use super::crowd::Member;
@@ -38,6 +42,7 @@ use self::watch::DeathWatch;
 pub(super) use self::messages::{
     Configure, Detach, Drain, Offer, Probe, Remind, Retire, Summon, Wake, Withdraw, WithdrawAll,
 };
+pub(super) use self::report::{ENDPOINT, LINES_ALL};
 pub(super) use self::watch::{Notice, Sign};
 
 /// Offers that may wait for the actor's turn.
@@ -86,6 +91,9 @@ pub(super) struct Endpoint {
     pulse: Arc<Pulse>,
     member: Member,
     born: UnixMillis,
+    /// As it was told last.
+    breaker: BreakerState,
+    log_limit: LogLimit,
 }
 
 impl Endpoint {
@@ -94,8 +102,12 @@ impl Endpoint {
         let (pulse, health) = (shared.pulses.of(serving.num), serving.health.clone());
         let member = shared.crowds.join(serving.tenant);
         let watch = DeathWatch::new(serving.num, generation, registry, pulse.clone());
+        let lane = Lane::new(serving.policy.clone(), serving.mode_now(&shared), serving.has_rows, health);
+        let born = UnixMillis::now();
         Self {
-            lane: Lane::new(serving.policy.clone(), serving.mode_now(&shared), serving.has_rows, health),
+            breaker: lane.breaker(born).state,
+            log_limit: report::new_limit(),
+            lane,
             serving,
             shared,
             sender,
@@ -109,7 +121,7 @@ impl Endpoint {
             watch,
             pulse,
             member,
-            born: UnixMillis::now(),
+            born,
         }
     }
 
@@ -161,9 +173,10 @@ impl Endpoint {
         self.end_if_drained(ctx);
     }
 
-    fn show(&self, now: Now) {
-        let (since, breaker) = (Some(self.born), Some(self.lane.breaker(now.wall)));
-        self.pulse.publish(Live { since, gauge: self.lane.gauge(), breaker });
+    fn show(&mut self, now: Now) {
+        let breaker = self.lane.breaker(now.wall);
+        self.note_breaker(breaker);
+        self.pulse.publish(Live { since: Some(self.born), gauge: self.lane.gauge(), breaker: Some(breaker) });
     }
 
     fn begin(&self, entry: Entry, share: Share, ctx: &mut Context<Self>) {
@@ -194,29 +207,6 @@ impl Endpoint {
         let (took, jitter) = (Duration::from_micros((*duration_us).into()), rand::random());
         self.turn(Input::Finished { event, outcome, said, took, jitter }, Some(attempted), ctx);
         self.leave_if_it_must();
-    }
-
-    fn settle(&self, entry: &Entry, state: DeliveryState, attempted: Attempted) {
-        let Attempted { report, started_at, slot } = attempted;
-        let Report { outcome, status, error, head_us, duration_us, response_headers, response_body, .. } = report;
-        let outcome = outcome.kind();
-        self.shared.count(outcome);
-        let (took, settled) = (Duration::from_micros(duration_us.into()), state.status != Status::Pending);
-        self.pulse.answered(took, outcome == OutcomeKind::Success, settled);
-        let attempt = Attempt {
-            number: state.attempts,
-            trigger: entry.trigger,
-            started_at,
-            duration_us,
-            head_us,
-            status_code: status,
-            outcome: outcome.code(),
-            error,
-            response_headers,
-            response_body: response_body.into(),
-        };
-        let record = AttemptRecord::new(self.id(entry.event.seq), attempt, state);
-        slot.record(Record::Attempt(Box::new(record)));
     }
 
     fn record(&mut self, record: Record, ctx: &mut Context<Self>) {
@@ -261,8 +251,9 @@ impl Endpoint {
         self.recording += 1;
         let (shared, serving) = (self.shared.clone(), self.serving.clone());
         let warned = async move {
-            let webhook = &serving.name;
-            tracing::warn!(%webhook, %failing_since, "a webhook only fails and is going to be switched off");
+            let Serving { id, tenant_id, name, .. } = &*serving;
+            let tenant = tenant_id.map(display);
+            tracing::warn!(target: ENDPOINT, tenant, webhook = %id, name, %failing_since, "webhook only fails; it will be switched off");
             let reason = format!("every attempt has failed since {failing_since}; it is going to be switched off");
             operational::tell(&shared, &serving, FAILING_EVENT, &reason).await;
         };
@@ -353,6 +344,7 @@ impl Endpoint {
         if self.member.crowd_is_large() {
             self.shared.pulses.forget(self.serving.num);
         }
+        self.end_log();
         self.watch.expect_end();
         ctx.stop();
     }

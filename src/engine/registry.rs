@@ -17,14 +17,14 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::fault;
-use crate::id::{DeliveryId, WebhookNum};
+use crate::id::{DeliveryId, WebhookId, WebhookNum};
 use crate::store::events::Event;
 use crate::store::journal::feed::Feed;
 use crate::store::leases::ShardNum;
 use crate::store::state::Suspect;
 
 use super::arbiters::{Arbiters, Place};
-use super::endpoint::{self, Birth, Endpoint, Notice, Retire, Sign};
+use super::endpoint::{self, Birth, ENDPOINT, Endpoint, Notice, Retire, Sign};
 use super::lane::Mode;
 use super::pulse::Pulse;
 use super::restart::{Rest, Restarts};
@@ -65,6 +65,7 @@ pub(super) struct Registry {
 
 /// An endpoint that the registry knows.
 struct Known {
+    id: WebhookId,
     life: Life,
     generation: u64,
     since: Instant,
@@ -195,6 +196,7 @@ impl Registry {
         let suspect = self.marks.suspect_of(serving.num, known);
         let addr = self.bear(serving, suspect);
         let known = Known {
+            id: serving.id,
             life: Life::Live(addr),
             generation: self.started,
             since: Instant::now(),
@@ -305,15 +307,12 @@ impl Registry {
         let wait = match rest {
             Rest::For(wait) => {
                 known.life = Life::Resting;
-                tracing::error!(webhook = num.0, ?wait, "an endpoint crashed; it is made again");
+                tracing::error!(target: ENDPOINT, webhook = %known.id, ?wait, "endpoint crashed; it will be restarted");
                 Some(wait)
             }
             Rest::Quarantine => {
                 known.life = Life::Quarantined;
-                tracing::error!(
-                    webhook = num.0,
-                    "an endpoint crashed too often; it is left alone until it is released"
-                );
+                tracing::error!(target: ENDPOINT, webhook = %known.id, "endpoint quarantined; it crashed too often");
                 None
             }
         };

@@ -11,7 +11,7 @@ use crate::delivery::headers::is_secret_header;
 use crate::delivery::policy::Policy;
 use crate::delivery::signature::SigningSecret;
 use crate::delivery::target::Target;
-use crate::id::{TenantNum, WebhookId, WebhookNum};
+use crate::id::{TenantId, TenantNum, WebhookId, WebhookNum};
 use crate::store::health::Health;
 use crate::store::webhooks::{Origin, Webhook};
 use crate::store::{self, StoreError, servings};
@@ -25,6 +25,8 @@ pub(super) struct Serving {
     pub(super) num: WebhookNum,
     pub(super) id: WebhookId,
     pub(super) tenant: TenantNum,
+    /// For the log.
+    pub(super) tenant_id: Option<TenantId>,
     pub(super) name: String,
     /// Rises with every change; what is older is not taken over.
     pub(super) version: i64,
@@ -48,6 +50,11 @@ impl Serving {
     /// webhook was read.
     pub(super) fn mode_now(&self, shared: &Shared) -> Mode {
         if self.mode == Mode::Open && shared.holds.lock().contains_key(&self.num) { Mode::Held } else { self.mode }
+    }
+
+    /// The receiver's, for the log: the rest of a URL may hold secrets.
+    pub(super) fn host(&self) -> Option<&str> {
+        self.target.as_ref().ok().and_then(|target| target.url.host_str())
     }
 
     /// Whether what was learnt of the receiver before says nothing any more.
@@ -101,7 +108,7 @@ pub(super) async fn load_one(shared: &Shared, num: WebhookNum) -> Result<Option<
 }
 
 fn serving_of(row: servings::Serving, shared: &Shared) -> Arc<Serving> {
-    let servings::Serving { webhook, secrets, secrets_change_at, has_pending_rows, health } = row;
+    let servings::Serving { webhook, tenant_id, secrets, secrets_change_at, has_pending_rows, health } = row;
     let policy: Policy = serde_json::from_value(webhook.policy.clone()).unwrap_or_else(|error| {
         tracing::error!(webhook = %webhook.id, %error, "unreadable policy, using the defaults");
         Policy::default()
@@ -111,6 +118,7 @@ fn serving_of(row: servings::Serving, shared: &Shared) -> Arc<Serving> {
         num: webhook.num,
         id: webhook.id,
         tenant: webhook.tenant,
+        tenant_id,
         version: webhook.version,
         name: webhook.name,
         mode: if webhook.is_active && webhook.paused_at.is_none() { Mode::Open } else { Mode::Held },

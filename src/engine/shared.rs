@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::{RwLock, Semaphore};
@@ -11,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::delivery::guard::Guard;
 use crate::delivery::outcome::OutcomeKind;
 use crate::id::{EventSeq, WebhookNum};
+use crate::log_limit::LogLimit;
 use crate::store::backlog::Backlog;
 use crate::store::bell::Bell;
 use crate::store::journal::{Journal, Running};
@@ -20,6 +22,7 @@ use crate::store::{Store, payload};
 use super::EngineConfig;
 use super::bodies::Bodies;
 use super::crowd::Crowds;
+use super::endpoint::LINES_ALL;
 use super::news::Listeners;
 use super::permits::Permits;
 use super::pulse::Pulses;
@@ -62,6 +65,8 @@ pub(super) struct Shared {
     /// Webhooks whose rows cannot be read, of those that somebody wanted to serve.
     pub(super) unreadable: Mutex<HashSet<WebhookNum>>,
     offered_to: AtomicI64,
+    /// Failed attempts of all endpoints that are logged.
+    pub(super) attempt_log: Mutex<LogLimit>,
     outcomes: [AtomicU64; OutcomeKind::ALL.len()],
 }
 
@@ -95,6 +100,7 @@ impl Shared {
             listeners: Listeners::default(),
             offered_to: AtomicI64::default(),
             unreadable: Mutex::default(),
+            attempt_log: Mutex::new(LogLimit::new(LINES_ALL, Instant::now())),
             outcomes: Default::default(),
         }
     }

@@ -223,6 +223,14 @@ fn without_secrets(url: &str) -> String {
     format!("{scheme}{hidden}{}", shown.split('?').next().unwrap_or_default())
 }
 
+impl Options {
+    /// Where the database is, for the log.
+    #[must_use]
+    pub fn place(&self) -> String {
+        without_secrets(&self.url)
+    }
+}
+
 /// `<path>.<suffix>`
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();

@@ -449,7 +449,8 @@ fn readable(store: &Store, row: DueRow) -> Option<Due> {
 }
 
 fn due_of(store: &Store, row: DueRow) -> Result<Due, StoreError> {
-    let DueRow { event_seq, tenant_num, kind, body, trail, size, status, attempts, tries, next_at, settled_at, .. } = row;
+    let DueRow { event_seq, tenant_num, kind, body, trail, size, status, attempts, tries, next_at, settled_at, .. } =
+        row;
     let counts = (status, attempts, tries);
     let state = state_of(counts, (next_at, settled_at), (row.manual_from, row.manual_next_at))?;
     let (seq, tenant) = (EventSeq(event_seq), TenantNum(tenant_num));

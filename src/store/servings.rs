@@ -7,7 +7,7 @@ use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, IdenStatic, Iterable,
 use secrecy::SecretString;
 
 use crate::clock::UnixMillis;
-use crate::id::WebhookNum;
+use crate::id::{TenantId, WebhookNum};
 
 use super::dialect::{is_any_of, numbers};
 use super::health::Health;
@@ -19,6 +19,8 @@ use super::{Store, StoreError};
 #[derive(Debug, Clone)]
 pub struct Serving {
     pub webhook: Webhook,
+    /// What its tenant is called outside.
+    pub tenant_id: Option<TenantId>,
     /// Those that still sign, newest first.
     pub secrets: Vec<SecretString>,
     /// When the first of them ends.
@@ -35,7 +37,7 @@ fn servings_sql(backend: DbBackend) -> String {
     let is_chosen = is_any_of(backend, "w.num", "$1");
     let columns = webhook::Column::iter().map(|column| format!("w.{}", column.as_str())).collect::<Vec<_>>().join(", ");
     format!(
-        "SELECT {columns}, s.sealed, s.created_at AS made_at, s.expires_at, h.webhook_num, h.consecutive_failures, h.openings, \
+        "SELECT {columns}, (SELECT t.id FROM tenant t WHERE t.num = w.tenant_num) AS tenant_id, s.sealed, s.created_at AS made_at, s.expires_at, h.webhook_num, h.consecutive_failures, h.openings, \
          h.open_until, h.opened_at, h.last_failure, h.failing_since, h.warned_at, \
          h.last_error_at, h.last_error_outcome, h.last_error_status, h.last_error_text, h.last_error_event, \
          h.last_success_at, \
@@ -51,6 +53,7 @@ fn servings_sql(backend: DbBackend) -> String {
 struct ServingRow {
     #[sea_orm(nested)]
     webhook: webhook::Model,
+    tenant_id: Option<Vec<u8>>,
     sealed: Option<Vec<u8>>,
     made_at: Option<i64>,
     expires_at: Option<i64>,
@@ -88,11 +91,12 @@ impl Store {
 
     /// `before` is what rows with newer secrets have said.
     fn serving_of(&self, row: ServingRow, before: Option<Result<Serving, StoreError>>) -> Result<Serving, StoreError> {
-        let ServingRow { webhook, sealed, made_at, expires_at, health, has_pending_rows } = row;
+        let ServingRow { webhook, tenant_id, sealed, made_at, expires_at, health, has_pending_rows } = row;
         let mut serving = match before {
             Some(before) => before?,
             None => Serving {
                 webhook: self.webhook_of(webhook)?,
+                tenant_id: tenant_id.as_deref().and_then(TenantId::from_bytes),
                 secrets: Vec::new(),
                 secrets_change_at: None,
                 has_pending_rows,

@@ -12,8 +12,8 @@ struct Layer {
     without: &'static [&'static str],
 }
 
-/// Plain data and the crash helper: everybody may name them.
-const PLAIN: [&str; 3] = ["id", "clock", "fault"];
+/// Plain data, the crash helper and the bound of log lines: everybody may name them.
+const PLAIN: [&str; 4] = ["id", "clock", "fault", "log_limit"];
 
 const LAYERS: [Layer; 6] = [
     Layer { name: "api", may_use: &["engine", "store"], without: &["sea_orm", "actix", "Addr<", "crate::delivery"] },

@@ -62,6 +62,7 @@ mod libraries;
 mod lifecycle;
 mod listener;
 mod lists;
+mod logs;
 mod malformed;
 mod migrations;
 mod misbehaving;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tracing::field::display;
+
 use crate::clock::UnixMillis;
 use crate::engine::lane::Reason;
 use crate::engine::operational::{self, DISABLED_EVENT};
@@ -9,6 +11,7 @@ use crate::engine::serving::{self, Serving};
 use crate::engine::shared::Shared;
 
 use super::STORE_PAUSE;
+use super::report::ENDPOINT;
 
 /// Switches a webhook off, unless it was changed since. Answers what it is now; nothing when it could not be read.
 pub(super) async fn switch_off(
@@ -23,7 +26,8 @@ pub(super) async fn switch_off(
             Ok(true) => {
                 shared.routes.deactivate(serving.tenant, serving.num);
                 drop(changing);
-                tracing::warn!(webhook = %serving.name, reason, "webhook switched off");
+                let (tenant, webhook, name) = (serving.tenant_id.map(display), serving.id, &serving.name);
+                tracing::warn!(target: ENDPOINT, tenant, %webhook, name, reason, "webhook switched off; its backlog is kept");
                 operational::tell(&shared, &serving, DISABLED_EVENT, &reason).await;
                 break;
             }

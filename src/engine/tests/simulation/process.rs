@@ -280,6 +280,7 @@ impl Process {
                 num: hook.num,
                 id: WebhookId::generate(),
                 tenant: hook.tenant,
+                tenant_id: None,
                 name: String::new(),
                 version: hook.version,
                 mode: if hook.is_active && !hook.is_paused { Mode::Open } else { Mode::Held },

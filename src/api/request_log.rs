@@ -1,0 +1,184 @@
+//! One log line for each request: who asked for what, and what became of it. What changes something or fails is told at
+//! `info`, our own failures at `warn`, reads and publishes that succeed at `debug`. Keys that were refused have lines of
+//! their own. Never the query, a header or a body.
+
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request};
+use axum::http::{Method, StatusCode, Uri};
+use parking_lot::Mutex;
+use tracing::{Level, debug, enabled, info, warn};
+
+use super::origin::{Origin, RequestId};
+use crate::id::{KeyId, TenantId};
+use crate::log_limit::LogLimit;
+
+/// In `POSTHASTE_LOG`: one line a request.
+const REQUEST: &str = "posthaste::request";
+
+/// In `POSTHASTE_LOG`: one line a key that was refused.
+const KEY: &str = "posthaste::key";
+
+/// Requests that were refused, in a second: anybody can make them.
+const REFUSED: u32 = 50;
+
+/// Keys that were refused, in a second.
+const KEYS: u32 = 10;
+
+/// Changes, and what failed on our side, in a second.
+const CHANGES: u32 = 500;
+
+/// Longer paths lead nowhere, and would fill the log.
+const LONGEST_PATH: usize = 256;
+
+/// The lines of this process, as far as there are not too many.
+#[derive(Debug)]
+pub(super) struct RequestLog {
+    refused: Mutex<LogLimit>,
+    keys: Mutex<LogLimit>,
+    changes: Mutex<LogLimit>,
+}
+
+/// Who calls, noted in the extensions of a request by whoever finds out.
+#[derive(Debug, Clone, Default)]
+pub(super) struct CallerNote(Arc<Noted>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    /// None for the admin key of the configuration.
+    key: OnceLock<Option<KeyId>>,
+    tenant: OnceLock<TenantId>,
+}
+
+/// What of a request must be known when it is answered.
+pub(super) struct Begun {
+    at: Instant,
+    method: Method,
+    uri: Uri,
+    route: Option<MatchedPath>,
+    peer: Option<IpAddr>,
+    caller: CallerNote,
+}
+
+/// What became of it.
+pub(super) struct Answered<'a> {
+    pub(super) status: StatusCode,
+    /// Of the problem, if it is one.
+    pub(super) code: Option<&'a str>,
+    pub(super) request: &'a RequestId,
+}
+
+impl CallerNote {
+    pub(super) fn key(&self, id: Option<KeyId>) {
+        let _ = self.0.key.set(id);
+    }
+
+    pub(super) fn tenant(&self, id: TenantId) {
+        let _ = self.0.tenant.set(id);
+    }
+}
+
+impl Begun {
+    pub(super) fn of(request: &mut Request) -> Self {
+        let caller = CallerNote::default();
+        request.extensions_mut().insert(caller.clone());
+        Self {
+            at: Instant::now(),
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            route: request.extensions().get::<MatchedPath>().cloned(),
+            peer: Origin::of(request.extensions()).peer,
+            caller,
+        }
+    }
+
+    fn route(&self) -> Option<&str> {
+        self.route.as_ref().map(MatchedPath::as_str)
+    }
+
+    /// Of a route that there is: other paths may be anything.
+    fn path(&self) -> Option<&str> {
+        self.route.as_ref().map(|_| self.uri.path()).filter(|path| path.len() <= LONGEST_PATH)
+    }
+
+    /// Publishes are many, and each is in the database.
+    fn is_publish(&self) -> bool {
+        self.method == Method::POST && matches!(self.route(), Some("/api/v1/events" | "/api/v1/events/batch"))
+    }
+}
+
+macro_rules! line {
+    ($level:ident, $begun:expr, $answered:expr, $suppressed:expr, $message:literal) => {{
+        let (begun, answered): (&Begun, &Answered<'_>) = ($begun, $answered);
+        let key = begun.caller.0.key.get();
+        $level!(
+            target: REQUEST,
+            method = %begun.method,
+            route = begun.route(),
+            path = begun.path(),
+            status = answered.status.as_u16(),
+            code = answered.code,
+            duration_ms = u64::try_from(begun.at.elapsed().as_millis()).unwrap_or(u64::MAX),
+            request = answered.request.as_str(),
+            tenant = begun.caller.0.tenant.get().map(display),
+            key = key.map(|key| key.map_or_else(|| "admin".to_owned(), |id| id.to_string())),
+            peer = begun.peer.map(display),
+            suppressed = $suppressed,
+            $message
+        );
+    }};
+}
+
+impl RequestLog {
+    pub(super) fn new() -> Self {
+        let limit = |most| Mutex::new(LogLimit::new(most, Instant::now()));
+        Self { refused: limit(REFUSED), keys: limit(KEYS), changes: limit(CHANGES) }
+    }
+
+    pub(super) fn write(&self, begun: &Begun, answered: &Answered<'_>) {
+        let status = answered.status;
+        let admitted = |limit: &Mutex<LogLimit>| limit.lock().admit(Instant::now());
+        if status == StatusCode::UNAUTHORIZED {
+            if enabled!(target: KEY, Level::INFO)
+                && let Some(suppressed) = admitted(&self.keys)
+            {
+                refused_key(begun, answered, suppressed);
+            }
+        } else if status.is_server_error() {
+            if let Some(suppressed) = admitted(&self.changes) {
+                line!(warn, begun, answered, suppressed, "request failed on our side");
+            }
+        } else if status.is_client_error() {
+            if enabled!(target: REQUEST, Level::INFO)
+                && let Some(suppressed) = admitted(&self.refused)
+            {
+                line!(info, begun, answered, suppressed, "request refused");
+            }
+        } else if begun.method.is_safe() || begun.is_publish() {
+            if enabled!(target: REQUEST, Level::DEBUG) {
+                line!(debug, begun, answered, 0_u64, "request answered");
+            }
+        } else if enabled!(target: REQUEST, Level::INFO)
+            && let Some(suppressed) = admitted(&self.changes)
+        {
+            line!(info, begun, answered, suppressed, "request answered");
+        }
+    }
+}
+
+fn refused_key(begun: &Begun, answered: &Answered<'_>, suppressed: u64) {
+    let key = begun.caller.0.key.get().copied().flatten();
+    info!(
+        target: KEY,
+        reason = answered.code,
+        peer = begun.peer.map(display),
+        key = key.map(display),
+        method = %begun.method,
+        route = begun.route(),
+        request = answered.request.as_str(),
+        suppressed,
+        "key refused"
+    );
+}

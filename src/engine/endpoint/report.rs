@@ -1,0 +1,165 @@
+//! What an endpoint records of an attempt, and what it says in the log: a line for each attempt that failed, as far as
+//! there are not too many, and for each change of the breaker. Names the receiver's host and no more of its URL.
+
+use std::time::{Duration, Instant};
+
+use tracing::field::display;
+use tracing::{Level, debug, enabled, info, warn};
+
+use crate::delivery::breaker::{View, ViewState};
+use crate::delivery::outcome::OutcomeKind;
+use crate::delivery::sender::Report;
+use crate::engine::lane::Entry;
+use crate::engine::serving::Serving;
+use crate::id::{DeliveryId, EventId};
+use crate::log_limit::LogLimit;
+use crate::store::deliveries::{Attempt, DeliveryState, Status};
+use crate::store::journal::{AttemptRecord, Record};
+
+use super::Endpoint;
+use super::attempt::Attempted;
+
+/// In `POSTHASTE_LOG`: one line an attempt.
+const ATTEMPT: &str = "posthaste::attempt";
+
+/// In `POSTHASTE_LOG`: what becomes of an endpoint as a whole.
+pub(in crate::engine) const ENDPOINT: &str = "posthaste::endpoint";
+
+/// Failed attempts of one endpoint that are logged in a second. More lines of the same say nothing new.
+const LINES_EACH: u32 = 5;
+
+/// Failed attempts of all endpoints that are logged in a second: some 200 KiB of text.
+pub(in crate::engine) const LINES_ALL: u32 = 500;
+
+impl Endpoint {
+    pub(super) fn settle(&mut self, entry: &Entry, state: DeliveryState, attempted: Attempted) {
+        let id = self.id(entry.event.seq);
+        self.log_attempt(entry, &state, &attempted.report);
+        let Attempted { report, started_at, slot } = attempted;
+        let Report { outcome, status, error, head_us, duration_us, response_headers, response_body, .. } = report;
+        let outcome = outcome.kind();
+        self.shared.count(outcome);
+        let (took, settled) = (Duration::from_micros(duration_us.into()), state.status != Status::Pending);
+        self.pulse.answered(took, outcome == OutcomeKind::Success, settled);
+        let attempt = Attempt {
+            number: state.attempts,
+            trigger: entry.trigger,
+            started_at,
+            duration_us,
+            head_us,
+            status_code: status,
+            outcome: outcome.code(),
+            error,
+            response_headers,
+            response_body: response_body.into(),
+        };
+        slot.record(Record::Attempt(Box::new(AttemptRecord::new(id, attempt, state))));
+    }
+
+    fn log_attempt(&mut self, entry: &Entry, state: &DeliveryState, report: &Report) {
+        let id = self.id(entry.event.seq);
+        if report.outcome.kind() == OutcomeKind::Success {
+            if enabled!(target: ATTEMPT, Level::DEBUG) {
+                log_success(&self.serving, id, state, report);
+            }
+            return;
+        }
+        if !enabled!(target: ATTEMPT, Level::INFO) {
+            return;
+        }
+        let now = Instant::now();
+        let Some(of_this) = self.log_limit.admit(now) else { return };
+        self.say_suppressed(of_this);
+        let Some(of_all) = self.shared.attempt_log.lock().admit(now) else { return };
+        if of_all > 0 {
+            info!(target: ATTEMPT, suppressed = of_all, "further attempts of many webhooks failed and are not logged");
+        }
+        log_failure(&self.serving, id, state, report);
+    }
+
+    fn say_suppressed(&self, suppressed: u64) {
+        if suppressed > 0 {
+            let Serving { id, tenant_id, .. } = &*self.serving;
+            info!(
+                target: ATTEMPT, tenant = tenant_id.map(display), webhook = %id, suppressed,
+                "further attempts failed and are not logged one by one"
+            );
+        }
+    }
+
+    /// Says how many failures were not logged, when no other line will.
+    pub(super) fn end_log(&mut self) {
+        let suppressed = self.log_limit.take_suppressed();
+        self.say_suppressed(suppressed);
+    }
+
+    /// Notes how the breaker stands now, and says so when that is another state than before.
+    pub(super) fn note_breaker(&mut self, view: View) {
+        let before = std::mem::replace(&mut self.breaker, view.state);
+        if before == view.state {
+            return;
+        }
+        let Serving { id, tenant_id, name, .. } = &*self.serving;
+        let (tenant, host) = (tenant_id.map(display), self.serving.host());
+        let (failures, last) = (view.consecutive_failures, view.last_failure.map(OutcomeKind::as_str));
+        match view.state {
+            ViewState::Open => warn!(
+                target: ENDPOINT, tenant, webhook = %id, name, host, consecutive_failures = failures, last_failure = last,
+                next_probe_at = view.next_probe_at.map(display),
+                "circuit breaker opened; deliveries wait until a probe succeeds"
+            ),
+            ViewState::HalfOpen => debug!(
+                target: ENDPOINT, tenant, webhook = %id, name, host,
+                "circuit breaker half-open; the next delivery is sent as a probe"
+            ),
+            ViewState::Closed => info!(
+                target: ENDPOINT, tenant, webhook = %id, name, host,
+                "circuit breaker closed; deliveries are sent again"
+            ),
+        }
+    }
+}
+
+pub(super) fn new_limit() -> LogLimit {
+    LogLimit::new(LINES_EACH, Instant::now())
+}
+
+fn log_failure(serving: &Serving, id: DeliveryId, state: &DeliveryState, report: &Report) {
+    let consequence = match state.status {
+        Status::Pending => "attempt failed; the delivery will be tried again",
+        Status::Failed => "attempt failed; the delivery has failed",
+        Status::Success => "attempt failed; the delivery has succeeded before",
+        Status::Cancelled => "attempt failed; the delivery is cancelled",
+    };
+    info!(
+        target: ATTEMPT,
+        tenant = serving.tenant_id.map(display),
+        webhook = %serving.id,
+        event = %EventId(id.event),
+        delivery = %id,
+        attempt = state.attempts,
+        outcome = report.outcome.kind().as_str(),
+        status_code = report.status,
+        duration_ms = report.duration_us / 1_000,
+        next_attempt_at = state.next_at.map(display),
+        host = serving.host(),
+        error = report.error.as_deref(),
+        "{consequence}"
+    );
+}
+
+fn log_success(serving: &Serving, id: DeliveryId, state: &DeliveryState, report: &Report) {
+    debug!(
+        target: ATTEMPT,
+        tenant = serving.tenant_id.map(display),
+        webhook = %serving.id,
+        event = %EventId(id.event),
+        delivery = %id,
+        attempt = state.attempts,
+        outcome = report.outcome.kind().as_str(),
+        status_code = report.status,
+        duration_ms = report.duration_us / 1_000,
+        host = serving.host(),
+        "attempt succeeded"
+    );
+}

@@ -1,0 +1,153 @@
+//! What an operator finds in the log at its usual level: failures with ids, changes, refusals, and no flood of them.
+
+use serde_json::{Value, json};
+
+use crate::fact;
+use crate::hook::{Hook, plain, quick_retries};
+use crate::receiver::Receiver;
+use crate::world::{Event, World, new_key, text};
+
+async fn world() -> World {
+    World::with(&[("POSTHASTE_LOG", "info")]).await
+}
+
+/// The fields of the lines with this target, with their level.
+fn lines(world: &mut World, target: &str) -> Vec<Value> {
+    let text = world.server().output().stderr();
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let lines = lines.filter(|line| line["target"] == target).map(|mut line| {
+        line["fields"]["level"] = line["level"].take();
+        line["fields"].take()
+    });
+    lines.collect()
+}
+
+/// How many things these lines tell of.
+fn told(lines: &[Value]) -> u64 {
+    let is_line = |line: &&Value| line["webhook"].is_null() || line["delivery"].is_string();
+    let suppressed: u64 = lines.iter().filter_map(|line| line["suppressed"].as_u64()).sum();
+    suppressed + lines.iter().filter(is_line).count() as u64
+}
+
+#[tokio::test]
+async fn an_attempt_that_fails_is_a_line_with_everything_to_find_it_by() {
+    let mut world = world().await;
+    let receiver = Receiver::fails(1).then_accepts();
+    let url = receiver.url("/hooks?token=planted-in-the-query");
+    let wish = plain(&url, json!({"retryPolicy": quick_retries(2)}));
+    let webhook = text(&world.client().post("/webhooks", &wish).await.expect(201), "id");
+    let event = world.publish("message.sent").await;
+    let delivery = world.settled(&event).await;
+
+    let [line] = &lines(&mut world, "posthaste::attempt")[..] else { panic!("one attempt has failed") };
+    assert_eq!(line["level"], "INFO", "{line}");
+    assert_eq!(
+        [&line["tenant"], &line["webhook"], &line["event"], &line["delivery"]],
+        [&json!(world.tenant.id), &json!(webhook), &json!(event.id), &delivery["id"]]
+    );
+    assert_eq!((&line["attempt"], &line["outcome"]), (&json!(1), &json!("rejected")));
+    assert_eq!((&line["status_code"], &line["host"]), (&json!(500), &json!("127.0.0.1")));
+    assert!(line["next_attempt_at"].is_string() && line["duration_ms"].is_u64(), "{line}");
+    assert!(!world.server().output().all().contains("planted-in-the-query"));
+}
+
+#[tokio::test]
+async fn many_attempts_that_fail_are_few_lines_that_say_how_many() {
+    let mut world = world().await;
+    let settings = json!({"retryPolicy": {"maxRetries": 0}, "breaker": {"failureThreshold": 1000}, "maxInFlight": 64});
+    world.hook(Receiver::status(500), settings).await;
+    let events = vec![json!({"event": "message.sent", "data": {}}); 300];
+    let answer = world.client().post("/events/batch", &json!({"events": events})).await.expect(202);
+    for event in answer["results"].as_array().expect("results") {
+        world
+            .settled(&Event::from(&json!({"id": event["id"], "timestamp": event["timestamp"],
+            "matched": 1, "duplicate": false})))
+            .await;
+    }
+    world.stop().await;
+
+    let lines = lines(&mut world, "posthaste::attempt");
+    assert!(lines.len() < 200, "{} lines", lines.len());
+    assert_eq!(told(&lines), 300, "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_breaker_says_when_it_opens_and_when_it_closes() {
+    let mut world = world().await;
+    let settings = json!({"retryPolicy": {"maxRetries": 0}, "breaker": {"failureThreshold": 2}});
+    let hook: Hook = world.hook(Receiver::fails(2).then_accepts(), settings).await;
+    for _ in 0..2 {
+        let event = world.publish("message.sent").await;
+        world.settled(&event).await;
+    }
+    let opened = fact::until("the breaker is said to be open", async || {
+        lines(&mut world, "posthaste::endpoint").pop().filter(|line| line["level"] == "WARN")
+    });
+    let opened = opened.await;
+    assert_eq!((&opened["webhook"], &opened["consecutive_failures"]), (&json!(hook.id), &json!(2)), "{opened}");
+
+    world.client().act(&hook.path("/test")).await.succeeded();
+
+    let closed = fact::until("it is said to be closed", async || {
+        lines(&mut world, "posthaste::endpoint").pop().filter(|line| line["level"] == "INFO")
+    });
+    assert!(text(&closed.await, "message").contains("closed"));
+}
+
+#[tokio::test]
+async fn changes_and_refusals_are_lines_and_what_is_read_or_published_is_none() {
+    let mut world = world().await;
+    let hook = world.hook(Receiver::ok(), json!({})).await;
+    world.publish("message.sent").await;
+    world.client().get("/webhooks").await.expect(200);
+    let before = lines(&mut world, "posthaste::request").len();
+    world.client().patch(&hook.path(""), &json!({"name": "another"})).await.expect(200);
+    world.client().get("/events?nonsense=1").await.problem(400);
+
+    let all = lines(&mut world, "posthaste::request");
+    let [changed, refused] = &all[before..] else { panic!("two lines: {all:?}") };
+    assert_eq!((&changed["method"], &changed["status"]), (&json!("PATCH"), &json!(200)));
+    assert_eq!(changed["route"], "/api/v1/webhooks/{id}");
+    assert_eq!(
+        (&changed["tenant"], &changed["path"]),
+        (&json!(world.tenant.id), &json!(format!("/api/v1{}", hook.path(""))))
+    );
+    assert!(
+        text(changed, "key").starts_with("key_") && changed["request"].is_string() && changed["peer"] == "127.0.0.1"
+    );
+    assert_eq!((&refused["route"], &refused["status"]), (&json!("/api/v1/events"), &json!(400)));
+    assert!(refused["code"].is_string() && refused["path"] == "/api/v1/events", "{refused}");
+    assert!(all.iter().all(|line| line["route"] != "/api/v1/events" || line["status"] != 202), "{all:?}");
+}
+
+#[tokio::test]
+async fn a_refused_key_is_named_by_its_id_and_a_flood_of_them_is_summed_up() {
+    let mut world = world().await;
+    let made = new_key(&world.admin(), &world.tenant.id, &["read"]).await;
+    let (id, key) = (text(&made, "id"), text(&made, "key"));
+    let path = format!("/tenants/{}/keys/{id}", world.tenant.id);
+    world.admin().delete(&path).await.succeeded();
+    let refused = world.anyone().with_key(&key);
+    for _ in 0..60 {
+        refused.get("/webhooks").await.problem(401);
+    }
+
+    let first = lines(&mut world, "posthaste::key");
+    assert_eq!((&first[0]["key"], &first[0]["peer"]), (&json!(id), &json!("127.0.0.1")), "{first:?}");
+    assert!(first[0]["reason"].is_string() && !world.server().output().all().contains(&key));
+    let last = fact::until("the rest is summed up", async || {
+        refused.get("/webhooks").await.problem(401);
+        let lines = lines(&mut world, "posthaste::key");
+        lines.iter().any(|line| line["suppressed"].as_u64() > Some(0)).then_some(lines)
+    });
+    assert!(told(&last.await) >= 60);
+}
+
+#[tokio::test]
+async fn a_start_says_which_version_has_which_database() {
+    let mut world = world().await;
+    let [start] = &lines(&mut world, "posthaste::start")[..] else { panic!("one start") };
+    assert_eq!(start["url"], world.url());
+    assert!(start["version"].is_string() && text(start, "database").starts_with("sqlite://"), "{start}");
+    assert!(text(start, "engine").starts_with("posthaste-"));
+}
