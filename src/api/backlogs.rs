@@ -12,6 +12,8 @@ use serde_json::Value;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub(super) use self::view::states;
+
 use self::view::BacklogView;
 use super::App;
 use super::auth::{Read, Tenant, Tenants};

@@ -106,6 +106,16 @@ pub(super) struct AttemptView {
     response_body_truncated: bool,
 }
 
+/// Of deliveries, as they are shown.
+pub(super) fn statuses() -> [&'static str; 4] {
+    [Status::Pending, Status::Success, Status::Failed, Status::Cancelled].map(status_word)
+}
+
+/// Of attempts, as they are shown.
+pub(super) fn triggers() -> [&'static str; 5] {
+    [Trigger::Scheduled, Trigger::Retry, Trigger::Manual, Trigger::Test, Trigger::Recovery].map(trigger_word)
+}
+
 fn status_word(status: Status) -> &'static str {
     match status {
         Status::Pending => "pending",

@@ -1,5 +1,7 @@
 //! The OpenAPI document around the handlers: what all of them share.
 
+mod shapes;
+
 use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
@@ -25,12 +27,14 @@ use super::problem::{FieldError, ProblemView};
 )]
 pub(super) struct ApiDocument;
 
-/// Each answer must have a description; those without a better one get the phrase of their status.
+/// Each answer must have a description; those without a better one get the phrase of their status. Schemas say everything
+/// that is known of their values.
 pub(super) fn describe_all(mut document: Document) -> Document {
     for path in document.paths.paths.values_mut() {
         let PathItem { get, put, post, delete, patch, .. } = path;
         [get, put, post, delete, patch].into_iter().flatten().for_each(describe);
     }
+    shapes::refine(&mut document);
     document
 }
 

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 /// A layer is a file `src/<name>.rs` with its folder `src/<name>/`.
 struct Layer {
     name: &'static str,
@@ -209,4 +211,64 @@ fn the_openapi_document_is_the_one_that_was_reviewed() {
     assert!(printed == reviewed, "the API changed; look at `posthaste openapi > docs/openapi.json` and commit it");
     let document: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
     assert_eq!(document["openapi"].as_str().map(|version| &version[..3]), Some("3.1"));
+}
+
+/// Every schema of the document in which properties stand, with the name that it is under.
+fn objects(name: &str, schema: &Value, found: &mut Vec<(String, Value)>) {
+    match schema {
+        Value::Object(members) => {
+            if members.get("properties").is_some_and(Value::is_object) {
+                found.push((name.to_owned(), schema.clone()));
+            }
+            members.values().for_each(|member| objects(name, member, found));
+        }
+        Value::Array(items) => items.iter().for_each(|item| objects(name, item, found)),
+        _ => {}
+    }
+}
+
+fn allows(schema: &Value, kind: &str) -> bool {
+    let of_type = schema["type"] == kind || schema["type"].as_array().is_some_and(|kinds| kinds.contains(&kind.into()));
+    of_type || schema["oneOf"].as_array().is_some_and(|parts| parts.iter().any(|part| allows(part, kind)))
+}
+
+/// Whether its description lists the values that a text may have: "`a`, `b` or `c`".
+fn lists_values(schema: &Value, description: &Value) -> bool {
+    let description = description.as_str().unwrap_or_default();
+    allows(schema, "string") && description.starts_with('`') && description.contains("` or `")
+}
+
+#[test]
+fn the_openapi_document_says_what_may_be_sent_and_what_may_come() {
+    let text = fs::read_to_string(root().join("docs/openapi.json")).expect("the document");
+    let document: Value = serde_json::from_str(&text).expect("JSON");
+    let mut found = Vec::new();
+    for (name, schema) in document["components"]["schemas"].as_object().expect("schemas") {
+        objects(name, schema, &mut found);
+    }
+    let (mut free, mut listed) = (0, 0);
+    for (name, object) in &found {
+        for (property, schema) in object["properties"].as_object().expect("properties") {
+            let place = format!("{name}.{property}");
+            if ["data", "metadata"].contains(&property.as_str()) && allows(schema, "object") {
+                assert_eq!(schema["additionalProperties"], true, "{place} takes no members");
+                free += 1;
+            }
+            let is_required =
+                object["required"].as_array().is_some_and(|names| names.contains(&property.as_str().into()));
+            let is_input = name.ends_with("Input") || name.ends_with("Patch");
+            assert!(!(is_input && is_required && allows(schema, "null")), "{place} is required, and null is accepted");
+            listed += usize::from(schema["enum"].is_array() || schema["items"]["enum"].is_array());
+            assert!(!lists_values(schema, &schema["description"]) || schema["enum"].is_array(), "{place} is no enum");
+        }
+    }
+    for operation in document["paths"].as_object().expect("paths").values().flat_map(|path| path.as_object()).flatten()
+    {
+        for parameter in operation.1["parameters"].as_array().into_iter().flatten() {
+            let place = format!("the parameter {} of {}", parameter["name"], operation.1["operationId"]);
+            let is_listed = lists_values(&parameter["schema"], &parameter["description"]);
+            assert!(!is_listed || parameter["schema"]["enum"].is_array(), "{place} is no enum");
+        }
+    }
+    assert!(free >= 4 && listed >= 15, "{free} objects are free, {listed} texts have values");
 }

@@ -195,6 +195,12 @@ impl ActorView {
     }
 }
 
+/// Of endpoints, as they are shown.
+pub(in crate::api) fn states() -> [&'static str; 5] {
+    use EndpointState::{Active, Inactive, Open, Paused, Quarantined};
+    [Active, Paused, Inactive, Open, Quarantined].map(word)
+}
+
 pub(in crate::api) fn word(state: EndpointState) -> &'static str {
     match state {
         EndpointState::Active => "active",

@@ -1,0 +1,146 @@
+//! What the types of the handlers do not say of themselves: which texts have a fixed set of values, where any members may
+//! stand, and that what an input requires is never null.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::schema::{AdditionalProperties, ArrayItems, Object, Schema, SchemaType, Type};
+use utoipa::openapi::{OpenApi as Document, RefOr};
+
+use crate::api::auth::Scope;
+use crate::api::{backlogs, deliveries};
+use crate::engine::OutcomeKind;
+
+/// Members that are the publisher's or the owner's own.
+const FREE: [&str; 2] = ["data", "metadata"];
+
+pub(super) fn refine(document: &mut Document) {
+    for (name, schema) in document.components.iter_mut().flat_map(|components| &mut components.schemas) {
+        walk(schema, name.ends_with("Input") || name.ends_with("Patch"));
+    }
+    for path in document.paths.paths.values_mut() {
+        let PathItem { get, put, post, delete, patch, .. } = path;
+        [get, put, post, delete, patch].into_iter().flatten().for_each(parameters);
+    }
+}
+
+fn parameters(operation: &mut Operation) {
+    for parameter in operation.parameters.iter_mut().flatten() {
+        let RefOr::T(parameter) = parameter else { continue };
+        let values = match parameter.name.as_str() {
+            "sort" | "by" => Some(vec!["oldest", "depth"]),
+            name => values_of(name, &BTreeSet::new()),
+        };
+        if let (Some(values), Some(schema)) = (values, &mut parameter.schema) {
+            restrict(schema, &values);
+        }
+    }
+}
+
+fn walk(schema: &mut RefOr<Schema>, is_input: bool) {
+    match schema {
+        RefOr::T(Schema::Object(object)) => refine_object(object, is_input),
+        RefOr::T(Schema::Array(array)) => {
+            if let ArrayItems::RefOrSchema(items) = &mut array.items {
+                walk(items, is_input);
+            }
+        }
+        RefOr::T(Schema::OneOf(parts)) => parts.items.iter_mut().for_each(|part| walk(part, is_input)),
+        RefOr::T(Schema::AllOf(parts)) => parts.items.iter_mut().for_each(|part| walk(part, is_input)),
+        RefOr::T(Schema::AnyOf(parts)) => parts.items.iter_mut().for_each(|part| walk(part, is_input)),
+        RefOr::T(_) | RefOr::Ref(_) => {}
+    }
+}
+
+fn refine_object(object: &mut Object, is_input: bool) {
+    let siblings: BTreeSet<String> = object.properties.keys().cloned().collect();
+    for (name, property) in &mut object.properties {
+        if is_input && object.required.contains(name) {
+            forbid_null(property);
+        }
+        if FREE.contains(&name.as_str()) {
+            open(property);
+        }
+        if let Some(values) = values_of(name, &siblings) {
+            restrict(property, &values);
+        }
+        walk(property, is_input);
+    }
+}
+
+/// The values of a text of this name, if there are only so many; the others of its object tell which text it is.
+fn values_of(name: &str, siblings: &BTreeSet<String>) -> Option<Vec<&'static str>> {
+    let beside = |name: &str| siblings.contains(name);
+    Some(match name {
+        "outcome" => OutcomeKind::ALL.iter().map(|kind| kind.as_str()).collect(),
+        "trigger" => deliveries::triggers().into(),
+        "status" => deliveries::statuses().into(),
+        "scopes" => Scope::ALL.iter().map(|scope| scope.as_str()).collect(),
+        "state" if beside("consecutiveFailures") => vec!["closed", "open", "half_open"],
+        "state" if beside("webhookId") => backlogs::states().into(),
+        "backoffStrategy" => vec!["exponential", "linear", "schedule"],
+        "format" => vec!["hex", "prefixed", "timestamped"],
+        "type" if beside("tokenUrl") && beside("password") => vec!["basic", "bearer", "oauth2"],
+        "tokenEndpointAuthMethod" => vec!["client_secret_basic", "client_secret_post"],
+        "source" => vec!["configuration", "database"],
+        "what" => vec!["headers", "credentials", "secrets", "answers"],
+        _ => return None,
+    })
+}
+
+/// A text, or the texts of a list, have one of these values.
+fn restrict(schema: &mut RefOr<Schema>, values: &[&str]) {
+    match schema {
+        RefOr::T(Schema::Object(object)) if has(&object.schema_type, &Type::String) => {
+            let null = has(&object.schema_type, &Type::Null).then_some(Value::Null);
+            object.enum_values = Some(values.iter().copied().map(Value::from).chain(null).collect());
+        }
+        RefOr::T(Schema::Array(array)) => {
+            if let ArrayItems::RefOrSchema(items) = &mut array.items {
+                restrict(items, values);
+            }
+        }
+        RefOr::T(_) | RefOr::Ref(_) => {}
+    }
+}
+
+/// An object takes any members.
+fn open(schema: &mut RefOr<Schema>) {
+    if let RefOr::T(Schema::Object(object)) = schema
+        && has(&object.schema_type, &Type::Object)
+        && object.properties.is_empty()
+    {
+        object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(true)));
+    }
+}
+
+fn forbid_null(schema: &mut RefOr<Schema>) {
+    match schema {
+        RefOr::T(Schema::Object(object)) => without_null(&mut object.schema_type),
+        RefOr::T(Schema::Array(array)) => without_null(&mut array.schema_type),
+        RefOr::T(Schema::OneOf(parts)) => parts.items.retain(|part| !is_null(part)),
+        RefOr::T(_) | RefOr::Ref(_) => {}
+    }
+}
+
+fn is_null(schema: &RefOr<Schema>) -> bool {
+    matches!(schema, RefOr::T(Schema::Object(object)) if object.schema_type == SchemaType::Type(Type::Null))
+}
+
+fn without_null(types: &mut SchemaType) {
+    if let SchemaType::Array(several) = types {
+        several.retain(|one| *one != Type::Null);
+        if let [only] = several.as_slice() {
+            *types = SchemaType::Type(only.clone());
+        }
+    }
+}
+
+fn has(types: &SchemaType, wanted: &Type) -> bool {
+    match types {
+        SchemaType::Type(one) => one == wanted,
+        SchemaType::Array(several) => several.contains(wanted),
+        SchemaType::AnyValue => false,
+    }
+}
