@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use entity::audit::{ActiveModel, Column, Entity, Model};
 use entity::tenant;
+use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Set,
 };
@@ -207,7 +208,11 @@ impl Store {
     ) -> Result<Page<Entry>, StoreError> {
         let AuditFilter { tenant, action, subject, since, until } = filter;
         let bounds = [
-            tenant.map(|tenant| Column::TenantNum.eq(tenant.0)),
+            tenant.map(|tenant| match subject {
+                None => Column::TenantNum.eq(tenant.0),
+                // SQLite would read all rows of the tenant in their order instead of the few of the subject.
+                Some(_) => Expr::cust("(+tenant_num)").eq(tenant.0),
+            }),
             subject.as_ref().map(|subject| Column::Subject.eq(subject)),
             before.map(|before| Column::Num.lt(before)),
         ];

@@ -60,4 +60,8 @@ async fn a_rare_change_is_found_page_by_page(on: On) {
         }
     }
     assert_eq!((sizes, found), (vec![0, 0, 1], vec![webhook.id.to_string()]));
+
+    let by_subject = AuditFilter { action: None, subject: Some(webhook.id.to_string()), ..filter };
+    let page = world.store.audit(&by_subject, None, 10).await.unwrap();
+    assert_eq!((page.items.len(), page.next), (1, None), "its index leads there at once");
 }
