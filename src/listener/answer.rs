@@ -81,7 +81,7 @@ impl AnswerBody {
             under_way.activity.lock().offered(under_way.id, Instant::now());
             Receipt(under_way)
         });
-        Piece { bytes: self.rest.split_to(length), receipt: receipt }
+        Piece { bytes: self.rest.split_to(length), receipt }
     }
 }
 

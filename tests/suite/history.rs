@@ -169,7 +169,7 @@ async fn what_a_dump_under_load_owes_is_delivered_from_a_cluster_that_has_counte
         let load = Arc::new(Load::default());
         let client = world.client().clone();
         let dump = load
-            .publish_to_all(&[client.clone()], async {
+            .publish_to_all(std::slice::from_ref(&client), async {
                 tokio::time::sleep(LOAD).await;
                 old.dump_of(DATABASE)
             })

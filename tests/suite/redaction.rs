@@ -176,13 +176,7 @@ async fn no_secret_is_found_where_it_does_not_belong() {
     planted.text("a header's value", HEADER);
     planted.text("a credential", CREDENTIAL);
     planted.text("the database's password", PASSWORD);
-    match On::this_test() {
-        On::Sqlite => {
-            let key = std::fs::read_to_string(world.dir().join("p.db.key")).unwrap();
-            planted.base64("the master key", key.trim());
-        }
-        On::Postgres => planted.base64("the master key", MASTER_KEY),
-    }
+    planted.base64("the master key", &master_key_of(&world));
 
     let event = world.client().post("/events", &json!({"event": "message.sent", "data": {}})).await;
     event.expect(202);
@@ -215,6 +209,13 @@ async fn no_secret_is_found_where_it_does_not_belong() {
     planted.assert_absent("the log", log.as_bytes());
     if On::this_test() == On::Postgres {
         assert_nothing_shows_of_what_cannot_be_read(&planted, &mut world, &hook).await;
+    }
+}
+
+fn master_key_of(world: &World) -> String {
+    match On::this_test() {
+        On::Sqlite => std::fs::read_to_string(world.dir().join("p.db.key")).unwrap().trim().to_owned(),
+        On::Postgres => MASTER_KEY.to_owned(),
     }
 }
 

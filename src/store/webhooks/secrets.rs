@@ -36,7 +36,7 @@ pub struct SecretInfo {
 /// What became of the wish to end a secret.
 #[derive(Debug)]
 pub enum SecretEnd {
-    Ended(Webhook),
+    Ended(Box<Webhook>),
     /// Without it nothing would be signed.
     IsCurrent,
     Unknown,
@@ -96,7 +96,7 @@ impl Store {
                 Some((num, Some(_))) => {
                     secret::Entity::delete_by_id(num).exec(on).await?;
                     let deed = Deed::new(Action::EndSecret, Some(webhook.tenant), webhook.id);
-                    Ok(SecretEnd::Ended(self.note_other_secrets(on, row, deed, now, by).await?))
+                    Ok(SecretEnd::Ended(Box::new(self.note_other_secrets(on, row, deed, now, by).await?)))
                 }
             }
         })
