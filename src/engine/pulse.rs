@@ -162,13 +162,12 @@ impl Pulse {
         inner.offers = inner.offers.saturating_sub(1);
     }
 
-    pub(super) fn answered(&self, latency: Duration, ok: bool, settled: bool) {
+    /// `succeeded_at`: `None` for a failure.
+    pub(super) fn answered(&self, latency: Duration, succeeded_at: Option<UnixMillis>, settled: bool) {
         let now = self.now();
         let mut inner = self.inner.lock();
-        inner.vitals.answered(latency, ok, now);
-        if ok {
-            inner.last_success_at = Some(UnixMillis::now());
-        }
+        inner.vitals.answered(latency, succeeded_at.is_some(), now);
+        inner.last_success_at = inner.last_success_at.max(succeeded_at);
         if settled {
             inner.vitals.settled(now);
         }

@@ -40,7 +40,8 @@ impl Endpoint {
         let outcome = outcome.kind();
         self.shared.count(outcome);
         let (took, settled) = (Duration::from_micros(duration_us.into()), state.status != Status::Pending);
-        self.pulse.answered(took, outcome == OutcomeKind::Success, settled);
+        let succeeded_at = state.settled_at.filter(|_| outcome == OutcomeKind::Success);
+        self.pulse.answered(took, succeeded_at, settled);
         let attempt = Attempt {
             number: state.attempts,
             trigger: entry.trigger,
