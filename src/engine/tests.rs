@@ -165,8 +165,9 @@ async fn a_row_that_is_made_after_its_webhook_was_deleted_is_cancelled() {
     world.engine.delete_webhook(&webhook, &Author::engine()).await.unwrap();
     let late = DeliveryId { event: EventSeq(id.event.0 - 1), ..id };
     let seq = late.event.0;
-    let copy = "tenant_num, kind, occurred_at, caller_id, matched, body FROM event";
-    world.engine.store().tamper(&format!("INSERT INTO event SELECT {seq}, {copy} WHERE seq = {}", id.event.0)).await;
+    let columns = "tenant_num, kind, occurred_at, caller_id, matched, body";
+    let copy = format!("SELECT {seq}, {columns} FROM event WHERE seq = {}", id.event.0);
+    world.engine.store().tamper(&format!("INSERT INTO event (seq, {columns}) {copy}")).await;
 
     let next_at = UnixMillis::now().plus(Duration::from_secs(3600));
     world.engine.inner.journal.record(Record::Defer { id: late, next_at }).await.unwrap();

@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
 
-use sea_orm::{FromQueryResult, Statement, Value};
+use sea_orm::{DbErr, FromQueryResult, QueryResult, Statement, Value};
 
 use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
@@ -42,16 +42,27 @@ pub struct OwedPage {
     pub looked_to: Option<DeliveryId>,
 }
 
-#[derive(Debug, FromQueryResult)]
+#[derive(Debug)]
 struct EventRow {
     event_seq: i64,
-    /// Null when the event is gone.
+    /// `None` when the event is gone or cannot be read; the scan that dispatches it has logged that.
     tenant_num: Option<i64>,
     kind: Option<String>,
 }
 
+impl FromQueryResult for EventRow {
+    fn from_query_result(row: &QueryResult, prefix: &str) -> Result<Self, DbErr> {
+        Ok(Self {
+            event_seq: row.try_get(prefix, "event_seq")?,
+            tenant_num: row.try_get(prefix, "tenant_num").ok(),
+            kind: row.try_get(prefix, "kind").ok(),
+        })
+    }
+}
+
 #[derive(Debug, FromQueryResult)]
 struct TargetsRow {
+    shard: i16,
     targets: Vec<u8>,
 }
 
@@ -170,11 +181,12 @@ impl Store {
     ) -> Result<Vec<WebhookNum>, StoreError> {
         let mut values: Vec<Value> = vec![event.0.into()];
         let of_shard = shard_condition(only, &mut values);
-        let sql = format!("SELECT targets FROM fanout WHERE event_seq = $1 {of_shard}");
+        let sql = format!("SELECT shard, targets FROM fanout WHERE event_seq = $1 {of_shard}");
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         let mut greatest: BinaryHeap<Reverse<WebhookNum>> = BinaryHeap::with_capacity(TARGETS + 1);
         for row in TargetsRow::find_by_statement(statement).all(self.readers()).await? {
-            let all = targets::decode(&row.targets)?;
+            let key = format!("{}/{}", event.0, row.shard);
+            let Some(all) = self.if_readable("fanout", key, targets::decode(&row.targets))? else { continue };
             let wanted =
                 |num: &WebhookNum| below.is_none_or(|below| *num < below) && only.is_none_or(|only| *num == only);
             for num in all.into_iter().filter(wanted) {

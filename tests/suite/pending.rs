@@ -47,7 +47,7 @@ on_both!(no_delivery_is_lost_or_listed_twice_while_deliveries_get_their_rows);
 /// Each is slow, so that some have a row and some have none while the pages are read.
 async fn no_delivery_is_lost_or_listed_twice_while_deliveries_get_their_rows() {
     let world = World::start().await;
-    let slow = || Receiver::says(|_| Reply::After(Duration::from_millis(40), 200));
+    let slow = || Receiver::says(|_| Reply::After(Duration::from_millis(120), 200));
     let settings = json!({"maxInFlight": 2});
     let hooks = [world.hook(slow(), settings.clone()).await, world.hook(slow(), settings).await];
     let mut published = BTreeSet::new();
