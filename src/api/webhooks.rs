@@ -31,7 +31,7 @@ use super::problem::Problem;
 use super::receiver::ReceiverFields;
 use crate::clock::UnixMillis;
 use crate::engine::SigningSecret;
-use crate::id::{SecretId, TenantNum, WebhookId, WebhookNum};
+use crate::id::{SecretId, TenantId, TenantNum, WebhookId, WebhookNum};
 use crate::store::StoreError;
 use crate::store::webhooks::{NewWebhook, Origin, SecretInfo, Webhook};
 
@@ -180,17 +180,22 @@ async fn read(
     One(id): One<WebhookId>,
 ) -> Result<Response, Problem> {
     let webhook = find(&app, tenant.num(), id).await?;
-    let (num, version) = (webhook.num, webhook.version);
+    let version = webhook.version;
+    Ok(tagged(StatusCode::OK, version, &known(&app, tenant.row.id, webhook).await?))
+}
+
+/// A webhook with what is known of its receiver.
+async fn known(app: &App, tenant: TenantId, webhook: Webhook) -> Result<KnownView, Problem> {
+    let num = webhook.num;
     let receiver = app.engine().receivers(&[num]).await?.remove(&num).unwrap_or_default();
     let receiver = ReceiverFields::new(num, &receiver)?;
-    let view = KnownView::new(view_of(&app, webhook).await?, tenant.row.id, receiver);
-    Ok(tagged(StatusCode::OK, version, &view))
+    Ok(KnownView::new(view_of(app, webhook).await?, tenant, receiver))
 }
 
 /// Changes what is named, as a JSON merge patch (RFC 7396): `null` brings a default back.
 #[utoipa::path(patch, path = "/webhooks/{id}", tag = "webhooks", operation_id = "updateWebhook",
     params(("id" = String, Path), ("If-Match" = Option<String>, Header)), request_body = WebhookPatch,
-    responses((status = 200, body = WebhookView), ChangeProblems))]
+    responses((status = 200, body = KnownView), ChangeProblems))]
 async fn update(
     State(app): State<App>,
     tenant: Tenant<Manage>,
@@ -214,7 +219,8 @@ async fn update(
         Changed::of(app.engine().update_webhook(&webhook, &by).await)
     });
     let changed = changed.await?;
-    Ok(tagged(StatusCode::OK, changed.version, &view_of(&app, changed).await?))
+    let version = changed.version;
+    Ok(tagged(StatusCode::OK, version, &known(&app, tenant.row.id, changed).await?))
 }
 
 /// Deletes a webhook. What it is owed is cancelled.
