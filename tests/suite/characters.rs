@@ -56,7 +56,7 @@ fn put(place: &mut Value, pointer: &str, value: Value) {
     };
     let rest = if rest.is_empty() { String::new() } else { format!("/{rest}") };
     if name == "0" {
-        if !place.as_array().is_some_and(|list| !list.is_empty()) {
+        if place.as_array().is_none_or(Vec::is_empty) {
             *place = json!([null]);
         }
         return put(&mut place[0], &rest, value);

@@ -67,19 +67,21 @@ pub(super) fn engine(figures: &EngineFigures) -> Result<String, fmt::Error> {
     gauge("permits_ailing", "Places for requests to failing or slow endpoints", permits.ailing.places);
     gauge("permits_ailing_in_use", "Such places taken", permits.ailing.in_use);
     gauge("permits_ailing_waiting", "Requests that wait for such a place", permits.ailing.waiting);
-    let by_outcome = Family::<[(&'static str, &'static str); 1], Counter>::default();
-    for (outcome, count) in outcomes {
-        by_outcome.get_or_create(&[("outcome", outcome)]).inc_by(*count);
-    }
-    registry.register("attempts", "Requests made, by outcome", by_outcome);
-    let unreadable = Family::<[(&'static str, &'static str); 1], Counter>::default();
-    for (table, count) in unreadable_rows {
-        unreadable.get_or_create(&[("table", table)]).inc_by(*count);
-    }
-    registry.register("unreadable_rows", "Different rows that could not be read since the start", unreadable);
+    labelled(&mut registry, ("attempts", "outcome"), "Requests made, by outcome", outcomes);
+    let unreadable = "Different rows that could not be read since the start";
+    labelled(&mut registry, ("unreadable_rows", "table"), unreadable, unreadable_rows);
     let mut text = String::with_capacity(4096);
     encode(&mut text, &registry)?;
     Ok(text)
+}
+
+/// A counter with one series for each value of its label.
+fn labelled(registry: &mut Registry, (name, label): (&str, &'static str), help: &str, counts: &[(&'static str, u64)]) {
+    let family = Family::<[(&'static str, &'static str); 1], Counter>::default();
+    for (value, count) in counts {
+        family.get_or_create(&[(label, *value)]).inc_by(*count);
+    }
+    registry.register(name, help, family);
 }
 
 /// Writes the figures of some endpoints out, each under its webhook's id.

@@ -115,7 +115,8 @@ pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share
         }
         let started_at = UnixMillis::now();
         let began = Instant::now();
-        let request = tenure.within(send(&means, &serving, entry, body));
+        // On the heap, or it would be moved with everything that waits for it.
+        let request = Box::pin(tenure.within(send(&means, &serving, entry, body)));
         let request = AssertUnwindSafe(request).catch_unwind();
         let report = keep_watch(turn.make(request), permit).await;
         let report = match report {
