@@ -239,10 +239,31 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// Lets a test end a migration between two of its statements.
+#[cfg(test)]
+pub(super) mod cut_short {
+    use std::cell::Cell;
+
+    use sea_orm::DbErr;
+
+    thread_local! {
+        /// How many statements may still run on this test's thread; other tests migrate meanwhile.
+        pub(in crate::store) static LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
+    }
+
+    pub(super) fn count_down() -> Result<(), DbErr> {
+        let left = LEFT.get().checked_sub(1).ok_or_else(|| DbErr::Custom("cut short".to_owned()))?;
+        LEFT.set(left);
+        Ok(())
+    }
+}
+
 async fn ensure_schema(on: &DatabaseConnection, migrate: bool) -> Result<(), OpenError> {
     #[cfg(debug_assertions)]
     migration::before_each_statement(|| {
         fault::point("migration.statement");
+        #[cfg(test)]
+        cut_short::count_down()?;
         Ok(())
     });
     if migrate {

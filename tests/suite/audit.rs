@@ -66,9 +66,11 @@ impl Estate {
         let event = client.post("/events", &json!({"event": "message.sent", "data": {}})).await;
         event.expect(202);
         // Until it has a row it is on its way to its endpoint, and nobody can take it back.
-        let pending = format!("/deliveries?status=pending&eventId={}", id_of(&event));
-        let row = async || client.walk(&pending).await.into_iter().next();
-        estate.ids.delivery = text(&fact::until("it waits", row).await, "id");
+        let path = format!("/events/{}", id_of(&event));
+        let has_row = async || (client.get(&path).await.json()["progress"]["pending"] == 1).then_some(());
+        fact::until("it waits as a row", has_row).await;
+        let pending = client.walk(&format!("/deliveries?status=pending&eventId={}", id_of(&event))).await;
+        estate.ids.delivery = text(&pending[0], "id");
         estate
     }
 }

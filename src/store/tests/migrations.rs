@@ -1,9 +1,8 @@
 //! The schema: up, down, and who may have a database open.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use migration::MigratorTrait;
 
+use super::super::connect::cut_short::LEFT;
 use super::*;
 
 #[tokio::test]
@@ -39,14 +38,6 @@ async fn many_processes_may_migrate_at_once() {
     }
 }
 
-/// How many statements of migrations may still run.
-static STATEMENTS: AtomicUsize = AtomicUsize::new(usize::MAX);
-
-fn count_down() -> Result<(), DbErr> {
-    let left = STATEMENTS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-    left.map(drop).map_err(|_| DbErr::Custom("cut short".to_owned()))
-}
-
 async fn schema(store: &Store) -> Vec<(String, String)> {
     let sql = "SELECT name, COALESCE(sql, '') FROM sqlite_master \
                UNION ALL SELECT name, CAST(value AS TEXT) FROM engine_state \
@@ -57,7 +48,6 @@ async fn schema(store: &Store) -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn a_file_that_an_older_version_has_half_migrated_is_finished_whatever_the_half() {
-    migration::before_each_statement(count_down);
     let home = Home::new(On::Sqlite);
     let whole = home.open().await;
     let expected = schema(&whole).await;
@@ -65,10 +55,10 @@ async fn a_file_that_an_older_version_has_half_migrated_is_finished_whatever_the
     for statements in 0.. {
         let home = Home::new(On::Sqlite);
         let file = sea_orm::Database::connect(format!("{}?mode=rwc", home.options().url)).await.unwrap();
-        STATEMENTS.store(statements, Ordering::Relaxed);
+        LEFT.set(statements);
         // As it was done without a transaction around it.
         let is_whole = migration::Migrator::up(&file, None).await.is_ok();
-        STATEMENTS.store(usize::MAX, Ordering::Relaxed);
+        LEFT.set(usize::MAX);
         file.close().await.unwrap();
         // A process that was killed had made one beside the file before.
         let store = home.open_with(MasterKey::parse("cG9zdGhhc3RlIHBvc3RoYXN0ZSBwb3N0aGFzdGUgcG8=")).await.unwrap();
@@ -82,10 +72,9 @@ async fn a_file_that_an_older_version_has_half_migrated_is_finished_whatever_the
 
 #[tokio::test]
 async fn a_migration_of_a_file_that_fails_leaves_nothing_of_it() {
-    migration::before_each_statement(count_down);
     let home = Home::new(On::Sqlite);
     for statements in [0, 1, 20, 33] {
-        STATEMENTS.store(statements, Ordering::Relaxed);
+        LEFT.set(statements);
         assert!(Store::open(home.options()).await.is_err(), "{statements}");
         let file = sea_orm::Database::connect(home.options().url).await.unwrap();
         let count = Statement::from_string(DbBackend::Sqlite, "SELECT COUNT(*) FROM sqlite_master");
@@ -93,7 +82,7 @@ async fn a_migration_of_a_file_that_fails_leaves_nothing_of_it() {
         assert_eq!(count, 0, "{statements}");
         file.close().await.unwrap();
     }
-    STATEMENTS.store(usize::MAX, Ordering::Relaxed);
+    LEFT.set(usize::MAX);
     home.open().await.close().await;
 }
 
