@@ -38,6 +38,7 @@ enum Held {
 
 #[derive(Debug)]
 struct Claims {
+    /// Locked before `shards` where both are, and never while `shards` is.
     member: RwLock<Membership>,
     shards: RwLock<Box<[Option<Claim>; SHARDS]>>,
     /// A server has answered that lacks what this node relies on, until the node has joined there.
@@ -203,10 +204,12 @@ impl Holding {
         let Some(claims) = self.claims() else { return };
         let mut shards = claims.shards.write();
         let rejoined = claims.rejoined.load(Ordering::Relaxed);
+        // Shards that were being acquired when the server was found to have diverged are not served.
+        let serves = !*claims.has_diverged.borrow();
         for Grant { shard, epoch, suspect } in grants {
             let (epoch, suspect, gained) = (*epoch, *suspect, gained.clone());
             let tag = epoch + (rejoined << EPOCH_BITS);
-            shards[shard.place()] = Some(Claim { epoch, tag, serves: true, suspect, gained });
+            shards[shard.place()] = Some(Claim { epoch, tag, serves, suspect, gained });
         }
     }
 
@@ -289,9 +292,11 @@ impl Holding {
         match continuity {
             Continuity::Unbroken => member.server = now,
             Continuity::Diverged => {
-                // What rows say there, nobody may send without saying that it may be the second time.
+                let was_known = claims.has_diverged.send_replace(true);
+                // What rows say there, nobody may send without saying that it may be the second time. Afterwards: what is
+                // gained from here on is not served.
                 claims.shards.write().iter_mut().flatten().for_each(|claim| claim.serves = false);
-                if !claims.has_diverged.send_replace(true) {
+                if !was_known {
                     tracing::error!(known = ?member.server, ?now, "{DIVERGED}");
                 }
             }
@@ -385,15 +390,12 @@ impl Holding {
 impl Claims {
     /// A statement about these shards as this node holds them: their numbers, their epochs, the node.
     fn named(&self, shards: &BTreeSet<ShardNum>, sql: &str) -> Statement {
+        let node = self.member.read().node;
         let held = self.shards.read();
         let epochs = shards.iter().map(|shard| held[shard.place()].as_ref().map_or(-1, |claim| claim.epoch));
         let nums = shards.iter().map(|shard| i64::from(shard.num()));
         let values = [dialect::numbers(DbBackend::Postgres, nums), dialect::numbers(DbBackend::Postgres, epochs)];
-        Statement::from_sql_and_values(
-            DbBackend::Postgres,
-            sql,
-            values.into_iter().chain([self.member.read().node.into()]),
-        )
+        Statement::from_sql_and_values(DbBackend::Postgres, sql, values.into_iter().chain([node.into()]))
     }
 }
 
