@@ -71,7 +71,9 @@ pub(super) struct Listed {
     pub(super) tx: u64,
     pub(super) head: Head,
     pub(super) shard: i16,
-    targets: Arc<[WebhookNum]>,
+    /// Encoded: a page is cut to its size before the lists of targets are made.
+    targets: Vec<u8>,
+    target_count: usize,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -114,18 +116,18 @@ impl Store {
             self.pass_over("fanout", key, "its event is not there");
             return None;
         };
-        let targets = targets::decode(&targets).inspect_err(|error| self.pass_over("fanout", key, error)).ok()?;
+        let target_count = targets::count(&targets).inspect_err(|error| self.pass_over("fanout", key, error)).ok()?;
         let (seq, tenant) = (EventSeq(event_seq), TenantNum(tenant));
         let (size, trail) = (usize::try_from(size).unwrap_or(usize::MAX), trail.map(Into::into));
         let head = Head { seq, tenant, kind, size, trail };
-        Some(Listed { tx: tx.cast_unsigned(), head, shard, targets: targets.into() })
+        Some(Listed { tx: tx.cast_unsigned(), head, shard, targets, target_count })
     }
 
     /// Reads the events, each once; answers each fan-out with the transaction that wrote it.
     pub(super) async fn with_events(&self, listed: Vec<Listed>) -> Result<Vec<(u64, Fanout)>, StoreError> {
         let events = self.events_of(listed.iter().map(|listed| listed.head.clone())).await?;
-        let fanout = |Listed { tx, head, shard, targets }: Listed| {
-            let event = events.get(&head.seq)?.clone();
+        let fanout = |Listed { tx, head, shard, targets, target_count: _ }: Listed| {
+            let (event, targets) = (events.get(&head.seq)?.clone(), targets::decode(&targets).ok()?.into());
             Some((tx, Fanout { event, shard, targets, in_order: false }))
         };
         Ok(listed.into_iter().filter_map(fanout).collect())
@@ -233,9 +235,9 @@ fn cut_events(mut listed: Vec<Listed>) -> (Vec<Listed>, Option<EventSeq>) {
 /// How many of them take no more than [`PAGE_BYTES`] together.
 fn fitting(listed: &[Listed]) -> usize {
     let (mut bytes, mut last) = (0, None);
-    let takes = |Listed { head, targets, .. }: &Listed| {
+    let takes = |Listed { head, target_count, .. }: &Listed| {
         let body = if last.replace(head.seq) == Some(head.seq) { 0 } else { head.bytes_in_memory() };
-        bytes += body + targets.len() * size_of::<WebhookNum>();
+        bytes += body + target_count * size_of::<WebhookNum>();
         bytes <= PAGE_BYTES
     };
     listed.iter().map(takes).take_while(|fits| *fits).count()
@@ -248,7 +250,7 @@ mod tests {
 
     fn listed(event: i64, shard: i16, size: usize, targets: i64) -> Listed {
         let head = Head { seq: EventSeq(event), tenant: TenantNum(1), kind: "a".to_owned(), size, trail: None };
-        Listed { tx: 0, head, shard, targets: (1..=targets).map(WebhookNum).collect() }
+        Listed { tx: 0, head, shard, targets: Vec::new(), target_count: targets.try_into().unwrap() }
     }
 
     fn keys(listed: &[Listed]) -> Vec<(i64, i16)> {

@@ -9,8 +9,8 @@ use super::StoreError;
 /// Shorter repetitions take no less room.
 const WORTH_IT: u64 = 3;
 
-/// No fan-out has more: bounds what a damaged row can ask for.
-const MOST: u64 = 1 << 26;
+/// No fan-out has more: forty times as many as an engine is made for. A damaged row takes 32 MiB of memory at most.
+const MOST: u64 = 1 << 22;
 
 /// `targets` must be ascending, from one on.
 #[must_use]
@@ -50,12 +50,20 @@ fn push(bytes: &mut Vec<u8>, mut number: u64) {
 }
 
 pub fn decode(bytes: &[u8]) -> Result<Vec<WebhookNum>, StoreError> {
-    read(bytes).ok_or_else(|| StoreError::unreadable("fan-out", "not a list of webhook numbers"))
+    let mut targets = Vec::with_capacity(count(bytes)?);
+    runs(bytes, |last, delta, times| targets.extend((1..=times).map(|nth| WebhookNum(last + delta * nth))));
+    Ok(targets)
 }
 
-fn read(mut bytes: &[u8]) -> Option<Vec<WebhookNum>> {
-    let mut targets = Vec::with_capacity(bytes.len());
-    let (mut last, mut delta) = (0i64, 0);
+/// How many webhooks are in the list, without making the list. What can be counted can be decoded.
+pub fn count(bytes: &[u8]) -> Result<usize, StoreError> {
+    runs(bytes, |_, _, _| ()).ok_or_else(|| StoreError::unreadable("fan-out", "not a list of webhook numbers"))
+}
+
+/// Calls `run` for each stretch of equal deltas: the number before it, the delta, and how often the delta comes. Answers
+/// how many numbers there are.
+fn runs(mut bytes: &[u8], mut run: impl FnMut(i64, i64, i64)) -> Option<usize> {
+    let (mut last, mut delta, mut count) = (0i64, 0i64, 0);
     while !bytes.is_empty() {
         let times = match number(&mut bytes)? {
             0 => number(&mut bytes)?,
@@ -64,15 +72,14 @@ fn read(mut bytes: &[u8]) -> Option<Vec<WebhookNum>> {
                 1
             }
         };
-        if delta == 0 || times > MOST - targets.len() as u64 {
+        if delta == 0 || times > MOST - count {
             return None;
         }
-        for _ in 0..times {
-            last = last.checked_add(delta)?;
-            targets.push(WebhookNum(last));
-        }
+        let end = delta.checked_mul(times.cast_signed())?.checked_add(last)?;
+        run(last, delta, times.cast_signed());
+        (last, count) = (end, count + times);
     }
-    Some(targets)
+    usize::try_from(count).ok()
 }
 
 fn number(bytes: &mut &[u8]) -> Option<u64> {
@@ -112,12 +119,13 @@ mod tests {
     proptest! {
         #[test]
         fn targets_read_back(targets in targets()) {
+            prop_assert_eq!(count(&encode(&targets)).unwrap(), targets.len());
             prop_assert_eq!(decode(&encode(&targets)).unwrap(), targets);
         }
 
         #[test]
         fn no_bytes_panic(bytes: Vec<u8>) {
-            let _ = decode(&bytes);
+            prop_assert_eq!(decode(&bytes).ok().map(|targets| targets.len()), count(&bytes).ok());
         }
     }
 
@@ -135,7 +143,8 @@ mod tests {
 
     #[test]
     fn a_damaged_list_is_an_error() {
-        for bytes in [&[0x80][..], &[0], &[0, 5], &[1, 0], &[1, 0, 0xff, 0xff, 0xff, 0xff, 0x7f], &[0xff; 10]] {
+        let too_many: &[u8] = &[1, 0, 0x80, 0x80, 0x80, 0x02];
+        for bytes in [&[0x80][..], &[0], &[0, 5], &[1, 0], too_many, &[1, 0, 0xff, 0xff, 0xff, 0xff, 0x7f], &[0xff; 10]] {
             assert!(decode(bytes).is_err(), "{bytes:?}");
         }
     }
