@@ -1,15 +1,15 @@
 //! Admin keys that are stored: listed, and revoked together with the sessions that they have opened.
 
-use entity::api_key::{Column, Entity};
+use entity::api_key::{Column, Entity, Model};
 use sea_orm::sea_query::ExprTrait;
-use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, Select};
+use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select};
 
 use crate::clock::UnixMillis;
 use crate::id::KeyId;
 
 use super::audit::{self, Action, Author, Deed};
 use super::changes::{self, Change};
-use super::keys::{ApiKey, in_turn};
+use super::keys::{ApiKey, KEY, in_turn};
 use super::{Page, Store, StoreError, sessions};
 
 /// What came of a revocation.
@@ -33,9 +33,8 @@ impl Store {
         if let Some(before) = before {
             query = query.filter(Column::Num.lt(before));
         }
-        let rows = query.limit(limit + 1).all(self.readers()).await?;
-        let keys: Result<Vec<_>, _> = rows.into_iter().map(ApiKey::try_from).collect();
-        Ok(Page::of(keys?, limit, |key| key.num))
+        let statement = query.limit(limit + 1).build(self.backend());
+        self.page_of::<Model, _>(KEY, statement, limit, ApiKey::try_from).await
     }
 
     /// Revokes an admin key on every node. The last one that has not ended stays, unless `has_other` says that there is one

@@ -232,7 +232,8 @@ impl Store {
             query = query.filter(condition);
         }
         let statement = query.limit(limit + 1).build(self.backend());
-        let rows: Vec<Model> = self.all_readable(self.readers(), ("audit", &["num"]), statement).await?;
+        let page = self.page_of::<Model, Model>(("audit", "num"), statement, limit, Ok).await?;
+        let Page { items: rows, next } = page.down_to(floor);
         let tenants = self.tenant_ids(rows.iter().filter_map(|row| row.tenant_num).collect()).await?;
         let entry = |row: Model| {
             let Model { num, at, author, tenant_num, action, subject, fields, peer, request_id } = row;
@@ -240,7 +241,7 @@ impl Store {
             let fields = fields.split(',').filter(|field| !field.is_empty()).map(str::to_owned).collect();
             Entry { num, at: UnixMillis(at), author, tenant, action, subject, fields, peer, request: request_id }
         };
-        Ok(Page::down_to(floor, rows.into_iter().map(entry).collect(), limit, |entry| entry.num))
+        Ok(Page { items: rows.into_iter().map(entry).collect(), next })
     }
 
     /// The row after the first [`LOOKS`] of these; `None` if there are not so many.

@@ -175,9 +175,9 @@ impl Store {
             query = query.filter(Column::Kind.eq(kind)).filter(Column::Seq.gte(floor.unwrap_or(i64::MIN)));
         }
         let statement = query.limit(limit + 1).build(self.backend());
-        let rows: Vec<StoredRow> = self.all_readable(self.readers(), ("event", &["seq"]), statement).await?;
-        let events = rows.into_iter().map(StoredEvent::from).collect();
-        Ok(Page::down_to(floor, events, limit, |event: &StoredEvent| event.seq.0))
+        let page: Page<StoredEvent> =
+            self.page_of::<StoredRow, _>(("event", "seq"), statement, limit, |row| Ok(row.into())).await?;
+        Ok(page.down_to(floor))
     }
 
     /// The event after the first [`LOOKS`] of these; `None` if there are not so many.

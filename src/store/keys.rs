@@ -20,6 +20,9 @@ use super::{Page, Store, StoreError, sessions, tenants};
 /// Names the lock under which the first admin key is made and admin keys are revoked. Arbitrary, and never changed.
 const ADMIN_KEYS: i64 = 0x0070_6F73_7468_6B79;
 
+/// Names a row that cannot be read.
+pub(super) const KEY: (&str, &str) = ("api_key", "num");
+
 /// Uses noted in one statement.
 const NOTED: usize = 1000;
 
@@ -107,7 +110,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// When the database does not answer, or one of them cannot be read.
+    /// When the database does not answer. A key that cannot be read is a key that nobody has.
     pub async fn keys_by(&self, wanted: &[(KeyId, [u8; 32])]) -> Result<Vec<Option<ApiKey>>, StoreError> {
         let Some(last) = wanted.last() else { return Ok(Vec::new()) };
         // Few texts to prepare, however many are asked for.
@@ -116,9 +119,20 @@ impl Store {
         let ids = padded().map(|(id, _)| id.bytes());
         let digests = padded().map(|(_, digest)| digest.to_vec());
         let found = Entity::find().filter(Column::Id.is_in(ids)).filter(Column::Digest.is_in(digests));
-        let found: Result<Vec<_>, _> = found.all(self.readers()).await?.into_iter().map(ApiKey::try_from).collect();
-        let found: HashMap<_, _> = found?.into_iter().map(|key| ((key.id, key.digest.clone()), key)).collect();
+        let found = self.readable_keys(found.build(self.backend())).await?;
+        let found: HashMap<_, _> = found.into_iter().map(|key| ((key.id, key.digest.clone()), key)).collect();
         Ok(wanted.iter().map(|(id, digest)| found.get(&(*id, digest.to_vec())).cloned()).collect())
+    }
+
+    /// The keys of a statement that can be read.
+    pub(super) async fn readable_keys(&self, statement: Statement) -> Result<Vec<ApiKey>, StoreError> {
+        let (table, key) = KEY;
+        let rows: Vec<Model> = self.all_readable(self.readers(), (table, &[key]), statement).await?;
+        let mut keys = Vec::with_capacity(rows.len());
+        for row in rows {
+            keys.extend(self.if_readable(table, row.num, ApiKey::try_from(row))?);
+        }
+        Ok(keys)
     }
 
     /// Notes when keys, by their numbers, were last used. A crash may lose it.
@@ -148,8 +162,7 @@ impl Store {
             query = query.filter(Column::Num.lt(before));
         }
         let statement = query.limit(limit + 1).build(self.backend());
-        let rows: Vec<Model> = self.all_readable(self.readers(), ("api_key", &["num"]), statement).await?;
-        self.page_of("api_key", rows, limit, |row| row.num, ApiKey::try_from)
+        self.page_of::<Model, _>(KEY, statement, limit, ApiKey::try_from).await
     }
 
     /// With the sessions that it has opened. Answers whether there was such a key.

@@ -16,12 +16,6 @@ pub struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// Makes a page of rows that were read with one more than `limit`.
-    pub(super) fn of(items: Vec<T>, limit: u64, position: impl Fn(&T) -> i64) -> Self {
-        let found = items.len();
-        Self::part_of(items, found, limit, position)
-    }
-
     /// Makes a page of the first of `found` rows, which was one more than `limit` at most; the others were left out for
     /// their size.
     pub(super) fn part_of(mut items: Vec<T>, found: usize, limit: u64, position: impl Fn(&T) -> i64) -> Self {
@@ -29,13 +23,10 @@ impl<T> Page<T> {
         let next = if found > items.len() { items.last().map(position) } else { None };
         Self { items, next }
     }
-}
 
-impl<T> Page<T> {
-    /// Makes a page of rows that were looked for down to `floor`; `None`: down to the end.
-    pub(super) fn down_to(floor: Option<i64>, items: Vec<T>, limit: u64, position: impl Fn(&T) -> i64) -> Self {
-        let page = Self::of(items, limit, position);
-        Self { next: page.next.or(floor), ..page }
+    /// Its rows were looked for down to `floor`; `None`: down to the end.
+    pub(super) fn down_to(self, floor: Option<i64>) -> Self {
+        Self { next: self.next.or(floor), ..self }
     }
 }
 
@@ -78,7 +69,8 @@ mod tests {
 
     #[test]
     fn a_page_that_was_not_filled_goes_on_where_the_looking_ended() {
-        let next = |floor, items: &[i64]| Page::down_to(floor, items.to_vec(), 2, |item| *item).next;
+        let page = |items: &[i64]| Page::part_of(items.to_vec(), items.len(), 2, |item| *item);
+        let next = |floor, items: &[i64]| page(items).down_to(floor).next;
         assert_eq!(next(Some(3), &[]), Some(3));
         assert_eq!(next(Some(3), &[8, 5]), Some(3));
         assert_eq!(next(Some(3), &[8, 5, 4]), Some(5), "it is full before");

@@ -2,14 +2,14 @@
 
 use entity::api_key::{Column, Entity, Model};
 use sea_orm::sea_query::ExprTrait;
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait};
 
 use crate::clock::UnixMillis;
 use crate::id::{KeyId, SessionId, TenantId, TenantNum};
 
 use super::audit::{self, Action, Author, Deed};
 use super::changes::{self, Change};
-use super::keys::{ApiKey, NewApiKey, insert};
+use super::keys::{ApiKey, KEY, NewApiKey, insert};
 use super::{Page, Store, StoreError};
 
 /// A session that is open.
@@ -50,7 +50,8 @@ impl Store {
         if let Some(before) = before {
             query = query.filter(Column::Num.lt(before));
         }
-        let rows = query.order_by_desc(Column::Num).limit(limit + 1).all(self.readers()).await?;
+        let statement = query.order_by_desc(Column::Num).limit(limit + 1).build(self.backend());
+        let Page { items: rows, next } = self.page_of::<Model, Model>(KEY, statement, limit, Ok).await?;
         let openers = self.openers(&rows).await?;
         let tenants = self.tenant_ids(rows.iter().filter_map(|row| row.tenant_num).collect()).await?;
         let session = |row: Model| {
@@ -68,8 +69,11 @@ impl Store {
                 last_used_at: row.last_used_at,
             })
         };
-        let sessions: Result<Vec<Session>, StoreError> = rows.into_iter().map(session).collect();
-        Ok(Page::of(sessions?, limit, |session| session.num))
+        let mut items = Vec::with_capacity(rows.len());
+        for row in rows {
+            items.extend(self.if_readable(KEY.0, row.num, session(row))?);
+        }
+        Ok(Page { items, next })
     }
 
     async fn openers(&self, sessions: &[Model]) -> Result<Vec<ApiKey>, StoreError> {
@@ -77,7 +81,7 @@ impl Store {
         digests.sort_unstable();
         digests.dedup();
         let query = Entity::find().filter(Column::OpenedBy.is_null()).filter(Column::Digest.is_in(digests));
-        query.all(self.readers()).await?.into_iter().map(ApiKey::try_from).collect()
+        self.readable_keys(query.build(self.backend())).await
     }
 
     /// Ends a session on every node: of this tenant, or any. Answers whether there was one.

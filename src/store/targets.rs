@@ -144,7 +144,8 @@ mod tests {
     #[test]
     fn a_damaged_list_is_an_error() {
         let too_many: &[u8] = &[1, 0, 0x80, 0x80, 0x80, 0x02];
-        for bytes in [&[0x80][..], &[0], &[0, 5], &[1, 0], too_many, &[1, 0, 0xff, 0xff, 0xff, 0xff, 0x7f], &[0xff; 10]] {
+        for bytes in [&[0x80][..], &[0], &[0, 5], &[1, 0], too_many, &[1, 0, 0xff, 0xff, 0xff, 0xff, 0x7f], &[0xff; 10]]
+        {
             assert!(decode(bytes).is_err(), "{bytes:?}");
         }
     }

@@ -100,8 +100,7 @@ impl Store {
             query = query.filter(Column::Num.lt(before));
         }
         let statement = query.limit(limit + 1).build(self.backend());
-        let rows: Vec<Model> = self.all_readable(self.readers(), ("tenant", &["num"]), statement).await?;
-        self.page_of("tenant", rows, limit, |row| row.num, Tenant::try_from)
+        self.page_of::<Model, _>(("tenant", "num"), statement, limit, Tenant::try_from).await
     }
 
     /// Writes name and settings if `version` is still the stored one.

@@ -65,21 +65,25 @@ impl Store {
         }
     }
 
-    /// A page of rows that were read with one more than `limit`, without those that cannot be read.
-    pub(super) fn page_of<R, T>(
+    /// A page of a statement that asks for one row more than `limit`, without the rows that cannot be read. `key`: the column
+    /// that gives the order.
+    pub(super) async fn page_of<R: FromQueryResult, T>(
         &self,
-        table: &'static str,
-        mut rows: Vec<R>,
+        (table, key): (&'static str, &str),
+        statement: Statement,
         limit: u64,
-        key: impl Fn(&R) -> i64,
         read: impl Fn(R) -> Result<T, StoreError>,
     ) -> Result<Page<T>, StoreError> {
+        let mut rows = self.readers().query_all_raw(statement).await?;
         let found = rows.len();
         rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        let next = if found > rows.len() { rows.last().map(&key) } else { None };
+        let position = |row: &QueryResult| row.try_get::<i64>("", key).ok();
+        let next = if found > rows.len() { rows.iter().rev().find_map(position) } else { None };
         let mut items = Vec::with_capacity(rows.len());
-        for row in rows {
-            items.extend(self.if_readable(table, key(&row), read(row))?);
+        for row in &rows {
+            let item =
+                R::from_query_result(row, "").map_err(|error| StoreError::unreadable("row", error)).and_then(&read);
+            items.extend(self.if_readable(table, key_of(row, &[key]), item)?);
         }
         Ok(Page { items, next })
     }

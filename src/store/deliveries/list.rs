@@ -1,11 +1,11 @@
 //! The query behind a list of deliveries: from which table it starts, what it filters by, and how far it may look.
 
-use sea_orm::{DbBackend, FromQueryResult, Statement, Value};
+use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, Statement, Value};
 
 use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
 use crate::store::{Store, StoreError, dialect};
 
-use super::{DELIVERY, Delivery, DeliveryFilter, DeliveryRow, Status};
+use super::{DELIVERY, Delivery, DeliveryFilter, Status};
 
 const DELIVERY_COLUMNS: &str = "d.event_seq, d.webhook_num, w.id AS webhook_id, e.kind, d.status, d.attempts, d.tries, \
                                 d.next_at, d.settled_at, d.manual_from, d.manual_next_at";
@@ -26,6 +26,12 @@ pub struct RowPage {
 struct KeyRow {
     event_seq: i64,
     webhook_num: i64,
+}
+
+impl From<KeyRow> for DeliveryId {
+    fn from(KeyRow { event_seq, webhook_num }: KeyRow) -> Self {
+        Self { event: EventSeq(event_seq), webhook: WebhookNum(webhook_num) }
+    }
 }
 
 /// `$1` is the tenant, `$2` the webhook or 0, `$3`… the bounds.
@@ -190,15 +196,13 @@ impl Store {
     ) -> Result<RowPage, StoreError> {
         let source = Source::of(filter);
         if source.knows(filter) {
-            let found = self.rows_down_to(tenant, filter, (before, None), limit).await?;
-            return Ok(RowPage { found, looked_to: None });
+            return Ok(self.rows_down_to(tenant, filter, (before, None), limit).await?.0);
         }
         let mut page = RowPage::default();
         for looks in LOOKS {
             let floor = self.floor(tenant, filter, before, looks).await?;
-            let found = self.rows_down_to(tenant, filter, (before, floor), limit).await?;
-            let is_full = found.len() as u64 > limit;
-            page = RowPage { found, looked_to: floor };
+            let (found, is_full) = self.rows_down_to(tenant, filter, (before, floor), limit).await?;
+            page = found;
             if is_full || floor.is_none() {
                 break;
             }
@@ -206,13 +210,14 @@ impl Store {
         Ok(page)
     }
 
+    /// Answers also whether there were more rows than `limit`. Where some cannot be read, the page ends after the last row.
     async fn rows_down_to(
         &self,
         tenant: TenantNum,
         filter: &DeliveryFilter,
         (before, floor): (Option<DeliveryId>, Option<DeliveryId>),
         limit: u64,
-    ) -> Result<Vec<Delivery>, StoreError> {
+    ) -> Result<(RowPage, bool), StoreError> {
         let source = Source::of(filter);
         let mut query = ListQuery::new(self.backend(), source, tenant);
         if filter.outcome.is_some() || filter.status_code.is_some() {
@@ -226,8 +231,13 @@ impl Store {
             query.not_below(source, floor);
         }
         let statement = query.statement(&source.order(), limit);
-        let rows: Vec<DeliveryRow> = self.all_readable(self.readers(), DELIVERY, statement).await?;
-        self.with_last_attempts(rows).await
+        let rows = self.readers().query_all_raw(statement).await?;
+        let is_full = rows.len() as u64 > limit;
+        let last = rows.iter().rev().find_map(|row| KeyRow::from_query_result(row, "").ok()).map(DeliveryId::from);
+        let (table, key) = DELIVERY;
+        let found = self.with_last_attempts(self.readable(table, key, &rows)).await?;
+        let looked_to = if is_full && found.len() as u64 <= limit { last } else { floor };
+        Ok((RowPage { found, looked_to }, is_full))
     }
 
     /// The key of the entry after so many of them; `None` if there are not so many.
@@ -272,6 +282,6 @@ impl Store {
         }
         let statement = query.statement_after(&source.order(), looks);
         let key = KeyRow::find_by_statement(statement).one(self.readers()).await?;
-        Ok(key.map(|key| DeliveryId { event: EventSeq(key.event_seq), webhook: WebhookNum(key.webhook_num) }))
+        Ok(key.map(DeliveryId::from))
     }
 }

@@ -31,6 +31,22 @@ async fn of_many_that_start_at_once_one_makes_the_first_admin_key(on: On) {
     }
 }
 
+/// SQLite alone: PostgreSQL keeps to the types of its columns.
+#[tokio::test]
+async fn a_key_that_cannot_be_read_keeps_no_other_from_being_found() {
+    let world = World::new(On::Sqlite).await;
+    let other = NewApiKey { digest: vec![8; 32], ..key(Some(&world.tenant)) };
+    let sound = world.store.create_key(key(Some(&world.tenant)), None, &Author::engine()).await.unwrap();
+    let damaged = world.store.create_key(other, None, &Author::engine()).await.unwrap();
+    world.tamper(&format!("UPDATE api_key SET created_at = 'x' WHERE num = {}", damaged.num)).await;
+
+    let found = world.store.keys_by(&[(damaged.id, [8; 32]), (sound.id, [7; 32])]).await.unwrap();
+
+    assert_eq!(found, [None, Some(sound.clone())]);
+    let page = world.store.keys(world.tenant.num, None, 1).await.unwrap();
+    assert_eq!((page.items.len(), page.next), (0, Some(damaged.num)), "the list goes on behind it");
+}
+
 async fn entries(world: &World, filter: AuditFilter) -> Vec<Entry> {
     world.store.audit(&filter, None, 100).await.unwrap().items
 }

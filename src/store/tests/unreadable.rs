@@ -79,3 +79,29 @@ async fn any_master_key_fits_a_database_without_secrets(on: On) {
 
     home.open_with(MasterKey::parse("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")).await.unwrap();
 }
+
+on_both!(rows_that_cannot_be_read_keep_none_behind_them_from_being_sent_or_listed);
+async fn rows_that_cannot_be_read_keep_none_behind_them_from_being_sent_or_listed(on: On) {
+    let world = World::new(on).await;
+    let webhook = world.webhook().await.num;
+    let mut accepted = Vec::new();
+    for due in 1..=4 {
+        let receipt = world.accept(&[webhook.0]).await;
+        world.record(attempted(id(receipt, webhook), 1, Status::Pending, Some(UnixMillis(due)))).await;
+        accepted.push(receipt);
+    }
+    let (sound, newest) = (accepted[2], accepted[3]);
+    world.tamper(&format!("UPDATE delivery SET attempts = -1 WHERE event_seq <> {}", sound.seq.0)).await;
+
+    for ordered in [false, true] {
+        let wanted = Wanted { limit: 2, ..wanted(UnixMillis::now(), ordered) };
+        let due = world.store.due(&world.holding, webhook, wanted).await.unwrap();
+        assert_eq!(due.rows.iter().map(|due| due.event.seq).collect::<Vec<_>>(), [sound.seq]);
+    }
+    let all = DeliveryFilter::default();
+    let page = world.store.deliveries(world.tenant.num, &all, None, 1).await.unwrap();
+    assert_eq!(page.found.iter().map(|found| found.id).collect::<Vec<_>>(), [id(sound, webhook)]);
+    assert_eq!(page.looked_to, Some(id(sound, webhook)), "the next page goes on there");
+    let page = world.store.deliveries(world.tenant.num, &all, Some(id(newest, webhook)), 1).await.unwrap();
+    assert_eq!((page.found.len(), page.looked_to), (1, Some(id(accepted[1], webhook))));
+}

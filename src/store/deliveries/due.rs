@@ -1,0 +1,220 @@
+//! Pending deliveries of a webhook, read to be sent. Rows that cannot be read keep no others from it.
+
+use std::sync::Arc;
+
+use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, Statement, Value};
+
+use crate::clock::UnixMillis;
+use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
+use crate::store::bodies::READ_BYTES;
+use crate::store::events::{Body, Event};
+use crate::store::leases::{Holding, STARTED};
+use crate::store::payload::LARGE;
+use crate::store::{Store, StoreError, dialect, payload};
+
+use super::{DELIVERY, DeliveryState, NumRow, state_of};
+
+/// Rows that are read at once behind rows of which none can be read.
+const BEHIND: usize = 1024;
+
+/// How often rows are read of which none can be read.
+const TRIES: usize = 16;
+
+#[derive(Debug, Clone)]
+pub struct Due {
+    pub event: Arc<Event>,
+    pub state: DeliveryState,
+}
+
+/// Which pending deliveries of a webhook are to be read.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Those that fall due by then.
+    pub horizon: UnixMillis,
+    /// In the order of publishing, and then whatever their due time.
+    pub ordered: bool,
+    pub limit: usize,
+    /// Whoever asks has these.
+    pub known: &'a [EventSeq],
+}
+
+/// A stretch of a webhook's pending deliveries.
+#[derive(Debug, Clone)]
+pub struct DueRows {
+    pub rows: Vec<Due>,
+    /// When the first one after these falls due; `None` when there is none.
+    pub next: Option<UnixMillis>,
+}
+
+/// What one statement has found.
+struct Stretch {
+    /// The keys of its rows, also of those that cannot be read.
+    events: Vec<EventSeq>,
+    rows: Vec<Due>,
+    /// When the first row after these falls due.
+    next: Option<UnixMillis>,
+    /// Whether that one falls due by the horizon, perhaps.
+    has_more: bool,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct DueRow {
+    /// How many there are with those that were left out for their size.
+    found: i64,
+    event_seq: i64,
+    tenant_num: i64,
+    kind: String,
+    body: Option<Vec<u8>>,
+    trail: Option<String>,
+    size: i64,
+    status: i16,
+    attempts: i16,
+    tries: i16,
+    next_at: Option<i64>,
+    settled_at: Option<i64>,
+    manual_from: Option<i16>,
+    manual_next_at: Option<i64>,
+    started: Option<String>,
+}
+
+const DUE_COLUMNS: &str = "d.event_seq, d.status, d.attempts, d.tries, d.next_at, d.settled_at, d.manual_from, \
+                           d.manual_next_at";
+
+/// The body of event `e` unless it is large, its size, and its trail.
+fn body_columns() -> String {
+    format!(
+        "CASE WHEN OCTET_LENGTH(e.body) <= {LARGE} THEN e.body END AS body, CAST(OCTET_LENGTH(e.body) AS BIGINT) AS size, e.trail"
+    )
+}
+
+/// What is needed to send the pending deliveries of webhook `$1`, `$2` at most and none of `$3`. The sizes of all are looked
+/// up before the bodies of those that fit are read. Large ones are not among them.
+fn due_sql(backend: DbBackend, which: &str, order: &str) -> String {
+    let is_unknown = dialect::is_none_of(backend, "d.event_seq", "$3");
+    format!(
+        "WITH due AS (SELECT {DUE_COLUMNS} FROM delivery d WHERE d.status = 0 AND d.webhook_num = $1 AND {is_unknown} \
+         {which} \
+         ORDER BY {order} LIMIT $2), \
+         sized AS (SELECT d.*, CASE WHEN OCTET_LENGTH(e.body) <= {LARGE} THEN OCTET_LENGTH(e.body) ELSE 0 END AS takes \
+         FROM due d JOIN event e ON e.seq = d.event_seq), \
+         summed AS (SELECT sized.*, COUNT(*) OVER () AS found, \
+         SUM(takes) OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING) AS up_to FROM sized) \
+         SELECT {DUE_COLUMNS}, d.found, e.tenant_num, e.kind, {}, {} \
+         FROM summed d JOIN event e ON e.seq = d.event_seq WHERE d.up_to <= {READ_BYTES} ORDER BY {order}",
+        body_columns(),
+        server_column(backend)
+    )
+}
+
+/// When the server was started that answers, where there may be another one.
+fn server_column(backend: DbBackend) -> &'static str {
+    match backend {
+        DbBackend::Postgres => STARTED,
+        _ => "NULL AS started",
+    }
+}
+
+/// What another server says of rows is not what this node has seen of them: it was sent already, perhaps.
+fn of_known_server(holding: &Holding, row: Option<&DueRow>) -> Result<(), StoreError> {
+    match row.and_then(|row| row.started.as_deref()) {
+        Some(started) if holding.server_started().is_some_and(|known| known != started) => {
+            Err(StoreError::Database("another server has answered".to_owned()))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+impl Store {
+    /// Pending deliveries of a webhook, earliest first. They bring no more than 4 MiB of bodies into memory.
+    pub async fn due(&self, holding: &Holding, webhook: WebhookNum, wanted: Wanted<'_>) -> Result<DueRows, StoreError> {
+        let (mut known, mut limit) = (wanted.known.to_vec(), wanted.limit);
+        for _ in 0..TRIES {
+            let stretch = self.stretch(holding, webhook, Wanted { limit, known: &known, ..wanted }).await?;
+            let Stretch { events, mut rows, mut next, has_more } = stretch;
+            if !rows.is_empty() || !has_more {
+                if rows.len() > wanted.limit {
+                    rows.truncate(wanted.limit);
+                    next = rows.last().and_then(|last| last.state.next_at);
+                }
+                return Ok(DueRows { rows, next });
+            }
+            known.extend(events);
+            limit = limit.max(BEHIND);
+        }
+        Err(StoreError::unreadable("deliveries", "none of those that are due can be read"))
+    }
+
+    async fn stretch(&self, holding: &Holding, webhook: WebhookNum, wanted: Wanted<'_>) -> Result<Stretch, StoreError> {
+        let Wanted { horizon, ordered, limit, known } = wanted;
+        let backend = self.backend();
+        let most: Value = i64::try_from(limit).unwrap_or(i64::MAX).into();
+        let known = dialect::numbers(backend, known.iter().map(|event| event.0));
+        let (which, order, values) = match ordered {
+            true => ("", "event_seq", vec![webhook.0.into(), most, known]),
+            false => {
+                ("AND d.next_at <= $4", "next_at, event_seq", vec![webhook.0.into(), most, known, horizon.0.into()])
+            }
+        };
+        let statement = Statement::from_sql_and_values(backend, due_sql(backend, which, order), values);
+        let read = self.engine_readers().query_all_raw(statement).await?;
+        let (table, key) = DELIVERY;
+        let rows: Vec<DueRow> = self.readable(table, key, &read);
+        of_known_server(holding, rows.first())?;
+        let found: i64 = read.first().map_or(Ok(0), |row| row.try_get("", "found"))?;
+        let found = usize::try_from(found).unwrap_or(usize::MAX);
+        let has_more = found >= limit || read.len() < found;
+        let last = read.last().map(|row| row.try_get::<Option<i64>>("", "next_at").ok().flatten().map(UnixMillis));
+        let events = read.iter().filter_map(|row| row.try_get("", "event_seq").ok()).map(EventSeq).collect();
+        // It holds the bodies, too.
+        drop(read);
+        let next = match last {
+            Some(last) if has_more => last,
+            _ if ordered => None,
+            _ => self.first_due_after(webhook, horizon).await?,
+        };
+        let rows = rows.into_iter().filter_map(|row| readable(self, row)).collect();
+        Ok(Stretch { events, rows, next, has_more })
+    }
+
+    /// One pending delivery, whenever it is due.
+    pub async fn due_one(&self, holding: &Holding, id: DeliveryId) -> Result<Option<Due>, StoreError> {
+        let sql = format!(
+            "SELECT {DUE_COLUMNS}, CAST(1 AS BIGINT) AS found, e.tenant_num, e.kind, {}, {} FROM delivery d \
+             JOIN event e ON e.seq = d.event_seq WHERE d.event_seq = $1 AND d.webhook_num = $2 AND d.status = 0",
+            body_columns(),
+            server_column(self.backend())
+        );
+        let values = [id.event.0.into(), id.webhook.0.into()];
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        let row = DueRow::find_by_statement(statement).one(self.engine_readers()).await?;
+        of_known_server(holding, row.as_ref())?;
+        row.map(|row| due_of(self, row)).transpose()
+    }
+
+    async fn first_due_after(&self, webhook: WebhookNum, after: UnixMillis) -> Result<Option<UnixMillis>, StoreError> {
+        let sql = "SELECT next_at AS num FROM delivery WHERE status = 0 AND webhook_num = $1 AND next_at > $2 \
+                   ORDER BY next_at LIMIT 1";
+        let statement = Statement::from_sql_and_values(self.backend(), sql, [webhook.0.into(), after.0.into()]);
+        let row = NumRow::find_by_statement(statement).one(self.engine_readers()).await?;
+        Ok(row.map(|row| UnixMillis(row.num)))
+    }
+}
+
+/// One that cannot be read keeps no other from being sent.
+fn readable(store: &Store, row: DueRow) -> Option<Due> {
+    let event = row.event_seq;
+    due_of(store, row).inspect_err(|error| store.pass_over("delivery", event, error)).ok()
+}
+
+fn due_of(store: &Store, row: DueRow) -> Result<Due, StoreError> {
+    let DueRow { event_seq, tenant_num, kind, body, trail, size, status, attempts, tries, next_at, settled_at, .. } =
+        row;
+    let counts = (status, attempts, tries);
+    let state = state_of(counts, (next_at, settled_at), (row.manual_from, row.manual_next_at))?;
+    let (seq, tenant) = (EventSeq(event_seq), TenantNum(tenant_num));
+    let body = match body {
+        Some(body) => Body::InMemory(payload::counted(body)),
+        None => Body::Stored { bytes: usize::try_from(size).unwrap_or(usize::MAX) },
+    };
+    Ok(Due { event: store.share(Event { seq, tenant, kind, body, trail: trail.map(Into::into) }), state })
+}
