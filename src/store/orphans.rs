@@ -74,9 +74,11 @@ impl Store {
             [Value::from(now.0)].into_iter().chain(shards).collect::<Vec<_>>()
         };
         let (deliveries, fanouts) = (of("(webhook_num & 255)"), of("shard"));
-        // Nothing is locked as long as there is nothing, which is always so as a rule.
+        // Nothing is locked as long as there is nothing, which is always so as a rule. Each event is looked up once, whatever
+        // it is owed to: it costs about what counting the pending rows costs, which taking a shard does anyway.
         let sql = format!(
-            "SELECT $1 > 0 AND (EXISTS (SELECT 1 FROM delivery WHERE status = 0 AND {HAS_NO_EVENT} {deliveries}) \
+            "SELECT $1 > 0 AND (EXISTS (SELECT 1 FROM \
+             (SELECT DISTINCT event_seq FROM delivery WHERE status = 0 {deliveries}) AS pending WHERE {HAS_NO_EVENT}) \
              OR EXISTS (SELECT 1 FROM fanout WHERE {HAS_NO_EVENT} {fanouts})) AS found"
         );
         let statement = Statement::from_sql_and_values(backend, sql, values());
