@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sea_orm::{ConnectionTrait, FromQueryResult, Statement};
+use sea_orm::{ConnectionTrait, FromQueryResult, QueryResult, Statement};
 
 use crate::id::{EventSeq, TenantNum, WebhookNum};
 
@@ -64,6 +64,11 @@ pub(super) const FANOUT_COLUMNS: &str =
 
 /// Names a row that cannot be read.
 pub(super) const FANOUT_KEY: [&str; 2] = ["event_seq", "shard"];
+
+/// Where the next page begins, after rows some of which perhaps cannot be read.
+pub(super) fn last_key(rows: &[QueryResult]) -> Option<(i64, i16)> {
+    rows.iter().rev().find_map(|row| Some((row.try_get("", "event_seq").ok()?, row.try_get("", "shard").ok()?)))
+}
 
 /// A fan-out whose event's body has not been read.
 #[derive(Debug)]
@@ -138,8 +143,9 @@ impl Store {
         let sql = "SELECT event_seq, shard, targets FROM fanout WHERE event_seq = $1 ORDER BY shard";
         let statement = Statement::from_sql_and_values(self.backend(), sql, [event.0.into()]);
         let mut all = Vec::new();
-        for row in TargetsRow::find_by_statement(statement).all(self.readers()).await? {
-            all.extend(self.targets_of(&row).unwrap_or_default());
+        let rows: Vec<TargetsRow> = self.all_readable(self.readers(), ("fanout", &FANOUT_KEY), statement).await?;
+        for row in &rows {
+            all.extend(self.targets_of(row).unwrap_or_default());
         }
         all.sort_unstable();
         Ok(all)
@@ -156,9 +162,10 @@ impl Store {
         loop {
             let values = [to.0.into(), webhook.0.into(), after.0.into(), after.1.into(), ROWS.into()];
             let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-            let rows = TargetsRow::find_by_statement(statement).all(self.engine_readers()).await?;
-            let Some(last) = rows.last() else { return Ok(owed) };
-            after = (last.event_seq, last.shard);
+            let rows = self.engine_readers().query_all_raw(statement).await?;
+            let Some(last) = last_key(&rows) else { return Ok(owed) };
+            after = last;
+            let rows: Vec<TargetsRow> = self.readable("fanout", &FANOUT_KEY, &rows);
             let names_it =
                 |row: &&TargetsRow| self.targets_of(row).is_some_and(|all| all.binary_search(&webhook).is_ok());
             owed.extend(rows.iter().filter(names_it).map(|row| EventSeq(row.event_seq)));
@@ -172,9 +179,10 @@ impl Store {
         let mut after = EventSeq::ZERO.0;
         loop {
             let statement = Statement::from_sql_and_values(self.backend(), sql, [after.into(), ROWS.into()]);
-            let rows = TargetsRow::find_by_statement(statement).all(self.engine_readers()).await?;
-            let Some(last) = rows.last() else { return Ok(()) };
-            after = last.event_seq;
+            let rows = self.engine_readers().query_all_raw(statement).await?;
+            let Some((last, _)) = last_key(&rows) else { return Ok(()) };
+            after = last;
+            let rows: Vec<TargetsRow> = self.readable("fanout", &FANOUT_KEY, &rows);
             for row in &rows {
                 let targets = self.targets_of(row).unwrap_or_default();
                 if targets.iter().any(|webhook| ShardNum::of(*webhook) != ShardNum::WHOLE) {

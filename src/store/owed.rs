@@ -10,6 +10,7 @@ use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 
 use super::deliveries::DeliveryFilter;
+use super::fanouts::FANOUT_KEY;
 use super::leases::ShardNum;
 use super::{Store, StoreError, dialect, targets};
 
@@ -181,10 +182,11 @@ impl Store {
     ) -> Result<Vec<WebhookNum>, StoreError> {
         let mut values: Vec<Value> = vec![event.0.into()];
         let of_shard = shard_condition(only, &mut values);
-        let sql = format!("SELECT shard, targets FROM fanout WHERE event_seq = $1 {of_shard}");
+        let sql = format!("SELECT event_seq, shard, targets FROM fanout WHERE event_seq = $1 {of_shard}");
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         let mut greatest: BinaryHeap<Reverse<WebhookNum>> = BinaryHeap::with_capacity(TARGETS + 1);
-        for row in TargetsRow::find_by_statement(statement).all(self.readers()).await? {
+        let rows: Vec<TargetsRow> = self.all_readable(self.readers(), ("fanout", &FANOUT_KEY), statement).await?;
+        for row in rows {
             let key = format!("{}/{}", event.0, row.shard);
             let Some(all) = self.if_readable("fanout", key, targets::decode(&row.targets))? else { continue };
             let wanted =

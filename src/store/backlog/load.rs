@@ -8,6 +8,7 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement, Val
 
 use crate::clock::UnixMillis;
 use crate::id::{EventSeq, WebhookNum};
+use crate::store::fanouts::{FANOUT_KEY, last_key};
 use crate::store::leases::{STARTED, ShardNum, Snapshot};
 use crate::store::ledger::Ledger;
 use crate::store::pool::Transaction;
@@ -171,10 +172,12 @@ impl Load<'_> {
         loop {
             let values = self.with_shards([after.0.into(), after.1.into(), FANOUTS.into()]);
             let statement = Statement::from_sql_and_values(self.backend(), &sql, values);
-            let fanouts = FanoutRow::find_by_statement(statement).all(self.on).await?;
-            let (Some(first), Some(last)) = (fanouts.first(), fanouts.last()) else { return Ok(()) };
-            let mut recorded = Recorded::read(self.on, first.event_seq, last.event_seq).await?;
-            after = (last.event_seq, last.shard);
+            let rows = self.on.query_all_raw(statement).await?;
+            let Some(last) = last_key(&rows) else { return Ok(()) };
+            after = last;
+            let fanouts: Vec<FanoutRow> = self.store.readable("fanout", &FANOUT_KEY, &rows);
+            let Some(first) = fanouts.first() else { continue };
+            let mut recorded = Recorded::read(self.on, first.event_seq, last.0).await?;
             for fanout in fanouts {
                 let recorded = recorded.of(&fanout).await?;
                 match targets::decode(&fanout.targets) {

@@ -3,6 +3,7 @@
 use sea_orm::{ConnectionTrait, FromQueryResult, Statement};
 
 use crate::id::{EventSeq, WebhookNum};
+use crate::store::fanouts::{FANOUT_KEY, last_key};
 use crate::store::ledger::{FRONT, LookUp};
 use crate::store::{Store, StoreError, targets};
 
@@ -71,10 +72,10 @@ impl Store {
         while owed.len() < FRONT {
             let values = [after.0.into(), after.1.into(), to.0.into(), webhook.0.into(), FANOUTS.into()];
             let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, values);
-            let rows = FanoutRow::find_by_statement(statement).all(on).await?;
-            let Some(last) = rows.last() else { break };
-            after = (last.event_seq, last.shard);
-            for row in rows {
+            let rows = on.query_all_raw(statement).await?;
+            let Some(last) = last_key(&rows) else { break };
+            after = last;
+            for row in self.readable::<FanoutRow>("fanout", &FANOUT_KEY, &rows) {
                 let key = format_args!("{}/{}", row.event_seq, row.shard);
                 let targets = self.if_readable("fanout", key, targets::decode(&row.targets))?.unwrap_or_default();
                 if targets.binary_search(&webhook).is_ok() {

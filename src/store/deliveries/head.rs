@@ -131,7 +131,7 @@ impl From<HeadRow> for Head {
         let HeadRow { scheduled, event_seq, next_at, attempts, tries, manual_from, .. } = row;
         let event = EventSeq(event_seq);
         let last = row.outcome.zip(row.started_at).map(|(outcome, started_at)| LastError {
-            at: UnixMillis(started_at + row.duration_us.unwrap_or(0) / 1000),
+            at: UnixMillis(started_at.saturating_add(row.duration_us.unwrap_or(0) / 1000)),
             outcome,
             status: row.status_code.map(i16::cast_unsigned),
             error: row.error,
