@@ -336,9 +336,10 @@ impl Journal {
     /// # Errors
     ///
     /// The record, when there is not.
-    pub fn try_record(&self, record: Record) -> Result<(), Record> {
+    pub fn try_record(&self, mut record: Record) -> Result<(), Record> {
         match self.records.try_reserve() {
             Ok(place) => {
+                self.answers.admit(&mut record);
                 place.send(Request::Record(record));
                 Ok(())
             }

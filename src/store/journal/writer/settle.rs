@@ -77,7 +77,7 @@ impl Writer {
             };
             JournalStats::add(&self.outputs.stats.failed_commits, 1);
             tracing::error!(%error, "a journal batch was refused");
-            refuse(batch.publishes.drain(..).map(Request::Publish), &error.to_string());
+            refuse(batch.publishes.drain(..).map(Request::Publish), || PublishError::Store(error.to_string()));
             let store = self.store.clone();
             self.meanwhile(&mut batch, end, store.answers()).await;
             if batch.records.is_empty() {
@@ -110,38 +110,40 @@ impl Writer {
                 answer = &mut answer => return answer,
                 () = tokio::time::sleep_until(late), if !is_late => is_late = true,
                 () = tokio::time::sleep_until(end), if !batch.publishes.is_empty() => {
-                    refuse(batch.publishes.drain(..).map(Request::Publish), SILENT);
+                    refuse(batch.publishes.drain(..).map(Request::Publish), silent);
                 }
-                Some(request) = self.publishes.recv(), if is_late => refuse([request], SILENT),
+                Some(request) = self.publishes.recv(), if is_late => refuse([request], silent),
             }
         }
     }
 
     /// Nobody waits for a database that does not take even what must be written.
     fn refuse_waiting(&mut self) {
-        self.refuse_all_that_wait("the database refuses to write");
+        self.refuse_all_that_wait(|| PublishError::Store("the database refuses to write".to_owned()));
     }
 
     /// Keys stay above all that can be seen. What was cancelled lately may be pending again.
     pub(in super::super) fn forget_lost_history(&mut self, newest: EventSeq) {
-        self.refuse_all_that_wait("the database lacks transactions that it had");
+        self.refuse_all_that_wait(|| PublishError::Diverged);
         self.last = self.last.max(newest);
         self.cancelled = Cancelled::new(UnixMillis::now());
     }
 
-    fn refuse_all_that_wait(&mut self, why: &str) {
+    fn refuse_all_that_wait(&mut self, why: impl Fn() -> PublishError) {
         let late_comer = self.late_comer.take().map(Request::Publish);
         let waiting = std::iter::from_fn(|| self.publishes.try_recv().ok());
         refuse(late_comer.into_iter().chain(waiting), why);
     }
 }
 
-const SILENT: &str = "the database does not answer";
+fn silent() -> PublishError {
+    PublishError::Store("the database does not answer".to_owned())
+}
 
-fn refuse(requests: impl IntoIterator<Item = Request>, why: &str) {
+fn refuse(requests: impl IntoIterator<Item = Request>, why: impl Fn() -> PublishError) {
     for request in requests {
         if let Request::Publish(request) = request {
-            let _ = request.answer.send(Err(PublishError::Store(why.to_owned())));
+            let _ = request.answer.send(Err(why()));
         }
     }
 }
