@@ -17,7 +17,7 @@ use super::{Page, Store, StoreError, sessions};
 pub enum Revoked {
     Done,
     NoSuchKey,
-    /// Nobody could administer the engine without this key.
+    /// Without this key the engine could not be administered any more.
     IsLast,
 }
 

@@ -110,7 +110,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// When the database does not answer. A key that cannot be read is a key that nobody has.
+    /// When the database does not answer. A key that cannot be read counts as unknown.
     pub async fn keys_by(&self, wanted: &[(KeyId, [u8; 32])]) -> Result<Vec<Option<ApiKey>>, StoreError> {
         let Some(last) = wanted.last() else { return Ok(Vec::new()) };
         // Few texts to prepare, however many are asked for.

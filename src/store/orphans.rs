@@ -1,5 +1,5 @@
 //! Rows of which the event is gone: no request can be made for them. They are left by a database that has lost its last
-//! transactions and was then written to as if it had not, or by a partial copy. Whoever comes to serve their shards ends them.
+//! transactions and was then written to as if it had not, or by a partial copy. The node that acquires their shard ends them.
 
 use sea_orm::{FromQueryResult, Statement, Value};
 
@@ -74,8 +74,8 @@ impl Store {
             [Value::from(now.0)].into_iter().chain(shards).collect::<Vec<_>>()
         };
         let (deliveries, fanouts) = (of("(webhook_num & 255)"), of("shard"));
-        // Nothing is locked as long as there is nothing, which is always so as a rule. Each event is looked up once, whatever
-        // it is owed to: it costs about what counting the pending rows costs, which taking a shard does anyway.
+        // Nothing is locked as long as there is nothing, which is always so as a rule. Each event is looked up once,
+        // however many webhooks it is owed to: that takes about as long as counting the pending rows, which follows anyway.
         let sql = format!(
             "SELECT $1 > 0 AND (EXISTS (SELECT 1 FROM \
              (SELECT DISTINCT event_seq FROM delivery WHERE status = 0 {deliveries}) AS pending WHERE {HAS_NO_EVENT}) \

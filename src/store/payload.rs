@@ -59,7 +59,7 @@ struct Known {
 }
 
 impl Events {
-    /// The event if somebody has it.
+    /// The event, if it is in memory.
     pub(super) fn known(&self, seq: EventSeq) -> Option<Arc<Event>> {
         self.0.lock().events.get(&seq).and_then(Weak::upgrade)
     }

@@ -213,7 +213,7 @@ impl Store {
                 let keys = vec![num.into()];
                 old.extend(self.sealed_anew(keys, sealed, |before| {
                     let (origin, plain) = self.seal().open_for(&place, before)?;
-                    // What says for whom it is stays for whom it was, whatever the row says by now.
+                    // The origin stays the one that was sealed or noted, even if the URL of the row is another by now.
                     let origin = origin.map_or_else(|| unsealed_origin(bound_url.as_deref(), &url), Origin::from);
                     self.seal().close_for(&place, origin.as_str(), &plain)
                 })?);

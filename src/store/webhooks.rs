@@ -60,7 +60,7 @@ pub struct Webhook {
     pub credentials: Option<Credentials>,
     /// Tells the TLS options among the credentials from others.
     pub tls_digest: Option<Vec<u8>>,
-    /// To which headers and credentials may be sent. Not that of `url` when somebody has moved it without them.
+    /// The only origin that headers and credentials may be sent to; not that of `url` if the row was given another URL alone.
     pub credentials_origin: Origin,
     pub description: Option<String>,
     pub metadata: Option<serde_json::Value>,

@@ -185,7 +185,7 @@ impl Load<'_> {
                         left.retain(|webhook| recorded.binary_search(webhook).is_err());
                         ledger.owe_all(&left, EventSeq(fanout.event_seq));
                     }
-                    // What it owes is not counted.
+                    // What the fan-out owes is not counted.
                     Err(error) => {
                         let key = format_args!("{}/{}", fanout.event_seq, fanout.shard);
                         self.store.pass_over("fanout", key, error);

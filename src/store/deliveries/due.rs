@@ -34,7 +34,7 @@ pub struct Wanted<'a> {
     /// In the order of publishing, and then whatever their due time.
     pub ordered: bool,
     pub limit: usize,
-    /// Whoever asks has these.
+    /// The caller has these already.
     pub known: &'a [EventSeq],
 }
 

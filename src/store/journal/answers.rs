@@ -51,7 +51,7 @@ pub(super) fn bytes_of(attempt: &Attempt) -> usize {
     attempt.response_body.len() + headers.sum::<usize>()
 }
 
-/// Says in the answer itself that it is not all, since nobody would know otherwise.
+/// Notes in the body that it was cut: nothing else would show it.
 fn cut(attempt: &mut Attempt) {
     let whole = attempt.response_body.len();
     if whole > KEPT {

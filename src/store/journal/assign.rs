@@ -71,7 +71,7 @@ async fn look_up<C: ConnectionTrait>(
     let values = [tenant.0.into(), caller.id.clone().into()];
     let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, values);
     let Some(row) = SeenRow::find_by_statement(statement).one(on).await? else { return Ok(None) };
-    // One that cannot be read is of something else: its publisher is told so, and nobody else in the batch.
+    // A digest that cannot be read matches no event: its publisher is refused, and the rest of the batch is not.
     let digest = row.digest.try_into().unwrap_or_default();
     let receipt = Receipt {
         seq: EventSeq(row.event_seq),

@@ -21,7 +21,7 @@ use super::{Grant, NumRow, SHARDS, SILENCE, ShardNum};
 /// What an epoch takes of its tag: a shard changes hands less often in the life of a database.
 const EPOCH_BITS: u32 = 40;
 
-/// Said to whoever asks a server that this node must not rely on.
+/// The error of a query that was answered by a server that this node must not rely on.
 const DIVERGED: &str = "the server lacks transactions that this node has seen; what is in memory is read again";
 const SUPERSEDED: &str = "the server was left behind by a promotion; nothing is asked of it";
 
@@ -293,8 +293,8 @@ impl Holding {
             Continuity::Unbroken => member.server = now,
             Continuity::Diverged => {
                 let was_known = claims.has_diverged.send_replace(true);
-                // What rows say there, nobody may send without saying that it may be the second time. Afterwards: what is
-                // gained from here on is not served.
+                // Rows there may be of deliveries that were sent already. The mark comes first: what is acquired from here
+                // on is not served.
                 claims.shards.write().iter_mut().flatten().for_each(|claim| claim.serves = false);
                 if !was_known {
                     tracing::error!(known = ?member.server, ?now, "{DIVERGED}");
@@ -329,7 +329,7 @@ impl Holding {
         Ok(self.judge(server, row.lease_there))
     }
 
-    /// The same, for whoever must not go on with what another history says.
+    /// The same; a server of another history is an error.
     pub(in crate::store) async fn must_be_unbroken<C: ConnectionTrait>(
         &self,
         on: &C,

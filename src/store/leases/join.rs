@@ -9,7 +9,7 @@ use crate::store::{Store, StoreError};
 use super::server::{SERVER, ServerRow};
 use super::{Holding, Membership, NOW, ShardNum, about, give_up, nums, plain, silence};
 
-/// How often a place among the nodes is tried for; somebody else may have been faster.
+/// How often a slot is tried for; another node may have been faster.
 const TRIES: usize = 20;
 
 #[derive(Debug, FromQueryResult)]
@@ -32,15 +32,15 @@ impl Store {
         loop {
             tries += 1;
             match self.insert_node(connection, name, address).await {
-                // Somebody else has got the same slot.
+                // Another node has got the same slot.
                 Err(StoreError::Exists) if tries < TRIES => {}
                 joined => return joined.map(Holding::nothing),
             }
         }
     }
 
-    /// Becomes another node, after the database has turned out to lack what this one relies on. What it held is in doubt,
-    /// whether or not it is written there that it held it. It is to be told the journal's writer.
+    /// Becomes another node, after the database has turned out to lack what this one relies on. All that it held is marked in
+    /// doubt, even where the database says that another node owns it. The caller passes the membership to the journal.
     pub async fn rejoin(
         &self,
         holding: &Holding,
@@ -103,8 +103,8 @@ impl Store {
         }
     }
 
-    /// Is no node any more. Of shards that it has not given up nobody knows what was cut short: without their owner nobody
-    /// would find them.
+    /// Leaves the cluster. Shards that the node still owns are released in doubt: with an owner that is gone no other node
+    /// would acquire them.
     pub async fn leave(&self, holding: &Holding) -> Result<(), StoreError> {
         let (Some(me), Some(connection)) = (holding.membership(), &self.inner.lease) else { return Ok(()) };
         let transaction = connection.begin().await?;
@@ -126,8 +126,8 @@ async fn leave_as<C: ConnectionTrait>(on: &C, member: &Membership) -> Result<(),
     give_up(on, member.node, None, true).await
 }
 
-/// What these shards are owed may have been sent, whoever holds them there; and what those are owed that nobody holds there,
-/// because somebody may have held them in the lost history.
+/// Marks shards in doubt: these, whichever node owns them there, and those without an owner, which another node may have
+/// owned in the lost history.
 async fn doubt<C: ConnectionTrait>(on: &C, shards: &[ShardNum]) -> Result<(), DbErr> {
     let sql = format!(
         "UPDATE shard SET suspect_due_to = GREATEST(suspect_due_to, {NOW}, $1), \

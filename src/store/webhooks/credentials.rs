@@ -68,7 +68,7 @@ impl Store {
             let document =
                 serde_json::from_slice(&document).map_err(|error| StoreError::unreadable("credentials", error))?;
             sealed.credentials = Some(Credentials(document));
-            // Somebody has put values of different times together.
+            // The row was put together from values of different times.
             if of_credentials.map_or(of_row, Origin::from) != sealed.origin {
                 sealed.origin = Origin::nobody();
             }

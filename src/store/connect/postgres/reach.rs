@@ -19,14 +19,14 @@ const STARTING: &str = "57P03";
 /// Classes of `invalid_authorization_specification` and `invalid_catalog_name`: what the URL says is wrong.
 const OF_THE_URL: [&str; 2] = ["28", "3D"];
 
-/// Waits for a server that is starting as long as anybody waits for a connection.
+/// Waits for a server that is starting, as long as for any connection.
 pub(super) async fn once(url: &str) -> Result<(), OpenError> {
     let Ok(options) = url.parse::<PgConnectOptions>().map(introduced) else { return Ok(()) };
     let end = Instant::now() + ACQUIRE;
     loop {
         let failed = match timeout_at(end, options.connect()).await {
             Ok(Ok(connection)) => {
-                // It has served its purpose, whatever becomes of its farewell.
+                // It was opened to see whether it can be; an error while it is closed means nothing.
                 let _ = connection.close().await;
                 return Ok(());
             }

@@ -76,7 +76,7 @@ pub(super) fn refused(path: &Path, error: &io::Error) -> OpenError {
     ))
 }
 
-/// Nobody has made the file yet.
+/// The file does not exist.
 pub(super) fn missing(path: &Path) -> OpenError {
     let path = path.display();
     OpenError::Setting(format!(
