@@ -112,7 +112,7 @@ async fn scan_events(scan: &mut Scan<'_>) -> Result<(), StoreError> {
     scan.table::<event::Entity>("event", &["seq"], |_| Ok(())).await?;
     scan.table::<fanout::Entity>("fanout", &["event_seq", "shard"], |row| {
         ShardNum::read(row.shard)?;
-        targets::decode(&row.targets).map(drop)
+        targets::count(&row.targets).map(drop)
     })
     .await?;
     scan.table::<delivery::Entity>("delivery", &["event_seq", "webhook_num"], |row| state_of_row(&row).map(drop))
