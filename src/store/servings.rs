@@ -37,7 +37,8 @@ fn servings_sql(backend: DbBackend) -> String {
     let is_chosen = is_any_of(backend, "w.num", "$1");
     let columns = webhook::Column::iter().map(|column| format!("w.{}", column.as_str())).collect::<Vec<_>>().join(", ");
     format!(
-        "SELECT {columns}, (SELECT t.id FROM tenant t WHERE t.num = w.tenant_num) AS tenant_id, s.sealed, s.created_at AS made_at, s.expires_at, h.webhook_num, h.consecutive_failures, h.openings, \
+        "SELECT {columns}, (SELECT t.id FROM tenant t WHERE t.num = w.tenant_num) AS tenant_id, \
+         s.sealed, s.created_at AS made_at, s.expires_at, h.webhook_num, h.consecutive_failures, h.openings, \
          h.open_until, h.opened_at, h.last_failure, h.failing_since, h.warned_at, \
          h.last_error_at, h.last_error_outcome, h.last_error_status, h.last_error_text, h.last_error_event, \
          h.last_success_at, \

@@ -83,7 +83,8 @@ const DUE_COLUMNS: &str = "d.event_seq, d.status, d.attempts, d.tries, d.next_at
 /// The body of event `e` unless it is large, its size, and its trail.
 fn body_columns() -> String {
     format!(
-        "CASE WHEN OCTET_LENGTH(e.body) <= {LARGE} THEN e.body END AS body, CAST(OCTET_LENGTH(e.body) AS BIGINT) AS size, e.trail"
+        "CASE WHEN OCTET_LENGTH(e.body) <= {LARGE} THEN e.body END AS body, \
+         CAST(OCTET_LENGTH(e.body) AS BIGINT) AS size, e.trail"
     )
 }
 
