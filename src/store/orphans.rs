@@ -74,8 +74,9 @@ impl Store {
             [Value::from(now.0)].into_iter().chain(shards).collect::<Vec<_>>()
         };
         let (deliveries, fanouts) = (of("(webhook_num & 255)"), of("shard"));
-        // Nothing is locked as long as there is nothing, which is always so as a rule. Each event is looked up once,
-        // however many webhooks it is owed to: that takes about as long as counting the pending rows, which follows anyway.
+        // Nothing is locked as long as there is nothing, which is always so as a rule. Each event is looked up once, however
+        // many webhooks it is owed to. Measured with 300,000 pending rows: one to three times as long as the ledger's count of
+        // them, which follows anyway.
         let sql = format!(
             "SELECT $1 > 0 AND (EXISTS (SELECT 1 FROM \
              (SELECT DISTINCT event_seq FROM delivery WHERE status = 0 {deliveries}) AS pending WHERE {HAS_NO_EVENT}) \
