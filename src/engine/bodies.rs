@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Of the room, this part may be taken by bodies that were just published and wait to be sent.
 const RECENT: usize = 4;
 
-/// Events that nobody sends are looked for when there are this many.
+/// Slots that nothing uses are looked for from this many on.
 const FEW: usize = 256;
 
 /// Why there is no body to be sent.
@@ -46,14 +46,21 @@ pub(super) enum NoBody {
 
 pub(super) struct Bodies {
     store: Store,
-    held: Mutex<HashMap<EventSeq, Arc<Slot>>>,
+    slots: Mutex<Slots>,
     recent: Mutex<Recent>,
     room: Arc<Mutex<Room<oneshot::Sender<Reserved>>>>,
     readers: Semaphore,
 }
 
-/// Whoever wants a body first reads it; others wait for that.
+/// The first request that wants a body reads it; the others wait for that read.
 type Slot = AsyncMutex<Weak<Held>>;
+
+#[derive(Default)]
+struct Slots {
+    of: HashMap<EventSeq, Arc<Slot>>,
+    /// With how many the next look for unused slots comes.
+    look_at: usize,
+}
 
 /// A body in memory.
 struct Held {
@@ -75,7 +82,7 @@ impl Drop for Reserved {
             room.give_back(ticket);
             room.grant()
         };
-        // One that has gone away gives its room back, which may let others in.
+        // A waiter that has gone away gives its room back, which may let others in.
         while let Some((ticket, waiter)) = granted.pop() {
             if let Err(mut unused) = waiter.send(Self { ticket: Some(ticket), room: self.room.clone() })
                 && let Some(ticket) = unused.ticket.take()
@@ -126,7 +133,7 @@ impl Bodies {
     pub(super) fn new(store: &Store, bytes: usize) -> Self {
         Self {
             store: store.clone(),
-            held: Mutex::default(),
+            slots: Mutex::default(),
             recent: Mutex::default(),
             room: Arc::new(Mutex::new(Room::new(bytes))),
             readers: Semaphore::new(READERS),
@@ -179,27 +186,28 @@ impl Bodies {
     }
 
     fn keep(&self, seq: EventSeq, tenant: TenantNum, body: Bytes) {
-        let (bytes, slot) = (body.len(), self.slot(seq));
+        let (bytes, most) = (body.len(), self.room.lock().size() / RECENT);
+        if bytes > most {
+            return;
+        }
+        let slot = self.slot(seq);
         let Ok(mut slot) = slot.try_lock() else { return };
-        let (ticket, most) = {
-            let mut room = self.room.lock();
-            (room.take(tenant, bytes), room.size() / RECENT)
-        };
-        let Some(ticket) = ticket.filter(|_| bytes <= most) else { return };
+        let Some(ticket) = self.room.lock().take(tenant, bytes) else { return };
         let held = Arc::new(Held { body, _reserved: self.reserved(ticket) });
         *slot = Arc::downgrade(&held);
         self.recent.lock().keep(held, most);
     }
 
     fn slot(&self, seq: EventSeq) -> Arc<Slot> {
-        let mut held = self.held.lock();
-        if held.len() >= FEW && !held.contains_key(&seq) {
+        let mut slots = self.slots.lock();
+        if slots.of.len() >= slots.look_at.max(FEW) && !slots.of.contains_key(&seq) {
             let is_used = |slot: &Arc<Slot>| {
                 Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|held| held.strong_count() > 0)
             };
-            held.retain(|_, slot| is_used(slot));
+            slots.of.retain(|_, slot| is_used(slot));
+            slots.look_at = 2 * slots.of.len();
         }
-        held.entry(seq).or_default().clone()
+        slots.of.entry(seq).or_default().clone()
     }
 
     fn reserved(&self, ticket: Ticket) -> Reserved {

@@ -12,7 +12,7 @@ pub(super) struct Ticket {
     is_overdrawn: bool,
 }
 
-/// Where somebody waits.
+/// Where a request waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     tenant: TenantNum,
@@ -53,7 +53,7 @@ impl<W> Room<W> {
         is_within_all && is_within(of_tenant, self.size / 2)
     }
 
-    /// Takes room if there is some and nobody of this tenant waits for it.
+    /// Takes room if there is some and no other request of this tenant waits for it.
     pub(super) fn take(&mut self, tenant: TenantNum, bytes: usize) -> Option<Ticket> {
         let is_first = self.waiting.iter().all(|(waiting, _)| *waiting != tenant);
         (is_first && self.fits(tenant, bytes)).then(|| self.ticket(tenant, bytes, false))
@@ -77,7 +77,7 @@ impl<W> Room<W> {
         Place { tenant, number }
     }
 
-    /// Whoever has waited for long takes room that is not there, unless somebody else does. `None`: it goes on waiting.
+    /// Takes room that is not there, for a request that has waited long; one at a time may. `None`: it goes on waiting.
     pub(super) fn overdraw(&mut self, place: Place) -> Option<Ticket> {
         if self.is_overdrawn {
             return None;
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_waited_for_long_takes_more_than_there_is_one_at_a_time() {
+    fn one_request_at_a_time_that_has_waited_long_takes_more_than_there_is() {
         let (mut room, [a, b]) = (Room::new(SIZE), [1, 2].map(TenantNum));
         let _taken = [room.take(a, 50).unwrap(), room.take(b, 50).unwrap()];
         let (first, second) = (room.wait(a, 200, ()), room.wait(b, 200, ()));
@@ -166,7 +166,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes and goes: no more is taken than there is besides one body, and nobody waits while there is room.
+        /// No more is taken than there is, but for one body, and nothing waits while all the room is free.
         #[test]
         fn the_room_is_kept_and_used(steps in proptest::collection::vec((1i64..4, 1usize..150, 0u8..4), 1..200)) {
             let (mut room, mut held, mut places) = (Room::new(SIZE), Vec::new(), Vec::new());
@@ -189,7 +189,7 @@ mod tests {
                 prop_assert_eq!(taken, room.taken);
                 prop_assert!(taken - overdrawn <= SIZE.max(largest));
                 prop_assert!(held.iter().filter(|ticket| ticket.is_overdrawn).count() <= 1);
-                prop_assert!(!held.is_empty() || room.waiting.is_empty(), "somebody waits for nobody");
+                prop_assert!(!held.is_empty() || room.waiting.is_empty(), "a request waits although nothing is held");
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::id::WebhookNum;
 use crate::store::journal::{Draft, Journal, Published};
 use crate::store::leases::Holding;
 
-/// The only event of a new database, with a body of this size, as it is read back.
+/// The events of a new database, with bodies of these sizes, as they are read back.
 async fn publish(store: &Store, tenant: TenantNum, sizes: &[usize]) -> Vec<Arc<Event>> {
     let journal = Journal::start(store, &Holding::everything()).await.unwrap().journal;
     let draft = |size: &usize| Draft {
@@ -53,19 +53,33 @@ async fn a_body_for_which_there_is_no_room_waits_until_another_is_let_go() {
     assert!(second.await.unwrap().len() > 300_000, "as soon as it can, and larger than half of the room");
 }
 
+/// Two parts of an event that was just published.
+fn published(tenant: TenantNum, bytes: usize) -> [Fanout; 2] {
+    let body = Body::InMemory(Bytes::from(vec![b'x'; bytes]));
+    let event = Event { seq: EventSeq(7), tenant, kind: "a".to_owned(), body, trail: None };
+    [0, 1].map(|shard| {
+        let (event, targets) = (Arc::new(event.clone()), Arc::new([WebhookNum(1)]));
+        Fanout { event, shard, targets, in_order: false }
+    })
+}
+
 #[tokio::test]
 async fn what_was_just_published_is_sent_without_a_read() {
     let directory = tempfile::tempdir().unwrap();
     let (store, tenant) = store_with_tenant(&directory).await;
-    let body = Bytes::from(vec![b'x'; 200_000]);
-    let event =
-        Event { seq: EventSeq(7), tenant: tenant.num, kind: "a".to_owned(), body: Body::InMemory(body), trail: None };
-    let fanout =
-        |shard| Fanout { event: Arc::new(event.clone()), shard, targets: Arc::new([WebhookNum(1)]), in_order: false };
-    let mut fanouts = [fanout(0), fanout(1)];
+    let mut fanouts = published(tenant.num, 200_000);
     let bodies = Bodies::new(&store, 1 << 20);
     bodies.adopt(&mut fanouts);
     assert!(Arc::ptr_eq(&fanouts[0].event, &fanouts[1].event));
     assert_eq!(fanouts[0].event.body, Body::Stored { bytes: 200_000 });
     assert_eq!(bodies.of(&fanouts[0].event).await.unwrap().len(), 200_000, "the store does not know it");
+}
+
+#[tokio::test]
+async fn a_published_body_that_is_too_large_to_be_kept_takes_no_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, tenant) = store_with_tenant(&directory).await;
+    let bodies = Bodies::new(&store, 400_000);
+    bodies.adopt(&mut published(tenant.num, 150_000));
+    assert!(bodies.room.lock().fits(tenant.num, 200_000), "all that a tenant may have is free");
 }
