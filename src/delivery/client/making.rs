@@ -48,7 +48,7 @@ impl Making {
         if let Some(places) = tenants.get(&tenant) {
             return Arc::clone(places);
         }
-        // Whoever waits or makes holds another reference.
+        // A tenant that waits for its turn, or makes a client, holds another reference.
         tenants.retain(|_, places| Arc::strong_count(places) > 1);
         Arc::clone(tenants.entry(tenant).or_insert_with(|| Arc::new(Semaphore::new(1))))
     }

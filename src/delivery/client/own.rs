@@ -79,10 +79,14 @@ impl Clients {
         let Some((tenant, material)) = own else { return Ok(self.plain()) };
         let cell = self.own.lock().get(&Key { tenant, digest: material.digest }, Instant::now());
         let client = cell.get_or_try_init(async || {
-            let _leave = self.making.leave(tenant).await?;
+            let leave = self.making.leave(tenant).await?;
             let (material, resolver, guard) = (Arc::clone(material), Arc::clone(&self.resolver), self.guard.clone());
             let max_idle = self.max_idle;
-            let build = move || client_resolving_with(resolver, guard, Some(&material), max_idle);
+            // The leave ends with the work, which goes on when the request that wanted it has timed out.
+            let build = move || {
+                let _leave = leave;
+                client_resolving_with(resolver, guard, Some(&material), max_idle)
+            };
             let build = tokio::task::spawn_blocking(build);
             build.await.map_err(|_| ClientError::Stopped)?
         });

@@ -5,7 +5,6 @@ use std::sync::LazyLock;
 
 use http::Method;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue, USER_AGENT};
-
 use tokio::sync::Semaphore;
 
 use super::Message;
@@ -56,10 +55,14 @@ impl Signatures {
         if message.body.len() < LARGE {
             return None;
         }
-        let _turn = SIGNERS.acquire().await.ok()?;
+        let turn = SIGNERS.acquire().await.ok()?;
         let (secrets, format) = (target.secrets.clone(), target.format);
         let (id, body) = (message.event_id.clone(), message.body.clone());
-        let sign = move || Self::of(&secrets, format, &id, &body, UnixMillis::now_outside());
+        // The turn ends with the work, which goes on when the request is given up.
+        let sign = move || {
+            let _turn = turn;
+            Self::of(&secrets, format, &id, &body, UnixMillis::now_outside())
+        };
         tokio::task::spawn_blocking(sign).await.ok()
     }
 }
