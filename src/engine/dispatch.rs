@@ -99,9 +99,12 @@ impl Dispatcher {
                 None => Ok(()),
             };
         }
-        let heard_of = self.feed.heard_of();
-        if line.is_empty() && porter.is_idle() && self.feed.is_idle() {
-            self.shared.has_offered(heard_of);
+        if line.is_empty() {
+            // Asked first: what is heard of meanwhile may not have been offered.
+            let heard_of = self.feed.heard_of();
+            if porter.is_idle() && self.feed.is_idle() {
+                self.shared.has_offered(heard_of);
+            }
         }
         let next = async { if line.bytes() < HELD { self.feed.next().await } else { std::future::pending().await } };
         tokio::select! {

@@ -62,12 +62,12 @@ pub(super) struct Waits {
 }
 
 /// A request waits as long as this lives.
-pub(super) struct Waiting {
-    pulse: Arc<Pulse>,
+pub(super) struct Waiting<'a> {
+    pulse: &'a Pulse,
     stage: Stage,
 }
 
-impl Drop for Waiting {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.pulse.waits[self.stage as usize].fetch_sub(1, Ordering::Relaxed);
     }
@@ -189,9 +189,9 @@ impl Pulse {
     }
 
     /// A request waits for something.
-    pub(super) fn waits_for(self: &Arc<Self>, stage: Stage) -> Waiting {
+    pub(super) fn waits_for(&self, stage: Stage) -> Waiting<'_> {
         self.waits[stage as usize].fetch_add(1, Ordering::Relaxed);
-        Waiting { pulse: self.clone(), stage }
+        Waiting { pulse: self, stage }
     }
 
     pub(super) fn take(&self) -> Taken {

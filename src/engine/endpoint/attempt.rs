@@ -25,17 +25,17 @@ use crate::engine::turns::{Turn, Turns};
 use crate::fault;
 use crate::id::{DeliveryId, EventId};
 use crate::store::StoreError;
-use crate::store::events::Event;
+use crate::store::events::{Body, Event};
 use crate::store::journal::Slot;
 use crate::store::leases::ShardNum;
+
+use super::STORE_PAUSE;
 
 /// Descriptors come free as requests end and idle connections age.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(500);
 
 /// An endpoint whose shard is given up hears of it within this time, and begins nothing more.
 const LEAVING: Duration = Duration::from_millis(20);
-
-use super::STORE_PAUSE;
 
 /// An attempt that was made.
 pub(super) struct Attempted {
@@ -85,7 +85,7 @@ pub(super) struct Means {
 }
 
 impl Means {
-    /// Waits, and lets whoever looks know what for.
+    /// Waits, and shows in the pulse what for.
     async fn wait<T>(&self, stage: Stage, wait: impl Future<Output = T>) -> T {
         let _waiting = self.pulse.waits_for(stage);
         wait.await
@@ -96,7 +96,11 @@ impl Means {
 pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share: Share) -> Option<Ended> {
     let holding = &means.shared.holding;
     let epoch = holding.epoch_of(ShardNum::of(serving.num).num());
-    let body = means.shared.quiet.run_until_cancelled(body_of(&means.shared, &entry.event)).await?;
+    let body = match &entry.event.body {
+        // As a rule. The token is shared by all threads, and waiting with it takes a lock.
+        Body::InMemory(body) => Ok(body.clone()),
+        Body::Stored { .. } => means.shared.quiet.run_until_cancelled(body_of(&means.shared, &entry.event)).await?,
+    };
     let (permit, turn) = admission(&means, &serving, share).await?;
     if !holding.serves_under(serving.num, epoch) {
         drop((permit, turn));
@@ -110,6 +114,7 @@ pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share
         means.wait(Stage::Lease, means.shared.quiet.run_until_cancelled(tenure.held())).await?;
         // While it waited for the lease, the node may have become another one.
         if !means.shared.holding.serves_under(serving.num, epoch) {
+            drop((permit, turn, slot));
             tokio::time::sleep(LEAVING).await;
             return None;
         }
