@@ -34,6 +34,11 @@ impl LogLimit {
         Some(self.take_suppressed())
     }
 
+    /// No line has said that these were not written; the next one does.
+    pub fn put_back(&mut self, suppressed: u64) {
+        self.suppressed += suppressed;
+    }
+
     /// How many lines were not written since the last one that was.
     pub fn take_suppressed(&mut self) -> u64 {
         std::mem::take(&mut self.suppressed)
@@ -52,5 +57,7 @@ mod tests {
         let admitted: Vec<_> = [0, 1, 2, 3, 999, 1_000, 1_001, 1_002].map(|millis| limit.admit(at(millis))).into();
         assert_eq!(admitted, [Some(0), Some(0), None, None, None, Some(3), Some(0), None]);
         assert_eq!((limit.take_suppressed(), limit.take_suppressed()), (1, 0));
+        limit.put_back(3);
+        assert_eq!(limit.admit(at(2_001)), Some(3));
     }
 }

@@ -61,7 +61,7 @@ impl Endpoint {
         let id = self.id(entry.event.seq);
         if report.outcome.kind() == OutcomeKind::Success {
             if enabled!(target: ATTEMPT, Level::DEBUG) {
-                log_success(&self.serving, id, state, report);
+                write_attempt(&self.serving, id, state, report);
             }
             return;
         }
@@ -70,12 +70,13 @@ impl Endpoint {
         }
         let now = Instant::now();
         let Some(of_this) = self.log_limit.admit(now) else { return };
+        // Before anything is written, so that the limit of all also bounds what is said of each.
+        let Some(of_all) = self.shared.attempt_log.lock().admit(now) else { return self.log_limit.put_back(of_this) };
         self.say_suppressed(of_this);
-        let Some(of_all) = self.shared.attempt_log.lock().admit(now) else { return };
         if of_all > 0 {
             info!(target: ATTEMPT, suppressed = of_all, "further attempts of many webhooks failed and are not logged");
         }
-        log_failure(&self.serving, id, state, report);
+        write_attempt(&self.serving, id, state, report);
     }
 
     fn say_suppressed(&self, suppressed: u64) {
@@ -88,10 +89,22 @@ impl Endpoint {
         }
     }
 
-    /// Says how many failures were not logged, when no other line will.
+    /// Says how many failures were not logged, when no other line will. Where many endpoints end at once, the lines of all
+    /// say it.
     pub(super) fn end_log(&mut self) {
         let suppressed = self.log_limit.take_suppressed();
-        self.say_suppressed(suppressed);
+        if suppressed == 0 {
+            return;
+        }
+        let mut all = self.shared.attempt_log.lock();
+        match all.admit(Instant::now()) {
+            Some(of_all) => {
+                all.put_back(of_all);
+                drop(all);
+                self.say_suppressed(suppressed);
+            }
+            None => all.put_back(suppressed),
+        }
     }
 
     /// Notes how the breaker stands now, and says so when that is another state than before.
@@ -125,42 +138,35 @@ pub(super) fn new_limit() -> LogLimit {
     LogLimit::new(LINES_EACH, Instant::now())
 }
 
-fn log_failure(serving: &Serving, id: DeliveryId, state: &DeliveryState, report: &Report) {
-    let consequence = match state.status {
-        Status::Pending => "attempt failed; the delivery will be tried again",
-        Status::Failed => "attempt failed; the delivery has failed",
-        Status::Success => "attempt failed; the delivery has succeeded before",
-        Status::Cancelled => "attempt failed; the delivery is cancelled",
+/// Fields that have no value are left out of the line.
+fn write_attempt(serving: &Serving, id: DeliveryId, state: &DeliveryState, report: &Report) {
+    let outcome = report.outcome.kind();
+    let said = match (outcome, state.status) {
+        (OutcomeKind::Success, _) => "attempt succeeded",
+        (_, Status::Pending) => "attempt failed; the delivery will be tried again",
+        (_, Status::Failed) => "attempt failed; the delivery has failed",
+        (_, Status::Success) => "attempt failed; the delivery has succeeded before",
+        (_, Status::Cancelled) => "attempt failed; the delivery is cancelled",
     };
-    info!(
-        target: ATTEMPT,
-        tenant = serving.tenant_id.map(display),
-        webhook = %serving.id,
-        event = %EventId(id.event),
-        delivery = %id,
-        attempt = state.attempts,
-        outcome = report.outcome.kind().as_str(),
-        status_code = report.status,
-        duration_ms = report.duration_us / 1_000,
-        next_attempt_at = state.next_at.map(display),
-        host = serving.host(),
-        error = report.error.as_deref(),
-        "{consequence}"
-    );
-}
-
-fn log_success(serving: &Serving, id: DeliveryId, state: &DeliveryState, report: &Report) {
-    debug!(
-        target: ATTEMPT,
-        tenant = serving.tenant_id.map(display),
-        webhook = %serving.id,
-        event = %EventId(id.event),
-        delivery = %id,
-        attempt = state.attempts,
-        outcome = report.outcome.kind().as_str(),
-        status_code = report.status,
-        duration_ms = report.duration_us / 1_000,
-        host = serving.host(),
-        "attempt succeeded"
-    );
+    // The level of a line is fixed where the line is written.
+    macro_rules! write_at {
+        ($level:ident) => {
+            $level!(
+                target: ATTEMPT,
+                tenant = serving.tenant_id.map(display),
+                webhook = %serving.id,
+                event = %EventId(id.event),
+                delivery = %id,
+                attempt = state.attempts,
+                outcome = outcome.as_str(),
+                status_code = report.status,
+                duration_ms = report.duration_us / 1_000,
+                next_attempt_at = state.next_at.map(display),
+                host = serving.host(),
+                error = report.error.as_deref(),
+                "{said}"
+            )
+        };
+    }
+    if outcome == OutcomeKind::Success { write_at!(debug) } else { write_at!(info) }
 }
