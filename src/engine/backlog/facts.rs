@@ -10,7 +10,6 @@ use crate::engine::lane::WINDOW;
 use crate::engine::pulse::Taken;
 use crate::engine::registry::Crashes;
 use crate::engine::vitals::Snapshot;
-
 use crate::store::deliveries::{COUNTED, Head};
 use crate::store::webhooks::WebhookSummary;
 

@@ -77,8 +77,8 @@ pub(super) fn sentence(facts: &Facts<'_>) -> Option<String> {
         EndpointState::Inactive => Some(inactive(facts)),
         EndpointState::Paused => Some(paused(facts)),
         EndpointState::Quarantined if facts.crashes.unreadable => Some(
-            "its stored row, its secrets or its credentials cannot be read; `posthaste check` says which; it is served again \
-             once they can"
+            "its stored row, its secrets or its credentials cannot be read, and its deliveries wait; `posthaste check` says \
+             what is wrong, and it is served again once that is mended"
                 .to_owned(),
         ),
         EndpointState::Quarantined => {
@@ -282,12 +282,17 @@ fn retries(facts: &Facts<'_>) -> Option<String> {
         return Some(format!("{} for a later time", wait(facts.counts.scheduled)));
     };
     let (id, failed, retry) = (id(facts, head), failed_before(head), retry(facts, head));
-    Some(format!("{} for a retry; the first, {id},{failed}; {retry} is at {at}", wait(facts.counts.scheduled)))
+    let what = if head.tries == 0 && !head.is_manual { "a later time" } else { "a retry" };
+    Some(format!("{} for {what}; the first, {id},{failed}; {retry} is at {at}", wait(facts.counts.scheduled)))
 }
 
 fn retry(facts: &Facts<'_>, head: &Head) -> String {
     let most = facts.policy.retry_policy.max_retries;
-    if head.is_manual { "the retry by hand".to_owned() } else { format!("retry {} of {most}", head.tries) }
+    match head.tries {
+        _ if head.is_manual => "the retry by hand".to_owned(),
+        0 => "its next attempt".to_owned(),
+        tries => format!("retry {tries} of {most}"),
+    }
 }
 
 fn failed_before(head: &Head) -> String {

@@ -190,6 +190,8 @@ fn strict_order_names_the_head_its_failure_and_its_next_try() {
 fn retries_limits_and_places_are_told_apart() {
     let waiting = Case::new((0, 2, 0, 0)).failing().with(|case| case.head = Some(head(1, later(2))));
     is_said(&waiting, &["2 deliveries wait for a retry", "rejected (500)", "retry 1 of 3 is at"]);
+    let untried = Case::new((0, 1, 0, 0)).with(|case| case.head = Some(head(0, later(2))));
+    is_said(&untried, &["1 delivery waits for a later time", "is not due yet; its next attempt is at"]);
     let limit = RateLimit { requests: 5, per_seconds: 1, burst: 5 };
     let limited = Case::new((5, 0, 0, 0)).with(|case| (case.throttled_ms, case.policy.rate_limit) = (70, Some(limit)));
     is_said(&limited, &["its rate limit of 5 requests in 1 s", "5 deliveries wait", "in 70 ms"]);
