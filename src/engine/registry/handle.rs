@@ -218,6 +218,7 @@ impl RegistryHandle {
     /// The webhooks were deleted.
     pub(in crate::engine) async fn dismiss(&self, nums: Vec<WebhookNum>) {
         for num in &nums {
+            self.shared.unreadable.lock().remove(num);
             let _ = self.registry.send(Forget(*num)).await;
         }
         for endpoint in self.registry.send(Find(nums)).await.unwrap_or_default() {
@@ -257,7 +258,7 @@ impl RegistryHandle {
         let _ = self.registry.send(Cover(num, to)).await;
     }
 
-    /// Somebody has looked at an endpoint that crashed too often; answers whether it was left alone.
+    /// Lets an endpoint that crashed too often be started again; answers whether it was one.
     pub(in crate::engine) async fn release(&self, num: WebhookNum) -> bool {
         let was_quarantined = self.registry.send(Release(num)).await.unwrap_or(false);
         if was_quarantined {
