@@ -32,7 +32,7 @@ impl Credentials {
         self.tls.is_none() && self.auth.is_none()
     }
 
-    /// Whether anything in it lets whoever has it in: authorities alone do not.
+    /// Whether anything in it is a secret that lets its bearer in; authorities are none.
     #[must_use]
     pub fn are_secret(&self) -> bool {
         self.auth.is_some() || self.tls.as_ref().is_some_and(|tls| tls.client_key.is_some())

@@ -193,8 +193,8 @@ impl Member {
         Ok(())
     }
 
-    /// The database lacks what this node relies on. All that it holds is parted with, as after a crash, and read again by the
-    /// node that it becomes.
+    /// The database lacks what this node relies on. The node gives up all its shards, as after a crash, joins as a new node, and
+    /// reads what is owed again.
     async fn rejoin(self: &Arc<Self>) -> Result<(), StoreError> {
         let Shared { store, holding, journal, tenure, .. } = self.shared.as_ref();
         self.cluster.settled.send_replace(false);
@@ -236,12 +236,12 @@ impl Member {
         Ok(buried)
     }
 
-    /// What this node would write for these is dropped, so whoever holds them next sends it again.
+    /// What this node would write for these is dropped, so that their next owner sends it again.
     fn part_with_lost(self: &Arc<Self>, lost: &[ShardNum]) {
         if lost.is_empty() {
             return;
         }
-        tracing::warn!(shards = lost.len(), "shards are not held any more as this node believed; it parts with them");
+        tracing::warn!(shards = lost.len(), "shards are no longer this node's; it ends their endpoints");
         self.shared.holding.quit(lost);
         self.leaving.lock().extend(lost);
         for shard in lost.iter().copied() {

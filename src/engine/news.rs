@@ -224,7 +224,7 @@ impl Follower {
     }
 }
 
-/// Reads all routes again, and lets whoever keeps tenants and keys in memory do the same. Answers the webhooks that are gone.
+/// Reads all routes again, and tells the caches of tenants and keys to begin anew. Answers the webhooks that are gone.
 pub(super) async fn reload(shared: &Shared) -> Result<Vec<WebhookNum>, StoreError> {
     let changing = shared.changing.write().await;
     let gone = shared.routes.replace(RouteTable::load(&shared.store).await?);

@@ -156,7 +156,7 @@ impl TenantRoutes {
         list.insert(num);
     }
 
-    /// A list that nobody is on any more is forgotten.
+    /// Removes a list that has become empty.
     fn unsubscribe(&mut self, num: WebhookNum, subscription: &str) {
         let (lists, name) = match subscription.strip_suffix('*') {
             Some("") => return self.to_all.remove(num),

@@ -62,7 +62,7 @@ pub(super) struct Shared {
     pub(super) holds: Mutex<HashMap<WebhookNum, usize>>,
     /// Who keeps tenants and keys in memory.
     pub(super) listeners: Listeners,
-    /// Webhooks whose rows cannot be read, of those that somebody wanted to serve.
+    /// Webhooks that were to be served and whose rows cannot be read.
     pub(super) unreadable: Mutex<HashSet<WebhookNum>>,
     offered_to: AtomicI64,
     /// Failed attempts of all endpoints that are logged.

@@ -64,16 +64,15 @@ impl Tenure {
         tenure
     }
 
-    /// Becomes another node, after the database has turned out to lack what this one relies on. What is under way is cut short;
-    /// nothing begins before the node has joined.
-    /// The answer has to be told the journal before [`Self::resume`].
+    /// Becomes another node, after the database has turned out to lack what this one relies on. What is under way is cut short,
+    /// and nothing begins before [`Self::resume`]; before that, the journal must have been told the answer.
     pub(super) async fn rejoin(&self) -> Result<Option<Membership>, StoreError> {
         let Some(until) = &self.until else { return Ok(None) };
         until.send_replace(Instant::now());
         self.store.rejoin(&self.holding, &self.name, self.address.as_deref()).await
     }
 
-    /// The lease that was asked for then may be acted upon.
+    /// The new lease may be acted upon; `asked_at`: when it was asked for.
     pub(super) fn resume(&self, asked_at: Instant) {
         if let Some(until) = &self.until {
             until.send_replace(self.terms.act_until(asked_at));

@@ -146,7 +146,7 @@ pub enum Detached {
     },
 }
 
-/// How a lane stands, for whoever looks.
+/// How a lane stands, as it is shown.
 #[derive(Debug, Clone, Default)]
 pub struct Gauge {
     pub in_flight: usize,

@@ -266,6 +266,7 @@ impl World {
         self.timers.borrow().first().copied()
     }
 
+    /// In the time of this world, which the scheduler moves: the test itself does not wait.
     pub(super) async fn sleep(&self, wait: Duration) {
         let until = self.elapsed.get() + wait;
         self.wake_at(until);
