@@ -31,18 +31,18 @@ use super::restart::{Rest, Restarts};
 use super::serving::Serving;
 use super::shared::Shared;
 
-use self::marks::Marks;
 use self::messages::{Count, Cover, Crashed, Drain, Find, Forget, Introduce, Release, Remind, Suspected, Wake};
 
 use self::quit::Quitting;
 
 pub(super) use self::handle::{Handed, RegistryHandle};
+pub(super) use self::marks::Marks;
 pub(super) use self::messages::{Crashes, Figures, Offer, Offered};
 
 /// Messages that may wait for the registry. Senders wait for room.
 const MAILBOX: usize = 256;
 
-/// Marks are small, and there are few of them.
+/// Marks are small, and there are few of them. Each stays for this long at least, which is many looks at the store.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
 pub(super) struct Registry {

@@ -7,44 +7,51 @@ use crate::store::leases::ShardNum;
 use crate::store::state::Suspect;
 
 #[derive(Default)]
-pub(super) struct Marks {
+pub(in crate::engine) struct Marks {
     /// Every fan-out up to here that names this webhook, and was visible then, has a row for it: after a crash, or a purge.
-    covered: HashMap<WebhookNum, EventSeq>,
+    covered: HashMap<WebhookNum, Covered>,
     /// What endpoints may have sent that crashed, and that may be started long after: they may be held by then.
     suspects: HashMap<WebhookNum, Suspect>,
 }
 
+struct Covered {
+    to: EventSeq,
+    /// Set since the marks were last pruned.
+    is_new: bool,
+}
+
 impl Marks {
-    pub(super) fn cover(&mut self, num: WebhookNum, to: EventSeq) {
-        let covered = self.covered.entry(num).or_insert(to);
-        *covered = to.max(*covered);
+    pub(in crate::engine) fn cover(&mut self, num: WebhookNum, to: EventSeq) {
+        let covered = self.covered.entry(num).or_insert(Covered { to, is_new: true });
+        *covered = Covered { to: to.max(covered.to), is_new: true };
     }
 
-    pub(super) fn covers(&self, num: WebhookNum, event: EventSeq) -> bool {
-        self.covered.get(&num).is_some_and(|covered| event <= *covered)
+    pub(in crate::engine) fn covers(&self, num: WebhookNum, event: EventSeq) -> bool {
+        self.covered.get(&num).is_some_and(|covered| event <= covered.to)
     }
 
-    pub(super) fn suspect(&mut self, num: WebhookNum, suspect: Suspect) {
+    pub(in crate::engine) fn suspect(&mut self, num: WebhookNum, suspect: Suspect) {
         let known = self.suspects.entry(num).or_insert(suspect);
         *known = known.and(suspect);
     }
 
     /// What is in doubt of this webhook, besides what is in doubt of all.
-    pub(super) fn suspect_of(&self, num: WebhookNum, of_all: Suspect) -> Suspect {
+    pub(in crate::engine) fn suspect_of(&self, num: WebhookNum, of_all: Suspect) -> Suspect {
         self.suspects.get(&num).map_or(of_all, |suspect| suspect.and(of_all))
     }
 
     /// The shard is another node's.
-    pub(super) fn forget_shard(&mut self, shard: ShardNum) {
+    pub(in crate::engine) fn forget_shard(&mut self, shard: ShardNum) {
         let stays = |num: &WebhookNum| ShardNum::of(*num) != shard;
         self.covered.retain(|num, _| stays(num));
         self.suspects.retain(|num, _| stays(num));
     }
 
     /// Forgets what cannot matter any more: no event up to `offered_to` is offered again, and of a webhook that is owed
-    /// nothing, nothing is in doubt.
-    pub(super) fn prune(&mut self, offered_to: EventSeq, is_owed: impl Fn(WebhookNum) -> bool) {
-        self.covered.retain(|_, covered| *covered > offered_to);
+    /// nothing, nothing is in doubt. A new mark stays for one more round: an event of another node may have been given its
+    /// row although the dispatcher has not found the event yet.
+    pub(in crate::engine) fn prune(&mut self, offered_to: EventSeq, is_owed: impl Fn(WebhookNum) -> bool) {
+        self.covered.retain(|_, covered| std::mem::take(&mut covered.is_new) || covered.to > offered_to);
         self.suspects.retain(|num, _| is_owed(*num));
     }
 }
@@ -68,8 +75,8 @@ mod tests {
             marks.cover(num, EventSeq(event));
             marks.suspect(num, suspect(event));
         }
-        marks.prune(EventSeq(4), |_| true);
-        assert!(marks.covers(A, EventSeq(5)) && !marks.covers(A, EventSeq(6)));
+        marks.prune(EventSeq(9), |_| true);
+        assert!(marks.covers(A, EventSeq(5)) && !marks.covers(A, EventSeq(6)), "it is new");
         assert_eq!(marks.suspect_of(A, suspect(1)), suspect(5));
         marks.prune(EventSeq(5), |num| num == B);
         assert!(!marks.covers(A, EventSeq(5)) && marks.covers(B, EventSeq(9)));

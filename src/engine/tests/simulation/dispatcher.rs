@@ -83,6 +83,10 @@ impl Porter {
         self.add(mine);
     }
 
+    fn is_idle(&self) -> bool {
+        self.tenants.is_empty() && self.here.is_empty()
+    }
+
     fn full(&self, most: usize) -> HashSet<TenantNum> {
         self.tenants.iter().filter(|(_, waiting)| waiting.len() >= most).map(|(tenant, _)| *tenant).collect()
     }
@@ -113,6 +117,12 @@ impl Process {
                 Some(next) => self.take_in(next, line).await,
                 None => Ok(()),
             };
+        }
+        if line.is_empty() {
+            let heard_of = self.feed.heard_of();
+            if porter.borrow().is_idle() && self.feed.is_idle() {
+                self.offered_to.set(heard_of.max(self.offered_to.get()));
+            }
         }
         let has_room = line.bytes() < HELD;
         let next = || has_room.then(|| self.feed.try_next()).flatten().map(Some);

@@ -35,6 +35,8 @@ use super::world::{Hook, Unreadable, World};
 /// As in the engine.
 pub(super) const STORE_PAUSE: Duration = Duration::from_millis(500);
 const WAKER_EVERY: Duration = Duration::from_secs(1);
+/// Of these, as in the registry.
+const PRUNE_EVERY: u32 = 60;
 
 /// How long a stop waits for requests under way.
 const GRACE: Duration = Duration::from_secs(3);
@@ -77,6 +79,8 @@ pub(super) struct Process {
     pub(super) writer_ended: Cell<bool>,
     /// Something is committed that the ledger was not told of.
     pub(super) untold: Cell<bool>,
+    /// `Shared::offered_to`.
+    pub(super) offered_to: Cell<EventSeq>,
 }
 
 impl Process {
@@ -121,6 +125,7 @@ impl Process {
             writer: RefCell::new(writer),
             writer_ended: Cell::new(false),
             untold: Cell::new(false),
+            offered_to: Cell::new(EventSeq::ZERO),
         });
         world.note(|| format!("process {} starts as node {:?}", process.life, process.holding.node()));
         *world.places[place].process.borrow_mut() = Some(process.clone());
@@ -241,10 +246,14 @@ impl Process {
         self.die();
     }
 
-    /// `waker::run`.
+    /// `waker::run`, and what the registry does now and then.
     async fn run_waker(self: Rc<Self>) {
-        loop {
+        for tick in 1u32.. {
             let next = self.world.elapsed() + WAKER_EVERY;
+            if tick.is_multiple_of(PRUNE_EVERY) {
+                let is_owed = |num| self.ledger.lock().pending(num) > 0;
+                self.registry.borrow_mut().prune(self.offered_to.get(), is_owed);
+            }
             if let Ok(mut nums) = self.webhooks_with_due().await {
                 nums.retain(|num| self.holding.serves(*num));
                 if !nums.is_empty() {

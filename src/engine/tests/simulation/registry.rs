@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::engine::endpoint::{Notice, Sign};
 use crate::engine::lane::Mode;
-use crate::engine::registry::{Item, Offered};
+use crate::engine::registry::{Item, Marks, Offered};
 use crate::engine::restart::{Rest, Restarts};
 use crate::engine::serving::Serving;
 use crate::id::{EventSeq, WebhookNum};
@@ -23,8 +23,7 @@ use super::process::Process;
 #[derive(Default)]
 pub(super) struct Registry {
     endpoints: BTreeMap<WebhookNum, Known>,
-    covered: BTreeMap<WebhookNum, EventSeq>,
-    suspects: BTreeMap<WebhookNum, Suspect>,
+    marks: Marks,
     cut: BTreeSet<ShardNum>,
     started: u64,
     quitting: Vec<Quitting>,
@@ -79,7 +78,7 @@ impl Registry {
         }
         self.started += 1;
         let known = process.holding.suspect_of(serving.num);
-        let suspect = self.suspects.get(&serving.num).map_or(known, |suspect| suspect.and(known));
+        let suspect = self.marks.suspect_of(serving.num, known);
         let endpoint = Endpoint::start(process, serving, self.started, suspect);
         let known = Known {
             life: Life::Live(endpoint),
@@ -97,7 +96,7 @@ impl Registry {
         if !process.holding.serves_under(item.num, item.epoch) {
             return;
         }
-        if self.covered.get(&item.num).is_some_and(|covered| item.event.seq <= *covered) {
+        if self.marks.covers(item.num, item.event.seq) {
             return answer.refused.push(item);
         }
         let Some(known) = self.endpoints.get(&item.num) else { return answer.unknown.push(item) };
@@ -221,14 +220,17 @@ impl Registry {
 
     /// `Handler<Cover>`.
     pub(super) fn cover(&mut self, num: WebhookNum, to: EventSeq) {
-        let covered = self.covered.entry(num).or_insert(to);
-        *covered = to.max(*covered);
+        self.marks.cover(num, to);
+    }
+
+    /// The interval of `Registry::started`.
+    pub(super) fn prune(&mut self, offered_to: EventSeq, is_owed: impl Fn(WebhookNum) -> bool) {
+        self.marks.prune(offered_to, is_owed);
     }
 
     /// `Handler<Suspected>`.
     pub(super) fn suspected(&mut self, num: WebhookNum, suspect: Suspect) {
-        let known = self.suspects.entry(num).or_insert(suspect);
-        *known = known.and(suspect);
+        self.marks.suspect(num, suspect);
     }
 
     /// `Handler<Release>`.
@@ -282,8 +284,7 @@ impl Registry {
                 Life::Quarantined => false,
             }
         });
-        self.covered.retain(|num, _| ShardNum::of(*num) != shard);
-        self.suspects.retain(|num, _| ShardNum::of(*num) != shard);
+        self.marks.forget_shard(shard);
         let (told, answer) = oneshot::channel();
         self.quitting.push(Quitting { shard, told, clean });
         self.tell_if_quit();
