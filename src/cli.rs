@@ -9,6 +9,8 @@ mod migrate;
 mod openapi;
 mod serve;
 
+use std::fmt::Display;
+use std::io::{Write, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -90,6 +92,11 @@ impl CliError {
             Self::Open(_) | Self::App(_) | Self::Failed(_) => ExitCode::from(1),
         }
     }
+}
+
+/// Prints a line. A reader that has seen enough, as in `posthaste serve | head -1`, is no failure; `println!` would panic.
+fn say(line: impl Display) {
+    let _ = writeln!(stdout(), "{line}");
 }
 
 /// Runs what the command line asks for.

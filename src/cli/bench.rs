@@ -31,7 +31,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::CliError;
+use super::{CliError, say};
 
 use self::place::Place;
 
@@ -130,7 +130,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
     let report = tokio::time::timeout(LONGEST, Box::pin(bench.report())).await;
     bench.bar.finish_and_clear();
     place.clear().await?;
-    println!("{}", report.map_err(|_| CliError::failed(format!("the benchmark took more than {LONGEST:?}")))??);
+    say(report.map_err(|_| CliError::failed(format!("the benchmark took more than {LONGEST:?}")))??);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use crate::clock::UnixMillis;
 use crate::store::{Options, Store};
 
-use super::{CliError, Settings};
+use super::{CliError, Settings, say};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckArgs {
@@ -20,7 +20,8 @@ pub(super) async fn run(CheckArgs { repair, settings }: CheckArgs) -> Result<(),
     let store = Store::open(options).await?;
     if repair {
         let ended = store.repair(UnixMillis::now()).await.map_err(CliError::failed)?;
-        println!("repaired: {} deliveries cancelled, {} fan-outs deleted", ended.deliveries.len(), ended.fanouts.len());
+        let (deliveries, fanouts) = (ended.deliveries.len(), ended.fanouts.len());
+        say(format_args!("repaired: {deliveries} deliveries cancelled, {fanouts} fan-outs deleted"));
     }
     let problems = store.integrity_problems().await?;
     let unreadable = store.unreadable().await;
@@ -28,11 +29,11 @@ pub(super) async fn run(CheckArgs { repair, settings }: CheckArgs) -> Result<(),
     if !problems.is_empty() {
         return Err(CliError::failed(format!("integrity: {}", problems.join("; "))));
     }
-    println!("integrity: ok");
+    say("integrity: ok");
     let unreadable = unreadable.map_err(|error| CliError::failed(format!("rows: {error}")))?;
     if !unreadable.is_empty() {
         return Err(CliError::failed(format!("rows that cannot be read:\n{}", unreadable.join("\n"))));
     }
-    println!("rows: ok");
+    say("rows: ok");
     Ok(())
 }

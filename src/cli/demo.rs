@@ -24,7 +24,7 @@ use self::client::Client;
 use self::guide::{Guide, Summary};
 use self::receivers::Receivers;
 use self::scene::Scene;
-use super::CliError;
+use super::{CliError, say};
 
 /// Nobody waits at a prompt for the receiver that hangs; the database is thrown away anyway.
 const STOP_GRACE: Duration = Duration::from_secs(1);
@@ -59,7 +59,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), CliError> {
     app.stop().await;
     let seen = receivers.stop().await;
     directory.close().map_err(CliError::failed)?;
-    played.inspect(|()| println!("\n{}", Summary(&seen)))
+    played.inspect(|()| say(format_args!("\n{}", Summary(&seen))))
 }
 
 /// The settings of `posthaste serve`, opened for receivers on this machine.
@@ -95,7 +95,7 @@ async fn play(app: &App, receivers: &Receivers, args: &DemoArgs) -> Result<Infal
     let admin = Client::new(&url, admin_key)?;
     let scene = Scene::set(&admin, receivers).await?;
     let every = Duration::from_millis(args.every_ms);
-    println!("{}", Guide { url: &url, admin_key, scene: &scene, every });
+    say(Guide { url: &url, admin_key, scene: &scene, every });
 
     let mut tick = tokio::time::interval(every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -14,7 +14,7 @@ use crate::store::audit::Author;
 use crate::store::rewrap::Sealed;
 use crate::store::{OpenError, Options, Store};
 
-use super::{CliError, Settings};
+use super::{CliError, Settings, say};
 
 #[derive(Debug, Args)]
 pub(super) struct KeysArgs {
@@ -116,16 +116,16 @@ async fn opened(config: &Config) -> Result<Option<Store>, CliError> {
 impl Report {
     fn print(&self) {
         if let Some(rewrapped) = self.rewrapped {
-            println!("sealed anew: {rewrapped}");
+            say(format_args!("sealed anew: {rewrapped}"));
         }
         for (place, key) in self.key_ids.iter().enumerate() {
             let role = if place == 0 { "master key" } else { "was the master key" };
-            println!("key {key}: {role}");
+            say(format_args!("key {key}: {role}"));
         }
         for Line { what, key_id, layout, count, opens } in &self.sealed {
             let note = if *opens { "" } else { ", and no key here opens them" };
-            println!("{count} {what} under key {key_id}, layout {layout}{note}");
+            say(format_args!("{count} {what} under key {key_id}, layout {layout}{note}"));
         }
-        println!("to be sealed anew: {}", self.old);
+        say(format_args!("to be sealed anew: {}", self.old));
     }
 }

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 
 use crate::store::{Options, Store};
 
-use super::{CliError, Settings};
+use super::{CliError, Settings, say};
 
 #[derive(Debug, Args)]
 pub(super) struct MigrateArgs {
@@ -36,12 +36,12 @@ pub(super) async fn run(args: MigrateArgs) -> Result<(), CliError> {
             let options = Options { migrate: true, ..config.database() };
             let store = Store::open(options).await?;
             store.close().await;
-            println!("the schema is up to date");
+            say("the schema is up to date");
         }
         Direction::Down { steps, yes, settings } => {
             let config = settings.load()?;
             let undone = Store::migrate_down(&config.database(), steps, yes).await?;
-            println!("undid {undone} migrations");
+            say(format_args!("undid {undone} migrations"));
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use crate::app::{App, StopSignals};
 use crate::telemetry;
 
-use super::{CliError, Settings};
+use super::{CliError, Settings, say};
 
 /// The exit code of a process that was interrupted (128 and the number of SIGINT).
 const INTERRUPTED: i32 = 130;
@@ -25,7 +25,7 @@ pub(super) async fn run(settings: Settings, warnings: &[String]) -> Result<(), C
     if let Some(key) = &app.new_admin_key {
         first_key::show(key, database.as_deref());
     }
-    println!("listening on {}", app.url);
+    say(format_args!("listening on {}", app.url));
     let deposed = tokio::select! {
         () = signals.asked() => false,
         () = app.deposed() => true,

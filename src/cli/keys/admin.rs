@@ -1,5 +1,7 @@
 //! `posthaste keys admin`: the keys that may do everything, on the database itself or by the server that has it open.
 
+use std::io::{Write, stdout};
+
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde::Deserialize;
@@ -8,7 +10,7 @@ use serde_json::{Value, json};
 use super::server::Server;
 use super::{KeysSettings, opened};
 use crate::api::auth::new_admin_key;
-use crate::cli::CliError;
+use crate::cli::{CliError, say};
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::id::KeyId;
@@ -100,7 +102,10 @@ pub(super) async fn run(args: AdminArgs) -> Result<(), CliError> {
                 Some(store) => closing(&store, created(&store, name, expires_at).await).await?,
                 None => created_by(&Server::of(&config, server)?, &name, expires_at).await?,
             };
-            println!("id: {id}\nadmin key, shown only now: {key}");
+            let shown = writeln!(stdout(), "id: {id}\nadmin key, shown only now: {key}");
+            shown.map_err(|error| {
+                CliError::failed(format!("key {id} was made and cannot be shown ({error}); revoke it"))
+            })?;
         }
         What::Revoke { id, settings: KeysSettings { server, settings } } => {
             let config = settings.load()?;
@@ -108,7 +113,7 @@ pub(super) async fn run(args: AdminArgs) -> Result<(), CliError> {
                 Some(store) => closing(&store, revoked(&store, id, &config).await).await?,
                 None => Server::of(&config, server)?.ask(Method::DELETE, &format!("/admin-keys/{id}"), None).await?,
             }
-            println!("revoked: {id}");
+            say(format_args!("revoked: {id}"));
         }
     }
     Ok(())
@@ -188,11 +193,11 @@ impl Line {
     fn print(&self) {
         let Self { id, name, source, created_at, expires_at, last_used_at } = self;
         let or = |at: &Option<String>, none: &str| at.as_deref().unwrap_or(none).to_owned();
-        println!(
+        say(format_args!(
             "{id}  {source}  created {}  ends {}  last used {}  {name}",
             or(created_at, "-"),
             or(expires_at, "never"),
             or(last_used_at, "-")
-        );
+        ));
     }
 }

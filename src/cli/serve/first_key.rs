@@ -7,13 +7,17 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::cli::say;
+
 /// Set by systemd for a service whose output it keeps: device and inode of the stream (systemd.exec(5)).
 const JOURNAL: &str = "JOURNAL_STREAM";
 
 /// `beside`: the database's file, if it is one.
 pub(super) fn show(key: &str, beside: Option<&Path>) {
     if !is_journal() {
-        println!("admin key, shown only now: {key}");
+        if let Err(error) = writeln!(stdout(), "admin key, shown only now: {key}") {
+            tracing::warn!(%error, "the admin key cannot be printed; make one with `posthaste keys admin create`");
+        }
         return;
     }
     let path = beside.map_or_else(
@@ -26,11 +30,14 @@ pub(super) fn show(key: &str, beside: Option<&Path>) {
     );
     match keep(key, &path) {
         Ok(()) => {
-            println!("admin key: in {}, which only this user can read; take it and delete the file", path.display())
+            let path = path.display();
+            say(format_args!("admin key: in {path}, which only this user can read; take it and delete the file"));
         }
         Err(error) => {
             let path = path.display();
-            println!("admin key: {path} cannot be written ({error}); make one with `posthaste keys admin create`");
+            say(format_args!(
+                "admin key: {path} cannot be written ({error}); make one with `posthaste keys admin create`"
+            ));
         }
     }
 }
