@@ -28,7 +28,7 @@ use crate::id::{KeyId, SessionId, TenantId, TenantNum};
 use crate::store::audit::{Author, Who};
 use crate::store::tenants::Tenant as TenantRow;
 
-pub use super::key::{new_admin_key, new_first_admin_key, new_tenant_key};
+pub use super::key::{is_key_name, new_admin_key, new_first_admin_key, new_tenant_key};
 
 pub(super) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 

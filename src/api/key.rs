@@ -8,6 +8,8 @@ use crate::id::{KeyId, TenantNum};
 use crate::store::keys::NewApiKey;
 
 use super::auth::Scope;
+use super::readable;
+use super::tenants::NAME;
 
 const PREFIX: &str = "phk_";
 
@@ -33,6 +35,12 @@ pub(super) fn digest(key: &[u8]) -> Digest {
 #[must_use]
 pub fn new_first_admin_key() -> (String, NewApiKey) {
     new_admin_key("first admin key".to_owned(), None)
+}
+
+/// Whether a key may have this name, here and over the API.
+#[must_use]
+pub fn is_key_name(text: &str) -> bool {
+    NAME.contains(&text.chars().count()) && !text.trim().is_empty() && readable::check_line(text).is_ok()
 }
 
 /// A new admin key as it is shown once, and as it is stored.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::server::Server;
 use super::{KeysSettings, opened};
-use crate::api::auth::new_admin_key;
+use crate::api::auth::{is_key_name, new_admin_key};
 use crate::cli::{CliError, say};
 use crate::clock::UnixMillis;
 use crate::config::Config;
@@ -20,8 +20,6 @@ use crate::store::audit::Author;
 
 /// As many as the API gives at once.
 const PAGE: u64 = 100;
-
-const LONGEST_NAME: usize = 200;
 
 #[derive(Debug, Args)]
 pub(super) struct AdminArgs {
@@ -54,10 +52,7 @@ enum What {
 }
 
 fn name(text: &str) -> Result<String, String> {
-    let accepted = (1..=LONGEST_NAME).contains(&text.chars().count()) && !text.chars().any(char::is_control);
-    accepted
-        .then(|| text.to_owned())
-        .ok_or_else(|| "1 to 200 characters without control characters are accepted".to_owned())
+    is_key_name(text).then(|| text.to_owned()).ok_or_else(|| "1 to 200 visible characters are accepted".to_owned())
 }
 
 fn end(text: &str) -> Result<UnixMillis, String> {
