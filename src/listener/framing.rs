@@ -2,11 +2,11 @@
 //!
 //! A line that ends with LF alone is one for hyper, and may be none for a proxy in front (RFC 9112, section 2.2, allows
 //! either), so that one of them sees a request where the other does not. The same holds for the lines between the chunks of
-//! a body.
+//! a body. A length that is padded beyond what is looked at would hide where the next head begins, and is refused as well.
 
 use std::mem;
 
-/// Bytes of a line that are looked at: enough for each field that says how long a body is.
+/// Bytes of a line that are looked at: enough for each field that says how long a body is, unless it is padded.
 const LINE: usize = 256;
 
 const PREFACE_LINE: &[u8] = b"PRI * HTTP/2.0";
@@ -53,7 +53,7 @@ impl Framing {
         Self { place: Place::Head, line: Vec::new(), is_after_cr: false, has_begun: false, length }
     }
 
-    /// Looks at what comes next. Where a line ends with LF alone, the LF's place, and nothing is looked at after that.
+    /// Looks at what comes next. Answers where the LF of a line stands that is refused; nothing is looked at after that.
     pub(super) fn inspect(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
@@ -62,7 +62,7 @@ impl Framing {
                 Place::Body(left) => self.skip(left, rest.len(), Place::Body, Place::Head),
                 Place::Chunk(left) => self.skip(left, rest.len(), Place::Chunk, Place::ChunkEnd),
                 Place::Head | Place::ChunkSize | Place::ChunkEnd | Place::Trailers => {
-                    if self.is_lone_lf(rest[0]) {
+                    if self.is_refused(rest[0]) {
                         self.place = Place::Opaque;
                         return Some(at);
                     }
@@ -79,17 +79,32 @@ impl Framing {
         usize::try_from(skipped).unwrap_or(there)
     }
 
-    /// Takes the next byte of a line.
-    fn is_lone_lf(&mut self, byte: u8) -> bool {
+    /// Takes the next byte of a line; whether it is an LF that hyper must not see.
+    fn is_refused(&mut self, byte: u8) -> bool {
         let is_after_cr = mem::replace(&mut self.is_after_cr, byte == b'\r');
         match byte {
-            b'\n' if !is_after_cr => return true,
+            b'\n' if !is_after_cr || self.is_cut_length() => return true,
             b'\n' => self.line_ended(),
             b'\r' => {}
             other if self.line.len() < LINE => self.line.push(other),
             _ => {}
         }
         false
+    }
+
+    /// Whether this line says how long something is, and goes on beyond what is looked at.
+    fn is_cut_length(&self) -> bool {
+        if self.line.len() < LINE {
+            return false;
+        }
+        match self.place {
+            Place::Head => {
+                let name = self.line.split(|byte| *byte == b':').next().unwrap_or_default();
+                name.eq_ignore_ascii_case(b"transfer-encoding") || name.eq_ignore_ascii_case(b"content-length")
+            }
+            Place::ChunkSize => !self.line.iter().any(|byte| b"; \t".contains(byte)),
+            Place::Body(_) | Place::Chunk(_) | Place::ChunkEnd | Place::Trailers | Place::Opaque => false,
+        }
     }
 
     fn line_ended(&mut self) {
@@ -196,6 +211,20 @@ mod tests {
                 assert_eq!(inspected(&[before, text]), (expected, Place::Opaque), "{before:?} {text:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_length_that_is_padded_beyond_what_is_looked_at_is_refused() {
+        let (blanks, zeros) = (" ".repeat(LINE), "0".repeat(LINE));
+        for text in [
+            format!("POST / HTTP/1.1\r\nTransfer-Encoding:{blanks}chunked\r\n"),
+            format!("POST / HTTP/1.1\r\ncontent-length:{blanks}5\r\n"),
+            format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{zeros}5\r\n"),
+        ] {
+            assert_eq!(inspected(&[&text]), (Some(text.len() - 1), Place::Opaque), "{text:?}");
+        }
+        let long = format!("POST / HTTP/1.1\r\nx: {zeros}\r\ntransfer-encoding: chunked\r\n\r\n0;{zeros}\r\n\r\n");
+        assert_eq!(inspected(&[&long]), (None, Place::Head));
     }
 
     #[test]

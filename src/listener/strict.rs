@@ -1,5 +1,5 @@
-//! A socket whose lines of HTTP/1 end as they must: see [`super::framing`]. In place of one that does not hyper is given what
-//! no head and no chunk may contain, and an end: then it answers `400` and hangs up.
+//! A socket whose lines of HTTP/1 end as they must: see [`super::framing`]. In place of an end of a line that is refused, hyper
+//! is given what no head and no chunk may contain, and an end: then it answers `400` and hangs up.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
