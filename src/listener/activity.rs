@@ -180,7 +180,7 @@ impl Activity {
         self.leaving_since.get_or_insert(now);
     }
 
-    /// Its place is needed: it ends as soon as it is not busy, or at once.
+    /// Its place is needed: it ends at once if that is forced, and otherwise with the requests that have begun meanwhile.
     pub(super) fn evict(&mut self, is_forced: bool, now: Instant) {
         self.eviction.get_or_insert(Eviction { at: now, is_forced });
     }
@@ -206,8 +206,8 @@ impl Activity {
         })
     }
 
-    /// When it is over unless something happens first; `None` while a request is being answered: handlers have time
-    /// limits of their own, and each answer of HTTP/2 has its own stream to end.
+    /// When it is over unless something happens first; as a rule `None` while a request is being answered: handlers have
+    /// time limits of their own, and each answer of HTTP/2 has its own stream to end.
     pub(super) fn ends(&self, limits: &Limits) -> Option<(Instant, Manner)> {
         let by_phase = match self.phase {
             _ if !self.requests.is_empty() => None,
@@ -217,8 +217,13 @@ impl Activity {
         let by_leaving = by_phase.and(self.leaving_since).map(|since| (since + limits.farewell, Manner::AtOnce));
         let by_writing = self.blocked_since.map(|since| (since + limits.write, Manner::AtOnce));
         let is_busy = matches!(self.standing(), Standing::Busy(_));
-        let by_eviction = self.eviction.filter(|eviction| eviction.is_forced || !is_busy);
-        let by_eviction = by_eviction.map(|eviction| (eviction.at, Manner::AtOnce));
+        let by_eviction =
+            self.eviction.and_then(|Eviction { at, is_forced }| match (is_forced || !is_busy, self.leaving_since) {
+                (true, _) => Some((at, Manner::AtOnce)),
+                // Otherwise one request after the other would keep the place.
+                (false, None) => Some((at, Manner::Politely)),
+                (false, Some(_)) => None,
+            });
         // Who was asked to leave is not asked again.
         let by_phase = if by_leaving.is_some() { None } else { by_phase };
         [by_phase, by_leaving, by_writing, by_eviction].into_iter().flatten().min_by_key(|(at, _)| *at)
@@ -334,11 +339,13 @@ mod tests {
     }
 
     #[test]
-    fn an_evicted_connection_ends_once_it_is_not_busy_unless_it_is_forced() {
+    fn an_evicted_connection_ends_with_the_requests_that_it_has_unless_it_is_forced() {
         let start = Instant::now();
         let mut activity = Activity::new(start);
         let request = activity.began(true, start);
         activity.evict(false, after(start, 1));
+        assert_eq!(activity.ends(&LIMITS), Some((after(start, 1), Manner::Politely)));
+        activity.leave(after(start, 1));
         assert_eq!(activity.ends(&LIMITS), None);
         activity.offered(request, after(start, 2));
         assert_eq!(activity.ends(&LIMITS), Some((after(start, 1), Manner::AtOnce)));
