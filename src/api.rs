@@ -55,6 +55,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 pub use catalogue::default_catalogue;
+pub use metrics::ConnectionFigures;
 pub use rates::RequestRate;
 
 use crate::engine::Engine;
@@ -106,10 +107,15 @@ struct Inner {
     bodies: Budget,
     answers: Answers,
     metrics: SharedPages,
+    connections: Box<dyn Fn() -> ConnectionFigures + Send + Sync>,
 }
 
 impl App {
-    fn new(engine: Engine, config: ApiConfig) -> Self {
+    fn new(
+        engine: Engine,
+        config: ApiConfig,
+        connections: impl Fn() -> ConnectionFigures + Send + Sync + 'static,
+    ) -> Self {
         let ApiConfig { admin_key, body_limit, key_rate, tenant_rate, cors_origins: _ } = config;
         let rates = Rates::new(key_rate, tenant_rate);
         let (long, short): (Vec<_>, Vec<_>) =
@@ -123,7 +129,8 @@ impl App {
         engine.on_stale(move |stale| known.forget(stale));
         let (peers, bodies, metrics) = (Peers::new(), Budget::of_bodies(body_limit), SharedPages::default());
         let answers = Answers::new(body_limit, engine.store().readers_at_once());
-        Self(Arc::new(Inner { engine, keys, body_limit, peers, rates, bodies, answers, metrics }))
+        let connections = Box::new(connections);
+        Self(Arc::new(Inner { engine, keys, body_limit, peers, rates, bodies, answers, metrics, connections }))
     }
 
     fn engine(&self) -> &Engine {
@@ -156,6 +163,10 @@ impl App {
 
     fn metrics(&self) -> &SharedPages {
         &self.0.metrics
+    }
+
+    fn connections(&self) -> ConnectionFigures {
+        (self.0.connections)()
     }
 
     fn body_limit(&self) -> usize {
@@ -193,12 +204,17 @@ pub struct Routers {
     pub metrics: Router,
 }
 
-/// The API, and the metrics for a listener that only those who may see them can reach.
-pub fn routers(engine: Engine, config: ApiConfig) -> Routers {
+/// The API, and the metrics for a listener that only those who may see them can reach. `connections`: what is known at the
+/// moment of the connections that the API is called over.
+pub fn routers(
+    engine: Engine,
+    config: ApiConfig,
+    connections: impl Fn() -> ConnectionFigures + Send + Sync + 'static,
+) -> Routers {
     let (routes, document) = routes().split_for_parts();
     let document: Bytes = serde_json::to_vec(&document::describe_all(document)).unwrap_or_default().into();
     let cors = cors::layer(&config.cors_origins);
-    let (app, log) = (App::new(engine, config), Arc::new(RequestLog::new()));
+    let (app, log) = (App::new(engine, config, connections), Arc::new(RequestLog::new()));
     let show_document = async move || ([(CONTENT_TYPE, "application/json")], document);
     let metrics = metrics::open_routes()
         .layer(middleware::from_fn_with_state(log.clone(), answer::finish))

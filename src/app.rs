@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
-use crate::api::{self, ApiConfig, RequestRate, Routers};
+use crate::api::{self, ApiConfig, ConnectionFigures, RequestRate, Routers};
 use crate::config::{Config, Rate, TlsSettings};
 use crate::engine::{Engine, EngineConfig, StartError};
 use crate::listener::{self, ListenError, Listener, Serving, Shares, TlsFiles};
@@ -84,7 +84,9 @@ impl App {
             tenant_rate: config.api.tenant_rate.map(rate),
             cors_origins: config.api.cors_origins,
         };
-        let Routers { api, metrics: metrics_routes } = api::routers(engine.clone(), api_config);
+        let figures = listener.figures();
+        let connections = move || ConnectionFigures { open: figures.open(), refused: figures.refused() };
+        let Routers { api, metrics: metrics_routes } = api::routers(engine.clone(), api_config, connections);
         let server = listener.serve(api).map_err(ListenError::Tls)?;
         let metrics_server = match metrics {
             Some(listener) => {

@@ -5,6 +5,7 @@ mod activity;
 mod answer;
 mod connection;
 mod descriptors;
+mod figures;
 mod framing;
 mod refusal;
 mod roster;
@@ -26,11 +27,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::descriptors::{Shares, raise_limit};
+pub use self::figures::Figures;
 pub use self::tls::{TlsError, TlsFiles};
 
 use self::activity::Limits;
 use self::connection::Means;
 use self::descriptors::Spare;
+use self::figures::Shortage;
 use self::refusal::{Refusals, refuse};
 use self::roster::Roster;
 use self::tls::Certificate;
@@ -53,7 +56,7 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
-    most: usize,
+    roster: Arc<Roster>,
     certificate: Option<Arc<Certificate>>,
 }
 
@@ -79,7 +82,7 @@ impl Listener {
         let failed = |source| ListenError::Bind { address, source };
         let socket = TcpListener::bind(address).await.map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
-        Ok(Self { socket, address, most, certificate })
+        Ok(Self { socket, address, roster: Roster::new(most), certificate })
     }
 
     #[must_use]
@@ -92,6 +95,12 @@ impl Listener {
     pub fn url(&self) -> String {
         let scheme = if self.certificate.is_some() { "https" } else { "http" };
         format!("{scheme}://{}", self.address)
+    }
+
+    /// What is counted of it, also while it serves.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        Figures::of(&self.roster)
     }
 
     /// Serves these routes until it is stopped.
@@ -109,7 +118,7 @@ impl Listener {
         }
         let doorman = Doorman {
             means: Arc::new(means),
-            roster: Roster::new(self.most),
+            roster: self.roster,
             connections: connections.clone(),
             cut: cut.clone(),
             refusals: Refusals::new(),
@@ -194,6 +203,7 @@ impl Doorman {
         if self.spare.give_up() {
             let waiting = tokio::time::timeout(NO_DESCRIPTOR, socket.accept()).await;
             if let Ok(Ok((stream, _))) = waiting {
+                self.roster.refused.count(Shortage::Descriptors);
                 refuse(stream).await;
             }
             self.spare.take_back();

@@ -72,8 +72,10 @@ async fn endpoints(State(app): State<App>, _: Admin, query: Query) -> Result<imp
 }
 
 async fn engine_page(app: &App) -> Result<impl IntoResponse + use<>, Problem> {
-    let page =
-        app.metrics().engine.read((), Instant::now(), async || written(text::engine(&app.engine().figures().await)));
+    let page = app
+        .metrics()
+        .engine
+        .read((), Instant::now(), async || written(text::engine(&app.engine().figures().await, &app.connections())));
     Ok(([(CONTENT_TYPE, OPENMETRICS)], page.await?))
 }
 
@@ -90,6 +92,15 @@ async fn endpoints_page(app: &App, query: &Query) -> Result<impl IntoResponse + 
 
 fn written(text: Result<String, fmt::Error>) -> Result<Bytes, Problem> {
     text.map(Bytes::from).map_err(|error| Problem::internal(&error))
+}
+
+/// What is known of the connections that the API is called over.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionFigures {
+    /// Those that are open.
+    pub open: usize,
+    /// Connections and requests that were refused, by what was short.
+    pub refused: [(&'static str, u64); 3],
 }
 
 /// The pages of this process.

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, Standing};
 use super::answer::UnderWay;
+use super::figures::{Refused, Shortage};
 
 /// Looking through all connections pays for so many that come.
 const CANDIDATES: usize = 64;
@@ -36,6 +37,7 @@ pub(super) struct Roster {
     most_requests: usize,
     /// Under way.
     requests: Arc<AtomicUsize>,
+    pub(super) refused: Refused,
     connections: Mutex<Connections>,
 }
 
@@ -81,14 +83,15 @@ pub(super) struct Place {
     id: u64,
     roster: Arc<Roster>,
     pub(super) activity: Arc<Mutex<Activity>>,
-    /// Somebody else needs the place; what that means for it, its activity knows.
+    /// The place is needed; what that means for its connection, the activity knows.
     pub(super) evicted: CancellationToken,
 }
 
 impl Roster {
     pub(super) fn new(most: usize) -> Arc<Self> {
         let most_requests = (most * REQUESTS_EACH).max(LEAST_REQUESTS);
-        Arc::new(Self { most, most_requests, requests: Arc::default(), connections: Mutex::default() })
+        let (requests, refused, connections) = (Arc::default(), Refused::default(), Mutex::default());
+        Arc::new(Self { most, most_requests, requests, refused, connections })
     }
 
     /// A place for a connection that was accepted now; `None` when nobody can go for it.
@@ -99,6 +102,7 @@ impl Roster {
             let is_at_its_half = connections.held_by(address) >= self.half();
             let pool = if is_at_its_half { Pool::Of(address) } else { Pool::Anyone };
             if !connections.evict(pool, self, now) {
+                self.refused.count(Shortage::Connections);
                 return None;
             }
         }
@@ -114,6 +118,12 @@ impl Roster {
     /// Tells a connection to go, if one can: something else needs its descriptor.
     pub(super) fn make_room(&self, now: Instant) -> bool {
         self.connections.lock().evict(Pool::Anyone, self, now)
+    }
+
+    /// Connections, those included that were told to go and have not gone yet.
+    pub(super) fn open(&self) -> usize {
+        let connections = self.connections.lock();
+        connections.present.len() + connections.going
     }
 
     /// Of one address, when places are short.
@@ -133,6 +143,7 @@ impl Roster {
         }
         if before >= self.most_requests {
             self.requests.fetch_sub(1, Ordering::Relaxed);
+            self.refused.count(Shortage::Requests);
             return None;
         }
         Some(UnderWay::begin(activity, self.requests.clone(), is_multiplexed))
@@ -190,7 +201,7 @@ impl Connections {
         None
     }
 
-    /// Whoever has more than half of the places gives some back whatever it does with them.
+    /// An address that has more than half of the places gives some back, busy ones included.
     fn may_go(&self, present: &Present, standing: Standing, roster: &Roster, now: Instant) -> bool {
         match self.candidates.pool {
             Pool::Anyone => standing.is_dispensable(now) || self.held_by(present.address) > roster.half(),
@@ -251,7 +262,7 @@ impl Drop for Place {
     }
 }
 
-/// Whoever has one IPv6 address has the 2⁶⁴ around it as well.
+/// The holder of one IPv6 address usually has all of its /64.
 fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),

@@ -9,11 +9,22 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
+use super::ConnectionFigures;
 use crate::clock::UnixMillis;
 use crate::engine::{Backlog, EngineFigures};
 
-/// Writes the figures out. A counter's name gets its `_total` from the format.
-pub(super) fn engine(figures: &EngineFigures) -> Result<String, fmt::Error> {
+/// Writes the figures out.
+pub(super) fn engine(figures: &EngineFigures, connections: &ConnectionFigures) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("posthaste");
+    register_engine(&mut registry, figures);
+    register_connections(&mut registry, connections);
+    let mut text = String::with_capacity(4096);
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// A counter's name gets its `_total` from the format.
+fn register_engine(registry: &mut Registry, figures: &EngineFigures) {
     let EngineFigures {
         events,
         attempts,
@@ -36,7 +47,6 @@ pub(super) fn engine(figures: &EngineFigures) -> Result<String, fmt::Error> {
         outcomes,
         unreadable_rows,
     } = figures;
-    let mut registry = Registry::with_prefix("posthaste");
     let mut counter = |name: &str, help: &str, value: u64| registry.register(name, help, ConstCounter::new(value));
     counter("events_published", "Events accepted", *events);
     counter("journal_attempts", "Requests made whose outcome is committed", *attempts);
@@ -67,12 +77,16 @@ pub(super) fn engine(figures: &EngineFigures) -> Result<String, fmt::Error> {
     gauge("permits_ailing", "Places for requests to failing or slow endpoints", permits.ailing.places);
     gauge("permits_ailing_in_use", "Such places taken", permits.ailing.in_use);
     gauge("permits_ailing_waiting", "Requests that wait for such a place", permits.ailing.waiting);
-    labelled(&mut registry, ("attempts", "outcome"), "Requests made, by outcome", outcomes);
+    labelled(registry, ("attempts", "outcome"), "Requests made, by outcome", outcomes);
     let unreadable = "Different rows that could not be read since the start";
-    labelled(&mut registry, ("unreadable_rows", "table"), unreadable, unreadable_rows);
-    let mut text = String::with_capacity(4096);
-    encode(&mut text, &registry)?;
-    Ok(text)
+    labelled(registry, ("unreadable_rows", "table"), unreadable, unreadable_rows);
+}
+
+fn register_connections(registry: &mut Registry, ConnectionFigures { open, refused }: &ConnectionFigures) {
+    let open = i64::try_from(*open).unwrap_or(i64::MAX);
+    registry.register("http_connections", "Connections to the API", ConstGauge::new(open));
+    let help = "Connections and requests to the API that were refused, by what was short";
+    labelled(registry, ("http_refused", "reason"), help, refused);
 }
 
 /// A counter with one series for each value of its label.
@@ -150,7 +164,9 @@ mod tests {
             outcomes,
             unreadable_rows: vec![("fanout", 2)],
         };
-        let text = engine(&figures).unwrap();
+        let connections =
+            ConnectionFigures { open: 9, refused: [("connections", 8), ("requests", 0), ("descriptors", 0)] };
+        let text = engine(&figures, &connections).unwrap();
         for line in [
             "posthaste_events_published_total 7",
             "posthaste_attempts_total{outcome=\"success\"} 3",
@@ -160,6 +176,8 @@ mod tests {
             "posthaste_deliveries_pending 40",
             "posthaste_journal_commits_total 0",
             "posthaste_unreadable_rows_total{table=\"fanout\"} 2",
+            "posthaste_http_connections 9",
+            "posthaste_http_refused_total{reason=\"connections\"} 8",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::super::activity::{GRACE, UNREAD_GRACE};
+use super::super::figures::Figures;
 use super::*;
 
 fn peer(number: u32) -> IpAddr {
@@ -49,6 +50,7 @@ fn those_that_are_busy_keep_their_places_and_nobody_is_let_in() {
     let (roster, places, start) = full(40);
     let requests: Vec<_> = places.iter().map(|place| place.activity.lock().began(false, start)).collect();
     assert!(roster.admit(newcomer(), late(start)).is_none());
+    assert_eq!(Figures::of(&roster).refused()[0], ("connections", 1));
     places[7].activity.lock().ended(requests[7], start);
     assert!(roster.admit(newcomer(), late(start) + NO_LOOK).is_some());
     assert_eq!(gone(&places), [7]);
@@ -153,6 +155,10 @@ fn requests_at_once_are_bounded_and_unread_answers_make_room_before_that() {
     let more: Vec<_> = (0..2 * LEAST_REQUESTS).filter_map(|_| begin(&places[4])).collect();
     assert_eq!(gone(&places), [3]);
     assert_eq!(more.len() + unread.len(), LEAST_REQUESTS);
+    let figures = Figures::of(&roster);
+    let refused = (LEAST_REQUESTS / 4 * 3 + 2 * LEAST_REQUESTS - LEAST_REQUESTS) as u64;
+    assert_eq!(figures.refused(), [("connections", 0), ("requests", refused), ("descriptors", 0)]);
+    assert_eq!(figures.open(), 16);
     drop((unread, more));
     assert_eq!(roster.requests.load(Ordering::Relaxed), 0);
 }

@@ -1,0 +1,59 @@
+//! What is counted of a listener: its connections, and what it refused for lack of room.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::roster::Roster;
+
+/// What was short when something was refused.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Shortage {
+    Connections,
+    Requests,
+    Descriptors,
+}
+
+impl Shortage {
+    const ALL: [Self; 3] = [Self::Connections, Self::Requests, Self::Descriptors];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::Requests => "requests",
+            Self::Descriptors => "descriptors",
+        }
+    }
+}
+
+/// How often something was refused, by what was short.
+#[derive(Debug, Default)]
+pub(super) struct Refused([AtomicU64; Shortage::ALL.len()]);
+
+impl Refused {
+    pub(super) fn count(&self, shortage: Shortage) {
+        self.0[shortage as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The figures of one listener. Cheap to clone.
+#[derive(Clone)]
+pub struct Figures(Arc<Roster>);
+
+impl Figures {
+    pub(super) fn of(roster: &Arc<Roster>) -> Self {
+        Self(roster.clone())
+    }
+
+    /// Connections that are open.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.0.open()
+    }
+
+    /// Connections and requests that were refused since the start, by what was short.
+    #[must_use]
+    pub fn refused(&self) -> [(&'static str, u64); 3] {
+        let Refused(counts) = &self.0.refused;
+        Shortage::ALL.map(|shortage| (shortage.name(), counts[shortage as usize].load(Ordering::Relaxed)))
+    }
+}
