@@ -227,3 +227,23 @@ async fn a_row_that_was_moved_to_another_origin_sends_no_credentials_there() {
     }
     assert_eq!(thief.requests().len(), 0);
 }
+
+on_both!(a_row_that_was_moved_and_calls_its_headers_public_sends_none_there);
+async fn a_row_that_was_moved_and_calls_its_headers_public_sends_none_there() {
+    let mut world = World::start().await;
+    let (owner, thief) = (Receiver::ok(), Receiver::ok());
+    let (path, name) = create(&world, &owner.url("/"), json!({"headers": {"X-Session": "planted-header"}})).await;
+    world.stop().await;
+    let away = thief.url("/stolen");
+    rows::rewrite_urls(&world, std::iter::once((name.as_str(), away.as_str())));
+    rows::tamper(&world, &format!("UPDATE webhook SET public_headers = '[\"X-Session\"]' WHERE name = '{name}'"));
+    world.restart().await;
+
+    for change in [json!({"description": "moved"}), json!({"url": thief.url("/stolen/more")})] {
+        world.client().patch(&path, &change).await.expect(200);
+        let tested = world.client().post(&format!("{path}/test"), &json!({})).await.expect(200);
+        assert_eq!(tested["attempt"]["outcome"], "blocked", "{tested}");
+    }
+
+    assert_eq!(thief.requests().len(), 0);
+}

@@ -53,13 +53,16 @@ impl Bound {
         if now == self.origin {
             return;
         }
+        // A change of something else binds nothing to a URL that was moved without asking.
+        if now == self.url_origin && !self.gives_any() {
+            return;
+        }
         let kept = self.kept(settings);
         if kept.is_empty() {
             settings.credentials_origin = now;
-        } else if now != self.url_origin || self.gives_any() {
-            for pointer in kept {
-                errors.add_new(&pointer, bound_to(&self.origin, &now));
-            }
+        }
+        for pointer in kept {
+            errors.add_new(&pointer, bound_to(&self.origin, &now));
         }
     }
 
