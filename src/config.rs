@@ -52,7 +52,7 @@ pub enum ConfigError {
     #[error("{}: line {line}{}", path.display(), if why.starts_with("column") { format!(", {why}") } else { format!(": {why}") })]
     File { path: PathBuf, line: usize, why: String },
     #[error(
-        "--{flag}: a secret is not taken from the command line, where everybody on this machine can read it; set {variable}, or \
+        "--{flag}: a secret is not taken from the command line, where every user of this machine can read it; set {variable}, or \
          name a file with --{file}"
     )]
     Argument { flag: &'static str, variable: &'static str, file: &'static str },

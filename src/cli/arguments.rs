@@ -48,7 +48,7 @@ impl Refused {
     pub(super) fn tell(self) -> ExitCode {
         match self {
             Self::Usage(error) => {
-                // Where nobody can write, nobody can complain about that either.
+                // A closed standard error cannot be reported anywhere.
                 let _ = error.print();
                 u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
             }

@@ -30,7 +30,7 @@ pub(super) fn read(key: Option<SecretString>, file: Option<PathBuf>) -> Result<O
     }
 }
 
-/// Why no request could carry this key, or anybody could guess it.
+/// Why no request can carry this key, or why it is easy to guess.
 fn fault(key: &str) -> Option<&'static str> {
     if key.trim() != key {
         return Some("there is white space at one end");

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::{ConfigError, Written, parse, refused, within};
 
-/// More than publishers keep, and as many as take less than 200 MiB with HTTP/2, whatever their peers do with them.
+/// More than publishers keep; with HTTP/2 as many take less than 200 MiB under any load.
 const CONNECTIONS: usize = 2_048;
 
 /// More requests than this a second are no limit.

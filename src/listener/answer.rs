@@ -112,7 +112,7 @@ impl HttpBody for AnswerBody {
         Poll::Ready(Some(Ok(Frame::data(self.next_piece()))))
     }
 
-    /// Not before the last piece was taken in: an answer that is complete has nobody left who could give it up.
+    /// Not before the last piece was taken in: nothing ends an answer that hyper takes for complete.
     fn is_end_stream(&self) -> bool {
         self.rest.is_empty() && self.body.is_end_stream() && !(self.is_in_pieces && self.is_unread())
     }

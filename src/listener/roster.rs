@@ -1,6 +1,6 @@
 //! The connections there are, and who has to go when there are too many: the most dispensable one makes room for the next.
-//! So connections that do nothing, or do not read what they asked for, keep nobody out; nor does one address with however
-//! many connections, since it has to give back what it holds beyond half of the places.
+//! So connections that do nothing, or do not read what they asked for, lock no client out. Neither does an address with many
+//! connections, since it has to give back what it holds beyond half of the places.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ use super::figures::{Refused, Shortage};
 /// Looking through all connections pays for so many that come.
 const CANDIDATES: usize = 64;
 
-/// After a look that found nobody who can go.
+/// After a look that found no connection that can go.
 const NO_LOOK: Duration = Duration::from_millis(10);
 
 /// Connections that were told to go and have not gone yet, as a part of those there may be.
@@ -94,7 +94,7 @@ impl Roster {
         Arc::new(Self { most, most_requests, requests, refused, connections })
     }
 
-    /// A place for a connection that was accepted now; `None` when nobody can go for it.
+    /// A place for a connection that was accepted now; `None` when no other can go for it.
     pub(super) fn admit(self: &Arc<Self>, peer: IpAddr, now: Instant) -> Option<Place> {
         let address = network(peer);
         let mut connections = self.connections.lock();

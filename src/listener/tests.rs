@@ -1,4 +1,4 @@
-//! A request ends with its caller, whichever HTTP it came by: nothing is done for nobody.
+//! A request ends with its caller, over HTTP/1.1 and HTTP/2: no work goes on for a caller that is gone.
 
 use std::time::Duration;
 
