@@ -402,6 +402,8 @@ impl TryFrom<Written> for Config {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -410,6 +412,13 @@ mod tests {
         let flags = Written { listen: Some("127.0.0.1:2".to_owned()), ..Written::default() };
         let config = Config::try_from(flags.over(file)).unwrap();
         assert_eq!((config.listen.port(), config.max_in_flight, config.body_limit_bytes), (2, 7, 1_048_576));
+    }
+
+    #[test]
+    fn every_setting_has_its_names_and_says_what_it_accepts() {
+        let command = <Written as clap::Args>::augment_args(clap::Command::new("posthaste"));
+        let written: BTreeSet<&str> = command.get_arguments().map(|argument| argument.get_id().as_str()).collect();
+        assert_eq!(written, settings::SETTINGS.iter().map(|setting| setting.key).collect());
     }
 
     #[test]
