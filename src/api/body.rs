@@ -81,8 +81,11 @@ impl<T: Input> FromRequest<App> for OptionalJson<T> {
 
 fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     let given = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
-    let detail = if !given(CONTENT_TYPE).is_some_and(is_json) {
+    let content_type = given(CONTENT_TYPE).unwrap_or_default();
+    let detail = if !is_json(content_type) {
         "the header Content-Type must be application/json"
+    } else if !is_utf8(content_type) {
+        "this charset is not accepted; send the body in UTF-8, with the Content-Type application/json"
     } else if given(CONTENT_ENCODING).is_some_and(|coding| !coding.eq_ignore_ascii_case("identity")) {
         "a body in a Content-Encoding is not accepted, send it as it is"
     } else {
@@ -91,11 +94,22 @@ fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail))
 }
 
-/// `application/json` and its kin such as `application/merge-patch+json`, whatever their parameters.
+/// `application/json` and its kin such as `application/merge-patch+json`.
 fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let subtype = essence.strip_prefix("application/").unwrap_or_default();
     subtype == "json" || subtype.len() > "+json".len() && subtype.ends_with("+json")
+}
+
+/// Whether a content type names no charset but UTF-8, or ASCII, which is part of it. JSON has no other one (RFC 8259, 8.1);
+/// text in it that is read as UTF-8 would be other text.
+fn is_utf8(content_type: &str) -> bool {
+    let mut charsets = content_type.split(';').skip(1).filter_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("charset").then(|| value.trim().trim_matches('"'))
+    });
+    let is_known = |charset: &str| ["utf-8", "utf8", "us-ascii"].iter().any(|name| charset.eq_ignore_ascii_case(name));
+    charsets.all(is_known)
 }
 
 /// Takes a body in, with its share of the memory for bodies.
@@ -273,6 +287,18 @@ pub(super) mod tests {
         }
         for refused in ["", "text/json", "application/jsonx", "application/+json", "text/plain"] {
             assert!(!is_json(refused), "{refused}");
+        }
+    }
+
+    #[test]
+    fn json_in_another_charset_is_recognised() {
+        for accepted in
+            ["application/json", "application/json; charset=utf-8", "application/json;Charset=\"UTF-8\"; x=y"]
+        {
+            assert!(is_utf8(accepted), "{accepted}");
+        }
+        for refused in ["latin1", "utf-16", "\"iso-8859-1\"", "", "utf-8; charset=latin1"] {
+            assert!(!is_utf8(&format!("application/json; charset={refused}")), "{refused}");
         }
     }
 

@@ -174,7 +174,11 @@ async fn a_call_that_is_not_json_or_not_a_route_is_a_problem_too() {
 
     let plain_text = client.call(Method::POST, "/events").header(CONTENT_TYPE, "text/plain").body(good.clone());
     send(plain_text).await.problem(415);
-    send(client.call(Method::POST, "/events").body(good)).await.problem(415);
+    let call = || client.call(Method::POST, "/events").body(good.clone());
+    send(call()).await.problem(415);
+    let latin = send(call().header(CONTENT_TYPE, "application/json; charset=latin1")).await.problem(415);
+    assert!(latin.detail().contains("UTF-8"), "{latin:?}");
+    send(call().header(CONTENT_TYPE, "application/json; charset=\"UTF-8\"")).await.expect(202);
     client.post_text("/events", "{\"event\": ").await.problem(400);
     client.post_text("/events", "").await.problem(400);
     client.post_text("/webhooks", vec![0xff, 0xfe, b'{']).await.problem(400);
