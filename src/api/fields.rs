@@ -345,7 +345,8 @@ pub(super) fn given(raw: &RawValue) -> String {
 /// `given` lies outside of what is accepted.
 pub(super) fn out_of<T: fmt::Display>(given: impl fmt::Display, unit: &str, accepted: &RangeInclusive<T>) -> Fault {
     let (from, to) = (accepted.start(), accepted.end());
-    Fault::new("out_of_range", format!("{given}{unit} was given, {from} to {to} is accepted"))
+    let was = if unit.is_empty() { "was" } else { "were" };
+    Fault::new("out_of_range", format!("{given}{unit} {was} given, {from} to {to} are accepted"))
 }
 
 /// Any text.
