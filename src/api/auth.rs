@@ -102,6 +102,9 @@ impl Caller {
         }
         let access = identified?;
         if let Some(tenant) = &access.tenant {
+            if let Some(note) = note {
+                note.tenant(tenant.id);
+            }
             app.rates().admit(access.counted_under(), tenant.num)?;
         }
         Cost::charge(parts, app, access.tenant.as_ref().map(|tenant| tenant.num)).await?;

@@ -1,6 +1,7 @@
-//! One log line for each request: who asked for what, and what became of it. What changes something or fails is told at
-//! `info`, our own failures at `warn`, reads and publishes that succeed at `debug`. Keys that were refused have lines of
-//! their own. Never the query, a header or a body.
+//! One log line for each request: its caller, what it asked for, and what became of it. Changes and refusals are told at
+//! `info`, failures on our side at `warn`, reads and publishes that succeed at `debug`. Keys that were refused have lines of
+//! their own. Each kind has its own limit, so that a flood of one hides no line of another. Never the query, a header or a
+//! body.
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -27,7 +28,10 @@ const REFUSED: u32 = 50;
 /// Keys that were refused, in a second.
 const KEYS: u32 = 10;
 
-/// Changes, and what failed on our side, in a second.
+/// Requests that failed on our side, in a second.
+const FAILURES: u32 = 50;
+
+/// Changes, in a second.
 const CHANGES: u32 = 500;
 
 /// Longer paths lead nowhere, and would fill the log.
@@ -38,10 +42,11 @@ const LONGEST_PATH: usize = 256;
 pub(super) struct RequestLog {
     refused: Mutex<LogLimit>,
     keys: Mutex<LogLimit>,
+    failures: Mutex<LogLimit>,
     changes: Mutex<LogLimit>,
 }
 
-/// Who calls, noted in the extensions of a request by whoever finds out.
+/// Who calls: in the extensions of a request, noted once the key is known.
 #[derive(Debug, Clone, Default)]
 pub(super) struct CallerNote(Arc<Noted>);
 
@@ -134,7 +139,7 @@ macro_rules! line {
 impl RequestLog {
     pub(super) fn new() -> Self {
         let limit = |most| Mutex::new(LogLimit::new(most, Instant::now()));
-        Self { refused: limit(REFUSED), keys: limit(KEYS), changes: limit(CHANGES) }
+        Self { refused: limit(REFUSED), keys: limit(KEYS), failures: limit(FAILURES), changes: limit(CHANGES) }
     }
 
     pub(super) fn write(&self, begun: &Begun, answered: &Answered<'_>) {
@@ -146,15 +151,15 @@ impl RequestLog {
             {
                 refused_key(begun, answered, suppressed);
             }
-        } else if status.is_server_error() {
-            if let Some(suppressed) = admitted(&self.changes) {
-                line!(warn, begun, answered, suppressed, "request failed on our side");
-            }
-        } else if status.is_client_error() {
+        } else if status.is_client_error() || status == StatusCode::LOOP_DETECTED {
             if enabled!(target: REQUEST, Level::INFO)
                 && let Some(suppressed) = admitted(&self.refused)
             {
                 line!(info, begun, answered, suppressed, "request refused");
+            }
+        } else if status.is_server_error() {
+            if let Some(suppressed) = admitted(&self.failures) {
+                line!(warn, begun, answered, suppressed, "request failed on our side");
             }
         } else if begun.method.is_safe() || begun.is_publish() {
             if enabled!(target: REQUEST, Level::DEBUG) {

@@ -1,7 +1,9 @@
 //! What an operator finds in the log at its usual level: failures with ids, changes, refusals, and no flood of them.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::client::send;
 use crate::fact;
 use crate::hook::{Hook, plain, quick_retries};
 use crate::receiver::Receiver;
@@ -118,6 +120,17 @@ async fn changes_and_refusals_are_lines_and_what_is_read_or_published_is_none() 
     assert_eq!((&refused["route"], &refused["status"]), (&json!("/api/v1/events"), &json!(400)));
     assert!(refused["code"].is_string() && refused["path"] == "/api/v1/events", "{refused}");
     assert!(all.iter().all(|line| line["route"] != "/api/v1/events" || line["status"] != 202), "{all:?}");
+}
+
+#[tokio::test]
+async fn a_loop_that_anybody_can_pretend_is_a_refusal_and_no_failure_of_ours() {
+    let mut world = world().await;
+    let engines: Vec<String> = (1..=5).map(|engine| format!("posthaste-{engine:016x}")).collect();
+    let call = world.anyone().json(Method::POST, "/events", &json!({})).header("CDN-Loop", engines.join(", "));
+    send(call).await.problem(508);
+
+    let line = lines(&mut world, "posthaste::request").pop().expect("a line");
+    assert_eq!((&line["level"], &line["code"]), (&json!("INFO"), &json!("loop_detected")), "{line}");
 }
 
 #[tokio::test]
