@@ -49,7 +49,7 @@ struct Known {
     /// Grows with every forgetting: what was read before one must not be remembered after it.
     generation: u64,
     keys: HashMap<[u8; key::ID], Arc<Access>>,
-    /// Of those that were right and are forgotten: whatever changes of a tenant, its keys most likely stay right.
+    /// Of those that were right and are forgotten: a change of a tenant most likely leaves its keys right.
     proven: HashSet<Digest>,
     tenants: HashMap<TenantId, Arc<Tenant>>,
     /// Uses of keys that are forgotten, until they are noted.
@@ -74,7 +74,7 @@ impl Known {
     }
 }
 
-/// Digests of whole keys: a key that nobody has will never be given out.
+/// Digests of whole keys: no new key will ever be one of these.
 #[derive(Default)]
 struct Refused {
     newer: HashSet<Digest>,
@@ -132,7 +132,9 @@ impl Keys {
             None => None,
         };
         let Some(access) = access else {
-            self.known.write().proven.remove(&digest);
+            if is_proven {
+                self.known.write().proven.remove(&digest);
+            }
             self.refused.lock().add(digest);
             return Ok(None);
         };
@@ -220,6 +222,9 @@ impl Keys {
                 let mut known = self.known.write();
                 known.forget_keys(|_, _| true);
                 known.tenants.clear();
+                drop(known);
+                // A database that was restored, or another server, may have a key that was not there before.
+                *self.refused.lock() = Refused::default();
             }
         }
     }

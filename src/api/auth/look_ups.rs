@@ -1,6 +1,6 @@
-//! Looks up keys that are not known here. Whether a key is right shows only in the database, so none is refused before: all
-//! that wait are looked up together, in one query at a time. However many wrong keys there are, and whoever sends them, a
-//! right one waits for two queries at most, and the database for one caller.
+//! Looks up keys that are not known here. Whether a key is right shows only in the database, so none is refused before: those
+//! that wait are looked up together, in one query at a time. Wrong keys, however many and from however many callers, take one
+//! connection of the database, and delay a right key by two queries, or one for each [`MOST`] keys that wait before it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +17,8 @@ use crate::store::keys::ApiKey;
 /// Keys in one query.
 const MOST: usize = 256;
 
-/// After a query that did not find every key: while somebody tries keys, the database is asked five hundred times a second
-/// at most, and what comes meanwhile is asked for together.
+/// After a query that did not find every key: wrong keys cause at most five hundred queries a second, and keys that come
+/// meanwhile share the next one.
 const PAUSE: Duration = Duration::from_millis(2);
 
 type Answer = Result<Option<ApiKey>, Problem>;
@@ -30,7 +30,7 @@ pub(super) struct LookUps(Arc<Mutex<Waiting>>);
 #[derive(Default)]
 struct Waiting {
     asked: Vec<Asked>,
-    /// Somebody is looking, and will see what is added.
+    /// A task is looking, and will see what is added.
     is_looking: bool,
 }
 
@@ -56,7 +56,7 @@ impl LookUps {
         answered.await.unwrap_or_else(|_| Err(Problem::internal(&"a look-up of keys has ended early")))
     }
 
-    /// Until nobody waits.
+    /// Until no key waits.
     async fn look(self, store: Store) {
         while let Some(asked) = self.next() {
             let wanted: Vec<_> = asked.iter().map(|Asked { id, digest, answer: _ }| (*id, *digest)).collect();

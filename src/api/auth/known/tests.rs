@@ -110,6 +110,10 @@ async fn what_another_node_has_changed_of_a_tenant_or_a_key_is_read_again(world:
     assert!(identify().await.is_ok(), "nobody has told yet");
     keys.forget(Stale::Everything);
     assert!(identify().await.is_err());
+    let is_refused = || keys.refused.lock().has(&key::digest(world.shown.as_bytes()));
+    assert!(is_refused());
+    keys.forget(Stale::Everything);
+    assert!(!is_refused(), "a database with another history may have it");
 }
 
 async fn a_wrong_checksum_is_refused_without_the_database(world: World) {
