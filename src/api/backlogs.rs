@@ -30,6 +30,9 @@ use crate::id::{TenantId, TenantNum, WebhookId};
 /// The list ends after so many: those behind them wait for less, and each can be asked for.
 const MOST_LISTED: usize = 10_000;
 
+/// Of a row in memory, about, from when it is read until the answer is written.
+const ROW_BYTES: usize = 4 * 1024;
+
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(read))
 }
@@ -75,25 +78,28 @@ async fn list(
     let wanted = asked_by_a_node.unwrap_or(skipped + limit + 1).min(MOST_LISTED);
     // Where there are other nodes, theirs may stand before these, whose places are not known yet.
     let first = if app.engine().is_alone() { skipped.min(wanted) } else { 0 };
+    cost.grow((wanted - first) * ROW_BYTES)?;
     let own = app.engine().backlogs(tenants.num(), order, first, wanted - first).await?;
     let mut rows = own_rows(&app, own).await?;
+    worst_first(&mut rows, order);
     if asked_by_a_node.is_some() {
         return Ok(axum::Json(list.answer(rows, None::<i64>)));
     }
     // What waits for other nodes keeps no reader.
     cost.end_turn();
-    rows.extend(
-        app.peers()
-            .lists(&app, &format!("/api/v1/backlogs?{}", uri.query().unwrap_or_default()), &headers, wanted)
-            .await,
-    );
-    worst_first(&mut rows, order);
+    let merge = |theirs: Vec<Value>| {
+        rows.extend(theirs);
+        worst_first(&mut rows, order);
+        rows.truncate(wanted);
+    };
+    let path = format!("/api/v1/backlogs?{}", uri.query().unwrap_or_default());
+    app.peers().lists(&app, &path, &headers, wanted, merge).await;
     let mut rows: Vec<Value> = rows.into_iter().skip(skipped - first).collect();
     let next = list.cut(&mut rows, |_| i64::try_from(skipped + limit).unwrap_or(i64::MAX));
     Ok(axum::Json(list.answer(rows, next)))
 }
 
-/// Those of several nodes among each other. Those of one are in order already, and stay so where nothing tells them apart.
+/// As they are shown: in between, the order of those of one node may have changed. What nothing tells apart stays in place.
 fn worst_first(rows: &mut [Value], order: BacklogOrder) {
     match order {
         BacklogOrder::Depth => rows.sort_by_key(|row| Reverse(row["pending"].as_u64())),

@@ -68,15 +68,15 @@ impl Peers {
         Ok(response)
     }
 
-    /// The same list of every other node, as far as they answer.
+    /// The same list of every other node, as far as they answer: `merge` is given that of one node at a time.
     pub(super) async fn lists(
         &self,
         app: &App,
         path: &str,
         headers: &HeaderMap,
         wanted: usize,
-    ) -> Vec<serde_json::Value> {
-        let mut rows = Vec::new();
+        mut merge: impl FnMut(Vec<serde_json::Value>),
+    ) {
         for address in app.engine().peers() {
             let mut headers = headers.clone();
             if origin::sign(app.store(), &Method::GET, path, &mut headers, wanted).is_none() {
@@ -84,11 +84,14 @@ impl Peers {
             }
             let call = Call { method: Method::GET, path: path.to_owned(), headers, body: Bytes::new() };
             match self.ask(&address, call).await {
-                Ok(answer) => rows.extend(rows_of(answer).await),
+                Ok(answer) if answer.status().is_success() => merge(rows_of(answer).await),
+                Ok(answer) => {
+                    let status = answer.status().as_u16();
+                    tracing::warn!(address, status, "a node refuses to list its backlogs; they are left out");
+                }
                 Err(_) => tracing::warn!(address, "a node does not answer; what it serves is not listed"),
             }
         }
-        rows
     }
 }
 
