@@ -10,7 +10,7 @@ use crate::id::{DeliveryId, WebhookNum};
 use crate::store::health::LastError;
 
 /// How a receiver has answered lately.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ReceiverFields {
     /// The first failure after the last success; null while it succeeds.

@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 
 use self::input::{WebhookInput, WebhookPatch};
 use self::settings::Settings;
-use self::view::{KnownView, NewWebhookView, WebhookView};
+use self::view::{NewWebhookView, WebhookView};
 use super::App;
 use super::auth::{Manage, Read, Tenant};
 use super::body::Json;
@@ -53,20 +53,23 @@ pub(super) async fn find(app: &App, tenant: TenantNum, id: WebhookId) -> Result<
     app.store().webhook(tenant, id).await?.ok_or(Problem::no_such("webhook"))
 }
 
-async fn view_of(app: &App, webhook: Webhook) -> Result<WebhookView, Problem> {
-    let secrets = app.store().secrets_of(&[&webhook], UnixMillis::now()).await?.remove(&webhook.num);
-    WebhookView::new(webhook, secrets.unwrap_or_default())
+/// A webhook of this tenant as every answer shows it.
+async fn view_of(app: &App, tenant: TenantId, webhook: Webhook) -> Result<WebhookView, Problem> {
+    let num = webhook.num;
+    let secrets = app.store().secrets_of(&[&webhook], UnixMillis::now()).await?.remove(&num).unwrap_or_default();
+    let receiver = app.engine().receivers(&[num]).await?.remove(&num).unwrap_or_default();
+    WebhookView::new(webhook, tenant, secrets, ReceiverFields::new(num, &receiver)?)
 }
 
 /// Lists webhooks, newest first.
 #[utoipa::path(get, path = "/webhooks", tag = "webhooks", operation_id = "listWebhooks",
     params(("isActive" = Option<bool>, Query), PageParams),
-    responses((status = 200, body = PageView<KnownView>), ReadProblems))]
+    responses((status = 200, body = PageView<WebhookView>), ReadProblems))]
 async fn list(
     State(app): State<App>,
     tenant: Tenant<Read>,
     query: Query,
-) -> Result<axum::Json<PageView<KnownView>>, Problem> {
+) -> Result<axum::Json<PageView<WebhookView>>, Problem> {
     let list = query.list("webhooks", Some(tenant.num()), &["isActive"])?;
     let is_active = list.filter("isActive")?;
     let page = app.store().webhooks(tenant.num(), is_active, list.position()?, list.limit).await?;
@@ -78,9 +81,9 @@ async fn list(
         let receiver = receivers.remove(&webhook.num).unwrap_or_default();
         let receiver = ReceiverFields::new(webhook.num, &receiver)?;
         let secrets = secrets.remove(&webhook.num).unwrap_or_default();
-        Ok(KnownView::new(WebhookView::new(webhook, secrets)?, tenant.row.id, receiver))
+        WebhookView::new(webhook, tenant.row.id, secrets, receiver)
     };
-    let views: Result<Vec<KnownView>, Problem> = page.items.into_iter().map(view).collect();
+    let views: Result<Vec<WebhookView>, Problem> = page.items.into_iter().map(view).collect();
     Ok(axum::Json(list.answer(views?, page.next)))
 }
 
@@ -103,7 +106,7 @@ async fn create(
     errors.into_result()?;
     let new = new_webhook(tenant.num(), settings)?;
     let secret = SecretInfo { id: SecretId::of(new.id, new.created_at), made_at: new.created_at, signs_until: None };
-    let view = WebhookView::new(first_version(&new), vec![secret])?;
+    let view = WebhookView::new(first_version(&new), tenant.row.id, vec![secret], ReceiverFields::default())?;
     let view = NewWebhookView::new(view, new.secret.expose_secret());
     let (once, exists) = (key.with(Some(tenant.num()), &text), Problem::from(StoreError::Exists));
     let (engine, by) = (app.engine(), tenant.author());
@@ -172,7 +175,7 @@ fn first_version(new: &NewWebhook) -> Webhook {
 
 /// Reads a webhook. Never shows the secret; the values of headers are hidden unless they are public.
 #[utoipa::path(get, path = "/webhooks/{id}", tag = "webhooks", operation_id = "readWebhook",
-    params(("id" = String, Path)), responses((status = 200, body = KnownView), ReadProblems))]
+    params(("id" = String, Path)), responses((status = 200, body = WebhookView), ReadProblems))]
 async fn read(
     State(app): State<App>,
     tenant: Tenant<Read>,
@@ -181,21 +184,13 @@ async fn read(
 ) -> Result<Response, Problem> {
     let webhook = find(&app, tenant.num(), id).await?;
     let version = webhook.version;
-    Ok(tagged(StatusCode::OK, version, &known(&app, tenant.row.id, webhook).await?))
-}
-
-/// A webhook with what is known of its receiver.
-async fn known(app: &App, tenant: TenantId, webhook: Webhook) -> Result<KnownView, Problem> {
-    let num = webhook.num;
-    let receiver = app.engine().receivers(&[num]).await?.remove(&num).unwrap_or_default();
-    let receiver = ReceiverFields::new(num, &receiver)?;
-    Ok(KnownView::new(view_of(app, webhook).await?, tenant, receiver))
+    Ok(tagged(StatusCode::OK, version, &view_of(&app, tenant.row.id, webhook).await?))
 }
 
 /// Changes what is named, as a JSON merge patch (RFC 7396): `null` brings a default back.
 #[utoipa::path(patch, path = "/webhooks/{id}", tag = "webhooks", operation_id = "updateWebhook",
     params(("id" = String, Path), ("If-Match" = Option<String>, Header)), request_body = WebhookPatch,
-    responses((status = 200, body = KnownView), ChangeProblems))]
+    responses((status = 200, body = WebhookView), ChangeProblems))]
 async fn update(
     State(app): State<App>,
     tenant: Tenant<Manage>,
@@ -220,7 +215,7 @@ async fn update(
     });
     let changed = changed.await?;
     let version = changed.version;
-    Ok(tagged(StatusCode::OK, version, &known(&app, tenant.row.id, changed).await?))
+    Ok(tagged(StatusCode::OK, version, &view_of(&app, tenant.row.id, changed).await?))
 }
 
 /// Deletes a webhook. What it is owed is cancelled.

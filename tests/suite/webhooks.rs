@@ -1,5 +1,7 @@
 //! The life of a webhook: created, read, changed, tested, switched off and on, deleted.
 
+use std::collections::BTreeSet;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use reqwest::Method;
@@ -33,6 +35,29 @@ async fn a_webhook_is_answered_with_its_defaults_and_a_secret_that_is_shown_once
     assert_eq!(bytes, Some(Ok(32)), "{secret}");
     assert!(!read.to_string().contains(&secret) && read["secret"].is_null(), "{read}");
     assert_eq!(listed, [read]);
+}
+
+on_both!(every_answer_of_a_webhook_has_the_same_fields);
+async fn every_answer_of_a_webhook_has_the_same_fields() {
+    let (world, hook) = World::with_webhook(Receiver::ok()).await;
+    let client = world.client();
+    let fields = |shown: &Value| -> BTreeSet<String> {
+        let names = shown.as_object().expect("a webhook").keys();
+        names.filter(|name| !["secret", "changed", "state", "why"].contains(&name.as_str())).cloned().collect()
+    };
+    let read = fields(&client.get(&hook.path("")).await.expect(200));
+
+    assert!(["tenantId", "lastError", "secrets"].iter().all(|name| read.contains(*name)), "{read:?}");
+    for (what, shown) in [
+        ("created", hook.body.clone()),
+        ("listed", client.walk("/webhooks").await.remove(0)),
+        ("changed", client.patch(&hook.path(""), &json!({"name": "another"})).await.expect(200)),
+        ("paused", client.act(&hook.path("/pause")).await.expect(200)),
+        ("resumed", client.act(&hook.path("/resume")).await.expect(200)),
+        ("rotated", client.act(&hook.path("/secret/rotate")).await.expect(200)),
+    ] {
+        assert_eq!(fields(&shown), read, "{what}");
+    }
 }
 
 on_both!(a_patch_changes_what_it_names_and_nothing_else);

@@ -78,7 +78,7 @@ fn values_of(name: &str, siblings: &BTreeSet<String>) -> Option<Vec<&'static str
         "status" => deliveries::statuses().into(),
         "scopes" => Scope::ALL.iter().map(|scope| scope.as_str()).collect(),
         "state" if beside("consecutiveFailures") => vec!["closed", "open", "half_open"],
-        "state" if beside("webhookId") => backlogs::states().into(),
+        "state" if beside("webhookId") || beside("changed") => backlogs::states().into(),
         "backoffStrategy" => vec!["exponential", "linear", "schedule"],
         "format" => vec!["hex", "prefixed", "timestamped"],
         "type" if beside("tokenUrl") && beside("password") => vec!["basic", "bearer", "oauth2"],

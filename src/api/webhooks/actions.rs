@@ -79,7 +79,7 @@ pub(super) async fn rotate_secret(
     let secret = SigningSecret::generate();
     let rotated = app.engine().rotate_secret(&webhook, &secret.reveal().into(), grace, &tenant.author()).await?;
     let version = rotated.version;
-    let view = NewWebhookView::new(view_of(&app, rotated).await?, secret.reveal());
+    let view = NewWebhookView::new(view_of(&app, tenant.row.id, rotated).await?, secret.reveal());
     Ok(tagged(StatusCode::OK, version, &view))
 }
 

@@ -17,7 +17,7 @@ use crate::api::page::NoQuery;
 use crate::api::path::One;
 use crate::api::problem::Problem;
 use crate::clock::UnixMillis;
-use crate::id::WebhookId;
+use crate::id::{TenantId, WebhookId};
 use crate::store::webhooks::Webhook;
 
 use super::view::WebhookView;
@@ -38,10 +38,10 @@ pub(in crate::api) struct HeldView {
     why: Option<String>,
 }
 
-async fn held(app: &App, webhook: Webhook, changed: bool) -> Result<Response, Problem> {
+async fn held(app: &App, tenant: TenantId, webhook: Webhook, changed: bool) -> Result<Response, Problem> {
     let backlog = app.engine().backlog(&webhook).await?.ok_or(Problem::no_such("webhook"))?;
     let (state, why, version) = (backlogs::word(backlog.state), backlog.why, webhook.version);
-    let view = HeldView { webhook: view_of(app, webhook).await?, changed, state, why };
+    let view = HeldView { webhook: view_of(app, tenant, webhook).await?, changed, state, why };
     Ok(tagged(StatusCode::OK, version, &view))
 }
 
@@ -60,7 +60,7 @@ pub(super) async fn pause(
         Changed::of(app.engine().pause(&webhook, &by).await)
     });
     let (webhook, changed) = paused.await?;
-    held(&app, webhook, changed).await
+    held(&app, tenant.row.id, webhook, changed).await
 }
 
 /// Lets what it is owed flow again. Also starts an endpoint again that was quarantined. `changed` is false when it was
@@ -79,7 +79,7 @@ pub(super) async fn resume(
         Changed::of(app.engine().resume(&webhook, &by).await)
     });
     let (webhook, changed) = resumed.await?;
-    held(&app, webhook, changed).await
+    held(&app, tenant.row.id, webhook, changed).await
 }
 
 /// Ends the wait of an open breaker: the next delivery is the probe. The answer shows the backlog.

@@ -28,6 +28,8 @@ pub(super) const REDACTED: &str = "[redacted]";
 pub(in crate::api) struct WebhookView {
     #[schema(value_type = String)]
     id: WebhookId,
+    #[schema(value_type = String)]
+    tenant_id: TenantId,
     name: String,
     url: String,
     events: Vec<String>,
@@ -67,6 +69,8 @@ pub(in crate::api) struct WebhookView {
     created_at: UnixMillis,
     #[schema(value_type = String, format = DateTime)]
     updated_at: UnixMillis,
+    #[serde(flatten)]
+    receiver: ReceiverFields,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -155,7 +159,12 @@ impl From<SecretInfo> for SecretView {
 }
 
 impl WebhookView {
-    pub(super) fn new(webhook: Webhook, secrets: Vec<SecretInfo>) -> Result<Self, Problem> {
+    pub(super) fn new(
+        webhook: Webhook,
+        tenant_id: TenantId,
+        secrets: Vec<SecretInfo>,
+        receiver: ReceiverFields,
+    ) -> Result<Self, Problem> {
         let policy = stored_policy(&webhook)?;
         let Credentials { tls, auth } = stored_credentials(&webhook)?;
         let Policy { retry_policy, timeout_ms, rate_limit, max_in_flight, ordered, filter, signature, .. } = policy;
@@ -167,6 +176,7 @@ impl WebhookView {
         }
         Ok(Self {
             id,
+            tenant_id,
             name,
             url,
             events,
@@ -192,26 +202,8 @@ impl WebhookView {
             paused_at: webhook.paused_at,
             created_at: webhook.created_at,
             updated_at: webhook.updated_at,
+            receiver,
         })
-    }
-}
-
-/// A webhook, whose it is, and how its receiver has answered lately.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = KnownWebhook)]
-pub(in crate::api) struct KnownView {
-    #[serde(flatten)]
-    webhook: WebhookView,
-    #[schema(value_type = String)]
-    tenant_id: TenantId,
-    #[serde(flatten)]
-    receiver: ReceiverFields,
-}
-
-impl KnownView {
-    pub(super) fn new(webhook: WebhookView, tenant_id: TenantId, receiver: ReceiverFields) -> Self {
-        Self { webhook, tenant_id, receiver }
     }
 }
 
