@@ -177,7 +177,7 @@ async fn revoke(
         Revoked::Done => {}
         Revoked::NoSuchKey => return Err(Problem::no_such("key")),
         Revoked::IsLast => {
-            let detail = "nobody could administer the engine without its last admin key; create another one first";
+            let detail = "the engine needs an admin key, and this is the last one; create another one first";
             return Err(conflict("last_admin_key", detail));
         }
     }

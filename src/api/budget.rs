@@ -19,11 +19,11 @@ const LARGEST: usize = 16;
 /// Tenants that can take their whole part at once.
 const PARTS: usize = 4;
 
-/// Of answers each tenant may have so much, whatever the others have taken: no number of tenants that take none of theirs
-/// keeps another one from reading.
+/// Answers of a tenant that are admitted even when all memory is taken: no number of tenants that take none of theirs keeps
+/// another one from reading.
 const FIRST_ANSWERS: usize = 4 << 20;
 
-/// Whose request it is; noted by whoever finds out.
+/// The tenant that a request is for: in its extensions, noted once the key is known.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sender(pub(super) TenantNum);
 
@@ -38,7 +38,7 @@ pub(super) struct Budget {
 struct Taken {
     all: usize,
     most: usize,
-    /// Of each tenant, whatever the others have taken.
+    /// Of each tenant, also when all is taken.
     first: usize,
     each: HashMap<TenantNum, usize>,
 }
@@ -118,7 +118,7 @@ impl Share {
         Ok(())
     }
 
-    /// Whether its own tenant has room left, whatever others have taken.
+    /// Whether its own tenant has room left, also when others have taken all.
     ///
     /// # Errors
     ///

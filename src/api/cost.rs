@@ -1,7 +1,7 @@
 //! What an answer costs until its caller has taken it: a turn at the readers of the database while it is made, and the
 //! memory that it holds until its last byte is sent. Each tenant has at most half of the readers and a quarter of the
-//! memory, and so have all admins together: whoever asks for the most expensive answers, and takes none, keeps nobody
-//! else waiting. Taken by [`super::auth`], which knows who calls; given back by [`hold`].
+//! memory, and so have all admins together: a caller that asks for the most expensive answers, and takes none, keeps no
+//! other one waiting. Taken by [`super::auth`], which knows who calls; given back by [`hold`].
 
 mod held;
 mod turns;
@@ -54,7 +54,8 @@ struct Taken {
 impl Cost {
     /// Charges a request to its caller; no tenant is an admin. One that only reads waits for its turn, and takes what its
     /// answer is likely to hold. One that changes something is refused only when its own caller leaves too much untaken,
-    /// never for what others do.
+    /// never for what others do; and it takes no turn: it reads a few rows by their keys, and then waits for the journal,
+    /// for a receiver or for another node, which would keep a reader from its tenant's other requests.
     ///
     /// # Errors
     ///

@@ -29,13 +29,13 @@ use crate::engine::BacklogOrder;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Scrapers ask every few seconds; who asks more often is shown the same again.
+/// Scrapers ask every few seconds; one that asks more often is shown the same again.
 const SHARED_FOR: Duration = Duration::from_secs(1);
 
 /// Endpoints that are shown unless the query says how many.
 const TOP: u64 = 50;
 
-/// Most endpoints that are shown: each is a handful of series to whoever scrapes them.
+/// Most endpoints that are shown: a scraper keeps a handful of series for each.
 const MOST: u64 = 1_000;
 
 pub(super) fn routes() -> OpenApiRouter<App> {

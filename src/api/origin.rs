@@ -1,6 +1,6 @@
 //! From where a request comes: the address of its caller and the request's id, for the audit; and whether another node sends
-//! it. A node proves itself, and vouches for the address, with what only processes with the master key can make; whatever
-//! else says so is not believed.
+//! it. A node proves itself, and vouches for the address, with what only processes with the master key can make; no other
+//! header is believed.
 //!
 //! Nodes of builds before that proof have none: what they forward counts as a request of its caller's own, which may be
 //! forwarded once more ([`MOST_HOPS`]).
@@ -21,7 +21,7 @@ pub(super) const FORWARDED: HeaderName = HeaderName::from_static("x-posthaste-fo
 /// `<milliseconds> <hex>`: the proof that a node sends this request, and when.
 const NODE: HeaderName = HeaderName::from_static("x-posthaste-node");
 
-/// How often a request was forwarded, whoever says so.
+/// How often a request was forwarded, as its sender says, proven or not.
 const HOPS: HeaderName = HeaderName::from_static("x-posthaste-hops");
 
 /// `<address> <hex>`, from node to node.

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::api::problem::Problem;
 use crate::id::TenantNum;
 
-/// For a turn. Whoever has waited for so long has asked for more than the database can answer.
+/// For a turn. After so long the caller has asked for more than the database can answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Answers that are made at once for one caller, however many readers there are: each holds memory.
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_reads_nothing_is_forgotten_and_one_reader_is_enough() {
+    async fn callers_that_read_nothing_are_forgotten_and_one_reader_is_enough() {
         let turns = Turns::new(1);
         let held = now(&turns, 0).unwrap();
         for tenant in 1..5_000 {

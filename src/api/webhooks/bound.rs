@@ -16,7 +16,7 @@ use super::view::REDACTED;
 pub(super) struct Bound {
     /// That what is stored was given for.
     origin: Origin,
-    /// That of `url`: another one if somebody has moved it without asking.
+    /// That of `url`: another one if an older version has moved it without asking.
     url_origin: Origin,
     token_origin: Option<Origin>,
     /// Headers whose values are not shown.
@@ -74,7 +74,7 @@ impl Bound {
         headers.chain(auth.map(str::to_owned)).chain(key.then(|| KEY.to_owned())).collect()
     }
 
-    /// The client's secret goes to the token endpoint, and so does whoever shows a certificate there.
+    /// The client's secret goes to the token endpoint, and the client certificate is shown there.
     fn check_token_url(&self, settings: &Settings, errors: &mut Errors) {
         let Some(now) = token_origin(settings).filter(|now| Some(now) != self.token_origin.as_ref()) else { return };
         let before = self.token_origin.as_ref().unwrap_or(&self.origin);
@@ -86,7 +86,7 @@ impl Bound {
         }
     }
 
-    /// Whoever may change a webhook must not learn its secrets by that.
+    /// A key that may change a webhook must not show its secrets.
     fn check_shown(&self, settings: &Settings, errors: &mut Errors) {
         let is_among = |names: &[String], name: &str| names.iter().any(|other| other.eq_ignore_ascii_case(name));
         let shown = settings.headers.keys().filter(|name| !is_secret_header(name, &settings.public_headers));
