@@ -77,8 +77,18 @@ pub(super) fn to_store(credentials: &Credentials) -> Result<Option<webhooks::Cre
 impl Settings {
     pub(super) fn of(webhook: &Webhook) -> Result<Self, Problem> {
         let (policy, credentials) = (stored_policy(webhook)?, stored_credentials(webhook)?);
-        let Webhook { name, url, events, headers, public_headers, credentials_origin, .. } = webhook.clone();
-        let Webhook { description, metadata, is_active, .. } = webhook.clone();
+        let Webhook {
+            name,
+            url,
+            events,
+            headers,
+            public_headers,
+            credentials_origin,
+            description,
+            metadata,
+            is_active,
+            ..
+        } = webhook.clone();
         Ok(Self {
             name,
             url,
