@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::Method;
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use crate::client::{Client, try_send};
 use crate::databases::on_both;
@@ -71,7 +72,8 @@ async fn readiness(world: &World) -> Option<u16> {
 #[tokio::test]
 async fn a_process_that_stops_says_so_before_it_closes_its_port() {
     let mut world = World::start().await;
-    let hook = world.hook(Receiver::answers_after(Duration::from_secs(3)), json!({})).await;
+    let permits = Arc::new(Semaphore::new(0));
+    let hook = world.hook(Receiver::accepts_with(&permits), json!({"timeoutMs": 30_000})).await;
     world.publish("message.sent").await;
     hook.receiver.was_asked(1).await;
     assert_eq!(readiness(&world).await, Some(200));
@@ -79,8 +81,8 @@ async fn a_process_that_stops_says_so_before_it_closes_its_port() {
     world.server().terminate();
 
     fact::until("it says that it is not ready", async || (readiness(&world).await == Some(503)).then_some(())).await;
-    let status = world.ended().await;
-    assert_eq!(status.code(), Some(0));
+    permits.add_permits(1);
+    assert_eq!(world.ended().await.code(), Some(0));
     assert_eq!(hook.requests().len(), 1);
 }
 
@@ -101,18 +103,17 @@ async fn with_a_delay_a_process_that_is_asked_to_stop_goes_on_for_a_while() {
 on_both!(a_second_signal_ends_it_at_once_and_what_is_owed_stays_owed);
 async fn a_second_signal_ends_it_at_once_and_what_is_owed_stays_owed() {
     let mut world = World::with(&[("POSTHASTE_STOP_GRACE_MS", "120000")]).await;
-    let hook = world.hook(Receiver::answers_after(Duration::from_secs(25)), json!({"timeoutMs": 30_000})).await;
+    let first_hangs = |request| if request == 0 { Reply::Hang } else { Reply::Status(200) };
+    let hook = world.hook(Receiver::says(first_hangs), json!({"timeoutMs": 30_000})).await;
     let event = world.publish("message.sent").await;
     hook.receiver.was_asked(1).await;
 
     world.server().terminate();
     fact::until("it is stopping", async || (readiness(&world).await == Some(503)).then_some(())).await;
     world.server().terminate();
-    // Long before the request in flight is answered.
-    let status = fact::until_within(Duration::from_secs(15), "the process ends", async || {
-        (!world.server().lives()).then_some(())
-    });
-    status.await;
+    // Long before the sender gives the request in flight up.
+    fact::until_within(Duration::from_secs(15), "the process ends", async || (!world.server().lives()).then_some(()))
+        .await;
     assert_eq!(world.ended().await.code(), Some(130));
 
     world.restart().await;

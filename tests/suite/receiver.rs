@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::fact;
@@ -25,6 +26,8 @@ pub(crate) enum Reply {
     Long(usize),
     /// A status after a while.
     After(Duration, u16),
+    /// A status as soon as there is a permit for it.
+    Permitted(Arc<Semaphore>, u16),
     /// 200 with this body.
     Text(String),
     /// Nothing at all, while the connection stays open.
@@ -137,6 +140,12 @@ impl Receiver {
 
     pub(crate) fn answers_after(delay: Duration) -> Self {
         Self::says(move |_| Reply::After(delay, 200))
+    }
+
+    /// Accepts as many requests as there are permits; the others wait for theirs.
+    pub(crate) fn accepts_with(permits: &Arc<Semaphore>) -> Self {
+        let permits = Arc::clone(permits);
+        Self::says(move |_| Reply::Permitted(Arc::clone(&permits), 200))
     }
 
     /// Always busy, and says how long.
@@ -300,7 +309,9 @@ fn write_down(book: &Mutex<Book>, mut request: Request, script: &Script) -> (usi
     let index = book.requests.len();
     let reply = script(index);
     request.status = match &reply {
-        Reply::Status(status) | Reply::With(status, ..) | Reply::After(_, status) => Some(*status),
+        Reply::Status(status) | Reply::With(status, ..) | Reply::After(_, status) | Reply::Permitted(_, status) => {
+            Some(*status)
+        }
         Reply::Long(_) | Reply::Text(_) => Some(200),
         Reply::Pour { .. } | Reply::Bytes(_) | Reply::Hang | Reply::Close => None,
     };
@@ -316,6 +327,10 @@ async fn answer(stream: &mut TcpStream, book: &Mutex<Book>, index: usize, reply:
         Reply::Long(bytes) => plain(200, "", &"x".repeat(bytes)),
         Reply::After(delay, status) => {
             tokio::time::sleep(delay).await;
+            plain(status, "", "ok")
+        }
+        Reply::Permitted(permits, status) => {
+            permits.acquire().await.expect("it is never closed").forget();
             plain(status, "", "ok")
         }
         Reply::Text(body) => plain(200, "", &body),
