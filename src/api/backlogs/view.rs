@@ -151,9 +151,10 @@ impl BacklogView {
                 minutes: backlog.success_5m.map(rounded),
                 hour: backlog.success_1h.map(rounded),
             },
-            limiter: backlog
-                .rate_limit
-                .map(|limit| LimiterView { limit_per_second: per_second(limit), throttled_ms: backlog.throttled_ms }),
+            limiter: backlog.rate_limit.map(|limit| LimiterView {
+                limit_per_second: rounded(per_second(limit)),
+                throttled_ms: backlog.throttled_ms,
+            }),
             breaker: backlog.breaker.into(),
             actor: ActorView::new(backlog.actor, node),
             as_of: backlog.as_of,
@@ -222,7 +223,7 @@ fn drain(backlog: &Backlog) -> Option<f64> {
 }
 
 fn per_second(limit: RateLimit) -> f64 {
-    rounded(f64::from(limit.requests) / f64::from(limit.per_seconds))
+    f64::from(limit.requests) / f64::from(limit.per_seconds)
 }
 
 /// Beyond 2^53 nobody counts one by one.
