@@ -1,6 +1,5 @@
 //! What waits for an endpoint, and what an operator does about it: look, pause, resume, purge, probe.
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -253,27 +252,27 @@ async fn a_retry_is_ready_when_it_is_due_and_not_before() {
     let policy = json!({"maxRetries": 1, "backoffStrategy": "schedule", "scheduleSeconds": [3]});
     let hook = world.hook(Receiver::status(500), json!({"retryPolicy": policy})).await;
     world.publish("message.sent").await;
-    backlog_when(&world, &hook, "it waits for its retry", |backlog| backlog["scheduled"] == 1).await;
+    let waiting = backlog_when(&world, &hook, "it waits for its retry", |backlog| backlog["scheduled"] == 1).await;
+    let due = text(&waiting, "nextAttemptAt");
+    assert!(due > text(&waiting, "asOf"), "{waiting}");
 
-    let looks = Cell::new(0);
     let done = backlog_when(&world, &hook, "the retry is made", |backlog| {
-        let is_waiting = backlog["scheduled"] == 1;
-        if is_waiting {
-            looks.set(looks.get() + 1);
-            assert!(backlog["nextAttemptAt"].as_str() > backlog["asOf"].as_str(), "{backlog}");
+        // Times of this form order like texts.
+        if text(backlog, "asOf") < due {
             assert_eq!(backlog["ready"], 0, "{backlog}");
+        }
+        if let Some(next) = backlog["nextAttemptAt"].as_str() {
+            assert!(next == due && text(backlog, "asOf") < due, "{backlog}");
         }
         backlog["pending"] == 0
     });
     done.await;
-
-    assert!(looks.get() > 10);
 }
 
 on_both!(a_backlog_drains_no_faster_than_its_rate_limit_and_not_at_all_where_nothing_flows);
 async fn a_backlog_drains_no_faster_than_its_rate_limit_and_not_at_all_where_nothing_flows() {
     let world = World::start().await;
-    let limit = json!({"requests": 1, "perSeconds": 10, "burst": 20});
+    let limit = json!({"requests": 1, "perSeconds": 3600, "burst": 20});
     let hook = world.hook(Receiver::ok(), json!({"rateLimit": limit})).await;
     for _ in 0..50 {
         world.publish("message.sent").await;
@@ -284,7 +283,7 @@ async fn a_backlog_drains_no_faster_than_its_rate_limit_and_not_at_all_where_not
     world.client().act(&hook.path("/pause")).await.expect(200);
     let paused = backlog_when(&world, &hook, "it is paused", |backlog| backlog["state"] == "paused").await;
 
-    assert!(eta >= 300.0, "30 deliveries take 300 s: {limited}");
+    assert!(eta >= 108_000.0, "30 deliveries take 30 hours: {limited}");
     assert_eq!(paused["rates"]["drainEtaSeconds"], Value::Null);
 }
 

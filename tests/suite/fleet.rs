@@ -3,11 +3,14 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::checker::audit;
 use crate::client::{Client, send};
 use crate::fact;
 use crate::hook::Hook;
 use crate::load::Load;
+use crate::receiver::Receiver;
 use crate::server::{Env, Server};
 use crate::world::{World, assert_no_panic, free_port};
 use crate::writes;
@@ -168,4 +171,13 @@ impl Drop for Fleet {
             self.others.iter().for_each(|node| assert_no_panic(&node.env, &node.server));
         }
     }
+}
+
+/// Webhooks with these settings, each with a receiver of its own.
+pub(crate) async fn make_hooks(fleet: &Fleet, count: usize, make: impl Fn(usize) -> (Receiver, Value)) -> Vec<Hook> {
+    let mut hooks = Vec::with_capacity(count);
+    for (receiver, settings) in (0..count).map(make) {
+        hooks.push(fleet.world.hook(receiver, settings).await);
+    }
+    hooks
 }

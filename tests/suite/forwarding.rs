@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::client::send;
 use crate::databases::{On, on_both};
 use crate::fact;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, make_hooks};
 use crate::receiver::Receiver;
 use crate::world::World;
 
@@ -36,12 +36,8 @@ async fn a_request_that_says_it_was_forwarded_is_forwarded_like_any_other() {
     On::Postgres
         .run(async {
             let mut fleet = Fleet::of_one(("POSTHASTE_LEASE_MS", "15000")).await;
-            let mut hooks = Vec::new();
-            for _ in 0..8 {
-                hooks.push(fleet.world.hook(Receiver::ok(), json!({})).await);
-            }
+            let hooks = make_hooks(&fleet, 8, |_| (Receiver::ok(), json!({}))).await;
             fleet.grow_to(2).await;
-            fleet.is_shared_out().await;
             for client in fleet.clients() {
                 for hook in &hooks {
                     for (method, path) in

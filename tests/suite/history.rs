@@ -28,11 +28,11 @@ const SETTLED: Duration = Duration::from_secs(90);
 /// Receivers that take their time keep fan-outs open.
 const SLOW: Duration = Duration::from_millis(700);
 
-/// How long there is load before and after a database is lost.
-const LOAD: Duration = Duration::from_millis(1500);
+/// Events that are accepted before a database is lost, and after that.
+const LOAD: usize = 60;
 
-/// Commits go on for as long after the last one that the standby gets.
-const BEHIND: Duration = Duration::from_millis(600);
+/// Events that are accepted after the last one that the standby gets.
+const BEHIND: usize = 20;
 
 /// What is said in the log when all configuration is read.
 const READS_EVERYTHING: &str = "reading all webhooks again";
@@ -40,6 +40,13 @@ const READS_EVERYTHING: &str = "reading all webhooks again";
 /// The long form: how often each story is told.
 fn runs() -> usize {
     std::env::var("POSTHASTE_HISTORY_RUNS").map_or(1, |runs| runs.parse().expect("a number"))
+}
+
+/// Waits until so many more events were accepted.
+async fn accepted(load: &Load, more: usize) {
+    let all = load.promises().len() + more;
+    let what = format!("{more} more events are accepted");
+    fact::until_within(SETTLED, &what, async || (load.promises().len() >= all).then_some(())).await;
 }
 
 /// A server of the program on a database of `cluster`, reached through the socket in `dir`.
@@ -170,7 +177,7 @@ async fn what_a_dump_under_load_owes_is_delivered_from_a_cluster_that_has_counte
         let client = world.client().clone();
         let dump = load
             .publish_to_all(std::slice::from_ref(&client), async {
-                tokio::time::sleep(LOAD).await;
+                accepted(&load, LOAD).await;
                 old.dump_of(DATABASE)
             })
             .await;
@@ -219,16 +226,16 @@ async fn a_standby_takes_over(apart: Duration) {
 
     let load = Arc::new(Load::default());
     load.publish_to_all(&clients, async {
-        tokio::time::sleep(LOAD).await;
+        accepted(&load, LOAD).await;
         stream.be_a_hole(true);
-        tokio::time::sleep(BEHIND).await;
+        accepted(&load, BEHIND).await;
         let standing = (apart > Duration::ZERO).then_some(primary);
         standby.promote();
         fronts[0].switch(standby.socket_dir());
         tokio::time::sleep(apart).await;
         fronts[1].switch(standby.socket_dir());
         drop(standing);
-        tokio::time::sleep(LOAD).await;
+        accepted(&load, LOAD).await;
     })
     .await;
 

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::client::Client;
 use crate::databases::On;
 use crate::fact;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, make_hooks};
 use crate::hook::{Hook, quick_retries};
 use crate::load::{Load, TYPES};
 use crate::receiver::{Receiver, Reply, Request};
@@ -58,15 +58,6 @@ const PUBLISHERS: usize = 8;
 /// The long form says how many.
 fn number(variable: &str, plain: usize) -> usize {
     std::env::var(variable).map_or(plain, |n| n.parse().expect("a number"))
-}
-
-/// With these settings, each with a receiver of its own.
-async fn make_hooks(fleet: &Fleet, count: usize, make: impl Fn(usize) -> (Receiver, Value)) -> Vec<Hook> {
-    let mut hooks = Vec::with_capacity(count);
-    for (receiver, settings) in (0..count).map(make) {
-        hooks.push(fleet.world.hook(receiver, settings).await);
-    }
-    hooks
 }
 
 /// They share the types of the load among them.

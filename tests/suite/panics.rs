@@ -8,7 +8,7 @@ use crate::checker::audit;
 use crate::client::send;
 use crate::databases::On;
 use crate::fact;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, make_hooks};
 use crate::hook::{Hook, quick_retries};
 use crate::receiver::Receiver;
 use crate::world::{Event, World, attempts, each_attempt, text};
@@ -170,18 +170,13 @@ async fn an_endpoint_that_is_left_alone_is_forgotten_when_another_node_deletes_i
 async fn deleted_by_another_node() {
     let fault = [("POSTHASTE_FAULT", "panic:endpoint.handle:1+"), ("POSTHASTE_FAULT_WEBHOOK", "victim")];
     let mut fleet = Fleet::of_one_with(&fault).await;
-    let mut hooks = Vec::new();
-    for _ in 0..6 {
-        let settings = json!({"name": "victim", "events": ["message.sent"]});
-        hooks.push(fleet.world.hook(Receiver::ok(), settings).await);
-    }
+    let settings = json!({"name": "victim", "events": ["message.sent"]});
+    let hooks = make_hooks(&fleet, 6, |_| (Receiver::ok(), settings.clone())).await;
     fleet.grow_to(2).await;
-    let doomed: Vec<Hook> = hooks;
-    let of_first: Vec<String> = fleet.owned_by(0, &doomed).into_iter().map(|hook| hook.id.clone()).collect();
+    let of_first: Vec<String> = fleet.owned_by(0, &hooks).into_iter().map(|hook| hook.id.clone()).collect();
     assert!(!of_first.is_empty(), "of six webhooks the first node serves none");
     let all = fact::until_within(Duration::from_secs(90), "all of the first node are left alone", async || {
         fleet.world.publish("message.sent").await;
-        tokio::time::sleep(Duration::from_millis(200)).await;
         (quarantined_here(&fleet.world).await == of_first.len()).then_some(())
     });
     all.await;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::client::{Client, try_send};
 use crate::databases::On;
 use crate::fact;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, make_hooks};
 use crate::receiver::{Receiver, Reply};
 use crate::server::{Env, Server};
 use crate::world::{Event, World, each_attempt, text};
@@ -32,10 +32,7 @@ async fn a_second_server_on_the_same_database_joins_and_both_serve_their_share()
     On::Postgres
         .run(async {
             let mut fleet = Fleet::of_one(("POSTHASTE_LOG", "warn")).await;
-            let mut hooks = Vec::new();
-            for _ in 0..WEBHOOKS {
-                hooks.push(fleet.world.hook(Receiver::ok(), json!({})).await);
-            }
+            let hooks = make_hooks(&fleet, WEBHOOKS, |_| (Receiver::ok(), json!({}))).await;
             assert_eq!(fleet.owned_by(0, &hooks).len(), WEBHOOKS);
 
             fleet.grow_to(2).await;

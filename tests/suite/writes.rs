@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::cluster::Database;
 use crate::databases::On;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, make_hooks};
 use crate::receiver::Receiver;
 
 /// The process's name, by which PostgreSQL knows its connections; see `server`.
@@ -88,10 +88,7 @@ async fn the_book_of_writes_notices_whoever_writes_for_a_shard_that_it_does_not_
     On::Postgres
         .run(async {
             let mut fleet = Fleet::of_one(("POSTHASTE_LEASE_MS", "15000")).await;
-            let mut hooks = Vec::new();
-            for _ in 0..8 {
-                hooks.push(fleet.world.hook(Receiver::ok(), json!({})).await);
-            }
+            let _hooks = make_hooks(&fleet, 8, |_| (Receiver::ok(), json!({}))).await;
             fleet.grow_to(2).await;
             let event = fleet.world.publish("message.sent").await;
             fleet.world.all_settled(&event).await;

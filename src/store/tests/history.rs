@@ -50,6 +50,7 @@ async fn changes_that_another_server_has_numbered_are_read_once_and_forgotten() 
     assert!(!look.changes.contains(&Change::Anything), "what was forgotten elsewhere is missing nowhere");
     position = look.position;
     assert!(world.store.changes_since(&position).await.unwrap().changes.is_empty());
+    // Transactions of other tests, which the server counts among all, must have ended.
     let forgotten = async {
         while world.store.forget_old_changes(UnixMillis::now()).await.unwrap() == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
