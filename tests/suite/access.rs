@@ -143,19 +143,29 @@ async fn an_admin_acts_for_the_tenant_that_it_names() {
 #[tokio::test]
 async fn a_key_ends_when_it_was_to_end() {
     let world = World::start().await;
-    let keys = format!("/tenants/{}/keys", world.tenant.id);
-    let wish = |expires_at: &str| json!({"name": "x", "scopes": ["read"], "expiresAt": expires_at});
-    let past = world.admin().post(&keys, &wish("2020-01-01T00:00:00.000Z")).await;
+    let of_tenant = format!("/tenants/{}/keys", world.tenant.id);
+    ends_in_time(&world, &of_tenant, &json!({"name": "x", "scopes": ["read"]}), "/webhooks").await;
+    ends_in_time(&world, "/admin-keys", &json!({"name": "x"}), "/tenants").await;
+}
+
+/// Keys are made at one path, and open another one.
+async fn ends_in_time(world: &World, keys: &str, plain: &Value, opened: &str) {
+    let wish = |expires_at: &str| {
+        let mut wish = plain.clone();
+        wish["expiresAt"] = expires_at.into();
+        wish
+    };
+    let past = world.admin().post(keys, &wish("2020-01-01T00:00:00.000Z")).await;
     assert_eq!(past.problem(422).pointers(), ["/expiresAt"]);
-    let far = world.admin().post(&keys, &wish("2100-01-01T00:00:00.000Z")).await.expect(201);
+    let far = world.admin().post(keys, &wish("2100-01-01T00:00:00.000Z")).await.expect(201);
     assert_eq!(far["expiresAt"], "2100-01-01T00:00:00.000Z");
-    world.anyone().with_key(&text(&far, "key")).get("/webhooks").await.expect(200);
+    world.anyone().with_key(&text(&far, "key")).get(opened).await.expect(200);
     let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(2);
-    let brief = world.admin().post(&keys, &wish(&format!("{soon:.3}"))).await.expect(201);
+    let brief = world.admin().post(keys, &wish(&format!("{soon:.3}"))).await.expect(201);
     let caller = world.anyone().with_key(&text(&brief, "key"));
 
     let refused = fact::until("the key has ended", async || {
-        let answer = caller.get("/webhooks").await;
+        let answer = caller.get(opened).await;
         (answer.status != 200).then_some(answer)
     });
 
@@ -187,20 +197,27 @@ async fn a_key_that_is_revoked_on_one_node_opens_nothing_on_any() {
         .run(async {
             let mut fleet = Fleet::of_one(("POSTHASTE_LEASE_MS", "15000")).await;
             fleet.grow_to(2).await;
-            let made = new_key(&fleet.world.admin(), &fleet.world.tenant.id, &["read"]).await;
-            let callers: Vec<_> = fleet.clients().iter().map(|client| client.with_key(&text(&made, "key"))).collect();
-            for caller in &callers {
-                caller.get("/webhooks").await.expect(200);
+            let (admin, tenant) = (fleet.world.admin(), fleet.world.tenant.id.clone());
+            let of_tenant = new_key(&admin, &tenant, &["read"]).await;
+            let of_all = admin.post("/admin-keys", &json!({"name": "spare"})).await.expect(201);
+            for (made, keys, opened) in [
+                (of_tenant, format!("/tenants/{tenant}/keys"), "/webhooks"),
+                (of_all, "/admin-keys".to_owned(), "/tenants"),
+            ] {
+                let key = text(&made, "key");
+                let callers: Vec<_> = fleet.clients().iter().map(|client| client.with_key(&key)).collect();
+                for caller in &callers {
+                    caller.get(opened).await.expect(200);
+                }
+
+                admin.delete(&format!("{keys}/{}", text(&made, "id"))).await.expect(204);
+
+                callers[0].get(opened).await.problem(401);
+                fact::until("the other node has heard of it", async || {
+                    (callers[1].get(opened).await.status == 401).then_some(())
+                })
+                .await;
             }
-
-            let path = format!("/tenants/{}/keys/{}", fleet.world.tenant.id, text(&made, "id"));
-            fleet.world.admin().delete(&path).await.expect(204);
-
-            callers[0].get("/webhooks").await.problem(401);
-            fact::until("the other node has heard of it", async || {
-                (callers[1].get("/webhooks").await.status == 401).then_some(())
-            })
-            .await;
             fleet.stop_all().await;
         })
         .await;

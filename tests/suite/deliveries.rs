@@ -116,6 +116,7 @@ async fn what_is_due_or_under_way_has_no_next_attempt_and_what_is_sent_again_is_
     let waiting = world.client().walk("/deliveries?status=pending").await;
 
     let under_way = world.delivery(&text(&failed, "id")).await;
+    assert_eq!(waiting.len(), 2, "the one that is sent again, and one that waits for it: {waiting:?}");
     for delivery in waiting.iter().chain([&retried["delivery"], &under_way]) {
         assert_eq!(delivery["status"], "pending", "{delivery}");
         assert!(delivery["settledAt"].is_null() && delivery["nextAttemptAt"].is_null(), "{delivery}");

@@ -39,7 +39,10 @@ pub(crate) fn tamper(world: &World, sql: &str) {
             let ended = python.args(["-c", script]).arg(world.dir().join("p.db")).arg(sql).status();
             assert!(ended.expect("python3 runs").success(), "nothing was changed: {sql}");
         }
-        On::Postgres => drop(world.database().ask(sql)),
+        On::Postgres => {
+            let changed = world.database().ask(&format!("{sql} RETURNING 1"));
+            assert!(!changed.trim().is_empty(), "nothing was changed: {sql}");
+        }
     }
 }
 
