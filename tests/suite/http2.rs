@@ -16,7 +16,7 @@ use crate::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, Frames, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, connect,
     head,
 };
-use crate::listener::{SLACK, assert_took, resident_bytes, took};
+use crate::listener::{SLACK, assert_took, took};
 use crate::world::World;
 
 /// One of the machine's own addresses.
@@ -146,7 +146,7 @@ async fn streams_by_the_thousand_are_bounded_over_all_connections() {
     let mut world = World::with(&[("POSTHASTE_MAX_CONNECTIONS", "64")]).await;
     world.publish("message.sent").await;
     let url = world.server().url().to_owned();
-    let before = resident_bytes(world.server());
+    let before = world.server().memory();
 
     let (refused, mut refusals) = tokio::sync::mpsc::channel(4_096);
     let mut crowd = JoinSet::new();
@@ -170,8 +170,7 @@ async fn streams_by_the_thousand_are_bounded_over_all_connections() {
     for _ in 0..20 {
         fact::until("others publish", async || publish(world.client()).await).await;
     }
-    let grown = resident_bytes(world.server()).saturating_sub(before);
-    assert!(grown < 64 << 20, "{grown} bytes more");
+    world.server().has_grown_by_at_most(64 << 20, before);
     drop(crowd);
 }
 
@@ -181,7 +180,7 @@ async fn floods_of_frames_end_their_connections_and_take_no_memory() {
     let mut world = World::start().await;
     world.publish("message.sent").await;
     let (url, key) = (world.server().url().to_owned(), world.tenant.key.clone());
-    let before = resident_bytes(world.server());
+    let before = world.server().memory();
 
     let resets = async {
         let mut peer = Frames::open(&url, 65_535).await;
@@ -222,8 +221,7 @@ async fn floods_of_frames_end_their_connections_and_take_no_memory() {
 
     assert!(resets, "a flood of resets is hung up on");
     assert!(continuation, "a head without an end is hung up on");
-    let grown = resident_bytes(world.server()).saturating_sub(before);
-    assert!(grown < 32 << 20, "{grown} bytes more");
+    world.server().has_grown_by_at_most(32 << 20, before);
     world.publish("message.sent").await;
 }
 

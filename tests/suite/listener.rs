@@ -29,12 +29,6 @@ pub(crate) fn head(key: &str, body_bytes: usize) -> String {
     )
 }
 
-pub(crate) fn resident_bytes(server: &Server) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.id())).expect("a process");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its memory");
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
-}
-
 fn open_sockets(server: &Server) -> usize {
     let entries = fs::read_dir(format!("/proc/{}/fd", server.id())).expect("a process");
     let targets = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
@@ -98,7 +92,7 @@ async fn who_sends_nothing_or_little_or_reads_nothing_is_hung_up_on_in_time() {
 async fn a_body_of_100_megabytes_is_refused_without_being_kept() {
     let mut world = World::start().await;
     world.publish("message.sent").await;
-    let before = resident_bytes(world.server());
+    let before = world.server().memory();
     let (url, key) = (world.server().url().to_owned(), world.tenant.key.clone());
 
     let sent = join_all((0..8).map(async |_| {
@@ -119,8 +113,7 @@ async fn a_body_of_100_megabytes_is_refused_without_being_kept() {
     }
     let declared = world.client().text(Method::POST, "/events", "x".repeat(2 << 20));
     assert_eq!(send(declared).await.problem(413).code(), "payload_too_large");
-    let grown = resident_bytes(world.server()).saturating_sub(before);
-    assert!(grown < 64 << 20, "{grown} bytes more");
+    world.server().has_grown_by_at_most(64 << 20, before);
     world.publish("message.sent").await;
 }
 
@@ -128,7 +121,7 @@ async fn a_body_of_100_megabytes_is_refused_without_being_kept() {
 async fn many_members_or_values_in_a_body_are_counted_and_not_built() {
     let mut world = World::start().await;
     let members = |count: usize| (0..count).map(|n| format!("\"{n:x}\":0")).collect::<Vec<_>>().join(",");
-    let before = resident_bytes(world.server());
+    let before = world.server().memory();
 
     let in_data = format!("{{\"event\":\"message.sent\",\"data\":{{{}}}}}", members(100_000));
     world.client().post_text("/events", in_data).await.expect(202);
@@ -137,8 +130,7 @@ async fn many_members_or_values_in_a_body_are_counted_and_not_built() {
     let a_million = format!("{{\"event\":\"message.sent\",\"data\":{{{}}}}}", members(1_000_000));
     world.client().post_text("/events", a_million).await.problem(413);
 
-    let grown = resident_bytes(world.server()).saturating_sub(before);
-    assert!(grown < 64 << 20, "{grown} bytes more");
+    world.server().has_grown_by_at_most(64 << 20, before);
 }
 
 #[tokio::test]

@@ -112,6 +112,12 @@ impl Server {
         memory_of(self.child.id(), "VmRSS:")
     }
 
+    /// It has no more than so many bytes more in memory than before.
+    pub(crate) fn has_grown_by_at_most(&self, bytes: u64, before: u64) {
+        let grown = self.memory().saturating_sub(before);
+        assert!(grown <= bytes, "{} MiB more", grown >> 20);
+    }
+
     /// The most that there ever were.
     pub(crate) fn peak_memory(&self) -> u64 {
         memory_of(self.child.id(), "VmHWM:")
@@ -196,7 +202,6 @@ impl Drop for Server {
     }
 }
 
-/// Whether any process has this id.
 /// A line of the process's state, in bytes.
 fn memory_of(pid: u32, line: &str) -> u64 {
     let state = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process");
@@ -204,6 +209,7 @@ fn memory_of(pid: u32, line: &str) -> u64 {
     kib.expect("a size") * 1024
 }
 
+/// Whether any process has this id.
 fn exists(pid: u32) -> bool {
     let mut probe = Command::new("kill");
     probe.args(["-0", &pid.to_string()]).stderr(Stdio::null());

@@ -54,8 +54,7 @@ async fn answers_that_nobody_takes_are_bounded_and_cost_no_other_tenant_anything
     let given = statuses.iter().filter(|status| **status == 200).count();
     assert!((50..=PART / ANSWER).contains(&given), "{given} were given: {statuses:?}");
     assert!(statuses[given..].iter().all(|status| *status == 503), "{statuses:?}");
-    let grown = world.server().memory().saturating_sub(before);
-    assert!(grown < 200 << 20, "{} MiB", grown >> 20);
+    world.server().has_grown_by_at_most(200 << 20, before);
     other.client.get(&paths[1]).await.expect(200);
     other.client.post("/events", &event).await.expect(202);
 
