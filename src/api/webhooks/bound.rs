@@ -58,11 +58,11 @@ impl Bound {
             return;
         }
         let kept = self.kept(settings);
+        for pointer in &kept {
+            errors.add_new(pointer, bound_to(&self.origin, &now));
+        }
         if kept.is_empty() {
             settings.credentials_origin = now;
-        }
-        for pointer in kept {
-            errors.add_new(&pointer, bound_to(&self.origin, &now));
         }
     }
 

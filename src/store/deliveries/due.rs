@@ -59,8 +59,6 @@ struct Stretch {
 
 #[derive(Debug, FromQueryResult)]
 struct DueRow {
-    /// How many there are with those that were left out for their size.
-    found: i64,
     event_seq: i64,
     tenant_num: i64,
     kind: String,
@@ -161,6 +159,7 @@ impl Store {
         let (table, key) = DELIVERY;
         let rows: Vec<DueRow> = self.readable(table, key, &read);
         of_known_server(holding, rows.first())?;
+        // With those that were left out for their size.
         let found: i64 = read.first().map_or(Ok(0), |row| row.try_get("", "found"))?;
         let found = usize::try_from(found).unwrap_or(usize::MAX);
         let has_more = found >= limit || read.len() < found;
@@ -180,7 +179,7 @@ impl Store {
     /// One pending delivery, whenever it is due.
     pub async fn due_one(&self, holding: &Holding, id: DeliveryId) -> Result<Option<Due>, StoreError> {
         let sql = format!(
-            "SELECT {DUE_COLUMNS}, CAST(1 AS BIGINT) AS found, e.tenant_num, e.kind, {}, {} FROM delivery d \
+            "SELECT {DUE_COLUMNS}, e.tenant_num, e.kind, {}, {} FROM delivery d \
              JOIN event e ON e.seq = d.event_seq WHERE d.event_seq = $1 AND d.webhook_num = $2 AND d.status = 0",
             body_columns(),
             server_column(self.backend())
