@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::client::send;
+use crate::client::try_send;
 use crate::fact;
 use crate::hook::{Hook, plain, quick_retries};
 use crate::receiver::Receiver;
@@ -127,7 +127,7 @@ async fn a_loop_that_anybody_can_pretend_is_a_refusal_and_no_failure_of_ours() {
     let mut world = world().await;
     let engines: Vec<String> = (1..=5).map(|engine| format!("posthaste-{engine:016x}")).collect();
     let call = world.anyone().json(Method::POST, "/events", &json!({})).header("CDN-Loop", engines.join(", "));
-    send(call).await.problem(508);
+    try_send(call).await.expect("an answer").problem(508);
 
     let line = lines(&mut world, "posthaste::request").pop().expect("a line");
     assert_eq!((&line["level"], &line["code"]), (&json!("INFO"), &json!("loop_detected")), "{line}");
