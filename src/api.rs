@@ -54,6 +54,7 @@ use tower::util::option_layer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
+pub use answer::KnownCaller;
 pub use catalogue::default_catalogue;
 pub use metrics::ConnectionFigures;
 pub use rates::RequestRate;

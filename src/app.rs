@@ -3,10 +3,11 @@
 use std::io;
 use std::time::Duration;
 
+use axum::http::Extensions;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
-use crate::api::{self, ApiConfig, ConnectionFigures, RequestRate, Routers};
+use crate::api::{self, ApiConfig, ConnectionFigures, KnownCaller, RequestRate, Routers};
 use crate::config::{Config, Rate, TlsSettings};
 use crate::engine::{Engine, EngineConfig, StartError};
 use crate::listener::{self, ListenError, Listener, Serving, Shares, TlsFiles};
@@ -87,11 +88,12 @@ impl App {
         let figures = listener.figures();
         let connections = move || ConnectionFigures { open: figures.open(), refused: figures.refused() };
         let Routers { api, metrics: metrics_routes } = api::routers(engine.clone(), api_config, connections);
-        let server = listener.serve(api).map_err(ListenError::Tls)?;
+        let is_known = |answer: &Extensions| answer.get::<KnownCaller>().is_some();
+        let server = listener.serve(api, is_known).map_err(ListenError::Tls)?;
         let metrics_server = match metrics {
             Some(listener) => {
                 tracing::info!(url = listener.url(), "metrics are served without a key");
-                Some(listener.serve(metrics_routes).map_err(ListenError::Tls)?)
+                Some(listener.serve(metrics_routes, |_| false).map_err(ListenError::Tls)?)
             }
             None => None,
         };

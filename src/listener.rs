@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Extensions;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
@@ -103,15 +104,17 @@ impl Listener {
         Figures::of(&self.roster)
     }
 
-    /// Serves these routes until it is stopped.
+    /// Serves these routes until it is stopped. `is_known` tells from the extensions of an answer whether its caller had
+    /// a valid key: connections of such callers keep half of the places.
     ///
     /// # Errors
     ///
     /// When TLS cannot be set up.
-    pub fn serve(self, router: Router) -> Result<Serving, TlsError> {
+    pub fn serve(self, router: Router, is_known: fn(&Extensions) -> bool) -> Result<Serving, TlsError> {
         let stopping = CancellationToken::new();
         let tls = self.certificate.as_ref().map(Certificate::acceptor).transpose()?;
-        let means = Means { router, http: connection::http(&LIMITS), tls, limits: LIMITS, stopping: stopping.clone() };
+        let http = connection::http(&LIMITS);
+        let means = Means { router, is_known, http, tls, limits: LIMITS, stopping: stopping.clone() };
         let (connections, cut) = (TaskTracker::new(), CancellationToken::new());
         if let Some(certificate) = self.certificate {
             tokio::spawn(certificate.follow(stopping.clone()));

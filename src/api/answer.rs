@@ -30,6 +30,10 @@ const PRUDENT: [(HeaderName, &str); 4] = [
 /// Longer ids of callers are replaced: they would fill the log.
 const MAX_REQUEST_ID: usize = 128;
 
+/// In the extensions of an answer: the key or the session of its request is valid.
+#[derive(Debug, Clone, Copy)]
+pub struct KnownCaller;
+
 pub(super) async fn finish(State(log): State<Arc<RequestLog>>, mut request: Request, next: Next) -> Response {
     let id = RequestId(request_id(request.headers()));
     request.extensions_mut().insert(id.clone());
@@ -48,6 +52,9 @@ pub(super) async fn finish(State(log): State<Arc<RequestLog>>, mut request: Requ
     }
     let (status, code) = (response.status(), problem.as_ref().map(Problem::code));
     log.write(&begun, &Answered { status, code, request: &id });
+    if begun.is_known() {
+        response.extensions_mut().insert(KnownCaller);
+    }
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, id.0);
     for (name, value) in PRUDENT {

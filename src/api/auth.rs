@@ -12,7 +12,7 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::http::{Extensions, HeaderMap, HeaderName, StatusCode};
 
 use self::access::Access;
 pub(super) use self::known::Keys;
@@ -94,21 +94,12 @@ struct Caller {
 impl Caller {
     /// Unless it calls too often.
     async fn of(parts: &Parts, app: &App) -> Result<Self, Problem> {
-        let (origin, note) = (Origin::of(&parts.extensions), parts.extensions.get::<CallerNote>());
-        let identified = app.keys().identify(app.store(), &parts.headers).await;
-        if let Some(note) = note {
-            let key = || presented(&parts.headers).ok().and_then(key::checked_id);
-            note.key(identified.as_ref().map_or_else(|_| key(), |access| access.key));
-        }
-        let access = identified?;
+        let access = identify(app, &parts.headers, &parts.extensions).await?;
         if let Some(tenant) = &access.tenant {
-            if let Some(note) = note {
-                note.tenant(tenant.id);
-            }
             app.rates().admit(access.counted_under(), tenant.num)?;
         }
         Cost::charge(parts, app, access.tenant.as_ref().map(|tenant| tenant.num)).await?;
-        Ok(Self { access, origin })
+        Ok(Self { access, origin: Origin::of(&parts.extensions) })
     }
 
     fn author(&self) -> Author {
@@ -180,9 +171,35 @@ impl<S: Needs> FromRequestParts<App> for Tenants<S> {
     }
 }
 
+/// Whose key or session it is; noted for the log and the listener.
+async fn identify(app: &App, headers: &HeaderMap, extensions: &Extensions) -> Result<Arc<Access>, Problem> {
+    let identified = app.keys().identify(app.store(), headers).await;
+    if let Some(note) = extensions.get::<CallerNote>() {
+        match &identified {
+            Ok(access) => {
+                note.known(access.key);
+                if let Some(tenant) = &access.tenant {
+                    note.tenant(tenant.id);
+                }
+            }
+            Err(_) => {
+                if let Some(claimed) = presented(headers).ok().and_then(key::checked_id) {
+                    note.refused(claimed);
+                }
+            }
+        }
+    }
+    identified
+}
+
 /// The tenant that a request is about, whatever it asks for.
-pub(super) async fn acting_for(app: &App, path: &str, headers: &HeaderMap) -> Result<Option<TenantNum>, Problem> {
-    let access = app.keys().identify(app.store(), headers).await?;
+pub(super) async fn acting_for(
+    app: &App,
+    path: &str,
+    headers: &HeaderMap,
+    extensions: &Extensions,
+) -> Result<Option<TenantNum>, Problem> {
+    let access = identify(app, headers, extensions).await?;
     Ok(tenant_at(&access, app, path, headers).await?.map(|row| row.num))
 }
 

@@ -121,7 +121,8 @@ pub(super) async fn forward(State(app): State<App>, mut request: Request, next: 
     }
     let Some(subject) = subject_of(request.method(), request.uri().path()) else { return next.run(request).await };
     // Whoever may not or names no tenant is told so by the handler, here, whomever the subject belongs to.
-    let Ok(Some(tenant)) = acting_for(&app, request.uri().path(), request.headers()).await else {
+    let (path, headers, extensions) = (request.uri().path(), request.headers(), request.extensions());
+    let Ok(Some(tenant)) = acting_for(&app, path, headers, extensions).await else {
         return next.run(request).await;
     };
     request.extensions_mut().insert(Sender(tenant));

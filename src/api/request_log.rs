@@ -52,8 +52,10 @@ pub(super) struct CallerNote(Arc<Noted>);
 
 #[derive(Debug, Default)]
 struct Noted {
-    /// None for the admin key of the configuration.
+    /// Of a valid key; `None` for the admin key of the configuration.
     key: OnceLock<Option<KeyId>>,
+    /// What a key that was refused says it is.
+    claimed: OnceLock<KeyId>,
     tenant: OnceLock<TenantId>,
 }
 
@@ -76,8 +78,12 @@ pub(super) struct Answered<'a> {
 }
 
 impl CallerNote {
-    pub(super) fn key(&self, id: Option<KeyId>) {
-        let _ = self.0.key.set(id);
+    pub(super) fn known(&self, key: Option<KeyId>) {
+        let _ = self.0.key.set(key);
+    }
+
+    pub(super) fn refused(&self, claimed: KeyId) {
+        let _ = self.0.claimed.set(claimed);
     }
 
     pub(super) fn tenant(&self, id: TenantId) {
@@ -99,6 +105,20 @@ impl Begun {
         }
     }
 
+    /// Whether the caller's key or session is valid.
+    pub(super) fn is_known(&self) -> bool {
+        self.caller.0.key.get().is_some()
+    }
+
+    fn key(&self) -> Option<String> {
+        let Noted { key, claimed, .. } = &*self.caller.0;
+        match key.get() {
+            Some(None) => Some("admin".to_owned()),
+            Some(Some(id)) => Some(id.to_string()),
+            None => claimed.get().map(KeyId::to_string),
+        }
+    }
+
     fn route(&self) -> Option<&str> {
         self.route.as_ref().map(MatchedPath::as_str)
     }
@@ -117,7 +137,6 @@ impl Begun {
 macro_rules! line {
     ($level:ident, $begun:expr, $answered:expr, $suppressed:expr, $message:literal) => {{
         let (begun, answered): (&Begun, &Answered<'_>) = ($begun, $answered);
-        let key = begun.caller.0.key.get();
         $level!(
             target: REQUEST,
             method = %begun.method,
@@ -128,7 +147,7 @@ macro_rules! line {
             duration_ms = u64::try_from(begun.at.elapsed().as_millis()).unwrap_or(u64::MAX),
             request = answered.request.as_str(),
             tenant = begun.caller.0.tenant.get().map(display),
-            key = key.map(|key| key.map_or_else(|| "admin".to_owned(), |id| id.to_string())),
+            key = begun.key(),
             peer = begun.peer.map(display),
             suppressed = $suppressed,
             $message
@@ -174,12 +193,11 @@ impl RequestLog {
 }
 
 fn refused_key(begun: &Begun, answered: &Answered<'_>, suppressed: u64) {
-    let key = begun.caller.0.key.get().copied().flatten();
     info!(
         target: KEY,
         reason = answered.code,
         peer = begun.peer.map(display),
-        key = key.map(display),
+        key = begun.key(),
         method = %begun.method,
         route = begun.route(),
         request = answered.request.as_str(),

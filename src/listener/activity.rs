@@ -26,6 +26,9 @@ pub(super) const GRACE: Duration = Duration::from_millis(250);
 /// A peer on a slow line takes in a piece of an answer within this time.
 pub(super) const UNREAD_GRACE: Duration = Duration::from_millis(500);
 
+/// The same for a caller without a valid key. A flood of such connections must leave places for those that come.
+pub(super) const ANONYMOUS_UNREAD_GRACE: Duration = Duration::from_millis(100);
+
 /// Between requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -50,10 +53,14 @@ pub(super) enum Manner {
 pub(super) enum Standing {
     /// It has never asked for anything.
     Silent(Instant),
+    /// It has asked without a valid key, and does not take in the answers.
+    AnonymousUnread(Instant),
     /// It has asked, and does not take in the answers.
     Unread(Instant),
-    /// Every request is answered.
+    /// Every request is answered, and none had a valid key.
     Idle(Instant),
+    /// Every request is answered, and at least one had a valid key.
+    KnownIdle(Instant),
     /// A request has been under way since then.
     Busy(Instant),
 }
@@ -62,10 +69,15 @@ impl Standing {
     pub(super) fn is_dispensable(self, now: Instant) -> bool {
         let lasts = |since| now.saturating_duration_since(since);
         match self {
-            Self::Silent(since) | Self::Idle(since) => lasts(since) >= GRACE,
+            Self::Silent(since) | Self::Idle(since) | Self::KnownIdle(since) => lasts(since) >= GRACE,
+            Self::AnonymousUnread(since) => lasts(since) >= ANONYMOUS_UNREAD_GRACE,
             Self::Unread(since) => lasts(since) >= UNREAD_GRACE,
             Self::Busy(_) => false,
         }
+    }
+
+    pub(super) fn is_unread(self) -> bool {
+        matches!(self, Self::AnonymousUnread(_) | Self::Unread(_))
     }
 }
 
@@ -98,6 +110,8 @@ pub(super) struct Activity {
     next: u64,
     /// HTTP/2: its frames between two requests are no heads.
     is_multiplexed: bool,
+    /// A request had a valid key.
+    is_known: bool,
     /// The peer takes nothing in.
     blocked_since: Option<Instant>,
     leaving_since: Option<Instant>,
@@ -112,6 +126,7 @@ impl Activity {
             requests: Vec::new(),
             next: 0,
             is_multiplexed: false,
+            is_known: false,
             blocked_since: None,
             leaving_since: None,
             eviction: None,
@@ -185,15 +200,25 @@ impl Activity {
         self.eviction.get_or_insert(Eviction { at: now, is_forced });
     }
 
+    /// A request had a valid key.
+    pub(super) fn caller_is_known(&mut self) {
+        self.is_known = true;
+    }
+
+    pub(super) fn is_known(&self) -> bool {
+        self.is_known
+    }
+
     pub(super) fn requests(&self) -> usize {
         self.requests.len()
     }
 
     pub(super) fn standing(&self) -> Standing {
+        let unread = if self.is_known { Standing::Unread } else { Standing::AnonymousUnread };
         if let Some(since) = self.blocked_since {
-            return Standing::Unread(since);
+            return unread(since);
         }
-        let of = |request: &Request| request.unread_since.map_or(Standing::Busy(request.began), Standing::Unread);
+        let of = |request: &Request| request.unread_since.map_or(Standing::Busy(request.began), unread);
         let standings = self.requests.iter().map(of);
         let of_requests = standings.reduce(|a, b| match (a, b) {
             (Standing::Busy(a), Standing::Busy(b)) => Standing::Busy(a.min(b)),
@@ -202,6 +227,7 @@ impl Activity {
         });
         of_requests.unwrap_or(match self.phase {
             Phase::New => Standing::Silent(self.since),
+            Phase::Idle | Phase::Head if self.is_known => Standing::KnownIdle(self.since),
             Phase::Idle | Phase::Head => Standing::Idle(self.since),
         })
     }
@@ -313,6 +339,7 @@ mod tests {
         let start = Instant::now();
         let mut activity = Activity::new(start);
         let request = activity.began(true, start);
+        activity.caller_is_known();
         activity.offered(request, after(start, 1));
         for second in 2..40 {
             activity.received(after(start, second));
@@ -329,6 +356,7 @@ mod tests {
     fn one_answer_that_gets_on_keeps_its_connection_busy() {
         let start = Instant::now();
         let mut activity = Activity::new(start);
+        activity.caller_is_known();
         let [slow, other] = [activity.began(true, start), activity.began(true, start)];
         activity.offered(slow, after(start, 1));
         assert!(!activity.standing().is_dispensable(after(start, 20)));
@@ -357,20 +385,39 @@ mod tests {
     }
 
     #[test]
-    fn the_silent_go_first_then_those_that_read_nothing_then_the_longest_idle() {
+    fn the_silent_go_first_then_those_that_read_nothing_then_the_idle_and_last_those_with_a_valid_key() {
         let start = Instant::now();
-        let new = |second| Activity::new(after(start, second));
-        let asked = |second| {
-            let mut activity = new(second);
+        let asked = |second, is_known: bool| {
+            let mut activity = Activity::new(after(start, second));
             let request = activity.began(true, after(start, second));
+            if is_known {
+                activity.caller_is_known();
+            }
             (activity, request)
         };
-        let ((mut kept, answered), (mut unread, offered), (busy, _)) = (asked(0), asked(8), asked(0));
-        kept.ended(answered, after(start, 1));
-        unread.offered(offered, after(start, 9));
-        let mut order = [&busy, &kept, &unread, &new(3), &new(2)].map(Activity::standing);
-        order.sort();
-        assert_eq!(order, [&new(2), &new(3), &unread, &kept, &busy].map(Activity::standing));
+        let idle = |second, is_known| {
+            let (mut activity, request) = asked(second, is_known);
+            activity.ended(request, after(start, second));
+            activity
+        };
+        let unread = |second, is_known| {
+            let (mut activity, request) = asked(second, is_known);
+            activity.offered(request, after(start, second));
+            activity
+        };
+        let new = |second| Activity::new(after(start, second));
+        let first_to_last = [
+            new(2),
+            new(3),
+            unread(8, false),
+            unread(7, true),
+            idle(4, false),
+            idle(5, false),
+            idle(1, true),
+            asked(0, false).0,
+        ];
+        let standings = first_to_last.map(|activity| activity.standing());
+        assert!(standings.is_sorted(), "{standings:?}");
     }
 
     proptest! {

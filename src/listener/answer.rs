@@ -42,6 +42,11 @@ impl UnderWay {
         Arc::new(Self { activity: activity.clone(), id, requests, next_piece: AtomicWaker::new() })
     }
 
+    /// The caller had a valid key.
+    pub(super) fn caller_is_known(&self) {
+        self.activity.lock().caller_is_known();
+    }
+
     /// Since when the peer has not taken in a piece of the answer.
     pub(super) fn unread_since(&self) -> Option<Instant> {
         self.activity.lock().unread_since(self.id)

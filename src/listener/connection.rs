@@ -13,7 +13,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::header::RETRY_AFTER;
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{Extensions, HeaderValue, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response, Version};
@@ -64,6 +64,8 @@ const LOOK: Duration = Duration::from_secs(60);
 /// What all connections are served with.
 pub(super) struct Means {
     pub(super) router: Router,
+    /// Whether the caller of an answer had a valid key.
+    pub(super) is_known: fn(&Extensions) -> bool,
     pub(super) http: auto::Builder<Streams>,
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) limits: Limits,
@@ -103,7 +105,7 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, means: Arc<Means>
 
 struct Speaker<'a> {
     peer: SocketAddr,
-    means: &'a Means,
+    means: &'a Arc<Means>,
     place: &'a Place,
     leaving: &'a CancellationToken,
 }
@@ -126,7 +128,7 @@ impl Speaker<'_> {
             if is_multiplexed && under_way.is_none() {
                 streams::refuse_next();
             }
-            answered(means.router.clone(), request, peer, under_way)
+            answered(means.clone(), request, peer, under_way)
         });
         let mut conversation = pin!(means.http.serve_connection(TokioIo::new(Strict::new(io)), service));
         let ended = tokio::select! {
@@ -144,7 +146,7 @@ impl Speaker<'_> {
 }
 
 async fn answered(
-    router: Router,
+    means: Arc<Means>,
     request: Request<Incoming>,
     peer: SocketAddr,
     under_way: Option<Arc<UnderWay>>,
@@ -154,7 +156,10 @@ async fn answered(
     streams::attach(&under_way);
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(ConnectInfo(peer));
-    let response = router.oneshot(request).await?;
+    let response = means.router.clone().oneshot(request).await?;
+    if (means.is_known)(response.extensions()) {
+        under_way.caller_is_known();
+    }
     Ok(response.map(|body| AnswerBody::new(body, Some(under_way), is_multiplexed)))
 }
 

@@ -1,6 +1,7 @@
 //! The connections there are, and who has to go when there are too many: the most dispensable one makes room for the next.
 //! So connections that do nothing, or do not read what they asked for, lock no client out. Neither does an address with many
-//! connections, since it has to give back what it holds beyond half of the places.
+//! connections, since it has to give back what it holds beyond half of the places. Nor do callers without a valid key,
+//! however many addresses they have: connections of callers with one keep half of the places while they are idle.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -28,6 +29,10 @@ const GOING_PART: usize = 16;
 /// Requests at once for each connection that there may be, over all connections: with HTTP/2 a connection may have a
 /// hundred, each of which takes some 3 KiB.
 const REQUESTS_EACH: usize = 2;
+
+/// A connection may have this part of the requests that there is still room for, so that some is left for each that comes.
+/// The first request of a connection needs no room.
+const PART_OF_ROOM: usize = 4;
 
 /// A few connections of HTTP/2 may need so many, however few connections there may be.
 const LEAST_REQUESTS: usize = 1_024;
@@ -141,13 +146,18 @@ impl Roster {
         if before >= self.most_requests / 4 * 3 {
             self.connections.lock().shed(self, Instant::now());
         }
-        if before >= self.most_requests {
+        if !has_room(activity.lock().requests(), self.most_requests.saturating_sub(before)) {
             self.requests.fetch_sub(1, Ordering::Relaxed);
             self.refused.count(Shortage::Requests);
             return None;
         }
         Some(UnderWay::begin(activity, self.requests.clone(), is_multiplexed))
     }
+}
+
+/// Whether a connection with so many requests may have one more.
+fn has_room(requests: usize, room: usize) -> bool {
+    requests == 0 || requests < room / PART_OF_ROOM
 }
 
 impl Connections {
@@ -217,13 +227,28 @@ impl Connections {
         let standings = self.present.iter().map(|(id, present)| (present.activity.lock().standing(), *id, present));
         let going = standings.filter(|(standing, _, present)| self.may_go(present, *standing, roster, now));
         let mut ids: Vec<_> = going.map(|(standing, id, _)| (standing, id)).collect();
-        if ids.len() > CANDIDATES {
-            ids.select_nth_unstable(CANDIDATES);
-            ids.truncate(CANDIDATES);
+        ids.sort_unstable();
+        ids.truncate(CANDIDATES);
+        if self.candidates.pool == Pool::Anyone {
+            self.keep_known(&mut ids, roster.half());
         }
-        ids.sort_unstable_by(|a, b| b.cmp(a));
+        ids.reverse();
         self.candidates.in_vain = ids.is_empty().then_some(now);
         self.candidates.ids = ids;
+    }
+
+    /// Known callers keep idle connections up to this half of the places, unless these are of an address that has more.
+    fn keep_known(&self, ids: &mut Vec<(Standing, u64)>, half: usize) {
+        let known = self.present.values().filter(|present| present.activity.lock().is_known()).count();
+        let mut surplus = known.saturating_sub(half);
+        ids.retain(|(standing, id)| match standing {
+            Standing::KnownIdle(_) if self.held_by(self.present[id].address) <= half => {
+                let may_go = surplus > 0;
+                surplus = surplus.saturating_sub(1);
+                may_go
+            }
+            _ => true,
+        });
     }
 
     /// Tells the connection to go that leaves the most answers unread, if there is one.
@@ -235,7 +260,7 @@ impl Connections {
         let unread = self.present.iter().filter_map(|(id, present)| {
             let activity = present.activity.lock();
             let standing = activity.standing();
-            let is_unread = matches!(standing, Standing::Unread(_)) && standing.is_dispensable(now);
+            let is_unread = standing.is_unread() && standing.is_dispensable(now);
             is_unread.then_some((activity.requests(), *id))
         });
         match unread.max() {

@@ -21,7 +21,7 @@ async fn never_answers() -> (Serving, SocketAddr, mpsc::Receiver<oneshot::Sender
     };
     let listener = Listener::bind(([127, 0, 0, 1], 0).into(), 8, None).await.unwrap();
     let address = listener.address();
-    let serving = listener.serve(Router::new().route("/", get(handler))).unwrap();
+    let serving = listener.serve(Router::new().route("/", get(handler)), |_| false).unwrap();
     (serving, address, begun)
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::super::activity::{GRACE, UNREAD_GRACE};
+use super::super::activity::{ANONYMOUS_UNREAD_GRACE, GRACE, UNREAD_GRACE};
 use super::super::figures::Figures;
 use super::*;
 
@@ -94,16 +94,60 @@ fn those_that_have_just_come_have_a_moment_to_ask() {
 }
 
 #[test]
-fn those_that_do_not_read_their_answers_make_room() {
-    let (roster, places, start) = full(40);
-    for place in &places {
-        let mut activity = place.activity.lock();
-        let request = activity.began(true, late(start));
-        activity.offered(request, late(start));
+fn those_that_do_not_read_their_answers_make_room_and_sooner_without_a_valid_key() {
+    for (is_known, grace) in [(false, ANONYMOUS_UNREAD_GRACE), (true, UNREAD_GRACE)] {
+        let (roster, places, start) = full(40);
+        for place in &places {
+            let mut activity = place.activity.lock();
+            let request = activity.began(true, late(start));
+            activity.offered(request, late(start));
+            if is_known {
+                activity.caller_is_known();
+            }
+        }
+        assert!(roster.admit(newcomer(), late(start) + grace / 2).is_none());
+        assert!(roster.admit(newcomer(), late(start) + grace).is_some());
+        assert_eq!(gone(&places).len(), 1);
     }
-    assert!(roster.admit(newcomer(), late(start) + UNREAD_GRACE / 2).is_none());
-    assert!(roster.admit(newcomer(), late(start) + UNREAD_GRACE).is_some());
-    assert_eq!(gone(&places).len(), 1);
+}
+
+/// Asks and is answered.
+fn ask(place: &Place, is_known: bool, at: Instant) {
+    let mut activity = place.activity.lock();
+    let request = activity.began(false, at);
+    if is_known {
+        activity.caller_is_known();
+    }
+    activity.ended(request, at);
+}
+
+#[test]
+fn callers_with_a_valid_key_keep_half_of_the_places_however_many_come() {
+    let (roster, mut places, start) = full(32);
+    for (number, place) in places.iter().enumerate() {
+        ask(place, number < 20, late(start));
+    }
+    let mut come = 0;
+    for wave in 1..20 {
+        let now = late(start) + wave * 2 * GRACE;
+        for number in 0..32 {
+            places.extend(roster.admit(peer(1_000 + wave * 100 + number), now));
+            places.retain(|place| !place.evicted.is_cancelled());
+        }
+        come = places.iter().filter(|place| !place.activity.lock().is_known()).count();
+    }
+    assert_eq!((come, places.len()), (16, 32));
+}
+
+#[test]
+fn an_address_with_most_places_gives_back_idle_ones_before_busy_ones_also_with_a_valid_key() {
+    let (roster, places, start) = full_of(32, |_| peer(7));
+    for place in &places[..8] {
+        ask(place, true, start);
+    }
+    let _busy: Vec<_> = places[8..].iter().map(|place| place.activity.lock().began(false, start)).collect();
+    let _new = roster.admit(newcomer(), late(start)).unwrap();
+    assert_eq!(gone(&places), [0]);
 }
 
 #[test]
@@ -145,22 +189,55 @@ fn with_all_places_held_by_one_proxy_its_callers_make_room_for_each_other() {
     drop(one);
 }
 
+/// Begins requests on each place in turn until no more are admitted.
+fn begin_all(places: &[Place]) -> Vec<Vec<Arc<UnderWay>>> {
+    let mut all: Vec<Vec<_>> = places.iter().map(|_| Vec::new()).collect();
+    loop {
+        let mut is_full = true;
+        for (place, under_way) in places.iter().zip(&mut all) {
+            let begun = place.begin(true);
+            is_full &= begun.is_none();
+            under_way.extend(begun);
+        }
+        if is_full {
+            return all;
+        }
+    }
+}
+
 #[test]
-fn requests_at_once_are_bounded_and_unread_answers_make_room_before_that() {
-    let (roster, places, start) = full(16);
-    let begin = |place: &Place| place.begin(true);
-    let unread: Vec<_> = (0..LEAST_REQUESTS / 4 * 3).filter_map(|_| begin(&places[3])).collect();
-    assert_eq!(unread.len(), LEAST_REQUESTS / 4 * 3);
-    places[3].activity.lock().blocked(start - 2 * UNREAD_GRACE);
-    let more: Vec<_> = (0..2 * LEAST_REQUESTS).filter_map(|_| begin(&places[4])).collect();
-    assert_eq!(gone(&places), [3]);
-    assert_eq!(more.len() + unread.len(), LEAST_REQUESTS);
+fn requests_at_once_are_bounded_and_each_connection_has_its_part_of_them() {
+    let (roster, places, _) = full(16);
+    let of_first = begin_all(&places[..1]).concat();
+    assert_eq!(of_first.len(), LEAST_REQUESTS / 5 + 1, "a fourth of the rest that it leaves");
+    let of_others = begin_all(&places[1..]);
+    let counts: Vec<usize> = of_others.iter().map(Vec::len).collect();
+    assert!(counts.iter().all(|count| (40..60).contains(count)), "{counts:?}");
+    assert!(of_first.len() + counts.iter().sum::<usize>() < LEAST_REQUESTS);
     let figures = Figures::of(&roster);
-    let refused = (LEAST_REQUESTS / 4 * 3 + 2 * LEAST_REQUESTS - LEAST_REQUESTS) as u64;
-    assert_eq!(figures.refused(), [("connections", 0), ("requests", refused), ("descriptors", 0)]);
+    assert_eq!(figures.refused(), [("connections", 0), ("requests", 16), ("descriptors", 0)]);
     assert_eq!(figures.open(), 16);
-    drop((unread, more));
+    drop((of_first, of_others));
     assert_eq!(roster.requests.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn the_first_request_of_a_connection_is_never_refused() {
+    let (roster, places, _) = full(64);
+    roster.requests.store(roster.most_requests, Ordering::Relaxed);
+    let first: Vec<_> = places.iter().filter_map(|place| place.begin(true)).collect();
+    assert_eq!(first.len(), places.len());
+    assert!(places[0].begin(true).is_none());
+}
+
+#[test]
+fn unread_answers_make_room_long_before_requests_are_refused() {
+    let (roster, places, start) = full(16);
+    let _all = begin_all(&places);
+    roster.connections.lock().shed_at = None;
+    places[3].activity.lock().blocked(start - 2 * UNREAD_GRACE);
+    assert!(places[4].begin(true).is_none());
+    assert_eq!(gone(&places), [3]);
 }
 
 #[test]
