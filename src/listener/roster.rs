@@ -20,7 +20,7 @@ use super::figures::{Refused, Shortage};
 /// Looking through all connections pays for so many that come.
 const CANDIDATES: usize = 64;
 
-/// After a look that found no connection that can go.
+/// After a look for answers that are not read, or for a connection that can go that found none.
 const NO_LOOK: Duration = Duration::from_millis(10);
 
 /// Connections that were told to go and have not gone yet, as a part of those there may be.
@@ -143,8 +143,9 @@ impl Roster {
     /// Counts a request; `None` when there are too many. Long before that, those go that do not read their answers.
     fn begin(&self, activity: &Arc<Mutex<Activity>>, is_multiplexed: bool) -> Option<Arc<UnderWay>> {
         let before = self.requests.fetch_add(1, Ordering::Relaxed);
-        if before >= self.most_requests / 4 * 3 {
-            self.connections.lock().shed(self, Instant::now());
+        let surplus = before.saturating_sub(self.most_requests / 4 * 3);
+        if surplus > 0 {
+            self.connections.lock().shed(surplus, self, Instant::now());
         }
         if !has_room(activity.lock().requests(), self.most_requests.saturating_sub(before)) {
             self.requests.fetch_sub(1, Ordering::Relaxed);
@@ -251,21 +252,27 @@ impl Connections {
         });
     }
 
-    /// Tells the connection to go that leaves the most answers unread, if there is one.
-    fn shed(&mut self, roster: &Roster, now: Instant) {
-        let looked = self.shed_at.map(|at| now.saturating_duration_since(at));
-        if self.going >= roster.most_going() || looked.is_some_and(|ago| ago < NO_LOOK) {
+    /// Tells connections to go that leave many answers unread, until so many requests have ended.
+    fn shed(&mut self, mut surplus: usize, roster: &Roster, now: Instant) {
+        if self.shed_at.is_some_and(|at| now.saturating_duration_since(at) < NO_LOOK) {
             return;
         }
-        let unread = self.present.iter().filter_map(|(id, present)| {
+        self.shed_at = Some(now);
+        let mut unread: Vec<(usize, u64)> = Vec::new();
+        for (id, present) in &self.present {
             let activity = present.activity.lock();
             let standing = activity.standing();
-            let is_unread = standing.is_unread() && standing.is_dispensable(now);
-            is_unread.then_some((activity.requests(), *id))
-        });
-        match unread.max() {
-            Some((_, id)) => _ = self.send_away(id, now),
-            None => self.shed_at = Some(now),
+            if standing.is_unread() && standing.is_dispensable(now) {
+                unread.push((activity.requests(), *id));
+            }
+        }
+        unread.sort_unstable_by(|a, b| b.cmp(a));
+        for (requests, id) in unread {
+            if surplus == 0 || self.going >= roster.most_going() {
+                break;
+            }
+            self.send_away(id, now);
+            surplus = surplus.saturating_sub(requests);
         }
     }
 }
