@@ -12,6 +12,7 @@ mod roster;
 mod streams;
 mod strict;
 mod tls;
+mod turns;
 mod watched;
 
 use std::io;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::Extensions;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -38,6 +40,7 @@ use self::figures::Shortage;
 use self::refusal::{Refusals, refuse};
 use self::roster::Roster;
 use self::tls::Certificate;
+use self::turns::Turns;
 
 /// Clients that keep connections keep them for up to 90 s; one that is closed under them is made anew.
 const LIMITS: Limits = Limits {
@@ -113,8 +116,9 @@ impl Listener {
     pub fn serve(self, router: Router, is_known: fn(&Extensions) -> bool) -> Result<Serving, TlsError> {
         let stopping = CancellationToken::new();
         let tls = self.certificate.as_ref().map(Certificate::acceptor).transpose()?;
-        let http = connection::http(&LIMITS);
-        let means = Means { router, is_known, http, tls, limits: LIMITS, stopping: stopping.clone() };
+        let turns = Turns::among(Handle::current().metrics().num_workers());
+        let http = connection::http(&LIMITS, &turns);
+        let means = Means { router, is_known, http, tls, limits: LIMITS, turns, stopping: stopping.clone() };
         let (connections, cut) = (TaskTracker::new(), CancellationToken::new());
         if let Some(certificate) = self.certificate {
             tokio::spawn(certificate.follow(stopping.clone()));

@@ -31,8 +31,9 @@ use super::activity::{Activity, Limits, Manner};
 use super::answer::{AnswerBody, PIECE, UnderWay};
 use super::refusal;
 use super::roster::Place;
-use super::streams::{self, Streams};
+use super::streams::{self, Handed, Streams};
 use super::strict::Strict;
+use super::turns::Turns;
 use super::watched::Watched;
 
 /// Names, values and the request line together: more is answered `431`, or with HTTP/2 the request is refused. As much is
@@ -69,12 +70,13 @@ pub(super) struct Means {
     pub(super) http: auto::Builder<Streams>,
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) limits: Limits,
+    pub(super) turns: Turns,
     /// No further request is to begin.
     pub(super) stopping: CancellationToken,
 }
 
-pub(super) fn http(limits: &Limits) -> auto::Builder<Streams> {
-    let mut http = auto::Builder::new(Streams { write: limits.write });
+pub(super) fn http(limits: &Limits, turns: &Turns) -> auto::Builder<Streams> {
+    let mut http = auto::Builder::new(Streams { write: limits.write, turns: turns.clone() });
     // How long a head may take is watched over here, also before it is known which HTTP is spoken.
     http.http1().header_read_timeout(None).max_buf_size(HEAD_BYTES).max_headers(HEAD_FIELDS);
     http.http2()
@@ -100,7 +102,7 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, means: Arc<Means>
     let watched = Watched::new(stream, place.activity.clone());
     let speaker = Speaker { peer, means: &means, place: &place, leaving: &leaving };
     let spoken = Box::pin(speaker.speak(watched));
-    in_time(spoken, &means.limits, &place, &leaving).await;
+    in_time(spoken, &means, &place, &leaving).await;
 }
 
 struct Speaker<'a> {
@@ -125,8 +127,12 @@ impl Speaker<'_> {
         let service = service_fn(|request: Request<Incoming>| {
             let is_multiplexed = request.version() == Version::HTTP_2;
             let under_way = place.begin(is_multiplexed);
-            if is_multiplexed && under_way.is_none() {
-                streams::refuse_next();
+            if is_multiplexed {
+                streams::handed(match &under_way {
+                    None => Handed::Refused,
+                    Some(_) if place.activity.lock().is_known() => Handed::Known,
+                    Some(_) => Handed::Anonymous,
+                });
             }
             answered(means.clone(), request, peer, under_way)
         });
@@ -175,14 +181,17 @@ fn overloaded(is_multiplexed: bool) -> Response<AnswerBody> {
 /// Polls a conversation until it is over, or has to be.
 async fn in_time(
     mut conversation: Pin<Box<impl Future<Output = ()>>>,
-    limits: &Limits,
+    means: &Means,
     place: &Place,
     leaving: &CancellationToken,
 ) {
+    let Means { limits, turns, .. } = means;
+    let mut turn = turns.turn();
     let mut alarm = pin!(sleep_until(Instant::now() + limits.head));
     let mut evicted = pin!(place.evicted.cancelled());
     poll_fn(|cx| {
-        if conversation.as_mut().poll(cx).is_ready() {
+        let is_known = place.activity.lock().is_known();
+        if turn.poll(conversation.as_mut(), is_known, cx).is_ready() {
             return Poll::Ready(());
         }
         // What it means to be evicted, the activity knows.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::answer::UnderWay;
+use super::turns::{Turn, Turns};
 
 /// Where the request of a stream is noted once it is known.
 type Slot = Arc<OnceLock<Arc<UnderWay>>>;
@@ -19,35 +20,47 @@ tokio::task_local! {
     static STREAM: Slot;
 }
 
+/// A request that was handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handed {
+    Refused,
+    /// Of a connection without a caller that is known.
+    Anonymous,
+    Known,
+}
+
 thread_local! {
-    /// The request that was just handed over is refused; its stream comes next, on the same thread.
-    static IS_REFUSED: Cell<bool> = const { Cell::new(false) };
+    /// Its stream comes next, on the same thread.
+    static HANDED: Cell<Handed> = const { Cell::new(Handed::Known) };
 }
 
 /// Runs streams.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Streams {
     /// For a piece of an answer to be taken in.
     pub(super) write: Duration,
+    pub(super) turns: Turns,
 }
 
 impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        if !IS_REFUSED.take() {
-            tokio::spawn(served(stream, self.write));
+        let handed = HANDED.replace(Handed::Known);
+        let turn = if handed == Handed::Known { Turn::always() } else { self.turns.turn() };
+        if handed != Handed::Refused {
+            tokio::spawn(served(stream, turn, self.write));
             return;
         }
         // Answered here and now: a task for each stream that is refused would take the memory that there is none for.
         let mut stream = Box::pin(stream);
         if stream.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-            tokio::spawn(served(stream, self.write));
+            tokio::spawn(served(stream, turn, self.write));
         }
     }
 }
 
-/// The request that was just handed over is refused.
-pub(super) fn refuse_next() {
-    IS_REFUSED.set(true);
+/// Says what becomes of the stream of the request that was just handed over.
+pub(super) fn handed(request: Handed) {
+    HANDED.set(request);
 }
 
 /// Lets the stream that is being served know its request. Nothing happens with HTTP/1.1.
@@ -56,12 +69,12 @@ pub(super) fn attach(under_way: &Arc<UnderWay>) {
 }
 
 /// A stream until its end, or until a piece of its answer has waited for too long. A stream that is dropped is reset.
-async fn served<F: Future>(stream: F, write: Duration) {
+async fn served<F: Future>(stream: F, mut turn: Turn, write: Duration) {
     let slot = Slot::default();
     let mut stream = pin!(STREAM.scope(slot.clone(), stream));
     let mut alarm = None;
     poll_fn(|cx| {
-        if stream.as_mut().poll(cx).is_ready() {
+        if turn.poll(stream.as_mut(), false, cx).is_ready() {
             return Poll::Ready(());
         }
         let unread_since = slot.get().and_then(|under_way| under_way.unread_since());
