@@ -9,6 +9,8 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
 
+use crate::contract;
+
 /// Longer than the longest answer that the contract allows: a test event to a receiver that uses its whole time limit.
 const TIMEOUT: Duration = Duration::from_secs(45);
 
@@ -128,11 +130,15 @@ pub(crate) async fn try_send(call: RequestBuilder) -> Result<Answer, reqwest::Er
     let (http, request) = call.build_split();
     let request = request.expect("a well-formed call");
     let what = format!("{} {}", request.method(), request.url().path());
+    let (method, url) = (request.method().clone(), request.url().clone());
     let answer = http.execute(request).await?;
     let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
     let text = answer.text().await?;
     let answer = Answer { what, status, headers, text };
     assert_ne!(answer.status, 500, "an error that nobody thought of: {answer:?}");
+    if let Some(broken) = contract::broken(&method, &url, status, &answer.text) {
+        panic!("not as the document says: {broken}: {answer:?}");
+    }
     Ok(answer)
 }
 

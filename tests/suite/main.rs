@@ -15,6 +15,7 @@ mod checker;
 mod client;
 #[path = "../support/cluster.rs"]
 mod cluster;
+mod contract;
 mod databases;
 mod fact;
 mod fleet;

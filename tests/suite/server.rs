@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::contract;
 use crate::fact;
 
 pub(crate) type Env = BTreeMap<&'static str, String>;
@@ -91,7 +92,9 @@ pub(crate) async fn run(dir: &Path, args: &[&str], env: &Env) -> (ExitStatus, Ou
 impl Server {
     /// Starts `posthaste serve` with `args` besides, and waits until it says where it listens.
     pub(crate) async fn start(dir: &Path, args: &[&str], env: &Env) -> Self {
-        Self::listens(spawn(dir, &[&["serve"], args].concat(), env)).await
+        let server = Self::listens(spawn(dir, &[&["serve"], args].concat(), env)).await;
+        contract::note(&server.url, env.contains_key(BINARY));
+        server
     }
 
     /// The same, of a process that may have only so many files and sockets open.

@@ -1,5 +1,5 @@
 //! What the types of the handlers do not say of themselves: which texts have a fixed set of values, where any members may
-//! stand, and that what an input requires is never null.
+//! stand, that what an input requires is never null, and that an answer names each of its members.
 
 use std::collections::BTreeSet;
 
@@ -11,9 +11,13 @@ use utoipa::openapi::{OpenApi as Document, RefOr};
 use crate::api::auth::Scope;
 use crate::api::{backlogs, deliveries};
 use crate::engine::OutcomeKind;
+use crate::store::audit::Action;
 
 /// Members that are the publisher's or the owner's own.
 const FREE: [&str; 2] = ["data", "metadata"];
+
+/// Members of answers that are left out when there is nothing to say. All others are there, if need be as null.
+const LEFT_OUT: [&str; 3] = ["errors", "rewrapped", "scheduleSeconds"];
 
 pub(super) fn refine(document: &mut Document) {
     for (name, schema) in document.components.iter_mut().flat_map(|components| &mut components.schemas) {
@@ -55,6 +59,10 @@ fn walk(schema: &mut RefOr<Schema>, is_input: bool) {
 
 fn refine_object(object: &mut Object, is_input: bool) {
     let siblings: BTreeSet<String> = object.properties.keys().cloned().collect();
+    if !is_input {
+        let always = object.properties.keys().filter(|name| !LEFT_OUT.contains(&name.as_str()));
+        object.required = always.cloned().collect();
+    }
     for (name, property) in &mut object.properties {
         if is_input && object.required.contains(name) {
             forbid_null(property);
@@ -73,9 +81,10 @@ fn refine_object(object: &mut Object, is_input: bool) {
 fn values_of(name: &str, siblings: &BTreeSet<String>) -> Option<Vec<&'static str>> {
     let beside = |name: &str| siblings.contains(name);
     Some(match name {
+        "action" => Action::ALL.iter().map(|action| action.as_str()).collect(),
         "outcome" => OutcomeKind::ALL.iter().map(|kind| kind.as_str()).collect(),
         "trigger" => deliveries::triggers().into(),
-        "status" => deliveries::statuses().into(),
+        "status" if siblings.is_empty() || beside("eventId") => deliveries::statuses().into(),
         "scopes" => Scope::ALL.iter().map(|scope| scope.as_str()).collect(),
         "state" if beside("consecutiveFailures") => vec!["closed", "open", "half_open"],
         "state" if beside("webhookId") || beside("changed") => backlogs::states().into(),

@@ -1,0 +1,142 @@
+//! Every answer that a test receives is as the OpenAPI document says: with a status that is listed, and a body that has the
+//! members of its schema and no others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, LazyLock, Mutex};
+
+use jsonschema::Validator;
+use reqwest::{Method, Url};
+use serde_json::{Value, json};
+
+/// A test asserts that the program prints the same one.
+const DOCUMENT: &str = include_str!("../../docs/openapi.json");
+
+const METHODS: [&str; 5] = ["get", "put", "post", "delete", "patch"];
+
+static CONTRACT: LazyLock<Contract> = LazyLock::new(Contract::read);
+
+/// Servers of older versions.
+static OLDER: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+struct Contract(Vec<Operation>);
+
+struct Operation {
+    method: String,
+    /// Parts of its path; placeholders begin with `{`.
+    path: Vec<String>,
+    /// By status; without a validator if there is no JSON.
+    answers: BTreeMap<String, Option<Arc<Validator>>>,
+}
+
+/// The server at this address is of an older version, or of this one.
+pub(crate) fn note(url: &str, is_older: bool) {
+    let mut older = OLDER.lock().expect("no holder panics");
+    if is_older {
+        older.insert(url.to_owned());
+    } else {
+        older.remove(url);
+    }
+}
+
+/// What of an answer is not as the document says.
+pub(crate) fn broken(method: &Method, url: &Url, status: u16, body: &str) -> Option<String> {
+    let origin = url.origin().ascii_serialization();
+    if OLDER.lock().expect("no holder panics").contains(&origin) {
+        return None;
+    }
+    let operation = CONTRACT.operation(method, url.path())?;
+    let Some(schema) = operation.answers.get(&status.to_string()) else {
+        return Some(format!("the status {status} is not listed"));
+    };
+    let schema = schema.as_ref()?;
+    let value: Value = match serde_json::from_str(body) {
+        Ok(value) => value,
+        Err(error) => return Some(format!("no JSON: {error}")),
+    };
+    let errors: Vec<String> =
+        schema.iter_errors(&value).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    (!errors.is_empty()).then(|| errors.join("; "))
+}
+
+impl Contract {
+    fn read() -> Self {
+        let mut document: Value = serde_json::from_str(DOCUMENT).expect("JSON");
+        close(&mut document, false);
+        let mut compiled = BTreeMap::new();
+        let mut operations = Vec::new();
+        for (path, methods) in members(&document["paths"]) {
+            for (method, operation) in members(methods).filter(|(method, _)| METHODS.contains(&method.as_str())) {
+                let answers = members(&operation["responses"]).map(|(status, answer)| {
+                    let json = members(&answer["content"]).find(|(kind, _)| kind.contains("json"));
+                    let schema = json.map(|(_, content)| content["schema"].clone());
+                    (status.clone(), schema.map(|schema| compile(&document, schema, &mut compiled)))
+                });
+                let path = path.split('/').map(str::to_owned).collect();
+                operations.push(Operation { method: method.to_uppercase(), path, answers: answers.collect() });
+            }
+        }
+        Self(operations)
+    }
+
+    /// The one with the fewest placeholders that fits.
+    fn operation(&self, method: &Method, path: &str) -> Option<&Operation> {
+        let parts: Vec<&str> = path.split('/').collect();
+        let is_placeholder = |part: &String| part.starts_with('{');
+        let fits = |operation: &&Operation| {
+            operation.method == method.as_str()
+                && operation.path.len() == parts.len()
+                && operation.path.iter().zip(&parts).all(|(own, part)| is_placeholder(own) || own == part)
+        };
+        self.0
+            .iter()
+            .filter(fits)
+            .min_by_key(|operation| operation.path.iter().filter(|own| is_placeholder(own)).count())
+    }
+}
+
+fn compile(document: &Value, mut schema: Value, compiled: &mut BTreeMap<String, Arc<Validator>>) -> Arc<Validator> {
+    let compiled = compiled.entry(schema.to_string()).or_insert_with(|| {
+        schema["components"] = document["components"].clone();
+        Arc::new(jsonschema::validator_for(&schema).expect("a valid schema"))
+    });
+    compiled.clone()
+}
+
+/// No object has members that its schema does not name. A part of another schema (`allOf`) is closed with the whole.
+fn close(value: &mut Value, is_part: bool) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(|item| close(item, is_part)),
+        Value::Object(members) => {
+            if members.contains_key("$ref") && !is_part {
+                members.insert("unevaluatedProperties".to_owned(), json!(false));
+            }
+            members.iter_mut().for_each(|(name, member)| close(member, name == "allOf"));
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn members(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    value.as_object().into_iter().flatten()
+}
+
+#[test]
+fn an_answer_that_is_not_as_the_document_says_is_noticed() {
+    let at = "2026-01-01T00:00:00.000Z";
+    let tenant = json!({"id": "ten_1", "name": "Acme", "allowUndeclaredTypes": true, "createdAt": at, "updatedAt": at});
+    let page = |tenant: &Value| json!({"data": [tenant], "nextCursor": null}).to_string();
+    let told = |status, body: &str| {
+        let url = "http://127.0.0.1:1/api/v1/tenants".parse().expect("a URL");
+        broken(&Method::GET, &url, status, body)
+    };
+    assert_eq!(told(200, &page(&tenant)), None);
+    assert!(told(418, &page(&tenant)).is_some_and(|told| told.contains("418")));
+    assert!(told(200, "<html>").is_some_and(|told| told.contains("no JSON")));
+    assert!(told(200, "{\"data\": []}").is_some_and(|told| told.contains("nextCursor")));
+    let mut more = tenant.clone();
+    more["secret"] = json!("s");
+    assert!(told(200, &page(&more)).is_some_and(|told| told.contains("secret")));
+    let mut other = tenant;
+    other["name"] = json!(1);
+    assert!(told(200, &page(&other)).is_some_and(|told| told.contains("/data/0/name")));
+}
