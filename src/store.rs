@@ -51,7 +51,7 @@ mod unreadable;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use connect::{CONNECTIONS, DEFAULT_CONNECTIONS, DEFAULT_LEASE, OpenError, Options};
+pub use connect::{CONNECTIONS, Contents, DEFAULT_CONNECTIONS, DEFAULT_LEASE, OpenError, Options};
 pub use error::StoreError;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
 use tokio::time::Instant;

@@ -126,6 +126,11 @@ pub async fn applied(on: &DatabaseConnection) -> Result<usize, DbErr> {
     Ok(seen(on).await?.len())
 }
 
+/// Those that this database has seen and this version does not know.
+pub async fn unknown(on: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
+    Ok(seen(on).await?.difference(&known()).cloned().collect())
+}
+
 /// Undoes the newest `steps`, all of them or nothing.
 pub async fn down(on: &DatabaseConnection, steps: u32) -> Result<u32, SchemaError> {
     let applied = seen(on).await?;

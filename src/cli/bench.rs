@@ -77,7 +77,7 @@ pub struct BenchArgs {
     /// Where the temporary database goes [default: the system's temporary directory]
     #[arg(long)]
     directory: Option<PathBuf>,
-    /// An empty PostgreSQL database to measure on; it is emptied again [default: a temporary SQLite file]
+    /// An empty PostgreSQL database of its own to measure on; it is emptied again [default: a temporary SQLite file]
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
     /// Print the report as JSON
@@ -129,9 +129,13 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
     let bench = Bench { args: &args, place: &place, bar: progress() };
     let report = tokio::time::timeout(LONGEST, Box::pin(bench.report())).await;
     bench.bar.finish_and_clear();
-    place.clear().await?;
-    say(report.map_err(|_| CliError::failed(format!("the benchmark took more than {LONGEST:?}")))??);
-    Ok(())
+    let report = report.unwrap_or_else(|_| Err(CliError::failed(format!("the benchmark took more than {LONGEST:?}"))));
+    let cleared = place.clear().await;
+    if let (Err(_), Err(error)) = (&report, &cleared) {
+        eprintln!("posthaste: the database was not emptied: {error}");
+    }
+    say(report?);
+    cleared
 }
 
 impl Bench<'_> {

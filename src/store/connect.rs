@@ -114,6 +114,16 @@ impl OpenError {
     }
 }
 
+/// What is in a database that nobody here has opened yet.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Contents {
+    Nothing,
+    /// The schema, and no row that a new one does not have.
+    Schema,
+    /// Something that must not be lost, or somebody at work: what, in words.
+    Occupied(String),
+}
+
 /// What opening yields.
 struct Connected {
     writer: DatabaseConnection,
@@ -178,6 +188,14 @@ impl Store {
             _lock,
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// What is in a PostgreSQL database. Changes nothing.
+    pub async fn contents(options: &Options) -> Result<Contents, OpenError> {
+        match backend_of(&options.url)? {
+            DbBackend::Postgres => postgres::contents(options).await,
+            _ => Ok(Contents::Occupied("this is no PostgreSQL database".to_owned())),
+        }
     }
 
     /// Undoes the newest `steps` migrations of a database that no server uses; all of them only if `may_empty` says so.

@@ -5,7 +5,13 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::server;
+use crate::cluster::Database;
+use crate::databases::{self, On};
+use crate::server::{self, Env};
+use crate::world::World;
+
+/// A benchmark that is over soon.
+const SHORT: [&str; 8] = ["--deliveries", "100", "--rounds", "1", "--latency-seconds", "0", "--publishers", "4"];
 
 /// Runs a benchmark to its end; answers what it reports.
 async fn bench(args: &[&str]) -> Value {
@@ -78,6 +84,71 @@ async fn the_benchmark_calculates_how_shards_fall_on_nodes() {
     let report = bench(&["--scenario", "placement", "--nodes", "2,10"]).await;
     assert_eq!(report["fleets"].as_array().map(Vec::len), Some(2));
     assert_positive(&report, &["/fleets/1/joins/shardsMovedMean", "/fleets/1/dies/gapMeanMs"]);
+}
+
+/// Runs a short benchmark on this database; answers its exit code and what it said.
+async fn bench_on(database: &Database) -> (Option<i32>, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let env = BTreeMap::from([("TMPDIR", dir.path().display().to_string())]);
+    let url = database.url();
+    let args = [&["bench", "--json", "--database-url", url.as_str()], SHORT.as_slice()].concat();
+    let (status, output) = server::run(dir.path(), &args, &env).await;
+    assert_clean(dir.path());
+    (status.code(), output.all())
+}
+
+/// Runs a command on this database.
+async fn run_on(database: &Database, args: &[&str]) {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::from(databases::variables(database));
+    let (status, output) = server::run(dir.path(), args, &env).await;
+    assert!(status.success(), "{}", output.all());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_benchmark_refuses_a_database_that_holds_anything_and_leaves_it_as_it_is() {
+    let used = Database::new();
+    run_on(&used, &["migrate", "up"]).await;
+    run_on(&used, &["keys", "admin", "create", "--name", "mine"]).await;
+    let (code, said) = bench_on(&used).await;
+    assert!(code == Some(2) && said.contains("--database-url: table `api_key` has rows"), "{said}");
+    assert!(said.contains("an empty PostgreSQL database of its own"), "{said}");
+    assert_eq!(used.ask("SELECT count(*) FROM api_key").trim(), "1");
+
+    let foreign = Database::new();
+    foreign.ask("CREATE TABLE event (num INT)");
+    let (code, said) = bench_on(&foreign).await;
+    assert!(code == Some(2) && said.contains("table `public.event` is not Posthaste's"), "{said}");
+    assert_eq!(
+        foreign.ask("SELECT string_agg(tablename, ' ') FROM pg_tables WHERE schemaname = 'public'").trim(),
+        "event"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_benchmark_refuses_a_database_that_a_server_is_at_work_on() {
+    On::Postgres
+        .run(async {
+            let mut world = World::start().await;
+            let (code, said) = bench_on(world.database()).await;
+            assert!(code == Some(2) && said.contains("is at work on this database"), "{said}");
+            world.stop().await;
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_benchmark_leaves_a_database_empty_and_a_schema_that_was_there_in_place() {
+    let database = Database::new();
+    let (code, said) = bench_on(&database).await;
+    assert_eq!(code, Some(0), "{said}");
+    let tables = "SELECT string_agg(tablename, ' ') FROM pg_tables WHERE schemaname = 'public'";
+    assert_eq!(database.ask(tables).trim(), "seaql_migrations");
+    run_on(&database, &["migrate", "up"]).await;
+    let (code, said) = bench_on(&database).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(database.ask("SELECT count(*) FROM shard WHERE epoch = 0").trim(), "256");
+    assert_eq!(database.ask("SELECT count(*) FROM tenant").trim(), "0");
 }
 
 #[tokio::test]

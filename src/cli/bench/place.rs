@@ -1,5 +1,5 @@
 //! Where the server under test keeps its rows: a file in a temporary directory, or a PostgreSQL database that is empty
-//! before and after.
+//! before and after, but for the schema.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::cli::CliError;
 use crate::store::seal::MasterKey;
-use crate::store::{Options, Store};
+use crate::store::{Contents, OpenError, Options, Store};
 
 /// Migrations that a benchmark undoes: all of them.
 const EVERY: u32 = u32::MAX;
@@ -23,6 +23,8 @@ struct Shared {
     url: String,
     master_key: String,
     store: Store,
+    /// Whether the schema was there before, and is to be there after.
+    had_schema: bool,
 }
 
 impl Place {
@@ -31,12 +33,14 @@ impl Place {
         let mut place = Self { directory: directory.to_owned(), shared: None };
         if let Some(url) = url {
             let master_key = STANDARD.encode(rand::random::<[u8; 32]>());
+            // Before anything else: opening would migrate it.
+            let had_schema = match Store::contents(&options(url, &master_key)).await? {
+                Contents::Nothing => false,
+                Contents::Schema => true,
+                Contents::Occupied(why) => return Err(OpenError::Setting(refusal(&why)).into()),
+            };
             let store = Store::open(options(url, &master_key)).await?;
-            let tenants = store.tenants(None, 1).await.map_err(CliError::failed)?;
-            if !tenants.items.is_empty() {
-                return Err(CliError::failed("the database is in use; a benchmark wants an empty one of its own"));
-            }
-            place.shared = Some(Shared { url: url.to_owned(), master_key, store });
+            place.shared = Some(Shared { url: url.to_owned(), master_key, store, had_schema });
         }
         Ok(place)
     }
@@ -73,14 +77,23 @@ impl Place {
         self.shared.as_ref().map(|shared| shared.store.clone())
     }
 
-    /// Leaves nothing behind.
+    /// Leaves nothing behind but the schema, if it was there before.
     pub(super) async fn clear(self) -> Result<(), CliError> {
-        if let Some(Shared { url, master_key, store }) = self.shared {
+        if let Some(Shared { url, master_key, store, had_schema }) = self.shared {
             store.close().await;
             Store::migrate_down(&options(&url, &master_key), EVERY, true).await?;
+            if had_schema {
+                Store::open(options(&url, &master_key)).await?.close().await;
+            }
         }
         Ok(())
     }
+}
+
+fn refusal(why: &str) -> String {
+    format!(
+        "--database-url: {why}; a benchmark wants an empty PostgreSQL database of its own, which it empties afterwards"
+    )
 }
 
 fn options(url: &str, master_key: &str) -> Options {

@@ -2,6 +2,7 @@
 //! that a pooler may hand every transaction to another one.
 
 mod checks;
+mod contents;
 mod pooler;
 mod reach;
 
@@ -15,7 +16,7 @@ use url::Url;
 use crate::store::leases;
 use crate::store::seal::MasterKey;
 
-use super::{Connected, OpenError, Options, ensure_schema, migrate_down, without_secrets};
+use super::{Connected, Contents, OpenError, Options, ensure_schema, migrate_down, without_secrets};
 
 /// One writes, one writes aside, two keep the lease; of the others there must be some for each kind of reader.
 pub const CONNECTIONS: RangeInclusive<u32> = 6..=200;
@@ -102,6 +103,16 @@ pub(super) async fn down(options: &Options, steps: u32, may_empty: bool) -> Resu
     let undone = migrate_down(&writer, steps, may_empty).await?;
     writer.close().await?;
     Ok(undone)
+}
+
+/// What is in the database, which is left as it is.
+pub(super) async fn contents(options: &Options) -> Result<Contents, OpenError> {
+    let url = checked(&options.url)?;
+    reach::once(&url).await?;
+    let writer = connect(&url, WRITER).await?;
+    let contents = contents::of(&writer).await.map_err(pooler::explained)?;
+    writer.close().await?;
+    Ok(contents)
 }
 
 /// Readers of the API and of the engine.

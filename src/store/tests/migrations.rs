@@ -38,6 +38,18 @@ async fn many_processes_may_migrate_at_once() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_schema_is_no_content_and_any_row_beyond_it_is() {
+    let home = Home::new(On::Postgres);
+    assert_eq!(Store::contents(&home.options()).await.unwrap(), Contents::Nothing);
+    let store = home.open().await;
+    assert_eq!(Store::contents(&home.options()).await.unwrap(), Contents::Schema);
+    store.tamper("INSERT INTO engine_state (name, value) VALUES ('engine_id', 1)").await;
+    let occupied = Contents::Occupied("table `engine_state` has rows".to_owned());
+    assert_eq!(Store::contents(&home.options()).await.unwrap(), occupied);
+    store.close().await;
+}
+
 async fn schema(store: &Store) -> Vec<(String, String)> {
     let sql = "SELECT name, COALESCE(sql, '') FROM sqlite_master \
                UNION ALL SELECT name, CAST(value AS TEXT) FROM engine_state \
