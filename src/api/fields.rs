@@ -398,7 +398,14 @@ where
         _ => return Err(Fault::wrong_type(raw, "a whole number")),
     }
     let number = raw.get().parse().ok().filter(|number| accepted.contains(number));
-    number.ok_or_else(|| out_of(given(raw), "", accepted))
+    number.ok_or_else(|| {
+        if raw.get().contains(['.', 'e', 'E']) {
+            let (from, to) = (accepted.start(), accepted.end());
+            let message = format!("{} was given, whole numbers from {from} to {to} are accepted", given(raw));
+            return Fault::new("out_of_range", message);
+        }
+        out_of(given(raw), "", accepted)
+    })
 }
 
 /// One of a few words.
@@ -416,4 +423,19 @@ fn items(raw: &RawValue) -> Result<Vec<&RawValue>, Fault> {
 /// An RFC 3339 time.
 pub(super) fn moment(raw: &RawValue) -> Result<UnixMillis, Fault> {
     any_text(raw)?.parse().map_err(|error: TimeError| Fault::new("invalid", error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_with_a_fraction_is_told_that_whole_ones_are_accepted() {
+        let said = |text: &str| {
+            let raw: Box<RawValue> = serde_json::from_str(text).unwrap();
+            integer::<u32>(&raw, &(0..=604_800)).unwrap_err().message
+        };
+        assert_eq!(said("1.5"), "1.5 was given, whole numbers from 0 to 604800 are accepted");
+        assert_eq!(said("604801"), "604801 was given, 0 to 604800 are accepted");
+    }
 }
