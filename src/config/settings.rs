@@ -76,7 +76,11 @@ pub(super) const SETTINGS: &[Setting] = &[
     of("key_requests_burst", Kind::Number, BURST),
     of("tenant_requests_per_second", Kind::Number, REQUESTS),
     of("tenant_requests_burst", Kind::Number, BURST),
-    of("log", Kind::Text, "a tracing filter such as info or posthaste=debug"),
+    of(
+        "log",
+        Kind::Text,
+        "a tracing filter such as info or posthaste=debug, with one of the levels off, error, warn, info, debug, trace",
+    ),
 ];
 
 /// The one that the file calls so.

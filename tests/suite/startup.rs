@@ -45,6 +45,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("POSTHASTE_TENANT_REQUESTS_PER_SECOND", "-3", "0, which is no limit, to 1000000"),
     ("POSTHASTE_TENANT_REQUESTS_BURST", "x", "1 to 1000000"),
     ("POSTHASTE_LOG", "a=b=c", "a tracing filter such as info or posthaste=debug"),
+    ("POSTHASTE_LOG", "warning", "off, error, warn, info, debug, trace"),
 ];
 
 /// `https` has the tests of these.
