@@ -206,8 +206,8 @@ impl Config {
     /// Puts file, environment and flags together. `given` holds the flags, and the environment where there is no flag.
     pub fn load(given: Written, file: Option<&Path>) -> Result<Self, ConfigError> {
         refuse_unknown_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
-        let file = file.map(file::read).transpose()?.unwrap_or_default();
-        Self::try_from(given.over(file))
+        let Some(path) = file else { return Self::try_from(given) };
+        given.with_file(&file::read(path)?)
     }
 
     /// How the database is to be opened.
@@ -234,7 +234,26 @@ fn refuse_unknown_variables(names: impl Iterator<Item = String>) -> Result<(), C
     names.into_iter().find(unknown).map_or(Ok(()), |key| Err(ConfigError::Unknown { key }))
 }
 
+impl ConfigError {
+    /// The setting whose value is at fault.
+    fn key(&self) -> Option<&'static str> {
+        match self {
+            Self::Value { key, .. } | Self::Hidden { key, .. } | Self::Unreadable { key, .. } => Some(*key),
+            Self::Unknown { .. } | Self::File { .. } | Self::Argument { .. } => None,
+        }
+    }
+}
+
 impl Written {
+    /// Puts these settings over those of a file. A value of the file that is not accepted is told by its line.
+    fn with_file(self, file: &file::Settings) -> Result<Config, ConfigError> {
+        Config::try_from(self.clone().over(file.written.clone())).map_err(|error| {
+            // What is wrong without the file as well is not the file's.
+            let without = Config::try_from(self).err().and_then(|error| error.key());
+            if error.key().is_some() && error.key() == without { error } else { file.located(error) }
+        })
+    }
+
     /// These settings, and those of `below` where there are none.
     fn over(self, below: Self) -> Self {
         Self {

@@ -1,7 +1,8 @@
 //! The file with settings, in TOML. What is wrong with it is told by line, column and setting, never by repeating the line:
 //! it may hold a secret.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::{Table, Value};
@@ -9,10 +10,42 @@ use toml::{Table, Value};
 use super::settings::{self, Kind, Setting};
 use super::{ConfigError, Written};
 
+/// How the parser begins to say that a key is not the first of its name.
+const TWICE: &str = "duplicate key";
+
 /// Keys that look like one are shown, others may be a secret that stands where none belongs.
 const LONGEST_KEY: usize = 40;
 
-pub(super) fn read(path: &Path) -> Result<Written, ConfigError> {
+/// What a file says, and where.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) written: Written,
+    path: PathBuf,
+    lines: BTreeMap<&'static str, usize>,
+}
+
+impl Settings {
+    /// The error with the line of its setting, if the setting is in the file, and without its value.
+    pub(super) fn located(&self, error: ConfigError) -> ConfigError {
+        let line = |key| self.lines.get(key).copied();
+        let (key, line, why) = match &error {
+            ConfigError::Value { key, expected, .. } => {
+                (key, line(key), format!("the value is not accepted; expected {expected}"))
+            }
+            ConfigError::Hidden { key, why, expected } => {
+                (key, line(key), format!("the value is not accepted, {why}; expected {expected}"))
+            }
+            ConfigError::Unreadable { key, expected, source, .. } => {
+                (key, line(key), format!("the file that it names cannot be read ({source}); expected {expected}"))
+            }
+            ConfigError::Unknown { .. } | ConfigError::File { .. } | ConfigError::Argument { .. } => return error,
+        };
+        let why = format!("{}: {why}", settings::names(key));
+        line.map_or(error, |line| ConfigError::File { path: self.path.clone(), line, why })
+    }
+}
+
+pub(super) fn read(path: &Path) -> Result<Settings, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
         key: "config",
         path: path.to_owned(),
@@ -22,35 +55,44 @@ pub(super) fn read(path: &Path) -> Result<Written, ConfigError> {
     parse(path, &text)
 }
 
-fn parse(path: &Path, text: &str) -> Result<Written, ConfigError> {
+fn parse(path: &Path, text: &str) -> Result<Settings, ConfigError> {
     let failed = |line: usize, why: String| ConfigError::File { path: path.to_owned(), line, why };
     let table: Table = text.parse().map_err(|error: toml::de::Error| {
         let start = error.span().map_or(0, |span| span.start);
         let (line, column) = position(text, start);
-        failed(
-            line,
-            format!(
-                "column {column}: this is not TOML{}; expected lines such as max_in_flight = 1024",
-                setting_at(text, line)
-            ),
-        )
+        let (what, expected) = if error.message().starts_with(TWICE) {
+            ("a setting is there for the second time", "each setting once")
+        } else {
+            ("this is not TOML", "lines such as max_in_flight = 1024")
+        };
+        failed(line, format!("column {column}: {what}{}; expected {expected}", setting_at(text, line)))
     })?;
-    let mut settings = Table::new();
+    let (mut settings, mut lines) = (Table::new(), BTreeMap::new());
     for (key, value) in table {
         let line = line_of(text, &key);
-        let Some(setting) = settings::find(&key) else {
-            let known: Vec<&str> = settings::SETTINGS.iter().map(|setting| setting.key).collect();
-            let shown = if is_key(&key) { format!("`{key}`") } else { "that is not shown".to_owned() };
-            return Err(failed(line, format!("unknown setting {shown}; known are {}", known.join(", "))));
-        };
-        settings.insert(key, of_kind(setting, &value)?);
+        let setting = settings::find(&key).ok_or_else(|| failed(line, unknown(&key)))?;
+        let value = of_kind(setting, &value)
+            .map_err(|expected| failed(line, format!("{}: {expected}", settings::names(setting.key))))?;
+        lines.insert(setting.key, line);
+        settings.insert(key, value);
     }
     // Every value has its kind by now.
-    Written::deserialize(settings).map_err(|_| failed(1, "the settings cannot be read".to_owned()))
+    let written = Written::deserialize(settings).map_err(|_| failed(1, "the settings cannot be read".to_owned()))?;
+    Ok(Settings { written, path: path.to_owned(), lines })
 }
 
-/// The value as the settings are read, or what is wrong with it.
-fn of_kind(setting: &Setting, value: &Value) -> Result<Value, ConfigError> {
+/// What is said of a key that is no setting. It is shown if no secret looks like it.
+fn unknown(key: &str) -> String {
+    if let Some(setting) = settings::find_by_other_name(key) {
+        return format!("unknown setting `{key}`; expected `{}`, as it is called in the file", setting.key);
+    }
+    let known: Vec<&str> = settings::SETTINGS.iter().map(|setting| setting.key).collect();
+    let shown = if is_key(key) { format!("`{key}`") } else { "that is not shown".to_owned() };
+    format!("unknown setting {shown}; known are {}", known.join(", "))
+}
+
+/// The value as the settings are read, or that it is none of the setting's.
+fn of_kind(setting: &Setting, value: &Value) -> Result<Value, String> {
     let text = match value {
         Value::Array(parts) if setting.kind == Kind::List => {
             let parts: Option<Vec<String>> = parts.iter().map(scalar).collect();
@@ -64,12 +106,22 @@ fn of_kind(setting: &Setting, value: &Value) -> Result<Value, ConfigError> {
         Kind::Text | Kind::Secret | Kind::List => Some(Value::String(text.clone())),
     });
     read.ok_or_else(|| {
-        let value = match setting.kind {
-            Kind::Secret => "***".to_owned(),
-            _ => text.unwrap_or_else(|| format!("{} of TOML", value.type_str())),
-        };
-        ConfigError::Value { key: setting.key, value, expected: setting.expected }
+        let whole = if setting.kind == Kind::Number { "a whole number, " } else { "" };
+        format!("{} that is not accepted; expected {whole}{}", kind_of(value), setting.expected)
     })
+}
+
+/// What kind of value stands in the file.
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::String(_) => "a text",
+        Value::Integer(_) => "a number",
+        Value::Float(_) => "a number with a fraction",
+        Value::Boolean(_) => "a switch",
+        Value::Datetime(_) => "a time",
+        Value::Array(_) => "an array",
+        Value::Table(_) => "a table",
+    }
 }
 
 fn scalar(value: &Value) -> Option<String> {
@@ -124,15 +176,44 @@ mod tests {
             said("\n\nnonsense = 1").starts_with("p.toml: line 3: unknown setting `nonsense`; known are database_url")
         );
         assert!(said("[database]\nurl = 'x'").starts_with("p.toml: line 1: unknown setting `database`"));
-        let wrong = said("max_in_flight = 'many'");
-        assert!(
-            wrong.starts_with("POSTHASTE_MAX_IN_FLIGHT (--max-in-flight, max_in_flight in the file): `many`"),
-            "{wrong}"
+        assert_eq!(
+            said("\nmax_in_flight = 'many'"),
+            "p.toml: line 2: POSTHASTE_MAX_IN_FLIGHT (--max-in-flight, max_in_flight in the file): a text that is not accepted; \
+             expected a whole number, 2 to 8192"
         );
-        assert!(wrong.ends_with("expected 2 to 8192"), "{wrong}");
-        assert!(said("lease_ms = -5").contains("`-5` is not accepted; expected 1000 to 60000"));
-        assert!(said("migrate = 1.5").contains("`float of TOML` is not accepted; expected true or false"));
-        assert!(said("listen = ['a']").contains("expected an address and a port"));
+        assert!(
+            said("lease_ms = -5").ends_with("a number that is not accepted; expected a whole number, 1000 to 60000")
+        );
+        assert!(
+            said("migrate = 1.5").ends_with("a number with a fraction that is not accepted; expected true or false")
+        );
+        assert!(said("listen = ['a']").contains("an array that is not accepted; expected an address and a port"));
+        let twice = said("allow_http = true\nallow_http = true");
+        assert!(twice.starts_with("p.toml: line 2, column "), "{twice}");
+        assert!(
+            twice.ends_with("a setting is there for the second time (in `allow_http`); expected each setting once"),
+            "{twice}"
+        );
+        for other in ["POSTHASTE_LEASE_MS", "lease-ms", "LEASE_MS"] {
+            let said = said(&format!("{other} = 15000"));
+            assert_eq!(
+                said,
+                format!("p.toml: line 1: unknown setting `{other}`; expected `lease_ms`, as it is called in the file")
+            );
+        }
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_told_by_its_line_unless_it_is_not_the_files() {
+        let file = parse(Path::new("p.toml"), "# ours\nlease_ms = 5").unwrap();
+        let said = |given: Written| given.with_file(&file).map(|_| ()).map_err(|error| error.to_string());
+        assert_eq!(
+            said(Written::default()).unwrap_err(),
+            "p.toml: line 2: POSTHASTE_LEASE_MS (--lease-ms, lease_ms in the file): the value is not accepted; expected 1000 to 60000"
+        );
+        said(Written { lease_ms: Some(15_000), ..Written::default() }).unwrap();
+        let flag = said(Written { lease_ms: Some(7), ..Written::default() }).unwrap_err();
+        assert!(flag.contains("`7` is not accepted"), "{flag}");
     }
 
     #[test]
@@ -158,7 +239,7 @@ mod tests {
     #[test]
     fn a_list_is_an_array_or_a_text_with_commas() {
         let lists = |text: &str| {
-            let Written { egress_allow, dns_servers, .. } = parse(Path::new("p.toml"), text).unwrap();
+            let Written { egress_allow, dns_servers, .. } = parse(Path::new("p.toml"), text).unwrap().written;
             (egress_allow.unwrap_or_default(), dns_servers.unwrap_or_default())
         };
         let array = "egress_allow = ['10.0.0.0/8', 'fd00::/8']\ndns_servers = ['10.0.0.53']";

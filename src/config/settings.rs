@@ -88,6 +88,12 @@ pub(super) fn find(key: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.key == key)
 }
 
+/// The one whose variable or flag is called so, or nearly.
+pub(super) fn find_by_other_name(name: &str) -> Option<&'static Setting> {
+    let key = name.trim_start_matches('-').to_lowercase().replace('-', "_");
+    find(key.trim_start_matches(&PREFIX.to_lowercase()))
+}
+
 /// What a setting accepts.
 pub(super) fn expected(key: &str) -> &'static str {
     find(key).map_or("another value", |setting| setting.expected)

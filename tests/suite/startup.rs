@@ -139,7 +139,11 @@ async fn a_settings_file_with_a_mistake_is_told_by_line_and_never_repeated() {
     for (text, part) in [
         ("listen = '127.0.0.1:0'\nadmin_key = hush-hush\n", "line 2, column"),
         ("admin_key = \"hush-hush\n", "(in `admin_key`)"),
-        ("\nmax_in_flight = 'lots'\n", "POSTHASTE_MAX_IN_FLIGHT"),
+        ("\nmax_in_flight = 'lots'\n", "p.toml: line 2: POSTHASTE_MAX_IN_FLIGHT"),
+        ("\nlease_ms = 5\n", "p.toml: line 2: POSTHASTE_LEASE_MS"),
+        ("stop_grace_ms = 1.5\n", "expected a whole number"),
+        ("POSTHASTE_LEASE_MS = 15000\n", "expected `lease_ms`"),
+        ("allow_http = true\nallow_http = true\n", "a setting is there for the second time"),
         ("dns_servers = ['10.0.0.53', 'dns.example']\n", "POSTHASTE_DNS_SERVERS"),
     ] {
         fs::write(&file, text).unwrap();
