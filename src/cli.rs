@@ -20,7 +20,6 @@ use crate::app::AppError;
 use crate::config::{Config, ConfigError, Written};
 use crate::listener::ListenError;
 use crate::store::OpenError;
-use crate::telemetry::LogError;
 
 /// A self-hosted webhook delivery engine.
 #[derive(Debug, Parser)]
@@ -69,8 +68,6 @@ enum CliError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
-    Log(#[from] LogError),
-    #[error(transparent)]
     Open(#[from] OpenError),
     #[error(transparent)]
     App(#[from] AppError),
@@ -86,7 +83,7 @@ impl CliError {
     /// 1: it failed; 2: it was asked for wrongly.
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) | Self::Log(_) => ExitCode::from(2),
+            Self::Config(_) => ExitCode::from(2),
             Self::Open(error) | Self::App(AppError::Open(error)) if error.is_configuration() => ExitCode::from(2),
             Self::App(AppError::Listen(ListenError::Tls(_))) => ExitCode::from(2),
             Self::Open(_) | Self::App(_) | Self::Failed(_) => ExitCode::from(1),

@@ -4,6 +4,7 @@
 mod admin_key;
 mod api;
 mod file;
+mod log;
 mod master_key;
 mod settings;
 
@@ -17,6 +18,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 pub use self::api::{ApiSettings, Rate, TlsSettings};
+pub use self::log::log_filter;
 pub use self::settings::refused_flag;
 
 use crate::store::seal::MasterKey;
@@ -205,7 +207,7 @@ pub struct Config {
 impl Config {
     /// Puts file, environment and flags together. `given` holds the flags, and the environment where there is no flag.
     pub fn load(given: Written, file: Option<&Path>) -> Result<Self, ConfigError> {
-        refuse_unknown_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
+        check_variables()?;
         let Some(path) = file else { return Self::try_from(given) };
         given.with_file(&file::read(path)?)
     }
@@ -225,6 +227,11 @@ impl Config {
             reads_secrets: true,
         }
     }
+}
+
+/// Refuses a variable of this process that looks like a setting and is none.
+pub fn check_variables() -> Result<(), ConfigError> {
+    refuse_unknown_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))
 }
 
 fn refuse_unknown_variables(names: impl Iterator<Item = String>) -> Result<(), ConfigError> {
@@ -392,6 +399,8 @@ impl TryFrom<Written> for Config {
         let connections = written.database_connections.unwrap_or(DEFAULT_CONNECTIONS as usize);
         let accepted = *CONNECTIONS.start() as usize..=*CONNECTIONS.end() as usize;
         let connections = within("database_connections", connections, accepted)?;
+        let log = written.log.unwrap_or_else(|| "info".to_owned());
+        log_filter(&log)?;
         Ok(Self {
             database_url,
             database_listen_url,
@@ -414,7 +423,7 @@ impl TryFrom<Written> for Config {
             stop_delay: Duration::from_millis(written.stop_delay_ms.unwrap_or(0)),
             body_limit_bytes: within("body_limit_bytes", body_limit, 1024..=64 * 1024 * 1024)?,
             api,
-            log: written.log.unwrap_or_else(|| "info".to_owned()),
+            log,
         })
     }
 }

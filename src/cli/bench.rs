@@ -32,6 +32,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::{CliError, say};
+use crate::config;
 
 use self::place::Place;
 
@@ -120,6 +121,7 @@ struct Bench<'a> {
 }
 
 pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
+    config::check_variables()?;
     let directory = match &args.directory {
         Some(directory) => tempfile::tempdir_in(directory),
         None => tempfile::tempdir(),

@@ -16,7 +16,7 @@ use clap::Args;
 use tokio::time::MissedTickBehavior;
 
 use crate::app::{App, AppError, StopSignals};
-use crate::config::{Config, Written};
+use crate::config::{self, Config, Written};
 use crate::listener::ListenError;
 use crate::telemetry;
 
@@ -46,11 +46,12 @@ pub struct DemoArgs {
 }
 
 pub(super) async fn run(args: DemoArgs) -> Result<(), CliError> {
-    telemetry::start(&args.log)?;
+    config::check_variables()?;
+    telemetry::start(config::log_filter(&args.log)?);
     let mut signals = StopSignals::catch()?;
     let directory = tempfile::tempdir().map_err(CliError::failed)?;
     let receivers = Receivers::start().await.map_err(CliError::failed)?;
-    let app = Box::pin(App::start(config(&args, directory.path())?)).await.map_err(explained)?;
+    let app = Box::pin(App::start(settings(&args, directory.path())?)).await.map_err(explained)?;
     let played = tokio::select! {
         played = Box::pin(play(&app, &receivers, &args)) => played.map(|never| match never {}),
         () = signals.asked() => Ok(()),
@@ -63,7 +64,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), CliError> {
 }
 
 /// The settings of `posthaste serve`, opened for receivers on this machine.
-fn config(args: &DemoArgs, directory: &Path) -> Result<Config, CliError> {
+fn settings(args: &DemoArgs, directory: &Path) -> Result<Config, CliError> {
     Ok(Config {
         database_url: format!("sqlite://{}", directory.join("demo.db").display()).into(),
         listen: args.listen,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use secrecy::ExposeSecret;
 
 use crate::app::{App, StopSignals};
-use crate::telemetry;
+use crate::{config, telemetry};
 
 use super::{CliError, Settings, say};
 
@@ -17,7 +17,7 @@ const INTERRUPTED: i32 = 130;
 /// `warnings`: what is unwise about the command line.
 pub(super) async fn run(settings: Settings, warnings: &[String]) -> Result<(), CliError> {
     let config = settings.load()?;
-    telemetry::start(&config.log)?;
+    telemetry::start(config::log_filter(&config.log)?);
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let database = config.database_url.expose_secret().strip_prefix("sqlite://").map(PathBuf::from);
     let mut signals = StopSignals::catch()?;

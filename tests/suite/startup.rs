@@ -221,6 +221,15 @@ async fn nothing_is_emptied_by_undoing_too_many_migrations() {
 }
 
 #[tokio::test]
+async fn an_unknown_variable_is_an_error_of_every_command_that_has_settings() {
+    let dir = tempfile::tempdir().unwrap();
+    for command in ["serve", "demo", "bench", "check"] {
+        let (code, said) = run(dir.path(), &[command], &[("POSTHASTE_NONSENSE", "1")]).await;
+        assert!(code == Some(2) && said.contains("POSTHASTE_NONSENSE: unknown setting"), "{command}: {said}");
+    }
+}
+
+#[tokio::test]
 async fn nobody_else_can_read_the_files_of_a_database() {
     let world = World::start().await;
     world.publish("message.sent").await;
