@@ -6,6 +6,7 @@ mod api;
 mod file;
 mod log;
 mod master_key;
+mod networks;
 mod settings;
 
 use std::net::SocketAddr;
@@ -30,9 +31,6 @@ const PREFIX: &str = "POSTHASTE_";
 /// Variables that are no settings of the server.
 const OTHER_VARIABLES: [&str; 3] = ["POSTHASTE_CONFIG", "POSTHASTE_FAULT", "POSTHASTE_FAULT_WEBHOOK"];
 
-/// Bits of an IPv6 address before the IPv4 address that is mapped into it (RFC 4291, 2.5.5.2).
-const MAPPED_BITS: u8 = 96;
-
 /// Where DNS servers listen unless somebody says otherwise (RFC 1035, 4.2).
 const DNS_PORT: u16 = 53;
 
@@ -46,6 +44,11 @@ pub enum ConfigError {
     Unknown { key: String },
     #[error("{}: `{value}` is not accepted; expected {expected}", settings::names(key))]
     Value { key: &'static str, value: String, expected: &'static str },
+    #[error(
+        "{}: `{value}` is not accepted, it is an address inside of a network; expected {network} for the whole network",
+        settings::names(key)
+    )]
+    InsideNetwork { key: &'static str, value: String, network: ipnet::IpNet },
     /// A secret, which is not repeated.
     #[error("{}: `***` is not accepted, {why}; expected {expected}", settings::names(key))]
     Hidden { key: &'static str, why: &'static str, expected: &'static str },
@@ -245,7 +248,10 @@ impl ConfigError {
     /// The setting whose value is at fault.
     fn key(&self) -> Option<&'static str> {
         match self {
-            Self::Value { key, .. } | Self::Hidden { key, .. } | Self::Unreadable { key, .. } => Some(*key),
+            Self::Value { key, .. }
+            | Self::InsideNetwork { key, .. }
+            | Self::Hidden { key, .. }
+            | Self::Unreadable { key, .. } => Some(*key),
             Self::Unknown { .. } | Self::File { .. } | Self::Argument { .. } => None,
         }
     }
@@ -315,17 +321,6 @@ fn within(key: &'static str, value: usize, accepted: std::ops::RangeInclusive<us
 
 fn parts(list: &str) -> impl Iterator<Item = &str> {
     list.split(',').map(str::trim).filter(|part| !part.is_empty())
-}
-
-/// An IPv4 network in IPv6 notation would open nothing.
-fn networks(text: &str) -> Result<Vec<ipnet::IpNet>, ConfigError> {
-    let network = |part: &str| match parse("egress_allow", part)? {
-        ipnet::IpNet::V6(net) if net.prefix_len() >= MAPPED_BITS && net.addr().to_ipv4_mapped().is_some() => {
-            Err(refused("egress_allow", part))
-        }
-        net => Ok(net),
-    };
-    parts(text).map(network).collect()
 }
 
 /// Addresses, because nobody is there yet who could be asked for a name.
@@ -414,7 +409,7 @@ impl TryFrom<Written> for Config {
             master_key,
             previous_keys,
             allow_http: written.allow_http.unwrap_or(false),
-            egress_allow: networks(written.egress_allow.as_deref().unwrap_or_default())?,
+            egress_allow: networks::read(written.egress_allow.as_deref().unwrap_or_default())?,
             dns_servers: dns_servers(written.dns_servers.as_deref().unwrap_or_default())?,
             endpoint_threads: within("endpoint_threads", threads, 1..=256)?,
             max_in_flight: within("max_in_flight", in_flight, 2..=8192)?,

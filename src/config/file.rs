@@ -32,6 +32,10 @@ impl Settings {
             ConfigError::Value { key, expected, .. } => {
                 (key, line(key), format!("the value is not accepted; expected {expected}"))
             }
+            ConfigError::InsideNetwork { key, .. } => {
+                let why = "a value is not accepted, it is an address inside of a network; expected the network's first address";
+                (key, line(key), why.to_owned())
+            }
             ConfigError::Hidden { key, why, expected } => {
                 (key, line(key), format!("the value is not accepted, {why}; expected {expected}"))
             }

@@ -30,6 +30,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("POSTHASTE_PREVIOUS_MASTER_KEYS", "hush-hush", "keys of 32 bytes in base64, separated by commas"),
     ("POSTHASTE_ALLOW_HTTP", "yes", "true or false"),
     ("POSTHASTE_EGRESS_ALLOW", "10.0.0.0/99", "networks in CIDR notation"),
+    ("POSTHASTE_EGRESS_ALLOW", "10.1.2.3/8", "expected 10.0.0.0/8"),
     ("POSTHASTE_EGRESS_ALLOW", "::ffff:10.0.0.0/104", "IPv4 ones in their own notation"),
     ("POSTHASTE_DNS_SERVERS", "dns.example.com", "addresses such as 10.0.0.53:53"),
     ("POSTHASTE_ENDPOINT_THREADS", "0", "1 to 256"),
