@@ -34,6 +34,9 @@ const OTHER_VARIABLES: [&str; 3] = ["POSTHASTE_CONFIG", "POSTHASTE_FAULT", "POST
 /// Where DNS servers listen unless somebody says otherwise (RFC 1035, 4.2).
 const DNS_PORT: u16 = 53;
 
+/// A day. No supervisor waits for longer.
+const LONGEST_STOP_MS: usize = 24 * 60 * 60 * 1000;
+
 /// As much may wait in the queues before the endpoints; with less, endpoints would have none. There is no most.
 const LEAST_PAYLOAD_MEMORY: usize = 64 << 20;
 
@@ -137,10 +140,10 @@ pub struct Written {
     payload_memory_bytes: Option<usize>,
     /// How long a stop waits for what is under way, in milliseconds [default: 10000]
     #[arg(long, env = "POSTHASTE_STOP_GRACE_MS", value_name = "MS")]
-    stop_grace_ms: Option<u64>,
+    stop_grace_ms: Option<usize>,
     /// How long a process that is asked to stop says that it is not ready before it stops, in milliseconds [default: 0]
     #[arg(long, env = "POSTHASTE_STOP_DELAY_MS", value_name = "MS")]
-    stop_delay_ms: Option<u64>,
+    stop_delay_ms: Option<usize>,
     /// Largest request body that the API accepts, in bytes [default: 1048576]
     #[arg(long, env = "POSTHASTE_BODY_LIMIT_BYTES", value_name = "BYTES")]
     body_limit_bytes: Option<usize>,
@@ -319,6 +322,11 @@ fn within(key: &'static str, value: usize, accepted: std::ops::RangeInclusive<us
     if accepted.contains(&value) { Ok(value) } else { Err(refused(key, value)) }
 }
 
+/// Milliseconds that a stop may take.
+fn pause(key: &'static str, ms: usize) -> Result<Duration, ConfigError> {
+    Ok(Duration::from_millis(within(key, ms, 0..=LONGEST_STOP_MS)? as u64))
+}
+
 fn parts(list: &str) -> impl Iterator<Item = &str> {
     list.split(',').map(str::trim).filter(|part| !part.is_empty())
 }
@@ -414,8 +422,8 @@ impl TryFrom<Written> for Config {
             endpoint_threads: within("endpoint_threads", threads, 1..=256)?,
             max_in_flight: within("max_in_flight", in_flight, 2..=8192)?,
             payload_memory_bytes: within("payload_memory_bytes", payload_memory, LEAST_PAYLOAD_MEMORY..=usize::MAX)?,
-            stop_grace: Duration::from_millis(written.stop_grace_ms.unwrap_or(10_000)),
-            stop_delay: Duration::from_millis(written.stop_delay_ms.unwrap_or(0)),
+            stop_grace: pause("stop_grace_ms", written.stop_grace_ms.unwrap_or(10_000))?,
+            stop_delay: pause("stop_delay_ms", written.stop_delay_ms.unwrap_or(0))?,
             body_limit_bytes: within("body_limit_bytes", body_limit, 1024..=64 * 1024 * 1024)?,
             api,
             log,
