@@ -60,6 +60,12 @@ const PARAMETERS: [&str; 13] = [
     "user",
 ];
 
+/// What `sslmode` may be.
+const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+
+/// With which the driver begins to say what it thinks of a URL, more than once.
+const DRIVER_SAYS: &str = "error with configuration: ";
+
 pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
     connected(options).await.map_err(pooler::explained)
 }
@@ -138,7 +144,12 @@ fn checked(url: &str) -> Result<String, OpenError> {
         let why = "statement-cache-capacity=0 would leave every statement behind on the server; expected 1 or more";
         return Err(refused(why.to_owned()));
     }
-    url.parse::<PgConnectOptions>().map_err(|error| refused(error.to_string()))?;
+    let is_mode = |mode: &str| SSL_MODES.iter().any(|known| known.eq_ignore_ascii_case(mode));
+    if parsed.query_pairs().any(|(name, value)| name == "sslmode" && !is_mode(&value)) {
+        return Err(refused(format!("unknown sslmode; expected one of {}", SSL_MODES.join(", "))));
+    }
+    let of_driver = |error: sea_orm::sqlx::Error| refused(error.to_string().trim_start_matches(DRIVER_SAYS).to_owned());
+    url.parse::<PgConnectOptions>().map_err(of_driver)?;
     Ok(url.to_owned())
 }
 
@@ -218,7 +229,10 @@ mod tests {
         for (url, why) in [
             ("postgres://me:hidden@db/x?ssl_mode=hidden", "unknown parameter `ssl_mode`"),
             ("postgres://me:hidden@db:port/x", "invalid port"),
-            ("postgres://me:hidden@db/x?sslmode=hidden%20", "is not accepted"),
+            (
+                "postgres://me:hidden@db/x?sslmode=hidden%20",
+                "expected one of disable, allow, prefer, require, verify-ca",
+            ),
             ("postgres://me:hidden@db/x?statement-cache-capacity=0", "would leave every statement behind"),
         ] {
             let refused = checked(url).unwrap_err().to_string();
