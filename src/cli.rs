@@ -39,7 +39,7 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Bring the database's schema up to date, or back
     Migrate(migrate::MigrateArgs),
-    /// See and renew what secrets are sealed under
+    /// List, create and revoke admin keys; see and renew what secrets are sealed under
     Keys(keys::KeysArgs),
     /// Check the soundness of a database that no server has open
     Check(check::CheckArgs),

@@ -17,6 +17,8 @@ enum Direction {
     /// Run every migration that the database has not seen
     Up(Settings),
     /// Undo the newest migrations; what they held is lost
+    // Left to itself, the usage of an error lists every setting that has a variable, as if all were required.
+    #[command(override_usage = "posthaste migrate down [OPTIONS] --steps <STEPS>")]
     Down {
         /// How many; no more than there are
         #[arg(long)]
@@ -41,7 +43,7 @@ pub(super) async fn run(args: MigrateArgs) -> Result<(), CliError> {
         Direction::Down { steps, yes, settings } => {
             let config = settings.load()?;
             let undone = Store::migrate_down(&config.database(), steps, yes).await?;
-            say(format_args!("undid {undone} migrations"));
+            say(format_args!("undid {undone} {}", if undone == 1 { "migration" } else { "migrations" }));
         }
     }
     Ok(())

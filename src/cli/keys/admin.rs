@@ -32,6 +32,8 @@ enum What {
     /// List the admin keys
     List(KeysSettings),
     /// Create an admin key, which is printed once
+    // Left to itself, the usage of an error lists every setting that has a variable, as if all were required.
+    #[command(override_usage = "posthaste keys admin create [OPTIONS] --name <NAME>")]
     Create {
         /// What the key is for, 1 to 200 characters
         #[arg(long, value_parser = name)]
@@ -43,6 +45,7 @@ enum What {
         settings: KeysSettings,
     },
     /// Revoke an admin key and end the sessions that it has opened
+    #[command(override_usage = "posthaste keys admin revoke [OPTIONS] <ID>")]
     Revoke {
         /// Its id, as `list` shows it
         id: KeyId,
