@@ -23,7 +23,6 @@ use super::forward::wanted_by_a_node;
 use super::page::{Filter, NoQuery, PageParams, PageView, Query};
 use super::path::One;
 use super::problem::Problem;
-use super::webhooks::find;
 use crate::engine::{Backlog, BacklogOrder};
 use crate::id::{TenantId, TenantNum, WebhookId};
 
@@ -54,8 +53,9 @@ async fn read(
     _: NoQuery,
     One(id): One<WebhookId>,
 ) -> Result<axum::Json<BacklogView>, Problem> {
-    let webhook = find(&app, tenant.num(), id).await?;
-    shown(&app, tenant.row.id, app.engine().backlog(&webhook).await?)
+    // Not the webhook: of one that cannot be read its backlog says so.
+    let num = app.store().webhook_num(tenant.num(), id).await?.ok_or(Problem::no_such("webhook"))?;
+    shown(&app, tenant.row.id, app.engine().backlog(num).await?)
 }
 
 /// Lists the backlogs that there are, the 10,000 worst at most, the worst first. An admin key that names no tenant sees those of all.

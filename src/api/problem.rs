@@ -109,6 +109,14 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request failed on our side; the log knows why")
     }
 
+    /// Damage to our own state, which no retry mends. The log and `posthaste check` have the details, the caller gets none.
+    pub(super) fn unreadable_row(error: &dyn std::fmt::Display) -> Self {
+        tracing::warn!(%error, "a request failed: it needs a stored row that cannot be read");
+        let detail =
+            "a stored row that this request needs cannot be read, and no retry helps; `posthaste check` names it";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable_row", detail)
+    }
+
     fn unavailable(code: &'static str, detail: &'static str) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
     }
@@ -208,7 +216,7 @@ impl From<StoreError> for Problem {
                 );
                 Self::invalid(vec![FieldError { pointer: "/tls".to_owned(), code: "too_many", message }])
             }
-            StoreError::Unreadable { .. } => Self::internal(&error),
+            StoreError::Unreadable { .. } => Self::unreadable_row(&error),
             error @ (StoreError::Deadlock | StoreError::InUse(_)) => Self::storage_unavailable(&error.to_string()),
             StoreError::Database(text) => Self::storage_unavailable(&text),
         }
@@ -222,6 +230,7 @@ impl From<PublishError> for Problem {
             PublishError::Stopped | PublishError::Deposed => Self::stopping(),
             error @ PublishError::Diverged => Self::storage_unavailable(&error.to_string()),
             PublishError::KeyReused => Self::key_reused(),
+            PublishError::Unreadable(text) => Self::unreadable_row(&text),
             PublishError::Store(text) => Self::storage_unavailable(&text),
         }
     }
@@ -278,12 +287,12 @@ mod tests {
     }
 
     #[test]
-    fn a_full_journal_asks_for_patience_and_an_unreadable_row_tells_nothing() {
+    fn a_full_journal_asks_for_patience_and_an_unreadable_row_asks_for_none_and_tells_nothing() {
         let full = Problem::from(PublishError::Full);
         assert_eq!((full.status.as_u16(), full.hint()), (503, Hint::RetrySoon));
         let error = StoreError::Unreadable { what: "secret", why: "hunter2".to_owned() };
         let problem = Problem::from(error);
-        assert_eq!(problem.status.as_u16(), 500);
+        assert_eq!((problem.status.as_u16(), problem.code, problem.hint()), (500, "unreadable_row", Hint::None));
         assert!(!serde_json::to_string(&problem.view("r")).unwrap().contains("hunter2"));
     }
 }

@@ -72,7 +72,8 @@ async fn list(
 ) -> Result<axum::Json<PageView<WebhookView>>, Problem> {
     let list = query.list("webhooks", Some(tenant.num()), &["isActive"])?;
     let is_active = list.filter("isActive")?;
-    let page = app.store().webhooks(tenant.num(), is_active, list.position()?, list.limit).await?;
+    let mut page = app.store().webhooks(tenant.num(), is_active, list.position()?, list.limit).await?;
+    page.items.retain(|webhook| settings::is_readable(app.store(), webhook));
     let webhooks: Vec<&Webhook> = page.items.iter().collect();
     let mut secrets = app.store().secrets_of(&webhooks, UnixMillis::now()).await?;
     let nums: Vec<WebhookNum> = page.items.iter().map(|webhook| webhook.num).collect();

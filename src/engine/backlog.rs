@@ -16,7 +16,7 @@ use crate::store::backlog::Among;
 use crate::store::deliveries::Head;
 use crate::store::health::LastError;
 use crate::store::payload;
-use crate::store::webhooks::{Webhook, WebhookSummary};
+use crate::store::webhooks::WebhookSummary;
 
 use super::lane::breaker_of;
 use super::vitals::Percentiles;
@@ -103,9 +103,12 @@ pub struct Actor {
 }
 
 impl Engine {
-    /// What waits for a webhook.
-    pub async fn backlog(&self, webhook: &Webhook) -> Result<Option<Backlog>, StoreError> {
-        Ok(self.backlogs_of(&[webhook.num]).await?.pop())
+    /// What waits for a webhook, unless it is deleted. Its rows are read as its endpoint would read them: while it sleeps,
+    /// nobody else finds out that they cannot be.
+    pub async fn backlog(&self, num: WebhookNum) -> Result<Option<Backlog>, StoreError> {
+        let read = self.inner.store.servings(&[num], UnixMillis::now()).await?;
+        let unreadable: Vec<_> = read.into_iter().filter_map(|(num, read)| read.is_err().then_some(num)).collect();
+        Ok(self.backlogs_of(&[num], &unreadable).await?.pop())
     }
 
     /// The worst backlogs of a tenant, or of all, `limit` of them after the first `skipped`; webhooks without any are
@@ -125,11 +128,11 @@ impl Engine {
             BacklogOrder::Depth => ledger.deepest(among, ranked).into_iter().map(|(num, _)| num).collect(),
             BacklogOrder::Oldest => ledger.oldest_first(among, ranked).await?.into_iter().map(|(num, _)| num).collect(),
         };
-        self.backlogs_of(nums.get(skipped..).unwrap_or_default()).await
+        self.backlogs_of(nums.get(skipped..).unwrap_or_default(), &[]).await
     }
 
-    /// In the order of the numbers given; those that are deleted are left out.
-    async fn backlogs_of(&self, nums: &[WebhookNum]) -> Result<Vec<Backlog>, StoreError> {
+    /// In the order of the numbers given; those that are deleted are left out. `unreadable` are known to be so.
+    async fn backlogs_of(&self, nums: &[WebhookNum], unreadable: &[WebhookNum]) -> Result<Vec<Backlog>, StoreError> {
         let now = UnixMillis::now();
         let mut summaries = self.inner.store.webhook_summaries(nums).await?;
         let oldest = self.inner.shared.ledger.oldest_of(nums).await?;
@@ -143,6 +146,8 @@ impl Engine {
             let Some(summary) = summaries.remove(num) else { continue };
             let receiver = receivers.remove(num).unwrap_or_default();
             let oldest = oldest.get(num).copied();
+            let mut crashes = crashes.get(at).copied().unwrap_or_default();
+            crashes.unreadable |= !summary.is_readable || unreadable.contains(num);
             let known = Known {
                 now,
                 oldest_at: oldest.map(EventSeq::accepted_at),
@@ -150,7 +155,7 @@ impl Engine {
                 fate: self.fate(*num, oldest.is_some(), receiver.last_error.as_deref()).await?,
                 paused_by: pausers.remove(&summary.id.to_string()),
                 receiver,
-                crashes: crashes.get(at).copied().unwrap_or_default(),
+                crashes,
             };
             backlogs.push(self.backlog_of(summary, known));
         }

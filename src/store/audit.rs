@@ -11,7 +11,8 @@ use entity::audit::{ActiveModel, Column, Entity, Model};
 use entity::tenant;
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Set,
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect,
+    QueryTrait, Set,
 };
 
 use crate::clock::UnixMillis;
@@ -154,6 +155,12 @@ pub struct Entry {
     pub request: Option<String>,
 }
 
+#[derive(Debug, FromQueryResult)]
+struct TenantRow {
+    num: i64,
+    id: Vec<u8>,
+}
+
 /// Which rows are wanted.
 #[derive(Debug, Clone, Default)]
 pub struct AuditFilter {
@@ -264,7 +271,9 @@ impl Store {
                 .filter(Column::Action.eq(action.as_str()))
                 .filter(Column::Subject.is_in(some))
                 .group_by(Column::Subject);
-            let rows = Entity::find().filter(Column::Num.in_subquery(newest.into_query())).all(self.readers()).await?;
+            let query = Entity::find().filter(Column::Num.in_subquery(newest.into_query()));
+            let rows: Vec<Model> =
+                self.all_readable(self.readers(), ("audit", &["num"]), query.build(self.backend())).await?;
             authors.extend(rows.into_iter().map(|row| (row.subject, row.author)));
         }
         Ok(authors)
@@ -274,14 +283,13 @@ impl Store {
     pub async fn tenant_ids(&self, mut nums: Vec<i64>) -> Result<Vec<(i64, TenantId)>, StoreError> {
         nums.sort_unstable();
         nums.dedup();
-        let rows: Vec<(i64, Vec<u8>)> = tenant::Entity::find()
+        let query = tenant::Entity::find()
             .select_only()
             .columns([tenant::Column::Num, tenant::Column::Id])
-            .filter(is_one_of(self.backend(), tenant::Column::Num, &nums))
-            .into_tuple()
-            .all(self.readers())
-            .await?;
+            .filter(is_one_of(self.backend(), tenant::Column::Num, &nums));
+        let rows: Vec<TenantRow> =
+            self.all_readable(self.readers(), ("tenant", &["num"]), query.build(self.backend())).await?;
         // An entry stays readable without the id of its tenant.
-        Ok(rows.into_iter().filter_map(|(num, id)| Some((num, TenantId::from_bytes(&id)?))).collect())
+        Ok(rows.into_iter().filter_map(|TenantRow { num, id }| Some((num, TenantId::from_bytes(&id)?))).collect())
     }
 }

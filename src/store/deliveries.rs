@@ -5,18 +5,19 @@ mod due;
 mod head;
 mod list;
 
-use sea_orm::{ConnectionTrait, EntityTrait, FromQueryResult, Statement};
+use sea_orm::{ConnectionTrait, EntityTrait, FromQueryResult, QueryResult, Statement};
 
 use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 
+use super::unreadable::{is_damage_of_event, is_damaged, key_of};
 use super::webhooks::webhook_id_of;
 use super::{Store, StoreError};
 
 use self::list::{ListQuery, Source};
 
 pub(super) use self::attempts::attempt_of;
-pub use self::attempts::{ATTEMPTS_BYTES, LISTED_BODY, LastAttempt};
+pub use self::attempts::{ATTEMPTS_BYTES, LISTED_BODY, LastAttempt, OUTCOMES};
 pub use self::due::{Due, DueRows, Wanted};
 pub use self::head::{COUNTED, Head};
 pub use self::list::RowPage;
@@ -178,17 +179,14 @@ struct NumRow {
     num: i64,
 }
 
-/// Names a row that cannot be read.
-const DELIVERY: (&str, &[&str]) = ("delivery", &["event_seq"]);
-
 impl Store {
     /// One delivery if it has a row.
     pub async fn delivery(&self, tenant: TenantNum, id: DeliveryId) -> Result<Option<Delivery>, StoreError> {
         let mut query = ListQuery::new(self.backend(), Source::Delivery, tenant);
         query.and("d.event_seq =", id.event.0);
         query.and("d.webhook_num =", id.webhook.0);
-        let rows = self.all_readable(self.readers(), DELIVERY, query.statement("d.event_seq", 1)).await?;
-        Ok(self.with_last_attempts(rows).await?.pop())
+        let rows = self.readers().query_all_raw(query.statement("d.event_seq", 1)).await?;
+        Ok(self.with_last_attempts(self.readable_joined(&rows, None)).await?.pop())
     }
 
     /// Whether anybody has recorded anything of this delivery.
@@ -205,7 +203,6 @@ impl Store {
         mut after: WebhookNum,
         limit: u64,
     ) -> Result<Vec<Delivery>, StoreError> {
-        let (table, key) = DELIVERY;
         let mut found = Vec::new();
         loop {
             let mut query = ListQuery::new(self.backend(), Source::Delivery, tenant);
@@ -213,7 +210,7 @@ impl Store {
             query.and("d.webhook_num >", after.0);
             let rows = self.readers().query_all_raw(query.statement("d.webhook_num", limit)).await?;
             let last: Option<i64> = rows.last().and_then(|row| row.try_get("", "webhook_num").ok());
-            found.extend(self.with_last_attempts(self.readable(table, key, &rows)).await?);
+            found.extend(self.with_last_attempts(self.readable_joined(&rows, None)).await?);
             match last {
                 // Some of them cannot be read, and there are others behind them.
                 Some(last) if rows.len() as u64 > limit && found.len() as u64 <= limit => after = WebhookNum(last),
@@ -222,11 +219,27 @@ impl Store {
         }
     }
 
+    /// Deliveries that can be read, joined with their events and webhooks. The others are named by the table that the damage is
+    /// in. `webhook`: whose they all are, where the rows do not say so.
+    fn readable_joined<T: FromQueryResult>(&self, rows: &[QueryResult], webhook: Option<WebhookNum>) -> Vec<T> {
+        let read = |row: &QueryResult| {
+            let read = T::from_query_result(row, "").map_err(StoreError::from);
+            read.inspect_err(|error| {
+                let (table, key) = blamed(row, webhook);
+                self.pass_over(table, key, error);
+            })
+            .ok()
+        };
+        rows.iter().filter_map(read).collect()
+    }
+
     async fn with_last_attempts(&self, rows: Vec<DeliveryRow>) -> Result<Vec<Delivery>, StoreError> {
         let mut deliveries = Vec::with_capacity(rows.len());
         for row in rows {
             let key = format!("{}/{}", row.event_seq, row.webhook_num);
-            deliveries.extend(self.if_readable("delivery", key, delivery_of(row))?);
+            let id = webhook_id_of(&row.webhook_id);
+            let Some(id) = self.if_readable("webhook", row.webhook_num, id)? else { continue };
+            deliveries.extend(self.if_readable("delivery", key, delivery_of(row, id))?);
         }
         let made = deliveries.iter().map(|delivery| (delivery.id, delivery.state.attempts));
         let keys: Vec<_> = made.filter(|(_, attempts)| *attempts > 0).collect();
@@ -294,13 +307,24 @@ pub(super) fn state_of_row(row: &entity::delivery::Model) -> Result<DeliveryStat
     state_of(counts, (row.next_at, row.settled_at), (row.manual_from, row.manual_next_at))
 }
 
+/// The table that the damage is in, and the key of its row there.
+fn blamed(row: &QueryResult, webhook: Option<WebhookNum>) -> (&'static str, String) {
+    let event = key_of(row, &["event_seq"]);
+    if is_damage_of_event(row) {
+        return ("event", event);
+    }
+    let webhook = webhook.map_or_else(|| key_of(row, &["webhook_num"]), |webhook| webhook.0.to_string());
+    if is_damaged::<Vec<u8>>(row, "webhook_id") {
+        return ("webhook", webhook);
+    }
+    ("delivery", format!("{event}/{webhook}"))
+}
+
 /// Without its last attempt.
-fn delivery_of(row: DeliveryRow) -> Result<Delivery, StoreError> {
-    let DeliveryRow { event_seq, webhook_num, webhook_id, kind, status, attempts, tries, next_at, settled_at, .. } =
-        row;
+fn delivery_of(row: DeliveryRow, webhook_id: WebhookId) -> Result<Delivery, StoreError> {
+    let DeliveryRow { event_seq, webhook_num, kind, status, attempts, tries, next_at, settled_at, .. } = row;
     let counts = (status, attempts, tries);
     let state = state_of(counts, (next_at, settled_at), (row.manual_from, row.manual_next_at))?;
-    let webhook_id = webhook_id_of(&webhook_id)?;
     let id = DeliveryId { event: EventSeq(event_seq), webhook: WebhookNum(webhook_num) };
     Ok(Delivery { id, webhook_id, kind, state, last: None })
 }

@@ -1,5 +1,6 @@
 //! What the store could not do. Finding nothing is no error: lookups answer `Option`.
 
+use sea_orm::sqlx::Error as SqlxError;
 use sea_orm::{DbErr, RuntimeErr, SqlErr};
 
 /// PostgreSQL's.
@@ -34,6 +35,8 @@ impl From<DbErr> for StoreError {
         match error.sql_err() {
             Some(SqlErr::UniqueConstraintViolation(_)) => Self::Exists,
             _ if is_deadlock(&error) => Self::Deadlock,
+            // The database has answered, and to ask again is of no use.
+            _ if is_of_a_value(&error) => Self::unreadable("row", error),
             _ => Self::Database(error.to_string()),
         }
     }
@@ -45,10 +48,37 @@ impl StoreError {
     }
 }
 
+/// Whether a value was answered that is not of its column's type, which SQLite keeps all the same.
+fn is_of_a_value(error: &DbErr) -> bool {
+    match error {
+        DbErr::Type(_) | DbErr::TryIntoErr { .. } => true,
+        DbErr::Query(RuntimeErr::SqlxError(error)) => {
+            matches!(error.as_ref(), SqlxError::ColumnDecode { .. } | SqlxError::Decode(_))
+        }
+        _ => false,
+    }
+}
+
 fn is_deadlock(error: &DbErr) -> bool {
     let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error else {
         return false;
     };
     let code = error.as_database_error().and_then(|error| error.code());
     code.is_some_and(|code| code == DEADLOCK_DETECTED)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_value_of_another_type_is_damage_and_no_trouble_of_the_database() {
+        let of = |error| StoreError::from(DbErr::Query(RuntimeErr::SqlxError(Arc::new(error))));
+        let damaged = of(SqlxError::ColumnDecode { index: "url".to_owned(), source: "not a text".into() });
+        assert!(matches!(damaged, StoreError::Unreadable { .. }), "{damaged:?}");
+        let cut_off = of(SqlxError::PoolTimedOut);
+        assert!(matches!(cut_off, StoreError::Database(_)), "{cut_off:?}");
+    }
 }

@@ -10,6 +10,7 @@ use crate::id::{EventSeq, TenantNum, WebhookNum};
 use super::bodies::Head;
 use super::events::Event;
 use super::leases::ShardNum;
+use super::unreadable::{is_damage_of_event, key_of};
 use super::{Store, StoreError, targets};
 
 /// An event and the webhooks of one shard that it is owed to.
@@ -102,16 +103,25 @@ impl Store {
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         let rows = self.engine_readers().query_all_raw(statement).await?;
         let last: Option<i64> = rows.iter().rev().find_map(|row| row.try_get("", "event_seq").ok());
-        let listed = self.listed(self.readable("fanout", &FANOUT_KEY, &rows));
+        let listed = self.listed(&rows);
         let (listed, cut_before) = cut_events(listed);
         let to = cut_before.map_or(last.map(EventSeq), |event| Some(EventSeq(event.0 - 1)));
         let fanouts = self.with_events(listed).await?.into_iter().map(|(_, fanout)| fanout).collect();
         Ok(FanoutPage { fanouts, to })
     }
 
-    /// Those that can be read.
-    pub(super) fn listed(&self, rows: Vec<FanoutRow>) -> Vec<Listed> {
-        rows.into_iter().filter_map(|row| self.list(row)).collect()
+    /// Those that can be read, and whose events can be.
+    pub(super) fn listed(&self, rows: &[QueryResult]) -> Vec<Listed> {
+        let read = |row: &QueryResult| {
+            let read = FanoutRow::from_query_result(row, "").inspect_err(|error| {
+                let is_of_event = is_damage_of_event(row);
+                let (table, key): (_, &[&str]) =
+                    if is_of_event { ("event", &["event_seq"]) } else { ("fanout", &FANOUT_KEY) };
+                self.pass_over(table, key_of(row, key), error);
+            });
+            read.ok()
+        };
+        rows.iter().filter_map(read).filter_map(|row| self.list(row)).collect()
     }
 
     fn list(&self, row: FanoutRow) -> Option<Listed> {

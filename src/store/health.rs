@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use entity::endpoint_health::{Column, Entity, Model};
-use sea_orm::{ConnectionTrait, EntityTrait, QueryFilter};
+use sea_orm::{ConnectionTrait, EntityTrait, QueryFilter, QueryTrait};
 
 use crate::clock::UnixMillis;
 use crate::id::{EventSeq, WebhookNum};
 
+use super::deliveries::OUTCOMES;
 use super::dialect::is_one_of;
 use super::{Store, StoreError};
 
@@ -62,11 +63,11 @@ impl From<Model> for Health {
     }
 }
 
-/// A row of an older version has none.
+/// A row of an older version has none, and of an outcome that there is not nothing can be said.
 fn last_error_of(row: &Model) -> Option<LastError> {
     Some(LastError {
         at: UnixMillis(row.last_error_at?),
-        outcome: row.last_error_outcome?,
+        outcome: row.last_error_outcome.filter(|code| OUTCOMES.contains(code))?,
         status: row.last_error_status.map(i16::cast_unsigned),
         error: row.last_error_text.clone(),
         event: EventSeq(row.last_error_event?),
@@ -74,11 +75,12 @@ fn last_error_of(row: &Model) -> Option<LastError> {
 }
 
 impl Store {
-    /// What is kept of these webhooks' receivers.
+    /// What is kept of these webhooks' receivers, as far as it can be read.
     pub async fn healths(&self, nums: &[WebhookNum]) -> Result<HashMap<WebhookNum, Health>, StoreError> {
         let nums: Vec<i64> = nums.iter().map(|num| num.0).collect();
         let query = Entity::find().filter(is_one_of(self.backend(), Column::WebhookNum, &nums));
-        let rows = query.all(self.readers()).await?;
+        let key: (_, &[&str]) = ("endpoint_health", &["webhook_num"]);
+        let rows: Vec<Model> = self.all_readable(self.readers(), key, query.build(self.backend())).await?;
         Ok(rows.into_iter().map(|row| (WebhookNum(row.webhook_num), Health::from(row))).collect())
     }
 }

@@ -126,6 +126,9 @@ pub enum PublishError {
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request")]
     KeyReused,
+    /// What was answered to this idempotency key before cannot be read any more.
+    #[error("{0}")]
+    Unreadable(String),
     /// The database refused the batch, and nothing was kept; or it did not say in time whether it took it.
     #[error("{0}")]
     Store(String),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement};
 
-use super::fanouts::{self, FANOUT_COLUMNS, FANOUT_KEY, Fanout};
+use super::fanouts::{self, FANOUT_COLUMNS, Fanout};
 use super::journal::Found;
 use super::journal::feed::Feed;
 use super::leases::{Holding, ShardNum, Snapshot};
@@ -106,7 +106,7 @@ impl Store {
         let rows = self.page_of_news(&shards, holding, &look, which, limit).await?;
         let mut is_cut = rows.len() >= limit;
         let mut last = rows.last().map(place_of).transpose()?;
-        let mut listed = self.listed(self.readable("fanout", &FANOUT_KEY, &rows));
+        let mut listed = self.listed(&rows);
         listed.retain(|listed| look.shows(listed.tx));
         let shown = listed.len();
         let listed = fanouts::cut(listed);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use entity::{endpoint_health, webhook};
-use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, IdenStatic, Iterable, Statement};
+use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, IdenStatic, Iterable, QueryResult, Statement};
 use secrecy::SecretString;
 
 use crate::clock::UnixMillis;
@@ -12,6 +12,7 @@ use crate::id::{TenantId, WebhookNum};
 use super::dialect::{is_any_of, numbers};
 use super::health::Health;
 use super::seal::Place;
+use super::unreadable::key_of;
 use super::webhooks::Webhook;
 use super::{Store, StoreError};
 
@@ -38,7 +39,7 @@ fn servings_sql(backend: DbBackend) -> String {
     let columns = webhook::Column::iter().map(|column| format!("w.{}", column.as_str())).collect::<Vec<_>>().join(", ");
     format!(
         "SELECT {columns}, (SELECT t.id FROM tenant t WHERE t.num = w.tenant_num) AS tenant_id, \
-         s.sealed, s.created_at AS made_at, s.expires_at, h.webhook_num, h.consecutive_failures, h.openings, \
+         s.num AS secret_num, s.sealed, s.created_at AS made_at, s.expires_at, h.webhook_num, h.consecutive_failures, h.openings, \
          h.open_until, h.opened_at, h.last_failure, h.failing_since, h.warned_at, \
          h.last_error_at, h.last_error_outcome, h.last_error_status, h.last_error_text, h.last_error_event, \
          h.last_success_at, \
@@ -83,11 +84,23 @@ impl Store {
                 Err(error) => Err(StoreError::unreadable("webhook", error)),
             };
             if let Err(error) = &serving {
-                self.pass_over("webhook", num.0, error);
+                self.pass_over_serving(&row, error);
             }
             servings.insert(num, serving);
         }
         Ok(servings)
+    }
+
+    /// Names the table that the damage is in.
+    fn pass_over_serving(&self, row: &QueryResult, error: &StoreError) {
+        let webhook = webhook::Model::from_query_result(row, "").map_err(StoreError::from);
+        if webhook.and_then(|webhook| self.webhook_of(webhook)).is_err() {
+            self.pass_over_webhook(row, error);
+        } else if Option::<endpoint_health::Model>::from_query_result(row, "").is_err() {
+            self.pass_over("endpoint_health", key_of(row, &["webhook_num"]), error);
+        } else {
+            self.pass_over("webhook_secret", key_of(row, &["secret_num"]), error);
+        }
     }
 
     /// `before` is what rows with newer secrets have said.

@@ -55,6 +55,9 @@ impl TryFrom<Model> for Tenant {
     }
 }
 
+/// Names a row that cannot be read.
+const TENANT: (&str, &[&str]) = ("tenant", &["num"]);
+
 /// Keeps the tenant from being deleted until the transaction ends; one that is deleted gets nothing more.
 pub(super) async fn keep<C: ConnectionTrait>(on: &C, tenant: TenantNum) -> Result<(), StoreError> {
     let living = Entity::find_by_id(tenant.0).filter(Column::DeletedAt.is_null()).lock_shared().one(on).await?;
@@ -85,12 +88,12 @@ impl Store {
 
     pub async fn tenant(&self, id: TenantId) -> Result<Option<Tenant>, StoreError> {
         let found = Entity::find().filter(Column::Id.eq(id.bytes())).filter(Column::DeletedAt.is_null());
-        found.one(self.readers()).await?.map(Tenant::try_from).transpose()
+        self.one_of(TENANT, found.build(self.backend()), |row: Model| row.try_into()).await
     }
 
     pub async fn tenant_by_num(&self, num: TenantNum) -> Result<Option<Tenant>, StoreError> {
         let found = Entity::find_by_id(num.0).filter(Column::DeletedAt.is_null());
-        found.one(self.readers()).await?.map(Tenant::try_from).transpose()
+        self.one_of(TENANT, found.build(self.backend()), |row: Model| row.try_into()).await
     }
 
     /// Newest first, those below `before`.

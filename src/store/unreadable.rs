@@ -4,9 +4,28 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt::Display;
 
 use parking_lot::Mutex;
-use sea_orm::{ConnectionTrait, FromQueryResult, QueryResult, Statement};
+use sea_orm::{ConnectionTrait, FromQueryResult, QueryResult, Statement, TryGetable};
 
+use crate::id::WebhookId;
+
+use super::webhooks::Webhook;
 use super::{Page, Store, StoreError};
+
+/// Tables whose rows are passed over. Each is counted from the start, so that an alert sees a zero before it sees a one.
+const TABLES: [&str; 12] = [
+    "api_key",
+    "attempt",
+    "audit",
+    "delivery",
+    "endpoint_health",
+    "event",
+    "event_type",
+    "fanout",
+    "shard",
+    "tenant",
+    "webhook",
+    "webhook_secret",
+];
 
 /// Rows that are remembered as logged. A database with more of them is damaged as a whole, and says so often enough.
 const MOST: usize = 10_000;
@@ -31,6 +50,12 @@ impl Unreadable {
         *seen.counts.entry(table).or_default() += 1;
         true
     }
+
+    fn counts(&self) -> Vec<(&'static str, u64)> {
+        let mut counts: BTreeMap<&'static str, u64> = TABLES.into_iter().map(|table| (table, 0)).collect();
+        counts.extend(&self.0.lock().counts);
+        counts.into_iter().collect()
+    }
 }
 
 impl Store {
@@ -42,10 +67,43 @@ impl Store {
         }
     }
 
+    /// This row of a webhook cannot be read. It has the column `num`, and `id`, by which the webhook is known outside.
+    pub(super) fn pass_over_webhook(&self, row: &QueryResult, why: impl Display) {
+        self.pass_over_known_webhook(&key_of(row, &["num"]), webhook_id_in(row), why);
+    }
+
+    /// For the layers above, which know what is in a webhook's policy and its credentials.
+    pub fn leave_out(&self, webhook: &Webhook, why: &str) {
+        self.pass_over_known_webhook(&webhook.num.0.to_string(), Some(webhook.id), why);
+    }
+
+    fn pass_over_known_webhook(&self, key: &str, id: Option<WebhookId>, why: impl Display) {
+        if self.inner.unreadable.is_new("webhook", key) {
+            let webhook = id.map(tracing::field::display);
+            tracing::error!(table = "webhook", key, webhook, error = %why, "a row cannot be read; it is passed over");
+        }
+    }
+
     /// How many different rows could not be read since the start, by table.
     #[must_use]
     pub fn unreadable_rows(&self) -> Vec<(&'static str, u64)> {
-        self.inner.unreadable.0.lock().counts.iter().map(|(table, count)| (*table, *count)).collect()
+        self.inner.unreadable.counts()
+    }
+
+    /// The row that a statement finds, if any. One that cannot be read is passed over, and an error to its caller, who asked
+    /// for nothing else.
+    pub(super) async fn one_of<R: FromQueryResult, T>(
+        &self,
+        (table, key): (&'static str, &[&str]),
+        statement: Statement,
+        read: impl FnOnce(R) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let Some(row) = self.readers().query_one_raw(statement).await? else { return Ok(None) };
+        let value = R::from_query_result(&row, "").map_err(StoreError::from).and_then(read);
+        if let Err(error @ StoreError::Unreadable { .. }) = &value {
+            self.pass_over(table, key_of(&row, key), error);
+        }
+        value.map(Some)
     }
 
     /// The value, or nothing if its row cannot be read. What else the store could not do stays an error.
@@ -112,6 +170,24 @@ impl Store {
     }
 }
 
+/// Whether what cannot be read in a row that is joined with an event is the event's.
+pub(super) fn is_damage_of_event(row: &QueryResult) -> bool {
+    is_damaged::<Option<String>>(row, "kind")
+        || is_damaged::<Option<i64>>(row, "tenant_num")
+        || is_damaged::<Option<String>>(row, "trail")
+        || is_damaged::<Option<Vec<u8>>>(row, "body")
+}
+
+/// Whether a column is there and cannot be read.
+pub(super) fn is_damaged<T: TryGetable>(row: &QueryResult, column: &str) -> bool {
+    matches!(row.try_get::<T>("", column).map_err(StoreError::from), Err(StoreError::Unreadable { .. }))
+}
+
+/// What a webhook is called outside, if its row says so.
+pub(super) fn webhook_id_in(row: &QueryResult) -> Option<WebhookId> {
+    row.try_get::<Vec<u8>>("", "id").ok().and_then(|id| WebhookId::from_bytes(&id))
+}
+
 /// The values of these columns as text; `?` for one that cannot be read either.
 pub(super) fn key_of(row: &QueryResult, columns: &[&str]) -> String {
     let value = |column: &&str| {
@@ -127,6 +203,15 @@ pub(super) fn key_of(row: &QueryResult, columns: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_of_which_every_row_was_read_counts_as_zero() {
+        let unreadable = Unreadable::default();
+        unreadable.is_new("event", "1");
+        let counts = unreadable.counts();
+        assert_eq!(counts.iter().filter(|(_, count)| *count == 1).collect::<Vec<_>>(), [&("event", 1)]);
+        assert_eq!(counts.len(), TABLES.len());
+    }
 
     #[test]
     fn a_row_counts_once_however_often_it_is_met() {

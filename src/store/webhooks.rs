@@ -4,6 +4,7 @@ mod bulk;
 mod credentials;
 mod differ;
 mod origin;
+mod routes;
 pub(super) mod secrets;
 mod summary;
 
@@ -11,10 +12,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use entity::webhook::{ActiveModel, Column, Entity, Model};
-use sea_orm::sea_query::{Expr, ExprTrait, SimpleExpr};
+use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder,
-    QueryResult, QuerySelect, QueryTrait, Set, TryGetableMany,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, IntoActiveModel, QueryFilter,
+    QueryOrder, QueryResult, QuerySelect, QueryTrait, Set,
 };
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
@@ -27,17 +28,14 @@ use super::changes::{self, Change};
 use super::dialect::is_one_of;
 use super::health;
 use super::idempotency::Once;
-use super::unreadable::key_of;
 use super::{Page, Store, StoreError, tenants};
 
 pub(super) use self::credentials::unsealed_origin;
 pub use self::credentials::{Credentials, MAX_TLS_OPTIONS};
 pub use self::origin::Origin;
+pub use self::routes::{Route, Routed};
 pub use self::secrets::{SecretEnd, SecretInfo};
 pub use self::summary::WebhookSummary;
-
-/// Webhooks read into the route table at a time.
-const ROUTES_CHUNK: u64 = 10_000;
 
 /// Webhooks that one query asks for; its parameters are limited.
 const LOOKED_UP: usize = 512;
@@ -116,37 +114,16 @@ impl fmt::Debug for NewWebhook {
     }
 }
 
-/// What the route table needs of a webhook.
-#[derive(Debug, Clone)]
-pub struct Route {
-    pub num: WebhookNum,
-    pub tenant: TenantNum,
-    pub events: Vec<String>,
-    pub is_active: bool,
-    /// Whether it gets its events in order.
-    pub is_ordered: bool,
-}
-
-/// A webhook that the route table shall have, or not any more.
-#[derive(Debug, Clone)]
-pub enum Routed {
-    Here(Route),
-    Deleted(TenantNum, WebhookNum),
-}
-
 /// What the texts of a row take. The rest is small.
 const SIZE: &str = "CAST(OCTET_LENGTH(events) + OCTET_LENGTH(headers) + OCTET_LENGTH(policy) \
                     + COALESCE(OCTET_LENGTH(credentials), 0) + COALESCE(OCTET_LENGTH(description), 0) \
                     + COALESCE(OCTET_LENGTH(metadata), 0) AS BIGINT)";
 
-/// Number, tenant, subscriptions, whether it is active, and whether it is ordered.
-type RouteRow = (i64, i64, String, bool, bool);
-
 pub(super) fn webhook_id_of(bytes: &[u8]) -> Result<WebhookId, StoreError> {
     WebhookId::from_bytes(bytes).ok_or_else(|| StoreError::unreadable("webhook id", "not 16 bytes"))
 }
 
-fn json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
+pub(super) fn json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|error| StoreError::unreadable(what, error))
 }
 
@@ -203,7 +180,8 @@ impl Store {
             .filter(Column::Id.eq(id.bytes()))
             .filter(Column::TenantNum.eq(tenant.0))
             .filter(Column::DeletedAt.is_null());
-        query.one(self.readers()).await?.map(|row| self.webhook_of(row)).transpose()
+        let row = self.readers().query_one_raw(query.build(self.backend())).await?;
+        row.map(|row| self.webhook_in(&row)).transpose()
     }
 
     /// Newest first, those below `before`, as many as a page has room for.
@@ -233,10 +211,14 @@ impl Store {
             .filter(is_one_of(self.backend(), Column::Num, &nums))
             .filter(Column::DeletedAt.is_null())
             .order_by_desc(Column::Num);
-        let rows = chosen.all(self.readers()).await?;
+        let rows = self.readers().query_all_raw(chosen.build(self.backend())).await?;
         let mut items = Vec::with_capacity(rows.len());
-        for row in rows {
-            items.extend(self.if_readable("webhook", row.num, self.webhook_of(row))?);
+        for row in &rows {
+            match self.webhook_in(row) {
+                Ok(webhook) => items.push(webhook),
+                Err(StoreError::Unreadable { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(Page { items, next })
     }
@@ -344,15 +326,13 @@ impl Store {
         let mut living = Vec::new();
         for some in nums.chunks(LOOKED_UP) {
             let some: Vec<i64> = some.iter().map(|num| num.0).collect();
-            let rows: Vec<(i64, Vec<u8>)> = Entity::find()
+            let query = Entity::find()
                 .select_only()
                 .columns([Column::Num, Column::Id])
                 .filter(is_one_of(self.backend(), Column::Num, &some))
                 .filter(Column::DeletedAt.is_null())
-                .order_by_asc(Column::Num)
-                .into_tuple()
-                .all(self.readers())
-                .await?;
+                .order_by_asc(Column::Num);
+            let rows: Vec<(i64, Vec<u8>)> = query.into_tuple().all(self.readers()).await?;
             for (num, id) in rows {
                 living.extend(self.if_readable("webhook", num, webhook_id_of(&id))?.map(|id| (WebhookNum(num), id)));
             }
@@ -362,50 +342,6 @@ impl Store {
         }
         living.truncate(most);
         Ok(living)
-    }
-
-    /// Every webhook that is not deleted, in chunks, after `after`; an empty answer is the end. One whose subscriptions
-    /// cannot be read is there without any: the engine starts for all others.
-    pub async fn routes(&self, after: WebhookNum) -> Result<Vec<Route>, StoreError> {
-        let rows = Entity::find()
-            .select_only()
-            .columns([Column::Num, Column::TenantNum, Column::Events, Column::IsActive])
-            .column_as(is_ordered(), "is_ordered")
-            .filter(Column::DeletedAt.is_null())
-            .filter(Column::Num.gt(after.0))
-            .order_by_asc(Column::Num)
-            .limit(ROUTES_CHUNK)
-            .build(self.backend());
-        let rows = self.engine_readers().query_all_raw(rows).await?;
-        Ok(self.tuples::<RouteRow>(&rows).map(route_of).collect())
-    }
-
-    /// What has become of these webhooks.
-    pub async fn routes_of(&self, nums: &[WebhookNum]) -> Result<Vec<Routed>, StoreError> {
-        let nums: Vec<i64> = nums.iter().map(|num| num.0).collect();
-        let rows = Entity::find()
-            .select_only()
-            .columns([Column::Num, Column::TenantNum, Column::Events, Column::IsActive])
-            .column_as(is_ordered(), "is_ordered")
-            .column(Column::DeletedAt)
-            .filter(is_one_of(self.backend(), Column::Num, &nums))
-            .build(self.backend());
-        let rows = self.engine_readers().query_all_raw(rows).await?;
-        let routed =
-            |(num, tenant, events, is_active, is_ordered, deleted_at): (_, _, _, _, _, Option<i64>)| match deleted_at {
-                None => Routed::Here(route_of((num, tenant, events, is_active, is_ordered))),
-                Some(_) => Routed::Deleted(TenantNum(tenant), WebhookNum(num)),
-            };
-        Ok(self.tuples(&rows).map(routed).collect())
-    }
-
-    /// Those that can be read.
-    fn tuples<'a, T: TryGetableMany>(&'a self, rows: &'a [QueryResult]) -> impl Iterator<Item = T> + 'a {
-        let read = |row: &QueryResult| {
-            let tuple = T::try_get_many_by_index(row).map_err(DbErr::from);
-            tuple.inspect_err(|error| self.pass_over("webhook", key_of(row, &["num"]), error)).ok()
-        };
-        rows.iter().filter_map(read)
     }
 
     fn row_of(&self, new: &NewWebhook) -> Result<ActiveModel, StoreError> {
@@ -429,6 +365,15 @@ impl Store {
         let (owner, origin) = ((new.tenant, new.id), Origin::of(&new.url));
         self.seal_into(&mut row, owner, &new.headers, new.credentials.as_ref(), &origin)?;
         Ok(row)
+    }
+
+    /// One that cannot be read is passed over, and an error.
+    fn webhook_in(&self, row: &QueryResult) -> Result<Webhook, StoreError> {
+        let webhook = Model::from_query_result(row, "").map_err(StoreError::from).and_then(|row| self.webhook_of(row));
+        if let Err(error @ StoreError::Unreadable { .. }) = &webhook {
+            self.pass_over_webhook(row, error);
+        }
+        webhook
     }
 
     pub(super) fn webhook_of(&self, row: Model) -> Result<Webhook, StoreError> {
@@ -464,19 +409,6 @@ impl Store {
 /// Most webhooks have none.
 fn names(names: &[String]) -> Result<Option<String>, StoreError> {
     if names.is_empty() { Ok(None) } else { to_json(&names).map(Some) }
-}
-
-/// By the text of its policy, which is JSON without spaces: to read all of it for every webhook would take longer.
-fn is_ordered() -> SimpleExpr {
-    Expr::col(Column::Policy).like(r#"%"ordered":true%"#)
-}
-
-fn route_of((num, tenant, events, is_active, is_ordered): RouteRow) -> Route {
-    let events = json("subscriptions", &events).unwrap_or_else(|error| {
-        tracing::error!(webhook = num, %error, "a webhook is sent nothing until it is subscribed again");
-        Vec::new()
-    });
-    Route { num: WebhookNum(num), tenant: TenantNum(tenant), events, is_active, is_ordered }
 }
 
 pub(super) async fn delete_all_of<C: ConnectionTrait>(

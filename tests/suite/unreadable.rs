@@ -1,7 +1,7 @@
 //! One row of each table that cannot be read: everything else goes on, and the log, the metrics and `check` name it.
 
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::client::send;
 use crate::databases::{On, on_both};
@@ -10,7 +10,7 @@ use crate::hook::Hook;
 use crate::receiver::Receiver;
 use crate::rows;
 use crate::server;
-use crate::world::World;
+use crate::world::{World, text};
 
 /// Damages one row of the first tenant: the table, what does it on either database, and on which databases it can be done.
 /// PostgreSQL keeps to the types of its columns.
@@ -101,13 +101,98 @@ pub(crate) async fn one_row_that_cannot_be_read_stops_nothing_else() {
     .await;
     world.stop().await;
 
-    let mut env = world.env().clone();
-    env.retain(|name, _| ["POSTHASTE_DATABASE_URL", "POSTHASTE_MASTER_KEY"].contains(name));
-    let (ended, output) = server::run(world.dir(), &["check"], &env).await;
-    let said = output.all();
-    assert!(!ended.success(), "{said}");
+    let (code, said) = check(&mut world).await;
+    assert_eq!(code, Some(1), "{said}");
     for (table, _, databases) in DAMAGE {
         let is_named = said.lines().any(|line| line.contains(&format!("{table} ")));
         assert!(is_named || HEALED.contains(&table) || !databases.contains(&on), "{table} is not named: {said}");
     }
+}
+
+/// How `check` ends, and what it says.
+async fn check(world: &mut World) -> (Option<i32>, String) {
+    let mut env = world.env().clone();
+    env.retain(|name, _| ["POSTHASTE_DATABASE_URL", "POSTHASTE_MASTER_KEY"].contains(name));
+    let (ended, output) = server::run(world.dir(), &["check"], &env).await;
+    (ended.code(), output.all())
+}
+
+on_both!(a_call_about_a_webhook_whose_row_cannot_be_read_says_so_and_its_backlog_why);
+pub(crate) async fn a_call_about_a_webhook_whose_row_cannot_be_read_says_so_and_its_backlog_why() {
+    let mut world = World::start().await;
+    let sound = world.hook(Receiver::ok(), json!({"name": "sound"})).await;
+    let mut damaged = Vec::new();
+    for name in ["policy", "events", "value"] {
+        damaged.push(world.hook(Receiver::ok(), json!({"name": name})).await);
+    }
+    world.stop().await;
+    rows::tamper(&world, "UPDATE webhook SET policy = '{bad' WHERE name = 'policy'");
+    rows::tamper(&world, "UPDATE webhook SET events = '[' WHERE name = 'events'");
+    let value = match On::this_test() {
+        On::Sqlite => "UPDATE webhook SET url = {80} WHERE name = 'value'",
+        On::Postgres => "UPDATE webhook SET headers = {01} WHERE name = 'value'",
+    };
+    rows::tamper(&world, &spelled(value));
+    world.restart().await;
+
+    let listed = world.client().walk("/webhooks").await;
+    assert_eq!(listed.iter().map(|webhook| &webhook["id"]).collect::<Vec<_>>(), [sound.id.as_str()]);
+    for hook in &damaged {
+        let client = world.client();
+        let backlog = fact::until("its node says how it stands", async || {
+            let answer = client.get(&hook.path("/backlog")).await;
+            (answer.status == 200).then(|| answer.json())
+        })
+        .await;
+        assert_eq!(backlog["state"], "quarantined", "{backlog}");
+        assert!(backlog["why"].as_str().is_some_and(|why| why.contains("posthaste check")), "{backlog}");
+        let mut answers = vec![client.get(&hook.path("")).await, client.get(&hook.path("/logs")).await];
+        for action in ["/pause", "/resume", "/test"] {
+            answers.push(client.act(&hook.path(action)).await);
+        }
+        answers.push(client.patch(&hook.path(""), &json!({"name": "other"})).await);
+        for answer in answers {
+            assert_eq!(answer.expect(500)["code"], "unreadable_row", "{answer:?}");
+        }
+    }
+}
+
+on_both!(what_a_webhook_is_owed_whose_policy_cannot_be_read_is_listed);
+pub(crate) async fn what_a_webhook_is_owed_whose_policy_cannot_be_read_is_listed() {
+    let policy = json!({"maxRetries": 5, "backoffStrategy": "schedule", "scheduleSeconds": [3600]});
+    let mut world = World::start().await;
+    let hook = world.hook(Receiver::status(500), json!({"retryPolicy": policy})).await;
+    world.publish("message.sent").await;
+    hook.saw(1).await;
+    world.stop().await;
+    rows::tamper(&world, "UPDATE webhook SET policy = '{bad'");
+    world.restart().await;
+
+    fact::until("it is listed as quarantined", async || {
+        let listed = world.client().walk("/backlogs").await;
+        let is_it = |backlog: &Value| backlog["webhookId"] == hook.id && backlog["state"] == "quarantined";
+        listed.iter().any(is_it).then_some(())
+    })
+    .await;
+}
+
+on_both!(an_attempt_that_cannot_be_read_is_left_out_and_counted);
+pub(crate) async fn an_attempt_that_cannot_be_read_is_left_out_and_counted() {
+    let (mut world, _hook) = World::with_webhook(Receiver::ok()).await;
+    let event = world.publish("message.sent").await;
+    let delivery = world.settled(&event).await;
+    world.stop().await;
+    rows::tamper(&world, "UPDATE attempt SET outcome = 99");
+    world.restart().await;
+
+    let metrics = async |world: &World| send(world.admin().root(Method::GET, "/metrics")).await.text;
+    let before = metrics(&world).await;
+    assert!(before.contains("posthaste_unreadable_rows_total{table=\"attempt\"} 0"), "{before}");
+    let path = format!("/deliveries/{}", text(&delivery, "id"));
+    let shown = world.client().get(&path).await.expect(200);
+    assert_eq!((&shown["attemptCount"], &shown["attempts"]), (&json!(1), &json!([])), "{shown}");
+    assert!(world.client().walk(&format!("{path}/attempts")).await.is_empty());
+    assert!(world.client().walk("/deliveries").await.iter().all(|delivery| delivery["lastAttempt"].is_null()));
+    let after = metrics(&world).await;
+    assert!(after.contains("posthaste_unreadable_rows_total{table=\"attempt\"} 1"), "{after}");
 }

@@ -39,7 +39,7 @@ pub(in crate::api) struct HeldView {
 }
 
 async fn held(app: &App, tenant: TenantId, webhook: Webhook, changed: bool) -> Result<Response, Problem> {
-    let backlog = app.engine().backlog(&webhook).await?.ok_or(Problem::no_such("webhook"))?;
+    let backlog = app.engine().backlog(webhook.num).await?.ok_or(Problem::no_such("webhook"))?;
     let (state, why, version) = (backlogs::word(backlog.state), backlog.why, webhook.version);
     let view = HeldView { webhook: view_of(app, tenant, webhook).await?, changed, state, why };
     Ok(tagged(StatusCode::OK, version, &view))
@@ -93,7 +93,7 @@ pub(super) async fn probe(
 ) -> Result<axum::Json<Shown>, Problem> {
     let webhook = find(&app, tenant.num(), id).await?;
     app.engine().probe(&webhook, &tenant.author()).await?;
-    backlogs::shown(&app, tenant.row.id, app.engine().backlog(&webhook).await?)
+    backlogs::shown(&app, tenant.row.id, app.engine().backlog(webhook.num).await?)
 }
 
 #[derive(Debug, ToSchema)]

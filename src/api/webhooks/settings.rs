@@ -10,6 +10,7 @@ use crate::api::problem::Problem;
 use crate::engine::{
     Auth, Backoff, BreakerSettings, Credentials, Guard, Policy, RateLimit, RetryPolicy, SignatureSettings,
 };
+use crate::store::Store;
 use crate::store::webhooks::{self, Origin, Webhook};
 
 use super::bound::Bound;
@@ -55,14 +56,26 @@ impl Default for Settings {
 }
 
 pub(super) fn stored_policy(webhook: &Webhook) -> Result<Policy, Problem> {
-    serde::Deserialize::deserialize(&webhook.policy).map_err(|error: serde_json::Error| Problem::internal(&error))
+    serde::Deserialize::deserialize(&webhook.policy).map_err(|error: serde_json::Error| Problem::unreadable_row(&error))
 }
 
 /// Nothing for most webhooks.
 pub(super) fn stored_credentials(webhook: &Webhook) -> Result<Credentials, Problem> {
     let Some(webhooks::Credentials(stored)) = &webhook.credentials else { return Ok(Credentials::default()) };
     // What is wrong may quote what is stored.
-    serde::Deserialize::deserialize(stored).map_err(|_| Problem::internal(&"stored credentials cannot be read"))
+    serde::Deserialize::deserialize(stored).map_err(|_| Problem::unreadable_row(&"credentials"))
+}
+
+/// Whether what the store keeps of a webhook without looking into it can be read. Lists leave out one of which it cannot.
+pub(super) fn is_readable(store: &Store, webhook: &Webhook) -> bool {
+    let policy: Result<Policy, _> = serde::Deserialize::deserialize(&webhook.policy);
+    let damage = match (policy, stored_credentials(webhook)) {
+        (Ok(_), Ok(_)) => return true,
+        (Err(error), _) => format!("policy: {error}"),
+        (Ok(_), Err(_)) => "credentials".to_owned(),
+    };
+    store.leave_out(webhook, &damage);
+    false
 }
 
 /// The document to store; none for most webhooks.

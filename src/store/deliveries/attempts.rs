@@ -2,8 +2,9 @@
 //! receivers are large, so no statement reads more of them than is shown.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
-use sea_orm::{DbBackend, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, Statement};
+use sea_orm::{DbBackend, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Statement};
 
 use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
@@ -15,6 +16,9 @@ use super::{Attempt, Trigger, number};
 
 /// Of an answer's body in a list. The attempts of a delivery have the rest.
 pub const LISTED_BODY: usize = 1024;
+
+/// The codes of outcomes that there are.
+pub const OUTCOMES: RangeInclusive<i16> = 0..=10;
 
 /// Of the rows on a page of attempts, unless one alone is larger. What a receiver answers may be six times as long in JSON,
 /// and an answer of the API is about as long as [`PAGE_BYTES`] at most, however hostile the receiver.
@@ -93,7 +97,7 @@ impl Store {
         Ok(Page { items, next: rows.next })
     }
 
-    /// The first attempt of a delivery, if there was one.
+    /// The first attempt of a delivery, if there was one that can be read.
     pub async fn first_attempt(&self, id: DeliveryId) -> Result<Option<Attempt>, StoreError> {
         use entity::attempt::{Column, Entity};
         use sea_orm::ColumnTrait;
@@ -101,7 +105,10 @@ impl Store {
             .filter(Column::EventSeq.eq(id.event.0))
             .filter(Column::WebhookNum.eq(id.webhook.0))
             .order_by_asc(Column::Number);
-        query.one(self.readers()).await?.map(attempt_of).transpose()
+        let rows: Vec<entity::attempt::Model> =
+            self.all_readable(self.readers(), ATTEMPT, query.limit(1).build(self.backend())).await?;
+        let Some(first) = rows.into_iter().next() else { return Ok(None) };
+        self.if_readable("attempt", key_of(&first), attempt_of(first))
     }
 
     /// These attempts, as lists show them.
@@ -132,6 +139,11 @@ fn key_of(row: &entity::attempt::Model) -> String {
     format!("{}/{}/{}", row.event_seq, row.webhook_num, row.number)
 }
 
+/// What a known code means is not the store's business.
+fn outcome_of(code: i16) -> Result<i16, StoreError> {
+    OUTCOMES.contains(&code).then_some(code).ok_or_else(|| StoreError::unreadable("attempt outcome", code))
+}
+
 pub(in crate::store) fn attempt_of(row: entity::attempt::Model) -> Result<Attempt, StoreError> {
     let headers = row.response_headers.as_deref().map(serde_json::from_str).transpose();
     let micros = |value: i64| u32::try_from(value).unwrap_or(u32::MAX);
@@ -142,7 +154,7 @@ pub(in crate::store) fn attempt_of(row: entity::attempt::Model) -> Result<Attemp
         duration_us: micros(row.duration_us),
         head_us: row.head_us.map(micros),
         status_code: row.status_code.map(i16::cast_unsigned),
-        outcome: row.outcome,
+        outcome: outcome_of(row.outcome)?,
         error: row.error,
         response_headers: headers.map_err(|error| StoreError::unreadable("answer headers", error))?.unwrap_or_default(),
         response_body: row.response_body.unwrap_or_default(),

@@ -12,7 +12,7 @@ use crate::store::leases::{Holding, STARTED};
 use crate::store::payload::LARGE;
 use crate::store::{Store, StoreError, dialect, payload};
 
-use super::{DELIVERY, DeliveryState, NumRow, state_of};
+use super::{DeliveryState, NumRow, state_of};
 
 /// Rows that are read at once behind rows of which none can be read.
 const BEHIND: usize = 1024;
@@ -156,8 +156,7 @@ impl Store {
         };
         let statement = Statement::from_sql_and_values(backend, due_sql(backend, which, order), values);
         let read = self.engine_readers().query_all_raw(statement).await?;
-        let (table, key) = DELIVERY;
-        let rows: Vec<DueRow> = self.readable(table, key, &read);
+        let rows: Vec<DueRow> = self.readable_joined(&read, Some(webhook));
         of_known_server(holding, rows.first())?;
         // With those that were left out for their size.
         let found: i64 = read.first().map_or(Ok(0), |row| row.try_get("", "found"))?;
@@ -172,7 +171,7 @@ impl Store {
             _ if ordered => None,
             _ => self.first_due_after(webhook, horizon).await?,
         };
-        let rows = rows.into_iter().filter_map(|row| readable(self, row)).collect();
+        let rows = rows.into_iter().filter_map(|row| readable(self, webhook, row)).collect();
         Ok(Stretch { events, rows, next, has_more })
     }
 
@@ -201,9 +200,9 @@ impl Store {
 }
 
 /// One that cannot be read keeps no other from being sent.
-fn readable(store: &Store, row: DueRow) -> Option<Due> {
-    let event = row.event_seq;
-    due_of(store, row).inspect_err(|error| store.pass_over("delivery", event, error)).ok()
+fn readable(store: &Store, webhook: WebhookNum, row: DueRow) -> Option<Due> {
+    let key = format!("{}/{}", row.event_seq, webhook.0);
+    due_of(store, row).inspect_err(|error| store.pass_over("delivery", key, error)).ok()
 }
 
 fn due_of(store: &Store, row: DueRow) -> Result<Due, StoreError> {

@@ -48,6 +48,9 @@ struct HeadRow {
     error: Option<String>,
 }
 
+/// Names a row that cannot be read.
+const HEAD: (&str, &[&str]) = ("delivery", &["event_seq", "num"]);
+
 fn heads_sql(backend: DbBackend, ordered: bool) -> String {
     let order = if ordered { "first.event_seq" } else { "first.next_at, first.event_seq" };
     let is_chosen = dialect::is_any_of(backend, "w.num", "$1");
@@ -76,7 +79,7 @@ impl Store {
         for some in webhooks.chunks(CHUNK) {
             let values = [dialect::numbers(backend, some.iter().map(|webhook| webhook.0)), now.0.into()];
             let statement = Statement::from_sql_and_values(backend, heads_sql(backend, ordered), values);
-            let rows: Vec<HeadRow> = self.all_readable(self.readers(), ("webhook", &["num"]), statement).await?;
+            let rows: Vec<HeadRow> = self.all_readable(self.readers(), HEAD, statement).await?;
             for row in rows {
                 heads.insert(WebhookNum(row.num), Head::from(row));
             }
@@ -109,7 +112,8 @@ impl Store {
         for some in webhooks.chunks(CHUNK) {
             let numbers = dialect::numbers(backend, some.iter().map(|webhook| webhook.0));
             let statement = Statement::from_sql_and_values(backend, &sql, [numbers]);
-            let rows = SuccessRow::find_by_statement(statement).all(self.readers()).await?;
+            let rows: Vec<SuccessRow> =
+                self.all_readable(self.readers(), ("delivery_log", &["num"]), statement).await?;
             found.extend(rows.into_iter().filter_map(|row| Some((WebhookNum(row.num), UnixMillis(row.at?)))));
         }
         Ok(found)

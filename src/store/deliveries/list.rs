@@ -5,7 +5,7 @@ use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, Statement, Value};
 use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
 use crate::store::{Store, StoreError, dialect};
 
-use super::{DELIVERY, Delivery, DeliveryFilter, Status};
+use super::{Delivery, DeliveryFilter, Status};
 
 const DELIVERY_COLUMNS: &str = "d.event_seq, d.webhook_num, w.id AS webhook_id, e.kind, d.status, d.attempts, d.tries, \
                                 d.next_at, d.settled_at, d.manual_from, d.manual_next_at";
@@ -234,8 +234,7 @@ impl Store {
         let rows = self.readers().query_all_raw(statement).await?;
         let is_full = rows.len() as u64 > limit;
         let last = rows.iter().rev().find_map(|row| KeyRow::from_query_result(row, "").ok()).map(DeliveryId::from);
-        let (table, key) = DELIVERY;
-        let found = self.with_last_attempts(self.readable(table, key, &rows)).await?;
+        let found = self.with_last_attempts(self.readable_joined(&rows, None)).await?;
         let looked_to = if is_full && found.len() as u64 <= limit { last } else { floor };
         Ok((RowPage { found, looked_to }, is_full))
     }

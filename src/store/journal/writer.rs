@@ -288,7 +288,7 @@ impl Writer {
         on: &Transaction,
         once: &OnceKey,
     ) -> Result<Option<Result<Vec<Published>, PublishError>>, StoreError> {
-        let unreadable = |error: String| Some(Err(PublishError::Store(error)));
+        let unreadable = |error: String| Some(Err(PublishError::Unreadable(error)));
         Ok(match self.store.seen_on(on, once).await {
             Ok(Seen::New) => None,
             Ok(Seen::Otherwise) => Some(Err(PublishError::KeyReused)),

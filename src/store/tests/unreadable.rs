@@ -36,8 +36,42 @@ async fn a_summary_opens_no_seal(on: On) {
 
     let summaries = world.store.webhook_summaries(&[policy, headers, secret]).await.unwrap();
 
-    assert!(summaries.contains_key(&headers) && summaries.contains_key(&secret), "{summaries:?}");
-    assert!(!summaries.contains_key(&policy), "one that cannot be read is left out");
+    let is_readable = [policy, headers, secret].map(|num| summaries[&num].is_readable);
+    assert_eq!(is_readable, [false, true, true], "what can be read of one is there all the same");
+}
+
+#[tokio::test]
+async fn a_value_of_another_type_is_damage_to_one_webhook_alone() {
+    let world = World::new(On::Sqlite).await;
+    let (damaged, sound) = (world.webhook().await, world.webhook().await);
+    for column in ["url", "events"] {
+        world.tamper(&format!("UPDATE webhook SET {column} = x'fffe' WHERE num = {}", damaged.num.0)).await;
+
+        let page = world.store.webhooks(world.tenant.num, None, None, 10).await.unwrap();
+        assert_eq!(page.items, [sound.clone()], "{column}");
+        let asked = world.store.webhook(world.tenant.num, damaged.id).await;
+        assert!(matches!(asked, Err(StoreError::Unreadable { .. })), "{column}: {asked:?}");
+        let routes = world.store.routes(WebhookNum(0)).await.unwrap();
+        assert_eq!(routes.iter().map(|route| route.num).collect::<Vec<_>>(), [damaged.num, sound.num], "{column}");
+    }
+    assert!(world.store.unreadable_rows().contains(&("webhook", 1)), "it is one row");
+}
+
+#[tokio::test]
+async fn damage_is_blamed_on_the_table_that_it_is_in() {
+    let world = World::new(On::Sqlite).await;
+    let webhook = world.webhook().await.num;
+    let receipt = world.accept(&[webhook.0]).await;
+    world.record(attempted(id(receipt, webhook), 1, Status::Pending, Some(UnixMillis(1)))).await;
+    world.tamper("UPDATE event SET kind = x'fffe'").await;
+
+    let page = world.store.deliveries(world.tenant.num, &DeliveryFilter::default(), None, 10).await.unwrap();
+    assert!(page.found.is_empty());
+    let due = world.store.due(&world.holding, webhook, wanted(UnixMillis::now(), false)).await;
+    assert!(due.is_err() || due.is_ok_and(|due| due.rows.is_empty()));
+
+    let counts = world.store.unreadable_rows();
+    assert!(counts.contains(&("event", 1)) && counts.contains(&("delivery", 0)), "{counts:?}");
 }
 
 on_both!(unreadable_subscriptions_match_nothing_and_stop_no_start);

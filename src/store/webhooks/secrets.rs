@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use entity::webhook_secret as secret;
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
-    QueryTrait, Set,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, IntoActiveModel, QueryFilter,
+    QueryOrder, QuerySelect, QueryTrait, Set,
 };
 use secrecy::{ExposeSecret, SecretString};
 
@@ -40,6 +40,14 @@ pub enum SecretEnd {
     /// Without it nothing would be signed.
     IsCurrent,
     Unknown,
+}
+
+/// What is shown of a secret.
+#[derive(Debug, FromQueryResult)]
+struct InfoRow {
+    webhook_num: i64,
+    created_at: i64,
+    expires_at: Option<i64>,
 }
 
 impl Store {
@@ -103,26 +111,26 @@ impl Store {
         .await
     }
 
-    /// The secrets that still sign, newest first.
+    /// The secrets that still sign, newest first, as far as they can be read.
     pub async fn secrets_of(
         &self,
         webhooks: &[&Webhook],
         now: UnixMillis,
     ) -> Result<HashMap<WebhookNum, Vec<SecretInfo>>, StoreError> {
         let nums: Vec<i64> = webhooks.iter().map(|webhook| webhook.num.0).collect();
-        let rows: Vec<(i64, i64, Option<i64>)> = secret::Entity::find()
+        let query = secret::Entity::find()
             .select_only()
-            .columns([secret::Column::WebhookNum, secret::Column::CreatedAt, secret::Column::ExpiresAt])
+            .columns([secret::Column::Num, secret::Column::WebhookNum])
+            .columns([secret::Column::CreatedAt, secret::Column::ExpiresAt])
             .filter(is_one_of(self.backend(), secret::Column::WebhookNum, &nums))
             .filter(secret::Column::ExpiresAt.is_null().or(secret::Column::ExpiresAt.gt(now.0)))
-            .order_by_desc(secret::Column::Num)
-            .into_tuple()
-            .all(self.readers())
-            .await?;
+            .order_by_desc(secret::Column::Num);
+        let key: (_, &[&str]) = ("webhook_secret", &["num"]);
+        let rows: Vec<InfoRow> = self.all_readable(self.readers(), key, query.build(self.backend())).await?;
         let mut secrets: HashMap<WebhookNum, Vec<SecretInfo>> = HashMap::new();
-        for (num, made_at, expires_at) in rows {
-            let Some(webhook) = webhooks.iter().find(|webhook| webhook.num.0 == num) else { continue };
-            let (made_at, signs_until) = (UnixMillis(made_at), expires_at.map(UnixMillis));
+        for InfoRow { webhook_num, created_at, expires_at } in rows {
+            let Some(webhook) = webhooks.iter().find(|webhook| webhook.num.0 == webhook_num) else { continue };
+            let (made_at, signs_until) = (UnixMillis(created_at), expires_at.map(UnixMillis));
             let info = SecretInfo { id: SecretId::of(webhook.id, made_at), made_at, signs_until };
             secrets.entry(webhook.num).or_default().push(info);
         }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use entity::endpoint_health;
-use sea_orm::{DbBackend, FromQueryResult, Statement};
+use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, QueryResult, Statement};
 
 use crate::clock::UnixMillis;
 use crate::id::{TenantNum, WebhookId, WebhookNum};
@@ -32,20 +32,8 @@ pub struct WebhookSummary {
     /// Since when an operator holds its deliveries back.
     pub paused_at: Option<UnixMillis>,
     pub health: Health,
-}
-
-#[derive(Debug, FromQueryResult)]
-struct SummaryRow {
-    num: i64,
-    id: Vec<u8>,
-    tenant_num: i64,
-    name: String,
-    policy: String,
-    is_active: bool,
-    inactive_reason: Option<String>,
-    paused_at: Option<i64>,
-    #[sea_orm(nested)]
-    health: Option<endpoint_health::Model>,
+    /// Whether all of this could be read. What could not is as it would be of a new webhook.
+    pub is_readable: bool,
 }
 
 fn summaries_sql(backend: DbBackend) -> String {
@@ -61,7 +49,8 @@ fn summaries_sql(backend: DbBackend) -> String {
 }
 
 impl Store {
-    /// These webhooks; those that are deleted are missing, and so are those that cannot be read, which the log names.
+    /// These webhooks; those that are deleted are missing. Of one that cannot be read there is what can be: who it is, as a
+    /// rule, so that what it is owed is shown.
     pub async fn webhook_summaries(
         &self,
         nums: &[WebhookNum],
@@ -70,34 +59,51 @@ impl Store {
         for some in nums.chunks(CHUNK) {
             let values = [numbers(backend, some.iter().map(|num| num.0))];
             let statement = Statement::from_sql_and_values(backend, summaries_sql(backend), values);
-            let rows: Vec<SummaryRow> = self.all_readable(self.readers(), ("webhook", &["num"]), statement).await?;
-            for row in rows {
-                let num = WebhookNum(row.num);
-                match WebhookSummary::try_from(row) {
-                    Ok(summary) => _ = summaries.insert(num, summary),
-                    Err(error) => self.pass_over("webhook", num.0, error),
+            for row in self.readers().query_all_raw(statement).await? {
+                match self.summary_of(&row) {
+                    Ok(summary) => _ = summaries.insert(summary.num, summary),
+                    Err(error) => self.pass_over_webhook(&row, error),
                 }
             }
         }
         Ok(summaries)
     }
+
+    fn summary_of(&self, row: &QueryResult) -> Result<WebhookSummary, StoreError> {
+        let id: Vec<u8> = row.try_get("", "id")?;
+        let mut summary = WebhookSummary {
+            num: WebhookNum(row.try_get("", "num")?),
+            id: webhook_id_of(&id)?,
+            tenant: TenantNum(row.try_get("", "tenant_num")?),
+            name: String::new(),
+            policy: serde_json::Value::Null,
+            is_active: true,
+            inactive_reason: None,
+            paused_at: None,
+            health: Health::default(),
+            is_readable: true,
+        };
+        if let Err(error) = summary.read_rest(row) {
+            self.pass_over_webhook(row, error);
+            summary.is_readable = false;
+        }
+        match Option::<endpoint_health::Model>::from_query_result(row, "") {
+            Ok(health) => summary.health = health.map(Health::from).unwrap_or_default(),
+            Err(error) => self.pass_over("endpoint_health", summary.num.0, error),
+        }
+        Ok(summary)
+    }
 }
 
-impl TryFrom<SummaryRow> for WebhookSummary {
-    type Error = StoreError;
-
-    fn try_from(row: SummaryRow) -> Result<Self, StoreError> {
-        let SummaryRow { num, id, tenant_num, name, policy, is_active, inactive_reason, paused_at, health } = row;
-        Ok(Self {
-            num: WebhookNum(num),
-            id: webhook_id_of(&id)?,
-            tenant: TenantNum(tenant_num),
-            name,
-            policy: json("policy", &policy)?,
-            is_active,
-            inactive_reason,
-            paused_at: paused_at.map(UnixMillis),
-            health: health.map(Health::from).unwrap_or_default(),
-        })
+impl WebhookSummary {
+    /// Each of these that can be read, as far as the first that cannot.
+    fn read_rest(&mut self, row: &QueryResult) -> Result<(), StoreError> {
+        self.is_active = row.try_get("", "is_active")?;
+        self.paused_at = row.try_get::<Option<i64>>("", "paused_at")?.map(UnixMillis);
+        self.name = row.try_get("", "name")?;
+        self.inactive_reason = row.try_get("", "inactive_reason")?;
+        let policy: String = row.try_get("", "policy")?;
+        self.policy = json("policy", &policy)?;
+        Ok(())
     }
 }

@@ -26,6 +26,7 @@ fn webhook() -> WebhookSummary {
         inactive_reason: None,
         paused_at: Some(UnixMillis(0)),
         health: Health::default(),
+        is_readable: true,
     }
 }
 

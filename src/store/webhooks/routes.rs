@@ -1,0 +1,93 @@
+//! What the route table needs of webhooks: to whom an event goes, before anything else of them is read.
+
+use entity::webhook::{Column, Entity};
+use sea_orm::sea_query::{Expr, ExprTrait, SimpleExpr};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QueryResult, QuerySelect, QueryTrait,
+};
+
+use crate::id::{TenantNum, WebhookNum};
+use crate::store::dialect::is_one_of;
+use crate::store::{Store, StoreError};
+
+use super::json;
+
+/// Webhooks read into the route table at a time.
+const CHUNK: u64 = 10_000;
+
+const COLUMNS: [Column; 5] = [Column::Num, Column::Id, Column::TenantNum, Column::Events, Column::IsActive];
+
+#[derive(Debug, Clone)]
+pub struct Route {
+    pub num: WebhookNum,
+    pub tenant: TenantNum,
+    pub events: Vec<String>,
+    pub is_active: bool,
+    /// Whether it gets its events in order.
+    pub is_ordered: bool,
+}
+
+/// A webhook that the route table shall have, or not any more.
+#[derive(Debug, Clone)]
+pub enum Routed {
+    Here(Route),
+    Deleted(TenantNum, WebhookNum),
+}
+
+impl Store {
+    /// Every webhook that is not deleted, in chunks, after `after`; an empty answer is the end. One whose subscriptions
+    /// cannot be read is there without any: the engine starts for all others.
+    pub async fn routes(&self, after: WebhookNum) -> Result<Vec<Route>, StoreError> {
+        let rows = Entity::find()
+            .select_only()
+            .columns(COLUMNS)
+            .column_as(is_ordered(), "is_ordered")
+            .filter(Column::DeletedAt.is_null())
+            .filter(Column::Num.gt(after.0))
+            .order_by_asc(Column::Num)
+            .limit(CHUNK)
+            .build(self.backend());
+        let rows = self.engine_readers().query_all_raw(rows).await?;
+        Ok(rows.iter().filter_map(|row| self.route_of(row)).collect())
+    }
+
+    /// What has become of these webhooks.
+    pub async fn routes_of(&self, nums: &[WebhookNum]) -> Result<Vec<Routed>, StoreError> {
+        let nums: Vec<i64> = nums.iter().map(|num| num.0).collect();
+        let rows = Entity::find()
+            .select_only()
+            .columns(COLUMNS)
+            .column_as(is_ordered(), "is_ordered")
+            .column_as(Column::DeletedAt.is_not_null(), "is_deleted")
+            .filter(is_one_of(self.backend(), Column::Num, &nums))
+            .build(self.backend());
+        let rows = self.engine_readers().query_all_raw(rows).await?;
+        let routed = |row: &QueryResult| {
+            let route = self.route_of(row)?;
+            let is_deleted = row.try_get("", "is_deleted").unwrap_or(false);
+            Some(if is_deleted { Routed::Deleted(route.tenant, route.num) } else { Routed::Here(route) })
+        };
+        Ok(rows.iter().filter_map(routed).collect())
+    }
+
+    /// Nothing if it is not even known whose it is. It matches nothing if something else of it cannot be read.
+    fn route_of(&self, row: &QueryResult) -> Option<Route> {
+        let owner = || Ok::<_, StoreError>((row.try_get("", "num")?, row.try_get("", "tenant_num")?));
+        let (num, tenant) = owner().inspect_err(|error| self.pass_over_webhook(row, error)).ok()?;
+        let matched = || {
+            let events: String = row.try_get("", "events")?;
+            Ok::<_, StoreError>((json("subscriptions", &events)?, row.try_get("", "is_active")?))
+        };
+        let (events, is_active) = matched().unwrap_or_else(|error| {
+            self.pass_over_webhook(row, error);
+            (Vec::new(), true)
+        });
+        let is_ordered = row.try_get("", "is_ordered").unwrap_or(false);
+        Some(Route { num: WebhookNum(num), tenant: TenantNum(tenant), events, is_active, is_ordered })
+    }
+}
+
+/// By the text of its policy, which is JSON without spaces: to read all of it for every webhook would take longer.
+fn is_ordered() -> SimpleExpr {
+    Expr::col(Column::Policy).like(r#"%"ordered":true%"#)
+}
