@@ -53,6 +53,7 @@ use std::time::Duration;
 
 pub use connect::{CONNECTIONS, Contents, DEFAULT_CONNECTIONS, DEFAULT_LEASE, OpenError, Options};
 pub use error::StoreError;
+pub use scan::Judge;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
 use tokio::time::Instant;
 

@@ -54,6 +54,12 @@ impl Scope {
     }
 }
 
+/// Whether a key's list of scopes may have it.
+#[must_use]
+pub fn is_scope(name: &str) -> bool {
+    Scope::ALL.into_iter().any(|scope| scope.as_str() == name)
+}
+
 /// A scope as a type, for the signatures of handlers.
 pub(super) trait Needs: Send {
     const SCOPE: Scope;

@@ -1,9 +1,21 @@
 //! `posthaste check`
 
+use serde::Deserialize;
+
+use crate::api::auth::is_scope;
 use crate::clock::UnixMillis;
-use crate::store::{Options, Store};
+use crate::engine::{Credentials, Policy};
+use crate::store::{Judge, Options, Store, StoreError};
 
 use super::{CliError, Settings, say};
+
+/// Values are read as the layers read them that know their meaning.
+const JUDGE: Judge = Judge {
+    is_scope,
+    policy: |policy| Policy::deserialize(policy).map(drop).map_err(|error| error.to_string()),
+    // What is wrong may quote what is stored.
+    credentials: |stored| Credentials::deserialize(stored).map(drop).map_err(|_| "not as they are written".to_owned()),
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckArgs {
@@ -23,17 +35,21 @@ pub(super) async fn run(CheckArgs { repair, settings }: CheckArgs) -> Result<(),
         let (deliveries, fanouts) = (ended.deliveries.len(), ended.fanouts.len());
         say(format_args!("repaired: {deliveries} deliveries cancelled, {fanouts} fan-outs deleted"));
     }
-    let problems = store.integrity_problems().await?;
-    let unreadable = store.unreadable().await;
+    let (problems, unreadable) = (store.integrity_problems().await, store.unreadable(&JUDGE).await);
     store.close().await;
-    if !problems.is_empty() {
-        return Err(CliError::failed(format!("integrity: {}", problems.join("; "))));
+    // Damage rarely comes alone, and who mends it wants to see all of it.
+    let wrong: Vec<String> = [found("integrity", problems), found("rows", unreadable)].into_iter().flatten().collect();
+    if wrong.is_empty() { Ok(()) } else { Err(CliError::failed(wrong.join("\n"))) }
+}
+
+/// What is wrong, after one look; nothing, and a line that says so, if all is well.
+fn found(what: &str, problems: Result<Vec<String>, StoreError>) -> Option<String> {
+    match problems {
+        Ok(none) if none.is_empty() => {
+            say(format_args!("{what}: ok"));
+            None
+        }
+        Ok(some) => Some(format!("{what}: damaged\n{}", some.join("\n"))),
+        Err(error) => Some(format!("{what}: {error}")),
     }
-    say("integrity: ok");
-    let unreadable = unreadable.map_err(|error| CliError::failed(format!("rows: {error}")))?;
-    if !unreadable.is_empty() {
-        return Err(CliError::failed(format!("rows that cannot be read:\n{}", unreadable.join("\n"))));
-    }
-    say("rows: ok");
-    Ok(())
 }

@@ -17,7 +17,7 @@ use super::payload::Events;
 use super::pool::Pool;
 use super::seal::{MasterKey, Seal};
 use super::unreadable::Unreadable;
-use super::{Inner, Store, state};
+use super::{Inner, Store, StoreError, state};
 #[cfg(debug_assertions)]
 use crate::fault;
 
@@ -206,12 +206,19 @@ impl Store {
         }
     }
 
-    /// What the database says of its own soundness; empty when sound, or as far as it can be asked.
-    pub async fn integrity_problems(&self) -> Result<Vec<String>, OpenError> {
-        Ok(match self.backend() {
+    /// What the database says of its own soundness, as far as it can be asked, and how much is owed without its event; empty
+    /// when sound.
+    pub async fn integrity_problems(&self) -> Result<Vec<String>, StoreError> {
+        let mut problems = match self.backend() {
             DbBackend::Postgres => postgres::problems(&self.readers().for_scans()).await?,
             _ => sqlite::problems(self.readers()).await?,
-        })
+        };
+        match self.orphan_problems().await {
+            Ok(orphans) => problems.extend(orphans),
+            Err(error) if problems.is_empty() => return Err(error),
+            Err(error) => problems.push(error.to_string()),
+        }
+        Ok(problems)
     }
 }
 

@@ -48,6 +48,11 @@ struct FoundRow {
 }
 
 #[derive(Debug, FromQueryResult)]
+struct CountRow {
+    count: i64,
+}
+
+#[derive(Debug, FromQueryResult)]
 struct DeliveryRow {
     event_seq: i64,
     webhook_num: i64,
@@ -60,6 +65,23 @@ struct FanoutRow {
 }
 
 impl Store {
+    /// How many there are of each kind, in words; empty when there are none.
+    pub(super) async fn orphan_problems(&self) -> Result<Vec<String>, StoreError> {
+        let mut problems = Vec::new();
+        for (what, from) in [
+            ("fan-outs without their event", "fanout WHERE"),
+            ("pending deliveries without their event", "delivery WHERE status = 0 AND"),
+        ] {
+            let sql = format!("SELECT COUNT(*) AS count FROM {from} {HAS_NO_EVENT}");
+            let statement = Statement::from_string(self.backend(), sql);
+            let row = CountRow::find_by_statement(statement).one(&self.readers().for_scans()).await?;
+            if let Some(CountRow { count }) = row.filter(|row| row.count > 0) {
+                problems.push(format!("{count} {what}"));
+            }
+        }
+        Ok(problems)
+    }
+
     /// Ends them in these shards, or everywhere.
     pub(super) async fn end_orphans(
         &self,

@@ -6,19 +6,23 @@ use entity::{
 };
 use futures_util::StreamExt;
 use sea_orm::{DbBackend, EntityTrait, FromQueryResult, QueryResult, QueryTrait, Statement, StreamTrait};
+use serde::de::IgnoredAny;
 
 use crate::clock::UnixMillis;
 use crate::id::TenantNum;
 
-use super::deliveries::{attempt_of, state_of_row};
+use super::deliveries::{OUTCOMES, attempt_of, state_of_row};
 use super::keys::ApiKey;
 use super::leases::ShardNum;
 use super::pool::Transaction;
 use super::seal::Place;
 use super::tenants::Tenant;
-use super::unreadable::key_of;
-use super::webhooks::webhook_id_of;
+use super::unreadable::{key_of, webhook_id_in};
+use super::webhooks::{Credentials, json, webhook_id_of};
 use super::{Store, StoreError, targets};
+
+/// Bytes of a SHA-256.
+const DIGEST: usize = 32;
 
 /// Rows that are named. Of more, their number says enough.
 const NAMED: usize = 100;
@@ -42,6 +46,14 @@ struct SecretRow {
     id: Vec<u8>,
 }
 
+/// What the layers above make of values that the store only keeps; `Err` says why one cannot be read.
+#[derive(Debug, Clone, Copy)]
+pub struct Judge {
+    pub is_scope: fn(&str) -> bool,
+    pub policy: fn(&serde_json::Value) -> Result<(), String>,
+    pub credentials: fn(&serde_json::Value) -> Result<(), String>,
+}
+
 struct Scan<'a> {
     on: &'a Transaction,
     backend: DbBackend,
@@ -51,10 +63,10 @@ struct Scan<'a> {
 
 impl Store {
     /// The rows that cannot be read, each with its table, its key and why.
-    pub async fn unreadable(&self) -> Result<Vec<String>, StoreError> {
+    pub async fn unreadable(&self, judge: &Judge) -> Result<Vec<String>, StoreError> {
         let moment = self.readers().for_scans().begin_moment().await?;
         let mut scan = Scan { on: &moment, backend: self.backend(), found: Vec::new(), more: 0 };
-        self.scan_configuration(&mut scan).await?;
+        self.scan_configuration(&mut scan, judge).await?;
         scan_events(&mut scan).await?;
         if self.is_shared() {
             scan_nodes(&mut scan).await?;
@@ -68,22 +80,24 @@ impl Store {
     }
 
     /// Without its master key what is sealed cannot be judged, and the rest can.
-    fn judge_webhook(&self, row: webhook::Model) -> Result<(), StoreError> {
+    fn judge_webhook(&self, row: webhook::Model, judge: &Judge) -> Result<(), StoreError> {
+        let policy_of = |policy| (judge.policy)(policy).map_err(|why| StoreError::unreadable("policy", why));
         let is_foreign = |sealed: &[u8]| self.seal().is_foreign(sealed);
         if !is_foreign(&row.headers) && !row.credentials.as_deref().is_some_and(is_foreign) {
-            return self.webhook_of(row).map(drop);
+            let webhook = self.webhook_of(row)?;
+            policy_of(&webhook.policy)?;
+            let Some(Credentials(stored)) = &webhook.credentials else { return Ok(()) };
+            return (judge.credentials)(stored).map_err(|why| StoreError::unreadable("credentials", why));
         }
         webhook_id_of(&row.id)?;
-        for (what, text) in [("subscriptions", &row.events), ("policy", &row.policy)] {
-            serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|error| StoreError::unreadable(what, error))?;
-        }
-        Ok(())
+        json::<Vec<String>>("subscriptions", &row.events)?;
+        policy_of(&json("policy", &row.policy)?)
     }
 
-    async fn scan_configuration(&self, scan: &mut Scan<'_>) -> Result<(), StoreError> {
+    async fn scan_configuration(&self, scan: &mut Scan<'_>, judge: &Judge) -> Result<(), StoreError> {
         scan.table::<tenant::Entity>("tenant", &["num"], |row| Tenant::try_from(row).map(drop)).await?;
-        scan.table::<api_key::Entity>("api_key", &["num"], |row| ApiKey::try_from(row).map(drop)).await?;
-        scan.table::<webhook::Entity>("webhook", &["num"], |row| self.judge_webhook(row)).await?;
+        scan.table::<api_key::Entity>("api_key", &["num"], |row| judge_key(row, judge)).await?;
+        scan.table::<webhook::Entity>("webhook", &["num"], |row| self.judge_webhook(row, judge)).await?;
         scan.rows("webhook_secret", &["num"], SECRETS, |row| {
             let SecretRow { sealed, created_at, tenant_num, id, .. } = read(row)?;
             let (tenant, webhook) = (TenantNum(tenant_num), webhook_id_of(&id)?);
@@ -103,13 +117,30 @@ impl Store {
         })
         .await?;
         scan.table::<audit::Entity>("audit", &["num"], |_| Ok(())).await?;
-        scan.table::<endpoint_health::Entity>("endpoint_health", &["webhook_num"], |_| Ok(())).await?;
+        scan.table::<endpoint_health::Entity>("endpoint_health", &["webhook_num"], judge_health).await?;
         scan.table::<engine_state::Entity>("engine_state", &["name"], |_| Ok(())).await
     }
 }
 
+fn judge_key(row: api_key::Model, judge: &Judge) -> Result<(), StoreError> {
+    let key = ApiKey::try_from(row)?;
+    if key.digest.len() != DIGEST {
+        return Err(StoreError::unreadable("digest", "not 32 bytes"));
+    }
+    let unknown = key.scopes.iter().find(|scope| !(judge.is_scope)(scope));
+    unknown.map_or(Ok(()), |scope| Err(StoreError::unreadable("scopes", format_args!("{scope:?} is none"))))
+}
+
+fn judge_health(row: endpoint_health::Model) -> Result<(), StoreError> {
+    let unknown = row.last_error_outcome.filter(|code| !OUTCOMES.contains(code));
+    unknown.map_or(Ok(()), |code| Err(StoreError::unreadable("outcome", code)))
+}
+
 async fn scan_events(scan: &mut Scan<'_>) -> Result<(), StoreError> {
-    scan.table::<event::Entity>("event", &["seq"], |_| Ok(())).await?;
+    scan.table::<event::Entity>("event", &["seq"], |row| {
+        serde_json::from_slice::<IgnoredAny>(&row.body).map(drop).map_err(|error| StoreError::unreadable("body", error))
+    })
+    .await?;
     scan.table::<fanout::Entity>("fanout", &["event_seq", "shard"], |row| {
         ShardNum::read(row.shard)?;
         targets::count(&row.targets).map(drop)
@@ -123,7 +154,7 @@ async fn scan_events(scan: &mut Scan<'_>) -> Result<(), StoreError> {
         scan.rows(table, key, &format!("SELECT {columns} FROM {table}"), |row| match table {
             "event_caller_id" => {
                 let digest: Vec<u8> = column(row, "digest")?;
-                let is_whole = digest.len() == 32;
+                let is_whole = digest.len() == DIGEST;
                 is_whole.then_some(()).ok_or_else(|| StoreError::unreadable("digest", "not 32 bytes"))
             }
             _ => column::<i64>(row, "event_seq").map(drop),
@@ -181,7 +212,11 @@ impl Scan<'_> {
             match read_row(&row) {
                 Ok(()) => {}
                 Err(_) if self.found.len() >= NAMED => self.more += 1,
-                Err(error) => self.found.push(format!("{table} {}: {error}", key_of(&row, key))),
+                Err(error) => {
+                    let id = webhook_id_in(&row).filter(|_| table == "webhook");
+                    let id = id.map_or_else(String::new, |id| format!(" ({id})"));
+                    self.found.push(format!("{table} {}{id}: {error}", key_of(&row, key)));
+                }
             }
         }
         Ok(())

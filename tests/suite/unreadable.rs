@@ -196,3 +196,32 @@ pub(crate) async fn an_attempt_that_cannot_be_read_is_left_out_and_counted() {
     let after = metrics(&world).await;
     assert!(after.contains("posthaste_unreadable_rows_total{table=\"attempt\"} 1"), "{after}");
 }
+
+on_both!(a_check_names_everything_that_is_wrong_in_one_go);
+pub(crate) async fn a_check_names_everything_that_is_wrong_in_one_go() {
+    let policy = json!({"maxRetries": 5, "backoffStrategy": "schedule", "scheduleSeconds": [3600]});
+    let mut world = World::start().await;
+    let hook = world.hook(Receiver::status(500), json!({"retryPolicy": policy})).await;
+    world.publish("message.sent").await;
+    world.publish("message.sent").await;
+    hook.saw(2).await;
+    world.stop().await;
+    for sql in [
+        "DELETE FROM event WHERE seq = (SELECT MAX(seq) FROM event)",
+        "UPDATE event SET body = {01}",
+        "UPDATE attempt SET outcome = 99",
+        "UPDATE api_key SET scopes = 'nonsense' WHERE tenant_num = 1",
+        "UPDATE webhook SET policy = '{}x'",
+    ] {
+        rows::tamper(&world, &spelled(sql));
+    }
+
+    let (code, said) = check(&mut world).await;
+
+    assert_eq!(code, Some(1), "{said}");
+    let webhook = format!("({})", hook.id);
+    for named in ["1 pending deliveries without their event", "\nevent ", "\nattempt ", "\napi_key ", &webhook] {
+        assert!(said.contains(named), "{named:?} is not named: {said}");
+    }
+    assert!(!said.contains(": ok"), "{said}");
+}
