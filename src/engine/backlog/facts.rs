@@ -58,7 +58,7 @@ impl Seen {
     /// The head of an ordered webhook that waits for its retry: all others wait behind it.
     fn blocking(&self) -> Option<UnixMillis> {
         let head = self.known.head.as_ref().filter(|_| self.policy.ordered)?;
-        head.next_at.filter(|at| *at > self.known.now)
+        head.first.next_at.filter(|at| *at > self.known.now)
     }
 
     fn counts(&self, state: EndpointState) -> Counts {
@@ -147,7 +147,7 @@ impl Seen {
                 Some(UnixMillis(self.known.now.0.saturating_add_unsigned(throttled_ms)))
             }
             EndpointState::Active if counts.ready > 0 => None,
-            EndpointState::Active => self.known.head.as_ref().and_then(|head| head.next_at).filter(ahead),
+            EndpointState::Active => self.known.head.as_ref().and_then(|head| head.first.next_at).filter(ahead),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::engine::pulse::Waits;
 use crate::engine::registry::Crashes;
 use crate::engine::{Policy, RateLimit};
 use crate::id::DeliveryId;
-use crate::store::deliveries::{Head, Status};
+use crate::store::deliveries::{Head, Status, Waiting};
 use crate::store::health::LastError;
 use crate::store::webhooks::WebhookSummary;
 
@@ -167,25 +167,27 @@ fn active(facts: &Facts<'_>) -> Option<String> {
         let (crashes, place) = (counted(facts.crashes.recent.into(), "time"), place(facts.crash));
         return Some(format!("its actor crashed {crashes}{place}; it is started again within 30 s"));
     }
-    if let Some(text) = behind_the_head(facts).or_else(|| requests_that_wait(facts)) {
+    if let Some(text) = behind_the_head(facts) {
         return Some(text);
     }
-    if ready == 0 {
-        return (scheduled > 0).then(|| retries(facts)).flatten();
-    }
-    let cause = ready_and_not_sent(facts);
-    let tight = facts.node.tight.map(|(used, of)| {
+    let cause = requests_that_wait(facts).or_else(|| (ready > 0).then(|| ready_and_not_sent(facts)).flatten());
+    let tight = facts.node.tight.filter(|_| ready > 0).map(|(used, of)| {
         let (used, of) = (mebibytes(used), mebibytes(of));
         format!("payloads in memory take {used} of {of} MiB, and what is not sent at once waits as a row")
     });
-    let retries = (scheduled > 0).then(|| retries(facts)).flatten();
-    Some([cause, tight, retries].into_iter().flatten().collect::<Vec<_>>().join("; besides, "))
-        .filter(|text| !text.is_empty())
+    let retries = (scheduled > 0).then(|| retries(facts));
+    let names_the_failure = retries.is_some();
+    let causes = [cause, tight, retries].into_iter().flatten().collect::<Vec<_>>().join("; besides, ");
+    match last_attempt(facts).filter(|_| !names_the_failure) {
+        _ if causes.is_empty() => None,
+        Some(last) => Some(format!("{causes}; {last}")),
+        None => Some(causes),
+    }
 }
 
 /// Strict order, and what is first waits for its time.
 fn behind_the_head(facts: &Facts<'_>) -> Option<String> {
-    let head = facts.head.filter(|_| facts.policy.ordered)?;
+    let head = facts.head.filter(|_| facts.policy.ordered).map(|head| &head.first)?;
     let at = head.next_at.filter(|at| *at > facts.now)?;
     let (id, retry, failed) = (id(facts, head), retry(facts, head), failed_before(head));
     Some(match facts.counts.held {
@@ -276,17 +278,30 @@ fn at_once(facts: &Facts<'_>, lane: &Gauge) -> String {
 }
 
 /// The first of those that wait for a retry.
-fn retries(facts: &Facts<'_>) -> Option<String> {
-    let head = facts.head?;
-    let Some(at) = head.next_at.filter(|at| *at > facts.now) else {
-        return Some(format!("{} for a later time", wait(facts.counts.scheduled)));
+fn retries(facts: &Facts<'_>) -> String {
+    let waiting = wait(facts.counts.scheduled);
+    let Some((later, at)) =
+        facts.head.and_then(|head| head.later.as_ref()).and_then(|later| later.next_at.map(|at| (later, at)))
+    else {
+        let last = last_attempt(facts).map_or_else(String::new, |last| format!("; {last}"));
+        return format!("{waiting} for a later time{last}");
     };
-    let (id, failed, retry) = (id(facts, head), failed_before(head), retry(facts, head));
-    let what = if head.tries == 0 && !head.is_manual { "a later time" } else { "a retry" };
-    Some(format!("{} for {what}; the first, {id},{failed}; {retry} is at {at}", wait(facts.counts.scheduled)))
+    let (id, failed, retry) = (id(facts, later), failed_before(later), retry(facts, later));
+    let what = if later.tries == 0 && !later.is_manual { "a later time" } else { "a retry" };
+    // Nothing is known of its own requests.
+    let last =
+        last_attempt(facts).filter(|_| later.last.is_none()).map_or_else(String::new, |last| format!("; {last}"));
+    format!("{waiting} for {what}; the first, {id},{failed}; {retry} is at {at}{last}")
 }
 
-fn retry(facts: &Facts<'_>, head: &Head) -> String {
+/// How a receiver that only fails failed last.
+fn last_attempt(facts: &Facts<'_>) -> Option<String> {
+    facts.receiver.failing_since?;
+    let last = facts.receiver.last_error.as_deref()?;
+    Some(format!("the last attempt failed with {} at {}", failure(last), last.at))
+}
+
+fn retry(facts: &Facts<'_>, head: &Waiting) -> String {
     let most = facts.policy.retry_policy.max_retries;
     match head.tries {
         _ if head.is_manual => "the retry by hand".to_owned(),
@@ -295,12 +310,12 @@ fn retry(facts: &Facts<'_>, head: &Head) -> String {
     }
 }
 
-fn failed_before(head: &Head) -> String {
+fn failed_before(head: &Waiting) -> String {
     let last = head.last.as_ref().filter(|last| last.outcome != OutcomeKind::Success.code());
     last.map_or_else(|| " is not due yet".to_owned(), |last| format!(" failed with {} at {}", failure(last), last.at))
 }
 
-fn id(facts: &Facts<'_>, head: &Head) -> DeliveryId {
+fn id(facts: &Facts<'_>, head: &Waiting) -> DeliveryId {
     DeliveryId { event: head.event, webhook: facts.webhook.num }
 }
 

@@ -17,9 +17,20 @@ pub const COUNTED: u64 = 1000;
 /// Webhooks of one statement.
 const CHUNK: usize = 500;
 
-/// The delivery of a webhook that is to be sent first, of those that have a row.
+/// What a webhook's rows wait for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
+    /// The delivery that is to be sent first, of those that have a row.
+    pub first: Waiting,
+    /// The delivery that falls due first, of those that wait for a later moment; it may be the first.
+    pub later: Option<Waiting>,
+    /// Rows that wait for a later moment; [`COUNTED`] stands for more.
+    pub scheduled: u64,
+}
+
+/// A pending delivery and its last request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
     pub event: EventSeq,
     pub next_at: Option<UnixMillis>,
     pub attempts: u16,
@@ -28,13 +39,13 @@ pub struct Head {
     pub is_manual: bool,
     /// Its last request, whatever its outcome.
     pub last: Option<LastError>,
-    /// Rows that wait for a later moment; [`COUNTED`] stands for more.
-    pub scheduled: u64,
 }
 
 #[derive(Debug, FromQueryResult)]
 struct HeadRow {
     num: i64,
+    /// 0 is what is first, 1 is what falls due later.
+    nth: i64,
     scheduled: i64,
     event_seq: i64,
     next_at: Option<i64>,
@@ -51,17 +62,22 @@ struct HeadRow {
 /// Names a row that cannot be read.
 const HEAD: (&str, &[&str]) = ("delivery", &["event_seq", "num"]);
 
+/// One row for what is first and one for what falls due later, each found by its key.
 fn heads_sql(backend: DbBackend, ordered: bool) -> String {
     let order = if ordered { "first.event_seq" } else { "first.next_at, first.event_seq" };
     let is_chosen = dialect::is_any_of(backend, "w.num", "$1");
     format!(
-        "SELECT h.num, h.scheduled, d.event_seq, d.next_at, d.attempts, d.tries, d.manual_from, \
-         a.started_at, a.duration_us, a.outcome, a.status_code, a.error \
+        "SELECT h.num, nth, CASE nth WHEN 0 THEN h.scheduled ELSE 0 END AS scheduled, d.event_seq, d.next_at, \
+         d.attempts, d.tries, d.manual_from, a.started_at, a.duration_us, a.outcome, a.status_code, a.error \
          FROM (SELECT w.num AS num, (SELECT COUNT(*) FROM (SELECT 1 AS one FROM delivery later WHERE later.status = 0 \
          AND later.webhook_num = w.num AND later.next_at > $2 LIMIT {COUNTED}) counted) AS scheduled, \
          (SELECT first.event_seq FROM delivery first WHERE first.status = 0 AND first.webhook_num = w.num \
-         ORDER BY {order} LIMIT 1) AS head FROM webhook w WHERE {is_chosen}) h \
-         JOIN delivery d ON d.event_seq = h.head AND d.webhook_num = h.num \
+         ORDER BY {order} LIMIT 1) AS head, \
+         (SELECT later.event_seq FROM delivery later WHERE later.status = 0 AND later.webhook_num = w.num \
+         AND later.next_at > $2 ORDER BY later.next_at, later.event_seq LIMIT 1) AS later \
+         FROM webhook w WHERE {is_chosen}) h \
+         CROSS JOIN (SELECT CAST(0 AS BIGINT) AS nth UNION ALL SELECT CAST(1 AS BIGINT) AS nth) two \
+         JOIN delivery d ON d.event_seq = CASE nth WHEN 0 THEN h.head ELSE h.later END AND d.webhook_num = h.num \
          LEFT JOIN attempt a ON a.event_seq = d.event_seq AND a.webhook_num = d.webhook_num AND a.number = d.attempts"
     )
 }
@@ -80,8 +96,12 @@ impl Store {
             let values = [dialect::numbers(backend, some.iter().map(|webhook| webhook.0)), now.0.into()];
             let statement = Statement::from_sql_and_values(backend, heads_sql(backend, ordered), values);
             let rows: Vec<HeadRow> = self.all_readable(self.readers(), HEAD, statement).await?;
-            for row in rows {
-                heads.insert(WebhookNum(row.num), Head::from(row));
+            let (firsts, others): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.nth == 0);
+            heads.extend(firsts.into_iter().map(|row| (WebhookNum(row.num), Head::from(row))));
+            for row in others {
+                if let Some(head) = heads.get_mut(&WebhookNum(row.num)) {
+                    head.later = Some(Waiting::from(row));
+                }
             }
         }
         Ok(heads)
@@ -131,8 +151,16 @@ impl Store {
 }
 
 impl From<HeadRow> for Head {
+    /// Of the row of what is first.
     fn from(row: HeadRow) -> Self {
-        let HeadRow { scheduled, event_seq, next_at, attempts, tries, manual_from, .. } = row;
+        let scheduled = row.scheduled.cast_unsigned();
+        Self { first: row.into(), later: None, scheduled }
+    }
+}
+
+impl From<HeadRow> for Waiting {
+    fn from(row: HeadRow) -> Self {
+        let HeadRow { event_seq, next_at, attempts, tries, manual_from, .. } = row;
         let event = EventSeq(event_seq);
         let last = row.outcome.zip(row.started_at).map(|(outcome, started_at)| LastError {
             at: UnixMillis(started_at.saturating_add(row.duration_us.unwrap_or(0) / 1000)),
@@ -148,7 +176,6 @@ impl From<HeadRow> for Head {
             tries: tries.cast_unsigned(),
             is_manual: manual_from.is_some(),
             last,
-            scheduled: scheduled.cast_unsigned(),
         }
     }
 }

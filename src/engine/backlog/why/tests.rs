@@ -37,7 +37,9 @@ fn rejected() -> LastError {
 
 fn head(tries: u16, next_at: UnixMillis) -> Head {
     let (event, last) = (EventSeq::first_at(NOW), (tries > 0).then(rejected));
-    Head { event, next_at: Some(next_at), attempts: tries, tries, is_manual: false, last, scheduled: tries.into() }
+    let first = Waiting { event, next_at: Some(next_at), attempts: tries, tries, is_manual: false, last };
+    let later = (next_at > NOW).then(|| first.clone());
+    Head { first, later, scheduled: tries.into() }
 }
 
 /// What facts borrow.
@@ -207,6 +209,44 @@ fn retries_limits_and_places_are_told_apart() {
     ] {
         is_said(&Case::new((0, 0, 0, 1)).with(|case| case.waits = waits), &["1 request waits for", part]);
     }
+}
+
+#[test]
+fn retries_that_wait_keep_their_cause_while_others_are_due() {
+    let waiting = |counts| {
+        Case::new(counts).failing().with(|case| {
+            let mut head = head(1, NOW);
+            head.later = Some(Waiting { next_at: Some(later(2)), ..head.first.clone() });
+            case.head = Some(head);
+        })
+    };
+    let cause = [
+        "wait for a retry; the first, dlv_",
+        "failed with rejected (500) at",
+        "retry 1 of 3 is at 2026-11-23T08:00:02",
+    ];
+    let under_way = waiting((0, 2, 0, 1));
+    is_said(&under_way, &cause);
+    let limit = RateLimit { requests: 1, per_seconds: 2, burst: 1 };
+    let limited = waiting((4, 2, 0, 0)).with(|case| (case.throttled_ms, case.policy.rate_limit) = (70, Some(limit)));
+    is_said(&limited, &["rate limit of 1 request in 2 s", "4 deliveries wait, the", "; besides, 2 deliveries"]);
+    is_said(&limited, &cause);
+    let placeless = waiting((0, 2, 0, 1)).with(|case| case.waits.permit = 1);
+    is_said(&placeless, &["1 request waits for a place"]);
+    is_said(&placeless, &cause);
+    let one_at_once = waiting((4, 2, 0, 1)).with(|case| {
+        (case.policy.max_in_flight, case.lane) = (1, Some(Gauge { cap: 1, ..Gauge::default() }));
+    });
+    is_said(&one_at_once, &["1 of 1 requests at once", "4 deliveries wait for their answers"]);
+    is_said(&one_at_once, &cause);
+}
+
+#[test]
+fn what_is_due_says_how_the_last_attempt_failed() {
+    let limited = Case::new((4, 0, 0, 0)).failing().with(|case| case.throttled_ms = 70);
+    is_said(&limited, &["4 deliveries wait", "; the last attempt failed with rejected (500) at 2026-11-23T08:00:00"]);
+    let unknown = Case::new((0, 2, 0, 1)).failing();
+    is_said(&unknown, &["2 deliveries wait for a later time; the last attempt failed with rejected (500) at"]);
 }
 
 #[test]
