@@ -98,12 +98,16 @@ fn pending(Facts { counts, .. }: &Facts<'_>) -> u64 {
 fn inactive(facts: &Facts<'_>) -> String {
     let last =
         facts.receiver.last_error.as_deref().map_or_else(String::new, |last| format!(" (last: {})", failure(last)));
-    match &facts.webhook.inactive_reason {
+    let off = match &facts.webhook.inactive_reason {
         Some(reason) => format!("switched off: {reason}{last}; switch it on to send what it is owed"),
         None => {
             "switched off by its owner: it gets no new events, and what it is owed is kept; switch it on to send it"
                 .to_owned()
         }
+    };
+    match facts.webhook.paused_at {
+        Some(_) => format!("{off}; besides, it is {}", paused(facts)),
+        None => off,
     }
 }
 

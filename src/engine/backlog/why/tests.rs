@@ -24,7 +24,7 @@ fn webhook() -> WebhookSummary {
         policy: serde_json::Value::Null,
         is_active: true,
         inactive_reason: None,
-        paused_at: Some(UnixMillis(0)),
+        paused_at: None,
         health: Health::default(),
         is_readable: true,
     }
@@ -152,7 +152,12 @@ fn an_open_breaker_names_the_last_status_code_and_the_next_probe() {
 #[test]
 fn states_that_hold_say_who_or_what_ends_them() {
     let of = |state| Case::new((0, 0, 3, 0)).with(|case| case.state = state);
-    is_said(&of(EndpointState::Paused), &["paused since 1970", "by admin", "resume it"]);
+    let paused = |case: &mut Case| case.webhook.paused_at = Some(UnixMillis(0));
+    is_said(&of(EndpointState::Paused).with(paused), &["paused since 1970", "by admin", "resume it"]);
+    is_said(
+        &of(EndpointState::Inactive).with(paused),
+        &["switch it on", "besides, it is paused since 1970", "resume it"],
+    );
     is_said(&of(EndpointState::Inactive), &["switched off by its owner", "switch it on"]);
     let gone = |case: &mut Case| case.webhook.inactive_reason = Some("the receiver answered 410 Gone".to_owned());
     is_said(&of(EndpointState::Inactive).with(gone), &["410 Gone", "switch it on"]);
