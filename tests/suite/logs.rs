@@ -97,6 +97,20 @@ async fn a_breaker_says_when_it_opens_and_when_it_closes() {
 }
 
 #[tokio::test]
+async fn a_breaker_that_stays_open_is_one_line_however_many_probes_fail() {
+    let mut world = world().await;
+    let retries = json!({"maxRetries": 20, "backoffStrategy": "schedule", "scheduleSeconds": [1]});
+    let breaker = json!({"failureThreshold": 1, "cooldownSeconds": 1, "maxCooldownSeconds": 1});
+    let hook = world.hook(Receiver::status(500), json!({"retryPolicy": retries, "breaker": breaker})).await;
+    world.publish("message.sent").await;
+    hook.receiver.saw(4).await;
+    world.stop().await;
+
+    let [opened] = &lines(&mut world, "posthaste::endpoint")[..] else { panic!("it has opened once") };
+    assert!(text(opened, "message").contains("circuit breaker opened"), "{opened}");
+}
+
+#[tokio::test]
 async fn changes_and_refusals_are_lines_and_what_is_read_or_published_is_none() {
     let mut world = world().await;
     let hook = world.hook(Receiver::ok(), json!({})).await;

@@ -117,6 +117,11 @@ impl Endpoint {
         let (tenant, host) = (tenant_id.map(display), self.serving.host());
         let (failures, last) = (view.consecutive_failures, view.last_failure.map(OutcomeKind::as_str));
         match view.state {
+            ViewState::Open if before != ViewState::Closed => debug!(
+                target: ENDPOINT, tenant, webhook = %id, name, host, consecutive_failures = failures, last_failure = last,
+                next_probe_at = view.next_probe_at.map(display),
+                "probe failed; the circuit breaker stays open"
+            ),
             ViewState::Open => warn!(
                 target: ENDPOINT, tenant, webhook = %id, name, host, consecutive_failures = failures, last_failure = last,
                 next_probe_at = view.next_probe_at.map(display),
