@@ -50,8 +50,8 @@ pub(super) async fn finish(State(log): State<Arc<RequestLog>>, mut request: Requ
     if let Some(problem) = &problem {
         write(&mut response, problem, &id);
     }
-    let (status, code) = (response.status(), problem.as_ref().map(Problem::code));
-    log.write(&begun, &Answered { status, code, request: &id });
+    let (code, reason) = (problem.as_ref().map(Problem::code), problem.as_ref().and_then(Problem::reason));
+    log.write(&begun, &Answered { status: response.status(), code, reason, request: &id });
     if begun.is_known() {
         response.extensions_mut().insert(KnownCaller);
     }

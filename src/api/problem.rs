@@ -2,6 +2,7 @@
 //! the layers below into a status. [`super::answer`] writes a problem out and adds the request's id.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -22,6 +23,8 @@ pub(super) struct Problem {
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
     hint: Hint,
+    /// For the request's line in the log, and never for its caller.
+    reason: Option<Arc<str>>,
 }
 
 /// A header that belongs to a problem.
@@ -72,7 +75,7 @@ pub(super) struct ProblemView<'a> {
 
 impl Problem {
     pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code, detail: detail.into(), errors: Vec::new(), hint: Hint::None }
+        Self { status, code, detail: detail.into(), errors: Vec::new(), hint: Hint::None, reason: None }
     }
 
     pub(super) fn bad_request(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
@@ -134,10 +137,12 @@ impl Problem {
         Self { hint: Hint::RetrySoon, ..problem }
     }
 
-    fn storage_unavailable(error: &dyn std::fmt::Display) -> Self {
-        tracing::error!(%error, "the database refused a request");
-        let problem = Self::unavailable("storage_unavailable", "the database refused the request; nothing was kept");
-        Self { hint: Hint::RetrySoon, ..problem }
+    /// Of a read nothing was to be kept; of a change nobody knows when the database fell silent over its commit.
+    fn storage_unavailable(reason: &str) -> Self {
+        let detail = "the database refused the request or did not answer; repeat it later: a change is certain only once it is \
+                      answered with success";
+        let problem = Self::unavailable("storage_unavailable", detail);
+        Self { hint: Hint::RetrySoon, reason: Some(reason.into()), ..problem }
     }
 
     /// Too many requests; there may be another after this wait.
@@ -162,6 +167,10 @@ impl Problem {
 
     pub(super) fn code(&self) -> &'static str {
         self.code
+    }
+
+    pub(super) fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
     }
 
     pub(super) fn hint(&self) -> Hint {
@@ -294,5 +303,14 @@ mod tests {
         let problem = Problem::from(error);
         assert_eq!((problem.status.as_u16(), problem.code, problem.hint()), (500, "unreadable_row", Hint::None));
         assert!(!serde_json::to_string(&problem.view("r")).unwrap().contains("hunter2"));
+    }
+
+    #[test]
+    fn why_the_database_refused_is_for_the_log_and_not_for_the_caller() {
+        let problem = Problem::from(StoreError::Database("disk full at /var/lib/x.db".to_owned()));
+        assert_eq!((problem.status.as_u16(), problem.reason()), (503, Some("disk full at /var/lib/x.db")));
+        let view = serde_json::to_value(problem.view("r")).unwrap();
+        assert_eq!(view["code"], "storage_unavailable");
+        assert!(!view["detail"].as_str().unwrap().contains("disk"), "{view}");
     }
 }

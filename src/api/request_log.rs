@@ -74,6 +74,8 @@ pub(super) struct Answered<'a> {
     pub(super) status: StatusCode,
     /// Of the problem, if it is one.
     pub(super) code: Option<&'a str>,
+    /// Why it failed on our side, as far as its caller is not told.
+    pub(super) reason: Option<&'a str>,
     pub(super) request: &'a RequestId,
 }
 
@@ -144,6 +146,7 @@ macro_rules! line {
             path = begun.path(),
             status = answered.status.as_u16(),
             code = answered.code,
+            reason = answered.reason,
             duration_ms = u64::try_from(begun.at.elapsed().as_millis()).unwrap_or(u64::MAX),
             request = answered.request.as_str(),
             tenant = begun.caller.0.tenant.get().map(display),
