@@ -365,13 +365,15 @@ impl Engine {
     pub fn is_ready(&self) -> bool {
         let inner = &self.inner;
         let is_stopping = inner.is_retiring.load(Ordering::Relaxed) || inner.stopping.is_cancelled();
-        !is_stopping && inner.cluster.is_settled() && inner.shared.tenure.is_held()
+        !is_stopping && inner.cluster.is_settled() && !self.is_cut_off()
     }
 
-    /// Whether nothing is sent because the database could not be reached for too long.
+    /// Whether nothing is sent because the database could not be reached for too long, or publishes fail because it has
+    /// refused to commit for some time.
     #[must_use]
     pub fn is_cut_off(&self) -> bool {
-        !self.inner.shared.tenure.is_held()
+        let is_refused = self.inner.journal.stats().outage.lock().is_lasting(std::time::Instant::now());
+        is_refused || !self.inner.shared.tenure.is_held()
     }
 
     /// Says from now on that it is not ready, while everything goes on: a load balancer needs a while to hear of it.

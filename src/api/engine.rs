@@ -57,7 +57,7 @@ struct NodeView {
     address: Option<String>,
     /// Of the node that answers; null of others.
     version: Option<&'static str>,
-    /// Takes work; false while it stops, or when its lease has ended.
+    /// Takes work; false while it stops, when its lease has ended, or while the database refuses to commit.
     ready: bool,
     /// Whether it is the node that answers, whose figures the rest of this answer shows.
     answers: bool,

@@ -26,6 +26,9 @@ async fn live() -> axum::Json<Health> {
 }
 
 /// Whether the engine takes work.
+///
+/// Not while it stops, nor without the database, nor once the database has refused to commit for two seconds, until it commits
+/// again.
 #[utoipa::path(get, path = "/readyz", tag = "health", security(()),
     responses((status = 200, body = Health), NotReady))]
 async fn ready(State(app): State<App>) -> Result<axum::Json<Health>, Problem> {

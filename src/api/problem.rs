@@ -131,9 +131,10 @@ impl Problem {
         Self { hint: Hint::RetrySoon, ..Self::unavailable("owner_unreachable", detail) }
     }
 
-    /// Nothing is sent either, until the database is back.
+    /// Nothing is accepted, until the database is back.
     pub(super) fn cut_off() -> Self {
-        let problem = Self::unavailable("storage_unavailable", "the database could not be reached lately");
+        let problem =
+            Self::unavailable("storage_unavailable", "the database could not be reached lately, or refuses to write");
         Self { hint: Hint::RetrySoon, ..problem }
     }
 
@@ -179,12 +180,12 @@ impl Problem {
 
     /// Code, sentence and fields, for whoever reports the problem as part of an answer.
     pub(super) fn into_parts(self) -> (StatusCode, &'static str, Cow<'static, str>, Vec<FieldError>) {
-        let Self { status, code, detail, errors, hint: _ } = self;
+        let Self { status, code, detail, errors, hint: _, reason: _ } = self;
         (status, code, detail, errors)
     }
 
     pub(super) fn view<'a>(&'a self, request_id: &'a str) -> ProblemView<'a> {
-        let Self { status, code, detail, errors, hint: _ } = self;
+        let Self { status, code, detail, errors, hint: _, reason: _ } = self;
         ProblemView {
             kind: format!("urn:posthaste:problem:{code}"),
             title: title(code),

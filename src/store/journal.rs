@@ -9,6 +9,7 @@
 pub mod abroad;
 pub mod feed;
 pub mod open;
+pub mod outage;
 
 mod answers;
 mod assign;
@@ -40,6 +41,7 @@ use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
 use self::abroad::Abroad;
 use self::answers::Answers;
 use self::feed::Feed;
+use self::outage::Outage;
 use super::backlog::Backlog;
 use super::deliveries::{Attempt, DeliveryState};
 use super::fanouts::Fanout;
@@ -198,6 +200,7 @@ pub struct JournalStats {
     pub orphans: AtomicU64,
     /// How often the database was found to lack transactions that it had.
     pub divergences: AtomicU64,
+    pub outage: Mutex<Outage>,
 }
 
 impl JournalStats {

@@ -35,7 +35,7 @@ const LAYERS: [Layer; 6] = [
 ];
 
 /// Decide without waiting, without a clock and without chance. Where they live, and the words that would give it away.
-const PURE: [&str; 33] = [
+const PURE: [&str; 34] = [
     "src/clock/course.rs",
     "src/engine/lane.rs",
     "src/engine/lane/entry.rs",
@@ -62,6 +62,7 @@ const PURE: [&str; 33] = [
     "src/delivery/failure/tls.rs",
     "src/delivery/token/state.rs",
     "src/store/journal/open.rs",
+    "src/store/journal/outage.rs",
     "src/store/journal/tell.rs",
     "src/store/dialect.rs",
     "src/store/ledger.rs",

@@ -3,7 +3,8 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::client::try_send;
+use crate::client::{send, try_send};
+use crate::databases::On;
 use crate::fact;
 use crate::hook::{Hook, plain, quick_retries};
 use crate::receiver::Receiver;
@@ -108,6 +109,37 @@ async fn a_breaker_that_stays_open_is_one_line_however_many_probes_fail() {
 
     let [opened] = &lines(&mut world, "posthaste::endpoint")[..] else { panic!("it has opened once") };
     assert!(text(opened, "message").contains("circuit breaker opened"), "{opened}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_refuses_to_commit_is_one_error_and_a_node_that_is_not_ready() {
+    On::Postgres.run(without_a_table_for_events()).await;
+}
+
+async fn without_a_table_for_events() {
+    let mut world = world().await;
+    let published = async |status: u16| {
+        let event = json!({"event": "message.sent", "data": {}});
+        let answer = world.client().post("/events", &event).await;
+        let ready = send(world.anyone().root(Method::GET, "/readyz")).await;
+        (answer.status == status).then_some((answer, ready.status))
+    };
+    world.database().ask("ALTER TABLE event RENAME TO event_away");
+    let refused =
+        fact::until("it is not ready", async || published(503).await.filter(|(_, ready)| *ready == 503)).await;
+    world.database().ask("ALTER TABLE event_away RENAME TO event");
+    fact::until("it is ready again", async || published(202).await.filter(|(_, ready)| *ready == 200)).await;
+    world.stop().await;
+
+    assert_eq!(refused.0.json()["code"], "storage_unavailable");
+    let lines_of_requests = lines(&mut world, "posthaste::request");
+    let reason = lines_of_requests.iter().find_map(|line| line["reason"].as_str()).expect("a reason");
+    assert!(reason.contains("event") && !refused.0.text.contains(reason), "{reason}");
+    let stderr = world.server().output().stderr();
+    for (level, message) in [("ERROR", "a journal batch was refused;"), ("INFO", "commits journal batches again")] {
+        let said = stderr.lines().filter(|line| line.contains(message) && line.contains(level)).count();
+        assert_eq!(said, 1, "{level} {message}: {stderr}");
+    }
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use crate::id::EventSeq;
 use crate::store::StoreError;
 use crate::store::fate::{InDoubt, TransactionId};
 
+use super::super::outage::Ended;
 use super::{Batch, Cancelled, JournalStats, Prepared, PublishError, Request, Writer};
 
 /// Until then a batch is committed or given up, and its publishers are told: much longer than a slow disk makes anybody
@@ -63,24 +64,24 @@ impl Writer {
             tries += 1;
             let end = Instant::now() + patience;
             let error = match Box::pin(self.commit(&mut batch, end)).await {
-                Ok(prepared) => return self.announce(batch, prepared).await,
+                Ok(prepared) => return self.committed(batch, prepared).await,
                 // Another node has just accepted the same, which is known now, or was about to.
                 Err(Failure::Refused(StoreError::Exists | StoreError::Deadlock)) if tries < TRIES_AT_ONCE => continue,
                 Err(Failure::Refused(error)) => error,
                 Err(Failure::InDoubt(error, doubt)) => {
-                    tracing::warn!(%error, "it is not known whether a journal batch was committed; asking");
+                    self.note_doubt(&error);
                     if self.was_committed(&mut batch, &doubt, end).await {
-                        return self.announce(batch, doubt.prepared).await;
+                        return self.committed(batch, doubt.prepared).await;
                     }
                     error
                 }
             };
-            JournalStats::add(&self.outputs.stats.failed_commits, 1);
-            tracing::error!(%error, "a journal batch was refused");
+            self.note_refusal(&error);
             refuse(batch.publishes.drain(..).map(Request::Publish), || PublishError::Store(error.to_string()));
             let store = self.store.clone();
             self.meanwhile(&mut batch, end, store.answers()).await;
             if batch.records.is_empty() {
+                self.outputs.stats.outage.lock().rests(Instant::now().into_std());
                 return batch.pass_barriers();
             }
             tokio::time::sleep(RETRY_PAUSE).await;
@@ -88,6 +89,38 @@ impl Writer {
             if Instant::now() > end {
                 patience = MOST_PATIENCE.min(patience * 2);
             }
+        }
+    }
+
+    async fn committed(&mut self, batch: Batch, prepared: Prepared) {
+        let ended = self.outputs.stats.outage.lock().succeeded(Instant::now().into_std());
+        if let Some(Ended { after, refusals }) = ended {
+            let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+            tracing::info!(after_ms, refusals, "the database commits journal batches again");
+        }
+        self.announce(batch, prepared).await;
+    }
+
+    /// A batch is tried again several times a second.
+    fn note_doubt(&self, error: &StoreError) {
+        let is_told = self.outputs.stats.outage.lock().doubted(Instant::now().into_std());
+        if is_told {
+            tracing::warn!(%error, "it is not known whether a journal batch was committed; asking");
+        } else {
+            tracing::debug!(%error, "it is not known whether a journal batch was committed; asking again");
+        }
+    }
+
+    fn note_refusal(&self, error: &StoreError) {
+        let stats = &self.outputs.stats;
+        JournalStats::add(&stats.failed_commits, 1);
+        let told = stats.outage.lock().refused(Instant::now().into_std());
+        match told {
+            Some(suppressed) => tracing::error!(
+                %error, suppressed,
+                "a journal batch was refused; publishes fail and outcomes wait until the database commits again"
+            ),
+            None => tracing::debug!(%error, "a journal batch was refused again"),
         }
     }
 

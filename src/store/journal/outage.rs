@@ -1,0 +1,122 @@
+//! Since when the database takes nothing of what the journal writes. Pure: `now` is an argument.
+
+use std::time::{Duration, Instant};
+
+use crate::log_limit::LogLimit;
+
+/// A batch that is refused once proves nothing: so long publishes must have failed before others are sent elsewhere.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// A journal that has nothing to write does not learn that the database is back. After this time without a try it takes
+/// publishes again, which find out.
+const REST: Duration = Duration::from_secs(10);
+
+/// Outages that are logged in a second: batches may be refused and committed by turns.
+const LINES: u32 = 1;
+
+/// The batches that failed since the last one that was committed.
+#[derive(Debug, Default)]
+pub struct Outage {
+    since: Option<Instant>,
+    /// Since when nothing is tried, because nothing is to be written.
+    idle_since: Option<Instant>,
+    refusals: u64,
+    lines: Option<LogLimit>,
+    /// A line says that it has begun.
+    is_told: bool,
+}
+
+/// An outage that has ended, and that a line has told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub(super) after: Duration,
+    pub(super) refusals: u64,
+}
+
+impl Outage {
+    /// It is not known whether a batch was committed. Answers whether a line is to say so: not each time it is tried again.
+    pub(super) fn doubted(&mut self, now: Instant) -> bool {
+        let begins = self.since.is_none();
+        self.since.get_or_insert(now);
+        self.idle_since = None;
+        begins
+    }
+
+    /// A batch was not committed. If a line is to say so, answers how many outages had none since the last line.
+    pub(super) fn refused(&mut self, now: Instant) -> Option<u64> {
+        self.doubted(now);
+        self.refusals += 1;
+        if self.refusals > 1 {
+            return None;
+        }
+        let admitted = self.lines.get_or_insert_with(|| LogLimit::new(LINES, now)).admit(now);
+        self.is_told = admitted.is_some();
+        admitted
+    }
+
+    /// Nothing that failed is tried again.
+    pub(super) fn rests(&mut self, now: Instant) {
+        self.idle_since = self.since.map(|_| now);
+    }
+
+    /// A batch was committed. Answers what a line is to say.
+    pub(super) fn succeeded(&mut self, now: Instant) -> Option<Ended> {
+        let Self { since, refusals, lines, is_told, .. } = std::mem::take(self);
+        self.lines = lines;
+        let after = now.saturating_duration_since(since.filter(|_| is_told)?);
+        Some(Ended { after, refusals })
+    }
+
+    /// Whether batches have failed for more than a moment, none was committed since, and a publish would hardly be.
+    #[must_use]
+    pub fn is_lasting(&self, now: Instant) -> bool {
+        let for_long = |since: Option<Instant>, until: Instant, long| {
+            since.is_some_and(|since| until.saturating_duration_since(since) >= long)
+        };
+        let has_failed_for_long = for_long(self.since, self.idle_since.unwrap_or(now), GRACE);
+        has_failed_for_long && !for_long(self.idle_since, now, REST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_lasts_from_two_seconds_of_failures_to_the_first_success() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut outage = Outage::default();
+        assert!(!outage.is_lasting(at(9)), "nothing has failed");
+        assert_eq!([outage.doubted(at(10)), outage.doubted(at(11))], [true, false]);
+        assert_eq!([outage.refused(at(11)), outage.refused(at(11))], [Some(0), None]);
+        assert_eq!([11, 12, 100].map(|seconds| outage.is_lasting(at(seconds))), [false, true, true]);
+        assert_eq!(outage.succeeded(at(15)), Some(Ended { after: Duration::from_secs(5), refusals: 2 }));
+        assert!(!outage.is_lasting(at(100)));
+        assert_eq!(outage.succeeded(at(16)), None);
+    }
+
+    #[test]
+    fn a_journal_that_has_nothing_to_write_takes_publishes_again_to_find_out() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut outage = Outage::default();
+        outage.refused(at(0));
+        outage.rests(at(1));
+        assert!(!outage.is_lasting(at(2)), "one that was refused proves nothing");
+        outage.refused(at(3));
+        outage.rests(at(4));
+        assert_eq!([4, 13, 14].map(|seconds| outage.is_lasting(at(seconds))), [true, true, false]);
+        assert_eq!(outage.refused(at(15)), None, "the same one");
+        assert!(outage.is_lasting(at(15)));
+    }
+
+    #[test]
+    fn batches_that_are_refused_and_committed_by_turns_are_few_lines() {
+        let now = Instant::now();
+        let mut outage = Outage::default();
+        let turns = [(); 3].map(|()| (outage.refused(now), outage.succeeded(now).is_some()));
+        assert_eq!(turns, [(Some(0), true), (None, false), (None, false)]);
+        assert_eq!(outage.refused(now + Duration::from_secs(1)), Some(2));
+    }
+}
