@@ -45,7 +45,9 @@ pub(super) struct DeliveryFields {
     /// `pending`, `success`, `failed` or `cancelled`
     #[schema(value_type = String)]
     status: &'static str,
-    /// When its next request starts. Never in the past: null when it is due or under way, or is not pending.
+    /// When its next request is due by its own schedule. Never in the past: null when it is due or under way, or is not
+    /// pending. A webhook that is paused, switched off, limited, or whose breaker is open sends it later; the backlog of the
+    /// webhook says when.
     #[schema(value_type = Option<String>, format = DateTime)]
     next_attempt_at: Option<UnixMillis>,
     last_attempt: Option<AttemptView>,

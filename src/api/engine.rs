@@ -29,6 +29,7 @@ struct EngineView {
     /// Empty where there can be only one node.
     shards: Vec<ShardView>,
     lag: LagView,
+    /// Of the webhooks that this node serves; those of all nodes sum up to everything that is pending.
     backlog: TotalView,
     actors: ActorsView,
     journal: JournalView,

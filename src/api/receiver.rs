@@ -13,10 +13,12 @@ use crate::store::health::LastError;
 #[derive(Debug, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ReceiverFields {
-    /// The first failure after the last success; null while it succeeds.
+    /// The first failure after the last success; null while it succeeds. Begins anew when `url`, `auth` or `tls` is
+    /// changed, or the webhook is switched on.
     #[schema(value_type = Option<String>, format = DateTime)]
     failing_since: Option<UnixMillis>,
-    /// The last request that failed; null when none has.
+    /// The last request that failed; null when none has since `url`, `auth` or `tls` was changed, or the webhook was
+    /// switched on.
     last_error: Option<LastErrorView>,
     #[schema(value_type = Option<String>, format = DateTime)]
     last_success_at: Option<UnixMillis>,

@@ -66,8 +66,8 @@ fn register_engine(registry: &mut Registry, figures: &EngineFigures) {
     gauge("journal_capacity", "Places in the queue of records", *journal_capacity);
     gauge("endpoints_live", "Endpoint actors in memory", *live_endpoints);
     gauge("endpoints_quarantined", "Endpoint actors that crashed too often", *quarantined_endpoints);
-    gauge("deliveries_pending", "Deliveries that are owed", usize::try_from(*pending).unwrap_or(usize::MAX));
-    gauge("webhooks_backlogged", "Webhooks that are owed something", *backlogged);
+    gauge("deliveries_pending", "Deliveries that this node owes", usize::try_from(*pending).unwrap_or(usize::MAX));
+    gauge("webhooks_backlogged", "Webhooks that this node owes something", *backlogged);
     gauge("payload_bytes", "Event payloads in memory, in bytes", payload_bytes.0);
     gauge("payload_budget_bytes", "Beyond which deliveries wait as rows", payload_bytes.1);
     gauge("attempts_in_flight", "Requests being made", permits.in_use());
