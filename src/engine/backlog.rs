@@ -157,7 +157,12 @@ impl Engine {
                 receiver,
                 crashes,
             };
-            backlogs.push(self.backlog_of(summary, known));
+            let mut seen = self.seen(&summary, known);
+            if seen.may_be_stuck(&summary) {
+                let (store, holding) = (&self.inner.store, &self.inner.shared.holding);
+                seen.unsendable = store.unsendable(holding, *num, seen.policy.ordered).await?;
+            }
+            backlogs.push(seen.told(summary));
         }
         Ok(backlogs)
     }
@@ -177,12 +182,12 @@ impl Engine {
         Ok(heads)
     }
 
-    fn backlog_of(&self, summary: WebhookSummary, known: Known) -> Backlog {
+    fn seen(&self, summary: &WebhookSummary, known: Known) -> Seen {
         let (ledger, num) = (&self.inner.shared.ledger, summary.num);
-        let policy = policy_of(&summary);
+        let policy = policy_of(summary);
         let taken = self.inner.shared.pulses.find(num).map(|pulse| pulse.take());
         let breaker = taken.as_ref().and_then(|taken| taken.live.breaker);
-        let seen = Seen {
+        Seen {
             pending: ledger.pending(num),
             scheduled: ledger.scheduled(num, known.now),
             breaker: breaker.unwrap_or_else(|| breaker_of(&policy, summary.health.clone(), known.now)),
@@ -190,8 +195,8 @@ impl Engine {
             policy,
             taken,
             node: self.node_now(num),
-        };
-        seen.told(summary)
+            unsendable: 0,
+        }
     }
 
     /// What became of the last failure's delivery, if nothing is pending.

@@ -38,6 +38,8 @@ pub(super) struct Seen {
     pub(super) policy: Policy,
     pub(super) taken: Option<Taken>,
     pub(super) node: Node,
+    /// Due rows that cannot be read, where nothing else explains why what is due is not sent.
+    pub(super) unsendable: u64,
 }
 
 impl Seen {
@@ -74,6 +76,18 @@ impl Seen {
         Counts { ready, scheduled, held, in_flight }
     }
 
+    /// Deliveries are due and nothing happens: they are about to be read, or cannot be.
+    pub(super) fn may_be_stuck(&self, webhook: &WebhookSummary) -> bool {
+        let state = self.state(webhook);
+        let counts = self.counts(state);
+        let is_limited = self.taken.as_ref().is_some_and(|taken| taken.live.gauge.limited_until.is_some());
+        state == EndpointState::Active
+            && counts.ready > 0
+            && counts.in_flight == 0
+            && !is_limited
+            && self.node.serves_it
+    }
+
     pub(super) fn told(self, webhook: WebhookSummary) -> Backlog {
         let state = self.state(&webhook);
         let counts = self.counts(state);
@@ -98,6 +112,7 @@ impl Seen {
             head: self.known.head.as_ref(),
             fate: self.known.fate,
             node: self.node,
+            unsendable: self.unsendable,
             now: self.known.now,
         });
         Backlog {

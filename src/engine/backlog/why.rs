@@ -69,6 +69,8 @@ pub(super) struct Facts<'a> {
     pub(super) head: Option<&'a Head>,
     pub(super) fate: Option<Fate>,
     pub(super) node: Node,
+    /// Due rows that cannot be read.
+    pub(super) unsendable: u64,
 }
 
 /// `None`: nothing keeps deliveries from flowing, or there are none.
@@ -236,6 +238,9 @@ fn ready_and_not_sent(facts: &Facts<'_>) -> Option<String> {
     if throttled_ms > 0 {
         return Some(limited(policy.rate_limit, ready, throttled_ms));
     }
+    if facts.unsendable > 0 {
+        return Some(unsendable(facts));
+    }
     let Some(lane) = facts.lane else {
         let why = match node.is_behind {
             true => "this node is still reading what was accepted before",
@@ -254,6 +259,14 @@ fn ready_and_not_sent(facts: &Facts<'_>) -> Option<String> {
         false => "they are being read from the database, or what became of them is being written to it",
     };
     Some(format!("{}: {why}", wait(ready)))
+}
+
+fn unsendable(facts: &Facts<'_>) -> String {
+    let (waiting, rows) = (wait(facts.counts.ready), counted(facts.unsendable, "row"));
+    format!(
+        "{waiting}: {rows} cannot be read, or their events cannot; `posthaste check` names them, and they are sent once \
+         that is mended"
+    )
 }
 
 fn limited(limit: Option<RateLimit>, ready: u64, throttled_ms: u64) -> String {

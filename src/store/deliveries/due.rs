@@ -1,5 +1,6 @@
 //! Pending deliveries of a webhook, read to be sent. Rows that cannot be read keep no others from it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, Statement, Value};
@@ -173,6 +174,34 @@ impl Store {
         };
         let rows = rows.into_iter().filter_map(|row| readable(self, webhook, row)).collect();
         Ok(Stretch { events, rows, next, has_more })
+    }
+
+    /// How many due rows of a webhook cannot be read or have lost their event, if none of its due rows can be sent; 0
+    /// otherwise. Looks at some.
+    pub async fn unsendable(&self, holding: &Holding, webhook: WebhookNum, ordered: bool) -> Result<u64, StoreError> {
+        let horizon = UnixMillis::now();
+        let before = self.due_keys(webhook, horizon).await?;
+        if before.is_empty() {
+            return Ok(0);
+        }
+        match self.due(holding, webhook, Wanted { horizon, ordered, limit: 1, known: &[] }).await {
+            Ok(due) if !due.rows.is_empty() => return Ok(0),
+            Ok(_) | Err(StoreError::Unreadable { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        // What is gone by now was written meanwhile.
+        let after = self.due_keys(webhook, horizon).await?;
+        Ok(after.intersection(&before).count() as u64)
+    }
+
+    async fn due_keys(&self, webhook: WebhookNum, horizon: UnixMillis) -> Result<HashSet<i64>, StoreError> {
+        let sql = "SELECT event_seq AS num FROM delivery WHERE status = 0 AND webhook_num = $1 AND next_at <= $2 \
+                   ORDER BY next_at, event_seq LIMIT $3";
+        let most = i64::try_from(BEHIND).unwrap_or(i64::MAX);
+        let values = [webhook.0.into(), horizon.0.into(), most.into()];
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        let rows = NumRow::find_by_statement(statement).all(self.engine_readers()).await?;
+        Ok(rows.into_iter().map(|row| row.num).collect())
     }
 
     /// One pending delivery, whenever it is due.

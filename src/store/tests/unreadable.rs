@@ -139,3 +139,23 @@ async fn rows_that_cannot_be_read_keep_none_behind_them_from_being_sent_or_liste
     let page = world.store.deliveries(world.tenant.num, &all, Some(id(newest, webhook)), 1).await.unwrap();
     assert_eq!((page.found.len(), page.looked_to), (1, Some(id(accepted[1], webhook))));
 }
+
+on_both!(due_rows_of_which_none_can_be_sent_are_counted);
+async fn due_rows_of_which_none_can_be_sent_are_counted(on: On) {
+    let world = World::new(on).await;
+    let webhook = world.webhook().await.num;
+    let unsendable = async || world.store.unsendable(&world.holding, webhook, false).await.unwrap();
+    assert_eq!(unsendable().await, 0, "nothing is due");
+    let later = UnixMillis::now().plus(Duration::from_secs(3600));
+    let mut accepted = Vec::new();
+    for due in [UnixMillis(1), UnixMillis(2), later] {
+        let receipt = world.accept(&[webhook.0]).await;
+        world.record(attempted(id(receipt, webhook), 1, Status::Pending, Some(due))).await;
+        accepted.push(receipt.seq.0);
+    }
+
+    world.tamper(&format!("UPDATE delivery SET attempts = -1 WHERE event_seq = {}", accepted[0])).await;
+    assert_eq!(unsendable().await, 0, "one can be sent");
+    world.tamper(&format!("DELETE FROM event WHERE seq = {}", accepted[1])).await;
+    assert_eq!(unsendable().await, 2);
+}

@@ -58,6 +58,7 @@ struct Case {
     crashes: Crashes,
     breaker: View,
     fate: Option<Fate>,
+    unsendable: u64,
 }
 
 impl Case {
@@ -93,6 +94,7 @@ impl Case {
                 last_failure: None,
             },
             fate: None,
+            unsendable: 0,
         }
     }
 
@@ -125,6 +127,7 @@ impl Case {
             head: self.head.as_ref(),
             fate: self.fate,
             node: self.node,
+            unsendable: self.unsendable,
         })
     }
 }
@@ -252,6 +255,14 @@ fn what_is_due_says_how_the_last_attempt_failed() {
     is_said(&limited, &["4 deliveries wait", "; the last attempt failed with rejected (500) at 2026-11-23T08:00:00"]);
     let unknown = Case::new((0, 2, 0, 1)).failing();
     is_said(&unknown, &["2 deliveries wait for a later time; the last attempt failed with rejected (500) at"]);
+}
+
+#[test]
+fn rows_that_cannot_be_read_are_counted_awake_or_asleep() {
+    let stuck = Case::new((3, 0, 0, 0)).with(|case| case.unsendable = 2);
+    let parts = ["3 deliveries wait", "2 rows cannot be read", "`posthaste check` names them"];
+    is_said(&stuck, &parts);
+    is_said(&stuck.with(|case| case.lane = None), &parts);
 }
 
 #[test]
