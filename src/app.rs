@@ -98,9 +98,11 @@ impl App {
             None => None,
         };
         let (stop_delay, stop_grace) = (config.stop_delay, config.stop_grace);
+        // A node among others acquires what is owed after its start.
+        let pending = if engine.node().is_none() { Some(engine.figures().await.pending) } else { None };
         tracing::info!(
             target: "posthaste::start", version = env!("CARGO_PKG_VERSION"), database, url, node = engine.node(),
-            engine = engine.name().as_str(), "started"
+            engine = engine.name().as_str(), pending, "started"
         );
         Ok(Self { engine, url, new_admin_key, store, server, metrics_server, stop_delay, stop_grace })
     }

@@ -210,3 +210,19 @@ async fn a_start_says_which_version_has_which_database() {
     assert!(start["version"].is_string() && text(start, "database").starts_with("sqlite://"), "{start}");
     assert!(text(start, "engine").starts_with("posthaste-"));
 }
+
+#[tokio::test]
+async fn a_start_says_what_is_owed_from_before() {
+    let mut world = world().await;
+    let hook = world.hook(Receiver::ok(), json!({})).await;
+    world.client().act(&hook.path("/pause")).await.expect(200);
+    world.publish("message.sent").await;
+    world.kill();
+    world.ended().await;
+    world.restart().await;
+
+    let last = fact::until("the second start is a line", async || {
+        lines(&mut world, "posthaste::start").pop().filter(|start| start["pending"] == 1)
+    });
+    assert!(text(&last.await, "message").contains("started"));
+}
