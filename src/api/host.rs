@@ -36,10 +36,9 @@ fn wrong(version: Version, uri: &Uri, headers: &HeaderMap) -> Option<&'static st
     if !text.is_empty() && !text.parse().is_ok_and(is_host) {
         return Some("the Host field is not a host with a port or without");
     }
-    let is_multiplexed = matches!(version, Version::HTTP_2 | Version::HTTP_3);
     let differs = |authority: &Authority| !authority.as_str().eq_ignore_ascii_case(text);
-    if is_multiplexed && uri.authority().is_some_and(differs) {
-        return Some("the Host field and :authority name different hosts; leave the Host field out");
+    if uri.authority().is_some_and(differs) {
+        return Some("the Host field differs from the host in the request line or in :authority; give one host");
     }
     None
 }
@@ -75,10 +74,13 @@ mod tests {
     }
 
     #[test]
-    fn with_http2_the_two_ways_to_name_a_host_agree() {
-        let is_wrong = |hosts: &[&'static str]| is_wrong(Version::HTTP_2, "http://a.example/livez", hosts);
-        assert!(!is_wrong(&[]) && !is_wrong(&["A.example"]));
-        assert!(is_wrong(&["b.example"]) && is_wrong(&["a.example", "a.example"]));
+    fn the_two_ways_to_name_a_host_agree() {
+        for version in [Version::HTTP_11, Version::HTTP_2] {
+            let is_wrong = |hosts: &[&'static str]| is_wrong(version, "http://a.example/livez", hosts);
+            assert!(!is_wrong(&["A.example"]));
+            assert!(is_wrong(&["b.example"]) && is_wrong(&["a.example", "a.example"]));
+        }
+        assert!(!is_wrong(Version::HTTP_2, "http://a.example/livez", &[]));
         assert!(super::wrong(Version::HTTP_2, &"/livez".parse().unwrap(), &HeaderMap::new()).is_some());
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A line that ends with LF alone is one for hyper, and may be none for a proxy in front (RFC 9112, section 2.2, allows
 //! either), so that one of them sees a request where the other does not. The same holds for the lines between the chunks of
-//! a body. A length that is padded beyond what is looked at would hide where the next head begins, and is refused as well.
+//! a body. So are a head that says twice how long its body is, and a coding besides `chunked`. A length that is padded beyond
+//! what is looked at would hide where the next head begins, and is refused as well.
 
 use std::mem;
 
@@ -83,7 +84,7 @@ impl Framing {
     fn is_refused(&mut self, byte: u8) -> bool {
         let is_after_cr = mem::replace(&mut self.is_after_cr, byte == b'\r');
         match byte {
-            b'\n' if !is_after_cr || self.is_cut_length() => return true,
+            b'\n' if !is_after_cr || self.is_cut_length() || self.is_unclear_length() => return true,
             b'\n' => self.line_ended(),
             b'\r' => {}
             other if self.line.len() < LINE => self.line.push(other),
@@ -105,6 +106,16 @@ impl Framing {
             Place::ChunkSize => !self.line.iter().any(|byte| b"; \t".contains(byte)),
             Place::Body(_) | Place::Chunk(_) | Place::ChunkEnd | Place::Trailers | Place::Opaque => false,
         }
+    }
+
+    /// Whether this field is the second one that says how long the body is, or names another coding than `chunked`.
+    fn is_unclear_length(&self) -> bool {
+        let mut parts = self.line.splitn(2, |byte| *byte == b':');
+        let (Place::Head, Some(name), Some(value)) = (self.place, parts.next(), parts.next()) else { return false };
+        let is_coding = name.eq_ignore_ascii_case(b"transfer-encoding");
+        let is_other = is_coding && !value.trim_ascii().eq_ignore_ascii_case(b"chunked");
+        let is_length = is_coding || name.eq_ignore_ascii_case(b"content-length");
+        is_other || is_length && self.length != Length::None
     }
 
     fn line_ended(&mut self) {
@@ -141,10 +152,9 @@ impl Framing {
     fn field(&mut self, line: &[u8]) {
         let Some((name, value)) = std::str::from_utf8(line).ok().and_then(|line| line.split_once(':')) else { return };
         let value = value.trim_matches([' ', '\t']);
-        if name.eq_ignore_ascii_case("transfer-encoding") && value.to_ascii_lowercase().ends_with("chunked") {
+        if name.eq_ignore_ascii_case("transfer-encoding") {
             self.length = Length::Chunked;
         } else if name.eq_ignore_ascii_case("content-length")
-            && self.length != Length::Chunked
             && let Ok(length) = value.parse()
         {
             self.length = Length::Bytes(length);
@@ -181,8 +191,7 @@ mod tests {
 
     const GET: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
     const POST: &str = "\r\nPOST / HTTP/1.1\r\nhost: x\r\nContent-Length: 6\r\n\r\na\nb\n\r\n";
-    const CHUNKED: &str =
-        "POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n4;x=y\r\na\nb\n\r\n0\r\nt: u\r\n\r\n";
+    const CHUNKED: &str = "POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n4;x=y\r\na\nb\n\r\n0\r\nt: u\r\n\r\n";
 
     #[test]
     fn heads_as_they_should_be_and_bodies_of_any_kind_stay_as_they_are() {
@@ -225,6 +234,21 @@ mod tests {
         }
         let long = format!("POST / HTTP/1.1\r\nx: {zeros}\r\ntransfer-encoding: chunked\r\n\r\n0;{zeros}\r\n\r\n");
         assert_eq!(inspected(&[&long]), (None, Place::Head));
+    }
+
+    #[test]
+    fn a_head_that_says_twice_how_long_its_body_is_or_in_another_coding_is_refused() {
+        for fields in [
+            "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked\r\ncontent-length: 1\r\n",
+            "Content-Length: 1\r\nContent-Length: 1\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: chunked, identity\r\n",
+        ] {
+            let text = format!("POST / HTTP/1.1\r\n{fields}");
+            assert_eq!(inspected(&[POST, &text]), (Some(POST.len() + text.len() - 1), Place::Opaque), "{fields}");
+        }
     }
 
     #[test]
