@@ -1,12 +1,12 @@
 //! What the types of the handlers do not say of themselves: which texts have a fixed set of values, where any members may
 //! stand, that what an input requires is never null, and that an answer names each of its members.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::schema::{AdditionalProperties, ArrayItems, Object, Schema, SchemaType, Type};
-use utoipa::openapi::{OpenApi as Document, RefOr};
+use utoipa::openapi::{Content, OpenApi as Document, Ref, RefOr};
 
 use crate::api::auth::Scope;
 use crate::api::{backlogs, deliveries};
@@ -20,12 +20,41 @@ const FREE: [&str; 2] = ["data", "metadata"];
 const LEFT_OUT: [&str; 3] = ["errors", "rewrapped", "scheduleSeconds"];
 
 pub(super) fn refine(document: &mut Document) {
+    if let Some(components) = &mut document.components {
+        name_items(&mut components.schemas);
+    }
     for (name, schema) in document.components.iter_mut().flat_map(|components| &mut components.schemas) {
         walk(schema, name.ends_with("Input") || name.ends_with("Patch"));
     }
     for path in document.paths.paths.values_mut() {
         let PathItem { get, put, post, delete, patch, .. } = path;
-        [get, put, post, delete, patch].into_iter().flatten().for_each(parameters);
+        for operation in [get, put, post, delete, patch].into_iter().flatten() {
+            parameters(operation);
+            body(operation);
+        }
+    }
+}
+
+/// A page of a list refers to the schema of its items instead of repeating it.
+fn name_items(schemas: &mut BTreeMap<String, RefOr<Schema>>) {
+    let named: BTreeSet<String> = schemas.keys().cloned().collect();
+    for (name, schema) in schemas {
+        let item = name.strip_prefix("Page_").filter(|item| named.contains(*item));
+        if let (Some(item), RefOr::T(Schema::Object(page))) = (item, schema)
+            && let Some(RefOr::T(Schema::Array(data))) = page.properties.get_mut("data")
+        {
+            data.items = ArrayItems::RefOrSchema(Box::new(Ref::from_schema_name(item).into()));
+        }
+    }
+}
+
+/// A body may be missing; it is never null.
+fn body(operation: &mut Operation) {
+    let Some(RefOr::T(body)) = &mut operation.request_body else { return };
+    for content in body.content.values_mut() {
+        if let RefOr::T(Content { schema: Some(schema), .. }) = content {
+            forbid_null(schema);
+        }
     }
 }
 
@@ -128,7 +157,12 @@ fn forbid_null(schema: &mut RefOr<Schema>) {
     match schema {
         RefOr::T(Schema::Object(object)) => without_null(&mut object.schema_type),
         RefOr::T(Schema::Array(array)) => without_null(&mut array.schema_type),
-        RefOr::T(Schema::OneOf(parts)) => parts.items.retain(|part| !is_null(part)),
+        RefOr::T(Schema::OneOf(parts)) => {
+            parts.items.retain(|part| !is_null(part));
+            if let [only] = parts.items.as_slice() {
+                *schema = only.clone();
+            }
+        }
         RefOr::T(_) | RefOr::Ref(_) => {}
     }
 }
