@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::client::{send, try_send};
+use crate::client::try_send;
 use crate::databases::On;
 use crate::fact;
 use crate::hook::{Hook, plain, quick_retries};
@@ -120,8 +120,8 @@ async fn without_a_table_for_events() {
     let mut world = world().await;
     let published = async |status: u16| {
         let event = json!({"event": "message.sent", "data": {}});
-        let answer = world.client().post("/events", &event).await;
-        let ready = send(world.anyone().root(Method::GET, "/readyz")).await;
+        let answer = try_send(world.client().json(Method::POST, "/events", &event)).await.expect("an answer");
+        let ready = try_send(world.anyone().root(Method::GET, "/readyz")).await.expect("an answer");
         (answer.status == status).then_some((answer, ready.status))
     };
     world.database().ask("ALTER TABLE event RENAME TO event_away");

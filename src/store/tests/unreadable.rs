@@ -48,7 +48,7 @@ async fn a_value_of_another_type_is_damage_to_one_webhook_alone() {
         world.tamper(&format!("UPDATE webhook SET {column} = x'fffe' WHERE num = {}", damaged.num.0)).await;
 
         let page = world.store.webhooks(world.tenant.num, None, None, 10).await.unwrap();
-        assert_eq!(page.items, [sound.clone()], "{column}");
+        assert_eq!(page.items, std::slice::from_ref(&sound), "{column}");
         let asked = world.store.webhook(world.tenant.num, damaged.id).await;
         assert!(matches!(asked, Err(StoreError::Unreadable { .. })), "{column}: {asked:?}");
         let routes = world.store.routes(WebhookNum(0)).await.unwrap();
