@@ -150,6 +150,13 @@ impl Server {
         stream::iter(webhooks.into_iter().map(create)).buffered(CREATING).try_collect().await
     }
 
+    /// Attempts that are recorded, at this moment: the metrics page may be a second old.
+    pub(super) async fn attempts(&self) -> Result<u64, CliError> {
+        let engine = self.call(Method::GET, "/engine", ADMIN_KEY, None).await?;
+        Ok(engine["journal"]["attempts"].as_u64().unwrap_or(0))
+    }
+
+    /// As of up to a second ago.
     pub(super) async fn usage(&self) -> Result<Usage, CliError> {
         let asked = self.client.get(format!("{}/metrics", self.url)).bearer_auth(ADMIN_KEY).send();
         let answer = asked.await.map_err(CliError::failed)?;

@@ -93,7 +93,7 @@ pub(super) async fn settled(server: &Server, sink: &Sink, bar: &ProgressBar) -> 
         let (owed, arrived) = (sink.owed(), sink.arrived());
         bar.set_length(owed);
         bar.set_position(arrived);
-        if arrived >= owed && server.usage().await?.attempts >= owed {
+        if arrived >= owed && server.attempts().await? >= owed {
             return Ok(());
         }
         if Instant::now() > until {
