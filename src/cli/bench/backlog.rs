@@ -37,8 +37,8 @@ const MAX_RETRIES: u32 = 20;
 /// The pace of somebody else's publishes while something is done.
 const BESIDE_EVERY: Duration = Duration::from_millis(10);
 
-/// No row was written for this long: everything that is owed has its row.
-const QUIET: Duration = Duration::from_secs(1);
+/// No row was written for this long: everything that is owed has its row. What is read of it may be a second old.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// What is read of the webhook with this id, again and again: one line each.
 fn reads(id: &str) -> Vec<String> {
