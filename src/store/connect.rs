@@ -120,7 +120,7 @@ pub enum Contents {
     Nothing,
     /// The schema, and no row that a new one does not have.
     Schema,
-    /// Something that must not be lost, or somebody at work: what, in words.
+    /// Rows that must not be lost, or a node at work; in words.
     Occupied(String),
 }
 

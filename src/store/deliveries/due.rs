@@ -32,7 +32,7 @@ pub struct Due {
 pub struct Wanted<'a> {
     /// Those that fall due by then.
     pub horizon: UnixMillis,
-    /// In the order of publishing, and then whatever their due time.
+    /// In the order of publishing, also those that fall due later.
     pub ordered: bool,
     pub limit: usize,
     /// The caller has these already.

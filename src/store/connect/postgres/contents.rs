@@ -74,7 +74,7 @@ pub(super) async fn of(on: &DatabaseConnection) -> Result<Contents, OpenError> {
     Ok(if has_schema { Contents::Schema } else { Contents::Nothing })
 }
 
-/// Before the first migration no table is ours, whatever it is called.
+/// Before the first migration no table is ours, even one with a name of ours.
 fn is_foreign(relation: &Relation, has_schema: bool) -> bool {
     let Relation { name, is_here, .. } = relation;
     let is_known = name == MIGRATIONS || has_schema && TABLES.contains(&name.as_str());
