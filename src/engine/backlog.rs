@@ -104,11 +104,9 @@ pub struct Actor {
 
 impl Engine {
     /// What waits for a webhook, unless it is deleted. Its rows are read as its endpoint would read them: while it sleeps,
-    /// nobody else finds out that they cannot be.
+    /// nothing else finds out that they cannot be.
     pub async fn backlog(&self, num: WebhookNum) -> Result<Option<Backlog>, StoreError> {
-        let read = self.inner.store.servings(&[num], UnixMillis::now()).await?;
-        let unreadable: Vec<_> = read.into_iter().filter_map(|(num, read)| read.is_err().then_some(num)).collect();
-        Ok(self.backlogs_of(&[num], &unreadable).await?.pop())
+        Ok(self.backlogs_of(&[num], true).await?.pop())
     }
 
     /// The worst backlogs of a tenant, or of all, `limit` of them after the first `skipped`; webhooks without any are
@@ -128,13 +126,15 @@ impl Engine {
             BacklogOrder::Depth => ledger.deepest(among, ranked).into_iter().map(|(num, _)| num).collect(),
             BacklogOrder::Oldest => ledger.oldest_first(among, ranked).await?.into_iter().map(|(num, _)| num).collect(),
         };
-        self.backlogs_of(nums.get(skipped..).unwrap_or_default(), &[]).await
+        self.backlogs_of(nums.get(skipped..).unwrap_or_default(), false).await
     }
 
-    /// In the order of the numbers given; those that are deleted are left out. `unreadable` are known to be so.
-    async fn backlogs_of(&self, nums: &[WebhookNum], unreadable: &[WebhookNum]) -> Result<Vec<Backlog>, StoreError> {
+    /// In the order of the numbers given; those that are deleted are left out. `closely`: rows are read that only an
+    /// endpoint reads otherwise, which would be too many for a list.
+    async fn backlogs_of(&self, nums: &[WebhookNum], closely: bool) -> Result<Vec<Backlog>, StoreError> {
+        let store = &self.inner.store;
         let now = UnixMillis::now();
-        let mut summaries = self.inner.store.webhook_summaries(nums).await?;
+        let mut summaries = store.webhook_summaries(nums).await?;
         let oldest = self.inner.shared.ledger.oldest_of(nums).await?;
         let crashes = self.inner.registry.crashes(nums.to_vec()).await;
         let mut heads = self.heads(&summaries, now).await?;
@@ -147,7 +147,7 @@ impl Engine {
             let receiver = receivers.remove(num).unwrap_or_default();
             let oldest = oldest.get(num).copied();
             let mut crashes = crashes.get(at).copied().unwrap_or_default();
-            crashes.unreadable |= !summary.is_readable || unreadable.contains(num);
+            crashes.unreadable |= !summary.is_readable || closely && store.is_damaged(*num).await?;
             let known = Known {
                 now,
                 oldest_at: oldest.map(EventSeq::accepted_at),
@@ -158,9 +158,8 @@ impl Engine {
                 crashes,
             };
             let mut seen = self.seen(&summary, known);
-            if seen.may_be_stuck(&summary) {
-                let (store, holding) = (&self.inner.store, &self.inner.shared.holding);
-                seen.unsendable = store.unsendable(holding, *num, seen.policy.ordered).await?;
+            if closely && seen.may_be_stuck(&summary) {
+                seen.unsendable = store.unsendable(&self.inner.shared.holding, *num, seen.policy.ordered).await?;
             }
             backlogs.push(seen.told(summary));
         }

@@ -143,7 +143,6 @@ pub struct Attempt {
     pub response_body: Vec<u8>,
 }
 
-/// A pending delivery with all that is needed to make an attempt.
 /// Which deliveries a list shows.
 #[derive(Debug, Clone, Default)]
 pub struct DeliveryFilter {

@@ -11,6 +11,7 @@ use crate::id::{TenantId, WebhookNum};
 
 use super::dialect::{is_any_of, numbers};
 use super::health::Health;
+use super::pool::Pool;
 use super::seal::Place;
 use super::unreadable::key_of;
 use super::webhooks::Webhook;
@@ -72,11 +73,26 @@ impl Store {
         nums: &[WebhookNum],
         now: UnixMillis,
     ) -> Result<HashMap<WebhookNum, Result<Serving, StoreError>>, StoreError> {
+        self.servings_on(self.engine_readers(), nums, now).await
+    }
+
+    /// Whether an endpoint could not serve this webhook, for the API.
+    pub async fn is_damaged(&self, num: WebhookNum) -> Result<bool, StoreError> {
+        let servings = self.servings_on(self.readers(), &[num], UnixMillis::now()).await?;
+        Ok(servings.values().any(Result::is_err))
+    }
+
+    async fn servings_on(
+        &self,
+        readers: &Pool,
+        nums: &[WebhookNum],
+        now: UnixMillis,
+    ) -> Result<HashMap<WebhookNum, Result<Serving, StoreError>>, StoreError> {
         let backend = self.backend();
         let values = [numbers(backend, nums.iter().map(|num| num.0)), now.0.into()];
         let statement = Statement::from_sql_and_values(backend, servings_sql(backend), values);
         let mut servings = HashMap::with_capacity(nums.len());
-        for row in self.engine_readers().query_all_raw(statement).await? {
+        for row in readers.query_all_raw(statement).await? {
             let num = WebhookNum(row.try_get("", "num")?);
             let before = servings.remove(&num);
             let serving = match ServingRow::from_query_result(&row, "") {

@@ -11,6 +11,7 @@ use crate::store::bodies::READ_BYTES;
 use crate::store::events::{Body, Event};
 use crate::store::leases::{Holding, STARTED};
 use crate::store::payload::LARGE;
+use crate::store::pool::Pool;
 use crate::store::{Store, StoreError, dialect, payload};
 
 use super::{DeliveryState, NumRow, state_of};
@@ -21,6 +22,7 @@ const BEHIND: usize = 1024;
 /// How often rows are read of which none can be read.
 const TRIES: usize = 16;
 
+/// A pending delivery with all that is needed to make an attempt.
 #[derive(Debug, Clone)]
 pub struct Due {
     pub event: Arc<Event>,
@@ -127,9 +129,20 @@ fn of_known_server(holding: &Holding, row: Option<&DueRow>) -> Result<(), StoreE
 impl Store {
     /// Pending deliveries of a webhook, earliest first. They bring no more than 4 MiB of bodies into memory.
     pub async fn due(&self, holding: &Holding, webhook: WebhookNum, wanted: Wanted<'_>) -> Result<DueRows, StoreError> {
+        self.due_on(self.engine_readers(), holding, webhook, wanted).await
+    }
+
+    async fn due_on(
+        &self,
+        readers: &Pool,
+        holding: &Holding,
+        webhook: WebhookNum,
+        wanted: Wanted<'_>,
+    ) -> Result<DueRows, StoreError> {
         let (mut known, mut limit) = (wanted.known.to_vec(), wanted.limit);
         for _ in 0..TRIES {
-            let stretch = self.stretch(holding, webhook, Wanted { limit, known: &known, ..wanted }).await?;
+            let wanted = Wanted { limit, known: &known, ..wanted };
+            let stretch = self.stretch(readers, holding, webhook, wanted).await?;
             let Stretch { events, mut rows, mut next, has_more } = stretch;
             if !rows.is_empty() || !has_more {
                 if rows.len() > wanted.limit {
@@ -144,7 +157,13 @@ impl Store {
         Err(StoreError::unreadable("deliveries", "none of those that are due can be read"))
     }
 
-    async fn stretch(&self, holding: &Holding, webhook: WebhookNum, wanted: Wanted<'_>) -> Result<Stretch, StoreError> {
+    async fn stretch(
+        &self,
+        readers: &Pool,
+        holding: &Holding,
+        webhook: WebhookNum,
+        wanted: Wanted<'_>,
+    ) -> Result<Stretch, StoreError> {
         let Wanted { horizon, ordered, limit, known } = wanted;
         let backend = self.backend();
         let most: Value = i64::try_from(limit).unwrap_or(i64::MAX).into();
@@ -156,7 +175,7 @@ impl Store {
             }
         };
         let statement = Statement::from_sql_and_values(backend, due_sql(backend, which, order), values);
-        let read = self.engine_readers().query_all_raw(statement).await?;
+        let read = readers.query_all_raw(statement).await?;
         let rows: Vec<DueRow> = self.readable_joined(&read, Some(webhook));
         of_known_server(holding, rows.first())?;
         // With those that were left out for their size.
@@ -170,21 +189,22 @@ impl Store {
         let next = match last {
             Some(last) if has_more => last,
             _ if ordered => None,
-            _ => self.first_due_after(webhook, horizon).await?,
+            _ => first_due_after(readers, webhook, horizon).await?,
         };
         let rows = rows.into_iter().filter_map(|row| readable(self, webhook, row)).collect();
         Ok(Stretch { events, rows, next, has_more })
     }
 
     /// How many due rows of a webhook cannot be read or have lost their event, if none of its due rows can be sent; 0
-    /// otherwise. Looks at some.
+    /// otherwise. Looks at some. For the API, on whose readers it is asked.
     pub async fn unsendable(&self, holding: &Holding, webhook: WebhookNum, ordered: bool) -> Result<u64, StoreError> {
         let horizon = UnixMillis::now();
         let before = self.due_keys(webhook, horizon).await?;
         if before.is_empty() {
             return Ok(0);
         }
-        match self.due(holding, webhook, Wanted { horizon, ordered, limit: 1, known: &[] }).await {
+        let wanted = Wanted { horizon, ordered, limit: 1, known: &[] };
+        match self.due_on(self.readers(), holding, webhook, wanted).await {
             Ok(due) if !due.rows.is_empty() => return Ok(0),
             Ok(_) | Err(StoreError::Unreadable { .. }) => {}
             Err(error) => return Err(error),
@@ -200,7 +220,7 @@ impl Store {
         let most = i64::try_from(BEHIND).unwrap_or(i64::MAX);
         let values = [webhook.0.into(), horizon.0.into(), most.into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        let rows = NumRow::find_by_statement(statement).all(self.engine_readers()).await?;
+        let rows = NumRow::find_by_statement(statement).all(self.readers()).await?;
         Ok(rows.into_iter().map(|row| row.num).collect())
     }
 
@@ -218,14 +238,15 @@ impl Store {
         of_known_server(holding, row.as_ref())?;
         row.map(|row| due_of(self, row)).transpose()
     }
+}
 
-    async fn first_due_after(&self, webhook: WebhookNum, after: UnixMillis) -> Result<Option<UnixMillis>, StoreError> {
-        let sql = "SELECT next_at AS num FROM delivery WHERE status = 0 AND webhook_num = $1 AND next_at > $2 \
-                   ORDER BY next_at LIMIT 1";
-        let statement = Statement::from_sql_and_values(self.backend(), sql, [webhook.0.into(), after.0.into()]);
-        let row = NumRow::find_by_statement(statement).one(self.engine_readers()).await?;
-        Ok(row.map(|row| UnixMillis(row.num)))
-    }
+async fn first_due_after(on: &Pool, webhook: WebhookNum, after: UnixMillis) -> Result<Option<UnixMillis>, StoreError> {
+    let sql = "SELECT next_at AS num FROM delivery WHERE status = 0 AND webhook_num = $1 AND next_at > $2 \
+               ORDER BY next_at LIMIT 1";
+    let values = [webhook.0.into(), after.0.into()];
+    let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, values);
+    let row = NumRow::find_by_statement(statement).one(on).await?;
+    Ok(row.map(|row| UnixMillis(row.num)))
 }
 
 /// One that cannot be read keeps no other from being sent.
