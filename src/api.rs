@@ -205,8 +205,8 @@ pub struct Routers {
     pub metrics: Router,
 }
 
-/// The API, and the metrics for a listener that only those who may see them can reach. `connections`: what is known at the
-/// moment of the connections that the API is called over.
+/// The API, and the metrics for a listener that only those who may see them can reach. `connections` answers the current
+/// figures of the API's connections.
 pub fn routers(
     engine: Engine,
     config: ApiConfig,

@@ -4,8 +4,8 @@ use std::io::{IsTerminal, stderr};
 
 use tracing_subscriber::EnvFilter;
 
-/// Not logged with any filter. Waiting for a reader is how a busy store pushes back, and no event of its
-/// own; the certificate of a receiver is the receiver's business, and the log of its webhook says what is wrong with it.
+/// Not logged with any filter. Waiting for a reader is how a busy store pushes back, and no event of its own. The certificate
+/// of a receiver is the receiver's business, and the log of its webhook says what is wrong with it.
 const NEVER: [&str; 2] = ["sqlx::pool::acquire=error", "rustls_platform_verifier=off"];
 
 /// Starts logging; called once.

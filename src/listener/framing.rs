@@ -2,8 +2,8 @@
 //!
 //! A line that ends with LF alone is one for hyper, and may be none for a proxy in front (RFC 9112, section 2.2, allows
 //! either), so that one of them sees a request where the other does not. The same holds for the lines between the chunks of
-//! a body. So are a head that says twice how long its body is, and a coding besides `chunked`. A length that is padded beyond
-//! what is looked at would hide where the next head begins, and is refused as well.
+//! a body, for a head that says twice how long its body is, and for a coding besides `chunked`: all of them are refused. So is
+//! a length that is padded beyond what is looked at, since it would hide where the next head begins.
 
 use std::mem;
 

@@ -20,7 +20,7 @@ use super::figures::{Refused, Shortage};
 /// Looking through all connections pays for so many that come.
 const CANDIDATES: usize = 64;
 
-/// After a look for answers that are not read, or for a connection that can go that found none.
+/// Between two looks for answers that are not read, and after a look that found no connection to close.
 const NO_LOOK: Duration = Duration::from_millis(10);
 
 /// Connections that were told to go and have not gone yet, as a part of those there may be.

@@ -42,7 +42,7 @@ impl Turn {
         cx: &mut Context<'_>,
     ) -> Poll<F::Output> {
         if needs_none {
-            // With it a turn that was granted meanwhile is given back.
+            // Dropping it gives back a turn that was granted meanwhile.
             self.0 = None;
         }
         // The semaphore is never closed.
