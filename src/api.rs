@@ -20,6 +20,7 @@ mod event_types;
 mod events;
 mod fields;
 mod forward;
+mod gate;
 mod health;
 mod hops;
 mod host;
@@ -224,12 +225,8 @@ pub fn routers(
         .route("/openapi.json", get(show_document))
         .fallback(answer::no_such_route)
         .method_not_allowed_fallback(answer::no_such_method)
-        .layer(middleware::from_fn_with_state(app.clone(), forward::forward))
-        .layer(middleware::from_fn(cost::hold))
-        .layer(middleware::from_fn_with_state(app.clone(), hops::refuse_loops))
-        .layer(middleware::from_fn(session::admit))
+        .layer(middleware::from_fn_with_state(app.clone(), gate::pass))
         .layer(option_layer(cors))
-        .layer(middleware::from_fn(host::require))
         .layer(middleware::from_fn_with_state(log.clone(), answer::finish))
         .with_state(app);
     Routers { api, metrics }

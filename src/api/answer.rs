@@ -14,6 +14,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::host;
 use super::origin::{RequestId, X_REQUEST_ID};
 use super::problem::{Hint, Problem};
 use super::request_log::{Answered, Begun, RequestLog};
@@ -39,13 +40,10 @@ pub(super) async fn finish(State(log): State<Arc<RequestLog>>, mut request: Requ
     request.extensions_mut().insert(id.clone());
     request.headers_mut().insert(X_REQUEST_ID, id.0.clone());
     let begun = Begun::of(&mut request);
-    let is_safe = request.method().is_safe();
-    // A task of its own: a change that has begun is finished even if its caller hangs up. What only reads stops with it.
-    let answer = match tokio::spawn(next.run(request)) {
-        reading if is_safe => AbortOnDropHandle::new(reading).await,
-        changing => changing.await,
+    let mut response = match host::require(&request) {
+        Ok(()) => handled(request, next).await,
+        Err(problem) => problem.into_response(),
     };
-    let mut response = answer.unwrap_or_else(|_| Problem::internal(&"a handler panicked").into_response());
     let problem = response.extensions_mut().remove::<Problem>();
     if let Some(problem) = &problem {
         write(&mut response, problem, &id);
@@ -61,6 +59,16 @@ pub(super) async fn finish(State(log): State<Arc<RequestLog>>, mut request: Requ
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     response
+}
+
+/// In a task of its own: a change that has begun is finished even if its caller hangs up. What only reads stops with it.
+async fn handled(request: Request, next: Next) -> Response {
+    let is_safe = request.method().is_safe();
+    let answer = match tokio::spawn(next.run(request)) {
+        reading if is_safe => AbortOnDropHandle::new(reading).await,
+        changing => changing.await,
+    };
+    answer.unwrap_or_else(|_| Problem::internal(&"a handler panicked").into_response())
 }
 
 /// Fills in the body and the headers of an answer that is a problem. What it has, such as `Allow`, stays.
@@ -127,7 +135,7 @@ mod tests {
         };
         let router = axum::Router::new().route("/", axum::routing::any(handler));
         let router = router.layer(axum::middleware::from_fn_with_state(Arc::new(RequestLog::new()), finish));
-        let request = Request::builder().method(method).uri("/").body(Body::empty()).unwrap();
+        let request = Request::builder().method(method).uri("/").header("host", "x").body(Body::empty()).unwrap();
         let answer = tokio::spawn(router.oneshot(request));
         let mut alive = begun.recv().await.unwrap();
         answer.abort();

@@ -1,7 +1,7 @@
 //! What an answer costs until its caller has taken it: a turn at the readers of the database while it is made, and the
 //! memory that it holds until its last byte is sent. Each tenant has at most half of the readers and a quarter of the
 //! memory, and so have all admins together: a caller that asks for the most expensive answers, and takes none, keeps no
-//! other one waiting. Taken by [`super::auth`], which knows who calls; given back by [`hold`].
+//! other one waiting. Taken by [`super::auth`], which knows who calls; given back by [`Cost::hold`].
 
 mod held;
 mod turns;
@@ -11,7 +11,6 @@ use std::sync::Arc;
 use axum::extract::Request;
 use axum::http::Extensions;
 use axum::http::request::Parts;
-use axum::middleware::Next;
 use axum::response::Response;
 use parking_lot::Mutex;
 
@@ -52,6 +51,13 @@ struct Taken {
 }
 
 impl Cost {
+    /// Of a request, which has it in its extensions from here on.
+    pub(super) fn begin(request: &mut Request) -> Self {
+        let cost = Self::default();
+        request.extensions_mut().insert(cost.clone());
+        cost
+    }
+
     /// Charges a request to its caller; no tenant is an admin. One that only reads waits for its turn, and takes what its
     /// answer is likely to hold. One that changes something is refused only when its own caller leaves too much untaken,
     /// never for what others do; and it takes no turn: it reads a few rows by their keys, and then waits for the journal,
@@ -100,18 +106,11 @@ impl Cost {
         }
     }
 
-    fn finish(&self) -> Option<Share> {
-        self.0.lock().take().map(|taken| taken.share)
-    }
-}
-
-/// Holds what a request has taken: its turn until the answer is made, its memory until the last of it is sent.
-pub(super) async fn hold(mut request: Request, next: Next) -> Response {
-    let cost = Cost::default();
-    request.extensions_mut().insert(cost.clone());
-    let response = next.run(request).await;
-    match cost.finish() {
-        Some(share) => response.map(|body| HeldBody::of(body, share)),
-        None => response,
+    /// Gives back the turn, since the answer is made, and holds its memory until the last of it is sent.
+    pub(super) fn hold(&self, response: Response) -> Response {
+        match self.0.lock().take() {
+            Some(taken) => response.map(|body| HeldBody::of(body, taken.share)),
+            None => response,
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
@@ -113,8 +113,8 @@ pub(super) fn wanted_by_a_node(headers: &HeaderMap) -> Option<usize> {
     headers.get(FORWARDED)?.to_str().ok()?.parse().ok()
 }
 
-/// Lets the node do it whose it is.
-pub(super) async fn forward(State(app): State<App>, mut request: Request, next: Next) -> Response {
+/// Lets the node answer whose it is.
+pub(super) async fn answer(app: &App, mut request: Request, next: Next) -> Response {
     origin::judge(app.store(), &mut request);
     if app.engine().is_alone() || !has_key(request.headers()) {
         return next.run(request).await;
@@ -122,18 +122,18 @@ pub(super) async fn forward(State(app): State<App>, mut request: Request, next: 
     let Some(subject) = subject_of(request.method(), request.uri().path()) else { return next.run(request).await };
     // Whoever may not or names no tenant is told so by the handler, here, whomever the subject belongs to.
     let (path, headers, extensions) = (request.uri().path(), request.headers(), request.extensions());
-    let Ok(Some(tenant)) = acting_for(&app, path, headers, extensions).await else {
+    let Ok(Some(tenant)) = acting_for(app, path, headers, extensions).await else {
         return next.run(request).await;
     };
     request.extensions_mut().insert(Sender(tenant));
-    let owner = match owner_of(&app, tenant, subject).await {
+    let owner = match owner_of(app, tenant, subject).await {
         Ok(owner) => owner,
         Err(problem) => return problem.into_response(),
     };
     match owner {
         Owner::Here => next.run(request).await,
         Owner::Elsewhere(address) if !origin::is_from_node(request.extensions()) => {
-            sent_on(&app, tenant, &address, request).await.unwrap_or_else(IntoResponse::into_response)
+            sent_on(app, tenant, &address, request).await.unwrap_or_else(IntoResponse::into_response)
         }
         Owner::Elsewhere(_) | Owner::Nobody => Problem::owner_unreachable(&"it is being moved").into_response(),
     }

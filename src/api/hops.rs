@@ -3,10 +3,8 @@
 
 use std::convert::Infallible;
 
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
 
 use super::App;
 use super::problem::Problem;
@@ -16,14 +14,17 @@ use crate::engine::{CDN_LOOP, Trail};
 #[derive(Debug, Clone)]
 pub(super) struct Hops(pub(super) Option<Trail>);
 
-pub(super) async fn refuse_loops(State(app): State<App>, mut request: Request, next: Next) -> Response {
+/// Notes in the extensions of a request which engines it has come through.
+///
+/// # Errors
+///
+/// When this engine is one of them, or they are too many.
+pub(super) fn refuse_loops(app: &App, request: &mut Request) -> Result<(), Problem> {
     if request.headers().contains_key(CDN_LOOP) {
-        match app.engine().name().trail(request.headers().get_all(CDN_LOOP).iter()) {
-            Ok(trail) => _ = request.extensions_mut().insert(Hops(trail)),
-            Err(refused) => return Problem::from(refused).into_response(),
-        }
+        let trail = app.engine().name().trail(request.headers().get_all(CDN_LOOP).iter())?;
+        request.extensions_mut().insert(Hops(trail));
     }
-    next.run(request).await
+    Ok(())
 }
 
 impl<S: Sync> FromRequestParts<S> for Hops {

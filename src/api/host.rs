@@ -5,15 +5,16 @@ use axum::extract::Request;
 use axum::http::header::HOST;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Uri, Version};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
 
 use super::problem::Problem;
 
-pub(super) async fn require(request: Request, next: Next) -> Response {
+/// # Errors
+///
+/// `400` unless the request names its host once.
+pub(super) fn require(request: &Request) -> Result<(), Problem> {
     match wrong(request.version(), request.uri(), request.headers()) {
-        Some(detail) => Problem::bad_request("invalid_host", detail).into_response(),
-        None => next.run(request).await,
+        Some(detail) => Err(Problem::bad_request("invalid_host", detail)),
+        None => Ok(()),
     }
 }
 

@@ -11,7 +11,6 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -122,32 +121,38 @@ fn set_cookie(is_secure: bool, value: &str, lasts: Duration) -> Result<HeaderVal
 }
 
 /// Turns the cookie of a session into the key that it is.
-pub(super) async fn admit(request: Request, next: Next) -> Response {
-    let (mut parts, body) = request.into_parts();
-    let has_key = parts.headers.contains_key(AUTHORIZATION) || parts.headers.contains_key(X_API_KEY);
+///
+/// # Errors
+///
+/// When there are several, or the request changes something and does not come from a page of ours.
+pub(super) fn admit(request: &mut Request) -> Result<(), Problem> {
+    if !request.headers().contains_key(COOKIE) {
+        return Ok(());
+    }
+    let has_key = request.headers().contains_key(AUTHORIZATION) || request.headers().contains_key(X_API_KEY);
     if !has_key {
-        match in_cookie(&parts.headers) {
+        match in_cookie(request.headers()) {
             Found::Nothing => {}
             Found::Several => {
                 let detail = "the request has several sessions' cookies, of which another host may have set some; delete the \
                               cookies of this site and log in again";
-                return Problem::bad_request("ambiguous_session", detail).into_response();
+                return Err(Problem::bad_request("ambiguous_session", detail));
             }
-            Found::Session(_) if !same_origin::may_use_cookie(&parts) => {
+            Found::Session(_) if !same_origin::may_use_cookie(request) => {
                 let detail = "a request with a session's cookie that changes something must come from a page of this host; \
                               give a key instead";
-                return Problem::new(StatusCode::FORBIDDEN, "cross_origin", detail).into_response();
+                return Err(Problem::new(StatusCode::FORBIDDEN, "cross_origin", detail));
             }
             Found::Session(key) => {
                 if let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {key}")) {
                     value.set_sensitive(true);
-                    parts.headers.insert(AUTHORIZATION, value);
+                    request.headers_mut().insert(AUTHORIZATION, value);
                 }
             }
         }
     }
-    parts.headers.remove(COOKIE);
-    next.run(Request::from_parts(parts, body)).await
+    request.headers_mut().remove(COOKIE);
+    Ok(())
 }
 
 /// What the cookies of a request say.

@@ -2,8 +2,7 @@
 //! it; what it also sends, and no page can forge, is where the asking page is from (`Sec-Fetch-Site`, `Origin`).
 
 use axum::http::header::{HOST, ORIGIN};
-use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, Method};
+use axum::http::{HeaderMap, HeaderName, Method, Request};
 use url::Url;
 
 /// Fetch Metadata, W3C; all current browsers send it to trustworthy origins.
@@ -15,14 +14,14 @@ fn is_safe(method: &Method) -> bool {
 }
 
 /// Whether the request may use a cookie. One that changes something must say where it comes from.
-pub(super) fn may_use_cookie(parts: &Parts) -> bool {
-    let text = |name: &HeaderName| text(&parts.headers, name);
-    if is_safe(&parts.method) {
+pub(super) fn may_use_cookie<B>(request: &Request<B>) -> bool {
+    let text = |name: &HeaderName| text(request.headers(), name);
+    if is_safe(request.method()) {
         return true;
     }
     match (text(&SEC_FETCH_SITE), text(&ORIGIN)) {
         (Some(site), _) => site == "same-origin",
-        (None, Some(origin)) => is_of_host(origin, host(parts)),
+        (None, Some(origin)) => is_of_host(origin, host(request)),
         (None, None) => false,
     }
 }
@@ -42,9 +41,9 @@ fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
 }
 
 /// HTTP/2 names the host in the URI.
-fn host(parts: &Parts) -> &str {
-    let authority = parts.uri.authority().map(|authority| authority.as_str());
-    authority.or_else(|| text(&parts.headers, &HOST)).unwrap_or_default()
+fn host<B>(request: &Request<B>) -> &str {
+    let authority = request.uri().authority().map(|authority| authority.as_str());
+    authority.or_else(|| text(request.headers(), &HOST)).unwrap_or_default()
 }
 
 /// Compares host and port, with the port that the origin's scheme implies. The scheme itself may have been changed by a
@@ -66,7 +65,7 @@ mod tests {
     fn allows(method: &str, headers: &[(&str, &str)]) -> bool {
         let request = Request::builder().method(method).uri("/api/v1/webhooks").header("host", "hooks.example:8080");
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
-        may_use_cookie(&request.body(()).unwrap().into_parts().0)
+        may_use_cookie(&request.body(()).unwrap())
     }
 
     #[test]

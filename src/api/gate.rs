@@ -1,0 +1,26 @@
+//! What each request passes on its way to its handler, in this order: its cookie becomes a key, a delivery that comes back is
+//! refused, its answer is charged for, and the node that has to answer is asked. One layer does it all, because each layer
+//! clones and boxes the whole service for each request.
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::App;
+use super::cost::Cost;
+use super::problem::Problem;
+use super::{forward, hops, session};
+
+pub(super) async fn pass(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    if let Err(problem) = check(&app, &mut request) {
+        return problem.into_response();
+    }
+    let cost = Cost::begin(&mut request);
+    let response = forward::answer(&app, request, next).await;
+    cost.hold(response)
+}
+
+fn check(app: &App, request: &mut Request) -> Result<(), Problem> {
+    session::admit(request)?;
+    hops::refuse_loops(app, request)
+}
