@@ -70,11 +70,11 @@ use crate::clock::{self, UnixMillis};
 use crate::delivery::{Dns, Surroundings, guard};
 use crate::fault::{note_panics, or_abort};
 use crate::id::TenantNum;
-use crate::store::bell::Bell;
 use crate::store::idempotency::OnceKey;
-use crate::store::journal::abroad::Abroad;
+use crate::store::journal::remote_shards::RemoteShards;
 use crate::store::journal::{Caller, Draft, Journal, PublishError, Published};
 use crate::store::log::LogIndex;
+use crate::store::notifier::Notifier;
 use crate::store::{Store, StoreError, log};
 
 use self::arbiters::Arbiters;
@@ -234,7 +234,7 @@ impl Engine {
         let dns = &surroundings.dns;
         let arbiters = Arbiters::start(config.arbiters, &guard, dns, config.keeps_connections, &name)?;
         let cluster = Cluster::new(!store.is_shared());
-        let shared = Arc::new(Shared::new(&store, &running, &routes, &guard, (tenure, Bell::default()), &config));
+        let shared = Arc::new(Shared::new(&store, &running, &routes, &guard, (tenure, Notifier::default()), &config));
         let registry = registry::start(&arbiters, &shared, &running.feed);
         let inner = Inner {
             store,
@@ -255,7 +255,7 @@ impl Engine {
         };
         let engine = Self { inner: Arc::new(inner) };
         engine.spawn_tasks(surroundings);
-        engine.spawn_cluster_tasks(&running.abroad);
+        engine.spawn_cluster_tasks(&running.remote_shards);
         engine.follow_news(position);
         engine.inner.cluster.settle().await;
         Ok(engine)
@@ -283,7 +283,7 @@ impl Engine {
     }
 
     /// What a node among others does besides.
-    fn spawn_cluster_tasks(&self, abroad: &Arc<Abroad>) {
+    fn spawn_cluster_tasks(&self, remote_shards: &Arc<RemoteShards>) {
         let inner = &self.inner;
         if !inner.store.is_shared() {
             return;
@@ -302,13 +302,13 @@ impl Engine {
         let stopping = inner.stopping.clone();
         let member = Box::pin(or_abort("the look at other nodes", member.run()));
         inner.tasks.spawn(async move { stopping.run_until_cancelled(member).await });
-        let (bell, holding) = (inner.shared.bell.clone(), inner.shared.holding.clone());
-        let listen = bell.clone().listen(
+        let (notifier, holding) = (inner.shared.notifier.clone(), inner.shared.holding.clone());
+        let listen = notifier.clone().listen(
             inner.store.clone(),
             move |shard| holding.serves_shard(shard),
             move || feed.expect_news(),
         );
-        let (ring, tell) = (bell.clone().ring(inner.store.clone()), tell(bell, abroad.clone()));
+        let (ring, tell) = (notifier.clone().run(inner.store.clone()), tell(notifier, remote_shards.clone()));
         let stopping = inner.stopping.clone();
         let calls = Box::pin(async move { tokio::join!(listen, ring, tell) });
         inner.tasks.spawn(async move { stopping.run_until_cancelled(calls).await });
@@ -421,17 +421,17 @@ impl Engine {
             tracing::warn!(%error, "the clean stop was not noted; the next start treats it as a crash");
         }
         inner.shared.tenure.give_up(!drained).await;
-        inner.shared.bell.ring_for_shards();
-        if let Err(error) = inner.shared.bell.ring_once(&inner.store).await {
+        inner.shared.notifier.notify_shards();
+        if let Err(error) = inner.shared.notifier.notify_once(&inner.store).await {
             tracing::debug!(%error, "other nodes could not be called; they will look by themselves");
         }
     }
 }
 
 /// Tells other nodes what was committed for them.
-async fn tell(bell: Bell, abroad: Arc<Abroad>) {
+async fn tell(notifier: Notifier, remote_shards: Arc<RemoteShards>) {
     loop {
-        bell.ring_for_fanouts(&abroad.next().await);
+        notifier.notify_fanouts(&remote_shards.next().await);
     }
 }
 

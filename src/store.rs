@@ -7,7 +7,6 @@
 pub mod admin_keys;
 pub mod audit;
 pub mod backlog;
-pub mod bell;
 pub mod changes;
 pub mod deliveries;
 pub mod error;
@@ -22,6 +21,7 @@ pub mod leases;
 pub mod ledger;
 pub mod log;
 pub mod news;
+pub mod notifier;
 pub mod orphans;
 pub mod owed;
 pub mod page;

@@ -182,6 +182,6 @@ async fn revoke(
         }
     }
     app.keys().forget(Stale::AdminKeys);
-    app.engine().call_others();
+    app.engine().notify_peers();
     Ok(StatusCode::NO_CONTENT)
 }

@@ -179,6 +179,6 @@ async fn delete(
     }
     // And the sessions that it has opened.
     app.keys().forget_tenant(tenant.num);
-    app.engine().call_others();
+    app.engine().notify_peers();
     Ok(StatusCode::NO_CONTENT)
 }

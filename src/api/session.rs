@@ -104,7 +104,7 @@ async fn close(State(app): State<App>, caller: Anyone, _: NoQuery) -> Result<Res
     let tenant = caller.tenant().map(|tenant| tenant.num);
     app.store().end_session(tenant, id, &caller.author()).await?;
     app.keys().forget_session(id);
-    app.engine().call_others();
+    app.engine().notify_peers();
     let mut response = StatusCode::NO_CONTENT.into_response();
     for is_secure in [true, false] {
         response.headers_mut().append(SET_COOKIE, set_cookie(is_secure, "", Duration::ZERO)?);

@@ -81,6 +81,6 @@ async fn end(
         return Err(Problem::no_such("session"));
     }
     app.keys().forget_session(id);
-    app.engine().call_others();
+    app.engine().notify_peers();
     Ok(StatusCode::NO_CONTENT)
 }

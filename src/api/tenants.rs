@@ -182,7 +182,7 @@ async fn update(
     });
     let tenant = changed.await?;
     app.keys().forget_tenant(tenant.num);
-    app.engine().call_others();
+    app.engine().notify_peers();
     Ok(tagged(StatusCode::OK, tenant.version, &TenantView::from(tenant)))
 }
 

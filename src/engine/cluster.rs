@@ -156,7 +156,7 @@ impl Member {
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
-                () = self.shared.bell.shards_rung() => {}
+                () = self.shared.notifier.shards_notified() => {}
                 () = self.shared.holding.diverged() => {}
             }
             // Whatever notices were lost, this finds it.
@@ -350,7 +350,7 @@ impl Member {
             tokio::time::sleep(PAUSE).await;
         }
         self.leaving.lock().remove(&shard);
-        self.shared.bell.ring_for_shards();
+        self.shared.notifier.notify_shards();
     }
 }
 

@@ -23,7 +23,7 @@ impl Engine {
     ) -> Result<Webhook, StoreError> {
         let _changing = self.inner.shared.changing.write().await;
         let webhook = self.inner.store.create_webhook(new, once, by).await?;
-        self.call_others();
+        self.notify_peers();
         self.inner.routes.set(route_of(&webhook));
         Ok(webhook)
     }
@@ -34,7 +34,7 @@ impl Engine {
         let webhook = self.inner.store.update_webhook(changed, UnixMillis::now(), by).await?;
         self.inner.routes.set(route_of(&webhook));
         drop(changing);
-        self.call_others();
+        self.notify_peers();
         self.inner.registry.reconfigure(webhook.num).await;
         Ok(webhook)
     }
@@ -45,7 +45,7 @@ impl Engine {
         self.inner.store.delete_webhook(doomed, UnixMillis::now(), by).await?;
         self.inner.routes.remove(doomed.tenant, doomed.num);
         drop(changing);
-        self.call_others();
+        self.notify_peers();
         self.forget(vec![doomed.num]).await
     }
 
@@ -55,7 +55,7 @@ impl Engine {
         self.inner.store.delete_tenant(doomed, UnixMillis::now(), by).await?;
         let nums = self.inner.routes.remove_tenant(doomed.num);
         drop(changing);
-        self.call_others();
+        self.notify_peers();
         self.forget(nums).await
     }
 
@@ -82,7 +82,7 @@ impl Engine {
         let changing = self.inner.shared.changing.write().await;
         let webhook = self.inner.store.rotate_secret(webhook, new, now.plus(grace), now, by).await?;
         drop(changing);
-        self.call_others();
+        self.notify_peers();
         self.inner.registry.reconfigure(webhook.num).await;
         Ok(webhook)
     }
@@ -93,7 +93,7 @@ impl Engine {
         let end = self.inner.store.end_secret(webhook, id, UnixMillis::now(), by).await?;
         drop(changing);
         if let SecretEnd::Ended(webhook) = &end {
-            self.call_others();
+            self.notify_peers();
             self.inner.registry.reconfigure(webhook.num).await;
         }
         Ok(end)

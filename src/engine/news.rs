@@ -66,8 +66,8 @@ impl Engine {
     }
 
     /// Lets the other nodes look at once at what was changed here.
-    pub fn call_others(&self) {
-        self.inner.shared.bell.ring_for_changes();
+    pub fn notify_peers(&self) {
+        self.inner.shared.notifier.notify_changes();
     }
 
     /// `position`: before the routes were read.
@@ -126,7 +126,7 @@ impl Follower {
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
-                () = self.shared.bell.changes_rung() => {}
+                () = self.shared.notifier.changes_notified() => {}
             }
             let followed = self.follow().await;
             match &followed {

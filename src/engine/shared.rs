@@ -14,9 +14,9 @@ use crate::delivery::outcome::OutcomeKind;
 use crate::id::{EventSeq, WebhookNum};
 use crate::log_limit::LogLimit;
 use crate::store::backlog::Backlog;
-use crate::store::bell::Bell;
 use crate::store::journal::{Journal, Running};
 use crate::store::leases::Holding;
+use crate::store::notifier::Notifier;
 use crate::store::{Store, payload};
 
 use super::EngineConfig;
@@ -44,7 +44,7 @@ pub(super) struct Shared {
     /// Whom it is sent for.
     pub(super) holding: Holding,
     /// How nodes call each other.
-    pub(super) bell: Bell,
+    pub(super) notifier: Notifier,
     /// Once cancelled, nothing is sent any more.
     pub(super) quiet: CancellationToken,
     /// Held by a change from its commit to its entry in the route table, so that both see changes in one order. Shared by
@@ -76,7 +76,7 @@ impl Shared {
         running: &Running,
         routes: &Arc<RouteTable>,
         guard: &Arc<Guard>,
-        (tenure, bell): (Tenure, Bell),
+        (tenure, notifier): (Tenure, Notifier),
         config: &EngineConfig,
     ) -> Self {
         Self {
@@ -87,7 +87,7 @@ impl Shared {
             guard: guard.clone(),
             holding: tenure.holding().clone(),
             tenure,
-            bell,
+            notifier,
             quiet: CancellationToken::new(),
             changing: RwLock::new(()),
             permits: Permits::new(config.max_in_flight),

@@ -6,10 +6,10 @@
 //! refused, and whoever wants to record something reserves its [`Slot`] before it acts, so an outcome that happened
 //! always has room.
 
-pub mod abroad;
 pub mod feed;
 pub mod open;
 pub mod outage;
+pub mod remote_shards;
 
 mod answers;
 mod assign;
@@ -38,10 +38,10 @@ use tokio::task::JoinHandle;
 use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
 
-use self::abroad::Abroad;
 use self::answers::Answers;
 use self::feed::Feed;
 use self::outage::Outage;
+use self::remote_shards::RemoteShards;
 use super::backlog::Backlog;
 use super::deliveries::{Attempt, DeliveryState};
 use super::fanouts::Fanout;
@@ -259,7 +259,7 @@ pub struct Running {
     /// Committed fan-outs, in order.
     pub feed: Arc<Feed>,
     /// Shards of other nodes that events were committed for.
-    pub abroad: Arc<Abroad>,
+    pub remote_shards: Arc<RemoteShards>,
     /// Delivery rows that the log index does not show yet.
     pub log: Arc<LogBuffer>,
     /// What every webhook is owed.
@@ -293,12 +293,13 @@ impl Journal {
         let (records, record_queue) = mpsc::channel(RECORD_QUEUE);
         let stats = Arc::new(JournalStats::default());
         let last = store.last_event().await?;
-        let (feed, abroad) = (Arc::new(Feed::behind(last, store.is_shared())), Arc::new(Abroad::default()));
+        let (feed, remote_shards) =
+            (Arc::new(Feed::behind(last, store.is_shared())), Arc::new(RemoteShards::default()));
         let log = Arc::new(LogBuffer::default());
         let ledger = Arc::new(Mutex::new(store.ledger(&holding.served(), UnixMillis::now()).await?.0));
         let outputs = writer::Outputs {
             feed: feed.clone(),
-            abroad: abroad.clone(),
+            remote_shards: remote_shards.clone(),
             log: log.clone(),
             ledger: ledger.clone(),
             stats: stats.clone(),
@@ -309,7 +310,7 @@ impl Journal {
         let room = Arc::new(Semaphore::new(PUBLISH_QUEUE_KIB));
         let journal = Self { publishes, records, room, answers: Answers::default(), stats };
         let ledger = Backlog::new(ledger, store.clone(), journal.clone());
-        Ok(Running { journal, feed, abroad, log, ledger, writer })
+        Ok(Running { journal, feed, remote_shards, log, ledger, writer })
     }
 
     /// Commits the drafts together with their fan-outs and whatever else is in their batch.

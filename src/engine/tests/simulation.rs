@@ -12,7 +12,6 @@
 //! `POSTHASTE_SIMULATION_SEEDS=100000` runs more seeds, `POSTHASTE_SIMULATION_SEED=17` this one alone. A failure names
 //! its seed and tells what happened last.
 
-mod abroad;
 mod attempt;
 mod book;
 mod checker;
@@ -28,6 +27,7 @@ mod plan;
 mod process;
 mod receivers;
 mod registry;
+mod remote_shards;
 mod scheduler;
 mod tasks;
 mod tenure;

@@ -26,12 +26,12 @@ use crate::store::log::LogBuffer;
 use crate::store::pool::Transaction;
 use crate::store::{Store, StoreError};
 
-use super::abroad::Abroad;
 use super::assign::{Callers, accept};
 use super::batch::{Batch, RECORDS_BESIDE_PUBLISHES};
 use super::feed::Feed;
 use super::fence::{self, Pass};
 use super::late::Cancelled;
+use super::remote_shards::RemoteShards;
 use super::statements::{Rows, Statements};
 use super::tell::{Committed, tell};
 use super::updates::{Change, Update, Updated};
@@ -50,7 +50,7 @@ const LINGER: Duration = Duration::from_millis(10);
 
 pub(super) struct Outputs {
     pub(super) feed: Arc<Feed>,
-    pub(super) abroad: Arc<Abroad>,
+    pub(super) remote_shards: Arc<RemoteShards>,
     pub(super) log: Arc<LogBuffer>,
     pub(super) ledger: Arc<Mutex<Ledger>>,
     pub(super) stats: Arc<JournalStats>,
@@ -405,7 +405,7 @@ impl Writer {
         tokio::task::yield_now().await;
         let is_ours = |fanout: &Fanout| self.is_ours(fanout.shard);
         let (mut fanouts, foreign): (Vec<Fanout>, Vec<Fanout>) = fanouts.into_iter().partition(is_ours);
-        self.outputs.abroad.add(foreign.iter().filter_map(|fanout| ShardNum::read(fanout.shard).ok()));
+        self.outputs.remote_shards.add(foreign.iter().filter_map(|fanout| ShardNum::read(fanout.shard).ok()));
         self.feed(&mut fanouts, last);
         let changes = &updated.changes;
         self.tell_ledger(&Committed { fanouts: &fanouts, records: &batch.records, late: &late, changes });

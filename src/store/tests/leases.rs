@@ -221,7 +221,7 @@ async fn what_one_node_publishes_the_owner_finds_once_and_counts_once() {
     for _ in 0..5 {
         published.push((other.publish(&world, &[webhook.0]).await, shard));
     }
-    assert!(other.running.abroad.next().await.contains(&ShardNum::of(webhook)));
+    assert!(other.running.remote_shards.next().await.contains(&ShardNum::of(webhook)));
     assert_eq!(world.running.ledger.pending(webhook), 0, "nobody has looked");
 
     assert_eq!(look(&world.store, mine, &mut cursor, false).await, published);

@@ -209,18 +209,18 @@ impl Process {
             self.world.sleep(PAUSE).await;
         }
         self.leaving.borrow_mut().remove(&shard);
-        self.ring_for_shards();
+        self.notify_shards();
     }
 
     /// Calls the others, who may not hear it.
-    pub(super) fn ring_for_shards(&self) {
+    pub(super) fn notify_shards(&self) {
         for other in self.world.processes() {
             other.is_rung.set(other.is_rung.get() || !self.world.happens(self.world.trouble.get().call_lost));
         }
     }
 
-    /// `Bell::ring_for_fanouts`.
-    pub(super) fn ring_for_fanouts(&self, shards: &BTreeSet<ShardNum>) {
+    /// `Notifier::notify_fanouts`.
+    pub(super) fn notify_fanouts(&self, shards: &BTreeSet<ShardNum>) {
         for other in self.world.processes() {
             let concerns = shards.iter().any(|shard| other.holding.serves_shard(*shard));
             if concerns && !self.world.happens(self.world.trouble.get().call_lost) {

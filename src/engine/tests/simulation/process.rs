@@ -238,7 +238,7 @@ impl Process {
         self.world.tasks.until(|| self.writer_ended.get().then_some(())).await;
         if self.world.is_shared {
             self.give_up(!drained).await;
-            self.ring_for_shards();
+            self.notify_shards();
         } else if drained {
             self.world.tables.borrow_mut().mark_stopped_cleanly();
         }

@@ -144,13 +144,13 @@ impl Process {
         self.pause().await;
         self.writer.borrow_mut().answer();
         self.pause().await;
-        let abroad = self.writer.borrow_mut().announce(self.wall());
+        let remote_shards = self.writer.borrow_mut().announce(self.wall());
         self.untold.set(false);
         self.world.note(|| "and told of".to_owned());
         if self.world.happens(100) {
             super::checker::ledger_agrees(self);
         }
-        self.ring_for_fanouts(&abroad);
+        self.notify_fanouts(&remote_shards);
     }
 
     /// `Writer::shift`, of what the batch has brought.

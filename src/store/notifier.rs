@@ -29,57 +29,57 @@ const CHANGES: &str = "changes";
 
 /// Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Bell(Arc<Inner>);
+pub struct Notifier(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    to_ring: Mutex<ToRing>,
+    pending: Mutex<Pending>,
     asked: Notify,
-    shards_rung: Notify,
-    changes_rung: Notify,
+    shards_notified: Notify,
+    changes_notified: Notify,
 }
 
 #[derive(Debug, Default)]
-struct ToRing {
+struct Pending {
     fanouts: BTreeSet<ShardNum>,
     shards: bool,
     changes: bool,
 }
 
-impl Bell {
+impl Notifier {
     /// Events were committed for these shards.
-    pub fn ring_for_fanouts(&self, shards: &BTreeSet<ShardNum>) {
-        self.0.to_ring.lock().fanouts.extend(shards);
+    pub fn notify_fanouts(&self, shards: &BTreeSet<ShardNum>) {
+        self.0.pending.lock().fanouts.extend(shards);
         self.0.asked.notify_one();
     }
 
     /// Shards may be taken.
-    pub fn ring_for_shards(&self) {
-        self.0.to_ring.lock().shards = true;
+    pub fn notify_shards(&self) {
+        self.0.pending.lock().shards = true;
         self.0.asked.notify_one();
     }
 
     /// Something was changed of the configuration.
-    pub fn ring_for_changes(&self) {
-        self.0.to_ring.lock().changes = true;
+    pub fn notify_changes(&self) {
+        self.0.pending.lock().changes = true;
         self.0.asked.notify_one();
     }
 
     /// Resolves when another node has rung because it has changed something.
-    pub async fn changes_rung(&self) {
-        self.0.changes_rung.notified().await;
+    pub async fn changes_notified(&self) {
+        self.0.changes_notified.notified().await;
     }
 
     /// Resolves when another node has rung because shards may be taken.
-    pub async fn shards_rung(&self) {
-        self.0.shards_rung.notified().await;
+    pub async fn shards_notified(&self) {
+        self.0.shards_notified.notified().await;
     }
 
     /// Rings for whoever asks.
-    pub async fn ring(self, store: Store) {
+    pub async fn run(self, store: Store) {
         loop {
             self.0.asked.notified().await;
-            if let Err(error) = self.ring_once(&store).await {
+            if let Err(error) = self.notify_once(&store).await {
                 tracing::debug!(%error, "other nodes could not be called; they will look by themselves");
             }
             tokio::time::sleep(APART).await;
@@ -87,9 +87,9 @@ impl Bell {
     }
 
     /// What has gathered, in one statement.
-    pub async fn ring_once(&self, store: &Store) -> Result<(), DbErr> {
-        let ToRing { fanouts, shards, changes } = std::mem::take(&mut *self.0.to_ring.lock());
-        let fanouts = (!fanouts.is_empty()).then(|| words(&fanouts));
+    pub async fn notify_once(&self, store: &Store) -> Result<(), DbErr> {
+        let Pending { fanouts, shards, changes } = std::mem::take(&mut *self.0.pending.lock());
+        let fanouts = (!fanouts.is_empty()).then(|| payload_of(&fanouts));
         let words = [(shards, SHARDS), (changes, CHANGES)].into_iter().filter(|(is_asked, _)| *is_asked);
         for payload in fanouts.into_iter().chain(words.map(|(_, word)| word.to_owned())) {
             let values = [CHANNEL.into(), payload.into()];
@@ -125,8 +125,8 @@ impl Bell {
         heard();
         loop {
             match listener.recv().await?.payload() {
-                SHARDS => self.0.shards_rung.notify_one(),
-                CHANGES => self.0.changes_rung.notify_one(),
+                SHARDS => self.0.shards_notified.notify_one(),
+                CHANGES => self.0.changes_notified.notify_one(),
                 payload => {
                     if shards_in(payload).any(concerns) {
                         heard();
@@ -138,7 +138,7 @@ impl Bell {
 }
 
 /// Two hexadecimal digits a shard.
-fn words(shards: &BTreeSet<ShardNum>) -> String {
+fn payload_of(shards: &BTreeSet<ShardNum>) -> String {
     shards.iter().map(|shard| format!("{:02x}", shard.place())).collect()
 }
 
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn a_call_names_its_shards_and_nonsense_names_none() {
         let shards: BTreeSet<ShardNum> = [0, 7, 255].map(ShardNum::from).into();
-        assert_eq!(words(&shards), "0007ff");
+        assert_eq!(payload_of(&shards), "0007ff");
         assert_eq!(shards_in("0007ff").collect::<BTreeSet<_>>(), shards);
         for word in ["zz7", SHARDS, CHANGES] {
             assert_eq!(shards_in(word).count(), 0);

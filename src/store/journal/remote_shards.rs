@@ -8,12 +8,12 @@ use tokio::sync::Notify;
 use crate::store::leases::ShardNum;
 
 #[derive(Debug, Default)]
-pub struct Abroad {
+pub struct RemoteShards {
     shards: Mutex<BTreeSet<ShardNum>>,
     changed: Notify,
 }
 
-impl Abroad {
+impl RemoteShards {
     pub(super) fn add(&self, shards: impl Iterator<Item = ShardNum>) {
         let mut known = self.shards.lock();
         let before = known.len();
