@@ -1,5 +1,5 @@
 //! Signatures verified by code that others wrote: the published `standardwebhooks` libraries of PyPI and npm, and plain
-//! HMAC in Python and JavaScript as the README shows it. The scripts are in `tests/verify`.
+//! HMAC in Python and JavaScript as `docs/RECEIVERS.md` shows it. The scripts are in `tests/verify`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
