@@ -108,8 +108,8 @@ impl App {
     }
 
     /// Resolves when another process has taken over the database, and all that is left to do is to stop.
-    pub async fn deposed(&self) {
-        self.engine.deposed().await;
+    pub async fn superseded(&self) {
+        self.engine.superseded().await;
     }
 
     /// Says that it is not ready and goes on for a while, so that a load balancer hears of it in time; with no delay when
@@ -118,7 +118,7 @@ impl App {
         self.engine.retire();
         tokio::select! {
             () = tokio::time::sleep(self.stop_delay) => {}
-            () = self.deposed() => {}
+            () = self.superseded() => {}
         }
     }
 

@@ -24,14 +24,13 @@ mod hold;
 mod inspect;
 mod listing;
 mod news;
+mod node_lease;
 mod operational;
 mod pulse;
 mod registry;
 mod serving;
-mod shards;
 mod shared;
 mod steer;
-mod tenure;
 mod turns;
 mod waker;
 
@@ -79,10 +78,10 @@ use crate::store::{Store, StoreError, log};
 
 use self::arbiters::Arbiters;
 use self::cluster::{Cluster, Member};
+use self::node_lease::NodeLease;
 use self::registry::RegistryHandle;
 use self::routes::RouteTable;
 use self::shared::Shared;
-use self::tenure::Tenure;
 
 /// The type of the event that `test` sends. Tenants cannot publish it.
 pub const TEST_EVENT: &str = "webhook.test";
@@ -213,19 +212,19 @@ impl Engine {
     /// Starts everything; what the last process left owed is taken up by the same path as new work.
     pub async fn start(store: Store, config: EngineConfig) -> Result<Self, StartError> {
         note_panics();
-        let tenure = Tenure::join(&store, config.address.as_deref()).await?;
-        let started = Box::pin(Self::start_for(tenure.clone(), store, config)).await;
+        let node_lease = NodeLease::join(&store, config.address.as_deref()).await?;
+        let started = Box::pin(Self::start_for(node_lease.clone(), store, config)).await;
         if started.is_err() {
-            tenure.give_up(false).await;
+            node_lease.release(false).await;
         }
         started
     }
 
-    async fn start_for(tenure: Tenure, store: Store, config: EngineConfig) -> Result<Self, StartError> {
-        store.mark_taken(tenure.holding(), UnixMillis::now()).await?;
+    async fn start_for(node_lease: NodeLease, store: Store, config: EngineConfig) -> Result<Self, StartError> {
+        store.mark_taken(node_lease.holding(), UnixMillis::now()).await?;
         let surroundings = surroundings(&config).map_err(StartError::Network)?;
         let guard = surroundings.guard.clone();
-        let running = Journal::start(&store, tenure.holding()).await?;
+        let running = Journal::start(&store, node_lease.holding()).await?;
         // What is changed from here on is news, also while the rest is read.
         let position = store.position().await?;
         let routes = Arc::new(RouteTable::load(&store).await?);
@@ -234,7 +233,8 @@ impl Engine {
         let dns = &surroundings.dns;
         let arbiters = Arbiters::start(config.arbiters, &guard, dns, config.keeps_connections, &name)?;
         let cluster = Cluster::new(!store.is_shared());
-        let shared = Arc::new(Shared::new(&store, &running, &routes, &guard, (tenure, Notifier::default()), &config));
+        let shared =
+            Arc::new(Shared::new(&store, &running, &routes, &guard, (node_lease, Notifier::default()), &config));
         let registry = registry::start(&arbiters, &shared, &running.feed);
         let inner = Inner {
             store,
@@ -320,8 +320,8 @@ impl Engine {
     }
 
     /// Resolves when another node has taken over, and all that is left to do is to end.
-    pub async fn deposed(&self) {
-        self.inner.shared.tenure.lost().await;
+    pub async fn superseded(&self) {
+        self.inner.shared.lease.lost().await;
     }
 
     /// What is stored, for reading.
@@ -373,7 +373,7 @@ impl Engine {
     #[must_use]
     pub fn is_cut_off(&self) -> bool {
         let is_refused = self.inner.journal.stats().outage.lock().is_lasting(std::time::Instant::now());
-        is_refused || !self.inner.shared.tenure.is_held()
+        is_refused || !self.inner.shared.lease.is_valid()
     }
 
     /// Says from now on that it is not ready, while everything goes on: a load balancer needs a while to hear of it.
@@ -420,7 +420,7 @@ impl Engine {
         {
             tracing::warn!(%error, "the clean stop was not noted; the next start treats it as a crash");
         }
-        inner.shared.tenure.give_up(!drained).await;
+        inner.shared.lease.release(!drained).await;
         inner.shared.notifier.notify_shards();
         if let Err(error) = inner.shared.notifier.notify_once(&inner.store).await {
             tracing::debug!(%error, "other nodes could not be called; they will look by themselves");

@@ -26,9 +26,9 @@ pub(super) async fn run(settings: Settings, warnings: &[String]) -> Result<(), C
         first_key::show(key, database.as_deref());
     }
     say(format_args!("listening on {}", app.url));
-    let deposed = tokio::select! {
+    let superseded = tokio::select! {
         () = signals.asked() => false,
-        () = app.deposed() => true,
+        () = app.superseded() => true,
     };
     tracing::info!("stopping");
     let stop = async {
@@ -39,7 +39,7 @@ pub(super) async fn run(settings: Settings, warnings: &[String]) -> Result<(), C
         () = stop => {}
         () = signals.asked() => stop_at_once(),
     }
-    if deposed { Err(CliError::failed("another posthaste has taken over the database")) } else { Ok(()) }
+    if superseded { Err(CliError::failed("another posthaste has taken over the database")) } else { Ok(()) }
 }
 
 /// As a crash would, which loses nothing: what is owed is in the database.

@@ -227,7 +227,7 @@ impl Engine {
         let in_memory = payload::in_memory();
         Node {
             is_stopping: self.inner.stopping.is_cancelled(),
-            has_lease: shared.tenure.is_held(),
+            has_lease: shared.lease.is_valid(),
             serves_it: shared.holding.serves(num),
             is_behind: self.is_behind(),
             is_purging: shared.holds.lock().contains_key(&num),

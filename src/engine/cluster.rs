@@ -121,7 +121,7 @@ impl Engine {
     /// For people: which process on which machine this is.
     #[must_use]
     pub fn node_name(&self) -> &str {
-        self.inner.shared.tenure.name()
+        self.inner.shared.lease.name()
     }
 
     /// Whether committed events wait in the store that were not handed to their endpoints yet.
@@ -196,17 +196,17 @@ impl Member {
     /// The database lacks what this node relies on. The node gives up all its shards, as after a crash, joins as a new node, and
     /// reads what is owed again.
     async fn rejoin(self: &Arc<Self>) -> Result<(), StoreError> {
-        let Shared { store, holding, journal, tenure, .. } = self.shared.as_ref();
+        let Shared { store, holding, journal, lease: node_lease, .. } = self.shared.as_ref();
         self.cluster.settled.send_replace(false);
         let held = holding.held();
         holding.quit(&held);
         store.renew_connections();
         news::reload(&self.shared).await?;
         let asked_at = Instant::now();
-        let Some(member) = tenure.rejoin().await? else { return Ok(()) };
+        let Some(member) = node_lease.rejoin().await? else { return Ok(()) };
         // A writer that has stopped is the end of this process.
         let _ = journal.rejoin(member).await;
-        tenure.resume(asked_at);
+        node_lease.resume(asked_at);
         self.log.forget_covered();
         let quit = |shard: &ShardNum| {
             let (registry, shard) = (self.registry.clone(), *shard);

@@ -24,10 +24,10 @@ use super::bodies::Bodies;
 use super::crowd::Crowds;
 use super::endpoint::LINES_ALL;
 use super::news::Listeners;
+use super::node_lease::NodeLease;
 use super::permits::Permits;
 use super::pulse::Pulses;
 use super::routes::RouteTable;
-use super::tenure::Tenure;
 
 /// A few milliseconds' work for the endpoint threads, and enough to keep them busy.
 const OFFERS: usize = 1024;
@@ -40,7 +40,7 @@ pub(super) struct Shared {
     pub(super) routes: Arc<RouteTable>,
     pub(super) guard: Arc<Guard>,
     /// Nothing is sent for longer than this holds.
-    pub(super) tenure: Tenure,
+    pub(super) lease: NodeLease,
     /// Whom it is sent for.
     pub(super) holding: Holding,
     /// How nodes call each other.
@@ -76,7 +76,7 @@ impl Shared {
         running: &Running,
         routes: &Arc<RouteTable>,
         guard: &Arc<Guard>,
-        (tenure, notifier): (Tenure, Notifier),
+        (node_lease, notifier): (NodeLease, Notifier),
         config: &EngineConfig,
     ) -> Self {
         Self {
@@ -85,8 +85,8 @@ impl Shared {
             ledger: running.ledger.clone(),
             routes: routes.clone(),
             guard: guard.clone(),
-            holding: tenure.holding().clone(),
-            tenure,
+            holding: node_lease.holding().clone(),
+            lease: node_lease,
             notifier,
             quiet: CancellationToken::new(),
             changing: RwLock::new(()),

@@ -52,7 +52,7 @@ const PURE: [&str; 34] = [
     "src/engine/placement.rs",
     "src/engine/restart.rs",
     "src/engine/routes.rs",
-    "src/engine/shards.rs",
+    "src/engine/node_lease/terms.rs",
     "src/listener/activity.rs",
     "src/listener/framing.rs",
     "src/delivery/breaker.rs",

@@ -110,8 +110,8 @@ pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share
     // A request is large: those that wait to be admitted do without.
     Box::pin(async move {
         let slot = means.wait(Stage::Journal, means.shared.journal.reserve()).await.ok()?;
-        let tenure = &means.shared.tenure;
-        means.wait(Stage::Lease, means.shared.quiet.run_until_cancelled(tenure.held())).await?;
+        let node_lease = &means.shared.lease;
+        means.wait(Stage::Lease, means.shared.quiet.run_until_cancelled(node_lease.wait_valid())).await?;
         // While it waited for the lease, the node may have become another one.
         if !means.shared.holding.serves_under(serving.num, epoch) {
             drop((permit, turn, slot));
@@ -121,7 +121,7 @@ pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share
         let started_at = UnixMillis::now();
         let began = Instant::now();
         // On the heap, or it would be moved with everything that waits for it.
-        let request = Box::pin(tenure.within(send(&means, &serving, entry, body)));
+        let request = Box::pin(node_lease.run_within(send(&means, &serving, entry, body)));
         let request = AssertUnwindSafe(request).catch_unwind();
         let report = keep_watch(turn.make(request), permit).await;
         let report = match report {

@@ -10,8 +10,8 @@ use crate::engine::placement::Moves;
 use crate::store::journal::model::Tables;
 use crate::store::leases::{ShardNum, Survey};
 
+use super::node_lease::LEASE;
 use super::process::Process;
-use super::tenure::LEASE;
 use super::world::Unreadable;
 
 /// Who is there and lives, who holds what, and what follows.
@@ -42,7 +42,7 @@ impl Process {
         let held = self.holding.held();
         self.holding.quit(&held);
         self.until.set(self.world.elapsed());
-        let (until, now) = (super::tenure::act_until(&self.world), || self.world.true_now());
+        let (until, now) = (super::node_lease::act_until(&self.world), || self.world.true_now());
         let at = self.world.elapsed();
         let member = self.write(|tables| {
             tables.adopt_foreign_rows(at);

@@ -1,5 +1,5 @@
 //! One life of the engine: what a `kill -9` takes. Mirrors how [`crate::engine::Engine`] starts and stops, and the waker.
-//! Several are nodes over the same tables; what makes them nodes is in [`super::tenure`], [`super::member`] and
+//! Several are nodes over the same tables; what makes them nodes is in [`super::node_lease`], [`super::member`] and
 //! [`super::follower`].
 
 use std::cell::{Cell, RefCell};
@@ -27,9 +27,9 @@ use crate::store::ledger::Ledger;
 use crate::store::news::Cursor;
 
 use super::member::Seen;
+use super::node_lease::{self, LEASE};
 use super::registry::Registry;
 use super::tasks::Owner;
-use super::tenure::{self, LEASE};
 use super::world::{Hook, Unreadable, World};
 
 /// As in the engine.
@@ -101,7 +101,7 @@ impl Process {
             place,
             life: world.lives.get(),
             holding,
-            until: Cell::new(tenure::act_until(world)),
+            until: Cell::new(node_lease::act_until(world)),
             leaving: RefCell::default(),
             moves: RefCell::default(),
             is_rung: Cell::default(),

@@ -1,4 +1,4 @@
-//! Mirrors `crate::engine::tenure`: the lease is renewed as the real terms say, and nothing is sent for longer than it may
+//! Mirrors `crate::engine::node_lease`: the lease is renewed as the real terms say, and nothing is sent for longer than it may
 //! be acted upon. A process that has the database alone holds it for ever.
 
 use std::rc::Rc;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::engine::shards::Terms;
+use crate::engine::node_lease::LeaseTerms;
 use crate::store::journal::model::Tables;
 use crate::store::leases::Renewal;
 use crate::store::state::Suspect;
@@ -17,8 +17,8 @@ use super::world::{Unreadable, World};
 /// As it is by default.
 pub(super) const LEASE: Duration = Duration::from_secs(15);
 
-fn terms() -> Terms {
-    Terms::of(LEASE)
+fn terms() -> LeaseTerms {
+    LeaseTerms::of(LEASE)
 }
 
 /// Until when a lease that is asked for now may be acted upon.
@@ -34,12 +34,12 @@ impl Process {
         self.until.get() > self.world.elapsed()
     }
 
-    /// `Tenure::held`.
+    /// `NodeLease::wait_valid`.
     pub(super) async fn held(&self) {
         self.world.tasks.until(|| self.is_held().then_some(())).await;
     }
 
-    /// `Tenure::within`, of a request that takes so long. Answers whether it ended in time; of two moments that have both
+    /// `NodeLease::run_within`, of a request that takes so long. Answers whether it ended in time; of two moments that have both
     /// passed, either may be seen first.
     pub(super) async fn within(&self, wait: Duration) -> bool {
         let end = self.world.elapsed() + wait;
@@ -63,7 +63,7 @@ impl Process {
                 Ok(Renewal::Renewed) => self.until.set(until),
                 Ok(Renewal::Diverged) => {}
                 Ok(Renewal::Reaped) => {
-                    self.world.note(|| format!("process {} is deposed", self.life));
+                    self.world.note(|| format!("process {} is superseded", self.life));
                     self.until.set(asked_at);
                     return self.spawn(self.clone().stop());
                 }
@@ -74,7 +74,7 @@ impl Process {
         }
     }
 
-    /// `Tenure::give_up`.
+    /// `NodeLease::release`.
     pub(super) async fn give_up(&self, in_doubt: bool) {
         let held = self.holding.held();
         if self.release_shards(&held, in_doubt).await.is_ok() {

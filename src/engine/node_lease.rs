@@ -3,6 +3,8 @@
 //!
 //! With SQLite there is nobody else: it holds for ever and costs nothing.
 
+mod terms;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,20 +17,20 @@ use crate::fault::or_abort;
 use crate::store::leases::{Holding, Membership, Renewal as Renewed};
 use crate::store::{Store, StoreError};
 
-use super::shards::Terms;
+pub(super) use self::terms::LeaseTerms;
 
 /// A database that takes longer to hear of it will see the lease end instead.
 const GIVE_UP: Duration = Duration::from_secs(2);
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Tenure {
+pub(super) struct NodeLease {
     store: Store,
     name: Arc<str>,
     /// Where the others reach it.
     address: Option<Arc<str>>,
     holding: Holding,
-    terms: Terms,
+    terms: LeaseTerms,
     /// Until when it may be acted upon; `None`: for ever.
     until: Option<watch::Sender<Instant>>,
     /// Another node has taken over.
@@ -37,7 +39,7 @@ pub(super) struct Tenure {
     given_up: CancellationToken,
 }
 
-impl Tenure {
+impl NodeLease {
     /// Becomes one of the nodes. With SQLite: takes everything.
     pub(super) async fn join(store: &Store, address: Option<&str>) -> Result<Self, StoreError> {
         let (asked_at, name) = (Instant::now(), node_name());
@@ -51,17 +53,17 @@ impl Tenure {
         holding: Holding,
         asked_at: Instant,
     ) -> Self {
-        let terms = Terms::of(store.lease());
+        let terms = LeaseTerms::of(store.lease());
         let until = store.is_shared().then(|| watch::Sender::new(terms.act_until(asked_at)));
         let (lost, given_up) = (CancellationToken::new(), CancellationToken::new());
-        let tenure = Self { store: store.clone(), name, address, holding, terms, until, lost, given_up };
-        if let Some(renewed) = tenure.until.clone() {
-            let renewal = Renewal { tenure: tenure.clone(), terms, renewed };
-            let given_up = tenure.given_up.clone();
+        let node_lease = Self { store: store.clone(), name, address, holding, terms, until, lost, given_up };
+        if let Some(renewed) = node_lease.until.clone() {
+            let renewal = RenewalTask { lease: node_lease.clone(), terms, renewed };
+            let given_up = node_lease.given_up.clone();
             let renewal = or_abort("the renewal of the lease", renewal.run());
             tokio::spawn(async move { given_up.run_until_cancelled(renewal).await });
         }
-        tenure
+        node_lease
     }
 
     /// Becomes another node, after the database has turned out to lack what this one relies on. What is under way is cut short,
@@ -89,20 +91,20 @@ impl Tenure {
     }
 
     /// Whether it may be acted upon.
-    pub(super) fn is_held(&self) -> bool {
+    pub(super) fn is_valid(&self) -> bool {
         self.until.as_ref().is_none_or(|until| *until.borrow() > Instant::now())
     }
 
     /// Waits until it may be acted upon, which is at once as a rule.
-    pub(super) async fn held(&self) {
-        let Some(until) = self.until.as_ref().filter(|_| !self.is_held()) else { return };
+    pub(super) async fn wait_valid(&self) {
+        let Some(until) = self.until.as_ref().filter(|_| !self.is_valid()) else { return };
         if until.subscribe().wait_for(|until| *until > Instant::now()).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
     /// Makes a request; `None` if it may not be waited for any longer.
-    pub(super) async fn within<T>(&self, request: impl Future<Output = T>) -> Option<T> {
+    pub(super) async fn run_within<T>(&self, request: impl Future<Output = T>) -> Option<T> {
         match &self.until {
             None => Some(request.await),
             Some(until) => tokio::select! {
@@ -118,7 +120,7 @@ impl Tenure {
     }
 
     /// Lets others take over at once. Nothing is sent or recorded any more; `in_doubt`: something may have been cut short.
-    pub(super) async fn give_up(&self, in_doubt: bool) {
+    pub(super) async fn release(&self, in_doubt: bool) {
         self.given_up.cancel();
         let given_up = async {
             self.store.release(&self.holding, &self.holding.held(), in_doubt).await?;
@@ -146,21 +148,21 @@ async fn ended(mut until: watch::Receiver<Instant>) {
 }
 
 /// Renews until another node has taken over.
-struct Renewal {
-    tenure: Tenure,
-    terms: Terms,
+struct RenewalTask {
+    lease: NodeLease,
+    terms: LeaseTerms,
     renewed: watch::Sender<Instant>,
 }
 
-impl Renewal {
+impl RenewalTask {
     async fn run(self) {
-        let Self { tenure, terms, renewed } = self;
+        let Self { lease: node_lease, terms, renewed } = self;
         let mut tick = tokio::time::interval(terms.renew_every());
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
             let asked_at = Instant::now();
-            let renewal = tokio::time::timeout(terms.renew_every(), tenure.store.renew(&tenure.holding)).await;
+            let renewal = tokio::time::timeout(terms.renew_every(), node_lease.store.renew(&node_lease.holding)).await;
             match renewal {
                 Ok(Ok(Renewed::Renewed)) => {
                     if *renewed.borrow() <= Instant::now() {
@@ -173,7 +175,7 @@ impl Renewal {
                 Ok(Ok(Renewed::Reaped)) => {
                     tracing::error!("another node has taken over; this one ends");
                     renewed.send_replace(asked_at);
-                    tenure.lost.cancel();
+                    node_lease.lost.cancel();
                     return;
                 }
                 Ok(Err(error)) => warn(&error.to_string(), *renewed.borrow()),
