@@ -1,5 +1,5 @@
 //! How often one webhook may be called. Owned by its endpoint, which asks before it sends; governor does the counting
-//! (GCRA), with the caller's clock.
+//! (GCRA), with the caller's clock. Pure.
 
 use std::num::NonZeroU32;
 use std::sync::OnceLock;

@@ -7,6 +7,8 @@ mod why;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use std::time::Instant;
+
 use crate::clock::UnixMillis;
 use crate::delivery::breaker::View;
 use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
@@ -161,7 +163,7 @@ impl Engine {
             if closely && seen.may_be_stuck(&summary) {
                 seen.unsendable = store.unsendable(&self.inner.shared.holding, *num, seen.policy.ordered).await?;
             }
-            backlogs.push(seen.told(summary));
+            backlogs.push(seen.told(summary, Instant::now()));
         }
         Ok(backlogs)
     }

@@ -1,4 +1,4 @@
-//! What one connection is doing, and until when it may go on like that; pure. Told by [`super::watched`] what comes and
+//! What one connection is doing, and until when it may go on like that. Pure. Told by [`super::watched`] what comes and
 //! goes, by [`super::answer`] which requests begin and end and which answers are not taken in.
 
 use std::time::Duration;

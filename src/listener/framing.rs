@@ -1,4 +1,4 @@
-//! Where the heads of HTTP/1 are in what a peer sends, and whether their lines end as they must; pure.
+//! Where the heads of HTTP/1 are in what a peer sends, and whether their lines end as they must. Pure.
 //!
 //! A line that ends with LF alone is one for hyper, and may be none for a proxy in front (RFC 9112, section 2.2, allows
 //! either), so that one of them sees a request where the other does not. The same holds for the lines between the chunks of

@@ -1,4 +1,4 @@
-//! The few words in which the databases differ, so that a query is written once.
+//! The few words in which the databases differ, so that a query is written once. Pure.
 
 use sea_orm::sea_query::extension::postgres::PgFunc;
 use sea_orm::sea_query::{ArrayType, Expr, ExprTrait, IntoColumnRef};

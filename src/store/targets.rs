@@ -1,6 +1,6 @@
 //! The compact form of a fan-out: webhook numbers, ascending, as LEB128 deltas. Neighbours were created one after the other
 //! as a rule, so a delta that repeats is written once: `0` says that how often it comes again follows. 100,000 webhooks
-//! of one tenant take a few bytes, and at most some bytes each if no two deltas are alike.
+//! of one tenant take a few bytes, and at most some bytes each if no two deltas are alike. Pure.
 
 use crate::id::WebhookNum;
 

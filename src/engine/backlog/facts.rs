@@ -88,11 +88,11 @@ impl Seen {
             && self.node.serves_it
     }
 
-    pub(super) fn told(self, webhook: WebhookSummary) -> Backlog {
+    pub(super) fn told(self, webhook: WebhookSummary, now: Instant) -> Backlog {
         let state = self.state(&webhook);
         let counts = self.counts(state);
         let live = self.taken.as_ref().map(|taken| taken.live.clone()).unwrap_or_default();
-        let wait = live.gauge.limited_until.map(|until| until.saturating_duration_since(Instant::now()));
+        let wait = live.gauge.limited_until.map(|until| until.saturating_duration_since(now));
         let throttled_ms = wait.map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
         let vitals = self.taken.as_ref().map_or(Snapshot::NOTHING, |taken| taken.vitals);
         let crash = self.taken.as_ref().and_then(|taken| taken.crash.clone());

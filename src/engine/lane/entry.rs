@@ -1,4 +1,4 @@
-//! One delivery in memory, and what an attempt makes of it.
+//! One delivery in memory, and what an attempt makes of it. Pure.
 
 use std::sync::Arc;
 

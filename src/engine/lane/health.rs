@@ -1,5 +1,5 @@
 //! What a lane has learnt of its receiver: the breaker, how many requests it takes at once, whether it fails or is slow,
-//! and since when it has only failed.
+//! and since when it has only failed. Pure.
 
 use std::sync::Arc;
 use std::time::Duration;

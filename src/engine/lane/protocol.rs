@@ -1,4 +1,4 @@
-//! What a lane hears, and what it wants done.
+//! What a lane hears, and what it wants done. Pure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
 //! The deliveries that a lane keeps in memory: a bounded stretch of its backlog, in the order in which they fall due, and
-//! from where on rows in the store are not part of it.
+//! from where on rows in the store are not part of it. Pure.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

@@ -1,4 +1,4 @@
-//! How long answers took, in a few hundred bytes: counts by length, two windows that take turns.
+//! How long answers took, in a few hundred bytes: counts by length, two windows that take turns. Pure.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! A hash that keeps neighbours together. Webhook numbers are dense and given by us, so the ascending targets of a
 //! fan-out may walk through the table of accounts instead of jumping about in it, which is most of the cost of owing an
-//! event to a hundred thousand webhooks. Nobody outside chooses a number: it need not withstand an attack.
+//! event to a hundred thousand webhooks. Nobody outside chooses a number: it need not withstand an attack. Pure.
 
 use std::hash::{BuildHasherDefault, Hasher};
 
