@@ -1,4 +1,80 @@
-//! Posthaste, a webhook delivery engine.
+//! Posthaste is a self-hosted webhook delivery engine. A publisher hands it an event once; it pushes the event to every
+//! subscribed endpoint, signed, retried and logged. Each busy endpoint is a supervised actor. An accepted event is a
+//! committed row, so what is owed survives a crash of the process.
+//!
+//! The binary `posthaste` parses its command line and runs this library. `docs/ARCHITECTURE.md` has the complete code
+//! map, the invariants, state diagrams and a glossary.
+//!
+//! # The modules
+//!
+//! Imports point downwards; the last four may be named by all others.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`cli`] | the command line: `serve`, `demo`, `bench`, `migrate`, `keys`, `check`, `openapi` |
+//! | [`app`] | the composition root: builds the parts, starts and stops them in order |
+//! | [`config`] | settings: defaults, then a file, then the environment, then flags |
+//! | [`telemetry`] | sets up the log |
+//! | [`listener`] | takes the connections of the API: how many, for how long, with TLS |
+//! | [`api`] | the management API over HTTP: routes, keys, problems, the OpenAPI document |
+//! | [`engine`] | the only door to what lives below the API: publishes, dispatches, runs the endpoint actors |
+//! | [`delivery`] | one webhook request: guard, signature, HTTP client, outcome, retry decision |
+//! | [`store`] | everything durable, on SQLite or PostgreSQL: journal, ledger, leases, queries |
+//! | [`id`] | typed ids, and the event keys that they are derived from |
+//! | [`clock`] | moments, and a clock that does not jump |
+//! | [`fault`] | what happens when a part that all others rely on fails, and fault points for tests |
+//! | [`log_limit`] | how many log lines one subject may fill in a second |
+//!
+//! # The life of an event
+//!
+//! 1. [`api`] authenticates the request, checks the events in its body, and calls [`engine::Engine::publish`].
+//! 2. The route table ([`engine::routes`]) says which webhooks of the tenant match.
+//! 3. The draft enters the bounded queue of the journal ([`store::journal`]). A full queue refuses the publish.
+//! 4. The journal's writer gives the event its key and commits event and fan-out in one transaction. The publisher is
+//!    answered after that.
+//! 5. The dispatcher takes the fan-out from the feed ([`store::journal::feed`]) and offers its targets to the actors of
+//!    their endpoints, tenants in turn. It activates sleeping endpoints; what an endpoint cannot take becomes a row.
+//! 6. The endpoint's lane ([`engine::lane`]) decides when to start the attempt: order, concurrency, breaker, limiter.
+//! 7. The attempt takes a permit ([`engine::permits`]), reserves the place for its outcome in the journal, and sends
+//!    ([`delivery::sender`]).
+//! 8. [`delivery::decide`] says what follows from the outcome. The journal records attempt and delivery; the batch that
+//!    records the last target deletes the fan-out.
+//!
+//! # Without a network or a database
+//!
+//! Much of the library is plain computation. This is the signature that Standard Webhooks publishes as an example:
+//!
+//! ```
+//! use posthaste::delivery::{SigningSecret, standard_webhooks};
+//!
+//! let secret = SigningSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
+//! let body = br#"{"test": 2432232314}"#;
+//! let signature = standard_webhooks(&[secret], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body);
+//! assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+//! # Ok::<(), posthaste::delivery::SecretError>(())
+//! ```
+//!
+//! Code that decides is pure: time and chance are arguments. A failed attempt waits for its webhook's schedule, or for
+//! the receiver's `Retry-After` if that is longer:
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use posthaste::clock::UnixMillis;
+//! use posthaste::delivery::{Outcome, RetryPolicy, Verdict, decide};
+//!
+//! let (policy, now, no_jitter) = (RetryPolicy::default(), UnixMillis(1_800_000_000_000), 0.0);
+//! let hint = Some(Duration::from_secs(60));
+//! let after = |tries, outcome| decide(&policy, tries, &outcome, now, no_jitter);
+//!
+//! let in_seconds = |seconds| Verdict::RetryAt(now.plus(Duration::from_secs(seconds)));
+//! assert_eq!(after(1, Outcome::of_status(500, None)), in_seconds(2));
+//! assert_eq!(after(2, Outcome::of_status(500, None)), in_seconds(4));
+//! assert_eq!(after(1, Outcome::of_status(429, hint)), in_seconds(60));
+//! assert_eq!(after(1, Outcome::of_status(204, None)), Verdict::Done);
+//! assert_eq!(after(4, Outcome::of_status(500, None)), Verdict::Exhausted);
+//! assert_eq!(after(1, Outcome::of_status(410, None)), Verdict::Disable);
+//! ```
 pub mod api;
 pub mod app;
 pub mod cli;
