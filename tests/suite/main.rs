@@ -49,6 +49,7 @@ mod commands;
 mod crash;
 mod credentials;
 mod deliveries;
+mod examples;
 mod fanout;
 mod forwarding;
 mod headers;

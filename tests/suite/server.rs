@@ -104,6 +104,11 @@ impl Server {
         Self::listens(spawn_as(shell, dir, &["serve"], env)).await
     }
 
+    /// Starts another program, and waits until it says where it listens, in the words of `posthaste serve`.
+    pub(crate) async fn start_other(command: Command, dir: &Path, args: &[&str], env: &Env) -> Self {
+        Self::listens(spawn_as(command, dir, args, env)).await
+    }
+
     async fn listens((child, output): (Child, Output)) -> Self {
         let mut server = Self { child, output, url: String::new() };
         server.url = fact::until("the server says where it listens", async || server.listening()).await;
