@@ -221,10 +221,10 @@ impl Engine {
     }
 
     async fn start_for(node_lease: NodeLease, store: Store, config: EngineConfig) -> Result<Self, StartError> {
-        store.mark_taken(node_lease.holding(), UnixMillis::now()).await?;
+        store.mark_taken(node_lease.shard_set(), UnixMillis::now()).await?;
         let surroundings = surroundings(&config).map_err(StartError::Network)?;
         let guard = surroundings.guard.clone();
-        let running = Journal::start(&store, node_lease.holding()).await?;
+        let running = Journal::start(&store, node_lease.shard_set()).await?;
         // What is changed from here on is news, also while the rest is read.
         let position = store.position().await?;
         let routes = Arc::new(RouteTable::load(&store).await?);
@@ -302,10 +302,10 @@ impl Engine {
         let stopping = inner.stopping.clone();
         let member = Box::pin(or_abort("the look at other nodes", member.run()));
         inner.tasks.spawn(async move { stopping.run_until_cancelled(member).await });
-        let (notifier, holding) = (inner.shared.notifier.clone(), inner.shared.holding.clone());
+        let (notifier, shard_set) = (inner.shared.notifier.clone(), inner.shared.shard_set.clone());
         let listen = notifier.clone().listen(
             inner.store.clone(),
-            move |shard| holding.serves_shard(shard),
+            move |shard| shard_set.serves_shard(shard),
             move || feed.expect_news(),
         );
         let (ring, tell) = (notifier.clone().run(inner.store.clone()), tell(notifier, remote_shards.clone()));
@@ -404,7 +404,7 @@ impl Engine {
             if let Some(writer) = writer {
                 let _ = writer.await;
             }
-            inner.log.follow(&inner.shared.holding).await
+            inner.log.follow(&inner.shared.shard_set).await
         });
         match flushed.await {
             Err(_) => {
@@ -441,7 +441,7 @@ async fn follow(log: Arc<LogIndex>, shared: Arc<Shared>) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        if let Err(error) = log.follow(&shared.holding).await {
+        if let Err(error) = log.follow(&shared.shard_set).await {
             tracing::warn!(%error, "the log index could not follow");
         }
         if let Err(error) = shared.store.forget_ended_sessions(UnixMillis::now_outside()).await {

@@ -161,7 +161,7 @@ impl Engine {
             };
             let mut seen = self.seen(&summary, known);
             if closely && seen.may_be_stuck(&summary) {
-                seen.unsendable = store.unsendable(&self.inner.shared.holding, *num, seen.policy.ordered).await?;
+                seen.unsendable = store.unsendable(&self.inner.shared.shard_set, *num, seen.policy.ordered).await?;
             }
             backlogs.push(seen.told(summary, Instant::now()));
         }
@@ -230,7 +230,7 @@ impl Engine {
         Node {
             is_stopping: self.inner.stopping.is_cancelled(),
             has_lease: shared.lease.is_valid(),
-            serves_it: shared.holding.serves(num),
+            serves_it: shared.shard_set.serves(num),
             is_behind: self.is_behind(),
             is_purging: shared.holds.lock().contains_key(&num),
             tight: shared.is_memory_tight().then_some((in_memory, shared.payload_memory)),

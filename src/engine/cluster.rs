@@ -93,13 +93,13 @@ impl Engine {
     /// Who serves this webhook, as far as is known here.
     #[must_use]
     pub fn owner_of(&self, webhook: WebhookNum) -> Owner {
-        let holding = &self.inner.shared.holding;
-        if holding.serves(webhook) {
+        let shard_set = &self.inner.shared.shard_set;
+        if shard_set.serves(webhook) {
             return Owner::Here;
         }
         let Some((survey, _)) = self.inner.cluster.seen() else { return Owner::Nobody };
         let owner = survey.shards.get(ShardNum::of(webhook).place()).and_then(|(owner, _)| *owner);
-        let node = survey.nodes.iter().find(|node| Some(node.num) == owner && Some(node.num) != holding.node());
+        let node = survey.nodes.iter().find(|node| Some(node.num) == owner && Some(node.num) != shard_set.node());
         node.and_then(|node| node.address.as_deref()).map_or(Owner::Nobody, |address| Owner::Elsewhere(address.into()))
     }
 
@@ -107,7 +107,7 @@ impl Engine {
     #[must_use]
     pub fn peers(&self) -> Vec<String> {
         let Some((survey, _)) = self.inner.cluster.seen() else { return Vec::new() };
-        let me = self.inner.shared.holding.node();
+        let me = self.inner.shared.shard_set.node();
         let others = survey.nodes.into_iter().filter(|node| node.lives && Some(node.num) != me);
         others.filter_map(|node| node.address).collect()
     }
@@ -133,7 +133,7 @@ impl Engine {
     /// This node's number; `None` if there can be no others.
     #[must_use]
     pub fn node(&self) -> Option<i64> {
-        self.inner.shared.holding.node()
+        self.inner.shared.shard_set.node()
     }
 }
 
@@ -157,7 +157,7 @@ impl Member {
             tokio::select! {
                 _ = tick.tick() => {}
                 () = self.shared.notifier.shards_notified() => {}
-                () = self.shared.holding.diverged() => {}
+                () = self.shared.shard_set.diverged() => {}
             }
             // Whatever notices were lost, this finds it.
             self.feed.expect_news();
@@ -169,17 +169,17 @@ impl Member {
     }
 
     async fn look(self: &Arc<Self>) -> Result<(), StoreError> {
-        if self.shared.holding.has_diverged() {
+        if self.shared.shard_set.has_diverged() {
             self.rejoin().await?;
         }
         let store = &self.shared.store;
         store.adopt_foreign_rows().await?;
         // Whatever is given up while the others are looked at still looks like ours.
-        let (left, held) = (self.leaving.lock().clone(), self.shared.holding.held_as());
-        let survey = store.survey(&self.shared.holding).await?;
-        let (Some(me), Some(mut survey)) = (self.shared.holding.node(), survey) else { return Ok(()) };
+        let (left, held) = (self.leaving.lock().clone(), self.shared.shard_set.owned_with_epochs());
+        let survey = store.survey(&self.shared.shard_set).await?;
+        let (Some(me), Some(mut survey)) = (self.shared.shard_set.node(), survey) else { return Ok(()) };
         if self.bury_the_dead(me, &survey).await? {
-            survey = store.survey(&self.shared.holding).await?.unwrap_or(survey);
+            survey = store.survey(&self.shared.shard_set).await?.unwrap_or(survey);
         }
         self.part_with_lost(&lost(me, &survey, &held, &left));
         self.give_back(me, &survey, &left).await?;
@@ -196,10 +196,10 @@ impl Member {
     /// The database lacks what this node relies on. The node gives up all its shards, as after a crash, joins as a new node, and
     /// reads what is owed again.
     async fn rejoin(self: &Arc<Self>) -> Result<(), StoreError> {
-        let Shared { store, holding, journal, lease: node_lease, .. } = self.shared.as_ref();
+        let Shared { store, shard_set, journal, lease: node_lease, .. } = self.shared.as_ref();
         self.cluster.settled.send_replace(false);
-        let held = holding.held();
-        holding.quit(&held);
+        let held = shard_set.owned();
+        shard_set.quit(&held);
         store.renew_connections();
         news::reload(&self.shared).await?;
         let asked_at = Instant::now();
@@ -217,7 +217,7 @@ impl Member {
             tracing::warn!("endpoints of the lost history have not ended; going on without them");
         }
         tracing::warn!(
-            node = holding.node(),
+            node = shard_set.node(),
             shards = held.len(),
             "joined again; what is owed is read from the database"
         );
@@ -242,7 +242,7 @@ impl Member {
             return;
         }
         tracing::warn!(shards = lost.len(), "shards are no longer this node's; it ends their endpoints");
-        self.shared.holding.quit(lost);
+        self.shared.shard_set.quit(lost);
         self.leaving.lock().extend(lost);
         for shard in lost.iter().copied() {
             let member = self.clone();
@@ -252,15 +252,15 @@ impl Member {
 
     /// What this node has taken without having heard of it, because the answer was lost. Nothing was sent for it.
     async fn give_back(&self, me: i64, survey: &Survey, left: &BTreeSet<ShardNum>) -> Result<(), StoreError> {
-        let holding = &self.shared.holding;
+        let shard_set = &self.shared.shard_set;
         let is_unknown = |shard: &ShardNum| {
             let is_mine = survey.shards.get(shard.place()).is_some_and(|(owner, _)| *owner == Some(me));
-            is_mine && !holding.has(*shard) && !left.contains(shard) && !self.leaving.lock().contains(shard)
+            is_mine && !shard_set.owns(*shard) && !left.contains(shard) && !self.leaving.lock().contains(shard)
         };
         let unknown: Vec<ShardNum> = ShardNum::all().filter(is_unknown).collect();
         if !unknown.is_empty() {
             tracing::warn!(shards = unknown.len(), "shards were taken without an answer; they are given back");
-            self.shared.store.release(holding, &unknown, false).await?;
+            self.shared.store.release(shard_set, &unknown, false).await?;
         }
         Ok(())
     }
@@ -270,10 +270,10 @@ impl Member {
             return Ok(());
         }
         let store = &self.shared.store;
-        let grants = store.take(&self.shared.holding, wanted).await?;
+        let grants = store.take(&self.shared.shard_set, wanted).await?;
         let taken: Vec<ShardNum> = grants.iter().map(|grant| grant.shard).collect();
         if let Err(error) = self.gain(grants).await {
-            store.release(&self.shared.holding, &taken, false).await?;
+            store.release(&self.shared.shard_set, &taken, false).await?;
             return Err(error);
         }
         if !taken.is_empty() {
@@ -290,7 +290,7 @@ impl Member {
             tracing::warn!(%error, "the log index could not be completed; trying again");
             tokio::time::sleep(PAUSE).await;
         }
-        let held = self.shared.holding.held();
+        let held = self.shared.shard_set.owned();
         let given_up: Vec<ShardNum> = shards.into_iter().filter(|shard| !held.contains(shard)).collect();
         self.log.part_with(&given_up);
     }
@@ -308,10 +308,10 @@ impl Member {
 
     /// Each as soon as nothing of it is under way any more.
     fn hand_over(self: &Arc<Self>, give: &[ShardNum]) {
-        let holding = &self.shared.holding;
-        let served: Vec<ShardNum> = give.iter().copied().filter(|shard| holding.serves_shard(*shard)).collect();
+        let shard_set = &self.shared.shard_set;
+        let served: Vec<ShardNum> = give.iter().copied().filter(|shard| shard_set.serves_shard(*shard)).collect();
         let served = self.without_slow_ones(&served);
-        holding.quit(&served);
+        shard_set.quit(&served);
         self.leaving.lock().extend(&served);
         for shard in served {
             let member = self.clone();
@@ -345,7 +345,7 @@ impl Member {
             return;
         }
         self.log.part_with(&[shard]);
-        while let Err(error) = self.shared.store.release(&self.shared.holding, &[shard], in_doubt).await {
+        while let Err(error) = self.shared.store.release(&self.shared.shard_set, &[shard], in_doubt).await {
             tracing::warn!(%error, "a shard could not be handed over; trying again");
             tokio::time::sleep(PAUSE).await;
         }

@@ -159,14 +159,14 @@ impl Dispatcher {
 
     /// It was committed here.
     fn push(&self, fanout: Fanout, line: &mut Line) {
-        let epoch = self.shared.holding.epoch_of(fanout.shard);
+        let epoch = self.shared.shard_set.epoch_of(fanout.shard);
         line.push(fanout, false, epoch);
     }
 
     /// It was in the store before this process served it.
     fn push_read(&self, fanout: Fanout, epoch: i64, line: &mut Line) {
         if let Some(first) = fanout.targets.first() {
-            let recovered = fanout.event.seq <= self.shared.holding.suspect_of(*first).events_to;
+            let recovered = fanout.event.seq <= self.shared.shard_set.suspect_of(*first).events_to;
             line.push(fanout, recovered, epoch);
         }
     }

@@ -230,7 +230,7 @@ impl Endpoint {
         let read = async move {
             let _ = shared.journal.barrier().await;
             let wanted = Wanted { horizon: UnixMillis::now().plus(HORIZON), ordered, limit, known: &known };
-            let read = shared.store.due(&shared.holding, num, wanted).await;
+            let read = shared.store.due(&shared.shard_set, num, wanted).await;
             if let Err(error) = &read {
                 tracing::warn!(%error, "pending deliveries could not be read; trying again");
                 tokio::time::sleep(STORE_PAUSE).await;
@@ -446,7 +446,7 @@ impl Handler<Summon> for Endpoint {
         let (shared, id) = (self.shared.clone(), self.id(event));
         let read = async move {
             let _ = shared.journal.barrier().await;
-            shared.store.due_one(&shared.holding, id).await
+            shared.store.due_one(&shared.shard_set, id).await
         };
         ctx.spawn(read.into_actor(self).map(move |read, actor, ctx| match read {
             Ok(Some(due)) => actor.hear(Input::Summon(Entry::stored(due, actor.suspect)), ctx),

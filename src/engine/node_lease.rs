@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::fault::or_abort;
-use crate::store::leases::{Holding, Membership, Renewal as Renewed};
+use crate::store::leases::{Membership, Renewal as Renewed, ShardSet};
 use crate::store::{Store, StoreError};
 
 pub(super) use self::terms::LeaseTerms;
@@ -29,7 +29,7 @@ pub(super) struct NodeLease {
     name: Arc<str>,
     /// Where the others reach it.
     address: Option<Arc<str>>,
-    holding: Holding,
+    shard_set: ShardSet,
     terms: LeaseTerms,
     /// Until when it may be acted upon; `None`: for ever.
     until: Option<watch::Sender<Instant>>,
@@ -43,20 +43,20 @@ impl NodeLease {
     /// Becomes one of the nodes. With SQLite: takes everything.
     pub(super) async fn join(store: &Store, address: Option<&str>) -> Result<Self, StoreError> {
         let (asked_at, name) = (Instant::now(), node_name());
-        let holding = store.join(&name, address).await?;
-        Ok(Self::begin(store, (name.into(), address.map(Arc::from)), holding, asked_at))
+        let shard_set = store.join(&name, address).await?;
+        Ok(Self::begin(store, (name.into(), address.map(Arc::from)), shard_set, asked_at))
     }
 
     fn begin(
         store: &Store,
         (name, address): (Arc<str>, Option<Arc<str>>),
-        holding: Holding,
+        shard_set: ShardSet,
         asked_at: Instant,
     ) -> Self {
         let terms = LeaseTerms::of(store.lease());
         let until = store.is_shared().then(|| watch::Sender::new(terms.act_until(asked_at)));
         let (lost, given_up) = (CancellationToken::new(), CancellationToken::new());
-        let node_lease = Self { store: store.clone(), name, address, holding, terms, until, lost, given_up };
+        let node_lease = Self { store: store.clone(), name, address, shard_set, terms, until, lost, given_up };
         if let Some(renewed) = node_lease.until.clone() {
             let renewal = RenewalTask { lease: node_lease.clone(), terms, renewed };
             let given_up = node_lease.given_up.clone();
@@ -71,7 +71,7 @@ impl NodeLease {
     pub(super) async fn rejoin(&self) -> Result<Option<Membership>, StoreError> {
         let Some(until) = &self.until else { return Ok(None) };
         until.send_replace(Instant::now());
-        self.store.rejoin(&self.holding, &self.name, self.address.as_deref()).await
+        self.store.rejoin(&self.shard_set, &self.name, self.address.as_deref()).await
     }
 
     /// The new lease may be acted upon; `asked_at`: when it was asked for.
@@ -86,8 +86,8 @@ impl NodeLease {
         &self.name
     }
 
-    pub(super) fn holding(&self) -> &Holding {
-        &self.holding
+    pub(super) fn shard_set(&self) -> &ShardSet {
+        &self.shard_set
     }
 
     /// Whether it may be acted upon.
@@ -123,8 +123,8 @@ impl NodeLease {
     pub(super) async fn release(&self, in_doubt: bool) {
         self.given_up.cancel();
         let given_up = async {
-            self.store.release(&self.holding, &self.holding.held(), in_doubt).await?;
-            self.store.leave(&self.holding).await
+            self.store.release(&self.shard_set, &self.shard_set.owned(), in_doubt).await?;
+            self.store.leave(&self.shard_set).await
         };
         match tokio::time::timeout(GIVE_UP, given_up).await {
             Ok(Ok(())) => {}
@@ -162,7 +162,8 @@ impl RenewalTask {
         loop {
             tick.tick().await;
             let asked_at = Instant::now();
-            let renewal = tokio::time::timeout(terms.renew_every(), node_lease.store.renew(&node_lease.holding)).await;
+            let renewal =
+                tokio::time::timeout(terms.renew_every(), node_lease.store.renew(&node_lease.shard_set)).await;
             match renewal {
                 Ok(Ok(Renewed::Renewed)) => {
                     if *renewed.borrow() <= Instant::now() {

@@ -188,11 +188,11 @@ impl Registry {
             Some(Known { life: Life::Quarantined, .. }) => return,
             None => Restarts::default(),
         };
-        if serving.mode_now(&self.shared) != Mode::Open || self.draining || !self.shared.holding.serves(serving.num) {
+        if serving.mode_now(&self.shared) != Mode::Open || self.draining || !self.shared.shard_set.serves(serving.num) {
             self.endpoints.remove(&serving.num);
             return;
         }
-        let known = self.shared.holding.suspect_of(serving.num);
+        let known = self.shared.shard_set.suspect_of(serving.num);
         let suspect = self.marks.suspect_of(serving.num, known);
         let addr = self.bear(serving, suspect);
         let known = Known {
@@ -209,7 +209,7 @@ impl Registry {
     }
 
     fn offer(&self, item: Item, room: OwnedSemaphorePermit, answer: &mut Offered) {
-        if !self.shared.holding.serves_under(item.num, item.epoch) {
+        if !self.shared.shard_set.serves_under(item.num, item.epoch) {
             // Whoever took the shard since finds what its fan-out still owes, also if that was this node again.
             return;
         }

@@ -15,7 +15,7 @@ use crate::id::{EventSeq, WebhookNum};
 use crate::log_limit::LogLimit;
 use crate::store::backlog::Backlog;
 use crate::store::journal::{Journal, Running};
-use crate::store::leases::Holding;
+use crate::store::leases::ShardSet;
 use crate::store::notifier::Notifier;
 use crate::store::{Store, payload};
 
@@ -42,7 +42,7 @@ pub(super) struct Shared {
     /// Nothing is sent for longer than this holds.
     pub(super) lease: NodeLease,
     /// Whom it is sent for.
-    pub(super) holding: Holding,
+    pub(super) shard_set: ShardSet,
     /// How nodes call each other.
     pub(super) notifier: Notifier,
     /// Once cancelled, nothing is sent any more.
@@ -85,7 +85,7 @@ impl Shared {
             ledger: running.ledger.clone(),
             routes: routes.clone(),
             guard: guard.clone(),
-            holding: node_lease.holding().clone(),
+            shard_set: node_lease.shard_set().clone(),
             lease: node_lease,
             notifier,
             quiet: CancellationToken::new(),

@@ -27,7 +27,7 @@ pub(super) async fn run(shared: Arc<Shared>, registry: RegistryHandle) {
         }
         match shared.store.webhooks_with_due(UnixMillis::now().plus(AHEAD)).await {
             Ok(mut nums) => {
-                nums.retain(|num| shared.holding.serves(*num));
+                nums.retain(|num| shared.shard_set.serves(*num));
                 if !nums.is_empty() {
                     registry.remind(nums).await;
                 }

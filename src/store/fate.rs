@@ -8,7 +8,7 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, RuntimeErr, St
 use crate::id::EventSeq;
 
 use super::Store;
-use super::leases::{Continuity, Holding, STARTED};
+use super::leases::{Continuity, STARTED, ShardSet};
 use super::pool::Pool;
 
 /// For one look. A packet that begins a connection is repeated after a second, and after two more: whoever waits longer
@@ -27,7 +27,7 @@ pub(super) struct TransactionId(String);
 
 /// A batch whose COMMIT was not answered.
 pub(super) struct InDoubt<'a> {
-    pub(super) holding: &'a Holding,
+    pub(super) shard_set: &'a ShardSet,
     /// `None`: it had nothing to write, or the database does not number transactions.
     pub(super) transaction: Option<&'a TransactionId>,
     /// The last event that it was to write, if any.
@@ -87,7 +87,7 @@ async fn fate(on: &Pool, batch: &InDoubt<'_>) -> Result<Fate, DbErr> {
     let unless_its_event_is_there = if batch.event.is_some() { Fate::Committed } else { Fate::Undone };
     let status = match (ConnectionTrait::get_database_backend(on), batch.transaction) {
         (DbBackend::Postgres, Some(transaction)) => {
-            status(on, batch.holding, transaction).await?.unwrap_or(unless_its_event_is_there)
+            status(on, batch.shard_set, transaction).await?.unwrap_or(unless_its_event_is_there)
         }
         // It had nothing to write.
         (DbBackend::Postgres, None) => Fate::Undone,
@@ -102,8 +102,8 @@ async fn fate(on: &Pool, batch: &InDoubt<'_>) -> Result<Fate, DbErr> {
 }
 
 /// `None`: the server may have lost the transaction and given its number to another one.
-async fn status(on: &Pool, holding: &Holding, TransactionId(id): &TransactionId) -> Result<Option<Fate>, DbErr> {
-    let known = holding.server_started().unwrap_or_default();
+async fn status(on: &Pool, shard_set: &ShardSet, TransactionId(id): &TransactionId) -> Result<Option<Fate>, DbErr> {
+    let known = shard_set.server_started().unwrap_or_default();
     let sql = format!(
         "SELECT server.started, CASE WHEN server.started = $2 THEN pg_xact_status($1::xid8) END AS status \
          FROM (SELECT {STARTED}) AS server"
@@ -114,8 +114,8 @@ async fn status(on: &Pool, holding: &Holding, TransactionId(id): &TransactionId)
         Err(error) if code(&error).as_deref() == Some(INVALID_PARAMETER) => return Ok(Some(Fate::Undone)),
         row => row?.ok_or_else(|| DbErr::Custom("it was not answered".to_owned()))?,
     };
-    match holding.continuity(on, &row.started).await? {
-        _ if holding.has_diverged() => return Ok(None),
+    match shard_set.continuity(on, &row.started).await? {
+        _ if shard_set.has_diverged() => return Ok(None),
         Continuity::Unbroken if row.started == known => {}
         Continuity::Unbroken | Continuity::Diverged | Continuity::Superseded => {
             return Err(DbErr::Custom("another server has answered".to_owned()));

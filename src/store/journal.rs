@@ -47,7 +47,7 @@ use super::deliveries::{Attempt, DeliveryState};
 use super::fanouts::Fanout;
 use super::health::Health;
 use super::idempotency::OnceKey;
-use super::leases::{Grant, Holding, Membership, ShardNum};
+use super::leases::{Grant, Membership, ShardNum, ShardSet};
 use super::log::LogBuffer;
 use super::{Store, StoreError};
 use crate::fault::or_abort;
@@ -288,7 +288,7 @@ pub struct Stopped;
 
 impl Journal {
     /// Starts the writer behind `store`, for what this process holds.
-    pub async fn start(store: &Store, holding: &Holding) -> Result<Running, StoreError> {
+    pub async fn start(store: &Store, shard_set: &ShardSet) -> Result<Running, StoreError> {
         let (publishes, publish_queue) = mpsc::channel(PUBLISH_QUEUE);
         let (records, record_queue) = mpsc::channel(RECORD_QUEUE);
         let stats = Arc::new(JournalStats::default());
@@ -296,7 +296,7 @@ impl Journal {
         let (feed, remote_shards) =
             (Arc::new(Feed::behind(last, store.is_shared())), Arc::new(RemoteShards::default()));
         let log = Arc::new(LogBuffer::default());
-        let ledger = Arc::new(Mutex::new(store.ledger(&holding.served(), UnixMillis::now()).await?.0));
+        let ledger = Arc::new(Mutex::new(store.ledger(&shard_set.served(), UnixMillis::now()).await?.0));
         let outputs = writer::Outputs {
             feed: feed.clone(),
             remote_shards: remote_shards.clone(),
@@ -305,7 +305,7 @@ impl Journal {
             stats: stats.clone(),
         };
         let queues = (publish_queue, record_queue);
-        let writer = writer::Writer::new(store.clone(), holding.clone(), queues, last, outputs);
+        let writer = writer::Writer::new(store.clone(), shard_set.clone(), queues, last, outputs);
         let writer = tokio::spawn(or_abort("the journal's writer", writer.run()));
         let room = Arc::new(Semaphore::new(PUBLISH_QUEUE_KIB));
         let journal = Self { publishes, records, room, answers: Answers::default(), stats };

@@ -4,11 +4,11 @@
 //!
 //! With SQLite one process has the file, and with it everything.
 
-mod holding;
 mod join;
 #[cfg(test)]
 pub(crate) mod model;
 mod server;
+mod shard_set;
 mod snapshot;
 
 use std::time::Duration;
@@ -21,11 +21,11 @@ use crate::id::{EventSeq, WebhookNum};
 use super::state::Suspect;
 use super::{Store, StoreError, dialect};
 
-pub(super) use self::holding::Locked;
-pub use self::holding::{Holding, Membership};
 pub(crate) use self::server::Continuity;
 pub(super) use self::server::STARTED;
 use self::server::{SERVER, Server, ServerRow};
+pub(super) use self::shard_set::Locked;
+pub use self::shard_set::{Membership, ShardSet};
 pub use self::snapshot::Snapshot;
 
 /// A power of two, many more than there will be nodes, few enough to lock all of them in a batch.
@@ -187,11 +187,11 @@ impl Store {
     }
 
     /// Who is there, and who holds what; `None` if there are no others.
-    pub async fn survey(&self, holding: &Holding) -> Result<Option<Survey>, StoreError> {
+    pub async fn survey(&self, shard_set: &ShardSet) -> Result<Option<Survey>, StoreError> {
         let Some(connection) = &self.inner.lease else { return Ok(None) };
         let statement = plain(format!("SELECT {STARTED}"));
         let row = StartedRow::find_by_statement(statement).one(connection).await?;
-        holding.must_be_unbroken(connection, &row.unwrap_or_default().started).await?;
+        shard_set.must_be_unbroken(connection, &row.unwrap_or_default().started).await?;
         let nodes = nodes(connection).await?;
         let sql = "SELECT num, owner, epoch FROM shard ORDER BY num";
         let rows = ShardRow::find_by_statement(plain(sql)).all(connection).await?;
@@ -225,8 +225,8 @@ impl Store {
     }
 
     /// Takes those of these shards that nobody holds. They are to be gained by the journal's writer.
-    pub async fn take(&self, holding: &Holding, wanted: &[ShardNum]) -> Result<Vec<Grant>, StoreError> {
-        let (Some(me), Some(connection)) = (holding.membership(), &self.inner.lease) else { return Ok(Vec::new()) };
+    pub async fn take(&self, shard_set: &ShardSet, wanted: &[ShardNum]) -> Result<Vec<Grant>, StoreError> {
+        let (Some(me), Some(connection)) = (shard_set.membership(), &self.inner.lease) else { return Ok(Vec::new()) };
         let sql = format!(
             "WITH me AS (SELECT num FROM node WHERE num = $1 AND started_at = $3 AND lease_until > {NOW} FOR KEY SHARE), \
              free AS (SELECT s.num FROM shard s, me WHERE s.num = ANY($2) AND s.owner IS NULL ORDER BY s.num FOR UPDATE OF s) \
@@ -244,8 +244,8 @@ impl Store {
     }
 
     /// Gives these up; `in_doubt`: what was under way may have been cut short.
-    pub async fn release(&self, holding: &Holding, shards: &[ShardNum], in_doubt: bool) -> Result<(), StoreError> {
-        let (Some(me), Some(connection)) = (holding.membership(), &self.inner.lease) else { return Ok(()) };
+    pub async fn release(&self, shard_set: &ShardSet, shards: &[ShardNum], in_doubt: bool) -> Result<(), StoreError> {
+        let (Some(me), Some(connection)) = (shard_set.membership(), &self.inner.lease) else { return Ok(()) };
         give_up(connection, me.node, Some((shards, me.started_at)), in_doubt).await?;
         Ok(())
     }
@@ -270,20 +270,20 @@ impl Store {
 
     pub(super) async fn set_shards_indexed_to(
         &self,
-        holding: &Holding,
+        shard_set: &ShardSet,
         shards: &[ShardNum],
         to: EventSeq,
     ) -> Result<(), StoreError> {
         let sql = "UPDATE shard SET log_indexed_to = GREATEST(log_indexed_to, $1) WHERE owner = $2 AND num = ANY($3)";
-        let values = [to.0.into(), holding.node().into(), nums(shards)];
+        let values = [to.0.into(), shard_set.node().into(), nums(shards)];
         let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
         self.inner.aside.execute_raw(statement).await?;
         Ok(())
     }
 
     /// Makes the lease as long as it was at first. All nodes keep the time by the clock that measures their leases.
-    pub async fn renew(&self, holding: &Holding) -> Result<Renewal, StoreError> {
-        let (Some(member), Some(connection)) = (holding.membership(), &self.inner.lease) else {
+    pub async fn renew(&self, shard_set: &ShardSet) -> Result<Renewal, StoreError> {
+        let (Some(member), Some(connection)) = (shard_set.membership(), &self.inner.lease) else {
             return Ok(Renewal::Renewed);
         };
         let sql = format!(
@@ -302,13 +302,13 @@ impl Store {
         let row = row.ok_or_else(|| StoreError::unreadable("lease", "its renewal was not answered"))?;
         let server: Server = row.server.try_into()?;
         let flushed = server.flushed;
-        let continuity = holding.judge(server, row.before);
+        let continuity = shard_set.judge(server, row.before);
         // Meanwhile it may have become another node, and the one that asked has left.
-        if continuity != Continuity::Unbroken || holding.has_diverged() || holding.node() != Some(member.node) {
+        if continuity != Continuity::Unbroken || shard_set.has_diverged() || shard_set.node() != Some(member.node) {
             return Ok(Renewal::Diverged);
         }
         let (Some(lease_until), Some(clock)) = (row.lease_until, row.clock) else { return Ok(Renewal::Reaped) };
-        holding.renewed(lease_until, flushed);
+        shard_set.renewed(lease_until, flushed);
         question.answered(UnixMillis(clock));
         Ok(Renewal::Renewed)
     }

@@ -16,7 +16,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 
-use super::leases::{Holding, ShardNum};
+use super::leases::{ShardNum, ShardSet};
 use super::rows::{RowStatement, int8};
 use super::{Store, StoreError, dialect, state};
 
@@ -148,10 +148,10 @@ impl LogIndex {
     }
 
     /// A flush that also notes how far the index has come, which is where the next process continues.
-    pub async fn follow(&self, holding: &Holding) -> Result<(), StoreError> {
+    pub async fn follow(&self, shard_set: &ShardSet) -> Result<(), StoreError> {
         let mut progress = self.turn.lock().await;
         let complete_to = self.move_entries(&mut progress).await?;
-        if holding.is_everything() {
+        if shard_set.is_everything() {
             if complete_to > progress.indexed_to {
                 self.store.write(async |on| state::set_log_indexed_to(on, complete_to).await).await?;
                 progress.indexed_to = complete_to;
@@ -161,10 +161,10 @@ impl LogIndex {
         // What other nodes have committed by now may turn up later.
         let complete_to = complete_to.min(EventSeq::first_at(UnixMillis(UnixMillis::now().0 - TURNS_UP_MS)));
         if EventSeq::accepted_at(complete_to).0 - EventSeq::accepted_at(progress.indexed_to).0 > MARK_EVERY_MS {
-            let held = holding.held();
+            let held = shard_set.owned();
             self.covered.lock().retain(|shard| held.contains(shard));
             let covered: Vec<ShardNum> = self.covered.lock().iter().copied().collect();
-            self.store.set_shards_indexed_to(holding, &covered, complete_to).await?;
+            self.store.set_shards_indexed_to(shard_set, &covered, complete_to).await?;
             progress.indexed_to = complete_to;
         }
         Ok(())

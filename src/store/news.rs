@@ -11,7 +11,7 @@ use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement};
 use super::fanouts::{self, FANOUT_COLUMNS, Fanout};
 use super::journal::Found;
 use super::journal::feed::Feed;
-use super::leases::{Holding, ShardNum, Snapshot};
+use super::leases::{ShardNum, ShardSet, Snapshot};
 use super::{Store, StoreError, dialect};
 
 /// What is looked for.
@@ -88,12 +88,12 @@ impl Store {
     /// these are large. Keys and targets come first, then each body once.
     pub async fn visible_fanouts(
         &self,
-        holding: &Holding,
+        shard_set: &ShardSet,
         cursor: &mut Cursor,
         which: Which<'_>,
         limit: usize,
     ) -> Result<News, StoreError> {
-        let shards = holding.served();
+        let shards = shard_set.served();
         if shards.is_empty() {
             // The look that was under way was for shards that are held no more.
             cursor.begin_anew();
@@ -101,9 +101,9 @@ impl Store {
         }
         let look = match cursor.look() {
             Some(look) => look,
-            None => cursor.begin(self.moment_of_look(holding).await?),
+            None => cursor.begin(self.moment_of_look(shard_set).await?),
         };
-        let rows = self.page_of_news(&shards, holding, &look, which, limit).await?;
+        let rows = self.page_of_news(&shards, shard_set, &look, which, limit).await?;
         let mut is_cut = rows.len() >= limit;
         let mut last = rows.last().map(place_of).transpose()?;
         let mut listed = self.listed(&rows);
@@ -114,23 +114,23 @@ impl Store {
             (is_cut, last) = (true, listed.last().map(|last| (last.tx, last.head.seq.0, last.shard)));
         }
         let found = self.with_events(listed).await?.into_iter();
-        let found: Result<Vec<Found>, StoreError> = found.map(|(tx, fanout)| found_of(holding, tx, fanout)).collect();
+        let found: Result<Vec<Found>, StoreError> = found.map(|(tx, fanout)| found_of(shard_set, tx, fanout)).collect();
         let found = found?;
         cursor.has_read(look, last.filter(|_| is_cut));
         Ok(News { found, is_cut })
     }
 
     /// Another server's transactions say nothing about what this node has seen.
-    async fn moment_of_look(&self, holding: &Holding) -> Result<Snapshot, StoreError> {
+    async fn moment_of_look(&self, shard_set: &ShardSet) -> Result<Snapshot, StoreError> {
         let (now, started) = self.server_snapshot(self.engine_readers()).await?;
-        holding.must_be_unbroken(self.engine_readers(), &started).await?;
+        shard_set.must_be_unbroken(self.engine_readers(), &started).await?;
         Ok(now)
     }
 
     async fn page_of_news(
         &self,
         shards: &[ShardNum],
-        holding: &Holding,
+        shard_set: &ShardSet,
         look: &Look,
         which: Which<'_>,
         limit: usize,
@@ -154,7 +154,7 @@ impl Store {
             shard.into(),
             dialect::numbers(DbBackend::Postgres, shards.iter().map(|shard| i64::from(shard.num()))),
             all.into(),
-            i64::from(holding.slot().0).into(),
+            i64::from(shard_set.slot().0).into(),
             i64::try_from(limit).unwrap_or(i64::MAX).into(),
             dialect::numbers(DbBackend::Postgres, own.iter().map(|event| event.0)),
         ];
@@ -168,8 +168,8 @@ fn place_of(row: &QueryResult) -> Result<Place, StoreError> {
     Ok((tx.cast_unsigned(), row.try_get("", "event_seq")?, row.try_get("", "shard")?))
 }
 
-fn found_of(holding: &Holding, tx: u64, fanout: Fanout) -> Result<Found, StoreError> {
-    let is_news = holding.is_news(ShardNum::read(fanout.shard)?, tx, fanout.event.seq);
+fn found_of(shard_set: &ShardSet, tx: u64, fanout: Fanout) -> Result<Found, StoreError> {
+    let is_news = shard_set.is_new_to_ledger(ShardNum::read(fanout.shard)?, tx, fanout.event.seq);
     Ok(Found { fanout, is_news })
 }
 

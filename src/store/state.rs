@@ -7,7 +7,7 @@ use sea_orm::{ConnectionTrait, DbErr, EntityTrait, QueryTrait, Set};
 use crate::clock::UnixMillis;
 use crate::id::{EventSeq, WebhookNum};
 
-use super::leases::Holding;
+use super::leases::ShardSet;
 use super::seal::{BY_ORIGIN, BY_WEBHOOK};
 use super::{Store, StoreError};
 
@@ -60,9 +60,9 @@ impl Store {
     }
 
     /// The same for whoever has the database alone; where there are nodes, each shard knows what is in doubt.
-    pub async fn mark_taken(&self, holding: &Holding, now: UnixMillis) -> Result<(), StoreError> {
-        if holding.is_everything() {
-            holding.doubt(self.mark_started(now).await?);
+    pub async fn mark_taken(&self, shard_set: &ShardSet, now: UnixMillis) -> Result<(), StoreError> {
+        if shard_set.is_everything() {
+            shard_set.doubt(self.mark_started(now).await?);
         }
         Ok(())
     }

@@ -190,7 +190,7 @@ async fn due_rows_come_in_order_and_their_webhooks_are_found(on: On) {
         world.record(Record::Defer { id: id(*receipt, a.num), next_at: UnixMillis(now.0 + at * 1000) }).await;
     }
     let seqs = async |horizon: i64, ordered| -> Vec<EventSeq> {
-        let due = world.store.due(&world.holding, a.num, wanted(UnixMillis(now.0 + horizon), ordered)).await.unwrap();
+        let due = world.store.due(&world.shard_set, a.num, wanted(UnixMillis(now.0 + horizon), ordered)).await.unwrap();
         due.rows.iter().map(|due| due.event.seq).collect()
     };
     assert_eq!(seqs(25_000, false).await, [receipts[1].seq, receipts[2].seq]);
@@ -223,7 +223,7 @@ async fn slow_lists_keep_no_delivery_waiting(on: On) {
         store.servings(&[webhook.num], now).await?;
         store.webhooks_with_due(now).await?;
         store.ledger(&ShardNum::all().collect::<Vec<_>>(), now).await?;
-        store.due(&world.holding, webhook.num, wanted(now, false)).await
+        store.due(&world.shard_set, webhook.num, wanted(now, false)).await
     };
     let read = tokio::time::timeout(Duration::from_secs(10), reads).await;
     read.expect("the engine waits for nobody").unwrap();
@@ -355,7 +355,7 @@ async fn what_a_crash_left_stays_suspect_through_clean_stops(on: On) {
 
 on_both!(a_closed_journal_writes_what_it_took_and_takes_nothing_more);
 async fn a_closed_journal_writes_what_it_took_and_takes_nothing_more(on: On) {
-    let World { store, tenant, running, holding: _, home: _home } = World::new(on).await;
+    let World { store, tenant, running, shard_set: _, home: _home } = World::new(on).await;
     let draft = Draft {
         tenant: tenant.num,
         kind: "a".into(),

@@ -6,11 +6,11 @@ use super::*;
 use crate::engine::tests::store_with_tenant;
 use crate::id::WebhookNum;
 use crate::store::journal::{Draft, Journal, Published};
-use crate::store::leases::Holding;
+use crate::store::leases::ShardSet;
 
 /// The events of a new database, with bodies of these sizes, as they are read back.
 async fn publish(store: &Store, tenant: TenantNum, sizes: &[usize]) -> Vec<Arc<Event>> {
-    let journal = Journal::start(store, &Holding::everything()).await.unwrap().journal;
+    let journal = Journal::start(store, &ShardSet::everything()).await.unwrap().journal;
     let draft = |size: &usize| Draft {
         tenant,
         kind: "a".into(),

@@ -65,8 +65,8 @@ impl Dispatcher {
         if cursor.look().is_none() {
             *committed = self.feed.committed();
         }
-        let (holding, rows) = (&self.shared.holding, page_size.rows());
-        let news = page_size.learn(self.shared.store.visible_fanouts(holding, cursor, which, rows).await)?;
+        let (shard_set, rows) = (&self.shared.shard_set, page_size.rows());
+        let news = page_size.learn(self.shared.store.visible_fanouts(shard_set, cursor, which, rows).await)?;
         if !news.found.is_empty() {
             let new = self.only_new(news.found).await?;
             self.start_on(new, line).await?;

@@ -94,15 +94,15 @@ impl Means {
 
 /// `None`: nothing was sent, because the engine is stopping, or no longer serves the webhook.
 pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share: Share) -> Option<Ended> {
-    let holding = &means.shared.holding;
-    let epoch = holding.epoch_of(ShardNum::of(serving.num).num());
+    let shard_set = &means.shared.shard_set;
+    let epoch = shard_set.epoch_of(ShardNum::of(serving.num).num());
     let body = match &entry.event.body {
         // As a rule. The token is shared by all threads, and waiting with it takes a lock.
         Body::InMemory(body) => Ok(body.clone()),
         Body::Stored { .. } => means.shared.quiet.run_until_cancelled(body_of(&means.shared, &entry.event)).await?,
     };
     let (permit, turn) = admission(&means, &serving, share).await?;
-    if !holding.serves_under(serving.num, epoch) {
+    if !shard_set.serves_under(serving.num, epoch) {
         drop((permit, turn));
         tokio::time::sleep(LEAVING).await;
         return None;
@@ -113,7 +113,7 @@ pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share
         let node_lease = &means.shared.lease;
         means.wait(Stage::Lease, means.shared.quiet.run_until_cancelled(node_lease.wait_valid())).await?;
         // While it waited for the lease, the node may have become another one.
-        if !means.shared.holding.serves_under(serving.num, epoch) {
+        if !means.shared.shard_set.serves_under(serving.num, epoch) {
             drop((permit, turn, slot));
             tokio::time::sleep(LEAVING).await;
             return None;

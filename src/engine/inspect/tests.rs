@@ -12,7 +12,7 @@ use crate::engine::tests::store_with_tenant;
 use crate::store::Store;
 use crate::store::audit::Author;
 use crate::store::journal::{Draft, Journal, Published};
-use crate::store::leases::Holding;
+use crate::store::leases::ShardSet;
 use crate::store::webhooks::{NewWebhook, Webhook};
 
 fn webhook(tenant: TenantNum) -> NewWebhook {
@@ -37,8 +37,8 @@ fn webhook(tenant: TenantNum) -> NewWebhook {
 
 /// An event that nobody dispatches, so that its fan-out stays open.
 async fn publish(store: &Store, tenant: TenantNum, targets: &[Webhook]) -> StoredEvent {
-    let holding = Holding::everything();
-    let journal = Journal::start(store, &holding).await.unwrap().journal;
+    let shard_set = ShardSet::everything();
+    let journal = Journal::start(store, &shard_set).await.unwrap().journal;
     let draft = Draft {
         tenant,
         kind: "a".into(),

@@ -9,7 +9,7 @@ use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
 use crate::store::bodies::READ_BYTES;
 use crate::store::events::{Body, Event};
-use crate::store::leases::{Holding, STARTED};
+use crate::store::leases::{STARTED, ShardSet};
 use crate::store::payload::LARGE;
 use crate::store::pool::Pool;
 use crate::store::{Store, StoreError, dialect, payload};
@@ -117,9 +117,9 @@ fn server_column(backend: DbBackend) -> &'static str {
 }
 
 /// What another server says of rows is not what this node has seen of them: it was sent already, perhaps.
-fn of_known_server(holding: &Holding, row: Option<&DueRow>) -> Result<(), StoreError> {
+fn of_known_server(shard_set: &ShardSet, row: Option<&DueRow>) -> Result<(), StoreError> {
     match row.and_then(|row| row.started.as_deref()) {
-        Some(started) if holding.server_started().is_some_and(|known| known != started) => {
+        Some(started) if shard_set.server_started().is_some_and(|known| known != started) => {
             Err(StoreError::Database("another server has answered".to_owned()))
         }
         Some(_) | None => Ok(()),
@@ -128,21 +128,26 @@ fn of_known_server(holding: &Holding, row: Option<&DueRow>) -> Result<(), StoreE
 
 impl Store {
     /// Pending deliveries of a webhook, earliest first. They bring no more than 4 MiB of bodies into memory.
-    pub async fn due(&self, holding: &Holding, webhook: WebhookNum, wanted: Wanted<'_>) -> Result<DueRows, StoreError> {
-        self.due_on(self.engine_readers(), holding, webhook, wanted).await
+    pub async fn due(
+        &self,
+        shard_set: &ShardSet,
+        webhook: WebhookNum,
+        wanted: Wanted<'_>,
+    ) -> Result<DueRows, StoreError> {
+        self.due_on(self.engine_readers(), shard_set, webhook, wanted).await
     }
 
     async fn due_on(
         &self,
         readers: &Pool,
-        holding: &Holding,
+        shard_set: &ShardSet,
         webhook: WebhookNum,
         wanted: Wanted<'_>,
     ) -> Result<DueRows, StoreError> {
         let (mut known, mut limit) = (wanted.known.to_vec(), wanted.limit);
         for _ in 0..TRIES {
             let wanted = Wanted { limit, known: &known, ..wanted };
-            let stretch = self.stretch(readers, holding, webhook, wanted).await?;
+            let stretch = self.stretch(readers, shard_set, webhook, wanted).await?;
             let Stretch { events, mut rows, mut next, has_more } = stretch;
             if !rows.is_empty() || !has_more {
                 if rows.len() > wanted.limit {
@@ -160,7 +165,7 @@ impl Store {
     async fn stretch(
         &self,
         readers: &Pool,
-        holding: &Holding,
+        shard_set: &ShardSet,
         webhook: WebhookNum,
         wanted: Wanted<'_>,
     ) -> Result<Stretch, StoreError> {
@@ -177,7 +182,7 @@ impl Store {
         let statement = Statement::from_sql_and_values(backend, due_sql(backend, which, order), values);
         let read = readers.query_all_raw(statement).await?;
         let rows: Vec<DueRow> = self.readable_joined(&read, Some(webhook));
-        of_known_server(holding, rows.first())?;
+        of_known_server(shard_set, rows.first())?;
         // With those that were left out for their size.
         let found: i64 = read.first().map_or(Ok(0), |row| row.try_get("", "found"))?;
         let found = usize::try_from(found).unwrap_or(usize::MAX);
@@ -197,14 +202,19 @@ impl Store {
 
     /// How many due rows of a webhook cannot be read or have lost their event, if none of its due rows can be sent; 0
     /// otherwise. Looks at some. For the API, on whose readers it is asked.
-    pub async fn unsendable(&self, holding: &Holding, webhook: WebhookNum, ordered: bool) -> Result<u64, StoreError> {
+    pub async fn unsendable(
+        &self,
+        shard_set: &ShardSet,
+        webhook: WebhookNum,
+        ordered: bool,
+    ) -> Result<u64, StoreError> {
         let horizon = UnixMillis::now();
         let before = self.due_keys(webhook, horizon).await?;
         if before.is_empty() {
             return Ok(0);
         }
         let wanted = Wanted { horizon, ordered, limit: 1, known: &[] };
-        match self.due_on(self.readers(), holding, webhook, wanted).await {
+        match self.due_on(self.readers(), shard_set, webhook, wanted).await {
             Ok(due) if !due.rows.is_empty() => return Ok(0),
             Ok(_) | Err(StoreError::Unreadable { .. }) => {}
             Err(error) => return Err(error),
@@ -225,7 +235,7 @@ impl Store {
     }
 
     /// One pending delivery, whenever it is due.
-    pub async fn due_one(&self, holding: &Holding, id: DeliveryId) -> Result<Option<Due>, StoreError> {
+    pub async fn due_one(&self, shard_set: &ShardSet, id: DeliveryId) -> Result<Option<Due>, StoreError> {
         let sql = format!(
             "SELECT {DUE_COLUMNS}, e.tenant_num, e.kind, {}, {} FROM delivery d \
              JOIN event e ON e.seq = d.event_seq WHERE d.event_seq = $1 AND d.webhook_num = $2 AND d.status = 0",
@@ -235,7 +245,7 @@ impl Store {
         let values = [id.event.0.into(), id.webhook.0.into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         let row = DueRow::find_by_statement(statement).one(self.engine_readers()).await?;
-        of_known_server(holding, row.as_ref())?;
+        of_known_server(shard_set, row.as_ref())?;
         row.map(|row| due_of(self, row)).transpose()
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use sea_orm::{ConnectionTrait, DbErr};
 
 use crate::store::fate::TransactionId;
-use crate::store::leases::{Holding, Locked, ShardNum};
+use crate::store::leases::{Locked, ShardNum, ShardSet};
 
 use super::Record;
 
@@ -47,11 +47,11 @@ impl Pass {
 }
 
 /// Locks what the batch writes for.
-pub(super) async fn pass<C: ConnectionTrait>(on: &C, holding: &Holding, records: &[Record]) -> Result<Pass, DbErr> {
-    if holding.is_everything() {
+pub(super) async fn pass<C: ConnectionTrait>(on: &C, shard_set: &ShardSet, records: &[Record]) -> Result<Pass, DbErr> {
+    if shard_set.is_everything() {
         return Ok(Pass::default());
     }
-    Ok(Pass::of(holding.lock(on, &shards_of(records)).await?))
+    Ok(Pass::of(shard_set.lock(on, &shards_of(records)).await?))
 }
 
 pub(super) fn shards_of(records: &[Record]) -> BTreeSet<ShardNum> {

@@ -39,7 +39,7 @@ impl Writer {
 
     fn is_new(&self, found: &Found, there: &HashSet<FanoutKey>) -> bool {
         let key = (found.fanout.event.seq, found.fanout.shard);
-        let is_ours = ShardNum::read(key.1).is_ok_and(|shard| self.holding.has(shard));
+        let is_ours = ShardNum::read(key.1).is_ok_and(|shard| self.shard_set.owns(shard));
         is_ours && there.contains(&key) && !self.watched.knows(key)
     }
 
@@ -62,7 +62,7 @@ impl Writer {
         if *is_news {
             self.outputs.ledger.lock().owe_all(&fanout.targets, fanout.event.seq);
         }
-        Some(self.holding.epoch_of(fanout.shard))
+        Some(self.shard_set.epoch_of(fanout.shard))
     }
 }
 

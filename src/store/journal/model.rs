@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use crate::clock::UnixMillis;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::fanouts::Fanout;
-use crate::store::leases::{Holding, ShardNum};
+use crate::store::leases::{ShardNum, ShardSet};
 use crate::store::ledger::Ledger;
 
 use super::answers::Answers;
@@ -50,7 +50,7 @@ pub(crate) struct Model {
 }
 
 pub(crate) struct Writer {
-    holding: Holding,
+    shard_set: ShardSet,
     publishes: mpsc::Receiver<Request>,
     records: mpsc::Receiver<Request>,
     watched: Watched,
@@ -85,14 +85,14 @@ struct Written {
 
 impl Model {
     /// Mirrors `Journal::start`; at most `room` records may wait.
-    pub(crate) fn start(tables: &Tables, holding: &Holding, room: usize, now: UnixMillis) -> Self {
+    pub(crate) fn start(tables: &Tables, shard_set: &ShardSet, room: usize, now: UnixMillis) -> Self {
         let (publishes, publish_queue) = mpsc::channel(room);
         let (records, record_queue) = mpsc::channel(room);
-        let (last, is_shared) = (tables.last_event(), holding.node().is_some());
+        let (last, is_shared) = (tables.last_event(), shard_set.node().is_some());
         let ledger = if is_shared { Ledger::default() } else { tables.ledger(|_| true, now) };
         let (feed, ledger) = (Arc::new(Feed::behind(last, is_shared)), Arc::new(Mutex::new(ledger)));
         let writer = Writer {
-            holding: holding.clone(),
+            shard_set: shard_set.clone(),
             publishes: publish_queue,
             records: record_queue,
             watched: Watched::default(),
@@ -150,13 +150,13 @@ impl Writer {
     /// Mirrors `fence::pass` and what follows of it: the shards are locked, and what is lost is dropped. Answers the number
     /// of the transaction; 0 where transactions have none.
     pub(crate) fn begin(&mut self, tables: &mut Tables, at: Duration) -> u64 {
-        if self.holding.is_everything() {
+        if self.shard_set.is_everything() {
             return 0;
         }
         let mut shards = shards_of(&self.batch.records);
-        let pass = Pass::of(tables.leases.lock(&self.holding, &shards));
+        let pass = Pass::of(tables.leases.lock(&self.shard_set, &shards));
         shards.retain(|shard| !pass.has_lost(shard.num()));
-        let transaction = tables.transactions.begin(self.holding.node(), shards, at);
+        let transaction = tables.transactions.begin(self.shard_set.node(), shards, at);
         if !pass.admits_all() {
             self.drop_lost(&pass);
         }
@@ -241,8 +241,9 @@ impl Writer {
     fn must_be_ours(&self, tables: &Tables) {
         let owner = |shard: &ShardNum| tables.leases.owner(WebhookNum(shard.num().into()));
         let shards = shards_of(&self.batch.records);
-        let foreign = shards.iter().find(|shard| !self.holding.is_everything() && owner(shard) != self.holding.node());
-        assert_eq!(foreign, None, "{:?} writes for a shard of {:?}", self.holding.node(), foreign.and_then(owner));
+        let foreign =
+            shards.iter().find(|shard| !self.shard_set.is_everything() && owner(shard) != self.shard_set.node());
+        assert_eq!(foreign, None, "{:?} writes for a shard of {:?}", self.shard_set.node(), foreign.and_then(owner));
     }
 
     /// Mirrors what `Writer::settle` does when the database refuses: publishers are told, records are kept. Answers
@@ -296,7 +297,7 @@ impl Writer {
             return BTreeSet::new();
         };
         self.last = last;
-        let is_ours = |fanout: &Fanout| ShardNum::read(fanout.shard).is_ok_and(|shard| self.holding.has(shard));
+        let is_ours = |fanout: &Fanout| ShardNum::read(fanout.shard).is_ok_and(|shard| self.shard_set.owns(shard));
         let (mut fanouts, foreign): (Vec<Fanout>, Vec<Fanout>) = fanouts.into_iter().partition(is_ours);
         self.feed(&mut fanouts, last);
         let mut records = std::mem::take(&mut self.batch.records);
@@ -348,7 +349,7 @@ impl Writer {
         if *is_news {
             self.ledger.lock().owe_all(&fanout.targets, fanout.event.seq);
         }
-        Some(self.holding.epoch_of(fanout.shard))
+        Some(self.shard_set.epoch_of(fanout.shard))
     }
 
     fn pass_barriers(&mut self) {
@@ -359,7 +360,7 @@ impl Writer {
 
     /// Whether this fan-out is watched from here.
     pub(crate) fn watches(&self, event: EventSeq, webhook: WebhookNum) -> bool {
-        self.watched.knows((event, self.holding.part_of(webhook).num()))
+        self.watched.knows((event, self.shard_set.part_of(webhook).num()))
     }
 }
 

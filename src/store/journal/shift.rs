@@ -29,13 +29,13 @@ impl Writer {
     /// Counts what the shards are owed, and serves them. What becomes visible from now on is told by whoever finds it.
     async fn gain(&mut self, grants: &[Grant]) -> Result<(), StoreError> {
         let shards: Vec<ShardNum> = grants.iter().map(|grant| grant.shard).collect();
-        if !self.holding.is_everything() {
+        if !self.shard_set.is_everything() {
             let orphans = self.store.end_orphans(Some(&shards), UnixMillis::now()).await?;
             JournalStats::add(&self.outputs.stats.orphans, orphans.count());
         }
         let (owed, moment) = self.store.ledger(&shards, UnixMillis::now()).await?;
         self.outputs.ledger.lock().absorb(owed);
-        self.holding.gain(grants, &Arc::new(moment));
+        self.shard_set.gain(grants, &Arc::new(moment));
         self.outputs.feed.look_again();
         Ok(())
     }
@@ -45,15 +45,15 @@ impl Writer {
         self.outputs.feed.forget(is_parted);
         self.watched.forget(is_parted);
         self.outputs.ledger.lock().forget_all(|webhook| shards.contains(&ShardNum::of(webhook)));
-        self.holding.part(shards);
+        self.shard_set.part(shards);
     }
 
     /// Nothing that was held is held in the history that the database is at now, and no number of a transaction means what it
     /// meant. Events that wait were matched by routes of the other history.
     fn rejoin(&mut self, member: Membership) {
-        self.part(&self.holding.held());
+        self.part(&self.shard_set.owned());
         self.forget_lost_history(member.newest);
-        self.holding.rejoin(member);
+        self.shard_set.rejoin(member);
         JournalStats::add(&self.outputs.stats.divergences, 1);
     }
 }

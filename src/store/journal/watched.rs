@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::fanouts::Fanout;
-use crate::store::leases::Holding;
+use crate::store::leases::ShardSet;
 
 use super::open::{FanoutKey, OpenFanouts};
 
@@ -51,8 +51,8 @@ impl Watched {
 
     /// Whether a delivery may get a row because its fan-out owes it. Among several nodes not before the fan-out is watched: what
     /// another node has accepted may not be in the ledger before, and what is still to be found comes after what is found first.
-    pub(super) fn is_heard_of(&self, id: DeliveryId, holding: &Holding) -> bool {
-        holding.is_everything() || self.knows((id.event, holding.part_of(id.webhook).num()))
+    pub(super) fn is_heard_of(&self, id: DeliveryId, shard_set: &ShardSet) -> bool {
+        shard_set.is_everything() || self.knows((id.event, shard_set.part_of(id.webhook).num()))
     }
 
     /// These are another node's to end, also by what an earlier try of this batch has marked.

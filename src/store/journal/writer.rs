@@ -20,7 +20,7 @@ use crate::store::deliveries::DeliveryState;
 use crate::store::events::newest_event;
 use crate::store::fanouts::Fanout;
 use crate::store::idempotency::{Once, OnceKey, Seen};
-use crate::store::leases::{Holding, ShardNum};
+use crate::store::leases::{ShardNum, ShardSet};
 use crate::store::ledger::Ledger;
 use crate::store::log::LogBuffer;
 use crate::store::pool::Transaction;
@@ -58,7 +58,7 @@ pub(super) struct Outputs {
 
 pub(super) struct Writer {
     pub(super) store: Store,
-    pub(super) holding: Holding,
+    pub(super) shard_set: ShardSet,
     publishes: mpsc::Receiver<Request>,
     records: mpsc::Receiver<Request>,
     statements: Statements,
@@ -106,14 +106,14 @@ impl Prepared {
 impl Writer {
     pub(super) fn new(
         store: Store,
-        holding: Holding,
+        shard_set: ShardSet,
         (publishes, records): (mpsc::Receiver<Request>, mpsc::Receiver<Request>),
         last: EventSeq,
         outputs: Outputs,
     ) -> Self {
         let (statements, watched) = (Statements::new(store.backend()), Watched::default());
         let (held, late_comer, cancelled) = (Vec::new(), None, Cancelled::new(UnixMillis::now()));
-        Self { store, holding, publishes, records, statements, watched, cancelled, held, late_comer, last, outputs }
+        Self { store, shard_set, publishes, records, statements, watched, cancelled, held, late_comer, last, outputs }
     }
 
     /// Runs until it is told to close and everything is written.
@@ -181,7 +181,7 @@ impl Writer {
     async fn commit(&mut self, batch: &mut Batch, end: Instant) -> Result<Prepared, Failure> {
         self.outputs.feed.none_is_to_be_found_after(self.last);
         let transaction = self.store.begin_batch(end).await?;
-        let pass = fence::pass(&transaction, &self.holding, &batch.records).await?;
+        let pass = fence::pass(&transaction, &self.shard_set, &batch.records).await?;
         if !pass.admits_all() {
             self.drop_lost(batch, &pass);
         }
@@ -228,7 +228,7 @@ impl Writer {
     }
 
     fn must_come_after_others(&self, request: &PublishRequest) -> bool {
-        request.is_ordered() && !self.holding.is_everything()
+        request.is_ordered() && !self.shard_set.is_everything()
     }
 
     /// What another node has taken is its to write.
@@ -239,7 +239,7 @@ impl Writer {
         JournalStats::add(&self.outputs.stats.fenced, dropped);
         tracing::warn!(dropped, "what was recorded for shards of other nodes is dropped; they send it again");
         if !pass.admits_events() {
-            let has_diverged = self.holding.has_diverged();
+            let has_diverged = self.shard_set.has_diverged();
             for request in batch.publishes.drain(..) {
                 let why = if has_diverged { PublishError::Diverged } else { PublishError::Deposed };
                 let _ = request.answer.send(Err(why));
@@ -316,7 +316,7 @@ impl Writer {
         {
             return Ok(known);
         }
-        prepared.last = prepared.last.next(self.holding.slot(), now);
+        prepared.last = prepared.last.next(self.shard_set.slot(), now);
         prepared.events += 1;
         let (new, receipt) = accept(draft.clone(), prepared.last, now);
         let parts = self.parts_of(&new.targets);
@@ -324,7 +324,7 @@ impl Writer {
         if let Some(caller) = &new.caller {
             callers.learn(draft.tenant, caller, receipt);
         }
-        let in_order = draft.is_ordered && !self.holding.is_everything();
+        let in_order = draft.is_ordered && !self.shard_set.is_everything();
         for (shard, targets) in parts {
             if in_order && self.is_ours(shard) {
                 self.outputs.feed.shall_be_found((prepared.last, shard));
@@ -339,12 +339,12 @@ impl Writer {
         if targets.is_empty() {
             return Vec::new();
         }
-        if self.holding.is_everything() {
+        if self.shard_set.is_everything() {
             return vec![(ShardNum::WHOLE.num(), targets.clone())];
         }
         let mut parts: BTreeMap<i16, Vec<WebhookNum>> = BTreeMap::new();
         for webhook in targets.iter() {
-            parts.entry(self.holding.part_of(*webhook).num()).or_default().push(*webhook);
+            parts.entry(self.shard_set.part_of(*webhook).num()).or_default().push(*webhook);
         }
         parts.into_iter().map(|(shard, targets)| (shard, targets.into())).collect()
     }
@@ -358,7 +358,7 @@ impl Writer {
                     rows.attempt(record.id, &record.attempt);
                     self.watched.mark(record.id);
                 }
-                Record::Defer { id, .. } if !self.watched.is_heard_of(*id, &self.holding) => {}
+                Record::Defer { id, .. } if !self.watched.is_heard_of(*id, &self.shard_set) => {}
                 Record::Defer { id, next_at } => {
                     rows.deferral(*id, &DeliveryState::pending(Some(*next_at)));
                     self.watched.mark(*id);
@@ -422,7 +422,7 @@ impl Writer {
     }
 
     fn is_ours(&self, shard: i16) -> bool {
-        ShardNum::read(shard).is_ok_and(|shard| self.holding.has(shard))
+        ShardNum::read(shard).is_ok_and(|shard| self.shard_set.owns(shard))
     }
 
     /// What the dispatcher gets from memory is watched from here.
@@ -451,7 +451,7 @@ impl Writer {
     /// Every row of every event up to here is written, as far as events are known here.
     fn complete_to(&self) -> EventSeq {
         let feed = &self.outputs.feed;
-        let committed = if self.holding.is_everything() {
+        let committed = if self.shard_set.is_everything() {
             self.last.min(feed.dispatched_to())
         } else if feed.is_idle() {
             // Others give keys as well.

@@ -7,7 +7,7 @@ use crate::id::{EventSeq, Slot};
 use crate::store::{Store, StoreError};
 
 use super::server::{SERVER, ServerRow};
-use super::{Holding, Membership, NOW, ShardNum, about, give_up, nums, plain, silence};
+use super::{Membership, NOW, ShardNum, ShardSet, about, give_up, nums, plain, silence};
 
 /// How often a slot is tried for; another node may have been faster.
 const TRIES: usize = 20;
@@ -25,8 +25,8 @@ struct JoinedRow {
 
 impl Store {
     /// Becomes a node, which holds nothing yet. With SQLite: takes everything.
-    pub async fn join(&self, name: &str, address: Option<&str>) -> Result<Holding, StoreError> {
-        let Some(connection) = &self.inner.lease else { return Ok(Holding::everything()) };
+    pub async fn join(&self, name: &str, address: Option<&str>) -> Result<ShardSet, StoreError> {
+        let Some(connection) = &self.inner.lease else { return Ok(ShardSet::everything()) };
         self.adopt_foreign_rows().await?;
         let mut tries = 0;
         loop {
@@ -34,7 +34,7 @@ impl Store {
             match self.insert_node(connection, name, address).await {
                 // Another node has got the same slot.
                 Err(StoreError::Exists) if tries < TRIES => {}
-                joined => return joined.map(Holding::nothing),
+                joined => return joined.map(ShardSet::nothing),
             }
         }
     }
@@ -43,13 +43,13 @@ impl Store {
     /// doubt, even where the database says that another node owns it. The caller passes the membership to the journal.
     pub async fn rejoin(
         &self,
-        holding: &Holding,
+        shard_set: &ShardSet,
         name: &str,
         address: Option<&str>,
     ) -> Result<Option<Membership>, StoreError> {
-        let (Some(old), Some(connection)) = (holding.membership(), &self.inner.lease) else { return Ok(None) };
+        let (Some(old), Some(connection)) = (shard_set.membership(), &self.inner.lease) else { return Ok(None) };
         self.adopt_foreign_rows().await?;
-        let held = holding.held();
+        let held = shard_set.owned();
         let mut tries = 0;
         loop {
             tries += 1;
@@ -105,8 +105,8 @@ impl Store {
 
     /// Leaves the cluster. Shards that the node still owns are released in doubt: with an owner that is gone no other node
     /// would acquire them.
-    pub async fn leave(&self, holding: &Holding) -> Result<(), StoreError> {
-        let (Some(me), Some(connection)) = (holding.membership(), &self.inner.lease) else { return Ok(()) };
+    pub async fn leave(&self, shard_set: &ShardSet) -> Result<(), StoreError> {
+        let (Some(me), Some(connection)) = (shard_set.membership(), &self.inner.lease) else { return Ok(()) };
         let transaction = connection.begin().await?;
         leave_as(&transaction, &me).await?;
         Ok(transaction.commit().await?)

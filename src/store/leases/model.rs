@@ -9,7 +9,7 @@ use crate::id::{EventSeq, Slot, WebhookNum};
 use crate::store::state::Suspect;
 
 use super::server::{Continuity, Server};
-use super::{Grant, Holding, Locked, Membership, Node, Renewal, SHARDS, ShardNum, Survey};
+use super::{Grant, Locked, Membership, Node, Renewal, SHARDS, ShardNum, ShardSet, Survey};
 
 #[derive(Clone)]
 pub(crate) struct Leases {
@@ -63,28 +63,28 @@ impl Leases {
     }
 
     /// Whether a node has seen which server this is.
-    pub(crate) fn is_known_to(&self, holding: &Holding) -> bool {
-        holding.membership().is_none_or(|member| member.server == self.server) && !holding.has_diverged()
+    pub(crate) fn is_known_to(&self, shard_set: &ShardSet) -> bool {
+        shard_set.membership().is_none_or(|member| member.server == self.server) && !shard_set.has_diverged()
     }
 
-    /// `Holding::continuity`.
-    pub(crate) fn continuity(&self, holding: &Holding) -> Continuity {
-        let Some(member) = holding.membership() else { return Continuity::Unbroken };
+    /// `ShardSet::continuity`.
+    pub(crate) fn continuity(&self, shard_set: &ShardSet) -> Continuity {
+        let Some(member) = shard_set.membership() else { return Continuity::Unbroken };
         if member.server == self.server {
             return Continuity::Unbroken;
         }
-        holding.judge(self.server.clone(), self.row_of(holding).map(|(_, row)| row.until.0))
+        shard_set.judge(self.server.clone(), self.row_of(shard_set).map(|(_, row)| row.until.0))
     }
 
     /// `Store::join`.
-    pub(crate) fn join(&mut self, now: UnixMillis, lease: Duration) -> Holding {
-        Holding::nothing(self.insert_node(now.plus(lease), EventSeq::ZERO))
+    pub(crate) fn join(&mut self, now: UnixMillis, lease: Duration) -> ShardSet {
+        ShardSet::nothing(self.insert_node(now.plus(lease), EventSeq::ZERO))
     }
 
     /// `Store::rejoin`.
-    pub(crate) fn rejoin(&mut self, holding: &Holding, until: UnixMillis, doubt: Suspect) -> Membership {
-        self.leave(holding, doubt);
-        let held = holding.held();
+    pub(crate) fn rejoin(&mut self, shard_set: &ShardSet, until: UnixMillis, doubt: Suspect) -> Membership {
+        self.leave(shard_set, doubt);
+        let held = shard_set.owned();
         for (_, row) in self.shards.iter_mut().filter(|(num, row)| held.contains(num) || row.owner.is_none()) {
             row.suspect = row.suspect.and(doubt);
         }
@@ -128,8 +128,8 @@ impl Leases {
     }
 
     /// `Store::take`.
-    pub(crate) fn take(&mut self, holding: &Holding, wanted: &[ShardNum], now: UnixMillis) -> Vec<Grant> {
-        let Some(node) = self.row_of(holding).filter(|(_, row)| row.until > now).map(|(node, _)| node) else {
+    pub(crate) fn take(&mut self, shard_set: &ShardSet, wanted: &[ShardNum], now: UnixMillis) -> Vec<Grant> {
+        let Some(node) = self.row_of(shard_set).filter(|(_, row)| row.until > now).map(|(node, _)| node) else {
             return Vec::new();
         };
         let free = self.shards.iter_mut().filter(|(num, shard)| wanted.contains(num) && shard.owner.is_none());
@@ -141,15 +141,15 @@ impl Leases {
     }
 
     /// `Store::release`; `doubt`: what may have been cut short.
-    pub(crate) fn release(&mut self, holding: &Holding, shards: &[ShardNum], doubt: Option<Suspect>) {
-        if let Some((node, _)) = self.row_of(holding) {
+    pub(crate) fn release(&mut self, shard_set: &ShardSet, shards: &[ShardNum], doubt: Option<Suspect>) {
+        if let Some((node, _)) = self.row_of(shard_set) {
             self.give_up(node, |shard| shards.contains(&shard), doubt);
         }
     }
 
     /// The row of this node, and of no other one that has its number.
-    fn row_of(&self, holding: &Holding) -> Option<(i64, &Row)> {
-        let me = holding.membership()?;
+    fn row_of(&self, shard_set: &ShardSet) -> Option<(i64, &Row)> {
+        let me = shard_set.membership()?;
         self.nodes.get(&me.node).filter(|row| row.started_at == me.started_at).map(|row| (me.node, row))
     }
 
@@ -170,39 +170,39 @@ impl Leases {
     }
 
     /// `Store::leave`.
-    pub(crate) fn leave(&mut self, holding: &Holding, doubt: Suspect) {
-        if let Some((node, _)) = self.row_of(holding) {
+    pub(crate) fn leave(&mut self, shard_set: &ShardSet, doubt: Suspect) {
+        if let Some((node, _)) = self.row_of(shard_set) {
             self.nodes.remove(&node);
             self.give_up(node, |_| true, Some(doubt));
         }
     }
 
     /// `Store::renew`.
-    pub(crate) fn renew(&mut self, holding: &Holding, now: UnixMillis, lease: Duration) -> Renewal {
-        let Some(member) = holding.membership() else { return Renewal::Renewed };
-        let continuity = self.continuity(holding);
+    pub(crate) fn renew(&mut self, shard_set: &ShardSet, now: UnixMillis, lease: Duration) -> Renewal {
+        let Some(member) = shard_set.membership() else { return Renewal::Renewed };
+        let continuity = self.continuity(shard_set);
         let row = self.nodes.get_mut(&member.node).filter(|row| row.started_at == member.started_at);
         let until = row.map(|row| {
             row.until = now.plus(lease);
             row.until
         });
-        if continuity != Continuity::Unbroken || holding.has_diverged() {
+        if continuity != Continuity::Unbroken || shard_set.has_diverged() {
             return Renewal::Diverged;
         }
         until.map_or(Renewal::Reaped, |until| {
-            holding.renewed(until.0, 0);
+            shard_set.renewed(until.0, 0);
             Renewal::Renewed
         })
     }
 
-    /// What `Holding::lock` answers: whether the node is there, and which of these shards are not held as it believes.
-    pub(in crate::store) fn lock(&self, holding: &Holding, shards: &BTreeSet<ShardNum>) -> Locked {
-        let Some(node) = holding.node() else { return Locked::default() };
-        let has_diverged = self.continuity(holding) != Continuity::Unbroken || holding.has_diverged();
+    /// What `ShardSet::lock` answers: whether the node is there, and which of these shards are not held as it believes.
+    pub(in crate::store) fn lock(&self, shard_set: &ShardSet, shards: &BTreeSet<ShardNum>) -> Locked {
+        let Some(node) = shard_set.node() else { return Locked::default() };
+        let has_diverged = self.continuity(shard_set) != Continuity::Unbroken || shard_set.has_diverged();
         let is_buried = has_diverged || !self.nodes.contains_key(&node);
         let is_held = |shard: &ShardNum| {
             let row = self.shards.get(shard).map(|row| (row.owner, row.epoch));
-            row == Some((Some(node), holding.epoch_in_row(*shard).unwrap_or(-1)))
+            row == Some((Some(node), shard_set.epoch_in_row(*shard).unwrap_or(-1)))
         };
         let lost = shards.iter().filter(|shard| is_buried || !is_held(shard)).copied().collect();
         Locked { is_buried, lost, ..Locked::default() }

@@ -14,7 +14,7 @@ const FOREIGN: &str = "'999999999999'::xid8";
 /// What the next look finds that nobody has started on.
 async fn found_by(world: &World) -> Vec<EventSeq> {
     let mut cursor = Cursor::default();
-    let news = world.store.visible_fanouts(&world.holding, &mut cursor, Which::All, 100).await.unwrap();
+    let news = world.store.visible_fanouts(&world.shard_set, &mut cursor, Which::All, 100).await.unwrap();
     let (answer, answered) = oneshot::channel();
     let seqs: Vec<EventSeq> = news.found.iter().map(|found| found.fanout.event.seq).collect();
     world.record(Record::Watch { fanouts: news.found, answer }).await;
@@ -64,26 +64,26 @@ async fn a_node_whose_server_lacks_what_it_has_seen_writes_nothing_until_it_has_
     let world = World::new(On::Postgres).await;
     let webhook = world.webhook().await.num;
     let owed = world.accept(&[webhook.0]).await;
-    let (node, epoch) = (world.holding.node(), world.holding.epoch_of(ShardNum::of(webhook).num()));
-    world.holding.pretend_a_promotion();
+    let (node, epoch) = (world.shard_set.node(), world.shard_set.epoch_of(ShardNum::of(webhook).num()));
+    world.shard_set.pretend_a_promotion();
 
     world.record(attempted(id(owed, webhook), 1, Status::Success, None)).await;
-    assert!(world.holding.has_diverged() && world.delivery(id(owed, webhook)).await.is_none());
+    assert!(world.shard_set.has_diverged() && world.delivery(id(owed, webhook)).await.is_none());
     let published = world.running.journal.publish(vec![world.draft(None, &[webhook.0])], None).await;
     assert!(matches!(published, Err(PublishError::Diverged)), "{published:?}");
     let mut cursor = Cursor::default();
-    let news = world.store.visible_fanouts(&world.holding, &mut cursor, Which::All, 9).await.unwrap();
+    let news = world.store.visible_fanouts(&world.shard_set, &mut cursor, Which::All, 9).await.unwrap();
     assert!(news.found.is_empty(), "nothing is served");
 
-    let member = world.store.rejoin(&world.holding, "test", None).await.unwrap().unwrap();
+    let member = world.store.rejoin(&world.shard_set, "test", None).await.unwrap().unwrap();
     world.running.journal.rejoin(member).await.unwrap();
-    assert!(!world.holding.has_diverged() && world.holding.node() != node && world.holding.held().is_empty());
+    assert!(!world.shard_set.has_diverged() && world.shard_set.node() != node && world.shard_set.owned().is_empty());
     assert_eq!(world.running.ledger.pending(webhook), 0, "nothing is held");
-    gain_all(&world.store, &world.holding, &world.running.journal).await;
+    gain_all(&world.store, &world.shard_set, &world.running.journal).await;
 
     assert_eq!(found_by(&world).await, [owed.seq]);
-    assert_eq!(world.holding.suspect_of(webhook).events_to, owed.seq, "it may have been sent");
-    assert!(!world.holding.serves_under(webhook, epoch), "epochs of the lost history mean nothing");
+    assert_eq!(world.shard_set.suspect_of(webhook).events_to, owed.seq, "it may have been sent");
+    assert!(!world.shard_set.serves_under(webhook, epoch), "epochs of the lost history mean nothing");
     let next = world.accept(&[webhook.0]).await;
     assert!(next.seq > owed.seq);
     agrees(&world.store, &world.running.ledger, &[webhook]).await;
@@ -94,16 +94,16 @@ async fn a_node_whose_server_lacks_what_it_has_seen_writes_nothing_until_it_has_
 #[tokio::test]
 async fn a_node_that_joins_again_leaves_a_node_alone_that_has_got_its_number() {
     let world = World::new(On::Postgres).await;
-    let node = world.holding.node().unwrap();
+    let node = world.shard_set.node().unwrap();
     world.tamper("UPDATE node SET started_at = started_at + 1").await;
-    world.holding.pretend_a_promotion();
-    assert!(world.store.renew(&world.holding).await.is_ok() && world.holding.has_diverged());
+    world.shard_set.pretend_a_promotion();
+    assert!(world.store.renew(&world.shard_set).await.is_ok() && world.shard_set.has_diverged());
 
-    let member = world.store.rejoin(&world.holding, "test", None).await.unwrap().unwrap();
+    let member = world.store.rejoin(&world.shard_set, "test", None).await.unwrap().unwrap();
     world.running.journal.rejoin(member).await.unwrap();
 
-    let survey = world.store.survey(&world.holding).await.unwrap().unwrap();
-    assert_eq!(survey.nodes.iter().map(|other| other.num).collect::<Vec<_>>(), [node, world.holding.node().unwrap()]);
+    let survey = world.store.survey(&world.shard_set).await.unwrap().unwrap();
+    assert_eq!(survey.nodes.iter().map(|other| other.num).collect::<Vec<_>>(), [node, world.shard_set.node().unwrap()]);
     assert!(survey.shards.iter().all(|(owner, _)| *owner == Some(node)));
 }
 

@@ -28,11 +28,11 @@ async fn a_backlog_is_read_a_few_megabytes_at_a_time_and_nothing_is_left_out(on:
     world.catch_up();
     let webhook = world.webhook().await;
     let seqs = due_events(&world, webhook.num, 60_000, 100).await;
-    let known = world.store.due(&world.holding, webhook.num, all_but(&seqs[..40])).await.unwrap();
+    let known = world.store.due(&world.shard_set, webhook.num, all_but(&seqs[..40])).await.unwrap();
     assert_eq!(known.rows.len(), 60, "what is known counts not");
     let mut read: Vec<EventSeq> = Vec::new();
     while read.len() < seqs.len() {
-        let due = world.store.due(&world.holding, webhook.num, all_but(&read)).await.unwrap();
+        let due = world.store.due(&world.shard_set, webhook.num, all_but(&read)).await.unwrap();
         let bytes: usize = due.rows.iter().map(|due| due.event.body.bytes_in_memory()).sum();
         assert!((1..=4 * 1024 * 1024).contains(&bytes), "{bytes}");
         read.extend(due.rows.iter().map(|due| due.event.seq));
@@ -48,7 +48,7 @@ async fn large_bodies_stay_in_the_store_until_they_are_sent(on: On) {
     let webhook = world.webhook().await;
     let seqs = due_events(&world, webhook.num, 1_500_000, 5).await;
     let owed = world.accept_large(&[webhook.num.0], 1_500_000).await.seq;
-    let due = world.store.due(&world.holding, webhook.num, wanted(UnixMillis::now(), false)).await.unwrap();
+    let due = world.store.due(&world.shard_set, webhook.num, wanted(UnixMillis::now(), false)).await.unwrap();
     assert_eq!(due.rows.iter().map(|due| due.event.seq).collect::<Vec<_>>(), seqs);
     let fanouts = world.open_fanouts().await;
     assert_eq!(fanouts.iter().map(|fanout| fanout.event.seq).collect::<Vec<_>>(), [owed]);

@@ -9,7 +9,7 @@ use super::world::gain_all;
 use super::*;
 use crate::store::journal::feed::Next;
 use crate::store::journal::{Found, Journal, Receipt, Running};
-use crate::store::leases::{Holding, Renewal, ShardNum};
+use crate::store::leases::{Renewal, ShardNum, ShardSet};
 use crate::store::news::{Cursor, Which};
 
 /// Longer than any test with it.
@@ -18,7 +18,7 @@ const LONG: Duration = Duration::from_secs(600);
 /// Another node on the same database.
 struct Other {
     store: Store,
-    holding: Holding,
+    shard_set: ShardSet,
     running: Running,
 }
 
@@ -26,17 +26,17 @@ impl Other {
     /// Serves what nobody has.
     async fn joins(world: &World) -> Self {
         let store = world.home.open_for(LONG).await;
-        let holding = store.join("another", Some("http://127.0.0.2:8080")).await.unwrap();
-        let running = Journal::start(&store, &holding).await.unwrap();
-        gain_all(&store, &holding, &running.journal).await;
-        Self { store, holding, running }
+        let shard_set = store.join("another", Some("http://127.0.0.2:8080")).await.unwrap();
+        let running = Journal::start(&store, &shard_set).await.unwrap();
+        gain_all(&store, &shard_set, &running.journal).await;
+        Self { store, shard_set, running }
     }
 
     /// Takes over once the lease has ended.
     async fn overtakes(world: &World) -> Self {
         world.store.inner.readers.execute_unprepared("UPDATE node SET lease_until = 1").await.unwrap();
         let store = world.home.open_for(LONG).await;
-        assert!(store.bury(world.holding.node().unwrap()).await.unwrap());
+        assert!(store.bury(world.shard_set.node().unwrap()).await.unwrap());
         Self::joins(world).await
     }
 
@@ -55,14 +55,14 @@ async fn world(lease: Duration) -> World {
 /// What is new to a node since its last look, in keys and shards.
 async fn look(
     store: &Store,
-    (holding, running): (&Holding, &Running),
+    (shard_set, running): (&ShardSet, &Running),
     cursor: &mut Cursor,
     all: bool,
 ) -> Vec<(EventSeq, i16)> {
     let mut keys = Vec::new();
     loop {
         let which = if all { Which::All } else { Which::News(&running.feed) };
-        let news = store.visible_fanouts(holding, cursor, which, 2).await.unwrap();
+        let news = store.visible_fanouts(shard_set, cursor, which, 2).await.unwrap();
         let (answer, answered) = tokio::sync::oneshot::channel();
         running.journal.record(Record::Watch { fanouts: news.found.clone(), answer }).await.unwrap();
         let new = answered.await.unwrap();
@@ -78,23 +78,23 @@ async fn look(
 async fn nobody_takes_what_another_node_holds_until_it_is_given_up() {
     let world = world(LONG).await;
     let other = Other::joins(&world).await;
-    assert!(other.holding.held().is_empty());
-    assert!(!other.store.bury(world.holding.node().unwrap()).await.unwrap(), "it lives");
-    let survey = other.store.survey(&other.holding).await.unwrap().unwrap();
+    assert!(other.shard_set.owned().is_empty());
+    assert!(!other.store.bury(world.shard_set.node().unwrap()).await.unwrap(), "it lives");
+    let survey = other.store.survey(&other.shard_set).await.unwrap().unwrap();
     assert_eq!(survey.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>(), ["test", "another"]);
-    assert!(survey.shards.iter().all(|(owner, _)| *owner == world.holding.node()));
-    assert_eq!(world.store.renew(&world.holding).await.unwrap(), Renewal::Renewed);
+    assert!(survey.shards.iter().all(|(owner, _)| *owner == world.shard_set.node()));
+    assert_eq!(world.store.renew(&world.shard_set).await.unwrap(), Renewal::Renewed);
 
     let given: Vec<ShardNum> = [3, 200].map(ShardNum::from).into();
-    world.holding.quit(&given);
-    assert!(!world.holding.serves(WebhookNum(256 + 3)) && world.holding.serves(WebhookNum(4)));
+    world.shard_set.quit(&given);
+    assert!(!world.shard_set.serves(WebhookNum(256 + 3)) && world.shard_set.serves(WebhookNum(4)));
     world.running.journal.part(given.clone()).await.unwrap();
-    world.store.release(&world.holding, &given, false).await.unwrap();
-    gain_all(&other.store, &other.holding, &other.running.journal).await;
+    world.store.release(&world.shard_set, &given, false).await.unwrap();
+    gain_all(&other.store, &other.shard_set, &other.running.journal).await;
 
-    assert_eq!(other.holding.served(), given);
-    assert_eq!(other.holding.suspect_of(WebhookNum(3)), Suspect::NOTHING);
-    assert_eq!(world.holding.served().len(), 254);
+    assert_eq!(other.shard_set.served(), given);
+    assert_eq!(other.shard_set.suspect_of(WebhookNum(3)), Suspect::NOTHING);
+    assert_eq!(world.shard_set.served().len(), 254);
 }
 
 #[tokio::test]
@@ -103,13 +103,13 @@ async fn what_a_node_has_not_given_up_is_free_and_in_doubt_once_it_has_left() {
     let other = Other::joins(&world).await;
     let newest = world.accept(&[3]).await.seq;
     world.running.journal.part([3].map(ShardNum::from).into()).await.unwrap();
-    world.store.release(&world.holding, &world.holding.held(), false).await.unwrap();
-    world.store.leave(&world.holding).await.unwrap();
-    gain_all(&other.store, &other.holding, &other.running.journal).await;
+    world.store.release(&world.shard_set, &world.shard_set.owned(), false).await.unwrap();
+    world.store.leave(&world.shard_set).await.unwrap();
+    gain_all(&other.store, &other.shard_set, &other.running.journal).await;
 
-    assert_eq!(other.holding.served().len(), 256);
-    assert_eq!(other.holding.suspect_of(WebhookNum(3)).events_to, newest);
-    assert_eq!(other.holding.suspect_of(WebhookNum(4)), Suspect::NOTHING);
+    assert_eq!(other.shard_set.served().len(), 256);
+    assert_eq!(other.shard_set.suspect_of(WebhookNum(3)).events_to, newest);
+    assert_eq!(other.shard_set.suspect_of(WebhookNum(4)), Suspect::NOTHING);
 }
 
 #[tokio::test]
@@ -117,13 +117,13 @@ async fn what_another_node_has_accepted_gets_rows_once_it_is_heard_of() {
     let world = world(LONG).await;
     let other = Other::joins(&world).await;
     let mut cursor = Cursor::default();
-    look(&world.store, (&world.holding, &world.running), &mut cursor, true).await;
+    look(&world.store, (&world.shard_set, &world.running), &mut cursor, true).await;
     let event = other.publish(&world, &[3]).await;
     let (id, next_at) = (DeliveryId { event, webhook: WebhookNum(3) }, UnixMillis(1));
     world.record(Record::Defer { id, next_at }).await;
     assert!(world.running.feed.heard_of() < event && !world.store.has_row(id).await.unwrap());
 
-    look(&world.store, (&world.holding, &world.running), &mut cursor, false).await;
+    look(&world.store, (&world.shard_set, &world.running), &mut cursor, false).await;
     world.record(Record::Defer { id, next_at }).await;
     assert!(world.running.feed.heard_of() == event && world.store.has_row(id).await.unwrap());
     assert_eq!(world.running.ledger.pending(WebhookNum(3)), 1);
@@ -136,7 +136,7 @@ async fn what_is_for_ordered_webhooks_comes_after_what_others_had_accepted_and_i
     let webhook = world.webhook().await.num.0;
     let other = Other::joins(&world).await;
     let mut cursor = Cursor::default();
-    look(&world.store, (&world.holding, &world.running), &mut cursor, true).await;
+    look(&world.store, (&world.shard_set, &world.running), &mut cursor, true).await;
     let theirs = other.publish(&world, &[webhook]).await;
     // By the clock of the other node an hour later.
     let ahead = other.publish(&world, &[]).await;
@@ -155,7 +155,7 @@ async fn what_is_for_ordered_webhooks_comes_after_what_others_had_accepted_and_i
     assert_eq!(fanouts.iter().map(|fanout| fanout.event.seq).collect::<Vec<_>>(), [unordered]);
     assert_eq!(feed.to_find(), [ordered]);
     let shard = ShardNum::of(WebhookNum(webhook)).num();
-    let found = look(&world.store, (&world.holding, &world.running), &mut cursor, false).await;
+    let found = look(&world.store, (&world.shard_set, &world.running), &mut cursor, false).await;
     assert_eq!(found, [(theirs, shard), (ordered, shard)]);
     assert!(feed.to_find().is_empty());
 }
@@ -175,12 +175,12 @@ async fn of_many_that_join_at_once_each_has_its_own_slot_and_each_shard_one_of_t
     let home = Home::new(On::Postgres);
     let stores = futures_util::future::join_all((0..6).map(|_| home.open())).await;
     let holdings = stores.iter().map(|store| store.join("one", None));
-    let holdings: Vec<Holding> =
+    let holdings: Vec<ShardSet> =
         futures_util::future::join_all(holdings).await.into_iter().map(Result::unwrap).collect();
-    let slots: BTreeSet<u8> = holdings.iter().map(|holding| holding.slot().0).collect();
+    let slots: BTreeSet<u8> = holdings.iter().map(|shard_set| shard_set.slot().0).collect();
     assert_eq!(slots.into_iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
     let all: Vec<ShardNum> = ShardNum::all().collect();
-    let taken = stores.iter().zip(&holdings).map(|(store, holding)| store.take(holding, &all));
+    let taken = stores.iter().zip(&holdings).map(|(store, shard_set)| store.take(shard_set, &all));
     let taken = futures_util::future::join_all(taken).await;
     let mut shards: Vec<ShardNum> = taken.into_iter().flatten().flatten().map(|grant| grant.shard).collect();
     shards.sort_unstable();
@@ -194,7 +194,7 @@ async fn a_node_that_was_overtaken_writes_nothing_and_is_told() {
     let owed = world.accept(&[webhook.num.0]).await;
     let other = Other::overtakes(&world).await;
 
-    assert_eq!(world.store.renew(&world.holding).await.unwrap(), Renewal::Reaped);
+    assert_eq!(world.store.renew(&world.shard_set).await.unwrap(), Renewal::Reaped);
     world.record(attempted(id(owed, webhook.num), 1, Status::Success, None)).await;
     let published = world.running.journal.publish(vec![world.draft(None, &[webhook.num.0])], None).await;
 
@@ -202,17 +202,17 @@ async fn a_node_that_was_overtaken_writes_nothing_and_is_told() {
     assert_eq!(world.running.journal.stats().fenced.load(Ordering::Relaxed), 1);
     assert!(other.store.delivery(world.tenant.num, id(owed, webhook.num)).await.unwrap().is_none());
     let mut cursor = Cursor::default();
-    let found = look(&other.store, (&other.holding, &other.running), &mut cursor, true).await;
+    let found = look(&other.store, (&other.shard_set, &other.running), &mut cursor, true).await;
     assert_eq!(found, [(owed.seq, ShardNum::of(webhook.num).num())], "it is still owed");
     assert_eq!(other.store.last_event().await.unwrap(), owed.seq);
-    assert_eq!(other.holding.suspect_of(webhook.num).events_to, owed.seq, "and it may have been sent");
+    assert_eq!(other.shard_set.suspect_of(webhook.num).events_to, owed.seq, "and it may have been sent");
     assert_eq!(other.running.ledger.pending(webhook.num), 1);
 }
 
 #[tokio::test]
 async fn what_one_node_publishes_the_owner_finds_once_and_counts_once() {
     let world = world(LONG).await;
-    let (mine, webhook) = ((&world.holding, &world.running), world.webhook().await.num);
+    let (mine, webhook) = ((&world.shard_set, &world.running), world.webhook().await.num);
     let other = Other::joins(&world).await;
     let mut cursor = Cursor::default();
     let shard = ShardNum::of(webhook).num();
@@ -243,7 +243,7 @@ async fn what_one_node_publishes_the_owner_finds_once_and_counts_once() {
 #[tokio::test]
 async fn what_becomes_visible_late_is_found_all_the_same() {
     let world = world(LONG).await;
-    let (mine, webhook) = ((&world.holding, &world.running), world.webhook().await.num);
+    let (mine, webhook) = ((&world.shard_set, &world.running), world.webhook().await.num);
     let other = Other::joins(&world).await;
     let mut cursor = Cursor::default();
     let seq = other.publish(&world, &[webhook.0]).await;
@@ -282,15 +282,15 @@ async fn a_shard_that_moves_takes_its_figures_with_it() {
     other.publish(&world, &[7]).await;
 
     let given = vec![ShardNum::of(webhook)];
-    world.holding.quit(&given);
+    world.shard_set.quit(&given);
     world.running.journal.part(given.clone()).await.unwrap();
-    world.store.release(&world.holding, &given, false).await.unwrap();
-    gain_all(&other.store, &other.holding, &other.running.journal).await;
+    world.store.release(&world.shard_set, &given, false).await.unwrap();
+    gain_all(&other.store, &other.shard_set, &other.running.journal).await;
 
     assert_eq!((world.running.ledger.pending(webhook), world.running.ledger.pending(WebhookNum(8))), (0, 1));
     assert_eq!((other.running.ledger.pending(webhook), other.running.ledger.pending(WebhookNum(8))), (2, 0));
     let mut cursor = Cursor::default();
-    let found = look(&other.store, (&other.holding, &other.running), &mut cursor, true).await;
+    let found = look(&other.store, (&other.shard_set, &other.running), &mut cursor, true).await;
     assert_eq!(found.len(), 2, "what has its row is not found");
     assert_eq!(other.running.ledger.pending(webhook), 2, "and nothing is counted twice");
 }
@@ -339,7 +339,7 @@ async fn a_node_that_froze_in_the_middle_of_a_batch_is_overtaken_and_its_batch_u
     let world = world(LONG).await;
     let frozen = world.store.begin().await.unwrap();
     let shards: BTreeSet<ShardNum> = (0..300).map(|num| ShardNum::of(WebhookNum(num))).collect();
-    assert!(world.holding.lock(&frozen, &shards).await.unwrap().lost.is_empty());
+    assert!(world.shard_set.lock(&frozen, &shards).await.unwrap().lost.is_empty());
     frozen.execute_unprepared("INSERT INTO engine_state (name, value) VALUES ('half done', 1)").await.unwrap();
 
     let other = tokio::time::timeout(Duration::from_secs(30), Other::overtakes(&world)).await.unwrap().store;
@@ -354,5 +354,5 @@ async fn a_node_that_froze_in_the_middle_of_a_batch_is_overtaken_and_its_batch_u
 async fn a_file_is_held_for_ever() {
     let world = World::new(On::Sqlite).await;
     assert!(!world.store.is_shared());
-    assert_eq!(world.store.renew(&world.holding).await.unwrap(), Renewal::Renewed);
+    assert_eq!(world.store.renew(&world.shard_set).await.unwrap(), Renewal::Renewed);
 }

@@ -22,7 +22,7 @@ async fn the_log_follows_and_is_rebuilt_after_a_crash(on: On) {
     let lost = Arc::new(log::LogBuffer::default());
     let index = LogIndex::open(&world.store, lost).await.unwrap();
     if world.store.is_shared() {
-        index.cover(&world.holding.held()).await.unwrap();
+        index.cover(&world.shard_set.owned()).await.unwrap();
     }
     receipts.reverse();
     assert_eq!(log(None).await, receipts, "what a crashed process had not indexed is there");
@@ -50,7 +50,7 @@ async fn a_reader_moves_entries_and_the_follower_notes_how_far_the_index_has_com
     assert_eq!(world.store.deliveries(world.tenant.num, &filter, None, 10).await.unwrap().found.len(), 1);
     assert_eq!(noted().await, EventSeq::ZERO, "a reader pays for no note");
 
-    index.follow(&world.holding).await.unwrap();
+    index.follow(&world.shard_set).await.unwrap();
     assert!(noted().await > EventSeq::ZERO);
 }
 
@@ -58,7 +58,7 @@ async fn a_reader_moves_entries_and_the_follower_notes_how_far_the_index_has_com
 async fn a_shard_that_was_given_up_is_covered_no_more_until_it_is_indexed_again() {
     let world = World::new(On::Postgres).await;
     let index = LogIndex::open(&world.store, world.running.log.clone()).await.unwrap();
-    let held = world.holding.held();
+    let held = world.shard_set.owned();
     index.cover(&held).await.unwrap();
     assert_eq!(index.covers(), held);
     index.part_with(&held[..1]);

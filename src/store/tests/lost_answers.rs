@@ -128,7 +128,7 @@ async fn the_server_tells_what_became_of_a_transaction() {
     let world = World::new(On::Postgres).await;
     let store = &world.store;
     let was_committed = async |transaction: Option<&TransactionId>, event: Option<EventSeq>| {
-        store.was_committed(&InDoubt { holding: &world.holding, transaction, event }).await
+        store.was_committed(&InDoubt { shard_set: &world.shard_set, transaction, event }).await
     };
     let (undone, id) = begun(store).await;
     let asked = tokio::time::timeout(Duration::from_millis(500), was_committed(Some(&id), None)).await;
@@ -142,7 +142,7 @@ async fn the_server_tells_what_became_of_a_transaction() {
     assert!(was_committed(Some(&id), None).await);
     assert!(was_committed(Some(&id), Some(event)).await);
     assert!(
-        !was_committed(Some(&id), Some(event.next(world.holding.slot(), UnixMillis::now()))).await,
+        !was_committed(Some(&id), Some(event.next(world.shard_set.slot(), UnixMillis::now()))).await,
         "another one has its number"
     );
     let future = TransactionId::of("999999999999".to_owned());
@@ -165,7 +165,7 @@ async fn nobody_waits_long_for_a_database_that_is_silent_and_all_goes_on_after()
         publish(),
         world.store.tenant(world.tenant.id),
         world.store.mark_stopped_cleanly(UnixMillis::now()),
-        world.store.renew(&world.holding),
+        world.store.renew(&world.shard_set),
     );
     assert!(matches!(published, Err(PublishError::Store(_))), "{published:?}");
     assert!(read.is_err() && written.is_err() && renewed.is_err());
@@ -177,7 +177,7 @@ async fn nobody_waits_long_for_a_database_that_is_silent_and_all_goes_on_after()
 
     proxy.be_a_hole(false);
     let began = Instant::now();
-    while publish().await.is_err() || world.store.renew(&world.holding).await.is_err() {
+    while publish().await.is_err() || world.store.renew(&world.shard_set).await.is_err() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     world.running.journal.barrier().await.unwrap();

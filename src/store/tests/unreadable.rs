@@ -67,7 +67,7 @@ async fn damage_is_blamed_on_the_table_that_it_is_in() {
 
     let page = world.store.deliveries(world.tenant.num, &DeliveryFilter::default(), None, 10).await.unwrap();
     assert!(page.found.is_empty());
-    let due = world.store.due(&world.holding, webhook, wanted(UnixMillis::now(), false)).await;
+    let due = world.store.due(&world.shard_set, webhook, wanted(UnixMillis::now(), false)).await;
     assert!(due.is_err() || due.is_ok_and(|due| due.rows.is_empty()));
 
     let counts = world.store.unreadable_rows();
@@ -129,7 +129,7 @@ async fn rows_that_cannot_be_read_keep_none_behind_them_from_being_sent_or_liste
 
     for ordered in [false, true] {
         let wanted = Wanted { limit: 2, ..wanted(UnixMillis::now(), ordered) };
-        let due = world.store.due(&world.holding, webhook, wanted).await.unwrap();
+        let due = world.store.due(&world.shard_set, webhook, wanted).await.unwrap();
         assert_eq!(due.rows.iter().map(|due| due.event.seq).collect::<Vec<_>>(), [sound.seq]);
     }
     let all = DeliveryFilter::default();
@@ -144,7 +144,7 @@ on_both!(due_rows_of_which_none_can_be_sent_are_counted);
 async fn due_rows_of_which_none_can_be_sent_are_counted(on: On) {
     let world = World::new(on).await;
     let webhook = world.webhook().await.num;
-    let unsendable = async || world.store.unsendable(&world.holding, webhook, false).await.unwrap();
+    let unsendable = async || world.store.unsendable(&world.shard_set, webhook, false).await.unwrap();
     assert_eq!(unsendable().await, 0, "nothing is due");
     let later = UnixMillis::now().plus(Duration::from_secs(3600));
     let mut accepted = Vec::new();

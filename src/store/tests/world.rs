@@ -15,7 +15,7 @@ use crate::store::cluster::Database;
 use crate::store::deliveries::{self, Attempt, DeliveryState, Status, Trigger};
 use crate::store::fanouts::Fanout;
 use crate::store::journal::{AttemptRecord, Caller, Draft, Journal, Published, Receipt, Record, Running};
-use crate::store::leases::{Holding, ShardNum};
+use crate::store::leases::{ShardNum, ShardSet};
 use crate::store::seal::MasterKey;
 use crate::store::tenants::{NewTenant, Tenant};
 use crate::store::webhooks::{NewWebhook, Webhook};
@@ -30,7 +30,7 @@ pub(super) enum On {
 pub(super) struct World {
     pub(super) store: Store,
     pub(super) tenant: Tenant,
-    pub(super) holding: Holding,
+    pub(super) shard_set: ShardSet,
     pub(super) running: Running,
     /// Last: a store is closed before it goes.
     pub(super) home: Home,
@@ -115,17 +115,17 @@ impl Store {
 }
 
 /// Serves every shard that nobody has.
-pub(crate) async fn gain_all(store: &Store, holding: &Holding, journal: &Journal) {
+pub(crate) async fn gain_all(store: &Store, shard_set: &ShardSet, journal: &Journal) {
     let all: Vec<ShardNum> = ShardNum::all().collect();
-    let grants = store.take(holding, &all).await.unwrap();
+    let grants = store.take(shard_set, &all).await.unwrap();
     journal.gain(grants).await.unwrap().unwrap();
 }
 
-async fn start(store: &Store) -> (Holding, Running) {
-    let holding = store.join("test", None).await.unwrap();
-    let running = Journal::start(store, &holding).await.unwrap();
-    gain_all(store, &holding, &running.journal).await;
-    (holding, running)
+async fn start(store: &Store) -> (ShardSet, Running) {
+    let shard_set = store.join("test", None).await.unwrap();
+    let running = Journal::start(store, &shard_set).await.unwrap();
+    gain_all(store, &shard_set, &running.journal).await;
+    (shard_set, running)
 }
 
 impl World {
@@ -143,8 +143,8 @@ impl World {
             catalogue: vec![("message.sent".to_owned(), "A message was sent.".to_owned())],
         };
         let tenant = store.create_tenant(new, None, &Author::engine()).await.unwrap();
-        let (holding, running) = start(&store).await;
-        Self { store, tenant, holding, running, home }
+        let (shard_set, running) = start(&store).await;
+        Self { store, tenant, shard_set, running, home }
     }
 
     pub(super) async fn another_tenant(&self) -> Tenant {
@@ -235,11 +235,11 @@ impl World {
 
     /// Ends the process, so to speak; its files stay.
     pub(super) async fn stop(self) -> Home {
-        let Self { home, store, holding, running, .. } = self;
+        let Self { home, store, shard_set, running, .. } = self;
         running.journal.close().await;
         running.writer.await.unwrap();
-        store.release(&holding, &holding.held(), false).await.unwrap();
-        store.leave(&holding).await.unwrap();
+        store.release(&shard_set, &shard_set.owned(), false).await.unwrap();
+        store.leave(&shard_set).await.unwrap();
         store.close().await;
         home
     }
@@ -249,8 +249,8 @@ impl World {
         let tenant = self.tenant.clone();
         let home = self.stop().await;
         let store = home.open().await;
-        let (holding, running) = start(&store).await;
-        Self { store, tenant, holding, running, home }
+        let (shard_set, running) = start(&store).await;
+        Self { store, tenant, shard_set, running, home }
     }
 
     /// Everything that is stored, as it lies there or as it can be read.

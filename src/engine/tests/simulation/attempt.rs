@@ -50,16 +50,16 @@ const LEAVING: Duration = Duration::from_millis(20);
 /// `None`: nothing was sent, because the engine is stopping, or no longer serves the webhook.
 pub(super) async fn run(actor: &Rc<Endpoint>, called: &Serving, entry: Entry, share: Share) -> Option<Ended> {
     let (process, world) = (&actor.process, &actor.process.world);
-    let epoch = process.holding.epoch_of(ShardNum::of(called.num).num());
+    let epoch = process.shard_set.epoch_of(ShardNum::of(called.num).num());
     let permit = admission(process, called, share).await?;
-    if !process.holding.serves_under(called.num, epoch) {
+    if !process.shard_set.serves_under(called.num, epoch) {
         drop(permit);
         world.sleep(LEAVING).await;
         return None;
     }
     let slot = process.journal.reserve().await.ok()?;
     process.quiet.run_until_cancelled(process.held()).await?;
-    if !process.holding.serves_under(called.num, epoch) {
+    if !process.shard_set.serves_under(called.num, epoch) {
         world.sleep(LEAVING).await;
         return None;
     }

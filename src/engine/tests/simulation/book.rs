@@ -78,7 +78,7 @@ impl Book {
         let id = DeliveryId { event, webhook: called.num };
         let (now, tables) = (process.wall(), world.tables.borrow());
         // What begins while the engine stops, without a lease, or for a shard that is not served, is never sent.
-        if process.quiet.is_cancelled() || !process.is_held() || !process.holding.serves(called.num) {
+        if process.quiet.is_cancelled() || !process.is_held() || !process.shard_set.serves(called.num) {
             return;
         }
         let has_heard = |change: &usize| !world.is_shared || *change <= process.followed_to.get();
@@ -153,7 +153,7 @@ impl Book {
         }
         if world.is_shared && knows {
             let owner = world.tables.borrow().leases.owner(webhook);
-            assert_eq!(owner, process.holding.node(), "{id:?} is sent by a node that does not hold its shard");
+            assert_eq!(owner, process.shard_set.node(), "{id:?} is sent by a node that does not hold its shard");
         }
         let under_way = self.under_way.entry((life, webhook)).or_default();
         *under_way += 1;

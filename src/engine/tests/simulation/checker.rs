@@ -41,7 +41,7 @@ pub(super) fn ledger_agrees(process: &Process) {
         owed.entry(webhook).or_default().insert(event);
     }
     for hook in world.hooks.borrow().values().filter(|hook| !hook.is_deleted) {
-        if !process.holding.has(ShardNum::of(hook.num)) {
+        if !process.shard_set.owns(ShardNum::of(hook.num)) {
             assert_eq!(ledger.pending(hook.num), 0, "{:?} is another node's to count", hook.num);
             continue;
         }
@@ -65,23 +65,24 @@ pub(super) fn ledger_agrees(process: &Process) {
 }
 
 fn is_owner(process: &Process, tables: &Tables, webhook: WebhookNum) -> bool {
-    !process.world.is_shared || tables.leases.owner(webhook) == process.holding.node()
+    !process.world.is_shared || tables.leases.owner(webhook) == process.shard_set.node()
 }
 
 /// Whether another node has committed it, and this one has not heard of it.
 fn is_news(process: &Process, tables: &Tables, (event, webhook): (EventSeq, WebhookNum)) -> bool {
-    let shard = process.holding.part_of(webhook);
+    let shard = process.shard_set.part_of(webhook);
     let transaction = tables.written_by((event, shard.num())).unwrap_or(0);
-    process.holding.is_news(shard, transaction, event) && !process.writer.borrow().watches(event, webhook)
+    process.shard_set.is_new_to_ledger(shard, transaction, event) && !process.writer.borrow().watches(event, webhook)
 }
 
 /// Every shard is held by the node that should have it, and served.
 pub(super) fn all_is_served(world: &World) -> bool {
     let tables = world.tables.borrow();
-    let nodes: Vec<i64> = world.processes().iter().filter_map(|process| process.holding.node()).collect();
+    let nodes: Vec<i64> = world.processes().iter().filter_map(|process| process.shard_set.node()).collect();
     let is_served = |(shard, owner): (ShardNum, Option<i64>)| {
         let should = placement::owner(u8::try_from(shard.num()).unwrap_or(0), &nodes);
-        let serves = |node| world.process_of(&tables, node).is_some_and(|process| process.holding.serves_shard(shard));
+        let serves =
+            |node| world.process_of(&tables, node).is_some_and(|process| process.shard_set.serves_shard(shard));
         owner == should && owner.is_some_and(serves)
     };
     tables.leases.owners().all(is_served)

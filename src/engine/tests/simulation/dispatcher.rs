@@ -177,14 +177,14 @@ impl Process {
 
     /// `Dispatcher::push`.
     fn push(&self, fanout: Fanout, line: &mut Line) {
-        let epoch = self.holding.epoch_of(fanout.shard);
+        let epoch = self.shard_set.epoch_of(fanout.shard);
         line.push(fanout, false, epoch);
     }
 
     /// `Dispatcher::push_read`.
     pub(super) fn push_read(&self, fanout: Fanout, epoch: i64, line: &mut Line) {
         if let Some(first) = fanout.targets.first() {
-            let recovered = fanout.event.seq <= self.holding.suspect_of(*first).events_to;
+            let recovered = fanout.event.seq <= self.shard_set.suspect_of(*first).events_to;
             line.push(fanout, recovered, epoch);
         }
     }

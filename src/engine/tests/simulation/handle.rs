@@ -119,7 +119,7 @@ impl Process {
         }
         let _ = self.journal.barrier().await;
         let suspect = Suspect { events_to: covered_to, due_to: at };
-        self.write(|tables| tables.doubt(&self.holding, num, suspect)).await?;
+        self.write(|tables| tables.doubt(&self.shard_set, num, suspect)).await?;
         self.registry.borrow_mut().suspected(num, suspect);
         if !again {
             return Ok(());

@@ -31,7 +31,7 @@ impl Process {
             if self.look_around().await.is_err() {
                 self.world.sleep(PAUSE).await;
             }
-            let is_due = || self.holding.has_diverged() || self.world.elapsed() >= next;
+            let is_due = || self.shard_set.has_diverged() || self.world.elapsed() >= next;
             let is_rung = || self.is_rung.take() || is_due();
             self.world.tasks.until(|| is_rung().then_some(())).await;
         }
@@ -39,15 +39,15 @@ impl Process {
 
     /// `Member::rejoin`.
     async fn rejoin(self: &Rc<Self>) -> Result<(), Unreadable> {
-        let held = self.holding.held();
-        self.holding.quit(&held);
+        let held = self.shard_set.owned();
+        self.shard_set.quit(&held);
         self.until.set(self.world.elapsed());
         let (until, now) = (super::node_lease::act_until(&self.world), || self.world.true_now());
         let at = self.world.elapsed();
         let member = self.write(|tables| {
             tables.adopt_foreign_rows(at);
             let doubt = self.doubt(tables);
-            tables.leases.rejoin(&self.holding, now().plus(LEASE), doubt)
+            tables.leases.rejoin(&self.shard_set, now().plus(LEASE), doubt)
         });
         let member = member.await?;
         self.world.book.borrow_mut().lost(self.life, |_| true);
@@ -56,7 +56,7 @@ impl Process {
         for shard in held {
             self.quit_within(shard, LONGEST_HAND_OVER).await;
         }
-        self.world.note(|| format!("process {} is node {:?} from now on", self.life, self.holding.node()));
+        self.world.note(|| format!("process {} is node {:?} from now on", self.life, self.shard_set.node()));
         Ok(())
     }
 
@@ -80,13 +80,13 @@ impl Process {
 
     /// `Member::look`.
     async fn look_around(self: &Rc<Self>) -> Result<(), Unreadable> {
-        if self.holding.has_diverged() {
+        if self.shard_set.has_diverged() {
             self.rejoin().await?;
         }
         let at = self.world.elapsed();
         self.write(|tables| tables.adopt_foreign_rows(at)).await?;
-        let Some(me) = self.holding.node() else { return Ok(()) };
-        let (left, held) = (self.leaving.borrow().clone(), self.holding.held_as());
+        let Some(me) = self.shard_set.node() else { return Ok(()) };
+        let (left, held) = (self.leaving.borrow().clone(), self.shard_set.owned_with_epochs());
         let mut survey = self.survey().await?;
         if self.bury_the_dead(me, &survey).await? {
             survey = self.survey().await?;
@@ -143,7 +143,7 @@ impl Process {
 
     /// `Member::part_with_lost`.
     fn part_with_lost(self: &Rc<Self>, lost: Vec<ShardNum>) {
-        self.holding.quit(&lost);
+        self.shard_set.quit(&lost);
         self.leaving.borrow_mut().extend(&lost);
         for shard in lost {
             let process = self.clone();
@@ -154,7 +154,7 @@ impl Process {
     async fn give_back(&self, me: i64, survey: &Survey, left: &BTreeSet<ShardNum>) -> Result<(), Unreadable> {
         let is_unknown = |shard: &ShardNum| {
             let is_mine = survey.shards.get(shard.place()).is_some_and(|(owner, _)| *owner == Some(me));
-            is_mine && !self.holding.has(*shard) && !left.contains(shard) && !self.leaving.borrow().contains(shard)
+            is_mine && !self.shard_set.owns(*shard) && !left.contains(shard) && !self.leaving.borrow().contains(shard)
         };
         let unknown: Vec<ShardNum> = ShardNum::all().filter(is_unknown).collect();
         if unknown.is_empty() { Ok(()) } else { self.release_shards(&unknown, false).await }
@@ -165,7 +165,7 @@ impl Process {
             return Ok(());
         }
         let now = || self.world.true_now();
-        let grants = self.write(|tables| tables.leases.take(&self.holding, &wanted, now())).await?;
+        let grants = self.write(|tables| tables.leases.take(&self.shard_set, &wanted, now())).await?;
         let taken: Vec<ShardNum> = grants.iter().map(|grant| grant.shard).collect();
         if !taken.is_empty() {
             self.world.note(|| format!("process {} takes {taken:?}", self.life));
@@ -179,7 +179,7 @@ impl Process {
         let may_lock = |tables: &Tables| !shards.iter().any(|shard| tables.transactions.has_shard(*shard));
         let release = self.write_when(may_lock, |tables| {
             let doubt = in_doubt.then(|| self.doubt(tables));
-            tables.leases.release(&self.holding, shards, doubt);
+            tables.leases.release(&self.shard_set, shards, doubt);
             self.world.note(|| format!("process {} releases {shards:?}, in doubt: {in_doubt}", self.life));
             if in_doubt {
                 let is_its = |webhook| shards.contains(&ShardNum::of(webhook));
@@ -191,8 +191,8 @@ impl Process {
 
     /// At once, also what something slow is under way of.
     fn hand_over(self: &Rc<Self>, give: impl Iterator<Item = ShardNum>) {
-        let served: Vec<ShardNum> = give.filter(|shard| self.holding.serves_shard(*shard)).collect();
-        self.holding.quit(&served);
+        let served: Vec<ShardNum> = give.filter(|shard| self.shard_set.serves_shard(*shard)).collect();
+        self.shard_set.quit(&served);
         self.leaving.borrow_mut().extend(&served);
         for shard in served {
             let process = self.clone();
@@ -222,7 +222,7 @@ impl Process {
     /// `Notifier::notify_fanouts`.
     pub(super) fn notify_fanouts(&self, shards: &BTreeSet<ShardNum>) {
         for other in self.world.processes() {
-            let concerns = shards.iter().any(|shard| other.holding.serves_shard(*shard));
+            let concerns = shards.iter().any(|shard| other.shard_set.serves_shard(*shard));
             if concerns && !self.world.happens(self.world.trouble.get().call_lost) {
                 other.feed.expect_news();
             }

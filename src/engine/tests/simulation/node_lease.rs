@@ -58,7 +58,7 @@ impl Process {
         loop {
             let (asked_at, until) = (self.world.elapsed(), act_until(&self.world));
             let now = || self.world.true_now();
-            match self.write(|tables| tables.leases.renew(&self.holding, now(), LEASE)).await {
+            match self.write(|tables| tables.leases.renew(&self.shard_set, now(), LEASE)).await {
                 Ok(Renewal::Renewed) if self.renews_in_vain.get() => {}
                 Ok(Renewal::Renewed) => self.until.set(until),
                 Ok(Renewal::Diverged) => {}
@@ -76,9 +76,9 @@ impl Process {
 
     /// `NodeLease::release`.
     pub(super) async fn give_up(&self, in_doubt: bool) {
-        let held = self.holding.held();
+        let held = self.shard_set.owned();
         if self.release_shards(&held, in_doubt).await.is_ok() {
-            let _ = self.write(|tables| tables.leases.leave(&self.holding, self.doubt(tables))).await;
+            let _ = self.write(|tables| tables.leases.leave(&self.shard_set, self.doubt(tables))).await;
         }
     }
 

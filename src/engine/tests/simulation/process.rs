@@ -22,7 +22,7 @@ use crate::id::{EventSeq, WebhookId, WebhookNum};
 use crate::store::journal::Journal;
 use crate::store::journal::feed::Feed;
 use crate::store::journal::model::{Model, Tables, Writer};
-use crate::store::leases::{Continuity, Holding, ShardNum};
+use crate::store::leases::{Continuity, ShardNum, ShardSet};
 use crate::store::ledger::Ledger;
 use crate::store::news::Cursor;
 
@@ -45,7 +45,7 @@ pub(super) struct Process {
     pub(super) world: Rc<World>,
     pub(super) place: usize,
     pub(super) life: u32,
-    pub(super) holding: Holding,
+    pub(super) shard_set: ShardSet,
     /// Until when its lease may be acted upon.
     pub(super) until: Cell<Duration>,
     /// Shards on their way to another node.
@@ -87,10 +87,10 @@ impl Process {
     /// `Engine::start`.
     pub(super) fn start(world: &Rc<World>, place: usize) -> Rc<Self> {
         let wall = world.true_now().0 + world.places[place].skew.get();
-        let holding = join(world, UnixMillis(wall));
+        let shard_set = join(world, UnixMillis(wall));
         let room = world.bounds.records;
         let Model { journal, feed, ledger, writer } =
-            Model::start(&world.tables.borrow(), &holding, room, UnixMillis(wall));
+            Model::start(&world.tables.borrow(), &shard_set, room, UnixMillis(wall));
         let routes = RouteTable::default();
         for hook in world.hooks.borrow().values().filter(|hook| !hook.is_deleted) {
             routes.set(hook.route());
@@ -100,7 +100,7 @@ impl Process {
             world: world.clone(),
             place,
             life: world.lives.get(),
-            holding,
+            shard_set,
             until: Cell::new(node_lease::act_until(world)),
             leaving: RefCell::default(),
             moves: RefCell::default(),
@@ -127,7 +127,7 @@ impl Process {
             untold: Cell::new(false),
             offered_to: Cell::new(EventSeq::ZERO),
         });
-        world.note(|| format!("process {} starts as node {:?}", process.life, process.holding.node()));
+        world.note(|| format!("process {} starts as node {:?}", process.life, process.shard_set.node()));
         *world.places[place].process.borrow_mut() = Some(process.clone());
         process.begin();
         process
@@ -167,9 +167,9 @@ impl Process {
         Ok(read)
     }
 
-    /// `Holding::must_be_unbroken`.
+    /// `ShardSet::must_be_unbroken`.
     pub(super) fn is_unbroken(&self, tables: &Tables) -> bool {
-        tables.leases.continuity(&self.holding) == Continuity::Unbroken && !self.holding.has_diverged()
+        tables.leases.continuity(&self.shard_set) == Continuity::Unbroken && !self.shard_set.has_diverged()
     }
 
     /// A statement that changes something: it may fail, and where there is a network, its answer may be lost.
@@ -255,7 +255,7 @@ impl Process {
                 self.registry.borrow_mut().prune(self.offered_to.get(), is_owed);
             }
             if let Ok(mut nums) = self.webhooks_with_due().await {
-                nums.retain(|num| self.holding.serves(*num));
+                nums.retain(|num| self.shard_set.serves(*num));
                 if !nums.is_empty() {
                     self.remind(nums).await;
                 }
@@ -356,7 +356,7 @@ impl Process {
 }
 
 /// `Store::join`.
-fn join(world: &World, wall: UnixMillis) -> Holding {
+fn join(world: &World, wall: UnixMillis) -> ShardSet {
     let mut tables = world.tables.borrow_mut();
     if !world.is_shared {
         return tables.join_alone(wall);

@@ -71,13 +71,13 @@ impl Registry {
             Some(Known { life: Life::Quarantined, .. }) => return,
             None => Restarts::default(),
         };
-        let serves = process.holding.serves(serving.num);
+        let serves = process.shard_set.serves(serving.num);
         if process.mode_now(serving) != Mode::Open || self.draining || !serves {
             self.endpoints.remove(&serving.num);
             return;
         }
         self.started += 1;
-        let known = process.holding.suspect_of(serving.num);
+        let known = process.shard_set.suspect_of(serving.num);
         let suspect = self.marks.suspect_of(serving.num, known);
         let endpoint = Endpoint::start(process, serving, self.started, suspect);
         let known = Known {
@@ -93,7 +93,7 @@ impl Registry {
 
     /// `Registry::offer`.
     pub(super) fn offer(&self, process: &Process, item: Item, answer: &mut Offered) {
-        if !process.holding.serves_under(item.num, item.epoch) {
+        if !process.shard_set.serves_under(item.num, item.epoch) {
             return;
         }
         if self.marks.covers(item.num, item.event.seq) {

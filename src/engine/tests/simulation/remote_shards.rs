@@ -62,7 +62,7 @@ impl Process {
 
     /// `Store::visible_fanouts`.
     async fn visible_fanouts(&self, which: Which<'_>) -> Result<(Vec<Found>, bool), Unreadable> {
-        let (served, slot) = (self.holding.served(), self.holding.slot());
+        let (served, slot) = (self.shard_set.served(), self.shard_set.slot());
         if served.is_empty() {
             self.cursor.borrow_mut().begin_anew();
             return Ok((Vec::new(), false));
@@ -85,7 +85,7 @@ impl Process {
         page.retain(|(tx, _)| look.shows(*tx));
         let is_news = |tx: u64, fanout: &Fanout| {
             let shard = ShardNum::read(fanout.shard).expect("a shard");
-            self.holding.is_news(shard, tx, fanout.event.seq)
+            self.shard_set.is_new_to_ledger(shard, tx, fanout.event.seq)
         };
         let found = page.into_iter().map(|(tx, fanout)| Found { is_news: is_news(tx, &fanout), fanout }).collect();
         self.cursor.borrow_mut().has_read(look, cut_at);

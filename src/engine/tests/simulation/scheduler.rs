@@ -166,7 +166,7 @@ impl Scheduler {
     }
 
     fn meddle_at_owner(&self, num: WebhookNum) {
-        let owner = self.world.processes().into_iter().find(|process| process.holding.serves(num));
+        let owner = self.world.processes().into_iter().find(|process| process.shard_set.serves(num));
         let Some(process) = owner else { return };
         match self.world.pick(49) {
             0..8 => process.clone().spawn(process.purge(num)),
@@ -266,7 +266,7 @@ impl Scheduler {
         }
         let hooks = self.world.hooks.borrow().clone();
         for num in hooks.into_values().filter(|hook| !hook.is_deleted).map(|hook| hook.num) {
-            let mut owners = self.world.processes().into_iter().filter(|process| process.holding.serves(num));
+            let mut owners = self.world.processes().into_iter().filter(|process| process.shard_set.serves(num));
             let Some(process) = owners.next() else { continue };
             if self.world.happens(100) {
                 process.spawn(process.clone().close(num, |hook| hook.is_paused = true));

@@ -297,7 +297,7 @@ impl World {
 
     /// Whether the process has seen which database answers.
     pub(super) fn knows_its_database(&self, process: &Process) -> bool {
-        self.tables.borrow().leases.is_known_to(&process.holding)
+        self.tables.borrow().leases.is_known_to(&process.shard_set)
     }
 
     pub(super) fn knows_its_database_life(&self, life: u32) -> bool {
@@ -306,8 +306,9 @@ impl World {
 
     /// The process that a node is, as long as it lives.
     pub(super) fn process_of(&self, tables: &Tables, node: i64) -> Option<Rc<Process>> {
-        let is_it =
-            |process: &Rc<Process>| process.holding.node() == Some(node) && tables.leases.is_known_to(&process.holding);
+        let is_it = |process: &Rc<Process>| {
+            process.shard_set.node() == Some(node) && tables.leases.is_known_to(&process.shard_set)
+        };
         self.processes().into_iter().find(is_it)
     }
 

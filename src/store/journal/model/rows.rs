@@ -43,13 +43,13 @@ impl Writer {
             updated: Updated::default(),
             purged: Vec::new(),
         };
-        if !self.holding.is_everything() && self.batch.publishes.iter().any(PublishRequest::is_ordered) {
+        if !self.shard_set.is_everything() && self.batch.publishes.iter().any(PublishRequest::is_ordered) {
             written.last = written.last.max(tables.last_event());
         }
         for request in &self.batch.publishes {
             let mut answers = Vec::new();
             for draft in &request.drafts {
-                written.last = written.last.next(self.holding.slot(), now);
+                written.last = written.last.next(self.shard_set.slot(), now);
                 let (new, receipt) = accept(draft.clone(), written.last, now);
                 let mut event = new.event;
                 if event.kind == HUGE {
@@ -69,15 +69,16 @@ impl Writer {
 
     /// `Writer::parts_of`.
     fn parts_of(&self, event: &Arc<Event>, targets: &[WebhookNum], is_ordered: bool) -> Vec<Fanout> {
-        let in_order = is_ordered && !self.holding.is_everything();
+        let in_order = is_ordered && !self.shard_set.is_everything();
         let mut parts: BTreeMap<i16, Vec<WebhookNum>> = BTreeMap::new();
         for webhook in targets {
-            parts.entry(self.holding.part_of(*webhook).num()).or_default().push(*webhook);
+            parts.entry(self.shard_set.part_of(*webhook).num()).or_default().push(*webhook);
         }
         let part =
             |(shard, targets): (i16, Vec<_>)| Fanout { event: event.clone(), shard, targets: targets.into(), in_order };
         let parts: Vec<Fanout> = parts.into_iter().map(part).collect();
-        for fanout in parts.iter().filter(|fanout| in_order && self.holding.has(ShardNum::read(fanout.shard).unwrap()))
+        for fanout in
+            parts.iter().filter(|fanout| in_order && self.shard_set.owns(ShardNum::read(fanout.shard).unwrap()))
         {
             self.feed.shall_be_found((event.seq, fanout.shard));
         }
@@ -90,7 +91,7 @@ impl Writer {
         for record in &records {
             match record {
                 Record::Attempt(record) => self.watched.mark(record.id),
-                Record::Defer { id, .. } if !self.watched.is_heard_of(*id, &self.holding) => {}
+                Record::Defer { id, .. } if !self.watched.is_heard_of(*id, &self.shard_set) => {}
                 Record::Defer { id, next_at } => {
                     rows.deferrals.push((*id, DeliveryState::pending(Some(*next_at))));
                     self.watched.mark(*id);
@@ -127,7 +128,7 @@ impl Writer {
     pub(super) fn new_among(&self, tables: &Tables) -> Vec<Vec<bool>> {
         let is_new = |found: &Found| {
             let key = (found.fanout.event.seq, found.fanout.shard);
-            let is_ours = ShardNum::read(key.1).is_ok_and(|shard| self.holding.has(shard));
+            let is_ours = ShardNum::read(key.1).is_ok_and(|shard| self.shard_set.owns(shard));
             is_ours && tables.has_fanout(key) && !self.watched.knows(key)
         };
         let watches = self.batch.records.iter().filter_map(|record| match record {

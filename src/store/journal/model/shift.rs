@@ -49,21 +49,21 @@ impl Writer {
     /// The second half of `Writer::gain`.
     pub(crate) fn gain(&mut self, Gaining { grants, owed, moment, answer }: Gaining) {
         self.ledger.lock().absorb(owed);
-        self.holding.gain(&grants, &Arc::new(moment));
+        self.shard_set.gain(&grants, &Arc::new(moment));
         self.feed.look_again();
         let _ = answer.send(Ok(()));
     }
 
     /// `Writer::rejoin`.
     fn rejoin(&mut self, member: Membership, now: UnixMillis) {
-        self.part(&self.holding.held());
+        self.part(&self.shard_set.owned());
         self.refuse_publishes();
         while let Ok(Request::Publish(request)) = self.publishes.try_recv() {
             let _ = request.answer.send(Err(PublishError::Diverged));
         }
         self.last = self.last.max(member.newest);
         self.cancelled = Cancelled::new(now);
-        self.holding.rejoin(member);
+        self.shard_set.rejoin(member);
     }
 
     /// `Writer::part`.
@@ -72,6 +72,6 @@ impl Writer {
         self.feed.forget(is_parted);
         self.watched.forget(is_parted);
         self.ledger.lock().forget_all(|webhook| shards.contains(&ShardNum::of(webhook)));
-        self.holding.part(shards);
+        self.shard_set.part(shards);
     }
 }

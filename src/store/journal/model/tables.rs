@@ -15,7 +15,7 @@ use crate::store::health::Health;
 use crate::store::journal::open::FanoutKey;
 use crate::store::journal::updates::Change;
 use crate::store::leases::model::Leases;
-use crate::store::leases::{Holding, ShardNum};
+use crate::store::leases::{ShardNum, ShardSet};
 use crate::store::ledger::{FRONT, Ledger, LookUp};
 use crate::store::news::{Place, Which};
 use crate::store::state::Suspect;
@@ -137,10 +137,10 @@ impl Tables {
 /// What a process notes and reads when it starts and stops.
 impl Tables {
     /// `Store::join` and `Store::mark_taken`, of whoever has the database alone.
-    pub(crate) fn join_alone(&mut self, now: UnixMillis) -> Holding {
-        let holding = Holding::everything();
-        holding.doubt(self.mark_started(now));
-        holding
+    pub(crate) fn join_alone(&mut self, now: UnixMillis) -> ShardSet {
+        let shard_set = ShardSet::everything();
+        shard_set.doubt(self.mark_started(now));
+        shard_set
     }
 
     /// `Store::mark_started`.
@@ -153,8 +153,8 @@ impl Tables {
     }
 
     /// `Store::doubt`.
-    pub(crate) fn doubt(&mut self, holding: &Holding, webhook: WebhookNum, suspect: Suspect) {
-        if holding.node().is_some() {
+    pub(crate) fn doubt(&mut self, shard_set: &ShardSet, webhook: WebhookNum, suspect: Suspect) {
+        if shard_set.node().is_some() {
             return self.leases.suspect(webhook, suspect);
         }
         self.suspect = Some(self.suspect.unwrap_or(Suspect::NOTHING).and(suspect));

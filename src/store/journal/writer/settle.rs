@@ -128,8 +128,8 @@ impl Writer {
     async fn was_committed(&mut self, batch: &mut Batch, doubt: &Doubt, end: Instant) -> bool {
         let Doubt { prepared, transaction } = doubt;
         let event = (prepared.events > 0).then_some(prepared.last);
-        let (store, holding) = (self.store.clone(), self.holding.clone());
-        let doubt = InDoubt { holding: &holding, transaction: transaction.as_ref(), event };
+        let (store, shard_set) = (self.store.clone(), self.shard_set.clone());
+        let doubt = InDoubt { shard_set: &shard_set, transaction: transaction.as_ref(), event };
         self.meanwhile(batch, end, store.was_committed(&doubt)).await
     }
 

@@ -27,20 +27,20 @@ const SUPERSEDED: &str = "the server was left behind by a promotion; nothing is 
 
 /// What one process holds. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Holding(Arc<Held>);
+pub struct ShardSet(Arc<Ownership>);
 
 #[derive(Debug)]
-enum Held {
+enum Ownership {
     /// Nobody else has the database.
     Everything(RwLock<Suspect>),
-    Shards(Claims),
+    Part(OwnedShards),
 }
 
 #[derive(Debug)]
-struct Claims {
+struct OwnedShards {
     /// Locked before `shards` where both are, and never while `shards` is.
     member: RwLock<Membership>,
-    shards: RwLock<Box<[Option<Claim>; SHARDS]>>,
+    shards: RwLock<Box<[Option<OwnedShard>; SHARDS]>>,
     /// A server has answered that lacks what this node relies on, until the node has joined there.
     has_diverged: watch::Sender<bool>,
     /// How often it has joined in another history, in which epochs of shards may come again.
@@ -62,7 +62,7 @@ pub struct Membership {
 }
 
 #[derive(Debug, Clone)]
-struct Claim {
+struct OwnedShard {
     epoch: i64,
     /// The epoch as it is known within this process: no two claims have the same.
     tag: i64,
@@ -70,46 +70,46 @@ struct Claim {
     serves: bool,
     suspect: Suspect,
     /// What the shard was when it was gained: fan-outs that had become visible by then are counted.
-    gained: Arc<Snapshot>,
+    activated_at: Arc<Snapshot>,
 }
 
-impl Holding {
+impl ShardSet {
     /// Of whoever has the database alone.
     #[must_use]
     pub fn everything() -> Self {
-        Self(Arc::new(Held::Everything(RwLock::new(Suspect::NOTHING))))
+        Self(Arc::new(Ownership::Everything(RwLock::new(Suspect::NOTHING))))
     }
 
     /// Of a node that has just joined.
     pub(super) fn nothing(member: Membership) -> Self {
         let shards = RwLock::new(Box::new([const { None }; SHARDS]));
         let (member, has_diverged) = (RwLock::new(member), watch::Sender::new(false));
-        Self(Arc::new(Held::Shards(Claims { member, shards, has_diverged, rejoined: AtomicI64::new(0) })))
+        Self(Arc::new(Ownership::Part(OwnedShards { member, shards, has_diverged, rejoined: AtomicI64::new(0) })))
     }
 
-    fn claims(&self) -> Option<&Claims> {
+    fn among_others(&self) -> Option<&OwnedShards> {
         match self.0.as_ref() {
-            Held::Everything(_) => None,
-            Held::Shards(claims) => Some(claims),
+            Ownership::Everything(_) => None,
+            Ownership::Part(owned) => Some(owned),
         }
     }
 
     /// This node's number; `None` if there are no others.
     #[must_use]
     pub fn node(&self) -> Option<i64> {
-        self.claims().map(|claims| claims.member.read().node)
+        self.among_others().map(|owned| owned.member.read().node)
     }
 
     /// What this node's events are told by.
     #[must_use]
     pub fn slot(&self) -> Slot {
-        self.claims().map_or(Slot::ALONE, |claims| claims.member.read().slot)
+        self.among_others().map_or(Slot::ALONE, |owned| owned.member.read().slot)
     }
 
     /// Which part of a fan-out a webhook belongs to.
     #[must_use]
     pub fn part_of(&self, webhook: WebhookNum) -> ShardNum {
-        match self.claims() {
+        match self.among_others() {
             None => ShardNum::WHOLE,
             Some(_) => ShardNum::of(webhook),
         }
@@ -124,50 +124,50 @@ impl Holding {
     /// The same, if nobody else has held the shard since it was held under this epoch.
     #[must_use]
     pub fn serves_under(&self, webhook: WebhookNum, epoch: i64) -> bool {
-        let is_same = self.claim(ShardNum::of(webhook), |claim| claim.serves && claim.tag == epoch);
-        is_same.unwrap_or(self.claims().is_none())
+        let is_same = self.owned_shard(ShardNum::of(webhook), |shard| shard.serves && shard.tag == epoch);
+        is_same.unwrap_or(self.among_others().is_none())
     }
 
     /// Under which this shard is held; 0 if it is not, or if there is nobody else.
     #[must_use]
     pub fn epoch_of(&self, shard: i16) -> i64 {
         let shard = ShardNum::read(shard).ok();
-        shard.and_then(|shard| self.claim(shard, |claim| claim.tag)).unwrap_or(0)
+        shard.and_then(|shard| self.owned_shard(shard, |shard| shard.tag)).unwrap_or(0)
     }
 
     #[must_use]
     pub fn serves_shard(&self, shard: ShardNum) -> bool {
-        self.claim(shard, |claim| claim.serves).unwrap_or(self.claims().is_none())
+        self.owned_shard(shard, |shard| shard.serves).unwrap_or(self.among_others().is_none())
     }
 
     /// Whether nobody else may write for it.
     #[must_use]
-    pub fn has(&self, shard: ShardNum) -> bool {
-        self.claim(shard, |_| ()).is_some() || self.claims().is_none()
+    pub fn owns(&self, shard: ShardNum) -> bool {
+        self.owned_shard(shard, |_| ()).is_some() || self.among_others().is_none()
     }
 
     /// The shards that are served, in order; of a node among others.
     #[must_use]
     pub fn served(&self) -> Vec<ShardNum> {
-        let Some(claims) = self.claims() else { return Vec::new() };
-        let shards = claims.shards.read();
-        ShardNum::all().filter(|shard| shards[shard.place()].as_ref().is_some_and(|claim| claim.serves)).collect()
+        let Some(owned) = self.among_others() else { return Vec::new() };
+        let shards = owned.shards.read();
+        ShardNum::all().filter(|shard| shards[shard.place()].as_ref().is_some_and(|shard| shard.serves)).collect()
     }
 
     /// The shards that nobody else may write for, in order; of a node among others.
     #[must_use]
-    pub fn held(&self) -> Vec<ShardNum> {
-        let Some(claims) = self.claims() else { return Vec::new() };
-        let shards = claims.shards.read();
+    pub fn owned(&self) -> Vec<ShardNum> {
+        let Some(owned) = self.among_others() else { return Vec::new() };
+        let shards = owned.shards.read();
         ShardNum::all().filter(|shard| shards[shard.place()].is_some()).collect()
     }
 
     /// The same, with the epochs under which they are held.
     #[must_use]
-    pub fn held_as(&self) -> Vec<(ShardNum, i64)> {
-        let Some(claims) = self.claims() else { return Vec::new() };
-        let shards = claims.shards.read();
-        let epoch = |shard: ShardNum| shards[shard.place()].as_ref().map(|claim| (shard, claim.epoch));
+    pub fn owned_with_epochs(&self) -> Vec<(ShardNum, i64)> {
+        let Some(owned) = self.among_others() else { return Vec::new() };
+        let shards = owned.shards.read();
+        let epoch = |shard: ShardNum| shards[shard.place()].as_ref().map(|owned| (shard, owned.epoch));
         ShardNum::all().filter_map(epoch).collect()
     }
 
@@ -175,59 +175,61 @@ impl Holding {
     #[must_use]
     pub fn suspect_of(&self, webhook: WebhookNum) -> Suspect {
         match self.0.as_ref() {
-            Held::Everything(suspect) => *suspect.read(),
-            Held::Shards(_) => self.claim(ShardNum::of(webhook), |claim| claim.suspect).unwrap_or(Suspect::NOTHING),
+            Ownership::Everything(suspect) => *suspect.read(),
+            Ownership::Part(_) => {
+                self.owned_shard(ShardNum::of(webhook), |shard| shard.suspect).unwrap_or(Suspect::NOTHING)
+            }
         }
     }
 
     /// Whether a fan-out that this transaction wrote for the shard was not there when the shard was gained, and is none of
     /// this node's events: the ledger has not heard of it.
     #[must_use]
-    pub fn is_news(&self, shard: ShardNum, transaction: u64, event: EventSeq) -> bool {
-        let had = self.claim(shard, |claim| claim.gained.shows(transaction)).unwrap_or(true);
+    pub fn is_new_to_ledger(&self, shard: ShardNum, transaction: u64, event: EventSeq) -> bool {
+        let had = self.owned_shard(shard, |shard| shard.activated_at.shows(transaction)).unwrap_or(true);
         !had && event.slot() != self.slot()
     }
 
-    fn claim<T>(&self, shard: ShardNum, look: impl FnOnce(&Claim) -> T) -> Option<T> {
-        self.claims()?.shards.read()[shard.place()].as_ref().map(look)
+    fn owned_shard<T>(&self, shard: ShardNum, look: impl FnOnce(&OwnedShard) -> T) -> Option<T> {
+        self.among_others()?.shards.read()[shard.place()].as_ref().map(look)
     }
 
     /// Of whoever has the database alone: what the process before it may have sent.
     pub(in crate::store) fn doubt(&self, doubt: Suspect) {
-        if let Held::Everything(suspect) = self.0.as_ref() {
+        if let Ownership::Everything(suspect) = self.0.as_ref() {
             *suspect.write() = doubt;
         }
     }
 
     /// From now on these are served.
     pub(in crate::store) fn gain(&self, grants: &[Grant], gained: &Arc<Snapshot>) {
-        let Some(claims) = self.claims() else { return };
-        let mut shards = claims.shards.write();
-        let rejoined = claims.rejoined.load(Ordering::Relaxed);
+        let Some(owned) = self.among_others() else { return };
+        let mut shards = owned.shards.write();
+        let rejoined = owned.rejoined.load(Ordering::Relaxed);
         // Shards that were being acquired when the server was found to have diverged are not served.
-        let serves = !*claims.has_diverged.borrow();
+        let serves = !*owned.has_diverged.borrow();
         for Grant { shard, epoch, suspect } in grants {
             let (epoch, suspect, gained) = (*epoch, *suspect, gained.clone());
             let tag = epoch + (rejoined << EPOCH_BITS);
-            shards[shard.place()] = Some(Claim { epoch, tag, serves, suspect, gained });
+            shards[shard.place()] = Some(OwnedShard { epoch, tag, serves, suspect, activated_at: gained });
         }
     }
 
     /// From now on nothing more is begun for these.
     pub fn quit(&self, quit: &[ShardNum]) {
-        let Some(claims) = self.claims() else { return };
-        let mut shards = claims.shards.write();
+        let Some(owned) = self.among_others() else { return };
+        let mut shards = owned.shards.write();
         for shard in quit {
-            if let Some(claim) = &mut shards[shard.place()] {
-                claim.serves = false;
+            if let Some(shard) = &mut shards[shard.place()] {
+                shard.serves = false;
             }
         }
     }
 
     /// These are anybody's.
     pub(in crate::store) fn part(&self, parted: &[ShardNum]) {
-        let Some(claims) = self.claims() else { return };
-        let mut shards = claims.shards.write();
+        let Some(owned) = self.among_others() else { return };
+        let mut shards = owned.shards.write();
         for shard in parted {
             shards[shard.place()] = None;
         }
@@ -235,20 +237,20 @@ impl Holding {
 
     /// Its place among the others; of a node among others.
     pub(super) fn membership(&self) -> Option<Membership> {
-        self.claims().map(|claims| claims.member.read().clone())
+        self.among_others().map(|owned| owned.member.read().clone())
     }
 
     /// Under which a shard is held according to its row.
     #[cfg(test)]
     pub(super) fn epoch_in_row(&self, shard: ShardNum) -> Option<i64> {
-        self.claim(shard, |claim| claim.epoch)
+        self.owned_shard(shard, |shard| shard.epoch)
     }
 
     /// As if the server that it knows were one of an older timeline.
     #[cfg(test)]
     pub(in crate::store) fn pretend_a_promotion(&self) {
-        if let Some(claims) = self.claims() {
-            let server = &mut claims.member.write().server;
+        if let Some(owned) = self.among_others() {
+            let server = &mut owned.member.write().server;
             (server.timeline, server.started) = (0, "before".to_owned());
         }
     }
@@ -256,46 +258,46 @@ impl Holding {
     /// Whether a server has answered that lacks what this node relies on. Then nothing is written for what it holds.
     #[must_use]
     pub fn has_diverged(&self) -> bool {
-        self.claims().is_some_and(|claims| *claims.has_diverged.borrow())
+        self.among_others().is_some_and(|owned| *owned.has_diverged.borrow())
     }
 
     /// Resolves when that is so.
     pub async fn diverged(&self) {
-        match self.claims() {
-            Some(claims) => drop(claims.has_diverged.subscribe().wait_for(|has_diverged| *has_diverged).await),
+        match self.among_others() {
+            Some(owned) => drop(owned.has_diverged.subscribe().wait_for(|has_diverged| *has_diverged).await),
             None => std::future::pending().await,
         }
     }
 
     /// It has joined in another history, and holds nothing there yet.
     pub(in crate::store) fn rejoin(&self, member: Membership) {
-        let Some(claims) = self.claims() else { return };
-        claims.rejoined.fetch_add(1, Ordering::Relaxed);
-        **claims.shards.write() = [const { None }; SHARDS];
-        *claims.member.write() = member;
-        claims.has_diverged.send_replace(false);
+        let Some(owned) = self.among_others() else { return };
+        owned.rejoined.fetch_add(1, Ordering::Relaxed);
+        **owned.shards.write() = [const { None }; SHARDS];
+        *owned.member.write() = member;
+        owned.has_diverged.send_replace(false);
     }
 
     /// The lease was renewed there.
     pub(super) fn renewed(&self, lease_until: i64, flushed: i64) {
-        let Some(claims) = self.claims() else { return };
-        let mut member = claims.member.write();
+        let Some(owned) = self.among_others() else { return };
+        let mut member = owned.member.write();
         member.lease_until = lease_until;
         member.server.flushed = member.server.flushed.max(flushed);
     }
 
     /// Judges the server that has answered, and remembers what follows. `lease_there`: until when this node's lease lasts there.
     pub(super) fn judge(&self, now: Server, lease_there: Option<i64>) -> Continuity {
-        let Some(claims) = self.claims() else { return Continuity::Unbroken };
-        let mut member = claims.member.write();
+        let Some(owned) = self.among_others() else { return Continuity::Unbroken };
+        let mut member = owned.member.write();
         let continuity = member.server.continuity(&now, (member.lease_until, lease_there));
         match continuity {
             Continuity::Unbroken => member.server = now,
             Continuity::Diverged => {
-                let was_known = claims.has_diverged.send_replace(true);
+                let was_known = owned.has_diverged.send_replace(true);
                 // Rows there may be of deliveries that were sent already. The mark comes first: what is acquired from here
                 // on is not served.
-                claims.shards.write().iter_mut().flatten().for_each(|claim| claim.serves = false);
+                owned.shards.write().iter_mut().flatten().for_each(|shard| shard.serves = false);
                 if !was_known {
                     tracing::error!(known = ?member.server, ?now, "{DIVERGED}");
                 }
@@ -307,7 +309,7 @@ impl Holding {
 
     /// When the server was started that this node relies on, as [`STARTED`] says it.
     pub(in crate::store) fn server_started(&self) -> Option<String> {
-        self.claims().map(|claims| claims.member.read().server.started.clone())
+        self.among_others().map(|owned| owned.member.read().server.started.clone())
     }
 
     /// How the server stands to what this node has seen that has answered [`STARTED`] there.
@@ -348,8 +350,8 @@ impl Holding {
         on: &C,
         shards: &BTreeSet<ShardNum>,
     ) -> Result<Locked, DbErr> {
-        let Some(claims) = self.claims() else { return Ok(Locked::default()) };
-        let node = claims.member.read().node;
+        let Some(owned) = self.among_others() else { return Ok(Locked::default()) };
+        let node = owned.member.read().node;
         let sql = format!(
             "SELECT {STARTED}, me.transaction FROM (SELECT 1) AS one LEFT JOIN ( \
                SELECT {id} AS transaction, \
@@ -375,7 +377,7 @@ impl Holding {
         let sql = "SELECT s.num::int8 AS num FROM shard s \
                    JOIN unnest($1, $2) AS mine (num, epoch) ON s.num = mine.num AND s.epoch = mine.epoch \
                    WHERE s.owner = $3 ORDER BY s.num FOR SHARE OF s";
-        for row in NumRow::find_by_statement(claims.named(shards, sql)).all(on).await? {
+        for row in NumRow::find_by_statement(owned.named(shards, sql)).all(on).await? {
             locked.lost.retain(|shard| i64::from(shard.num()) != row.num);
         }
         Ok(locked)
@@ -383,16 +385,16 @@ impl Holding {
 
     /// Whether there is anybody to lock anything against.
     pub(in crate::store) fn is_everything(&self) -> bool {
-        self.claims().is_none()
+        self.among_others().is_none()
     }
 }
 
-impl Claims {
+impl OwnedShards {
     /// A statement about these shards as this node holds them: their numbers, their epochs, the node.
     fn named(&self, shards: &BTreeSet<ShardNum>, sql: &str) -> Statement {
         let node = self.member.read().node;
         let held = self.shards.read();
-        let epochs = shards.iter().map(|shard| held[shard.place()].as_ref().map_or(-1, |claim| claim.epoch));
+        let epochs = shards.iter().map(|shard| held[shard.place()].as_ref().map_or(-1, |shard| shard.epoch));
         let nums = shards.iter().map(|shard| i64::from(shard.num()));
         let values = [dialect::numbers(DbBackend::Postgres, nums), dialect::numbers(DbBackend::Postgres, epochs)];
         Statement::from_sql_and_values(DbBackend::Postgres, sql, values.into_iter().chain([node.into()]))
