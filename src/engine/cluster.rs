@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::id::WebhookNum;
 use crate::store::StoreError;
 use crate::store::journal::feed::Feed;
-use crate::store::leases::{Grant, SHARDS, ShardNum, Survey};
+use crate::store::leases::{AcquiredShard, SHARDS, ShardNum, Survey};
 use crate::store::log::LogIndex;
 
 use super::Engine;
@@ -178,18 +178,18 @@ impl Member {
         let (left, held) = (self.leaving.lock().clone(), self.shared.shard_set.owned_with_epochs());
         let survey = store.survey(&self.shared.shard_set).await?;
         let (Some(me), Some(mut survey)) = (self.shared.shard_set.node(), survey) else { return Ok(()) };
-        if self.bury_the_dead(me, &survey).await? {
+        if self.reap_expired(me, &survey).await? {
             survey = store.survey(&self.shared.shard_set).await?.unwrap_or(survey);
         }
-        self.part_with_lost(&lost(me, &survey, &held, &left));
-        self.give_back(me, &survey, &left).await?;
+        self.stop_lost(&lost(me, &survey, &held, &left));
+        self.release_unknown(me, &survey, &left).await?;
         let Moves { give, mut take } = moves(me, &survey);
         // Whoever gives one up may be about to say so again.
         take.retain(|shard| !self.leaving.lock().contains(&ShardNum::from(*shard)));
         self.cluster.seen.store(Some(Arc::new((survey, Instant::now()))));
-        self.take(&shards(take)).await?;
+        self.acquire(&shards(take)).await?;
         self.cluster.settled.send_replace(true);
-        self.hand_over(&shards(give));
+        self.hand_off(&shards(give));
         Ok(())
     }
 
@@ -199,7 +199,7 @@ impl Member {
         let Shared { store, shard_set, journal, lease: node_lease, .. } = self.shared.as_ref();
         self.cluster.settled.send_replace(false);
         let held = shard_set.owned();
-        shard_set.quit(&held);
+        shard_set.stop_serving(&held);
         store.renew_connections();
         news::reload(&self.shared).await?;
         let asked_at = Instant::now();
@@ -207,10 +207,10 @@ impl Member {
         // A writer that has stopped is the end of this process.
         let _ = journal.rejoin(member).await;
         node_lease.resume(asked_at);
-        self.log.forget_covered();
+        self.log.detach_all();
         let quit = |shard: &ShardNum| {
             let (registry, shard) = (self.registry.clone(), *shard);
-            async move { registry.quit(shard).await }
+            async move { registry.hand_off(shard).await }
         };
         let ended = join_all(held.iter().map(quit).collect::<Vec<_>>());
         if tokio::time::timeout(LONGEST_HAND_OVER, ended).await.is_err() {
@@ -224,11 +224,11 @@ impl Member {
         Ok(())
     }
 
-    async fn bury_the_dead(&self, me: i64, survey: &Survey) -> Result<bool, StoreError> {
+    async fn reap_expired(&self, me: i64, survey: &Survey) -> Result<bool, StoreError> {
         let mut buried = false;
         // Whoever could not reach the database for so long is about to renew, if nobody else was faster.
         for node in survey.nodes.iter().filter(|node| !node.lives && node.num != me) {
-            if self.shared.store.bury(node.num).await? {
+            if self.shared.store.reap_expired(node.num).await? {
                 tracing::warn!(node = node.num, name = node.name, "a node is gone; others take over");
                 buried = true;
             }
@@ -237,21 +237,21 @@ impl Member {
     }
 
     /// What this node would write for these is dropped, so that their next owner sends it again.
-    fn part_with_lost(self: &Arc<Self>, lost: &[ShardNum]) {
+    fn stop_lost(self: &Arc<Self>, lost: &[ShardNum]) {
         if lost.is_empty() {
             return;
         }
         tracing::warn!(shards = lost.len(), "shards are no longer this node's; it ends their endpoints");
-        self.shared.shard_set.quit(lost);
+        self.shared.shard_set.stop_serving(lost);
         self.leaving.lock().extend(lost);
         for shard in lost.iter().copied() {
             let member = self.clone();
-            tokio::spawn(async move { member.hand_over_one(shard, true).await });
+            tokio::spawn(async move { member.hand_off_one(shard, true).await });
         }
     }
 
     /// What this node has taken without having heard of it, because the answer was lost. Nothing was sent for it.
-    async fn give_back(&self, me: i64, survey: &Survey, left: &BTreeSet<ShardNum>) -> Result<(), StoreError> {
+    async fn release_unknown(&self, me: i64, survey: &Survey, left: &BTreeSet<ShardNum>) -> Result<(), StoreError> {
         let shard_set = &self.shared.shard_set;
         let is_unknown = |shard: &ShardNum| {
             let is_mine = survey.shards.get(shard.place()).is_some_and(|(owner, _)| *owner == Some(me));
@@ -265,57 +265,57 @@ impl Member {
         Ok(())
     }
 
-    async fn take(self: &Arc<Self>, wanted: &[ShardNum]) -> Result<(), StoreError> {
+    async fn acquire(self: &Arc<Self>, wanted: &[ShardNum]) -> Result<(), StoreError> {
         if wanted.is_empty() {
             return Ok(());
         }
         let store = &self.shared.store;
-        let grants = store.take(&self.shared.shard_set, wanted).await?;
-        let taken: Vec<ShardNum> = grants.iter().map(|grant| grant.shard).collect();
-        if let Err(error) = self.gain(grants).await {
+        let acquired = store.acquire(&self.shared.shard_set, wanted).await?;
+        let taken: Vec<ShardNum> = acquired.iter().map(|shard| shard.shard).collect();
+        if let Err(error) = self.activate(acquired).await {
             store.release(&self.shared.shard_set, &taken, false).await?;
             return Err(error);
         }
         if !taken.is_empty() {
             tracing::info!(shards = taken.len(), "took over");
             let member = self.clone();
-            tokio::spawn(async move { member.cover(taken).await });
+            tokio::spawn(async move { member.index_logs(taken).await });
         }
         Ok(())
     }
 
     /// Whoever reads the logs of what was taken over finds all of it in the end; nothing else waits for it.
-    async fn cover(&self, shards: Vec<ShardNum>) {
-        while let Err(error) = self.log.cover(&shards).await {
+    async fn index_logs(&self, shards: Vec<ShardNum>) {
+        while let Err(error) = self.log.index_shards(&shards).await {
             tracing::warn!(%error, "the log index could not be completed; trying again");
             tokio::time::sleep(PAUSE).await;
         }
         let held = self.shared.shard_set.owned();
         let given_up: Vec<ShardNum> = shards.into_iter().filter(|shard| !held.contains(shard)).collect();
-        self.log.part_with(&given_up);
+        self.log.detach(&given_up);
     }
 
-    async fn gain(&self, grants: Vec<Grant>) -> Result<(), StoreError> {
-        if grants.iter().any(|grant| grant.shard == ShardNum::WHOLE) {
+    async fn activate(&self, acquired: Vec<AcquiredShard>) -> Result<(), StoreError> {
+        if acquired.iter().any(|shard| shard.shard == ShardNum::WHOLE) {
             self.shared.store.divide_fanouts().await?;
         }
-        if grants.is_empty() {
+        if acquired.is_empty() {
             return Ok(());
         }
         // A writer that has stopped is the end of this process.
-        self.shared.journal.gain(grants).await.unwrap_or(Ok(()))
+        self.shared.journal.activate(acquired).await.unwrap_or(Ok(()))
     }
 
     /// Each as soon as nothing of it is under way any more.
-    fn hand_over(self: &Arc<Self>, give: &[ShardNum]) {
+    fn hand_off(self: &Arc<Self>, give: &[ShardNum]) {
         let shard_set = &self.shared.shard_set;
         let served: Vec<ShardNum> = give.iter().copied().filter(|shard| shard_set.serves_shard(*shard)).collect();
         let served = self.without_slow_ones(&served);
-        shard_set.quit(&served);
+        shard_set.stop_serving(&served);
         self.leaving.lock().extend(&served);
         for shard in served {
             let member = self.clone();
-            tokio::spawn(async move { member.hand_over_one(shard, false).await });
+            tokio::spawn(async move { member.hand_off_one(shard, false).await });
         }
     }
 
@@ -338,13 +338,13 @@ impl Member {
         shards.iter().copied().filter(|shard| is_ready(shard)).collect()
     }
 
-    async fn hand_over_one(&self, shard: ShardNum, in_doubt: bool) {
-        let quiet = tokio::time::timeout(LONGEST_HAND_OVER, self.registry.quit(shard)).await;
+    async fn hand_off_one(&self, shard: ShardNum, in_doubt: bool) {
+        let quiet = tokio::time::timeout(LONGEST_HAND_OVER, self.registry.hand_off(shard)).await;
         let in_doubt = in_doubt || !quiet.unwrap_or(false);
-        if self.shared.journal.part(vec![shard]).await.is_err() {
+        if self.shared.journal.detach(vec![shard]).await.is_err() {
             return;
         }
-        self.log.part_with(&[shard]);
+        self.log.detach(&[shard]);
         while let Err(error) = self.shared.store.release(&self.shared.shard_set, &[shard], in_doubt).await {
             tracing::warn!(%error, "a shard could not be handed over; trying again");
             tokio::time::sleep(PAUSE).await;

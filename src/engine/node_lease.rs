@@ -124,7 +124,7 @@ impl NodeLease {
         self.given_up.cancel();
         let given_up = async {
             self.store.release(&self.shard_set, &self.shard_set.owned(), in_doubt).await?;
-            self.store.leave(&self.shard_set).await
+            self.store.deregister(&self.shard_set).await
         };
         match tokio::time::timeout(GIVE_UP, given_up).await {
             Ok(Ok(())) => {}

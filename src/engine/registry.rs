@@ -3,9 +3,9 @@
 //! that a start needs.
 
 mod handle;
+mod handoff;
 mod marks;
 mod messages;
-mod quit;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -33,7 +33,7 @@ use super::shared::Shared;
 
 use self::messages::{Count, Cover, Crashed, Drain, Find, Forget, Introduce, Release, Remind, Suspected, Wake};
 
-use self::quit::Quitting;
+use self::handoff::Handoff;
 
 pub(super) use self::handle::{Handed, RegistryHandle};
 pub(super) use self::marks::Marks;
@@ -52,13 +52,13 @@ pub(super) struct Registry {
     endpoints: HashMap<WebhookNum, Known>,
     marks: Marks,
     /// Shards of which requests were cut short: nobody else knows which.
-    cut: HashSet<ShardNum>,
+    interrupted_shards: HashSet<ShardNum>,
     notices: UnboundedSender<Notice>,
     incoming: Option<UnboundedReceiver<Notice>>,
     handle: Option<RegistryHandle>,
     started: u64,
     crashes: u64,
-    quitting: Vec<Quitting>,
+    handoffs: Vec<Handoff>,
     draining: bool,
     drained: Option<oneshot::Sender<()>>,
 }
@@ -115,13 +115,13 @@ pub(super) fn start(arbiters: &Arbiters, shared: &Arc<Shared>, feed: &Arc<Feed>)
         feed: feed.clone(),
         endpoints: HashMap::new(),
         marks: Marks::default(),
-        cut: HashSet::new(),
+        interrupted_shards: HashSet::new(),
         notices,
         incoming: Some(incoming),
         handle: None,
         started: 0,
         crashes: 0,
-        quitting: Vec::new(),
+        handoffs: Vec::new(),
         draining: false,
         drained: None,
     };
@@ -298,7 +298,7 @@ impl Registry {
             known.life = Life::Resting;
             return;
         }
-        if self.crashed_while_quitting(num) {
+        if self.crashed_during_handoff(num) {
             return;
         }
         let Some(known) = self.endpoints.get_mut(&num) else { return };
@@ -332,7 +332,7 @@ impl Registry {
         if all_gone
             && let Some(drained) = self.drained.take()
             && self.endpoints.is_empty()
-            && self.cut.is_empty()
+            && self.interrupted_shards.is_empty()
         {
             let _ = drained.send(());
         }
@@ -348,12 +348,12 @@ impl StreamHandler<Notice> for Registry {
         match sign {
             Sign::Idle => self.retire(num),
             Sign::Busy => self.resume(num),
-            Sign::CutShort(event) => self.cut_short(num, event),
+            Sign::CutShort(event) => self.interrupted(num, event),
             Sign::Retired => self.retired(num),
             Sign::Crashed => self.crashed(num),
         }
         self.tell_if_drained();
-        self.tell_if_quit();
+        self.report_finished_handoffs();
     }
 }
 

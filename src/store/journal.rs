@@ -19,7 +19,7 @@ mod found;
 mod late;
 #[cfg(test)]
 pub(crate) mod model;
-mod shift;
+mod ownership;
 mod statements;
 mod tell;
 mod updates;
@@ -47,7 +47,7 @@ use super::deliveries::{Attempt, DeliveryState};
 use super::fanouts::Fanout;
 use super::health::Health;
 use super::idempotency::OnceKey;
-use super::leases::{Grant, Membership, ShardNum, ShardSet};
+use super::leases::{AcquiredShard, Membership, ShardNum, ShardSet};
 use super::log::LogBuffer;
 use super::{Store, StoreError};
 use crate::fault::or_abort;
@@ -215,15 +215,15 @@ enum Request {
     /// Told when everything before it is committed.
     Barrier(oneshot::Sender<()>),
     /// To be done when everything before it is committed.
-    Shift(Shift),
+    Shift(OwnershipChange),
     /// Take nothing new, write what is there, end.
     Close,
 }
 
 /// A change of what this node holds.
-enum Shift {
+enum OwnershipChange {
     /// These were taken, and are served from now on. Answers whether what they are owed could be counted.
-    Gain(Vec<Grant>, oneshot::Sender<Result<(), StoreError>>),
+    Gain(Vec<AcquiredShard>, oneshot::Sender<Result<(), StoreError>>),
     /// Nothing is recorded for these any more.
     Part(Vec<ShardNum>, oneshot::Sender<()>),
     /// The database is at another history: everything that is held is parted with, and the node is another one.
@@ -376,23 +376,23 @@ impl Journal {
     }
 
     /// Serves what was taken, from now on.
-    pub async fn gain(&self, grants: Vec<Grant>) -> Result<Result<(), StoreError>, Stopped> {
+    pub async fn activate(&self, acquired: Vec<AcquiredShard>) -> Result<Result<(), StoreError>, Stopped> {
         let (done, told) = oneshot::channel();
-        self.records.send(Request::Shift(Shift::Gain(grants, done))).await.map_err(|_| Stopped)?;
+        self.records.send(Request::Shift(OwnershipChange::Gain(acquired, done))).await.map_err(|_| Stopped)?;
         told.await.map_err(|_| Stopped)
     }
 
     /// After this nothing is recorded for these shards, and they may be given up.
-    pub async fn part(&self, shards: Vec<ShardNum>) -> Result<(), Stopped> {
+    pub async fn detach(&self, shards: Vec<ShardNum>) -> Result<(), Stopped> {
         let (done, told) = oneshot::channel();
-        self.records.send(Request::Shift(Shift::Part(shards, done))).await.map_err(|_| Stopped)?;
+        self.records.send(Request::Shift(OwnershipChange::Part(shards, done))).await.map_err(|_| Stopped)?;
         told.await.map_err(|_| Stopped)
     }
 
     /// After this nothing is recorded for what was held in another history, and publishes are accepted as this member.
     pub async fn rejoin(&self, member: Membership) -> Result<(), Stopped> {
         let (done, told) = oneshot::channel();
-        self.records.send(Request::Shift(Shift::Rejoin(member, done))).await.map_err(|_| Stopped)?;
+        self.records.send(Request::Shift(OwnershipChange::Rejoin(member, done))).await.map_err(|_| Stopped)?;
         told.await.map_err(|_| Stopped)
     }
 

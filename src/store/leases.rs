@@ -106,7 +106,7 @@ pub struct Survey {
 
 /// A shard that was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Grant {
+pub struct AcquiredShard {
     pub shard: ShardNum,
     pub(super) epoch: i64,
     /// What an owner before may have sent.
@@ -131,7 +131,7 @@ struct ShardRow {
 }
 
 #[derive(Debug, FromQueryResult)]
-struct GrantRow {
+struct AcquiredRow {
     num: i16,
     epoch: i64,
     suspect_events_to: i64,
@@ -205,7 +205,7 @@ impl Store {
     }
 
     /// What a dead node held is anybody's, and in doubt. Answers whether it was dead.
-    pub async fn bury(&self, node: i64) -> Result<bool, StoreError> {
+    pub async fn reap_expired(&self, node: i64) -> Result<bool, StoreError> {
         let Some(connection) = &self.inner.lease else { return Ok(false) };
         let transaction = connection.begin().await?;
         // Whoever freezes here keeps no other from doing it.
@@ -218,14 +218,14 @@ impl Store {
         }
         let sql = "SELECT num FROM shard WHERE owner = $1 ORDER BY num FOR UPDATE";
         transaction.execute_raw(about(node, sql)).await?;
-        give_up(&transaction, node, None, true).await?;
+        give_up_shards(&transaction, node, None, true).await?;
         transaction.execute_raw(about(node, "DELETE FROM node WHERE num = $1")).await?;
         transaction.commit().await?;
         Ok(true)
     }
 
     /// Takes those of these shards that nobody holds. They are to be gained by the journal's writer.
-    pub async fn take(&self, shard_set: &ShardSet, wanted: &[ShardNum]) -> Result<Vec<Grant>, StoreError> {
+    pub async fn acquire(&self, shard_set: &ShardSet, wanted: &[ShardNum]) -> Result<Vec<AcquiredShard>, StoreError> {
         let (Some(me), Some(connection)) = (shard_set.membership(), &self.inner.lease) else { return Ok(Vec::new()) };
         let sql = format!(
             "WITH me AS (SELECT num FROM node WHERE num = $1 AND started_at = $3 AND lease_until > {NOW} FOR KEY SHARE), \
@@ -235,18 +235,18 @@ impl Store {
         );
         let values = [me.node.into(), nums(wanted), me.started_at.into()];
         let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
-        let rows = GrantRow::find_by_statement(statement).all(connection).await?;
-        let grant = |GrantRow { num, epoch, suspect_events_to, suspect_due_to }| {
+        let rows = AcquiredRow::find_by_statement(statement).all(connection).await?;
+        let shard = |AcquiredRow { num, epoch, suspect_events_to, suspect_due_to }| {
             let suspect = Suspect { events_to: EventSeq(suspect_events_to), due_to: UnixMillis(suspect_due_to) };
-            Ok(Grant { shard: ShardNum::read(num)?, epoch, suspect })
+            Ok(AcquiredShard { shard: ShardNum::read(num)?, epoch, suspect })
         };
-        rows.into_iter().map(grant).collect()
+        rows.into_iter().map(shard).collect()
     }
 
     /// Gives these up; `in_doubt`: what was under way may have been cut short.
     pub async fn release(&self, shard_set: &ShardSet, shards: &[ShardNum], in_doubt: bool) -> Result<(), StoreError> {
         let (Some(me), Some(connection)) = (shard_set.membership(), &self.inner.lease) else { return Ok(()) };
-        give_up(connection, me.node, Some((shards, me.started_at)), in_doubt).await?;
+        give_up_shards(connection, me.node, Some((shards, me.started_at)), in_doubt).await?;
         Ok(())
     }
 
@@ -320,7 +320,7 @@ impl Store {
 
 /// These shards of a node that began then, or all of one that is gone, are anybody's. What is in doubt was due by the clock
 /// here, if not by the database's: they may differ for a while.
-async fn give_up<C: ConnectionTrait>(
+async fn give_up_shards<C: ConnectionTrait>(
     on: &C,
     node: i64,
     shards: Option<(&[ShardNum], i64)>,

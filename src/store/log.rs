@@ -66,7 +66,7 @@ pub struct LogIndex {
     /// One flush at a time; a reader that waits for it finds its entries there.
     turn: AsyncMutex<Progress>,
     /// Shards whose earlier deliveries are in the index.
-    covered: Mutex<BTreeSet<ShardNum>>,
+    indexed_shards: Mutex<BTreeSet<ShardNum>>,
 }
 
 /// Kept between flushes: one that is dropped half-way leaves the rest for the next.
@@ -88,7 +88,7 @@ impl LogIndex {
         let columns = [int8("webhook_num"), int8("event_seq")];
         let insert = RowStatement::insert(store.backend(), "delivery_log", &columns, "ON CONFLICT DO NOTHING");
         let turn = AsyncMutex::new(Progress { indexed_to, to_do: Vec::new() });
-        let index = Self { store: store.clone(), buffer, insert, turn, covered: Mutex::default() };
+        let index = Self { store: store.clone(), buffer, insert, turn, indexed_shards: Mutex::default() };
         if !store.is_shared() {
             index.catch_up(indexed_to, None).await?;
         }
@@ -96,25 +96,25 @@ impl LogIndex {
     }
 
     /// Indexes what earlier owners of these shards left behind.
-    pub async fn cover(&self, shards: &[ShardNum]) -> Result<(), StoreError> {
+    pub async fn index_shards(&self, shards: &[ShardNum]) -> Result<(), StoreError> {
         self.catch_up(self.store.shards_indexed_to(shards).await?, Some(shards)).await?;
-        self.covered.lock().extend(shards);
+        self.indexed_shards.lock().extend(shards);
         Ok(())
     }
 
     /// What was known of the index was known of another history of the database.
-    pub fn forget_covered(&self) {
-        self.covered.lock().clear();
+    pub fn detach_all(&self) {
+        self.indexed_shards.lock().clear();
     }
 
     /// These are given up: what their next owners record is not indexed here, so that they are not covered when they come back.
-    pub fn part_with(&self, shards: &[ShardNum]) {
-        self.covered.lock().retain(|shard| !shards.contains(shard));
+    pub fn detach(&self, shards: &[ShardNum]) {
+        self.indexed_shards.lock().retain(|shard| !shards.contains(shard));
     }
 
     #[cfg(test)]
     pub(super) fn covers(&self) -> Vec<ShardNum> {
-        self.covered.lock().iter().copied().collect()
+        self.indexed_shards.lock().iter().copied().collect()
     }
 
     async fn catch_up(&self, indexed_to: EventSeq, shards: Option<&[ShardNum]>) -> Result<(), StoreError> {
@@ -162,8 +162,8 @@ impl LogIndex {
         let complete_to = complete_to.min(EventSeq::first_at(UnixMillis(UnixMillis::now().0 - TURNS_UP_MS)));
         if EventSeq::accepted_at(complete_to).0 - EventSeq::accepted_at(progress.indexed_to).0 > MARK_EVERY_MS {
             let held = shard_set.owned();
-            self.covered.lock().retain(|shard| held.contains(shard));
-            let covered: Vec<ShardNum> = self.covered.lock().iter().copied().collect();
+            self.indexed_shards.lock().retain(|shard| held.contains(shard));
+            let covered: Vec<ShardNum> = self.indexed_shards.lock().iter().copied().collect();
             self.store.set_shards_indexed_to(shard_set, &covered, complete_to).await?;
             progress.indexed_to = complete_to;
         }

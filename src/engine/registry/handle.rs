@@ -19,7 +19,7 @@ use crate::store::journal::feed::Feed;
 use crate::store::leases::ShardNum;
 use crate::store::state::Suspect;
 
-use super::quit::Quit;
+use super::handoff::HandOff;
 use super::{
     Count, Cover, Crashed, Crashes, Drain, Figures, Find, Forget, Introduce, Item, Offer, Offered, Registry, Release,
     Remind, Suspected, Wake,
@@ -297,9 +297,9 @@ impl RegistryHandle {
     }
 
     /// The shard is left; resolves when its endpoints have ended, and says whether nothing was cut short.
-    pub(in crate::engine) async fn quit(&self, shard: ShardNum) -> bool {
+    pub(in crate::engine) async fn hand_off(&self, shard: ShardNum) -> bool {
         let (told, quit) = oneshot::channel();
-        self.registry.send(Quit(shard, told)).await.is_ok() && quit.await.unwrap_or(false)
+        self.registry.send(HandOff(shard, told)).await.is_ok() && quit.await.unwrap_or(false)
     }
 
     /// No attempt begins any more; answers whether all that were in flight have ended by then.

@@ -2,7 +2,7 @@
 
 use tokio::sync::oneshot;
 
-use super::{PublishRequest, Record, Request, Shift, answers};
+use super::{OwnershipChange, PublishRequest, Record, Request, answers};
 
 /// Outcomes that are written together with publishes, whose senders wait. Nobody waits for the others.
 pub(super) const RECORDS_BESIDE_PUBLISHES: usize = 256;
@@ -21,7 +21,7 @@ pub(super) struct Batch {
     pub(super) publishes: Vec<PublishRequest>,
     pub(super) records: Vec<Record>,
     pub(super) barriers: Vec<oneshot::Sender<()>>,
-    pub(super) shifts: Vec<Shift>,
+    pub(super) shifts: Vec<OwnershipChange>,
     /// What the outcomes bring along.
     pub(super) answer_bytes: usize,
     /// Somebody waits for what one of the records changes.

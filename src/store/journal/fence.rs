@@ -14,7 +14,7 @@ use super::Record;
 #[derive(Debug, Default)]
 pub(super) struct Pass {
     /// The others took this node for dead.
-    is_buried: bool,
+    is_reaped: bool,
     lost: BTreeSet<ShardNum>,
     pub(super) statements: u64,
     /// By which the server tells what became of it.
@@ -22,8 +22,8 @@ pub(super) struct Pass {
 }
 
 impl Pass {
-    pub(super) fn of(Locked { is_buried, lost, statements, transaction }: Locked) -> Self {
-        Self { is_buried, lost, statements, transaction }
+    pub(super) fn of(Locked { is_reaped, lost, statements, transaction }: Locked) -> Self {
+        Self { is_reaped, lost, statements, transaction }
     }
 
     /// Whether what is recorded for this webhook is still ours to record.
@@ -33,16 +33,16 @@ impl Pass {
 
     /// Whether events may be given keys.
     pub(super) fn admits_events(&self) -> bool {
-        !self.is_buried
+        !self.is_reaped
     }
 
     pub(super) fn admits_all(&self) -> bool {
-        !self.is_buried && self.lost.is_empty()
+        !self.is_reaped && self.lost.is_empty()
     }
 
     /// Whether fan-outs of this shard are another node's.
     pub(super) fn has_lost(&self, shard: i16) -> bool {
-        self.is_buried || self.lost.iter().any(|lost| lost.num() == shard)
+        self.is_reaped || self.lost.iter().any(|lost| lost.num() == shard)
     }
 }
 

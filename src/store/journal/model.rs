@@ -25,10 +25,10 @@ use super::late::Cancelled;
 use super::tell::{Committed, tell};
 use super::updates::{Change, Updated};
 use super::watched::Watched;
-use super::{Found, Journal, JournalStats, PublishError, PublishRequest, Published, Record, Request, Shift};
+use super::{Found, Journal, JournalStats, OwnershipChange, PublishError, PublishRequest, Published, Record, Request};
 
+mod ownership;
 mod rows;
-mod shift;
 mod tables;
 mod transactions;
 
@@ -68,7 +68,7 @@ struct Batch {
     publishes: Vec<PublishRequest>,
     records: Vec<Record>,
     barriers: Vec<oneshot::Sender<()>>,
-    shifts: Vec<Shift>,
+    shifts: Vec<OwnershipChange>,
 }
 
 /// What a commit has made true and nobody was told of yet.

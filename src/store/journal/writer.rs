@@ -122,7 +122,7 @@ impl Writer {
             let shifts = std::mem::take(&mut batch.shifts);
             self.settle(batch).await;
             for shift in shifts {
-                self.shift(shift).await;
+                self.change_ownership(shift).await;
             }
         }
     }

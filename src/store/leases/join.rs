@@ -7,7 +7,7 @@ use crate::id::{EventSeq, Slot};
 use crate::store::{Store, StoreError};
 
 use super::server::{SERVER, ServerRow};
-use super::{Membership, NOW, ShardNum, ShardSet, about, give_up, nums, plain, silence};
+use super::{Membership, NOW, ShardNum, ShardSet, about, give_up_shards, nums, plain, silence};
 
 /// How often a slot is tried for; another node may have been faster.
 const TRIES: usize = 20;
@@ -55,7 +55,7 @@ impl Store {
             tries += 1;
             let transaction = connection.begin().await?;
             transaction.execute_raw(plain(silence())).await?;
-            leave_as(&transaction, &old).await?;
+            deregister_as(&transaction, &old).await?;
             doubt(&transaction, &held).await?;
             match self.insert_node(&transaction, name, address).await {
                 Err(StoreError::Exists) if tries < TRIES => transaction.rollback().await?,
@@ -94,7 +94,7 @@ impl Store {
                 Ok(Membership { node: num, slot, started_at, lease_until, server, newest })
             }
             None => {
-                leave(on, num).await?;
+                delete_node(on, num).await?;
                 Err(StoreError::unreadable(
                     "node",
                     "there are 256 nodes already, more than this database can tell apart",
@@ -105,16 +105,16 @@ impl Store {
 
     /// Leaves the cluster. Shards that the node still owns are released in doubt: with an owner that is gone no other node
     /// would acquire them.
-    pub async fn leave(&self, shard_set: &ShardSet) -> Result<(), StoreError> {
+    pub async fn deregister(&self, shard_set: &ShardSet) -> Result<(), StoreError> {
         let (Some(me), Some(connection)) = (shard_set.membership(), &self.inner.lease) else { return Ok(()) };
         let transaction = connection.begin().await?;
-        leave_as(&transaction, &me).await?;
+        deregister_as(&transaction, &me).await?;
         Ok(transaction.commit().await?)
     }
 }
 
 /// Leaves as this node, if it is known there. Another node may have got its number.
-async fn leave_as<C: ConnectionTrait>(on: &C, member: &Membership) -> Result<(), DbErr> {
+async fn deregister_as<C: ConnectionTrait>(on: &C, member: &Membership) -> Result<(), DbErr> {
     let sql = "DELETE FROM node WHERE num = $1 AND started_at = $2";
     let values = [member.node.into(), member.started_at.into()];
     let left = on.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await?;
@@ -123,7 +123,7 @@ async fn leave_as<C: ConnectionTrait>(on: &C, member: &Membership) -> Result<(),
     }
     let sql = "SELECT num FROM shard WHERE owner = $1 ORDER BY num FOR UPDATE";
     on.execute_raw(about(member.node, sql)).await?;
-    give_up(on, member.node, None, true).await
+    give_up_shards(on, member.node, None, true).await
 }
 
 /// Marks shards in doubt: these, whichever node owns them there, and those without an owner, which another node may have
@@ -139,7 +139,7 @@ async fn doubt<C: ConnectionTrait>(on: &C, shards: &[ShardNum]) -> Result<(), Db
     Ok(())
 }
 
-async fn leave<C: ConnectionTrait>(on: &C, node: i64) -> Result<(), DbErr> {
+async fn delete_node<C: ConnectionTrait>(on: &C, node: i64) -> Result<(), DbErr> {
     on.execute_raw(about(node, "DELETE FROM node WHERE num = $1")).await?;
     Ok(())
 }

@@ -9,7 +9,7 @@ use crate::id::{EventSeq, Slot, WebhookNum};
 use crate::store::state::Suspect;
 
 use super::server::{Continuity, Server};
-use super::{Grant, Locked, Membership, Node, Renewal, SHARDS, ShardNum, ShardSet, Survey};
+use super::{AcquiredShard, Locked, Membership, Node, Renewal, SHARDS, ShardNum, ShardSet, Survey};
 
 #[derive(Clone)]
 pub(crate) struct Leases {
@@ -83,7 +83,7 @@ impl Leases {
 
     /// `Store::rejoin`.
     pub(crate) fn rejoin(&mut self, shard_set: &ShardSet, until: UnixMillis, doubt: Suspect) -> Membership {
-        self.leave(shard_set, doubt);
+        self.deregister(shard_set, doubt);
         let held = shard_set.owned();
         for (_, row) in self.shards.iter_mut().filter(|(num, row)| held.contains(num) || row.owner.is_none()) {
             row.suspect = row.suspect.and(doubt);
@@ -118,7 +118,7 @@ impl Leases {
     }
 
     /// `Store::bury`.
-    pub(crate) fn bury(&mut self, node: i64, now: UnixMillis, doubt: Suspect) -> bool {
+    pub(crate) fn reap_expired(&mut self, node: i64, now: UnixMillis, doubt: Suspect) -> bool {
         if self.nodes.get(&node).is_some_and(|row| row.until > now) {
             return false;
         }
@@ -128,14 +128,14 @@ impl Leases {
     }
 
     /// `Store::take`.
-    pub(crate) fn take(&mut self, shard_set: &ShardSet, wanted: &[ShardNum], now: UnixMillis) -> Vec<Grant> {
+    pub(crate) fn acquire(&mut self, shard_set: &ShardSet, wanted: &[ShardNum], now: UnixMillis) -> Vec<AcquiredShard> {
         let Some(node) = self.row_of(shard_set).filter(|(_, row)| row.until > now).map(|(node, _)| node) else {
             return Vec::new();
         };
         let free = self.shards.iter_mut().filter(|(num, shard)| wanted.contains(num) && shard.owner.is_none());
         free.map(|(num, shard)| {
             (shard.owner, shard.epoch) = (Some(node), shard.epoch + 1);
-            Grant { shard: *num, epoch: shard.epoch, suspect: shard.suspect }
+            AcquiredShard { shard: *num, epoch: shard.epoch, suspect: shard.suspect }
         })
         .collect()
     }
@@ -170,7 +170,7 @@ impl Leases {
     }
 
     /// `Store::leave`.
-    pub(crate) fn leave(&mut self, shard_set: &ShardSet, doubt: Suspect) {
+    pub(crate) fn deregister(&mut self, shard_set: &ShardSet, doubt: Suspect) {
         if let Some((node, _)) = self.row_of(shard_set) {
             self.nodes.remove(&node);
             self.give_up(node, |_| true, Some(doubt));
@@ -199,13 +199,13 @@ impl Leases {
     pub(in crate::store) fn lock(&self, shard_set: &ShardSet, shards: &BTreeSet<ShardNum>) -> Locked {
         let Some(node) = shard_set.node() else { return Locked::default() };
         let has_diverged = self.continuity(shard_set) != Continuity::Unbroken || shard_set.has_diverged();
-        let is_buried = has_diverged || !self.nodes.contains_key(&node);
+        let is_reaped = has_diverged || !self.nodes.contains_key(&node);
         let is_held = |shard: &ShardNum| {
             let row = self.shards.get(shard).map(|row| (row.owner, row.epoch));
             row == Some((Some(node), shard_set.epoch_in_row(*shard).unwrap_or(-1)))
         };
-        let lost = shards.iter().filter(|shard| is_buried || !is_held(shard)).copied().collect();
-        Locked { is_buried, lost, ..Locked::default() }
+        let lost = shards.iter().filter(|shard| is_reaped || !is_held(shard)).copied().collect();
+        Locked { is_reaped, lost, ..Locked::default() }
     }
 
     /// Who holds the shard of this webhook.

@@ -16,7 +16,7 @@ use crate::store::state::Suspect;
 
 use super::server::{Continuity, SERVER, STARTED, Server, ServerRow};
 use super::snapshot::Snapshot;
-use super::{Grant, NumRow, SHARDS, SILENCE, ShardNum};
+use super::{AcquiredShard, NumRow, SHARDS, SILENCE, ShardNum};
 
 /// What an epoch takes of its tag: a shard changes hands less often in the life of a database.
 const EPOCH_BITS: u32 = 40;
@@ -202,13 +202,13 @@ impl ShardSet {
     }
 
     /// From now on these are served.
-    pub(in crate::store) fn gain(&self, grants: &[Grant], gained: &Arc<Snapshot>) {
+    pub(in crate::store) fn activate(&self, acquired: &[AcquiredShard], gained: &Arc<Snapshot>) {
         let Some(owned) = self.among_others() else { return };
         let mut shards = owned.shards.write();
         let rejoined = owned.rejoined.load(Ordering::Relaxed);
         // Shards that were being acquired when the server was found to have diverged are not served.
         let serves = !*owned.has_diverged.borrow();
-        for Grant { shard, epoch, suspect } in grants {
+        for AcquiredShard { shard, epoch, suspect } in acquired {
             let (epoch, suspect, gained) = (*epoch, *suspect, gained.clone());
             let tag = epoch + (rejoined << EPOCH_BITS);
             shards[shard.place()] = Some(OwnedShard { epoch, tag, serves, suspect, activated_at: gained });
@@ -216,7 +216,7 @@ impl ShardSet {
     }
 
     /// From now on nothing more is begun for these.
-    pub fn quit(&self, quit: &[ShardNum]) {
+    pub fn stop_serving(&self, quit: &[ShardNum]) {
         let Some(owned) = self.among_others() else { return };
         let mut shards = owned.shards.write();
         for shard in quit {
@@ -227,7 +227,7 @@ impl ShardSet {
     }
 
     /// These are anybody's.
-    pub(in crate::store) fn part(&self, parted: &[ShardNum]) {
+    pub(in crate::store) fn detach(&self, parted: &[ShardNum]) {
         let Some(owned) = self.among_others() else { return };
         let mut shards = owned.shards.write();
         for shard in parted {
@@ -368,9 +368,9 @@ impl ShardSet {
         }
         let has_diverged = continuity == Continuity::Diverged || self.has_diverged();
         let transaction = transaction.filter(|_| !has_diverged).map(TransactionId::of);
-        let is_buried = transaction.is_none();
-        let mut locked = Locked { is_buried, lost: shards.clone(), statements: 1, transaction };
-        if is_buried || shards.is_empty() {
+        let is_reaped = transaction.is_none();
+        let mut locked = Locked { is_reaped, lost: shards.clone(), statements: 1, transaction };
+        if is_reaped || shards.is_empty() {
             return Ok(locked);
         }
         locked.statements += 1;
@@ -405,7 +405,7 @@ impl OwnedShards {
 #[derive(Debug, Default)]
 pub(in crate::store) struct Locked {
     /// The others took this node for dead, or the server lacks what this node relies on.
-    pub(in crate::store) is_buried: bool,
+    pub(in crate::store) is_reaped: bool,
     pub(in crate::store) lost: BTreeSet<ShardNum>,
     pub(in crate::store) statements: u64,
     /// `None` if there is nothing that may be written.

@@ -36,7 +36,7 @@ impl Other {
     async fn overtakes(world: &World) -> Self {
         world.store.inner.readers.execute_unprepared("UPDATE node SET lease_until = 1").await.unwrap();
         let store = world.home.open_for(LONG).await;
-        assert!(store.bury(world.shard_set.node().unwrap()).await.unwrap());
+        assert!(store.reap_expired(world.shard_set.node().unwrap()).await.unwrap());
         Self::joins(world).await
     }
 
@@ -79,16 +79,16 @@ async fn nobody_takes_what_another_node_holds_until_it_is_given_up() {
     let world = world(LONG).await;
     let other = Other::joins(&world).await;
     assert!(other.shard_set.owned().is_empty());
-    assert!(!other.store.bury(world.shard_set.node().unwrap()).await.unwrap(), "it lives");
+    assert!(!other.store.reap_expired(world.shard_set.node().unwrap()).await.unwrap(), "it lives");
     let survey = other.store.survey(&other.shard_set).await.unwrap().unwrap();
     assert_eq!(survey.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>(), ["test", "another"]);
     assert!(survey.shards.iter().all(|(owner, _)| *owner == world.shard_set.node()));
     assert_eq!(world.store.renew(&world.shard_set).await.unwrap(), Renewal::Renewed);
 
     let given: Vec<ShardNum> = [3, 200].map(ShardNum::from).into();
-    world.shard_set.quit(&given);
+    world.shard_set.stop_serving(&given);
     assert!(!world.shard_set.serves(WebhookNum(256 + 3)) && world.shard_set.serves(WebhookNum(4)));
-    world.running.journal.part(given.clone()).await.unwrap();
+    world.running.journal.detach(given.clone()).await.unwrap();
     world.store.release(&world.shard_set, &given, false).await.unwrap();
     gain_all(&other.store, &other.shard_set, &other.running.journal).await;
 
@@ -102,9 +102,9 @@ async fn what_a_node_has_not_given_up_is_free_and_in_doubt_once_it_has_left() {
     let world = world(LONG).await;
     let other = Other::joins(&world).await;
     let newest = world.accept(&[3]).await.seq;
-    world.running.journal.part([3].map(ShardNum::from).into()).await.unwrap();
+    world.running.journal.detach([3].map(ShardNum::from).into()).await.unwrap();
     world.store.release(&world.shard_set, &world.shard_set.owned(), false).await.unwrap();
-    world.store.leave(&world.shard_set).await.unwrap();
+    world.store.deregister(&world.shard_set).await.unwrap();
     gain_all(&other.store, &other.shard_set, &other.running.journal).await;
 
     assert_eq!(other.shard_set.served().len(), 256);
@@ -180,7 +180,7 @@ async fn of_many_that_join_at_once_each_has_its_own_slot_and_each_shard_one_of_t
     let slots: BTreeSet<u8> = holdings.iter().map(|shard_set| shard_set.slot().0).collect();
     assert_eq!(slots.into_iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
     let all: Vec<ShardNum> = ShardNum::all().collect();
-    let taken = stores.iter().zip(&holdings).map(|(store, shard_set)| store.take(shard_set, &all));
+    let taken = stores.iter().zip(&holdings).map(|(store, shard_set)| store.acquire(shard_set, &all));
     let taken = futures_util::future::join_all(taken).await;
     let mut shards: Vec<ShardNum> = taken.into_iter().flatten().flatten().map(|grant| grant.shard).collect();
     shards.sort_unstable();
@@ -282,8 +282,8 @@ async fn a_shard_that_moves_takes_its_figures_with_it() {
     other.publish(&world, &[7]).await;
 
     let given = vec![ShardNum::of(webhook)];
-    world.shard_set.quit(&given);
-    world.running.journal.part(given.clone()).await.unwrap();
+    world.shard_set.stop_serving(&given);
+    world.running.journal.detach(given.clone()).await.unwrap();
     world.store.release(&world.shard_set, &given, false).await.unwrap();
     gain_all(&other.store, &other.shard_set, &other.running.journal).await;
 

@@ -22,7 +22,7 @@ async fn the_log_follows_and_is_rebuilt_after_a_crash(on: On) {
     let lost = Arc::new(log::LogBuffer::default());
     let index = LogIndex::open(&world.store, lost).await.unwrap();
     if world.store.is_shared() {
-        index.cover(&world.shard_set.owned()).await.unwrap();
+        index.index_shards(&world.shard_set.owned()).await.unwrap();
     }
     receipts.reverse();
     assert_eq!(log(None).await, receipts, "what a crashed process had not indexed is there");
@@ -59,10 +59,10 @@ async fn a_shard_that_was_given_up_is_covered_no_more_until_it_is_indexed_again(
     let world = World::new(On::Postgres).await;
     let index = LogIndex::open(&world.store, world.running.log.clone()).await.unwrap();
     let held = world.shard_set.owned();
-    index.cover(&held).await.unwrap();
+    index.index_shards(&held).await.unwrap();
     assert_eq!(index.covers(), held);
-    index.part_with(&held[..1]);
+    index.detach(&held[..1]);
     assert_eq!(index.covers(), held[1..]);
-    index.cover(&held[..1]).await.unwrap();
+    index.index_shards(&held[..1]).await.unwrap();
     assert_eq!(index.covers(), held);
 }

@@ -117,8 +117,8 @@ impl Store {
 /// Serves every shard that nobody has.
 pub(crate) async fn gain_all(store: &Store, shard_set: &ShardSet, journal: &Journal) {
     let all: Vec<ShardNum> = ShardNum::all().collect();
-    let grants = store.take(shard_set, &all).await.unwrap();
-    journal.gain(grants).await.unwrap().unwrap();
+    let grants = store.acquire(shard_set, &all).await.unwrap();
+    journal.activate(grants).await.unwrap().unwrap();
 }
 
 async fn start(store: &Store) -> (ShardSet, Running) {
@@ -239,7 +239,7 @@ impl World {
         running.journal.close().await;
         running.writer.await.unwrap();
         store.release(&shard_set, &shard_set.owned(), false).await.unwrap();
-        store.leave(&shard_set).await.unwrap();
+        store.deregister(&shard_set).await.unwrap();
         store.close().await;
         home
     }

@@ -168,9 +168,9 @@ impl Process {
     }
 
     /// `RegistryHandle::quit`.
-    pub(super) async fn quit(&self, shard: ShardNum) -> bool {
+    pub(super) async fn hand_off_shard(&self, shard: ShardNum) -> bool {
         self.pause().await;
-        let (to_drain, answer) = self.registry.borrow_mut().quit(shard);
+        let (to_drain, answer) = self.registry.borrow_mut().hand_off(shard);
         for endpoint in to_drain {
             self.spawn(async move { endpoint.drain().await });
         }

@@ -40,7 +40,7 @@ impl Process {
     /// `Member::rejoin`.
     async fn rejoin(self: &Rc<Self>) -> Result<(), Unreadable> {
         let held = self.shard_set.owned();
-        self.shard_set.quit(&held);
+        self.shard_set.stop_serving(&held);
         self.until.set(self.world.elapsed());
         let (until, now) = (super::node_lease::act_until(&self.world), || self.world.true_now());
         let at = self.world.elapsed();
@@ -54,17 +54,17 @@ impl Process {
         let _ = self.journal.rejoin(member).await;
         self.until.set(until);
         for shard in held {
-            self.quit_within(shard, LONGEST_HAND_OVER).await;
+            self.hand_off_within(shard, LONGEST_HAND_OVER).await;
         }
         self.world.note(|| format!("process {} is node {:?} from now on", self.life, self.shard_set.node()));
         Ok(())
     }
 
     /// Answers whether nothing was cut short.
-    async fn quit_within(&self, shard: ShardNum, longest: Duration) -> bool {
+    async fn hand_off_within(&self, shard: ShardNum, longest: Duration) -> bool {
         let by = self.world.elapsed() + longest;
         self.world.wake_at(by);
-        let mut quit = std::pin::pin!(self.quit(shard));
+        let mut quit = std::pin::pin!(self.hand_off_shard(shard));
         let quiet = std::future::poll_fn(|context| match quit.as_mut().poll(context) {
             std::task::Poll::Pending if self.world.elapsed() >= by => std::task::Poll::Ready(false),
             polled => polled,
@@ -88,15 +88,15 @@ impl Process {
         let Some(me) = self.shard_set.node() else { return Ok(()) };
         let (left, held) = (self.leaving.borrow().clone(), self.shard_set.owned_with_epochs());
         let mut survey = self.survey().await?;
-        if self.bury_the_dead(me, &survey).await? {
+        if self.reap_expired(me, &survey).await? {
             survey = self.survey().await?;
         }
-        self.part_with_lost(lost(me, &survey, &held, &left));
-        self.give_back(me, &survey, &left).await?;
+        self.stop_lost(lost(me, &survey, &held, &left));
+        self.release_unknown(me, &survey, &left).await?;
         let Moves { give, mut take } = self.moves(me, survey);
         take.retain(|shard| !self.leaving.borrow().contains(&ShardNum::from(*shard)));
         self.take(take.into_iter().map(ShardNum::from).collect()).await?;
-        self.hand_over(give.into_iter().map(ShardNum::from));
+        self.hand_off(give.into_iter().map(ShardNum::from));
         Ok(())
     }
 
@@ -116,42 +116,42 @@ impl Process {
         moves
     }
 
-    async fn bury_the_dead(&self, me: i64, survey: &Survey) -> Result<bool, Unreadable> {
-        let mut buried = false;
+    async fn reap_expired(&self, me: i64, survey: &Survey) -> Result<bool, Unreadable> {
+        let mut is_reaped = false;
         for node in survey.nodes.iter().filter(|node| !node.lives && node.num != me) {
-            buried |= self.bury(node.num).await?;
+            is_reaped |= self.reap_node(node.num).await?;
         }
-        Ok(buried)
+        Ok(is_reaped)
     }
 
-    /// `Store::bury`, which waits for a batch of that node.
-    async fn bury(&self, node: i64) -> Result<bool, Unreadable> {
+    /// `Store::reap_expired`, which waits for a batch of that node.
+    async fn reap_node(&self, node: i64) -> Result<bool, Unreadable> {
         let may_lock = |tables: &Tables| !tables.transactions.has_node(node);
-        let bury = self.write_when(may_lock, |tables| {
+        let reaped = self.write_when(may_lock, |tables| {
             let was_there = tables.leases.until(node).is_some();
-            let buried = tables.leases.bury(node, self.world.true_now(), self.doubt(tables));
-            if buried && was_there {
-                self.world.note(|| format!("node {node} is buried"));
+            let is_reaped = tables.leases.reap_expired(node, self.world.true_now(), self.doubt(tables));
+            if is_reaped && was_there {
+                self.world.note(|| format!("node {node} is reaped"));
                 if let Some(process) = self.world.process_of(tables, node) {
                     self.world.book.borrow_mut().lost(process.life, |_| true);
                 }
             }
-            buried
+            is_reaped
         });
-        bury.await
+        reaped.await
     }
 
-    /// `Member::part_with_lost`.
-    fn part_with_lost(self: &Rc<Self>, lost: Vec<ShardNum>) {
-        self.shard_set.quit(&lost);
+    /// `Member::stop_lost`.
+    fn stop_lost(self: &Rc<Self>, lost: Vec<ShardNum>) {
+        self.shard_set.stop_serving(&lost);
         self.leaving.borrow_mut().extend(&lost);
         for shard in lost {
             let process = self.clone();
-            self.spawn(async move { process.hand_over_one(shard, true).await });
+            self.spawn(async move { process.hand_off_one(shard, true).await });
         }
     }
 
-    async fn give_back(&self, me: i64, survey: &Survey, left: &BTreeSet<ShardNum>) -> Result<(), Unreadable> {
+    async fn release_unknown(&self, me: i64, survey: &Survey, left: &BTreeSet<ShardNum>) -> Result<(), Unreadable> {
         let is_unknown = |shard: &ShardNum| {
             let is_mine = survey.shards.get(shard.place()).is_some_and(|(owner, _)| *owner == Some(me));
             is_mine && !self.shard_set.owns(*shard) && !left.contains(shard) && !self.leaving.borrow().contains(shard)
@@ -165,11 +165,11 @@ impl Process {
             return Ok(());
         }
         let now = || self.world.true_now();
-        let grants = self.write(|tables| tables.leases.take(&self.shard_set, &wanted, now())).await?;
-        let taken: Vec<ShardNum> = grants.iter().map(|grant| grant.shard).collect();
+        let acquired = self.write(|tables| tables.leases.acquire(&self.shard_set, &wanted, now())).await?;
+        let taken: Vec<ShardNum> = acquired.iter().map(|shard| shard.shard).collect();
         if !taken.is_empty() {
             self.world.note(|| format!("process {} takes {taken:?}", self.life));
-            let _ = self.journal.gain(grants).await;
+            let _ = self.journal.activate(acquired).await;
         }
         Ok(())
     }
@@ -190,19 +190,19 @@ impl Process {
     }
 
     /// At once, also what something slow is under way of.
-    fn hand_over(self: &Rc<Self>, give: impl Iterator<Item = ShardNum>) {
+    fn hand_off(self: &Rc<Self>, give: impl Iterator<Item = ShardNum>) {
         let served: Vec<ShardNum> = give.filter(|shard| self.shard_set.serves_shard(*shard)).collect();
-        self.shard_set.quit(&served);
+        self.shard_set.stop_serving(&served);
         self.leaving.borrow_mut().extend(&served);
         for shard in served {
             let process = self.clone();
-            self.spawn(async move { process.hand_over_one(shard, false).await });
+            self.spawn(async move { process.hand_off_one(shard, false).await });
         }
     }
 
-    async fn hand_over_one(&self, shard: ShardNum, in_doubt: bool) {
-        let in_doubt = !self.quit_within(shard, LONGEST_HAND_OVER).await || in_doubt;
-        if self.journal.part(vec![shard]).await.is_err() {
+    async fn hand_off_one(&self, shard: ShardNum, in_doubt: bool) {
+        let in_doubt = !self.hand_off_within(shard, LONGEST_HAND_OVER).await || in_doubt;
+        if self.journal.detach(vec![shard]).await.is_err() {
             return;
         }
         while self.release_shards(&[shard], in_doubt).await.is_err() {

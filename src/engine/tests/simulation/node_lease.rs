@@ -78,7 +78,7 @@ impl Process {
     pub(super) async fn give_up(&self, in_doubt: bool) {
         let held = self.shard_set.owned();
         if self.release_shards(&held, in_doubt).await.is_ok() {
-            let _ = self.write(|tables| tables.leases.leave(&self.shard_set, self.doubt(tables))).await;
+            let _ = self.write(|tables| tables.leases.deregister(&self.shard_set, self.doubt(tables))).await;
         }
     }
 

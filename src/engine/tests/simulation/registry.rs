@@ -26,7 +26,7 @@ pub(super) struct Registry {
     marks: Marks,
     cut: BTreeSet<ShardNum>,
     started: u64,
-    quitting: Vec<Quitting>,
+    handoff: Vec<Handoff>,
     draining: bool,
 }
 
@@ -46,8 +46,8 @@ enum Life {
     Quarantined,
 }
 
-/// `quit::Quitting`.
-struct Quitting {
+/// `quit::Handoff`.
+struct Handoff {
     shard: ShardNum,
     told: oneshot::Sender<bool>,
     clean: bool,
@@ -166,14 +166,14 @@ impl Registry {
             Sign::CutShort(event) => {
                 self.suspected(num, Suspect { events_to: event, due_to: process.wall() });
                 let shard = ShardNum::of(num);
-                match self.quitting.iter_mut().find(|quitting| quitting.shard == shard) {
-                    Some(quitting) => quitting.clean = false,
+                match self.handoff.iter_mut().find(|handoff| handoff.shard == shard) {
+                    Some(handoff) => handoff.clean = false,
                     None => drop(self.cut.insert(shard)),
                 }
             }
             Sign::Crashed => self.crashed(process, num),
         }
-        self.tell_if_quit();
+        self.report_finished_handoffs();
     }
 
     /// `Registry::crashed`.
@@ -183,7 +183,7 @@ impl Registry {
             known.life = Life::Resting;
             return;
         }
-        if self.crashed_while_quitting(num) {
+        if self.crashed_during_handoff(num) {
             return;
         }
         let Some(known) = self.endpoints.get_mut(&num) else { return };
@@ -266,7 +266,7 @@ impl Registry {
 /// What `registry::quit` does.
 impl Registry {
     /// `Handler<Quit>`; answers whom to tell, and when they have all ended, whether as they should.
-    pub(super) fn quit(&mut self, shard: ShardNum) -> (Vec<Rc<Endpoint>>, oneshot::Receiver<bool>) {
+    pub(super) fn hand_off(&mut self, shard: ShardNum) -> (Vec<Rc<Endpoint>>, oneshot::Receiver<bool>) {
         let (mut clean, mut to_drain) = (!self.cut.remove(&shard), Vec::new());
         self.endpoints.retain(|num, known| {
             if ShardNum::of(*num) != shard {
@@ -286,26 +286,26 @@ impl Registry {
         });
         self.marks.forget_shard(shard);
         let (told, answer) = oneshot::channel();
-        self.quitting.push(Quitting { shard, told, clean });
-        self.tell_if_quit();
+        self.handoff.push(Handoff { shard, told, clean });
+        self.report_finished_handoffs();
         (to_drain, answer)
     }
 
     /// `Registry::crashed_while_quitting`.
-    fn crashed_while_quitting(&mut self, num: WebhookNum) -> bool {
-        let Some(quitting) = self.quitting.iter_mut().find(|quitting| quitting.shard == ShardNum::of(num)) else {
+    fn crashed_during_handoff(&mut self, num: WebhookNum) -> bool {
+        let Some(handoff) = self.handoff.iter_mut().find(|handoff| handoff.shard == ShardNum::of(num)) else {
             return false;
         };
-        quitting.clean = false;
+        handoff.clean = false;
         self.endpoints.remove(&num);
         true
     }
 
     /// `Registry::tell_if_quit`.
-    fn tell_if_quit(&mut self) {
+    fn report_finished_handoffs(&mut self) {
         let endpoints = &self.endpoints;
-        let is_over = |quitting: &mut Quitting| !endpoints.keys().any(|num| ShardNum::of(*num) == quitting.shard);
-        for Quitting { told, clean, .. } in self.quitting.extract_if(.., is_over) {
+        let is_over = |handoff: &mut Handoff| !endpoints.keys().any(|num| ShardNum::of(*num) == handoff.shard);
+        for Handoff { told, clean, .. } in self.handoff.extract_if(.., is_over) {
             let _ = told.send(clean);
         }
     }

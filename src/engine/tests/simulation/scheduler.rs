@@ -100,7 +100,7 @@ impl Scheduler {
 
     /// Somebody starts what has ended.
     fn begin_again(&mut self, step: usize) {
-        self.world.tasks.bury();
+        self.world.tasks.reap();
         if step.is_multiple_of(3) {
             self.world.advance(Duration::from_millis(700));
         }
@@ -202,7 +202,7 @@ impl Scheduler {
 
     fn kill(&self, process: &Rc<Process>) {
         process.kill();
-        self.world.tasks.bury();
+        self.world.tasks.reap();
     }
 
     /// What happens to nodes alone.
@@ -247,7 +247,7 @@ impl Scheduler {
             process.renews_in_vain.set(false);
         }
         self.wait_until(|world| world.processes().iter().all(|process| !process.is_stopping.get()));
-        self.world.tasks.bury();
+        self.world.tasks.reap();
         self.start_missing();
         self.set_all_right();
         self.wait_until(is_at_rest);

@@ -77,7 +77,7 @@ impl Tasks {
 
     /// Lets one task that can go on do so. Answers whether there was one.
     pub(super) fn turn(&self, chance: &RefCell<StdRng>) -> bool {
-        self.bury();
+        self.reap();
         let fresh = std::mem::take(&mut *self.fresh.borrow_mut());
         let mut untried = {
             let mut all = self.all.borrow_mut();
@@ -109,7 +109,7 @@ impl Tasks {
     }
 
     /// Drops what belongs to the dead. Nothing is borrowed meanwhile: a task that ends may have something to say.
-    pub(super) fn bury(&self) {
+    pub(super) fn reap(&self) {
         let died = std::mem::take(&mut *self.died.borrow_mut());
         if died.is_empty() {
             return;

@@ -197,7 +197,7 @@ impl World {
     pub(super) fn restore(&self, commits: usize) {
         let Some(mut restored) = self.go_back(commits) else { return };
         self.processes().iter().for_each(|process| process.kill());
-        self.tasks.bury();
+        self.tasks.reap();
         restored.restore(&self.tables.borrow(), self.pick(20) as u64);
         self.note(|| format!("a dump is restored that lacks {commits} commits"));
         self.replace_tables(restored);

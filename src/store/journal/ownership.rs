@@ -4,22 +4,22 @@ use std::sync::Arc;
 
 use crate::clock::UnixMillis;
 use crate::store::StoreError;
-use crate::store::leases::{Grant, Membership, ShardNum};
+use crate::store::leases::{AcquiredShard, Membership, ShardNum};
 
 use super::writer::Writer;
-use super::{JournalStats, Shift};
+use super::{JournalStats, OwnershipChange};
 
 impl Writer {
-    pub(super) async fn shift(&mut self, shift: Shift) {
+    pub(super) async fn change_ownership(&mut self, shift: OwnershipChange) {
         match shift {
-            Shift::Gain(grants, answer) => {
-                let _ = answer.send(self.gain(&grants).await);
+            OwnershipChange::Gain(acquired, answer) => {
+                let _ = answer.send(self.activate(&acquired).await);
             }
-            Shift::Part(shards, answer) => {
-                self.part(&shards);
+            OwnershipChange::Part(shards, answer) => {
+                self.detach(&shards);
                 let _ = answer.send(());
             }
-            Shift::Rejoin(member, answer) => {
+            OwnershipChange::Rejoin(member, answer) => {
                 self.rejoin(member);
                 let _ = answer.send(());
             }
@@ -27,31 +27,31 @@ impl Writer {
     }
 
     /// Counts what the shards are owed, and serves them. What becomes visible from now on is told by whoever finds it.
-    async fn gain(&mut self, grants: &[Grant]) -> Result<(), StoreError> {
-        let shards: Vec<ShardNum> = grants.iter().map(|grant| grant.shard).collect();
+    async fn activate(&mut self, acquired: &[AcquiredShard]) -> Result<(), StoreError> {
+        let shards: Vec<ShardNum> = acquired.iter().map(|shard| shard.shard).collect();
         if !self.shard_set.is_everything() {
             let orphans = self.store.end_orphans(Some(&shards), UnixMillis::now()).await?;
             JournalStats::add(&self.outputs.stats.orphans, orphans.count());
         }
         let (owed, moment) = self.store.ledger(&shards, UnixMillis::now()).await?;
         self.outputs.ledger.lock().absorb(owed);
-        self.shard_set.gain(grants, &Arc::new(moment));
+        self.shard_set.activate(acquired, &Arc::new(moment));
         self.outputs.feed.look_again();
         Ok(())
     }
 
-    fn part(&mut self, shards: &[ShardNum]) {
+    fn detach(&mut self, shards: &[ShardNum]) {
         let is_parted = |shard: i16| shards.iter().any(|parted| parted.num() == shard);
         self.outputs.feed.forget(is_parted);
         self.watched.forget(is_parted);
         self.outputs.ledger.lock().forget_all(|webhook| shards.contains(&ShardNum::of(webhook)));
-        self.shard_set.part(shards);
+        self.shard_set.detach(shards);
     }
 
     /// Nothing that was held is held in the history that the database is at now, and no number of a transaction means what it
     /// meant. Events that wait were matched by routes of the other history.
     fn rejoin(&mut self, member: Membership) {
-        self.part(&self.shard_set.owned());
+        self.detach(&self.shard_set.owned());
         self.forget_lost_history(member.newest);
         self.shard_set.rejoin(member);
         JournalStats::add(&self.outputs.stats.divergences, 1);

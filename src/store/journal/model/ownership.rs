@@ -8,15 +8,15 @@ use tokio::sync::oneshot;
 use crate::clock::UnixMillis;
 use crate::store::StoreError;
 use crate::store::journal::late::Cancelled;
-use crate::store::journal::{PublishError, Request, Shift};
-use crate::store::leases::{Grant, Membership, ShardNum, Snapshot};
+use crate::store::journal::{OwnershipChange, PublishError, Request};
+use crate::store::leases::{AcquiredShard, Membership, ShardNum, Snapshot};
 use crate::store::ledger::Ledger;
 
 use super::{Tables, Writer};
 
 /// A shard's ledger and the moment it is of, read and not served yet.
 pub(crate) struct Gaining {
-    grants: Vec<Grant>,
+    acquired: Vec<AcquiredShard>,
     owed: Ledger,
     moment: Snapshot,
     answer: oneshot::Sender<Result<(), StoreError>>,
@@ -28,16 +28,16 @@ impl Writer {
         let mut gaining = Vec::new();
         for shift in std::mem::take(&mut self.batch.shifts) {
             match shift {
-                Shift::Gain(grants, answer) => {
-                    let of = |webhook| grants.iter().any(|grant| grant.shard == ShardNum::of(webhook));
+                OwnershipChange::Gain(acquired, answer) => {
+                    let of = |webhook| acquired.iter().any(|shard| shard.shard == ShardNum::of(webhook));
                     let (owed, moment) = (tables.ledger(of, now), tables.transactions.snapshot());
-                    gaining.push(Gaining { grants, owed, moment, answer });
+                    gaining.push(Gaining { acquired, owed, moment, answer });
                 }
-                Shift::Part(shards, answer) => {
+                OwnershipChange::Part(shards, answer) => {
                     self.part(&shards);
                     let _ = answer.send(());
                 }
-                Shift::Rejoin(member, answer) => {
+                OwnershipChange::Rejoin(member, answer) => {
                     self.rejoin(member, now);
                     let _ = answer.send(());
                 }
@@ -47,9 +47,9 @@ impl Writer {
     }
 
     /// The second half of `Writer::gain`.
-    pub(crate) fn gain(&mut self, Gaining { grants, owed, moment, answer }: Gaining) {
+    pub(crate) fn gain(&mut self, Gaining { acquired, owed, moment, answer }: Gaining) {
         self.ledger.lock().absorb(owed);
-        self.shard_set.gain(&grants, &Arc::new(moment));
+        self.shard_set.activate(&acquired, &Arc::new(moment));
         self.feed.look_again();
         let _ = answer.send(Ok(()));
     }
@@ -72,6 +72,6 @@ impl Writer {
         self.feed.forget(is_parted);
         self.watched.forget(is_parted);
         self.ledger.lock().forget_all(|webhook| shards.contains(&ShardNum::of(webhook)));
-        self.shard_set.part(shards);
+        self.shard_set.detach(shards);
     }
 }

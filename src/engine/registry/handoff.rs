@@ -14,21 +14,21 @@ use super::{Life, Registry};
 /// Told whether they have all ended as they should.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct Quit(pub(super) ShardNum, pub(super) oneshot::Sender<bool>);
+pub(super) struct HandOff(pub(super) ShardNum, pub(super) oneshot::Sender<bool>);
 
 /// A shard whose endpoints are asked to end.
-pub(super) struct Quitting {
+pub(super) struct Handoff {
     shard: ShardNum,
     told: oneshot::Sender<bool>,
     /// Nothing of it was cut short.
     clean: bool,
 }
 
-impl Handler<Quit> for Registry {
+impl Handler<HandOff> for Registry {
     type Result = ();
 
-    fn handle(&mut self, Quit(shard, told): Quit, _: &mut Self::Context) {
-        let mut clean = !self.cut.remove(&shard);
+    fn handle(&mut self, HandOff(shard, told): HandOff, _: &mut Self::Context) {
+        let mut clean = !self.interrupted_shards.remove(&shard);
         self.endpoints.retain(|num, known| {
             if ShardNum::of(*num) != shard {
                 return true;
@@ -50,36 +50,36 @@ impl Handler<Quit> for Registry {
             }
         });
         self.marks.forget_shard(shard);
-        self.quitting.push(Quitting { shard, told, clean });
-        self.tell_if_quit();
+        self.handoffs.push(Handoff { shard, told, clean });
+        self.report_finished_handoffs();
     }
 }
 
 impl Registry {
     /// An endpoint of a shard that is left has crashed: nobody makes it again here.
-    pub(super) fn crashed_while_quitting(&mut self, num: WebhookNum) -> bool {
-        let Some(quitting) = self.quitting.iter_mut().find(|quitting| quitting.shard == ShardNum::of(num)) else {
+    pub(super) fn crashed_during_handoff(&mut self, num: WebhookNum) -> bool {
+        let Some(handoff) = self.handoffs.iter_mut().find(|handoff| handoff.shard == ShardNum::of(num)) else {
             return false;
         };
-        quitting.clean = false;
+        handoff.clean = false;
         self.endpoints.remove(&num);
         true
     }
 
     /// What it was for goes on here; whoever holds its shard next is told that it is in doubt.
-    pub(super) fn cut_short(&mut self, num: WebhookNum, event: EventSeq) {
+    pub(super) fn interrupted(&mut self, num: WebhookNum, event: EventSeq) {
         self.marks.suspect(num, Suspect { events_to: event, due_to: UnixMillis::now() });
         let shard = ShardNum::of(num);
-        match self.quitting.iter_mut().find(|quitting| quitting.shard == shard) {
-            Some(quitting) => quitting.clean = false,
-            None => drop(self.cut.insert(shard)),
+        match self.handoffs.iter_mut().find(|handoff| handoff.shard == shard) {
+            Some(handoff) => handoff.clean = false,
+            None => drop(self.interrupted_shards.insert(shard)),
         }
     }
 
-    pub(super) fn tell_if_quit(&mut self) {
+    pub(super) fn report_finished_handoffs(&mut self) {
         let endpoints = &self.endpoints;
-        let is_over = |quitting: &mut Quitting| !endpoints.keys().any(|num| ShardNum::of(*num) == quitting.shard);
-        for Quitting { told, clean, .. } in self.quitting.extract_if(.., is_over) {
+        let is_over = |handoff: &mut Handoff| !endpoints.keys().any(|num| ShardNum::of(*num) == handoff.shard);
+        for Handoff { told, clean, .. } in self.handoffs.extract_if(.., is_over) {
             let _ = told.send(clean);
         }
     }
