@@ -166,7 +166,7 @@ impl Dispatcher {
     /// It was in the store before this process served it.
     fn push_read(&self, fanout: Fanout, epoch: i64, line: &mut Line) {
         if let Some(first) = fanout.targets.first() {
-            let recovered = fanout.event.seq <= self.shared.shard_set.suspect_of(*first).events_to;
+            let recovered = fanout.event.seq <= self.shared.shard_set.in_doubt_of(*first).events_to;
             line.push(fanout, recovered, epoch);
         }
     }

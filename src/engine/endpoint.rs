@@ -25,7 +25,7 @@ use crate::id::{DeliveryId, EventSeq};
 use crate::log_limit::LogLimit;
 use crate::store::deliveries::Wanted;
 use crate::store::journal::Record;
-use crate::store::state::Suspect;
+use crate::store::state::InDoubt;
 
 use super::crowd::Member;
 use super::lane::{Effect, Entry, HORIZON, Input, Lane, Mode, Now, Reason, Said};
@@ -71,7 +71,7 @@ pub(super) struct Birth {
     pub(super) turns: Turns,
     pub(super) generation: u64,
     pub(super) registry: UnboundedSender<Notice>,
-    pub(super) suspect: Suspect,
+    pub(super) in_doubt: InDoubt,
 }
 
 pub(super) struct Endpoint {
@@ -86,7 +86,7 @@ pub(super) struct Endpoint {
     recording: usize,
     draining: bool,
     busy_at: Instant,
-    suspect: Suspect,
+    in_doubt: InDoubt,
     watch: DeathWatch,
     pulse: Arc<Pulse>,
     member: Member,
@@ -98,7 +98,7 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     pub(super) fn new(birth: Birth) -> Self {
-        let Birth { serving, shared, sender, turns, generation, registry, suspect } = birth;
+        let Birth { serving, shared, sender, turns, generation, registry, in_doubt } = birth;
         let (pulse, health) = (shared.pulses.of(serving.num), serving.health.clone());
         let member = shared.crowds.join(serving.tenant);
         let watch = DeathWatch::new(serving.num, generation, registry, pulse.clone());
@@ -117,7 +117,7 @@ impl Endpoint {
             recording: 0,
             draining: false,
             busy_at: Instant::now(),
-            suspect,
+            in_doubt,
             watch,
             pulse,
             member,
@@ -188,7 +188,7 @@ impl Endpoint {
             Some(Ended::Made(attempted)) => actor.attempted(event, &called, attempted, ctx),
             Some(Ended::CutShort) => {
                 actor.watch.say(Sign::CutShort(event));
-                actor.suspect = actor.suspect.and(Suspect { events_to: event, due_to: UnixMillis::now() });
+                actor.in_doubt = actor.in_doubt.and(InDoubt { events_to: event, due_to: UnixMillis::now() });
                 actor.hear(Input::CutShort { event }, ctx);
             }
             None => actor.hear(Input::NotSent { event }, ctx),
@@ -241,7 +241,7 @@ impl Endpoint {
             let Ok(due) = read else {
                 return actor.hear(Input::LoadFailed, ctx);
             };
-            let entries = due.rows.into_iter().map(|row| Entry::stored(row, actor.suspect)).collect();
+            let entries = due.rows.into_iter().map(|row| Entry::stored(row, actor.in_doubt)).collect();
             actor.hear(Input::Loaded { entries, next: due.next }, ctx);
         });
         ctx.spawn(loaded);
@@ -449,7 +449,7 @@ impl Handler<Summon> for Endpoint {
             shared.store.due_one(&shared.shard_set, id).await
         };
         ctx.spawn(read.into_actor(self).map(move |read, actor, ctx| match read {
-            Ok(Some(due)) => actor.hear(Input::Summon(Entry::stored(due, actor.suspect)), ctx),
+            Ok(Some(due)) => actor.hear(Input::Summon(Entry::stored(due, actor.in_doubt)), ctx),
             Ok(None) => {
                 actor.lane.answer_no_summons(event);
             }

@@ -21,7 +21,7 @@ use crate::id::{DeliveryId, WebhookId, WebhookNum};
 use crate::store::events::Event;
 use crate::store::journal::feed::Feed;
 use crate::store::leases::ShardNum;
-use crate::store::state::Suspect;
+use crate::store::state::InDoubt;
 
 use super::arbiters::{Arbiters, Place};
 use super::endpoint::{self, Birth, ENDPOINT, Endpoint, Notice, Retire, Sign};
@@ -31,7 +31,7 @@ use super::restart::{Rest, Restarts};
 use super::serving::Serving;
 use super::shared::Shared;
 
-use self::messages::{Count, Cover, Crashed, Drain, Find, Forget, Introduce, Release, Remind, Suspected, Wake};
+use self::messages::{Count, Cover, Crashed, Drain, Find, Forget, Introduce, MarkInDoubt, Release, Remind, Wake};
 
 use self::handoff::Handoff;
 
@@ -157,7 +157,7 @@ impl Drop for Registry {
 }
 
 impl Registry {
-    fn bear(&mut self, serving: &Arc<Serving>, suspect: Suspect) -> Addr<Endpoint> {
+    fn bear(&mut self, serving: &Arc<Serving>, in_doubt: InDoubt) -> Addr<Endpoint> {
         self.started += 1;
         let place = &self.places[usize::try_from(self.started).unwrap_or(0) % self.places.len()];
         let birth = Birth {
@@ -167,7 +167,7 @@ impl Registry {
             turns: place.turns.clone(),
             generation: self.started,
             registry: self.notices.clone(),
-            suspect,
+            in_doubt,
         };
         Endpoint::start_in_arbiter(&place.arbiter, move |_| Endpoint::new(birth))
     }
@@ -192,9 +192,9 @@ impl Registry {
             self.endpoints.remove(&serving.num);
             return;
         }
-        let known = self.shared.shard_set.suspect_of(serving.num);
-        let suspect = self.marks.suspect_of(serving.num, known);
-        let addr = self.bear(serving, suspect);
+        let known = self.shared.shard_set.in_doubt_of(serving.num);
+        let in_doubt = self.marks.in_doubt_of(serving.num, known);
+        let addr = self.bear(serving, in_doubt);
         let known = Known {
             id: serving.id,
             life: Life::Live(addr),
@@ -427,11 +427,11 @@ impl Handler<Cover> for Registry {
     }
 }
 
-impl Handler<Suspected> for Registry {
+impl Handler<MarkInDoubt> for Registry {
     type Result = ();
 
-    fn handle(&mut self, Suspected(num, suspect): Suspected, _: &mut Self::Context) {
-        self.marks.suspect(num, suspect);
+    fn handle(&mut self, MarkInDoubt(num, in_doubt): MarkInDoubt, _: &mut Self::Context) {
+        self.marks.mark_in_doubt(num, in_doubt);
     }
 }
 

@@ -26,7 +26,7 @@ const INVALID_PARAMETER: &str = "22023";
 pub(super) struct TransactionId(String);
 
 /// A batch whose COMMIT was not answered.
-pub(super) struct InDoubt<'a> {
+pub(super) struct UnansweredCommit<'a> {
     pub(super) shard_set: &'a ShardSet,
     /// `None`: it had nothing to write, or the database does not number transactions.
     pub(super) transaction: Option<&'a TransactionId>,
@@ -69,7 +69,7 @@ impl Store {
     }
 
     /// Waits until it is known whether a batch was committed.
-    pub(super) async fn was_committed(&self, batch: &InDoubt<'_>) -> bool {
+    pub(super) async fn was_committed(&self, batch: &UnansweredCommit<'_>) -> bool {
         let on = self.engine_readers().within(LOOK);
         loop {
             match fate(&on, batch).await {
@@ -83,7 +83,7 @@ impl Store {
     }
 }
 
-async fn fate(on: &Pool, batch: &InDoubt<'_>) -> Result<Fate, DbErr> {
+async fn fate(on: &Pool, batch: &UnansweredCommit<'_>) -> Result<Fate, DbErr> {
     let unless_its_event_is_there = if batch.event.is_some() { Fate::Committed } else { Fate::Undone };
     let status = match (ConnectionTrait::get_database_backend(on), batch.transaction) {
         (DbBackend::Postgres, Some(transaction)) => {

@@ -74,11 +74,11 @@ async fn adopt(on: &Pool) -> Result<u64, DbErr> {
         adopted += transaction.execute_unprepared(&sql).await?.rows_affected();
     }
     // The server that was copied may have sent more than the copy knows of.
-    let doubt = format!(
+    let in_doubt = format!(
         "UPDATE shard SET suspect_due_to = GREATEST(suspect_due_to, {NOW}), \
          suspect_events_to = GREATEST(suspect_events_to, COALESCE((SELECT MAX(seq) FROM event), 0))"
     );
-    transaction.execute_unprepared(&doubt).await?;
+    transaction.execute_unprepared(&in_doubt).await?;
     // What was forgotten in another history was never there in this one.
     transaction.execute_unprepared(&format!("DELETE FROM engine_state WHERE {}", is_foreign_mark())).await?;
     transaction.commit().await?;

@@ -215,7 +215,7 @@ enum Request {
     /// Told when everything before it is committed.
     Barrier(oneshot::Sender<()>),
     /// To be done when everything before it is committed.
-    Shift(OwnershipChange),
+    Ownership(OwnershipChange),
     /// Take nothing new, write what is there, end.
     Close,
 }
@@ -223,9 +223,9 @@ enum Request {
 /// A change of what this node holds.
 enum OwnershipChange {
     /// These were taken, and are served from now on. Answers whether what they are owed could be counted.
-    Gain(Vec<AcquiredShard>, oneshot::Sender<Result<(), StoreError>>),
+    Activate(Vec<AcquiredShard>, oneshot::Sender<Result<(), StoreError>>),
     /// Nothing is recorded for these any more.
-    Part(Vec<ShardNum>, oneshot::Sender<()>),
+    Detach(Vec<ShardNum>, oneshot::Sender<()>),
     /// The database is at another history: everything that is held is parted with, and the node is another one.
     Rejoin(Membership, oneshot::Sender<()>),
 }
@@ -378,21 +378,21 @@ impl Journal {
     /// Serves what was taken, from now on.
     pub async fn activate(&self, acquired: Vec<AcquiredShard>) -> Result<Result<(), StoreError>, Stopped> {
         let (done, told) = oneshot::channel();
-        self.records.send(Request::Shift(OwnershipChange::Gain(acquired, done))).await.map_err(|_| Stopped)?;
+        self.records.send(Request::Ownership(OwnershipChange::Activate(acquired, done))).await.map_err(|_| Stopped)?;
         told.await.map_err(|_| Stopped)
     }
 
     /// After this nothing is recorded for these shards, and they may be given up.
     pub async fn detach(&self, shards: Vec<ShardNum>) -> Result<(), Stopped> {
         let (done, told) = oneshot::channel();
-        self.records.send(Request::Shift(OwnershipChange::Part(shards, done))).await.map_err(|_| Stopped)?;
+        self.records.send(Request::Ownership(OwnershipChange::Detach(shards, done))).await.map_err(|_| Stopped)?;
         told.await.map_err(|_| Stopped)
     }
 
     /// After this nothing is recorded for what was held in another history, and publishes are accepted as this member.
     pub async fn rejoin(&self, member: Membership) -> Result<(), Stopped> {
         let (done, told) = oneshot::channel();
-        self.records.send(Request::Shift(OwnershipChange::Rejoin(member, done))).await.map_err(|_| Stopped)?;
+        self.records.send(Request::Ownership(OwnershipChange::Rejoin(member, done))).await.map_err(|_| Stopped)?;
         told.await.map_err(|_| Stopped)
     }
 

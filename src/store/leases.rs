@@ -18,7 +18,7 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement, Val
 use crate::clock::{Question, UnixMillis};
 use crate::id::{EventSeq, WebhookNum};
 
-use super::state::Suspect;
+use super::state::InDoubt;
 use super::{Store, StoreError, dialect};
 
 pub(crate) use self::server::Continuity;
@@ -110,7 +110,7 @@ pub struct AcquiredShard {
     pub shard: ShardNum,
     pub(super) epoch: i64,
     /// What an owner before may have sent.
-    pub(super) suspect: Suspect,
+    pub(super) in_doubt: InDoubt,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -237,8 +237,8 @@ impl Store {
         let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
         let rows = AcquiredRow::find_by_statement(statement).all(connection).await?;
         let shard = |AcquiredRow { num, epoch, suspect_events_to, suspect_due_to }| {
-            let suspect = Suspect { events_to: EventSeq(suspect_events_to), due_to: UnixMillis(suspect_due_to) };
-            Ok(AcquiredShard { shard: ShardNum::read(num)?, epoch, suspect })
+            let in_doubt = InDoubt { events_to: EventSeq(suspect_events_to), due_to: UnixMillis(suspect_due_to) };
+            Ok(AcquiredShard { shard: ShardNum::read(num)?, epoch, in_doubt })
         };
         rows.into_iter().map(shard).collect()
     }
@@ -251,10 +251,10 @@ impl Store {
     }
 
     /// The webhook's endpoint may have been cut short.
-    pub(super) async fn suspect_shard(&self, webhook: WebhookNum, suspect: Suspect) -> Result<(), StoreError> {
+    pub(super) async fn mark_shard_in_doubt(&self, webhook: WebhookNum, in_doubt: InDoubt) -> Result<(), StoreError> {
         let sql = "UPDATE shard SET suspect_events_to = GREATEST(suspect_events_to, $1), \
                    suspect_due_to = GREATEST(suspect_due_to, $2) WHERE num = $3";
-        let values = [suspect.events_to.0.into(), suspect.due_to.0.into(), ShardNum::of(webhook).num().into()];
+        let values = [in_doubt.events_to.0.into(), in_doubt.due_to.0.into(), ShardNum::of(webhook).num().into()];
         let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
         self.write(async |on| Ok(on.execute_raw(statement).await?)).await?;
         Ok(())

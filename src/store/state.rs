@@ -21,14 +21,14 @@ const ENGINE_ID: &str = "engine_id";
 
 /// What may have been under way when a process ended without having said so: its receiver may have seen it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Suspect {
+pub struct InDoubt {
     /// Events up to here, as long as they have no attempt.
     pub events_to: EventSeq,
     /// Pending rows that were due by then.
     pub due_to: UnixMillis,
 }
 
-impl Suspect {
+impl InDoubt {
     pub const NOTHING: Self = Self { events_to: EventSeq::ZERO, due_to: UnixMillis(0) };
 
     /// What either of them means.
@@ -41,7 +41,7 @@ impl Suspect {
 impl Store {
     /// Notes that a process starts now. After a crash, whatever is owed becomes suspect, and stays so through later
     /// clean stops until it is sent.
-    pub async fn mark_started(&self, now: UnixMillis) -> Result<Suspect, StoreError> {
+    pub async fn mark_started(&self, now: UnixMillis) -> Result<InDoubt, StoreError> {
         let last_event = self.last_event().await?;
         self.write(async |on| {
             let crashed = get(on, STARTED_AT).await?.is_some() && get(on, STOPPED_CLEANLY_AT).await?.is_none();
@@ -51,7 +51,7 @@ impl Store {
                 set(on, SUSPECT_EVENTS_TO, last_event.0).await?;
                 set(on, SUSPECT_DUE_TO, now.0).await?;
             }
-            Ok(Suspect {
+            Ok(InDoubt {
                 events_to: EventSeq(get(on, SUSPECT_EVENTS_TO).await?.unwrap_or(0)),
                 due_to: UnixMillis(get(on, SUSPECT_DUE_TO).await?.unwrap_or(0)),
             })
@@ -62,19 +62,23 @@ impl Store {
     /// The same for whoever has the database alone; where there are nodes, each shard knows what is in doubt.
     pub async fn mark_taken(&self, shard_set: &ShardSet, now: UnixMillis) -> Result<(), StoreError> {
         if shard_set.is_everything() {
-            shard_set.doubt(self.mark_started(now).await?);
+            shard_set.set_in_doubt(self.mark_started(now).await?);
         }
         Ok(())
     }
 
     /// Notes that the endpoint of this webhook may have been cut short.
-    pub async fn doubt(&self, webhook: WebhookNum, suspect: Suspect) -> Result<(), StoreError> {
-        if self.is_shared() { self.suspect_shard(webhook, suspect).await } else { self.suspect(suspect).await }
+    pub async fn mark_in_doubt(&self, webhook: WebhookNum, in_doubt: InDoubt) -> Result<(), StoreError> {
+        if self.is_shared() {
+            self.mark_shard_in_doubt(webhook, in_doubt).await
+        } else {
+            self.mark_all_in_doubt(in_doubt).await
+        }
     }
 
     /// Notes that a part of a running process may have been cut short.
-    pub async fn suspect(&self, suspect: Suspect) -> Result<(), StoreError> {
-        let Suspect { events_to, due_to } = suspect;
+    pub async fn mark_all_in_doubt(&self, in_doubt: InDoubt) -> Result<(), StoreError> {
+        let InDoubt { events_to, due_to } = in_doubt;
         self.write(async |on| {
             let events_before = get(on, SUSPECT_EVENTS_TO).await?.unwrap_or(0);
             let due_before = get(on, SUSPECT_DUE_TO).await?.unwrap_or(0);

@@ -35,7 +35,7 @@ use super::journal::{Draft, PublishError, Published, Record};
 use super::leases::ShardNum;
 use super::log::LogIndex;
 use super::seal::MasterKey;
-use super::state::Suspect;
+use super::state::InDoubt;
 use super::webhooks::{NewWebhook, Webhook};
 use super::*;
 use crate::clock::UnixMillis;
@@ -338,18 +338,18 @@ async fn the_feed_hands_out_what_was_committed_while_it_was_behind(on: On) {
 on_both!(what_a_crash_left_stays_suspect_through_clean_stops);
 async fn what_a_crash_left_stays_suspect_through_clean_stops(on: On) {
     let world = World::new(on).await;
-    assert_eq!(world.store.mark_started(UnixMillis(1)).await.unwrap(), Suspect::NOTHING);
+    assert_eq!(world.store.mark_started(UnixMillis(1)).await.unwrap(), InDoubt::NOTHING);
     let receipt = world.accept(&[1]).await;
     world.store.mark_stopped_cleanly(UnixMillis(2)).await.unwrap();
-    assert_eq!(world.store.mark_started(UnixMillis(3)).await.unwrap(), Suspect::NOTHING);
-    let suspect = Suspect { events_to: receipt.seq, due_to: UnixMillis(4) };
-    assert_eq!(world.store.mark_started(UnixMillis(4)).await.unwrap(), suspect);
+    assert_eq!(world.store.mark_started(UnixMillis(3)).await.unwrap(), InDoubt::NOTHING);
+    let in_doubt = InDoubt { events_to: receipt.seq, due_to: UnixMillis(4) };
+    assert_eq!(world.store.mark_started(UnixMillis(4)).await.unwrap(), in_doubt);
     world.accept(&[1]).await;
     world.store.mark_stopped_cleanly(UnixMillis(5)).await.unwrap();
-    assert_eq!(world.store.mark_started(UnixMillis(6)).await.unwrap(), suspect);
-    world.store.suspect(Suspect { events_to: EventSeq::ZERO, due_to: UnixMillis(7) }).await.unwrap();
+    assert_eq!(world.store.mark_started(UnixMillis(6)).await.unwrap(), in_doubt);
+    world.store.mark_all_in_doubt(InDoubt { events_to: EventSeq::ZERO, due_to: UnixMillis(7) }).await.unwrap();
     world.store.mark_stopped_cleanly(UnixMillis(8)).await.unwrap();
-    let wider = Suspect { due_to: UnixMillis(7), ..suspect };
+    let wider = InDoubt { due_to: UnixMillis(7), ..in_doubt };
     assert_eq!(world.store.mark_started(UnixMillis(9)).await.unwrap(), wider, "a part of the process crashed");
 }
 

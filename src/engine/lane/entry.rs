@@ -9,7 +9,7 @@ use crate::delivery::retry::{Verdict, decide};
 use crate::engine::TEST_EVENT;
 use crate::store::deliveries::{DeliveryState, Due, Fallback, Status, Trigger};
 use crate::store::events::Event;
-use crate::store::state::Suspect;
+use crate::store::state::InDoubt;
 
 /// A delivery in memory.
 #[derive(Debug, Clone)]
@@ -36,10 +36,10 @@ impl Entry {
 
     /// Read back from its row.
     #[must_use]
-    pub fn stored(due: Due, suspect: Suspect) -> Self {
+    pub fn stored(due: Due, in_doubt: InDoubt) -> Self {
         let Due { event, state } = due;
-        let unanswered = state.attempts == 0 && event.seq <= suspect.events_to;
-        let maybe_sent = unanswered || state.next_at.is_some_and(|at| at <= suspect.due_to);
+        let unanswered = state.attempts == 0 && event.seq <= in_doubt.events_to;
+        let maybe_sent = unanswered || state.next_at.is_some_and(|at| at <= in_doubt.due_to);
         let trigger = if state.manual.is_some() {
             Trigger::Manual
         } else if maybe_sent {

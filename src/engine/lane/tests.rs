@@ -11,7 +11,7 @@ use crate::engine::permits::Share;
 use crate::id::TenantNum;
 use crate::store::deliveries::{DeliveryState, Due, Fallback};
 use crate::store::events::{Body, Event};
-use crate::store::state::Suspect;
+use crate::store::state::InDoubt;
 
 const START: UnixMillis = UnixMillis(1_800_000_000_000);
 
@@ -143,7 +143,7 @@ fn a_full_window_makes_rows_and_reads_them_back_when_it_has_room() {
 /// Rows that have waited for an hour.
 fn old_rows(seqs: std::ops::Range<i64>) -> Vec<Entry> {
     let due = START.plus(Duration::ZERO);
-    seqs.map(|seq| Entry::stored(Due { event: event(seq), state: pending(due) }, Suspect::NOTHING)).collect()
+    seqs.map(|seq| Entry::stored(Due { event: event(seq), state: pending(due) }, InDoubt::NOTHING)).collect()
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_window_full_of_later_retries_still_serves_what_is_due_now() {
     let mut bench = Bench::new(policy(|policy| policy.max_in_flight = 1));
     let later = DeliveryState { attempts: 1, tries: 1, ..pending(START.plus(Duration::from_secs(20))) };
     let all = 1..=i64::try_from(WINDOW).unwrap();
-    let retries = all.map(|seq| Entry::stored(Due { event: event(seq), state: later }, Suspect::NOTHING)).collect();
+    let retries = all.map(|seq| Entry::stored(Due { event: event(seq), state: later }, InDoubt::NOTHING)).collect();
     bench.on(Input::Loaded { entries: retries, next: None });
     let now = seq_at(Duration::ZERO, 1000);
     assert_eq!(started(&bench.on(offer(now))), [now]);
@@ -266,7 +266,7 @@ fn a_failed_manual_retry_leaves_the_automatic_ones_as_they_were() {
         manual,
     };
     let due = Due { event: event(1), state };
-    let entries = vec![Entry::stored(due, Suspect::NOTHING)];
+    let entries = vec![Entry::stored(due, InDoubt::NOTHING)];
     assert_eq!(started(&bench.on(Input::Loaded { entries, next: None })), [1]);
     let after = bench.finish(1, Outcome::Rejected);
     assert_eq!((after.status, after.attempts, after.tries, after.next_at), (Status::Pending, 3, 2, next_at));
@@ -279,7 +279,7 @@ fn the_head_of_an_ordered_lane_blocks_however_long_it_waits() {
         "ordered": true, "retryPolicy": { "backoffStrategy": "schedule", "scheduleSeconds": [60] }
     });
     let mut bench = Bench::new(Arc::new(serde_json::from_value(settings).unwrap()));
-    let rows = [1, 2].map(|seq| Entry::stored(Due { event: event(seq), state: pending(START) }, Suspect::NOTHING));
+    let rows = [1, 2].map(|seq| Entry::stored(Due { event: event(seq), state: pending(START) }, InDoubt::NOTHING));
     assert_eq!(started(&bench.on(Input::Loaded { entries: rows.to_vec(), next: None })), [1]);
     let effects = bench.on(finished(1, Outcome::Rejected));
     assert!(started(&effects).is_empty());
@@ -351,7 +351,7 @@ fn what_a_person_asks_for_is_sent_although_the_receiver_is_left_alone() {
     let mut bench = broken();
     let manual = Some(Fallback { status: Status::Failed, next_at: None });
     let state = DeliveryState { manual, ..pending(START) };
-    let entry = Entry::stored(Due { event: event(7), state }, Suspect::NOTHING);
+    let entry = Entry::stored(Due { event: event(7), state }, InDoubt::NOTHING);
     bench.lane.await_summons(EventSeq(7));
     assert_eq!(started(&bench.on(Input::Summon(entry.clone()))), [7]);
     assert_eq!(bench.finish(7, Outcome::TimedOut).status, Status::Failed);

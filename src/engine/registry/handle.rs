@@ -17,12 +17,12 @@ use crate::store::StoreError;
 use crate::store::journal::Record;
 use crate::store::journal::feed::Feed;
 use crate::store::leases::ShardNum;
-use crate::store::state::Suspect;
+use crate::store::state::InDoubt;
 
 use super::handoff::HandOff;
 use super::{
-    Count, Cover, Crashed, Crashes, Drain, Figures, Find, Forget, Introduce, Item, Offer, Offered, Registry, Release,
-    Remind, Suspected, Wake,
+    Count, Cover, Crashed, Crashes, Drain, Figures, Find, Forget, Introduce, Item, MarkInDoubt, Offer, Offered,
+    Registry, Release, Remind, Wake,
 };
 
 /// Pause before the store is read again after it failed.
@@ -149,9 +149,9 @@ impl RegistryHandle {
             let _ = journal.record(Record::Defer { id, next_at: at }).await;
         }
         let _ = journal.barrier().await;
-        let suspect = Suspect { events_to: covered_to, due_to: at };
-        self.shared.store.doubt(num, suspect).await?;
-        let _ = self.registry.send(Suspected(num, suspect)).await;
+        let in_doubt = InDoubt { events_to: covered_to, due_to: at };
+        self.shared.store.mark_in_doubt(num, in_doubt).await?;
+        let _ = self.registry.send(MarkInDoubt(num, in_doubt)).await;
         if !again {
             return Ok(());
         }

@@ -7,7 +7,7 @@ use crate::clock::UnixMillis;
 use crate::engine::endpoint;
 use crate::id::{EventSeq, WebhookNum};
 use crate::store::leases::ShardNum;
-use crate::store::state::Suspect;
+use crate::store::state::InDoubt;
 
 use super::{Life, Registry};
 
@@ -68,7 +68,7 @@ impl Registry {
 
     /// What it was for goes on here; whoever holds its shard next is told that it is in doubt.
     pub(super) fn interrupted(&mut self, num: WebhookNum, event: EventSeq) {
-        self.marks.suspect(num, Suspect { events_to: event, due_to: UnixMillis::now() });
+        self.marks.mark_in_doubt(num, InDoubt { events_to: event, due_to: UnixMillis::now() });
         let shard = ShardNum::of(num);
         match self.handoffs.iter_mut().find(|handoff| handoff.shard == shard) {
             Some(handoff) => handoff.clean = false,

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 
 use crate::id::{EventSeq, WebhookNum};
 use crate::store::leases::ShardNum;
-use crate::store::state::Suspect;
+use crate::store::state::InDoubt;
 
 #[derive(Default)]
 pub(in crate::engine) struct Marks {
     /// Every fan-out up to here that names this webhook, and was visible then, has a row for it: after a crash, or a purge.
     covered: HashMap<WebhookNum, Covered>,
     /// What endpoints may have sent that crashed, and that may be started long after: they may be held by then.
-    suspects: HashMap<WebhookNum, Suspect>,
+    in_doubt: HashMap<WebhookNum, InDoubt>,
 }
 
 struct Covered {
@@ -30,21 +30,21 @@ impl Marks {
         self.covered.get(&num).is_some_and(|covered| event <= covered.to)
     }
 
-    pub(in crate::engine) fn suspect(&mut self, num: WebhookNum, suspect: Suspect) {
-        let known = self.suspects.entry(num).or_insert(suspect);
-        *known = known.and(suspect);
+    pub(in crate::engine) fn mark_in_doubt(&mut self, num: WebhookNum, in_doubt: InDoubt) {
+        let known = self.in_doubt.entry(num).or_insert(in_doubt);
+        *known = known.and(in_doubt);
     }
 
     /// What is in doubt of this webhook, besides what is in doubt of all.
-    pub(in crate::engine) fn suspect_of(&self, num: WebhookNum, of_all: Suspect) -> Suspect {
-        self.suspects.get(&num).map_or(of_all, |suspect| suspect.and(of_all))
+    pub(in crate::engine) fn in_doubt_of(&self, num: WebhookNum, of_all: InDoubt) -> InDoubt {
+        self.in_doubt.get(&num).map_or(of_all, |in_doubt| in_doubt.and(of_all))
     }
 
     /// The shard is another node's.
     pub(in crate::engine) fn forget_shard(&mut self, shard: ShardNum) {
         let stays = |num: &WebhookNum| ShardNum::of(*num) != shard;
         self.covered.retain(|num, _| stays(num));
-        self.suspects.retain(|num, _| stays(num));
+        self.in_doubt.retain(|num, _| stays(num));
     }
 
     /// Forgets what cannot matter any more: no event up to `offered_to` is offered again, and of a webhook that is owed
@@ -52,7 +52,7 @@ impl Marks {
     /// row although the dispatcher has not found the event yet.
     pub(in crate::engine) fn prune(&mut self, offered_to: EventSeq, is_owed: impl Fn(WebhookNum) -> bool) {
         self.covered.retain(|_, covered| std::mem::take(&mut covered.is_new) || covered.to > offered_to);
-        self.suspects.retain(|num, _| is_owed(*num));
+        self.in_doubt.retain(|num, _| is_owed(*num));
     }
 }
 
@@ -64,8 +64,8 @@ mod tests {
     const A: WebhookNum = WebhookNum(1);
     const B: WebhookNum = WebhookNum(2);
 
-    fn suspect(event: i64) -> Suspect {
-        Suspect { events_to: EventSeq(event), due_to: UnixMillis(event) }
+    fn in_doubt(event: i64) -> InDoubt {
+        InDoubt { events_to: EventSeq(event), due_to: UnixMillis(event) }
     }
 
     #[test]
@@ -73,24 +73,24 @@ mod tests {
         let mut marks = Marks::default();
         for (num, event) in [(A, 5), (A, 3), (B, 9)] {
             marks.cover(num, EventSeq(event));
-            marks.suspect(num, suspect(event));
+            marks.mark_in_doubt(num, in_doubt(event));
         }
         marks.prune(EventSeq(9), |_| true);
         assert!(marks.covers(A, EventSeq(5)) && !marks.covers(A, EventSeq(6)), "it is new");
-        assert_eq!(marks.suspect_of(A, suspect(1)), suspect(5));
+        assert_eq!(marks.in_doubt_of(A, in_doubt(1)), in_doubt(5));
         marks.prune(EventSeq(5), |num| num == B);
         assert!(!marks.covers(A, EventSeq(5)) && marks.covers(B, EventSeq(9)));
-        assert_eq!((marks.suspect_of(A, suspect(1)), marks.suspect_of(B, suspect(1))), (suspect(1), suspect(9)));
+        assert_eq!((marks.in_doubt_of(A, in_doubt(1)), marks.in_doubt_of(B, in_doubt(1))), (in_doubt(1), in_doubt(9)));
         marks.prune(EventSeq(9), |_| false);
-        assert!(marks.covered.is_empty() && marks.suspects.is_empty());
+        assert!(marks.covered.is_empty() && marks.in_doubt.is_empty());
     }
 
     #[test]
     fn a_shard_that_is_left_leaves_nothing() {
         let mut marks = Marks::default();
         [A, B].into_iter().for_each(|num| marks.cover(num, EventSeq(1)));
-        marks.suspect(A, suspect(1));
+        marks.mark_in_doubt(A, in_doubt(1));
         marks.forget_shard(ShardNum::of(A));
-        assert!(!marks.covers(A, EventSeq(1)) && marks.covers(B, EventSeq(1)) && marks.suspects.is_empty());
+        assert!(!marks.covers(A, EventSeq(1)) && marks.covers(B, EventSeq(1)) && marks.in_doubt.is_empty());
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::engine::endpoint::Endpoint;
 use crate::engine::serving::Serving;
 use crate::id::{EventSeq, WebhookNum};
-use crate::store::state::Suspect;
+use crate::store::state::InDoubt;
 
 use super::Item;
 
@@ -66,7 +66,7 @@ pub(in crate::engine) struct Cover(pub(in crate::engine) WebhookNum, pub(in crat
 /// This endpoint crashed, and whatever starts it again must know what it may have sent.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(in crate::engine) struct Suspected(pub(in crate::engine) WebhookNum, pub(in crate::engine) Suspect);
+pub(in crate::engine) struct MarkInDoubt(pub(in crate::engine) WebhookNum, pub(in crate::engine) InDoubt);
 
 /// Somebody has looked at an endpoint that crashed too often; answers whether it was left alone.
 #[derive(Message)]

@@ -41,7 +41,7 @@ impl Batch {
                 self.records.push(record);
             }
             Request::Barrier(done) => self.barriers.push(done),
-            Request::Shift(shift) => self.shifts.push(shift),
+            Request::Ownership(shift) => self.shifts.push(shift),
             Request::Close => self.closing = true,
         }
     }

@@ -123,7 +123,7 @@ impl Writer {
                     self.publishes.close();
                 }
                 Ok(Request::Record(record)) => self.batch.records.push(record),
-                Ok(Request::Shift(shift)) => self.batch.shifts.push(shift),
+                Ok(Request::Ownership(shift)) => self.batch.shifts.push(shift),
                 Ok(Request::Barrier(done)) => self.batch.barriers.push(done),
                 Ok(Request::Publish(_)) | Err(mpsc::error::TryRecvError::Empty) => break,
                 Err(mpsc::error::TryRecvError::Disconnected) => {

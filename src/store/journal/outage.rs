@@ -35,7 +35,7 @@ pub(super) struct Ended {
 
 impl Outage {
     /// It is not known whether a batch was committed. Answers whether a line is to say so: not each time it is tried again.
-    pub(super) fn doubted(&mut self, now: Instant) -> bool {
+    pub(super) fn unanswered(&mut self, now: Instant) -> bool {
         let begins = self.since.is_none();
         self.since.get_or_insert(now);
         self.idle_since = None;
@@ -44,7 +44,7 @@ impl Outage {
 
     /// A batch was not committed. If a line is to say so, answers how many outages had none since the last line.
     pub(super) fn refused(&mut self, now: Instant) -> Option<u64> {
-        self.doubted(now);
+        self.unanswered(now);
         self.refusals += 1;
         if self.refusals > 1 {
             return None;
@@ -88,7 +88,7 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut outage = Outage::default();
         assert!(!outage.is_lasting(at(9)), "nothing has failed");
-        assert_eq!([outage.doubted(at(10)), outage.doubted(at(11))], [true, false]);
+        assert_eq!([outage.unanswered(at(10)), outage.unanswered(at(11))], [true, false]);
         assert_eq!([outage.refused(at(11)), outage.refused(at(11))], [Some(0), None]);
         assert_eq!([11, 12, 100].map(|seconds| outage.is_lasting(at(seconds))), [false, true, true]);
         assert_eq!(outage.succeeded(at(15)), Some(Ended { after: Duration::from_secs(5), refusals: 2 }));

@@ -12,10 +12,10 @@ use super::{JournalStats, OwnershipChange};
 impl Writer {
     pub(super) async fn change_ownership(&mut self, shift: OwnershipChange) {
         match shift {
-            OwnershipChange::Gain(acquired, answer) => {
+            OwnershipChange::Activate(acquired, answer) => {
                 let _ = answer.send(self.activate(&acquired).await);
             }
-            OwnershipChange::Part(shards, answer) => {
+            OwnershipChange::Detach(shards, answer) => {
                 self.detach(&shards);
                 let _ = answer.send(());
             }

@@ -38,7 +38,7 @@ use super::updates::{Change, Update, Updated};
 use super::watched::Watched;
 use super::{Draft, JournalStats, PublishError, PublishRequest, Published, Record, Request};
 
-use self::settle::{Doubt, Failure};
+use self::settle::{Failure, Unanswered};
 
 /// Requests in one transaction: bounds how long the next batch waits.
 const MAX_PUBLISHES: usize = 1024;
@@ -208,7 +208,7 @@ impl Writer {
         match transaction.commit().await {
             Ok(()) => Ok(prepared),
             Err(error) => {
-                Err(Failure::InDoubt(error.into(), Box::new(Doubt { prepared, transaction: pass.transaction })))
+                Err(Failure::InDoubt(error.into(), Box::new(Unanswered { prepared, transaction: pass.transaction })))
             }
         }
     }

@@ -56,7 +56,7 @@ impl Store {
             let transaction = connection.begin().await?;
             transaction.execute_raw(plain(silence())).await?;
             deregister_as(&transaction, &old).await?;
-            doubt(&transaction, &held).await?;
+            mark_shards_in_doubt(&transaction, &held).await?;
             match self.insert_node(&transaction, name, address).await {
                 Err(StoreError::Exists) if tries < TRIES => transaction.rollback().await?,
                 joined => {
@@ -128,7 +128,7 @@ async fn deregister_as<C: ConnectionTrait>(on: &C, member: &Membership) -> Resul
 
 /// Marks shards in doubt: these, whichever node owns them there, and those without an owner, which another node may have
 /// owned in the lost history.
-async fn doubt<C: ConnectionTrait>(on: &C, shards: &[ShardNum]) -> Result<(), DbErr> {
+async fn mark_shards_in_doubt<C: ConnectionTrait>(on: &C, shards: &[ShardNum]) -> Result<(), DbErr> {
     let sql = format!(
         "UPDATE shard SET suspect_due_to = GREATEST(suspect_due_to, {NOW}, $1), \
          suspect_events_to = GREATEST(suspect_events_to, COALESCE((SELECT MAX(seq) FROM event), 0)) \

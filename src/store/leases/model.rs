@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::clock::UnixMillis;
 use crate::id::{EventSeq, Slot, WebhookNum};
-use crate::store::state::Suspect;
+use crate::store::state::InDoubt;
 
 use super::server::{Continuity, Server};
 use super::{AcquiredShard, Locked, Membership, Node, Renewal, SHARDS, ShardNum, ShardSet, Survey};
@@ -33,7 +33,7 @@ struct Row {
 struct Shard {
     owner: Option<i64>,
     epoch: i64,
-    suspect: Suspect,
+    in_doubt: InDoubt,
 }
 
 impl Default for Leases {
@@ -45,7 +45,7 @@ impl Default for Leases {
 
 impl Leases {
     pub(crate) fn of(shards: impl IntoIterator<Item = ShardNum>) -> Self {
-        let free = || Shard { owner: None, epoch: 0, suspect: Suspect::NOTHING };
+        let free = || Shard { owner: None, epoch: 0, in_doubt: InDoubt::NOTHING };
         Self { shards: shards.into_iter().map(|shard| (shard, free())).collect(), ..Self::default() }
     }
 
@@ -82,13 +82,13 @@ impl Leases {
     }
 
     /// `Store::rejoin`.
-    pub(crate) fn rejoin(&mut self, shard_set: &ShardSet, until: UnixMillis, doubt: Suspect) -> Membership {
-        self.deregister(shard_set, doubt);
+    pub(crate) fn rejoin(&mut self, shard_set: &ShardSet, until: UnixMillis, in_doubt: InDoubt) -> Membership {
+        self.deregister(shard_set, in_doubt);
         let held = shard_set.owned();
         for (_, row) in self.shards.iter_mut().filter(|(num, row)| held.contains(num) || row.owner.is_none()) {
-            row.suspect = row.suspect.and(doubt);
+            row.in_doubt = row.in_doubt.and(in_doubt);
         }
-        self.insert_node(until, doubt.events_to)
+        self.insert_node(until, in_doubt.events_to)
     }
 
     fn insert_node(&mut self, until: UnixMillis, newest: EventSeq) -> Membership {
@@ -118,11 +118,11 @@ impl Leases {
     }
 
     /// `Store::bury`.
-    pub(crate) fn reap_expired(&mut self, node: i64, now: UnixMillis, doubt: Suspect) -> bool {
+    pub(crate) fn reap_expired(&mut self, node: i64, now: UnixMillis, in_doubt: InDoubt) -> bool {
         if self.nodes.get(&node).is_some_and(|row| row.until > now) {
             return false;
         }
-        self.give_up(node, |_| true, Some(doubt));
+        self.give_up(node, |_| true, Some(in_doubt));
         self.nodes.remove(&node);
         true
     }
@@ -135,15 +135,15 @@ impl Leases {
         let free = self.shards.iter_mut().filter(|(num, shard)| wanted.contains(num) && shard.owner.is_none());
         free.map(|(num, shard)| {
             (shard.owner, shard.epoch) = (Some(node), shard.epoch + 1);
-            AcquiredShard { shard: *num, epoch: shard.epoch, suspect: shard.suspect }
+            AcquiredShard { shard: *num, epoch: shard.epoch, in_doubt: shard.in_doubt }
         })
         .collect()
     }
 
     /// `Store::release`; `doubt`: what may have been cut short.
-    pub(crate) fn release(&mut self, shard_set: &ShardSet, shards: &[ShardNum], doubt: Option<Suspect>) {
+    pub(crate) fn release(&mut self, shard_set: &ShardSet, shards: &[ShardNum], in_doubt: Option<InDoubt>) {
         if let Some((node, _)) = self.row_of(shard_set) {
-            self.give_up(node, |shard| shards.contains(&shard), doubt);
+            self.give_up(node, |shard| shards.contains(&shard), in_doubt);
         }
     }
 
@@ -154,26 +154,26 @@ impl Leases {
     }
 
     /// `give_up`.
-    fn give_up(&mut self, node: i64, which: impl Fn(ShardNum) -> bool, doubt: Option<Suspect>) {
+    fn give_up(&mut self, node: i64, which: impl Fn(ShardNum) -> bool, in_doubt: Option<InDoubt>) {
         let its = self.shards.iter_mut().filter(|(num, shard)| which(**num) && shard.owner == Some(node));
         for (_, shard) in its {
             (shard.owner, shard.epoch) = (None, shard.epoch + 1);
-            shard.suspect = doubt.map_or(shard.suspect, |doubt| shard.suspect.and(doubt));
+            shard.in_doubt = in_doubt.map_or(shard.in_doubt, |in_doubt| shard.in_doubt.and(in_doubt));
         }
     }
 
     /// `Store::suspect_shard`.
-    pub(crate) fn suspect(&mut self, webhook: WebhookNum, suspect: Suspect) {
+    pub(crate) fn mark_in_doubt(&mut self, webhook: WebhookNum, in_doubt: InDoubt) {
         if let Some(shard) = self.shards.get_mut(&ShardNum::of(webhook)) {
-            shard.suspect = shard.suspect.and(suspect);
+            shard.in_doubt = shard.in_doubt.and(in_doubt);
         }
     }
 
     /// `Store::leave`.
-    pub(crate) fn deregister(&mut self, shard_set: &ShardSet, doubt: Suspect) {
+    pub(crate) fn deregister(&mut self, shard_set: &ShardSet, in_doubt: InDoubt) {
         if let Some((node, _)) = self.row_of(shard_set) {
             self.nodes.remove(&node);
-            self.give_up(node, |_| true, Some(doubt));
+            self.give_up(node, |_| true, Some(in_doubt));
         }
     }
 

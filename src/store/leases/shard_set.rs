@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::id::{EventSeq, Slot, WebhookNum};
 use crate::store::dialect;
 use crate::store::fate::TransactionId;
-use crate::store::state::Suspect;
+use crate::store::state::InDoubt;
 
 use super::server::{Continuity, SERVER, STARTED, Server, ServerRow};
 use super::snapshot::Snapshot;
@@ -32,7 +32,7 @@ pub struct ShardSet(Arc<Ownership>);
 #[derive(Debug)]
 enum Ownership {
     /// Nobody else has the database.
-    Everything(RwLock<Suspect>),
+    Everything(RwLock<InDoubt>),
     Part(OwnedShards),
 }
 
@@ -68,7 +68,7 @@ struct OwnedShard {
     tag: i64,
     /// Not any more when it is about to be handed over.
     serves: bool,
-    suspect: Suspect,
+    in_doubt: InDoubt,
     /// What the shard was when it was gained: fan-outs that had become visible by then are counted.
     activated_at: Arc<Snapshot>,
 }
@@ -77,7 +77,7 @@ impl ShardSet {
     /// Of whoever has the database alone.
     #[must_use]
     pub fn everything() -> Self {
-        Self(Arc::new(Ownership::Everything(RwLock::new(Suspect::NOTHING))))
+        Self(Arc::new(Ownership::Everything(RwLock::new(InDoubt::NOTHING))))
     }
 
     /// Of a node that has just joined.
@@ -173,11 +173,11 @@ impl ShardSet {
 
     /// What may have been sent of it already by somebody who has not said so.
     #[must_use]
-    pub fn suspect_of(&self, webhook: WebhookNum) -> Suspect {
+    pub fn in_doubt_of(&self, webhook: WebhookNum) -> InDoubt {
         match self.0.as_ref() {
-            Ownership::Everything(suspect) => *suspect.read(),
+            Ownership::Everything(in_doubt) => *in_doubt.read(),
             Ownership::Part(_) => {
-                self.owned_shard(ShardNum::of(webhook), |shard| shard.suspect).unwrap_or(Suspect::NOTHING)
+                self.owned_shard(ShardNum::of(webhook), |shard| shard.in_doubt).unwrap_or(InDoubt::NOTHING)
             }
         }
     }
@@ -195,9 +195,9 @@ impl ShardSet {
     }
 
     /// Of whoever has the database alone: what the process before it may have sent.
-    pub(in crate::store) fn doubt(&self, doubt: Suspect) {
-        if let Ownership::Everything(suspect) = self.0.as_ref() {
-            *suspect.write() = doubt;
+    pub(in crate::store) fn set_in_doubt(&self, in_doubt: InDoubt) {
+        if let Ownership::Everything(known) = self.0.as_ref() {
+            *known.write() = in_doubt;
         }
     }
 
@@ -208,10 +208,10 @@ impl ShardSet {
         let rejoined = owned.rejoined.load(Ordering::Relaxed);
         // Shards that were being acquired when the server was found to have diverged are not served.
         let serves = !*owned.has_diverged.borrow();
-        for AcquiredShard { shard, epoch, suspect } in acquired {
-            let (epoch, suspect, gained) = (*epoch, *suspect, gained.clone());
+        for AcquiredShard { shard, epoch, in_doubt } in acquired {
+            let (epoch, in_doubt, gained) = (*epoch, *in_doubt, gained.clone());
             let tag = epoch + (rejoined << EPOCH_BITS);
-            shards[shard.place()] = Some(OwnedShard { epoch, tag, serves, suspect, activated_at: gained });
+            shards[shard.place()] = Some(OwnedShard { epoch, tag, serves, in_doubt, activated_at: gained });
         }
     }
 

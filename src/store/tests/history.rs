@@ -82,7 +82,7 @@ async fn a_node_whose_server_lacks_what_it_has_seen_writes_nothing_until_it_has_
     gain_all(&world.store, &world.shard_set, &world.running.journal).await;
 
     assert_eq!(found_by(&world).await, [owed.seq]);
-    assert_eq!(world.shard_set.suspect_of(webhook).events_to, owed.seq, "it may have been sent");
+    assert_eq!(world.shard_set.in_doubt_of(webhook).events_to, owed.seq, "it may have been sent");
     assert!(!world.shard_set.serves_under(webhook, epoch), "epochs of the lost history mean nothing");
     let next = world.accept(&[webhook.0]).await;
     assert!(next.seq > owed.seq);

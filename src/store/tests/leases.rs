@@ -93,7 +93,7 @@ async fn nobody_takes_what_another_node_holds_until_it_is_given_up() {
     gain_all(&other.store, &other.shard_set, &other.running.journal).await;
 
     assert_eq!(other.shard_set.served(), given);
-    assert_eq!(other.shard_set.suspect_of(WebhookNum(3)), Suspect::NOTHING);
+    assert_eq!(other.shard_set.in_doubt_of(WebhookNum(3)), InDoubt::NOTHING);
     assert_eq!(world.shard_set.served().len(), 254);
 }
 
@@ -108,8 +108,8 @@ async fn what_a_node_has_not_given_up_is_free_and_in_doubt_once_it_has_left() {
     gain_all(&other.store, &other.shard_set, &other.running.journal).await;
 
     assert_eq!(other.shard_set.served().len(), 256);
-    assert_eq!(other.shard_set.suspect_of(WebhookNum(3)).events_to, newest);
-    assert_eq!(other.shard_set.suspect_of(WebhookNum(4)), Suspect::NOTHING);
+    assert_eq!(other.shard_set.in_doubt_of(WebhookNum(3)).events_to, newest);
+    assert_eq!(other.shard_set.in_doubt_of(WebhookNum(4)), InDoubt::NOTHING);
 }
 
 #[tokio::test]
@@ -205,7 +205,7 @@ async fn a_node_that_was_overtaken_writes_nothing_and_is_told() {
     let found = look(&other.store, (&other.shard_set, &other.running), &mut cursor, true).await;
     assert_eq!(found, [(owed.seq, ShardNum::of(webhook.num).num())], "it is still owed");
     assert_eq!(other.store.last_event().await.unwrap(), owed.seq);
-    assert_eq!(other.shard_set.suspect_of(webhook.num).events_to, owed.seq, "and it may have been sent");
+    assert_eq!(other.shard_set.in_doubt_of(webhook.num).events_to, owed.seq, "and it may have been sent");
     assert_eq!(other.running.ledger.pending(webhook.num), 1);
 }
 

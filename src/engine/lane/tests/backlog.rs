@@ -12,7 +12,7 @@ struct Store {
 
 impl Store {
     fn new(rows: std::ops::Range<i64>, due: impl Fn(i64) -> UnixMillis) -> Self {
-        let row = |seq| Entry::stored(Due { event: event(seq), state: pending(due(seq)) }, Suspect::NOTHING);
+        let row = |seq| Entry::stored(Due { event: event(seq), state: pending(due(seq)) }, InDoubt::NOTHING);
         Self { rows: rows.map(row).collect(), reads: 0, fit: usize::MAX }
     }
 

@@ -155,7 +155,7 @@ impl World {
             return Ok(());
         }
         let Read { rows, next } = self.model.reads.remove(0);
-        let entries = rows.into_iter().map(|due| Entry::stored(due, Suspect::NOTHING)).collect();
+        let entries = rows.into_iter().map(|due| Entry::stored(due, InDoubt::NOTHING)).collect();
         self.hear(Input::Loaded { entries, next })
     }
 

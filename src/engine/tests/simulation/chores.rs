@@ -29,7 +29,7 @@ impl Endpoint {
         };
         self.busy(read, move |read| {
             let Ok(due) = read else { return actor.hear(Input::LoadFailed) };
-            let entries = due.rows.into_iter().map(|row| Entry::stored(row, actor.suspect.get())).collect();
+            let entries = due.rows.into_iter().map(|row| Entry::stored(row, actor.in_doubt.get())).collect();
             actor.hear(Input::Loaded { entries, next: due.next });
         });
     }
@@ -44,7 +44,7 @@ impl Endpoint {
             read.and_then(|read| read.ok_or(Unreadable))
         };
         self.busy(read, move |read| match read {
-            Ok(Some(due)) => actor.hear(Input::Summon(Entry::stored(due, actor.suspect.get()))),
+            Ok(Some(due)) => actor.hear(Input::Summon(Entry::stored(due, actor.in_doubt.get()))),
             Ok(None) => {
                 actor.lane.borrow_mut().answer_no_summons(event);
             }

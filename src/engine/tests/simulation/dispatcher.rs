@@ -184,7 +184,7 @@ impl Process {
     /// `Dispatcher::push_read`.
     pub(super) fn push_read(&self, fanout: Fanout, epoch: i64, line: &mut Line) {
         if let Some(first) = fanout.targets.first() {
-            let recovered = fanout.event.seq <= self.shard_set.suspect_of(*first).events_to;
+            let recovered = fanout.event.seq <= self.shard_set.in_doubt_of(*first).events_to;
             line.push(fanout, recovered, epoch);
         }
     }

@@ -18,7 +18,7 @@ use crate::engine::serving::Serving;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::deliveries::{Attempt, DeliveryState};
 use crate::store::journal::{AttemptRecord, Record};
-use crate::store::state::Suspect;
+use crate::store::state::InDoubt;
 
 use super::attempt::{self, Attempted, Ended};
 use super::messages::Message;
@@ -43,13 +43,13 @@ pub(super) struct Endpoint {
     draining: Cell<bool>,
     busy_at: Cell<Instant>,
     idle_said_at: Cell<Instant>,
-    pub(super) suspect: Cell<Suspect>,
+    pub(super) in_doubt: Cell<InDoubt>,
     /// Until when its receiver is left alone, as far as it was saved.
     left_alone: Cell<Option<UnixMillis>>,
 }
 
 impl Endpoint {
-    pub(super) fn start(process: &Rc<Process>, serving: &Arc<Serving>, generation: u64, suspect: Suspect) -> Rc<Self> {
+    pub(super) fn start(process: &Rc<Process>, serving: &Arc<Serving>, generation: u64, in_doubt: InDoubt) -> Rc<Self> {
         let now = process.world.steady();
         let endpoint = Rc::new(Self {
             num: serving.num,
@@ -69,7 +69,7 @@ impl Endpoint {
             draining: Cell::new(false),
             busy_at: Cell::new(now),
             idle_said_at: Cell::new(now),
-            suspect: Cell::new(suspect),
+            in_doubt: Cell::new(in_doubt),
             left_alone: Cell::new(serving.health.open_until),
         });
         process.world.note(|| format!("{:?} starts, generation {generation}, {:?}", serving.num, serving.mode));
@@ -231,8 +231,8 @@ impl Endpoint {
                         Some(Ended::Made(attempted)) => actor.attempted(event, &called, attempted),
                         Some(Ended::CutShort) => {
                             actor.say(Sign::CutShort(event));
-                            let cut = Suspect { events_to: event, due_to: actor.process.wall() };
-                            actor.suspect.set(actor.suspect.get().and(cut));
+                            let cut = InDoubt { events_to: event, due_to: actor.process.wall() };
+                            actor.in_doubt.set(actor.in_doubt.get().and(cut));
                             actor.hear(Input::CutShort { event });
                         }
                         None => actor.hear(Input::NotSent { event }),

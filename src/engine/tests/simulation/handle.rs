@@ -12,7 +12,7 @@ use crate::engine::serving::Serving;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::journal::Record;
 use crate::store::leases::ShardNum;
-use crate::store::state::Suspect;
+use crate::store::state::InDoubt;
 
 use super::endpoint::Endpoint;
 use super::messages::Message;
@@ -118,9 +118,9 @@ impl Process {
             let _ = self.journal.record(Record::Defer { id, next_at: at }).await;
         }
         let _ = self.journal.barrier().await;
-        let suspect = Suspect { events_to: covered_to, due_to: at };
-        self.write(|tables| tables.doubt(&self.shard_set, num, suspect)).await?;
-        self.registry.borrow_mut().suspected(num, suspect);
+        let in_doubt = InDoubt { events_to: covered_to, due_to: at };
+        self.write(|tables| tables.in_doubt(&self.shard_set, num, in_doubt)).await?;
+        self.registry.borrow_mut().mark_in_doubt(num, in_doubt);
         if !again {
             return Ok(());
         }

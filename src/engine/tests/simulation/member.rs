@@ -46,8 +46,8 @@ impl Process {
         let at = self.world.elapsed();
         let member = self.write(|tables| {
             tables.adopt_foreign_rows(at);
-            let doubt = self.doubt(tables);
-            tables.leases.rejoin(&self.shard_set, now().plus(LEASE), doubt)
+            let in_doubt = self.in_doubt(tables);
+            tables.leases.rejoin(&self.shard_set, now().plus(LEASE), in_doubt)
         });
         let member = member.await?;
         self.world.book.borrow_mut().lost(self.life, |_| true);
@@ -129,7 +129,7 @@ impl Process {
         let may_lock = |tables: &Tables| !tables.transactions.has_node(node);
         let reaped = self.write_when(may_lock, |tables| {
             let was_there = tables.leases.until(node).is_some();
-            let is_reaped = tables.leases.reap_expired(node, self.world.true_now(), self.doubt(tables));
+            let is_reaped = tables.leases.reap_expired(node, self.world.true_now(), self.in_doubt(tables));
             if is_reaped && was_there {
                 self.world.note(|| format!("node {node} is reaped"));
                 if let Some(process) = self.world.process_of(tables, node) {
@@ -175,13 +175,13 @@ impl Process {
     }
 
     /// `Store::release`, which waits for batches that write for these shards.
-    pub(super) async fn release_shards(&self, shards: &[ShardNum], in_doubt: bool) -> Result<(), Unreadable> {
+    pub(super) async fn release_shards(&self, shards: &[ShardNum], is_in_doubt: bool) -> Result<(), Unreadable> {
         let may_lock = |tables: &Tables| !shards.iter().any(|shard| tables.transactions.has_shard(*shard));
         let release = self.write_when(may_lock, |tables| {
-            let doubt = in_doubt.then(|| self.doubt(tables));
-            tables.leases.release(&self.shard_set, shards, doubt);
-            self.world.note(|| format!("process {} releases {shards:?}, in doubt: {in_doubt}", self.life));
-            if in_doubt {
+            let in_doubt = is_in_doubt.then(|| self.in_doubt(tables));
+            tables.leases.release(&self.shard_set, shards, in_doubt);
+            self.world.note(|| format!("process {} releases {shards:?}, in doubt: {is_in_doubt}", self.life));
+            if is_in_doubt {
                 let is_its = |webhook| shards.contains(&ShardNum::of(webhook));
                 self.world.book.borrow_mut().lost(self.life, is_its);
             }

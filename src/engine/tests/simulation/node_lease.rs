@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::engine::node_lease::LeaseTerms;
 use crate::store::journal::model::Tables;
 use crate::store::leases::Renewal;
-use crate::store::state::Suspect;
+use crate::store::state::InDoubt;
 
 use super::process::Process;
 use super::world::{Unreadable, World};
@@ -78,12 +78,12 @@ impl Process {
     pub(super) async fn give_up(&self, in_doubt: bool) {
         let held = self.shard_set.owned();
         if self.release_shards(&held, in_doubt).await.is_ok() {
-            let _ = self.write(|tables| tables.leases.deregister(&self.shard_set, self.doubt(tables))).await;
+            let _ = self.write(|tables| tables.leases.deregister(&self.shard_set, self.in_doubt(tables))).await;
         }
     }
 
     /// What may have been cut short is suspect, as `leases::give_up` says it.
-    pub(super) fn doubt(&self, tables: &Tables) -> Suspect {
-        Suspect { events_to: tables.last_event(), due_to: self.world.true_now().max(self.wall()) }
+    pub(super) fn in_doubt(&self, tables: &Tables) -> InDoubt {
+        InDoubt { events_to: tables.last_event(), due_to: self.world.true_now().max(self.wall()) }
     }
 }

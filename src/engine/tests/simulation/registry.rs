@@ -14,7 +14,7 @@ use crate::engine::restart::{Rest, Restarts};
 use crate::engine::serving::Serving;
 use crate::id::{EventSeq, WebhookNum};
 use crate::store::leases::ShardNum;
-use crate::store::state::Suspect;
+use crate::store::state::InDoubt;
 
 use super::endpoint::Endpoint;
 use super::messages::Message;
@@ -77,9 +77,9 @@ impl Registry {
             return;
         }
         self.started += 1;
-        let known = process.shard_set.suspect_of(serving.num);
-        let suspect = self.marks.suspect_of(serving.num, known);
-        let endpoint = Endpoint::start(process, serving, self.started, suspect);
+        let known = process.shard_set.in_doubt_of(serving.num);
+        let in_doubt = self.marks.in_doubt_of(serving.num, known);
+        let endpoint = Endpoint::start(process, serving, self.started, in_doubt);
         let known = Known {
             life: Life::Live(endpoint),
             generation: self.started,
@@ -164,7 +164,7 @@ impl Registry {
                 }
             }
             Sign::CutShort(event) => {
-                self.suspected(num, Suspect { events_to: event, due_to: process.wall() });
+                self.mark_in_doubt(num, InDoubt { events_to: event, due_to: process.wall() });
                 let shard = ShardNum::of(num);
                 match self.handoff.iter_mut().find(|handoff| handoff.shard == shard) {
                     Some(handoff) => handoff.clean = false,
@@ -229,8 +229,8 @@ impl Registry {
     }
 
     /// `Handler<Suspected>`.
-    pub(super) fn suspected(&mut self, num: WebhookNum, suspect: Suspect) {
-        self.marks.suspect(num, suspect);
+    pub(super) fn mark_in_doubt(&mut self, num: WebhookNum, in_doubt: InDoubt) {
+        self.marks.mark_in_doubt(num, in_doubt);
     }
 
     /// `Handler<Release>`.

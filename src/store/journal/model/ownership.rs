@@ -28,12 +28,12 @@ impl Writer {
         let mut gaining = Vec::new();
         for shift in std::mem::take(&mut self.batch.shifts) {
             match shift {
-                OwnershipChange::Gain(acquired, answer) => {
+                OwnershipChange::Activate(acquired, answer) => {
                     let of = |webhook| acquired.iter().any(|shard| shard.shard == ShardNum::of(webhook));
                     let (owed, moment) = (tables.ledger(of, now), tables.transactions.snapshot());
                     gaining.push(Gaining { acquired, owed, moment, answer });
                 }
-                OwnershipChange::Part(shards, answer) => {
+                OwnershipChange::Detach(shards, answer) => {
                     self.part(&shards);
                     let _ = answer.send(());
                 }

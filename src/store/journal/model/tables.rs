@@ -18,7 +18,7 @@ use crate::store::leases::model::Leases;
 use crate::store::leases::{ShardNum, ShardSet};
 use crate::store::ledger::{FRONT, Ledger, LookUp};
 use crate::store::news::{Place, Which};
-use crate::store::state::Suspect;
+use crate::store::state::InDoubt;
 
 use super::transactions::Transactions;
 
@@ -37,7 +37,7 @@ pub(crate) struct Tables {
     pending: BTreeMap<WebhookNum, BTreeSet<EventSeq>>,
     started: bool,
     stopped_cleanly: bool,
-    suspect: Option<Suspect>,
+    in_doubt: Option<InDoubt>,
     /// Of a store that several nodes share.
     pub(crate) leases: Leases,
     pub(crate) transactions: Transactions,
@@ -139,25 +139,25 @@ impl Tables {
     /// `Store::join` and `Store::mark_taken`, of whoever has the database alone.
     pub(crate) fn join_alone(&mut self, now: UnixMillis) -> ShardSet {
         let shard_set = ShardSet::everything();
-        shard_set.doubt(self.mark_started(now));
+        shard_set.set_in_doubt(self.mark_started(now));
         shard_set
     }
 
     /// `Store::mark_started`.
-    fn mark_started(&mut self, now: UnixMillis) -> Suspect {
+    fn mark_started(&mut self, now: UnixMillis) -> InDoubt {
         if self.started && !self.stopped_cleanly {
-            self.suspect = Some(Suspect { events_to: self.last_event(), due_to: now });
+            self.in_doubt = Some(InDoubt { events_to: self.last_event(), due_to: now });
         }
         (self.started, self.stopped_cleanly) = (true, false);
-        self.suspect.unwrap_or(Suspect::NOTHING)
+        self.in_doubt.unwrap_or(InDoubt::NOTHING)
     }
 
     /// `Store::doubt`.
-    pub(crate) fn doubt(&mut self, shard_set: &ShardSet, webhook: WebhookNum, suspect: Suspect) {
+    pub(crate) fn in_doubt(&mut self, shard_set: &ShardSet, webhook: WebhookNum, in_doubt: InDoubt) {
         if shard_set.node().is_some() {
-            return self.leases.suspect(webhook, suspect);
+            return self.leases.mark_in_doubt(webhook, in_doubt);
         }
-        self.suspect = Some(self.suspect.unwrap_or(Suspect::NOTHING).and(suspect));
+        self.in_doubt = Some(self.in_doubt.unwrap_or(InDoubt::NOTHING).and(in_doubt));
     }
 
     /// `Store::mark_stopped_cleanly`.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::clock::UnixMillis;
 use crate::id::EventSeq;
 use crate::store::StoreError;
-use crate::store::fate::{InDoubt, TransactionId};
+use crate::store::fate::{TransactionId, UnansweredCommit};
 
 use super::super::outage::Ended;
 use super::{Batch, Cancelled, JournalStats, Prepared, PublishError, Request, Writer};
@@ -35,11 +35,11 @@ pub(super) enum Failure {
     /// It is not.
     Refused(StoreError),
     /// The answer to COMMIT did not come.
-    InDoubt(StoreError, Box<Doubt>),
+    InDoubt(StoreError, Box<Unanswered>),
 }
 
 /// What is true if it was committed, and how to find out.
-pub(super) struct Doubt {
+pub(super) struct Unanswered {
     pub(super) prepared: Prepared,
     pub(super) transaction: Option<TransactionId>,
 }
@@ -68,10 +68,10 @@ impl Writer {
                 // Another node has just accepted the same, which is known now, or was about to.
                 Err(Failure::Refused(StoreError::Exists | StoreError::Deadlock)) if tries < TRIES_AT_ONCE => continue,
                 Err(Failure::Refused(error)) => error,
-                Err(Failure::InDoubt(error, doubt)) => {
-                    self.note_doubt(&error);
-                    if self.was_committed(&mut batch, &doubt, end).await {
-                        return self.committed(batch, doubt.prepared).await;
+                Err(Failure::InDoubt(error, in_doubt)) => {
+                    self.note_unanswered(&error);
+                    if self.was_committed(&mut batch, &in_doubt, end).await {
+                        return self.committed(batch, in_doubt.prepared).await;
                     }
                     error
                 }
@@ -102,8 +102,8 @@ impl Writer {
     }
 
     /// A batch is tried again several times a second.
-    fn note_doubt(&self, error: &StoreError) {
-        let is_told = self.outputs.stats.outage.lock().doubted(Instant::now().into_std());
+    fn note_unanswered(&self, error: &StoreError) {
+        let is_told = self.outputs.stats.outage.lock().unanswered(Instant::now().into_std());
         if is_told {
             tracing::warn!(%error, "it is not known whether a journal batch was committed; asking");
         } else {
@@ -125,12 +125,12 @@ impl Writer {
     }
 
     /// Its publishers are told the truth if it is known while they wait.
-    async fn was_committed(&mut self, batch: &mut Batch, doubt: &Doubt, end: Instant) -> bool {
-        let Doubt { prepared, transaction } = doubt;
+    async fn was_committed(&mut self, batch: &mut Batch, in_doubt: &Unanswered, end: Instant) -> bool {
+        let Unanswered { prepared, transaction } = in_doubt;
         let event = (prepared.events > 0).then_some(prepared.last);
         let (store, shard_set) = (self.store.clone(), self.shard_set.clone());
-        let doubt = InDoubt { shard_set: &shard_set, transaction: transaction.as_ref(), event };
-        self.meanwhile(batch, end, store.was_committed(&doubt)).await
+        let in_doubt = UnansweredCommit { shard_set: &shard_set, transaction: transaction.as_ref(), event };
+        self.meanwhile(batch, end, store.was_committed(&in_doubt)).await
     }
 
     /// Waits for the database. The batch's publishers wait until the end of their time, others hardly.
