@@ -114,8 +114,8 @@ impl App {
 
     /// Says that it is not ready and goes on for a while, so that a load balancer hears of it in time; with no delay when
     /// another process has taken over.
-    pub async fn retire(&self) {
-        self.engine.retire();
+    pub async fn start_stopping(&self) {
+        self.engine.start_stopping();
         tokio::select! {
             () = tokio::time::sleep(self.stop_delay) => {}
             () = self.superseded() => {}
@@ -125,7 +125,7 @@ impl App {
     /// Begins no attempt and lets those under way end within the grace, while the API still answers; then takes no new
     /// requests, flushes, closes the database.
     pub async fn stop(self) {
-        self.engine.retire();
+        self.engine.start_stopping();
         let by = Instant::now() + self.stop_grace;
         let drained = self.engine.drain(by).await;
         let by = by.max(Instant::now() + LAST_ANSWERS);

@@ -377,7 +377,7 @@ impl Engine {
     }
 
     /// Says from now on that it is not ready, while everything goes on: a load balancer needs a while to hear of it.
-    pub fn retire(&self) {
+    pub fn start_stopping(&self) {
         self.inner.is_retiring.store(true, Ordering::Relaxed);
     }
 

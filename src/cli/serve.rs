@@ -32,7 +32,7 @@ pub(super) async fn run(settings: Settings, warnings: &[String]) -> Result<(), C
     };
     tracing::info!("stopping");
     let stop = async {
-        app.retire().await;
+        app.start_stopping().await;
         app.stop().await;
     };
     tokio::select! {

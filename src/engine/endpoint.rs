@@ -40,10 +40,10 @@ use self::attempt::{AbortOnDrop, Attempted, Ended, Means};
 use self::watch::DeathWatch;
 
 pub(super) use self::messages::{
-    Configure, Detach, Drain, Offer, Probe, Remind, Retire, Summon, Wake, Withdraw, WithdrawAll,
+    Configure, Detach, Drain, Offer, Passivate, Probe, Remind, SendNow, Wake, Withdraw, WithdrawAll,
 };
 pub(super) use self::report::{ENDPOINT, LINES_ALL};
-pub(super) use self::watch::{Notice, Sign};
+pub(super) use self::watch::{EndpointEvent, EndpointEventKind};
 
 /// Offers that may wait for the actor's turn.
 pub(super) const MAILBOX: usize = 64;
@@ -64,13 +64,13 @@ const TIMER_GRAIN: Duration = Duration::from_millis(1);
 const SHORTEST_SECRET_WAIT: Duration = Duration::from_secs(1);
 
 /// What an endpoint is made with.
-pub(super) struct Birth {
+pub(super) struct SpawnArgs {
     pub(super) serving: Arc<Serving>,
     pub(super) shared: Arc<Shared>,
     pub(super) sender: Sender,
     pub(super) turns: Turns,
     pub(super) generation: u64,
-    pub(super) registry: UnboundedSender<Notice>,
+    pub(super) registry: UnboundedSender<EndpointEvent>,
     pub(super) in_doubt: InDoubt,
 }
 
@@ -97,8 +97,8 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn new(birth: Birth) -> Self {
-        let Birth { serving, shared, sender, turns, generation, registry, in_doubt } = birth;
+    pub(super) fn new(args: SpawnArgs) -> Self {
+        let SpawnArgs { serving, shared, sender, turns, generation, registry, in_doubt } = args;
         let (pulse, health) = (shared.pulses.of(serving.num), serving.health.clone());
         let member = shared.crowds.join(serving.tenant);
         let watch = DeathWatch::new(serving.num, generation, registry, pulse.clone());
@@ -133,21 +133,21 @@ impl Endpoint {
         DeliveryId { event, webhook: self.serving.num }
     }
 
-    fn hear(&mut self, input: Input, ctx: &mut Context<Self>) {
-        self.turn(input, None, ctx);
+    fn drive(&mut self, input: Input, ctx: &mut Context<Self>) {
+        self.step(input, None, ctx);
         self.leave_if_it_must();
     }
 
     /// Not before it has heard of anything: what it was started for is on its way.
     fn leave_if_it_must(&self) {
-        let must_leave = self.lane.mode() == Mode::Gone || self.member.crowd_is_large();
+        let must_leave = self.lane.mode() == Mode::Deleted || self.member.crowd_is_large();
         if must_leave && self.can_rest() {
-            self.watch.say(Sign::Idle);
+            self.watch.say(EndpointEventKind::Idle);
         }
     }
 
     /// One turn: the lane thinks, the actor does. `attempted` is what the input is the end of.
-    fn turn(&mut self, input: Input, mut attempted: Option<Attempted>, ctx: &mut Context<Self>) {
+    fn step(&mut self, input: Input, mut attempted: Option<Attempted>, ctx: &mut Context<Self>) {
         let now = self.now();
         self.busy_at = now.steady;
         let mut effects = Vec::new();
@@ -187,11 +187,11 @@ impl Endpoint {
         let ended = AbortOnDrop::spawn(run).into_actor(self).map(move |ended, actor, ctx| match ended {
             Some(Ended::Made(attempted)) => actor.attempted(event, &called, attempted, ctx),
             Some(Ended::CutShort) => {
-                actor.watch.say(Sign::CutShort(event));
+                actor.watch.say(EndpointEventKind::CutShort(event));
                 actor.in_doubt = actor.in_doubt.and(InDoubt { events_to: event, due_to: UnixMillis::now() });
-                actor.hear(Input::CutShort { event }, ctx);
+                actor.drive(Input::CutShort { event }, ctx);
             }
-            None => actor.hear(Input::NotSent { event }, ctx),
+            None => actor.drive(Input::NotSent { event }, ctx),
         });
         ctx.spawn(ended);
     }
@@ -205,7 +205,7 @@ impl Endpoint {
         let Report { status, error, duration_us, .. } = &attempted.report;
         let said = Said { status: *status, error: error.clone() };
         let (took, jitter) = (Duration::from_micros((*duration_us).into()), rand::random());
-        self.turn(Input::Finished { event, outcome, said, took, jitter }, Some(attempted), ctx);
+        self.step(Input::Finished { event, outcome, said, took, jitter }, Some(attempted), ctx);
         self.leave_if_it_must();
     }
 
@@ -239,10 +239,10 @@ impl Endpoint {
         };
         let loaded = read.into_actor(self).map(move |read, actor, ctx| {
             let Ok(due) = read else {
-                return actor.hear(Input::LoadFailed, ctx);
+                return actor.drive(Input::LoadFailed, ctx);
             };
             let entries = due.rows.into_iter().map(|row| Entry::stored(row, actor.in_doubt)).collect();
-            actor.hear(Input::Loaded { entries, next: due.next }, ctx);
+            actor.drive(Input::Loaded { entries, next: due.next }, ctx);
         });
         ctx.spawn(loaded);
     }
@@ -284,7 +284,7 @@ impl Endpoint {
             let wait = at.saturating_duration_since(now.steady).min(LONGEST_TIMER) + TIMER_GRAIN;
             let handle = ctx.run_later(wait, |actor, ctx| {
                 actor.timer = None;
-                actor.hear(Input::Tick, ctx);
+                actor.drive(Input::Tick, ctx);
             });
             self.timer = Some((at, handle));
         }
@@ -314,14 +314,14 @@ impl Endpoint {
     /// Takes over what was read last, unless something newer is known.
     fn configure(&mut self, serving: Option<Arc<Serving>>, ctx: &mut Context<Self>) {
         let is_old = serving.as_ref().is_some_and(|serving| serving.version < self.serving.version);
-        if is_old || self.lane.mode() == Mode::Gone {
+        if is_old || self.lane.mode() == Mode::Deleted {
             return;
         }
-        let mut mode = Mode::Gone;
+        let mut mode = Mode::Deleted;
         if let Some(serving) = serving {
             mode = serving.mode_now(&self.shared);
             if serving.starts_anew_after(&self.serving) {
-                self.hear(Input::Renew, ctx);
+                self.drive(Input::Renew, ctx);
             }
             self.serving = serving;
             self.watch_secrets(ctx);
@@ -329,7 +329,7 @@ impl Endpoint {
         if self.draining {
             mode = Mode::Stopping;
         }
-        self.hear(Input::Configure { policy: self.serving.policy.clone(), mode }, ctx);
+        self.drive(Input::Configure { policy: self.serving.policy.clone(), mode }, ctx);
     }
 
     fn is_idle(&self) -> bool {
@@ -364,10 +364,10 @@ impl Actor for Endpoint {
         self.watch_secrets(ctx);
         ctx.run_interval(IDLE, |actor, _| {
             if actor.can_rest() && actor.busy_at.elapsed() >= IDLE {
-                actor.watch.say(Sign::Idle);
+                actor.watch.say(EndpointEventKind::Idle);
             }
         });
-        self.turn(Input::Tick, None, ctx);
+        self.step(Input::Tick, None, ctx);
     }
 }
 
@@ -378,7 +378,7 @@ impl Handler<Offer> for Endpoint {
         drop(offer.room);
         self.pulse.taken();
         fault::point_of("endpoint.handle", &self.serving.name);
-        self.hear(Input::Offer(Entry::offered(offer.event, offer.recovered)), ctx);
+        self.drive(Input::Offer(Entry::offered(offer.event, offer.recovered)), ctx);
     }
 }
 
@@ -386,7 +386,7 @@ impl Handler<Wake> for Endpoint {
     type Result = ();
 
     fn handle(&mut self, _: Wake, ctx: &mut Self::Context) {
-        self.hear(Input::Wake, ctx);
+        self.drive(Input::Wake, ctx);
     }
 }
 
@@ -394,7 +394,7 @@ impl Handler<Remind> for Endpoint {
     type Result = ();
 
     fn handle(&mut self, _: Remind, ctx: &mut Self::Context) {
-        self.hear(Input::Remind, ctx);
+        self.drive(Input::Remind, ctx);
     }
 }
 
@@ -434,42 +434,42 @@ impl Handler<Probe> for Endpoint {
     type Result = ();
 
     fn handle(&mut self, _: Probe, ctx: &mut Self::Context) {
-        self.hear(Input::Probe, ctx);
+        self.drive(Input::Probe, ctx);
     }
 }
 
-impl Handler<Summon> for Endpoint {
+impl Handler<SendNow> for Endpoint {
     type Result = ();
 
-    fn handle(&mut self, Summon(event): Summon, ctx: &mut Self::Context) {
-        self.lane.await_summons(event);
+    fn handle(&mut self, SendNow(event): SendNow, ctx: &mut Self::Context) {
+        self.lane.expect_send_now(event);
         let (shared, id) = (self.shared.clone(), self.id(event));
         let read = async move {
             let _ = shared.journal.barrier().await;
             shared.store.due_one(&shared.shard_set, id).await
         };
         ctx.spawn(read.into_actor(self).map(move |read, actor, ctx| match read {
-            Ok(Some(due)) => actor.hear(Input::Summon(Entry::stored(due, actor.in_doubt)), ctx),
+            Ok(Some(due)) => actor.drive(Input::SendNow(Entry::stored(due, actor.in_doubt)), ctx),
             Ok(None) => {
-                actor.lane.answer_no_summons(event);
+                actor.lane.cancel_send_now(event);
             }
             Err(error) => {
                 tracing::warn!(%error, "a delivery that is to be sent now could not be read; it waits for its turn");
-                actor.lane.answer_no_summons(event);
-                actor.hear(Input::Wake, ctx);
+                actor.lane.cancel_send_now(event);
+                actor.drive(Input::Wake, ctx);
             }
         }));
     }
 }
 
-impl Handler<Retire> for Endpoint {
+impl Handler<Passivate> for Endpoint {
     type Result = ();
 
-    fn handle(&mut self, _: Retire, ctx: &mut Self::Context) {
+    fn handle(&mut self, _: Passivate, ctx: &mut Self::Context) {
         if self.can_rest() {
             self.end(ctx);
         } else {
-            self.watch.say(Sign::Busy);
+            self.watch.say(EndpointEventKind::Busy);
         }
     }
 }
@@ -480,6 +480,6 @@ impl Handler<Drain> for Endpoint {
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
         self.draining = true;
         let policy = self.serving.policy.clone();
-        self.hear(Input::Configure { policy, mode: Mode::Stopping }, ctx);
+        self.drive(Input::Configure { policy, mode: Mode::Stopping }, ctx);
     }
 }

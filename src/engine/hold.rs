@@ -81,7 +81,7 @@ impl Engine {
         self.find_all().await?;
         let newest = self.inner.feed.heard_of();
         let through = before.map_or(newest, |before| newest.min(EventSeq(EventSeq::first_at(before).0 - 1)));
-        self.inner.registry.cover(webhook, through).await;
+        self.inner.registry.set_row_watermark(webhook, through).await;
         let under_way = self.inner.registry.withdraw_all(webhook, through).await;
         // What the endpoint has just made rows of must be rows.
         journal.barrier().await.map_err(|_| EngineError::Stopping)?;

@@ -46,7 +46,7 @@ pub struct Lane {
     window: Window,
     in_flight: Flights,
     /// Those that are being read because a person wants them sent now.
-    summoned: Vec<EventSeq>,
+    sending_now: Vec<EventSeq>,
     receiver: Receiver,
     limited_until: Option<Instant>,
     /// When to look next for what has waited for long without a row.
@@ -65,7 +65,7 @@ impl Lane {
             mode,
             window: Window::new(has_rows),
             in_flight: Flights::default(),
-            summoned: Vec::new(),
+            sending_now: Vec::new(),
             limited_until: None,
             sweep_at: None,
             latest: UnixMillis(0),
@@ -91,9 +91,9 @@ impl Lane {
             Input::CutShort { event } => self.cut_short(event, now, effects),
             Input::Wake => self.window.miss(self.wake_key(now)),
             Input::Remind => self.remind(now),
-            Input::Summon(entry) => {
-                let is_as_it_was = self.answer_no_summons(entry.event.seq);
-                if self.mode == Mode::Open && is_as_it_was && !self.holds(entry.event.seq) {
+            Input::SendNow(entry) => {
+                let is_as_it_was = self.cancel_send_now(entry.event.seq);
+                if self.mode == Mode::Active && is_as_it_was && !self.holds(entry.event.seq) {
                     self.insert(entry, now);
                 }
             }
@@ -103,7 +103,7 @@ impl Lane {
             Input::Configure { policy, mode } => self.configure(policy, mode, now),
         }
         match self.mode {
-            Mode::Open => {
+            Mode::Active => {
                 self.pump(now, effects);
                 if now.tight {
                     self.trim(now, effects);
@@ -111,7 +111,7 @@ impl Lane {
                 self.load(now, effects);
                 self.sweep(now, effects);
             }
-            Mode::Held | Mode::Gone => self.clear(effects),
+            Mode::Paused | Mode::Deleted => self.clear(effects),
             Mode::Stopping => {}
         }
     }
@@ -119,7 +119,7 @@ impl Lane {
     /// When the lane wants to be ticked, if nothing else happens.
     #[must_use]
     pub fn wake_at(&self, now: Now) -> Option<Instant> {
-        if self.mode != Mode::Open {
+        if self.mode != Mode::Active {
             return None;
         }
         let moments = [self.next_start(now), self.load_at(now), self.sweep_at];
@@ -133,7 +133,7 @@ impl Lane {
         }
         let (_, first) = self.window.first()?;
         let due = match self.receiver.may_start(now.wall) {
-            _ if first.is_asked_for() => first.due(now.wall),
+            _ if first.is_manual() => first.due(now.wall),
             Permission::Free | Permission::Probe => first.due(now.wall),
             Permission::Wait { until } => first.due(now.wall).max(until),
             Permission::ProbeUnderWay => return None,
@@ -156,8 +156,8 @@ impl Lane {
     #[must_use]
     pub fn is_idle(&self, now: Now) -> bool {
         let waits = match self.mode {
-            Mode::Open => !self.window.is_empty_until(now.wall.plus(HORIZON)),
-            Mode::Held | Mode::Stopping | Mode::Gone => false,
+            Mode::Active => !self.window.is_empty_until(now.wall.plus(HORIZON)),
+            Mode::Paused | Mode::Stopping | Mode::Deleted => false,
         };
         !waits && self.in_flight.is_empty() && !self.window.is_loading()
     }
@@ -165,7 +165,7 @@ impl Lane {
     /// Idle, and nothing in memory that a successor would not know: a limiter that is not rested yet.
     #[must_use]
     pub fn can_rest(&self, now: Now) -> bool {
-        self.is_idle(now) && (self.mode == Mode::Gone || self.limiter.is_rested(now.steady))
+        self.is_idle(now) && (self.mode == Mode::Deleted || self.limiter.is_rested(now.steady))
     }
 
     /// The breaker, as people see it.
@@ -194,21 +194,21 @@ impl Lane {
     }
 
     /// A person wants this one sent now: [`Input::Summon`] follows once its row is read, unless it changes meanwhile.
-    pub fn await_summons(&mut self, event: EventSeq) {
-        self.answer_no_summons(event);
-        self.summoned.push(event);
+    pub fn expect_send_now(&mut self, event: EventSeq) {
+        self.cancel_send_now(event);
+        self.sending_now.push(event);
     }
 
     /// What is being read of this one is out of date, or not there; answers whether anything is being read.
-    pub fn answer_no_summons(&mut self, event: EventSeq) -> bool {
-        let before = self.summoned.len();
-        self.summoned.retain(|summoned| *summoned != event);
-        self.summoned.len() < before
+    pub fn cancel_send_now(&mut self, event: EventSeq) -> bool {
+        let before = self.sending_now.len();
+        self.sending_now.retain(|sent_now| *sent_now != event);
+        self.sending_now.len() < before
     }
 
     /// Takes a waiting delivery out.
     pub fn detach(&mut self, event: EventSeq) -> Detached {
-        self.answer_no_summons(event);
+        self.cancel_send_now(event);
         if let Some(flight) = self.in_flight.get(event) {
             return Detached::InFlight { manual: flight.entry.state.manual.is_some() };
         }
@@ -242,7 +242,7 @@ impl Lane {
 
     /// Ordered lanes go by publishing, others by due time; what a person waits for goes first.
     fn key(&self, entry: &Entry, now: Now) -> Key {
-        let first = self.policy.ordered || entry.is_asked_for();
+        let first = self.policy.ordered || entry.is_manual();
         (if first { UnixMillis(0) } else { entry.due(now.wall) }, entry.event.seq)
     }
 
@@ -289,12 +289,12 @@ impl Lane {
         if self.holds(event) {
             return;
         }
-        let (key, asked_for) = (self.key(&entry, now), entry.is_asked_for());
-        let stays = self.mode == Mode::Open && !self.policy.ordered && self.has_room(key, asked_for, now);
+        let (key, asked_for) = (self.key(&entry, now), entry.is_manual());
+        let stays = self.mode == Mode::Active && !self.policy.ordered && self.has_room(key, asked_for, now);
         match self.mode {
-            Mode::Gone => effects.push(Effect::Cancel { event }),
-            Mode::Open if stays => self.insert(entry, now),
-            Mode::Open | Mode::Held => {
+            Mode::Deleted => effects.push(Effect::Cancel { event }),
+            Mode::Active if stays => self.insert(entry, now),
+            Mode::Active | Mode::Paused => {
                 self.window.miss(key);
                 effects.push(Effect::Defer { event });
             }
@@ -314,7 +314,7 @@ impl Lane {
 
     fn loaded(&mut self, entries: Vec<Entry>, next: Option<UnixMillis>, now: Now, effects: &mut Vec<Effect>) {
         let left = self.window.loaded();
-        if self.mode != Mode::Open {
+        if self.mode != Mode::Active {
             return;
         }
         if let Some(next) = next {
@@ -340,7 +340,7 @@ impl Lane {
             self.limiter = Limiter::new(policy.rate_limit.as_ref());
             self.limited_until = None;
         }
-        if mode == Mode::Open && (self.mode != Mode::Open || policy.ordered != self.policy.ordered) {
+        if mode == Mode::Active && (self.mode != Mode::Active || policy.ordered != self.policy.ordered) {
             self.window.miss_all();
         }
         self.receiver.follow(&policy);
@@ -357,7 +357,7 @@ impl Lane {
                 break;
             }
             let (event, permission) = (first.event.seq, self.receiver.may_start(now.wall));
-            let may_start = first.is_asked_for() || matches!(permission, Permission::Free | Permission::Probe);
+            let may_start = first.is_manual() || matches!(permission, Permission::Free | Permission::Probe);
             if first.due(now.wall) > now.wall || !may_start {
                 break;
             }
@@ -398,7 +398,7 @@ impl Lane {
             effects.extend(self.window.store_older_than(then).into_iter().map(|event| Effect::Defer { event }));
             self.sweep_at = None;
         }
-        self.sweep_at = self.window.has_unstored().then(|| self.sweep_at.unwrap_or(now.steady + HORIZON));
+        self.sweep_at = self.window.has_entries_without_row().then(|| self.sweep_at.unwrap_or(now.steady + HORIZON));
     }
 
     /// Nothing waits in memory: what has a row stays there, what has none gets one or is cancelled.
@@ -407,8 +407,8 @@ impl Lane {
         for entry in self.window.take_all().filter(|entry| !entry.stored) {
             let event = entry.event.seq;
             effects.push(match self.mode {
-                Mode::Gone => Effect::Cancel { event },
-                Mode::Open | Mode::Held | Mode::Stopping => Effect::Defer { event },
+                Mode::Deleted => Effect::Cancel { event },
+                Mode::Active | Mode::Paused | Mode::Stopping => Effect::Defer { event },
             });
         }
     }
@@ -423,16 +423,16 @@ impl Lane {
         let in_flight = self.in_flight.len();
         let Some(Flight { entry, epoch, withdrawn, since: _ }) = self.in_flight.end(event) else { return };
         self.window.left(event);
-        self.answer_no_summons(event);
+        self.cancel_send_now(event);
         let (mut state, gone) = after_attempt(&self.policy, &entry, outcome, jitter, now.wall);
-        if (withdrawn || self.mode == Mode::Gone) && state.status == Status::Pending {
+        if (withdrawn || self.mode == Mode::Deleted) && state.status == Status::Pending {
             (state.status, state.next_at, state.settled_at) = (Status::Cancelled, None, Some(now.wall));
         }
         let again = (state.status == Status::Pending).then(|| entry.event.clone());
         effects.push(Effect::Settle { entry, state });
         self.learn(Ended { event, outcome, said, took, jitter, in_flight, epoch }, gone, now, effects);
         if let Some(event) = again
-            && self.mode == Mode::Open
+            && self.mode == Mode::Active
         {
             self.keep(Entry { event, state, trigger: Trigger::Retry, stored: true }, now);
             self.trim(now, effects);
@@ -443,9 +443,9 @@ impl Lane {
     fn cut_short(&mut self, event: EventSeq, now: Now, effects: &mut Vec<Effect>) {
         self.receiver.not_sent(event);
         match self.in_flight.end(event) {
-            Some(flight) if flight.withdrawn || self.mode == Mode::Gone => {
+            Some(flight) if flight.withdrawn || self.mode == Mode::Deleted => {
                 self.window.left(event);
-                self.answer_no_summons(event);
+                self.cancel_send_now(event);
                 effects.push(Effect::Cancel { event });
             }
             Some(flight) => self.insert(flight.entry.maybe_sent(), now),
@@ -463,17 +463,17 @@ impl Lane {
         if learnt.warn {
             effects.push(Effect::Warn { failing_since: since });
         }
-        if (gone || learnt.give_up) && self.mode == Mode::Open {
-            self.mode = Mode::Held;
+        if (gone || learnt.give_up) && self.mode == Mode::Active {
+            self.mode = Mode::Paused;
             effects.push(Effect::Disable { reason: if gone { Reason::Gone } else { Reason::Failing { since } } });
         }
         if learnt.breaker.is_some() && !self.receiver.is_well() {
-            self.lay_down(effects);
+            self.shed_window(effects);
         }
     }
 
     /// A receiver that is left alone for a while costs no memory.
-    fn lay_down(&mut self, effects: &mut Vec<Effect>) {
+    fn shed_window(&mut self, effects: &mut Vec<Effect>) {
         self.clear(effects);
         self.window.miss_all();
     }

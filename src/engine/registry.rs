@@ -24,14 +24,16 @@ use crate::store::leases::ShardNum;
 use crate::store::state::InDoubt;
 
 use super::arbiters::{Arbiters, Place};
-use super::endpoint::{self, Birth, ENDPOINT, Endpoint, Notice, Retire, Sign};
+use super::endpoint::{self, ENDPOINT, Endpoint, EndpointEvent, EndpointEventKind, Passivate, SpawnArgs};
 use super::lane::Mode;
 use super::pulse::Pulse;
 use super::restart::{Rest, Restarts};
 use super::serving::Serving;
 use super::shared::Shared;
 
-use self::messages::{Count, Cover, Crashed, Drain, Find, Forget, Introduce, MarkInDoubt, Release, Remind, Wake};
+use self::messages::{
+    Activate, Count, Crashed, Drain, Find, Forget, MarkInDoubt, Release, Remind, SetRowWatermark, Wake,
+};
 
 use self::handoff::Handoff;
 
@@ -53,8 +55,8 @@ pub(super) struct Registry {
     marks: Marks,
     /// Shards of which requests were cut short: nobody else knows which.
     interrupted_shards: HashSet<ShardNum>,
-    notices: UnboundedSender<Notice>,
-    incoming: Option<UnboundedReceiver<Notice>>,
+    events: UnboundedSender<EndpointEvent>,
+    incoming: Option<UnboundedReceiver<EndpointEvent>>,
     handle: Option<RegistryHandle>,
     started: u64,
     crashes: u64,
@@ -66,21 +68,21 @@ pub(super) struct Registry {
 /// An endpoint that the registry knows.
 struct Known {
     id: WebhookId,
-    life: Life,
+    lifecycle: Lifecycle,
     generation: u64,
     since: Instant,
     restarts: Restarts,
     /// Ordered endpoints take their work from rows alone.
     ordered: bool,
     /// Its mailbox was too full to tell it of rows that it does not know of.
-    unheard: bool,
+    missed_wake: bool,
     pulse: Arc<Pulse>,
 }
 
-enum Life {
+enum Lifecycle {
     Live(Addr<Endpoint>),
     /// Was asked to end because it is idle. `wanted` once somebody needs it again.
-    Retiring {
+    Passivating {
         addr: Addr<Endpoint>,
         wanted: bool,
     },
@@ -108,7 +110,7 @@ impl Item {
 
 /// Starts the registry on its thread.
 pub(super) fn start(arbiters: &Arbiters, shared: &Arc<Shared>, feed: &Arc<Feed>) -> RegistryHandle {
-    let (notices, incoming) = unbounded_channel();
+    let (events, incoming) = unbounded_channel();
     let registry = Registry {
         places: arbiters.places.clone(),
         shared: shared.clone(),
@@ -116,7 +118,7 @@ pub(super) fn start(arbiters: &Arbiters, shared: &Arc<Shared>, feed: &Arc<Feed>)
         endpoints: HashMap::new(),
         marks: Marks::default(),
         interrupted_shards: HashSet::new(),
-        notices,
+        events,
         incoming: Some(incoming),
         handle: None,
         started: 0,
@@ -142,8 +144,8 @@ impl Actor for Registry {
         });
         self.handle = Some(RegistryHandle::new(ctx.address(), self.shared.clone()));
         if let Some(incoming) = self.incoming.take() {
-            let notices = stream::unfold(incoming, async |mut incoming| Some((incoming.recv().await?, incoming)));
-            ctx.add_stream(Box::pin(notices));
+            let events = stream::unfold(incoming, async |mut incoming| Some((incoming.recv().await?, incoming)));
+            ctx.add_stream(Box::pin(events));
         }
     }
 }
@@ -157,53 +159,54 @@ impl Drop for Registry {
 }
 
 impl Registry {
-    fn bear(&mut self, serving: &Arc<Serving>, in_doubt: InDoubt) -> Addr<Endpoint> {
+    fn spawn(&mut self, serving: &Arc<Serving>, in_doubt: InDoubt) -> Addr<Endpoint> {
         self.started += 1;
         let place = &self.places[usize::try_from(self.started).unwrap_or(0) % self.places.len()];
-        let birth = Birth {
+        let args = SpawnArgs {
             serving: serving.clone(),
             shared: self.shared.clone(),
             sender: place.sender.clone(),
             turns: place.turns.clone(),
             generation: self.started,
-            registry: self.notices.clone(),
+            registry: self.events.clone(),
             in_doubt,
         };
-        Endpoint::start_in_arbiter(&place.arbiter, move |_| Endpoint::new(birth))
+        Endpoint::start_in_arbiter(&place.arbiter, move |_| Endpoint::new(args))
     }
 
-    fn introduce(&mut self, serving: &Arc<Serving>, rested: bool) {
+    fn activate(&mut self, serving: &Arc<Serving>, rested: bool) {
         let restarts = match self.endpoints.get_mut(&serving.num) {
-            Some(Known { life: Life::Live(_), ordered, .. }) => {
+            Some(Known { lifecycle: Lifecycle::Live(_), ordered, .. }) => {
                 *ordered = serving.policy.ordered;
                 return;
             }
-            Some(Known { life: Life::Retiring { wanted, .. }, .. }) => {
+            Some(Known { lifecycle: Lifecycle::Passivating { wanted, .. }, .. }) => {
                 *wanted = true;
                 return;
             }
             // Only the end of its rest makes it again.
-            Some(Known { life: Life::Resting, restarts, .. }) if rested => *restarts,
-            Some(Known { life: Life::Resting, .. }) => return,
-            Some(Known { life: Life::Quarantined, .. }) => return,
+            Some(Known { lifecycle: Lifecycle::Resting, restarts, .. }) if rested => *restarts,
+            Some(Known { lifecycle: Lifecycle::Resting, .. }) => return,
+            Some(Known { lifecycle: Lifecycle::Quarantined, .. }) => return,
             None => Restarts::default(),
         };
-        if serving.mode_now(&self.shared) != Mode::Open || self.draining || !self.shared.shard_set.serves(serving.num) {
+        if serving.mode_now(&self.shared) != Mode::Active || self.draining || !self.shared.shard_set.serves(serving.num)
+        {
             self.endpoints.remove(&serving.num);
             return;
         }
         let known = self.shared.shard_set.in_doubt_of(serving.num);
         let in_doubt = self.marks.in_doubt_of(serving.num, known);
-        let addr = self.bear(serving, in_doubt);
+        let addr = self.spawn(serving, in_doubt);
         let known = Known {
             id: serving.id,
-            life: Life::Live(addr),
+            lifecycle: Lifecycle::Live(addr),
             generation: self.started,
             since: Instant::now(),
             restarts,
             ordered: serving.policy.ordered,
             pulse: self.shared.pulses.of(serving.num),
-            unheard: false,
+            missed_wake: false,
         };
         self.endpoints.insert(serving.num, known);
     }
@@ -213,13 +216,13 @@ impl Registry {
             // Whoever took the shard since finds what its fan-out still owes, also if that was this node again.
             return;
         }
-        if self.marks.covers(item.num, item.event.seq) {
+        if self.marks.has_row(item.num, item.event.seq) {
             // It has a row, unless another node has committed it meanwhile: then it gets one.
             return answer.refused.push(item);
         }
         let Some(known) = self.endpoints.get(&item.num) else { return answer.unknown.push(item) };
-        match &known.life {
-            Life::Live(addr) if !known.ordered => {
+        match &known.lifecycle {
+            Lifecycle::Live(addr) if !known.ordered => {
                 let offer = endpoint::Offer { event: item.event.clone(), recovered: item.recovered, room };
                 if addr.try_send(offer).is_ok() {
                     known.pulse.offered();
@@ -228,7 +231,7 @@ impl Registry {
                     answer.refused.push(item);
                 }
             }
-            Life::Live(_) | Life::Retiring { .. } | Life::Resting | Life::Quarantined => {
+            Lifecycle::Live(_) | Lifecycle::Passivating { .. } | Lifecycle::Resting | Lifecycle::Quarantined => {
                 known.pulse.passed_by();
                 answer.refused.push(item);
             }
@@ -237,53 +240,53 @@ impl Registry {
 
     fn wake(&mut self, mut nums: Vec<WebhookNum>) -> Vec<WebhookNum> {
         nums.retain(|num| match self.endpoints.get_mut(num) {
-            Some(Known { life: Life::Live(addr), unheard, .. }) => {
-                *unheard = addr.try_send(endpoint::Wake).is_err();
+            Some(Known { lifecycle: Lifecycle::Live(addr), missed_wake, .. }) => {
+                *missed_wake = addr.try_send(endpoint::Wake).is_err();
                 false
             }
-            Some(Known { life: Life::Resting | Life::Quarantined, .. }) => false,
-            Some(Known { life: Life::Retiring { .. }, .. }) | None => true,
+            Some(Known { lifecycle: Lifecycle::Resting | Lifecycle::Quarantined, .. }) => false,
+            Some(Known { lifecycle: Lifecycle::Passivating { .. }, .. }) | None => true,
         });
         nums
     }
 
     /// As often as rows fall due, so it matters little when a mailbox is too full for it.
     fn remind(&mut self, nums: Vec<WebhookNum>) -> Vec<WebhookNum> {
-        let unheard = |num: &WebhookNum| self.endpoints.get(num).is_some_and(|known| known.unheard);
-        let (to_wake, to_remind): (Vec<_>, Vec<_>) = nums.into_iter().partition(unheard);
+        let missed_wake = |num: &WebhookNum| self.endpoints.get(num).is_some_and(|known| known.missed_wake);
+        let (to_wake, to_remind): (Vec<_>, Vec<_>) = nums.into_iter().partition(missed_wake);
         let mut asleep = self.wake(to_wake);
         for num in to_remind {
-            match self.endpoints.get(&num).map(|known| &known.life) {
-                Some(Life::Live(addr)) => drop(addr.try_send(endpoint::Remind)),
-                Some(Life::Resting | Life::Quarantined) => {}
-                Some(Life::Retiring { .. }) | None => asleep.push(num),
+            match self.endpoints.get(&num).map(|known| &known.lifecycle) {
+                Some(Lifecycle::Live(addr)) => drop(addr.try_send(endpoint::Remind)),
+                Some(Lifecycle::Resting | Lifecycle::Quarantined) => {}
+                Some(Lifecycle::Passivating { .. }) | None => asleep.push(num),
             }
         }
         asleep
     }
 
-    fn retire(&mut self, num: WebhookNum) {
+    fn passivate(&mut self, num: WebhookNum) {
         let Some(known) = self.endpoints.get_mut(&num) else { return };
-        if let Life::Live(addr) = &known.life
-            && addr.try_send(Retire).is_ok()
+        if let Lifecycle::Live(addr) = &known.lifecycle
+            && addr.try_send(Passivate).is_ok()
         {
-            known.life = Life::Retiring { addr: addr.clone(), wanted: false };
+            known.lifecycle = Lifecycle::Passivating { addr: addr.clone(), wanted: false };
         }
     }
 
     fn resume(&mut self, num: WebhookNum) {
         let Some(known) = self.endpoints.get_mut(&num) else { return };
-        if let Life::Retiring { addr, .. } = &known.life {
-            known.unheard = addr.try_send(endpoint::Wake).is_err();
-            known.life = Life::Live(addr.clone());
+        if let Lifecycle::Passivating { addr, .. } = &known.lifecycle {
+            known.missed_wake = addr.try_send(endpoint::Wake).is_err();
+            known.lifecycle = Lifecycle::Live(addr.clone());
         }
     }
 
-    fn retired(&mut self, num: WebhookNum) {
+    fn passivated(&mut self, num: WebhookNum) {
         let gone = self.endpoints.remove(&num);
         let wanted = gone.is_some_and(|known| {
             known.pulse.ended();
-            matches!(known.life, Life::Retiring { wanted: true, .. })
+            matches!(known.lifecycle, Lifecycle::Passivating { wanted: true, .. })
         });
         if wanted && let Some(handle) = self.handle.clone() {
             actix::spawn(async move { handle.wake(vec![num]).await });
@@ -295,7 +298,7 @@ impl Registry {
         known.pulse.ended();
         if self.draining {
             // It was cut off by the stop, which is not a clean one then.
-            known.life = Life::Resting;
+            known.lifecycle = Lifecycle::Resting;
             return;
         }
         if self.crashed_during_handoff(num) {
@@ -306,19 +309,19 @@ impl Registry {
         let rest = known.restarts.crashed(known.since.elapsed());
         let wait = match rest {
             Rest::For(wait) => {
-                known.life = Life::Resting;
+                known.lifecycle = Lifecycle::Resting;
                 tracing::error!(target: ENDPOINT, webhook = %known.id, ?wait, "endpoint crashed; it will be restarted");
                 Some(wait)
             }
             Rest::Quarantine => {
-                known.life = Life::Quarantined;
+                known.lifecycle = Lifecycle::Quarantined;
                 tracing::error!(target: ENDPOINT, webhook = %known.id, "endpoint quarantined; it crashed too often");
                 None
             }
         };
         if let Some(handle) = self.handle.clone() {
             let feed = self.feed.clone();
-            actix::spawn(async move { handle.revive(num, wait, &feed).await });
+            actix::spawn(async move { handle.restart(num, wait, &feed).await });
         }
     }
 
@@ -326,7 +329,7 @@ impl Registry {
         if self.drained.is_none() {
             return;
         }
-        let is_gone = |known: &Known| matches!(known.life, Life::Resting | Life::Quarantined);
+        let is_gone = |known: &Known| matches!(known.lifecycle, Lifecycle::Resting | Lifecycle::Quarantined);
         let all_gone = self.endpoints.values().all(is_gone);
         // Of one that crashed and rests, or of what was cut short, nobody else knows: that stop is not a clean one.
         if all_gone
@@ -339,18 +342,18 @@ impl Registry {
     }
 }
 
-impl StreamHandler<Notice> for Registry {
-    fn handle(&mut self, notice: Notice, _: &mut Self::Context) {
-        let Notice { num, generation, sign } = notice;
+impl StreamHandler<EndpointEvent> for Registry {
+    fn handle(&mut self, event: EndpointEvent, _: &mut Self::Context) {
+        let EndpointEvent { num, generation, kind } = event;
         if self.endpoints.get(&num).is_none_or(|known| known.generation != generation) {
             return;
         }
-        match sign {
-            Sign::Idle => self.retire(num),
-            Sign::Busy => self.resume(num),
-            Sign::CutShort(event) => self.interrupted(num, event),
-            Sign::Retired => self.retired(num),
-            Sign::Crashed => self.crashed(num),
+        match kind {
+            EndpointEventKind::Idle => self.passivate(num),
+            EndpointEventKind::Busy => self.resume(num),
+            EndpointEventKind::CutShort(event) => self.interrupted(num, event),
+            EndpointEventKind::Passivated => self.passivated(num),
+            EndpointEventKind::Crashed => self.crashed(num),
         }
         self.tell_if_drained();
         self.report_finished_handoffs();
@@ -371,12 +374,12 @@ impl Handler<Offer> for Registry {
     }
 }
 
-impl Handler<Introduce> for Registry {
+impl Handler<Activate> for Registry {
     type Result = ();
 
-    fn handle(&mut self, Introduce { servings, rested }: Introduce, _: &mut Self::Context) {
+    fn handle(&mut self, Activate { servings, rested }: Activate, _: &mut Self::Context) {
         for serving in &servings {
-            self.introduce(serving, rested);
+            self.activate(serving, rested);
         }
     }
 }
@@ -401,9 +404,9 @@ impl Handler<Find> for Registry {
     type Result = MessageResult<Find>;
 
     fn handle(&mut self, Find(nums): Find, _: &mut Self::Context) -> Self::Result {
-        let addr = |num: WebhookNum| match &self.endpoints.get(&num)?.life {
-            Life::Live(addr) | Life::Retiring { addr, .. } => Some(addr.clone()),
-            Life::Resting | Life::Quarantined => None,
+        let addr = |num: WebhookNum| match &self.endpoints.get(&num)?.lifecycle {
+            Lifecycle::Live(addr) | Lifecycle::Passivating { addr, .. } => Some(addr.clone()),
+            Lifecycle::Resting | Lifecycle::Quarantined => None,
         };
         MessageResult(nums.into_iter().filter_map(addr).collect())
     }
@@ -413,17 +416,21 @@ impl Handler<Forget> for Registry {
     type Result = ();
 
     fn handle(&mut self, Forget(num): Forget, _: &mut Self::Context) {
-        if self.endpoints.get(&num).is_some_and(|known| matches!(known.life, Life::Resting | Life::Quarantined)) {
+        if self
+            .endpoints
+            .get(&num)
+            .is_some_and(|known| matches!(known.lifecycle, Lifecycle::Resting | Lifecycle::Quarantined))
+        {
             self.endpoints.remove(&num);
         }
     }
 }
 
-impl Handler<Cover> for Registry {
+impl Handler<SetRowWatermark> for Registry {
     type Result = ();
 
-    fn handle(&mut self, Cover(num, to): Cover, _: &mut Self::Context) {
-        self.marks.cover(num, to);
+    fn handle(&mut self, SetRowWatermark(num, to): SetRowWatermark, _: &mut Self::Context) {
+        self.marks.set_row_watermark(num, to);
     }
 }
 
@@ -439,7 +446,7 @@ impl Handler<Release> for Registry {
     type Result = bool;
 
     fn handle(&mut self, Release(num): Release, _: &mut Self::Context) -> bool {
-        let held = self.endpoints.get(&num).is_some_and(|known| matches!(known.life, Life::Quarantined));
+        let held = self.endpoints.get(&num).is_some_and(|known| matches!(known.lifecycle, Lifecycle::Quarantined));
         if held {
             self.endpoints.remove(&num);
         }
@@ -454,8 +461,8 @@ impl Handler<Crashed> for Registry {
         let crashes = |num| match self.endpoints.get(&num) {
             Some(known) => Crashes {
                 recent: known.restarts.recent(),
-                resting: matches!(known.life, Life::Resting),
-                quarantined: matches!(known.life, Life::Quarantined),
+                resting: matches!(known.lifecycle, Lifecycle::Resting),
+                quarantined: matches!(known.lifecycle, Lifecycle::Quarantined),
                 unreadable: false,
             },
             None => Crashes::default(),
@@ -468,9 +475,10 @@ impl Handler<Count> for Registry {
     type Result = MessageResult<Count>;
 
     fn handle(&mut self, _: Count, _: &mut Self::Context) -> Self::Result {
-        let is_live = |known: &&Known| matches!(known.life, Life::Live(_) | Life::Retiring { .. });
+        let is_live = |known: &&Known| matches!(known.lifecycle, Lifecycle::Live(_) | Lifecycle::Passivating { .. });
         let live = self.endpoints.values().filter(is_live).count();
-        let quarantined = self.endpoints.values().filter(|known| matches!(known.life, Life::Quarantined)).count();
+        let quarantined =
+            self.endpoints.values().filter(|known| matches!(known.lifecycle, Lifecycle::Quarantined)).count();
         MessageResult(Figures { live, crashes: self.crashes, quarantined })
     }
 }
@@ -481,7 +489,7 @@ impl Handler<Drain> for Registry {
     fn handle(&mut self, Drain(drained): Drain, _: &mut Self::Context) {
         (self.draining, self.drained) = (true, Some(drained));
         for known in self.endpoints.values() {
-            if let Life::Live(addr) | Life::Retiring { addr, .. } = &known.life {
+            if let Lifecycle::Live(addr) | Lifecycle::Passivating { addr, .. } = &known.lifecycle {
                 let addr = addr.clone();
                 actix::spawn(async move {
                     let _ = addr.send(endpoint::Drain).await;

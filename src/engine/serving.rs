@@ -49,7 +49,7 @@ impl Serving {
     /// Whether it may send. To be asked by whoever is about to follow it: a purge may have begun or ended since the
     /// webhook was read.
     pub(super) fn mode_now(&self, shared: &Shared) -> Mode {
-        if self.mode == Mode::Open && shared.holds.lock().contains_key(&self.num) { Mode::Held } else { self.mode }
+        if self.mode == Mode::Active && shared.holds.lock().contains_key(&self.num) { Mode::Paused } else { self.mode }
     }
 
     /// The receiver's, for the log: the rest of a URL may hold secrets.
@@ -121,7 +121,7 @@ fn serving_of(row: servings::Serving, shared: &Shared) -> Arc<Serving> {
         tenant_id,
         version: webhook.version,
         name: webhook.name,
-        mode: if webhook.is_active && webhook.paused_at.is_none() { Mode::Open } else { Mode::Held },
+        mode: if webhook.is_active && webhook.paused_at.is_none() { Mode::Active } else { Mode::Paused },
         is_active: webhook.is_active,
         url: webhook.url,
         health,

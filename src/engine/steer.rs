@@ -73,7 +73,7 @@ impl Engine {
         // As old as its event, so that a long backlog does not come first.
         self.record(id, Record::Retry { id, at: now.min(id.event.accepted_at()) }).await?;
         let found = self.inner.registry.detach(id).await;
-        self.inner.registry.summon(id).await;
+        self.inner.registry.send_now(id).await;
         if found == (Detached::InFlight { manual: false }) { Err(EngineError::InFlight) } else { Ok(()) }
     }
 

@@ -58,12 +58,12 @@ pub(in crate::engine) struct Probe;
 /// A person wants this one sent now.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(in crate::engine) struct Summon(pub(in crate::engine) EventSeq);
+pub(in crate::engine) struct SendNow(pub(in crate::engine) EventSeq);
 
 /// End if there is nothing to do.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(in crate::engine) struct Retire;
+pub(in crate::engine) struct Passivate;
 
 /// Begin nothing any more; end when nothing is in flight.
 #[derive(Message)]

@@ -10,7 +10,7 @@ use crate::id::{EventSeq, WebhookNum};
 
 /// How an endpoint ended or wants to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::engine) enum Sign {
+pub(in crate::engine) enum EndpointEventKind {
     /// Has had nothing to do for a while.
     Idle,
     /// Was asked to retire but has got work meanwhile.
@@ -18,38 +18,43 @@ pub(in crate::engine) enum Sign {
     /// A request for this event was cut short: its receiver may have seen it.
     CutShort(EventSeq),
     /// Ended because it was asked to.
-    Retired,
+    Passivated,
     /// Ended without having been asked to.
     Crashed,
 }
 
 /// What the registry hears from an endpoint, dead or alive.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::engine) struct Notice {
+pub(in crate::engine) struct EndpointEvent {
     pub(in crate::engine) num: WebhookNum,
     pub(in crate::engine) generation: u64,
-    pub(in crate::engine) sign: Sign,
+    pub(in crate::engine) kind: EndpointEventKind,
 }
 
 /// Tells the registry how its endpoint ended, whatever way that was.
 pub(super) struct DeathWatch {
-    notice: Notice,
-    registry: UnboundedSender<Notice>,
+    event: EndpointEvent,
+    registry: UnboundedSender<EndpointEvent>,
     pulse: Arc<Pulse>,
 }
 
 impl DeathWatch {
-    pub(super) fn new(num: WebhookNum, generation: u64, registry: UnboundedSender<Notice>, pulse: Arc<Pulse>) -> Self {
-        Self { notice: Notice { num, generation, sign: Sign::Crashed }, registry, pulse }
+    pub(super) fn new(
+        num: WebhookNum,
+        generation: u64,
+        registry: UnboundedSender<EndpointEvent>,
+        pulse: Arc<Pulse>,
+    ) -> Self {
+        Self { event: EndpointEvent { num, generation, kind: EndpointEventKind::Crashed }, registry, pulse }
     }
 
-    pub(super) fn say(&self, sign: Sign) {
-        let _ = self.registry.send(Notice { sign, ..self.notice });
+    pub(super) fn say(&self, kind: EndpointEventKind) {
+        let _ = self.registry.send(EndpointEvent { kind, ..self.event });
     }
 
     /// The end that comes now was asked for.
     pub(super) fn expect_end(&mut self) {
-        self.notice.sign = Sign::Retired;
+        self.event.kind = EndpointEventKind::Passivated;
     }
 }
 
@@ -60,6 +65,6 @@ impl Drop for DeathWatch {
         {
             self.pulse.crashed(place.into());
         }
-        let _ = self.registry.send(self.notice);
+        let _ = self.registry.send(self.event);
     }
 }

@@ -63,7 +63,7 @@ impl Entry {
 
     /// A person waits for it: it is sent although its receiver is left alone.
     #[must_use]
-    pub fn is_asked_for(&self) -> bool {
+    pub fn is_manual(&self) -> bool {
         self.state.manual.is_some() || self.event.kind == TEST_EVENT
     }
 
@@ -73,7 +73,7 @@ impl Entry {
     #[must_use]
     pub fn due(&self, now: UnixMillis) -> UnixMillis {
         match self.state.next_at {
-            Some(at) if self.is_asked_for() || self.state.tries == 0 => at.min(now),
+            Some(at) if self.is_manual() || self.state.tries == 0 => at.min(now),
             Some(at) => at,
             None => self.event.seq.accepted_at().min(now),
         }

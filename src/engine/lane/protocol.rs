@@ -54,7 +54,7 @@ pub enum Input {
     /// Rows fall due; the lane may know of them.
     Remind,
     /// A person wants this one sent now.
-    Summon(Entry),
+    SendNow(Entry),
     /// An operator wants to know whether the receiver is back.
     Probe,
     /// The receiver is another one: what was learnt does not count.
@@ -126,13 +126,13 @@ pub enum Reason {
 /// Whether the lane may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    Open,
+    Active,
     /// Switched off: what it is owed waits in the store.
-    Held,
+    Paused,
     /// Stopping: nothing begins; what waits in memory is still owed by rows and fan-outs.
     Stopping,
     /// Deleted: what it is owed is cancelled.
-    Gone,
+    Deleted,
 }
 
 /// Where a delivery was found when somebody wanted to take it out of the lane.

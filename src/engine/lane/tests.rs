@@ -60,7 +60,7 @@ struct Bench {
 impl Bench {
     fn new(policy: Arc<Policy>) -> Self {
         Self {
-            lane: Lane::new(policy, Mode::Open, false, Health::default()),
+            lane: Lane::new(policy, Mode::Active, false, Health::default()),
             epoch: Instant::now(),
             elapsed: Duration::ZERO,
             tight: false,
@@ -235,9 +235,9 @@ fn switching_off_makes_rows_of_what_waits_and_deleting_cancels_it() {
     let mut bench = Bench::new(policy(|policy| policy.max_in_flight = 1));
     (1..=3).for_each(|seq| drop(bench.on(offer(seq))));
     let policy = bench.lane.policy.clone();
-    assert_eq!(deferred(&bench.on(Input::Configure { policy: policy.clone(), mode: Mode::Held })), 2);
+    assert_eq!(deferred(&bench.on(Input::Configure { policy: policy.clone(), mode: Mode::Paused })), 2);
     assert_eq!(deferred(&bench.on(offer(4))), 1);
-    let effects = bench.on(Input::Configure { policy, mode: Mode::Gone });
+    let effects = bench.on(Input::Configure { policy, mode: Mode::Deleted });
     assert!(effects.is_empty());
     assert!(matches!(bench.on(offer(5)).as_slice(), [Effect::Cancel { event: EventSeq(5) }]));
 }
@@ -292,7 +292,7 @@ fn a_failed_attempt_of_a_deleted_webhook_leaves_nothing_pending() {
     let mut bench = Bench::new(policy(|_| ()));
     bench.on(offer(1));
     let policy = bench.lane.policy.clone();
-    bench.on(Input::Configure { policy, mode: Mode::Gone });
+    bench.on(Input::Configure { policy, mode: Mode::Deleted });
     assert_eq!(bench.finish(1, Outcome::TimedOut).status, Status::Cancelled);
 }
 
@@ -352,12 +352,12 @@ fn what_a_person_asks_for_is_sent_although_the_receiver_is_left_alone() {
     let manual = Some(Fallback { status: Status::Failed, next_at: None });
     let state = DeliveryState { manual, ..pending(START) };
     let entry = Entry::stored(Due { event: event(7), state }, InDoubt::NOTHING);
-    bench.lane.await_summons(EventSeq(7));
-    assert_eq!(started(&bench.on(Input::Summon(entry.clone()))), [7]);
+    bench.lane.expect_send_now(EventSeq(7));
+    assert_eq!(started(&bench.on(Input::SendNow(entry.clone()))), [7]);
     assert_eq!(bench.finish(7, Outcome::TimedOut).status, Status::Failed);
     let until = START.plus(Duration::from_secs(30));
     assert_eq!(bench.lane.breaker(bench.now().wall).next_probe_at, Some(until), "the cool-down is no longer for it");
-    assert!(started(&bench.on(Input::Summon(entry))).is_empty(), "it was read before it was sent");
+    assert!(started(&bench.on(Input::SendNow(entry))).is_empty(), "it was read before it was sent");
 }
 
 #[test]
@@ -373,7 +373,7 @@ fn a_probe_that_an_operator_asks_for_is_sent_at_once() {
 fn a_breaker_that_was_open_is_open_after_a_restart() {
     let mut bench = broken();
     let health = bench.lane.receiver.health();
-    bench.lane = Lane::new(policy(|_| ()), Mode::Open, true, health);
+    bench.lane = Lane::new(policy(|_| ()), Mode::Active, true, health);
     assert!(started(&bench.on(offer(9))).is_empty());
     assert!(!started_or_loaded(&bench.on(Input::Tick)));
     bench.elapsed = Duration::from_secs(30);

@@ -55,7 +55,7 @@ impl Window {
         self.ready.values().map(Box::as_ref)
     }
 
-    pub(super) fn has_unstored(&self) -> bool {
+    pub(super) fn has_entries_without_row(&self) -> bool {
         self.unstored > 0
     }
 

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::clock::UnixMillis;
-use crate::engine::endpoint::{Configure, Detach, Endpoint, Probe, Summon, Withdraw, WithdrawAll};
+use crate::engine::endpoint::{Configure, Detach, Endpoint, Probe, SendNow, Withdraw, WithdrawAll};
 use crate::engine::lane::Detached;
 use crate::engine::serving::{self, Loaded, Serving};
 use crate::engine::shared::Shared;
@@ -21,15 +21,15 @@ use crate::store::state::InDoubt;
 
 use super::handoff::HandOff;
 use super::{
-    Count, Cover, Crashed, Crashes, Drain, Figures, Find, Forget, Introduce, Item, MarkInDoubt, Offer, Offered,
-    Registry, Release, Remind, Wake,
+    Activate, Count, Crashed, Crashes, Drain, Figures, Find, Forget, Item, MarkInDoubt, Offer, Offered, Registry,
+    Release, Remind, SetRowWatermark, Wake,
 };
 
 /// Pause before the store is read again after it failed.
 const READ_PAUSE: Duration = Duration::from_millis(500);
 
 /// Endpoints that are read and started at once; a query has a bounded number of parameters.
-const STARTS: usize = 512;
+const ACTIVATIONS: usize = 512;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -63,7 +63,7 @@ impl RegistryHandle {
     pub(in crate::engine) async fn offer_to_sleeping(&self, items: Vec<Item>) -> Handed {
         let nums: Vec<WebhookNum> = items.iter().map(|item| item.num).collect();
         let loaded = loop {
-            match self.introduce(nums.clone()).await {
+            match self.activate(nums.clone()).await {
                 Ok(loaded) => break loaded,
                 Err(error) => tracing::warn!(%error, "webhooks could not be read; trying again"),
             }
@@ -79,41 +79,41 @@ impl RegistryHandle {
     }
 
     /// Starts endpoints for those that are active and asleep.
-    async fn introduce(&self, mut nums: Vec<WebhookNum>) -> Result<Loaded, StoreError> {
+    async fn activate(&self, mut nums: Vec<WebhookNum>) -> Result<Loaded, StoreError> {
         nums.sort_unstable();
         nums.dedup();
         let _unchanged = self.shared.changing.read().await;
         let loaded = serving::load(&self.shared, &nums).await?;
         let servings = loaded.servings.values().cloned().collect();
-        let _ = self.registry.send(Introduce { servings, rested: false }).await;
+        let _ = self.registry.send(Activate { servings, rested: false }).await;
         Ok(loaded)
     }
 
     /// Tells the endpoints that they have rows that they do not know of; starts those that sleep.
     pub(in crate::engine) async fn wake(&self, nums: Vec<WebhookNum>) {
         if let Ok(asleep) = self.registry.send(Wake(nums)).await {
-            self.rouse(asleep).await;
+            self.wake_sleeping(asleep).await;
         }
     }
 
     /// Tells the endpoints that they have rows that fall due; starts those that sleep.
     pub(in crate::engine) async fn remind(&self, nums: Vec<WebhookNum>) {
         if let Ok(asleep) = self.registry.send(Remind(nums)).await {
-            self.rouse(asleep).await;
+            self.wake_sleeping(asleep).await;
         }
     }
 
     /// Starts those that sleep. What is still owed to those that are deleted is cancelled.
-    async fn rouse(&self, asleep: Vec<WebhookNum>) {
-        for some in asleep.chunks(STARTS) {
-            if let Err(error) = self.rouse_some(some).await {
+    async fn wake_sleeping(&self, asleep: Vec<WebhookNum>) {
+        for some in asleep.chunks(ACTIVATIONS) {
+            if let Err(error) = self.wake_chunk(some).await {
                 tracing::warn!(%error, "endpoints could not be woken; the waker comes again");
             }
         }
     }
 
-    async fn rouse_some(&self, nums: &[WebhookNum]) -> Result<(), StoreError> {
-        let loaded = self.introduce(nums.to_vec()).await?;
+    async fn wake_chunk(&self, nums: &[WebhookNum]) -> Result<(), StoreError> {
+        let loaded = self.activate(nums.to_vec()).await?;
         let deleted: Vec<WebhookNum> = nums.iter().copied().filter(|num| !loaded.exists(*num)).collect();
         if !deleted.is_empty() {
             for num in &deleted {
@@ -127,7 +127,7 @@ impl RegistryHandle {
     /// Makes a crashed endpoint again. Whatever it was offered and had not recorded becomes rows first, and later
     /// offers of the same events are dropped by the registry, so nothing is lost and nothing is served twice.
     /// An endpoint that is left alone instead (`wait` is `None`) leaves its work as rows all the same.
-    pub(super) async fn revive(&self, num: WebhookNum, wait: Option<Duration>, feed: &Feed) {
+    pub(super) async fn restart(&self, num: WebhookNum, wait: Option<Duration>, feed: &Feed) {
         tokio::time::sleep(wait.unwrap_or_default()).await;
         loop {
             match self.recover(num, wait.is_some(), feed).await {
@@ -142,7 +142,7 @@ impl RegistryHandle {
         let journal = &self.shared.journal;
         let _ = journal.barrier().await;
         let covered_to = feed.heard_of();
-        let _ = self.registry.send(Cover(num, covered_to)).await;
+        let _ = self.registry.send(SetRowWatermark(num, covered_to)).await;
         let at = UnixMillis::now();
         for event in self.shared.store.owed_only_by_fanout(num, covered_to).await? {
             let id = DeliveryId { event, webhook: num };
@@ -165,7 +165,7 @@ impl RegistryHandle {
         if servings.is_empty() {
             let _ = self.registry.send(Forget(num)).await;
         }
-        let _ = self.registry.send(Introduce { servings, rested: true }).await;
+        let _ = self.registry.send(Activate { servings, rested: true }).await;
         Ok(())
     }
 
@@ -181,7 +181,7 @@ impl RegistryHandle {
     }
 
     async fn configure(&self, num: WebhookNum) -> Result<(), StoreError> {
-        let loaded = self.introduce(vec![num]).await?;
+        let loaded = self.activate(vec![num]).await?;
         if let (Some(serving), Some(endpoint)) = (loaded.servings.get(&num), self.find(num).await) {
             let _ = endpoint.send(Configure(Some(serving.clone()))).await;
         }
@@ -202,7 +202,7 @@ impl RegistryHandle {
         if living.is_empty() && left_alone.is_empty() {
             return Ok(());
         }
-        let loaded = self.introduce(living.iter().map(|(num, _)| *num).chain(left_alone.clone()).collect()).await?;
+        let loaded = self.activate(living.iter().map(|(num, _)| *num).chain(left_alone.clone()).collect()).await?;
         for num in left_alone.into_iter().filter(|num| !loaded.exists(*num)) {
             let _ = self.registry.send(Forget(num)).await;
         }
@@ -246,16 +246,16 @@ impl RegistryHandle {
     }
 
     /// A person wants this one sent now. Starts the endpoint if it sleeps.
-    pub(in crate::engine) async fn summon(&self, id: DeliveryId) {
+    pub(in crate::engine) async fn send_now(&self, id: DeliveryId) {
         self.wake(vec![id.webhook]).await;
         if let Some(endpoint) = self.find(id.webhook).await {
-            let _ = endpoint.send(Summon(id.event)).await;
+            let _ = endpoint.send(SendNow(id.event)).await;
         }
     }
 
     /// Every fan-out up to here that names this webhook has a row for it.
-    pub(in crate::engine) async fn cover(&self, num: WebhookNum, to: EventSeq) {
-        let _ = self.registry.send(Cover(num, to)).await;
+    pub(in crate::engine) async fn set_row_watermark(&self, num: WebhookNum, to: EventSeq) {
+        let _ = self.registry.send(SetRowWatermark(num, to)).await;
     }
 
     /// Lets an endpoint that crashed too often be started again; answers whether it was one.

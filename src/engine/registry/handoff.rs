@@ -9,7 +9,7 @@ use crate::id::{EventSeq, WebhookNum};
 use crate::store::leases::ShardNum;
 use crate::store::state::InDoubt;
 
-use super::{Life, Registry};
+use super::{Lifecycle, Registry};
 
 /// Told whether they have all ended as they should.
 #[derive(Message)]
@@ -33,8 +33,8 @@ impl Handler<HandOff> for Registry {
             if ShardNum::of(*num) != shard {
                 return true;
             }
-            match &known.life {
-                Life::Live(addr) | Life::Retiring { addr, .. } => {
+            match &known.lifecycle {
+                Lifecycle::Live(addr) | Lifecycle::Passivating { addr, .. } => {
                     let addr = addr.clone();
                     actix::spawn(async move {
                         let _ = addr.send(endpoint::Drain).await;
@@ -42,11 +42,11 @@ impl Handler<HandOff> for Registry {
                     true
                 }
                 // It has not yet left word of what it may have sent.
-                Life::Resting => {
+                Lifecycle::Resting => {
                     clean = false;
                     false
                 }
-                Life::Quarantined => false,
+                Lifecycle::Quarantined => false,
             }
         });
         self.marks.forget_shard(shard);

@@ -9,25 +9,25 @@ use crate::store::state::InDoubt;
 #[derive(Default)]
 pub(in crate::engine) struct Marks {
     /// Every fan-out up to here that names this webhook, and was visible then, has a row for it: after a crash, or a purge.
-    covered: HashMap<WebhookNum, Covered>,
+    rows_complete_to: HashMap<WebhookNum, RowWatermark>,
     /// What endpoints may have sent that crashed, and that may be started long after: they may be held by then.
     in_doubt: HashMap<WebhookNum, InDoubt>,
 }
 
-struct Covered {
+struct RowWatermark {
     to: EventSeq,
     /// Set since the marks were last pruned.
     is_new: bool,
 }
 
 impl Marks {
-    pub(in crate::engine) fn cover(&mut self, num: WebhookNum, to: EventSeq) {
-        let covered = self.covered.entry(num).or_insert(Covered { to, is_new: true });
-        *covered = Covered { to: to.max(covered.to), is_new: true };
+    pub(in crate::engine) fn set_row_watermark(&mut self, num: WebhookNum, to: EventSeq) {
+        let covered = self.rows_complete_to.entry(num).or_insert(RowWatermark { to, is_new: true });
+        *covered = RowWatermark { to: to.max(covered.to), is_new: true };
     }
 
-    pub(in crate::engine) fn covers(&self, num: WebhookNum, event: EventSeq) -> bool {
-        self.covered.get(&num).is_some_and(|covered| event <= covered.to)
+    pub(in crate::engine) fn has_row(&self, num: WebhookNum, event: EventSeq) -> bool {
+        self.rows_complete_to.get(&num).is_some_and(|covered| event <= covered.to)
     }
 
     pub(in crate::engine) fn mark_in_doubt(&mut self, num: WebhookNum, in_doubt: InDoubt) {
@@ -43,7 +43,7 @@ impl Marks {
     /// The shard is another node's.
     pub(in crate::engine) fn forget_shard(&mut self, shard: ShardNum) {
         let stays = |num: &WebhookNum| ShardNum::of(*num) != shard;
-        self.covered.retain(|num, _| stays(num));
+        self.rows_complete_to.retain(|num, _| stays(num));
         self.in_doubt.retain(|num, _| stays(num));
     }
 
@@ -51,7 +51,7 @@ impl Marks {
     /// nothing, nothing is in doubt. A new mark stays for one more round: an event of another node may have been given its
     /// row although the dispatcher has not found the event yet.
     pub(in crate::engine) fn prune(&mut self, offered_to: EventSeq, is_owed: impl Fn(WebhookNum) -> bool) {
-        self.covered.retain(|_, covered| std::mem::take(&mut covered.is_new) || covered.to > offered_to);
+        self.rows_complete_to.retain(|_, covered| std::mem::take(&mut covered.is_new) || covered.to > offered_to);
         self.in_doubt.retain(|num, _| is_owed(*num));
     }
 }
@@ -72,25 +72,25 @@ mod tests {
     fn what_cannot_matter_any_more_is_forgotten() {
         let mut marks = Marks::default();
         for (num, event) in [(A, 5), (A, 3), (B, 9)] {
-            marks.cover(num, EventSeq(event));
+            marks.set_row_watermark(num, EventSeq(event));
             marks.mark_in_doubt(num, in_doubt(event));
         }
         marks.prune(EventSeq(9), |_| true);
-        assert!(marks.covers(A, EventSeq(5)) && !marks.covers(A, EventSeq(6)), "it is new");
+        assert!(marks.has_row(A, EventSeq(5)) && !marks.has_row(A, EventSeq(6)), "it is new");
         assert_eq!(marks.in_doubt_of(A, in_doubt(1)), in_doubt(5));
         marks.prune(EventSeq(5), |num| num == B);
-        assert!(!marks.covers(A, EventSeq(5)) && marks.covers(B, EventSeq(9)));
+        assert!(!marks.has_row(A, EventSeq(5)) && marks.has_row(B, EventSeq(9)));
         assert_eq!((marks.in_doubt_of(A, in_doubt(1)), marks.in_doubt_of(B, in_doubt(1))), (in_doubt(1), in_doubt(9)));
         marks.prune(EventSeq(9), |_| false);
-        assert!(marks.covered.is_empty() && marks.in_doubt.is_empty());
+        assert!(marks.rows_complete_to.is_empty() && marks.in_doubt.is_empty());
     }
 
     #[test]
     fn a_shard_that_is_left_leaves_nothing() {
         let mut marks = Marks::default();
-        [A, B].into_iter().for_each(|num| marks.cover(num, EventSeq(1)));
+        [A, B].into_iter().for_each(|num| marks.set_row_watermark(num, EventSeq(1)));
         marks.mark_in_doubt(A, in_doubt(1));
         marks.forget_shard(ShardNum::of(A));
-        assert!(!marks.covers(A, EventSeq(1)) && marks.covers(B, EventSeq(1)) && marks.in_doubt.is_empty());
+        assert!(!marks.has_row(A, EventSeq(1)) && marks.has_row(B, EventSeq(1)) && marks.in_doubt.is_empty());
     }
 }

@@ -33,7 +33,7 @@ pub(in crate::engine) struct Offered {
 /// Start endpoints for these, unless they live.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(in crate::engine) struct Introduce {
+pub(in crate::engine) struct Activate {
     pub(in crate::engine) servings: Vec<Arc<Serving>>,
     /// Whether these crashed and have rested.
     pub(in crate::engine) rested: bool,
@@ -61,7 +61,7 @@ pub(in crate::engine) struct Count;
 /// Every fan-out up to here that names this webhook has a row for it.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(in crate::engine) struct Cover(pub(in crate::engine) WebhookNum, pub(in crate::engine) EventSeq);
+pub(in crate::engine) struct SetRowWatermark(pub(in crate::engine) WebhookNum, pub(in crate::engine) EventSeq);
 
 /// This endpoint crashed, and whatever starts it again must know what it may have sent.
 #[derive(Message)]

@@ -174,7 +174,7 @@ impl World {
             self.model.rows.entry(event).or_insert(pending(now));
         }
         self.model.reads.clear();
-        self.bench.lane = Lane::new(self.bench.lane.policy.clone(), Mode::Open, true, Health::default());
+        self.bench.lane = Lane::new(self.bench.lane.policy.clone(), Mode::Active, true, Health::default());
         self.hear(Input::Tick)
     }
 
@@ -189,15 +189,15 @@ impl World {
             }
             Step::Wake => self.hear(Input::Wake),
             Step::Remind => self.hear(Input::Remind),
-            Step::SwitchOff => self.configure(Mode::Held),
-            Step::SwitchOn => self.configure(Mode::Open),
+            Step::SwitchOff => self.configure(Mode::Paused),
+            Step::SwitchOn => self.configure(Mode::Active),
             Step::Crash => self.crash(),
         }
     }
 
     /// Lets everything come to an end, with a receiver that accepts.
     fn settle(&mut self) -> Result<(), TestCaseError> {
-        self.configure(Mode::Open)?;
+        self.configure(Mode::Active)?;
         for _ in 0..5000 {
             if self.model.unsettled() == 0 {
                 return Ok(());

@@ -84,7 +84,7 @@ impl Book {
         let has_heard = |change: &usize| !world.is_shared || *change <= process.followed_to.get();
         assert!(!self.closed.get(&called.num).is_some_and(has_heard), "{id:?} is sent although its webhook is closed");
         // A clock that was set back does not hold up what waits for no retry.
-        let never_waited = entry.is_asked_for() || entry.state.tries == 0;
+        let never_waited = entry.is_manual() || entry.state.tries == 0;
         let is_due = |at: Option<UnixMillis>| never_waited || at.is_none_or(|at| at <= now);
         assert!(is_due(entry.state.next_at), "{id:?} is sent early");
         if !world.knows_its_database(process) {
@@ -101,7 +101,7 @@ impl Book {
             assert!(is_due(row.next_at), "{id:?} is sent before its row is due");
         }
         let is_withdrawn = self.withdrawn.contains(&(id, (process.life, generation)));
-        assert!(!is_withdrawn || entry.is_asked_for(), "{id:?} is sent again although it was purged");
+        assert!(!is_withdrawn || entry.is_manual(), "{id:?} is sent again although it was purged");
         if called.policy.ordered {
             self.check_order(&tables, id);
         }
@@ -334,9 +334,9 @@ impl Book {
         cap: usize,
     ) -> usize {
         match (mode, breaker) {
-            (Mode::Held | Mode::Gone, _) => 0,
-            (Mode::Open | Mode::Stopping, ViewState::Closed) => WINDOW,
-            (Mode::Open | Mode::Stopping, ViewState::Open | ViewState::HalfOpen) => {
+            (Mode::Paused | Mode::Deleted, _) => 0,
+            (Mode::Active | Mode::Stopping, ViewState::Closed) => WINDOW,
+            (Mode::Active | Mode::Stopping, ViewState::Open | ViewState::HalfOpen) => {
                 let tables = world.tables.borrow();
                 let pending = tables.pending_of(webhook).filter(|event| {
                     tables.delivery(DeliveryId { event: *event, webhook }).is_some_and(|row| row.manual.is_some())

@@ -35,8 +35,8 @@ impl Endpoint {
     }
 
     /// `Handler<Summon>`.
-    pub(super) fn summon(self: &Rc<Self>, event: EventSeq) {
-        self.lane.borrow_mut().await_summons(event);
+    pub(super) fn send_now(self: &Rc<Self>, event: EventSeq) {
+        self.lane.borrow_mut().expect_send_now(event);
         let (actor, process, num) = (self.clone(), self.process.clone(), self.num);
         let read = async move {
             let _ = process.journal.barrier().await;
@@ -44,12 +44,12 @@ impl Endpoint {
             read.and_then(|read| read.ok_or(Unreadable))
         };
         self.busy(read, move |read| match read {
-            Ok(Some(due)) => actor.hear(Input::Summon(Entry::stored(due, actor.in_doubt.get()))),
+            Ok(Some(due)) => actor.hear(Input::SendNow(Entry::stored(due, actor.in_doubt.get()))),
             Ok(None) => {
-                actor.lane.borrow_mut().answer_no_summons(event);
+                actor.lane.borrow_mut().cancel_send_now(event);
             }
             Err(_) => {
-                actor.lane.borrow_mut().answer_no_summons(event);
+                actor.lane.borrow_mut().cancel_send_now(event);
                 actor.hear(Input::Wake);
             }
         });

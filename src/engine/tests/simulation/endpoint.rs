@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::UnixMillis;
 use crate::delivery::outcome::{Outcome, OutcomeKind};
-use crate::engine::endpoint::{Notice, Sign};
+use crate::engine::endpoint::{EndpointEvent, EndpointEventKind};
 use crate::engine::lane::{Effect, Entry, Gauge, Input, Lane, Mode, Said};
 use crate::engine::serving::Serving;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
@@ -131,7 +131,7 @@ impl Endpoint {
         if now.duration_since(self.idle_said_at.get()) >= IDLE {
             self.idle_said_at.set(now);
             if self.can_rest() && now.duration_since(self.busy_at.get()) >= IDLE {
-                self.say(Sign::Idle);
+                self.say(EndpointEventKind::Idle);
             }
         }
         self.mailbox.borrow_mut().pop_front().map(Some)
@@ -154,14 +154,14 @@ impl Endpoint {
                 let _ = told.send(());
             }
             Message::Summon(event, told) => {
-                self.summon(event);
+                self.send_now(event);
                 let _ = told.send(());
             }
             Message::Retire => {
                 if self.can_rest() {
-                    self.end(Sign::Retired);
+                    self.end(EndpointEventKind::Passivated);
                 } else {
-                    self.say(Sign::Busy);
+                    self.say(EndpointEventKind::Busy);
                 }
             }
             Message::Drain(told) => {
@@ -208,8 +208,8 @@ impl Endpoint {
         }
         self.check();
         self.end_if_drained();
-        if self.lane.borrow().mode() == Mode::Gone && self.can_rest() {
-            self.say(Sign::Idle);
+        if self.lane.borrow().mode() == Mode::Deleted && self.can_rest() {
+            self.say(EndpointEventKind::Idle);
         }
     }
 
@@ -230,7 +230,7 @@ impl Endpoint {
                     match ended {
                         Some(Ended::Made(attempted)) => actor.attempted(event, &called, attempted),
                         Some(Ended::CutShort) => {
-                            actor.say(Sign::CutShort(event));
+                            actor.say(EndpointEventKind::CutShort(event));
                             let cut = InDoubt { events_to: event, due_to: actor.process.wall() };
                             actor.in_doubt.set(actor.in_doubt.get().and(cut));
                             actor.hear(Input::CutShort { event });
@@ -306,10 +306,10 @@ impl Endpoint {
     /// `Endpoint::configure`.
     pub(super) fn configure(self: &Rc<Self>, serving: Option<Arc<Serving>>) {
         let is_old = serving.as_ref().is_some_and(|serving| serving.version < self.serving.borrow().version);
-        if is_old || self.lane.borrow().mode() == Mode::Gone {
+        if is_old || self.lane.borrow().mode() == Mode::Deleted {
             return;
         }
-        let mut mode = Mode::Gone;
+        let mut mode = Mode::Deleted;
         if let Some(serving) = serving {
             mode = self.process.mode_now(&serving);
             if serving.starts_anew_after(&self.serving.borrow()) {
@@ -335,12 +335,12 @@ impl Endpoint {
 
     fn end_if_drained(&self) {
         if self.draining.get() && self.is_idle() {
-            self.end(Sign::Retired);
+            self.end(EndpointEventKind::Passivated);
         }
     }
 
     /// The actor ends, and its tasks and its mailbox with it; the registry hears how.
-    fn end(&self, sign: Sign) {
+    fn end(&self, sign: EndpointEventKind) {
         if !self.lives.replace(false) {
             return;
         }
@@ -353,18 +353,18 @@ impl Endpoint {
     pub(super) fn crash(&self) {
         self.process.world.note(|| format!("{:?} crashes", self.num));
         self.process.world.book.borrow_mut().endpoint_crashed(self.process.life, self.generation);
-        self.end(Sign::Crashed);
+        self.end(EndpointEventKind::Crashed);
     }
 
-    fn say(&self, sign: Sign) {
-        let notice = Notice { num: self.num, generation: self.generation, sign };
+    fn say(&self, sign: EndpointEventKind) {
+        let notice = EndpointEvent { num: self.num, generation: self.generation, kind: sign };
         self.process.notices.borrow_mut().push_back(notice);
     }
 
     /// What is sent before the end of a cool-down, a person asked for; or by this clock the end is too far off.
     fn check_breaker(&self, entry: &Entry, now: UnixMillis) {
         let is_over = self.left_alone.get().is_none_or(|until| until <= now);
-        let may_start = is_over || entry.is_asked_for() || self.process.world.clocks_differ();
+        let may_start = is_over || entry.is_manual() || self.process.world.clocks_differ();
         assert!(may_start, "{:?} of {:?} is sent although it is left alone", entry.event.seq, self.num);
     }
 

@@ -29,7 +29,7 @@ pub(super) struct Handed {
 /// What `RegistryHandle` does.
 impl Process {
     /// Hears what endpoints have to say, one at a time.
-    pub(super) async fn hear_notices(self: Rc<Self>) {
+    pub(super) async fn hear_events(self: Rc<Self>) {
         loop {
             let notice = self.world.tasks.until(|| self.notices.borrow_mut().pop_front()).await;
             self.registry.borrow_mut().hear(&self, notice);
@@ -49,7 +49,7 @@ impl Process {
     pub(super) async fn offer_to_sleeping(self: &Rc<Self>, items: Vec<Item>) -> Handed {
         let nums: Vec<WebhookNum> = items.iter().map(|item| item.num).collect();
         let loaded = loop {
-            if let Ok(loaded) = self.introduce(nums.clone()).await {
+            if let Ok(loaded) = self.activate(nums.clone()).await {
                 break loaded;
             }
             self.world.sleep(STORE_PAUSE).await;
@@ -60,14 +60,14 @@ impl Process {
         Handed { refused, deleted }
     }
 
-    async fn introduce(
+    async fn activate(
         self: &Rc<Self>,
         nums: Vec<WebhookNum>,
     ) -> Result<BTreeMap<WebhookNum, Arc<Serving>>, Unreadable> {
         let _unchanged = self.changing.read().await;
         let loaded = self.load(&nums).await?;
         for serving in loaded.values() {
-            self.registry.borrow_mut().introduce(self, serving, false);
+            self.registry.borrow_mut().activate(self, serving, false);
         }
         self.pause().await;
         Ok(loaded)
@@ -76,21 +76,21 @@ impl Process {
     pub(super) async fn wake(self: &Rc<Self>, nums: Vec<WebhookNum>) {
         self.pause().await;
         let asleep = self.registry.borrow_mut().wake(nums);
-        self.rouse(asleep).await;
+        self.wake_sleeping(asleep).await;
     }
 
     pub(super) async fn remind(self: &Rc<Self>, nums: Vec<WebhookNum>) {
         self.pause().await;
         let asleep = self.registry.borrow_mut().remind(nums);
-        self.rouse(asleep).await;
+        self.wake_sleeping(asleep).await;
     }
 
     /// `rouse`: what is still owed to those that are deleted is cancelled.
-    async fn rouse(self: &Rc<Self>, nums: Vec<WebhookNum>) {
+    async fn wake_sleeping(self: &Rc<Self>, nums: Vec<WebhookNum>) {
         if nums.is_empty() {
             return;
         }
-        let Ok(loaded) = self.introduce(nums.clone()).await else { return };
+        let Ok(loaded) = self.activate(nums.clone()).await else { return };
         let deleted: Vec<WebhookNum> = nums.into_iter().filter(|num| !loaded.contains_key(num)).collect();
         for num in &deleted {
             let _ = self.journal.purge(*num, EventSeq(i64::MAX), &[]).await;
@@ -100,7 +100,7 @@ impl Process {
         }
     }
 
-    pub(super) async fn revive(self: &Rc<Self>, num: WebhookNum, wait: Option<Duration>) {
+    pub(super) async fn restart(self: &Rc<Self>, num: WebhookNum, wait: Option<Duration>) {
         self.world.sleep(wait.unwrap_or_default()).await;
         while self.recover(num, wait.is_some()).await.is_err() {
             self.world.sleep(STORE_PAUSE).await;
@@ -111,7 +111,7 @@ impl Process {
     async fn recover(self: &Rc<Self>, num: WebhookNum, again: bool) -> Result<(), Unreadable> {
         let _ = self.journal.barrier().await;
         let covered_to = self.feed.heard_of();
-        self.cover(num, covered_to).await;
+        self.set_row_watermark(num, covered_to).await;
         let at = self.wall();
         for event in self.read(|tables| tables.owed_only_by_fanout(num, covered_to)).await? {
             let id = DeliveryId { event, webhook: num };
@@ -128,7 +128,7 @@ impl Process {
         let serving = self.load(&[num]).await?.remove(&num);
         let mut registry = self.registry.borrow_mut();
         match serving {
-            Some(serving) => registry.introduce(self, &serving, true),
+            Some(serving) => registry.activate(self, &serving, true),
             None => registry.forget(num),
         }
         Ok(())
@@ -143,7 +143,7 @@ impl Process {
     }
 
     async fn configure(self: &Rc<Self>, num: WebhookNum) -> Result<(), Unreadable> {
-        let loaded = self.introduce(vec![num]).await?;
+        let loaded = self.activate(vec![num]).await?;
         if let (Some(serving), Some(endpoint)) = (loaded.get(&num), self.find(num).await) {
             endpoint.ask(|told| Message::Configure(Some(serving.clone()), told)).await;
         }
@@ -159,7 +159,7 @@ impl Process {
         if living.is_empty() {
             return Ok(());
         }
-        let loaded = self.introduce(living.iter().map(|(num, _)| *num).collect()).await?;
+        let loaded = self.activate(living.iter().map(|(num, _)| *num).collect()).await?;
         for (num, endpoint) in living {
             let serving = loaded.get(&num).cloned();
             endpoint.ask(|told| Message::Configure(serving, told)).await;
@@ -210,7 +210,7 @@ impl Process {
         }
     }
 
-    pub(super) async fn summon(self: &Rc<Self>, id: DeliveryId) {
+    pub(super) async fn send_now(self: &Rc<Self>, id: DeliveryId) {
         self.wake(vec![id.webhook]).await;
         if let Some(endpoint) = self.find(id.webhook).await {
             endpoint.ask(|told| Message::Summon(id.event, told)).await;
@@ -224,9 +224,9 @@ impl Process {
         }
     }
 
-    pub(super) async fn cover(&self, num: WebhookNum, to: EventSeq) {
+    pub(super) async fn set_row_watermark(&self, num: WebhookNum, to: EventSeq) {
         self.pause().await;
-        self.registry.borrow_mut().cover(num, to);
+        self.registry.borrow_mut().set_row_watermark(num, to);
     }
 
     /// `RegistryHandle::release`.

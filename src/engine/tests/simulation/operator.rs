@@ -199,7 +199,7 @@ impl Process {
         self.world.tasks.until(|| has_found().then_some(())).await;
         let through = self.feed.heard_of();
         self.world.book.borrow_mut().purges(webhook, through);
-        self.cover(webhook, through).await;
+        self.set_row_watermark(webhook, through).await;
         let under_way = self.withdraw_all(webhook, through).await;
         self.note_withdrawn(webhook, &under_way);
         self.journal.barrier().await?;
@@ -262,7 +262,7 @@ impl Process {
         self.world.book.borrow_mut().manual_retries.insert(id);
         self.record(Record::Retry { id, at: now.min(id.event.accepted_at()) }).await?;
         self.detach(id).await;
-        self.summon(id).await;
+        self.send_now(id).await;
         Some(())
     }
 

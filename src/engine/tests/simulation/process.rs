@@ -13,7 +13,7 @@ use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::UnixMillis;
-use crate::engine::endpoint::Notice;
+use crate::engine::endpoint::EndpointEvent;
 use crate::engine::lane::{AHEAD, Mode, Now};
 use crate::engine::permits::Permits;
 use crate::engine::routes::RouteTable;
@@ -72,7 +72,7 @@ pub(super) struct Process {
     pub(super) changing: RwLock<()>,
     pub(super) holds: RefCell<BTreeMap<WebhookNum, usize>>,
     pub(super) registry: RefCell<Registry>,
-    pub(super) notices: RefCell<VecDeque<Notice>>,
+    pub(super) notices: RefCell<VecDeque<EndpointEvent>>,
     /// Webhooks for which rows were made that their endpoints do not know of.
     pub(super) overflow: RefCell<Vec<WebhookNum>>,
     pub(super) writer: RefCell<Writer>,
@@ -135,7 +135,7 @@ impl Process {
 
     fn begin(self: &Rc<Self>) {
         self.spawn(self.clone().write_journal());
-        self.spawn(self.clone().hear_notices());
+        self.spawn(self.clone().hear_events());
         self.flow(self.clone().dispatch());
         self.flow(self.clone().run_waker());
         if self.world.is_shared {
@@ -292,7 +292,7 @@ impl Process {
                 tenant_id: None,
                 name: String::new(),
                 version: hook.version,
-                mode: if hook.is_active && !hook.is_paused { Mode::Open } else { Mode::Held },
+                mode: if hook.is_active && !hook.is_paused { Mode::Active } else { Mode::Paused },
                 is_active: hook.is_active,
                 url: hook.url,
                 health,
@@ -308,7 +308,7 @@ impl Process {
 
     /// `Serving::mode_now`.
     pub(super) fn mode_now(&self, serving: &Serving) -> Mode {
-        if self.holds.borrow().contains_key(&serving.num) { Mode::Held } else { serving.mode }
+        if self.holds.borrow().contains_key(&serving.num) { Mode::Paused } else { serving.mode }
     }
 
     /// `disable::switch_off`.

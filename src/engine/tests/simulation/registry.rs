@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use crate::engine::endpoint::{Notice, Sign};
+use crate::engine::endpoint::{EndpointEvent, EndpointEventKind};
 use crate::engine::lane::Mode;
 use crate::engine::registry::{Item, Marks, Offered};
 use crate::engine::restart::{Rest, Restarts};
@@ -31,17 +31,17 @@ pub(super) struct Registry {
 }
 
 struct Known {
-    life: Life,
+    life: Lifecycle,
     generation: u64,
     since: Instant,
     restarts: Restarts,
     ordered: bool,
-    unheard: bool,
+    missed_wake: bool,
 }
 
-enum Life {
+enum Lifecycle {
     Live(Rc<Endpoint>),
-    Retiring { endpoint: Rc<Endpoint>, wanted: bool },
+    Passivating { endpoint: Rc<Endpoint>, wanted: bool },
     Resting,
     Quarantined,
 }
@@ -56,23 +56,23 @@ struct Handoff {
 /// What the registry's actor does.
 impl Registry {
     /// `Registry::introduce`.
-    pub(super) fn introduce(&mut self, process: &Rc<Process>, serving: &Arc<Serving>, rested: bool) {
+    pub(super) fn activate(&mut self, process: &Rc<Process>, serving: &Arc<Serving>, rested: bool) {
         let restarts = match self.endpoints.get_mut(&serving.num) {
-            Some(Known { life: Life::Live(_), ordered, .. }) => {
+            Some(Known { life: Lifecycle::Live(_), ordered, .. }) => {
                 *ordered = serving.policy.ordered;
                 return;
             }
-            Some(Known { life: Life::Retiring { wanted, .. }, .. }) => {
+            Some(Known { life: Lifecycle::Passivating { wanted, .. }, .. }) => {
                 *wanted = true;
                 return;
             }
-            Some(Known { life: Life::Resting, restarts, .. }) if rested => *restarts,
-            Some(Known { life: Life::Resting, .. }) => return,
-            Some(Known { life: Life::Quarantined, .. }) => return,
+            Some(Known { life: Lifecycle::Resting, restarts, .. }) if rested => *restarts,
+            Some(Known { life: Lifecycle::Resting, .. }) => return,
+            Some(Known { life: Lifecycle::Quarantined, .. }) => return,
             None => Restarts::default(),
         };
         let serves = process.shard_set.serves(serving.num);
-        if process.mode_now(serving) != Mode::Open || self.draining || !serves {
+        if process.mode_now(serving) != Mode::Active || self.draining || !serves {
             self.endpoints.remove(&serving.num);
             return;
         }
@@ -81,12 +81,12 @@ impl Registry {
         let in_doubt = self.marks.in_doubt_of(serving.num, known);
         let endpoint = Endpoint::start(process, serving, self.started, in_doubt);
         let known = Known {
-            life: Life::Live(endpoint),
+            life: Lifecycle::Live(endpoint),
             generation: self.started,
             since: process.world.steady(),
             restarts,
             ordered: serving.policy.ordered,
-            unheard: false,
+            missed_wake: false,
         };
         self.endpoints.insert(serving.num, known);
     }
@@ -96,74 +96,76 @@ impl Registry {
         if !process.shard_set.serves_under(item.num, item.epoch) {
             return;
         }
-        if self.marks.covers(item.num, item.event.seq) {
+        if self.marks.has_row(item.num, item.event.seq) {
             return answer.refused.push(item);
         }
         let Some(known) = self.endpoints.get(&item.num) else { return answer.unknown.push(item) };
         match &known.life {
-            Life::Live(endpoint) if !known.ordered => {
+            Lifecycle::Live(endpoint) if !known.ordered => {
                 if endpoint.try_send(Message::Offer(item.clone())).is_err() {
                     answer.refused.push(item);
                 }
             }
-            Life::Live(_) | Life::Retiring { .. } | Life::Resting | Life::Quarantined => answer.refused.push(item),
+            Lifecycle::Live(_) | Lifecycle::Passivating { .. } | Lifecycle::Resting | Lifecycle::Quarantined => {
+                answer.refused.push(item)
+            }
         }
     }
 
     /// `Registry::wake`.
     pub(super) fn wake(&mut self, mut nums: Vec<WebhookNum>) -> Vec<WebhookNum> {
         nums.retain(|num| match self.endpoints.get_mut(num) {
-            Some(Known { life: Life::Live(endpoint), unheard, .. }) => {
-                *unheard = endpoint.try_send(Message::Wake).is_err();
+            Some(Known { life: Lifecycle::Live(endpoint), missed_wake, .. }) => {
+                *missed_wake = endpoint.try_send(Message::Wake).is_err();
                 false
             }
-            Some(Known { life: Life::Resting | Life::Quarantined, .. }) => false,
-            Some(Known { life: Life::Retiring { .. }, .. }) | None => true,
+            Some(Known { life: Lifecycle::Resting | Lifecycle::Quarantined, .. }) => false,
+            Some(Known { life: Lifecycle::Passivating { .. }, .. }) | None => true,
         });
         nums
     }
 
     /// `Registry::remind`.
     pub(super) fn remind(&mut self, nums: Vec<WebhookNum>) -> Vec<WebhookNum> {
-        let unheard = |num: &WebhookNum| self.endpoints.get(num).is_some_and(|known| known.unheard);
-        let (to_wake, to_remind): (Vec<_>, Vec<_>) = nums.into_iter().partition(unheard);
+        let missed_wake = |num: &WebhookNum| self.endpoints.get(num).is_some_and(|known| known.missed_wake);
+        let (to_wake, to_remind): (Vec<_>, Vec<_>) = nums.into_iter().partition(missed_wake);
         let mut asleep = self.wake(to_wake);
         for num in to_remind {
             match self.endpoints.get(&num).map(|known| &known.life) {
-                Some(Life::Live(endpoint)) => drop(endpoint.try_send(Message::Remind)),
-                Some(Life::Resting | Life::Quarantined) => {}
-                Some(Life::Retiring { .. }) | None => asleep.push(num),
+                Some(Lifecycle::Live(endpoint)) => drop(endpoint.try_send(Message::Remind)),
+                Some(Lifecycle::Resting | Lifecycle::Quarantined) => {}
+                Some(Lifecycle::Passivating { .. }) | None => asleep.push(num),
             }
         }
         asleep
     }
 
     /// `Handler<Notice>`.
-    pub(super) fn hear(&mut self, process: &Rc<Process>, notice: Notice) {
-        let Notice { num, generation, sign } = notice;
+    pub(super) fn hear(&mut self, process: &Rc<Process>, notice: EndpointEvent) {
+        let EndpointEvent { num, generation, kind: sign } = notice;
         let Some(known) = self.endpoints.get_mut(&num).filter(|known| known.generation == generation) else { return };
         match sign {
-            Sign::Idle => {
-                if let Life::Live(endpoint) = &known.life
+            EndpointEventKind::Idle => {
+                if let Lifecycle::Live(endpoint) = &known.life
                     && endpoint.try_send(Message::Retire).is_ok()
                 {
-                    known.life = Life::Retiring { endpoint: endpoint.clone(), wanted: false };
+                    known.life = Lifecycle::Passivating { endpoint: endpoint.clone(), wanted: false };
                 }
             }
-            Sign::Busy => {
-                if let Life::Retiring { endpoint, .. } = &known.life {
-                    known.unheard = endpoint.try_send(Message::Wake).is_err();
-                    known.life = Life::Live(endpoint.clone());
+            EndpointEventKind::Busy => {
+                if let Lifecycle::Passivating { endpoint, .. } = &known.life {
+                    known.missed_wake = endpoint.try_send(Message::Wake).is_err();
+                    known.life = Lifecycle::Live(endpoint.clone());
                 }
             }
-            Sign::Retired => {
+            EndpointEventKind::Passivated => {
                 let gone = self.endpoints.remove(&num);
-                if gone.is_some_and(|known| matches!(known.life, Life::Retiring { wanted: true, .. })) {
+                if gone.is_some_and(|known| matches!(known.life, Lifecycle::Passivating { wanted: true, .. })) {
                     let handle = process.clone();
                     process.spawn(async move { handle.wake(vec![num]).await });
                 }
             }
-            Sign::CutShort(event) => {
+            EndpointEventKind::CutShort(event) => {
                 self.mark_in_doubt(num, InDoubt { events_to: event, due_to: process.wall() });
                 let shard = ShardNum::of(num);
                 match self.handoff.iter_mut().find(|handoff| handoff.shard == shard) {
@@ -171,7 +173,7 @@ impl Registry {
                     None => drop(self.cut.insert(shard)),
                 }
             }
-            Sign::Crashed => self.crashed(process, num),
+            EndpointEventKind::Crashed => self.crashed(process, num),
         }
         self.report_finished_handoffs();
     }
@@ -180,7 +182,7 @@ impl Registry {
     fn crashed(&mut self, process: &Rc<Process>, num: WebhookNum) {
         let Some(known) = self.endpoints.get_mut(&num) else { return };
         if self.draining {
-            known.life = Life::Resting;
+            known.life = Lifecycle::Resting;
             return;
         }
         if self.crashed_during_handoff(num) {
@@ -190,37 +192,41 @@ impl Registry {
         let lived = process.world.steady().saturating_duration_since(known.since);
         let wait = match known.restarts.crashed(lived) {
             Rest::For(wait) => {
-                known.life = Life::Resting;
+                known.life = Lifecycle::Resting;
                 Some(wait)
             }
             Rest::Quarantine => {
-                known.life = Life::Quarantined;
+                known.life = Lifecycle::Quarantined;
                 None
             }
         };
         process.world.note(|| format!("{num:?} rests for {wait:?}"));
         let handle = process.clone();
-        process.spawn(async move { handle.revive(num, wait).await });
+        process.spawn(async move { handle.restart(num, wait).await });
     }
 
     /// `Handler<Find>`.
     pub(super) fn find(&self, num: WebhookNum) -> Option<Rc<Endpoint>> {
         match &self.endpoints.get(&num)?.life {
-            Life::Live(endpoint) | Life::Retiring { endpoint, .. } => Some(endpoint.clone()),
-            Life::Resting | Life::Quarantined => None,
+            Lifecycle::Live(endpoint) | Lifecycle::Passivating { endpoint, .. } => Some(endpoint.clone()),
+            Lifecycle::Resting | Lifecycle::Quarantined => None,
         }
     }
 
     /// `Handler<Forget>`.
     pub(super) fn forget(&mut self, num: WebhookNum) {
-        if self.endpoints.get(&num).is_some_and(|known| matches!(known.life, Life::Resting | Life::Quarantined)) {
+        if self
+            .endpoints
+            .get(&num)
+            .is_some_and(|known| matches!(known.life, Lifecycle::Resting | Lifecycle::Quarantined))
+        {
             self.endpoints.remove(&num);
         }
     }
 
     /// `Handler<Cover>`.
-    pub(super) fn cover(&mut self, num: WebhookNum, to: EventSeq) {
-        self.marks.cover(num, to);
+    pub(super) fn set_row_watermark(&mut self, num: WebhookNum, to: EventSeq) {
+        self.marks.set_row_watermark(num, to);
     }
 
     /// The interval of `Registry::started`.
@@ -235,7 +241,7 @@ impl Registry {
 
     /// `Handler<Release>`.
     pub(super) fn release(&mut self, num: WebhookNum) -> bool {
-        let held = self.endpoints.get(&num).is_some_and(|known| matches!(known.life, Life::Quarantined));
+        let held = self.endpoints.get(&num).is_some_and(|known| matches!(known.life, Lifecycle::Quarantined));
         if held {
             self.endpoints.remove(&num);
         }
@@ -250,7 +256,7 @@ impl Registry {
 
     /// Whether every endpoint has ended, and if so, whether in peace.
     pub(super) fn drained(&self) -> Option<bool> {
-        let is_gone = |known: &Known| matches!(known.life, Life::Resting | Life::Quarantined);
+        let is_gone = |known: &Known| matches!(known.life, Lifecycle::Resting | Lifecycle::Quarantined);
         self.endpoints.values().all(is_gone).then_some(self.endpoints.is_empty() && self.cut.is_empty())
     }
 
@@ -273,15 +279,15 @@ impl Registry {
                 return true;
             }
             match &known.life {
-                Life::Live(endpoint) | Life::Retiring { endpoint, .. } => {
+                Lifecycle::Live(endpoint) | Lifecycle::Passivating { endpoint, .. } => {
                     to_drain.push(endpoint.clone());
                     true
                 }
-                Life::Resting => {
+                Lifecycle::Resting => {
                     clean = false;
                     false
                 }
-                Life::Quarantined => false,
+                Lifecycle::Quarantined => false,
             }
         });
         self.marks.forget_shard(shard);

@@ -28,7 +28,7 @@ fn entry(entry: &Entry) -> String {
 pub(super) fn input(input: &Input) -> String {
     match input {
         Input::Offer(offered) => format!("offer {}", entry(offered)),
-        Input::Summon(summoned) => format!("summon {}", entry(summoned)),
+        Input::SendNow(summoned) => format!("send_now {}", entry(summoned)),
         Input::Loaded { entries, next } => {
             let entries: Vec<String> = entries.iter().map(entry).collect();
             format!("loaded {entries:?}, next {:?}", next.map(|at| at.0 - START))
