@@ -14,13 +14,14 @@ pub mod vitals;
 
 mod arbiters;
 mod backlog;
+mod backlog_ops;
 mod bodies;
 mod cluster;
 mod configure;
-mod crowd;
+mod delivery_ops;
 mod dispatch;
+mod due_poller;
 mod endpoint;
-mod hold;
 mod inspect;
 mod listing;
 mod news;
@@ -30,9 +31,8 @@ mod pulse;
 mod registry;
 mod serving;
 mod shared;
-mod steer;
-mod turns;
-mod waker;
+mod start_slots;
+mod tenant_quota;
 
 use std::io;
 use std::net::SocketAddr;
@@ -269,7 +269,7 @@ impl Engine {
         let stopping = inner.stopping.clone();
         let dispatcher = Box::pin(or_abort("the dispatcher", dispatcher.run()));
         inner.tasks.spawn(async move { stopping.run_until_cancelled(dispatcher).await });
-        let waker = Box::pin(or_abort("the waker", waker::run(inner.shared.clone(), inner.registry.clone())));
+        let waker = Box::pin(or_abort("the waker", due_poller::run(inner.shared.clone(), inner.registry.clone())));
         let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(waker).await });
         let follower = Box::pin(or_abort("the log follower", follow(inner.log.clone(), inner.shared.clone())));

@@ -16,19 +16,19 @@ use crate::delivery::sender::Sender;
 use crate::delivery::token::Tokens;
 
 use super::StartError;
-use super::turns::Turns;
+use super::start_slots::StartSlots;
 
 /// One endpoint thread.
 #[derive(Clone)]
-pub(super) struct Place {
+pub(super) struct EndpointThread {
     pub(super) arbiter: ArbiterHandle,
     pub(super) sender: Sender,
-    pub(super) turns: Turns,
+    pub(super) start_slots: StartSlots,
 }
 
 pub(super) struct Arbiters {
     pub(super) registry: ArbiterHandle,
-    pub(super) places: Vec<Place>,
+    pub(super) threads: Vec<EndpointThread>,
     stop: Mutex<Option<(System, JoinHandle<()>)>>,
 }
 
@@ -64,9 +64,9 @@ impl Arbiters {
         })?;
         let (system, mut handles) = handles.recv().map_err(|_| io::Error::other("the actor system did not start"))?;
         let registry = handles.pop().ok_or_else(|| io::Error::other("no thread for the registry"))?;
-        let place = |(arbiter, sender)| Place { arbiter, sender, turns: Turns::new() };
-        let places = handles.into_iter().zip(senders).map(place).collect();
-        Ok(Self { registry, places, stop: Mutex::new(Some((system, thread))) })
+        let endpoint_thread = |(arbiter, sender)| EndpointThread { arbiter, sender, start_slots: StartSlots::new() };
+        let threads = handles.into_iter().zip(senders).map(endpoint_thread).collect();
+        Ok(Self { registry, threads, stop: Mutex::new(Some((system, thread))) })
     }
 
     /// Drops every actor with whatever it has under way, and waits for the threads.

@@ -1,12 +1,12 @@
 //! Offers committed fan-outs to the endpoints, a bounded chunk at a time: tenants take turns, each goes by publishing. What
 //! an endpoint cannot take becomes a row. One that has fallen behind, or has just started, reads its work back from the
-//! store. Endpoints that sleep are started by the [`porter`], so that nobody waits for the starts of another tenant.
+//! store. Endpoints that sleep are started by the [`activator`], so that nobody waits for the starts of another tenant.
 
-pub(super) mod line;
-mod others;
+mod activator;
+mod active_tenants;
+pub(super) mod fair_queue;
 mod page_size;
-mod porter;
-mod shared;
+mod scan;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -26,10 +26,10 @@ use crate::store::journal::{Record, Stopped};
 use super::registry::{Item, Offered, RegistryHandle};
 use super::shared::Shared;
 
-use self::line::Line;
+use self::activator::Activator;
+use self::fair_queue::FairQueue;
 use self::page_size::PageSize;
-use self::porter::Porter;
-use self::shared::Sight;
+use self::scan::ScanState;
 
 /// Targets offered at once.
 const CHUNK: usize = 256;
@@ -48,7 +48,7 @@ pub(super) struct Dispatcher {
     feed: Arc<Feed>,
     registry: RegistryHandle,
     /// How far the store was looked through, where other nodes commit, too.
-    sight: AsyncMutex<Sight>,
+    state: AsyncMutex<ScanState>,
     page_size: PageSize,
     overflowed: UnboundedSender<Vec<WebhookNum>>,
     overflow: Option<UnboundedReceiver<Vec<WebhookNum>>>,
@@ -66,22 +66,22 @@ impl Dispatcher {
     pub(super) fn new(shared: &Arc<Shared>, feed: &Arc<Feed>, registry: &RegistryHandle) -> Self {
         let (overflowed, overflow) = unbounded_channel();
         let (shared, feed, registry) = (shared.clone(), feed.clone(), registry.clone());
-        let sight = AsyncMutex::new(Sight::new());
+        let state = AsyncMutex::new(ScanState::new());
         let page_size = PageSize::new(READ);
-        Self { shared, feed, registry, sight, page_size, overflowed, overflow: Some(overflow) }
+        Self { shared, feed, registry, state, page_size, overflowed, overflow: Some(overflow) }
     }
 
     pub(super) async fn run(mut self) {
         let Some(overflow) = self.overflow.take() else { return };
         let poke = poke(overflow, self.shared.clone(), self.registry.clone());
-        let porter = Porter::default();
-        tokio::join!(self.dispatch(&porter), porter.run(&self), poke);
+        let activator = Activator::default();
+        tokio::join!(self.dispatch(&activator), activator.run(&self), poke);
     }
 
-    async fn dispatch(&self, porter: &Porter) {
-        let mut line = Line::default();
+    async fn dispatch(&self, activator: &Activator) {
+        let mut queue = FairQueue::default();
         loop {
-            if let Err(error) = self.step(&mut line, porter).await {
+            if let Err(error) = self.step(&mut queue, activator).await {
                 tracing::warn!(%error, "fan-outs could not be dispatched; trying again");
                 tokio::time::sleep(PAUSE).await;
             }
@@ -89,44 +89,44 @@ impl Dispatcher {
     }
 
     /// Takes in what is new and offers what comes next; waits if there is neither.
-    async fn step(&self, line: &mut Line, porter: &Porter) -> Result<(), DispatchError> {
-        let (blocked, room) = porter.full();
-        let items = line.take(CHUNK, &blocked);
+    async fn step(&self, queue: &mut FairQueue, activator: &Activator) -> Result<(), DispatchError> {
+        let (blocked, room) = activator.full();
+        let items = queue.take(CHUNK, &blocked);
         if !items.is_empty() {
-            self.offer(items, porter).await?;
-            return match (line.bytes() < HELD).then(|| self.feed.try_next()).flatten() {
-                Some(next) => self.take_in(next, line).await,
+            self.offer(items, activator).await?;
+            return match (queue.bytes() < HELD).then(|| self.feed.try_next()).flatten() {
+                Some(next) => self.take_in(next, queue).await,
                 None => Ok(()),
             };
         }
-        if line.is_empty() {
+        if queue.is_empty() {
             // Asked first: what is heard of meanwhile may not have been offered.
             let heard_of = self.feed.heard_of();
-            if porter.is_idle() && self.feed.is_idle() {
+            if activator.is_idle() && self.feed.is_idle() {
                 self.shared.has_offered(heard_of);
             }
         }
-        let next = async { if line.bytes() < HELD { self.feed.next().await } else { std::future::pending().await } };
+        let next = async { if queue.bytes() < HELD { self.feed.next().await } else { std::future::pending().await } };
         tokio::select! {
-            next = next => self.take_in(next, line).await,
+            next = next => self.take_in(next, queue).await,
             () = room => Ok(()),
         }
     }
 
-    async fn take_in(&self, next: Next, line: &mut Line) -> Result<(), DispatchError> {
+    async fn take_in(&self, next: Next, queue: &mut FairQueue) -> Result<(), DispatchError> {
         match next {
             Next::Dispatch(mut fanouts) => {
                 self.shared.bodies.adopt(&mut fanouts);
-                fanouts.into_iter().for_each(|fanout| self.push(fanout, line));
+                fanouts.into_iter().for_each(|fanout| self.push(fanout, queue));
             }
-            Next::ReadAfter(_) if self.shared.store.is_shared() => self.catch_up(line).await?,
-            Next::ReadAfter(after) => self.read_back(after, line).await?,
-            Next::LookForNews => self.look_for_news(line).await?,
+            Next::ReadAfter(_) if self.shared.store.is_shared() => self.catch_up(queue).await?,
+            Next::ReadAfter(after) => self.read_back(after, queue).await?,
+            Next::LookForNews => self.scan_new(queue).await?,
         }
         Ok(())
     }
 
-    async fn read_back(&self, after: EventSeq, line: &mut Line) -> Result<(), DispatchError> {
+    async fn read_back(&self, after: EventSeq, queue: &mut FairQueue) -> Result<(), DispatchError> {
         let seen = self.feed.committed();
         let events = u64::try_from(self.page_size.rows()).unwrap_or(u64::MAX);
         let page = self.page_size.learn(self.shared.store.fanouts(after, events).await)?;
@@ -145,7 +145,7 @@ impl Dispatcher {
             owed.push(self.mark(fanout, recorded).await?);
         }
         self.feed.read_up_to(to);
-        owed.into_iter().for_each(|fanout| self.push_read(fanout, 0, line));
+        owed.into_iter().for_each(|fanout| self.push_read(fanout, 0, queue));
         Ok(())
     }
 
@@ -158,25 +158,25 @@ impl Dispatcher {
     }
 
     /// It was committed here.
-    fn push(&self, fanout: Fanout, line: &mut Line) {
+    fn push(&self, fanout: Fanout, queue: &mut FairQueue) {
         let epoch = self.shared.shard_set.epoch_of(fanout.shard);
-        line.push(fanout, false, epoch);
+        queue.push(fanout, false, epoch);
     }
 
     /// It was in the store before this process served it.
-    fn push_read(&self, fanout: Fanout, epoch: i64, line: &mut Line) {
+    fn push_read(&self, fanout: Fanout, epoch: i64, queue: &mut FairQueue) {
         if let Some(first) = fanout.targets.first() {
             let recovered = fanout.event.seq <= self.shared.shard_set.in_doubt_of(*first).events_to;
-            line.push(fanout, recovered, epoch);
+            queue.push(fanout, recovered, epoch);
         }
     }
 
-    /// Hands a chunk of one tenant to its endpoints, or to the porter.
-    async fn offer(&self, mut items: Vec<Item>, porter: &Porter) -> Result<(), DispatchError> {
-        porter.notice(&items);
-        porter.take_over(&mut items);
+    /// Hands a chunk of one tenant to its endpoints, or to the activator.
+    async fn offer(&self, mut items: Vec<Item>, activator: &Activator) -> Result<(), DispatchError> {
+        activator.notice(&items);
+        activator.take_over(&mut items);
         let Offered { refused, unknown } = self.registry.offer(items).await;
-        porter.carry(unknown);
+        activator.enqueue(unknown);
         fault::point("fanout.after_dispatch");
         self.defer(refused).await
     }

@@ -27,14 +27,14 @@ use crate::store::deliveries::Wanted;
 use crate::store::journal::Record;
 use crate::store::state::InDoubt;
 
-use super::crowd::Member;
 use super::lane::{Effect, Entry, HORIZON, Input, Lane, Mode, Now, Reason, Said};
 use super::operational::{self, FAILING_EVENT};
 use super::permits::Share;
 use super::pulse::{Live, Pulse};
 use super::serving::{self, Serving};
 use super::shared::Shared;
-use super::turns::Turns;
+use super::start_slots::StartSlots;
+use super::tenant_quota::LiveGuard;
 
 use self::attempt::{AbortOnDrop, Attempted, Ended, Means};
 use self::watch::DeathWatch;
@@ -68,7 +68,7 @@ pub(super) struct SpawnArgs {
     pub(super) serving: Arc<Serving>,
     pub(super) shared: Arc<Shared>,
     pub(super) sender: Sender,
-    pub(super) turns: Turns,
+    pub(super) start_slots: StartSlots,
     pub(super) generation: u64,
     pub(super) registry: UnboundedSender<EndpointEvent>,
     pub(super) in_doubt: InDoubt,
@@ -79,7 +79,7 @@ pub(super) struct Endpoint {
     lane: Lane,
     shared: Arc<Shared>,
     sender: Sender,
-    turns: Turns,
+    start_slots: StartSlots,
     timer: Option<(Instant, SpawnHandle)>,
     secrets_timer: Option<SpawnHandle>,
     /// Deferrals and the like on their way into the store.
@@ -89,7 +89,7 @@ pub(super) struct Endpoint {
     in_doubt: InDoubt,
     watch: DeathWatch,
     pulse: Arc<Pulse>,
-    member: Member,
+    live_guard: LiveGuard,
     born: UnixMillis,
     /// As it was told last.
     breaker: BreakerState,
@@ -98,9 +98,9 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     pub(super) fn new(args: SpawnArgs) -> Self {
-        let SpawnArgs { serving, shared, sender, turns, generation, registry, in_doubt } = args;
+        let SpawnArgs { serving, shared, sender, start_slots, generation, registry, in_doubt } = args;
         let (pulse, health) = (shared.pulses.of(serving.num), serving.health.clone());
-        let member = shared.crowds.join(serving.tenant);
+        let member = shared.live_endpoints.join(serving.tenant);
         let watch = DeathWatch::new(serving.num, generation, registry, pulse.clone());
         let lane = Lane::new(serving.policy.clone(), serving.mode_now(&shared), serving.has_rows, health);
         let born = UnixMillis::now();
@@ -111,7 +111,7 @@ impl Endpoint {
             serving,
             shared,
             sender,
-            turns,
+            start_slots,
             timer: None,
             secrets_timer: None,
             recording: 0,
@@ -120,7 +120,7 @@ impl Endpoint {
             in_doubt,
             watch,
             pulse,
-            member,
+            live_guard: member,
             born,
         }
     }
@@ -140,7 +140,7 @@ impl Endpoint {
 
     /// Not before it has heard of anything: what it was started for is on its way.
     fn leave_if_it_must(&self) {
-        let must_leave = self.lane.mode() == Mode::Deleted || self.member.crowd_is_large();
+        let must_leave = self.lane.mode() == Mode::Deleted || self.live_guard.is_tight();
         if must_leave && self.can_rest() {
             self.watch.say(EndpointEventKind::Idle);
         }
@@ -181,8 +181,8 @@ impl Endpoint {
 
     fn begin(&self, entry: Entry, share: Share, ctx: &mut Context<Self>) {
         let (event, called) = (entry.event.seq, self.serving.clone());
-        let (shared, turns) = (self.shared.clone(), self.turns.clone());
-        let means = Means { shared, turns, sender: self.sender.clone(), pulse: self.pulse.clone() };
+        let (shared, start_slots) = (self.shared.clone(), self.start_slots.clone());
+        let means = Means { shared, start_slots, sender: self.sender.clone(), pulse: self.pulse.clone() };
         let run = attempt::run(means, self.serving.clone(), entry, share);
         let ended = AbortOnDrop::spawn(run).into_actor(self).map(move |ended, actor, ctx| match ended {
             Some(Ended::Made(attempted)) => actor.attempted(event, &called, attempted, ctx),
@@ -341,7 +341,7 @@ impl Endpoint {
     }
 
     fn end(&mut self, ctx: &mut Context<Self>) {
-        if self.member.crowd_is_large() {
+        if self.live_guard.is_tight() {
             self.shared.pulses.forget(self.serving.num);
         }
         self.end_log();

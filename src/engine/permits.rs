@@ -14,7 +14,7 @@ use crate::id::{TenantNum, WebhookNum};
 use bulkhead::{Answer, Ask, Bulkhead, Grant, Ticket};
 
 mod bulkhead;
-mod line;
+mod fair_queue;
 
 pub use bulkhead::{BulkheadView, PartView, Share};
 
@@ -37,7 +37,7 @@ enum Asked<'a> {
     Waits(Waiting<'a>),
 }
 
-/// Leaves the line when dropped.
+/// Leaves the queue when dropped.
 struct Waiting<'a> {
     permits: &'a Permits,
     ticket: Ticket,

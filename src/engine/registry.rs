@@ -23,7 +23,7 @@ use crate::store::journal::feed::Feed;
 use crate::store::leases::ShardNum;
 use crate::store::state::InDoubt;
 
-use super::arbiters::{Arbiters, Place};
+use super::arbiters::{Arbiters, EndpointThread};
 use super::endpoint::{self, ENDPOINT, Endpoint, EndpointEvent, EndpointEventKind, Passivate, SpawnArgs};
 use super::lane::Mode;
 use super::pulse::Pulse;
@@ -48,7 +48,7 @@ const MAILBOX: usize = 256;
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
 pub(super) struct Registry {
-    places: Vec<Place>,
+    threads: Vec<EndpointThread>,
     shared: Arc<Shared>,
     feed: Arc<Feed>,
     endpoints: HashMap<WebhookNum, Known>,
@@ -112,7 +112,7 @@ impl Item {
 pub(super) fn start(arbiters: &Arbiters, shared: &Arc<Shared>, feed: &Arc<Feed>) -> RegistryHandle {
     let (events, incoming) = unbounded_channel();
     let registry = Registry {
-        places: arbiters.places.clone(),
+        threads: arbiters.threads.clone(),
         shared: shared.clone(),
         feed: feed.clone(),
         endpoints: HashMap::new(),
@@ -161,17 +161,17 @@ impl Drop for Registry {
 impl Registry {
     fn spawn(&mut self, serving: &Arc<Serving>, in_doubt: InDoubt) -> Addr<Endpoint> {
         self.started += 1;
-        let place = &self.places[usize::try_from(self.started).unwrap_or(0) % self.places.len()];
+        let thread = &self.threads[usize::try_from(self.started).unwrap_or(0) % self.threads.len()];
         let args = SpawnArgs {
             serving: serving.clone(),
             shared: self.shared.clone(),
-            sender: place.sender.clone(),
-            turns: place.turns.clone(),
+            sender: thread.sender.clone(),
+            start_slots: thread.start_slots.clone(),
             generation: self.started,
             registry: self.events.clone(),
             in_doubt,
         };
-        Endpoint::start_in_arbiter(&place.arbiter, move |_| Endpoint::new(args))
+        Endpoint::start_in_arbiter(&thread.arbiter, move |_| Endpoint::new(args))
     }
 
     fn activate(&mut self, serving: &Arc<Serving>, rested: bool) {

@@ -21,13 +21,13 @@ use crate::store::{Store, payload};
 
 use super::EngineConfig;
 use super::bodies::Bodies;
-use super::crowd::Crowds;
 use super::endpoint::LINES_ALL;
 use super::news::Listeners;
 use super::node_lease::NodeLease;
 use super::permits::Permits;
 use super::pulse::Pulses;
 use super::routes::RouteTable;
+use super::tenant_quota::LiveEndpoints;
 
 /// A few milliseconds' work for the endpoint threads, and enough to keep them busy.
 const OFFERS: usize = 1024;
@@ -54,7 +54,7 @@ pub(super) struct Shared {
     pub(super) pulses: Pulses,
     /// Offers that may be in mailboxes. Bounds how much every endpoint thread has to do before it comes to the newest.
     pub(super) offers: Arc<Semaphore>,
-    pub(super) crowds: Crowds,
+    pub(super) live_endpoints: LiveEndpoints,
     pub(super) bodies: Bodies,
     /// Payload bytes in memory beyond which lanes keep only what they send now.
     pub(super) payload_memory: usize,
@@ -93,7 +93,7 @@ impl Shared {
             permits: Permits::new(config.max_in_flight),
             pulses: Pulses::new(),
             offers: Arc::new(Semaphore::new(OFFERS)),
-            crowds: Crowds::default(),
+            live_endpoints: LiveEndpoints::default(),
             bodies: Bodies::new(store, config.payload_memory / 2),
             payload_memory: config.payload_memory,
             holds: Mutex::default(),

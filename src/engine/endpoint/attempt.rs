@@ -21,7 +21,7 @@ use crate::engine::permits::{Permit, Share};
 use crate::engine::pulse::{Pulse, Stage};
 use crate::engine::serving::Serving;
 use crate::engine::shared::Shared;
-use crate::engine::turns::{Turn, Turns};
+use crate::engine::start_slots::{StartSlot, StartSlots};
 use crate::fault;
 use crate::id::{DeliveryId, EventId};
 use crate::store::StoreError;
@@ -79,7 +79,7 @@ impl<T> Future for AbortOnDrop<Option<T>> {
 /// What an attempt is made with.
 pub(super) struct Means {
     pub(super) shared: Arc<Shared>,
-    pub(super) turns: Turns,
+    pub(super) start_slots: StartSlots,
     pub(super) sender: Sender,
     pub(super) pulse: Arc<Pulse>,
 }
@@ -101,9 +101,9 @@ pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share
         Body::InMemory(body) => Ok(body.clone()),
         Body::Stored { .. } => means.shared.quiet.run_until_cancelled(body_of(&means.shared, &entry.event)).await?,
     };
-    let (permit, turn) = admission(&means, &serving, share).await?;
+    let (permit, start_slot) = admission(&means, &serving, share).await?;
     if !shard_set.serves_under(serving.num, epoch) {
-        drop((permit, turn));
+        drop((permit, start_slot));
         tokio::time::sleep(LEAVING).await;
         return None;
     }
@@ -114,7 +114,7 @@ pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share
         means.wait(Stage::Lease, means.shared.quiet.run_until_cancelled(node_lease.wait_valid())).await?;
         // While it waited for the lease, the node may have become another one.
         if !means.shared.shard_set.serves_under(serving.num, epoch) {
-            drop((permit, turn, slot));
+            drop((permit, start_slot, slot));
             tokio::time::sleep(LEAVING).await;
             return None;
         }
@@ -123,7 +123,7 @@ pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share
         // On the heap, or it would be moved with everything that waits for it.
         let request = Box::pin(node_lease.run_within(send(&means, &serving, entry, body)));
         let request = AssertUnwindSafe(request).catch_unwind();
-        let report = keep_watch(turn.make(request), permit).await;
+        let report = keep_watch(start_slot.make(request), permit).await;
         let report = match report {
             Ok(Some(report)) => report?,
             Ok(None) => return Some(Ended::CutShort),
@@ -136,17 +136,17 @@ pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share
 
 /// Waits for a turn on this thread and a permit among all. As a rule there is a permit for whoever has its turn; nobody
 /// keeps a turn while it waits for one.
-async fn admission(means: &Means, serving: &Serving, share: Share) -> Option<(Permit, Turn)> {
-    let Means { shared, turns, .. } = means;
+async fn admission(means: &Means, serving: &Serving, share: Share) -> Option<(Permit, StartSlot)> {
+    let Means { shared, start_slots, .. } = means;
     let (tenant, webhook) = (serving.tenant, serving.num);
-    let turn = turns.wait(&shared.quiet, tenant, webhook).await?;
+    let start_slot = start_slots.wait(&shared.quiet, tenant, webhook).await?;
     if let Some(permit) = shared.permits.try_acquire(tenant, webhook, share) {
-        return Some((permit, turn));
+        return Some((permit, start_slot));
     }
-    drop(turn);
+    drop(start_slot);
     let permit = shared.permits.acquire(tenant, webhook, share);
     let permit = means.wait(Stage::Permit, shared.quiet.run_until_cancelled(permit)).await?;
-    Some((permit, turns.wait(&shared.quiet, tenant, webhook).await?))
+    Some((permit, start_slots.wait(&shared.quiet, tenant, webhook).await?))
 }
 
 /// A request that takes long gives its place among the healthy ones back, as soon as there is another for it.

@@ -10,7 +10,7 @@
 
 use crate::id::{TenantNum, WebhookNum};
 
-use super::line::{Line, Spot};
+use super::fair_queue::{FairQueue, Spot};
 
 /// One place in this many is for ailing endpoints: what they hold is lost to the healthy ones for a whole timeout each
 /// time, so it is to be little; an eighth of the default of 1,024 still tries 128 of them at once.
@@ -65,17 +65,17 @@ pub(super) enum Answer<'a, W> {
     Full(Full<'a, W>),
 }
 
-/// The way into the line; exists only while there is no room.
+/// The way into the queue; exists only while there is no room.
 #[derive(Debug)]
 pub(super) struct Full<'a, W> {
-    line: &'a mut Line<W>,
+    queue: &'a mut FairQueue<W>,
     ticket: Ticket,
 }
 
 impl<W> Full<'_, W> {
     /// Waits. The waiter comes back with a grant, or by `Bulkhead::forget`.
     pub(super) fn wait(self, waiter: W) -> Ticket {
-        self.line.join(self.ticket.spot, waiter);
+        self.queue.join(self.ticket.spot, waiter);
         self.ticket
     }
 }
@@ -115,12 +115,12 @@ impl BulkheadView {
 struct Part<W> {
     places: usize,
     in_use: usize,
-    line: Line<W>,
+    queue: FairQueue<W>,
 }
 
 impl<W> Part<W> {
     fn new(places: usize) -> Self {
-        Self { places, in_use: 0, line: Line::new() }
+        Self { places, in_use: 0, queue: FairQueue::new() }
     }
 
     fn has_room(&self) -> bool {
@@ -128,7 +128,7 @@ impl<W> Part<W> {
     }
 
     fn view(&self) -> PartView {
-        PartView { places: self.places, in_use: self.in_use, waiting: self.line.waiting() }
+        PartView { places: self.places, in_use: self.in_use, waiting: self.queue.waiting() }
     }
 }
 
@@ -163,14 +163,14 @@ impl<W> Bulkhead<W> {
             return Answer::Granted(Grant { part: share });
         }
         let ticket = Ticket { share, spot: Spot { tenant, webhook, number } };
-        Answer::Full(Full { line: &mut part.line, ticket })
+        Answer::Full(Full { queue: &mut part.queue, ticket })
     }
 
     /// A request ended. Its place goes to whoever is next.
     #[must_use = "the waiter is to be told"]
     pub(super) fn give_back(&mut self, grant: Grant) -> Option<(W, Grant)> {
         let part = self.part(grant.part);
-        let next = part.line.next();
+        let next = part.queue.next();
         if next.is_none() {
             part.in_use -= 1;
         }
@@ -193,7 +193,7 @@ impl<W> Bulkhead<W> {
 
     /// A waiter went away; `None` if it does not wait any more.
     pub(super) fn forget(&mut self, ticket: Ticket) -> Option<W> {
-        self.part(ticket.share).line.leave(ticket.spot)
+        self.part(ticket.share).queue.leave(ticket.spot)
     }
 
     #[must_use]

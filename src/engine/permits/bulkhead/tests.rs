@@ -86,7 +86,7 @@ fn a_waiter_that_was_served_cannot_be_forgotten() {
 }
 
 /// Tenants in turn, their webhooks in turn, the waiters of each.
-type PlainLine = Vec<(TenantNum, Vec<(WebhookNum, Vec<usize>)>)>;
+type PlainQueue = Vec<(TenantNum, Vec<(WebhookNum, Vec<usize>)>)>;
 
 /// How a waiter fares.
 #[derive(Debug, Default)]
@@ -100,17 +100,17 @@ struct Wait {
 #[derive(Debug, Default)]
 struct Model {
     in_use: [usize; 2],
-    lines: [PlainLine; 2],
+    queues: [PlainQueue; 2],
     waits: BTreeMap<usize, (usize, TenantNum, Wait)>,
 }
 
 impl Model {
     fn join(&mut self, ask: Ask, waiter: usize) {
-        let line = &mut self.lines[ask.share as usize];
-        if !line.iter().any(|(tenant, _)| *tenant == ask.tenant) {
-            line.push((ask.tenant, Vec::new()));
+        let queue = &mut self.queues[ask.share as usize];
+        if !queue.iter().any(|(tenant, _)| *tenant == ask.tenant) {
+            queue.push((ask.tenant, Vec::new()));
         }
-        let webhooks = &mut line.iter_mut().find(|(tenant, _)| *tenant == ask.tenant).unwrap().1;
+        let webhooks = &mut queue.iter_mut().find(|(tenant, _)| *tenant == ask.tenant).unwrap().1;
         if !webhooks.iter().any(|(webhook, _)| *webhook == ask.webhook) {
             webhooks.push((ask.webhook, Vec::new()));
         }
@@ -123,32 +123,32 @@ impl Model {
 
     fn see_competition(&mut self) {
         for (share, tenant, wait) in self.waits.values_mut() {
-            let line = &self.lines[*share];
-            let webhooks = line.iter().find(|(other, _)| other == tenant).map_or(0, |(_, webhooks)| webhooks.len());
-            wait.most_tenants = wait.most_tenants.max(line.len());
+            let queue = &self.queues[*share];
+            let webhooks = queue.iter().find(|(other, _)| other == tenant).map_or(0, |(_, webhooks)| webhooks.len());
+            wait.most_tenants = wait.most_tenants.max(queue.len());
             wait.most_webhooks = wait.most_webhooks.max(webhooks);
         }
     }
 
-    fn prune(line: &mut PlainLine) {
-        for (_, webhooks) in line.iter_mut() {
+    fn prune(queue: &mut PlainQueue) {
+        for (_, webhooks) in queue.iter_mut() {
             webhooks.retain(|(_, queue)| !queue.is_empty());
         }
-        line.retain(|(_, webhooks)| !webhooks.is_empty());
+        queue.retain(|(_, webhooks)| !webhooks.is_empty());
     }
 
     /// Whose turn it is in a part; panics if it came too late.
     fn next(&mut self, share: usize) -> Option<usize> {
-        let line = &mut self.lines[share];
-        if line.is_empty() {
+        let queue = &mut self.queues[share];
+        if queue.is_empty() {
             self.in_use[share] -= 1;
             return None;
         }
-        let webhooks = &mut line[0].1;
+        let webhooks = &mut queue[0].1;
         let waiter = webhooks[0].1.remove(0);
         webhooks.rotate_left(1);
-        line.rotate_left(1);
-        Self::prune(line);
+        queue.rotate_left(1);
+        Self::prune(queue);
         for (_, _, wait) in self.waits.values_mut().filter(|(of, _, _)| *of == share) {
             wait.turns += 1;
         }
@@ -158,11 +158,11 @@ impl Model {
     }
 
     fn forget(&mut self, waiter: usize) -> bool {
-        for line in &mut self.lines {
-            for (_, queue) in line.iter_mut().flat_map(|(_, webhooks)| webhooks) {
+        for queue in &mut self.queues {
+            for (_, queue) in queue.iter_mut().flat_map(|(_, webhooks)| webhooks) {
                 queue.retain(|other| *other != waiter);
             }
-            Self::prune(line);
+            Self::prune(queue);
         }
         self.waits.remove(&waiter).is_some()
     }
@@ -228,7 +228,7 @@ impl World {
         self.asked += 1;
         match self.bulkhead.ask(ask) {
             Answer::Granted(grant) => {
-                assert!(self.model.lines[ask.share as usize].is_empty(), "nobody is passed over");
+                assert!(self.model.queues[ask.share as usize].is_empty(), "nobody is passed over");
                 self.model.in_use[ask.share as usize] += 1;
                 self.grants.push(grant);
             }

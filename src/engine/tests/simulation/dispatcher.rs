@@ -1,4 +1,4 @@
-//! Mirrors `crate::engine::dispatch` round the real line and feed: chunks of fan-outs, the porter that starts sleeping
+//! Mirrors `crate::engine::dispatch` round the real line and feed: chunks of fan-outs, the activator that starts sleeping
 //! endpoints, and the pokes for rows that were made in their place.
 
 use std::cell::RefCell;
@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::engine::dispatch::line::Line;
+use crate::engine::dispatch::fair_queue::FairQueue;
 use crate::engine::registry::{Item, Offered};
 use crate::id::{EventSeq, TenantNum, WebhookNum};
 use crate::store::fanouts::Fanout;
@@ -37,14 +37,14 @@ impl From<Stopped> for Failed {
     }
 }
 
-/// `porter::State`.
+/// `activator::State`.
 #[derive(Default)]
-struct Porter {
+struct Activator {
     tenants: VecDeque<(TenantNum, VecDeque<Item>)>,
     here: BTreeMap<WebhookNum, usize>,
 }
 
-impl Porter {
+impl Activator {
     fn add(&mut self, items: Vec<Item>) {
         let Some(tenant) = items.first().map(|item| item.event.tenant) else { return };
         for item in &items {
@@ -95,56 +95,56 @@ impl Porter {
 impl Process {
     /// `Dispatcher::run`.
     pub(super) async fn dispatch(self: Rc<Self>) {
-        let porter = Rc::new(RefCell::new(Porter::default()));
-        self.flow(self.clone().carry(porter.clone()));
+        let activator = Rc::new(RefCell::new(Activator::default()));
+        self.flow(self.clone().enqueue(activator.clone()));
         self.flow(self.clone().poke());
-        let mut line = Line::default();
+        let mut queue = FairQueue::default();
         loop {
-            if self.step(&mut line, &porter).await.is_err() {
+            if self.step(&mut queue, &activator).await.is_err() {
                 self.world.sleep(PAUSE).await;
             }
         }
     }
 
     /// `Dispatcher::step`.
-    async fn step(&self, line: &mut Line, porter: &RefCell<Porter>) -> Result<(), Failed> {
-        let most = self.world.bounds.porter;
-        let blocked = porter.borrow().full(most);
-        let items = line.take(self.world.bounds.chunk, &blocked);
+    async fn step(&self, queue: &mut FairQueue, activator: &RefCell<Activator>) -> Result<(), Failed> {
+        let most = self.world.bounds.activator;
+        let blocked = activator.borrow().full(most);
+        let items = queue.take(self.world.bounds.chunk, &blocked);
         if !items.is_empty() {
-            self.offer_chunk(items, porter).await?;
-            return match (line.bytes() < HELD).then(|| self.feed.try_next()).flatten() {
-                Some(next) => self.take_in(next, line).await,
+            self.offer_chunk(items, activator).await?;
+            return match (queue.bytes() < HELD).then(|| self.feed.try_next()).flatten() {
+                Some(next) => self.take_in(next, queue).await,
                 None => Ok(()),
             };
         }
-        if line.is_empty() {
+        if queue.is_empty() {
             let heard_of = self.feed.heard_of();
-            if porter.borrow().is_idle() && self.feed.is_idle() {
+            if activator.borrow().is_idle() && self.feed.is_idle() {
                 self.offered_to.set(heard_of.max(self.offered_to.get()));
             }
         }
-        let has_room = line.bytes() < HELD;
+        let has_room = queue.bytes() < HELD;
         let next = || has_room.then(|| self.feed.try_next()).flatten().map(Some);
-        let unblocked = || (porter.borrow().full(most) != blocked).then_some(None);
+        let unblocked = || (activator.borrow().full(most) != blocked).then_some(None);
         match self.world.tasks.until(|| next().or_else(unblocked)).await {
-            Some(next) => self.take_in(next, line).await,
+            Some(next) => self.take_in(next, queue).await,
             None => Ok(()),
         }
     }
 
-    async fn take_in(&self, next: Next, line: &mut Line) -> Result<(), Failed> {
+    async fn take_in(&self, next: Next, queue: &mut FairQueue) -> Result<(), Failed> {
         match next {
-            Next::Dispatch(fanouts) => fanouts.into_iter().for_each(|fanout| self.push(fanout, line)),
-            Next::ReadAfter(_) if self.world.is_shared => self.catch_up(line).await?,
-            Next::ReadAfter(after) => self.read_back(after, line).await?,
-            Next::LookForNews => self.look_for_news(line).await?,
+            Next::Dispatch(fanouts) => fanouts.into_iter().for_each(|fanout| self.push(fanout, queue)),
+            Next::ReadAfter(_) if self.world.is_shared => self.catch_up(queue).await?,
+            Next::ReadAfter(after) => self.read_back(after, queue).await?,
+            Next::LookForNews => self.look_for_news(queue).await?,
         }
         Ok(())
     }
 
     /// `Dispatcher::read_back`.
-    async fn read_back(&self, after: EventSeq, line: &mut Line) -> Result<(), Failed> {
+    async fn read_back(&self, after: EventSeq, queue: &mut FairQueue) -> Result<(), Failed> {
         let seen = self.feed.committed();
         let read = self.world.bounds.read;
         let fanouts = self.read(|tables| tables.fanouts(after, read)).await?;
@@ -163,7 +163,7 @@ impl Process {
             owed.push(self.mark(fanout, recorded).await?);
         }
         self.feed.read_up_to(last);
-        owed.into_iter().for_each(|fanout| self.push_read(fanout, 0, line));
+        owed.into_iter().for_each(|fanout| self.push_read(fanout, 0, queue));
         Ok(())
     }
 
@@ -176,26 +176,26 @@ impl Process {
     }
 
     /// `Dispatcher::push`.
-    fn push(&self, fanout: Fanout, line: &mut Line) {
+    fn push(&self, fanout: Fanout, queue: &mut FairQueue) {
         let epoch = self.shard_set.epoch_of(fanout.shard);
-        line.push(fanout, false, epoch);
+        queue.push(fanout, false, epoch);
     }
 
     /// `Dispatcher::push_read`.
-    pub(super) fn push_read(&self, fanout: Fanout, epoch: i64, line: &mut Line) {
+    pub(super) fn push_read(&self, fanout: Fanout, epoch: i64, queue: &mut FairQueue) {
         if let Some(first) = fanout.targets.first() {
             let recovered = fanout.event.seq <= self.shard_set.in_doubt_of(*first).events_to;
-            line.push(fanout, recovered, epoch);
+            queue.push(fanout, recovered, epoch);
         }
     }
 
     /// `Dispatcher::offer`.
-    async fn offer_chunk(&self, mut items: Vec<Item>, porter: &RefCell<Porter>) -> Result<(), Failed> {
+    async fn offer_chunk(&self, mut items: Vec<Item>, activator: &RefCell<Activator>) -> Result<(), Failed> {
         let events = || items.iter().map(|item| format!("w{} {}", item.num.0, words::event(item.event.seq)));
         self.world.note(|| format!("offered: {:?}", events().collect::<Vec<_>>()));
-        porter.borrow_mut().take_over(&mut items);
+        activator.borrow_mut().take_over(&mut items);
         let Offered { refused, unknown } = self.offer(items).await;
-        porter.borrow_mut().add(unknown);
+        activator.borrow_mut().add(unknown);
         self.defer(&refused).await.map_err(Failed::from)
     }
 
@@ -210,16 +210,16 @@ impl Process {
     }
 
     /// `Porter::run`.
-    async fn carry(self: Rc<Self>, porter: Rc<RefCell<Porter>>) {
+    async fn enqueue(self: Rc<Self>, activator: Rc<RefCell<Activator>>) {
         let slice = self.world.bounds.slice;
         loop {
-            let items = self.world.tasks.until(|| porter.borrow_mut().next(slice)).await;
+            let items = self.world.tasks.until(|| activator.borrow_mut().next(slice)).await;
             let nums: Vec<WebhookNum> = items.iter().map(|item| item.num).collect();
             let Handed { refused, deleted } = self.offer_to_sleeping(items).await;
             while self.hand_on(&refused, &deleted).await.is_err() {
                 self.world.sleep(PAUSE).await;
             }
-            porter.borrow_mut().gone(&nums);
+            activator.borrow_mut().gone(&nums);
         }
     }
 

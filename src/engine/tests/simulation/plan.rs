@@ -67,7 +67,7 @@ fn bounds(chance: &mut StdRng) -> Bounds {
         batch: chance.random_range(1..20),
         chunk: chance.random_range(1..12),
         read: chance.random_range(1..4),
-        porter: chance.random_range(1..8),
+        activator: chance.random_range(1..8),
         slice: chance.random_range(1..4),
     }
 }

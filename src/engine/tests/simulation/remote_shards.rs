@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tokio::sync::oneshot;
 
-use crate::engine::dispatch::line::Line;
+use crate::engine::dispatch::fair_queue::FairQueue;
 use crate::id::{EventSeq, WebhookNum};
 use crate::store::fanouts::Fanout;
 use crate::store::journal::{Found, Record, Stopped};
@@ -19,8 +19,8 @@ use super::world::Unreadable;
 
 impl Process {
     /// `Dispatcher::look_for_news`.
-    pub(super) async fn look_for_news(&self, line: &mut Line) -> Result<(), Failed> {
-        match self.look_for_fanouts(Which::News(&self.feed), line).await {
+    pub(super) async fn look_for_news(&self, queue: &mut FairQueue) -> Result<(), Failed> {
+        match self.look_for_fanouts(Which::News(&self.feed), queue).await {
             Ok(true) => self.feed.go_on_looking(),
             Ok(false) => {}
             Err(failed) => {
@@ -33,18 +33,18 @@ impl Process {
     }
 
     /// `Dispatcher::catch_up`.
-    pub(super) async fn catch_up(&self, line: &mut Line) -> Result<(), Failed> {
+    pub(super) async fn catch_up(&self, queue: &mut FairQueue) -> Result<(), Failed> {
         if self.feed.must_look_again() {
             self.cursor.borrow_mut().begin_anew();
         }
-        if !self.look_for_fanouts(Which::All, line).await? {
+        if !self.look_for_fanouts(Which::All, queue).await? {
             self.feed.caught_up(self.committed.get());
         }
         Ok(())
     }
 
     /// `Dispatcher::look`.
-    async fn look_for_fanouts(&self, which: Which<'_>, line: &mut Line) -> Result<bool, Failed> {
+    async fn look_for_fanouts(&self, which: Which<'_>, queue: &mut FairQueue) -> Result<bool, Failed> {
         if self.cursor.borrow().look().is_none() {
             self.committed.set(self.feed.committed());
         }
@@ -55,7 +55,7 @@ impl Process {
         }
         if !found.is_empty() {
             let new = self.only_new(found).await?;
-            self.start_on(new, line).await?;
+            self.start_on(new, queue).await?;
         }
         Ok(is_cut)
     }
@@ -101,14 +101,14 @@ impl Process {
     }
 
     /// `Dispatcher::start_on`.
-    async fn start_on(&self, new: Vec<(Found, i64)>, line: &mut Line) -> Result<(), Stopped> {
+    async fn start_on(&self, new: Vec<(Found, i64)>, queue: &mut FairQueue) -> Result<(), Stopped> {
         let mut recorded = BTreeMap::new();
         for (Found { fanout, is_news }, epoch) in new {
             if is_news {
-                line.push(fanout, false, epoch);
+                queue.push(fanout, false, epoch);
             } else {
                 let fanout = self.without_recorded(fanout, &mut recorded).await?;
-                self.push_read(fanout, epoch, line);
+                self.push_read(fanout, epoch, queue);
             }
         }
         Ok(())

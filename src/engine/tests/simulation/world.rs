@@ -65,7 +65,7 @@ pub(super) struct Bounds {
     pub(super) batch: usize,
     pub(super) chunk: usize,
     pub(super) read: usize,
-    pub(super) porter: usize,
+    pub(super) activator: usize,
     pub(super) slice: usize,
 }
 

@@ -20,24 +20,29 @@ const TURN: Duration = Duration::from_millis(5);
 
 /// Cheap to clone; one for each thread, so that handing on a turn wakes nobody elsewhere.
 #[derive(Clone)]
-pub(super) struct Turns(Permits);
+pub(super) struct StartSlots(Permits);
 
-impl Turns {
+impl StartSlots {
     pub(super) fn new() -> Self {
         Self(Permits::undivided(TURNS))
     }
 
     /// Waits for its turn; `None` if nothing is to be sent any more by then. Tenants take turns.
-    pub(super) async fn wait(&self, quiet: &CancellationToken, tenant: TenantNum, webhook: WebhookNum) -> Option<Turn> {
+    pub(super) async fn wait(
+        &self,
+        quiet: &CancellationToken,
+        tenant: TenantNum,
+        webhook: WebhookNum,
+    ) -> Option<StartSlot> {
         let turn = self.0.acquire(tenant, webhook, Share::Healthy).await;
-        (!quiet.is_cancelled()).then_some(Turn(turn))
+        (!quiet.is_cancelled()).then_some(StartSlot(turn))
     }
 }
 
 /// The right to have a request in its first moments.
-pub(super) struct Turn(#[allow(dead_code, reason = "gives the turn on when it is dropped")] Permit);
+pub(super) struct StartSlot(#[allow(dead_code, reason = "gives the turn on when it is dropped")] Permit);
 
-impl Turn {
+impl StartSlot {
     /// Makes a request in this turn, and beyond it if the receiver takes its time.
     pub(super) async fn make<T>(self, request: impl Future<Output = T>) -> T {
         let mut request = pin!(request);
@@ -59,7 +64,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_whose_turn_comes_after_the_stop_is_not_begun() {
-        let (turns, quiet) = (Turns::new(), CancellationToken::new());
+        let (turns, quiet) = (StartSlots::new(), CancellationToken::new());
         let mut others = Vec::new();
         for _ in 0..TURNS {
             others.push(turns.wait(&quiet, WHO.0, WHO.1).await);
@@ -76,7 +81,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_that_waits_for_its_receiver_gives_its_turn_to_the_next() {
-        let (turns, quiet) = (Turns::new(), CancellationToken::new());
+        let (turns, quiet) = (StartSlots::new(), CancellationToken::new());
         let mut slow = Vec::new();
         for _ in 0..TURNS {
             let turn = turns.wait(&quiet, WHO.0, WHO.1).await.unwrap();

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::engine::registry::{Handed, Item};
 use crate::id::{TenantNum, WebhookNum};
 
-use super::others::Others;
+use super::active_tenants::ActiveTenants;
 use super::{Blocked, Dispatcher, PAUSE, tenant_of};
 
 /// Endpoints that are started together: a few milliseconds' work is ahead of another tenant's.
@@ -21,7 +21,7 @@ const SLICE: usize = 128;
 /// The same while there are others, who would notice even that.
 const SMALL_SLICE: usize = 16;
 
-/// For how long the porter rests for the sake of others, in parts of the time that it has just worked: what it has started
+/// For how long the activator rests for the sake of others, in parts of the time that it has just worked: what it has started
 /// sends, records and ends in this time, on the same cores.
 const REST: u32 = 6;
 
@@ -39,20 +39,20 @@ const MOST: usize = 1024;
 const CROWDED: Duration = Duration::from_millis(2);
 
 #[derive(Default)]
-pub(super) struct Porter {
+pub(super) struct Activator {
     state: Mutex<State>,
-    /// Something was brought.
-    brought: Notify,
-    /// Something was carried away.
-    carried: Arc<Notify>,
+    /// Something was enqueued.
+    enqueued: Notify,
+    /// Something was taken from the queue.
+    drained: Arc<Notify>,
 }
 
 #[derive(Default)]
 struct State {
     tenants: VecDeque<(TenantNum, VecDeque<Item>)>,
     /// How many deliveries for each webhook are here.
-    here: HashMap<WebhookNum, usize>,
-    others: Others,
+    activating: HashMap<WebhookNum, usize>,
+    active_tenants: ActiveTenants,
 }
 
 impl State {
@@ -61,7 +61,7 @@ impl State {
             return;
         }
         for item in &items {
-            *self.here.entry(item.num).or_default() += 1;
+            *self.activating.entry(item.num).or_default() += 1;
         }
         match self.tenants.iter_mut().find(|(known, _)| *known == tenant) {
             Some((_, waiting)) => waiting.extend(items),
@@ -72,7 +72,7 @@ impl State {
     /// What comes next; it counts as here until it is [`Self::gone`].
     fn next(&mut self) -> Vec<Item> {
         let Some((tenant, mut waiting)) = self.tenants.pop_front() else { return Vec::new() };
-        let most = if self.others.are_there(tenant, Instant::now()) { SMALL_SLICE } else { SLICE };
+        let most = if self.active_tenants.has_others(tenant, Instant::now()) { SMALL_SLICE } else { SLICE };
         let slice = waiting.drain(..waiting.len().min(most)).collect();
         if !waiting.is_empty() {
             self.tenants.push_back((tenant, waiting));
@@ -81,35 +81,35 @@ impl State {
     }
 
     /// Whether more of this tenant waits while others are there: only a crowd gives way.
-    fn is_a_crowd_beside_others(&self, tenant: TenantNum) -> bool {
-        self.tenants.iter().any(|(known, _)| *known == tenant) && self.others.are_there(tenant, Instant::now())
+    fn is_large_beside_active(&self, tenant: TenantNum) -> bool {
+        self.tenants.iter().any(|(known, _)| *known == tenant) && self.active_tenants.has_others(tenant, Instant::now())
     }
 
     fn gone(&mut self, nums: &[WebhookNum]) {
         for num in nums {
-            if let Some(left) = self.here.get_mut(num) {
+            if let Some(left) = self.activating.get_mut(num) {
                 *left -= 1;
                 if *left == 0 {
-                    self.here.remove(num);
+                    self.activating.remove(num);
                 }
             }
         }
     }
 }
 
-impl Porter {
-    /// Tenants that have enough here, and what ends when some of it is carried away.
+impl Activator {
+    /// Tenants that have enough here, and what ends when some of it is drained away.
     pub(super) fn full(&self) -> (Blocked, impl Future<Output = ()> + use<>) {
-        let carried = self.carried.clone();
+        let drained = self.drained.clone();
         let is_full = |(tenant, waiting): &(TenantNum, VecDeque<Item>)| (waiting.len() >= MOST).then_some(*tenant);
         let blocked = self.state.lock().tenants.iter().filter_map(is_full).collect();
-        (blocked, async move { carried.notified().await })
+        (blocked, async move { drained.notified().await })
     }
 
     /// Nothing is here, and nothing is being started.
     pub(super) fn is_idle(&self) -> bool {
         let state = self.state.lock();
-        state.tenants.is_empty() && state.here.is_empty()
+        state.tenants.is_empty() && state.activating.is_empty()
     }
 
     /// Sees who has little to send.
@@ -117,7 +117,7 @@ impl Porter {
         if items.len() < LITTLE
             && let Some(tenant) = tenant_of(items)
         {
-            self.state.lock().others.saw(tenant, Instant::now());
+            self.state.lock().active_tenants.note(tenant, Instant::now());
         }
     }
 
@@ -125,21 +125,22 @@ impl Porter {
     pub(super) fn take_over(&self, items: &mut Vec<Item>) {
         let Some(tenant) = tenant_of(items) else { return };
         let mut state = self.state.lock();
-        if state.here.is_empty() {
+        if state.activating.is_empty() {
             return;
         }
-        let (mine, others) = std::mem::take(items).into_iter().partition(|item| state.here.contains_key(&item.num));
+        let (mine, others) =
+            std::mem::take(items).into_iter().partition(|item| state.activating.contains_key(&item.num));
         *items = others;
         state.add(tenant, mine);
         drop(state);
-        self.brought.notify_one();
+        self.enqueued.notify_one();
     }
 
     /// Takes those whose endpoints sleep.
-    pub(super) fn carry(&self, items: Vec<Item>) {
+    pub(super) fn enqueue(&self, items: Vec<Item>) {
         if let Some(tenant) = tenant_of(&items) {
             self.state.lock().add(tenant, items);
-            self.brought.notify_one();
+            self.enqueued.notify_one();
         }
     }
 
@@ -147,11 +148,11 @@ impl Porter {
         loop {
             let items = self.state.lock().next();
             if items.is_empty() {
-                self.brought.notified().await;
+                self.enqueued.notified().await;
                 continue;
             }
             let (tenant, began) = (tenant_of(&items), Instant::now());
-            if tenant.is_some_and(|tenant| dispatcher.shared.crowds.is_too_large(tenant)) {
+            if tenant.is_some_and(|tenant| dispatcher.shared.live_endpoints.is_exhausted(tenant)) {
                 tokio::time::sleep(CROWDED).await;
             }
             let nums: Vec<WebhookNum> = items.iter().map(|item| item.num).collect();
@@ -161,8 +162,8 @@ impl Porter {
                 tokio::time::sleep(PAUSE).await;
             }
             self.state.lock().gone(&nums);
-            self.carried.notify_one();
-            if tenant.is_some_and(|tenant| self.state.lock().is_a_crowd_beside_others(tenant)) {
+            self.drained.notify_one();
+            if tenant.is_some_and(|tenant| self.state.lock().is_large_beside_active(tenant)) {
                 tokio::time::sleep((began.elapsed() * REST).min(LONGEST_REST)).await;
             }
         }

@@ -9,7 +9,7 @@ use crate::store::fanouts::Fanout;
 
 /// A ring of tenants, each with its fan-outs in the order of publishing.
 #[derive(Default)]
-pub(in crate::engine) struct Line {
+pub(in crate::engine) struct FairQueue {
     tenants: VecDeque<(TenantNum, VecDeque<Part>)>,
     /// How many parts each event has here: they share its body.
     parts: HashMap<EventSeq, usize>,
@@ -26,7 +26,7 @@ struct Part {
     from: usize,
 }
 
-impl Line {
+impl FairQueue {
     /// What it costs to keep, roughly.
     pub(in crate::engine) fn bytes(&self) -> usize {
         self.bytes
@@ -130,50 +130,52 @@ mod tests {
 
     #[test]
     fn tenants_take_turns_and_each_goes_by_publishing() {
-        let mut line = Line::default();
-        [fanout(1, 1, 25), fanout(1, 2, 5), fanout(2, 3, 1)].into_iter().for_each(|fanout| line.push(fanout, false, 0));
+        let mut queue = FairQueue::default();
+        [fanout(1, 1, 25), fanout(1, 2, 5), fanout(2, 3, 1)]
+            .into_iter()
+            .for_each(|fanout| queue.push(fanout, false, 0));
         let mut turns = Vec::new();
         loop {
-            let items = line.take(10, &HashSet::new());
+            let items = queue.take(10, &HashSet::new());
             if items.is_empty() {
                 break;
             }
             turns.push((items.len(), seqs(&items)));
         }
         assert_eq!(turns, [(10, vec![1]), (1, vec![3]), (10, vec![1]), (10, vec![1, 2])]);
-        assert_eq!(line.bytes(), 0);
+        assert_eq!(queue.bytes(), 0);
     }
 
     #[test]
     fn the_parts_of_an_event_share_its_body() {
-        let (mut line, mut part) = (Line::default(), fanout(1, 1, 5));
+        let (mut queue, mut part) = (FairQueue::default(), fanout(1, 1, 5));
         let body = Body::InMemory(Bytes::from_static(&[0; 1000]));
         part.event = Arc::new(Event { body, ..Event::clone(&part.event) });
-        (0..3).for_each(|shard| line.push(Fanout { shard, ..part.clone() }, false, 0));
-        assert_eq!(line.bytes(), 1000 + 3 * 5 * 8);
-        line.take(12, &HashSet::new());
-        assert_eq!(line.bytes(), 1000 + 5 * 8);
-        line.take(12, &HashSet::new());
-        assert!(line.bytes() == 0 && line.parts.is_empty());
+        (0..3).for_each(|shard| queue.push(Fanout { shard, ..part.clone() }, false, 0));
+        assert_eq!(queue.bytes(), 1000 + 3 * 5 * 8);
+        queue.take(12, &HashSet::new());
+        assert_eq!(queue.bytes(), 1000 + 5 * 8);
+        queue.take(12, &HashSet::new());
+        assert!(queue.bytes() == 0 && queue.parts.is_empty());
     }
 
     #[test]
     fn who_is_blocked_keeps_its_turn_and_nobody_waits_for_it() {
-        let mut line = Line::default();
-        [fanout(1, 1, 5), fanout(2, 2, 5)].into_iter().for_each(|fanout| line.push(fanout, false, 0));
+        let mut queue = FairQueue::default();
+        [fanout(1, 1, 5), fanout(2, 2, 5)].into_iter().for_each(|fanout| queue.push(fanout, false, 0));
         let blocked = HashSet::from([TenantNum(1)]);
-        assert_eq!(seqs(&line.take(10, &blocked)), [2]);
-        assert!(line.take(10, &blocked).is_empty());
-        assert_eq!(seqs(&line.take(10, &HashSet::new())), [1]);
+        assert_eq!(seqs(&queue.take(10, &blocked)), [2]);
+        assert!(queue.take(10, &blocked).is_empty());
+        assert_eq!(seqs(&queue.take(10, &HashSet::new())), [1]);
     }
 
     #[test]
     fn every_target_is_taken_once() {
-        let mut line = Line::default();
-        (1..=3).for_each(|tenant| line.push(fanout(tenant, tenant, 1000), tenant <= 2, 0));
+        let mut queue = FairQueue::default();
+        (1..=3).for_each(|tenant| queue.push(fanout(tenant, tenant, 1000), tenant <= 2, 0));
         let mut taken = HashSet::new();
-        while line.bytes() > 0 {
-            for item in line.take(7, &HashSet::new()) {
+        while queue.bytes() > 0 {
+            for item in queue.take(7, &HashSet::new()) {
                 assert_eq!(item.recovered, item.event.seq <= EventSeq(2));
                 assert!(taken.insert((item.event.seq, item.num)));
             }

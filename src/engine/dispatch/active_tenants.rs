@@ -10,14 +10,14 @@ const LATELY: Duration = Duration::from_secs(1);
 
 /// The two latest ones: whoever asks is one of them at most.
 #[derive(Debug, Default)]
-pub(super) struct Others {
+pub(super) struct ActiveTenants {
     latest: Option<(TenantNum, Instant)>,
     before: Option<(TenantNum, Instant)>,
 }
 
-impl Others {
+impl ActiveTenants {
     /// This tenant has something to send, and it is little.
-    pub(super) fn saw(&mut self, tenant: TenantNum, now: Instant) {
+    pub(super) fn note(&mut self, tenant: TenantNum, now: Instant) {
         if self.latest.is_some_and(|(latest, _)| latest != tenant) {
             self.before = self.latest;
         }
@@ -25,7 +25,7 @@ impl Others {
     }
 
     /// Whether anybody else was there lately.
-    pub(super) fn are_there(&self, besides: TenantNum, now: Instant) -> bool {
+    pub(super) fn has_others(&self, besides: TenantNum, now: Instant) -> bool {
         let known = [self.latest, self.before].into_iter().flatten();
         known.filter(|(tenant, _)| *tenant != besides).any(|(_, at)| now.saturating_duration_since(at) < LATELY)
     }
@@ -37,15 +37,15 @@ mod tests {
 
     #[test]
     fn only_others_count_and_only_for_a_while() {
-        let (mut others, start) = (Others::default(), Instant::now());
+        let (mut active, start) = (ActiveTenants::default(), Instant::now());
         let (crowd, small) = (TenantNum(1), TenantNum(2));
-        assert!(!others.are_there(crowd, start));
-        others.saw(crowd, start);
-        assert!(!others.are_there(crowd, start) && others.are_there(small, start));
-        others.saw(small, start);
-        others.saw(crowd, start);
-        others.saw(crowd, start);
-        assert!(others.are_there(crowd, start), "however much it has to send itself");
-        assert!(!others.are_there(crowd, start + LATELY));
+        assert!(!active.has_others(crowd, start));
+        active.note(crowd, start);
+        assert!(!active.has_others(crowd, start) && active.has_others(small, start));
+        active.note(small, start);
+        active.note(crowd, start);
+        active.note(crowd, start);
+        assert!(active.has_others(crowd, start), "however much it has to send itself");
+        assert!(!active.has_others(crowd, start + LATELY));
     }
 }

@@ -21,12 +21,12 @@ pub(super) struct Spot {
 type Queue<W> = BTreeMap<u64, W>;
 
 #[derive(Debug)]
-pub(super) struct Line<W> {
+pub(super) struct FairQueue<W> {
     tenants: Ring<TenantNum, Ring<WebhookNum, Queue<W>>>,
     waiting: usize,
 }
 
-impl<W> Line<W> {
+impl<W> FairQueue<W> {
     pub(super) fn new() -> Self {
         Self { tenants: Ring::new(), waiting: 0 }
     }
@@ -68,13 +68,13 @@ impl<W> Line<W> {
 /// Members that take turns. Whoever joins comes after all who are there.
 #[derive(Debug)]
 struct Ring<K, V> {
-    members: BTreeMap<K, Member<V>>,
+    members: BTreeMap<K, Branch<V>>,
     order: BTreeMap<u64, K>,
     next_turn: u64,
 }
 
 #[derive(Debug)]
-struct Member<V> {
+struct Branch<V> {
     turn: u64,
     value: V,
 }
@@ -98,7 +98,7 @@ impl<K: Copy + Ord, V> Ring<K, V> {
             let turn = self.next_turn;
             self.next_turn += 1;
             self.order.insert(turn, key);
-            Member { turn, value: new() }
+            Branch { turn, value: new() }
         });
         &mut member.value
     }

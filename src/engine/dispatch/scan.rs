@@ -10,7 +10,7 @@ use crate::store::fanouts::Fanout;
 use crate::store::journal::{Found, Record, Stopped};
 use crate::store::news::{Cursor, Which};
 
-use super::line::Line;
+use super::fair_queue::FairQueue;
 use super::page_size::PageSize;
 use super::{DispatchError, Dispatcher, PAUSE};
 
@@ -18,14 +18,14 @@ use super::{DispatchError, Dispatcher, PAUSE};
 const READ: usize = 256;
 
 /// How far the store was looked through.
-pub(super) struct Sight {
+pub(super) struct ScanState {
     cursor: Cursor,
     /// The newest event that was committed here when the look that is under way began.
     committed: EventSeq,
     page_size: PageSize,
 }
 
-impl Sight {
+impl ScanState {
     pub(super) fn new() -> Self {
         Self { cursor: Cursor::default(), committed: EventSeq::ZERO, page_size: PageSize::new(READ) }
     }
@@ -33,9 +33,9 @@ impl Sight {
 
 impl Dispatcher {
     /// What other nodes have committed since the last look, and among it what this one has for ordered webhooks.
-    pub(super) async fn look_for_news(&self, line: &mut Line) -> Result<(), DispatchError> {
-        let mut sight = self.sight.lock().await;
-        match self.look(Which::News(&self.feed), &mut sight, line).await {
+    pub(super) async fn scan_new(&self, queue: &mut FairQueue) -> Result<(), DispatchError> {
+        let mut state = self.state.lock().await;
+        match self.scan(Which::News(&self.feed), &mut state, queue).await {
             Ok(true) => self.feed.go_on_looking(),
             Ok(false) => {}
             Err(error) => {
@@ -48,20 +48,25 @@ impl Dispatcher {
     }
 
     /// Everything that the store holds and nobody has started on.
-    pub(super) async fn catch_up(&self, line: &mut Line) -> Result<(), DispatchError> {
-        let mut sight = self.sight.lock().await;
+    pub(super) async fn catch_up(&self, queue: &mut FairQueue) -> Result<(), DispatchError> {
+        let mut state = self.state.lock().await;
         if self.feed.must_look_again() {
-            sight.cursor.begin_anew();
+            state.cursor.begin_anew();
         }
-        if !self.look(Which::All, &mut sight, line).await? {
-            self.feed.caught_up(sight.committed);
+        if !self.scan(Which::All, &mut state, queue).await? {
+            self.feed.caught_up(state.committed);
         }
         Ok(())
     }
 
     /// Takes in one page; answers whether there is more.
-    async fn look(&self, which: Which<'_>, sight: &mut Sight, line: &mut Line) -> Result<bool, DispatchError> {
-        let Sight { cursor, committed, page_size } = sight;
+    async fn scan(
+        &self,
+        which: Which<'_>,
+        state: &mut ScanState,
+        queue: &mut FairQueue,
+    ) -> Result<bool, DispatchError> {
+        let ScanState { cursor, committed, page_size } = state;
         if cursor.look().is_none() {
             *committed = self.feed.committed();
         }
@@ -69,7 +74,7 @@ impl Dispatcher {
         let news = page_size.learn(self.shared.store.visible_fanouts(shard_set, cursor, which, rows).await)?;
         if !news.found.is_empty() {
             let new = self.only_new(news.found).await?;
-            self.start_on(new, line).await?;
+            self.start_on(new, queue).await?;
         }
         Ok(news.is_cut)
     }
@@ -84,15 +89,15 @@ impl Dispatcher {
     }
 
     /// They are watched from here, so whatever happens they must be started on.
-    async fn start_on(&self, new: Vec<(Found, i64)>, line: &mut Line) -> Result<(), Stopped> {
+    async fn start_on(&self, new: Vec<(Found, i64)>, queue: &mut FairQueue) -> Result<(), Stopped> {
         let mut recorded: HashMap<EventSeq, Vec<WebhookNum>> = HashMap::new();
         for (Found { fanout, is_news }, epoch) in new {
             // An owner before may have made rows of what was there when the shard was gained.
             let fanout = if is_news { fanout } else { self.without_recorded(fanout, &mut recorded).await? };
             if is_news {
-                line.push(fanout, false, epoch);
+                queue.push(fanout, false, epoch);
             } else {
-                self.push_read(fanout, epoch, line);
+                self.push_read(fanout, epoch, queue);
             }
         }
         Ok(())

@@ -1,0 +1,63 @@
+//! How many endpoint actors each tenant has in memory. A tenant whose crowd is large is asked to do with less: whoever is
+//! idle leaves at once, and starts are paced, so that one event to very many webhooks costs a bounded amount of memory.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::id::TenantNum;
+
+/// Endpoints of one tenant beyond which none stays idle in memory for the next event: about 25 MB.
+const LARGE: usize = 4_096;
+
+/// Beyond this, starts wait for others to leave.
+const TOO_LARGE: usize = 2 * LARGE;
+
+#[derive(Default)]
+pub(super) struct LiveEndpoints(Mutex<HashMap<TenantNum, Arc<AtomicUsize>>>);
+
+/// One endpoint in its tenant's crowd; leaves when dropped.
+pub(super) struct LiveGuard(Arc<AtomicUsize>);
+
+impl LiveEndpoints {
+    pub(super) fn join(&self, tenant: TenantNum) -> LiveGuard {
+        let live = self.0.lock().entry(tenant).or_default().clone();
+        live.fetch_add(1, Ordering::Relaxed);
+        LiveGuard(live)
+    }
+
+    pub(super) fn is_exhausted(&self, tenant: TenantNum) -> bool {
+        self.0.lock().get(&tenant).is_some_and(|live| live.load(Ordering::Relaxed) >= TOO_LARGE)
+    }
+}
+
+impl LiveGuard {
+    pub(super) fn is_tight(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= LARGE
+    }
+}
+
+impl Drop for LiveGuard {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_is_its_tenants_own_and_shrinks_as_its_members_leave() {
+        let (live, tenant, other) = (LiveEndpoints::default(), TenantNum(1), TenantNum(2));
+        let mut guards: Vec<LiveGuard> = (0..TOO_LARGE).map(|_| live.join(tenant)).collect();
+        assert!(live.is_exhausted(tenant) && guards[0].is_tight());
+        assert!(!live.is_exhausted(other) && !live.join(other).is_tight());
+        guards.pop();
+        assert!(!live.is_exhausted(tenant) && guards[0].is_tight());
+        guards.truncate(LARGE - 1);
+        assert!(!guards[0].is_tight());
+    }
+}
