@@ -8,29 +8,29 @@ pub mod concurrency;
 pub mod lane;
 pub mod permits;
 pub mod placement;
+pub mod rates;
 pub mod restart;
 pub mod routes;
-pub mod vitals;
 
 mod arbiters;
 mod backlog;
 mod backlog_ops;
 mod bodies;
 mod cluster;
+mod config_sync;
 mod configure;
+mod context;
 mod delivery_ops;
 mod dispatch;
 mod due_poller;
 mod endpoint;
+mod endpoint_stats;
 mod inspect;
 mod listing;
-mod news;
 mod node_lease;
 mod operational;
-mod pulse;
 mod registry;
 mod serving;
-mod shared;
 mod start_slots;
 mod tenant_quota;
 
@@ -48,12 +48,12 @@ use tokio_util::task::TaskTracker;
 
 pub use self::backlog::{Actor, Backlog, BacklogOrder, EndpointState, Receiver};
 pub use self::cluster::Owner;
+pub use self::config_sync::Stale;
 pub use self::inspect::EngineFigures;
 pub use self::listing::DeliveryPage;
-pub use self::news::Stale;
 pub use self::operational::{DISABLED_EVENT, FAILING_EVENT};
 pub use self::permits::{BulkheadView, PartView};
-pub use self::vitals::Percentiles;
+pub use self::rates::Percentiles;
 pub use crate::delivery::breaker::{BreakerSettings, View as BreakerView, ViewState as BreakerState};
 pub use crate::delivery::client::peer_client;
 pub use crate::delivery::credentials::{Auth, ClientCredentials, Concealed, Credentials, TlsOptions, TokenAuthMethod};
@@ -78,10 +78,10 @@ use crate::store::{Store, StoreError, log};
 
 use self::arbiters::Arbiters;
 use self::cluster::{Cluster, Member};
+use self::context::EngineContext;
 use self::node_lease::NodeLease;
 use self::registry::RegistryHandle;
 use self::routes::RouteTable;
-use self::shared::Shared;
 
 /// The type of the event that `test` sends. Tenants cannot publish it.
 pub const TEST_EVENT: &str = "webhook.test";
@@ -195,7 +195,7 @@ struct Inner {
     registry: RegistryHandle,
     guard: Arc<Guard>,
     name: EngineName,
-    shared: Arc<Shared>,
+    context: Arc<EngineContext>,
     feed: Arc<crate::store::journal::feed::Feed>,
     cluster: Cluster,
     log: Arc<LogIndex>,
@@ -232,10 +232,10 @@ impl Engine {
         let name = EngineName::new(store.engine_id().await?);
         let dns = &surroundings.dns;
         let arbiters = Arbiters::start(config.arbiters, &guard, dns, config.keeps_connections, &name)?;
-        let cluster = Cluster::new(!store.is_shared());
-        let shared =
-            Arc::new(Shared::new(&store, &running, &routes, &guard, (node_lease, Notifier::default()), &config));
-        let registry = registry::start(&arbiters, &shared, &running.feed);
+        let cluster = Cluster::new(!store.is_clustered());
+        let context =
+            Arc::new(EngineContext::new(&store, &running, &routes, &guard, (node_lease, Notifier::default()), &config));
+        let registry = registry::start(&arbiters, &context, &running.feed);
         let inner = Inner {
             store,
             journal: running.journal,
@@ -243,7 +243,7 @@ impl Engine {
             registry,
             guard,
             name,
-            shared,
+            context,
             feed: running.feed,
             cluster,
             log,
@@ -256,7 +256,7 @@ impl Engine {
         let engine = Self { inner: Arc::new(inner) };
         engine.spawn_tasks(surroundings);
         engine.spawn_cluster_tasks(&running.remote_shards);
-        engine.follow_news(position);
+        engine.follow_config(position);
         engine.inner.cluster.settle().await;
         Ok(engine)
     }
@@ -265,18 +265,18 @@ impl Engine {
         let inner = &self.inner;
         let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(surroundings.keep_looking()).await });
-        let dispatcher = dispatch::Dispatcher::new(&inner.shared, &inner.feed, &inner.registry);
+        let dispatcher = dispatch::Dispatcher::new(&inner.context, &inner.feed, &inner.registry);
         let stopping = inner.stopping.clone();
         let dispatcher = Box::pin(or_abort("the dispatcher", dispatcher.run()));
         inner.tasks.spawn(async move { stopping.run_until_cancelled(dispatcher).await });
-        let waker = Box::pin(or_abort("the waker", due_poller::run(inner.shared.clone(), inner.registry.clone())));
+        let waker = Box::pin(or_abort("the waker", due_poller::run(inner.context.clone(), inner.registry.clone())));
         let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(waker).await });
-        let follower = Box::pin(or_abort("the log follower", follow(inner.log.clone(), inner.shared.clone())));
+        let follower = Box::pin(or_abort("the log follower", follow(inner.log.clone(), inner.context.clone())));
         let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(follower).await });
         // With PostgreSQL each renewal of the lease tells the time.
-        let (is_shared, stopping) = (inner.store.is_shared(), inner.stopping.clone());
+        let (is_shared, stopping) = (inner.store.is_clustered(), inner.stopping.clone());
         let clock =
             async move { if is_shared { clock::watch_the_system().await } else { clock::follow_the_system().await } };
         inner.tasks.spawn(async move { stopping.run_until_cancelled(clock).await });
@@ -285,13 +285,13 @@ impl Engine {
     /// What a node among others does besides.
     fn spawn_cluster_tasks(&self, remote_shards: &Arc<RemoteShards>) {
         let inner = &self.inner;
-        if !inner.store.is_shared() {
+        if !inner.store.is_clustered() {
             return;
         }
-        let (shared, registry, feed) = (inner.shared.clone(), inner.registry.clone(), inner.feed.clone());
+        let (context, registry, feed) = (inner.context.clone(), inner.registry.clone(), inner.feed.clone());
         let (log, cluster) = (inner.log.clone(), inner.cluster.clone());
         let member = Arc::new(Member {
-            shared,
+            context,
             registry,
             feed: feed.clone(),
             log,
@@ -302,7 +302,7 @@ impl Engine {
         let stopping = inner.stopping.clone();
         let member = Box::pin(or_abort("the look at other nodes", member.run()));
         inner.tasks.spawn(async move { stopping.run_until_cancelled(member).await });
-        let (notifier, shard_set) = (inner.shared.notifier.clone(), inner.shared.shard_set.clone());
+        let (notifier, shard_set) = (inner.context.notifier.clone(), inner.context.shard_set.clone());
         let listen = notifier.clone().listen(
             inner.store.clone(),
             move |shard| shard_set.serves_shard(shard),
@@ -321,7 +321,7 @@ impl Engine {
 
     /// Resolves when another node has taken over, and all that is left to do is to end.
     pub async fn superseded(&self) {
-        self.inner.shared.lease.lost().await;
+        self.inner.context.lease.lost().await;
     }
 
     /// What is stored, for reading.
@@ -373,7 +373,7 @@ impl Engine {
     #[must_use]
     pub fn is_cut_off(&self) -> bool {
         let is_refused = self.inner.journal.stats().outage.lock().is_lasting(std::time::Instant::now());
-        is_refused || !self.inner.shared.lease.is_valid()
+        is_refused || !self.inner.context.lease.is_valid()
     }
 
     /// Says from now on that it is not ready, while everything goes on: a load balancer needs a while to hear of it.
@@ -404,7 +404,7 @@ impl Engine {
             if let Some(writer) = writer {
                 let _ = writer.await;
             }
-            inner.log.follow(&inner.shared.shard_set).await
+            inner.log.follow(&inner.context.shard_set).await
         });
         match flushed.await {
             Err(_) => {
@@ -415,14 +415,14 @@ impl Engine {
             Ok(Ok(())) => {}
         }
         if drained
-            && !inner.store.is_shared()
+            && !inner.store.is_clustered()
             && let Err(error) = inner.store.mark_stopped_cleanly(UnixMillis::now()).await
         {
             tracing::warn!(%error, "the clean stop was not noted; the next start treats it as a crash");
         }
-        inner.shared.lease.release(!drained).await;
-        inner.shared.notifier.notify_shards();
-        if let Err(error) = inner.shared.notifier.notify_once(&inner.store).await {
+        inner.context.lease.release(!drained).await;
+        inner.context.notifier.notify_shards();
+        if let Err(error) = inner.context.notifier.notify_once(&inner.store).await {
             tracing::debug!(%error, "other nodes could not be called; they will look by themselves");
         }
     }
@@ -436,21 +436,21 @@ async fn tell(notifier: Notifier, remote_shards: Arc<RemoteShards>) {
 }
 
 /// Keeps the log index close behind, and forgets what has outlived its use.
-async fn follow(log: Arc<LogIndex>, shared: Arc<Shared>) {
+async fn follow(log: Arc<LogIndex>, context: Arc<EngineContext>) {
     let mut tick = tokio::time::interval(log::EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        if let Err(error) = log.follow(&shared.shard_set).await {
+        if let Err(error) = log.follow(&context.shard_set).await {
             tracing::warn!(%error, "the log index could not follow");
         }
-        if let Err(error) = shared.store.forget_ended_sessions(UnixMillis::now_outside()).await {
+        if let Err(error) = context.store.forget_ended_sessions(UnixMillis::now_outside()).await {
             tracing::warn!(%error, "ended sessions could not be forgotten");
         }
-        if let Err(error) = shared.store.forget_old_keys(UnixMillis::now()).await {
+        if let Err(error) = context.store.forget_old_keys(UnixMillis::now()).await {
             tracing::warn!(%error, "old idempotency keys could not be forgotten");
         }
-        if let Err(error) = shared.store.forget_old_changes(UnixMillis::now()).await {
+        if let Err(error) = context.store.forget_old_changes(UnixMillis::now()).await {
             tracing::warn!(%error, "old changes of configuration could not be forgotten");
         }
     }

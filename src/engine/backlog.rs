@@ -21,7 +21,7 @@ use crate::store::payload;
 use crate::store::webhooks::WebhookSummary;
 
 use super::lane::breaker_of;
-use super::vitals::Percentiles;
+use super::rates::Percentiles;
 use super::{Engine, Policy, RateLimit};
 
 pub use self::receivers::Receiver;
@@ -121,7 +121,7 @@ impl Engine {
         limit: usize,
     ) -> Result<Vec<Backlog>, StoreError> {
         let ranked = skipped.saturating_add(limit);
-        let ledger = &self.inner.shared.ledger;
+        let ledger = &self.inner.context.ledger;
         let of_tenant = tenant.map(|tenant| self.inner.routes.of_tenant(tenant));
         let among = of_tenant.as_deref().map_or(Among::All, Among::These);
         let nums: Vec<WebhookNum> = match order {
@@ -137,7 +137,7 @@ impl Engine {
         let store = &self.inner.store;
         let now = UnixMillis::now();
         let mut summaries = store.webhook_summaries(nums).await?;
-        let oldest = self.inner.shared.ledger.oldest_of(nums).await?;
+        let oldest = self.inner.context.ledger.oldest_of(nums).await?;
         let crashes = self.inner.registry.crashes(nums.to_vec()).await;
         let mut heads = self.heads(&summaries, now).await?;
         let mut pausers = self.pausers(&summaries).await?;
@@ -161,7 +161,7 @@ impl Engine {
             };
             let mut seen = self.seen(&summary, known);
             if closely && seen.may_be_stuck(&summary) {
-                seen.unsendable = store.unsendable(&self.inner.shared.shard_set, *num, seen.policy.ordered).await?;
+                seen.unsendable = store.unsendable(&self.inner.context.shard_set, *num, seen.policy.ordered).await?;
             }
             backlogs.push(seen.told(summary, Instant::now()));
         }
@@ -173,7 +173,7 @@ impl Engine {
         summaries: &HashMap<WebhookNum, WebhookSummary>,
         now: UnixMillis,
     ) -> Result<HashMap<WebhookNum, Head>, StoreError> {
-        let ledger = &self.inner.shared.ledger;
+        let ledger = &self.inner.context.ledger;
         let owed = summaries.values().filter(|summary| ledger.pending(summary.num) > 0);
         let (ordered, others): (Vec<_>, Vec<_>) = owed.partition(|summary| policy_of(summary).ordered);
         let nums =
@@ -184,9 +184,9 @@ impl Engine {
     }
 
     fn seen(&self, summary: &WebhookSummary, known: Known) -> Seen {
-        let (ledger, num) = (&self.inner.shared.ledger, summary.num);
+        let (ledger, num) = (&self.inner.context.ledger, summary.num);
         let policy = policy_of(summary);
-        let taken = self.inner.shared.pulses.find(num).map(|pulse| pulse.take());
+        let taken = self.inner.context.stats.find(num).map(|stats| stats.take());
         let breaker = taken.as_ref().and_then(|taken| taken.live.breaker);
         Seen {
             pending: ledger.pending(num),
@@ -225,16 +225,16 @@ impl Engine {
 
     /// What keeps this node from sending to a webhook, whatever its endpoint does.
     fn node_now(&self, num: WebhookNum) -> Node {
-        let shared = &self.inner.shared;
+        let context = &self.inner.context;
         let in_memory = payload::in_memory();
         Node {
             is_stopping: self.inner.stopping.is_cancelled(),
-            has_lease: shared.lease.is_valid(),
-            serves_it: shared.shard_set.serves(num),
+            has_lease: context.lease.is_valid(),
+            serves_it: context.shard_set.serves(num),
             is_behind: self.is_behind(),
-            is_purging: shared.holds.lock().contains_key(&num),
-            tight: shared.is_memory_tight().then_some((in_memory, shared.payload_memory)),
-            permits: shared.permits.view(),
+            is_purging: context.holds.lock().contains_key(&num),
+            tight: context.is_memory_tight().then_some((in_memory, context.payload_memory)),
+            permits: context.permits.view(),
         }
     }
 }

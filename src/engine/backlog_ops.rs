@@ -10,8 +10,8 @@ use crate::store::audit::{Action, Author, Deed};
 use crate::store::journal::Record;
 use crate::store::webhooks::Webhook;
 
+use super::context::EngineContext;
 use super::endpoint::STORE_PAUSE;
-use super::shared::Shared;
 use super::{Engine, EngineError};
 
 /// How long a purge waits for what this node has not come to yet, after it has taken shards over: a start reads very much.
@@ -62,7 +62,7 @@ impl Engine {
     /// those that fail are not made again, and they are not counted. Answers how many deliveries were taken back.
     pub async fn purge(&self, webhook: &Webhook, before: Option<UnixMillis>, by: &Author) -> Result<u64, EngineError> {
         self.enter(by, Action::PurgeWebhook, webhook).await?;
-        let hold = Hold::new(&self.inner.shared, webhook.num);
+        let hold = Hold::new(&self.inner.context, webhook.num);
         self.inner.registry.reconfigure(webhook.num).await;
         let purged = self.purge_held(webhook.num, before).await;
         drop(hold);
@@ -110,9 +110,9 @@ impl Engine {
 impl Engine {
     /// Waits for what has been accepted to be found, for a while: it gets no rows before, and is left alone.
     async fn find_all(&self) -> Result<(), EngineError> {
-        let (feed, quiet) = (&self.inner.feed, &self.inner.shared.quiet);
+        let (feed, quiet) = (&self.inner.feed, &self.inner.context.quiet);
         let (newest, end) = (feed.committed(), Instant::now() + FINDING);
-        while self.inner.store.is_shared() && !feed.has_found(newest) && Instant::now() < end {
+        while self.inner.store.is_clustered() && !feed.has_found(newest) && Instant::now() < end {
             quiet.run_until_cancelled(tokio::time::sleep(FIND_POLL)).await.ok_or(EngineError::Stopping)?;
         }
         Ok(())
@@ -126,27 +126,27 @@ impl Engine {
                 Err(error) => tracing::warn!(%error, "what is to be purged could not be read; trying again"),
             }
             let pause = tokio::time::sleep(STORE_PAUSE);
-            self.inner.shared.quiet.run_until_cancelled(pause).await.ok_or(EngineError::Stopping)?;
+            self.inner.context.quiet.run_until_cancelled(pause).await.ok_or(EngineError::Stopping)?;
         }
     }
 }
 
 /// While this lives, the endpoint of a webhook sends nothing, whoever starts it.
 struct Hold {
-    shared: Arc<Shared>,
+    context: Arc<EngineContext>,
     webhook: WebhookNum,
 }
 
 impl Hold {
-    fn new(shared: &Arc<Shared>, webhook: WebhookNum) -> Self {
-        *shared.holds.lock().entry(webhook).or_default() += 1;
-        Self { shared: shared.clone(), webhook }
+    fn new(context: &Arc<EngineContext>, webhook: WebhookNum) -> Self {
+        *context.holds.lock().entry(webhook).or_default() += 1;
+        Self { context: context.clone(), webhook }
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if let Entry::Occupied(mut holders) = self.shared.holds.lock().entry(self.webhook) {
+        if let Entry::Occupied(mut holders) = self.context.holds.lock().entry(self.webhook) {
             *holders.get_mut() -= 1;
             if *holders.get() == 0 {
                 holders.remove();

@@ -18,10 +18,10 @@ use crate::store::leases::{AcquiredShard, SHARDS, ShardNum, Survey};
 use crate::store::log::LogIndex;
 
 use super::Engine;
-use super::news;
+use super::config_sync;
+use super::context::EngineContext;
 use super::placement::{self, Moves};
 use super::registry::RegistryHandle;
-use super::shared::Shared;
 
 /// How often a node looks, unless it hears of something.
 const EVERY: Duration = Duration::from_secs(1);
@@ -87,13 +87,13 @@ impl Engine {
     /// Whether there can be no other nodes.
     #[must_use]
     pub fn is_alone(&self) -> bool {
-        !self.inner.store.is_shared()
+        !self.inner.store.is_clustered()
     }
 
     /// Who serves this webhook, as far as is known here.
     #[must_use]
     pub fn owner_of(&self, webhook: WebhookNum) -> Owner {
-        let shard_set = &self.inner.shared.shard_set;
+        let shard_set = &self.inner.context.shard_set;
         if shard_set.serves(webhook) {
             return Owner::Here;
         }
@@ -107,7 +107,7 @@ impl Engine {
     #[must_use]
     pub fn peers(&self) -> Vec<String> {
         let Some((survey, _)) = self.inner.cluster.seen() else { return Vec::new() };
-        let me = self.inner.shared.shard_set.node();
+        let me = self.inner.context.shard_set.node();
         let others = survey.nodes.into_iter().filter(|node| node.lives && Some(node.num) != me);
         others.filter_map(|node| node.address).collect()
     }
@@ -121,7 +121,7 @@ impl Engine {
     /// For people: which process on which machine this is.
     #[must_use]
     pub fn node_name(&self) -> &str {
-        self.inner.shared.lease.name()
+        self.inner.context.lease.name()
     }
 
     /// Whether committed events wait in the store that were not handed to their endpoints yet.
@@ -133,12 +133,12 @@ impl Engine {
     /// This node's number; `None` if there can be no others.
     #[must_use]
     pub fn node(&self) -> Option<i64> {
-        self.inner.shared.shard_set.node()
+        self.inner.context.shard_set.node()
     }
 }
 
 pub(super) struct Member {
-    pub(super) shared: Arc<Shared>,
+    pub(super) context: Arc<EngineContext>,
     pub(super) registry: RegistryHandle,
     pub(super) feed: Arc<Feed>,
     pub(super) log: Arc<LogIndex>,
@@ -156,8 +156,8 @@ impl Member {
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
-                () = self.shared.notifier.shards_notified() => {}
-                () = self.shared.shard_set.diverged() => {}
+                () = self.context.notifier.shards_notified() => {}
+                () = self.context.shard_set.diverged() => {}
             }
             // Whatever notices were lost, this finds it.
             self.feed.expect_news();
@@ -169,17 +169,17 @@ impl Member {
     }
 
     async fn look(self: &Arc<Self>) -> Result<(), StoreError> {
-        if self.shared.shard_set.has_diverged() {
+        if self.context.shard_set.has_diverged() {
             self.rejoin().await?;
         }
-        let store = &self.shared.store;
+        let store = &self.context.store;
         store.adopt_foreign_rows().await?;
         // Whatever is given up while the others are looked at still looks like ours.
-        let (left, held) = (self.leaving.lock().clone(), self.shared.shard_set.owned_with_epochs());
-        let survey = store.survey(&self.shared.shard_set).await?;
-        let (Some(me), Some(mut survey)) = (self.shared.shard_set.node(), survey) else { return Ok(()) };
+        let (left, held) = (self.leaving.lock().clone(), self.context.shard_set.owned_with_epochs());
+        let survey = store.survey(&self.context.shard_set).await?;
+        let (Some(me), Some(mut survey)) = (self.context.shard_set.node(), survey) else { return Ok(()) };
         if self.reap_expired(me, &survey).await? {
-            survey = store.survey(&self.shared.shard_set).await?.unwrap_or(survey);
+            survey = store.survey(&self.context.shard_set).await?.unwrap_or(survey);
         }
         self.stop_lost(&lost(me, &survey, &held, &left));
         self.release_unknown(me, &survey, &left).await?;
@@ -196,12 +196,12 @@ impl Member {
     /// The database lacks what this node relies on. The node gives up all its shards, as after a crash, joins as a new node, and
     /// reads what is owed again.
     async fn rejoin(self: &Arc<Self>) -> Result<(), StoreError> {
-        let Shared { store, shard_set, journal, lease: node_lease, .. } = self.shared.as_ref();
+        let EngineContext { store, shard_set, journal, lease: node_lease, .. } = self.context.as_ref();
         self.cluster.settled.send_replace(false);
         let held = shard_set.owned();
         shard_set.stop_serving(&held);
         store.renew_connections();
-        news::reload(&self.shared).await?;
+        config_sync::reload(&self.context).await?;
         let asked_at = Instant::now();
         let Some(member) = node_lease.rejoin().await? else { return Ok(()) };
         // A writer that has stopped is the end of this process.
@@ -228,7 +228,7 @@ impl Member {
         let mut buried = false;
         // Whoever could not reach the database for so long is about to renew, if nobody else was faster.
         for node in survey.nodes.iter().filter(|node| !node.lives && node.num != me) {
-            if self.shared.store.reap_expired(node.num).await? {
+            if self.context.store.reap_expired(node.num).await? {
                 tracing::warn!(node = node.num, name = node.name, "a node is gone; others take over");
                 buried = true;
             }
@@ -242,7 +242,7 @@ impl Member {
             return;
         }
         tracing::warn!(shards = lost.len(), "shards are no longer this node's; it ends their endpoints");
-        self.shared.shard_set.stop_serving(lost);
+        self.context.shard_set.stop_serving(lost);
         self.leaving.lock().extend(lost);
         for shard in lost.iter().copied() {
             let member = self.clone();
@@ -252,7 +252,7 @@ impl Member {
 
     /// What this node has taken without having heard of it, because the answer was lost. Nothing was sent for it.
     async fn release_unknown(&self, me: i64, survey: &Survey, left: &BTreeSet<ShardNum>) -> Result<(), StoreError> {
-        let shard_set = &self.shared.shard_set;
+        let shard_set = &self.context.shard_set;
         let is_unknown = |shard: &ShardNum| {
             let is_mine = survey.shards.get(shard.place()).is_some_and(|(owner, _)| *owner == Some(me));
             is_mine && !shard_set.owns(*shard) && !left.contains(shard) && !self.leaving.lock().contains(shard)
@@ -260,7 +260,7 @@ impl Member {
         let unknown: Vec<ShardNum> = ShardNum::all().filter(is_unknown).collect();
         if !unknown.is_empty() {
             tracing::warn!(shards = unknown.len(), "shards were taken without an answer; they are given back");
-            self.shared.store.release(shard_set, &unknown, false).await?;
+            self.context.store.release(shard_set, &unknown, false).await?;
         }
         Ok(())
     }
@@ -269,11 +269,11 @@ impl Member {
         if wanted.is_empty() {
             return Ok(());
         }
-        let store = &self.shared.store;
-        let acquired = store.acquire(&self.shared.shard_set, wanted).await?;
+        let store = &self.context.store;
+        let acquired = store.acquire(&self.context.shard_set, wanted).await?;
         let taken: Vec<ShardNum> = acquired.iter().map(|shard| shard.shard).collect();
         if let Err(error) = self.activate(acquired).await {
-            store.release(&self.shared.shard_set, &taken, false).await?;
+            store.release(&self.context.shard_set, &taken, false).await?;
             return Err(error);
         }
         if !taken.is_empty() {
@@ -290,25 +290,25 @@ impl Member {
             tracing::warn!(%error, "the log index could not be completed; trying again");
             tokio::time::sleep(PAUSE).await;
         }
-        let held = self.shared.shard_set.owned();
+        let held = self.context.shard_set.owned();
         let given_up: Vec<ShardNum> = shards.into_iter().filter(|shard| !held.contains(shard)).collect();
         self.log.detach(&given_up);
     }
 
     async fn activate(&self, acquired: Vec<AcquiredShard>) -> Result<(), StoreError> {
         if acquired.iter().any(|shard| shard.shard == ShardNum::WHOLE) {
-            self.shared.store.divide_fanouts().await?;
+            self.context.store.divide_fanouts().await?;
         }
         if acquired.is_empty() {
             return Ok(());
         }
         // A writer that has stopped is the end of this process.
-        self.shared.journal.activate(acquired).await.unwrap_or(Ok(()))
+        self.context.journal.activate(acquired).await.unwrap_or(Ok(()))
     }
 
     /// Each as soon as nothing of it is under way any more.
     fn hand_off(self: &Arc<Self>, give: &[ShardNum]) {
-        let shard_set = &self.shared.shard_set;
+        let shard_set = &self.context.shard_set;
         let served: Vec<ShardNum> = give.iter().copied().filter(|shard| shard_set.serves_shard(*shard)).collect();
         let served = self.without_slow_ones(&served);
         shard_set.stop_serving(&served);
@@ -327,7 +327,7 @@ impl Member {
             return Vec::new();
         }
         let mut oldest = BTreeMap::<ShardNum, Instant>::new();
-        for (num, since) in self.shared.pulses.oldest_flights() {
+        for (num, since) in self.context.stats.oldest_flights() {
             let (since, oldest) = (Instant::from_std(since), oldest.entry(ShardNum::of(num)).or_insert(now));
             *oldest = since.min(*oldest);
         }
@@ -341,16 +341,16 @@ impl Member {
     async fn hand_off_one(&self, shard: ShardNum, in_doubt: bool) {
         let quiet = tokio::time::timeout(LONGEST_HAND_OVER, self.registry.hand_off(shard)).await;
         let in_doubt = in_doubt || !quiet.unwrap_or(false);
-        if self.shared.journal.detach(vec![shard]).await.is_err() {
+        if self.context.journal.detach(vec![shard]).await.is_err() {
             return;
         }
         self.log.detach(&[shard]);
-        while let Err(error) = self.shared.store.release(&self.shared.shard_set, &[shard], in_doubt).await {
+        while let Err(error) = self.context.store.release(&self.context.shard_set, &[shard], in_doubt).await {
             tracing::warn!(%error, "a shard could not be handed over; trying again");
             tokio::time::sleep(PAUSE).await;
         }
         self.leaving.lock().remove(&shard);
-        self.shared.notifier.notify_shards();
+        self.context.notifier.notify_shards();
     }
 }
 

@@ -21,7 +21,7 @@ impl Engine {
         once: Option<Once>,
         by: &Author,
     ) -> Result<Webhook, StoreError> {
-        let _changing = self.inner.shared.changing.write().await;
+        let _changing = self.inner.context.changing.write().await;
         let webhook = self.inner.store.create_webhook(new, once, by).await?;
         self.notify_peers();
         self.inner.routes.set(route_of(&webhook));
@@ -30,7 +30,7 @@ impl Engine {
 
     /// Writes the changed webhook if its version is still the stored one. Attempts in flight end as they began.
     pub async fn update_webhook(&self, changed: &Webhook, by: &Author) -> Result<Webhook, EngineError> {
-        let changing = self.inner.shared.changing.write().await;
+        let changing = self.inner.context.changing.write().await;
         let webhook = self.inner.store.update_webhook(changed, UnixMillis::now(), by).await?;
         self.inner.routes.set(route_of(&webhook));
         drop(changing);
@@ -41,7 +41,7 @@ impl Engine {
 
     /// Deletes the webhook; what it is owed is cancelled.
     pub async fn delete_webhook(&self, doomed: &Webhook, by: &Author) -> Result<(), EngineError> {
-        let changing = self.inner.shared.changing.write().await;
+        let changing = self.inner.context.changing.write().await;
         self.inner.store.delete_webhook(doomed, UnixMillis::now(), by).await?;
         self.inner.routes.remove(doomed.tenant, doomed.num);
         drop(changing);
@@ -51,7 +51,7 @@ impl Engine {
 
     /// Deletes the tenant with its keys and webhooks; what is owed is cancelled.
     pub async fn delete_tenant(&self, doomed: &Tenant, by: &Author) -> Result<(), EngineError> {
-        let changing = self.inner.shared.changing.write().await;
+        let changing = self.inner.context.changing.write().await;
         self.inner.store.delete_tenant(doomed, UnixMillis::now(), by).await?;
         let nums = self.inner.routes.remove_tenant(doomed.num);
         drop(changing);
@@ -63,10 +63,10 @@ impl Engine {
     async fn forget(&self, nums: Vec<WebhookNum>) -> Result<(), EngineError> {
         self.inner.registry.dismiss(nums.clone()).await;
         // What another node serves is cancelled by that one, which finds it.
-        for num in nums.iter().filter(|num| self.inner.shared.ledger.pending(**num) > 0) {
+        for num in nums.iter().filter(|num| self.inner.context.ledger.pending(**num) > 0) {
             self.inner.journal.purge(*num, EventSeq(i64::MAX), &[]).await.map_err(|_| EngineError::Stopping)?;
         }
-        self.inner.shared.ledger.forget(&nums).await;
+        self.inner.context.ledger.forget(&nums).await;
         Ok(())
     }
 
@@ -79,7 +79,7 @@ impl Engine {
         by: &Author,
     ) -> Result<Webhook, EngineError> {
         let now = UnixMillis::now();
-        let changing = self.inner.shared.changing.write().await;
+        let changing = self.inner.context.changing.write().await;
         let webhook = self.inner.store.rotate_secret(webhook, new, now.plus(grace), now, by).await?;
         drop(changing);
         self.notify_peers();
@@ -89,7 +89,7 @@ impl Engine {
 
     /// Lets a secret that was rotated out sign no more.
     pub async fn end_secret(&self, webhook: &Webhook, id: SecretId, by: &Author) -> Result<SecretEnd, EngineError> {
-        let changing = self.inner.shared.changing.write().await;
+        let changing = self.inner.context.changing.write().await;
         let end = self.inner.store.end_secret(webhook, id, UnixMillis::now(), by).await?;
         drop(changing);
         if let SecretEnd::Ended(webhook) = &end {

@@ -121,6 +121,6 @@ impl Engine {
         let journal = &self.inner.journal;
         journal.record(record).await.map_err(|_| EngineError::Stopping)?;
         journal.barrier().await.map_err(|_| EngineError::Stopping)?;
-        if self.inner.shared.shard_set.serves(id.webhook) { Ok(()) } else { Err(EngineError::Moved) }
+        if self.inner.context.shard_set.serves(id.webhook) { Ok(()) } else { Err(EngineError::Moved) }
     }
 }

@@ -23,8 +23,8 @@ use crate::store::fanouts::{Fanout, FanoutPage};
 use crate::store::journal::feed::{Feed, Next};
 use crate::store::journal::{Record, Stopped};
 
+use super::context::EngineContext;
 use super::registry::{Item, Offered, RegistryHandle};
-use super::shared::Shared;
 
 use self::activator::Activator;
 use self::fair_queue::FairQueue;
@@ -44,7 +44,7 @@ const HELD: usize = 32 * 1024 * 1024;
 const PAUSE: Duration = Duration::from_millis(500);
 
 pub(super) struct Dispatcher {
-    shared: Arc<Shared>,
+    context: Arc<EngineContext>,
     feed: Arc<Feed>,
     registry: RegistryHandle,
     /// How far the store was looked through, where other nodes commit, too.
@@ -63,17 +63,17 @@ enum DispatchError {
 }
 
 impl Dispatcher {
-    pub(super) fn new(shared: &Arc<Shared>, feed: &Arc<Feed>, registry: &RegistryHandle) -> Self {
+    pub(super) fn new(context: &Arc<EngineContext>, feed: &Arc<Feed>, registry: &RegistryHandle) -> Self {
         let (overflowed, overflow) = unbounded_channel();
-        let (shared, feed, registry) = (shared.clone(), feed.clone(), registry.clone());
+        let (context, feed, registry) = (context.clone(), feed.clone(), registry.clone());
         let state = AsyncMutex::new(ScanState::new());
         let page_size = PageSize::new(READ);
-        Self { shared, feed, registry, state, page_size, overflowed, overflow: Some(overflow) }
+        Self { context, feed, registry, state, page_size, overflowed, overflow: Some(overflow) }
     }
 
     pub(super) async fn run(mut self) {
         let Some(overflow) = self.overflow.take() else { return };
-        let poke = poke(overflow, self.shared.clone(), self.registry.clone());
+        let poke = poke(overflow, self.context.clone(), self.registry.clone());
         let activator = Activator::default();
         tokio::join!(self.dispatch(&activator), activator.run(&self), poke);
     }
@@ -103,7 +103,7 @@ impl Dispatcher {
             // Asked first: what is heard of meanwhile may not have been offered.
             let heard_of = self.feed.heard_of();
             if activator.is_idle() && self.feed.is_idle() {
-                self.shared.has_offered(heard_of);
+                self.context.has_offered(heard_of);
             }
         }
         let next = async { if queue.bytes() < HELD { self.feed.next().await } else { std::future::pending().await } };
@@ -116,10 +116,10 @@ impl Dispatcher {
     async fn take_in(&self, next: Next, queue: &mut FairQueue) -> Result<(), DispatchError> {
         match next {
             Next::Dispatch(mut fanouts) => {
-                self.shared.bodies.adopt(&mut fanouts);
+                self.context.bodies.adopt(&mut fanouts);
                 fanouts.into_iter().for_each(|fanout| self.push(fanout, queue));
             }
-            Next::ReadAfter(_) if self.shared.store.is_shared() => self.catch_up(queue).await?,
+            Next::ReadAfter(_) if self.context.store.is_clustered() => self.catch_up(queue).await?,
             Next::ReadAfter(after) => self.read_back(after, queue).await?,
             Next::LookForNews => self.scan_new(queue).await?,
         }
@@ -129,19 +129,19 @@ impl Dispatcher {
     async fn read_back(&self, after: EventSeq, queue: &mut FairQueue) -> Result<(), DispatchError> {
         let seen = self.feed.committed();
         let events = u64::try_from(self.page_size.rows()).unwrap_or(u64::MAX);
-        let page = self.page_size.learn(self.shared.store.fanouts(after, events).await)?;
+        let page = self.page_size.learn(self.context.store.fanouts(after, events).await)?;
         let FanoutPage { fanouts, to: Some(to) } = page else {
             self.feed.caught_up(seen);
             return Ok(());
         };
         // Watched first: rows that are made from here on are noticed, those that were made before are found.
         for fanout in &fanouts {
-            self.shared.journal.record(Record::Adopt { fanout: fanout.clone() }).await?;
+            self.context.journal.record(Record::Adopt { fanout: fanout.clone() }).await?;
         }
-        self.shared.journal.barrier().await?;
+        self.context.journal.barrier().await?;
         let mut owed = Vec::with_capacity(fanouts.len());
         for fanout in fanouts {
-            let recorded = self.shared.store.recorded_targets(fanout.event.seq).await?;
+            let recorded = self.context.store.recorded_targets(fanout.event.seq).await?;
             owed.push(self.mark(fanout, recorded).await?);
         }
         self.feed.read_up_to(to);
@@ -153,20 +153,20 @@ impl Dispatcher {
     async fn mark(&self, fanout: Fanout, recorded: Vec<WebhookNum>) -> Result<Fanout, Stopped> {
         let left = fanout.targets.iter().filter(|num| recorded.binary_search(num).is_err()).copied().collect();
         let (event, shard) = (fanout.event.seq, fanout.shard);
-        self.shared.journal.record(Record::Mark { event, shard, recorded }).await?;
+        self.context.journal.record(Record::Mark { event, shard, recorded }).await?;
         Ok(Fanout { targets: left, ..fanout })
     }
 
     /// It was committed here.
     fn push(&self, fanout: Fanout, queue: &mut FairQueue) {
-        let epoch = self.shared.shard_set.epoch_of(fanout.shard);
+        let epoch = self.context.shard_set.epoch_of(fanout.shard);
         queue.push(fanout, false, epoch);
     }
 
     /// It was in the store before this process served it.
     fn push_read(&self, fanout: Fanout, epoch: i64, queue: &mut FairQueue) {
         if let Some(first) = fanout.targets.first() {
-            let recovered = fanout.event.seq <= self.shared.shard_set.in_doubt_of(*first).events_to;
+            let recovered = fanout.event.seq <= self.context.shard_set.in_doubt_of(*first).events_to;
             queue.push(fanout, recovered, epoch);
         }
     }
@@ -188,7 +188,7 @@ impl Dispatcher {
         }
         let next_at = UnixMillis::now();
         for item in &refused {
-            self.shared.journal.record(Record::Defer { id: item.id(), next_at }).await?;
+            self.context.journal.record(Record::Defer { id: item.id(), next_at }).await?;
         }
         let _ = self.overflowed.send(refused.iter().map(|item| item.num).collect());
         Ok(())
@@ -197,7 +197,7 @@ impl Dispatcher {
     async fn cancel(&self, deleted: Vec<Item>) -> Result<(), DispatchError> {
         let at = UnixMillis::now();
         for item in deleted {
-            self.shared.journal.record(Record::Cancel { id: item.id(), at }).await?;
+            self.context.journal.record(Record::Cancel { id: item.id(), at }).await?;
         }
         Ok(())
     }
@@ -212,14 +212,14 @@ fn tenant_of(items: &[Item]) -> Option<TenantNum> {
 type Blocked = HashSet<TenantNum>;
 
 /// Tells endpoints of rows that were made for them, once those are committed.
-async fn poke(mut overflow: UnboundedReceiver<Vec<WebhookNum>>, shared: Arc<Shared>, registry: RegistryHandle) {
+async fn poke(mut overflow: UnboundedReceiver<Vec<WebhookNum>>, context: Arc<EngineContext>, registry: RegistryHandle) {
     while let Some(mut nums) = overflow.recv().await {
         while let Ok(more) = overflow.try_recv() {
             nums.extend(more);
         }
         nums.sort_unstable();
         nums.dedup();
-        if shared.journal.barrier().await.is_err() {
+        if context.journal.barrier().await.is_err() {
             return;
         }
         registry.wake(nums).await;

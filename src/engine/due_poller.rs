@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use crate::clock::UnixMillis;
 
+use super::context::EngineContext;
 use super::lane::AHEAD;
 use super::registry::RegistryHandle;
-use super::shared::Shared;
 
 /// One indexed query a second.
 const EVERY: Duration = Duration::from_secs(1);
@@ -15,7 +15,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// How often what endpoints have published of themselves is looked through for what is stale.
 const TIDY_EVERY: u32 = 60;
 
-pub(super) async fn run(shared: Arc<Shared>, registry: RegistryHandle) {
+pub(super) async fn run(context: Arc<EngineContext>, registry: RegistryHandle) {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0u32;
@@ -23,11 +23,11 @@ pub(super) async fn run(shared: Arc<Shared>, registry: RegistryHandle) {
         tick.tick().await;
         ticks = ticks.wrapping_add(1);
         if ticks.is_multiple_of(TIDY_EVERY) {
-            shared.pulses.forget_stale();
+            context.stats.forget_stale();
         }
-        match shared.store.webhooks_with_due(UnixMillis::now().plus(AHEAD)).await {
+        match context.store.webhooks_with_due(UnixMillis::now().plus(AHEAD)).await {
             Ok(mut nums) => {
-                nums.retain(|num| shared.shard_set.serves(*num));
+                nums.retain(|num| context.shard_set.serves(*num));
                 if !nums.is_empty() {
                     registry.remind(nums).await;
                 }

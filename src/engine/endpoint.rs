@@ -27,12 +27,12 @@ use crate::store::deliveries::Wanted;
 use crate::store::journal::Record;
 use crate::store::state::InDoubt;
 
+use super::context::EngineContext;
+use super::endpoint_stats::{EndpointStats, Live};
 use super::lane::{Effect, Entry, HORIZON, Input, Lane, Mode, Now, Reason, Said};
 use super::operational::{self, FAILING_EVENT};
 use super::permits::Share;
-use super::pulse::{Live, Pulse};
 use super::serving::{self, Serving};
-use super::shared::Shared;
 use super::start_slots::StartSlots;
 use super::tenant_quota::LiveGuard;
 
@@ -66,7 +66,7 @@ const SHORTEST_SECRET_WAIT: Duration = Duration::from_secs(1);
 /// What an endpoint is made with.
 pub(super) struct SpawnArgs {
     pub(super) serving: Arc<Serving>,
-    pub(super) shared: Arc<Shared>,
+    pub(super) context: Arc<EngineContext>,
     pub(super) sender: Sender,
     pub(super) start_slots: StartSlots,
     pub(super) generation: u64,
@@ -77,7 +77,7 @@ pub(super) struct SpawnArgs {
 pub(super) struct Endpoint {
     serving: Arc<Serving>,
     lane: Lane,
-    shared: Arc<Shared>,
+    context: Arc<EngineContext>,
     sender: Sender,
     start_slots: StartSlots,
     timer: Option<(Instant, SpawnHandle)>,
@@ -88,7 +88,7 @@ pub(super) struct Endpoint {
     busy_at: Instant,
     in_doubt: InDoubt,
     watch: DeathWatch,
-    pulse: Arc<Pulse>,
+    stats: Arc<EndpointStats>,
     live_guard: LiveGuard,
     born: UnixMillis,
     /// As it was told last.
@@ -98,18 +98,18 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     pub(super) fn new(args: SpawnArgs) -> Self {
-        let SpawnArgs { serving, shared, sender, start_slots, generation, registry, in_doubt } = args;
-        let (pulse, health) = (shared.pulses.of(serving.num), serving.health.clone());
-        let member = shared.live_endpoints.join(serving.tenant);
-        let watch = DeathWatch::new(serving.num, generation, registry, pulse.clone());
-        let lane = Lane::new(serving.policy.clone(), serving.mode_now(&shared), serving.has_rows, health);
+        let SpawnArgs { serving, context, sender, start_slots, generation, registry, in_doubt } = args;
+        let (stats, health) = (context.stats.of(serving.num), serving.health.clone());
+        let member = context.live_endpoints.join(serving.tenant);
+        let watch = DeathWatch::new(serving.num, generation, registry, stats.clone());
+        let lane = Lane::new(serving.policy.clone(), serving.mode_now(&context), serving.has_rows, health);
         let born = UnixMillis::now();
         Self {
             breaker: lane.breaker(born).state,
             log_limit: report::new_limit(),
             lane,
             serving,
-            shared,
+            context,
             sender,
             start_slots,
             timer: None,
@@ -119,14 +119,14 @@ impl Endpoint {
             busy_at: Instant::now(),
             in_doubt,
             watch,
-            pulse,
+            stats,
             live_guard: member,
             born,
         }
     }
 
     fn now(&self) -> Now {
-        Now { wall: UnixMillis::now(), steady: Instant::now(), tight: self.shared.is_memory_tight() }
+        Now { wall: UnixMillis::now(), steady: Instant::now(), tight: self.context.is_memory_tight() }
     }
 
     fn id(&self, event: EventSeq) -> DeliveryId {
@@ -176,13 +176,13 @@ impl Endpoint {
     fn show(&mut self, now: Now) {
         let breaker = self.lane.breaker(now.wall);
         self.note_breaker(breaker);
-        self.pulse.publish(Live { since: Some(self.born), gauge: self.lane.gauge(), breaker: Some(breaker) });
+        self.stats.publish(Live { since: Some(self.born), gauge: self.lane.gauge(), breaker: Some(breaker) });
     }
 
     fn begin(&self, entry: Entry, share: Share, ctx: &mut Context<Self>) {
         let (event, called) = (entry.event.seq, self.serving.clone());
-        let (shared, start_slots) = (self.shared.clone(), self.start_slots.clone());
-        let means = Means { shared, start_slots, sender: self.sender.clone(), pulse: self.pulse.clone() };
+        let (context, start_slots) = (self.context.clone(), self.start_slots.clone());
+        let means = Means { context, start_slots, sender: self.sender.clone(), stats: self.stats.clone() };
         let run = attempt::run(means, self.serving.clone(), entry, share);
         let ended = AbortOnDrop::spawn(run).into_actor(self).map(move |ended, actor, ctx| match ended {
             Some(Ended::Made(attempted)) => actor.attempted(event, &called, attempted, ctx),
@@ -211,9 +211,9 @@ impl Endpoint {
 
     fn record(&mut self, record: Record, ctx: &mut Context<Self>) {
         // At once if there is room, so that a read that is asked for next sees it.
-        let Err(record) = self.shared.journal.try_record(record) else { return };
+        let Err(record) = self.context.journal.try_record(record) else { return };
         self.recording += 1;
-        let journal = self.shared.journal.clone();
+        let journal = self.context.journal.clone();
         let record = async move { journal.record(record).await };
         ctx.spawn(record.into_actor(self).map(|_, actor, ctx| actor.recorded(ctx)));
     }
@@ -226,11 +226,11 @@ impl Endpoint {
     /// Reads rows after everything recorded so far is committed: otherwise a delivery that just succeeded would still
     /// look pending.
     fn load(&self, limit: usize, known: Vec<EventSeq>, ctx: &mut Context<Self>) {
-        let (shared, num, ordered) = (self.shared.clone(), self.serving.num, self.serving.policy.ordered);
+        let (context, num, ordered) = (self.context.clone(), self.serving.num, self.serving.policy.ordered);
         let read = async move {
-            let _ = shared.journal.barrier().await;
+            let _ = context.journal.barrier().await;
             let wanted = Wanted { horizon: UnixMillis::now().plus(HORIZON), ordered, limit, known: &known };
-            let read = shared.store.due(&shared.shard_set, num, wanted).await;
+            let read = context.store.due(&context.shard_set, num, wanted).await;
             if let Err(error) = &read {
                 tracing::warn!(%error, "pending deliveries could not be read; trying again");
                 tokio::time::sleep(STORE_PAUSE).await;
@@ -249,20 +249,20 @@ impl Endpoint {
 
     fn warn(&mut self, failing_since: UnixMillis, ctx: &mut Context<Self>) {
         self.recording += 1;
-        let (shared, serving) = (self.shared.clone(), self.serving.clone());
+        let (context, serving) = (self.context.clone(), self.serving.clone());
         let warned = async move {
             let Serving { id, tenant_id, name, .. } = &*serving;
             let tenant = tenant_id.map(display);
             tracing::warn!(target: ENDPOINT, tenant, webhook = %id, name, %failing_since, "webhook only fails; it will be switched off");
             let reason = format!("every attempt has failed since {failing_since}; it is going to be switched off");
-            operational::tell(&shared, &serving, FAILING_EVENT, &reason).await;
+            operational::tell(&context, &serving, FAILING_EVENT, &reason).await;
         };
         ctx.spawn(warned.into_actor(self).map(|(), actor, ctx| actor.recorded(ctx)));
     }
 
     fn disable(&mut self, reason: Reason, ctx: &mut Context<Self>) {
         self.recording += 1;
-        let disabled = disable::switch_off(self.shared.clone(), self.serving.clone(), reason);
+        let disabled = disable::switch_off(self.context.clone(), self.serving.clone(), reason);
         ctx.spawn(disabled.into_actor(self).map(|serving, actor, ctx| {
             if let Some(serving) = serving {
                 actor.configure(serving, ctx);
@@ -298,8 +298,8 @@ impl Endpoint {
         let Some(at) = self.serving.changes_at else { return };
         let wait = at.since(UnixMillis::now()).clamp(SHORTEST_SECRET_WAIT, LONGEST_TIMER);
         let handle = ctx.run_later(wait, |actor, ctx| {
-            let (shared, num) = (actor.shared.clone(), actor.serving.num);
-            let read = async move { serving::load_one(&shared, num).await };
+            let (context, num) = (actor.context.clone(), actor.serving.num);
+            let read = async move { serving::load_one(&context, num).await };
             ctx.spawn(read.into_actor(actor).map(move |read, actor, ctx| match read {
                 Ok(serving) => actor.configure(serving, ctx),
                 Err(error) => {
@@ -319,7 +319,7 @@ impl Endpoint {
         }
         let mut mode = Mode::Deleted;
         if let Some(serving) = serving {
-            mode = serving.mode_now(&self.shared);
+            mode = serving.mode_now(&self.context);
             if serving.starts_anew_after(&self.serving) {
                 self.drive(Input::Renew, ctx);
             }
@@ -342,7 +342,7 @@ impl Endpoint {
 
     fn end(&mut self, ctx: &mut Context<Self>) {
         if self.live_guard.is_tight() {
-            self.shared.pulses.forget(self.serving.num);
+            self.context.stats.forget(self.serving.num);
         }
         self.end_log();
         self.watch.expect_end();
@@ -376,7 +376,7 @@ impl Handler<Offer> for Endpoint {
 
     fn handle(&mut self, offer: Offer, ctx: &mut Self::Context) {
         drop(offer.room);
-        self.pulse.taken();
+        self.stats.taken();
         fault::point_of("endpoint.handle", &self.serving.name);
         self.drive(Input::Offer(Entry::offered(offer.event, offer.recovered)), ctx);
     }
@@ -443,10 +443,10 @@ impl Handler<SendNow> for Endpoint {
 
     fn handle(&mut self, SendNow(event): SendNow, ctx: &mut Self::Context) {
         self.lane.expect_send_now(event);
-        let (shared, id) = (self.shared.clone(), self.id(event));
+        let (context, id) = (self.context.clone(), self.id(event));
         let read = async move {
-            let _ = shared.journal.barrier().await;
-            shared.store.due_one(&shared.shard_set, id).await
+            let _ = context.journal.barrier().await;
+            context.store.due_one(&context.shard_set, id).await
         };
         ctx.spawn(read.into_actor(self).map(move |read, actor, ctx| match read {
             Ok(Some(due)) => actor.drive(Input::SendNow(Entry::stored(due, actor.in_doubt)), ctx),

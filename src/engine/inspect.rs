@@ -93,7 +93,7 @@ impl Engine {
     /// What the engine has done since it started.
     pub async fn figures(&self) -> EngineFigures {
         let registry = self.inner.registry.figures().await;
-        let shared = &self.inner.shared;
+        let context = &self.inner.context;
         let stats = self.inner.journal.stats();
         let (journal_depth, journal_capacity) = self.inner.journal.depth();
         EngineFigures {
@@ -111,12 +111,12 @@ impl Engine {
             live_endpoints: registry.live,
             quarantined_endpoints: registry.quarantined,
             endpoint_crashes: registry.crashes,
-            permits: shared.permits.view(),
-            payload_bytes: (payload::in_memory(), shared.payload_memory),
-            pending: shared.ledger.total_pending(),
-            backlogged: shared.ledger.backlogged(),
-            outcomes: shared.outcome_counts(),
-            unreadable_rows: shared.store.unreadable_rows(),
+            permits: context.permits.view(),
+            payload_bytes: (payload::in_memory(), context.payload_memory),
+            pending: context.ledger.total_pending(),
+            backlogged: context.ledger.backlogged(),
+            outcomes: context.outcome_counts(),
+            unreadable_rows: context.store.unreadable_rows(),
         }
     }
 }

@@ -54,7 +54,7 @@ impl NodeLease {
         asked_at: Instant,
     ) -> Self {
         let terms = LeaseTerms::of(store.lease());
-        let until = store.is_shared().then(|| watch::Sender::new(terms.act_until(asked_at)));
+        let until = store.is_clustered().then(|| watch::Sender::new(terms.act_until(asked_at)));
         let (lost, given_up) = (CancellationToken::new(), CancellationToken::new());
         let node_lease = Self { store: store.clone(), name, address, shard_set, terms, until, lost, given_up };
         if let Some(renewed) = node_lease.until.clone() {

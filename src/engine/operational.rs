@@ -5,8 +5,8 @@ use serde_json::value::RawValue;
 
 use crate::store::journal::Draft;
 
+use super::context::EngineContext;
 use super::serving::Serving;
-use super::shared::Shared;
 
 /// A webhook has only failed for most of the time after which it is switched off.
 pub const FAILING_EVENT: &str = "webhook.failing";
@@ -15,9 +15,9 @@ pub const FAILING_EVENT: &str = "webhook.failing";
 pub const DISABLED_EVENT: &str = "webhook.disabled";
 
 /// Publishes that something happened to a webhook. What cannot be accepted now is in the log alone.
-pub(super) async fn tell(shared: &Shared, serving: &Serving, kind: &'static str, reason: &str) {
+pub(super) async fn tell(context: &EngineContext, serving: &Serving, kind: &'static str, reason: &str) {
     let data = serde_json::json!({ "webhookId": serving.id, "name": serving.name, "reason": reason });
-    let targets = shared.routes.matching_by_name(serving.tenant, kind);
+    let targets = context.routes.matching_by_name(serving.tenant, kind);
     let draft = Draft {
         tenant: serving.tenant,
         kind: kind.into(),
@@ -25,10 +25,10 @@ pub(super) async fn tell(shared: &Shared, serving: &Serving, kind: &'static str,
         data: RawValue::from_string(data.to_string()).unwrap_or_default(),
         caller: None,
         trail: None,
-        is_ordered: shared.routes.is_any_ordered(serving.tenant, &targets),
+        is_ordered: context.routes.is_any_ordered(serving.tenant, &targets),
         targets,
     };
-    if let Err(error) = shared.journal.publish(vec![draft], None).await {
+    if let Err(error) = context.journal.publish(vec![draft], None).await {
         tracing::warn!(webhook = %serving.name, kind, %error, "an operational event could not be published");
     }
 }

@@ -24,12 +24,12 @@ use crate::store::leases::ShardNum;
 use crate::store::state::InDoubt;
 
 use super::arbiters::{Arbiters, EndpointThread};
+use super::context::EngineContext;
 use super::endpoint::{self, ENDPOINT, Endpoint, EndpointEvent, EndpointEventKind, Passivate, SpawnArgs};
+use super::endpoint_stats::EndpointStats;
 use super::lane::Mode;
-use super::pulse::Pulse;
 use super::restart::{Rest, Restarts};
 use super::serving::Serving;
-use super::shared::Shared;
 
 use self::messages::{
     Activate, Count, Crashed, Drain, Find, Forget, MarkInDoubt, Release, Remind, SetRowWatermark, Wake,
@@ -49,7 +49,7 @@ const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
 pub(super) struct Registry {
     threads: Vec<EndpointThread>,
-    shared: Arc<Shared>,
+    context: Arc<EngineContext>,
     feed: Arc<Feed>,
     endpoints: HashMap<WebhookNum, Known>,
     marks: Marks,
@@ -76,7 +76,7 @@ struct Known {
     ordered: bool,
     /// Its mailbox was too full to tell it of rows that it does not know of.
     missed_wake: bool,
-    pulse: Arc<Pulse>,
+    stats: Arc<EndpointStats>,
 }
 
 enum Lifecycle {
@@ -109,11 +109,11 @@ impl Item {
 }
 
 /// Starts the registry on its thread.
-pub(super) fn start(arbiters: &Arbiters, shared: &Arc<Shared>, feed: &Arc<Feed>) -> RegistryHandle {
+pub(super) fn start(arbiters: &Arbiters, context: &Arc<EngineContext>, feed: &Arc<Feed>) -> RegistryHandle {
     let (events, incoming) = unbounded_channel();
     let registry = Registry {
         threads: arbiters.threads.clone(),
-        shared: shared.clone(),
+        context: context.clone(),
         feed: feed.clone(),
         endpoints: HashMap::new(),
         marks: Marks::default(),
@@ -131,7 +131,7 @@ pub(super) fn start(arbiters: &Arbiters, shared: &Arc<Shared>, feed: &Arc<Feed>)
         ctx.set_mailbox_capacity(MAILBOX);
         registry
     });
-    RegistryHandle::new(addr, shared.clone())
+    RegistryHandle::new(addr, context.clone())
 }
 
 impl Actor for Registry {
@@ -139,10 +139,10 @@ impl Actor for Registry {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(PRUNE_EVERY, |registry, _| {
-            let shared = &registry.shared;
-            registry.marks.prune(shared.offered_to(), |num| shared.ledger.pending(num) > 0);
+            let context = &registry.context;
+            registry.marks.prune(context.offered_to(), |num| context.ledger.pending(num) > 0);
         });
-        self.handle = Some(RegistryHandle::new(ctx.address(), self.shared.clone()));
+        self.handle = Some(RegistryHandle::new(ctx.address(), self.context.clone()));
         if let Some(incoming) = self.incoming.take() {
             let events = stream::unfold(incoming, async |mut incoming| Some((incoming.recv().await?, incoming)));
             ctx.add_stream(Box::pin(events));
@@ -164,7 +164,7 @@ impl Registry {
         let thread = &self.threads[usize::try_from(self.started).unwrap_or(0) % self.threads.len()];
         let args = SpawnArgs {
             serving: serving.clone(),
-            shared: self.shared.clone(),
+            context: self.context.clone(),
             sender: thread.sender.clone(),
             start_slots: thread.start_slots.clone(),
             generation: self.started,
@@ -190,12 +190,14 @@ impl Registry {
             Some(Known { lifecycle: Lifecycle::Quarantined, .. }) => return,
             None => Restarts::default(),
         };
-        if serving.mode_now(&self.shared) != Mode::Active || self.draining || !self.shared.shard_set.serves(serving.num)
+        if serving.mode_now(&self.context) != Mode::Active
+            || self.draining
+            || !self.context.shard_set.serves(serving.num)
         {
             self.endpoints.remove(&serving.num);
             return;
         }
-        let known = self.shared.shard_set.in_doubt_of(serving.num);
+        let known = self.context.shard_set.in_doubt_of(serving.num);
         let in_doubt = self.marks.in_doubt_of(serving.num, known);
         let addr = self.spawn(serving, in_doubt);
         let known = Known {
@@ -205,14 +207,14 @@ impl Registry {
             since: Instant::now(),
             restarts,
             ordered: serving.policy.ordered,
-            pulse: self.shared.pulses.of(serving.num),
+            stats: self.context.stats.of(serving.num),
             missed_wake: false,
         };
         self.endpoints.insert(serving.num, known);
     }
 
     fn offer(&self, item: Item, room: OwnedSemaphorePermit, answer: &mut Offered) {
-        if !self.shared.shard_set.serves_under(item.num, item.epoch) {
+        if !self.context.shard_set.serves_under(item.num, item.epoch) {
             // Whoever took the shard since finds what its fan-out still owes, also if that was this node again.
             return;
         }
@@ -225,14 +227,14 @@ impl Registry {
             Lifecycle::Live(addr) if !known.ordered => {
                 let offer = endpoint::Offer { event: item.event.clone(), recovered: item.recovered, room };
                 if addr.try_send(offer).is_ok() {
-                    known.pulse.offered();
+                    known.stats.offered();
                 } else {
-                    known.pulse.passed_by();
+                    known.stats.passed_by();
                     answer.refused.push(item);
                 }
             }
             Lifecycle::Live(_) | Lifecycle::Passivating { .. } | Lifecycle::Resting | Lifecycle::Quarantined => {
-                known.pulse.passed_by();
+                known.stats.passed_by();
                 answer.refused.push(item);
             }
         }
@@ -285,7 +287,7 @@ impl Registry {
     fn passivated(&mut self, num: WebhookNum) {
         let gone = self.endpoints.remove(&num);
         let wanted = gone.is_some_and(|known| {
-            known.pulse.ended();
+            known.stats.ended();
             matches!(known.lifecycle, Lifecycle::Passivating { wanted: true, .. })
         });
         if wanted && let Some(handle) = self.handle.clone() {
@@ -295,7 +297,7 @@ impl Registry {
 
     fn crashed(&mut self, num: WebhookNum) {
         let Some(known) = self.endpoints.get_mut(&num) else { return };
-        known.pulse.ended();
+        known.stats.ended();
         if self.draining {
             // It was cut off by the stop, which is not a clean one then.
             known.lifecycle = Lifecycle::Resting;

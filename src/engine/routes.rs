@@ -33,7 +33,7 @@ struct Subscribers {
     /// Ascending.
     nums: Vec<WebhookNum>,
     /// The same for whoever publishes, made by the first after a change: the others copy nothing.
-    shared: OnceLock<Arc<[WebhookNum]>>,
+    context: OnceLock<Arc<[WebhookNum]>>,
 }
 
 impl RouteTable {
@@ -189,20 +189,20 @@ impl TenantRoutes {
 
 impl Subscribers {
     fn share(&self) -> Arc<[WebhookNum]> {
-        self.shared.get_or_init(|| self.nums.as_slice().into()).clone()
+        self.context.get_or_init(|| self.nums.as_slice().into()).clone()
     }
 
     fn insert(&mut self, num: WebhookNum) {
         if let Err(place) = self.nums.binary_search(&num) {
             self.nums.insert(place, num);
-            self.shared.take();
+            self.context.take();
         }
     }
 
     fn remove(&mut self, num: WebhookNum) {
         if let Ok(place) = self.nums.binary_search(&num) {
             self.nums.remove(place);
-            self.shared.take();
+            self.context.take();
         }
     }
 }

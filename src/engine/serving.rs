@@ -16,8 +16,8 @@ use crate::store::health::Health;
 use crate::store::webhooks::{Origin, Webhook};
 use crate::store::{self, StoreError, servings};
 
+use super::context::EngineContext;
 use super::lane::Mode;
-use super::shared::Shared;
 
 /// A webhook as its endpoint sees it.
 #[derive(Debug)]
@@ -48,8 +48,8 @@ pub(super) struct Serving {
 impl Serving {
     /// Whether it may send. To be asked by whoever is about to follow it: a purge may have begun or ended since the
     /// webhook was read.
-    pub(super) fn mode_now(&self, shared: &Shared) -> Mode {
-        if self.mode == Mode::Active && shared.holds.lock().contains_key(&self.num) { Mode::Paused } else { self.mode }
+    pub(super) fn mode_now(&self, context: &EngineContext) -> Mode {
+        if self.mode == Mode::Active && context.holds.lock().contains_key(&self.num) { Mode::Paused } else { self.mode }
     }
 
     /// The receiver's, for the log: the rest of a URL may hold secrets.
@@ -81,12 +81,12 @@ impl Loaded {
     }
 }
 
-pub(super) async fn load(shared: &Shared, nums: &[WebhookNum]) -> Result<Loaded, StoreError> {
+pub(super) async fn load(context: &EngineContext, nums: &[WebhookNum]) -> Result<Loaded, StoreError> {
     let mut loaded = Loaded::default();
-    for (num, row) in shared.store.servings(nums, UnixMillis::now()).await? {
+    for (num, row) in context.store.servings(nums, UnixMillis::now()).await? {
         match row {
             Ok(row) => {
-                loaded.servings.insert(num, serving_of(row, shared));
+                loaded.servings.insert(num, serving_of(row, context));
             }
             // The store has said which and why.
             Err(_) => {
@@ -94,7 +94,7 @@ pub(super) async fn load(shared: &Shared, nums: &[WebhookNum]) -> Result<Loaded,
             }
         }
     }
-    let mut unreadable = shared.unreadable.lock();
+    let mut unreadable = context.unreadable.lock();
     unreadable.retain(|num| !nums.contains(num));
     unreadable.extend(&loaded.unreadable);
     drop(unreadable);
@@ -102,18 +102,18 @@ pub(super) async fn load(shared: &Shared, nums: &[WebhookNum]) -> Result<Loaded,
 }
 
 /// One webhook; nothing when it is deleted.
-pub(super) async fn load_one(shared: &Shared, num: WebhookNum) -> Result<Option<Arc<Serving>>, StoreError> {
-    let row = shared.store.servings(&[num], UnixMillis::now()).await?.remove(&num).transpose()?;
-    Ok(row.map(|row| serving_of(row, shared)))
+pub(super) async fn load_one(context: &EngineContext, num: WebhookNum) -> Result<Option<Arc<Serving>>, StoreError> {
+    let row = context.store.servings(&[num], UnixMillis::now()).await?.remove(&num).transpose()?;
+    Ok(row.map(|row| serving_of(row, context)))
 }
 
-fn serving_of(row: servings::Serving, shared: &Shared) -> Arc<Serving> {
+fn serving_of(row: servings::Serving, context: &EngineContext) -> Arc<Serving> {
     let servings::Serving { webhook, tenant_id, secrets, secrets_change_at, has_pending_rows, health } = row;
     let policy: Policy = serde_json::from_value(webhook.policy.clone()).unwrap_or_else(|error| {
         tracing::error!(webhook = %webhook.id, %error, "unreadable policy, using the defaults");
         Policy::default()
     });
-    let target = target_of(&webhook, &secrets, &policy, shared);
+    let target = target_of(&webhook, &secrets, &policy, context);
     Arc::new(Serving {
         num: webhook.num,
         id: webhook.id,
@@ -133,16 +133,23 @@ fn serving_of(row: servings::Serving, shared: &Shared) -> Arc<Serving> {
 }
 
 /// `Err`: why nothing can be sent, in words for the webhook's owner.
-fn target_of(webhook: &Webhook, secrets: &[SecretString], policy: &Policy, shared: &Shared) -> Result<Target, String> {
+fn target_of(
+    webhook: &Webhook,
+    secrets: &[SecretString],
+    policy: &Policy,
+    context: &EngineContext,
+) -> Result<Target, String> {
     let secrets: Result<Vec<SigningSecret>, _> =
         secrets.iter().map(|secret| SigningSecret::parse(secret.expose_secret())).collect();
     let secrets = secrets.map_err(|error| error.to_string())?;
-    let target = Target::try_new(&shared.guard, &webhook.url, &webhook.headers, secrets, policy);
+    let target = Target::try_new(&context.guard, &webhook.url, &webhook.headers, secrets, policy);
     let target = target.map_err(|error| error.to_string())?;
     let credentials = webhook.credentials.as_ref().map(credentials_of).transpose()?;
     check_origin(webhook, credentials.as_ref())?;
     let Some(credentials) = credentials else { return Ok(target) };
-    target.with_credentials(&shared.guard, (webhook.tenant, webhook.id), credentials).map_err(|error| error.to_string())
+    target
+        .with_credentials(&context.guard, (webhook.tenant, webhook.id), credentials)
+        .map_err(|error| error.to_string())
 }
 
 fn credentials_of(store::webhooks::Credentials(stored): &store::webhooks::Credentials) -> Result<Credentials, String> {

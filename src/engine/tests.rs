@@ -179,7 +179,7 @@ async fn a_row_that_is_made_after_its_webhook_was_deleted_is_cancelled() {
 #[tokio::test]
 async fn what_deleted_webhooks_and_tenants_were_owed_counts_no_more() {
     let world = World::start().await;
-    let ledger = &world.engine.inner.shared.ledger;
+    let ledger = &world.engine.inner.context.ledger;
     let mut webhooks = Vec::new();
     for _ in 0..2 {
         let off = Webhook { is_active: false, ..world.webhook().await };

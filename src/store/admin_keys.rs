@@ -8,7 +8,7 @@ use crate::clock::UnixMillis;
 use crate::id::KeyId;
 
 use super::audit::{self, Action, Author, Deed};
-use super::changes::{self, Change};
+use super::config_changes::{self, Change};
 use super::keys::{ApiKey, KEY, in_turn};
 use super::{Page, Store, StoreError, sessions};
 
@@ -55,7 +55,7 @@ impl Store {
             sessions::end_of(on, &key.digest).await?;
             Entity::delete_by_id(key.num).exec(on).await?;
             audit::enter(on, by, Deed::new(Action::DeleteKey, None, id), now).await?;
-            changes::note(on, Change::AdminKeys).await?;
+            config_changes::note(on, Change::AdminKeys).await?;
             Ok(Revoked::Done)
         })
         .await

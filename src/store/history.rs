@@ -6,7 +6,7 @@
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
 
-use super::changes::FORGOTTEN_TO;
+use super::config_changes::FORGOTTEN_TO;
 use super::leases::NOW;
 use super::pool::Pool;
 use super::{IN_TIME, Inner, Store, StoreError};

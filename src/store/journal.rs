@@ -294,7 +294,7 @@ impl Journal {
         let stats = Arc::new(JournalStats::default());
         let last = store.last_event().await?;
         let (feed, remote_shards) =
-            (Arc::new(Feed::behind(last, store.is_shared())), Arc::new(RemoteShards::default()));
+            (Arc::new(Feed::behind(last, store.is_clustered())), Arc::new(RemoteShards::default()));
         let log = Arc::new(LogBuffer::default());
         let ledger = Arc::new(Mutex::new(store.ledger(&shard_set.served(), UnixMillis::now()).await?.0));
         let outputs = writer::Outputs {

@@ -12,7 +12,7 @@ use crate::clock::UnixMillis;
 use crate::id::{KeyId, SessionId, TenantNum};
 
 use super::audit::{self, Action, Author, Deed};
-use super::changes::{self, Change};
+use super::config_changes::{self, Change};
 use super::dialect::numbers;
 use super::idempotency::Once;
 use super::{Page, Store, StoreError, sessions, tenants};
@@ -175,7 +175,7 @@ impl Store {
             let is_deleted = deleted.rows_affected > 0;
             if is_deleted {
                 audit::enter(on, by, Deed::new(Action::DeleteKey, Some(tenant), id), UnixMillis::now()).await?;
-                changes::note(on, Change::Tenant(tenant)).await?;
+                config_changes::note(on, Change::Tenant(tenant)).await?;
             }
             Ok(is_deleted)
         })

@@ -176,7 +176,7 @@ struct IsOverRow {
 impl Store {
     /// Whether there may be other nodes.
     #[must_use]
-    pub fn is_shared(&self) -> bool {
+    pub fn is_clustered(&self) -> bool {
         self.inner.lease.is_some()
     }
 

@@ -89,7 +89,7 @@ impl LogIndex {
         let insert = RowStatement::insert(store.backend(), "delivery_log", &columns, "ON CONFLICT DO NOTHING");
         let turn = AsyncMutex::new(Progress { indexed_to, to_do: Vec::new() });
         let index = Self { store: store.clone(), buffer, insert, turn, indexed_shards: Mutex::default() };
-        if !store.is_shared() {
+        if !store.is_clustered() {
             index.catch_up(indexed_to, None).await?;
         }
         Ok(index)

@@ -68,7 +68,7 @@ impl Store {
         let mut scan = Scan { on: &moment, backend: self.backend(), found: Vec::new(), more: 0 };
         self.scan_configuration(&mut scan, judge).await?;
         scan_events(&mut scan).await?;
-        if self.is_shared() {
+        if self.is_clustered() {
             scan_nodes(&mut scan).await?;
         }
         let Scan { mut found, more, .. } = scan;

@@ -8,7 +8,7 @@ use crate::clock::UnixMillis;
 use crate::id::{KeyId, SessionId, TenantId, TenantNum};
 
 use super::audit::{self, Action, Author, Deed};
-use super::changes::{self, Change};
+use super::config_changes::{self, Change};
 use super::keys::{ApiKey, KEY, NewApiKey, insert};
 use super::{Page, Store, StoreError};
 
@@ -96,7 +96,7 @@ impl Store {
             if ended {
                 let tenant = session.tenant_num.map(TenantNum);
                 audit::enter(on, by, Deed::new(Action::EndSession, tenant, id), UnixMillis::now()).await?;
-                changes::note(on, tenant.map_or(Change::AdminKeys, Change::Tenant)).await?;
+                config_changes::note(on, tenant.map_or(Change::AdminKeys, Change::Tenant)).await?;
             }
             Ok(ended)
         })

@@ -69,7 +69,7 @@ impl Store {
 
     /// Notes that the endpoint of this webhook may have been cut short.
     pub async fn mark_in_doubt(&self, webhook: WebhookNum, in_doubt: InDoubt) -> Result<(), StoreError> {
-        if self.is_shared() {
+        if self.is_clustered() {
             self.mark_shard_in_doubt(webhook, in_doubt).await
         } else {
             self.mark_all_in_doubt(in_doubt).await

@@ -11,7 +11,7 @@ use crate::clock::UnixMillis;
 use crate::id::{TenantId, TenantNum};
 
 use super::audit::{self, Action, Author, Deed};
-use super::changes::{self, Change};
+use super::config_changes::{self, Change};
 use super::idempotency::Once;
 use super::{Page, Store, StoreError, event_types, webhooks};
 
@@ -127,7 +127,7 @@ impl Store {
             row.allow_undeclared_types = Set(tenant.allow_undeclared_types);
             row.version = Set(tenant.version + 1);
             row.updated_at = Set(now.0);
-            changes::note(on, Change::Tenant(tenant.num)).await?;
+            config_changes::note(on, Change::Tenant(tenant.num)).await?;
             row.update(on).await?.try_into()
         })
         .await
@@ -150,7 +150,7 @@ impl Store {
             keys.filter(entity::api_key::Column::TenantNum.eq(tenant.num.0)).exec(on).await?;
             webhooks::delete_all_of(on, tenant.num, now).await?;
             audit::enter(on, by, Deed::new(Action::DeleteTenant, Some(tenant.num), tenant.id), now).await?;
-            Ok(changes::note(on, Change::TenantDeleted(tenant.num)).await?)
+            Ok(config_changes::note(on, Change::TenantDeleted(tenant.num)).await?)
         })
         .await
     }

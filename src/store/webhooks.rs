@@ -24,7 +24,7 @@ use crate::clock::UnixMillis;
 use crate::id::{TenantNum, WebhookId, WebhookNum};
 
 use super::audit::{self, Action, Author, Deed};
-use super::changes::{self, Change};
+use super::config_changes::{self, Change};
 use super::dialect::is_one_of;
 use super::health;
 use super::idempotency::Once;
@@ -147,7 +147,7 @@ impl Store {
             self.secret_row_of(WebhookNum(row.num), owner, &new.secret, new.created_at)?.insert(on).await?;
             let deed = Deed::new(Action::CreateWebhook, Some(new.tenant), new.id);
             audit::enter(on, by, deed, new.created_at).await?;
-            changes::note(on, Change::Webhook(WebhookNum(row.num))).await?;
+            config_changes::note(on, Change::Webhook(WebhookNum(row.num))).await?;
             self.webhook_of(row)
         })
         .await
@@ -257,7 +257,7 @@ impl Store {
             row.paused_at = Set(changed.paused_at.map(|at| at.0));
             row.version = Set(changed.version + 1);
             row.updated_at = Set(now.0);
-            changes::note(on, Change::Webhook(changed.num)).await?;
+            config_changes::note(on, Change::Webhook(changed.num)).await?;
             self.webhook_of(row.update(on).await?)
         })
         .await
@@ -294,7 +294,7 @@ impl Store {
                     let deed = Deed::new(Action::DisableWebhook, Some(TenantNum(tenant)), webhook_id_of(&id)?);
                     audit::enter(on, &Author::engine(), deed, now).await?;
                 }
-                changes::note(on, Change::Webhook(num)).await?;
+                config_changes::note(on, Change::Webhook(num)).await?;
             }
             Ok(is_changed)
         })
@@ -316,7 +316,7 @@ impl Store {
                 return Err(StoreError::Stale);
             }
             audit::enter(on, by, Deed::new(Action::DeleteWebhook, Some(doomed.tenant), doomed.id), now).await?;
-            Ok(changes::note(on, Change::Webhook(doomed.num)).await?)
+            Ok(config_changes::note(on, Change::Webhook(doomed.num)).await?)
         })
         .await
     }

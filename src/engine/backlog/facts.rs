@@ -6,10 +6,10 @@ use crate::clock::UnixMillis;
 use crate::delivery::breaker::{View, ViewState};
 use crate::engine::Policy;
 use crate::engine::endpoint::MAILBOX;
+use crate::engine::endpoint_stats::StatsSnapshot;
 use crate::engine::lane::WINDOW;
-use crate::engine::pulse::Taken;
+use crate::engine::rates::Snapshot;
 use crate::engine::registry::Crashes;
-use crate::engine::vitals::Snapshot;
 use crate::store::deliveries::{COUNTED, Head};
 use crate::store::webhooks::WebhookSummary;
 
@@ -36,7 +36,7 @@ pub(super) struct Seen {
     pub(super) scheduled: u64,
     pub(super) breaker: View,
     pub(super) policy: Policy,
-    pub(super) taken: Option<Taken>,
+    pub(super) taken: Option<StatsSnapshot>,
     pub(super) node: Node,
     /// Due rows that cannot be read, where nothing else explains why what is due is not sent.
     pub(super) unsendable: u64,
@@ -94,7 +94,7 @@ impl Seen {
         let live = self.taken.as_ref().map(|taken| taken.live.clone()).unwrap_or_default();
         let wait = live.gauge.limited_until.map(|until| until.saturating_duration_since(now));
         let throttled_ms = wait.map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
-        let vitals = self.taken.as_ref().map_or(Snapshot::NOTHING, |taken| taken.vitals);
+        let rates = self.taken.as_ref().map_or(Snapshot::NOTHING, |taken| taken.rates);
         let crash = self.taken.as_ref().and_then(|taken| taken.crash.clone());
         let why = why::sentence(&Facts {
             webhook: &webhook,
@@ -129,11 +129,11 @@ impl Seen {
             in_flight: counts.in_flight,
             oldest_at: self.known.oldest_at,
             next_attempt_at: self.next_attempt_at(state, counts, throttled_ms),
-            in_per_second: vitals.in_per_second,
-            out_per_second: vitals.out_per_second,
-            success_5m: vitals.success_5m,
-            success_1h: vitals.success_1h,
-            latency: vitals.latency,
+            in_per_second: rates.in_per_second,
+            out_per_second: rates.out_per_second,
+            success_5m: rates.success_5m,
+            success_1h: rates.success_1h,
+            latency: rates.latency,
             rate_limit: self.policy.rate_limit,
             throttled_ms,
             breaker: self.breaker,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::clock::UnixMillis;
 use crate::engine::Engine;
-use crate::engine::pulse::Taken;
+use crate::engine::endpoint_stats::StatsSnapshot;
 use crate::id::WebhookNum;
 use crate::store::StoreError;
 use crate::store::health::{Health, LastError};
@@ -34,7 +34,7 @@ impl Engine {
     ) -> Result<HashMap<WebhookNum, Receiver>, StoreError> {
         let mut receivers = HashMap::with_capacity(nums.len());
         for num in nums {
-            let taken = self.inner.shared.pulses.find(*num).map(|pulse| pulse.take());
+            let taken = self.inner.context.stats.find(*num).map(|stats| stats.take());
             receivers.insert(*num, known(taken.as_ref(), &healths.remove(num).unwrap_or_default()));
         }
         let unknown = receivers.iter().filter(|(_, receiver)| receiver.last_success_at.is_none()).map(|(num, _)| *num);
@@ -46,7 +46,7 @@ impl Engine {
 }
 
 /// From memory where the endpoint lives, otherwise as it was saved.
-fn known(taken: Option<&Taken>, health: &Health) -> Receiver {
+fn known(taken: Option<&StatsSnapshot>, health: &Health) -> Receiver {
     let living = taken.filter(|taken| taken.live.since.is_some()).map(|taken| &taken.live.gauge);
     let (failing_since, last_error, saved) = match living {
         Some(gauge) => (gauge.failing_since, gauge.last_error.clone(), gauge.last_success_at),

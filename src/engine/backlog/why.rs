@@ -4,9 +4,9 @@
 use crate::clock::UnixMillis;
 use crate::delivery::breaker::View;
 use crate::delivery::outcome::OutcomeKind;
+use crate::engine::endpoint_stats::Waits;
 use crate::engine::lane::Gauge;
 use crate::engine::permits::{BulkheadView, Share};
-use crate::engine::pulse::Waits;
 use crate::engine::registry::Crashes;
 use crate::engine::{Policy, RateLimit};
 use crate::id::DeliveryId;

@@ -152,7 +152,7 @@ impl Activator {
                 continue;
             }
             let (tenant, began) = (tenant_of(&items), Instant::now());
-            if tenant.is_some_and(|tenant| dispatcher.shared.live_endpoints.is_exhausted(tenant)) {
+            if tenant.is_some_and(|tenant| dispatcher.context.live_endpoints.is_exhausted(tenant)) {
                 tokio::time::sleep(CROWDED).await;
             }
             let nums: Vec<WebhookNum> = items.iter().map(|item| item.num).collect();

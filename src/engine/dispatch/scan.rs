@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use tokio::sync::oneshot;
 
 use crate::id::{EventSeq, WebhookNum};
+use crate::store::fanout_scan::{ScanCursor, Which};
 use crate::store::fanouts::Fanout;
 use crate::store::journal::{Found, Record, Stopped};
-use crate::store::news::{Cursor, Which};
 
 use super::fair_queue::FairQueue;
 use super::page_size::PageSize;
@@ -19,7 +19,7 @@ const READ: usize = 256;
 
 /// How far the store was looked through.
 pub(super) struct ScanState {
-    cursor: Cursor,
+    cursor: ScanCursor,
     /// The newest event that was committed here when the look that is under way began.
     committed: EventSeq,
     page_size: PageSize,
@@ -27,7 +27,7 @@ pub(super) struct ScanState {
 
 impl ScanState {
     pub(super) fn new() -> Self {
-        Self { cursor: Cursor::default(), committed: EventSeq::ZERO, page_size: PageSize::new(READ) }
+        Self { cursor: ScanCursor::default(), committed: EventSeq::ZERO, page_size: PageSize::new(READ) }
     }
 }
 
@@ -35,7 +35,7 @@ impl Dispatcher {
     /// What other nodes have committed since the last look, and among it what this one has for ordered webhooks.
     pub(super) async fn scan_new(&self, queue: &mut FairQueue) -> Result<(), DispatchError> {
         let mut state = self.state.lock().await;
-        match self.scan(Which::News(&self.feed), &mut state, queue).await {
+        match self.scan(Which::New(&self.feed), &mut state, queue).await {
             Ok(true) => self.feed.go_on_looking(),
             Ok(false) => {}
             Err(error) => {
@@ -51,7 +51,7 @@ impl Dispatcher {
     pub(super) async fn catch_up(&self, queue: &mut FairQueue) -> Result<(), DispatchError> {
         let mut state = self.state.lock().await;
         if self.feed.must_look_again() {
-            state.cursor.begin_anew();
+            state.cursor.restart();
         }
         if !self.scan(Which::All, &mut state, queue).await? {
             self.feed.caught_up(state.committed);
@@ -67,11 +67,11 @@ impl Dispatcher {
         queue: &mut FairQueue,
     ) -> Result<bool, DispatchError> {
         let ScanState { cursor, committed, page_size } = state;
-        if cursor.look().is_none() {
+        if cursor.scan().is_none() {
             *committed = self.feed.committed();
         }
-        let (shard_set, rows) = (&self.shared.shard_set, page_size.rows());
-        let news = page_size.learn(self.shared.store.visible_fanouts(shard_set, cursor, which, rows).await)?;
+        let (shard_set, rows) = (&self.context.shard_set, page_size.rows());
+        let news = page_size.learn(self.context.store.visible_fanouts(shard_set, cursor, which, rows).await)?;
         if !news.found.is_empty() {
             let new = self.only_new(news.found).await?;
             self.start_on(new, queue).await?;
@@ -83,7 +83,7 @@ impl Dispatcher {
     /// pushed, the shard may have gone and come back, and then it is found again.
     async fn only_new(&self, found: Vec<Found>) -> Result<Vec<(Found, i64)>, Stopped> {
         let (answer, answered) = oneshot::channel();
-        self.shared.journal.record(Record::Watch { fanouts: found.clone(), answer }).await?;
+        self.context.journal.record(Record::Watch { fanouts: found.clone(), answer }).await?;
         let new = answered.await.map_err(|_| Stopped)?;
         Ok(found.into_iter().zip(new).filter_map(|(found, epoch)| Some((found, epoch?))).collect())
     }
@@ -110,7 +110,7 @@ impl Dispatcher {
     ) -> Result<Fanout, Stopped> {
         let event = fanout.event.seq;
         while !known.contains_key(&event) {
-            match self.shared.store.recorded_targets(event).await {
+            match self.context.store.recorded_targets(event).await {
                 Ok(recorded) => drop(known.insert(event, recorded)),
                 Err(error) => {
                     tracing::warn!(%error, "what is left of a fan-out could not be read; trying again");

@@ -16,11 +16,11 @@ use crate::clock::UnixMillis;
 use crate::delivery::outcome::Outcome;
 use crate::delivery::sender::{Message, Report, Sender};
 use crate::engine::bodies::NoBody;
+use crate::engine::context::EngineContext;
+use crate::engine::endpoint_stats::{EndpointStats, Stage};
 use crate::engine::lane::{Entry, SLOW};
 use crate::engine::permits::{Permit, Share};
-use crate::engine::pulse::{Pulse, Stage};
 use crate::engine::serving::Serving;
-use crate::engine::shared::Shared;
 use crate::engine::start_slots::{StartSlot, StartSlots};
 use crate::fault;
 use crate::id::{DeliveryId, EventId};
@@ -78,28 +78,28 @@ impl<T> Future for AbortOnDrop<Option<T>> {
 
 /// What an attempt is made with.
 pub(super) struct Means {
-    pub(super) shared: Arc<Shared>,
+    pub(super) context: Arc<EngineContext>,
     pub(super) start_slots: StartSlots,
     pub(super) sender: Sender,
-    pub(super) pulse: Arc<Pulse>,
+    pub(super) stats: Arc<EndpointStats>,
 }
 
 impl Means {
     /// Waits, and shows in the pulse what for.
     async fn wait<T>(&self, stage: Stage, wait: impl Future<Output = T>) -> T {
-        let _waiting = self.pulse.waits_for(stage);
+        let _waiting = self.stats.waits_for(stage);
         wait.await
     }
 }
 
 /// `None`: nothing was sent, because the engine is stopping, or no longer serves the webhook.
 pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share: Share) -> Option<Ended> {
-    let shard_set = &means.shared.shard_set;
+    let shard_set = &means.context.shard_set;
     let epoch = shard_set.epoch_of(ShardNum::of(serving.num).num());
     let body = match &entry.event.body {
         // As a rule. The token is shared by all threads, and waiting with it takes a lock.
         Body::InMemory(body) => Ok(body.clone()),
-        Body::Stored { .. } => means.shared.quiet.run_until_cancelled(body_of(&means.shared, &entry.event)).await?,
+        Body::Stored { .. } => means.context.quiet.run_until_cancelled(body_of(&means.context, &entry.event)).await?,
     };
     let (permit, start_slot) = admission(&means, &serving, share).await?;
     if !shard_set.serves_under(serving.num, epoch) {
@@ -109,11 +109,11 @@ pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share
     }
     // A request is large: those that wait to be admitted do without.
     Box::pin(async move {
-        let slot = means.wait(Stage::Journal, means.shared.journal.reserve()).await.ok()?;
-        let node_lease = &means.shared.lease;
-        means.wait(Stage::Lease, means.shared.quiet.run_until_cancelled(node_lease.wait_valid())).await?;
+        let slot = means.wait(Stage::Journal, means.context.journal.reserve()).await.ok()?;
+        let node_lease = &means.context.lease;
+        means.wait(Stage::Lease, means.context.quiet.run_until_cancelled(node_lease.wait_valid())).await?;
         // While it waited for the lease, the node may have become another one.
-        if !means.shared.shard_set.serves_under(serving.num, epoch) {
+        if !means.context.shard_set.serves_under(serving.num, epoch) {
             drop((permit, start_slot, slot));
             tokio::time::sleep(LEAVING).await;
             return None;
@@ -137,16 +137,16 @@ pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share
 /// Waits for a turn on this thread and a permit among all. As a rule there is a permit for whoever has its turn; nobody
 /// keeps a turn while it waits for one.
 async fn admission(means: &Means, serving: &Serving, share: Share) -> Option<(Permit, StartSlot)> {
-    let Means { shared, start_slots, .. } = means;
+    let Means { context, start_slots, .. } = means;
     let (tenant, webhook) = (serving.tenant, serving.num);
-    let start_slot = start_slots.wait(&shared.quiet, tenant, webhook).await?;
-    if let Some(permit) = shared.permits.try_acquire(tenant, webhook, share) {
+    let start_slot = start_slots.wait(&context.quiet, tenant, webhook).await?;
+    if let Some(permit) = context.permits.try_acquire(tenant, webhook, share) {
         return Some((permit, start_slot));
     }
     drop(start_slot);
-    let permit = shared.permits.acquire(tenant, webhook, share);
-    let permit = means.wait(Stage::Permit, shared.quiet.run_until_cancelled(permit)).await?;
-    Some((permit, start_slots.wait(&shared.quiet, tenant, webhook).await?))
+    let permit = context.permits.acquire(tenant, webhook, share);
+    let permit = means.wait(Stage::Permit, context.quiet.run_until_cancelled(permit)).await?;
+    Some((permit, start_slots.wait(&context.quiet, tenant, webhook).await?))
 }
 
 /// A request that takes long gives its place among the healthy ones back, as soon as there is another for it.
@@ -183,15 +183,15 @@ async fn send(means: &Means, serving: &Serving, entry: Entry, body: Result<Bytes
         }
         tracing::debug!(webhook = serving.num.0, "there is no descriptor left to send with; waiting for one");
         let pause = tokio::time::sleep(NO_DESCRIPTOR);
-        means.wait(Stage::Descriptor, means.shared.quiet.run_until_cancelled(pause)).await?;
+        means.wait(Stage::Descriptor, means.context.quiet.run_until_cancelled(pause)).await?;
     }
 }
 
 /// Reads it before anything else is taken: a database that does not answer, or memory that is short, keeps no permit from
 /// others.
-async fn body_of(shared: &Shared, event: &Event) -> Result<Bytes, NoBody> {
+async fn body_of(context: &EngineContext, event: &Event) -> Result<Bytes, NoBody> {
     loop {
-        match shared.bodies.of(event).await {
+        match context.bodies.of(event).await {
             Err(NoBody::Store(error @ (StoreError::Database(_) | StoreError::Deadlock))) => {
                 tracing::warn!(%error, "the body of an event could not be read; trying again");
                 tokio::time::sleep(STORE_PAUSE).await;

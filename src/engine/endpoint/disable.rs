@@ -5,41 +5,41 @@ use std::sync::Arc;
 use tracing::field::display;
 
 use crate::clock::UnixMillis;
+use crate::engine::context::EngineContext;
 use crate::engine::lane::Reason;
 use crate::engine::operational::{self, DISABLED_EVENT};
 use crate::engine::serving::{self, Serving};
-use crate::engine::shared::Shared;
 
 use super::STORE_PAUSE;
 use super::report::ENDPOINT;
 
 /// Switches a webhook off, unless it was changed since. Answers what it is now; nothing when it could not be read.
 pub(super) async fn switch_off(
-    shared: Arc<Shared>,
+    context: Arc<EngineContext>,
     serving: Arc<Serving>,
     reason: Reason,
 ) -> Option<Option<Arc<Serving>>> {
     let reason = words(reason);
     loop {
-        let changing = shared.changing.write().await;
-        match shared.store.disable_webhook(serving.num, serving.version, &reason, UnixMillis::now()).await {
+        let changing = context.changing.write().await;
+        match context.store.disable_webhook(serving.num, serving.version, &reason, UnixMillis::now()).await {
             Ok(true) => {
-                shared.routes.deactivate(serving.tenant, serving.num);
+                context.routes.deactivate(serving.tenant, serving.num);
                 drop(changing);
                 let (tenant, webhook, name) = (serving.tenant_id.map(display), serving.id, &serving.name);
                 tracing::warn!(target: ENDPOINT, tenant, %webhook, name, reason, "webhook switched off; its backlog is kept");
-                operational::tell(&shared, &serving, DISABLED_EVENT, &reason).await;
+                operational::tell(&context, &serving, DISABLED_EVENT, &reason).await;
                 break;
             }
             Ok(false) => break,
             Err(error) => tracing::error!(webhook = %serving.name, %error, "a webhook could not be switched off yet"),
         }
         drop(changing);
-        if shared.quiet.run_until_cancelled(tokio::time::sleep(STORE_PAUSE)).await.is_none() {
+        if context.quiet.run_until_cancelled(tokio::time::sleep(STORE_PAUSE)).await.is_none() {
             break;
         }
     }
-    serving::load_one(&shared, serving.num).await.ok()
+    serving::load_one(&context, serving.num).await.ok()
 }
 
 fn words(reason: Reason) -> String {

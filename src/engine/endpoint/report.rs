@@ -38,10 +38,10 @@ impl Endpoint {
         let Attempted { report, started_at, slot } = attempted;
         let Report { outcome, status, error, head_us, duration_us, response_headers, response_body, .. } = report;
         let outcome = outcome.kind();
-        self.shared.count(outcome);
+        self.context.count(outcome);
         let (took, settled) = (Duration::from_micros(duration_us.into()), state.status != Status::Pending);
         let succeeded_at = state.settled_at.filter(|_| outcome == OutcomeKind::Success);
-        self.pulse.answered(took, succeeded_at, settled);
+        self.stats.answered(took, succeeded_at, settled);
         let attempt = Attempt {
             number: state.attempts,
             trigger: entry.trigger,
@@ -71,7 +71,7 @@ impl Endpoint {
         let now = Instant::now();
         let Some(of_this) = self.log_limit.admit(now) else { return };
         // Before anything is written, so that the limit of all also bounds what is said of each.
-        let Some(of_all) = self.shared.attempt_log.lock().admit(now) else { return self.log_limit.put_back(of_this) };
+        let Some(of_all) = self.context.attempt_log.lock().admit(now) else { return self.log_limit.put_back(of_this) };
         self.say_suppressed(of_this);
         if of_all > 0 {
             info!(target: ATTEMPT, suppressed = of_all, "further attempts of many webhooks failed and are not logged");
@@ -96,7 +96,7 @@ impl Endpoint {
         if suppressed == 0 {
             return;
         }
-        let mut all = self.shared.attempt_log.lock();
+        let mut all = self.context.attempt_log.lock();
         match all.admit(Instant::now()) {
             Some(of_all) => {
                 all.put_back(of_all);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::engine::pulse::Pulse;
+use crate::engine::endpoint_stats::EndpointStats;
 use crate::fault;
 use crate::id::{EventSeq, WebhookNum};
 
@@ -35,7 +35,7 @@ pub(in crate::engine) struct EndpointEvent {
 pub(super) struct DeathWatch {
     event: EndpointEvent,
     registry: UnboundedSender<EndpointEvent>,
-    pulse: Arc<Pulse>,
+    stats: Arc<EndpointStats>,
 }
 
 impl DeathWatch {
@@ -43,9 +43,9 @@ impl DeathWatch {
         num: WebhookNum,
         generation: u64,
         registry: UnboundedSender<EndpointEvent>,
-        pulse: Arc<Pulse>,
+        stats: Arc<EndpointStats>,
     ) -> Self {
-        Self { event: EndpointEvent { num, generation, kind: EndpointEventKind::Crashed }, registry, pulse }
+        Self { event: EndpointEvent { num, generation, kind: EndpointEventKind::Crashed }, registry, stats }
     }
 
     pub(super) fn say(&self, kind: EndpointEventKind) {
@@ -63,7 +63,7 @@ impl Drop for DeathWatch {
         if std::thread::panicking()
             && let Some(place) = fault::last_panic()
         {
-            self.pulse.crashed(place.into());
+            self.stats.crashed(place.into());
         }
         let _ = self.registry.send(self.event);
     }

@@ -8,10 +8,10 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::clock::UnixMillis;
+use crate::engine::context::EngineContext;
 use crate::engine::endpoint::{Configure, Detach, Endpoint, Probe, SendNow, Withdraw, WithdrawAll};
 use crate::engine::lane::Detached;
 use crate::engine::serving::{self, Loaded, Serving};
-use crate::engine::shared::Shared;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::StoreError;
 use crate::store::journal::Record;
@@ -35,7 +35,7 @@ const ACTIVATIONS: usize = 512;
 #[derive(Clone)]
 pub(in crate::engine) struct RegistryHandle {
     registry: Addr<Registry>,
-    shared: Arc<Shared>,
+    context: Arc<EngineContext>,
 }
 
 /// What became of offers to endpoints that slept.
@@ -48,14 +48,14 @@ pub(in crate::engine) struct Handed {
 }
 
 impl RegistryHandle {
-    pub(super) fn new(registry: Addr<Registry>, shared: Arc<Shared>) -> Self {
-        Self { registry, shared }
+    pub(super) fn new(registry: Addr<Registry>, context: Arc<EngineContext>) -> Self {
+        Self { registry, context }
     }
 
     /// Hands each item to its endpoint, unless that sleeps.
     pub(in crate::engine) async fn offer(&self, items: Vec<Item>) -> Offered {
         let Ok(places) = u32::try_from(items.len()) else { return Offered { refused: items, ..Offered::default() } };
-        let Ok(room) = self.shared.offers.clone().acquire_many_owned(places).await else { return Offered::default() };
+        let Ok(room) = self.context.offers.clone().acquire_many_owned(places).await else { return Offered::default() };
         self.registry.send(Offer { items, room }).await.unwrap_or_default()
     }
 
@@ -72,7 +72,7 @@ impl RegistryHandle {
         let (known, deleted): (Vec<Item>, Vec<Item>) = items.into_iter().partition(|item| loaded.exists(item.num));
         let Offered { mut refused, unknown } = self.offer(known).await;
         for item in &unknown {
-            self.shared.pulses.of(item.num).passed_by();
+            self.context.stats.of(item.num).passed_by();
         }
         refused.extend(unknown);
         Handed { refused, deleted }
@@ -82,8 +82,8 @@ impl RegistryHandle {
     async fn activate(&self, mut nums: Vec<WebhookNum>) -> Result<Loaded, StoreError> {
         nums.sort_unstable();
         nums.dedup();
-        let _unchanged = self.shared.changing.read().await;
-        let loaded = serving::load(&self.shared, &nums).await?;
+        let _unchanged = self.context.changing.read().await;
+        let loaded = serving::load(&self.context, &nums).await?;
         let servings = loaded.servings.values().cloned().collect();
         let _ = self.registry.send(Activate { servings, rested: false }).await;
         Ok(loaded)
@@ -117,9 +117,9 @@ impl RegistryHandle {
         let deleted: Vec<WebhookNum> = nums.iter().copied().filter(|num| !loaded.exists(*num)).collect();
         if !deleted.is_empty() {
             for num in &deleted {
-                let _ = self.shared.journal.purge(*num, EventSeq(i64::MAX), &[]).await;
+                let _ = self.context.journal.purge(*num, EventSeq(i64::MAX), &[]).await;
             }
-            self.shared.ledger.forget(&deleted).await;
+            self.context.ledger.forget(&deleted).await;
         }
         Ok(())
     }
@@ -139,24 +139,24 @@ impl RegistryHandle {
     }
 
     async fn recover(&self, num: WebhookNum, again: bool, feed: &Feed) -> Result<(), StoreError> {
-        let journal = &self.shared.journal;
+        let journal = &self.context.journal;
         let _ = journal.barrier().await;
         let covered_to = feed.heard_of();
         let _ = self.registry.send(SetRowWatermark(num, covered_to)).await;
         let at = UnixMillis::now();
-        for event in self.shared.store.owed_only_by_fanout(num, covered_to).await? {
+        for event in self.context.store.owed_only_by_fanout(num, covered_to).await? {
             let id = DeliveryId { event, webhook: num };
             let _ = journal.record(Record::Defer { id, next_at: at }).await;
         }
         let _ = journal.barrier().await;
         let in_doubt = InDoubt { events_to: covered_to, due_to: at };
-        self.shared.store.mark_in_doubt(num, in_doubt).await?;
+        self.context.store.mark_in_doubt(num, in_doubt).await?;
         let _ = self.registry.send(MarkInDoubt(num, in_doubt)).await;
         if !again {
             return Ok(());
         }
-        let _unchanged = self.shared.changing.read().await;
-        let servings: Vec<Arc<Serving>> = match serving::load_one(&self.shared, num).await {
+        let _unchanged = self.context.changing.read().await;
+        let servings: Vec<Arc<Serving>> = match serving::load_one(&self.context, num).await {
             Ok(serving) => serving.into_iter().collect(),
             // It is started again as soon as it can be read.
             Err(StoreError::Unreadable { .. }) => Vec::new(),
@@ -174,7 +174,7 @@ impl RegistryHandle {
         while let Err(error) = self.configure(num).await {
             tracing::error!(webhook = num.0, %error, "a changed webhook could not be read; trying again");
             let pause = tokio::time::sleep(READ_PAUSE);
-            if self.shared.quiet.run_until_cancelled(pause).await.is_none() {
+            if self.context.quiet.run_until_cancelled(pause).await.is_none() {
                 return;
             }
         }
@@ -218,7 +218,7 @@ impl RegistryHandle {
     /// The webhooks were deleted.
     pub(in crate::engine) async fn dismiss(&self, nums: Vec<WebhookNum>) {
         for num in &nums {
-            self.shared.unreadable.lock().remove(num);
+            self.context.unreadable.lock().remove(num);
             let _ = self.registry.send(Forget(*num)).await;
         }
         for endpoint in self.registry.send(Find(nums)).await.unwrap_or_default() {
@@ -269,7 +269,7 @@ impl RegistryHandle {
 
     pub(in crate::engine) async fn crashes(&self, nums: Vec<WebhookNum>) -> Vec<Crashes> {
         let mut crashes = self.registry.send(Crashed(nums.clone())).await.unwrap_or_default();
-        let unreadable = self.shared.unreadable.lock();
+        let unreadable = self.context.unreadable.lock();
         for (num, crashes) in nums.iter().zip(&mut crashes) {
             crashes.unreadable = unreadable.contains(num);
         }
@@ -304,7 +304,7 @@ impl RegistryHandle {
 
     /// No attempt begins any more; answers whether all that were in flight have ended by then.
     pub(in crate::engine) async fn drain(&self, by: Instant) -> bool {
-        self.shared.quiet.cancel();
+        self.context.quiet.cancel();
         let (drained, told) = oneshot::channel();
         if self.registry.send(Drain(drained)).await.is_err() {
             return false;

@@ -3,7 +3,7 @@
 use parking_lot::Mutex;
 
 use super::*;
-use crate::engine::news::Stale;
+use crate::engine::config_sync::Stale;
 use crate::id::WebhookNum;
 
 /// The engine here, and another node's store.
@@ -65,7 +65,7 @@ async fn routes_and_a_live_endpoint_follow_what_another_node_does_to_a_webhook()
     let paused =
         elsewhere.update_webhook(&Webhook { paused_at: Some(now), ..on }, now, &Author::engine()).await.unwrap();
     let held = world.held_delivery(&paused).await;
-    let ledger = &world.engine.inner.shared.ledger;
+    let ledger = &world.engine.inner.context.ledger;
     until("it is owed something", || ledger.pending(paused.num) > 0).await;
     elsewhere.delete_webhook(&paused, now, &Author::engine()).await.unwrap();
     until("it is routed to no more", || !world.is_routed_to(&paused)).await;

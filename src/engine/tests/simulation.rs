@@ -64,8 +64,8 @@ struct Failure {
     history: Vec<String>,
 }
 
-fn simulate(seed: u64, is_shared: bool, with_history: bool) -> Result<(), Failure> {
-    let world = plan::world(seed, is_shared, with_history);
+fn simulate(seed: u64, is_clustered: bool, with_history: bool) -> Result<(), Failure> {
+    let world = plan::world(seed, is_clustered, with_history);
     let ended = catch_unwind(AssertUnwindSafe(|| Scheduler::new(&world).run()));
     let history = world.history();
     world.tasks.forget();
@@ -82,11 +82,11 @@ fn setting(name: &str) -> Option<u64> {
 }
 
 /// Every seed that fails, the first one with its history.
-fn run(seeds: Range<u64>, is_shared: bool) -> Vec<Failure> {
+fn run(seeds: Range<u64>, is_clustered: bool) -> Vec<Failure> {
     let (next, failures) = (AtomicU64::new(seeds.start), Mutex::new(Vec::new()));
     let work = || {
         while let Some(seed) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < seeds.end) {
-            failures.lock().extend(simulate(seed, is_shared, false).err());
+            failures.lock().extend(simulate(seed, is_clustered, false).err());
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -97,21 +97,21 @@ fn run(seeds: Range<u64>, is_shared: bool) -> Vec<Failure> {
 }
 
 /// Runs all seeds, and tells of the first that fails.
-fn check(is_shared: bool) {
+fn check(is_clustered: bool) {
     let seeds = match setting("POSTHASTE_SIMULATION_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..setting("POSTHASTE_SIMULATION_SEEDS").unwrap_or(if is_shared { SEEDS_OF_NODES } else { SEEDS }),
+        None => 0..setting("POSTHASTE_SIMULATION_SEEDS").unwrap_or(if is_clustered { SEEDS_OF_NODES } else { SEEDS }),
     };
-    let failures = run(seeds, is_shared);
+    let failures = run(seeds, is_clustered);
     let Some(first) = failures.first() else { return };
-    let told = simulate(first.seed, is_shared, true).expect_err("the same seed fails again");
+    let told = simulate(first.seed, is_clustered, true).expect_err("the same seed fails again");
     let most = if setting("POSTHASTE_SIMULATION_SEED").is_some() { usize::MAX } else { LAST_STEPS };
     println!("{}", told.history[told.history.len().saturating_sub(most)..].join("\n"));
     assert_eq!(told.why, first.why, "the same seed fails the same way");
     for Failure { seed, why, .. } in failures.iter().take(MOST_TOLD) {
         println!("seed {seed}: {why}");
     }
-    let name = if is_shared { "on_several_nodes" } else { "whatever_happens_every" };
+    let name = if is_clustered { "on_several_nodes" } else { "whatever_happens_every" };
     panic!("{} seeds fail; POSTHASTE_SIMULATION_SEED={} cargo test --lib {name}", failures.len(), first.seed);
 }
 

@@ -57,12 +57,12 @@ impl Store {
         now: UnixMillis,
     ) -> Result<(Ledger, Snapshot), StoreError> {
         let mut ledger = Ledger::default();
-        if self.is_shared() && shards.is_empty() {
+        if self.is_clustered() && shards.is_empty() {
             return Ok((ledger, Snapshot::of_everything()));
         }
         let moment = self.engine_readers().for_scans().begin_moment().await?;
         let snapshot = self.snapshot(&moment).await?;
-        let load = Load { store: self, on: &moment, shards: self.is_shared().then_some(shards) };
+        let load = Load { store: self, on: &moment, shards: self.is_clustered().then_some(shards) };
         load.rows(&mut ledger, now).await?;
         load.fanouts(&mut ledger).await?;
         moment.commit().await?;
@@ -71,7 +71,7 @@ impl Store {
 
     /// Which transactions are visible to whoever reads there.
     pub(in crate::store) async fn snapshot<C: ConnectionTrait>(&self, on: &C) -> Result<Snapshot, StoreError> {
-        if !self.is_shared() {
+        if !self.is_clustered() {
             return Ok(Snapshot::of_everything());
         }
         Ok(self.server_snapshot(on).await?.0)

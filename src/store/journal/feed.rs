@@ -22,7 +22,7 @@ const FANOUTS: usize = 8192;
 pub struct Feed {
     state: Mutex<State>,
     changed: Notify,
-    is_shared: bool,
+    is_clustered: bool,
 }
 
 struct State {
@@ -59,7 +59,7 @@ pub enum Next {
 
 impl Feed {
     /// `is_shared`: others commit to the same store.
-    pub(super) fn behind(committed: EventSeq, is_shared: bool) -> Self {
+    pub(super) fn behind(committed: EventSeq, is_clustered: bool) -> Self {
         let state = State {
             waiting: VecDeque::new(),
             bytes: 0,
@@ -73,7 +73,7 @@ impl Feed {
             to_find: BTreeSet::new(),
             look_again: false,
         };
-        Self { state: Mutex::new(state), changed: Notify::new(), is_shared }
+        Self { state: Mutex::new(state), changed: Notify::new(), is_clustered }
     }
 
     /// Offers what was just committed; answers those that the dispatcher will get from memory.
@@ -85,7 +85,7 @@ impl Feed {
         for fanout in fanouts {
             let bytes = bytes_after(state.waiting.back(), fanout);
             let full = state.waiting.len() >= FANOUTS || state.bytes + bytes > BYTES;
-            state.look_again |= full && !state.behind && self.is_shared;
+            state.look_again |= full && !state.behind && self.is_clustered;
             state.behind |= full;
             if !state.behind {
                 state.bytes += bytes;
@@ -242,8 +242,8 @@ impl Feed {
 
 /// What a fan-out takes in memory after the one before it, with which it may share its event.
 fn bytes_after(before: Option<&Fanout>, fanout: &Fanout) -> usize {
-    let is_shared = before.is_some_and(|before| before.event.seq == fanout.event.seq);
-    fanout.target_bytes() + if is_shared { 0 } else { fanout.event.body.bytes_in_memory() }
+    let is_clustered = before.is_some_and(|before| before.event.seq == fanout.event.seq);
+    fanout.target_bytes() + if is_clustered { 0 } else { fanout.event.body.bytes_in_memory() }
 }
 
 #[cfg(test)]

@@ -88,9 +88,9 @@ impl Model {
     pub(crate) fn start(tables: &Tables, shard_set: &ShardSet, room: usize, now: UnixMillis) -> Self {
         let (publishes, publish_queue) = mpsc::channel(room);
         let (records, record_queue) = mpsc::channel(room);
-        let (last, is_shared) = (tables.last_event(), shard_set.node().is_some());
-        let ledger = if is_shared { Ledger::default() } else { tables.ledger(|_| true, now) };
-        let (feed, ledger) = (Arc::new(Feed::behind(last, is_shared)), Arc::new(Mutex::new(ledger)));
+        let (last, is_clustered) = (tables.last_event(), shard_set.node().is_some());
+        let ledger = if is_clustered { Ledger::default() } else { tables.ledger(|_| true, now) };
+        let (feed, ledger) = (Arc::new(Feed::behind(last, is_clustered)), Arc::new(Mutex::new(ledger)));
         let writer = Writer {
             shard_set: shard_set.clone(),
             publishes: publish_queue,

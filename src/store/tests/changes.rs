@@ -1,7 +1,7 @@
 //! What a node hears of another's changes.
 
 use super::*;
-use crate::store::changes::{self, Change, KEPT_MS, Position};
+use crate::store::config_changes::{self, Change, KEPT_MS, Position};
 use crate::store::tenants::Tenant;
 
 impl Store {
@@ -13,7 +13,7 @@ impl Store {
     }
 
     async fn note(&self, change: Change) {
-        self.write(async |on| Ok(changes::note(on, change).await?)).await.unwrap();
+        self.write(async |on| Ok(config_changes::note(on, change).await?)).await.unwrap();
     }
 }
 
@@ -53,7 +53,7 @@ async fn a_change_is_heard_once_although_an_older_transaction_commits_after_it()
     let (here, there) = (home.open().await, home.open().await);
     let mut early = here.position().await.unwrap();
     let older = here.begin().await.unwrap();
-    changes::note(&older, webhook(1)).await.unwrap();
+    config_changes::note(&older, webhook(1)).await.unwrap();
     let mut position = here.position().await.unwrap();
 
     there.note(webhook(2)).await;
@@ -74,7 +74,7 @@ async fn what_is_undone_is_no_news() {
     let store = home.open().await;
     let mut position = store.position().await.unwrap();
     let undone = store.begin().await.unwrap();
-    changes::note(&undone, webhook(1)).await.unwrap();
+    config_changes::note(&undone, webhook(1)).await.unwrap();
     undone.rollback().await.unwrap();
     assert!(store.news(&mut position).await.is_empty());
 }
@@ -145,7 +145,7 @@ async fn nothing_is_forgotten_that_may_still_become_visible_to_those_who_look() 
     let home = Home::new(On::Postgres);
     let (store, there) = (home.open().await, home.open().await);
     let slow = there.begin().await.unwrap();
-    changes::note(&slow, webhook(1)).await.unwrap();
+    config_changes::note(&slow, webhook(1)).await.unwrap();
     let mut position = store.position().await.unwrap();
     store.note(webhook(2)).await;
     let later = UnixMillis(UnixMillis::now().0 + KEPT_MS + 1000);

@@ -5,19 +5,19 @@ use std::sync::atomic::Ordering;
 use super::ledger::agrees;
 use super::world::gain_all;
 use super::*;
-use crate::store::changes::Change;
-use crate::store::news::{Cursor, Which};
+use crate::store::config_changes::Change;
+use crate::store::fanout_scan::{ScanCursor, Which};
 
 /// As a transaction of a server that has counted much further.
 const FOREIGN: &str = "'999999999999'::xid8";
 
 /// What the next look finds that nobody has started on.
 async fn found_by(world: &World) -> Vec<EventSeq> {
-    let mut cursor = Cursor::default();
-    let news = world.store.visible_fanouts(&world.shard_set, &mut cursor, Which::All, 100).await.unwrap();
+    let mut cursor = ScanCursor::default();
+    let page = world.store.visible_fanouts(&world.shard_set, &mut cursor, Which::All, 100).await.unwrap();
     let (answer, answered) = oneshot::channel();
-    let seqs: Vec<EventSeq> = news.found.iter().map(|found| found.fanout.event.seq).collect();
-    world.record(Record::Watch { fanouts: news.found, answer }).await;
+    let seqs: Vec<EventSeq> = page.found.iter().map(|found| found.fanout.event.seq).collect();
+    world.record(Record::Watch { fanouts: page.found, answer }).await;
     let new = answered.await.unwrap();
     seqs.into_iter().zip(new).filter_map(|(seq, epoch)| epoch.map(|_| seq)).collect()
 }
@@ -71,9 +71,9 @@ async fn a_node_whose_server_lacks_what_it_has_seen_writes_nothing_until_it_has_
     assert!(world.shard_set.has_diverged() && world.delivery(id(owed, webhook)).await.is_none());
     let published = world.running.journal.publish(vec![world.draft(None, &[webhook.0])], None).await;
     assert!(matches!(published, Err(PublishError::Diverged)), "{published:?}");
-    let mut cursor = Cursor::default();
-    let news = world.store.visible_fanouts(&world.shard_set, &mut cursor, Which::All, 9).await.unwrap();
-    assert!(news.found.is_empty(), "nothing is served");
+    let mut cursor = ScanCursor::default();
+    let page = world.store.visible_fanouts(&world.shard_set, &mut cursor, Which::All, 9).await.unwrap();
+    assert!(page.found.is_empty(), "nothing is served");
 
     let member = world.store.rejoin(&world.shard_set, "test", None).await.unwrap().unwrap();
     world.running.journal.rejoin(member).await.unwrap();

@@ -7,10 +7,10 @@ use sea_orm::ConnectionTrait;
 
 use super::world::gain_all;
 use super::*;
+use crate::store::fanout_scan::{ScanCursor, Which};
 use crate::store::journal::feed::Next;
 use crate::store::journal::{Found, Journal, Receipt, Running};
 use crate::store::leases::{Renewal, ShardNum, ShardSet};
-use crate::store::news::{Cursor, Which};
 
 /// Longer than any test with it.
 const LONG: Duration = Duration::from_secs(600);
@@ -56,19 +56,19 @@ async fn world(lease: Duration) -> World {
 async fn look(
     store: &Store,
     (shard_set, running): (&ShardSet, &Running),
-    cursor: &mut Cursor,
+    cursor: &mut ScanCursor,
     all: bool,
 ) -> Vec<(EventSeq, i16)> {
     let mut keys = Vec::new();
     loop {
-        let which = if all { Which::All } else { Which::News(&running.feed) };
-        let news = store.visible_fanouts(shard_set, cursor, which, 2).await.unwrap();
+        let which = if all { Which::All } else { Which::New(&running.feed) };
+        let page = store.visible_fanouts(shard_set, cursor, which, 2).await.unwrap();
         let (answer, answered) = tokio::sync::oneshot::channel();
-        running.journal.record(Record::Watch { fanouts: news.found.clone(), answer }).await.unwrap();
+        running.journal.record(Record::Watch { fanouts: page.found.clone(), answer }).await.unwrap();
         let new = answered.await.unwrap();
-        let new = news.found.iter().zip(new).filter(|(_, epoch)| epoch.is_some());
+        let new = page.found.iter().zip(new).filter(|(_, epoch)| epoch.is_some());
         keys.extend(new.map(|(Found { fanout, .. }, _)| (fanout.event.seq, fanout.shard)));
-        if !news.is_cut {
+        if !page.is_cut {
             return keys;
         }
     }
@@ -116,7 +116,7 @@ async fn what_a_node_has_not_given_up_is_free_and_in_doubt_once_it_has_left() {
 async fn what_another_node_has_accepted_gets_rows_once_it_is_heard_of() {
     let world = world(LONG).await;
     let other = Other::joins(&world).await;
-    let mut cursor = Cursor::default();
+    let mut cursor = ScanCursor::default();
     look(&world.store, (&world.shard_set, &world.running), &mut cursor, true).await;
     let event = other.publish(&world, &[3]).await;
     let (id, next_at) = (DeliveryId { event, webhook: WebhookNum(3) }, UnixMillis(1));
@@ -135,7 +135,7 @@ async fn what_is_for_ordered_webhooks_comes_after_what_others_had_accepted_and_i
     world.catch_up();
     let webhook = world.webhook().await.num.0;
     let other = Other::joins(&world).await;
-    let mut cursor = Cursor::default();
+    let mut cursor = ScanCursor::default();
     look(&world.store, (&world.shard_set, &world.running), &mut cursor, true).await;
     let theirs = other.publish(&world, &[webhook]).await;
     // By the clock of the other node an hour later.
@@ -201,7 +201,7 @@ async fn a_node_that_was_overtaken_writes_nothing_and_is_told() {
     assert!(matches!(published, Err(PublishError::Deposed)), "{published:?}");
     assert_eq!(world.running.journal.stats().fenced.load(Ordering::Relaxed), 1);
     assert!(other.store.delivery(world.tenant.num, id(owed, webhook.num)).await.unwrap().is_none());
-    let mut cursor = Cursor::default();
+    let mut cursor = ScanCursor::default();
     let found = look(&other.store, (&other.shard_set, &other.running), &mut cursor, true).await;
     assert_eq!(found, [(owed.seq, ShardNum::of(webhook.num).num())], "it is still owed");
     assert_eq!(other.store.last_event().await.unwrap(), owed.seq);
@@ -214,7 +214,7 @@ async fn what_one_node_publishes_the_owner_finds_once_and_counts_once() {
     let world = world(LONG).await;
     let (mine, webhook) = ((&world.shard_set, &world.running), world.webhook().await.num);
     let other = Other::joins(&world).await;
-    let mut cursor = Cursor::default();
+    let mut cursor = ScanCursor::default();
     let shard = ShardNum::of(webhook).num();
     assert!(look(&world.store, mine, &mut cursor, true).await.is_empty());
     let mut published = Vec::new();
@@ -226,7 +226,7 @@ async fn what_one_node_publishes_the_owner_finds_once_and_counts_once() {
 
     assert_eq!(look(&world.store, mine, &mut cursor, false).await, published);
     assert!(look(&world.store, mine, &mut cursor, false).await.is_empty());
-    let mut again = Cursor::default();
+    let mut again = ScanCursor::default();
     assert!(look(&world.store, mine, &mut again, true).await.is_empty(), "they are watched");
 
     assert_eq!(world.running.ledger.pending(webhook), 5);
@@ -235,7 +235,7 @@ async fn what_one_node_publishes_the_owner_finds_once_and_counts_once() {
         world.record(done).await;
     }
     assert_eq!(world.running.ledger.pending(webhook), 0);
-    let mut again = Cursor::default();
+    let mut again = ScanCursor::default();
     assert!(look(&world.store, mine, &mut again, true).await.is_empty(), "they have ended");
 }
 
@@ -245,7 +245,7 @@ async fn what_becomes_visible_late_is_found_all_the_same() {
     let world = world(LONG).await;
     let (mine, webhook) = ((&world.shard_set, &world.running), world.webhook().await.num);
     let other = Other::joins(&world).await;
-    let mut cursor = Cursor::default();
+    let mut cursor = ScanCursor::default();
     let seq = other.publish(&world, &[webhook.0]).await;
     look(&world.store, mine, &mut cursor, false).await;
     let copy = |to: i64| {
@@ -289,7 +289,7 @@ async fn a_shard_that_moves_takes_its_figures_with_it() {
 
     assert_eq!((world.running.ledger.pending(webhook), world.running.ledger.pending(WebhookNum(8))), (0, 1));
     assert_eq!((other.running.ledger.pending(webhook), other.running.ledger.pending(WebhookNum(8))), (2, 0));
-    let mut cursor = Cursor::default();
+    let mut cursor = ScanCursor::default();
     let found = look(&other.store, (&other.shard_set, &other.running), &mut cursor, true).await;
     assert_eq!(found.len(), 2, "what has its row is not found");
     assert_eq!(other.running.ledger.pending(webhook), 2, "and nothing is counted twice");
@@ -353,6 +353,6 @@ async fn a_node_that_froze_in_the_middle_of_a_batch_is_overtaken_and_its_batch_u
 #[tokio::test]
 async fn a_file_is_held_for_ever() {
     let world = World::new(On::Sqlite).await;
-    assert!(!world.store.is_shared());
+    assert!(!world.store.is_clustered());
     assert_eq!(world.store.renew(&world.shard_set).await.unwrap(), Renewal::Renewed);
 }

@@ -21,7 +21,7 @@ async fn the_log_follows_and_is_rebuilt_after_a_crash(on: On) {
     assert!(log(None).await.is_empty(), "nothing is indexed yet");
     let lost = Arc::new(log::LogBuffer::default());
     let index = LogIndex::open(&world.store, lost).await.unwrap();
-    if world.store.is_shared() {
+    if world.store.is_clustered() {
         index.index_shards(&world.shard_set.owned()).await.unwrap();
     }
     receipts.reverse();

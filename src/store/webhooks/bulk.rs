@@ -7,7 +7,7 @@ use sea_orm::EntityTrait;
 
 use crate::id::WebhookNum;
 
-use super::changes::{self, Change};
+use super::config_changes::{self, Change};
 use super::{Entity, NewWebhook, Store, StoreError};
 
 /// Rows in one statement; the parameters of one are limited to 32,766, and a webhook takes 17.
@@ -31,7 +31,7 @@ impl Store {
                 let secrets: Vec<_> = some.iter().map(secret).collect::<Result<_, _>>()?;
                 secret::Entity::insert_many(secrets).exec_without_returning(on).await?;
             }
-            Ok(changes::note(on, Change::Anything).await?)
+            Ok(config_changes::note(on, Change::Anything).await?)
         })
         .await
     }

@@ -13,7 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::clock::UnixMillis;
 use crate::id::{SecretId, TenantNum, WebhookId, WebhookNum};
 use crate::store::audit::{self, Action, Author, Deed};
-use crate::store::changes::{self, Change};
+use crate::store::config_changes::{self, Change};
 use crate::store::dialect::is_one_of;
 use crate::store::seal::Place;
 use crate::store::{Store, StoreError};
@@ -151,7 +151,7 @@ impl Store {
         row.version = Set(row.version.unwrap() + 1);
         row.updated_at = Set(now.0);
         audit::enter(on, by, deed, now).await?;
-        changes::note(on, Change::Webhook(num)).await?;
+        config_changes::note(on, Change::Webhook(num)).await?;
         self.webhook_of(row.update(on).await?)
     }
 

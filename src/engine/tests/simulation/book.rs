@@ -81,7 +81,7 @@ impl Book {
         if process.quiet.is_cancelled() || !process.is_held() || !process.shard_set.serves(called.num) {
             return;
         }
-        let has_heard = |change: &usize| !world.is_shared || *change <= process.followed_to.get();
+        let has_heard = |change: &usize| !world.is_clustered || *change <= process.followed_to.get();
         assert!(!self.closed.get(&called.num).is_some_and(has_heard), "{id:?} is sent although its webhook is closed");
         // A clock that was set back does not hold up what waits for no retry.
         let never_waited = entry.is_manual() || entry.state.tries == 0;
@@ -151,7 +151,7 @@ impl Book {
         if knows {
             self.check_alone(process, id);
         }
-        if world.is_shared && knows {
+        if world.is_clustered && knows {
             let owner = world.tables.borrow().leases.owner(webhook);
             assert_eq!(owner, process.shard_set.node(), "{id:?} is sent by a node that does not hold its shard");
         }

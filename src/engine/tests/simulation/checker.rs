@@ -65,7 +65,7 @@ pub(super) fn ledger_agrees(process: &Process) {
 }
 
 fn is_owner(process: &Process, tables: &Tables, webhook: WebhookNum) -> bool {
-    !process.world.is_shared || tables.leases.owner(webhook) == process.shard_set.node()
+    !process.world.is_clustered || tables.leases.owner(webhook) == process.shard_set.node()
 }
 
 /// Whether another node has committed it, and this one has not heard of it.

@@ -136,7 +136,7 @@ impl Process {
     async fn take_in(&self, next: Next, queue: &mut FairQueue) -> Result<(), Failed> {
         match next {
             Next::Dispatch(fanouts) => fanouts.into_iter().for_each(|fanout| self.push(fanout, queue)),
-            Next::ReadAfter(_) if self.world.is_shared => self.catch_up(queue).await?,
+            Next::ReadAfter(_) if self.world.is_clustered => self.catch_up(queue).await?,
             Next::ReadAfter(after) => self.read_back(after, queue).await?,
             Next::LookForNews => self.look_for_news(queue).await?,
         }

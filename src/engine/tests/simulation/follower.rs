@@ -15,7 +15,7 @@ const EVERY: Duration = Duration::from_millis(500);
 
 impl Process {
     /// `Follower::run`.
-    pub(super) async fn follow_news(self: Rc<Self>) {
+    pub(super) async fn follow_config(self: Rc<Self>) {
         loop {
             let next = self.world.elapsed() + EVERY;
             let _ = self.follow().await;

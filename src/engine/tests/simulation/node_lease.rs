@@ -23,7 +23,7 @@ fn terms() -> LeaseTerms {
 
 /// Until when a lease that is asked for now may be acted upon.
 pub(super) fn act_until(world: &World) -> Duration {
-    if !world.is_shared {
+    if !world.is_clustered {
         return Duration::MAX;
     }
     world.since_epoch(terms().act_until(Instant::from_std(world.steady())).into_std())

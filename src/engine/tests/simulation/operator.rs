@@ -195,7 +195,7 @@ impl Process {
     async fn purge_held(&self, webhook: WebhookNum) -> Result<(), Stopped> {
         self.journal.barrier().await?;
         let (newest, end) = (self.feed.committed(), self.world.elapsed() + FINDING);
-        let has_found = || !self.world.is_shared || self.feed.has_found(newest) || self.world.elapsed() >= end;
+        let has_found = || !self.world.is_clustered || self.feed.has_found(newest) || self.world.elapsed() >= end;
         self.world.tasks.until(|| has_found().then_some(())).await;
         let through = self.feed.heard_of();
         self.world.book.borrow_mut().purges(webhook, through);

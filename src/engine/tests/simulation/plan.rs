@@ -23,15 +23,15 @@ const SHARDS: i64 = 8;
 const MOST_SKEW: i64 = 10_000;
 
 /// The world of this seed, of one process or of nodes that share a store.
-pub(super) fn world(seed: u64, is_shared: bool, with_history: bool) -> Rc<World> {
+pub(super) fn world(seed: u64, is_clustered: bool, with_history: bool) -> Rc<World> {
     let mut chance = StdRng::seed_from_u64(seed);
     let (bounds, mut trouble) = (bounds(&mut chance), trouble(&mut chance));
     let mut hooks = hooks(&mut chance);
-    if is_shared {
+    if is_clustered {
         add_nodes(&mut trouble, &mut hooks, &mut chance);
     }
-    let places = places(is_shared, &mut chance);
-    let world = World::new((bounds, trouble), (places, is_shared), chance, with_history);
+    let places = places(is_clustered, &mut chance);
+    let world = World::new((bounds, trouble), (places, is_clustered), chance, with_history);
     world.tables.borrow_mut().leases = Leases::of(hooks.iter().map(|hook| ShardNum::of(hook.num)));
     for hook in hooks {
         world.receivers.borrow_mut().insert(hook.num, Receiver { mood: Mood::Accepts });
@@ -52,9 +52,9 @@ fn add_nodes(trouble: &mut Trouble, hooks: &mut [Hook], chance: &mut StdRng) {
     }
 }
 
-fn places(is_shared: bool, chance: &mut StdRng) -> Vec<Place> {
-    let count = if is_shared { chance.random_range(2..=4) } else { 1 };
-    let are_right = !is_shared || chance.random_bool(0.5);
+fn places(is_clustered: bool, chance: &mut StdRng) -> Vec<Place> {
+    let count = if is_clustered { chance.random_range(2..=4) } else { 1 };
+    let are_right = !is_clustered || chance.random_bool(0.5);
     let mut skew = || if are_right { 0 } else { chance.random_range(-MOST_SKEW..=MOST_SKEW) };
     (0..count).map(|_| Place { process: RefCell::default(), skew: Cell::new(skew()) }).collect()
 }

@@ -19,12 +19,12 @@ use crate::engine::permits::Permits;
 use crate::engine::routes::RouteTable;
 use crate::engine::serving::Serving;
 use crate::id::{EventSeq, WebhookId, WebhookNum};
+use crate::store::fanout_scan::ScanCursor;
 use crate::store::journal::Journal;
 use crate::store::journal::feed::Feed;
 use crate::store::journal::model::{Model, Tables, Writer};
 use crate::store::leases::{Continuity, ShardNum, ShardSet};
 use crate::store::ledger::Ledger;
-use crate::store::news::Cursor;
 
 use super::member::Seen;
 use super::node_lease::{self, LEASE};
@@ -58,7 +58,7 @@ pub(super) struct Process {
     /// Nothing comes of its renewals, though everything else works.
     pub(super) renews_in_vain: Cell<bool>,
     pub(super) is_stopping: Cell<bool>,
-    pub(super) cursor: RefCell<Cursor>,
+    pub(super) cursor: RefCell<ScanCursor>,
     /// `Sight::committed`.
     pub(super) committed: Cell<EventSeq>,
     /// Changes of configuration that it has taken over.
@@ -138,10 +138,10 @@ impl Process {
         self.spawn(self.clone().hear_events());
         self.flow(self.clone().dispatch());
         self.flow(self.clone().run_waker());
-        if self.world.is_shared {
+        if self.world.is_clustered {
             self.spawn(self.clone().renew());
             self.flow(self.clone().take_part());
-            self.flow(self.clone().follow_news());
+            self.flow(self.clone().follow_config());
         }
     }
 
@@ -185,7 +185,7 @@ impl Process {
     ) -> Result<T, Unreadable> {
         self.pause().await;
         let trouble = self.world.trouble.get();
-        if self.is_cut_off.get() || self.world.is_shared && self.world.happens(trouble.read_fails) {
+        if self.is_cut_off.get() || self.world.is_clustered && self.world.happens(trouble.read_fails) {
             return Err(Unreadable);
         }
         self.world.tasks.until(|| may_lock(&self.world.tables.borrow()).then_some(())).await;
@@ -236,7 +236,7 @@ impl Process {
         self.pause().await;
         self.journal.close().await;
         self.world.tasks.until(|| self.writer_ended.get().then_some(())).await;
-        if self.world.is_shared {
+        if self.world.is_clustered {
             self.give_up(!drained).await;
             self.notify_shards();
         } else if drained {
@@ -358,7 +358,7 @@ impl Process {
 /// `Store::join`.
 fn join(world: &World, wall: UnixMillis) -> ShardSet {
     let mut tables = world.tables.borrow_mut();
-    if !world.is_shared {
+    if !world.is_clustered {
         return tables.join_alone(wall);
     }
     tables.adopt_foreign_rows(world.elapsed());

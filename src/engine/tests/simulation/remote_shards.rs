@@ -7,10 +7,10 @@ use tokio::sync::oneshot;
 
 use crate::engine::dispatch::fair_queue::FairQueue;
 use crate::id::{EventSeq, WebhookNum};
+use crate::store::fanout_scan::Which;
 use crate::store::fanouts::Fanout;
 use crate::store::journal::{Found, Record, Stopped};
 use crate::store::leases::ShardNum;
-use crate::store::news::Which;
 
 use super::dispatcher::Failed;
 use super::process::{Process, STORE_PAUSE};
@@ -20,7 +20,7 @@ use super::world::Unreadable;
 impl Process {
     /// `Dispatcher::look_for_news`.
     pub(super) async fn look_for_news(&self, queue: &mut FairQueue) -> Result<(), Failed> {
-        match self.look_for_fanouts(Which::News(&self.feed), queue).await {
+        match self.look_for_fanouts(Which::New(&self.feed), queue).await {
             Ok(true) => self.feed.go_on_looking(),
             Ok(false) => {}
             Err(failed) => {
@@ -35,7 +35,7 @@ impl Process {
     /// `Dispatcher::catch_up`.
     pub(super) async fn catch_up(&self, queue: &mut FairQueue) -> Result<(), Failed> {
         if self.feed.must_look_again() {
-            self.cursor.borrow_mut().begin_anew();
+            self.cursor.borrow_mut().restart();
         }
         if !self.look_for_fanouts(Which::All, queue).await? {
             self.feed.caught_up(self.committed.get());
@@ -45,7 +45,7 @@ impl Process {
 
     /// `Dispatcher::look`.
     async fn look_for_fanouts(&self, which: Which<'_>, queue: &mut FairQueue) -> Result<bool, Failed> {
-        if self.cursor.borrow().look().is_none() {
+        if self.cursor.borrow().scan().is_none() {
             self.committed.set(self.feed.committed());
         }
         let (found, is_cut) = self.visible_fanouts(which).await?;
@@ -64,10 +64,10 @@ impl Process {
     async fn visible_fanouts(&self, which: Which<'_>) -> Result<(Vec<Found>, bool), Unreadable> {
         let (served, slot) = (self.shard_set.served(), self.shard_set.slot());
         if served.is_empty() {
-            self.cursor.borrow_mut().begin_anew();
+            self.cursor.borrow_mut().restart();
             return Ok((Vec::new(), false));
         }
-        let under_way = self.cursor.borrow().look();
+        let under_way = self.cursor.borrow().scan();
         let look = match under_way {
             Some(look) => look,
             None => {

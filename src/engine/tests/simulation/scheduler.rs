@@ -43,7 +43,7 @@ pub(super) struct Scheduler {
 impl Scheduler {
     pub(super) fn new(world: &Rc<World>) -> Self {
         let (sets_clock, accepts_in_the_end) = (world.happens(400), !world.happens(150));
-        let sets_clock = sets_clock && !world.is_shared;
+        let sets_clock = sets_clock && !world.is_clustered;
         Self { world: world.clone(), sets_clock, accepts_in_the_end }
     }
 
@@ -52,7 +52,7 @@ impl Scheduler {
         (0..places).for_each(|place| drop(Process::start(&self.world, place)));
         for _ in 0..STEPS {
             self.turns(self.world.pick(20 * places));
-            if self.world.is_shared {
+            if self.world.is_clustered {
                 self.trouble_nodes();
             }
             self.step();
@@ -90,7 +90,7 @@ impl Scheduler {
 
     /// Time passes. Nodes that are awake do what they must do every now and then.
     fn pass(&self, mut time: Duration) {
-        while self.world.is_shared && time > BREATH {
+        while self.world.is_clustered && time > BREATH {
             self.world.advance(BREATH);
             time -= BREATH;
             self.turns(100);
@@ -261,7 +261,7 @@ impl Scheduler {
     /// Most webhooks are opened, and some stay closed: what they are owed must wait. An endpoint that has crashed too often
     /// is released by its owner.
     fn set_all_right(&self) {
-        if self.world.is_shared {
+        if self.world.is_clustered {
             self.wait_until(checker::all_is_served);
         }
         let hooks = self.world.hooks.borrow().clone();
@@ -315,7 +315,7 @@ fn is_at_rest(world: &World) -> bool {
     let is_idle = |process: &Rc<Process>| process.feed.is_idle() && process.journal.depth().0 == 0;
     let are_idle = world.processes().iter().all(is_idle) && !world.book.borrow().is_anything_under_way();
     let is_settled = tables.open_fanouts().next().is_none() && hooks.values().all(is_done);
-    are_idle && is_settled && (!world.is_shared || checker::all_is_served(world))
+    are_idle && is_settled && (!world.is_clustered || checker::all_is_served(world))
 }
 
 fn what_is_left(world: &World) -> String {

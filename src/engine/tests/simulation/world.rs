@@ -101,7 +101,7 @@ pub(super) struct World {
     /// Machines, each of which runs one process at a time.
     pub(super) places: Vec<Place>,
     /// Whether they share a store, as nodes; otherwise there is one place.
-    pub(super) is_shared: bool,
+    pub(super) is_clustered: bool,
     pub(super) lives: Cell<u32>,
     /// Webhooks that were changed, one for each change: the table of the same name.
     pub(super) config_changes: RefCell<Vec<WebhookNum>>,
@@ -131,12 +131,12 @@ pub(super) struct Place {
 impl World {
     pub(super) fn new(
         (bounds, trouble): (Bounds, Trouble),
-        (places, is_shared): (Vec<Place>, bool),
+        (places, is_clustered): (Vec<Place>, bool),
         chance: StdRng,
         with_history: bool,
     ) -> Self {
         let mut chance = chance;
-        let past = (is_shared && chance.random_bool(0.5)).then(RefCell::default);
+        let past = (is_clustered && chance.random_bool(0.5)).then(RefCell::default);
         Self {
             chance: RefCell::new(chance),
             tasks: Tasks::default(),
@@ -147,7 +147,7 @@ impl World {
             bounds,
             trouble: Cell::new(trouble),
             places,
-            is_shared,
+            is_clustered,
             lives: Cell::new(0),
             config_changes: RefCell::default(),
             servers: Cell::new(0),

@@ -80,14 +80,14 @@ impl Process {
         self.writer.borrow_mut().prepare(&world.tables.borrow(), self.wall());
         self.stay().await;
         self.may_be_refused()?;
-        let is_lost = world.is_shared && world.happens(world.trouble.get().answer_lost);
+        let is_lost = world.is_clustered && world.happens(world.trouble.get().answer_lost);
         if is_lost && world.happens(500) {
             drop(transaction);
             self.ask_what_became_of_it().await;
             return Err(Refused);
         }
         // The server may have ended it, because it heard nothing for long, or is another one.
-        if world.is_shared && !transaction.end() {
+        if world.is_clustered && !transaction.end() {
             return Err(Refused);
         }
         self.untold.set(true);
@@ -113,7 +113,7 @@ impl Process {
 
     /// Within a transaction others have their turn.
     async fn stay(&self) {
-        if self.world.is_shared {
+        if self.world.is_clustered {
             for _ in 0..self.world.pick(4) {
                 self.pause().await;
             }

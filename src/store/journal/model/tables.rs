@@ -10,6 +10,7 @@ use crate::id::{DeliveryId, EventSeq, Slot, WebhookNum};
 use crate::store::cancel::{Purge, TakenBack};
 use crate::store::deliveries::{Attempt, DeliveryState, Due, DueRows, Fallback, Status, Wanted};
 use crate::store::events::Event;
+use crate::store::fanout_scan::{Place, Which};
 use crate::store::fanouts::Fanout;
 use crate::store::health::Health;
 use crate::store::journal::open::FanoutKey;
@@ -17,7 +18,6 @@ use crate::store::journal::updates::Change;
 use crate::store::leases::model::Leases;
 use crate::store::leases::{ShardNum, ShardSet};
 use crate::store::ledger::{FRONT, Ledger, LookUp};
-use crate::store::news::{Place, Which};
 use crate::store::state::InDoubt;
 
 use super::transactions::Transactions;
@@ -279,14 +279,14 @@ impl Tables {
         let place = |((event, shard), (tx, _)): (&FanoutKey, &(u64, _))| (*tx, event.0, *shard);
         let own = match which {
             Which::All => Vec::new(),
-            Which::News(feed) => feed.to_find(),
+            Which::New(feed) => feed.to_find(),
         };
         let is_wanted = |(tx, event, shard): &Place| {
             let is_served = ShardNum::read(*shard).is_ok_and(|shard| served.contains(&shard));
             let event = EventSeq(*event);
             let is_asked_for = match which {
                 Which::All => true,
-                Which::News(_) => event.slot() != slot || own.contains(&event),
+                Which::New(_) => event.slot() != slot || own.contains(&event),
             };
             (*tx, event.0, *shard) > after && is_served && is_asked_for
         };

@@ -20,10 +20,10 @@ fn after(since: u64) -> Duration {
 }
 
 /// So many answers, one a millisecond in length longer than the other, at the start.
-fn answered(count: u64) -> Vitals {
-    let mut vitals = Vitals::new(START);
-    (1..=count).for_each(|ms| vitals.answered(millis(ms), true, START));
-    vitals
+fn answered(count: u64) -> Rates {
+    let mut rates = Rates::new(START);
+    (1..=count).for_each(|ms| rates.answered(millis(ms), true, START));
+    rates
 }
 
 /// No further from the truth than a tenth of it.
@@ -33,12 +33,12 @@ fn is_near(shown: Duration, truth: Duration) -> bool {
 
 #[test]
 fn it_fits_into_512_bytes() {
-    assert!(size_of::<Vitals>() <= 512, "{}", size_of::<Vitals>());
+    assert!(size_of::<Rates>() <= 512, "{}", size_of::<Rates>());
 }
 
 #[test]
 fn an_endpoint_that_has_done_nothing_has_nothing_to_show() {
-    let snapshot = Vitals::new(START).snapshot(START);
+    let snapshot = Rates::new(START).snapshot(START);
     let nothing =
         Snapshot { latency: None, success_5m: None, success_1h: None, in_per_second: 0.0, out_per_second: 0.0 };
     assert_eq!(snapshot, nothing);
@@ -55,9 +55,9 @@ fn percentiles_of_known_latencies_are_within_a_tenth() {
 #[test]
 fn latencies_beyond_the_scale_are_its_ends() {
     let only = |latency| {
-        let mut vitals = Vitals::new(START);
-        vitals.answered(latency, true, START);
-        vitals.snapshot(START).latency.unwrap().p50
+        let mut rates = Rates::new(START);
+        rates.answered(latency, true, START);
+        rates.snapshot(START).latency.unwrap().p50
     };
     assert_eq!(only(Duration::ZERO), millis(1));
     assert_eq!(only(millis(1)), millis(1));
@@ -67,12 +67,12 @@ fn latencies_beyond_the_scale_are_its_ends() {
 
 #[test]
 fn percentiles_stay_right_when_counts_overflow() {
-    let mut vitals = Vitals::new(START);
+    let mut rates = Rates::new(START);
     for sample in 0..1_000_000_u64 {
         let latency = if sample % 100 < 97 { millis(20) } else { seconds(2) };
-        vitals.answered(latency, true, START);
+        rates.answered(latency, true, START);
     }
-    let latency = vitals.snapshot(START).latency.unwrap();
+    let latency = rates.snapshot(START).latency.unwrap();
     assert!(is_near(latency.p50, millis(20)), "{latency:?}");
     assert!(is_near(latency.p95, millis(20)), "{latency:?}");
     assert!(is_near(latency.p99, seconds(2)), "{latency:?}");
@@ -80,74 +80,74 @@ fn percentiles_stay_right_when_counts_overflow() {
 
 #[test]
 fn latencies_are_forgotten_after_five_minutes() {
-    let vitals = answered(10);
-    assert!(vitals.snapshot(after(299)).latency.is_some());
-    assert!(vitals.snapshot(after(300)).latency.is_none());
+    let rates = answered(10);
+    assert!(rates.snapshot(after(299)).latency.is_some());
+    assert!(rates.snapshot(after(300)).latency.is_none());
 }
 
 #[test]
 fn success_is_the_share_of_good_answers_in_each_window() {
-    let mut vitals = Vitals::new(START);
+    let mut rates = Rates::new(START);
     for ok in [true, true, true, false] {
-        vitals.answered(millis(5), ok, START);
+        rates.answered(millis(5), ok, START);
     }
-    vitals.answered(millis(5), false, after(400));
-    let snapshot = vitals.snapshot(after(400));
+    rates.answered(millis(5), false, after(400));
+    let snapshot = rates.snapshot(after(400));
     assert_eq!((snapshot.success_5m, snapshot.success_1h), (Some(0.0), Some(0.6)));
-    let snapshot = vitals.snapshot(after(1000));
+    let snapshot = rates.snapshot(after(1000));
     assert_eq!((snapshot.success_5m, snapshot.success_1h), (None, Some(0.6)));
-    assert_eq!(vitals.snapshot(after(5000)).success_1h, None);
+    assert_eq!(rates.snapshot(after(5000)).success_1h, None);
 }
 
 #[test]
 fn rates_are_per_second_of_the_last_minute() {
-    let mut vitals = Vitals::new(START);
+    let mut rates = Rates::new(START);
     for second in 0..120 {
-        vitals.arrived(5, after(second));
-        vitals.settled(after(second));
+        rates.arrived(5, after(second));
+        rates.settled(after(second));
     }
-    let snapshot = vitals.snapshot(after(120));
+    let snapshot = rates.snapshot(after(120));
     assert_eq!((snapshot.in_per_second, snapshot.out_per_second), (5.0, 1.0));
-    assert_eq!(vitals.snapshot(after(200)).in_per_second, 0.0);
+    assert_eq!(rates.snapshot(after(200)).in_per_second, 0.0);
 }
 
 #[test]
 fn rates_of_a_young_endpoint_are_per_second_of_its_life() {
-    let mut vitals = Vitals::new(after(7));
-    vitals.arrived(100, after(8));
-    assert_eq!(vitals.snapshot(after(8)).in_per_second, 10.0);
-    assert_eq!(vitals.snapshot(after(32)).in_per_second, 4.0);
+    let mut rates = Rates::new(after(7));
+    rates.arrived(100, after(8));
+    assert_eq!(rates.snapshot(after(8)).in_per_second, 10.0);
+    assert_eq!(rates.snapshot(after(32)).in_per_second, 4.0);
 }
 
 #[test]
 fn it_is_stale_when_nothing_has_happened_for_an_hour() {
-    let mut vitals = Vitals::new(START);
-    assert!(!vitals.is_stale(after(3600)));
-    assert!(vitals.is_stale(after(3601)));
-    vitals.answered(millis(5), false, after(3601));
-    assert!(!vitals.is_stale(after(7200)));
-    assert!(vitals.is_stale(after(7211)));
+    let mut rates = Rates::new(START);
+    assert!(!rates.is_stale(after(3600)));
+    assert!(rates.is_stale(after(3601)));
+    rates.answered(millis(5), false, after(3601));
+    assert!(!rates.is_stale(after(7200)));
+    assert!(rates.is_stale(after(7211)));
 }
 
 #[test]
 fn a_moment_before_the_last_one_counts_as_the_last_one() {
-    let mut vitals = Vitals::new(after(100));
-    vitals.settled(after(150));
-    vitals.arrived(700, START);
-    vitals.answered(millis(5), true, START);
+    let mut rates = Rates::new(after(100));
+    rates.settled(after(150));
+    rates.arrived(700, START);
+    rates.answered(millis(5), true, START);
     for now in [START, after(150)] {
-        let snapshot = vitals.snapshot(now);
+        let snapshot = rates.snapshot(now);
         assert_eq!((snapshot.in_per_second, snapshot.success_5m), (14.0, Some(1.0)));
-        assert!(!vitals.is_stale(now));
+        assert!(!rates.is_stale(now));
     }
 }
 
 #[test]
 fn counts_that_are_full_stay_full() {
-    let mut vitals = Vitals::new(START);
-    vitals.arrived(u32::MAX, START);
-    vitals.arrived(u32::MAX, START);
-    assert_eq!(vitals.snapshot(START).in_per_second, f64::from(u32::MAX) / 10.0);
+    let mut rates = Rates::new(START);
+    rates.arrived(u32::MAX, START);
+    rates.arrived(u32::MAX, START);
+    assert_eq!(rates.snapshot(START).in_per_second, f64::from(u32::MAX) / 10.0);
 }
 
 /// What can happen to an endpoint, each a while after the one before.
@@ -241,25 +241,25 @@ proptest! {
     ) {
         let mut now = millis(start);
         let mut model = Model { born: now, ..Model::default() };
-        let mut vitals = Vitals::new(now);
+        let mut rates = Rates::new(now);
         for (pause, act) in acts {
             now += pause;
             match act {
                 Act::Arrive(count) => {
-                    vitals.arrived(count, now);
+                    rates.arrived(count, now);
                     model.arrived.push((now, count));
                 }
                 Act::Answer { latency, ok } => {
-                    vitals.answered(latency, ok, now);
+                    rates.answered(latency, ok, now);
                     model.answers.push((now, latency, ok));
                 }
                 Act::Settle => {
-                    vitals.settled(now);
+                    rates.settled(now);
                     model.settled.push((now, 1));
                 }
                 Act::Nothing => {}
             }
-            model.check(&vitals.snapshot(now), now);
+            model.check(&rates.snapshot(now), now);
         }
     }
 
@@ -269,31 +269,31 @@ proptest! {
         later in 0_u64..1_000_000,
     ) {
         let mut now = START;
-        let mut vitals = Vitals::new(now);
+        let mut rates = Rates::new(now);
         for (pause, act) in acts {
             now += pause;
             match act {
-                Act::Arrive(count) => vitals.arrived(count, now),
-                Act::Answer { latency, ok } => vitals.answered(latency, ok, now),
-                Act::Settle => vitals.settled(now),
+                Act::Arrive(count) => rates.arrived(count, now),
+                Act::Answer { latency, ok } => rates.answered(latency, ok, now),
+                Act::Settle => rates.settled(now),
                 Act::Nothing => {}
             }
         }
         // The hour's slots cover up to five minutes more.
         now += seconds(3600 + 300 + later);
-        prop_assert!(vitals.is_stale(now));
-        prop_assert_eq!(vitals.snapshot(now), Vitals::new(now).snapshot(now));
+        prop_assert!(rates.is_stale(now));
+        prop_assert_eq!(rates.snapshot(now), Rates::new(now).snapshot(now));
     }
 
     #[test]
     fn no_moment_panics(moments in proptest::collection::vec(any::<Duration>(), 1..50)) {
-        let mut vitals = Vitals::new(moments[0]);
+        let mut rates = Rates::new(moments[0]);
         for now in moments.into_iter().chain([Duration::MAX, Duration::ZERO]) {
-            vitals.arrived(1, now);
-            vitals.answered(now, true, now);
-            vitals.settled(now);
-            prop_assert!(vitals.snapshot(now).in_per_second >= 0.0);
-            let _ = vitals.is_stale(now);
+            rates.arrived(1, now);
+            rates.answered(now, true, now);
+            rates.settled(now);
+            prop_assert!(rates.snapshot(now).in_per_second >= 0.0);
+            let _ = rates.is_stale(now);
         }
     }
 }

@@ -21,18 +21,18 @@ use crate::store::{Store, payload};
 
 use super::EngineConfig;
 use super::bodies::Bodies;
+use super::config_sync::Listeners;
 use super::endpoint::LINES_ALL;
-use super::news::Listeners;
+use super::endpoint_stats::AllEndpointStats;
 use super::node_lease::NodeLease;
 use super::permits::Permits;
-use super::pulse::Pulses;
 use super::routes::RouteTable;
 use super::tenant_quota::LiveEndpoints;
 
 /// A few milliseconds' work for the endpoint threads, and enough to keep them busy.
 const OFFERS: usize = 1024;
 
-pub(super) struct Shared {
+pub(super) struct EngineContext {
     pub(super) store: Store,
     pub(super) journal: Journal,
     /// What every webhook is owed.
@@ -51,7 +51,7 @@ pub(super) struct Shared {
     /// those who start endpoints from what they read, so that a change finds every endpoint that it must tell.
     pub(super) changing: RwLock<()>,
     pub(super) permits: Permits,
-    pub(super) pulses: Pulses,
+    pub(super) stats: AllEndpointStats,
     /// Offers that may be in mailboxes. Bounds how much every endpoint thread has to do before it comes to the newest.
     pub(super) offers: Arc<Semaphore>,
     pub(super) live_endpoints: LiveEndpoints,
@@ -70,7 +70,7 @@ pub(super) struct Shared {
     outcomes: [AtomicU64; OutcomeKind::ALL.len()],
 }
 
-impl Shared {
+impl EngineContext {
     pub(super) fn new(
         store: &Store,
         running: &Running,
@@ -91,7 +91,7 @@ impl Shared {
             quiet: CancellationToken::new(),
             changing: RwLock::new(()),
             permits: Permits::new(config.max_in_flight),
-            pulses: Pulses::new(),
+            stats: AllEndpointStats::new(),
             offers: Arc::new(Semaphore::new(OFFERS)),
             live_endpoints: LiveEndpoints::default(),
             bodies: Bodies::new(store, config.payload_memory / 2),

@@ -14,13 +14,13 @@ use tokio::time::MissedTickBehavior;
 use crate::fault::or_abort;
 use crate::id::{TenantNum, WebhookNum};
 use crate::store::StoreError;
-use crate::store::changes::{Change, Look, Position};
+use crate::store::config_changes::{Change, Changes, Position};
 use crate::store::webhooks::Routed;
 
 use super::Engine;
+use super::context::EngineContext;
 use super::registry::RegistryHandle;
 use super::routes::RouteTable;
-use super::shared::Shared;
 
 /// Whoever changes something calls. Of a call that is lost, twice within the second that a change may take.
 const EVERY: Duration = Duration::from_millis(500);
@@ -62,22 +62,22 @@ impl Engine {
     /// Whoever keeps tenants and keys in memory is told from now on what other nodes have changed of them. `listener`
     /// must not wait.
     pub fn on_stale(&self, listener: impl Fn(Stale) + Send + Sync + 'static) {
-        self.inner.shared.listeners.0.write().push(Box::new(listener));
+        self.inner.context.listeners.0.write().push(Box::new(listener));
     }
 
     /// Lets the other nodes look at once at what was changed here.
     pub fn notify_peers(&self) {
-        self.inner.shared.notifier.notify_changes();
+        self.inner.context.notifier.notify_changes();
     }
 
     /// `position`: before the routes were read.
-    pub(super) fn follow_news(&self, position: Position) {
+    pub(super) fn follow_config(&self, position: Position) {
         let inner = &self.inner;
-        if !inner.store.is_shared() {
+        if !inner.store.is_clustered() {
             return;
         }
-        let (shared, registry) = (inner.shared.clone(), inner.registry.clone());
-        let follower = Follower { shared, registry, position, untold: BTreeSet::new() };
+        let (context, registry) = (inner.context.clone(), inner.registry.clone());
+        let follower = Follower { context, registry, position, untold: BTreeSet::new() };
         let follower = Box::pin(or_abort("the follower of changes", follower.run()));
         let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(follower).await });
@@ -111,7 +111,7 @@ impl Digest {
 }
 
 struct Follower {
-    shared: Arc<Shared>,
+    context: Arc<EngineContext>,
     registry: RegistryHandle,
     position: Position,
     /// The routes of these are right; their endpoints must hear of it.
@@ -126,7 +126,7 @@ impl Follower {
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
-                () = self.shared.notifier.changes_notified() => {}
+                () = self.context.notifier.changes_notified() => {}
             }
             let followed = self.follow().await;
             match &followed {
@@ -142,7 +142,7 @@ impl Follower {
 
     /// What fails on the way is done again from the start.
     async fn follow(&mut self) -> Result<(), StoreError> {
-        let Look { changes, position } = answered(self.shared.store.changes_since(&self.position)).await?;
+        let Changes { changes, position } = answered(self.context.store.changes_since(&self.position)).await?;
         match Digest::of(&changes) {
             Some(digest) => self.take_over(&digest).await?,
             None => self.read_everything().await?,
@@ -160,17 +160,17 @@ impl Follower {
             self.forget(&gone).await;
         }
         for tenant in deleted {
-            let changing = self.shared.changing.write().await;
-            let gone = self.shared.routes.remove_tenant(*tenant);
+            let changing = self.context.changing.write().await;
+            let gone = self.context.routes.remove_tenant(*tenant);
             drop(changing);
             self.untold.extend(&gone);
             self.forget(&gone).await;
         }
         for tenant in tenants {
-            self.shared.listeners.tell(Stale::Tenant(*tenant));
+            self.context.listeners.tell(Stale::Tenant(*tenant));
         }
         if *admin_keys {
-            self.shared.listeners.tell(Stale::AdminKeys);
+            self.context.listeners.tell(Stale::AdminKeys);
         }
         Ok(())
     }
@@ -178,7 +178,7 @@ impl Follower {
     /// Enters these as they are now. Answers those that are deleted, unless that was done here: then they are taken out
     /// already, and whoever does it sees to the rest.
     async fn route(&self, nums: &[WebhookNum]) -> Result<Vec<WebhookNum>, StoreError> {
-        let Shared { changing, store, routes, .. } = &*self.shared;
+        let EngineContext { changing, store, routes, .. } = &*self.context;
         // A change that is made here meanwhile is entered after this one.
         let _changing = changing.write().await;
         let mut gone = Vec::new();
@@ -198,8 +198,8 @@ impl Follower {
     /// Nobody knows what was changed, or it was too much.
     async fn read_everything(&mut self) -> Result<(), StoreError> {
         tracing::info!("much was changed; reading all webhooks again");
-        let gone = reload(&self.shared).await?;
-        self.untold.extend(self.shared.pulses.nums());
+        let gone = reload(&self.context).await?;
+        self.untold.extend(self.context.stats.nums());
         self.forget(&gone).await;
         Ok(())
     }
@@ -208,7 +208,7 @@ impl Follower {
     /// that deleted them, or the waker, which finds them within a second.
     async fn forget(&self, gone: &[WebhookNum]) {
         if !gone.is_empty() {
-            self.shared.ledger.forget(gone).await;
+            self.context.ledger.forget(gone).await;
         }
     }
 
@@ -225,11 +225,11 @@ impl Follower {
 }
 
 /// Reads all routes again, and tells the caches of tenants and keys to begin anew. Answers the webhooks that are gone.
-pub(super) async fn reload(shared: &Shared) -> Result<Vec<WebhookNum>, StoreError> {
-    let changing = shared.changing.write().await;
-    let gone = shared.routes.replace(RouteTable::load(&shared.store).await?);
+pub(super) async fn reload(context: &EngineContext) -> Result<Vec<WebhookNum>, StoreError> {
+    let changing = context.changing.write().await;
+    let gone = context.routes.replace(RouteTable::load(&context.store).await?);
     drop(changing);
-    shared.listeners.tell(Stale::Everything);
+    context.listeners.tell(Stale::Everything);
     Ok(gone)
 }
 

@@ -19,29 +19,29 @@ use super::{Store, StoreError, dialect};
 pub enum Which<'a> {
     All,
     /// What other nodes have committed, and what this one has that is to be found.
-    News(&'a Feed),
+    New(&'a Feed),
 }
 
 /// How far somebody has looked.
 #[derive(Debug, Default)]
-pub struct Cursor {
+pub struct ScanCursor {
     /// Nothing can turn up before this transaction.
     settled: u64,
     /// A look that is under way: where the next page begins, and what will be settled at its end.
-    look: Option<Look>,
+    scan: Option<Scan>,
 }
 
 /// Finds what could be seen when it began, page by page, in the order in which transactions began. So of two events of which
 /// one was published when the other was accepted, it never finds the later one first: what it does not see of what was committed
 /// meanwhile, the next look does.
 #[derive(Debug, Clone)]
-pub(crate) struct Look {
+pub(crate) struct Scan {
     /// Where the next page begins.
     pub(crate) after: Place,
     began: Arc<Snapshot>,
 }
 
-impl Look {
+impl Scan {
     /// Whether it finds what this transaction has written.
     pub(crate) fn shows(&self, transaction: u64) -> bool {
         self.began.shows(transaction)
@@ -50,7 +50,7 @@ impl Look {
 
 /// What was found.
 #[derive(Debug, Default)]
-pub struct News {
+pub struct ScanPage {
     pub found: Vec<Found>,
     /// Whether there is more to be read right now.
     pub is_cut: bool,
@@ -59,26 +59,26 @@ pub struct News {
 /// A place among the fan-outs: transaction, event, shard.
 pub(crate) type Place = (u64, i64, i16);
 
-impl Cursor {
+impl ScanCursor {
     /// The look that is under way.
-    pub(crate) fn look(&self) -> Option<Look> {
-        self.look.clone()
+    pub(crate) fn scan(&self) -> Option<Scan> {
+        self.scan.clone()
     }
 
     /// A look that begins now.
-    pub(crate) fn begin(&self, now: Snapshot) -> Look {
-        Look { after: (self.settled, 0, -1), began: Arc::new(now) }
+    pub(crate) fn begin(&self, now: Snapshot) -> Scan {
+        Scan { after: (self.settled, 0, -1), began: Arc::new(now) }
     }
 
     /// A page was read, up to there if there is more.
-    pub(crate) fn has_read(&mut self, look: Look, cut_at: Option<Place>) {
+    pub(crate) fn has_read(&mut self, scan: Scan, cut_at: Option<Place>) {
         match cut_at {
-            Some(after) => self.look = Some(Look { after, ..look }),
-            None => *self = Self { settled: look.began.settled_to(), look: None },
+            Some(after) => self.scan = Some(Scan { after, ..scan }),
+            None => *self = Self { settled: scan.began.settled_to(), scan: None },
         }
     }
 
-    pub fn begin_anew(&mut self) {
+    pub fn restart(&mut self) {
         *self = Self::default();
     }
 }
@@ -89,25 +89,25 @@ impl Store {
     pub async fn visible_fanouts(
         &self,
         shard_set: &ShardSet,
-        cursor: &mut Cursor,
+        cursor: &mut ScanCursor,
         which: Which<'_>,
         limit: usize,
-    ) -> Result<News, StoreError> {
+    ) -> Result<ScanPage, StoreError> {
         let shards = shard_set.served();
         if shards.is_empty() {
             // The look that was under way was for shards that are held no more.
-            cursor.begin_anew();
-            return Ok(News::default());
+            cursor.restart();
+            return Ok(ScanPage::default());
         }
-        let look = match cursor.look() {
-            Some(look) => look,
-            None => cursor.begin(self.moment_of_look(shard_set).await?),
+        let scan = match cursor.scan() {
+            Some(scan) => scan,
+            None => cursor.begin(self.scan_snapshot(shard_set).await?),
         };
-        let rows = self.page_of_news(&shards, shard_set, &look, which, limit).await?;
+        let rows = self.scan_rows(&shards, shard_set, &scan, which, limit).await?;
         let mut is_cut = rows.len() >= limit;
         let mut last = rows.last().map(place_of).transpose()?;
         let mut listed = self.listed(&rows);
-        listed.retain(|listed| look.shows(listed.tx));
+        listed.retain(|listed| scan.shows(listed.tx));
         let shown = listed.len();
         let listed = fanouts::cut(listed);
         if listed.len() < shown {
@@ -116,22 +116,22 @@ impl Store {
         let found = self.with_events(listed).await?.into_iter();
         let found: Result<Vec<Found>, StoreError> = found.map(|(tx, fanout)| found_of(shard_set, tx, fanout)).collect();
         let found = found?;
-        cursor.has_read(look, last.filter(|_| is_cut));
-        Ok(News { found, is_cut })
+        cursor.has_read(scan, last.filter(|_| is_cut));
+        Ok(ScanPage { found, is_cut })
     }
 
     /// Another server's transactions say nothing about what this node has seen.
-    async fn moment_of_look(&self, shard_set: &ShardSet) -> Result<Snapshot, StoreError> {
+    async fn scan_snapshot(&self, shard_set: &ShardSet) -> Result<Snapshot, StoreError> {
         let (now, started) = self.server_snapshot(self.engine_readers()).await?;
         shard_set.must_be_unbroken(self.engine_readers(), &started).await?;
         Ok(now)
     }
 
-    async fn page_of_news(
+    async fn scan_rows(
         &self,
         shards: &[ShardNum],
         shard_set: &ShardSet,
-        look: &Look,
+        scan: &Scan,
         which: Which<'_>,
         limit: usize,
     ) -> Result<Vec<QueryResult>, StoreError> {
@@ -142,11 +142,11 @@ impl Store {
                AND ($5 OR ((f.event_seq >> 13) & 255) <> $6 OR f.event_seq = ANY($8)) \
              ORDER BY f.tx, f.event_seq, f.shard LIMIT $7"
         );
-        let (tx, event, shard) = look.after;
+        let (tx, event, shard) = scan.after;
         let (all, own) = match which {
             Which::All => (true, Vec::new()),
             // Asked for since the look has begun: whatever it shows was in there before it was committed.
-            Which::News(feed) => (false, feed.to_find()),
+            Which::New(feed) => (false, feed.to_find()),
         };
         let values = [
             tx.to_string().into(),
@@ -179,15 +179,15 @@ mod tests {
 
     #[test]
     fn a_look_finds_what_could_be_seen_when_it_began_and_the_next_one_the_rest() {
-        let mut cursor = Cursor::default();
-        let look = cursor.begin(Snapshot::parse("10:20:10,15").unwrap());
-        let shown: Vec<u64> = [9, 10, 11, 15, 19, 20].into_iter().filter(|tx| look.shows(*tx)).collect();
-        assert_eq!((look.after, shown), ((0, 0, -1), vec![9, 11, 19]));
-        cursor.has_read(look, Some((12, 1, 0)));
-        let look = cursor.look().expect("it goes on");
-        assert!(look.after == (12, 1, 0) && !look.shows(15), "15 may be over by now, and is the next look's");
-        cursor.has_read(look, None);
-        assert!(cursor.look().is_none());
+        let mut cursor = ScanCursor::default();
+        let scan = cursor.begin(Snapshot::parse("10:20:10,15").unwrap());
+        let shown: Vec<u64> = [9, 10, 11, 15, 19, 20].into_iter().filter(|tx| scan.shows(*tx)).collect();
+        assert_eq!((scan.after, shown), ((0, 0, -1), vec![9, 11, 19]));
+        cursor.has_read(scan, Some((12, 1, 0)));
+        let scan = cursor.scan().expect("it goes on");
+        assert!(scan.after == (12, 1, 0) && !scan.shows(15), "15 may be over by now, and is the next scan's");
+        cursor.has_read(scan, None);
+        assert!(cursor.scan().is_none());
         assert_eq!(cursor.begin(Snapshot::parse("30:30:").unwrap()).after, (10, 0, -1));
     }
 }

@@ -13,15 +13,15 @@ use crate::delivery::breaker::View as BreakerView;
 use crate::id::WebhookNum;
 
 use super::lane::Gauge;
-use super::vitals::{Snapshot, Vitals};
+use super::rates::{Rates, Snapshot};
 
 /// The pulses of endpoints that have lived lately.
-pub(super) struct Pulses {
+pub(super) struct AllEndpointStats {
     origin: Instant,
-    of: Mutex<HashMap<WebhookNum, Arc<Pulse>>>,
+    of: Mutex<HashMap<WebhookNum, Arc<EndpointStats>>>,
 }
 
-pub(super) struct Pulse {
+pub(super) struct EndpointStats {
     origin: Instant,
     inner: Mutex<Inner>,
     /// Requests that wait, by [`Stage`].
@@ -29,7 +29,7 @@ pub(super) struct Pulse {
 }
 
 struct Inner {
-    vitals: Vitals,
+    rates: Rates,
     live: Live,
     offers: u32,
     last_success_at: Option<UnixMillis>,
@@ -63,13 +63,13 @@ pub(super) struct Waits {
 
 /// A request waits as long as this lives.
 pub(super) struct Waiting<'a> {
-    pulse: &'a Pulse,
+    stats: &'a EndpointStats,
     stage: Stage,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.pulse.waits[self.stage as usize].fetch_sub(1, Ordering::Relaxed);
+        self.stats.waits[self.stage as usize].fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -84,31 +84,31 @@ pub(super) struct Live {
 
 /// A pulse as it was taken.
 #[derive(Debug, Clone)]
-pub(super) struct Taken {
+pub(super) struct StatsSnapshot {
     pub(super) live: Live,
     pub(super) waits: Waits,
     pub(super) last_success_at: Option<UnixMillis>,
     pub(super) crash: Option<Arc<str>>,
     pub(super) mailbox: u32,
-    pub(super) vitals: Snapshot,
+    pub(super) rates: Snapshot,
 }
 
-impl Pulses {
+impl AllEndpointStats {
     pub(super) fn new() -> Self {
         Self { origin: Instant::now(), of: Mutex::new(HashMap::new()) }
     }
 
     /// The pulse of an endpoint, from now on if it has none.
-    pub(super) fn of(&self, num: WebhookNum) -> Arc<Pulse> {
+    pub(super) fn of(&self, num: WebhookNum) -> Arc<EndpointStats> {
         let fresh = || {
-            let vitals = Vitals::new(self.origin.elapsed());
-            let inner = Inner { vitals, live: Live::default(), offers: 0, last_success_at: None, crash: None };
-            Arc::new(Pulse { origin: self.origin, inner: Mutex::new(inner), waits: Default::default() })
+            let rates = Rates::new(self.origin.elapsed());
+            let inner = Inner { rates, live: Live::default(), offers: 0, last_success_at: None, crash: None };
+            Arc::new(EndpointStats { origin: self.origin, inner: Mutex::new(inner), waits: Default::default() })
         };
         self.of.lock().entry(num).or_insert_with(fresh).clone()
     }
 
-    pub(super) fn find(&self, num: WebhookNum) -> Option<Arc<Pulse>> {
+    pub(super) fn find(&self, num: WebhookNum) -> Option<Arc<EndpointStats>> {
         self.of.lock().get(&num).cloned()
     }
 
@@ -124,20 +124,20 @@ impl Pulses {
     /// Endpoints with requests under way, and since when the one that takes longest is.
     pub(super) fn oldest_flights(&self) -> Vec<(WebhookNum, Instant)> {
         let of = self.of.lock();
-        of.iter().filter_map(|(num, pulse)| Some((*num, pulse.inner.lock().live.gauge.oldest_flight?))).collect()
+        of.iter().filter_map(|(num, stats)| Some((*num, stats.inner.lock().live.gauge.oldest_flight?))).collect()
     }
 
     /// Forgets endpoints that sleep and have done nothing for an hour.
     pub(super) fn forget_stale(&self) {
         let now = self.origin.elapsed();
-        self.of.lock().retain(|_, pulse| {
-            let inner = pulse.inner.lock();
-            inner.live.since.is_some() || inner.crash.is_some() || !inner.vitals.is_stale(now)
+        self.of.lock().retain(|_, stats| {
+            let inner = stats.inner.lock();
+            inner.live.since.is_some() || inner.crash.is_some() || !inner.rates.is_stale(now)
         });
     }
 }
 
-impl Pulse {
+impl EndpointStats {
     fn now(&self) -> Duration {
         self.origin.elapsed()
     }
@@ -146,14 +146,14 @@ impl Pulse {
     pub(super) fn offered(&self) {
         let now = self.now();
         let mut inner = self.inner.lock();
-        inner.vitals.arrived(1, now);
+        inner.rates.arrived(1, now);
         inner.offers = inner.offers.saturating_add(1);
     }
 
     /// A delivery became a row without having been there.
     pub(super) fn passed_by(&self) {
         let now = self.now();
-        self.inner.lock().vitals.arrived(1, now);
+        self.inner.lock().rates.arrived(1, now);
     }
 
     /// The endpoint has taken a delivery out of its mailbox.
@@ -166,10 +166,10 @@ impl Pulse {
     pub(super) fn answered(&self, latency: Duration, succeeded_at: Option<UnixMillis>, settled: bool) {
         let now = self.now();
         let mut inner = self.inner.lock();
-        inner.vitals.answered(latency, succeeded_at.is_some(), now);
+        inner.rates.answered(latency, succeeded_at.is_some(), now);
         inner.last_success_at = inner.last_success_at.max(succeeded_at);
         if settled {
-            inner.vitals.settled(now);
+            inner.rates.settled(now);
         }
     }
 
@@ -191,10 +191,10 @@ impl Pulse {
     /// A request waits for something.
     pub(super) fn waits_for(&self, stage: Stage) -> Waiting<'_> {
         self.waits[stage as usize].fetch_add(1, Ordering::Relaxed);
-        Waiting { pulse: self, stage }
+        Waiting { stats: self, stage }
     }
 
-    pub(super) fn take(&self) -> Taken {
+    pub(super) fn take(&self) -> StatsSnapshot {
         let now = self.now();
         let at = |stage: Stage| self.waits[stage as usize].load(Ordering::Relaxed);
         let waits = Waits {
@@ -205,6 +205,6 @@ impl Pulse {
         };
         let inner = self.inner.lock();
         let (live, last_success_at, crash) = (inner.live.clone(), inner.last_success_at, inner.crash.clone());
-        Taken { live, waits, last_success_at, crash, mailbox: inner.offers, vitals: inner.vitals.snapshot(now) }
+        StatsSnapshot { live, waits, last_success_at, crash, mailbox: inner.offers, rates: inner.rates.snapshot(now) }
     }
 }

@@ -71,7 +71,7 @@ pub struct Position {
 
 /// What has become visible since a position, and the position after it.
 #[derive(Debug)]
-pub struct Look {
+pub struct Changes {
     pub changes: Vec<Change>,
     pub position: Position,
 }
@@ -125,7 +125,7 @@ pub(super) async fn note<C: ConnectionTrait>(on: &C, change: Change) -> Result<(
 impl Store {
     /// The position of a node that is about to read everything.
     pub async fn position(&self) -> Result<Position, StoreError> {
-        if !self.is_shared() {
+        if !self.is_clustered() {
             return Ok(Position::default());
         }
         let statement = Statement::from_string(DbBackend::Postgres, format!("SELECT {HERE}"));
@@ -134,9 +134,9 @@ impl Store {
     }
 
     /// What has become visible since then, each change once. One statement, so that all of it is of one snapshot.
-    pub async fn changes_since(&self, position: &Position) -> Result<Look, StoreError> {
-        if !self.is_shared() {
-            return Ok(Look { changes: Vec::new(), position: position.clone() });
+    pub async fn changes_since(&self, position: &Position) -> Result<Changes, StoreError> {
+        if !self.is_clustered() {
+            return Ok(Changes { changes: Vec::new(), position: position.clone() });
         }
         let sql = format!(
             "SELECT {HERE}, COALESCE(pg_snapshot_xmin(seen.by)::text::int8 <= ( \
@@ -155,7 +155,7 @@ impl Store {
     /// Forgets changes older than [`KEPT_MS`]; answers how many. None of those that a node could miss which has looked
     /// just now: a transaction that is as old as they are may still be under way.
     pub async fn forget_old_changes(&self, now: UnixMillis) -> Result<i64, StoreError> {
-        if !self.is_shared() {
+        if !self.is_clustered() {
             return Ok(0);
         }
         let sql = format!(
@@ -176,7 +176,7 @@ impl Store {
 }
 
 /// Nothing if there are no rows.
-fn look_of(rows: Vec<LookRow>, before: &Position) -> Option<Look> {
+fn look_of(rows: Vec<LookRow>, before: &Position) -> Option<Changes> {
     let mut changes = Vec::new();
     let mut position = None;
     for LookRow { here, may_have_missed, kind, subject } in rows {
@@ -186,7 +186,7 @@ fn look_of(rows: Vec<LookRow>, before: &Position) -> Option<Look> {
         position = Some(Position::from(here));
         changes.extend(kind.zip(subject).map(|(kind, subject)| Change::of_columns(kind, subject)));
     }
-    Some(Look { changes, position: position? })
+    Some(Changes { changes, position: position? })
 }
 
 #[cfg(test)]

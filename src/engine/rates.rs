@@ -18,7 +18,7 @@ const STALE_AFTER: Duration = Duration::from_hours(1);
 
 /// What one endpoint has been doing lately.
 #[derive(Debug, Clone)]
-pub struct Vitals {
+pub struct Rates {
     born: Duration,
     /// The last 60 to 70 seconds. Its newest slot is when anything at all happened last.
     traffic: Ring<Traffic, 7, 10>,
@@ -63,7 +63,7 @@ impl Snapshot {
         Self { latency: None, success_5m: None, success_1h: None, in_per_second: 0.0, out_per_second: 0.0 };
 }
 
-impl Vitals {
+impl Rates {
     /// An endpoint that comes to life.
     #[must_use]
     pub fn new(now: Duration) -> Self {
