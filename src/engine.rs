@@ -306,7 +306,7 @@ impl Engine {
         let listen = notifier.clone().listen(
             inner.store.clone(),
             move |shard| shard_set.serves_shard(shard),
-            move || feed.expect_news(),
+            move || feed.request_scan(),
         );
         let (ring, tell) = (notifier.clone().run(inner.store.clone()), tell(notifier, remote_shards.clone()));
         let stopping = inner.stopping.clone();

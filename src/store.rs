@@ -39,9 +39,9 @@ pub mod webhooks;
 mod bodies;
 mod cancel;
 mod checkpoint;
+mod commit_status;
 mod connect;
 mod dialect;
-mod fate;
 mod history;
 mod pool;
 mod rows;
@@ -76,7 +76,7 @@ pub struct Store {
 struct Inner {
     writer: Pool,
     /// Its commits need not be on the disk before they are answered.
-    aside: Pool,
+    async_commit_pool: Pool,
     readers: Pool,
     reader_connections: u32,
     engine_readers: Pool,
@@ -162,7 +162,7 @@ impl Store {
 
     /// Like [`Self::write`], for what is made again after a crash: nobody waits until it is on the disk. It is there
     /// before anything that is written later.
-    async fn write_aside(
+    async fn write_async_commit(
         &self,
         change: impl AsyncFnOnce(&Transaction) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
@@ -171,7 +171,7 @@ impl Store {
             DbBackend::Sqlite => Some(self.begin().await?),
             _ => None,
         };
-        let transaction = self.inner.aside.begin().await?;
+        let transaction = self.inner.async_commit_pool.begin().await?;
         if its_turn.is_none() {
             transaction.execute_unprepared("SET LOCAL synchronous_commit = off").await?;
             transaction.execute_unprepared(IN_TIME).await?;
@@ -186,13 +186,13 @@ impl Store {
 
     /// Closes every connection; what is left of the write-ahead log is folded into the file.
     pub async fn close(&self) {
-        let Inner { writer, aside, readers, engine_readers, lease, checkpoints, .. } = self.inner.as_ref();
+        let Inner { writer, async_commit_pool, readers, engine_readers, lease, checkpoints, .. } = self.inner.as_ref();
         if let Some(checkpoints) = checkpoints
             && let Err(error) = checkpoints.stop().await
         {
             tracing::warn!(%error, "closing the database failed");
         }
-        for pool in [aside, readers, engine_readers].into_iter().chain(lease).chain([writer]) {
+        for pool in [async_commit_pool, readers, engine_readers].into_iter().chain(lease).chain([writer]) {
             if let Err(error) = pool.close().await {
                 tracing::warn!(%error, "closing the database failed");
             }

@@ -79,7 +79,7 @@ impl Engine {
         // The feed hears of an event a moment after its publisher.
         journal.barrier().await.map_err(|_| EngineError::Stopping)?;
         self.find_all().await?;
-        let newest = self.inner.feed.heard_of();
+        let newest = self.inner.feed.seen_watermark();
         let through = before.map_or(newest, |before| newest.min(EventSeq(EventSeq::first_at(before).0 - 1)));
         self.inner.registry.set_row_watermark(webhook, through).await;
         let under_way = self.inner.registry.withdraw_all(webhook, through).await;
@@ -112,7 +112,7 @@ impl Engine {
     async fn find_all(&self) -> Result<(), EngineError> {
         let (feed, quiet) = (&self.inner.feed, &self.inner.context.quiet);
         let (newest, end) = (feed.committed(), Instant::now() + FINDING);
-        while self.inner.store.is_clustered() && !feed.has_found(newest) && Instant::now() < end {
+        while self.inner.store.is_clustered() && !feed.has_scanned(newest) && Instant::now() < end {
             quiet.run_until_cancelled(tokio::time::sleep(FIND_POLL)).await.ok_or(EngineError::Stopping)?;
         }
         Ok(())

@@ -160,7 +160,7 @@ impl Member {
                 () = self.context.shard_set.diverged() => {}
             }
             // Whatever notices were lost, this finds it.
-            self.feed.expect_news();
+            self.feed.request_scan();
             if let Err(error) = self.look().await {
                 tracing::warn!(%error, "the other nodes could not be seen; trying again");
                 tokio::time::sleep(PAUSE).await;

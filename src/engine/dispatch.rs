@@ -101,7 +101,7 @@ impl Dispatcher {
         }
         if queue.is_empty() {
             // Asked first: what is heard of meanwhile may not have been offered.
-            let heard_of = self.feed.heard_of();
+            let heard_of = self.feed.seen_watermark();
             if activator.is_idle() && self.feed.is_idle() {
                 self.context.has_offered(heard_of);
             }
@@ -121,7 +121,7 @@ impl Dispatcher {
             }
             Next::ReadAfter(_) if self.context.store.is_clustered() => self.catch_up(queue).await?,
             Next::ReadAfter(after) => self.read_back(after, queue).await?,
-            Next::LookForNews => self.scan_new(queue).await?,
+            Next::Scan => self.scan_new(queue).await?,
         }
         Ok(())
     }

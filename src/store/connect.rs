@@ -128,7 +128,7 @@ pub enum Contents {
 struct Connected {
     writer: DatabaseConnection,
     /// Writes what need not be on the disk at once.
-    aside: DatabaseConnection,
+    async_commit_pool: DatabaseConnection,
     readers: DatabaseConnection,
     reader_connections: u32,
     engine_readers: DatabaseConnection,
@@ -152,7 +152,7 @@ impl Store {
         };
         let Connected {
             writer,
-            aside,
+            async_commit_pool,
             readers,
             reader_connections,
             engine_readers,
@@ -167,14 +167,14 @@ impl Store {
             return Err(OpenError::WrongKey { setting: key_setting });
         }
         let pool = if lease.is_some() { Pool::limited } else { Pool::unlimited };
-        let (writer, aside, lease) = (pool(writer), pool(aside), lease.map(pool));
+        let (writer, async_commit_pool, lease) = (pool(writer), pool(async_commit_pool), lease.map(pool));
         let (readers, engine_readers) = (pool(readers), pool(engine_readers));
         let (lease_for, listen) = (options.lease, options.listen);
         let (events, unreadable) = (Events::default(), Unreadable::default());
         let _lock = lock;
         let inner = Inner {
             writer,
-            aside,
+            async_commit_pool,
             readers,
             reader_connections,
             engine_readers,

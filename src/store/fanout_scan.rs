@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement};
 
 use super::fanouts::{self, FANOUT_COLUMNS, Fanout};
-use super::journal::Found;
+use super::journal::ScannedFanout;
 use super::journal::feed::Feed;
 use super::leases::{ShardNum, ShardSet, Snapshot};
 use super::{Store, StoreError, dialect};
@@ -51,7 +51,7 @@ impl Scan {
 /// What was found.
 #[derive(Debug, Default)]
 pub struct ScanPage {
-    pub found: Vec<Found>,
+    pub found: Vec<ScannedFanout>,
     /// Whether there is more to be read right now.
     pub is_cut: bool,
 }
@@ -114,7 +114,8 @@ impl Store {
             (is_cut, last) = (true, listed.last().map(|last| (last.tx, last.head.seq.0, last.shard)));
         }
         let found = self.with_events(listed).await?.into_iter();
-        let found: Result<Vec<Found>, StoreError> = found.map(|(tx, fanout)| found_of(shard_set, tx, fanout)).collect();
+        let found: Result<Vec<ScannedFanout>, StoreError> =
+            found.map(|(tx, fanout)| found_of(shard_set, tx, fanout)).collect();
         let found = found?;
         cursor.has_read(scan, last.filter(|_| is_cut));
         Ok(ScanPage { found, is_cut })
@@ -146,7 +147,7 @@ impl Store {
         let (all, own) = match which {
             Which::All => (true, Vec::new()),
             // Asked for since the look has begun: whatever it shows was in there before it was committed.
-            Which::New(feed) => (false, feed.to_find()),
+            Which::New(feed) => (false, feed.expected_events()),
         };
         let values = [
             tx.to_string().into(),
@@ -168,9 +169,9 @@ fn place_of(row: &QueryResult) -> Result<Place, StoreError> {
     Ok((tx.cast_unsigned(), row.try_get("", "event_seq")?, row.try_get("", "shard")?))
 }
 
-fn found_of(shard_set: &ShardSet, tx: u64, fanout: Fanout) -> Result<Found, StoreError> {
+fn found_of(shard_set: &ShardSet, tx: u64, fanout: Fanout) -> Result<ScannedFanout, StoreError> {
     let is_news = shard_set.is_new_to_ledger(ShardNum::read(fanout.shard)?, tx, fanout.event.seq);
-    Ok(Found { fanout, is_news })
+    Ok(ScannedFanout { fanout, is_news })
 }
 
 #[cfg(test)]

@@ -47,8 +47,8 @@ impl Store {
 
     /// Connections that are open may lead to a server that is not the one any more.
     pub fn renew_connections(&self) {
-        let Inner { writer, aside, readers, engine_readers, lease, .. } = self.inner.as_ref();
-        [writer, aside, readers, engine_readers].into_iter().chain(lease).for_each(Pool::renew);
+        let Inner { writer, async_commit_pool, readers, engine_readers, lease, .. } = self.inner.as_ref();
+        [writer, async_commit_pool, readers, engine_readers].into_iter().chain(lease).for_each(Pool::renew);
     }
 }
 

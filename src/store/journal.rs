@@ -7,23 +7,23 @@
 //! always has room.
 
 pub mod feed;
-pub mod open;
 pub mod outage;
+pub mod outstanding;
 pub mod remote_shards;
 
 mod answers;
 mod assign;
 mod batch;
+mod claim;
+mod fanout_tracker;
 mod fence;
-mod found;
-mod late;
+mod ledger_updates;
 #[cfg(test)]
 pub(crate) mod model;
 mod ownership;
+mod recent_cancels;
 mod statements;
-mod tell;
 mod updates;
-mod watched;
 mod writer;
 
 use std::sync::Arc;
@@ -157,14 +157,14 @@ pub enum Record {
     Adopt { fanout: Fanout },
     /// The same with fan-outs of which it does not know whether it has started on them; the answer is, of those that are
     /// new, under which epoch of their shards they are watched from now on.
-    Watch { fanouts: Vec<Found>, answer: oneshot::Sender<Vec<Option<i64>>> },
+    Watch { fanouts: Vec<ScannedFanout>, answer: oneshot::Sender<Vec<Option<i64>>> },
     /// These targets of a fan-out have rows, as far as the fan-out is watched.
     Mark { event: EventSeq, shard: i16, recorded: Vec<WebhookNum> },
 }
 
 /// A fan-out that was found in the store.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct ScannedFanout {
     pub fanout: Fanout,
     /// Whether it became visible after its shard was gained, and is no event of this node.
     pub is_news: bool,

@@ -145,7 +145,7 @@ impl Store {
             let values =
                 [numbers(backend, some.iter().map(|(num, _)| *num)), numbers(backend, some.iter().map(|(_, at)| at.0))];
             let statement = Statement::from_sql_and_values(backend, note_sql(backend), values);
-            self.write_aside(async |on| {
+            self.write_async_commit(async |on| {
                 on.execute_raw(statement).await?;
                 Ok(())
             })

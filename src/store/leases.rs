@@ -277,7 +277,7 @@ impl Store {
         let sql = "UPDATE shard SET log_indexed_to = GREATEST(log_indexed_to, $1) WHERE owner = $2 AND num = ANY($3)";
         let values = [to.0.into(), shard_set.node().into(), nums(shards)];
         let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
-        self.inner.aside.execute_raw(statement).await?;
+        self.inner.async_commit_pool.execute_raw(statement).await?;
         Ok(())
     }
 

@@ -21,15 +21,15 @@ use std::collections::hash_map::{Entry, HashMap};
 use crate::clock::UnixMillis;
 use crate::id::{EventSeq, WebhookNum};
 
-use front::Front;
 use nearby::Nearby;
+use oldest_pending::OldestPending;
 use schedule::Schedule;
 
-mod front;
 mod nearby;
+mod oldest_pending;
 mod schedule;
 
-pub use front::FRONT;
+pub use oldest_pending::FRONT;
 
 /// The oldest pending event of a webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,14 +71,14 @@ pub struct Ledger {
 struct Account {
     /// At least one.
     pending: u64,
-    front: Front,
+    front: OldestPending,
     /// Boxed, because most webhooks never fail.
     schedule: Option<Box<Schedule>>,
 }
 
 impl Account {
     fn new(event: EventSeq) -> Self {
-        Self { pending: 1, front: Front::only(event), schedule: None }
+        Self { pending: 1, front: OldestPending::only(event), schedule: None }
     }
 
     fn oldest(&self) -> Oldest {
@@ -103,7 +103,7 @@ impl Ledger {
     pub fn load(&mut self, webhook: WebhookNum, pending: u64, oldest: EventSeq) {
         self.forget(webhook);
         if pending > 0 {
-            let mut account = Account { pending, front: Front::starting_with(oldest), schedule: None };
+            let mut account = Account { pending, front: OldestPending::starting_with(oldest), schedule: None };
             account.see_whether_complete();
             self.accounts.insert(webhook, account);
             self.pending += pending;

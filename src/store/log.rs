@@ -187,7 +187,7 @@ impl LogIndex {
     async fn insert(&self, ids: &[DeliveryId]) -> Result<(), StoreError> {
         let values: Vec<Value> = ids.iter().flat_map(|id| [id.webhook.0.into(), id.event.0.into()]).collect();
         self.store
-            .write_aside(async |on| {
+            .write_async_commit(async |on| {
                 self.insert.run(on, values).await?;
                 Ok(())
             })

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use crate::id::{EventSeq, WebhookNum};
 use crate::store::fanout_scan::{ScanCursor, Which};
 use crate::store::fanouts::Fanout;
-use crate::store::journal::{Found, Record, Stopped};
+use crate::store::journal::{Record, ScannedFanout, Stopped};
 
 use super::fair_queue::FairQueue;
 use super::page_size::PageSize;
@@ -36,11 +36,11 @@ impl Dispatcher {
     pub(super) async fn scan_new(&self, queue: &mut FairQueue) -> Result<(), DispatchError> {
         let mut state = self.state.lock().await;
         match self.scan(Which::New(&self.feed), &mut state, queue).await {
-            Ok(true) => self.feed.go_on_looking(),
+            Ok(true) => self.feed.continue_scan(),
             Ok(false) => {}
             Err(error) => {
-                self.feed.expect_news();
-                self.feed.go_on_looking();
+                self.feed.request_scan();
+                self.feed.continue_scan();
                 return Err(error);
             }
         }
@@ -50,7 +50,7 @@ impl Dispatcher {
     /// Everything that the store holds and nobody has started on.
     pub(super) async fn catch_up(&self, queue: &mut FairQueue) -> Result<(), DispatchError> {
         let mut state = self.state.lock().await;
-        if self.feed.must_look_again() {
+        if self.feed.take_rescan() {
             state.cursor.restart();
         }
         if !self.scan(Which::All, &mut state, queue).await? {
@@ -81,7 +81,7 @@ impl Dispatcher {
 
     /// Those that nobody has started on, each with the epoch of its shard under which it is watched: by the time that it is
     /// pushed, the shard may have gone and come back, and then it is found again.
-    async fn only_new(&self, found: Vec<Found>) -> Result<Vec<(Found, i64)>, Stopped> {
+    async fn only_new(&self, found: Vec<ScannedFanout>) -> Result<Vec<(ScannedFanout, i64)>, Stopped> {
         let (answer, answered) = oneshot::channel();
         self.context.journal.record(Record::Watch { fanouts: found.clone(), answer }).await?;
         let new = answered.await.map_err(|_| Stopped)?;
@@ -89,9 +89,9 @@ impl Dispatcher {
     }
 
     /// They are watched from here, so whatever happens they must be started on.
-    async fn start_on(&self, new: Vec<(Found, i64)>, queue: &mut FairQueue) -> Result<(), Stopped> {
+    async fn start_on(&self, new: Vec<(ScannedFanout, i64)>, queue: &mut FairQueue) -> Result<(), Stopped> {
         let mut recorded: HashMap<EventSeq, Vec<WebhookNum>> = HashMap::new();
-        for (Found { fanout, is_news }, epoch) in new {
+        for (ScannedFanout { fanout, is_news }, epoch) in new {
             // An owner before may have made rows of what was there when the shard was gained.
             let fanout = if is_news { fanout } else { self.without_recorded(fanout, &mut recorded).await? };
             if is_news {

@@ -141,7 +141,7 @@ impl RegistryHandle {
     async fn recover(&self, num: WebhookNum, again: bool, feed: &Feed) -> Result<(), StoreError> {
         let journal = &self.context.journal;
         let _ = journal.barrier().await;
-        let covered_to = feed.heard_of();
+        let covered_to = feed.seen_watermark();
         let _ = self.registry.send(SetRowWatermark(num, covered_to)).await;
         let at = UnixMillis::now();
         for event in self.context.store.owed_only_by_fanout(num, covered_to).await? {

@@ -18,7 +18,7 @@ use crate::store::seal::MasterKey;
 
 use super::{Connected, Contents, OpenError, Options, ensure_schema, migrate_down, without_secrets};
 
-/// One writes, one writes aside, two keep the lease; of the others there must be some for each kind of reader.
+/// One writes, one writes with asynchronous commit, two keep the lease; of the others there must be some for each kind of reader.
 pub const CONNECTIONS: RangeInclusive<u32> = 6..=200;
 
 /// Reads are short; more of them at once than a small server has cores would only take turns.
@@ -26,7 +26,7 @@ pub const DEFAULT_CONNECTIONS: u32 = 12;
 
 const WRITER: u32 = 1;
 
-const ASIDE: u32 = 1;
+const ASYNC_COMMIT: u32 = 1;
 
 /// One that hangs must not keep the lease from being renewed.
 const LEASE: u32 = 2;
@@ -81,13 +81,13 @@ async fn connected(options: &Options) -> Result<Connected, OpenError> {
     reach::once(&url).await?;
     let writer = connect(&url, WRITER).await?;
     checks::run(&writer, options.force_unsafe).await?;
-    let aside = connect(&url, ASIDE).await?;
-    pooler::check(&writer, &aside).await?;
+    let async_commit_pool = connect(&url, ASYNC_COMMIT).await?;
+    pooler::check(&writer, &async_commit_pool).await?;
     ensure_schema(&writer, options.migrate).await?;
     let (readers, engine_readers) = shares(options.connections);
     Ok(Connected {
         writer,
-        aside,
+        async_commit_pool,
         readers: connect(&url, readers).await?,
         reader_connections: readers,
         engine_readers: connect(&url, engine_readers).await?,
@@ -123,7 +123,7 @@ pub(super) async fn contents(options: &Options) -> Result<Contents, OpenError> {
 
 /// Readers of the API and of the engine.
 fn shares(connections: u32) -> (u32, u32) {
-    let rest = connections.max(*CONNECTIONS.start()) - WRITER - ASIDE - LEASE;
+    let rest = connections.max(*CONNECTIONS.start()) - WRITER - ASYNC_COMMIT - LEASE;
     (rest / 2, rest - rest / 2)
 }
 
@@ -211,7 +211,7 @@ mod tests {
         for connections in CONNECTIONS {
             let (readers, engine_readers) = shares(connections);
             assert!(readers > 0 && engine_readers > 0);
-            assert_eq!(readers + engine_readers + WRITER + ASIDE + LEASE, connections);
+            assert_eq!(readers + engine_readers + WRITER + ASYNC_COMMIT + LEASE, connections);
         }
     }
 

@@ -51,7 +51,7 @@ pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
     let writer = connect(&path, 1, &[("cache_size", format!("-{WRITER_CACHE_KIB}"))]).await;
     let writer = writer.map_err(|error| files::explained(&path, error))?;
     ensure_schema(&writer, options.migrate).await?;
-    let aside = connect(&path, 1, &[("synchronous", "NORMAL".to_owned())]).await?;
+    let async_commit_pool = connect(&path, 1, &[("synchronous", "NORMAL".to_owned())]).await?;
     let query_only = [("query_only", "1".to_owned())];
     let readers = connect(&path, READERS, &query_only).await?;
     let engine_readers = connect(&path, ENGINE_READERS, &query_only).await?;
@@ -60,7 +60,7 @@ pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
     let lease = None;
     Ok(Connected {
         writer,
-        aside,
+        async_commit_pool,
         readers,
         reader_connections: READERS,
         engine_readers,

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use crate::id::EventSeq;
 use crate::store::fanouts::Fanout;
 
-use super::open::FanoutKey;
+use super::outstanding::FanoutKey;
 
 /// Payload and target bytes that may wait in memory.
 const BYTES: usize = 32 * 1024 * 1024;
@@ -32,19 +32,19 @@ struct State {
     /// The newest event that is committed here.
     committed: EventSeq,
     /// The newest event that is committed, as far as is heard of here.
-    heard_of: EventSeq,
+    seen_watermark: EventSeq,
     /// The newest event whose fan-out was handed out.
-    taken: EventSeq,
+    dispatched_watermark: EventSeq,
     /// Other nodes may have committed something for this one.
-    has_news: bool,
+    scan_requested: bool,
     /// A look for them has found a part.
-    is_looking: bool,
+    scan_unfinished: bool,
     /// What was committed here had its turn.
-    is_turn_of_news: bool,
+    scan_is_next: bool,
     /// Accepted here, committed or about to be, and to be found among what other nodes have accepted.
-    to_find: BTreeSet<FanoutKey>,
+    expected: BTreeSet<FanoutKey>,
     /// Everything in the store must be looked at again, since more of it is to be served from here.
-    look_again: bool,
+    rescan_needed: bool,
 }
 
 /// What the dispatcher shall do next.
@@ -54,7 +54,7 @@ pub enum Next {
     /// Read from the store what comes after this event, then ask [`Feed::caught_up`].
     ReadAfter(EventSeq),
     /// Look in the store for what other nodes have committed.
-    LookForNews,
+    Scan,
 }
 
 impl Feed {
@@ -65,13 +65,13 @@ impl Feed {
             bytes: 0,
             behind: true,
             committed,
-            heard_of: committed,
-            taken: EventSeq::ZERO,
-            has_news: false,
-            is_looking: false,
-            is_turn_of_news: false,
-            to_find: BTreeSet::new(),
-            look_again: false,
+            seen_watermark: committed,
+            dispatched_watermark: EventSeq::ZERO,
+            scan_requested: false,
+            scan_unfinished: false,
+            scan_is_next: false,
+            expected: BTreeSet::new(),
+            rescan_needed: false,
         };
         Self { state: Mutex::new(state), changed: Notify::new(), is_clustered }
     }
@@ -80,12 +80,12 @@ impl Feed {
     pub(super) fn push<'a>(&self, fanouts: &'a [Fanout], committed: EventSeq) -> &'a [Fanout] {
         let mut state = self.state.lock();
         state.committed = state.committed.max(committed);
-        state.heard_of = state.heard_of.max(committed);
+        state.seen_watermark = state.seen_watermark.max(committed);
         let mut kept = 0;
         for fanout in fanouts {
             let bytes = bytes_after(state.waiting.back(), fanout);
             let full = state.waiting.len() >= FANOUTS || state.bytes + bytes > BYTES;
-            state.look_again |= full && !state.behind && self.is_clustered;
+            state.rescan_needed |= full && !state.behind && self.is_clustered;
             state.behind |= full;
             if !state.behind {
                 state.bytes += bytes;
@@ -111,65 +111,65 @@ impl Feed {
     /// What there is to do right now.
     pub fn try_next(&self) -> Option<Next> {
         let mut state = self.state.lock();
-        let is_turn_of_news = std::mem::take(&mut state.is_turn_of_news) || state.waiting.is_empty();
-        if is_turn_of_news && !state.behind {
+        let scan_is_next = std::mem::take(&mut state.scan_is_next) || state.waiting.is_empty();
+        if scan_is_next && !state.behind {
             // What is heard of while a look goes on needs another one.
             let state = &mut *state;
-            let looks = if state.is_looking { &mut state.is_looking } else { &mut state.has_news };
+            let looks = if state.scan_unfinished { &mut state.scan_unfinished } else { &mut state.scan_requested };
             if std::mem::take(looks) {
-                return Some(Next::LookForNews);
+                return Some(Next::Scan);
             }
         }
         if !state.waiting.is_empty() {
-            state.is_turn_of_news = true;
+            state.scan_is_next = true;
             state.bytes = 0;
-            let taken = state.taken;
+            let taken = state.dispatched_watermark;
             let fanouts: Vec<Fanout> = state.waiting.drain(..).filter(|fanout| fanout.event.seq > taken).collect();
-            state.taken = fanouts.last().map_or(taken, |fanout| fanout.event.seq);
+            state.dispatched_watermark = fanouts.last().map_or(taken, |fanout| fanout.event.seq);
             return Some(Next::Dispatch(fanouts));
         }
-        state.behind.then_some(Next::ReadAfter(state.taken))
+        state.behind.then_some(Next::ReadAfter(state.dispatched_watermark))
     }
 
     /// It is about to be committed here, and is not told but found.
-    pub(super) fn shall_be_found(&self, key: FanoutKey) {
-        self.state.lock().to_find.insert(key);
+    pub(super) fn expect_in_scan(&self, key: FanoutKey) {
+        self.state.lock().expected.insert(key);
     }
 
     /// Those of later events were never committed.
-    pub(super) fn none_is_to_be_found_after(&self, last: EventSeq) {
-        self.state.lock().to_find.retain(|(event, _)| *event <= last);
+    pub(super) fn discard_expected_after(&self, last: EventSeq) {
+        self.state.lock().expected.retain(|(event, _)| *event <= last);
     }
 
     /// Whether every event up to this one that was committed here was found, if it is to be.
-    pub fn has_found(&self, to: EventSeq) -> bool {
+    pub fn has_scanned(&self, to: EventSeq) -> bool {
         let state = self.state.lock();
-        !state.behind && state.to_find.first().is_none_or(|(event, _)| *event > to)
+        !state.behind && state.expected.first().is_none_or(|(event, _)| *event > to)
     }
 
     /// The events of those that were committed here, or are about to be, and were not found yet.
-    pub fn to_find(&self) -> Vec<EventSeq> {
-        let mut events: Vec<EventSeq> = self.state.lock().to_find.iter().map(|(event, _)| *event).collect();
+    pub fn expected_events(&self) -> Vec<EventSeq> {
+        let mut events: Vec<EventSeq> = self.state.lock().expected.iter().map(|(event, _)| *event).collect();
         events.dedup();
         events
     }
 
     /// Other nodes may have committed something for this one.
-    pub fn expect_news(&self) {
-        self.state.lock().has_news = true;
+    pub fn request_scan(&self) {
+        self.state.lock().scan_requested = true;
         self.changed.notify_one();
     }
 
     /// There is more to be found by the look that is under way.
-    pub fn go_on_looking(&self) {
-        self.state.lock().is_looking = true;
+    pub fn continue_scan(&self) {
+        self.state.lock().scan_unfinished = true;
         self.changed.notify_one();
     }
 
     /// More of what the store holds is to be served from here: the dispatcher is behind.
-    pub(super) fn look_again(&self) {
+    pub(super) fn rescan(&self) {
         let mut state = self.state.lock();
-        (state.behind, state.look_again) = (true, true);
+        (state.behind, state.rescan_needed) = (true, true);
         drop(state);
         self.changed.notify_one();
     }
@@ -178,42 +178,42 @@ impl Feed {
     pub(super) fn forget(&self, are_forgotten: impl Fn(i16) -> bool) {
         let mut state = self.state.lock();
         state.waiting.retain(|fanout| !are_forgotten(fanout.shard));
-        state.to_find.retain(|(_, shard)| !are_forgotten(*shard));
+        state.expected.retain(|(_, shard)| !are_forgotten(*shard));
         let before = std::iter::once(None).chain(state.waiting.iter().map(Some));
         state.bytes = before.zip(&state.waiting).map(|(before, fanout)| bytes_after(before, fanout)).sum();
     }
 
     /// Whether to begin anew with what the store holds; said once.
-    pub fn must_look_again(&self) -> bool {
-        std::mem::take(&mut self.state.lock().look_again)
+    pub fn take_rescan(&self) -> bool {
+        std::mem::take(&mut self.state.lock().rescan_needed)
     }
 
     /// The dispatcher has read everything up to `to` from the store.
     pub fn read_up_to(&self, to: EventSeq) {
         let mut state = self.state.lock();
-        state.taken = state.taken.max(to);
+        state.dispatched_watermark = state.dispatched_watermark.max(to);
     }
 
     /// The store showed nothing after what was taken. From now on fan-outs come from memory again, unless something
     /// was committed meanwhile.
     pub fn caught_up(&self, seen: EventSeq) {
         let mut state = self.state.lock();
-        if state.committed <= seen && !state.look_again {
-            state.taken = state.taken.max(seen);
+        if state.committed <= seen && !state.rescan_needed {
+            state.dispatched_watermark = state.dispatched_watermark.max(seen);
             state.behind = false;
         }
     }
 
     /// This was found in the store, and is going to be started on.
-    pub(super) fn hear_of(&self, (event, shard): FanoutKey) {
+    pub(super) fn note_scanned(&self, (event, shard): FanoutKey) {
         let mut state = self.state.lock();
-        state.heard_of = state.heard_of.max(event);
-        state.to_find.remove(&(event, shard));
+        state.seen_watermark = state.seen_watermark.max(event);
+        state.expected.remove(&(event, shard));
     }
 
     /// The newest event that anybody here may have been offered, whichever node accepted it.
-    pub fn heard_of(&self) -> EventSeq {
-        self.state.lock().heard_of
+    pub fn seen_watermark(&self) -> EventSeq {
+        self.state.lock().seen_watermark
     }
 
     /// The newest event that was committed here: what a reader of the store may rely on seeing.
@@ -227,16 +227,16 @@ impl Feed {
         let before = |event: EventSeq| EventSeq(event.0 - 1);
         let handed_out = match (state.waiting.front(), state.behind) {
             (Some(first), _) => before(first.event.seq),
-            (None, true) => state.taken,
+            (None, true) => state.dispatched_watermark,
             (None, false) => state.committed,
         };
-        state.to_find.first().map_or(handed_out, |(event, _)| before(*event).min(handed_out))
+        state.expected.first().map_or(handed_out, |(event, _)| before(*event).min(handed_out))
     }
 
     /// Whether everything committed has been handed out.
     pub fn is_idle(&self) -> bool {
         let state = self.state.lock();
-        state.waiting.is_empty() && !state.behind && state.to_find.is_empty()
+        state.waiting.is_empty() && !state.behind && state.expected.is_empty()
     }
 }
 
@@ -271,7 +271,7 @@ mod tests {
         match next {
             Some(Next::Dispatch(fanouts)) => fanouts.iter().map(|fanout| fanout.event.seq.0).collect(),
             Some(Next::ReadAfter(after)) => vec![-1, after.0],
-            Some(Next::LookForNews) | None => vec![],
+            Some(Next::Scan) | None => vec![],
         }
     }
 
@@ -300,9 +300,9 @@ mod tests {
     #[test]
     fn what_other_nodes_have_accepted_is_heard_of_and_keeps_nobody_from_catching_up() {
         let feed = Feed::behind(EventSeq(1), true);
-        feed.hear_of((EventSeq(9), 0));
+        feed.note_scanned((EventSeq(9), 0));
         feed.push(&[fanout(2)], EventSeq(2));
-        assert_eq!((feed.heard_of(), feed.committed()), (EventSeq(9), EventSeq(2)));
+        assert_eq!((feed.seen_watermark(), feed.committed()), (EventSeq(9), EventSeq(2)));
         feed.caught_up(EventSeq(2));
         assert!(feed.is_idle());
     }
@@ -311,11 +311,11 @@ mod tests {
     fn whoever_publishes_without_end_here_keeps_nobody_from_hearing_of_others() {
         let feed = Feed::behind(EventSeq(0), true);
         feed.caught_up(EventSeq(0));
-        feed.expect_news();
+        feed.request_scan();
         for (seq, looks) in [(1, false), (2, true), (3, false), (4, true)] {
             feed.push(&[fanout(seq)], EventSeq(seq));
-            assert_eq!(matches!(feed.try_next(), Some(Next::LookForNews)), looks, "{seq}");
-            feed.expect_news();
+            assert_eq!(matches!(feed.try_next(), Some(Next::Scan)), looks, "{seq}");
+            feed.request_scan();
         }
     }
 
@@ -325,14 +325,14 @@ mod tests {
         feed.caught_up(EventSeq(0));
         [(2, 0), (2, 1), (3, 0), (4, 0)]
             .into_iter()
-            .for_each(|(seq, shard)| feed.shall_be_found((EventSeq(seq), shard)));
-        feed.none_is_to_be_found_after(EventSeq(3));
+            .for_each(|(seq, shard)| feed.expect_in_scan((EventSeq(seq), shard)));
+        feed.discard_expected_after(EventSeq(3));
         feed.push(&[], EventSeq(3));
-        assert_eq!((feed.to_find(), feed.dispatched_to()), (vec![EventSeq(2), EventSeq(3)], EventSeq(1)));
-        feed.hear_of((EventSeq(2), 1));
-        assert!(feed.has_found(EventSeq(1)) && !feed.has_found(EventSeq(2)));
+        assert_eq!((feed.expected_events(), feed.dispatched_to()), (vec![EventSeq(2), EventSeq(3)], EventSeq(1)));
+        feed.note_scanned((EventSeq(2), 1));
+        assert!(feed.has_scanned(EventSeq(1)) && !feed.has_scanned(EventSeq(2)));
         feed.forget(|shard| shard == 0);
-        assert!(feed.to_find().is_empty() && feed.is_idle() && feed.dispatched_to() == EventSeq(3));
+        assert!(feed.expected_events().is_empty() && feed.is_idle() && feed.dispatched_to() == EventSeq(3));
     }
 
     #[test]

@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 
 use sea_orm::{ConnectionTrait, DbErr};
 
-use crate::store::fate::TransactionId;
+use crate::store::commit_status::TransactionId;
 use crate::store::leases::{Locked, ShardNum, ShardSet};
 
 use super::Record;
 
 /// What a batch may write.
 #[derive(Debug, Default)]
-pub(super) struct Pass {
+pub(super) struct FenceResult {
     /// The others took this node for dead.
     is_reaped: bool,
     lost: BTreeSet<ShardNum>,
@@ -21,7 +21,7 @@ pub(super) struct Pass {
     pub(super) transaction: Option<TransactionId>,
 }
 
-impl Pass {
+impl FenceResult {
     pub(super) fn of(Locked { is_reaped, lost, statements, transaction }: Locked) -> Self {
         Self { is_reaped, lost, statements, transaction }
     }
@@ -47,11 +47,15 @@ impl Pass {
 }
 
 /// Locks what the batch writes for.
-pub(super) async fn pass<C: ConnectionTrait>(on: &C, shard_set: &ShardSet, records: &[Record]) -> Result<Pass, DbErr> {
+pub(super) async fn check_fence<C: ConnectionTrait>(
+    on: &C,
+    shard_set: &ShardSet,
+    records: &[Record],
+) -> Result<FenceResult, DbErr> {
     if shard_set.is_everything() {
-        return Ok(Pass::default());
+        return Ok(FenceResult::default());
     }
-    Ok(Pass::of(shard_set.lock(on, &shards_of(records)).await?))
+    Ok(FenceResult::of(shard_set.lock(on, &shards_of(records)).await?))
 }
 
 pub(super) fn shards_of(records: &[Record]) -> BTreeSet<ShardNum> {

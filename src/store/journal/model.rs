@@ -19,13 +19,15 @@ use crate::store::leases::{ShardNum, ShardSet};
 use crate::store::ledger::Ledger;
 
 use super::answers::Answers;
+use super::fanout_tracker::FanoutTracker;
 use super::feed::Feed;
-use super::fence::{Pass, shards_of};
-use super::late::Cancelled;
-use super::tell::{Committed, tell};
+use super::fence::{FenceResult, shards_of};
+use super::ledger_updates::{Committed, apply};
+use super::recent_cancels::RecentCancels;
 use super::updates::{Change, Updated};
-use super::watched::Watched;
-use super::{Found, Journal, JournalStats, OwnershipChange, PublishError, PublishRequest, Published, Record, Request};
+use super::{
+    Journal, JournalStats, OwnershipChange, PublishError, PublishRequest, Published, Record, Request, ScannedFanout,
+};
 
 mod ownership;
 mod rows;
@@ -53,8 +55,8 @@ pub(crate) struct Writer {
     shard_set: ShardSet,
     publishes: mpsc::Receiver<Request>,
     records: mpsc::Receiver<Request>,
-    watched: Watched,
-    cancelled: Cancelled,
+    watched: FanoutTracker,
+    cancelled: RecentCancels,
     last: EventSeq,
     feed: Arc<Feed>,
     ledger: Arc<Mutex<Ledger>>,
@@ -95,8 +97,8 @@ impl Model {
             shard_set: shard_set.clone(),
             publishes: publish_queue,
             records: record_queue,
-            watched: Watched::default(),
-            cancelled: Cancelled::new(now),
+            watched: FanoutTracker::default(),
+            cancelled: RecentCancels::new(now),
             last,
             feed: feed.clone(),
             ledger: ledger.clone(),
@@ -154,11 +156,11 @@ impl Writer {
             return 0;
         }
         let mut shards = shards_of(&self.batch.records);
-        let pass = Pass::of(tables.leases.lock(&self.shard_set, &shards));
-        shards.retain(|shard| !pass.has_lost(shard.num()));
+        let fence = FenceResult::of(tables.leases.lock(&self.shard_set, &shards));
+        shards.retain(|shard| !fence.has_lost(shard.num()));
         let transaction = tables.transactions.begin(self.shard_set.node(), shards, at);
-        if !pass.admits_all() {
-            self.drop_lost(&pass);
+        if !fence.admits_all() {
+            self.drop_lost(&fence);
         }
         transaction
     }
@@ -174,19 +176,19 @@ impl Writer {
     }
 
     /// `Writer::drop_lost`.
-    fn drop_lost(&mut self, pass: &Pass) {
-        self.batch.records.retain(|record| pass.admits(record));
-        if !pass.admits_events() {
+    fn drop_lost(&mut self, fence: &FenceResult) {
+        self.batch.records.retain(|record| fence.admits(record));
+        if !fence.admits_events() {
             for request in self.batch.publishes.drain(..) {
                 let _ = request.answer.send(Err(PublishError::Deposed));
             }
         }
-        self.watched.forget(|shard| pass.has_lost(shard));
+        self.watched.forget(|shard| fence.has_lost(shard));
     }
 
     /// What `Writer::commit` works out and reads within the transaction.
     pub(crate) fn prepare(&mut self, tables: &Tables, now: UnixMillis) {
-        self.feed.none_is_to_be_found_after(self.last);
+        self.feed.discard_expected_after(self.last);
         let mut rows = Rows::default();
         self.prepare_records(&mut rows);
         let mut written = self.prepare_events(tables, &mut rows, now);
@@ -303,7 +305,7 @@ impl Writer {
         let mut records = std::mem::take(&mut self.batch.records);
         let changes = &updated.changes;
         let committed = Committed { fanouts: &fanouts, records: &records, late: &late, changes };
-        tell(&mut self.ledger.lock(), &committed, now);
+        apply(&mut self.ledger.lock(), &committed, now);
         for id in changes.iter().filter_map(taken_back) {
             self.cancelled.add(id, now);
         }
@@ -326,7 +328,7 @@ impl Writer {
             self.watched.begin((kept.event.seq, kept.shard), kept.targets.clone());
         }
         if !to_find.is_empty() {
-            self.feed.expect_news();
+            self.feed.request_scan();
         }
     }
 
@@ -341,11 +343,11 @@ impl Writer {
     }
 
     /// `Writer::start_to_watch`.
-    fn start_to_watch(&mut self, Found { fanout, is_news }: &Found, is_new: bool) -> Option<i64> {
+    fn start_to_watch(&mut self, ScannedFanout { fanout, is_news }: &ScannedFanout, is_new: bool) -> Option<i64> {
         if !is_new || !self.watched.watch(fanout) {
             return None;
         }
-        self.feed.hear_of((fanout.event.seq, fanout.shard));
+        self.feed.note_scanned((fanout.event.seq, fanout.shard));
         if *is_news {
             self.ledger.lock().owe_all(&fanout.targets, fanout.event.seq);
         }

@@ -36,7 +36,7 @@ impl Writer {
         let (owed, moment) = self.store.ledger(&shards, UnixMillis::now()).await?;
         self.outputs.ledger.lock().absorb(owed);
         self.shard_set.activate(acquired, &Arc::new(moment));
-        self.outputs.feed.look_again();
+        self.outputs.feed.rescan();
         Ok(())
     }
 

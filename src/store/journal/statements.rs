@@ -13,7 +13,7 @@ use crate::store::rows::{Column, RowStatement, bytes, int2, int8, text};
 use crate::store::targets;
 
 use super::assign::NewEvent;
-use super::open::FanoutKey;
+use super::outstanding::FanoutKey;
 use super::updates::{Update, Updated};
 
 /// A cancelled delivery stays cancelled unless an attempt that was under way succeeded.

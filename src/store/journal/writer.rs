@@ -28,14 +28,14 @@ use crate::store::{Store, StoreError};
 
 use super::assign::{Callers, accept};
 use super::batch::{Batch, RECORDS_BESIDE_PUBLISHES};
+use super::fanout_tracker::FanoutTracker;
 use super::feed::Feed;
-use super::fence::{self, Pass};
-use super::late::Cancelled;
+use super::fence::{self, FenceResult};
+use super::ledger_updates::{Committed, apply};
+use super::recent_cancels::RecentCancels;
 use super::remote_shards::RemoteShards;
 use super::statements::{Rows, Statements};
-use super::tell::{Committed, tell};
 use super::updates::{Change, Update, Updated};
-use super::watched::Watched;
 use super::{Draft, JournalStats, PublishError, PublishRequest, Published, Record, Request};
 
 use self::settle::{Failure, Unanswered};
@@ -62,8 +62,8 @@ pub(super) struct Writer {
     publishes: mpsc::Receiver<Request>,
     records: mpsc::Receiver<Request>,
     statements: Statements,
-    pub(super) watched: Watched,
-    cancelled: Cancelled,
+    pub(super) watched: FanoutTracker,
+    cancelled: RecentCancels,
     /// Records that let a few publishes go first.
     held: Vec<Record>,
     /// Came while a batch was under way that it must not join.
@@ -111,8 +111,8 @@ impl Writer {
         last: EventSeq,
         outputs: Outputs,
     ) -> Self {
-        let (statements, watched) = (Statements::new(store.backend()), Watched::default());
-        let (held, late_comer, cancelled) = (Vec::new(), None, Cancelled::new(UnixMillis::now()));
+        let (statements, watched) = (Statements::new(store.backend()), FanoutTracker::default());
+        let (held, late_comer, cancelled) = (Vec::new(), None, RecentCancels::new(UnixMillis::now()));
         Self { store, shard_set, publishes, records, statements, watched, cancelled, held, late_comer, last, outputs }
     }
 
@@ -179,20 +179,20 @@ impl Writer {
     }
 
     async fn commit(&mut self, batch: &mut Batch, end: Instant) -> Result<Prepared, Failure> {
-        self.outputs.feed.none_is_to_be_found_after(self.last);
+        self.outputs.feed.discard_expected_after(self.last);
         let transaction = self.store.begin_batch(end).await?;
-        let pass = fence::pass(&transaction, &self.shard_set, &batch.records).await?;
-        if !pass.admits_all() {
-            self.drop_lost(batch, &pass);
+        let fence = fence::check_fence(&transaction, &self.shard_set, &batch.records).await?;
+        if !fence.admits_all() {
+            self.drop_lost(batch, &fence);
         }
         let mut prepared = Prepared::after(self.last);
         let mut rows = Rows::default();
         self.prepare_records(&batch.records, &mut rows);
-        prepared.late = self.cancelled.late(&transaction, &batch.records, UnixMillis::now()).await?;
+        prepared.late = self.cancelled.settled_before(&transaction, &batch.records, UnixMillis::now()).await?;
         prepared.updated = prepared.run(&self.statements, &transaction, rows).await?;
         prepared.new = self.new_among(&transaction, &batch.records).await?;
-        if pass.admits_events() {
-            self.let_in_late_comers(batch);
+        if fence.admits_events() {
+            self.admit_deferred_publishes(batch);
         }
         let batch = &*batch;
         let mut rows = Rows::default();
@@ -204,21 +204,21 @@ impl Writer {
         if !batch.records.is_empty() {
             fault::point("outcome.before_commit");
         }
-        prepared.statements += pass.statements + 2;
+        prepared.statements += fence.statements + 2;
         match transaction.commit().await {
             Ok(()) => Ok(prepared),
             Err(error) => {
-                Err(Failure::InDoubt(error.into(), Box::new(Unanswered { prepared, transaction: pass.transaction })))
+                Err(Failure::InDoubt(error.into(), Box::new(Unanswered { prepared, transaction: fence.transaction })))
             }
         }
     }
 
     /// Who publishes while outcomes are written waits for this commit, and for no other. Not what is to come after all that
     /// other nodes have accepted: some of that may have a later transaction than this one, by which it is found.
-    fn let_in_late_comers(&mut self, batch: &mut Batch) {
+    fn admit_deferred_publishes(&mut self, batch: &mut Batch) {
         while batch.publishes.len() < MAX_PUBLISHES && self.late_comer.is_none() {
             match self.publishes.try_recv() {
-                Ok(Request::Publish(request)) if self.must_come_after_others(&request) => {
+                Ok(Request::Publish(request)) if self.must_be_deferred(&request) => {
                     self.late_comer = Some(request);
                 }
                 Ok(request) => batch.add(request),
@@ -227,25 +227,25 @@ impl Writer {
         }
     }
 
-    fn must_come_after_others(&self, request: &PublishRequest) -> bool {
+    fn must_be_deferred(&self, request: &PublishRequest) -> bool {
         request.is_ordered() && !self.shard_set.is_everything()
     }
 
     /// What another node has taken is its to write.
-    fn drop_lost(&mut self, batch: &mut Batch, pass: &Pass) {
+    fn drop_lost(&mut self, batch: &mut Batch, fence: &FenceResult) {
         let before = batch.records.len();
-        batch.records.retain(|record| pass.admits(record));
+        batch.records.retain(|record| fence.admits(record));
         let dropped = before - batch.records.len();
         JournalStats::add(&self.outputs.stats.fenced, dropped);
         tracing::warn!(dropped, "what was recorded for shards of other nodes is dropped; they send it again");
-        if !pass.admits_events() {
+        if !fence.admits_events() {
             let has_diverged = self.shard_set.has_diverged();
             for request in batch.publishes.drain(..) {
                 let why = if has_diverged { PublishError::Diverged } else { PublishError::Deposed };
                 let _ = request.answer.send(Err(why));
             }
         }
-        self.watched.forget(|shard| pass.has_lost(shard));
+        self.watched.forget(|shard| fence.has_lost(shard));
     }
 
     async fn prepare_events(
@@ -255,7 +255,7 @@ impl Writer {
         prepared: &mut Prepared,
         rows: &mut Rows,
     ) -> Result<(), StoreError> {
-        if publishes.iter().any(|request| self.must_come_after_others(request)) {
+        if publishes.iter().any(|request| self.must_be_deferred(request)) {
             // Whatever clocks say, it gets a later key than all that whoever publishes it may have been told of.
             prepared.last = prepared.last.max(newest_event(on).await?);
             prepared.statements += 1;
@@ -327,7 +327,7 @@ impl Writer {
         let in_order = draft.is_ordered && !self.shard_set.is_everything();
         for (shard, targets) in parts {
             if in_order && self.is_ours(shard) {
-                self.outputs.feed.shall_be_found((prepared.last, shard));
+                self.outputs.feed.expect_in_scan((prepared.last, shard));
             }
             prepared.fanouts.push(Fanout { event: new.event.clone(), shard, targets, in_order });
         }
@@ -358,7 +358,7 @@ impl Writer {
                     rows.attempt(record.id, &record.attempt);
                     self.watched.mark(record.id);
                 }
-                Record::Defer { id, .. } if !self.watched.is_heard_of(*id, &self.shard_set) => {}
+                Record::Defer { id, .. } if !self.watched.may_get_row(*id, &self.shard_set) => {}
                 Record::Defer { id, next_at } => {
                     rows.deferral(*id, &DeliveryState::pending(Some(*next_at)));
                     self.watched.mark(*id);
@@ -434,13 +434,13 @@ impl Writer {
             self.watched.begin((kept.event.seq, kept.shard), kept.targets.clone());
         }
         if !to_find.is_empty() {
-            feed.expect_news();
+            feed.request_scan();
         }
     }
 
     fn tell_ledger(&mut self, committed: &Committed<'_>) {
         let now = UnixMillis::now();
-        tell(&mut self.outputs.ledger.lock(), committed, now);
+        apply(&mut self.outputs.ledger.lock(), committed, now);
         for change in committed.changes {
             if let Change::TakenBack(taken_back) = change {
                 self.cancelled.add(taken_back.id, now);

@@ -10,8 +10,8 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
 use tokio::sync::watch;
 
 use crate::id::{EventSeq, Slot, WebhookNum};
+use crate::store::commit_status::TransactionId;
 use crate::store::dialect;
-use crate::store::fate::TransactionId;
 use crate::store::state::InDoubt;
 
 use super::server::{Continuity, SERVER, STARTED, Server, ServerRow};

@@ -9,7 +9,7 @@ use super::world::gain_all;
 use super::*;
 use crate::store::fanout_scan::{ScanCursor, Which};
 use crate::store::journal::feed::Next;
-use crate::store::journal::{Found, Journal, Receipt, Running};
+use crate::store::journal::{Journal, Receipt, Running, ScannedFanout};
 use crate::store::leases::{Renewal, ShardNum, ShardSet};
 
 /// Longer than any test with it.
@@ -67,7 +67,7 @@ async fn look(
         running.journal.record(Record::Watch { fanouts: page.found.clone(), answer }).await.unwrap();
         let new = answered.await.unwrap();
         let new = page.found.iter().zip(new).filter(|(_, epoch)| epoch.is_some());
-        keys.extend(new.map(|(Found { fanout, .. }, _)| (fanout.event.seq, fanout.shard)));
+        keys.extend(new.map(|(ScannedFanout { fanout, .. }, _)| (fanout.event.seq, fanout.shard)));
         if !page.is_cut {
             return keys;
         }
@@ -121,11 +121,11 @@ async fn what_another_node_has_accepted_gets_rows_once_it_is_heard_of() {
     let event = other.publish(&world, &[3]).await;
     let (id, next_at) = (DeliveryId { event, webhook: WebhookNum(3) }, UnixMillis(1));
     world.record(Record::Defer { id, next_at }).await;
-    assert!(world.running.feed.heard_of() < event && !world.store.has_row(id).await.unwrap());
+    assert!(world.running.feed.seen_watermark() < event && !world.store.has_row(id).await.unwrap());
 
     look(&world.store, (&world.shard_set, &world.running), &mut cursor, false).await;
     world.record(Record::Defer { id, next_at }).await;
-    assert!(world.running.feed.heard_of() == event && world.store.has_row(id).await.unwrap());
+    assert!(world.running.feed.seen_watermark() == event && world.store.has_row(id).await.unwrap());
     assert_eq!(world.running.ledger.pending(WebhookNum(3)), 1);
 }
 
@@ -153,11 +153,11 @@ async fn what_is_for_ordered_webhooks_comes_after_what_others_had_accepted_and_i
     let feed = &world.running.feed;
     let Some(Next::Dispatch(fanouts)) = feed.try_next() else { panic!("nothing is handed out") };
     assert_eq!(fanouts.iter().map(|fanout| fanout.event.seq).collect::<Vec<_>>(), [unordered]);
-    assert_eq!(feed.to_find(), [ordered]);
+    assert_eq!(feed.expected_events(), [ordered]);
     let shard = ShardNum::of(WebhookNum(webhook)).num();
     let found = look(&world.store, (&world.shard_set, &world.running), &mut cursor, false).await;
     assert_eq!(found, [(theirs, shard), (ordered, shard)]);
-    assert!(feed.to_find().is_empty());
+    assert!(feed.expected_events().is_empty());
 }
 
 #[tokio::test]
@@ -260,7 +260,7 @@ async fn what_becomes_visible_late_is_found_all_the_same() {
     let (early, late) = (seq.0 + 1, seq.0 + 2);
     let older = other.store.inner.writer.begin().await.unwrap();
     older.execute_unprepared(&copy(early)).await.unwrap();
-    world.store.inner.aside.execute_unprepared(&copy(late)).await.unwrap();
+    world.store.inner.async_commit_pool.execute_unprepared(&copy(late)).await.unwrap();
 
     let first = look(&world.store, mine, &mut cursor, false).await;
     older.commit().await.unwrap();

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::ledger::agrees;
 use super::*;
 use crate::store::cluster::Database;
-use crate::store::fate::{TransactionId, UnansweredCommit};
+use crate::store::commit_status::{TransactionId, UnansweredCommit};
 use crate::store::proxy::{Loss, Proxy};
 
 /// A batch is given ten seconds, and machines have more to do.
@@ -128,7 +128,7 @@ async fn the_server_tells_what_became_of_a_transaction() {
     let world = World::new(On::Postgres).await;
     let store = &world.store;
     let was_committed = async |transaction: Option<&TransactionId>, event: Option<EventSeq>| {
-        store.was_committed(&UnansweredCommit { shard_set: &world.shard_set, transaction, event }).await
+        store.resolve_commit(&UnansweredCommit { shard_set: &world.shard_set, transaction, event }).await
     };
     let (undone, id) = begun(store).await;
     let asked = tokio::time::timeout(Duration::from_millis(500), was_committed(Some(&id), None)).await;

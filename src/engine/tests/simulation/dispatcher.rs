@@ -119,7 +119,7 @@ impl Process {
             };
         }
         if queue.is_empty() {
-            let heard_of = self.feed.heard_of();
+            let heard_of = self.feed.seen_watermark();
             if activator.borrow().is_idle() && self.feed.is_idle() {
                 self.offered_to.set(heard_of.max(self.offered_to.get()));
             }
@@ -138,7 +138,7 @@ impl Process {
             Next::Dispatch(fanouts) => fanouts.into_iter().for_each(|fanout| self.push(fanout, queue)),
             Next::ReadAfter(_) if self.world.is_clustered => self.catch_up(queue).await?,
             Next::ReadAfter(after) => self.read_back(after, queue).await?,
-            Next::LookForNews => self.look_for_news(queue).await?,
+            Next::Scan => self.look_for_news(queue).await?,
         }
         Ok(())
     }

@@ -110,7 +110,7 @@ impl Process {
     /// `RegistryHandle::recover`.
     async fn recover(self: &Rc<Self>, num: WebhookNum, again: bool) -> Result<(), Unreadable> {
         let _ = self.journal.barrier().await;
-        let covered_to = self.feed.heard_of();
+        let covered_to = self.feed.seen_watermark();
         self.set_row_watermark(num, covered_to).await;
         let at = self.wall();
         for event in self.read(|tables| tables.owed_only_by_fanout(num, covered_to)).await? {

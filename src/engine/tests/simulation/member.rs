@@ -27,7 +27,7 @@ impl Process {
     pub(super) async fn take_part(self: Rc<Self>) {
         loop {
             let next = self.world.elapsed() + EVERY;
-            self.feed.expect_news();
+            self.feed.request_scan();
             if self.look_around().await.is_err() {
                 self.world.sleep(PAUSE).await;
             }
@@ -224,7 +224,7 @@ impl Process {
         for other in self.world.processes() {
             let concerns = shards.iter().any(|shard| other.shard_set.serves_shard(*shard));
             if concerns && !self.world.happens(self.world.trouble.get().call_lost) {
-                other.feed.expect_news();
+                other.feed.request_scan();
             }
         }
     }

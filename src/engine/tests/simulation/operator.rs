@@ -195,9 +195,9 @@ impl Process {
     async fn purge_held(&self, webhook: WebhookNum) -> Result<(), Stopped> {
         self.journal.barrier().await?;
         let (newest, end) = (self.feed.committed(), self.world.elapsed() + FINDING);
-        let has_found = || !self.world.is_clustered || self.feed.has_found(newest) || self.world.elapsed() >= end;
+        let has_found = || !self.world.is_clustered || self.feed.has_scanned(newest) || self.world.elapsed() >= end;
         self.world.tasks.until(|| has_found().then_some(())).await;
-        let through = self.feed.heard_of();
+        let through = self.feed.seen_watermark();
         self.world.book.borrow_mut().purges(webhook, through);
         self.set_row_watermark(webhook, through).await;
         let under_way = self.withdraw_all(webhook, through).await;

@@ -9,7 +9,7 @@ use crate::engine::dispatch::fair_queue::FairQueue;
 use crate::id::{EventSeq, WebhookNum};
 use crate::store::fanout_scan::Which;
 use crate::store::fanouts::Fanout;
-use crate::store::journal::{Found, Record, Stopped};
+use crate::store::journal::{Record, ScannedFanout, Stopped};
 use crate::store::leases::ShardNum;
 
 use super::dispatcher::Failed;
@@ -21,11 +21,11 @@ impl Process {
     /// `Dispatcher::look_for_news`.
     pub(super) async fn look_for_news(&self, queue: &mut FairQueue) -> Result<(), Failed> {
         match self.look_for_fanouts(Which::New(&self.feed), queue).await {
-            Ok(true) => self.feed.go_on_looking(),
+            Ok(true) => self.feed.continue_scan(),
             Ok(false) => {}
             Err(failed) => {
-                self.feed.expect_news();
-                self.feed.go_on_looking();
+                self.feed.request_scan();
+                self.feed.continue_scan();
                 return Err(failed);
             }
         }
@@ -34,7 +34,7 @@ impl Process {
 
     /// `Dispatcher::catch_up`.
     pub(super) async fn catch_up(&self, queue: &mut FairQueue) -> Result<(), Failed> {
-        if self.feed.must_look_again() {
+        if self.feed.take_rescan() {
             self.cursor.borrow_mut().restart();
         }
         if !self.look_for_fanouts(Which::All, queue).await? {
@@ -61,7 +61,7 @@ impl Process {
     }
 
     /// `Store::visible_fanouts`.
-    async fn visible_fanouts(&self, which: Which<'_>) -> Result<(Vec<Found>, bool), Unreadable> {
+    async fn visible_fanouts(&self, which: Which<'_>) -> Result<(Vec<ScannedFanout>, bool), Unreadable> {
         let (served, slot) = (self.shard_set.served(), self.shard_set.slot());
         if served.is_empty() {
             self.cursor.borrow_mut().restart();
@@ -87,13 +87,14 @@ impl Process {
             let shard = ShardNum::read(fanout.shard).expect("a shard");
             self.shard_set.is_new_to_ledger(shard, tx, fanout.event.seq)
         };
-        let found = page.into_iter().map(|(tx, fanout)| Found { is_news: is_news(tx, &fanout), fanout }).collect();
+        let found =
+            page.into_iter().map(|(tx, fanout)| ScannedFanout { is_news: is_news(tx, &fanout), fanout }).collect();
         self.cursor.borrow_mut().has_read(look, cut_at);
         Ok((found, cut_at.is_some()))
     }
 
     /// `Dispatcher::only_new`.
-    async fn only_new(&self, found: Vec<Found>) -> Result<Vec<(Found, i64)>, Stopped> {
+    async fn only_new(&self, found: Vec<ScannedFanout>) -> Result<Vec<(ScannedFanout, i64)>, Stopped> {
         let (answer, answered) = oneshot::channel();
         self.journal.record(Record::Watch { fanouts: found.clone(), answer }).await?;
         let new = answered.await.map_err(|_| Stopped)?;
@@ -101,9 +102,9 @@ impl Process {
     }
 
     /// `Dispatcher::start_on`.
-    async fn start_on(&self, new: Vec<(Found, i64)>, queue: &mut FairQueue) -> Result<(), Stopped> {
+    async fn start_on(&self, new: Vec<(ScannedFanout, i64)>, queue: &mut FairQueue) -> Result<(), Stopped> {
         let mut recorded = BTreeMap::new();
-        for (Found { fanout, is_news }, epoch) in new {
+        for (ScannedFanout { fanout, is_news }, epoch) in new {
             if is_news {
                 queue.push(fanout, false, epoch);
             } else {

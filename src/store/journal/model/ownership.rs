@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::UnixMillis;
 use crate::store::StoreError;
-use crate::store::journal::late::Cancelled;
+use crate::store::journal::recent_cancels::RecentCancels;
 use crate::store::journal::{OwnershipChange, PublishError, Request};
 use crate::store::leases::{AcquiredShard, Membership, ShardNum, Snapshot};
 use crate::store::ledger::Ledger;
@@ -50,7 +50,7 @@ impl Writer {
     pub(crate) fn gain(&mut self, Gaining { acquired, owed, moment, answer }: Gaining) {
         self.ledger.lock().absorb(owed);
         self.shard_set.activate(&acquired, &Arc::new(moment));
-        self.feed.look_again();
+        self.feed.rescan();
         let _ = answer.send(Ok(()));
     }
 
@@ -62,7 +62,7 @@ impl Writer {
             let _ = request.answer.send(Err(PublishError::Diverged));
         }
         self.last = self.last.max(member.newest);
-        self.cancelled = Cancelled::new(now);
+        self.cancelled = RecentCancels::new(now);
         self.shard_set.rejoin(member);
     }
 

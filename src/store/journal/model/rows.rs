@@ -13,7 +13,7 @@ use crate::store::events::{Body, Event};
 use crate::store::fanouts::Fanout;
 use crate::store::journal::assign::accept;
 use crate::store::journal::updates::Updated;
-use crate::store::journal::{Found, PublishRequest, Published, Record};
+use crate::store::journal::{PublishRequest, Published, Record, ScannedFanout};
 use crate::store::leases::ShardNum;
 
 use super::{HUGE, HUGE_BODY, Tables, Writer, Written};
@@ -80,7 +80,7 @@ impl Writer {
         for fanout in
             parts.iter().filter(|fanout| in_order && self.shard_set.owns(ShardNum::read(fanout.shard).unwrap()))
         {
-            self.feed.shall_be_found((event.seq, fanout.shard));
+            self.feed.expect_in_scan((event.seq, fanout.shard));
         }
         parts
     }
@@ -91,7 +91,7 @@ impl Writer {
         for record in &records {
             match record {
                 Record::Attempt(record) => self.watched.mark(record.id),
-                Record::Defer { id, .. } if !self.watched.is_heard_of(*id, &self.shard_set) => {}
+                Record::Defer { id, .. } if !self.watched.may_get_row(*id, &self.shard_set) => {}
                 Record::Defer { id, next_at } => {
                     rows.deferrals.push((*id, DeliveryState::pending(Some(*next_at))));
                     self.watched.mark(*id);
@@ -126,7 +126,7 @@ impl Writer {
 
     /// Mirrors `Writer::new_among`.
     pub(super) fn new_among(&self, tables: &Tables) -> Vec<Vec<bool>> {
-        let is_new = |found: &Found| {
+        let is_new = |found: &ScannedFanout| {
             let key = (found.fanout.event.seq, found.fanout.shard);
             let is_ours = ShardNum::read(key.1).is_ok_and(|shard| self.shard_set.owns(shard));
             is_ours && tables.has_fanout(key) && !self.watched.knows(key)

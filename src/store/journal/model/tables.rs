@@ -13,7 +13,7 @@ use crate::store::events::Event;
 use crate::store::fanout_scan::{Place, Which};
 use crate::store::fanouts::Fanout;
 use crate::store::health::Health;
-use crate::store::journal::open::FanoutKey;
+use crate::store::journal::outstanding::FanoutKey;
 use crate::store::journal::updates::Change;
 use crate::store::leases::model::Leases;
 use crate::store::leases::{ShardNum, ShardSet};
@@ -279,7 +279,7 @@ impl Tables {
         let place = |((event, shard), (tx, _)): (&FanoutKey, &(u64, _))| (*tx, event.0, *shard);
         let own = match which {
             Which::All => Vec::new(),
-            Which::New(feed) => feed.to_find(),
+            Which::New(feed) => feed.expected_events(),
         };
         let is_wanted = |(tx, event, shard): &Place| {
             let is_served = ShardNum::read(*shard).is_ok_and(|shard| served.contains(&shard));

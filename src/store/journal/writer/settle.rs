@@ -11,10 +11,10 @@ use tokio::time::Instant;
 use crate::clock::UnixMillis;
 use crate::id::EventSeq;
 use crate::store::StoreError;
-use crate::store::fate::{TransactionId, UnansweredCommit};
+use crate::store::commit_status::{TransactionId, UnansweredCommit};
 
 use super::super::outage::Ended;
-use super::{Batch, Cancelled, JournalStats, Prepared, PublishError, Request, Writer};
+use super::{Batch, JournalStats, Prepared, PublishError, RecentCancels, Request, Writer};
 
 /// Until then a batch is committed or given up, and its publishers are told: much longer than a slow disk makes anybody
 /// wait, and within the lease as it is by default, after which a silent database keeps everything from being sent, too.
@@ -70,7 +70,7 @@ impl Writer {
                 Err(Failure::Refused(error)) => error,
                 Err(Failure::InDoubt(error, in_doubt)) => {
                     self.note_unanswered(&error);
-                    if self.was_committed(&mut batch, &in_doubt, end).await {
+                    if self.resolve_commit(&mut batch, &in_doubt, end).await {
                         return self.committed(batch, in_doubt.prepared).await;
                     }
                     error
@@ -125,12 +125,12 @@ impl Writer {
     }
 
     /// Its publishers are told the truth if it is known while they wait.
-    async fn was_committed(&mut self, batch: &mut Batch, in_doubt: &Unanswered, end: Instant) -> bool {
+    async fn resolve_commit(&mut self, batch: &mut Batch, in_doubt: &Unanswered, end: Instant) -> bool {
         let Unanswered { prepared, transaction } = in_doubt;
         let event = (prepared.events > 0).then_some(prepared.last);
         let (store, shard_set) = (self.store.clone(), self.shard_set.clone());
         let in_doubt = UnansweredCommit { shard_set: &shard_set, transaction: transaction.as_ref(), event };
-        self.meanwhile(batch, end, store.was_committed(&in_doubt)).await
+        self.meanwhile(batch, end, store.resolve_commit(&in_doubt)).await
     }
 
     /// Waits for the database. The batch's publishers wait until the end of their time, others hardly.
@@ -159,7 +159,7 @@ impl Writer {
     pub(in super::super) fn forget_lost_history(&mut self, newest: EventSeq) {
         self.refuse_all_that_wait(|| PublishError::Diverged);
         self.last = self.last.max(newest);
-        self.cancelled = Cancelled::new(UnixMillis::now());
+        self.cancelled = RecentCancels::new(UnixMillis::now());
     }
 
     fn refuse_all_that_wait(&mut self, why: impl Fn() -> PublishError) {

@@ -11,7 +11,7 @@ use crate::id::{EventSeq, WebhookNum};
 pub type FanoutKey = (EventSeq, i16);
 
 #[derive(Debug, Default)]
-pub struct OpenFanouts {
+pub struct OutstandingTargets {
     open: BTreeMap<FanoutKey, Open>,
 }
 
@@ -23,7 +23,7 @@ struct Open {
     left: usize,
 }
 
-impl OpenFanouts {
+impl OutstandingTargets {
     /// Starts to watch a fan-out. One that is watched already stays as it is.
     pub fn insert(&mut self, key: FanoutKey, targets: Arc<[WebhookNum]>) {
         let recorded = vec![0; targets.len().div_ceil(64)];
@@ -100,7 +100,7 @@ mod tests {
             records in proptest::collection::vec(1i64..500, 0..1500),
         ) {
             let key = (EventSeq(9), 0);
-            let mut open = OpenFanouts::default();
+            let mut open = OutstandingTargets::default();
             open.insert(key, targets.iter().copied().map(WebhookNum).collect());
             let mut missing: BTreeSet<i64> = targets;
             for webhook in records {

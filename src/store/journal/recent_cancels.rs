@@ -17,7 +17,7 @@ const KEPT_MS: i64 = 5 * 60 * 1000;
 
 /// What was cancelled lately: the newest event for each webhook.
 #[derive(Debug)]
-pub(super) struct Cancelled {
+pub(super) struct RecentCancels {
     /// Since `since`.
     lately: HashMap<WebhookNum, EventSeq>,
     /// In as long a time before.
@@ -25,7 +25,7 @@ pub(super) struct Cancelled {
     since: UnixMillis,
 }
 
-impl Cancelled {
+impl RecentCancels {
     pub(super) fn new(now: UnixMillis) -> Self {
         Self { lately: HashMap::new(), before: HashMap::new(), since: now }
     }
@@ -52,7 +52,7 @@ impl Cancelled {
     }
 
     /// Of the attempts among these, those whose delivery is settled already.
-    pub(super) async fn late<C: ConnectionTrait>(
+    pub(super) async fn settled_before<C: ConnectionTrait>(
         &mut self,
         on: &C,
         records: &[Record],
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn a_cancellation_is_remembered_for_longer_than_a_request_takes_and_not_for_ever() {
         let start = UnixMillis(1_800_000_000_000);
-        let mut cancelled = Cancelled::new(start);
+        let mut cancelled = RecentCancels::new(start);
         let after = |ms: i64| UnixMillis(start.0 + ms);
         cancelled.add(id(1, 10), start);
         cancelled.add(id(1, 5), after(1));

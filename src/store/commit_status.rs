@@ -44,11 +44,11 @@ impl TransactionId {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+enum CommitStatus {
     Committed,
     Undone,
     /// The server is not done with it.
-    Open,
+    InProgress,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -69,13 +69,13 @@ impl Store {
     }
 
     /// Waits until it is known whether a batch was committed.
-    pub(super) async fn was_committed(&self, batch: &UnansweredCommit<'_>) -> bool {
+    pub(super) async fn resolve_commit(&self, batch: &UnansweredCommit<'_>) -> bool {
         let on = self.engine_readers().within(LOOK);
         loop {
-            match fate(&on, batch).await {
-                Ok(Fate::Committed) => return true,
-                Ok(Fate::Undone) => return false,
-                Ok(Fate::Open) => {}
+            match commit_status(&on, batch).await {
+                Ok(CommitStatus::Committed) => return true,
+                Ok(CommitStatus::Undone) => return false,
+                Ok(CommitStatus::InProgress) => {}
                 Err(error) => tracing::debug!(%error, "what became of a transaction cannot be asked"),
             }
             tokio::time::sleep(PAUSE).await;
@@ -83,26 +83,30 @@ impl Store {
     }
 }
 
-async fn fate(on: &Pool, batch: &UnansweredCommit<'_>) -> Result<Fate, DbErr> {
-    let unless_its_event_is_there = if batch.event.is_some() { Fate::Committed } else { Fate::Undone };
+async fn commit_status(on: &Pool, batch: &UnansweredCommit<'_>) -> Result<CommitStatus, DbErr> {
+    let unless_its_event_is_there = if batch.event.is_some() { CommitStatus::Committed } else { CommitStatus::Undone };
     let status = match (ConnectionTrait::get_database_backend(on), batch.transaction) {
         (DbBackend::Postgres, Some(transaction)) => {
             status(on, batch.shard_set, transaction).await?.unwrap_or(unless_its_event_is_there)
         }
         // It had nothing to write.
-        (DbBackend::Postgres, None) => Fate::Undone,
+        (DbBackend::Postgres, None) => CommitStatus::Undone,
         // An error of a file's commit means that it was undone, but for one that the disk gave after the fact.
         _ => unless_its_event_is_there,
     };
     // Looked up afterwards: what was committed is seen by whoever begins to look then.
     match (status, batch.event) {
-        (Fate::Committed, Some(event)) if !has_event(on, event).await? => Ok(Fate::Undone),
+        (CommitStatus::Committed, Some(event)) if !has_event(on, event).await? => Ok(CommitStatus::Undone),
         (status, _) => Ok(status),
     }
 }
 
 /// `None`: the server may have lost the transaction and given its number to another one.
-async fn status(on: &Pool, shard_set: &ShardSet, TransactionId(id): &TransactionId) -> Result<Option<Fate>, DbErr> {
+async fn status(
+    on: &Pool,
+    shard_set: &ShardSet,
+    TransactionId(id): &TransactionId,
+) -> Result<Option<CommitStatus>, DbErr> {
     let known = shard_set.server_started().unwrap_or_default();
     let sql = format!(
         "SELECT server.started, CASE WHEN server.started = $2 THEN pg_xact_status($1::xid8) END AS status \
@@ -111,7 +115,7 @@ async fn status(on: &Pool, shard_set: &ShardSet, TransactionId(id): &Transaction
     let values = [id.clone().into(), known.as_str().into()];
     let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
     let row = match StatusRow::find_by_statement(statement).one(on).await {
-        Err(error) if code(&error).as_deref() == Some(INVALID_PARAMETER) => return Ok(Some(Fate::Undone)),
+        Err(error) if code(&error).as_deref() == Some(INVALID_PARAMETER) => return Ok(Some(CommitStatus::Undone)),
         row => row?.ok_or_else(|| DbErr::Custom("it was not answered".to_owned()))?,
     };
     match shard_set.continuity(on, &row.started).await? {
@@ -122,10 +126,10 @@ async fn status(on: &Pool, shard_set: &ShardSet, TransactionId(id): &Transaction
         }
     }
     Ok(Some(match row.status.as_deref() {
-        Some("committed") => Fate::Committed,
-        Some("in progress") => Fate::Open,
+        Some("committed") => CommitStatus::Committed,
+        Some("in progress") => CommitStatus::InProgress,
         // Not even remembered, after so long: what is written twice is better than what is not written.
-        Some(_) | None => Fate::Undone,
+        Some(_) | None => CommitStatus::Undone,
     }))
 }
 

@@ -9,9 +9,9 @@ use crate::id::EventSeq;
 use crate::store::leases::ShardNum;
 use crate::store::{StoreError, dialect};
 
-use super::open::FanoutKey;
+use super::outstanding::FanoutKey;
 use super::writer::Writer;
-use super::{Found, Record};
+use super::{Record, ScannedFanout};
 
 #[derive(Debug, FromQueryResult)]
 struct KeyRow {
@@ -30,14 +30,14 @@ impl Writer {
         for record in records {
             if let Record::Watch { fanouts, .. } = record {
                 let there = there_are(on, fanouts).await?;
-                let is_new = |found: &Found| self.is_new(found, &there);
+                let is_new = |found: &ScannedFanout| self.is_new(found, &there);
                 answers.push(fanouts.iter().map(is_new).collect());
             }
         }
         Ok(answers)
     }
 
-    fn is_new(&self, found: &Found, there: &HashSet<FanoutKey>) -> bool {
+    fn is_new(&self, found: &ScannedFanout, there: &HashSet<FanoutKey>) -> bool {
         let key = (found.fanout.event.seq, found.fanout.shard);
         let is_ours = ShardNum::read(key.1).is_ok_and(|shard| self.shard_set.owns(shard));
         is_ours && there.contains(&key) && !self.watched.knows(key)
@@ -54,11 +54,11 @@ impl Writer {
     }
 
     /// One that is asked about twice is new once.
-    fn start_to_watch(&mut self, Found { fanout, is_news }: &Found, is_new: bool) -> Option<i64> {
+    fn start_to_watch(&mut self, ScannedFanout { fanout, is_news }: &ScannedFanout, is_new: bool) -> Option<i64> {
         if !is_new || !self.watched.watch(fanout) {
             return None;
         }
-        self.outputs.feed.hear_of((fanout.event.seq, fanout.shard));
+        self.outputs.feed.note_scanned((fanout.event.seq, fanout.shard));
         if *is_news {
             self.outputs.ledger.lock().owe_all(&fanout.targets, fanout.event.seq);
         }
@@ -66,7 +66,7 @@ impl Writer {
     }
 }
 
-async fn there_are<C: ConnectionTrait>(on: &C, fanouts: &[Found]) -> Result<HashSet<FanoutKey>, StoreError> {
+async fn there_are<C: ConnectionTrait>(on: &C, fanouts: &[ScannedFanout]) -> Result<HashSet<FanoutKey>, StoreError> {
     let sql = "SELECT f.event_seq, f.shard FROM fanout f \
                JOIN unnest($1, $2) AS found (event_seq, shard) ON f.event_seq = found.event_seq AND f.shard = found.shard";
     let backend = on.get_database_backend();

@@ -16,7 +16,7 @@ const NOTED: usize = 32;
 const END: EventSeq = EventSeq(i64::MAX - 1);
 
 #[derive(Debug)]
-pub(super) struct Front {
+pub(super) struct OldestPending {
     /// Nothing before this is pending. Itself it is, unless it lies after `upto`: then nothing is known.
     from: EventSeq,
     /// What is pending up to here is known, all of it.
@@ -35,7 +35,7 @@ struct Watch {
     changes: Vec<(EventSeq, bool)>,
 }
 
-impl Front {
+impl OldestPending {
     /// This event is pending and nothing else.
     pub(super) fn only(event: EventSeq) -> Self {
         Self { from: event, upto: END, rest: Vec::new(), watch: None }

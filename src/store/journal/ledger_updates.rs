@@ -22,7 +22,7 @@ pub(super) struct Committed<'a> {
     pub(super) changes: &'a [Change],
 }
 
-pub(super) fn tell(ledger: &mut Ledger, committed: &Committed<'_>, now: UnixMillis) {
+pub(super) fn apply(ledger: &mut Ledger, committed: &Committed<'_>, now: UnixMillis) {
     for fanout in committed.fanouts {
         ledger.owe_all(&fanout.targets, fanout.event.seq);
     }
