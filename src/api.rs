@@ -4,12 +4,12 @@
 pub mod auth;
 
 mod admin_keys;
-mod answer;
 mod audit;
 mod backlogs;
 mod body;
 mod budget;
 mod catalogue;
+mod client_addr;
 mod cors;
 mod cost;
 mod deliveries;
@@ -29,15 +29,15 @@ mod key;
 mod keys;
 mod metrics;
 mod names;
-mod origin;
 mod page;
 mod path;
 mod problem;
-mod rates;
+mod rate_limits;
 mod readable;
 mod receiver;
 mod request_log;
-mod sealing;
+mod response_layer;
+mod secrets;
 mod session;
 mod sessions;
 mod tenants;
@@ -55,10 +55,10 @@ use tower::util::option_layer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-pub use answer::KnownCaller;
 pub use catalogue::default_catalogue;
 pub use metrics::ConnectionFigures;
-pub use rates::RequestRate;
+pub use rate_limits::RequestRate;
+pub use response_layer::KnownCaller;
 
 use crate::engine::Engine;
 use crate::store::Store;
@@ -69,7 +69,7 @@ use self::cost::Answers;
 use self::document::ApiDocument;
 use self::forward::Peers;
 use self::metrics::SharedPages;
-use self::rates::Rates;
+use self::rate_limits::RateLimits;
 use self::request_log::RequestLog;
 
 /// Characters of an admin key from the configuration: fewer could be guessed.
@@ -105,7 +105,7 @@ struct Inner {
     keys: Arc<Keys>,
     body_limit: usize,
     peers: Peers,
-    rates: Rates,
+    rates: RateLimits,
     bodies: Budget,
     answers: Answers,
     metrics: SharedPages,
@@ -119,7 +119,7 @@ impl App {
         connections: impl Fn() -> ConnectionFigures + Send + Sync + 'static,
     ) -> Self {
         let ApiConfig { admin_key, body_limit, key_rate, tenant_rate, cors_origins: _ } = config;
-        let rates = Rates::new(key_rate, tenant_rate);
+        let rates = RateLimits::new(key_rate, tenant_rate);
         let (long, short): (Vec<_>, Vec<_>) =
             admin_key.into_iter().partition(|key| key.expose_secret().chars().count() >= MIN_ADMIN_KEY);
         if !short.is_empty() {
@@ -151,7 +151,7 @@ impl App {
         &self.0.peers
     }
 
-    fn rates(&self) -> &Rates {
+    fn rates(&self) -> &RateLimits {
         &self.0.rates
     }
 
@@ -187,7 +187,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(webhooks::routes())
         .merge(backlogs::routes())
         .merge(engine::routes())
-        .merge(sealing::routes())
+        .merge(secrets::routes())
         .merge(audit::routes())
         .merge(event_types::routes())
         .merge(events::routes())
@@ -219,15 +219,15 @@ pub fn routers(
     let (app, log) = (App::new(engine, config, connections), Arc::new(RequestLog::new()));
     let show_document = async move || ([(CONTENT_TYPE, "application/json")], document);
     let metrics = metrics::open_routes()
-        .layer(middleware::from_fn_with_state(log.clone(), answer::finish))
+        .layer(middleware::from_fn_with_state(log.clone(), response_layer::finish))
         .with_state(app.clone());
     let api = routes
         .route("/openapi.json", get(show_document))
-        .fallback(answer::no_such_route)
-        .method_not_allowed_fallback(answer::no_such_method)
+        .fallback(response_layer::no_such_route)
+        .method_not_allowed_fallback(response_layer::no_such_method)
         .layer(middleware::from_fn_with_state(app.clone(), gate::pass))
         .layer(option_layer(cors))
-        .layer(middleware::from_fn_with_state(log.clone(), answer::finish))
+        .layer(middleware::from_fn_with_state(log.clone(), response_layer::finish))
         .with_state(app);
     Routers { api, metrics }
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::api::{self, ApiConfig, ConnectionFigures, KnownCaller, RequestRate, Routers};
 use crate::config::{Config, Rate, TlsSettings};
 use crate::engine::{Engine, EngineConfig, StartError};
-use crate::listener::{self, ListenError, Listener, Serving, Shares, TlsFiles};
+use crate::listener::{self, ListenError, Listener, ServerHandle, Shares, TlsFiles};
 use crate::store::{OpenError, Store, StoreError};
 
 /// Connections to the listener of the metrics at once: some scrapers, and people who look.
@@ -41,8 +41,8 @@ pub struct App {
     /// Shown once, when one had to be made.
     pub new_admin_key: Option<String>,
     store: Store,
-    server: Serving,
-    metrics_server: Option<Serving>,
+    server: ServerHandle,
+    metrics_server: Option<ServerHandle>,
     stop_delay: Duration,
     stop_grace: Duration,
 }

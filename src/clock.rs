@@ -1,7 +1,7 @@
 //! Wall-clock moments as the rows and the API know them, and the clock of this process, which does not jump when the
 //! system's does. Moments are plain data: pure code takes `now` as an argument.
 
-mod course;
+mod slew;
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tokio::time::MissedTickBehavior;
 
-use self::course::{Course, Meaning, Reading};
+use self::slew::{Meaning, Reading, Slew};
 
 /// Milliseconds since 1970-01-01T00:00:00Z; as text RFC 3339 in UTC with milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,14 +25,14 @@ impl UnixMillis {
     /// By this process's clock: by which everything is waited for and recorded.
     #[must_use]
     pub fn now() -> Self {
-        Self(course().read().at(steady()).div_euclid(1000))
+        Self(slew().read().at(steady()).div_euclid(1000))
     }
 
     /// As the rest of the world has it, as far as is known here: for what others compare with clocks of their own. Jumps
     /// when the reference does.
     #[must_use]
-    pub fn now_outside() -> Self {
-        Self(course().read().reference_at(steady()).div_euclid(1000))
+    pub fn now_reference() -> Self {
+        Self(slew().read().reference_at(steady()).div_euclid(1000))
     }
 
     #[must_use]
@@ -82,9 +82,9 @@ impl Question {
     /// It has answered. The answer was given at some moment since it was asked.
     pub(crate) fn answered(self, said: UnixMillis) {
         let took = steady().saturating_sub(self.asked_at);
-        let give = i64::try_from(took.as_micros() / 2).unwrap_or(i64::MAX);
-        let reading = Reading { at: self.asked_at + took / 2, said: said.0.saturating_mul(1000), give };
-        let meaning = course().write().hear(reading);
+        let uncertainty = i64::try_from(took.as_micros() / 2).unwrap_or(i64::MAX);
+        let reading = Reading { at: self.asked_at + took / 2, said: said.0.saturating_mul(1000), uncertainty };
+        let meaning = slew().write().observe(reading);
         match meaning {
             Meaning::InStep => {}
             Meaning::Jumped(by) => {
@@ -105,7 +105,7 @@ pub(crate) async fn follow_the_system() {
 pub(crate) async fn watch_the_system() {
     let mut said_ms = 0;
     each_look(|| {
-        let by_ms = by_the_system().0 - UnixMillis::now_outside().0;
+        let by_ms = by_the_system().0 - UnixMillis::now_reference().0;
         if (by_ms - said_ms).abs() <= NOTED_MS {
             return;
         }
@@ -129,9 +129,9 @@ async fn each_look(mut look: impl FnMut()) {
 }
 
 /// Set by the system's clock until a reference is heard.
-fn course() -> &'static RwLock<Course> {
-    static COURSE: OnceLock<RwLock<Course>> = OnceLock::new();
-    COURSE.get_or_init(|| RwLock::new(Course::new(steady(), by_the_system().0 * 1000)))
+fn slew() -> &'static RwLock<Slew> {
+    static SLEW: OnceLock<RwLock<Slew>> = OnceLock::new();
+    SLEW.get_or_init(|| RwLock::new(Slew::new(steady(), by_the_system().0 * 1000)))
 }
 
 /// The one look at the system's clock. What logs say comes from there, too.

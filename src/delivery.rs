@@ -5,7 +5,6 @@
 //! are saved. Nothing here knows actors, routes or rows.
 
 mod answer;
-mod arrival;
 pub mod breaker;
 pub mod client;
 pub mod credentials;
@@ -15,14 +14,15 @@ pub mod guard;
 pub mod headers;
 pub mod hops;
 pub mod limiter;
+pub mod local_network;
+mod lru;
 pub mod outcome;
+mod peer_check;
 pub mod policy;
-mod recent;
 pub mod resolver;
 pub mod retry;
 pub mod sender;
 pub mod signature;
-pub mod surroundings;
 pub mod target;
 pub mod token;
 
@@ -33,13 +33,13 @@ pub use guard::{Guard, GuardError, Own};
 pub use headers::{HeaderProblem, check_headers, is_secret_header};
 pub use hops::EngineName;
 pub use limiter::Limiter;
+pub use local_network::LocalNetwork;
 pub use outcome::{Outcome, OutcomeKind, RETRY_AFTER_CAP, parse_retry_after};
 pub use policy::{Policy, PolicyProblem, RateLimit, SignatureSettings};
 pub use resolver::{ResolveError, VettedResolver};
 pub use retry::{Backoff, RetryPolicy, Verdict, decide};
 pub use sender::{Message, Report, Sender};
 pub use signature::{SecretError, SignatureFormat, SigningSecret, standard_webhooks, x_webhook_signature};
-pub use surroundings::Surroundings;
 pub use target::{Target, TargetError};
 pub use token::Tokens;
 

@@ -24,13 +24,13 @@ mod delivery_ops;
 mod dispatch;
 mod due_poller;
 mod endpoint;
+mod endpoint_config;
 mod endpoint_stats;
 mod inspect;
 mod listing;
 mod node_lease;
 mod operational;
 mod registry;
-mod serving;
 mod start_slots;
 mod tenant_quota;
 
@@ -66,7 +66,7 @@ pub use crate::delivery::retry::{Backoff, RetryPolicy};
 pub use crate::delivery::signature::{SignatureFormat, SigningSecret};
 
 use crate::clock::{self, UnixMillis};
-use crate::delivery::{Dns, Surroundings, guard};
+use crate::delivery::{Dns, LocalNetwork, guard};
 use crate::fault::{note_panics, or_abort};
 use crate::id::TenantNum;
 use crate::store::idempotency::OnceKey;
@@ -172,14 +172,14 @@ pub enum StartError {
 const IN_FLIGHT_PER_LOOKUP: usize = 4;
 
 /// The guard and the DNS client, told what is around.
-fn surroundings(config: &EngineConfig) -> io::Result<Surroundings> {
+fn local_network(config: &EngineConfig) -> io::Result<LocalNetwork> {
     let guard = Arc::new(Guard::new(config.allow_http, config.egress_allow.clone()));
     let lookups = (config.max_in_flight / IN_FLIGHT_PER_LOOKUP).max(1);
     let dns = Arc::new(Dns::new(config.dns_servers.clone(), lookups)?);
     let advertised = config.address.as_deref().and_then(guard::address_in);
-    let surroundings = Surroundings { guard, dns, listeners: config.listeners.clone(), advertised };
-    surroundings.look()?;
-    Ok(surroundings)
+    let local_network = LocalNetwork { guard, dns, listeners: config.listeners.clone(), advertised };
+    local_network.look()?;
+    Ok(local_network)
 }
 
 /// The running engine. Cheap to clone.
@@ -222,15 +222,15 @@ impl Engine {
 
     async fn start_for(node_lease: NodeLease, store: Store, config: EngineConfig) -> Result<Self, StartError> {
         store.mark_taken(node_lease.shard_set(), UnixMillis::now()).await?;
-        let surroundings = surroundings(&config).map_err(StartError::Network)?;
-        let guard = surroundings.guard.clone();
+        let local_network = local_network(&config).map_err(StartError::Network)?;
+        let guard = local_network.guard.clone();
         let running = Journal::start(&store, node_lease.shard_set()).await?;
         // What is changed from here on is news, also while the rest is read.
         let position = store.position().await?;
         let routes = Arc::new(RouteTable::load(&store).await?);
         let log = Arc::new(LogIndex::open(&store, running.log.clone()).await?);
         let name = EngineName::new(store.engine_id().await?);
-        let dns = &surroundings.dns;
+        let dns = &local_network.dns;
         let arbiters = Arbiters::start(config.arbiters, &guard, dns, config.keeps_connections, &name)?;
         let cluster = Cluster::new(!store.is_clustered());
         let context =
@@ -254,17 +254,17 @@ impl Engine {
             arbiters,
         };
         let engine = Self { inner: Arc::new(inner) };
-        engine.spawn_tasks(surroundings);
+        engine.spawn_tasks(local_network);
         engine.spawn_cluster_tasks(&running.remote_shards);
         engine.follow_config(position);
         engine.inner.cluster.settle().await;
         Ok(engine)
     }
 
-    fn spawn_tasks(&self, surroundings: Surroundings) {
+    fn spawn_tasks(&self, local_network: LocalNetwork) {
         let inner = &self.inner;
         let stopping = inner.stopping.clone();
-        inner.tasks.spawn(async move { stopping.run_until_cancelled(surroundings.keep_looking()).await });
+        inner.tasks.spawn(async move { stopping.run_until_cancelled(local_network.keep_looking()).await });
         let dispatcher = dispatch::Dispatcher::new(&inner.context, &inner.feed, &inner.registry);
         let stopping = inner.stopping.clone();
         let dispatcher = Box::pin(or_abort("the dispatcher", dispatcher.run()));
@@ -444,7 +444,7 @@ async fn follow(log: Arc<LogIndex>, context: Arc<EngineContext>) {
         if let Err(error) = log.follow(&context.shard_set).await {
             tracing::warn!(%error, "the log index could not follow");
         }
-        if let Err(error) = context.store.forget_ended_sessions(UnixMillis::now_outside()).await {
+        if let Err(error) = context.store.forget_ended_sessions(UnixMillis::now_reference()).await {
             tracing::warn!(%error, "ended sessions could not be forgotten");
         }
         if let Err(error) = context.store.forget_old_keys(UnixMillis::now()).await {

@@ -2,18 +2,18 @@
 //! many connections there are, and who has to go when there are more. Given the routes by the app; knows none of them.
 
 mod activity;
+mod activity_io;
 mod answer;
 mod connection;
+mod connections;
 mod descriptors;
 mod figures;
 mod framing;
-mod refusal;
-mod roster;
+mod overload_response;
 mod streams;
 mod strict;
 mod tls;
 mod turns;
-mod watched;
 
 use std::io;
 use std::net::SocketAddr;
@@ -35,10 +35,10 @@ pub use self::tls::{TlsError, TlsFiles};
 
 use self::activity::Limits;
 use self::connection::Means;
+use self::connections::Connections;
 use self::descriptors::Spare;
 use self::figures::Shortage;
-use self::refusal::{Refusals, refuse};
-use self::roster::Roster;
+use self::overload_response::{Refusals, refuse};
 use self::tls::Certificate;
 use self::turns::Turns;
 
@@ -47,7 +47,7 @@ const LIMITS: Limits = Limits {
     head: Duration::from_secs(10),
     idle: Duration::from_secs(60),
     write: Duration::from_secs(30),
-    farewell: Duration::from_secs(1),
+    close: Duration::from_secs(1),
 };
 
 /// Between two tries to accept when there is no descriptor, so that nothing spins.
@@ -60,7 +60,7 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
-    roster: Arc<Roster>,
+    connections: Arc<Connections>,
     certificate: Option<Arc<Certificate>>,
 }
 
@@ -86,7 +86,7 @@ impl Listener {
         let failed = |source| ListenError::Bind { address, source };
         let socket = TcpListener::bind(address).await.map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
-        Ok(Self { socket, address, roster: Roster::new(most), certificate })
+        Ok(Self { socket, address, connections: Connections::new(most), certificate })
     }
 
     #[must_use]
@@ -104,7 +104,7 @@ impl Listener {
     /// What is counted of it, also while it serves.
     #[must_use]
     pub fn figures(&self) -> Figures {
-        Figures::of(&self.roster)
+        Figures::of(&self.connections)
     }
 
     /// Serves these routes until it is stopped. `is_known` tells from the extensions of an answer whether its caller had
@@ -113,47 +113,47 @@ impl Listener {
     /// # Errors
     ///
     /// When TLS cannot be set up.
-    pub fn serve(self, router: Router, is_known: fn(&Extensions) -> bool) -> Result<Serving, TlsError> {
+    pub fn serve(self, router: Router, is_known: fn(&Extensions) -> bool) -> Result<ServerHandle, TlsError> {
         let stopping = CancellationToken::new();
         let tls = self.certificate.as_ref().map(Certificate::acceptor).transpose()?;
         let turns = Turns::among(Handle::current().metrics().num_workers());
         let http = connection::http(&LIMITS, &turns);
         let means = Means { router, is_known, http, tls, limits: LIMITS, turns, stopping: stopping.clone() };
-        let (connections, cut) = (TaskTracker::new(), CancellationToken::new());
+        let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
         if let Some(certificate) = self.certificate {
             tokio::spawn(certificate.follow(stopping.clone()));
         }
-        let doorman = Doorman {
+        let acceptor = Acceptor {
             means: Arc::new(means),
-            roster: self.roster,
-            connections: connections.clone(),
+            connections: self.connections,
+            tasks: tasks.clone(),
             cut: cut.clone(),
             refusals: Refusals::new(),
             spare: Spare::new(),
             said: None,
         };
-        let accepting = tokio::spawn(doorman.accept(self.socket));
-        Ok(Serving { stopping, cut, connections, accepting })
+        let accepting = tokio::spawn(acceptor.accept(self.socket));
+        Ok(ServerHandle { stopping, cut, tasks, accepting })
     }
 }
 
 /// A listener at work.
-pub struct Serving {
+pub struct ServerHandle {
     stopping: CancellationToken,
     cut: CancellationToken,
-    connections: TaskTracker,
+    tasks: TaskTracker,
     accepting: JoinHandle<()>,
 }
 
-impl Serving {
+impl ServerHandle {
     /// Accepts nothing more and lets requests under way end until then; answers whether they did. What has not ended is
     /// cut off.
     pub async fn stop(self, by: Instant) -> bool {
         self.stopping.cancel();
         let ended = async {
             let _ = self.accepting.await;
-            self.connections.close();
-            self.connections.wait().await;
+            self.tasks.close();
+            self.tasks.wait().await;
         };
         let in_time = timeout_at(by, ended).await.is_ok();
         self.cut.cancel();
@@ -161,11 +161,11 @@ impl Serving {
     }
 }
 
-/// Accepts connections and finds places for them.
-struct Doorman {
+/// Accepts connections and finds a slot for each.
+struct Acceptor {
     means: Arc<Means>,
-    roster: Arc<Roster>,
-    connections: TaskTracker,
+    connections: Arc<Connections>,
+    tasks: TaskTracker,
     cut: CancellationToken,
     refusals: Refusals,
     spare: Spare,
@@ -173,7 +173,7 @@ struct Doorman {
     said: Option<Instant>,
 }
 
-impl Doorman {
+impl Acceptor {
     async fn accept(mut self, socket: TcpListener) {
         let stopping = self.means.stopping.clone();
         while let Some(accepted) = stopping.run_until_cancelled(socket.accept()).await {
@@ -188,11 +188,11 @@ impl Doorman {
     }
 
     fn admit(&self, stream: TcpStream, peer: SocketAddr) {
-        match self.roster.admit(peer.ip(), Instant::now()) {
-            Some(place) => {
-                let served = connection::serve(stream, peer, self.means.clone(), place);
+        match self.connections.admit(peer.ip(), Instant::now()) {
+            Some(slot) => {
+                let served = connection::serve(stream, peer, self.means.clone(), slot);
                 let cut = self.cut.clone();
-                self.connections.spawn(async move { cut.run_until_cancelled(served).await });
+                self.tasks.spawn(async move { cut.run_until_cancelled(served).await });
             }
             // With TLS nothing can be said before the handshake, which is what there is no room for.
             None if self.means.tls.is_some() => drop(stream),
@@ -206,11 +206,11 @@ impl Doorman {
             self.said = Some(Instant::now());
             tracing::warn!(%error, "connections to the API cannot be accepted; is `ulimit -n` high enough?");
         }
-        self.roster.make_room(Instant::now());
+        self.connections.make_room(Instant::now());
         if self.spare.give_up() {
             let waiting = tokio::time::timeout(NO_DESCRIPTOR, socket.accept()).await;
             if let Ok(Ok((stream, _))) = waiting {
-                self.roster.refused.count(Shortage::Descriptors);
+                self.connections.refused.count(Shortage::Descriptors);
                 refuse(stream).await;
             }
             self.spare.take_back();

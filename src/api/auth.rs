@@ -2,7 +2,7 @@
 //! whose caller may publish, `Admin` a caller who may do everything.
 
 mod access;
-mod known;
+mod key_cache;
 mod look_ups;
 mod subject;
 
@@ -15,12 +15,12 @@ use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap, HeaderName, StatusCode};
 
 use self::access::Access;
-pub(super) use self::known::Keys;
+pub(super) use self::key_cache::Keys;
 use super::App;
 use super::budget::Sender;
+use super::client_addr::ClientAddr;
 use super::cost::Cost;
 use super::key::{self, Digest};
-use super::origin::Origin;
 use super::problem::Problem;
 use super::request_log::CallerNote;
 use crate::clock::UnixMillis;
@@ -94,7 +94,7 @@ fn presented(headers: &HeaderMap) -> Result<&str, Problem> {
 /// Who calls, and from where.
 struct Caller {
     access: Arc<Access>,
-    origin: Origin,
+    origin: ClientAddr,
 }
 
 impl Caller {
@@ -105,11 +105,11 @@ impl Caller {
             app.rates().admit(access.counted_under(), tenant.num)?;
         }
         Cost::charge(parts, app, access.tenant.as_ref().map(|tenant| tenant.num)).await?;
-        Ok(Self { access, origin: Origin::of(&parts.extensions) })
+        Ok(Self { access, origin: ClientAddr::of(&parts.extensions) })
     }
 
     fn author(&self) -> Author {
-        let Origin { peer, request } = &self.origin;
+        let ClientAddr { peer, request } = &self.origin;
         let request = request.as_ref().and_then(|id| id.to_str().ok()).map(str::to_owned);
         Author { who: self.access.who, peer: *peer, request }
     }

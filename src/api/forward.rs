@@ -17,8 +17,8 @@ use super::App;
 use super::auth::{X_API_KEY, acting_for};
 use super::body::collect;
 use super::budget::Sender;
+use super::client_addr::{self, FORWARDED};
 use super::cost::Cost;
-use super::origin::{self, FORWARDED};
 use super::problem::Problem;
 use crate::engine::{Owner, peer_client};
 use crate::id::{DeliveryId, TenantNum, WebhookId, WebhookNum};
@@ -79,7 +79,7 @@ impl Peers {
     ) {
         for address in app.engine().peers() {
             let mut headers = headers.clone();
-            if origin::sign(app.store(), &Method::GET, path, &mut headers, wanted).is_none() {
+            if client_addr::sign(app.store(), &Method::GET, path, &mut headers, wanted).is_none() {
                 continue;
             }
             let call = Call { method: Method::GET, path: path.to_owned(), headers, body: Bytes::new() };
@@ -115,7 +115,7 @@ pub(super) fn wanted_by_a_node(headers: &HeaderMap) -> Option<usize> {
 
 /// Lets the node answer whose it is.
 pub(super) async fn answer(app: &App, mut request: Request, next: Next) -> Response {
-    origin::judge(app.store(), &mut request);
+    client_addr::judge(app.store(), &mut request);
     if app.engine().is_alone() || !has_key(request.headers()) {
         return next.run(request).await;
     }
@@ -132,7 +132,7 @@ pub(super) async fn answer(app: &App, mut request: Request, next: Next) -> Respo
     };
     match owner {
         Owner::Here => next.run(request).await,
-        Owner::Elsewhere(address) if !origin::is_from_node(request.extensions()) => {
+        Owner::Elsewhere(address) if !client_addr::is_from_node(request.extensions()) => {
             sent_on(app, tenant, &address, request).await.unwrap_or_else(IntoResponse::into_response)
         }
         Owner::Elsewhere(_) | Owner::Nobody => Problem::owner_unreachable(&"it is being moved").into_response(),
@@ -143,8 +143,8 @@ async fn sent_on(app: &App, tenant: TenantNum, address: &Arc<str>, request: Requ
     Cost::charge_forwarded(&request, app, tenant)?;
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
     let (method, mut headers) = (request.method().clone(), request.headers().clone());
-    origin::vouch(app.store(), request.extensions(), &method, &path, &mut headers);
-    origin::sign(app.store(), &method, &path, &mut headers, 0)
+    client_addr::vouch(app.store(), request.extensions(), &method, &path, &mut headers);
+    client_addr::sign(app.store(), &method, &path, &mut headers, 0)
         .ok_or_else(|| Problem::owner_unreachable(&"the nodes do not believe each other"))?;
     let (body, _share) = collect(request, app).await?;
     app.peers().ask(address, Call { method, path, headers, body }).await

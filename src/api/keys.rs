@@ -116,7 +116,7 @@ pub(super) struct NewKeyView {
 
 /// A key that has ended before it is made is a mistake.
 pub(super) fn refuse_past_end(expires_at: Option<&Given<UnixMillis>>, errors: &mut Errors) {
-    let now = UnixMillis::now_outside();
+    let now = UnixMillis::now_reference();
     if let Some(Given::Value(expires_at)) = expires_at
         && *expires_at <= now
     {

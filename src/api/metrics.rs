@@ -20,11 +20,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
-use super::answer;
 use super::auth::Admin;
 use super::document::ReadProblems;
 use super::page::Query;
 use super::problem::Problem;
+use super::response_layer;
 use crate::engine::BacklogOrder;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -50,8 +50,8 @@ pub(super) fn open_routes() -> Router<App> {
             "/metrics/endpoints",
             get(async |State(app): State<App>, query: Query| endpoints_page(&app, &query).await),
         )
-        .fallback(answer::no_such_route)
-        .method_not_allowed_fallback(answer::no_such_method)
+        .fallback(response_layer::no_such_route)
+        .method_not_allowed_fallback(response_layer::no_such_method)
 }
 
 /// Figures of the engine, for Prometheus. Needs an admin key here; `POSTHASTE_METRICS_LISTEN` serves them without one.

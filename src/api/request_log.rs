@@ -12,7 +12,7 @@ use axum::http::{Method, StatusCode, Uri};
 use parking_lot::Mutex;
 use tracing::{Level, debug, enabled, info, warn};
 
-use super::origin::{Origin, RequestId};
+use super::client_addr::{ClientAddr, RequestId};
 use crate::id::{KeyId, TenantId};
 use crate::log_limit::LogLimit;
 
@@ -102,7 +102,7 @@ impl Begun {
             method: request.method().clone(),
             uri: request.uri().clone(),
             route: request.extensions().get::<MatchedPath>().cloned(),
-            peer: Origin::of(request.extensions()).peer,
+            peer: ClientAddr::of(request.extensions()).peer,
             caller,
         }
     }

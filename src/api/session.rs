@@ -76,7 +76,7 @@ async fn open(State(app): State<App>, caller: Anyone, _: NoQuery, headers: Heade
         let detail = "a session is open already; give a key to open another one";
         return Err(Problem::new(StatusCode::CONFLICT, "session_open", detail));
     }
-    let ends = UnixMillis::now_outside().plus(LENGTH);
+    let ends = UnixMillis::now_reference().plus(LENGTH);
     let ends = caller.expires_at().map_or(ends, |at| at.min(ends));
     let scopes = caller.scopes().iter().map(|scope: &Scope| scope.as_str().to_owned()).collect();
     let (shown, new) = key::mint(caller.tenant().map(|tenant| tenant.num), "session".to_owned(), scopes, Some(ends));

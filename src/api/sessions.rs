@@ -62,7 +62,7 @@ async fn list(
     query: Query,
 ) -> Result<axum::Json<PageView<OpenSessionView>>, Problem> {
     let list = query.list("sessions", tenants.num(), &[])?;
-    let now = UnixMillis::now_outside();
+    let now = UnixMillis::now_reference();
     let page = app.store().sessions(tenants.num(), now, list.position()?, list.limit).await?;
     let views = page.items.into_iter().map(OpenSessionView::from).collect();
     Ok(axum::Json(list.answer(views, page.next)))

@@ -3,7 +3,7 @@
 
 pub(super) mod handshake;
 mod making;
-mod own;
+mod tls_clients;
 mod verifier;
 
 use std::sync::{Arc, OnceLock};
@@ -18,16 +18,16 @@ use rustls::sign::SingleCertAndKey;
 use rustls_platform_verifier::Verifier;
 
 use self::handshake::{Sessions, WatchConnects};
-use super::arrival::VetArrival;
 use super::credentials::TlsMaterial;
 use super::dns::Dns;
 use super::guard::Guard;
+use super::peer_check::CheckPeer;
 use super::resolver::VettedResolver;
 
 use self::verifier::OwnOrSystem;
 
 pub use self::making::Making;
-pub use self::own::Clients;
+pub use self::tls_clients::Clients;
 
 /// As many idle connections per receiver as reuse pays for: more requests at once than this are rare.
 const MAX_IDLE_PER_HOST: usize = 512;
@@ -75,7 +75,7 @@ pub(super) fn client_resolving_with(
     let client = reqwest::Client::builder()
         .dns_resolver(resolver)
         .tls_backend_preconfigured(tls_config(own)?)
-        .connector_layer(VetArrival { guard })
+        .connector_layer(CheckPeer { guard })
         .connector_layer(WatchConnects)
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())

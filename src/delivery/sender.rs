@@ -48,7 +48,7 @@ pub struct Sender {
 }
 
 /// Over whose connections a request travels, and with which token.
-struct Way {
+struct Channel {
     client: reqwest::Client,
     token: Option<Token>,
 }
@@ -83,13 +83,13 @@ impl Sender {
             // Large, and not for most.
             Box::pin(self.way(target, deadline)).await
         } else {
-            Ok(Way { client: self.clients.plain(), token: None })
+            Ok(Channel { client: self.clients.plain(), token: None })
         };
-        let Way { client, token } = match way {
+        let Channel { client, token } = match way {
             Ok(way) => way,
             Err(Refusal { outcome, text }) => return Report::unanswered(outcome, text, watch),
         };
-        let (name, now) = (&self.name, UnixMillis::now_outside());
+        let (name, now) = (&self.name, UnixMillis::now_reference());
         let request = match request::signed(target, message, token.as_ref(), name, signatures, now) {
             Ok(request) => request,
             Err(error) => return Report::unanswered(Outcome::ProtocolError, error.to_string(), watch),
@@ -109,16 +109,16 @@ impl Sender {
     }
 
     /// The way for a webhook that brings something of its own.
-    async fn way(&self, target: &Target, deadline: Instant) -> Result<Way, Refusal> {
+    async fn way(&self, target: &Target, deadline: Instant) -> Result<Channel, Refusal> {
         let client = match timeout_at(deadline, self.clients.of(target.tls())).await {
             Ok(Ok(client)) => client,
             Ok(Err(error)) => return Err(Refusal { outcome: Outcome::TlsFailed, text: error.to_string() }),
             Err(_) => return Err(Refusal { outcome: Outcome::TimedOut, text: report::too_slow(target.timeout) }),
         };
-        let Some(source) = target.tokens() else { return Ok(Way { client, token: None }) };
+        let Some(source) = target.tokens() else { return Ok(Channel { client, token: None }) };
         let asking = Asking { client: &client, guard: &self.guard, deadline };
         let token = self.tokens.get(source, &asking).await?;
-        Ok(Way { client, token: Some(token) })
+        Ok(Channel { client, token: Some(token) })
     }
 }
 

@@ -21,8 +21,8 @@ use super::client::handshake;
 use super::credentials::ClientCredentials;
 use super::failure;
 use super::guard::Guard;
+use super::lru::{Key, Lru};
 use super::outcome::Outcome;
-use super::recent::{Key, Recent};
 
 use self::state::{State, Step};
 
@@ -71,11 +71,11 @@ struct Entry {
 
 /// The tokens of this process. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Tokens(Arc<Mutex<Recent<Arc<Entry>>>>);
+pub struct Tokens(Arc<Mutex<Lru<Arc<Entry>>>>);
 
 impl Default for Tokens {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Recent::new(MOST_TOKENS, IDLE))))
+        Self(Arc::new(Mutex::new(Lru::new(MOST_TOKENS, IDLE))))
     }
 }
 

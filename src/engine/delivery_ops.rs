@@ -88,10 +88,10 @@ impl Engine {
     }
 
     async fn require_active(&self, id: DeliveryId) -> Result<(), EngineError> {
-        let mut servings = self.inner.store.servings(&[id.webhook], UnixMillis::now()).await?;
-        match servings.remove(&id.webhook).transpose()? {
-            Some(serving) if !serving.webhook.is_active => Err(EngineError::Inactive),
-            Some(serving) if serving.webhook.paused_at.is_some() => Err(EngineError::Paused),
+        let mut configs = self.inner.store.endpoint_configs(&[id.webhook], UnixMillis::now()).await?;
+        match configs.remove(&id.webhook).transpose()? {
+            Some(config) if !config.webhook.is_active => Err(EngineError::Inactive),
+            Some(config) if config.webhook.paused_at.is_some() => Err(EngineError::Paused),
             Some(_) => Ok(()),
             None => Err(EngineError::NotFound),
         }

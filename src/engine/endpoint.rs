@@ -28,11 +28,11 @@ use crate::store::journal::Record;
 use crate::store::state::InDoubt;
 
 use super::context::EngineContext;
+use super::endpoint_config::{self, EndpointConfig};
 use super::endpoint_stats::{EndpointStats, Live};
 use super::lane::{Effect, Entry, HORIZON, Input, Lane, Mode, Now, Reason, Said};
 use super::operational::{self, FAILING_EVENT};
 use super::permits::Share;
-use super::serving::{self, Serving};
 use super::start_slots::StartSlots;
 use super::tenant_quota::LiveGuard;
 
@@ -65,7 +65,7 @@ const SHORTEST_SECRET_WAIT: Duration = Duration::from_secs(1);
 
 /// What an endpoint is made with.
 pub(super) struct SpawnArgs {
-    pub(super) serving: Arc<Serving>,
+    pub(super) config: Arc<EndpointConfig>,
     pub(super) context: Arc<EngineContext>,
     pub(super) sender: Sender,
     pub(super) start_slots: StartSlots,
@@ -75,7 +75,7 @@ pub(super) struct SpawnArgs {
 }
 
 pub(super) struct Endpoint {
-    serving: Arc<Serving>,
+    config: Arc<EndpointConfig>,
     lane: Lane,
     context: Arc<EngineContext>,
     sender: Sender,
@@ -98,17 +98,17 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     pub(super) fn new(args: SpawnArgs) -> Self {
-        let SpawnArgs { serving, context, sender, start_slots, generation, registry, in_doubt } = args;
-        let (stats, health) = (context.stats.of(serving.num), serving.health.clone());
-        let member = context.live_endpoints.join(serving.tenant);
-        let watch = DeathWatch::new(serving.num, generation, registry, stats.clone());
-        let lane = Lane::new(serving.policy.clone(), serving.mode_now(&context), serving.has_rows, health);
+        let SpawnArgs { config, context, sender, start_slots, generation, registry, in_doubt } = args;
+        let (stats, health) = (context.stats.of(config.num), config.health.clone());
+        let member = context.live_endpoints.join(config.tenant);
+        let watch = DeathWatch::new(config.num, generation, registry, stats.clone());
+        let lane = Lane::new(config.policy.clone(), config.mode_now(&context), config.has_rows, health);
         let born = UnixMillis::now();
         Self {
             breaker: lane.breaker(born).state,
             log_limit: report::new_limit(),
             lane,
-            serving,
+            config,
             context,
             sender,
             start_slots,
@@ -130,7 +130,7 @@ impl Endpoint {
     }
 
     fn id(&self, event: EventSeq) -> DeliveryId {
-        DeliveryId { event, webhook: self.serving.num }
+        DeliveryId { event, webhook: self.config.num }
     }
 
     fn drive(&mut self, input: Input, ctx: &mut Context<Self>) {
@@ -160,7 +160,7 @@ impl Endpoint {
                         self.settle(&entry, state, attempted);
                     }
                 }
-                Effect::Save { health } => self.record(Record::Health { webhook: self.serving.num, health }, ctx),
+                Effect::Save { health } => self.record(Record::Health { webhook: self.config.num, health }, ctx),
                 Effect::Warn { failing_since } => self.warn(failing_since, ctx),
                 Effect::Disable { reason } => self.disable(reason, ctx),
                 Effect::Defer { event } => self.record(Record::Defer { id: self.id(event), next_at: now.wall }, ctx),
@@ -180,10 +180,10 @@ impl Endpoint {
     }
 
     fn begin(&self, entry: Entry, share: Share, ctx: &mut Context<Self>) {
-        let (event, called) = (entry.event.seq, self.serving.clone());
+        let (event, called) = (entry.event.seq, self.config.clone());
         let (context, start_slots) = (self.context.clone(), self.start_slots.clone());
         let means = Means { context, start_slots, sender: self.sender.clone(), stats: self.stats.clone() };
-        let run = attempt::run(means, self.serving.clone(), entry, share);
+        let run = attempt::run(means, self.config.clone(), entry, share);
         let ended = AbortOnDrop::spawn(run).into_actor(self).map(move |ended, actor, ctx| match ended {
             Some(Ended::Made(attempted)) => actor.attempted(event, &called, attempted, ctx),
             Some(Ended::CutShort) => {
@@ -196,10 +196,10 @@ impl Endpoint {
         ctx.spawn(ended);
     }
 
-    fn attempted(&mut self, event: EventSeq, called: &Serving, attempted: Attempted, ctx: &mut Context<Self>) {
+    fn attempted(&mut self, event: EventSeq, called: &EndpointConfig, attempted: Attempted, ctx: &mut Context<Self>) {
         let outcome = match &attempted.report.outcome {
             // Whoever is gone is not necessarily who is to be called now.
-            Outcome::Gone if called.url != self.serving.url => Outcome::Rejected,
+            Outcome::Gone if called.url != self.config.url => Outcome::Rejected,
             outcome => outcome.clone(),
         };
         let Report { status, error, duration_us, .. } = &attempted.report;
@@ -226,7 +226,7 @@ impl Endpoint {
     /// Reads rows after everything recorded so far is committed: otherwise a delivery that just succeeded would still
     /// look pending.
     fn load(&self, limit: usize, known: Vec<EventSeq>, ctx: &mut Context<Self>) {
-        let (context, num, ordered) = (self.context.clone(), self.serving.num, self.serving.policy.ordered);
+        let (context, num, ordered) = (self.context.clone(), self.config.num, self.config.policy.ordered);
         let read = async move {
             let _ = context.journal.barrier().await;
             let wanted = Wanted { horizon: UnixMillis::now().plus(HORIZON), ordered, limit, known: &known };
@@ -249,23 +249,23 @@ impl Endpoint {
 
     fn warn(&mut self, failing_since: UnixMillis, ctx: &mut Context<Self>) {
         self.recording += 1;
-        let (context, serving) = (self.context.clone(), self.serving.clone());
+        let (context, config) = (self.context.clone(), self.config.clone());
         let warned = async move {
-            let Serving { id, tenant_id, name, .. } = &*serving;
+            let EndpointConfig { id, tenant_id, name, .. } = &*config;
             let tenant = tenant_id.map(display);
             tracing::warn!(target: ENDPOINT, tenant, webhook = %id, name, %failing_since, "webhook only fails; it will be switched off");
             let reason = format!("every attempt has failed since {failing_since}; it is going to be switched off");
-            operational::tell(&context, &serving, FAILING_EVENT, &reason).await;
+            operational::tell(&context, &config, FAILING_EVENT, &reason).await;
         };
         ctx.spawn(warned.into_actor(self).map(|(), actor, ctx| actor.recorded(ctx)));
     }
 
     fn disable(&mut self, reason: Reason, ctx: &mut Context<Self>) {
         self.recording += 1;
-        let disabled = disable::switch_off(self.context.clone(), self.serving.clone(), reason);
-        ctx.spawn(disabled.into_actor(self).map(|serving, actor, ctx| {
-            if let Some(serving) = serving {
-                actor.configure(serving, ctx);
+        let disabled = disable::switch_off(self.context.clone(), self.config.clone(), reason);
+        ctx.spawn(disabled.into_actor(self).map(|config, actor, ctx| {
+            if let Some(config) = config {
+                actor.configure(config, ctx);
             }
             actor.recorded(ctx);
         }));
@@ -295,15 +295,15 @@ impl Endpoint {
         if let Some(handle) = self.secrets_timer.take() {
             ctx.cancel_future(handle);
         }
-        let Some(at) = self.serving.changes_at else { return };
+        let Some(at) = self.config.changes_at else { return };
         let wait = at.since(UnixMillis::now()).clamp(SHORTEST_SECRET_WAIT, LONGEST_TIMER);
         let handle = ctx.run_later(wait, |actor, ctx| {
-            let (context, num) = (actor.context.clone(), actor.serving.num);
-            let read = async move { serving::load_one(&context, num).await };
+            let (context, num) = (actor.context.clone(), actor.config.num);
+            let read = async move { endpoint_config::load_one(&context, num).await };
             ctx.spawn(read.into_actor(actor).map(move |read, actor, ctx| match read {
-                Ok(serving) => actor.configure(serving, ctx),
+                Ok(config) => actor.configure(config, ctx),
                 Err(error) => {
-                    tracing::warn!(webhook = %actor.serving.name, %error, "a webhook's secrets could not be read again");
+                    tracing::warn!(webhook = %actor.config.name, %error, "a webhook's secrets could not be read again");
                     actor.watch_secrets(ctx);
                 }
             }));
@@ -312,24 +312,24 @@ impl Endpoint {
     }
 
     /// Takes over what was read last, unless something newer is known.
-    fn configure(&mut self, serving: Option<Arc<Serving>>, ctx: &mut Context<Self>) {
-        let is_old = serving.as_ref().is_some_and(|serving| serving.version < self.serving.version);
+    fn configure(&mut self, config: Option<Arc<EndpointConfig>>, ctx: &mut Context<Self>) {
+        let is_old = config.as_ref().is_some_and(|config| config.version < self.config.version);
         if is_old || self.lane.mode() == Mode::Deleted {
             return;
         }
         let mut mode = Mode::Deleted;
-        if let Some(serving) = serving {
-            mode = serving.mode_now(&self.context);
-            if serving.starts_anew_after(&self.serving) {
+        if let Some(config) = config {
+            mode = config.mode_now(&self.context);
+            if config.starts_anew_after(&self.config) {
                 self.drive(Input::Renew, ctx);
             }
-            self.serving = serving;
+            self.config = config;
             self.watch_secrets(ctx);
         }
         if self.draining {
             mode = Mode::Stopping;
         }
-        self.drive(Input::Configure { policy: self.serving.policy.clone(), mode }, ctx);
+        self.drive(Input::Configure { policy: self.config.policy.clone(), mode }, ctx);
     }
 
     fn is_idle(&self) -> bool {
@@ -342,7 +342,7 @@ impl Endpoint {
 
     fn end(&mut self, ctx: &mut Context<Self>) {
         if self.live_guard.is_tight() {
-            self.context.stats.forget(self.serving.num);
+            self.context.stats.forget(self.config.num);
         }
         self.end_log();
         self.watch.expect_end();
@@ -377,7 +377,7 @@ impl Handler<Offer> for Endpoint {
     fn handle(&mut self, offer: Offer, ctx: &mut Self::Context) {
         drop(offer.room);
         self.stats.taken();
-        fault::point_of("endpoint.handle", &self.serving.name);
+        fault::point_of("endpoint.handle", &self.config.name);
         self.drive(Input::Offer(Entry::offered(offer.event, offer.recovered)), ctx);
     }
 }
@@ -401,8 +401,8 @@ impl Handler<Remind> for Endpoint {
 impl Handler<Configure> for Endpoint {
     type Result = ();
 
-    fn handle(&mut self, Configure(serving): Configure, ctx: &mut Self::Context) {
-        self.configure(serving, ctx);
+    fn handle(&mut self, Configure(config): Configure, ctx: &mut Self::Context) {
+        self.configure(config, ctx);
     }
 }
 
@@ -479,7 +479,7 @@ impl Handler<Drain> for Endpoint {
 
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
         self.draining = true;
-        let policy = self.serving.policy.clone();
+        let policy = self.config.policy.clone();
         self.drive(Input::Configure { policy, mode: Mode::Stopping }, ctx);
     }
 }

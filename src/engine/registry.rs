@@ -26,10 +26,10 @@ use crate::store::state::InDoubt;
 use super::arbiters::{Arbiters, EndpointThread};
 use super::context::EngineContext;
 use super::endpoint::{self, ENDPOINT, Endpoint, EndpointEvent, EndpointEventKind, Passivate, SpawnArgs};
+use super::endpoint_config::EndpointConfig;
 use super::endpoint_stats::EndpointStats;
 use super::lane::Mode;
 use super::restart::{Rest, Restarts};
-use super::serving::Serving;
 
 use self::messages::{
     Activate, Count, Crashed, Drain, Find, Forget, MarkInDoubt, Release, Remind, SetRowWatermark, Wake,
@@ -159,11 +159,11 @@ impl Drop for Registry {
 }
 
 impl Registry {
-    fn spawn(&mut self, serving: &Arc<Serving>, in_doubt: InDoubt) -> Addr<Endpoint> {
+    fn spawn(&mut self, config: &Arc<EndpointConfig>, in_doubt: InDoubt) -> Addr<Endpoint> {
         self.started += 1;
         let thread = &self.threads[usize::try_from(self.started).unwrap_or(0) % self.threads.len()];
         let args = SpawnArgs {
-            serving: serving.clone(),
+            config: config.clone(),
             context: self.context.clone(),
             sender: thread.sender.clone(),
             start_slots: thread.start_slots.clone(),
@@ -174,10 +174,10 @@ impl Registry {
         Endpoint::start_in_arbiter(&thread.arbiter, move |_| Endpoint::new(args))
     }
 
-    fn activate(&mut self, serving: &Arc<Serving>, rested: bool) {
-        let restarts = match self.endpoints.get_mut(&serving.num) {
+    fn activate(&mut self, config: &Arc<EndpointConfig>, rested: bool) {
+        let restarts = match self.endpoints.get_mut(&config.num) {
             Some(Known { lifecycle: Lifecycle::Live(_), ordered, .. }) => {
-                *ordered = serving.policy.ordered;
+                *ordered = config.policy.ordered;
                 return;
             }
             Some(Known { lifecycle: Lifecycle::Passivating { wanted, .. }, .. }) => {
@@ -190,27 +190,25 @@ impl Registry {
             Some(Known { lifecycle: Lifecycle::Quarantined, .. }) => return,
             None => Restarts::default(),
         };
-        if serving.mode_now(&self.context) != Mode::Active
-            || self.draining
-            || !self.context.shard_set.serves(serving.num)
+        if config.mode_now(&self.context) != Mode::Active || self.draining || !self.context.shard_set.serves(config.num)
         {
-            self.endpoints.remove(&serving.num);
+            self.endpoints.remove(&config.num);
             return;
         }
-        let known = self.context.shard_set.in_doubt_of(serving.num);
-        let in_doubt = self.marks.in_doubt_of(serving.num, known);
-        let addr = self.spawn(serving, in_doubt);
+        let known = self.context.shard_set.in_doubt_of(config.num);
+        let in_doubt = self.marks.in_doubt_of(config.num, known);
+        let addr = self.spawn(config, in_doubt);
         let known = Known {
-            id: serving.id,
+            id: config.id,
             lifecycle: Lifecycle::Live(addr),
             generation: self.started,
             since: Instant::now(),
             restarts,
-            ordered: serving.policy.ordered,
-            stats: self.context.stats.of(serving.num),
+            ordered: config.policy.ordered,
+            stats: self.context.stats.of(config.num),
             missed_wake: false,
         };
-        self.endpoints.insert(serving.num, known);
+        self.endpoints.insert(config.num, known);
     }
 
     fn offer(&self, item: Item, room: OwnedSemaphorePermit, answer: &mut Offered) {
@@ -379,9 +377,9 @@ impl Handler<Offer> for Registry {
 impl Handler<Activate> for Registry {
     type Result = ();
 
-    fn handle(&mut self, Activate { servings, rested }: Activate, _: &mut Self::Context) {
-        for serving in &servings {
-            self.activate(serving, rested);
+    fn handle(&mut self, Activate { configs, rested }: Activate, _: &mut Self::Context) {
+        for config in &configs {
+            self.activate(config, rested);
         }
     }
 }

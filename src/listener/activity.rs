@@ -17,7 +17,7 @@ pub(super) struct Limits {
     /// lack of a window. Frames that carry no answer, such as a PING, do not count.
     pub(super) write: Duration,
     /// To take leave.
-    pub(super) farewell: Duration,
+    pub(super) close: Duration,
 }
 
 /// A connection that has just come, or was just answered, is about to ask for something.
@@ -240,7 +240,7 @@ impl Activity {
             Phase::New | Phase::Head => Some((self.since + limits.head, Manner::AtOnce)),
             Phase::Idle => Some((self.since + limits.idle, Manner::Politely)),
         };
-        let by_leaving = by_phase.and(self.leaving_since).map(|since| (since + limits.farewell, Manner::AtOnce));
+        let by_leaving = by_phase.and(self.leaving_since).map(|since| (since + limits.close, Manner::AtOnce));
         let by_writing = self.blocked_since.map(|since| (since + limits.write, Manner::AtOnce));
         let is_busy = matches!(self.standing(), Standing::Busy(_));
         let by_eviction =
@@ -266,7 +266,7 @@ mod tests {
         head: Duration::from_secs(10),
         idle: Duration::from_secs(60),
         write: Duration::from_secs(30),
-        farewell: Duration::from_secs(1),
+        close: Duration::from_secs(1),
     };
 
     fn after(start: Instant, seconds: u64) -> Instant {

@@ -28,13 +28,13 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::activity::{Activity, Limits, Manner};
+use super::activity_io::ActivityIo;
 use super::answer::{AnswerBody, PIECE, UnderWay};
-use super::refusal;
-use super::roster::Place;
+use super::connections::ConnectionSlot;
+use super::overload_response;
 use super::streams::{self, Handed, Streams};
 use super::strict::Strict;
 use super::turns::Turns;
-use super::watched::Watched;
 
 /// Names, values and the request line together: more is answered `431`, or with HTTP/2 the request is refused. As much is
 /// read ahead of a body. A head that is not complete is kept, and so is what CONTINUATION frames bring of it.
@@ -95,11 +95,11 @@ pub(super) fn http(limits: &Limits, turns: &Turns) -> auto::Builder<Streams> {
 }
 
 /// Serves a connection until it ends, its time is up or its place is needed.
-pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, means: Arc<Means>, place: Place) {
+pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, means: Arc<Means>, place: ConnectionSlot) {
     // Answers are small; waiting to fill a segment would only add delay.
     let _ = stream.set_nodelay(true);
     let leaving = means.stopping.child_token();
-    let watched = Watched::new(stream, place.activity.clone());
+    let watched = ActivityIo::new(stream, place.activity.clone());
     let speaker = Speaker { peer, means: &means, place: &place, leaving: &leaving };
     let spoken = Box::pin(speaker.speak(watched));
     in_time(spoken, &means, &place, &leaving).await;
@@ -108,12 +108,12 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, means: Arc<Means>
 struct Speaker<'a> {
     peer: SocketAddr,
     means: &'a Arc<Means>,
-    place: &'a Place,
+    place: &'a ConnectionSlot,
     leaving: &'a CancellationToken,
 }
 
 impl Speaker<'_> {
-    async fn speak(self, io: Watched<TcpStream>) {
+    async fn speak(self, io: ActivityIo<TcpStream>) {
         let Some(tls) = &self.means.tls else { return self.converse(io).await };
         match self.leaving.run_until_cancelled(tls.accept(io)).await {
             Some(Ok(io)) => self.converse(io).await,
@@ -171,7 +171,7 @@ async fn answered(
 
 /// With HTTP/2 there is nothing in it that the peer could leave unread.
 fn overloaded(is_multiplexed: bool) -> Response<AnswerBody> {
-    let body = if is_multiplexed { Body::empty() } else { Body::from(refusal::BODY) };
+    let body = if is_multiplexed { Body::empty() } else { Body::from(overload_response::BODY) };
     let mut response = Response::new(AnswerBody::new(body, None, is_multiplexed));
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
@@ -182,7 +182,7 @@ fn overloaded(is_multiplexed: bool) -> Response<AnswerBody> {
 async fn in_time(
     mut conversation: Pin<Box<impl Future<Output = ()>>>,
     means: &Means,
-    place: &Place,
+    place: &ConnectionSlot,
     leaving: &CancellationToken,
 ) {
     let Means { limits, turns, .. } = means;

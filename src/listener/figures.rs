@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::roster::Roster;
+use super::connections::Connections;
 
 /// What was short when something was refused.
 #[derive(Debug, Clone, Copy)]
@@ -37,11 +37,11 @@ impl Refused {
 
 /// The figures of one listener. Cheap to clone.
 #[derive(Clone)]
-pub struct Figures(Arc<Roster>);
+pub struct Figures(Arc<Connections>);
 
 impl Figures {
-    pub(super) fn of(roster: &Arc<Roster>) -> Self {
-        Self(roster.clone())
+    pub(super) fn of(connections: &Arc<Connections>) -> Self {
+        Self(connections.clone())
     }
 
     /// Connections that are open.

@@ -12,7 +12,7 @@ use super::*;
 const SOON: Duration = Duration::from_secs(20);
 
 /// A listener whose handlers never answer, and a sign of life of each that has begun.
-async fn never_answers() -> (Serving, SocketAddr, mpsc::Receiver<oneshot::Sender<()>>) {
+async fn never_answers() -> (ServerHandle, SocketAddr, mpsc::Receiver<oneshot::Sender<()>>) {
     let (began, begun) = mpsc::channel(8);
     let handler = async move || {
         let (alive, ended) = oneshot::channel::<()>();

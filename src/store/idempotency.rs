@@ -6,7 +6,7 @@ use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QuerySelec
 use crate::clock::UnixMillis;
 use crate::id::TenantNum;
 
-use super::seal::Place;
+use super::seal::SealContext;
 use super::{Store, StoreError};
 
 /// How long a key is remembered.
@@ -31,8 +31,8 @@ impl OnceKey {
         self.tenant.map_or(0, |tenant| tenant.0)
     }
 
-    fn place(&self) -> Place<'_> {
-        Place::Answer { tenant: self.tenant_num(), key: &self.key }
+    fn place(&self) -> SealContext<'_> {
+        SealContext::Answer { tenant: self.tenant_num(), key: &self.key }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::clock::UnixMillis;
 use crate::id::{TenantNum, WebhookId};
 
 use super::audit::{self, Action, Author, Deed};
-use super::seal::{CursorKeys, HEAD_BYTES, Place};
+use super::seal::{CursorKeys, HEAD_BYTES, SealContext};
 use super::webhooks::{Origin, unsealed_origin, webhook_id_of};
 use super::{Store, StoreError, state};
 
@@ -165,13 +165,13 @@ impl Store {
         };
         let mut next = Some(0);
         while let Some(after) = next {
-            let place = |tenant, webhook| Place::Headers { tenant, webhook };
+            let place = |tenant, webhook| SealContext::Headers { tenant, webhook };
             let batch = self.old_of_webhooks(webhook::Column::Headers, place, after).await?;
             (next, _) = (batch.next, take(HEADERS, batch.old).await?);
         }
         let mut next = Some(0);
         while let Some(after) = next {
-            let place = |tenant, webhook| Place::Credentials { tenant, webhook };
+            let place = |tenant, webhook| SealContext::Credentials { tenant, webhook };
             let batch = self.old_of_webhooks(webhook::Column::Credentials, place, after).await?;
             (next, _) = (batch.next, take(CREDENTIALS, batch.old).await?);
         }
@@ -192,7 +192,7 @@ impl Store {
     async fn old_of_webhooks(
         &self,
         column: webhook::Column,
-        place: fn(TenantNum, WebhookId) -> Place<'static>,
+        place: fn(TenantNum, WebhookId) -> SealContext<'static>,
         after: i64,
     ) -> Result<Batch<i64>, StoreError> {
         let rows: Vec<WebhookRow> = webhook::Entity::find()
@@ -228,7 +228,7 @@ impl Store {
         let mut old = Vec::new();
         for (num, id, tenant, made_at, sealed) in rows {
             let (tenant, made_at) = (TenantNum(tenant), UnixMillis(made_at));
-            let place = Place::Secret { tenant, webhook: webhook_id_of(&id)?, made_at };
+            let place = SealContext::Secret { tenant, webhook: webhook_id_of(&id)?, made_at };
             old.extend(self.sealed_anew(vec![num.into()], sealed, |before| self.closed_anew(&place, before))?);
         }
         Ok(Batch { old, next })
@@ -250,7 +250,7 @@ impl Store {
         let next = rows.last().map(|(tenant, key, _)| (*tenant, key.clone()));
         let mut old = Vec::new();
         for (tenant, key, sealed) in rows {
-            let place = Place::Answer { tenant, key: &key };
+            let place = SealContext::Answer { tenant, key: &key };
             let keys = vec![tenant.into(), key.clone().into()];
             old.extend(self.sealed_anew(keys, sealed, |before| self.closed_anew(&place, before))?);
         }
@@ -276,7 +276,7 @@ impl Store {
         }
     }
 
-    fn closed_anew(&self, place: &Place<'_>, before: &[u8]) -> Result<Vec<u8>, StoreError> {
+    fn closed_anew(&self, place: &SealContext<'_>, before: &[u8]) -> Result<Vec<u8>, StoreError> {
         self.seal().close(place, &self.seal().open(place, before)?)
     }
 

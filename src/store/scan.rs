@@ -15,7 +15,7 @@ use super::deliveries::{OUTCOMES, attempt_of, state_of_row};
 use super::keys::ApiKey;
 use super::leases::ShardNum;
 use super::pool::Transaction;
-use super::seal::Place;
+use super::seal::SealContext;
 use super::tenants::Tenant;
 use super::unreadable::{key_of, webhook_id_in};
 use super::webhooks::{Credentials, json, webhook_id_of};
@@ -104,7 +104,8 @@ impl Store {
             if self.seal().is_foreign(&sealed) {
                 return Ok(());
             }
-            self.open_secret(&Place::Secret { tenant, webhook, made_at: UnixMillis(created_at) }, &sealed).map(drop)
+            self.open_secret(&SealContext::Secret { tenant, webhook, made_at: UnixMillis(created_at) }, &sealed)
+                .map(drop)
         })
         .await?;
         scan.table::<event_type::Entity>("event_type", &["tenant_num", "name"], |_| Ok(())).await?;
@@ -112,7 +113,7 @@ impl Store {
             if self.seal().is_foreign(&row.answer) {
                 return Ok(());
             }
-            let place = Place::Answer { tenant: row.tenant_num, key: &row.idempotency_key };
+            let place = SealContext::Answer { tenant: row.tenant_num, key: &row.idempotency_key };
             self.seal().open(&place, &row.answer).map(drop)
         })
         .await?;

@@ -1,8 +1,8 @@
 //! Seals secrets at rest: ChaCha20-Poly1305 (RFC 8439) under the master key, bound to the row that holds them and to its
 //! tenant. Keys that were the master key before open what they sealed, and seal nothing any more.
 
+mod context;
 mod cursors;
-mod place;
 
 use std::fmt;
 use std::fs::OpenOptions;
@@ -23,8 +23,8 @@ use sha2::{Digest, Sha256};
 use super::StoreError;
 use super::connect::{OpenError, beside};
 
+pub(super) use self::context::SealContext;
 pub use self::cursors::CursorKeys;
-pub(super) use self::place::Place;
 
 const KEY_BYTES: usize = 32;
 const KEY_ID_BYTES: usize = 4;
@@ -160,19 +160,19 @@ impl Seal {
     }
 
     /// `layout | key id | nonce | ciphertext and tag`; `place` must be given again to open it.
-    pub(super) fn close(&self, place: &Place<'_>, plain: &[u8]) -> Result<Vec<u8>, StoreError> {
+    pub(super) fn close(&self, place: &SealContext<'_>, plain: &[u8]) -> Result<Vec<u8>, StoreError> {
         self.close_in(self.layout.load(Ordering::Relaxed), place, plain)
     }
 
     /// The same for what this origin alone may be sent. Older layouts have no room for it.
-    pub(super) fn close_for(&self, place: &Place<'_>, origin: &str, plain: &[u8]) -> Result<Vec<u8>, StoreError> {
+    pub(super) fn close_for(&self, place: &SealContext<'_>, origin: &str, plain: &[u8]) -> Result<Vec<u8>, StoreError> {
         match self.layout.load(Ordering::Relaxed) {
             layout if layout < BY_ORIGIN => self.close_in(layout, place, plain),
             layout => self.close_in(layout, place, &[origin.as_bytes(), b"\n", plain].concat()),
         }
     }
 
-    fn close_in(&self, layout: u8, place: &Place<'_>, plain: &[u8]) -> Result<Vec<u8>, StoreError> {
+    fn close_in(&self, layout: u8, place: &SealContext<'_>, plain: &[u8]) -> Result<Vec<u8>, StoreError> {
         let Opener { id, cipher, .. } = self.current()?;
         let nonce = rand::random::<[u8; NONCE_BYTES]>();
         let sealed = cipher
@@ -198,7 +198,7 @@ impl Seal {
         sealed.first() != Some(&layout) || sealed.get(1..HEAD_BYTES) != today.as_ref().map(<[u8; 4]>::as_slice)
     }
 
-    pub(super) fn open(&self, place: &Place<'_>, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
+    pub(super) fn open(&self, place: &SealContext<'_>, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
         let unreadable = |why: &str| StoreError::unreadable("secret", why);
         let (&layout, rest) = sealed.split_first().ok_or_else(|| unreadable("it is empty"))?;
         if !matches!(layout, BY_WEBHOOK | BY_TENANT | BY_ORIGIN) || rest.len() < KEY_ID_BYTES + NONCE_BYTES {
@@ -215,7 +215,11 @@ impl Seal {
     }
 
     /// What [`Self::close_for`] has sealed, and the origin that alone may be sent it, if the layout says that.
-    pub(super) fn open_for(&self, place: &Place<'_>, sealed: &[u8]) -> Result<(Option<String>, Vec<u8>), StoreError> {
+    pub(super) fn open_for(
+        &self,
+        place: &SealContext<'_>,
+        sealed: &[u8],
+    ) -> Result<(Option<String>, Vec<u8>), StoreError> {
         let mut plain = self.open(place, sealed)?;
         if sealed.first().is_none_or(|layout| *layout < BY_ORIGIN) {
             return Ok((None, plain));
@@ -258,8 +262,8 @@ mod tests {
         MasterKey::of([byte; KEY_BYTES])
     }
 
-    fn place(tenant: i64, made_at: i64, webhook: WebhookId) -> Place<'static> {
-        Place::Secret { tenant: TenantNum(tenant), webhook, made_at: UnixMillis(made_at) }
+    fn place(tenant: i64, made_at: i64, webhook: WebhookId) -> SealContext<'static> {
+        SealContext::Secret { tenant: TenantNum(tenant), webhook, made_at: UnixMillis(made_at) }
     }
 
     #[test]
@@ -271,7 +275,7 @@ mod tests {
         for other in [place(2, 1, webhook), place(1, 2, webhook), place(1, 1, WebhookId::generate())] {
             assert!(seal.open(&other, &sealed).is_err());
         }
-        assert!(seal.open(&Place::Headers { tenant: TenantNum(1), webhook }, &sealed).is_err());
+        assert!(seal.open(&SealContext::Headers { tenant: TenantNum(1), webhook }, &sealed).is_err());
         assert!(!seal.is_foreign(&sealed) && !seal.is_old(&sealed));
     }
 
@@ -306,7 +310,7 @@ mod tests {
     #[test]
     fn what_is_sealed_for_an_origin_comes_back_with_it_and_cannot_be_given_another() {
         let seal = Seal::new(&[key(7)], BY_TENANT);
-        let at = Place::Headers { tenant: TenantNum(1), webhook: WebhookId::generate() };
+        let at = SealContext::Headers { tenant: TenantNum(1), webhook: WebhookId::generate() };
         let unbound = seal.close_for(&at, "https://a.example", b"{}").unwrap();
         assert_eq!(seal.open_for(&at, &unbound).unwrap(), (None, b"{}".to_vec()));
         seal.bind();

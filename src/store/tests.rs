@@ -198,8 +198,8 @@ async fn due_rows_come_in_order_and_their_webhooks_are_found(on: On) {
     let found = async |horizon: i64| world.store.webhooks_with_due(UnixMillis(now.0 + horizon)).await.unwrap();
     assert!(found(5_000).await.is_empty());
     assert_eq!(found(10_000).await, [a.num]);
-    let servings = world.store.servings(&[a.num, b.num], now).await.unwrap();
-    let waits = |num| servings[&num].as_ref().unwrap().has_pending_rows;
+    let configs = world.store.endpoint_configs(&[a.num, b.num], now).await.unwrap();
+    let waits = |num| configs[&num].as_ref().unwrap().has_pending_rows;
     assert!(waits(a.num) && !waits(b.num));
     world.store.disable_webhook(a.num, a.version, "gone", now).await.unwrap();
     assert!(found(10_000).await.is_empty(), "a webhook that is switched off is not woken");
@@ -220,7 +220,7 @@ async fn slow_lists_keep_no_delivery_waiting(on: On) {
         store.fanouts(EventSeq::ZERO, 1).await?;
         store.recorded_targets(receipt.seq).await?;
         store.owed_only_by_fanout(webhook.num, receipt.seq).await?;
-        store.servings(&[webhook.num], now).await?;
+        store.endpoint_configs(&[webhook.num], now).await?;
         store.webhooks_with_due(now).await?;
         store.ledger(&ShardNum::all().collect::<Vec<_>>(), now).await?;
         store.due(&world.shard_set, webhook.num, wanted(now, false)).await

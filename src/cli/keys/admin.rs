@@ -61,7 +61,7 @@ fn name(text: &str) -> Result<String, String> {
 fn end(text: &str) -> Result<UnixMillis, String> {
     let refused = |_| "a time such as 2027-01-31T00:00:00Z is accepted".to_owned();
     let end: UnixMillis = text.parse().map_err(refused)?;
-    let now = UnixMillis::now_outside();
+    let now = UnixMillis::now_reference();
     if end > now { Ok(end) } else { Err(format!("a time after {now} is accepted")) }
 }
 

@@ -15,8 +15,8 @@ use x509_cert::der::Decode;
 
 use super::{Concealed, problem, too_long};
 use crate::clock::UnixMillis;
+use crate::delivery::lru::Digest;
 use crate::delivery::policy::PolicyProblem;
-use crate::delivery::recent::Digest;
 
 /// Some thirty authorities.
 const MAX_CA: usize = 64 * 1024;

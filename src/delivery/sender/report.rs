@@ -32,7 +32,7 @@ pub struct Report {
     /// At most 64 KiB, as received: compressed bodies stay compressed.
     pub response_body: Bytes,
     /// Nothing was sent, for lack of a descriptor.
-    pub lacks_descriptor: bool,
+    pub out_of_fds: bool,
 }
 
 impl Report {
@@ -46,15 +46,15 @@ impl Report {
             duration_us: watch.micros(),
             response_headers: Vec::new(),
             response_body: Bytes::new(),
-            lacks_descriptor: false,
+            out_of_fds: false,
         }
     }
 
     /// An attempt for which the client has no answer to show.
     pub(super) fn failed(error: &reqwest::Error, watch: &Stopwatch) -> Self {
         let (outcome, text) = failure::explain(error);
-        let lacks_descriptor = failure::is_lack_of_descriptors(error);
-        Self { lacks_descriptor, ..Self::unanswered(outcome, text, watch) }
+        let out_of_fds = failure::is_lack_of_descriptors(error);
+        Self { out_of_fds, ..Self::unanswered(outcome, text, watch) }
     }
 }
 
@@ -74,7 +74,7 @@ impl Head {
             status,
             outcome: Outcome::of_status(
                 status,
-                hint.and_then(|hint| parse_retry_after(hint, UnixMillis::now_outside())),
+                hint.and_then(|hint| parse_retry_after(hint, UnixMillis::now_reference())),
             ),
             at_us: watch.micros(),
             headers: kept(response.headers()),
@@ -115,7 +115,7 @@ impl Head {
             duration_us: watch.micros(),
             response_headers: self.headers,
             response_body: body,
-            lacks_descriptor: false,
+            out_of_fds: false,
         }
     }
 }

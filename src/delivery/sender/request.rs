@@ -61,7 +61,7 @@ impl Signatures {
         // The turn ends with the work, which goes on when the request is given up.
         let sign = move || {
             let _turn = turn;
-            Self::of(&secrets, format, &id, &body, UnixMillis::now_outside())
+            Self::of(&secrets, format, &id, &body, UnixMillis::now_reference())
         };
         tokio::task::spawn_blocking(sign).await.ok()
     }

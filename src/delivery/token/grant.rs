@@ -94,7 +94,7 @@ pub(super) fn read(status: u16, headers: &HeaderMap, body: &[u8]) -> Result<Gran
 
 fn refused(status: u16, headers: &HeaderMap, body: &[u8]) -> Refusal {
     let hint = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-    let hint = hint.and_then(|hint| parse_retry_after(hint, UnixMillis::now_outside()));
+    let hint = hint.and_then(|hint| parse_retry_after(hint, UnixMillis::now_reference()));
     let outcome = match Outcome::of_status(status, hint) {
         throttled @ Outcome::Throttled { .. } => throttled,
         _ => Outcome::Rejected,

@@ -17,10 +17,10 @@ use crate::delivery::outcome::Outcome;
 use crate::delivery::sender::{Message, Report, Sender};
 use crate::engine::bodies::NoBody;
 use crate::engine::context::EngineContext;
+use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::endpoint_stats::{EndpointStats, Stage};
 use crate::engine::lane::{Entry, SLOW};
 use crate::engine::permits::{Permit, Share};
-use crate::engine::serving::Serving;
 use crate::engine::start_slots::{StartSlot, StartSlots};
 use crate::fault;
 use crate::id::{DeliveryId, EventId};
@@ -93,16 +93,16 @@ impl Means {
 }
 
 /// `None`: nothing was sent, because the engine is stopping, or no longer serves the webhook.
-pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share: Share) -> Option<Ended> {
+pub(super) async fn run(means: Means, config: Arc<EndpointConfig>, entry: Entry, share: Share) -> Option<Ended> {
     let shard_set = &means.context.shard_set;
-    let epoch = shard_set.epoch_of(ShardNum::of(serving.num).num());
+    let epoch = shard_set.epoch_of(ShardNum::of(config.num).num());
     let body = match &entry.event.body {
         // As a rule. The token is shared by all threads, and waiting with it takes a lock.
         Body::InMemory(body) => Ok(body.clone()),
         Body::Stored { .. } => means.context.quiet.run_until_cancelled(body_of(&means.context, &entry.event)).await?,
     };
-    let (permit, start_slot) = admission(&means, &serving, share).await?;
-    if !shard_set.serves_under(serving.num, epoch) {
+    let (permit, start_slot) = admission(&means, &config, share).await?;
+    if !shard_set.serves_under(config.num, epoch) {
         drop((permit, start_slot));
         tokio::time::sleep(LEAVING).await;
         return None;
@@ -113,7 +113,7 @@ pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share
         let node_lease = &means.context.lease;
         means.wait(Stage::Lease, means.context.quiet.run_until_cancelled(node_lease.wait_valid())).await?;
         // While it waited for the lease, the node may have become another one.
-        if !means.context.shard_set.serves_under(serving.num, epoch) {
+        if !means.context.shard_set.serves_under(config.num, epoch) {
             drop((permit, start_slot, slot));
             tokio::time::sleep(LEAVING).await;
             return None;
@@ -121,7 +121,7 @@ pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share
         let started_at = UnixMillis::now();
         let began = Instant::now();
         // On the heap, or it would be moved with everything that waits for it.
-        let request = Box::pin(node_lease.run_within(send(&means, &serving, entry, body)));
+        let request = Box::pin(node_lease.run_within(send(&means, &config, entry, body)));
         let request = AssertUnwindSafe(request).catch_unwind();
         let report = keep_watch(start_slot.make(request), permit).await;
         let report = match report {
@@ -136,9 +136,9 @@ pub(super) async fn run(means: Means, serving: Arc<Serving>, entry: Entry, share
 
 /// Waits for a turn on this thread and a permit among all. As a rule there is a permit for whoever has its turn; nobody
 /// keeps a turn while it waits for one.
-async fn admission(means: &Means, serving: &Serving, share: Share) -> Option<(Permit, StartSlot)> {
+async fn admission(means: &Means, config: &EndpointConfig, share: Share) -> Option<(Permit, StartSlot)> {
     let Means { context, start_slots, .. } = means;
-    let (tenant, webhook) = (serving.tenant, serving.num);
+    let (tenant, webhook) = (config.tenant, config.num);
     let start_slot = start_slots.wait(&context.quiet, tenant, webhook).await?;
     if let Some(permit) = context.permits.try_acquire(tenant, webhook, share) {
         return Some((permit, start_slot));
@@ -164,10 +164,10 @@ async fn keep_watch<T>(request: impl Future<Output = T>, mut permit: Permit) -> 
 
 /// Sends as soon as there is a descriptor for it: a lack of them is not the receiver's fault, and costs it no try.
 /// `None`: there was none until the engine stops.
-async fn send(means: &Means, serving: &Serving, entry: Entry, body: Result<Bytes, NoBody>) -> Option<Report> {
-    fault::point_of("attempt.task", &serving.name);
+async fn send(means: &Means, config: &EndpointConfig, entry: Entry, body: Result<Bytes, NoBody>) -> Option<Report> {
+    fault::point_of("attempt.task", &config.name);
     fault::point("attempt.before_connect");
-    let target = match &serving.target {
+    let target = match &config.target {
         Ok(target) => target,
         Err(refusal) => return Some(unsent(Outcome::Blocked, refusal.clone(), Instant::now())),
     };
@@ -176,12 +176,12 @@ async fn send(means: &Means, serving: &Serving, entry: Entry, body: Result<Bytes
         Err(error) => return Some(unsent(Outcome::Crashed, error.to_string(), Instant::now())),
     };
     loop {
-        let report = means.sender.attempt(target, message(serving, &entry, body.clone())).await;
-        if !report.lacks_descriptor {
+        let report = means.sender.attempt(target, message(config, &entry, body.clone())).await;
+        if !report.out_of_fds {
             fault::point("attempt.after_send");
             return Some(report);
         }
-        tracing::debug!(webhook = serving.num.0, "there is no descriptor left to send with; waiting for one");
+        tracing::debug!(webhook = config.num.0, "there is no descriptor left to send with; waiting for one");
         let pause = tokio::time::sleep(NO_DESCRIPTOR);
         means.wait(Stage::Descriptor, means.context.quiet.run_until_cancelled(pause)).await?;
     }
@@ -201,12 +201,12 @@ async fn body_of(context: &EngineContext, event: &Event) -> Result<Bytes, NoBody
     }
 }
 
-fn message(serving: &Serving, entry: &Entry, body: Bytes) -> Message {
+fn message(config: &EndpointConfig, entry: &Entry, body: Bytes) -> Message {
     let event = &entry.event;
     Message {
         event_id: EventId(event.seq).to_string(),
         event_type: event.kind.clone(),
-        delivery_id: DeliveryId { event: event.seq, webhook: serving.num }.to_string(),
+        delivery_id: DeliveryId { event: event.seq, webhook: config.num }.to_string(),
         attempt: entry.state.attempts + 1,
         trail: event.trail.clone(),
         body,
@@ -222,6 +222,6 @@ fn unsent(outcome: Outcome, error: String, began: Instant) -> Report {
         duration_us: u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX),
         response_headers: Vec::new(),
         response_body: Bytes::new(),
-        lacks_descriptor: false,
+        out_of_fds: false,
     }
 }

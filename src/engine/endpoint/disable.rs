@@ -6,9 +6,9 @@ use tracing::field::display;
 
 use crate::clock::UnixMillis;
 use crate::engine::context::EngineContext;
+use crate::engine::endpoint_config::{self, EndpointConfig};
 use crate::engine::lane::Reason;
 use crate::engine::operational::{self, DISABLED_EVENT};
-use crate::engine::serving::{self, Serving};
 
 use super::STORE_PAUSE;
 use super::report::ENDPOINT;
@@ -16,30 +16,30 @@ use super::report::ENDPOINT;
 /// Switches a webhook off, unless it was changed since. Answers what it is now; nothing when it could not be read.
 pub(super) async fn switch_off(
     context: Arc<EngineContext>,
-    serving: Arc<Serving>,
+    config: Arc<EndpointConfig>,
     reason: Reason,
-) -> Option<Option<Arc<Serving>>> {
+) -> Option<Option<Arc<EndpointConfig>>> {
     let reason = words(reason);
     loop {
         let changing = context.changing.write().await;
-        match context.store.disable_webhook(serving.num, serving.version, &reason, UnixMillis::now()).await {
+        match context.store.disable_webhook(config.num, config.version, &reason, UnixMillis::now()).await {
             Ok(true) => {
-                context.routes.deactivate(serving.tenant, serving.num);
+                context.routes.deactivate(config.tenant, config.num);
                 drop(changing);
-                let (tenant, webhook, name) = (serving.tenant_id.map(display), serving.id, &serving.name);
+                let (tenant, webhook, name) = (config.tenant_id.map(display), config.id, &config.name);
                 tracing::warn!(target: ENDPOINT, tenant, %webhook, name, reason, "webhook switched off; its backlog is kept");
-                operational::tell(&context, &serving, DISABLED_EVENT, &reason).await;
+                operational::tell(&context, &config, DISABLED_EVENT, &reason).await;
                 break;
             }
             Ok(false) => break,
-            Err(error) => tracing::error!(webhook = %serving.name, %error, "a webhook could not be switched off yet"),
+            Err(error) => tracing::error!(webhook = %config.name, %error, "a webhook could not be switched off yet"),
         }
         drop(changing);
         if context.quiet.run_until_cancelled(tokio::time::sleep(STORE_PAUSE)).await.is_none() {
             break;
         }
     }
-    serving::load_one(&context, serving.num).await.ok()
+    endpoint_config::load_one(&context, config.num).await.ok()
 }
 
 fn words(reason: Reason) -> String {

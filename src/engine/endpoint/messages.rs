@@ -5,8 +5,8 @@ use std::sync::Arc;
 use actix::Message;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::Detached;
-use crate::engine::serving::Serving;
 use crate::id::EventSeq;
 use crate::store::events::Event;
 
@@ -33,7 +33,7 @@ pub(in crate::engine) struct Remind;
 /// The webhook changed; `None` when it was deleted.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(in crate::engine) struct Configure(pub(in crate::engine) Option<Arc<Serving>>);
+pub(in crate::engine) struct Configure(pub(in crate::engine) Option<Arc<EndpointConfig>>);
 
 /// Take a waiting delivery out of the lane.
 #[derive(Message)]

@@ -9,8 +9,8 @@ use tracing::{Level, debug, enabled, info, warn};
 use crate::delivery::breaker::{View, ViewState};
 use crate::delivery::outcome::OutcomeKind;
 use crate::delivery::sender::Report;
+use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::Entry;
-use crate::engine::serving::Serving;
 use crate::id::{DeliveryId, EventId};
 use crate::log_limit::LogLimit;
 use crate::store::deliveries::{Attempt, DeliveryState, Status};
@@ -61,7 +61,7 @@ impl Endpoint {
         let id = self.id(entry.event.seq);
         if report.outcome.kind() == OutcomeKind::Success {
             if enabled!(target: ATTEMPT, Level::DEBUG) {
-                write_attempt(&self.serving, id, state, report);
+                write_attempt(&self.config, id, state, report);
             }
             return;
         }
@@ -76,12 +76,12 @@ impl Endpoint {
         if of_all > 0 {
             info!(target: ATTEMPT, suppressed = of_all, "further attempts of many webhooks failed and are not logged");
         }
-        write_attempt(&self.serving, id, state, report);
+        write_attempt(&self.config, id, state, report);
     }
 
     fn say_suppressed(&self, suppressed: u64) {
         if suppressed > 0 {
-            let Serving { id, tenant_id, .. } = &*self.serving;
+            let EndpointConfig { id, tenant_id, .. } = &*self.config;
             info!(
                 target: ATTEMPT, tenant = tenant_id.map(display), webhook = %id, suppressed,
                 "further attempts failed and are not logged one by one"
@@ -113,8 +113,8 @@ impl Endpoint {
         if before == view.state {
             return;
         }
-        let Serving { id, tenant_id, name, .. } = &*self.serving;
-        let (tenant, host) = (tenant_id.map(display), self.serving.host());
+        let EndpointConfig { id, tenant_id, name, .. } = &*self.config;
+        let (tenant, host) = (tenant_id.map(display), self.config.host());
         let (failures, last) = (view.consecutive_failures, view.last_failure.map(OutcomeKind::as_str));
         match view.state {
             ViewState::Open if before != ViewState::Closed => debug!(
@@ -144,7 +144,7 @@ pub(super) fn new_limit() -> LogLimit {
 }
 
 /// Fields that have no value are left out of the line.
-fn write_attempt(serving: &Serving, id: DeliveryId, state: &DeliveryState, report: &Report) {
+fn write_attempt(config: &EndpointConfig, id: DeliveryId, state: &DeliveryState, report: &Report) {
     let outcome = report.outcome.kind();
     let said = match (outcome, state.status) {
         (OutcomeKind::Success, _) => "attempt succeeded",
@@ -158,8 +158,8 @@ fn write_attempt(serving: &Serving, id: DeliveryId, state: &DeliveryState, repor
         ($level:ident) => {
             $level!(
                 target: ATTEMPT,
-                tenant = serving.tenant_id.map(display),
-                webhook = %serving.id,
+                tenant = config.tenant_id.map(display),
+                webhook = %config.id,
                 event = %EventId(id.event),
                 delivery = %id,
                 attempt = state.attempts,
@@ -167,7 +167,7 @@ fn write_attempt(serving: &Serving, id: DeliveryId, state: &DeliveryState, repor
                 status_code = report.status,
                 duration_ms = report.duration_us / 1_000,
                 next_attempt_at = state.next_at.map(display),
-                host = serving.host(),
+                host = config.host(),
                 error = report.error.as_deref(),
                 "{said}"
             )

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use crate::clock::UnixMillis;
 use crate::engine::context::EngineContext;
 use crate::engine::endpoint::{Configure, Detach, Endpoint, Probe, SendNow, Withdraw, WithdrawAll};
+use crate::engine::endpoint_config::{self, EndpointConfig, Loaded};
 use crate::engine::lane::Detached;
-use crate::engine::serving::{self, Loaded, Serving};
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::StoreError;
 use crate::store::journal::Record;
@@ -83,9 +83,9 @@ impl RegistryHandle {
         nums.sort_unstable();
         nums.dedup();
         let _unchanged = self.context.changing.read().await;
-        let loaded = serving::load(&self.context, &nums).await?;
-        let servings = loaded.servings.values().cloned().collect();
-        let _ = self.registry.send(Activate { servings, rested: false }).await;
+        let loaded = endpoint_config::load(&self.context, &nums).await?;
+        let configs = loaded.configs.values().cloned().collect();
+        let _ = self.registry.send(Activate { configs, rested: false }).await;
         Ok(loaded)
     }
 
@@ -156,16 +156,16 @@ impl RegistryHandle {
             return Ok(());
         }
         let _unchanged = self.context.changing.read().await;
-        let servings: Vec<Arc<Serving>> = match serving::load_one(&self.context, num).await {
-            Ok(serving) => serving.into_iter().collect(),
+        let configs: Vec<Arc<EndpointConfig>> = match endpoint_config::load_one(&self.context, num).await {
+            Ok(config) => config.into_iter().collect(),
             // It is started again as soon as it can be read.
             Err(StoreError::Unreadable { .. }) => Vec::new(),
             Err(error) => return Err(error),
         };
-        if servings.is_empty() {
+        if configs.is_empty() {
             let _ = self.registry.send(Forget(num)).await;
         }
-        let _ = self.registry.send(Activate { servings, rested: true }).await;
+        let _ = self.registry.send(Activate { configs, rested: true }).await;
         Ok(())
     }
 
@@ -182,8 +182,8 @@ impl RegistryHandle {
 
     async fn configure(&self, num: WebhookNum) -> Result<(), StoreError> {
         let loaded = self.activate(vec![num]).await?;
-        if let (Some(serving), Some(endpoint)) = (loaded.servings.get(&num), self.find(num).await) {
-            let _ = endpoint.send(Configure(Some(serving.clone()))).await;
+        if let (Some(config), Some(endpoint)) = (loaded.configs.get(&num), self.find(num).await) {
+            let _ = endpoint.send(Configure(Some(config.clone()))).await;
         }
         Ok(())
     }
@@ -207,9 +207,9 @@ impl RegistryHandle {
             let _ = self.registry.send(Forget(num)).await;
         }
         for (num, endpoint) in living {
-            let serving = loaded.servings.get(&num).cloned();
-            if serving.is_some() || !loaded.exists(num) {
-                let _ = endpoint.send(Configure(serving)).await;
+            let config = loaded.configs.get(&num).cloned();
+            if config.is_some() || !loaded.exists(num) {
+                let _ = endpoint.send(Configure(config)).await;
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use actix::{Addr, Message};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::engine::endpoint::Endpoint;
-use crate::engine::serving::Serving;
+use crate::engine::endpoint_config::EndpointConfig;
 use crate::id::{EventSeq, WebhookNum};
 use crate::store::state::InDoubt;
 
@@ -34,7 +34,7 @@ pub(in crate::engine) struct Offered {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(in crate::engine) struct Activate {
-    pub(in crate::engine) servings: Vec<Arc<Serving>>,
+    pub(in crate::engine) configs: Vec<Arc<EndpointConfig>>,
     /// Whether these crashed and have rested.
     pub(in crate::engine) rested: bool,
 }

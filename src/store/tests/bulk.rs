@@ -12,11 +12,11 @@ async fn webhooks_created_at_once_are_served_each_with_its_own_secret(on: On) {
     let routes = world.store.routes(WebhookNum(0)).await.unwrap();
     assert_eq!(routes.len(), all.len());
     let nums: Vec<WebhookNum> = routes.iter().map(|route| route.num).collect();
-    let servings = world.store.servings(&nums, UnixMillis::now()).await.unwrap();
+    let configs = world.store.endpoint_configs(&nums, UnixMillis::now()).await.unwrap();
     for new in all {
         let webhook = world.store.webhook(world.tenant.num, new.id).await.unwrap().unwrap();
-        let serving = servings[&webhook.num].as_ref().unwrap();
-        assert_eq!(shown(&serving.secrets), shown(&[new.secret]));
-        assert_eq!(serving.webhook, webhook);
+        let config = configs[&webhook.num].as_ref().unwrap();
+        assert_eq!(shown(&config.secrets), shown(&[new.secret]));
+        assert_eq!(config.webhook, webhook);
     }
 }

@@ -52,11 +52,11 @@ async fn a_new_master_key_takes_over_everything_and_the_old_one_can_go(on: On) {
     assert!(refused.to_string().contains("sealed under another master key"), "{refused}");
     let store = with_keys(&home, &[NEW]).await.unwrap();
     let nums: Vec<WebhookNum> = webhooks.iter().map(|webhook| webhook.num).collect();
-    let servings = store.servings(&nums, UnixMillis::now()).await.unwrap();
+    let configs = store.endpoint_configs(&nums, UnixMillis::now()).await.unwrap();
     for (number, num) in nums.iter().enumerate() {
-        let serving = servings[num].as_ref().unwrap();
-        assert_eq!(shown(&serving.secrets), [format!("whsec_{number}")]);
-        assert_eq!(serving.webhook.headers["X-Team"], "billing");
+        let config = configs[num].as_ref().unwrap();
+        assert_eq!(shown(&config.secrets), [format!("whsec_{number}")]);
+        assert_eq!(config.webhook.headers["X-Team"], "billing");
     }
     assert!(matches!(store.seen(&key).await.unwrap(), Seen::Before { answer, .. } if answer == b"answer"));
     store.close().await;
@@ -95,10 +95,10 @@ async fn nothing_that_is_changed_meanwhile_is_lost() {
     nodes[0].rewrap(&Author::command()).await.unwrap();
     assert_eq!(old_ones(&nodes[0]).await, 0);
     let nums: Vec<WebhookNum> = webhooks.iter().map(|webhook| webhook.num).collect();
-    for serving in nodes[0].servings(&nums, UnixMillis::now()).await.unwrap().into_values() {
-        let serving = serving.unwrap();
-        assert_eq!(shown(&serving.secrets), ["whsec_7", "whsec_6", "whsec_5", "whsec_4", "whsec_3"]);
-        assert_eq!(serving.webhook.headers["X-Round"], "7");
+    for config in nodes[0].endpoint_configs(&nums, UnixMillis::now()).await.unwrap().into_values() {
+        let config = config.unwrap();
+        assert_eq!(shown(&config.secrets), ["whsec_7", "whsec_6", "whsec_5", "whsec_4", "whsec_3"]);
+        assert_eq!(config.webhook.headers["X-Round"], "7");
     }
 }
 

@@ -13,8 +13,9 @@ async fn secrets_overlap_until_their_grace_ends_and_are_sealed(on: On) {
     let now = UnixMillis::now();
     let until = UnixMillis(now.0 + 60_000);
     world.store.rotate_secret(&webhook, &"whsec_second".into(), until, now, &Author::engine()).await.unwrap();
-    let secrets =
-        async |at| world.store.servings(&[webhook.num], at).await.unwrap().remove(&webhook.num).unwrap().unwrap();
+    let secrets = async |at| {
+        world.store.endpoint_configs(&[webhook.num], at).await.unwrap().remove(&webhook.num).unwrap().unwrap()
+    };
     let during = secrets(now).await;
     assert_eq!(shown(&during.secrets), ["whsec_second", "whsec_first"]);
     assert_eq!(during.secrets_change_at, Some(until));
@@ -38,10 +39,11 @@ async fn however_often_a_secret_is_rotated_only_the_newest_sign(on: On) {
             world.store.rotate_secret(&webhook, &name.as_str().into(), until, now, &Author::engine()).await.unwrap();
     }
 
-    let serving = world.store.servings(&[webhook.num], now).await.unwrap().remove(&webhook.num).unwrap().unwrap();
+    let config =
+        world.store.endpoint_configs(&[webhook.num], now).await.unwrap().remove(&webhook.num).unwrap().unwrap();
 
     let newest: Vec<String> = names.into_iter().rev().take(5).collect();
-    assert_eq!(shown(&serving.secrets), newest);
+    assert_eq!(shown(&config.secrets), newest);
 }
 
 on_both!(credentials_are_sealed_and_come_back_and_what_was_learnt_goes_with_them);
@@ -55,16 +57,17 @@ async fn credentials_are_sealed_and_come_back_and_what_was_learnt_goes_with_them
     assert!(!format!("{webhook:?}").contains("first-token"));
     let health = Health { consecutive_failures: 3, ..Health::default() };
     world.record(Record::Health { webhook: webhook.num, health }).await;
-    let serving =
-        async |num| world.store.servings(&[num], UnixMillis::now()).await.unwrap().remove(&num).unwrap().unwrap();
+    let config = async |num| {
+        world.store.endpoint_configs(&[num], UnixMillis::now()).await.unwrap().remove(&num).unwrap().unwrap()
+    };
 
     webhook.name = "renamed".to_owned();
     webhook = world.store.update_webhook(&webhook, UnixMillis::now(), &by).await.unwrap();
-    assert_eq!(serving(webhook.num).await.health.consecutive_failures, 3, "the same credentials");
+    assert_eq!(config(webhook.num).await.health.consecutive_failures, 3, "the same credentials");
     webhook.credentials = of("second-token");
     webhook = world.store.update_webhook(&webhook, UnixMillis::now(), &by).await.unwrap();
 
-    let served = serving(webhook.num).await;
+    let served = config(webhook.num).await;
     assert_eq!((served.webhook.credentials, served.health), (of("second-token"), Health::default()));
     let stored = world.stored_bytes().await;
     for secret in ["first-token", "second-token", "bearer"] {

@@ -16,13 +16,13 @@ async fn a_webhook_that_cannot_be_read_keeps_no_other_from_being_served(on: On) 
     world.store.delete_webhook(&deleted, now, &Author::engine()).await.unwrap();
 
     let nums = [damaged.as_slice(), &[sound.num, deleted.num]].concat();
-    let servings = world.store.servings(&nums, now).await.unwrap();
+    let configs = world.store.endpoint_configs(&nums, now).await.unwrap();
 
-    assert_eq!(servings[&sound.num].as_ref().unwrap().webhook, sound);
+    assert_eq!(configs[&sound.num].as_ref().unwrap().webhook, sound);
     for num in damaged {
-        assert!(matches!(servings[&num], Err(StoreError::Unreadable { .. })), "{num:?}");
+        assert!(matches!(configs[&num], Err(StoreError::Unreadable { .. })), "{num:?}");
     }
-    assert!(!servings.contains_key(&deleted.num), "a deleted one is no trouble");
+    assert!(!configs.contains_key(&deleted.num), "a deleted one is no trouble");
 }
 
 on_both!(a_summary_opens_no_seal);

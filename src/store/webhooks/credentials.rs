@@ -8,7 +8,7 @@ use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFi
 use serde_json::Value;
 
 use crate::id::{TenantNum, WebhookId};
-use crate::store::seal::Place;
+use crate::store::seal::SealContext;
 
 use super::{Origin, Store, StoreError, to_json};
 
@@ -44,9 +44,9 @@ impl Store {
         origin: &Origin,
     ) -> Result<(), StoreError> {
         let seal = |place, document: String| self.seal().close_for(&place, origin.as_str(), document.as_bytes());
-        row.headers = Set(seal(Place::Headers { tenant, webhook }, to_json(headers)?)?);
+        row.headers = Set(seal(SealContext::Headers { tenant, webhook }, to_json(headers)?)?);
         let credentials = credentials.map(|Credentials(document)| to_json(document)).transpose()?;
-        let place = Place::Credentials { tenant, webhook };
+        let place = SealContext::Credentials { tenant, webhook };
         row.credentials = Set(credentials.map(|document| seal(place, document)).transpose()?);
         row.bound_url = Set(Some(origin.as_str().to_owned()));
         Ok(())
@@ -54,7 +54,7 @@ impl Store {
 
     /// Opens what is sealed in a row.
     pub(super) fn open_of(&self, (tenant, webhook): (TenantNum, WebhookId), row: &Model) -> Result<Sealed, StoreError> {
-        let (of_headers, headers) = self.seal().open_for(&Place::Headers { tenant, webhook }, &row.headers)?;
+        let (of_headers, headers) = self.seal().open_for(&SealContext::Headers { tenant, webhook }, &row.headers)?;
         let of_row = unsealed_origin(row.bound_url.as_deref(), &row.url);
         let origin = of_headers.map_or_else(|| of_row.clone(), Origin::from);
         let mut sealed = Sealed {
@@ -64,7 +64,7 @@ impl Store {
         };
         if let Some(credentials) = &row.credentials {
             let (of_credentials, document) =
-                self.seal().open_for(&Place::Credentials { tenant, webhook }, credentials)?;
+                self.seal().open_for(&SealContext::Credentials { tenant, webhook }, credentials)?;
             let document =
                 serde_json::from_slice(&document).map_err(|error| StoreError::unreadable("credentials", error))?;
             sealed.credentials = Some(Credentials(document));

@@ -15,7 +15,7 @@ use crate::id::{SecretId, TenantNum, WebhookId, WebhookNum};
 use crate::store::audit::{self, Action, Author, Deed};
 use crate::store::config_changes::{self, Change};
 use crate::store::dialect::is_one_of;
-use crate::store::seal::Place;
+use crate::store::seal::SealContext;
 use crate::store::{Store, StoreError};
 
 use super::{Column, Entity, Model, Webhook};
@@ -155,7 +155,11 @@ impl Store {
         self.webhook_of(row.update(on).await?)
     }
 
-    pub(in crate::store) fn open_secret(&self, place: &Place<'_>, sealed: &[u8]) -> Result<SecretString, StoreError> {
+    pub(in crate::store) fn open_secret(
+        &self,
+        place: &SealContext<'_>,
+        sealed: &[u8],
+    ) -> Result<SecretString, StoreError> {
         let plain = self.seal().open(place, sealed)?;
         // What it is not is not said: the error would hold the bytes.
         let plain = String::from_utf8(plain).map_err(|_| StoreError::unreadable("secret", "it is no text"))?;
@@ -169,7 +173,7 @@ impl Store {
         plain: &SecretString,
         now: UnixMillis,
     ) -> Result<secret::ActiveModel, StoreError> {
-        let place = Place::Secret { tenant, webhook: id, made_at: now };
+        let place = SealContext::Secret { tenant, webhook: id, made_at: now };
         Ok(secret::ActiveModel {
             webhook_num: Set(webhook.0),
             sealed: Set(self.seal().close(&place, plain.expose_secret().as_bytes())?),

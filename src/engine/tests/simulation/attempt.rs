@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crate::clock::UnixMillis;
 use crate::delivery::outcome::Outcome;
+use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::{Entry, SLOW};
 use crate::engine::permits::{Permit, Share};
-use crate::engine::serving::Serving;
 use crate::store::journal::Slot;
 use crate::store::leases::ShardNum;
 
@@ -48,7 +48,7 @@ impl Drop for UnderWay {
 const LEAVING: Duration = Duration::from_millis(20);
 
 /// `None`: nothing was sent, because the engine is stopping, or no longer serves the webhook.
-pub(super) async fn run(actor: &Rc<Endpoint>, called: &Serving, entry: Entry, share: Share) -> Option<Ended> {
+pub(super) async fn run(actor: &Rc<Endpoint>, called: &EndpointConfig, entry: Entry, share: Share) -> Option<Ended> {
     let (process, world) = (&actor.process, &actor.process.world);
     let epoch = process.shard_set.epoch_of(ShardNum::of(called.num).num());
     let permit = admission(process, called, share).await?;
@@ -80,7 +80,7 @@ pub(super) async fn run(actor: &Rc<Endpoint>, called: &Serving, entry: Entry, sh
     Some(Ended::Made(Attempted { request, outcome, took: world.elapsed() - began, started_at, slot }))
 }
 
-fn answer(world: &World, called: &Serving, limit: Duration) -> (Outcome, Duration) {
+fn answer(world: &World, called: &EndpointConfig, limit: Duration) -> (Outcome, Duration) {
     let receiver = world.receivers.borrow().get(&called.num).copied();
     let (outcome, wait) = match receiver {
         Some(receiver) => receiver.answer(limit, &mut *world.chance.borrow_mut()),
@@ -90,7 +90,7 @@ fn answer(world: &World, called: &Serving, limit: Duration) -> (Outcome, Duratio
 }
 
 /// `admission`, without the turns of a thread.
-async fn admission(process: &Process, called: &Serving, share: Share) -> Option<Permit> {
+async fn admission(process: &Process, called: &EndpointConfig, share: Share) -> Option<Permit> {
     process.pause().await;
     if process.quiet.is_cancelled() {
         return None;

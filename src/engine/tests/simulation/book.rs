@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::clock::UnixMillis;
 use crate::delivery::breaker::ViewState;
 use crate::delivery::outcome::{Outcome, OutcomeKind};
+use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::{Entry, Mode, WINDOW};
-use crate::engine::serving::Serving;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::deliveries::{DeliveryState, Status, Trigger};
 use crate::store::journal::model::Tables;
@@ -73,7 +73,7 @@ pub(super) struct Book {
 /// What is sent.
 impl Book {
     /// What must hold when a lane starts an attempt.
-    pub(super) fn check_start(&self, (process, generation): (&Process, u64), called: &Serving, entry: &Entry) {
+    pub(super) fn check_start(&self, (process, generation): (&Process, u64), called: &EndpointConfig, entry: &Entry) {
         let (world, event) = (&process.world, entry.event.seq);
         let id = DeliveryId { event, webhook: called.num };
         let (now, tables) = (process.wall(), world.tables.borrow());

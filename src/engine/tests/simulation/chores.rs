@@ -15,7 +15,7 @@ impl Endpoint {
     /// `Endpoint::load`.
     pub(super) fn load(self: &Rc<Self>, limit: usize, known: Vec<EventSeq>) {
         let (actor, process, num) = (self.clone(), self.process.clone(), self.num);
-        let ordered = self.serving.borrow().policy.ordered;
+        let ordered = self.config.borrow().policy.ordered;
         let read = async move {
             let _ = process.journal.barrier().await;
             let horizon = process.wall().plus(HORIZON);
@@ -57,12 +57,12 @@ impl Endpoint {
 
     /// `Endpoint::disable`.
     pub(super) fn disable(self: &Rc<Self>, reason: Reason) {
-        let (actor, process, serving) = (self.clone(), self.process.clone(), self.serving.borrow().clone());
+        let (actor, process, config) = (self.clone(), self.process.clone(), self.config.borrow().clone());
         self.process.world.note(|| format!("{:?} is to be switched off: {reason:?}", self.num));
         self.recording.set(self.recording.get() + 1);
-        self.busy(async move { process.switch_off(&serving).await }, move |serving| {
-            if let Some(serving) = serving {
-                actor.configure(serving);
+        self.busy(async move { process.switch_off(&config).await }, move |config| {
+            if let Some(config) = config {
+                actor.configure(config);
             }
             actor.recorded();
         });

@@ -13,8 +13,8 @@ use tokio::sync::oneshot;
 use crate::clock::UnixMillis;
 use crate::delivery::outcome::{Outcome, OutcomeKind};
 use crate::engine::endpoint::{EndpointEvent, EndpointEventKind};
+use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::{Effect, Entry, Gauge, Input, Lane, Mode, Said};
-use crate::engine::serving::Serving;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::deliveries::{Attempt, DeliveryState};
 use crate::store::journal::{AttemptRecord, Record};
@@ -37,7 +37,7 @@ pub(super) struct Endpoint {
     mailbox: RefCell<VecDeque<Message>>,
     lives: Cell<bool>,
     pub(super) lane: RefCell<Lane>,
-    pub(super) serving: RefCell<Arc<Serving>>,
+    pub(super) config: RefCell<Arc<EndpointConfig>>,
     timer: Cell<Option<Instant>>,
     pub(super) recording: Cell<usize>,
     draining: Cell<bool>,
@@ -49,30 +49,35 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn start(process: &Rc<Process>, serving: &Arc<Serving>, generation: u64, in_doubt: InDoubt) -> Rc<Self> {
+    pub(super) fn start(
+        process: &Rc<Process>,
+        config: &Arc<EndpointConfig>,
+        generation: u64,
+        in_doubt: InDoubt,
+    ) -> Rc<Self> {
         let now = process.world.steady();
         let endpoint = Rc::new(Self {
-            num: serving.num,
+            num: config.num,
             generation,
             process: process.clone(),
             mailbox: RefCell::default(),
             lives: Cell::new(true),
             lane: RefCell::new(Lane::new(
-                serving.policy.clone(),
-                process.mode_now(serving),
-                serving.has_rows,
-                serving.health.clone(),
+                config.policy.clone(),
+                process.mode_now(config),
+                config.has_rows,
+                config.health.clone(),
             )),
-            serving: RefCell::new(serving.clone()),
+            config: RefCell::new(config.clone()),
             timer: Cell::new(None),
             recording: Cell::new(0),
             draining: Cell::new(false),
             busy_at: Cell::new(now),
             idle_said_at: Cell::new(now),
             in_doubt: Cell::new(in_doubt),
-            left_alone: Cell::new(serving.health.open_until),
+            left_alone: Cell::new(config.health.open_until),
         });
-        process.world.note(|| format!("{:?} starts, generation {generation}, {:?}", serving.num, serving.mode));
+        process.world.note(|| format!("{:?} starts, generation {generation}, {:?}", config.num, config.mode));
         endpoint.spawn(endpoint.clone().live());
         endpoint
     }
@@ -142,8 +147,8 @@ impl Endpoint {
             Message::Offer(item) => self.hear(Input::Offer(Entry::offered(item.event, item.recovered))),
             Message::Wake => self.hear(Input::Wake),
             Message::Remind => self.hear(Input::Remind),
-            Message::Configure(serving, told) => {
-                self.configure(serving);
+            Message::Configure(config, told) => {
+                self.configure(config);
                 let _ = told.send(());
             }
             Message::Detach(event, told) => drop(told.send(self.lane.borrow_mut().detach(event))),
@@ -166,7 +171,7 @@ impl Endpoint {
             }
             Message::Drain(told) => {
                 self.draining.set(true);
-                let policy = self.serving.borrow().policy.clone();
+                let policy = self.config.borrow().policy.clone();
                 self.hear(Input::Configure { policy, mode: Mode::Stopping });
                 let _ = told.send(());
             }
@@ -217,7 +222,7 @@ impl Endpoint {
         let id = |event| DeliveryId { event, webhook: self.num };
         match effect {
             Effect::Start { entry, share } => {
-                let called = self.serving.borrow().clone();
+                let called = self.config.borrow().clone();
                 self.check_breaker(&entry, now);
                 let book = self.process.world.book.borrow();
                 book.check_start((&self.process, self.generation), &called, &entry);
@@ -257,9 +262,9 @@ impl Endpoint {
     }
 
     /// `Endpoint::attempted`.
-    fn attempted(self: &Rc<Self>, event: EventSeq, called: &Serving, attempted: Attempted) {
+    fn attempted(self: &Rc<Self>, event: EventSeq, called: &EndpointConfig, attempted: Attempted) {
         let outcome = match &attempted.outcome {
-            Outcome::Gone if called.url != self.serving.borrow().url => Outcome::Rejected,
+            Outcome::Gone if called.url != self.config.borrow().url => Outcome::Rejected,
             outcome => outcome.clone(),
         };
         let (took, jitter) = (attempted.took, self.process.world.chance.borrow_mut().random());
@@ -304,24 +309,24 @@ impl Endpoint {
     }
 
     /// `Endpoint::configure`.
-    pub(super) fn configure(self: &Rc<Self>, serving: Option<Arc<Serving>>) {
-        let is_old = serving.as_ref().is_some_and(|serving| serving.version < self.serving.borrow().version);
+    pub(super) fn configure(self: &Rc<Self>, config: Option<Arc<EndpointConfig>>) {
+        let is_old = config.as_ref().is_some_and(|config| config.version < self.config.borrow().version);
         if is_old || self.lane.borrow().mode() == Mode::Deleted {
             return;
         }
         let mut mode = Mode::Deleted;
-        if let Some(serving) = serving {
-            mode = self.process.mode_now(&serving);
-            if serving.starts_anew_after(&self.serving.borrow()) {
+        if let Some(config) = config {
+            mode = self.process.mode_now(&config);
+            if config.starts_anew_after(&self.config.borrow()) {
                 self.left_alone.set(None);
                 self.hear(Input::Renew);
             }
-            *self.serving.borrow_mut() = serving;
+            *self.config.borrow_mut() = config;
         }
         if self.draining.get() {
             mode = Mode::Stopping;
         }
-        let policy = self.serving.borrow().policy.clone();
+        let policy = self.config.borrow().policy.clone();
         self.hear(Input::Configure { policy, mode });
     }
 
@@ -370,9 +375,9 @@ impl Endpoint {
 
     /// What must hold after each turn.
     fn check(&self) {
-        let (lane, serving) = (self.lane.borrow(), self.serving.borrow());
+        let (lane, config) = (self.lane.borrow(), self.config.borrow());
         let Gauge { in_flight, window, .. } = lane.gauge();
-        let cap = if serving.policy.ordered { 1 } else { usize::from(serving.policy.max_in_flight) };
+        let cap = if config.policy.ordered { 1 } else { usize::from(config.policy.max_in_flight) };
         assert!(in_flight <= cap, "{in_flight} requests of {:?} are under way, {cap} may be", self.num);
         let world = &self.process.world;
         let breaker = lane.breaker(self.process.wall()).state;

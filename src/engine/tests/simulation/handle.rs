@@ -6,9 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::Detached;
 use crate::engine::registry::{Item, Offered};
-use crate::engine::serving::Serving;
 use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::journal::Record;
 use crate::store::leases::ShardNum;
@@ -63,11 +63,11 @@ impl Process {
     async fn activate(
         self: &Rc<Self>,
         nums: Vec<WebhookNum>,
-    ) -> Result<BTreeMap<WebhookNum, Arc<Serving>>, Unreadable> {
+    ) -> Result<BTreeMap<WebhookNum, Arc<EndpointConfig>>, Unreadable> {
         let _unchanged = self.changing.read().await;
         let loaded = self.load(&nums).await?;
-        for serving in loaded.values() {
-            self.registry.borrow_mut().activate(self, serving, false);
+        for config in loaded.values() {
+            self.registry.borrow_mut().activate(self, config, false);
         }
         self.pause().await;
         Ok(loaded)
@@ -125,10 +125,10 @@ impl Process {
             return Ok(());
         }
         let _unchanged = self.changing.read().await;
-        let serving = self.load(&[num]).await?.remove(&num);
+        let config = self.load(&[num]).await?.remove(&num);
         let mut registry = self.registry.borrow_mut();
-        match serving {
-            Some(serving) => registry.activate(self, &serving, true),
+        match config {
+            Some(config) => registry.activate(self, &config, true),
             None => registry.forget(num),
         }
         Ok(())
@@ -144,8 +144,8 @@ impl Process {
 
     async fn configure(self: &Rc<Self>, num: WebhookNum) -> Result<(), Unreadable> {
         let loaded = self.activate(vec![num]).await?;
-        if let (Some(serving), Some(endpoint)) = (loaded.get(&num), self.find(num).await) {
-            endpoint.ask(|told| Message::Configure(Some(serving.clone()), told)).await;
+        if let (Some(config), Some(endpoint)) = (loaded.get(&num), self.find(num).await) {
+            endpoint.ask(|told| Message::Configure(Some(config.clone()), told)).await;
         }
         Ok(())
     }
@@ -161,8 +161,8 @@ impl Process {
         }
         let loaded = self.activate(living.iter().map(|(num, _)| *num).collect()).await?;
         for (num, endpoint) in living {
-            let serving = loaded.get(&num).cloned();
-            endpoint.ask(|told| Message::Configure(serving, told)).await;
+            let config = loaded.get(&num).cloned();
+            endpoint.ask(|told| Message::Configure(config, told)).await;
         }
         Ok(())
     }

@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::Detached;
 use crate::engine::registry::Item;
-use crate::engine::serving::Serving;
 use crate::id::EventSeq;
 
 pub(super) enum Message {
     Offer(Item),
     Wake,
     Remind,
-    Configure(Option<Arc<Serving>>, oneshot::Sender<()>),
+    Configure(Option<Arc<EndpointConfig>>, oneshot::Sender<()>),
     Detach(EventSeq, oneshot::Sender<Detached>),
     Withdraw(EventSeq, oneshot::Sender<Detached>),
     WithdrawAll(EventSeq, oneshot::Sender<Vec<EventSeq>>),

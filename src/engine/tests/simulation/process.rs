@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::UnixMillis;
 use crate::engine::endpoint::EndpointEvent;
+use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::{AHEAD, Mode, Now};
 use crate::engine::permits::Permits;
 use crate::engine::routes::RouteTable;
-use crate::engine::serving::Serving;
 use crate::id::{EventSeq, WebhookId, WebhookNum};
 use crate::store::fanout_scan::ScanCursor;
 use crate::store::journal::Journal;
@@ -278,14 +278,17 @@ impl Process {
     }
 
     /// `serving::load`.
-    pub(super) async fn load(&self, nums: &[WebhookNum]) -> Result<BTreeMap<WebhookNum, Arc<Serving>>, Unreadable> {
+    pub(super) async fn load(
+        &self,
+        nums: &[WebhookNum],
+    ) -> Result<BTreeMap<WebhookNum, Arc<EndpointConfig>>, Unreadable> {
         let read = self.read(|tables| {
             let hooks = nums.iter().filter_map(|num| self.world.hook(*num));
             let read = |hook: Hook| (tables.health(hook.num), tables.has_pending_rows(hook.num), hook);
             hooks.map(read).collect::<Vec<_>>()
         });
-        let serving = |(health, has_rows, hook): (_, _, Hook)| {
-            let serving = Serving {
+        let config = |(health, has_rows, hook): (_, _, Hook)| {
+            let config = EndpointConfig {
                 num: hook.num,
                 id: WebhookId::generate(),
                 tenant: hook.tenant,
@@ -301,36 +304,36 @@ impl Process {
                 has_rows,
                 changes_at: None,
             };
-            (hook.num, Arc::new(serving))
+            (hook.num, Arc::new(config))
         };
-        Ok(read.await?.into_iter().map(serving).collect())
+        Ok(read.await?.into_iter().map(config).collect())
     }
 
     /// `Serving::mode_now`.
-    pub(super) fn mode_now(&self, serving: &Serving) -> Mode {
-        if self.holds.borrow().contains_key(&serving.num) { Mode::Paused } else { serving.mode }
+    pub(super) fn mode_now(&self, config: &EndpointConfig) -> Mode {
+        if self.holds.borrow().contains_key(&config.num) { Mode::Paused } else { config.mode }
     }
 
     /// `disable::switch_off`.
-    pub(super) async fn switch_off(&self, serving: &Serving) -> Option<Option<Arc<Serving>>> {
+    pub(super) async fn switch_off(&self, config: &EndpointConfig) -> Option<Option<Arc<EndpointConfig>>> {
         loop {
             let changing = self.changing.write().await;
             if self.read(|_| ()).await.is_ok() {
-                self.disable_row(serving);
+                self.disable_row(config);
                 break;
             }
             drop(changing);
             self.quiet.run_until_cancelled(self.world.sleep(STORE_PAUSE)).await?;
         }
         self.pause().await;
-        self.load(&[serving.num]).await.ok().map(|mut loaded| loaded.remove(&serving.num))
+        self.load(&[config.num]).await.ok().map(|mut loaded| loaded.remove(&config.num))
     }
 
     /// `Store::disable_webhook` and the route.
-    fn disable_row(&self, serving: &Serving) {
+    fn disable_row(&self, config: &EndpointConfig) {
         let mut hooks = self.world.hooks.borrow_mut();
-        let Some(hook) = hooks.get_mut(&serving.num) else { return };
-        if hook.version == serving.version && hook.is_active {
+        let Some(hook) = hooks.get_mut(&config.num) else { return };
+        if hook.version == config.version && hook.is_active {
             (hook.is_active, hook.version) = (false, hook.version + 1);
             self.world.changed(hook.num);
             self.routes.deactivate(hook.tenant, hook.num);

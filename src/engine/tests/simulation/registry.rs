@@ -8,10 +8,10 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use crate::engine::endpoint::{EndpointEvent, EndpointEventKind};
+use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::Mode;
 use crate::engine::registry::{Item, Marks, Offered};
 use crate::engine::restart::{Rest, Restarts};
-use crate::engine::serving::Serving;
 use crate::id::{EventSeq, WebhookNum};
 use crate::store::leases::ShardNum;
 use crate::store::state::InDoubt;
@@ -56,10 +56,10 @@ struct Handoff {
 /// What the registry's actor does.
 impl Registry {
     /// `Registry::introduce`.
-    pub(super) fn activate(&mut self, process: &Rc<Process>, serving: &Arc<Serving>, rested: bool) {
-        let restarts = match self.endpoints.get_mut(&serving.num) {
+    pub(super) fn activate(&mut self, process: &Rc<Process>, config: &Arc<EndpointConfig>, rested: bool) {
+        let restarts = match self.endpoints.get_mut(&config.num) {
             Some(Known { life: Lifecycle::Live(_), ordered, .. }) => {
-                *ordered = serving.policy.ordered;
+                *ordered = config.policy.ordered;
                 return;
             }
             Some(Known { life: Lifecycle::Passivating { wanted, .. }, .. }) => {
@@ -71,24 +71,24 @@ impl Registry {
             Some(Known { life: Lifecycle::Quarantined, .. }) => return,
             None => Restarts::default(),
         };
-        let serves = process.shard_set.serves(serving.num);
-        if process.mode_now(serving) != Mode::Active || self.draining || !serves {
-            self.endpoints.remove(&serving.num);
+        let serves = process.shard_set.serves(config.num);
+        if process.mode_now(config) != Mode::Active || self.draining || !serves {
+            self.endpoints.remove(&config.num);
             return;
         }
         self.started += 1;
-        let known = process.shard_set.in_doubt_of(serving.num);
-        let in_doubt = self.marks.in_doubt_of(serving.num, known);
-        let endpoint = Endpoint::start(process, serving, self.started, in_doubt);
+        let known = process.shard_set.in_doubt_of(config.num);
+        let in_doubt = self.marks.in_doubt_of(config.num, known);
+        let endpoint = Endpoint::start(process, config, self.started, in_doubt);
         let known = Known {
             life: Lifecycle::Live(endpoint),
             generation: self.started,
             since: process.world.steady(),
             restarts,
-            ordered: serving.policy.ordered,
+            ordered: config.policy.ordered,
             missed_wake: false,
         };
-        self.endpoints.insert(serving.num, known);
+        self.endpoints.insert(config.num, known);
     }
 
     /// `Registry::offer`.

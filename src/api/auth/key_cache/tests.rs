@@ -215,12 +215,12 @@ async fn uses_are_noted_together_and_survive_what_is_forgotten(world: World) {
     let keys = Keys::new(None);
     keys.note(&world.store).await;
     assert_eq!(last_use(&world).await, None);
-    let before = UnixMillis::now_outside();
+    let before = UnixMillis::now_reference();
     world.try_key(&keys, &world.shown).await.unwrap();
     keys.forget_tenant(world.tenant.num);
     keys.note(&world.store).await;
     let first = last_use(&world).await.unwrap();
-    assert!(first >= before && first <= UnixMillis::now_outside());
+    assert!(first >= before && first <= UnixMillis::now_reference());
     world.try_key(&keys, &world.shown).await.unwrap();
     keys.note(&world.store).await;
     let second = last_use(&world).await.unwrap();
@@ -237,7 +237,7 @@ async fn a_key_that_has_ended_opens_nothing(world: World) {
     let keys = Keys::new(None);
     let access = world.try_key(&keys, &shown).await.unwrap();
     assert_eq!(
-        access.enter(UnixMillis(UnixMillis::now_outside().0 + 60_000)).unwrap_err().into_parts().1,
+        access.enter(UnixMillis(UnixMillis::now_reference().0 + 60_000)).unwrap_err().into_parts().1,
         "key_expired"
     );
     let (shown, mut key) = new_tenant_key(world.tenant.num, "over");

@@ -11,12 +11,12 @@ use tokio::time::Instant;
 
 use super::activity::Activity;
 
-pub(super) struct Watched<I> {
+pub(super) struct ActivityIo<I> {
     io: I,
     activity: Arc<Mutex<Activity>>,
 }
 
-impl<I> Watched<I> {
+impl<I> ActivityIo<I> {
     pub(super) fn new(io: I, activity: Arc<Mutex<Activity>>) -> Self {
         Self { io, activity }
     }
@@ -30,7 +30,7 @@ impl<I> Watched<I> {
     }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
+impl<I: AsyncRead + Unpin> AsyncRead for ActivityIo<I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buffer);
@@ -41,7 +41,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
+impl<I: AsyncWrite + Unpin> AsyncWrite for ActivityIo<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write(cx, bytes);
         self.note(polled)

@@ -102,7 +102,7 @@ impl Keys {
 
     pub(super) async fn identify(&self, store: &Store, headers: &HeaderMap) -> Result<Arc<Access>, Problem> {
         let access = self.access(store, presented(headers)?).await?.ok_or_else(unknown_key)?;
-        access.enter(UnixMillis::now_outside())?;
+        access.enter(UnixMillis::now_reference())?;
         Ok(access)
     }
 
@@ -145,7 +145,7 @@ impl Keys {
         let opener = match &row.opened_by {
             None => None,
             Some(digest) if row.tenant.is_none() && self.is_configured(digest) => None,
-            Some(digest) => match store.opener(row.tenant, digest, UnixMillis::now_outside()).await? {
+            Some(digest) => match store.opener(row.tenant, digest, UnixMillis::now_reference()).await? {
                 None => return Ok(None),
                 opener => opener,
             },

@@ -12,14 +12,14 @@ use crate::id::{TenantId, WebhookNum};
 use super::dialect::{is_any_of, numbers};
 use super::health::Health;
 use super::pool::Pool;
-use super::seal::Place;
+use super::seal::SealContext;
 use super::unreadable::key_of;
 use super::webhooks::Webhook;
 use super::{Store, StoreError};
 
 /// What an endpoint needs of its webhook.
 #[derive(Debug, Clone)]
-pub struct Serving {
+pub struct EndpointConfigRow {
     pub webhook: Webhook,
     /// What its tenant is called outside.
     pub tenant_id: Option<TenantId>,
@@ -35,7 +35,7 @@ pub struct Serving {
 /// One statement for everything: whoever starts a hundred endpoints waits for each row to cross threads. A webhook comes
 /// once for each secret that still signs. Columns are named: to PostgreSQL `*` is another result, which it refuses, once a
 /// newer version has added one.
-fn servings_sql(backend: DbBackend) -> String {
+fn configs_sql(backend: DbBackend) -> String {
     let is_chosen = is_any_of(backend, "w.num", "$1");
     let columns = webhook::Column::iter().map(|column| format!("w.{}", column.as_str())).collect::<Vec<_>>().join(", ");
     format!(
@@ -53,7 +53,7 @@ fn servings_sql(backend: DbBackend) -> String {
 }
 
 #[derive(Debug, FromQueryResult)]
-struct ServingRow {
+struct RawRow {
     #[sea_orm(nested)]
     webhook: webhook::Model,
     tenant_id: Option<Vec<u8>>,
@@ -68,47 +68,47 @@ struct ServingRow {
 impl Store {
     /// What endpoints need to serve these webhooks. Deleted ones are missing; one that cannot be read is an error of
     /// its own, so that the others are served.
-    pub async fn servings(
+    pub async fn endpoint_configs(
         &self,
         nums: &[WebhookNum],
         now: UnixMillis,
-    ) -> Result<HashMap<WebhookNum, Result<Serving, StoreError>>, StoreError> {
-        self.servings_on(self.engine_readers(), nums, now).await
+    ) -> Result<HashMap<WebhookNum, Result<EndpointConfigRow, StoreError>>, StoreError> {
+        self.endpoint_configs_on(self.engine_readers(), nums, now).await
     }
 
     /// Whether an endpoint could not serve this webhook, for the API.
     pub async fn is_damaged(&self, num: WebhookNum) -> Result<bool, StoreError> {
-        let servings = self.servings_on(self.readers(), &[num], UnixMillis::now()).await?;
-        Ok(servings.values().any(Result::is_err))
+        let configs = self.endpoint_configs_on(self.readers(), &[num], UnixMillis::now()).await?;
+        Ok(configs.values().any(Result::is_err))
     }
 
-    async fn servings_on(
+    async fn endpoint_configs_on(
         &self,
         readers: &Pool,
         nums: &[WebhookNum],
         now: UnixMillis,
-    ) -> Result<HashMap<WebhookNum, Result<Serving, StoreError>>, StoreError> {
+    ) -> Result<HashMap<WebhookNum, Result<EndpointConfigRow, StoreError>>, StoreError> {
         let backend = self.backend();
         let values = [numbers(backend, nums.iter().map(|num| num.0)), now.0.into()];
-        let statement = Statement::from_sql_and_values(backend, servings_sql(backend), values);
-        let mut servings = HashMap::with_capacity(nums.len());
+        let statement = Statement::from_sql_and_values(backend, configs_sql(backend), values);
+        let mut configs = HashMap::with_capacity(nums.len());
         for row in readers.query_all_raw(statement).await? {
             let num = WebhookNum(row.try_get("", "num")?);
-            let before = servings.remove(&num);
-            let serving = match ServingRow::from_query_result(&row, "") {
-                Ok(row) => self.serving_of(row, before),
+            let before = configs.remove(&num);
+            let config = match RawRow::from_query_result(&row, "") {
+                Ok(row) => self.config_of(row, before),
                 Err(error) => Err(StoreError::unreadable("webhook", error)),
             };
-            if let Err(error) = &serving {
-                self.pass_over_serving(&row, error);
+            if let Err(error) = &config {
+                self.skip_config(&row, error);
             }
-            servings.insert(num, serving);
+            configs.insert(num, config);
         }
-        Ok(servings)
+        Ok(configs)
     }
 
     /// Names the table that the damage is in.
-    fn pass_over_serving(&self, row: &QueryResult, error: &StoreError) {
+    fn skip_config(&self, row: &QueryResult, error: &StoreError) {
         let webhook = webhook::Model::from_query_result(row, "").map_err(StoreError::from);
         if webhook.and_then(|webhook| self.webhook_of(webhook)).is_err() {
             self.pass_over_webhook(row, error);
@@ -120,11 +120,15 @@ impl Store {
     }
 
     /// `before` is what rows with newer secrets have said.
-    fn serving_of(&self, row: ServingRow, before: Option<Result<Serving, StoreError>>) -> Result<Serving, StoreError> {
-        let ServingRow { webhook, tenant_id, sealed, made_at, expires_at, health, has_pending_rows } = row;
-        let mut serving = match before {
+    fn config_of(
+        &self,
+        row: RawRow,
+        before: Option<Result<EndpointConfigRow, StoreError>>,
+    ) -> Result<EndpointConfigRow, StoreError> {
+        let RawRow { webhook, tenant_id, sealed, made_at, expires_at, health, has_pending_rows } = row;
+        let mut config = match before {
             Some(before) => before?,
-            None => Serving {
+            None => EndpointConfigRow {
                 webhook: self.webhook_of(webhook)?,
                 tenant_id: tenant_id.as_deref().and_then(TenantId::from_bytes),
                 secrets: Vec::new(),
@@ -134,12 +138,12 @@ impl Store {
             },
         };
         if let (Some(sealed), Some(made_at)) = (sealed, made_at) {
-            let Webhook { tenant, id, .. } = serving.webhook;
-            let place = Place::Secret { tenant, webhook: id, made_at: UnixMillis(made_at) };
-            serving.secrets.push(self.open_secret(&place, &sealed)?);
+            let Webhook { tenant, id, .. } = config.webhook;
+            let place = SealContext::Secret { tenant, webhook: id, made_at: UnixMillis(made_at) };
+            config.secrets.push(self.open_secret(&place, &sealed)?);
             let ends_at = expires_at.map(UnixMillis);
-            serving.secrets_change_at = [serving.secrets_change_at, ends_at].into_iter().flatten().min();
+            config.secrets_change_at = [config.secrets_change_at, ends_at].into_iter().flatten().min();
         }
-        Ok(serving)
+        Ok(config)
     }
 }

@@ -24,12 +24,12 @@ pub struct RequestRate {
     pub burst: NonZeroU32,
 }
 
-pub(super) struct Rates {
+pub(super) struct RateLimits {
     keys: Option<Counted<Digest>>,
     tenants: Option<Counted<TenantNum>>,
 }
 
-impl Rates {
+impl RateLimits {
     /// `None` is no limit.
     pub(super) fn new(key: Option<RequestRate>, tenant: Option<RequestRate>) -> Self {
         Self { keys: key.map(Counted::new), tenants: tenant.map(Counted::new) }
@@ -93,13 +93,13 @@ mod tests {
 
     #[test]
     fn without_a_limit_nothing_is_refused() {
-        let rates = Rates::new(None, None);
+        let rates = RateLimits::new(None, None);
         assert!((0..1000).all(|_| rates.admit(&[1; 32], TenantNum(1)).is_ok()));
     }
 
     #[test]
     fn each_key_has_its_own_burst_and_the_tenant_one_over_all_its_keys() {
-        let rates = Rates::new(rate(1, 3), rate(1, 5));
+        let rates = RateLimits::new(rate(1, 3), rate(1, 5));
         let admitted = |key: u8, tenant| (0..10).filter(|_| rates.admit(&[key; 32], TenantNum(tenant)).is_ok()).count();
         assert_eq!(admitted(1, 1), 3);
         assert_eq!(admitted(2, 1), 2);

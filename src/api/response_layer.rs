@@ -14,8 +14,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::client_addr::{RequestId, X_REQUEST_ID};
 use super::host;
-use super::origin::{RequestId, X_REQUEST_ID};
 use super::problem::{Hint, Problem};
 use super::request_log::{Answered, Begun, RequestLog};
 

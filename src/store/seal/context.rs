@@ -7,7 +7,7 @@ use super::{BY_ORIGIN, BY_WEBHOOK};
 
 /// Where a sealed value stands. Moved elsewhere, it does not open.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::store) enum Place<'a> {
+pub(in crate::store) enum SealContext<'a> {
     Headers {
         tenant: TenantNum,
         webhook: WebhookId,
@@ -30,7 +30,7 @@ pub(in crate::store) enum Place<'a> {
     },
 }
 
-impl Place<'_> {
+impl SealContext<'_> {
     /// As it is written in this layout.
     pub(super) fn name(&self, layout: u8) -> Vec<u8> {
         let origin = if layout >= BY_ORIGIN { ", behind their origin" } else { "" };

@@ -37,17 +37,17 @@ const PART_OF_ROOM: usize = 4;
 /// A few connections of HTTP/2 may need so many, however few connections there may be.
 const LEAST_REQUESTS: usize = 1_024;
 
-pub(super) struct Roster {
+pub(super) struct Connections {
     most: usize,
     most_requests: usize,
     /// Under way.
     requests: Arc<AtomicUsize>,
     pub(super) refused: Refused,
-    connections: Mutex<Connections>,
+    connections: Mutex<Table>,
 }
 
 #[derive(Default)]
-struct Connections {
+struct Table {
     next: u64,
     present: HashMap<u64, Present>,
     /// How many of them each address has.
@@ -84,15 +84,15 @@ struct Candidates {
 }
 
 /// A connection's place, as long as it lives.
-pub(super) struct Place {
+pub(super) struct ConnectionSlot {
     id: u64,
-    roster: Arc<Roster>,
+    connections: Arc<Connections>,
     pub(super) activity: Arc<Mutex<Activity>>,
     /// The place is needed; what that means for its connection, the activity knows.
     pub(super) evicted: CancellationToken,
 }
 
-impl Roster {
+impl Connections {
     pub(super) fn new(most: usize) -> Arc<Self> {
         let most_requests = (most * REQUESTS_EACH).max(LEAST_REQUESTS);
         let (requests, refused, connections) = (Arc::default(), Refused::default(), Mutex::default());
@@ -100,7 +100,7 @@ impl Roster {
     }
 
     /// A place for a connection that was accepted now; `None` when no other can go for it.
-    pub(super) fn admit(self: &Arc<Self>, peer: IpAddr, now: Instant) -> Option<Place> {
+    pub(super) fn admit(self: &Arc<Self>, peer: IpAddr, now: Instant) -> Option<ConnectionSlot> {
         let address = network(peer);
         let mut connections = self.connections.lock();
         if connections.present.len() >= self.most {
@@ -117,7 +117,7 @@ impl Roster {
         let evicted = CancellationToken::new();
         *connections.held.entry(address).or_default() += 1;
         connections.present.insert(id, Present { address, activity: activity.clone(), evicted: evicted.clone() });
-        Some(Place { id, roster: self.clone(), activity, evicted })
+        Some(ConnectionSlot { id, connections: self.clone(), activity, evicted })
     }
 
     /// Tells a connection to go, if one can: something else needs its descriptor.
@@ -161,22 +161,22 @@ fn has_room(requests: usize, room: usize) -> bool {
     requests == 0 || requests < room / PART_OF_ROOM
 }
 
-impl Connections {
+impl Table {
     fn held_by(&self, address: IpAddr) -> usize {
         self.held.get(&address).copied().unwrap_or(0)
     }
 
     /// Tells the most dispensable connection of the pool to go, unless many are going already.
-    fn evict(&mut self, pool: Pool, roster: &Roster, now: Instant) -> bool {
-        if self.going >= roster.most_going() {
+    fn evict(&mut self, pool: Pool, connections: &Connections, now: Instant) -> bool {
+        if self.going >= connections.most_going() {
             return false;
         }
         if self.candidates.pool != pool {
             self.candidates = Candidates { pool, ..Candidates::default() };
         }
-        let candidate = self.candidate(roster, now).or_else(|| {
-            self.draw_up_candidates(roster, now);
-            self.candidate(roster, now)
+        let candidate = self.candidate(connections, now).or_else(|| {
+            self.draw_up_candidates(connections, now);
+            self.candidate(connections, now)
         });
         candidate.is_some_and(|id| self.send_away(id, now))
     }
@@ -202,10 +202,10 @@ impl Connections {
         }
     }
 
-    fn candidate(&mut self, roster: &Roster, now: Instant) -> Option<u64> {
+    fn candidate(&mut self, connections: &Connections, now: Instant) -> Option<u64> {
         while let Some((standing, id)) = self.candidates.ids.pop() {
             let Some(present) = self.present.get(&id) else { continue };
-            if present.activity.lock().standing() == standing && self.may_go(present, standing, roster, now) {
+            if present.activity.lock().standing() == standing && self.may_go(present, standing, connections, now) {
                 return Some(id);
             }
         }
@@ -213,25 +213,25 @@ impl Connections {
     }
 
     /// An address that has more than half of the places gives some back, busy ones included.
-    fn may_go(&self, present: &Present, standing: Standing, roster: &Roster, now: Instant) -> bool {
+    fn may_go(&self, present: &Present, standing: Standing, connections: &Connections, now: Instant) -> bool {
         match self.candidates.pool {
-            Pool::Anyone => standing.is_dispensable(now) || self.held_by(present.address) > roster.half(),
+            Pool::Anyone => standing.is_dispensable(now) || self.held_by(present.address) > connections.half(),
             Pool::Of(address) => present.address == address && standing.is_dispensable(now),
         }
     }
 
-    fn draw_up_candidates(&mut self, roster: &Roster, now: Instant) {
+    fn draw_up_candidates(&mut self, connections: &Connections, now: Instant) {
         let looked = self.candidates.in_vain.map(|at| now.saturating_duration_since(at));
         if looked.is_some_and(|ago| ago < NO_LOOK) {
             return;
         }
         let standings = self.present.iter().map(|(id, present)| (present.activity.lock().standing(), *id, present));
-        let going = standings.filter(|(standing, _, present)| self.may_go(present, *standing, roster, now));
+        let going = standings.filter(|(standing, _, present)| self.may_go(present, *standing, connections, now));
         let mut ids: Vec<_> = going.map(|(standing, id, _)| (standing, id)).collect();
         ids.sort_unstable();
         ids.truncate(CANDIDATES);
         if self.candidates.pool == Pool::Anyone {
-            self.keep_known(&mut ids, roster.half());
+            self.keep_known(&mut ids, connections.half());
         }
         ids.reverse();
         self.candidates.in_vain = ids.is_empty().then_some(now);
@@ -253,7 +253,7 @@ impl Connections {
     }
 
     /// Tells connections to go that leave many answers unread, until so many requests have ended.
-    fn shed(&mut self, mut surplus: usize, roster: &Roster, now: Instant) {
+    fn shed(&mut self, mut surplus: usize, connections: &Connections, now: Instant) {
         if self.shed_at.is_some_and(|at| now.saturating_duration_since(at) < NO_LOOK) {
             return;
         }
@@ -268,7 +268,7 @@ impl Connections {
         }
         unread.sort_unstable_by(|a, b| b.cmp(a));
         for (requests, id) in unread {
-            if surplus == 0 || self.going >= roster.most_going() {
+            if surplus == 0 || self.going >= connections.most_going() {
                 break;
             }
             self.send_away(id, now);
@@ -277,16 +277,16 @@ impl Connections {
     }
 }
 
-impl Place {
+impl ConnectionSlot {
     /// Counts a request on this connection; `None` when there are too many over all connections.
     pub(super) fn begin(&self, is_multiplexed: bool) -> Option<Arc<UnderWay>> {
-        self.roster.begin(&self.activity, is_multiplexed)
+        self.connections.begin(&self.activity, is_multiplexed)
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        let mut connections = self.roster.connections.lock();
+        let mut connections = self.connections.connections.lock();
         match connections.present.remove(&self.id) {
             Some(present) => connections.give_back(present.address),
             None => connections.going -= 1,

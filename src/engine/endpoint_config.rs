@@ -14,14 +14,14 @@ use crate::delivery::target::Target;
 use crate::id::{TenantId, TenantNum, WebhookId, WebhookNum};
 use crate::store::health::Health;
 use crate::store::webhooks::{Origin, Webhook};
-use crate::store::{self, StoreError, servings};
+use crate::store::{self, StoreError, endpoint_configs};
 
 use super::context::EngineContext;
 use super::lane::Mode;
 
 /// A webhook as its endpoint sees it.
 #[derive(Debug)]
-pub(super) struct Serving {
+pub(super) struct EndpointConfig {
     pub(super) num: WebhookNum,
     pub(super) id: WebhookId,
     pub(super) tenant: TenantNum,
@@ -45,7 +45,7 @@ pub(super) struct Serving {
     pub(super) changes_at: Option<UnixMillis>,
 }
 
-impl Serving {
+impl EndpointConfig {
     /// Whether it may send. To be asked by whoever is about to follow it: a purge may have begun or ended since the
     /// webhook was read.
     pub(super) fn mode_now(&self, context: &EngineContext) -> Mode {
@@ -70,23 +70,23 @@ impl Serving {
 /// Webhooks as they were read; those that are deleted are missing.
 #[derive(Default)]
 pub(super) struct Loaded {
-    pub(super) servings: HashMap<WebhookNum, Arc<Serving>>,
+    pub(super) configs: HashMap<WebhookNum, Arc<EndpointConfig>>,
     /// Their rows cannot be read. Somebody must look at them; what they are owed waits.
     pub(super) unreadable: HashSet<WebhookNum>,
 }
 
 impl Loaded {
     pub(super) fn exists(&self, num: WebhookNum) -> bool {
-        self.servings.contains_key(&num) || self.unreadable.contains(&num)
+        self.configs.contains_key(&num) || self.unreadable.contains(&num)
     }
 }
 
 pub(super) async fn load(context: &EngineContext, nums: &[WebhookNum]) -> Result<Loaded, StoreError> {
     let mut loaded = Loaded::default();
-    for (num, row) in context.store.servings(nums, UnixMillis::now()).await? {
+    for (num, row) in context.store.endpoint_configs(nums, UnixMillis::now()).await? {
         match row {
             Ok(row) => {
-                loaded.servings.insert(num, serving_of(row, context));
+                loaded.configs.insert(num, config_of(row, context));
             }
             // The store has said which and why.
             Err(_) => {
@@ -102,19 +102,29 @@ pub(super) async fn load(context: &EngineContext, nums: &[WebhookNum]) -> Result
 }
 
 /// One webhook; nothing when it is deleted.
-pub(super) async fn load_one(context: &EngineContext, num: WebhookNum) -> Result<Option<Arc<Serving>>, StoreError> {
-    let row = context.store.servings(&[num], UnixMillis::now()).await?.remove(&num).transpose()?;
-    Ok(row.map(|row| serving_of(row, context)))
+pub(super) async fn load_one(
+    context: &EngineContext,
+    num: WebhookNum,
+) -> Result<Option<Arc<EndpointConfig>>, StoreError> {
+    let row = context.store.endpoint_configs(&[num], UnixMillis::now()).await?.remove(&num).transpose()?;
+    Ok(row.map(|row| config_of(row, context)))
 }
 
-fn serving_of(row: servings::Serving, context: &EngineContext) -> Arc<Serving> {
-    let servings::Serving { webhook, tenant_id, secrets, secrets_change_at, has_pending_rows, health } = row;
+fn config_of(row: endpoint_configs::EndpointConfigRow, context: &EngineContext) -> Arc<EndpointConfig> {
+    let endpoint_configs::EndpointConfigRow {
+        webhook,
+        tenant_id,
+        secrets,
+        secrets_change_at,
+        has_pending_rows,
+        health,
+    } = row;
     let policy: Policy = serde_json::from_value(webhook.policy.clone()).unwrap_or_else(|error| {
         tracing::error!(webhook = %webhook.id, %error, "unreadable policy, using the defaults");
         Policy::default()
     });
     let target = target_of(&webhook, &secrets, &policy, context);
-    Arc::new(Serving {
+    Arc::new(EndpointConfig {
         num: webhook.num,
         id: webhook.id,
         tenant: webhook.tenant,

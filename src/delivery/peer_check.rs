@@ -14,11 +14,11 @@ use tower::{BoxError, Layer, Service};
 use super::guard::{Guard, GuardError};
 
 #[derive(Clone)]
-pub(super) struct VetArrival {
+pub(super) struct CheckPeer {
     pub(super) guard: Arc<Guard>,
 }
 
-impl<S> Layer<S> for VetArrival {
+impl<S> Layer<S> for CheckPeer {
     type Service = Vetting<S>;
 
     fn layer(&self, connector: S) -> Vetting<S> {

@@ -54,12 +54,12 @@ struct Vouched(IpAddr);
 struct FromNode;
 
 #[derive(Debug, Clone)]
-pub(super) struct Origin {
+pub(super) struct ClientAddr {
     pub(super) peer: Option<IpAddr>,
     pub(super) request: Option<HeaderValue>,
 }
 
-impl Origin {
+impl ClientAddr {
     pub(super) fn of(extensions: &Extensions) -> Self {
         let vouched = extensions.get::<Vouched>().map(|Vouched(peer)| *peer);
         let request = extensions.get::<RequestId>().map(|RequestId(id)| id.clone());
@@ -105,7 +105,7 @@ pub(super) fn sign(store: &Store, method: &Method, path: &str, headers: &mut Hea
     }
     headers.insert(HOPS, HeaderValue::from(hops + 1));
     headers.insert(FORWARDED, HeaderValue::from(wanted));
-    let at = UnixMillis::now_outside();
+    let at = UnixMillis::now_reference();
     let proof = HEXLOWER.encode(&store.vouch(&node_statement(at, method, path, headers)?));
     headers.insert(NODE, HeaderValue::from_str(&format!("{} {proof}", at.0)).ok()?);
     Some(())
@@ -134,7 +134,7 @@ pub(super) fn judge(store: &Store, request: &mut Request) {
     if !request.headers().contains_key(FORWARDED) {
         return;
     }
-    if is_proven(store, request, UnixMillis::now_outside()).is_some() {
+    if is_proven(store, request, UnixMillis::now_reference()).is_some() {
         request.extensions_mut().insert(FromNode);
     } else {
         tracing::debug!("a request says that it was forwarded, and not by a node that can prove it");
@@ -219,7 +219,7 @@ mod tests {
         let mut headers = own();
         sign(&store, &Method::GET, "/x", &mut headers, 0).unwrap();
         let sent = request(&headers, "/x");
-        let now = UnixMillis::now_outside();
+        let now = UnixMillis::now_reference();
         let ago = |seconds: i64| is_proven(&store, &sent, UnixMillis(now.0 + seconds * 1000)).is_some();
         assert!(ago(0) && ago(25) && ago(-25));
         assert!(!ago(35) && !ago(-35));

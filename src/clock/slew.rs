@@ -29,7 +29,7 @@ const STAYS: Duration = Duration::from_secs(5 * 60);
 const LONGEST_WAY: Micros = 2 * 3600 * SECOND;
 
 #[derive(Debug, Clone)]
-pub(super) struct Course {
+pub(super) struct Slew {
     /// The steady moment from which on the clock runs as the other fields say.
     from: Duration,
     /// What it showed then.
@@ -55,7 +55,7 @@ pub(super) struct Reading {
     pub(super) at: Duration,
     pub(super) said: Micros,
     /// It may have said so earlier or later by as much.
-    pub(super) give: Micros,
+    pub(super) uncertainty: Micros,
 }
 
 /// What a reading meant, for people.
@@ -68,7 +68,7 @@ pub(super) enum Meaning {
     Taken(Micros),
 }
 
-impl Course {
+impl Slew {
     /// Shows this from this moment on.
     pub(super) fn new(from: Duration, shown: Micros) -> Self {
         Self { from, shown, behind: 0, part: OF_DRIFT, reference: None }
@@ -87,7 +87,7 @@ impl Course {
     }
 
     /// Takes note of what the reference says.
-    pub(super) fn hear(&mut self, Reading { at, said, give }: Reading) -> Meaning {
+    pub(super) fn observe(&mut self, Reading { at, said, uncertainty: give }: Reading) -> Meaning {
         // It says nothing about a clock to which this is a jump.
         if give > DRIFT {
             return Meaning::InStep;
@@ -134,21 +134,21 @@ mod tests {
 
     /// A clock and its reference, read once a second.
     struct Bench {
-        course: Course,
+        course: Slew,
         passed: Duration,
         reference: Micros,
     }
 
     impl Bench {
         fn new() -> Self {
-            let mut bench = Self { course: Course::new(Duration::ZERO, 0), passed: Duration::ZERO, reference: 0 };
+            let mut bench = Self { course: Slew::new(Duration::ZERO, 0), passed: Duration::ZERO, reference: 0 };
             bench.read();
             bench
         }
 
         fn read(&mut self) -> Meaning {
             let said = micros(self.passed) + self.reference;
-            self.course.hear(Reading { at: self.passed, said, give: 0 })
+            self.course.observe(Reading { at: self.passed, said, uncertainty: 0 })
         }
 
         fn pass(&mut self, seconds: u64) {
@@ -166,10 +166,10 @@ mod tests {
 
     #[test]
     fn the_first_reading_is_believed() {
-        let mut course = Course::new(Duration::from_secs(5), 7 * HOUR);
+        let mut course = Slew::new(Duration::from_secs(5), 7 * HOUR);
         assert_eq!(course.reference_at(Duration::from_secs(6)), 7 * HOUR + SECOND);
         let at = Duration::from_secs(10);
-        assert_eq!(course.hear(Reading { at, said: HOUR, give: 10 }), Meaning::InStep);
+        assert_eq!(course.observe(Reading { at, said: HOUR, uncertainty: 10 }), Meaning::InStep);
         assert_eq!(course.at(Duration::from_secs(12)), HOUR + 2 * SECOND);
     }
 
@@ -224,8 +224,8 @@ mod tests {
         bench.pass(500);
         assert_eq!(bench.ahead(), bench.reference);
         let (at, said) = (bench.passed, micros(bench.passed) + bench.reference);
-        bench.course.hear(Reading { at, said: said + 1_000, give: 2_000 });
-        bench.course.hear(Reading { at, said: said + HOUR, give: 2 * SECOND });
+        bench.course.observe(Reading { at, said: said + 1_000, uncertainty: 2_000 });
+        bench.course.observe(Reading { at, said: said + HOUR, uncertainty: 2 * SECOND });
         assert_eq!(bench.course.at(bench.passed + STAYS) - said, micros(STAYS));
         assert_eq!(bench.course.reference_at(bench.passed), said + 1_000, "an answer that took seconds says nothing");
     }

@@ -19,13 +19,13 @@ pub(super) struct Key {
 }
 
 #[derive(Debug)]
-pub(super) struct Recent<T> {
+pub(super) struct Lru<T> {
     most: usize,
     idle: Duration,
     entries: HashMap<Key, (T, Instant)>,
 }
 
-impl<T: Clone + Default> Recent<T> {
+impl<T: Clone + Default> Lru<T> {
     pub(super) fn new(most: usize, idle: Duration) -> Self {
         Self { most, idle, entries: HashMap::new() }
     }
@@ -76,7 +76,7 @@ mod tests {
     fn what_is_used_least_lately_or_not_for_long_is_forgotten() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        let mut recent = Recent::<Arc<()>>::new(2, Duration::from_secs(60));
+        let mut recent = Lru::<Arc<()>>::new(2, Duration::from_secs(60));
         let first = recent.get(&key(1, 1), start);
         assert!(Arc::ptr_eq(&first, &recent.get(&key(1, 1), after(1))));
         recent.get(&key(1, 2), after(2));
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn a_tenant_with_many_entries_displaces_only_its_own() {
         let now = Instant::now();
-        let mut recent = Recent::<Arc<()>>::new(8, Duration::from_secs(60));
+        let mut recent = Lru::<Arc<()>>::new(8, Duration::from_secs(60));
         let quiet = recent.get(&key(1, 0), now);
         for number in 0..100 {
             recent.get(&key(2, number), now + Duration::from_millis(number.into()));

@@ -14,7 +14,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// Who is told, and what the machine itself does not know.
 #[derive(Debug, Clone)]
-pub struct Surroundings {
+pub struct LocalNetwork {
     pub guard: Arc<Guard>,
     pub dns: Arc<Dns>,
     /// Where this process listens.
@@ -23,7 +23,7 @@ pub struct Surroundings {
     pub advertised: Option<SocketAddr>,
 }
 
-impl Surroundings {
+impl LocalNetwork {
     /// Looks once.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::delivery::credentials::TlsMaterial;
 use crate::delivery::dns::Dns;
 use crate::delivery::guard::Guard;
-use crate::delivery::recent::{Key, Recent};
+use crate::delivery::lru::{Key, Lru};
 use crate::delivery::resolver::VettedResolver;
 use crate::id::TenantNum;
 
@@ -31,7 +31,7 @@ pub struct Clients {
     plain: reqwest::Client,
     resolver: Arc<dyn Resolve>,
     guard: Arc<Guard>,
-    own: Arc<Mutex<Recent<Arc<OnceCell<reqwest::Client>>>>>,
+    own: Arc<Mutex<Lru<Arc<OnceCell<reqwest::Client>>>>>,
     making: Making,
     /// Connections to one receiver that are kept while nothing is sent.
     max_idle: usize,
@@ -62,7 +62,7 @@ impl Clients {
         max_idle: usize,
     ) -> Result<Self, ClientError> {
         let plain = client_resolving_with(Arc::clone(&resolver), guard.clone(), None, max_idle)?;
-        let own = Arc::new(Mutex::new(Recent::new(MOST_CLIENTS, IDLE)));
+        let own = Arc::new(Mutex::new(Lru::new(MOST_CLIENTS, IDLE)));
         Ok(Self { plain, resolver, guard, own, making: Making::default(), max_idle })
     }
 
