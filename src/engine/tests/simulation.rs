@@ -13,9 +13,8 @@
 //! its seed and tells what happened last.
 
 mod attempt;
-mod book;
+mod background;
 mod checker;
-mod chores;
 mod dispatcher;
 mod endpoint;
 mod follower;
@@ -24,6 +23,7 @@ mod member;
 mod messages;
 mod node_lease;
 mod operator;
+mod oracle;
 mod plan;
 mod process;
 mod receivers;
@@ -31,7 +31,7 @@ mod registry;
 mod remote_shards;
 mod scheduler;
 mod tasks;
-mod words;
+mod trace;
 mod world;
 mod writer;
 
@@ -69,7 +69,7 @@ fn simulate(seed: u64, is_clustered: bool, with_history: bool) -> Result<(), Fai
     let ended = catch_unwind(AssertUnwindSafe(|| Scheduler::new(&world).run()));
     let history = world.history();
     world.tasks.forget();
-    world.places.iter().for_each(|place| drop(place.process.take()));
+    world.machines.iter().for_each(|place| drop(place.process.take()));
     ended.map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let why = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned();

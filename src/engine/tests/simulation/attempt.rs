@@ -12,10 +12,10 @@ use crate::engine::permits::{Permit, Share};
 use crate::store::journal::Slot;
 use crate::store::leases::ShardNum;
 
-use super::book::RequestNum;
 use super::endpoint::Endpoint;
+use super::oracle::RequestNum;
 use super::process::Process;
-use super::words;
+use super::trace;
 use super::world::World;
 
 /// An attempt that was made.
@@ -40,7 +40,7 @@ struct UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.world.book.borrow_mut().ended(self.request);
+        self.world.oracle.borrow_mut().ended(self.request);
     }
 }
 
@@ -64,17 +64,17 @@ pub(super) async fn run(actor: &Rc<Endpoint>, called: &EndpointConfig, entry: En
         return None;
     }
     let (started_at, began) = (process.wall(), world.elapsed());
-    let request = world.book.borrow_mut().sent(process, actor.generation, called.num, &entry);
-    world.note(|| format!("request {request}: {} to w{}", words::event(entry.event.seq), called.num.0));
+    let request = world.oracle.borrow_mut().sent(process, actor.generation, called.num, &entry);
+    world.note(|| format!("request {request}: {} to w{}", trace::event(entry.event.seq), called.num.0));
     let under_way = UnderWay { world: world.clone(), request };
     let limit = Duration::from_millis(called.policy.timeout_ms.into());
     let (outcome, wait) = answer(world, called, limit);
     if !keep_watch(process, wait, permit).await {
         world.note(|| format!("request {request} is cut short"));
-        world.book.borrow_mut().cut_short(request);
+        world.oracle.borrow_mut().cut_short(request);
         return Some(Ended::CutShort);
     }
-    world.book.borrow_mut().answered(request, &outcome);
+    world.oracle.borrow_mut().answered(request, &outcome);
     world.note(|| format!("request {request} ends: {outcome:?}"));
     drop(under_way);
     Some(Ended::Made(Attempted { request, outcome, took: world.elapsed() - began, started_at, slot }))

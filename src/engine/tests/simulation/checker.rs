@@ -11,7 +11,7 @@ use crate::store::journal::model::Tables;
 use crate::store::leases::ShardNum;
 use crate::store::ledger::Oldest;
 
-use super::book::{Book, Request};
+use super::oracle::{Oracle, Request};
 use super::process::Process;
 use super::world::{Hook, World};
 
@@ -90,28 +90,28 @@ pub(super) fn all_is_served(world: &World) -> bool {
 
 /// Everything has come to rest.
 pub(super) fn all_is_well(world: &World) {
-    let (tables, book, hooks) = (world.tables.borrow(), world.book.borrow(), world.hooks.borrow());
+    let (tables, oracle, hooks) = (world.tables.borrow(), world.oracle.borrow(), world.hooks.borrow());
     assert_eq!(tables.open_fanouts().next(), None, "a fan-out is there although every target has a row");
     fanouts_cover(&tables);
     let accepted: BTreeSet<EventSeq> = tables.events().map(|(event, _)| event.seq).collect();
-    let is_known = |event: &EventSeq| accepted.contains(event) || book.lost_events.contains(event);
-    assert!(book.acknowledged.iter().all(is_known), "an event was lost");
+    let is_known = |event: &EventSeq| accepted.contains(event) || oracle.lost_events.contains(event);
+    assert!(oracle.acknowledged.iter().all(is_known), "an event was lost");
     let kinds: BTreeMap<EventSeq, &str> = tables.events().map(|(event, _)| (event.seq, event.kind.as_str())).collect();
     for (id, state) in tables.deliveries() {
         let found = Found { id, state, hook: &hooks[&id.webhook], is_test: kinds[&id.event] == TEST_EVENT };
-        found.is_where_it_should_be(&book);
+        found.is_where_it_should_be(&oracle);
         found.attempts_rise(&tables);
-        found.requests_are_explained(&tables, &book, world);
+        found.requests_are_explained(&tables, &oracle, world);
     }
-    for request in &book.requests {
-        let is_explained = tables.delivery(request.id).is_some() || book.lost_events.contains(&request.id.event);
+    for request in &oracle.requests {
+        let is_explained = tables.delivery(request.id).is_some() || oracle.lost_events.contains(&request.id.event);
         assert!(is_explained, "{:?} was sent and has no row", request.id);
     }
 }
 
 /// Whether the outcomes of both were lost at once: with their process, or with the database.
 fn is_one_loss(request: &Request, next: &Request) -> bool {
-    next.server == request.server && (next.life == request.life || request.was_forgotten)
+    next.server == request.server && (next.incarnation == request.incarnation || request.was_forgotten)
 }
 
 /// A delivery as it is found in the end.
@@ -123,9 +123,9 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    fn is_where_it_should_be(&self, book: &Book) {
+    fn is_where_it_should_be(&self, oracle: &Oracle) {
         let Self { id, state, hook, is_test } = self;
-        let came_to = |kind| book.of(*id).any(|request| request.outcome == Some(kind));
+        let came_to = |kind| oracle.of(*id).any(|request| request.outcome == Some(kind));
         let is_exhausted = state.tries > u16::from(hook.policy.retry_policy.max_retries);
         match state.status {
             Status::Success => assert!(came_to(OutcomeKind::Success), "{id:?} did not arrive: {state:?}"),
@@ -134,7 +134,7 @@ impl Found<'_> {
                 assert!(given_up && state.attempts > 0, "{id:?} was given up too early: {state:?}");
             }
             Status::Cancelled => {
-                assert!(book.may_be_cancelled(*id) || hook.is_deleted, "nobody wanted {id:?} cancelled: {state:?}");
+                assert!(oracle.may_be_cancelled(*id) || hook.is_deleted, "nobody wanted {id:?} cancelled: {state:?}");
             }
             Status::Pending => assert!(!hook.is_open() && !hook.is_deleted, "{id:?} never ends: {state:?}"),
         }
@@ -155,11 +155,11 @@ impl Found<'_> {
     }
 
     /// A request is an attempt, or it was cut short; then the next one says that it may be the second.
-    fn requests_are_explained(&self, tables: &Tables, book: &Book, world: &World) {
+    fn requests_are_explained(&self, tables: &Tables, oracle: &Oracle, world: &World) {
         let id = self.id;
         let recorded: BTreeSet<&str> = tables.attempts(id).filter_map(|attempt| attempt.error.as_deref()).collect();
         let is_recorded = |request: &Request| recorded.contains(request.num.to_string().as_str());
-        let requests: Vec<&Request> = book.of(id).collect();
+        let requests: Vec<&Request> = oracle.of(id).collect();
         assert_eq!(requests.iter().filter(|request| is_recorded(request)).count(), recorded.len());
         for (index, request) in requests.iter().enumerate() {
             let next = requests.get(index + 1);
@@ -181,14 +181,14 @@ impl Found<'_> {
                 }
                 // Nobody knows any more that somebody wanted it once more.
                 None if request.trigger == Trigger::Manual && request.server < world.servers.get() => {}
-                None => self.is_not_to_be_sent_again(book),
+                None => self.is_not_to_be_sent_again(oracle),
             }
         }
     }
 
-    fn is_not_to_be_sent_again(&self, book: &Book) {
+    fn is_not_to_be_sent_again(&self, oracle: &Oracle) {
         let Self { id, state, hook, .. } = self;
-        let taken_back = state.status != Status::Pending && (book.may_be_cancelled(*id) || hook.is_deleted);
+        let taken_back = state.status != Status::Pending && (oracle.may_be_cancelled(*id) || hook.is_deleted);
         let is_held = state.status == Status::Pending && !hook.is_open();
         assert!(taken_back || is_held, "{id:?} was cut short and never sent again: {state:?}");
     }

@@ -15,7 +15,7 @@ use crate::store::journal::{Record, Stopped};
 
 use super::handle::Handed;
 use super::process::Process;
-use super::words;
+use super::trace;
 use super::world::Unreadable;
 
 /// As in the dispatcher.
@@ -191,7 +191,7 @@ impl Process {
 
     /// `Dispatcher::offer`.
     async fn offer_chunk(&self, mut items: Vec<Item>, activator: &RefCell<Activator>) -> Result<(), Failed> {
-        let events = || items.iter().map(|item| format!("w{} {}", item.num.0, words::event(item.event.seq)));
+        let events = || items.iter().map(|item| format!("w{} {}", item.num.0, trace::event(item.event.seq)));
         self.world.note(|| format!("offered: {:?}", events().collect::<Vec<_>>()));
         activator.borrow_mut().take_over(&mut items);
         let Offered { refused, unknown } = self.offer(items).await;

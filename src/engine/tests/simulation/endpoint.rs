@@ -24,7 +24,7 @@ use super::attempt::{self, Attempted, Ended};
 use super::messages::Message;
 use super::process::Process;
 use super::tasks::Owner;
-use super::words;
+use super::trace;
 
 /// As in the actor.
 const IDLE: Duration = Duration::from_secs(30);
@@ -35,7 +35,7 @@ pub(super) struct Endpoint {
     pub(super) generation: u64,
     pub(super) process: Rc<Process>,
     mailbox: RefCell<VecDeque<Message>>,
-    lives: Cell<bool>,
+    incarnations: Cell<bool>,
     pub(super) lane: RefCell<Lane>,
     pub(super) config: RefCell<Arc<EndpointConfig>>,
     timer: Cell<Option<Instant>>,
@@ -61,7 +61,7 @@ impl Endpoint {
             generation,
             process: process.clone(),
             mailbox: RefCell::default(),
-            lives: Cell::new(true),
+            incarnations: Cell::new(true),
             lane: RefCell::new(Lane::new(
                 config.policy.clone(),
                 process.mode_now(config),
@@ -83,7 +83,7 @@ impl Endpoint {
     }
 
     pub(super) fn owner(&self) -> Owner {
-        Owner::Endpoint(self.process.life, self.generation)
+        Owner::Endpoint(self.process.incarnation, self.generation)
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
@@ -92,7 +92,7 @@ impl Endpoint {
 
     /// Refused by a full or closed mailbox.
     pub(super) fn try_send(&self, message: Message) -> Result<(), Message> {
-        if !self.lives.get() || self.mailbox.borrow().len() >= self.process.world.bounds.mailbox {
+        if !self.incarnations.get() || self.mailbox.borrow().len() >= self.process.world.bounds.mailbox {
             return Err(message);
         }
         self.mailbox.borrow_mut().push_back(message);
@@ -102,7 +102,7 @@ impl Endpoint {
     /// Waits for room and for the answer; `None` when it is dead or dies.
     pub(super) async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Option<T> {
         let (told, answer) = oneshot::channel();
-        let has_room = || !self.lives.get() || self.mailbox.borrow().len() < self.process.world.bounds.mailbox;
+        let has_room = || !self.incarnations.get() || self.mailbox.borrow().len() < self.process.world.bounds.mailbox;
         self.process.world.tasks.until(|| has_room().then_some(())).await;
         self.try_send(message(told)).ok()?;
         answer.await.ok()
@@ -125,7 +125,7 @@ impl Endpoint {
 
     /// A message; `None` inside when the timer has rung.
     fn next(&self) -> Option<Option<Message>> {
-        if !self.lives.get() {
+        if !self.incarnations.get() {
             return None;
         }
         let now = self.process.world.steady();
@@ -184,17 +184,17 @@ impl Endpoint {
 
     /// `Endpoint::turn`.
     fn turn(self: &Rc<Self>, input: Input, mut attempted: Option<Attempted>) {
-        if !self.lives.get() {
+        if !self.incarnations.get() {
             return;
         }
         let world = &self.process.world;
         let now = self.process.now();
         self.busy_at.set(now.steady);
-        let heard = world.history_is_kept().then(|| words::input(&input));
+        let heard = world.history_is_kept().then(|| trace::input(&input));
         let mut effects = Vec::new();
         self.lane.borrow_mut().on(input, now, &mut effects);
         if let Some(heard) = heard {
-            world.note(|| format!("w{} hears {heard}; {}", self.num.0, words::effects(&effects)));
+            world.note(|| format!("w{} hears {heard}; {}", self.num.0, trace::effects(&effects)));
         }
         let panics_at = world.happens(world.trouble.get().panics).then(|| world.pick(effects.len() + 1));
         for (index, effect) in effects.into_iter().enumerate() {
@@ -224,9 +224,9 @@ impl Endpoint {
             Effect::Start { entry, share } => {
                 let called = self.config.borrow().clone();
                 self.check_breaker(&entry, now);
-                let book = self.process.world.book.borrow();
-                book.check_start((&self.process, self.generation), &called, &entry);
-                drop(book);
+                let oracle = self.process.world.oracle.borrow();
+                oracle.check_start((&self.process, self.generation), &called, &entry);
+                drop(oracle);
                 let (actor, world) = (self.clone(), self.process.world.clone());
                 self.spawn(async move {
                     let event = entry.event.seq;
@@ -275,7 +275,7 @@ impl Endpoint {
     fn settle(&self, entry: &Entry, state: DeliveryState, attempted: Attempted) {
         let id = DeliveryId { event: entry.event.seq, webhook: self.num };
         let Attempted { request, outcome, took, started_at, slot } = attempted;
-        self.process.world.book.borrow_mut().decided(id, request, state);
+        self.process.world.oracle.borrow_mut().decided(id, request, state);
         let attempt = Attempt {
             number: state.attempts,
             trigger: entry.trigger,
@@ -346,7 +346,7 @@ impl Endpoint {
 
     /// The actor ends, and its tasks and its mailbox with it; the registry hears how.
     fn end(&self, sign: EndpointEventKind) {
-        if !self.lives.replace(false) {
+        if !self.incarnations.replace(false) {
             return;
         }
         self.mailbox.borrow_mut().clear();
@@ -357,7 +357,7 @@ impl Endpoint {
     /// A handler panics.
     pub(super) fn crash(&self) {
         self.process.world.note(|| format!("{:?} crashes", self.num));
-        self.process.world.book.borrow_mut().endpoint_crashed(self.process.life, self.generation);
+        self.process.world.oracle.borrow_mut().endpoint_crashed(self.process.incarnation, self.generation);
         self.end(EndpointEventKind::Crashed);
     }
 
@@ -381,7 +381,7 @@ impl Endpoint {
         assert!(in_flight <= cap, "{in_flight} requests of {:?} are under way, {cap} may be", self.num);
         let world = &self.process.world;
         let breaker = lane.breaker(self.process.wall()).state;
-        let most = world.book.borrow().most_in_memory(world, self.num, lane.mode(), breaker, cap);
+        let most = world.oracle.borrow().most_in_memory(world, self.num, lane.mode(), breaker, cap);
         assert!(window <= most, "{:?} keeps {window} deliveries in memory, {most} may be", self.num);
     }
 }

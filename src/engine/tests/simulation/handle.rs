@@ -240,7 +240,7 @@ impl Process {
 
     /// Whoever is spawned ends with the process.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.world.tasks.spawn(Owner::Process(self.life), task);
+        self.world.tasks.spawn(Owner::Process(self.incarnation), task);
     }
 
     pub(super) async fn pause(&self) {

@@ -50,13 +50,13 @@ impl Process {
             tables.leases.rejoin(&self.shard_set, now().plus(LEASE), in_doubt)
         });
         let member = member.await?;
-        self.world.book.borrow_mut().lost(self.life, |_| true);
+        self.world.oracle.borrow_mut().lost(self.incarnation, |_| true);
         let _ = self.journal.rejoin(member).await;
         self.until.set(until);
         for shard in held {
             self.hand_off_within(shard, LONGEST_HAND_OVER).await;
         }
-        self.world.note(|| format!("process {} is node {:?} from now on", self.life, self.shard_set.node()));
+        self.world.note(|| format!("process {} is node {:?} from now on", self.incarnation, self.shard_set.node()));
         Ok(())
     }
 
@@ -133,7 +133,7 @@ impl Process {
             if is_reaped && was_there {
                 self.world.note(|| format!("node {node} is reaped"));
                 if let Some(process) = self.world.process_of(tables, node) {
-                    self.world.book.borrow_mut().lost(process.life, |_| true);
+                    self.world.oracle.borrow_mut().lost(process.incarnation, |_| true);
                 }
             }
             is_reaped
@@ -168,7 +168,7 @@ impl Process {
         let acquired = self.write(|tables| tables.leases.acquire(&self.shard_set, &wanted, now())).await?;
         let taken: Vec<ShardNum> = acquired.iter().map(|shard| shard.shard).collect();
         if !taken.is_empty() {
-            self.world.note(|| format!("process {} takes {taken:?}", self.life));
+            self.world.note(|| format!("process {} takes {taken:?}", self.incarnation));
             let _ = self.journal.activate(acquired).await;
         }
         Ok(())
@@ -180,10 +180,10 @@ impl Process {
         let release = self.write_when(may_lock, |tables| {
             let in_doubt = is_in_doubt.then(|| self.in_doubt(tables));
             tables.leases.release(&self.shard_set, shards, in_doubt);
-            self.world.note(|| format!("process {} releases {shards:?}, in doubt: {is_in_doubt}", self.life));
+            self.world.note(|| format!("process {} releases {shards:?}, in doubt: {is_in_doubt}", self.incarnation));
             if is_in_doubt {
                 let is_its = |webhook| shards.contains(&ShardNum::of(webhook));
-                self.world.book.borrow_mut().lost(self.life, is_its);
+                self.world.oracle.borrow_mut().lost(self.incarnation, is_its);
             }
         });
         release.await

@@ -63,7 +63,7 @@ impl Process {
                 Ok(Renewal::Renewed) => self.until.set(until),
                 Ok(Renewal::Diverged) => {}
                 Ok(Renewal::Reaped) => {
-                    self.world.note(|| format!("process {} is superseded", self.life));
+                    self.world.note(|| format!("process {} is superseded", self.incarnation));
                     self.until.set(asked_at);
                     return self.spawn(self.clone().stop());
                 }

@@ -74,10 +74,10 @@ impl Process {
             targets,
             is_ordered,
         };
-        let known = self.world.book.borrow().acknowledged.len();
+        let known = self.world.oracle.borrow().acknowledged.len();
         let published = self.journal.publish(vec![draft], None).await;
         if let Ok([Published::Accepted(receipt)]) = published.as_deref() {
-            self.world.book.borrow_mut().acknowledged(receipt.seq, known);
+            self.world.oracle.borrow_mut().acknowledged(receipt.seq, known);
         }
     }
 }
@@ -123,18 +123,18 @@ impl Process {
         change(&mut hook);
         if self.update(hook).await && self.world.hook(num).is_some_and(|hook| !hook.is_open()) {
             self.world.note(|| format!("{num:?} is closed"));
-            self.world.book.borrow_mut().close(&self.world, num);
+            self.world.oracle.borrow_mut().close(&self.world, num);
         }
     }
 
     /// A change after which the webhook may be sent something again.
     pub(super) async fn open(self: Rc<Self>, num: WebhookNum, change: impl FnOnce(&mut Hook)) {
         let Some(mut hook) = self.world.hook(num) else { return };
-        self.world.book.borrow_mut().begin_opening(self.life, num);
+        self.world.oracle.borrow_mut().begin_opening(self.incarnation, num);
         self.release(num).await;
         change(&mut hook);
         self.update(hook).await;
-        self.world.book.borrow_mut().end_opening(self.life, num);
+        self.world.oracle.borrow_mut().end_opening(self.incarnation, num);
     }
 
     /// `Engine::delete_webhook`.
@@ -157,7 +157,7 @@ impl Process {
         self.routes.remove(doomed.tenant, num);
         drop(changing);
         self.dismiss(num).await;
-        self.world.book.borrow_mut().close(&self.world, num);
+        self.world.oracle.borrow_mut().close(&self.world, num);
         let pending = self.ledger.lock().pending(num);
         if pending > 0 && self.journal.purge(num, EventSeq(i64::MAX), &[]).await.is_err() {
             return;
@@ -198,7 +198,7 @@ impl Process {
         let has_found = || !self.world.is_clustered || self.feed.has_scanned(newest) || self.world.elapsed() >= end;
         self.world.tasks.until(|| has_found().then_some(())).await;
         let through = self.feed.seen_watermark();
-        self.world.book.borrow_mut().purges(webhook, through);
+        self.world.oracle.borrow_mut().purges(webhook, through);
         self.set_row_watermark(webhook, through).await;
         let under_way = self.withdraw_all(webhook, through).await;
         self.note_withdrawn(webhook, &under_way);
@@ -219,7 +219,7 @@ impl Process {
     fn note_withdrawn(&self, webhook: WebhookNum, under_way: &[EventSeq]) {
         if let Some(endpoint) = self.registry.borrow().find(webhook) {
             let ids = under_way.iter().map(|event| DeliveryId { event: *event, webhook });
-            self.world.book.borrow_mut().withdraws((self.life, endpoint.generation), ids);
+            self.world.oracle.borrow_mut().withdraws((self.incarnation, endpoint.generation), ids);
         }
     }
 
@@ -245,10 +245,10 @@ impl Process {
 
     /// `Engine::retry`.
     pub(super) async fn retry(self: Rc<Self>, id: DeliveryId) {
-        self.world.book.borrow_mut().meddle(self.life, id);
+        self.world.oracle.borrow_mut().meddle(self.incarnation, id);
         let done = self.retry_meddling(id).await;
         self.world.note(|| format!("retry of {id:?}: {done:?}"));
-        self.world.book.borrow_mut().meddled(self.life, id);
+        self.world.oracle.borrow_mut().meddled(self.incarnation, id);
     }
 
     async fn retry_meddling(self: &Rc<Self>, id: DeliveryId) -> Option<()> {
@@ -259,7 +259,7 @@ impl Process {
         if delivery.status == Status::Pending {
             self.journal.record(Record::Defer { id, next_at: now }).await.ok()?;
         }
-        self.world.book.borrow_mut().manual_retries.insert(id);
+        self.world.oracle.borrow_mut().manual_retries.insert(id);
         self.record(Record::Retry { id, at: now.min(id.event.accepted_at()) }).await?;
         self.detach(id).await;
         self.send_now(id).await;
@@ -277,16 +277,16 @@ impl Process {
 
     /// `Engine::cancel`.
     pub(super) async fn cancel(self: Rc<Self>, id: DeliveryId) {
-        self.world.book.borrow_mut().meddle(self.life, id);
+        self.world.oracle.borrow_mut().meddle(self.incarnation, id);
         let done = self.cancel_meddling(id).await;
         self.world.note(|| format!("cancellation of {id:?}: {done:?}"));
-        self.world.book.borrow_mut().meddled(self.life, id);
+        self.world.oracle.borrow_mut().meddled(self.incarnation, id);
     }
 
     async fn cancel_meddling(&self, id: DeliveryId) -> Option<()> {
         self.delivery(id).await.filter(|state| state.status == Status::Pending)?;
         self.take_out(id).await?;
-        self.world.book.borrow_mut().cancellations.insert(id);
+        self.world.oracle.borrow_mut().cancellations.insert(id);
         self.record(Record::Cancel { id, at: self.wall() }).await?;
         self.withdraw(id).await;
         Some(())

@@ -30,8 +30,8 @@ pub(super) fn world(seed: u64, is_clustered: bool, with_history: bool) -> Rc<Wor
     if is_clustered {
         add_nodes(&mut trouble, &mut hooks, &mut chance);
     }
-    let places = places(is_clustered, &mut chance);
-    let world = World::new((bounds, trouble), (places, is_clustered), chance, with_history);
+    let machines = machines(is_clustered, &mut chance);
+    let world = World::new((bounds, trouble), (machines, is_clustered), chance, with_history);
     world.tables.borrow_mut().leases = Leases::of(hooks.iter().map(|hook| ShardNum::of(hook.num)));
     for hook in hooks {
         world.receivers.borrow_mut().insert(hook.num, Receiver { mood: Mood::Accepts });
@@ -52,7 +52,7 @@ fn add_nodes(trouble: &mut Trouble, hooks: &mut [Hook], chance: &mut StdRng) {
     }
 }
 
-fn places(is_clustered: bool, chance: &mut StdRng) -> Vec<Place> {
+fn machines(is_clustered: bool, chance: &mut StdRng) -> Vec<Place> {
     let count = if is_clustered { chance.random_range(2..=4) } else { 1 };
     let are_right = !is_clustered || chance.random_bool(0.5);
     let mut skew = || if are_right { 0 } else { chance.random_range(-MOST_SKEW..=MOST_SKEW) };

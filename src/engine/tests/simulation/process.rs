@@ -44,7 +44,7 @@ const GRACE: Duration = Duration::from_secs(3);
 pub(super) struct Process {
     pub(super) world: Rc<World>,
     pub(super) place: usize,
-    pub(super) life: u32,
+    pub(super) incarnation: u32,
     pub(super) shard_set: ShardSet,
     /// Until when its lease may be acted upon.
     pub(super) until: Cell<Duration>,
@@ -86,7 +86,7 @@ pub(super) struct Process {
 impl Process {
     /// `Engine::start`.
     pub(super) fn start(world: &Rc<World>, place: usize) -> Rc<Self> {
-        let wall = world.true_now().0 + world.places[place].skew.get();
+        let wall = world.true_now().0 + world.machines[place].skew.get();
         let shard_set = join(world, UnixMillis(wall));
         let room = world.bounds.records;
         let Model { journal, feed, ledger, writer } =
@@ -95,11 +95,11 @@ impl Process {
         for hook in world.hooks.borrow().values().filter(|hook| !hook.is_deleted) {
             routes.set(hook.route());
         }
-        world.lives.set(world.lives.get() + 1);
+        world.incarnations.set(world.incarnations.get() + 1);
         let process = Rc::new(Self {
             world: world.clone(),
             place,
-            life: world.lives.get(),
+            incarnation: world.incarnations.get(),
             shard_set,
             until: Cell::new(node_lease::act_until(world)),
             leaving: RefCell::default(),
@@ -127,8 +127,8 @@ impl Process {
             untold: Cell::new(false),
             offered_to: Cell::new(EventSeq::ZERO),
         });
-        world.note(|| format!("process {} starts as node {:?}", process.life, process.shard_set.node()));
-        *world.places[place].process.borrow_mut() = Some(process.clone());
+        world.note(|| format!("process {} starts as node {:?}", process.incarnation, process.shard_set.node()));
+        *world.machines[place].process.borrow_mut() = Some(process.clone());
         process.begin();
         process
     }
@@ -146,7 +146,7 @@ impl Process {
     }
 
     pub(super) fn wall(&self) -> UnixMillis {
-        UnixMillis(self.world.true_now().0 + self.world.places[self.place].skew.get())
+        UnixMillis(self.world.true_now().0 + self.world.machines[self.place].skew.get())
     }
 
     pub(super) fn now(&self) -> Now {
@@ -197,21 +197,21 @@ impl Process {
 
     /// Whoever is spawned ends when the process begins to stop.
     pub(super) fn flow(&self, task: impl Future<Output = ()> + 'static) {
-        self.world.tasks.spawn(Owner::Flow(self.life), task);
+        self.world.tasks.spawn(Owner::Flow(self.incarnation), task);
     }
 
     /// `kill -9`.
     pub(super) fn kill(&self) {
-        self.world.note(|| format!("process {} is killed", self.life));
+        self.world.note(|| format!("process {} is killed", self.incarnation));
         self.die();
     }
 
     fn die(&self) {
-        self.world.tasks.kill(Owner::Process(self.life));
-        self.world.tasks.thaw(self.life);
+        self.world.tasks.kill(Owner::Process(self.incarnation));
+        self.world.tasks.thaw(self.incarnation);
         self.registry.borrow_mut().forget_all();
-        *self.world.places[self.place].process.borrow_mut() = None;
-        self.world.book.borrow_mut().process_died(self.life);
+        *self.world.machines[self.place].process.borrow_mut() = None;
+        self.world.oracle.borrow_mut().process_died(self.incarnation);
     }
 
     /// `Engine::drain` and `Engine::close`. Whatever had to be dropped makes it a crash.
@@ -219,8 +219,8 @@ impl Process {
         if self.is_stopping.replace(true) {
             return;
         }
-        self.world.note(|| format!("process {} stops", self.life));
-        self.world.tasks.kill(Owner::Flow(self.life));
+        self.world.note(|| format!("process {} stops", self.incarnation));
+        self.world.tasks.kill(Owner::Flow(self.incarnation));
         self.pause().await;
         self.quiet.cancel();
         let by = self.world.elapsed() + GRACE;
@@ -242,7 +242,7 @@ impl Process {
         } else if drained {
             self.world.tables.borrow_mut().mark_stopped_cleanly();
         }
-        self.world.note(|| format!("process {} has stopped, clean: {drained}", self.life));
+        self.world.note(|| format!("process {} has stopped, clean: {drained}", self.incarnation));
         self.die();
     }
 

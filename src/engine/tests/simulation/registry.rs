@@ -31,7 +31,7 @@ pub(super) struct Registry {
 }
 
 struct Known {
-    life: Lifecycle,
+    incarnation: Lifecycle,
     generation: u64,
     since: Instant,
     restarts: Restarts,
@@ -58,17 +58,17 @@ impl Registry {
     /// `Registry::introduce`.
     pub(super) fn activate(&mut self, process: &Rc<Process>, config: &Arc<EndpointConfig>, rested: bool) {
         let restarts = match self.endpoints.get_mut(&config.num) {
-            Some(Known { life: Lifecycle::Live(_), ordered, .. }) => {
+            Some(Known { incarnation: Lifecycle::Live(_), ordered, .. }) => {
                 *ordered = config.policy.ordered;
                 return;
             }
-            Some(Known { life: Lifecycle::Passivating { wanted, .. }, .. }) => {
+            Some(Known { incarnation: Lifecycle::Passivating { wanted, .. }, .. }) => {
                 *wanted = true;
                 return;
             }
-            Some(Known { life: Lifecycle::Resting, restarts, .. }) if rested => *restarts,
-            Some(Known { life: Lifecycle::Resting, .. }) => return,
-            Some(Known { life: Lifecycle::Quarantined, .. }) => return,
+            Some(Known { incarnation: Lifecycle::Resting, restarts, .. }) if rested => *restarts,
+            Some(Known { incarnation: Lifecycle::Resting, .. }) => return,
+            Some(Known { incarnation: Lifecycle::Quarantined, .. }) => return,
             None => Restarts::default(),
         };
         let serves = process.shard_set.serves(config.num);
@@ -81,7 +81,7 @@ impl Registry {
         let in_doubt = self.marks.in_doubt_of(config.num, known);
         let endpoint = Endpoint::start(process, config, self.started, in_doubt);
         let known = Known {
-            life: Lifecycle::Live(endpoint),
+            incarnation: Lifecycle::Live(endpoint),
             generation: self.started,
             since: process.world.steady(),
             restarts,
@@ -100,7 +100,7 @@ impl Registry {
             return answer.refused.push(item);
         }
         let Some(known) = self.endpoints.get(&item.num) else { return answer.unknown.push(item) };
-        match &known.life {
+        match &known.incarnation {
             Lifecycle::Live(endpoint) if !known.ordered => {
                 if endpoint.try_send(Message::Offer(item.clone())).is_err() {
                     answer.refused.push(item);
@@ -115,12 +115,12 @@ impl Registry {
     /// `Registry::wake`.
     pub(super) fn wake(&mut self, mut nums: Vec<WebhookNum>) -> Vec<WebhookNum> {
         nums.retain(|num| match self.endpoints.get_mut(num) {
-            Some(Known { life: Lifecycle::Live(endpoint), missed_wake, .. }) => {
+            Some(Known { incarnation: Lifecycle::Live(endpoint), missed_wake, .. }) => {
                 *missed_wake = endpoint.try_send(Message::Wake).is_err();
                 false
             }
-            Some(Known { life: Lifecycle::Resting | Lifecycle::Quarantined, .. }) => false,
-            Some(Known { life: Lifecycle::Passivating { .. }, .. }) | None => true,
+            Some(Known { incarnation: Lifecycle::Resting | Lifecycle::Quarantined, .. }) => false,
+            Some(Known { incarnation: Lifecycle::Passivating { .. }, .. }) | None => true,
         });
         nums
     }
@@ -131,7 +131,7 @@ impl Registry {
         let (to_wake, to_remind): (Vec<_>, Vec<_>) = nums.into_iter().partition(missed_wake);
         let mut asleep = self.wake(to_wake);
         for num in to_remind {
-            match self.endpoints.get(&num).map(|known| &known.life) {
+            match self.endpoints.get(&num).map(|known| &known.incarnation) {
                 Some(Lifecycle::Live(endpoint)) => drop(endpoint.try_send(Message::Remind)),
                 Some(Lifecycle::Resting | Lifecycle::Quarantined) => {}
                 Some(Lifecycle::Passivating { .. }) | None => asleep.push(num),
@@ -146,21 +146,21 @@ impl Registry {
         let Some(known) = self.endpoints.get_mut(&num).filter(|known| known.generation == generation) else { return };
         match sign {
             EndpointEventKind::Idle => {
-                if let Lifecycle::Live(endpoint) = &known.life
+                if let Lifecycle::Live(endpoint) = &known.incarnation
                     && endpoint.try_send(Message::Retire).is_ok()
                 {
-                    known.life = Lifecycle::Passivating { endpoint: endpoint.clone(), wanted: false };
+                    known.incarnation = Lifecycle::Passivating { endpoint: endpoint.clone(), wanted: false };
                 }
             }
             EndpointEventKind::Busy => {
-                if let Lifecycle::Passivating { endpoint, .. } = &known.life {
+                if let Lifecycle::Passivating { endpoint, .. } = &known.incarnation {
                     known.missed_wake = endpoint.try_send(Message::Wake).is_err();
-                    known.life = Lifecycle::Live(endpoint.clone());
+                    known.incarnation = Lifecycle::Live(endpoint.clone());
                 }
             }
             EndpointEventKind::Passivated => {
                 let gone = self.endpoints.remove(&num);
-                if gone.is_some_and(|known| matches!(known.life, Lifecycle::Passivating { wanted: true, .. })) {
+                if gone.is_some_and(|known| matches!(known.incarnation, Lifecycle::Passivating { wanted: true, .. })) {
                     let handle = process.clone();
                     process.spawn(async move { handle.wake(vec![num]).await });
                 }
@@ -182,7 +182,7 @@ impl Registry {
     fn crashed(&mut self, process: &Rc<Process>, num: WebhookNum) {
         let Some(known) = self.endpoints.get_mut(&num) else { return };
         if self.draining {
-            known.life = Lifecycle::Resting;
+            known.incarnation = Lifecycle::Resting;
             return;
         }
         if self.crashed_during_handoff(num) {
@@ -192,11 +192,11 @@ impl Registry {
         let lived = process.world.steady().saturating_duration_since(known.since);
         let wait = match known.restarts.crashed(lived) {
             Rest::For(wait) => {
-                known.life = Lifecycle::Resting;
+                known.incarnation = Lifecycle::Resting;
                 Some(wait)
             }
             Rest::Quarantine => {
-                known.life = Lifecycle::Quarantined;
+                known.incarnation = Lifecycle::Quarantined;
                 None
             }
         };
@@ -207,7 +207,7 @@ impl Registry {
 
     /// `Handler<Find>`.
     pub(super) fn find(&self, num: WebhookNum) -> Option<Rc<Endpoint>> {
-        match &self.endpoints.get(&num)?.life {
+        match &self.endpoints.get(&num)?.incarnation {
             Lifecycle::Live(endpoint) | Lifecycle::Passivating { endpoint, .. } => Some(endpoint.clone()),
             Lifecycle::Resting | Lifecycle::Quarantined => None,
         }
@@ -218,7 +218,7 @@ impl Registry {
         if self
             .endpoints
             .get(&num)
-            .is_some_and(|known| matches!(known.life, Lifecycle::Resting | Lifecycle::Quarantined))
+            .is_some_and(|known| matches!(known.incarnation, Lifecycle::Resting | Lifecycle::Quarantined))
         {
             self.endpoints.remove(&num);
         }
@@ -241,7 +241,7 @@ impl Registry {
 
     /// `Handler<Release>`.
     pub(super) fn release(&mut self, num: WebhookNum) -> bool {
-        let held = self.endpoints.get(&num).is_some_and(|known| matches!(known.life, Lifecycle::Quarantined));
+        let held = self.endpoints.get(&num).is_some_and(|known| matches!(known.incarnation, Lifecycle::Quarantined));
         if held {
             self.endpoints.remove(&num);
         }
@@ -256,7 +256,7 @@ impl Registry {
 
     /// Whether every endpoint has ended, and if so, whether in peace.
     pub(super) fn drained(&self) -> Option<bool> {
-        let is_gone = |known: &Known| matches!(known.life, Lifecycle::Resting | Lifecycle::Quarantined);
+        let is_gone = |known: &Known| matches!(known.incarnation, Lifecycle::Resting | Lifecycle::Quarantined);
         self.endpoints.values().all(is_gone).then_some(self.endpoints.is_empty() && self.cut.is_empty())
     }
 
@@ -278,7 +278,7 @@ impl Registry {
             if ShardNum::of(*num) != shard {
                 return true;
             }
-            match &known.life {
+            match &known.incarnation {
                 Lifecycle::Live(endpoint) | Lifecycle::Passivating { endpoint, .. } => {
                     to_drain.push(endpoint.clone());
                     true

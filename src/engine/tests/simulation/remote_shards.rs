@@ -14,7 +14,7 @@ use crate::store::leases::ShardNum;
 
 use super::dispatcher::Failed;
 use super::process::{Process, STORE_PAUSE};
-use super::words;
+use super::trace;
 use super::world::Unreadable;
 
 impl Process {
@@ -50,8 +50,8 @@ impl Process {
         }
         let (found, is_cut) = self.visible_fanouts(which).await?;
         if !found.is_empty() {
-            let names = || found.iter().map(|found| words::fanout(&found.fanout)).collect::<Vec<_>>();
-            self.world.note(|| format!("process {} finds {:?}", self.life, names()));
+            let names = || found.iter().map(|found| trace::fanout(&found.fanout)).collect::<Vec<_>>();
+            self.world.note(|| format!("process {} finds {:?}", self.incarnation, names()));
         }
         if !found.is_empty() {
             let new = self.only_new(found).await?;

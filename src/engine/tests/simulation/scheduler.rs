@@ -14,7 +14,7 @@ use crate::store::journal::model::HUGE;
 use super::checker;
 use super::process::Process;
 use super::receivers::Mood;
-use super::words;
+use super::trace;
 use super::world::{Hook, Trouble, World};
 
 /// Things that happen in one simulation, besides the turns of tasks.
@@ -48,10 +48,10 @@ impl Scheduler {
     }
 
     pub(super) fn run(&mut self) {
-        let places = self.world.places.len();
-        (0..places).for_each(|place| drop(Process::start(&self.world, place)));
+        let machines = self.world.machines.len();
+        (0..machines).for_each(|place| drop(Process::start(&self.world, place)));
         for _ in 0..STEPS {
-            self.turns(self.world.pick(20 * places));
+            self.turns(self.world.pick(20 * machines));
             if self.world.is_clustered {
                 self.trouble_nodes();
             }
@@ -108,8 +108,8 @@ impl Scheduler {
     }
 
     pub(super) fn start_missing(&self) {
-        for place in 0..self.world.places.len() {
-            if self.world.places[place].process.borrow().is_none() {
+        for place in 0..self.world.machines.len() {
+            if self.world.machines[place].process.borrow().is_none() {
                 Process::start(&self.world, place);
             }
         }
@@ -210,8 +210,8 @@ impl Scheduler {
         let processes = self.world.processes();
         let Some(process) = processes.choose(&mut *self.world.chance.borrow_mut()).cloned() else { return };
         match self.world.pick(1000) {
-            0..25 => self.world.tasks.freeze(process.life),
-            25..75 => self.world.tasks.thaw(process.life),
+            0..25 => self.world.tasks.freeze(process.incarnation),
+            25..75 => self.world.tasks.thaw(process.incarnation),
             75..90 => process.is_cut_off.set(true),
             90..130 => process.is_cut_off.set(false),
             130..200 => self.start_missing(),
@@ -242,7 +242,7 @@ impl Scheduler {
         let mood = if self.accepts_in_the_end { Mood::Accepts } else { Mood::Fails };
         self.set_moods(mood);
         for process in self.world.processes() {
-            self.world.tasks.thaw(process.life);
+            self.world.tasks.thaw(process.incarnation);
             process.is_cut_off.set(false);
             process.renews_in_vain.set(false);
         }
@@ -297,7 +297,7 @@ impl Scheduler {
 /// Until something may happen. A row that is due now needs the waker, which comes once a second.
 fn next_moment(world: &World) -> Duration {
     let (now, tables, hooks) = (world.true_now(), world.tables.borrow(), world.hooks.borrow());
-    let now = UnixMillis(now.0 + world.places.iter().map(|place| place.skew.get()).max().unwrap_or(0));
+    let now = UnixMillis(now.0 + world.machines.iter().map(|place| place.skew.get()).max().unwrap_or(0));
     let open = hooks.values().filter(|hook| hook.is_open());
     // The head of an ordered webhook holds the others.
     let first = |hook: &Hook| if hook.policy.ordered { 1 } else { usize::MAX };
@@ -313,17 +313,17 @@ fn is_at_rest(world: &World) -> bool {
     let may_wait = |hook: &Hook| !hook.is_open() && !hook.is_deleted;
     let is_done = |hook: &Hook| may_wait(hook) || !tables.has_pending_rows(hook.num);
     let is_idle = |process: &Rc<Process>| process.feed.is_idle() && process.journal.depth().0 == 0;
-    let are_idle = world.processes().iter().all(is_idle) && !world.book.borrow().is_anything_under_way();
+    let are_idle = world.processes().iter().all(is_idle) && !world.oracle.borrow().is_anything_under_way();
     let is_settled = tables.open_fanouts().next().is_none() && hooks.values().all(is_done);
     are_idle && is_settled && (!world.is_clustered || checker::all_is_served(world))
 }
 
 fn what_is_left(world: &World) -> String {
     let (tables, hooks) = (world.tables.borrow(), world.hooks.borrow());
-    let fanouts: Vec<String> = tables.open_fanouts().map(words::event).collect();
+    let fanouts: Vec<String> = tables.open_fanouts().map(trace::event).collect();
     let open = hooks.values().filter(|hook| hook.is_open() || hook.is_deleted);
     let rows = open.flat_map(|hook| tables.pending_of(hook.num).map(|event| (hook.num, event)));
-    let rows: Vec<String> = rows.map(|(num, event)| format!("w{} {}", num.0, words::event(event))).collect();
+    let rows: Vec<String> = rows.map(|(num, event)| format!("w{} {}", num.0, trace::event(event))).collect();
     let shards: Vec<_> = tables.leases.owners().collect();
     format!("fan-outs {fanouts:?}, rows {rows:?}, shards {shards:?}")
 }

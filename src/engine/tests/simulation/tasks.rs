@@ -22,14 +22,14 @@ pub(super) enum Owner {
 }
 
 impl Owner {
-    fn life(self) -> u32 {
+    fn incarnation(self) -> u32 {
         match self {
-            Self::Process(life) | Self::Flow(life) | Self::Endpoint(life, _) => life,
+            Self::Process(incarnation) | Self::Flow(incarnation) | Self::Endpoint(incarnation, _) => incarnation,
         }
     }
 
     fn ends_with(self, other: Self) -> bool {
-        self == other || other == Self::Process(self.life())
+        self == other || other == Self::Process(self.incarnation())
     }
 }
 
@@ -62,17 +62,17 @@ impl Tasks {
     }
 
     /// `SIGSTOP`.
-    pub(super) fn freeze(&self, life: u32) {
-        self.frozen.borrow_mut().insert(life);
+    pub(super) fn freeze(&self, incarnation: u32) {
+        self.frozen.borrow_mut().insert(incarnation);
     }
 
     /// `SIGCONT`.
-    pub(super) fn thaw(&self, life: u32) {
-        self.frozen.borrow_mut().remove(&life);
+    pub(super) fn thaw(&self, incarnation: u32) {
+        self.frozen.borrow_mut().remove(&incarnation);
     }
 
-    pub(super) fn is_frozen(&self, life: u32) -> bool {
-        self.frozen.borrow().contains(&life)
+    pub(super) fn is_frozen(&self, incarnation: u32) -> bool {
+        self.frozen.borrow().contains(&incarnation)
     }
 
     /// Lets one task that can go on do so. Answers whether there was one.
@@ -99,7 +99,7 @@ impl Tasks {
     /// Answers whether the task went on.
     fn poll(&self, place: usize) -> bool {
         let before = self.moves.get();
-        let is_awake = |task: &mut Task| !self.is_frozen(task.owner.life());
+        let is_awake = |task: &mut Task| !self.is_frozen(task.owner.incarnation());
         let Some(mut task) = self.all.borrow_mut()[place].take_if(is_awake) else { return false };
         match task.future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(()) => self.moved(),

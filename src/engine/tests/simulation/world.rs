@@ -16,7 +16,7 @@ use crate::id::{TenantNum, WebhookNum};
 use crate::store::journal::model::Tables;
 use crate::store::webhooks::Route;
 
-use super::book::Book;
+use super::oracle::Oracle;
 use super::process::Process;
 use super::receivers::Receiver;
 use super::tasks::Tasks;
@@ -95,14 +95,14 @@ pub(super) struct World {
     pub(super) tables: RefCell<Tables>,
     pub(super) hooks: RefCell<BTreeMap<WebhookNum, Hook>>,
     pub(super) receivers: RefCell<BTreeMap<WebhookNum, Receiver>>,
-    pub(super) book: RefCell<Book>,
+    pub(super) oracle: RefCell<Oracle>,
     pub(super) bounds: Bounds,
     pub(super) trouble: Cell<Trouble>,
     /// Machines, each of which runs one process at a time.
-    pub(super) places: Vec<Place>,
+    pub(super) machines: Vec<Place>,
     /// Whether they share a store, as nodes; otherwise there is one place.
     pub(super) is_clustered: bool,
-    pub(super) lives: Cell<u32>,
+    pub(super) incarnations: Cell<u32>,
     /// Webhooks that were changed, one for each change: the table of the same name.
     pub(super) config_changes: RefCell<Vec<WebhookNum>>,
     /// Databases that there were.
@@ -131,7 +131,7 @@ pub(super) struct Place {
 impl World {
     pub(super) fn new(
         (bounds, trouble): (Bounds, Trouble),
-        (places, is_clustered): (Vec<Place>, bool),
+        (machines, is_clustered): (Vec<Place>, bool),
         chance: StdRng,
         with_history: bool,
     ) -> Self {
@@ -143,12 +143,12 @@ impl World {
             tables: RefCell::default(),
             hooks: RefCell::default(),
             receivers: RefCell::default(),
-            book: RefCell::default(),
+            oracle: RefCell::default(),
             bounds,
             trouble: Cell::new(trouble),
-            places,
+            machines,
             is_clustered,
-            lives: Cell::new(0),
+            incarnations: Cell::new(0),
             config_changes: RefCell::default(),
             servers: Cell::new(0),
             past,
@@ -205,10 +205,10 @@ impl World {
 
     fn replace_tables(&self, tables: Tables) {
         self.servers.set(self.servers.get() + 1);
-        self.book.borrow_mut().goes_back(&self.tables.borrow(), &tables, self.servers.get());
+        self.oracle.borrow_mut().goes_back(&self.tables.borrow(), &tables, self.servers.get());
         *self.tables.borrow_mut() = tables;
         for process in self.processes() {
-            self.book.borrow_mut().lost(process.life, |_| true);
+            self.oracle.borrow_mut().lost(process.incarnation, |_| true);
         }
     }
 
@@ -238,7 +238,7 @@ impl World {
 
     /// Somebody sets the wall clock of a place forward or back.
     pub(super) fn set_clock(&self, place: usize, by_ms: i64) {
-        let skew = &self.places[place].skew;
+        let skew = &self.machines[place].skew;
         skew.set(skew.get() + by_ms);
         self.was_set_back.set(self.was_set_back.get() || by_ms < 0);
         self.note(|| format!("the clock is set by {by_ms} ms"));
@@ -251,7 +251,7 @@ impl World {
 
     /// Whether what one process has said of a moment may be nonsense to the next one.
     pub(super) fn clocks_differ(&self) -> bool {
-        self.was_set_back() || self.places.iter().any(|place| place.skew.get() != self.places[0].skew.get())
+        self.was_set_back() || self.machines.iter().any(|place| place.skew.get() != self.machines[0].skew.get())
     }
 
     /// Somebody wants to be there at this moment.
@@ -285,13 +285,13 @@ impl World {
 
     /// Those that live, frozen or not.
     pub(super) fn processes(&self) -> Vec<Rc<Process>> {
-        self.places.iter().filter_map(|place| place.process.borrow().clone()).collect()
+        self.machines.iter().filter_map(|place| place.process.borrow().clone()).collect()
     }
 
     /// One that lives and is not frozen.
     pub(super) fn some_process(&self) -> Option<Rc<Process>> {
         let mut awake = self.processes();
-        awake.retain(|process| !self.tasks.is_frozen(process.life));
+        awake.retain(|process| !self.tasks.is_frozen(process.incarnation));
         (!awake.is_empty()).then(|| awake.swap_remove(self.pick(awake.len())))
     }
 
@@ -300,8 +300,8 @@ impl World {
         self.tables.borrow().leases.is_known_to(&process.shard_set)
     }
 
-    pub(super) fn knows_its_database_life(&self, life: u32) -> bool {
-        self.processes().iter().any(|process| process.life == life && self.knows_its_database(process))
+    pub(super) fn knows_its_database_life(&self, incarnation: u32) -> bool {
+        self.processes().iter().any(|process| process.incarnation == incarnation && self.knows_its_database(process))
     }
 
     /// The process that a node is, as long as it lives.

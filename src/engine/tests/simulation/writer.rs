@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::id::EventSeq;
 
 use super::process::Process;
-use super::words;
+use super::trace;
 use super::world::World;
 
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -61,7 +61,7 @@ impl Process {
     /// `Writer::settle`; answers whether there was anything to commit in the end.
     async fn commit(&self) -> bool {
         while self.try_to_commit().await.is_err() {
-            self.world.note(|| format!("a batch of process {} is refused", self.life));
+            self.world.note(|| format!("a batch of process {} is refused", self.incarnation));
             if !self.writer.borrow_mut().refuse() {
                 return false;
             }
@@ -92,7 +92,8 @@ impl Process {
         }
         self.untold.set(true);
         self.writer.borrow_mut().commit(&mut world.tables.borrow_mut(), number, self.wall());
-        world.note(|| format!("process {} commits: {}", self.life, words::records(self.writer.borrow().batch())));
+        world
+            .note(|| format!("process {} commits: {}", self.incarnation, trace::records(self.writer.borrow().batch())));
         self.keep_book();
         world.remember();
         if is_lost {
@@ -122,7 +123,7 @@ impl Process {
 
     /// `Writer::was_committed`: it takes as long as it takes, and publishers do not wait for ever.
     async fn ask_what_became_of_it(&self) {
-        self.world.note(|| format!("process {} hears nothing of its commit", self.life));
+        self.world.note(|| format!("process {} hears nothing of its commit", self.incarnation));
         let is_over = || self.is_cut_off.get();
         self.world.sleep(RETRY_PAUSE).await;
         if self.world.happens(300) {
@@ -133,10 +134,10 @@ impl Process {
 
     /// What has just become true.
     fn keep_book(&self) {
-        let (writer, mut book) = (self.writer.borrow(), self.world.book.borrow_mut());
+        let (writer, mut oracle) = (self.writer.borrow(), self.world.oracle.borrow_mut());
         let accepted: Vec<EventSeq> = writer.accepted().collect();
-        book.accepted(self.life, &accepted);
-        book.check_purged(&self.world, writer.purged());
+        oracle.accepted(self.incarnation, &accepted);
+        oracle.check_purged(&self.world, writer.purged());
     }
 
     /// `Writer::announce`. A process that dies on the way has committed what nobody was told of.

@@ -37,12 +37,12 @@ pub(super) struct Request {
     pub(super) was_forgotten: bool,
     /// Its lane has decided what follows, and the journal was told.
     pub(super) is_decided: bool,
-    pub(super) life: u32,
+    pub(super) incarnation: u32,
     generation: u64,
 }
 
 #[derive(Default)]
-pub(super) struct Book {
+pub(super) struct Oracle {
     pub(super) requests: Vec<Request>,
     by_delivery: HashMap<DeliveryId, Vec<RequestNum>>,
     /// By process.
@@ -71,7 +71,7 @@ pub(super) struct Book {
 }
 
 /// What is sent.
-impl Book {
+impl Oracle {
     /// What must hold when a lane starts an attempt.
     pub(super) fn check_start(&self, (process, generation): (&Process, u64), called: &EndpointConfig, entry: &Entry) {
         let (world, event) = (&process.world, entry.event.seq);
@@ -100,7 +100,7 @@ impl Book {
             assert_eq!(row.status, Status::Pending, "{id:?} is sent although it is settled");
             assert!(is_due(row.next_at), "{id:?} is sent before its row is due");
         }
-        let is_withdrawn = self.withdrawn.contains(&(id, (process.life, generation)));
+        let is_withdrawn = self.withdrawn.contains(&(id, (process.incarnation, generation)));
         assert!(!is_withdrawn || entry.is_manual(), "{id:?} is sent again although it was purged");
         if called.policy.ordered {
             self.check_order(&tables, id);
@@ -110,14 +110,16 @@ impl Book {
     /// Nobody else who may be heard sends the same at this moment.
     fn check_alone(&self, process: &Process, id: DeliveryId) {
         let living = process.world.processes();
-        let may_be_heard =
-            |life| life == process.life || living.iter().any(|other| other.life == life && other.is_held());
+        let may_be_heard = |incarnation| {
+            incarnation == process.incarnation
+                || living.iter().any(|other| other.incarnation == incarnation && other.is_held())
+        };
         // What was sent for another database is cut short, or nobody knows of it.
         let server = process.world.servers.get();
         let others = self
             .of(id)
-            .filter(|request| request.is_under_way && request.server == server && may_be_heard(request.life));
-        let others = others.filter(|request| process.world.knows_its_database_life(request.life));
+            .filter(|request| request.is_under_way && request.server == server && may_be_heard(request.incarnation));
+        let others = others.filter(|request| process.world.knows_its_database_life(request.incarnation));
         assert_eq!(others.map(|request| request.num).next(), None, "{id:?} is sent twice at once");
     }
 
@@ -145,7 +147,7 @@ impl Book {
         webhook: WebhookNum,
         entry: &Entry,
     ) -> RequestNum {
-        let (world, life) = (&process.world, process.life);
+        let (world, incarnation) = (&process.world, process.incarnation);
         let id = DeliveryId { event: entry.event.seq, webhook };
         let knows = world.knows_its_database(process);
         if knows {
@@ -155,11 +157,11 @@ impl Book {
             let owner = world.tables.borrow().leases.owner(webhook);
             assert_eq!(owner, process.shard_set.node(), "{id:?} is sent by a node that does not hold its shard");
         }
-        let under_way = self.under_way.entry((life, webhook)).or_default();
+        let under_way = self.under_way.entry((incarnation, webhook)).or_default();
         *under_way += 1;
         let cap = world.hooks.borrow().get(&webhook).map_or(0, Hook::cap);
         assert!(*under_way <= cap, "{under_way} requests to {webhook:?} are under way, {cap} may be");
-        let its = self.under_way.range((life, WebhookNum(0))..=(life, WebhookNum(i64::MAX)));
+        let its = self.under_way.range((incarnation, WebhookNum(0))..=(incarnation, WebhookNum(i64::MAX)));
         let total: usize = its.map(|(_, under_way)| under_way).sum();
         assert!(total <= world.bounds.permits, "{total} requests are under way");
         let num = self.requests.len();
@@ -174,7 +176,7 @@ impl Book {
             server: world.servers.get(),
             was_forgotten: false,
             is_decided: false,
-            life,
+            incarnation,
             generation,
         };
         self.by_delivery.entry(id).or_default().push(num);
@@ -191,7 +193,7 @@ impl Book {
     pub(super) fn ended(&mut self, request: RequestNum) {
         let request = &mut self.requests[request];
         request.is_under_way = false;
-        if let Some(under_way) = self.under_way.get_mut(&(request.life, request.id.webhook)) {
+        if let Some(under_way) = self.under_way.get_mut(&(request.incarnation, request.id.webhook)) {
             *under_way -= 1;
         }
     }
@@ -205,7 +207,7 @@ impl Book {
     pub(super) fn decided(&mut self, id: DeliveryId, request: RequestNum, state: DeliveryState) {
         let request = &mut self.requests[request];
         request.is_decided = true;
-        self.decided.insert(id, (request.life, state));
+        self.decided.insert(id, (request.incarnation, state));
     }
 
     pub(super) fn is_anything_under_way(&self) -> bool {
@@ -217,25 +219,26 @@ impl Book {
     }
 
     /// What it had not handed to the journal is lost.
-    pub(super) fn endpoint_crashed(&mut self, life: u32, generation: u64) {
-        let its = |request: &&mut Request| request.life == life && request.generation == generation;
+    pub(super) fn endpoint_crashed(&mut self, incarnation: u32, generation: u64) {
+        let its = |request: &&mut Request| request.incarnation == incarnation && request.generation == generation;
         for request in self.requests.iter_mut().filter(its).filter(|request| !request.is_decided) {
             request.was_cut = true;
         }
     }
 
     /// Another node may send what this process has sent for some webhooks, and has not recorded.
-    pub(super) fn lost(&mut self, life: u32, which: impl Fn(WebhookNum) -> bool) {
-        self.decided.retain(|id, (decided_by, _)| *decided_by != life || !which(id.webhook));
-        let its = self.requests.iter_mut().filter(|request| request.life == life && which(request.id.webhook));
+    pub(super) fn lost(&mut self, incarnation: u32, which: impl Fn(WebhookNum) -> bool) {
+        self.decided.retain(|id, (decided_by, _)| *decided_by != incarnation || !which(id.webhook));
+        let its =
+            self.requests.iter_mut().filter(|request| request.incarnation == incarnation && which(request.id.webhook));
         its.for_each(|request| request.was_cut = true);
     }
 
     /// What was not committed is lost, and whatever operators were doing.
-    pub(super) fn process_died(&mut self, life: u32) {
-        self.lost(life, |_| true);
-        self.opening.retain(|(at_work, _), _| *at_work != life);
-        self.meddling.retain(|(at_work, _), _| *at_work != life);
+    pub(super) fn process_died(&mut self, incarnation: u32) {
+        self.lost(incarnation, |_| true);
+        self.opening.retain(|(at_work, _), _| *at_work != incarnation);
+        self.meddling.retain(|(at_work, _), _| *at_work != incarnation);
     }
 
     /// The database goes back to what it was. Neither what is lost nor what was sent for it is to be found there.
@@ -258,41 +261,41 @@ impl Book {
     }
 
     /// What this process has committed.
-    pub(super) fn accepted(&mut self, life: u32, events: &[EventSeq]) {
+    pub(super) fn accepted(&mut self, incarnation: u32, events: &[EventSeq]) {
         let again = events.iter().find(|event| self.lost_events.contains(event));
         assert_eq!(again, None, "an event has the key of one that was lost");
-        self.accepted_by.extend(events.iter().map(|event| (*event, life)));
+        self.accepted_by.extend(events.iter().map(|event| (*event, incarnation)));
     }
 }
 
 /// What operators want.
-impl Book {
+impl Oracle {
     pub(super) fn close(&mut self, world: &World, webhook: WebhookNum) {
         if !self.opening.keys().any(|(_, opening)| *opening == webhook) {
             self.closed.insert(webhook, world.config_changes.borrow().len());
         }
     }
 
-    pub(super) fn begin_opening(&mut self, life: u32, webhook: WebhookNum) {
+    pub(super) fn begin_opening(&mut self, incarnation: u32, webhook: WebhookNum) {
         self.closed.remove(&webhook);
-        *self.opening.entry((life, webhook)).or_default() += 1;
+        *self.opening.entry((incarnation, webhook)).or_default() += 1;
     }
 
-    pub(super) fn end_opening(&mut self, life: u32, webhook: WebhookNum) {
-        let left = self.opening.remove(&(life, webhook)).unwrap_or(1) - 1;
+    pub(super) fn end_opening(&mut self, incarnation: u32, webhook: WebhookNum) {
+        let left = self.opening.remove(&(incarnation, webhook)).unwrap_or(1) - 1;
         if left > 0 {
-            self.opening.insert((life, webhook), left);
+            self.opening.insert((incarnation, webhook), left);
         }
     }
 
-    pub(super) fn meddle(&mut self, life: u32, id: DeliveryId) {
-        *self.meddling.entry((life, id)).or_default() += 1;
+    pub(super) fn meddle(&mut self, incarnation: u32, id: DeliveryId) {
+        *self.meddling.entry((incarnation, id)).or_default() += 1;
     }
 
-    pub(super) fn meddled(&mut self, life: u32, id: DeliveryId) {
-        let left = self.meddling.remove(&(life, id)).unwrap_or(1) - 1;
+    pub(super) fn meddled(&mut self, incarnation: u32, id: DeliveryId) {
+        let left = self.meddling.remove(&(incarnation, id)).unwrap_or(1) - 1;
         if left > 0 {
-            self.meddling.insert((life, id), left);
+            self.meddling.insert((incarnation, id), left);
         }
     }
 
