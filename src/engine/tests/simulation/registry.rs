@@ -31,7 +31,7 @@ pub(super) struct Registry {
 }
 
 struct Known {
-    incarnation: Lifecycle,
+    lifecycle: Lifecycle,
     generation: u64,
     since: Instant,
     restarts: Restarts,
@@ -58,17 +58,17 @@ impl Registry {
     /// `Registry::introduce`.
     pub(super) fn activate(&mut self, process: &Rc<Process>, config: &Arc<EndpointConfig>, rested: bool) {
         let restarts = match self.endpoints.get_mut(&config.num) {
-            Some(Known { incarnation: Lifecycle::Live(_), ordered, .. }) => {
+            Some(Known { lifecycle: Lifecycle::Live(_), ordered, .. }) => {
                 *ordered = config.policy.ordered;
                 return;
             }
-            Some(Known { incarnation: Lifecycle::Passivating { wanted, .. }, .. }) => {
+            Some(Known { lifecycle: Lifecycle::Passivating { wanted, .. }, .. }) => {
                 *wanted = true;
                 return;
             }
-            Some(Known { incarnation: Lifecycle::Resting, restarts, .. }) if rested => *restarts,
-            Some(Known { incarnation: Lifecycle::Resting, .. }) => return,
-            Some(Known { incarnation: Lifecycle::Quarantined, .. }) => return,
+            Some(Known { lifecycle: Lifecycle::Resting, restarts, .. }) if rested => *restarts,
+            Some(Known { lifecycle: Lifecycle::Resting, .. }) => return,
+            Some(Known { lifecycle: Lifecycle::Quarantined, .. }) => return,
             None => Restarts::default(),
         };
         let serves = process.shard_set.serves(config.num);
@@ -81,7 +81,7 @@ impl Registry {
         let in_doubt = self.marks.in_doubt_of(config.num, known);
         let endpoint = Endpoint::start(process, config, self.started, in_doubt);
         let known = Known {
-            incarnation: Lifecycle::Live(endpoint),
+            lifecycle: Lifecycle::Live(endpoint),
             generation: self.started,
             since: process.world.steady(),
             restarts,
@@ -100,7 +100,7 @@ impl Registry {
             return answer.refused.push(item);
         }
         let Some(known) = self.endpoints.get(&item.num) else { return answer.unknown.push(item) };
-        match &known.incarnation {
+        match &known.lifecycle {
             Lifecycle::Live(endpoint) if !known.ordered => {
                 if endpoint.try_send(Message::Offer(item.clone())).is_err() {
                     answer.refused.push(item);
@@ -115,12 +115,12 @@ impl Registry {
     /// `Registry::wake`.
     pub(super) fn wake(&mut self, mut nums: Vec<WebhookNum>) -> Vec<WebhookNum> {
         nums.retain(|num| match self.endpoints.get_mut(num) {
-            Some(Known { incarnation: Lifecycle::Live(endpoint), missed_wake, .. }) => {
+            Some(Known { lifecycle: Lifecycle::Live(endpoint), missed_wake, .. }) => {
                 *missed_wake = endpoint.try_send(Message::Wake).is_err();
                 false
             }
-            Some(Known { incarnation: Lifecycle::Resting | Lifecycle::Quarantined, .. }) => false,
-            Some(Known { incarnation: Lifecycle::Passivating { .. }, .. }) | None => true,
+            Some(Known { lifecycle: Lifecycle::Resting | Lifecycle::Quarantined, .. }) => false,
+            Some(Known { lifecycle: Lifecycle::Passivating { .. }, .. }) | None => true,
         });
         nums
     }
@@ -131,7 +131,7 @@ impl Registry {
         let (to_wake, to_remind): (Vec<_>, Vec<_>) = nums.into_iter().partition(missed_wake);
         let mut asleep = self.wake(to_wake);
         for num in to_remind {
-            match self.endpoints.get(&num).map(|known| &known.incarnation) {
+            match self.endpoints.get(&num).map(|known| &known.lifecycle) {
                 Some(Lifecycle::Live(endpoint)) => drop(endpoint.try_send(Message::Remind)),
                 Some(Lifecycle::Resting | Lifecycle::Quarantined) => {}
                 Some(Lifecycle::Passivating { .. }) | None => asleep.push(num),
@@ -146,21 +146,21 @@ impl Registry {
         let Some(known) = self.endpoints.get_mut(&num).filter(|known| known.generation == generation) else { return };
         match sign {
             EndpointEventKind::Idle => {
-                if let Lifecycle::Live(endpoint) = &known.incarnation
+                if let Lifecycle::Live(endpoint) = &known.lifecycle
                     && endpoint.try_send(Message::Retire).is_ok()
                 {
-                    known.incarnation = Lifecycle::Passivating { endpoint: endpoint.clone(), wanted: false };
+                    known.lifecycle = Lifecycle::Passivating { endpoint: endpoint.clone(), wanted: false };
                 }
             }
             EndpointEventKind::Busy => {
-                if let Lifecycle::Passivating { endpoint, .. } = &known.incarnation {
+                if let Lifecycle::Passivating { endpoint, .. } = &known.lifecycle {
                     known.missed_wake = endpoint.try_send(Message::Wake).is_err();
-                    known.incarnation = Lifecycle::Live(endpoint.clone());
+                    known.lifecycle = Lifecycle::Live(endpoint.clone());
                 }
             }
             EndpointEventKind::Passivated => {
                 let gone = self.endpoints.remove(&num);
-                if gone.is_some_and(|known| matches!(known.incarnation, Lifecycle::Passivating { wanted: true, .. })) {
+                if gone.is_some_and(|known| matches!(known.lifecycle, Lifecycle::Passivating { wanted: true, .. })) {
                     let handle = process.clone();
                     process.spawn(async move { handle.wake(vec![num]).await });
                 }
@@ -182,7 +182,7 @@ impl Registry {
     fn crashed(&mut self, process: &Rc<Process>, num: WebhookNum) {
         let Some(known) = self.endpoints.get_mut(&num) else { return };
         if self.draining {
-            known.incarnation = Lifecycle::Resting;
+            known.lifecycle = Lifecycle::Resting;
             return;
         }
         if self.crashed_during_handoff(num) {
@@ -192,11 +192,11 @@ impl Registry {
         let lived = process.world.steady().saturating_duration_since(known.since);
         let wait = match known.restarts.crashed(lived) {
             Rest::For(wait) => {
-                known.incarnation = Lifecycle::Resting;
+                known.lifecycle = Lifecycle::Resting;
                 Some(wait)
             }
             Rest::Quarantine => {
-                known.incarnation = Lifecycle::Quarantined;
+                known.lifecycle = Lifecycle::Quarantined;
                 None
             }
         };
@@ -207,7 +207,7 @@ impl Registry {
 
     /// `Handler<Find>`.
     pub(super) fn find(&self, num: WebhookNum) -> Option<Rc<Endpoint>> {
-        match &self.endpoints.get(&num)?.incarnation {
+        match &self.endpoints.get(&num)?.lifecycle {
             Lifecycle::Live(endpoint) | Lifecycle::Passivating { endpoint, .. } => Some(endpoint.clone()),
             Lifecycle::Resting | Lifecycle::Quarantined => None,
         }
@@ -218,7 +218,7 @@ impl Registry {
         if self
             .endpoints
             .get(&num)
-            .is_some_and(|known| matches!(known.incarnation, Lifecycle::Resting | Lifecycle::Quarantined))
+            .is_some_and(|known| matches!(known.lifecycle, Lifecycle::Resting | Lifecycle::Quarantined))
         {
             self.endpoints.remove(&num);
         }
@@ -241,7 +241,7 @@ impl Registry {
 
     /// `Handler<Release>`.
     pub(super) fn release(&mut self, num: WebhookNum) -> bool {
-        let held = self.endpoints.get(&num).is_some_and(|known| matches!(known.incarnation, Lifecycle::Quarantined));
+        let held = self.endpoints.get(&num).is_some_and(|known| matches!(known.lifecycle, Lifecycle::Quarantined));
         if held {
             self.endpoints.remove(&num);
         }
@@ -256,7 +256,7 @@ impl Registry {
 
     /// Whether every endpoint has ended, and if so, whether in peace.
     pub(super) fn drained(&self) -> Option<bool> {
-        let is_gone = |known: &Known| matches!(known.incarnation, Lifecycle::Resting | Lifecycle::Quarantined);
+        let is_gone = |known: &Known| matches!(known.lifecycle, Lifecycle::Resting | Lifecycle::Quarantined);
         self.endpoints.values().all(is_gone).then_some(self.endpoints.is_empty() && self.cut.is_empty())
     }
 
@@ -278,7 +278,7 @@ impl Registry {
             if ShardNum::of(*num) != shard {
                 return true;
             }
-            match &known.incarnation {
+            match &known.lifecycle {
                 Lifecycle::Live(endpoint) | Lifecycle::Passivating { endpoint, .. } => {
                     to_drain.push(endpoint.clone());
                     true
