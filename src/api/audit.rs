@@ -11,8 +11,8 @@ use super::auth::{Manage, Tenants};
 use super::document::ReadProblems;
 use super::page::{Filter, PageParams, PageView, Query};
 use super::problem::Problem;
-use crate::clock::UnixMillis;
-use crate::id::TenantId;
+use crate::domain::id::TenantId;
+use crate::domain::moment::UnixMillis;
 use crate::store::audit::{Action, AuditFilter, Entry};
 
 pub(super) fn routes() -> OpenApiRouter<App> {

@@ -23,8 +23,8 @@ use super::cost::Cost;
 use super::key::{self, Digest};
 use super::problem::Problem;
 use super::request_log::CallerNote;
-use crate::clock::UnixMillis;
-use crate::id::{KeyId, SessionId, TenantId, TenantNum};
+use crate::domain::id::{KeyId, SessionId, TenantId, TenantNum};
+use crate::domain::moment::UnixMillis;
 use crate::store::audit::{Author, Who};
 use crate::store::tenants::Tenant as TenantRow;
 

@@ -23,8 +23,8 @@ use super::forward::wanted_by_a_node;
 use super::page::{Filter, NoQuery, PageParams, PageView, Query};
 use super::path::One;
 use super::problem::Problem;
+use crate::domain::id::{TenantId, TenantNum, WebhookId};
 use crate::engine::{Backlog, BacklogOrder};
-use crate::id::{TenantId, TenantNum, WebhookId};
 
 /// The list ends after so many: those behind them wait for less, and each can be asked for.
 const MOST_LISTED: usize = 10_000;

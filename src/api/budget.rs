@@ -8,7 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::api::problem::Problem;
-use crate::id::TenantNum;
+use crate::domain::id::TenantNum;
 
 /// Of all tenants, in bytes, or as many as are needed for [`LARGEST`] of the size that is accepted.
 const ALL: usize = 256 << 20;

@@ -12,7 +12,7 @@ use axum::extract::{ConnectInfo, Request};
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method};
 use data_encoding::HEXLOWER;
 
-use crate::clock::UnixMillis;
+use crate::domain::moment::UnixMillis;
 use crate::store::Store;
 
 /// Says that a request was forwarded, so that it is not forwarded again, and how many rows of a list are wanted.

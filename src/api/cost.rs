@@ -19,7 +19,7 @@ use self::turns::{Turn, Turns};
 use super::App;
 use super::budget::{Budget, Sender, Share};
 use super::problem::Problem;
-use crate::id::TenantNum;
+use crate::domain::id::TenantNum;
 use crate::store::page::PAGE_BYTES;
 
 /// Of an answer that is not made yet: the rows of a page, and the text that is made of them.

@@ -17,9 +17,10 @@ use super::document::{ActionProblems, ReadProblems};
 use super::page::{List, MAX_LIMIT, NoQuery, PageParams, PageView, Query, StatusCodeFilter, query_parameter};
 use super::path::One;
 use super::problem::Problem;
-use crate::clock::UnixMillis;
-use crate::engine::{DeliveryPage, OutcomeKind};
-use crate::id::{AttemptId, DeliveryId, EventId, TenantNum, WebhookId};
+use crate::domain::id::{AttemptId, DeliveryId, EventId, TenantNum, WebhookId};
+use crate::domain::moment::UnixMillis;
+use crate::domain::outcome::OutcomeKind;
+use crate::engine::DeliveryPage;
 use crate::store::deliveries::{Attempt, Delivery, DeliveryFilter, DeliveryState, LastAttempt, Status, Trigger};
 
 pub(super) fn routes() -> OpenApiRouter<App> {

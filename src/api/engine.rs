@@ -11,7 +11,7 @@ use super::auth::Admin;
 use super::document::ReadProblems;
 use super::page::NoQuery;
 use super::problem::Problem;
-use crate::clock::UnixMillis;
+use crate::domain::moment::UnixMillis;
 use crate::engine::{Engine, EngineFigures, PartView};
 use crate::store::leases::{Node, Survey};
 

@@ -19,8 +19,8 @@ use super::names;
 use super::page::{NoQuery, PageParams, PageView, Query};
 use super::path::One;
 use super::problem::Problem;
-use crate::clock::UnixMillis;
-use crate::id::TenantNum;
+use crate::domain::id::TenantNum;
+use crate::domain::moment::UnixMillis;
 use crate::store::event_types::EventType;
 
 /// Characters of a description, of a type and of whatever else is described for people.

@@ -26,7 +26,7 @@ use super::idempotency::{self, IdempotencyKey};
 use super::page::{NoQuery, PageParams, PageView, Query};
 use super::path::One;
 use super::problem::Problem;
-use crate::id::{EventId, EventSeq, TenantNum, WebhookNum};
+use crate::domain::id::{EventId, EventSeq, TenantNum, WebhookNum};
 use crate::store::StoreError;
 use crate::store::events::{EventFilter, StoredEvent};
 use crate::store::idempotency::OnceKey;
@@ -235,7 +235,7 @@ async fn list_deliveries(
     query: Query,
 ) -> Result<axum::Json<PageView<DeliveryView>>, Problem> {
     let list = query.list(&format!("deliveries of {id}"), Some(tenant.num()), &[])?;
-    let after = list.position()?.map_or(WebhookNum(0), |last: crate::id::DeliveryId| last.webhook);
+    let after = list.position()?.map_or(WebhookNum(0), |last: crate::domain::id::DeliveryId| last.webhook);
     let event = find(&app, tenant.num(), id).await?;
     let found = app.engine().deliveries_of_event(&event, after, list.limit).await?;
     deliveries::cut(&list, found)

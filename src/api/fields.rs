@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::problem::{FieldError, Problem};
 use super::readable;
-use crate::clock::{TimeError, UnixMillis};
+use crate::domain::moment::{TimeError, UnixMillis};
 
 /// An object with more members than this is refused as a whole; ours have fourteen at most, custom headers twenty.
 const MAX_MEMBERS: usize = 64;

@@ -20,8 +20,8 @@ use super::budget::Sender;
 use super::client_addr::{self, FORWARDED};
 use super::cost::Cost;
 use super::problem::Problem;
+use crate::domain::id::{DeliveryId, TenantNum, WebhookId, WebhookNum};
 use crate::engine::{Owner, peer_client};
-use crate::id::{DeliveryId, TenantNum, WebhookId, WebhookNum};
 
 /// A test waits for its receiver, which may take 30 s.
 const LONGEST_ANSWER: Duration = Duration::from_secs(40);

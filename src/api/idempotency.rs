@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::App;
 use super::problem::Problem;
-use crate::id::TenantNum;
+use crate::domain::id::TenantNum;
 use crate::store::StoreError;
 use crate::store::idempotency::{Fingerprint, Once, OnceKey, Seen};
 

@@ -3,8 +3,8 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::clock::UnixMillis;
-use crate::id::{KeyId, TenantNum};
+use crate::domain::id::{KeyId, TenantNum};
+use crate::domain::moment::UnixMillis;
 use crate::store::keys::NewApiKey;
 
 use super::auth::Scope;

@@ -19,8 +19,8 @@ use super::page::{NoQuery, PageParams, PageView, Query};
 use super::path::{One, Two};
 use super::problem::Problem;
 use super::tenants::{self, NAME};
-use crate::clock::UnixMillis;
-use crate::id::{KeyId, TenantId};
+use crate::domain::id::{KeyId, TenantId};
+use crate::domain::moment::UnixMillis;
 use crate::store::StoreError;
 use crate::store::keys::{ApiKey, NewApiKey};
 

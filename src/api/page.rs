@@ -17,9 +17,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::problem::Problem;
-use crate::clock::UnixMillis;
-use crate::engine::OutcomeKind;
-use crate::id::{DeliveryId, EventId, EventSeq, TenantNum, WebhookId, WebhookNum};
+use crate::domain::id::{DeliveryId, EventId, EventSeq, TenantNum, WebhookId, WebhookNum};
+use crate::domain::moment::UnixMillis;
+use crate::domain::outcome::OutcomeKind;
 use crate::store::deliveries::Status;
 use crate::store::seal::CursorKeys;
 

@@ -4,7 +4,7 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 
 use super::problem::Problem;
-use crate::id::{DeliveryId, EventId, IdError, KeyId, SecretId, SessionId, TenantId, WebhookId};
+use crate::domain::id::{DeliveryId, EventId, IdError, KeyId, SecretId, SessionId, TenantId, WebhookId};
 
 /// Something that a segment of a path stands for.
 pub(super) trait Segment: Sized + Send {

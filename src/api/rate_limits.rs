@@ -12,7 +12,7 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use super::key::Digest;
 use super::problem::Problem;
-use crate::id::TenantNum;
+use crate::domain::id::TenantNum;
 
 /// Those who rest are forgotten after so many questions, or more when there are more of them.
 const FORGET_EVERY: usize = 1_024;

@@ -4,9 +4,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::problem::Problem;
-use crate::clock::UnixMillis;
-use crate::engine::{OutcomeKind, Receiver};
-use crate::id::{DeliveryId, WebhookNum};
+use crate::domain::id::{DeliveryId, WebhookNum};
+use crate::domain::moment::UnixMillis;
+use crate::domain::outcome::OutcomeKind;
+use crate::engine::Receiver;
 use crate::store::health::LastError;
 
 /// How a receiver has answered lately.

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tracing::{Level, debug, enabled, info, warn};
 
 use super::client_addr::{ClientAddr, RequestId};
-use crate::id::{KeyId, TenantId};
+use crate::domain::id::{KeyId, TenantId};
 use crate::log_limit::LogLimit;
 
 /// In `POSTHASTE_LOG`: one line a request.

@@ -23,8 +23,8 @@ use super::document::{ActionProblems, ReadProblems};
 use super::key;
 use super::page::NoQuery;
 use super::problem::Problem;
-use crate::clock::UnixMillis;
-use crate::id::{KeyId, SessionId, TenantId};
+use crate::domain::id::{KeyId, SessionId, TenantId};
+use crate::domain::moment::UnixMillis;
 
 /// A working day, and nothing that lies about for longer.
 const LENGTH: Duration = Duration::from_secs(12 * 3600);

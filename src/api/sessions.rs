@@ -13,8 +13,8 @@ use super::document::{ActionProblems, ReadProblems};
 use super::page::{NoQuery, PageParams, PageView, Query};
 use super::path::One;
 use super::problem::Problem;
-use crate::clock::UnixMillis;
-use crate::id::{KeyId, SessionId, TenantId};
+use crate::domain::id::{KeyId, SessionId, TenantId};
+use crate::domain::moment::UnixMillis;
 use crate::store::sessions::Session;
 
 pub(super) fn routes() -> OpenApiRouter<App> {

@@ -19,8 +19,8 @@ use super::idempotency::{self, IdempotencyKey};
 use super::page::{NoQuery, PageParams, PageView, Query};
 use super::path::One;
 use super::problem::Problem;
-use crate::clock::UnixMillis;
-use crate::id::{TenantId, TenantNum};
+use crate::domain::id::{TenantId, TenantNum};
+use crate::domain::moment::UnixMillis;
 use crate::store::StoreError;
 use crate::store::tenants::{NewTenant, Tenant};
 

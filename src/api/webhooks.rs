@@ -29,9 +29,9 @@ use super::page::{NoQuery, PageParams, PageView, Query};
 use super::path::One;
 use super::problem::Problem;
 use super::receiver::ReceiverFields;
-use crate::clock::UnixMillis;
+use crate::domain::id::{SecretId, TenantId, TenantNum, WebhookId, WebhookNum};
+use crate::domain::moment::UnixMillis;
 use crate::engine::SigningSecret;
-use crate::id::{SecretId, TenantId, TenantNum, WebhookId, WebhookNum};
 use crate::store::StoreError;
 use crate::store::webhooks::{NewWebhook, Origin, SecretInfo, Webhook};
 

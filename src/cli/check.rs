@@ -3,8 +3,9 @@
 use serde::Deserialize;
 
 use crate::api::auth::is_scope;
-use crate::clock::UnixMillis;
-use crate::engine::{Credentials, Policy};
+use crate::domain::moment::UnixMillis;
+use crate::domain::policy::Policy;
+use crate::engine::Credentials;
 use crate::store::{Judge, Options, Store, StoreError};
 
 use super::{CliError, Settings, say};

@@ -11,67 +11,16 @@
 //!
 //! Half-open is no state of its own: it is open, with a moment that has passed.
 
-use std::time::Duration;
+use serde::Serialize;
 
-use serde::{Deserialize, Serialize};
-
-use super::outcome::OutcomeKind;
-use super::policy::PolicyProblem;
 use super::retry::lengthened;
-use crate::clock::UnixMillis;
-use crate::id::EventSeq;
-
-/// The limits of `failureThreshold`: more than a thousand failures in a row prove nothing that a thousand do not.
-const FAILURE_THRESHOLD: std::ops::RangeInclusive<u16> = 1..=1000;
-
-/// The limits of `cooldownSeconds`: a receiver that is back should not wait for longer than an hour at first.
-const COOLDOWN_SECONDS: std::ops::RangeInclusive<u32> = 1..=3_600;
-
-/// The longest `maxCooldownSeconds`: even a receiver that seems dead is asked once a day.
-const LONGEST_COOLDOWN_SECONDS: u32 = 86_400;
+use crate::domain::id::EventSeq;
+use crate::domain::moment::UnixMillis;
+use crate::domain::outcome::OutcomeKind;
+use crate::domain::policy::BreakerSettings;
 
 /// The moment of a probe that is simply due: long passed, whatever the clock does.
 const DUE: UnixMillis = UnixMillis(0);
-
-/// When an endpoint is left alone, and for how long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct BreakerSettings {
-    /// Failures in a row after which the endpoint is left alone; 1 to 1000.
-    pub failure_threshold: u16,
-    /// How long it is left alone at first; twice as long after each failed probe; 1 to 3600.
-    pub cooldown_seconds: u32,
-    /// It is never left alone for longer than this; `cooldownSeconds` to 86400.
-    pub max_cooldown_seconds: u32,
-}
-
-impl Default for BreakerSettings {
-    fn default() -> Self {
-        Self { failure_threshold: 20, cooldown_seconds: 30, max_cooldown_seconds: 300 }
-    }
-}
-
-impl BreakerSettings {
-    /// Every value out of its range, with pointers from the policy that holds these settings.
-    pub(super) fn problems(&self) -> impl Iterator<Item = PolicyProblem> + use<> {
-        let shortest = self.cooldown_seconds.clamp(*COOLDOWN_SECONDS.start(), *COOLDOWN_SECONDS.end());
-        let max_cooldown = shortest..=LONGEST_COOLDOWN_SECONDS;
-        [
-            PolicyProblem::out_of("/breaker/failureThreshold", self.failure_threshold, &FAILURE_THRESHOLD),
-            PolicyProblem::out_of("/breaker/cooldownSeconds", self.cooldown_seconds, &COOLDOWN_SECONDS),
-            PolicyProblem::out_of("/breaker/maxCooldownSeconds", self.max_cooldown_seconds, &max_cooldown),
-        ]
-        .into_iter()
-        .flatten()
-    }
-
-    /// The cool-down after this many openings without a success.
-    fn cooldown(&self, openings: u16) -> Duration {
-        let doublings = u32::from(openings.saturating_sub(1));
-        let seconds = self.cooldown_seconds.saturating_mul(2_u32.saturating_pow(doublings));
-        Duration::from_secs(seconds.min(self.max_cooldown_seconds).into())
-    }
-}
 
 /// What survives a restart. The default is a breaker that has seen no failure.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

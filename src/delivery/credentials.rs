@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::guard::Guard;
-use super::policy::PolicyProblem;
+use crate::domain::policy::PolicyProblem;
 
 pub use auth::{Auth, ClientCredentials, TokenAuthMethod};
 pub(super) use auth::{basic, bearer, is_token};

@@ -10,8 +10,8 @@ use std::error::Error;
 use std::io;
 
 use super::guard::GuardError;
-use super::outcome::Outcome;
 use super::resolver::ResolveError;
+use crate::domain::outcome::Outcome;
 
 pub(super) use tls::STALLED_HANDSHAKE;
 

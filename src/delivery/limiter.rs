@@ -12,7 +12,7 @@ use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 
-use super::policy::RateLimit;
+use crate::domain::policy::RateLimit;
 
 /// The rate limiter of one webhook. Time is an argument, so that an answer depends on nothing else.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::id::TenantNum;
+use crate::domain::id::TenantNum;
 
 /// Tells settings, secrets included, from others.
 pub(super) type Digest = [u8; 32];

@@ -2,123 +2,12 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::outcome::{Outcome, RETRY_AFTER_CAP};
-use super::policy::PolicyProblem;
-use crate::clock::UnixMillis;
-
-/// The first wait of `exponential`; each further one is twice as long.
-const EXPONENTIAL_BASE: Duration = Duration::from_secs(2);
-
-/// What `linear` adds per try.
-const LINEAR_STEP: Duration = Duration::from_secs(5);
+use crate::domain::moment::UnixMillis;
+use crate::domain::outcome::{Outcome, RETRY_AFTER_CAP};
+use crate::domain::policy::RetryPolicy;
 
 /// Jitter lengthens a wait by at most this share, enough to spread receivers that failed in the same second.
 const JITTER_SHARE: f64 = 0.1;
-
-/// The limit of `maxRetries`: twenty exponential waits reach past the cap of a day.
-const MAX_RETRIES: std::ops::RangeInclusive<u8> = 0..=20;
-
-/// The limits of one wait, in seconds: a second to a day.
-const DELAY_SECONDS: std::ops::RangeInclusive<u32> = 1..=86_400;
-
-/// The limits of a schedule's length; one entry for each possible retry.
-const SCHEDULE_ENTRIES: std::ops::RangeInclusive<usize> = 1..=20;
-
-/// How often and how patiently a webhook is retried.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct RetryPolicy {
-    /// Retries after the first attempt; 0 to 20.
-    pub max_retries: u8,
-    pub backoff_strategy: Backoff,
-    /// The waits of `schedule`, in seconds; the last one repeats. Required for `schedule` and for nothing else.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub schedule_seconds: Option<Vec<u32>>,
-    /// No wait of the schedule is longer than this, before jitter; 1 to 86400.
-    pub max_delay_seconds: u32,
-}
-
-impl Default for RetryPolicy {
-    fn default() -> Self {
-        Self {
-            max_retries: 3,
-            backoff_strategy: Backoff::Exponential,
-            schedule_seconds: None,
-            max_delay_seconds: *DELAY_SECONDS.end(),
-        }
-    }
-}
-
-/// How the waits grow.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Backoff {
-    /// 2, 4, 8, 16 s, …
-    #[default]
-    Exponential,
-    /// 5, 10, 15 s, …
-    Linear,
-    /// As listed in `scheduleSeconds`.
-    Schedule,
-}
-
-impl RetryPolicy {
-    /// Every value out of its range, with pointers from the policy that holds this one.
-    pub(super) fn problems(&self) -> Vec<PolicyProblem> {
-        let mut problems = Vec::new();
-        problems.extend(PolicyProblem::out_of("/retryPolicy/maxRetries", self.max_retries, &MAX_RETRIES));
-        problems.extend(PolicyProblem::out_of("/retryPolicy/maxDelaySeconds", self.max_delay_seconds, &DELAY_SECONDS));
-        problems.extend(self.schedule_problems());
-        problems
-    }
-
-    fn schedule_problems(&self) -> Vec<PolicyProblem> {
-        match (self.backoff_strategy, &self.schedule_seconds) {
-            (Backoff::Schedule, Some(waits)) => entry_problems(waits),
-            (Backoff::Schedule, None) => vec![schedule_problem("nothing was given, `schedule` needs 1 to 20 waits")],
-            (Backoff::Exponential | Backoff::Linear, Some(_)) => {
-                vec![schedule_problem("waits were given, only the backoff strategy `schedule` accepts them")]
-            }
-            (Backoff::Exponential | Backoff::Linear, None) => Vec::new(),
-        }
-    }
-
-    /// The wait after the try with this number, counted from one, before jitter and hints.
-    fn scheduled_wait(&self, tries: u16) -> Duration {
-        let wait = match self.backoff_strategy {
-            Backoff::Exponential => exponential(tries),
-            Backoff::Linear => LINEAR_STEP * u32::from(tries.max(1)),
-            Backoff::Schedule => self.listed(tries).unwrap_or_else(|| exponential(tries)),
-        };
-        wait.min(Duration::from_secs(self.max_delay_seconds.into()))
-    }
-
-    fn listed(&self, tries: u16) -> Option<Duration> {
-        let waits = self.schedule_seconds.as_deref()?;
-        let seconds = waits.get(usize::from(tries.saturating_sub(1))).or(waits.last())?;
-        Some(Duration::from_secs((*seconds).into()))
-    }
-}
-
-fn entry_problems(waits: &[u32]) -> Vec<PolicyProblem> {
-    let length = PolicyProblem::out_of("/retryPolicy/scheduleSeconds", waits.len(), &SCHEDULE_ENTRIES)
-        .map(|problem| PolicyProblem { message: format!("the number of waits: {}", problem.message), ..problem });
-    let entries = waits.iter().enumerate().filter_map(|(place, seconds)| {
-        PolicyProblem::out_of(&format!("/retryPolicy/scheduleSeconds/{place}"), *seconds, &DELAY_SECONDS)
-    });
-    length.into_iter().chain(entries).collect()
-}
-
-fn schedule_problem(message: &str) -> PolicyProblem {
-    PolicyProblem { pointer: "/retryPolicy/scheduleSeconds".to_owned(), message: message.to_owned() }
-}
-
-fn exponential(tries: u16) -> Duration {
-    let doublings = u32::from(tries.saturating_sub(1));
-    EXPONENTIAL_BASE.saturating_mul(2_u32.saturating_pow(doublings))
-}
 
 /// What follows from an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,6 +59,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::policy::Backoff;
 
     const NOW: UnixMillis = UnixMillis(1_764_000_000_000);
 
@@ -239,20 +129,6 @@ mod tests {
         assert_eq!(wait(&policy, 4, &throttled(60), 0.0), Some(Duration::from_secs(60)));
     }
 
-    #[test]
-    fn a_schedule_is_required_for_schedule_and_for_nothing_else() {
-        let pointers = |policy: RetryPolicy| -> Vec<String> {
-            policy.problems().into_iter().map(|problem| problem.pointer).collect()
-        };
-        assert_eq!(pointers(schedule(&[1, 86_400])), [""; 0]);
-        assert_eq!(pointers(policy(Backoff::Schedule)), ["/retryPolicy/scheduleSeconds"]);
-        assert_eq!(pointers(schedule(&[])), ["/retryPolicy/scheduleSeconds"]);
-        assert_eq!(pointers(schedule(&[1; 21])), ["/retryPolicy/scheduleSeconds"]);
-        assert_eq!(pointers(schedule(&[1, 0])), ["/retryPolicy/scheduleSeconds/1"]);
-        let linear = RetryPolicy { schedule_seconds: Some(vec![1]), ..policy(Backoff::Linear) };
-        assert_eq!(pointers(linear), ["/retryPolicy/scheduleSeconds"]);
-    }
-
     fn any_policy() -> impl Strategy<Value = RetryPolicy> {
         let backoff = prop_oneof![Just(Backoff::Exponential), Just(Backoff::Linear), Just(Backoff::Schedule)];
         let waits = proptest::option::of(proptest::collection::vec(any::<u32>(), 0..25));
@@ -310,18 +186,6 @@ mod tests {
                 prop_assert!(with >= without);
                 prop_assert!(with + Duration::from_millis(1) >= hint.min(RETRY_AFTER_CAP));
             }
-        }
-
-        #[test]
-        fn waits_grow_with_the_tries_up_to_the_cap(
-            strategy in prop_oneof![Just(Backoff::Exponential), Just(Backoff::Linear)], tries in 1..20_u16,
-            max_delay_seconds in DELAY_SECONDS,
-        ) {
-            let policy = RetryPolicy { max_delay_seconds, ..policy(strategy) };
-            let (earlier, later) = (policy.scheduled_wait(tries), policy.scheduled_wait(tries + 1));
-            let cap = Duration::from_secs(max_delay_seconds.into());
-            prop_assert!(earlier <= later && later <= cap);
-            prop_assert!(earlier < later || later == cap);
         }
     }
 }

@@ -14,11 +14,11 @@ use super::client::{Clients, handshake};
 use super::failure::STALLED_HANDSHAKE;
 use super::guard::Guard;
 use super::hops::{EngineName, Trail};
-use super::outcome::Outcome;
 use super::resolver::DEADLINE;
 use super::target::Target;
 use super::token::{Asking, Refusal, Token, Tokens};
-use crate::clock::UnixMillis;
+use crate::domain::moment::UnixMillis;
+use crate::domain::outcome::Outcome;
 
 pub use report::Report;
 use report::{Head, Stopwatch};

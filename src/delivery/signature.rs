@@ -10,8 +10,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use data_encoding::HEXLOWER;
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use serde::{Deserialize, Serialize};
 use sha2::Sha256;
+
+use crate::domain::policy::SignatureFormat;
 
 /// What every secret starts with (Standard Webhooks 1.0.0).
 const PREFIX: &str = "whsec_";
@@ -30,19 +31,6 @@ const DIGEST_BASE64: usize = 44;
 
 /// The text of an `i64` is never longer.
 const UNIX_SECONDS_TEXT: usize = 20;
-
-/// What `X-Webhook-Signature` looks like.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SignatureFormat {
-    /// `<hex>`, over the body.
-    #[default]
-    Hex,
-    /// `sha256=<hex>`, over the body.
-    Prefixed,
-    /// `t=<unix>,v1=<hex>`, over `{t}.{body}`.
-    Timestamped,
-}
 
 /// A secret shared with a receiver. Cheap to clone; `Debug` shows nothing of it.
 #[derive(Clone)]

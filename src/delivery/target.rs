@@ -13,10 +13,11 @@ use super::credentials::{Auth, Credentials, TlsMaterial};
 use super::guard::{Guard, GuardError};
 use super::headers::check_headers;
 use super::lru::{Digest, Key};
-use super::policy::{Policy, PolicyProblem};
-use super::signature::{SignatureFormat, SigningSecret};
+use super::signature::SigningSecret;
 use super::token::TokenSource;
-use crate::id::{TenantNum, WebhookId};
+use crate::domain::id::{TenantNum, WebhookId};
+use crate::domain::policy::SignatureFormat;
+use crate::domain::policy::{Policy, PolicyProblem};
 
 /// What the sender needs to know about a webhook.
 #[derive(Debug)]

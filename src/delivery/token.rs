@@ -22,7 +22,7 @@ use super::credentials::ClientCredentials;
 use super::failure;
 use super::guard::Guard;
 use super::lru::{Key, Lru};
-use super::outcome::Outcome;
+use crate::domain::outcome::Outcome;
 
 use self::state::{State, Step};
 

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use std::time::Instant;
 
-use crate::clock::UnixMillis;
 use crate::delivery::breaker::View;
-use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
+use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
+use crate::domain::moment::UnixMillis;
 use crate::store::StoreError;
 use crate::store::audit::Action;
 use crate::store::backlog::Among;
@@ -20,9 +20,10 @@ use crate::store::health::LastError;
 use crate::store::payload;
 use crate::store::webhooks::WebhookSummary;
 
+use super::Engine;
 use super::lane::breaker_of;
 use super::rates::Percentiles;
-use super::{Engine, Policy, RateLimit};
+use crate::domain::policy::{Policy, RateLimit};
 
 pub use self::receivers::Receiver;
 

@@ -4,8 +4,8 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::clock::UnixMillis;
-use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::moment::UnixMillis;
 use crate::store::audit::{Action, Author, Deed};
 use crate::store::journal::Record;
 use crate::store::webhooks::Webhook;

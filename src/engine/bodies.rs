@@ -11,7 +11,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, oneshot};
 
-use crate::id::{EventSeq, TenantNum};
+use crate::domain::id::{EventSeq, TenantNum};
 use crate::store::events::{Body, Event};
 use crate::store::fanouts::Fanout;
 use crate::store::payload::LARGE;

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::id::WebhookNum;
+use crate::domain::id::WebhookNum;
 use crate::store::StoreError;
 use crate::store::journal::feed::Feed;
 use crate::store::leases::{AcquiredShard, SHARDS, ShardNum, Survey};
@@ -386,7 +386,7 @@ fn shards(nums: Vec<u8>) -> Vec<ShardNum> {
 
 #[cfg(test)]
 mod tests {
-    use crate::clock::UnixMillis;
+    use crate::domain::moment::UnixMillis;
     use crate::store::leases::Node;
 
     use super::*;

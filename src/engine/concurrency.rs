@@ -2,7 +2,7 @@
 //! TCP (RFC 5681). Pure: the lane asks for the cap, notes the epoch in which a request started, and says how it ended.
 //! The owner's `maxInFlight` is the most that it will ever be.
 
-use crate::delivery::outcome::OutcomeKind;
+use crate::domain::outcome::OutcomeKind;
 
 /// Enough to keep a healthy receiver busy for its first round trip, few enough not to trample a small one.
 const FIRST: u16 = 4;

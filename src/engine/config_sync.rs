@@ -11,8 +11,8 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use tokio::time::MissedTickBehavior;
 
+use crate::domain::id::{TenantNum, WebhookNum};
 use crate::fault::or_abort;
-use crate::id::{TenantNum, WebhookNum};
 use crate::store::StoreError;
 use crate::store::config_changes::{Change, Changes, Position};
 use crate::store::webhooks::Routed;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use crate::clock::UnixMillis;
-use crate::id::{EventSeq, SecretId, WebhookNum};
+use crate::domain::id::{EventSeq, SecretId, WebhookNum};
+use crate::domain::moment::UnixMillis;
 use crate::store::StoreError;
 use crate::store::audit::Author;
 use crate::store::idempotency::Once;

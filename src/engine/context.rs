@@ -10,8 +10,8 @@ use tokio::sync::{RwLock, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::guard::Guard;
-use crate::delivery::outcome::OutcomeKind;
-use crate::id::{EventSeq, WebhookNum};
+use crate::domain::id::{EventSeq, WebhookNum};
+use crate::domain::outcome::OutcomeKind;
 use crate::log_limit::LogLimit;
 use crate::store::backlog::Backlog;
 use crate::store::journal::{Journal, Running};

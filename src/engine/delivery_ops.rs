@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use crate::clock::UnixMillis;
-use crate::id::{DeliveryId, MAX_ATTEMPT, TenantNum};
+use crate::domain::id::{DeliveryId, MAX_ATTEMPT, TenantNum};
+use crate::domain::moment::UnixMillis;
 use crate::store::audit::{Action, Author, Deed};
 use crate::store::deliveries::Status;
 use crate::store::journal::{Draft, Published, Record};

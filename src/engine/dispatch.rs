@@ -15,9 +15,9 @@ use std::time::Duration;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::clock::UnixMillis;
+use crate::domain::id::{EventSeq, TenantNum, WebhookNum};
+use crate::domain::moment::UnixMillis;
 use crate::fault;
-use crate::id::{EventSeq, TenantNum, WebhookNum};
 use crate::store::StoreError;
 use crate::store::fanouts::{Fanout, FanoutPage};
 use crate::store::journal::feed::{Feed, Next};

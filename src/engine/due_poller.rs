@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::UnixMillis;
+use crate::domain::moment::UnixMillis;
 
 use super::context::EngineContext;
 use super::lane::AHEAD;

@@ -16,12 +16,12 @@ use actix::{
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::field::display;
 
-use crate::clock::UnixMillis;
 use crate::delivery::breaker::ViewState as BreakerState;
-use crate::delivery::outcome::Outcome;
 use crate::delivery::sender::{Report, Sender};
+use crate::domain::id::{DeliveryId, EventSeq};
+use crate::domain::moment::UnixMillis;
+use crate::domain::outcome::Outcome;
 use crate::fault;
-use crate::id::{DeliveryId, EventSeq};
 use crate::log_limit::LogLimit;
 use crate::store::deliveries::Wanted;
 use crate::store::journal::Record;

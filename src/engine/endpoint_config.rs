@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::clock::UnixMillis;
 use crate::delivery::credentials::Credentials;
 use crate::delivery::headers::is_secret_header;
-use crate::delivery::policy::Policy;
 use crate::delivery::signature::SigningSecret;
 use crate::delivery::target::Target;
-use crate::id::{TenantId, TenantNum, WebhookId, WebhookNum};
+use crate::domain::id::{TenantId, TenantNum, WebhookId, WebhookNum};
+use crate::domain::moment::UnixMillis;
+use crate::domain::policy::Policy;
 use crate::store::health::Health;
 use crate::store::webhooks::{Origin, Webhook};
 use crate::store::{self, StoreError, endpoint_configs};

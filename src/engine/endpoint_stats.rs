@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::clock::UnixMillis;
 use crate::delivery::breaker::View as BreakerView;
-use crate::id::WebhookNum;
+use crate::domain::id::WebhookNum;
+use crate::domain::moment::UnixMillis;
 
 use super::lane::Gauge;
 use super::rates::{Rates, Snapshot};

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::id::{DeliveryId, TenantNum, WebhookId, WebhookNum};
+use crate::domain::id::{DeliveryId, TenantNum, WebhookId, WebhookNum};
 use crate::store::deliveries::{Delivery, DeliveryState};
 use crate::store::events::StoredEvent;
 use crate::store::{StoreError, payload};

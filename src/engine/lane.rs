@@ -13,12 +13,12 @@ mod window;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::clock::UnixMillis;
 use crate::delivery::breaker::{Permission, View};
 use crate::delivery::limiter::Limiter;
-use crate::delivery::outcome::Outcome;
-use crate::delivery::policy::Policy;
-use crate::id::EventSeq;
+use crate::domain::id::EventSeq;
+use crate::domain::moment::UnixMillis;
+use crate::domain::outcome::Outcome;
+use crate::domain::policy::Policy;
 use crate::store::deliveries::{Status, Trigger};
 use crate::store::health::Health;
 

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use crate::id::{DeliveryId, TenantNum};
+use crate::domain::id::{DeliveryId, TenantNum};
 use crate::store::StoreError;
 use crate::store::deliveries::{Delivery, DeliveryFilter, RowPage, Status};
 use crate::store::owed::{Owed, OwedPage};

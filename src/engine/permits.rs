@@ -9,7 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::id::{TenantNum, WebhookNum};
+use crate::domain::id::{TenantNum, WebhookNum};
 
 use bulkhead::{Answer, Ask, Bulkhead, Grant, Ticket};
 

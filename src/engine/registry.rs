@@ -16,8 +16,8 @@ use futures_util::stream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use crate::domain::id::{DeliveryId, WebhookId, WebhookNum};
 use crate::fault;
-use crate::id::{DeliveryId, WebhookId, WebhookNum};
 use crate::store::events::Event;
 use crate::store::journal::feed::Feed;
 use crate::store::leases::ShardNum;

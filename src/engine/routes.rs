@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 
-use crate::id::{TenantNum, WebhookNum};
+use crate::domain::id::{TenantNum, WebhookNum};
 use crate::store::webhooks::Route;
 use crate::store::{Store, StoreError};
 
@@ -33,7 +33,7 @@ struct Subscribers {
     /// Ascending.
     nums: Vec<WebhookNum>,
     /// The same for whoever publishes, made by the first after a change: the others copy nothing.
-    context: OnceLock<Arc<[WebhookNum]>>,
+    list: OnceLock<Arc<[WebhookNum]>>,
 }
 
 impl RouteTable {
@@ -189,20 +189,20 @@ impl TenantRoutes {
 
 impl Subscribers {
     fn share(&self) -> Arc<[WebhookNum]> {
-        self.context.get_or_init(|| self.nums.as_slice().into()).clone()
+        self.list.get_or_init(|| self.nums.as_slice().into()).clone()
     }
 
     fn insert(&mut self, num: WebhookNum) {
         if let Err(place) = self.nums.binary_search(&num) {
             self.nums.insert(place, num);
-            self.context.take();
+            self.list.take();
         }
     }
 
     fn remove(&mut self, num: WebhookNum) {
         if let Ok(place) = self.nums.binary_search(&num) {
             self.nums.remove(place);
-            self.context.take();
+            self.list.take();
         }
     }
 }

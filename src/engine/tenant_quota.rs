@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::id::TenantNum;
+use crate::domain::id::TenantNum;
 
 /// Endpoints of one tenant beyond which none stays idle in memory for the next event: about 25 MB.
 const LARGE: usize = 4_096;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
-use crate::id::{DeliveryId, EventSeq, TenantId, WebhookId};
+use crate::domain::id::{DeliveryId, EventSeq, TenantId, WebhookId};
 use crate::store::Options;
 use crate::store::audit::Author;
 use crate::store::cluster::Database;

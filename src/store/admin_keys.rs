@@ -4,8 +4,8 @@ use entity::api_key::{Column, Entity, Model};
 use sea_orm::sea_query::ExprTrait;
 use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select};
 
-use crate::clock::UnixMillis;
-use crate::id::KeyId;
+use crate::domain::id::KeyId;
+use crate::domain::moment::UnixMillis;
 
 use super::audit::{self, Action, Author, Deed};
 use super::config_changes::{self, Change};

@@ -15,8 +15,8 @@ use sea_orm::{
     QueryTrait, Set,
 };
 
-use crate::clock::UnixMillis;
-use crate::id::{KeyId, SessionId, TenantId, TenantNum};
+use crate::domain::id::{KeyId, SessionId, TenantId, TenantNum};
+use crate::domain::moment::UnixMillis;
 
 use super::dialect::is_one_of;
 use super::page::LOOKS;

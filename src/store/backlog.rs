@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::clock::UnixMillis;
-use crate::id::{EventSeq, WebhookNum};
+use crate::domain::id::{EventSeq, WebhookNum};
+use crate::domain::moment::UnixMillis;
 
 use super::journal::Journal;
 use super::ledger::{Ledger, LookUp, Oldest};

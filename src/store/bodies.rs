@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sea_orm::{ConnectionTrait, Statement};
 
-use crate::id::{EventSeq, TenantNum};
+use crate::domain::id::{EventSeq, TenantNum};
 
 use super::events::{Body, Event};
 use super::payload::LARGE;

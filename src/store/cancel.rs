@@ -2,8 +2,8 @@
 
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Statement, Value};
 
-use crate::clock::UnixMillis;
-use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::moment::UnixMillis;
 
 use super::dialect;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, RuntimeErr, Statement};
 
-use crate::id::EventSeq;
+use crate::domain::id::EventSeq;
 
 use super::Store;
 use super::leases::{Continuity, STARTED, ShardSet};

@@ -10,8 +10,8 @@
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
 
-use crate::clock::UnixMillis;
-use crate::id::{TenantNum, WebhookNum};
+use crate::domain::id::{TenantNum, WebhookNum};
+use crate::domain::moment::UnixMillis;
 
 use super::{Store, StoreError};
 

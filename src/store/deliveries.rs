@@ -7,8 +7,8 @@ mod list;
 
 use sea_orm::{ConnectionTrait, EntityTrait, FromQueryResult, QueryResult, Statement};
 
-use crate::clock::UnixMillis;
-use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
+use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
+use crate::domain::moment::UnixMillis;
 
 use super::unreadable::{is_damage_of_event, is_damaged, key_of};
 use super::webhooks::webhook_id_of;

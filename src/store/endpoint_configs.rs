@@ -6,8 +6,8 @@ use entity::{endpoint_health, webhook};
 use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, IdenStatic, Iterable, QueryResult, Statement};
 use secrecy::SecretString;
 
-use crate::clock::UnixMillis;
-use crate::id::{TenantId, WebhookNum};
+use crate::domain::id::{TenantId, WebhookNum};
+use crate::domain::moment::UnixMillis;
 
 use super::dialect::{is_any_of, numbers};
 use super::health::Health;

@@ -6,8 +6,8 @@ use sea_orm::{
     QueryTrait, Set,
 };
 
-use crate::clock::UnixMillis;
-use crate::id::TenantNum;
+use crate::domain::id::TenantNum;
+use crate::domain::moment::UnixMillis;
 
 use super::audit::{self, Action, Author, Deed};
 use super::idempotency::Once;

@@ -10,8 +10,8 @@ use sea_orm::{
     QueryTrait, Select, Statement,
 };
 
-use crate::clock::UnixMillis;
-use crate::id::{EventSeq, TenantNum};
+use crate::domain::id::{EventSeq, TenantNum};
+use crate::domain::moment::UnixMillis;
 
 use super::page::LOOKS;
 use super::{Page, Store, StoreError, payload};

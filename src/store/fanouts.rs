@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sea_orm::{ConnectionTrait, FromQueryResult, QueryResult, Statement};
 
-use crate::id::{EventSeq, TenantNum, WebhookNum};
+use crate::domain::id::{EventSeq, TenantNum, WebhookNum};
 
 use super::bodies::Head;
 use super::events::Event;

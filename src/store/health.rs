@@ -7,8 +7,8 @@ use std::sync::Arc;
 use entity::endpoint_health::{Column, Entity, Model};
 use sea_orm::{ConnectionTrait, EntityTrait, QueryFilter, QueryTrait};
 
-use crate::clock::UnixMillis;
-use crate::id::{EventSeq, WebhookNum};
+use crate::domain::id::{EventSeq, WebhookNum};
+use crate::domain::moment::UnixMillis;
 
 use super::deliveries::OUTCOMES;
 use super::dialect::is_one_of;

@@ -3,8 +3,8 @@
 use entity::idempotency::{ActiveModel, Column, Entity};
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QuerySelect, QueryTrait, Set};
 
-use crate::clock::UnixMillis;
-use crate::id::TenantNum;
+use crate::domain::id::TenantNum;
+use crate::domain::moment::UnixMillis;
 
 use super::seal::SealContext;
 use super::{Store, StoreError};

@@ -35,8 +35,8 @@ use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::clock::UnixMillis;
-use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
+use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
+use crate::domain::moment::UnixMillis;
 
 use self::answers::Answers;
 use self::feed::Feed;

@@ -8,8 +8,8 @@ use sea_orm::{
     QueryTrait, Set, Statement,
 };
 
-use crate::clock::UnixMillis;
-use crate::id::{KeyId, SessionId, TenantNum};
+use crate::domain::id::{KeyId, SessionId, TenantNum};
+use crate::domain::moment::UnixMillis;
 
 use super::audit::{self, Action, Author, Deed};
 use super::config_changes::{self, Change};

@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement, Value};
 
-use crate::clock::{Question, UnixMillis};
-use crate::id::{EventSeq, WebhookNum};
+use crate::clock::Question;
+use crate::domain::id::{EventSeq, WebhookNum};
+use crate::domain::moment::UnixMillis;
 
 use super::state::InDoubt;
 use super::{Store, StoreError, dialect};

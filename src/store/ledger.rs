@@ -18,8 +18,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::hash_map::{Entry, HashMap};
 
-use crate::clock::UnixMillis;
-use crate::id::{EventSeq, WebhookNum};
+use crate::domain::id::{EventSeq, WebhookNum};
+use crate::domain::moment::UnixMillis;
 
 use nearby::Nearby;
 use oldest_pending::OldestPending;

@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use sea_orm::{FromQueryResult, Statement, Value};
 use tokio::sync::Mutex as AsyncMutex;
 
-use crate::clock::UnixMillis;
-use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::moment::UnixMillis;
 
 use super::leases::{ShardNum, ShardSet};
 use super::rows::{RowStatement, int8};

@@ -3,8 +3,8 @@
 
 use sea_orm::{FromQueryResult, Statement, Value};
 
-use crate::clock::UnixMillis;
-use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::moment::UnixMillis;
 
 use super::cancel::TAKE_BACK;
 use super::leases::{self, ShardNum};

@@ -6,8 +6,8 @@ use std::collections::{BinaryHeap, HashSet};
 
 use sea_orm::{DbErr, FromQueryResult, QueryResult, Statement, Value};
 
-use crate::clock::UnixMillis;
-use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
+use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
+use crate::domain::moment::UnixMillis;
 
 use super::deliveries::DeliveryFilter;
 use super::fanouts::FANOUT_KEY;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::id::EventSeq;
+use crate::domain::id::EventSeq;
 
 use super::events::Event;
 
@@ -83,7 +83,7 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::TenantNum;
+    use crate::domain::id::TenantNum;
     use crate::store::events::Body;
 
     fn event(seq: i64) -> Event {

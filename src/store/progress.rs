@@ -2,7 +2,7 @@
 
 use sea_orm::{FromQueryResult, Statement};
 
-use crate::id::EventSeq;
+use crate::domain::id::EventSeq;
 
 use super::events::StoredEvent;
 use super::{Store, StoreError};

@@ -10,8 +10,8 @@ use sea_orm::{
     Statement, Value,
 };
 
-use crate::clock::UnixMillis;
-use crate::id::{TenantNum, WebhookId};
+use crate::domain::id::{TenantNum, WebhookId};
+use crate::domain::moment::UnixMillis;
 
 use super::audit::{self, Action, Author, Deed};
 use super::seal::{CursorKeys, HEAD_BYTES, SealContext};

@@ -8,8 +8,8 @@ use futures_util::StreamExt;
 use sea_orm::{DbBackend, EntityTrait, FromQueryResult, QueryResult, QueryTrait, Statement, StreamTrait};
 use serde::de::IgnoredAny;
 
-use crate::clock::UnixMillis;
-use crate::id::TenantNum;
+use crate::domain::id::TenantNum;
+use crate::domain::moment::UnixMillis;
 
 use super::deliveries::{OUTCOMES, attempt_of, state_of_row};
 use super::keys::ApiKey;

@@ -255,8 +255,8 @@ impl Seal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::UnixMillis;
-    use crate::id::{TenantNum, WebhookId};
+    use crate::domain::id::{TenantNum, WebhookId};
+    use crate::domain::moment::UnixMillis;
 
     fn key(byte: u8) -> MasterKey {
         MasterKey::of([byte; KEY_BYTES])

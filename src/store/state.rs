@@ -4,8 +4,8 @@ use entity::engine_state::{ActiveModel, Column, Entity};
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{ConnectionTrait, DbErr, EntityTrait, QueryTrait, Set};
 
-use crate::clock::UnixMillis;
-use crate::id::{EventSeq, WebhookNum};
+use crate::domain::id::{EventSeq, WebhookNum};
+use crate::domain::moment::UnixMillis;
 
 use super::leases::ShardSet;
 use super::seal::{BY_ORIGIN, BY_WEBHOOK};

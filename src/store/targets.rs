@@ -2,7 +2,7 @@
 //! as a rule, so a delta that repeats is written once: `0` says that how often it comes again follows. 100,000 webhooks
 //! of one tenant take a few bytes, and at most some bytes each if no two deltas are alike. Pure.
 
-use crate::id::WebhookNum;
+use crate::domain::id::WebhookNum;
 
 use super::StoreError;
 

@@ -7,8 +7,8 @@ use sea_orm::{
     QueryTrait, Set,
 };
 
-use crate::clock::UnixMillis;
-use crate::id::{TenantId, TenantNum};
+use crate::domain::id::{TenantId, TenantNum};
+use crate::domain::moment::UnixMillis;
 
 use super::audit::{self, Action, Author, Deed};
 use super::config_changes::{self, Change};

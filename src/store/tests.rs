@@ -38,8 +38,8 @@ use super::seal::MasterKey;
 use super::state::InDoubt;
 use super::webhooks::{NewWebhook, Webhook};
 use super::*;
-use crate::clock::UnixMillis;
-use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::moment::UnixMillis;
 
 use self::world::{Home, On, World, attempted, id, shown};
 
@@ -272,7 +272,7 @@ async fn lists_filter_by_status_and_never_show_another_tenants(on: On) {
         let filter = DeliveryFilter { webhook, status, ..DeliveryFilter::default() };
         world.store.deliveries(tenant, &filter, None, 10).await.unwrap().found.len()
     };
-    let (mine, other) = (world.tenant.num, crate::id::TenantNum(world.tenant.num.0 + 1));
+    let (mine, other) = (world.tenant.num, crate::domain::id::TenantNum(world.tenant.num.0 + 1));
     assert_eq!(count(mine, Some(webhook.num), Some(Status::Failed)).await, 1);
     assert_eq!(count(mine, None, Some(Status::Failed)).await, 1);
     assert_eq!(count(mine, Some(webhook.num), Some(Status::Pending)).await, 0);

@@ -6,7 +6,7 @@ use std::fmt::Display;
 use parking_lot::Mutex;
 use sea_orm::{ConnectionTrait, FromQueryResult, QueryResult, Statement, TryGetable};
 
-use crate::id::WebhookId;
+use crate::domain::id::WebhookId;
 
 use super::webhooks::Webhook;
 use super::{Page, Store, StoreError};

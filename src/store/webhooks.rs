@@ -20,8 +20,8 @@ use sea_orm::{
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 
-use crate::clock::UnixMillis;
-use crate::id::{TenantNum, WebhookId, WebhookNum};
+use crate::domain::id::{TenantNum, WebhookId, WebhookNum};
+use crate::domain::moment::UnixMillis;
 
 use super::audit::{self, Action, Author, Deed};
 use super::config_changes::{self, Change};

@@ -14,10 +14,11 @@ struct Layer {
     without: &'static [&'static str],
 }
 
-/// Plain data, the crash helper and the bound of log lines: everybody may name them.
-const PLAIN: [&str; 4] = ["id", "clock", "fault", "log_limit"];
+/// Plain data, the clock, the crash helper and the bound of log lines: every layer may name them.
+const PLAIN: [&str; 4] = ["domain", "clock", "fault", "log_limit"];
 
-const LAYERS: [Layer; 6] = [
+const LAYERS: [Layer; 7] = [
+    Layer { name: "domain", may_use: &[], without: &["actix", "axum", "sea_orm", "tokio"] },
     Layer { name: "api", may_use: &["engine", "store"], without: &["sea_orm", "actix", "Addr<", "crate::delivery"] },
     Layer {
         name: "engine",

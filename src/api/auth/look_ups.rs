@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::api::key::Digest;
 use crate::api::problem::Problem;
-use crate::id::KeyId;
+use crate::domain::id::KeyId;
 use crate::store::Store;
 use crate::store::keys::ApiKey;
 

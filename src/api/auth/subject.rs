@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::api::App;
 use crate::api::problem::Problem;
-use crate::id::{DeliveryId, EventId, EventSeq, WebhookId};
+use crate::domain::id::{DeliveryId, EventId, EventSeq, WebhookId};
 use crate::store::tenants::Tenant;
 
 /// A thing that belongs to a tenant.
@@ -57,7 +57,7 @@ pub(super) async fn owner(app: &App, path: &str) -> Result<Option<Arc<Tenant>>, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::WebhookNum;
+    use crate::domain::id::WebhookNum;
 
     #[test]
     fn a_path_says_what_it_is_about_under_its_whole_name_and_without_its_prefix() {

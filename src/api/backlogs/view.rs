@@ -7,9 +7,10 @@ use utoipa::ToSchema;
 
 use crate::api::problem::Problem;
 use crate::api::receiver::ReceiverFields;
-use crate::clock::UnixMillis;
-use crate::engine::{Actor, Backlog, BreakerState, BreakerView, EndpointState, Percentiles, RateLimit};
-use crate::id::{TenantId, WebhookId};
+use crate::domain::id::{TenantId, WebhookId};
+use crate::domain::moment::UnixMillis;
+use crate::domain::policy::RateLimit;
+use crate::engine::{Actor, Backlog, BreakerState, BreakerView, EndpointState, Percentiles};
 
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

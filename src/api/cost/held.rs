@@ -81,7 +81,7 @@ mod tests {
 
     use super::*;
     use crate::api::budget::{Budget, Sender};
-    use crate::id::TenantNum;
+    use crate::domain::id::TenantNum;
 
     #[tokio::test]
     async fn an_answer_takes_what_it_is_long_until_its_last_piece_is_gone() {

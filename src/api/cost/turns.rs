@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::api::problem::Problem;
-use crate::id::TenantNum;
+use crate::domain::id::TenantNum;
 
 /// For a turn. After so long the caller has asked for more than the database can answer.
 const PATIENCE: Duration = Duration::from_secs(5);

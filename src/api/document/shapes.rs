@@ -10,7 +10,7 @@ use utoipa::openapi::{Content, OpenApi as Document, Ref, RefOr};
 
 use crate::api::auth::Scope;
 use crate::api::{backlogs, deliveries};
-use crate::engine::OutcomeKind;
+use crate::domain::outcome::OutcomeKind;
 use crate::store::audit::Action;
 
 /// Members that are the publisher's or the owner's own.

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use crate::api::body::Input;
 use crate::api::fields::{At, Errors, Fault, Given, Reader, any_text, given, moment, out_of};
 use crate::api::names;
-use crate::clock::UnixMillis;
+use crate::domain::moment::UnixMillis;
 use crate::engine::{NewEvent, Trail};
 use crate::store::journal::Caller;
 

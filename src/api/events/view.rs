@@ -7,8 +7,8 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::api::problem::{FieldError, Problem};
-use crate::clock::UnixMillis;
-use crate::id::EventId;
+use crate::domain::id::EventId;
+use crate::domain::moment::UnixMillis;
 use crate::store::events::StoredEvent;
 use crate::store::journal::{Published, Receipt};
 use crate::store::progress::Progress;
@@ -198,7 +198,7 @@ impl<'a> EventView<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{EventSeq, TenantNum};
+    use crate::domain::id::{EventSeq, TenantNum};
 
     #[test]
     fn an_event_shows_its_data_to_the_byte() {

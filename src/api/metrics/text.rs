@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use super::ConnectionFigures;
-use crate::clock::UnixMillis;
+use crate::domain::moment::UnixMillis;
 use crate::engine::{Backlog, EngineFigures};
 
 /// Writes the figures out.

@@ -17,8 +17,8 @@ use crate::api::fields::{Given, Reader, integer};
 use crate::api::page::{NoQuery, PageParams, PageView, Query};
 use crate::api::path::{One, Two};
 use crate::api::problem::Problem;
+use crate::domain::id::{SecretId, WebhookId};
 use crate::engine::SigningSecret;
-use crate::id::{SecretId, WebhookId};
 use crate::store::webhooks::SecretEnd;
 
 use super::settings::stored_policy;

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::api::fields::{Errors, Fault, Given, Reader, any_text, word};
-use crate::clock::UnixMillis;
+use crate::domain::moment::UnixMillis;
 use crate::engine::{Auth, ClientCredentials, Concealed, TlsOptions, TokenAuthMethod};
 
 use super::view::REDACTED;

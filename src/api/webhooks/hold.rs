@@ -16,8 +16,8 @@ use crate::api::fields::{Given, Reader, moment};
 use crate::api::page::NoQuery;
 use crate::api::path::One;
 use crate::api::problem::Problem;
-use crate::clock::UnixMillis;
-use crate::id::{TenantId, WebhookId};
+use crate::domain::id::{TenantId, WebhookId};
+use crate::domain::moment::UnixMillis;
 use crate::store::webhooks::Webhook;
 
 use super::view::WebhookView;

@@ -7,9 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::api::fields::{At, Errors, Fault, Given};
 use crate::api::problem::Problem;
-use crate::engine::{
-    Auth, Backoff, BreakerSettings, Credentials, Guard, Policy, RateLimit, RetryPolicy, SignatureSettings,
-};
+use crate::domain::policy::{Backoff, BreakerSettings, Policy, RateLimit, RetryPolicy, SignatureSettings};
+use crate::engine::{Auth, Credentials, Guard};
 use crate::store::Store;
 use crate::store::webhooks::{self, Origin, Webhook};
 

@@ -8,12 +8,12 @@ use utoipa::ToSchema;
 
 use crate::api::problem::Problem;
 use crate::api::receiver::ReceiverFields;
-use crate::clock::UnixMillis;
-use crate::engine::{
-    Backoff, BreakerSettings, Credentials, Policy, RateLimit, RetryPolicy, SignatureFormat, SignatureSettings,
-    is_secret_header,
+use crate::domain::id::{SecretId, TenantId, WebhookId};
+use crate::domain::moment::UnixMillis;
+use crate::domain::policy::{
+    Backoff, BreakerSettings, Policy, RateLimit, RetryPolicy, SignatureFormat, SignatureSettings,
 };
-use crate::id::{SecretId, TenantId, WebhookId};
+use crate::engine::{Credentials, is_secret_header};
 use crate::store::webhooks::{SecretInfo, Webhook};
 
 use super::credentials::{AuthView, TlsView, certificate_ends_at};

@@ -3,10 +3,10 @@
 use indicatif::ProgressBar;
 
 use crate::cli::CliError;
-use crate::clock::UnixMillis;
-use crate::delivery::policy::Policy;
 use crate::delivery::signature::SigningSecret;
-use crate::id::{TenantId, TenantNum, WebhookId};
+use crate::domain::id::{TenantId, TenantNum, WebhookId};
+use crate::domain::moment::UnixMillis;
+use crate::domain::policy::Policy;
 use crate::store::Store;
 use crate::store::audit::Author;
 use crate::store::tenants::NewTenant;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 
 use crate::cli::CliError;
-use crate::clock::UnixMillis;
+use crate::domain::moment::UnixMillis;
 use crate::store::Store;
 
 use super::percentiles::Latency;

@@ -6,11 +6,12 @@ use std::time::Instant;
 use indicatif::ProgressBar;
 
 use crate::cli::CliError;
-use crate::clock::UnixMillis;
 use crate::delivery::client::build_client;
 use crate::delivery::dns::Dns;
 use crate::delivery::guard::Guard;
-use crate::delivery::signature::{SignatureFormat, SigningSecret, standard_webhooks, x_webhook_signature};
+use crate::delivery::signature::{SigningSecret, standard_webhooks, x_webhook_signature};
+use crate::domain::moment::UnixMillis;
+use crate::domain::policy::SignatureFormat;
 
 use super::sink::Sink;
 use super::{BenchArgs, publishers};

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::ClientError;
-use crate::id::TenantNum;
+use crate::domain::id::TenantNum;
 
 /// Cheap to clone: the whole process shares one.
 #[derive(Debug, Clone)]

@@ -14,7 +14,7 @@ use crate::delivery::dns::Dns;
 use crate::delivery::guard::Guard;
 use crate::delivery::lru::{Key, Lru};
 use crate::delivery::resolver::VettedResolver;
-use crate::id::TenantNum;
+use crate::domain::id::TenantNum;
 
 use super::making::Making;
 use super::{ClientError, MAX_IDLE_PER_HOST, client_resolving_with};

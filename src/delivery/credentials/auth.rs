@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Concealed, problem, too_long};
 use crate::delivery::guard::Guard;
-use crate::delivery::policy::PolicyProblem;
+use crate::domain::policy::PolicyProblem;
 
 /// With a password of the same length this still fits into what receivers take as one header.
 const MAX_NAME: usize = 1024;

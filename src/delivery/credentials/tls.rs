@@ -14,9 +14,9 @@ use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
 use super::{Concealed, problem, too_long};
-use crate::clock::UnixMillis;
 use crate::delivery::lru::Digest;
-use crate::delivery::policy::PolicyProblem;
+use crate::domain::moment::UnixMillis;
+use crate::domain::policy::PolicyProblem;
 
 /// Some thirty authorities.
 const MAX_CA: usize = 64 * 1024;

@@ -2,7 +2,7 @@
 
 use rustls::{AlertDescription, CertificateError, Error};
 
-use crate::clock::UnixMillis;
+use crate::domain::moment::UnixMillis;
 
 /// Names of a certificate that are shown. More tell nobody which one was meant.
 const SHOWN_NAMES: usize = 3;

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use http::header::{HeaderMap, RETRY_AFTER};
 use tokio::time::Instant;
 
-use crate::clock::UnixMillis;
 use crate::delivery::failure;
-use crate::delivery::outcome::{Outcome, parse_retry_after};
+use crate::domain::moment::UnixMillis;
+use crate::domain::outcome::{Outcome, parse_retry_after};
 
 /// How many of an answer's headers are kept, and how many bytes of names and values in sum: they are stored with
 /// every attempt.

@@ -8,11 +8,12 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderVal
 use tokio::sync::Semaphore;
 
 use super::Message;
-use crate::clock::UnixMillis;
 use crate::delivery::hops::{CDN_LOOP, EngineName};
-use crate::delivery::signature::{SignatureFormat, SigningSecret, standard_webhooks, x_webhook_signature};
+use crate::delivery::signature::{SigningSecret, standard_webhooks, x_webhook_signature};
 use crate::delivery::target::Target;
 use crate::delivery::token::Token;
+use crate::domain::moment::UnixMillis;
+use crate::domain::policy::SignatureFormat;
 
 const X_WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("x-webhook-signature");
 const X_WEBHOOK_EVENT: HeaderName = HeaderName::from_static("x-webhook-event");

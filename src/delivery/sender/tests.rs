@@ -16,10 +16,10 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::delivery::answer::MAX_BODY;
 use crate::delivery::client::Making;
-use crate::delivery::policy::Policy;
 use crate::delivery::resolver::{ResolveError, in_time};
 use crate::delivery::signature::{SigningSecret, standard_webhooks, x_webhook_signature};
 use crate::delivery::{Dns, GuardError};
+use crate::domain::policy::Policy;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const TIMEOUT: Duration = Duration::from_millis(300);

@@ -11,10 +11,10 @@ use url::Url;
 use url::form_urlencoded::{self, byte_serialize};
 
 use super::{Refusal, of_endpoint};
-use crate::clock::UnixMillis;
 use crate::delivery::answer::MAX_BODY;
 use crate::delivery::credentials::{ClientCredentials, TokenAuthMethod, basic, bearer, is_token};
-use crate::delivery::outcome::{Outcome, parse_retry_after};
+use crate::domain::moment::UnixMillis;
+use crate::domain::outcome::{Outcome, parse_retry_after};
 
 const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::grant::Granted;
 use super::{Refusal, Token};
-use crate::delivery::outcome::Outcome;
+use crate::domain::outcome::Outcome;
 
 /// How long a token lives if its server does not say; RFC 6749, 5.1, lets it be silent.
 const UNSAID_LIFE: Duration = Duration::from_mins(5);

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use crate::clock::UnixMillis;
 use crate::delivery::breaker::{View, ViewState};
-use crate::engine::Policy;
+use crate::domain::moment::UnixMillis;
+use crate::domain::policy::Policy;
 use crate::engine::endpoint::MAILBOX;
 use crate::engine::endpoint_stats::StatsSnapshot;
 use crate::engine::lane::WINDOW;

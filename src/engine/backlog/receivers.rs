@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::clock::UnixMillis;
+use crate::domain::id::WebhookNum;
+use crate::domain::moment::UnixMillis;
 use crate::engine::Engine;
 use crate::engine::endpoint_stats::StatsSnapshot;
-use crate::id::WebhookNum;
 use crate::store::StoreError;
 use crate::store::health::{Health, LastError};
 

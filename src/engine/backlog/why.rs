@@ -1,15 +1,15 @@
 //! What keeps deliveries from flowing, in a sentence that says what ends it or what to do. Pure: everything that it speaks
 //! of comes in as [`Facts`].
 
-use crate::clock::UnixMillis;
 use crate::delivery::breaker::View;
-use crate::delivery::outcome::OutcomeKind;
+use crate::domain::id::DeliveryId;
+use crate::domain::moment::UnixMillis;
+use crate::domain::outcome::OutcomeKind;
+use crate::domain::policy::{Policy, RateLimit};
 use crate::engine::endpoint_stats::Waits;
 use crate::engine::lane::Gauge;
 use crate::engine::permits::{BulkheadView, Share};
 use crate::engine::registry::Crashes;
-use crate::engine::{Policy, RateLimit};
-use crate::id::DeliveryId;
 use crate::store::deliveries::{Head, Status, Waiting};
 use crate::store::health::LastError;
 use crate::store::webhooks::WebhookSummary;

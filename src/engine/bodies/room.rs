@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::id::TenantNum;
+use crate::domain::id::TenantNum;
 
 /// Bytes that are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

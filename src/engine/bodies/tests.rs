@@ -3,8 +3,8 @@
 use serde_json::value::RawValue;
 
 use super::*;
+use crate::domain::id::WebhookNum;
 use crate::engine::tests::store_with_tenant;
-use crate::id::WebhookNum;
 use crate::store::journal::{Draft, Journal, Published};
 use crate::store::leases::ShardSet;
 

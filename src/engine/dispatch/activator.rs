@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::domain::id::{TenantNum, WebhookNum};
 use crate::engine::registry::{Handed, Item};
-use crate::id::{TenantNum, WebhookNum};
 
 use super::active_tenants::ActiveTenants;
 use super::{Blocked, Dispatcher, PAUSE, tenant_of};

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::id::TenantNum;
+use crate::domain::id::TenantNum;
 
 /// Who has not published for this long would not notice.
 const LATELY: Duration = Duration::from_secs(1);

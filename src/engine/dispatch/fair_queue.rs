@@ -3,8 +3,8 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use crate::domain::id::{EventSeq, TenantNum};
 use crate::engine::registry::Item;
-use crate::id::{EventSeq, TenantNum};
 use crate::store::fanouts::Fanout;
 
 /// A ring of tenants, each with its fan-outs in the order of publishing.
@@ -107,7 +107,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::id::WebhookNum;
+    use crate::domain::id::WebhookNum;
     use crate::store::events::{Body, Event};
 
     fn fanout(tenant: i64, seq: i64, targets: i64) -> Fanout {

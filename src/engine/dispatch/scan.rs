@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use tokio::sync::oneshot;
 
-use crate::id::{EventSeq, WebhookNum};
+use crate::domain::id::{EventSeq, WebhookNum};
 use crate::store::fanout_scan::{ScanCursor, Which};
 use crate::store::fanouts::Fanout;
 use crate::store::journal::{Record, ScannedFanout, Stopped};

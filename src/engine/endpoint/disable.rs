@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::field::display;
 
-use crate::clock::UnixMillis;
+use crate::domain::moment::UnixMillis;
 use crate::engine::context::EngineContext;
 use crate::engine::endpoint_config::{self, EndpointConfig};
 use crate::engine::lane::Reason;

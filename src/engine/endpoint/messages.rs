@@ -5,9 +5,9 @@ use std::sync::Arc;
 use actix::Message;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::domain::id::EventSeq;
 use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::Detached;
-use crate::id::EventSeq;
 use crate::store::events::Event;
 
 /// An event for this webhook. Refused by a full mailbox it becomes a row instead.

@@ -7,11 +7,11 @@ use tracing::field::display;
 use tracing::{Level, debug, enabled, info, warn};
 
 use crate::delivery::breaker::{View, ViewState};
-use crate::delivery::outcome::OutcomeKind;
 use crate::delivery::sender::Report;
+use crate::domain::id::{DeliveryId, EventId};
+use crate::domain::outcome::OutcomeKind;
 use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::Entry;
-use crate::id::{DeliveryId, EventId};
 use crate::log_limit::LogLimit;
 use crate::store::deliveries::{Attempt, DeliveryState, Status};
 use crate::store::journal::{AttemptRecord, Record};

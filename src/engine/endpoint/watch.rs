@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::domain::id::{EventSeq, WebhookNum};
 use crate::engine::endpoint_stats::EndpointStats;
 use crate::fault;
-use crate::id::{EventSeq, WebhookNum};
 
 /// How an endpoint ended or wants to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

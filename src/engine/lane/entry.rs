@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::clock::UnixMillis;
-use crate::delivery::outcome::Outcome;
-use crate::delivery::policy::Policy;
 use crate::delivery::retry::{Verdict, decide};
+use crate::domain::moment::UnixMillis;
+use crate::domain::outcome::Outcome;
+use crate::domain::policy::Policy;
 use crate::engine::TEST_EVENT;
 use crate::store::deliveries::{DeliveryState, Due, Fallback, Status, Trigger};
 use crate::store::events::Event;

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
+use crate::domain::id::EventSeq;
 use crate::engine::concurrency::Epoch;
-use crate::id::EventSeq;
 
 use super::Entry;
 

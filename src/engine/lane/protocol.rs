@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::clock::UnixMillis;
-use crate::delivery::outcome::Outcome;
-use crate::delivery::policy::Policy;
+use crate::domain::id::EventSeq;
+use crate::domain::moment::UnixMillis;
+use crate::domain::outcome::Outcome;
+use crate::domain::policy::Policy;
 use crate::engine::permits::Share;
-use crate::id::EventSeq;
 use crate::store::deliveries::DeliveryState;
 use crate::store::health::{Health, LastError};
 

@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::window::WINDOW;
 use super::*;
+use crate::domain::id::TenantNum;
 use crate::engine::permits::Share;
-use crate::id::TenantNum;
 use crate::store::deliveries::{DeliveryState, Due, Fallback};
 use crate::store::events::{Body, Event};
 use crate::store::state::InDoubt;

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::clock::UnixMillis;
-use crate::id::EventSeq;
+use crate::domain::id::EventSeq;
+use crate::domain::moment::UnixMillis;
 
 use super::Entry;
 

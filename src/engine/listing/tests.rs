@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::id::{EventSeq, WebhookId, WebhookNum};
+use crate::domain::id::{EventSeq, WebhookId, WebhookNum};
 use crate::store::deliveries::DeliveryState;
 
 fn id(event: i64, webhook: i64) -> DeliveryId {

@@ -8,7 +8,7 @@
 //!
 //! Within a part a free place never exists beside somebody who waits for one.
 
-use crate::id::{TenantNum, WebhookNum};
+use crate::domain::id::{TenantNum, WebhookNum};
 
 use super::fair_queue::{FairQueue, Spot};
 

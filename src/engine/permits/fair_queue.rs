@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::id::{TenantNum, WebhookNum};
+use crate::domain::id::{TenantNum, WebhookNum};
 
 /// A waiter's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

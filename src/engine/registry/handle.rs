@@ -7,12 +7,12 @@ use actix::Addr;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::clock::UnixMillis;
+use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::moment::UnixMillis;
 use crate::engine::context::EngineContext;
 use crate::engine::endpoint::{Configure, Detach, Endpoint, Probe, SendNow, Withdraw, WithdrawAll};
 use crate::engine::endpoint_config::{self, EndpointConfig, Loaded};
 use crate::engine::lane::Detached;
-use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::StoreError;
 use crate::store::journal::Record;
 use crate::store::journal::feed::Feed;

@@ -3,9 +3,9 @@
 use actix::{Handler, Message};
 use tokio::sync::oneshot;
 
-use crate::clock::UnixMillis;
+use crate::domain::id::{EventSeq, WebhookNum};
+use crate::domain::moment::UnixMillis;
 use crate::engine::endpoint;
-use crate::id::{EventSeq, WebhookNum};
 use crate::store::leases::ShardNum;
 use crate::store::state::InDoubt;
 

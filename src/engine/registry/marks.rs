@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::id::{EventSeq, WebhookNum};
+use crate::domain::id::{EventSeq, WebhookNum};
 use crate::store::leases::ShardNum;
 use crate::store::state::InDoubt;
 
@@ -59,7 +59,7 @@ impl Marks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::UnixMillis;
+    use crate::domain::moment::UnixMillis;
 
     const A: WebhookNum = WebhookNum(1);
     const B: WebhookNum = WebhookNum(2);

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use actix::{Addr, Message};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use crate::domain::id::{EventSeq, WebhookNum};
 use crate::engine::endpoint::Endpoint;
 use crate::engine::endpoint_config::EndpointConfig;
-use crate::id::{EventSeq, WebhookNum};
 use crate::store::state::InDoubt;
 
 use super::Item;

@@ -3,8 +3,8 @@
 use parking_lot::Mutex;
 
 use super::*;
+use crate::domain::id::WebhookNum;
 use crate::engine::config_sync::Stale;
-use crate::id::WebhookNum;
 
 /// The engine here, and another node's store.
 async fn world() -> (World, Store) {

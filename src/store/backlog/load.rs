@@ -6,8 +6,8 @@ use std::pin::Pin;
 use futures_util::{Stream, TryStreamExt};
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement, Value};
 
-use crate::clock::UnixMillis;
-use crate::id::{EventSeq, WebhookNum};
+use crate::domain::id::{EventSeq, WebhookNum};
+use crate::domain::moment::UnixMillis;
 use crate::store::fanouts::{FANOUT_KEY, last_key};
 use crate::store::leases::{STARTED, ShardNum, Snapshot};
 use crate::store::ledger::Ledger;

@@ -2,7 +2,7 @@
 
 use sea_orm::{ConnectionTrait, FromQueryResult, Statement};
 
-use crate::id::{EventSeq, WebhookNum};
+use crate::domain::id::{EventSeq, WebhookNum};
 use crate::store::fanouts::{FANOUT_KEY, last_key};
 use crate::store::ledger::{FRONT, LookUp};
 use crate::store::{Store, StoreError, targets};

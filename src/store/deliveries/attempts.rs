@@ -6,8 +6,8 @@ use std::ops::RangeInclusive;
 
 use sea_orm::{DbBackend, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Statement};
 
-use crate::clock::UnixMillis;
-use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::moment::UnixMillis;
 use crate::store::dialect;
 use crate::store::page::{self, PAGE_BYTES, Page};
 use crate::store::{Store, StoreError};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, Statement, Value};
 
-use crate::clock::UnixMillis;
-use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
+use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
+use crate::domain::moment::UnixMillis;
 use crate::store::bodies::READ_BYTES;
 use crate::store::events::{Body, Event};
 use crate::store::leases::{STARTED, ShardSet};

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use sea_orm::{DbBackend, EntityTrait, FromQueryResult, Statement};
 
-use crate::clock::UnixMillis;
-use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::moment::UnixMillis;
 use crate::store::health::LastError;
 use crate::store::{Store, StoreError, dialect};
 

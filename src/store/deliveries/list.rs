@@ -2,7 +2,7 @@
 
 use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, Statement, Value};
 
-use crate::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
+use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
 use crate::store::{Store, StoreError, dialect};
 
 use super::{Delivery, DeliveryFilter, Status};

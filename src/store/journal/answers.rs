@@ -70,8 +70,8 @@ fn cut(attempt: &mut Attempt) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::UnixMillis;
-    use crate::id::{DeliveryId, EventSeq, WebhookNum};
+    use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
+    use crate::domain::moment::UnixMillis;
     use crate::store::deliveries::{DeliveryState, Trigger};
 
     fn record(body: usize) -> Record {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sea_orm::{ConnectionTrait, FromQueryResult, Statement};
 
-use crate::clock::UnixMillis;
-use crate::id::{EventId, EventSeq, TenantNum, WebhookNum};
+use crate::domain::id::{EventId, EventSeq, TenantNum, WebhookNum};
+use crate::domain::moment::UnixMillis;
 use crate::store::events::{Body, Event};
 use crate::store::{StoreError, payload};
 

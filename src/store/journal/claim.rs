@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use sea_orm::{ConnectionTrait, FromQueryResult, Statement};
 
-use crate::id::EventSeq;
+use crate::domain::id::EventSeq;
 use crate::store::leases::ShardNum;
 use crate::store::{StoreError, dialect};
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::fanouts::Fanout;
 use crate::store::leases::ShardSet;
 

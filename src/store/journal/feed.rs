@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::id::EventSeq;
+use crate::domain::id::EventSeq;
 use crate::store::fanouts::Fanout;
 
 use super::outstanding::FanoutKey;
@@ -242,8 +242,8 @@ impl Feed {
 
 /// What a fan-out takes in memory after the one before it, with which it may share its event.
 fn bytes_after(before: Option<&Fanout>, fanout: &Fanout) -> usize {
-    let is_clustered = before.is_some_and(|before| before.event.seq == fanout.event.seq);
-    fanout.target_bytes() + if is_clustered { 0 } else { fanout.event.body.bytes_in_memory() }
+    let has_same_event = before.is_some_and(|before| before.event.seq == fanout.event.seq);
+    fanout.target_bytes() + if has_same_event { 0 } else { fanout.event.body.bytes_in_memory() }
 }
 
 #[cfg(test)]
@@ -253,7 +253,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::id::{TenantNum, WebhookNum};
+    use crate::domain::id::{TenantNum, WebhookNum};
     use crate::store::events::{Body, Event};
 
     fn fanout(seq: i64) -> Fanout {

@@ -3,8 +3,8 @@
 
 use std::collections::HashSet;
 
-use crate::clock::UnixMillis;
-use crate::id::DeliveryId;
+use crate::domain::id::DeliveryId;
+use crate::domain::moment::UnixMillis;
 use crate::store::cancel::TakenBack;
 use crate::store::deliveries::Status;
 use crate::store::fanouts::Fanout;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::clock::UnixMillis;
+use crate::domain::moment::UnixMillis;
 use crate::store::StoreError;
 use crate::store::leases::{AcquiredShard, Membership, ShardNum};
 

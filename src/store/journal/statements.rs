@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Value};
 
-use crate::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::deliveries::{Attempt, DeliveryState};
 use crate::store::health::Health;
 use crate::store::rows::{Column, RowStatement, bytes, int2, int8, text};

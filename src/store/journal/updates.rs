@@ -2,8 +2,8 @@
 
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Statement};
 
-use crate::clock::UnixMillis;
-use crate::id::DeliveryId;
+use crate::domain::id::DeliveryId;
+use crate::domain::moment::UnixMillis;
 use crate::store::cancel::{Purge, TakenBack, purge, take_back_one};
 
 #[derive(Debug)]

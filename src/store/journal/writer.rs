@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::clock::UnixMillis;
+use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::moment::UnixMillis;
 use crate::fault;
-use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::cancel::Purge;
 use crate::store::deliveries::DeliveryState;
 use crate::store::events::newest_event;

@@ -2,8 +2,8 @@
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
 
-use crate::clock::UnixMillis;
-use crate::id::{EventSeq, Slot};
+use crate::domain::id::{EventSeq, Slot};
+use crate::domain::moment::UnixMillis;
 use crate::store::{Store, StoreError};
 
 use super::server::{SERVER, ServerRow};

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::clock::UnixMillis;
-use crate::id::{EventSeq, Slot, WebhookNum};
+use crate::domain::id::{EventSeq, Slot, WebhookNum};
+use crate::domain::moment::UnixMillis;
 use crate::store::state::InDoubt;
 
 use super::server::{Continuity, Server};

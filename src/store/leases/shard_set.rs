@@ -9,7 +9,7 @@ use parking_lot::RwLock;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
 use tokio::sync::watch;
 
-use crate::id::{EventSeq, Slot, WebhookNum};
+use crate::domain::id::{EventSeq, Slot, WebhookNum};
 use crate::store::commit_status::TransactionId;
 use crate::store::dialect;
 use crate::store::state::InDoubt;

@@ -43,7 +43,7 @@ mod tests {
     use std::hash::BuildHasher;
 
     use super::*;
-    use crate::id::WebhookNum;
+    use crate::domain::id::WebhookNum;
 
     /// As many places as the table has for a hundred thousand accounts.
     const PLACES: usize = 1 << 17;

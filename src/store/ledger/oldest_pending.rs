@@ -4,7 +4,7 @@
 //! The front is *exactly* what is pending up to `upto`. So up to there it knows what is told twice, and with at most
 //! [`FRONT`] events it knows the oldest one for that many settled deliveries after each look into the store.
 
-use crate::id::EventSeq;
+use crate::domain::id::EventSeq;
 
 /// Events that an account knows by name. More make looks into the store rarer; these take a quarter of a kilobyte.
 pub const FRONT: usize = 32;

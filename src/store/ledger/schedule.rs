@@ -4,7 +4,7 @@
 //! never has more than 3,600 seconds and, with a wait of a day and a tenth at most, 1,584 minutes, which is 41 kB. A
 //! delivery counts until the beginning of its second or minute, so none counts when it is attempted, and none twice.
 
-use crate::clock::UnixMillis;
+use crate::domain::moment::UnixMillis;
 
 /// What is scheduled further ahead is counted by the minute.
 const BY_THE_SECOND: u32 = 3600;

@@ -1,7 +1,7 @@
 //! What a sealed value is bound to. Pure.
 
-use crate::clock::UnixMillis;
-use crate::id::{TenantNum, WebhookId};
+use crate::domain::id::{TenantNum, WebhookId};
+use crate::domain::moment::UnixMillis;
 
 use super::{BY_ORIGIN, BY_WEBHOOK};
 

@@ -3,7 +3,7 @@
 use super::audit::{Action, AuditFilter, Entry, Who};
 use super::keys::NewApiKey;
 use super::*;
-use crate::id::KeyId;
+use crate::domain::id::KeyId;
 
 fn key(tenant: Option<&super::tenants::Tenant>) -> NewApiKey {
     NewApiKey {
@@ -122,7 +122,7 @@ async fn the_audit_is_read_by_tenant_action_subject_and_time_page_by_page(on: On
     let of = async |filter: AuditFilter| entries(&world, filter).await.len();
     assert_eq!(of(AuditFilter::default()).await, 7);
     assert_eq!(of(ours.clone()).await, 6);
-    assert_eq!(of(AuditFilter { tenant: Some(crate::id::TenantNum(999)), ..ours.clone() }).await, 0);
+    assert_eq!(of(AuditFilter { tenant: Some(crate::domain::id::TenantNum(999)), ..ours.clone() }).await, 0);
     assert_eq!(of(AuditFilter { action: Some(Action::CreateWebhook), ..ours.clone() }).await, 5);
     assert_eq!(of(AuditFilter { subject: Some(webhooks[2].id.to_string()), ..ours.clone() }).await, 1);
     let later = UnixMillis(UnixMillis::now().0 + 1000);

@@ -2,7 +2,7 @@
 
 use super::idempotency::{Once, Seen};
 use super::*;
-use crate::id::WebhookId;
+use crate::domain::id::WebhookId;
 use crate::store::rewrap::Sealed;
 use crate::store::webhooks::{Credentials, Origin};
 

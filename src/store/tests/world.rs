@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
-use crate::clock::UnixMillis;
-use crate::id::{DeliveryId, EventSeq, TenantId, WebhookId, WebhookNum};
+use crate::domain::id::{DeliveryId, EventSeq, TenantId, WebhookId, WebhookNum};
+use crate::domain::moment::UnixMillis;
 use crate::store::audit::Author;
 use crate::store::cluster::Database;
 use crate::store::deliveries::{self, Attempt, DeliveryState, Status, Trigger};

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use entity::webhook_secret as secret;
 use sea_orm::EntityTrait;
 
-use crate::id::WebhookNum;
+use crate::domain::id::WebhookNum;
 
 use super::config_changes::{self, Change};
 use super::{Entity, NewWebhook, Store, StoreError};

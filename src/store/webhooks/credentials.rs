@@ -7,7 +7,7 @@ use entity::webhook::{ActiveModel, Column, Entity, Model};
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter, QuerySelect, Set};
 use serde_json::Value;
 
-use crate::id::{TenantNum, WebhookId};
+use crate::domain::id::{TenantNum, WebhookId};
 use crate::store::seal::SealContext;
 
 use super::{Origin, Store, StoreError, to_json};

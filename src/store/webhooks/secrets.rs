@@ -10,8 +10,8 @@ use sea_orm::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::clock::UnixMillis;
-use crate::id::{SecretId, TenantNum, WebhookId, WebhookNum};
+use crate::domain::id::{SecretId, TenantNum, WebhookId, WebhookNum};
+use crate::domain::moment::UnixMillis;
 use crate::store::audit::{self, Action, Author, Deed};
 use crate::store::config_changes::{self, Change};
 use crate::store::dialect::is_one_of;

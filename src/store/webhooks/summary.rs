@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use entity::endpoint_health;
 use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, QueryResult, Statement};
 
-use crate::clock::UnixMillis;
-use crate::id::{TenantNum, WebhookId, WebhookNum};
+use crate::domain::id::{TenantNum, WebhookId, WebhookNum};
+use crate::domain::moment::UnixMillis;
 use crate::store::dialect::{is_any_of, numbers};
 use crate::store::health::Health;
 use crate::store::{Store, StoreError};

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::api::key::{new_first_admin_key, new_tenant_key};
-use crate::id::TenantNum;
+use crate::domain::id::TenantNum;
 use crate::store::Options;
 use crate::store::audit::Author;
 use crate::store::cluster::Database;

@@ -1,5 +1,7 @@
 //! The breaker driven at random beside a model of its rules.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::delivery::{Auth, ClientCredentials, Credentials, TokenAuthMethod};
-use crate::id::{TenantNum, WebhookId};
+use crate::domain::id::{TenantNum, WebhookId};
 
 /// As many as a webhook has in flight by default.
 const AT_ONCE: usize = 16;

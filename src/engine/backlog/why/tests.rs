@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::delivery::breaker::ViewState;
+use crate::domain::id::{EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::engine::PartView;
-use crate::id::{EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::store::health::Health;
 
 const NOW: UnixMillis = UnixMillis(1_795_420_800_000);

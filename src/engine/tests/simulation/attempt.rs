@@ -4,8 +4,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::clock::UnixMillis;
-use crate::delivery::outcome::Outcome;
+use crate::domain::moment::UnixMillis;
+use crate::domain::outcome::Outcome;
 use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::{Entry, SLOW};
 use crate::engine::permits::{Permit, Share};

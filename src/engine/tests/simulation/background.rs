@@ -3,8 +3,8 @@
 
 use std::rc::Rc;
 
+use crate::domain::id::EventSeq;
 use crate::engine::lane::{Entry, HORIZON, Input, Reason};
-use crate::id::EventSeq;
 use crate::store::deliveries::Wanted;
 
 use super::endpoint::Endpoint;

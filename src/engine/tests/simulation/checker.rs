@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::delivery::outcome::OutcomeKind;
+use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::outcome::OutcomeKind;
 use crate::engine::{TEST_EVENT, placement};
-use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::deliveries::{DeliveryState, Status, Trigger};
 use crate::store::journal::model::Tables;
 use crate::store::leases::ShardNum;

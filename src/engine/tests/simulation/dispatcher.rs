@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::domain::id::{EventSeq, TenantNum, WebhookNum};
 use crate::engine::dispatch::fair_queue::FairQueue;
 use crate::engine::registry::{Item, Offered};
-use crate::id::{EventSeq, TenantNum, WebhookNum};
 use crate::store::fanouts::Fanout;
 use crate::store::journal::feed::Next;
 use crate::store::journal::{Record, Stopped};

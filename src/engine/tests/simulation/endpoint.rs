@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use tokio::sync::oneshot;
 
-use crate::clock::UnixMillis;
-use crate::delivery::outcome::{Outcome, OutcomeKind};
+use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::moment::UnixMillis;
+use crate::domain::outcome::{Outcome, OutcomeKind};
 use crate::engine::endpoint::{EndpointEvent, EndpointEventKind};
 use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::{Effect, Entry, Gauge, Input, Lane, Mode, Said};
-use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::deliveries::{Attempt, DeliveryState};
 use crate::store::journal::{AttemptRecord, Record};
 use crate::store::state::InDoubt;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::id::WebhookNum;
+use crate::domain::id::WebhookNum;
 
 use super::process::Process;
 use super::world::Unreadable;

@@ -6,10 +6,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::Detached;
 use crate::engine::registry::{Item, Offered};
-use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::journal::Record;
 use crate::store::leases::ShardNum;
 use crate::store::state::InDoubt;

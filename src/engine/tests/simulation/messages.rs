@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use crate::domain::id::EventSeq;
 use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::Detached;
 use crate::engine::registry::Item;
-use crate::id::EventSeq;
 
 pub(super) enum Message {
     Offer(Item),

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
+use crate::domain::id::{DeliveryId, EventSeq, MAX_ATTEMPT, TenantNum, WebhookNum};
 use crate::engine::TEST_EVENT;
 use crate::engine::lane::Detached;
-use crate::id::{DeliveryId, EventSeq, MAX_ATTEMPT, TenantNum, WebhookNum};
 use crate::store::deliveries::{DeliveryState, Status};
 use crate::store::journal::model::Tables;
 use crate::store::journal::{Draft, Published, Record, Stopped};

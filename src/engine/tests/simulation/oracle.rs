@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::clock::UnixMillis;
 use crate::delivery::breaker::ViewState;
-use crate::delivery::outcome::{Outcome, OutcomeKind};
+use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::moment::UnixMillis;
+use crate::domain::outcome::{Outcome, OutcomeKind};
 use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::{Entry, Mode, WINDOW};
-use crate::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::deliveries::{DeliveryState, Status, Trigger};
 use crate::store::journal::model::Tables;
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::delivery::policy::{Policy, RateLimit};
-use crate::delivery::retry::Backoff;
-use crate::id::{TenantNum, WebhookNum};
+use crate::domain::id::{TenantNum, WebhookNum};
+use crate::domain::policy::Backoff;
+use crate::domain::policy::{Policy, RateLimit};
 use crate::store::leases::ShardNum;
 use crate::store::leases::model::Leases;
 

@@ -12,13 +12,13 @@ use parking_lot::Mutex;
 use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::UnixMillis;
+use crate::domain::id::{EventSeq, WebhookId, WebhookNum};
+use crate::domain::moment::UnixMillis;
 use crate::engine::endpoint::EndpointEvent;
 use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::{AHEAD, Mode, Now};
 use crate::engine::permits::Permits;
 use crate::engine::routes::RouteTable;
-use crate::id::{EventSeq, WebhookId, WebhookNum};
 use crate::store::fanout_scan::ScanCursor;
 use crate::store::journal::Journal;
 use crate::store::journal::feed::Feed;

@@ -7,12 +7,12 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use crate::domain::id::{EventSeq, WebhookNum};
 use crate::engine::endpoint::{EndpointEvent, EndpointEventKind};
 use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::Mode;
 use crate::engine::registry::{Item, Marks, Offered};
 use crate::engine::restart::{Rest, Restarts};
-use crate::id::{EventSeq, WebhookNum};
 use crate::store::leases::ShardNum;
 use crate::store::state::InDoubt;
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use tokio::sync::oneshot;
 
+use crate::domain::id::{EventSeq, WebhookNum};
 use crate::engine::dispatch::fair_queue::FairQueue;
-use crate::id::{EventSeq, WebhookNum};
 use crate::store::fanout_scan::Which;
 use crate::store::fanouts::Fanout;
 use crate::store::journal::{Record, ScannedFanout, Stopped};

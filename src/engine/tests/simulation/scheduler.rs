@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use rand::seq::IndexedRandom;
 
-use crate::clock::UnixMillis;
+use crate::domain::id::{DeliveryId, WebhookNum};
+use crate::domain::moment::UnixMillis;
 use crate::engine::lane::AHEAD;
-use crate::id::{DeliveryId, WebhookNum};
 use crate::store::journal::model::HUGE;
 
 use super::checker;

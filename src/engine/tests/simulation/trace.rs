@@ -1,7 +1,7 @@
 //! What happened, in few words: a failure is told by its history.
 
+use crate::domain::id::{DeliveryId, EventSeq};
 use crate::engine::lane::{Effect, Entry, Input};
-use crate::id::{DeliveryId, EventSeq};
 use crate::store::fanouts::Fanout;
 use crate::store::journal::Record;
 

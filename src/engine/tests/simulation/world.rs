@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::clock::UnixMillis;
-use crate::delivery::policy::Policy;
-use crate::id::{TenantNum, WebhookNum};
+use crate::domain::id::{TenantNum, WebhookNum};
+use crate::domain::moment::UnixMillis;
+use crate::domain::policy::Policy;
 use crate::store::journal::model::Tables;
 use crate::store::webhooks::Route;
 

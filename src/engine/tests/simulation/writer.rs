@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::id::EventSeq;
+use crate::domain::id::EventSeq;
 
 use super::process::Process;
 use super::trace;

@@ -5,7 +5,8 @@ use std::time::Instant;
 use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, Statement};
 
 use super::OpenError;
-use crate::clock::{self, Question, UnixMillis};
+use crate::clock::{self, Question};
+use crate::domain::moment::UnixMillis;
 
 /// The oldest that is tested.
 const OLDEST: i32 = 150_000;

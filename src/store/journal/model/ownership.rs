@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::clock::UnixMillis;
+use crate::domain::moment::UnixMillis;
 use crate::store::StoreError;
 use crate::store::journal::recent_cancels::RecentCancels;
 use crate::store::journal::{OwnershipChange, PublishError, Request};

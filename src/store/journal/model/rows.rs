@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::clock::UnixMillis;
-use crate::id::{DeliveryId, WebhookNum};
+use crate::domain::id::{DeliveryId, WebhookNum};
+use crate::domain::moment::UnixMillis;
 use crate::store::cancel::Purge;
 use crate::store::deliveries::DeliveryState;
 use crate::store::events::{Body, Event};

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::UnixMillis;
-use crate::id::{DeliveryId, EventSeq, Slot, WebhookNum};
+use crate::domain::id::{DeliveryId, EventSeq, Slot, WebhookNum};
+use crate::domain::moment::UnixMillis;
 use crate::store::cancel::{Purge, TakenBack};
 use crate::store::deliveries::{Attempt, DeliveryState, Due, DueRows, Fallback, Status, Wanted};
 use crate::store::events::Event;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use sea_orm::DbErr;
 use tokio::time::Instant;
 
-use crate::clock::UnixMillis;
-use crate::id::EventSeq;
+use crate::domain::id::EventSeq;
+use crate::domain::moment::UnixMillis;
 use crate::store::StoreError;
 use crate::store::commit_status::{TransactionId, UnansweredCommit};
 

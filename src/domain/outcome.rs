@@ -1,10 +1,10 @@
-//! What became of one attempt. Filled in by the sender, judged by [`super::retry::decide`], stored as its kind.
+//! What became of one attempt. Filled in by the sender, judged by [`crate::delivery::decide`], stored as its kind.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::clock::UnixMillis;
+use crate::domain::moment::UnixMillis;
 
 /// A receiver can ask for a day of silence, no more; longer hints are mistakes (seconds mixed up with milliseconds)
 /// or would outlive the event's use.

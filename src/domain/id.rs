@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::clock::UnixMillis;
+use crate::domain::moment::UnixMillis;
 
 /// Row key of a webhook: small, dense, never reused. At most 40 bits fit an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,11 +1,13 @@
 //! What a webhook's owner may choose, as stored and as shown. The API refuses a policy with problems, so that the
 //! engine can follow any policy that it finds in a row.
 
+mod breaker;
+mod retry;
+
 use serde::{Deserialize, Serialize};
 
-use super::breaker::BreakerSettings;
-use super::retry::RetryPolicy;
-use super::signature::SignatureFormat;
+pub use self::breaker::BreakerSettings;
+pub use self::retry::{Backoff, RetryPolicy};
 
 /// The limits of `timeoutMs`: below 100 ms a TLS handshake across a continent cannot finish, above 30 s a hanging
 /// receiver would hold its places for too long.
@@ -83,10 +85,10 @@ pub struct RateLimit {
 impl RateLimit {
     /// The limits of `requests` and `burst`: far more than one receiver takes, and small enough
     /// that a full burst at the slowest rate still counts in 64-bit nanoseconds.
-    pub(super) const REQUESTS: std::ops::RangeInclusive<u32> = 1..=100_000;
+    pub(crate) const REQUESTS: std::ops::RangeInclusive<u32> = 1..=100_000;
 
     /// The limits of `perSeconds`: a quota is per day at the longest.
-    pub(super) const PER_SECONDS: std::ops::RangeInclusive<u32> = 1..=86_400;
+    pub(crate) const PER_SECONDS: std::ops::RangeInclusive<u32> = 1..=86_400;
 
     fn problems(&self) -> impl Iterator<Item = PolicyProblem> + use<> {
         [
@@ -121,6 +123,19 @@ impl From<RateLimitInput> for RateLimit {
 
 /// What `X-Webhook-Signature` looks like.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SignatureFormat {
+    /// `<hex>`, over the body.
+    #[default]
+    Hex,
+    /// `sha256=<hex>`, over the body.
+    Prefixed,
+    /// `t=<unix>,v1=<hex>`, over `{t}.{body}`.
+    Timestamped,
+}
+
+/// How a webhook's requests are signed, besides Standard Webhooks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct SignatureSettings {
     pub format: SignatureFormat,
@@ -137,7 +152,7 @@ pub struct PolicyProblem {
 
 impl PolicyProblem {
     /// A problem unless `given` is one of the `accepted`.
-    pub(super) fn out_of<T>(pointer: &str, given: T, accepted: &std::ops::RangeInclusive<T>) -> Option<Self>
+    pub(crate) fn out_of<T>(pointer: &str, given: T, accepted: &std::ops::RangeInclusive<T>) -> Option<Self>
     where
         T: PartialOrd + std::fmt::Display,
     {
@@ -150,7 +165,6 @@ impl PolicyProblem {
 
 #[cfg(test)]
 mod tests {
-    use super::super::retry::Backoff;
     use super::*;
 
     fn read(json: &str) -> Policy {

@@ -1,0 +1,8 @@
+//! What the product is about, as plain data: ids, moments, the policy that a webhook's owner chooses, and the outcome of an
+//! attempt. Every layer may name this room, and it names none. Each limit stands here once: the check, the message and the schema
+//! of the API take it from here.
+
+pub mod id;
+pub mod moment;
+pub mod outcome;
+pub mod policy;
