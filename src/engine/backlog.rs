@@ -1,4 +1,5 @@
-//! What waits for each webhook, since when and why. Reads the ledger, the pulses and a few indexed rows; counts nothing.
+//! Answers what waits for each webhook, since when and why. The API calls it; it reads the ledger, the endpoint stats
+//! and a few indexed rows, and counts no rows itself.
 
 mod facts;
 mod receivers;
@@ -30,52 +31,52 @@ pub use self::receivers::Receiver;
 use self::facts::{Known, Seen};
 use self::why::{Fate, Node};
 
-/// How an endpoint stands.
+/// The state of an endpoint as the API shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndpointState {
     Active,
-    /// An operator holds it.
+    /// Paused by an operator.
     Paused,
-    /// It is switched off.
+    /// The webhook is switched off.
     Inactive,
-    /// Its receiver fails and is left alone.
+    /// The breaker is not closed: the receiver fails, and nothing but probes is sent.
     Open,
-    /// Its actor crashed too often.
+    /// The actor crashed too often, or the webhook's row cannot be read.
     Quarantined,
 }
 
-/// Which backlogs come first.
+/// The order of a list of backlogs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BacklogOrder {
-    /// Who has waited for the longest time.
+    /// The oldest pending event first.
     Oldest,
-    /// Who waits for the most.
+    /// The most pending deliveries first.
     Depth,
 }
 
-/// The backlog of one webhook. Every delivery that is pending is one of ready, scheduled, held or in flight.
+/// The backlog of one webhook. Every pending delivery is counted once: as ready, scheduled, held or in flight.
 #[derive(Debug, Clone)]
 pub struct Backlog {
-    /// When this was true.
+    /// When the backlog was read.
     pub as_of: UnixMillis,
     pub num: WebhookNum,
     pub webhook: WebhookId,
     pub tenant: TenantNum,
     pub name: String,
     pub state: EndpointState,
-    /// What keeps its deliveries from flowing, in a sentence; `None` when nothing does.
+    /// What keeps the deliveries from flowing, in a sentence; `None` when nothing does.
     pub why: Option<String>,
     pub pending: u64,
     /// Due, and about to be sent.
     pub ready: u64,
-    /// They wait for their time.
+    /// Not due yet.
     pub scheduled: u64,
-    /// Due, and kept back by the state.
+    /// Due, and kept back by the state or, in an ordered webhook, by the delivery before them.
     pub held: u64,
     pub in_flight: u64,
     /// When the oldest pending event was accepted.
     pub oldest_at: Option<UnixMillis>,
-    /// `None` when nothing waits for a moment: something is due or under way, or nothing is pending.
+    /// `None` when a delivery is due or in flight, or nothing is pending.
     pub next_attempt_at: Option<UnixMillis>,
     pub receiver: Receiver,
     pub in_per_second: f64,
@@ -84,7 +85,7 @@ pub struct Backlog {
     pub success_1h: Option<f64>,
     pub latency: Option<Percentiles>,
     pub rate_limit: Option<RateLimit>,
-    /// Until the limiter lets the next one through.
+    /// Until the limiter lets the next request start.
     pub throttled_ms: u64,
     pub breaker: View,
     pub actor: Actor,
@@ -93,27 +94,27 @@ pub struct Backlog {
 /// The live half of a webhook.
 #[derive(Debug, Clone)]
 pub struct Actor {
-    /// Since when; `None` while it sleeps.
+    /// Since when the actor lives; `None` while the endpoint is asleep.
     pub since: Option<UnixMillis>,
     pub mailbox: u32,
     pub mailbox_capacity: usize,
     pub window: usize,
     pub window_capacity: usize,
-    /// Crashes that count against it.
+    /// Crashes in a row.
     pub restarts: u32,
-    /// Where it crashed last, as file and line.
+    /// Where the actor crashed last, as file and line.
     pub crash: Option<Arc<str>>,
 }
 
 impl Engine {
-    /// What waits for a webhook, unless it is deleted. Its rows are read as its endpoint would read them: while it sleeps,
-    /// nothing else finds out that they cannot be.
+    /// The backlog of a webhook; `None` if it is deleted. The webhook's rows are read as its endpoint would read them:
+    /// while the endpoint is asleep, nothing else finds out that they cannot be read.
     pub async fn backlog(&self, num: WebhookNum) -> Result<Option<Backlog>, StoreError> {
         Ok(self.backlogs_of(&[num], true).await?.pop())
     }
 
-    /// The worst backlogs of a tenant, or of all, `limit` of them after the first `skipped`; webhooks without any are
-    /// left out. Only those that are answered are read.
+    /// The worst backlogs of a tenant, or of all tenants: `limit` of them after the first `skipped`. Webhooks without a
+    /// backlog are left out. Only the rows of the webhooks in the answer are read.
     pub async fn backlogs(
         &self,
         tenant: Option<TenantNum>,
@@ -132,8 +133,8 @@ impl Engine {
         self.backlogs_of(nums.get(skipped..).unwrap_or_default(), false).await
     }
 
-    /// In the order of the numbers given; those that are deleted are left out. `closely`: rows are read that only an
-    /// endpoint reads otherwise, which would be too many for a list.
+    /// In the order of `nums`; deleted webhooks are left out. `closely` also reads rows that otherwise only an endpoint
+    /// reads, which would be too many for a list.
     async fn backlogs_of(&self, nums: &[WebhookNum], closely: bool) -> Result<Vec<Backlog>, StoreError> {
         let store = &self.inner.store;
         let now = UnixMillis::now();
@@ -201,7 +202,7 @@ impl Engine {
         }
     }
 
-    /// What became of the last failure's delivery, if nothing is pending.
+    /// The status of the delivery that failed last, if nothing is pending.
     async fn fate(
         &self,
         webhook: WebhookNum,
@@ -214,7 +215,7 @@ impl Engine {
         Ok(state.map(|state| Fate { id, status: state.status, attempts: state.attempts }))
     }
 
-    /// Who paused each of those that are paused, as far as the audit knows.
+    /// Who paused each paused webhook, as far as the audit knows.
     async fn pausers(
         &self,
         summaries: &HashMap<WebhookNum, WebhookSummary>,
@@ -224,7 +225,7 @@ impl Engine {
         self.inner.store.last_authors(Action::PauseWebhook, &paused).await
     }
 
-    /// What keeps this node from sending to a webhook, whatever its endpoint does.
+    /// What keeps this node from sending to a webhook, whatever state its endpoint is in.
     fn node_now(&self, num: WebhookNum) -> Node {
         let context = &self.inner.context;
         let in_memory = payload::in_memory();
@@ -240,7 +241,7 @@ impl Engine {
     }
 }
 
-/// As the endpoint follows it.
+/// The stored policy, or the default where it cannot be read.
 fn policy_of(summary: &WebhookSummary) -> Policy {
     serde_json::from_value(summary.policy.clone()).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! What an operator does to a backlog: hold it, let it flow, throw it away, try the receiver now.
+//! The operations on a backlog: pause, resume, probe, purge. The API calls them on the node that serves the webhook.
 
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
@@ -14,15 +14,16 @@ use super::context::EngineContext;
 use super::endpoint::STORE_PAUSE;
 use super::{Engine, EngineError};
 
-/// How long a purge waits for what this node has not come to yet, after it has taken shards over: a start reads very much.
+/// How long a purge waits until the fan-outs that were committed before it have been scanned. After shards were
+/// acquired, a catch-up may have very much to read.
 const FINDING: Duration = Duration::from_secs(10);
 
-/// A look takes a few milliseconds.
+/// A scan takes a few milliseconds.
 const FIND_POLL: Duration = Duration::from_millis(5);
 
 impl Engine {
-    /// Holds what the webhook is owed, now and from now on. Requests under way end as they would. Answers whether this
-    /// has changed anything.
+    /// Holds the webhook's deliveries, pending and new ones. Requests in flight end as they would. Answers whether the
+    /// call has changed anything.
     pub async fn pause(&self, webhook: &Webhook, by: &Author) -> Result<(Webhook, bool), EngineError> {
         if webhook.paused_at.is_some() {
             return Ok((webhook.clone(), false));
@@ -31,8 +32,8 @@ impl Engine {
         Ok((self.update_webhook(&paused, by).await?, true))
     }
 
-    /// Lets what it is owed flow again, even from an endpoint that crashed too often. Answers whether this has changed
-    /// anything.
+    /// Lets the webhook's deliveries flow again, and releases a quarantined endpoint. Answers whether the call has
+    /// changed anything.
     pub async fn resume(&self, webhook: &Webhook, by: &Author) -> Result<(Webhook, bool), EngineError> {
         if webhook.paused_at.is_none() {
             self.enter(by, Action::ResumeWebhook, webhook).await?;
@@ -44,7 +45,7 @@ impl Engine {
         Ok((self.update_webhook(&Webhook { paused_at: None, ..webhook.clone() }, by).await?, true))
     }
 
-    /// Lets the endpoint find out now whether its receiver is back: the next delivery is the probe.
+    /// Ends the cool-down: the next delivery is the probe.
     pub async fn probe(&self, webhook: &Webhook, by: &Author) -> Result<(), EngineError> {
         if !webhook.is_active {
             return Err(EngineError::Inactive);
@@ -58,8 +59,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Cancels what the webhook is owed, of what was accepted before `before` if that is given. Requests under way end;
-    /// those that fail are not made again, and they are not counted. Answers how many deliveries were taken back.
+    /// Cancels the webhook's pending deliveries: all, or those accepted before `before`. Requests in flight end; those
+    /// that fail are not retried, and the answer does not count them. Answers how many deliveries were cancelled.
     pub async fn purge(&self, webhook: &Webhook, before: Option<UnixMillis>, by: &Author) -> Result<u64, EngineError> {
         self.enter(by, Action::PurgeWebhook, webhook).await?;
         let hold = Hold::new(&self.inner.context, webhook.num);
@@ -76,20 +77,21 @@ impl Engine {
 
     async fn purge_held(&self, webhook: WebhookNum, before: Option<UnixMillis>) -> Result<u64, EngineError> {
         let journal = &self.inner.journal;
-        // The feed hears of an event a moment after its publisher.
+        // The feed learns of an event a moment after its publisher is answered.
         journal.barrier().await.map_err(|_| EngineError::Stopping)?;
         self.find_all().await?;
         let newest = self.inner.feed.seen_watermark();
         let through = before.map_or(newest, |before| newest.min(EventSeq(EventSeq::first_at(before).0 - 1)));
         self.inner.registry.set_row_watermark(webhook, through).await;
         let under_way = self.inner.registry.withdraw_all(webhook, through).await;
-        // What the endpoint has just made rows of must be rows.
+        // Rows that the endpoint has just recorded must be committed before the purge reads.
         journal.barrier().await.map_err(|_| EngineError::Stopping)?;
         self.record_owed(webhook, through, &under_way).await?;
         journal.purge(webhook, through, &under_way).await.map_err(|_| EngineError::Stopping)
     }
 
-    /// Makes rows of what only a fan-out knows of, for the purge to find. Its endpoint will not be offered it any more.
+    /// Defers the deliveries that only a fan-out knows, so that the purge finds their rows. The row watermark keeps
+    /// them from being offered again.
     async fn record_owed(
         &self,
         webhook: WebhookNum,
@@ -108,7 +110,8 @@ impl Engine {
 }
 
 impl Engine {
-    /// Waits for what has been accepted to be found, for a while: it gets no rows before, and is left alone.
+    /// Waits, for [`FINDING`] at most, until everything committed so far has been scanned. An event that is scanned
+    /// later is not purged.
     async fn find_all(&self) -> Result<(), EngineError> {
         let (feed, quiet) = (&self.inner.feed, &self.inner.context.quiet);
         let (newest, end) = (feed.committed(), Instant::now() + FINDING);
@@ -118,12 +121,13 @@ impl Engine {
         Ok(())
     }
 
-    /// The registry drops offers of these from now on, so whatever happens they must be found.
+    /// Retries until the store answers: the row watermark already turns later offers into rows, so the purge must see
+    /// these targets.
     async fn owed_only_by_fanout(&self, webhook: WebhookNum, through: EventSeq) -> Result<Vec<EventSeq>, EngineError> {
         loop {
             match self.inner.store.owed_only_by_fanout(webhook, through).await {
                 Ok(owed) => return Ok(owed),
-                Err(error) => tracing::warn!(%error, "what is to be purged could not be read; trying again"),
+                Err(error) => tracing::warn!(%error, "the deliveries to purge could not be read; trying again"),
             }
             let pause = tokio::time::sleep(STORE_PAUSE);
             self.inner.context.quiet.run_until_cancelled(pause).await.ok_or(EngineError::Stopping)?;
@@ -131,7 +135,7 @@ impl Engine {
     }
 }
 
-/// While this lives, the endpoint of a webhook sends nothing, whoever starts it.
+/// While this lives, the endpoint of the webhook sends nothing, even if it is activated meanwhile.
 struct Hold {
     context: Arc<EngineContext>,
     webhook: WebhookNum,

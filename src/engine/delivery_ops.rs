@@ -1,4 +1,4 @@
-//! What a person may do to a delivery: test, retry, cancel.
+//! The operations on a delivery: test, retry, cancel. The API calls them on the node that serves the webhook.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,15 +15,15 @@ use crate::store::webhooks::Webhook;
 use super::lane::Detached;
 use super::{Engine, EngineError, TEST_EVENT};
 
-/// Beyond the webhook's own time limit, how long a test waits for its turn and its commit.
+/// Beyond the webhook's own timeout, how long a test waits for its attempt to start and to be committed.
 const TEST_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How often a test looks for its outcome. A person waits for it.
+/// How often a test looks for its outcome; a person is waiting.
 const TEST_POLL: Duration = Duration::from_millis(10);
 
 impl Engine {
-    /// Sends a `webhook.test` event by the path that every event takes and waits for its first outcome. When the
-    /// endpoint has other work first, the answer may come before the outcome: the delivery is still pending then.
+    /// Publishes a `webhook.test` event like any other event and waits for its first outcome. When the endpoint has
+    /// other work first, the answer may come before the outcome; the delivery is still pending then.
     pub async fn test(&self, webhook: &Webhook, timeout: Duration, by: &Author) -> Result<DeliveryId, EngineError> {
         if !webhook.is_active {
             return Err(EngineError::Inactive);
@@ -57,7 +57,7 @@ impl Engine {
         Ok(id)
     }
 
-    /// Makes one more attempt now, whatever became of the delivery; its automatic retries stay as they were.
+    /// Makes one more attempt now, whatever the delivery's status is. Its automatic retries stay as they were.
     pub async fn retry(&self, tenant: TenantNum, id: DeliveryId, by: &Author) -> Result<(), EngineError> {
         let delivery = self.delivery(tenant, id).await?.ok_or(EngineError::NotFound)?;
         if delivery.state.attempts >= MAX_ATTEMPT {
@@ -70,15 +70,16 @@ impl Engine {
         if delivery.state.status == Status::Pending {
             self.inner.journal.record(Record::Defer { id, next_at: now }).await.map_err(|_| EngineError::Stopping)?;
         }
-        // As old as its event, so that a long backlog does not come first.
+        // Due at the event's acceptance, so that a long backlog does not go first.
         self.record(id, Record::Retry { id, at: now.min(id.event.accepted_at()) }).await?;
         let found = self.inner.registry.detach(id).await;
         self.inner.registry.send_now(id).await;
         if found == (Detached::InFlight { manual: false }) { Err(EngineError::InFlight) } else { Ok(()) }
     }
 
-    /// Takes a delivery out of its lane before its row is changed. One that is neither in a lane nor has a row is on its
-    /// way to its endpoint. Whoever calls this looks again after the change: the lane may have read the row before.
+    /// Takes a delivery out of its lane before its row is changed. A delivery that is neither in a lane nor in a row is
+    /// being offered to its endpoint, and the call is refused. The caller looks again after the change, because the
+    /// lane may have read the row before it.
     async fn take_out(&self, id: DeliveryId) -> Result<(), EngineError> {
         match self.inner.registry.detach(id).await {
             Detached::Waiting => Ok(()),
@@ -97,8 +98,8 @@ impl Engine {
         }
     }
 
-    /// Takes back a pending delivery, or the manual retry of a settled one. One whose request is under way cannot be taken
-    /// back.
+    /// Cancels a pending delivery, or the manual retry of a settled one. A delivery that is in flight cannot be
+    /// cancelled.
     pub async fn cancel(&self, tenant: TenantNum, id: DeliveryId, by: &Author) -> Result<(), EngineError> {
         let before = self.delivery(tenant, id).await?.ok_or(EngineError::NotFound)?.state;
         if before.status != Status::Pending {
@@ -110,13 +111,14 @@ impl Engine {
         if let Detached::InFlight { .. } = self.inner.registry.withdraw(id).await {
             return Err(EngineError::InFlight);
         }
-        // A request that ended while this one was on its way came first.
+        // An outcome that was recorded while this call was being made wins.
         let after = self.delivery(tenant, id).await?.ok_or(EngineError::NotFound)?.state;
         let taken_back = after.status != Status::Pending && after.attempts == before.attempts;
         if taken_back { Ok(()) } else { Err(EngineError::Settled) }
     }
 
-    /// Records and waits until it is durable. What another node has taken by then may have been dropped.
+    /// Records, waits for the commit, and answers `Moved` if the shard is no longer served here: the record may have
+    /// been dropped.
     async fn record(&self, id: DeliveryId, record: Record) -> Result<(), EngineError> {
         let journal = &self.inner.journal;
         journal.record(record).await.map_err(|_| EngineError::Stopping)?;

@@ -1,4 +1,4 @@
-//! From what was looked at to what is shown. Pure.
+//! Turns what `backlog` has read into what the API shows. Pure.
 
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ use super::receivers::Receiver;
 use super::why::{self, Counts, Facts, Fate, Node};
 use super::{Actor, Backlog, EndpointState};
 
-/// What the store and the registry know.
+/// What the store and the registry know of a webhook.
 pub(super) struct Known {
     pub(super) now: UnixMillis,
     pub(super) oldest_at: Option<UnixMillis>,
@@ -28,17 +28,17 @@ pub(super) struct Known {
     pub(super) crashes: Crashes,
 }
 
-/// Everything that was looked at.
+/// Everything that was read of a webhook.
 pub(super) struct Seen {
     pub(super) known: Known,
     pub(super) pending: u64,
-    /// As the ledger counts, to the second or the minute.
+    /// As the ledger counts: exact to the second or the minute.
     pub(super) scheduled: u64,
     pub(super) breaker: View,
     pub(super) policy: Policy,
     pub(super) taken: Option<StatsSnapshot>,
     pub(super) node: Node,
-    /// Due rows that cannot be read, where nothing else explains why what is due is not sent.
+    /// Due rows that cannot be read; counted only where nothing else explains why due deliveries are not sent.
     pub(super) unsendable: u64,
 }
 
@@ -57,7 +57,7 @@ impl Seen {
         }
     }
 
-    /// The head of an ordered webhook that waits for its retry: all others wait behind it.
+    /// When the first delivery of an ordered webhook is retried, if that is what all others wait for.
     fn blocking(&self) -> Option<UnixMillis> {
         let head = self.known.head.as_ref().filter(|_| self.policy.ordered)?;
         head.first.next_at.filter(|at| *at > self.known.now)
@@ -66,7 +66,7 @@ impl Seen {
     fn counts(&self, state: EndpointState) -> Counts {
         let in_flight = self.taken.as_ref().map_or(0, |taken| taken.live.gauge.in_flight);
         let in_flight = self.pending.min(in_flight as u64);
-        // Rows are counted one by one, unless they are very many.
+        // The head counts rows exactly, up to `COUNTED`; above that the ledger's count is nearer.
         let counted = self.known.head.as_ref().map_or(0, |head| head.scheduled);
         let scheduled = if counted < COUNTED { counted } else { counted.max(self.scheduled) };
         let scheduled = scheduled.min(self.pending - in_flight);
@@ -76,7 +76,7 @@ impl Seen {
         Counts { ready, scheduled, held, in_flight }
     }
 
-    /// Deliveries are due and nothing happens: they are about to be read, or cannot be.
+    /// Deliveries are due and nothing is in flight: either they are about to be read, or they cannot be.
     pub(super) fn may_be_stuck(&self, webhook: &WebhookSummary) -> bool {
         let state = self.state(webhook);
         let counts = self.counts(state);
@@ -151,7 +151,7 @@ impl Seen {
         }
     }
 
-    /// When the next request starts, if that is known and lies ahead.
+    /// When the next request starts, if that is known and in the future.
     fn next_attempt_at(&self, state: EndpointState, counts: Counts, throttled_ms: u64) -> Option<UnixMillis> {
         let ahead = |at: &UnixMillis| *at > self.known.now;
         match state {

@@ -1,4 +1,5 @@
-//! What is known of a webhook's receiver: since when it has only failed, how it failed last, and when it succeeded last.
+//! Answers what is known of a webhook's receiver: since when it has only failed, its last failure and its last success.
+//! Called by the API and by `backlog`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,23 +11,24 @@ use crate::engine::endpoint_stats::StatsSnapshot;
 use crate::store::StoreError;
 use crate::store::health::{Health, LastError};
 
-/// How a receiver has answered lately.
+/// How a receiver has answered.
 #[derive(Debug, Clone, Default)]
 pub struct Receiver {
-    /// The first failure after the last success.
+    /// When the first failure after the last success happened.
     pub failing_since: Option<UnixMillis>,
     pub last_error: Option<Arc<LastError>>,
     pub last_success_at: Option<UnixMillis>,
 }
 
 impl Engine {
-    /// The receivers of these webhooks. Those that another node serves are as that node has saved them, up to a minute ago.
+    /// The receivers of these webhooks. For a webhook that another node serves, the answer is what that node has saved,
+    /// up to a minute ago.
     pub async fn receivers(&self, nums: &[WebhookNum]) -> Result<HashMap<WebhookNum, Receiver>, StoreError> {
         let healths = self.inner.store.healths(nums).await?;
         self.receivers_with(nums, healths).await
     }
 
-    /// `healths` as they were saved.
+    /// The same with `healths` already read from the store.
     pub(super) async fn receivers_with(
         &self,
         nums: &[WebhookNum],
@@ -45,7 +47,7 @@ impl Engine {
     }
 }
 
-/// From memory where the endpoint lives, otherwise as it was saved.
+/// Merges the live endpoint's figures, if there are any, with the saved health.
 fn known(taken: Option<&StatsSnapshot>, health: &Health) -> Receiver {
     let living = taken.filter(|taken| taken.live.since.is_some()).map(|taken| &taken.live.gauge);
     let (failing_since, last_error, saved) = match living {
@@ -53,7 +55,8 @@ fn known(taken: Option<&StatsSnapshot>, health: &Health) -> Receiver {
         None => (health.failing_since, health.last_error.clone(), health.last_success_at),
     };
     let lately = taken.and_then(|taken| taken.last_success_at);
-    // What was saved is of the last failure at the latest; there may have been successes since.
+    // While the receiver only fails, the saved success is the last one. Otherwise there may have been later ones,
+    // because a success alone saves nothing.
     let saved = saved.filter(|_| failing_since.is_some());
     Receiver { failing_since, last_error, last_success_at: lately.max(saved) }
 }

@@ -1,5 +1,5 @@
-//! What keeps deliveries from flowing, in a sentence that says what ends it or what to do. Pure: everything that it speaks
-//! of comes in as [`Facts`].
+//! The sentence that tells an operator what keeps deliveries from flowing, and what ends that or what to do. Pure:
+//! `backlog/facts` passes everything in as [`Facts`]. The texts are part of the API, and tests compare them.
 
 use crate::delivery::breaker::View;
 use crate::domain::id::DeliveryId;
@@ -16,7 +16,7 @@ use crate::store::webhooks::WebhookSummary;
 
 use super::{EndpointState, Receiver};
 
-/// The deliveries that are pending, parted.
+/// The pending deliveries by state; each is counted once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) ready: u64,
@@ -25,7 +25,7 @@ pub(super) struct Counts {
     pub(super) in_flight: u64,
 }
 
-/// What became of the delivery that failed last.
+/// The status of the delivery that failed last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fate {
     pub(super) id: DeliveryId,
@@ -33,22 +33,22 @@ pub(super) struct Fate {
     pub(super) attempts: u16,
 }
 
-/// What keeps the node from sending to a webhook, whatever its endpoint does.
+/// What keeps the node from sending to a webhook, whatever state its endpoint is in.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Node {
     pub(super) is_stopping: bool,
     pub(super) has_lease: bool,
-    /// The shard of the webhook is this node's.
+    /// This node serves the shard of the webhook.
     pub(super) serves_it: bool,
-    /// Committed events have not been handed to their endpoints yet.
+    /// Committed events have not been offered to their endpoints yet.
     pub(super) is_behind: bool,
     pub(super) is_purging: bool,
-    /// Payload bytes in memory, and how many may be, when these are too many.
+    /// Payload bytes in memory and their limit, when the limit is exceeded.
     pub(super) tight: Option<(usize, usize)>,
     pub(super) permits: BulkheadView,
 }
 
-/// Everything that a cause may be found in.
+/// Everything that may be a cause.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Facts<'a> {
     pub(super) now: UnixMillis,
@@ -58,10 +58,10 @@ pub(super) struct Facts<'a> {
     pub(super) breaker: View,
     pub(super) receiver: &'a Receiver,
     pub(super) crashes: Crashes,
-    /// Where its actor crashed last.
+    /// Where the actor crashed last.
     pub(super) crash: Option<&'a str>,
     pub(super) counts: Counts,
-    /// `None`: it sleeps.
+    /// `None` while the endpoint is asleep.
     pub(super) lane: Option<&'a Gauge>,
     pub(super) waits: Waits,
     pub(super) policy: &'a Policy,
@@ -73,7 +73,7 @@ pub(super) struct Facts<'a> {
     pub(super) unsendable: u64,
 }
 
-/// `None`: nothing keeps deliveries from flowing, or there are none.
+/// `None` when nothing keeps deliveries from flowing, or none are pending.
 pub(super) fn sentence(facts: &Facts<'_>) -> Option<String> {
     match facts.state {
         EndpointState::Inactive => Some(inactive(facts)),
@@ -148,7 +148,7 @@ fn ended(facts: &Facts<'_>) -> Option<String> {
     })
 }
 
-/// What the node does not do for any of its webhooks, or not for this one.
+/// What keeps the node from sending for any webhook, or for this one.
 fn node(facts: &Facts<'_>) -> Option<String> {
     let Node { is_stopping, has_lease, serves_it, is_purging, .. } = facts.node;
     let text = if !has_lease {
@@ -166,7 +166,7 @@ fn node(facts: &Facts<'_>) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// Something is pending, and the state lets it flow.
+/// The causes when something is pending and the state lets it flow.
 fn active(facts: &Facts<'_>) -> Option<String> {
     let Counts { ready, scheduled, .. } = facts.counts;
     if facts.crashes.resting {
@@ -191,7 +191,7 @@ fn active(facts: &Facts<'_>) -> Option<String> {
     }
 }
 
-/// Strict order, and what is first waits for its time.
+/// The cause when an ordered webhook's first delivery waits for its retry.
 fn behind_the_head(facts: &Facts<'_>) -> Option<String> {
     let head = facts.head.filter(|_| facts.policy.ordered).map(|head| &head.first)?;
     let at = head.next_at.filter(|at| *at > facts.now)?;
@@ -202,7 +202,7 @@ fn behind_the_head(facts: &Facts<'_>) -> Option<String> {
     })
 }
 
-/// Requests that the lane has begun and that are not made yet.
+/// The cause when attempts have started and their requests have not been sent yet.
 fn requests_that_wait(facts: &Facts<'_>) -> Option<String> {
     let Waits { permit, journal, lease, descriptor } = facts.waits;
     if permit > 0 {
@@ -232,7 +232,7 @@ fn permits(facts: &Facts<'_>, waits: u64) -> String {
     )
 }
 
-/// Why due deliveries are not all under way. `None`: they are about to be.
+/// Why due deliveries are not all in flight; `None` when they are about to be.
 fn ready_and_not_sent(facts: &Facts<'_>) -> Option<String> {
     let Facts { throttled_ms, policy, node, counts: Counts { ready, in_flight, .. }, .. } = *facts;
     if throttled_ms > 0 {
@@ -276,7 +276,7 @@ fn limited(limit: Option<RateLimit>, ready: u64, throttled_ms: u64) -> String {
     format!("its rate limit{limit} is used up: {}, the next request may start in {throttled_ms} ms", wait(ready))
 }
 
-/// As many requests are under way as may be.
+/// As many requests are in flight as the concurrency allows.
 fn at_once(facts: &Facts<'_>, lane: &Gauge) -> String {
     let Counts { ready, in_flight, .. } = facts.counts;
     let (cap, most) = (lane.cap, usize::from(facts.policy.max_in_flight));
@@ -294,7 +294,7 @@ fn at_once(facts: &Facts<'_>, lane: &Gauge) -> String {
     format!("{cap} of {most} requests at once are allowed, {why}; {waiting} for the answers of {in_flight}")
 }
 
-/// The first of those that wait for a retry.
+/// How many deliveries wait for a retry, and the first of them.
 fn retries(facts: &Facts<'_>) -> String {
     let waiting = wait(facts.counts.scheduled);
     let Some((later, at)) =
@@ -305,13 +305,13 @@ fn retries(facts: &Facts<'_>) -> String {
     };
     let (id, failed, retry) = (id(facts, later), failed_before(later), retry(facts, later));
     let what = if later.tries == 0 && !later.is_manual { "a later time" } else { "a retry" };
-    // Nothing is known of its own requests.
+    // The delivery has no attempt of its own to tell of.
     let last =
         last_attempt(facts).filter(|_| later.last.is_none()).map_or_else(String::new, |last| format!("; {last}"));
     format!("{waiting} for {what}; the first, {id},{failed}; {retry} is at {at}{last}")
 }
 
-/// How a receiver that only fails failed last.
+/// How the last attempt failed, for a receiver that only fails.
 fn last_attempt(facts: &Facts<'_>) -> Option<String> {
     facts.receiver.failing_since?;
     let last = facts.receiver.last_error.as_deref()?;
@@ -336,7 +336,7 @@ fn id(facts: &Facts<'_>, head: &Waiting) -> DeliveryId {
     DeliveryId { event: head.event, webhook: facts.webhook.num }
 }
 
-/// `rejected (500)`, or what went wrong where there was no answer.
+/// `rejected (500)`, or the error where there was no answer.
 fn failure(last: &LastError) -> String {
     let outcome = OutcomeKind::from_code(last.outcome).map_or("unknown", OutcomeKind::as_str);
     match (last.status, &last.error) {

@@ -42,7 +42,7 @@ fn head(tries: u16, next_at: UnixMillis) -> Head {
     Head { first, later, scheduled: tries.into() }
 }
 
-/// What facts borrow.
+/// Owns what [`Facts`] borrows.
 #[derive(Debug, Clone)]
 struct Case {
     state: EndpointState,
@@ -62,7 +62,7 @@ struct Case {
 }
 
 impl Case {
-    /// A webhook that flows.
+    /// A webhook whose deliveries flow.
     fn new(counts: (u64, u64, u64, u64)) -> Self {
         let (ready, scheduled, held, in_flight) = counts;
         let part = PartView { places: 14, in_use: 14, waiting: 3 };
@@ -317,7 +317,7 @@ fn cases() -> impl Strategy<Value = Case> {
 }
 
 proptest! {
-    /// Whatever else is true, what waits while nothing is under way has a reason; and no reason is given that is none.
+    /// Ready deliveries with no request in flight always have a cause, and no cause is named that is not true.
     #[test]
     fn who_waits_is_told_why_and_no_cause_is_made_up(case in cases()) {
         let (said, Counts { ready, scheduled, held, in_flight }) = (case.said(), case.counts);
