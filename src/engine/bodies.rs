@@ -1,5 +1,6 @@
-//! Large bodies, on their way from the store to the requests that send them. Each is read once for all requests that are
-//! made with it at the same time, is in memory for no longer than these, and waits for its [`Room`] before it is read.
+//! Reads large bodies from the store for the requests that send them. Attempts call it. Each body is read once for all
+//! requests that use it at the same time, stays in memory only as long as they do, and waits for its [`Room`] before it
+//! is read.
 
 mod room;
 
@@ -19,23 +20,23 @@ use crate::store::{Store, StoreError};
 
 use self::room::{Room, Ticket};
 
-/// Bodies that are read at a time: while the database hands them over, each is in memory twice.
+/// Bodies that are read at once: while the database hands a body over, the body is in memory twice.
 const READERS: usize = 2;
 
-/// A body that has so many bytes is read alone.
+/// A body of this many bytes is read alone.
 const HUGE: usize = 8 * 1024 * 1024;
 
-/// A body that has waited this long is read although there is no room, one at a time: it may be larger than all the room
-/// there is, and those that have the room may keep it for as long as their receivers take.
+/// After this time a body is read although there is no room, one at a time: it may be larger than the whole room, and
+/// the bodies that occupy the room may stay for as long as their receivers take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Of the room, this part may be taken by bodies that were just published and wait to be sent.
+/// Bodies that were just published and wait to be sent may take one part in this many of the room.
 const RECENT: usize = 4;
 
-/// Slots that nothing uses are looked for from this many on.
+/// The number of slots from which on unused ones are removed.
 const FEW: usize = 256;
 
-/// Why there is no body to be sent.
+/// Why a body cannot be sent.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoBody {
     #[error(transparent)]
@@ -52,13 +53,13 @@ pub(super) struct Bodies {
     readers: Semaphore,
 }
 
-/// The first request that wants a body reads it; the others wait for that read.
+/// The first request that needs a body holds this lock while it reads; the others wait for the read.
 type Slot = AsyncMutex<Weak<Held>>;
 
 #[derive(Default)]
 struct Slots {
     of: HashMap<EventSeq, Arc<Slot>>,
-    /// With how many the next look for unused slots comes.
+    /// The number of slots at which unused ones are removed next.
     look_at: usize,
 }
 
@@ -68,7 +69,7 @@ struct Held {
     _reserved: Reserved,
 }
 
-/// Room that is taken until this is dropped.
+/// Room for one body, given back on drop.
 struct Reserved {
     ticket: Option<Ticket>,
     room: Arc<Mutex<Room<oneshot::Sender<Self>>>>,
@@ -82,7 +83,7 @@ impl Drop for Reserved {
             room.give_back(ticket);
             room.grant()
         };
-        // A waiter that has gone away gives its room back, which may let others in.
+        // A waiter that is gone gives its room back, which may let others in.
         while let Some((ticket, waiter)) = granted.pop() {
             if let Err(mut unused) = waiter.send(Self { ticket: Some(ticket), room: self.room.clone() })
                 && let Some(ticket) = unused.ticket.take()
@@ -95,7 +96,7 @@ impl Drop for Reserved {
     }
 }
 
-/// Bodies that were just published: as a rule they are sent at once.
+/// Bodies that were just published; most of them are sent at once.
 #[derive(Default)]
 struct Recent {
     held: VecDeque<Arc<Held>>,
@@ -119,7 +120,7 @@ impl Recent {
     }
 }
 
-/// What a request is made with, and keeps in memory until it has ended.
+/// The body as a request holds it, in memory until the request has ended.
 struct Sent(Arc<Held>);
 
 impl AsRef<[u8]> for Sent {
@@ -129,7 +130,7 @@ impl AsRef<[u8]> for Sent {
 }
 
 impl Bodies {
-    /// They take `bytes` of memory at most, or one of them alone more.
+    /// Bodies take `bytes` of memory at most, or more if a single one is larger.
     pub(super) fn new(store: &Store, bytes: usize) -> Self {
         Self {
             store: store.clone(),
@@ -140,7 +141,7 @@ impl Bodies {
         }
     }
 
-    /// The body to be sent, as soon as there is room for it.
+    /// The body of an event, as soon as there is room for it.
     pub(super) async fn of(&self, event: &Event) -> Result<Bytes, NoBody> {
         match &event.body {
             Body::InMemory(body) => Ok(body.clone()),
@@ -165,7 +166,7 @@ impl Bodies {
         Ok(Bytes::from_owner(Sent(held)))
     }
 
-    /// These have just been published: their events go on without large bodies, which are kept here if there is room.
+    /// Takes large bodies out of fan-outs that were just published, and keeps them here if there is room.
     pub(super) fn adopt(&self, fanouts: &mut [Fanout]) {
         let mut last: Option<Arc<Event>> = None;
         for fanout in fanouts {
@@ -215,7 +216,8 @@ impl Bodies {
     }
 
     async fn reserve(&self, tenant: TenantNum, bytes: usize) -> Reserved {
-        // What nobody sends makes room. Dropped before the room is asked for, and not while it is locked.
+        // Bodies that nothing sends make room. They are dropped before the room is asked, not while it is locked:
+        // dropping locks it.
         if !self.room.lock().fits(tenant, bytes) {
             drop(self.recent.lock().take_all());
         }

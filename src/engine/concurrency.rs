@@ -1,20 +1,20 @@
-//! How many requests one endpoint may have under way: additive increase, multiplicative decrease, with slow start, like
-//! TCP (RFC 5681). Pure: the lane asks for the cap, notes the epoch in which a request started, and says how it ended.
-//! The owner's `maxInFlight` is the most that it will ever be.
+//! Decides how many requests one endpoint may have in flight: additive increase, multiplicative decrease, with slow
+//! start, like TCP (RFC 5681). Pure: the lane asks for the cap, notes the epoch in which a request started, and reports
+//! how it ended. The cap never exceeds the owner's `maxInFlight`.
 
 use crate::domain::outcome::OutcomeKind;
 
 /// Enough to keep a healthy receiver busy for its first round trip, few enough not to trample a small one.
 const FIRST: u16 = 4;
 
-/// What the end of a request says about the number that was under way.
+/// What the end of a request says about the number of requests that were in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
     /// The receiver keeps up.
     Good,
     /// The receiver has more than it can take.
     Strained,
-    /// It would have ended like this with one request under way or with a hundred.
+    /// The request would have ended like this whether one or a hundred were in flight.
     Neutral,
 }
 
@@ -22,34 +22,35 @@ impl From<OutcomeKind> for Signal {
     fn from(outcome: OutcomeKind) -> Self {
         match outcome {
             OutcomeKind::Success => Self::Good,
-            // The receiver says so.
+            // 429: the receiver says so itself.
             OutcomeKind::Throttled => Self::Strained,
-            // It queues behind the others until nobody waits any more.
+            // The request queued behind the others for longer than its timeout.
             OutcomeKind::TimedOut => Self::Strained,
-            // A full accept queue refuses or drops.
+            // A full accept queue refuses or drops connections.
             OutcomeKind::ConnectFailed => Self::Strained,
-            // Accepted, then dropped: what an overrun or killed worker leaves. A receiver that always does this gets
-            // nothing done with a higher cap either, and an idle connection that it closes is closed at low load.
+            // The connection was accepted, then dropped: what an overrun or killed worker leaves. A receiver that
+            // always does this achieves nothing with a higher cap either, and an idle connection that a receiver closes
+            // is closed at low load.
             OutcomeKind::ProtocolError => Self::Strained,
-            // It answered in time. That says much about the request and little about the load, and an answer that is
-            // quick because nothing was done must not make room for more.
+            // The receiver answered in time. That says much about the request and little about the load, and an answer
+            // that is quick because nothing was done must not raise the cap.
             OutcomeKind::Rejected | OutcomeKind::Gone => Self::Neutral,
-            // A certificate or a protocol version that does not fit does not come from load.
+            // A certificate or protocol version that does not fit has nothing to do with load.
             OutcomeKind::TlsFailed => Self::Neutral,
-            // The receiver was never asked.
+            // The receiver was never contacted.
             OutcomeKind::DnsFailed | OutcomeKind::Blocked => Self::Neutral,
-            // Our own fault.
+            // A panic on this side.
             OutcomeKind::Crashed => Self::Neutral,
         }
     }
 }
 
-/// The time between two shrinkings. What a request says counts only within the epoch in which it started: later, it
-/// tells of a load that is no more.
+/// The time between two decreases of the cap. A result counts only in the epoch in which its request started: later, it
+/// reports on a load that is over.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Epoch(u32);
 
-/// The cap on the requests that one endpoint has under way.
+/// The cap on the requests in flight of one endpoint.
 #[derive(Debug)]
 pub struct Concurrency {
     most: u16,
@@ -60,52 +61,52 @@ pub struct Concurrency {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Growth {
-    /// One more with each good answer: twice as many with each round trip.
+    /// One more with each good answer: doubles with each round trip.
     SlowStart,
     /// One more with `cap` good answers: one more with each round trip.
     Steady { good: u16 },
 }
 
 impl Concurrency {
-    /// A cap that has yet to find out what the receiver takes. No `most` at all counts as one.
+    /// The cap for a receiver whose capacity is not known yet. A `most` of zero counts as one.
     #[must_use]
     pub fn new(most: u16) -> Self {
         let most = most.max(1);
         Self { most, cap: FIRST.min(most), epoch: Epoch::default(), growth: Growth::SlowStart }
     }
 
-    /// How many requests may be under way; at least one.
+    /// How many requests may be in flight; at least one.
     #[must_use]
     pub fn cap(&self) -> usize {
         self.cap.into()
     }
 
-    /// Whether the owner allows no more.
+    /// Whether the cap is as high as the owner allows.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.cap == self.most
     }
 
-    /// What to note with a request that starts now.
+    /// The epoch to note with a request that starts now.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// A request has ended. `in_flight` counts it and all others that were under way when it did.
+    /// A request has ended. `in_flight` is the number of requests before the end, this one included.
     pub fn finished(&mut self, signal: Signal, in_flight: usize, started: Epoch) {
         if started != self.epoch {
             return;
         }
         match signal {
-            // A cap that is not reached is not tested by what goes well below it.
+            // Fewer requests than the cap do not test the cap.
             Signal::Good if in_flight >= self.cap() => self.grow(),
             Signal::Strained => self.shrink(),
             Signal::Good | Signal::Neutral => {}
         }
     }
 
-    /// The owner wants at most this many. A cap above it falls to it, one below it may grow up to it.
+    /// The owner changes the maximum. A cap above it falls to it; a cap below it may grow up to it.
     pub fn set_most(&mut self, most: u16) {
         self.most = most.max(1);
         self.cap = self.cap.min(self.most);

@@ -1,4 +1,5 @@
-//! Changes of configuration that live endpoints and routes must hear of.
+//! Changes webhooks and tenants: in the store, in the routes and in the live endpoints, and notifies the other nodes.
+//! The API calls it.
 
 use std::time::Duration;
 
@@ -28,7 +29,8 @@ impl Engine {
         Ok(webhook)
     }
 
-    /// Writes the changed webhook if its version is still the stored one. Attempts in flight end as they began.
+    /// Writes the changed webhook if its version is still the stored one. Attempts in flight finish with the old
+    /// configuration.
     pub async fn update_webhook(&self, changed: &Webhook, by: &Author) -> Result<Webhook, EngineError> {
         let changing = self.inner.context.changing.write().await;
         let webhook = self.inner.store.update_webhook(changed, UnixMillis::now(), by).await?;
@@ -39,7 +41,7 @@ impl Engine {
         Ok(webhook)
     }
 
-    /// Deletes the webhook; what it is owed is cancelled.
+    /// Deletes the webhook and cancels its pending deliveries.
     pub async fn delete_webhook(&self, doomed: &Webhook, by: &Author) -> Result<(), EngineError> {
         let changing = self.inner.context.changing.write().await;
         self.inner.store.delete_webhook(doomed, UnixMillis::now(), by).await?;
@@ -49,7 +51,7 @@ impl Engine {
         self.forget(vec![doomed.num]).await
     }
 
-    /// Deletes the tenant with its keys and webhooks; what is owed is cancelled.
+    /// Deletes the tenant with its keys and webhooks, and cancels their pending deliveries.
     pub async fn delete_tenant(&self, doomed: &Tenant, by: &Author) -> Result<(), EngineError> {
         let changing = self.inner.context.changing.write().await;
         self.inner.store.delete_tenant(doomed, UnixMillis::now(), by).await?;
@@ -59,10 +61,10 @@ impl Engine {
         self.forget(nums).await
     }
 
-    /// Cancels what deleted webhooks are owed. A crash on the way leaves the rest to the waker.
+    /// Cancels the pending deliveries of deleted webhooks. After a crash the due poller finishes the work.
     async fn forget(&self, nums: Vec<WebhookNum>) -> Result<(), EngineError> {
         self.inner.registry.dismiss(nums.clone()).await;
-        // What another node serves is cancelled by that one, which finds it.
+        // The node that serves the webhook does this for the others, once it learns of the change.
         for num in nums.iter().filter(|num| self.inner.context.ledger.pending(**num) > 0) {
             self.inner.journal.purge(*num, EventSeq(i64::MAX), &[]).await.map_err(|_| EngineError::Stopping)?;
         }
@@ -70,7 +72,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes `new` the current secret; the ones before keep signing for `grace` at the longest.
+    /// Makes `new` the current secret; the previous ones keep signing for `grace` at most.
     pub async fn rotate_secret(
         &self,
         webhook: &Webhook,
@@ -87,7 +89,7 @@ impl Engine {
         Ok(webhook)
     }
 
-    /// Lets a secret that was rotated out sign no more.
+    /// Ends a secret that was rotated out: it signs no more.
     pub async fn end_secret(&self, webhook: &Webhook, id: SecretId, by: &Author) -> Result<SecretEnd, EngineError> {
         let changing = self.inner.context.changing.write().await;
         let end = self.inner.store.end_secret(webhook, id, UnixMillis::now(), by).await?;

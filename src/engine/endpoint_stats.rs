@@ -1,5 +1,5 @@
-//! What an endpoint publishes of itself, for whoever looks: written by its actor and the registry, read by the API,
-//! which waits for nobody's mailbox. Outlives the actor for as long as it has something to tell.
+//! Publishes the state and the rates of each endpoint, so that readers need not ask its mailbox. The endpoint's actor
+//! and the registry write them, the API reads them. They outlive the actor while they have something to show.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::domain::moment::UnixMillis;
 use super::lane::Gauge;
 use super::rates::{Rates, Snapshot};
 
-/// The pulses of endpoints that have lived lately.
+/// The stats of endpoints that are live or were lately.
 pub(super) struct AllEndpointStats {
     origin: Instant,
     of: Mutex<HashMap<WebhookNum, Arc<EndpointStats>>>,
@@ -24,7 +24,7 @@ pub(super) struct AllEndpointStats {
 pub(super) struct EndpointStats {
     origin: Instant,
     inner: Mutex<Inner>,
-    /// Requests that wait, by [`Stage`].
+    /// Waiting requests, by [`Stage`].
     waits: [AtomicU32; STAGES],
 }
 
@@ -33,18 +33,18 @@ struct Inner {
     live: Live,
     offers: u32,
     last_success_at: Option<UnixMillis>,
-    /// Where it crashed last.
+    /// Where the actor crashed last.
     crash: Option<Arc<str>>,
 }
 
-/// What a request may have to wait for before it is made.
+/// What a request may have to wait for before it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// A place among all requests.
+    /// A permit.
     Permit,
-    /// Room for its outcome in the journal.
+    /// A slot in the journal.
     Journal,
-    /// The node's lease.
+    /// A valid node lease.
     Lease,
     /// A file descriptor.
     Descriptor,
@@ -61,7 +61,7 @@ pub(super) struct Waits {
     pub(super) descriptor: u32,
 }
 
-/// A request waits as long as this lives.
+/// Counts one waiting request until it is dropped.
 pub(super) struct Waiting<'a> {
     stats: &'a EndpointStats,
     stage: Stage,
@@ -73,16 +73,16 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// The state of the actor, while there is one.
+/// The state of the actor, while it lives.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Live {
-    /// `None`: it sleeps.
+    /// `None` while the endpoint is asleep.
     pub(super) since: Option<UnixMillis>,
     pub(super) gauge: Gauge,
     pub(super) breaker: Option<BreakerView>,
 }
 
-/// A pulse as it was taken.
+/// An endpoint's stats at one moment.
 #[derive(Debug, Clone)]
 pub(super) struct StatsSnapshot {
     pub(super) live: Live,
@@ -98,7 +98,7 @@ impl AllEndpointStats {
         Self { origin: Instant::now(), of: Mutex::new(HashMap::new()) }
     }
 
-    /// The pulse of an endpoint, from now on if it has none.
+    /// The stats of an endpoint; new ones if it has none.
     pub(super) fn of(&self, num: WebhookNum) -> Arc<EndpointStats> {
         let fresh = || {
             let rates = Rates::new(self.origin.elapsed());
@@ -116,18 +116,18 @@ impl AllEndpointStats {
         self.of.lock().remove(&num);
     }
 
-    /// Every endpoint that lives, and some that do no more.
+    /// Every live endpoint, and some that are asleep.
     pub(super) fn nums(&self) -> Vec<WebhookNum> {
         self.of.lock().keys().copied().collect()
     }
 
-    /// Endpoints with requests under way, and since when the one that takes longest is.
+    /// Endpoints with requests in flight, and when the oldest request of each began.
     pub(super) fn oldest_flights(&self) -> Vec<(WebhookNum, Instant)> {
         let of = self.of.lock();
         of.iter().filter_map(|(num, stats)| Some((*num, stats.inner.lock().live.gauge.oldest_flight?))).collect()
     }
 
-    /// Forgets endpoints that sleep and have done nothing for an hour.
+    /// Forgets endpoints that are asleep and have done nothing for an hour.
     pub(super) fn forget_stale(&self) {
         let now = self.origin.elapsed();
         self.of.lock().retain(|_, stats| {
@@ -142,7 +142,7 @@ impl EndpointStats {
         self.origin.elapsed()
     }
 
-    /// A delivery was put into the endpoint's mailbox.
+    /// An offer went into the endpoint's mailbox.
     pub(super) fn offered(&self) {
         let now = self.now();
         let mut inner = self.inner.lock();
@@ -150,13 +150,13 @@ impl EndpointStats {
         inner.offers = inner.offers.saturating_add(1);
     }
 
-    /// A delivery became a row without having been there.
+    /// A delivery became a row without passing the mailbox.
     pub(super) fn passed_by(&self) {
         let now = self.now();
         self.inner.lock().rates.arrived(1, now);
     }
 
-    /// The endpoint has taken a delivery out of its mailbox.
+    /// The endpoint has taken an offer out of its mailbox.
     pub(super) fn taken(&self) {
         let mut inner = self.inner.lock();
         inner.offers = inner.offers.saturating_sub(1);
@@ -177,18 +177,18 @@ impl EndpointStats {
         self.inner.lock().live = live;
     }
 
-    /// The actor is gone, with whatever was in its mailbox.
+    /// The actor has ended, and its mailbox with it.
     pub(super) fn ended(&self) {
         let mut inner = self.inner.lock();
         (inner.live, inner.offers) = (Live::default(), 0);
     }
 
-    /// The actor ends because of this.
+    /// The actor crashed at `place`.
     pub(super) fn crashed(&self, place: Arc<str>) {
         self.inner.lock().crash = Some(place);
     }
 
-    /// A request waits for something.
+    /// Counts a request as waiting until the returned guard is dropped.
     pub(super) fn waits_for(&self, stage: Stage) -> Waiting<'_> {
         self.waits[stage as usize].fetch_add(1, Ordering::Relaxed);
         Waiting { stats: self, stage }

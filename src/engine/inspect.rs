@@ -1,4 +1,5 @@
-//! What stands where, for whoever looks: rows, and what is owed only by a fan-out or waits in memory.
+//! Answers questions of the API about deliveries and totals: rows, and deliveries that only a fan-out knows or that
+//! wait in memory.
 
 use std::sync::atomic::Ordering;
 
@@ -10,7 +11,7 @@ use crate::store::{StoreError, payload};
 use super::Engine;
 use super::permits::BulkheadView;
 
-/// Figures for the metrics page, since the start.
+/// Figures for the metrics page, counted since the start.
 #[derive(Debug, Clone)]
 pub struct EngineFigures {
     pub events: u64,
@@ -19,11 +20,11 @@ pub struct EngineFigures {
     pub failed_commits: u64,
     pub statements: u64,
     pub rows: u64,
-    /// Records that were another node's to write.
+    /// Records that were dropped because another node owns their shard.
     pub fenced: u64,
-    /// How often the database was found to lack transactions that it had.
+    /// How often the database was found to lack transactions that this node had seen.
     pub divergences: u64,
-    /// Rows whose event is gone that were ended.
+    /// Orphans that were ended.
     pub orphans: u64,
     pub journal_depth: usize,
     pub journal_capacity: usize,
@@ -31,20 +32,20 @@ pub struct EngineFigures {
     pub quarantined_endpoints: usize,
     pub endpoint_crashes: u64,
     pub permits: BulkheadView,
-    /// Payload bytes in memory, and how many may be before deliveries wait as rows.
+    /// Payload bytes in memory, and the limit from which deliveries wait as rows.
     pub payload_bytes: (usize, usize),
-    /// Deliveries that are pending.
+    /// Pending deliveries.
     pub pending: u64,
-    /// Webhooks with something pending.
+    /// Webhooks with pending deliveries.
     pub backlogged: usize,
     /// By outcome, in the order of `OutcomeKind::ALL`.
     pub outcomes: Vec<(&'static str, u64)>,
-    /// Rows that could not be read, by table.
+    /// Unreadable rows, by table.
     pub unreadable_rows: Vec<(&'static str, u64)>,
 }
 
 impl Engine {
-    /// One delivery, with a row or still only owed by its fan-out.
+    /// One delivery, with a row or only owed.
     pub async fn delivery(&self, tenant: TenantNum, id: DeliveryId) -> Result<Option<Delivery>, StoreError> {
         if let Some(found) = self.inner.store.delivery(tenant, id).await? {
             return Ok(Some(found));
@@ -53,7 +54,7 @@ impl Engine {
         if self.inner.store.fanout_targets(id.event).await?.binary_search(&id.webhook).is_ok() {
             return Ok(self.only_owed(&event, &[id.webhook], 1).await?.pop());
         }
-        // The row may have come between the two looks.
+        // The row may have been written between the two reads.
         self.inner.store.delivery(tenant, id).await
     }
 
@@ -78,7 +79,7 @@ impl Engine {
         Ok(found)
     }
 
-    /// The first `most` of them; what deleted webhooks were owed is not owed any more.
+    /// The first `most` deliveries that are only owed. Deleted webhooks are owed nothing any more.
     async fn only_owed(
         &self,
         event: &StoredEvent,
@@ -90,7 +91,7 @@ impl Engine {
         Ok(living.into_iter().map(delivery).collect())
     }
 
-    /// What the engine has done since it started.
+    /// What the engine has done since its start.
     pub async fn figures(&self) -> EngineFigures {
         let registry = self.inner.registry.figures().await;
         let context = &self.inner.context;

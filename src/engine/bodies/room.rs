@@ -1,10 +1,11 @@
-//! How much memory bodies take, whose turn it is when there is no more, and the one that may take more all the same. Pure.
+//! Decides how much memory bodies take, who gets room next, and which one body may exceed the limit. Pure: `bodies`
+//! does the waiting.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::domain::id::TenantNum;
 
-/// Bytes that are taken.
+/// The right to some bytes of room; must be given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ticket {
     tenant: TenantNum,
@@ -12,7 +13,7 @@ pub(super) struct Ticket {
     is_overdrawn: bool,
 }
 
-/// Where a request waits.
+/// Names a waiting request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     tenant: TenantNum,
@@ -25,8 +26,8 @@ struct Waiting<W> {
     waiter: W,
 }
 
-/// Tenants take turns, each in the order in which it came. None has more than half of the room, so that there is some for
-/// others however slow its receivers are; one body always fits when nothing else is there.
+/// Tenants take turns; within a tenant, requests are served in the order of arrival. A tenant has at most half of the
+/// room, so that others find some however slow its receivers are. One body always fits when nothing else is there.
 pub(super) struct Room<W> {
     size: usize,
     taken: usize,
@@ -53,7 +54,7 @@ impl<W> Room<W> {
         is_within_all && is_within(of_tenant, self.size / 2)
     }
 
-    /// Takes room if there is some and no other request of this tenant waits for it.
+    /// Takes room if there is some and no other request of the tenant is waiting.
     pub(super) fn take(&mut self, tenant: TenantNum, bytes: usize) -> Option<Ticket> {
         let is_first = self.waiting.iter().all(|(waiting, _)| *waiting != tenant);
         (is_first && self.fits(tenant, bytes)).then(|| self.ticket(tenant, bytes, false))
@@ -77,7 +78,8 @@ impl<W> Room<W> {
         Place { tenant, number }
     }
 
-    /// Takes room that is not there, for a request that has waited long; one at a time may. `None`: it goes on waiting.
+    /// Takes room beyond the limit, for a request that has waited long; only one request at a time may. `None`: the
+    /// request goes on waiting.
     pub(super) fn overdraw(&mut self, place: Place) -> Option<Ticket> {
         if self.is_overdrawn {
             return None;
@@ -103,7 +105,7 @@ impl<W> Room<W> {
         }
     }
 
-    /// Lets those in for whom there is room now.
+    /// Gives room to the waiters that fit now.
     pub(super) fn grant(&mut self) -> Vec<(Ticket, W)> {
         let mut granted = Vec::new();
         while let Some(at) = self
@@ -166,7 +168,7 @@ mod tests {
     }
 
     proptest! {
-        /// No more is taken than there is, but for one body, and nothing waits while all the room is free.
+        /// The limit is exceeded by one body at most, and nothing waits while all the room is free.
         #[test]
         fn the_room_is_kept_and_used(steps in proptest::collection::vec((1i64..4, 1usize..150, 0u8..4), 1..200)) {
             let (mut room, mut held, mut places) = (Room::new(SIZE), Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! Bodies between the store and the requests.
+//! Bodies read from the store and shared by requests.
 
 use serde_json::value::RawValue;
 
@@ -8,7 +8,7 @@ use crate::engine::tests::store_with_tenant;
 use crate::store::journal::{Draft, Journal, Published};
 use crate::store::leases::ShardSet;
 
-/// The events of a new database, with bodies of these sizes, as they are read back.
+/// Publishes events with bodies of these sizes to a new database, and reads them back.
 async fn publish(store: &Store, tenant: TenantNum, sizes: &[usize]) -> Vec<Arc<Event>> {
     let journal = Journal::start(store, &ShardSet::everything()).await.unwrap().journal;
     let draft = |size: &usize| Draft {
@@ -53,7 +53,7 @@ async fn a_body_for_which_there_is_no_room_waits_until_another_is_let_go() {
     assert!(second.await.unwrap().len() > 300_000, "as soon as it can, and larger than half of the room");
 }
 
-/// Two parts of an event that was just published.
+/// Two fan-out rows of an event that was just published.
 fn published(tenant: TenantNum, bytes: usize) -> [Fanout; 2] {
     let body = Body::InMemory(Bytes::from(vec![b'x'; bytes]));
     let event = Event { seq: EventSeq(7), tenant, kind: "a".to_owned(), body, trail: None };

@@ -1,4 +1,4 @@
-//! The cap of an endpoint that always has more to send.
+//! The cap of an endpoint with an endless backlog.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// An endpoint with a full backlog: it starts as many requests as it may, and they end in the order of their start.
+/// An endpoint with a full backlog: it starts as many requests as it may, and they end in the order of their starts.
 struct Busy {
     concurrency: Concurrency,
     under_way: VecDeque<Epoch>,
@@ -32,14 +32,14 @@ impl Busy {
         self.fill();
     }
 
-    /// Everything that is under way now ends like this.
+    /// Ends everything that is in flight now with this signal.
     fn round_trip(&mut self, signal: Signal) {
         for _ in 0..self.under_way.len() {
             self.end(signal);
         }
     }
 
-    /// The cap after each of so many round trips.
+    /// The cap after each round trip.
     fn caps(&mut self, signal: Signal, round_trips: usize) -> Vec<usize> {
         let caps = (0..round_trips).map(|_| {
             self.round_trip(signal);
@@ -71,7 +71,7 @@ fn after_it_has_shrunk_once_the_cap_grows_by_one_with_each_round_trip() {
     busy.caps(Signal::Good, 2);
     busy.end(Signal::Strained);
     assert_eq!(busy.concurrency.cap(), 8);
-    // The others of the old epoch end and say nothing.
+    // The other requests of the old epoch end without effect.
     busy.round_trip(Signal::Good);
     assert_eq!(busy.caps(Signal::Good, 4), [9, 10, 11, 12]);
 }
@@ -131,7 +131,7 @@ fn any_signal() -> impl Strategy<Value = Signal> {
     prop_oneof![4 => Just(Signal::Good), 1 => Just(Signal::Strained), 1 => Just(Signal::Neutral)]
 }
 
-/// How a request ends, how many were under way, how many epochs ago it started, and a new limit after it.
+/// How a request ends, how many were in flight, how many epochs ago it started, and a new maximum after it.
 fn any_act() -> impl Strategy<Value = (Signal, usize, u32, Option<u16>)> {
     (any_signal(), 0_usize..300, 0_u32..4, proptest::option::of(any::<u16>()))
 }
@@ -157,7 +157,7 @@ proptest! {
     #[test]
     fn a_receiver_that_keeps_up_gets_all_it_may(most in 1_u16..=256) {
         let mut busy = Busy::new(most);
-        // Four double to 256 in six round trips.
+        // Four doubles to 256 in six round trips.
         prop_assert_eq!(busy.cap_after(Signal::Good, 6), usize::from(most));
     }
 
@@ -165,7 +165,7 @@ proptest! {
     fn a_receiver_that_never_keeps_up_is_left_with_one(most in 1_u16..=256, good in 0_usize..8) {
         let mut busy = Busy::new(most);
         busy.caps(Signal::Good, good);
-        // 256 halve to one in eight epochs; each needs a request that started in it.
+        // 256 halves to one in eight epochs; each epoch needs a request that started in it.
         prop_assert_eq!(busy.cap_after(Signal::Strained, 16), 1);
     }
 

@@ -1,4 +1,4 @@
-//! What is shown of what is only owed.
+//! How deliveries without a row are shown.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ fn webhook(tenant: TenantNum) -> NewWebhook {
     }
 }
 
-/// An event that nobody dispatches, so that its fan-out stays open.
+/// Publishes an event that is not dispatched, so that its fan-out stays open.
 async fn publish(store: &Store, tenant: TenantNum, targets: &[Webhook]) -> StoredEvent {
     let shard_set = ShardSet::everything();
     let journal = Journal::start(store, &shard_set).await.unwrap().journal;
