@@ -1,8 +1,9 @@
-//! The thinking of one endpoint: `(input, now) → effects`. Pure; the endpoint actor is the doing.
+//! Decides what one endpoint does: `(input, now) → effects`. Pure; the endpoint's actor calls it and carries out the
+//! effects.
 //!
-//! Holds a bounded window of deliveries in the order in which they fall due. What does not fit waits as rows in the
-//! store and is read back. Nothing here is the only copy: an entry is either *stored* (it has a row) or still owed by
-//! its fan-out.
+//! Holds a bounded window of deliveries in the order in which they fall due. Deliveries that do not fit wait as rows in
+//! the store and are read back. Nothing here is the only copy: an entry is either *stored* (it has a row) or still owed
+//! by its fan-out.
 
 mod entry;
 mod flights;
@@ -32,10 +33,10 @@ pub use self::health::{SLOW, breaker_of};
 pub use self::protocol::{Detached, Effect, Gauge, Input, Mode, Now, Reason, Said};
 pub use self::window::WINDOW;
 
-/// How long before it falls due a row is wanted in memory, so that the lane keeps its time.
+/// How long before its due time a row is read, so that the delivery starts on time.
 pub const AHEAD: Duration = Duration::from_secs(2);
 
-/// What falls due later than this is left in the store, and what has waited for this long gets a row.
+/// Deliveries that fall due later than this stay in the store, and entries that have waited for this long get a row.
 pub const HORIZON: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
@@ -45,13 +46,13 @@ pub struct Lane {
     mode: Mode,
     window: Window,
     in_flight: Flights,
-    /// Those that are being read because a person wants them sent now.
+    /// Deliveries that are being read because an operator wants them sent now.
     sending_now: Vec<EventSeq>,
     receiver: Receiver,
     limited_until: Option<Instant>,
-    /// When to look next for what has waited for long without a row.
+    /// When to look next for entries that have waited for long without a row.
     sweep_at: Option<Instant>,
-    /// The latest wall-clock moment heard of.
+    /// The wall clock at the last input.
     latest: UnixMillis,
 }
 
@@ -72,7 +73,7 @@ impl Lane {
         }
     }
 
-    /// Takes an input, appends what is to be done.
+    /// Takes an input and appends the effects that follow.
     pub fn on(&mut self, input: Input, now: Now, effects: &mut Vec<Effect>) {
         self.notice_the_time(now);
         match input {
@@ -116,14 +117,14 @@ impl Lane {
         }
     }
 
-    /// When the lane wants to be ticked, if nothing else happens.
+    /// When the lane needs the next tick, if no input comes before.
     #[must_use]
     pub fn wake_at(&self, now: Now) -> Option<Instant> {
         if self.mode != Mode::Active {
             return None;
         }
         let moments = [self.next_start(now), self.load_at(now), self.sweep_at];
-        // What could not be done at its time waits for something other than the time.
+        // What could not be done by now waits for another input, not for the timer.
         moments.into_iter().flatten().filter(|at| *at > now.steady).min()
     }
 
@@ -152,7 +153,7 @@ impl Lane {
         Some(now.steady + due.since(now.wall).saturating_sub(AHEAD))
     }
 
-    /// Nothing under way, and nothing to do soon.
+    /// No request is in flight, no entry waits, and no row falls due within [`HORIZON`].
     #[must_use]
     pub fn is_idle(&self, now: Now) -> bool {
         let waits = match self.mode {
@@ -162,13 +163,13 @@ impl Lane {
         !waits && self.in_flight.is_empty() && !self.window.is_loading()
     }
 
-    /// Idle, and nothing in memory that a successor would not know: a limiter that is not rested yet.
+    /// Idle, with nothing in memory that a successor would lack: a limiter that is not rested yet.
     #[must_use]
     pub fn can_rest(&self, now: Now) -> bool {
         self.is_idle(now) && (self.mode == Mode::Deleted || self.limiter.is_rested(now.steady))
     }
 
-    /// The breaker, as people see it.
+    /// The breaker's state for display.
     #[must_use]
     pub fn breaker(&self, now: UnixMillis) -> View {
         self.receiver.breaker(now)
@@ -186,27 +187,29 @@ impl Lane {
         self.mode
     }
 
-    /// Events whose deliveries are here and have no row.
+    /// Events whose deliveries are in memory and have no row.
     #[cfg(test)]
     fn unrecorded(&self) -> Vec<EventSeq> {
         let all = self.window.entries().chain(self.in_flight.entries());
         all.filter(|entry| !entry.stored).map(|entry| entry.event.seq).collect()
     }
 
-    /// A person wants this one sent now: [`Input::Summon`] follows once its row is read, unless it changes meanwhile.
+    /// An operator wants this delivery sent now: [`Input::SendNow`] follows once its row is read, unless the delivery
+    /// changes meanwhile.
     pub fn expect_send_now(&mut self, event: EventSeq) {
         self.cancel_send_now(event);
         self.sending_now.push(event);
     }
 
-    /// What is being read of this one is out of date, or not there; answers whether anything is being read.
+    /// Invalidates a read for a delivery that is to be sent now, because the delivery changed or has no row. Answers
+    /// whether there was such a read.
     pub fn cancel_send_now(&mut self, event: EventSeq) -> bool {
         let before = self.sending_now.len();
         self.sending_now.retain(|sent_now| *sent_now != event);
         self.sending_now.len() < before
     }
 
-    /// Takes a waiting delivery out.
+    /// Takes a waiting delivery out of the lane.
     pub fn detach(&mut self, event: EventSeq) -> Detached {
         self.cancel_send_now(event);
         if let Some(flight) = self.in_flight.get(event) {
@@ -219,13 +222,13 @@ impl Lane {
         if self.window.take(event).is_some() { Detached::Waiting } else { Detached::Absent }
     }
 
-    /// Takes out a delivery that was cancelled. One that is under way is not sent again.
+    /// Takes out a cancelled delivery. If it is in flight, it is not sent again.
     pub fn withdraw(&mut self, event: EventSeq) -> Detached {
         self.in_flight.withdraw(|under_way| under_way == event);
         self.detach(event)
     }
 
-    /// None of those under way up to this event is sent again; answers which they are.
+    /// Marks the deliveries in flight up to this event, so that they are not sent again. Answers which they are.
     pub fn withdraw_all(&mut self, to: EventSeq) -> Vec<EventSeq> {
         self.in_flight.withdraw(|event| event <= to)
     }
@@ -240,18 +243,18 @@ impl Lane {
         if self.policy.ordered { 1 } else { self.receiver.cap() }
     }
 
-    /// Ordered lanes go by publishing, others by due time; what a person waits for goes first.
+    /// Ordered lanes go by publishing order, others by due time; what an operator asked for goes first.
     fn key(&self, entry: &Entry, now: Now) -> Key {
         let first = self.policy.ordered || entry.is_manual();
         (if first { UnixMillis(0) } else { entry.due(now.wall) }, entry.event.seq)
     }
 
-    /// Where rows stand that were made just now.
+    /// The key of rows that were just written.
     fn wake_key(&self, now: Now) -> Key {
         if self.policy.ordered { (UnixMillis(0), EventSeq(i64::MAX)) } else { (now.wall, EventSeq::ZERO) }
     }
 
-    /// A clock that was set back must not hold up what was due already.
+    /// A clock that was set back must not delay deliveries that were due already.
     fn notice_the_time(&mut self, now: Now) {
         if now.wall < self.latest {
             self.sort_again(now);
@@ -273,7 +276,8 @@ impl Lane {
         self.window.holds(event) || self.in_flight.holds(event)
     }
 
-    /// Somebody saw rows that fall due. They say nothing new when such a row is here.
+    /// The due poller saw rows that fall due. Nothing is to be read if such a row is in memory, or if missing rows are
+    /// read anyway.
     fn remind(&mut self, now: Now) {
         let soon = now.wall.plus(AHEAD);
         let is_such = |entry: &Entry| entry.stored && entry.due(now.wall) <= soon;
@@ -302,8 +306,8 @@ impl Lane {
         }
     }
 
-    /// While the receiver is left alone, only what a person asked for is worth its memory; while memory is tight, only
-    /// what can be sent at once.
+    /// While the breaker is not closed, only what an operator asked for is worth its memory; while memory is tight,
+    /// only what can be sent at once.
     fn has_room(&mut self, key: Key, asked_for: bool, now: Now) -> bool {
         if !self.receiver.is_well() {
             return asked_for;
@@ -318,7 +322,8 @@ impl Lane {
             return;
         }
         if let Some(next) = next {
-            // Many rows may fall due at the same moment as the last one.
+            // Many rows may fall due at the same moment as the last one read: the key names the last one, so that the
+            // next read goes on after it.
             let last = entries.last().filter(|last| self.policy.ordered || last.state.next_at == Some(next));
             let due = if self.policy.ordered { UnixMillis(0) } else { next };
             self.window.miss((due, last.map_or(EventSeq::ZERO, |last| last.event.seq)));
@@ -374,7 +379,7 @@ impl Lane {
         }
     }
 
-    /// Reads rows that are missing, once they are about to fall due and may be sent.
+    /// Asks for missing rows, once they are about to fall due and may be sent.
     fn load(&mut self, now: Now, effects: &mut Vec<Effect>) {
         if self.load_at(now).is_none_or(|at| at > now.steady) {
             return;
@@ -385,13 +390,13 @@ impl Lane {
         effects.push(Effect::Load { limit, known });
     }
 
-    /// How much of the backlog is worth its memory: a probe needs one delivery.
+    /// How many deliveries are worth their memory: a probe needs one.
     fn most(&self, now: Now) -> usize {
         if self.receiver.is_well() && !now.tight { WINDOW } else { FEW }
     }
 
-    /// Makes rows of what has waited for long without one, and keeps it: an open fan-out is worked through again after a
-    /// crash, and holds up the log.
+    /// Makes rows of entries that have waited for long without one, and keeps the entries: an open fan-out is read
+    /// again after a crash, and holds up the log index.
     fn sweep(&mut self, now: Now, effects: &mut Vec<Effect>) {
         if self.sweep_at.is_some_and(|at| at <= now.steady) {
             let then = UnixMillis(now.wall.0 - i64::try_from(HORIZON.as_millis()).unwrap_or(0));
@@ -401,7 +406,7 @@ impl Lane {
         self.sweep_at = self.window.has_entries_without_row().then(|| self.sweep_at.unwrap_or(now.steady + HORIZON));
     }
 
-    /// Nothing waits in memory: what has a row stays there, what has none gets one or is cancelled.
+    /// Empties the window: stored entries stay rows, the others become rows or are cancelled.
     fn clear(&mut self, effects: &mut Vec<Effect>) {
         self.sweep_at = None;
         for entry in self.window.take_all().filter(|entry| !entry.stored) {
@@ -439,7 +444,7 @@ impl Lane {
         }
     }
 
-    /// As a crash would leave it: no try is spent, and it is made again under the same number.
+    /// Leaves the delivery as a crash would: no try is spent, and the attempt is made again under the same number.
     fn cut_short(&mut self, event: EventSeq, now: Now, effects: &mut Vec<Effect>) {
         self.receiver.not_sent(event);
         match self.in_flight.end(event) {
@@ -453,7 +458,7 @@ impl Lane {
         }
     }
 
-    /// What the end of a request says about its receiver.
+    /// Applies what the end of a request says about the receiver.
     fn learn(&mut self, ended: Ended<'_>, gone: bool, now: Now, effects: &mut Vec<Effect>) {
         let learnt = self.receiver.ended(ended, &self.policy, now.wall);
         if learnt.save {
@@ -472,14 +477,14 @@ impl Lane {
         }
     }
 
-    /// A receiver that is left alone for a while costs no memory.
+    /// A receiver whose breaker is open costs no memory.
     fn shed_window(&mut self, effects: &mut Vec<Effect>) {
         self.clear(effects);
         self.window.miss_all();
     }
 
-    /// What is to be sent again waits here or, when that is far off, in the store. The head of an ordered lane stays,
-    /// however late: it blocks the others.
+    /// A delivery that is retried waits here or, when it falls due beyond [`HORIZON`], in the store. The head of an
+    /// ordered lane always stays: it blocks the others.
     fn keep(&mut self, entry: Entry, now: Now) {
         if self.policy.ordered || entry.due(now.wall) <= now.wall.plus(HORIZON) {
             self.insert(entry, now);

@@ -1,4 +1,4 @@
-//! One delivery in memory, and what an attempt makes of it. Pure.
+//! One delivery in memory, and its next state after an attempt. Pure.
 
 use std::sync::Arc;
 
@@ -17,12 +17,12 @@ pub struct Entry {
     pub event: Arc<Event>,
     pub state: DeliveryState,
     pub trigger: Trigger,
-    /// It has a row; otherwise only its fan-out knows of it.
+    /// Whether the delivery has a row; otherwise only its fan-out knows it.
     pub stored: bool,
 }
 
 impl Entry {
-    /// A fresh target of a fan-out.
+    /// An entry for a target of a fan-out.
     #[must_use]
     pub fn offered(event: Arc<Event>, recovered: bool) -> Self {
         let state = DeliveryState::pending(None);
@@ -34,7 +34,7 @@ impl Entry {
         Self { event, state, trigger, stored: false }
     }
 
-    /// Read back from its row.
+    /// An entry read back from its row.
     #[must_use]
     pub fn stored(due: Due, in_doubt: InDoubt) -> Self {
         let Due { event, state } = due;
@@ -54,22 +54,22 @@ impl Entry {
         Self { event, state, trigger, stored: true }
     }
 
-    /// Its receiver may have seen it, though no attempt says so.
+    /// The same entry, in doubt: the receiver may have seen it although no attempt says so.
     #[must_use]
     pub fn maybe_sent(self) -> Self {
         let trigger = if self.state.manual.is_some() { Trigger::Manual } else { Trigger::Recovery };
         Self { trigger, ..self }
     }
 
-    /// A person waits for it: it is sent although its receiver is left alone.
+    /// Whether a person waits for the delivery: it is sent even while the breaker is open.
     #[must_use]
     pub fn is_manual(&self) -> bool {
         self.state.manual.is_some() || self.event.kind == TEST_EVENT
     }
 
-    /// When it falls due. One that has no row yet is as old as its event, so that it does not overtake rows that have
-    /// waited for longer. Whatever the clock says, what waits for no retry is due, and so is what a person waits for,
-    /// which stands before all others.
+    /// When the delivery falls due. Without a row it is as old as its event, so that it does not overtake rows that
+    /// have waited for longer. A delivery that waits for no retry is due whatever the clock says; so is one that a
+    /// person waits for, and it goes before all others.
     #[must_use]
     pub fn due(&self, now: UnixMillis) -> UnixMillis {
         match self.state.next_at {
@@ -80,7 +80,7 @@ impl Entry {
     }
 }
 
-/// Where an attempt leaves its delivery, and whether the webhook is to be switched off.
+/// The delivery's state after an attempt, and whether the webhook is to be switched off.
 pub(super) fn after_attempt(
     policy: &Policy,
     entry: &Entry,
@@ -105,7 +105,7 @@ pub(super) fn after_attempt(
     (state, disable)
 }
 
-/// A manual retry that fails leaves everything but the count of attempts as it was.
+/// A manual retry that fails changes nothing but the count of attempts.
 fn after_manual(before: DeliveryState, fallback: Fallback, outcome: &Outcome, now: UnixMillis) -> DeliveryState {
     match (outcome, fallback.status) {
         (Outcome::Success, _) => settled(before, Status::Success, before.tries, now),

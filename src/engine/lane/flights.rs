@@ -1,4 +1,4 @@
-//! The requests that a lane has under way: a few as a rule, none most of the time. Takes no memory while there are none.
+//! The requests that a lane has in flight: a few as a rule, none most of the time. An empty set takes no memory.
 
 use std::time::Instant;
 
@@ -7,17 +7,17 @@ use crate::engine::concurrency::Epoch;
 
 use super::Entry;
 
-/// A request under way.
+/// A request in flight.
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) entry: Entry,
     pub(super) epoch: Epoch,
     pub(super) since: Instant,
-    /// It was cancelled meanwhile.
+    /// The delivery was cancelled meanwhile.
     pub(super) withdrawn: bool,
 }
 
-/// In no order: there are at most 256, and what they are found by lies side by side.
+/// Unordered: there are at most 256, and the keys that are searched lie side by side in memory.
 #[derive(Debug, Default)]
 pub(super) struct Flights(Vec<(EventSeq, Box<Flight>)>);
 
@@ -46,7 +46,7 @@ impl Flights {
         self.0.push((entry.event.seq, Box::new(Flight { entry, epoch, since, withdrawn: false })));
     }
 
-    /// Since when the one that takes longest is under way.
+    /// When the oldest request began.
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.0.iter().map(|(_, flight)| flight.since).min()
     }
@@ -59,7 +59,7 @@ impl Flights {
         Some(*flight)
     }
 
-    /// Those of these are not sent again; answers which they are.
+    /// Marks the chosen deliveries, so that they are not sent again. Answers which they are.
     pub(super) fn withdraw(&mut self, which: impl Fn(EventSeq) -> bool) -> Vec<EventSeq> {
         let chosen = self.0.iter_mut().filter(|(event, _)| which(*event));
         chosen

@@ -1,5 +1,5 @@
-//! What a lane has learnt of its receiver: the breaker, how many requests it takes at once, whether it fails or is slow,
-//! and since when it has only failed. Pure.
+//! What a lane has learnt of its receiver: the breaker, the concurrency, whether the receiver fails or is slow, and
+//! since when it has only failed. Pure.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,22 +15,22 @@ use crate::store::health::{Health, LastError};
 
 use super::protocol::{Gauge, Said};
 
-/// A request that takes longer keeps a place for longer than a healthy one does.
+/// A request that takes longer than this occupies its permit for longer than a healthy one does.
 pub const SLOW: Duration = Duration::from_secs(1);
 
-/// The last failure is saved again when it is of another kind, but no more often than this.
+/// A last failure of another kind is saved, but no more often than this.
 const SAVE_OTHER_AFTER: Duration = Duration::from_secs(1);
 
-/// The last failure is saved again after this time: so old may be what is shown of it after a restart.
+/// A last failure of the same kind is saved again after this time: what is shown after a restart may be this old.
 const SAVE_SAME_AFTER: Duration = Duration::from_secs(60);
 
-/// Bytes of an error's text that are kept.
+/// How many bytes of an error's text are kept.
 const ERROR_TEXT: usize = 256;
 
-/// The owner is warned when this much of the time until the switch-off has passed: a working day before five are over.
+/// The owner is warned when this much of `disableAfterSeconds` has passed: with five days, one day before the end.
 const WARN_AFTER: f64 = 0.8;
 
-/// One request's end.
+/// How a request ended.
 #[derive(Debug, Clone)]
 pub(super) struct Ended<'a> {
     pub(super) event: EventSeq,
@@ -38,20 +38,20 @@ pub(super) struct Ended<'a> {
     pub(super) said: Said,
     pub(super) took: Duration,
     pub(super) jitter: f64,
-    /// Requests under way, with this one.
+    /// Requests in flight, this one included.
     pub(super) in_flight: usize,
     pub(super) epoch: Epoch,
 }
 
-/// What a request's end has changed beside its delivery.
+/// What the end of a request has changed besides its delivery.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Learnt {
-    /// There is something that must survive a restart.
+    /// Health has changed and must be saved.
     pub(super) save: bool,
     pub(super) breaker: Option<Change>,
-    /// It has failed for most of the time until it is switched off.
+    /// The receiver has failed for most of the time until the webhook is switched off.
     pub(super) warn: bool,
-    /// It has failed for as long as its owner has patience.
+    /// The receiver has failed for all of `disableAfterSeconds`.
     pub(super) give_up: bool,
 }
 
@@ -64,9 +64,9 @@ pub(super) struct Receiver {
     warned_at: Option<UnixMillis>,
     last_error: Option<Arc<LastError>>,
     last_success_at: Option<UnixMillis>,
-    /// What the store has of the last failure.
+    /// The last failure as it is saved.
     saved_error: Option<Arc<LastError>>,
-    /// What has reduced the number of requests at once.
+    /// The failure that reduced the concurrency.
     strained_by: Option<Arc<LastError>>,
 }
 
@@ -88,7 +88,7 @@ impl Receiver {
         }
     }
 
-    /// What must survive a restart.
+    /// The part that survives a restart.
     pub(super) fn health(&self) -> Health {
         let Saved { consecutive_failures, openings, open_until, opened_at, last_failure } = self.breaker.saved();
         Health {
@@ -104,7 +104,7 @@ impl Receiver {
         }
     }
 
-    /// The gauge with what is known of the receiver.
+    /// Adds what is known of the receiver to the gauge.
     pub(super) fn shown(&self, gauge: Gauge) -> Gauge {
         Gauge {
             strained_by: self.strained_by.clone(),
@@ -149,7 +149,7 @@ impl Receiver {
         self.breaker.is_closed()
     }
 
-    /// From which places its requests are taken.
+    /// Which part of the bulkhead the requests use.
     pub(super) fn share(&self) -> Share {
         if self.ailing || !self.is_well() { Share::Ailing } else { Share::Healthy }
     }
@@ -189,7 +189,7 @@ impl Receiver {
         Learnt { save, breaker, warn, give_up }
     }
 
-    /// Answers whether the store is to have it.
+    /// Remembers how the request ended; answers whether that is to be saved.
     fn remember(&mut self, event: EventSeq, kind: OutcomeKind, said: Said, now: UnixMillis) -> bool {
         if kind == OutcomeKind::Success {
             self.last_success_at = Some(now);
@@ -212,7 +212,7 @@ impl Receiver {
         is_news
     }
 
-    /// What has taken requests away from the receiver is known until it has them back.
+    /// Adapts the concurrency. The failure that reduced it is kept until the concurrency is back at its maximum.
     fn adapt(&mut self, signal: Signal, in_flight: usize, epoch: Epoch) {
         let before = self.concurrency.cap();
         self.concurrency.finished(signal, in_flight, epoch);
@@ -230,7 +230,7 @@ impl Receiver {
     }
 }
 
-/// The breaker of an endpoint that sleeps, as people see it.
+/// The breaker of a sleeping endpoint, for display.
 #[must_use]
 pub fn breaker_of(policy: &Policy, health: Health, now: UnixMillis) -> View {
     Receiver::new(policy, health).breaker(now)

@@ -1,4 +1,4 @@
-//! What a lane hears, and what it wants done. Pure.
+//! The inputs and effects of a lane. Pure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,21 +13,21 @@ use crate::store::health::{Health, LastError};
 
 use super::Entry;
 
-/// The same moment on the clock of the rows and on the clock that never jumps, and how memory stands then.
+/// One moment on the wall clock that rows use and on the monotonic clock, and whether memory is tight then.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
     pub wall: UnixMillis,
     pub steady: Instant,
-    /// So many payloads are in memory that only what is sent now is worth its place.
+    /// Payload memory is above its limit: only what is sent now is worth its memory.
     pub tight: bool,
 }
 
-/// What the lane hears.
+/// What can happen to a lane.
 #[derive(Debug)]
 pub enum Input {
-    /// A fan-out's target.
+    /// The dispatcher offers a target of a fan-out.
     Offer(Entry),
-    /// Rows that were asked for, and when the first one after them falls due.
+    /// The rows that [`Effect::Load`] asked for, and when the first row after them falls due.
     Loaded {
         entries: Vec<Entry>,
         next: Option<UnixMillis>,
@@ -41,57 +41,57 @@ pub enum Input {
         took: Duration,
         jitter: f64,
     },
-    /// An attempt was given up before anything was sent.
+    /// An attempt ended before anything was sent.
     NotSent {
         event: EventSeq,
     },
-    /// An attempt was given up when something may have been sent.
+    /// An attempt was cut short: something may have been sent.
     CutShort {
         event: EventSeq,
     },
-    /// There are rows that the lane does not know of.
+    /// There are rows that the lane does not know.
     Wake,
-    /// Rows fall due; the lane may know of them.
+    /// Rows fall due; the lane may know them.
     Remind,
-    /// A person wants this one sent now.
+    /// An operator wants this delivery sent now.
     SendNow(Entry),
     /// An operator wants to know whether the receiver is back.
     Probe,
-    /// The receiver is another one: what was learnt does not count.
+    /// The receiver is another one; what was learnt of the former does not count.
     Renew,
-    /// The timer.
+    /// The timer has fired.
     Tick,
-    /// The settings changed.
+    /// The policy or the mode changed.
     Configure {
         policy: Arc<Policy>,
         mode: Mode,
     },
 }
 
-/// What an attempt has shown beside its outcome, for people.
+/// What an attempt has shown besides its outcome, for display.
 #[derive(Debug, Clone, Default)]
 pub struct Said {
     pub status: Option<u16>,
     pub error: Option<String>,
 }
 
-/// What the actor shall do.
+/// What the actor is to do.
 #[derive(Debug)]
 pub enum Effect {
     Start {
         entry: Entry,
         share: Share,
     },
-    /// An attempt leaves its delivery like this.
+    /// Record the attempt and the delivery's new state.
     Settle {
         entry: Entry,
         state: DeliveryState,
     },
-    /// Keep this over restarts.
+    /// Save the health, so that it survives a restart.
     Save {
         health: Health,
     },
-    /// Tell the owner that it is switched off soon.
+    /// Warn the owner that the webhook will be switched off.
     Warn {
         failing_since: UnixMillis,
     },
@@ -99,15 +99,15 @@ pub enum Effect {
     Disable {
         reason: Reason,
     },
-    /// Becomes a row that waits in the store.
+    /// Give the delivery a row that waits in the store.
     Defer {
         event: EventSeq,
     },
-    /// Will never be sent.
+    /// Cancel the delivery.
     Cancel {
         event: EventSeq,
     },
-    /// Read pending rows, but not those that are `known`, then say [`Input::Loaded`].
+    /// Read pending rows other than the `known` ones, then answer with [`Input::Loaded`].
     Load {
         limit: usize,
         known: Vec<EventSeq>,
@@ -119,7 +119,7 @@ pub enum Effect {
 pub enum Reason {
     /// The receiver answered 410.
     Gone,
-    /// It has only failed since then.
+    /// The receiver has only failed since then.
     Failing { since: UnixMillis },
 }
 
@@ -127,37 +127,37 @@ pub enum Reason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Active,
-    /// Switched off: what it is owed waits in the store.
+    /// Paused, switched off or held by a purge: deliveries wait in the store.
     Paused,
-    /// Stopping: nothing begins; what waits in memory is still owed by rows and fan-outs.
+    /// The endpoint is draining: nothing starts; entries in memory are still owed by rows and fan-outs.
     Stopping,
-    /// Deleted: what it is owed is cancelled.
+    /// The webhook is deleted: its deliveries are cancelled.
     Deleted,
 }
 
-/// Where a delivery was found when somebody wanted to take it out of the lane.
+/// Where a delivery was when it was to be taken out of the lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detached {
     Absent,
     Waiting,
-    /// `manual`: because a person asked for it.
+    /// `manual`: a person asked for the attempt.
     InFlight {
         manual: bool,
     },
 }
 
-/// How a lane stands, as it is shown.
+/// The state of a lane, for display.
 #[derive(Debug, Clone, Default)]
 pub struct Gauge {
     pub in_flight: usize,
-    /// Since when the request that takes longest is under way.
+    /// When the oldest request in flight began.
     pub oldest_flight: Option<Instant>,
     pub window: usize,
-    /// When its limiter lets the next one through.
+    /// When the limiter lets the next request start.
     pub limited_until: Option<Instant>,
-    /// How many requests may be under way at once.
+    /// How many requests may be in flight at once.
     pub cap: usize,
-    /// Why that is less than its owner allows; `None` when nothing has reduced it.
+    /// The failure that reduced `cap`; `None` when nothing has.
     pub strained_by: Option<Arc<LastError>>,
     /// From which places its requests are taken.
     pub share: Share,

@@ -1,4 +1,4 @@
-//! The lane by itself.
+//! Tests of the lane on its own.
 
 mod backlog;
 mod simulation;
@@ -15,7 +15,7 @@ use crate::store::state::InDoubt;
 
 const START: UnixMillis = UnixMillis(1_800_000_000_000);
 
-/// The number of an event that was accepted so much after the start.
+/// The key of an event that was accepted at this time after [`START`].
 fn seq_at(elapsed: Duration, number: i64) -> i64 {
     EventSeq::first_at(START.plus(elapsed)).0 + number
 }
@@ -49,7 +49,7 @@ fn policy(change: impl FnOnce(&mut Policy)) -> Arc<Policy> {
     Arc::new(policy)
 }
 
-/// A lane with a clock.
+/// A lane and its clock.
 struct Bench {
     lane: Lane,
     epoch: Instant,
@@ -140,7 +140,7 @@ fn a_full_window_makes_rows_and_reads_them_back_when_it_has_room() {
     assert!(!bench.lane.is_idle(bench.now()));
 }
 
-/// Rows that have waited for an hour.
+/// Rows that were due at [`START`].
 fn old_rows(seqs: std::ops::Range<i64>) -> Vec<Entry> {
     let due = START.plus(Duration::ZERO);
     seqs.map(|seq| Entry::stored(Due { event: event(seq), state: pending(due) }, InDoubt::NOTHING)).collect()
@@ -308,7 +308,7 @@ fn a_rate_limit_spaces_starts_and_says_when_to_come_back() {
     assert!(bench.elapsed >= Duration::from_millis(900), "{:?}", bench.elapsed);
 }
 
-/// A lane whose breaker opens with the second failure, for 30 s, and whose first event has just done that.
+/// A lane whose breaker opens at the second failure, for 30 s, after its first two events have failed.
 fn broken() -> Bench {
     let mut bench = Bench::new(policy(|policy| policy.breaker.failure_threshold = 2));
     bench.on(offer(1));

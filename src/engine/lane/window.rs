@@ -1,5 +1,5 @@
-//! The deliveries that a lane keeps in memory: a bounded stretch of its backlog, in the order in which they fall due, and
-//! from where on rows in the store are not part of it. Pure.
+//! The deliveries that a lane keeps in memory, in the order in which they fall due, and the key from which on rows in
+//! the store may be missing from it. Pure.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -8,33 +8,34 @@ use crate::domain::moment::UnixMillis;
 
 use super::Entry;
 
-/// Deliveries that a lane keeps in memory.
+/// How many deliveries a lane keeps in memory.
 pub const WINDOW: usize = 256;
 
-/// Read more rows when no more than this many come before them: the next ones arrive before the lane runs dry.
+/// More rows are read when no more than this many entries come before them, so that they arrive before the lane runs
+/// dry.
 pub(super) const LOW_WATER: usize = WINDOW / 2;
 
-/// Deliveries that a lane keeps while it sends none but a probe now and then.
+/// How many deliveries a lane keeps while it sends only probes.
 pub(super) const FEW: usize = 8;
 
 /// Position in the order of sending.
 pub(super) type Key = (UnixMillis, EventSeq);
 
-/// Before everything.
+/// The key before all others.
 const FIRST: Key = (UnixMillis(0), EventSeq::ZERO);
 
 #[derive(Debug, Default)]
 pub(super) struct Window {
-    /// Boxed, because the map has room for eleven in advance.
+    /// Boxed, because a node of the map allocates room for eleven values in advance.
     ready: BTreeMap<Key, Box<Entry>>,
     keys: HashMap<EventSeq, Key>,
-    /// How many of those here have no row.
+    /// How many entries have no row.
     unstored: usize,
     /// Rows from here on may be missing.
     unread: Option<Key>,
     /// From where rows are being read.
     loading: Option<Key>,
-    /// What left while rows were being read: the reader may still have seen it as pending.
+    /// Deliveries that changed while rows were being read: the read may still have seen them as pending.
     left: Vec<EventSeq>,
 }
 
@@ -59,7 +60,8 @@ impl Window {
         self.unstored > 0
     }
 
-    /// Those that have no row and have been due since `then` get one, and stay. Answers which.
+    /// Marks entries without a row that have been due since `then` as stored, and keeps them. Answers which need a row
+    /// now.
     pub(super) fn store_older_than(&mut self, then: UnixMillis) -> Vec<EventSeq> {
         let waiting = self.ready.range_mut(..=(then, EventSeq(i64::MAX))).map(|(_, entry)| entry);
         let mut stored = Vec::new();
@@ -75,7 +77,7 @@ impl Window {
         self.keys.contains_key(&event)
     }
 
-    /// Nothing waits here, and no row that falls due by then may be missing.
+    /// The window is empty, and no row that falls due by `then` may be missing.
     pub(super) fn is_empty_until(&self, then: UnixMillis) -> bool {
         self.ready.is_empty() && self.unread.is_none_or(|(due, _)| due > then)
     }
@@ -84,13 +86,13 @@ impl Window {
         self.loading.is_some()
     }
 
-    /// Whether a row that comes before the first one here may be missing.
+    /// Whether a row that comes before the first entry may be missing.
     pub(super) fn misses_the_first(&self) -> bool {
         let first = self.ready.first_key_value().map(|(key, _)| *key);
         [self.unread, self.loading].into_iter().flatten().any(|missing| first.is_none_or(|first| missing <= first))
     }
 
-    /// From where on rows may be missing, unless they are being read.
+    /// From where on rows may be missing, apart from rows that are being read.
     pub(super) fn unread(&self) -> Option<Key> {
         self.unread
     }
@@ -126,7 +128,7 @@ impl Window {
         (self.ready, self.keys) = (BTreeMap::new(), HashMap::new());
     }
 
-    /// Takes everything out. What is missing stays missing.
+    /// Takes all entries out. The marks for missing rows stay.
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = Entry> + use<> {
         let taken = std::mem::take(&mut self.ready);
         self.give_memory_back();
@@ -134,15 +136,15 @@ impl Window {
         taken.into_values().map(|entry| *entry)
     }
 
-    /// This delivery changed: rows that are being read may show it as it was.
+    /// The delivery changed: rows that are being read may show its former state.
     pub(super) fn left(&mut self, event: EventSeq) {
         if self.is_loading() {
             self.left.push(event);
         }
     }
 
-    /// Whether a new entry may wait here. New work must not keep the window so full that older rows are never read;
-    /// what falls due later makes room.
+    /// Whether a new entry may wait here. New work must not fill the window so that older rows are never read; entries
+    /// that fall due later make room.
     pub(super) fn has_room(&mut self, key: Key) -> bool {
         if self.len() < LOW_WATER {
             return true;
@@ -153,7 +155,7 @@ impl Window {
         before < most && (self.len() < WINDOW || self.evict_after(key))
     }
 
-    /// Forgets the last stored delivery after `key`; its row brings it back.
+    /// Drops the last stored entry after `key`; its row brings it back.
     fn evict_after(&mut self, key: Key) -> bool {
         let last = self.ready.range(key..).rev().find(|(_, entry)| entry.stored);
         let Some((&key, entry)) = last else { return false };
@@ -163,7 +165,8 @@ impl Window {
         true
     }
 
-    /// Starts to read what is missing, if fewer than half of `most` come before it: answers how many rows.
+    /// Starts a read of missing rows, if at most half of `most` entries come before them. Answers how many rows to
+    /// read.
     pub(super) fn load(&mut self, most: usize) -> Option<usize> {
         let unread = self.unread.filter(|_| self.loading.is_none())?;
         let before = self.ready.range(..unread).count();
@@ -181,13 +184,13 @@ impl Window {
         }
     }
 
-    /// Rows have been read; answers those that changed meanwhile no more than the window knows.
+    /// The read has ended. Answers the deliveries that changed during the read: their rows in it are out of date.
     pub(super) fn loaded(&mut self) -> HashSet<EventSeq> {
         self.loading = None;
         std::mem::take(&mut self.left).into_iter().collect()
     }
 
-    /// Back to `most`: what comes last goes. Answers those among it that have no row.
+    /// Drops the last entries until `most` are left. Answers the dropped ones that have no row.
     pub(super) fn trim(&mut self, most: usize) -> Vec<EventSeq> {
         let mut without_row = Vec::new();
         while self.len() > most {

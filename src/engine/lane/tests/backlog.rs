@@ -1,8 +1,9 @@
-//! Backlogs that do not fit into the window: read in the right order, no more often than needed, and never forgotten.
+//! Backlogs that do not fit into the window: their rows are read in the right order, no more often than needed, and
+//! never forgotten.
 
 use super::*;
 
-/// A store that holds so many rows, all of them due at `due`, and answers every read at once.
+/// A store that answers every read at once.
 struct Store {
     rows: Vec<Entry>,
     reads: usize,
@@ -16,7 +17,7 @@ impl Store {
         Self { rows: rows.map(row).collect(), reads: 0, fit: usize::MAX }
     }
 
-    /// Answers reads until none is asked for; everything that was started on the way.
+    /// Answers reads until the lane asks for none. Answers all deliveries that started meanwhile.
     fn serve(&mut self, bench: &mut Bench, mut effects: Vec<Effect>) -> Vec<i64> {
         let mut all = started(&effects);
         while let Some((limit, known)) = effects.iter().find_map(asked) {

@@ -1,4 +1,4 @@
-//! The lane driven by a seeded scheduler against a model of the store, with stale reads and crashes.
+//! Drives the lane with random steps against a model of the store, with stale reads and crashes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -6,23 +6,23 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What a look at the store has found.
+/// The answer to a read of the store.
 struct Read {
     rows: Vec<Due>,
     next: Option<UnixMillis>,
 }
 
-/// What the store would hold, and what was sent.
+/// The rows that the store would hold, and the requests that were sent.
 #[derive(Default)]
 struct Model {
     rows: BTreeMap<EventSeq, DeliveryState>,
-    /// Owed by a fan-out and without a row.
+    /// Deliveries without a row, owed by a fan-out.
     owed: BTreeSet<EventSeq>,
     sending: BTreeSet<EventSeq>,
     sent: HashMap<EventSeq, u32>,
     cut_short: HashMap<EventSeq, u32>,
     reads: Vec<Read>,
-    /// In the order of first starts.
+    /// Events in the order of their first attempts.
     order: Vec<EventSeq>,
 }
 
@@ -58,7 +58,7 @@ impl Model {
         Ok(())
     }
 
-    /// Reads now; the lane hears of it later.
+    /// Reads now; the lane gets the answer later.
     fn read(&mut self, limit: usize, known: &[EventSeq], now: Now, ordered: bool) {
         let horizon = now.wall.plus(HORIZON);
         let wanted =
@@ -164,7 +164,7 @@ impl World {
         self.hear(Input::Configure { policy, mode })
     }
 
-    /// The actor dies: its requests are cut, what it was offered becomes rows, a new one starts.
+    /// The actor dies: its requests are cut short, its offers become rows, and a new actor starts.
     fn crash(&mut self) -> Result<(), TestCaseError> {
         for event in std::mem::take(&mut self.model.sending) {
             *self.model.cut_short.entry(event).or_default() += 1;
@@ -195,7 +195,7 @@ impl World {
         }
     }
 
-    /// Lets everything come to an end, with a receiver that accepts.
+    /// Runs until every delivery is settled; the receiver accepts everything.
     fn settle(&mut self) -> Result<(), TestCaseError> {
         self.configure(Mode::Active)?;
         for _ in 0..5000 {
