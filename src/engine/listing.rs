@@ -1,5 +1,5 @@
-//! Lists of deliveries: rows, and what is only owed by open fan-outs, in one order. A delivery that gets its row between
-//! two pages, or while one is read, has the same place before and after, and is listed once.
+//! Lists deliveries for the API: rows and deliveries that only fan-outs know, in one order. A delivery that gets its
+//! row between two pages, or while a page is read, keeps its place and is listed once.
 
 use std::collections::HashSet;
 
@@ -15,13 +15,13 @@ use super::inspect::without_row;
 #[derive(Debug, Clone)]
 pub struct DeliveryPage {
     pub deliveries: Vec<Delivery>,
-    /// Where the next page begins, after this id; `None` at the end. There may be one after a page that is not full: what
-    /// it looked for was not among as much as one page looks at.
+    /// The next page begins after this id; `None` at the end. A page that is not full may have a next one: it has
+    /// looked at as much as one page may.
     pub next: Option<DeliveryId>,
 }
 
 impl Engine {
-    /// Deliveries of a tenant before `before`, at most `limit` of them.
+    /// Deliveries of a tenant before `before`, at most `limit`.
     pub async fn deliveries(
         &self,
         tenant: TenantNum,
@@ -30,7 +30,7 @@ impl Engine {
         limit: u64,
     ) -> Result<DeliveryPage, StoreError> {
         let most = usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(1);
-        // Before the rows: what gets its row meanwhile is found among these, or among those, or in both.
+        // Fan-outs are read before rows: a delivery that gets its row meanwhile is in at least one of the two.
         let owed = match may_be_owed(filter) {
             true => self.inner.store.owed(tenant, filter, before, most).await?,
             false => OwedPage::default(),
@@ -43,7 +43,7 @@ impl Engine {
     }
 }
 
-/// What has no row is pending and was never tried.
+/// Whether the filter admits deliveries without a row, which are pending and were never attempted.
 fn may_be_owed(filter: &DeliveryFilter) -> bool {
     let is_pending = match filter.status {
         None | Some(Status::Pending) => true,
@@ -52,7 +52,7 @@ fn may_be_owed(filter: &DeliveryFilter) -> bool {
     is_pending && filter.outcome.is_none() && filter.status_code.is_none()
 }
 
-/// Both in descending order; each is complete down to where it looked, or to its last entry if it is full.
+/// Merges two lists in descending order. Each is complete down to where it looked, or to its last entry if it is full.
 fn merged(owed: OwedPage, rows: RowPage, limit: usize) -> DeliveryPage {
     let RowPage { mut found, looked_to } = rows;
     let floor = looked_to.max(owed.looked_to);

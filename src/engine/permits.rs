@@ -1,8 +1,8 @@
-//! The bound on requests in flight, for all endpoints together. Attempts ask here before they send; who gets a place,
-//! and whose turn it is, the bulkhead decides.
+//! Bounds the requests in flight of all endpoints together. Attempts ask here before they send; the bulkhead decides
+//! which of them gets a permit, and in which order.
 //!
-//! The lock is held for a decision and never while somebody is woken or waits. A place changes hands as a value: if its
-//! new owner is gone, dropping it gives it back.
+//! The lock is held for one decision, never while a waiter is woken or waits. A permit passes to a waiter as a value:
+//! if the waiter is gone, dropping the value gives the permit back.
 
 use std::sync::Arc;
 
@@ -18,17 +18,17 @@ mod fair_queue;
 
 pub use bulkhead::{BulkheadView, PartView, Share};
 
-/// Cheap to clone.
+/// The process-wide permits; cheap to clone.
 #[derive(Clone)]
 pub struct Permits(Arc<Mutex<Bulkhead<Waiter>>>);
 
 type Waiter = oneshot::Sender<Permit>;
 
-/// The right to have one request in flight; ends when dropped.
+/// The right to have one request in flight; dropping it gives it back.
 #[must_use = "a permit that is dropped is given back"]
 pub struct Permit {
     permits: Permits,
-    /// Taken when it is given back.
+    /// `None` once it is given back.
     grant: Option<Grant>,
 }
 
@@ -37,7 +37,7 @@ enum Asked<'a> {
     Waits(Waiting<'a>),
 }
 
-/// Leaves the queue when dropped.
+/// A place in the queue; dropping it leaves the queue.
 struct Waiting<'a> {
     permits: &'a Permits,
     ticket: Ticket,
@@ -45,33 +45,33 @@ struct Waiting<'a> {
 }
 
 impl Permits {
-    /// With `total` places, at least two.
+    /// With `total` permits, two at least.
     #[must_use]
     pub fn new(total: usize) -> Self {
         Self(Arc::new(Mutex::new(Bulkhead::new(total))))
     }
 
-    /// With places that are for healthy endpoints and ailing ones alike, who all ask for healthy ones.
+    /// With one part for all requests, which then all ask for the healthy one.
     #[must_use]
     pub fn undivided(places: usize) -> Self {
         Self(Arc::new(Mutex::new(Bulkhead::undivided(places))))
     }
 
-    /// Waits for a place. May be dropped at any time.
+    /// Waits for a permit. May be dropped at any time.
     pub async fn acquire(&self, tenant: TenantNum, webhook: WebhookNum, share: Share) -> Permit {
         loop {
             let mut waiting = match self.ask(Ask { tenant, webhook, share }) {
                 Asked::Granted(permit) => return permit,
                 Asked::Waits(waiting) => waiting,
             };
-            // A waiter is forgotten by its own end only; if it were by anything else, it would ask again.
+            // A waiter is removed only when it is dropped itself; if that ever changes, it asks again.
             if let Ok(permit) = (&mut waiting.granted).await {
                 return permit;
             }
         }
     }
 
-    /// A place if there is one right now.
+    /// A permit, if there is one right now.
     #[must_use]
     pub fn try_acquire(&self, tenant: TenantNum, webhook: WebhookNum, share: Share) -> Option<Permit> {
         match self.0.lock().ask(Ask { tenant, webhook, share }) {
@@ -110,7 +110,7 @@ impl Permits {
         Permit { permits: self.clone(), grant: Some(grant) }
     }
 
-    /// Hands a place on until somebody takes it or nobody waits.
+    /// Hands the permit to the next waiter that still exists.
     fn hand_on(&self, mut next: Option<(Waiter, Grant)>) {
         while let Some((waiter, grant)) = next {
             let Err(mut missed) = waiter.send(self.permit(grant)) else { return };
@@ -120,8 +120,8 @@ impl Permits {
 }
 
 impl Permit {
-    /// The request takes too long: it shall no longer keep a place from healthy endpoints. Answers whether it does not;
-    /// otherwise there is no room for it elsewhere, and the same may be said again later.
+    /// Moves the permit of a request that takes too long to the ailing part. Answers whether it is there now; if that
+    /// part is full, the caller may try again later.
     pub fn mark_overdue(&mut self) -> bool {
         let Some(grant) = &mut self.grant else { return true };
         let next = self.permits.0.lock().overdue(grant);
@@ -142,7 +142,7 @@ impl Drop for Permit {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        // The lock is released before the waiter is dropped, which wakes.
+        // The lock is released before the waiter is dropped, because dropping it wakes a task.
         let waiter = self.permits.0.lock().forget(self.ticket);
         drop(waiter);
     }

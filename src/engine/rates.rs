@@ -1,8 +1,9 @@
-//! What one endpoint has been doing lately, in at most 512 bytes. Pure: the endpoint tells what happens, the API looks.
+//! The recent rates, latencies and successes of one endpoint, in at most 512 bytes. Pure: `endpoint_stats` counts what
+//! happens and takes snapshots.
 //!
-//! Everything is counted in slots of time that are used again when they are too old (`ring`), so a window always
-//! covers a little more than its name says: it is full slots and the one that has begun. `now` is the time since
-//! some fixed moment, by a clock that never jumps.
+//! Everything is counted in time slots that are reused when they are too old (`ring`). A window therefore covers a
+//! little more than its name says: full slots and the one that has begun. `now` is the time since some fixed moment, by
+//! a monotonic clock.
 
 mod latency;
 mod ring;
@@ -16,11 +17,11 @@ use ring::Ring;
 /// An endpoint that has done nothing for as long as the longest window has nothing to show.
 const STALE_AFTER: Duration = Duration::from_hours(1);
 
-/// What one endpoint has been doing lately.
+/// The counts of one endpoint.
 #[derive(Debug, Clone)]
 pub struct Rates {
     born: Duration,
-    /// The last 60 to 70 seconds. Its newest slot is when anything at all happened last.
+    /// The last 60 to 70 seconds. Its newest slot is when anything last happened.
     traffic: Ring<Traffic, 7, 10>,
     /// The last 5 to 6 minutes.
     minutes: Ring<Answers, 6, 60>,
@@ -29,7 +30,7 @@ pub struct Rates {
     latencies: Latencies,
 }
 
-/// Deliveries in and out.
+/// Deliveries that came in and were settled.
 #[derive(Debug, Clone, Copy, Default)]
 struct Traffic {
     arrived: u32,
@@ -42,29 +43,29 @@ struct Answers {
     ok: u32,
 }
 
-/// What an endpoint has been doing, as people see it.
+/// The counts as rates and shares, for display.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Snapshot {
-    /// Of the last two and a half to five minutes; `None` when nothing was answered in that time.
+    /// Over the last two and a half to five minutes; `None` when nothing was answered in that time.
     pub latency: Option<Percentiles>,
-    /// The share of good answers in the last five minutes, 0 to 1; `None` when there was no answer at all.
+    /// The share of successes in the last five minutes, 0 to 1; `None` without an answer.
     pub success_5m: Option<f64>,
-    /// The share of good answers in the last hour.
+    /// The share of successes in the last hour; `None` without an answer.
     pub success_1h: Option<f64>,
-    /// Over the last minute, or over its life when it is younger.
+    /// Over the last minute, or over the endpoint's life when it is younger.
     pub in_per_second: f64,
-    /// Over the last minute, or over its life when it is younger.
+    /// Over the last minute, or over the endpoint's life when it is younger.
     pub out_per_second: f64,
 }
 
 impl Snapshot {
-    /// Of an endpoint that has done nothing.
+    /// The snapshot of an endpoint that has done nothing.
     pub const NOTHING: Self =
         Self { latency: None, success_5m: None, success_1h: None, in_per_second: 0.0, out_per_second: 0.0 };
 }
 
 impl Rates {
-    /// An endpoint that comes to life.
+    /// Empty counts, from `now` on.
     #[must_use]
     pub fn new(now: Duration) -> Self {
         Self {
@@ -76,22 +77,22 @@ impl Rates {
         }
     }
 
-    /// Deliveries that the endpoint now has to make.
+    /// Counts deliveries that the endpoint now has to make.
     pub fn arrived(&mut self, deliveries: u32, now: Duration) {
         let traffic = self.traffic.slot(now);
         traffic.arrived = traffic.arrived.saturating_add(deliveries);
     }
 
-    /// An attempt has ended: `ok` when the delivery was made.
+    /// Counts an attempt that has ended; `ok` when it succeeded.
     pub fn answered(&mut self, latency: Duration, ok: bool, now: Duration) {
-        // Neither in nor out, but a sign of life.
+        // Marks the slot as used: an answer is neither in nor out, but a sign of life.
         self.traffic.slot(now);
         self.minutes.slot(now).count(ok);
         self.hour.slot(now).count(ok);
         self.latencies.count(latency, now);
     }
 
-    /// A delivery that the endpoint has no longer to make.
+    /// Counts a delivery that the endpoint no longer has to make.
     pub fn settled(&mut self, now: Duration) {
         let traffic = self.traffic.slot(now);
         traffic.settled = traffic.settled.saturating_add(1);
@@ -109,7 +110,8 @@ impl Rates {
         }
     }
 
-    /// Nothing has happened for an hour, give or take a slot of ten seconds: these vitals are as good as new ones.
+    /// Whether nothing has happened for an hour, give or take a slot of ten seconds: then these rates are as good as
+    /// new ones.
     #[must_use]
     pub fn is_stale(&self, now: Duration) -> bool {
         now.saturating_sub(self.traffic.last_used()) > STALE_AFTER

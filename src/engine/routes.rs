@@ -1,6 +1,7 @@
-//! Which webhooks an event is owed to: tenant → event type → webhooks. Pure but for its lock.
+//! Answers which webhooks an event is owed to: tenant → event type → webhooks. Pure but for its lock.
 //!
-//! Read on every publish, changed one webhook at a time. A publish costs what it matches, not what the tenant has.
+//! Read on every publish, and changed one webhook at a time. A publish costs as much as it matches, not as much as the
+//! tenant has.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -22,7 +23,7 @@ struct TenantRoutes {
     exact: HashMap<String, Subscribers>,
     /// `call.*` under `call.`
     prefixes: HashMap<String, Subscribers>,
-    /// What each webhook is entered under.
+    /// The subscriptions of each webhook.
     webhooks: HashMap<WebhookNum, Box<[String]>>,
     ordered: BTreeSet<WebhookNum>,
 }
@@ -32,7 +33,7 @@ struct TenantRoutes {
 struct Subscribers {
     /// Ascending.
     nums: Vec<WebhookNum>,
-    /// The same for whoever publishes, made by the first after a change: the others copy nothing.
+    /// The same list, shared with publishes: the first publish after a change makes it, the others copy nothing.
     list: OnceLock<Arc<[WebhookNum]>>,
 }
 
@@ -48,7 +49,7 @@ impl RouteTable {
         }
     }
 
-    /// Takes over what another table says. Answers the webhooks that are gone.
+    /// Replaces all routes with those of another table. Answers the webhooks that are gone.
     pub(super) fn replace(&self, fresh: Self) -> Vec<WebhookNum> {
         let mut tenants = self.tenants.write();
         let before = std::mem::replace(&mut *tenants, fresh.tenants.into_inner());
@@ -70,14 +71,14 @@ impl RouteTable {
             .map_or_else(|| Arc::new([]) as Arc<[_]>, |routes| routes.matching(kind, Some(&routes.to_all)))
     }
 
-    /// Like [`Self::matching`], without those that are subscribed to everything.
+    /// Like [`Self::matching`], without webhooks that are subscribed to everything.
     #[must_use]
     pub fn matching_by_name(&self, tenant: TenantNum, kind: &str) -> Arc<[WebhookNum]> {
         let tenants = self.tenants.read();
         tenants.get(&tenant).map_or_else(|| Arc::new([]) as Arc<[_]>, |routes| routes.matching(kind, None))
     }
 
-    /// Whether any of these, ascending, gets its events in order.
+    /// Whether any of these webhooks, in ascending order, is ordered.
     #[must_use]
     pub fn is_any_ordered(&self, tenant: TenantNum, webhooks: &[WebhookNum]) -> bool {
         let tenants = self.tenants.read();
@@ -89,7 +90,7 @@ impl RouteTable {
         }
     }
 
-    /// Enters the webhook, in place of what it was entered as before; an inactive one matches nothing.
+    /// Adds the webhook or replaces its former entry; an inactive one matches nothing.
     pub fn set(&self, route: Route) {
         let mut tenants = self.tenants.write();
         let routes = tenants.entry(route.tenant).or_default();
@@ -106,7 +107,7 @@ impl RouteTable {
         self.set(Route { num, tenant, events: Vec::new(), is_active: false, is_ordered: false });
     }
 
-    /// Answers whether it was there.
+    /// Removes the webhook; answers whether it was there.
     pub fn remove(&self, tenant: TenantNum, num: WebhookNum) -> bool {
         let mut tenants = self.tenants.write();
         let Some(routes) = tenants.get_mut(&tenant) else { return false };
@@ -156,7 +157,7 @@ impl TenantRoutes {
         list.insert(num);
     }
 
-    /// Removes a list that has become empty.
+    /// Removes the webhook from a list, and the list when it is empty.
     fn unsubscribe(&mut self, num: WebhookNum, subscription: &str) {
         let (lists, name) = match subscription.strip_suffix('*') {
             Some("") => return self.to_all.remove(num),
@@ -313,7 +314,7 @@ mod tests {
         ]
     }
 
-    /// Takes the step, and notes what the table was told of each webhook last.
+    /// Applies the step to the table, and notes the last route of each webhook.
     fn take(step: Step, table: &RouteTable, told: &mut BTreeMap<WebhookNum, Route>) {
         match step {
             Step::Set(route) => {
@@ -334,7 +335,7 @@ mod tests {
 
     type Lists = BTreeMap<String, Vec<WebhookNum>>;
 
-    /// Everything that a table holds, but for copies made for publishers.
+    /// All contents of a table, except the copies made for publishes.
     fn contents(table: &RouteTable) -> BTreeMap<TenantNum, (Lists, Lists, Vec<WebhookNum>)> {
         let lists = |lists: &HashMap<String, Subscribers>| {
             lists.iter().map(|(name, list)| (name.clone(), list.nums.clone())).collect::<Lists>()

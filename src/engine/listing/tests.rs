@@ -15,7 +15,7 @@ fn row(id: DeliveryId) -> Delivery {
     Delivery { id, webhook_id: WebhookId::generate(), kind: String::new(), state, last: None }
 }
 
-/// The first `most` of these below `before`, and not below `floor`, as a source reads them.
+/// The first `most` ids below `before` and not below `floor`, as a source reads them.
 fn read(
     all: &BTreeSet<DeliveryId>,
     before: Option<DeliveryId>,
@@ -28,7 +28,8 @@ fn read(
 }
 
 proptest! {
-    /// However the sources stop, and whichever deliveries get their rows between two pages: each is listed once.
+    /// Each delivery is listed once, wherever the sources stop and whichever deliveries get their rows between two
+    /// pages.
     #[test]
     fn pages_of_two_sources_lose_nothing_and_repeat_nothing(
         all in prop::collection::btree_map((0i64..8, 1i64..6), any::<(bool, bool)>(), 0..40),
@@ -38,7 +39,7 @@ proptest! {
         let of = |which: fn((bool, bool)) -> bool| -> BTreeSet<DeliveryId> {
             all.iter().filter(|(_, kind)| which(**kind)).map(|((event, webhook), _)| id(*event, *webhook)).collect()
         };
-        // Rows from the start; both at once; rows that come after each page.
+        // Deliveries may have a row from the start, be in both lists at once, or get their row after a page.
         let (mut rows, mut owed) = (of(|(row, _)| row), of(|(row, both)| !row || both));
         let expected: Vec<DeliveryId> = of(|_| true).into_iter().rev().collect();
         let (mut seen, mut before) = (Vec::new(), None);

@@ -1,25 +1,26 @@
-//! How many requests may be in flight, whose they are, and who is next. Pure: the wrapper above does the waiting.
+//! Decides how many requests may be in flight, of which endpoints, and which one is next. Pure: `permits` does the
+//! waiting.
 //!
-//! The places are parted, as a ship is by its bulkheads: the greater part is for endpoints that are well, a small one
-//! for those that fail or are slow. Neither part ever uses the other's places, however idle they are. So requests that
-//! hang can fill the small part only; an ailing endpoint finds a place for the request that shows that it is well
-//! again, whatever the load of the others; and a request that turns out to hang can always leave the greater part as
-//! long as the small one has room. The price is an eighth of the places while nothing ails.
+//! The places are divided as bulkheads divide a ship: the larger part is for healthy endpoints, an eighth for endpoints
+//! that fail or are slow. Neither part uses the other's places, even idle ones. So requests that hang fill the small
+//! part only; an ailing endpoint finds a place for the request that shows that it has recovered, whatever the load of
+//! the others; and a request that turns out to hang can leave the larger part as long as the small one has room. The
+//! price is an eighth of the places while nothing is ailing.
 //!
-//! Within a part a free place never exists beside somebody who waits for one.
+//! Within a part, no place is free while a waiter waits for it.
 
 use crate::domain::id::{TenantNum, WebhookNum};
 
 use super::fair_queue::{FairQueue, Spot};
 
-/// One place in this many is for ailing endpoints: what they hold is lost to the healthy ones for a whole timeout each
-/// time, so it is to be little; an eighth of the default of 1,024 still tries 128 of them at once.
+/// One place in this many is for ailing endpoints. Healthy endpoints lose these places for a whole timeout each time,
+/// so the part is small; an eighth of the default of 1,024 still tries 128 of them at once.
 const AILING_PART: usize = 8;
 
-/// With fewer places than this, one of the parts would have none.
+/// With fewer places than this, one part would have none.
 const FEWEST: usize = 2;
 
-/// Which part of the places an endpoint's requests belong to.
+/// Which part of the places a request uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Share {
     #[default]
@@ -28,7 +29,7 @@ pub enum Share {
     Ailing,
 }
 
-/// Somebody wants to have a request in flight.
+/// A request for a place.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ask {
     pub(super) tenant: TenantNum,
@@ -36,7 +37,7 @@ pub(super) struct Ask {
     pub(super) share: Share,
 }
 
-/// The right to a place. There is one for each place in use: it cannot be copied, and is to be given back.
+/// The right to a place, one for each place in use: it cannot be copied, and must be given back.
 #[derive(Debug)]
 #[must_use = "a grant that is dropped is a place lost"]
 pub(super) struct Grant {
@@ -61,11 +62,11 @@ pub(super) struct Ticket {
 #[derive(Debug)]
 pub(super) enum Answer<'a, W> {
     Granted(Grant),
-    /// There is no room.
+    /// The part has no free place.
     Full(Full<'a, W>),
 }
 
-/// The way into the queue; exists only while there is no room.
+/// The way into the queue; exists only while the part is full.
 #[derive(Debug)]
 pub(super) struct Full<'a, W> {
     queue: &'a mut FairQueue<W>,
@@ -73,14 +74,14 @@ pub(super) struct Full<'a, W> {
 }
 
 impl<W> Full<'_, W> {
-    /// Waits. The waiter comes back with a grant, or by `Bulkhead::forget`.
+    /// Joins the queue. The waiter comes back with a grant, or through `Bulkhead::forget`.
     pub(super) fn wait(self, waiter: W) -> Ticket {
         self.queue.join(self.ticket.spot, waiter);
         self.ticket
     }
 }
 
-/// What stands where, for an inspection page.
+/// The use of both parts, for display.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BulkheadView {
     pub healthy: PartView,
@@ -132,7 +133,7 @@ impl<W> Part<W> {
     }
 }
 
-/// `W` is what the bulkhead keeps for a waiter, and hands out together with its grant.
+/// `W` is what the bulkhead keeps for a waiter and returns with its grant.
 #[derive(Debug)]
 pub(super) struct Bulkhead<W> {
     healthy: Part<W>,
@@ -141,7 +142,7 @@ pub(super) struct Bulkhead<W> {
 }
 
 impl<W> Bulkhead<W> {
-    /// With `total` places, of which an eighth is for ailing endpoints; with two if there are fewer.
+    /// With `total` places, of which an eighth is for ailing endpoints; two at least.
     #[must_use]
     pub(super) fn new(total: usize) -> Self {
         let total = total.max(FEWEST);
@@ -166,7 +167,7 @@ impl<W> Bulkhead<W> {
         Answer::Full(Full { queue: &mut part.queue, ticket })
     }
 
-    /// A request ended. Its place goes to whoever is next.
+    /// A request has ended. Its place goes to the next waiter.
     #[must_use = "the waiter is to be told"]
     pub(super) fn give_back(&mut self, grant: Grant) -> Option<(W, Grant)> {
         let part = self.part(grant.part);
@@ -177,8 +178,8 @@ impl<W> Bulkhead<W> {
         next.map(|waiter| (waiter, grant))
     }
 
-    /// A request is in flight for too long: it moves to the ailing part, if that has room, and its place goes to
-    /// whoever is next. Without room everything stays as it is, and the same may be said again later.
+    /// A request has been in flight for too long. It moves to the ailing part if that has room, and its place goes to
+    /// the next waiter. Otherwise nothing changes, and the caller may try again later.
     #[must_use = "the waiter is to be told"]
     pub(super) fn overdue(&mut self, grant: &mut Grant) -> Option<(W, Grant)> {
         match grant.part {
@@ -191,7 +192,7 @@ impl<W> Bulkhead<W> {
         }
     }
 
-    /// A waiter went away; `None` if it does not wait any more.
+    /// A waiter is gone; `None` if it was not waiting any more.
     pub(super) fn forget(&mut self, ticket: Ticket) -> Option<W> {
         self.part(ticket.share).queue.leave(ticket.spot)
     }

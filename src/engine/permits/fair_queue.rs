@@ -1,23 +1,23 @@
-//! The waiters of one share, in the order in which they are served: tenants in turn, within a tenant its webhooks in
-//! turn, within a webhook first come, first served. Pure; the bulkhead beside it asks for the next one.
+//! Orders the waiters of one part: tenants in turn, within a tenant its webhooks in turn, within a webhook first come,
+//! first served. Pure: the bulkhead asks for the next one.
 //!
-//! A tenant pushes each other one back by at most one turn at a time, however many requests it brings, and so does a
-//! webhook within its tenant. What does not wait has no entry: an empty line holds no memory.
+//! A tenant delays each other tenant by one turn at most, however many requests it brings, and so does a webhook within
+//! its tenant. A tenant or webhook without waiters has no entry: an empty queue takes no memory.
 
 use std::collections::BTreeMap;
 
 use crate::domain::id::{TenantNum, WebhookNum};
 
-/// A waiter's place.
+/// A waiter's position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Spot {
     pub(super) tenant: TenantNum,
     pub(super) webhook: WebhookNum,
-    /// Ascends in the order of arrival, never used twice.
+    /// Ascends in the order of arrival; never used twice.
     pub(super) number: u64,
 }
 
-/// By number, which is by arrival.
+/// Waiters by number, that is in the order of arrival.
 type Queue<W> = BTreeMap<u64, W>;
 
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl<W> FairQueue<W> {
         self.waiting += 1;
     }
 
-    /// Takes out whoever is served next.
+    /// Takes out the waiter that is served next.
     pub(super) fn next(&mut self) -> Option<W> {
         let (tenant, webhooks) = self.tenants.turn()?;
         let (webhook, queue) = webhooks.turn()?;
@@ -49,7 +49,7 @@ impl<W> FairQueue<W> {
         self.leave(Spot { tenant, webhook, number })
     }
 
-    /// Takes out whoever waits there.
+    /// Takes out the waiter at `spot`.
     pub(super) fn leave(&mut self, spot: Spot) -> Option<W> {
         let webhooks = self.tenants.get(spot.tenant)?;
         let queue = webhooks.get(spot.webhook)?;
@@ -65,7 +65,7 @@ impl<W> FairQueue<W> {
     }
 }
 
-/// Members that take turns. Whoever joins comes after all who are there.
+/// Members that take turns. A new member joins at the end.
 #[derive(Debug)]
 struct Ring<K, V> {
     members: BTreeMap<K, Branch<V>>,
@@ -92,7 +92,7 @@ impl<K: Copy + Ord, V> Ring<K, V> {
         self.members.get_mut(&key).map(|member| &mut member.value)
     }
 
-    /// The member, which joins if it is not there.
+    /// The member for `key`; a new one joins at the end.
     fn member(&mut self, key: K, new: impl FnOnce() -> V) -> &mut V {
         let member = self.members.entry(key).or_insert_with(|| {
             let turn = self.next_turn;
@@ -103,7 +103,7 @@ impl<K: Copy + Ord, V> Ring<K, V> {
         &mut member.value
     }
 
-    /// Whose turn it is; it comes after all others now.
+    /// The member whose turn it is; it moves to the end.
     fn turn(&mut self) -> Option<(K, &mut V)> {
         let (_, key) = self.order.pop_first()?;
         let member = self.members.get_mut(&key)?;

@@ -9,7 +9,7 @@ use super::*;
 const TENANT: TenantNum = TenantNum(1);
 const WEBHOOK: WebhookNum = WebhookNum(1);
 
-/// What a future says when it is asked once.
+/// Polls a future once.
 fn once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
@@ -85,7 +85,7 @@ async fn an_overdue_request_makes_room_for_a_healthy_one_and_returns_its_place_t
     assert_eq!(permits.in_flight(), 0);
 }
 
-/// Small steps of chance that are the same in every run (Knuth's MMIX generator).
+/// A random generator with the same numbers in every run (Knuth's MMIX generator).
 struct Dice(u64);
 
 impl Dice {
@@ -95,7 +95,7 @@ impl Dice {
     }
 }
 
-/// Counts what is held, until dropped.
+/// Counts a held permit until it is dropped.
 struct Held<'a>(&'a AtomicUsize);
 
 impl<'a> Held<'a> {
@@ -117,7 +117,7 @@ async fn yields(count: u64) {
     }
 }
 
-/// Asks again and again, and often goes away before it is served or while it holds a place.
+/// Asks for permits again and again, and often gives up before it gets one or while it holds one.
 async fn impatient(permits: Permits, held: Arc<AtomicUsize>, seed: u64) {
     let mut dice = Dice(seed);
     for _ in 0..400 {
@@ -130,7 +130,7 @@ async fn impatient(permits: Permits, held: Arc<AtomicUsize>, seed: u64) {
             () = yields(patience) => continue,
             permit = permits.acquire(TenantNum(tenant), WebhookNum(webhook), share) => permit,
         };
-        // Dropped before the permit: it is never counted longer than it is held.
+        // Dropped before the permit, so that the permit is never counted for longer than it is held.
         let (_counted, now) = Held::count(&held);
         assert!(now <= permits.view().total());
         yields(dice.below(4)).await;

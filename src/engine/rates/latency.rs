@@ -1,4 +1,4 @@
-//! How long answers took, in a few hundred bytes: counts by length, two windows that take turns. Pure.
+//! How long answers took, in a few hundred bytes: counts by duration, in two windows that take turns. Pure.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use super::ring::Ring;
 /// 1 ms, then each bound a fifth above the one before: 57 steps reach past 30 s, the longest timeout of a policy.
 const BUCKETS: usize = 58;
 
-/// Whoever reads a count answers with the middle of its bucket, which is at most an eleventh (9.1 %) away from any
-/// latency in it: the middle of 1 and 1.2 in this sense is 12/11.
+/// A count is read as the middle of its bucket, which is at most an eleventh (9.1 %) away from any latency in the
+/// bucket: the harmonic mean of 1 and 1.2 is 12/11.
 const UPPER_BOUNDS_US: [u64; BUCKETS] = upper_bounds();
 
 const fn upper_bounds() -> [u64; BUCKETS] {
@@ -21,7 +21,7 @@ const fn upper_bounds() -> [u64; BUCKETS] {
     bounds
 }
 
-/// Half, nineteen in twenty and ninety-nine in a hundred answers took at most so long.
+/// 50, 95 and 99 percent of the answers took at most this long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Percentiles {
     pub p50: Duration,
@@ -33,7 +33,7 @@ pub struct Percentiles {
 #[derive(Debug, Clone)]
 pub(super) struct Latencies(Ring<Counts, 2, 150>);
 
-/// Sixteen bits are little enough for two windows of every endpoint to stay in memory. When one count is full, all are
+/// Sixteen bits are small enough to keep two windows of every endpoint in memory. When one count is full, all are
 /// halved: of more than 65,535 like answers in a window the newer weigh more, and a percentile is off by less than a
 /// fifth of a percent of the answers.
 #[derive(Debug, Clone, Copy)]
@@ -75,7 +75,7 @@ fn bucket(latency: Duration) -> usize {
     UPPER_BOUNDS_US.partition_point(|bound| *bound < us).min(BUCKETS - 1)
 }
 
-/// The shortest latency that no more than `100 - percent` in a hundred exceed; `None` when nothing was counted.
+/// The shortest latency that at most `100 - percent` in a hundred answers exceed; `None` when nothing was counted.
 fn percentile(counts: &[u32; BUCKETS], percent: u32) -> Option<Duration> {
     let rank = (counts.iter().sum::<u32>() * percent).div_ceil(100);
     let mut seen = 0;
@@ -86,7 +86,7 @@ fn percentile(counts: &[u32; BUCKETS], percent: u32) -> Option<Duration> {
     bucket.map(middle)
 }
 
-/// The value that is, in proportion, as far from the lower bound of a bucket as from the upper.
+/// The harmonic mean of a bucket's bounds: as far from the lower bound as from the upper, in proportion.
 fn middle(bucket: usize) -> Duration {
     let upper = UPPER_BOUNDS_US[bucket];
     let lower = bucket.checked_sub(1).map_or(upper, |below| UPPER_BOUNDS_US[below]);

@@ -1,14 +1,14 @@
-//! The newest slots of time, each with a value. A slot that is too old is never read and is emptied before its place is
-//! used again, so nothing has to be done while nothing happens.
+//! A ring of the newest time slots, each with a value. A slot that is too old is never read, and is emptied before it
+//! is reused, so idle time costs nothing.
 
 use std::time::Duration;
 
 /// `SLOTS` slots of `SECONDS` each: the one that has begun and those before it.
 #[derive(Debug, Clone)]
 pub(super) struct Ring<T, const SLOTS: usize, const SECONDS: u64> {
-    /// The number of the newest slot that was used, counted since the clock's beginning.
+    /// The number of the newest slot that was used, counted from the clock's beginning.
     newest: u64,
-    /// A slot's place is its number modulo `SLOTS`.
+    /// A slot's index is its number modulo `SLOTS`.
     places: [T; SLOTS],
 }
 
@@ -17,7 +17,7 @@ impl<T: Copy + Default, const SLOTS: usize, const SECONDS: u64> Ring<T, SLOTS, S
         Self { newest: Self::number(now), places: [T::default(); SLOTS] }
     }
 
-    /// The slot of this moment. Whoever asks with a moment before the newest slot gets the newest slot.
+    /// The slot of this moment; for a moment before the newest slot, the newest slot.
     pub(super) fn slot(&mut self, now: Duration) -> &mut T {
         let current = Self::number(now).max(self.newest);
         for begun in (self.newest + 1..=current).take(SLOTS) {
@@ -27,12 +27,12 @@ impl<T: Copy + Default, const SLOTS: usize, const SECONDS: u64> Ring<T, SLOTS, S
         &mut self.places[Self::place(current)]
     }
 
-    /// The slots that are not too old at this moment, those that were never used left out.
+    /// The slots that are not too old at this moment, without those that were never used.
     pub(super) fn recent(&self, now: Duration) -> impl Iterator<Item = &T> + Clone {
         (self.oldest(now)..=self.newest).map(|number| &self.places[Self::place(number)])
     }
 
-    /// The slots of whatever age, for what must be done to all of them.
+    /// All slots, of any age.
     pub(super) fn all_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.places.iter_mut()
     }
@@ -42,8 +42,8 @@ impl<T: Copy + Default, const SLOTS: usize, const SECONDS: u64> Ring<T, SLOTS, S
         Duration::from_secs(self.newest * SECONDS)
     }
 
-    /// How much time the recent slots of something `born` then stand for. At least a slot: what happened in a second of
-    /// life says little about a rate.
+    /// How much time the recent slots of something `born` at that moment cover. At least one slot: what happened in the
+    /// first second says little about a rate.
     pub(super) fn covered(&self, born: Duration, now: Duration) -> Duration {
         let start = Duration::from_secs(self.oldest(now) * SECONDS).max(born);
         now.max(self.last_used()).saturating_sub(start).max(Duration::from_secs(SECONDS))

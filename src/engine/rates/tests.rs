@@ -1,4 +1,4 @@
-//! Vitals told by hand, and beside a model that keeps every sample.
+//! Rates with known samples, and against a model that keeps every sample.
 
 use proptest::prelude::*;
 
@@ -19,14 +19,14 @@ fn after(since: u64) -> Duration {
     START + seconds(since)
 }
 
-/// So many answers, one a millisecond in length longer than the other, at the start.
+/// `count` answers at [`START`], which took 1 ms, 2 ms and so on.
 fn answered(count: u64) -> Rates {
     let mut rates = Rates::new(START);
     (1..=count).for_each(|ms| rates.answered(millis(ms), true, START));
     rates
 }
 
-/// No further from the truth than a tenth of it.
+/// At most a tenth away from the truth.
 fn is_near(shown: Duration, truth: Duration) -> bool {
     shown.abs_diff(truth) <= truth / 10
 }
@@ -150,7 +150,7 @@ fn counts_that_are_full_stay_full() {
     assert_eq!(rates.snapshot(START).in_per_second, f64::from(u32::MAX) / 10.0);
 }
 
-/// What can happen to an endpoint, each a while after the one before.
+/// What can happen to an endpoint, each some time after the one before.
 #[derive(Debug, Clone)]
 enum Act {
     Arrive(u32),
@@ -160,7 +160,7 @@ enum Act {
 }
 
 fn any_act() -> impl Strategy<Value = Act> {
-    // Evenly spread by their logarithm, 0.1 ms to 30 s.
+    // Evenly spread by logarithm, 0.1 ms to 30 s.
     let latency = (-4.0..1.477_f64).prop_map(|exponent| Duration::from_secs_f64(10_f64.powf(exponent)));
     prop_oneof![
         2 => (0_u32..1000).prop_map(Act::Arrive),
@@ -203,7 +203,7 @@ impl Model {
         latencies.get((latencies.len() * percent).div_ceil(100).saturating_sub(1)).copied()
     }
 
-    /// Bounds of a rate by counts of the last 60 and of the last 70 seconds: what a slot of 10 seconds can hide.
+    /// Bounds of a rate, from the counts of the last 60 and the last 70 seconds: what a slot of 10 seconds can hide.
     fn rate_bounds(&self, samples: &[(Duration, u32)], now: Duration) -> (f64, f64) {
         let within = |span| {
             let recent = samples.iter().filter(|(at, _)| now - *at < span);

@@ -1,4 +1,4 @@
-//! The bulkhead by itself, and against a model that keeps everything in plain lists.
+//! Tests of the bulkhead on its own, and against a model of plain lists.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -24,7 +24,7 @@ fn queued(bulkhead: &mut Bulkhead<usize>, ask: Ask, waiter: usize) -> Ticket {
     }
 }
 
-/// A bulkhead whose part for `share` is in use.
+/// A bulkhead whose part for `share` is full.
 fn crowded(total: usize, share: Share) -> (Bulkhead<usize>, Vec<Grant>) {
     let mut bulkhead = Bulkhead::new(total);
     let places = bulkhead.part(share).places;
@@ -88,7 +88,7 @@ fn a_waiter_that_was_served_cannot_be_forgotten() {
 /// Tenants in turn, their webhooks in turn, the waiters of each.
 type PlainQueue = Vec<(TenantNum, Vec<(WebhookNum, Vec<usize>)>)>;
 
-/// How a waiter fares.
+/// What has happened while a waiter waited.
 #[derive(Debug, Default)]
 struct Wait {
     ahead: usize,
@@ -137,7 +137,7 @@ impl Model {
         queue.retain(|(_, webhooks)| !webhooks.is_empty());
     }
 
-    /// Whose turn it is in a part; panics if it came too late.
+    /// The next waiter of a part; panics if it waited for too many turns.
     fn next(&mut self, share: usize) -> Option<usize> {
         let queue = &mut self.queues[share];
         if queue.is_empty() {
@@ -186,7 +186,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// The bulkhead, the model, and those who have asked.
+/// The bulkhead, the model, and the requests for places so far.
 struct World {
     bulkhead: Bulkhead<usize>,
     model: Model,
