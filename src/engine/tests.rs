@@ -1,4 +1,4 @@
-//! The running engine against trouble that cannot be made from outside: damaged rows, changes that cross.
+//! Runs the engine against trouble that cannot be caused from outside: damaged rows, and changes that cross.
 
 mod elsewhere;
 mod simulation;
@@ -19,17 +19,17 @@ use crate::store::seal::MasterKey;
 use crate::store::tenants::{NewTenant, Tenant};
 use crate::store::webhooks::{NewWebhook, Webhook};
 
-/// Longer than the waker's pause by far.
+/// Far longer than the due poller's interval.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An engine of its own with one tenant. Nothing is listening where its webhooks point to.
+/// An engine with one tenant. Nothing listens where its webhooks point to.
 struct World {
     engine: Engine,
     tenant: Tenant,
     home: Home,
 }
 
-/// Where the store is.
+/// Where the store is kept.
 enum Home {
     Directory(TempDir),
     Database(Database),
@@ -117,7 +117,7 @@ impl World {
         self.engine.create_webhook(self.new_webhook(), None, &Author::engine()).await.unwrap()
     }
 
-    /// Publishes to these, whatever the routes say.
+    /// Publishes to these webhooks, whatever the routes say.
     async fn publish_to(&self, webhooks: &[&Webhook]) -> Vec<DeliveryId> {
         let draft = Draft {
             tenant: self.tenant.num,
@@ -225,7 +225,7 @@ async fn when_changes_cross_the_endpoint_follows_the_last() {
             async move {
                 let current = world.engine.store().webhook(world.tenant.num, id).await.unwrap().unwrap();
                 let is_active = (turn + round) % 2 == 0;
-                // Whoever comes second finds that it changed.
+                // Of two changes that cross, the second is refused as stale.
                 let _ = world.engine.update_webhook(&Webhook { is_active, ..current }, &Author::engine()).await;
             }
         });

@@ -186,7 +186,7 @@ fn a_retry_beyond_the_horizon_is_read_back_in_time() {
     let mut bench = Bench::new(Arc::new(serde_json::from_value(settings).unwrap()));
     bench.on(offer(1));
     bench.finish(1, Outcome::Rejected);
-    assert!(bench.lane.can_rest(bench.now()), "the waker wakes it");
+    assert!(bench.lane.can_rest(bench.now()), "the due poller wakes it");
     assert_eq!(bench.lane.wake_at(bench.now()), Some(bench.epoch + Duration::from_secs(600) - AHEAD));
     bench.elapsed = Duration::from_secs(598);
     assert!(matches!(bench.on(Input::Tick).as_slice(), [Effect::Load { .. }]));
@@ -340,7 +340,7 @@ fn one_probe_is_sent_when_the_cool_down_is_over_and_its_success_lets_all_flow() 
     bench.elapsed = Duration::from_secs(30);
     let probe = started(&bench.on(Input::Tick));
     assert_eq!(probe.len(), 1);
-    assert!(started(&bench.on(offer(20))).is_empty(), "one at a time");
+    assert!(started(&bench.on(offer(20))).is_empty(), "one probe at a time");
     let effects = bench.on(finished(probe[0], Outcome::Success));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Save { health } if health.failing_since.is_none() && health.open_until.is_none())));
     assert!(started(&effects).len() > 1);
@@ -356,8 +356,12 @@ fn what_a_person_asks_for_is_sent_although_the_receiver_is_left_alone() {
     assert_eq!(started(&bench.on(Input::SendNow(entry.clone()))), [7]);
     assert_eq!(bench.finish(7, Outcome::TimedOut).status, Status::Failed);
     let until = START.plus(Duration::from_secs(30));
-    assert_eq!(bench.lane.breaker(bench.now().wall).next_probe_at, Some(until), "the cool-down is no longer for it");
-    assert!(started(&bench.on(Input::SendNow(entry))).is_empty(), "it was read before it was sent");
+    assert_eq!(
+        bench.lane.breaker(bench.now().wall).next_probe_at,
+        Some(until),
+        "a failed manual attempt does not lengthen the cool-down"
+    );
+    assert!(started(&bench.on(Input::SendNow(entry))).is_empty(), "the delivery is not expected any more");
 }
 
 #[test]

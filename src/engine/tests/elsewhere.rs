@@ -1,4 +1,4 @@
-//! What another node changes, as a second store on the same database does it.
+//! How the engine follows changes of another node, which a second store on the same database makes.
 
 use parking_lot::Mutex;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::domain::id::WebhookNum;
 use crate::engine::config_sync::Stale;
 
-/// The engine here, and another node's store.
+/// An engine, and the store of another node.
 async fn world() -> (World, Store) {
     let world = World::start_in(Home::Database(Database::new())).await;
     let elsewhere = Store::open(world.home.options()).await.unwrap();
@@ -27,7 +27,7 @@ impl World {
         self.engine.inner.routes.matching(self.tenant.num, "message.sent").contains(&webhook.num)
     }
 
-    /// Publishes until a delivery waits, which an endpoint that sends would let fail.
+    /// Publishes until a delivery waits; an endpoint that still sends would let it fail.
     async fn held_delivery(&self, webhook: &Webhook) -> DeliveryId {
         let wait = async {
             loop {

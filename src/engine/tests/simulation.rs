@@ -1,16 +1,17 @@
-//! The whole engine without waiting: everything of it that is pure, driven by a seeded scheduler against a model of the
-//! store, with crashes, lost acknowledgements, refused batches, stale reads, full mailboxes, moody receivers, meddling
-//! operators and clocks that are set; one process alone, or several nodes on one store, which are also frozen, cut off from
-//! it and deaf to each other.
+//! Simulates the whole engine without waiting: its pure parts, driven by a seeded scheduler against a model of the
+//! store. The simulation injects crashes, lost acknowledgements, refused batches, stale reads, full mailboxes,
+//! receivers that change, operators who interfere, and clocks that are set. It runs one process, or several nodes on
+//! one store, which are also frozen, cut off from the store, and miss each other's notifications.
 //!
-//! Real are the lanes with all that they hold, permits, routes, dispatch line, restarts, terms of leases and placement; of
-//! the store what a node holds, how far it has looked for news, and of the journal its queues, feed, ledger, fences,
-//! watched fan-outs and late outcomes. The glue between them is mirrored, function by function, and says so: [`process`] is
-//! what a `kill -9` takes, [`world`] what it leaves. Time, chance and the order of what happens at once come from the seed.
-//! What must hold is in [`book`], at the moment of sending, and in [`checker`].
+//! The real code is: the lanes with all that they hold, permits, routes, the fair queue, restarts, lease terms and
+//! placement; of the store, the shard set and the scan cursor; and of the journal its queues, feed, ledger, fences,
+//! fan-out tracker and recent cancels. The glue between these parts is mirrored function by function, and each mirror
+//! names its original: [`process`] is what a `kill -9` takes, [`world`] what it leaves. Time, randomness and the order
+//! of concurrent steps come from the seed. The invariants are in [`oracle`], checked at the moment of sending, and in
+//! [`checker`].
 //!
-//! `POSTHASTE_SIMULATION_SEEDS=100000` runs more seeds, `POSTHASTE_SIMULATION_SEED=17` this one alone. A failure names
-//! its seed and tells what happened last.
+//! `POSTHASTE_SIMULATION_SEEDS=100000` runs more seeds, `POSTHASTE_SIMULATION_SEED=17` only this one. A failure names
+//! its seed and prints its last steps.
 
 mod attempt;
 mod background;
@@ -43,16 +44,16 @@ use parking_lot::Mutex;
 
 use self::scheduler::Scheduler;
 
-/// Seeds of an ordinary run of one process.
+/// Seeds of an ordinary run with one process.
 const SEEDS: u64 = 1000;
 
-/// Of several nodes, each of which takes as long as three of one.
+/// Seeds of an ordinary run with several nodes; each seed takes as long as three of one process.
 const SEEDS_OF_NODES: u64 = 250;
 
-/// What is told of a failure.
+/// Steps that are printed for a failure.
 const LAST_STEPS: usize = 150;
 
-/// Seeds that are told of.
+/// Failing seeds that are printed.
 const MOST_TOLD: usize = 40;
 
 /// A seed that fails, and why.
@@ -60,7 +61,7 @@ const MOST_TOLD: usize = 40;
 struct Failure {
     seed: u64,
     why: String,
-    /// What happened last.
+    /// The last steps.
     history: Vec<String>,
 }
 
@@ -81,7 +82,7 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 
-/// Every seed that fails, the first one with its history.
+/// Runs the seeds on all cores. Answers every seed that fails.
 fn run(seeds: Range<u64>, is_clustered: bool) -> Vec<Failure> {
     let (next, failures) = (AtomicU64::new(seeds.start), Mutex::new(Vec::new()));
     let work = || {
@@ -96,7 +97,7 @@ fn run(seeds: Range<u64>, is_clustered: bool) -> Vec<Failure> {
     failures
 }
 
-/// Runs all seeds, and tells of the first that fails.
+/// Runs all seeds, and panics with the first that fails.
 fn check(is_clustered: bool) {
     let seeds = match setting("POSTHASTE_SIMULATION_SEED") {
         Some(seed) => seed..seed + 1,

@@ -1,5 +1,5 @@
-//! Mirrors `crate::engine::endpoint::attempt`: a permit, a place in the journal, a request. The permits and the places
-//! are the real ones; what the receiver does comes from [`super::receivers`].
+//! Mirrors `crate::engine::endpoint::attempt`: a permit, a slot in the journal, a request. Permits and slots are the
+//! real ones; the receiver's answer comes from [`super::receivers`].
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::process::Process;
 use super::trace;
 use super::world::World;
 
-/// An attempt that was made.
+/// An attempt whose request was sent and answered.
 pub(super) struct Attempted {
     pub(super) request: RequestNum,
     pub(super) outcome: Outcome,
@@ -32,7 +32,7 @@ pub(super) enum Ended {
     CutShort,
 }
 
-/// A request under way. When it is dropped before it is answered, its receiver may still have seen it.
+/// A request in flight. If it is dropped before it is answered, its receiver may still have seen it.
 struct UnderWay {
     world: Rc<World>,
     request: RequestNum,
@@ -47,7 +47,7 @@ impl Drop for UnderWay {
 /// As in `endpoint::attempt`.
 const LEAVING: Duration = Duration::from_millis(20);
 
-/// `None`: nothing was sent, because the engine is stopping, or no longer serves the webhook.
+/// `None` if nothing was sent, because the engine is stopping or no longer serves the webhook.
 pub(super) async fn run(actor: &Rc<Endpoint>, called: &EndpointConfig, entry: Entry, share: Share) -> Option<Ended> {
     let (process, world) = (&actor.process, &actor.process.world);
     let epoch = process.shard_set.epoch_of(ShardNum::of(called.num).num());
@@ -89,7 +89,7 @@ fn answer(world: &World, called: &EndpointConfig, limit: Duration) -> (Outcome, 
     if world.happens(world.trouble.get().attempt_crashes) { (Outcome::Crashed, wait) } else { (outcome, wait) }
 }
 
-/// `admission`, without the turns of a thread.
+/// `admission`, without start slots.
 async fn admission(process: &Process, called: &EndpointConfig, share: Share) -> Option<Permit> {
     process.pause().await;
     if process.quiet.is_cancelled() {
@@ -102,7 +102,8 @@ async fn admission(process: &Process, called: &EndpointConfig, share: Share) -> 
     process.quiet.run_until_cancelled(process.permits.acquire(tenant, webhook, share)).await
 }
 
-/// A request that takes long gives its place among the healthy ones back. Answers whether it has ended within the lease.
+/// `keep_watch`: a request that takes long moves to the ailing part. Answers whether it ended while the lease was
+/// valid.
 async fn keep_watch(process: &Process, wait: Duration, mut permit: Permit) -> bool {
     let mut left = wait;
     while left > SLOW {

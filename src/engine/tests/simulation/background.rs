@@ -1,4 +1,4 @@
-//! What an endpoint's actor has tasks for, beside attempts: reading rows, and switching its webhook off. Each says what it
+//! The tasks of an endpoint's actor besides attempts: reading rows, and switching the webhook off. Each names what it
 //! mirrors.
 
 use std::rc::Rc;
@@ -34,7 +34,7 @@ impl Endpoint {
         });
     }
 
-    /// `Handler<Summon>`.
+    /// `Handler<SendNow>`.
     pub(super) fn send_now(self: &Rc<Self>, event: EventSeq) {
         self.lane.borrow_mut().expect_send_now(event);
         let (actor, process, num) = (self.clone(), self.process.clone(), self.num);

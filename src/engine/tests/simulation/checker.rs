@@ -1,5 +1,5 @@
-//! What must hold of the tables, the ledger and the book: now and then while a simulation runs, and all of it once
-//! everything has come to rest.
+//! Checks the tables, the ledger and the oracle: in part while a simulation runs, and completely once everything has
+//! come to rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use super::oracle::{Oracle, Request};
 use super::process::Process;
 use super::world::{Hook, World};
 
-/// Every target of every event has a row, or a fan-out that says so.
+/// Every target of every event has a row or a fan-out.
 fn fanouts_cover(tables: &Tables) {
     let open: BTreeSet<EventSeq> = tables.open_fanouts().collect();
     for (event, targets) in tables.events().filter(|(event, _)| !open.contains(&event.seq)) {
@@ -26,7 +26,7 @@ fn fanouts_cover(tables: &Tables) {
     }
 }
 
-/// The ledger says what a recount says, if it was told of everything.
+/// The ledger agrees with a recount, if it was told of every commit.
 pub(super) fn ledger_agrees(process: &Process) {
     if process.untold.get() {
         return;
@@ -68,14 +68,14 @@ fn is_owner(process: &Process, tables: &Tables, webhook: WebhookNum) -> bool {
     !process.world.is_clustered || tables.leases.owner(webhook) == process.shard_set.node()
 }
 
-/// Whether another node has committed it, and this one has not heard of it.
+/// Whether another node has committed the event and this process has not scanned it yet.
 fn is_news(process: &Process, tables: &Tables, (event, webhook): (EventSeq, WebhookNum)) -> bool {
     let shard = process.shard_set.part_of(webhook);
     let transaction = tables.written_by((event, shard.num())).unwrap_or(0);
     process.shard_set.is_new_to_ledger(shard, transaction, event) && !process.writer.borrow().watches(event, webhook)
 }
 
-/// Every shard is held by the node that should have it, and served.
+/// Every shard is owned by the node that placement names, and served.
 pub(super) fn all_is_served(world: &World) -> bool {
     let tables = world.tables.borrow();
     let nodes: Vec<i64> = world.processes().iter().filter_map(|process| process.shard_set.node()).collect();
@@ -88,10 +88,10 @@ pub(super) fn all_is_served(world: &World) -> bool {
     tables.leases.owners().all(is_served)
 }
 
-/// Everything has come to rest.
+/// What must hold once everything has come to rest.
 pub(super) fn all_is_well(world: &World) {
     let (tables, oracle, hooks) = (world.tables.borrow(), world.oracle.borrow(), world.hooks.borrow());
-    assert_eq!(tables.open_fanouts().next(), None, "a fan-out is there although every target has a row");
+    assert_eq!(tables.open_fanouts().next(), None, "a fan-out is left although every target has a row");
     fanouts_cover(&tables);
     let accepted: BTreeSet<EventSeq> = tables.events().map(|(event, _)| event.seq).collect();
     let is_known = |event: &EventSeq| accepted.contains(event) || oracle.lost_events.contains(event);
@@ -109,12 +109,12 @@ pub(super) fn all_is_well(world: &World) {
     }
 }
 
-/// Whether the outcomes of both were lost at once: with their process, or with the database.
+/// Whether both outcomes were lost at once: with their process, or with the database.
 fn is_one_loss(request: &Request, next: &Request) -> bool {
     next.server == request.server && (next.incarnation == request.incarnation || request.was_forgotten)
 }
 
-/// A delivery as it is found in the end.
+/// A delivery at the end of a simulation.
 struct Found<'a> {
     id: DeliveryId,
     state: DeliveryState,
@@ -143,8 +143,8 @@ impl Found<'_> {
         assert!(is_pending || state.manual.is_none(), "{id:?}: {state:?}");
     }
 
-    /// Attempts are numbered without gaps; automatic ones end with the policy, and those that a person asked for do not
-    /// count among them.
+    /// Attempts are numbered without gaps. Automatic attempts end with the policy, and manual ones do not count among
+    /// them.
     fn attempts_rise(&self, tables: &Tables) {
         let Self { id, state, hook, .. } = self;
         let numbers: Vec<u16> = tables.attempts(*id).map(|attempt| attempt.number).collect();
@@ -154,7 +154,8 @@ impl Found<'_> {
         assert!(state.tries <= u16::from(hook.policy.retry_policy.max_retries) + 1, "{id:?} is tried too often");
     }
 
-    /// A request is an attempt, or it was cut short; then the next one says that it may be the second.
+    /// Each request is a recorded attempt or was cut short; then the next request for the delivery says that it may be
+    /// the second.
     fn requests_are_explained(&self, tables: &Tables, oracle: &Oracle, world: &World) {
         let id = self.id;
         let recorded: BTreeSet<&str> = tables.attempts(id).filter_map(|attempt| attempt.error.as_deref()).collect();
@@ -170,16 +171,16 @@ impl Found<'_> {
             }
             assert!(request.was_cut, "request {} for {id:?} was made and not recorded", request.num);
             match next {
-                // Its outcome was lost later, with that of the next one.
+                // Its outcome was lost later, together with that of the next request.
                 Some(next) if request.is_decided && is_one_loss(request, next) => {}
                 Some(next) => {
                     assert!(next.number <= request.number, "{id:?} was cut short and is attempted as another one");
                     let says_so = matches!(next.trigger, Trigger::Recovery | Trigger::Manual);
-                    // What was due cannot be told from what was not, once the clock was set back.
+                    // Once a clock was set back, rows that were due cannot be told from others.
                     let cannot_know = world.was_set_back();
                     assert!(says_so || cannot_know, "{id:?} was cut short and is sent again as {:?}", next.trigger);
                 }
-                // Nobody knows any more that somebody wanted it once more.
+                // The manual retry itself was lost with the database.
                 None if request.trigger == Trigger::Manual && request.server < world.servers.get() => {}
                 None => self.is_not_to_be_sent_again(oracle),
             }

@@ -1,5 +1,5 @@
-//! Mirrors `crate::engine::dispatch` round the real line and feed: chunks of fan-outs, the activator that starts sleeping
-//! endpoints, and the pokes for rows that were made in their place.
+//! Mirrors `crate::engine::dispatch` around the real fair queue and feed: chunks of fan-outs, the activator that
+//! activates sleeping endpoints, and the pokes for rows that were made instead of offers.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -76,7 +76,7 @@ impl Activator {
         }
     }
 
-    /// Takes those out whose endpoints are being started.
+    /// Takes out the items whose endpoints are being activated.
     fn take_over(&mut self, items: &mut Vec<Item>) {
         let (mine, others) = std::mem::take(items).into_iter().partition(|item| self.here.contains_key(&item.num));
         *items = others;
@@ -209,7 +209,7 @@ impl Process {
         Ok(())
     }
 
-    /// `Porter::run`.
+    /// `Activator::run`.
     async fn enqueue(self: Rc<Self>, activator: Rc<RefCell<Activator>>) {
         let slice = self.world.bounds.slice;
         loop {
@@ -232,7 +232,7 @@ impl Process {
         Ok(())
     }
 
-    /// `poke`: endpoints hear of rows that were made for them, once those are committed.
+    /// `poke`: wakes endpoints for rows that were made for them, once those rows are committed.
     async fn poke(self: Rc<Self>) {
         let some = || Some(std::mem::take(&mut *self.overflow.borrow_mut())).filter(|nums| !nums.is_empty());
         loop {

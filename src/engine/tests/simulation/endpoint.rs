@@ -1,5 +1,5 @@
-//! Mirrors [`crate::engine::endpoint`]: an actor round a real lane. Its mailbox, its timer, the tasks that end with it,
-//! and what it does with the lane's effects.
+//! Mirrors [`crate::engine::endpoint`]: an actor around a real lane, with its mailbox, its timer, the tasks that end
+//! with it, and what it does with the lane's effects.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -44,7 +44,7 @@ pub(super) struct Endpoint {
     busy_at: Cell<Instant>,
     idle_said_at: Cell<Instant>,
     pub(super) in_doubt: Cell<InDoubt>,
-    /// Until when its receiver is left alone, as far as it was saved.
+    /// The end of the breaker's cool-down, as it was last saved.
     left_alone: Cell<Option<UnixMillis>>,
 }
 
@@ -90,7 +90,7 @@ impl Endpoint {
         self.process.world.tasks.spawn(self.owner(), task);
     }
 
-    /// Refused by a full or closed mailbox.
+    /// A full or closed mailbox refuses the message.
     pub(super) fn try_send(&self, message: Message) -> Result<(), Message> {
         if !self.incarnations.get() || self.mailbox.borrow().len() >= self.process.world.bounds.mailbox {
             return Err(message);
@@ -99,7 +99,7 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Waits for room and for the answer; `None` when it is dead or dies.
+    /// Waits for room in the mailbox and for the answer; `None` if the actor is dead or dies.
     pub(super) async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Option<T> {
         let (told, answer) = oneshot::channel();
         let has_room = || !self.incarnations.get() || self.mailbox.borrow().len() < self.process.world.bounds.mailbox;
@@ -108,7 +108,7 @@ impl Endpoint {
         answer.await.ok()
     }
 
-    /// The registry asks it to end: it begins nothing any more.
+    /// The registry asks the endpoint to end; it starts nothing more.
     pub(super) async fn drain(&self) {
         self.ask(Message::Drain).await;
     }
@@ -123,7 +123,7 @@ impl Endpoint {
         }
     }
 
-    /// A message; `None` inside when the timer has rung.
+    /// The next message, or `Some(None)` when the timer has fired.
     fn next(&self) -> Option<Option<Message>> {
         if !self.incarnations.get() {
             return None;
@@ -182,7 +182,7 @@ impl Endpoint {
         self.turn(input, None);
     }
 
-    /// `Endpoint::turn`.
+    /// `Endpoint::step`.
     fn turn(self: &Rc<Self>, input: Input, mut attempted: Option<Attempted>) {
         if !self.incarnations.get() {
             return;
@@ -271,7 +271,8 @@ impl Endpoint {
         self.turn(Input::Finished { event, outcome, said: Said::default(), took, jitter }, Some(attempted));
     }
 
-    /// `Endpoint::settle`. The attempt's error names the request, so that the book finds it in the tables.
+    /// `Endpoint::settle`. The attempt's error is the number of the request, by which the oracle finds it in the
+    /// tables.
     fn settle(&self, entry: &Entry, state: DeliveryState, attempted: Attempted) {
         let id = DeliveryId { event: entry.event.seq, webhook: self.num };
         let Attempted { request, outcome, took, started_at, slot } = attempted;
@@ -298,7 +299,7 @@ impl Endpoint {
         self.recording.set(self.recording.get() + 1);
     }
 
-    /// A task that ends with this actor, and what the actor does with its answer.
+    /// Spawns a task that ends with this actor, and what the actor does with its answer.
     pub(super) fn busy<T: 'static>(&self, task: impl Future<Output = T> + 'static, then: impl FnOnce(T) + 'static) {
         self.spawn(async move { then(task.await) });
     }
@@ -344,7 +345,7 @@ impl Endpoint {
         }
     }
 
-    /// The actor ends, and its tasks and its mailbox with it; the registry hears how.
+    /// Ends the actor with its tasks and its mailbox, and tells the registry how.
     fn end(&self, sign: EndpointEventKind) {
         if !self.incarnations.replace(false) {
             return;
@@ -366,14 +367,14 @@ impl Endpoint {
         self.process.notices.borrow_mut().push_back(notice);
     }
 
-    /// What is sent before the end of a cool-down, a person asked for; or by this clock the end is too far off.
+    /// A delivery that is sent before the end of the cool-down is manual, or the clocks differ.
     fn check_breaker(&self, entry: &Entry, now: UnixMillis) {
         let is_over = self.left_alone.get().is_none_or(|until| until <= now);
         let may_start = is_over || entry.is_manual() || self.process.world.clocks_differ();
-        assert!(may_start, "{:?} of {:?} is sent although it is left alone", entry.event.seq, self.num);
+        assert!(may_start, "{:?} of {:?} is sent although its breaker is open", entry.event.seq, self.num);
     }
 
-    /// What must hold after each turn.
+    /// What must hold after each step.
     fn check(&self) {
         let (lane, config) = (self.lane.borrow(), self.config.borrow());
         let Gauge { in_flight, window, .. } = lane.gauge();

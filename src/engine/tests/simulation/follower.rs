@@ -1,5 +1,5 @@
-//! Mirrors [`crate::engine::news`]: what other nodes change of webhooks reaches this one's routes and live endpoints.
-//! Changes become visible in the order in which they are made here.
+//! Mirrors [`crate::engine::config_sync`]: config changes of other nodes reach this one's routes and live endpoints.
+//! Here, changes become visible in the order in which they are made.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;

@@ -1,5 +1,5 @@
-//! Mirrors [`crate::engine::registry::RegistryHandle`]: the registry as the rest of the engine sees it, and the reading
-//! that a start needs.
+//! Mirrors [`crate::engine::registry::RegistryHandle`]: the registry as the rest of the engine sees it, and the reads
+//! that an activation needs.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -20,15 +20,15 @@ use super::process::{Process, STORE_PAUSE};
 use super::tasks::Owner;
 use super::world::Unreadable;
 
-/// What became of offers to endpoints that slept.
+/// The offers that a sleeping endpoint did not take, and those of deleted webhooks.
 pub(super) struct Handed {
     pub(super) refused: Vec<Item>,
     pub(super) deleted: Vec<Item>,
 }
 
-/// What `RegistryHandle` does.
+/// `RegistryHandle`.
 impl Process {
-    /// Hears what endpoints have to say, one at a time.
+    /// Passes endpoint events to the registry, one at a time.
     pub(super) async fn hear_events(self: Rc<Self>) {
         loop {
             let notice = self.world.tasks.until(|| self.notices.borrow_mut().pop_front()).await;
@@ -85,7 +85,7 @@ impl Process {
         self.wake_sleeping(asleep).await;
     }
 
-    /// `rouse`: what is still owed to those that are deleted is cancelled.
+    /// `RegistryHandle::wake_sleeping`: cancels what deleted webhooks are still owed.
     async fn wake_sleeping(self: &Rc<Self>, nums: Vec<WebhookNum>) {
         if nums.is_empty() {
             return;
@@ -167,7 +167,7 @@ impl Process {
         Ok(())
     }
 
-    /// `RegistryHandle::quit`.
+    /// `RegistryHandle::hand_off`.
     pub(super) async fn hand_off_shard(&self, shard: ShardNum) -> bool {
         self.pause().await;
         let (to_drain, answer) = self.registry.borrow_mut().hand_off(shard);
@@ -238,7 +238,7 @@ impl Process {
         }
     }
 
-    /// Whoever is spawned ends with the process.
+    /// Spawns a task that ends with the process.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.world.tasks.spawn(Owner::Process(self.incarnation), task);
     }

@@ -1,5 +1,5 @@
-//! Mirrors [`crate::engine::cluster`]: looks who is there, buries the dead, takes shards and hands them over, as the real
-//! placement says.
+//! Mirrors [`crate::engine::cluster`]: surveys the nodes, reaps expired ones, acquires shards and hands them off, as
+//! the real placement says.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -14,10 +14,10 @@ use super::node_lease::LEASE;
 use super::process::Process;
 use super::world::Unreadable;
 
-/// Who is there and lives, who holds what, and what follows.
+/// The nodes and whether they live, the shards' owners and epochs, and the moves that follow.
 pub(super) type Seen = (Vec<(i64, bool)>, Vec<(Option<i64>, i64)>, Moves);
 
-/// As in the member.
+/// As in the cluster task.
 const EVERY: Duration = Duration::from_secs(1);
 const LONGEST_HAND_OVER: Duration = Duration::from_secs(45);
 const PAUSE: Duration = Duration::from_millis(500);
@@ -60,7 +60,7 @@ impl Process {
         Ok(())
     }
 
-    /// Answers whether nothing was cut short.
+    /// Hands the shard off; answers whether nothing was cut short.
     async fn hand_off_within(&self, shard: ShardNum, longest: Duration) -> bool {
         let by = self.world.elapsed() + longest;
         self.world.wake_at(by);
@@ -100,7 +100,7 @@ impl Process {
         Ok(())
     }
 
-    /// `moves`, worked out again when something has changed. Of most shards there are no rows here.
+    /// `cluster::moves`, computed again when something has changed. The tables hold only some of the 256 shards.
     fn moves(&self, me: i64, survey: Survey) -> Moves {
         let nodes: Vec<(i64, bool)> = survey.nodes.iter().map(|node| (node.num, node.lives)).collect();
         let mut last = self.moves.borrow_mut();
@@ -168,7 +168,7 @@ impl Process {
         let acquired = self.write(|tables| tables.leases.acquire(&self.shard_set, &wanted, now())).await?;
         let taken: Vec<ShardNum> = acquired.iter().map(|shard| shard.shard).collect();
         if !taken.is_empty() {
-            self.world.note(|| format!("process {} takes {taken:?}", self.incarnation));
+            self.world.note(|| format!("process {} acquires {taken:?}", self.incarnation));
             let _ = self.journal.activate(acquired).await;
         }
         Ok(())
@@ -189,7 +189,7 @@ impl Process {
         release.await
     }
 
-    /// At once, also what something slow is under way of.
+    /// `Member::hand_off`, except that shards with slow requests move at once, too.
     fn hand_off(self: &Rc<Self>, give: impl Iterator<Item = ShardNum>) {
         let served: Vec<ShardNum> = give.filter(|shard| self.shard_set.serves_shard(*shard)).collect();
         self.shard_set.stop_serving(&served);
@@ -212,7 +212,7 @@ impl Process {
         self.notify_shards();
     }
 
-    /// Calls the others, who may not hear it.
+    /// `Notifier::notify_shards`; the notification may be lost.
     pub(super) fn notify_shards(&self) {
         for other in self.world.processes() {
             other.is_rung.set(other.is_rung.get() || !self.world.happens(self.world.trouble.get().call_lost));

@@ -1,4 +1,4 @@
-//! Mirrors `crate::engine::endpoint::messages`: what an endpoint can be told and asked.
+//! Mirrors `crate::engine::endpoint::messages`: the messages of an endpoint's actor.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Mirrors `crate::engine::node_lease`: the lease is renewed as the real terms say, and nothing is sent for longer than it may
-//! be acted upon. A process that has the database alone holds it for ever.
+//! Mirrors `crate::engine::node_lease`: the lease is renewed as the real terms say, and nothing is sent after the terms
+//! forbid it. With SQLite the lease never ends.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::store::state::InDoubt;
 use super::process::Process;
 use super::world::{Unreadable, World};
 
-/// As it is by default.
+/// The default.
 pub(super) const LEASE: Duration = Duration::from_secs(15);
 
 fn terms() -> LeaseTerms {
     LeaseTerms::of(LEASE)
 }
 
-/// Until when a lease that is asked for now may be acted upon.
+/// Until when a lease that is requested now may be acted upon.
 pub(super) fn act_until(world: &World) -> Duration {
     if !world.is_clustered {
         return Duration::MAX;
@@ -39,8 +39,8 @@ impl Process {
         self.world.tasks.until(|| self.is_held().then_some(())).await;
     }
 
-    /// `NodeLease::run_within`, of a request that takes so long. Answers whether it ended in time; of two moments that have both
-    /// passed, either may be seen first.
+    /// `NodeLease::run_within`, for a request that takes `wait`. Answers whether the request ended in time. If both
+    /// moments have passed, either may be seen first.
     pub(super) async fn within(&self, wait: Duration) -> bool {
         let end = self.world.elapsed() + wait;
         self.world.wake_at(end);
@@ -53,7 +53,7 @@ impl Process {
         self.world.tasks.until(look).await
     }
 
-    /// `Renewal::run`.
+    /// `RenewalTask::run`.
     pub(super) async fn renew(self: Rc<Self>) {
         loop {
             let (asked_at, until) = (self.world.elapsed(), act_until(&self.world));
@@ -82,7 +82,7 @@ impl Process {
         }
     }
 
-    /// What may have been cut short is suspect, as `leases::give_up` says it.
+    /// What may have been cut short is in doubt, as `leases::give_up_shards` has it.
     pub(super) fn in_doubt(&self, tables: &Tables) -> InDoubt {
         InDoubt { events_to: tables.last_event(), due_to: self.world.true_now().max(self.wall()) }
     }

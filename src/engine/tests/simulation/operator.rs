@@ -1,5 +1,5 @@
-//! Publishers and operators. Mirrors what stands behind the API: `Engine::publish`, `engine/hold`, `engine/steer` and
-//! `engine/configure`. Each says to the book what may be relied on once it is answered.
+//! Publishers and operators. Mirrors what the API calls: `Engine::publish`, `engine/backlog_ops`, `engine/delivery_ops`
+//! and `engine/configure`. Each operation tells the oracle what its caller may rely on once it is answered.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::store::journal::{Draft, Published, Record, Stopped};
 use super::process::{Process, STORE_PAUSE};
 use super::world::Hook;
 
-/// `hold::FINDING`, shorter since nobody waits here.
+/// `backlog_ops::FINDING`, shortened.
 const FINDING: Duration = Duration::from_millis(200);
 
-/// While this lives, the endpoint of a webhook sends nothing, whoever starts it: `hold::Hold`.
+/// `backlog_ops::Hold`: while this lives, the endpoint of the webhook sends nothing, even if it is activated meanwhile.
 struct Hold {
     process: Rc<Process>,
     webhook: WebhookNum,
@@ -84,7 +84,7 @@ impl Process {
 
 /// Webhooks.
 impl Process {
-    /// `Engine::update_webhook`, of a webhook that was read before. Answers whether it was still as it was read.
+    /// `Engine::update_webhook`, for a webhook that was read before. Answers whether it was unchanged since then.
     async fn update(self: &Rc<Self>, changed: Hook) -> bool {
         self.pause().await;
         let changing = self.changing.write().await;
@@ -117,7 +117,7 @@ impl Process {
         true
     }
 
-    /// A change after which the webhook is sent nothing.
+    /// A change after which nothing is sent to the webhook.
     pub(super) async fn close(self: Rc<Self>, num: WebhookNum, change: impl FnOnce(&mut Hook)) {
         let Some(mut hook) = self.world.hook(num) else { return };
         change(&mut hook);
@@ -127,7 +127,7 @@ impl Process {
         }
     }
 
-    /// A change after which the webhook may be sent something again.
+    /// A change after which deliveries may be sent to the webhook again.
     pub(super) async fn open(self: Rc<Self>, num: WebhookNum, change: impl FnOnce(&mut Hook)) {
         let Some(mut hook) = self.world.hook(num) else { return };
         self.world.oracle.borrow_mut().begin_opening(self.incarnation, num);
@@ -215,7 +215,7 @@ impl Process {
         Ok(())
     }
 
-    /// Whoever has them under way does not send them again.
+    /// Notes that the endpoint does not send these again.
     fn note_withdrawn(&self, webhook: WebhookNum, under_way: &[EventSeq]) {
         if let Some(endpoint) = self.registry.borrow().find(webhook) {
             let ids = under_way.iter().map(|event| DeliveryId { event: *event, webhook });
@@ -233,7 +233,7 @@ impl Process {
         }
     }
 
-    /// `Engine::delivery`: by its row, or as one that only its fan-out knows of.
+    /// `Engine::delivery`: from its row, or from its fan-out alone.
     async fn delivery(&self, id: DeliveryId) -> Option<DeliveryState> {
         let owed = |tables: &Tables| tables.owed_by_fanouts().any(|owed| owed == (id.event, id.webhook));
         let read = self.read(|tables| {

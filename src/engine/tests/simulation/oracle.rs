@@ -1,5 +1,5 @@
-//! The book of what was sent, which no process takes along: every request with its end, what operators were promised,
-//! and what must hold at the moment when something is sent.
+//! The oracle: it outlives every process and knows every request with its end, and what operators were promised. It
+//! checks what must hold at the moment of sending.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -15,10 +15,10 @@ use crate::store::journal::model::Tables;
 use super::process::Process;
 use super::world::{Hook, World};
 
-/// The place of a request in the book.
+/// The index of a request.
 pub(super) type RequestNum = usize;
 
-/// What a lane keeps for the next probe while its receiver is left alone.
+/// How many deliveries a lane keeps for the next probe while its breaker is open.
 const FOR_A_PROBE: usize = 8;
 
 #[derive(Debug)]
@@ -28,14 +28,14 @@ pub(super) struct Request {
     pub(super) number: u16,
     pub(super) trigger: Trigger,
     pub(super) outcome: Option<OutcomeKind>,
-    /// Its actor or its process died, so that its outcome may be lost.
+    /// The actor or the process died, so that the outcome may be lost.
     pub(super) was_cut: bool,
     is_under_way: bool,
-    /// Of which database its process knew, in the order in which they came.
+    /// The number of the database at the time of the request.
     pub(super) server: u32,
-    /// Its outcome was recorded, and lost with the database.
+    /// The outcome was recorded, and lost with the database.
     pub(super) was_forgotten: bool,
-    /// Its lane has decided what follows, and the journal was told.
+    /// The lane has decided what follows, and the journal was told.
     pub(super) is_decided: bool,
     pub(super) incarnation: u32,
     generation: u64,
@@ -45,23 +45,24 @@ pub(super) struct Request {
 pub(super) struct Oracle {
     pub(super) requests: Vec<Request>,
     by_delivery: HashMap<DeliveryId, Vec<RequestNum>>,
-    /// By process.
+    /// Requests in flight, by process.
     under_way: BTreeMap<(u32, WebhookNum), usize>,
-    /// Where the latest attempts of living processes have left their deliveries, committed or not.
+    /// The deliveries' states after the latest attempts of live processes, committed or not.
     decided: HashMap<DeliveryId, (u32, DeliveryState)>,
-    /// What publishers were told is accepted, in order.
+    /// The events that publishers were told are accepted, in order.
     pub(super) acknowledged: Vec<EventSeq>,
-    /// How many of them there were when each of these was published.
+    /// How many events were acknowledged when this one was published.
     published_after: HashMap<EventSeq, usize>,
-    /// By which process each event was accepted.
+    /// The process that accepted each event.
     accepted_by: HashMap<EventSeq, u32>,
-    /// Operators were told that these are sent nothing any more, after so many changes of configuration.
+    /// Webhooks of which operators were told that nothing is sent any more, with the number of config changes at that
+    /// time.
     closed: BTreeMap<WebhookNum, usize>,
-    /// By process, as are all who are at work on something.
+    /// Webhooks that are being opened, by process.
     opening: BTreeMap<(u32, WebhookNum), usize>,
-    /// Deliveries that an operator is changing.
+    /// Deliveries that an operator is changing, by process.
     meddling: HashMap<(u32, DeliveryId), usize>,
-    /// Purged while their requests were under way: these are not made again by the same endpoint.
+    /// Deliveries that were purged while in flight: the same endpoint does not send them again.
     withdrawn: BTreeSet<(DeliveryId, (u32, u64))>,
     pub(super) cancellations: BTreeSet<DeliveryId>,
     pub(super) manual_retries: BTreeSet<DeliveryId>,
@@ -70,20 +71,21 @@ pub(super) struct Oracle {
     pub(super) lost_events: BTreeSet<EventSeq>,
 }
 
-/// What is sent.
+/// Requests.
 impl Oracle {
     /// What must hold when a lane starts an attempt.
     pub(super) fn check_start(&self, (process, generation): (&Process, u64), called: &EndpointConfig, entry: &Entry) {
         let (world, event) = (&process.world, entry.event.seq);
         let id = DeliveryId { event, webhook: called.num };
         let (now, tables) = (process.wall(), world.tables.borrow());
-        // What begins while the engine stops, without a lease, or for a shard that is not served, is never sent.
+        // An attempt that starts while the engine stops, without a lease, or for a shard that is not served, is never
+        // sent.
         if process.quiet.is_cancelled() || !process.is_held() || !process.shard_set.serves(called.num) {
             return;
         }
         let has_heard = |change: &usize| !world.is_clustered || *change <= process.followed_to.get();
         assert!(!self.closed.get(&called.num).is_some_and(has_heard), "{id:?} is sent although its webhook is closed");
-        // A clock that was set back does not hold up what waits for no retry.
+        // A clock that was set back does not delay deliveries that wait for no retry.
         let never_waited = entry.is_manual() || entry.state.tries == 0;
         let is_due = |at: Option<UnixMillis>| never_waited || at.is_none_or(|at| at <= now);
         assert!(is_due(entry.state.next_at), "{id:?} is sent early");
@@ -107,14 +109,14 @@ impl Oracle {
         }
     }
 
-    /// Nobody else who may be heard sends the same at this moment.
+    /// No request for this delivery is in flight here or at another process with a valid lease.
     fn check_alone(&self, process: &Process, id: DeliveryId) {
         let living = process.world.processes();
         let may_be_heard = |incarnation| {
             incarnation == process.incarnation
                 || living.iter().any(|other| other.incarnation == incarnation && other.is_held())
         };
-        // What was sent for another database is cut short, or nobody knows of it.
+        // A request that was sent under another database is cut short or unknown to this one.
         let server = process.world.servers.get();
         let others = self
             .of(id)
@@ -123,8 +125,8 @@ impl Oracle {
         assert_eq!(others.map(|request| request.num).next(), None, "{id:?} is sent twice at once");
     }
 
-    /// Nothing is still owed that was published before: at the same node, or at another one and its publisher had been
-    /// answered when this one was published.
+    /// No earlier event is still owed: neither one of the same node, nor one of another node whose publisher had been
+    /// answered when this event was published.
     fn check_order(&self, tables: &Tables, id: DeliveryId) {
         let by_fanouts = tables.owed_by_fanouts().filter(|(_, webhook)| *webhook == id.webhook).map(|(event, _)| event);
         let came_from_there = |event: &EventSeq| self.accepted_by.get(event) == self.accepted_by.get(&id.event);
@@ -139,7 +141,7 @@ impl Oracle {
         }
     }
 
-    /// A request is made; its receiver sees it. What must hold at this moment is checked.
+    /// A request is sent, and its receiver sees it. Checks what must hold at this moment.
     pub(super) fn sent(
         &mut self,
         process: &Process,
@@ -155,7 +157,7 @@ impl Oracle {
         }
         if world.is_clustered && knows {
             let owner = world.tables.borrow().leases.owner(webhook);
-            assert_eq!(owner, process.shard_set.node(), "{id:?} is sent by a node that does not hold its shard");
+            assert_eq!(owner, process.shard_set.node(), "{id:?} is sent by a node that does not own its shard");
         }
         let under_way = self.under_way.entry((incarnation, webhook)).or_default();
         *under_way += 1;
@@ -184,7 +186,7 @@ impl Oracle {
         num
     }
 
-    /// The receiver has answered.
+    /// The receiver has answered the request.
     pub(super) fn answered(&mut self, request: RequestNum, outcome: &Outcome) {
         self.requests[request].outcome = Some(outcome.kind());
     }
@@ -198,7 +200,7 @@ impl Oracle {
         }
     }
 
-    /// The lease ended before its answer came.
+    /// The lease ended before the answer came.
     pub(super) fn cut_short(&mut self, request: RequestNum) {
         self.requests[request].was_cut = true;
     }
@@ -218,7 +220,7 @@ impl Oracle {
         self.by_delivery.get(&id).into_iter().flatten().map(|request| &self.requests[*request])
     }
 
-    /// What it had not handed to the journal is lost.
+    /// Outcomes that the endpoint had not handed to the journal are lost.
     pub(super) fn endpoint_crashed(&mut self, incarnation: u32, generation: u64) {
         let its = |request: &&mut Request| request.incarnation == incarnation && request.generation == generation;
         for request in self.requests.iter_mut().filter(its).filter(|request| !request.is_decided) {
@@ -226,7 +228,7 @@ impl Oracle {
         }
     }
 
-    /// Another node may send what this process has sent for some webhooks, and has not recorded.
+    /// Another node may send again what this process has sent for some webhooks and not recorded.
     pub(super) fn lost(&mut self, incarnation: u32, which: impl Fn(WebhookNum) -> bool) {
         self.decided.retain(|id, (decided_by, _)| *decided_by != incarnation || !which(id.webhook));
         let its =
@@ -234,14 +236,14 @@ impl Oracle {
         its.for_each(|request| request.was_cut = true);
     }
 
-    /// What was not committed is lost, and whatever operators were doing.
+    /// Uncommitted outcomes are lost, and so are the operations in progress.
     pub(super) fn process_died(&mut self, incarnation: u32) {
         self.lost(incarnation, |_| true);
         self.opening.retain(|(at_work, _), _| *at_work != incarnation);
         self.meddling.retain(|(at_work, _), _| *at_work != incarnation);
     }
 
-    /// The database goes back to what it was. Neither what is lost nor what was sent for it is to be found there.
+    /// The database goes back to an earlier state. Later events and outcomes are lost.
     pub(super) fn goes_back(&mut self, before: &Tables, after: &Tables, server: u32) {
         let lost = before.events().map(|(event, _)| event.seq).filter(|event| !after.has_event(*event));
         self.lost_events.extend(lost);
@@ -254,13 +256,13 @@ impl Oracle {
         }
     }
 
-    /// A publisher was answered, who had published when so many others were.
+    /// A publisher was answered that had published when `after` events were acknowledged.
     pub(super) fn acknowledged(&mut self, event: EventSeq, after: usize) {
         self.acknowledged.push(event);
         self.published_after.insert(event, after);
     }
 
-    /// What this process has committed.
+    /// The process has committed these events.
     pub(super) fn accepted(&mut self, incarnation: u32, events: &[EventSeq]) {
         let again = events.iter().find(|event| self.lost_events.contains(event));
         assert_eq!(again, None, "an event has the key of one that was lost");
@@ -268,7 +270,7 @@ impl Oracle {
     }
 }
 
-/// What operators want.
+/// Operators.
 impl Oracle {
     pub(super) fn close(&mut self, world: &World, webhook: WebhookNum) {
         if !self.opening.keys().any(|(_, opening)| *opening == webhook) {
@@ -303,14 +305,14 @@ impl Oracle {
         self.meddling.keys().any(|(_, meddling)| *meddling == id)
     }
 
-    /// A purge has begun while requests for these were under way.
+    /// A purge has begun while requests for these deliveries were in flight.
     pub(super) fn withdraws(&mut self, of: (u32, u64), ids: impl Iterator<Item = DeliveryId>) {
         self.withdrawn.extend(ids.map(|id| (id, of)));
     }
 
-    /// What was purged was under way nowhere.
+    /// Purged deliveries are not in flight.
     pub(super) fn check_purged(&self, world: &World, purged: &[DeliveryId]) {
-        // Whoever deletes a webhook waits for nothing.
+        // A deletion does not wait for requests in flight.
         for id in purged.iter().filter(|id| world.hook(id.webhook).is_some()) {
             let is_under_way = |request: &Request| request.is_under_way && !request.was_cut;
             assert!(!self.of(*id).any(is_under_way), "{id:?} is purged while its request is under way");
@@ -322,7 +324,7 @@ impl Oracle {
         *purged = through.max(*purged);
     }
 
-    /// Whether somebody wanted it taken back.
+    /// Whether an operator wanted the delivery cancelled.
     pub(super) fn may_be_cancelled(&self, id: DeliveryId) -> bool {
         self.cancellations.contains(&id) || self.purged.get(&id.webhook).is_some_and(|through| id.event <= *through)
     }

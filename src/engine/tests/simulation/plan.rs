@@ -1,4 +1,4 @@
-//! What a simulation starts with: tenants with their webhooks, bounds and troubles, all from the seed.
+//! Plans a simulation from its seed: tenants with their webhooks, bounds and troubles.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -16,13 +16,13 @@ use crate::store::leases::model::Leases;
 use super::receivers::{Mood, Receiver};
 use super::world::{Bounds, Hook, Place, Trouble, World};
 
-/// Shards that webhooks fall into, where there are several.
+/// How many shards the webhooks of several nodes fall into.
 const SHARDS: i64 = 8;
 
-/// A wall clock is at most so far off, in milliseconds.
+/// How far a wall clock may be off, in milliseconds.
 const MOST_SKEW: i64 = 10_000;
 
-/// The world of this seed, of one process or of nodes that share a store.
+/// The world of this seed, with one process or with nodes that share a store.
 pub(super) fn world(seed: u64, is_clustered: bool, with_history: bool) -> Rc<World> {
     let mut chance = StdRng::seed_from_u64(seed);
     let (bounds, mut trouble) = (bounds(&mut chance), trouble(&mut chance));
@@ -41,7 +41,7 @@ pub(super) fn world(seed: u64, is_clustered: bool, with_history: bool) -> Rc<Wor
     Rc::new(world)
 }
 
-/// What can go wrong between nodes, and webhooks that share shards.
+/// Adds the troubles between nodes, and makes webhooks share shards.
 fn add_nodes(trouble: &mut Trouble, hooks: &mut [Hook], chance: &mut StdRng) {
     if trouble.batch_refused > 0 {
         trouble.answer_lost = chance.random_range(0..50);
@@ -108,7 +108,7 @@ fn hooks(chance: &mut StdRng) -> Vec<Hook> {
     hooks
 }
 
-/// Plain, ordered or rate limited, with little patience.
+/// A policy: plain, ordered or rate limited, with short waits.
 fn policy(chance: &mut StdRng) -> Policy {
     let mut policy = Policy { timeout_ms: chance.random_range(1000..5000), ..Policy::default() };
     policy.max_in_flight = chance.random_range(1..6);

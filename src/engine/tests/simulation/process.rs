@@ -1,6 +1,6 @@
-//! One life of the engine: what a `kill -9` takes. Mirrors how [`crate::engine::Engine`] starts and stops, and the waker.
-//! Several are nodes over the same tables; what makes them nodes is in [`super::node_lease`], [`super::member`] and
-//! [`super::follower`].
+//! One process of the engine: what a `kill -9` takes. Mirrors how [`crate::engine::Engine`] starts and stops, and the
+//! due poller. Several processes are nodes over the same tables; what makes them nodes is in [`super::node_lease`],
+//! [`super::member`] and [`super::follower`].
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -35,10 +35,10 @@ use super::world::{Hook, Unreadable, World};
 /// As in the engine.
 pub(super) const STORE_PAUSE: Duration = Duration::from_millis(500);
 const WAKER_EVERY: Duration = Duration::from_secs(1);
-/// Of these, as in the registry.
+/// In ticks of the due poller: a minute, as in the registry.
 const PRUNE_EVERY: u32 = 60;
 
-/// How long a stop waits for requests under way.
+/// How long a stop waits for requests in flight.
 const GRACE: Duration = Duration::from_secs(3);
 
 pub(super) struct Process {
@@ -46,22 +46,22 @@ pub(super) struct Process {
     pub(super) place: usize,
     pub(super) incarnation: u32,
     pub(super) shard_set: ShardSet,
-    /// Until when its lease may be acted upon.
+    /// Until when the lease may be acted upon.
     pub(super) until: Cell<Duration>,
-    /// Shards on their way to another node.
+    /// Shards that are being handed off.
     pub(super) leaving: RefCell<BTreeSet<ShardNum>>,
     pub(super) moves: RefCell<Option<Seen>>,
-    /// Another node has called: shards may be taken.
+    /// Another node has sent a notification: shards may be acquired.
     pub(super) is_rung: Cell<bool>,
-    /// The database does not hear it, nor it the database.
+    /// Nothing passes between the process and the database.
     pub(super) is_cut_off: Cell<bool>,
-    /// Nothing comes of its renewals, though everything else works.
+    /// Renewals have no effect, though everything else works.
     pub(super) renews_in_vain: Cell<bool>,
     pub(super) is_stopping: Cell<bool>,
     pub(super) cursor: RefCell<ScanCursor>,
-    /// `Sight::committed`.
+    /// `ScanState::committed`.
     pub(super) committed: Cell<EventSeq>,
-    /// Changes of configuration that it has taken over.
+    /// How many config changes the process has applied.
     pub(super) followed_to: Cell<usize>,
     pub(super) journal: Journal,
     pub(super) feed: Arc<Feed>,
@@ -73,13 +73,13 @@ pub(super) struct Process {
     pub(super) holds: RefCell<BTreeMap<WebhookNum, usize>>,
     pub(super) registry: RefCell<Registry>,
     pub(super) notices: RefCell<VecDeque<EndpointEvent>>,
-    /// Webhooks for which rows were made that their endpoints do not know of.
+    /// Webhooks with new rows that their endpoints do not know.
     pub(super) overflow: RefCell<Vec<WebhookNum>>,
     pub(super) writer: RefCell<Writer>,
     pub(super) writer_ended: Cell<bool>,
-    /// Something is committed that the ledger was not told of.
+    /// A batch is committed that the ledger has not been told of.
     pub(super) untold: Cell<bool>,
-    /// `Shared::offered_to`.
+    /// `EngineContext::offered_to`.
     pub(super) offered_to: Cell<EventSeq>,
 }
 
@@ -160,7 +160,7 @@ impl Process {
             return Err(Unreadable);
         }
         let read = read(&self.world.tables.borrow());
-        // By the time that the answer is there, it may be stale.
+        // The answer may be stale when it arrives.
         for _ in 0..=self.world.pick(3) {
             self.pause().await;
         }
@@ -172,12 +172,12 @@ impl Process {
         tables.leases.continuity(&self.shard_set) == Continuity::Unbroken && !self.shard_set.has_diverged()
     }
 
-    /// A statement that changes something: it may fail, and where there is a network, its answer may be lost.
+    /// A statement that writes: it may fail, and with a network its answer may be lost.
     pub(super) async fn write<T>(&self, write: impl FnOnce(&mut Tables) -> T) -> Result<T, Unreadable> {
         self.write_when(|_| true, write).await
     }
 
-    /// The same, once nobody has locked what it changes.
+    /// The same, once no transaction holds the locks that `write` needs.
     pub(super) async fn write_when<T>(
         &self,
         may_lock: impl Fn(&Tables) -> bool,
@@ -195,7 +195,7 @@ impl Process {
         if self.world.happens(trouble.answer_lost) { Err(Unreadable) } else { Ok(written) }
     }
 
-    /// Whoever is spawned ends when the process begins to stop.
+    /// Spawns a task that ends when the process begins to stop.
     pub(super) fn flow(&self, task: impl Future<Output = ()> + 'static) {
         self.world.tasks.spawn(Owner::Flow(self.incarnation), task);
     }
@@ -214,7 +214,7 @@ impl Process {
         self.world.oracle.borrow_mut().process_died(self.incarnation);
     }
 
-    /// `Engine::drain` and `Engine::close`. Whatever had to be dropped makes it a crash.
+    /// `Engine::drain` and `Engine::close`. If something had to be dropped, the stop is not clean.
     pub(super) async fn stop(self: Rc<Self>) {
         if self.is_stopping.replace(true) {
             return;
@@ -246,7 +246,7 @@ impl Process {
         self.die();
     }
 
-    /// `waker::run`, and what the registry does now and then.
+    /// `due_poller::run`, and the registry's periodic pruning.
     async fn run_waker(self: Rc<Self>) {
         for tick in 1u32.. {
             let next = self.world.elapsed() + WAKER_EVERY;
@@ -277,7 +277,7 @@ impl Process {
         read.await
     }
 
-    /// `serving::load`.
+    /// `endpoint_config::load`.
     pub(super) async fn load(
         &self,
         nums: &[WebhookNum],
@@ -309,7 +309,7 @@ impl Process {
         Ok(read.await?.into_iter().map(config).collect())
     }
 
-    /// `Serving::mode_now`.
+    /// `EndpointConfig::mode_now`.
     pub(super) fn mode_now(&self, config: &EndpointConfig) -> Mode {
         if self.holds.borrow().contains_key(&config.num) { Mode::Paused } else { config.mode }
     }
@@ -329,7 +329,7 @@ impl Process {
         self.load(&[config.num]).await.ok().map(|mut loaded| loaded.remove(&config.num))
     }
 
-    /// `Store::disable_webhook` and the route.
+    /// `Store::disable_webhook`, and the change of the route.
     fn disable_row(&self, config: &EndpointConfig) {
         let mut hooks = self.world.hooks.borrow_mut();
         let Some(hook) = hooks.get_mut(&config.num) else { return };

@@ -1,4 +1,4 @@
-//! Receivers: what becomes of a request, and after how long. Their mood changes as a simulation goes on.
+//! Simulated receivers: how a request ends, and after how long. Their moods change during a simulation.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use crate::domain::outcome::Outcome;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mood {
     Accepts,
-    /// Accepts, after more than a second.
+    /// Accepts after more than a second.
     Slow,
-    /// Sometimes this and sometimes that.
+    /// Accepts every other request, at random.
     Flaky,
     /// Answers 500.
     Fails,
-    /// Does not answer before the time limit.
+    /// Does not answer before the timeout.
     Hangs,
     Refuses,
-    /// Answers 429 and asks for so many seconds.
+    /// Answers 429 with a `Retry-After` of so many seconds.
     Throttles(u64),
     /// Answers 410.
     Gone,
@@ -31,7 +31,7 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// Another mood, mostly a good one.
+    /// Changes the mood at random; accepting is the most likely one.
     pub(super) fn change(&mut self, chance: &mut StdRng) {
         self.mood = match chance.random_range(0..20) {
             0..6 => Mood::Accepts,
@@ -46,7 +46,7 @@ impl Receiver {
         };
     }
 
-    /// What becomes of a request that may take until `limit`, and after how long.
+    /// How a request with the timeout `limit` ends, and after how long.
     pub(super) fn answer(&self, limit: Duration, chance: &mut impl Rng) -> (Outcome, Duration) {
         let quick = Duration::from_millis(chance.random_range(1..300));
         let after = |seconds| Some(Duration::from_secs(seconds));

@@ -1,4 +1,4 @@
-//! Mirrors [`crate::engine::registry`]: which endpoints live, whose offers are covered by rows, who rests.
+//! Mirrors [`crate::engine::registry`]: which endpoints are live, resting or quarantined, and whose offers have rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -46,16 +46,16 @@ enum Lifecycle {
     Quarantined,
 }
 
-/// `quit::Handoff`.
+/// `handoff::Handoff`.
 struct Handoff {
     shard: ShardNum,
     told: oneshot::Sender<bool>,
     clean: bool,
 }
 
-/// What the registry's actor does.
+/// The registry's actor.
 impl Registry {
-    /// `Registry::introduce`.
+    /// `Registry::activate`.
     pub(super) fn activate(&mut self, process: &Rc<Process>, config: &Arc<EndpointConfig>, rested: bool) {
         let restarts = match self.endpoints.get_mut(&config.num) {
             Some(Known { lifecycle: Lifecycle::Live(_), ordered, .. }) => {
@@ -140,7 +140,7 @@ impl Registry {
         asleep
     }
 
-    /// `Handler<Notice>`.
+    /// `StreamHandler<EndpointEvent>`.
     pub(super) fn hear(&mut self, process: &Rc<Process>, notice: EndpointEvent) {
         let EndpointEvent { num, generation, kind: sign } = notice;
         let Some(known) = self.endpoints.get_mut(&num).filter(|known| known.generation == generation) else { return };
@@ -224,7 +224,7 @@ impl Registry {
         }
     }
 
-    /// `Handler<Cover>`.
+    /// `Handler<SetRowWatermark>`.
     pub(super) fn set_row_watermark(&mut self, num: WebhookNum, to: EventSeq) {
         self.marks.set_row_watermark(num, to);
     }
@@ -234,7 +234,7 @@ impl Registry {
         self.marks.prune(offered_to, is_owed);
     }
 
-    /// `Handler<Suspected>`.
+    /// `Handler<MarkInDoubt>`.
     pub(super) fn mark_in_doubt(&mut self, num: WebhookNum, in_doubt: InDoubt) {
         self.marks.mark_in_doubt(num, in_doubt);
     }
@@ -248,13 +248,13 @@ impl Registry {
         held
     }
 
-    /// `Handler<Drain>`; answers whom to tell.
+    /// `Handler<Drain>`; answers the endpoints to drain.
     pub(super) fn drain(&mut self) -> Vec<Rc<Endpoint>> {
         self.draining = true;
         self.live()
     }
 
-    /// Whether every endpoint has ended, and if so, whether in peace.
+    /// `None` while an endpoint is live. Then whether none is left resting or quarantined and nothing was cut short.
     pub(super) fn drained(&self) -> Option<bool> {
         let is_gone = |known: &Known| matches!(known.lifecycle, Lifecycle::Resting | Lifecycle::Quarantined);
         self.endpoints.values().all(is_gone).then_some(self.endpoints.is_empty() && self.cut.is_empty())
@@ -269,9 +269,10 @@ impl Registry {
     }
 }
 
-/// What `registry::quit` does.
+/// `registry::handoff`.
 impl Registry {
-    /// `Handler<Quit>`; answers whom to tell, and when they have all ended, whether as they should.
+    /// `Handler<HandOff>`; answers the endpoints to drain and, once they have all ended, whether the hand-off was
+    /// clean.
     pub(super) fn hand_off(&mut self, shard: ShardNum) -> (Vec<Rc<Endpoint>>, oneshot::Receiver<bool>) {
         let (mut clean, mut to_drain) = (!self.cut.remove(&shard), Vec::new());
         self.endpoints.retain(|num, known| {
@@ -297,7 +298,7 @@ impl Registry {
         (to_drain, answer)
     }
 
-    /// `Registry::crashed_while_quitting`.
+    /// `Registry::crashed_during_handoff`.
     fn crashed_during_handoff(&mut self, num: WebhookNum) -> bool {
         let Some(handoff) = self.handoff.iter_mut().find(|handoff| handoff.shard == ShardNum::of(num)) else {
             return false;
@@ -307,7 +308,7 @@ impl Registry {
         true
     }
 
-    /// `Registry::tell_if_quit`.
+    /// `Registry::report_finished_handoffs`.
     fn report_finished_handoffs(&mut self) {
         let endpoints = &self.endpoints;
         let is_over = |handoff: &mut Handoff| !endpoints.keys().any(|num| ShardNum::of(*num) == handoff.shard);

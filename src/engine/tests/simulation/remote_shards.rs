@@ -1,5 +1,5 @@
-//! Mirrors `crate::engine::dispatch::shared` round the real cursor: what other nodes have committed for this one, and what
-//! was there when it came to serve it.
+//! Mirrors `crate::engine::dispatch::scan` around the real cursor: fan-outs that other nodes have committed for this
+//! one, and those that existed when a shard was activated.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use super::trace;
 use super::world::Unreadable;
 
 impl Process {
-    /// `Dispatcher::look_for_news`.
+    /// `Dispatcher::scan_new`.
     pub(super) async fn look_for_news(&self, queue: &mut FairQueue) -> Result<(), Failed> {
         match self.look_for_fanouts(Which::New(&self.feed), queue).await {
             Ok(true) => self.feed.continue_scan(),
@@ -43,7 +43,7 @@ impl Process {
         Ok(())
     }
 
-    /// `Dispatcher::look`.
+    /// `Dispatcher::scan`.
     async fn look_for_fanouts(&self, which: Which<'_>, queue: &mut FairQueue) -> Result<bool, Failed> {
         if self.cursor.borrow().scan().is_none() {
             self.committed.set(self.feed.committed());

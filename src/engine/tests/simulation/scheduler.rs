@@ -1,5 +1,5 @@
-//! What happens next, as chance decides: a task goes on, time passes, somebody publishes or meddles, something dies. And
-//! in the end, the way to rest.
+//! Decides at random what happens next: a task makes progress, time passes, an event is published, an operator
+//! interferes, a process dies. In the end it brings everything to rest.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,21 +17,21 @@ use super::receivers::Mood;
 use super::trace;
 use super::world::{Hook, Trouble, World};
 
-/// Things that happen in one simulation, besides the turns of tasks.
+/// Steps of one simulation, besides the turns of tasks.
 const STEPS: usize = 75;
 
-/// At so many moments something may happen until everything is at rest.
+/// How many moments may pass until everything is at rest.
 const MOMENTS: usize = 1500;
 
-/// Receivers that fail in the end do so for as many: their backlog takes a cool-down for each attempt.
+/// Receivers that fail in the end do so for this many moments: their backlog takes a cool-down for each attempt.
 const MOST_FAILED: usize = 200;
 
-/// So much may happen in one of them.
+/// Turns of tasks at one moment, at most.
 const TURNS: usize = 20_000;
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// Nodes have work to do at least so often.
+/// How often nodes get turns while time passes.
 const BREATH: Duration = Duration::from_millis(500);
 
 pub(super) struct Scheduler {
@@ -88,7 +88,7 @@ impl Scheduler {
         }
     }
 
-    /// Time passes. Nodes that are awake do what they must do every now and then.
+    /// Lets time pass. Nodes get turns in between, for their periodic work.
     fn pass(&self, mut time: Duration) {
         while self.world.is_clustered && time > BREATH {
             self.world.advance(BREATH);
@@ -98,7 +98,7 @@ impl Scheduler {
         self.world.advance(time);
     }
 
-    /// Somebody starts what has ended.
+    /// Starts the processes that have ended.
     fn begin_again(&mut self, step: usize) {
         self.world.tasks.reap();
         if step.is_multiple_of(3) {
@@ -130,7 +130,7 @@ impl Scheduler {
             _ => HUGE,
         };
         let times = match self.world.pick(100) {
-            // More than the ledger knows by name.
+            // More than the 32 oldest pending events that the ledger knows.
             0 => 45,
             1..10 => 8,
             _ => 1 + self.world.pick(3),
@@ -149,7 +149,7 @@ impl Scheduler {
         }
     }
 
-    /// What operators do: whichever process is asked. What only the owner can do is asked of the owner.
+    /// An operator's request goes to any process; one that only the owner can serve goes to the owner.
     fn meddle(&self, process: &Rc<Process>) {
         let Some(num) = self.some_hook() else { return };
         let process = process.clone();
@@ -176,7 +176,7 @@ impl Scheduler {
         }
     }
 
-    /// One of the latest of this webhook.
+    /// One of the webhook's latest deliveries.
     fn some_delivery(&self, webhook: WebhookNum) -> Option<DeliveryId> {
         let tables = self.world.tables.borrow();
         let events = tables.events().filter(|(_, targets)| targets.contains(&webhook)).map(|(event, _)| event.seq);
@@ -186,7 +186,7 @@ impl Scheduler {
         Some(DeliveryId { event, webhook })
     }
 
-    /// Somebody looks at the figures.
+    /// The API reads the figures of a webhook.
     fn look(&self, process: &Rc<Process>) {
         if let Some(num) = self.some_hook() {
             process.spawn(process.clone().look(num));
@@ -205,7 +205,7 @@ impl Scheduler {
         self.world.tasks.reap();
     }
 
-    /// What happens to nodes alone.
+    /// Troubles that only nodes have.
     fn trouble_nodes(&self) {
         let processes = self.world.processes();
         let Some(process) = processes.choose(&mut *self.world.chance.borrow_mut()).cloned() else { return };
@@ -219,13 +219,13 @@ impl Scheduler {
             218..228 => self.let_lease_end(&process),
             228..244 if self.world.loses_databases() => self.world.fail_over(self.world.pick(10)),
             244..252 if self.world.loses_databases() => self.world.restore(self.world.pick(10)),
-            // For longer than two leases.
+            // Longer than two leases.
             208..218 => self.pass(Duration::from_secs(33)),
             _ => {}
         }
     }
 
-    /// Shortly before it may not be acted upon any more, there is work to do; shortly after, it is renewed.
+    /// Publishes shortly before the lease may no longer be acted upon; it is renewed shortly after.
     fn let_lease_end(&self, process: &Rc<Process>) {
         process.renews_in_vain.set(true);
         self.pass(Duration::from_secs(11));
@@ -258,8 +258,7 @@ impl Scheduler {
         self.world.receivers.borrow_mut().values_mut().for_each(|receiver| receiver.mood = mood);
     }
 
-    /// Most webhooks are opened, and some stay closed: what they are owed must wait. An endpoint that has crashed too often
-    /// is released by its owner.
+    /// Opens most webhooks and pauses some, whose deliveries must wait. The owner releases quarantined endpoints.
     fn set_all_right(&self) {
         if self.world.is_clustered {
             self.wait_until(checker::all_is_served);
@@ -281,10 +280,10 @@ impl Scheduler {
             if moment == MOST_FAILED {
                 self.set_moods(Mood::Accepts);
             }
-            // Some hear only now that they were taken for dead; whoever runs them starts them again.
+            // Some processes learn only now that they are superseded, and end; their supervisor starts them again.
             self.start_missing();
             let goes_on = (0..TURNS).all(|_| self.world.tasks.turn(&self.world.chance));
-            assert!(!goes_on, "something goes on and on");
+            assert!(!goes_on, "tasks make progress without end");
             if is_so(&self.world) {
                 return;
             }
@@ -294,12 +293,12 @@ impl Scheduler {
     }
 }
 
-/// Until something may happen. A row that is due now needs the waker, which comes once a second.
+/// The time until something may happen. A row that is due now needs the due poller, which runs once a second.
 fn next_moment(world: &World) -> Duration {
     let (now, tables, hooks) = (world.true_now(), world.tables.borrow(), world.hooks.borrow());
     let now = UnixMillis(now.0 + world.machines.iter().map(|place| place.skew.get()).max().unwrap_or(0));
     let open = hooks.values().filter(|hook| hook.is_open());
-    // The head of an ordered webhook holds the others.
+    // The head of an ordered webhook blocks the others.
     let first = |hook: &Hook| if hook.policy.ordered { 1 } else { usize::MAX };
     let due = open.flat_map(|hook| tables.due_moments(hook.num).take(first(hook))).min();
     let due = due.map(|due| due.since(now).saturating_sub(AHEAD).max(Duration::from_secs(1)));
@@ -307,7 +306,7 @@ fn next_moment(world: &World) -> Duration {
     [due, timer].into_iter().flatten().min().unwrap_or(Duration::from_secs(1))
 }
 
-/// Nothing is owed that could be sent.
+/// No delivery is pending that could be sent.
 fn is_at_rest(world: &World) -> bool {
     let (tables, hooks) = (world.tables.borrow(), world.hooks.borrow());
     let may_wait = |hook: &Hook| !hook.is_open() && !hook.is_deleted;

@@ -1,5 +1,5 @@
-//! What is under way in a simulated process: futures that are polled in an order that chance decides, one at a time.
-//! Whoever dies takes its tasks along, as an actor or a process does.
+//! The tasks of simulated processes: futures that are polled one at a time, in random order. The tasks of an actor or a
+//! process end when it dies.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -10,14 +10,14 @@ use std::task::{Context, Poll, Waker};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-/// With whom a task ends.
+/// What a task ends with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Owner {
-    /// A process, by its number.
+    /// A process, by its incarnation.
     Process(u32),
-    /// The part of a process that makes events and changes flow: it ends first when the process stops.
+    /// The tasks of a process that dispatch events and follow changes: they end first when the process stops.
     Flow(u32),
-    /// An endpoint's actor, by process and generation.
+    /// An endpoint's actor, by incarnation and generation.
     Endpoint(u32, u64),
 }
 
@@ -40,13 +40,13 @@ struct Task {
 
 #[derive(Default)]
 pub(super) struct Tasks {
-    /// Empty where a task is being polled or has ended.
+    /// `None` where a task is being polled or has ended.
     all: RefCell<Vec<Option<Task>>>,
-    /// Spawned since the last turn.
+    /// Tasks that were spawned since the last turn.
     fresh: RefCell<Vec<Task>>,
-    /// Who died since a task was polled.
+    /// Owners that have died since the last turn.
     died: RefCell<Vec<Owner>>,
-    /// Processes that do not go on for now.
+    /// Frozen processes.
     frozen: RefCell<BTreeSet<u32>>,
     moves: Cell<u64>,
 }
@@ -56,7 +56,7 @@ impl Tasks {
         self.fresh.borrow_mut().push(Task { owner, future: Box::pin(future) });
     }
 
-    /// Everything that ends with `owner` is dropped, as soon as no task is being polled.
+    /// Drops everything that ends with `owner`, as soon as no task is being polled.
     pub(super) fn kill(&self, owner: Owner) {
         self.died.borrow_mut().push(owner);
     }
@@ -75,7 +75,7 @@ impl Tasks {
         self.frozen.borrow().contains(&incarnation)
     }
 
-    /// Lets one task that can go on do so. Answers whether there was one.
+    /// Lets one task make progress. Answers whether one did.
     pub(super) fn turn(&self, chance: &RefCell<StdRng>) -> bool {
         self.reap();
         let fresh = std::mem::take(&mut *self.fresh.borrow_mut());
@@ -96,7 +96,7 @@ impl Tasks {
         false
     }
 
-    /// Answers whether the task went on.
+    /// Answers whether the task made progress.
     fn poll(&self, place: usize) -> bool {
         let before = self.moves.get();
         let is_awake = |task: &mut Task| !self.is_frozen(task.owner.incarnation());
@@ -108,7 +108,8 @@ impl Tasks {
         self.moves.get() != before
     }
 
-    /// Drops what belongs to the dead. Nothing is borrowed meanwhile: a task that ends may have something to say.
+    /// Drops the tasks of dead owners. Nothing is borrowed meanwhile, because dropping a task may change the tables or
+    /// the oracle.
     pub(super) fn reap(&self) {
         let died = std::mem::take(&mut *self.died.borrow_mut());
         if died.is_empty() {
@@ -122,7 +123,7 @@ impl Tasks {
         drop(dead);
     }
 
-    /// Lets go of everything: tasks and what they work on hold each other.
+    /// Drops all tasks, which break the reference cycles between tasks and what they work on.
     pub(super) fn forget(&self) {
         let all = std::mem::take(&mut *self.all.borrow_mut());
         let fresh = std::mem::take(&mut *self.fresh.borrow_mut());
@@ -133,7 +134,7 @@ impl Tasks {
         self.moves.set(self.moves.get() + 1);
     }
 
-    /// Others have their turn.
+    /// Lets other tasks have a turn.
     pub(super) async fn pause(&self) {
         let mut paused = false;
         poll_fn(|_| match std::mem::replace(&mut paused, true) {
@@ -146,7 +147,7 @@ impl Tasks {
         .await;
     }
 
-    /// Waits until there is something.
+    /// Waits until `look` finds something.
     pub(super) async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
         let found = poll_fn(|_| look().map_or(Poll::Pending, Poll::Ready)).await;
         self.moved();

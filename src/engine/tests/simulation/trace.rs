@@ -1,4 +1,4 @@
-//! What happened, in few words: a failure is told by its history.
+//! Formats what happened in few words, for the history of a failing seed.
 
 use crate::domain::id::{DeliveryId, EventSeq};
 use crate::engine::lane::{Effect, Entry, Input};
@@ -7,13 +7,13 @@ use crate::store::journal::Record;
 
 use super::world::START;
 
-/// When it was accepted, in milliseconds since the start, and which of that moment it is.
+/// When the event was accepted, in milliseconds since the start, and its number within that millisecond.
 pub(super) fn event(seq: EventSeq) -> String {
     let at = seq.accepted_at();
     format!("e{}+{}", at.0 - START, seq.0 - EventSeq::first_at(at).0)
 }
 
-/// With its shard.
+/// The event and the shard.
 pub(super) fn fanout(fanout: &Fanout) -> String {
     format!("{}/{}", event(fanout.event.seq), fanout.shard)
 }

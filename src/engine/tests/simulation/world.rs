@@ -1,5 +1,5 @@
-//! What is the same for every process of a simulation: the time, the tables, the webhooks, the receivers, the book of what
-//! was sent, and the chance that decides everything.
+//! What all processes of a simulation share: the time, the tables, the webhooks, the receivers, the oracle, and the
+//! random generator that decides everything.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -21,7 +21,7 @@ use super::process::Process;
 use super::receivers::Receiver;
 use super::tasks::Tasks;
 
-/// Commits that may be lost with a database.
+/// How many commits may be lost with a database.
 const MOST_LOST: usize = 12;
 
 pub(super) const START: i64 = 1_800_000_000_000;
@@ -46,7 +46,7 @@ impl Hook {
         Route { num, tenant, events, is_active, is_ordered: self.policy.ordered }
     }
 
-    /// Whether it may be sent anything, as far as its row says.
+    /// Whether deliveries may be sent, as far as the row says.
     pub(super) fn is_open(&self) -> bool {
         self.is_active && !self.is_paused && !self.is_deleted
     }
@@ -56,7 +56,7 @@ impl Hook {
     }
 }
 
-/// The bounds of a process, small enough to be met.
+/// The bounds of a process, small enough to be reached.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     pub(super) mailbox: usize,
@@ -69,18 +69,18 @@ pub(super) struct Bounds {
     pub(super) slice: usize,
 }
 
-/// How often things go wrong by themselves, in a thousand.
+/// How often things go wrong by themselves, per mille.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Trouble {
     pub(super) read_fails: u32,
     pub(super) batch_refused: u32,
-    /// An endpoint's actor panics amid a turn.
+    /// An endpoint's actor panics in the middle of a step.
     pub(super) panics: u32,
     /// An attempt panics.
     pub(super) attempt_crashes: u32,
-    /// What was done in the store is not answered.
+    /// The store did what it was asked, and the answer is lost.
     pub(super) answer_lost: u32,
-    /// Nodes do not hear each other's calls.
+    /// A notification between nodes is lost.
     pub(super) call_lost: u32,
 }
 
@@ -98,33 +98,33 @@ pub(super) struct World {
     pub(super) oracle: RefCell<Oracle>,
     pub(super) bounds: Bounds,
     pub(super) trouble: Cell<Trouble>,
-    /// Machines, each of which runs one process at a time.
+    /// The machines; each runs one process at a time.
     pub(super) machines: Vec<Place>,
-    /// Whether they share a store, as nodes; otherwise there is one place.
+    /// Whether the processes are nodes that share a store; otherwise there is one machine.
     pub(super) is_clustered: bool,
     pub(super) incarnations: Cell<u32>,
-    /// Webhooks that were changed, one for each change: the table of the same name.
+    /// The webhooks that were changed, one entry for each change: the table of the same name.
     pub(super) config_changes: RefCell<Vec<WebhookNum>>,
-    /// Databases that there were.
+    /// How many databases there have been before this one.
     pub(super) servers: Cell<u32>,
-    /// What the tables were after each of the last commits, the newest last; of a database that is going to be lost.
+    /// The tables after each of the last commits, the newest last; kept only where a database is going to be lost.
     past: Option<RefCell<VecDeque<Tables>>>,
     epoch: Instant,
     elapsed: Cell<Duration>,
     was_set_back: Cell<bool>,
-    /// Payloads take more memory than they may.
+    /// Payload memory is above its limit.
     pub(super) tight: Cell<bool>,
     timers: RefCell<BTreeSet<Duration>>,
-    /// Test events that were published.
+    /// How many test events were published.
     pub(super) tests: Cell<usize>,
-    /// What happened; kept only when a failure is told again.
+    /// What happened; kept only when a failure is repeated to print it.
     history: Option<RefCell<Vec<String>>>,
 }
 
-/// Where a process runs.
+/// A machine that runs a process.
 pub(super) struct Place {
     pub(super) process: RefCell<Option<Rc<Process>>>,
-    /// How far its wall clock is ahead of the database's, in milliseconds.
+    /// How far the machine's wall clock is ahead of the database's, in milliseconds.
     pub(super) skew: Cell<i64>,
 }
 
@@ -162,7 +162,7 @@ impl World {
         }
     }
 
-    /// The tables as they are now are what a standby or a dump may have.
+    /// Remembers the tables as they are now: a standby or a dump may have this state.
     pub(super) fn remember(&self) {
         let Some(past) = &self.past else { return };
         let mut past = past.borrow_mut();
@@ -176,7 +176,7 @@ impl World {
         self.past.is_some()
     }
 
-    /// The tables as they were so many commits ago; nothing later is remembered.
+    /// The tables as they were `commits` commits ago; forgets all remembered states.
     fn go_back(&self, commits: usize) -> Option<Tables> {
         let mut past = self.past.as_ref()?.borrow_mut();
         let tables = past.len().checked_sub(1 + commits).map(|at| past.swap_remove_back(at))?;
@@ -184,7 +184,7 @@ impl World {
         tables
     }
 
-    /// The primary is gone, and a standby takes over that lacks the last commits. Nodes live on.
+    /// The primary fails, and a standby takes over that lacks the last commits. The nodes live on.
     pub(super) fn fail_over(&self, commits: usize) {
         let Some(mut standby) = self.go_back(commits) else { return };
         standby.promote(&self.tables.borrow());
@@ -192,8 +192,8 @@ impl World {
         self.replace_tables(standby);
     }
 
-    /// Everything is gone but a dump, which lacks the last commits and is restored into a cluster that has counted few
-    /// transactions.
+    /// Everything is lost except a dump, which lacks the last commits and is restored into a cluster that has counted
+    /// few transactions.
     pub(super) fn restore(&self, commits: usize) {
         let Some(mut restored) = self.go_back(commits) else { return };
         self.processes().iter().for_each(|process| process.kill());
@@ -216,7 +216,7 @@ impl World {
         self.epoch + self.elapsed.get()
     }
 
-    /// By the database's clock.
+    /// The time by the database's clock.
     pub(super) fn true_now(&self) -> UnixMillis {
         UnixMillis(START + i64::try_from(self.elapsed.get().as_millis()).unwrap_or(0))
     }
@@ -236,7 +236,7 @@ impl World {
         self.tables.borrow_mut().transactions.end_silent(self.elapsed.get());
     }
 
-    /// Somebody sets the wall clock of a place forward or back.
+    /// Sets the wall clock of a machine forward or back.
     pub(super) fn set_clock(&self, place: usize, by_ms: i64) {
         let skew = &self.machines[place].skew;
         skew.set(skew.get() + by_ms);
@@ -244,58 +244,59 @@ impl World {
         self.note(|| format!("the clock is set by {by_ms} ms"));
     }
 
-    /// Whether the clock was ever set back. What waits until a moment may be sent before it then, or long after.
+    /// Whether a clock was ever set back. A delivery that waits until a moment may then be sent before that moment, or
+    /// long after.
     pub(super) fn was_set_back(&self) -> bool {
         self.was_set_back.get()
     }
 
-    /// Whether what one process has said of a moment may be nonsense to the next one.
+    /// Whether a moment that one process has written may be wrong by the clock of the next.
     pub(super) fn clocks_differ(&self) -> bool {
         self.was_set_back() || self.machines.iter().any(|place| place.skew.get() != self.machines[0].skew.get())
     }
 
-    /// Somebody wants to be there at this moment.
+    /// Registers a timer for this moment.
     pub(super) fn wake_at(&self, at: Duration) {
         if at > self.elapsed.get() {
             self.timers.borrow_mut().insert(at);
         }
     }
 
-    /// When somebody wants to be there next.
+    /// The next timer.
     pub(super) fn next_timer(&self) -> Option<Duration> {
         self.timers.borrow().first().copied()
     }
 
-    /// In the time of this world, which the scheduler moves: the test itself does not wait.
+    /// Sleeps in simulated time, which the scheduler advances.
     pub(super) async fn sleep(&self, wait: Duration) {
         let until = self.elapsed.get() + wait;
         self.wake_at(until);
         self.tasks.until(|| (self.elapsed.get() >= until).then_some(())).await;
     }
 
-    /// One case in a thousand, so often.
+    /// True in `per_mille` of a thousand cases.
     pub(super) fn happens(&self, per_mille: u32) -> bool {
         per_mille > 0 && self.chance.borrow_mut().random_ratio(per_mille, 1000)
     }
 
-    /// One of so many.
+    /// A random number below `from`.
     pub(super) fn pick(&self, from: usize) -> usize {
         self.chance.borrow_mut().random_range(0..from.max(1))
     }
 
-    /// Those that live, frozen or not.
+    /// All live processes, frozen or not.
     pub(super) fn processes(&self) -> Vec<Rc<Process>> {
         self.machines.iter().filter_map(|place| place.process.borrow().clone()).collect()
     }
 
-    /// One that lives and is not frozen.
+    /// A live process that is not frozen.
     pub(super) fn some_process(&self) -> Option<Rc<Process>> {
         let mut awake = self.processes();
         awake.retain(|process| !self.tasks.is_frozen(process.incarnation));
         (!awake.is_empty()).then(|| awake.swap_remove(self.pick(awake.len())))
     }
 
-    /// Whether the process has seen which database answers.
+    /// Whether the process has noticed which database answers.
     pub(super) fn knows_its_database(&self, process: &Process) -> bool {
         self.tables.borrow().leases.is_known_to(&process.shard_set)
     }
@@ -304,7 +305,7 @@ impl World {
         self.processes().iter().any(|process| process.incarnation == incarnation && self.knows_its_database(process))
     }
 
-    /// The process that a node is, as long as it lives.
+    /// The process of a node, while it lives.
     pub(super) fn process_of(&self, tables: &Tables, node: i64) -> Option<Rc<Process>> {
         let is_it = |process: &Rc<Process>| {
             process.shard_set.node() == Some(node) && tables.leases.is_known_to(&process.shard_set)
@@ -312,7 +313,7 @@ impl World {
         self.processes().into_iter().find(is_it)
     }
 
-    /// A webhook's row was changed.
+    /// Notes that a webhook's row was changed.
     pub(super) fn changed(&self, num: WebhookNum) {
         self.config_changes.borrow_mut().push(num);
     }
@@ -336,6 +337,6 @@ impl World {
     }
 }
 
-/// The store did not answer.
+/// The store has not answered.
 #[derive(Debug)]
 pub(super) struct Unreadable;

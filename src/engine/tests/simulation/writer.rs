@@ -1,4 +1,4 @@
-//! Mirrors the journal's writer task round its model: gathers, commits sooner or later, tells. Other nodes commit in
+//! Mirrors the journal's writer task around its model: it gathers, commits and announces. Other nodes commit in
 //! between, and a commit may be answered late.
 
 use std::rc::Rc;
@@ -12,19 +12,19 @@ use super::world::World;
 
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// The database does not take a batch.
+/// The database has refused a batch.
 struct Refused;
 
-/// A transaction ends with whoever holds it.
+/// A transaction; dropping it rolls it back.
 struct Transaction {
     world: Rc<World>,
     number: u64,
-    /// Servers count alike.
+    /// Two servers may use the same number.
     server: u32,
 }
 
 impl Transaction {
-    /// Answers whether it was still there.
+    /// Answers whether the transaction was still open.
     fn end(&self) -> bool {
         self.server == self.world.servers.get() && self.world.tables.borrow_mut().transactions.end(self.number)
     }
@@ -58,7 +58,7 @@ impl Process {
         }
     }
 
-    /// `Writer::settle`; answers whether there was anything to commit in the end.
+    /// `Writer::settle`; answers whether anything was committed in the end.
     async fn commit(&self) -> bool {
         while self.try_to_commit().await.is_err() {
             self.world.note(|| format!("a batch of process {} is refused", self.incarnation));
@@ -86,7 +86,7 @@ impl Process {
             self.ask_what_became_of_it().await;
             return Err(Refused);
         }
-        // The server may have ended it, because it heard nothing for long, or is another one.
+        // The server may have ended the transaction because the client was silent for long, or may be another server.
         if world.is_clustered && !transaction.end() {
             return Err(Refused);
         }
@@ -112,7 +112,7 @@ impl Process {
         if refuses { Err(Refused) } else { Ok(()) }
     }
 
-    /// Within a transaction others have their turn.
+    /// Lets others have a turn within a transaction.
     async fn stay(&self) {
         if self.world.is_clustered {
             for _ in 0..self.world.pick(4) {
@@ -121,9 +121,9 @@ impl Process {
         }
     }
 
-    /// `Writer::was_committed`: it takes as long as it takes, and publishers do not wait for ever.
+    /// `Writer::resolve_commit`: it waits until the database answers; publishers may be refused before.
     async fn ask_what_became_of_it(&self) {
-        self.world.note(|| format!("process {} hears nothing of its commit", self.incarnation));
+        self.world.note(|| format!("process {} gets no answer to its commit", self.incarnation));
         let is_over = || self.is_cut_off.get();
         self.world.sleep(RETRY_PAUSE).await;
         if self.world.happens(300) {
@@ -132,7 +132,7 @@ impl Process {
         self.world.tasks.until(|| (!is_over()).then_some(())).await;
     }
 
-    /// What has just become true.
+    /// Tells the oracle what has just been committed.
     fn keep_book(&self) {
         let (writer, mut oracle) = (self.writer.borrow(), self.world.oracle.borrow_mut());
         let accepted: Vec<EventSeq> = writer.accepted().collect();
@@ -140,21 +140,21 @@ impl Process {
         oracle.check_purged(&self.world, writer.purged());
     }
 
-    /// `Writer::announce`. A process that dies on the way has committed what nobody was told of.
+    /// `Writer::announce`. A process that dies in the middle has committed events whose publishers got no answer.
     async fn tell(&self) {
         self.pause().await;
         self.writer.borrow_mut().answer();
         self.pause().await;
         let remote_shards = self.writer.borrow_mut().announce(self.wall());
         self.untold.set(false);
-        self.world.note(|| "and told of".to_owned());
+        self.world.note(|| "the batch is announced".to_owned());
         if self.world.happens(100) {
             super::checker::ledger_agrees(self);
         }
         self.notify_fanouts(&remote_shards);
     }
 
-    /// `Writer::shift`, of what the batch has brought.
+    /// `Writer::change_ownership`, for the changes in the batch.
     async fn shift(&self) {
         let gaining = self.writer.borrow_mut().shift(&self.world.tables.borrow(), self.wall());
         for gaining in gaining {
