@@ -39,7 +39,7 @@ pub enum EndpointState {
     Paused,
     /// The webhook is switched off.
     Inactive,
-    /// The breaker is not closed: the receiver fails, and nothing but probes is sent.
+    /// The breaker is not closed: only probes and what a person asked for are sent.
     Open,
     /// The actor crashed too often, or the webhook's row cannot be read.
     Quarantined,

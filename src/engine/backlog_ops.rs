@@ -1,4 +1,4 @@
-//! The operations on a backlog: pause, resume, probe, purge. The API calls them on the node that serves the webhook.
+//! The operations on a backlog: pause, resume, probe, purge. The API calls them.
 
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
@@ -91,7 +91,7 @@ impl Engine {
     }
 
     /// Defers the deliveries that only a fan-out knows, so that the purge finds their rows. The row watermark keeps
-    /// them from being offered again.
+    /// later offers of them from the endpoint.
     async fn record_owed(
         &self,
         webhook: WebhookNum,

@@ -1,6 +1,6 @@
-//! Reads large bodies from the store for the requests that send them. Attempts call it. Each body is read once for all
-//! requests that use it at the same time, stays in memory only as long as they do, and waits for its [`Room`] before it
-//! is read.
+//! Reads large bodies from the store for the requests that send them; the dispatcher hands in those that were just
+//! published. Each body is read once for all requests that use it at the same time, stays in memory only as long as
+//! they do, and waits for its [`Room`] before it is read.
 
 mod room;
 

@@ -1,4 +1,4 @@
-//! The operations on a delivery: test, retry, cancel. The API calls them on the node that serves the webhook.
+//! The operations on a delivery: test, retry, cancel. The API calls them.
 
 use std::sync::Arc;
 use std::time::Duration;

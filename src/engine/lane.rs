@@ -201,8 +201,8 @@ impl Lane {
         self.sending_now.push(event);
     }
 
-    /// Invalidates a read for a delivery that is to be sent now, because the delivery changed or has no row. Answers
-    /// whether there was such a read.
+    /// Forgets that this delivery is to be sent now, because it was read, changed, or has no row. Answers whether it
+    /// was expected.
     pub fn cancel_send_now(&mut self, event: EventSeq) -> bool {
         let before = self.sending_now.len();
         self.sending_now.retain(|sent_now| *sent_now != event);

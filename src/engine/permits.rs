@@ -37,7 +37,7 @@ enum Asked<'a> {
     Waits(Waiting<'a>),
 }
 
-/// A place in the queue; dropping it leaves the queue.
+/// A request that waits for a permit; dropping it leaves the queue.
 struct Waiting<'a> {
     permits: &'a Permits,
     ticket: Ticket,
