@@ -73,7 +73,7 @@ pub(super) struct Facts<'a> {
     pub(super) unsendable: u64,
 }
 
-/// `None` when nothing keeps deliveries from flowing, or none are pending.
+/// `None` when nothing keeps deliveries from flowing, or nothing is pending and the receiver does not fail.
 pub(super) fn sentence(facts: &Facts<'_>) -> Option<String> {
     match facts.state {
         EndpointState::Inactive => Some(inactive(facts)),
@@ -129,7 +129,7 @@ fn open(facts: &Facts<'_>) -> String {
     }
 }
 
-/// Nothing is pending.
+/// How the last failure ended, when nothing is pending.
 fn ended(facts: &Facts<'_>) -> Option<String> {
     facts.receiver.failing_since?;
     let last = facts.receiver.last_error.as_deref()?;
@@ -276,7 +276,7 @@ fn limited(limit: Option<RateLimit>, ready: u64, throttled_ms: u64) -> String {
     format!("its rate limit{limit} is used up: {}, the next request may start in {throttled_ms} ms", wait(ready))
 }
 
-/// As many requests are in flight as the concurrency allows.
+/// The cause when as many requests are in flight as the concurrency allows.
 fn at_once(facts: &Facts<'_>, lane: &Gauge) -> String {
     let Counts { ready, in_flight, .. } = facts.counts;
     let (cap, most) = (lane.cap, usize::from(facts.policy.max_in_flight));
