@@ -1,10 +1,9 @@
-//! Group commit. Everything that the hot path makes durable goes through one writer: accepted events with their
-//! fan-outs, outcomes, deferrals, finished fan-outs.
+//! Group commit: one writer makes durable everything that the hot path records, such as accepted events with their
+//! fan-outs, outcomes and deferrals. The engine calls the [`Journal`]; nothing else writes these rows.
 //!
-//! A bounded queue on this side, a writer on the other. A batch is what gathered while the last commit was under
-//! way; an idle journal commits at once. Answers are given after the commit. A full queue pushes back: publishers are
-//! refused, and whoever wants to record something reserves its [`Slot`] before it acts, so an outcome that happened
-//! always has room.
+//! Bounded queues stand in front of the writer. A batch is what gathered during the previous commit; an idle journal
+//! commits at once. Requests are answered after the commit. A full queue pushes back: publishes are refused, and
+//! recorders reserve a [`Slot`] before they act, so that every outcome has room.
 
 pub mod feed;
 pub mod outage;
@@ -55,39 +54,39 @@ use crate::fault::or_abort;
 /// Publish requests that may wait for the next batch.
 const PUBLISH_QUEUE: usize = 4096;
 
-/// Outcomes and deferrals that may wait. An attempt in flight holds one place.
+/// Records that may wait. An attempt in flight occupies one place.
 const RECORD_QUEUE: usize = 16_384;
 
-/// What publishes that wait may keep in memory, in KiB: 64 MiB.
+/// Memory for waiting publishes, in KiB: 64 MiB.
 const PUBLISH_QUEUE_KIB: usize = 64 * 1024;
 
-/// An event that is about to be accepted. Its key and its body are made by the writer, in the order of commit.
+/// An event before it is accepted. The writer makes its key and body, in the order of commit.
 #[derive(Debug, Clone)]
 pub struct Draft {
     pub tenant: TenantNum,
     pub kind: Arc<str>,
-    /// `None`: the moment of acceptance.
+    /// `None` stands for the moment of acceptance.
     pub occurred_at: Option<UnixMillis>,
-    /// The caller's JSON, to the byte.
+    /// The publisher's JSON, byte for byte.
     pub data: Box<RawValue>,
     pub caller: Option<Caller>,
-    /// The engines that it has come through.
+    /// The engines that the event has come through.
     pub trail: Option<Arc<str>>,
-    /// Whom it is owed to, ascending.
+    /// The webhooks that the event is owed to, ascending.
     pub targets: Arc<[WebhookNum]>,
-    /// One of them gets its events in order: of the nodes that share a database, none may have accepted one before and this
-    /// one come first.
+    /// Whether a target is an ordered webhook. The event's key must then exceed the key of every event that any node
+    /// has accepted before.
     pub is_ordered: bool,
 }
 
 impl Draft {
-    /// What it costs to keep in memory, roughly.
+    /// Roughly the memory that the draft takes.
     fn bytes(&self) -> usize {
         self.data.get().len() + self.targets.len() * size_of::<WebhookNum>()
     }
 }
 
-/// The id by which the caller knows the event, and a digest of what it said under it.
+/// The caller id, and a digest of the content that the publisher sent under it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     pub id: String,
@@ -98,9 +97,9 @@ pub struct Caller {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Published {
     Accepted(Receipt),
-    /// The caller's id was seen before, with the same content.
+    /// The caller id was used before, with the same content.
     Duplicate(Receipt),
-    /// The caller's id was seen before, with other content.
+    /// The caller id was used before, with other content.
     Conflict,
 }
 
@@ -119,54 +118,54 @@ pub enum PublishError {
     Full,
     #[error("the journal has stopped")]
     Stopped,
-    /// Another node has taken over; nothing was kept.
+    /// Other nodes have reaped this one; nothing was kept.
     #[error("another node has taken over")]
     Deposed,
-    /// The database has lost transactions, and what follows of that is not read yet; nothing was kept.
+    /// The database has lost transactions, and this node has not joined again yet; nothing was kept.
     #[error("the database lacks transactions that it had; what this node knows is read again")]
     Diverged,
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request")]
     KeyReused,
-    /// What was answered to this idempotency key before cannot be read any more.
+    /// The stored answer to this idempotency key cannot be read.
     #[error("{0}")]
     Unreadable(String),
-    /// The database refused the batch, and nothing was kept; or it did not say in time whether it took it.
+    /// The database refused the batch and nothing was kept, or it did not say in time whether it committed.
     #[error("{0}")]
     Store(String),
 }
 
-/// Something that happened to a delivery.
+/// What happened to a delivery or an endpoint.
 #[derive(Debug)]
 pub enum Record {
-    /// An attempt was made; `state` is where it leaves the delivery.
+    /// An attempt was made; `state` is the delivery's state after it.
     Attempt(Box<AttemptRecord>),
-    /// It cannot be served from memory now and becomes a row that is due at `next_at`.
+    /// The delivery cannot be served from memory now and becomes a row that is due at `next_at`.
     Defer { id: DeliveryId, next_at: UnixMillis },
-    /// It will never be sent. What is settled already stays as it is.
+    /// The delivery is cancelled, unless it is settled.
     Cancel { id: DeliveryId, at: UnixMillis },
-    /// A manual retry is wanted now; what the delivery falls back to is kept beside it.
+    /// A person asks for an attempt now. The row keeps what the delivery falls back to.
     Retry { id: DeliveryId, at: UnixMillis },
     /// What an endpoint has learnt of its receiver.
     Health { webhook: WebhookNum, health: Health },
-    /// What rows owe this webhook up to `through` is cancelled or, where merely one more
-    /// attempt was wanted, again what it was: the oldest of it, a bounded number at a time. Not `except`, whose
-    /// requests are under way. The answer is how many deliveries that were; whoever purges asks until it is none.
+    /// Cancels the webhook's pending rows up to `through`, oldest first and a bounded number in each batch. Leaves out
+    /// `except`, whose requests are under way. A settled delivery that waits for a manual retry becomes what it was.
+    /// Answers how many deliveries this batch took back; the caller repeats the record until the answer is 0.
     Purge { webhook: WebhookNum, through: EventSeq, except: Vec<EventSeq>, answer: oneshot::Sender<u64> },
-    /// The dispatcher starts on a fan-out that it read back from the store.
+    /// The dispatcher starts on a fan-out that it read from the store.
     Adopt { fanout: Fanout },
-    /// The same with fan-outs of which it does not know whether it has started on them; the answer is, of those that are
-    /// new, under which epoch of their shards they are watched from now on.
+    /// The dispatcher has found these fan-outs in a scan and does not know which of them are new. Answers, for each new
+    /// one, the epoch under which its shard is tracked from now on, and `None` for the others.
     Watch { fanouts: Vec<ScannedFanout>, answer: oneshot::Sender<Vec<Option<i64>>> },
-    /// These targets of a fan-out have rows, as far as the fan-out is watched.
+    /// These targets of a fan-out have rows. Ignored unless the fan-out is tracked.
     Mark { event: EventSeq, shard: i16, recorded: Vec<WebhookNum> },
 }
 
-/// A fan-out that was found in the store.
+/// A fan-out that a scan has found in the store.
 #[derive(Debug, Clone)]
 pub struct ScannedFanout {
     pub fanout: Fanout,
-    /// Whether it became visible after its shard was gained, and is no event of this node.
+    /// Whether the fan-out became visible after its shard was activated and its event was accepted by another node.
     pub is_news: bool,
 }
 
@@ -194,11 +193,11 @@ pub struct JournalStats {
     pub rows: AtomicU64,
     pub events: AtomicU64,
     pub attempts: AtomicU64,
-    /// Records that were another node's to write.
+    /// Records that the fence dropped, because another node owns their shard.
     pub fenced: AtomicU64,
-    /// Rows whose event is gone that were ended.
+    /// Deliveries and fan-outs that were ended because their event is gone.
     pub orphans: AtomicU64,
-    /// How often the database was found to lack transactions that it had.
+    /// How often the database lacked transactions that it had before.
     pub divergences: AtomicU64,
     pub outage: Mutex<Outage>,
 }
@@ -212,21 +211,21 @@ impl JournalStats {
 enum Request {
     Publish(PublishRequest),
     Record(Record),
-    /// Told when everything before it is committed.
+    /// Answered once everything before it is committed.
     Barrier(oneshot::Sender<()>),
-    /// To be done when everything before it is committed.
+    /// Carried out once everything before it is committed.
     Ownership(OwnershipChange),
-    /// Take nothing new, write what is there, end.
+    /// Accept nothing new, write what is queued, end.
     Close,
 }
 
-/// A change of what this node holds.
+/// A change of the shards that this node owns.
 enum OwnershipChange {
-    /// These were taken, and are served from now on. Answers whether what they are owed could be counted.
+    /// Activates acquired shards. Answers whether what they are owed could be counted.
     Activate(Vec<AcquiredShard>, oneshot::Sender<Result<(), StoreError>>),
-    /// Nothing is recorded for these any more.
+    /// Detaches shards; nothing is recorded for them after this.
     Detach(Vec<ShardNum>, oneshot::Sender<()>),
-    /// The database is at another history: everything that is held is parted with, and the node is another one.
+    /// The database has lost transactions: detaches every shard and continues as this new member.
     Rejoin(Membership, oneshot::Sender<()>),
 }
 
@@ -243,7 +242,7 @@ impl PublishRequest {
     }
 }
 
-/// The way into the writer. Cheap to clone.
+/// The handle of the writer. Cheap to clone.
 #[derive(Clone)]
 pub struct Journal {
     publishes: mpsc::Sender<Request>,
@@ -253,18 +252,18 @@ pub struct Journal {
     stats: Arc<JournalStats>,
 }
 
-/// The writer's task and what it produces.
+/// The writer's task and its outputs.
 pub struct Running {
     pub journal: Journal,
     /// Committed fan-outs, in order.
     pub feed: Arc<Feed>,
-    /// Shards of other nodes that events were committed for.
+    /// Shards of other nodes that events were committed for here.
     pub remote_shards: Arc<RemoteShards>,
-    /// Delivery rows that the log index does not show yet.
+    /// Delivery rows that the log index lacks.
     pub log: Arc<LogBuffer>,
     /// What every webhook is owed.
     pub ledger: Backlog,
-    /// Ends after [`Journal::close`], when everything is written and every reserved [`Slot`] is used or dropped.
+    /// Ends after [`Journal::close`], once everything is written and every [`Slot`] is used or dropped.
     pub writer: JoinHandle<()>,
 }
 
@@ -281,13 +280,13 @@ impl Slot {
     }
 }
 
-/// The writer has ended: the process is stopping.
+/// The writer has ended because the process is stopping.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the journal has stopped")]
 pub struct Stopped;
 
 impl Journal {
-    /// Starts the writer behind `store`, for what this process holds.
+    /// Starts the writer for the shards that this process owns.
     pub async fn start(store: &Store, shard_set: &ShardSet) -> Result<Running, StoreError> {
         let (publishes, publish_queue) = mpsc::channel(PUBLISH_QUEUE);
         let (records, record_queue) = mpsc::channel(RECORD_QUEUE);
@@ -313,7 +312,7 @@ impl Journal {
         Ok(Running { journal, feed, remote_shards, log, ledger, writer })
     }
 
-    /// Commits the drafts together with their fan-outs and whatever else is in their batch.
+    /// Commits the drafts and their fan-outs in one batch.
     pub async fn publish(&self, drafts: Vec<Draft>, once: Option<OnceKey>) -> Result<Vec<Published>, PublishError> {
         let kib = drafts.iter().map(Draft::bytes).sum::<usize>().div_ceil(1024);
         let kib = u32::try_from(kib.min(PUBLISH_QUEUE_KIB)).unwrap_or(u32::MAX);
@@ -338,11 +337,9 @@ impl Journal {
         self.records.send(Request::Record(record)).await.map_err(|_| Stopped)
     }
 
-    /// Like [`Self::record`], if there is room right now.
+    /// Like [`Self::record`], but does not wait for room.
     ///
-    /// # Errors
-    ///
-    /// The record, when there is not.
+    /// Returns the record if the queue is full.
     pub fn try_record(&self, mut record: Record) -> Result<(), Record> {
         match self.records.try_reserve() {
             Ok(place) => {
@@ -354,8 +351,8 @@ impl Journal {
         }
     }
 
-    /// Cancels what rows owe this webhook up to `through`, but not `except`, in steps between which others have their
-    /// turn. Answers how many deliveries that were.
+    /// Cancels the webhook's pending rows up to `through`, except those of `except`, in several batches so that other
+    /// requests have their turn in between. Answers how many deliveries were taken back.
     pub async fn purge(&self, webhook: WebhookNum, through: EventSeq, except: &[EventSeq]) -> Result<u64, Stopped> {
         let mut purged = 0;
         loop {
@@ -368,35 +365,35 @@ impl Journal {
         }
     }
 
-    /// Waits until everything that was recorded before is committed.
+    /// Waits until every earlier record is committed.
     pub async fn barrier(&self) -> Result<(), Stopped> {
         let (done, told) = oneshot::channel();
         self.records.send(Request::Barrier(done)).await.map_err(|_| Stopped)?;
         told.await.map_err(|_| Stopped)
     }
 
-    /// Serves what was taken, from now on.
+    /// Activates acquired shards between two batches.
     pub async fn activate(&self, acquired: Vec<AcquiredShard>) -> Result<Result<(), StoreError>, Stopped> {
         let (done, told) = oneshot::channel();
         self.records.send(Request::Ownership(OwnershipChange::Activate(acquired, done))).await.map_err(|_| Stopped)?;
         told.await.map_err(|_| Stopped)
     }
 
-    /// After this nothing is recorded for these shards, and they may be given up.
+    /// Detaches these shards: nothing is recorded for them after this, and they may be released.
     pub async fn detach(&self, shards: Vec<ShardNum>) -> Result<(), Stopped> {
         let (done, told) = oneshot::channel();
         self.records.send(Request::Ownership(OwnershipChange::Detach(shards, done))).await.map_err(|_| Stopped)?;
         told.await.map_err(|_| Stopped)
     }
 
-    /// After this nothing is recorded for what was held in another history, and publishes are accepted as this member.
+    /// Detaches every shard after the database has lost transactions; publishes are accepted as `member` from now on.
     pub async fn rejoin(&self, member: Membership) -> Result<(), Stopped> {
         let (done, told) = oneshot::channel();
         self.records.send(Request::Ownership(OwnershipChange::Rejoin(member, done))).await.map_err(|_| Stopped)?;
         told.await.map_err(|_| Stopped)
     }
 
-    /// Lets the writer finish: nothing new is taken from now on.
+    /// Stops accepting requests and lets the writer finish.
     pub async fn close(&self) {
         let _ = self.records.send(Request::Close).await;
     }
@@ -406,7 +403,7 @@ impl Journal {
         &self.stats
     }
 
-    /// Records that wait, and how many may.
+    /// How many records wait, and how many may.
     #[must_use]
     pub fn depth(&self) -> (usize, usize) {
         (self.records.max_capacity() - self.records.capacity(), self.records.max_capacity())

@@ -1,5 +1,5 @@
-//! What receivers answered, while it waits for the database: so many bytes and no more. A database that refuses for long must
-//! not fill the memory with answers of 64 KiB. Outcomes always have room; beyond the budget they keep little of their answer.
+//! Bounds the memory of receivers' answers that wait for the database, so that an outage does not fill the memory with
+//! answers of 64 KiB. An outcome always has room; beyond the budget it keeps little of its answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,17 +8,17 @@ use crate::store::deliveries::Attempt;
 
 use super::{AttemptRecord, Record};
 
-/// Answers that wait, whole.
+/// Bytes of answers that wait uncut.
 const BUDGET: usize = 64 * 1024 * 1024;
 
-/// What is kept of an answer's body, and of its headers, when there is no room for more.
+/// Bytes of a body, and of headers, that are kept beyond the budget.
 const KEPT: usize = 1024;
 
 /// Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Answers(Arc<AtomicUsize>);
 
-/// Bytes of an answer that counts until its record is written or dropped.
+/// Counts the bytes of an answer until its record is written or dropped.
 #[derive(Debug)]
 pub(super) struct Counted {
     bytes: usize,
@@ -32,7 +32,7 @@ impl Drop for Counted {
 }
 
 impl Answers {
-    /// Counts what the record brings, and cuts it if too much waits already.
+    /// Counts the record's answer, and cuts it first if the budget is used up.
     pub(super) fn admit(&self, record: &mut Record) {
         let Record::Attempt(record) = record else { return };
         let AttemptRecord { attempt, counted, .. } = record.as_mut();
@@ -51,7 +51,7 @@ pub(super) fn bytes_of(attempt: &Attempt) -> usize {
     attempt.response_body.len() + headers.sum::<usize>()
 }
 
-/// Notes in the body that it was cut: nothing else would show it.
+/// The note in the body is the only sign that it was cut.
 fn cut(attempt: &mut Attempt) {
     let whole = attempt.response_body.len();
     if whole > KEPT {

@@ -1,4 +1,5 @@
-//! Turns drafts into events: gives each its key and its body, and recognises what was published before.
+//! Turns drafts into events: gives each its key and body, and recognises caller ids that were used before. Called by
+//! the writer.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -14,7 +15,7 @@ use crate::store::{StoreError, payload};
 
 use super::{Caller, Draft, Published, Receipt};
 
-/// An event that is being accepted.
+/// An event in the batch that accepts it.
 pub(super) struct NewEvent {
     pub(super) event: Arc<Event>,
     pub(super) body: Bytes,
@@ -23,7 +24,7 @@ pub(super) struct NewEvent {
     pub(super) targets: Arc<[WebhookNum]>,
 }
 
-/// The callers' ids that this batch has met, with what became of them.
+/// The caller ids of this batch, with the receipts that they got.
 #[derive(Default)]
 pub(super) struct Callers {
     known: HashMap<(TenantNum, String), ([u8; 32], Receipt)>,
@@ -38,7 +39,7 @@ struct SeenRow {
 }
 
 impl Callers {
-    /// What the store or this batch knows of the caller's id.
+    /// Looks the caller id up in this batch and in the store.
     pub(super) async fn recognise<C: ConnectionTrait>(
         &mut self,
         on: &C,
@@ -71,7 +72,7 @@ async fn look_up<C: ConnectionTrait>(
     let values = [tenant.0.into(), caller.id.clone().into()];
     let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, values);
     let Some(row) = SeenRow::find_by_statement(statement).one(on).await? else { return Ok(None) };
-    // A digest that cannot be read matches no event: its publisher is refused, and the rest of the batch is not.
+    // An unreadable digest matches no content, so that its publisher is refused and the rest of the batch is not.
     let digest = row.digest.try_into().unwrap_or_default();
     let receipt = Receipt {
         seq: EventSeq(row.event_seq),
@@ -91,7 +92,7 @@ pub(super) fn accept(draft: Draft, seq: EventSeq, now: UnixMillis) -> (NewEvent,
     (NewEvent { event: Arc::new(event), body, occurred_at, caller, targets }, receipt)
 }
 
-/// `{"id", "event", "timestamp", "data"}`, with the caller's data to the byte.
+/// `{"id", "event", "timestamp", "data"}`, with the publisher's data byte for byte.
 fn body(seq: EventSeq, kind: &str, occurred_at: UnixMillis, data: &str) -> Vec<u8> {
     let kind = serde_json::Value::from(kind);
     let id = EventId(seq);

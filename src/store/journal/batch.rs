@@ -1,19 +1,19 @@
-//! What is committed together, and whether somebody waits for it. Pure.
+//! What is committed together, and whether a caller waits for it. Pure.
 
 use tokio::sync::oneshot;
 
 use super::{OwnershipChange, PublishRequest, Record, Request, answers};
 
-/// Outcomes that are written together with publishes, whose senders wait. Nobody waits for the others.
+/// Most records that join a batch of publishes, unless more than twice as many wait: publishers wait for the commit.
 pub(super) const RECORDS_BESIDE_PUBLISHES: usize = 256;
 
-/// So few publishes are written alone: what nobody waits for comes with the next batch.
+/// Up to this many publishes are written alone; records that nobody waits for come with the next batch.
 const FEW_PUBLISHES: usize = 4;
 
-/// Outcomes that are worth a commit of their own.
+/// From this many on, records are worth a commit of their own.
 const ENOUGH_RECORDS: usize = 1024;
 
-/// Bytes of answers in one transaction.
+/// Bytes of receivers' answers in one transaction.
 const ANSWER_BYTES: usize = 16 * 1024 * 1024;
 
 #[derive(Default)]
@@ -22,9 +22,9 @@ pub(super) struct Batch {
     pub(super) records: Vec<Record>,
     pub(super) barriers: Vec<oneshot::Sender<()>>,
     pub(super) shifts: Vec<OwnershipChange>,
-    /// What the outcomes bring along.
+    /// Bytes of receivers' answers in `records`.
     pub(super) answer_bytes: usize,
-    /// Somebody waits for what one of the records changes.
+    /// Whether a caller waits for one of the records.
     pub(super) is_awaited: bool,
     pub(super) closing: bool,
 }
@@ -46,12 +46,12 @@ impl Batch {
         }
     }
 
-    /// Its outcomes bring as much as one transaction should: they are copied several times on their way.
+    /// Whether one transaction should take no more answers: they are copied several times on their way.
     pub(super) fn is_large(&self) -> bool {
         self.answer_bytes >= ANSWER_BYTES
     }
 
-    /// Outcomes alone, and few of them.
+    /// Whether the batch has few records and nothing else.
     pub(super) fn can_wait(&self) -> bool {
         !self.somebody_waits_for_records()
             && self.publishes.is_empty()
@@ -59,7 +59,7 @@ impl Batch {
             && !self.is_large()
     }
 
-    /// Publishers wait, a few of them, and nobody waits for what was recorded.
+    /// Whether a few publishers wait, and nobody waits for a record.
     pub(super) fn may_hold_records(&self) -> bool {
         let few_publish = (1..=FEW_PUBLISHES).contains(&self.publishes.len());
         few_publish && !self.somebody_waits_for_records() && self.records.len() < RECORDS_BESIDE_PUBLISHES
@@ -69,7 +69,7 @@ impl Batch {
         self.closing || self.is_awaited || !self.barriers.is_empty() || !self.shifts.is_empty()
     }
 
-    /// Nothing that was recorded before these is left to commit.
+    /// Call this once nothing that was recorded before the barriers is left to commit.
     pub(super) fn pass_barriers(self) {
         for done in self.barriers {
             let _ = done.send(());

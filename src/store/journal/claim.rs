@@ -1,5 +1,5 @@
-//! Fan-outs that the dispatcher has found in the store. Only the writer knows which of them are watched already; and since
-//! nobody else deletes them, those that are neither watched nor there any more have ended.
+//! Tells the dispatcher which of the fan-outs that a scan has found are new. Only the writer knows which fan-outs are
+//! tracked. Nobody else deletes them, so a fan-out that is neither tracked nor stored has ended.
 
 use std::collections::HashSet;
 
@@ -20,7 +20,7 @@ struct KeyRow {
 }
 
 impl Writer {
-    /// For each such question: which of the fan-outs are new.
+    /// For each [`Record::Watch`], which of its fan-outs are new.
     pub(super) async fn new_among<C: ConnectionTrait>(
         &self,
         on: &C,
@@ -43,7 +43,7 @@ impl Writer {
         is_ours && there.contains(&key) && !self.watched.knows(key)
     }
 
-    /// Watches those that are new, and says so.
+    /// Tracks the new fan-outs, and answers.
     pub(super) fn watch(&mut self, records: &mut Vec<Record>, new: Vec<Vec<bool>>) {
         let is_watch = |record: &mut Record| matches!(record, Record::Watch { .. });
         for (record, new) in records.extract_if(.., is_watch).zip(new) {
@@ -53,7 +53,7 @@ impl Writer {
         }
     }
 
-    /// One that is asked about twice is new once.
+    /// A fan-out that two records name is new once.
     fn start_to_watch(&mut self, ScannedFanout { fanout, is_news }: &ScannedFanout, is_new: bool) -> Option<i64> {
         if !is_new || !self.watched.watch(fanout) {
             return None;

@@ -1,4 +1,4 @@
-//! The fan-outs that the writer watches, and those that end with the batch it is about to commit. Pure.
+//! The fan-outs that the writer tracks, and those that end with the batch under way. Pure.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use super::outstanding::{FanoutKey, OutstandingTargets};
 #[derive(Debug, Default)]
 pub(super) struct FanoutTracker {
     outstanding: OutstandingTargets,
-    /// Their last target is recorded in a batch that is not committed yet.
+    /// Fan-outs whose last target gets its row in the batch under way.
     ended: Vec<FanoutKey>,
 }
 
 impl FanoutTracker {
-    /// The target has a row, once the batch is committed. Marking it again when the batch is tried again changes nothing.
+    /// The target has a row once the batch is committed. A retry of the batch may mark it again; that changes nothing.
     pub(super) fn mark(&mut self, id: DeliveryId) {
         self.ended.extend(self.outstanding.record(id.event, id.webhook));
     }
@@ -27,12 +27,12 @@ impl FanoutTracker {
         }
     }
 
-    /// It was committed from here.
+    /// Tracks a fan-out that this node has committed.
     pub(super) fn begin(&mut self, key: FanoutKey, targets: Arc<[WebhookNum]>) {
         self.outstanding.insert(key, targets);
     }
 
-    /// It was read back, and may have ended since.
+    /// Tracks a fan-out that was read from the store, unless it ends with the batch under way.
     pub(super) fn adopt(&mut self, fanout: &Fanout) {
         let key = (fanout.event.seq, fanout.shard);
         if !self.ended.contains(&key) {
@@ -40,7 +40,7 @@ impl FanoutTracker {
         }
     }
 
-    /// It was found; answers whether nobody has started on it.
+    /// Tracks a fan-out that a scan has found; answers whether it was not tracked yet.
     pub(super) fn watch(&mut self, fanout: &Fanout) -> bool {
         self.outstanding.watch((fanout.event.seq, fanout.shard), fanout.targets.clone())
     }
@@ -49,13 +49,14 @@ impl FanoutTracker {
         self.outstanding.contains(key) || self.ended.contains(&key)
     }
 
-    /// Whether a delivery may get a row because its fan-out owes it. Among several nodes not before the fan-out is watched: what
-    /// another node has accepted may not be in the ledger before, and what is still to be found comes after what is found first.
+    /// Whether a delivery may get a row because its fan-out owes it. With several nodes, the fan-out must be tracked:
+    /// before that, the ledger may lack the event of another node, and an event of a later scan must not precede those
+    /// of an earlier one.
     pub(super) fn may_get_row(&self, id: DeliveryId, shard_set: &ShardSet) -> bool {
         shard_set.is_everything() || self.knows((id.event, shard_set.part_of(id.webhook).num()))
     }
 
-    /// These are another node's to end, also by what an earlier try of this batch has marked.
+    /// Forgets fan-outs that another node ends, including those that an earlier try of this batch has marked.
     pub(super) fn forget(&mut self, is_forgotten: impl Fn(i16) -> bool) {
         self.ended.retain(|(_, shard)| !is_forgotten(*shard));
         self.outstanding.forget(|(_, shard)| is_forgotten(shard));
@@ -69,7 +70,7 @@ impl FanoutTracker {
         self.ended.clear();
     }
 
-    /// The oldest event that still has a target without a row.
+    /// The oldest event with a target that has no row.
     pub(super) fn oldest(&self) -> Option<EventSeq> {
         self.outstanding.oldest()
     }

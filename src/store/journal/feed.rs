@@ -1,7 +1,8 @@
-//! Committed fan-outs on their way from the writer to the dispatcher.
+//! The bounded queue of committed fan-outs between the writer and the dispatcher. It only queues; the dispatcher reads
+//! the store.
 //!
-//! A short queue in memory. When it is full the dispatcher has fallen *behind*: from then on it reads fan-outs back
-//! from the store, in order, until it has seen the newest. A starting engine is simply one that is behind.
+//! When the queue is full, the feed falls *behind*: from then on the dispatcher reads fan-outs from the store, in
+//! order, until it has seen the newest. A starting engine begins behind.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -13,7 +14,7 @@ use crate::store::fanouts::Fanout;
 
 use super::outstanding::FanoutKey;
 
-/// Payload and target bytes that may wait in memory.
+/// Bytes of bodies and targets that may wait in memory.
 const BYTES: usize = 32 * 1024 * 1024;
 
 /// Fan-outs that may wait in memory.
@@ -29,36 +30,36 @@ struct State {
     waiting: VecDeque<Fanout>,
     bytes: usize,
     behind: bool,
-    /// The newest event that is committed here.
+    /// The newest event that was committed here.
     committed: EventSeq,
-    /// The newest event that is committed, as far as is heard of here.
+    /// The newest event that was committed here or found by a scan.
     seen_watermark: EventSeq,
     /// The newest event whose fan-out was handed out.
     dispatched_watermark: EventSeq,
-    /// Other nodes may have committed something for this one.
+    /// Other nodes may have committed events for this one.
     scan_requested: bool,
-    /// A look for them has found a part.
+    /// The scan under way has more pages.
     scan_unfinished: bool,
-    /// What was committed here had its turn.
+    /// The fan-outs that were committed here had their turn; the next turn is the scan's.
     scan_is_next: bool,
-    /// Accepted here, committed or about to be, and to be found among what other nodes have accepted.
+    /// Fan-outs that are committed here, or about to be, and that only a scan hands out.
     expected: BTreeSet<FanoutKey>,
-    /// Everything in the store must be looked at again, since more of it is to be served from here.
+    /// The dispatcher must read the store from its beginning, since this node serves more of it.
     rescan_needed: bool,
 }
 
-/// What the dispatcher shall do next.
+/// What the dispatcher does next.
 #[derive(Debug)]
 pub enum Next {
     Dispatch(Vec<Fanout>),
-    /// Read from the store what comes after this event, then ask [`Feed::caught_up`].
+    /// Read from the store what follows this event, then call [`Feed::caught_up`].
     ReadAfter(EventSeq),
-    /// Look in the store for what other nodes have committed.
+    /// Scan the store for fan-outs that other nodes have committed.
     Scan,
 }
 
 impl Feed {
-    /// `is_shared`: others commit to the same store.
+    /// `is_clustered`: other nodes commit to the same store.
     pub(super) fn behind(committed: EventSeq, is_clustered: bool) -> Self {
         let state = State {
             waiting: VecDeque::new(),
@@ -76,7 +77,7 @@ impl Feed {
         Self { state: Mutex::new(state), changed: Notify::new(), is_clustered }
     }
 
-    /// Offers what was just committed; answers those that the dispatcher will get from memory.
+    /// Queues what was just committed; answers the fan-outs that the dispatcher will get from memory.
     pub(super) fn push<'a>(&self, fanouts: &'a [Fanout], committed: EventSeq) -> &'a [Fanout] {
         let mut state = self.state.lock();
         state.committed = state.committed.max(committed);
@@ -108,12 +109,12 @@ impl Feed {
         }
     }
 
-    /// What there is to do right now.
+    /// The work that there is right now.
     pub fn try_next(&self) -> Option<Next> {
         let mut state = self.state.lock();
         let scan_is_next = std::mem::take(&mut state.scan_is_next) || state.waiting.is_empty();
         if scan_is_next && !state.behind {
-            // What is heard of while a look goes on needs another one.
+            // A request during a scan asks for another scan: this one may have missed its reason.
             let state = &mut *state;
             let looks = if state.scan_unfinished { &mut state.scan_unfinished } else { &mut state.scan_requested };
             if std::mem::take(looks) {
@@ -131,42 +132,42 @@ impl Feed {
         state.behind.then_some(Next::ReadAfter(state.dispatched_watermark))
     }
 
-    /// It is about to be committed here, and is not told but found.
+    /// The fan-out is about to be committed here; the dispatcher gets it from a scan, not from the queue.
     pub(super) fn expect_in_scan(&self, key: FanoutKey) {
         self.state.lock().expected.insert(key);
     }
 
-    /// Those of later events were never committed.
+    /// Events after `last` were never committed.
     pub(super) fn discard_expected_after(&self, last: EventSeq) {
         self.state.lock().expected.retain(|(event, _)| *event <= last);
     }
 
-    /// Whether every event up to this one that was committed here was found, if it is to be.
+    /// Whether every event up to `to` that scans hand out was found.
     pub fn has_scanned(&self, to: EventSeq) -> bool {
         let state = self.state.lock();
         !state.behind && state.expected.first().is_none_or(|(event, _)| *event > to)
     }
 
-    /// The events of those that were committed here, or are about to be, and were not found yet.
+    /// The events that are committed here, or about to be, and that no scan has found yet.
     pub fn expected_events(&self) -> Vec<EventSeq> {
         let mut events: Vec<EventSeq> = self.state.lock().expected.iter().map(|(event, _)| *event).collect();
         events.dedup();
         events
     }
 
-    /// Other nodes may have committed something for this one.
+    /// Other nodes may have committed events for this one.
     pub fn request_scan(&self) {
         self.state.lock().scan_requested = true;
         self.changed.notify_one();
     }
 
-    /// There is more to be found by the look that is under way.
+    /// The scan under way has more pages.
     pub fn continue_scan(&self) {
         self.state.lock().scan_unfinished = true;
         self.changed.notify_one();
     }
 
-    /// More of what the store holds is to be served from here: the dispatcher is behind.
+    /// This node serves more of the store: the dispatcher is behind.
     pub(super) fn rescan(&self) {
         let mut state = self.state.lock();
         (state.behind, state.rescan_needed) = (true, true);
@@ -174,7 +175,7 @@ impl Feed {
         self.changed.notify_one();
     }
 
-    /// Others dispatch these now.
+    /// Drops fan-outs of shards that other nodes dispatch now.
     pub(super) fn forget(&self, are_forgotten: impl Fn(i16) -> bool) {
         let mut state = self.state.lock();
         state.waiting.retain(|fanout| !are_forgotten(fanout.shard));
@@ -183,7 +184,7 @@ impl Feed {
         state.bytes = before.zip(&state.waiting).map(|(before, fanout)| bytes_after(before, fanout)).sum();
     }
 
-    /// Whether to begin anew with what the store holds; said once.
+    /// Whether to read the store from its beginning; true once for each request.
     pub fn take_rescan(&self) -> bool {
         std::mem::take(&mut self.state.lock().rescan_needed)
     }
@@ -194,8 +195,8 @@ impl Feed {
         state.dispatched_watermark = state.dispatched_watermark.max(to);
     }
 
-    /// The store showed nothing after what was taken. From now on fan-outs come from memory again, unless something
-    /// was committed meanwhile.
+    /// The store showed nothing after `seen`. From now on fan-outs come from memory again, unless an event was
+    /// committed meanwhile.
     pub fn caught_up(&self, seen: EventSeq) {
         let mut state = self.state.lock();
         if state.committed <= seen && !state.rescan_needed {
@@ -204,24 +205,24 @@ impl Feed {
         }
     }
 
-    /// This was found in the store, and is going to be started on.
+    /// A scan has found this fan-out, and the dispatcher is about to start on it.
     pub(super) fn note_scanned(&self, (event, shard): FanoutKey) {
         let mut state = self.state.lock();
         state.seen_watermark = state.seen_watermark.max(event);
         state.expected.remove(&(event, shard));
     }
 
-    /// The newest event that anybody here may have been offered, whichever node accepted it.
+    /// The newest event that an endpoint here may have been offered, whichever node accepted it.
     pub fn seen_watermark(&self) -> EventSeq {
         self.state.lock().seen_watermark
     }
 
-    /// The newest event that was committed here: what a reader of the store may rely on seeing.
+    /// The newest event that was committed here: a reader of the store sees everything up to it.
     pub fn committed(&self) -> EventSeq {
         self.state.lock().committed
     }
 
-    /// Every event up to this one has been handed out.
+    /// The event up to which every fan-out was handed out.
     pub fn dispatched_to(&self) -> EventSeq {
         let state = self.state.lock();
         let before = |event: EventSeq| EventSeq(event.0 - 1);
@@ -233,14 +234,14 @@ impl Feed {
         state.expected.first().map_or(handed_out, |(event, _)| before(*event).min(handed_out))
     }
 
-    /// Whether everything committed has been handed out.
+    /// Whether every committed fan-out was handed out.
     pub fn is_idle(&self) -> bool {
         let state = self.state.lock();
         state.waiting.is_empty() && !state.behind && state.expected.is_empty()
     }
 }
 
-/// What a fan-out takes in memory after the one before it, with which it may share its event.
+/// The memory that a fan-out takes behind `before`, with which it may share its event.
 fn bytes_after(before: Option<&Fanout>, fanout: &Fanout) -> usize {
     let has_same_event = before.is_some_and(|before| before.event.seq == fanout.event.seq);
     fanout.target_bytes() + if has_same_event { 0 } else { fanout.event.body.bytes_in_memory() }

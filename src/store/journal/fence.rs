@@ -1,5 +1,6 @@
-//! Keeps a batch from writing what is another node's to write: it locks the shards that it writes for, and drops what
-//! belongs to those that are lost. The other node sends that again.
+//! Keeps a batch from writing what another node owns: the batch locks its shards first and drops the records of shards
+//! that this node has lost. The new owner sends those deliveries again. Called by the writer; with SQLite there is no
+//! fence.
 
 use std::collections::BTreeSet;
 
@@ -13,11 +14,11 @@ use super::Record;
 /// What a batch may write.
 #[derive(Debug, Default)]
 pub(super) struct FenceResult {
-    /// The others took this node for dead.
+    /// Whether other nodes have reaped this one.
     is_reaped: bool,
     lost: BTreeSet<ShardNum>,
     pub(super) statements: u64,
-    /// By which the server tells what became of it.
+    /// The transaction's number, by which the server tells later whether it was committed.
     pub(super) transaction: Option<TransactionId>,
 }
 
@@ -26,12 +27,12 @@ impl FenceResult {
         Self { is_reaped, lost, statements, transaction }
     }
 
-    /// Whether what is recorded for this webhook is still ours to record.
+    /// Whether this node still owns the record's shard.
     pub(super) fn admits(&self, record: &Record) -> bool {
         shard_of(record).is_none_or(|shard| !self.lost.contains(&shard))
     }
 
-    /// Whether events may be given keys.
+    /// Whether this node may give keys to events.
     pub(super) fn admits_events(&self) -> bool {
         !self.is_reaped
     }
@@ -40,13 +41,13 @@ impl FenceResult {
         !self.is_reaped && self.lost.is_empty()
     }
 
-    /// Whether fan-outs of this shard are another node's.
+    /// Whether another node ends the fan-outs of this shard.
     pub(super) fn has_lost(&self, shard: i16) -> bool {
         self.is_reaped || self.lost.iter().any(|lost| lost.num() == shard)
     }
 }
 
-/// Locks what the batch writes for.
+/// Locks the node's row and the shards that the records belong to.
 pub(super) async fn check_fence<C: ConnectionTrait>(
     on: &C,
     shard_set: &ShardSet,
@@ -62,7 +63,7 @@ pub(super) fn shards_of(records: &[Record]) -> BTreeSet<ShardNum> {
     records.iter().filter_map(shard_of).collect()
 }
 
-/// Whose record it is; nobody's if it writes nothing.
+/// The shard that the record writes to, if it writes.
 fn shard_of(record: &Record) -> Option<ShardNum> {
     let of = ShardNum::of;
     match record {

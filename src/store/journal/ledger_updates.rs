@@ -1,5 +1,4 @@
-//! What a committed batch means for the ledger: one change for each delivery that has begun or ceased to be pending.
-//! Pure.
+//! Applies a committed batch to the ledger: one change for each delivery that has begun or ceased to be pending. Pure.
 
 use std::collections::HashSet;
 
@@ -13,11 +12,11 @@ use crate::store::ledger::Ledger;
 use super::updates::Change;
 use super::{AttemptRecord, Record};
 
-/// Of the records: in the order in which they were written, attempts before updates.
+/// The records are in the order in which they were written, attempts before updates.
 pub(super) struct Committed<'a> {
     pub(super) fanouts: &'a [Fanout],
     pub(super) records: &'a [Record],
-    /// Attempts that found their delivery settled.
+    /// Attempts whose delivery was settled before.
     pub(super) late: &'a HashSet<DeliveryId>,
     pub(super) changes: &'a [Change],
 }
@@ -29,7 +28,7 @@ pub(super) fn apply(ledger: &mut Ledger, committed: &Committed<'_>, now: UnixMil
     for record in committed.records {
         match record {
             Record::Attempt(record) if !committed.late.contains(&record.id) => attempted(ledger, record, now),
-            // A deferred delivery was pending before. What became of the others is among the changes.
+            // A deferred delivery was pending before. `changes` has the effect of the other records.
             Record::Attempt(_) | Record::Defer { .. } | Record::Health { .. } => {}
             Record::Cancel { .. } | Record::Retry { .. } | Record::Purge { .. } => {}
             Record::Adopt { .. } | Record::Mark { .. } | Record::Watch { .. } => {}

@@ -1,6 +1,7 @@
-//! The journal's writer over tables in memory, for simulations of the engine: the real queues, feed, ledger, fences, watched
-//! fan-outs and late outcomes, and in place of the database [`Tables`]. Whoever drives it decides when a batch is gathered,
-//! begun, prepared, committed, refused and announced, so that a process can die in between, and others commit.
+//! The journal's writer over tables in memory, for simulations of the engine: queues, feed, ledger, fence, fan-out
+//! tracker and recent cancels are the real ones, and [`Tables`] replace the database. The simulation decides when a
+//! batch is gathered, begun, prepared, committed, refused and announced, so that a process can die and other nodes can
+//! commit in between.
 //!
 //! Mirrors [`super::writer`]; what its statements do to rows is in [`tables`].
 
@@ -43,7 +44,7 @@ pub(crate) const HUGE: &str = "huge";
 
 static HUGE_BODY: [u8; 17 << 20] = [0; 17 << 20];
 
-/// What a process has of its journal.
+/// A process's parts of its journal.
 pub(crate) struct Model {
     pub(crate) journal: Journal,
     pub(crate) feed: Arc<Feed>,
@@ -73,7 +74,7 @@ struct Batch {
     shifts: Vec<OwnershipChange>,
 }
 
-/// What a commit has made true and nobody was told of yet.
+/// What a commit has made true and has not announced yet.
 struct Written {
     answers: Vec<Vec<Published>>,
     fanouts: Vec<Fanout>,
@@ -114,8 +115,8 @@ impl Model {
 
 /// A batch, from its first request to its commit.
 impl Writer {
-    /// Takes at most so many requests that wait, of each kind. Answers whether there is a batch now; `None` once the
-    /// journal is closed and everything is written.
+    /// Takes up to `most` queued requests of each kind. Returns whether there is a batch; `None` once the journal is
+    /// closed and everything is written.
     pub(crate) fn gather(&mut self, most: usize) -> Option<bool> {
         let mut ended = false;
         for _ in 0..most {
@@ -144,13 +145,12 @@ impl Writer {
         (some || !ended).then_some(some)
     }
 
-    /// What is in the batch.
     pub(crate) fn batch(&self) -> &[Record] {
         &self.batch.records
     }
 
-    /// Mirrors `fence::pass` and what follows of it: the shards are locked, and what is lost is dropped. Answers the number
-    /// of the transaction; 0 where transactions have none.
+    /// Mirrors `fence::check_fence` and what follows: locks the shards and drops the records of lost ones. Returns the
+    /// transaction's number; 0 where transactions have none.
     pub(crate) fn begin(&mut self, tables: &mut Tables, at: Duration) -> u64 {
         if self.shard_set.is_everything() {
             return 0;
@@ -165,17 +165,17 @@ impl Writer {
         transaction
     }
 
-    /// `store::fate`, of a batch whose server may have lost it: by the event that it was to write last.
+    /// Mirrors `Store::resolve_commit` for a batch that the server may have lost: looks for its last event.
     pub(crate) fn is_there(&self, tables: &Tables) -> bool {
         self.accepted().last().is_some_and(|event| tables.has_event(event))
     }
 
-    /// It was not committed after all.
+    /// The batch was not committed after all.
     pub(crate) fn take_back(&mut self) {
         self.written = None;
     }
 
-    /// `Writer::drop_lost`.
+    /// Mirrors `Writer::drop_lost`.
     fn drop_lost(&mut self, fence: &FenceResult) {
         self.batch.records.retain(|record| fence.admits(record));
         if !fence.admits_events() {
@@ -186,7 +186,7 @@ impl Writer {
         self.watched.forget(|shard| fence.has_lost(shard));
     }
 
-    /// What `Writer::commit` works out and reads within the transaction.
+    /// Mirrors what `Writer::commit` prepares and reads within the transaction.
     pub(crate) fn prepare(&mut self, tables: &Tables, now: UnixMillis) {
         self.feed.discard_expected_after(self.last);
         let mut rows = Rows::default();
@@ -197,7 +197,7 @@ impl Writer {
         self.prepared = Some((rows, written));
     }
 
-    /// All or nothing: mirrors `Statements::run` and the commit.
+    /// Mirrors `Statements::run` and the commit: all or nothing.
     pub(crate) fn commit(&mut self, tables: &mut Tables, transaction: u64, now: UnixMillis) {
         let Some((rows, mut written)) = self.prepared.take() else { return };
         self.must_be_ours(tables);
@@ -239,7 +239,7 @@ impl Writer {
         self.written = Some(written);
     }
 
-    /// Whatever is written is written by whoever holds its shard at this moment.
+    /// Asserts that this node owns, at this moment, every shard that the batch writes to.
     fn must_be_ours(&self, tables: &Tables) {
         let owner = |shard: &ShardNum| tables.leases.owner(WebhookNum(shard.num().into()));
         let shards = shards_of(&self.batch.records);
@@ -248,8 +248,8 @@ impl Writer {
         assert_eq!(foreign, None, "{:?} writes for a shard of {:?}", self.shard_set.node(), foreign.and_then(owner));
     }
 
-    /// Mirrors what `Writer::settle` does when the database refuses: publishers are told, records are kept. Answers
-    /// whether the batch is to be tried again.
+    /// Mirrors what `Writer::settle` does when the database refuses: publishers are told, records are kept. Returns
+    /// whether to try the batch again.
     pub(crate) fn refuse(&mut self) -> bool {
         self.prepared = None;
         self.refuse_publishes();
@@ -260,7 +260,7 @@ impl Writer {
         true
     }
 
-    /// Their time is over, whatever becomes of the batch.
+    /// The publishers' time is over, whatever becomes of the batch.
     pub(crate) fn refuse_publishes(&mut self) {
         for request in self.batch.publishes.drain(..) {
             let _ = request.answer.send(Err(PublishError::Store("refused".to_owned())));
@@ -270,12 +270,12 @@ impl Writer {
 
 /// What follows a commit.
 impl Writer {
-    /// What purges have taken back in the batch that was committed.
+    /// The deliveries that purges took back in the committed batch.
     pub(crate) fn purged(&self) -> &[DeliveryId] {
         self.written.as_ref().map_or(&[], |written| &written.purged)
     }
 
-    /// The events that were committed.
+    /// The events that the batch has committed.
     pub(crate) fn accepted(&self) -> impl Iterator<Item = EventSeq> {
         let answers = self.written.iter().flat_map(|written| written.answers.iter().flatten());
         answers.filter_map(|published| match published {
@@ -284,7 +284,7 @@ impl Writer {
         })
     }
 
-    /// The first half of `Writer::announce`: publishers are answered before anybody else hears of the commit.
+    /// The first half of `Writer::announce`: publishers are answered before anybody else learns of the commit.
     pub(crate) fn answer(&mut self) {
         let Some(written) = &mut self.written else { return };
         self.watched.committed();
@@ -293,7 +293,7 @@ impl Writer {
         }
     }
 
-    /// The second half of `Writer::announce`. Answers which shards of other nodes are owed something.
+    /// The second half of `Writer::announce`. Returns the shards of other nodes that are owed something.
     pub(crate) fn announce(&mut self, now: UnixMillis) -> BTreeSet<ShardNum> {
         let Some(Written { fanouts, last, late, new, updated, .. }) = self.written.take() else {
             return BTreeSet::new();
@@ -320,7 +320,7 @@ impl Writer {
         foreign.iter().filter_map(|fanout| ShardNum::read(fanout.shard).ok()).collect()
     }
 
-    /// `Writer::feed`.
+    /// Mirrors `Writer::feed`.
     fn feed(&mut self, fanouts: &mut [Fanout], last: EventSeq) {
         fanouts.sort_by_key(|fanout| fanout.in_order);
         let (at_once, to_find) = fanouts.split_at(fanouts.partition_point(|fanout| !fanout.in_order));
@@ -332,7 +332,7 @@ impl Writer {
         }
     }
 
-    /// `Writer::watch`.
+    /// Mirrors `Writer::watch`.
     fn watch(&mut self, records: &mut Vec<Record>, new: Vec<Vec<bool>>) {
         let is_watch = |record: &mut Record| matches!(record, Record::Watch { .. });
         for (record, new) in records.extract_if(.., is_watch).zip(new) {
@@ -342,7 +342,7 @@ impl Writer {
         }
     }
 
-    /// `Writer::start_to_watch`.
+    /// Mirrors `Writer::start_to_watch`.
     fn start_to_watch(&mut self, ScannedFanout { fanout, is_news }: &ScannedFanout, is_new: bool) -> Option<i64> {
         if !is_new || !self.watched.watch(fanout) {
             return None;
@@ -360,7 +360,7 @@ impl Writer {
         }
     }
 
-    /// Whether this fan-out is watched from here.
+    /// Whether this node tracks the event's fan-out for the webhook's shard.
     pub(crate) fn watches(&self, event: EventSeq, webhook: WebhookNum) -> bool {
         self.watched.knows((event, self.shard_set.part_of(webhook).num()))
     }

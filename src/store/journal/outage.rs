@@ -1,32 +1,32 @@
-//! Since when the database takes nothing of what the journal writes. Pure: `now` is an argument.
+//! How long the database has committed no batch. Pure: `now` is an argument.
 
 use std::time::{Duration, Instant};
 
 use crate::log_limit::LogLimit;
 
-/// A batch that is refused once proves nothing: so long publishes must have failed before others are sent elsewhere.
+/// How long batches must have failed before `/readyz` sends publishers elsewhere: one refused batch proves nothing.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// A journal that has nothing to write does not learn that the database is back. After this time without a try it takes
-/// publishes again, which find out.
+/// A journal without records does not learn that the database is back. After this time without a try,
+/// `/readyz` succeeds again, so that publishes come and find out.
 const REST: Duration = Duration::from_secs(10);
 
-/// Outages that are logged in a second: batches may be refused and committed by turns.
+/// Outages that are logged in a second: the database may refuse and commit batches by turns.
 const LINES: u32 = 1;
 
 /// The batches that failed since the last one that was committed.
 #[derive(Debug, Default)]
 pub struct Outage {
     since: Option<Instant>,
-    /// Since when nothing is tried, because nothing is to be written.
+    /// When the journal stopped trying, because it has nothing to write.
     idle_since: Option<Instant>,
     refusals: u64,
     lines: Option<LogLimit>,
-    /// A line says that it has begun.
+    /// Whether a line was logged at the beginning of the outage.
     is_told: bool,
 }
 
-/// An outage that has ended, and that a line has told of.
+/// An outage that has ended and whose beginning was logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ended {
     pub(super) after: Duration,
@@ -34,7 +34,7 @@ pub(super) struct Ended {
 }
 
 impl Outage {
-    /// It is not known whether a batch was committed. Answers whether a line is to say so: not each time it is tried again.
+    /// COMMIT was not answered. Returns whether to log a line: only the first one of an outage.
     pub(super) fn unanswered(&mut self, now: Instant) -> bool {
         let begins = self.since.is_none();
         self.since.get_or_insert(now);
@@ -42,7 +42,7 @@ impl Outage {
         begins
     }
 
-    /// A batch was not committed. If a line is to say so, answers how many outages had none since the last line.
+    /// A batch was not committed. Returns whether to log a line, and how many outages had none since the last line.
     pub(super) fn refused(&mut self, now: Instant) -> Option<u64> {
         self.unanswered(now);
         self.refusals += 1;
@@ -54,12 +54,12 @@ impl Outage {
         admitted
     }
 
-    /// Nothing that failed is tried again.
+    /// Nothing is left to try again.
     pub(super) fn rests(&mut self, now: Instant) {
         self.idle_since = self.since.map(|_| now);
     }
 
-    /// A batch was committed. Answers what a line is to say.
+    /// A batch was committed. Returns what to log.
     pub(super) fn succeeded(&mut self, now: Instant) -> Option<Ended> {
         let Self { since, refusals, lines, is_told, .. } = std::mem::take(self);
         self.lines = lines;
@@ -67,7 +67,8 @@ impl Outage {
         Some(Ended { after, refusals })
     }
 
-    /// Whether batches have failed for more than a moment, none was committed since, and a publish would hardly be.
+    /// Whether batches have failed for longer than the grace, none was committed since, and a publish would hardly
+    /// succeed.
     #[must_use]
     pub fn is_lasting(&self, now: Instant) -> bool {
         let for_long = |since: Option<Instant>, until: Instant, long| {

@@ -1,6 +1,6 @@
-//! Which targets of the open fan-outs have a durable row. Pure; owned by the writer.
+//! The targets of tracked fan-outs that have no durable row yet. Pure; owned by the writer.
 //!
-//! A set and not a count: whatever is recorded twice, a fan-out ends only when *every* target has its row.
+//! A set, not a count: a target may be recorded twice, and a fan-out ends only when *every* target has its row.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,20 +18,20 @@ pub struct OutstandingTargets {
 #[derive(Debug)]
 struct Open {
     targets: Arc<[WebhookNum]>,
-    /// A bit a target.
+    /// One bit for each target.
     recorded: Vec<u64>,
     left: usize,
 }
 
 impl OutstandingTargets {
-    /// Starts to watch a fan-out. One that is watched already stays as it is.
+    /// Tracks a fan-out. A fan-out that is tracked already stays as it is.
     pub fn insert(&mut self, key: FanoutKey, targets: Arc<[WebhookNum]>) {
         let recorded = vec![0; targets.len().div_ceil(64)];
         let left = targets.len();
         self.open.entry(key).or_insert(Open { targets, recorded, left });
     }
 
-    /// The target has a durable row. Answers the fan-out that ends by it.
+    /// The target has a durable row. Returns the fan-out if this was its last target.
     pub fn record(&mut self, event: EventSeq, webhook: WebhookNum) -> Option<FanoutKey> {
         let shards = self.open.range_mut((event, i16::MIN)..=(event, i16::MAX));
         for (&key, open) in shards {
@@ -51,7 +51,7 @@ impl OutstandingTargets {
         None
     }
 
-    /// Starts to watch a fan-out; answers whether it is new.
+    /// Tracks a fan-out; returns whether it is new.
     pub fn watch(&mut self, key: FanoutKey, targets: Arc<[WebhookNum]>) -> bool {
         let is_new = !self.open.contains_key(&key);
         self.insert(key, targets);
@@ -63,12 +63,12 @@ impl OutstandingTargets {
         self.open.contains_key(&key)
     }
 
-    /// These are no longer watched from here.
+    /// Tracks these fan-outs no longer.
     pub fn forget(&mut self, is_forgotten: impl Fn(FanoutKey) -> bool) {
         self.open.retain(|key, _| !is_forgotten(*key));
     }
 
-    /// The oldest event that still has a target without a row.
+    /// The oldest event with a target that has no row.
     #[must_use]
     pub fn oldest(&self) -> Option<EventSeq> {
         self.open.first_key_value().map(|((event, _), _)| *event)

@@ -1,4 +1,4 @@
-//! What the writer does between two batches when this node gains or parts with shards: nothing of it is under way then.
+//! Changes which shards the writer serves, between two batches, when nothing of the writer's is under way.
 
 use std::sync::Arc;
 
@@ -26,7 +26,8 @@ impl Writer {
         }
     }
 
-    /// Counts what the shards are owed, and serves them. What becomes visible from now on is told by whoever finds it.
+    /// Counts what the shards are owed, and serves them. Fan-outs that become visible after the count enter the ledger
+    /// when a scan finds them.
     async fn activate(&mut self, acquired: &[AcquiredShard]) -> Result<(), StoreError> {
         let shards: Vec<ShardNum> = acquired.iter().map(|shard| shard.shard).collect();
         if !self.shard_set.is_everything() {
@@ -48,8 +49,8 @@ impl Writer {
         self.shard_set.detach(shards);
     }
 
-    /// Nothing that was held is held in the history that the database is at now, and no number of a transaction means what it
-    /// meant. Events that wait were matched by routes of the other history.
+    /// The database has lost transactions: shards, epochs and transaction numbers of before mean nothing any more.
+    /// Waiting publishes are refused, because the routes that matched them may be lost, too.
     fn rejoin(&mut self, member: Membership) {
         self.detach(&self.shard_set.owned());
         self.forget_lost_history(member.newest);

@@ -1,7 +1,7 @@
-//! Outcomes that come late: of a request that was under way when its delivery was cancelled. They settle nothing.
+//! Remembers recent cancellations, so that the outcome of a request that was under way at the time settles nothing.
 //!
-//! Rows that a batch is about to change are not read before, as a rule. Only an attempt that may be late is looked up:
-//! one for an event not newer than what was lately cancelled for its webhook.
+//! As a rule, a batch does not read the rows that it changes. It looks up only attempts that may come after a
+//! cancellation: those for an event not newer than the newest one that was lately cancelled for the webhook.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,15 +12,15 @@ use crate::domain::moment::UnixMillis;
 
 use super::Record;
 
-/// How long at least a cancellation is remembered. An attempt takes 30 s at most once it has its permit.
+/// The least time for which a cancellation is remembered. An attempt takes 30 s at most once it has its permit.
 const KEPT_MS: i64 = 5 * 60 * 1000;
 
-/// What was cancelled lately: the newest event for each webhook.
+/// The newest event that was lately cancelled, for each webhook.
 #[derive(Debug)]
 pub(super) struct RecentCancels {
-    /// Since `since`.
+    /// Cancelled after `since`.
     lately: HashMap<WebhookNum, EventSeq>,
-    /// In as long a time before.
+    /// Cancelled in the period before `since`.
     before: HashMap<WebhookNum, EventSeq>,
     since: UnixMillis,
 }
@@ -51,7 +51,7 @@ impl RecentCancels {
         newest.max().is_some_and(|newest| id.event <= *newest)
     }
 
-    /// Of the attempts among these, those whose delivery is settled already.
+    /// The attempts among the records whose delivery is settled already.
     pub(super) async fn settled_before<C: ConnectionTrait>(
         &mut self,
         on: &C,

@@ -1,4 +1,4 @@
-//! Events that were committed here and are owed by other nodes: whose shards those are, until these are told.
+//! Collects the shards of other nodes for which events were committed here, until the notifier takes their numbers.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ impl RemoteShards {
         }
     }
 
-    /// Waits for some; each is answered once.
+    /// Waits for shards; each is returned once.
     pub async fn next(&self) -> BTreeSet<ShardNum> {
         loop {
             let shards = std::mem::take(&mut *self.shards.lock());

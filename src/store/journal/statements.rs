@@ -1,4 +1,4 @@
-//! The writer's statements: one text a table and size, so that they stay prepared.
+//! The writer's statements: one text for each table and batch size, so that the server keeps them prepared.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -42,13 +42,13 @@ pub(super) struct Rows {
     pub(super) callers: Vec<Value>,
     pub(super) fanouts: Vec<Value>,
     pub(super) deliveries: Vec<Value>,
-    /// Where each of them is; a statement must not name a row twice.
+    /// The position of each delivery in `deliveries`: a statement must not name a row twice.
     delivery_at: HashMap<DeliveryId, usize>,
     pub(super) deferrals: Vec<Value>,
     pub(super) attempts: Vec<Value>,
     pub(super) ended: Vec<Value>,
     pub(super) updates: Vec<Update>,
-    /// The latest of each; a statement must not name a row twice.
+    /// The latest state of each: a statement must not name a row twice.
     pub(super) health: BTreeMap<WebhookNum, Health>,
 }
 
@@ -134,7 +134,7 @@ impl Statements {
         }
     }
 
-    /// Runs the batch; answers the number of statements and what the updates changed.
+    /// Runs the batch; returns the number of statements and what the updates changed.
     pub(super) async fn run<C: ConnectionTrait>(&self, on: &C, rows: Rows) -> Result<(u64, Updated), DbErr> {
         let Rows { events, callers, fanouts, deliveries, deferrals, attempts, ended, updates, health, .. } = rows;
         let mut statements = updates.len() as u64;
@@ -155,7 +155,6 @@ impl Statements {
 }
 
 impl Rows {
-    /// Rows of all kinds.
     pub(super) fn count(&self) -> usize {
         self.events.len() / EVENT.len()
             + self.callers.len() / CALLER.len()
@@ -192,8 +191,8 @@ impl Rows {
         }
     }
 
-    /// Where an attempt has left a delivery. Of several attempts in a batch, which are made one after the other, the last
-    /// one counts.
+    /// The state in which an attempt leaves its delivery. A batch may hold several attempts of a delivery, made one
+    /// after the other; the last one counts.
     pub(super) fn delivery(&mut self, id: DeliveryId, state: &DeliveryState) {
         match self.delivery_at.entry(id) {
             Entry::Vacant(entry) => {
@@ -241,7 +240,7 @@ impl Rows {
     }
 }
 
-/// PostgreSQL's texts hold everything but NUL; a batch must not fail for ever because of what somebody answered.
+/// PostgreSQL's texts cannot hold NUL, and a receiver's answer must not make a batch fail for ever.
 fn storable(text: &str) -> String {
     text.replace('\0', "\u{FFFD}")
 }

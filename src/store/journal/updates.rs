@@ -1,4 +1,4 @@
-//! What cannot be written with others in one statement, and what it changed. Rare: asked for by a person.
+//! Updates that cannot share a statement, and what they changed. They are rare, because people ask for them.
 
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Statement};
 
@@ -16,19 +16,19 @@ pub(super) enum Update {
 /// What the updates of a batch have changed.
 #[derive(Debug, Default)]
 pub(super) struct Updated {
-    /// In order.
+    /// In the order of the updates.
     pub(super) changes: Vec<Change>,
-    /// How many deliveries each purge took back, in order.
+    /// How many deliveries each purge took back, in the order of the purges.
     pub(super) purged: Vec<u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Change {
-    /// It was pending.
+    /// The delivery was pending and is settled.
     TakenBack(TakenBack),
-    /// It was settled and is pending.
+    /// The delivery was settled and is pending.
     Again(DeliveryId),
-    /// It was pending and waits no longer for this moment.
+    /// The delivery was pending and no longer waits for `next_at`.
     Hastened { id: DeliveryId, next_at: UnixMillis },
 }
 
@@ -55,7 +55,7 @@ impl Update {
     }
 }
 
-/// What the delivery falls back to is what it was.
+/// Keeps the delivery's state in the row: a failed manual retry falls back to it.
 async fn retry<C: ConnectionTrait>(on: &C, id: DeliveryId, at: UnixMillis) -> Result<Option<Change>, DbErr> {
     let sql = "UPDATE delivery SET manual_from = status, manual_next_at = next_at, status = 0, next_at = $1 \
                WHERE event_seq = $2 AND webhook_num = $3 AND manual_from IS NULL \

@@ -1,5 +1,6 @@
-//! The one task that writes what the hot path records. Takes what has gathered, commits it in one transaction, then
-//! answers. A batch that the database refuses: its publishers are told, its records are kept and tried again ([`settle`]).
+//! The one task that writes what the hot path records. It gathers requests, commits them in one transaction, then
+//! answers. If the database refuses a batch, its publishers are told, and its records are kept and tried again
+//! ([`settle`]).
 
 mod settle;
 
@@ -40,12 +41,12 @@ use super::{Draft, JournalStats, PublishError, PublishRequest, Published, Record
 
 use self::settle::{Failure, Unanswered};
 
-/// Requests in one transaction: bounds how long the next batch waits.
+/// Bounds on one transaction, and so on how long the next batch waits.
 const MAX_PUBLISHES: usize = 1024;
 const MAX_RECORDS: usize = 2048;
 
-/// Nobody waits for an outcome to be committed. Letting them gather makes fewer and larger commits; a crash in this
-/// moment sends that much more again.
+/// Nobody waits for an outcome to be committed, so outcomes gather this long to make fewer and larger commits. A crash
+/// in this time sends that much more again.
 const LINGER: Duration = Duration::from_millis(10);
 
 pub(super) struct Outputs {
@@ -66,7 +67,7 @@ pub(super) struct Writer {
     cancelled: RecentCancels,
     /// Records that let a few publishes go first.
     held: Vec<Record>,
-    /// Came while a batch was under way that it must not join.
+    /// A publish that came during a batch that it must not join.
     late_comer: Option<PublishRequest>,
     last: EventSeq,
     pub(super) outputs: Outputs,
@@ -79,10 +80,10 @@ struct Prepared {
     answers: Answers,
     fanouts: Vec<Fanout>,
     last: EventSeq,
-    /// Attempts that found their delivery settled.
+    /// Attempts whose delivery was settled before.
     late: HashSet<DeliveryId>,
     updated: Updated,
-    /// Of each question about fan-outs that were found, which of them are new.
+    /// For each [`Record::Watch`], which of its fan-outs are new.
     new: Vec<Vec<bool>>,
     statements: u64,
     rows: usize,
@@ -116,7 +117,7 @@ impl Writer {
         Self { store, shard_set, publishes, records, statements, watched, cancelled, held, late_comer, last, outputs }
     }
 
-    /// Runs until it is told to close and everything is written.
+    /// Runs until the journal is closed and everything is written.
     pub(super) async fn run(mut self) {
         while let Some(mut batch) = self.gather().await {
             let shifts = std::mem::take(&mut batch.shifts);
@@ -127,8 +128,8 @@ impl Writer {
         }
     }
 
-    /// Waits for the first request and takes what is there with it. When nobody waits for the commit, more outcomes are
-    /// let in for a moment.
+    /// Waits for the first request and takes what else is queued. If nobody waits for the commit, lingers for more
+    /// outcomes.
     async fn gather(&mut self) -> Option<Batch> {
         let mut batch = Batch { records: std::mem::take(&mut self.held), ..Batch::default() };
         let have_waited = !batch.records.is_empty();
@@ -169,7 +170,7 @@ impl Writer {
             let Ok(request) = self.publishes.try_recv() else { break };
             batch.add(request);
         }
-        // A share of what waits, so that publishes without end do not starve what was recorded.
+        // Half of what waits, so that publishes without end do not starve records.
         let beside = (self.records.len() / 2).clamp(RECORDS_BESIDE_PUBLISHES, MAX_RECORDS);
         let most = if batch.publishes.is_empty() { MAX_RECORDS } else { beside };
         while batch.records.len() < most && !batch.is_large() {
@@ -213,8 +214,9 @@ impl Writer {
         }
     }
 
-    /// Who publishes while outcomes are written waits for this commit, and for no other. Not what is to come after all that
-    /// other nodes have accepted: some of that may have a later transaction than this one, by which it is found.
+    /// Admits publishes that arrived while the records were written, so that they need not wait for the next commit.
+    /// Ordered events on several nodes are excluded: another node's event may carry a later transaction number than
+    /// this batch, and scans, which go by that number, would find it after ours.
     fn admit_deferred_publishes(&mut self, batch: &mut Batch) {
         while batch.publishes.len() < MAX_PUBLISHES && self.late_comer.is_none() {
             match self.publishes.try_recv() {
@@ -231,13 +233,13 @@ impl Writer {
         request.is_ordered() && !self.shard_set.is_everything()
     }
 
-    /// What another node has taken is its to write.
+    /// Drops the records of lost shards, which other nodes write, and refuses publishes if this node was reaped.
     fn drop_lost(&mut self, batch: &mut Batch, fence: &FenceResult) {
         let before = batch.records.len();
         batch.records.retain(|record| fence.admits(record));
         let dropped = before - batch.records.len();
         JournalStats::add(&self.outputs.stats.fenced, dropped);
-        tracing::warn!(dropped, "what was recorded for shards of other nodes is dropped; they send it again");
+        tracing::warn!(dropped, "records of lost shards dropped; their new owners will send those deliveries again");
         if !fence.admits_events() {
             let has_diverged = self.shard_set.has_diverged();
             for request in batch.publishes.drain(..) {
@@ -256,7 +258,7 @@ impl Writer {
         rows: &mut Rows,
     ) -> Result<(), StoreError> {
         if publishes.iter().any(|request| self.must_be_deferred(request)) {
-            // Whatever clocks say, it gets a later key than all that whoever publishes it may have been told of.
+            // An ordered event's key must exceed every key visible in this transaction, whatever the clock says.
             prepared.last = prepared.last.max(newest_event(on).await?);
             prepared.statements += 1;
         }
@@ -296,7 +298,7 @@ impl Writer {
                 Ok(answer) => Some(Ok(answer)),
                 Err(error) => unreadable(error.to_string()),
             },
-            // This publisher's alone; the others in the batch have nothing to do with it.
+            // Only this publisher is refused; the rest of the batch is sound.
             Err(error @ StoreError::Unreadable { .. }) => unreadable(error.to_string()),
             Err(error) => return Err(error),
         })
@@ -334,7 +336,7 @@ impl Writer {
         Ok(Published::Accepted(receipt))
     }
 
-    /// What of it belongs to which shard, in order.
+    /// Splits the targets by shard, in order.
     fn parts_of(&self, targets: &Arc<[WebhookNum]>) -> Vec<(i16, Arc<[WebhookNum]>)> {
         if targets.is_empty() {
             return Vec::new();
@@ -349,7 +351,7 @@ impl Writer {
         parts.into_iter().map(|(shard, targets)| (shard, targets.into())).collect()
     }
 
-    /// Turns records into rows. Marking targets as recorded may happen again when the batch is tried again.
+    /// Turns records into rows. A retry of the batch marks the same targets again, which changes nothing.
     fn prepare_records(&mut self, records: &[Record], rows: &mut Rows) {
         for record in records {
             match record {
@@ -376,7 +378,7 @@ impl Writer {
                 }
                 Record::Adopt { fanout } => self.watched.adopt(fanout),
                 Record::Mark { event, recorded, .. } => self.watched.mark_all(*event, recorded),
-                // Nothing to write: it is answered when what came before it is committed.
+                // Writes nothing: the record is answered once earlier ones are committed.
                 Record::Watch { .. } => {}
             }
         }
@@ -385,7 +387,7 @@ impl Writer {
         }
     }
 
-    /// The batch is durable: say so to everybody who waits for it.
+    /// Tells everybody who waits that the batch is durable.
     async fn announce(&mut self, mut batch: Batch, prepared: Prepared) {
         let Prepared { answers, fanouts, last, late, updated, new, statements, rows, events } = prepared;
         if events > 0 {
@@ -397,11 +399,11 @@ impl Writer {
         self.last = last;
         self.watched.committed();
         for (request, answer) in batch.publishes.drain(..).zip(answers) {
-            // Whoever is answered may publish again at once.
+            // The publisher may publish again as soon as it has its answer, so its memory is free before.
             drop(request.room);
             let _ = request.answer.send(answer);
         }
-        // The publishers' answers leave before a large fan-out keeps every core busy.
+        // Lets the answers leave before a large fan-out keeps every core busy.
         tokio::task::yield_now().await;
         let is_ours = |fanout: &Fanout| self.is_ours(fanout.shard);
         let (mut fanouts, foreign): (Vec<Fanout>, Vec<Fanout>) = fanouts.into_iter().partition(is_ours);
@@ -425,7 +427,7 @@ impl Writer {
         ShardNum::read(shard).is_ok_and(|shard| self.shard_set.owns(shard))
     }
 
-    /// What the dispatcher gets from memory is watched from here.
+    /// Tracks the fan-outs that the dispatcher gets from memory.
     fn feed(&mut self, fanouts: &mut [Fanout], last: EventSeq) {
         let feed = &self.outputs.feed;
         fanouts.sort_by_key(|fanout| fanout.in_order);
@@ -448,13 +450,13 @@ impl Writer {
         }
     }
 
-    /// Every row of every event up to here is written, as far as events are known here.
+    /// The key up to which every delivery of every event known here has a row: the log index is complete to there.
     fn complete_to(&self) -> EventSeq {
         let feed = &self.outputs.feed;
         let committed = if self.shard_set.is_everything() {
             self.last.min(feed.dispatched_to())
         } else if feed.is_idle() {
-            // Others give keys as well.
+            // Other nodes give keys, too, so this node's newest key is no bound.
             EventSeq::first_at(UnixMillis::now())
         } else {
             feed.dispatched_to()

@@ -1,5 +1,5 @@
-//! Mirrors [`super::super::shift`]: what the writer does between two batches when its node gains or parts with shards. A count
-//! takes a while, and others commit meanwhile.
+//! Mirrors [`super::super::ownership`]: what the writer does between two batches when shards are activated or detached.
+//! A count takes a while, and other nodes commit meanwhile.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::store::ledger::Ledger;
 
 use super::{Tables, Writer};
 
-/// A shard's ledger and the moment it is of, read and not served yet.
+/// An acquired shard's part of the ledger, with the snapshot that it was counted in; not served yet.
 pub(crate) struct Gaining {
     acquired: Vec<AcquiredShard>,
     owed: Ledger,
@@ -23,7 +23,7 @@ pub(crate) struct Gaining {
 }
 
 impl Writer {
-    /// Parts with what is to be parted with; answers what is to be gained, as it is counted now.
+    /// Detaches shards; returns the ones to activate, as counted now.
     pub(crate) fn shift(&mut self, tables: &Tables, now: UnixMillis) -> Vec<Gaining> {
         let mut gaining = Vec::new();
         for shift in std::mem::take(&mut self.batch.shifts) {
@@ -46,7 +46,7 @@ impl Writer {
         gaining
     }
 
-    /// The second half of `Writer::gain`.
+    /// Mirrors the second half of `Writer::activate`.
     pub(crate) fn gain(&mut self, Gaining { acquired, owed, moment, answer }: Gaining) {
         self.ledger.lock().absorb(owed);
         self.shard_set.activate(&acquired, &Arc::new(moment));
@@ -54,7 +54,7 @@ impl Writer {
         let _ = answer.send(Ok(()));
     }
 
-    /// `Writer::rejoin`.
+    /// Mirrors `Writer::rejoin`.
     fn rejoin(&mut self, member: Membership, now: UnixMillis) {
         self.part(&self.shard_set.owned());
         self.refuse_publishes();
@@ -66,7 +66,7 @@ impl Writer {
         self.shard_set.rejoin(member);
     }
 
-    /// `Writer::part`.
+    /// Mirrors `Writer::detach`.
     fn part(&mut self, shards: &[ShardNum]) {
         let is_parted = |shard: i16| shards.iter().any(|parted| parted.num() == shard);
         self.feed.forget(is_parted);

@@ -1,4 +1,4 @@
-//! What a batch writes, and what it reads for that: mirrors the preparing half of [`super::super::writer`].
+//! What a batch writes, and what it reads first: mirrors the preparing half of [`super::super::writer`].
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -18,7 +18,6 @@ use crate::store::leases::ShardNum;
 
 use super::{HUGE, HUGE_BODY, Tables, Writer, Written};
 
-/// What a batch writes.
 #[derive(Default)]
 pub(super) struct Rows {
     pub(super) events: Vec<(Arc<Event>, Arc<[WebhookNum]>)>,
@@ -67,7 +66,7 @@ impl Writer {
         written
     }
 
-    /// `Writer::parts_of`.
+    /// Mirrors `Writer::parts_of`.
     fn parts_of(&self, event: &Arc<Event>, targets: &[WebhookNum], is_ordered: bool) -> Vec<Fanout> {
         let in_order = is_ordered && !self.shard_set.is_everything();
         let mut parts: BTreeMap<i16, Vec<WebhookNum>> = BTreeMap::new();
@@ -114,7 +113,7 @@ impl Writer {
         self.batch.records = records;
     }
 
-    /// Mirrors `Cancelled::late`.
+    /// Mirrors `RecentCancels::settled_before`.
     pub(super) fn late(&mut self, tables: &Tables, now: UnixMillis) -> HashSet<DeliveryId> {
         self.cancelled.forget_old(now);
         let attempts = self.batch.records.iter().filter_map(|record| match record {

@@ -1,5 +1,5 @@
-//! The tables of a store that is simulated, with the statements that change them and the questions that are asked of them.
-//! Each says what it mirrors. Pure.
+//! The tables of a simulated store, with the statements that change them and the queries that read them. Each names
+//! what it mirrors. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,23 +22,23 @@ use crate::store::state::InDoubt;
 
 use super::transactions::Transactions;
 
-/// Deliveries that are purged by one batch: few, so that a purge takes several.
+/// Deliveries that one batch purges: so few that a purge takes several batches.
 const PURGED_AT_ONCE: usize = 3;
 
 #[derive(Clone, Default)]
 pub(crate) struct Tables {
     events: BTreeMap<EventSeq, (Arc<Event>, Arc<[WebhookNum]>)>,
-    /// With the transaction that wrote it.
+    /// Each with the transaction that wrote it.
     fanouts: BTreeMap<FanoutKey, (u64, Arc<[WebhookNum]>)>,
     deliveries: BTreeMap<DeliveryId, DeliveryState>,
     attempts: BTreeMap<DeliveryId, BTreeMap<u16, Attempt>>,
     health: BTreeMap<WebhookNum, Health>,
-    /// The partial index of pending rows.
+    /// Mirrors the partial index of pending rows.
     pending: BTreeMap<WebhookNum, BTreeSet<EventSeq>>,
     started: bool,
     stopped_cleanly: bool,
     in_doubt: Option<InDoubt>,
-    /// Of a store that several nodes share.
+    /// Only for a store that several nodes share.
     pub(crate) leases: Leases,
     pub(crate) transactions: Transactions,
 }
@@ -54,14 +54,14 @@ impl Tables {
         self.fanouts.insert((fanout.event.seq, fanout.shard), (transaction, fanout.targets.clone()));
     }
 
-    /// `ON CONFLICT DO NOTHING`.
+    /// Mirrors `ON CONFLICT DO NOTHING`.
     pub(super) fn insert_delivery(&mut self, id: DeliveryId, state: DeliveryState) {
         if !self.deliveries.contains_key(&id) {
             self.set(id, state);
         }
     }
 
-    /// `UPSERT_DELIVERY`: a cancelled delivery stays cancelled unless an attempt that was under way succeeded.
+    /// Mirrors `UPSERT_DELIVERY`: a cancelled delivery stays cancelled unless an attempt that was under way succeeded.
     pub(super) fn upsert_delivery(&mut self, id: DeliveryId, new: DeliveryState) {
         let mut state = new;
         if let Some(old) = self.deliveries.get(&id).filter(|old| old.status == Status::Cancelled) {
@@ -73,12 +73,12 @@ impl Tables {
         self.set(id, state);
     }
 
-    /// `ON CONFLICT DO NOTHING`.
+    /// Mirrors `ON CONFLICT DO NOTHING`.
     pub(super) fn insert_attempt(&mut self, id: DeliveryId, attempt: Attempt) {
         self.attempts.entry(id).or_default().entry(attempt.number).or_insert(attempt);
     }
 
-    /// `cancel::take_back_one`.
+    /// Mirrors `cancel::take_back_one`.
     pub(super) fn cancel(&mut self, id: DeliveryId, at: UnixMillis) -> Option<Change> {
         let mut state = *self.deliveries.get(&id).filter(|state| state.status == Status::Pending)?;
         let next_at = state.next_at.take();
@@ -90,7 +90,7 @@ impl Tables {
         Some(Change::TakenBack(TakenBack { id, next_at }))
     }
 
-    /// `updates::retry`.
+    /// Mirrors `updates::retry`.
     pub(super) fn retry(&mut self, id: DeliveryId, at: UnixMillis) -> Option<Change> {
         let before = *self.deliveries.get(&id).filter(|state| state.manual.is_none())?;
         let manual = Some(Fallback { status: before.status, next_at: before.next_at });
@@ -101,7 +101,7 @@ impl Tables {
         }
     }
 
-    /// `cancel::purge`.
+    /// Mirrors `cancel::purge`.
     pub(super) fn purge(&mut self, purge: &Purge, at: UnixMillis) -> Vec<Change> {
         let Purge { webhook, through, except } = purge;
         let pending = self.pending.get(webhook).into_iter().flatten();
@@ -110,7 +110,7 @@ impl Tables {
         found.into_iter().filter_map(|event| self.cancel(DeliveryId { event, webhook: *webhook }, at)).collect()
     }
 
-    /// A fan-out is there as long as a target has no row.
+    /// Asserts that every target has a row: until then the fan-out must stay.
     pub(super) fn end_fanout(&mut self, key: FanoutKey) {
         let Some((_, targets)) = self.fanouts.remove(&key) else { return };
         let has_row =
@@ -136,14 +136,14 @@ impl Tables {
 
 /// What a process notes and reads when it starts and stops.
 impl Tables {
-    /// `Store::join` and `Store::mark_taken`, of whoever has the database alone.
+    /// Mirrors `Store::join` and `Store::mark_taken`, for a process that has the database alone.
     pub(crate) fn join_alone(&mut self, now: UnixMillis) -> ShardSet {
         let shard_set = ShardSet::everything();
         shard_set.set_in_doubt(self.mark_started(now));
         shard_set
     }
 
-    /// `Store::mark_started`.
+    /// Mirrors `Store::mark_started`.
     fn mark_started(&mut self, now: UnixMillis) -> InDoubt {
         if self.started && !self.stopped_cleanly {
             self.in_doubt = Some(InDoubt { events_to: self.last_event(), due_to: now });
@@ -152,7 +152,7 @@ impl Tables {
         self.in_doubt.unwrap_or(InDoubt::NOTHING)
     }
 
-    /// `Store::doubt`.
+    /// Mirrors `Store::mark_in_doubt`.
     pub(crate) fn in_doubt(&mut self, shard_set: &ShardSet, webhook: WebhookNum, in_doubt: InDoubt) {
         if shard_set.node().is_some() {
             return self.leases.mark_in_doubt(webhook, in_doubt);
@@ -160,7 +160,7 @@ impl Tables {
         self.in_doubt = Some(self.in_doubt.unwrap_or(InDoubt::NOTHING).and(in_doubt));
     }
 
-    /// `Store::mark_stopped_cleanly`.
+    /// Mirrors `Store::mark_stopped_cleanly`.
     pub(crate) fn mark_stopped_cleanly(&mut self) {
         self.stopped_cleanly = true;
     }
@@ -169,7 +169,7 @@ impl Tables {
         self.events.last_key_value().map_or(EventSeq::ZERO, |(seq, _)| *seq)
     }
 
-    /// `Store::ledger`: what some webhooks are owed before anything changes it.
+    /// Mirrors `Store::ledger`: what some webhooks are owed at this moment.
     pub(crate) fn ledger(&self, of: impl Fn(WebhookNum) -> bool, now: UnixMillis) -> Ledger {
         let mut ledger = Ledger::default();
         for (webhook, pending) in self.pending.iter().filter(|(webhook, _)| of(**webhook)) {
@@ -185,27 +185,27 @@ impl Tables {
         ledger
     }
 
-    /// `health::forget`.
+    /// Mirrors `health::forget`.
     pub(crate) fn forget_health(&mut self, webhook: WebhookNum) {
         self.health.remove(&webhook);
     }
 }
 
-/// What another server makes of these rows.
+/// What becomes of the rows on another server.
 impl Tables {
-    /// As they are on a standby that takes over from `primary`.
+    /// The rows as a standby has them that takes over from `primary`.
     pub(crate) fn promote(&mut self, primary: &Self) {
         self.leases.promote(&primary.leases);
         self.transactions.fail_over();
     }
 
-    /// As they are in a new cluster that has counted so many transactions.
+    /// The rows in a new cluster that has counted transactions up to `last`.
     pub(crate) fn restore(&mut self, dumped: &Self, last: u64) {
         self.leases.restore(&dumped.leases);
         self.transactions.begin_anew(last);
     }
 
-    /// `Store::adopt_foreign_rows`.
+    /// Mirrors `Store::adopt_foreign_rows`.
     pub(crate) fn adopt_foreign_rows(&mut self, at: Duration) {
         let snapshot = self.transactions.snapshot();
         let is_foreign = |(_, (transaction, _)): &(&FanoutKey, &mut (u64, _))| !snapshot.shows(*transaction);
@@ -219,9 +219,9 @@ impl Tables {
     }
 }
 
-/// What is read.
+/// What the engine and the simulation read.
 impl Tables {
-    /// `Store::due`.
+    /// Mirrors `Store::due`.
     pub(crate) fn due(&self, webhook: WebhookNum, wanted: Wanted<'_>) -> DueRows {
         let Wanted { horizon, ordered, limit, known } = wanted;
         let unknown = self.pending_of(webhook).filter(|event| !known.contains(event));
@@ -236,18 +236,18 @@ impl Tables {
         DueRows { rows, next }
     }
 
-    /// `Store::due_one`.
+    /// Mirrors `Store::due_one`.
     pub(crate) fn due_one(&self, event: EventSeq, webhook: WebhookNum) -> Option<Due> {
         let state = *self.delivery(DeliveryId { event, webhook }).filter(|state| state.status == Status::Pending)?;
         Some(Due { event: self.events.get(&event)?.0.clone(), state })
     }
 
-    /// When pending rows of this webhook fall due.
+    /// The moments at which pending rows of this webhook fall due.
     pub(crate) fn due_moments(&self, webhook: WebhookNum) -> impl Iterator<Item = UnixMillis> {
         self.pending_of(webhook).filter_map(move |event| self.delivery(DeliveryId { event, webhook })?.next_at)
     }
 
-    /// Webhooks with pending rows, as `Store::webhooks_with_due` hops over them.
+    /// Webhooks with pending rows, which `Store::webhooks_with_due` finds by a skip scan.
     pub(crate) fn with_pending_rows(&self) -> impl Iterator<Item = WebhookNum> {
         self.pending.iter().filter(|(_, events)| !events.is_empty()).map(|(webhook, _)| *webhook)
     }
@@ -256,7 +256,7 @@ impl Tables {
         self.pending_of(webhook).next().is_some()
     }
 
-    /// `Store::fanouts`.
+    /// Mirrors `Store::fanouts`.
     pub(crate) fn fanouts(&self, after: EventSeq, limit: usize) -> Vec<Fanout> {
         let later = self.fanouts.range((after, i16::MAX)..).filter(|((event, _), _)| *event > after);
         later.filter_map(|(key, _)| self.fanout(*key)).take(limit).collect()
@@ -268,7 +268,8 @@ impl Tables {
         Some(Fanout { event: event.clone(), shard: key.1, targets: targets.clone(), in_order: false })
     }
 
-    /// `Store::page_of_news`, with the transactions that wrote them, and where the page is cut if there is more.
+    /// Mirrors `Store::visible_fanouts`, with the transactions that wrote the fan-outs, and the place where the page
+    /// ends if there is more.
     pub(crate) fn page_of_news(
         &self,
         (served, slot): (&[ShardNum], Slot),
@@ -298,7 +299,7 @@ impl Tables {
         (found.collect(), places.last().copied().filter(|_| places.len() >= limit))
     }
 
-    /// The transaction that opened a fan-out.
+    /// The transaction that wrote the fan-out.
     pub(crate) fn written_by(&self, key: FanoutKey) -> Option<u64> {
         self.fanouts.get(&key).map(|(transaction, _)| *transaction)
     }
@@ -307,24 +308,24 @@ impl Tables {
         self.events.contains_key(&event)
     }
 
-    /// Whether a fan-out of this shard is open.
+    /// Whether the fan-out is open.
     pub(crate) fn has_fanout(&self, key: FanoutKey) -> bool {
         self.fanouts.contains_key(&key)
     }
 
-    /// `Store::recorded_targets`.
+    /// Mirrors `Store::recorded_targets`.
     pub(crate) fn recorded_targets(&self, event: EventSeq) -> Vec<WebhookNum> {
         let all = DeliveryId { event, webhook: WebhookNum(0) }..=DeliveryId { event, webhook: WebhookNum(i64::MAX) };
         self.deliveries.range(all).map(|(id, _)| id.webhook).collect()
     }
 
-    /// `Store::owed_only_by_fanout`.
+    /// Mirrors `Store::owed_only_by_fanout`.
     pub(crate) fn owed_only_by_fanout(&self, webhook: WebhookNum, to: EventSeq) -> Vec<EventSeq> {
         let owed = self.owed_by_fanouts().filter(|(event, target)| *target == webhook && *event <= to);
         owed.map(|(event, _)| event).collect()
     }
 
-    /// `Store::pending_after`.
+    /// Mirrors `Store::pending_after`.
     pub(crate) fn pending_after(&self, look: &LookUp) -> Vec<EventSeq> {
         let by_fanouts = self.owed_by_fanouts().filter(|(_, target)| *target == look.webhook).map(|(event, _)| event);
         let mut found: Vec<EventSeq> = self.pending_of(look.webhook).chain(by_fanouts).collect();
@@ -351,7 +352,7 @@ impl Tables {
         self.attempts.get(&id).into_iter().flat_map(BTreeMap::values)
     }
 
-    /// Every event that was accepted, with whom it was owed to.
+    /// Every accepted event, with the webhooks that it was owed to.
     pub(crate) fn events(&self) -> impl Iterator<Item = (&Event, &[WebhookNum])> {
         self.events.values().map(|(event, targets)| (event.as_ref(), targets.as_ref()))
     }
@@ -360,7 +361,7 @@ impl Tables {
         self.delivery(id).is_some_and(|state| state.status != Status::Pending)
     }
 
-    /// The keys of the open fan-outs.
+    /// The event keys of the open fan-outs.
     pub(crate) fn open_fanouts(&self) -> impl Iterator<Item = EventSeq> {
         self.fanouts.keys().map(|(event, _)| *event)
     }

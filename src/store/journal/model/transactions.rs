@@ -1,12 +1,12 @@
-//! Transactions of a store that is simulated: they draw numbers in order, end in any, and keep rows locked until then.
-//! Pure.
+//! The transactions of a simulated store: they draw numbers in order, end in any order, and keep rows locked until
+//! then. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::store::leases::{ShardNum, Snapshot};
 
-/// `leases::SILENCE`.
+/// Mirrors `leases::SILENCE`.
 const SILENCE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Default)]
@@ -15,7 +15,7 @@ pub(crate) struct Transactions {
     open: BTreeMap<u64, Open>,
 }
 
-/// A batch under way.
+/// A transaction under way.
 #[derive(Clone)]
 struct Open {
     node: Option<i64>,
@@ -31,27 +31,27 @@ impl Transactions {
         self.last
     }
 
-    /// It ends, committed or not. Answers whether it was still there.
+    /// Ends the transaction, committed or not. Returns whether the server still had it.
     pub(crate) fn end(&mut self, transaction: u64) -> bool {
         self.open.remove(&transaction).is_some()
     }
 
-    /// On the server that takes over nothing is under way. It counts on from the last transaction that it has.
+    /// A server that takes over has no transaction under way, and counts on from the last one that it has.
     pub(crate) fn fail_over(&mut self) {
         self.open.clear();
     }
 
-    /// A new cluster has counted so far.
+    /// A new cluster has counted up to `last`.
     pub(crate) fn begin_anew(&mut self, last: u64) {
         *self = Self { last, open: BTreeMap::new() };
     }
 
-    /// `idle_in_transaction_session_timeout`.
+    /// Mirrors `idle_in_transaction_session_timeout`.
     pub(crate) fn end_silent(&mut self, now: Duration) {
         self.open.retain(|_, open| open.began + SILENCE > now);
     }
 
-    /// Whether a batch of this node keeps others from burying it.
+    /// Whether a batch of this node keeps others from reaping it.
     pub(crate) fn has_node(&self, node: i64) -> bool {
         self.open.values().any(|open| open.node == Some(node))
     }
@@ -61,11 +61,11 @@ impl Transactions {
         self.open.values().any(|open| open.shards.contains(&shard))
     }
 
-    /// `pg_current_snapshot()`.
+    /// Mirrors `pg_current_snapshot()`.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let to = self.last + 1;
         let from = self.open.keys().next().copied().unwrap_or(to);
         let under_way: Vec<String> = self.open.keys().map(u64::to_string).collect();
-        Snapshot::parse(&format!("{from}:{to}:{}", under_way.join(","))).expect("as PostgreSQL writes it")
+        Snapshot::parse(&format!("{from}:{to}:{}", under_way.join(","))).expect("a valid snapshot")
     }
 }

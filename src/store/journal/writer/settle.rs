@@ -1,5 +1,5 @@
-//! A batch until it is committed, or known not to be. A database that falls silent in between may have committed it all
-//! the same: nothing else is written before that is known, and until then nobody else waits.
+//! Settles a batch: it is committed, or known not to be. A database that falls silent during COMMIT may have committed
+//! the batch nevertheless, so the writer writes nothing else until it knows; publishers are refused meanwhile.
 
 use std::future::Future;
 use std::pin::pin;
@@ -16,29 +16,29 @@ use crate::store::commit_status::{TransactionId, UnansweredCommit};
 use super::super::outage::Ended;
 use super::{Batch, JournalStats, Prepared, PublishError, RecentCancels, Request, Writer};
 
-/// Until then a batch is committed or given up, and its publishers are told: much longer than a slow disk makes anybody
-/// wait, and within the lease as it is by default, after which a silent database keeps everything from being sent, too.
+/// How long a batch may take before its publishers are told that it failed: much longer than a slow disk takes, and
+/// within the default lease, at whose end a silent database stops all sending anyway.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A database that answers and is not done with a batch in time gets twice as long for it at the next try, up to this: a
-/// batch must not fail for ever because it is large.
+/// A batch that a responsive database does not finish in time gets twice as long at the next try, up to this limit, so
+/// that a large batch does not fail for ever.
 const MOST_PATIENCE: Duration = Duration::from_secs(320);
 
-/// Pause before a refused batch is tried again. Whoever publishes while nothing is written for longer is refused.
+/// The pause before a refused batch is tried again. Publishes are refused once nothing was written for this long.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// How often a batch that another node was faster with is tried before its publishers are told.
+/// How often a batch is tried that conflicts with another node's, before its publishers are told.
 const TRIES_AT_ONCE: usize = 5;
 
 /// Why a batch is not known to be committed.
 pub(super) enum Failure {
-    /// It is not.
+    /// The batch was not committed.
     Refused(StoreError),
-    /// The answer to COMMIT did not come.
+    /// COMMIT was not answered.
     InDoubt(StoreError, Box<Unanswered>),
 }
 
-/// What is true if it was committed, and how to find out.
+/// What is true if the batch was committed, and how to find out.
 pub(super) struct Unanswered {
     pub(super) prepared: Prepared,
     pub(super) transaction: Option<TransactionId>,
@@ -57,7 +57,7 @@ impl From<DbErr> for Failure {
 }
 
 impl Writer {
-    /// Commits the batch, sooner or later; publishers wait for one try only.
+    /// Commits the batch, however long that takes; its publishers wait for one try only.
     pub(super) async fn settle(&mut self, mut batch: Batch) {
         let (mut patience, mut tries) = (PATIENCE, 0);
         loop {
@@ -65,7 +65,8 @@ impl Writer {
             let end = Instant::now() + patience;
             let error = match Box::pin(self.commit(&mut batch, end)).await {
                 Ok(prepared) => return self.committed(batch, prepared).await,
-                // Another node has just accepted the same, which is known now, or was about to.
+                // Another node has just accepted the same caller id or idempotency key, or was about to. The next try
+                // sees its row.
                 Err(Failure::Refused(StoreError::Exists | StoreError::Deadlock)) if tries < TRIES_AT_ONCE => continue,
                 Err(Failure::Refused(error)) => error,
                 Err(Failure::InDoubt(error, in_doubt)) => {
@@ -101,13 +102,13 @@ impl Writer {
         self.announce(batch, prepared).await;
     }
 
-    /// A batch is tried again several times a second.
+    /// Only the first line is a warning: the batch is tried again several times a second.
     fn note_unanswered(&self, error: &StoreError) {
         let is_told = self.outputs.stats.outage.lock().unanswered(Instant::now().into_std());
         if is_told {
-            tracing::warn!(%error, "it is not known whether a journal batch was committed; asking");
+            tracing::warn!(%error, "COMMIT of a journal batch was not answered; asking whether it was committed");
         } else {
-            tracing::debug!(%error, "it is not known whether a journal batch was committed; asking again");
+            tracing::debug!(%error, "COMMIT of a journal batch was not answered again; asking");
         }
     }
 
@@ -124,7 +125,7 @@ impl Writer {
         }
     }
 
-    /// Its publishers are told the truth if it is known while they wait.
+    /// Answers whether the batch was committed. Its publishers get the true answer if it comes while they wait.
     async fn resolve_commit(&mut self, batch: &mut Batch, in_doubt: &Unanswered, end: Instant) -> bool {
         let Unanswered { prepared, transaction } = in_doubt;
         let event = (prepared.events > 0).then_some(prepared.last);
@@ -133,7 +134,8 @@ impl Writer {
         self.meanwhile(batch, end, store.resolve_commit(&in_doubt)).await
     }
 
-    /// Waits for the database. The batch's publishers wait until the end of their time, others hardly.
+    /// Waits for the database's answer. The batch's publishers wait until `end`; others are refused after a short
+    /// pause.
     async fn meanwhile<T>(&mut self, batch: &mut Batch, end: Instant, answer: impl Future<Output = T>) -> T {
         let mut answer = pin!(answer);
         let late = Instant::now() + RETRY_PAUSE;
@@ -150,12 +152,12 @@ impl Writer {
         }
     }
 
-    /// Nobody waits for a database that does not take even what must be written.
+    /// Refuses the publishes that wait while the database refuses even records.
     fn refuse_waiting(&mut self) {
         self.refuse_all_that_wait(|| PublishError::Store("the database refuses to write".to_owned()));
     }
 
-    /// Keys stay above all that can be seen. What was cancelled lately may be pending again.
+    /// Keeps keys above every visible key. Forgets recent cancels, since the database may have lost them.
     pub(in super::super) fn forget_lost_history(&mut self, newest: EventSeq) {
         self.refuse_all_that_wait(|| PublishError::Diverged);
         self.last = self.last.max(newest);
