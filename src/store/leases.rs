@@ -1,8 +1,9 @@
-//! Who may send what: the rows of nodes and shards. A node is one process from its start to its end; it holds shards for
-//! as long as it renews its lease, by the database's clock. Whoever writes what was sent for a webhook locks the
-//! webhook's shard first, so that nobody else takes the shard before the write is committed.
+//! Which node may send for which webhook: the rows of nodes and shards. A node is one process from its start to its
+//! end. It owns shards for as long as it renews its lease, by the database's clock. A batch that records deliveries of
+//! a webhook locks the webhook's shard first, so that no other node acquires the shard before the batch is committed.
+//! The engine decides when to acquire and release; this module only reads and writes the rows.
 //!
-//! With SQLite one process has the file, and with it everything.
+//! With SQLite one process has the file and owns everything.
 
 mod join;
 #[cfg(test)]
@@ -29,14 +30,14 @@ pub(super) use self::shard_set::Locked;
 pub use self::shard_set::{Membership, ShardSet};
 pub use self::snapshot::Snapshot;
 
-/// A power of two, many more than there will be nodes, few enough to lock all of them in a batch.
+/// A power of two, many more than there will be nodes, and few enough to lock all of them in a batch.
 pub const SHARDS: usize = 256;
 
-/// A transaction that holds shards and falls silent is ended by the server after this: a process that was frozen in the
-/// middle of a batch keeps nobody from taking over.
+/// How long a transaction that locks shards may be silent before the server ends it, so that a process that froze in
+/// the middle of a batch does not block a take-over.
 const SILENCE: &str = "5s";
 
-/// A renewal is waited for at least as long: the time between two of the shortest lease that can be set.
+/// The least time to wait for a renewal: the time between two renewals of the shortest lease that can be configured.
 const LEAST_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Now, by the database's clock.
@@ -47,10 +48,10 @@ pub(super) const NOW: &str = "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::in
 pub struct ShardNum(u8);
 
 impl ShardNum {
-    /// Of a fan-out that is not divided, because one process has everything.
+    /// The shard of an undivided fan-out, where one process has everything.
     pub const WHOLE: Self = Self(0);
 
-    /// Numbers of webhooks are dense, so this spreads them evenly.
+    /// The low byte: webhook numbers are dense, so it spreads them evenly.
     #[must_use]
     pub fn of(webhook: WebhookNum) -> Self {
         Self(webhook.0.to_le_bytes()[0])
@@ -70,7 +71,7 @@ impl ShardNum {
         usize::from(self.0)
     }
 
-    /// As a row says it.
+    /// Reads a shard's number from a row.
     pub(crate) fn read(num: i16) -> Result<Self, StoreError> {
         u8::try_from(num).map(Self).map_err(|error| StoreError::unreadable("shard", error))
     }
@@ -82,13 +83,13 @@ impl From<u8> for ShardNum {
     }
 }
 
-/// A node as the others know it. Times are those of the database's clock.
+/// A node as other nodes know it. Times are by the database's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     /// Higher for nodes that started later.
     pub num: i64,
     pub name: String,
-    /// Where the others reach it.
+    /// The address at which other nodes reach it.
     pub address: Option<String>,
     pub started_at: UnixMillis,
     pub lease_until: UnixMillis,
@@ -96,21 +97,21 @@ pub struct Node {
     pub lives: bool,
 }
 
-/// Who is there, and who holds what.
+/// All nodes, and the owner of each shard.
 #[derive(Debug, Clone)]
 pub struct Survey {
-    /// By number.
+    /// Ascending by number.
     pub nodes: Vec<Node>,
-    /// Of each shard its owner, if it has one, and its epoch.
+    /// The owner of each shard, if it has one, and its epoch.
     pub shards: Vec<(Option<i64>, i64)>,
 }
 
-/// A shard that was taken.
+/// A shard that this node has just acquired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AcquiredShard {
     pub shard: ShardNum,
     pub(super) epoch: i64,
-    /// What an owner before may have sent.
+    /// What an earlier owner may have sent.
     pub(super) in_doubt: InDoubt,
 }
 
@@ -153,7 +154,7 @@ struct StartedRow {
 struct RenewedRow {
     #[sea_orm(nested)]
     server: ServerRow,
-    /// These of a node that is there.
+    /// The lease before the renewal. This and the following are `None` if the node's row is gone.
     before: Option<i64>,
     lease_until: Option<i64>,
     clock: Option<i64>,
@@ -163,9 +164,9 @@ struct RenewedRow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renewal {
     Renewed,
-    /// The others took this node for dead.
+    /// Other nodes have reaped this one.
     Reaped,
-    /// The server lacks what this node relies on.
+    /// The server lacks transactions that this node has seen.
     Diverged,
 }
 
@@ -175,7 +176,7 @@ struct IsOverRow {
 }
 
 impl Store {
-    /// Whether there may be other nodes.
+    /// Whether other nodes may use the same database.
     #[must_use]
     pub fn is_clustered(&self) -> bool {
         self.inner.lease.is_some()
@@ -187,7 +188,7 @@ impl Store {
         self.inner.lease_for
     }
 
-    /// Who is there, and who holds what; `None` if there are no others.
+    /// Reads all nodes and the owner of each shard; `None` with SQLite.
     pub async fn survey(&self, shard_set: &ShardSet) -> Result<Option<Survey>, StoreError> {
         let Some(connection) = &self.inner.lease else { return Ok(None) };
         let statement = plain(format!("SELECT {STARTED}"));
@@ -205,13 +206,15 @@ impl Store {
         Ok(Some(Survey { nodes, shards }))
     }
 
-    /// What a dead node held is anybody's, and in doubt. Answers whether it was dead.
+    /// Deletes the row of a node whose lease has ended, and leaves its shards without an owner and in doubt. Returns
+    /// whether the lease had ended.
     pub async fn reap_expired(&self, node: i64) -> Result<bool, StoreError> {
         let Some(connection) = &self.inner.lease else { return Ok(false) };
         let transaction = connection.begin().await?;
-        // Whoever freezes here keeps no other from doing it.
+        // If this process freezes here, the server ends the transaction, so that another node can reap.
         transaction.execute_raw(plain(silence())).await?;
-        // In the order in which batches lock. Waits for those under way; and whoever renews now comes too late.
+        // Locks in the same order as batches. The lock waits for a batch of that node under way; a renewal that waits
+        // for the lock finds no row.
         let sql = format!("SELECT lease_until <= {NOW} AS is_over FROM node WHERE num = $1 FOR UPDATE");
         let row = IsOverRow::find_by_statement(about(node, sql)).one(&transaction).await?;
         if row.is_some_and(|row| !row.is_over) {
@@ -225,7 +228,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Takes those of these shards that nobody holds. They are to be gained by the journal's writer.
+    /// Acquires those of these shards that have no owner. The journal's writer activates them afterwards.
     pub async fn acquire(&self, shard_set: &ShardSet, wanted: &[ShardNum]) -> Result<Vec<AcquiredShard>, StoreError> {
         let (Some(me), Some(connection)) = (shard_set.membership(), &self.inner.lease) else { return Ok(Vec::new()) };
         let sql = format!(
@@ -244,14 +247,14 @@ impl Store {
         rows.into_iter().map(shard).collect()
     }
 
-    /// Gives these up; `in_doubt`: what was under way may have been cut short.
+    /// Releases these shards; `in_doubt`: attempts may have been cut short.
     pub async fn release(&self, shard_set: &ShardSet, shards: &[ShardNum], in_doubt: bool) -> Result<(), StoreError> {
         let (Some(me), Some(connection)) = (shard_set.membership(), &self.inner.lease) else { return Ok(()) };
         give_up_shards(connection, me.node, Some((shards, me.started_at)), in_doubt).await?;
         Ok(())
     }
 
-    /// The webhook's endpoint may have been cut short.
+    /// Notes that an attempt of this webhook may have been cut short.
     pub(super) async fn mark_shard_in_doubt(&self, webhook: WebhookNum, in_doubt: InDoubt) -> Result<(), StoreError> {
         let sql = "UPDATE shard SET suspect_events_to = GREATEST(suspect_events_to, $1), \
                    suspect_due_to = GREATEST(suspect_due_to, $2) WHERE num = $3";
@@ -261,7 +264,7 @@ impl Store {
         Ok(())
     }
 
-    /// Up to which event the log index covers all of these.
+    /// The event key up to which the log index covers all of these shards.
     pub(super) async fn shards_indexed_to(&self, shards: &[ShardNum]) -> Result<EventSeq, StoreError> {
         let sql = "SELECT COALESCE(MIN(log_indexed_to), 0) AS num FROM shard WHERE num = ANY($1)";
         let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, [nums(shards)]);
@@ -282,7 +285,8 @@ impl Store {
         Ok(())
     }
 
-    /// Makes the lease as long as it was at first. All nodes keep the time by the clock that measures their leases.
+    /// Renews the lease to its full length. The answer also sets the process's clock, since all nodes keep the time of
+    /// the clock that measures their leases.
     pub async fn renew(&self, shard_set: &ShardSet) -> Result<Renewal, StoreError> {
         let (Some(member), Some(connection)) = (shard_set.membership(), &self.inner.lease) else {
             return Ok(Renewal::Renewed);
@@ -295,7 +299,7 @@ impl Store {
              FROM (SELECT 1) AS one LEFT JOIN renewed ON true"
         );
         let values = [self.lease_ms(), member.node.into(), member.started_at.into()];
-        // Whoever does not answer within what is left between two renewals is asked again, on another connection.
+        // If the server does not answer before the next renewal is due, that one uses another connection.
         let connection = connection.within((self.inner.lease_for / 5).max(LEAST_PATIENCE));
         let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
         let question = Question::ask();
@@ -304,7 +308,7 @@ impl Store {
         let server: Server = row.server.try_into()?;
         let flushed = server.flushed;
         let continuity = shard_set.judge(server, row.before);
-        // Meanwhile it may have become another node, and the one that asked has left.
+        // The process may have joined again as another node meanwhile; the renewal was the former one's.
         if continuity != Continuity::Unbroken || shard_set.has_diverged() || shard_set.node() != Some(member.node) {
             return Ok(Renewal::Diverged);
         }
@@ -319,8 +323,9 @@ impl Store {
     }
 }
 
-/// These shards of a node that began then, or all of one that is gone, are anybody's. What is in doubt was due by the clock
-/// here, if not by the database's: they may differ for a while.
+/// Leaves shards without an owner: these, if the node is the one that started at that moment, or all of a node that is
+/// gone. The node sent what was due by its own clock, which may differ from the database's for a while, so that the
+/// doubt covers what was due by either clock.
 async fn give_up_shards<C: ConnectionTrait>(
     on: &C,
     node: i64,
@@ -330,7 +335,7 @@ async fn give_up_shards<C: ConnectionTrait>(
     let newest = ", suspect_events_to = GREATEST(suspect_events_to, COALESCE((SELECT MAX(seq) FROM event), 0))";
     let (now, events, by_own_clock) =
         if in_doubt { (format!("{NOW}, "), newest, UnixMillis::now()) } else { (String::new(), "", UnixMillis(0)) };
-    // In another history another node may have its number.
+    // After lost transactions, another node may have got the same number.
     let which = match shards {
         Some(_) => "AND num = ANY($3) AND EXISTS (SELECT 1 FROM node WHERE num = $1 AND started_at = $4)",
         None => "",
@@ -345,7 +350,7 @@ async fn give_up_shards<C: ConnectionTrait>(
     Ok(())
 }
 
-/// The server ends the transaction of a process that freezes in the middle of it.
+/// Lets the server end the transaction if the process freezes in the middle of it.
 fn silence() -> String {
     format!("SELECT set_config('idle_in_transaction_session_timeout', '{SILENCE}', true)")
 }
@@ -362,7 +367,7 @@ async fn nodes<C: ConnectionTrait>(on: &C) -> Result<Vec<Node>, DbErr> {
     Ok(rows.into_iter().map(node).collect())
 }
 
-/// A node that is at work on this database, whatever its schema.
+/// The name of a node whose lease has not ended, whatever version of the schema the database has.
 pub(super) async fn anybody<C: ConnectionTrait>(on: &C) -> Result<Option<String>, DbErr> {
     let has_nodes = on.query_one_raw(plain("SELECT to_regclass('node') IS NOT NULL")).await?;
     if has_nodes.map(|row| row.try_get_by_index(0)).transpose()? != Some(true) {
@@ -376,7 +381,7 @@ fn plain(sql: impl Into<String>) -> Statement {
     Statement::from_string(DbBackend::Postgres, sql.into())
 }
 
-/// A statement whose only parameter is a node.
+/// A statement whose only parameter is a node's number.
 fn about(node: i64, sql: impl Into<String>) -> Statement {
     Statement::from_sql_and_values(DbBackend::Postgres, sql.into(), [node.into()])
 }

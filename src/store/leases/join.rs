@@ -1,4 +1,4 @@
-//! How a process becomes a node, becomes another one in another history of the database, and ceases to be one.
+//! Makes a process a node, makes it another node after lost transactions, and deregisters it.
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
 
@@ -9,7 +9,7 @@ use crate::store::{Store, StoreError};
 use super::server::{SERVER, ServerRow};
 use super::{Membership, NOW, ShardNum, ShardSet, about, give_up_shards, nums, plain, silence};
 
-/// How often a slot is tried for; another node may have been faster.
+/// How often to try for a slot, which another node may take at the same time.
 const TRIES: usize = 20;
 
 #[derive(Debug, FromQueryResult)]
@@ -24,7 +24,7 @@ struct JoinedRow {
 }
 
 impl Store {
-    /// Becomes a node, which holds nothing yet. With SQLite: takes everything.
+    /// Joins as a node, which owns no shard yet. With SQLite, the process owns everything.
     pub async fn join(&self, name: &str, address: Option<&str>) -> Result<ShardSet, StoreError> {
         let Some(connection) = &self.inner.lease else { return Ok(ShardSet::everything()) };
         self.adopt_foreign_rows().await?;
@@ -32,15 +32,15 @@ impl Store {
         loop {
             tries += 1;
             match self.insert_node(connection, name, address).await {
-                // Another node has got the same slot.
+                // Another node has taken the same slot.
                 Err(StoreError::Exists) if tries < TRIES => {}
                 joined => return joined.map(ShardSet::nothing),
             }
         }
     }
 
-    /// Becomes another node, after the database has turned out to lack what this one relies on. All that it held is marked in
-    /// doubt, even where the database says that another node owns it. The caller passes the membership to the journal.
+    /// Joins as another node after the database has lost transactions. Marks in doubt every shard that the node owned,
+    /// even where the database names another owner. The caller passes the membership to the journal.
     pub async fn rejoin(
         &self,
         shard_set: &ShardSet,
@@ -74,7 +74,7 @@ impl Store {
         name: &str,
         address: Option<&str>,
     ) -> Result<Membership, StoreError> {
-        // A node of a version that knew of no slots has the first one.
+        // A node of a version without slots has slot 0.
         let sql = format!(
             "INSERT INTO node (name, address, started_at, lease_until, slot) \
              SELECT $1, $2, {NOW}, {NOW} + $3, ( \
@@ -103,8 +103,8 @@ impl Store {
         }
     }
 
-    /// Leaves the cluster. Shards that the node still owns are released in doubt: with an owner that is gone no other node
-    /// would acquire them.
+    /// Deletes the node's row and releases the shards that the node still owns, in doubt: no other node would acquire a
+    /// shard whose owner is gone.
     pub async fn deregister(&self, shard_set: &ShardSet) -> Result<(), StoreError> {
         let (Some(me), Some(connection)) = (shard_set.membership(), &self.inner.lease) else { return Ok(()) };
         let transaction = connection.begin().await?;
@@ -113,7 +113,7 @@ impl Store {
     }
 }
 
-/// Leaves as this node, if it is known there. Another node may have got its number.
+/// Deregisters this node if its row is there. After lost transactions, another node may have its number.
 async fn deregister_as<C: ConnectionTrait>(on: &C, member: &Membership) -> Result<(), DbErr> {
     let sql = "DELETE FROM node WHERE num = $1 AND started_at = $2";
     let values = [member.node.into(), member.started_at.into()];
@@ -126,8 +126,8 @@ async fn deregister_as<C: ConnectionTrait>(on: &C, member: &Membership) -> Resul
     give_up_shards(on, member.node, None, true).await
 }
 
-/// Marks shards in doubt: these, whichever node owns them there, and those without an owner, which another node may have
-/// owned in the lost history.
+/// Marks these shards in doubt, whichever node owns them, and those without an owner: another node may have owned them
+/// in the lost transactions.
 async fn mark_shards_in_doubt<C: ConnectionTrait>(on: &C, shards: &[ShardNum]) -> Result<(), DbErr> {
     let sql = format!(
         "UPDATE shard SET suspect_due_to = GREATEST(suspect_due_to, {NOW}, $1), \

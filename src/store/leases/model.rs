@@ -1,5 +1,5 @@
-//! The rows of nodes and shards of a store that is simulated, with the statements that change them. Each says what it
-//! mirrors; `now` is the database's clock. Whether somebody has rows locked, the caller sees to. Pure.
+//! The rows of nodes and shards in a simulated store, with the statements that change them. Each names what it mirrors;
+//! `now` is by the database's clock. The caller sees to locks. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,10 +14,10 @@ use super::{AcquiredShard, Locked, Membership, Node, Renewal, SHARDS, ShardNum, 
 #[derive(Clone)]
 pub(crate) struct Leases {
     nodes: BTreeMap<i64, Row>,
-    /// Those that somebody may take; there is no webhook in any other.
+    /// The shards in use; no webhook of the simulation is in any other.
     shards: BTreeMap<ShardNum, Shard>,
     joined: i64,
-    /// Of all histories: no two nodes begin at the same moment.
+    /// Counts nodes over all histories: no two start at the same moment.
     births: i64,
     server: Server,
 }
@@ -49,25 +49,25 @@ impl Leases {
         Self { shards: shards.into_iter().map(|shard| (shard, free())).collect(), ..Self::default() }
     }
 
-    /// These rows as they are on a standby that takes over from `primary`.
+    /// The rows on a standby that takes over from `primary`.
     pub(crate) fn promote(&mut self, primary: &Self) {
         let Server { system, timeline, .. } = primary.server;
         self.server = Server { started: format!("{timeline}"), system, timeline: timeline + 1, flushed: 0 };
         self.births = primary.births;
     }
 
-    /// These rows as they are in a new cluster.
+    /// The rows in a new cluster that was filled from `dumped`.
     pub(crate) fn restore(&mut self, dumped: &Self) {
         self.server.system = dumped.server.system + 1;
         self.births = dumped.births;
     }
 
-    /// Whether a node has seen which server this is.
+    /// Whether the node knows this server.
     pub(crate) fn is_known_to(&self, shard_set: &ShardSet) -> bool {
         shard_set.membership().is_none_or(|member| member.server == self.server) && !shard_set.has_diverged()
     }
 
-    /// `ShardSet::continuity`.
+    /// Mirrors `ShardSet::continuity`.
     pub(crate) fn continuity(&self, shard_set: &ShardSet) -> Continuity {
         let Some(member) = shard_set.membership() else { return Continuity::Unbroken };
         if member.server == self.server {
@@ -76,12 +76,12 @@ impl Leases {
         shard_set.judge(self.server.clone(), self.row_of(shard_set).map(|(_, row)| row.until.0))
     }
 
-    /// `Store::join`.
+    /// Mirrors `Store::join`.
     pub(crate) fn join(&mut self, now: UnixMillis, lease: Duration) -> ShardSet {
         ShardSet::nothing(self.insert_node(now.plus(lease), EventSeq::ZERO))
     }
 
-    /// `Store::rejoin`.
+    /// Mirrors `Store::rejoin`.
     pub(crate) fn rejoin(&mut self, shard_set: &ShardSet, until: UnixMillis, in_doubt: InDoubt) -> Membership {
         self.deregister(shard_set, in_doubt);
         let held = shard_set.owned();
@@ -94,13 +94,13 @@ impl Leases {
     fn insert_node(&mut self, until: UnixMillis, newest: EventSeq) -> Membership {
         (self.joined, self.births) = (self.joined + 1, self.births + 1);
         let is_free = |slot: &u8| self.nodes.values().all(|node| node.slot != Slot(*slot));
-        let slot = Slot((0..=u8::MAX).find(is_free).expect("there are few nodes"));
+        let slot = Slot((0..=u8::MAX).find(is_free).expect("fewer than 256 nodes"));
         let (node, started_at, server) = (self.joined, self.births, self.server.clone());
         self.nodes.insert(node, Row { slot, until, started_at });
         Membership { node, slot, started_at, lease_until: until.0, server, newest }
     }
 
-    /// `Store::survey`.
+    /// Mirrors `Store::survey`.
     pub(crate) fn survey(&self, now: UnixMillis) -> Survey {
         let node = |(num, row): (&i64, &Row)| Node {
             num: *num,
@@ -117,7 +117,7 @@ impl Leases {
         Survey { nodes: self.nodes.iter().map(node).collect(), shards }
     }
 
-    /// `Store::bury`.
+    /// Mirrors `Store::reap_expired`.
     pub(crate) fn reap_expired(&mut self, node: i64, now: UnixMillis, in_doubt: InDoubt) -> bool {
         if self.nodes.get(&node).is_some_and(|row| row.until > now) {
             return false;
@@ -127,7 +127,7 @@ impl Leases {
         true
     }
 
-    /// `Store::take`.
+    /// Mirrors `Store::acquire`.
     pub(crate) fn acquire(&mut self, shard_set: &ShardSet, wanted: &[ShardNum], now: UnixMillis) -> Vec<AcquiredShard> {
         let Some(node) = self.row_of(shard_set).filter(|(_, row)| row.until > now).map(|(node, _)| node) else {
             return Vec::new();
@@ -140,20 +140,20 @@ impl Leases {
         .collect()
     }
 
-    /// `Store::release`; `doubt`: what may have been cut short.
+    /// Mirrors `Store::release`; `in_doubt`: what may have been cut short.
     pub(crate) fn release(&mut self, shard_set: &ShardSet, shards: &[ShardNum], in_doubt: Option<InDoubt>) {
         if let Some((node, _)) = self.row_of(shard_set) {
             self.give_up(node, |shard| shards.contains(&shard), in_doubt);
         }
     }
 
-    /// The row of this node, and of no other one that has its number.
+    /// The row of this node, not of another one that got its number.
     fn row_of(&self, shard_set: &ShardSet) -> Option<(i64, &Row)> {
         let me = shard_set.membership()?;
         self.nodes.get(&me.node).filter(|row| row.started_at == me.started_at).map(|row| (me.node, row))
     }
 
-    /// `give_up`.
+    /// Mirrors `give_up_shards`.
     fn give_up(&mut self, node: i64, which: impl Fn(ShardNum) -> bool, in_doubt: Option<InDoubt>) {
         let its = self.shards.iter_mut().filter(|(num, shard)| which(**num) && shard.owner == Some(node));
         for (_, shard) in its {
@@ -162,14 +162,14 @@ impl Leases {
         }
     }
 
-    /// `Store::suspect_shard`.
+    /// Mirrors `Store::mark_shard_in_doubt`.
     pub(crate) fn mark_in_doubt(&mut self, webhook: WebhookNum, in_doubt: InDoubt) {
         if let Some(shard) = self.shards.get_mut(&ShardNum::of(webhook)) {
             shard.in_doubt = shard.in_doubt.and(in_doubt);
         }
     }
 
-    /// `Store::leave`.
+    /// Mirrors `Store::deregister`.
     pub(crate) fn deregister(&mut self, shard_set: &ShardSet, in_doubt: InDoubt) {
         if let Some((node, _)) = self.row_of(shard_set) {
             self.nodes.remove(&node);
@@ -177,7 +177,7 @@ impl Leases {
         }
     }
 
-    /// `Store::renew`.
+    /// Mirrors `Store::renew`.
     pub(crate) fn renew(&mut self, shard_set: &ShardSet, now: UnixMillis, lease: Duration) -> Renewal {
         let Some(member) = shard_set.membership() else { return Renewal::Renewed };
         let continuity = self.continuity(shard_set);
@@ -195,7 +195,7 @@ impl Leases {
         })
     }
 
-    /// What `ShardSet::lock` answers: whether the node is there, and which of these shards are not held as it believes.
+    /// Mirrors `ShardSet::lock`: whether the node is there, and which of these shards it does not own as it believes.
     pub(in crate::store) fn lock(&self, shard_set: &ShardSet, shards: &BTreeSet<ShardNum>) -> Locked {
         let Some(node) = shard_set.node() else { return Locked::default() };
         let has_diverged = self.continuity(shard_set) != Continuity::Unbroken || shard_set.has_diverged();
@@ -208,17 +208,17 @@ impl Leases {
         Locked { is_reaped, lost, ..Locked::default() }
     }
 
-    /// Who holds the shard of this webhook.
+    /// The owner of this webhook's shard.
     pub(crate) fn owner(&self, webhook: WebhookNum) -> Option<i64> {
         self.shards.get(&ShardNum::of(webhook)).and_then(|shard| shard.owner)
     }
 
-    /// The shards that there are, with their owners.
+    /// The shards in use, with their owners.
     pub(crate) fn owners(&self) -> impl Iterator<Item = (ShardNum, Option<i64>)> {
         self.shards.iter().map(|(num, shard)| (*num, shard.owner))
     }
 
-    /// When the lease of a node that is there ends.
+    /// The end of the node's lease, if the node is there.
     pub(crate) fn until(&self, node: i64) -> Option<UnixMillis> {
         self.nodes.get(&node).map(|row| row.until)
     }

@@ -1,15 +1,16 @@
-//! Which server answers, and whether its history goes on from what this node has seen. A server that took over from one
-//! whose last commits it lacks, a copy, or one set back to an older state has lost transactions that this node relies on, and
-//! gives their numbers to others. Pure.
+//! Judges whether the server that answers has every transaction that this node has seen. A standby that took over
+//! without the last commits, a copy, or a server that was set back to an older state has lost some, and gives their
+//! numbers to other transactions. Pure.
 
 use sea_orm::FromQueryResult;
 
 use crate::store::StoreError;
 
-/// When the server was started, in a column named `started`: costs nothing, and tells any two servers apart.
+/// The moment at which the server was started, in a column named `started`: costs nothing, and differs between any two
+/// servers.
 pub(in crate::store) const STARTED: &str = "EXTRACT(EPOCH FROM pg_postmaster_start_time())::text AS started";
 
-/// All that [`Server`] is read from. No superuser is needed.
+/// The columns that [`Server`] is read from. They need no superuser.
 pub(in crate::store) const SERVER: &str = "EXTRACT(EPOCH FROM pg_postmaster_start_time())::text AS started, \
     (SELECT system_identifier FROM pg_control_system()) AS system, \
     left(pg_walfile_name(pg_current_wal_flush_lsn()), 8) AS timeline, \
@@ -23,16 +24,16 @@ pub(in crate::store) struct ServerRow {
     flushed: i64,
 }
 
-/// A server as it was when it answered.
+/// The server's identity and log position when it answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Server {
-    /// When it was started, as it says it.
+    /// The moment at which the server was started, as text.
     pub(super) started: String,
-    /// Given by `initdb`; physical copies have the same.
+    /// Set by `initdb`; physical copies have the same.
     pub(super) system: i64,
     /// Rises with every promotion.
     pub(super) timeline: u32,
-    /// How much of its write-ahead log was on its disk.
+    /// The position up to which the write-ahead log was on disk.
     pub(super) flushed: i64,
 }
 
@@ -45,20 +46,21 @@ impl TryFrom<ServerRow> for Server {
     }
 }
 
-/// How the server that answers stands to what this node has seen.
+/// How the server relates to what this node has seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Continuity {
-    /// It has everything that this node has seen.
+    /// The server has everything that this node has seen.
     Unbroken,
-    /// It may lack transactions that this node has seen.
+    /// The server may lack transactions that this node has seen.
     Diverged,
-    /// It is one that was left behind by a promotion that this node has seen.
+    /// The server was left behind by a promotion that this node has seen.
     Superseded,
 }
 
 impl Server {
-    /// `lease`: until when this node's lease was to last when it was renewed last, and until when it lasts there, if there is
-    /// such a node. A server that was merely restarted has at least the log that it had on its disk and the last renewal.
+    /// Compares the server as this node knows it with the server that answers `now`. `lease`: the end of this node's
+    /// lease as of the last renewal, and its end in the rows of `now`, if the node is there. A server that was only
+    /// restarted has at least the log that was on its disk, and the last renewal.
     pub(super) fn continuity(&self, now: &Self, lease: (i64, Option<i64>)) -> Continuity {
         if now.system != self.system {
             return Continuity::Diverged;

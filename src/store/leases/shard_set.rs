@@ -1,5 +1,6 @@
-//! What this process holds, as everybody in it sees it: of which shards it may write, which of them it serves, and what an
-//! earlier owner may have sent. A node holds it in one history of the database; in another one it holds nothing.
+//! What this process owns, as everything in it sees it: the shards that it may write for, which of them it serves, and what
+//! an earlier owner may have sent. After the database has lost transactions, the set is empty until the node has joined
+//! again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,69 +19,70 @@ use super::server::{Continuity, SERVER, STARTED, Server, ServerRow};
 use super::snapshot::Snapshot;
 use super::{AcquiredShard, NumRow, SHARDS, SILENCE, ShardNum};
 
-/// What an epoch takes of its tag: a shard changes hands less often in the life of a database.
+/// Bits of a tag that hold the epoch: a shard changes its owner less often than that in the life of a database.
 const EPOCH_BITS: u32 = 40;
 
-/// The error of a query that was answered by a server that this node must not rely on.
-const DIVERGED: &str = "the server lacks transactions that this node has seen; what is in memory is read again";
-const SUPERSEDED: &str = "the server was left behind by a promotion; nothing is asked of it";
+/// The errors of a query that was answered by a server that this node must not rely on.
+const DIVERGED: &str = "the server lacks transactions that this node has seen; this node joins again";
+const SUPERSEDED: &str = "the server was left behind by a promotion; its answers are not used";
 
-/// What one process holds. Cheap to clone.
+/// The shards that this process owns. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ShardSet(Arc<Ownership>);
 
 #[derive(Debug)]
 enum Ownership {
-    /// Nobody else has the database.
+    /// No other process uses the database.
     Everything(RwLock<InDoubt>),
     Part(OwnedShards),
 }
 
 #[derive(Debug)]
 struct OwnedShards {
-    /// Locked before `shards` where both are, and never while `shards` is.
+    /// When both are locked, `member` is locked first.
     member: RwLock<Membership>,
     shards: RwLock<Box<[Option<OwnedShard>; SHARDS]>>,
-    /// A server has answered that lacks what this node relies on, until the node has joined there.
+    /// Set when a server has answered that lacks transactions which this node has seen, until the node has joined
+    /// again.
     has_diverged: watch::Sender<bool>,
-    /// How often it has joined in another history, in which epochs of shards may come again.
+    /// How often the node has joined again; a shard may get an epoch that it had in the lost history.
     rejoined: AtomicI64,
 }
 
-/// A node's place among the others, in one history of the database.
+/// A node's identity in one history of the database.
 #[derive(Debug, Clone)]
 pub struct Membership {
     pub(super) node: i64,
     pub(super) slot: Slot,
-    /// With the number, what tells this node from another one that got the same number in another history.
+    /// Together with the number, tells this node from another one that got the same number in another history.
     pub(super) started_at: i64,
-    /// Until when the lease lasts, as of its last renewal that was answered.
+    /// The end of the lease, as of the last renewal that was answered.
     pub(super) lease_until: i64,
     pub(super) server: Server,
-    /// The newest event that could be seen when it joined.
+    /// The newest event that was visible when the node joined.
     pub(in crate::store) newest: EventSeq,
 }
 
 #[derive(Debug, Clone)]
 struct OwnedShard {
     epoch: i64,
-    /// The epoch as it is known within this process: no two claims have the same.
+    /// The epoch within this process, unique also over rejoins.
     tag: i64,
-    /// Not any more when it is about to be handed over.
+    /// False once a hand-off of the shard has begun.
     serves: bool,
     in_doubt: InDoubt,
-    /// What the shard was when it was gained: fan-outs that had become visible by then are counted.
+    /// The snapshot in which the shard's ledger was counted: the count includes every fan-out that it shows.
     activated_at: Arc<Snapshot>,
 }
 
 impl ShardSet {
-    /// Of whoever has the database alone.
+    /// The set of a process that has the database alone.
     #[must_use]
     pub fn everything() -> Self {
         Self(Arc::new(Ownership::Everything(RwLock::new(InDoubt::NOTHING))))
     }
 
-    /// Of a node that has just joined.
+    /// The set of a node that has just joined.
     pub(super) fn nothing(member: Membership) -> Self {
         let shards = RwLock::new(Box::new([const { None }; SHARDS]));
         let (member, has_diverged) = (RwLock::new(member), watch::Sender::new(false));
@@ -94,19 +96,19 @@ impl ShardSet {
         }
     }
 
-    /// This node's number; `None` if there are no others.
+    /// This node's number; `None` if the process has the database alone.
     #[must_use]
     pub fn node(&self) -> Option<i64> {
         self.among_others().map(|owned| owned.member.read().node)
     }
 
-    /// What this node's events are told by.
+    /// The slot in the keys of this node's events.
     #[must_use]
     pub fn slot(&self) -> Slot {
         self.among_others().map_or(Slot::ALONE, |owned| owned.member.read().slot)
     }
 
-    /// Which part of a fan-out a webhook belongs to.
+    /// The shard of the fan-out row that lists this webhook.
     #[must_use]
     pub fn part_of(&self, webhook: WebhookNum) -> ShardNum {
         match self.among_others() {
@@ -115,20 +117,20 @@ impl ShardSet {
         }
     }
 
-    /// Whether what this webhook is owed is sent from here.
+    /// Whether this node sends what the webhook is owed.
     #[must_use]
     pub fn serves(&self, webhook: WebhookNum) -> bool {
         self.serves_shard(ShardNum::of(webhook))
     }
 
-    /// The same, if nobody else has held the shard since it was held under this epoch.
+    /// Whether this node serves the webhook and no other node has owned the shard since it got this epoch.
     #[must_use]
     pub fn serves_under(&self, webhook: WebhookNum, epoch: i64) -> bool {
         let is_same = self.owned_shard(ShardNum::of(webhook), |shard| shard.serves && shard.tag == epoch);
         is_same.unwrap_or(self.among_others().is_none())
     }
 
-    /// Under which this shard is held; 0 if it is not, or if there is nobody else.
+    /// The epoch under which this node owns the shard; 0 if it does not, or if the process has the database alone.
     #[must_use]
     pub fn epoch_of(&self, shard: i16) -> i64 {
         let shard = ShardNum::read(shard).ok();
@@ -140,13 +142,13 @@ impl ShardSet {
         self.owned_shard(shard, |shard| shard.serves).unwrap_or(self.among_others().is_none())
     }
 
-    /// Whether nobody else may write for it.
+    /// Whether only this node may write for the shard.
     #[must_use]
     pub fn owns(&self, shard: ShardNum) -> bool {
         self.owned_shard(shard, |_| ()).is_some() || self.among_others().is_none()
     }
 
-    /// The shards that are served, in order; of a node among others.
+    /// The shards that this node serves, in order; none if the process has the database alone.
     #[must_use]
     pub fn served(&self) -> Vec<ShardNum> {
         let Some(owned) = self.among_others() else { return Vec::new() };
@@ -154,7 +156,7 @@ impl ShardSet {
         ShardNum::all().filter(|shard| shards[shard.place()].as_ref().is_some_and(|shard| shard.serves)).collect()
     }
 
-    /// The shards that nobody else may write for, in order; of a node among others.
+    /// The shards that this node owns, in order; none if the process has the database alone.
     #[must_use]
     pub fn owned(&self) -> Vec<ShardNum> {
         let Some(owned) = self.among_others() else { return Vec::new() };
@@ -162,7 +164,7 @@ impl ShardSet {
         ShardNum::all().filter(|shard| shards[shard.place()].is_some()).collect()
     }
 
-    /// The same, with the epochs under which they are held.
+    /// The shards that this node owns, with their epochs.
     #[must_use]
     pub fn owned_with_epochs(&self) -> Vec<(ShardNum, i64)> {
         let Some(owned) = self.among_others() else { return Vec::new() };
@@ -171,7 +173,7 @@ impl ShardSet {
         ShardNum::all().filter_map(epoch).collect()
     }
 
-    /// What may have been sent of it already by somebody who has not said so.
+    /// What an earlier owner may have sent to this webhook without recording it.
     #[must_use]
     pub fn in_doubt_of(&self, webhook: WebhookNum) -> InDoubt {
         match self.0.as_ref() {
@@ -182,8 +184,8 @@ impl ShardSet {
         }
     }
 
-    /// Whether a fan-out that this transaction wrote for the shard was not there when the shard was gained, and is none of
-    /// this node's events: the ledger has not heard of it.
+    /// Whether the ledger lacks this fan-out: the snapshot of the shard's activation does not show the transaction that
+    /// wrote the fan-out, and another node accepted the event.
     #[must_use]
     pub fn is_new_to_ledger(&self, shard: ShardNum, transaction: u64, event: EventSeq) -> bool {
         let had = self.owned_shard(shard, |shard| shard.activated_at.shows(transaction)).unwrap_or(true);
@@ -194,19 +196,19 @@ impl ShardSet {
         self.among_others()?.shards.read()[shard.place()].as_ref().map(look)
     }
 
-    /// Of whoever has the database alone: what the process before it may have sent.
+    /// Sets what the previous process may have sent; only where the process has the database alone.
     pub(in crate::store) fn set_in_doubt(&self, in_doubt: InDoubt) {
         if let Ownership::Everything(known) = self.0.as_ref() {
             *known.write() = in_doubt;
         }
     }
 
-    /// From now on these are served.
+    /// Serves these shards from now on.
     pub(in crate::store) fn activate(&self, acquired: &[AcquiredShard], gained: &Arc<Snapshot>) {
         let Some(owned) = self.among_others() else { return };
         let mut shards = owned.shards.write();
         let rejoined = owned.rejoined.load(Ordering::Relaxed);
-        // Shards that were being acquired when the server was found to have diverged are not served.
+        // A shard that was being acquired when the server was found to have diverged is not served.
         let serves = !*owned.has_diverged.borrow();
         for AcquiredShard { shard, epoch, in_doubt } in acquired {
             let (epoch, in_doubt, gained) = (*epoch, *in_doubt, gained.clone());
@@ -215,7 +217,7 @@ impl ShardSet {
         }
     }
 
-    /// From now on nothing more is begun for these.
+    /// Stops serving these shards: nothing begins for them any more.
     pub fn stop_serving(&self, quit: &[ShardNum]) {
         let Some(owned) = self.among_others() else { return };
         let mut shards = owned.shards.write();
@@ -226,7 +228,7 @@ impl ShardSet {
         }
     }
 
-    /// These are anybody's.
+    /// Forgets these shards, so that other nodes may own them.
     pub(in crate::store) fn detach(&self, parted: &[ShardNum]) {
         let Some(owned) = self.among_others() else { return };
         let mut shards = owned.shards.write();
@@ -235,18 +237,18 @@ impl ShardSet {
         }
     }
 
-    /// Its place among the others; of a node among others.
+    /// The node's identity; `None` if the process has the database alone.
     pub(super) fn membership(&self) -> Option<Membership> {
         self.among_others().map(|owned| owned.member.read().clone())
     }
 
-    /// Under which a shard is held according to its row.
+    /// The epoch that the shard's row must have for this node to own it.
     #[cfg(test)]
     pub(super) fn epoch_in_row(&self, shard: ShardNum) -> Option<i64> {
         self.owned_shard(shard, |shard| shard.epoch)
     }
 
-    /// As if the server that it knows were one of an older timeline.
+    /// Pretends that the known server has an older timeline.
     #[cfg(test)]
     pub(in crate::store) fn pretend_a_promotion(&self) {
         if let Some(owned) = self.among_others() {
@@ -255,13 +257,14 @@ impl ShardSet {
         }
     }
 
-    /// Whether a server has answered that lacks what this node relies on. Then nothing is written for what it holds.
+    /// Whether a server has answered that lacks transactions which this node has seen. Nothing is written for owned
+    /// shards then.
     #[must_use]
     pub fn has_diverged(&self) -> bool {
         self.among_others().is_some_and(|owned| *owned.has_diverged.borrow())
     }
 
-    /// Resolves when that is so.
+    /// Resolves once [`Self::has_diverged`] is true.
     pub async fn diverged(&self) {
         match self.among_others() {
             Some(owned) => drop(owned.has_diverged.subscribe().wait_for(|has_diverged| *has_diverged).await),
@@ -269,7 +272,7 @@ impl ShardSet {
         }
     }
 
-    /// It has joined in another history, and holds nothing there yet.
+    /// The node has joined again, and owns no shard yet.
     pub(in crate::store) fn rejoin(&self, member: Membership) {
         let Some(owned) = self.among_others() else { return };
         owned.rejoined.fetch_add(1, Ordering::Relaxed);
@@ -278,7 +281,7 @@ impl ShardSet {
         owned.has_diverged.send_replace(false);
     }
 
-    /// The lease was renewed there.
+    /// The lease was renewed by the known server.
     pub(super) fn renewed(&self, lease_until: i64, flushed: i64) {
         let Some(owned) = self.among_others() else { return };
         let mut member = owned.member.write();
@@ -286,7 +289,8 @@ impl ShardSet {
         member.server.flushed = member.server.flushed.max(flushed);
     }
 
-    /// Judges the server that has answered, and remembers what follows. `lease_there`: until when this node's lease lasts there.
+    /// Judges the server that has answered, and keeps the result. `lease_there`: the end of this node's lease in its
+    /// rows.
     pub(super) fn judge(&self, now: Server, lease_there: Option<i64>) -> Continuity {
         let Some(owned) = self.among_others() else { return Continuity::Unbroken };
         let mut member = owned.member.write();
@@ -295,8 +299,8 @@ impl ShardSet {
             Continuity::Unbroken => member.server = now,
             Continuity::Diverged => {
                 let was_known = owned.has_diverged.send_replace(true);
-                // Rows there may be of deliveries that were sent already. The mark comes first: what is acquired from here
-                // on is not served.
+                // The server's rows may owe deliveries that were sent already. `has_diverged` is set first, so that
+                // shards which are being acquired now are not served either.
                 owned.shards.write().iter_mut().flatten().for_each(|shard| shard.serves = false);
                 if !was_known {
                     tracing::error!(known = ?member.server, ?now, "{DIVERGED}");
@@ -307,12 +311,12 @@ impl ShardSet {
         continuity
     }
 
-    /// When the server was started that this node relies on, as [`STARTED`] says it.
+    /// When the server that this node relies on was started, in the form of [`STARTED`].
     pub(in crate::store) fn server_started(&self) -> Option<String> {
         self.among_others().map(|owned| owned.member.read().server.started.clone())
     }
 
-    /// How the server stands to what this node has seen that has answered [`STARTED`] there.
+    /// Judges the server that has answered [`STARTED`] with `started`; asks it for more only if it is another one.
     pub(in crate::store) async fn continuity<C: ConnectionTrait>(
         &self,
         on: &C,
@@ -331,7 +335,7 @@ impl ShardSet {
         Ok(self.judge(server, row.lease_there))
     }
 
-    /// The same; a server of another history is an error.
+    /// Like [`Self::continuity`], but anything else than an unbroken history is an error.
     pub(in crate::store) async fn must_be_unbroken<C: ConnectionTrait>(
         &self,
         on: &C,
@@ -344,7 +348,7 @@ impl ShardSet {
         }
     }
 
-    /// Keeps others from taking these shards, and from taking this node for dead, until the transaction ends.
+    /// Keeps other nodes from acquiring these shards, and from reaping this node, until the transaction ends.
     pub(in crate::store) async fn lock<C: ConnectionTrait>(
         &self,
         on: &C,
@@ -383,14 +387,15 @@ impl ShardSet {
         Ok(locked)
     }
 
-    /// Whether there is anybody to lock anything against.
+    /// Whether the process has the database alone, so that there is no lock to take.
     pub(in crate::store) fn is_everything(&self) -> bool {
         self.among_others().is_none()
     }
 }
 
 impl OwnedShards {
-    /// A statement about these shards as this node holds them: their numbers, their epochs, the node.
+    /// A statement with three parameters: the shards' numbers, the epochs under which this node owns them, and the
+    /// node.
     fn named(&self, shards: &BTreeSet<ShardNum>, sql: &str) -> Statement {
         let node = self.member.read().node;
         let held = self.shards.read();
@@ -401,14 +406,14 @@ impl OwnedShards {
     }
 }
 
-/// What of it is still held.
+/// What [`ShardSet::lock`] has found.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Locked {
-    /// The others took this node for dead, or the server lacks what this node relies on.
+    /// Other nodes have reaped this one, or the server lacks transactions that this node has seen.
     pub(in crate::store) is_reaped: bool,
     pub(in crate::store) lost: BTreeSet<ShardNum>,
     pub(in crate::store) statements: u64,
-    /// `None` if there is nothing that may be written.
+    /// `None` if nothing may be written.
     pub(in crate::store) transaction: Option<TransactionId>,
 }
 

@@ -1,6 +1,6 @@
-//! Which transactions were visible at a moment, as PostgreSQL says it: `xmin:xmax:xip,xip…`. Pure.
+//! Which transactions were visible at a moment, in PostgreSQL's form `xmin:xmax:xip,xip…`. Pure.
 
-/// Everything before `from` was over, nothing from `to` on had begun; of those between, `under_way` were.
+/// Transactions below `from` were over, and none from `to` on had begun; of those between, `under_way` were not over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     from: u64,
@@ -9,13 +9,13 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Of a database whose transactions have no numbers: everything was there.
+    /// The snapshot of a database that does not number transactions: everything was visible.
     #[must_use]
     pub fn of_everything() -> Self {
         Self { from: u64::MAX, to: u64::MAX, under_way: Vec::new() }
     }
 
-    /// What `pg_current_snapshot()` answers, as text.
+    /// Reads the text of `pg_current_snapshot()`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(':');
@@ -25,13 +25,13 @@ impl Snapshot {
         parts.next().is_none().then_some(Self { from, to, under_way })
     }
 
-    /// Whether what this transaction wrote could be seen.
+    /// Whether rows of this transaction were visible.
     #[must_use]
     pub fn shows(&self, transaction: u64) -> bool {
         transaction < self.from || (transaction < self.to && !self.under_way.contains(&transaction))
     }
 
-    /// Nothing that was written by transactions before this one can become visible any more.
+    /// Rows of transactions below this number are all visible or undone: none can become visible later.
     #[must_use]
     pub fn settled_to(&self) -> u64 {
         self.from
