@@ -1,18 +1,18 @@
-//! What every webhook is owed: how many deliveries are pending, which is the oldest, how many wait for a later moment.
-//! Pure. Whoever commits tells it, in the order of commits; whoever shows figures asks it.
+//! What every webhook is owed: how many deliveries are pending, which is the oldest, and how many wait for a later
+//! moment. Pure. The journal's writer reports changes in the order of commits; the backlog's readers ask it.
 //!
 //! A delivery is pending from the commit of its event's fan-out until its row is settled, and again from the commit of
-//! a manual retry. Counts are exact; they are kept by what changes and never by counting rows. The oldest pending event
-//! is exact as well, with bounded memory: each account keeps its smallest events only (`front`), and when a long
-//! backlog has used them up, it says [`Oldest::Unknown`] until somebody has looked them up:
+//! a manual retry. Counts are exact: every change adjusts them, and no rows are counted after the start. The oldest
+//! pending event is exact as well, with bounded memory: each account keeps its smallest events only (`front`). When a
+//! long backlog has used them up, the account says [`Oldest::Unknown`] until they were looked up:
 //!
-//! 1. [`Ledger::look_up`] says where to read from, and from then on the account notes what changes.
-//! 2. The caller reads the [`FRONT`] smallest pending events after that, rows as well as what only a fan-out owes.
-//! 3. It waits until the ledger was told of every commit that the read may have seen (the journal's barrier).
-//! 4. [`Ledger::learn`] puts the answer right by what changed since step 1. An answer that it cannot put right is
-//!    thrown away, and the oldest event stays unknown.
+//! 1. [`Ledger::look_up`] says after which event to read. From then on the account notes what changes.
+//! 2. The caller reads the [`FRONT`] smallest pending events after that one, from rows and from fan-outs.
+//! 3. It waits until the ledger has every commit that the read may have seen (the journal's barrier).
+//! 4. [`Ledger::learn`] corrects the answer by what changed since step 1. If it cannot, it discards the answer, and the
+//!    oldest event stays unknown.
 //!
-//! A webhook with nothing pending has no account. The table of accounts keeps its room for the next fan-out.
+//! A webhook with nothing pending has no account. The table of accounts keeps its capacity for the next fan-out.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -35,7 +35,7 @@ pub use oldest_pending::FRONT;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Oldest {
     Known(EventSeq),
-    /// It is not before this one; which it is has to be looked up.
+    /// The oldest event is not before this one and has to be looked up.
     Unknown {
         not_before: EventSeq,
     },
@@ -52,7 +52,7 @@ impl Oldest {
     }
 }
 
-/// A question to the store: the [`FRONT`] smallest pending events of `webhook` that come after `after`.
+/// A query for the store: the [`FRONT`] smallest pending events of `webhook` after `after`.
 #[derive(Debug)]
 pub struct LookUp {
     pub webhook: WebhookNum,
@@ -88,7 +88,7 @@ impl Account {
         }
     }
 
-    /// If the front holds everything that is pending, it shall know it.
+    /// Marks the front as complete if it holds everything that is pending.
     fn see_whether_complete(&mut self) {
         if self.front.len() as u64 >= self.pending {
             self.front.complete();
@@ -96,10 +96,10 @@ impl Account {
     }
 }
 
-/// What is told.
+/// Changes.
 impl Ledger {
-    /// At the start: a webhook has this many pending deliveries, and this is the oldest of them. What is known of the
-    /// webhook so far is replaced.
+    /// At the start: the webhook has this many pending deliveries, and this is the oldest of them. Replaces what was
+    /// known of the webhook.
     pub fn load(&mut self, webhook: WebhookNum, pending: u64, oldest: EventSeq) {
         self.forget(webhook);
         if pending > 0 {
@@ -110,7 +110,7 @@ impl Ledger {
         }
     }
 
-    /// A fan-out to this webhook was committed.
+    /// The commit of a fan-out made this event pending for the webhook.
     pub fn owe(&mut self, webhook: WebhookNum, event: EventSeq) {
         self.pending += match self.accounts.entry(webhook) {
             Entry::Vacant(entry) => {
@@ -128,19 +128,19 @@ impl Ledger {
 
     /// A fan-out was committed.
     pub fn owe_all(&mut self, targets: &[WebhookNum], event: EventSeq) {
-        // There will be as many accounts at least: grow once.
+        // There will be at least as many accounts: grow once.
         self.accounts.reserve(targets.len().saturating_sub(self.accounts.len()));
         for webhook in targets {
             self.owe(*webhook, event);
         }
     }
 
-    /// A settled delivery is wanted again: a manual retry was committed.
+    /// A settled delivery is pending again: its manual retry was committed.
     pub fn again(&mut self, webhook: WebhookNum, event: EventSeq) {
         self.owe(webhook, event);
     }
 
-    /// A delivery that was pending has succeeded, failed for good or was cancelled.
+    /// A pending delivery was settled.
     pub fn settle(&mut self, webhook: WebhookNum, event: EventSeq) {
         let Entry::Occupied(mut entry) = self.accounts.entry(webhook) else { return };
         let account = entry.get_mut();
@@ -168,8 +168,8 @@ impl Ledger {
         }
     }
 
-    /// A delivery that waited until `at` waits no longer, before its time: it was retried by hand or cancelled. Not to
-    /// be told when `at` passes.
+    /// A delivery that waited until `at` no longer does, because it was retried by hand or cancelled before that
+    /// moment. Do not call this because `at` has passed.
     pub fn unschedule(&mut self, webhook: WebhookNum, at: UnixMillis, now: UnixMillis) {
         let Some(account) = self.accounts.get_mut(&webhook) else { return };
         if let Some(schedule) = &mut account.schedule {
@@ -177,8 +177,8 @@ impl Ledger {
         }
     }
 
-    /// Begins to look for a webhook's oldest event; `None` if it is known. A later look for the same webhook replaces
-    /// this one. Nobody needs to say that a look failed.
+    /// Begins to look up a webhook's oldest event; `None` if it is known. A later look-up of the same webhook replaces
+    /// this one. A look-up that fails needs no report.
     #[must_use]
     pub fn look_up(&mut self, webhook: WebhookNum) -> Option<LookUp> {
         let front = &mut self.accounts.get_mut(&webhook)?.front;
@@ -190,8 +190,9 @@ impl Ledger {
         Some(LookUp { webhook, after, number: self.look_ups })
     }
 
-    /// The answer: the smallest events after [`LookUp::after`] that were pending at some moment since the look began,
-    /// at most [`FRONT`] and fewer only if there are no more. Says what is known now; `None` if nothing is pending.
+    /// Takes the answer: the smallest events after [`LookUp::after`] that were pending at some moment since the look-up
+    /// began, at most [`FRONT`], and fewer only if there are no more. Returns what is known now; `None` if nothing is
+    /// pending.
     pub fn learn(&mut self, look_up: LookUp, found: &[EventSeq]) -> Option<Oldest> {
         let account = self.accounts.get_mut(&look_up.webhook)?;
         account.front.learn(look_up.number, found);
@@ -199,7 +200,7 @@ impl Ledger {
         Some(account.oldest())
     }
 
-    /// Of webhooks that are not known here.
+    /// Adds the accounts of webhooks that this ledger does not count yet.
     pub fn absorb(&mut self, other: Self) {
         for (webhook, account) in other.accounts {
             self.forget(webhook);
@@ -208,7 +209,7 @@ impl Ledger {
         }
     }
 
-    /// Others count for these now.
+    /// Forgets webhooks that another node counts now.
     pub fn forget_all(&mut self, are_forgotten: impl Fn(WebhookNum) -> bool) {
         let pending = &mut self.pending;
         self.accounts.retain(|webhook, account| {
@@ -218,13 +219,13 @@ impl Ledger {
         });
     }
 
-    /// The webhook was deleted, and whatever it was owed with it.
+    /// Forgets a deleted webhook.
     pub fn forget(&mut self, webhook: WebhookNum) {
         self.pending -= self.accounts.remove(&webhook).map_or(0, |account| account.pending);
     }
 }
 
-/// What is asked.
+/// Queries.
 impl Ledger {
     #[must_use]
     pub fn pending(&self, webhook: WebhookNum) -> u64 {
@@ -237,8 +238,8 @@ impl Ledger {
         self.accounts.get(&webhook).map(Account::oldest)
     }
 
-    /// How many pending deliveries wait for a later moment than `now`. Exact to one second for those that were
-    /// scheduled up to an hour ahead, to one minute for others; never too many.
+    /// How many pending deliveries wait for a moment after `now`: exact to one second for those that were scheduled up
+    /// to an hour ahead, to one minute for others; never too many.
     #[must_use]
     pub fn scheduled(&self, webhook: WebhookNum, now: UnixMillis) -> u64 {
         let schedule = self.accounts.get(&webhook).and_then(|account| account.schedule.as_ref());
@@ -251,22 +252,21 @@ impl Ledger {
         self.pending
     }
 
-    /// Webhooks with something pending.
+    /// Webhooks with at least one pending delivery.
     #[must_use]
     pub fn backlogged(&self) -> usize {
         self.accounts.len()
     }
 
-    /// The `n` webhooks with the most pending deliveries, the longest backlog first. Looks at every account of those
-    /// `among` which they are.
+    /// The `n` webhooks with the most pending deliveries, the longest backlog first. Reads every account in `among`.
     #[must_use]
     pub fn deepest(&self, among: Among<'_>, n: usize) -> Vec<(WebhookNum, u64)> {
         let accounts = self.accounts_of(among).map(|(webhook, account)| (account.pending, Reverse(webhook)));
         greatest(accounts, n).map(|(pending, Reverse(webhook))| (webhook, pending)).collect()
     }
 
-    /// The `n` webhooks with the oldest pending events, the oldest first. One whose oldest is unknown stands where it
-    /// may be at the earliest. Looks at every account of those `among` which they are.
+    /// The `n` webhooks with the oldest pending events, the oldest first. A webhook whose oldest event is unknown is
+    /// ranked by the earliest that it can be. Reads every account in `among`.
     #[must_use]
     pub fn oldest_first(&self, among: Among<'_>, n: usize) -> Vec<(WebhookNum, Oldest)> {
         let accounts = self.accounts_of(among);
@@ -285,14 +285,14 @@ impl Ledger {
     }
 }
 
-/// Which webhooks a ranking is about.
+/// The webhooks that are ranked.
 #[derive(Debug, Clone, Copy)]
 pub enum Among<'a> {
     All,
     These(&'a [WebhookNum]),
 }
 
-/// The `n` greatest, greatest first, holding no more than these.
+/// The `n` greatest items, greatest first; holds no more than these in memory.
 fn greatest<T: Ord>(items: impl Iterator<Item = T>, n: usize) -> impl Iterator<Item = T> {
     let mut kept: BinaryHeap<Reverse<T>> = BinaryHeap::new();
     for item in items {

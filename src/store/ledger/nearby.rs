@@ -1,19 +1,19 @@
-//! A hash that keeps neighbours together. Webhook numbers are dense and given by us, so the ascending targets of a
-//! fan-out may walk through the table of accounts instead of jumping about in it, which is most of the cost of owing an
-//! event to a hundred thousand webhooks. Nobody outside chooses a number: it need not withstand an attack. Pure.
+//! A hash that keeps neighbours together. Webhook numbers are dense, so that the ascending targets of a fan-out walk
+//! through the table of accounts instead of jumping about in it, which is most of the cost of owing an event to a
+//! hundred thousand webhooks. The engine chooses the numbers, so the hash need not withstand an attack. Pure.
 
 use std::hash::{BuildHasherDefault, Hasher};
 
 pub(super) type Nearby = BuildHasherDefault<NearbyHasher>;
 
-/// Bits of a number that stay as they are: 256 neighbours lie side by side, enough to make most of walking through the
-/// table. The blocks of neighbours are spread, so that numbers at a regular distance do not meet in one place.
+/// Low bits of a number that the hash keeps: 256 neighbours lie side by side, enough for most of the gain. Blocks of
+/// neighbours are spread, so that numbers at a regular distance do not collide.
 const NEIGHBOURS: u32 = 8;
 
 /// 2^64 divided by the golden ratio (Fibonacci hashing).
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The table tells apart what meets in one place by the highest seven bits.
+/// The table tells colliding entries apart by the highest seven bits of the hash.
 const TAG: u32 = 57;
 
 #[derive(Debug, Default)]
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
     use crate::domain::id::WebhookNum;
 
-    /// As many places as the table has for a hundred thousand accounts.
+    /// The slots of a table for a hundred thousand accounts.
     const PLACES: usize = 1 << 17;
 
     fn place(number: i64) -> usize {

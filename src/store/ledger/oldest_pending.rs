@@ -1,47 +1,48 @@
-//! The smallest pending events of a webhook, in order, and up to where they are all there is. Pure; one for each
-//! account of the ledger, which counts what lies beyond.
+//! The smallest pending events of a webhook, in order, and the key up to which they are complete. Pure; each account of
+//! the ledger has one, and counts what lies beyond it.
 //!
-//! The front is *exactly* what is pending up to `upto`. So up to there it knows what is told twice, and with at most
-//! [`FRONT`] events it knows the oldest one for that many settled deliveries after each look into the store.
+//! The front holds *exactly* what is pending up to `upto`. Up to there it recognises changes that are reported twice.
+//! With at most [`FRONT`] events, each look-up in the store is good for that many settled deliveries.
 
 use crate::domain::id::EventSeq;
 
-/// Events that an account knows by name. More make looks into the store rarer; these take a quarter of a kilobyte.
+/// Events that an account knows by key. More would make look-ups rarer; these take a quarter of a kilobyte.
 pub const FRONT: usize = 32;
 
-/// Changes that may happen while somebody looks into the store. A look takes milliseconds, a change a request.
+/// Changes that are noted during a look-up. A look-up takes milliseconds, a change takes a request.
 const NOTED: usize = 32;
 
-/// No event is after this; there is a number after it, where an empty front begins.
+/// No event is after this one; the number after it is where an empty front begins.
 const END: EventSeq = EventSeq(i64::MAX - 1);
 
 #[derive(Debug)]
 pub(super) struct OldestPending {
-    /// Nothing before this is pending. Itself it is, unless it lies after `upto`: then nothing is known.
+    /// Nothing before this event is pending. The event itself is pending, unless it lies after `upto`: then none is
+    /// known.
     from: EventSeq,
-    /// What is pending up to here is known, all of it.
+    /// The front is complete up to here.
     upto: EventSeq,
-    /// What is known after `from`, ascending. Most accounts have one event, which takes no allocation.
+    /// The known events after `from`, ascending. Most accounts have one event, which takes no allocation.
     rest: Vec<EventSeq>,
     watch: Option<Box<Watch>>,
 }
 
-/// What changed since somebody began to look.
+/// The changes since a look-up began.
 #[derive(Debug)]
 struct Watch {
     number: u64,
     after: EventSeq,
-    /// In the order of the changes: whether the event is pending now.
+    /// In the order of the changes, each with whether the event is pending after it.
     changes: Vec<(EventSeq, bool)>,
 }
 
 impl OldestPending {
-    /// This event is pending and nothing else.
+    /// Exactly this event is pending.
     pub(super) fn only(event: EventSeq) -> Self {
         Self { from: event, upto: END, rest: Vec::new(), watch: None }
     }
 
-    /// This event is pending and nothing before it.
+    /// This event is pending, and nothing before it.
     pub(super) fn starting_with(event: EventSeq) -> Self {
         Self { from: event, upto: event, rest: Vec::new(), watch: None }
     }
@@ -51,7 +52,7 @@ impl OldestPending {
         self.from
     }
 
-    /// The smallest, if it is known.
+    /// The oldest pending event, if it is known.
     pub(super) fn first(&self) -> Option<EventSeq> {
         (self.from <= self.upto).then_some(self.from)
     }
@@ -60,12 +61,12 @@ impl OldestPending {
         self.first().map_or(0, |_| 1 + self.rest.len())
     }
 
-    /// Nothing is pending but what is known.
+    /// Nothing but the known events is pending.
     pub(super) fn complete(&mut self) {
         self.upto = END;
     }
 
-    /// An event became pending; `false` if it is known that it was.
+    /// An event became pending; returns `false` if it is known that it was.
     pub(super) fn insert(&mut self, event: EventSeq) -> bool {
         self.note(event, true);
         if event > self.upto {
@@ -94,7 +95,7 @@ impl OldestPending {
         true
     }
 
-    /// An event is pending no longer; `false` if it is known that it was not.
+    /// An event is no longer pending; returns `false` if it is known that it was not.
     pub(super) fn remove(&mut self, event: EventSeq) -> bool {
         self.note(event, false);
         if event > self.upto {
@@ -109,13 +110,13 @@ impl OldestPending {
         true
     }
 
-    /// Notes changes from now on, for the answer to the look of this number. Answers after which event to look.
+    /// Notes changes from now on, for the answer to this look-up. Returns the event after which to read.
     pub(super) fn watch(&mut self, number: u64) -> EventSeq {
         self.watch = Some(Box::new(Watch { number, after: self.upto, changes: Vec::new() }));
         self.upto
     }
 
-    /// Takes an answer, if it is the one that is waited for: the smallest events after where it was to look.
+    /// Takes the answer to the look-up with this number, unless a later one has replaced it.
     pub(super) fn learn(&mut self, number: u64, found: &[EventSeq]) {
         let Some(watch) = self.watch.take_if(|watch| watch.number == number) else { return };
         let Some(end) = found.iter().copied().max() else { return };
@@ -138,7 +139,7 @@ impl OldestPending {
         self.first().into_iter().chain(self.rest.iter().copied())
     }
 
-    /// These are pending and nothing else up to `upto`.
+    /// Exactly these events are pending up to `upto`.
     fn set(&mut self, mut known: Vec<EventSeq>, upto: EventSeq) {
         known.sort_unstable();
         known.dedup();

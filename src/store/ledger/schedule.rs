@@ -1,12 +1,12 @@
 //! How many deliveries of a webhook wait for which moment. Pure; part of an account of the ledger.
 //!
-//! Counts by the second what is scheduled up to an hour ahead, and by the minute what is scheduled later: an account
-//! never has more than 3,600 seconds and, with a wait of a day and a tenth at most, 1,584 minutes, which is 41 kB. A
-//! delivery counts until the beginning of its second or minute, so none counts when it is attempted, and none twice.
+//! Counts by the second what is scheduled up to an hour ahead, and by the minute what is scheduled later. An account
+//! has at most 3,600 seconds and, with a wait of a day and a tenth at most, 1,584 minutes, which is 41 kB. A delivery
+//! counts until its second or minute begins, so that no delivery counts while it is attempted, and none counts twice.
 
 use crate::domain::moment::UnixMillis;
 
-/// What is scheduled further ahead is counted by the minute.
+/// Seconds ahead up to which deliveries are counted by the second.
 const BY_THE_SECOND: u32 = 3600;
 
 const MINUTE: u32 = 60;
@@ -18,7 +18,7 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// So many more wait until `at`.
+    /// `count` more deliveries wait until `at`.
     pub(super) fn add(&mut self, at: UnixMillis, count: u32, now: UnixMillis) {
         let (at, now) = (second(at), second(now));
         self.drop_passed(now);
@@ -32,8 +32,8 @@ impl Schedule {
         }
     }
 
-    /// One that waited until `at` waits no longer. If some that wait until this second are counted by the second and
-    /// others by the minute, one of the former is taken, whichever it was.
+    /// A delivery that waited until `at` no longer does. If the deliveries of this second are counted partly by the
+    /// second and partly by the minute, one of the former is taken, whichever it was.
     pub(super) fn take(&mut self, at: UnixMillis, now: UnixMillis) {
         let (at, now) = (second(at), second(now));
         self.drop_passed(now);
@@ -42,7 +42,7 @@ impl Schedule {
         }
     }
 
-    /// How many wait for a later moment than `now`.
+    /// How many deliveries wait for a moment after `now`.
     pub(super) fn after(&self, now: UnixMillis) -> u64 {
         let now = second(now);
         self.seconds.after(now) + self.minutes.after(now)
@@ -59,7 +59,7 @@ impl Schedule {
     }
 }
 
-/// Counts by moment, in unix seconds.
+/// Counts by moment, in Unix seconds.
 #[derive(Debug, Default)]
 struct Buckets {
     sorted: Vec<Bucket>,
@@ -81,7 +81,7 @@ impl Buckets {
         self.total += u64::from(count);
     }
 
-    /// Takes one out; `false` if there is none.
+    /// Takes one out; returns `false` if there is none.
     fn take(&mut self, at: u32) -> bool {
         let Ok(index) = self.sorted.binary_search_by_key(&at, |bucket| bucket.at) else { return false };
         self.sorted[index].count -= 1;
@@ -107,7 +107,7 @@ impl Buckets {
     }
 }
 
-/// Half the memory of 64 bits, until 2106.
+/// Half the memory of 64 bits, and good until 2106.
 fn second(at: UnixMillis) -> u32 {
     u32::try_from(at.unix_seconds().max(0)).unwrap_or(u32::MAX)
 }
@@ -150,7 +150,7 @@ mod tests {
         ]
     }
 
-    /// Counts what waits, in milliseconds; answers each count with what the schedule says.
+    /// Counts what waits to the millisecond; returns, for each turn, the bounds and what the schedule says.
     fn counted(turns: Vec<Turn>, slack_ms: i64) -> Vec<(u64, u64, u64)> {
         let (mut schedule, mut waits, mut now) = (Schedule::default(), Vec::<i64>::new(), 1_800_000_000_123_i64);
         let mut counts = Vec::new();
