@@ -1,4 +1,4 @@
-//! What every database must do for the engine: the conformance suite. Every test runs on each of them.
+//! The conformance suite: what every database must do for the engine. Every test runs on each database.
 
 mod access;
 mod bulk;
@@ -43,7 +43,7 @@ use crate::domain::moment::UnixMillis;
 
 use self::world::{Home, On, World, attempted, id, shown};
 
-/// The test of this name, on each database.
+/// Runs the test of this name on each database.
 macro_rules! on_both {
     ($name:ident) => {
         mod $name {
@@ -76,7 +76,7 @@ async fn a_published_event_is_readable_with_its_fan_out_as_soon_as_it_is_answere
     let fanouts = world.open_fanouts().await;
     let targets: Vec<WebhookNum> = fanouts.iter().flat_map(|fanout| fanout.targets.to_vec()).collect();
     assert_eq!(targets, [3, 9, 500].map(WebhookNum));
-    // Where there may be other nodes, each shard has its part.
+    // With several nodes, there is a fan-out for each shard.
     assert_eq!(fanouts.len(), if on == On::Sqlite { 1 } else { 3 });
     assert!(world.accept(&[]).await.seq > receipt.seq, "keys follow the order of commit");
     assert_eq!(world.open_fanouts().await.len(), fanouts.len(), "an event without targets has no fan-out");
@@ -119,7 +119,7 @@ async fn the_journals_room_counts_whom_events_are_owed_to(on: On) {
     let (full, refused) =
         tokio::join!(journal.publish(vec![mib; 64], None), journal.publish(vec![world.draft(None, &[])], None));
     assert!(matches!(refused, Err(PublishError::Full)), "64 MiB wait already: {refused:?}");
-    // A slow machine may not write so much within the time that a batch has.
+    // A slow machine may not write this much within a batch's time limit.
     assert!(full.as_ref().is_ok_and(|all| all.len() == 64) || matches!(full, Err(PublishError::Store(_))), "{full:?}");
     world.publish(None, &[]).await;
 }
@@ -226,7 +226,7 @@ async fn slow_lists_keep_no_delivery_waiting(on: On) {
         store.due(&world.shard_set, webhook.num, wanted(now, false)).await
     };
     let read = tokio::time::timeout(Duration::from_secs(10), reads).await;
-    read.expect("the engine waits for nobody").unwrap();
+    read.expect("the engine's reads wait for no other reader").unwrap();
 }
 
 on_both!(cancelled_stays_cancelled_unless_a_request_under_way_succeeds);
@@ -255,11 +255,11 @@ async fn a_manual_retry_remembers_what_to_fall_back_to(on: On) {
     world.record(Record::Retry { id, at: UnixMillis(77) }).await;
     world.record(Record::Retry { id, at: UnixMillis(99) }).await;
     let state = world.delivery(id).await.unwrap().state;
-    assert_eq!((state.status, state.next_at), (Status::Pending, Some(UnixMillis(77))), "asking twice is asking once");
+    assert_eq!((state.status, state.next_at), (Status::Pending, Some(UnixMillis(77))), "the second changes nothing");
     assert_eq!(state.manual.unwrap().status, Status::Failed);
     world.record(Record::Cancel { id, at: UnixMillis(99) }).await;
     let state = world.delivery(id).await.unwrap().state;
-    assert_eq!((state.status, state.manual), (Status::Failed, None), "taken back, it is what it was");
+    assert_eq!((state.status, state.manual), (Status::Failed, None), "a cancelled manual retry restores the state");
 }
 
 on_both!(lists_filter_by_status_and_never_show_another_tenants);
@@ -295,7 +295,7 @@ async fn a_stale_version_changes_nothing(on: On) {
     assert!(world.store.webhook(world.tenant.num, webhook.id).await.unwrap().is_none());
 }
 
-/// With a full disk SQLite rolls back by itself, as this trigger does.
+/// SQLite rolls back by itself when the disk is full, as this trigger does.
 #[tokio::test]
 async fn what_is_accepted_after_sqlite_has_rolled_back_by_itself_is_committed() {
     let world = World::new(On::Sqlite).await;
@@ -305,7 +305,7 @@ async fn what_is_accepted_after_sqlite_has_rolled_back_by_itself_is_committed() 
     let much = Draft { kind: "too.much".into(), ..world.draft(None, &[]) };
     let refused = world.running.journal.publish(vec![much], None).await.unwrap_err().to_string();
     assert!(refused.contains("the disk is full"), "{refused}");
-    // Within a transaction that nobody has begun, the end of this one would be none.
+    // If the connection still counted the rolled back transaction, this one would be nested in it and commit nothing.
     let stale = Webhook { version: 7, ..world.webhook().await };
     let refused = world.store.update_webhook(&stale, UnixMillis::now(), &Author::engine()).await;
     assert!(matches!(refused, Err(StoreError::Stale)), "{refused:?}");
@@ -313,7 +313,7 @@ async fn what_is_accepted_after_sqlite_has_rolled_back_by_itself_is_committed() 
     for _ in 0..3 {
         let accepted = world.accept(&[1]).await;
         let seen = world.store.event(world.tenant.num, accepted.seq).await.unwrap();
-        assert!(seen.is_some(), "nobody else sees what was accepted");
+        assert!(seen.is_some(), "another connection sees the accepted event");
         let renamed = Webhook { name: "New".to_owned(), ..world.webhook().await };
         world.store.update_webhook(&renamed, UnixMillis::now(), &Author::engine()).await.unwrap();
         let seen = world.store.webhook(world.tenant.num, renamed.id).await.unwrap().unwrap();
@@ -350,7 +350,7 @@ async fn what_a_crash_left_stays_suspect_through_clean_stops(on: On) {
     world.store.mark_all_in_doubt(InDoubt { events_to: EventSeq::ZERO, due_to: UnixMillis(7) }).await.unwrap();
     world.store.mark_stopped_cleanly(UnixMillis(8)).await.unwrap();
     let wider = InDoubt { due_to: UnixMillis(7), ..in_doubt };
-    assert_eq!(world.store.mark_started(UnixMillis(9)).await.unwrap(), wider, "a part of the process crashed");
+    assert_eq!(world.store.mark_started(UnixMillis(9)).await.unwrap(), wider, "a part of the running process crashed");
 }
 
 on_both!(a_closed_journal_writes_what_it_took_and_takes_nothing_more);

@@ -104,11 +104,11 @@ mod tests {
         let mut outage = Outage::default();
         outage.refused(at(0));
         outage.rests(at(1));
-        assert!(!outage.is_lasting(at(2)), "one that was refused proves nothing");
+        assert!(!outage.is_lasting(at(2)), "one refused batch proves nothing");
         outage.refused(at(3));
         outage.rests(at(4));
         assert_eq!([4, 13, 14].map(|seconds| outage.is_lasting(at(seconds))), [true, true, false]);
-        assert_eq!(outage.refused(at(15)), None, "the same one");
+        assert_eq!(outage.refused(at(15)), None, "the outage was logged before");
         assert!(outage.is_lasting(at(15)));
     }
 

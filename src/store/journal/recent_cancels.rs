@@ -110,6 +110,6 @@ mod tests {
         cancelled.forget_old(after(2 * KEPT_MS));
         assert!(!cancelled.may_include(id(1, 10)) && cancelled.may_include(id(2, 10)));
         cancelled.forget_old(after(4 * KEPT_MS));
-        assert!(!cancelled.may_include(id(2, 10)), "nothing was cancelled for long");
+        assert!(!cancelled.may_include(id(2, 10)), "it was cancelled too long ago");
     }
 }

@@ -1,5 +1,5 @@
-//! The ledger by itself, and against plain sets: a store that is ahead of what the ledger was told, and looks into it
-//! that are answered late.
+//! Tests the ledger by itself, and against plain sets: a store that is ahead of the ledger, and look-ups that are
+//! answered late.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -64,9 +64,9 @@ fn an_answer_that_came_too_late_changes_nothing() {
     let mut ledger = settled(owing(0..1000), 0..500);
     let (first, second) = (ledger.look_up(WEBHOOK).unwrap(), ledger.look_up(WEBHOOK).unwrap());
     let unknown = ledger.oldest(WEBHOOK);
-    assert_eq!(ledger.learn(first, &events(500..532)), unknown, "a later look has replaced it");
+    assert_eq!(ledger.learn(first, &events(500..532)), unknown, "a later look-up has replaced it");
     let mut ledger = settled(ledger, 500..600);
-    assert_eq!(ledger.learn(second, &events(500..532)), unknown, "more changed than was noted");
+    assert_eq!(ledger.learn(second, &events(500..532)), unknown, "more changes than can be noted");
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn of_a_deleted_webhook_nothing_is_known() {
     assert_eq!((ledger.scheduled(WEBHOOK, UnixMillis(0)), ledger.backlogged(), ledger.total_pending()), (0, 0, 0));
     ledger.owe(WEBHOOK, EventSeq(1000));
     let ledger = settled(ledger, 0..1000);
-    assert_eq!(ledger.pending(WEBHOOK), 1, "what it was owed before counts no more");
+    assert_eq!(ledger.pending(WEBHOOK), 1, "what it was owed before no longer counts");
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn the_deepest_and_the_oldest_backlogs_come_first() {
     assert_eq!(ledger.deepest(Among::All, 9).len(), 4);
 }
 
-/// Bytes of an account with its key and what it has allocated.
+/// Bytes of an account with its key and its allocations.
 fn bytes(ledger: &Ledger, webhook: WebhookNum) -> usize {
     let account = &ledger.accounts[&webhook];
     let schedule = account.schedule.as_ref().map_or(0, |schedule| size_of::<Schedule>() + schedule.heap_bytes());
@@ -154,7 +154,7 @@ fn an_account_takes_72_bytes_with_one_pending_delivery_and_under_a_kilobyte_with
     ledger = settled(ledger, 0..32);
     let look = ledger.look_up(WEBHOOK).unwrap();
     ledger = settled(ledger, 32..64);
-    assert_eq!(bytes(&ledger, WEBHOOK), 72 + 256 + 552, "while somebody looks");
+    assert_eq!(bytes(&ledger, WEBHOOK), 72 + 256 + 552, "during a look-up");
     ledger.learn(look, &events(64..96));
     assert_eq!(bytes(&ledger, WEBHOOK), 72 + 256);
 }
@@ -171,7 +171,7 @@ fn scheduled_deliveries_count_until_the_second_of_their_moment() {
     assert_eq!(ledger.scheduled(WEBHOOK, UnixMillis(9_000)), 2);
 }
 
-/// A commit, as the ledger is told of it.
+/// A committed change, as the ledger gets it.
 #[derive(Debug, Clone)]
 enum Change {
     Owe(Vec<WebhookNum>, EventSeq),
@@ -182,9 +182,9 @@ enum Change {
 
 #[derive(Debug, Clone)]
 enum Op {
-    /// So many events to the webhooks of these bits.
+    /// Publishes this many events to the webhooks of these bits.
     Publish(usize, u8),
-    /// An event that comes out of order.
+    /// Publishes an event out of order.
     PublishLate(usize, Index),
     SettleSome(usize, Index),
     SettleOldest(usize, usize),
@@ -222,7 +222,7 @@ fn of(pending: &mut Pending, webhook: WebhookNum) -> &mut BTreeSet<EventSeq> {
     pending.entry(webhook).or_default()
 }
 
-/// Does to the sets what a commit does.
+/// Applies a change to the sets.
 fn apply(pending: &mut Pending, change: &Change) {
     match change {
         Change::Owe(webhooks, event) => {
@@ -237,7 +237,7 @@ fn apply(pending: &mut Pending, change: &Change) {
 struct Look {
     question: LookUp,
     told: usize,
-    /// The rows, and how many commits they show.
+    /// The rows that were read, and the number of commits that they show.
     read: Option<(Vec<EventSeq>, usize)>,
 }
 
@@ -349,7 +349,7 @@ impl World {
         look.read.get_or_insert((rows, self.commits));
     }
 
-    /// The barrier, then the answer.
+    /// Waits for the barrier, then gives the answer.
     fn answer(&mut self, index: usize) {
         self.read(index);
         let look = self.looks.swap_remove(index);

@@ -1,4 +1,4 @@
-//! Keys of many processes, and the audit of what is changed.
+//! Keys that many processes use, and the audit of changes.
 
 use super::audit::{Action, AuditFilter, Entry, Who};
 use super::keys::NewApiKey;
@@ -31,7 +31,7 @@ async fn of_many_that_start_at_once_one_makes_the_first_admin_key(on: On) {
     }
 }
 
-/// SQLite alone: PostgreSQL keeps to the types of its columns.
+/// SQLite only: PostgreSQL enforces the types of its columns.
 #[tokio::test]
 async fn a_key_that_cannot_be_read_keeps_no_other_from_being_found() {
     let world = World::new(On::Sqlite).await;
@@ -44,7 +44,7 @@ async fn a_key_that_cannot_be_read_keeps_no_other_from_being_found() {
 
     assert_eq!(found, [None, Some(sound.clone())]);
     let page = world.store.keys(world.tenant.num, None, 1).await.unwrap();
-    assert_eq!((page.items.len(), page.next), (0, Some(damaged.num)), "the list goes on behind it");
+    assert_eq!((page.items.len(), page.next), (0, Some(damaged.num)), "the list goes on after it");
 }
 
 async fn entries(world: &World, filter: AuditFilter) -> Vec<Entry> {
@@ -104,9 +104,9 @@ async fn every_change_is_entered_with_its_author_in_the_order_of_changes(on: On)
     let renaming = &all[all.len() - 3];
     assert_eq!((&renaming.author, &renaming.subject), (&by_key.to_string(), &created.id.to_string()));
     assert_eq!((renaming.peer.as_deref(), renaming.request.as_deref()), (Some("192.0.2.7"), Some("r-1")));
-    assert!(all.iter().all(|entry| entry.tenant == Some(tenant.id)), "also of a deleted one");
+    assert!(all.iter().all(|entry| entry.tenant == Some(tenant.id)), "also of a deleted tenant");
     let by_engine: Vec<&Entry> = all.iter().filter(|entry| entry.author == "engine").collect();
-    assert_eq!(by_engine.len(), 2, "its tenant was made, and a webhook switched off");
+    assert_eq!(by_engine.len(), 2, "the tenant was created, and a webhook switched off");
 }
 
 on_both!(the_audit_is_read_by_tenant_action_subject_and_time_page_by_page);
@@ -158,7 +158,7 @@ async fn a_tenant_that_is_being_deleted_elsewhere_gets_nothing_more() {
     let (here, elsewhere) = (&world.store, world.home.open_for(Duration::from_secs(600)).await);
     let (tenant, by, now) = (&world.tenant, Author::engine(), UnixMillis::now());
 
-    // Whoever comes while a webhook is made waits for it, and finds it.
+    // A deletion that comes while a webhook is created waits for the creation, and then deletes the webhook.
     let creating = here.inner.writer.begin().await.unwrap();
     super::tenants::keep(&creating, tenant.num).await.unwrap();
     let mut deleting = std::pin::pin!(elsewhere.delete_tenant(tenant, now, &by));

@@ -1,4 +1,4 @@
-//! Webhooks created many at a time.
+//! Webhooks that are created many at a time.
 
 use super::*;
 
@@ -6,7 +6,7 @@ on_both!(webhooks_created_at_once_are_served_each_with_its_own_secret);
 async fn webhooks_created_at_once_are_served_each_with_its_own_secret(on: On) {
     let world = World::new(on).await;
     let new = |index: usize| NewWebhook { secret: format!("whsec_{index}").into(), ..world.new_webhook() };
-    // One more than fits a statement.
+    // One more than a statement takes.
     let all: Vec<NewWebhook> = (0..1001).map(new).collect();
     world.store.create_webhooks(&all).await.unwrap();
     let routes = world.store.routes(WebhookNum(0)).await.unwrap();

@@ -1,11 +1,11 @@
-//! What a node hears of another's changes.
+//! How a node learns of other nodes' changes.
 
 use super::*;
 use crate::store::config_changes::{self, Change, KEPT_MS, Position};
 use crate::store::tenants::Tenant;
 
 impl Store {
-    /// What is new since then; the position moves on.
+    /// The changes since `position`, which moves on.
     async fn news(&self, position: &mut Position) -> Vec<Change> {
         let look = self.changes_since(position).await.unwrap();
         *position = look.position;
@@ -21,7 +21,7 @@ fn webhook(num: i64) -> Change {
     Change::Webhook(WebhookNum(num))
 }
 
-/// Forgets until this many are gone: transactions that are under way on the same server delay it.
+/// Sweeps until this many changes are gone: transactions under way on the same server delay the sweep.
 async fn forget(store: &Store, expected: i64) {
     let later = UnixMillis(UnixMillis::now().0 + KEPT_MS + 1000);
     let forgotten = async {
@@ -65,7 +65,7 @@ async fn a_change_is_heard_once_although_an_older_transaction_commits_after_it()
     assert_eq!(here.news(&mut position).await, [webhook(1)]);
     assert_eq!(here.news(&mut early).await, [webhook(1)]);
     assert!(here.news(&mut position).await.is_empty());
-    assert!(there.news(&mut there.position().await.unwrap()).await.is_empty(), "who starts now has read them");
+    assert!(there.news(&mut there.position().await.unwrap()).await.is_empty(), "a node that starts now has read them");
 }
 
 #[tokio::test]
@@ -139,7 +139,7 @@ async fn old_changes_are_forgotten_and_who_was_away_for_longer_is_told_so() {
     assert!(store.news(&mut away).await.is_empty());
 }
 
-/// Its change would be forgotten before anybody could hear of it.
+/// Otherwise a change could be deleted before any node could see it.
 #[tokio::test]
 async fn nothing_is_forgotten_that_may_still_become_visible_to_those_who_look() {
     let home = Home::new(On::Postgres);
@@ -157,7 +157,7 @@ async fn nothing_is_forgotten_that_may_still_become_visible_to_those_who_look() 
     assert_eq!(store.news(&mut position).await, [webhook(1)]);
     forget(&store, 2).await;
     let last = store.news(&mut position).await;
-    // A transaction of another test, as old as what was forgotten, leaves it open whether anything was missed.
+    // A transaction of another test, as old as the deleted changes, leaves open whether any was missed.
     assert!(last.is_empty() || last == [Change::Anything], "{last:?}");
 }
 

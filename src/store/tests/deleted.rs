@@ -60,7 +60,7 @@ async fn deleted_webhooks_take_no_place_among_those_asked_for(on: On) {
     for doomed in [&webhooks[0], &webhooks[1], &webhooks[3]] {
         world.store.delete_webhook(doomed, UnixMillis::now(), &Author::engine()).await.unwrap();
     }
-    // More than one query asks for.
+    // More webhooks than one query names.
     let nums: Vec<WebhookNum> = (-1000..1000).map(WebhookNum).collect();
     let living = async |most| world.store.living(&nums, most).await.unwrap();
     let [first, second] = [&webhooks[2], &webhooks[4]].map(|webhook| (webhook.num, webhook.id));

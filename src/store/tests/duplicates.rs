@@ -1,10 +1,10 @@
-//! What a batch may hold more than once, and what no text column takes.
+//! What a batch may hold more than once, and text that no text column takes.
 
 use super::*;
 use crate::store::deliveries::Attempt;
 use crate::store::journal::AttemptRecord;
 
-/// Records that come while the database refuses to write, and so share a batch. What was refused is tried again.
+/// Sends the records while the database refuses to write, so that they share a batch. The refused batch is tried again.
 async fn in_one_batch(world: &World, on: On, records: Vec<Record>) {
     let (refuse, accept) = world::refusal(on);
     world.store.inner.writer.execute_unprepared(refuse).await.unwrap();

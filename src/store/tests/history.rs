@@ -1,4 +1,4 @@
-//! A database that was copied from another server, or that lacks what a node has seen. PostgreSQL alone.
+//! A database that was copied from another server, or that has lost transactions. PostgreSQL only.
 
 use std::sync::atomic::Ordering;
 
@@ -8,10 +8,10 @@ use super::*;
 use crate::store::config_changes::Change;
 use crate::store::fanout_scan::{ScanCursor, Which};
 
-/// As a transaction of a server that has counted much further.
+/// A transaction number of a server that has counted much further.
 const FOREIGN: &str = "'999999999999'::xid8";
 
-/// What the next look finds that nobody has started on.
+/// The fan-outs that the next scan finds and that are not tracked yet.
 async fn found_by(world: &World) -> Vec<EventSeq> {
     let mut cursor = ScanCursor::default();
     let page = world.store.visible_fanouts(&world.shard_set, &mut cursor, Which::All, 100).await.unwrap();
@@ -32,7 +32,7 @@ async fn rows_that_another_server_has_numbered_are_found_and_counted_once() {
     let world = world.restart().await;
 
     assert_eq!(found_by(&world).await, owed);
-    assert!(found_by(&world).await.is_empty(), "they are watched");
+    assert!(found_by(&world).await.is_empty(), "they are tracked");
     agrees(&world.store, &world.running.ledger, &[webhook]).await;
 }
 
@@ -47,10 +47,10 @@ async fn changes_that_another_server_has_numbered_are_read_once_and_forgotten() 
 
     let mut position = world.store.position().await.unwrap();
     let look = world.store.changes_since(&position).await.unwrap();
-    assert!(!look.changes.contains(&Change::Anything), "what was forgotten elsewhere is missing nowhere");
+    assert!(!look.changes.contains(&Change::Anything), "what was deleted elsewhere is not missing here");
     position = look.position;
     assert!(world.store.changes_since(&position).await.unwrap().changes.is_empty());
-    // Transactions of other tests, which the server counts among all, must have ended.
+    // The server counts the transactions of other tests, too; they must have ended.
     let forgotten = async {
         while world.store.forget_old_changes(UnixMillis::now()).await.unwrap() == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -90,7 +90,7 @@ async fn a_node_whose_server_lacks_what_it_has_seen_writes_nothing_until_it_has_
     assert_eq!(world.running.journal.stats().divergences.load(Ordering::Relaxed), 1);
 }
 
-/// Its number may be that of another node there.
+/// The node's number may be another node's in the new history.
 #[tokio::test]
 async fn a_node_that_joins_again_leaves_a_node_alone_that_has_got_its_number() {
     let world = World::new(On::Postgres).await;

@@ -1,10 +1,10 @@
-//! Large events, and backlogs of many smaller ones, come into memory piece by piece.
+//! Large events, and backlogs of many smaller ones, are read into memory piece by piece.
 
 use super::*;
 use crate::store::events::Body;
 use crate::store::payload::LARGE;
 
-/// Events of this size, each owed to one webhook by a row that is due.
+/// Publishes events of this size, each owed to one webhook by a row that is due.
 async fn due_events(world: &World, webhook: WebhookNum, size: usize, count: usize) -> Vec<EventSeq> {
     let data = RawValue::from_string(format!("\"{}\"", "x".repeat(size))).unwrap();
     let draft = Draft { data, ..world.draft(None, &[webhook.0]) };
@@ -29,7 +29,7 @@ async fn a_backlog_is_read_a_few_megabytes_at_a_time_and_nothing_is_left_out(on:
     let webhook = world.webhook().await;
     let seqs = due_events(&world, webhook.num, 60_000, 100).await;
     let known = world.store.due(&world.shard_set, webhook.num, all_but(&seqs[..40])).await.unwrap();
-    assert_eq!(known.rows.len(), 60, "what is known counts not");
+    assert_eq!(known.rows.len(), 60, "known rows do not count");
     let mut read: Vec<EventSeq> = Vec::new();
     while read.len() < seqs.len() {
         let due = world.store.due(&world.shard_set, webhook.num, all_but(&read)).await.unwrap();
@@ -60,7 +60,7 @@ async fn large_bodies_stay_in_the_store_until_they_are_sent(on: On) {
     assert_eq!(world.store.body(EventSeq(1)).await.unwrap(), None);
 }
 
-/// As much as is kept of an answer at most.
+/// The most that is kept of an answer.
 const WHOLE: usize = 64 * 1024;
 
 on_both!(lists_read_the_beginning_of_an_answer_and_attempts_are_read_by_their_bytes);

@@ -1,4 +1,4 @@
-//! Nodes on one database: who holds what, who may write, and what one hears of the others.
+//! Nodes on one database: who owns which shard, who may write, and what a node learns of the others.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -12,7 +12,7 @@ use crate::store::journal::feed::Next;
 use crate::store::journal::{Journal, Receipt, Running, ScannedFanout};
 use crate::store::leases::{Renewal, ShardNum, ShardSet};
 
-/// Longer than any test with it.
+/// Longer than any test that uses it.
 const LONG: Duration = Duration::from_secs(600);
 
 /// Another node on the same database.
@@ -23,7 +23,7 @@ struct Other {
 }
 
 impl Other {
-    /// Serves what nobody has.
+    /// Joins, and activates every shard without an owner.
     async fn joins(world: &World) -> Self {
         let store = world.home.open_for(LONG).await;
         let shard_set = store.join("another", Some("http://127.0.0.2:8080")).await.unwrap();
@@ -32,7 +32,7 @@ impl Other {
         Self { store, shard_set, running }
     }
 
-    /// Takes over once the lease has ended.
+    /// Takes over from the first node, whose lease has ended.
     async fn overtakes(world: &World) -> Self {
         world.store.inner.readers.execute_unprepared("UPDATE node SET lease_until = 1").await.unwrap();
         let store = world.home.open_for(LONG).await;
@@ -52,7 +52,7 @@ async fn world(lease: Duration) -> World {
     World::of(home.open_for(lease).await, home).await
 }
 
-/// What is new to a node since its last look, in keys and shards.
+/// The fan-outs that are new since the node's last scan, by key and shard.
 async fn look(
     store: &Store,
     (shard_set, running): (&ShardSet, &Running),
@@ -138,7 +138,7 @@ async fn what_is_for_ordered_webhooks_comes_after_what_others_had_accepted_and_i
     let mut cursor = ScanCursor::default();
     look(&world.store, (&world.shard_set, &world.running), &mut cursor, true).await;
     let theirs = other.publish(&world, &[webhook]).await;
-    // By the clock of the other node an hour later.
+    // The clock of the other node is an hour ahead.
     let ahead = other.publish(&world, &[]).await;
     let hour = 3_600_000_i64 << 21;
     world.store.tamper(&format!("UPDATE event SET seq = seq + {hour} WHERE seq = {}", ahead.0)).await;
@@ -222,12 +222,12 @@ async fn what_one_node_publishes_the_owner_finds_once_and_counts_once() {
         published.push((other.publish(&world, &[webhook.0]).await, shard));
     }
     assert!(other.running.remote_shards.next().await.contains(&ShardNum::of(webhook)));
-    assert_eq!(world.running.ledger.pending(webhook), 0, "nobody has looked");
+    assert_eq!(world.running.ledger.pending(webhook), 0, "no scan has run");
 
     assert_eq!(look(&world.store, mine, &mut cursor, false).await, published);
     assert!(look(&world.store, mine, &mut cursor, false).await.is_empty());
     let mut again = ScanCursor::default();
-    assert!(look(&world.store, mine, &mut again, true).await.is_empty(), "they are watched");
+    assert!(look(&world.store, mine, &mut again, true).await.is_empty(), "they are tracked");
 
     assert_eq!(world.running.ledger.pending(webhook), 5);
     for (seq, _) in &published {
@@ -239,7 +239,7 @@ async fn what_one_node_publishes_the_owner_finds_once_and_counts_once() {
     assert!(look(&world.store, mine, &mut again, true).await.is_empty(), "they have ended");
 }
 
-/// The older of two transactions is committed last, after somebody has looked.
+/// The older of two transactions is committed last, after a scan.
 #[tokio::test]
 async fn what_becomes_visible_late_is_found_all_the_same() {
     let world = world(LONG).await;
@@ -311,7 +311,7 @@ async fn what_was_written_for_one_node_alone_is_divided() {
     }
 }
 
-/// The batch is refused at first, when its targets are marked already; then another node takes over.
+/// The batch marks its targets and is refused; then another node takes over.
 #[tokio::test]
 async fn no_fan_out_ends_by_a_batch_that_was_dropped_after_a_first_try() {
     let world = world(LONG).await;

@@ -8,11 +8,11 @@ use super::*;
 use crate::store::backlog::Backlog;
 use crate::store::ledger::Among;
 
-/// What is owed, counted from what is stored.
+/// What is owed, counted from the tables.
 #[derive(Debug, Default)]
 struct Recount {
     pending: BTreeMap<WebhookNum, BTreeSet<EventSeq>>,
-    /// When rows fall due.
+    /// The moments at which rows fall due.
     due: BTreeMap<DeliveryId, UnixMillis>,
 }
 
@@ -47,7 +47,7 @@ impl Recount {
     }
 }
 
-/// The ledger says what a recount says.
+/// Asserts that the ledger says what a recount says.
 pub(super) async fn agrees(store: &Store, ledger: &Backlog, webhooks: &[WebhookNum]) {
     let recount = Recount::of(store).await;
     let none = BTreeSet::new();
@@ -148,7 +148,7 @@ async fn the_oldest_of_all_is_found_although_every_webhook_has_to_be_looked_up(o
     for _ in 0..100 {
         events.push(world.accept(&targets).await.seq);
     }
-    // The later a webhook was made, the older is what it is owed.
+    // The later a webhook was created, the older is its oldest pending event.
     for (index, webhook) in webhooks.iter().copied().enumerate() {
         for event in &events[..60 - index] {
             let record = attempted(DeliveryId { event: *event, webhook }, 1, Status::Success, None);
@@ -164,7 +164,7 @@ async fn an_outcome_that_comes_after_its_delivery_was_cancelled_settles_nothing(
     let world = World::new(on).await;
     let webhook = world.webhook().await.num;
     let mut ids = Vec::new();
-    // More than the ledger knows by name, so that it cannot see for itself.
+    // More events than the ledger knows by key, so that it needs look-ups.
     for _ in 0..100 {
         ids.push(id(world.accept(&[webhook.0]).await, webhook));
     }

@@ -1,4 +1,4 @@
-//! The log index: behind the rows, and how far behind.
+//! The log index: it follows the rows, and knows how far.
 
 use super::*;
 
@@ -48,7 +48,7 @@ async fn a_reader_moves_entries_and_the_follower_notes_how_far_the_index_has_com
     index.flush().await.unwrap();
     let filter = DeliveryFilter { webhook: Some(webhook.num), ..DeliveryFilter::default() };
     assert_eq!(world.store.deliveries(world.tenant.num, &filter, None, 10).await.unwrap().found.len(), 1);
-    assert_eq!(noted().await, EventSeq::ZERO, "a reader pays for no note");
+    assert_eq!(noted().await, EventSeq::ZERO, "a read notes nothing");
 
     index.follow(&world.shard_set).await.unwrap();
     assert!(noted().await > EventSeq::ZERO);

@@ -1,14 +1,14 @@
-//! Lists whose filter finds little: each page looks at so many rows and no more, and the next one goes on.
+//! Lists whose filter matches little: each page reads a bounded number of rows, and the next page goes on there.
 
 use super::audit::{Action, AuditFilter};
 use super::events::EventFilter;
 use super::page::LOOKS;
 use super::*;
 
-/// Between what is looked for and the newest row.
+/// How many rows lie between the match and the newest row.
 const OTHERS: u64 = 2 * LOOKS + LOOKS / 2;
 
-/// A statement that inserts `count` rows, numbered by `n.i`.
+/// A statement that inserts `OTHERS` rows, numbered by `n.i`.
 fn many(insert: &str, select: &str) -> String {
     format!(
         "INSERT INTO {insert} WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {OTHERS}) \

@@ -1,4 +1,4 @@
-//! A PostgreSQL whose answers get lost: one that answers a COMMIT no more, and one that falls silent.
+//! A PostgreSQL whose answers get lost: it does not answer a COMMIT, or falls silent altogether.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -9,10 +9,10 @@ use crate::store::cluster::Database;
 use crate::store::commit_status::{TransactionId, UnansweredCommit};
 use crate::store::proxy::{Loss, Proxy};
 
-/// A batch is given ten seconds, and machines have more to do.
+/// A batch may take ten seconds; the rest is for a busy machine.
 const GIVEN_UP: Duration = Duration::from_secs(13);
 
-/// Everything goes on this long after the database answers again.
+/// Everything must go on within this time after the database answers again.
 const RESUMED: Duration = Duration::from_secs(10);
 
 async fn behind_a_proxy() -> (World, Proxy) {
@@ -83,7 +83,7 @@ async fn what_was_recorded_counts_once_whatever_became_of_the_answer() {
         world.catch_up();
         let webhook = world.webhook().await.num;
         let mut ids = Vec::new();
-        // More than the ledger knows by name, so that it cannot see for itself.
+        // More events than the ledger knows by key, so that it needs look-ups.
         for _ in 0..100 {
             ids.push(id(world.accept(&[webhook.0]).await, webhook));
         }
@@ -114,7 +114,7 @@ async fn what_was_recorded_counts_once_whatever_became_of_the_answer() {
     }
 }
 
-/// A transaction that writes something, and its id.
+/// A transaction that writes something, and its number.
 async fn begun(store: &Store) -> (Transaction, TransactionId) {
     let transaction = store.begin().await.unwrap();
     transaction.execute_unprepared("INSERT INTO engine_state (name, value) VALUES ('begun', 1)").await.unwrap();

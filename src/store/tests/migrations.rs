@@ -1,4 +1,4 @@
-//! The schema: up, down, and who may have a database open.
+//! The schema, up and down, and which processes may have a database open.
 
 use migration::MigratorTrait;
 
@@ -68,11 +68,11 @@ async fn a_file_that_an_older_version_has_half_migrated_is_finished_whatever_the
         let home = Home::new(On::Sqlite);
         let file = sea_orm::Database::connect(format!("{}?mode=rwc", home.options().url)).await.unwrap();
         LEFT.set(statements);
-        // As it was done without a transaction around it.
+        // As older versions migrated: without a transaction around it.
         let is_whole = migration::Migrator::up(&file, None).await.is_ok();
         LEFT.set(usize::MAX);
         file.close().await.unwrap();
-        // A process that was killed had made one beside the file before.
+        // The process that was killed had made a master key beside the file.
         let store = home.open_with(MasterKey::parse("cG9zdGhhc3RlIHBvc3RoYXN0ZSBwb3N0aGFzdGUgcG8=")).await.unwrap();
         assert_eq!(schema(&store).await, expected, "after {statements} statements");
         store.close().await;
@@ -98,7 +98,7 @@ async fn a_migration_of_a_file_that_fails_leaves_nothing_of_it() {
     home.open().await.close().await;
 }
 
-/// A database that a newer version has been at, with this migration.
+/// A database that a newer version with this migration has used.
 async fn from_the_future(on: On, migration: &str) -> Home {
     let home = Home::new(on);
     let store = home.open().await;

@@ -9,7 +9,7 @@ async fn progress(world: &World, receipt: Receipt) -> Progress {
     world.store.progress(&event).await.unwrap()
 }
 
-/// The targets of open fan-outs that have no row, one by one.
+/// How many targets of open fan-outs have no row, counted one by one.
 async fn without_row(world: &World, receipt: Receipt) -> u32 {
     let mut targets = world.store.fanout_targets(receipt.seq).await.unwrap();
     let recorded = world.store.recorded_targets(receipt.seq).await.unwrap();

@@ -1,8 +1,8 @@
-//! Purging what a webhook is owed.
+//! Purges of a webhook's pending deliveries.
 
 use super::*;
 
-/// Rows that nobody published, one a key; more than one purge takes.
+/// Rows, one for each event key; more than one purge record takes back.
 const ROWS: i64 = 2500;
 
 async fn purge(world: &World, webhook: WebhookNum, through: i64, except: &[i64]) -> u64 {

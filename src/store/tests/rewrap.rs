@@ -9,7 +9,7 @@ use crate::store::webhooks::{Credentials, Origin};
 const OLD: &str = "b2xkIG9sZCBvbGQgb2xkIG9sZCBvbGQgb2xkIG9sZCE=";
 const NEW: &str = "bmV3IG5ldyBuZXcgbmV3IG5ldyBuZXcgbmV3IG5ldyE=";
 
-/// The same place with these keys, the master key first.
+/// Opens the same database with these keys, the master key first.
 async fn with_keys(home: &Home, keys: &[&str]) -> Result<Store, OpenError> {
     let mut keys = keys.iter().map(|key| MasterKey::parse(key).unwrap());
     let options = Options { master_key: keys.next(), previous_keys: keys.collect(), ..home.options() };
@@ -70,7 +70,7 @@ async fn nothing_that_is_changed_meanwhile_is_lost() {
     for _ in 0..40 {
         webhooks.push(world.webhook().await);
     }
-    // One node has the new key already, the other one only accepts it.
+    // One node has the new master key; the other only accepts it.
     let nodes =
         [with_keys(&world.home, &[NEW, OLD]).await.unwrap(), with_keys(&world.home, &[OLD, NEW]).await.unwrap()];
     let rewrap = async {

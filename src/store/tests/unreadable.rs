@@ -1,4 +1,4 @@
-//! Rows that were damaged, or sealed under another key: whoever can be served is.
+//! Rows that were damaged or sealed under another key: everything else is served.
 
 use super::*;
 
@@ -22,7 +22,7 @@ async fn a_webhook_that_cannot_be_read_keeps_no_other_from_being_served(on: On) 
     for num in damaged {
         assert!(matches!(configs[&num], Err(StoreError::Unreadable { .. })), "{num:?}");
     }
-    assert!(!configs.contains_key(&deleted.num), "a deleted one is no trouble");
+    assert!(!configs.contains_key(&deleted.num), "a deleted webhook is no damage");
 }
 
 on_both!(a_summary_opens_no_seal);
@@ -37,7 +37,7 @@ async fn a_summary_opens_no_seal(on: On) {
     let summaries = world.store.webhook_summaries(&[policy, headers, secret]).await.unwrap();
 
     let is_readable = [policy, headers, secret].map(|num| summaries[&num].is_readable);
-    assert_eq!(is_readable, [false, true, true], "what can be read of one is there all the same");
+    assert_eq!(is_readable, [false, true, true], "readable parts are there all the same");
 }
 
 #[tokio::test]

@@ -32,17 +32,17 @@ pub(super) struct World {
     pub(super) tenant: Tenant,
     pub(super) shard_set: ShardSet,
     pub(super) running: Running,
-    /// Last: a store is closed before it goes.
+    /// The last field, so that the store is closed before its files are deleted.
     pub(super) home: Home,
 }
 
-/// Where a store is.
+/// Where a store's data is.
 pub(super) enum Home {
     Sqlite(TempDir),
     Postgres(Database),
 }
 
-/// Any will do; with SQLite one is made beside the file.
+/// Any key. With SQLite one is made beside the file.
 const MASTER_KEY: &str = "cG9zdGhhc3RlIHBvc3RoYXN0ZSBwb3N0aGFzdGUgcG8=";
 
 impl Home {
@@ -62,7 +62,7 @@ impl Home {
         }
     }
 
-    /// The same place with another lease.
+    /// Opens the same database with another lease.
     pub(super) async fn open_for(&self, lease: Duration) -> Store {
         Store::open(Options { lease, ..self.options() }).await.unwrap()
     }
@@ -75,7 +75,7 @@ impl Home {
         self.opened(Options { master_key, ..self.options() }).await
     }
 
-    /// A program that another test starts at this moment has our lock, too, until it runs: that passes.
+    /// A program that another test starts at this moment holds this test's lock, too, until it executes: that passes.
     pub(super) async fn opened(&self, options: Options) -> Result<Store, OpenError> {
         for _ in 0..200 {
             match Store::open(options.clone()).await {
@@ -86,7 +86,7 @@ impl Home {
         Store::open(options).await
     }
 
-    /// The same holds for whoever undoes migrations.
+    /// Retries for the same reason as [`Self::opened`].
     pub(super) async fn migrate_down(&self, steps: u32) {
         for _ in 0..200 {
             match Store::migrate_down(&self.options(), steps, true).await {
@@ -99,13 +99,13 @@ impl Home {
 }
 
 impl Store {
-    /// Changes rows behind everybody's back.
+    /// Changes rows without the engine's knowledge.
     pub(crate) async fn tamper(&self, sql: &str) {
         let changed = self.inner.writer.execute_unprepared(sql).await.unwrap();
         assert_ne!(changed.rows_affected(), 0, "{sql}");
     }
 
-    /// Bytes as they are written in a statement.
+    /// A byte literal in the database's syntax.
     pub(crate) fn bytes_literal(&self, hex: &str) -> String {
         match self.backend() {
             DbBackend::Postgres => format!("'\\x{hex}'"),
@@ -114,7 +114,7 @@ impl Store {
     }
 }
 
-/// Serves every shard that nobody has.
+/// Activates every shard that has no owner.
 pub(crate) async fn gain_all(store: &Store, shard_set: &ShardSet, journal: &Journal) {
     let all: Vec<ShardNum> = ShardNum::all().collect();
     let grants = store.acquire(shard_set, &all).await.unwrap();
@@ -197,7 +197,7 @@ impl World {
 
     pub(super) async fn publish(&self, caller: Option<(&str, u8)>, targets: &[i64]) -> Published {
         let published = self.running.journal.publish(vec![self.draft(caller, targets)], None).await.unwrap()[0];
-        // Answers leave before the feed hears of the event.
+        // The publisher is answered before the feed gets the event.
         self.running.journal.barrier().await.unwrap();
         published
     }
@@ -233,7 +233,7 @@ impl World {
         self.store.fanouts(EventSeq::ZERO, 100).await.unwrap().fanouts
     }
 
-    /// Ends the process, so to speak; its files stay.
+    /// Ends the process as a clean stop would; its files stay.
     pub(super) async fn stop(self) -> Home {
         let Self { home, store, shard_set, running, .. } = self;
         running.journal.close().await;
@@ -244,7 +244,7 @@ impl World {
         home
     }
 
-    /// The next process.
+    /// Stops, and starts the next process.
     pub(super) async fn restart(self) -> Self {
         let tenant = self.tenant.clone();
         let home = self.stop().await;
@@ -253,7 +253,7 @@ impl World {
         Self { store, tenant, shard_set, running, home }
     }
 
-    /// Everything that is stored, as it lies there or as it can be read.
+    /// All stored bytes, from the files or as the rows are read.
     pub(super) async fn stored_bytes(&self) -> Vec<u8> {
         let mut all = Vec::new();
         match &self.home {
@@ -278,7 +278,7 @@ impl World {
         all
     }
 
-    /// Does to the file what the store never would.
+    /// Changes the tables as the store never would.
     pub(super) async fn tamper(&self, sql: &str) {
         self.store.tamper(sql).await;
     }
@@ -303,7 +303,7 @@ pub(super) fn attempted(id: DeliveryId, number: u16, status: Status, next_at: Op
     Record::Attempt(Box::new(AttemptRecord::new(id, attempt, state)))
 }
 
-/// Statements after which no attempt can be written, and after which it can again.
+/// Statements that make the database refuse attempts, and accept them again.
 pub(super) fn refusal(on: On) -> (&'static str, &'static str) {
     match on {
         On::Sqlite => (
@@ -318,7 +318,7 @@ pub(super) fn refusal(on: On) -> (&'static str, &'static str) {
     }
 }
 
-/// One that was answered.
+/// An attempt that was answered.
 pub(super) fn attempt(number: u16) -> Attempt {
     Attempt {
         number,

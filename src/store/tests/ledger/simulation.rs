@@ -1,4 +1,4 @@
-//! Anything in any order, on a real database: whatever happens, also across restarts, the ledger agrees with a recount.
+//! Random changes in any order, on a real database: the ledger agrees with a recount at any time, also across restarts.
 //! A failure names the seed.
 
 use std::collections::BTreeSet;
@@ -19,7 +19,7 @@ struct Simulation {
     chance: StdRng,
     living: Vec<Webhook>,
     deleted: Vec<WebhookNum>,
-    /// Every delivery that there ever was.
+    /// Every delivery so far.
     ids: Vec<DeliveryId>,
     in_flight: Vec<(DeliveryId, DeliveryState)>,
 }
@@ -44,12 +44,12 @@ impl Simulation {
     }
 
     fn some_id(&mut self) -> Option<DeliveryId> {
-        // The latest ones are the most likely to be pending, and the others to be settled.
+        // The latest deliveries are the most likely to be pending, the others to be settled.
         let from = if self.chance.random_bool(0.5) { self.ids.len().saturating_sub(40) } else { 0 };
         self.ids[from..].choose(&mut self.chance).copied()
     }
 
-    /// When a retry is wanted: at once, soon, within the hour, within days.
+    /// When a retry is due: at once, soon, within the hour, or within days.
     fn some_moment(&mut self) -> UnixMillis {
         let ahead = match self.chance.random_range(0..10) {
             0..4 => 0,
@@ -76,8 +76,8 @@ impl Simulation {
         }
     }
 
-    /// Sometimes many events, so that a backlog outgrows what the ledger knows by name; sometimes to a deleted webhook,
-    /// because the routes were read before.
+    /// Sometimes publishes so many events that a backlog outgrows the keys that the ledger knows; sometimes to a
+    /// deleted webhook, as if the routes were read before it was deleted.
     async fn publish(&mut self) {
         let events = if self.chance.random_bool(0.3) { 40 } else { self.chance.random_range(1..4) };
         let mut nums: Vec<i64> = self.living.iter().map(|webhook| webhook.num.0).collect();
@@ -89,7 +89,7 @@ impl Simulation {
         targets.sort_unstable();
         let drafts = vec![self.world.draft(None, &targets); events];
         let journal = self.world.running.journal.clone();
-        // In the same batch, or nearly.
+        // So that both share a batch, or nearly.
         let (published, ()) = tokio::join!(journal.publish(drafts, None), self.end());
         for published in published.unwrap() {
             let Published::Accepted(receipt) = published else { panic!("{published:?}") };
@@ -98,7 +98,7 @@ impl Simulation {
         }
     }
 
-    /// Requests for what is due begin, whether it has a row or not.
+    /// Begins requests for deliveries that are due, with or without a row.
     async fn begin(&mut self) {
         self.barrier().await;
         let (recount, now) = (Recount::of(&self.world.store).await, UnixMillis::now());
@@ -117,7 +117,7 @@ impl Simulation {
         }
     }
 
-    /// Requests that were under way end, whatever happened to their deliveries meanwhile.
+    /// Ends requests under way, whatever happened to their deliveries meanwhile.
     async fn end(&mut self) {
         for _ in 0..self.chance.random_range(1..15) {
             if self.in_flight.is_empty() {
@@ -166,7 +166,7 @@ impl Simulation {
     async fn purge(&mut self) {
         let Some(webhook) = self.living.choose(&mut self.chance).map(|webhook| webhook.num) else { return };
         let through = self.some_id().map_or(EventSeq::ZERO, |id| id.event);
-        // Whoever asks may miss a request that begins just now.
+        // The caller may miss a request that begins at this moment.
         let seen = if self.chance.random_bool(0.7) { self.in_flight.len() } else { self.in_flight.len() / 2 };
         let of_webhook = self.in_flight[..seen].iter().filter(|(id, _)| id.webhook == webhook);
         let except: Vec<EventSeq> = of_webhook.map(|(id, _)| id.event).collect();
@@ -189,7 +189,7 @@ impl Simulation {
         }
     }
 
-    /// Somebody looks while things change.
+    /// Queries the ledger while it changes.
     async fn ask(&mut self) {
         let ledger = self.world.running.ledger.clone();
         let webhooks: Vec<WebhookNum> = self.living.iter().map(|webhook| webhook.num).collect();
@@ -206,7 +206,7 @@ impl Simulation {
         });
     }
 
-    /// What deleted webhooks are still owed is cancelled, as the dispatcher and the waker do it.
+    /// Cancels what deleted webhooks are still owed, as the dispatcher and the due poller do.
     async fn clean_up(&self) {
         let recount = Recount::of(&self.world.store).await;
         let now = UnixMillis::now();
@@ -233,7 +233,7 @@ impl Simulation {
         agrees(&self.world.store, &self.world.running.ledger, &webhooks).await;
     }
 
-    /// What was under way is lost. What fan-outs are still owed is adopted, now or never.
+    /// Loses the requests under way. Adopts open fan-outs now or never.
     async fn restart(mut self) -> Self {
         self.in_flight.clear();
         self.world = self.world.restart().await;
