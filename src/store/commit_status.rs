@@ -1,5 +1,5 @@
-//! What became of a transaction whose COMMIT was not answered, and whether the database answers at all. Asked again and
-//! again, on whatever connection there is, until it is known.
+//! Finds out whether the database answers, and whether a transaction was committed whose COMMIT was not answered. Asks
+//! on any connection, again and again, until the database has answered. Called by the journal's writer.
 
 use std::time::Duration;
 
@@ -11,31 +11,32 @@ use super::Store;
 use super::leases::{Continuity, STARTED, ShardSet};
 use super::pool::Pool;
 
-/// For one look. A packet that begins a connection is repeated after a second, and after two more: whoever waits longer
-/// waits for the one after that.
+/// The limit for one query. A lost packet that opens a connection is sent again after one second and after two more; a
+/// longer limit would wait for the next repetition.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Between two looks.
+/// The pause between two queries.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What PostgreSQL answers about a transaction that it has not begun yet.
+/// PostgreSQL's error code for a transaction number that it has not given yet.
 const INVALID_PARAMETER: &str = "22023";
 
-/// Of one transaction, by PostgreSQL's count of all: by it the server tells afterwards what became of it.
+/// A transaction's number among all of the server's; the server tells by it later whether the transaction was
+/// committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TransactionId(String);
 
 /// A batch whose COMMIT was not answered.
 pub(super) struct UnansweredCommit<'a> {
     pub(super) shard_set: &'a ShardSet,
-    /// `None`: it had nothing to write, or the database does not number transactions.
+    /// `None`: the batch had nothing to write, or the database does not number transactions.
     pub(super) transaction: Option<&'a TransactionId>,
-    /// The last event that it was to write, if any.
+    /// The last event that the batch was to write, if any.
     pub(super) event: Option<EventSeq>,
 }
 
 impl TransactionId {
-    /// Of the transaction that it is selected in.
+    /// Selects the number of the current transaction.
     pub(super) const SELECTED: &str = "pg_current_xact_id()::text";
 
     pub(super) fn of(selected: String) -> Self {
@@ -47,14 +48,14 @@ impl TransactionId {
 enum CommitStatus {
     Committed,
     Undone,
-    /// The server is not done with it.
+    /// The server has not ended the transaction.
     InProgress,
 }
 
 #[derive(Debug, FromQueryResult)]
 struct StatusRow {
     started: String,
-    /// Of the server that is relied on.
+    /// `None` if another server than the known one has answered, or if the server has forgotten the transaction.
     status: Option<String>,
 }
 
@@ -63,12 +64,12 @@ impl Store {
     pub(super) async fn answers(&self) {
         let on = self.engine_readers().within(LOOK);
         while let Err(error) = on.execute_unprepared("SELECT 1").await {
-            tracing::debug!(%error, "the database does not answer");
+            tracing::debug!(%error, "the database does not answer; asking again");
             tokio::time::sleep(PAUSE).await;
         }
     }
 
-    /// Waits until it is known whether a batch was committed.
+    /// Waits until it is known whether the batch was committed; returns whether it was.
     pub(super) async fn resolve_commit(&self, batch: &UnansweredCommit<'_>) -> bool {
         let on = self.engine_readers().within(LOOK);
         loop {
@@ -76,7 +77,7 @@ impl Store {
                 Ok(CommitStatus::Committed) => return true,
                 Ok(CommitStatus::Undone) => return false,
                 Ok(CommitStatus::InProgress) => {}
-                Err(error) => tracing::debug!(%error, "what became of a transaction cannot be asked"),
+                Err(error) => tracing::debug!(%error, "the commit status could not be read; asking again"),
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -89,12 +90,12 @@ async fn commit_status(on: &Pool, batch: &UnansweredCommit<'_>) -> Result<Commit
         (DbBackend::Postgres, Some(transaction)) => {
             status(on, batch.shard_set, transaction).await?.unwrap_or(unless_its_event_is_there)
         }
-        // It had nothing to write.
+        // The batch had nothing to write.
         (DbBackend::Postgres, None) => CommitStatus::Undone,
-        // An error of a file's commit means that it was undone, but for one that the disk gave after the fact.
+        // SQLite undoes a commit that fails, unless the disk reports the failure afterwards: the event tells.
         _ => unless_its_event_is_there,
     };
-    // Looked up afterwards: what was committed is seen by whoever begins to look then.
+    // Looked up after the status: a query that begins after a commit sees it.
     match (status, batch.event) {
         (CommitStatus::Committed, Some(event)) if !has_event(on, event).await? => Ok(CommitStatus::Undone),
         (status, _) => Ok(status),
@@ -128,7 +129,7 @@ async fn status(
     Ok(Some(match row.status.as_deref() {
         Some("committed") => CommitStatus::Committed,
         Some("in progress") => CommitStatus::InProgress,
-        // Not even remembered, after so long: what is written twice is better than what is not written.
+        // Aborted, or so old that the server has forgotten it. Writing a batch twice is better than not writing it.
         Some(_) | None => CommitStatus::Undone,
     }))
 }
@@ -139,7 +140,7 @@ async fn has_event(on: &Pool, EventSeq(event): EventSeq) -> Result<bool, DbErr> 
     Ok(on.query_one_raw(Statement::from_sql_and_values(backend, sql, [event.into()])).await?.is_some())
 }
 
-/// PostgreSQL's word for what went wrong.
+/// The SQLSTATE code of the error.
 fn code(error: &DbErr) -> Option<String> {
     let (DbErr::Query(RuntimeErr::SqlxError(error)) | DbErr::Exec(RuntimeErr::SqlxError(error))) = error else {
         return None;

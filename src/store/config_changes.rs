@@ -1,12 +1,12 @@
-//! What was changed of the configuration, for the other nodes: a row in the transaction that changes it. Of PostgreSQL
-//! alone; with SQLite there is nobody else.
+//! Changes of the configuration, for the other nodes: a row in the transaction that makes the change. The config sync
+//! reads them. PostgreSQL only: with SQLite there is no other node.
 //!
-//! A row says what was changed and not how: whoever hears of it reads what is there now. So it may be heard twice, and
-//! by whoever wrote it.
+//! A row says what was changed and not how: a node that reads it then reads the current configuration. So a node may
+//! see a change twice, and its own changes, too.
 //!
 //! Transactions become visible in another order than that of their numbers, let alone that of `num`. A node therefore
-//! remembers the *snapshot* in which it looked last: what that did not show and this one does is new. What the snapshot
-//! may not have shown is of transactions from its `xmin` on, and of those the index finds the rows.
+//! remembers the *snapshot* of its last look: a change is new if that snapshot does not show it and the current one
+//! does. Whatever the old snapshot may lack belongs to transactions from its `xmin` on, whose rows the index finds.
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
 
@@ -15,24 +15,24 @@ use crate::domain::moment::UnixMillis;
 
 use super::{Store, StoreError};
 
-/// How long a node may be away and still hear of every change by itself.
+/// How long a node may be away and still find every change one by one.
 pub const KEPT_MS: i64 = 3600 * 1000;
 
-/// Changes forgotten in one sweep.
+/// Changes that one sweep deletes.
 const SWEEP: i64 = 1000;
 
 /// What was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// Created, changed, switched off, deleted, or given another secret.
+    /// The webhook was created, changed, switched off, deleted, or given another secret.
     Webhook(WebhookNum),
-    /// Its settings, or one of its keys or sessions is gone.
+    /// The tenant's settings were changed, or one of its keys or sessions has ended.
     Tenant(TenantNum),
-    /// With all its keys and webhooks.
+    /// The tenant was deleted with all its keys and webhooks.
     TenantDeleted(TenantNum),
     /// An admin key or the session of an admin has ended.
     AdminKeys,
-    /// More than is told one by one, or nobody can say any more what it was.
+    /// More changes than are told one by one, or changes that are no longer known.
     Anything,
 }
 
@@ -48,7 +48,7 @@ impl Change {
         }
     }
 
-    /// What a newer node has to tell beyond our kinds may be anything.
+    /// A kind of a newer version may mean any change.
     fn of_columns(kind: i16, subject: i64) -> Self {
         match kind {
             0 => Self::Webhook(WebhookNum(subject)),
@@ -60,12 +60,12 @@ impl Change {
     }
 }
 
-/// Up to where a node has heard of changes.
+/// How far a node has seen changes.
 #[derive(Debug, Clone, Default)]
 pub struct Position {
-    /// What it has seen, as `pg_snapshot`.
+    /// What the node has seen, as a `pg_snapshot`.
     snapshot: String,
-    /// When the server was started. Another one may have lost the last transactions and used their numbers again.
+    /// When the server was started. Another server may have lost the last transactions and used their numbers again.
     server: String,
 }
 
@@ -79,7 +79,7 @@ pub struct Changes {
 const HERE: &str = "pg_current_snapshot()::text AS snapshot, \
     EXTRACT(EPOCH FROM pg_postmaster_start_time())::text AS server";
 
-/// The newest transaction whose rows are forgotten.
+/// The newest transaction whose rows were deleted.
 pub(super) const FORGOTTEN_TO: &str = "changes_forgotten_to";
 
 #[derive(Debug, FromQueryResult)]
@@ -88,12 +88,12 @@ struct HereRow {
     server: String,
 }
 
-/// A change; or none, so that there is a row that says where we are.
+/// A change, or none: there is always a row, which says the position.
 #[derive(Debug, FromQueryResult)]
 struct LookRow {
     #[sea_orm(nested)]
     here: HereRow,
-    /// What a sweep has deleted may have been unseen.
+    /// Whether a sweep may have deleted changes that the node has not seen.
     may_have_missed: bool,
     kind: Option<i16>,
     subject: Option<i64>,
@@ -110,7 +110,7 @@ impl From<HereRow> for Position {
     }
 }
 
-/// To be called in the transaction that makes the change.
+/// Call this in the transaction that makes the change.
 pub(super) async fn note<C: ConnectionTrait>(on: &C, change: Change) -> Result<(), DbErr> {
     if on.get_database_backend() != DbBackend::Postgres {
         return Ok(());
@@ -123,7 +123,7 @@ pub(super) async fn note<C: ConnectionTrait>(on: &C, change: Change) -> Result<(
 }
 
 impl Store {
-    /// The position of a node that is about to read everything.
+    /// The position of a node that is about to read the whole configuration.
     pub async fn position(&self) -> Result<Position, StoreError> {
         if !self.is_clustered() {
             return Ok(Position::default());
@@ -133,7 +133,7 @@ impl Store {
         row.map(Position::from).ok_or_else(|| StoreError::unreadable("position", "it was not answered"))
     }
 
-    /// What has become visible since then, each change once. One statement, so that all of it is of one snapshot.
+    /// The changes that have become visible since `position`, each once. One statement reads them, in one snapshot.
     pub async fn changes_since(&self, position: &Position) -> Result<Changes, StoreError> {
         if !self.is_clustered() {
             return Ok(Changes { changes: Vec::new(), position: position.clone() });
@@ -152,8 +152,8 @@ impl Store {
         look_of(rows, position).ok_or_else(|| StoreError::unreadable("changes", "no position was answered"))
     }
 
-    /// Forgets changes older than [`KEPT_MS`]; answers how many. None of those that a node could miss which has looked
-    /// just now: a transaction that is as old as they are may still be under way.
+    /// Deletes changes older than [`KEPT_MS`]; returns how many. Keeps those that a node could miss that looks right
+    /// now: a transaction as old as they are may still be under way.
     pub async fn forget_old_changes(&self, now: UnixMillis) -> Result<i64, StoreError> {
         if !self.is_clustered() {
             return Ok(0);
@@ -175,7 +175,7 @@ impl Store {
     }
 }
 
-/// Nothing if there are no rows.
+/// `None` if there are no rows.
 fn look_of(rows: Vec<LookRow>, before: &Position) -> Option<Changes> {
     let mut changes = Vec::new();
     let mut position = None;

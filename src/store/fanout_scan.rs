@@ -1,8 +1,9 @@
-//! Fan-outs that have become visible since somebody looked, in whatever order they were committed. Every fan-out carries
-//! the number of the transaction that wrote it. Numbers are given in order and committed in any: whoever has looked knows
-//! from which number on something may still turn up, and begins there the next time.
+//! Scans the store for fan-outs that have become visible since the last scan, in whatever order they were committed.
+//! Every fan-out carries the number of the transaction that wrote it. Transactions get numbers in order and commit in
+//! any order. So a scan knows from which number on fan-outs may still become visible, and the next scan begins there.
+//! The dispatcher scans; the journal's writer decides which of the fan-outs are new.
 //!
-//! PostgreSQL alone; with SQLite there is nobody who would commit anything behind one's back.
+//! PostgreSQL only: with SQLite no other process commits.
 
 use std::sync::Arc;
 
@@ -14,63 +15,62 @@ use super::journal::feed::Feed;
 use super::leases::{ShardNum, ShardSet, Snapshot};
 use super::{Store, StoreError, dialect};
 
-/// What is looked for.
+/// The fan-outs that a scan looks for.
 #[derive(Clone, Copy)]
 pub enum Which<'a> {
     All,
-    /// What other nodes have committed, and what this one has that is to be found.
+    /// What other nodes have committed, and what this node has committed and expects in a scan.
     New(&'a Feed),
 }
 
-/// How far somebody has looked.
+/// How far a node has scanned.
 #[derive(Debug, Default)]
 pub struct ScanCursor {
-    /// Nothing can turn up before this transaction.
+    /// No fan-out of a transaction before this one can become visible any more.
     settled: u64,
-    /// A look that is under way: where the next page begins, and what will be settled at its end.
+    /// The scan under way.
     scan: Option<Scan>,
 }
 
-/// Finds what could be seen when it began, page by page, in the order in which transactions began. So of two events of which
-/// one was published when the other was accepted, it never finds the later one first: what it does not see of what was committed
-/// meanwhile, the next look does.
+/// Finds what was visible when it began, page by page, in the order of transaction numbers. So of two events, one of
+/// which was published after the other was accepted, no scan finds the later one first. What is committed during a scan
+/// is found by the next one.
 #[derive(Debug, Clone)]
 pub(crate) struct Scan {
-    /// Where the next page begins.
+    /// The place after which the next page begins.
     pub(crate) after: Place,
     began: Arc<Snapshot>,
 }
 
 impl Scan {
-    /// Whether it finds what this transaction has written.
+    /// Whether the scan finds what this transaction has written.
     pub(crate) fn shows(&self, transaction: u64) -> bool {
         self.began.shows(transaction)
     }
 }
 
-/// What was found.
 #[derive(Debug, Default)]
 pub struct ScanPage {
     pub found: Vec<ScannedFanout>,
-    /// Whether there is more to be read right now.
+    /// Whether the scan has more pages.
     pub is_cut: bool,
 }
 
-/// A place among the fan-outs: transaction, event, shard.
+/// A place in the order of the scan: transaction, event, shard.
 pub(crate) type Place = (u64, i64, i16);
 
 impl ScanCursor {
-    /// The look that is under way.
+    /// The scan under way.
     pub(crate) fn scan(&self) -> Option<Scan> {
         self.scan.clone()
     }
 
-    /// A look that begins now.
+    /// Begins a scan with this snapshot.
     pub(crate) fn begin(&self, now: Snapshot) -> Scan {
         Scan { after: (self.settled, 0, -1), began: Arc::new(now) }
     }
 
-    /// A page was read, up to there if there is more.
+    /// Notes that a page was read, up to `cut_at` if there are more.
     pub(crate) fn has_read(&mut self, scan: Scan, cut_at: Option<Place>) {
         match cut_at {
             Some(after) => self.scan = Some(Scan { after, ..scan }),
@@ -84,8 +84,8 @@ impl ScanCursor {
 }
 
 impl Store {
-    /// Of the next open fan-outs of the shards that are served, those that the look finds: `limit` at most, and fewer when
-    /// these are large. Keys and targets come first, then each body once.
+    /// Reads the next page of a scan: open fan-outs of the served shards, `limit` at most, fewer if they are large.
+    /// Reads keys and targets first, then each body once.
     pub async fn visible_fanouts(
         &self,
         shard_set: &ShardSet,
@@ -95,7 +95,7 @@ impl Store {
     ) -> Result<ScanPage, StoreError> {
         let shards = shard_set.served();
         if shards.is_empty() {
-            // The look that was under way was for shards that are held no more.
+            // The scan under way was for shards that this node no longer serves.
             cursor.restart();
             return Ok(ScanPage::default());
         }
@@ -121,7 +121,8 @@ impl Store {
         Ok(ScanPage { found, is_cut })
     }
 
-    /// Another server's transactions say nothing about what this node has seen.
+    /// The snapshot in which a scan begins. Transaction numbers of a server that lacks transactions would mislead the
+    /// scan.
     async fn scan_snapshot(&self, shard_set: &ShardSet) -> Result<Snapshot, StoreError> {
         let (now, started) = self.server_snapshot(self.engine_readers()).await?;
         shard_set.must_be_unbroken(self.engine_readers(), &started).await?;
@@ -146,7 +147,7 @@ impl Store {
         let (tx, event, shard) = scan.after;
         let (all, own) = match which {
             Which::All => (true, Vec::new()),
-            // Asked for since the look has begun: whatever it shows was in there before it was committed.
+            // Read after the scan has begun: every event that the scan shows was expected before it was committed.
             Which::New(feed) => (false, feed.expected_events()),
         };
         let values = [
@@ -185,7 +186,7 @@ mod tests {
         let shown: Vec<u64> = [9, 10, 11, 15, 19, 20].into_iter().filter(|tx| scan.shows(*tx)).collect();
         assert_eq!((scan.after, shown), ((0, 0, -1), vec![9, 11, 19]));
         cursor.has_read(scan, Some((12, 1, 0)));
-        let scan = cursor.scan().expect("it goes on");
+        let scan = cursor.scan().expect("the scan goes on");
         assert!(scan.after == (12, 1, 0) && !scan.shows(15), "15 may be over by now, and is the next scan's");
         cursor.has_read(scan, None);
         assert!(cursor.scan().is_none());

@@ -1,5 +1,5 @@
-//! How nodes call each other: a `NOTIFY` after a commit, never within it, since a commit with one takes a lock that the
-//! whole database shares. A call that is lost costs time: everybody looks once a second anyway.
+//! Notifies other nodes with `NOTIFY`, after a commit and never within it: a commit with a `NOTIFY` takes a lock that
+//! the whole database shares. A lost notification only costs time, since every node polls once a second anyway.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,16 +15,17 @@ use super::leases::ShardNum;
 
 const CHANNEL: &str = "posthaste";
 
-/// Calls are made this far apart at least; whatever gathers meanwhile goes with the next one.
+/// The least time between two notifications; what gathers meanwhile goes with the next one.
 const APART: Duration = Duration::from_millis(3);
 
-/// Pause before a connection that broke is made again.
+/// The pause before a lost connection is made again.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Who holds what has changed.
+/// Payload: shards may be acquired.
 const SHARDS: &str = "shards";
 
-/// The configuration has changed. No two letters of it are a number, which is what older processes look for.
+/// Payload: the configuration has changed. No two letters of it are a hexadecimal number, which is what nodes of older
+/// versions look for.
 const CHANGES: &str = "changes";
 
 /// Cheap to clone.
@@ -47,46 +48,46 @@ struct Pending {
 }
 
 impl Notifier {
-    /// Events were committed for these shards.
+    /// Tells other nodes that events were committed for these shards.
     pub fn notify_fanouts(&self, shards: &BTreeSet<ShardNum>) {
         self.0.pending.lock().fanouts.extend(shards);
         self.0.asked.notify_one();
     }
 
-    /// Shards may be taken.
+    /// Tells other nodes that shards may be acquired.
     pub fn notify_shards(&self) {
         self.0.pending.lock().shards = true;
         self.0.asked.notify_one();
     }
 
-    /// Something was changed of the configuration.
+    /// Tells other nodes that the configuration has changed.
     pub fn notify_changes(&self) {
         self.0.pending.lock().changes = true;
         self.0.asked.notify_one();
     }
 
-    /// Resolves when another node has rung because it has changed something.
+    /// Resolves when another node has changed the configuration.
     pub async fn changes_notified(&self) {
         self.0.changes_notified.notified().await;
     }
 
-    /// Resolves when another node has rung because shards may be taken.
+    /// Resolves when another node has told that shards may be acquired.
     pub async fn shards_notified(&self) {
         self.0.shards_notified.notified().await;
     }
 
-    /// Rings for whoever asks.
+    /// Sends what was asked for, for as long as the process runs.
     pub async fn run(self, store: Store) {
         loop {
             self.0.asked.notified().await;
             if let Err(error) = self.notify_once(&store).await {
-                tracing::debug!(%error, "other nodes could not be called; they will look by themselves");
+                tracing::debug!(%error, "NOTIFY failed; other nodes will find the changes by polling");
             }
             tokio::time::sleep(APART).await;
         }
     }
 
-    /// What has gathered, in one statement.
+    /// Sends what has gathered.
     pub async fn notify_once(&self, store: &Store) -> Result<(), DbErr> {
         let Pending { fanouts, shards, changes } = std::mem::take(&mut *self.0.pending.lock());
         let fanouts = (!fanouts.is_empty()).then(|| payload_of(&fanouts));
@@ -102,13 +103,14 @@ impl Notifier {
         Ok(())
     }
 
-    /// Listens, and says so when events were committed for a shard that `concerns` this node.
+    /// Listens, and calls `heard` when events were committed for a shard that `concerns` this node, and after each
+    /// connect.
     pub async fn listen(self, store: Store, concerns: impl Fn(ShardNum) -> bool, heard: impl Fn()) {
         let Some(url) = &store.inner.listen else { return std::future::pending().await };
         loop {
             let listened = self.listen_on(url, &concerns, &heard).await;
             if let Err(error) = listened {
-                tracing::warn!(%error, "calls of other nodes are not heard; looking once a second until they are");
+                tracing::warn!(%error, "LISTEN connection lost; polling every 1 s");
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -137,7 +139,7 @@ impl Notifier {
     }
 }
 
-/// Two hexadecimal digits a shard.
+/// Two hexadecimal digits for each shard.
 fn payload_of(shards: &BTreeSet<ShardNum>) -> String {
     shards.iter().map(|shard| format!("{:02x}", shard.place())).collect()
 }

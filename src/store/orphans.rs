@@ -1,5 +1,6 @@
-//! Rows of which the event is gone: no request can be made for them. They are left by a database that has lost its last
-//! transactions and was then written to as if it had not, or by a partial copy. The node that acquires their shard ends them.
+//! Ends rows whose event is gone, since no request can be made for them. Such rows are left by a database that has lost
+//! its last transactions and was then written to as if it had not, or by a partial copy. The node that activates their
+//! shard ends them.
 
 use sea_orm::{FromQueryResult, Statement, Value};
 
@@ -10,17 +11,17 @@ use super::cancel::TAKE_BACK;
 use super::leases::{self, ShardNum};
 use super::{Store, StoreError, dialect};
 
-/// Keys that are told of, however many there are.
+/// The most keys that the log line names.
 const MOST_TOLD: usize = 20;
 
 const HAS_NO_EVENT: &str = "NOT EXISTS (SELECT 1 FROM event e WHERE e.seq = event_seq)";
 
-/// Rows that were ended.
+/// Rows whose event is gone, and that were ended.
 #[derive(Debug, Default)]
 pub struct Orphans {
-    /// Pending, and cancelled now.
+    /// Pending deliveries, now cancelled.
     pub deliveries: Vec<DeliveryId>,
-    /// Event and shard; deleted.
+    /// Deleted fan-outs, by event and shard.
     pub fanouts: Vec<(EventSeq, i16)>,
 }
 
@@ -65,7 +66,7 @@ struct FanoutRow {
 }
 
 impl Store {
-    /// How many there are of each kind, in words; empty when there are none.
+    /// How many orphans there are of each kind, in words; empty if there are none.
     pub(super) async fn orphan_problems(&self) -> Result<Vec<String>, StoreError> {
         let mut problems = Vec::new();
         for (what, from) in [
@@ -82,7 +83,7 @@ impl Store {
         Ok(problems)
     }
 
-    /// Ends them in these shards, or everywhere.
+    /// Ends the orphans of these shards, or of all.
     pub(super) async fn end_orphans(
         &self,
         shards: Option<&[ShardNum]>,
@@ -96,9 +97,9 @@ impl Store {
             [Value::from(now.0)].into_iter().chain(shards).collect::<Vec<_>>()
         };
         let (deliveries, fanouts) = (of("(webhook_num & 255)"), of("shard"));
-        // Nothing is locked as long as there is nothing, which is always so as a rule. Each event is looked up once, however
-        // many webhooks it is owed to. Measured with 300,000 pending rows: one to three times as long as the ledger's count of
-        // them, which follows anyway.
+        // Reads first, so that nothing is locked in the usual case of no orphans. Looks each event up once, however
+        // many webhooks it is owed to. Measured with 300,000 pending rows: one to three times as long as the ledger's
+        // count of them, which follows anyway.
         let sql = format!(
             "SELECT $1 > 0 AND (EXISTS (SELECT 1 FROM \
              (SELECT DISTINCT event_seq FROM delivery WHERE status = 0 {deliveries}) AS pending WHERE {HAS_NO_EVENT}) \
@@ -126,7 +127,7 @@ impl Store {
         Ok(ended)
     }
 
-    /// Ends all of them, in a database that no server has open.
+    /// Ends all orphans, in a database that no server has open.
     pub async fn repair(&self, now: UnixMillis) -> Result<Orphans, StoreError> {
         if let Some(on) = &self.inner.lease
             && let Some(node) = leases::anybody(on).await?

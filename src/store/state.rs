@@ -1,4 +1,4 @@
-//! Single values of the engine itself.
+//! Single values of the engine itself, in the table `engine_state`.
 
 use entity::engine_state::{ActiveModel, Column, Entity};
 use sea_orm::sea_query::OnConflict;
@@ -19,19 +19,19 @@ const SUSPECT_DUE_TO: &str = "suspect_due_to";
 const SEAL_LAYOUT: &str = "seal_layout";
 const ENGINE_ID: &str = "engine_id";
 
-/// What may have been under way when a process ended without having said so: its receiver may have seen it.
+/// What a process may have sent without recording it before it ended: receivers may have seen it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InDoubt {
-    /// Events up to here, as long as they have no attempt.
+    /// Events up to this key, as long as they have no attempt.
     pub events_to: EventSeq,
-    /// Pending rows that were due by then.
+    /// Pending rows that were due by this moment.
     pub due_to: UnixMillis,
 }
 
 impl InDoubt {
     pub const NOTHING: Self = Self { events_to: EventSeq::ZERO, due_to: UnixMillis(0) };
 
-    /// What either of them means.
+    /// What is in doubt by either bound.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self { events_to: self.events_to.max(other.events_to), due_to: self.due_to.max(other.due_to) }
@@ -39,8 +39,8 @@ impl InDoubt {
 }
 
 impl Store {
-    /// Notes that a process starts now. After a crash, whatever is owed becomes suspect, and stays so through later
-    /// clean stops until it is sent.
+    /// Notes that a process starts now. After a crash, everything owed is in doubt, and stays so through later clean
+    /// stops until it is sent.
     pub async fn mark_started(&self, now: UnixMillis) -> Result<InDoubt, StoreError> {
         let last_event = self.last_event().await?;
         self.write(async |on| {
@@ -59,7 +59,8 @@ impl Store {
         .await
     }
 
-    /// The same for whoever has the database alone; where there are nodes, each shard knows what is in doubt.
+    /// Calls [`Self::mark_started`] if the process has the database alone. With several nodes, each shard has its own
+    /// doubt.
     pub async fn mark_taken(&self, shard_set: &ShardSet, now: UnixMillis) -> Result<(), StoreError> {
         if shard_set.is_everything() {
             shard_set.set_in_doubt(self.mark_started(now).await?);
@@ -67,7 +68,7 @@ impl Store {
         Ok(())
     }
 
-    /// Notes that the endpoint of this webhook may have been cut short.
+    /// Notes that an attempt of this webhook may have been cut short.
     pub async fn mark_in_doubt(&self, webhook: WebhookNum, in_doubt: InDoubt) -> Result<(), StoreError> {
         if self.is_clustered() {
             self.mark_shard_in_doubt(webhook, in_doubt).await
@@ -76,7 +77,7 @@ impl Store {
         }
     }
 
-    /// Notes that a part of a running process may have been cut short.
+    /// Notes that attempts of a running process may have been cut short.
     pub async fn mark_all_in_doubt(&self, in_doubt: InDoubt) -> Result<(), StoreError> {
         let InDoubt { events_to, due_to } = in_doubt;
         self.write(async |on| {
@@ -93,7 +94,7 @@ impl Store {
         self.write(async |on| set(on, STOPPED_CLEANLY_AT, now.0).await).await
     }
 
-    /// What tells the engine on this database from others; chosen by the first process that asks.
+    /// The number that tells this database's engine from others; the first process that asks chooses it.
     pub async fn engine_id(&self) -> Result<u64, StoreError> {
         self.write(async |on| {
             let row = ActiveModel { name: Set(ENGINE_ID.to_owned()), value: Set(rand::random()) };
@@ -114,7 +115,7 @@ pub(super) async fn set_log_indexed_to<C: ConnectionTrait>(on: &C, to: EventSeq)
     set(on, LOG_INDEXED_TO, to.0).await
 }
 
-/// The layout in which values are sealed: since one was noted, no older process is there that could not read it.
+/// The layout in which values are sealed. A layout is noted once no process runs that could not read it.
 pub(super) async fn seal_layout<C: ConnectionTrait>(on: &C) -> Result<u8, DbErr> {
     let noted = Entity::find_by_id(SEAL_LAYOUT.to_owned()).one(on).await?.map_or(0, |row| row.value);
     Ok(u8::try_from(noted.clamp(BY_WEBHOOK.into(), BY_ORIGIN.into())).unwrap_or(BY_WEBHOOK))

@@ -1,6 +1,6 @@
-//! What this process owns, as everything in it sees it: the shards that it may write for, which of them it serves, and what
-//! an earlier owner may have sent. After the database has lost transactions, the set is empty until the node has joined
-//! again.
+//! What this process owns, as everything in it sees it: the shards that it may write for, which of them it serves, and
+//! what an earlier owner may have sent. After the database has lost transactions, the set is empty until the node has
+//! joined again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
