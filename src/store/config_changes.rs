@@ -32,7 +32,7 @@ pub enum Change {
     TenantDeleted(TenantNum),
     /// An admin key or the session of an admin has ended.
     AdminKeys,
-    /// More changes than are told one by one, or changes that are no longer known.
+    /// More changes than are listed one by one, or changes that are no longer known.
     Anything,
 }
 
@@ -152,8 +152,8 @@ impl Store {
         look_of(rows, position).ok_or_else(|| StoreError::unreadable("changes", "no position was answered"))
     }
 
-    /// Deletes changes older than [`KEPT_MS`]; returns how many. Keeps those that a node could miss that looks right
-    /// now: a transaction as old as they are may still be under way.
+    /// Deletes changes older than [`KEPT_MS`]; returns how many. Keeps changes that a node which looks right now could
+    /// miss: a transaction as old as they are may still be under way.
     pub async fn forget_old_changes(&self, now: UnixMillis) -> Result<i64, StoreError> {
         if !self.is_clustered() {
             return Ok(0);

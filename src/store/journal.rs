@@ -1,5 +1,5 @@
 //! Group commit: one writer makes durable everything that the hot path records, such as accepted events with their
-//! fan-outs, outcomes and deferrals. The engine calls the [`Journal`]; nothing else writes these rows.
+//! fan-outs, outcomes and deferrals. The engine calls the [`Journal`].
 //!
 //! Bounded queues stand in front of the writer. A batch is what gathered during the previous commit; an idle journal
 //! commits at once. Requests are answered after the commit. A full queue pushes back: publishes are refused, and
@@ -352,7 +352,7 @@ impl Journal {
     }
 
     /// Cancels the webhook's pending rows up to `through`, except those of `except`, in several batches so that other
-    /// requests have their turn in between. Answers how many deliveries were taken back.
+    /// requests have their turn in between. Returns how many deliveries were taken back.
     pub async fn purge(&self, webhook: WebhookNum, through: EventSeq, except: &[EventSeq]) -> Result<u64, Stopped> {
         let mut purged = 0;
         loop {

@@ -71,7 +71,7 @@ impl Notifier {
         self.0.changes_notified.notified().await;
     }
 
-    /// Resolves when another node has told that shards may be acquired.
+    /// Resolves when another node has notified this one of shards that may be acquired.
     pub async fn shards_notified(&self) {
         self.0.shards_notified.notified().await;
     }

@@ -4,7 +4,7 @@ use tokio::sync::oneshot;
 
 use super::{OwnershipChange, PublishRequest, Record, Request, answers};
 
-/// Most records that join a batch of publishes, unless more than twice as many wait: publishers wait for the commit.
+/// How many records may join publishes in a batch, unless more than twice as many wait: publishers wait for the commit.
 pub(super) const RECORDS_BESIDE_PUBLISHES: usize = 256;
 
 /// Up to this many publishes are written alone; records that nobody waits for come with the next batch.

@@ -40,7 +40,7 @@ impl FanoutTracker {
         }
     }
 
-    /// Tracks a fan-out that a scan has found; answers whether it was not tracked yet.
+    /// Tracks a fan-out that a scan has found; returns whether it was not tracked yet.
     pub(super) fn watch(&mut self, fanout: &Fanout) -> bool {
         self.outstanding.watch((fanout.event.seq, fanout.shard), fanout.targets.clone())
     }

@@ -77,7 +77,7 @@ impl Feed {
         Self { state: Mutex::new(state), changed: Notify::new(), is_clustered }
     }
 
-    /// Queues what was just committed; answers the fan-outs that the dispatcher will get from memory.
+    /// Queues what was just committed; returns the fan-outs that the dispatcher will get from memory.
     pub(super) fn push<'a>(&self, fanouts: &'a [Fanout], committed: EventSeq) -> &'a [Fanout] {
         let mut state = self.state.lock();
         state.committed = state.committed.max(committed);
@@ -114,7 +114,7 @@ impl Feed {
         let mut state = self.state.lock();
         let scan_is_next = std::mem::take(&mut state.scan_is_next) || state.waiting.is_empty();
         if scan_is_next && !state.behind {
-            // A request during a scan asks for another scan: this one may have missed its reason.
+            // A request that comes during a scan needs another scan: this one may not show what it is for.
             let state = &mut *state;
             let looks = if state.scan_unfinished { &mut state.scan_unfinished } else { &mut state.scan_requested };
             if std::mem::take(looks) {
@@ -142,7 +142,7 @@ impl Feed {
         self.state.lock().expected.retain(|(event, _)| *event <= last);
     }
 
-    /// Whether every event up to `to` that scans hand out was found.
+    /// Whether scans have found every event up to `to` that only they hand out.
     pub fn has_scanned(&self, to: EventSeq) -> bool {
         let state = self.state.lock();
         !state.behind && state.expected.first().is_none_or(|(event, _)| *event > to)

@@ -7,8 +7,8 @@ use crate::log_limit::LogLimit;
 /// How long batches must have failed before `/readyz` sends publishers elsewhere: one refused batch proves nothing.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// A journal without records does not learn that the database is back. After this time without a try,
-/// `/readyz` succeeds again, so that publishes come and find out.
+/// A journal without records does not learn that the database is back. After this time without a try, `/readyz`
+/// succeeds again, so that publishes come and find out.
 const REST: Duration = Duration::from_secs(10);
 
 /// Outages that are logged in a second: the database may refuse and commit batches by turns.
@@ -42,7 +42,7 @@ impl Outage {
         begins
     }
 
-    /// A batch was not committed. Returns whether to log a line, and how many outages had none since the last line.
+    /// A batch was not committed. If a line is to be logged, returns how many outages had none since the last one.
     pub(super) fn refused(&mut self, now: Instant) -> Option<u64> {
         self.unanswered(now);
         self.refusals += 1;

@@ -1,4 +1,4 @@
-//! Changes which shards the writer serves, between two batches, when nothing of the writer's is under way.
+//! Changes which shards the writer serves, between two batches, when no batch is under way.
 
 use std::sync::Arc;
 

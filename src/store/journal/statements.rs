@@ -1,4 +1,4 @@
-//! The writer's statements: one text for each table and batch size, so that the server keeps them prepared.
+//! The writer's statements: one text for each table and batch size, so that they stay prepared.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};

@@ -215,8 +215,8 @@ impl Writer {
     }
 
     /// Admits publishes that arrived while the records were written, so that they need not wait for the next commit.
-    /// Ordered events on several nodes are excluded: another node's event may carry a later transaction number than
-    /// this batch, and scans, which go by that number, would find it after ours.
+    /// Ordered events on several nodes are excluded: another node may have accepted an event before ours, in a later
+    /// transaction than this batch, and scans, which go by transaction numbers, would find that event after ours.
     fn admit_deferred_publishes(&mut self, batch: &mut Batch) {
         while batch.publishes.len() < MAX_PUBLISHES && self.late_comer.is_none() {
             match self.publishes.try_recv() {

@@ -193,7 +193,7 @@ impl Tables {
 
 /// What becomes of the rows on another server.
 impl Tables {
-    /// The rows as a standby has them that takes over from `primary`.
+    /// The rows as they are on a standby that takes over from `primary`.
     pub(crate) fn promote(&mut self, primary: &Self) {
         self.leases.promote(&primary.leases);
         self.transactions.fail_over();

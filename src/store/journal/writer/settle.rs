@@ -125,7 +125,7 @@ impl Writer {
         }
     }
 
-    /// Answers whether the batch was committed. Its publishers get the true answer if it comes while they wait.
+    /// Returns whether the batch was committed. Its publishers get the true answer if it comes while they wait.
     async fn resolve_commit(&mut self, batch: &mut Batch, in_doubt: &Unanswered, end: Instant) -> bool {
         let Unanswered { prepared, transaction } = in_doubt;
         let event = (prepared.events > 0).then_some(prepared.last);
