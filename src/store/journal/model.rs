@@ -80,7 +80,7 @@ struct Written {
     fanouts: Vec<Fanout>,
     last: EventSeq,
     late: HashSet<DeliveryId>,
-    /// `Prepared::new`.
+    /// Mirrors `Prepared::new`.
     new: Vec<Vec<bool>>,
     updated: Updated,
     purged: Vec<DeliveryId>,

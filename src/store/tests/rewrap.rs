@@ -1,4 +1,4 @@
-//! From one master key to the next, beside everything else.
+//! Rewraps sealed values from one master key to the next, while other nodes write.
 
 use super::idempotency::{Once, Seen};
 use super::*;
