@@ -1,5 +1,5 @@
-//! Who calls, and what they may do. Handlers name what they need in their signature: `Tenant<Publish>` is a tenant
-//! whose caller may publish, `Admin` a caller who may do everything.
+//! Identifies the caller and checks what it may do. Handlers name what they need in their signature: `Tenant<Publish>`
+//! is a tenant whose caller may publish, `Admin` is a caller with an admin key.
 
 mod access;
 mod key_cache;
@@ -32,7 +32,7 @@ pub use super::key::{is_key_name, new_admin_key, new_first_admin_key, new_tenant
 
 pub(super) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// What a key allows.
+/// A scope: what a key allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
     Read,
@@ -54,7 +54,7 @@ impl Scope {
     }
 }
 
-/// Whether a key's list of scopes may have it.
+/// Whether `name` is a scope that a key may have.
 #[must_use]
 pub fn is_scope(name: &str) -> bool {
     Scope::ALL.into_iter().any(|scope| scope.as_str() == name)
@@ -91,14 +91,14 @@ fn presented(headers: &HeaderMap) -> Result<&str, Problem> {
     })
 }
 
-/// Who calls, and from where.
+/// The caller of a request, and the address that it calls from.
 struct Caller {
     access: Arc<Access>,
     origin: ClientAddr,
 }
 
 impl Caller {
-    /// Unless it calls too often.
+    /// Identifies the caller, counts the request against its rate limits, and charges it for the answer.
     async fn of(parts: &Parts, app: &App) -> Result<Self, Problem> {
         let access = identify(app, &parts.headers, &parts.extensions).await?;
         if let Some(tenant) = &access.tenant {
@@ -115,7 +115,7 @@ impl Caller {
     }
 }
 
-/// The tenant that a request is about, whose caller has the scope `S`.
+/// The tenant that a request is about. The caller has the scope `S`.
 pub(super) struct Tenant<S> {
     pub(super) row: Arc<TenantRow>,
     caller: Caller,
@@ -127,7 +127,7 @@ impl<S> Tenant<S> {
         self.row.num
     }
 
-    /// Of what the request changes.
+    /// Author of the request's changes.
     pub(super) fn author(&self) -> Author {
         self.caller.author()
     }
@@ -150,7 +150,7 @@ impl<S: Needs> FromRequestParts<App> for Tenant<S> {
     }
 }
 
-/// The tenant that a request is about, or all of them if an admin names none.
+/// The tenant that a request is about, or all tenants if an admin names none.
 pub(super) struct Tenants<S> {
     row: Option<Arc<TenantRow>>,
     caller: Caller,
@@ -162,7 +162,7 @@ impl<S> Tenants<S> {
         self.row.as_ref().map(|row| row.num)
     }
 
-    /// Of what the request changes.
+    /// Author of the request's changes.
     pub(super) fn author(&self) -> Author {
         self.caller.author()
     }
@@ -177,7 +177,7 @@ impl<S: Needs> FromRequestParts<App> for Tenants<S> {
     }
 }
 
-/// Whose key or session it is; noted for the log and the listener.
+/// Identifies the caller, and notes the result for the request log and the listener.
 async fn identify(app: &App, headers: &HeaderMap, extensions: &Extensions) -> Result<Arc<Access>, Problem> {
     let identified = app.keys().identify(app.store(), headers).await;
     if let Some(note) = extensions.get::<CallerNote>() {
@@ -198,7 +198,7 @@ async fn identify(app: &App, headers: &HeaderMap, extensions: &Extensions) -> Re
     identified
 }
 
-/// The tenant that a request is about, whatever it asks for.
+/// The tenant that a request is about, whatever scope the request needs.
 pub(super) async fn acting_for(
     app: &App,
     path: &str,
@@ -209,7 +209,7 @@ pub(super) async fn acting_for(
     Ok(tenant_at(&access, app, path, headers).await?.map(|row| row.num))
 }
 
-/// The tenant that a caller has or names, or whose the thing is that the path names.
+/// The tenant that the caller belongs to or names, or else the owner of what the path names.
 async fn tenant_at(
     access: &Access,
     app: &App,
@@ -222,7 +222,7 @@ async fn tenant_at(
     }
 }
 
-/// None if an admin names none.
+/// `None` if an admin names no tenant.
 async fn tenant_for(access: &Access, app: &App, headers: &HeaderMap) -> Result<Option<Arc<TenantRow>>, Problem> {
     Ok(match (&access.tenant, selected(headers)?) {
         (Some(own), None) => Some(own.clone()),
@@ -233,7 +233,7 @@ async fn tenant_for(access: &Access, app: &App, headers: &HeaderMap) -> Result<O
     })
 }
 
-/// No tenant if an admin names none, and nothing that belongs to one.
+/// The tenant is `None` if an admin names none and the path names nothing that belongs to one.
 async fn tenant_of(parts: &Parts, app: &App, scope: Scope) -> Result<(Option<Arc<TenantRow>>, Caller), Problem> {
     let caller = Caller::of(parts, app).await?;
     caller.access.require(scope)?;
@@ -254,7 +254,7 @@ fn selected(headers: &HeaderMap) -> Result<Option<TenantId>, Problem> {
 pub(super) struct Admin(Caller);
 
 impl Admin {
-    /// Of what the request changes.
+    /// Author of the request's changes.
     pub(super) fn author(&self) -> Author {
         self.0.author()
     }
@@ -272,16 +272,16 @@ impl FromRequestParts<App> for Admin {
     }
 }
 
-/// Whoever calls with a key or a session that is valid, whatever it allows.
+/// A caller with any valid key or session, whatever it allows.
 pub(super) struct Anyone(Caller);
 
 impl Anyone {
-    /// The key, or the one that opened the session; `None` for the admin key of the configuration.
+    /// The key, or the key that opened the session; `None` for the admin key of the configuration.
     pub(super) fn key_id(&self) -> Option<KeyId> {
         self.0.access.key
     }
 
-    /// `None` for a key.
+    /// `None` for a request with a key.
     pub(super) fn session(&self) -> Option<SessionId> {
         match self.0.access.who {
             Who::Session(id) => Some(id),
@@ -289,7 +289,7 @@ impl Anyone {
         }
     }
 
-    /// None for an admin.
+    /// `None` for an admin.
     pub(super) fn tenant(&self) -> Option<&TenantRow> {
         self.0.access.tenant.as_deref()
     }
@@ -306,7 +306,7 @@ impl Anyone {
         self.0.access.digest()
     }
 
-    /// Of what the request changes.
+    /// Author of the request's changes.
     pub(super) fn author(&self) -> Author {
         self.0.author()
     }

@@ -1,5 +1,5 @@
-//! The text of API keys: `phk_<key id>_<secret><checksum>`. The id finds the row, the secret proves, the checksum lets
-//! us refuse mistyped keys without asking the database.
+//! The text of API keys: `phk_<key id>_<secret><checksum>`. The id finds the row, the secret proves the caller, and the
+//! checksum refuses a mistyped key without a look at the database.
 
 use sha2::{Digest as _, Sha256};
 
@@ -13,13 +13,13 @@ use super::tenants::NAME;
 
 const PREFIX: &str = "phk_";
 
-/// Characters of a key id behind its `key_`.
+/// Characters of a key id after its prefix `key_`.
 pub(super) const ID: usize = 26;
 
-/// Random base62 characters: 27 · log₂ 62 = 160.7 bits.
+/// Characters of the secret, random and base62: 27 · log₂ 62 = 160.7 bits.
 const SECRET: usize = 27;
 
-/// Base62 characters of the checksum: the least that hold 32 bits.
+/// Characters of the checksum: the fewest in base62 that hold 32 bits.
 const CHECKSUM: usize = 6;
 
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -31,31 +31,31 @@ pub(super) fn digest(key: &[u8]) -> Digest {
     Sha256::digest(key).into()
 }
 
-/// The admin key of a first start as it is shown once, and as it is stored.
+/// Makes the first admin key: the text to show once, and the row to store.
 #[must_use]
 pub fn new_first_admin_key() -> (String, NewApiKey) {
     new_admin_key("first admin key".to_owned(), None)
 }
 
-/// Whether a key may have this name, here and over the API.
+/// Whether a key may have this name, on the command line and over the API.
 #[must_use]
 pub fn is_key_name(text: &str) -> bool {
     NAME.contains(&text.chars().count()) && !text.trim().is_empty() && readable::check_line(text).is_ok()
 }
 
-/// A new admin key as it is shown once, and as it is stored.
+/// Makes an admin key: the text to show once, and the row to store.
 #[must_use]
 pub fn new_admin_key(name: String, expires_at: Option<UnixMillis>) -> (String, NewApiKey) {
     mint(None, name, Vec::new(), expires_at)
 }
 
-/// A new key of a tenant with every scope, as it is shown once, and as it is stored.
+/// Makes a tenant's key with every scope: the text to show once, and the row to store.
 #[must_use]
 pub fn new_tenant_key(tenant: TenantNum, name: &str) -> (String, NewApiKey) {
     mint(Some(tenant), name.to_owned(), Scope::ALL.map(|scope| scope.as_str().to_owned()).to_vec(), None)
 }
 
-/// Makes a key; an admin key when there is no tenant.
+/// Makes a key; without a tenant, an admin key.
 pub(super) fn mint(
     tenant: Option<TenantNum>,
     name: String,
@@ -69,7 +69,7 @@ pub(super) fn mint(
     (shown, row)
 }
 
-/// A new secret for this id, as it is shown.
+/// Makes the text of a key with this id and a new secret.
 pub(super) fn spell(id: &str) -> String {
     let mut shown = format!("{PREFIX}{id}_");
     shown.extend((0..SECRET).map(|_| char::from(BASE62[rand::random_range(0..BASE62.len())])));
@@ -77,7 +77,7 @@ pub(super) fn spell(id: &str) -> String {
     shown
 }
 
-/// The text of the key's id, if this looks like a key of ours.
+/// The id part of a text that has the form of a key.
 pub(super) fn id_text(key: &str) -> Option<[u8; ID]> {
     let (id, secret) = key.strip_prefix(PREFIX)?.split_once('_')?;
     let is_whole = secret.len() == SECRET + CHECKSUM && secret.bytes().all(|byte| byte.is_ascii_alphanumeric());
@@ -94,7 +94,7 @@ pub(super) fn checked_id(key: &str) -> Option<KeyId> {
     format!("key_{}", std::str::from_utf8(&id).ok()?).parse().ok()
 }
 
-/// 32 bits of SHA-256 in base62.
+/// The first 32 bits of the text's SHA-256, in base62.
 fn checksum(text: &str) -> String {
     let [a, b, c, d, ..] = digest(text.as_bytes());
     let mut left = u32::from_be_bytes([a, b, c, d]) as usize;

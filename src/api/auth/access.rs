@@ -1,4 +1,4 @@
-//! What is known of one key: what it opens, for whom, until when, and when it was last used.
+//! What is known of one key: what it allows, for which tenant, until when, and when it was last used.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -15,7 +15,7 @@ use crate::store::audit::Who;
 use crate::store::keys::ApiKey;
 use crate::store::tenants::Tenant;
 
-/// Never used, as a time.
+/// Time of the last use of a key that was never used.
 const NEVER: i64 = 0;
 
 pub(super) struct Access {
@@ -25,24 +25,25 @@ pub(super) struct Access {
     pub(super) tenant: Option<Arc<Tenant>>,
     pub(super) scopes: Vec<Scope>,
     pub(super) expires_at: Option<UnixMillis>,
-    /// Of a session: the digest of the key that opened it.
+    /// For a session: the digest of the key that opened it.
     opener: Option<Digest>,
-    /// The key itself, or the one that opened the session; `None` for the key of the configuration.
+    /// The key itself, or the key that opened the session; `None` for the admin key of the configuration.
     pub(super) key: Option<KeyId>,
-    /// Of its row; `None` for the key of the configuration.
+    /// Number of the key's row; `None` for the admin key of the configuration.
     num: Option<i64>,
     used_at: AtomicI64,
-    /// The use that the row knows of.
+    /// The last use that the row knows of.
     noted: AtomicI64,
 }
 
 impl Access {
-    /// The admin key of the configuration.
+    /// The access of the admin key of the configuration.
     pub(super) fn configured(admin_key: &str) -> Self {
         Self::new(Who::Admin, key::digest(admin_key.as_bytes()), None, Scope::ALL.to_vec())
     }
 
-    /// A key that is stored; `tenant` is the one that it belongs to, `opener` the key that opened it if it is a session.
+    /// The access of a stored key. `tenant` is the tenant that the key belongs to; `opener` is the key that opened it,
+    /// if it is a session.
     pub(super) fn stored(row: ApiKey, tenant: Option<Arc<Tenant>>, opener: Option<KeyId>) -> Result<Self, Problem> {
         let ApiKey { num, id, tenant: _, name: _, scopes, digest, created_at: _, expires_at, last_used_at, opened_by } =
             row;
@@ -76,17 +77,17 @@ impl Access {
         &self.digest
     }
 
-    /// Of the key under whose rate requests count: a session opens no rate of its own.
+    /// Digest of the key whose rate limit counts the requests: a session has no rate limit of its own.
     pub(super) fn counted_under(&self) -> &Digest {
         self.opener.as_ref().unwrap_or(&self.digest)
     }
 
-    /// Whether this is the key of this digest, in constant time.
+    /// Whether `digest` is this key's, compared in constant time.
     pub(super) fn is(&self, digest: &Digest) -> bool {
         self.digest.ct_eq(digest).into()
     }
 
-    /// Uses the key, if it has not ended.
+    /// Notes a use of the key, unless the key has expired.
     pub(super) fn enter(&self, now: UnixMillis) -> Result<(), Problem> {
         if self.expires_at.is_some_and(|at| at <= now) {
             return Err(Problem::unauthenticated("key_expired", "the key has expired; ask for another one"));
@@ -103,7 +104,7 @@ impl Access {
         Err(Problem::new(StatusCode::FORBIDDEN, "missing_scope", detail))
     }
 
-    /// The last use, if its row does not know of it; whoever asks sees to that.
+    /// The last use, if the row does not know it yet. The caller must write it to the row.
     pub(super) fn take_use(&self) -> Option<(i64, UnixMillis)> {
         let used_at = self.used_at.load(Ordering::Relaxed);
         let is_new = self.noted.swap(used_at, Ordering::Relaxed) != used_at;

@@ -1,9 +1,10 @@
-//! The keys that were used and the tenants they lead to, so that publishing reads no row; and those that were refused.
+//! Caches the keys that were used and their tenants, so that publishing reads no row, and the keys that were refused.
 //!
-//! A refusal tells nothing of which keys there are. A wrong checksum is refused as it stands. Any other key that is not
-//! known as right costs one look at the database the first time and none after that, whether its id is unknown, its
-//! secret wrong, or the right key of that id known here. No key is refused without that look, however many wrong ones there
-//! are; and one that was right does not wait for them when it has to be read again.
+//! A refusal does not reveal which keys exist. A key with a wrong checksum is refused without the database. Any other
+//! key that is not known to be right costs one look-up in the database the first time and none after that, whether its
+//! id is unknown, its secret is wrong, or the right key of that id is cached. No key is refused without this look-up,
+//! however many wrong keys there are. A key that was right does not wait behind wrong ones when it has to be read
+//! again.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -26,14 +27,15 @@ use crate::store::keys::ApiKey;
 use crate::store::tenants::Tenant;
 use crate::store::{Store, StoreError};
 
-/// Keys and tenants in memory at most; the rest would be read again.
+/// Maximum keys, and maximum tenants, in memory. A full cache is emptied; its entries are read again when they are
+/// needed.
 const MOST_KNOWN: usize = 65_536;
 
-/// Refused keys in each of two halves: a caller that goes on with an old key is refused from memory, and nobody can fill
-/// more of it than this.
+/// Maximum refused keys in each of two generations. A caller that goes on with an old key is refused from memory, and
+/// nobody can fill more memory than this.
 const MOST_REFUSED: usize = 4096;
 
-/// How exact `lastUsedAt` is.
+/// Interval at which uses are written; `lastUsedAt` is accurate to this.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
 
 pub(in crate::api) struct Keys {
@@ -46,13 +48,13 @@ pub(in crate::api) struct Keys {
 
 #[derive(Default)]
 struct Known {
-    /// Grows with every forgetting: what was read before one must not be remembered after it.
+    /// Rises whenever something is forgotten: what was read before must not be cached after.
     generation: u64,
     keys: HashMap<[u8; key::ID], Arc<Access>>,
-    /// Of those that were right and are forgotten: a change of a tenant most likely leaves its keys right.
+    /// Digests of keys that were right and are forgotten: a change of a tenant most likely leaves its keys right.
     proven: HashSet<Digest>,
     tenants: HashMap<TenantId, Arc<Tenant>>,
-    /// Uses of keys that are forgotten, until they are noted.
+    /// Uses of forgotten keys that are not yet written.
     left: HashMap<i64, UnixMillis>,
 }
 
@@ -74,7 +76,7 @@ impl Known {
     }
 }
 
-/// Digests of whole keys: no new key will ever be one of these.
+/// Digests of refused keys, each of the whole key: no new key will ever have one of them.
 #[derive(Default)]
 struct Refused {
     newer: HashSet<Digest>,
@@ -169,7 +171,7 @@ impl Keys {
         self.configured.is_some()
     }
 
-    /// Unless something was forgotten since `generation`.
+    /// Caches the access, unless something was forgotten since `generation`.
     fn remember(&self, id: [u8; key::ID], access: Arc<Access>, generation: u64) -> Arc<Access> {
         let mut known = self.known.write();
         if known.generation == generation {
@@ -201,19 +203,19 @@ impl Keys {
         Ok(Some(found))
     }
 
-    /// To be called after a session was ended, before the answer says so.
+    /// Must be called after a session has ended, before the answer says so.
     pub(in crate::api) fn forget_session(&self, id: SessionId) {
         self.known.write().forget_keys(|_, access| access.who == Who::Session(id));
     }
 
-    /// To be called after a tenant was changed or deleted, before the answer says so.
+    /// Must be called after a tenant was changed or deleted, before the answer says so.
     pub(in crate::api) fn forget_tenant(&self, num: TenantNum) {
         let mut known = self.known.write();
         known.forget_keys(|_, access| access.tenant.as_ref().is_some_and(|of| of.num == num));
         known.tenants.retain(|_, tenant| tenant.num != num);
     }
 
-    /// Another node has changed what is known here.
+    /// Forgets what another node has changed.
     pub(in crate::api) fn forget(&self, stale: Stale) {
         match stale {
             Stale::Tenant(num) => self.forget_tenant(num),
@@ -223,13 +225,13 @@ impl Keys {
                 known.forget_keys(|_, _| true);
                 known.tenants.clear();
                 drop(known);
-                // A database that was restored, or another server, may have a key that was not there before.
+                // A restored database, or another server, may have a key that did not exist before.
                 *self.refused.lock() = Refused::default();
             }
         }
     }
 
-    /// Notes now and then which keys were used, all of them at once, until the engine stops and once more then.
+    /// Writes once a minute which keys were used, all at once, and a last time when the engine stops.
     pub(in crate::api) async fn note_uses(self: Arc<Self>, store: Store, stopping: CancellationToken) {
         while stopping.run_until_cancelled(tokio::time::sleep(NOTE_EVERY)).await.is_some() {
             self.note(&store).await;
@@ -245,7 +247,7 @@ impl Keys {
             uses.into_iter().collect()
         };
         if let Err(error) = store.note_uses(&uses).await {
-            tracing::warn!(%error, "when keys were last used could not be noted; trying again");
+            tracing::warn!(%error, "last uses of keys could not be written; they are kept for the next try");
             self.known.write().left.extend(uses);
         }
     }

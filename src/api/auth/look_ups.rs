@@ -1,6 +1,7 @@
-//! Looks up keys that are not known here. Whether a key is right shows only in the database, so none is refused before: those
-//! that wait are looked up together, in one query at a time. Wrong keys, however many and from however many callers, take one
-//! connection of the database, and delay a right key by two queries, or one for each [`MOST`] keys that wait before it.
+//! Looks up keys in the database that the key cache does not know. Only the database tells whether a key is right, so
+//! no key is refused before its look-up. Waiting keys are looked up together, in one query at a time. Wrong keys,
+//! however many and from however many callers, take one connection of the database; they delay a right key by two
+//! queries, or by one query for each [`MOST`] keys that wait before it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,23 +15,23 @@ use crate::domain::id::KeyId;
 use crate::store::Store;
 use crate::store::keys::ApiKey;
 
-/// Keys in one query.
+/// Maximum keys in one query.
 const MOST: usize = 256;
 
-/// After a query that did not find every key: wrong keys cause at most five hundred queries a second, and keys that come
-/// meanwhile share the next one.
+/// Pause after a query that did not find every key: wrong keys cause at most five hundred queries a second, and keys
+/// that arrive during the pause share the next query.
 const PAUSE: Duration = Duration::from_millis(2);
 
 type Answer = Result<Option<ApiKey>, Problem>;
 
-/// Cheap to clone.
+/// The keys that wait for a look-up. Cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct LookUps(Arc<Mutex<Waiting>>);
 
 #[derive(Default)]
 struct Waiting {
     asked: Vec<Asked>,
-    /// A task is looking, and will see what is added.
+    /// A task is looking keys up, and will see keys that are added.
     is_looking: bool,
 }
 
@@ -41,7 +42,7 @@ struct Asked {
 }
 
 impl LookUps {
-    /// The key of this id and this digest, if there is one.
+    /// Looks up the key with this id and this digest.
     pub(super) async fn ask(&self, store: &Store, id: KeyId, digest: Digest) -> Answer {
         let (answer, answered) = oneshot::channel();
         let begins = {
@@ -50,20 +51,20 @@ impl LookUps {
             !std::mem::replace(&mut waiting.is_looking, true)
         };
         if begins {
-            // A task of its own: the caller may hang up, and others wait.
+            // A task of its own, because this caller may hang up while others wait.
             tokio::spawn(self.clone().look(store.clone()));
         }
         answered.await.unwrap_or_else(|_| Err(Problem::internal(&"a look-up of keys has ended early")))
     }
 
-    /// Until no key waits.
+    /// Looks keys up until none waits.
     async fn look(self, store: Store) {
         while let Some(asked) = self.next() {
             let wanted: Vec<_> = asked.iter().map(|Asked { id, digest, answer: _ }| (*id, *digest)).collect();
             let found = store.keys_by(&wanted).await.map_err(Problem::from);
             let found_all = found.as_ref().is_ok_and(|found| found.iter().all(Option::is_some));
             for (at, Asked { answer, .. }) in asked.into_iter().enumerate() {
-                // A caller that has hung up hears nothing.
+                // The send fails for a caller that has hung up.
                 let _ = answer.send(found.as_ref().map(|found| found[at].clone()).map_err(Clone::clone));
             }
             if !found_all {

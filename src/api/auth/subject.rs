@@ -1,4 +1,5 @@
-//! Whose a thing is that a path names by its id. Asked for admin keys alone, which may do everything with it anyway.
+//! Finds the tenant that owns the object which a path names by its id. Only admin keys need this; they may do
+//! everything with the object anyway.
 
 use std::sync::Arc;
 
@@ -7,17 +8,17 @@ use crate::api::problem::Problem;
 use crate::domain::id::{DeliveryId, EventId, EventSeq, WebhookId};
 use crate::store::tenants::Tenant;
 
-/// A thing that belongs to a tenant.
+/// An object that belongs to a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Subject {
     Webhook(WebhookId),
     Event(EventSeq),
-    /// Of this event.
+    /// Carries the delivery's event.
     Delivery(EventSeq),
 }
 
 impl Subject {
-    /// `None` for a path that names nothing of a tenant.
+    /// `None` for a path that names no object of a tenant.
     fn of(path: &str) -> Option<Self> {
         let path = path.strip_prefix("/api/v1").unwrap_or(path);
         let mut parts = path.strip_prefix('/')?.split('/');
@@ -39,7 +40,7 @@ impl Subject {
     }
 }
 
-/// The tenant of what the path names; `None` if it names nothing by its id.
+/// The tenant that owns what the path names; `None` if the path names nothing by its id.
 pub(super) async fn owner(app: &App, path: &str) -> Result<Option<Arc<Tenant>>, Problem> {
     let Some(subject) = Subject::of(path) else { return Ok(None) };
     let store = app.store();

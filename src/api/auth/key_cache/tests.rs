@@ -1,4 +1,4 @@
-//! Keys against a store of their own, on both databases.
+//! Tests the key cache against a store of its own, on both databases.
 
 use axum::http::header::AUTHORIZATION;
 use futures_util::future::join_all;
@@ -22,7 +22,7 @@ struct World {
     tenant: Tenant,
     shown: String,
     key: NewApiKey,
-    /// Last: a store is closed before it goes.
+    /// Last, so that the store closes before its directory and its database go.
     _home: (TempDir, Option<Database>),
 }
 
@@ -60,7 +60,7 @@ impl World {
     }
 }
 
-/// A key of an id that nobody has.
+/// A key whose id does not exist.
 fn unknown_id() -> String {
     new_first_admin_key().0
 }
@@ -123,7 +123,7 @@ async fn a_wrong_checksum_is_refused_without_the_database(world: World) {
         let last = if shown.ends_with('a') { 'b' } else { 'a' };
         let bent = format!("{}{last}", &shown[..shown.len() - 1]);
         assert_eq!(world.try_key(&keys, &bent).await.err(), Some("invalid_key"));
-        // It is the checksum that was enough.
+        // The same key with a right checksum needs the database.
         assert_eq!(world.try_key(&keys, &shown).await.err(), Some("storage_unavailable"));
     }
 }
@@ -139,7 +139,7 @@ async fn what_is_refused_once_is_refused_from_memory_and_tells_nothing(world: Wo
     for shown in [&wrong, &unknown] {
         assert_eq!(world.try_key(&keys, shown).await.err(), Some("invalid_key"));
     }
-    // The first time, both are looked up, although the right key of the one id is known.
+    // The first time, both are looked up, although the right key of one id is cached.
     for shown in [world.wrong_secret(), unknown_id()] {
         assert_eq!(world.try_key(&keys, &shown).await.err(), Some("storage_unavailable"));
     }
@@ -151,8 +151,8 @@ async fn what_is_refused_once_is_refused_from_memory_and_tells_nothing(world: Wo
     assert!(newer.len() <= MOST_REFUSED && older.len() <= MOST_REFUSED, "it fills no more memory than this");
 }
 
-/// How often a sample of the first kind took longer than one of the second, from 0 to 1; 0.5 when nobody can tell which is
-/// which.
+/// How often a sample of the first kind took longer than one of the second, from 0 to 1; 0.5 when nothing tells them
+/// apart.
 fn longer(first: &[Duration], second: &[Duration]) -> f64 {
     let wins: f64 = first
         .iter()
@@ -173,8 +173,8 @@ fn longer(first: &[Duration], second: &[Duration]) -> f64 {
 
 const SAMPLES: usize = 400;
 
-/// By chance alone it is this far from one half once in a million times (the rank statistic is normal, with a deviation of
-/// √((2n + 1) / 12 n²)); beside that, the databases may take a moment longer over a row that is there.
+/// Chance alone exceeds this distance from one half once in a million times (the rank statistic is normal, with a
+/// deviation of √((2n + 1) / 12 n²)). The rest allows for a database that takes a moment longer over a row that exists.
 fn most_by_chance() -> f64 {
     let n = SAMPLES as f64;
     4.9 * ((2.0 * n + 1.0) / (12.0 * n * n)).sqrt() + 0.05
@@ -191,7 +191,7 @@ async fn the_time_of_a_refusal_does_not_tell_whether_there_is_such_a_key(world: 
     let (mut wrong, mut unknown, mut bent) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..SAMPLES {
         let (ours, nobodys) = (world.wrong_secret(), unknown_id());
-        // Whatever comes and goes on this machine falls on all alike; none is always the first.
+        // The order alternates, so that noise on this machine affects both kinds alike.
         if round % 2 == 0 {
             wrong.push(took(&ours).await);
             unknown.push(took(&nobodys).await);
@@ -256,7 +256,7 @@ async fn right_keys_are_found_among_any_number_of_wrong_ones(world: World) {
         right.push(shown);
     }
     let wrong: Vec<String> = (0..2_000).map(|n| if n % 2 == 0 { world.wrong_secret() } else { unknown_id() }).collect();
-    // One that was used already, one that never was, in the middle and at the end of a crowd.
+    // Right keys, one of them used before, stand in the middle and at the end of many wrong ones.
     keys.forget_tenant(world.tenant.num);
     let tried = wrong.chunks(100).zip(right.chunks(1)).flat_map(|(wrong, right)| wrong.iter().chain(right));
     let answers = join_all(tried.map(async |shown| (shown, world.try_key(&keys, shown).await.err()))).await;
