@@ -1,5 +1,5 @@
-//! The management API: routes, keys, problems, the OpenAPI document. Above it: hyper, through axum. Below it: the
-//! engine, which does what is asked, and the store, which is read. Nothing below knows anything of HTTP in here.
+//! The management API over HTTP: routes, keys, problems and the OpenAPI document. The app builds its routers; hyper
+//! serves them through axum. The API asks the engine to act and reads the store. No layer below knows of HTTP in here.
 
 pub mod auth;
 
@@ -72,19 +72,19 @@ use self::metrics::SharedPages;
 use self::rate_limits::RateLimits;
 use self::request_log::RequestLog;
 
-/// Characters of an admin key from the configuration: fewer could be guessed.
+/// Minimum characters of an admin key from the configuration: a shorter key could be guessed.
 const MIN_ADMIN_KEY: usize = 32;
 
 /// How the API is set up.
 #[derive(Debug, Clone)]
 pub struct ApiConfig {
-    /// A key that may do everything, besides those in the database; at least 32 characters, or it is not accepted.
+    /// An admin key besides those in the database; with fewer than 32 characters it is not accepted.
     pub admin_key: Option<SecretString>,
-    /// Bytes of a request's body; 1 MiB unless told otherwise.
+    /// Maximum bytes of a request body; 1 MiB by default.
     pub body_limit: usize,
-    /// With each key of a tenant.
+    /// Limit on the requests with each key of a tenant.
     pub key_rate: Option<RequestRate>,
-    /// Of each tenant, over all its keys.
+    /// Limit on the requests of each tenant, over all its keys.
     pub tenant_rate: Option<RequestRate>,
     /// Origins whose pages may call the API from a browser.
     pub cors_origins: Vec<String>,
@@ -96,7 +96,7 @@ impl Default for ApiConfig {
     }
 }
 
-/// What every handler can reach. Cheap to clone.
+/// The state that every handler can reach. Cheap to clone.
 #[derive(Clone)]
 struct App(Arc<Inner>);
 
@@ -176,7 +176,7 @@ impl App {
     }
 }
 
-/// Every route that the document describes.
+/// All routes that the OpenAPI document describes.
 fn routes() -> OpenApiRouter<App> {
     let versioned = OpenApiRouter::new()
         .merge(tenants::routes())
@@ -198,7 +198,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(metrics::routes())
 }
 
-/// What is served, each on a listener of its own.
+/// The routers, each for a listener of its own.
 pub struct Routers {
     /// The whole API.
     pub api: Router,
@@ -206,8 +206,8 @@ pub struct Routers {
     pub metrics: Router,
 }
 
-/// The API, and the metrics for a listener that only those who may see them can reach. `connections` answers the current
-/// figures of the API's connections.
+/// Builds the API, and a router with the metrics alone for a listener that only operators can reach. `connections`
+/// returns the current figures of the API's connections.
 pub fn routers(
     engine: Engine,
     config: ApiConfig,
@@ -232,7 +232,7 @@ pub fn routers(
     Routers { api, metrics }
 }
 
-/// The document that describes the API.
+/// The OpenAPI document of all routes.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
     document::describe_all(routes().into_openapi())

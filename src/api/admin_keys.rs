@@ -1,5 +1,5 @@
-//! `/admin-keys`: the keys that may do everything. For admin keys only. The one of the configuration is shown and nothing
-//! more: it is changed where it is set.
+//! `/admin-keys`: the keys with every scope and every tenant. Only an admin key may call it. The admin key of the
+//! configuration is listed but cannot be changed here: it changes where it is set.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -27,10 +27,10 @@ use crate::store::StoreError;
 use crate::store::admin_keys::Revoked;
 use crate::store::keys::{ApiKey, NewApiKey};
 
-/// Stands for the id of the key that the configuration names.
+/// Id under which the API shows the admin key of the configuration.
 const CONFIGURATION: &str = "configuration";
 
-/// Where that key is set.
+/// Name of the variable that sets this key.
 const VARIABLE: &str = "POSTHASTE_ADMIN_KEY";
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -42,7 +42,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 pub(super) struct AdminKeyInput {
     #[schema(min_length = 1, max_length = 200, example = "on-call")]
     name: String,
-    /// From when on the key opens nothing; it does not end by itself unless given.
+    /// When the key expires; without it the key does not expire.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Given<UnixMillis>,
 }
@@ -67,12 +67,13 @@ pub(super) struct AdminKeyView {
     name: String,
     /// `configuration` for the key in `POSTHASTE_ADMIN_KEY`, else `database`.
     source: &'static str,
-    /// `null` for the key of the configuration.
+    /// Null for the key of the configuration.
     #[schema(value_type = Option<String>, format = DateTime)]
     created_at: Option<UnixMillis>,
+    /// Null for a key that does not expire.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<UnixMillis>,
-    /// To about a minute; not known of the key of the configuration.
+    /// Accurate to about a minute; null for a key that was never used, and for the key of the configuration.
     #[schema(value_type = Option<String>, format = DateTime)]
     last_used_at: Option<UnixMillis>,
 }
@@ -101,11 +102,11 @@ impl AdminKeyView {
 pub(super) struct NewAdminKeyView {
     #[serde(flatten)]
     view: AdminKeyView,
-    /// Shown here and never again.
+    /// The text of the key, shown in this answer only.
     key: String,
 }
 
-/// Which of them a path names.
+/// The admin key that a path names.
 enum Named {
     Configured,
     Stored(KeyId),
@@ -117,7 +118,9 @@ impl Segment for Named {
     }
 }
 
-/// Lists the admin keys, newest first, without the keys themselves; the one of the configuration is the last.
+/// Lists the admin keys, newest first, without their texts.
+///
+/// The admin key of the configuration is the last.
 #[utoipa::path(get, path = "/admin-keys", tag = "admin keys", operation_id = "listAdminKeys", params(PageParams),
     responses((status = 200, body = PageView<AdminKeyView>), ReadProblems))]
 async fn list(State(app): State<App>, _: Admin, query: Query) -> Result<axum::Json<PageView<AdminKeyView>>, Problem> {
@@ -135,7 +138,9 @@ async fn list(State(app): State<App>, _: Admin, query: Query) -> Result<axum::Js
     Ok(axum::Json(list.answer(views, next)))
 }
 
-/// Creates an admin key. The answer is the only one that shows it.
+/// Creates an admin key.
+///
+/// Only this answer shows the text of the key.
 #[utoipa::path(post, path = "/admin-keys", tag = "admin keys", operation_id = "createAdminKey",
     request_body = AdminKeyInput, params(("Idempotency-Key" = Option<String>, Header)),
     responses((status = 201, body = NewAdminKeyView), CreateProblems))]
@@ -155,7 +160,9 @@ async fn create(
     idempotency::create(&app, once, &view, exists, |once| store.create_key(new, once, &by)).await
 }
 
-/// Revokes an admin key and ends the sessions that it has opened, at once and on every node.
+/// Revokes an admin key, and ends the sessions that it has opened, at once and on every node.
+///
+/// The last admin key and the admin key of the configuration cannot be revoked (`409`).
 #[utoipa::path(delete, path = "/admin-keys/{id}", tag = "admin keys", operation_id = "revokeAdminKey",
     params(("id" = String, Path)), responses((status = 204), ActionProblems))]
 async fn revoke(

@@ -1,4 +1,5 @@
-//! `/deliveries`: one event for one webhook, with the attempts made. Also what other resources show of deliveries.
+//! `/deliveries`: one event for one webhook, with its attempts. Also has the views and filters of deliveries that other
+//! resources share.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +33,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(cancel))
 }
 
-/// What every view of a delivery says.
+/// Fields that every view of a delivery has.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct DeliveryFields {
@@ -46,15 +47,17 @@ pub(super) struct DeliveryFields {
     /// `pending`, `success`, `failed` or `cancelled`
     #[schema(value_type = String)]
     status: &'static str,
-    /// When its next request is due by its own schedule. Never in the past: null when it is due or under way, or is not
-    /// pending. A webhook that is paused, switched off, limited, or whose breaker is open sends it later; the backlog of the
-    /// webhook says when.
+    /// When the delivery's next request is due by its own schedule; null when the delivery is due now, in flight or not
+    /// pending. Never in the past. The request is sent later if the webhook is paused, switched off or limited, or its
+    /// breaker is open; the webhook's backlog says when.
     #[schema(value_type = Option<String>, format = DateTime)]
     next_attempt_at: Option<UnixMillis>,
+    /// The newest attempt that has ended; null when there is none.
     last_attempt: Option<AttemptView>,
+    /// When the event was accepted.
     #[schema(value_type = String, format = DateTime)]
     created_at: UnixMillis,
-    /// Null while it is pending, also for a retry by hand.
+    /// When the delivery was settled; null while it is pending, also for a manual retry.
     #[schema(value_type = Option<String>, format = DateTime)]
     settled_at: Option<UnixMillis>,
 }
@@ -68,7 +71,7 @@ pub(super) struct DeliveryView {
     attempts: u16,
 }
 
-/// A delivery with its newest attempts, the oldest of them first.
+/// A delivery with its newest attempts, oldest first.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = DeliveryWithAttempts)]
@@ -76,9 +79,9 @@ pub(super) struct DetailedView {
     #[serde(flatten)]
     fields: DeliveryFields,
     attempt_count: u16,
-    /// The newest: at most 100, and as many as a page has room for.
+    /// The newest attempts, oldest first: at most 100, fewer if their answers do not fit on a page.
     attempts: Vec<AttemptView>,
-    /// Leads to the attempts before these: the `cursor` of `GET /deliveries/{id}/attempts`. Null when there are none.
+    /// Pass it as `cursor` to `GET /deliveries/{id}/attempts` to read older attempts; null when there are none.
     attempts_cursor: Option<String>,
 }
 
@@ -95,26 +98,29 @@ pub(super) struct AttemptView {
     #[schema(value_type = String, format = DateTime)]
     started_at: UnixMillis,
     duration_ms: u32,
+    /// Null when there was no answer.
     status_code: Option<u16>,
     /// `success`, `rejected`, `throttled`, `gone`, `timed_out`, `connect_failed`, `tls_failed`, `dns_failed`,
     /// `blocked`, `protocol_error` or `crashed`
     #[schema(value_type = String)]
     outcome: &'static str,
     error: Option<String>,
-    /// Null when there was no answer. Values of a repeated name are joined by commas.
+    /// Headers of the answer; null when there was no answer. Values of a repeated name are joined by commas.
     response_headers: Option<BTreeMap<String, String>>,
-    /// Null when there was no answer. What is not UTF-8 is replaced. Lists of deliveries show the first 1,024 bytes.
+    /// Body of the answer, of which at most 64 KiB are kept; null when there was no answer. Bytes that are not UTF-8
+    /// are replaced. Lists of deliveries show the first 1,024 bytes.
     response_body: Option<String>,
-    /// Whether more of the answer is kept than is shown here; the attempts of the delivery show all that is kept.
+    /// Whether more of the answer is kept than is shown here. The list of the delivery's attempts shows all that is
+    /// kept.
     response_body_truncated: bool,
 }
 
-/// Of deliveries, as they are shown.
+/// The statuses of deliveries, as the API shows them.
 pub(super) fn statuses() -> [&'static str; 4] {
     [Status::Pending, Status::Success, Status::Failed, Status::Cancelled].map(status_word)
 }
 
-/// Of attempts, as they are shown.
+/// The triggers of attempts, as the API shows them.
 pub(super) fn triggers() -> [&'static str; 5] {
     [Trigger::Scheduled, Trigger::Retry, Trigger::Manual, Trigger::Test, Trigger::Recovery].map(trigger_word)
 }
@@ -167,7 +173,7 @@ impl AttemptView {
         })
     }
 
-    /// As a list of deliveries shows it.
+    /// The last attempt, as a list of deliveries shows it.
     fn listed(delivery: DeliveryId, last: LastAttempt) -> Result<Self, Problem> {
         let LastAttempt { mut attempt, is_cut } = last;
         if is_cut {
@@ -181,7 +187,7 @@ impl AttemptView {
     }
 }
 
-/// A text that was cut off somewhere, without the beginning of a character at its end.
+/// Removes the beginning of a character that was cut off at the end of a text.
 fn without_part_of_a_character(mut text: Vec<u8>) -> Vec<u8> {
     if let Err(error) = std::str::from_utf8(&text)
         && error.error_len().is_none()
@@ -221,7 +227,7 @@ impl TryFrom<Delivery> for DeliveryView {
 }
 
 impl DetailedView {
-    /// `attempts`: the newest, newest first.
+    /// `attempts` are the newest ones, newest first.
     fn new(delivery: Delivery, attempts: Vec<Attempt>, attempts_cursor: Option<String>) -> Result<Self, Problem> {
         let (id, attempt_count) = (delivery.id, delivery.state.attempts);
         let mut attempts = AttemptView::all(id, attempts)?;
@@ -237,7 +243,7 @@ pub(super) struct DeliveryAnswer {
     delivery: DeliveryView,
 }
 
-/// The answer of `test`: the attempt is null when none was made in time.
+/// The answer of `test`. `attempt` is null when no attempt ended in time.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = TestAnswer)]
 pub(super) struct TestAnswer {
@@ -245,7 +251,7 @@ pub(super) struct TestAnswer {
     attempt: Option<AttemptView>,
 }
 
-/// What became of a test.
+/// Reads the result of a test.
 pub(super) async fn test_answer(app: &App, tenant: TenantNum, id: DeliveryId) -> Result<TestAnswer, Problem> {
     let delivery = find(app, tenant, id).await?;
     let attempt = app.store().first_attempt(id).await?.map(|first| AttemptView::of(id, first)).transpose()?;
@@ -256,7 +262,7 @@ async fn find(app: &App, tenant: TenantNum, id: DeliveryId) -> Result<Delivery, 
     app.engine().delivery(tenant, id).await?.ok_or(Problem::no_such("delivery"))
 }
 
-/// The filters that logs and lists of deliveries have in common.
+/// Reads the filters that logs and lists of deliveries share.
 pub(super) fn filter(list: &List<'_>) -> Result<DeliveryFilter, Problem> {
     Ok(DeliveryFilter {
         webhook: None,
@@ -270,7 +276,7 @@ pub(super) fn filter(list: &List<'_>) -> Result<DeliveryFilter, Problem> {
     })
 }
 
-/// A page of deliveries that were read with one more than the limit.
+/// Makes a page of deliveries that were read with one more than the limit.
 pub(super) fn cut(
     list: &List<'_>,
     mut deliveries: Vec<Delivery>,
@@ -285,7 +291,7 @@ pub(super) fn page(list: &List<'_>, page: DeliveryPage) -> Result<axum::Json<Pag
     Ok(axum::Json(list.answer(views?, next)))
 }
 
-/// Parameters of every list of deliveries.
+/// Query parameters of every list of deliveries.
 pub(super) enum DeliveryParams {}
 
 impl IntoParams for DeliveryParams {
@@ -294,8 +300,8 @@ impl IntoParams for DeliveryParams {
         let code = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(100)).maximum(Some(599));
         vec![
             text("status", "pending, success, failed or cancelled"),
-            text("outcome", "of the last attempt, such as rejected or timed_out"),
-            query_parameter("statusCode", "of the last attempt's answer", code),
+            text("outcome", "outcome of the last attempt, such as rejected or timed_out"),
+            query_parameter("statusCode", "status code of the last attempt's answer", code),
             text("event", "the exact event type"),
             text("since", "accepted at or after this RFC 3339 time"),
             text("until", "accepted before this RFC 3339 time"),
@@ -303,13 +309,15 @@ impl IntoParams for DeliveryParams {
     }
 }
 
-/// The names of [`DeliveryParams`].
+/// The names in [`DeliveryParams`].
 pub(super) const FILTERS: [&str; 6] = ["status", "outcome", "statusCode", "event", "since", "until"];
 
-/// Lists deliveries, newest event first, those included that are only owed yet. A page may have fewer items than `limit`
-/// although there are more: where a filter finds little, a page ends after so much was looked at, and `nextCursor` goes on.
+/// Lists deliveries, newest event first.
+///
+/// Deliveries that are owed but not recorded yet are included. A page may have fewer items than `limit` although more
+/// follow: when a filter matches little, a page ends after a bounded search, and `nextCursor` goes on.
 #[utoipa::path(get, path = "/deliveries", tag = "deliveries", operation_id = "listDeliveries",
-    params(("webhookId" = Option<String>, Query, description = "also of a webhook that was deleted"),
+    params(("webhookId" = Option<String>, Query, description = "the id of a webhook, which may be deleted"),
         ("eventId" = Option<String>, Query), DeliveryParams, PageParams),
     responses((status = 200, body = PageView<DeliveryView>), ReadProblems))]
 async fn list(
@@ -330,7 +338,7 @@ async fn list(
     page(&list, found)
 }
 
-/// Reads a delivery with its newest attempts, the oldest of them first.
+/// Reads a delivery with its newest attempts, oldest first.
 #[utoipa::path(get, path = "/deliveries/{id}", tag = "deliveries", operation_id = "readDelivery",
     params(("id" = String, Path)),
     responses((status = 200, body = DetailedView), ReadProblems))]
@@ -343,14 +351,15 @@ async fn read(
     let delivery = find(&app, tenant.num(), id).await?;
     let (query, made) = (Query::empty(&app), delivery.state.attempts);
     let list = attempts_of(&query, tenant.num(), id)?;
-    // An attempt that was recorded between the two looks is left to the next reading.
+    // Leaves an attempt that was recorded between the two reads to the next request.
     let page = app.store().attempts(id, made.saturating_add(1), MAX_LIMIT).await?;
     let cursor = page.next.map(|next| list.cursor(&next));
     Ok(axum::Json(DetailedView::new(delivery, page.items, cursor)?))
 }
 
-/// Lists the attempts of a delivery, newest first, with all that is kept of their answers. A page may have fewer than
-/// `limit`, when their answers are long.
+/// Lists the attempts of a delivery, newest first, with all that is kept of their answers.
+///
+/// A page may have fewer items than `limit` if their answers are long.
 #[utoipa::path(get, path = "/deliveries/{id}/attempts", tag = "deliveries", operation_id = "listDeliveryAttempts",
     params(("id" = String, Path), PageParams),
     responses((status = 200, body = PageView<AttemptView>), ReadProblems))]
@@ -371,7 +380,10 @@ fn attempts_of(query: &Query, tenant: TenantNum, id: DeliveryId) -> Result<List<
     query.list(&format!("attempts of {id}"), Some(tenant), &[])
 }
 
-/// Makes one more attempt now. The history stays, and so do the automatic retries.
+/// Makes one more attempt now.
+///
+/// The history stays, and so does the schedule of automatic retries. A delivery whose request is in flight cannot be
+/// retried (`409`).
 #[utoipa::path(post, path = "/deliveries/{id}/retry", tag = "deliveries", operation_id = "retryDelivery",
     params(("id" = String, Path)), responses((status = 202, body = DeliveryAnswer), ActionProblems))]
 async fn retry(
@@ -385,7 +397,9 @@ async fn retry(
     Ok((StatusCode::ACCEPTED, axum::Json(DeliveryAnswer { delivery })))
 }
 
-/// Takes a pending delivery back.
+/// Cancels a pending delivery, or the manual retry of a settled one.
+///
+/// A delivery whose request is in flight cannot be cancelled (`409`).
 #[utoipa::path(post, path = "/deliveries/{id}/cancel", tag = "deliveries", operation_id = "cancelDelivery",
     params(("id" = String, Path)), responses((status = 200, body = DeliveryView), ActionProblems))]
 async fn cancel(

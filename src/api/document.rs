@@ -1,4 +1,5 @@
-//! The OpenAPI document around the handlers: what all of them share.
+//! Completes the OpenAPI document that the handlers describe: what all operations share. Runs when the routers are
+//! built and for the command that prints the document; it serves no request.
 
 mod shapes;
 
@@ -27,8 +28,8 @@ use super::problem::{FieldError, ProblemView};
 )]
 pub(super) struct ApiDocument;
 
-/// Each answer must have a description; those without a better one get the phrase of their status. Schemas say everything
-/// that is known of their values.
+/// Gives every answer a description, as OpenAPI requires: the phrase of its status, if there is no better one. Then
+/// adds to the schemas everything that is known of their values.
 pub(super) fn describe_all(mut document: Document) -> Document {
     for path in document.paths.paths.values_mut() {
         let PathItem { get, put, post, delete, patch, .. } = path;
@@ -87,18 +88,18 @@ macro_rules! problem_sets {
 }
 
 problem_sets! {
-    /// Of routes that read.
+    /// Problems of operations that read.
     ReadProblems: 400 401 403 404 429 500 503;
-    /// Of routes that create.
+    /// Problems of operations that create.
     CreateProblems: 400 401 403 404 408 409 413 415 422 429 500 503;
-    /// Of routes that publish.
+    /// Problems of operations that publish.
     PublishProblems: 400 401 403 404 408 409 413 415 422 429 500 503 508;
-    /// Of routes that change what has a version.
+    /// Problems of operations that change an object with a version.
     ChangeProblems: 400 401 403 404 408 409 412 413 415 422 429 500 503;
-    /// Of routes that delete what has a version.
+    /// Problems of operations that delete an object with a version.
     DeleteProblems: 400 401 403 404 409 412 429 500 503;
-    /// Of routes that take no body and act at once.
+    /// Problems of operations that take no body and act at once.
     ActionProblems: 400 401 403 404 409 429 500 503;
-    /// Of `/readyz`.
+    /// The problem of `/readyz`.
     NotReady: 503;
 }

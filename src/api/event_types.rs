@@ -1,4 +1,4 @@
-//! `/event-types`: the types that a tenant has declared.
+//! `/event-types`: the event types that a tenant has declared.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -23,7 +23,7 @@ use crate::domain::id::TenantNum;
 use crate::domain::moment::UnixMillis;
 use crate::store::event_types::EventType;
 
-/// Characters of a description, of a type and of whatever else is described for people.
+/// Characters of a description, of an event type and of every other object that has one.
 pub(super) const DESCRIPTION: std::ops::RangeInclusive<usize> = 0..=2000;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -97,7 +97,7 @@ async fn find(app: &App, tenant: TenantNum, name: &str) -> Result<EventType, Pro
     app.store().event_type(tenant, name).await?.ok_or(Problem::no_such("event type"))
 }
 
-/// Lists event types by name.
+/// Lists the declared event types by name.
 #[utoipa::path(get, path = "/event-types", tag = "event types", operation_id = "listEventTypes", params(PageParams),
     responses((status = 200, body = PageView<EventTypeView>), ReadProblems))]
 async fn list(
@@ -169,7 +169,9 @@ async fn update(
     Ok(tagged(StatusCode::OK, changed.version, &EventTypeView::from(changed)))
 }
 
-/// Takes an event type out of the declared ones. Events of this type stay.
+/// Removes an event type from the declared ones.
+///
+/// Events of this type stay.
 #[utoipa::path(delete, path = "/event-types/{name}", tag = "event types", operation_id = "deleteEventType",
     params(("name" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 204), DeleteProblems))]

@@ -1,6 +1,6 @@
-//! What each request passes on its way to its handler, in this order: its cookie becomes a key, a delivery that comes back is
-//! refused, its answer is charged for, and the node that has to answer is asked. One layer does it all, because each layer
-//! clones and boxes the whole service for each request.
+//! The steps that each request passes on its way to its handler, in this order: a session's cookie becomes a key, a
+//! delivery that comes back is refused, a cost is opened for the answer, and the request is forwarded if another node
+//! has to answer. One layer takes all steps, because each layer clones and boxes the whole service for each request.
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;

@@ -1,4 +1,4 @@
-//! What machines ask without a key: is it alive, is it ready.
+//! `/livez` and `/readyz`: tell machines, without a key, whether the process is alive and whether it is ready.
 
 use axum::extract::State;
 use serde::Serialize;
@@ -19,16 +19,16 @@ pub(super) struct Health {
     status: &'static str,
 }
 
-/// Whether the process answers at all.
+/// Answers `200` as long as the process answers at all.
 #[utoipa::path(get, path = "/livez", tag = "health", security(()), responses((status = 200, body = Health)))]
 async fn live() -> axum::Json<Health> {
     axum::Json(Health { status: "ok" })
 }
 
-/// Whether the engine takes work.
+/// Says whether the engine accepts work.
 ///
-/// Not while it stops, nor without the database, nor once the database has refused to commit for two seconds, until it commits
-/// again.
+/// Answers `503` while the engine stops, while it has no database, and once the database has refused to commit for two
+/// seconds, until it commits again.
 #[utoipa::path(get, path = "/readyz", tag = "health", security(()),
     responses((status = 200, body = Health), NotReady))]
 async fn ready(State(app): State<App>) -> Result<axum::Json<Health>, Problem> {

@@ -1,5 +1,5 @@
-//! Requests that are deliveries of engines, this one included: what comes back is refused before anything else, and what
-//! is published says through which engines it has come.
+//! Handles requests that are deliveries of engines, this one included. The gate refuses deliveries that come back;
+//! published events carry the trail of engines that they have come through.
 
 use std::convert::Infallible;
 
@@ -14,11 +14,11 @@ use crate::engine::{CDN_LOOP, Trail};
 #[derive(Debug, Clone)]
 pub(super) struct Hops(pub(super) Option<Trail>);
 
-/// Notes in the extensions of a request which engines it has come through.
+/// Notes in the request's extensions which engines the request has come through.
 ///
 /// # Errors
 ///
-/// When this engine is one of them, or they are too many.
+/// When this engine is one of them, or there are too many.
 pub(super) fn refuse_loops(app: &App, request: &mut Request) -> Result<(), Problem> {
     if request.headers().contains_key(CDN_LOOP) {
         let trail = app.engine().name().trail(request.headers().get_all(CDN_LOOP).iter())?;

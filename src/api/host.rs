@@ -1,5 +1,6 @@
-//! Which host a request is for, said once and clearly (RFC 9112, section 3.2; RFC 9113, section 8.3.1). A request that says
-//! it twice, or not at all, means one thing to a proxy in front and another one here.
+//! Requires that a request names its host, once and clearly (RFC 9112, section 3.2; RFC 9113, section 8.3.1). A request
+//! that names it twice, or not at all, means one host to a proxy in front and another one here. The response layer
+//! calls it.
 
 use axum::extract::Request;
 use axum::http::header::HOST;
@@ -18,7 +19,7 @@ pub(super) fn require(request: &Request) -> Result<(), Problem> {
     }
 }
 
-/// What is wrong with the host that a request names.
+/// Why the host that a request names cannot be accepted.
 fn wrong(version: Version, uri: &Uri, headers: &HeaderMap) -> Option<&'static str> {
     let mut fields = headers.get_all(HOST).iter();
     let (field, more) = (fields.next(), fields.next());

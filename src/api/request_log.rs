@@ -1,7 +1,7 @@
-//! One log line for each request: its caller, what it asked for, and what became of it. Changes and refusals are told at
-//! `info`, failures on our side at `warn`, reads and publishes that succeed at `debug`. Keys that were refused have lines of
-//! their own. Each kind has its own limit, so that a flood of one hides no line of another. Never the query, a header or a
-//! body.
+//! Writes one log line for each request: its caller, its route and its result. The response layer calls it for every
+//! answer. Changes and refusals are logged at `info`, failures on our side at `warn`, successful reads and publishes at
+//! `debug`. Refused keys have lines of their own. Each kind has its own limit, so that a flood of one kind hides no
+//! line of another. A line never contains the query, a header or a body.
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -16,28 +16,28 @@ use super::client_addr::{ClientAddr, RequestId};
 use crate::domain::id::{KeyId, TenantId};
 use crate::log_limit::LogLimit;
 
-/// In `POSTHASTE_LOG`: one line a request.
+/// Target in `POSTHASTE_LOG` of the lines about requests.
 const REQUEST: &str = "posthaste::request";
 
-/// In `POSTHASTE_LOG`: one line a key that was refused.
+/// Target in `POSTHASTE_LOG` of the lines about refused keys.
 const KEY: &str = "posthaste::key";
 
-/// Requests that were refused, in a second: anybody can make them.
+/// Lines per second about refused requests; anybody can cause them.
 const REFUSED: u32 = 50;
 
-/// Keys that were refused, in a second.
+/// Lines per second about refused keys.
 const KEYS: u32 = 10;
 
-/// Requests that failed on our side, in a second.
+/// Lines per second about requests that failed on our side.
 const FAILURES: u32 = 50;
 
-/// Changes, in a second.
+/// Lines per second about changes.
 const CHANGES: u32 = 500;
 
-/// Longer paths lead nowhere, and would fill the log.
+/// Maximum bytes of a path that is logged: a longer path leads nowhere and would fill the log.
 const LONGEST_PATH: usize = 256;
 
-/// The lines of this process, as far as there are not too many.
+/// Writes the lines of this process, within the limits above.
 #[derive(Debug)]
 pub(super) struct RequestLog {
     refused: Mutex<LogLimit>,
@@ -46,20 +46,20 @@ pub(super) struct RequestLog {
     changes: Mutex<LogLimit>,
 }
 
-/// Who calls: in the extensions of a request, noted once the key is known.
+/// The caller of a request, noted in the request's extensions once its key is known.
 #[derive(Debug, Clone, Default)]
 pub(super) struct CallerNote(Arc<Noted>);
 
 #[derive(Debug, Default)]
 struct Noted {
-    /// Of a valid key; `None` for the admin key of the configuration.
+    /// The valid key; `None` for the admin key of the configuration.
     key: OnceLock<Option<KeyId>>,
-    /// What a key that was refused says it is.
+    /// The id that a refused key claims to have.
     claimed: OnceLock<KeyId>,
     tenant: OnceLock<TenantId>,
 }
 
-/// What of a request must be known when it is answered.
+/// What the log line needs of a request, captured before the request is handled.
 pub(super) struct Begun {
     at: Instant,
     method: Method,
@@ -69,12 +69,12 @@ pub(super) struct Begun {
     caller: CallerNote,
 }
 
-/// What became of it.
+/// How a request was answered.
 pub(super) struct Answered<'a> {
     pub(super) status: StatusCode,
-    /// Of the problem, if it is one.
+    /// Code of the problem, if the answer is one.
     pub(super) code: Option<&'a str>,
-    /// Why it failed on our side, as far as its caller is not told.
+    /// Why the request failed on our side, where the caller is not told.
     pub(super) reason: Option<&'a str>,
     pub(super) request: &'a RequestId,
 }
@@ -125,12 +125,12 @@ impl Begun {
         self.route.as_ref().map(MatchedPath::as_str)
     }
 
-    /// Of a route that there is: other paths may be anything.
+    /// The path, if it matches a route: any other path may contain anything.
     fn path(&self) -> Option<&str> {
         self.route.as_ref().map(|_| self.uri.path()).filter(|path| path.len() <= LONGEST_PATH)
     }
 
-    /// Publishes are many, and each is in the database.
+    /// Publishes are logged at `debug` only: they are frequent, and each is in the database.
     fn is_publish(&self) -> bool {
         self.method == Method::POST && matches!(self.route(), Some("/api/v1/events" | "/api/v1/events/batch"))
     }

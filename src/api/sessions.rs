@@ -1,4 +1,4 @@
-//! `/sessions`: who is logged in with which key, and how a session is ended that is not one's own.
+//! `/sessions`: lists open sessions with their keys, and ends sessions other than the caller's own.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -27,19 +27,20 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 struct OpenSessionView {
     #[schema(value_type = String, example = "ses_0000000000000000000000000g")]
     id: SessionId,
-    /// `null` for an admin's.
+    /// Null for an admin's session.
     #[schema(value_type = Option<String>)]
     tenant_id: Option<TenantId>,
-    /// The key that opened it; `null` for the admin key of the configuration.
+    /// The key that opened the session; null for the admin key of the configuration.
     #[schema(value_type = Option<String>)]
     key_id: Option<KeyId>,
+    /// Null for the admin key of the configuration.
     key_name: Option<String>,
     scopes: Vec<String>,
     #[schema(value_type = String, format = DateTime)]
     created_at: UnixMillis,
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<UnixMillis>,
-    /// To about a minute.
+    /// Accurate to about a minute; null for a session that was never used.
     #[schema(value_type = Option<String>, format = DateTime)]
     last_used_at: Option<UnixMillis>,
 }
@@ -52,8 +53,10 @@ impl From<Session> for OpenSessionView {
     }
 }
 
-/// Lists open sessions with the keys that opened them, newest first: those of the tenant; to an admin key that names no
-/// tenant those of all, and of admins.
+/// Lists open sessions with the keys that opened them, newest first.
+///
+/// The list has the sessions of the tenant. An admin key that names no tenant sees the sessions of all tenants and of
+/// admins.
 #[utoipa::path(get, path = "/sessions", tag = "session", operation_id = "listSessions", params(PageParams),
     responses((status = 200, body = PageView<OpenSessionView>), ReadProblems))]
 async fn list(
