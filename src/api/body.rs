@@ -1,5 +1,5 @@
-//! The bodies of requests: JSON of a bounded size and depth, read into an input type with [`super::fields`].
-//! [`super::budget`] bounds what they take together.
+//! Reads request bodies: JSON of bounded size and depth, read into an input type with [`super::fields`].
+//! [`super::budget`] bounds the memory that all bodies take together.
 
 use std::time::Duration;
 
@@ -16,33 +16,33 @@ use super::budget::Share;
 use super::fields::{At, Errors, Reader};
 use super::problem::Problem;
 
-/// A body must arrive within this time: a slow sender may not hold a connection for ever.
+/// Time within which a body must arrive: a slow sender must not hold a connection for ever.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Arrays and objects within each other. Common parsers of receivers give up at 128.
+/// Maximum depth of arrays and objects within each other. Common parsers of receivers give up at 128.
 const MAX_DEPTH: usize = 100;
 
-/// A shape that a body can be read into.
+/// A type that a body can be read into.
 pub(super) trait Input: Sized {
-    /// The names of its members.
+    /// The names of the accepted members.
     const FIELDS: &'static [&'static str];
 
-    /// `None` when a required part is missing; what is wrong is noted in the reader's errors.
+    /// `None` when a required member is missing. Faults are noted in the reader's errors.
     fn read(reader: &mut Reader<'_, '_>) -> Option<Self>;
 }
 
-/// A body, read but not judged yet, so that a handler can add what only it can find wrong.
+/// A body that is read but not yet accepted, so that a handler can add errors that only the handler can find.
 pub(super) struct Json<T> {
     pub(super) input: Option<T>,
     pub(super) errors: Errors,
-    /// As it was sent.
+    /// The body as it was sent.
     pub(super) text: Bytes,
-    /// What it takes of the memory for bodies.
+    /// The body's share of the memory for bodies.
     _share: Share,
 }
 
 impl<T> Json<T> {
-    /// The input and the text it was read from.
+    /// Returns the input and the text that it was read from, or the errors.
     pub(super) fn accepted(self) -> Result<(T, Bytes), Problem> {
         let Self { input, errors, text, _share: _ } = self;
         errors.into_result()?;
@@ -63,7 +63,7 @@ impl<T: Input> FromRequest<App> for Json<T> {
     }
 }
 
-/// A body that may be left out; then it counts as `{}`.
+/// A body that may be left out. A missing body counts as `{}`.
 pub(super) struct OptionalJson<T>(pub(super) Json<T>);
 
 impl<T: Input> FromRequest<App> for OptionalJson<T> {
@@ -94,15 +94,15 @@ fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail))
 }
 
-/// `application/json` and its kin such as `application/merge-patch+json`.
+/// Whether this is `application/json` or a relative such as `application/merge-patch+json`.
 fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let subtype = essence.strip_prefix("application/").unwrap_or_default();
     subtype == "json" || subtype.len() > "+json".len() && subtype.ends_with("+json")
 }
 
-/// Whether a content type names no charset but UTF-8, or ASCII, which is part of it. JSON has no other one (RFC 8259, 8.1);
-/// text in it that is read as UTF-8 would be other text.
+/// Whether a content type names no charset but UTF-8, or ASCII, which is part of it. JSON has no other charset (RFC
+/// 8259, 8.1): other text, read as UTF-8, would change its meaning.
 fn is_utf8(content_type: &str) -> bool {
     let mut charsets = content_type.split(';').skip(1).filter_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;
@@ -112,7 +112,7 @@ fn is_utf8(content_type: &str) -> bool {
     charsets.all(is_known)
 }
 
-/// Takes a body in, with its share of the memory for bodies.
+/// Receives a body, with its share of the memory for bodies.
 pub(super) async fn collect(request: Request, app: &App) -> Result<(Bytes, Share), Problem> {
     let mut share = app.bodies().open(request.extensions().get().copied());
     let gathered = gather(request.into_body(), app.body_limit(), &mut share);
@@ -123,7 +123,7 @@ pub(super) async fn collect(request: Request, app: &App) -> Result<(Bytes, Share
     gathered.map(|text| (text, share))
 }
 
-/// A body that came in one piece is not copied.
+/// Receives the pieces of a body. A body in one piece is not copied.
 async fn gather(body: Body, limit: usize, share: &mut Share) -> Result<Bytes, Problem> {
     let incomplete = |_| Problem::bad_request("incomplete_body", "the body ended before it was complete");
     let mut pieces = body.into_data_stream();
@@ -146,7 +146,7 @@ async fn gather(body: Body, limit: usize, share: &mut Share) -> Result<Bytes, Pr
     Ok(text)
 }
 
-/// Takes in about as much again, so that a client that is still sending can read the answer.
+/// Discards about as much again, so that a client that is still sending can read the answer.
 async fn drain(mut pieces: BodyDataStream, limit: usize) {
     let mut drained = 0;
     while drained <= limit
@@ -160,7 +160,7 @@ fn malformed(detail: String) -> Problem {
     Problem::bad_request("malformed_json", detail)
 }
 
-/// Reads a whole body. An error when it is no JSON; what is wrong with its fields goes to `errors`.
+/// Reads a whole body. Fails if the body is not JSON; faults in its fields go to `errors`.
 pub(super) fn read<T: Input>(text: &[u8], errors: &mut Errors) -> Result<Option<T>, Problem> {
     let raw = parse(text)?;
     Ok(Reader::open(raw, At::Root, T::FIELDS, errors).and_then(|mut reader| T::read(&mut reader)))
@@ -176,7 +176,8 @@ fn parse(text: &[u8]) -> Result<&RawValue, Problem> {
     serde_json::from_str(text).map_err(|error| malformed(error.to_string()))
 }
 
-/// Where a JSON text first nests deeper than is accepted. The parser itself passes over values of any depth.
+/// The offset at which a JSON text first nests deeper than is accepted. The parser itself passes over values of any
+/// depth.
 fn too_deep(text: &[u8]) -> Option<usize> {
     let mut depth = 0_usize;
     let mut in_string = false;
@@ -207,7 +208,7 @@ pub(super) mod tests {
     use super::super::fields::{any_text, boolean, integer};
     use super::*;
 
-    /// The pointers and codes of what is wrong with `text` as a `T`.
+    /// The pointers and codes of the faults in `text`, read as a `T`.
     pub(crate) fn faults<T: Input>(text: &str) -> Vec<(String, &'static str)> {
         let mut errors = Errors::default();
         if let Err(problem) = read::<T>(text.as_bytes(), &mut errors) {

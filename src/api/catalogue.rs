@@ -1,4 +1,4 @@
-//! The event types that every tenant starts with.
+//! The event types that every new tenant starts with.
 
 const CATALOGUE: [(&str, &str); 16] = [
     ("conversation.created", "A conversation was started."),
@@ -19,7 +19,7 @@ const CATALOGUE: [(&str, &str); 16] = [
     ("call.recording.available", "The recording of a call can be fetched."),
 ];
 
-/// Names and descriptions, for a new tenant.
+/// Names and descriptions of the event types for a new tenant.
 #[must_use]
 pub fn default_catalogue() -> Vec<(String, String)> {
     CATALOGUE.map(|(name, description)| (name.to_owned(), description.to_owned())).to_vec()

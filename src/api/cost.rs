@@ -1,7 +1,8 @@
-//! What an answer costs until its caller has taken it: a turn at the readers of the database while it is made, and the
-//! memory that it holds until its last byte is sent. Each tenant has at most half of the readers and a quarter of the
-//! memory, and so have all admins together: a caller that asks for the most expensive answers, and takes none, keeps no
-//! other one waiting. Taken by [`super::auth`], which knows who calls; given back by [`Cost::hold`].
+//! Charges callers for answers until they have taken them: a turn at the readers of the database while the answer is
+//! made, and the memory that the answer holds until its last byte is sent. Each tenant, and all admins together, has at
+//! most half of the readers and a quarter of the memory. So a caller that asks for the most expensive answers and takes
+//! none of them keeps no other caller waiting. [`super::auth`] charges, because it knows the caller; [`Cost::hold`]
+//! gives back.
 
 mod held;
 mod turns;
@@ -22,26 +23,27 @@ use super::problem::Problem;
 use crate::domain::id::TenantNum;
 use crate::store::page::PAGE_BYTES;
 
-/// Of an answer that is not made yet: the rows of a page, and the text that is made of them.
+/// Memory of an answer that is not made yet: the rows of a page, and the text that is made of them.
 const ESTIMATE: usize = 2 * PAGE_BYTES as usize;
 
-/// Whose answers those to admins are; no tenant has this number.
+/// Tenant number of answers to admins; no tenant has it.
 const ADMINS: TenantNum = TenantNum(0);
 
-/// What answers may take, and whose turn it is to make one.
+/// The memory that answers may take, and the turns to make one.
 pub(super) struct Answers {
     memory: Budget,
     readers: Turns,
 }
 
 impl Answers {
-    /// `largest`: bytes of the largest event, which can be read back. `readers`: connections that the API reads with.
+    /// `largest` is the size of the largest event that can be read back, in bytes; `readers` is the number of
+    /// connections that the API reads with.
     pub(super) fn new(largest: usize, readers: usize) -> Self {
         Self { memory: Budget::of_answers(largest), readers: Turns::new(readers) }
     }
 }
 
-/// What one request costs. Clones are of the same request.
+/// The cost of one request. Clones share it.
 #[derive(Clone, Default)]
 pub(super) struct Cost(Arc<Mutex<Option<Taken>>>);
 
@@ -51,17 +53,18 @@ struct Taken {
 }
 
 impl Cost {
-    /// Of a request, which has it in its extensions from here on.
+    /// Attaches a cost to the extensions of a request.
     pub(super) fn begin(request: &mut Request) -> Self {
         let cost = Self::default();
         request.extensions_mut().insert(cost.clone());
         cost
     }
 
-    /// Charges a request to its caller; no tenant is an admin. One that only reads waits for its turn, and takes what its
-    /// answer is likely to hold. One that changes something is refused only when its own caller leaves too much untaken,
-    /// never for what others do; and it takes no turn: it reads a few rows by their keys, and then waits for the journal,
-    /// for a receiver or for another node, which would keep a reader from its tenant's other requests.
+    /// Charges a request to its caller; no tenant is an admin. A request that only reads waits for its turn, and takes
+    /// the memory that its answer is likely to hold. A request that changes something takes no turn: it reads a few
+    /// rows by their keys, and then waits for the journal, for a receiver or for another node, which would keep a
+    /// reader from its tenant's other requests. It is refused only when its own caller leaves too much untaken, never
+    /// for what others do.
     ///
     /// # Errors
     ///
@@ -73,7 +76,7 @@ impl Cost {
         cost.take(app, tenant, is_safe, turn)
     }
 
-    /// Charges a request that another node answers, with its own readers.
+    /// Charges a request that another node answers with its own readers.
     pub(super) fn charge_forwarded(request: &Request, app: &App, tenant: TenantNum) -> Result<(), Problem> {
         let Some(cost) = Self::of(request.extensions()) else { return Ok(()) };
         cost.take(app, Some(tenant), request.method().is_safe(), None)
@@ -94,19 +97,19 @@ impl Cost {
         extensions.get()
     }
 
-    /// Takes more than was estimated, before it is read.
+    /// Takes memory beyond the estimate, before more is read.
     pub(super) fn grow(&self, bytes: usize) -> Result<(), Problem> {
         self.0.lock().as_mut().map_or(Ok(()), |taken| taken.share.grow(bytes))
     }
 
-    /// The rest of the answer is made without the database of this node.
+    /// Ends the turn early: the rest of the answer needs no database of this node.
     pub(super) fn end_turn(&self) {
         if let Some(taken) = self.0.lock().as_mut() {
             taken.turn = None;
         }
     }
 
-    /// Gives back the turn, since the answer is made, and holds its memory until the last of it is sent.
+    /// Gives back the turn, since the answer is made, and holds its memory until the last byte is sent.
     pub(super) fn hold(&self, response: Response) -> Response {
         match self.0.lock().take() {
             Some(taken) => response.map(|body| HeldBody::of(body, taken.share)),

@@ -1,5 +1,6 @@
-//! Query parameters and pages. A cursor is signed, together with its list, its tenant and its filters: it is no secret,
-//! since every query takes the tenant anyway, but one that was made up or went astray is refused instead of misread.
+//! Reads query parameters and makes pages. A cursor is signed together with its list, its tenant and its filters. It is
+//! no secret, since every query is limited to the tenant anyway; but a cursor that was made up, or belongs to another
+//! list, is refused instead of misread.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -29,7 +30,7 @@ pub(super) const MAX_LIMIT: u64 = 100;
 /// The query of a request, as it was sent.
 pub(super) struct Query {
     text: String,
-    /// What signs the cursors that are answered.
+    /// The keys that sign cursors.
     keys: CursorKeys,
 }
 
@@ -61,12 +62,12 @@ impl<S: Sync> FromRequestParts<S> for NoQuery {
 }
 
 impl Query {
-    /// Of a list that begins inside of another answer.
+    /// The query of a list that begins inside another answer.
     pub(super) fn empty(app: &App) -> Self {
         Self { text: String::new(), keys: app.store().cursor_keys() }
     }
 
-    /// Reads the query of a list that has these filters. `route` names the list, together with what its path says.
+    /// Reads the query of a list with these filters. `route` names the list, together with what its path says.
     pub(super) fn list(
         &self,
         route: &str,
@@ -116,12 +117,12 @@ fn given_twice(name: &str) -> Problem {
     Problem::bad_request("invalid_parameter", format!("{name} was given twice, once is accepted"))
 }
 
-/// What a list was asked for.
+/// What a request asks of a list.
 pub(super) struct List<'q> {
     pub(super) limit: u64,
     cursor: Option<Cow<'q, str>>,
     filters: Vec<(&'static str, Cow<'q, str>)>,
-    /// Has taken in everything that a cursor is bound to.
+    /// Hash of everything that a cursor is bound to.
     binding: Sha256,
     keys: &'q CursorKeys,
 }
@@ -145,7 +146,7 @@ impl List<'_> {
         value.map(|value| T::read(name, value)).transpose()
     }
 
-    /// Where to go on.
+    /// The position after which the page starts; `None` for the first page.
     pub(super) fn position<P: Position>(&self) -> Result<Option<P>, Problem> {
         let Some(cursor) = &self.cursor else { return Ok(None) };
         let open = || {
@@ -168,12 +169,12 @@ impl List<'_> {
         self.binding.clone().finalize().into()
     }
 
-    /// The answer, with a cursor if the list goes on after `next`.
+    /// Makes the answer, with a cursor if the list goes on after `next`.
     pub(super) fn answer<V, P: Position>(&self, data: Vec<V>, next: Option<P>) -> PageView<V> {
         PageView { data, next_cursor: next.map(|next| self.cursor(&next)) }
     }
 
-    /// Cuts off the row that was read only to see whether there are more; answers the position to go on from.
+    /// Cuts off the row that was read only to see whether there are more; returns the position to go on from.
     pub(super) fn cut<T, P>(&self, rows: &mut Vec<T>, position: impl Fn(&T) -> P) -> Option<P> {
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
         let has_more = rows.len() > limit;
@@ -182,17 +183,17 @@ impl List<'_> {
     }
 }
 
-/// A slice of a list.
+/// One page of a list.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Page)]
 pub(super) struct PageView<V> {
     data: Vec<V>,
-    /// Give it as `cursor` for the next page; null at the end.
+    /// Pass it as `cursor` to read the next page; null on the last page.
     next_cursor: Option<String>,
 }
 
-/// A place in a list that the next page starts after.
+/// A position in a list; the next page starts after it.
 pub(super) trait Position: Sized {
     fn write(&self) -> String;
     fn read(text: &str) -> Option<Self>;
@@ -251,7 +252,7 @@ impl Filter for u64 {
 }
 
 impl Filter for String {
-    /// No stored text has a NUL character, and PostgreSQL takes none.
+    /// Refuses NUL: no stored text has one, and PostgreSQL takes none.
     fn read(name: &str, value: &str) -> Result<Self, Problem> {
         if value.contains('\0') { Err(invalid(name, value, "text without NUL")) } else { Ok(value.to_owned()) }
     }
@@ -283,7 +284,7 @@ impl Filter for OutcomeKind {
     }
 }
 
-/// The status code of an answer.
+/// The status code of an answer, from 100 to 599.
 pub(super) struct StatusCodeFilter(pub(super) u16);
 
 impl Filter for StatusCodeFilter {
@@ -305,7 +306,7 @@ impl Filter for EventId {
     }
 }
 
-/// A parameter that may be left out, for the document.
+/// Describes an optional query parameter for the OpenAPI document.
 pub(super) fn query_parameter(name: &str, what: &str, schema: ObjectBuilder) -> Parameter {
     let mut parameter = Parameter::new(name);
     parameter.parameter_in = ParameterIn::Query;
@@ -315,7 +316,7 @@ pub(super) fn query_parameter(name: &str, what: &str, schema: ObjectBuilder) -> 
     parameter
 }
 
-/// `limit` and `cursor`, for the document.
+/// `limit` and `cursor`, for the OpenAPI document.
 pub(super) enum PageParams {}
 
 impl IntoParams for PageParams {
@@ -324,7 +325,7 @@ impl IntoParams for PageParams {
         let limit = number.default(Some(DEFAULT_LIMIT.into()));
         let cursor = ObjectBuilder::new().schema_type(Type::String);
         vec![
-            query_parameter("limit", "Items on a page.", limit),
+            query_parameter("limit", "Maximum items on a page.", limit),
             query_parameter("cursor", "`nextCursor` of the page before.", cursor),
         ]
     }

@@ -1,4 +1,4 @@
-//! Parameters in the path: ids and names.
+//! Reads path parameters: ids and names.
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
@@ -6,7 +6,7 @@ use axum::http::request::Parts;
 use super::problem::Problem;
 use crate::domain::id::{DeliveryId, EventId, IdError, KeyId, SecretId, SessionId, TenantId, WebhookId};
 
-/// Something that a segment of a path stands for.
+/// A type that a path segment can be read into.
 pub(super) trait Segment: Sized + Send {
     fn read(text: String) -> Result<Self, Problem>;
 }
@@ -24,13 +24,13 @@ macro_rules! id_segments {
 id_segments!(TenantId, KeyId, SessionId, WebhookId, SecretId, EventId, DeliveryId);
 
 impl Segment for String {
-    /// No stored text has a NUL character, and PostgreSQL takes none.
+    /// Refuses NUL: no stored text has one, and PostgreSQL takes none.
     fn read(text: String) -> Result<Self, Problem> {
         if text.contains('\0') { Err(Problem::no_such("object")) } else { Ok(text) }
     }
 }
 
-/// An id of another kind is a mistake worth telling apart; one that nobody can have is simply not there.
+/// An id of another kind is a mistake that the answer names; a malformed id simply does not exist.
 fn unknown_id(error: IdError) -> Problem {
     match error {
         IdError::WrongKind { .. } => Problem::bad_request("invalid_id", error.to_string()),

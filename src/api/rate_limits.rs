@@ -1,6 +1,6 @@
-//! How often a key and a tenant may call. Off unless configured; each node counts for itself. An admin key is the
-//! operator's own and is not counted; a session counts under the key that opened it. A batch of events is one request:
-//! what its events cost is bounded elsewhere.
+//! Limits how often a key and a tenant may call. The limits are off unless configured; each node counts for itself. An
+//! admin key is the operator's own and is not counted; a session counts under the key that opened it. A batch of events
+//! counts as one request: the cost of its events is bounded elsewhere.
 
 use std::hash::Hash;
 use std::num::NonZeroU32;
@@ -14,7 +14,7 @@ use super::key::Digest;
 use super::problem::Problem;
 use crate::domain::id::TenantNum;
 
-/// Those who rest are forgotten after so many questions, or more when there are more of them.
+/// Requests between two sweeps of idle keys; the number of keys, if that is larger.
 const FORGET_EVERY: usize = 1_024;
 
 /// Requests a second in the long run, and how many may come at once.
@@ -30,12 +30,12 @@ pub(super) struct RateLimits {
 }
 
 impl RateLimits {
-    /// `None` is no limit.
+    /// `None` means no limit.
     pub(super) fn new(key: Option<RequestRate>, tenant: Option<RequestRate>) -> Self {
         Self { keys: key.map(Counted::new), tenants: tenant.map(Counted::new) }
     }
 
-    /// Counts one request with this tenant's key.
+    /// Counts one request with this key of this tenant.
     ///
     /// # Errors
     ///
@@ -55,7 +55,7 @@ struct Counted<K: Hash + Eq + Clone> {
     limiter: DefaultKeyedRateLimiter<K>,
     clock: DefaultClock,
     asked: AtomicUsize,
-    /// After so many questions it is looked for those who rest.
+    /// Number of requests at which idle keys are swept.
     forget_at: AtomicUsize,
 }
 
@@ -71,7 +71,7 @@ impl<K: Hash + Eq + Clone> Counted<K> {
         }
     }
 
-    /// How long whoever this is has to wait; `None`: not at all.
+    /// How long the caller has to wait; `None` if not at all.
     fn wait(&self, who: &K) -> Option<Duration> {
         if self.asked.fetch_add(1, Ordering::Relaxed) >= self.forget_at.load(Ordering::Relaxed) {
             self.asked.store(0, Ordering::Relaxed);

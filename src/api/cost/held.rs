@@ -1,5 +1,5 @@
-//! The body of an answer with what it takes of the memory for answers. Every piece of it that is on its way to the
-//! connection keeps the share, so that it is given back when the last byte is written, or the connection is gone.
+//! The body of an answer, with its share of the memory for answers. Every piece on its way to the connection keeps the
+//! share, which is given back when the last byte is written or the connection is gone.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use hyper::body::{Frame, SizeHint};
 
 use crate::api::budget::Share;
 
-/// Handed to a connection at a time: what is handed over waits there, however slowly it is taken.
+/// Bytes that are handed to a connection at a time: what is handed over waits there, however slowly the client reads.
 const PIECE: usize = 64 * 1024;
 
 pub(super) struct HeldBody {
     body: Body,
-    /// Of the last frame of the body.
+    /// What is left of the last frame of the body.
     rest: Bytes,
     share: Arc<Share>,
 }
 
-/// Bytes that are part of an answer.
+/// Bytes of an answer that keep its share.
 struct Part {
     bytes: Bytes,
     _share: Arc<Share>,
@@ -33,7 +33,7 @@ impl AsRef<[u8]> for Part {
 }
 
 impl HeldBody {
-    /// The body, which takes what it is long from here on, if that is known.
+    /// Wraps a body. If its length is known, the share becomes as large.
     pub(super) fn of(body: Body, mut share: Share) -> Body {
         if let Some(bytes) = body.size_hint().exact() {
             share.correct(usize::try_from(bytes).unwrap_or(usize::MAX));

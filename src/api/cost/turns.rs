@@ -10,25 +10,25 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::api::problem::Problem;
 use crate::domain::id::TenantNum;
 
-/// For a turn. After so long the caller has asked for more than the database can answer.
+/// Maximum wait for a turn. After that the caller has asked for more than the database can answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Answers that are made at once for one caller, however many readers there are: each holds memory.
+/// Maximum answers that are made at once for one caller, however many readers there are: each holds memory.
 const MOST: usize = 16;
 
-/// Requests of one caller that wait for a turn; more are refused at once.
+/// Maximum requests of one caller that wait for a turn; more are refused at once.
 const MOST_WAITING: usize = 256;
 
-/// Callers that are known before those who ask for nothing are forgotten.
+/// Number of known callers from which on idle ones are forgotten.
 const FORGET_FROM: usize = 1024;
 
 pub(super) struct Turns {
-    /// Of one caller at once.
+    /// Turns of one caller at once.
     each: usize,
     callers: Mutex<HashMap<Option<TenantNum>, Arc<Semaphore>>>,
 }
 
-/// One turn, until it is dropped.
+/// One turn, which ends when it is dropped.
 pub(super) struct Turn {
     _permit: OwnedSemaphorePermit,
 }
@@ -41,7 +41,7 @@ impl Turns {
     /// Waits for a turn of this caller; no tenant is an admin.
     pub(super) async fn take(&self, caller: Option<TenantNum>) -> Result<Turn, Problem> {
         let turns = self.turns_of(caller);
-        // The table, each turn that is held and each request that waits have one.
+        // The table, each held turn and each waiting request have one reference.
         if Arc::strong_count(&turns) > 1 + self.each + MOST_WAITING {
             return Err(refusal());
         }
