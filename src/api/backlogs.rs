@@ -1,4 +1,4 @@
-//! `/backlogs` and `/webhooks/{id}/backlog`: what waits, since when and why.
+//! `/backlogs` and `/webhooks/{id}/backlog`: what is pending for webhooks, since when and why.
 
 mod view;
 
@@ -26,10 +26,10 @@ use super::problem::Problem;
 use crate::domain::id::{TenantId, TenantNum, WebhookId};
 use crate::engine::{Backlog, BacklogOrder};
 
-/// The list ends after so many: those behind them wait for less, and each can be asked for.
+/// Maximum length of the list: the backlogs behind are smaller or younger, and each can be read by its webhook.
 const MOST_LISTED: usize = 10_000;
 
-/// Of a row in memory, about, from when it is read until the answer is written.
+/// Approximate bytes of a row in memory, from when it is read until the answer is written.
 const ROW_BYTES: usize = 4 * 1024;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -38,13 +38,13 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 
 pub(super) use self::view::{BacklogView as Shown, word};
 
-/// A backlog as it is answered.
+/// Makes the answer that shows a backlog.
 pub(super) fn shown(app: &App, tenant: TenantId, backlog: Option<Backlog>) -> Result<axum::Json<BacklogView>, Problem> {
     let backlog = backlog.ok_or(Problem::no_such("webhook"))?;
     BacklogView::new(backlog, tenant, app.engine().node_name()).map(axum::Json)
 }
 
-/// What waits for a webhook, since when and why.
+/// Reads the backlog of a webhook: what is pending, since when, and what holds it back.
 #[utoipa::path(get, path = "/webhooks/{id}/backlog", tag = "backlogs", operation_id = "readBacklog",
     params(("id" = String, Path)), responses((status = 200, body = BacklogView), ReadProblems))]
 async fn read(
@@ -53,15 +53,17 @@ async fn read(
     _: NoQuery,
     One(id): One<WebhookId>,
 ) -> Result<axum::Json<BacklogView>, Problem> {
-    // Not the webhook: of one that cannot be read its backlog says so.
+    // The webhook itself is not read: if it cannot be read, its backlog says so.
     let num = app.store().webhook_num(tenant.num(), id).await?.ok_or(Problem::no_such("webhook"))?;
     shown(&app, tenant.row.id, app.engine().backlog(num).await?)
 }
 
-/// Lists the backlogs that there are, the 10,000 worst at most, the worst first. An admin key that names no tenant sees those of all.
+/// Lists backlogs, the worst first, at most the 10,000 worst.
+///
+/// An admin key that names no tenant sees the backlogs of all tenants.
 #[utoipa::path(get, path = "/backlogs", tag = "backlogs", operation_id = "listBacklogs",
-    params(("sort" = Option<String>, Query, description = "`oldest` (who waits for the longest time, the default) or \
-            `depth` (who waits for the most)"), PageParams),
+    params(("sort" = Option<String>, Query, description = "`oldest` (the longest wait first, the default) or \
+            `depth` (the most deliveries first)"), PageParams),
     responses((status = 200, body = PageView<BacklogView>), ReadProblems))]
 async fn list(
     State(app): State<App>,
@@ -76,7 +78,7 @@ async fn list(
     let limit = usize::try_from(list.limit).unwrap_or(usize::MAX);
     let asked_by_a_node = wanted_by_a_node(&headers);
     let wanted = asked_by_a_node.unwrap_or(skipped + limit + 1).min(MOST_LISTED);
-    // Where there are other nodes, theirs may stand before these, whose places are not known yet.
+    // Rows of other nodes may precede ours, so that our places are not known before the merge.
     let first = if app.engine().is_alone() { skipped.min(wanted) } else { 0 };
     cost.grow((wanted - first) * ROW_BYTES)?;
     let own = app.engine().backlogs(tenants.num(), order, first, wanted - first).await?;
@@ -85,7 +87,7 @@ async fn list(
     if asked_by_a_node.is_some() {
         return Ok(axum::Json(list.answer(rows, None::<i64>)));
     }
-    // What waits for other nodes keeps no reader.
+    // A request that waits for other nodes needs no reader.
     cost.end_turn();
     let merge = |theirs: Vec<Value>| {
         rows.extend(theirs);
@@ -99,16 +101,17 @@ async fn list(
     Ok(axum::Json(list.answer(rows, next)))
 }
 
-/// As they are shown: in between, the order of those of one node may have changed. What nothing tells apart stays in place.
+/// Sorts rows by what they show: since they were ranked, the order within one node may have changed. Equal rows stay in
+/// place.
 fn worst_first(rows: &mut [Value], order: BacklogOrder) {
     match order {
         BacklogOrder::Depth => rows.sort_by_key(|row| Reverse(row["pending"].as_u64())),
-        // Times of this form order like texts.
+        // RFC 3339 times in UTC sort like text.
         BacklogOrder::Oldest => rows.sort_by_cached_key(|row| row["oldestPendingAt"].as_str().map(str::to_owned)),
     }
 }
 
-/// One whose tenant was deleted meanwhile is left out.
+/// Makes the rows of this node. Leaves out backlogs whose tenant was deleted meanwhile.
 async fn own_rows(app: &App, own: Vec<Backlog>) -> Result<Vec<Value>, Problem> {
     let tenants = own.iter().map(|backlog| backlog.tenant.0).collect();
     let tenants: HashMap<i64, TenantId> = app.store().tenant_ids(tenants).await?.into_iter().collect();

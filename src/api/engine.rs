@@ -1,4 +1,4 @@
-//! `/engine`: how the engine itself stands, for operators of all tenants.
+//! `/engine`: the state of the engine, for operators of all tenants. Only an admin key may call it; it changes nothing.
 
 use axum::extract::State;
 use serde::Serialize;
@@ -26,10 +26,10 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 #[schema(as = Engine)]
 struct EngineView {
     nodes: Vec<NodeView>,
-    /// Empty where there can be only one node.
+    /// Empty with SQLite, where there is only one node.
     shards: Vec<ShardView>,
     lag: LagView,
-    /// Of the webhooks that this node serves; those of all nodes sum up to everything that is pending.
+    /// Covers the webhooks that the answering node serves; the sum over all nodes is everything that is pending.
     backlog: TotalView,
     actors: ActorsView,
     journal: JournalView,
@@ -41,9 +41,9 @@ struct EngineView {
 #[serde(rename_all = "camelCase")]
 #[schema(as = EnginePayloads)]
 struct PayloadsView {
-    /// Event payloads in memory.
+    /// Event payloads in memory, in bytes.
     bytes: usize,
-    /// Beyond which deliveries wait as rows.
+    /// Bytes of payloads above which deliveries wait as rows.
     budget_bytes: usize,
 }
 
@@ -51,23 +51,26 @@ struct PayloadsView {
 #[serde(rename_all = "camelCase")]
 #[schema(as = EngineNode)]
 struct NodeView {
-    /// Rises with every start; null where there can be only one node.
+    /// Rises with every start; null with SQLite, where there is only one node.
     num: Option<i64>,
     name: String,
-    /// Where its API is reached; null where there can be only one node.
+    /// Where the node's API is reached; null with SQLite.
     address: Option<String>,
-    /// Of the node that answers; null of others.
+    /// Version of the answering node; null for other nodes.
     version: Option<&'static str>,
-    /// Takes work; false while it stops, when its lease has ended, or while the database refuses to commit.
+    /// Whether the node accepts work. For the answering node: false while it stops, when its lease has ended, or while
+    /// the database refuses to commit. For other nodes: false once their lease has ended.
     ready: bool,
-    /// Whether it is the node that answers, whose figures the rest of this answer shows.
+    /// Whether this is the answering node, whose figures the rest of this answer shows.
     answers: bool,
+    /// Null with SQLite.
     #[schema(value_type = Option<String>, format = DateTime)]
     started_at: Option<UnixMillis>,
-    /// By the database's clock; renewed five times in its length.
+    /// When the node's lease ends, by the database's clock; null with SQLite. The node renews it five times in its
+    /// length.
     #[schema(value_type = Option<String>, format = DateTime)]
     lease_until: Option<UnixMillis>,
-    /// Shards that it holds.
+    /// Shards that the node owns.
     shards: usize,
 }
 
@@ -75,20 +78,20 @@ struct NodeView {
 #[schema(as = EngineShard)]
 struct ShardView {
     num: usize,
-    /// The number of the node that holds it; null while it is on its way to another one.
+    /// Number of the node that owns the shard; null while no node owns it.
     owner: Option<i64>,
     /// Rises with every change of owner.
     epoch: i64,
 }
 
-/// How far behind the node that answers is.
+/// How far behind the answering node is.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = EngineLag)]
 struct LagView {
-    /// Since the other nodes were last looked at; null where there can be none.
+    /// Milliseconds since the last survey of the other nodes; null with SQLite.
     cluster_seen_ms_ago: Option<u64>,
-    /// Whether committed events wait in the database that were not handed to their endpoints yet.
+    /// Whether the database has committed events that were not handed to their endpoints yet.
     dispatch_behind: bool,
 }
 
@@ -96,9 +99,9 @@ struct LagView {
 #[serde(rename_all = "camelCase")]
 #[schema(as = EngineBacklog)]
 struct TotalView {
-    /// Deliveries that are owed.
+    /// Pending deliveries.
     pending: u64,
-    /// Webhooks that are owed something.
+    /// Webhooks with pending deliveries.
     webhooks: usize,
 }
 
@@ -106,10 +109,11 @@ struct TotalView {
 #[serde(rename_all = "camelCase")]
 #[schema(as = EngineActors)]
 struct ActorsView {
+    /// Endpoint actors in memory.
     live: usize,
-    /// Crashed too often; they wait to be resumed.
+    /// Endpoints that crashed too often; each waits for `resume` or `probe`.
     quarantined: usize,
-    /// Since the start.
+    /// Restarts after a crash, since the process started.
     restarts: u64,
 }
 
@@ -130,7 +134,7 @@ struct JournalView {
 #[schema(as = EnginePermits)]
 struct PermitsView {
     healthy: PlacesView,
-    /// The part that failing and slow endpoints share.
+    /// The part that ailing endpoints share: those that fail or are slow.
     ailing: PlacesView,
 }
 
@@ -138,8 +142,11 @@ struct PermitsView {
 #[serde(rename_all = "camelCase")]
 #[schema(as = EnginePlaces)]
 struct PlacesView {
+    /// Permits: requests that may be in flight at once.
     places: usize,
+    /// Permits that are taken.
     in_use: usize,
+    /// Requests that wait for a permit.
     waiting: usize,
 }
 
@@ -226,7 +233,10 @@ impl EngineView {
     }
 }
 
-/// How the engine stands: nodes and shards; of the node that answers its actors, journal, permits and payloads.
+/// Reads the state of the engine.
+///
+/// Nodes and shards are those of the whole cluster. Actors, journal, permits and payloads are those of the answering
+/// node.
 #[utoipa::path(get, path = "/engine", tag = "engine", operation_id = "readEngine",
     responses((status = 200, body = EngineView), ReadProblems))]
 async fn read(State(app): State<App>, _: Admin, _: NoQuery) -> Result<axum::Json<EngineView>, Problem> {

@@ -1,4 +1,4 @@
-//! `/events`: what publishers hand over, and what became of it. The first handler here is the hot path of the API.
+//! `/events`: publishes events, and shows what became of them. `publish` is the hot path of the API.
 
 mod input;
 mod view;
@@ -40,7 +40,9 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(list_deliveries))
 }
 
-/// Publishes an event. The answer comes after the commit: from then on it survives any crash.
+/// Publishes an event.
+///
+/// The answer comes after the commit: from then on the event survives any crash.
 #[utoipa::path(post, path = "/events", tag = "events", operation_id = "publishEvent", request_body = EventInput,
     params(("Idempotency-Key" = Option<String>, Header)),
     responses((status = 202, body = PublishedView), PublishProblems))]
@@ -71,13 +73,15 @@ fn accepted(kind: String, published: Option<Published>) -> Result<Response, Prob
     Ok((StatusCode::ACCEPTED, axum::Json(view)).into_response())
 }
 
-/// What the first request with this key was answered.
+/// The answer to the first request with this key.
 async fn published_before(app: &App, key: Option<&OnceKey>) -> Result<Option<Vec<Published>>, Problem> {
     let Some((_, answer)) = idempotency::first_answer(app, key).await? else { return Ok(None) };
     serde_json::from_slice(&answer).map(Some).map_err(|error| Problem::internal(&error))
 }
 
-/// Publishes up to 1000 events, each judged on its own. Those that are accepted are committed together.
+/// Publishes up to 1,000 events.
+///
+/// Each event is judged on its own. Accepted events are committed together.
 #[utoipa::path(post, path = "/events/batch", tag = "events", operation_id = "publishEvents", request_body = BatchInput,
     params(("Idempotency-Key" = Option<String>, Header)),
     responses((status = 202, body = BatchView), PublishProblems))]
@@ -140,7 +144,7 @@ async fn declared_only(app: &App, tenant: &Tenant<Publish>, events: Judged) -> R
     Ok(judged)
 }
 
-/// The event types that a tenant's publishers may use, as far as they were asked for.
+/// The event types that a tenant's publishers may use. Remembers what it has looked up.
 struct Declared {
     tenant: TenantNum,
     allow_undeclared: bool,
@@ -179,7 +183,7 @@ fn undeclared(at: At<'_>) -> Problem {
 
 /// Lists events, newest first, without their data.
 #[utoipa::path(get, path = "/events", tag = "events", operation_id = "listEvents",
-    params(("callerId" = Option<String>, Query, description = "the id that its publisher gave it"),
+    params(("callerId" = Option<String>, Query, description = "the id that the publisher gave the event"),
         ("event" = Option<String>, Query, description = "the exact event type"),
         ("since" = Option<String>, Query, description = "accepted at or after this RFC 3339 time"),
         ("until" = Option<String>, Query, description = "accepted before this RFC 3339 time"), PageParams),
@@ -206,7 +210,7 @@ async fn find(app: &App, tenant: TenantNum, EventId(seq): EventId) -> Result<Sto
     app.store().event(tenant, seq).await?.ok_or(Problem::no_such("event"))
 }
 
-/// Reads an event with its data, and how far it has come.
+/// Reads an event with its data and the progress of its deliveries.
 #[utoipa::path(get, path = "/events/{id}", tag = "events", operation_id = "readEvent", params(("id" = String, Path)),
     responses((status = 200, body = EventView), ReadProblems))]
 async fn read(
@@ -217,14 +221,16 @@ async fn read(
     Extension(cost): Extension<Cost>,
 ) -> Result<Response, Problem> {
     let event = find(&app, tenant.num(), id).await?;
-    // As it is stored, and as it is answered.
+    // The stored text and the answer are in memory together.
     cost.grow(2 * event.body_bytes)?;
     let progress = app.store().progress(&event).await?;
     let body = app.store().event_body(event.tenant, event.seq).await?.ok_or(Problem::no_such("event"))?;
     EventView::new(&event, progress, &body)?.answer()
 }
 
-/// Lists the deliveries of an event, those included that are only owed yet.
+/// Lists the deliveries of an event.
+///
+/// Deliveries that are owed but not recorded yet are included.
 #[utoipa::path(get, path = "/events/{id}/deliveries", tag = "events", operation_id = "listEventDeliveries",
     params(("id" = String, Path), PageParams),
     responses((status = 200, body = PageView<DeliveryView>), ReadProblems))]

@@ -1,5 +1,5 @@
-//! What only the node that serves a webhook can do or knows is asked of that node, with the caller's own key. Which node
-//! the caller talks to makes no difference.
+//! Forwards requests to the node that serves a webhook, with the caller's own key, for what only that node knows or can
+//! do. Which node a caller talks to makes no difference. The gate calls it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,19 +23,19 @@ use super::problem::Problem;
 use crate::domain::id::{DeliveryId, TenantNum, WebhookId, WebhookNum};
 use crate::engine::{Owner, peer_client};
 
-/// A test waits for its receiver, which may take 30 s.
+/// Maximum wait for an answer: a test waits for its receiver, which may take 30 s.
 const LONGEST_ANSWER: Duration = Duration::from_secs(40);
 
-/// Whoever does not answer a call within this time is gone.
+/// Maximum wait for a connection: a node that takes longer counts as gone.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// Calls to the other nodes. Cheap to clone.
+/// The HTTP client for other nodes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Peers {
     client: Option<reqwest::Client>,
 }
 
-/// The part of a list that matters here.
+/// The part of a list that is needed here.
 #[derive(Debug, Deserialize)]
 struct ListBody {
     data: Vec<serde_json::Value>,
@@ -45,7 +45,7 @@ impl Peers {
     pub(super) fn new() -> Self {
         let client = peer_client(CONNECT, LONGEST_ANSWER);
         if let Err(error) = &client {
-            tracing::warn!(%error, "other nodes cannot be asked");
+            tracing::warn!(%error, "HTTP client for other nodes cannot be built; requests are not forwarded");
         }
         Self { client: client.ok() }
     }
@@ -55,7 +55,7 @@ impl Peers {
         for name in [HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING] {
             headers.remove(name);
         }
-        let client = self.client.as_ref().ok_or_else(|| Problem::owner_unreachable(&"there is no client"))?;
+        let client = self.client.as_ref().ok_or_else(|| Problem::owner_unreachable(&"this node has no HTTP client"))?;
         let asked = client.request(method, format!("{address}{path}")).headers(headers).body(body).send().await;
         let answer = asked.map_err(|error| Problem::owner_unreachable(&error))?;
         let (status, mut headers) = (answer.status(), answer.headers().clone());
@@ -68,7 +68,8 @@ impl Peers {
         Ok(response)
     }
 
-    /// The same list of every other node, as far as they answer: `merge` is given that of one node at a time.
+    /// Asks every other node for its part of a list. `merge` gets the rows of one node at a time; a node that does not
+    /// answer is left out.
     pub(super) async fn lists(
         &self,
         app: &App,
@@ -87,9 +88,9 @@ impl Peers {
                 Ok(answer) if answer.status().is_success() => merge(rows_of(answer).await),
                 Ok(answer) => {
                     let status = answer.status().as_u16();
-                    tracing::warn!(address, status, "a node refuses to list its backlogs; they are left out");
+                    tracing::warn!(address, status, "node refused to list its backlogs; they are left out");
                 }
-                Err(_) => tracing::warn!(address, "a node does not answer; what it serves is not listed"),
+                Err(_) => tracing::warn!(address, "node did not answer; its backlogs are left out"),
             }
         }
     }
@@ -102,25 +103,26 @@ async fn rows_of(answer: Response) -> Vec<serde_json::Value> {
 
 struct Call {
     method: Method,
-    /// With its query.
+    /// Includes the query.
     path: String,
     headers: HeaderMap,
     body: Bytes,
 }
 
-/// How many rows another node wants of a list; `None` when a caller asks: of one that is no node the header is gone.
+/// How many rows of a list another node wants; `None` for a client's request, from which [`client_addr::judge`] has
+/// removed the header.
 pub(super) fn wanted_by_a_node(headers: &HeaderMap) -> Option<usize> {
     headers.get(FORWARDED)?.to_str().ok()?.parse().ok()
 }
 
-/// Lets the node answer whose it is.
+/// Answers a request here, or lets the node answer that serves its webhook.
 pub(super) async fn answer(app: &App, mut request: Request, next: Next) -> Response {
     client_addr::judge(app.store(), &mut request);
     if app.engine().is_alone() || !has_key(request.headers()) {
         return next.run(request).await;
     }
     let Some(subject) = subject_of(request.method(), request.uri().path()) else { return next.run(request).await };
-    // Whoever may not or names no tenant is told so by the handler, here, whomever the subject belongs to.
+    // A caller that lacks the scope or names no tenant is refused by the handler here, wherever the webhook is served.
     let (path, headers, extensions) = (request.uri().path(), request.headers(), request.extensions());
     let Ok(Some(tenant)) = acting_for(app, path, headers, extensions).await else {
         return next.run(request).await;
@@ -135,7 +137,9 @@ pub(super) async fn answer(app: &App, mut request: Request, next: Next) -> Respo
         Owner::Elsewhere(address) if !client_addr::is_from_node(request.extensions()) => {
             sent_on(app, tenant, &address, request).await.unwrap_or_else(IntoResponse::into_response)
         }
-        Owner::Elsewhere(_) | Owner::Nobody => Problem::owner_unreachable(&"it is being moved").into_response(),
+        Owner::Elsewhere(_) | Owner::Nobody => {
+            Problem::owner_unreachable(&"its shard is changing owner").into_response()
+        }
     }
 }
 
@@ -144,8 +148,9 @@ async fn sent_on(app: &App, tenant: TenantNum, address: &Arc<str>, request: Requ
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
     let (method, mut headers) = (request.method().clone(), request.headers().clone());
     client_addr::vouch(app.store(), request.extensions(), &method, &path, &mut headers);
-    client_addr::sign(app.store(), &method, &path, &mut headers, 0)
-        .ok_or_else(|| Problem::owner_unreachable(&"the nodes do not believe each other"))?;
+    client_addr::sign(app.store(), &method, &path, &mut headers, 0).ok_or_else(|| {
+        Problem::owner_unreachable(&"the request was forwarded too often; the nodes do not accept each other's proof")
+    })?;
     let (body, _share) = collect(request, app).await?;
     app.peers().ask(address, Call { method, path, headers, body }).await
 }
@@ -154,7 +159,7 @@ fn has_key(headers: &HeaderMap) -> bool {
     headers.contains_key(AUTHORIZATION) || headers.contains_key(X_API_KEY)
 }
 
-/// Whom a request is about that not every node can answer.
+/// The subject of a request that not every node can answer.
 #[derive(Debug, PartialEq, Eq)]
 enum Subject {
     Webhook(WebhookId),
@@ -181,7 +186,7 @@ async fn owner_of(app: &App, tenant: TenantNum, subject: Subject) -> Result<Owne
         Subject::Webhook(id) => app.store().webhook_num(tenant, id).await?,
         Subject::Delivery(id) => Some(id.webhook),
     };
-    // Of one that this tenant does not have the handler says so.
+    // The handler here refuses a webhook that this tenant does not have.
     Ok(num.map_or(Owner::Here, |num| app.engine().owner_of(num)))
 }
 

@@ -1,7 +1,8 @@
-//! `/metrics`: the engine's figures, and those of the endpoints with the worst backlogs, for Prometheus. On the API's
-//! listener they need an admin key, because they show all tenants; a listener of their own serves them without one.
+//! `/metrics` and `/metrics/endpoints`: figures of the engine, and of the endpoints with the worst backlogs, for
+//! Prometheus. On the API's listener they need an admin key, because they show all tenants; a listener of their own
+//! serves them without a key.
 //!
-//! A page is computed by one request at a time and shared by all that come within a second.
+//! One request at a time computes a page, and all requests within a second share it.
 
 mod text;
 
@@ -29,20 +30,20 @@ use crate::engine::BacklogOrder;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Scrapers ask every few seconds; one that asks more often is shown the same again.
+/// How long a page is shared. Scrapers ask every few seconds; a scraper that asks more often gets the same page again.
 const SHARED_FOR: Duration = Duration::from_secs(1);
 
-/// Endpoints that are shown unless the query says how many.
+/// Endpoints that are shown by default.
 const TOP: u64 = 50;
 
-/// Most endpoints that are shown: a scraper keeps a handful of series for each.
+/// Maximum endpoints that are shown: a scraper keeps a handful of series for each.
 const MOST: u64 = 1_000;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(engine)).routes(routes!(endpoints))
 }
 
-/// The same without a key.
+/// The same routes without a key, for a listener of their own.
 pub(super) fn open_routes() -> Router<App> {
     Router::new()
         .route("/metrics", get(async |State(app): State<App>| engine_page(&app).await))
@@ -54,17 +55,21 @@ pub(super) fn open_routes() -> Router<App> {
         .method_not_allowed_fallback(response_layer::no_such_method)
 }
 
-/// Figures of the engine, for Prometheus. Needs an admin key here; `POSTHASTE_METRICS_LISTEN` serves them without one.
+/// Reads figures of the engine, for Prometheus.
+///
+/// Needs an admin key here; the listener at `POSTHASTE_METRICS_LISTEN` serves them without one.
 #[utoipa::path(get, path = "/metrics", tag = "metrics", operation_id = "readMetrics",
     responses((status = 200, content_type = "application/openmetrics-text", body = String), ReadProblems))]
 async fn engine(State(app): State<App>, _: Admin) -> Result<impl IntoResponse, Problem> {
     engine_page(&app).await
 }
 
-/// Figures of the endpoints with the worst backlogs, for Prometheus: one series an endpoint. Needs an admin key here;
-/// `POSTHASTE_METRICS_LISTEN` serves them without one.
+/// Reads figures of the endpoints with the worst backlogs, for Prometheus.
+///
+/// Each figure has one series for each endpoint. Needs an admin key here; the listener at `POSTHASTE_METRICS_LISTEN`
+/// serves them without one.
 #[utoipa::path(get, path = "/metrics/endpoints", tag = "metrics", operation_id = "readEndpointMetrics",
-    params(("top" = Option<u64>, Query, description = "how many, 1 to 1000; 50 unless given"),
+    params(("top" = Option<u64>, Query, description = "number of endpoints, 1 to 1000; 50 by default"),
         ("by" = Option<String>, Query, description = "`oldest` or `depth`; `oldest` unless given")),
     responses((status = 200, content_type = "application/openmetrics-text", body = String), ReadProblems))]
 async fn endpoints(State(app): State<App>, _: Admin, query: Query) -> Result<impl IntoResponse, Problem> {
@@ -94,23 +99,23 @@ fn written(text: Result<String, fmt::Error>) -> Result<Bytes, Problem> {
     text.map(Bytes::from).map_err(|error| Problem::internal(&error))
 }
 
-/// What is known of the connections that the API is called over.
+/// Figures of the API's connections.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionFigures {
-    /// Those that are open.
+    /// Open connections.
     pub open: usize,
-    /// Connections and requests that were refused, by what was short.
+    /// Refused connections and requests, by the resource that was short.
     pub refused: [(&'static str, u64); 3],
 }
 
-/// The pages of this process.
+/// The shared pages of this process.
 #[derive(Default)]
 pub(super) struct SharedPages {
     engine: SharedPage<()>,
     endpoints: SharedPage<(u64, BacklogOrder)>,
 }
 
-/// The newest page, computed by one request at a time.
+/// The newest page; one request at a time computes it.
 struct SharedPage<K>(Mutex<Option<Computed<K>>>);
 
 struct Computed<K> {
@@ -127,8 +132,8 @@ impl<K> Default for SharedPage<K> {
 }
 
 impl<K: PartialEq> SharedPage<K> {
-    /// The page that was computed for the same question within the last second, or a new one.
-    /// `now`: when it was asked for, before any wait for those who ask at the same time.
+    /// Returns the page that was computed for the same question within the last second, or computes a new one. `now` is
+    /// when the request asked, before it waited for others.
     async fn read(
         &self,
         of: K,

@@ -1,4 +1,4 @@
-//! `/webhooks`: what tenants subscribe, and what can be done with a subscription.
+//! `/webhooks`: what tenants subscribe to, and the actions on a webhook.
 
 mod actions;
 mod bound;
@@ -53,7 +53,7 @@ pub(super) async fn find(app: &App, tenant: TenantNum, id: WebhookId) -> Result<
     app.store().webhook(tenant, id).await?.ok_or(Problem::no_such("webhook"))
 }
 
-/// A webhook of this tenant as every answer shows it.
+/// Makes the view of a webhook that every answer shows.
 async fn view_of(app: &App, tenant: TenantId, webhook: Webhook) -> Result<WebhookView, Problem> {
     let num = webhook.num;
     let secrets = app.store().secrets_of(&[&webhook], UnixMillis::now()).await?.remove(&num).unwrap_or_default();
@@ -88,7 +88,9 @@ async fn list(
     Ok(axum::Json(list.answer(views?, page.next)))
 }
 
-/// Creates a webhook. The answer is the only one that shows its secret, until it is rotated.
+/// Creates a webhook.
+///
+/// Only this answer shows its secret; a rotation makes and shows a new one.
 #[utoipa::path(post, path = "/webhooks", tag = "webhooks", operation_id = "createWebhook", request_body = WebhookInput,
     params(("Idempotency-Key" = Option<String>, Header)),
     responses((status = 201, body = NewWebhookView), CreateProblems))]
@@ -147,7 +149,7 @@ fn new_webhook(tenant: TenantNum, settings: Settings) -> Result<NewWebhook, Prob
     })
 }
 
-/// What a new webhook will be; the number is the store's to give and never shown.
+/// The new webhook as its first answer shows it. The store gives the number, which is never shown.
 fn first_version(new: &NewWebhook) -> Webhook {
     let NewWebhook { id, tenant, name, url, events, headers, policy, .. } = new;
     Webhook {
@@ -174,7 +176,9 @@ fn first_version(new: &NewWebhook) -> Webhook {
     }
 }
 
-/// Reads a webhook. Never shows the secret; the values of headers are hidden unless they are public.
+/// Reads a webhook.
+///
+/// The answer never shows the secret; it hides the values of headers that are not public.
 #[utoipa::path(get, path = "/webhooks/{id}", tag = "webhooks", operation_id = "readWebhook",
     params(("id" = String, Path)), responses((status = 200, body = WebhookView), ReadProblems))]
 async fn read(
@@ -188,7 +192,9 @@ async fn read(
     Ok(tagged(StatusCode::OK, version, &view_of(&app, tenant.row.id, webhook).await?))
 }
 
-/// Changes what is named, as a JSON merge patch (RFC 7396): `null` brings a default back.
+/// Changes a webhook with a JSON merge patch (RFC 7396).
+///
+/// Members that are not named stay; `null` restores a default.
 #[utoipa::path(patch, path = "/webhooks/{id}", tag = "webhooks", operation_id = "updateWebhook",
     params(("id" = String, Path), ("If-Match" = Option<String>, Header)), request_body = WebhookPatch,
     responses((status = 200, body = WebhookView), ChangeProblems))]
@@ -219,7 +225,9 @@ async fn update(
     Ok(tagged(StatusCode::OK, version, &view_of(&app, tenant.row.id, changed).await?))
 }
 
-/// Deletes a webhook. What it is owed is cancelled.
+/// Deletes a webhook.
+///
+/// Its pending deliveries are cancelled.
 #[utoipa::path(delete, path = "/webhooks/{id}", tag = "webhooks", operation_id = "deleteWebhook",
     params(("id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 204), DeleteProblems))]

@@ -1,4 +1,4 @@
-//! What is shown of a backlog.
+//! What the API shows of a backlog.
 
 use std::time::Duration;
 
@@ -18,54 +18,59 @@ use crate::engine::{Actor, Backlog, BreakerState, BreakerView, EndpointState, Pe
 pub(in crate::api) struct BacklogView {
     #[schema(value_type = String)]
     webhook_id: WebhookId,
-    /// Of the webhook.
+    /// Name of the webhook.
     name: String,
     #[schema(value_type = String)]
     tenant_id: TenantId,
     /// `active`, `paused`, `inactive`, `circuit_open` or `quarantined`
     state: &'static str,
-    /// What keeps its deliveries from flowing, and what ends that; null when nothing does.
+    /// What holds the deliveries back, and what ends that; null when nothing does.
     why: Option<String>,
-    /// Deliveries that it is owed: ready + scheduled + held + inFlight.
+    /// Pending deliveries: ready + scheduled + held + inFlight.
     pending: u64,
-    /// Due, and about to be sent.
+    /// Deliveries that are due and about to be sent.
     ready: u64,
-    /// They wait for a retry.
+    /// Deliveries that wait for a retry.
     scheduled: u64,
-    /// Due, and kept back: by the state, or in strict order behind one that waits for its retry.
+    /// Deliveries that are due and held back: by the state, or in strict order behind one that waits for its retry.
     held: u64,
     in_flight: u64,
+    /// When the oldest pending event was accepted; null when nothing is pending.
     #[schema(value_type = Option<String>, format = DateTime)]
     oldest_pending_at: Option<UnixMillis>,
     oldest_pending_age_ms: Option<u64>,
-    /// Never in the past; null when something is due or under way, or nothing will start by itself.
+    /// When the next request starts; null when a delivery is due or in flight, or when nothing will start by itself.
+    /// Never in the past.
     #[schema(value_type = Option<String>, format = DateTime)]
     next_attempt_at: Option<UnixMillis>,
     #[serde(flatten)]
     receiver: ReceiverFields,
     rates: RatesView,
+    /// Null when there were no requests.
     latency_ms: Option<LatencyView>,
     success_rate: SuccessView,
+    /// Null without a rate limit.
     limiter: Option<LimiterView>,
     breaker: BreakerShown,
     actor: ActorView,
-    /// When the node that serves the webhook said this.
+    /// When the node that serves the webhook measured this.
     #[schema(value_type = String, format = DateTime)]
     as_of: UnixMillis,
 }
 
-/// Over the last minute.
+/// Rates over the last minute.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = BacklogRates)]
 struct RatesView {
     in_per_second: f64,
     out_per_second: f64,
-    /// Until what is pending now is sent, at this rate out, or at the rate limit if that is lower; null when nothing flows.
+    /// Seconds until everything that is pending now is sent, at the present rate out, or at the rate limit if that is
+    /// lower; 0 when nothing is pending, null when nothing flows.
     drain_eta_seconds: Option<f64>,
 }
 
-/// Of the requests of the last few minutes.
+/// Latency of the requests of the last few minutes, in milliseconds.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = BacklogLatency)]
 struct LatencyView {
@@ -74,7 +79,7 @@ struct LatencyView {
     p99: f64,
 }
 
-/// The share of successful requests, 0 to 1; null without any.
+/// The share of requests that succeeded, 0 to 1; null when there were none.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = BacklogSuccess)]
 struct SuccessView {
@@ -89,7 +94,7 @@ struct SuccessView {
 #[schema(as = BacklogLimiter)]
 struct LimiterView {
     limit_per_second: f64,
-    /// Until the next request may start.
+    /// Milliseconds until the next request may start.
     throttled_ms: u64,
 }
 
@@ -109,24 +114,24 @@ struct BreakerShown {
 #[serde(rename_all = "camelCase")]
 #[schema(as = BacklogActor)]
 struct ActorView {
-    /// Sleeps when false: it is started as soon as it is needed.
+    /// False while the endpoint sleeps; it is activated as soon as it is needed.
     live: bool,
     mailbox: u32,
     mailbox_capacity: usize,
-    /// Deliveries that it keeps in memory.
+    /// Deliveries that the endpoint holds in memory.
     window: usize,
     window_capacity: usize,
     restarts: u32,
-    /// `panicked`, and where.
+    /// That the endpoint panicked, and where; null without restarts.
     last_restart_reason: Option<String>,
     #[schema(value_type = Option<String>, format = DateTime)]
     started_at: Option<UnixMillis>,
-    /// The process that serves the webhook.
+    /// Name of the node that serves the webhook.
     node: String,
 }
 
 impl BacklogView {
-    /// `node`: who serves the webhook, and says this.
+    /// `node` serves the webhook, and is the one that answers.
     pub(super) fn new(backlog: Backlog, tenant: TenantId, node: &str) -> Result<Self, Problem> {
         let age = backlog.oldest_at.map(|at| millis(backlog.as_of.since(at)));
         Ok(Self {
@@ -197,7 +202,7 @@ impl ActorView {
     }
 }
 
-/// Of endpoints, as they are shown.
+/// The states of endpoints, as the API shows them.
 pub(in crate::api) fn states() -> [&'static str; 5] {
     use EndpointState::{Active, Inactive, Open, Paused, Quarantined};
     [Active, Paused, Inactive, Open, Quarantined].map(word)
@@ -227,13 +232,13 @@ fn per_second(limit: RateLimit) -> f64 {
     f64::from(limit.requests) / f64::from(limit.per_seconds)
 }
 
-/// Beyond 2^53 nobody counts one by one.
+/// Counts above 2^53 lose precision, which does not matter here.
 #[allow(clippy::cast_precision_loss, reason = "an estimate of seconds")]
 fn count(pending: u64) -> f64 {
     pending as f64
 }
 
-/// To a thousandth: more digits would be noise.
+/// Rounds to a thousandth: more digits would be noise.
 fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }

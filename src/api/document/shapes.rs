@@ -1,5 +1,5 @@
-//! What the types of the handlers do not say of themselves: which texts have a fixed set of values, where any members may
-//! stand, that what an input requires is never null, and that an answer names each of its members.
+//! Adds to the schemas what the types of the handlers do not say: which texts have a fixed set of values, which objects
+//! take any members, that what an input requires is never null, and that an answer has each of its members.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,10 +13,10 @@ use crate::api::{backlogs, deliveries};
 use crate::domain::outcome::OutcomeKind;
 use crate::store::audit::Action;
 
-/// Members that are the publisher's or the owner's own.
+/// Members whose content is the publisher's or the webhook owner's own.
 const FREE: [&str; 2] = ["data", "metadata"];
 
-/// Members of answers that are left out when there is nothing to say. All others are there, if need be as null.
+/// Members of answers that may be absent. All others are always present, if need be as null.
 const LEFT_OUT: [&str; 3] = ["errors", "rewrapped", "scheduleSeconds"];
 
 pub(super) fn refine(document: &mut Document) {
@@ -35,7 +35,7 @@ pub(super) fn refine(document: &mut Document) {
     }
 }
 
-/// A page of a list refers to the schema of its items instead of repeating it.
+/// Makes a page refer to the schema of its items instead of repeating it.
 fn name_items(schemas: &mut BTreeMap<String, RefOr<Schema>>) {
     let named: BTreeSet<String> = schemas.keys().cloned().collect();
     for (name, schema) in schemas {
@@ -48,7 +48,7 @@ fn name_items(schemas: &mut BTreeMap<String, RefOr<Schema>>) {
     }
 }
 
-/// A body may be missing; it is never null.
+/// A body may be absent, but never null.
 fn body(operation: &mut Operation) {
     let Some(RefOr::T(body)) = &mut operation.request_body else { return };
     for content in body.content.values_mut() {
@@ -106,7 +106,7 @@ fn refine_object(object: &mut Object, is_input: bool) {
     }
 }
 
-/// The values of a text of this name, if there are only so many; the others of its object tell which text it is.
+/// The values of a text with this name, if the set is fixed. `siblings` tell apart texts of the same name.
 fn values_of(name: &str, siblings: &BTreeSet<String>) -> Option<Vec<&'static str>> {
     let beside = |name: &str| siblings.contains(name);
     Some(match name {
@@ -127,7 +127,7 @@ fn values_of(name: &str, siblings: &BTreeSet<String>) -> Option<Vec<&'static str
     })
 }
 
-/// A text, or the texts of a list, have one of these values.
+/// Restricts a text, or the texts in a list, to these values.
 fn restrict(schema: &mut RefOr<Schema>, values: &[&str]) {
     match schema {
         RefOr::T(Schema::Object(object)) if has(&object.schema_type, &Type::String) => {
@@ -143,7 +143,7 @@ fn restrict(schema: &mut RefOr<Schema>, values: &[&str]) {
     }
 }
 
-/// An object takes any members.
+/// Lets an object take any members.
 fn open(schema: &mut RefOr<Schema>) {
     if let RefOr::T(Schema::Object(object)) = schema
         && has(&object.schema_type, &Type::Object)

@@ -1,4 +1,4 @@
-//! Writes figures out in the OpenMetrics text format.
+//! Writes figures in the OpenMetrics text format, for the metrics pages.
 
 use std::fmt;
 use std::sync::atomic::AtomicU64;
@@ -13,7 +13,7 @@ use super::ConnectionFigures;
 use crate::domain::moment::UnixMillis;
 use crate::engine::{Backlog, EngineFigures};
 
-/// Writes the figures out.
+/// Writes the figures of the engine and of the API's connections.
 pub(super) fn engine(figures: &EngineFigures, connections: &ConnectionFigures) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("posthaste");
     register_engine(&mut registry, figures);
@@ -23,7 +23,7 @@ pub(super) fn engine(figures: &EngineFigures, connections: &ConnectionFigures) -
     Ok(text)
 }
 
-/// A counter's name gets its `_total` from the format.
+/// The format adds `_total` to a counter's name.
 fn register_engine(registry: &mut Registry, figures: &EngineFigures) {
     let EngineFigures {
         events,
@@ -54,8 +54,8 @@ fn register_engine(registry: &mut Registry, figures: &EngineFigures) {
     counter("journal_failed_commits", "Batches that the database refused", *failed_commits);
     counter("journal_statements", "Statements run in batches", *statements);
     counter("journal_rows", "Rows written in batches", *rows);
-    counter("journal_fenced", "Records that were dropped because another node had taken over", *fenced);
-    counter("database_divergences", "Times that the database lacked transactions that it had", *divergences);
+    counter("journal_fenced", "Records that were dropped because another node owns their shard", *fenced);
+    counter("database_divergences", "Times that the database had lost transactions", *divergences);
     counter("orphans_ended", "Deliveries and fan-outs that were ended because their event is gone", *orphans);
     counter("endpoint_crashes", "Endpoint actors restarted after a panic", *endpoint_crashes);
     let mut gauge = |name: &str, help: &str, value: usize| {
@@ -69,14 +69,14 @@ fn register_engine(registry: &mut Registry, figures: &EngineFigures) {
     gauge("deliveries_pending", "Deliveries that this node owes", usize::try_from(*pending).unwrap_or(usize::MAX));
     gauge("webhooks_backlogged", "Webhooks that this node owes something", *backlogged);
     gauge("payload_bytes", "Event payloads in memory, in bytes", payload_bytes.0);
-    gauge("payload_budget_bytes", "Beyond which deliveries wait as rows", payload_bytes.1);
+    gauge("payload_budget_bytes", "Bytes of payloads above which deliveries wait as rows", payload_bytes.1);
     gauge("attempts_in_flight", "Requests being made", permits.in_use());
-    gauge("permits_healthy", "Places for requests to healthy endpoints", permits.healthy.places);
-    gauge("permits_healthy_in_use", "Such places taken", permits.healthy.in_use);
-    gauge("permits_healthy_waiting", "Requests that wait for such a place", permits.healthy.waiting);
-    gauge("permits_ailing", "Places for requests to failing or slow endpoints", permits.ailing.places);
-    gauge("permits_ailing_in_use", "Such places taken", permits.ailing.in_use);
-    gauge("permits_ailing_waiting", "Requests that wait for such a place", permits.ailing.waiting);
+    gauge("permits_healthy", "Permits for healthy endpoints", permits.healthy.places);
+    gauge("permits_healthy_in_use", "Permits for healthy endpoints in use", permits.healthy.in_use);
+    gauge("permits_healthy_waiting", "Requests to healthy endpoints that wait", permits.healthy.waiting);
+    gauge("permits_ailing", "Permits for failing or slow endpoints", permits.ailing.places);
+    gauge("permits_ailing_in_use", "Permits for failing or slow endpoints in use", permits.ailing.in_use);
+    gauge("permits_ailing_waiting", "Requests to failing or slow endpoints that wait", permits.ailing.waiting);
     labelled(registry, ("attempts", "outcome"), "Requests made, by outcome", outcomes);
     let unreadable = "Different rows that could not be read since the start";
     labelled(registry, ("unreadable_rows", "table"), unreadable, unreadable_rows);
@@ -98,7 +98,7 @@ fn labelled(registry: &mut Registry, (name, label): (&str, &'static str), help: 
     registry.register(name, help, family);
 }
 
-/// Writes the figures of some endpoints out, each under its webhook's id.
+/// Writes the figures of some endpoints, each under its webhook's id.
 pub(super) fn endpoints(backlogs: &[Backlog]) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("posthaste_endpoint");
     let mut gauge = |name: &str, help: &str, value: &dyn Fn(&Backlog) -> Option<f64>| {
@@ -110,9 +110,9 @@ pub(super) fn endpoints(backlogs: &[Backlog]) -> Result<String, fmt::Error> {
         }
         registry.register(name, help, family);
     };
-    gauge("pending", "Deliveries that it is owed", &|backlog| Some(whole(backlog.pending)));
-    gauge("in_flight", "Requests being made to it", &|backlog| Some(whole(backlog.in_flight)));
-    gauge("oldest_pending_seconds", "Age of the oldest delivery that it is owed", &|backlog| {
+    gauge("pending", "Pending deliveries", &|backlog| Some(whole(backlog.pending)));
+    gauge("in_flight", "Requests being made", &|backlog| Some(whole(backlog.in_flight)));
+    gauge("oldest_pending_seconds", "Age of the oldest pending delivery", &|backlog| {
         backlog.oldest_at.map(|at| UnixMillis::now().since(at).as_secs_f64())
     });
     gauge("success_ratio", "Share of successful requests in the last 5 minutes", &|backlog| backlog.success_5m);
@@ -124,7 +124,7 @@ pub(super) fn endpoints(backlogs: &[Backlog]) -> Result<String, fmt::Error> {
     Ok(text)
 }
 
-/// Beyond 2^53 nobody counts one by one.
+/// Counts above 2^53 lose precision, which nobody notices.
 #[allow(clippy::cast_precision_loss, reason = "the format knows only floating-point numbers")]
 fn whole(count: u64) -> f64 {
     count as f64
