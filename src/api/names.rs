@@ -1,11 +1,11 @@
-//! The rules for event types and for the patterns that subscribe to them.
+//! Rules for event types and for the patterns that subscribe to them.
 
 use serde_json::value::RawValue;
 
 use super::fields::{Fault, any_text, out_of};
 use crate::engine::{DISABLED_EVENT, FAILING_EVENT, TEST_EVENT};
 
-/// Bytes of a type's name.
+/// Bytes of an event type or a pattern.
 const LENGTH: std::ops::RangeInclusive<usize> = 1..=128;
 
 /// `[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*`
@@ -15,7 +15,7 @@ fn is_name(text: &str) -> bool {
     text.split('.').all(is_word)
 }
 
-/// The type of an event, or a declared one.
+/// Reads an event type, published or declared.
 pub(super) fn event_type(raw: &RawValue) -> Result<String, Fault> {
     let name = any_text(raw)?;
     if !LENGTH.contains(&name.len()) {
@@ -32,7 +32,7 @@ pub(super) fn event_type(raw: &RawValue) -> Result<String, Fault> {
     Ok(name)
 }
 
-/// A subscription: an exact type, `prefix.*`, or `*`.
+/// Reads a subscription: an exact type, `prefix.*`, or `*`.
 pub(super) fn pattern(raw: &RawValue) -> Result<String, Fault> {
     let text = any_text(raw)?;
     if !LENGTH.contains(&text.len()) {

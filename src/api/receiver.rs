@@ -1,4 +1,5 @@
-//! What backlogs and webhooks show of a receiver: since when it has only failed, how it failed last, when it succeeded last.
+//! What the API shows of a receiver in backlogs and webhooks: since when it only fails, its last failure, its last
+//! success.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -10,16 +11,16 @@ use crate::domain::outcome::OutcomeKind;
 use crate::engine::Receiver;
 use crate::store::health::LastError;
 
-/// How a receiver has answered lately.
+/// How the receiver has answered lately.
 #[derive(Debug, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ReceiverFields {
-    /// The first failure after the last success; null while it succeeds. Begins anew when `url`, `auth` or `tls` is
-    /// changed, or the webhook is switched on.
+    /// When the first failure after the last success happened; null while requests succeed. Starts over when `url`,
+    /// `auth` or `tls` is changed, or the webhook is switched on.
     #[schema(value_type = Option<String>, format = DateTime)]
     failing_since: Option<UnixMillis>,
-    /// The last request that failed; null when none has since `url`, `auth` or `tls` was changed, or the webhook was
-    /// switched on.
+    /// The last request that failed; null when none has failed since `url`, `auth` or `tls` was changed, or the webhook
+    /// was switched on.
     last_error: Option<LastErrorView>,
     #[schema(value_type = Option<String>, format = DateTime)]
     last_success_at: Option<UnixMillis>,
@@ -29,7 +30,7 @@ pub(super) struct ReceiverFields {
 #[serde(rename_all = "camelCase")]
 #[schema(as = LastError)]
 struct LastErrorView {
-    /// As in an attempt.
+    /// The outcome of the attempt.
     #[schema(value_type = String)]
     outcome: &'static str,
     /// Null when there was no answer.

@@ -1,4 +1,4 @@
-//! What can be done with a webhook beside changing it: test it, rotate its secret, read its log.
+//! Actions on a webhook: test it, rotate its secret, read its log.
 
 use std::time::Duration;
 
@@ -25,13 +25,16 @@ use super::settings::stored_policy;
 use super::view::NewWebhookView;
 use super::{find, view_of};
 
-/// Seconds for which an old secret may go on signing: none to a week.
+/// Seconds for which an old secret may go on signing, from none to a week.
 const GRACE: std::ops::RangeInclusive<u32> = 0..=604_800;
 
-/// A day, in which most receivers are deployed anew.
+/// One day, within which most receivers are deployed anew.
 const DEFAULT_GRACE: u32 = 86_400;
 
-/// Sends a `webhook.test` event by the path that every event takes and waits for the outcome.
+/// Sends a `webhook.test` event to a webhook, and waits for the outcome.
+///
+/// The event takes the path that every event takes. The answer comes after the webhook's `timeoutMs` plus 10 s
+/// at the latest.
 #[utoipa::path(post, path = "/webhooks/{id}/test", tag = "webhooks", operation_id = "testWebhook",
     params(("id" = String, Path)), responses((status = 200, body = TestAnswer), ActionProblems))]
 pub(super) async fn test(
@@ -49,7 +52,7 @@ pub(super) async fn test(
 #[derive(Debug, ToSchema)]
 #[schema(rename_all = "camelCase")]
 pub(in crate::api) struct RotateInput {
-    /// For how long older secrets go on signing beside the new one, at the longest; with 0 all of them end.
+    /// Maximum seconds for which older secrets go on signing beside the new one; 0 ends all of them.
     #[schema(value_type = Option<u32>, maximum = 604800, default = 86400)]
     grace_seconds: Given<u32>,
 }
@@ -62,7 +65,9 @@ impl Input for RotateInput {
     }
 }
 
-/// Makes a new secret; the answer is the only one that shows it.
+/// Makes a new secret for a webhook.
+///
+/// Only this answer shows the text of the secret.
 #[utoipa::path(post, path = "/webhooks/{id}/secret/rotate", tag = "webhooks", operation_id = "rotateSecret",
     params(("id" = String, Path)), request_body = Option<RotateInput>,
     responses((status = 200, body = NewWebhookView), CreateProblems))]
@@ -83,7 +88,9 @@ pub(super) async fn rotate_secret(
     Ok(tagged(StatusCode::OK, version, &view))
 }
 
-/// Ends a secret that was rotated out before its time: it signs nothing more.
+/// Ends an older secret before its time: it signs nothing more.
+///
+/// The current secret cannot be ended (`409`).
 #[utoipa::path(delete, path = "/webhooks/{id}/secrets/{secretId}", tag = "webhooks", operation_id = "endSecret",
     params(("id" = String, Path), ("secretId" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 204), DeleteProblems))]
@@ -110,7 +117,7 @@ pub(super) async fn end_secret(
     }
 }
 
-/// The delivery log, newest first, with what is still waiting.
+/// Lists the deliveries of a webhook, newest first, including those that wait.
 #[utoipa::path(get, path = "/webhooks/{id}/logs", tag = "webhooks", operation_id = "readWebhookLog",
     params(("id" = String, Path), DeliveryParams, PageParams),
     responses((status = 200, body = PageView<DeliveryView>), ReadProblems))]

@@ -1,5 +1,6 @@
-//! What is secret was given for one origin (scheme, host and port). When `url` or `tokenUrl` moves to another one, what
-//! would go there is asked for again; and so is the value of a header that is to be shown from now on. Pure.
+//! Binds secrets to the origin (scheme, host and port) that they were given for. When `url` or `tokenUrl` moves to
+//! another origin, the secrets that would go there must be given again; so must the value of a header that is to be
+//! shown from now on. Pure.
 
 use std::fmt;
 
@@ -12,14 +13,14 @@ use super::input::Changes;
 use super::settings::Settings;
 use super::view::REDACTED;
 
-/// What holds before a change, and which secrets the change gives anew.
+/// The state before a change, and which secrets the change gives anew.
 pub(super) struct Bound {
-    /// That what is stored was given for.
+    /// The origin that the stored secrets were given for.
     origin: Origin,
-    /// That of `url`: another one if an older version has moved it without asking.
+    /// The origin of `url`; it differs if an older version has moved `url` without asking for the secrets.
     url_origin: Origin,
     token_origin: Option<Origin>,
-    /// Headers whose values are not shown.
+    /// Names of headers whose values are not shown.
     hidden: Vec<String>,
     headers: Vec<String>,
     has_auth: bool,
@@ -45,7 +46,7 @@ impl Bound {
         }
     }
 
-    /// Judges what the change has made of the settings, and notes for whom its secrets are.
+    /// Judges what the change has made of the settings, and notes the origin that its secrets are for.
     pub(super) fn check(&self, settings: &mut Settings, errors: &mut Errors) {
         self.check_shown(settings, errors);
         self.check_token_url(settings, errors);
@@ -53,7 +54,7 @@ impl Bound {
         if now == self.origin {
             return;
         }
-        // A change of something else binds nothing to a URL that was moved without asking.
+        // Changing something else must not bind the secrets to a URL that was moved without asking for them.
         if now == self.url_origin && !self.gives_any() {
             return;
         }
@@ -74,7 +75,7 @@ impl Bound {
         headers.chain(auth.map(str::to_owned)).chain(key.then(|| KEY.to_owned())).collect()
     }
 
-    /// The client's secret goes to the token endpoint, and the client certificate is shown there.
+    /// The token endpoint gets the client's secret and sees the client certificate.
     fn check_token_url(&self, settings: &Settings, errors: &mut Errors) {
         let Some(now) = token_origin(settings).filter(|now| Some(now) != self.token_origin.as_ref()) else { return };
         let before = self.token_origin.as_ref().unwrap_or(&self.origin);
@@ -86,7 +87,7 @@ impl Bound {
         }
     }
 
-    /// A key that may change a webhook must not show its secrets.
+    /// A key that may change a webhook must not reveal its secrets.
     fn check_shown(&self, settings: &Settings, errors: &mut Errors) {
         let is_among = |names: &[String], name: &str| names.iter().any(|other| other.eq_ignore_ascii_case(name));
         let shown = settings.headers.keys().filter(|name| !is_secret_header(name, &settings.public_headers));

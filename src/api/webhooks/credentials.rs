@@ -1,5 +1,5 @@
-//! `tls` and `auth` of a webhook: how they are written, merged and shown. What is secret is shown as a mark, and the mark
-//! that comes back keeps what is stored.
+//! Reads, merges and shows `tls` and `auth` of a webhook. A secret is shown as a mark; the mark, sent back, keeps what
+//! is stored.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -17,7 +17,7 @@ pub(in crate::api) struct TlsChanges {
     /// PEM certificates of authorities to trust besides the system's; at most 64 KiB.
     #[schema(value_type = Option<String>)]
     ca: Given<String>,
-    /// The engine's own certificate for receivers that ask for one, with its intermediates, in PEM; at most 32 KiB.
+    /// The engine's certificate for receivers that ask for one, with its intermediates, in PEM; at most 32 KiB.
     #[schema(value_type = Option<String>)]
     client_certificate: Given<String>,
     /// The key of `clientCertificate` in PEM, without a passphrase; at most 16 KiB. Never shown.
@@ -31,31 +31,31 @@ pub(in crate::api) struct AuthChanges {
     /// `basic`, `bearer` or `oauth2` (client credentials).
     #[schema(value_type = Option<String>)]
     r#type: Given<Kind>,
-    /// Of `basic`.
+    /// For `basic`.
     #[schema(value_type = Option<String>)]
     username: Given<String>,
-    /// Of `basic`. Never shown.
+    /// For `basic`. Never shown.
     #[schema(value_type = Option<String>)]
     password: Given<SecretText>,
-    /// Of `bearer`. Never shown.
+    /// For `bearer`. Never shown.
     #[schema(value_type = Option<String>)]
     token: Given<SecretText>,
-    /// Of `oauth2`: where tokens are fetched; the same rules as for `url`.
+    /// For `oauth2`: the URL at which tokens are fetched; the rules for `url` apply.
     #[schema(value_type = Option<String>)]
     token_url: Given<String>,
-    /// Of `oauth2`.
+    /// For `oauth2`.
     #[schema(value_type = Option<String>)]
     client_id: Given<String>,
-    /// Of `oauth2`. Never shown.
+    /// For `oauth2`. Never shown.
     #[schema(value_type = Option<String>)]
     client_secret: Given<SecretText>,
-    /// Of `oauth2`.
+    /// For `oauth2`.
     #[schema(value_type = Option<String>)]
     scope: Given<String>,
-    /// Of `oauth2`.
+    /// For `oauth2`.
     #[schema(value_type = Option<String>)]
     audience: Given<String>,
-    /// Of `oauth2`: `client_secret_basic` or `client_secret_post`.
+    /// For `oauth2`: `client_secret_basic` or `client_secret_post`.
     #[schema(value_type = Option<String>, default = "client_secret_basic")]
     token_endpoint_auth_method: Given<TokenAuthMethod>,
 }
@@ -72,10 +72,10 @@ const METHODS: [(&str, TokenAuthMethod); 2] = [
     ("client_secret_post", TokenAuthMethod::ClientSecretPost),
 ];
 
-/// What is written where a secret belongs.
+/// What a request gives where a secret belongs.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum SecretText {
-    /// The mark under which the stored one was shown.
+    /// The mark under which the stored secret was shown.
     Mark,
     New(Concealed),
 }
@@ -100,7 +100,7 @@ impl TlsChanges {
         is_new(&self.client_key)
     }
 
-    /// Merges the changes of a webhook's `tls`.
+    /// Merges changes into a webhook's `tls`.
     pub(super) fn merge_into(given: Given<Self>, tls: &mut Option<TlsOptions>, errors: &mut Errors) {
         let Self { ca, client_certificate, client_key } = match given {
             Given::Absent | Given::Invalid => return,
@@ -151,7 +151,7 @@ impl AuthChanges {
         [&self.password, &self.token, &self.client_secret].into_iter().any(is_new)
     }
 
-    /// Merges the changes of a webhook's `auth`. Another type begins with nothing.
+    /// Merges changes into a webhook's `auth`. Another type starts from nothing.
     pub(super) fn merge_into(given: Given<Self>, auth: &mut Option<Auth>, errors: &mut Errors) {
         let changes = match given {
             Given::Absent | Given::Invalid => return,
@@ -176,7 +176,7 @@ impl AuthChanges {
         };
     }
 
-    /// Fields that belong to other types.
+    /// Notes fields that belong to other types.
     fn note_strangers(&self, kind: Kind, errors: &mut Errors) {
         let Self { r#type: _, username, password, token, token_url, client_id, client_secret, .. } = self;
         let fields = [
@@ -255,7 +255,7 @@ fn is_new(given: &Given<SecretText>) -> bool {
     matches!(given, Given::Value(SecretText::New(_)))
 }
 
-/// Where the secret of this kind is written.
+/// The pointer to the secret of this kind of credentials.
 pub(super) fn secret_pointer(auth: &Auth) -> &'static str {
     match auth {
         Auth::Basic { .. } => "/auth/password",
@@ -305,14 +305,14 @@ fn required<T, G>(pointer: &str, given: &Given<G>, merged: Option<T>, errors: &m
     merged
 }
 
-/// What is shown of `tls`; it can be sent back as it is.
+/// TLS options as the API shows them; they can be sent back as they are.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Tls)]
 pub(in crate::api) struct TlsView {
     ca: Option<String>,
     client_certificate: Option<String>,
-    /// `[redacted]` when there is one.
+    /// `[redacted]` when there is a key; null otherwise.
     client_key: Option<&'static str>,
 }
 
@@ -322,12 +322,13 @@ impl From<TlsOptions> for TlsView {
     }
 }
 
-/// When the client certificate ends.
+/// When the client certificate expires.
 pub(super) fn certificate_ends_at(tls: Option<&TlsOptions>) -> Option<UnixMillis> {
     tls?.client_certificate_ends_at()
 }
 
-/// What is shown of `auth`: the fields of its type, secrets as `[redacted]`. It can be sent back as it is.
+/// Credentials as the API shows them: the fields of their type, with secrets as `[redacted]`. They can be sent back as
+/// they are.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", tag = "type")]
 #[schema(as = Auth)]

@@ -1,4 +1,4 @@
-//! The headers that a webhook's owner adds, and which of them may be shown.
+//! Merges changes of the headers that a webhook's owner adds, and of the names of those that may be shown.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::engine::check_headers;
 
 use super::view::REDACTED;
 
-/// Merges the changes of a webhook's headers.
+/// Merges changes into a webhook's headers.
 pub(super) fn merge_headers(
     headers: &mut BTreeMap<String, String>,
     changes: Given<Vec<(String, Option<String>)>>,
@@ -50,7 +50,7 @@ pub(super) fn merge_headers(
     }
 }
 
-/// Merges the changes of the names whose values are shown. Those of headers that are gone go with them.
+/// Merges changes into the names of the headers whose values are shown. Names of removed headers are removed too.
 pub(super) fn merge_public(
     public: &mut Vec<String>,
     changes: Given<Vec<String>>,

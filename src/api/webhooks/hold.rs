@@ -1,4 +1,4 @@
-//! What an operator does to a webhook's backlog: pause, resume, purge, probe.
+//! Operations on a webhook's backlog: pause, resume, probe and purge.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -23,18 +23,18 @@ use crate::store::webhooks::Webhook;
 use super::view::WebhookView;
 use super::{find, view_of};
 
-/// A webhook after `pause` or `resume`, and how it stands now.
+/// A webhook after `pause` or `resume`, with its present state.
 #[derive(Serialize, ToSchema)]
 #[schema(as = HeldWebhook)]
 pub(in crate::api) struct HeldView {
     #[serde(flatten)]
     webhook: WebhookView,
-    /// Whether the action has changed anything.
+    /// Whether the action changed anything.
     changed: bool,
-    /// As in its backlog.
+    /// The same as in the webhook's backlog.
     #[schema(value_type = String)]
     state: &'static str,
-    /// What keeps its deliveries from flowing all the same; null when nothing does.
+    /// What still holds the deliveries back; null when nothing does.
     why: Option<String>,
 }
 
@@ -45,7 +45,9 @@ async fn held(app: &App, tenant: TenantId, webhook: Webhook, changed: bool) -> R
     Ok(tagged(StatusCode::OK, version, &view))
 }
 
-/// Holds what the webhook is owed. New events are owed to it as before; nothing is lost.
+/// Pauses a webhook: its pending deliveries are held.
+///
+/// New events are owed to it as before; nothing is lost. Requests in flight end as they would.
 #[utoipa::path(post, path = "/webhooks/{id}/pause", tag = "webhooks", operation_id = "pauseWebhook",
     params(("id" = String, Path)), responses((status = 200, body = HeldView), ActionProblems))]
 pub(super) async fn pause(
@@ -63,8 +65,9 @@ pub(super) async fn pause(
     held(&app, tenant.row.id, webhook, changed).await
 }
 
-/// Lets what it is owed flow again. Also starts an endpoint again that was quarantined. `changed` is false when it was
-/// neither paused nor quarantined: a webhook that is switched off is not switched on by this, an open breaker not closed.
+/// Resumes a webhook that is paused or quarantined.
+///
+/// `changed` is false when the webhook was neither. Resuming does not switch a webhook on, nor close an open breaker.
 #[utoipa::path(post, path = "/webhooks/{id}/resume", tag = "webhooks", operation_id = "resumeWebhook",
     params(("id" = String, Path)), responses((status = 200, body = HeldView), ActionProblems))]
 pub(super) async fn resume(
@@ -82,7 +85,9 @@ pub(super) async fn resume(
     held(&app, tenant.row.id, webhook, changed).await
 }
 
-/// Ends the wait of an open breaker: the next delivery is the probe. The answer shows the backlog.
+/// Ends the cool-down of an open breaker: the next delivery is the probe.
+///
+/// It also ends a quarantine. The answer shows the backlog.
 #[utoipa::path(post, path = "/webhooks/{id}/probe", tag = "webhooks", operation_id = "probeWebhook",
     params(("id" = String, Path)), responses((status = 200, body = Shown), ActionProblems))]
 pub(super) async fn probe(
@@ -98,7 +103,7 @@ pub(super) async fn probe(
 
 #[derive(Debug, ToSchema)]
 pub(in crate::api) struct PurgeInput {
-    /// Only what was accepted before this time.
+    /// Cancels only deliveries of events that were accepted before this time; without it, all.
     #[schema(value_type = Option<String>, format = DateTime)]
     before: Given<UnixMillis>,
 }
@@ -113,11 +118,13 @@ impl Input for PurgeInput {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::api) struct Purged {
-    /// Deliveries that are `cancelled` now.
+    /// Number of deliveries that this request cancelled.
     cancelled: u64,
 }
 
-/// Cancels what is pending. Requests under way end; they are not made again if they fail.
+/// Cancels the pending deliveries of a webhook.
+///
+/// Requests in flight end; if they fail, they are not made again.
 #[utoipa::path(post, path = "/webhooks/{id}/purge", tag = "webhooks", operation_id = "purgeWebhook",
     params(("id" = String, Path)), request_body = Option<PurgeInput>,
     responses((status = 200, body = Purged), CreateProblems))]

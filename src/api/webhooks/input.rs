@@ -1,4 +1,4 @@
-//! What a webhook's owner writes: the same fields when it is created and when it is changed.
+//! Reads what a webhook's owner writes: the same fields when the webhook is created and when it is changed.
 
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -14,17 +14,17 @@ use crate::domain::policy::{Backoff, SignatureFormat};
 
 use super::credentials::{AuthChanges, TlsChanges};
 
-/// Subscriptions of one webhook.
+/// Number of subscriptions of one webhook.
 const EVENTS: std::ops::RangeInclusive<usize> = 1..=100;
 
-/// As many as there may be headers.
+/// Number of public headers: as many as there may be headers.
 const PUBLIC_HEADERS: std::ops::RangeInclusive<usize> = 0..=20;
 
 /// Bytes of the metadata's JSON text.
 const METADATA: std::ops::RangeInclusive<usize> = 0..=16 * 1024;
 
-/// The limits of the numbers, checked here so that what does not fit their types is named with its limits too. The
-/// policy has the last word.
+/// The limits of the numbers. They are checked here too, so that the fault of a number that does not fit its type names
+/// the limits. The policy has the last word.
 const RETRIES: std::ops::RangeInclusive<u8> = 0..=20;
 const WAITS: std::ops::RangeInclusive<usize> = 1..=20;
 const SECONDS: std::ops::RangeInclusive<u32> = 1..=86_400;
@@ -57,7 +57,7 @@ const FIELDS: &[&str] = &[
     "isActive",
 ];
 
-/// What shall be different.
+/// The fields of a webhook that a request gives.
 #[derive(Debug, Clone, ToSchema)]
 #[schema(rename_all = "camelCase")]
 pub(in crate::api) struct Changes {
@@ -65,26 +65,27 @@ pub(in crate::api) struct Changes {
     pub(super) name: Given<String>,
     #[schema(value_type = Option<String>, example = "https://example.com/hooks")]
     pub(super) url: Given<String>,
-    /// Exact types, `prefix.*`, or `*`.
+    /// Event types to subscribe to: exact types, `prefix.*`, or `*`.
     #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 100, example = json!(["call.*"]))]
     pub(super) events: Given<Vec<String>>,
-    /// Sent with every request. In a change, `null` takes a header away. Values are shown as `[redacted]` when the
-    /// webhook is read, and this text, sent back, keeps what is stored.
+    /// Headers that are sent with every request. In a change, `null` removes a header. Reading the webhook shows hidden
+    /// values as `[redacted]`; this text, sent back, keeps the stored value.
     #[schema(value_type = Option<std::collections::BTreeMap<String, Option<String>>>)]
     pub(super) headers: Given<Vec<(String, Option<String>)>>,
-    /// Names of headers whose values are no secrets: they are shown, and go along when `url` moves to another origin.
+    /// Names of headers whose values are not secret: they are shown, and kept when `url` moves to another origin.
     #[schema(value_type = Option<Vec<String>>, max_items = 20, example = json!(["X-Team"]))]
     pub(super) public_headers: Given<Vec<String>>,
     #[schema(value_type = Option<RetryChanges>)]
     pub(super) retry_policy: Given<RetryChanges>,
-    /// One deadline over DNS, connect, TLS, headers and body.
+    /// One deadline for DNS, connect, TLS, headers and body, in milliseconds.
     #[schema(value_type = Option<u32>, minimum = 100, maximum = 30000, default = 5000)]
     pub(super) timeout_ms: Given<u32>,
     #[schema(value_type = Option<RateChanges>)]
     pub(super) rate_limit: Given<RateChanges>,
+    /// Maximum requests in flight at once.
     #[schema(value_type = Option<u16>, minimum = 1, maximum = 256, default = 16)]
     pub(super) max_in_flight: Given<u16>,
-    /// One at a time; what fails holds what comes after it.
+    /// Whether events are sent one at a time; a failed one holds back those after it.
     #[schema(value_type = Option<bool>, default = false)]
     pub(super) ordered: Given<bool>,
     /// Not available in this version: must be null.
@@ -98,12 +99,12 @@ pub(in crate::api) struct Changes {
     pub(super) auth: Given<AuthChanges>,
     #[schema(value_type = Option<BreakerChanges>)]
     pub(super) breaker: Given<BreakerChanges>,
-    /// Seconds of nothing but failures after which it is switched off; five days by default.
+    /// Seconds of nothing but failures after which the webhook is switched off; five days by default.
     #[schema(value_type = Option<u32>, minimum = 3600, maximum = 31536000, default = 432000)]
     pub(super) disable_after_seconds: Given<u32>,
     #[schema(value_type = Option<String>, max_length = 2000)]
     pub(super) description: Given<String>,
-    /// Free, at most 16 KiB. Changes are merged member by member.
+    /// Any members, at most 16 KiB. Changes are merged member by member.
     #[schema(value_type = Option<Object>)]
     pub(super) metadata: Given<Value>,
     #[schema(value_type = Option<bool>, default = true)]
@@ -119,7 +120,7 @@ pub(in crate::api) struct RetryChanges {
     /// `exponential` (2, 4, 8 s, …), `linear` (5, 10, 15 s, …) or `schedule`.
     #[schema(value_type = Option<String>, default = "exponential")]
     pub(super) backoff_strategy: Given<Backoff>,
-    /// The waits of `schedule`; the last one repeats.
+    /// The waits of `schedule`, in seconds; the last one repeats.
     #[schema(value_type = Option<Vec<u32>>, min_items = 1, max_items = 20)]
     pub(super) schedule_seconds: Given<Vec<u32>>,
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 86400, default = 86400)]
@@ -129,11 +130,12 @@ pub(in crate::api) struct RetryChanges {
 #[derive(Debug, Clone, PartialEq, ToSchema)]
 #[schema(as = RateLimitInput, rename_all = "camelCase")]
 pub(in crate::api) struct RateChanges {
+    /// Requests that may start in `perSeconds`.
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 100000)]
     pub(super) requests: Given<u32>,
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 86400, default = 1)]
     pub(super) per_seconds: Given<u32>,
-    /// As many as `requests` unless given.
+    /// Requests that may start at once; as many as `requests` by default.
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 100000)]
     pub(super) burst: Given<u32>,
 }
@@ -146,26 +148,26 @@ pub(in crate::api) struct SignatureChanges {
     pub(super) format: Given<SignatureFormat>,
 }
 
-/// When a failing receiver is left alone, and for how long.
+/// When the breaker opens for a failing receiver, and for how long.
 #[derive(Debug, Clone, PartialEq, ToSchema)]
 #[schema(as = BreakerInput, rename_all = "camelCase")]
 pub(in crate::api) struct BreakerChanges {
-    /// Failures in a row that open it.
+    /// Failures in a row that open the breaker.
     #[schema(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 20)]
     pub(super) failure_threshold: Given<u16>,
-    /// How long nothing is sent at first; doubles with each probe that fails.
+    /// Seconds for which nothing is sent at first; doubled by each failed probe.
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 3600, default = 30)]
     pub(super) cooldown_seconds: Given<u32>,
-    /// The longest that nothing is sent; not below `cooldownSeconds`.
+    /// Maximum seconds for which nothing is sent; not below `cooldownSeconds`.
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 86400, default = 300)]
     pub(super) max_cooldown_seconds: Given<u32>,
 }
 
-/// A webhook to create: name, URL and events are required.
+/// A webhook to create: `name`, `url` and `events` are required.
 #[derive(Debug)]
 pub(in crate::api) struct WebhookInput(pub(super) Changes);
 
-/// A webhook's changes: nothing is required, but name, URL and events cannot be taken away.
+/// Changes of a webhook: nothing is required, but `name`, `url` and `events` cannot be removed.
 #[derive(Debug, Clone)]
 pub(in crate::api) struct WebhookPatch(pub(super) Changes);
 
@@ -177,11 +179,11 @@ impl PartialSchema for WebhookInput {
 
 impl PartialSchema for WebhookPatch {
     fn schema() -> RefOr<Schema> {
-        described("What shall be different; `null` brings a default back.", &[])
+        described("Changes of a webhook. Members that are not named stay; `null` restores a default.", &[])
     }
 }
 
-/// The schema of [`Changes`] under another description.
+/// The schema of [`Changes`] with this description and these required fields.
 fn described(description: &str, required: &[&str]) -> RefOr<Schema> {
     let mut schema = Changes::schema();
     if let RefOr::T(Schema::Object(object)) = &mut schema {
@@ -311,7 +313,7 @@ impl BreakerChanges {
     }
 }
 
-/// Each pattern once.
+/// Reads the subscriptions; each pattern may be given once.
 fn subscriptions(reader: &mut Reader<'_, '_>) -> Given<Vec<String>> {
     let mut seen: Vec<String> = Vec::new();
     reader.list("events", &EVENTS, |at, raw, errors| {
@@ -406,7 +408,7 @@ mod tests {
         assert_eq!(faults::<WebhookPatch>(&long), [("/metadata".to_owned(), "out_of_range")]);
     }
 
-    /// With names that a JSON pointer has to escape.
+    /// JSON with names that a JSON pointer has to escape.
     fn any_json() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),

@@ -1,5 +1,5 @@
-//! What a webhook's owner chooses, apart from how it is written and how it is stored. Changes are merged into it, and
-//! the rules of guard, headers and policy judge the result.
+//! The settings that a webhook's owner chooses, apart from how they are written and how they are stored. Changes are
+//! merged into the settings, and the rules of guard, headers and policy judge the result.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ pub(super) struct Settings {
     pub(super) public_headers: Vec<String>,
     pub(super) policy: Policy,
     pub(super) credentials: Credentials,
-    /// Where headers and credentials may be sent.
+    /// The origin that headers and credentials may be sent to.
     pub(super) credentials_origin: Origin,
     pub(super) description: Option<String>,
     pub(super) metadata: Option<Value>,
@@ -58,14 +58,15 @@ pub(super) fn stored_policy(webhook: &Webhook) -> Result<Policy, Problem> {
     serde::Deserialize::deserialize(&webhook.policy).map_err(|error: serde_json::Error| Problem::unreadable_row(&error))
 }
 
-/// Nothing for most webhooks.
+/// Most webhooks have empty credentials.
 pub(super) fn stored_credentials(webhook: &Webhook) -> Result<Credentials, Problem> {
     let Some(webhooks::Credentials(stored)) = &webhook.credentials else { return Ok(Credentials::default()) };
-    // What is wrong may quote what is stored.
+    // The error may quote what is stored.
     serde::Deserialize::deserialize(stored).map_err(|_| Problem::unreadable_row(&"credentials"))
 }
 
-/// Whether what the store keeps of a webhook without looking into it can be read. Lists leave out one of which it cannot.
+/// Whether the parts of a webhook that the store does not interpret can be read. Lists leave out webhooks that cannot
+/// be read.
 pub(super) fn is_readable(store: &Store, webhook: &Webhook) -> bool {
     let policy: Result<Policy, _> = serde::Deserialize::deserialize(&webhook.policy);
     let damage = match (policy, stored_credentials(webhook)) {
@@ -77,7 +78,7 @@ pub(super) fn is_readable(store: &Store, webhook: &Webhook) -> bool {
     false
 }
 
-/// The document to store; none for most webhooks.
+/// The document to store; `None` for most webhooks, which have no credentials.
 pub(super) fn to_store(credentials: &Credentials) -> Result<Option<webhooks::Credentials>, Problem> {
     if credentials.is_empty() {
         return Ok(None);
@@ -142,7 +143,7 @@ impl Settings {
         webhook.description = description;
         webhook.metadata = metadata;
         if is_active || webhook.is_active {
-            // Why the engine switched it off is history once its owner has decided.
+            // Once the owner has decided, the engine's reason does not apply any more.
             webhook.inactive_reason = None;
         }
         webhook.is_active = is_active;
@@ -219,7 +220,7 @@ impl Settings {
     }
 }
 
-/// Stored and shown as the guard reads it, as `url` is. What the guard refuses is told with all other problems.
+/// Rewrites the token URL as the guard reads it, like `url`. If the guard refuses it, the rules for credentials say so.
 fn normalise_token_url(credentials: &mut Credentials, guard: &Guard) {
     if let Some(Auth::OAuth2(auth)) = &mut credentials.auth
         && let Ok(url) = guard.check_url(&auth.token_url)
@@ -249,7 +250,7 @@ fn merge_retry(policy: &mut RetryPolicy, changes: Given<RetryChanges>) {
     let is_new_strategy = backoff_strategy != Given::Absent;
     backoff_strategy.merge_into(&mut policy.backoff_strategy, || defaults.backoff_strategy);
     if is_new_strategy && policy.backoff_strategy != Backoff::Schedule {
-        // The waits belong to the strategy that was left.
+        // The waits belong to the former strategy.
         policy.schedule_seconds = None;
     }
     optional(schedule_seconds).merge_into(&mut policy.schedule_seconds, || None);
@@ -316,7 +317,7 @@ fn merge_metadata(metadata: &mut Option<Value>, changes: Given<Value>, errors: &
     *metadata = Some(merged);
 }
 
-/// RFC 7396. The depth is bounded by that of the bodies.
+/// Merges a patch (RFC 7396). The depth of bodies bounds the recursion.
 fn merge(target: &mut Value, patch: Value) {
     let Value::Object(patch) = patch else {
         *target = patch;

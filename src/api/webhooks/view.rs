@@ -1,4 +1,4 @@
-//! What is shown of a webhook.
+//! What the API shows of a webhook.
 
 use std::collections::BTreeMap;
 
@@ -33,36 +33,37 @@ pub(in crate::api) struct WebhookView {
     name: String,
     url: String,
     events: Vec<String>,
-    /// Values are shown as `[redacted]`, but those of `publicHeaders` and of standard headers such as `Accept`.
+    /// Values are shown as `[redacted]`, except those of `publicHeaders` and of standard headers such as `Accept`.
     headers: BTreeMap<String, String>,
-    /// Headers whose values are shown.
+    /// Names of headers whose values are shown.
     public_headers: Vec<String>,
     retry_policy: RetryPolicyView,
     timeout_ms: u32,
+    /// Null without a rate limit.
     rate_limit: Option<RateLimitView>,
     max_in_flight: u16,
     ordered: bool,
     filter: Option<String>,
     signature: SignatureView,
-    /// The secrets that sign, newest first: never what they are.
+    /// The secrets that sign, newest first; their texts are never shown.
     secrets: Vec<SecretView>,
-    /// TLS options of its own; null for most.
+    /// TLS options of the webhook's own; null if it has none.
     tls: Option<TlsView>,
-    /// When `tls.clientCertificate` ends.
+    /// When the certificate in `tls.clientCertificate` expires; null without one.
     #[schema(value_type = Option<String>, format = DateTime)]
     client_certificate_expires_at: Option<UnixMillis>,
-    /// How it authenticates to its receiver; null for most.
+    /// How the engine authenticates to the receiver; null if it does not.
     auth: Option<AuthView>,
     breaker: BreakerSettingsView,
-    /// Seconds of nothing but failures after which it is switched off.
+    /// Seconds of nothing but failures after which the webhook is switched off.
     disable_after_seconds: u32,
     description: Option<String>,
     #[schema(value_type = Option<Object>)]
     metadata: Option<Value>,
     is_active: bool,
-    /// Why the engine switched it off, if it did.
+    /// Why the engine switched the webhook off; null if it did not.
     inactive_reason: Option<String>,
-    /// Since when its deliveries are held back.
+    /// When the webhook was paused; null if it is not paused.
     #[schema(value_type = Option<String>, format = DateTime)]
     paused_at: Option<UnixMillis>,
     #[schema(value_type = String, format = DateTime)]
@@ -147,7 +148,7 @@ pub(in crate::api) struct SecretView {
     id: SecretId,
     #[schema(value_type = String, format = DateTime)]
     created_at: UnixMillis,
-    /// Until when it signs beside newer ones; null for the current one.
+    /// When an older secret stops signing beside newer ones; null for the current secret.
     #[schema(value_type = Option<String>, format = DateTime)]
     signs_until: Option<UnixMillis>,
 }
@@ -207,13 +208,13 @@ impl WebhookView {
     }
 }
 
-/// A webhook with a secret that is new.
+/// A webhook with its new secret.
 #[derive(Serialize, ToSchema)]
 #[schema(as = WebhookWithSecret)]
 pub(in crate::api) struct NewWebhookView {
     #[serde(flatten)]
     webhook: WebhookView,
-    /// Shown here and never again.
+    /// The text of the secret, shown in this answer only.
     secret: String,
 }
 
