@@ -1,4 +1,4 @@
-//! `/audit`: who changed what, and from where.
+//! `/audit`: who changed what, and from where. It only reads the entries.
 
 use axum::extract::State;
 use serde::Serialize;
@@ -23,23 +23,23 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 #[serde(rename_all = "camelCase")]
 #[schema(as = AuditEntry)]
 struct EntryView {
-    /// Tells entries apart.
+    /// Unique number of the entry.
     num: i64,
     #[schema(value_type = String, format = DateTime)]
     at: UnixMillis,
-    /// The id of the key or session; `admin` for the admin key of the configuration, `command` for a command on the database,
-    /// `engine` for the engine itself.
+    /// Id of the key or session; `admin` for the admin key of the configuration, `command` for a command on the
+    /// database, `engine` for the engine itself.
     author: String,
-    /// Null for what concerns no tenant.
+    /// Null for a change that concerns no tenant.
     #[schema(value_type = Option<String>)]
     tenant_id: Option<TenantId>,
     #[schema(example = "webhook.update")]
     action: String,
-    /// An id, or the name of an event type.
+    /// Id of what was changed, or the name of an event type.
     subject: String,
-    /// What was changed of it; never to what.
+    /// Names of the fields that were changed; never their values.
     fields: Vec<String>,
-    /// The address that the request came from, as far as it is known.
+    /// The address that the request came from; null if it is not known.
     peer: Option<String>,
     request_id: Option<String>,
 }
@@ -61,7 +61,9 @@ impl Filter for Action {
     }
 }
 
-/// Lists what was changed, newest first. An admin key that names no tenant sees what concerns any or none.
+/// Lists changes, newest first.
+///
+/// An admin key that names no tenant sees the changes of all tenants, and those that concern no tenant.
 #[utoipa::path(get, path = "/audit", tag = "audit", operation_id = "listAudit",
     params(("action" = Option<String>, Query, description = "such as webhook.update"),
         ("subject" = Option<String>, Query, description = "an id, or the name of an event type"),

@@ -1,6 +1,6 @@
-//! How much memory bodies may take that are on their way in, and answers that are on their way out: so much in all, and a
-//! part of it for each tenant, so that one that sends many and slowly, or takes none, neither fills the memory nor keeps the
-//! others out.
+//! Bounds the memory of request bodies on their way in and of answers on their way out: by a total, and by a part of it
+//! for each tenant. So a tenant that sends many bodies slowly, or takes none of its answers, neither fills the memory
+//! nor keeps the others out.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,27 +10,27 @@ use parking_lot::Mutex;
 use crate::api::problem::Problem;
 use crate::domain::id::TenantNum;
 
-/// Of all tenants, in bytes, or as many as are needed for [`LARGEST`] of the size that is accepted.
+/// Bytes of all tenants; more if [`LARGEST`] bodies of the accepted size need more.
 const ALL: usize = 256 << 20;
 
-/// Bodies of full size that must fit in.
+/// Bodies of full size that must fit into the total.
 const LARGEST: usize = 16;
 
 /// Tenants that can take their whole part at once.
 const PARTS: usize = 4;
 
-/// Answers of a tenant that are admitted even when all memory is taken: no number of tenants that take none of theirs keeps
-/// another one from reading.
+/// Bytes of answers that each tenant may hold even when the total is taken: no number of tenants that take none of
+/// their answers keeps another tenant from reading.
 const FIRST_ANSWERS: usize = 4 << 20;
 
-/// The tenant that a request is for: in its extensions, noted once the key is known.
+/// The tenant that a request is for, noted in its extensions once the key is known.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sender(pub(super) TenantNum);
 
 #[derive(Debug, Clone)]
 pub(super) struct Budget {
     taken: Arc<Mutex<Taken>>,
-    /// What is said when there is no room.
+    /// Detail of the problem when there is no room.
     full: &'static str,
 }
 
@@ -38,18 +38,18 @@ pub(super) struct Budget {
 struct Taken {
     all: usize,
     most: usize,
-    /// Of each tenant, also when all is taken.
+    /// Bytes that each tenant may take even when the total is taken.
     first: usize,
     each: HashMap<TenantNum, usize>,
 }
 
 impl Budget {
-    /// For bodies of requests, of at most `largest` bytes.
+    /// The budget for request bodies of at most `largest` bytes.
     pub(super) fn of_bodies(largest: usize) -> Self {
         Self::new(largest, 0, "too many bodies are on their way in; nothing was kept")
     }
 
-    /// For answers, the largest of which shows an event of `largest` bytes.
+    /// The budget for answers, the largest of which shows an event of `largest` bytes.
     pub(super) fn of_answers(largest: usize) -> Self {
         Self::new(largest, FIRST_ANSWERS, "too many answers are on their way out; take those, or ask for less at once")
     }
@@ -64,7 +64,7 @@ impl Budget {
         self.taken.lock().all
     }
 
-    /// A share of nothing yet. An administrator's is bounded by the whole alone.
+    /// Opens an empty share. Without a sender, only the total bounds it.
     pub(super) fn open(&self, sender: Option<Sender>) -> Share {
         Share { budget: self.clone(), sender, bytes: 0 }
     }
@@ -93,7 +93,7 @@ impl Taken {
     }
 }
 
-/// What one body or answer takes, given back when it goes.
+/// The memory that one body or answer takes; given back when the share is dropped.
 #[derive(Debug)]
 pub(super) struct Share {
     budget: Budget,
@@ -102,7 +102,7 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// Takes so many bytes more.
+    /// Takes this many bytes more.
     ///
     /// # Errors
     ///
@@ -118,7 +118,7 @@ impl Share {
         Ok(())
     }
 
-    /// Whether its own tenant has room left, also when others have taken all.
+    /// Checks that the share's tenant has room left, even when others have taken the total.
     ///
     /// # Errors
     ///
@@ -128,7 +128,7 @@ impl Share {
         if taken.of(self.sender) < taken.most / PARTS { Ok(()) } else { Err(Problem::overloaded(self.budget.full)) }
     }
 
-    /// Has so many bytes from now on, which are in memory already.
+    /// Sets the share to this many bytes, which are in memory already.
     pub(super) fn correct(&mut self, bytes: usize) {
         let mut taken = self.budget.taken.lock();
         taken.give_back(self.sender, self.bytes);

@@ -1,8 +1,8 @@
-//! From where a request comes: the address of its caller and the request's id, for the audit; and whether another node sends
-//! it. A node proves itself, and vouches for the address, with what only processes with the master key can make; no other
-//! header is believed.
+//! Finds out where a request comes from: the address of its caller and the request's id, for the audit, and whether
+//! another node sends it. A node proves itself, and vouches for the address, with what only processes with the master
+//! key can make; no other header is believed.
 //!
-//! Nodes of builds before that proof have none: what they forward counts as a request of its caller's own, which may be
+//! Nodes of builds before that proof have none: a request that they forward counts as their caller's own, and may be
 //! forwarded once more ([`MOST_HOPS`]).
 
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +15,7 @@ use data_encoding::HEXLOWER;
 use crate::domain::moment::UnixMillis;
 use crate::store::Store;
 
-/// Says that a request was forwarded, so that it is not forwarded again, and how many rows of a list are wanted.
+/// Says that a request was forwarded, so that it is not forwarded again, and how many rows of a list the sender wants.
 pub(super) const FORWARDED: HeaderName = HeaderName::from_static("x-posthaste-forwarded");
 
 /// `<milliseconds> <hex>`: the proof that a node sends this request, and when.
@@ -24,13 +24,13 @@ const NODE: HeaderName = HeaderName::from_static("x-posthaste-node");
 /// How often a request was forwarded, as its sender says, proven or not.
 const HOPS: HeaderName = HeaderName::from_static("x-posthaste-hops");
 
-/// `<address> <hex>`, from node to node.
+/// `<address> <hex>`, from node to node: the caller's address and its proof.
 const PEER: HeaderName = HeaderName::from_static("x-posthaste-peer");
 
-/// Nodes that do not believe each other must not send a request round in circles.
+/// Maximum number of forwards: nodes that do not accept each other's proof must not send a request round in circles.
 const MOST_HOPS: u32 = 2;
 
-/// A proof is good for so long, before and after: clocks of nodes follow the database's.
+/// How long a proof is valid, before and after its time: the clocks of nodes follow the database's.
 const VALID: Duration = Duration::from_secs(30);
 
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -45,11 +45,11 @@ impl RequestId {
     }
 }
 
-/// The caller of a forwarded request, in its extensions.
+/// The address of a forwarded request's caller, in its extensions.
 #[derive(Debug, Clone, Copy)]
 struct Vouched(IpAddr);
 
-/// Another node has proved that it sends this request; in its extensions.
+/// In the extensions: another node has proved that it sends this request.
 #[derive(Debug, Clone, Copy)]
 struct FromNode;
 
@@ -71,12 +71,12 @@ fn connected(extensions: &Extensions) -> Option<IpAddr> {
     extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip().to_canonical())
 }
 
-/// What a vouched address is bound to: it is of no use for another request.
+/// The text that vouches for an address. It is bound to the request, so that the proof is of no use for another one.
 fn statement(peer: &str, method: &Method, path: &str, request: &HeaderValue) -> Vec<u8> {
     [peer.as_bytes(), method.as_str().as_bytes(), path.as_bytes(), request.as_bytes()].join(&b' ')
 }
 
-/// Adds to the headers of a request that is about to be forwarded who sent it.
+/// Adds the caller's address and its proof to the headers of a request that is about to be forwarded.
 pub(super) fn vouch(store: &Store, extensions: &Extensions, method: &Method, path: &str, headers: &mut HeaderMap) {
     headers.remove(PEER);
     let Some(RequestId(id)) = extensions.get::<RequestId>() else { return };
@@ -88,7 +88,7 @@ pub(super) fn vouch(store: &Store, extensions: &Extensions, method: &Method, pat
     }
 }
 
-/// What a node proves: that it sends exactly this, and now.
+/// The text that a node proves: that it sends exactly this request, at this time.
 fn node_statement(at: UnixMillis, method: &Method, path: &str, headers: &HeaderMap) -> Option<Vec<u8>> {
     let (wanted, request) = (headers.get(FORWARDED)?, headers.get(X_REQUEST_ID)?);
     let at = at.0.to_string();
@@ -96,8 +96,8 @@ fn node_statement(at: UnixMillis, method: &Method, path: &str, headers: &HeaderM
     Some([&parts[..], &[request.as_bytes()]].concat().join(&b' '))
 }
 
-/// Makes the headers those of a request that this node sends to another; `wanted`: rows of a list. `None` when it was sent
-/// from node to node too often.
+/// Makes the headers those of a request that this node sends to another; `wanted` is the number of rows of a list.
+/// `None` when the request was sent from node to node too often.
 pub(super) fn sign(store: &Store, method: &Method, path: &str, headers: &mut HeaderMap, wanted: usize) -> Option<()> {
     let hops = hops(headers);
     if hops >= MOST_HOPS {
@@ -126,7 +126,7 @@ fn is_proven(store: &Store, request: &Request, now: UnixMillis) -> Option<()> {
     (is_now && store.is_vouched(&statement, &proof)).then_some(())
 }
 
-/// Notes whether a node sends a request. From anybody else the headers of nodes mean nothing, and go.
+/// Notes whether a node sends a request. Without its proof, a request loses [`FORWARDED`].
 pub(super) fn judge(store: &Store, request: &mut Request) {
     if request.headers().contains_key(PEER) {
         believe(store, request);
@@ -137,7 +137,7 @@ pub(super) fn judge(store: &Store, request: &mut Request) {
     if is_proven(store, request, UnixMillis::now_reference()).is_some() {
         request.extensions_mut().insert(FromNode);
     } else {
-        tracing::debug!("a request says that it was forwarded, and not by a node that can prove it");
+        tracing::debug!("request claims to be forwarded without a valid proof; it is treated as a client's");
         request.headers_mut().remove(FORWARDED);
     }
 }
@@ -147,7 +147,7 @@ pub(super) fn is_from_node(extensions: &Extensions) -> bool {
     extensions.get::<FromNode>().is_some()
 }
 
-/// Notes who sent a request that another node has forwarded, if it can prove that it is one.
+/// Notes the caller's address of a forwarded request, if another node has proved it.
 fn believe(store: &Store, request: &mut Request) {
     let peer = || {
         let (peer, proof) = request.headers().get(PEER)?.to_str().ok()?.split_once(' ')?;

@@ -1,4 +1,4 @@
-//! Pages of other origins that may call the API from a browser: none unless they are configured, each by its name.
+//! Lets pages of other origins call the API from a browser: none by default, and each one by its configured origin.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH, RETRY_AFTE
 use axum::http::{HeaderName, HeaderValue, Method};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-/// How long a browser may remember what it was told.
+/// How long a browser may remember the answer to a preflight request.
 const MAX_AGE: Duration = Duration::from_hours(1);
 
-/// `None`: no answer has a header of CORS, and every browser keeps pages of other origins out.
+/// `None` without origins: no answer then has a CORS header, and every browser keeps pages of other origins out.
 pub(super) fn layer(origins: &[String]) -> Option<CorsLayer> {
     let origins: Vec<_> = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
     if origins.is_empty() {

@@ -11,10 +11,10 @@ use super::problem::Problem;
 use crate::engine::EngineError;
 use crate::store::StoreError;
 
-/// How often a change is tried when another came first each time.
+/// How often a change is tried when another change comes first each time.
 const TRIES: usize = 5;
 
-/// Runs `change`, which reads an object and changes what it has read, again while other changes come between.
+/// Runs `change`, which reads an object and writes it back, and repeats it while other changes come between.
 pub(super) async fn changed<T, F>(change: impl Fn() -> F) -> Result<T, Problem>
 where
     F: Future<Output = Result<Changed<T>, Problem>>,
@@ -27,10 +27,10 @@ where
     Err(StoreError::Stale.into())
 }
 
-/// What became of a change.
+/// The result of one try.
 pub(super) enum Changed<T> {
     Now(T),
-    /// The object was not what it was when it was read.
+    /// The object was changed after it was read.
     Stale,
 }
 
@@ -44,17 +44,17 @@ impl<T> Changed<T> {
     }
 }
 
-/// An object with its version.
+/// Makes the answer that shows an object with its version.
 pub(super) fn tagged(status: StatusCode, version: i64, view: &impl Serialize) -> Response {
     (status, [(ETAG, format!("\"v{version}\""))], axum::Json(view)).into_response()
 }
 
-/// Which versions the caller is willing to change.
+/// The versions that the caller is willing to change.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum IfMatch {
-    /// Whatever it is: no header, or `*`.
+    /// Any version: no header, or `*`.
     Any,
-    /// Only these. Tags that are none of ours match nothing.
+    /// Only these versions. Tags that are not ours match nothing.
     Only(Vec<i64>),
 }
 
@@ -88,7 +88,7 @@ impl IfMatch {
     }
 }
 
-/// The version in a tag; none in one that we never gave. Weak tags never match here.
+/// The version in a tag; `None` for a tag that we never gave. Weak tags never match here.
 fn version(tag: &str) -> Result<Option<i64>, Problem> {
     let opaque = tag.strip_prefix("W/").unwrap_or(tag);
     let inner = opaque.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or_else(malformed)?;

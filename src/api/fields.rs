@@ -1,5 +1,5 @@
-//! Reads JSON objects field by field and collects every problem with its pointer, instead of stopping at the first.
-//! Raw values are borrowed from the body, so what is passed on to receivers stays as it was, to the byte.
+//! Reads JSON objects field by field and collects every fault with its pointer, instead of stopping at the first. Raw
+//! values are borrowed from the body, so that what goes to receivers stays as it was, to the byte.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,16 +12,17 @@ use super::problem::{FieldError, Problem};
 use super::readable;
 use crate::domain::moment::{TimeError, UnixMillis};
 
-/// An object with more members than this is refused as a whole; ours have fourteen at most, custom headers twenty.
+/// Maximum members of an object; a larger object is refused as a whole. Ours have nineteen at most, custom headers
+/// twenty.
 const MAX_MEMBERS: usize = 64;
 
-/// Errors that are reported at once; the rest says nothing new.
+/// Maximum errors that are reported at once; more would say nothing new.
 const MAX_ERRORS: usize = 50;
 
 /// Characters of a given number that a message quotes.
 const QUOTED: usize = 32;
 
-/// Where in the body: a JSON pointer (RFC 6901) that is only written out for a problem.
+/// A place in the body: a JSON pointer (RFC 6901), written out only for a fault.
 #[derive(Clone, Copy)]
 pub(super) enum At<'x> {
     Root,
@@ -55,7 +56,7 @@ impl Fault {
     }
 }
 
-/// Every problem found so far.
+/// The faults found so far.
 #[derive(Clone, Default)]
 pub(super) struct Errors(Vec<FieldError>);
 
@@ -66,7 +67,7 @@ impl Errors {
         }
     }
 
-    /// Adds a problem unless one is known for the same place.
+    /// Adds a fault unless one is known for the same place.
     pub(super) fn add_new(&mut self, pointer: &str, fault: Fault) {
         if self.0.iter().all(|error| error.pointer != pointer) {
             self.add(&pointer, fault);
@@ -91,13 +92,13 @@ impl Errors {
 pub(super) enum Given<T> {
     Absent,
     Null,
-    /// Unacceptable; the problem is noted.
+    /// Not acceptable; the fault is noted.
     Invalid,
     Value(T),
 }
 
 impl<T> Given<T> {
-    /// The value, if there is one; `null` is the same as nothing.
+    /// The value, if there is one; `null` counts as absent.
     pub(super) fn value(self) -> Option<T> {
         match self {
             Self::Value(value) => Some(value),
@@ -105,7 +106,7 @@ impl<T> Given<T> {
         }
     }
 
-    /// Changes `target` as a merge patch (RFC 7396) does: nothing given keeps it, `null` brings the default back.
+    /// Changes `target` as a merge patch does (RFC 7396): an absent field keeps it, `null` restores the default.
     pub(super) fn merge_into(self, target: &mut T, default: impl FnOnce() -> T) {
         match self {
             Self::Value(value) => *target = value,
@@ -115,7 +116,7 @@ impl<T> Given<T> {
     }
 }
 
-/// The members of one object, and where to note what is wrong with them.
+/// The members of one object, and where their faults are noted.
 pub(super) struct Reader<'a, 'p> {
     at: At<'p>,
     members: Vec<(Cow<'a, str>, &'a RawValue)>,
@@ -123,7 +124,7 @@ pub(super) struct Reader<'a, 'p> {
 }
 
 impl<'a, 'p> Reader<'a, 'p> {
-    /// Opens an object that may have the members in `accepted`. `None`, with the problem noted, when it is none.
+    /// Opens an object that may have the members in `accepted`. Notes a fault and returns `None` if `raw` is no object.
     pub(super) fn open(raw: &'a RawValue, at: At<'p>, accepted: &[&str], errors: &'p mut Errors) -> Option<Self> {
         let members = Members::of(raw, &at, errors)?;
         let mut reader = Self { at, members: Vec::with_capacity(members.len()), errors };
@@ -146,7 +147,7 @@ impl<'a, 'p> Reader<'a, 'p> {
         Some(self.members.swap_remove(place).1)
     }
 
-    /// Reads a field with `parse`, which says what is wrong with the value.
+    /// Reads a field with `parse`, which returns the value or what is wrong with it.
     pub(super) fn field<T>(&mut self, name: &str, parse: impl FnOnce(&'a RawValue) -> Result<T, Fault>) -> Given<T> {
         match self.take(name) {
             None => Given::Absent,
@@ -161,7 +162,7 @@ impl<'a, 'p> Reader<'a, 'p> {
         }
     }
 
-    /// Reads a field that must be there.
+    /// Reads a required field.
     pub(super) fn required<T>(
         &mut self,
         name: &str,
@@ -172,7 +173,7 @@ impl<'a, 'p> Reader<'a, 'p> {
         given.value()
     }
 
-    /// Notes a problem if the field was left out or is `null`.
+    /// Notes a fault if the field is absent or `null`.
     pub(super) fn demand<T>(&mut self, name: &str, given: &Given<T>) {
         let message = match given {
             Given::Absent => "missing, a value is required",
@@ -182,7 +183,7 @@ impl<'a, 'p> Reader<'a, 'p> {
         self.errors.add(&At::Member(&self.at, name), Fault::new("required", message));
     }
 
-    /// Notes a problem if the field is `null`.
+    /// Notes a fault if the field is `null`.
     pub(super) fn demand_if_null<T>(&mut self, name: &str, given: &Given<T>) {
         if matches!(given, Given::Null) {
             self.demand(name, given);
@@ -209,7 +210,7 @@ impl<'a, 'p> Reader<'a, 'p> {
         }
     }
 
-    /// Reads an object whose member names are free. `parse` gets each value, `null` included.
+    /// Reads an object whose member names are free. `parse` gets each value, also `null`.
     pub(super) fn map<T>(
         &mut self,
         name: &str,
@@ -231,7 +232,7 @@ impl<'a, 'p> Reader<'a, 'p> {
         Given::Value(map)
     }
 
-    /// Reads an array with as many items as `accepted` says.
+    /// Reads an array with as many items as `accepted` allows.
     pub(super) fn list<T>(
         &mut self,
         name: &str,
@@ -257,7 +258,7 @@ impl<'a, 'p> Reader<'a, 'p> {
     }
 }
 
-/// The members of an object in the order given, and how many there were.
+/// The members of an object in the given order, and their total number.
 struct Members<'a> {
     list: Vec<(Cow<'a, str>, &'a RawValue)>,
     total: usize,
@@ -330,7 +331,7 @@ impl<'de> Deserialize<'de> for Name<'de> {
     }
 }
 
-/// What kind of value was given, in words. Numbers are quoted, texts are not: they may be secrets.
+/// The kind of a given value, in words. Numbers are quoted; texts are not, because they may be secrets.
 pub(super) fn given(raw: &RawValue) -> String {
     match raw.get().as_bytes().first() {
         Some(b'"') => "a string".to_owned(),
@@ -342,14 +343,14 @@ pub(super) fn given(raw: &RawValue) -> String {
     }
 }
 
-/// `given` lies outside of what is accepted.
+/// The fault of a value outside the accepted range.
 pub(super) fn out_of<T: fmt::Display>(given: impl fmt::Display, unit: &str, accepted: &RangeInclusive<T>) -> Fault {
     let (from, to) = (accepted.start(), accepted.end());
     let was = if unit.is_empty() { "was" } else { "were" };
     Fault::new("out_of_range", format!("{given}{unit} {was} given, {from} to {to} are accepted"))
 }
 
-/// Any text.
+/// Reads any text.
 pub(super) fn any_text(raw: &RawValue) -> Result<String, Fault> {
     if !raw.get().starts_with('"') {
         return Err(Fault::wrong_type(raw, "a string"));
@@ -357,7 +358,7 @@ pub(super) fn any_text(raw: &RawValue) -> Result<String, Fault> {
     serde_json::from_str(raw.get()).map_err(|_| Fault::new("invalid", "the string is not valid Unicode"))
 }
 
-/// A text for people in one line: so many characters, all of them visible.
+/// Reads a text of one line for people: a bounded number of characters, all of them visible.
 pub(super) fn line(raw: &RawValue, accepted: &RangeInclusive<usize>) -> Result<String, Fault> {
     let text = text_of(raw, accepted)?;
     readable::check_line(&text)?;
@@ -367,7 +368,7 @@ pub(super) fn line(raw: &RawValue, accepted: &RangeInclusive<usize>) -> Result<S
     Ok(text)
 }
 
-/// A text of several lines.
+/// Reads a text of several lines.
 pub(super) fn prose(raw: &RawValue, accepted: &RangeInclusive<usize>) -> Result<String, Fault> {
     let text = text_of(raw, accepted)?;
     readable::check_prose(&text)?;
@@ -388,7 +389,7 @@ pub(super) fn boolean(raw: &RawValue) -> Result<bool, Fault> {
     }
 }
 
-/// A whole number in a range.
+/// Reads a whole number in a range.
 pub(super) fn integer<T>(raw: &RawValue, accepted: &RangeInclusive<T>) -> Result<T, Fault>
 where
     T: std::str::FromStr + PartialOrd + fmt::Display,
@@ -408,7 +409,7 @@ where
     })
 }
 
-/// One of a few words.
+/// Reads one of a few words.
 pub(super) fn word<T: Copy>(raw: &RawValue, accepted: &[(&str, T)]) -> Result<T, Fault> {
     let text = any_text(raw)?;
     let found = accepted.iter().find(|(word, _)| *word == text);
@@ -420,7 +421,7 @@ fn items(raw: &RawValue) -> Result<Vec<&RawValue>, Fault> {
     serde_json::from_str(raw.get()).map_err(|_| Fault::wrong_type(raw, "an array"))
 }
 
-/// An RFC 3339 time.
+/// Reads an RFC 3339 time.
 pub(super) fn moment(raw: &RawValue) -> Result<UnixMillis, Fault> {
     any_text(raw)?.parse().map_err(|error: TimeError| Fault::new("invalid", error.to_string()))
 }

@@ -1,5 +1,6 @@
 //! `Idempotency-Key`: a repeated request that creates gets the first answer again. The store writes key and answer in
-//! the transaction that creates; this module makes the fingerprint, looks before and looks again after a lost race.
+//! the transaction that creates. This module makes the fingerprint, looks for a first answer before, and looks again
+//! after a lost race.
 
 use std::future::Future;
 
@@ -71,7 +72,7 @@ fn fingerprint(parts: [&[u8]; 3], tenant: Option<TenantNum>) -> Fingerprint {
     hash.finalize().into()
 }
 
-/// The bytes of the first answer to this request, if there was one.
+/// Status and bytes of the first answer to this request, if there was one.
 pub(super) async fn first_answer(app: &App, key: Option<&OnceKey>) -> Result<Option<(u16, Vec<u8>)>, Problem> {
     let Some(key) = key else { return Ok(None) };
     match app.store().seen(key).await? {
@@ -81,8 +82,8 @@ pub(super) async fn first_answer(app: &App, key: Option<&OnceKey>) -> Result<Opt
     }
 }
 
-/// Creates a configuration object with `create`, once. `view` is what the answer will show of it; `exists` is the
-/// problem when there is such an object.
+/// Creates a configuration object once, with `create`. `view` is what the answer shows of the object; `exists` is the
+/// problem if the object exists already.
 pub(super) async fn create<F, T>(
     app: &App,
     key: Option<OnceKey>,
@@ -109,7 +110,7 @@ where
     }
 }
 
-/// A new object is at its first version.
+/// The answer that shows a new object, at its first version.
 fn created(status: StatusCode, answer: Vec<u8>) -> Response {
     let headers = [(CONTENT_TYPE, "application/json"), (axum::http::header::ETAG, "\"v1\"")];
     (status, headers, answer).into_response()
@@ -121,7 +122,7 @@ fn replayed(status: u16, answer: Vec<u8>) -> Response {
     response
 }
 
-/// Marks an answer that was rendered anew from what was stored.
+/// Marks an answer that was made again from what was stored.
 pub(super) fn mark_replayed(response: &mut Response) {
     response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
 }

@@ -1,4 +1,4 @@
-//! `/tenants/{id}/keys`: the keys of a tenant. For admin keys only.
+//! `/tenants/{id}/keys`: the keys of a tenant. Only an admin key may call it.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -33,10 +33,10 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 pub(super) struct KeyInput {
     #[schema(min_length = 1, max_length = 200, example = "production publisher")]
     name: String,
-    /// Some of `read`, `publish`, `manage`, `operate`.
+    /// One or more of `read`, `publish`, `manage`, `operate`.
     #[schema(value_type = Vec<String>, min_items = 1, example = json!(["publish"]))]
     scopes: Vec<Scope>,
-    /// From when on the key opens nothing; it does not end by itself unless given.
+    /// When the key expires; without it the key does not expire.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Given<UnixMillis>,
 }
@@ -72,9 +72,10 @@ pub(super) struct KeyView {
     scopes: Vec<String>,
     #[schema(value_type = String, format = DateTime)]
     created_at: UnixMillis,
+    /// Null for a key that does not expire.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<UnixMillis>,
-    /// To about a minute.
+    /// Accurate to about a minute; null for a key that was never used.
     #[schema(value_type = Option<String>, format = DateTime)]
     last_used_at: Option<UnixMillis>,
 }
@@ -110,11 +111,11 @@ impl KeyView {
 pub(super) struct NewKeyView {
     #[serde(flatten)]
     view: KeyView,
-    /// Shown here and never again.
+    /// The text of the key, shown in this answer only.
     key: String,
 }
 
-/// A key that has ended before it is made is a mistake.
+/// Refuses an expiry that has passed already, which is a mistake.
 pub(super) fn refuse_past_end(expires_at: Option<&Given<UnixMillis>>, errors: &mut Errors) {
     let now = UnixMillis::now_reference();
     if let Some(Given::Value(expires_at)) = expires_at
@@ -125,7 +126,7 @@ pub(super) fn refuse_past_end(expires_at: Option<&Given<UnixMillis>>, errors: &m
     }
 }
 
-/// Lists a tenant's keys, newest first, without the keys themselves.
+/// Lists a tenant's keys, newest first, without their texts.
 #[utoipa::path(get, path = "/tenants/{id}/keys", tag = "tenants", operation_id = "listKeys",
     params(("id" = String, Path), PageParams), responses((status = 200, body = PageView<KeyView>), ReadProblems))]
 async fn list(
@@ -141,7 +142,9 @@ async fn list(
     Ok(axum::Json(list.answer(views, page.next)))
 }
 
-/// Creates a key. The answer is the only one that shows it.
+/// Creates a key.
+///
+/// Only this answer shows the text of the key.
 #[utoipa::path(post, path = "/tenants/{id}/keys", tag = "tenants", operation_id = "createKey", request_body = KeyInput,
     params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 201, body = NewKeyView), CreateProblems))]
@@ -164,7 +167,9 @@ async fn create(
     idempotency::create(&app, once, &view, exists, |once| store.create_key(new, once, &by)).await
 }
 
-/// Deletes a key. It stops working at once.
+/// Deletes a key, and ends the sessions that it has opened.
+///
+/// Both stop working at once.
 #[utoipa::path(delete, path = "/tenants/{id}/keys/{keyId}", tag = "tenants", operation_id = "deleteKey",
     params(("id" = String, Path), ("keyId" = String, Path)), responses((status = 204), ActionProblems))]
 async fn delete(
@@ -177,7 +182,7 @@ async fn delete(
     if !app.store().delete_key(tenant.num, key, &admin.author()).await? {
         return Err(Problem::no_such("key"));
     }
-    // And the sessions that it has opened.
+    // Also forgets the sessions that the key has opened.
     app.keys().forget_tenant(tenant.num);
     app.engine().notify_peers();
     Ok(StatusCode::NO_CONTENT)

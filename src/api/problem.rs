@@ -1,5 +1,5 @@
-//! What went wrong, as its caller sees it: RFC 9457 `application/problem+json`. The one place that turns the errors of
-//! the layers below into a status. [`super::answer`] writes a problem out and adds the request's id.
+//! Problems as the caller sees them: RFC 9457 `application/problem+json`. Only this module turns the errors of the
+//! layers below into a status. [`super::response_layer`] writes a problem out and adds the request's id.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::store::StoreError;
 use crate::store::journal::PublishError;
 use crate::store::webhooks::MAX_TLS_OPTIONS;
 
-/// What a handler answers when it cannot do what it was asked for.
+/// The answer of a handler that cannot do what it was asked for.
 #[derive(Debug, Clone)]
 pub(super) struct Problem {
     status: StatusCode,
@@ -23,17 +23,17 @@ pub(super) struct Problem {
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
     hint: Hint,
-    /// For the request's line in the log, and never for its caller.
+    /// For the request's log line, and never for its caller.
     reason: Option<Arc<str>>,
 }
 
-/// A header that belongs to a problem.
+/// A header that goes with a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hint {
     None,
     /// `Retry-After: 1`
     RetrySoon,
-    /// `Retry-After` with so many seconds.
+    /// `Retry-After` with this many seconds.
     RetryIn(u64),
     /// `WWW-Authenticate: Bearer`
     Authenticate,
@@ -56,19 +56,19 @@ pub(super) struct FieldError {
 #[serde(rename_all = "camelCase")]
 #[schema(as = Problem)]
 pub(super) struct ProblemView<'a> {
-    /// `urn:posthaste:problem:` and the code.
+    /// `urn:posthaste:problem:`, followed by the code.
     #[serde(rename = "type")]
     kind: String,
     title: String,
     #[schema(example = 422)]
     status: u16,
-    /// Stable, for machines.
+    /// Stable identifier, for programs.
     #[schema(example = "validation_failed")]
     code: &'a str,
     detail: &'a str,
     /// The same as in the header `X-Request-Id`.
     request_id: &'a str,
-    /// Present when fields of the body are at fault.
+    /// The fields of the body that are at fault; absent if none is.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     errors: &'a [FieldError],
 }
@@ -86,7 +86,7 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, code, detail)
     }
 
-    /// Fields of the body that cannot be accepted.
+    /// Fields of the body cannot be accepted.
     pub(super) fn invalid(errors: Vec<FieldError>) -> Self {
         let detail = match errors.as_slice() {
             [only] if only.pointer.is_empty() => only.message.clone(),
@@ -97,7 +97,7 @@ impl Problem {
         Self { errors, ..problem }
     }
 
-    /// There is no such object, or it is another tenant's.
+    /// The object does not exist, or belongs to another tenant.
     pub(super) fn no_such(what: &'static str) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what}"))
     }
@@ -106,15 +106,16 @@ impl Problem {
         Self { hint: Hint::Authenticate, ..Self::new(StatusCode::UNAUTHORIZED, code, detail) }
     }
 
-    /// Our own fault. The log has the details, the caller gets none.
+    /// A fault of our own. The log has the details; the caller gets none.
     pub(super) fn internal(error: &dyn std::fmt::Display) -> Self {
-        tracing::error!(%error, "a request failed");
+        tracing::error!(%error, "request failed with an internal error");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request failed on our side; the log knows why")
     }
 
-    /// Damage to our own state, which no retry mends. The log and `posthaste check` have the details, the caller gets none.
+    /// Damage to our own state, which no retry repairs. The log and `posthaste check` have the details; the caller gets
+    /// none.
     pub(super) fn unreadable_row(error: &dyn std::fmt::Display) -> Self {
-        tracing::warn!(%error, "a request failed: it needs a stored row that cannot be read");
+        tracing::warn!(%error, "request failed: a stored row that it needs cannot be read");
         let detail =
             "a stored row that this request needs cannot be read, and no retry helps; `posthaste check` names it";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable_row", detail)
@@ -124,21 +125,22 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
     }
 
-    /// The node that serves the webhook cannot do it now.
+    /// The node that serves the webhook cannot act now.
     pub(super) fn owner_unreachable(why: &dyn std::fmt::Display) -> Self {
-        tracing::warn!(%why, "the node that serves a webhook cannot be asked");
+        tracing::warn!(%why, "node that serves the webhook cannot be asked; the request is refused");
         let detail = "the node that serves this webhook cannot be reached, or another one is taking over";
         Self { hint: Hint::RetrySoon, ..Self::unavailable("owner_unreachable", detail) }
     }
 
-    /// Nothing is accepted, until the database is back.
+    /// Nothing is accepted until the database is back.
     pub(super) fn cut_off() -> Self {
         let problem =
             Self::unavailable("storage_unavailable", "the database could not be reached lately, or refuses to write");
         Self { hint: Hint::RetrySoon, ..problem }
     }
 
-    /// Of a read nothing was to be kept; of a change nobody knows when the database fell silent over its commit.
+    /// A failed read has nothing to keep. After a failed change the result is unknown if the database fell silent over
+    /// its commit.
     fn storage_unavailable(reason: &str) -> Self {
         let detail = "the database refused the request or did not answer; repeat it later: a change is certain only once it is \
                       answered with success";
@@ -146,7 +148,7 @@ impl Problem {
         Self { hint: Hint::RetrySoon, reason: Some(reason.into()), ..problem }
     }
 
-    /// Too many requests; there may be another after this wait.
+    /// Too many requests; the caller may try again after this wait.
     pub(super) fn rate_limited(detail: &'static str, wait: Duration) -> Self {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail);
@@ -178,7 +180,7 @@ impl Problem {
         self.hint
     }
 
-    /// Code, sentence and fields, for whoever reports the problem as part of an answer.
+    /// Status, code, detail and fields, for a problem that is part of an answer.
     pub(super) fn into_parts(self) -> (StatusCode, &'static str, Cow<'static, str>, Vec<FieldError>) {
         let Self { status, code, detail, errors, hint: _, reason: _ } = self;
         (status, code, detail, errors)
@@ -198,7 +200,7 @@ impl Problem {
     }
 }
 
-/// `webhook_inactive` in words: `Webhook inactive`.
+/// The code in words: `webhook_inactive` becomes `Webhook inactive`.
 fn title(code: &str) -> String {
     let words = code.replace('_', " ");
     let first = words.chars().next().map(|first| first.to_ascii_uppercase());
@@ -206,7 +208,7 @@ fn title(code: &str) -> String {
 }
 
 impl IntoResponse for Problem {
-    /// The body is written by [`super::answer::finish`], which knows the request's id.
+    /// [`super::response_layer::finish`] writes the body, because it knows the request's id.
     fn into_response(self) -> Response {
         let mut response = self.status.into_response();
         response.extensions_mut().insert(self);
@@ -267,7 +269,7 @@ impl From<EngineError> for Problem {
                 Self::conflict("too_many_attempts", "the delivery has used up its attempt numbers")
             }
             EngineError::NotFound => Self::no_such("object"),
-            EngineError::Moved => Self::owner_unreachable(&"it is being moved"),
+            EngineError::Moved => Self::owner_unreachable(&"its shard is changing owner"),
             EngineError::Stopping => Self::stopping(),
         }
     }

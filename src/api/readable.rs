@@ -1,19 +1,19 @@
-//! Texts that people read: names and descriptions. What is not seen, or turns the text around it, is refused: with it one
-//! name passes for another. Pure.
+//! Checks texts that people read: names and descriptions. Characters that are invisible, or reverse the text around
+//! them, are refused: with them one name can pass for another. Pure.
 
 use super::fields::Fault;
 use crate::engine::is_invisible;
 
-/// Keep the glyphs of scripts apart or together, and make one emoji of several.
+/// Joiners keep the glyphs of scripts apart or together, and make one emoji of several.
 const NON_JOINER: char = '\u{200c}';
 const JOINER: char = '\u{200d}';
 
-/// Ask for an emoji or for a plain symbol (UTS #51, 1.4.3), and make a key of a digit.
+/// Selectors ask for an emoji or for a plain symbol (UTS #51, 1.4.3), and make a key of a digit.
 const AS_TEXT: char = '\u{fe0e}';
 const AS_EMOJI: char = '\u{fe0f}';
 const KEYCAP: char = '\u{20e3}';
 
-/// Blocks of Unicode with emoji, and single ones outside of them.
+/// Unicode blocks with emoji, and single emoji outside of them.
 const PICTURES: [std::ops::RangeInclusive<char>; 14] = [
     '\u{a9}'..='\u{a9}',
     '\u{ae}'..='\u{ae}',
@@ -34,12 +34,12 @@ const PICTURES: [std::ops::RangeInclusive<char>; 14] = [
 /// Scripts that are spelt with joiners (UAX #31, 2.3): from Arabic to Sinhala.
 const JOINING: std::ops::RangeInclusive<char> = '\u{600}'..='\u{dff}';
 
-/// One line.
+/// Accepts one line.
 pub(super) fn check_line(text: &str) -> Result<(), Fault> {
     check(text, &[], "one line of text is accepted")
 }
 
-/// Several lines.
+/// Accepts several lines.
 pub(super) fn check_prose(text: &str) -> Result<(), Fault> {
     check(text, &['\n', '\r', '\t'], "text with tabs and line breaks is accepted")
 }
@@ -65,7 +65,7 @@ fn check(text: &str, layout: &[char], accepted: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Whether what is not seen has its use between these two.
+/// Whether an invisible character has its use between these two.
 fn belongs(before: Option<char>, found: char, after: Option<char>) -> bool {
     let is_key = |c: char| c.is_ascii_digit() || matches!(c, '#' | '*');
     let joins = |c: Option<char>| c.is_some_and(|c| JOINING.contains(&c) && !is_invisible(c));

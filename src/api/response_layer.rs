@@ -1,5 +1,5 @@
-//! The outermost layer: gives every request its id and its log line, catches panics, writes out problems, and keeps browsers
-//! from making more of an answer than it is. Handlers know none of it.
+//! The outermost layer: gives every request its id and its log line, catches panics, writes problems out, and limits
+//! what browsers may do with an answer. Handlers know none of this.
 
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ use super::host;
 use super::problem::{Hint, Problem};
 use super::request_log::{Answered, Begun, RequestLog};
 
-/// What a browser may make of an answer: nothing but read it. Answers are never kept by caches, since they belong to
-/// whoever asked, and never rendered, since texts in them come from others. A page sets its own policy.
+/// Lets a browser only read an answer. Answers are never cached, since they belong to their caller, and never rendered,
+/// since texts in them come from others. An answer that has one of these headers keeps its own.
 const PRUDENT: [(HeaderName, &str); 4] = [
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (CACHE_CONTROL, "no-store"),
@@ -28,10 +28,10 @@ const PRUDENT: [(HeaderName, &str); 4] = [
     (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
 ];
 
-/// Longer ids of callers are replaced: they would fill the log.
+/// Maximum length of a caller's request id; a longer one would fill the log and is replaced.
 const MAX_REQUEST_ID: usize = 128;
 
-/// In the extensions of an answer: the key or the session of its request is valid.
+/// In the extensions of an answer: the key or the session of its request is valid. The listener reads it.
 #[derive(Debug, Clone, Copy)]
 pub struct KnownCaller;
 
@@ -61,7 +61,8 @@ pub(super) async fn finish(State(log): State<Arc<RequestLog>>, mut request: Requ
     response
 }
 
-/// In a task of its own: a change that has begun is finished even if its caller hangs up. What only reads stops with it.
+/// Runs the request in a task of its own: a change that has begun is finished even if its caller hangs up. A request
+/// that only reads stops with its caller.
 async fn handled(request: Request, next: Next) -> Response {
     let is_safe = request.method().is_safe();
     let answer = match tokio::spawn(next.run(request)) {
@@ -71,7 +72,7 @@ async fn handled(request: Request, next: Next) -> Response {
     answer.unwrap_or_else(|_| Problem::internal(&"a handler panicked").into_response())
 }
 
-/// Fills in the body and the headers of an answer that is a problem. What it has, such as `Allow`, stays.
+/// Fills in the body and the headers of an answer that is a problem. Existing headers, such as `Allow`, stay.
 fn write(response: &mut Response, problem: &Problem, id: &RequestId) {
     let body = serde_json::to_vec(&problem.view(id.as_str())).unwrap_or_default();
     *response.body_mut() = Body::from(body);
@@ -124,7 +125,8 @@ mod tests {
         request_id(&headers).to_str().unwrap().to_owned()
     }
 
-    /// A request of this method is answered for ever, and its caller hangs up: answers whether the handler was stopped.
+    /// Sends a request of this method to a handler that never ends, and hangs up. Returns whether the handler was
+    /// stopped.
     async fn is_stopped(method: Method) -> bool {
         let (began, mut begun) = tokio::sync::mpsc::channel::<tokio::sync::oneshot::Sender<()>>(1);
         let handler = async move || {

@@ -1,4 +1,4 @@
-//! `/engine/secrets`: under which master keys secrets are sealed. For admin keys only.
+//! `/engine/secrets`: shows which master keys have sealed what, and rewraps. Only an admin key may call it.
 
 use axum::extract::State;
 use serde::Serialize;
@@ -21,12 +21,12 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 #[serde(rename_all = "camelCase")]
 #[schema(as = Sealing)]
 struct SealingView {
-    /// The ids of the keys that the answering node has: the master key's, then those that it was before.
+    /// Ids of the master keys that the answering node has: the current one, then the previous ones.
     key_ids: Vec<String>,
     sealed: Vec<SealedView>,
     /// Values that are not sealed as they would be today.
     old: u64,
-    /// Values that were sealed anew by this request.
+    /// Values that this request has sealed again; absent when the request only reads.
     #[serde(skip_serializing_if = "Option::is_none")]
     rewrapped: Option<u64>,
 }
@@ -35,7 +35,7 @@ struct SealingView {
 #[serde(rename_all = "camelCase")]
 #[schema(as = SealedValues)]
 struct SealedView {
-    /// `headers`, `secrets`, or `answers` that are remembered for an `Idempotency-Key`
+    /// What is sealed. `answers` are those that are remembered for an `Idempotency-Key`.
     what: &'static str,
     key_id: String,
     /// 1: bound to a webhook; 2: bound to a row and its tenant.
@@ -59,14 +59,16 @@ async fn view(app: &App, rewrapped: Option<u64>) -> Result<axum::Json<SealingVie
     Ok(axum::Json(SealingView { key_ids: app.store().master_key_ids(), sealed, old, rewrapped }))
 }
 
-/// Under which master keys how much is sealed.
+/// Shows how many values are sealed under which master key.
 #[utoipa::path(get, path = "/engine/secrets", tag = "engine", operation_id = "readSealing",
     responses((status = 200, body = SealingView), ReadProblems))]
 async fn read(State(app): State<App>, _: Admin, _: NoQuery) -> Result<axum::Json<SealingView>, Problem> {
     view(&app, None).await
 }
 
-/// Seals everything under the master key that is not, beside all other work. Repeating it does no harm.
+/// Seals all values under the current master key.
+///
+/// It runs beside all other work; repeating it does no harm.
 #[utoipa::path(post, path = "/engine/secrets/rewrap", tag = "engine", operation_id = "rewrapSecrets",
     responses((status = 200, body = SealingView), ActionProblems))]
 async fn rewrap(State(app): State<App>, admin: Admin, _: NoQuery) -> Result<axum::Json<SealingView>, Problem> {

@@ -1,8 +1,8 @@
-//! `/session`: a browser exchanges a key once for a cookie that no script can read. What is in the cookie is a key of its
-//! own, which ends after half a day, or with the key that opened it, or when its owner logs out.
+//! `/session`: a browser exchanges a key once for a cookie that no script can read. The cookie contains a key of its
+//! own, which ends after half a day, with the key that opened it, or when its owner logs out.
 //!
-//! Before anything else looks at a request, a cookie becomes its `Authorization` ([`admit`]), unless the request changes
-//! something and does not come from a page of ours ([`same_origin`]).
+//! Before anything else looks at a request, [`admit`] turns a cookie into an `Authorization`. It refuses a cookie if
+//! the request changes something and does not come from a page of ours ([`same_origin`]).
 
 mod same_origin;
 
@@ -26,10 +26,10 @@ use super::problem::Problem;
 use crate::domain::id::{KeyId, SessionId, TenantId};
 use crate::domain::moment::UnixMillis;
 
-/// A working day, and nothing that lies about for longer.
+/// Maximum length of a session: a working day, so that no session lies about for longer.
 const LENGTH: Duration = Duration::from_secs(12 * 3600);
 
-/// Browsers take the first only over TLS, for this host alone and from nobody else.
+/// Browsers take the first only over TLS, for this host alone and from no other host.
 const SECURE_NAME: &str = "__Host-posthaste_session";
 const PLAIN_NAME: &str = "posthaste_session";
 
@@ -41,17 +41,17 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 #[serde(rename_all = "camelCase")]
 #[schema(as = Session)]
 pub(super) struct SessionView {
-    /// Of the session; `null` where a key is used itself.
+    /// Id of the session; null for a request with a key.
     #[schema(value_type = Option<String>)]
     id: Option<SessionId>,
-    /// The key, or the one that opened the session; `null` for the admin key of the configuration.
+    /// The key, or the key that opened the session; null for the admin key of the configuration.
     #[schema(value_type = Option<String>)]
     key_id: Option<KeyId>,
-    /// `null` for an admin.
+    /// Null for an admin.
     #[schema(value_type = Option<String>)]
     tenant_id: Option<TenantId>,
     scopes: Vec<&'static str>,
-    /// `null` for a key that does not end by itself.
+    /// Null for a key that does not expire.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<UnixMillis>,
 }
@@ -68,7 +68,9 @@ impl From<&Anyone> for SessionView {
     }
 }
 
-/// Opens a session with a key: the answer sets an `HttpOnly` cookie that does what the key does, for twelve hours at most.
+/// Opens a session with a key.
+///
+/// The answer sets an `HttpOnly` cookie that allows what the key allows, for twelve hours at most.
 #[utoipa::path(post, path = "/session", tag = "session", operation_id = "openSession",
     responses((status = 201, body = SessionView), ActionProblems))]
 async fn open(State(app): State<App>, caller: Anyone, _: NoQuery, headers: HeaderMap) -> Result<Response, Problem> {
@@ -86,14 +88,14 @@ async fn open(State(app): State<App>, caller: Anyone, _: NoQuery, headers: Heade
     Ok((StatusCode::CREATED, [(SET_COOKIE, cookie)], axum::Json(view)).into_response())
 }
 
-/// Says who calls: which key, of which tenant, with which scopes, until when.
+/// Shows the caller: its key, its tenant, its scopes and when they end.
 #[utoipa::path(get, path = "/session", tag = "session", operation_id = "getSession",
     responses((status = 200, body = SessionView), ReadProblems))]
 async fn show(caller: Anyone, _: NoQuery) -> axum::Json<SessionView> {
     axum::Json(SessionView::from(&caller))
 }
 
-/// Ends the session that the cookie belongs to, on every node.
+/// Ends the session of the cookie, on every node.
 #[utoipa::path(delete, path = "/session", tag = "session", operation_id = "closeSession",
     responses((status = 204), ActionProblems))]
 async fn close(State(app): State<App>, caller: Anyone, _: NoQuery) -> Result<Response, Problem> {
@@ -120,11 +122,11 @@ fn set_cookie(is_secure: bool, value: &str, lasts: Duration) -> Result<HeaderVal
     Ok(cookie)
 }
 
-/// Turns the cookie of a session into the key that it is.
+/// Turns the cookie of a session into the key that it contains.
 ///
 /// # Errors
 ///
-/// When there are several, or the request changes something and does not come from a page of ours.
+/// When there are several sessions, or the request changes something and does not come from a page of ours.
 pub(super) fn admit(request: &mut Request) -> Result<(), Problem> {
     if !request.headers().contains_key(COOKIE) {
         return Ok(());
@@ -155,13 +157,14 @@ pub(super) fn admit(request: &mut Request) -> Result<(), Problem> {
     Ok(())
 }
 
-/// What the cookies of a request say.
+/// What the cookies of a request contain.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     Nothing,
     Session(String),
-    /// A page of a sibling host can set a cookie for all of its domain, which the browser then sends beside ours and maybe
-    /// before it (RFC 6265, 8.6): who logs in with the attacker's session gives the attacker what is typed there.
+    /// A page of a sibling host can set a cookie for its whole domain, which the browser then sends beside ours and
+    /// maybe before it (RFC 6265, 8.6). A user who works in the attacker's session gives the attacker what is typed
+    /// there.
     Several,
 }
 
@@ -172,7 +175,7 @@ fn in_cookie(headers: &HeaderMap) -> Found {
         let named = pairs().filter_map(|pair| pair.trim().split_once('='));
         named.filter(move |(given, value)| *given == name && !value.is_empty()).map(|(_, value)| value)
     };
-    // The one that nobody else can have set goes first, and over TLS the other one counts for nothing.
+    // The cookie that no other host can have set goes first; over TLS, the other cookie counts for nothing.
     let is_over_tls = same_origin::is_page_over_tls(headers);
     let names: &[&'static str] = if is_over_tls { &[SECURE_NAME] } else { &[SECURE_NAME, PLAIN_NAME] };
     let Some((first, mut others)) = names.iter().find_map(|name| {

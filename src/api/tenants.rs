@@ -1,4 +1,4 @@
-//! `/tenants`: who is isolated from whom. For admin keys only.
+//! `/tenants`: the tenants, which are isolated from each other. Only an admin key may call it.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -24,7 +24,7 @@ use crate::domain::moment::UnixMillis;
 use crate::store::StoreError;
 use crate::store::tenants::{NewTenant, Tenant};
 
-/// Characters of a name, of a tenant and of whatever else is named for people.
+/// Characters of a name, of a tenant and of every other object that has one for people.
 pub(super) const NAME: std::ops::RangeInclusive<usize> = 1..=200;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -36,7 +36,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 pub(super) struct TenantInput {
     #[schema(min_length = 1, max_length = 200, example = "Acme")]
     name: String,
-    /// Whether events of types that were never declared are accepted; true unless given.
+    /// Whether events of undeclared types are accepted; true by default.
     #[schema(value_type = Option<bool>)]
     allow_undeclared_types: Given<bool>,
 }
@@ -138,7 +138,7 @@ async fn create(
     idempotency::create(&app, once, &view, exists, |once| store.create_tenant(new, once, &by)).await
 }
 
-/// What a new tenant will be; the number is the store's to give and never shown.
+/// The new tenant as its first answer shows it. The store gives the number, which is never shown.
 fn first_version(new: &NewTenant) -> Tenant {
     let NewTenant { id, name, allow_undeclared_types, created_at, catalogue: _ } = new;
     Tenant {
@@ -186,7 +186,9 @@ async fn update(
     Ok(tagged(StatusCode::OK, tenant.version, &TenantView::from(tenant)))
 }
 
-/// Deletes a tenant with its keys and webhooks. What is owed is cancelled.
+/// Deletes a tenant with its keys and webhooks.
+///
+/// Their pending deliveries are cancelled.
 #[utoipa::path(delete, path = "/tenants/{id}", tag = "tenants", operation_id = "deleteTenant",
     params(("id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 204), DeleteProblems))]

@@ -1,4 +1,4 @@
-//! What a publisher sends. Payloads are never parsed into values: they go on to the receivers as they came.
+//! Reads what a publisher sends. Payloads are never parsed into values: receivers get them as they came.
 
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -13,23 +13,24 @@ use crate::store::journal::Caller;
 
 use super::view::ItemProblem;
 
-/// Events in one batch.
+/// Number of events in one batch.
 const BATCH: std::ops::RangeInclusive<usize> = 1..=1000;
 
-/// Characters of a caller's id.
+/// Characters of a caller id.
 const CALLER_ID: std::ops::RangeInclusive<usize> = 1..=128;
 
 #[derive(Debug, ToSchema)]
 pub(in crate::api) struct EventInput {
     #[schema(rename = "event", max_length = 128, example = "conversation.created")]
     pub(super) kind: String,
-    /// Goes to the receivers as it is, to the byte.
+    /// The payload. Receivers get it as it is, to the byte.
     #[schema(value_type = Object)]
     data: Box<RawValue>,
-    /// When it happened; the moment of acceptance unless given.
+    /// When the event happened; the time of acceptance by default.
     #[schema(value_type = Option<String>, format = DateTime)]
     timestamp: Option<UnixMillis>,
-    /// The caller's own id: of several events with one id the first is kept.
+    /// The publisher's own id for the event. The same id with the same content is a duplicate, and the first event is
+    /// kept; with other content it is refused (`409`).
     #[schema(max_length = 128, pattern = "^[A-Za-z0-9_:-]+$")]
     id: Option<String>,
 }
@@ -65,7 +66,7 @@ fn caller_id(raw: &RawValue) -> Result<String, Fault> {
 }
 
 impl EventInput {
-    /// The event, which has come through these engines.
+    /// Makes the event. `trail` names the engines that it has come through.
     pub(super) fn by(self, trail: Option<Trail>) -> NewEvent {
         let Self { kind, data, timestamp, id } = self;
         let caller = id.map(|id| Caller { digest: digest(&kind, &data, timestamp), id });
@@ -73,7 +74,7 @@ impl EventInput {
     }
 }
 
-/// SHA-256 of what a caller says under its id.
+/// SHA-256 of what a publisher sends under a caller id.
 fn digest(kind: &str, data: &RawValue, timestamp: Option<UnixMillis>) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in [kind, data.get()] {
@@ -105,7 +106,7 @@ impl Input for BatchInput {
     }
 }
 
-/// Reads one event of a batch. What is wrong with it is no problem of the others.
+/// Reads one event of a batch. Its faults do not affect the other events.
 fn judge(at: At<'_>, raw: &RawValue) -> Result<EventInput, ItemProblem> {
     let mut errors = Errors::default();
     let input =

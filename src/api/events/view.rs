@@ -1,4 +1,4 @@
-//! What publishers and readers of events are shown.
+//! What the API shows of events, to publishers and readers.
 
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -13,7 +13,7 @@ use crate::store::events::StoredEvent;
 use crate::store::journal::{Published, Receipt};
 use crate::store::progress::Progress;
 
-/// What every view of an event says.
+/// Fields that every view of an event has.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::api) struct EventFields {
     #[schema(value_type = String)]
@@ -21,17 +21,17 @@ pub(in crate::api) struct EventFields {
     event: String,
     #[schema(value_type = String, format = DateTime)]
     timestamp: UnixMillis,
-    /// How many webhooks it was owed to when it was accepted.
+    /// Webhooks that matched the event when it was accepted.
     matched: u32,
 }
 
-/// What became of a published event.
+/// The answer to a published event.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = PublishedEvent)]
 pub(in crate::api) struct PublishedView {
     #[serde(flatten)]
     fields: EventFields,
-    /// The caller's id was seen before: this is the first answer.
+    /// Whether the publisher's own id was seen before, with the same content; this is then the first answer again.
     duplicate: bool,
 }
 
@@ -54,12 +54,12 @@ impl PublishedView {
 /// Why one event of a batch was not accepted.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::api) struct ItemProblem {
-    /// The status that it would have had on its own.
+    /// The status that the event would have got on its own.
     status: u16,
     #[schema(value_type = String)]
     code: &'static str,
     message: String,
-    /// With pointers into the whole body.
+    /// The pointers are into the whole body.
     errors: Vec<FieldError>,
 }
 
@@ -70,7 +70,7 @@ impl From<Problem> for ItemProblem {
     }
 }
 
-/// One event of a batch: the same as a single one's answer, or why there is none.
+/// The result of one event of a batch: the answer that it would have got on its own, or why it was refused.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(in crate::api) enum ItemView {
@@ -81,12 +81,13 @@ pub(in crate::api) enum ItemView {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = PublishedBatch)]
 pub(in crate::api) struct BatchView {
-    /// In the order of the events.
+    /// One result for each event, in the order of the events.
     results: Vec<ItemView>,
 }
 
 impl BatchView {
-    /// `places` has an event's type or its problem, `published` what became of those with a type, in their order.
+    /// `places` has the type or the problem of each event; `published` has the result of each event with a type, in the
+    /// same order.
     pub(super) fn new(places: Vec<Result<String, ItemProblem>>, published: Vec<Published>) -> Result<Self, Problem> {
         let mut published = published.into_iter();
         let mut results = Vec::with_capacity(places.len());
@@ -113,7 +114,7 @@ impl BatchView {
 pub(in crate::api) struct EventSummary {
     #[serde(flatten)]
     fields: EventFields,
-    /// The id that its publisher gave it.
+    /// The id that the publisher gave the event; null if it gave none.
     caller_id: Option<String>,
     #[schema(value_type = String, format = DateTime)]
     accepted_at: UnixMillis,
@@ -133,18 +134,18 @@ impl From<StoredEvent> for EventSummary {
     }
 }
 
-/// Where the deliveries of an event stand at one moment. `owed`, `pending`, `success`, `failed` and `cancelled` add up to
-/// `matched`. Webhooks that were deleted meanwhile are among them: what they are owed is cancelled when the engine comes
-/// to it, and counts as `owed` or `pending` until then.
+/// The states of an event's deliveries at one moment. `owed`, `pending`, `success`, `failed` and `cancelled` add up to
+/// `matched`. Webhooks that were deleted meanwhile are included: their deliveries count as `owed` or `pending` until
+/// the engine cancels them.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = EventProgress)]
 pub(in crate::api) struct ProgressView {
-    /// How many webhooks it was owed to when it was accepted.
+    /// Webhooks that matched the event when it was accepted.
     matched: u32,
-    /// Nothing is recorded of these yet: their turn has not come, or their first attempt is under way. The list of
-    /// deliveries shows them as `pending`, and leaves out those of deleted webhooks.
+    /// Deliveries of which nothing is recorded yet: they are not started, or their first attempt is in flight. The list
+    /// of deliveries shows them as `pending`, and leaves out those of deleted webhooks.
     owed: u32,
-    /// Recorded and not at their end: they wait for an attempt, or are held.
+    /// Recorded deliveries that are not settled: they wait for an attempt, or are held.
     pending: u32,
     success: u32,
     failed: u32,
@@ -158,7 +159,7 @@ impl ProgressView {
     }
 }
 
-/// An event with what was published, and what has become of it so far.
+/// An event with its data and the progress of its deliveries.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Event)]
 pub(in crate::api) struct EventView<'a> {
@@ -169,7 +170,7 @@ pub(in crate::api) struct EventView<'a> {
     data: &'a RawValue,
 }
 
-/// What stands around the data of an event takes less.
+/// Upper bound of the bytes that an answer has around the data of its event.
 const AROUND: usize = 2048;
 
 /// The part of a stored body that no column has.
@@ -180,14 +181,14 @@ struct Body<'a> {
 }
 
 impl<'a> EventView<'a> {
-    /// `body`: the text that every webhook is sent.
+    /// `body` is the text that is sent to every webhook.
     pub(super) fn new(stored: &StoredEvent, progress: Progress, body: &'a [u8]) -> Result<Self, Problem> {
         let body: Body<'a> = serde_json::from_slice(body).map_err(|error| Problem::internal(&error))?;
         let progress = ProgressView::new(stored.matched, progress);
         Ok(Self { summary: EventSummary::from(stored), progress, data: body.data })
     }
 
-    /// Written once, into as much room as it takes.
+    /// Writes the answer once, into a buffer that is large enough.
     pub(super) fn answer(&self) -> Result<Response, Problem> {
         let mut text = Vec::with_capacity(self.data.get().len() + AROUND);
         serde_json::to_writer(&mut text, self).map_err(|error| Problem::internal(&error))?;

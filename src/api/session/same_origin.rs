@@ -1,5 +1,5 @@
-//! Whether a request that carries a cookie was made by a page of ours. A browser sends cookies with what any page asks of
-//! it; what it also sends, and no page can forge, is where the asking page is from (`Sec-Fetch-Site`, `Origin`).
+//! Tells whether a page of ours made a request that carries a cookie. A browser sends cookies with the requests of any
+//! page; it also sends where that page is from (`Sec-Fetch-Site`, `Origin`), which no page can forge.
 
 use axum::http::header::{HOST, ORIGIN};
 use axum::http::{HeaderMap, HeaderName, Method, Request};
@@ -8,12 +8,12 @@ use url::Url;
 /// Fetch Metadata, W3C; all current browsers send it to trustworthy origins.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Reading changes nothing, and other pages cannot see the answer.
+/// A read changes nothing, and pages of other origins cannot see the answer.
 fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// Whether the request may use a cookie. One that changes something must say where it comes from.
+/// Whether the request may use its cookie. A request that changes something must say where it comes from.
 pub(super) fn may_use_cookie<B>(request: &Request<B>) -> bool {
     let text = |name: &HeaderName| text(request.headers(), name);
     if is_safe(request.method()) {
@@ -26,12 +26,12 @@ pub(super) fn may_use_cookie<B>(request: &Request<B>) -> bool {
     }
 }
 
-/// Whether the page was loaded over TLS, whoever ended it. What is no page is not asked.
+/// Whether the page was loaded over TLS, wherever TLS ended. A request without `Origin` comes from no page and passes.
 pub(super) fn is_secure(headers: &HeaderMap) -> bool {
     text(headers, &ORIGIN).is_none_or(|origin| origin.starts_with("https://"))
 }
 
-/// Whether the page that asks says that it was loaded over TLS.
+/// Whether the request names a page that was loaded over TLS.
 pub(super) fn is_page_over_tls(headers: &HeaderMap) -> bool {
     text(headers, &ORIGIN).is_some_and(|origin| origin.starts_with("https://"))
 }
@@ -40,14 +40,14 @@ fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     headers.get(name).map(|value| value.to_str().unwrap_or_default())
 }
 
-/// HTTP/2 names the host in the URI.
+/// The host of the request; HTTP/2 names it in the URI.
 fn host<B>(request: &Request<B>) -> &str {
     let authority = request.uri().authority().map(|authority| authority.as_str());
     authority.or_else(|| text(request.headers(), &HOST)).unwrap_or_default()
 }
 
-/// Compares host and port, with the port that the origin's scheme implies. The scheme itself may have been changed by a
-/// proxy that ends TLS.
+/// Compares host and port, with the port that the origin's scheme implies. The scheme itself is not compared: a proxy
+/// that ends TLS may have changed it.
 fn is_of_host(origin: &str, host: &str) -> bool {
     let Ok(origin) = Url::parse(origin) else { return false };
     let Ok(ours) = Url::parse(&format!("{}://{host}", origin.scheme())) else { return false };
