@@ -1,8 +1,9 @@
-//! The only door to what lives below the API: publish, steer, inspect, stop.
+//! The API's only door to the parts below it: publishes, steers, inspects and stops. `app` starts it, `api` calls it.
+//! It never names the HTTP of the management API.
 //!
-//! Below it: the registry actor that knows the live endpoint actors, the endpoint actors with their [`lane`]s, the
-//! dispatcher that offers committed fan-outs, the waker for what falls due while an endpoint sleeps, the [`routes`],
-//! and the store's journal. Names no HTTP of the management API.
+//! Below it are the registry actor, which knows the live endpoint actors; the endpoint actors with their [`lane`]s; the
+//! dispatcher, which offers committed fan-outs; the due poller, which finds rows that fall due while an endpoint
+//! sleeps; the [`routes`]; and the store's journal.
 
 pub mod concurrency;
 pub mod lane;
@@ -84,8 +85,8 @@ use self::routes::RouteTable;
 /// The type of the event that `test` sends. Tenants cannot publish it.
 pub const TEST_EVENT: &str = "webhook.test";
 
-/// How long the database may take for the last writes of a stop; beyond the grace, because outcomes that are not written
-/// are requests that are made again.
+/// How long the database may take for the last writes of a stop. This comes on top of the stop's grace, because a
+/// request whose outcome is not written is made again.
 const FLUSH_GRACE: Duration = Duration::from_secs(5);
 
 /// An event as its publisher hands it over.
@@ -95,11 +96,11 @@ pub struct NewEvent {
     pub data: Box<RawValue>,
     pub occurred_at: Option<UnixMillis>,
     pub caller: Option<Caller>,
-    /// The engines that it has come through.
+    /// The engines that the event has come through.
     pub trail: Option<Trail>,
 }
 
-/// Why the engine could not do what it was asked for.
+/// Why the engine refused a call or failed at it.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     #[error(transparent)]
@@ -109,22 +110,22 @@ pub enum EngineError {
     /// The webhook is switched off.
     #[error("the webhook is inactive")]
     Inactive,
-    /// An operator holds the webhook's deliveries back.
+    /// An operator has paused the webhook.
     #[error("the webhook is paused")]
     Paused,
-    /// A request for this delivery is being made right now.
+    /// An attempt for this delivery is in flight.
     #[error("an attempt is being made right now")]
     InFlight,
     /// The delivery is not pending any more.
     #[error("the delivery is settled")]
     Settled,
-    /// No further attempt can be numbered.
+    /// The delivery has used all attempt numbers.
     #[error("the delivery has used up its attempt numbers")]
     TooManyAttempts,
-    /// There is no such delivery, or its webhook is gone.
+    /// The delivery does not exist, or its webhook is deleted.
     #[error("not found")]
     NotFound,
-    /// Its webhook has just gone to another node, and what was asked for may not have been written.
+    /// The webhook's shard has just moved to another node, and the change may not have been written.
     #[error("the webhook is being moved to another node")]
     Moved,
     #[error("the engine is stopping")]
@@ -136,19 +137,19 @@ pub enum EngineError {
 pub struct EngineConfig {
     pub allow_http: bool,
     pub egress_allow: Vec<ipnet::IpNet>,
-    /// Asked for the names of receivers; none: the system's.
+    /// DNS servers that resolve the names of receivers; if empty, the system's.
     pub dns_servers: Vec<SocketAddr>,
-    /// Where this process listens.
+    /// The addresses that this process listens on.
     pub listeners: Vec<SocketAddr>,
-    /// Threads that endpoint actors are spread over.
+    /// How many threads run endpoint actors.
     pub arbiters: usize,
-    /// Requests in flight over all endpoints.
+    /// How many requests may be in flight, over all endpoints.
     pub max_in_flight: usize,
-    /// Whether connections to receivers are kept for the next request; not by whoever has few descriptors.
+    /// Whether connections to receivers are kept for the next request. A process with few descriptors keeps none.
     pub keeps_connections: bool,
-    /// Payload bytes in memory beyond which deliveries wait as rows.
+    /// The number of payload bytes in memory beyond which deliveries wait as rows.
     pub payload_memory: usize,
-    /// Where other nodes reach this one's API.
+    /// The URL at which other nodes reach this node's API.
     pub address: Option<String>,
 }
 
@@ -165,11 +166,11 @@ pub enum StartError {
     Network(io::Error),
 }
 
-/// One in so many requests in flight may be looking up a name: twice what failing and slow endpoints can have under way,
-/// so that name servers that never answer do not keep everybody from resolving.
+/// One name lookup may be under way for every so many requests in flight. That is twice what failing and slow endpoints
+/// can have in flight, so name servers that never answer do not keep healthy endpoints from resolving.
 const IN_FLIGHT_PER_LOOKUP: usize = 4;
 
-/// The guard and the DNS client, told what is around.
+/// Makes the guard and the DNS client, and reads the machine's own addresses for them.
 fn local_network(config: &EngineConfig) -> io::Result<LocalNetwork> {
     let guard = Arc::new(Guard::new(config.allow_http, config.egress_allow.clone()));
     let lookups = (config.max_in_flight / IN_FLIGHT_PER_LOOKUP).max(1);
@@ -200,14 +201,14 @@ struct Inner {
     /// Tasks that end on `stopping`.
     tasks: TaskTracker,
     stopping: CancellationToken,
-    /// A stop was asked for, and has not begun yet.
+    /// Set by [`Engine::start_stopping`]: a stop will follow.
     is_retiring: AtomicBool,
     writer: parking_lot::Mutex<Option<JoinHandle<()>>>,
     arbiters: Arbiters,
 }
 
 impl Engine {
-    /// Starts everything; what the last process left owed is taken up by the same path as new work.
+    /// Joins the cluster and starts every task. What the last process left owed takes the same path as new work.
     pub async fn start(store: Store, config: EngineConfig) -> Result<Self, StartError> {
         note_panics();
         let node_lease = NodeLease::join(&store, config.address.as_deref()).await?;
@@ -223,7 +224,7 @@ impl Engine {
         let local_network = local_network(&config).map_err(StartError::Network)?;
         let guard = local_network.guard.clone();
         let running = Journal::start(&store, node_lease.shard_set()).await?;
-        // What is changed from here on is news, also while the rest is read.
+        // Read before the routes, so that config sync also finds changes that commit while the routes are read.
         let position = store.position().await?;
         let routes = Arc::new(RouteTable::load(&store).await?);
         let log = Arc::new(LogIndex::open(&store, running.log.clone()).await?);
@@ -267,20 +268,21 @@ impl Engine {
         let stopping = inner.stopping.clone();
         let dispatcher = Box::pin(or_abort("the dispatcher", dispatcher.run()));
         inner.tasks.spawn(async move { stopping.run_until_cancelled(dispatcher).await });
-        let waker = Box::pin(or_abort("the waker", due_poller::run(inner.context.clone(), inner.registry.clone())));
+        let waker =
+            Box::pin(or_abort("the due poller", due_poller::run(inner.context.clone(), inner.registry.clone())));
         let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(waker).await });
         let follower = Box::pin(or_abort("the log follower", follow(inner.log.clone(), inner.context.clone())));
         let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(follower).await });
-        // With PostgreSQL each renewal of the lease tells the time.
+        // With PostgreSQL each renewal of the lease reads the reference clock.
         let (is_shared, stopping) = (inner.store.is_clustered(), inner.stopping.clone());
         let clock =
             async move { if is_shared { clock::watch_the_system().await } else { clock::follow_the_system().await } };
         inner.tasks.spawn(async move { stopping.run_until_cancelled(clock).await });
     }
 
-    /// What a node among others does besides.
+    /// Starts the tasks that only a node with PostgreSQL needs.
     fn spawn_cluster_tasks(&self, remote_shards: &Arc<RemoteShards>) {
         let inner = &self.inner;
         if !inner.store.is_clustered() {
@@ -298,7 +300,7 @@ impl Engine {
             delayed: Default::default(),
         });
         let stopping = inner.stopping.clone();
-        let member = Box::pin(or_abort("the look at other nodes", member.run()));
+        let member = Box::pin(or_abort("the cluster member", member.run()));
         inner.tasks.spawn(async move { stopping.run_until_cancelled(member).await });
         let (notifier, shard_set) = (inner.context.notifier.clone(), inner.context.shard_set.clone());
         let listen = notifier.clone().listen(
@@ -312,17 +314,17 @@ impl Engine {
         inner.tasks.spawn(async move { stopping.run_until_cancelled(calls).await });
     }
 
-    /// Runs beside the engine until it stops; a stop waits for its end.
+    /// Runs a task beside the engine. A stop cancels the token that the task gets, and waits for the task to end.
     pub fn beside<W: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(CancellationToken) -> W) {
         self.inner.tasks.spawn(work(self.inner.stopping.clone()));
     }
 
-    /// Resolves when another node has taken over, and all that is left to do is to end.
+    /// Resolves when another node has reaped this one. The process must end then.
     pub async fn superseded(&self) {
         self.inner.context.lease.lost().await;
     }
 
-    /// What is stored, for reading.
+    /// The store, for reading.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.inner.store
@@ -334,13 +336,13 @@ impl Engine {
         &self.inner.guard
     }
 
-    /// By which other engines know this one.
+    /// The name by which other engines know this one.
     #[must_use]
     pub fn name(&self) -> &EngineName {
         &self.inner.name
     }
 
-    /// Accepts events: after this returns they survive any crash. Answers in the order given.
+    /// Accepts events. Once this returns, the events survive any crash. The answers are in the order of the events.
     pub async fn publish(
         &self,
         tenant: TenantNum,
@@ -366,21 +368,21 @@ impl Engine {
         !is_stopping && inner.cluster.is_settled() && !self.is_cut_off()
     }
 
-    /// Whether nothing is sent because the database could not be reached for too long, or publishes fail because it has
-    /// refused to commit for some time.
+    /// Whether nothing is sent because the lease could not be renewed in time, or publishes fail because the database
+    /// has committed no batch for some time.
     #[must_use]
     pub fn is_cut_off(&self) -> bool {
         let is_refused = self.inner.journal.stats().outage.lock().is_lasting(std::time::Instant::now());
         is_refused || !self.inner.context.lease.is_valid()
     }
 
-    /// Says from now on that it is not ready, while everything goes on: a load balancer needs a while to hear of it.
+    /// Makes [`Self::is_ready`] false while everything goes on: a load balancer needs a while to notice.
     pub fn start_stopping(&self) {
         self.inner.is_retiring.store(true, Ordering::Relaxed);
     }
 
-    /// Begins to stop: nothing is dispatched and no attempt begins any more. Answers whether those that were in flight
-    /// have ended by then. What is still owed stays owed; no attempt is spent on it.
+    /// Begins the stop: from now on nothing is dispatched and no attempt begins. Answers whether all attempts in flight
+    /// have ended by `by`. What is still owed stays owed; no attempt is spent on it.
     pub async fn drain(&self, by: Instant) -> bool {
         let inner = &self.inner;
         inner.stopping.cancel();
@@ -392,7 +394,7 @@ impl Engine {
         drained.await.unwrap_or(false)
     }
 
-    /// Ends what [`Self::drain`] has quietened: drops what is still in flight, and writes everything that was recorded.
+    /// Completes the stop after [`Self::drain`]: drops the attempts still in flight, and writes everything recorded.
     pub async fn close(&self, drained: bool) {
         let inner = &self.inner;
         inner.arbiters.stop();
@@ -406,50 +408,51 @@ impl Engine {
         });
         match flushed.await {
             Err(_) => {
-                tracing::error!("the database did not take the last outcomes; their deliveries will be sent again");
+                tracing::error!("last outcomes not written in time; their deliveries will be sent again");
                 return;
             }
-            Ok(Err(error)) => tracing::warn!(%error, "the log index was not flushed; the next start catches up"),
+            Ok(Err(error)) => tracing::warn!(%error, "log index not flushed; the next start catches up"),
             Ok(Ok(())) => {}
         }
         if drained
             && !inner.store.is_clustered()
             && let Err(error) = inner.store.mark_stopped_cleanly(UnixMillis::now()).await
         {
-            tracing::warn!(%error, "the clean stop was not noted; the next start treats it as a crash");
+            tracing::warn!(%error, "clean stop not noted; the next start treats it as a crash");
         }
         inner.context.lease.release(!drained).await;
         inner.context.notifier.notify_shards();
         if let Err(error) = inner.context.notifier.notify_once(&inner.store).await {
-            tracing::debug!(%error, "other nodes could not be called; they will look by themselves");
+            tracing::debug!(%error, "other nodes not notified; their next survey shows the released shards");
         }
     }
 }
 
-/// Tells other nodes what was committed for them.
+/// Notifies other nodes of events that were committed for their shards.
 async fn tell(notifier: Notifier, remote_shards: Arc<RemoteShards>) {
     loop {
         notifier.notify_fanouts(&remote_shards.next().await);
     }
 }
 
-/// Keeps the log index close behind, and forgets what has outlived its use.
+/// Keeps the log index close behind the delivery rows; deletes ended sessions, old idempotency keys and old config
+/// changes.
 async fn follow(log: Arc<LogIndex>, context: Arc<EngineContext>) {
     let mut tick = tokio::time::interval(log::EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
         if let Err(error) = log.follow(&context.shard_set).await {
-            tracing::warn!(%error, "the log index could not follow");
+            tracing::warn!(%error, "log index not updated; trying again");
         }
         if let Err(error) = context.store.forget_ended_sessions(UnixMillis::now_reference()).await {
-            tracing::warn!(%error, "ended sessions could not be forgotten");
+            tracing::warn!(%error, "ended sessions could not be deleted; trying again");
         }
         if let Err(error) = context.store.forget_old_keys(UnixMillis::now()).await {
-            tracing::warn!(%error, "old idempotency keys could not be forgotten");
+            tracing::warn!(%error, "old idempotency keys could not be deleted; trying again");
         }
         if let Err(error) = context.store.forget_old_changes(UnixMillis::now()).await {
-            tracing::warn!(%error, "old changes of configuration could not be forgotten");
+            tracing::warn!(%error, "old config changes could not be deleted; trying again");
         }
     }
 }
