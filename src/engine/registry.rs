@@ -1,6 +1,6 @@
-//! Knows the live endpoints: starts them on demand, spreads them over the threads, lets idle ones go, makes crashed
-//! ones again. Routes offers and questions to them. Touches no HTTP and no SQL; [`RegistryHandle`] does the reading
-//! that a start needs.
+//! The actor that knows the live endpoints: it activates them on demand, spreads them over the threads, passivates idle
+//! ones, and restarts or quarantines crashed ones. It routes offers and questions to them. The rest of the engine calls
+//! it through [`RegistryHandle`], which reads what an activation needs; the registry touches no HTTP and no SQL.
 
 mod handle;
 mod handoff;
@@ -44,7 +44,7 @@ pub(super) use self::messages::{Crashes, Figures, Offer, Offered};
 /// Messages that may wait for the registry. Senders wait for room.
 const MAILBOX: usize = 256;
 
-/// Marks are small, and there are few of them. Each stays for this long at least, which is many looks at the store.
+/// Marks are small and few. Each stays for at least this long, which is many scans of the store.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
 pub(super) struct Registry {
@@ -53,7 +53,7 @@ pub(super) struct Registry {
     feed: Arc<Feed>,
     endpoints: HashMap<WebhookNum, Known>,
     marks: Marks,
-    /// Shards of which requests were cut short: nobody else knows which.
+    /// Shards with a request that was cut short. Only the registry knows of these requests.
     interrupted_shards: HashSet<ShardNum>,
     events: UnboundedSender<EndpointEvent>,
     incoming: Option<UnboundedReceiver<EndpointEvent>>,
@@ -74,21 +74,21 @@ struct Known {
     restarts: Restarts,
     /// Ordered endpoints take their work from rows alone.
     ordered: bool,
-    /// Its mailbox was too full to tell it of rows that it does not know of.
+    /// The endpoint was not told of rows that it does not know of, because its mailbox was full.
     missed_wake: bool,
     stats: Arc<EndpointStats>,
 }
 
 enum Lifecycle {
     Live(Addr<Endpoint>),
-    /// Was asked to end because it is idle. `wanted` once somebody needs it again.
+    /// Was asked to end because it is idle. `wanted`: the endpoint is needed again, so its end leads to an activation.
     Passivating {
         addr: Addr<Endpoint>,
         wanted: bool,
     },
-    /// Crashed and not made again yet.
+    /// Crashed; its restart is pending.
     Resting,
-    /// Crashed too often; waits for somebody to release it.
+    /// Crashed too often; not restarted until an operator releases it.
     Quarantined,
 }
 
@@ -98,7 +98,7 @@ pub(super) struct Item {
     pub(super) event: Arc<Event>,
     pub(super) num: WebhookNum,
     pub(super) recovered: bool,
-    /// Under which its shard was held when it was started on.
+    /// The shard's epoch when the dispatcher took the fan-out up.
     pub(super) epoch: i64,
 }
 
@@ -184,7 +184,7 @@ impl Registry {
                 *wanted = true;
                 return;
             }
-            // Only the end of its rest makes it again.
+            // Only the end of the rest restarts the endpoint.
             Some(Known { lifecycle: Lifecycle::Resting, restarts, .. }) if rested => *restarts,
             Some(Known { lifecycle: Lifecycle::Resting, .. }) => return,
             Some(Known { lifecycle: Lifecycle::Quarantined, .. }) => return,
@@ -213,11 +213,12 @@ impl Registry {
 
     fn offer(&self, item: Item, room: OwnedSemaphorePermit, answer: &mut Offered) {
         if !self.context.shard_set.serves_under(item.num, item.epoch) {
-            // Whoever took the shard since finds what its fan-out still owes, also if that was this node again.
+            // The shard has changed hands. Its new owner, perhaps this node again, finds what the fan-out still owes.
             return;
         }
         if self.marks.has_row(item.num, item.event.seq) {
-            // It has a row, unless another node has committed it meanwhile: then it gets one.
+            // Up to the watermark every event has a row, unless another node committed it after the watermark was set:
+            // then deferring the item makes the row. For all other events deferring changes nothing.
             return answer.refused.push(item);
         }
         let Some(known) = self.endpoints.get(&item.num) else { return answer.unknown.push(item) };
@@ -250,7 +251,7 @@ impl Registry {
         nums
     }
 
-    /// As often as rows fall due, so it matters little when a mailbox is too full for it.
+    /// Reminders come as often as rows fall due, so one that a full mailbox refuses does little harm.
     fn remind(&mut self, nums: Vec<WebhookNum>) -> Vec<WebhookNum> {
         let missed_wake = |num: &WebhookNum| self.endpoints.get(num).is_some_and(|known| known.missed_wake);
         let (to_wake, to_remind): (Vec<_>, Vec<_>) = nums.into_iter().partition(missed_wake);
@@ -297,7 +298,7 @@ impl Registry {
         let Some(known) = self.endpoints.get_mut(&num) else { return };
         known.stats.ended();
         if self.draining {
-            // It was cut off by the stop, which is not a clean one then.
+            // Left in the map, so that the stop does not count as clean.
             known.lifecycle = Lifecycle::Resting;
             return;
         }
@@ -331,7 +332,8 @@ impl Registry {
         }
         let is_gone = |known: &Known| matches!(known.lifecycle, Lifecycle::Resting | Lifecycle::Quarantined);
         let all_gone = self.endpoints.values().all(is_gone);
-        // Of one that crashed and rests, or of what was cut short, nobody else knows: that stop is not a clean one.
+        // Only the registry knows of endpoints that crashed and of requests that were cut short. With any of them the
+        // stop is not clean: dropping the sender says so.
         if all_gone
             && let Some(drained) = self.drained.take()
             && self.endpoints.is_empty()

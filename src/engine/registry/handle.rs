@@ -1,4 +1,5 @@
-//! The registry as the rest of the engine sees it. Reads what a start needs, so that the registry itself never waits.
+//! The registry as the rest of the engine sees it. It reads from the store what an activation needs, so that the
+//! registry itself never waits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,10 +26,10 @@ use super::{
     Release, Remind, SetRowWatermark, Wake,
 };
 
-/// Pause before the store is read again after it failed.
+/// Pause after a failed read of the store.
 const READ_PAUSE: Duration = Duration::from_millis(500);
 
-/// Endpoints that are read and started at once; a query has a bounded number of parameters.
+/// Endpoints that are read and activated together; a query has a bounded number of parameters.
 const ACTIVATIONS: usize = 512;
 
 /// Cheap to clone.
@@ -38,12 +39,12 @@ pub(in crate::engine) struct RegistryHandle {
     context: Arc<EngineContext>,
 }
 
-/// What became of offers to endpoints that slept.
+/// The items that [`RegistryHandle::offer_to_sleeping`] could not hand over.
 #[derive(Default)]
 pub(in crate::engine) struct Handed {
-    /// These become rows.
+    /// No endpoint could take these items; they become rows.
     pub(in crate::engine) refused: Vec<Item>,
-    /// Their webhooks are deleted.
+    /// The webhooks of these items are deleted.
     pub(in crate::engine) deleted: Vec<Item>,
 }
 
@@ -52,14 +53,14 @@ impl RegistryHandle {
         Self { registry, context }
     }
 
-    /// Hands each item to its endpoint, unless that sleeps.
+    /// Hands each item to its endpoint; answers the items whose endpoint sleeps or cannot take them.
     pub(in crate::engine) async fn offer(&self, items: Vec<Item>) -> Offered {
         let Ok(places) = u32::try_from(items.len()) else { return Offered { refused: items, ..Offered::default() } };
         let Ok(room) = self.context.offers.clone().acquire_many_owned(places).await else { return Offered::default() };
         self.registry.send(Offer { items, room }).await.unwrap_or_default()
     }
 
-    /// Starts the endpoints and hands each its items.
+    /// Activates the endpoints and hands each its items.
     pub(in crate::engine) async fn offer_to_sleeping(&self, items: Vec<Item>) -> Handed {
         let nums: Vec<WebhookNum> = items.iter().map(|item| item.num).collect();
         let loaded = loop {
@@ -78,7 +79,7 @@ impl RegistryHandle {
         Handed { refused, deleted }
     }
 
-    /// Starts endpoints for those that are active and asleep.
+    /// Activates the sleeping endpoints of active webhooks.
     async fn activate(&self, mut nums: Vec<WebhookNum>) -> Result<Loaded, StoreError> {
         nums.sort_unstable();
         nums.dedup();
@@ -89,25 +90,25 @@ impl RegistryHandle {
         Ok(loaded)
     }
 
-    /// Tells the endpoints that they have rows that they do not know of; starts those that sleep.
+    /// Tells live endpoints that they have rows that they do not know of; activates the sleeping ones.
     pub(in crate::engine) async fn wake(&self, nums: Vec<WebhookNum>) {
         if let Ok(asleep) = self.registry.send(Wake(nums)).await {
             self.wake_sleeping(asleep).await;
         }
     }
 
-    /// Tells the endpoints that they have rows that fall due; starts those that sleep.
+    /// Tells live endpoints that they have rows that fall due; activates the sleeping ones.
     pub(in crate::engine) async fn remind(&self, nums: Vec<WebhookNum>) {
         if let Ok(asleep) = self.registry.send(Remind(nums)).await {
             self.wake_sleeping(asleep).await;
         }
     }
 
-    /// Starts those that sleep. What is still owed to those that are deleted is cancelled.
+    /// Activates sleeping endpoints. Cancels what is still owed to deleted webhooks.
     async fn wake_sleeping(&self, asleep: Vec<WebhookNum>) {
         for some in asleep.chunks(ACTIVATIONS) {
             if let Err(error) = self.wake_chunk(some).await {
-                tracing::warn!(%error, "endpoints could not be woken; the waker comes again");
+                tracing::warn!(%error, "sleeping endpoints could not be activated; the due poller will try again");
             }
         }
     }
@@ -124,15 +125,15 @@ impl RegistryHandle {
         Ok(())
     }
 
-    /// Makes a crashed endpoint again. Whatever it was offered and had not recorded becomes rows first, and later
-    /// offers of the same events are dropped by the registry, so nothing is lost and nothing is served twice.
-    /// An endpoint that is left alone instead (`wait` is `None`) leaves its work as rows all the same.
+    /// Restarts a crashed endpoint. First, every event that the endpoint was offered and had not recorded gets a row.
+    /// The registry refuses later offers of these events, so nothing is lost and nothing is taken up twice. The work
+    /// of a quarantined endpoint (`wait` is `None`) becomes rows all the same.
     pub(super) async fn restart(&self, num: WebhookNum, wait: Option<Duration>, feed: &Feed) {
         tokio::time::sleep(wait.unwrap_or_default()).await;
         loop {
             match self.recover(num, wait.is_some(), feed).await {
                 Ok(()) => return,
-                Err(error) => tracing::warn!(%error, "a crashed endpoint could not be made again yet"),
+                Err(error) => tracing::warn!(%error, "crashed endpoint could not be restarted; trying again"),
             }
             tokio::time::sleep(READ_PAUSE).await;
         }
@@ -158,7 +159,7 @@ impl RegistryHandle {
         let _unchanged = self.context.changing.read().await;
         let configs: Vec<Arc<EndpointConfig>> = match endpoint_config::load_one(&self.context, num).await {
             Ok(config) => config.into_iter().collect(),
-            // It is started again as soon as it can be read.
+            // The endpoint is activated as soon as the webhook's row can be read.
             Err(StoreError::Unreadable { .. }) => Vec::new(),
             Err(error) => return Err(error),
         };
@@ -169,10 +170,10 @@ impl RegistryHandle {
         Ok(())
     }
 
-    /// The webhook was changed. Whatever becomes of the caller, its endpoint hears of it.
+    /// Tells the endpoint that its webhook was changed. Tries until the webhook can be read or the engine stops.
     pub(in crate::engine) async fn reconfigure(&self, num: WebhookNum) {
         while let Err(error) = self.configure(num).await {
-            tracing::error!(webhook = num.0, %error, "a changed webhook could not be read; trying again");
+            tracing::error!(webhook = num.0, %error, "changed webhook could not be read; trying again");
             let pause = tokio::time::sleep(READ_PAUSE);
             if self.context.quiet.run_until_cancelled(pause).await.is_none() {
                 return;
@@ -188,8 +189,8 @@ impl RegistryHandle {
         Ok(())
     }
 
-    /// Whatever has become of these webhooks, those of their endpoints that live hear of it. Those that sleep read it when
-    /// they are started.
+    /// Tells the live endpoints of these webhooks what the webhooks are now, or that they are deleted. Sleeping
+    /// endpoints read that when they are activated.
     pub(in crate::engine) async fn refresh(&self, nums: &[WebhookNum]) -> Result<(), StoreError> {
         let mut living = Vec::new();
         for num in nums {
@@ -215,7 +216,7 @@ impl RegistryHandle {
         Ok(())
     }
 
-    /// The webhooks were deleted.
+    /// Tells the endpoints of these webhooks that the webhooks are deleted.
     pub(in crate::engine) async fn dismiss(&self, nums: Vec<WebhookNum>) {
         for num in &nums {
             self.context.unreadable.lock().remove(num);
@@ -237,7 +238,7 @@ impl RegistryHandle {
         }
     }
 
-    /// Takes out a delivery that was cancelled.
+    /// Takes a cancelled delivery out of its endpoint's lane.
     pub(in crate::engine) async fn withdraw(&self, id: DeliveryId) -> Detached {
         match self.find(id.webhook).await {
             Some(endpoint) => endpoint.send(Withdraw(id.event)).await.unwrap_or(Detached::Absent),
@@ -245,7 +246,7 @@ impl RegistryHandle {
         }
     }
 
-    /// A person wants this one sent now. Starts the endpoint if it sleeps.
+    /// Sends this delivery now, because a person asked for it. Activates the endpoint if it sleeps.
     pub(in crate::engine) async fn send_now(&self, id: DeliveryId) {
         self.wake(vec![id.webhook]).await;
         if let Some(endpoint) = self.find(id.webhook).await {
@@ -253,12 +254,12 @@ impl RegistryHandle {
         }
     }
 
-    /// Every fan-out up to here that names this webhook has a row for it.
+    /// Notes that every fan-out up to `to` that names this webhook has a row for it.
     pub(in crate::engine) async fn set_row_watermark(&self, num: WebhookNum, to: EventSeq) {
         let _ = self.registry.send(SetRowWatermark(num, to)).await;
     }
 
-    /// Lets an endpoint that crashed too often be started again; answers whether it was one.
+    /// Ends the quarantine of an endpoint; answers whether it was quarantined.
     pub(in crate::engine) async fn release(&self, num: WebhookNum) -> bool {
         let was_quarantined = self.registry.send(Release(num)).await.unwrap_or(false);
         if was_quarantined {
@@ -276,7 +277,7 @@ impl RegistryHandle {
         crashes
     }
 
-    /// Lets the endpoint find out now whether its receiver is back. Starts it if it sleeps.
+    /// Lets the endpoint probe its receiver now. Activates the endpoint if it sleeps.
     pub(in crate::engine) async fn probe(&self, num: WebhookNum) {
         self.wake(vec![num]).await;
         if let Some(endpoint) = self.find(num).await {
@@ -284,7 +285,7 @@ impl RegistryHandle {
         }
     }
 
-    /// Those under way up to this event, which are not sent again.
+    /// Withdraws the deliveries in flight up to this event, so that they are not sent again; answers their events.
     pub(in crate::engine) async fn withdraw_all(&self, num: WebhookNum, to: EventSeq) -> Vec<EventSeq> {
         match self.find(num).await {
             Some(endpoint) => endpoint.send(WithdrawAll(to)).await.unwrap_or_default(),
@@ -296,13 +297,14 @@ impl RegistryHandle {
         self.registry.send(Count).await.unwrap_or_default()
     }
 
-    /// The shard is left; resolves when its endpoints have ended, and says whether nothing was cut short.
+    /// Ends the endpoints of a shard that this node gives up. Resolves when all have ended, and says whether nothing
+    /// was cut short.
     pub(in crate::engine) async fn hand_off(&self, shard: ShardNum) -> bool {
         let (told, quit) = oneshot::channel();
         self.registry.send(HandOff(shard, told)).await.is_ok() && quit.await.unwrap_or(false)
     }
 
-    /// No attempt begins any more; answers whether all that were in flight have ended by then.
+    /// Lets no further attempt begin; answers whether all attempts in flight have ended cleanly by `by`.
     pub(in crate::engine) async fn drain(&self, by: Instant) -> bool {
         self.context.quiet.cancel();
         let (drained, told) = oneshot::channel();

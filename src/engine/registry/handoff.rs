@@ -1,4 +1,5 @@
-//! Shards that this node no longer serves: their endpoints end as soon as what they have under way has ended.
+//! Hand-off of shards that this node no longer serves: each of their endpoints ends as soon as its requests in flight
+//! have ended. `engine/cluster` asks for it through the registry's handle. Nothing here writes who owns a shard.
 
 use actix::{Handler, Message};
 use tokio::sync::oneshot;
@@ -11,16 +12,16 @@ use crate::store::state::InDoubt;
 
 use super::{Lifecycle, Registry};
 
-/// Told whether they have all ended as they should.
+/// End the endpoints of this shard; the sender is told whether nothing was cut short.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct HandOff(pub(super) ShardNum, pub(super) oneshot::Sender<bool>);
 
-/// A shard whose endpoints are asked to end.
+/// A shard whose endpoints were asked to end.
 pub(super) struct Handoff {
     shard: ShardNum,
     told: oneshot::Sender<bool>,
-    /// Nothing of it was cut short.
+    /// No request for the shard was cut short, and none of its endpoints has crashed.
     clean: bool,
 }
 
@@ -41,7 +42,7 @@ impl Handler<HandOff> for Registry {
                     });
                     true
                 }
-                // It has not yet left word of what it may have sent.
+                // What the crashed endpoint may have sent is not noted yet.
                 Lifecycle::Resting => {
                     clean = false;
                     false
@@ -56,7 +57,7 @@ impl Handler<HandOff> for Registry {
 }
 
 impl Registry {
-    /// An endpoint of a shard that is left has crashed: nobody makes it again here.
+    /// Forgets a crashed endpoint whose shard is being handed off: it is not restarted here. Answers whether it was.
     pub(super) fn crashed_during_handoff(&mut self, num: WebhookNum) -> bool {
         let Some(handoff) = self.handoffs.iter_mut().find(|handoff| handoff.shard == ShardNum::of(num)) else {
             return false;
@@ -66,7 +67,8 @@ impl Registry {
         true
     }
 
-    /// What it was for goes on here; whoever holds its shard next is told that it is in doubt.
+    /// Notes that a request was cut short: the event is in doubt for a later activation here, and for the shard's next
+    /// owner.
     pub(super) fn interrupted(&mut self, num: WebhookNum, event: EventSeq) {
         self.marks.mark_in_doubt(num, InDoubt { events_to: event, due_to: UnixMillis::now() });
         let shard = ShardNum::of(num);

@@ -1,4 +1,5 @@
-//! What the registry remembers of webhooks beside their endpoints, for as long as it can matter. Pure.
+//! What the registry remembers of webhooks apart from their endpoints, for as long as it can matter: row watermarks,
+//! and what is in doubt. Pure.
 
 use std::collections::HashMap;
 
@@ -8,15 +9,17 @@ use crate::store::state::InDoubt;
 
 #[derive(Default)]
 pub(in crate::engine) struct Marks {
-    /// Every fan-out up to here that names this webhook, and was visible then, has a row for it: after a crash, or a purge.
+    /// Every fan-out up to this event that names the webhook, and was visible when the watermark was set, has a row for
+    /// the webhook. Set after a crash and by a purge.
     rows_complete_to: HashMap<WebhookNum, RowWatermark>,
-    /// What endpoints may have sent that crashed, and that may be started long after: they may be held by then.
+    /// What crashed endpoints may have sent. Their next activation may come much later, for example because a purge
+    /// holds the webhook or an operator has paused it.
     in_doubt: HashMap<WebhookNum, InDoubt>,
 }
 
 struct RowWatermark {
     to: EventSeq,
-    /// Set since the marks were last pruned.
+    /// Set since the last [`Marks::prune`].
     is_new: bool,
 }
 
@@ -35,21 +38,21 @@ impl Marks {
         *known = known.and(in_doubt);
     }
 
-    /// What is in doubt of this webhook, besides what is in doubt of all.
+    /// What is in doubt for this webhook, together with what is in doubt for all.
     pub(in crate::engine) fn in_doubt_of(&self, num: WebhookNum, of_all: InDoubt) -> InDoubt {
         self.in_doubt.get(&num).map_or(of_all, |in_doubt| in_doubt.and(of_all))
     }
 
-    /// The shard is another node's.
+    /// Forgets the webhooks of a shard that this node gives up.
     pub(in crate::engine) fn forget_shard(&mut self, shard: ShardNum) {
         let stays = |num: &WebhookNum| ShardNum::of(*num) != shard;
         self.rows_complete_to.retain(|num, _| stays(num));
         self.in_doubt.retain(|num, _| stays(num));
     }
 
-    /// Forgets what cannot matter any more: no event up to `offered_to` is offered again, and of a webhook that is owed
-    /// nothing, nothing is in doubt. A new mark stays for one more round: an event of another node may have been given its
-    /// row although the dispatcher has not found the event yet.
+    /// Forgets what cannot matter any more: no event up to `offered_to` is offered again, and a webhook that is owed
+    /// nothing has nothing in doubt. A new row watermark stays for one more round, because another node's event may
+    /// already have its row although the dispatcher has not found the event yet.
     pub(in crate::engine) fn prune(&mut self, offered_to: EventSeq, is_owed: impl Fn(WebhookNum) -> bool) {
         self.rows_complete_to.retain(|_, covered| std::mem::take(&mut covered.is_new) || covered.to > offered_to);
         self.in_doubt.retain(|num, _| is_owed(*num));
@@ -76,7 +79,7 @@ mod tests {
             marks.mark_in_doubt(num, in_doubt(event));
         }
         marks.prune(EventSeq(9), |_| true);
-        assert!(marks.has_row(A, EventSeq(5)) && !marks.has_row(A, EventSeq(6)), "it is new");
+        assert!(marks.has_row(A, EventSeq(5)) && !marks.has_row(A, EventSeq(6)), "a new watermark stays");
         assert_eq!(marks.in_doubt_of(A, in_doubt(1)), in_doubt(5));
         marks.prune(EventSeq(5), |num| num == B);
         assert!(!marks.has_row(A, EventSeq(5)) && marks.has_row(B, EventSeq(9)));

@@ -1,4 +1,4 @@
-//! What the registry can be told and asked.
+//! The messages that the registry takes from its handle.
 
 use std::sync::Arc;
 
@@ -12,80 +12,81 @@ use crate::store::state::InDoubt;
 
 use super::Item;
 
-/// Hand these to their endpoints.
+/// Hand these items to their endpoints.
 #[derive(Message)]
 #[rtype(result = "Offered")]
 pub(in crate::engine) struct Offer {
     pub(in crate::engine) items: Vec<Item>,
-    /// As many as there are items.
+    /// One permit of `EngineContext::offers` for each item.
     pub(in crate::engine) room: OwnedSemaphorePermit,
 }
 
-/// What could not be handed over.
+/// The items that could not be handed over.
 #[derive(Default)]
 pub(in crate::engine) struct Offered {
-    /// These must become rows: the mailbox is full, or the endpoint cannot take them now.
+    /// These items must become rows: the mailbox is full, or the endpoint cannot take them now.
     pub(in crate::engine) refused: Vec<Item>,
-    /// These have no live endpoint.
+    /// The endpoints of these items sleep.
     pub(in crate::engine) unknown: Vec<Item>,
 }
 
-/// Start endpoints for these, unless they live.
+/// Activate the endpoints with these configs, unless they live.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(in crate::engine) struct Activate {
     pub(in crate::engine) configs: Vec<Arc<EndpointConfig>>,
-    /// Whether these crashed and have rested.
+    /// Whether the endpoints crashed and their rest is over.
     pub(in crate::engine) rested: bool,
 }
 
-/// Tell these that they have rows that they do not know of; answers those that are not live.
+/// Tell these endpoints that they have rows that they do not know of; answers those that must be activated.
 #[derive(Message)]
 #[rtype(result = "Vec<WebhookNum>")]
 pub(in crate::engine) struct Wake(pub(in crate::engine) Vec<WebhookNum>);
 
-/// Tell these that they have rows that fall due; answers those that are not live.
+/// Tell these endpoints that they have rows that fall due; answers those that must be activated.
 #[derive(Message)]
 #[rtype(result = "Vec<WebhookNum>")]
 pub(in crate::engine) struct Remind(pub(in crate::engine) Vec<WebhookNum>);
 
-/// Answers those that live.
+/// Answers the addresses of those of these endpoints that live.
 #[derive(Message)]
 #[rtype(result = "Vec<Addr<Endpoint>>")]
 pub(in crate::engine) struct Find(pub(in crate::engine) Vec<WebhookNum>);
 
+/// Answers the registry's figures.
 #[derive(Message)]
 #[rtype(result = "Figures")]
 pub(in crate::engine) struct Count;
 
-/// Every fan-out up to here that names this webhook has a row for it.
+/// Every fan-out up to this event that names this webhook has a row for it.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(in crate::engine) struct SetRowWatermark(pub(in crate::engine) WebhookNum, pub(in crate::engine) EventSeq);
 
-/// This endpoint crashed, and whatever starts it again must know what it may have sent.
+/// This endpoint crashed; its next activation must know what it may have sent.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(in crate::engine) struct MarkInDoubt(pub(in crate::engine) WebhookNum, pub(in crate::engine) InDoubt);
 
-/// Somebody has looked at an endpoint that crashed too often; answers whether it was left alone.
+/// End the quarantine of this endpoint; answers whether it was quarantined.
 #[derive(Message)]
 #[rtype(result = "bool")]
 pub(in crate::engine) struct Release(pub(in crate::engine) WebhookNum);
 
-/// How these have crashed lately.
+/// Answers how often these endpoints have crashed lately.
 #[derive(Message)]
 #[rtype(result = "Vec<Crashes>")]
 pub(in crate::engine) struct Crashed(pub(in crate::engine) Vec<WebhookNum>);
 
-/// How an endpoint has crashed lately.
+/// How often an endpoint has crashed lately, and why it may not be running.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::engine) struct Crashes {
     pub(in crate::engine) recent: u32,
-    /// It is about to be started again.
+    /// Its restart is pending.
     pub(in crate::engine) resting: bool,
     pub(in crate::engine) quarantined: bool,
-    /// Its row cannot be read, so that there is no endpoint.
+    /// The webhook's row cannot be read, so there is no endpoint.
     pub(in crate::engine) unreadable: bool,
 }
 
@@ -97,12 +98,12 @@ pub(in crate::engine) struct Figures {
     pub(in crate::engine) quarantined: usize,
 }
 
-/// Ask every endpoint to end; told when the last one has.
+/// Ask every endpoint to end. The sender is told when the last one has ended, and dropped if that was not clean.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(in crate::engine) struct Drain(pub(in crate::engine) oneshot::Sender<()>);
 
-/// The webhook of a crashed endpoint was deleted meanwhile.
+/// Forget this endpoint if it is resting or quarantined: its webhook is deleted or cannot be read.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(in crate::engine) struct Forget(pub(in crate::engine) WebhookNum);
