@@ -1,5 +1,5 @@
-//! The live half of a webhook: a thin actor round its [`Lane`]. Started, retired and re-created by the registry; makes
-//! attempts in tasks of their own; records outcomes in the journal. Decides nothing.
+//! The live half of a webhook: a thin actor around its [`Lane`]. The registry activates, passivates and restarts the
+//! actor. The actor makes attempts in tasks of their own and records outcomes in the journal; it decides nothing.
 
 mod attempt;
 mod disable;
@@ -45,25 +45,27 @@ pub(super) use self::messages::{
 pub(super) use self::report::{ENDPOINT, LINES_ALL};
 pub(super) use self::watch::{EndpointEvent, EndpointEventKind};
 
-/// Offers that may wait for the actor's turn.
+/// Offers that may wait for the actor.
 pub(super) const MAILBOX: usize = 64;
 
-/// An endpoint with nothing to do lives on for this long, so that a steady trickle never waits for a start.
+/// An endpoint with nothing to do lives on for this long, so that a steady trickle of events never waits for an
+/// activation.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// Pause before the store is asked again after it failed.
+/// Pause after the store failed, before it is asked again.
 pub(super) const STORE_PAUSE: Duration = Duration::from_millis(500);
 
-/// The longest wait for one timer; a secret that ends later is looked at again then.
+/// The longest wait of one timer. If a secret ends later, the webhook is read again after this time and the timer set
+/// anew.
 const LONGEST_TIMER: Duration = Duration::from_secs(3600);
 
-/// Timers of the runtime tick in milliseconds; one more and the clock has passed the due moment for sure.
+/// The runtime's timers tick in milliseconds. With one more, the clock has surely passed the due moment.
 const TIMER_GRAIN: Duration = Duration::from_millis(1);
 
-/// A secret may sign this much past its grace, so that a failing store is not asked all the time.
+/// A secret may sign for this long past its grace, so that a failing store is not asked all the time.
 const SHORTEST_SECRET_WAIT: Duration = Duration::from_secs(1);
 
-/// What an endpoint is made with.
+/// What the registry hands to a new endpoint.
 pub(super) struct SpawnArgs {
     pub(super) config: Arc<EndpointConfig>,
     pub(super) context: Arc<EngineContext>,
@@ -82,7 +84,7 @@ pub(super) struct Endpoint {
     start_slots: StartSlots,
     timer: Option<(Instant, SpawnHandle)>,
     secrets_timer: Option<SpawnHandle>,
-    /// Deferrals and the like on their way into the store.
+    /// How many writes are under way, such as deferrals, warnings and switch-offs. Attempts do not count.
     recording: usize,
     draining: bool,
     busy_at: Instant,
@@ -91,7 +93,7 @@ pub(super) struct Endpoint {
     stats: Arc<EndpointStats>,
     live_guard: LiveGuard,
     born: UnixMillis,
-    /// As it was told last.
+    /// The state of the breaker that was logged last.
     breaker: BreakerState,
     log_limit: LogLimit,
 }
@@ -138,7 +140,8 @@ impl Endpoint {
         self.leave_if_it_must();
     }
 
-    /// Not before it has heard of anything: what it was started for is on its way.
+    /// Asks for passivation if the webhook is deleted or its tenant has many live endpoints. Not called when the actor
+    /// starts: what the endpoint was activated for is still on its way then.
     fn leave_if_it_must(&self) {
         let must_leave = self.lane.mode() == Mode::Deleted || self.live_guard.is_tight();
         if must_leave && self.can_rest() {
@@ -146,7 +149,7 @@ impl Endpoint {
         }
     }
 
-    /// One turn: the lane thinks, the actor does. `attempted` is what the input is the end of.
+    /// One step: the lane decides, the actor carries out. `attempted` is the attempt whose end is the input, if any.
     fn step(&mut self, input: Input, mut attempted: Option<Attempted>, ctx: &mut Context<Self>) {
         let now = self.now();
         self.busy_at = now.steady;
@@ -198,7 +201,7 @@ impl Endpoint {
 
     fn attempted(&mut self, event: EventSeq, called: &EndpointConfig, attempted: Attempted, ctx: &mut Context<Self>) {
         let outcome = match &attempted.report.outcome {
-            // Whoever is gone is not necessarily who is to be called now.
+            // The URL has changed since: a `410` from the old receiver says nothing about the new one.
             Outcome::Gone if called.url != self.config.url => Outcome::Rejected,
             outcome => outcome.clone(),
         };
@@ -210,7 +213,7 @@ impl Endpoint {
     }
 
     fn record(&mut self, record: Record, ctx: &mut Context<Self>) {
-        // At once if there is room, so that a read that is asked for next sees it.
+        // At once if the journal has room, so that the next read sees the record.
         let Err(record) = self.context.journal.try_record(record) else { return };
         self.recording += 1;
         let journal = self.context.journal.clone();
@@ -223,8 +226,8 @@ impl Endpoint {
         self.end_if_drained(ctx);
     }
 
-    /// Reads rows after everything recorded so far is committed: otherwise a delivery that just succeeded would still
-    /// look pending.
+    /// Reads rows once everything recorded so far is committed: otherwise a delivery that has just succeeded would
+    /// still look pending.
     fn load(&self, limit: usize, known: Vec<EventSeq>, ctx: &mut Context<Self>) {
         let (context, num, ordered) = (self.context.clone(), self.config.num, self.config.policy.ordered);
         let read = async move {
@@ -253,7 +256,7 @@ impl Endpoint {
         let warned = async move {
             let EndpointConfig { id, tenant_id, name, .. } = &*config;
             let tenant = tenant_id.map(display);
-            tracing::warn!(target: ENDPOINT, tenant, webhook = %id, name, %failing_since, "webhook only fails; it will be switched off");
+            tracing::warn!(target: ENDPOINT, tenant, webhook = %id, name, %failing_since, "every attempt fails; the webhook will be switched off");
             let reason = format!("every attempt has failed since {failing_since}; it is going to be switched off");
             operational::tell(&context, &config, FAILING_EVENT, &reason).await;
         };
@@ -290,7 +293,7 @@ impl Endpoint {
         }
     }
 
-    /// Looks at the webhook again when one of its secrets stops signing.
+    /// Reads the webhook again when one of its secrets stops signing.
     fn watch_secrets(&mut self, ctx: &mut Context<Self>) {
         if let Some(handle) = self.secrets_timer.take() {
             ctx.cancel_future(handle);
@@ -303,7 +306,7 @@ impl Endpoint {
             ctx.spawn(read.into_actor(actor).map(move |read, actor, ctx| match read {
                 Ok(config) => actor.configure(config, ctx),
                 Err(error) => {
-                    tracing::warn!(webhook = %actor.config.name, %error, "a webhook's secrets could not be read again");
+                    tracing::warn!(webhook = %actor.config.name, %error, "webhook could not be read again after a secret ended; trying again");
                     actor.watch_secrets(ctx);
                 }
             }));
@@ -311,7 +314,7 @@ impl Endpoint {
         self.secrets_timer = Some(handle);
     }
 
-    /// Takes over what was read last, unless something newer is known.
+    /// Adopts a config that was just read, unless the endpoint has a newer one.
     fn configure(&mut self, config: Option<Arc<EndpointConfig>>, ctx: &mut Context<Self>) {
         let is_old = config.as_ref().is_some_and(|config| config.version < self.config.version);
         if is_old || self.lane.mode() == Mode::Deleted {
@@ -454,7 +457,7 @@ impl Handler<SendNow> for Endpoint {
                 actor.lane.cancel_send_now(event);
             }
             Err(error) => {
-                tracing::warn!(%error, "a delivery that is to be sent now could not be read; it waits for its turn");
+                tracing::warn!(%error, "delivery to be sent now could not be read; it waits for its turn");
                 actor.lane.cancel_send_now(event);
                 actor.drive(Input::Wake, ctx);
             }

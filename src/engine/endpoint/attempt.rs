@@ -1,5 +1,5 @@
-//! One attempt, in a task of its own: take a permit, reserve the place for its outcome, send. A panic in here is an
-//! outcome and not a dead actor.
+//! One attempt, in a task of its own that the endpoint spawns: wait for a start slot and a permit, reserve a slot in
+//! the journal for the outcome, send. A panic in here is an outcome and not a dead actor.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -31,29 +31,29 @@ use crate::store::leases::ShardNum;
 
 use super::STORE_PAUSE;
 
-/// Descriptors come free as requests end and idle connections age.
+/// Pause while no file descriptor is free. Descriptors come free as requests end and idle connections age.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(500);
 
-/// An endpoint whose shard is given up hears of it within this time, and begins nothing more.
+/// Within this time, an endpoint whose shard is handed off is told so, and begins nothing more.
 const LEAVING: Duration = Duration::from_millis(20);
 
 /// An attempt that was made.
 pub(super) struct Attempted {
     pub(super) report: Report,
     pub(super) started_at: UnixMillis,
-    /// Where its outcome will be recorded.
+    /// The slot in the journal that was reserved for the outcome.
     pub(super) slot: Slot,
 }
 
 /// How an attempt ends.
 pub(super) enum Ended {
     Made(Attempted),
-    /// The lease ended first. The receiver may have seen it; what it would have answered is not known.
+    /// The lease ended first. The receiver may have seen the request; its answer is not known.
     CutShort,
 }
 
-/// A task that ends with its owner: an endpoint that dies takes its requests along, so that its successor can send
-/// them again without overlap.
+/// A task that is aborted with its owner. The requests of an endpoint that dies end with it, so that its successor can
+/// send them again without overlap.
 pub(super) struct AbortOnDrop<T>(JoinHandle<T>);
 
 impl<T: 'static> AbortOnDrop<T> {
@@ -76,7 +76,7 @@ impl<T> Future for AbortOnDrop<Option<T>> {
     }
 }
 
-/// What an attempt is made with.
+/// What an attempt needs.
 pub(super) struct Means {
     pub(super) context: Arc<EngineContext>,
     pub(super) start_slots: StartSlots,
@@ -85,19 +85,19 @@ pub(super) struct Means {
 }
 
 impl Means {
-    /// Waits, and shows in the pulse what for.
+    /// Waits, and shows in the endpoint stats what for.
     async fn wait<T>(&self, stage: Stage, wait: impl Future<Output = T>) -> T {
         let _waiting = self.stats.waits_for(stage);
         wait.await
     }
 }
 
-/// `None`: nothing was sent, because the engine is stopping, or no longer serves the webhook.
+/// Makes an attempt. `None`: nothing was sent, because the engine is stopping or no longer serves the webhook.
 pub(super) async fn run(means: Means, config: Arc<EndpointConfig>, entry: Entry, share: Share) -> Option<Ended> {
     let shard_set = &means.context.shard_set;
     let epoch = shard_set.epoch_of(ShardNum::of(config.num).num());
     let body = match &entry.event.body {
-        // As a rule. The token is shared by all threads, and waiting with it takes a lock.
+        // The usual case. It does not wait with `quiet`: all threads share the token, and a wait takes its lock.
         Body::InMemory(body) => Ok(body.clone()),
         Body::Stored { .. } => means.context.quiet.run_until_cancelled(body_of(&means.context, &entry.event)).await?,
     };
@@ -107,12 +107,12 @@ pub(super) async fn run(means: Means, config: Arc<EndpointConfig>, entry: Entry,
         tokio::time::sleep(LEAVING).await;
         return None;
     }
-    // A request is large: those that wait to be admitted do without.
+    // The future of a request is large. Attempts that wait for admission do without it.
     Box::pin(async move {
         let slot = means.wait(Stage::Journal, means.context.journal.reserve()).await.ok()?;
         let node_lease = &means.context.lease;
         means.wait(Stage::Lease, means.context.quiet.run_until_cancelled(node_lease.wait_valid())).await?;
-        // While it waited for the lease, the node may have become another one.
+        // During the wait for the lease, the node may have joined again as another one.
         if !means.context.shard_set.serves_under(config.num, epoch) {
             drop((permit, start_slot, slot));
             tokio::time::sleep(LEAVING).await;
@@ -120,7 +120,7 @@ pub(super) async fn run(means: Means, config: Arc<EndpointConfig>, entry: Entry,
         }
         let started_at = UnixMillis::now();
         let began = Instant::now();
-        // On the heap, or it would be moved with everything that waits for it.
+        // On the heap: otherwise every future that wraps the request would move it.
         let request = Box::pin(node_lease.run_within(send(&means, &config, entry, body)));
         let request = AssertUnwindSafe(request).catch_unwind();
         let report = keep_watch(start_slot.make(request), permit).await;
@@ -134,8 +134,8 @@ pub(super) async fn run(means: Means, config: Arc<EndpointConfig>, entry: Entry,
     .await
 }
 
-/// Waits for a turn on this thread and a permit among all. As a rule there is a permit for whoever has its turn; nobody
-/// keeps a turn while it waits for one.
+/// Waits for a start slot of this thread and a permit of the process. As a rule a permit is free by the time the slot
+/// comes. An attempt that must wait for its permit gives the slot back meanwhile.
 async fn admission(means: &Means, config: &EndpointConfig, share: Share) -> Option<(Permit, StartSlot)> {
     let Means { context, start_slots, .. } = means;
     let (tenant, webhook) = (config.tenant, config.num);
@@ -149,7 +149,8 @@ async fn admission(means: &Means, config: &EndpointConfig, share: Share) -> Opti
     Some((permit, start_slots.wait(&context.quiet, tenant, webhook).await?))
 }
 
-/// A request that takes long gives its place among the healthy ones back, as soon as there is another for it.
+/// Moves the permit of a request that takes long to the bulkhead's part for ailing endpoints, as soon as that part has
+/// room, so that a healthy endpoint can use the permit's old place.
 async fn keep_watch<T>(request: impl Future<Output = T>, mut permit: Permit) -> T {
     let mut request = pin!(request);
     loop {
@@ -162,8 +163,8 @@ async fn keep_watch<T>(request: impl Future<Output = T>, mut permit: Permit) -> 
     request.await
 }
 
-/// Sends as soon as there is a descriptor for it: a lack of them is not the receiver's fault, and costs it no try.
-/// `None`: there was none until the engine stops.
+/// Sends as soon as a file descriptor is free: the lack of one is not the receiver's fault, and costs no try. `None`:
+/// the engine stopped first.
 async fn send(means: &Means, config: &EndpointConfig, entry: Entry, body: Result<Bytes, NoBody>) -> Option<Report> {
     fault::point_of("attempt.task", &config.name);
     fault::point("attempt.before_connect");
@@ -181,19 +182,19 @@ async fn send(means: &Means, config: &EndpointConfig, entry: Entry, body: Result
             fault::point("attempt.after_send");
             return Some(report);
         }
-        tracing::debug!(webhook = config.num.0, "there is no descriptor left to send with; waiting for one");
+        tracing::debug!(webhook = config.num.0, "no file descriptor left; the request waits for one");
         let pause = tokio::time::sleep(NO_DESCRIPTOR);
         means.wait(Stage::Descriptor, means.context.quiet.run_until_cancelled(pause)).await?;
     }
 }
 
-/// Reads it before anything else is taken: a database that does not answer, or memory that is short, keeps no permit from
-/// others.
+/// Reads the body before the attempt takes a permit: a database that does not answer, or a lack of memory, must not
+/// keep permits from others.
 async fn body_of(context: &EngineContext, event: &Event) -> Result<Bytes, NoBody> {
     loop {
         match context.bodies.of(event).await {
             Err(NoBody::Store(error @ (StoreError::Database(_) | StoreError::Deadlock))) => {
-                tracing::warn!(%error, "the body of an event could not be read; trying again");
+                tracing::warn!(%error, "event body could not be read; trying again");
                 tokio::time::sleep(STORE_PAUSE).await;
             }
             read => return read,

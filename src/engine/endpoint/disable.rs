@@ -1,4 +1,5 @@
-//! Switching a webhook off because its receiver asked for it, or has failed for too long.
+//! Switches a webhook off because its receiver asked for that, or has failed for too long. The endpoint calls it when
+//! its lane says so.
 
 use std::sync::Arc;
 
@@ -13,7 +14,8 @@ use crate::engine::operational::{self, DISABLED_EVENT};
 use super::STORE_PAUSE;
 use super::report::ENDPOINT;
 
-/// Switches a webhook off, unless it was changed since. Answers what it is now; nothing when it could not be read.
+/// Switches the webhook off, unless it was changed since. Answers the webhook as it is now: `Some(None)` if it is
+/// deleted, `None` if it could not be read.
 pub(super) async fn switch_off(
     context: Arc<EngineContext>,
     config: Arc<EndpointConfig>,
@@ -32,7 +34,9 @@ pub(super) async fn switch_off(
                 break;
             }
             Ok(false) => break,
-            Err(error) => tracing::error!(webhook = %config.name, %error, "a webhook could not be switched off yet"),
+            Err(error) => {
+                tracing::error!(webhook = %config.name, %error, "webhook could not be switched off; trying again")
+            }
         }
         drop(changing);
         if context.quiet.run_until_cancelled(tokio::time::sleep(STORE_PAUSE)).await.is_none() {

@@ -1,4 +1,4 @@
-//! What an endpoint can be told and asked.
+//! The messages that an endpoint takes from the registry and its handle.
 
 use std::sync::Arc;
 
@@ -10,22 +10,22 @@ use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::Detached;
 use crate::store::events::Event;
 
-/// An event for this webhook. Refused by a full mailbox it becomes a row instead.
+/// An event for this webhook. If the mailbox is full, the event becomes a row instead.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(in crate::engine) struct Offer {
     pub(in crate::engine) event: Arc<Event>,
     pub(in crate::engine) recovered: bool,
-    /// Given back when the endpoint has taken it.
+    /// Dropped when the endpoint takes the offer from its mailbox.
     pub(in crate::engine) room: OwnedSemaphorePermit,
 }
 
-/// There are rows that it does not know of.
+/// There are rows that the endpoint does not know of.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(in crate::engine) struct Wake;
 
-/// Rows fall due; it may know of them.
+/// Rows fall due; the endpoint may know of them.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(in crate::engine) struct Remind;
@@ -45,7 +45,7 @@ pub(in crate::engine) struct Detach(pub(in crate::engine) EventSeq);
 #[rtype(result = "Detached")]
 pub(in crate::engine) struct Withdraw(pub(in crate::engine) EventSeq);
 
-/// Send none of those under way up to this event again; which are they?
+/// Do not send the deliveries in flight up to this event again; answers their events.
 #[derive(Message)]
 #[rtype(result = "Vec<EventSeq>")]
 pub(in crate::engine) struct WithdrawAll(pub(in crate::engine) EventSeq);
@@ -55,7 +55,7 @@ pub(in crate::engine) struct WithdrawAll(pub(in crate::engine) EventSeq);
 #[rtype(result = "()")]
 pub(in crate::engine) struct Probe;
 
-/// A person wants this one sent now.
+/// A person wants this delivery sent now.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(in crate::engine) struct SendNow(pub(in crate::engine) EventSeq);
@@ -65,7 +65,7 @@ pub(in crate::engine) struct SendNow(pub(in crate::engine) EventSeq);
 #[rtype(result = "()")]
 pub(in crate::engine) struct Passivate;
 
-/// Begin nothing any more; end when nothing is in flight.
+/// Begin no further attempt; end when none is in flight.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(in crate::engine) struct Drain;

@@ -1,5 +1,6 @@
-//! What an endpoint records of an attempt, and what it says in the log: a line for each attempt that failed, as far as
-//! there are not too many, and for each change of the breaker. Names the receiver's host and no more of its URL.
+//! What an endpoint records and logs of an attempt, and logs of its breaker: a line for each failed attempt, as long as
+//! there are not too many, and a line for each change of the breaker. A line names the receiver's host and never the
+//! rest of its URL.
 
 use std::time::{Duration, Instant};
 
@@ -19,13 +20,13 @@ use crate::store::journal::{AttemptRecord, Record};
 use super::Endpoint;
 use super::attempt::Attempted;
 
-/// In `POSTHASTE_LOG`: one line an attempt.
+/// Target in `POSTHASTE_LOG` of the lines about attempts.
 const ATTEMPT: &str = "posthaste::attempt";
 
-/// In `POSTHASTE_LOG`: what becomes of an endpoint as a whole.
+/// Target in `POSTHASTE_LOG` of the lines about endpoints as a whole.
 pub(in crate::engine) const ENDPOINT: &str = "posthaste::endpoint";
 
-/// Failed attempts of one endpoint that are logged in a second. More lines of the same say nothing new.
+/// Failed attempts of one endpoint that are logged in a second. More of the same lines would say nothing new.
 const LINES_EACH: u32 = 5;
 
 /// Failed attempts of all endpoints that are logged in a second: some 200 KiB of text.
@@ -70,7 +71,7 @@ impl Endpoint {
         }
         let now = Instant::now();
         let Some(of_this) = self.log_limit.admit(now) else { return };
-        // Before anything is written, so that the limit of all also bounds what is said of each.
+        // Asked before anything is written, so that the limit for all endpoints bounds the lines of each, too.
         let Some(of_all) = self.context.attempt_log.lock().admit(now) else { return self.log_limit.put_back(of_this) };
         self.say_suppressed(of_this);
         if of_all > 0 {
@@ -89,8 +90,8 @@ impl Endpoint {
         }
     }
 
-    /// Says how many failures were not logged, when no other line will. Where many endpoints end at once, the lines of all
-    /// say it.
+    /// Logs how many failures were suppressed, since no later line of this endpoint will. If many endpoints end at
+    /// once, the number is added to the next line about all of them instead.
     pub(super) fn end_log(&mut self) {
         let suppressed = self.log_limit.take_suppressed();
         if suppressed == 0 {
@@ -107,7 +108,7 @@ impl Endpoint {
         }
     }
 
-    /// Notes how the breaker stands now, and says so when that is another state than before.
+    /// Notes the state of the breaker, and logs a state that differs from the one before.
     pub(super) fn note_breaker(&mut self, view: View) {
         let before = std::mem::replace(&mut self.breaker, view.state);
         if before == view.state {
@@ -143,7 +144,7 @@ pub(super) fn new_limit() -> LogLimit {
     LogLimit::new(LINES_EACH, Instant::now())
 }
 
-/// Fields that have no value are left out of the line.
+/// Fields without a value are left out of the line.
 fn write_attempt(config: &EndpointConfig, id: DeliveryId, state: &DeliveryState, report: &Report) {
     let outcome = report.outcome.kind();
     let said = match (outcome, state.status) {
@@ -153,7 +154,7 @@ fn write_attempt(config: &EndpointConfig, id: DeliveryId, state: &DeliveryState,
         (_, Status::Success) => "attempt failed; the delivery has succeeded before",
         (_, Status::Cancelled) => "attempt failed; the delivery is cancelled",
     };
-    // The level of a line is fixed where the line is written.
+    // tracing fixes the level of a line at its call site, so each level needs a call of its own.
     macro_rules! write_at {
         ($level:ident) => {
             $level!(

@@ -1,4 +1,4 @@
-//! The death watch: tells the registry how an endpoint ended, whatever way that was.
+//! The death watch: a drop guard in every endpoint that tells the registry how the actor ended.
 
 use std::sync::Arc;
 
@@ -8,14 +8,14 @@ use crate::domain::id::{EventSeq, WebhookNum};
 use crate::engine::endpoint_stats::EndpointStats;
 use crate::fault;
 
-/// How an endpoint ended or wants to.
+/// What happened to an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::engine) enum EndpointEventKind {
-    /// Has had nothing to do for a while.
+    /// Has nothing to do and may be passivated.
     Idle,
-    /// Was asked to retire but has got work meanwhile.
+    /// Was asked to passivate, but has got work meanwhile.
     Busy,
-    /// A request for this event was cut short: its receiver may have seen it.
+    /// A request for this event was cut short: the receiver may have seen it.
     CutShort(EventSeq),
     /// Ended because it was asked to.
     Passivated,
@@ -23,7 +23,7 @@ pub(in crate::engine) enum EndpointEventKind {
     Crashed,
 }
 
-/// What the registry hears from an endpoint, dead or alive.
+/// What an endpoint tells the registry, at its end through its death watch.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::engine) struct EndpointEvent {
     pub(in crate::engine) num: WebhookNum,
@@ -31,7 +31,7 @@ pub(in crate::engine) struct EndpointEvent {
     pub(in crate::engine) kind: EndpointEventKind,
 }
 
-/// Tells the registry how its endpoint ended, whatever way that was.
+/// Tells the registry how the endpoint ended: passivated if [`Self::expect_end`] was called, crashed otherwise.
 pub(super) struct DeathWatch {
     event: EndpointEvent,
     registry: UnboundedSender<EndpointEvent>,
@@ -52,7 +52,7 @@ impl DeathWatch {
         let _ = self.registry.send(EndpointEvent { kind, ..self.event });
     }
 
-    /// The end that comes now was asked for.
+    /// Notes that the end which comes now was asked for.
     pub(super) fn expect_end(&mut self) {
         self.event.kind = EndpointEventKind::Passivated;
     }
