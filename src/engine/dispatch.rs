@@ -1,6 +1,7 @@
-//! Offers committed fan-outs to the endpoints, a bounded chunk at a time: tenants take turns, each goes by publishing. What
-//! an endpoint cannot take becomes a row. One that has fallen behind, or has just started, reads its work back from the
-//! store. Endpoints that sleep are started by the [`activator`], so that nobody waits for the starts of another tenant.
+//! Offers committed fan-outs to endpoints, a bounded chunk at a time. Tenants take turns; the fan-outs of one tenant go
+//! in the order of publishing. What an endpoint cannot take becomes a row. A dispatcher that has fallen behind, or has
+//! just started, reads its work back from the store. The [`activator`] activates sleeping endpoints, so that no tenant
+//! waits for another tenant's activations.
 
 mod activator;
 mod active_tenants;
@@ -34,10 +35,10 @@ use self::scan::ScanState;
 /// Targets offered at once.
 const CHUNK: usize = 256;
 
-/// Events whose fan-outs are read back at once, at most.
+/// The most events whose fan-outs are read back at once.
 const READ: usize = 64;
 
-/// Payload and target bytes that are being worked through; beyond it, the next ones wait in the feed.
+/// Payload and target bytes in the fair queue beyond which further fan-outs wait in the feed.
 const HELD: usize = 32 * 1024 * 1024;
 
 /// Pause after the store failed.
@@ -47,7 +48,7 @@ pub(super) struct Dispatcher {
     context: Arc<EngineContext>,
     feed: Arc<Feed>,
     registry: RegistryHandle,
-    /// How far the store was looked through, where other nodes commit, too.
+    /// How far the store was scanned; used with PostgreSQL, where other nodes commit, too.
     state: AsyncMutex<ScanState>,
     page_size: PageSize,
     overflowed: UnboundedSender<Vec<WebhookNum>>,
@@ -88,7 +89,7 @@ impl Dispatcher {
         }
     }
 
-    /// Takes in what is new and offers what comes next; waits if there is neither.
+    /// Offers the next chunk and takes in new fan-outs; waits if there is neither.
     async fn step(&self, queue: &mut FairQueue, activator: &Activator) -> Result<(), DispatchError> {
         let (blocked, room) = activator.full();
         let items = queue.take(CHUNK, &blocked);
@@ -100,7 +101,7 @@ impl Dispatcher {
             };
         }
         if queue.is_empty() {
-            // Asked first: what is heard of meanwhile may not have been offered.
+            // Read before the checks for idleness: an event that is committed in between may not have been offered.
             let heard_of = self.feed.seen_watermark();
             if activator.is_idle() && self.feed.is_idle() {
                 self.context.has_offered(heard_of);
@@ -134,7 +135,7 @@ impl Dispatcher {
             self.feed.caught_up(seen);
             return Ok(());
         };
-        // Watched first: rows that are made from here on are noticed, those that were made before are found.
+        // The writer tracks the fan-outs before their rows are read: no row that is made meanwhile is missed.
         for fanout in &fanouts {
             self.context.journal.record(Record::Adopt { fanout: fanout.clone() }).await?;
         }
@@ -149,7 +150,7 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Tells the writer which targets have rows; answers what is left.
+    /// Tells the writer which targets have rows; answers the fan-out without them.
     async fn mark(&self, fanout: Fanout, recorded: Vec<WebhookNum>) -> Result<Fanout, Stopped> {
         let left = fanout.targets.iter().filter(|num| recorded.binary_search(num).is_err()).copied().collect();
         let (event, shard) = (fanout.event.seq, fanout.shard);
@@ -157,13 +158,13 @@ impl Dispatcher {
         Ok(Fanout { targets: left, ..fanout })
     }
 
-    /// It was committed here.
+    /// Queues a fan-out that this node has committed.
     fn push(&self, fanout: Fanout, queue: &mut FairQueue) {
         let epoch = self.context.shard_set.epoch_of(fanout.shard);
         queue.push(fanout, false, epoch);
     }
 
-    /// It was in the store before this process served it.
+    /// Queues a fan-out that was in the store before this process served its shard.
     fn push_read(&self, fanout: Fanout, epoch: i64, queue: &mut FairQueue) {
         if let Some(first) = fanout.targets.first() {
             let recovered = fanout.event.seq <= self.context.shard_set.in_doubt_of(*first).events_to;
@@ -171,7 +172,7 @@ impl Dispatcher {
         }
     }
 
-    /// Hands a chunk of one tenant to its endpoints, or to the activator.
+    /// Hands a chunk of one tenant's items to their endpoints, or to the activator.
     async fn offer(&self, mut items: Vec<Item>, activator: &Activator) -> Result<(), DispatchError> {
         activator.notice(&items);
         activator.take_over(&mut items);
@@ -181,7 +182,7 @@ impl Dispatcher {
         self.defer(refused).await
     }
 
-    /// Makes rows of what no endpoint could take, and tells the endpoints once these are committed.
+    /// Makes rows of the items that no endpoint could take, and has the endpoints told once the rows are committed.
     async fn defer(&self, refused: Vec<Item>) -> Result<(), DispatchError> {
         if refused.is_empty() {
             return Ok(());
@@ -203,15 +204,15 @@ impl Dispatcher {
     }
 }
 
-/// The tenant of a chunk; all of one chunk have the same.
+/// The tenant of a chunk; all items of a chunk have the same one.
 fn tenant_of(items: &[Item]) -> Option<TenantNum> {
     items.first().map(|item| item.event.tenant)
 }
 
-/// Tenants that must wait.
+/// Tenants whose fan-outs must wait.
 type Blocked = HashSet<TenantNum>;
 
-/// Tells endpoints of rows that were made for them, once those are committed.
+/// Tells endpoints of rows that were made for them, once the rows are committed.
 async fn poke(mut overflow: UnboundedReceiver<Vec<WebhookNum>>, context: Arc<EngineContext>, registry: RegistryHandle) {
     while let Some(mut nums) = overflow.recv().await {
         while let Ok(more) = overflow.try_recv() {

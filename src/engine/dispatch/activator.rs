@@ -1,5 +1,5 @@
-//! Starts sleeping endpoints for what they are offered, a few at a time, tenants in turns. As long as one is being
-//! started, everything for it goes this way, so that nothing overtakes.
+//! Activates sleeping endpoints for what is offered to them, a few at a time, tenants in turn. The dispatcher hands the
+//! items over. While an endpoint is being activated, every item for it comes here, so that no item overtakes another.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -15,42 +15,42 @@ use crate::engine::registry::{Handed, Item};
 use super::active_tenants::ActiveTenants;
 use super::{Blocked, Dispatcher, PAUSE, tenant_of};
 
-/// Endpoints that are started together: a few milliseconds' work is ahead of another tenant's.
+/// Items whose endpoints are activated together: a few milliseconds of work, for which another tenant may have to wait.
 const SLICE: usize = 128;
 
-/// The same while there are others, who would notice even that.
+/// The same while other tenants are active, which would notice even those milliseconds.
 const SMALL_SLICE: usize = 16;
 
-/// For how long the activator rests for the sake of others, in parts of the time that it has just worked: what it has started
-/// sends, records and ends in this time, on the same cores.
+/// How long the activator rests while other tenants are active, as a multiple of the time that it has just worked. In
+/// this time the endpoints that it has activated send, record and end, on the same cores.
 const REST: u32 = 6;
 
-/// It never rests for longer, whatever took so long.
+/// The longest rest, however long the work took.
 const LONGEST_REST: Duration = Duration::from_millis(50);
 
-/// Whoever sends to fewer webhooks at once has little to send.
+/// A tenant whose chunk has fewer items has little to send.
 const LITTLE: usize = 64;
 
-/// Deliveries of one tenant that may wait here; beyond it, its fan-outs wait.
+/// Items of one tenant that may wait here. Beyond this, the tenant's fan-outs wait.
 const MOST: usize = 1024;
 
-/// How long a tenant with a large crowd waits for some of it to leave before more of its endpoints are started: not for
-/// long, since others are waiting too, and since those that wait for their receivers do not leave.
+/// How long the activator waits for endpoints to end before it activates more of a tenant that has too many live ones.
+/// The wait is short, since other tenants wait, too, and since endpoints that wait for their receivers do not end.
 const CROWDED: Duration = Duration::from_millis(2);
 
 #[derive(Default)]
 pub(super) struct Activator {
     state: Mutex<State>,
-    /// Something was enqueued.
+    /// Items were enqueued.
     enqueued: Notify,
-    /// Something was taken from the queue.
+    /// A slice was handed on, so that the queue is shorter.
     drained: Arc<Notify>,
 }
 
 #[derive(Default)]
 struct State {
     tenants: VecDeque<(TenantNum, VecDeque<Item>)>,
-    /// How many deliveries for each webhook are here.
+    /// How many items for each webhook are here, queued or being handed on.
     activating: HashMap<WebhookNum, usize>,
     active_tenants: ActiveTenants,
 }
@@ -69,7 +69,7 @@ impl State {
         }
     }
 
-    /// What comes next; it counts as here until it is [`Self::gone`].
+    /// The next slice; its items count as here until [`Self::gone`].
     fn next(&mut self) -> Vec<Item> {
         let Some((tenant, mut waiting)) = self.tenants.pop_front() else { return Vec::new() };
         let most = if self.active_tenants.has_others(tenant, Instant::now()) { SMALL_SLICE } else { SLICE };
@@ -80,7 +80,7 @@ impl State {
         slice
     }
 
-    /// Whether more of this tenant waits while others are there: only a crowd gives way.
+    /// Whether this tenant has more items here while other tenants are active: only a large fan-out gives way.
     fn is_large_beside_active(&self, tenant: TenantNum) -> bool {
         self.tenants.iter().any(|(known, _)| *known == tenant) && self.active_tenants.has_others(tenant, Instant::now())
     }
@@ -98,7 +98,7 @@ impl State {
 }
 
 impl Activator {
-    /// Tenants that have enough here, and what ends when some of it is drained away.
+    /// Tenants with as many items here as may wait, and a future that resolves when a slice was handed on.
     pub(super) fn full(&self) -> (Blocked, impl Future<Output = ()> + use<>) {
         let drained = self.drained.clone();
         let is_full = |(tenant, waiting): &(TenantNum, VecDeque<Item>)| (waiting.len() >= MOST).then_some(*tenant);
@@ -106,13 +106,13 @@ impl Activator {
         (blocked, async move { drained.notified().await })
     }
 
-    /// Nothing is here, and nothing is being started.
+    /// Whether no item is here, queued or being handed on.
     pub(super) fn is_idle(&self) -> bool {
         let state = self.state.lock();
         state.tenants.is_empty() && state.activating.is_empty()
     }
 
-    /// Sees who has little to send.
+    /// Notes the tenant of a small chunk as active.
     pub(super) fn notice(&self, items: &[Item]) {
         if items.len() < LITTLE
             && let Some(tenant) = tenant_of(items)
@@ -121,7 +121,7 @@ impl Activator {
         }
     }
 
-    /// Takes those out whose endpoints are being started.
+    /// Takes the items whose endpoints are being activated out of a chunk.
     pub(super) fn take_over(&self, items: &mut Vec<Item>) {
         let Some(tenant) = tenant_of(items) else { return };
         let mut state = self.state.lock();
@@ -136,7 +136,7 @@ impl Activator {
         self.enqueued.notify_one();
     }
 
-    /// Takes those whose endpoints sleep.
+    /// Takes items whose endpoints sleep.
     pub(super) fn enqueue(&self, items: Vec<Item>) {
         if let Some(tenant) = tenant_of(&items) {
             self.state.lock().add(tenant, items);
@@ -158,7 +158,7 @@ impl Activator {
             let nums: Vec<WebhookNum> = items.iter().map(|item| item.num).collect();
             let Handed { refused, deleted } = dispatcher.registry.offer_to_sleeping(items).await;
             while let Err(error) = hand_on(dispatcher, &refused, &deleted).await {
-                tracing::warn!(%error, "deliveries could not be deferred; trying again");
+                tracing::warn!(%error, "refused deliveries could not be recorded; trying again");
                 tokio::time::sleep(PAUSE).await;
             }
             self.state.lock().gone(&nums);

@@ -1,14 +1,14 @@
-//! Who else is there: tenants with little to send, and when they last had something. For their sake whoever starts a crowd
-//! goes slowly. Pure.
+//! Tracks tenants with little to send that were active in the last second, so that the activator slows large fan-outs
+//! down for them. Pure.
 
 use std::time::{Duration, Instant};
 
 use crate::domain::id::TenantNum;
 
-/// Who has not published for this long would not notice.
+/// A tenant that has had nothing to send for this long would not notice a large fan-out.
 const LATELY: Duration = Duration::from_secs(1);
 
-/// The two latest ones: whoever asks is one of them at most.
+/// The two tenants that were active last. Two suffice: at most one of them is the tenant that is asked about.
 #[derive(Debug, Default)]
 pub(super) struct ActiveTenants {
     latest: Option<(TenantNum, Instant)>,
@@ -16,7 +16,7 @@ pub(super) struct ActiveTenants {
 }
 
 impl ActiveTenants {
-    /// This tenant has something to send, and it is little.
+    /// Notes a tenant that has a little to send.
     pub(super) fn note(&mut self, tenant: TenantNum, now: Instant) {
         if self.latest.is_some_and(|(latest, _)| latest != tenant) {
             self.before = self.latest;
@@ -24,7 +24,7 @@ impl ActiveTenants {
         self.latest = Some((tenant, now));
     }
 
-    /// Whether anybody else was there lately.
+    /// Whether another tenant was active lately.
     pub(super) fn has_others(&self, besides: TenantNum, now: Instant) -> bool {
         let known = [self.latest, self.before].into_iter().flatten();
         known.filter(|(tenant, _)| *tenant != besides).any(|(_, at)| now.saturating_duration_since(at) < LATELY)

@@ -1,5 +1,5 @@
-//! Fan-outs that are being worked through, tenant by tenant: whoever has much to send does not keep the others waiting.
-//! Pure.
+//! The fan-outs that the dispatcher is working through, tenant by tenant: a tenant with much to send does not keep the
+//! others waiting. Pure.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -11,7 +11,7 @@ use crate::store::fanouts::Fanout;
 #[derive(Default)]
 pub(in crate::engine) struct FairQueue {
     tenants: VecDeque<(TenantNum, VecDeque<Part>)>,
-    /// How many parts each event has here: they share its body.
+    /// How many parts of each event are here; the parts share its body.
     parts: HashMap<EventSeq, usize>,
     bytes: usize,
 }
@@ -19,15 +19,15 @@ pub(in crate::engine) struct FairQueue {
 /// What is left of a fan-out.
 struct Part {
     fanout: Fanout,
-    /// It may have been sent before.
+    /// What is left may have been sent before.
     recovered: bool,
-    /// Under which its shard was held when it was started on.
+    /// The shard's epoch when the dispatcher took the fan-out up.
     epoch: i64,
     from: usize,
 }
 
 impl FairQueue {
-    /// What it costs to keep, roughly.
+    /// Roughly what the queue takes in memory.
     pub(in crate::engine) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -62,7 +62,7 @@ impl FairQueue {
         }
     }
 
-    /// At most `most` targets of the tenant whose turn it is; those in `blocked` are passed over.
+    /// At most `most` targets of the tenant whose turn it is. Tenants in `blocked` are passed over and keep their turn.
     pub(in crate::engine) fn take(&mut self, most: usize, blocked: &HashSet<TenantNum>) -> Vec<Item> {
         let Some(turn) = self.tenants.iter().position(|(tenant, _)| !blocked.contains(tenant)) else {
             return Vec::new();

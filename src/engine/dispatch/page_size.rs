@@ -1,5 +1,5 @@
-//! How many fan-outs are read at once: fewer after a read that failed, so that one that takes too long for its time is
-//! tried with less; more again with each that succeeds. Pure.
+//! How many fan-outs are read at once: half as many after a failed read, so that a read which ran out of time is tried
+//! with less; twice as many, up to the maximum, after each read that succeeds. Pure.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -18,7 +18,7 @@ impl PageSize {
         self.rows.load(Ordering::Relaxed)
     }
 
-    /// Learns from a read, and hands its result on.
+    /// Learns from a read, and passes its result on.
     pub(super) fn learn<T, E>(&self, read: Result<T, E>) -> Result<T, E> {
         let rows = self.rows();
         let next = if read.is_ok() { rows.saturating_mul(2).min(self.most) } else { (rows / 2).max(1) };

@@ -1,5 +1,6 @@
-//! Reading from a store in which other nodes commit, too: what they have published for this one, and what was there when
-//! this one came to serve it. Only the journal's writer knows which of it has been started on.
+//! Scans a store in which other nodes commit, too, for two kinds of fan-outs: those that other nodes have committed for
+//! this node's shards, and those that were there when this node activated a shard. Only the journal's writer knows which
+//! of them are new.
 
 use std::collections::HashMap;
 
@@ -14,13 +15,13 @@ use super::fair_queue::FairQueue;
 use super::page_size::PageSize;
 use super::{DispatchError, Dispatcher, PAUSE};
 
-/// Fan-outs read at once, at most.
+/// The most fan-outs that are read at once.
 const READ: usize = 256;
 
-/// How far the store was looked through.
+/// How far the store was scanned.
 pub(super) struct ScanState {
     cursor: ScanCursor,
-    /// The newest event that was committed here when the look that is under way began.
+    /// The newest event that was committed here when the scan under way began.
     committed: EventSeq,
     page_size: PageSize,
 }
@@ -32,7 +33,8 @@ impl ScanState {
 }
 
 impl Dispatcher {
-    /// What other nodes have committed since the last look, and among it what this one has for ordered webhooks.
+    /// Takes in a page of what other nodes have committed since the last scan, and of what this node has committed for
+    /// ordered webhooks.
     pub(super) async fn scan_new(&self, queue: &mut FairQueue) -> Result<(), DispatchError> {
         let mut state = self.state.lock().await;
         match self.scan(Which::New(&self.feed), &mut state, queue).await {
@@ -47,7 +49,7 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Everything that the store holds and nobody has started on.
+    /// Takes in a page of everything in the store that is new to the writer.
     pub(super) async fn catch_up(&self, queue: &mut FairQueue) -> Result<(), DispatchError> {
         let mut state = self.state.lock().await;
         if self.feed.take_rescan() {
@@ -59,7 +61,7 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Takes in one page; answers whether there is more.
+    /// Reads one page and queues what is new; answers whether there is more.
     async fn scan(
         &self,
         which: Which<'_>,
@@ -79,8 +81,8 @@ impl Dispatcher {
         Ok(news.is_cut)
     }
 
-    /// Those that nobody has started on, each with the epoch of its shard under which it is watched: by the time that it is
-    /// pushed, the shard may have gone and come back, and then it is found again.
+    /// Asks the writer which fan-outs are new. Answers these, each with the epoch under which the writer tracks it: by
+    /// the time it is queued, the shard may have gone and come back, and then another scan finds the fan-out again.
     async fn only_new(&self, found: Vec<ScannedFanout>) -> Result<Vec<(ScannedFanout, i64)>, Stopped> {
         let (answer, answered) = oneshot::channel();
         self.context.journal.record(Record::Watch { fanouts: found.clone(), answer }).await?;
@@ -88,11 +90,11 @@ impl Dispatcher {
         Ok(found.into_iter().zip(new).filter_map(|(found, epoch)| Some((found, epoch?))).collect())
     }
 
-    /// They are watched from here, so whatever happens they must be started on.
+    /// Queues new fan-outs. The writer tracks them from now on, so they must be queued whatever happens.
     async fn start_on(&self, new: Vec<(ScannedFanout, i64)>, queue: &mut FairQueue) -> Result<(), Stopped> {
         let mut recorded: HashMap<EventSeq, Vec<WebhookNum>> = HashMap::new();
         for (ScannedFanout { fanout, is_news }, epoch) in new {
-            // An owner before may have made rows of what was there when the shard was gained.
+            // A fan-out that was there when the shard was activated may have rows that an earlier owner has made.
             let fanout = if is_news { fanout } else { self.without_recorded(fanout, &mut recorded).await? };
             if is_news {
                 queue.push(fanout, false, epoch);
@@ -113,7 +115,7 @@ impl Dispatcher {
             match self.context.store.recorded_targets(event).await {
                 Ok(recorded) => drop(known.insert(event, recorded)),
                 Err(error) => {
-                    tracing::warn!(%error, "what is left of a fan-out could not be read; trying again");
+                    tracing::warn!(%error, "recorded targets of a fan-out could not be read; trying again");
                     tokio::time::sleep(PAUSE).await;
                 }
             }
