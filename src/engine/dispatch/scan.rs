@@ -1,6 +1,6 @@
 //! Scans a store in which other nodes commit, too, for two kinds of fan-outs: those that other nodes have committed for
-//! this node's shards, and those that were there when this node activated a shard. Only the journal's writer knows which
-//! of them are new.
+//! this node's shards, and those that were there when this node activated a shard. Only the journal's writer knows
+//! which of them are new.
 
 use std::collections::HashMap;
 
