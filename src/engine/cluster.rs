@@ -1,5 +1,6 @@
-//! This node among the others: looks who is there, buries the dead, takes the shards that it should have and hands over
-//! those that another one should have. Every node works out the same [`placement`] by itself.
+//! This node among the others: it surveys nodes and shards, reaps expired nodes, acquires the shards that it should
+//! own, and hands off those that another node should own. Every node computes the same [`placement`] by itself. The
+//! engine runs the [`Member`] with PostgreSQL alone; the API asks which node serves a webhook.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,26 +24,28 @@ use super::context::EngineContext;
 use super::placement::{self, Moves};
 use super::registry::RegistryHandle;
 
-/// How often a node looks, unless it hears of something.
+/// How often a node surveys the others, unless a notification makes it look earlier.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// No request takes longer, so whatever has not ended by then was cut short.
+/// No request takes longer, so what has not ended by then counts as cut short.
 const LONGEST_HAND_OVER: Duration = Duration::from_secs(45);
 
-/// A shard with a request that takes longer is not given up yet: until it has ended, the shard's other webhooks would wait.
+/// A shard with a request that has been in flight for this long stays for now: in a hand-off, the shard's other
+/// webhooks would wait for that request to end.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// For as long as the longest request takes, so that what was slow when the shard was to move is over. Others that are slow
-/// may have begun by then.
+/// A slow request delays a shard for this long at most, which is as long as the longest request takes. What was slow
+/// when the shard was to move has ended by then; other slow requests may have begun.
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
 
-/// A start waits for its first look, which takes milliseconds as a rule, so that whoever calls it finds it at work.
+/// How long a start waits for the first survey, which takes milliseconds as a rule, so that the engine is at work when
+/// the start returns.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
 
 /// Pause after the store failed.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What was seen last. Cheap to clone.
+/// The last survey. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Cluster {
     seen: Arc<ArcSwapOption<(Survey, Instant)>>,
@@ -54,32 +57,34 @@ impl Cluster {
         Self { seen: Arc::default(), settled: watch::Sender::new(is_alone) }
     }
 
-    /// Whether this node has looked, and taken what it found to be taken.
+    /// Whether this node has made a survey and acquired the shards that it should own and that were free.
     pub(super) fn is_settled(&self) -> bool {
         *self.settled.borrow()
     }
 
-    /// Waits for that, for a while.
+    /// Waits until the node is settled, for [`FIRST_LOOK`] at most.
     pub(super) async fn settle(&self) {
         let mut settled = self.settled.subscribe();
         if tokio::time::timeout(FIRST_LOOK, settled.wait_for(|settled| *settled)).await.is_err() {
-            tracing::warn!("what this node is to serve is not known yet; it goes on looking");
+            tracing::warn!(
+                "first survey of the cluster not completed; the node starts without its shards and keeps trying"
+            );
         }
     }
 
-    /// Who was there at the last look, and how long ago that was.
+    /// The last survey, and how long ago it was made.
     pub(super) fn seen(&self) -> Option<(Survey, Duration)> {
         self.seen.load().as_ref().map(|seen| (seen.0.clone(), seen.1.elapsed()))
     }
 }
 
-/// Who serves a webhook.
+/// Which node serves a webhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owner {
     Here,
-    /// Where its API is reached.
+    /// Another node, with the URL of its API.
     Elsewhere(Arc<str>),
-    /// It is on its way from one node to another, or its node does not say where it is reached.
+    /// No node that can be reached: the shard is on its way from one node to another, or its owner advertises no URL.
     Nobody,
 }
 
@@ -90,7 +95,7 @@ impl Engine {
         !self.inner.store.is_clustered()
     }
 
-    /// Who serves this webhook, as far as is known here.
+    /// Which node serves this webhook, by the last survey.
     #[must_use]
     pub fn owner_of(&self, webhook: WebhookNum) -> Owner {
         let shard_set = &self.inner.context.shard_set;
@@ -103,7 +108,7 @@ impl Engine {
         node.and_then(|node| node.address.as_deref()).map_or(Owner::Nobody, |address| Owner::Elsewhere(address.into()))
     }
 
-    /// Where the other nodes are reached.
+    /// The URLs of the other living nodes' APIs, by the last survey.
     #[must_use]
     pub fn peers(&self) -> Vec<String> {
         let Some((survey, _)) = self.inner.cluster.seen() else { return Vec::new() };
@@ -112,25 +117,25 @@ impl Engine {
         others.filter_map(|node| node.address).collect()
     }
 
-    /// Who is there and who holds what, and how long ago that was seen; `None` if there can be no others.
+    /// The last survey of nodes and shards, and how long ago it was made; `None` before the first one, and with SQLite.
     #[must_use]
     pub fn cluster(&self) -> Option<(Survey, Duration)> {
         self.inner.cluster.seen()
     }
 
-    /// For people: which process on which machine this is.
+    /// Names this process and its machine, for people.
     #[must_use]
     pub fn node_name(&self) -> &str {
         self.inner.context.lease.name()
     }
 
-    /// Whether committed events wait in the store that were not handed to their endpoints yet.
+    /// Whether the store has committed events that were not handed to their endpoints yet.
     #[must_use]
     pub fn is_behind(&self) -> bool {
         !self.inner.feed.is_idle()
     }
 
-    /// This node's number; `None` if there can be no others.
+    /// This node's number; `None` with SQLite.
     #[must_use]
     pub fn node(&self) -> Option<i64> {
         self.inner.context.shard_set.node()
@@ -143,9 +148,9 @@ pub(super) struct Member {
     pub(super) feed: Arc<Feed>,
     pub(super) log: Arc<LogIndex>,
     pub(super) cluster: Cluster,
-    /// Shards that are on their way to another node.
+    /// Shards that are being handed off or given up after their loss.
     pub(super) leaving: Mutex<BTreeSet<ShardNum>>,
-    /// Since when those are to move that are still served here.
+    /// Shards that should move but are still served here, and since when.
     pub(super) delayed: Mutex<BTreeMap<ShardNum, Instant>>,
 }
 
@@ -159,10 +164,10 @@ impl Member {
                 () = self.context.notifier.shards_notified() => {}
                 () = self.context.shard_set.diverged() => {}
             }
-            // Whatever notices were lost, this finds it.
+            // The scan also finds the fan-outs whose notifications were lost.
             self.feed.request_scan();
             if let Err(error) = self.look().await {
-                tracing::warn!(%error, "the other nodes could not be seen; trying again");
+                tracing::warn!(%error, "cluster survey failed; trying again");
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -174,7 +179,7 @@ impl Member {
         }
         let store = &self.context.store;
         store.adopt_foreign_rows().await?;
-        // Whatever is given up while the others are looked at still looks like ours.
+        // Read before the survey: what this node gives up during the survey still looks like its own there.
         let (left, held) = (self.leaving.lock().clone(), self.context.shard_set.owned_with_epochs());
         let survey = store.survey(&self.context.shard_set).await?;
         let (Some(me), Some(mut survey)) = (self.context.shard_set.node(), survey) else { return Ok(()) };
@@ -184,7 +189,7 @@ impl Member {
         self.stop_lost(&lost(me, &survey, &held, &left));
         self.release_unknown(me, &survey, &left).await?;
         let Moves { give, mut take } = moves(me, &survey);
-        // Whoever gives one up may be about to say so again.
+        // A hand-off in progress may still issue a second release; its shards must not be acquired again yet.
         take.retain(|shard| !self.leaving.lock().contains(&ShardNum::from(*shard)));
         self.cluster.seen.store(Some(Arc::new((survey, Instant::now()))));
         self.acquire(&shards(take)).await?;
@@ -193,8 +198,8 @@ impl Member {
         Ok(())
     }
 
-    /// The database lacks what this node relies on. The node gives up all its shards, as after a crash, joins as a new node, and
-    /// reads what is owed again.
+    /// The database lacks transactions that this node has seen. The node gives up all its shards, as after a crash,
+    /// joins as a new node, and reads again what is owed.
     async fn rejoin(self: &Arc<Self>) -> Result<(), StoreError> {
         let EngineContext { store, shard_set, journal, lease: node_lease, .. } = self.context.as_ref();
         self.cluster.settled.send_replace(false);
@@ -204,7 +209,7 @@ impl Member {
         config_sync::reload(&self.context).await?;
         let asked_at = Instant::now();
         let Some(member) = node_lease.rejoin().await? else { return Ok(()) };
-        // A writer that has stopped is the end of this process.
+        // This fails only if the writer has stopped, and then the process ends.
         let _ = journal.rejoin(member).await;
         node_lease.resume(asked_at);
         self.log.detach_all();
@@ -214,34 +219,35 @@ impl Member {
         };
         let ended = join_all(held.iter().map(quit).collect::<Vec<_>>());
         if tokio::time::timeout(LONGEST_HAND_OVER, ended).await.is_err() {
-            tracing::warn!("endpoints of the lost history have not ended; going on without them");
+            tracing::warn!("endpoints of the former node have not ended; joining again without them");
         }
         tracing::warn!(
             node = shard_set.node(),
             shards = held.len(),
-            "joined again; what is owed is read from the database"
+            "node joined again as a new one; what is owed is read from the database"
         );
         Ok(())
     }
 
     async fn reap_expired(&self, me: i64, survey: &Survey) -> Result<bool, StoreError> {
         let mut buried = false;
-        // Whoever could not reach the database for so long is about to renew, if nobody else was faster.
+        // Not this node: if its own lease has ended, it renews the lease as soon as it can, unless another node was faster.
         for node in survey.nodes.iter().filter(|node| !node.lives && node.num != me) {
             if self.context.store.reap_expired(node.num).await? {
-                tracing::warn!(node = node.num, name = node.name, "a node is gone; others take over");
+                tracing::warn!(node = node.num, name = node.name, "node lease expired; its shards will be reassigned");
                 buried = true;
             }
         }
         Ok(buried)
     }
 
-    /// What this node would write for these is dropped, so that their next owner sends it again.
+    /// Ends the endpoints of lost shards. What this node would still write for them is dropped, and their next owner
+    /// sends it again.
     fn stop_lost(self: &Arc<Self>, lost: &[ShardNum]) {
         if lost.is_empty() {
             return;
         }
-        tracing::warn!(shards = lost.len(), "shards are no longer this node's; it ends their endpoints");
+        tracing::warn!(shards = lost.len(), "shards lost; their endpoints end, and their next owner sends again");
         self.context.shard_set.stop_serving(lost);
         self.leaving.lock().extend(lost);
         for shard in lost.iter().copied() {
@@ -250,7 +256,8 @@ impl Member {
         }
     }
 
-    /// What this node has taken without having heard of it, because the answer was lost. Nothing was sent for it.
+    /// Releases shards that this node has acquired without knowing it, because the answer was lost. Nothing was sent
+    /// for them.
     async fn release_unknown(&self, me: i64, survey: &Survey, left: &BTreeSet<ShardNum>) -> Result<(), StoreError> {
         let shard_set = &self.context.shard_set;
         let is_unknown = |shard: &ShardNum| {
@@ -259,7 +266,7 @@ impl Member {
         };
         let unknown: Vec<ShardNum> = ShardNum::all().filter(is_unknown).collect();
         if !unknown.is_empty() {
-            tracing::warn!(shards = unknown.len(), "shards were taken without an answer; they are given back");
+            tracing::warn!(shards = unknown.len(), "shards acquired without an answer; they are released again");
             self.context.store.release(shard_set, &unknown, false).await?;
         }
         Ok(())
@@ -277,17 +284,18 @@ impl Member {
             return Err(error);
         }
         if !taken.is_empty() {
-            tracing::info!(shards = taken.len(), "took over");
+            tracing::info!(shards = taken.len(), "shards acquired");
             let member = self.clone();
             tokio::spawn(async move { member.index_logs(taken).await });
         }
         Ok(())
     }
 
-    /// Whoever reads the logs of what was taken over finds all of it in the end; nothing else waits for it.
+    /// Completes the log index of acquired shards. Until then a webhook's log may lack entries; nothing else waits for
+    /// the index.
     async fn index_logs(&self, shards: Vec<ShardNum>) {
         while let Err(error) = self.log.index_shards(&shards).await {
-            tracing::warn!(%error, "the log index could not be completed; trying again");
+            tracing::warn!(%error, "log index of acquired shards not completed; trying again");
             tokio::time::sleep(PAUSE).await;
         }
         let held = self.context.shard_set.owned();
@@ -302,11 +310,11 @@ impl Member {
         if acquired.is_empty() {
             return Ok(());
         }
-        // A writer that has stopped is the end of this process.
+        // The outer error says that the writer has stopped, and then the process ends.
         self.context.journal.activate(acquired).await.unwrap_or(Ok(()))
     }
 
-    /// Each as soon as nothing of it is under way any more.
+    /// Begins to hand off these shards; each is released as soon as none of its requests is in flight.
     fn hand_off(self: &Arc<Self>, give: &[ShardNum]) {
         let shard_set = &self.context.shard_set;
         let served: Vec<ShardNum> = give.iter().copied().filter(|shard| shard_set.serves_shard(*shard)).collect();
@@ -319,7 +327,7 @@ impl Member {
         }
     }
 
-    /// Those of which nothing slow is under way, or that have waited for that for long enough.
+    /// The shards that no slow request delays any more, see [`is_time`].
     fn without_slow_ones(&self, shards: &[ShardNum]) -> Vec<ShardNum> {
         let (now, mut delayed) = (Instant::now(), self.delayed.lock());
         delayed.retain(|shard, _| shards.contains(shard));
@@ -346,7 +354,7 @@ impl Member {
         }
         self.log.detach(&[shard]);
         while let Err(error) = self.context.store.release(&self.context.shard_set, &[shard], in_doubt).await {
-            tracing::warn!(%error, "a shard could not be handed over; trying again");
+            tracing::warn!(%error, "shard could not be released; trying again");
             tokio::time::sleep(PAUSE).await;
         }
         self.leaving.lock().remove(&shard);
@@ -354,21 +362,24 @@ impl Member {
     }
 }
 
-/// Whether a shard that is to move since then may, when the oldest request of it that is under way has begun then.
+/// Whether a shard that should move since `since` may move now. `oldest`: when the oldest of its requests in flight
+/// began.
 fn is_time(oldest: Option<Instant>, since: Instant, now: Instant) -> bool {
     let is_slow = oldest.is_some_and(|oldest| now.saturating_duration_since(oldest) >= SLOW);
     !is_slow || now.saturating_duration_since(since) >= LONGEST_DELAY
 }
 
-/// Of the shards that were held under these epochs before the others were looked at, those that are not: another node has got
-/// them, or the answer to how they were taken was lost. Not those that are on their way.
+/// The shards that this node owned under these epochs before the survey, and that the survey shows with another owner
+/// or epoch: another node has acquired them, or the answer to their acquisition was lost. Shards that are being handed
+/// off are left out.
 pub(super) fn lost(me: i64, survey: &Survey, held: &[(ShardNum, i64)], leaving: &BTreeSet<ShardNum>) -> Vec<ShardNum> {
     let is_as_held = |shard: ShardNum, epoch: i64| survey.shards.get(shard.place()) == Some(&(Some(me), epoch));
     let lost = held.iter().filter(|(shard, epoch)| !leaving.contains(shard) && !is_as_held(*shard, *epoch));
     lost.map(|(shard, _)| *shard).collect()
 }
 
-/// A node whose lease has ended and that nobody has buried is about to renew it: it keeps what it has. Taking needs a lease.
+/// Which shards this node should give and take by this survey. A node whose lease has ended, but which is not reaped,
+/// may still renew the lease and keeps its shards. The database lets only a node with a lease acquire shards.
 pub(super) fn moves(me: i64, survey: &Survey) -> Moves {
     let living = survey.nodes.iter().filter(|node| node.lives || node.num == me);
     let living: Vec<i64> = living.map(|node| node.num).collect();
@@ -394,7 +405,7 @@ mod tests {
     #[test]
     fn a_shard_with_a_slow_request_moves_when_that_is_over_or_has_been_waited_for() {
         let now = Instant::now();
-        assert!(is_time(None, now, now) && is_time(Some(now), now, now), "what is quick ends while it is handed over");
+        assert!(is_time(None, now, now) && is_time(Some(now), now, now), "a quick request ends during the hand-off");
         let slow = Some(now);
         for (after, moves) in [(Duration::from_millis(999), true), (SLOW, false), (LONGEST_DELAY, true)] {
             assert_eq!(is_time(slow, now, now + after), moves, "{after:?}");
@@ -416,7 +427,7 @@ mod tests {
         assert_eq!(
             (free.len(), moves(2, &survey).give),
             (SHARDS - held.len(), vec![]),
-            "what is not buried is not free"
+            "the shards of a node that is not reaped are not free"
         );
     }
 }

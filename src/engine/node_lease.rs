@@ -1,7 +1,8 @@
-//! This node's lease: taken before anything is sent, renewed while it runs, given up at its end. When it cannot be renewed
-//! in time nothing is sent any more, and what is under way is cut short, until it is renewed after all.
+//! This node's lease: taken before anything is sent, renewed while the process runs, given up at its end. When the
+//! lease cannot be renewed in time, nothing is sent any more and requests in flight are cut short, until it is renewed
+//! after all.
 //!
-//! With SQLite there is nobody else: it holds for ever and costs nothing.
+//! With SQLite there are no other nodes: the lease never ends and costs nothing.
 
 mod terms;
 
@@ -19,7 +20,7 @@ use crate::store::{Store, StoreError};
 
 pub(super) use self::terms::LeaseTerms;
 
-/// A database that takes longer to hear of it will see the lease end instead.
+/// The longest time for giving up the lease. With a slower database, the other nodes wait for the lease to end.
 const GIVE_UP: Duration = Duration::from_secs(2);
 
 /// Cheap to clone.
@@ -27,20 +28,20 @@ const GIVE_UP: Duration = Duration::from_secs(2);
 pub(super) struct NodeLease {
     store: Store,
     name: Arc<str>,
-    /// Where the others reach it.
+    /// The URL at which other nodes reach this one.
     address: Option<Arc<str>>,
     shard_set: ShardSet,
     terms: LeaseTerms,
-    /// Until when it may be acted upon; `None`: for ever.
+    /// Until when the node may act upon the lease; `None`: for ever.
     until: Option<watch::Sender<Instant>>,
-    /// Another node has taken over.
+    /// Another node has reaped this one.
     lost: CancellationToken,
-    /// It is given up, and renewed no more.
+    /// The lease is given up, and renewed no more.
     given_up: CancellationToken,
 }
 
 impl NodeLease {
-    /// Becomes one of the nodes. With SQLite: takes everything.
+    /// Joins the cluster as a new node. With SQLite, this process owns everything.
     pub(super) async fn join(store: &Store, address: Option<&str>) -> Result<Self, StoreError> {
         let (asked_at, name) = (Instant::now(), node_name());
         let shard_set = store.join(&name, address).await?;
@@ -66,15 +67,15 @@ impl NodeLease {
         node_lease
     }
 
-    /// Becomes another node, after the database has turned out to lack what this one relies on. What is under way is cut short,
-    /// and nothing begins before [`Self::resume`]; before that, the journal must have been told the answer.
+    /// Joins again as a new node, because the database lacks transactions that this node has seen. Requests in flight
+    /// are cut short, and nothing begins before [`Self::resume`]. Before that, the journal must get the new membership.
     pub(super) async fn rejoin(&self) -> Result<Option<Membership>, StoreError> {
         let Some(until) = &self.until else { return Ok(None) };
         until.send_replace(Instant::now());
         self.store.rejoin(&self.shard_set, &self.name, self.address.as_deref()).await
     }
 
-    /// The new lease may be acted upon; `asked_at`: when it was asked for.
+    /// Lets the node act upon the new lease. `asked_at`: when the node asked for it.
     pub(super) fn resume(&self, asked_at: Instant) {
         if let Some(until) = &self.until {
             until.send_replace(self.terms.act_until(asked_at));
@@ -90,12 +91,12 @@ impl NodeLease {
         &self.shard_set
     }
 
-    /// Whether it may be acted upon.
+    /// Whether the node may act upon the lease.
     pub(super) fn is_valid(&self) -> bool {
         self.until.as_ref().is_none_or(|until| *until.borrow() > Instant::now())
     }
 
-    /// Waits until it may be acted upon, which is at once as a rule.
+    /// Waits until the node may act upon the lease; as a rule it already may.
     pub(super) async fn wait_valid(&self) {
         let Some(until) = self.until.as_ref().filter(|_| !self.is_valid()) else { return };
         if until.subscribe().wait_for(|until| *until > Instant::now()).await.is_err() {
@@ -103,7 +104,7 @@ impl NodeLease {
         }
     }
 
-    /// Makes a request; `None` if it may not be waited for any longer.
+    /// Makes a request; `None` if the lease ended first.
     pub(super) async fn run_within<T>(&self, request: impl Future<Output = T>) -> Option<T> {
         match &self.until {
             None => Some(request.await),
@@ -114,12 +115,13 @@ impl NodeLease {
         }
     }
 
-    /// Resolves when another node has taken over.
+    /// Resolves when another node has reaped this one.
     pub(super) async fn lost(&self) {
         self.lost.cancelled().await;
     }
 
-    /// Lets others take over at once. Nothing is sent or recorded any more; `in_doubt`: something may have been cut short.
+    /// Gives up the lease and the shards, so that other nodes can acquire them at once. Nothing may be sent or recorded
+    /// any more. `in_doubt`: requests may have been cut short.
     pub(super) async fn release(&self, in_doubt: bool) {
         self.given_up.cancel();
         let given_up = async {
@@ -128,13 +130,13 @@ impl NodeLease {
         };
         match tokio::time::timeout(GIVE_UP, given_up).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the lease was not given up; others wait for its end"),
-            Err(_) => tracing::warn!("the lease was not given up in time; others wait for its end"),
+            Ok(Err(error)) => tracing::warn!(%error, "node lease not given up; other nodes wait for it to expire"),
+            Err(_) => tracing::warn!("node lease not given up in time; other nodes wait for it to expire"),
         }
     }
 }
 
-/// Resolves once the moment has passed without having been moved.
+/// Resolves once the end of the lease has passed without a renewal.
 async fn ended(mut until: watch::Receiver<Instant>) {
     loop {
         let end = *until.borrow_and_update();
@@ -147,7 +149,7 @@ async fn ended(mut until: watch::Receiver<Instant>) {
     }
 }
 
-/// Renews until another node has taken over.
+/// Renews the lease until another node has reaped this one.
 struct RenewalTask {
     lease: NodeLease,
     terms: LeaseTerms,
@@ -167,14 +169,14 @@ impl RenewalTask {
             match renewal {
                 Ok(Ok(Renewed::Renewed)) => {
                     if *renewed.borrow() <= Instant::now() {
-                        tracing::warn!("the lease is renewed; going on to send");
+                        tracing::warn!("node lease renewed after it had lapsed; sending goes on");
                     }
                     renewed.send_replace(terms.act_until(asked_at));
                 }
-                // The look at other nodes sees to it.
+                // The cluster member joins again.
                 Ok(Ok(Renewed::Diverged)) => {}
                 Ok(Ok(Renewed::Reaped)) => {
-                    tracing::error!("another node has taken over; this one ends");
+                    tracing::error!("another node has reaped this one; the process ends");
                     renewed.send_replace(asked_at);
                     node_lease.lost.cancel();
                     return;
@@ -188,10 +190,10 @@ impl RenewalTask {
 
 fn warn(error: &str, until: Instant) {
     let left_ms = u64::try_from(until.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u64::MAX);
-    tracing::warn!(error, left_ms, "the lease could not be renewed; when none is left, nothing is sent");
+    tracing::warn!(error, left_ms, "the lease could not be renewed; nothing is sent once left_ms is 0");
 }
 
-/// For people: which machine, which process.
+/// Names the process and its machine, for people.
 fn node_name() -> String {
     let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let machine = match machine.trim() {

@@ -404,7 +404,7 @@ async fn a_node_that_was_frozen_and_buried_sends_and_records_nothing_more_and_en
             let status = fleet.server(frozen).ended().await;
             let said = fleet.server(frozen).output().stderr();
             assert_eq!(status.code(), Some(1), "{said}");
-            assert!(said.contains("another node has taken over; this one ends"), "{said}");
+            assert!(said.contains("another node has reaped this one; the process ends"), "{said}");
             let asked_since: Vec<usize> = hooks.iter().map(|hook| hook.requests().len()).collect();
             assert_eq!(asked_since, asked, "the frozen node sent something after its thaw");
             for hook in &left {

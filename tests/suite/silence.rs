@@ -102,7 +102,7 @@ async fn shards_whose_taking_was_not_answered_are_served_all_the_same() {
             world.settled(&event).await;
             assert_eq!(hook.saw(1).await.len(), 1);
             let said = world.server().output().stderr();
-            assert!(said.contains("shards were taken without an answer; they are given back"), "{said}");
+            assert!(said.contains("shards acquired without an answer; they are released again"), "{said}");
             world.stop().await;
         })
         .await;

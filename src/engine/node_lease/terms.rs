@@ -1,13 +1,13 @@
-//! What a lease means for its holder. Pure.
+//! What a lease of a given length means for its holder: when to renew it, and until when to act upon it. Pure.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A lease is renewed this often while it lasts, so that one answer that is late or missing matters nothing.
+/// A lease is renewed this often in its length, so that one late or missing answer does no harm.
 const RENEWALS: u32 = 5;
 
-/// What a lease of this length means for its holder.
+/// The terms of a lease of this length.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::engine) struct LeaseTerms {
     length: Duration,
@@ -24,8 +24,9 @@ impl LeaseTerms {
         self.length / RENEWALS
     }
 
-    /// Until when a lease that was asked for at this moment, and granted, may be acted upon. Its end by the database's
-    /// clock is later by at least the margin, in which clocks may run apart and what is under way is cut short.
+    /// Until when the node may act upon a lease that it asked for at this moment and got. By the database's clock the
+    /// lease ends later by at least a fifth of its length. In this margin clocks may run apart, and requests in flight
+    /// are cut short.
     #[must_use]
     pub(in crate::engine) fn act_until(self, asked_at: Instant) -> Instant {
         asked_at + self.length - self.length / RENEWALS
