@@ -1,7 +1,7 @@
-//! What other nodes change of the configuration reaches this one: its routes, its live endpoints, and whoever keeps
-//! tenants and keys in memory. A node hears of its own changes again, which changes nothing.
+//! Follows the config changes of other nodes, and updates this node's routes, live endpoints, and caches of tenants and
+//! keys. A node also finds its own changes, which changes nothing.
 //!
-//! With SQLite there is no other node, and nobody looks.
+//! With SQLite there is no other node, and the task does not run.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -22,22 +22,22 @@ use super::context::EngineContext;
 use super::registry::RegistryHandle;
 use super::routes::RouteTable;
 
-/// Whoever changes something calls. Of a call that is lost, twice within the second that a change may take.
+/// Fallback poll: peers send NOTIFY on change. At 500 ms, a lost notification still meets the 1 s bound.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// A database that takes longer to answer is away.
+/// A database that takes longer to answer counts as failed.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// Webhooks read at a time.
 const CHUNK: usize = 512;
 
-/// So many changed webhooks are read faster with all others.
+/// With more changed webhooks than this, reading all webhooks is faster.
 const MANY: usize = 10_000;
 
-/// What is known of tenants and keys in memory is old.
+/// What has become stale of the tenants and keys that are kept in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stale {
-    /// This tenant was changed or deleted, or a key of it.
+    /// This tenant, or one of its keys, was changed or deleted.
     Tenant(TenantNum),
     /// A session of an admin has ended.
     AdminKeys,
@@ -46,7 +46,7 @@ pub enum Stale {
 
 type Listener = Box<dyn Fn(Stale) + Send + Sync>;
 
-/// Who keeps tenants and keys in memory.
+/// Callbacks of the caches that keep tenants and keys in memory.
 #[derive(Default)]
 pub(super) struct Listeners(RwLock<Vec<Listener>>);
 
@@ -59,18 +59,18 @@ impl Listeners {
 }
 
 impl Engine {
-    /// Whoever keeps tenants and keys in memory is told from now on what other nodes have changed of them. `listener`
+    /// Registers a cache of tenants and keys: from now on `listener` is told what other nodes have changed of them. It
     /// must not wait.
     pub fn on_stale(&self, listener: impl Fn(Stale) + Send + Sync + 'static) {
         self.inner.context.listeners.0.write().push(Box::new(listener));
     }
 
-    /// Lets the other nodes look at once at what was changed here.
+    /// Notifies the other nodes of a change made here, so that they read it at once.
     pub fn notify_peers(&self) {
         self.inner.context.notifier.notify_changes();
     }
 
-    /// `position`: before the routes were read.
+    /// Starts the config sync from `position`, which must have been read before the routes were.
     pub(super) fn follow_config(&self, position: Position) {
         let inner = &self.inner;
         if !inner.store.is_clustered() {
@@ -78,13 +78,13 @@ impl Engine {
         }
         let (context, registry) = (inner.context.clone(), inner.registry.clone());
         let follower = Follower { context, registry, position, untold: BTreeSet::new() };
-        let follower = Box::pin(or_abort("the follower of changes", follower.run()));
+        let follower = Box::pin(or_abort("the config sync", follower.run()));
         let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(follower).await });
     }
 }
 
-/// What is to be read again, each once.
+/// What the changes make stale, each once.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Digest {
     webhooks: BTreeSet<WebhookNum>,
@@ -94,7 +94,7 @@ struct Digest {
 }
 
 impl Digest {
-    /// Nothing if everything is to be read.
+    /// `None` if everything must be read again.
     fn of(changes: &[Change]) -> Option<Self> {
         let mut digest = Self::default();
         for change in changes {
@@ -114,7 +114,7 @@ struct Follower {
     context: Arc<EngineContext>,
     registry: RegistryHandle,
     position: Position,
-    /// The routes of these are right; their endpoints must hear of it.
+    /// Webhooks whose routes are up to date, but whose endpoints were not told yet.
     untold: BTreeSet<WebhookNum>,
 }
 
@@ -130,9 +130,9 @@ impl Follower {
             }
             let followed = self.follow().await;
             match &followed {
-                Ok(()) if is_away => tracing::info!("caught up with what other nodes have changed"),
+                Ok(()) if is_away => tracing::info!("config sync recovered; the changes of other nodes are applied"),
                 Err(error) if !is_away => {
-                    tracing::warn!(%error, "what other nodes change could not be read; trying again");
+                    tracing::warn!(%error, "config sync failed; changes of other nodes are not applied until it succeeds");
                 }
                 Ok(()) | Err(_) => {}
             }
@@ -140,7 +140,7 @@ impl Follower {
         }
     }
 
-    /// What fails on the way is done again from the start.
+    /// Applies the changes since the last call that succeeded. After a failure, the next call starts over.
     async fn follow(&mut self) -> Result<(), StoreError> {
         let Changes { changes, position } = answered(self.context.store.changes_since(&self.position)).await?;
         match Digest::of(&changes) {
@@ -175,11 +175,11 @@ impl Follower {
         Ok(())
     }
 
-    /// Enters these as they are now. Answers those that are deleted, unless that was done here: then they are taken out
-    /// already, and whoever does it sees to the rest.
+    /// Enters the routes of these webhooks as they are now. Answers the webhooks that another node has deleted. A
+    /// webhook that was deleted here has no route any more, and the call that deleted it does the rest.
     async fn route(&self, nums: &[WebhookNum]) -> Result<Vec<WebhookNum>, StoreError> {
         let EngineContext { changing, store, routes, .. } = &*self.context;
-        // A change that is made here meanwhile is entered after this one.
+        // Makes a change that is made here meanwhile enter the routes after this one.
         let _changing = changing.write().await;
         let mut gone = Vec::new();
         for routed in answered(store.routes_of(nums)).await? {
@@ -195,17 +195,17 @@ impl Follower {
         Ok(gone)
     }
 
-    /// Nobody knows what was changed, or it was too much.
+    /// Reads all webhooks again, because it is unknown which ones were changed, or too many were.
     async fn read_everything(&mut self) -> Result<(), StoreError> {
-        tracing::info!("much was changed; reading all webhooks again");
+        tracing::info!("config changes unknown or too many; all webhooks are read again");
         let gone = reload(&self.context).await?;
         self.untold.extend(self.context.stats.nums());
         self.forget(&gone).await;
         Ok(())
     }
 
-    /// They are deleted, and what they were owed counts no more. Whoever holds their shards cancels the rows: the node
-    /// that deleted them, or the waker, which finds them within a second.
+    /// Drops deleted webhooks from the ledger. The owners of their shards cancel the rows: either the node that deleted
+    /// the webhooks, or a node whose due poller finds the rows within a second.
     async fn forget(&self, gone: &[WebhookNum]) {
         if !gone.is_empty() {
             self.context.ledger.forget(gone).await;
@@ -224,7 +224,7 @@ impl Follower {
     }
 }
 
-/// Reads all routes again, and tells the caches of tenants and keys to begin anew. Answers the webhooks that are gone.
+/// Reads all routes again, and tells the caches of tenants and keys to start over. Answers the webhooks that are gone.
 pub(super) async fn reload(context: &EngineContext) -> Result<Vec<WebhookNum>, StoreError> {
     let changing = context.changing.write().await;
     let gone = context.routes.replace(RouteTable::load(&context.store).await?);
@@ -233,7 +233,7 @@ pub(super) async fn reload(context: &EngineContext) -> Result<Vec<WebhookNum>, S
     Ok(gone)
 }
 
-/// Waits for an answer of the database, but not for ever.
+/// Waits for an answer of the database, for [`ANSWER`] at most.
 async fn answered<T>(read: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     match tokio::time::timeout(ANSWER, read).await {
         Ok(answer) => answer,

@@ -1,4 +1,4 @@
-//! What every endpoint uses and none owns.
+//! What all endpoints use and none owns: store, journal, permits, counters. The engine makes one at its start.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -29,7 +29,8 @@ use super::permits::Permits;
 use super::routes::RouteTable;
 use super::tenant_quota::LiveEndpoints;
 
-/// A few milliseconds' work for the endpoint threads, and enough to keep them busy.
+/// The most offers that may be in mailboxes: a few milliseconds of work for the endpoint threads, and enough to keep
+/// them busy.
 const OFFERS: usize = 1024;
 
 pub(super) struct EngineContext {
@@ -39,33 +40,35 @@ pub(super) struct EngineContext {
     pub(super) ledger: Backlog,
     pub(super) routes: Arc<RouteTable>,
     pub(super) guard: Arc<Guard>,
-    /// Nothing is sent for longer than this holds.
+    /// Nothing is sent while this lease is not valid.
     pub(super) lease: NodeLease,
-    /// Whom it is sent for.
+    /// The shards that this node owns and serves.
     pub(super) shard_set: ShardSet,
-    /// How nodes call each other.
+    /// Sends and hears notifications between nodes.
     pub(super) notifier: Notifier,
     /// Once cancelled, nothing is sent any more.
     pub(super) quiet: CancellationToken,
-    /// Held by a change from its commit to its entry in the route table, so that both see changes in one order. Shared by
-    /// those who start endpoints from what they read, so that a change finds every endpoint that it must tell.
+    /// A change holds the write lock from its commit to its entry in the route table, so that store and table see
+    /// changes in one order. An activation holds the read lock from reading the webhook to starting its endpoint, so
+    /// that a change finds every endpoint that it must tell.
     pub(super) changing: RwLock<()>,
     pub(super) permits: Permits,
     pub(super) stats: AllEndpointStats,
-    /// Offers that may be in mailboxes. Bounds how much every endpoint thread has to do before it comes to the newest.
+    /// One permit for each offer that may be in a mailbox. This bounds how much work every endpoint thread has before
+    /// it comes to the newest offer.
     pub(super) offers: Arc<Semaphore>,
     pub(super) live_endpoints: LiveEndpoints,
     pub(super) bodies: Bodies,
     /// Payload bytes in memory beyond which lanes keep only what they send now.
     pub(super) payload_memory: usize,
-    /// Endpoints that are held while their backlog is purged, by how many hold them.
+    /// Webhooks that are held while their backlog is purged, each with the number of purges that hold it.
     pub(super) holds: Mutex<HashMap<WebhookNum, usize>>,
-    /// Who keeps tenants and keys in memory.
+    /// The caches of tenants and keys, to be told of changes.
     pub(super) listeners: Listeners,
-    /// Webhooks that were to be served and whose rows cannot be read.
+    /// Webhooks that could not be activated because their rows cannot be read.
     pub(super) unreadable: Mutex<HashSet<WebhookNum>>,
     offered_to: AtomicI64,
-    /// Failed attempts of all endpoints that are logged.
+    /// Bounds the log lines about failed attempts, for all endpoints together.
     pub(super) attempt_log: Mutex<LogLimit>,
     outcomes: [AtomicU64; OutcomeKind::ALL.len()],
 }
@@ -114,7 +117,7 @@ impl EngineContext {
         EventSeq(self.offered_to.load(Ordering::Relaxed))
     }
 
-    /// The dispatcher has nothing of events up to here in hand.
+    /// Notes that the dispatcher has no event up to here in hand.
     pub(super) fn has_offered(&self, to: EventSeq) {
         self.offered_to.fetch_max(to.0, Ordering::Relaxed);
     }

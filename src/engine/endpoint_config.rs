@@ -1,4 +1,5 @@
-//! From a webhook's rows to what its endpoint works with.
+//! Makes from a webhook's rows what its endpoint works with. The registry's handle and the endpoints load it; nothing
+//! here writes.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -28,36 +29,36 @@ pub(super) struct EndpointConfig {
     /// For the log.
     pub(super) tenant_id: Option<TenantId>,
     pub(super) name: String,
-    /// Rises with every change; what is older is not taken over.
+    /// Rises with every change. An endpoint does not adopt an older config.
     pub(super) version: i64,
-    /// As its row says; see [`Self::mode_now`].
+    /// The mode by the row alone; see [`Self::mode_now`].
     pub(super) mode: Mode,
     pub(super) is_active: bool,
     pub(super) url: String,
-    /// What it had learnt of its receiver when it was read.
+    /// What earlier endpoints have learnt of the receiver, as of the read.
     pub(super) health: Health,
     pub(super) policy: Arc<Policy>,
-    /// `Err`: today's rules refuse what was once saved; the text says why.
+    /// `Err`: today's rules refuse a target that they accepted when it was saved; the text says why.
     pub(super) target: Result<Target, String>,
-    /// Rows wait for it.
+    /// Whether the webhook has pending rows.
     pub(super) has_rows: bool,
     /// When a rotated secret stops signing.
     pub(super) changes_at: Option<UnixMillis>,
 }
 
 impl EndpointConfig {
-    /// Whether it may send. To be asked by whoever is about to follow it: a purge may have begun or ended since the
-    /// webhook was read.
+    /// The mode with holds taken into account. Ask again right before acting on the answer: a purge may have begun or
+    /// ended since the webhook was read.
     pub(super) fn mode_now(&self, context: &EngineContext) -> Mode {
         if self.mode == Mode::Active && context.holds.lock().contains_key(&self.num) { Mode::Paused } else { self.mode }
     }
 
-    /// The receiver's, for the log: the rest of a URL may hold secrets.
+    /// The receiver's host, for the log. The rest of a URL may hold secrets.
     pub(super) fn host(&self) -> Option<&str> {
         self.target.as_ref().ok().and_then(|target| target.url.host_str())
     }
 
-    /// Whether what was learnt of the receiver before says nothing any more.
+    /// Whether what was learnt of the receiver under the config before no longer applies.
     pub(super) fn starts_anew_after(&self, before: &Self) -> bool {
         let is_let_in_as_before = match (&self.target, &before.target) {
             (Ok(now), Ok(before)) => now.is_let_in_like(before),
@@ -67,11 +68,11 @@ impl EndpointConfig {
     }
 }
 
-/// Webhooks as they were read; those that are deleted are missing.
+/// Webhooks as they were read; deleted ones are missing.
 #[derive(Default)]
 pub(super) struct Loaded {
     pub(super) configs: HashMap<WebhookNum, Arc<EndpointConfig>>,
-    /// Their rows cannot be read. Somebody must look at them; what they are owed waits.
+    /// Webhooks whose rows cannot be read. An operator must look at them; what they are owed waits.
     pub(super) unreadable: HashSet<WebhookNum>,
 }
 
@@ -88,7 +89,7 @@ pub(super) async fn load(context: &EngineContext, nums: &[WebhookNum]) -> Result
             Ok(row) => {
                 loaded.configs.insert(num, config_of(row, context));
             }
-            // The store has said which and why.
+            // The store has logged which row and why.
             Err(_) => {
                 loaded.unreadable.insert(num);
             }
@@ -101,7 +102,7 @@ pub(super) async fn load(context: &EngineContext, nums: &[WebhookNum]) -> Result
     Ok(loaded)
 }
 
-/// One webhook; nothing when it is deleted.
+/// Reads one webhook; `None` if it is deleted.
 pub(super) async fn load_one(
     context: &EngineContext,
     num: WebhookNum,
@@ -120,7 +121,7 @@ fn config_of(row: endpoint_configs::EndpointConfigRow, context: &EngineContext) 
         health,
     } = row;
     let policy: Policy = serde_json::from_value(webhook.policy.clone()).unwrap_or_else(|error| {
-        tracing::error!(webhook = %webhook.id, %error, "unreadable policy, using the defaults");
+        tracing::error!(webhook = %webhook.id, %error, "stored policy cannot be read; the defaults apply");
         Policy::default()
     });
     let target = target_of(&webhook, &secrets, &policy, context);
@@ -167,8 +168,9 @@ fn credentials_of(store::webhooks::Credentials(stored): &store::webhooks::Creden
         .map_err(|_| "the stored credentials cannot be read; save `tls` and `auth` again".to_owned())
 }
 
-/// What was given for one receiver is sent to no other, also when it was not the API that has moved the URL. Then a header
-/// that is called public counts as a secret: that list is not sealed, and could be changed together with the URL.
+/// Credentials that were given for one receiver are sent to no other, even if something other than the API has moved
+/// the URL. In that case a header that the webhook lists as public counts as a secret, too: the list is not sealed, and
+/// could have been changed together with the URL.
 fn check_origin(webhook: &Webhook, credentials: Option<&Credentials>) -> Result<(), String> {
     let (given_for, now) = (&webhook.credentials_origin, Origin::of(&webhook.url));
     if *given_for == now {

@@ -1,5 +1,5 @@
-//! Operational events: what the engine tells a tenant of its webhooks, by the path that every event takes. They go to
-//! webhooks that subscribe to them by name or prefix; a catch-all is not meant for them.
+//! Operational events: what the engine tells a tenant about its webhooks. They take the path that every event takes,
+//! and go to webhooks that subscribe to them by name or prefix, never to a catch-all. Endpoints publish them.
 
 use serde_json::value::RawValue;
 
@@ -8,13 +8,14 @@ use crate::store::journal::Draft;
 use super::context::EngineContext;
 use super::endpoint_config::EndpointConfig;
 
-/// A webhook has only failed for most of the time after which it is switched off.
+/// For most of the time after which a webhook is switched off, all its attempts have failed.
 pub const FAILING_EVENT: &str = "webhook.failing";
 
 /// The engine has switched a webhook off.
 pub const DISABLED_EVENT: &str = "webhook.disabled";
 
-/// Publishes that something happened to a webhook. What cannot be accepted now is in the log alone.
+/// Publishes that something happened to a webhook. If the event cannot be accepted now, only the log says what
+/// happened.
 pub(super) async fn tell(context: &EngineContext, config: &EndpointConfig, kind: &'static str, reason: &str) {
     let data = serde_json::json!({ "webhookId": config.id, "name": config.name, "reason": reason });
     let targets = context.routes.matching_by_name(config.tenant, kind);
@@ -29,6 +30,6 @@ pub(super) async fn tell(context: &EngineContext, config: &EndpointConfig, kind:
         targets,
     };
     if let Err(error) = context.journal.publish(vec![draft], None).await {
-        tracing::warn!(webhook = %config.name, kind, %error, "an operational event could not be published");
+        tracing::warn!(webhook = %config.name, kind, %error, "operational event not published; its subscribers miss it");
     }
 }
