@@ -1,5 +1,6 @@
-//! The threads that actors live on: one for the registry, the others for endpoints, each with its own HTTP client so
-//! that a connection and the endpoint that uses it share a thread.
+//! The threads that run the actors: one for the registry, the others for endpoints. Each endpoint thread has an HTTP
+//! client of its own, so that a connection and the endpoint that uses it share a thread. The engine starts and stops
+//! them.
 
 use std::io;
 use std::sync::{Arc, mpsc};
@@ -55,7 +56,7 @@ impl Arbiters {
             if told.is_ok()
                 && let Err(error) = system.run()
             {
-                tracing::error!(%error, "the actor system failed");
+                tracing::error!(%error, "actor system failed; its actors have stopped");
             }
             for arbiter in arbiters {
                 arbiter.stop();
@@ -69,7 +70,7 @@ impl Arbiters {
         Ok(Self { registry, threads, stop: Mutex::new(Some((system, thread))) })
     }
 
-    /// Drops every actor with whatever it has under way, and waits for the threads.
+    /// Drops every actor with its requests in flight, and waits for the threads to end.
     pub(super) fn stop(&self) {
         if let Some((system, thread)) = self.stop.lock().take() {
             system.stop();

@@ -1,4 +1,5 @@
-//! Wakes endpoints whose rows fall due while they sleep, and reminds live ones of rows that they may not know of.
+//! Finds webhooks with rows that fall due, once a second: activates their sleeping endpoints, and reminds live ones of
+//! rows that they may not know of. A task of the engine; it sends nothing itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use super::registry::RegistryHandle;
 /// One indexed query a second.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How often what endpoints have published of themselves is looked through for what is stale.
+/// Every so many ticks, stale endpoint stats are dropped.
 const TIDY_EVERY: u32 = 60;
 
 pub(super) async fn run(context: Arc<EngineContext>, registry: RegistryHandle) {
@@ -32,7 +33,7 @@ pub(super) async fn run(context: Arc<EngineContext>, registry: RegistryHandle) {
                     registry.remind(nums).await;
                 }
             }
-            Err(error) => tracing::warn!(%error, "due deliveries could not be looked for; trying again"),
+            Err(error) => tracing::warn!(%error, "webhooks with due rows could not be read; trying again"),
         }
     }
 }

@@ -1,32 +1,32 @@
-//! Which node should hold which shard: rendezvous hashing over the nodes that live. Every node works it out by itself,
-//! from the same list in any order, and comes to the same answer. Pure.
+//! Which node should own which shard: rendezvous hashing over the living nodes. Every node computes the placement by
+//! itself, from the same list in any order, and gets the same answer. Pure.
 //!
-//! Each shard goes to the node with the highest weight for it. A node that comes or goes changes nobody else's weight, so
-//! that only shards move that go to it or were its own.
+//! Each shard goes to the node with the highest weight for it. A node that joins or leaves does not change the weights
+//! of the others, so the only shards that move are those that it gains or loses.
 
 use std::cmp::Reverse;
 
-/// As many as `store/leases` knows.
+/// The same number as in `store/leases`.
 pub const SHARDS: usize = 256;
 
-/// What a node has to do so that everybody holds what it should.
+/// What a node must do so that every node owns what it should.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Moves {
-    /// Mine, but another one should have them.
+    /// This node owns them, and another one should.
     pub give: Vec<u8>,
-    /// Nobody's, and I should have them.
+    /// No node owns them, and this one should.
     pub take: Vec<u8>,
 }
 
-/// Who should hold this shard; nobody, if there is no node.
+/// Which node should own this shard; `None` if there are no nodes.
 #[must_use]
 pub fn owner(shard: u8, nodes: &[i64]) -> Option<i64> {
-    // Weights are as good as never equal; if they are, the older node has the shard.
+    // Weights are practically never equal; if they are, the older node gets the shard.
     nodes.iter().copied().max_by_key(|node| (weight(*node, shard), Reverse(*node)))
 }
 
-/// What `me` has to do. `nodes` are those that live; whoever leaves names itself no longer, and gives everything. `owners`
-/// are the nodes that hold shards now; what a dead node held is nobody's.
+/// What `me` must do. `nodes` are the living nodes; a node that leaves leaves itself out, and so gives everything.
+/// `owners` are the present owners; the shards of a dead node have none.
 #[must_use]
 pub fn moves(me: i64, nodes: &[i64], owners: &[Option<i64>; SHARDS]) -> Moves {
     let mut moves = Moves::default();
@@ -41,13 +41,13 @@ pub fn moves(me: i64, nodes: &[i64], owners: &[Option<i64>; SHARDS]) -> Moves {
     moves
 }
 
-/// Nodes of different versions must agree, so this is never changed.
+/// Nodes of different versions must agree, so this function never changes.
 fn weight(node: i64, shard: u8) -> u64 {
     mix(mix(node.cast_unsigned()) ^ u64::from(shard))
 }
 
-/// One step of SplitMix64 from this state: neighbouring inputs, which is what numbers of nodes and shards are, come out as
-/// if they had nothing to do with each other, and different inputs never come out the same.
+/// One step of SplitMix64 from this state. Numbers of nodes and shards are neighbours, but their outputs look unrelated;
+/// different inputs never have the same output.
 fn mix(state: u64) -> u64 {
     let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -75,7 +75,7 @@ mod tests {
         nodes.iter().map(|node| placed.iter().filter(|owner| **owner == Some(*node)).count()).max().unwrap_or(0)
     }
 
-    /// Numbers as a database gives them, with gaps where nodes have gone.
+    /// Numbers as a database gives them, with gaps where nodes have left.
     fn some_nodes() -> impl Strategy<Value = Vec<i64>> {
         btree_set(1..5_000i64, 1..50).prop_map(|nodes| nodes.into_iter().collect())
     }
@@ -87,7 +87,7 @@ mod tests {
         assert_eq!(moves(1, &[], &[None; SHARDS]), Moves::default());
     }
 
-    /// If this fails, nodes of this version and the last would fight over shards.
+    /// If this fails, nodes of this version and of the last one would fight over shards.
     #[test]
     fn the_weights_are_those_of_every_version() {
         assert_eq!(mix(0), 0xe220_a839_7b1d_cdaf, "the first number of SplitMix64 from the seed 0");
@@ -102,8 +102,8 @@ mod tests {
         assert_eq!(moves(5, &[6, 9], &[Some(5); SHARDS]), Moves { give: all, take: vec![] });
     }
 
-    /// Shards fall on nodes as if thrown at them, so that a few standard deviations are the bound. Measured over all
-    /// numbers up to 450: 4.1 of them at most, which is 1.2 times the share with 2 nodes, 1.6 with 10, 2.7 with 50.
+    /// Shards fall on nodes as if at random, so the bound is a few standard deviations. Measured over all numbers up to
+    /// 450: at most 4.1 standard deviations, which is 1.2 times the share with 2 nodes, 1.6 with 10, 2.7 with 50.
     #[test]
     fn nobody_has_far_more_than_its_share() {
         for count in 1..=50 {
@@ -139,8 +139,7 @@ mod tests {
             }
         }
 
-        /// Whatever stood before: once everybody has given and taken, everybody has what it should, and nobody had to
-        /// ask anybody.
+        /// From any start: once every node has given and taken, every node owns what it should, without asking another.
         #[test]
         fn giving_and_then_taking_ends_where_it_should(nodes in some_nodes(), before in vec(any::<Option<Index>>(), SHARDS)) {
             let held = |at: usize| before[at].map(|which| nodes[which.index(nodes.len())]);
@@ -153,7 +152,7 @@ mod tests {
             let mut taken = BTreeSet::new();
             for node in &nodes {
                 for shard in moves(*node, &nodes, &owners).take {
-                    prop_assert!(taken.insert(shard), "two would take it");
+                    prop_assert!(taken.insert(shard), "two nodes would take one shard");
                     owners[usize::from(shard)] = Some(*node);
                 }
             }

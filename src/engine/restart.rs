@@ -1,36 +1,36 @@
-//! When a crashed endpoint is made again, and when not any more. Pure.
+//! When a crashed endpoint is restarted, and when it is quarantined instead. Pure.
 
 use std::time::Duration;
 
-/// A first crash is most likely a single bad moment: be back at once, within a second.
+/// A first crash is most likely a single bad moment, so the endpoint is back at once, within a second.
 const FIRST: Duration = Duration::from_millis(100);
 
-/// An endpoint that keeps crashing costs one start per half minute.
+/// The longest wait: an endpoint that keeps crashing costs at most one activation in half a minute.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Crashes further apart than this have nothing to do with each other.
+/// Crashes further apart than this are unrelated.
 const FORGET_AFTER: Duration = Duration::from_secs(300);
 
-/// So many crashes in a row are no bad moments: whatever makes it crash is still there.
+/// This many crashes in a row are no bad moments: their cause is still there.
 const MOST: u32 = 8;
 
-/// How often an endpoint crashed lately.
+/// How often an endpoint has crashed lately.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Restarts {
     recent: u32,
 }
 
-/// What is done with an endpoint that crashed.
+/// What follows from a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rest {
-    /// It is made again after this long.
+    /// The endpoint is restarted after this long.
     For(Duration),
-    /// It is left alone until somebody has looked at it.
+    /// The endpoint is not restarted until an operator releases it.
     Quarantine,
 }
 
 impl Restarts {
-    /// It crashed after having lived for `lived`.
+    /// Counts a crash of an endpoint that had lived for `lived`.
     #[must_use]
     pub fn crashed(&mut self, lived: Duration) -> Rest {
         if lived >= FORGET_AFTER {
@@ -41,7 +41,7 @@ impl Restarts {
         if self.recent >= MOST { Rest::Quarantine } else { Rest::For(wait) }
     }
 
-    /// Crashes that count against it.
+    /// The crashes that count towards quarantine.
     #[must_use]
     pub fn recent(&self) -> u32 {
         self.recent

@@ -1,4 +1,5 @@
-//! Requests of one thread take turns in their first moments, tenant by tenant.
+//! Bounds how many requests of one thread are in their first moments at once; tenants take turns. Every attempt waits
+//! here before it asks for its permit.
 
 use std::future::Future;
 use std::pin::pin;
@@ -10,15 +11,15 @@ use crate::domain::id::{TenantNum, WebhookNum};
 
 use super::permits::{Permit, Permits, Share};
 
-/// Requests that may be in their first moments at once, per thread. More would not end sooner, they would only push
-/// each other out of the caches.
+/// Requests that may be in their first moments at once, per thread. More would not end sooner, but only push each
+/// other out of the CPU's caches.
 const TURNS: usize = 32;
 
-/// How long a request's first moments last. One that is not answered by then waits for its receiver, which costs
-/// nobody anything, and gives its turn to the next.
+/// How long a request's first moments last. A request without an answer by then waits for its receiver, which costs no
+/// work, and passes its slot on.
 const TURN: Duration = Duration::from_millis(5);
 
-/// Cheap to clone; one for each thread, so that handing on a turn wakes nobody elsewhere.
+/// Cheap to clone. Each thread has its own slots, so that passing a slot on wakes no other thread.
 #[derive(Clone)]
 pub(super) struct StartSlots(Permits);
 
@@ -27,7 +28,7 @@ impl StartSlots {
         Self(Permits::undivided(TURNS))
     }
 
-    /// Waits for its turn; `None` if nothing is to be sent any more by then. Tenants take turns.
+    /// Waits for a slot; `None` if nothing may be sent any more by then. Tenants take turns.
     pub(super) async fn wait(
         &self,
         quiet: &CancellationToken,
@@ -40,10 +41,10 @@ impl StartSlots {
 }
 
 /// The right to have a request in its first moments.
-pub(super) struct StartSlot(#[allow(dead_code, reason = "gives the turn on when it is dropped")] Permit);
+pub(super) struct StartSlot(#[allow(dead_code, reason = "passes the slot on when it is dropped")] Permit);
 
 impl StartSlot {
-    /// Makes a request in this turn, and beyond it if the receiver takes its time.
+    /// Makes a request in this slot. If the receiver takes longer than [`TURN`], the request goes on without the slot.
     pub(super) async fn make<T>(self, request: impl Future<Output = T>) -> T {
         let mut request = pin!(request);
         match tokio::time::timeout(TURN, &mut request).await {

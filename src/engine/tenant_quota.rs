@@ -1,5 +1,5 @@
-//! How many endpoint actors each tenant has in memory. A tenant whose crowd is large is asked to do with less: whoever is
-//! idle leaves at once, and starts are paced, so that one event to very many webhooks costs a bounded amount of memory.
+//! Counts the endpoint actors that each tenant has in memory. When a tenant has many, idle ones end at once and
+//! activations are paced, so that one event to very many webhooks costs a bounded amount of memory.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,16 +9,16 @@ use parking_lot::Mutex;
 
 use crate::domain::id::TenantNum;
 
-/// Endpoints of one tenant beyond which none stays idle in memory for the next event: about 25 MB.
+/// With this many live endpoints of one tenant, none of them stays idle in memory for the next event: about 25 MB.
 const LARGE: usize = 4_096;
 
-/// Beyond this, starts wait for others to leave.
+/// With this many, each group of activations waits a moment for live endpoints to end.
 const TOO_LARGE: usize = 2 * LARGE;
 
 #[derive(Default)]
 pub(super) struct LiveEndpoints(Mutex<HashMap<TenantNum, Arc<AtomicUsize>>>);
 
-/// One endpoint in its tenant's crowd; leaves when dropped.
+/// One live endpoint of its tenant, counted until this is dropped.
 pub(super) struct LiveGuard(Arc<AtomicUsize>);
 
 impl LiveEndpoints {
