@@ -46,8 +46,8 @@ fn weight(node: i64, shard: u8) -> u64 {
     mix(mix(node.cast_unsigned()) ^ u64::from(shard))
 }
 
-/// One step of SplitMix64 from this state. Numbers of nodes and shards are neighbours, but their outputs look unrelated;
-/// different inputs never have the same output.
+/// One step of SplitMix64 from this state. Numbers of nodes and shards are neighbours, but their outputs look
+/// unrelated; different inputs never have the same output.
 fn mix(state: u64) -> u64 {
     let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn the_weights_are_those_of_every_version() {
         assert_eq!(mix(0), 0xe220_a839_7b1d_cdaf, "the first number of SplitMix64 from the seed 0");
-        let placed: Vec<_> = (0..16).map(|shard| owner(shard, &[1, 2, 3, 4, 5]).expect("somebody")).collect();
+        let placed: Vec<_> = (0..16).map(|shard| owner(shard, &[1, 2, 3, 4, 5]).expect("an owner")).collect();
         assert_eq!(placed, [5, 3, 1, 3, 5, 4, 2, 3, 2, 4, 2, 4, 4, 1, 2, 1]);
     }
 

@@ -34,9 +34,7 @@ pub(super) async fn switch_off(
                 break;
             }
             Ok(false) => break,
-            Err(error) => {
-                tracing::error!(webhook = %config.name, %error, "webhook could not be switched off; trying again")
-            }
+            Err(error) => tracing::error!(webhook = %config.name, %error, "webhook not switched off yet; trying again"),
         }
         drop(changing);
         if context.quiet.run_until_cancelled(tokio::time::sleep(STORE_PAUSE)).await.is_none() {
