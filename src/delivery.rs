@@ -1,8 +1,8 @@
-//! One webhook request, from a stored configuration to a classified outcome.
+//! Makes one webhook request, from a stored configuration to a classified outcome.
 //!
-//! The engine hands over a [`Target`] and a [`Message`] and gets a [`Report`]; what to do next is decided by
-//! [`decide`], when to ask again by the [`Limiter`]. The API uses the same rules to refuse bad settings when they
-//! are saved. Nothing here knows actors, routes or rows.
+//! The engine passes a [`Target`] and a [`Message`] to the [`Sender`] and gets a [`Report`]. [`decide`] says what
+//! follows from the outcome, the [`Limiter`] when the next request may start. The API validates settings with the same
+//! rules. Nothing here knows actors, routes or rows.
 
 mod answer;
 pub mod breaker;

@@ -1,11 +1,11 @@
-//! Reads the body of an answer, whoever gave it, as far as it is worth reading.
+//! Reads the body of an HTTP answer, up to the limit of what is kept. Called by the sender and by token requests.
 
 use bytes::BytesMut;
 
-/// What is kept of an answer's body. Enough for any error page and any token; more is not read.
+/// How much of a body is read and kept: enough for any error page and any token.
 pub(super) const MAX_BODY: usize = 64 * 1024;
 
-/// Reads until the body's end or [`MAX_BODY`]. What has come so far stays in `body`, also when this is given up.
+/// Reads until the body's end or [`MAX_BODY`]. When the future is dropped, `body` keeps what has arrived.
 pub(super) async fn fill(body: &mut BytesMut, response: &mut reqwest::Response) -> Result<(), reqwest::Error> {
     while body.len() < MAX_BODY {
         let Some(chunk) = response.chunk().await? else { break };

@@ -1,5 +1,5 @@
-//! Builds the HTTP clients that attempts share. They do what they are told and nothing more: no redirects, no proxy,
-//! no cookies, no second try. The sender uses them and owns the one deadline.
+//! Builds the HTTP clients that attempts share. The clients follow no redirects, use no proxy, keep no cookies and
+//! never retry. The sender uses them and sets the deadline.
 
 pub(super) mod handshake;
 mod making;
@@ -29,14 +29,14 @@ use self::verifier::OwnOrSystem;
 pub use self::making::Making;
 pub use self::tls_clients::Clients;
 
-/// As many idle connections per receiver as reuse pays for: more requests at once than this are rare.
+/// Idle connections kept for each receiver: more concurrent requests to one receiver are rare.
 const MAX_IDLE_PER_HOST: usize = 512;
 
-/// An idle connection older than this is closed: common servers close theirs after 60 to 75 s, and a request that
-/// meets a closing connection is an attempt lost.
+/// An idle connection is closed after this long. Common servers close theirs after 60 to 75 s, and a request that meets
+/// a closing connection is an attempt lost.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Builds the client, whose names are resolved behind the guard.
+/// Builds a client that resolves names behind the guard.
 ///
 /// # Errors
 ///
@@ -45,14 +45,14 @@ pub fn build_client(guard: Arc<Guard>, dns: Arc<Dns>) -> Result<reqwest::Client,
     client_resolving_with(Arc::new(VettedResolver { guard: guard.clone(), dns }), guard, None, MAX_IDLE_PER_HOST)
 }
 
-/// The client for calls from one node to another, which the operator has named; nobody guards those.
+/// The client for requests between nodes. The operator names the nodes' addresses, so the guard does not apply.
 pub fn peer_client(connect: Duration, answer: Duration) -> Result<reqwest::Client, ClientError> {
     install_crypto_provider();
     let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().tcp_nodelay(true);
     Ok(client.connect_timeout(connect).timeout(answer).build()?)
 }
 
-/// Why there is no client.
+/// Why no client can be built.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     #[error("the HTTP client cannot be built: {0}")]
@@ -63,8 +63,8 @@ pub enum ClientError {
     Stopped,
 }
 
-/// A client with a resolver of choice, since tests bring one that knows no network, and with a webhook's own TLS options.
-/// It keeps so many idle connections to each receiver.
+/// Builds a client with the given resolver (tests bring one without a network) and a webhook's own TLS options. The
+/// client keeps up to `max_idle` idle connections to each receiver.
 pub(super) fn client_resolving_with(
     resolver: Arc<dyn Resolve>,
     guard: Arc<Guard>,
@@ -92,8 +92,8 @@ pub(super) fn client_resolving_with(
     Ok(client)
 }
 
-/// TLS 1.2 or 1.3, certificates checked against the system's authorities and those that the webhook names, and the
-/// webhook's own certificate for receivers that ask for one.
+/// TLS 1.2 or 1.3. A receiver's certificate is checked against the system's authorities and those that the webhook
+/// names. A receiver that asks for a client certificate gets the webhook's own.
 fn tls_config(own: Option<&TlsMaterial>) -> Result<ClientConfig, ClientError> {
     let provider = crypto_provider();
     let system = system_verifier(&provider)?;
@@ -114,7 +114,7 @@ fn tls_config(own: Option<&TlsMaterial>) -> Result<ClientConfig, ClientError> {
     Ok(config)
 }
 
-/// The system's authorities take a hundred kilobytes and milliseconds to read, so that all clients share them.
+/// All clients share the system's authorities: reading them takes a hundred kilobytes and milliseconds.
 fn system_verifier(provider: &Arc<CryptoProvider>) -> Result<Arc<Verifier>, rustls::Error> {
     static SYSTEM: OnceLock<Arc<Verifier>> = OnceLock::new();
     if let Some(verifier) = SYSTEM.get() {
@@ -124,17 +124,18 @@ fn system_verifier(provider: &Arc<CryptoProvider>) -> Result<Arc<Verifier>, rust
     Ok(Arc::clone(SYSTEM.get_or_init(|| verifier)))
 }
 
-/// The cryptography of every connection.
+/// The crypto provider of every connection.
 pub(super) fn crypto_provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     Arc::clone(PROVIDER.get_or_init(|| Arc::new(ring::default_provider())))
 }
 
-/// Where reqwest makes its own TLS, as for [`peer_client`], it takes the cryptography from rustls's process-wide default
-/// and panics without one. Whoever installs first wins; an `Err` means that there is one already, which serves as well.
+/// Where reqwest sets TLS up itself, as for [`peer_client`], it takes the crypto provider from rustls's process-wide
+/// default and panics without one. The first installation wins; an `Err` means that there is one already, which serves
+/// as well.
 fn install_crypto_provider() {
     if CryptoProvider::get_default().is_none() && ring::default_provider().install_default().is_err() {
-        tracing::debug!("another thread has just installed its rustls crypto provider, using that one");
+        tracing::debug!("another thread installed its rustls crypto provider first; using that one");
     }
 }
 

@@ -1,5 +1,5 @@
-//! What lets a webhook in at its receiver: TLS options of its own, and how its requests authenticate. Stored sealed as
-//! one document; the API judges it when it is saved, a target once more when it is built.
+//! The credentials of a webhook: its own TLS options, and how its requests authenticate. Stored sealed as one document.
+//! The API checks the document when it is saved, a target once more when it is built.
 
 mod auth;
 mod tls;
@@ -16,7 +16,7 @@ pub(super) use auth::{basic, bearer, is_token};
 pub(super) use tls::TlsMaterial;
 pub use tls::TlsOptions;
 
-/// Everything that most webhooks do without.
+/// TLS options and authentication; most webhooks have neither.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Credentials {
@@ -32,20 +32,21 @@ impl Credentials {
         self.tls.is_none() && self.auth.is_none()
     }
 
-    /// Whether anything in it is a secret that lets its bearer in; authorities are none.
+    /// Whether the credentials hold a secret; authorities are public.
     #[must_use]
     pub fn are_secret(&self) -> bool {
         self.auth.is_some() || self.tls.as_ref().is_some_and(|tls| tls.client_key.is_some())
     }
 
-    /// Everything that cannot be used, with pointers into the webhook.
+    /// Every problem, with JSON pointers into the webhook.
     #[must_use]
     pub fn problems(&self, guard: &Guard) -> Vec<PolicyProblem> {
         let tls = self.tls.iter().filter_map(|tls| tls.material().err()).flatten();
         tls.chain(self.auth.iter().flat_map(|auth| auth.problems(guard))).collect()
     }
 
-    /// Tells TLS options from others that mean something else, the key included; `None` without usable ones.
+    /// A digest of the TLS options, the key included: two sets differ in it if they mean something else. `None` without
+    /// usable options.
     #[must_use]
     pub fn tls_digest(&self) -> Option<[u8; 32]> {
         self.tls.as_ref()?.material().ok().map(|material| material.digest)
@@ -76,12 +77,11 @@ impl fmt::Debug for Concealed {
     }
 }
 
-/// One thing that is wrong.
 fn problem(pointer: &str, message: impl Into<String>) -> PolicyProblem {
     PolicyProblem { pointer: pointer.to_owned(), message: message.into() }
 }
 
-/// A text that is too long, if it is; its bytes count.
+/// The problem of a text that has more than `most` bytes.
 fn too_long(pointer: &str, text: &str, most: usize) -> Option<PolicyProblem> {
     let bytes = text.len();
     (bytes > most).then(|| problem(pointer, format!("{bytes} bytes were given, at most {most} are accepted")))

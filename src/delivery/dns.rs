@@ -1,8 +1,7 @@
-//! Asks DNS servers which addresses a receiver's name has. Used by the resolver, which lets the guard judge them; told
-//! by the surroundings to look again which servers the system names.
+//! Looks up the addresses of a receiver's name. Called by the resolver, which lets the guard check the addresses.
+//! `local_network` tells it when to re-read the system's DNS servers.
 //!
-//! Nothing is remembered here: an open connection is used again without a lookup, and the servers that are asked have a
-//! cache of their own.
+//! Never caches: an open connection is reused without a lookup, and the DNS servers have a cache of their own.
 
 use std::fmt;
 use std::io;
@@ -23,24 +22,24 @@ use tokio::sync::Semaphore;
 
 use super::resolver::ResolveError;
 
-/// Where DNS servers listen unless somebody says otherwise (RFC 1035, 4.2).
+/// The default port of DNS servers (RFC 1035, 4.2).
 pub const DNS_PORT: u16 = 53;
 
-/// More than any service needs and than a client would try in time. A name with a thousand addresses wants to keep
-/// somebody busy.
+/// More than any service needs, and more than a client could try in time. A name with a thousand addresses is meant to
+/// keep the engine busy.
 pub const MAX_ADDRESSES: usize = 64;
 
-/// A server that has not answered by then is asked again, or another one is; three times fit into the usual time limit
-/// of an attempt.
+/// A query without an answer is repeated after this long, at the same or another server. Three queries fit into the
+/// default timeout of an attempt.
 const ANSWER_WITHIN: Duration = Duration::from_millis(1_600);
 const REPETITIONS: usize = 2;
 
-/// How DNS is asked: which servers, and how many lookups at once.
+/// The DNS client: which servers to query, and how many lookups may run at once.
 pub struct Dns {
-    /// Named by the operator; if there are none, the system's are asked.
+    /// The operator's servers; if empty, the system's are queried.
     configured: Vec<SocketAddr>,
     asking: ArcSwap<Asking>,
-    /// Of lookups. Beyond, they wait, inside the time limits of their attempts.
+    /// Bounds the lookups at once. Further lookups wait, within the deadlines of their attempts.
     turns: Semaphore,
     at_once: usize,
 }
@@ -51,43 +50,43 @@ struct Asking {
 }
 
 impl Dns {
-    /// Asks these servers, or the system's if there are none.
+    /// Queries these servers, or the system's if the list is empty.
     ///
     /// # Errors
     ///
-    /// When no resolver can be made.
+    /// When no resolver can be built.
     pub fn new(configured: Vec<SocketAddr>, at_once: usize) -> io::Result<Self> {
         let servers = if configured.is_empty() { system_servers() } else { configured.clone() };
         let asking = ArcSwap::from_pointee(Asking::new(servers, at_once)?);
         Ok(Self { configured, asking, turns: Semaphore::new(at_once), at_once })
     }
 
-    /// Asks the servers that the system names now, unless the operator named others.
+    /// Re-reads the system's servers and queries those from now on, unless the operator named servers.
     ///
     /// # Errors
     ///
-    /// When no resolver can be made; the old one stays.
+    /// When no resolver can be built; the old one stays in use.
     pub fn look_again(&self) -> io::Result<()> {
         if !self.configured.is_empty() {
             return Ok(());
         }
         let servers = system_servers();
         if servers != self.asking.load().servers {
-            tracing::info!(?servers, "the system names other DNS servers");
+            tracing::info!(?servers, "the system's DNS servers changed; querying the new ones");
             self.asking.store(Asking::new(servers, self.at_once)?.into());
         }
         Ok(())
     }
 
-    /// Every address of a name, which is taken as fully qualified. One lookup: one question for each kind of address,
-    /// repeated only where no answer comes.
+    /// All addresses of a name, which is taken as fully qualified. One lookup sends one query for each address family
+    /// and repeats a query only if no answer comes.
     pub(super) async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
         let mut fully_qualified = Name::from_ascii(name).map_err(|_| ResolveError::NoSuchName)?;
         fully_qualified.set_fqdn(true);
         let _turn = self.turns.acquire().await.map_err(|_| ResolveError::Failed)?;
         let resolver = self.asking.load().resolver.clone();
         let found = resolver.lookup_ip(fully_qualified).await.map_err(|error| {
-            tracing::debug!(name, %error, "a receiver's name cannot be resolved");
+            tracing::debug!(name, %error, "lookup of a receiver's name failed");
             explained(&error)
         })?;
         let addresses: Vec<IpAddr> = found.iter().take(MAX_ADDRESSES + 1).collect();
@@ -115,7 +114,7 @@ impl Asking {
     }
 }
 
-/// TCP is for answers that do not fit.
+/// Queries go over UDP; TCP is for answers that do not fit into a datagram.
 fn udp_then_tcp(server: &SocketAddr) -> NameServerConfig {
     let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
         connection.port = server.port();
@@ -128,27 +127,27 @@ fn options(at_once: usize) -> ResolverOpts {
     let mut options = ResolverOpts::default();
     options.timeout = ANSWER_WITHIN;
     options.attempts = REPETITIONS;
-    // The client tries them in this order, the other kind as soon as the first hesitates.
+    // The HTTP client tries the addresses in this order, and the other family as soon as the first one hesitates.
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     options.cache_size = 0;
-    // What a name means must not depend on the node, and what this file says is about the inside.
+    // A name must resolve alike on every node, and the hosts file names internal hosts.
     options.use_hosts_file = ResolveHosts::Never;
     options.max_active_requests = 2 * at_once;
     options
 }
 
-/// The resolver's own default where the system names none is the machine itself (resolv.conf(5)); so is ours.
+/// Falls back to the local machine, as the system's resolver does when no servers are configured (resolv.conf(5)).
 fn system_servers() -> Vec<SocketAddr> {
     match read_system_conf() {
         Ok((config, _)) => config.name_servers().iter().map(|server| SocketAddr::new(server.ip, DNS_PORT)).collect(),
         Err(error) => {
-            tracing::warn!(%error, "the system names no DNS servers, asking the one on this machine");
+            tracing::warn!(%error, "cannot read the system's DNS servers; querying the one on this machine");
             vec![SocketAddr::from((Ipv4Addr::LOCALHOST, DNS_PORT))]
         }
     }
 }
 
-/// What the webhook's owner is told.
+/// The error that the webhook's owner sees.
 fn explained(error: &NetError) -> ResolveError {
     match error {
         NetError::Dns(DnsError::NoRecordsFound(none)) if none.response_code == ResponseCode::NXDomain => {

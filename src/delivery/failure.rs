@@ -1,8 +1,8 @@
-//! Why a request got no answer, found by walking down the client's error. Asked by whoever sends one.
+//! Explains why a request got no answer, by walking down the client's error. Called by the sender and by token
+//! requests.
 //!
-//! The texts are for the webhook's owner: short, with what to do where that is known, and never with an address that
-//! a name was resolved to. So the client's own messages are shown only for what the receiver said over an open
-//! connection.
+//! The texts are for the webhook's owner: short, with advice where there is any, and never with an address that a name
+//! resolved to. The client's own messages are therefore shown only for what the receiver said over an open connection.
 
 mod tls;
 
@@ -15,17 +15,17 @@ use crate::domain::outcome::Outcome;
 
 pub(super) use tls::STALLED_HANDSHAKE;
 
-/// Longer texts are cut; HTTP/2 lets the receiver put its own words into an error.
+/// Longer texts are cut: over HTTP/2 the receiver can put its own words into an error.
 const MAX_TEXT: usize = 200;
 
 /// errno(3) on every Linux that Rust runs on: too many open files in this process, and in the system.
 const EMFILE: i32 = 24;
 const ENFILE: i32 = 23;
 
-/// What happened, and the words for it.
+/// The outcome, and its text for the owner.
 pub(super) fn explain(error: &reqwest::Error) -> (Outcome, String) {
-    // The request itself is built from vetted parts; what reqwest refuses to build is the redirect's target, which it
-    // reads although it is told to follow none.
+    // The request is built from vetted parts, so the URL that reqwest refused is a redirect's target. reqwest parses
+    // that target even though redirects are off.
     if error.is_builder() || error.is_redirect() {
         let text = "answered with a redirect to an unreadable location; redirects are not followed";
         return (Outcome::Rejected, text.to_owned());
@@ -34,14 +34,14 @@ pub(super) fn explain(error: &reqwest::Error) -> (Outcome, String) {
     cause.unwrap_or_else(|| unnamed_cause(error))
 }
 
-/// Whether nothing was sent because this process, or the machine, has no descriptor left for a connection. That is no
-/// fault of the receiver.
+/// Whether nothing was sent because this process, or the machine, has no file descriptor left. The receiver is not at
+/// fault then.
 pub(super) fn is_lack_of_descriptors(error: &reqwest::Error) -> bool {
     let is_lack = |error: &io::Error| matches!(error.raw_os_error(), Some(EMFILE | ENFILE));
     error.is_connect() && causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(is_lack)
 }
 
-/// Causes that name themselves wherever they stand in the chain.
+/// Recognises a cause by its type, at any depth of the chain.
 fn named_cause(cause: &(dyn Error + 'static)) -> Option<(Outcome, String)> {
     if let Some(error) = cause.downcast_ref::<ResolveError>() {
         let outcome = match error {
@@ -66,7 +66,7 @@ fn unnamed_cause(error: &reqwest::Error) -> (Outcome, String) {
         return (Outcome::ProtocolError, exchange_text(error, io_kind));
     }
     match io_kind {
-        // A TCP connection cannot end before it exists: this was the TLS handshake.
+        // A TCP connection cannot end before it is open, so the TLS handshake was cut off.
         Some(io::ErrorKind::UnexpectedEof) => {
             (Outcome::TlsFailed, "the receiver closed the connection during the TLS handshake".to_owned())
         }
@@ -101,8 +101,7 @@ fn short(text: &str) -> String {
     text.chars().take(MAX_TEXT).collect()
 }
 
-/// The error, its source, and so on. An `io::Error` skips what it wraps when asked for its source, so it is asked for
-/// its content first.
+/// The error, its source, and so on. `io::Error::source` skips the error that it wraps, so `get_ref` comes first.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&cause| match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(inner) => Some(inner),

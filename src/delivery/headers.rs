@@ -1,17 +1,17 @@
-//! Which headers a webhook's owner may add. The API refuses the others when they are saved, a target once more when
-//! it is built.
+//! Decides which custom headers a webhook may have. The API checks them when they are saved, a target once more when it
+//! is built.
 
 use std::collections::BTreeMap;
 
 use http::header::{HeaderName, HeaderValue};
 
-/// More than twenty headers of our own making fit no known gateway's purpose, and receivers limit their number.
+/// No known gateway needs more than twenty custom headers, and receivers limit their number.
 const MAX_HEADERS: usize = 20;
 
-/// Name and value together. Receivers commonly limit all headers to 8 KiB.
+/// Name and value of one header together. Receivers commonly limit all headers to 8 KiB.
 const MAX_HEADER_BYTES: usize = 4 * 1024;
 
-/// Names that we set, that frame the message, or that receivers behind a proxy take as the proxy's word.
+/// Names that the engine sets, that frame the message, or that a receiver behind a proxy trusts as set by the proxy.
 const RESERVED: &[&str] = &[
     "cdn-loop",
     "cf-connecting-ip",
@@ -35,10 +35,10 @@ const RESERVED: &[&str] = &[
     "x-real-ip",
 ];
 
-/// Beginnings of further reserved names.
+/// Prefixes of further reserved names.
 const RESERVED_PREFIXES: &[&str] = &["content-", "proxy-", "webhook-", "x-forwarded", "x-original-", "x-webhook-"];
 
-/// Standard headers (RFC 9110, RFC 9111, RFC 7240, RFC 9218) by which nobody is let in anywhere.
+/// Standard headers (RFC 9110, RFC 9111, RFC 7240, RFC 9218) that never carry credentials.
 const SHOWN: &[&str] = &[
     "accept",
     "accept-charset",
@@ -50,8 +50,8 @@ const SHOWN: &[&str] = &[
     "priority",
 ];
 
-/// Whether the value of a custom header is a secret. What a name looks like says nothing: all are, but a few standard
-/// ones and those that the owner has declared public.
+/// Whether the value of a custom header is a secret. A name does not tell, so every value is a secret except those of a
+/// few standard headers and of headers that the owner has declared public.
 #[must_use]
 pub fn is_secret_header(name: &str, public: &[String]) -> bool {
     let is = |other: &str| name.eq_ignore_ascii_case(other);

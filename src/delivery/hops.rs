@@ -1,5 +1,6 @@
-//! Which engines an event has come through: the header `CDN-Loop` (RFC 8586). Every delivery names the engines before and
-//! this one; what comes back here, or has come through many, is not published again. Pure.
+//! Tracks which engines an event has come through, in the header `CDN-Loop` (RFC 8586). Every delivery names the
+//! earlier engines and this one. The API refuses an event that comes back to this engine or has come through too many.
+//! Pure.
 
 use std::sync::Arc;
 
@@ -8,8 +9,8 @@ use http::header::{HeaderName, HeaderValue};
 /// RFC 8586, 2.
 pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 
-/// Engines that an event may have come through. More than this in a row is a loop of engines that lose the header, or
-/// nothing that anybody has planned.
+/// How many engines an event may have come through. A longer chain is a loop of engines that lose the header, or a
+/// mistake.
 pub const MAX_ENGINES: usize = 4;
 
 const PREFIX: &str = "posthaste-";
@@ -24,7 +25,7 @@ pub struct EngineName {
 /// The names of the engines that an event has come through, oldest first, as a header lists them.
 pub type Trail = Arc<str>;
 
-/// Why what was sent is not published.
+/// Why an event is refused as a loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Loop {
     #[error("the event comes from this engine: one of its webhooks delivers into it")]
@@ -34,11 +35,11 @@ pub enum Loop {
 }
 
 impl EngineName {
-    /// By a number that no other engine is likely to have.
+    /// Makes the name from a number that no other engine is likely to have.
     #[must_use]
     pub fn new(id: u64) -> Self {
         let text: Arc<str> = format!("{PREFIX}{id:016x}").into();
-        // Letters and digits are always accepted.
+        // The fallback is never used: a header accepts letters and digits.
         let header = HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("posthaste-unknown"));
         Self { text, header }
     }
@@ -48,18 +49,18 @@ impl EngineName {
         &self.text
     }
 
-    /// What a delivery says of an event that has come by this trail.
+    /// The header of a delivery: the trail of its event, and this engine.
     pub(super) fn after(&self, trail: Option<&Trail>) -> HeaderValue {
         let Some(trail) = trail else { return self.header.clone() };
         HeaderValue::from_str(&format!("{trail}, {}", self.text)).unwrap_or_else(|_| self.header.clone())
     }
 
-    /// The engines that are named in the headers of a request, if any. The names of others in there are about this request
-    /// alone, which ends here.
+    /// The engines that the `CDN-Loop` headers of a request name, if any. Other names, such as those of CDNs, concern
+    /// this request alone and are dropped.
     ///
     /// # Errors
     ///
-    /// When this engine or too many are among them.
+    /// When this engine is among them, or more than [`MAX_ENGINES`] are.
     pub fn trail<'a>(&self, headers: impl Iterator<Item = &'a HeaderValue>) -> Result<Option<Trail>, Loop> {
         let infos = headers.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
         let engines: Vec<&str> = infos.filter_map(name_of).filter(|name| is_engine(name)).collect();

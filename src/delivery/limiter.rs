@@ -1,5 +1,5 @@
-//! How often one webhook may be called. Owned by its endpoint, which asks before it sends; governor does the counting
-//! (GCRA), with the caller's clock. Pure.
+//! Limits how often one webhook is called. Its endpoint owns the limiter and asks it before each attempt. governor
+//! counts (GCRA), with the caller's clock. Pure.
 
 use std::num::NonZeroU32;
 use std::sync::OnceLock;
@@ -14,30 +14,30 @@ use governor::{Quota, RateLimiter};
 
 use crate::domain::policy::RateLimit;
 
-/// The rate limiter of one webhook. Time is an argument, so that an answer depends on nothing else.
+/// The rate limiter of one webhook. `now` is an argument, so that the result depends on nothing else.
 #[derive(Debug)]
 pub struct Limiter {
-    /// `None` is no limit, as for most.
+    /// `None`: no limit, as for most webhooks.
     bucket: Option<Box<Bucket>>,
 }
 
 impl Limiter {
-    /// A full bucket for this limit; no limit without one. Values out of the policy's ranges count as the nearest in it.
+    /// Starts with a full bucket; `None` is no limit. Values outside the policy's ranges are clamped.
     #[must_use]
     pub fn new(limit: Option<&RateLimit>) -> Self {
         Self { bucket: limit.and_then(quota).map(|quota| Box::new(Bucket::new(quota))) }
     }
 
-    /// Takes one permit.
+    /// Admits one request, if the limit allows it now.
     ///
     /// # Errors
     ///
-    /// When there is none: the moment at which there will be one, if nobody else takes it.
+    /// When the limit is reached: the moment from which the next request may start, if no other one takes its turn.
     pub fn check(&self, now: Instant) -> Result<(), Instant> {
         self.bucket.as_ref().map_or(Ok(()), |bucket| bucket.check(now))
     }
 
-    /// Whether a new limiter would answer no more generously than this one.
+    /// Whether the bucket is full, so that a new limiter would admit no more than this one.
     #[must_use]
     pub fn is_rested(&self, now: Instant) -> bool {
         self.bucket.as_ref().is_none_or(|bucket| bucket.is_full(now))
@@ -54,12 +54,12 @@ fn quota(limit: &RateLimit) -> Option<Quota> {
 
 #[derive(Debug)]
 struct Bucket {
-    /// The moment that governor's clock counts from: that of the first question.
+    /// The zero of governor's clock: the moment of the first check.
     origin: OnceLock<Instant>,
     permits: RateLimiter<NotKeyed, InMemoryState, ToldClock, NoOpMiddleware<Nanos>>,
-    /// How long one permit takes to come back.
+    /// How long the bucket takes to regain one request.
     period: Duration,
-    /// When every permit that was taken is back, in nanoseconds since the origin.
+    /// When the bucket is full again, in nanoseconds since the origin.
     full_at: AtomicU64,
 }
 
@@ -93,7 +93,7 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A clock that knows what it was told last, in nanoseconds since the bucket's origin. Never runs backwards.
+/// A clock that shows what it was told last, in nanoseconds since the bucket's origin. Never runs backwards.
 #[derive(Debug, Default)]
 struct ToldClock(AtomicU64);
 
@@ -121,7 +121,7 @@ mod tests {
         Limiter::new(Some(&RateLimit { requests, per_seconds, burst }))
     }
 
-    /// How many of a thousand questions at this moment get a permit.
+    /// How many of a thousand checks at this moment succeed.
     fn permits(limiter: &Limiter, at: Instant) -> usize {
         (0..1000).filter(|_| limiter.check(at).is_ok()).count()
     }

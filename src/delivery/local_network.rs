@@ -1,5 +1,5 @@
-//! What this machine says of itself: the addresses of its interfaces, and its DNS servers. Tells the guard and the DNS
-//! client, at the start and again in a while, because addresses come and go. Started by the engine.
+//! Reads the addresses of this machine's interfaces and its DNS servers, at the start and every 30 s, because both
+//! change. Tells the guard and the DNS client. Started by the engine.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,26 +9,27 @@ use std::time::Duration;
 use super::dns::Dns;
 use super::guard::{Guard, Own};
 
-/// A new address of ours could be called for so long; reading them is a system call.
+/// How often to read: for this long, a new address of this machine may be called. A read is one system call.
 const AGAIN_AFTER: Duration = Duration::from_secs(30);
 
-/// Who is told, and what the machine itself does not know.
+/// The guard and the DNS client, and the addresses that the interfaces do not show.
 #[derive(Debug, Clone)]
 pub struct LocalNetwork {
     pub guard: Arc<Guard>,
     pub dns: Arc<Dns>,
     /// Where this process listens.
     pub listeners: Vec<SocketAddr>,
-    /// Where others reach it, if that is an address; behind a translator no interface has it.
+    /// Where other nodes reach this process, if that is an address. Behind an address translator (NAT) no interface has
+    /// it.
     pub advertised: Option<SocketAddr>,
 }
 
 impl LocalNetwork {
-    /// Looks once.
+    /// Reads once, and tells the guard and the DNS client.
     ///
     /// # Errors
     ///
-    /// When the system does not answer; what was known stays.
+    /// When the system cannot be read; the last known values stay in use.
     pub fn look(&self) -> io::Result<()> {
         let interfaces = if_addrs::get_if_addrs()?;
         let advertised_ip = self.advertised.map(|at| at.ip());
@@ -38,14 +39,14 @@ impl LocalNetwork {
         self.dns.look_again()
     }
 
-    /// Looks again and again, until it is dropped.
+    /// Reads every 30 s, until dropped.
     pub async fn keep_looking(self) {
         loop {
             tokio::time::sleep(AGAIN_AFTER).await;
             let this = self.clone();
             let looked = tokio::task::spawn_blocking(move || this.look()).await;
             if let Err(error) = looked.unwrap_or_else(|error| Err(error.into())) {
-                tracing::warn!(%error, "cannot look which addresses are our own; the last known ones are refused");
+                tracing::warn!(%error, "cannot read this machine's addresses; the last known ones stay refused");
             }
         }
     }

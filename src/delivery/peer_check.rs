@@ -1,6 +1,6 @@
-//! The last line of the guard: looks at the address that a connection has come to, before anything is sent through it.
-//! A layer of the HTTP client's connector. Only vetted addresses are dialled, so that it has nothing to say as long as
-//! client and resolver do what they are told.
+//! The last check of the guard: the remote address of a new connection, before anything is sent through it. A layer of
+//! the HTTP client's connector. Only vetted addresses are dialled, so this check refuses nothing unless client or
+//! resolver are at fault.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -56,7 +56,7 @@ where
     }
 }
 
-/// A connection that does not say where it leads may lead anywhere.
+/// Refuses a connection without a known remote address, because it may lead anywhere.
 fn vet(guard: &Guard, connection: &impl Connection) -> Result<(), GuardError> {
     let mut known = Extensions::new();
     connection.connected().get_extras(&mut known);

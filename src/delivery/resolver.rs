@@ -1,5 +1,5 @@
-//! Resolves the names of receivers for the HTTP client and lets it see vetted addresses only. `dns` finds the addresses,
-//! the guard judges, the sender finds these errors again in the client's.
+//! Resolves receivers' names for the HTTP client and returns vetted addresses only. `dns` looks the addresses up, the
+//! guard checks them, and `failure` finds these errors again inside the client's.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -13,16 +13,16 @@ use super::dns::{Dns, MAX_ADDRESSES};
 use super::guard::{Guard, GuardError};
 
 tokio::task_local! {
-    /// When the attempt ends that is being made on this task. Set by the sender: the client offers no other way to tell
+    /// The deadline of the attempt on this task. The sender sets it: the HTTP client offers no other way to pass it to
     /// a resolver.
     pub(super) static DEADLINE: Instant;
 }
 
-/// A lookup is given up this long before the attempt ends: too late to connect anyway, and the attempt can be told
-/// apart from one whose receiver was too slow.
+/// A lookup ends this long before its attempt. Connecting would be too late by then, and the outcome stays distinct
+/// from that of a receiver that was too slow.
 const GIVE_UP_BEFORE: Duration = Duration::from_millis(20);
 
-/// DNS behind the guard.
+/// Resolves a name and lets the guard check every address.
 #[derive(Debug, Clone)]
 pub struct VettedResolver {
     pub guard: Arc<Guard>,
@@ -34,14 +34,14 @@ impl Resolve for VettedResolver {
         let Self { guard, dns } = self.clone();
         Box::pin(async move {
             let found = in_time(dns.addresses(name.as_str())).await?;
-            // Port 0 stands for the one in the URL.
+            // Port 0 stands for the URL's port.
             let dialled = vetted(&guard, found)?.into_iter().map(|ip| SocketAddr::new(ip, 0));
             Ok(Box::new(dialled) as Addrs)
         })
     }
 }
 
-/// Why a name leads to no address that may be dialled, in words for the webhook's owner.
+/// Why a name has no address that may be dialled. The webhook's owner sees the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
     #[error("there is no such name; check the URL's host")]
@@ -54,12 +54,12 @@ pub enum ResolveError {
     Failed,
     #[error("the name was not resolved in time; check that the DNS servers of its zone answer")]
     TooSlow,
-    /// Never says which address: that would map the inside of the operator's network for tenants.
+    /// Never names the address: tenants could map the operator's internal network with it.
     #[error(transparent)]
     Refused(#[from] GuardError),
 }
 
-/// A lookup that ends before the attempt that asks, if there is one.
+/// Runs a lookup that ends before the attempt on this task does. Without an attempt, the lookup has no deadline.
 pub(super) async fn in_time<F>(lookup: F) -> Result<Vec<IpAddr>, ResolveError>
 where
     F: Future<Output = Result<Vec<IpAddr>, ResolveError>>,
@@ -70,7 +70,7 @@ where
     timeout_at(give_up, lookup).await.unwrap_or(Err(ResolveError::TooSlow))
 }
 
-/// All of the addresses, or none: a name with one address that may not be called is trying something.
+/// All addresses, or none: a name with one forbidden address is treated as an attack.
 fn vetted(guard: &Guard, found: Vec<IpAddr>) -> Result<Vec<IpAddr>, ResolveError> {
     if found.is_empty() {
         return Err(ResolveError::Empty);

@@ -1,5 +1,5 @@
-//! Sends one attempt: guard, fetch a token if one is wanted, sign, send, classify. Called by endpoints, many at once. Knows one deadline per attempt
-//! and no retries; what its [`Report`] leads to is decided elsewhere.
+//! Sends one attempt: guard, token if the webhook needs one, sign, send, classify. Called by endpoints, many at once.
+//! One deadline covers an attempt. The sender never retries and never decides what follows from its [`Report`].
 
 mod report;
 mod request;
@@ -47,7 +47,7 @@ pub struct Sender {
     name: EngineName,
 }
 
-/// Over whose connections a request travels, and with which token.
+/// The client whose connections carry a request, and the token to send with it.
 struct Channel {
     client: reqwest::Client,
     token: Option<Token>,
@@ -59,10 +59,10 @@ impl Sender {
         Self { clients, tokens, guard, name }
     }
 
-    /// Makes one request and reads its answer, within the target's timeout from now. Dropping the future gives up the
-    /// request and closes its connection.
+    /// Makes one request and reads its answer within the target's timeout. Dropping the future cancels the request and
+    /// closes its connection.
     pub async fn attempt(&self, target: &Target, message: Message) -> Report {
-        // Before its time runs: other large messages have nothing to do with this receiver.
+        // Sign before the timer starts: waiting behind other large messages must not count against this receiver.
         let signatures = request::Signatures::of_large(target, &message).await;
         let watch = Stopwatch::start();
         if let Err(refusal) = self.guard.check_literal(&target.url) {
@@ -80,7 +80,7 @@ impl Sender {
         watch: &Stopwatch,
     ) -> Report {
         let way = if target.has_credentials() {
-            // Large, and not for most.
+            // Boxed: the future is large, and most webhooks have no credentials.
             Box::pin(self.way(target, deadline)).await
         } else {
             Ok(Channel { client: self.clients.plain(), token: None })
@@ -108,7 +108,7 @@ impl Sender {
         report
     }
 
-    /// The way for a webhook that brings something of its own.
+    /// The channel for a webhook with TLS options or authentication of its own.
     async fn way(&self, target: &Target, deadline: Instant) -> Result<Channel, Refusal> {
         let client = match timeout_at(deadline, self.clients.of(target.tls())).await {
             Ok(Ok(client)) => client,
@@ -122,8 +122,8 @@ impl Sender {
     }
 }
 
-/// Reads the answer's body until its end, the deadline or as much as is kept. Dropping a response that has more to say
-/// closes its connection.
+/// Reads the body of the answer until its end, the deadline, or the limit of what is kept. Dropping an unfinished
+/// response closes its connection.
 async fn read(mut response: reqwest::Response, deadline: Instant, watch: &Stopwatch, target: &Target) -> Report {
     let head = Head::of(&response, watch);
     let mut body = BytesMut::new();

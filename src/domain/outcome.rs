@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use crate::domain::moment::UnixMillis;
 
-/// A receiver can ask for a day of silence, no more; longer hints are mistakes (seconds mixed up with milliseconds)
-/// or would outlive the event's use.
+/// A receiver can ask for a day of silence at most. Longer hints are mistakes (seconds mixed up with milliseconds) or
+/// would outlive the event's use.
 pub const RETRY_AFTER_CAP: Duration = Duration::from_hours(24);
 
-/// What happened to one attempt, with what the retry decision needs to know about it.
+/// How an attempt ended, with the details that the retry decision needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// A 2xx answer within the deadline.
@@ -19,26 +19,26 @@ pub enum Outcome {
     Rejected,
     /// 429, or 503 with a `Retry-After`: the receiver asks for time.
     Throttled { retry_after: Option<Duration> },
-    /// 410: the receiver never wants to hear from this webhook again.
+    /// 410: the receiver wants no more requests of this webhook.
     Gone,
     /// The deadline passed before the answer was complete.
     TimedOut,
-    /// No connection came about.
+    /// No connection could be opened.
     ConnectFailed,
-    /// The connection came about, the TLS session on it did not.
+    /// The connection was opened, but the TLS handshake failed.
     TlsFailed,
     /// The name could not be resolved.
     DnsFailed,
     /// The guard refused the address.
     Blocked,
-    /// A connection came about, but no HTTP answer.
+    /// A connection was opened, but no valid HTTP answer came.
     ProtocolError,
-    /// The process died between sending and recording; found out at the next start.
+    /// The attempt failed inside this process: its task panicked, or the body of its event could not be read.
     Crashed,
 }
 
 impl Outcome {
-    /// Judges an answer by its status code alone. `retry_after` counts for 429 and 503 only.
+    /// Classifies an answer by its status code alone. `retry_after` counts for 429 and 503 only.
     #[must_use]
     pub fn of_status(status: u16, retry_after: Option<Duration>) -> Self {
         match status {
@@ -134,8 +134,7 @@ impl OutcomeKind {
 
 /// Reads a `Retry-After` header (RFC 9110, 10.2.3): whole seconds or an HTTP date.
 ///
-/// A date that has passed is no wait at all, anything beyond [`RETRY_AFTER_CAP`] is that cap, and what is neither
-/// seconds nor a date is no hint.
+/// A date in the past is a wait of zero. Longer waits are cut to [`RETRY_AFTER_CAP`]. Any other text is no hint.
 #[must_use]
 pub fn parse_retry_after(value: &str, now: UnixMillis) -> Option<Duration> {
     let value = value.trim();

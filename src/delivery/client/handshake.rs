@@ -1,5 +1,6 @@
-//! How far the connection of an attempt has come, so that a TLS handshake that stalls is told apart from a receiver that
-//! is slow to connect or to answer. The HTTP client says only that it is not done.
+//! Tracks how far the connection of an attempt has come, so that a stalled TLS handshake is told apart from a receiver
+//! that is slow to connect or to answer. The HTTP client says only that it is not done. The sender and token requests
+//! ask.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -12,7 +13,7 @@ use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Tls12ClientSe
 use rustls::pki_types::ServerName;
 use tower::{Layer, Service};
 
-/// Sessions that one client remembers; rustls's own default.
+/// TLS sessions that one client remembers; rustls's own default.
 const SESSIONS: usize = 256;
 
 const ELSEWHERE: u8 = 0;
@@ -23,17 +24,17 @@ tokio::task_local! {
     static STAGE: Arc<AtomicU8>;
 }
 
-/// Makes an attempt of which it is known whether it [`was_stalled`].
+/// Runs an attempt and tracks its stage, for [`was_stalled`].
 pub(in crate::delivery) fn watched<T>(attempt: impl Future<Output = T>) -> impl Future<Output = T> {
     STAGE.scope(Arc::new(AtomicU8::new(ELSEWHERE)), attempt)
 }
 
-/// Whether this attempt, which has just stopped waiting, was waiting for a TLS handshake.
+/// Whether this attempt was in a TLS handshake when its deadline passed. Resets the stage.
 pub(in crate::delivery) fn was_stalled() -> bool {
     STAGE.try_with(|stage| stage.swap(ELSEWHERE, Ordering::Relaxed) == SHAKING_HANDS).unwrap_or(false)
 }
 
-/// rustls asks for what it remembers of a server at the beginning of every handshake.
+/// A session store that notes when a handshake begins: rustls asks for a key exchange hint at the start of each.
 #[derive(Debug)]
 pub(super) struct Sessions(ClientSessionMemoryCache);
 
@@ -48,7 +49,7 @@ impl ClientSessionStore for Sessions {
         let begin = |stage: &Arc<AtomicU8>| {
             stage.compare_exchange(CONNECTING, SHAKING_HANDS, Ordering::Relaxed, Ordering::Relaxed)
         };
-        // A connection that nobody waits for any more has no attempt to tell.
+        // An error means that the connection outlived its attempt, so that there is no stage to set.
         let _ = STAGE.try_with(begin);
         self.0.kx_hint(name)
     }
@@ -78,7 +79,7 @@ impl ClientSessionStore for Sessions {
     }
 }
 
-/// Notes when connecting begins and ends.
+/// A connector layer that notes when connecting begins and ends.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WatchConnects;
 
@@ -118,8 +119,8 @@ where
     }
 }
 
-/// The client may hand the request to a connection that has become free, and finish this one in a task of its own: from
-/// then on the attempt waits for something else.
+/// The client may hand the request to a connection that has become free, and finish this connection in a task of its
+/// own. From then on the attempt no longer waits for this connection.
 async fn while_waited_for<F: Future>(stage: &Arc<AtomicU8>, connect: F) -> F::Output {
     let mut connect = pin!(connect);
     std::future::poll_fn(|context| {

@@ -1,5 +1,5 @@
-//! How many clients are being made at once: one for each tenant, and few in all, so that a tenant with many TLS options
-//! occupies neither the processors nor the threads that block.
+//! Bounds how many clients are built at once: one for each tenant, and few in all, so that a tenant with many TLS
+//! options occupies neither the processors nor the blocking threads. Called by `tls_clients`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ pub struct Making {
     tenants: Arc<Mutex<HashMap<TenantNum, Arc<Semaphore>>>>,
 }
 
-/// Leave to make one client.
+/// The right to build one client, until it is dropped.
 pub(super) struct Leave {
     _of_tenant: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
 }
 
 impl Default for Making {
-    /// Half of the processors, so that what is sent meanwhile has the other half.
+    /// Half of the processors; the other half stays free for sending.
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self::at_once((processors / 2).max(1))
@@ -36,7 +36,7 @@ impl Making {
         Self { all: Arc::new(Semaphore::new(places)), tenants: Arc::default() }
     }
 
-    /// Waits for the tenant's turn first, so that it has one place in the common queue.
+    /// Waits for the tenant's own turn first, so that a tenant takes one place in the common queue.
     pub(super) async fn leave(&self, tenant: TenantNum) -> Result<Leave, ClientError> {
         let acquire = |places: Arc<Semaphore>| async { places.acquire_owned().await.map_err(|_| ClientError::Stopped) };
         let _of_tenant = acquire(self.places_of(tenant)).await?;
@@ -48,7 +48,7 @@ impl Making {
         if let Some(places) = tenants.get(&tenant) {
             return Arc::clone(places);
         }
-        // A tenant that waits for its turn, or makes a client, holds another reference.
+        // A tenant that waits for its turn or builds a client holds another reference; drop the entries of all others.
         tenants.retain(|_, places| Arc::strong_count(places) > 1);
         Arc::clone(tenants.entry(tenant).or_insert_with(|| Arc::new(Semaphore::new(1))))
     }

@@ -1,5 +1,5 @@
-//! The clients of one thread: one that all webhooks share, and one for each set of TLS options, so that nobody's request
-//! travels on a connection that was opened with another's certificate.
+//! The HTTP clients of one thread, for the sender: one that all webhooks without TLS options share, and one for each
+//! set of TLS options. So no request travels on a connection that was opened with another webhook's certificate.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use crate::domain::id::TenantNum;
 use super::making::Making;
 use super::{ClientError, MAX_IDLE_PER_HOST, client_resolving_with};
 
-/// Clients with options of their own on one thread.
+/// How many clients with TLS options one thread keeps.
 const MOST_CLIENTS: usize = 256;
 
-/// As long as connections are kept, with some to spare.
+/// A client is dropped when unused for this long: as long as its idle connections live, with some to spare.
 const IDLE: Duration = Duration::from_secs(90);
 
 /// Cheap to clone: the connections are shared.
@@ -33,7 +33,7 @@ pub struct Clients {
     guard: Arc<Guard>,
     own: Arc<Mutex<Lru<Arc<OnceCell<reqwest::Client>>>>>,
     making: Making,
-    /// Connections to one receiver that are kept while nothing is sent.
+    /// Idle connections kept for each receiver.
     max_idle: usize,
 }
 
@@ -44,7 +44,8 @@ impl std::fmt::Debug for Clients {
 }
 
 impl Clients {
-    /// Clients whose names are resolved behind the guard. Whoever has few descriptors keeps no idle connections.
+    /// Clients that resolve names behind the guard. Without `keeps_connections`, for a process with few file
+    /// descriptors, they keep no idle connections.
     ///
     /// # Errors
     ///
@@ -55,7 +56,7 @@ impl Clients {
         Ok(Self { making, ..Self::resolving_with(resolver, guard, max_idle)? })
     }
 
-    /// The same with a resolver of choice.
+    /// The same with the given resolver.
     pub(in crate::delivery) fn resolving_with(
         resolver: Arc<dyn Resolve>,
         guard: Arc<Guard>,
@@ -66,12 +67,12 @@ impl Clients {
         Ok(Self { plain, resolver, guard, own, making: Making::default(), max_idle })
     }
 
-    /// The client that all webhooks without options of their own share.
+    /// The client that all webhooks without TLS options share.
     pub(in crate::delivery) fn plain(&self) -> reqwest::Client {
         self.plain.clone()
     }
 
-    /// The client for this tenant's options.
+    /// The client for this tenant's TLS options, built at its first use.
     pub(in crate::delivery) async fn of(
         &self,
         own: Option<(TenantNum, &Arc<TlsMaterial>)>,
@@ -82,7 +83,7 @@ impl Clients {
             let leave = self.making.leave(tenant).await?;
             let (material, resolver, guard) = (Arc::clone(material), Arc::clone(&self.resolver), self.guard.clone());
             let max_idle = self.max_idle;
-            // The leave ends with the work, which goes on when the request that wanted it has timed out.
+            // The build holds its leave to its end: it goes on when the request that wanted the client has timed out.
             let build = move || {
                 let _leave = leave;
                 client_resolving_with(resolver, guard, Some(&material), max_idle)

@@ -1,5 +1,5 @@
-//! Who vouches for a receiver's certificate: the authorities that a webhook names, or the system's. The system's are shared
-//! by all clients; a client of a webhook holds nothing but the webhook's own.
+//! Verifies a receiver's certificate against the authorities that a webhook names, and then against the system's. All
+//! clients share the system's authorities; a webhook's client holds only its own. Called by rustls in each handshake.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
 use rustls_platform_verifier::Verifier;
 
-/// A chain ends at one authority, so that asking one store after the other accepts what a store of both would.
+/// Asking one store after the other accepts what a store of both would, because a chain ends at one authority.
 #[derive(Debug)]
 pub(super) struct OwnOrSystem {
     own: Arc<WebPkiServerVerifier>,
@@ -45,7 +45,7 @@ impl ServerCertVerifier for OwnOrSystem {
             by.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
         };
         asked(&*self.own).or_else(|own| {
-            // What is wrong with a certificate is said by the side that knows its issuer.
+            // Report the error of the store that knows the issuer.
             asked(&*self.system).map_err(|system| if is_unknown_issuer(&system) { own } else { system })
         })
     }

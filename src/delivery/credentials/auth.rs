@@ -1,4 +1,5 @@
-//! How a webhook's requests authenticate to its receiver: a password, a token, or a token that is fetched first.
+//! How a webhook's requests authenticate to its receiver: with a password, a token, or a token that is fetched first.
+//! Used by targets and token requests; the API validates with it.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -9,28 +10,28 @@ use super::{Concealed, problem, too_long};
 use crate::delivery::guard::Guard;
 use crate::domain::policy::PolicyProblem;
 
-/// With a password of the same length this still fits into what receivers take as one header.
+/// A name and a password of this length still fit into one header that receivers accept.
 const MAX_NAME: usize = 1024;
 
-/// As long as a custom header may be.
+/// The limit of a custom header.
 const MAX_TOKEN: usize = 4 * 1024;
 
-/// Scopes of one token.
+/// The scopes of one token; also the limit of an audience.
 const MAX_SCOPE: usize = 2 * 1024;
 
-/// What the receiver checks.
+/// What the receiver checks: a password or a token.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase", rename_all_fields = "camelCase", deny_unknown_fields)]
 pub enum Auth {
     /// RFC 7617.
     Basic { username: String, password: Concealed },
-    /// RFC 6750, with a token that the owner has got somewhere.
+    /// RFC 6750, with a token that the owner has obtained.
     Bearer { token: Concealed },
     /// RFC 6749, 4.4: a token is fetched with the client's credentials, and sent as RFC 6750 says.
     OAuth2(Box<ClientCredentials>),
 }
 
-/// With what a token is fetched, and where.
+/// Where a token is fetched, and as which client.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClientCredentials {
@@ -39,7 +40,7 @@ pub struct ClientCredentials {
     pub client_secret: Concealed,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
-    /// Not in the RFC, and asked for by well-known servers.
+    /// Not in the RFC, but well-known servers ask for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audience: Option<String>,
     #[serde(default)]
@@ -56,7 +57,7 @@ pub enum TokenAuthMethod {
 }
 
 impl Auth {
-    /// Everything that no header or form can carry, and a token endpoint that may not be called. Never quotes a value.
+    /// Values that no header or form can carry, and a token endpoint that may not be called. Never quotes a value.
     pub(in crate::delivery) fn problems(&self, guard: &Guard) -> Vec<PolicyProblem> {
         match self {
             Self::Basic { username, password } => {
@@ -103,7 +104,7 @@ fn text_problem(pointer: &str, text: &str, most: usize) -> Option<PolicyProblem>
     too_long(pointer, text, most)
 }
 
-/// RFC 6750, 2.1, and a little more: whatever is visible and has no blanks.
+/// Wider than RFC 6750, 2.1: any visible ASCII without blanks.
 pub(in crate::delivery) fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
@@ -118,7 +119,7 @@ fn token_problem(pointer: &str, token: &str) -> Option<PolicyProblem> {
     too_long(pointer, token, MAX_TOKEN)
 }
 
-/// `None` when a header cannot carry it, which [`Auth::problems`] has said before.
+/// `None` when no header can carry the value, which [`Auth::problems`] reports beforehand.
 pub(in crate::delivery) fn basic(name: &str, password: &str) -> Option<HeaderValue> {
     concealed(&format!("Basic {}", STANDARD.encode(format!("{name}:{password}"))))
 }

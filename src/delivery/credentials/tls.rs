@@ -1,5 +1,5 @@
-//! TLS options of one webhook: authorities to trust beyond the system's, and the certificate with which the engine shows
-//! who it is. Read completely when they are saved, so that no attempt finds out.
+//! The TLS options of one webhook: authorities to trust beyond the system's, and the engine's client certificate. The
+//! API parses them completely when they are saved, so that no attempt fails on them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,9 +18,9 @@ use crate::delivery::lru::Digest;
 use crate::domain::moment::UnixMillis;
 use crate::domain::policy::PolicyProblem;
 
-/// Some thirty authorities.
+/// Enough for some thirty authorities.
 const MAX_CA: usize = 64 * 1024;
-/// A certificate and more intermediates than anybody has.
+/// Enough for a certificate and more intermediates than any chain has.
 const MAX_CHAIN: usize = 32 * 1024;
 /// Four times an RSA key of 8,192 bits.
 const MAX_KEY: usize = 16 * 1024;
@@ -29,11 +29,11 @@ const CA: &str = "/tls/ca";
 const CERTIFICATE: &str = "/tls/clientCertificate";
 const KEY: &str = "/tls/clientKey";
 
-/// As stored and as written, in PEM. Everything but the key is public and is shown.
+/// TLS options in PEM, as given and as stored. Everything but the key is public and is shown.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct TlsOptions {
-    /// Certificates of authorities that are trusted besides the system's.
+    /// Certificates of authorities to trust besides the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<String>,
     /// The engine's own certificate, followed by its intermediates.
@@ -50,11 +50,11 @@ impl TlsOptions {
         ca.is_none() && client_certificate.is_none() && client_key.is_none()
     }
 
-    /// Reads the PEM texts.
+    /// Parses the PEM texts.
     ///
     /// # Errors
     ///
-    /// Everything that cannot be used.
+    /// Every part that cannot be used.
     pub(in crate::delivery) fn material(&self) -> Result<TlsMaterial, Vec<PolicyProblem>> {
         let roots = self.ca.as_ref().map(|ca| too_long(CA, ca, MAX_CA).map_or_else(|| roots_of(ca), Err)).transpose();
         match (roots, self.identity()) {
@@ -83,7 +83,7 @@ impl TlsOptions {
         }
     }
 
-    /// When the client certificate ends, if there is one that can be read.
+    /// When the client certificate expires, if there is one that can be read.
     #[must_use]
     pub fn client_certificate_ends_at(&self) -> Option<UnixMillis> {
         let first = certificates(CERTIFICATE, self.client_certificate.as_ref()?).ok()?.into_iter().next()?;
@@ -92,12 +92,13 @@ impl TlsOptions {
     }
 }
 
-/// TLS options as connections use them. Spaces, comments and the order of authorities in the PEM text make no difference.
+/// Parsed TLS options, as connections use them. Spaces, comments and the order of authorities in the PEM text make no
+/// difference.
 pub(in crate::delivery) struct TlsMaterial {
-    /// Each once, in the order of their bytes.
+    /// Without duplicates, in the order of their bytes.
     pub(in crate::delivery) roots: Vec<CertificateDer<'static>>,
     pub(in crate::delivery) identity: Option<Arc<CertifiedKey>>,
-    /// Of everything, the key included: two that have the same may share connections.
+    /// A digest of everything, the key included: TLS options with the same digest may share connections.
     pub(in crate::delivery) digest: Digest,
 }
 
@@ -145,7 +146,7 @@ fn roots_of(ca: &str) -> Result<Vec<CertificateDer<'static>>, UnusableTls> {
     Ok(roots)
 }
 
-/// Nothing but certificates: what is shown must hold no key.
+/// Accepts certificates only: these texts are shown, so they must hold no key.
 fn certificates(pointer: &str, pem: &str) -> Result<Vec<CertificateDer<'static>>, UnusableTls> {
     if let Some(other) = labels(pem).find(|label| *label != "CERTIFICATE") {
         let given = if other.ends_with("PRIVATE KEY") { "a private key" } else { "something else" };
@@ -173,7 +174,7 @@ fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>, UnusableTls> {
     PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| problem(KEY, format!("it cannot be read; {accepted}")))
 }
 
-/// What the sections of a PEM text say that they are.
+/// The labels of the sections in a PEM text.
 fn labels(pem: &str) -> impl Iterator<Item = &str> {
     pem.lines().filter_map(|line| line.trim().strip_prefix("-----BEGIN ")?.strip_suffix("-----"))
 }
