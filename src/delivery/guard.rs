@@ -1,8 +1,9 @@
-//! Whom the engine may call. A webhook's URL is written by its owner, who may be an attacker.
+//! Decides whom the engine may call. A webhook's URL is written by its owner, who may be an attacker.
 //!
-//! Asked when a URL is saved, when a target is built, before a literal address is dialled, about every address that a
-//! name resolves to, and about the one that a connection has come to. `url_rules` reads the text, `addresses` knows the
-//! tables, `embedded` finds the addresses inside an address, the surroundings say what is our own. Never touches the network.
+//! Called when a URL is saved, when a target is built, before a literal address is dialled, for every address that a
+//! name resolves to, and for the remote address of a new connection. `url_rules` checks the text, `addresses` has the
+//! tables, `embedded` finds addresses inside an address, and `local_network` tells this machine's own addresses. Never
+//! touches the network.
 
 mod addresses;
 mod embedded;
@@ -18,22 +19,22 @@ use self::embedded::notations;
 
 pub use url_rules::{MAX_URL_BYTES, is_invisible};
 
-/// The rules of this process: the fixed tables, what the operator opened, and what is our own.
+/// The rules of this process: the fixed tables, the networks that the operator opened, and our own addresses.
 #[derive(Debug)]
 pub struct Guard {
-    /// Development only: the body and its secrets travel in the clear.
+    /// Development only: bodies and secrets travel in the clear.
     allow_http: bool,
     /// Networks that may be called although the tables refuse them.
     egress_allow: Vec<IpNet>,
     own: ArcSwap<Own>,
 }
 
-/// Where this process is reached, which no webhook needs to call.
+/// The addresses of this process, which no webhook needs to call.
 #[derive(Debug, Default)]
 pub struct Own {
-    /// Refused even where they are public, unless the operator opened them.
+    /// Refused even if they are public, unless the operator opened them.
     pub addresses: Vec<IpAddr>,
-    /// Where this process listens and where others reach it; refused even where the operator opened the address.
+    /// Where this process listens and where other nodes reach it. Refused even if the operator opened the address.
     pub listeners: Vec<SocketAddr>,
 }
 
@@ -43,18 +44,18 @@ impl Guard {
         Self { allow_http, egress_allow, own: ArcSwap::default() }
     }
 
-    /// From now on these are our own, and no others.
+    /// Replaces our own addresses.
     pub fn refuse_own(&self, Own { addresses, listeners }: Own) {
         let addresses = addresses.into_iter().map(|ip| ip.to_canonical()).collect();
         let listeners = listeners.into_iter().map(|at| SocketAddr::new(at.ip().to_canonical(), at.port())).collect();
         self.own.store(Own { addresses, listeners }.into());
     }
 
-    /// Reads a webhook's URL and returns its normalised form, which is the one to store, show and call.
+    /// Parses a webhook's URL and returns its normalised form, which is the one to store, show and call.
     ///
     /// # Errors
     ///
-    /// What was found and what is accepted.
+    /// The error says what was found and what is accepted.
     pub fn check_url(&self, raw: &str) -> Result<Url, GuardError> {
         let url = url_rules::read(raw, self.allow_http)?;
         self.check_literal(&url)?;
@@ -65,13 +66,14 @@ impl Guard {
         Ok(url)
     }
 
-    /// Decides about an address that is about to be dialled: as it is written, and about every IPv4 address inside it,
-    /// which is judged as if it stood alone. A network of the operator's opens what is written in its own notation, so that
-    /// `::/0` opens no IPv4 address.
+    /// Checks an address before it is dialled: the address as written, and every IPv4 address inside it as if it stood
+    /// alone. A network that the operator opened covers only addresses in its own notation, so `::/0` opens no IPv4
+    /// address.
     ///
     /// # Errors
     ///
-    /// When it is not public and not opened by the operator, or a cloud's metadata service, which nobody can open.
+    /// When the address is neither public nor opened by the operator, or is a cloud's metadata service, which nobody
+    /// can open.
     pub fn check_address(&self, ip: IpAddr) -> Result<(), GuardError> {
         let closed = notations(ip).find_map(|inner| Some((inner, addresses::never_open(inner)?)));
         let refused = closed.or_else(|| notations(ip).find_map(|inner| Some((inner, self.refusal(inner)?))));
@@ -82,7 +84,8 @@ impl Guard {
         }
     }
 
-    /// Of one notation. What is not public is refused as that, so that nobody can ask which of those addresses is ours.
+    /// Why one notation is refused. An address that is not public is refused as such even if it is ours, so that nobody
+    /// can ask which of those addresses is ours.
     fn refusal(&self, ip: IpAddr) -> Option<&'static str> {
         if self.is_opened(ip) {
             return None;
@@ -91,12 +94,12 @@ impl Guard {
         addresses::not_public(ip).or_else(|| is_own().then_some("one of our own addresses"))
     }
 
-    /// Decides about the address in a target's URL, if it is one. HTTP clients ask no resolver about literals.
+    /// Checks the address in a target's URL, if its host is one. HTTP clients ask no resolver about literal addresses.
     ///
     /// # Errors
     ///
-    /// As [`Self::check_address`], or when it is our own API; a name always passes, its addresses are vetted when they
-    /// are known.
+    /// As [`Self::check_address`], or when the address is one of our listeners. A name always passes; its addresses are
+    /// checked once they are known.
     pub fn check_literal(&self, url: &Url) -> Result<(), GuardError> {
         let Some(ip) = url_rules::literal(url) else { return Ok(()) };
         self.check_address(ip)?;
@@ -104,11 +107,11 @@ impl Guard {
         if is_ours { Err(GuardError::OwnListener) } else { Ok(()) }
     }
 
-    /// Decides about a connection that has come about, before anything is sent through it.
+    /// Checks the remote address of a new connection, before anything is sent through it.
     ///
     /// # Errors
     ///
-    /// Without the address, which a name may have led to.
+    /// The error does not show the address, because a name may have led to it.
     pub fn check_connection(&self, remote: SocketAddr) -> Result<(), GuardError> {
         if self.check_address(remote.ip()).is_err() || self.is_listener(remote) {
             return Err(GuardError::Connection);
@@ -124,7 +127,7 @@ impl Guard {
         let own = self.own.load();
         let is_here = |ip: IpAddr| ip.is_loopback() || own.addresses.contains(&ip);
         let leads_to = |listener: IpAddr, ip: IpAddr| {
-            // A connection to the unspecified address is one to this machine.
+            // A connection to the unspecified address reaches this machine.
             listener == ip || ip.is_unspecified() || (listener.is_unspecified() && is_here(ip))
         };
         let mut on_this_port = own.listeners.iter().filter(|listener| listener.port() == called.port());
@@ -132,7 +135,7 @@ impl Guard {
     }
 }
 
-/// The address and port in a text that is a URL, if its host is an address.
+/// The address and port of a URL whose host is an address.
 #[must_use]
 pub fn address_in(url: &str) -> Option<SocketAddr> {
     let url = Url::parse(url).ok()?;
@@ -148,7 +151,7 @@ fn address_of(host: &Host<&str>) -> Option<IpAddr> {
     }
 }
 
-/// Why a URL or an address may not be called, in words for the webhook's owner.
+/// Why a URL or an address may not be called. The webhook's owner sees the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GuardError {
     #[error("the URL has {bytes} bytes, at most {MAX_URL_BYTES} are accepted")]

@@ -1,4 +1,4 @@
-//! The tables of addresses: IANA's special-purpose registries as the guard reads them. Asked by the guard alone.
+//! The address tables: IANA's special-purpose registries as the guard reads them. Called by the guard alone.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -18,11 +18,11 @@ const fn host([a, b, c, d, e, f, g, h]: [u16; 8]) -> Ipv6Net {
 
 const METADATA: &str = "a cloud's metadata service";
 
-/// Metadata and credential services of the clouds. They hand out the machine's keys to any caller, so that no operator's
-/// allow list opens them. As the providers document them; the others (DigitalOcean, Hetzner, Vultr, IBM, Yandex, Exoscale,
-/// Huawei, OVHcloud) use 169.254.169.254 or fe80::a9fe:a9fe.
+/// Metadata and credential services of the clouds, as the providers document them. They hand out the machine's keys to
+/// any caller, so no operator's allow list opens them. Providers without an entry (DigitalOcean, Hetzner, Vultr, IBM,
+/// Yandex, Exoscale, Huawei, OVHcloud) use 169.254.169.254 or fe80::a9fe:a9fe.
 const NEVER_OPEN: [IpNet; 14] = [
-    // AWS EC2, Azure, Google, Oracle, Linode, OpenStack; with AWS's resolver and clock and GKE's proxy beside them.
+    // AWS EC2, Azure, Google, Oracle, Linode, OpenStack; also AWS's resolver and clock, and GKE's proxy.
     IpNet::V4(v4(169, 254, 169, 0, 24)),
     // AWS containers: ECS task credentials (.2) and EKS pod identity (.23).
     IpNet::V4(v4(169, 254, 170, 0, 24)),
@@ -52,7 +52,7 @@ const NEVER_OPEN: [IpNet; 14] = [
     IpNet::V6(host([0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe])),
 ];
 
-/// IPv4 that is not public (RFC 6890 and its successors), and what it is.
+/// IPv4 networks that are not public (RFC 6890 and its successors), and what they are.
 const NOT_PUBLIC_V4: [(Ipv4Net, &str); 16] = [
     (v4(0, 0, 0, 0, 8), "an address of \"this network\""),
     (v4(10, 0, 0, 0, 8), "a private address"),
@@ -72,11 +72,11 @@ const NOT_PUBLIC_V4: [(Ipv4Net, &str); 16] = [
     (v4(240, 0, 0, 0, 4), "a reserved address"),
 ];
 
-/// The only IPv6 space that is handed out for global use. It leaves out loopback, mapped, NAT64, unique local,
-/// link-local, site-local and multicast addresses, and every special block still to come.
+/// The only IPv6 space that is allocated for global use. It excludes loopback, mapped, NAT64, unique local, link-local,
+/// site-local and multicast addresses, and every future special block.
 const GLOBAL_V6: Ipv6Net = v6(0x2000, 0, 3);
 
-/// What is special inside the global space.
+/// Special-purpose networks inside the global space.
 const NOT_PUBLIC_V6: [(Ipv6Net, &str); 4] = [
     (v6(0x2001, 0, 23), "an address for protocol assignments"),
     (v6(0x2001, 0x0db8, 32), "an address for documentation"),
@@ -84,12 +84,12 @@ const NOT_PUBLIC_V6: [(Ipv6Net, &str); 4] = [
     (v6(0x3fff, 0, 20), "an address for documentation"),
 ];
 
-/// What an address is that nobody may open, if it is one.
+/// What an address is, if nobody may open it.
 pub(super) fn never_open(ip: IpAddr) -> Option<&'static str> {
     NEVER_OPEN.iter().any(|net| net.contains(&ip)).then_some(METADATA)
 }
 
-/// What an address is instead of public, if it is not.
+/// What an address is, if it is not public.
 pub(super) fn not_public(ip: IpAddr) -> Option<&'static str> {
     match ip {
         IpAddr::V4(ip) => NOT_PUBLIC_V4.iter().find(|(net, _)| net.contains(&ip)).map(|(_, what)| *what),

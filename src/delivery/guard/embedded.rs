@@ -1,16 +1,16 @@
-//! The IPv4 addresses inside an IPv6 address, where a translator or the end of a tunnel would send what is meant for it.
-//! Asked by the guard alone.
+//! Finds the IPv4 addresses inside an IPv6 address, to which a translator or the end of a tunnel would forward. Called
+//! by the guard alone.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Where an IPv4 address stands if it stands at the end.
+/// The bytes of an IPv4 address at the end.
 const AT_END: [usize; 4] = [12, 13, 14, 15];
 
-/// NAT64 (RFC 6052, 2.2): the bytes of the IPv4 address for prefixes of 32, 40, 48, 56, 64 and 96 bits. Byte 8 is left out
-/// by all of them.
+/// NAT64 (RFC 6052, 2.2): the bytes of the IPv4 address for prefixes of 32, 40, 48, 56, 64 and 96 bits. All of them
+/// skip byte 8.
 const NAT64: [[usize; 4]; 6] = [[4, 5, 6, 7], [5, 6, 7, 9], [6, 7, 9, 10], [7, 9, 10, 11], [9, 10, 11, 12], AT_END];
 
-/// The address as it is written and every address inside it. Each of them may be the one that is called.
+/// The address as written and every address inside it. A connection may end at any of them.
 pub(super) fn notations(ip: IpAddr) -> impl Iterator<Item = IpAddr> {
     let inner = match ip {
         IpAddr::V4(_) => [None; NAT64.len() + 1],
@@ -26,14 +26,14 @@ fn embedded(ip: Ipv6Addr) -> [Option<Ipv4Addr>; NAT64.len() + 1] {
         Ipv4Addr::new(bytes[a], bytes[b], bytes[c], bytes[d])
     };
     match ip.segments() {
-        // The unspecified address and loopback, which no IPv4 address is meant by.
+        // The unspecified address and loopback contain no IPv4 address.
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => {}
         // Compatible (RFC 4291, 2.5.5.1), mapped (2.5.5.2) and translated by SIIT (RFC 2765, 2.1).
         [0, 0, 0, 0, 0, 0 | 0xffff, ..] | [0, 0, 0, 0, 0xffff, 0, ..] => found[0] = Some(at(AT_END)),
         // The well-known prefix (RFC 6052), the local one (RFC 8215), and the rest of their block.
         [0x64, 0xff9b, ..] => {
             for (slot, places) in found.iter_mut().zip(NAT64) {
-                // Where the prefix is longer there are zeros, which no translator calls.
+                // A longer prefix leaves zeros here, and no translator forwards to 0.0.0.0/8.
                 *slot = Some(at(places)).filter(|v4| v4.octets()[0] != 0);
             }
             if found.iter().all(Option::is_none) {
@@ -49,7 +49,7 @@ fn embedded(ip: Ipv6Addr) -> [Option<Ipv4Addr>; NAT64.len() + 1] {
         }
         _ => {}
     }
-    // ISATAP (RFC 5214, 6.1), under any prefix; the universal and the group bit are of no account.
+    // ISATAP (RFC 5214, 6.1), under any prefix; the universal and the group bit may have any value.
     if let [_, _, _, _, high, 0x5efe, ..] = ip.segments()
         && high & !0x0300 == 0
     {

@@ -1,10 +1,10 @@
-//! The guard against hostile and harmless URLs, as far as the text alone decides.
+//! Tests the guard with hostile and harmless URLs, as far as the text alone decides.
 
 use super::*;
 
 mod properties;
 
-/// Hostile or mistaken, with `http` allowed and nothing opened.
+/// URLs that are refused, with `http` allowed and nothing opened.
 const REFUSED: &[&str] = &[
     // Addresses that are not public, in every spelling.
     "http://0.1.2.3/",
@@ -134,7 +134,7 @@ const REFUSED: &[&str] = &[
     "wss://example.com/",
 ];
 
-/// Harmless, with the normalised form.
+/// URLs that are accepted, with their normalised form.
 const ACCEPTED: &[(&str, &str)] = &[
     ("https://good.example.com/hook", "https://good.example.com/hook"),
     ("https://good.example.com", "https://good.example.com/"),
@@ -261,7 +261,7 @@ fn metadata_stays_refused_whatever_the_operator_opens() {
     assert_eq!(guard.check_address(ip("fd12::1")), Ok(()));
 }
 
-/// What each notation of an IPv4 address opens is a matter of the IPv4 address, however much of IPv6 was opened.
+/// Only an opened IPv4 network opens an IPv4 address, in whatever notation, however much of IPv6 was opened.
 #[test]
 fn opening_all_of_ipv6_opens_no_ipv4_address_and_not_our_own_api() {
     let guard = Guard::new(true, nets(&["::/0"]));

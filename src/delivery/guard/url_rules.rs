@@ -1,7 +1,7 @@
-//! What a webhook's URL may look like, decided from its text. Asked by the guard alone.
+//! Decides from its text whether a webhook's URL is accepted. Called by the guard alone.
 //!
-//! Parsers forgive too much: `url` drops tabs, line breaks and zero-width characters and folds `①②⑦`, hex, octal,
-//! decimal and short forms into 127.0.0.1. So the raw text is judged before it is parsed, and the parsed host is
+//! Parsers forgive too much: `url` drops tabs, line breaks and zero-width characters and turns `①②⑦`, hex, octal,
+//! decimal and short forms into 127.0.0.1. So the raw text is checked before it is parsed, and the parsed host is
 //! compared with the text that it came from.
 
 use std::net::IpAddr;
@@ -10,15 +10,15 @@ use url::{Host, Url};
 
 use super::{GuardError, address_of};
 
-/// Longer URLs are refused by too many servers and proxies on the way.
+/// Too many servers and proxies on the way refuse longer URLs.
 pub const MAX_URL_BYTES: usize = 2048;
 
 /// RFC 1035, 2.3.4.
 const MAX_LABEL: usize = 63;
 const MAX_NAME: usize = 253;
 
-/// Ends of names that no public DNS answers: RFC 6761, RFC 6762, RFC 8375, and what hosts files, home routers, container
-/// engines and clusters use (`localhost.localdomain`, `gateway.docker.internal`, `kubernetes.default`).
+/// Suffixes of names that no public DNS answers: RFC 6761, RFC 6762, RFC 8375, and what hosts files, home routers,
+/// container engines and clusters use (`localhost.localdomain`, `gateway.docker.internal`, `kubernetes.default`).
 const PRIVATE_SUFFIXES: [&str; 14] = [
     "localhost",
     "localdomain",
@@ -36,10 +36,10 @@ const PRIVATE_SUFFIXES: [&str; 14] = [
     "invalid",
 ];
 
-/// Below this only HTTP's own ports are called: the others speak mail, shells, file shares and directories.
+/// Below this port only HTTP's own ports are called: the others belong to mail, shells, file shares and directories.
 const FIRST_FREE_PORT: u16 = 1024;
 
-/// Services inside a company that do harm when something resembling HTTP is sent to them.
+/// Ports of internal services that something resembling HTTP can harm.
 #[rustfmt::skip]
 const INTERNAL_SERVICE_PORTS: [u16; 36] = [
     // Databases: SQL Server, Oracle, MySQL, PostgreSQL, CouchDB, Redis, Cassandra, Elasticsearch, memcached, MongoDB.
@@ -52,8 +52,8 @@ const INTERNAL_SERVICE_PORTS: [u16; 36] = [
     3389, 5900, 5985, 5986,
 ];
 
-/// Characters that are not seen or that turn the text around, beyond control characters and white space: Unicode's
-/// `Default_Ignorable_Code_Point`, the bidirectional controls, and the empty Braille cell.
+/// Characters that are invisible or change the direction of the text, beyond control characters and white space:
+/// Unicode's `Default_Ignorable_Code_Point`, the bidirectional controls, and the empty Braille cell.
 const INVISIBLE: [std::ops::RangeInclusive<char>; 18] = [
     '\u{00ad}'..='\u{00ad}',
     '\u{034f}'..='\u{034f}',
@@ -75,8 +75,8 @@ const INVISIBLE: [std::ops::RangeInclusive<char>; 18] = [
     '\u{e0000}'..='\u{e0fff}',
 ];
 
-/// Reads a URL whose text follows the rules and normalises it: lower-case ASCII host without the final dot, no
-/// default port, no fragment (which is never sent). Addresses and ports are judged by the caller.
+/// Parses a URL whose text follows the rules and normalises it: lower-case ASCII host without the final dot, no default
+/// port, no fragment (which is never sent). The caller checks addresses and ports.
 pub(super) fn read(raw: &str, allow_http: bool) -> Result<Url, GuardError> {
     check_text(raw)?;
     let (scheme, rest) = raw.split_once("://").ok_or(GuardError::NotAbsolute)?;
@@ -85,11 +85,11 @@ pub(super) fn read(raw: &str, allow_http: bool) -> Result<Url, GuardError> {
     if authority.contains('@') {
         return Err(GuardError::Userinfo);
     }
-    // The parser decodes it, and what comes out is not the text that was judged; zone ids are written with it, too.
+    // The parser decodes percent signs, and the result is not the text that was checked. Zone ids contain one, too.
     if authority.contains('%') {
         return Err(GuardError::EncodedHost);
     }
-    // The parser skips further slashes and would take the path's first segment for the host.
+    // The parser skips further slashes and would read the path's first segment as the host.
     if authority.is_empty() {
         return Err(GuardError::EmptyLabel);
     }
@@ -121,7 +121,8 @@ fn is_refused(found: char) -> bool {
     found == '\\' || found.is_control() || found.is_whitespace() || is_invisible(found)
 }
 
-/// Whether a character is not seen or turns the text around, and is neither a control character nor white space.
+/// Whether a character is invisible or changes the direction of the text, and is neither a control character nor white
+/// space.
 #[must_use]
 pub fn is_invisible(found: char) -> bool {
     INVISIBLE.iter().any(|invisible| invisible.contains(&found))
@@ -161,12 +162,12 @@ fn check_suffix(name: &str) -> Result<(), GuardError> {
     private.map_or(Ok(()), |suffix| Err(GuardError::PrivateName(suffix)))
 }
 
-/// The host as it was written; everything before the port. Only asked about IPv4, so that no brackets occur.
+/// The host as written: everything before the port. Called for IPv4 hosts only, which have no brackets.
 fn host_text(authority: &str) -> &str {
     authority.split(':').next().unwrap_or_default()
 }
 
-/// HTTP's own ports and the free ones, without those of well-known internal services.
+/// Accepts HTTP's own ports and those from 1024, except for well-known internal services.
 pub(super) fn check_port(url: &Url) -> Result<(), GuardError> {
     let port = url.port_or_known_default().unwrap_or_default();
     match port {
@@ -176,7 +177,7 @@ pub(super) fn check_port(url: &Url) -> Result<(), GuardError> {
     }
 }
 
-/// Whoever opened a network knows what is there, except for the port that is none.
+/// Accepts every port but 0: an operator who opened a network knows its services.
 pub(super) fn check_opened_port(url: &Url) -> Result<(), GuardError> {
     match url.port_or_known_default() {
         Some(1..) => Ok(()),
@@ -184,7 +185,7 @@ pub(super) fn check_opened_port(url: &Url) -> Result<(), GuardError> {
     }
 }
 
-/// The address in a URL, if its host is one.
+/// The address in a URL, if its host is a literal one.
 pub(super) fn literal(url: &Url) -> Option<IpAddr> {
     url.host().as_ref().and_then(address_of)
 }

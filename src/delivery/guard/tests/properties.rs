@@ -1,4 +1,4 @@
-//! What must hold of every text and every address.
+//! Properties of the guard that hold for every text and every address.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -10,7 +10,7 @@ fn guard() -> Guard {
     Guard::new(true, Vec::new())
 }
 
-/// Texts that come close to URLs: pieces that parsers disagree about, in any order.
+/// Texts that resemble URLs: pieces that parsers disagree about, in any order.
 fn near_urls() -> impl Strategy<Value = String> {
     let pieces = prop_oneof![
         Just("http://".to_owned()),
@@ -41,7 +41,8 @@ fn near_urls() -> impl Strategy<Value = String> {
         .prop_map(|(scheme, pieces)| scheme.to_owned() + &pieces.concat())
 }
 
-/// Every notation of an IPv4 address in IPv6, written on its own here. `filler` is what the notation leaves open.
+/// Every notation of an IPv4 address in IPv6, written independently of `embedded`. `filler` sets the bits that the
+/// notation leaves open.
 fn embeddings(v4: Ipv4Addr, filler: u128) -> Vec<(&'static str, Ipv6Addr)> {
     let plain = u128::from(v4.to_bits());
     let [a, b, c, d] = v4.octets().map(u128::from);
@@ -49,7 +50,8 @@ fn embeddings(v4: Ipv4Addr, filler: u128) -> Vec<(&'static str, Ipv6Addr)> {
     let nat64 = 0x0064_ff9b_u128 << 96;
     let local = nat64 | 1 << 80;
     let isatap = (0x2606_4700_u128 << 96) | (low(32) << 64);
-    // A filler of zeros: RFC 6052 wants them, and what else stands there is another address for another length.
+    // NAT64 gets a filler of zeros: RFC 6052 requires them, and other bits would be another address under another
+    // prefix length.
     [
         ("mapped", (0xffff << 32) | plain),
         ("compatible", plain),
@@ -71,7 +73,7 @@ fn embeddings(v4: Ipv4Addr, filler: u128) -> Vec<(&'static str, Ipv6Addr)> {
     .to_vec()
 }
 
-/// IPv4 addresses, of which many are special.
+/// IPv4 addresses, many of them special.
 fn v4s() -> impl Strategy<Value = Ipv4Addr> {
     let special =
         ["10.0.0.1", "127.0.0.1", "169.254.169.254", "169.254.42.42", "168.63.129.16", "192.168.1.1", "0.0.0.1"];
@@ -79,7 +81,7 @@ fn v4s() -> impl Strategy<Value = Ipv4Addr> {
     prop_oneof![any::<u32>(), prop::sample::select(special.to_vec())].prop_map(Ipv4Addr::from_bits)
 }
 
-/// What may be stored, shown and called.
+/// Asserts that an accepted URL may be stored, shown and called.
 fn assert_is_sound(raw: &str, url: &Url) {
     assert!(matches!(url.scheme(), "http" | "https"), "{raw:?}");
     assert!(url.username().is_empty() && url.password().is_none() && url.fragment().is_none(), "{raw:?}");
@@ -123,7 +125,7 @@ proptest! {
         }
     }
 
-    /// A character that the parser drops or takes for another would make a name of one that was not read.
+    /// If the parser drops or replaces a character, the name that is called is not the name that was read.
     #[test]
     fn no_character_vanishes_from_a_host(odd in any::<char>().prop_filter("it is part of names", |c| !c.is_alphanumeric())) {
         if let Ok(url) = guard().check_url(&format!("https://hooks.exam{odd}ple.com/")) {
@@ -145,7 +147,8 @@ proptest! {
         prop_assert!(!accepted || bits >> 125 == 1);
     }
 
-    /// Exactly where one address stands in a notation; where there may be several, each of them must be public.
+    /// Holds exactly for notations of one address; a notation with several possible addresses is open only if all are
+    /// public.
     #[test]
     fn an_ipv4_address_is_judged_the_same_in_every_notation(v4 in v4s(), filler in any::<u128>(), allow in prop::sample::select(vec![
         &[] as &[&str], &["10.0.0.0/8", "127.0.0.0/8"], &["0.0.0.0/0"],
@@ -155,7 +158,8 @@ proptest! {
         prop_assume!(!matches!(v4.octets(), [0, 0, 0, 0 | 1]));
         for (name, ip) in embeddings(v4, filler) {
             let judged = wide.check_address(ip.into()).is_ok();
-            // No translator calls 0.0.0.0/8, and where NAT64 has a longer prefix, zeros stand where a shorter one has the address.
+            // No translator forwards to 0.0.0.0/8, and a longer NAT64 prefix has zeros where a shorter one has the
+            // address.
             let is_nowhere = v4.octets()[0] == 0 && name.contains("NAT64");
             prop_assert!(plain || !judged || is_nowhere, "{name} {ip} opens {v4}");
             prop_assert!(!plain || judged || name.contains("NAT64"), "{name} {ip} does not open {v4}");
