@@ -1,15 +1,15 @@
-//! Whether an endpoint's receiver is worth calling at all: the circuit breaker of one endpoint. Pure: the lane asks
-//! before it starts a request and says how it ended, the store keeps [`Saved`].
+//! The circuit breaker of one endpoint: decides whether its receiver may be called at all. Pure: the lane asks before
+//! it starts a request and reports how the request ended, the store keeps [`Saved`].
 //!
 //! ```text
 //! closed ── failures in a row ──▶ open ── cool-down passed, or an operator asked ──▶ half-open ── started ──▶ probing
 //!    ▲                             ▲                                                    ▲                        │
 //!    │                             └───────────────────── failure ──────────────────────┼────────────────────────┤
 //!    │                                                                                  └── not sent, crashed ───┤
-//!    └── success, of whatever request ◀──────────────────────────────────────────────────────────────────────────┘
+//!    └── success of any request ◀────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Half-open is no state of its own: it is open, with a moment that has passed.
+//! Half-open is not a state of its own: it is open with a cool-down that is over.
 
 use serde::Serialize;
 
@@ -19,18 +19,18 @@ use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::OutcomeKind;
 use crate::domain::policy::BreakerSettings;
 
-/// The moment of a probe that is simply due: long passed, whatever the clock does.
+/// The end of a cool-down that is over: in the past, whatever the clock shows.
 const DUE: UnixMillis = UnixMillis(0);
 
 /// What survives a restart. The default is a breaker that has seen no failure.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Saved {
     pub consecutive_failures: u32,
-    /// How often it has opened without a success in between; the cool-down doubles with each.
+    /// How often the breaker has opened since the last success; each opening doubles the cool-down.
     pub openings: u16,
-    /// When it may be probed; `None` is closed.
+    /// When the breaker may be probed; `None` when closed.
     pub open_until: Option<UnixMillis>,
-    /// Since when it has not been closed.
+    /// When the breaker last left the closed state; `None` when closed.
     pub opened_at: Option<UnixMillis>,
     pub last_failure: Option<OutcomeKind>,
 }
@@ -38,17 +38,17 @@ pub struct Saved {
 /// Whether a request may start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Permission {
-    /// Any number may.
+    /// Any number of requests may start.
     Free,
-    /// One may, as the probe.
+    /// One request may start, as the probe.
     Probe,
-    /// None before this moment.
+    /// No request may start before this moment.
     Wait { until: UnixMillis },
-    /// None before the probe has ended.
+    /// No request may start before the probe has ended.
     ProbeUnderWay,
 }
 
-/// What an outcome has changed.
+/// The change of state that an outcome has caused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     Opened,
@@ -57,14 +57,14 @@ pub enum Change {
     Closed,
 }
 
-/// A breaker as people see it.
+/// A breaker as the API shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct View {
     pub state: ViewState,
     pub consecutive_failures: u32,
-    /// While open; a half-open breaker is probed with the next delivery, if that has not begun.
+    /// Set while open. A half-open breaker probes with the next delivery, if the probe is not under way.
     pub next_probe_at: Option<UnixMillis>,
-    /// Since when it has not been closed.
+    /// When the breaker last left the closed state; `None` when closed.
     pub opened_at: Option<UnixMillis>,
     pub last_failure: Option<OutcomeKind>,
 }
@@ -81,7 +81,7 @@ pub enum ViewState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Closed,
-    /// Nothing starts before this moment; then one probe may.
+    /// No request starts before this moment; then one probe may.
     Open {
         until: UnixMillis,
     },
@@ -102,7 +102,7 @@ pub struct Breaker {
 }
 
 impl Breaker {
-    /// As it was when it was saved; a probe that was under way then is due.
+    /// Restores a saved breaker. A probe that was under way when it was saved is due again.
     #[must_use]
     pub fn new(settings: BreakerSettings, saved: Saved) -> Self {
         let Saved { consecutive_failures, openings, open_until, opened_at, last_failure } = saved;
@@ -126,7 +126,7 @@ impl Breaker {
         }
     }
 
-    /// Whether a request may start now. Changes nothing: whoever starts the probe says so.
+    /// Whether a request may start now. Changes nothing: the caller reports a start with [`Self::started`].
     #[must_use]
     pub fn may_start(&self, now: UnixMillis) -> Permission {
         match self.state {
@@ -137,7 +137,7 @@ impl Breaker {
         }
     }
 
-    /// The probe has been started. Said of a request that was free to start, it changes nothing.
+    /// Notes that a request has started. If the breaker is open, the request is the probe; otherwise nothing changes.
     pub fn started(&mut self, event: EventSeq) {
         match self.state {
             State::Open { .. } => self.state = State::Probing { event },
@@ -145,12 +145,13 @@ impl Breaker {
         }
     }
 
-    /// A request has ended, whether it was the probe or not.
+    /// Notes how a request ended, whether it was the probe or not.
     ///
-    /// A success closes: even a late one, of a request that began before the breaker opened, proves that the receiver
-    /// works. A late failure proves nothing new and must not lengthen the cool-down.
+    /// A success closes the breaker, even a late one: a request that began before the breaker opened still proves that
+    /// the receiver works. A late failure proves nothing new and must not lengthen the cool-down.
     ///
-    /// `jitter`, from 0 to 1, lengthens a cool-down by up to a tenth: endpoints that failed together are not probed together.
+    /// `jitter`, from 0 to 1, lengthens a cool-down by up to a tenth, so that endpoints that failed together are not
+    /// probed together.
     pub fn finished(&mut self, event: EventSeq, outcome: OutcomeKind, now: UnixMillis, jitter: f64) -> Option<Change> {
         match outcome {
             OutcomeKind::Success => self.succeeded(),
@@ -171,14 +172,14 @@ impl Breaker {
         }
     }
 
-    /// A request was given up before anything was sent. If it was the probe, another may be made at once.
+    /// Notes that a request was given up before anything was sent. If it was the probe, another may start at once.
     pub fn not_sent(&mut self, event: EventSeq) {
         if self.state == (State::Probing { event }) {
             self.state = State::Open { until: DUE };
         }
     }
 
-    /// An operator would rather know now: ends the cool-down. Answers whether there was one to end.
+    /// Ends the cool-down, because an operator asked. Returns whether there was one to end.
     pub fn probe_now(&mut self) -> bool {
         match self.state {
             State::Open { .. } => {
@@ -189,8 +190,9 @@ impl Breaker {
         }
     }
 
-    /// Follows other settings from now on. They neither open nor close it: failures beyond a lowered threshold open it
-    /// with the next one. A cool-down is over when it would be shorter now, and is not made longer.
+    /// Applies new settings, which neither open nor close the breaker. If the failures already exceed a lowered
+    /// threshold, the next failure opens it. A cool-down ends if the new settings make it shorter, and is never
+    /// lengthened.
     pub fn set_settings(&mut self, settings: BreakerSettings) {
         if settings.cooldown(self.openings) < self.settings.cooldown(self.openings) {
             self.probe_now();
@@ -219,8 +221,9 @@ impl Breaker {
         }
     }
 
-    /// A moment further away than the whole cool-down comes from a clock that has gone back since, or from settings
-    /// that were changed during a restart. Nothing is won by waiting for it, and a probe costs one request.
+    /// Whether the cool-down is over. An end further away than a whole cool-down means that the clock has gone back
+    /// since, or that settings were changed during a restart. Waiting for it gains nothing, and a probe costs one
+    /// request.
     fn is_due(&self, until: UnixMillis, now: UnixMillis) -> bool {
         let left = until.since(now);
         left.is_zero() || left > lengthened(self.settings.cooldown(self.openings), 1.0)

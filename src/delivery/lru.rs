@@ -1,5 +1,5 @@
-//! A bounded map of what tenants used lately: what is not used for a while is forgotten, and when the map is full, what the
-//! tenant with the most entries used least lately. Pure: `now` is an argument.
+//! A bounded map of what tenants used lately, for tokens and TLS clients. An entry expires when it is not used for a
+//! while. A full map evicts the least recently used entry of the tenant that has the most. Pure: `now` is an argument.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use tokio::time::Instant;
 
 use crate::domain::id::TenantNum;
 
-/// Tells settings, secrets included, from others.
+/// A digest over settings, secrets included.
 pub(super) type Digest = [u8; 32];
 
-/// Settings of one tenant. Two tenants share nothing, even if their settings are the same.
+/// The settings of one tenant. Two tenants share nothing, even if their settings are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) tenant: TenantNum,
@@ -30,7 +30,7 @@ impl<T: Clone + Default> Lru<T> {
         Self { most, idle, entries: HashMap::new() }
     }
 
-    /// What is kept for this key, or something new.
+    /// The entry for this key, or a new default one.
     pub(super) fn get(&mut self, key: &Key, now: Instant) -> T {
         if let Some((found, used)) = self.entries.get_mut(key) {
             *used = now;

@@ -1,4 +1,5 @@
-//! When a failed attempt is tried again. Pure: time and chance arrive as arguments, the lane asks, the store records.
+//! Decides when a failed attempt is tried again. Pure: time and jitter are arguments. The lane asks, the store keeps
+//! the result.
 
 use std::time::Duration;
 
@@ -6,13 +7,13 @@ use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::{Outcome, RETRY_AFTER_CAP};
 use crate::domain::policy::RetryPolicy;
 
-/// Jitter lengthens a wait by at most this share, enough to spread receivers that failed in the same second.
+/// Jitter lengthens a wait by at most this share: enough to spread retries to receivers that failed in the same second.
 const JITTER_SHARE: f64 = 0.1;
 
 /// What follows from an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The delivery is made.
+    /// The delivery has succeeded.
     Done,
     /// Try again, not before this moment.
     RetryAt(UnixMillis),
@@ -48,7 +49,7 @@ pub fn decide(policy: &RetryPolicy, tries: u16, outcome: &Outcome, now: UnixMill
     Verdict::RetryAt(now.plus(lengthened(policy.scheduled_wait(tries).max(hint), jitter)))
 }
 
-/// `wait` and up to [`JITTER_SHARE`] of it more. What is no number between 0 and 1 counts as the nearest of them.
+/// `wait` and up to [`JITTER_SHARE`] of it more. `jitter` is clamped to 0 to 1; NaN counts as 0.
 pub(super) fn lengthened(wait: Duration, jitter: f64) -> Duration {
     let jitter = if jitter.is_nan() { 0.0 } else { jitter.clamp(0.0, 1.0) };
     wait.saturating_add(wait.mul_f64(jitter * JITTER_SHARE))

@@ -1,7 +1,7 @@
-//! Signs what a receiver gets: our own `X-Webhook-Signature` and the Standard Webhooks header, both HMAC-SHA256.
+//! Signs requests: our own `X-Webhook-Signature` and the Standard Webhooks header, both HMAC-SHA256.
 //!
-//! This is the hot path of every attempt. The key schedule is computed once per secret and its state cloned per
-//! signature. The sender calls; the API makes and shows secrets.
+//! Every attempt signs, so the key schedule is computed once per secret and its state is cloned per signature. The
+//! sender signs; the API makes and shows secrets.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use crate::domain::policy::SignatureFormat;
 /// What every secret starts with (Standard Webhooks 1.0.0).
 const PREFIX: &str = "whsec_";
 
-/// What a secret may decode to. Standard Webhooks asks for 24 to 64 bytes; 128 bits are enough for one brought along.
+/// How many bytes a secret may decode to. Standard Webhooks asks for 24 to 64; for a secret that the owner brings, 128
+/// bits are enough.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=64;
 
 /// A new secret is as long as the hash it feeds.
@@ -29,7 +30,7 @@ const DIGEST_HEX: usize = 64;
 /// Base64 characters of one SHA-256.
 const DIGEST_BASE64: usize = 44;
 
-/// The text of an `i64` is never longer.
+/// The longest text of an `i64`.
 const UNIX_SECONDS_TEXT: usize = 20;
 
 /// A secret shared with a receiver. Cheap to clone; `Debug` shows nothing of it.
@@ -45,11 +46,11 @@ struct Keys {
 }
 
 impl SigningSecret {
-    /// Reads a secret as it is shown and stored.
+    /// Parses a secret in the form in which it is shown and stored.
     ///
     /// # Errors
     ///
-    /// When it is not `whsec_` and the base64 of 16 to 64 bytes.
+    /// Unless the text is `whsec_` and the base64 of 16 to 64 bytes.
     pub fn parse(text: &str) -> Result<Self, SecretError> {
         let encoded = text.strip_prefix(PREFIX).ok_or(SecretError::Prefix)?;
         let key = STANDARD.decode(encoded).map_err(|_| SecretError::Encoding)?;
@@ -84,7 +85,7 @@ impl fmt::Debug for SigningSecret {
     }
 }
 
-/// Why a text is no signing secret. Never quotes it.
+/// Why a text is not a signing secret. Never quotes the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     #[error("a signing secret starts with `whsec_`")]
@@ -130,7 +131,7 @@ fn push_digests(value: &mut String, secrets: &[SigningSecret], label: &str, sign
 
 /// The value of `webhook-signature` (Standard Webhooks 1.0.0): one `v1,<base64>` per secret, in their order.
 ///
-/// Exactly one space stands between two of them and none at the ends: the Python library fails on any other.
+/// Exactly one space separates two signatures, and none stands at the ends: the Python library fails on anything else.
 #[must_use]
 pub fn standard_webhooks(secrets: &[SigningSecret], id: &str, unix_seconds: i64, body: &[u8]) -> String {
     let opening = format!("{id}.{unix_seconds}.");

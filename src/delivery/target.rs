@@ -1,5 +1,5 @@
-//! Where a webhook's requests go and how they are signed. Built by the engine from a row; a target that exists has
-//! passed the guard.
+//! Where a webhook's requests go and how they are signed. The engine builds a target from a row, and a target that
+//! exists has passed the guard.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,28 +24,28 @@ use crate::domain::policy::{Policy, PolicyProblem};
 pub struct Target {
     /// Normalised, and vetted when the target was built.
     pub url: Url,
-    /// The owner's own headers; their values are marked sensitive, so that `Debug` does not show them.
+    /// Custom headers; their values are marked sensitive, so that `Debug` does not show them.
     pub headers: Box<[(HeaderName, HeaderValue)]>,
     /// Newest first; several while a rotated secret still signs.
     pub secrets: Vec<SigningSecret>,
     pub format: SignatureFormat,
     /// One deadline over DNS, connect, TLS, headers and body.
     pub timeout: Duration,
-    /// `None` for most.
+    /// `None` without credentials, as for most webhooks.
     pub(super) access: Option<Box<Access>>,
 }
 
-/// What a target needs beside headers to be let in.
+/// The parsed credentials of a target that are not fixed headers.
 #[derive(Debug)]
 pub(super) struct Access {
     pub(super) tls: Option<Arc<TlsMaterial>>,
     pub(super) tokens: Option<TokenSource>,
     tenant: TenantNum,
-    /// Of the webhook, its credentials and the origin that they are for.
+    /// Over the webhook, its credentials and the origin that they are for.
     digest: Digest,
 }
 
-/// Why there is no target.
+/// Why no target can be built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     #[error(transparent)]
@@ -61,7 +61,7 @@ impl From<PolicyProblem> for TargetError {
 }
 
 impl Target {
-    /// Builds a target from what is stored, by the rules of today: a row may be older than they are.
+    /// Builds a target from stored values, checked by the current rules: a row may be older than the rules.
     ///
     /// # Errors
     ///
@@ -83,7 +83,7 @@ impl Target {
         })
     }
 
-    /// The same target with what lets the tenant's webhook `owner` in; the owner keeps its tokens to itself.
+    /// Adds the credentials of the tenant's webhook `owner`. Its tokens are not shared with other webhooks.
     ///
     /// # Errors
     ///
@@ -127,7 +127,7 @@ impl Target {
         self.access.is_some()
     }
 
-    /// With whose they are.
+    /// The TLS material, with the tenant that it belongs to.
     pub(super) fn tls(&self) -> Option<(TenantNum, &Arc<TlsMaterial>)> {
         let access = self.access.as_ref()?;
         access.tls.as_ref().map(|tls| (access.tenant, tls))
@@ -138,13 +138,14 @@ impl Target {
     }
 }
 
-/// One problem at a time is told.
+/// Reports only the first problem.
 fn first_of(problems: Vec<PolicyProblem>) -> TargetError {
     let none = || PolicyProblem { pointer: String::new(), message: "unknown".to_owned() };
     problems.into_iter().next().unwrap_or_else(none).into()
 }
 
-/// Of everything that a token may depend on, and of where it is sent: one that a receiver has seen is not for another.
+/// Covers everything that a token may depend on, and the origin that it is sent to: a token that one receiver has seen
+/// is not for another.
 fn digest_of(owner: WebhookId, url: &Url, credentials: &Credentials) -> Digest {
     let text = serde_json::to_vec(credentials).unwrap_or_default();
     let origin = url.origin().ascii_serialization();

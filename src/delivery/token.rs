@@ -1,8 +1,8 @@
-//! Tokens for receivers that want one (OAuth 2.0 client credentials). One token for each webhook, fetched by one attempt
-//! while the others wait, kept until shortly before it ends or a receiver refuses it.
+//! OAuth 2.0 access tokens for receivers (client credentials). Each webhook has one token: one attempt fetches it while
+//! the others wait, and it is kept until shortly before it expires or until a receiver refuses it.
 //!
-//! `state` decides when to ask, `grant` knows what is asked and answered. A token request is part of the attempt that
-//! makes it: same guard, same client, same deadline.
+//! Called by the sender. `state` decides when to request a token, `grant` builds the request and reads the answer. A
+//! token request is part of the attempt that makes it: same guard, same client, same deadline.
 
 mod grant;
 mod state;
@@ -26,13 +26,13 @@ use crate::domain::outcome::Outcome;
 
 use self::state::{State, Step};
 
-/// Webhooks whose token is kept: 32 MiB of the longest ones.
+/// How many tokens are kept: 32 MiB of the longest ones.
 const MOST_TOKENS: usize = 4096;
 
-/// As long as the longest token that is kept.
+/// No token lives longer than this.
 const IDLE: Duration = state::LONGEST_LIFE;
 
-/// Why there is no token, in words for the webhook's owner.
+/// Why there is no token. The webhook's owner sees the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) outcome: Outcome,
@@ -44,18 +44,18 @@ pub(super) struct Refusal {
 pub(super) struct TokenSource {
     pub(super) url: Url,
     pub(super) credentials: ClientCredentials,
-    /// Of the tenant, and of everything that a token depends on, the webhook included.
+    /// The tenant, and a digest of everything that a token depends on, the webhook included.
     pub(super) key: Key,
 }
 
-/// A token on its way with a request.
+/// A token to send with a request; its number tells it from the webhook's other tokens.
 #[derive(Debug, Clone)]
 pub(super) struct Token {
     pub(super) header: HeaderValue,
     number: u64,
 }
 
-/// With what an attempt asks.
+/// What an attempt brings to a token request.
 pub(super) struct Asking<'a> {
     pub(super) client: &'a reqwest::Client,
     pub(super) guard: &'a Guard,
@@ -65,7 +65,7 @@ pub(super) struct Asking<'a> {
 #[derive(Debug, Default)]
 struct Entry {
     state: Mutex<State>,
-    /// Held by whoever asks for a new token.
+    /// Held by the attempt that requests a new token.
     asking: tokio::sync::Mutex<()>,
 }
 
@@ -80,7 +80,7 @@ impl Default for Tokens {
 }
 
 impl Tokens {
-    /// The token to send now; asked for if there is none that will last.
+    /// The token to send now. Requests a new one if none is kept, or if the kept one is about to expire.
     pub(super) async fn get(&self, source: &TokenSource, asking: &Asking<'_>) -> Result<Token, Refusal> {
         let entry = self.entry(source);
         let known = match entry.state.lock().step(Instant::now()) {
@@ -89,7 +89,7 @@ impl Tokens {
             Step::Ask { meanwhile } => meanwhile,
         };
         let _turn = match known {
-            // It lasts a little longer: nobody waits for whoever renews it.
+            // The token is still valid: use it while another attempt renews it.
             Some(token) => match entry.asking.try_lock() {
                 Ok(turn) => turn,
                 Err(_) => return Ok(token),
@@ -109,7 +109,7 @@ impl Tokens {
         }
     }
 
-    /// The receiver has refused this token: the next attempt asks for another one.
+    /// Drops a token that the receiver has refused; the next attempt requests another one.
     pub(super) fn discard(&self, source: &TokenSource, refused: &Token) {
         self.entry(source).state.lock().discard(refused);
     }
@@ -119,7 +119,8 @@ impl Tokens {
     }
 }
 
-/// One token request. One that could be done without has half of the time.
+/// Makes one token request. An early renewal may take half of the time that is left, because the old token still
+/// serves.
 async fn ask(source: &TokenSource, asking: &Asking<'_>, is_early: bool) -> Result<grant::Granted, Refusal> {
     if let Err(refused) = asking.guard.check_literal(&source.url) {
         return Err(Refusal { outcome: Outcome::Blocked, text: of_endpoint(&refused) });
@@ -152,7 +153,7 @@ fn too_slow() -> Refusal {
     Refusal { outcome: Outcome::TimedOut, text: of_endpoint(&"no token within the webhook's time limit") }
 }
 
-/// Says whose fault it is.
+/// Names the token endpoint as the cause.
 fn of_endpoint(text: &impl std::fmt::Display) -> String {
     format!("token endpoint: {text}")
 }

@@ -1,5 +1,5 @@
-//! What a webhook's owner may choose, as stored and as shown. The API refuses a policy with problems, so that the
-//! engine can follow any policy that it finds in a row.
+//! The settings that a webhook's owner may choose, as stored and as shown. The API refuses a policy with problems, so
+//! the engine can apply any policy that it finds in a row.
 
 mod breaker;
 mod retry;
@@ -9,35 +9,35 @@ use serde::{Deserialize, Serialize};
 pub use self::breaker::BreakerSettings;
 pub use self::retry::{Backoff, RetryPolicy};
 
-/// The limits of `timeoutMs`: below 100 ms a TLS handshake across a continent cannot finish, above 30 s a hanging
-/// receiver would hold its places for too long.
+/// The range of `timeoutMs`: below 100 ms a TLS handshake across a continent cannot finish, above 30 s a hanging
+/// receiver would hold its permits for too long.
 const TIMEOUT_MS: std::ops::RangeInclusive<u32> = 100..=30_000;
 
-/// The limits of `maxInFlight`; more than 256 requests at once look like an attack to most receivers.
+/// The range of `maxInFlight`: more than 256 requests at once look like an attack to most receivers.
 const MAX_IN_FLIGHT: std::ops::RangeInclusive<u16> = 1..=256;
 
-/// The limits of `disableAfterSeconds`: a receiver may be down for an hour, and after a year nobody waits for it.
+/// The range of `disableAfterSeconds`: a receiver may be down for an hour, and after a year nobody waits for it.
 const DISABLE_AFTER: std::ops::RangeInclusive<u32> = 3_600..=31_536_000;
 
-/// The settings of one webhook. Every field has its default, so that rows written by older versions keep reading.
+/// The settings of one webhook. Every field has a default, so that rows written by older versions can still be read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Policy {
     pub retry_policy: RetryPolicy,
     /// One deadline over DNS, connect, TLS, headers and body; 100 to 30000 ms.
     pub timeout_ms: u32,
-    /// How many requests may start in a while; `None` is no limit.
+    /// How many requests may start in a period; `None`: no limit.
     pub rate_limit: Option<RateLimit>,
     /// How many requests may be under way at once; 1 to 256.
     pub max_in_flight: u16,
-    /// Strict order: one at a time, and a failing delivery holds those behind it.
+    /// Strict order: one delivery at a time, and a failing delivery blocks those behind it.
     pub ordered: bool,
-    /// A CEL expression over `event` and `data`; checked by whoever compiles it.
+    /// A CEL expression over `event` and `data`; [`Self::problems`] does not check it.
     pub filter: Option<String>,
     pub signature: SignatureSettings,
-    /// When a receiver that fails is left alone.
+    /// When a failing receiver gets no more requests.
     pub breaker: BreakerSettings,
-    /// A webhook that has only failed for this long is switched off; an hour to a year.
+    /// A webhook with nothing but failures for this long is switched off; an hour to a year.
     pub disable_after_seconds: u32,
 }
 
@@ -58,7 +58,7 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// Every value out of its range; empty when the policy can be followed.
+    /// Every value out of its range; empty when the policy can be applied.
     #[must_use]
     pub fn problems(&self) -> Vec<PolicyProblem> {
         let mut problems = self.retry_policy.problems();
@@ -78,7 +78,7 @@ impl Policy {
 pub struct RateLimit {
     pub requests: u32,
     pub per_seconds: u32,
-    /// As many as `requests` unless given.
+    /// Defaults to `requests`.
     pub burst: u32,
 }
 
@@ -101,7 +101,7 @@ impl RateLimit {
     }
 }
 
-/// A rate limit as written, where `burst` may be left out.
+/// A rate limit as given, where `burst` may be left out.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RateLimitInput {
@@ -121,7 +121,7 @@ impl From<RateLimitInput> for RateLimit {
     }
 }
 
-/// What `X-Webhook-Signature` looks like.
+/// The form of `X-Webhook-Signature`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SignatureFormat {
@@ -141,7 +141,7 @@ pub struct SignatureSettings {
     pub format: SignatureFormat,
 }
 
-/// A setting that cannot be followed.
+/// A setting that cannot be applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyProblem {
     /// Where, as a JSON pointer (RFC 6901) into the policy: `/retryPolicy/maxRetries`.

@@ -1,4 +1,4 @@
-//! The breaker told by hand; [`model`] drives it at random.
+//! Drives the breaker step by step; [`model`] drives it at random.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ fn opened() -> Breaker {
     breaker
 }
 
-/// The probe that began after this many seconds and has not ended.
+/// A breaker whose probe began after this many seconds and has not ended.
 fn probing(seconds: u64) -> Breaker {
     let mut breaker = opened();
     assert_eq!(breaker.may_start(after(seconds)), Permission::Probe);

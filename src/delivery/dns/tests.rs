@@ -1,4 +1,4 @@
-//! The DNS client against servers that answer, refuse, are silent or are not the only one.
+//! Tests the DNS client against servers that answer, refuse or stay silent, alone and beside others.
 
 use std::sync::Arc;
 

@@ -1,13 +1,13 @@
-//! What a TLS error means for a webhook's owner, and what to do about it. Pure.
+//! Explains a TLS error to a webhook's owner, with advice where there is any. Called by `failure`. Pure.
 
 use rustls::{AlertDescription, CertificateError, Error};
 
 use crate::domain::moment::UnixMillis;
 
-/// Names of a certificate that are shown. More tell nobody which one was meant.
+/// How many names of a certificate are shown. More would not tell which one was meant.
 const SHOWN_NAMES: usize = 3;
 
-/// What is told when the deadline passes within the handshake.
+/// The text when the deadline passes during the handshake.
 pub(in crate::delivery) const STALLED_HANDSHAKE: &str =
     "the receiver accepted the connection, but the TLS handshake was not complete within the time limit";
 
@@ -25,7 +25,7 @@ pub(super) fn text(error: &Error) -> String {
 
 const TOO_OLD: &str = "the receiver speaks no TLS version or cipher that is accepted; TLS 1.2 and 1.3 are";
 
-/// What the receiver refuses is about us, as a rule: the engine's own certificate.
+/// An alert is about the engine's own certificate, as a rule.
 fn alert_text(alert: AlertDescription) -> &'static str {
     match alert {
         AlertDescription::CertificateRequired | AlertDescription::NoCertificate => {
@@ -86,7 +86,7 @@ fn certificate_text(problem: &CertificateError) -> String {
     text.to_owned()
 }
 
-/// A self-made certificate that may sign others is refused as a server's own.
+/// A self-signed certificate that may sign others is refused as a server's own.
 fn is_authority(problem: &CertificateError) -> bool {
     match problem {
         CertificateError::Other(other) => other.to_string().contains("CaUsedAsEndEntity"),
@@ -94,9 +94,9 @@ fn is_authority(problem: &CertificateError) -> bool {
     }
 }
 
-/// The names in a certificate, which its owner chose freely.
+/// The names in a certificate, without control characters: its owner chose them freely.
 fn names(presented: &[String]) -> String {
-    // rustls tells kind and name: `DnsName("example.com")`.
+    // rustls gives kind and name: `DnsName("example.com")`.
     let bare = |name: &String| {
         let inner = name.split_once('(').and_then(|(_, inner)| inner.strip_suffix(')')).unwrap_or(name);
         inner.trim_matches('"').chars().filter(|sign| !sign.is_control()).collect::<String>()

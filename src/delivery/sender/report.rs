@@ -1,4 +1,4 @@
-//! What the sender tells about an attempt: the outcome, the times, and as much of the answer as is worth keeping.
+//! What the sender reports about an attempt: the outcome, the times, and as much of the answer as is worth keeping.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::delivery::failure;
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::{Outcome, parse_retry_after};
 
-/// How many of an answer's headers are kept, and how many bytes of names and values in sum: they are stored with
-/// every attempt.
+/// How many headers of an answer are kept, and how many bytes of names and values in total: they are stored with every
+/// attempt.
 const MAX_HEADERS: usize = 64;
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 
-/// What became of one attempt.
+/// The result of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     pub outcome: Outcome,
@@ -31,7 +31,7 @@ pub struct Report {
     pub response_headers: Vec<(String, String)>,
     /// At most 64 KiB, as received: compressed bodies stay compressed.
     pub response_body: Bytes,
-    /// Nothing was sent, for lack of a descriptor.
+    /// Nothing was sent, because no file descriptor was left.
     pub out_of_fds: bool,
 }
 
@@ -50,7 +50,7 @@ impl Report {
         }
     }
 
-    /// An attempt for which the client has no answer to show.
+    /// An attempt that ended with an error of the HTTP client.
     pub(super) fn failed(error: &reqwest::Error, watch: &Stopwatch) -> Self {
         let (outcome, text) = failure::explain(error);
         let out_of_fds = failure::is_lack_of_descriptors(error);
@@ -58,7 +58,7 @@ impl Report {
     }
 }
 
-/// The head of an answer, whose body may still go wrong.
+/// The head of an answer, whose body may still fail.
 pub(super) struct Head {
     status: u16,
     outcome: Outcome,
@@ -81,21 +81,21 @@ impl Head {
         }
     }
 
-    /// The whole answer is there, or as much as is kept of it, or it broke off: the head has decided already, and a
-    /// receiver that said 2xx has the event.
+    /// The body is complete, has reached the limit, or broke off. The status code decides alone: a receiver that said
+    /// 2xx has the event.
     pub(super) fn judged_by_status(self, body: Bytes, watch: &Stopwatch) -> Report {
         let error = self.verdict_text();
         self.report(error, body, watch)
     }
 
-    /// The deadline passed within the body, whatever the head said.
+    /// The deadline passed during the body, whatever the status code was.
     pub(super) fn timed_out(self, timeout: Duration, body: Bytes, watch: &Stopwatch) -> Report {
         let error =
             format!("answered {}, but the body was not complete within {} ms", self.status, timeout.as_millis());
         Self { outcome: Outcome::TimedOut, ..self }.report(Some(error), body, watch)
     }
 
-    /// Why the status code is no success.
+    /// Why the status code is not a success.
     fn verdict_text(&self) -> Option<String> {
         match self.status {
             200..=299 => None,
@@ -120,7 +120,7 @@ impl Head {
     }
 }
 
-/// The first headers, as many as may be kept.
+/// The first headers, up to the limits.
 fn kept(headers: &HeaderMap) -> Vec<(String, String)> {
     let mut room = MAX_HEADER_BYTES;
     let fitting = headers.iter().take(MAX_HEADERS).map_while(|(name, value)| {
@@ -130,7 +130,7 @@ fn kept(headers: &HeaderMap) -> Vec<(String, String)> {
     fitting.collect()
 }
 
-/// What is told when the deadline passes before the head of the answer.
+/// The text when the deadline passes before the head of the answer.
 pub(super) fn too_slow(timeout: Duration) -> String {
     format!("no answer within {} ms", timeout.as_millis())
 }
@@ -147,7 +147,7 @@ impl Stopwatch {
         self.0
     }
 
-    /// Microseconds since the start; over an hour is over an hour.
+    /// Microseconds since the start, 71 minutes at most.
     fn micros(&self) -> u32 {
         u32::try_from(self.0.elapsed().as_micros()).unwrap_or(u32::MAX)
     }

@@ -1,5 +1,5 @@
-//! Writes the request that a receiver gets. Everything here runs once per attempt, so names and fixed values are made
-//! at compile time.
+//! Builds the signed request that a receiver gets. Called by the sender for every attempt, so names and fixed values
+//! are made at compile time.
 
 use std::sync::LazyLock;
 
@@ -26,18 +26,18 @@ const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("Posthaste/", env!("CARGO_PKG_VERSION")));
 
-/// How many headers we set ourselves; the client adds host, length and accept.
+/// How many headers the engine sets; the client adds host, length and accept.
 const OWN_HEADERS: usize = 13;
 
-/// Bodies from here on are signed away from the threads that endpoints live on: a megabyte takes a millisecond or more, and
-/// each attempt signs it anew.
+/// Bodies from this size on are signed off the endpoint threads: a megabyte takes a millisecond or more, and each
+/// attempt signs it anew.
 const LARGE: usize = 256 * 1024;
 
-/// Half of the cores sign at most, so that many large bodies leave some for everybody else.
+/// At most half of the cores sign large bodies, so that the others stay free.
 static SIGNERS: LazyLock<Semaphore> =
     LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))));
 
-/// What a message is signed with.
+/// The signatures of a message.
 pub(super) struct Signatures {
     seconds: i64,
     ours: String,
@@ -51,7 +51,7 @@ impl Signatures {
         Self { seconds, ours, standard: standard_webhooks(secrets, id, seconds, body) }
     }
 
-    /// Those of a large message, when its turn has come; others are signed where they are sent.
+    /// Signs a large message once a signer is free. `None` for other messages, which [`signed`] signs.
     pub(super) async fn of_large(target: &Target, message: &Message) -> Option<Self> {
         if message.body.len() < LARGE {
             return None;
@@ -59,7 +59,7 @@ impl Signatures {
         let turn = SIGNERS.acquire().await.ok()?;
         let (secrets, format) = (target.secrets.clone(), target.format);
         let (id, body) = (message.event_id.clone(), message.body.clone());
-        // The turn ends with the work, which goes on when the request is given up.
+        // The work holds its turn to its end: it goes on when the request is given up.
         let sign = move || {
             let _turn = turn;
             Self::of(&secrets, format, &id, &body, UnixMillis::now_reference())
@@ -68,7 +68,7 @@ impl Signatures {
     }
 }
 
-/// The request for an attempt that is made now, signed with all of the target's secrets.
+/// Builds the request for an attempt that is made now, signed with all of the target's secrets.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! One attempt against receivers that behave, misbehave and are not there.
+//! Tests one attempt against receivers that behave, misbehave or do not exist.
 
 mod kept;
 mod tls;
@@ -23,10 +23,10 @@ use crate::domain::policy::Policy;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const TIMEOUT: Duration = Duration::from_millis(300);
-/// A machine under load may be late by this much, and no test cares.
+/// How late a machine under load may be without failing a test.
 const GENEROUS: Duration = Duration::from_secs(10);
 
-/// A receiver on a port of its own; one connection at a time, gone when dropped.
+/// A receiver on a port of its own. It takes one connection at a time and stops when dropped.
 struct Receiver {
     url: String,
     requests: Arc<Mutex<Vec<String>>>,
@@ -59,7 +59,7 @@ impl Receiver {
         Self::serving(move |mut stream| {
             let answer = Arc::clone(&answer);
             async move {
-                // The sender may have seen enough before everything is written.
+                // An error is fine: the sender may close before everything is written.
                 let _ = stream.write_all(&answer).await;
             }
         })
@@ -134,7 +134,7 @@ async fn attempt(url: &str) -> Report {
     sender().attempt(&target(url), message()).await
 }
 
-/// An attempt that has time enough, so that a slow machine changes nothing.
+/// An attempt with a long timeout, so that a slow machine changes nothing.
 async fn patient_attempt(url: &str) -> Report {
     let target = Target { timeout: GENEROUS, ..target(url) };
     sender().attempt(&target, message()).await
@@ -410,7 +410,7 @@ async fn a_name_that_is_not_resolved_by_the_deadline_is_a_dns_failure() {
     assert!(report.error.unwrap().starts_with("the name was not resolved in time"));
 }
 
-/// Neither the check of the URL nor the one of a name's addresses has anything against this connection.
+/// The checks of the URL and of the name's addresses pass here; only the check of the connection is left.
 #[tokio::test]
 async fn nothing_is_sent_through_a_connection_to_where_nobody_may_call() {
     struct Mistaken(std::net::SocketAddr);
@@ -435,7 +435,7 @@ async fn nothing_is_sent_through_a_connection_to_where_nobody_may_call() {
     assert_eq!(reached.await.unwrap().unwrap(), b"");
 }
 
-/// A resolver that has this to say about every name.
+/// A resolver that fails for every name with this error.
 struct Failing(ResolveError);
 
 impl reqwest::dns::Resolve for Failing {

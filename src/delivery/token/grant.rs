@@ -1,5 +1,5 @@
-//! What a token endpoint is asked and what it answers (RFC 6749, 4.4 and 5). Its texts are not passed on: they may repeat
-//! the secret that they refuse.
+//! Builds token requests and reads their answers (RFC 6749, 4.4 and 5). The texts of a token endpoint are not passed
+//! on: they may repeat the secret that they refuse.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlen
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("Posthaste/", env!("CARGO_PKG_VERSION")));
 
-/// Receivers commonly limit all headers to as much.
+/// Receivers commonly limit all headers to this size.
 const MAX_TOKEN: usize = 8 * 1024;
 
 /// RFC 6749, 5.2, and RFC 8707, 2.
@@ -34,15 +34,16 @@ const KNOWN_ERRORS: [&str; 7] = [
     "invalid_target",
 ];
 
-/// A token and how long it lives, if that was said.
+/// A token, and how long it lives if the answer says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Granted {
-    /// `Authorization`.
+    /// The value of `Authorization`.
     pub(super) header: HeaderValue,
     pub(super) expires_in: Option<Duration>,
 }
 
-/// The request for a token. Names and secrets are form-encoded before they become a password (RFC 6749, 2.3.1).
+/// Builds the request for a token. Client id and secret are form-encoded before they become user name and password (RFC
+/// 6749, 2.3.1).
 pub(super) fn request(url: &Url, with: &ClientCredentials) -> reqwest::Request {
     let mut form = form_urlencoded::Serializer::new(String::new());
     form.append_pair("grant_type", "client_credentials");
@@ -82,8 +83,8 @@ struct Problem {
     error: String,
 }
 
-/// Judges an answer. Whatever a token endpoint refuses is `rejected`, since the receiver cannot be reached without it;
-/// only its wish for time counts as if it were the receiver's.
+/// Classifies an answer. Every refusal is `rejected`, because without a token the receiver cannot be reached. Only
+/// `throttled` counts as if the receiver had asked for time.
 pub(super) fn read(status: u16, headers: &HeaderMap, body: &[u8]) -> Result<Granted, Refusal> {
     match status {
         200..=299 if body.len() < MAX_BODY => token(body),
@@ -127,7 +128,7 @@ fn token(body: &[u8]) -> Result<Granted, Refusal> {
     Ok(Granted { header, expires_in: expires_in.as_ref().and_then(seconds) })
 }
 
-/// A number, also one that is written as a text or with a fraction. What is neither was not said.
+/// Accepts a number, also with a fraction or as a text. Any other value counts as not given.
 fn seconds(expires_in: &Value) -> Option<Duration> {
     let seconds = match expires_in {
         Value::Number(number) => number.as_f64(),

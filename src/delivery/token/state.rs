@@ -1,5 +1,5 @@
-//! When a token is good enough, when another one is asked for, and for how long a token endpoint that failed is left
-//! alone. Pure: `now` is an argument.
+//! Decides when a token is used, when a new one is requested, and for how long a token endpoint that failed is left
+//! alone. Called by `token`. Pure: `now` is an argument.
 
 use std::time::Duration;
 
@@ -9,17 +9,17 @@ use super::grant::Granted;
 use super::{Refusal, Token};
 use crate::domain::outcome::Outcome;
 
-/// How long a token lives if its server does not say; RFC 6749, 5.1, lets it be silent.
+/// How long a token lives if its endpoint does not say, which RFC 6749, 5.1, permits.
 const UNSAID_LIFE: Duration = Duration::from_mins(5);
 
-/// Longer lives are not believed: a token may be revoked, and who holds it is not told.
+/// No token is used for longer: it may be revoked, and nobody tells the client.
 pub(super) const LONGEST_LIFE: Duration = Duration::from_hours(24);
 
 /// A token is renewed this long before it ends, or when a tenth of its life is left, whichever is shorter.
 const RENEWAL: Duration = Duration::from_mins(1);
 
-/// A token endpoint that failed is left alone for this long, twice as long after each further failure, up to the limit:
-/// as long as an open breaker waits at first.
+/// A token endpoint that failed is left alone for this long, and twice as long after each further failure, up to the
+/// limit. The limit is as long as the first cool-down of a breaker.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -27,7 +27,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 pub(super) struct State {
     kept: Option<Kept>,
     failed: Option<Failed>,
-    /// Of the token that was granted last.
+    /// The number of the last token.
     number: u64,
 }
 
@@ -49,11 +49,12 @@ struct Failed {
 #[derive(Debug)]
 pub(super) enum Step {
     Use(Token),
-    /// Ask for a new one; the old one serves while somebody else does.
+    /// Request a new token. `meanwhile` is the old one, if it is still valid: it serves while another attempt makes the
+    /// request.
     Ask {
         meanwhile: Option<Token>,
     },
-    /// The last request failed a moment ago.
+    /// The last token request failed a moment ago; make none now.
     Refuse(Refusal),
 }
 
@@ -70,7 +71,7 @@ impl State {
         }
     }
 
-    /// Takes over what the token endpoint has answered.
+    /// Applies the answer of the token endpoint.
     pub(super) fn learn(&mut self, answer: Result<Granted, Refusal>, now: Instant) -> Result<Token, Refusal> {
         match answer {
             Ok(Granted { header, expires_in }) => {
@@ -91,14 +92,14 @@ impl State {
         }
     }
 
-    /// Forgets this token, unless there is another one by now.
+    /// Drops this token, unless a newer one has replaced it.
     pub(super) fn discard(&mut self, refused: &Token) {
         self.kept.take_if(|kept| kept.token.number == refused.number);
     }
 }
 
 impl Failed {
-    /// What the request failed of, and that it was not made again.
+    /// The failure of the last request, with a note that no other was made.
     fn refusal_at(&self, now: Instant) -> Refusal {
         let Refusal { outcome, text } = self.refusal.clone();
         let left = self.until.saturating_duration_since(now);
@@ -114,7 +115,7 @@ fn pause(times: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(times.saturating_sub(1))).min(LONGEST_PAUSE)
 }
 
-/// For how long the token endpoint wants to be left alone.
+/// For how long the token endpoint asked to be left alone.
 fn hint(outcome: &Outcome) -> Duration {
     match outcome {
         Outcome::Throttled { retry_after } => retry_after.unwrap_or_default(),

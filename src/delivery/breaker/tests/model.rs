@@ -1,4 +1,4 @@
-//! The breaker driven at random beside a model of its rules.
+//! Drives the breaker at random beside a model of its rules.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What can happen to a breaker. Numbers choose among the requests that are under way.
+/// What can happen to a breaker. `which` chooses among the requests that are under way.
 #[derive(Debug, Clone)]
 enum Act {
     Pass { millis: i64 },
@@ -42,7 +42,7 @@ fn any_act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// The rules in words of their own: what has happened since the last success.
+/// The rules, written a second time: what has happened since the last success.
 #[derive(Debug)]
 struct Model {
     settings: BreakerSettings,

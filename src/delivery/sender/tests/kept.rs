@@ -1,4 +1,4 @@
-//! Receivers that end a kept connection while a request is on its way: nothing is sent twice on its own.
+//! Tests receivers that end a kept connection while a request is on its way: the client sends nothing twice on its own.
 
 use std::collections::HashMap;
 
@@ -6,8 +6,8 @@ use super::*;
 
 const ATTEMPTS: u16 = 60;
 
-/// A receiver that answers the first request of each connection, and then does as `after` says; with the attempt numbers
-/// of the requests that it has read whole.
+/// A receiver that answers the first request of each connection and then does as `after` says. Returns its URL and the
+/// attempt numbers of the requests that it has read whole.
 async fn fickle<F>(after: impl Fn(TcpStream) -> F + Clone + Send + Sync + 'static) -> (String, Arc<Mutex<Vec<u16>>>)
 where
     F: Future<Output = Option<String>> + Send,
@@ -35,7 +35,7 @@ fn number_of(request: &str) -> Option<u16> {
     request.lines().find_map(|line| line.strip_prefix("x-webhook-attempt: ")?.parse().ok())
 }
 
-/// Makes many attempts, one after the other, and answers how each ended.
+/// Makes many attempts, one after the other, and returns how each ended.
 async fn attempt_many(url: &str) -> Vec<Outcome> {
     let (sender, target) = (sender(), Target { timeout: GENEROUS, ..target(url) });
     let mut outcomes = Vec::new();
@@ -74,7 +74,7 @@ async fn a_connection_that_closes_just_then_leads_to_no_second_request() {
         None
     };
     let resetting = |stream: TcpStream| async move {
-        // With something unread or a linger of nothing, closing is a reset.
+        // A close with unread data or a linger of zero is a reset.
         let _ = stream.set_zero_linger();
         drop(stream);
         None

@@ -1,4 +1,4 @@
-//! Real handshakes: certificates that are not good, private authorities, client certificates, receivers that stall.
+//! Tests real handshakes: bad certificates, private authorities, client certificates, receivers that stall.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -75,7 +75,7 @@ fn identified(url: &str, ca: &Authority, by: Issued) -> Target {
     with_options(url, tls)
 }
 
-/// What an attempt fails of that trusts the authority of what the receiver shows.
+/// The error of an attempt that trusts the authority of the receiver's certificate.
 async fn tls_failure(authority: &Authority, shown: &Issued) -> String {
     let receiver = Secure::with(acceptor(shown, None)).await;
     let report = sender().attempt(&trusting(&receiver.url, authority), message()).await;
@@ -162,8 +162,8 @@ async fn a_receiver_that_is_slow_after_its_handshake_is_just_slow() {
     slow.abort();
 }
 
-/// The client hands the second request to the first connection as soon as that is free, and goes on with the second
-/// connection on its own.
+/// The client hands the second request to the first connection as soon as that is free, and finishes the second
+/// connection without an attempt.
 #[tokio::test]
 async fn a_handshake_that_nobody_waits_for_any_more_is_not_to_blame() {
     let authority = Authority::new();

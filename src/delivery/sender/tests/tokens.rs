@@ -1,4 +1,4 @@
-//! Tokens that are fetched before a request is sent, with real token endpoints and receivers.
+//! Tests tokens that are fetched before a request is sent, with real token endpoints and receivers.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,7 +9,8 @@ use crate::domain::id::{TenantNum, WebhookId};
 /// As many as a webhook has in flight by default.
 const AT_ONCE: usize = 16;
 
-/// A server that answers each request on a connection of its own, and remembers them; the n-th (from 0) as `script` says.
+/// A server that answers each request on a connection of its own and remembers the requests; the n-th answer (from 0)
+/// comes from `script`.
 struct Scripted {
     url: String,
     requests: Arc<Mutex<Vec<String>>>,
@@ -218,7 +219,8 @@ async fn whatever_a_token_endpoint_answers_has_an_outcome() {
 #[tokio::test]
 async fn a_token_endpoint_is_called_by_the_same_rules_as_a_receiver() {
     let (endpoint, receiver) = (Scripted::granting(3600).await, Scripted::answering(200).await);
-    // Another loopback address than the receiver's, which is the only one that is open when it is sent.
+    // The token endpoint has another loopback address than the receiver, and only the receiver's is open when the
+    // request is sent.
     let elsewhere = endpoint.url.replace("127.0.0.1", "127.0.0.2");
     let target = with_token(&receiver.url, credentials(&elsewhere));
     let strict = Arc::new(Guard::new(true, vec!["127.0.0.1/32".parse().unwrap()]));
