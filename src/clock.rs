@@ -14,27 +14,27 @@ use self::slew::{Meaning, Reading, Slew};
 use crate::domain::moment::{LAST, UnixMillis};
 
 impl UnixMillis {
-    /// By this process's clock: by which everything is waited for and recorded.
+    /// The time by this process's clock. All waits and all records use it.
     #[must_use]
     pub fn now() -> Self {
         Self(slew().read().at(steady()).div_euclid(1000))
     }
 
-    /// As the rest of the world has it, as far as is known here: for what others compare with clocks of their own. Jumps
-    /// when the reference does.
+    /// The time by the reference clock, as far as it is known. It is for what others compare with clocks of their own,
+    /// and it jumps when the reference clock does.
     #[must_use]
     pub fn now_reference() -> Self {
         Self(slew().read().reference_at(steady()).div_euclid(1000))
     }
 }
 
-/// How often the system's clock is looked at.
+/// How often the system's clock is read.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Clocks that are apart by no more are none of anybody's business.
+/// Smaller differences between the clocks are not logged.
 const NOTED_MS: i64 = 1000;
 
-/// The reference is being asked for the time.
+/// A question to the reference clock that is not answered yet.
 #[derive(Debug)]
 pub(crate) struct Question {
     asked_at: Duration,
@@ -46,7 +46,8 @@ impl Question {
         Self { asked_at: steady() }
     }
 
-    /// It has answered. The answer was given at some moment since it was asked.
+    /// Takes the answer. The reference clock was read at some moment since the question, so the uncertainty is half of
+    /// that time.
     pub(crate) fn answered(self, said: UnixMillis) {
         let took = steady().saturating_sub(self.asked_at);
         let uncertainty = i64::try_from(took.as_micros() / 2).unwrap_or(i64::MAX);
@@ -56,19 +57,23 @@ impl Question {
             Meaning::InStep => {}
             Meaning::Jumped(by) => {
                 let by_ms = by / 1000;
-                tracing::warn!(by_ms, "the clock has jumped; if it stays so, it is followed slowly");
+                tracing::warn!(by_ms, "reference clock jumped; followed slowly if it stays there for five minutes");
             }
-            Meaning::Taken(by) => tracing::warn!(by_ms = by / 1000, "the clock has stayed where it jumped to"),
+            Meaning::Taken(by) => tracing::warn!(
+                by_ms = by / 1000,
+                "reference clock stayed where it jumped to; its time is adopted at once"
+            ),
         }
     }
 }
 
-/// Takes the system's clock as the reference, for a process whose database has none.
+/// Follows the system's clock as the reference clock, for a process whose database has none.
 pub(crate) async fn follow_the_system() {
     each_look(|| Question::ask().answered(by_the_system())).await;
 }
 
-/// Says when the system's clock is not the reference's: nothing is waited for by it, but logs and certificates go by it.
+/// Logs when the system's clock differs from the reference clock. Nothing waits by the system's clock, but logs and
+/// certificate checks use it.
 pub(crate) async fn watch_the_system() {
     let mut said_ms = 0;
     each_look(|| {
@@ -78,9 +83,9 @@ pub(crate) async fn watch_the_system() {
         }
         said_ms = by_ms;
         if by_ms.abs() > NOTED_MS {
-            tracing::warn!(by_ms, "the system's clock is ahead of the database's, which is the one that counts");
+            tracing::warn!(by_ms, "system clock differs from the database's; the database's counts");
         } else {
-            tracing::info!("the system's clock is the database's again");
+            tracing::info!("system clock agrees with the database's again");
         }
     })
     .await;
@@ -95,19 +100,19 @@ async fn each_look(mut look: impl FnMut()) {
     }
 }
 
-/// Set by the system's clock until a reference is heard.
+/// The clock of this process. It starts at the system's time, until the first answer of the reference clock.
 fn slew() -> &'static RwLock<Slew> {
     static SLEW: OnceLock<RwLock<Slew>> = OnceLock::new();
     SLEW.get_or_init(|| RwLock::new(Slew::new(steady(), by_the_system().0 * 1000)))
 }
 
-/// The one look at the system's clock. What logs say comes from there, too.
+/// The only place that reads the system's clock. The timestamps of log lines come from that clock, too.
 pub(crate) fn by_the_system() -> UnixMillis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMillis(i64::try_from(since.as_millis()).unwrap_or(LAST))
 }
 
-/// Since the machine was started. Nobody can set it; on Linux it goes on while the machine sleeps.
+/// The time since the machine was started. Nobody can set it; on Linux it goes on while the machine sleeps.
 fn steady() -> Duration {
     #[cfg(target_os = "linux")]
     let id = ClockId::Boottime;

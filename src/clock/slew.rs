@@ -1,94 +1,97 @@
-//! How this process's clock runs. It never jumps because another one does: it goes on by itself, and follows a reference,
-//! the database's clock or the system's, slowly. Pure: steady time and what the reference says come in.
+//! Runs this process's clock: it advances with steady time and follows a reference clock, the database's or the
+//! system's, slowly and without jumps. Called by `clock`. Pure: steady time and the readings of the reference clock are
+//! arguments.
 //!
-//! Retries are waited for by this clock, so whatever moves it moves them. A small difference is caught up unnoticeably. A
-//! reference that jumps is not believed before it has stayed where it is; then the clock runs a quarter faster or slower
-//! until it is there. Only a difference that is longer than waits are is taken over at once.
+//! Retries wait by this clock, so a change of the clock moves them. A small difference is caught up unnoticeably. A
+//! jump of the reference clock is not believed until the clock has stayed there for five minutes; then this clock runs
+//! a quarter faster or slower until it agrees. Only a difference of more than two hours, which is longer than most
+//! waits, is then adopted at once.
 
 use std::time::Duration;
 
-/// In microseconds, so that what is caught up in a moment is not rounded away.
+/// Microseconds, so that small corrections are not rounded away.
 type Micros = i64;
 
 const SECOND: Micros = 1_000_000;
 
-/// A reference that is off by no more has drifted; by more, it has jumped.
+/// The largest difference that counts as drift; a larger one is a jump.
 const DRIFT: Micros = SECOND;
 
-/// Drift is caught up by a millisecond a second: more than clocks drift, less than anybody notices of a wait.
+/// Drift is caught up at 1/1000, a millisecond a second: more than clocks drift, and too little to notice in a wait.
 const OF_DRIFT: Micros = 1000;
 
-/// A jump is caught up by a quarter of a second a second: no wait is shorter than four fifths of what it was to be, and
-/// an hour, which is the mistake that people make, is caught up in four.
+/// A jump is caught up at 1/4, a quarter of a second a second. No wait is then shorter than four fifths of its length,
+/// and an hour, which is the mistake that people make, takes four hours.
 const OF_A_JUMP: Micros = 4;
 
-/// A reference that has jumped is believed after this.
+/// How long a reference clock must stay where it jumped to before it is believed.
 const STAYS: Duration = Duration::from_secs(5 * 60);
 
-/// A clock that is wrong by more was not set, or stood still with its machine. To catch that up would take days.
+/// The largest difference that is slewed. A clock that is wrong by more was never set, or stood still with its machine;
+/// to slew it would take days.
 const LONGEST_WAY: Micros = 2 * 3600 * SECOND;
 
 #[derive(Debug, Clone)]
 pub(super) struct Slew {
-    /// The steady moment from which on the clock runs as the other fields say.
+    /// The steady time from which the other fields hold.
     from: Duration,
-    /// What it showed then.
+    /// What the clock showed at `from`.
     shown: Micros,
-    /// What is to be caught up from there on, by a part of the time that passes.
+    /// How far the clock was behind the reference clock at `from`. It catches up at 1/`part` of the time that passes.
     behind: Micros,
     part: Micros,
     reference: Option<Reference>,
 }
 
-/// What is known of it.
+/// What is known of the reference clock.
 #[derive(Debug, Clone, Copy)]
 struct Reference {
-    /// How much it is ahead of steady time.
+    /// How far it is ahead of steady time.
     ahead: Micros,
-    /// It has not jumped since.
+    /// The steady time since which it has not jumped.
     since: Duration,
 }
 
-/// What the reference said at a steady moment.
+/// What the reference clock said at a steady time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reading {
     pub(super) at: Duration,
     pub(super) said: Micros,
-    /// It may have said so earlier or later by as much.
+    /// How much earlier or later the reference clock may have said so.
     pub(super) uncertainty: Micros,
 }
 
-/// What a reading meant, for people.
+/// What a reading means, for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Meaning {
     InStep,
-    /// It is ahead by this, and not believed yet.
+    /// The reference clock is ahead by this, and is not believed yet.
     Jumped(Micros),
-    /// It was ahead by this, and its time is taken over.
+    /// The reference clock was ahead by this, and its time is adopted.
     Taken(Micros),
 }
 
 impl Slew {
-    /// Shows this from this moment on.
+    /// A clock that shows `shown` at the steady time `from`.
     pub(super) fn new(from: Duration, shown: Micros) -> Self {
         Self { from, shown, behind: 0, part: OF_DRIFT, reference: None }
     }
 
-    /// What the clock shows.
+    /// What this clock shows.
     pub(super) fn at(&self, steady: Duration) -> Micros {
         let passed = micros(steady.saturating_sub(self.from));
         let caught_up = (passed / self.part).min(self.behind.abs());
         self.shown + passed + caught_up * self.behind.signum()
     }
 
-    /// What the reference shows, as far as it is known: right after a jump, too.
+    /// What the reference clock shows, as far as it is known. A jump counts at once.
     pub(super) fn reference_at(&self, steady: Duration) -> Micros {
         self.reference.map_or_else(|| self.at(steady), |reference| micros(steady) + reference.ahead)
     }
 
-    /// Takes note of what the reference says.
+    /// Takes in a reading of the reference clock.
     pub(super) fn observe(&mut self, Reading { at, said, uncertainty: give }: Reading) -> Meaning {
-        // It says nothing about a clock to which this is a jump.
+        // A reading this uncertain could be off by a jump.
         if give > DRIFT {
             return Meaning::InStep;
         }
@@ -158,7 +161,7 @@ mod tests {
             }
         }
 
-        /// How much the clock is ahead of the time that has passed.
+        /// How far the clock is ahead of the time that has passed.
         fn ahead(&self) -> Micros {
             self.course.at(self.passed) - micros(self.passed)
         }
@@ -233,7 +236,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(256))]
 
-        /// The promise of F25, whatever the reference does within two hours.
+        /// Holds whatever the reference clock does within two hours.
         #[test]
         fn no_wait_is_shorter_than_four_fifths_or_longer_than_four_thirds(
             readings in vec((1u64..2_000, -2 * HOUR..2 * HOUR, any::<bool>()), 1..200),
