@@ -1,5 +1,5 @@
-//! Settings: defaults, then a file, then the environment, then flags; later ones win. A key that nobody knows is an
-//! error that names it.
+//! Reads the settings: defaults, then a file, then the environment, then flags; later ones win. Called by the command
+//! line. An unknown key is an error that names the key.
 
 mod admin_key;
 mod api;
@@ -25,22 +25,23 @@ pub use self::settings::refused_flag;
 use crate::store::seal::MasterKey;
 use crate::store::{CONNECTIONS, DEFAULT_CONNECTIONS, DEFAULT_LEASE, Options};
 
-/// What the variables start with; `listen` is `POSTHASTE_LISTEN`, `--listen`, and `listen` in the file.
+/// The prefix of the variables: `listen` is `POSTHASTE_LISTEN`, `--listen`, and `listen` in the file.
 const PREFIX: &str = "POSTHASTE_";
 
-/// Variables that are no settings of the server.
+/// Variables that are not settings of the server.
 const OTHER_VARIABLES: [&str; 3] = ["POSTHASTE_CONFIG", "POSTHASTE_FAULT", "POSTHASTE_FAULT_WEBHOOK"];
 
-/// Where DNS servers listen unless somebody says otherwise (RFC 1035, 4.2).
+/// The default port of DNS servers (RFC 1035, 4.2).
 const DNS_PORT: u16 = 53;
 
 /// A day. No supervisor waits for longer.
 const LONGEST_STOP_MS: usize = 24 * 60 * 60 * 1000;
 
-/// As much may wait in the queues before the endpoints; with less, endpoints would have none. There is no most.
+/// The queues in front of the endpoints may hold this much; with less, the endpoints would have no memory left. There
+/// is no upper limit.
 const LEAST_PAYLOAD_MEMORY: usize = 64 << 20;
 
-/// A setting that cannot be used, and what would be.
+/// A setting that cannot be used, and what is accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("{key}: unknown setting; known are {}", settings::variables().collect::<Vec<_>>().join(", "))]
@@ -52,7 +53,7 @@ pub enum ConfigError {
         settings::names(key)
     )]
     InsideNetwork { key: &'static str, value: String, network: ipnet::IpNet },
-    /// A secret, which is not repeated.
+    /// The value is a secret and is not repeated.
     #[error("{}: `***` is not accepted, {why}; expected {expected}", settings::names(key))]
     Hidden { key: &'static str, why: &'static str, expected: &'static str },
     #[error("{}: `{}` cannot be read ({source}); expected {expected}", settings::names(key), path.display())]
@@ -66,7 +67,7 @@ pub enum ConfigError {
     Argument { flag: &'static str, variable: &'static str, file: &'static str },
 }
 
-/// The settings as they were written, each one optional.
+/// The settings as given, each one optional.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Written {
@@ -79,16 +80,16 @@ pub struct Written {
     /// PostgreSQL: how long a process may send after it last reached the database, in milliseconds [default: 15000]
     #[arg(long, env = "POSTHASTE_LEASE_MS", value_name = "MS")]
     lease_ms: Option<usize>,
-    /// PostgreSQL behind a pooler: where the server itself is reached, to hear calls of other nodes [default: the database URL]
+    /// PostgreSQL behind a pooler: URL of the server itself, for LISTEN [default: the database URL]
     #[arg(long, env = "POSTHASTE_DATABASE_LISTEN_URL", hide_env_values = true, value_name = "URL")]
     database_listen_url: Option<SecretString>,
-    /// PostgreSQL: look for what other nodes have committed once a second, and listen to nobody [default: false]
+    /// PostgreSQL: poll once a second for what other nodes have committed, and do not LISTEN [default: false]
     #[arg(long, env = "POSTHASTE_DATABASE_POLL_ONLY", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     database_poll_only: Option<bool>,
     /// PostgreSQL: where other nodes reach this one's API [default: http:// and the address of the API]
     #[arg(long, env = "POSTHASTE_ADVERTISE_URL", value_name = "URL")]
     advertise_url: Option<String>,
-    /// PostgreSQL: use a server that may lose commits, or whose clock is far off, all the same [default: false]
+    /// PostgreSQL: use the server even if it may lose commits or its clock is far off [default: false]
     #[arg(
         long,
         env = "POSTHASTE_FORCE_UNSAFE_DATABASE",
@@ -103,21 +104,22 @@ pub struct Written {
     /// Address of the API [default: 127.0.0.1:8080]
     #[arg(long, env = "POSTHASTE_LISTEN", value_name = "HOST:PORT")]
     listen: Option<String>,
-    /// Only as a variable; an argument is refused.
+    /// Accepted as a variable only; an argument is refused.
     #[arg(long, env = "POSTHASTE_ADMIN_KEY", hide = true)]
     admin_key: Option<SecretString>,
     /// A file with an admin key to accept, at least 32 characters; or the key itself in the variable POSTHASTE_ADMIN_KEY
     /// [default: generated and printed on the first start]
     #[arg(long, env = "POSTHASTE_ADMIN_KEY_FILE", value_name = "FILE")]
     admin_key_file: Option<PathBuf>,
-    /// Only as a variable; an argument is refused.
+    /// Accepted as a variable only; an argument is refused.
     #[arg(long, env = "POSTHASTE_MASTER_KEY", hide = true)]
     master_key: Option<SecretString>,
-    /// A file with the key that encrypts secrets at rest, 32 bytes in base64, in its first line, and below it keys that were
-    /// it before; or the variables POSTHASTE_MASTER_KEY and POSTHASTE_PREVIOUS_MASTER_KEYS [default: a file beside the database]
+    /// A file with the key that encrypts secrets at rest, 32 bytes in base64, in its first line, and previous keys
+    /// below it; or the variables POSTHASTE_MASTER_KEY and POSTHASTE_PREVIOUS_MASTER_KEYS [default: a file beside the
+    /// database]
     #[arg(long, env = "POSTHASTE_MASTER_KEY_FILE", value_name = "FILE")]
     master_key_file: Option<PathBuf>,
-    /// Only as a variable; an argument is refused.
+    /// Accepted as a variable only; an argument is refused.
     #[arg(long, env = "POSTHASTE_PREVIOUS_MASTER_KEYS", hide = true)]
     previous_master_keys: Option<SecretString>,
     /// Development: accept http:// URLs [default: false]
@@ -126,7 +128,7 @@ pub struct Written {
     /// Networks that may be called although they are private, e.g. 127.0.0.0/8,10.1.0.0/16
     #[arg(long, env = "POSTHASTE_EGRESS_ALLOW", value_name = "CIDR,…")]
     egress_allow: Option<String>,
-    /// DNS servers that are asked for the names of receivers, e.g. 10.0.0.53:53 [default: the system's]
+    /// DNS servers that resolve the names of receivers, e.g. 10.0.0.53:53 [default: the system's]
     #[arg(long, env = "POSTHASTE_DNS_SERVERS", value_name = "HOST:PORT,…")]
     dns_servers: Option<String>,
     /// Threads for endpoint actors [default: one a core]
@@ -141,16 +143,16 @@ pub struct Written {
     /// How long a stop waits for what is under way, in milliseconds [default: 10000]
     #[arg(long, env = "POSTHASTE_STOP_GRACE_MS", value_name = "MS")]
     stop_grace_ms: Option<usize>,
-    /// How long a process that is asked to stop says that it is not ready before it stops, in milliseconds [default: 0]
+    /// How long a stopping process reports that it is not ready before it stops, in milliseconds [default: 0]
     #[arg(long, env = "POSTHASTE_STOP_DELAY_MS", value_name = "MS")]
     stop_delay_ms: Option<usize>,
     /// Largest request body that the API accepts, in bytes [default: 1048576]
     #[arg(long, env = "POSTHASTE_BODY_LIMIT_BYTES", value_name = "BYTES")]
     body_limit_bytes: Option<usize>,
-    /// Connections to the API at once; beyond, the most dispensable one is closed [default: 2048]
+    /// Connections to the API at once; beyond that, the most dispensable one is closed [default: 2048]
     #[arg(long, env = "POSTHASTE_MAX_CONNECTIONS", value_name = "N")]
     max_connections: Option<usize>,
-    /// HTTPS: a PEM file with the certificate of the API and those above it [default: none, plain HTTP]
+    /// HTTPS: a PEM file with the certificate of the API and its intermediates [default: none, plain HTTP]
     #[arg(long, env = "POSTHASTE_TLS_CERT_FILE", value_name = "FILE")]
     tls_cert_file: Option<PathBuf>,
     /// HTTPS: a PEM file with the key of the certificate
@@ -179,12 +181,12 @@ pub struct Written {
     log: Option<String>,
 }
 
-/// Settings that can be used.
+/// Settings that have been checked.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub database_url: SecretString,
     pub database_connections: u32,
-    /// `None`: nobody is listened to.
+    /// `None`: the node polls only.
     pub database_listen_url: Option<SecretString>,
     pub advertise_url: Option<String>,
     pub lease: Duration,
@@ -193,17 +195,17 @@ pub struct Config {
     pub listen: SocketAddr,
     pub admin_key: Option<SecretString>,
     pub master_key: Option<MasterKey>,
-    /// What it was before.
+    /// Previous master keys.
     pub previous_keys: Vec<MasterKey>,
     pub allow_http: bool,
     pub egress_allow: Vec<ipnet::IpNet>,
-    /// None: the system's.
+    /// Empty: the system's.
     pub dns_servers: Vec<SocketAddr>,
     pub endpoint_threads: usize,
     pub max_in_flight: usize,
     pub payload_memory_bytes: usize,
     pub stop_grace: Duration,
-    /// From saying that it is not ready to stopping.
+    /// How long `/readyz` says that the process is not ready before it stops.
     pub stop_delay: Duration,
     pub body_limit_bytes: usize,
     pub api: ApiSettings,
@@ -211,14 +213,14 @@ pub struct Config {
 }
 
 impl Config {
-    /// Puts file, environment and flags together. `given` holds the flags, and the environment where there is no flag.
+    /// Merges file, environment and flags. `given` holds the flags, and the variables where there is no flag.
     pub fn load(given: Written, file: Option<&Path>) -> Result<Self, ConfigError> {
         check_variables()?;
         let Some(path) = file else { return Self::try_from(given) };
         given.with_file(&file::read(path)?)
     }
 
-    /// How the database is to be opened.
+    /// The options for opening the database.
     #[must_use]
     pub fn database(&self) -> Options {
         Options {
@@ -235,7 +237,7 @@ impl Config {
     }
 }
 
-/// Refuses a variable of this process that looks like a setting and is none.
+/// Refuses an environment variable that looks like a setting and is not one.
 pub fn check_variables() -> Result<(), ConfigError> {
     refuse_unknown_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))
 }
@@ -261,16 +263,16 @@ impl ConfigError {
 }
 
 impl Written {
-    /// Puts these settings over those of a file. A value of the file that is not accepted is told by its line.
+    /// Merges these settings over those of a file. An error in a value of the file names its line.
     fn with_file(self, file: &file::Settings) -> Result<Config, ConfigError> {
         Config::try_from(self.clone().over(file.written.clone())).map_err(|error| {
-            // What is wrong without the file as well is not the file's.
+            // An error that occurs without the file as well is not the file's.
             let without = Config::try_from(self).err().and_then(|error| error.key());
             if error.key().is_some() && error.key() == without { error } else { file.located(error) }
         })
     }
 
-    /// These settings, and those of `below` where there are none.
+    /// These settings; where one is missing, that of `below`.
     fn over(self, below: Self) -> Self {
         Self {
             database_url: self.database_url.or(below.database_url),
@@ -322,7 +324,7 @@ fn within(key: &'static str, value: usize, accepted: std::ops::RangeInclusive<us
     if accepted.contains(&value) { Ok(value) } else { Err(refused(key, value)) }
 }
 
-/// Milliseconds that a stop may take.
+/// A duration of the stop, from milliseconds.
 fn pause(key: &'static str, ms: usize) -> Result<Duration, ConfigError> {
     Ok(Duration::from_millis(within(key, ms, 0..=LONGEST_STOP_MS)? as u64))
 }
@@ -331,7 +333,7 @@ fn parts(list: &str) -> impl Iterator<Item = &str> {
     list.split(',').map(str::trim).filter(|part| !part.is_empty())
 }
 
-/// Addresses, because nobody is there yet who could be asked for a name.
+/// Accepts addresses only: nothing could resolve the name of a DNS server.
 fn dns_servers(text: &str) -> Result<Vec<SocketAddr>, ConfigError> {
     let server = |part: &str| match part.parse() {
         Ok(ip) => Ok(SocketAddr::new(ip, DNS_PORT)),
@@ -344,7 +346,7 @@ fn dns_servers(text: &str) -> Result<Vec<SocketAddr>, ConfigError> {
     }
 }
 
-/// Where a node is reached, without a slash at its end.
+/// The URL of a node, without a slash at its end.
 fn address_of(text: &str) -> Result<String, ConfigError> {
     let url: url::Url = parse("advertise_url", text)?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() || url.path() != "/" || url.query().is_some() {
@@ -353,7 +355,7 @@ fn address_of(text: &str) -> Result<String, ConfigError> {
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
-/// Where calls of other nodes are heard.
+/// The database URL on which the node listens for notifications of other nodes.
 fn listen_url(
     given: Option<SecretString>,
     polls_only: Option<bool>,
@@ -369,7 +371,7 @@ fn listen_url(
     Ok(if polls_only == Some(true) { None } else { Some(given.unwrap_or_else(|| database.clone())) })
 }
 
-/// A secret is not repeated in an error.
+/// The error for a refused secret, which does not repeat the secret.
 fn hidden(key: &'static str, expected: &'static str) -> ConfigError {
     ConfigError::Value { key, value: "***".to_owned(), expected }
 }

@@ -1,4 +1,4 @@
-//! The admin key, from its variable or from a file.
+//! Reads the admin key from its variable or from a file. Called by `config`.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{ConfigError, hidden, settings};
 
-/// Fewer characters could be guessed.
+/// A shorter key could be guessed.
 const SHORTEST: usize = 32;
 
 pub(super) fn read(key: Option<SecretString>, file: Option<PathBuf>) -> Result<Option<SecretString>, ConfigError> {

@@ -1,4 +1,4 @@
-//! The section of settings about who may call the API, how, and how often.
+//! Reads the settings of the API: who may call it, how, and how often. Called by `config`.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -6,13 +6,13 @@ use std::path::PathBuf;
 
 use super::{ConfigError, Written, parse, refused, within};
 
-/// More than publishers keep; with HTTP/2 as many take less than 200 MiB under any load.
+/// The default: more than publishers keep. With HTTP/2 this many take less than 200 MiB under any load.
 const CONNECTIONS: usize = 2_048;
 
-/// More requests than this a second are no limit.
+/// A higher rate would limit nothing.
 const MOST_REQUESTS: usize = 1_000_000;
 
-/// How the API is offered.
+/// How the API is served.
 #[derive(Debug, Clone)]
 pub struct ApiSettings {
     /// Connections at once.
@@ -21,9 +21,9 @@ pub struct ApiSettings {
     pub tls: Option<TlsSettings>,
     /// Origins whose pages may call the API from a browser, each as a browser writes it.
     pub cors_origins: Vec<String>,
-    /// Of each tenant's key.
+    /// The limit of each key of a tenant.
     pub key_rate: Option<Rate>,
-    /// Of each tenant, over all its keys.
+    /// The limit of each tenant, over all its keys.
     pub tenant_rate: Option<Rate>,
     /// Where metrics are served without a key; `None`: nowhere.
     pub metrics_listen: Option<SocketAddr>,
@@ -77,7 +77,7 @@ fn tls(certificate: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<TlsS
     }
 }
 
-/// 0 and nothing are no limit. The burst is a second's worth unless given.
+/// Reads a rate. 0 or no value is no limit. The burst defaults to a second's worth.
 fn rate(
     (per_second_key, per_second): (&'static str, Option<usize>),
     (burst_key, burst): (&'static str, Option<usize>),

@@ -1,5 +1,5 @@
-//! The file with settings, in TOML. What is wrong with it is told by line, column and setting, never by repeating the line:
-//! it may hold a secret.
+//! Reads the file with settings, in TOML. Called by `config`. An error names line, column and setting and never repeats
+//! the line, which may hold a secret.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,13 +10,13 @@ use toml::{Table, Value};
 use super::settings::{self, Kind, Setting};
 use super::{ConfigError, Written};
 
-/// How the parser begins to say that a key is not the first of its name.
+/// How the parser's error for a repeated key begins.
 const TWICE: &str = "duplicate key";
 
-/// Keys that look like one are shown, others may be a secret that stands where none belongs.
+/// The longest unknown key that an error shows. A key that is longer or has other characters may be a misplaced secret.
 const LONGEST_KEY: usize = 40;
 
-/// What a file says, and where.
+/// The settings of a file, and their lines.
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) written: Written,
@@ -80,12 +80,12 @@ fn parse(path: &Path, text: &str) -> Result<Settings, ConfigError> {
         lines.insert(setting.key, line);
         settings.insert(key, value);
     }
-    // Every value has its kind by now.
+    // Every value has its kind by now, so this does not fail.
     let written = Written::deserialize(settings).map_err(|_| failed(1, "the settings cannot be read".to_owned()))?;
     Ok(Settings { written, path: path.to_owned(), lines })
 }
 
-/// What is said of a key that is no setting. It is shown if no secret looks like it.
+/// The error for a key that is not a setting. The key is shown unless it may be a secret.
 fn unknown(key: &str) -> String {
     if let Some(setting) = settings::find_by_other_name(key) {
         return format!("unknown setting `{key}`; expected `{}`, as it is called in the file", setting.key);
@@ -95,7 +95,7 @@ fn unknown(key: &str) -> String {
     format!("unknown setting {shown}; known are {}", known.join(", "))
 }
 
-/// The value as the settings are read, or that it is none of the setting's.
+/// The value in the form of its setting's kind, or what was expected instead.
 fn of_kind(setting: &Setting, value: &Value) -> Result<Value, String> {
     let text = match value {
         Value::Array(parts) if setting.kind == Kind::List => {
@@ -145,7 +145,7 @@ fn position(text: &str, at: usize) -> (usize, usize) {
     (line, column)
 }
 
-/// Where a key of the table stands, as far as that can be told.
+/// The line of a key, or the first line if the key cannot be found.
 fn line_of(text: &str, key: &str) -> usize {
     let is_there = |line: &str| {
         let line = line.trim_start().trim_start_matches(['[', '"', '\'']);

@@ -1,4 +1,4 @@
-//! What is to be logged.
+//! Parses the log filter. Called by `config` and by the commands.
 
 use tracing_subscriber::EnvFilter;
 
@@ -6,7 +6,7 @@ use super::{ConfigError, refused};
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// The filter that a text describes.
+/// Parses a filter; refuses a part that is neither a level nor has one.
 pub fn log_filter(text: &str) -> Result<EnvFilter, ConfigError> {
     if let Some(part) = misspelt_level(text) {
         return Err(refused("log", part));
@@ -14,7 +14,7 @@ pub fn log_filter(text: &str) -> Result<EnvFilter, ConfigError> {
     EnvFilter::try_new(text).map_err(|_| refused("log", text))
 }
 
-/// A part without a level. The library would take it for the name of a target, and log nothing else.
+/// A part without a level. The library would take it for the name of a target and log nothing else.
 fn misspelt_level(filter: &str) -> Option<&str> {
     let is_level = |part: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part));
     filter.split(',').find(|part| !part.is_empty() && !part.contains('=') && !is_level(part))

@@ -1,4 +1,4 @@
-//! The master key, from its variable or from its file, and what it was before.
+//! Reads the master key and the previous ones, from variables or from a file. Called by `config`.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{ConfigError, hidden, settings};
 use crate::store::seal::MasterKey;
 
-/// The master key, if it is not the one beside the database, and those that it was before.
+/// The master key, or `None` if it is the one in the file beside the database; and the previous master keys.
 pub(super) fn read(
     key: Option<SecretString>,
     file: Option<PathBuf>,

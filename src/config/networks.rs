@@ -1,4 +1,4 @@
-//! Networks that may be called although they are private.
+//! Reads the networks that may be called although they are private. Called by `config`.
 
 use ipnet::IpNet;
 
@@ -11,8 +11,8 @@ pub(super) fn read(text: &str) -> Result<Vec<IpNet>, ConfigError> {
     parts(text).map(network).collect()
 }
 
-/// An IPv4 network in IPv6 notation would open nothing. An address inside of a network is more likely meant for that address
-/// alone than for the whole network.
+/// Refuses an IPv4 network in IPv6 notation, which would open nothing, and an address inside a network, which is more
+/// likely meant for that address alone than for the whole network.
 fn network(part: &str) -> Result<IpNet, ConfigError> {
     let net: IpNet = parse("egress_allow", part)?;
     let is_mapped =

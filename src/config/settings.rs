@@ -1,4 +1,5 @@
-//! Every setting: what it is called, and what it accepts.
+//! The table of all settings: what each is called, and what it accepts. Errors of `config` and of the command line use
+//! it.
 
 use super::{ConfigError, PREFIX};
 
@@ -6,7 +7,7 @@ use super::{ConfigError, PREFIX};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Text,
-    /// Never repeated, and not taken from the command line.
+    /// Never repeated in an error, and refused on the command line.
     Secret,
     Number,
     Switch,
@@ -16,7 +17,7 @@ pub(super) enum Kind {
 
 #[derive(Debug)]
 pub(super) struct Setting {
-    /// As in the file; the variable and the flag follow from it.
+    /// The name in the file; the variable and the flag follow from it.
     pub(super) key: &'static str,
     pub(super) kind: Kind,
     pub(super) expected: &'static str,
@@ -84,12 +85,12 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
 ];
 
-/// The one that the file calls so.
+/// The setting with this name in the file.
 pub(super) fn find(key: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.key == key)
 }
 
-/// The one whose variable or flag is called so, or nearly.
+/// The setting whose variable or flag has this name, or nearly.
 pub(super) fn find_by_other_name(name: &str) -> Option<&'static Setting> {
     let key = name.trim_start_matches('-').to_lowercase().replace('-', "_");
     find(key.trim_start_matches(&PREFIX.to_lowercase()))
@@ -108,7 +109,7 @@ pub(super) fn variables() -> impl Iterator<Item = String> {
     SETTINGS.iter().map(|setting| variable(setting.key))
 }
 
-/// The setting by every name that it has.
+/// The variable, the flag and the key of a setting, as errors show them.
 pub(super) fn names(key: &str) -> String {
     let flag = key.replace('_', "-");
     match find(key) {
@@ -118,7 +119,7 @@ pub(super) fn names(key: &str) -> String {
     }
 }
 
-/// The setting whose flag is told in an error of the command line, and what is wrong with the value.
+/// The error for a refused value of a flag, from the flag as the parser of the command line shows it.
 #[must_use]
 pub fn refused_flag(flag: &str, value: &str) -> Option<ConfigError> {
     let key = flag.trim_start_matches("--").split([' ', '=']).next()?.replace('-', "_");
