@@ -1,4 +1,5 @@
-//! The composition root: Config → Store → Engine → API, and the order of starting and stopping.
+//! The composition root: builds store, engine and API from the configuration, and orders their start and stop. Called
+//! by the commands that run a server.
 
 use std::io;
 use std::time::Duration;
@@ -13,10 +14,10 @@ use crate::engine::{Engine, EngineConfig, StartError};
 use crate::listener::{self, ListenError, Listener, ServerHandle, Shares, TlsFiles};
 use crate::store::{OpenError, Store, StoreError};
 
-/// Connections to the listener of the metrics at once: some scrapers, and people who look.
+/// Connections to the metrics listener at once: some scrapers, and people who look.
 const METRICS_CONNECTIONS: usize = 32;
 
-/// For requests under way when the attempts have used up the grace.
+/// Time for API requests under way when the attempts have used up the grace.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
@@ -33,12 +34,12 @@ pub enum AppError {
     Signals(io::Error),
 }
 
-/// A running posthaste.
+/// A running server.
 pub struct App {
     pub engine: Engine,
     /// Where the API listens.
     pub url: String,
-    /// Shown once, when one had to be made.
+    /// Made on the first start if none is configured; to be shown once.
     pub new_admin_key: Option<String>,
     store: Store,
     server: ServerHandle,
@@ -72,7 +73,7 @@ impl App {
             address: Some(config.advertise_url.unwrap_or_else(|| url.clone())),
         };
         let engine = Engine::start(store.clone(), engine_config).await?;
-        // Last, so that a start that fails has not used up the one moment at which the key is shown.
+        // Last: a failed start must not use up the one moment at which the key is shown.
         let new_admin_key = match &config.admin_key {
             Some(_) => None,
             None => admin_key_on_first_start(&store).await?,
@@ -92,13 +93,13 @@ impl App {
         let server = listener.serve(api, is_known).map_err(ListenError::Tls)?;
         let metrics_server = match metrics {
             Some(listener) => {
-                tracing::info!(url = listener.url(), "metrics are served without a key");
+                tracing::info!(url = listener.url(), "metrics listener started; it asks for no key");
                 Some(listener.serve(metrics_routes, |_| false).map_err(ListenError::Tls)?)
             }
             None => None,
         };
         let (stop_delay, stop_grace) = (config.stop_delay, config.stop_grace);
-        // A node among others acquires what is owed after its start.
+        // A node acquires its shards after its start, so it cannot know what they owe yet.
         let pending = if engine.node().is_none() { Some(engine.figures().await.pending) } else { None };
         tracing::info!(
             target: "posthaste::start", version = env!("CARGO_PKG_VERSION"), database, url, node = engine.node(),
@@ -107,13 +108,13 @@ impl App {
         Ok(Self { engine, url, new_admin_key, store, server, metrics_server, stop_delay, stop_grace })
     }
 
-    /// Resolves when another process has taken over the database, and all that is left to do is to stop.
+    /// Resolves when this node is superseded; the process must stop then.
     pub async fn superseded(&self) {
         self.engine.superseded().await;
     }
 
-    /// Says that it is not ready and goes on for a while, so that a load balancer hears of it in time; with no delay when
-    /// another process has taken over.
+    /// Reports that the process is not ready and waits for the stop delay, so that a load balancer notices in time. A
+    /// superseded node does not wait.
     pub async fn start_stopping(&self) {
         self.engine.start_stopping();
         tokio::select! {
@@ -122,8 +123,8 @@ impl App {
         }
     }
 
-    /// Begins no attempt and lets those under way end within the grace, while the API still answers; then takes no new
-    /// requests, flushes, closes the database.
+    /// Starts no attempt and lets those under way end within the grace, while the API still answers. Then takes no new
+    /// requests, flushes, and closes the database.
     pub async fn stop(self) {
         self.engine.start_stopping();
         let by = Instant::now() + self.stop_grace;
@@ -136,14 +137,14 @@ impl App {
         };
         let (answered, ()) = tokio::join!(self.server.stop(by), metrics_stopped);
         if !answered {
-            tracing::warn!("requests to the API were cut off");
+            tracing::warn!("stop grace ended; requests to the API were cut off");
         }
         self.engine.close(drained).await;
         self.store.close().await;
     }
 }
 
-/// What the settings ask for, as far as this process may have so many sockets open.
+/// Connections and requests as the settings ask for them, reduced if this process may not open so many files.
 fn affordable(config: &Config) -> Shares {
     let wanted = Shares { connections: config.api.max_connections, requests: config.max_in_flight };
     let limit = listener::raise_limit();
@@ -153,7 +154,7 @@ fn affordable(config: &Config) -> Shares {
         tracing::warn!(
             max_connections = connections,
             max_in_flight = requests,
-            "less than was asked for: no more than {limit} files may be open (`ulimit -n`)"
+            "no more than {limit} files may be open (`ulimit -n`); connections and requests are reduced"
         );
     }
     shares
@@ -164,7 +165,7 @@ async fn admin_key_on_first_start(store: &Store) -> Result<Option<String>, Store
     Ok(store.create_first_admin_key(row).await?.map(|_| key))
 }
 
-/// The signals that ask the process to stop, caught from now on.
+/// The signals that ask the process to stop; caught from [`Self::catch`] on.
 pub struct StopSignals {
     terminate: Signal,
     interrupt: Signal,

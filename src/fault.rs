@@ -1,8 +1,9 @@
-//! What happens when our own code fails. A part that all others rely on takes the process with it: whatever supervises
-//! the process starts it again, and what is owed is in the store.
+//! Handles failures of our own code. When an essential task panics, the process aborts: its supervisor starts it again,
+//! and what is owed is in the store.
 //!
-//! And named points at which tests make a debug build fail: `POSTHASTE_FAULT=<abort|panic>:<point>[:<n>]` fires at the
-//! n-th passage, with `<n>+` also at every later one; `POSTHASTE_FAULT_WEBHOOK=<name>` limits a panic to one webhook. Release builds contain none of it.
+//! Also the fault points, at which tests make a debug build fail: `POSTHASTE_FAULT=<abort|panic>:<point>[:<n>]` fires
+//! at the n-th passage, with `<n>+` also at every later one. `POSTHASTE_FAULT_WEBHOOK=<name>` limits the fault to one
+//! webhook. Release builds contain no fault points.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -11,7 +12,7 @@ use std::sync::Once;
 
 use futures_util::FutureExt;
 
-/// Runs a task that the engine cannot live without.
+/// Runs a task that the engine cannot live without; aborts the process if the task panics.
 pub async fn or_abort<T>(what: &str, task: impl Future<Output = T>) -> T {
     match AssertUnwindSafe(task).catch_unwind().await {
         Ok(output) => output,
@@ -24,7 +25,7 @@ thread_local! {
     static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Notes the place of every panic, beside what is done about it anyway. Not its words, which may quote data.
+/// Records the location of every panic, and then calls the previous hook. Not the message, which may quote data.
 pub fn note_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -45,11 +46,11 @@ pub fn last_panic() -> Option<String> {
 
 /// Ends the process as a crash.
 pub fn abort(what: &str) -> ! {
-    tracing::error!("{what} failed; the process ends, to be started again");
+    tracing::error!("{what} failed; the process aborts and has to be started again");
     std::process::abort()
 }
 
-/// The faults that a test may ask for at this point happen here.
+/// A fault point: aborts or panics here if the test asks for it.
 #[inline]
 pub fn point(name: &str) {
     #[cfg(debug_assertions)]
@@ -58,7 +59,7 @@ pub fn point(name: &str) {
     let _ = name;
 }
 
-/// Like [`point`], on behalf of one webhook.
+/// A fault point like [`point`], passed for one webhook.
 #[inline]
 pub fn point_of(name: &str, webhook: &str) {
     #[cfg(debug_assertions)]

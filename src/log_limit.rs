@@ -1,11 +1,12 @@
-//! Bounds how many log lines one subject fills in a second, so that a flood of failures does not become a flood of lines.
-//! Those beyond are counted, and the next line says how many there were. Pure: `now` is an argument.
+//! Bounds how many log lines one subject writes in a second, so that a flood of failures does not become a flood of
+//! lines. Lines beyond the limit are suppressed and counted, and the next line says how many there were. Pure: `now` is
+//! an argument.
 
 use std::time::{Duration, Instant};
 
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// The lines of one subject.
+/// The log limit of one subject.
 #[derive(Debug)]
 pub struct LogLimit {
     most: u32,
@@ -15,13 +16,13 @@ pub struct LogLimit {
 }
 
 impl LogLimit {
-    /// At most so many lines in a second.
+    /// Admits at most `most` lines in a second.
     #[must_use]
     pub fn new(most: u32, now: Instant) -> Self {
         Self { most, window: now, written: 0, suppressed: 0 }
     }
 
-    /// Whether a line may be written, and if so, how many were not since the last one.
+    /// Returns the number of lines suppressed since the last one if a line may be written now, and `None` otherwise.
     pub fn admit(&mut self, now: Instant) -> Option<u64> {
         if now.saturating_duration_since(self.window) >= WINDOW {
             (self.window, self.written) = (now, 0);
@@ -34,12 +35,12 @@ impl LogLimit {
         Some(self.take_suppressed())
     }
 
-    /// No line has said that these were not written; the next one does.
+    /// Gives a count back that no line has reported, so that the next line reports it.
     pub fn put_back(&mut self, suppressed: u64) {
         self.suppressed += suppressed;
     }
 
-    /// How many lines were not written since the last one that was.
+    /// Takes the number of lines suppressed since the last one that was written.
     pub fn take_suppressed(&mut self) -> u64 {
         std::mem::take(&mut self.suppressed)
     }

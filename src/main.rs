@@ -1,8 +1,8 @@
-//! Parse and run; everything else is in the library.
+//! Runs the command line; everything else is in the library.
 
 use std::process::ExitCode;
 
-/// Frees across threads cheaply: a delivery is allocated by the API, sent by an endpoint and written by the journal.
+/// mimalloc frees cheaply across threads: the API allocates a delivery, an endpoint sends it, the journal writes it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

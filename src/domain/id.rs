@@ -1,4 +1,4 @@
-//! Typed ids and the keys behind them. Plain data: every layer may name this, it names none.
+//! Typed ids and the keys behind them. Plain data: every layer may name this module, which names no layer.
 //!
 //! An [`EventSeq`] orders everything: 41 bits of milliseconds, 8 of node, 13 of counter, assigned by the journal.
 //! Event, delivery and attempt ids are UUIDv7 (RFC 9562) *derived* from the keys of their rows, so that a healthy
@@ -35,7 +35,7 @@ pub struct EventSeq(pub i64);
 const SEQ_EPOCH_MS: i64 = 1_704_067_200_000;
 const SEQ_TAIL_BITS: u32 = 21;
 
-/// The last millisecond since then that fits a key, in the year 2163.
+/// The last millisecond since [`SEQ_EPOCH_MS`] that fits a key, in the year 2163.
 const LAST_SEQ_MS: i64 = i64::MAX >> SEQ_TAIL_BITS;
 
 const SLOT_BITS: u32 = 8;
@@ -46,25 +46,26 @@ const ATTEMPT_BITS: u32 = 13;
 /// Attempt numbers beyond this do not fit an id; a manual retry past it is refused.
 pub const MAX_ATTEMPT: u16 = (1 << ATTEMPT_BITS) - 1;
 
-/// What tells the events of one node from those that another one accepts in the same millisecond.
+/// The node slot of a key. It tells apart events that two nodes accept in the same millisecond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot(pub u8);
 
 impl Slot {
-    /// Of whoever has the database alone.
+    /// The slot of a process that has its database alone.
     pub const ALONE: Self = Self(0);
 }
 
 impl EventSeq {
     pub const ZERO: Self = Self(0);
 
-    /// The first key that an event accepted at `at` can have. Later times than a key can say are the last that it can.
+    /// The first key that an event accepted at `at` can have. A time beyond the last millisecond of a key counts as
+    /// that millisecond.
     #[must_use]
     pub fn first_at(at: UnixMillis) -> Self {
         Self((at.0 - SEQ_EPOCH_MS).clamp(0, LAST_SEQ_MS) << SEQ_TAIL_BITS)
     }
 
-    /// The first key of this slot after this one, not earlier than `now` says.
+    /// The first key of `slot` after this key, not earlier than `now`.
     #[must_use]
     pub fn next(self, slot: Slot, now: UnixMillis) -> Self {
         let in_slot = |moment: i64| Self((moment << SEQ_TAIL_BITS) | (i64::from(slot.0) << COUNTER_BITS));
@@ -72,7 +73,7 @@ impl EventSeq {
         if earliest > moment {
             return in_slot(earliest);
         }
-        // The next one of this millisecond, while there is one.
+        // The next counter of this millisecond, if there is one.
         let next = Self(self.0 + 1);
         if next.slot() == slot && next.0 >> SEQ_TAIL_BITS == moment {
             return next;
@@ -80,7 +81,7 @@ impl EventSeq {
         in_slot(if self.slot().0 < slot.0 { moment } else { moment + 1 })
     }
 
-    /// The node that accepted the event.
+    /// The slot of the node that accepted the event.
     #[must_use]
     pub fn slot(self) -> Slot {
         Slot((self.0 >> COUNTER_BITS).to_le_bytes()[0])
@@ -117,7 +118,7 @@ impl EventSeq {
     }
 }
 
-/// Why a text is not the id that was asked for.
+/// Why a text is not the expected id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     #[error("expected an id that starts with `{expected}`, got a {given} id")]
@@ -258,7 +259,7 @@ impl SessionId {
     }
 }
 
-/// `sec_…`: one of the signing secrets of a webhook, derived from its webhook and from when it was made.
+/// `sec_…`: a signing secret of a webhook, derived from the webhook and the time at which the secret was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SecretId(Uuid);
 
