@@ -74,7 +74,7 @@ pub struct Written {
     /// Where events are kept: sqlite://path or postgres://user@host/database [default: sqlite://posthaste.db]
     #[arg(long, env = "POSTHASTE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     database_url: Option<SecretString>,
-    /// PostgreSQL: connections of this process at most [default: 12]
+    /// PostgreSQL: most connections of this process [default: 12]
     #[arg(long, env = "POSTHASTE_DATABASE_CONNECTIONS", value_name = "N")]
     database_connections: Option<usize>,
     /// PostgreSQL: how long a process may send after it last reached the database, in milliseconds [default: 15000]
@@ -131,7 +131,7 @@ pub struct Written {
     /// DNS servers that resolve the names of receivers, e.g. 10.0.0.53:53 [default: the system's]
     #[arg(long, env = "POSTHASTE_DNS_SERVERS", value_name = "HOST:PORT,…")]
     dns_servers: Option<String>,
-    /// Threads for endpoint actors [default: one a core]
+    /// Threads for endpoint actors [default: one per core]
     #[arg(long, env = "POSTHASTE_ENDPOINT_THREADS", value_name = "N")]
     endpoint_threads: Option<usize>,
     /// Requests to receivers at once, over all endpoints [default: 1024]
@@ -140,7 +140,7 @@ pub struct Written {
     /// Event payloads in memory, in bytes, beyond which deliveries wait as rows [default: 134217728]
     #[arg(long, env = "POSTHASTE_PAYLOAD_MEMORY_BYTES", value_name = "BYTES")]
     payload_memory_bytes: Option<usize>,
-    /// How long a stop waits for what is under way, in milliseconds [default: 10000]
+    /// How long a stop waits for attempts and requests under way, in milliseconds [default: 10000]
     #[arg(long, env = "POSTHASTE_STOP_GRACE_MS", value_name = "MS")]
     stop_grace_ms: Option<usize>,
     /// How long a stopping process reports that it is not ready before it stops, in milliseconds [default: 0]
@@ -161,16 +161,16 @@ pub struct Written {
     /// Origins whose pages may call the API from a browser, e.g. `https://console.example.com` [default: none]
     #[arg(long, env = "POSTHASTE_CORS_ORIGINS", value_name = "ORIGIN,…")]
     cors_origins: Option<String>,
-    /// Requests a second with one key of a tenant; 0 is no limit [default: 0]
+    /// Requests per second with one tenant key; 0 is no limit [default: 0]
     #[arg(long, env = "POSTHASTE_KEY_REQUESTS_PER_SECOND", value_name = "N")]
     key_requests_per_second: Option<usize>,
-    /// Requests with one key that may come at once [default: a second's worth]
+    /// Requests with one tenant key that may come at once [default: one second's worth]
     #[arg(long, env = "POSTHASTE_KEY_REQUESTS_BURST", value_name = "N")]
     key_requests_burst: Option<usize>,
-    /// Requests a second of one tenant, over all its keys; 0 is no limit [default: 0]
+    /// Requests per second of one tenant, over all its keys; 0 is no limit [default: 0]
     #[arg(long, env = "POSTHASTE_TENANT_REQUESTS_PER_SECOND", value_name = "N")]
     tenant_requests_per_second: Option<usize>,
-    /// Requests of one tenant that may come at once [default: a second's worth]
+    /// Requests of one tenant that may come at once [default: one second's worth]
     #[arg(long, env = "POSTHASTE_TENANT_REQUESTS_BURST", value_name = "N")]
     tenant_requests_burst: Option<usize>,
     /// Address at which /metrics and /metrics/endpoints are served without a key [default: none]
@@ -250,7 +250,7 @@ fn refuse_unknown_variables(names: impl Iterator<Item = String>) -> Result<(), C
 }
 
 impl ConfigError {
-    /// The setting whose value is at fault.
+    /// The setting whose value is refused.
     fn key(&self) -> Option<&'static str> {
         match self {
             Self::Value { key, .. }

@@ -15,7 +15,7 @@ const MOST_REQUESTS: usize = 1_000_000;
 /// How the API is served.
 #[derive(Debug, Clone)]
 pub struct ApiSettings {
-    /// Connections at once.
+    /// The most connections at once.
     pub max_connections: usize,
     /// `None`: plain HTTP.
     pub tls: Option<TlsSettings>,

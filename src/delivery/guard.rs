@@ -44,7 +44,7 @@ impl Guard {
         Self { allow_http, egress_allow, own: ArcSwap::default() }
     }
 
-    /// Replaces our own addresses.
+    /// Replaces the set of our own addresses.
     pub fn refuse_own(&self, Own { addresses, listeners }: Own) {
         let addresses = addresses.into_iter().map(|ip| ip.to_canonical()).collect();
         let listeners = listeners.into_iter().map(|at| SocketAddr::new(at.ip().to_canonical(), at.port())).collect();

@@ -55,7 +55,7 @@ pub(super) struct Token {
     number: u64,
 }
 
-/// What an attempt brings to a token request.
+/// What an attempt provides for a token request.
 pub(super) struct Asking<'a> {
     pub(super) client: &'a reqwest::Client,
     pub(super) guard: &'a Guard,

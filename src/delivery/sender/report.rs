@@ -21,7 +21,7 @@ pub struct Report {
     pub outcome: Outcome,
     /// The answer's status code, if there was an answer.
     pub status: Option<u16>,
-    /// What went wrong, in words for the webhook's owner; `None` on success.
+    /// What went wrong, as a text for the webhook's owner; `None` on success.
     pub error: Option<String>,
     /// Microseconds from the start until the answer's head was complete.
     pub head_us: Option<u32>,
