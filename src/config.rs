@@ -107,7 +107,7 @@ pub struct Written {
     /// Accepted as a variable only; an argument is refused.
     #[arg(long, env = "POSTHASTE_ADMIN_KEY", hide = true)]
     admin_key: Option<SecretString>,
-    /// A file with an admin key to accept, at least 32 characters; or the key itself in the variable POSTHASTE_ADMIN_KEY
+    /// A file with an admin key, at least 32 characters; or the key itself in the variable POSTHASTE_ADMIN_KEY
     /// [default: generated and printed on the first start]
     #[arg(long, env = "POSTHASTE_ADMIN_KEY_FILE", value_name = "FILE")]
     admin_key_file: Option<PathBuf>,
