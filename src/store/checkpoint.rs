@@ -1,14 +1,14 @@
-//! Folds SQLite's write-ahead log back into the database, beside the writer. Left to itself, SQLite does it within a commit
-//! whenever the log is long enough, and everybody waits for as long as that takes. What the writer still finds to do by
-//! then is what came since the last look.
+//! Checkpoints SQLite's write-ahead log in the background. Left alone, SQLite does so within a commit once the log is
+//! long enough, and everything waits for as long as that takes. With this task, such a commit finds only what was
+//! written since the last background checkpoint.
 
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr};
 use tokio_util::task::AbortOnDropHandle;
 
-/// At full speed the log grows by a few thousand pages in this time. Each look waits for the disk, and so does a commit at
-/// the same moment: not too often.
+/// At full speed the log grows by a few thousand pages in this time. A checkpoint waits for the disk and delays a
+/// concurrent commit, so it must not be more frequent.
 const EVERY: Duration = Duration::from_millis(500);
 
 pub(super) struct Checkpoints {
@@ -22,7 +22,7 @@ impl Checkpoints {
         Self { connection, task }
     }
 
-    /// Before the writer closes: whoever closes last folds back what is left.
+    /// Call before the writer closes: the last connection to close folds the rest of the log back.
     pub(super) async fn stop(&self) -> Result<(), DbErr> {
         self.task.abort();
         self.connection.close_by_ref().await
@@ -35,7 +35,7 @@ async fn run(connection: DatabaseConnection) {
     loop {
         tick.tick().await;
         if let Err(error) = connection.execute_unprepared("PRAGMA wal_checkpoint(PASSIVE)").await {
-            tracing::debug!(%error, "the write-ahead log could not be folded back; the writer will");
+            tracing::debug!(%error, "checkpoint of the write-ahead log failed; the writer will do it");
         }
     }
 }

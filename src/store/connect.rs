@@ -1,5 +1,5 @@
-//! Opens a database: makes sure that nobody else does what only one may, connects one writer and some readers, migrates.
-//! One database a file below.
+//! Opens a database: makes sure that no other process does what only one may do, connects one writer and some readers,
+//! and migrates. Called by `app` and by the CLI. Each database has its own module below.
 
 mod postgres;
 mod sqlite;
@@ -23,33 +23,33 @@ use crate::fault;
 
 pub use postgres::{CONNECTIONS, DEFAULT_CONNECTIONS};
 
-/// Long enough for a database that is restarted, short enough to wait for after a crash.
+/// Long enough to outlast a restart of the database, short enough to wait for after a crash.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(15);
 
-/// How a database is opened. What concerns PostgreSQL alone is ignored by SQLite.
+/// How to open a database. SQLite ignores what is marked PostgreSQL.
 #[derive(Clone)]
 pub struct Options {
     /// `sqlite://path` or `postgres://user@host/database`
     pub url: String,
-    /// 32 bytes. `None` with SQLite: `<path>.key` beside the file is read or made.
+    /// 32 bytes. `None` with SQLite: `<path>.key` beside the file is read or created.
     pub master_key: Option<MasterKey>,
-    /// What the master key was before; these open what they sealed.
+    /// Earlier master keys, which open what they sealed.
     pub previous_keys: Vec<MasterKey>,
     pub migrate: bool,
-    /// PostgreSQL: connections of this process at most.
+    /// PostgreSQL: the most connections that this process opens.
     pub connections: u32,
-    /// PostgreSQL: where calls of other nodes are heard; `None`: nowhere.
+    /// PostgreSQL: URL of the connection that listens for notifications; `None`: the node does not listen.
     pub listen: Option<String>,
-    /// PostgreSQL: how long this process may send after it last reached the database; others take over then.
+    /// PostgreSQL: how long this process may send after it last reached the database; then other nodes take its shards.
     pub lease: Duration,
-    /// PostgreSQL: a server that may lose commits, or whose clock differs much, is used all the same.
+    /// PostgreSQL: accept a server that may lose commits, or whose clock differs much.
     pub force_unsafe: bool,
-    /// Whether sealed values are read: without, a master key that is missing or does not fit is no matter.
+    /// Whether sealed values are read. If not, a missing or wrong master key is no error.
     pub reads_secrets: bool,
 }
 
 impl Options {
-    /// The defaults, which migrate.
+    /// The default options, which include migrating.
     #[must_use]
     pub fn of(url: impl Into<String>) -> Self {
         let (connections, lease) = (DEFAULT_CONNECTIONS, DEFAULT_LEASE);
@@ -74,7 +74,7 @@ impl Options {
 pub enum OpenError {
     #[error("POSTHASTE_DATABASE_URL: `{0}` is not accepted; expected sqlite://path or postgres://user@host/database")]
     Unsupported(String),
-    /// A setting that does not fit the database, or the other way round: what it is, and what would be accepted.
+    /// A setting that does not fit the database, or the reverse; says what is wrong and what would be accepted.
     #[error("{0}")]
     Setting(String),
     #[error("{path} is in use by another process; a SQLite database serves one posthaste at a time")]
@@ -85,7 +85,7 @@ pub enum OpenError {
     File { path: PathBuf, source: std::io::Error },
     #[error("{path} is damaged, or no SQLite database ({why}); restore a copy of it, or name another file")]
     Damaged { path: PathBuf, why: String },
-    /// PostgreSQL does not answer, or not as it should. `server`: host and port.
+    /// PostgreSQL does not answer, or answers with an unexpected error. `server`: host and port.
     #[error("PostgreSQL at {server}, which POSTHASTE_DATABASE_URL names, cannot be reached: {why}")]
     Unreachable { server: String, why: String },
     #[error("{path}: {why}; expected 32 bytes in base64")]
@@ -96,13 +96,13 @@ pub enum OpenError {
     Database(#[from] DbErr),
     #[error("the database has migrations to run; run `posthaste migrate up`")]
     NotMigrated,
-    /// Its migrations that this version cannot work after, or that it does not know how to undo.
+    /// Names the migrations that this version cannot work after, or does not know how to undo.
     #[error("the database was written by a newer posthaste: this version does not know {0}")]
     Newer(String),
 }
 
 impl OpenError {
-    /// Whether other settings, of this process or of the database, are what it takes.
+    /// Whether a change of settings, of this process or of the database, resolves the error.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         match self {
@@ -114,37 +114,37 @@ impl OpenError {
     }
 }
 
-/// What is in a database that nobody here has opened yet.
+/// What [`Store::contents`] found in a database.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Contents {
     Nothing,
-    /// The schema, and no row that a new one does not have.
+    /// The schema, with only the rows of a new one.
     Schema,
-    /// Rows that must not be lost, or a node at work; in words.
+    /// Rows that must not be lost, or a running node; the text says which.
     Occupied(String),
 }
 
-/// What opening yields.
+/// What opening a database yields.
 struct Connected {
     writer: DatabaseConnection,
-    /// Writes what need not be on the disk at once.
+    /// Writes what need not be on disk at once.
     async_commit_pool: DatabaseConnection,
     readers: DatabaseConnection,
     reader_connections: u32,
     engine_readers: DatabaseConnection,
-    /// Nothing else keeps the lease waiting.
+    /// Reserved for the lease, so that nothing else delays its renewal.
     lease: Option<DatabaseConnection>,
-    /// Folds the write-ahead log of SQLite back.
+    /// Checkpoints SQLite's write-ahead log.
     checkpoints: Option<Checkpoints>,
-    /// The master key first, then those that it was before.
+    /// The master key first, then earlier ones.
     master_keys: Vec<MasterKey>,
-    /// Where the master key comes from, for whoever has to look.
+    /// Names the setting or file of the master key, for error messages.
     key_setting: String,
     lock: Option<std::fs::File>,
 }
 
 impl Store {
-    /// Opens the database and, if asked to, brings its schema up to date.
+    /// Opens the database and, if the options say so, brings its schema up to date.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
         let connected = match backend_of(&options.url)? {
             DbBackend::Postgres => Box::pin(postgres::open(&options)).await?,
@@ -198,7 +198,7 @@ impl Store {
         }
     }
 
-    /// Undoes the newest `steps` migrations of a database that no server uses; all of them only if `may_empty` says so.
+    /// Undoes the newest `steps` migrations of a database that no server uses. Undoes all of them only if `may_empty`.
     pub async fn migrate_down(options: &Options, steps: u32, may_empty: bool) -> Result<u32, OpenError> {
         match backend_of(&options.url)? {
             DbBackend::Postgres => postgres::down(options, steps, may_empty).await,
@@ -206,8 +206,8 @@ impl Store {
         }
     }
 
-    /// What the database says of its own soundness, as far as it can be asked, and how much is owed without its event; empty
-    /// when sound.
+    /// What the database reports about its own integrity, as far as it can be asked, and how many rows have lost their
+    /// event; empty when sound.
     pub async fn integrity_problems(&self) -> Result<Vec<String>, StoreError> {
         let mut problems = match self.backend() {
             DbBackend::Postgres => postgres::problems(&self.readers().for_scans()).await?,
@@ -231,8 +231,8 @@ fn backend_of(url: &str) -> Result<DbBackend, OpenError> {
     }
 }
 
-/// What may be shown of a URL: neither user nor password, nor parameters, which may name one, too. Little if a password may
-/// be elsewhere than where one belongs, because it holds a character that ends it.
+/// The part of a URL that may be shown: no user, no password, and no parameters, which may be a password, too. Shows
+/// little if the password may reach beyond its usual place, because it contains a character that ends it.
 fn without_secrets(url: &str) -> String {
     let (scheme, rest) = match url.split_once("://") {
         Some((scheme, rest)) => (format!("{scheme}://"), rest),
@@ -272,7 +272,7 @@ pub(super) mod cut_short {
     use sea_orm::DbErr;
 
     thread_local! {
-        /// How many statements may still run on this test's thread; other tests migrate meanwhile.
+        /// Statements that may still run on this test's thread; other tests migrate at the same time.
         pub(in crate::store) static LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
     }
 

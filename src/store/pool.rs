@@ -1,9 +1,9 @@
-//! Connections to a database of which every use has an end. A PostgreSQL whose packets get lost refuses nothing, it falls
-//! silent, and the driver waits: for answers, and for a sign of life from each connection that is given back. So whoever
-//! has waited for too long has the connections replaced. Their pool is closed, which makes the driver close those that
-//! come back to it, and a fresh pool takes its place.
+//! Connections to a database with a time limit on every use. A PostgreSQL whose packets get lost refuses nothing: it
+//! falls silent, and the driver waits for answers, and for a sign of life from each connection that is returned. So a
+//! caller that has waited too long has the connections replaced. Their pool is closed, which makes the driver close
+//! connections that return to it, and a fresh pool takes its place.
 //!
-//! A file always answers: with SQLite nothing is limited.
+//! A file always answers: with SQLite there are no limits.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -20,13 +20,13 @@ use sea_orm::{
 };
 use tokio::time::Instant;
 
-/// For one answer. Far more than anything takes that is not at the start, and people still wait for it.
+/// Time limit for one answer. No statement after the start takes nearly as long, and a person still waits that long.
 pub(super) const LIMIT: Duration = Duration::from_secs(10);
 
-/// For one answer to what reads whole tables: at the start, and when a database is checked.
+/// Time limit for one answer to a statement that reads whole tables: at the start, and when a database is checked.
 const LIMIT_OF_SCANS: Duration = Duration::from_secs(30 * 60);
 
-/// A process ends without connections that do not come back.
+/// A stopping process waits this long for its connections, then ends without them.
 const LIMIT_OF_CLOSING: Duration = Duration::from_secs(2);
 
 const SILENT: &str = "the database does not answer; its connections are replaced";
@@ -35,7 +35,7 @@ const SILENT: &str = "the database does not answer; its connections are replaced
 #[derive(Clone)]
 pub(super) struct Pool {
     shared: Arc<Shared>,
-    /// For one answer; `None`: nothing is limited.
+    /// Time limit for one answer; `None`: no limit.
     limit: Option<Duration>,
 }
 
@@ -43,13 +43,13 @@ struct Shared {
     current: RwLock<Lent>,
     /// How often the database has answered.
     answers: AtomicU64,
-    /// Transactions that have their connection.
+    /// Transactions that have a connection.
     open: AtomicUsize,
 }
 
 #[derive(Clone)]
 struct Lent {
-    /// How often connections were replaced before.
+    /// How often the connections had been replaced before.
     generation: u64,
     connection: DatabaseConnection,
 }
@@ -67,12 +67,12 @@ impl Pool {
         Self { limit: Some(LIMIT), ..Self::unlimited(connection) }
     }
 
-    /// The same connections for less patient use.
+    /// The same connections with another limit.
     pub(super) fn within(&self, limit: Duration) -> Self {
         Self { limit: self.limit.map(|_| limit), ..self.clone() }
     }
 
-    /// The same connections for what reads whole tables.
+    /// The same connections with the limit for reading whole tables.
     pub(super) fn for_scans(&self) -> Self {
         self.within(LIMIT_OF_SCANS)
     }
@@ -81,12 +81,12 @@ impl Pool {
         self.begin_with(None, None, None).await
     }
 
-    /// A transaction that ends by then, instead of one each of whose steps has its limit.
+    /// Begins a transaction with one deadline instead of a limit for each step.
     pub(super) async fn begin_until(&self, end: Instant) -> Result<Transaction, DbErr> {
         self.begin_with(None, None, Some(end)).await
     }
 
-    /// Reads that all see the same, if the database has to be told so.
+    /// Begins reads on one snapshot; PostgreSQL has to be told so.
     pub(super) async fn begin_moment(&self) -> Result<Transaction, DbErr> {
         match ConnectionTrait::get_database_backend(self) {
             DbBackend::Postgres => {
@@ -110,7 +110,7 @@ impl Pool {
         Ok(Transaction { inner, pool: self.clone(), lent, end, _open: Open(self.shared.clone()) })
     }
 
-    /// Waits for those that use a connection, but not for a database that is silent.
+    /// Waits for connections that are in use, but not for a database that is silent.
     pub(super) async fn close(&self) -> Result<(), DbErr> {
         let Lent { connection, .. } = self.lent();
         let closed = connection.close_by_ref();
@@ -132,8 +132,8 @@ impl Pool {
     ) -> Result<T, DbErr> {
         let Some(limit) = limit else { return question.await };
         let mut question = pin!(question);
-        // Declared after the question and so dropped before it, whoever drops both: when the connection goes back, its
-        // pool must be closed already.
+        // Declared after the question and so dropped before it: when the connection goes back, its pool must be closed
+        // already.
         let mut patience = Patience {
             pool: self,
             generation: lent.generation,
@@ -147,17 +147,17 @@ impl Pool {
         answer
     }
 
-    /// Connections that are open may lead to a server that is not the one any more: from now on others are made.
+    /// Replaces the connections: open ones may lead to a server that is no longer the right one.
     pub(super) fn renew(&self) {
         let generation = self.lent().generation;
         if self.limit.is_some() {
-            self.replace(generation, "the database is another one; its connections are replaced");
+            self.replace(generation, "the database server has changed; its connections are replaced");
         }
     }
 
-    /// Takes a fresh pool, unless that has happened since.
+    /// Puts a fresh pool in place, unless that has happened since this generation.
     fn replace(&self, generation: u64, why: &str) {
-        // The driver starts a task for it. Without a runtime the process is at its end.
+        // The driver spawns a task for the fresh pool. Without a runtime the process is at its end.
         if tokio::runtime::Handle::try_current().is_err() {
             return;
         }
@@ -171,13 +171,13 @@ impl Pool {
         *current = Lent { generation: generation + 1, connection };
         drop(current);
         tracing::info!("{why}");
-        // Closed from here on. What takes time is to wait for the connections.
+        // The first call closes the pool at once; the spawned task only waits for its connections.
         drop(old.close());
         tokio::spawn(async move { old.close().await });
     }
 }
 
-/// Whoever waits for an answer, and may give up or be given up.
+/// One wait for an answer, which may time out or be cancelled.
 struct Patience<'a> {
     pool: &'a Pool,
     generation: u64,
@@ -195,7 +195,7 @@ impl Patience<'_> {
             answers.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        // There was no connection to be had: because others are at work, or because none came back.
+        // No connection was free: others are at work, or none came back.
         let nobody_was_answered = answers.load(Ordering::Relaxed) == self.answers;
         if nobody_was_answered && open.load(Ordering::Relaxed) == 0 {
             self.pool.replace(self.generation, SILENT);
@@ -204,7 +204,7 @@ impl Patience<'_> {
 }
 
 impl Drop for Patience<'_> {
-    /// Who goes away early does so for reasons of its own; an answer may still come.
+    /// A caller that cancels before half the limit has reasons of its own, and an answer may still come.
     fn drop(&mut self) {
         if !self.has_ended && self.began.elapsed() >= self.limit / 2 {
             self.pool.replace(self.generation, SILENT);
@@ -221,7 +221,7 @@ fn silent() -> DbErr {
     DbErr::Conn(RuntimeErr::Internal("the database does not answer".to_owned()))
 }
 
-/// A transaction that waits for nothing without an end.
+/// A transaction in which every wait has a limit.
 pub(super) struct Transaction {
     inner: DatabaseTransaction,
     pool: Pool,
@@ -241,7 +241,7 @@ impl Drop for Open {
 impl Transaction {
     /// # Errors
     ///
-    /// Does not say that nothing was committed: the answer may have been lost.
+    /// An error does not mean that nothing was committed: the answer may have been lost.
     pub(super) async fn commit(self) -> Result<(), DbErr> {
         let Self { inner, pool, lent, end, _open } = self;
         pool.ask(&lent, left(end, pool.limit), inner.commit()).await
@@ -316,7 +316,7 @@ impl StreamTrait for Transaction {
         ConnectionTrait::get_database_backend(&self.inner)
     }
 
-    /// Each row is one answer.
+    /// Each row counts as one answer.
     fn stream_raw<'a>(
         &'a self,
         statement: Statement,

@@ -1,5 +1,5 @@
-//! PostgreSQL: a server that several processes know. Nothing in here or elsewhere relies on what a session remembers, so
-//! that a pooler may hand every transaction to another one.
+//! PostgreSQL: opens a server that several processes may share. No code, here or elsewhere, relies on session state, so
+//! that a pooler may run each transaction in another session; only `LISTEN` does, which may have a URL of its own.
 
 mod checks;
 mod contents;
@@ -18,32 +18,34 @@ use crate::store::seal::MasterKey;
 
 use super::{Connected, Contents, OpenError, Options, ensure_schema, migrate_down, without_secrets};
 
-/// One writes, one writes with asynchronous commit, two keep the lease; of the others there must be some for each kind of reader.
+/// One connection writes, one writes with asynchronous commit, two keep the lease, and each kind of reader needs at
+/// least one.
 pub const CONNECTIONS: RangeInclusive<u32> = 6..=200;
 
-/// Reads are short; more of them at once than a small server has cores would only take turns.
+/// Reads are short: more of them at once than a small server has cores would only take turns.
 pub const DEFAULT_CONNECTIONS: u32 = 12;
 
 const WRITER: u32 = 1;
 
 const ASYNC_COMMIT: u32 = 1;
 
-/// One that hangs must not keep the lease from being renewed.
+/// Two: one connection that hangs must not keep the lease from being renewed.
 const LEASE: u32 = 2;
 
-/// Whoever waits longer for a connection is told that there is none, as are publishers when the server is away.
+/// How long a caller waits for a connection. Then it gets an error, as publishers do when the server is away.
 const ACQUIRE: Duration = Duration::from_secs(5);
 
-/// A connection that was idle for as long is asked whether it still lives. Those of a busy process never are.
+/// A connection that was idle for this long is tested before use. In a busy process none is.
 const TESTED_AFTER_IDLE: Duration = Duration::from_secs(1);
 
-/// After this a connection is made anew, so that a process finds its way after a switch to another server.
+/// A connection is replaced after this time, so that the process follows a switch to another server.
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
 
-/// Every text of the journal and what the rest of the store asks, with room to spare. A pooler must keep as many.
+/// Prepared statements per connection: room for every statement of the journal and of the rest of the store. A pooler
+/// must keep as many.
 const PREPARED: usize = 256;
 
-/// What a URL may say; anything else is more likely a mistake than meant to be ignored.
+/// Accepted URL parameters. Any other is more likely a mistake than meant to be ignored.
 const PARAMETERS: [&str; 13] = [
     "application_name",
     "dbname",
@@ -60,10 +62,10 @@ const PARAMETERS: [&str; 13] = [
     "user",
 ];
 
-/// What `sslmode` may be.
+/// Accepted values of `sslmode`.
 const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
 
-/// With which the driver begins to say what it thinks of a URL, more than once.
+/// Prefix of the driver's errors about a URL, which may repeat.
 const DRIVER_SAYS: &str = "error with configuration: ";
 
 pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
@@ -111,7 +113,7 @@ pub(super) async fn down(options: &Options, steps: u32, may_empty: bool) -> Resu
     Ok(undone)
 }
 
-/// What is in the database, which is left as it is.
+/// What is in the database. Changes nothing.
 pub(super) async fn contents(options: &Options) -> Result<Contents, OpenError> {
     let url = checked(&options.url)?;
     reach::once(&url).await?;
@@ -121,13 +123,13 @@ pub(super) async fn contents(options: &Options) -> Result<Contents, OpenError> {
     Ok(contents)
 }
 
-/// Readers of the API and of the engine.
+/// Connections for readers of the API and for readers of the engine.
 fn shares(connections: u32) -> (u32, u32) {
     let rest = connections.max(*CONNECTIONS.start()) - WRITER - ASYNC_COMMIT - LEASE;
     (rest / 2, rest - rest / 2)
 }
 
-/// What is wrong is said without showing the URL.
+/// Checks the URL. Errors show only the part of it that is not secret.
 fn checked(url: &str) -> Result<String, OpenError> {
     let refused = |why: String| {
         let shown = without_secrets(url);
@@ -135,7 +137,7 @@ fn checked(url: &str) -> Result<String, OpenError> {
     };
     let parsed = Url::parse(url).map_err(|error| refused(error.to_string()))?;
     if let Some((name, _)) = parsed.query_pairs().find(|(name, _)| !PARAMETERS.contains(&name.as_ref())) {
-        // One that does not look like a name may be part of a password.
+        // Text that does not look like a parameter name may be part of a password.
         let is_name = name.bytes().all(|byte| byte.is_ascii_lowercase() || b"_-".contains(&byte));
         let name = if is_name { format!("`{name}`") } else { "that is not shown".to_owned() };
         return Err(refused(format!("unknown parameter {name}; known are {}", PARAMETERS.join(", "))));
@@ -153,9 +155,9 @@ fn checked(url: &str) -> Result<String, OpenError> {
     Ok(url.to_owned())
 }
 
-/// With the start-up parameters that a connection sends.
+/// Sets the start-up parameters that a connection sends.
 fn introduced(connection: PgConnectOptions) -> PgConnectOptions {
-    // Poolers refuse start-up parameters that they do not know; floats are not stored.
+    // Poolers refuse start-up parameters that they do not know. The store has no floats, so this one is not needed.
     let connection = connection.extra_float_digits(None);
     match connection.get_application_name() {
         Some(_) => connection,
@@ -168,7 +170,7 @@ async fn connect(url: &str, connections: u32) -> Result<DatabaseConnection, DbEr
     let mut options = ConnectOptions::new(url);
     options
         .max_connections(connections)
-        // What keeps a number of them open would hold a place of the pool while it waits for a server that is silent.
+        // With a minimum, the pool's own task would occupy a slot of the pool while it waits for a silent server.
         .min_connections(0)
         .connect_timeout(ACQUIRE)
         .acquire_timeout(ACQUIRE)
@@ -182,8 +184,7 @@ async fn connect(url: &str, connections: u32) -> Result<DatabaseConnection, DbEr
     Database::connect(options).await
 }
 
-/// What can be asked of a running server without rights beyond one's own: whether pages failed their checksums, and whether
-/// an index is unusable.
+/// What a running server reports without extra privileges: pages that failed their checksum, and unusable indexes.
 pub(super) async fn problems<C: ConnectionTrait>(on: &C) -> Result<Vec<String>, DbErr> {
     let mut problems = Vec::new();
     for (what, sql) in [

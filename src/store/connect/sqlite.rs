@@ -1,4 +1,4 @@
-//! SQLite: a file that one process has open, one writer, some readers.
+//! SQLite: opens a file for one process, with one writer and some readers.
 
 mod files;
 
@@ -15,23 +15,24 @@ use super::{Connected, OpenError, Options, beside, ensure_schema, migrate_down, 
 use crate::store::checkpoint::Checkpoints;
 use crate::store::seal::MasterKey;
 
-/// Lists and logs that the API reads at a time; more would only take turns on the same cores.
+/// Reads of the API at a time; more would only take turns on the same cores.
 const READERS: u32 = 4;
 
-/// The dispatcher, the waker, and endpoints that start or read their due rows: all short.
+/// Reads of the dispatcher, the due poller, and endpoints that start or read their due rows: all short.
 const ENGINE_READERS: u32 = 3;
 
-/// The writer's page cache. A batch touches the right edge of a few b-trees; this holds them with room to spare.
+/// The writer's page cache. A batch touches the right edge of a few b-trees; the cache holds them with room to spare.
 const WRITER_CACHE_KIB: u32 = 64 * 1024;
 
-/// Room for every size of every statement of the journal, and for what the rest of the store asks.
+/// Prepared statements per connection: room for every size of every statement of the journal, and for the rest of the
+/// store.
 const PREPARED: usize = 1024;
 
-/// Rows that may wait for whoever reads them. SQLite's thread stops and is woken again whenever that many do, which costs
+/// Rows that may wait for their reader. When that many wait, SQLite's thread stops and must be woken again, which costs
 /// more than the rows.
 const ROWS_AHEAD: usize = 512;
 
-/// Fold the write-ahead log back at 16 MiB instead of 4 MiB: fewer, larger checkpoints.
+/// Checkpoint the write-ahead log at 16 MiB instead of 4 MiB: fewer, larger checkpoints.
 const CHECKPOINT_PAGES: u32 = 4096;
 
 pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
@@ -82,7 +83,7 @@ pub(super) async fn down(url: &str, steps: u32, may_empty: bool) -> Result<u32, 
     Ok(undone)
 }
 
-/// Without links on the way.
+/// The path with symbolic links resolved.
 fn real(path: &Path) -> std::io::Result<PathBuf> {
     match path.canonicalize() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -104,7 +105,7 @@ fn has_other_names(_: &Path) -> bool {
     false
 }
 
-/// What SQLite says of the file's soundness; empty when sound.
+/// What SQLite reports about the file's integrity; empty when sound.
 pub(super) async fn problems<C: ConnectionTrait>(on: &C) -> Result<Vec<String>, DbErr> {
     let statement = Statement::from_string(DbBackend::Sqlite, "PRAGMA integrity_check");
     let rows = on.query_all_raw(statement).await?;
@@ -120,8 +121,8 @@ fn file_of(url: &str) -> Result<PathBuf, OpenError> {
     Ok(PathBuf::from(path))
 }
 
-/// SQLite's own locks are per transaction; two engines would each believe that they own every webhook. However the file is
-/// called, there is one lock.
+/// Locks the file for this process. SQLite's own locks last for one transaction; two engines would each believe that
+/// they own every webhook. The lock is the same whatever path names the file.
 fn lock(path: &Path) -> Result<File, OpenError> {
     let lock_path = beside(&real(path).map_err(|error| files::refused(path, &error))?, "lock");
     if path.is_dir() {
@@ -138,11 +139,11 @@ fn lock(path: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Whether a connection that comes back has no transaction open. When the disk is full SQLite rolls back by itself, and the
-/// driver goes on counting: every transaction after that would be a part of one that nobody ever commits.
+/// Whether a connection that returns to the pool has no open transaction. When the disk is full, SQLite rolls back by
+/// itself while the driver keeps counting: every later transaction would be part of one that nothing commits.
 async fn has_ended(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     if connection.is_in_transaction() {
-        // A rollback may be on its way.
+        // A rollback may still be queued.
         connection.ping().await?;
     }
     Ok(!connection.is_in_transaction())
@@ -176,7 +177,7 @@ async fn connect(
                 .row_buffer_size(ROWS_AHEAD)
                 .pragma("journal_mode", "WAL")
                 .pragma("synchronous", "FULL")
-                // A statement of many rows keeps copies of pages until it ends; they need not go through a file.
+                // A statement of many rows keeps copies of pages until it ends; the copies need no file.
                 .pragma("temp_store", "MEMORY")
                 .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string())
                 .pragma("journal_size_limit", (u64::from(CHECKPOINT_PAGES) * 4096).to_string());

@@ -1,4 +1,4 @@
-//! What a server must be like before anything is promised on it.
+//! Checks a PostgreSQL server before anything is promised on it. Runs when the database is opened.
 
 use std::time::Instant;
 
@@ -8,13 +8,14 @@ use super::OpenError;
 use crate::clock::{self, Question};
 use crate::domain::moment::UnixMillis;
 
-/// The oldest that is tested.
+/// The oldest version that is tested.
 const OLDEST: i32 = 150_000;
 
-/// Retries and leases count in seconds: up to this, nobody notices.
+/// Clock skew that is logged. Retries and leases count in seconds: nobody notices less.
 const SKEW_NOTED_MS: i64 = 1000;
 
-/// Beyond this, times in answers and logs mislead, and receivers refuse signatures for their age soon after.
+/// Clock skew that is refused. Times in answers and logs mislead by then, and receivers soon refuse signatures for
+/// their age.
 const SKEW_REFUSED_MS: i64 = 30_000;
 
 const FORCE: &str = "POSTHASTE_FORCE_UNSAFE_DATABASE=true";
@@ -38,7 +39,7 @@ struct Facts {
 
 pub(super) async fn run<C: ConnectionTrait>(on: &C, force: bool) -> Result<(), OpenError> {
     let facts = || Facts::find_by_statement(Statement::from_string(DbBackend::Postgres, FACTS)).one(on);
-    // The first round trip prepares; the second is short enough to compare clocks by.
+    // The first query prepares the statement; the second is short enough to compare clocks by.
     facts().await?;
     let (began, question) = (Instant::now(), Question::ask());
     let Some(facts) = facts().await? else { return Ok(()) };
@@ -50,7 +51,7 @@ pub(super) async fn run<C: ConnectionTrait>(on: &C, force: bool) -> Result<(), O
     Ok(())
 }
 
-/// How much the server's clock is ahead of ours, as far as it can be told after an answer that took so long.
+/// How far the server's clock is ahead of ours: the least difference that fits an answer which took this long.
 fn skew(server: i64, now: UnixMillis, took_ms: i64) -> i64 {
     let (earliest, latest) = (server - now.0, server + took_ms - now.0);
     if earliest > 0 { earliest } else { latest.min(0) }
@@ -60,7 +61,7 @@ fn refused<T>(why: String) -> Result<T, OpenError> {
     Err(OpenError::Setting(why))
 }
 
-/// What to warn of, or why not to start.
+/// Returns what to warn of, or why not to start.
 fn judge(facts: &Facts, skew_ms: i64, force: bool) -> Result<Vec<String>, OpenError> {
     let Facts { version, version_text, fsync, synchronous_commit, is_standby, encoding, clock: _ } = facts;
     if *version < OLDEST {

@@ -1,4 +1,5 @@
-//! What is in a database: nothing, the schema without rows, or something that must not be lost.
+//! Finds out what a database contains: nothing, the schema without rows, or something that must not be lost. Never
+//! changes it.
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, FromQueryResult, Statement};
 
@@ -28,13 +29,14 @@ const TABLES: [&str; 18] = [
     "webhook_secret",
 ];
 
-/// Where the names of the migrations are, which are compared with those that this version knows.
+/// The table with the names of applied migrations, which are compared with the known ones.
 const MIGRATIONS: &str = "seaql_migrations";
 
-/// Rows that a new schema has.
+/// Rows of a new schema.
 const FIXED: [(&str, &str); 2] = [("engine_state", "name = 'seal_layout'"), ("shard", "owner IS NULL AND epoch = 0")];
 
-/// Tables and views of people. Names that begin with `pg_` are PostgreSQL's; extensions bring views of their own.
+/// Tables and views of users. Schemas whose names begin with `pg_` are PostgreSQL's; extensions bring views of their
+/// own.
 const RELATIONS: &str = "SELECT n.nspname::text AS schema, c.relname::text AS name, \
     COALESCE(n.nspname = current_schema(), false) AS is_here \
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
@@ -51,7 +53,7 @@ struct Relation {
     is_here: bool,
 }
 
-/// Looks, and changes nothing.
+/// What the database contains.
 pub(super) async fn of(on: &DatabaseConnection) -> Result<Contents, OpenError> {
     let occupied = |why: String| Ok(Contents::Occupied(why));
     if let Some(name) = migration::unknown(on).await?.first() {
@@ -74,14 +76,14 @@ pub(super) async fn of(on: &DatabaseConnection) -> Result<Contents, OpenError> {
     Ok(if has_schema { Contents::Schema } else { Contents::Nothing })
 }
 
-/// Before the first migration no table is ours, even one with a name of ours.
+/// Whether a table is not ours. Before the first migration none is ours, even under one of our names.
 fn is_foreign(relation: &Relation, has_schema: bool) -> bool {
     let Relation { name, is_here, .. } = relation;
     let is_known = name == MIGRATIONS || has_schema && TABLES.contains(&name.as_str());
     !(*is_here && is_known)
 }
 
-/// Whether a table of ours has rows that a new schema does not have.
+/// Whether one of our tables has rows that a new schema does not have.
 async fn has_rows<C: ConnectionTrait>(on: &C, table: &str) -> Result<bool, DbErr> {
     let fixed = FIXED.iter().find(|(of, _)| *of == table).map_or("false", |(_, fixed)| fixed);
     let sql = format!("SELECT 1 FROM {table} WHERE NOT ({fixed}) LIMIT 1");

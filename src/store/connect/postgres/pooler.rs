@@ -1,6 +1,6 @@
-//! Whether a pooler in between knows prepared statements. The driver prepares in one round trip and runs in the next, each
-//! statement under a name of its connection's own; a pooler that hands each transaction to any session and takes no notice
-//! of names mixes them up.
+//! Checks whether a pooler in between supports prepared statements. The driver prepares a statement in one round trip
+//! and runs it in the next, under a name that is unique only within its connection. A pooler that gives each
+//! transaction to any session and does not track these names mixes them up.
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, RuntimeErr, Statement, TransactionTrait, sqlx};
 
@@ -9,18 +9,19 @@ use crate::store::OpenError;
 /// `duplicate_prepared_statement` and `invalid_sql_statement_name`.
 const MIXED_UP: [&str; 2] = ["42P05", "26000"];
 
-/// Asks on two connections in turns, as it will be all the time, so that it goes wrong now if it ever does.
+/// Alternates between two connections, as normal operation does, so that a pooler which mixes up names fails now.
 pub(super) async fn check(one: &DatabaseConnection, other: &DatabaseConnection) -> Result<(), DbErr> {
     let asked = || Statement::from_sql_and_values(DbBackend::Postgres, "SELECT $1::int8", [1i64.into()]);
     one.query_one_raw(asked()).await?;
-    // Most likely in the session that has just become free; the first connection gets another one then.
+    // This transaction most likely gets the session that has just become free; the first connection then gets another
+    // one.
     let transaction = other.begin().await?;
     transaction.query_one_raw(asked()).await?;
     one.query_one_raw(asked()).await?;
     transaction.commit().await
 }
 
-/// What such errors mean.
+/// Turns errors about mixed-up statements into what to change.
 pub(super) fn explained(error: OpenError) -> OpenError {
     match error {
         OpenError::Database(error) if is_mixed_up(&error) => OpenError::Setting(

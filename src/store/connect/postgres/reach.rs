@@ -1,4 +1,4 @@
-//! The first connection to the server, made by itself: a pool says of everything that can go wrong only that it took too long.
+//! Makes the first connection to the server, without a pool: a pool reports every failure as a timeout.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{ACQUIRE, introduced};
 use crate::store::OpenError;
 
-/// Between two attempts while the server is starting.
+/// Pause between two attempts while the server is starting.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// `cannot_connect_now`: it is starting or stopping.
+/// `cannot_connect_now`: the server is starting or stopping.
 const STARTING: &str = "57P03";
 
-/// Classes of `invalid_authorization_specification` and `invalid_catalog_name`: what the URL says is wrong.
+/// Classes of `invalid_authorization_specification` and `invalid_catalog_name`: the URL is wrong.
 const OF_THE_URL: [&str; 2] = ["28", "3D"];
 
 /// Waits for a server that is starting, as long as for any connection.
@@ -26,7 +26,7 @@ pub(super) async fn once(url: &str) -> Result<(), OpenError> {
     loop {
         let failed = match timeout_at(end, options.connect()).await {
             Ok(Ok(connection)) => {
-                // It was opened to see whether it can be; an error while it is closed means nothing.
+                // The connection is only a probe: an error while it is closed means nothing.
                 let _ = connection.close().await;
                 return Ok(());
             }
@@ -72,7 +72,7 @@ fn unreachable(options: &PgConnectOptions, why: String) -> OpenError {
     OpenError::Unreachable { server: server(options), why }
 }
 
-/// Where it listens: host and port, or a socket's directory.
+/// Where the server listens: host and port, or the directory of a socket.
 fn server(options: &PgConnectOptions) -> String {
     match options.get_socket() {
         Some(directory) => format!("{}, port {}", directory.display(), options.get_port()),

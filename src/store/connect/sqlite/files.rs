@@ -1,5 +1,6 @@
-//! The files of a SQLite database: made for this user alone before SQLite makes them for all, which gives its log and index
-//! the mode of the database, and told about in words of the setting that names them.
+//! The files of a SQLite database. Creates them for this user alone before SQLite would create them readable for all;
+//! SQLite gives its log and index the mode of the database file. Explains file errors in terms of the setting that
+//! names the file.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -10,16 +11,16 @@ use sea_orm::{DbErr, RuntimeErr};
 
 use crate::store::connect::{OpenError, beside};
 
-/// What a SQLite file begins with (SQLite, Database File Format, 1.3.1).
+/// The first bytes of a SQLite file (SQLite, Database File Format, 1.3.1).
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// `SQLITE_CORRUPT` and `SQLITE_NOTADB`.
 const DAMAGED: [&str; 2] = ["11", "26"];
 
-/// Files that hold what the database holds, or the key to it.
+/// Files that hold the data, or the key to it.
 const SUFFIXES: [&str; 2] = ["", "key"];
 
-/// Opens for writing what only this user may read, and makes it if it is missing.
+/// Opens a file for writing, and creates it for this user alone if it is missing.
 pub(super) fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.create(true).write(true);
@@ -28,15 +29,15 @@ pub(super) fn private() -> OpenOptions {
     options
 }
 
-/// Makes the file if it is missing. One that is there must be a database; its mode is its owner's to choose, who is told if
-/// others may read it.
+/// Creates the file if it is missing. An existing file must be a database. Its mode is its owner's choice; a warning
+/// says so if others may read it.
 pub(super) fn prepare(path: &Path) -> Result<(), OpenError> {
     private().truncate(false).open(path).map_err(|error| refused(path, &error))?;
     let mut head = Vec::new();
     let file = File::open(path).map_err(|error| refused(path, &error))?;
     file.take(MAGIC.len() as u64).read_to_end(&mut head).map_err(|error| refused(path, &error))?;
     if !head.is_empty() && head != MAGIC {
-        return Err(OpenError::Damaged { path: path.to_owned(), why: "it does not begin like one".to_owned() });
+        return Err(OpenError::Damaged { path: path.to_owned(), why: "it has no SQLite header".to_owned() });
     }
     for suffix in SUFFIXES {
         let path = if suffix.is_empty() { path.to_owned() } else { beside(path, suffix) };
@@ -85,7 +86,7 @@ pub(super) fn missing(path: &Path) -> OpenError {
     ))
 }
 
-/// A database that cannot be read is told apart from everything else that may be wrong.
+/// Tells a damaged database from every other error.
 pub(super) fn explained(path: &Path, error: DbErr) -> OpenError {
     let damage = match &error {
         DbErr::Conn(RuntimeErr::SqlxError(error))
