@@ -1,4 +1,5 @@
-//! Takes pending deliveries back: one by its owner, or a stretch of a webhook's by a purge.
+//! Cancels pending deliveries: one at a user's request, or part of a webhook's backlog for a purge. The journal's
+//! writer calls it within a batch.
 
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Statement, Value};
 
@@ -7,22 +8,22 @@ use crate::domain::moment::UnixMillis;
 
 use super::dialect;
 
-/// Deliveries that are purged in one transaction: bounds how long the next batch waits for it.
+/// Deliveries that a purge cancels per transaction: bounds how long the next batch waits.
 const PURGED_AT_ONCE: i64 = 2000;
 
-/// `$1` is when. A delivery of which merely one more attempt is wanted is again what it was before.
+/// `$1` is the time. A delivery that waits only for a manual retry falls back to what it was before.
 pub(super) const TAKE_BACK: &str = "UPDATE delivery SET next_at = NULL, manual_from = NULL, manual_next_at = NULL, \
     status = CASE WHEN manual_from > 0 THEN manual_from ELSE 3 END, \
     settled_at = CASE WHEN manual_from > 0 THEN settled_at ELSE $1 END WHERE status = 0 AND";
 
-/// A delivery that is pending no longer, and for which moment it waited.
+/// A delivery that is no longer pending, and the moment that it waited for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TakenBack {
     pub(super) id: DeliveryId,
     pub(super) next_at: Option<UnixMillis>,
 }
 
-/// What a purge takes back.
+/// Which pending deliveries a purge cancels.
 #[derive(Debug, Clone)]
 pub(super) struct Purge {
     pub(super) webhook: WebhookNum,
@@ -37,7 +38,7 @@ struct PendingRow {
     next_at: Option<i64>,
 }
 
-/// Takes back what is pending and matches `which`, whose parameters start at `$2`.
+/// Cancels the pending deliveries that match `which`, whose parameters start at `$2`.
 async fn take_back<C: ConnectionTrait>(
     on: &C,
     which: &str,
@@ -50,7 +51,7 @@ async fn take_back<C: ConnectionTrait>(
     Ok(())
 }
 
-/// Takes one delivery back if it is pending.
+/// Cancels one delivery, if it is pending.
 pub(super) async fn take_back_one<C: ConnectionTrait>(
     on: &C,
     id: DeliveryId,
@@ -64,7 +65,7 @@ pub(super) async fn take_back_one<C: ConnectionTrait>(
     Ok(found)
 }
 
-/// Takes back the oldest of what is to be purged, as many as one transaction may.
+/// Cancels the oldest deliveries of a purge, at most [`PURGED_AT_ONCE`].
 pub(super) async fn purge<C: ConnectionTrait>(on: &C, purge: &Purge, at: UnixMillis) -> Result<Vec<TakenBack>, DbErr> {
     let Purge { webhook, through, except } = purge;
     let backend = on.get_database_backend();
@@ -81,7 +82,7 @@ pub(super) async fn purge<C: ConnectionTrait>(on: &C, purge: &Purge, at: UnixMil
     Ok(found)
 }
 
-/// What is pending and matches `which`, whose parameters start at `$1`.
+/// The pending deliveries that match `which`, whose parameters start at `$1`.
 async fn pending<C: ConnectionTrait>(
     on: &C,
     which: &str,

@@ -1,4 +1,4 @@
-//! Deliveries and attempts, read. The journal writes them.
+//! Reads deliveries and attempts, for the engine and the API. Never writes them: the journal does.
 
 mod attempts;
 mod due;
@@ -22,7 +22,7 @@ pub use self::due::{Due, DueRows, Wanted};
 pub use self::head::{COUNTED, Head, Waiting};
 pub use self::list::RowPage;
 
-/// Where a delivery stands.
+/// The status of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Status {
     Pending,
@@ -60,7 +60,7 @@ pub enum Trigger {
     Retry,
     Manual,
     Test,
-    /// A request before it may have been cut short by a crash.
+    /// An earlier request may have been interrupted by a crash.
     Recovery,
 }
 
@@ -92,13 +92,13 @@ impl Trigger {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeliveryState {
     pub status: Status,
-    /// Requests made, of any kind.
+    /// Requests made, of any trigger.
     pub attempts: u16,
     /// Automatic requests made; only these count against the policy.
     pub tries: u16,
     pub next_at: Option<UnixMillis>,
     pub settled_at: Option<UnixMillis>,
-    /// Set while a manual retry is wanted: what to fall back to if it fails.
+    /// Set while a manual retry is pending: what to fall back to if it fails.
     pub manual: Option<Fallback>,
 }
 
@@ -133,10 +133,10 @@ pub struct Attempt {
     pub trigger: Trigger,
     pub started_at: UnixMillis,
     pub duration_us: u32,
-    /// Until the answer's head.
+    /// Time until the head of the response.
     pub head_us: Option<u32>,
     pub status_code: Option<u16>,
-    /// The outcome's code; what it means is not the store's business.
+    /// The outcome's code; the store does not interpret it.
     pub outcome: i16,
     pub error: Option<String>,
     pub response_headers: Vec<(String, String)>,
@@ -149,9 +149,9 @@ pub struct DeliveryFilter {
     pub webhook: Option<WebhookNum>,
     pub event: Option<EventSeq>,
     pub status: Option<Status>,
-    /// Of the last attempt: the outcome's code.
+    /// The outcome's code of the last attempt.
     pub outcome: Option<i16>,
-    /// Of the last attempt.
+    /// The HTTP status of the last attempt.
     pub status_code: Option<u16>,
     pub kind: Option<String>,
     pub since: Option<UnixMillis>,
@@ -179,7 +179,7 @@ struct NumRow {
 }
 
 impl Store {
-    /// One delivery if it has a row.
+    /// One delivery, if it has a row.
     pub async fn delivery(&self, tenant: TenantNum, id: DeliveryId) -> Result<Option<Delivery>, StoreError> {
         let mut query = ListQuery::new(self.backend(), Source::Delivery, tenant);
         query.and("d.event_seq =", id.event.0);
@@ -188,13 +188,13 @@ impl Store {
         Ok(self.with_last_attempts(self.readable_joined(&rows, None)).await?.pop())
     }
 
-    /// Whether anybody has recorded anything of this delivery.
+    /// Whether the delivery has a row.
     pub async fn has_row(&self, id: DeliveryId) -> Result<bool, StoreError> {
         use entity::delivery::Entity;
         Ok(Entity::find_by_id((id.event.0, id.webhook.0)).one(self.readers()).await?.is_some())
     }
 
-    /// Deliveries of an event by ascending webhook number, after `after`: more than `limit` if there are more.
+    /// Deliveries of an event by ascending webhook number, after `after`. Returns more than `limit` if there are more.
     pub async fn deliveries_of_event(
         &self,
         tenant: TenantNum,
@@ -211,15 +211,15 @@ impl Store {
             let last: Option<i64> = rows.last().and_then(|row| row.try_get("", "webhook_num").ok());
             found.extend(self.with_last_attempts(self.readable_joined(&rows, None)).await?);
             match last {
-                // Some of them cannot be read, and there are others behind them.
+                // Some rows cannot be read, and more follow.
                 Some(last) if rows.len() as u64 > limit && found.len() as u64 <= limit => after = WebhookNum(last),
                 _ => return Ok(found),
             }
         }
     }
 
-    /// Deliveries that can be read, joined with their events and webhooks. The others are named by the table that the damage is
-    /// in. `webhook`: whose they all are, where the rows do not say so.
+    /// The rows that can be read, of deliveries joined with their events and webhooks. An unreadable row is logged
+    /// under the table that is damaged. `webhook`: the webhook of all rows, where they do not name it.
     fn readable_joined<T: FromQueryResult>(&self, rows: &[QueryResult], webhook: Option<WebhookNum>) -> Vec<T> {
         let read = |row: &QueryResult| {
             let read = T::from_query_result(row, "").map_err(StoreError::from);
@@ -249,9 +249,9 @@ impl Store {
         Ok(deliveries)
     }
 
-    /// Active webhooks with a delivery that falls due by `horizon`, and deleted ones with any that is pending. Hops from
-    /// one webhook to the next through the index of due rows, so the cost grows with the webhooks that have a backlog and
-    /// not with its length.
+    /// Webhooks that are active, not paused, and have a delivery that falls due by `horizon`; and deleted webhooks with
+    /// any pending delivery. A skip scan from one webhook to the next along the index of due rows: the cost grows with
+    /// the number of webhooks that have a backlog, not with the length of a backlog.
     pub async fn webhooks_with_due(&self, horizon: UnixMillis) -> Result<Vec<WebhookNum>, StoreError> {
         let sql = "WITH RECURSIVE owed(num) AS ( \
                      SELECT MIN(webhook_num) FROM delivery WHERE status = 0 \
@@ -300,13 +300,13 @@ fn state_of(
     })
 }
 
-/// What a row says of its delivery.
+/// The state that a row holds.
 pub(super) fn state_of_row(row: &entity::delivery::Model) -> Result<DeliveryState, StoreError> {
     let counts = (row.status, row.attempts, row.tries);
     state_of(counts, (row.next_at, row.settled_at), (row.manual_from, row.manual_next_at))
 }
 
-/// The table that the damage is in, and the key of its row there.
+/// The damaged table, and the key of its row there.
 fn blamed(row: &QueryResult, webhook: Option<WebhookNum>) -> (&'static str, String) {
     let event = key_of(row, &["event_seq"]);
     if is_damage_of_event(row) {
@@ -319,7 +319,7 @@ fn blamed(row: &QueryResult, webhook: Option<WebhookNum>) -> (&'static str, Stri
     ("delivery", format!("{event}/{webhook}"))
 }
 
-/// Without its last attempt.
+/// Leaves the last attempt empty.
 fn delivery_of(row: DeliveryRow, webhook_id: WebhookId) -> Result<Delivery, StoreError> {
     let DeliveryRow { event_seq, webhook_num, kind, status, attempts, tries, next_at, settled_at, .. } = row;
     let counts = (status, attempts, tries);

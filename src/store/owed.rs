@@ -1,5 +1,5 @@
-//! Deliveries that no row tells of yet: targets of open fan-outs, listed newest event first. What one page may look at is
-//! bounded, in events and in targets; a page that reached its bound says where it stopped.
+//! Lists deliveries that are only owed: targets of open fan-outs without a row, newest event first. A page looks at a
+//! bounded number of events and targets; a page that reached its bound says where it stopped.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
@@ -14,16 +14,16 @@ use super::fanouts::FANOUT_KEY;
 use super::leases::ShardNum;
 use super::{Store, StoreError, dialect, targets};
 
-/// Events with open fan-outs that one page looks at, whosever they are.
+/// Events with open fan-outs that one page looks at, of any tenant.
 const EVENTS: usize = 512;
 
-/// Events whose keys are read at once.
+/// Event keys read at once.
 const KEYS: i64 = 128;
 
-/// Targets of an event that are looked at in one step. What has a row among them is looked up with one query.
+/// Targets of an event per step. One query finds out which of them have a row.
 const TARGETS: usize = 512;
 
-/// Steps of one page.
+/// Steps per page.
 const STEPS: usize = 64;
 
 /// A delivery that is only owed.
@@ -34,19 +34,19 @@ pub struct Owed {
     pub kind: String,
 }
 
-/// What a page has found.
+/// One page of deliveries that are only owed.
 #[derive(Debug, Default)]
 pub struct OwedPage {
-    /// In descending order of their ids.
+    /// In descending order of id.
     pub found: Vec<Owed>,
-    /// Down to this id everything was looked at; `None`: everything.
+    /// Everything down to this id was looked at; `None`: everything to the end.
     pub looked_to: Option<DeliveryId>,
 }
 
 #[derive(Debug)]
 struct EventRow {
     event_seq: i64,
-    /// `None` when the event is gone or cannot be read; the scan that dispatches it has logged that.
+    /// `None` if the event is gone or cannot be read; the dispatcher's scan has logged that.
     tenant_num: Option<i64>,
     kind: Option<String>,
 }
@@ -72,7 +72,7 @@ struct NumRow {
     num: i64,
 }
 
-/// Which events may have what is wanted: both ends belong to it.
+/// Keys of events that may match, both ends included.
 #[derive(Debug, Clone, Copy)]
 struct Range {
     least: i64,
@@ -89,7 +89,7 @@ impl Range {
 }
 
 impl Store {
-    /// Deliveries of a tenant that are only owed, before `before`, at most `most` of them.
+    /// At most `most` deliveries of a tenant that are only owed, before `before`.
     pub async fn owed(
         &self,
         tenant: TenantNum,
@@ -128,7 +128,7 @@ impl Store {
         Ok(page)
     }
 
-    /// Events with open fan-outs, newest first; those that cannot concern the webhook are left out.
+    /// Events with open fan-outs, newest first. Leaves out events that cannot concern the webhook.
     async fn open_events(&self, webhook: Option<WebhookNum>, range: Range) -> Result<Vec<EventRow>, StoreError> {
         let mut values: Vec<Value> = vec![range.least.into(), range.most.into(), KEYS.into()];
         let of_shard = shard_condition(webhook, &mut values);
@@ -141,7 +141,8 @@ impl Store {
         Ok(EventRow::find_by_statement(statement).all(self.readers()).await?)
     }
 
-    /// Appends what an event still owes, by descending webhook number; answers where it stopped if it ran out of steps.
+    /// Appends what is still owed of an event, by descending webhook number. Returns where it stopped if it ran out of
+    /// steps.
     async fn owed_of(
         &self,
         (event, kind): (EventSeq, &str),
@@ -173,7 +174,7 @@ impl Store {
         }
     }
 
-    /// The greatest targets of an event below a number, in descending order.
+    /// The greatest targets of an event below a number, descending; at most [`TARGETS`].
     async fn targets_below(
         &self,
         event: EventSeq,
@@ -201,7 +202,7 @@ impl Store {
         Ok(greatest.into_sorted_vec().into_iter().map(|Reverse(num)| num).collect())
     }
 
-    /// Those of these targets that have a row; `targets` must be descending.
+    /// Which of these targets have a row.
     async fn recorded_among(&self, event: EventSeq, targets: &[WebhookNum]) -> Result<HashSet<i64>, StoreError> {
         let is_one = dialect::is_any_of(self.backend(), "webhook_num", "$2");
         let sql = format!("SELECT webhook_num AS num FROM delivery WHERE event_seq = $1 AND {is_one}");
@@ -212,7 +213,7 @@ impl Store {
     }
 }
 
-/// A fan-out in one piece is under the first shard.
+/// Includes the first shard, which holds undivided fan-outs.
 fn shard_condition(webhook: Option<WebhookNum>, values: &mut Vec<Value>) -> String {
     let Some(webhook) = webhook else { return String::new() };
     values.push(ShardNum::WHOLE.num().into());

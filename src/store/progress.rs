@@ -1,4 +1,4 @@
-//! How far a fan-out has come: the targets of one event, counted by where they stand.
+//! Counts the targets of one event by status.
 
 use sea_orm::{FromQueryResult, Statement};
 
@@ -7,10 +7,10 @@ use crate::domain::id::EventSeq;
 use super::events::StoredEvent;
 use super::{Store, StoreError};
 
-/// The targets of an event. Together they are as many as it matched.
+/// The targets of an event by status. Together they are as many as the event matched.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// These have no row: an open fan-out alone knows of them.
+    /// Targets without a row: only an open fan-out names them.
     pub owed: u32,
     pub pending: u32,
     pub success: u32,
@@ -18,8 +18,8 @@ pub struct Progress {
     pub cancelled: u32,
 }
 
-/// One statement sees one moment: a target that gets its row meanwhile is neither missed nor counted twice. `FILTER` and
-/// not `GROUP BY`, for which SQLite would sort the rows.
+/// One statement reads one snapshot: a target that gets its row meanwhile is neither missed nor counted twice. `FILTER`
+/// instead of `GROUP BY`, for which SQLite would sort the rows.
 const COUNTS: &str = "SELECT EXISTS (SELECT 1 FROM fanout WHERE event_seq = $1) AS is_open, \
                       COUNT(*) FILTER (WHERE status = 0) AS pending, COUNT(*) FILTER (WHERE status = 1) AS success, \
                       COUNT(*) FILTER (WHERE status = 2) AS failed, COUNT(*) FILTER (WHERE status = 3) AS cancelled \
@@ -35,8 +35,8 @@ struct CountsRow {
 }
 
 impl CountsRow {
-    /// Rows are made for targets only, so what is owed is what is left of them: no list of targets need be read. Without
-    /// an open fan-out nobody would send what is missing, so it is not called owed.
+    /// Only targets get rows, so what is owed is the rest, and no list of targets needs to be read. Without an open
+    /// fan-out nobody would send the missing ones, so they do not count as owed.
     fn of_targets(&self, matched: u32) -> Progress {
         let Self { is_open, pending, success, failed, cancelled } = *self;
         let left = i64::from(matched) - (pending + success + failed + cancelled);
@@ -55,8 +55,8 @@ fn number(count: i64) -> u32 {
 }
 
 impl Store {
-    /// Reads the event's rows and no others. What is under way counts as it was last recorded. A webhook that was deleted
-    /// counts like any other: what it is owed gets its row when it is cancelled.
+    /// Reads only the event's rows. A delivery in flight counts as it was last recorded. A deleted webhook counts like
+    /// any other: what it is owed gets its row when it is cancelled.
     pub async fn progress(&self, event: &StoredEvent) -> Result<Progress, StoreError> {
         let EventSeq(seq) = event.seq;
         let statement = Statement::from_sql_and_values(self.backend(), COUNTS, [seq.into()]);

@@ -1,5 +1,5 @@
-//! Attempts of deliveries, read: the last one of each in a list, and those of one delivery page by page. Answers of
-//! receivers are large, so no statement reads more of them than is shown.
+//! Reads attempts: the last one of each delivery in a list, and all of one delivery page by page. Responses are large,
+//! so no statement reads more of them than is shown.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -14,22 +14,22 @@ use crate::store::{Store, StoreError};
 
 use super::{Attempt, Trigger, number};
 
-/// Of an answer's body in a list. The attempts of a delivery have the rest.
+/// Bytes of a response body that a list shows. The attempts of one delivery show the rest.
 pub const LISTED_BODY: usize = 1024;
 
-/// The codes of outcomes that there are.
+/// The codes of all outcomes.
 pub const OUTCOMES: RangeInclusive<i16> = 0..=10;
 
-/// Of the rows on a page of attempts, unless one alone is larger. What a receiver answers may be six times as long in JSON,
-/// and an answer of the API is about as long as [`PAGE_BYTES`] at most, however hostile the receiver.
+/// Bytes of the rows on a page of attempts, unless one row alone is larger. A response may be six times as long in
+/// JSON; with this limit an answer of the API is at most about as long as [`PAGE_BYTES`], however hostile the receiver.
 pub const ATTEMPTS_BYTES: i64 = PAGE_BYTES / 6;
 
-/// The last attempt of a delivery, as a list shows it.
+/// The last attempt of a delivery, as lists show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastAttempt {
-    /// With the first [`LISTED_BODY`] bytes of its answer.
+    /// Holds the first [`LISTED_BODY`] bytes of the response body.
     pub attempt: Attempt,
-    /// Whether more of the answer is kept.
+    /// Whether the stored body is longer.
     pub is_cut: bool,
 }
 
@@ -44,7 +44,7 @@ struct LastRow {
 struct PageRow {
     #[sea_orm(nested)]
     attempt: entity::attempt::Model,
-    /// How many there are with those that were left out for their size.
+    /// How many rows matched, including those that were left out for their size.
     found: i64,
 }
 
@@ -63,8 +63,8 @@ fn last_sql(backend: DbBackend) -> String {
     )
 }
 
-/// Attempts of delivery (`$1`, `$2`) below number `$3`, newest first, `$4` at most, as many as fit into [`ATTEMPTS_BYTES`].
-/// The sizes of all are looked up before those that fit are read.
+/// Attempts of delivery (`$1`, `$2`) below number `$3`, newest first: at most `$4`, and as many as fit into
+/// [`ATTEMPTS_BYTES`]. Looks up the sizes of all attempts before it reads the ones that fit.
 fn page_sql() -> String {
     let size = "COALESCE(OCTET_LENGTH(response_body), 0) + COALESCE(OCTET_LENGTH(response_headers), 0) + \
                 COALESCE(OCTET_LENGTH(error), 0)";
@@ -81,8 +81,8 @@ fn page_sql() -> String {
 }
 
 impl Store {
-    /// Attempts of a delivery below `before`, newest first, `limit` of them at most and [`ATTEMPTS_BYTES`] unless one alone is
-    /// larger. The position of the next page is the number of the last attempt.
+    /// Attempts of a delivery with numbers below `before`, newest first: at most `limit`, and at most
+    /// [`ATTEMPTS_BYTES`] unless one alone is larger. The position of the next page is the number of the last attempt.
     pub async fn attempts(&self, id: DeliveryId, before: u16, limit: u64) -> Result<Page<Attempt>, StoreError> {
         let (before, most) = (i64::from(before), page::one_more(limit));
         let values = [id.event.0.into(), id.webhook.0.into(), before.into(), most.into()];
@@ -97,7 +97,7 @@ impl Store {
         Ok(Page { items, next: rows.next })
     }
 
-    /// The first attempt of a delivery, if there was one that can be read.
+    /// The first attempt of a delivery, if there is one and it can be read.
     pub async fn first_attempt(&self, id: DeliveryId) -> Result<Option<Attempt>, StoreError> {
         use entity::attempt::{Column, Entity};
         use sea_orm::ColumnTrait;
@@ -132,14 +132,14 @@ impl Store {
     }
 }
 
-/// Names a row that cannot be read.
+/// Table and key columns, by which an unreadable row is named.
 const ATTEMPT: (&str, &[&str]) = ("attempt", &["event_seq", "webhook_num", "number"]);
 
 fn key_of(row: &entity::attempt::Model) -> String {
     format!("{}/{}/{}", row.event_seq, row.webhook_num, row.number)
 }
 
-/// What a known code means is not the store's business.
+/// Checks that the code is known; the store does not interpret it.
 fn outcome_of(code: i16) -> Result<i16, StoreError> {
     OUTCOMES.contains(&code).then_some(code).ok_or_else(|| StoreError::unreadable("attempt outcome", code))
 }

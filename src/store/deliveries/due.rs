@@ -1,4 +1,5 @@
-//! Pending deliveries of a webhook, read to be sent. Rows that cannot be read keep no others from it.
+//! Reads pending deliveries of a webhook for sending. Endpoints call it. A row that cannot be read never keeps other
+//! rows from being sent.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,13 +17,13 @@ use crate::store::{Store, StoreError, dialect, payload};
 
 use super::{DeliveryState, NumRow, state_of};
 
-/// Rows that are read at once behind rows of which none can be read.
+/// Rows read at once after a read in which no row could be read.
 const BEHIND: usize = 1024;
 
-/// How often rows are read of which none can be read.
+/// How many reads in succession may find no readable row.
 const TRIES: usize = 16;
 
-/// A pending delivery with all that is needed to make an attempt.
+/// A pending delivery with everything that an attempt needs.
 #[derive(Debug, Clone)]
 pub struct Due {
     pub event: Arc<Event>,
@@ -32,31 +33,31 @@ pub struct Due {
 /// Which pending deliveries of a webhook are to be read.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
-    /// Those that fall due by then.
+    /// Rows that fall due by this time.
     pub horizon: UnixMillis,
-    /// In the order of publishing, also those that fall due later.
+    /// Rows in the order of publishing, including those that fall due later.
     pub ordered: bool,
     pub limit: usize,
-    /// The caller has these already.
+    /// Rows that the caller has already.
     pub known: &'a [EventSeq],
 }
 
-/// A stretch of a webhook's pending deliveries.
+/// Pending deliveries of a webhook, and when the next one falls due.
 #[derive(Debug, Clone)]
 pub struct DueRows {
     pub rows: Vec<Due>,
-    /// When the first one after these falls due; `None` when there is none.
+    /// When the first row after these falls due; `None` if there is none.
     pub next: Option<UnixMillis>,
 }
 
-/// What one statement has found.
+/// Result of one statement.
 struct Stretch {
-    /// The keys of its rows, also of those that cannot be read.
+    /// The keys of its rows, including unreadable ones.
     events: Vec<EventSeq>,
     rows: Vec<Due>,
     /// When the first row after these falls due.
     next: Option<UnixMillis>,
-    /// Whether that one falls due by the horizon, perhaps.
+    /// Whether more rows may fall due by the horizon.
     has_more: bool,
 }
 
@@ -81,7 +82,7 @@ struct DueRow {
 const DUE_COLUMNS: &str = "d.event_seq, d.status, d.attempts, d.tries, d.next_at, d.settled_at, d.manual_from, \
                            d.manual_next_at";
 
-/// The body of event `e` unless it is large, its size, and its trail.
+/// The body of event `e` unless it is large, its size, and the event's trail.
 fn body_columns() -> String {
     format!(
         "CASE WHEN OCTET_LENGTH(e.body) <= {LARGE} THEN e.body END AS body, \
@@ -89,8 +90,9 @@ fn body_columns() -> String {
     )
 }
 
-/// What is needed to send the pending deliveries of webhook `$1`, `$2` at most and none of `$3`. The sizes of all are looked
-/// up before the bodies of those that fit are read. Large ones are not among them.
+/// Selects what sending needs of the pending deliveries of webhook `$1`: at most `$2` rows, none of `$3`. Looks up the
+/// sizes of all bodies, then reads the rows whose bodies fit into [`READ_BYTES`]. Large bodies are never read and count
+/// nothing.
 fn due_sql(backend: DbBackend, which: &str, order: &str) -> String {
     let is_unknown = dialect::is_none_of(backend, "d.event_seq", "$3");
     format!(
@@ -108,7 +110,7 @@ fn due_sql(backend: DbBackend, which: &str, order: &str) -> String {
     )
 }
 
-/// When the server was started that answers, where there may be another one.
+/// Start time of the server that answers, where the server may change.
 fn server_column(backend: DbBackend) -> &'static str {
     match backend {
         DbBackend::Postgres => STARTED,
@@ -116,7 +118,8 @@ fn server_column(backend: DbBackend) -> &'static str {
     }
 }
 
-/// What another server says of rows is not what this node has seen of them: it was sent already, perhaps.
+/// Refuses rows of a server other than the one that this node has seen: a delivery that is pending there may have been
+/// sent already.
 fn of_known_server(shard_set: &ShardSet, row: Option<&DueRow>) -> Result<(), StoreError> {
     match row.and_then(|row| row.started.as_deref()) {
         Some(started) if shard_set.server_started().is_some_and(|known| known != started) => {
@@ -127,7 +130,7 @@ fn of_known_server(shard_set: &ShardSet, row: Option<&DueRow>) -> Result<(), Sto
 }
 
 impl Store {
-    /// Pending deliveries of a webhook, earliest first. They bring no more than 4 MiB of bodies into memory.
+    /// Pending deliveries of a webhook, earliest first, with at most 4 MiB of bodies in memory.
     pub async fn due(
         &self,
         shard_set: &ShardSet,
@@ -183,13 +186,13 @@ impl Store {
         let read = readers.query_all_raw(statement).await?;
         let rows: Vec<DueRow> = self.readable_joined(&read, Some(webhook));
         of_known_server(shard_set, rows.first())?;
-        // With those that were left out for their size.
+        // Includes rows that were left out for their size.
         let found: i64 = read.first().map_or(Ok(0), |row| row.try_get("", "found"))?;
         let found = usize::try_from(found).unwrap_or(usize::MAX);
         let has_more = found >= limit || read.len() < found;
         let last = read.last().map(|row| row.try_get::<Option<i64>>("", "next_at").ok().flatten().map(UnixMillis));
         let events = read.iter().filter_map(|row| row.try_get("", "event_seq").ok()).map(EventSeq).collect();
-        // It holds the bodies, too.
+        // These raw rows hold the bodies, too.
         drop(read);
         let next = match last {
             Some(last) if has_more => last,
@@ -200,8 +203,8 @@ impl Store {
         Ok(Stretch { events, rows, next, has_more })
     }
 
-    /// How many due rows of a webhook cannot be read or have lost their event, if none of its due rows can be sent; 0
-    /// otherwise. Looks at some. For the API, on whose readers it is asked.
+    /// How many due rows of a webhook cannot be read or have lost their event, if none of its due rows can be sent;
+    /// otherwise 0. Looks at a bounded number of rows. For the API, on whose readers it runs.
     pub async fn unsendable(
         &self,
         shard_set: &ShardSet,
@@ -219,7 +222,7 @@ impl Store {
             Ok(_) | Err(StoreError::Unreadable { .. }) => {}
             Err(error) => return Err(error),
         }
-        // What is gone by now was written meanwhile.
+        // A row that is gone by now was written meanwhile.
         let after = self.due_keys(webhook, horizon).await?;
         Ok(after.intersection(&before).count() as u64)
     }
@@ -259,7 +262,7 @@ async fn first_due_after(on: &Pool, webhook: WebhookNum, after: UnixMillis) -> R
     Ok(row.map(|row| UnixMillis(row.num)))
 }
 
-/// One that cannot be read keeps no other from being sent.
+/// `None` if the row cannot be read, so that the others are sent.
 fn readable(store: &Store, webhook: WebhookNum, row: DueRow) -> Option<Due> {
     let key = format!("{}/{}", row.event_seq, webhook.0);
     due_of(store, row).inspect_err(|error| store.pass_over("delivery", key, error)).ok()

@@ -1,4 +1,4 @@
-//! What a webhook's rows wait for: which is next, why it waits, and how many have to wait for their time.
+//! Reads what a webhook's rows wait for: which delivery is next, why it waits, and how many wait for a later moment.
 
 use std::collections::HashMap;
 
@@ -11,20 +11,20 @@ use crate::store::{Store, StoreError, dialect};
 
 use super::{DeliveryState, Status, state_of};
 
-/// So many are counted one by one, at most.
+/// Rows are counted up to this number.
 pub const COUNTED: u64 = 1000;
 
-/// Webhooks of one statement.
+/// Webhooks per statement.
 const CHUNK: usize = 500;
 
 /// What a webhook's rows wait for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
-    /// The delivery that is to be sent first, of those that have a row.
+    /// Of the deliveries with a row, the one that is sent next.
     pub first: Waiting,
-    /// The delivery that falls due first, of those that wait for a later moment; it may be the first.
+    /// Of the deliveries that wait for a later moment, the one that falls due first; may be the same as `first`.
     pub later: Option<Waiting>,
-    /// Rows that wait for a later moment; [`COUNTED`] stands for more.
+    /// Rows that wait for a later moment; [`COUNTED`] means that many or more.
     pub scheduled: u64,
 }
 
@@ -34,17 +34,17 @@ pub struct Waiting {
     pub event: EventSeq,
     pub next_at: Option<UnixMillis>,
     pub attempts: u16,
-    /// Those that count against the policy.
+    /// Attempts that count against the policy.
     pub tries: u16,
     pub is_manual: bool,
-    /// Its last request, whatever its outcome.
+    /// Its last request, whatever the outcome.
     pub last: Option<LastError>,
 }
 
 #[derive(Debug, FromQueryResult)]
 struct HeadRow {
     num: i64,
-    /// 0 is what is first, 1 is what falls due later.
+    /// 0: the row of `first`; 1: the row of `later`.
     nth: i64,
     scheduled: i64,
     event_seq: i64,
@@ -59,10 +59,10 @@ struct HeadRow {
     error: Option<String>,
 }
 
-/// Names a row that cannot be read.
+/// Table and key columns, by which an unreadable row is named.
 const HEAD: (&str, &[&str]) = ("delivery", &["event_seq", "num"]);
 
-/// One row for what is first and one for what falls due later, each found by its key.
+/// Per webhook, one row for `first` and one for `later`, each found by its key.
 fn heads_sql(backend: DbBackend, ordered: bool) -> String {
     let order = if ordered { "first.event_seq" } else { "first.next_at, first.event_seq" };
     let is_chosen = dialect::is_any_of(backend, "w.num", "$1");
@@ -83,7 +83,7 @@ fn heads_sql(backend: DbBackend, ordered: bool) -> String {
 }
 
 impl Store {
-    /// What is first in the order in which each webhook's rows are sent, and how many wait for a moment after `now`. Those
+    /// The first row of each webhook in the order of sending, and how many rows wait for a moment after `now`. Webhooks
     /// without a pending row are missing.
     pub async fn heads(
         &self,
@@ -108,7 +108,7 @@ impl Store {
     }
 }
 
-/// Deliveries of a webhook that are looked at, newest first, to find its last success.
+/// The newest deliveries of a webhook, among which its last success is looked for.
 const LOOKED_AT: u32 = 16;
 
 #[derive(Debug, FromQueryResult)]
@@ -118,7 +118,7 @@ struct SuccessRow {
 }
 
 impl Store {
-    /// When each of these webhooks was sent to with success last, if that was among its last few deliveries.
+    /// When each of these webhooks last had a successful delivery, if that is one of its 16 newest deliveries.
     pub async fn last_successes(&self, webhooks: &[WebhookNum]) -> Result<Vec<(WebhookNum, UnixMillis)>, StoreError> {
         let (backend, mut found) = (self.backend(), Vec::new());
         let (then_join, is_one) = (dialect::then_join(backend), dialect::is_any_of(backend, "w.num", "$1"));
@@ -139,7 +139,7 @@ impl Store {
         Ok(found)
     }
 
-    /// Where a delivery stands, if it has a row.
+    /// The state of a delivery, if it has a row.
     pub async fn delivery_state(&self, id: DeliveryId) -> Result<Option<DeliveryState>, StoreError> {
         let row = entity::delivery::Entity::find_by_id((id.event.0, id.webhook.0)).one(self.readers()).await?;
         row.map(|row| {
@@ -151,7 +151,7 @@ impl Store {
 }
 
 impl From<HeadRow> for Head {
-    /// Of the row of what is first.
+    /// Expects the row of `first`.
     fn from(row: HeadRow) -> Self {
         let scheduled = row.scheduled.cast_unsigned();
         Self { first: row.into(), later: None, scheduled }

@@ -1,4 +1,4 @@
-//! The query behind a list of deliveries: from which table it starts, what it filters by, and how far it may look.
+//! Builds and runs the query behind a list of deliveries: its source table, its filters, and how far one page may look.
 
 use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, Statement, Value};
 
@@ -10,15 +10,15 @@ use super::{Delivery, DeliveryFilter, Status};
 const DELIVERY_COLUMNS: &str = "d.event_seq, d.webhook_num, w.id AS webhook_id, e.kind, d.status, d.attempts, d.tries, \
                                 d.next_at, d.settled_at, d.manual_from, d.manual_next_at";
 
-/// How many index entries a page looks at whose filter has no index: few at first, which is enough as a rule, then many.
-/// The page of a rare filter ends there, and its cursor goes on.
+/// Index entries that a page looks at if no index supports the filter: few at first, which is usually enough, then
+/// many. The page of a rare filter ends there, and its cursor continues.
 const LOOKS: [u64; 2] = [256, 10_000];
 
-/// Deliveries as a page found them.
+/// One page of deliveries that have rows.
 #[derive(Debug, Clone, Default)]
 pub struct RowPage {
     pub found: Vec<Delivery>,
-    /// Down to this id everything was looked at; `None`: everything.
+    /// Everything down to this id was looked at; `None`: everything to the end.
     pub looked_to: Option<DeliveryId>,
 }
 
@@ -34,7 +34,7 @@ impl From<KeyRow> for DeliveryId {
     }
 }
 
-/// `$1` is the tenant, `$2` the webhook or 0, `$3`… the bounds.
+/// `$1` is the tenant; each condition adds its own parameter.
 pub(super) struct ListQuery {
     backend: DbBackend,
     pub(super) sql: String,
@@ -62,14 +62,14 @@ impl ListQuery {
         Statement::from_sql_and_values(self.backend, sql, self.values)
     }
 
-    /// The row after the first `passed`.
+    /// Selects the row after the first `passed` rows.
     fn statement_after(mut self, order: &str, passed: u64) -> Statement {
         self.values.push(passed.cast_signed().into());
         let sql = format!("{} ORDER BY {order} LIMIT 1 OFFSET ${}", self.sql, self.values.len());
         Statement::from_sql_and_values(self.backend, sql, self.values)
     }
 
-    /// Where the list starts, and between which events.
+    /// Bounds the list: webhook, event, time, and where the page starts.
     fn within(&mut self, source: Source, filter: &DeliveryFilter, before: Option<DeliveryId>) {
         let (seq, webhook_num) = source.keys();
         if let Some(webhook) = filter.webhook {
@@ -93,7 +93,7 @@ impl ListQuery {
         }
     }
 
-    /// What no index of the source knows.
+    /// Conditions beyond the key of the source's index.
     fn filtered(&mut self, filter: &DeliveryFilter) {
         if let Some(status) = filter.status {
             self.sql.push_str(&format!(" AND d.status = {}", status.code()));
@@ -119,18 +119,18 @@ impl ListQuery {
     }
 }
 
-/// The table whose index gives the rows in the order asked for.
+/// The table whose index yields the rows in the requested order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     Delivery,
     Log,
     Event,
-    /// Events alone, to see how far down so many of them go.
+    /// Events alone, to find out how far down a number of events reaches.
     Events,
 }
 
 impl Source {
-    /// The smallest index that finds what the filter asks for, newest first.
+    /// The source with the smallest index that finds what the filter asks for, newest first.
     pub(super) fn of(filter: &DeliveryFilter) -> Self {
         match (filter.webhook, filter.status) {
             (Some(_), Some(Status::Pending | Status::Failed)) => Self::Delivery,
@@ -154,7 +154,7 @@ impl Source {
         format!("{first} JOIN webhook w ON w.num = d.webhook_num")
     }
 
-    /// The columns by which it finds and orders.
+    /// The columns by which the source finds and orders rows.
     pub(super) fn keys(self) -> (&'static str, &'static str) {
         match self {
             Self::Delivery => ("d.event_seq", "d.webhook_num"),
@@ -172,21 +172,20 @@ impl Source {
         }
     }
 
-    /// Whether everything that the filter asks for is in the source's index. What is not is looked for, one entry after
-    /// the other.
+    /// Whether the source's index covers the whole filter. If not, a page examines entry after entry.
     fn knows(self, filter: &DeliveryFilter) -> bool {
         let has_more = filter.kind.is_some() || filter.outcome.is_some() || filter.status_code.is_some();
         match self {
             Self::Delivery => !has_more,
             Self::Log => !has_more && filter.status.is_none(),
-            // Events that nobody was owed have no rows.
+            // A tenant may have any number of events that matched no webhook and so have no delivery.
             Self::Event | Self::Events => false,
         }
     }
 }
 
 impl Store {
-    /// Newest event first, then by webhook; those before `before`, and one more than `limit` if there are more.
+    /// Newest event first, then by webhook number: deliveries before `before`, one more than `limit` if there are more.
     pub async fn deliveries(
         &self,
         tenant: TenantNum,
@@ -210,7 +209,8 @@ impl Store {
         Ok(page)
     }
 
-    /// Answers also whether there were more rows than `limit`. Where some cannot be read, the page ends after the last row.
+    /// Also returns whether there were more rows than `limit`. If some rows cannot be read, the page ends after the
+    /// last row.
     async fn rows_down_to(
         &self,
         tenant: TenantNum,
@@ -239,7 +239,7 @@ impl Store {
         Ok((RowPage { found, looked_to }, is_full))
     }
 
-    /// The key of the entry after so many of them; `None` if there are not so many.
+    /// The key of the entry after the first `looks` entries; `None` if there are fewer.
     async fn floor(
         &self,
         tenant: TenantNum,
@@ -254,7 +254,7 @@ impl Store {
             }
             Source::Event | Source::Events | Source::Delivery | Source::Log => None,
         };
-        // Of an event there may be very many deliveries.
+        // One event may have very many deliveries.
         let rows = self.key_after(source, tenant, filter, (before, events), looks).await?;
         Ok(rows.max(events))
     }
