@@ -1,4 +1,4 @@
-//! What the engine needs of webhooks to serve them.
+//! Reads what the engine needs of a webhook to run its endpoint. Each webhook is read or fails by itself.
 
 use std::collections::HashMap;
 
@@ -17,24 +17,24 @@ use super::unreadable::key_of;
 use super::webhooks::Webhook;
 use super::{Store, StoreError};
 
-/// What an endpoint needs of its webhook.
+/// What an endpoint needs of its webhook's rows.
 #[derive(Debug, Clone)]
 pub struct EndpointConfigRow {
     pub webhook: Webhook,
-    /// What its tenant is called outside.
+    /// The tenant's public id.
     pub tenant_id: Option<TenantId>,
-    /// Those that still sign, newest first.
+    /// The secrets that still sign, newest first.
     pub secrets: Vec<SecretString>,
-    /// When the first of them ends.
+    /// When the first of them expires.
     pub secrets_change_at: Option<UnixMillis>,
-    /// Whether any delivery waits for it as a row.
+    /// Whether the webhook has a pending row.
     pub has_pending_rows: bool,
     pub health: Health,
 }
 
-/// One statement for everything: whoever starts a hundred endpoints waits for each row to cross threads. A webhook comes
-/// once for each secret that still signs. Columns are named: to PostgreSQL `*` is another result, which it refuses, once a
-/// newer version has added one.
+/// One statement for everything: a caller that activates a hundred endpoints waits for each row to cross threads. A
+/// webhook has one row for each secret that still signs. The columns are named, because PostgreSQL refuses a prepared
+/// `SELECT *` once a newer version has added a column.
 fn configs_sql(backend: DbBackend) -> String {
     let is_chosen = is_any_of(backend, "w.num", "$1");
     let columns = webhook::Column::iter().map(|column| format!("w.{}", column.as_str())).collect::<Vec<_>>().join(", ");
@@ -66,8 +66,8 @@ struct RawRow {
 }
 
 impl Store {
-    /// What endpoints need to serve these webhooks. Deleted ones are missing; one that cannot be read is an error of
-    /// its own, so that the others are served.
+    /// What endpoints need for these webhooks. Deleted webhooks are missing. A webhook that cannot be read has an error
+    /// of its own, so that the others are served.
     pub async fn endpoint_configs(
         &self,
         nums: &[WebhookNum],
@@ -76,7 +76,7 @@ impl Store {
         self.endpoint_configs_on(self.engine_readers(), nums, now).await
     }
 
-    /// Whether an endpoint could not serve this webhook, for the API.
+    /// Whether this webhook is so damaged that no endpoint can serve it; for the API.
     pub async fn is_damaged(&self, num: WebhookNum) -> Result<bool, StoreError> {
         let configs = self.endpoint_configs_on(self.readers(), &[num], UnixMillis::now()).await?;
         Ok(configs.values().any(Result::is_err))
@@ -107,7 +107,7 @@ impl Store {
         Ok(configs)
     }
 
-    /// Names the table that the damage is in.
+    /// Logs an unreadable row under the table that is damaged.
     fn skip_config(&self, row: &QueryResult, error: &StoreError) {
         let webhook = webhook::Model::from_query_result(row, "").map_err(StoreError::from);
         if webhook.and_then(|webhook| self.webhook_of(webhook)).is_err() {
@@ -119,7 +119,7 @@ impl Store {
         }
     }
 
-    /// `before` is what rows with newer secrets have said.
+    /// `before` holds what the rows with newer secrets said.
     fn config_of(
         &self,
         row: RawRow,

@@ -1,5 +1,5 @@
-//! What endpoints have learnt of their receivers, kept over restarts. The journal writes it; what it means is not the
-//! store's business.
+//! Health of endpoints: what they have learnt of their receivers, kept over restarts. The journal writes it; the store
+//! does not interpret it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,11 +25,11 @@ pub struct Health {
     pub last_failure: Option<i16>,
     /// The first failure after the last success.
     pub failing_since: Option<UnixMillis>,
-    /// When the owner was warned that it will be switched off.
+    /// When the owner was warned that the webhook will be switched off.
     pub warned_at: Option<UnixMillis>,
-    /// Kept when the receiver succeeds again.
+    /// Stays after the receiver succeeds again.
     pub last_error: Option<Arc<LastError>>,
-    /// As of the last save: a success by itself saves nothing.
+    /// As of the last save: a success alone saves nothing.
     pub last_success_at: Option<UnixMillis>,
 }
 
@@ -41,7 +41,7 @@ pub struct LastError {
     pub outcome: i16,
     pub status: Option<u16>,
     pub error: Option<String>,
-    /// Of which event's delivery.
+    /// The event of the delivery that failed.
     pub event: EventSeq,
 }
 
@@ -63,7 +63,7 @@ impl From<Model> for Health {
     }
 }
 
-/// A row of an older version has none, and of an outcome that there is not nothing can be said.
+/// `None` for a row that an older version wrote, and for an unknown outcome code.
 fn last_error_of(row: &Model) -> Option<LastError> {
     Some(LastError {
         at: UnixMillis(row.last_error_at?),
@@ -75,7 +75,7 @@ fn last_error_of(row: &Model) -> Option<LastError> {
 }
 
 impl Store {
-    /// What is kept of these webhooks' receivers, as far as it can be read.
+    /// The health of these webhooks' endpoints, as far as it can be read.
     pub async fn healths(&self, nums: &[WebhookNum]) -> Result<HashMap<WebhookNum, Health>, StoreError> {
         let nums: Vec<i64> = nums.iter().map(|num| num.0).collect();
         let query = Entity::find().filter(is_one_of(self.backend(), Column::WebhookNum, &nums));
@@ -85,7 +85,7 @@ impl Store {
     }
 }
 
-/// Starts from nothing: another receiver, or another try.
+/// Deletes the health, because the receiver is another one or gets a fresh start.
 pub(super) async fn forget<C: ConnectionTrait>(on: &C, num: WebhookNum) -> Result<(), StoreError> {
     Entity::delete_by_id(num.0).exec(on).await?;
     Ok(())

@@ -1,4 +1,5 @@
-//! Webhooks and their signing secrets.
+//! Webhooks and their signing secrets, as configuration. The API creates, changes and deletes them; the engine reads
+//! them, and switches a webhook off. Never deletes what a webhook is owed.
 
 mod bulk;
 mod credentials;
@@ -37,7 +38,7 @@ pub use self::routes::{Route, Routed};
 pub use self::secrets::{SecretEnd, SecretInfo};
 pub use self::summary::WebhookSummary;
 
-/// Webhooks that one query asks for; its parameters are limited.
+/// Webhooks per query, whose parameters are limited.
 const LOOKED_UP: usize = 512;
 
 #[derive(Clone, PartialEq)]
@@ -50,22 +51,23 @@ pub struct Webhook {
     /// Subscriptions: exact types, `prefix.*`, or `*`.
     pub events: Vec<String>,
     pub headers: BTreeMap<String, String>,
-    /// Names of headers that may be shown.
+    /// Names of headers whose values may be shown.
     pub public_headers: Vec<String>,
-    /// What the owner chose of limits and retries; the store does not look inside.
+    /// The owner's choice of limits and retries; the store does not look inside.
     pub policy: serde_json::Value,
-    /// What lets it in at its receiver; `None` for most.
+    /// TLS options and authentication at the receiver; `None` for most.
     pub credentials: Option<Credentials>,
-    /// Tells the TLS options among the credentials from others.
+    /// Digest of the TLS options among the credentials; tells them from others.
     pub tls_digest: Option<Vec<u8>>,
-    /// The only origin that headers and credentials may be sent to; not that of `url` if the row was given another URL alone.
+    /// The only origin that headers and credentials may be sent to. Not the origin of `url` if only the row's URL was
+    /// changed.
     pub credentials_origin: Origin,
     pub description: Option<String>,
     pub metadata: Option<serde_json::Value>,
     pub is_active: bool,
-    /// Why the engine switched it off, if it did.
+    /// Why the engine switched the webhook off, if it did.
     pub inactive_reason: Option<String>,
-    /// Since when an operator holds its deliveries back.
+    /// Since when an operator has paused its deliveries.
     pub paused_at: Option<UnixMillis>,
     pub version: i64,
     pub created_at: UnixMillis,
@@ -83,7 +85,7 @@ pub struct NewWebhook {
     pub public_headers: Vec<String>,
     pub policy: serde_json::Value,
     pub credentials: Option<Credentials>,
-    /// Tells the TLS options among the credentials from others.
+    /// Digest of the TLS options among the credentials; tells them from others.
     pub tls_digest: Option<Vec<u8>>,
     pub description: Option<String>,
     pub metadata: Option<serde_json::Value>,
@@ -93,7 +95,7 @@ pub struct NewWebhook {
     pub created_at: UnixMillis,
 }
 
-/// Not the headers, which may hold secrets.
+/// Leaves out the headers, which may hold secrets.
 impl fmt::Debug for Webhook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { num, id, tenant, version, .. } = self;
@@ -114,7 +116,7 @@ impl fmt::Debug for NewWebhook {
     }
 }
 
-/// What the texts of a row take. The rest is small.
+/// Bytes of the texts of a row. The rest is small.
 const SIZE: &str = "CAST(OCTET_LENGTH(events) + OCTET_LENGTH(headers) + OCTET_LENGTH(policy) \
                     + COALESCE(OCTET_LENGTH(credentials), 0) + COALESCE(OCTET_LENGTH(description), 0) \
                     + COALESCE(OCTET_LENGTH(metadata), 0) AS BIGINT)";
@@ -153,7 +155,7 @@ impl Store {
         .await
     }
 
-    /// The number of a webhook, also of a deleted one.
+    /// The number of a webhook, even of a deleted one.
     pub async fn webhook_num(&self, tenant: TenantNum, id: WebhookId) -> Result<Option<WebhookNum>, StoreError> {
         let query = Entity::find()
             .select_only()
@@ -164,7 +166,7 @@ impl Store {
         Ok(num.map(WebhookNum))
     }
 
-    /// Whose it is, unless it is deleted.
+    /// The tenant that owns the webhook, unless the webhook is deleted.
     pub async fn tenant_of_webhook(&self, id: WebhookId) -> Result<Option<TenantNum>, StoreError> {
         let query = Entity::find()
             .select_only()
@@ -184,7 +186,7 @@ impl Store {
         row.map(|row| self.webhook_in(&row)).transpose()
     }
 
-    /// Newest first, those below `before`, as many as a page has room for.
+    /// Webhooks with numbers below `before`, newest first, as many as a page has room for.
     pub async fn webhooks(
         &self,
         tenant: TenantNum,
@@ -263,7 +265,7 @@ impl Store {
         .await
     }
 
-    /// Switches a webhook off on the engine's own account. Answers whether it was on and still of this version.
+    /// Switches a webhook off on the engine's own account. Returns whether it was active and still of this version.
     pub async fn disable_webhook(
         &self,
         num: WebhookNum,
@@ -301,7 +303,7 @@ impl Store {
         .await
     }
 
-    /// Deletes the webhook. What it was owed is the caller's to purge.
+    /// Deletes the webhook. The caller purges what it is owed.
     pub async fn delete_webhook(&self, doomed: &Webhook, now: UnixMillis, by: &Author) -> Result<(), StoreError> {
         self.write(async |on| {
             let deleted = Entity::update_many()
@@ -321,7 +323,7 @@ impl Store {
         .await
     }
 
-    /// The first `most` of these that are not deleted; `nums` must be ascending.
+    /// The first `most` of these webhooks that are not deleted; `nums` must be ascending.
     pub async fn living(&self, nums: &[WebhookNum], most: usize) -> Result<Vec<(WebhookNum, WebhookId)>, StoreError> {
         let mut living = Vec::new();
         for some in nums.chunks(LOOKED_UP) {
@@ -367,7 +369,7 @@ impl Store {
         Ok(row)
     }
 
-    /// One that cannot be read is passed over, and an error.
+    /// Reads a webhook. One that cannot be read is passed over, and is an error.
     fn webhook_in(&self, row: &QueryResult) -> Result<Webhook, StoreError> {
         let webhook = Model::from_query_result(row, "").map_err(StoreError::from).and_then(|row| self.webhook_of(row));
         if let Err(error @ StoreError::Unreadable { .. }) = &webhook {
@@ -406,7 +408,7 @@ impl Store {
     }
 }
 
-/// Most webhooks have none.
+/// `None` for an empty list, which most webhooks have.
 fn names(names: &[String]) -> Result<Option<String>, StoreError> {
     if names.is_empty() { Ok(None) } else { to_json(&names).map(Some) }
 }

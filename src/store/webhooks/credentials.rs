@@ -1,4 +1,4 @@
-//! What lets a webhook in at its receiver, as the store sees it: documents to seal, each for one origin.
+//! Headers and credentials of a webhook as the store sees them: documents to seal, each for one origin.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,10 +12,10 @@ use crate::store::seal::SealContext;
 
 use super::{Origin, Store, StoreError, to_json};
 
-/// Different TLS options among the webhooks of one tenant. Each is a client with connections of its own.
+/// Different TLS options among the webhooks of one tenant. Each needs an HTTP client with connections of its own.
 pub const MAX_TLS_OPTIONS: u64 = 100;
 
-/// The store does not look inside, and nobody sees it by accident.
+/// The store does not look inside, and `Debug` does not show the content.
 #[derive(Clone, PartialEq)]
 pub struct Credentials(pub Value);
 
@@ -29,7 +29,7 @@ impl fmt::Debug for Credentials {
 pub(super) struct Sealed {
     pub(super) headers: BTreeMap<String, String>,
     pub(super) credentials: Option<Credentials>,
-    /// That both were given for.
+    /// The origin that both were given for.
     pub(super) origin: Origin,
 }
 
@@ -68,7 +68,7 @@ impl Store {
             let document =
                 serde_json::from_slice(&document).map_err(|error| StoreError::unreadable("credentials", error))?;
             sealed.credentials = Some(Credentials(document));
-            // The row was put together from values of different times.
+            // Headers and credentials name different origins: the row combines values of different times.
             if of_credentials.map_or(of_row, Origin::from) != sealed.origin {
                 sealed.origin = Origin::nobody();
             }
@@ -77,7 +77,7 @@ impl Store {
     }
 }
 
-/// Refuses options that the tenant has not and that would be one too many.
+/// Refuses TLS options that the tenant does not use yet and that would be one too many.
 pub(super) async fn check_tls<C: ConnectionTrait>(
     on: &C,
     tenant: TenantNum,
@@ -95,7 +95,7 @@ pub(super) async fn check_tls<C: ConnectionTrait>(
     Err(StoreError::TooManyTlsOptions)
 }
 
-/// The origin of values whose layout does not say it: that of the URL which the row had when it was first bound.
+/// The origin of values whose layout does not hold one: that of the URL which the row had when it was first bound.
 pub(in crate::store) fn unsealed_origin(bound_url: Option<&str>, url: &str) -> Origin {
     Origin::of(bound_url.unwrap_or(url))
 }

@@ -1,4 +1,4 @@
-//! What a change of a webhook is, for the audit: a pause, a resumption, or the names of the fields that it gives other
+//! Describes a change of a webhook for the audit log: a pause, a resumption, or the names of the fields that get other
 //! values.
 
 use std::collections::BTreeSet;
@@ -19,7 +19,7 @@ pub(super) fn deed(before: &Webhook, after: &Webhook) -> Deed {
     Deed::new(action, Some(after.tenant), after.id).of_fields(fields)
 }
 
-/// By the names that they have in the API.
+/// The changed fields, by their names in the API.
 fn fields(before: &Webhook, after: &Webhook) -> Vec<String> {
     let Webhook { name, url, events, headers, policy, credentials, description, metadata, is_active, .. } = after;
     let mut fields = audit::named(&[

@@ -1,4 +1,4 @@
-//! Scheme, host and port of a URL (RFC 6454): whom a webhook's credentials are for. Pure.
+//! The origin of a URL: scheme, host and port (RFC 6454). A webhook's credentials are for one origin. Pure.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use url::Url;
 pub struct Origin(String);
 
 impl Origin {
-    /// The origin of a URL. A text that is no URL has none in common with any other text.
+    /// The origin of a URL. A text that is no URL shares its origin with no other text.
     #[must_use]
     pub fn of(url: &str) -> Self {
         let Ok(mut url) = Url::parse(url) else { return Self(url.to_owned()) };

@@ -1,4 +1,4 @@
-//! What the route table needs of webhooks: to whom an event goes, before anything else of them is read.
+//! Reads what the route table needs of webhooks: their subscriptions. Nothing else is read before an event has matched.
 
 use entity::webhook::{Column, Entity};
 use sea_orm::sea_query::{Expr, ExprTrait, SimpleExpr};
@@ -23,11 +23,11 @@ pub struct Route {
     pub tenant: TenantNum,
     pub events: Vec<String>,
     pub is_active: bool,
-    /// Whether it gets its events in order.
+    /// Whether the webhook gets its events in order.
     pub is_ordered: bool,
 }
 
-/// A webhook that the route table shall have, or not any more.
+/// A webhook that the route table must hold, or must remove.
 #[derive(Debug, Clone)]
 pub enum Routed {
     Here(Route),
@@ -35,8 +35,8 @@ pub enum Routed {
 }
 
 impl Store {
-    /// Every webhook that is not deleted, in chunks, after `after`; an empty answer is the end. One whose subscriptions
-    /// cannot be read is there without any: the engine starts for all others.
+    /// A chunk of the webhooks after `after` that are not deleted; an empty answer is the end. A webhook whose
+    /// subscriptions cannot be read has none: the engine starts for all others.
     pub async fn routes(&self, after: WebhookNum) -> Result<Vec<Route>, StoreError> {
         let rows = Entity::find()
             .select_only()
@@ -51,7 +51,7 @@ impl Store {
         Ok(rows.iter().filter_map(|row| self.route_of(row)).collect())
     }
 
-    /// What has become of these webhooks.
+    /// The present routes of these webhooks.
     pub async fn routes_of(&self, nums: &[WebhookNum]) -> Result<Vec<Routed>, StoreError> {
         let nums: Vec<i64> = nums.iter().map(|num| num.0).collect();
         let rows = Entity::find()
@@ -70,7 +70,7 @@ impl Store {
         Ok(rows.iter().filter_map(routed).collect())
     }
 
-    /// Nothing if it is not even known whose it is. It matches nothing if something else of it cannot be read.
+    /// `None` if the number or the tenant cannot be read. The route matches nothing if another column cannot be read.
     fn route_of(&self, row: &QueryResult) -> Option<Route> {
         let owner = || Ok::<_, StoreError>((row.try_get("", "num")?, row.try_get("", "tenant_num")?));
         let (num, tenant) = owner().inspect_err(|error| self.pass_over_webhook(row, error)).ok()?;
@@ -87,7 +87,7 @@ impl Store {
     }
 }
 
-/// By the text of its policy, which is JSON without spaces: to read all of it for every webhook would take longer.
+/// Searches the text of the policy, which is JSON without spaces: to parse it for every webhook would take longer.
 fn is_ordered() -> SimpleExpr {
     Expr::col(Column::Policy).like(r#"%"ordered":true%"#)
 }

@@ -1,4 +1,4 @@
-//! The secrets that a webhook's requests are signed with: how they follow each other, and how they are kept.
+//! Signing secrets of webhooks: how they follow each other, and how they are stored.
 
 use std::collections::HashMap;
 
@@ -21,28 +21,28 @@ use crate::store::{Store, StoreError};
 use super::{Column, Entity, Model, Webhook};
 
 /// Secrets of a webhook that sign at a time. Each adds a signature to every request, whose head receivers limit, and a
-/// row that every start of the endpoint opens.
+/// row that every activation of the endpoint opens.
 pub(in crate::store) const MOST_SECRETS: u64 = 5;
 
-/// What may be told of a secret: never the secret.
+/// What may be shown of a secret: never the secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SecretInfo {
     pub id: SecretId,
     pub made_at: UnixMillis,
-    /// `None` for the current one.
+    /// `None` for the current secret.
     pub signs_until: Option<UnixMillis>,
 }
 
-/// What became of the wish to end a secret.
+/// Result of ending a secret.
 #[derive(Debug)]
 pub enum SecretEnd {
     Ended(Box<Webhook>),
-    /// Without it nothing would be signed.
+    /// Refused: without it nothing would be signed.
     IsCurrent,
     Unknown,
 }
 
-/// What is shown of a secret.
+/// The columns behind a [`SecretInfo`].
 #[derive(Debug, FromQueryResult)]
 struct InfoRow {
     webhook_num: i64,
@@ -51,8 +51,8 @@ struct InfoRow {
 }
 
 impl Store {
-    /// Makes `new` the current secret. Each of those before signs until `old_until` at the latest; if that makes too
-    /// many, the oldest end at once. Answers the webhook's new version.
+    /// Makes `new` the current secret. Each earlier secret signs until `old_until` at the latest; if that makes too
+    /// many, the oldest end at once. Returns the webhook's new version.
     pub async fn rotate_secret(
         &self,
         webhook: &Webhook,
@@ -137,7 +137,7 @@ impl Store {
         Ok(secrets)
     }
 
-    /// Gives the webhook another version, by which endpoints tell that it was changed.
+    /// Gives the webhook a new version, by which endpoints see the change.
     async fn note_other_secrets<C: ConnectionTrait>(
         &self,
         on: &C,
@@ -161,8 +161,8 @@ impl Store {
         sealed: &[u8],
     ) -> Result<SecretString, StoreError> {
         let plain = self.seal().open(place, sealed)?;
-        // What it is not is not said: the error would hold the bytes.
-        let plain = String::from_utf8(plain).map_err(|_| StoreError::unreadable("secret", "it is no text"))?;
+        // Drops the cause: it would hold the bytes.
+        let plain = String::from_utf8(plain).map_err(|_| StoreError::unreadable("secret", "it is not text"))?;
         Ok(plain.into())
     }
 
@@ -184,7 +184,7 @@ impl Store {
     }
 }
 
-/// First of all, so that of two who change the secrets of a webhook the second sees what the first has done.
+/// Locks the webhook first, so that of two concurrent changes the second sees what the first has done.
 async fn locked<C: ConnectionTrait>(on: &C, num: WebhookNum) -> Result<Option<Model>, StoreError> {
     let row = Entity::find_by_id(num.0).filter(Column::DeletedAt.is_null()).lock_exclusive();
     Ok(row.one(on).await?)

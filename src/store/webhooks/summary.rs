@@ -1,5 +1,5 @@
-//! Webhooks as backlogs and metrics show them: who they are and how they stand. Neither secrets, headers nor credentials
-//! are read, so that a long list opens no seal.
+//! Webhooks as backlogs and metrics show them: their identity and their state. Reads no secrets, headers or
+//! credentials, so that a long list opens no seal.
 
 use std::collections::HashMap;
 
@@ -14,25 +14,25 @@ use crate::store::{Store, StoreError};
 
 use super::{json, webhook_id_of};
 
-/// Webhooks of one statement.
+/// Webhooks per statement.
 const CHUNK: usize = 500;
 
-/// What a backlog says of its webhook.
+/// What a backlog shows of its webhook.
 #[derive(Debug, Clone)]
 pub struct WebhookSummary {
     pub num: WebhookNum,
     pub id: WebhookId,
     pub tenant: TenantNum,
     pub name: String,
-    /// What the owner chose of limits and retries; the store does not look inside.
+    /// The owner's choice of limits and retries; the store does not look inside.
     pub policy: serde_json::Value,
     pub is_active: bool,
-    /// Why the engine switched it off, if it did.
+    /// Why the engine switched the webhook off, if it did.
     pub inactive_reason: Option<String>,
-    /// Since when an operator holds its deliveries back.
+    /// Since when an operator has paused its deliveries.
     pub paused_at: Option<UnixMillis>,
     pub health: Health,
-    /// Whether all of this could be read. What could not is as it would be of a new webhook.
+    /// Whether all of this could be read. A field that could not has the value of a new webhook.
     pub is_readable: bool,
 }
 
@@ -49,8 +49,8 @@ fn summaries_sql(backend: DbBackend) -> String {
 }
 
 impl Store {
-    /// These webhooks; those that are deleted are missing. Of one that cannot be read there is what can be: who it is, as a
-    /// rule, so that what it is owed is shown.
+    /// Deleted webhooks are missing. Of a damaged webhook the answer holds what can be read, usually its identity, so
+    /// that its backlog is shown.
     pub async fn webhook_summaries(
         &self,
         nums: &[WebhookNum],
@@ -96,7 +96,7 @@ impl Store {
 }
 
 impl WebhookSummary {
-    /// Each of these that can be read, as far as the first that cannot.
+    /// Reads the fields in turn, up to the first that cannot be read.
     fn read_rest(&mut self, row: &QueryResult) -> Result<(), StoreError> {
         self.is_active = row.try_get("", "is_active")?;
         self.paused_at = row.try_get::<Option<i64>>("", "paused_at")?.map(UnixMillis);
