@@ -1,4 +1,4 @@
-//! What a request with an `Idempotency-Key` was answered, written in the transaction that did what it asked for.
+//! Answers to requests with an `Idempotency-Key`, written in the transaction that did what the request asked for.
 
 use entity::idempotency::{ActiveModel, Column, Entity};
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QuerySelect, QueryTrait, Set};
@@ -12,13 +12,13 @@ use super::{Store, StoreError};
 /// How long a key is remembered.
 pub const KEPT_MS: i64 = 24 * 3600 * 1000;
 
-/// Keys forgotten in one sweep.
+/// Keys deleted per sweep.
 const SWEEP: u64 = 1000;
 
 /// SHA-256 of method, path and body.
 pub type Fingerprint = [u8; 32];
 
-/// A key as it was sent; `tenant` is `None` for an admin's request that selects none.
+/// A key as it was sent; `tenant` is `None` for an admin's request that names no tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct OnceKey {
     pub tenant: Option<TenantNum>,
@@ -36,7 +36,7 @@ impl OnceKey {
     }
 }
 
-/// A request that creates, and the answer that a repetition shall get.
+/// A request that creates something, and the answer for its repetitions.
 #[derive(Debug, Clone)]
 pub struct Once {
     pub key: OnceKey,
@@ -44,16 +44,16 @@ pub struct Once {
     pub answer: Vec<u8>,
 }
 
-/// What is known of a key.
+/// What is stored for a key.
 #[derive(Debug, Clone)]
 pub enum Seen {
     New,
-    /// The same request: its answer.
+    /// The same request was answered like this.
     Before {
         status: u16,
         answer: Vec<u8>,
     },
-    /// The key was used for something else.
+    /// The key was used for a different request.
     Otherwise,
 }
 
@@ -91,7 +91,7 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets keys older than [`KEPT_MS`]; answers how many.
+    /// Deletes keys older than [`KEPT_MS`]; returns how many.
     pub async fn forget_old_keys(&self, now: UnixMillis) -> Result<u64, StoreError> {
         self.write(async |on| {
             let old = Entity::find()

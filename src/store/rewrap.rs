@@ -1,6 +1,6 @@
-//! Seals anew what is not sealed as it would be today: under a key that was the master key before, or in the older layout.
-//! Beside everything else that goes on: batch by batch, each value replaced only if it is still what was read, and a row
-//! that somebody else is changing is left for the next look. Whoever stops half-way starts again from what is left.
+//! Rewrap: seals again every value that is sealed under an earlier master key or in an older layout. Runs beside a live
+//! server, batch by batch. A value is replaced only if it is still what was read, and a row that another transaction is
+//! changing is left for the next pass. An interrupted run starts again with what is left.
 
 use data_encoding::HEXLOWER;
 use entity::{idempotency, webhook, webhook_secret as secret};
@@ -18,19 +18,19 @@ use super::seal::{CursorKeys, HEAD_BYTES, SealContext};
 use super::webhooks::{Origin, unsealed_origin, webhook_id_of};
 use super::{Store, StoreError, state};
 
-/// Values that are read at a time, and replaced in one transaction.
+/// Values read at a time, and replaced in one transaction.
 const BATCH: u64 = 128;
 
-/// Looks at all values, each of which finds what others have sealed meanwhile.
+/// Passes over all values. Each pass finds what others have sealed meanwhile.
 const LOOKS: usize = 3;
 
-/// Where sealed values are.
+/// A column with sealed values.
 #[derive(Debug, Clone, Copy)]
 struct Column {
     what: &'static str,
     table: &'static str,
     column: &'static str,
-    /// What names a row.
+    /// The key columns of a row.
     keys: &'static [&'static str],
 }
 
@@ -50,13 +50,13 @@ const ANSWERS: Column =
 pub struct Sealed {
     /// `headers`, `credentials`, `secrets` or `answers`
     pub what: &'static str,
-    /// Of the key, in hex.
+    /// Id of the key, in hex.
     pub key_id: String,
     pub layout: u8,
     pub count: u64,
-    /// Whether a key here opens them.
+    /// Whether one of this process's keys opens them.
     pub opens: bool,
-    /// Whether they would be sealed otherwise today.
+    /// Whether they would be sealed differently today.
     pub is_old: bool,
 }
 
@@ -69,24 +69,24 @@ struct HeadRow {
 /// Number, id, tenant, URLs and sealed value of a webhook.
 type WebhookRow = (i64, Vec<u8>, i64, String, Option<String>, Option<Vec<u8>>);
 
-/// Number of a secret, id and tenant of its webhook, when it was made, and how it is sealed.
+/// Number of a secret, id and tenant of its webhook, when the secret was made, and the sealed value.
 type SecretRow = (i64, Vec<u8>, i64, i64, Vec<u8>);
 
-/// A value that is not sealed as it would be today.
+/// A value that would be sealed differently today.
 struct Old {
     keys: Vec<Value>,
     before: Vec<u8>,
     after: Vec<u8>,
 }
 
-/// Rows from a place on: those that are to be replaced, and where the next ones start.
+/// The values to replace among some rows, and where the next rows start.
 struct Batch<P> {
     old: Vec<Old>,
     next: Option<P>,
 }
 
 impl Store {
-    /// The ids of the keys: the master key's, then those that it had before.
+    /// The ids of the keys: the master key's, then those of earlier ones.
     #[must_use]
     pub fn master_key_ids(&self) -> Vec<String> {
         self.seal().key_ids()
@@ -98,19 +98,19 @@ impl Store {
         self.seal().vouch(text)
     }
 
-    /// Whether another process on this database has said this.
+    /// Whether a process on this database has said this.
     #[must_use]
     pub fn is_vouched(&self, text: &[u8], proof: &[u8]) -> bool {
         self.seal().is_vouched(text, proof)
     }
 
-    /// What signs the cursors of lists.
+    /// The keys that sign the cursors of lists.
     #[must_use]
     pub fn cursor_keys(&self) -> CursorKeys {
         self.seal().cursor_keys()
     }
 
-    /// How everything that is sealed is sealed.
+    /// How all sealed values are sealed.
     pub async fn sealed(&self) -> Result<Vec<Sealed>, StoreError> {
         let mut all = Vec::new();
         for Column { what, table, column, .. } in COLUMNS {
@@ -135,7 +135,7 @@ impl Store {
         Ok(all)
     }
 
-    /// Seals everything as it would be sealed today; answers how many values were replaced.
+    /// Seals every value as it would be sealed today; returns how many were replaced.
     pub async fn rewrap(&self, by: &Author) -> Result<u64, StoreError> {
         self.write(async |on| {
             state::note_newest_layout(on).await?;
@@ -155,7 +155,7 @@ impl Store {
         Ok(replaced)
     }
 
-    /// How many values were to be replaced, and how many were.
+    /// One pass: returns how many values needed to be replaced, and how many were.
     async fn rewrap_once(&self) -> Result<(u64, u64), StoreError> {
         let (mut found, mut done) = (0, 0);
         let mut take = async |column: Column, old: Vec<Old>| -> Result<(), StoreError> {
@@ -188,7 +188,7 @@ impl Store {
         Ok((found, done))
     }
 
-    /// Of a sealed column of `webhook`, which may be null.
+    /// For a sealed column of `webhook`, which may be null.
     async fn old_of_webhooks(
         &self,
         column: webhook::Column,
@@ -213,7 +213,7 @@ impl Store {
                 let keys = vec![num.into()];
                 old.extend(self.sealed_anew(keys, sealed, |before| {
                     let (origin, plain) = self.seal().open_for(&place, before)?;
-                    // The origin stays the one that was sealed or noted, even if the URL of the row is another by now.
+                    // Keeps the origin that was sealed or noted, even if the row has another URL by now.
                     let origin = origin.map_or_else(|| unsealed_origin(bound_url.as_deref(), &url), Origin::from);
                     self.seal().close_for(&place, origin.as_str(), &plain)
                 })?);
@@ -257,7 +257,7 @@ impl Store {
         Ok(Batch { old, next })
     }
 
-    /// Nothing if it is as it should be, or cannot be opened: that is told by what is left.
+    /// `None` if the value is up to date, or cannot be opened; [`Store::sealed`] then still counts it as old.
     fn sealed_anew(
         &self,
         keys: Vec<Value>,
@@ -270,7 +270,7 @@ impl Store {
         match closed_anew(&before) {
             Ok(after) => Ok(Some(Old { keys, before, after })),
             Err(error) => {
-                tracing::warn!(%error, "a sealed value cannot be read and stays as it is");
+                tracing::warn!(%error, "a sealed value cannot be read; it stays as it is");
                 Ok(None)
             }
         }
@@ -280,7 +280,7 @@ impl Store {
         self.seal().close(place, &self.seal().open(place, before)?)
     }
 
-    /// Each if nobody has changed it or is changing it; answers how many.
+    /// Replaces each value, unless it was changed or another transaction is changing its row; returns how many.
     async fn replace(&self, column: Column, old: Vec<Old>) -> Result<u64, StoreError> {
         if old.is_empty() {
             return Ok(0);
@@ -289,7 +289,7 @@ impl Store {
         let Column { table, column, keys, .. } = column;
         let row: Vec<String> = keys.iter().zip(3..).map(|(key, place)| format!("{key} = ${place}")).collect();
         let row = row.join(" AND ");
-        // Whoever waits for no row cannot be waited for in a circle.
+        // A transaction that skips locked rows never waits for one, so it is part of no deadlock.
         let free = match backend {
             DbBackend::Postgres => {
                 let names = keys.join(", ");

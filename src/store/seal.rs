@@ -1,5 +1,5 @@
-//! Seals secrets at rest: ChaCha20-Poly1305 (RFC 8439) under the master key, bound to the row that holds them and to its
-//! tenant. Keys that were the master key before open what they sealed, and seal nothing any more.
+//! Seals secrets at rest with ChaCha20-Poly1305 (RFC 8439) under the master key, bound to the row that holds them and
+//! to its tenant. Earlier master keys open what they sealed, and seal nothing any more.
 
 mod context;
 mod cursors;
@@ -36,13 +36,13 @@ pub(super) const BY_WEBHOOK: u8 = 1;
 /// First byte of a sealed value: bound to a row and to its tenant.
 pub(super) const BY_TENANT: u8 = 2;
 
-/// First byte of a sealed value: as [`BY_TENANT`], and what is for one origin alone begins with that origin.
+/// First byte of a sealed value: like [`BY_TENANT`], and a value for one origin alone begins with that origin.
 pub(super) const BY_ORIGIN: u8 = 3;
 
-/// What tells layout and key of a sealed value.
+/// The bytes that tell the layout and the key of a sealed value.
 pub(super) const HEAD_BYTES: usize = 1 + KEY_ID_BYTES;
 
-/// A key that seals all others. Never shown, and wiped from memory with its last copy.
+/// The key that seals secrets. Never shown, and wiped from memory with its last copy.
 #[derive(Clone)]
 pub struct MasterKey(Arc<SecretBox<[u8; KEY_BYTES]>>);
 
@@ -64,7 +64,7 @@ impl MasterKey {
         Some(Self::of(bytes))
     }
 
-    /// Reads the lines of a file: the master key, and below it those that were it before.
+    /// Reads the lines of a file: the master key first, then earlier ones.
     #[must_use]
     pub fn parse_lines(text: &str) -> Option<Vec<Self>> {
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -72,12 +72,12 @@ impl MasterKey {
         (!keys.is_empty()).then_some(keys)
     }
 
-    /// One that seals nothing and opens nothing that is stored.
+    /// A random key, for a process that seals nothing and opens nothing that is stored.
     pub(super) fn made_up() -> Self {
         Self::of(rand::random::<[u8; KEY_BYTES]>())
     }
 
-    /// The keys in `<database>.key`, made on first use and readable by its owner alone.
+    /// The keys in `<database>.key`, which is created on first use, readable by its owner alone.
     pub(super) fn beside(database: &Path, is_new: bool) -> Result<Vec<Self>, OpenError> {
         let path = beside(database, "key");
         if !is_new && !path.exists() {
@@ -112,9 +112,9 @@ impl MasterKey {
 struct Opener {
     id: [u8; KEY_ID_BYTES],
     cipher: ChaCha20Poly1305,
-    /// For what processes with this key tell each other.
+    /// Authenticates what processes with this key tell each other.
     voucher: Hmac<Sha256>,
-    /// For what they give to callers and get back.
+    /// Signs the cursors that callers get and send back.
     cursors: Hmac<Sha256>,
 }
 
@@ -134,14 +134,14 @@ impl Opener {
 }
 
 pub(super) struct Seal {
-    /// The master key first, then those that it was before.
+    /// The master key first, then earlier ones.
     openers: Vec<Opener>,
-    /// What is written; all layouts are read.
+    /// The layout that is written; all layouts are read.
     layout: AtomicU8,
 }
 
 impl Seal {
-    /// `keys`: the master key, then those that it was before.
+    /// `keys`: the master key first, then earlier ones.
     pub(super) fn new(keys: &[MasterKey], layout: u8) -> Self {
         Self { openers: keys.iter().filter_map(Opener::new).collect(), layout: AtomicU8::new(layout) }
     }
@@ -159,12 +159,12 @@ impl Seal {
         self.openers.first().ok_or_else(|| StoreError::unreadable("master key", "there is none"))
     }
 
-    /// `layout | key id | nonce | ciphertext and tag`; `place` must be given again to open it.
+    /// Returns `layout | key id | nonce | ciphertext and tag`. Only the same `place` opens it.
     pub(super) fn close(&self, place: &SealContext<'_>, plain: &[u8]) -> Result<Vec<u8>, StoreError> {
         self.close_in(self.layout.load(Ordering::Relaxed), place, plain)
     }
 
-    /// The same for what this origin alone may be sent. Older layouts have no room for it.
+    /// The same for a value that only this origin may be sent. Older layouts have no room for the origin.
     pub(super) fn close_for(&self, place: &SealContext<'_>, origin: &str, plain: &[u8]) -> Result<Vec<u8>, StoreError> {
         match self.layout.load(Ordering::Relaxed) {
             layout if layout < BY_ORIGIN => self.close_in(layout, place, plain),
@@ -181,7 +181,7 @@ impl Seal {
         Ok([&[layout][..], id, &nonce, &sealed].concat())
     }
 
-    /// Whether no key here opens the value. What has no layout that is known tells nothing.
+    /// Whether none of these keys opens the value. `false` for an unknown layout.
     pub(super) fn is_foreign(&self, sealed: &[u8]) -> bool {
         match sealed.split_first() {
             Some((&(BY_WEBHOOK | BY_TENANT | BY_ORIGIN), rest)) => {
@@ -191,7 +191,7 @@ impl Seal {
         }
     }
 
-    /// Whether the value would be sealed otherwise today.
+    /// Whether the value would be sealed differently today.
     pub(super) fn is_old(&self, sealed: &[u8]) -> bool {
         let today = self.openers.first().map(|current| current.id);
         let layout = self.layout.load(Ordering::Relaxed);
@@ -214,7 +214,8 @@ impl Seal {
             .map_err(|_| unreadable("it does not belong to this row or was changed"))
     }
 
-    /// What [`Self::close_for`] has sealed, and the origin that alone may be sent it, if the layout says that.
+    /// Opens what [`Self::close_for`] has sealed. Returns the value, and the only origin that may be sent it, if the
+    /// layout holds one.
     pub(super) fn open_for(
         &self,
         place: &SealContext<'_>,
@@ -246,7 +247,7 @@ impl Seal {
         CursorKeys::of(self.openers.iter().map(|opener| opener.cursors.clone()))
     }
 
-    /// The key id in hex, and whether it is the master key's, for each key.
+    /// The ids of the keys in hex, the master key's first.
     pub(super) fn key_ids(&self) -> Vec<String> {
         self.openers.iter().map(|opener| HEXLOWER.encode(&opener.id)).collect()
     }

@@ -5,14 +5,14 @@ use crate::domain::moment::UnixMillis;
 
 use super::{BY_ORIGIN, BY_WEBHOOK};
 
-/// Where a sealed value stands. Moved elsewhere, it does not open.
+/// Where a sealed value belongs. Moved elsewhere, it does not open.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::store) enum SealContext<'a> {
     Headers {
         tenant: TenantNum,
         webhook: WebhookId,
     },
-    /// What lets a webhook in at its receiver.
+    /// TLS options and authentication at the receiver.
     Credentials {
         tenant: TenantNum,
         webhook: WebhookId,
@@ -23,7 +23,7 @@ pub(in crate::store) enum SealContext<'a> {
         webhook: WebhookId,
         made_at: UnixMillis,
     },
-    /// What a request was answered; without a tenant it is an admin's.
+    /// The answer to a request. Tenant 0 stands for an admin.
     Answer {
         tenant: i64,
         key: &'a str,
@@ -31,7 +31,7 @@ pub(in crate::store) enum SealContext<'a> {
 }
 
 impl SealContext<'_> {
-    /// As it is written in this layout.
+    /// The associated data for this layout.
     pub(super) fn name(&self, layout: u8) -> Vec<u8> {
         let origin = if layout >= BY_ORIGIN { ", behind their origin" } else { "" };
         let name = match self {

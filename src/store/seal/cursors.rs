@@ -1,12 +1,12 @@
-//! Signs the cursors of lists, so that no caller makes one up. Every process with the master key, or with one that it was
-//! before, knows its own.
+//! Signs the cursors of lists, so that no caller can make one up. Every process with the master key, or with an earlier
+//! one, accepts them.
 
 use std::sync::Arc;
 
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
-/// Keys that are made of the master key and of those that it was before. Cheap to clone.
+/// Keys derived from the master key and from earlier ones. Cheap to clone.
 #[derive(Clone)]
 pub struct CursorKeys(Arc<[Hmac<Sha256>]>);
 
@@ -24,7 +24,7 @@ impl CursorKeys {
         Self(keys.collect())
     }
 
-    /// Under the newest key.
+    /// Signs with the newest key.
     #[must_use]
     pub fn sign(&self, parts: &[&[u8]]) -> [u8; Self::SIGNATURE] {
         let mac = self.0.first().map(|key| over(key, parts).finalize().into_bytes());
@@ -45,7 +45,7 @@ impl CursorKeys {
     }
 }
 
-/// Each part behind its length, so that no two lists of parts are the same bytes.
+/// Puts the length of each part before it, so that no two lists of parts are the same bytes.
 fn over(key: &Hmac<Sha256>, parts: &[&[u8]]) -> Hmac<Sha256> {
     let mut mac = key.clone();
     for part in parts {
