@@ -1,5 +1,5 @@
-//! The ledger as it is shared: the journal's writer tells it what it commits, and whoever shows figures asks. Reads from
-//! the store what the ledger cannot know. Locked for a moment, never across a wait.
+//! Shares the ledger: the journal's writer updates it after each commit, and the engine reads figures from it. Looks up
+//! in the store what the ledger does not keep in memory. The lock on the ledger is never held across an await.
 
 mod load;
 mod look;
@@ -18,13 +18,14 @@ use super::ledger::{Ledger, LookUp, Oldest};
 pub use super::ledger::Among;
 use super::{Store, StoreError};
 
-/// Webhooks whose oldest events are looked up at once, in one transaction.
+/// Webhooks whose oldest events are looked up in one transaction.
 const LOOKS: usize = 64;
 
-/// How often the next few are looked up to find which are the oldest of all: 512 looks, a fraction of a second.
+/// Rounds of lookups that determine the oldest backlogs of all: 512 lookups at most, a fraction of a second.
 const ROUNDS: usize = 8;
 
-/// A webhook that is busy may use up what was found before the answer is given; then what was found is the answer.
+/// Rounds of lookups for given webhooks. A busy webhook may settle the event that a lookup found before the answer is
+/// complete; after the last round, the event found is the answer.
 const TRIES: usize = 3;
 
 /// What webhooks are owed. Cheap to clone.
@@ -46,7 +47,7 @@ impl Backlog {
         self.ledger.lock().pending(webhook)
     }
 
-    /// Those of them that wait for a later moment; see [`Ledger::scheduled`].
+    /// Pending deliveries of this webhook that wait for a later moment; see [`Ledger::scheduled`].
     #[must_use]
     pub fn scheduled(&self, webhook: WebhookNum, now: UnixMillis) -> u64 {
         self.ledger.lock().scheduled(webhook, now)
@@ -70,7 +71,7 @@ impl Backlog {
         self.ledger.lock().deepest(among, n)
     }
 
-    /// The oldest pending events of these webhooks; those that nothing is pending for are missing.
+    /// The oldest pending event of each of these webhooks. Webhooks with nothing pending are missing.
     pub async fn oldest_of(&self, webhooks: &[WebhookNum]) -> Result<HashMap<WebhookNum, EventSeq>, StoreError> {
         let mut seen = HashMap::new();
         for _ in 0..TRIES {
@@ -99,11 +100,12 @@ impl Backlog {
         self.ledger.lock().oldest(webhook)
     }
 
-    /// The `n` webhooks with the oldest pending events, the oldest first. Where the store was asked in vain, because too
-    /// much changed or too many are unknown, this is where the oldest may be at the earliest.
+    /// The `n` webhooks with the oldest pending events, oldest first. If lookups could not determine an event, because
+    /// too much changed or too many were unknown, the result holds a lower bound of its key.
     pub async fn oldest_first(&self, among: Among<'_>, n: usize) -> Result<Vec<(WebhookNum, EventSeq)>, StoreError> {
         for _ in 0..ROUNDS {
-            // Who is known now may stand behind others that are unknown: these are looked up with it.
+            // A webhook whose event is looked up moves back in the order, and others take its place. So the same
+            // transaction looks up unknown ones behind the first `n`, too.
             let first = self.ledger.lock().oldest_first(among, n.max(LOOKS));
             let is_unknown = |(_, oldest): &&(WebhookNum, Oldest)| matches!(oldest, Oldest::Unknown { .. });
             if !first.iter().take(n).any(|entry| is_unknown(&entry)) {
@@ -116,9 +118,9 @@ impl Backlog {
         Ok(first.into_iter().map(|(webhook, oldest)| (webhook, oldest.not_before())).collect())
     }
 
-    /// These webhooks were deleted, and whatever they were owed with them.
+    /// Forgets webhooks that were deleted, and what they were owed.
     pub async fn forget(&self, webhooks: &[WebhookNum]) {
-        // What was committed before the deletion must not be told after it.
+        // Updates that were committed before the deletion must not reach the ledger after it.
         let _ = self.journal.barrier().await;
         let mut ledger = self.ledger.lock();
         for webhook in webhooks {
@@ -126,7 +128,7 @@ impl Backlog {
         }
     }
 
-    /// Looks for the oldest events of webhooks whose oldest is unknown, answers what it saw, and lets the ledger learn.
+    /// Looks up the oldest events of webhooks whose oldest is unknown, returns them, and lets the ledger learn them.
     async fn look(&self, webhooks: &[WebhookNum]) -> Result<Vec<(WebhookNum, EventSeq)>, StoreError> {
         let questions: Vec<LookUp> = {
             let mut ledger = self.ledger.lock();
@@ -135,7 +137,7 @@ impl Backlog {
         let found = self.store.pending_after(&questions).await?;
         let first = |(question, found): (&LookUp, &Vec<EventSeq>)| Some((question.webhook, *found.first()?));
         let seen = questions.iter().zip(&found).filter_map(first).collect();
-        // The ledger must have been told of everything that was seen.
+        // The ledger must first have every change that the lookup has seen.
         if self.journal.barrier().await.is_ok() {
             let mut ledger = self.ledger.lock();
             for (question, found) in questions.into_iter().zip(&found) {

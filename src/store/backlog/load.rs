@@ -1,5 +1,5 @@
-//! What is owed at the start: counted once from the rows and the open fan-outs, in bounded memory. From then on the
-//! ledger is told of every change.
+//! Loads the ledger when the engine starts or acquires shards: counts pending rows and the targets of open fan-outs
+//! once, in bounded memory. From then on the journal's writer updates the ledger.
 
 use std::pin::Pin;
 
@@ -16,10 +16,10 @@ use crate::store::{Store, StoreError, dialect, targets};
 
 use super::look::{FANOUTS, FanoutRow};
 
-/// The shard of a delivery's webhook.
+/// SQL for the shard of a delivery's webhook.
 const SHARD_OF: &str = "(webhook_num & 255)";
 
-/// Pending rows whose moments are counted by one query: bounds what it sorts, unless one webhook has more.
+/// Pending rows whose due times one query counts: bounds what the database sorts, unless one webhook has more.
 const ROWS: i64 = 262_144;
 
 #[derive(Debug, Default, FromQueryResult)]
@@ -50,7 +50,8 @@ struct RecordedRow {
 }
 
 impl Store {
-    /// What these shards are owed, before anybody who holds them changes it, and at which moment; with SQLite everything.
+    /// What the webhooks of these shards are owed (with SQLite, all webhooks), and the snapshot at which that was true.
+    /// Call before the owner of the shards writes.
     pub(in crate::store) async fn ledger(
         &self,
         shards: &[ShardNum],
@@ -69,7 +70,7 @@ impl Store {
         Ok((ledger, snapshot))
     }
 
-    /// Which transactions are visible to whoever reads there.
+    /// Which transactions a reader on `on` sees.
     pub(in crate::store) async fn snapshot<C: ConnectionTrait>(&self, on: &C) -> Result<Snapshot, StoreError> {
         if !self.is_clustered() {
             return Ok(Snapshot::of_everything());
@@ -77,7 +78,7 @@ impl Store {
         Ok(self.server_snapshot(on).await?.0)
     }
 
-    /// The same, with when the server was started, as [`STARTED`] says it.
+    /// The same, with the start time of the server in the form of [`STARTED`].
     pub(in crate::store) async fn server_snapshot<C: ConnectionTrait>(
         &self,
         on: &C,
@@ -90,11 +91,11 @@ impl Store {
     }
 }
 
-/// What is read, and where.
+/// One load: from which snapshot, and for which shards.
 struct Load<'a> {
     store: &'a Store,
     on: &'a Transaction,
-    /// `None`: everything.
+    /// `None`: all shards.
     shards: Option<&'a [ShardNum]>,
 }
 
@@ -103,7 +104,7 @@ impl Load<'_> {
         self.on.get_database_backend()
     }
 
-    /// That a column names one of the shards, which are bound to the parameter `place`.
+    /// SQL condition: a column names one of the shards, which are bound to parameter `place`.
     fn is_ours(&self, shard: &str, place: usize) -> String {
         self.shards.map_or_else(String::new, |_| format!("AND {shard} = ANY(${place})"))
     }
@@ -161,7 +162,7 @@ impl Load<'_> {
         Ok(())
     }
 
-    /// What open fan-outs owe to targets without a row.
+    /// Adds what open fan-outs owe to targets without a row.
     async fn fanouts(&self, ledger: &mut Ledger) -> Result<(), StoreError> {
         let is_ours = self.is_ours("shard", 4);
         let sql = format!(
@@ -185,7 +186,7 @@ impl Load<'_> {
                         left.retain(|webhook| recorded.binary_search(webhook).is_err());
                         ledger.owe_all(&left, EventSeq(fanout.event_seq));
                     }
-                    // What the fan-out owes is not counted.
+                    // What this fan-out owes is not counted.
                     Err(error) => {
                         let key = format_args!("{}/{}", fanout.event_seq, fanout.shard);
                         self.store.pass_over("fanout", key, error);
@@ -196,7 +197,7 @@ impl Load<'_> {
     }
 }
 
-/// Which targets of some fan-outs have a row, one fan-out after the other.
+/// The targets that have a row, read fan-out by fan-out.
 struct Recorded<'a> {
     rows: Pin<Box<dyn Stream<Item = Result<RecordedRow, DbErr>> + Send + 'a>>,
     next: Option<RecordedRow>,
@@ -217,7 +218,7 @@ impl<'a> Recorded<'a> {
         Ok(Self { rows, next })
     }
 
-    /// Ascending. To be asked in the order of the fan-outs.
+    /// The recorded targets of one fan-out, ascending. Call in the order of the fan-outs.
     async fn of(&mut self, fanout: &FanoutRow) -> Result<Vec<WebhookNum>, StoreError> {
         let key = (fanout.event_seq, fanout.shard);
         let mut recorded = Vec::new();

@@ -1,4 +1,4 @@
-//! What the ledger has forgotten of a long backlog, read back: the next few pending events of a webhook.
+//! Looks up what the ledger does not keep of a long backlog: the next few pending events of a webhook.
 
 use sea_orm::{ConnectionTrait, FromQueryResult, Statement};
 
@@ -7,7 +7,7 @@ use crate::store::fanouts::{FANOUT_KEY, last_key};
 use crate::store::ledger::{FRONT, LookUp};
 use crate::store::{Store, StoreError, targets};
 
-/// Fan-outs that are read at once.
+/// Fan-outs read at once.
 pub(super) const FANOUTS: i64 = 64;
 
 #[derive(Debug, FromQueryResult)]
@@ -23,7 +23,7 @@ pub(super) struct FanoutRow {
 }
 
 impl Store {
-    /// The answers to these questions, all from one moment: a delivery that gets its row meanwhile is neither missed nor
+    /// Answers these lookups from one snapshot, so that a delivery which gets its row meanwhile is neither missed nor
     /// found twice.
     pub(super) async fn pending_after(&self, questions: &[LookUp]) -> Result<Vec<Vec<EventSeq>>, StoreError> {
         let moment = self.moment().await?;
@@ -55,7 +55,7 @@ async fn with_rows<C: ConnectionTrait>(
 }
 
 impl Store {
-    /// What the webhook is owed by fan-outs alone, up to `to`; no more than is asked for.
+    /// Events up to `to` that the webhook is owed by fan-outs alone; stops once it has [`FRONT`] of them.
     async fn by_fanouts<C: ConnectionTrait>(
         &self,
         on: &C,
