@@ -1,8 +1,10 @@
-//! Everything durable, and the only place that names sea_orm. Below it: `entity` and `migration`.
+//! The store: everything durable, and the only place that names sea_orm. The API, the engine and the CLI call
+//! [`Store`]; the tables and their history are in the crates `entity` and `migration`.
 //!
-//! Reads go to a pool of readers, those of the running engine to a pool of their own. Writes take one of two ways, both
-//! through the same single writer connection: the [`journal`] batches what the hot path records, and `Store::write` wraps
-//! a change of configuration. Nothing waits for the database without an end (`pool`).
+//! Reads of the API use one pool of readers, reads of the running engine another. Writes go through a single writer
+//! connection in one of two ways: the [`journal`] batches what the hot path records, and `Store::write` runs one change
+//! of configuration. `Store::write_async_commit` has a connection of its own for data that is rebuilt after a crash.
+//! Every wait for PostgreSQL has a time limit (`pool`).
 
 pub mod admin_keys;
 pub mod audit;
@@ -63,8 +65,8 @@ use self::pool::{Pool, Transaction};
 use self::seal::Seal;
 use self::unreadable::Unreadable;
 
-/// The server ends a transaction that has fallen silent, so that one whose end was lost on its way keeps no row from
-/// whoever comes next. Journal batches ask for it together with their locks.
+/// Makes the server end an idle transaction, so that a transaction whose COMMIT or ROLLBACK was lost on the network
+/// does not keep rows locked. Journal batches set the same limit in the statement that takes their locks.
 const IN_TIME: &str = "SET LOCAL idle_in_transaction_session_timeout = '5s'";
 
 /// One database: a writer, some readers, and the key that seals secrets. Cheap to clone.
@@ -75,28 +77,28 @@ pub struct Store {
 
 struct Inner {
     writer: Pool,
-    /// Its commits need not be on the disk before they are answered.
+    /// Commits return before they are on disk.
     async_commit_pool: Pool,
     readers: Pool,
     reader_connections: u32,
     engine_readers: Pool,
-    /// Of PostgreSQL alone, which other nodes may know.
+    /// PostgreSQL only, where other nodes may share the database: connections for the node lease.
     lease: Option<Pool>,
-    /// Where calls of other nodes are heard.
+    /// URL of the connection that listens for notifications.
     listen: Option<String>,
     lease_for: Duration,
     seal: Seal,
-    /// Those in memory, for whoever reads them next.
+    /// Events in memory, shared by everything that reads them.
     events: payload::Events,
     unreadable: Unreadable,
-    /// Of SQLite alone.
+    /// SQLite only.
     checkpoints: Option<Checkpoints>,
     /// Held for the life of the store: a second process must not open the same file.
     _lock: Option<std::fs::File>,
 }
 
 impl Store {
-    /// How many readings of the API the database answers at once.
+    /// How many reads of the API the database runs at once.
     #[must_use]
     pub fn readers_at_once(&self) -> usize {
         self.inner.reader_connections as usize
@@ -106,7 +108,7 @@ impl Store {
         &self.inner.readers
     }
 
-    /// What deliveries wait for is read here: no number of slow lists keeps it waiting.
+    /// For reads that deliveries wait for: slow lists of the API never delay them.
     fn engine_readers(&self) -> &Pool {
         &self.inner.engine_readers
     }
@@ -131,17 +133,18 @@ impl Store {
         Ok(transaction)
     }
 
-    /// For a batch of the journal, which is committed by then or not at all.
+    /// Begins a batch of the journal, which must be committed by `end`.
     async fn begin_batch(&self, end: Instant) -> Result<Transaction, DbErr> {
         self.inner.writer.begin_until(end).await
     }
 
-    /// Reads that all see what was committed before the first of them, and nothing of what is committed meanwhile.
+    /// Begins reads on one snapshot: they all see what was committed before the first of them, and nothing that is
+    /// committed later.
     async fn moment(&self) -> Result<Transaction, DbErr> {
         self.readers().begin_moment().await
     }
 
-    /// How much PostgreSQL has ever written to its write-ahead log; `None` with SQLite.
+    /// Bytes that PostgreSQL has ever written to its write-ahead log; `None` with SQLite.
     pub async fn wal_bytes(&self) -> Result<Option<u64>, StoreError> {
         if self.backend() != DbBackend::Postgres {
             return Ok(None);
@@ -152,7 +155,8 @@ impl Store {
         Ok(bytes.map(i64::cast_unsigned))
     }
 
-    /// Runs one change of configuration in a transaction of its own, in turn with the journal's batches.
+    /// Runs one change of configuration in its own transaction. The writer connection serves such changes and the
+    /// journal's batches one at a time.
     async fn write<T>(&self, change: impl AsyncFnOnce(&Transaction) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let transaction = self.begin().await?;
         let result = change(&transaction).await?;
@@ -160,14 +164,15 @@ impl Store {
         Ok(result)
     }
 
-    /// Like [`Self::write`], for what is made again after a crash: nobody waits until it is on the disk. It is there
-    /// before anything that is written later.
+    /// Like [`Self::write`], for data that is rebuilt after a crash: returns before the commit is on disk. The commit
+    /// reaches the disk before any later one.
     async fn write_async_commit(
         &self,
         change: impl AsyncFnOnce(&Transaction) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let its_turn = match self.backend() {
-            // Of two that write at once SQLite would let one sleep.
+            // SQLite would put the second of two concurrent writers to sleep; it waits for the writer connection
+            // instead.
             DbBackend::Sqlite => Some(self.begin().await?),
             _ => None,
         };
@@ -184,7 +189,7 @@ impl Store {
         Ok(())
     }
 
-    /// Closes every connection; what is left of the write-ahead log is folded into the file.
+    /// Closes every connection. SQLite folds what is left of its write-ahead log into the file.
     pub async fn close(&self) {
         let Inner { writer, async_commit_pool, readers, engine_readers, lease, checkpoints, .. } = self.inner.as_ref();
         if let Some(checkpoints) = checkpoints

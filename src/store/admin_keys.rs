@@ -1,4 +1,5 @@
-//! Admin keys that are stored: listed, and revoked together with the sessions that they have opened.
+//! Stored admin keys: lists them, and revokes a key together with the sessions that it opened. The API and the CLI call
+//! it.
 
 use entity::api_key::{Column, Entity, Model};
 use sea_orm::sea_query::ExprTrait;
@@ -12,22 +13,22 @@ use super::config_changes::{self, Change};
 use super::keys::{ApiKey, KEY, in_turn};
 use super::{Page, Store, StoreError, sessions};
 
-/// What came of a revocation.
+/// Result of a revocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Revoked {
     Done,
     NoSuchKey,
-    /// Without this key the engine could not be administered any more.
+    /// Refused: without this key nobody could administer the engine.
     IsLast,
 }
 
-/// Without sessions.
+/// Keys without a tenant, sessions excluded.
 fn admin_keys() -> Select<Entity> {
     Entity::find().filter(Column::TenantNum.is_null()).filter(Column::OpenedBy.is_null())
 }
 
 impl Store {
-    /// Newest first, those below `before`.
+    /// Keys with numbers below `before`, newest first.
     pub async fn admin_keys(&self, before: Option<i64>, limit: u64) -> Result<Page<ApiKey>, StoreError> {
         let mut query = admin_keys().order_by_desc(Column::Num);
         if let Some(before) = before {
@@ -37,8 +38,8 @@ impl Store {
         self.page_of::<Model, _>(KEY, statement, limit, ApiKey::try_from).await
     }
 
-    /// Revokes an admin key on every node. The last one that has not ended stays, unless `has_other` says that there is one
-    /// elsewhere.
+    /// Revokes an admin key on every node. Keeps the last unexpired one, unless `has_other` says that the configuration
+    /// has an admin key.
     pub async fn revoke_admin_key(&self, id: KeyId, has_other: bool, by: &Author) -> Result<Revoked, StoreError> {
         let now = UnixMillis::now();
         self.write(async |on| {

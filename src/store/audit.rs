@@ -1,7 +1,8 @@
-//! Who changed what, and from where: a row in the transaction that makes the change. Names of fields, never values.
+//! The audit log: who changed what, and from where. A change of configuration writes its row in its own transaction. A
+//! row holds names of fields, never values.
 //!
-//! What goes through the journal or through endpoints and not through a change of configuration is entered before it is
-//! begun: nothing is done without a row, and a row may be of something that then could not be done.
+//! An action that goes through the journal or an endpoint has no such transaction; its row is written before the action
+//! begins. So no action lacks a row, but a row may describe an action that then failed.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,10 +23,10 @@ use super::dialect::is_one_of;
 use super::page::LOOKS;
 use super::{Page, Store, StoreError};
 
-/// Subjects of one statement.
+/// Subjects per statement.
 const SUBJECTS: usize = 500;
 
-/// Who asks for a change, and from where.
+/// Who makes a change, and from where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Author {
     pub who: Who,
@@ -36,13 +37,13 @@ pub struct Author {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Who {
     Key(KeyId),
-    /// A browser.
+    /// A browser session.
     Session(SessionId),
-    /// With the admin key of the configuration.
+    /// The admin key of the configuration.
     Admin,
-    /// A command on the database itself.
+    /// A CLI command that works on the database itself.
     Command,
-    /// Nobody asked.
+    /// The engine, unasked.
     Engine,
 }
 
@@ -72,7 +73,7 @@ impl fmt::Display for Who {
 
 macro_rules! actions {
     ($($name:ident $text:literal),* $(,)?) => {
-        /// What can be done to the configuration and to deliveries.
+        /// Actions on the configuration and on deliveries.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Action {
             $($name),*
@@ -118,14 +119,14 @@ actions! {
     RewrapSecrets "secrets.rewrap",
 }
 
-/// One thing that is done.
+/// One action to record.
 #[derive(Debug, Clone)]
 pub struct Deed {
     pub action: Action,
     pub tenant: Option<TenantNum>,
     /// An id, or the name of an event type.
     pub subject: String,
-    /// What was changed of it.
+    /// Names of the changed fields.
     pub fields: Vec<String>,
 }
 
@@ -141,7 +142,7 @@ impl Deed {
     }
 }
 
-/// A row as it is read.
+/// An audit row as it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     pub num: i64,
@@ -161,10 +162,10 @@ struct TenantRow {
     id: Vec<u8>,
 }
 
-/// Which rows are wanted.
+/// Which rows to list.
 #[derive(Debug, Clone, Default)]
 pub struct AuditFilter {
-    /// `None`: all of them, and what concerns none.
+    /// `None`: rows of every tenant, and rows that concern no tenant.
     pub tenant: Option<TenantNum>,
     pub action: Option<Action>,
     pub subject: Option<String>,
@@ -172,12 +173,12 @@ pub struct AuditFilter {
     pub until: Option<UnixMillis>,
 }
 
-/// The names of those fields that are different.
+/// The names of the fields that changed.
 pub(super) fn named(fields: &[(&str, bool)]) -> Vec<String> {
     fields.iter().filter(|(_, is_changed)| *is_changed).map(|(name, _)| (*name).to_owned()).collect()
 }
 
-/// To be called in the transaction that does it.
+/// Call in the transaction that makes the change.
 pub(super) async fn enter<C: ConnectionTrait>(
     on: &C,
     by: &Author,
@@ -201,12 +202,13 @@ pub(super) async fn enter<C: ConnectionTrait>(
 }
 
 impl Store {
-    /// Enters what is about to be done elsewhere than in a transaction of the configuration.
+    /// Records an action that has no transaction of configuration. Call before the action begins.
     pub async fn enter(&self, by: &Author, deed: Deed) -> Result<(), StoreError> {
         self.write(async |on| enter(on, by, deed, UnixMillis::now()).await).await
     }
 
-    /// Newest first, those below `before`. What a rare filter finds among the next [`LOOKS`] rows.
+    /// Rows with numbers below `before`, newest first. With a filter that has no index (action, time), a page covers at
+    /// most the next [`LOOKS`] rows.
     pub async fn audit(
         &self,
         filter: &AuditFilter,
@@ -217,7 +219,8 @@ impl Store {
         let bounds = [
             tenant.map(|tenant| match subject {
                 None => Column::TenantNum.eq(tenant.0),
-                // SQLite would read all rows of the tenant in their order instead of the few of the subject.
+                // The `+` keeps SQLite from the tenant's index, by which it would read all rows of the tenant instead
+                // of the few of the subject.
                 Some(_) => Expr::cust("(+tenant_num)").eq(tenant.0),
             }),
             subject.as_ref().map(|subject| Column::Subject.eq(subject)),
@@ -251,13 +254,13 @@ impl Store {
         Ok(Page { items: rows.into_iter().map(entry).collect(), next })
     }
 
-    /// The row after the first [`LOOKS`] of these; `None` if there are not so many.
+    /// The row after the first [`LOOKS`] rows of this condition; `None` if there are fewer.
     async fn entry_after_looks(&self, within: Condition) -> Result<Option<i64>, StoreError> {
         let query = Entity::find().select_only().column(Column::Num).filter(within).order_by_desc(Column::Num);
         Ok(query.offset(LOOKS).limit(1).into_tuple().one(self.readers()).await?)
     }
 
-    /// Who did this to each of these subjects last.
+    /// The last author of this action for each of these subjects.
     pub async fn last_authors(
         &self,
         action: Action,
@@ -279,7 +282,7 @@ impl Store {
         Ok(authors)
     }
 
-    /// The ids of these tenants, also of deleted ones.
+    /// The ids of these tenants, including deleted ones.
     pub async fn tenant_ids(&self, mut nums: Vec<i64>) -> Result<Vec<(i64, TenantId)>, StoreError> {
         nums.sort_unstable();
         nums.dedup();
@@ -289,7 +292,7 @@ impl Store {
             .filter(is_one_of(self.backend(), tenant::Column::Num, &nums));
         let rows: Vec<TenantRow> =
             self.all_readable(self.readers(), ("tenant", &["num"]), query.build(self.backend())).await?;
-        // An entry stays readable without the id of its tenant.
+        // An audit row is shown even if its tenant's id cannot be read.
         Ok(rows.into_iter().filter_map(|TenantRow { num, id }| Some((num, TenantId::from_bytes(&id)?))).collect())
     }
 }

@@ -1,5 +1,5 @@
-//! Bodies of events, read by bytes: each once, however many fan-outs and deliveries name its event, a bounded number of
-//! bytes with one statement, and large ones one by one when they are about to be sent.
+//! Reads event bodies by size: each body once, however many fan-outs and deliveries name its event; a bounded number of
+//! bytes per statement; and large bodies one by one, just before they are sent.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::events::{Body, Event};
 use super::payload::LARGE;
 use super::{Store, StoreError, dialect, payload};
 
-/// Bodies that one statement brings at most.
+/// Bytes of bodies that one statement reads at most.
 pub(super) const READ_BYTES: usize = 4 * 1024 * 1024;
 
 /// What is known of an event before its body is read.
@@ -22,13 +22,13 @@ pub(super) struct Head {
     pub(super) seq: EventSeq,
     pub(super) tenant: TenantNum,
     pub(super) kind: String,
-    /// Of the body, in bytes.
+    /// Bytes of the body.
     pub(super) size: usize,
     pub(super) trail: Option<Arc<str>>,
 }
 
 impl Head {
-    /// What its event is going to keep in memory.
+    /// Bytes that the event will keep in memory.
     pub(super) fn bytes_in_memory(&self) -> usize {
         if self.is_large() { 0 } else { self.size }
     }
@@ -44,7 +44,7 @@ impl Head {
 }
 
 impl Store {
-    /// These events with their bodies, unless those are large. One whose body is not there is missing.
+    /// These events with their bodies, except large bodies. An event whose body cannot be read is missing.
     pub(super) async fn events_of(
         &self,
         heads: impl IntoIterator<Item = Head>,
@@ -109,7 +109,7 @@ impl Store {
     }
 }
 
-/// Parts of which none has more than [`READ_BYTES`], unless that is one event's.
+/// Splits the events into parts of at most [`READ_BYTES`], unless one event alone is larger.
 fn by_bytes(heads: Vec<Head>) -> Vec<Vec<Head>> {
     let mut parts: Vec<Vec<Head>> = Vec::new();
     let mut bytes = 0;

@@ -1,11 +1,11 @@
-//! The few words in which the databases differ, so that a query is written once. Pure.
+//! The SQL in which the databases differ, so that a query is written once. Pure.
 
 use sea_orm::sea_query::extension::postgres::PgFunc;
 use sea_orm::sea_query::{ArrayType, Expr, ExprTrait, IntoColumnRef};
 use sea_orm::{DbBackend, Value};
 
-/// Joins the right table to the left one by the condition that follows. SQLite takes it as the order of the joins, too:
-/// the left table has the index that gives the rows in the order asked for. PostgreSQL finds that by itself.
+/// Joins the right table to the left one by the condition that follows. SQLite also takes it as the order of the joins:
+/// the index of the left table yields the rows in the requested order. PostgreSQL finds that order by itself.
 pub(super) fn then_join(backend: DbBackend) -> &'static str {
     match backend {
         DbBackend::Sqlite => "CROSS JOIN",
@@ -13,8 +13,8 @@ pub(super) fn then_join(backend: DbBackend) -> &'static str {
     }
 }
 
-/// That a column is none of the numbers in the parameter `place`, which is bound with [`numbers`]: one text however many
-/// there are.
+/// SQL condition: a column is none of the numbers in parameter `place`, which is bound with [`numbers`]. The text is
+/// the same however many numbers there are.
 pub(super) fn is_none_of(backend: DbBackend, column: &str, place: &str) -> String {
     match backend {
         DbBackend::Sqlite => format!("{column} NOT IN (SELECT value FROM json_each({place}))"),
@@ -22,7 +22,7 @@ pub(super) fn is_none_of(backend: DbBackend, column: &str, place: &str) -> Strin
     }
 }
 
-/// That a column is one of the numbers in the parameter `place`, which is bound with [`numbers`].
+/// SQL condition: a column is one of the numbers in parameter `place`, which is bound with [`numbers`].
 pub(super) fn is_any_of(backend: DbBackend, column: &str, place: &str) -> String {
     match backend {
         DbBackend::Sqlite => format!("{column} IN (SELECT value FROM json_each({place}))"),
@@ -30,8 +30,8 @@ pub(super) fn is_any_of(backend: DbBackend, column: &str, place: &str) -> String
     }
 }
 
-/// That a column is one of these numbers. PostgreSQL takes them as one parameter, so that the text, which it prepares, is
-/// the same however many there are; SQLite looks each of them up in the index.
+/// Condition: a column is one of these numbers. PostgreSQL takes them as one parameter, so that the prepared text is
+/// the same however many there are; SQLite looks up each of them in the index.
 pub(super) fn is_one_of(backend: DbBackend, column: impl IntoColumnRef, nums: &[i64]) -> Expr {
     match backend {
         DbBackend::Sqlite => Expr::col(column).is_in(nums.iter().copied()),
@@ -50,7 +50,7 @@ pub(super) fn numbers(backend: DbBackend, numbers: impl IntoIterator<Item = i64>
     }
 }
 
-/// The keys in the parameters as rows `k` with these columns; bound with [`keys`].
+/// The keys in the parameters, which are bound with [`keys`], as rows `k` with these columns.
 pub(super) fn keys_as_rows<const N: usize>(backend: DbBackend, columns: [&str; N]) -> String {
     match backend {
         DbBackend::Sqlite => {
@@ -64,7 +64,7 @@ pub(super) fn keys_as_rows<const N: usize>(backend: DbBackend, columns: [&str; N
     }
 }
 
-/// Keys of several numbers as parameters: one with SQLite, one for each column with PostgreSQL.
+/// Keys of several numbers as parameters: one parameter with SQLite, one per column with PostgreSQL.
 pub(super) fn keys<const N: usize>(backend: DbBackend, keys: &[[i64; N]]) -> Vec<Value> {
     match backend {
         DbBackend::Sqlite => {

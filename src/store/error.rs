@@ -1,9 +1,9 @@
-//! What the store could not do. Finding nothing is no error: lookups answer `Option`.
+//! Errors of the store. Finding nothing is no error: lookups return `Option`.
 
 use sea_orm::sqlx::Error as SqlxError;
 use sea_orm::{DbErr, RuntimeErr, SqlErr};
 
-/// PostgreSQL's.
+/// PostgreSQL's code.
 const DEADLOCK_DETECTED: &str = "40P01";
 
 #[derive(Debug, thiserror::Error)]
@@ -20,10 +20,10 @@ pub enum StoreError {
     /// The webhooks of one tenant have too many different TLS options.
     #[error("too many different TLS options")]
     TooManyTlsOptions,
-    /// A server is at work on what must stand still.
+    /// A server uses a database that must stand still.
     #[error("{0} is at work on this database; stop every server first")]
     InUse(String),
-    /// Another transaction and this one waited for each other, and this one was chosen to give way.
+    /// This transaction and another one waited for each other, and the database aborted this one.
     #[error("gave way to another transaction")]
     Deadlock,
     #[error("database: {0}")]
@@ -35,7 +35,7 @@ impl From<DbErr> for StoreError {
         match error.sql_err() {
             Some(SqlErr::UniqueConstraintViolation(_)) => Self::Exists,
             _ if is_deadlock(&error) => Self::Deadlock,
-            // The database has answered, and to ask again is of no use.
+            // The database has answered, and to ask again would not help.
             _ if is_of_a_value(&error) => Self::unreadable("row", error),
             _ => Self::Database(error.to_string()),
         }
@@ -48,7 +48,7 @@ impl StoreError {
     }
 }
 
-/// Whether a value was answered that is not of its column's type, which SQLite keeps all the same.
+/// Whether a value is not of its column's type, which SQLite stores all the same.
 fn is_of_a_value(error: &DbErr) -> bool {
     match error {
         DbErr::Type(_) | DbErr::TryIntoErr { .. } => true,

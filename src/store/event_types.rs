@@ -1,4 +1,4 @@
-//! Declared event types of a tenant.
+//! Event types that a tenant has declared; the API creates, lists, changes and deletes them.
 
 use entity::event_type::{ActiveModel, Column, Entity, Model};
 use sea_orm::{
@@ -82,7 +82,7 @@ impl Store {
         Ok(Entity::find_by_id((tenant.0, name.to_owned())).one(self.readers()).await?.map(EventType::from))
     }
 
-    /// By name, those after `after`; reads one more than `limit` so that the caller sees whether there are more.
+    /// By name, after `after`: one more than `limit` if there are more, by which the caller sees that.
     pub async fn event_types(
         &self,
         tenant: TenantNum,

@@ -1,4 +1,4 @@
-//! Accepted events.
+//! Reads accepted events. Never writes them: the journal does.
 
 use std::sync::Arc;
 
@@ -16,28 +16,28 @@ use crate::domain::moment::UnixMillis;
 use super::page::LOOKS;
 use super::{Page, Store, StoreError, payload};
 
-/// An event as it is delivered: what every target shares.
+/// An event as it is delivered; all its targets share it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     pub seq: EventSeq,
     pub tenant: TenantNum,
     pub kind: String,
     pub body: Body,
-    /// The engines that it has come through, as a header lists them; `None` for most.
+    /// The engines that the event has come through, as a header lists them; `None` for most.
     pub trail: Option<Arc<str>>,
 }
 
 /// The exact text that every webhook is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
-    /// It is in memory for as long as the event is.
+    /// In memory for as long as the event is.
     InMemory(Bytes),
-    /// It has more than [`payload::LARGE`] bytes. Each attempt asks for it when it is about to be sent.
+    /// Has more than [`payload::LARGE`] bytes. Each attempt reads the body just before it sends it.
     Stored { bytes: usize },
 }
 
 impl Body {
-    /// What the event keeps in memory of it.
+    /// Bytes of the body that the event keeps in memory.
     #[must_use]
     pub fn bytes_in_memory(&self) -> usize {
         match self {
@@ -55,7 +55,7 @@ pub struct StoredEvent {
     pub kind: String,
     pub occurred_at: UnixMillis,
     pub caller_id: Option<String>,
-    /// How many webhooks it was owed to when it was accepted.
+    /// How many webhooks the event matched when it was accepted.
     pub matched: u32,
     pub body_bytes: usize,
 }
@@ -86,7 +86,7 @@ impl From<StoredRow> for StoredEvent {
     }
 }
 
-/// Events with the length of their bodies, which are not read.
+/// Selects events with the length of their bodies, without the bodies.
 fn without_bodies() -> Select<Entity> {
     Entity::find()
         .select_only()
@@ -97,7 +97,7 @@ fn without_bodies() -> Select<Entity> {
 /// Which events a list shows.
 #[derive(Debug, Clone, Default)]
 pub struct EventFilter {
-    /// The id that its publisher gave it.
+    /// The id that the publisher gave the event.
     pub caller_id: Option<String>,
     pub kind: Option<String>,
     pub since: Option<UnixMillis>,
@@ -109,7 +109,7 @@ struct CallerRow {
     event_seq: i64,
 }
 
-/// The key of the newest event that can be seen from there; zero when there is none.
+/// The key of the newest event that `on` can see; zero if there is none.
 pub(super) async fn newest_event<C: ConnectionTrait>(on: &C) -> Result<EventSeq, StoreError> {
     let newest = Entity::find().select_only().column(Column::Seq).order_by_desc(Column::Seq);
     let seq: Option<i64> = newest.into_tuple().one(on).await?;
@@ -122,19 +122,19 @@ impl Store {
         Ok(query.into_model::<StoredRow>().one(self.readers()).await?.map(StoredEvent::from))
     }
 
-    /// The exact text that every webhook is sent of an event.
+    /// The exact text of an event that every webhook is sent.
     pub async fn event_body(&self, tenant: TenantNum, seq: EventSeq) -> Result<Option<Bytes>, StoreError> {
         let query = Entity::find_by_id(seq.0).filter(Column::TenantNum.eq(tenant.0));
         let body: Option<Vec<u8>> = query.select_only().column(Column::Body).into_tuple().one(self.readers()).await?;
         Ok(body.map(payload::counted))
     }
 
-    /// The key of the newest event of all; zero when there is none.
+    /// The key of the newest event of all; zero if there is none.
     pub async fn last_event(&self) -> Result<EventSeq, StoreError> {
         newest_event(self.readers()).await
     }
 
-    /// Whose it is.
+    /// The tenant that owns the event.
     pub async fn tenant_of_event(&self, seq: EventSeq) -> Result<Option<TenantNum>, StoreError> {
         let query = Entity::find_by_id(seq.0).select_only().column(Column::TenantNum);
         let num: Option<i64> = query.into_tuple().one(self.readers()).await?;
@@ -147,7 +147,7 @@ impl Store {
         Ok(CallerRow::find_by_statement(statement).one(self.readers()).await?.map(|row| row.event_seq))
     }
 
-    /// Newest first, those below `before`. Of a rare type those among the next [`LOOKS`] events.
+    /// Events below `before`, newest first. With a filter by type, a page covers at most the next [`LOOKS`] events.
     pub async fn events(
         &self,
         tenant: TenantNum,
@@ -180,7 +180,7 @@ impl Store {
         Ok(page.down_to(floor))
     }
 
-    /// The event after the first [`LOOKS`] of these; `None` if there are not so many.
+    /// The event after the first [`LOOKS`] events of this condition; `None` if there are fewer.
     async fn event_after_looks(&self, within: Condition) -> Result<Option<i64>, StoreError> {
         let query = Entity::find().select_only().column(Column::Seq).filter(within).order_by_desc(Column::Seq);
         Ok(query.offset(LOOKS).limit(1).into_tuple().one(self.readers()).await?)

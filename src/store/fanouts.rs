@@ -1,4 +1,5 @@
-//! Fan-outs that are not yet covered by rows, read. The journal writes and deletes them.
+//! Reads open fan-outs, which have targets without a row. The dispatcher's scans and the ledger call it. The journal
+//! writes and deletes fan-outs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,12 +21,12 @@ pub struct Fanout {
     pub shard: i16,
     /// Ascending.
     pub targets: Arc<[WebhookNum]>,
-    /// It was accepted here, and is offered when it is found among what other nodes have accepted: in their order.
+    /// Accepted by this node, but offered only when a scan finds it among the events of other nodes, in their order.
     pub in_order: bool,
 }
 
 impl Fanout {
-    /// What its targets take in memory.
+    /// Bytes that the list of targets takes in memory.
     #[must_use]
     pub fn target_bytes(&self) -> usize {
         self.targets.len() * size_of::<WebhookNum>()
@@ -36,17 +37,17 @@ impl Fanout {
 #[derive(Debug, Default)]
 pub struct FanoutPage {
     pub fanouts: Vec<Fanout>,
-    /// The last event that was looked at, also when nothing of it can be read; `None` when there is no more.
+    /// The last event that was looked at, even if none of its rows can be read; `None` at the end.
     pub to: Option<EventSeq>,
 }
 
 /// Bytes of targets and bodies that one page brings into memory, unless one fan-out alone has more.
 const PAGE_BYTES: usize = 8 * 1024 * 1024;
 
-/// Rows of targets that are read at once.
+/// Rows of targets read at once.
 const ROWS: i64 = 64;
 
-/// As it is read: without its event's body, and as if the event might not be there.
+/// A fan-out as it is read: without its event's body, and with an event that may be missing.
 #[derive(Debug, FromQueryResult)]
 pub(super) struct FanoutRow {
     pub(super) tx: i64,
@@ -59,14 +60,14 @@ pub(super) struct FanoutRow {
     trail: Option<String>,
 }
 
-/// The columns of a [`FanoutRow`] but `tx`, from `fanout f LEFT JOIN event e`.
+/// The columns of a [`FanoutRow`] except `tx`, from `fanout f LEFT JOIN event e`.
 pub(super) const FANOUT_COLUMNS: &str =
     "f.event_seq, f.shard, f.targets, e.tenant_num, e.kind, CAST(OCTET_LENGTH(e.body) AS BIGINT) AS size, e.trail";
 
-/// Names a row that cannot be read.
+/// Key columns, by which an unreadable row is named.
 pub(super) const FANOUT_KEY: [&str; 2] = ["event_seq", "shard"];
 
-/// Where the next page begins, after rows some of which perhaps cannot be read.
+/// Where the next page begins: the key of the last row, even if some rows cannot be read.
 pub(super) fn last_key(rows: &[QueryResult]) -> Option<(i64, i16)> {
     rows.iter().rev().find_map(|row| Some((row.try_get("", "event_seq").ok()?, row.try_get("", "shard").ok()?)))
 }
@@ -77,7 +78,7 @@ pub(super) struct Listed {
     pub(super) tx: u64,
     pub(super) head: Head,
     pub(super) shard: i16,
-    /// Encoded: a page is cut to its size before the lists of targets are made.
+    /// Still encoded: a page is cut to its size before the lists of targets are decoded.
     targets: Vec<u8>,
     target_count: usize,
 }
@@ -90,8 +91,8 @@ struct TargetsRow {
 }
 
 impl Store {
-    /// The open fan-outs of the first events after `after`, in the order of publishing: `limit` at most, and fewer when
-    /// these are large. All shards of an event come together, so that the next call can go on after it.
+    /// The open fan-outs of at most `limit` events after `after`, in the order of publishing; of fewer events if these
+    /// are large. All shards of an event come together, so that the next call can continue after it.
     pub async fn fanouts(&self, after: EventSeq, limit: u64) -> Result<FanoutPage, StoreError> {
         let sql = format!(
             "SELECT CAST(0 AS BIGINT) AS tx, {FANOUT_COLUMNS} FROM fanout f LEFT JOIN event e ON e.seq = f.event_seq \
@@ -110,7 +111,7 @@ impl Store {
         Ok(FanoutPage { fanouts, to })
     }
 
-    /// Those that can be read, and whose events can be.
+    /// The fan-outs that can be read and whose events can be read.
     pub(super) fn listed(&self, rows: &[QueryResult]) -> Vec<Listed> {
         let read = |row: &QueryResult| {
             let read = FanoutRow::from_query_result(row, "").inspect_err(|error| {
@@ -128,7 +129,7 @@ impl Store {
         let FanoutRow { tx, event_seq, shard, targets, tenant_num, kind, size, trail } = row;
         let key = format_args!("{event_seq}/{shard}");
         let (Some(tenant), Some(kind), Some(size)) = (tenant_num, kind, size) else {
-            self.pass_over("fanout", key, "its event is not there");
+            self.pass_over("fanout", key, "its event is missing");
             return None;
         };
         let target_count = targets::count(&targets).inspect_err(|error| self.pass_over("fanout", key, error)).ok()?;
@@ -138,7 +139,7 @@ impl Store {
         Some(Listed { tx: tx.cast_unsigned(), head, shard, targets, target_count })
     }
 
-    /// Reads the events, each once; answers each fan-out with the transaction that wrote it.
+    /// Reads each event once; returns each fan-out with the transaction that wrote it.
     pub(super) async fn with_events(&self, listed: Vec<Listed>) -> Result<Vec<(u64, Fanout)>, StoreError> {
         let events = self.events_of(listed.iter().map(|listed| listed.head.clone())).await?;
         let fanout = |Listed { tx, head, shard, targets, target_count: _ }: Listed| {
@@ -148,7 +149,7 @@ impl Store {
         Ok(listed.into_iter().filter_map(fanout).collect())
     }
 
-    /// The targets of an event that its open fan-outs name, with or without a row.
+    /// The targets that an event's open fan-outs name, with or without a row.
     pub async fn fanout_targets(&self, event: EventSeq) -> Result<Vec<WebhookNum>, StoreError> {
         let sql = "SELECT event_seq, shard, targets FROM fanout WHERE event_seq = $1 ORDER BY shard";
         let statement = Statement::from_sql_and_values(self.backend(), sql, [event.0.into()]);
@@ -161,7 +162,7 @@ impl Store {
         Ok(all)
     }
 
-    /// Events up to `to` whose open fan-outs name this webhook although it has no row for them.
+    /// Events up to `to` that the webhook is owed by an open fan-out alone: it has no row for them.
     pub async fn owed_only_by_fanout(&self, webhook: WebhookNum, to: EventSeq) -> Result<Vec<EventSeq>, StoreError> {
         let sql = "SELECT f.event_seq, f.shard, f.targets FROM fanout f \
                    WHERE f.event_seq <= $1 AND (f.event_seq, f.shard) > ($3, $4) AND NOT EXISTS ( \
@@ -182,7 +183,8 @@ impl Store {
         }
     }
 
-    /// Divides fan-outs that were written when one node served everything: they are in one piece, under the first shard.
+    /// Divides by shard the fan-outs that were written when one node served everything: each is one row under the first
+    /// shard.
     pub async fn divide_fanouts(&self) -> Result<(), StoreError> {
         let sql = "SELECT event_seq, shard, targets FROM fanout WHERE shard = 0 AND event_seq > $1 \
                    ORDER BY event_seq LIMIT $2";
@@ -202,7 +204,7 @@ impl Store {
         }
     }
 
-    /// Nothing if they cannot be read.
+    /// `None` if the targets cannot be read.
     fn targets_of(&self, TargetsRow { event_seq, shard, targets }: &TargetsRow) -> Option<Vec<WebhookNum>> {
         let unreadable = |error: &StoreError| self.pass_over("fanout", format_args!("{event_seq}/{shard}"), error);
         targets::decode(targets).inspect_err(unreadable).ok()
@@ -231,14 +233,14 @@ impl Store {
     }
 }
 
-/// As many as may come into memory at once, and one at least.
+/// Keeps as many fan-outs as may come into memory at once, and at least one.
 pub(super) fn cut(mut listed: Vec<Listed>) -> Vec<Listed> {
     let fitting = fitting(&listed);
     listed.truncate(fitting.max(1));
     listed
 }
 
-/// The same in whole events; names the first one that was left out.
+/// The same for whole events; also returns the first event that was left out.
 fn cut_events(mut listed: Vec<Listed>) -> (Vec<Listed>, Option<EventSeq>) {
     let (Some(first), Some(cut)) = (listed.first(), listed.get(fitting(&listed))) else { return (listed, None) };
     let (first, mut before) = (first.head.seq, cut.head.seq);
@@ -250,7 +252,7 @@ fn cut_events(mut listed: Vec<Listed>) -> (Vec<Listed>, Option<EventSeq>) {
     (listed, Some(before))
 }
 
-/// How many of them take no more than [`PAGE_BYTES`] together.
+/// How many of the first fan-outs fit into [`PAGE_BYTES`] together.
 fn fitting(listed: &[Listed]) -> usize {
     let (mut bytes, mut last) = (0, None);
     let takes = |Listed { head, target_count, .. }: &Listed| {

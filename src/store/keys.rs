@@ -1,4 +1,4 @@
-//! Keys to the API. Only the digest of a key is stored.
+//! API keys. Stores only the digest of a key.
 
 use std::collections::HashMap;
 
@@ -17,13 +17,14 @@ use super::dialect::numbers;
 use super::idempotency::Once;
 use super::{Page, Store, StoreError, sessions, tenants};
 
-/// Names the lock under which the first admin key is made and admin keys are revoked. Arbitrary, and never changed.
+/// Id of the advisory lock under which the first admin key is created and admin keys are revoked. Arbitrary, and never
+/// changed.
 const ADMIN_KEYS: i64 = 0x0070_6F73_7468_6B79;
 
-/// Names a row that cannot be read.
+/// Table and key column, by which an unreadable row is named.
 pub(super) const KEY: (&str, &str) = ("api_key", "num");
 
-/// Uses noted in one statement.
+/// Uses recorded per statement.
 const NOTED: usize = 1000;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,11 +38,11 @@ pub struct ApiKey {
     /// SHA-256 of the whole key.
     pub digest: Vec<u8>,
     pub created_at: UnixMillis,
-    /// From when on it opens nothing.
+    /// From this moment on the key is refused.
     pub expires_at: Option<UnixMillis>,
-    /// To about a minute.
+    /// Accurate to about a minute.
     pub last_used_at: Option<UnixMillis>,
-    /// Of a session: the digest of the key that opened it.
+    /// Sessions only: the digest of the key that opened the session.
     pub opened_by: Option<Vec<u8>>,
 }
 
@@ -87,7 +88,8 @@ impl Store {
         .await
     }
 
-    /// Makes the first admin key, unless there is one: of many that start at once on an empty database, one makes it.
+    /// Creates the first admin key, unless there is one. If many nodes start at once on an empty database, one of them
+    /// creates it.
     pub async fn create_first_admin_key(&self, new: NewApiKey) -> Result<Option<ApiKey>, StoreError> {
         self.write(async |on| {
             in_turn(on).await?;
@@ -105,15 +107,15 @@ impl Store {
         .await
     }
 
-    /// The keys that have these ids and digests, each in the place of what was asked for. Whether it is the id or the digest
-    /// that nobody has, the database does the same work and answers the same.
+    /// The keys with these ids and digests, in the order of `wanted`. Whether the id or the digest is unknown, the
+    /// database does the same work and answers the same.
     ///
     /// # Errors
     ///
     /// When the database does not answer. A key that cannot be read counts as unknown.
     pub async fn keys_by(&self, wanted: &[(KeyId, [u8; 32])]) -> Result<Vec<Option<ApiKey>>, StoreError> {
         let Some(last) = wanted.last() else { return Ok(Vec::new()) };
-        // Few texts to prepare, however many are asked for.
+        // Padded to a power of two, so that few statement texts need to be prepared.
         let padding = wanted.len().next_power_of_two() - wanted.len();
         let padded = || wanted.iter().chain(std::iter::repeat_n(last, padding));
         let ids = padded().map(|(id, _)| id.bytes());
@@ -135,11 +137,11 @@ impl Store {
         Ok(keys)
     }
 
-    /// Notes when keys, by their numbers, were last used. A crash may lose it.
+    /// Records when keys, given by number, were last used. A crash may lose it.
     pub async fn note_uses(&self, uses: &[(i64, UnixMillis)]) -> Result<(), StoreError> {
         let backend = self.backend();
         let mut uses = uses.to_vec();
-        // Of two nodes that note the same keys neither waits for the other in a circle.
+        // Sorted, so that two nodes which update the same keys cannot deadlock.
         uses.sort_unstable_by_key(|(num, _)| *num);
         for some in uses.chunks(NOTED) {
             let values =
@@ -154,7 +156,7 @@ impl Store {
         Ok(())
     }
 
-    /// Newest first, those below `before`; no sessions.
+    /// Keys of a tenant with numbers below `before`, newest first; no sessions.
     pub async fn keys(&self, tenant: TenantNum, before: Option<i64>, limit: u64) -> Result<Page<ApiKey>, StoreError> {
         let of_tenant = Entity::find().filter(Column::TenantNum.eq(tenant.0)).filter(Column::OpenedBy.is_null());
         let mut query = of_tenant.order_by_desc(Column::Num);
@@ -165,7 +167,7 @@ impl Store {
         self.page_of::<Model, _>(KEY, statement, limit, ApiKey::try_from).await
     }
 
-    /// With the sessions that it has opened. Answers whether there was such a key.
+    /// Deletes a key and the sessions that it opened. Returns whether there was such a key.
     pub async fn delete_key(&self, tenant: TenantNum, id: KeyId, by: &Author) -> Result<bool, StoreError> {
         self.write(async |on| {
             let query = Entity::find().filter(Column::TenantNum.eq(tenant.0)).filter(Column::Id.eq(id.bytes()));
@@ -183,7 +185,7 @@ impl Store {
     }
 }
 
-/// Waits until no other node decides about admin keys.
+/// Waits until no other transaction decides about admin keys.
 pub(super) async fn in_turn<C: ConnectionTrait>(on: &C) -> Result<(), StoreError> {
     if on.get_database_backend() == DbBackend::Postgres {
         on.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({ADMIN_KEYS})")).await?;
@@ -222,7 +224,7 @@ pub(super) async fn insert<C: ConnectionTrait>(
     row.try_into()
 }
 
-/// `$1` and `$2`: the numbers of keys and when they were used, in the same order.
+/// `$1` and `$2`: the numbers of keys, and when they were used, in the same order.
 fn note_sql(backend: DbBackend) -> &'static str {
     match backend {
         DbBackend::Sqlite => {

@@ -1,8 +1,8 @@
-//! The per-webhook log index. It follows the delivery rows in large sorted batches, because one index entry a
-//! delivery, spread over all webhooks, would cost more than the rest of the commit.
+//! The log index, by which a webhook's deliveries are found. It follows the delivery rows in large sorted batches: one
+//! index entry per delivery, spread over all webhooks, would cost more than the rest of the commit.
 //!
-//! After a crash it is rebuilt from `engine_state.log_indexed_to`: every event up to there is covered. Where there are nodes,
-//! each shard says so for itself, and whoever gains it goes on from there.
+//! After a crash the index is rebuilt from `engine_state.log_indexed_to`: every event up to there is indexed. With
+//! PostgreSQL each shard has a mark of its own, and the node that acquires the shard continues from there.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,25 +20,27 @@ use super::leases::{ShardNum, ShardSet};
 use super::rows::{RowStatement, int8};
 use super::{Store, StoreError, dialect, state};
 
-/// How far the index may lag when nobody reads a log.
+/// How far the index may lag while nobody reads a log.
 pub const EVERY: Duration = Duration::from_secs(2);
 
-/// Entries a transaction. Each may be on a page of its own; at this size the writer is held for about one commit's time.
+/// Entries per transaction. Each may be on a page of its own; at this size the writer is held for about one commit's
+/// time.
 const CHUNK: usize = 256;
 
-/// The same when much has gathered: whoever waits, waits for the work itself then, and fewer commits leave more time for it.
+/// The same when many entries have gathered: a reader then waits for the work itself, and fewer commits leave more time
+/// for it.
 const LARGE_CHUNK: usize = 1024;
 
-/// What gathers in [`EVERY`] at some thousand deliveries a second.
+/// Entries that gather in [`EVERY`] at some thousand deliveries a second.
 const MUCH: usize = 16 * 1024;
 
-/// An event that another node has given its key is visible by then, or its transaction was ended.
+/// After this time an event that has its key from another node is visible, or its transaction was ended.
 const TURNS_UP_MS: i64 = 60_000;
 
-/// How far the marks of shards may lag behind what is known: one small statement for all of them each time.
+/// How far the marks of shards may lag behind what is known: each update is one small statement for all of them.
 const MARK_EVERY_MS: i64 = 15_000;
 
-/// What is recorded but not indexed yet. Filled by the journal's writer.
+/// Deliveries that are recorded but not indexed yet. The journal's writer fills it.
 #[derive(Default)]
 pub struct LogBuffer {
     new: Mutex<Vec<DeliveryId>>,
@@ -63,13 +65,13 @@ pub struct LogIndex {
     store: Store,
     buffer: Arc<LogBuffer>,
     insert: RowStatement,
-    /// One flush at a time; a reader that waits for it finds its entries there.
+    /// One flush at a time; a reader that waits for a flush finds its entries indexed.
     turn: AsyncMutex<Progress>,
     /// Shards whose earlier deliveries are in the index.
     indexed_shards: Mutex<BTreeSet<ShardNum>>,
 }
 
-/// Kept between flushes: one that is dropped half-way leaves the rest for the next.
+/// Kept between flushes: a flush that is dropped half-way leaves the rest to the next.
 struct Progress {
     indexed_to: EventSeq,
     to_do: Vec<DeliveryId>,
@@ -82,7 +84,7 @@ struct KeyRow {
 }
 
 impl LogIndex {
-    /// Indexes what the last process left behind.
+    /// Indexes what the last process left unindexed.
     pub async fn open(store: &Store, buffer: Arc<LogBuffer>) -> Result<Self, StoreError> {
         let indexed_to = store.log_indexed_to().await?;
         let columns = [int8("webhook_num"), int8("event_seq")];
@@ -95,19 +97,20 @@ impl LogIndex {
         Ok(index)
     }
 
-    /// Indexes what earlier owners of these shards left behind.
+    /// Indexes what earlier owners of these shards left unindexed.
     pub async fn index_shards(&self, shards: &[ShardNum]) -> Result<(), StoreError> {
         self.catch_up(self.store.shards_indexed_to(shards).await?, Some(shards)).await?;
         self.indexed_shards.lock().extend(shards);
         Ok(())
     }
 
-    /// What was known of the index was known of another history of the database.
+    /// Forgets which shards are indexed: that was true of another history of the database.
     pub fn detach_all(&self) {
         self.indexed_shards.lock().clear();
     }
 
-    /// These are given up: what their next owners record is not indexed here, so that they are not covered when they come back.
+    /// Forgets shards that this node releases: it does not index what their next owners record, so they are incomplete
+    /// when they come back.
     pub fn detach(&self, shards: &[ShardNum]) {
         self.indexed_shards.lock().retain(|shard| !shards.contains(shard));
     }
@@ -139,15 +142,15 @@ impl LogIndex {
         }
     }
 
-    /// After this, every delivery recorded before the call is in the index. For a reader: it pays for no commit that it
-    /// does not need.
+    /// Afterwards every delivery that was recorded before the call is in the index. For readers: it pays for no commit
+    /// that it does not need.
     pub async fn flush(&self) -> Result<(), StoreError> {
         let mut progress = self.turn.lock().await;
         self.move_entries(&mut progress).await?;
         Ok(())
     }
 
-    /// A flush that also notes how far the index has come, which is where the next process continues.
+    /// A flush that also records how far the index has come, from where the next process continues.
     pub async fn follow(&self, shard_set: &ShardSet) -> Result<(), StoreError> {
         let mut progress = self.turn.lock().await;
         let complete_to = self.move_entries(&mut progress).await?;
@@ -158,7 +161,7 @@ impl LogIndex {
             }
             return Ok(());
         }
-        // What other nodes have committed by now may turn up later.
+        // Events of other nodes with keys newer than this may still become visible.
         let complete_to = complete_to.min(EventSeq::first_at(UnixMillis(UnixMillis::now().0 - TURNS_UP_MS)));
         if EventSeq::accepted_at(complete_to).0 - EventSeq::accepted_at(progress.indexed_to).0 > MARK_EVERY_MS {
             let held = shard_set.owned();
@@ -170,7 +173,7 @@ impl LogIndex {
         Ok(())
     }
 
-    /// Answers up to which event every row is in the index now.
+    /// Returns the event up to which every row is now in the index.
     async fn move_entries(&self, progress: &mut Progress) -> Result<EventSeq, StoreError> {
         let (mut new, complete_to) = self.buffer.take();
         progress.to_do.append(&mut new);

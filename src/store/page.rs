@@ -1,22 +1,22 @@
-//! Pages of lists: so many items, and no more bytes than a page may have. Pure.
+//! Pages of lists, bounded in items and in bytes. Pure.
 
-/// Bytes that the rows of one page hold, unless one row alone is larger.
+/// Bytes of the rows on one page, unless one row alone is larger.
 pub const PAGE_BYTES: i64 = 1024 * 1024;
 
-/// Rows that one page looks at whose filter has no index. The page of a rare filter ends there, perhaps with nothing on it,
-/// and its cursor goes on: no statement takes long, and a caller that hangs up leaves nothing behind that does.
+/// Rows that a page looks at if no index supports its filter. The page of a rare filter ends there, perhaps empty, and
+/// its cursor continues: no statement takes long, and a caller that hangs up leaves no long statement behind.
 pub const LOOKS: u64 = 10_000;
 
-/// A list's next slice: the items and where the one after them starts.
+/// One page of a list: its items, and where the next page starts.
 #[derive(Debug, Clone)]
 pub struct Page<T> {
     pub items: Vec<T>,
-    /// Position for the next page; `None` at the end.
+    /// Position of the next page; `None` at the end.
     pub next: Option<i64>,
 }
 
 impl<T> Page<T> {
-    /// Makes a page of the first of `found` rows, which was one more than `limit` at most; the others were left out for
+    /// Makes a page. `found` rows matched, at most one more than `limit`; rows missing from `items` were left out for
     /// their size.
     pub(super) fn part_of(mut items: Vec<T>, found: usize, limit: u64, position: impl Fn(&T) -> i64) -> Self {
         items.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
@@ -24,14 +24,14 @@ impl<T> Page<T> {
         Self { items, next }
     }
 
-    /// Its rows were looked for down to `floor`; `None`: down to the end.
+    /// Notes that rows were searched only down to `floor`; `None`: to the end.
     pub(super) fn down_to(self, floor: Option<i64>) -> Self {
         Self { next: self.next.or(floor), ..self }
     }
 }
 
 impl Page<i64> {
-    /// Of keys with the sizes of their rows, one more than `limit` at most, those that fit on a page.
+    /// The keys that fit on a page, given keys with the sizes of their rows, at most one more than `limit`.
     pub(super) fn of_sizes(sized: &[(i64, i64)], limit: u64) -> Self {
         let mut bytes = 0;
         let fits = |(place, (_, size)): &(usize, &(i64, i64))| {
@@ -43,7 +43,7 @@ impl Page<i64> {
     }
 }
 
-/// A limit, and one row by which it is seen whether there are more.
+/// The limit and one row more, which shows whether there are more.
 pub(super) fn one_more(limit: u64) -> i64 {
     i64::try_from(limit).map_or(i64::MAX, |limit| limit.saturating_add(1))
 }

@@ -1,5 +1,5 @@
-//! Events in memory: how many bytes they take, and one copy of each however many ask for it. Whoever keeps events for later
-//! looks here before; what is too much waits as rows.
+//! Events in memory: counts the bytes of their bodies, and shares one copy of each event. Lanes look at the count
+//! before they keep an event for later; if there is too much, deliveries wait as rows.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,22 +12,22 @@ use crate::domain::id::EventSeq;
 
 use super::events::Event;
 
-/// Of the whole process, as memory is.
+/// One count per process, as its memory is one.
 static IN_MEMORY: AtomicUsize = AtomicUsize::new(0);
 
-/// Larger bodies are not kept with their events: each is read when it is about to be sent.
+/// Larger bodies are not kept with their events: each attempt reads the body just before it sends it.
 pub const LARGE: usize = 64 * 1024;
 
-/// Events that are no more are looked for when there are this many.
+/// From this many entries on, entries of dropped events are swept.
 const FEW: usize = 1024;
 
-/// The bytes of all bodies that somebody still has.
+/// The bytes of all bodies in memory.
 #[must_use]
 pub fn in_memory() -> usize {
     IN_MEMORY.load(Ordering::Relaxed)
 }
 
-/// A body that counts until the last one who has it lets go.
+/// A body that is counted until its last reference is dropped.
 pub(crate) fn counted(body: Vec<u8>) -> Bytes {
     IN_MEMORY.fetch_add(body.capacity(), Ordering::Relaxed);
     Bytes::from_owner(Counted(body))
@@ -47,14 +47,14 @@ impl Drop for Counted {
     }
 }
 
-/// The events that were read and that somebody still has.
+/// The events that were read and are still in use.
 #[derive(Default)]
 pub(super) struct Events(Mutex<Known>);
 
 #[derive(Default)]
 struct Known {
     events: HashMap<EventSeq, Weak<Event>>,
-    /// With how many the next look for those that are no more comes.
+    /// The number of entries at which the next sweep runs.
     look_at: usize,
 }
 
@@ -64,7 +64,7 @@ impl Events {
         self.0.lock().events.get(&seq).and_then(Weak::upgrade)
     }
 
-    /// The same event that others have, or this one from now on.
+    /// Returns the copy that is in memory already, or shares this one from now on.
     pub(super) fn share(&self, event: Event) -> Arc<Event> {
         let mut known = self.0.lock();
         if let Some(event) = known.events.get(&event.seq).and_then(Weak::upgrade) {

@@ -1,16 +1,16 @@
-//! Statements for many rows whose text repeats, so that the database keeps them prepared. SQLite is given a list of rows
-//! in one of few lengths; PostgreSQL a column of each kind as one parameter, however many rows there are.
+//! Statements for many rows whose text repeats, so that the database keeps them prepared. SQLite gets a list of rows in
+//! one of a few lengths; PostgreSQL gets each column as one parameter, however many rows there are.
 
 use sea_orm::sea_query::ArrayType;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, Value};
 
-/// Rows in one statement at most with SQLite. Larger ones are no faster, and each size is kept prepared.
+/// Rows per statement with SQLite. Larger statements are no faster, and each size is kept prepared.
 const MOST: usize = 64;
 
-/// Rows in one statement at most with PostgreSQL: answers of 64 KiB each are 64 MiB in one parameter.
+/// Rows per statement with PostgreSQL: responses of 64 KiB each make 64 MiB in one parameter.
 const MOST_IN_COLUMNS: usize = 1024;
 
-/// A column that is written.
+/// A column to write.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Column {
     name: &'static str,
@@ -43,18 +43,18 @@ pub(super) const fn bytes(name: &'static str) -> Column {
 }
 
 impl Column {
-    /// It may be null; then no row has [`Kind::stand_in`] in it.
+    /// Makes the column nullable. No row may then hold [`Kind::stand_in`] in it.
     pub(super) const fn or_null(self) -> Self {
         Self { nullable: true, ..self }
     }
 
-    /// As it is selected from the parameters.
+    /// SQL that selects the column from the parameters.
     fn selected(self) -> String {
         let Self { name, kind, nullable } = self;
         if nullable { format!("NULLIF({name}, {})", kind.stand_in().1) } else { name.to_owned() }
     }
 
-    /// A column of values as one parameter. The driver has no nulls in a list, so that others stand for them.
+    /// The values of the column as one parameter. The driver has no nulls in a list, so stand-ins replace them.
     fn gather(self, values: Vec<Value>) -> Value {
         let (null, _) = self.kind.stand_in();
         let value = |value: Value| if self.nullable && is_null(&value) { null.clone() } else { value };
@@ -72,8 +72,8 @@ impl Kind {
         }
     }
 
-    /// What stands for null in a list, and how a statement spells it: a number that nothing has, or an empty text, which
-    /// says as little.
+    /// The value that stands for null in a list, and its SQL: a number that no row has, or an empty text, which says as
+    /// little.
     fn stand_in(self) -> (Value, &'static str) {
         match self {
             Self::Int8 => (i64::MIN.into(), "'-9223372036854775808'::int8"),
@@ -87,12 +87,12 @@ impl Kind {
 /// One statement for any number of rows.
 pub(super) struct RowStatement {
     columns: Vec<Column>,
-    /// With SQLite the text for n rows is at n - 1; with PostgreSQL there is one.
+    /// With SQLite the text for n rows is at n - 1; with PostgreSQL there is only one.
     texts: Vec<String>,
 }
 
 impl RowStatement {
-    /// Inserts the rows; `tail` says what becomes of those that are there already.
+    /// Inserts the rows; `tail` says what happens to rows that exist already.
     pub(super) fn insert(backend: DbBackend, table: &str, columns: &[Column], tail: &str) -> Self {
         let names = names(columns);
         let texts = match backend {
@@ -112,7 +112,7 @@ impl RowStatement {
         Self { columns: columns.to_vec(), texts }
     }
 
-    /// Deletes the rows that have these values. SQLite looks up each of `(a = ? AND b = ?) OR (a = ? AND b = ?)` in the
+    /// Deletes the rows with these values. SQLite looks up each term of `(a = ? AND b = ?) OR (a = ? AND b = ?)` in the
     /// index, unlike a list of row values.
     pub(super) fn delete(backend: DbBackend, table: &str, columns: &[Column]) -> Self {
         let each = |term: &dyn Fn(&str) -> String| {
@@ -133,7 +133,7 @@ impl RowStatement {
         Self { columns: columns.to_vec(), texts }
     }
 
-    /// Runs as many statements as the rows need; answers how many that were.
+    /// Runs as many statements as the rows need; returns how many.
     pub(super) async fn run<C: ConnectionTrait>(&self, on: &C, values: Vec<Value>) -> Result<u64, DbErr> {
         debug_assert_eq!(values.len() % self.columns.len(), 0);
         match on.get_database_backend() {
@@ -167,7 +167,7 @@ impl RowStatement {
         Ok(statements)
     }
 
-    /// The values of each column together.
+    /// The values, grouped by column.
     fn gathered(&self, values: impl ExactSizeIterator<Item = Value>) -> Vec<Value> {
         let rows = values.len() / self.columns.len();
         let mut gathered: Vec<Vec<Value>> = self.columns.iter().map(|_| Vec::with_capacity(rows)).collect();

@@ -1,4 +1,5 @@
-//! Reads every row of every table once, and says which cannot be read. For `posthaste check`, of a database that may be in use.
+//! Reads every row of every table once, and reports the rows that cannot be read. For `posthaste check`, on a database
+//! that may be in use.
 
 use entity::{
     api_key, attempt, audit, delivery, endpoint_health, engine_state, event, event_type, fanout, idempotency, tenant,
@@ -24,10 +25,10 @@ use super::{Store, StoreError, targets};
 /// Bytes of a SHA-256.
 const DIGEST: usize = 32;
 
-/// Rows that are named. Of more, their number says enough.
+/// Unreadable rows reported by name. Further ones are only counted.
 const NAMED: usize = 100;
 
-/// Tables that are read by their columns' types alone, or nearly so: name, key, columns.
+/// Tables that are checked by the types of their columns alone, or nearly so: name, key, columns.
 const PLAIN: [(&str, &[&str], &str); 2] = [
     ("event_caller_id", &["tenant_num", "caller_id"], "tenant_num, caller_id, event_seq, digest"),
     ("delivery_log", &["webhook_num", "event_seq"], "webhook_num, event_seq"),
@@ -40,13 +41,13 @@ const SECRETS: &str = "SELECT s.num, s.sealed, s.created_at, s.expires_at, w.ten
 struct SecretRow {
     sealed: Vec<u8>,
     created_at: i64,
-    #[expect(dead_code, reason = "read so that its type is")]
+    #[expect(dead_code, reason = "decoded to check its type")]
     expires_at: Option<i64>,
     tenant_num: i64,
     id: Vec<u8>,
 }
 
-/// What the layers above make of values that the store only keeps; `Err` says why one cannot be read.
+/// The checks of the layers above, for values that the store only keeps; `Err` says why a value cannot be read.
 #[derive(Debug, Clone, Copy)]
 pub struct Judge {
     pub is_scope: fn(&str) -> bool,
@@ -62,7 +63,7 @@ struct Scan<'a> {
 }
 
 impl Store {
-    /// The rows that cannot be read, each with its table, its key and why.
+    /// The rows that cannot be read, each with its table, its key, and why.
     pub async fn unreadable(&self, judge: &Judge) -> Result<Vec<String>, StoreError> {
         let moment = self.readers().for_scans().begin_moment().await?;
         let mut scan = Scan { on: &moment, backend: self.backend(), found: Vec::new(), more: 0 };
@@ -79,7 +80,7 @@ impl Store {
         Ok(found)
     }
 
-    /// Without its master key what is sealed cannot be judged, and the rest can.
+    /// Checks sealed values only if their master key is here; the rest of the row is checked always.
     fn judge_webhook(&self, row: webhook::Model, judge: &Judge) -> Result<(), StoreError> {
         let policy_of = |policy| (judge.policy)(policy).map_err(|why| StoreError::unreadable("policy", why));
         let is_foreign = |sealed: &[u8]| self.seal().is_foreign(sealed);

@@ -1,4 +1,5 @@
-//! Sessions: keys that a browser holds for a while, opened by another key and no longer lived than it.
+//! Sessions: keys that a browser holds for a while. Another key opens a session, and a session ends no later than that
+//! key.
 
 use entity::api_key::{Column, Entity, Model};
 use sea_orm::sea_query::ExprTrait;
@@ -12,7 +13,7 @@ use super::config_changes::{self, Change};
 use super::keys::{ApiKey, KEY, NewApiKey, insert};
 use super::{Page, Store, StoreError};
 
-/// A session that is open.
+/// An open session.
 #[derive(Debug, Clone)]
 pub struct Session {
     pub num: i64,
@@ -24,17 +25,17 @@ pub struct Session {
     pub scopes: Vec<String>,
     pub created_at: UnixMillis,
     pub expires_at: Option<UnixMillis>,
-    /// To about a minute.
+    /// Accurate to about a minute.
     pub last_used_at: Option<UnixMillis>,
 }
 
 impl Store {
-    /// `opener`: the digest of the key that opens it.
+    /// `opener`: the digest of the key that opens the session.
     pub async fn open_session(&self, new: NewApiKey, opener: &[u8], by: &Author) -> Result<ApiKey, StoreError> {
         self.write(async |on| insert(on, new, Some(opener), Action::OpenSession, by).await).await
     }
 
-    /// Those that are open, of one tenant or of all and of admins, newest first, below `before`.
+    /// Open sessions below `before`, newest first: of one tenant, or of all tenants and admins.
     pub async fn sessions(
         &self,
         tenant: Option<TenantNum>,
@@ -84,7 +85,7 @@ impl Store {
         self.readable_keys(query.build(self.backend())).await
     }
 
-    /// Ends a session on every node: of this tenant, or any. Answers whether there was one.
+    /// Ends a session on every node, of this tenant or of any. Returns whether there was one.
     pub async fn end_session(&self, tenant: Option<TenantNum>, id: SessionId, by: &Author) -> Result<bool, StoreError> {
         self.write(async |on| {
             let mut query = Entity::find().filter(Column::Id.eq(id.bytes())).filter(Column::OpenedBy.is_not_null());
@@ -103,7 +104,8 @@ impl Store {
         .await
     }
 
-    /// The key with this digest, of this tenant or an admin's, unless it has ended. A session lives no longer than it.
+    /// The key with this digest, of this tenant or an admin's, unless it has expired. A session ends no later than its
+    /// opener.
     pub async fn opener(
         &self,
         tenant: Option<TenantNum>,
@@ -119,7 +121,7 @@ impl Store {
         Ok(query.one(self.readers()).await?.map(ApiKey::try_from).transpose()?.map(|key| key.id))
     }
 
-    /// Forgets sessions that have ended; answers how many.
+    /// Deletes sessions that have ended; returns how many.
     pub async fn forget_ended_sessions(&self, now: UnixMillis) -> Result<u64, StoreError> {
         self.write(async |on| {
             let ended = Entity::delete_many()
@@ -133,7 +135,7 @@ impl Store {
     }
 }
 
-/// Ends those that this key has opened.
+/// Ends the sessions that this key opened.
 pub(super) async fn end_of<C: ConnectionTrait>(on: &C, opener: &[u8]) -> Result<(), StoreError> {
     Entity::delete_many().filter(Column::OpenedBy.eq(opener)).exec(on).await?;
     Ok(())

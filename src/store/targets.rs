@@ -1,18 +1,19 @@
-//! The compact form of a fan-out: webhook numbers, ascending, as LEB128 deltas. Neighbours were created one after the other
-//! as a rule, so a delta that repeats is written once: `0` says that how often it comes again follows. 100,000 webhooks
-//! of one tenant take a few bytes, and at most some bytes each if no two deltas are alike. Pure.
+//! The compact form of a fan-out: webhook numbers, ascending, as LEB128 deltas. Neighbours were usually created one
+//! after the other, so a delta that repeats is written once: a `0` says that the number of repetitions follows. 100,000
+//! webhooks of one tenant take a few bytes, or a few bytes each if no two deltas are alike. Pure.
 
 use crate::domain::id::WebhookNum;
 
 use super::StoreError;
 
-/// Shorter repetitions take no less room.
+/// Encoding fewer repetitions saves no space.
 const WORTH_IT: u64 = 3;
 
-/// No fan-out has more: forty times as many as an engine is made for. A damaged row takes 32 MiB of memory at most.
+/// No fan-out has more targets: this is forty times what an engine is made for. A damaged row takes at most 32 MiB of
+/// memory.
 const MOST: u64 = 1 << 22;
 
-/// `targets` must be ascending, from one on.
+/// `targets` must be ascending and start at 1 or above.
 #[must_use]
 pub fn encode(targets: &[WebhookNum]) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -55,13 +56,13 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<WebhookNum>, StoreError> {
     Ok(targets)
 }
 
-/// How many webhooks are in the list, without making the list. What can be counted can be decoded.
+/// Counts the webhooks in the list without making the list. What can be counted can be decoded.
 pub fn count(bytes: &[u8]) -> Result<usize, StoreError> {
     runs(bytes, |_, _, _| ()).ok_or_else(|| StoreError::unreadable("fan-out", "not a list of webhook numbers"))
 }
 
-/// Calls `run` for each stretch of equal deltas: the number before it, the delta, and how often the delta comes. Answers
-/// how many numbers there are.
+/// Calls `run` for each stretch of equal deltas with the number before it, the delta, and how often the delta comes.
+/// Returns how many numbers there are.
 fn runs(mut bytes: &[u8], mut run: impl FnMut(i64, i64, i64)) -> Option<usize> {
     let (mut last, mut delta, mut count) = (0i64, 0i64, 0);
     while !bytes.is_empty() {
@@ -101,7 +102,7 @@ mod tests {
 
     use super::*;
 
-    /// Numbers of which many are neighbours, or lie equally far apart.
+    /// Numbers of which many are neighbours or equally far apart.
     fn targets() -> impl Strategy<Value = Vec<WebhookNum>> {
         let stretch = (1i64..1 << 30, 1i64..4, 1usize..40);
         proptest::collection::vec(stretch, 0..20).prop_map(|stretches| {

@@ -1,4 +1,4 @@
-//! Tenants.
+//! Tenants; the API creates, lists, changes and deletes them.
 
 use entity::tenant::{ActiveModel, Column, Entity, Model};
 use sea_orm::sea_query::Expr;
@@ -33,7 +33,7 @@ pub struct NewTenant {
     pub name: String,
     pub allow_undeclared_types: bool,
     pub created_at: UnixMillis,
-    /// Names and descriptions of the event types that it starts with.
+    /// Names and descriptions of the event types that the tenant starts with.
     pub catalogue: Vec<(String, String)>,
 }
 
@@ -55,10 +55,10 @@ impl TryFrom<Model> for Tenant {
     }
 }
 
-/// Names a row that cannot be read.
+/// Table and key columns, by which an unreadable row is named.
 const TENANT: (&str, &[&str]) = ("tenant", &["num"]);
 
-/// Keeps the tenant from being deleted until the transaction ends; one that is deleted gets nothing more.
+/// Keeps the tenant from being deleted until the transaction ends. Fails if the tenant is deleted already.
 pub(super) async fn keep<C: ConnectionTrait>(on: &C, tenant: TenantNum) -> Result<(), StoreError> {
     let living = Entity::find_by_id(tenant.0).filter(Column::DeletedAt.is_null()).lock_shared().one(on).await?;
     living.map(drop).ok_or(StoreError::Stale)
@@ -96,7 +96,7 @@ impl Store {
         self.one_of(TENANT, found.build(self.backend()), |row: Model| row.try_into()).await
     }
 
-    /// Newest first, those below `before`.
+    /// Tenants with numbers below `before`, newest first.
     pub async fn tenants(&self, before: Option<i64>, limit: u64) -> Result<Page<Tenant>, StoreError> {
         let mut query = Entity::find().filter(Column::DeletedAt.is_null()).order_by_desc(Column::Num);
         if let Some(before) = before {
@@ -133,10 +133,10 @@ impl Store {
         .await
     }
 
-    /// Takes the tenant's keys and webhooks with it. What they were owed is the caller's to purge.
+    /// Deletes the tenant with its keys and webhooks. The caller purges what the webhooks are owed.
     pub async fn delete_tenant(&self, tenant: &Tenant, now: UnixMillis, by: &Author) -> Result<(), StoreError> {
         self.write(async |on| {
-            // First: whoever makes something of it has done so, or finds it deleted.
+            // First: a transaction that adds something to the tenant has committed by now, or finds the tenant deleted.
             let deleted = Entity::update_many()
                 .col_expr(Column::DeletedAt, Expr::value(now.0))
                 .filter(Column::Num.eq(tenant.num.0))

@@ -1,4 +1,4 @@
-//! Rows that cannot be read: each is passed over, logged once, and counted, so that it stops nothing else.
+//! Rows that cannot be read: passes over each row, logs it once, and counts it, so that it stops nothing else.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Display;
@@ -11,7 +11,8 @@ use crate::domain::id::WebhookId;
 use super::webhooks::Webhook;
 use super::{Page, Store, StoreError};
 
-/// Tables whose rows are passed over. Each is counted from the start, so that an alert sees a zero before it sees a one.
+/// Tables whose rows may be passed over. Each has a count from the start, so that an alert sees a zero before it sees a
+/// one.
 const TABLES: [&str; 12] = [
     "api_key",
     "attempt",
@@ -27,10 +28,10 @@ const TABLES: [&str; 12] = [
     "webhook_secret",
 ];
 
-/// Rows that are remembered as logged. A database with more of them is damaged as a whole, and says so often enough.
+/// Rows that are remembered as logged. A database with more of them is damaged as a whole and has said so often enough.
 const MOST: usize = 10_000;
 
-/// What was passed over since the start.
+/// The rows passed over since the start.
 #[derive(Default)]
 pub(super) struct Unreadable(Mutex<Seen>);
 
@@ -41,7 +42,7 @@ struct Seen {
 }
 
 impl Unreadable {
-    /// Answers whether this row was not met before.
+    /// Returns whether the row is to be logged: it is new, and there are fewer than [`MOST`].
     fn is_new(&self, table: &'static str, key: &str) -> bool {
         let mut seen = self.0.lock();
         if seen.rows.len() >= MOST || !seen.rows.insert((table, key.to_owned())) {
@@ -59,7 +60,7 @@ impl Unreadable {
 }
 
 impl Store {
-    /// This row cannot be read; everything else goes on without it.
+    /// Logs and counts a row that cannot be read; everything else goes on without it.
     pub(super) fn pass_over(&self, table: &'static str, key: impl Display, why: impl Display) {
         let key = key.to_string();
         if self.inner.unreadable.is_new(table, &key) {
@@ -67,12 +68,12 @@ impl Store {
         }
     }
 
-    /// This row of a webhook cannot be read. It has the column `num`, and `id`, by which the webhook is known outside.
+    /// The same for a row of a webhook. It has the column `num`, and `id`, the public id.
     pub(super) fn pass_over_webhook(&self, row: &QueryResult, why: impl Display) {
         self.pass_over_known_webhook(&key_of(row, &["num"]), webhook_id_in(row), why);
     }
 
-    /// For the layers above, which know what is in a webhook's policy and its credentials.
+    /// For the layers above, which interpret a webhook's policy and credentials.
     pub fn leave_out(&self, webhook: &Webhook, why: &str) {
         self.pass_over_known_webhook(&webhook.num.0.to_string(), Some(webhook.id), why);
     }
@@ -90,8 +91,8 @@ impl Store {
         self.inner.unreadable.counts()
     }
 
-    /// The row that a statement finds, if any. One that cannot be read is passed over, and an error to its caller, who asked
-    /// for nothing else.
+    /// The row that a statement finds, if any. A row that cannot be read is passed over, and is an error to the caller,
+    /// who asked for nothing else.
     pub(super) async fn one_of<R: FromQueryResult, T>(
         &self,
         (table, key): (&'static str, &[&str]),
@@ -106,7 +107,7 @@ impl Store {
         value.map(Some)
     }
 
-    /// The value, or nothing if its row cannot be read. What else the store could not do stays an error.
+    /// The value, or `None` if its row cannot be read. Any other error stays an error.
     pub(super) fn if_readable<T>(
         &self,
         table: &'static str,
@@ -123,8 +124,8 @@ impl Store {
         }
     }
 
-    /// A page of a statement that asks for one row more than `limit`, without the rows that cannot be read. `key`: the column
-    /// that gives the order.
+    /// A page from a statement that asks for one row more than `limit`, without the rows that cannot be read. `key`:
+    /// the column that orders the rows.
     pub(super) async fn page_of<R: FromQueryResult, T>(
         &self,
         (table, key): (&'static str, &str),
@@ -146,7 +147,7 @@ impl Store {
         Ok(Page { items, next })
     }
 
-    /// The rows of a statement that can be read. The others are named by these columns.
+    /// The rows of a statement that can be read. `key`: the columns that name the others.
     pub(super) async fn all_readable<T: FromQueryResult, C: ConnectionTrait>(
         &self,
         on: &C,
@@ -156,7 +157,7 @@ impl Store {
         Ok(self.readable(table, key, &on.query_all_raw(statement).await?))
     }
 
-    /// The rows that can be read. The others are named by these columns.
+    /// The rows that can be read. `key`: the columns that name the others.
     pub(super) fn readable<T: FromQueryResult>(
         &self,
         table: &'static str,
@@ -170,7 +171,7 @@ impl Store {
     }
 }
 
-/// Whether what cannot be read in a row that is joined with an event is the event's.
+/// Whether the damage in a row that is joined with an event is the event's.
 pub(super) fn is_damage_of_event(row: &QueryResult) -> bool {
     is_damaged::<Option<String>>(row, "kind")
         || is_damaged::<Option<i64>>(row, "tenant_num")
@@ -178,12 +179,12 @@ pub(super) fn is_damage_of_event(row: &QueryResult) -> bool {
         || is_damaged::<Option<Vec<u8>>>(row, "body")
 }
 
-/// Whether a column is there and cannot be read.
+/// Whether the column exists and cannot be read.
 pub(super) fn is_damaged<T: TryGetable>(row: &QueryResult, column: &str) -> bool {
     matches!(row.try_get::<T>("", column).map_err(StoreError::from), Err(StoreError::Unreadable { .. }))
 }
 
-/// What a webhook is called outside, if its row says so.
+/// The public id of a webhook, if its row can tell it.
 pub(super) fn webhook_id_in(row: &QueryResult) -> Option<WebhookId> {
     row.try_get::<Vec<u8>>("", "id").ok().and_then(|id| WebhookId::from_bytes(&id))
 }
