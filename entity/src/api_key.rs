@@ -1,4 +1,4 @@
-//! A key to the API; without a tenant it is an admin key.
+//! An API key; without a tenant it is an admin key.
 
 use sea_orm::entity::prelude::*;
 
@@ -15,11 +15,11 @@ pub struct Model {
     /// SHA-256 of the whole key.
     pub digest: Vec<u8>,
     pub created_at: i64,
-    /// Null for one that does not end by itself.
+    /// Null for a key that does not expire.
     pub expires_at: Option<i64>,
-    /// To about a minute; null for one that was never used.
+    /// Accurate to about a minute; null for a key that was never used.
     pub last_used_at: Option<i64>,
-    /// Of a session: the digest of the key that opened it.
+    /// Sessions only: the digest of the key that opened the session.
     pub opened_by: Option<Vec<u8>>,
 }
 

@@ -18,7 +18,7 @@ pub struct Model {
     pub status_code: Option<i16>,
     pub outcome: i16,
     pub error: Option<String>,
-    /// JSON list of pairs.
+    /// JSON list of name-value pairs.
     pub response_headers: Option<String>,
     pub response_body: Option<Vec<u8>>,
 }

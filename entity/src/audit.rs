@@ -1,4 +1,4 @@
-//! Who changed what.
+//! A row of the audit log: who changed what.
 
 use sea_orm::entity::prelude::*;
 
@@ -9,7 +9,7 @@ pub struct Model {
     pub num: i64,
     pub at: i64,
     pub author: String,
-    /// Null for what concerns no tenant.
+    /// Null if the action concerns no tenant.
     pub tenant_num: Option<i64>,
     pub action: String,
     pub subject: String,

@@ -1,4 +1,4 @@
-//! One event for one webhook, once its first outcome or its deferral is recorded.
+//! One event for one webhook, from its first outcome, deferral or cancellation on.
 
 use sea_orm::entity::prelude::*;
 

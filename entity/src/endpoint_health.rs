@@ -14,7 +14,7 @@ pub struct Model {
     pub last_failure: Option<i16>,
     pub failing_since: Option<i64>,
     pub warned_at: Option<i64>,
-    /// When the last request failed; null when none has.
+    /// When the last failed request ended; null if none has failed.
     pub last_error_at: Option<i64>,
     pub last_error_outcome: Option<i16>,
     pub last_error_status: Option<i16>,

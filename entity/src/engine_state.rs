@@ -1,4 +1,4 @@
-//! Single values of the engine itself.
+//! Single values that the engine keeps, by name.
 
 use sea_orm::entity::prelude::*;
 

@@ -13,7 +13,7 @@ pub struct Model {
     pub caller_id: Option<String>,
     pub matched: i64,
     pub body: Vec<u8>,
-    /// The engines that it has come through; null for most.
+    /// The engines that the event has come through; null for most.
     pub trail: Option<String>,
 }
 

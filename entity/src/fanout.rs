@@ -1,4 +1,4 @@
-//! The webhooks of one shard that are still owed an event.
+//! The webhooks of one shard that an event is owed to; deleted once all of them have a delivery row.
 
 use sea_orm::entity::prelude::*;
 

@@ -1,4 +1,4 @@
-//! The answer that a request with an `Idempotency-Key` got.
+//! The answer to a request with an `Idempotency-Key`.
 
 use sea_orm::entity::prelude::*;
 

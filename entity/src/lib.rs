@@ -1,4 +1,5 @@
-//! The rows, one table a file. Columns that are clear only with their table's story are explained in `migration`.
+//! The tables as types, one table per file. `migration` explains the columns that are clear only in the context of
+//! their table.
 
 pub mod api_key;
 pub mod attempt;

@@ -1,4 +1,4 @@
-//! What a tenant configured.
+//! A webhook as its tenant configured it.
 
 use sea_orm::entity::prelude::*;
 
@@ -15,7 +15,7 @@ pub struct Model {
     pub events: String,
     /// Sealed JSON object.
     pub headers: Vec<u8>,
-    /// JSON object; what is missing has its default.
+    /// JSON object; a missing member has its default.
     pub policy: String,
     pub description: Option<String>,
     pub metadata: Option<String>,
@@ -25,16 +25,16 @@ pub struct Model {
     pub created_at: i64,
     pub updated_at: i64,
     pub deleted_at: Option<i64>,
-    /// Null while its deliveries flow.
+    /// Null unless an operator has paused its deliveries.
     pub paused_at: Option<i64>,
     /// Sealed JSON object; null for most.
     pub credentials: Option<Vec<u8>>,
-    /// Tells its TLS options from others; null for most.
+    /// Digest of the TLS options, which tells them from others; null for most.
     pub tls_digest: Option<Vec<u8>>,
     /// JSON list of names; null for none.
     pub public_headers: Option<String>,
-    /// A URL of the origin that headers and credentials were given for, where the sealed values do not say it. Null
-    /// after an older version has made the webhook.
+    /// A URL of the origin that headers and credentials were given for. Read where the sealed values do not name the
+    /// origin. Null if an older version created the webhook.
     pub bound_url: Option<String>,
 }
 

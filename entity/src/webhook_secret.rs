@@ -1,4 +1,4 @@
-//! A signing secret; several overlap while one is being rotated.
+//! A signing secret; several overlap during a rotation.
 
 use sea_orm::entity::prelude::*;
 
@@ -10,7 +10,7 @@ pub struct Model {
     pub webhook_num: i64,
     pub sealed: Vec<u8>,
     pub created_at: i64,
-    /// Null for the current one.
+    /// Null for the current secret.
     pub expires_at: Option<i64>,
 }
 

@@ -1,4 +1,4 @@
-//! The few words in which the databases differ, so that a table is written once.
+//! The SQL in which the databases differ, so that a table is written once.
 
 use std::sync::OnceLock;
 
@@ -10,9 +10,9 @@ use crate::made::is_made;
 /// Called before each statement; see [`crate::before_each_statement`].
 pub(crate) static BEFORE_EACH: OnceLock<fn() -> Result<(), DbErr>> = OnceLock::new();
 
-/// Replaces `{key}`, `{given_key}`, `{bytes}` and `{clustered}` by what the database calls them.
+/// Replaces `{key}`, `{given_key}`, `{bytes}` and `{clustered}` by the SQL of the database.
 ///
-/// `{given_key}`: a key that the engine assigns; spelled so that SQLite makes it the table's own b-tree.
+/// `{given_key}`: a key that the engine assigns, spelled so that SQLite makes it the key of the table's own b-tree.
 /// `{clustered}`: SQLite keeps such a table in the order of its primary key, in one b-tree.
 fn spell(backend: DbBackend, sql: &str) -> String {
     let words = match backend {
@@ -32,7 +32,8 @@ fn spell(backend: DbBackend, sql: &str) -> String {
     words.iter().fold(sql.to_owned(), |sql, (placeholder, word)| sql.replace(placeholder, word))
 }
 
-/// Runs the statements one after the other; on SQLite not those whose work an earlier, interrupted run has done.
+/// Runs the statements one after the other. On SQLite it skips statements that an earlier, interrupted run has
+/// executed.
 pub(crate) async fn run(manager: &SchemaManager<'_>, statements: &[&str]) -> Result<(), DbErr> {
     let connection = manager.get_connection();
     let backend = connection.get_database_backend();

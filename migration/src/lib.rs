@@ -1,6 +1,6 @@
-//! The schema's history. A migration that has landed is never edited; new ones expand before they contract: they leave what
-//! older versions read and write as it is, so that these go on beside a newer one, and may be started again. One that does
-//! not has [`CONTRACTS`] in its name.
+//! The schema's history. A migration that has landed is never edited. New migrations expand before they contract: they
+//! leave what older versions read and write as it is, so that older versions can run beside a newer one and can be
+//! started again. A migration that does not has [`CONTRACTS`] in its name.
 
 use std::collections::BTreeSet;
 
@@ -24,17 +24,19 @@ mod m0014_tls_digests;
 mod m0015_trails;
 mod made;
 
-/// Names the lock that processes which migrate one PostgreSQL database take in turns. Arbitrary, and never changed.
+/// Id of the advisory lock that processes take in turns to migrate one PostgreSQL database. Arbitrary, and never
+/// changed.
 const TURN: i64 = 0x0070_6F73_7468_6173;
 
-/// In the name of a migration after which older versions do not work any more.
+/// Marks the name of a migration after which older versions no longer work.
 pub const CONTRACTS: &str = "_contract_";
 
-/// Where the library keeps the names of those that have run.
+/// The table in which the library keeps the names of applied migrations.
 const TABLE: &str = "seaql_migrations";
 
-/// Older nodes go on to work beside a migration and lock the tables in an order of their own. PostgreSQL ends one of those
-/// who wait for each other, after a second; one that is ended is tried again.
+/// How often a migration is tried. Older nodes keep working beside it and lock the tables in an order of their own;
+/// after a second PostgreSQL aborts one of two transactions that wait for each other. An aborted migration is tried
+/// again.
 const TRIES: usize = 20;
 const DEADLOCK: &str = "40P01";
 
@@ -61,10 +63,10 @@ impl MigratorTrait for Migrator {
     }
 }
 
-/// Why a schema cannot be worked with.
+/// Why this version cannot work with a schema.
 #[derive(Debug)]
 pub enum SchemaError {
-    /// Newer versions have changed what this one relies on, by these migrations.
+    /// Newer versions have changed what this version relies on, by these migrations.
     Newer(Vec<String>),
     Database(DbErr),
 }
@@ -75,12 +77,13 @@ impl From<DbErr> for SchemaError {
     }
 }
 
-/// For tests: from now on this is called before each statement of a migration, and ends the migration with its error.
+/// For tests: calls `check` before each statement of a migration from now on; its error ends the migration.
 pub fn before_each_statement(check: fn() -> Result<(), DbErr>) {
     let _ = dialect::BEFORE_EACH.set(check);
 }
 
-/// Runs what the database has not seen, all of it or nothing; however many processes do so at once, each migration runs once.
+/// Runs the migrations that the database has not seen, all of them or none. However many processes do so at once, each
+/// migration runs once.
 pub async fn up(on: &DatabaseConnection) -> Result<(), SchemaError> {
     match on.get_database_backend() {
         DbBackend::Postgres => {
@@ -106,7 +109,7 @@ async fn run_in_turn(on: &DatabaseConnection) -> Result<(), SchemaError> {
     Ok(turn.commit().await?)
 }
 
-/// This transaction, which waited for somebody who waited for it, was undone.
+/// Whether PostgreSQL aborted this transaction to resolve a deadlock.
 fn is_deadlock(error: &DbErr) -> bool {
     let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error else {
         return false;
@@ -121,17 +124,17 @@ pub async fn is_up_to_date(on: &DatabaseConnection) -> Result<bool, SchemaError>
     Ok(known.is_subset(&seen))
 }
 
-/// How many this database has seen.
+/// How many migrations this database has seen.
 pub async fn applied(on: &DatabaseConnection) -> Result<usize, DbErr> {
     Ok(seen(on).await?.len())
 }
 
-/// Those that this database has seen and this version does not know.
+/// Migrations that this database has seen and this version does not know.
 pub async fn unknown(on: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
     Ok(seen(on).await?.difference(&known()).cloned().collect())
 }
 
-/// Undoes the newest `steps`, all of them or nothing.
+/// Undoes the newest `steps` migrations, all of them or none.
 pub async fn down(on: &DatabaseConnection, steps: u32) -> Result<u32, SchemaError> {
     let applied = seen(on).await?;
     let newer: Vec<String> = applied.difference(&known()).cloned().collect();
@@ -160,7 +163,7 @@ where
 {
     let (seen, known) = (seen(on).await?, known());
     check(&seen, &known)?;
-    // The library runs nothing where it finds names that it does not know.
+    // The library runs nothing if it finds names that it does not know.
     if !known.is_subset(&seen) {
         Migrator::up(on, None).await?;
     }
@@ -171,7 +174,7 @@ fn known() -> BTreeSet<String> {
     Migrator::migrations().iter().map(|migration| migration.name().to_owned()).collect()
 }
 
-/// The names of those that have run.
+/// The names of the migrations that have run.
 async fn seen<'c, C>(on: &'c C) -> Result<BTreeSet<String>, DbErr>
 where
     C: ConnectionTrait,
@@ -184,14 +187,14 @@ where
     on.query_all_raw(names).await?.iter().map(|row| row.try_get_by_index(0)).collect()
 }
 
-/// What newer versions have added is no hindrance.
+/// Fails only for migrations that contract: what newer versions have added does no harm.
 fn check(seen: &BTreeSet<String>, known: &BTreeSet<String>) -> Result<(), SchemaError> {
     let contracted = seen.difference(known).filter(|name| name.contains(CONTRACTS));
     let contracted: Vec<String> = contracted.cloned().collect();
     if contracted.is_empty() { Ok(()) } else { Err(SchemaError::Newer(contracted)) }
 }
 
-/// A transaction that nobody else has the like of; all or nothing of what it does stays.
+/// Begins the transaction of a migration, one at a time for all processes.
 async fn turn(on: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
     let turn = on.begin().await?;
     turn.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({TURN})")).await?;

@@ -1,8 +1,8 @@
 //! Configuration, events and what is owed.
 //!
-//! Times are Unix milliseconds. `event.seq` holds its own acceptance time, and delivery and attempt ids are derived from
-//! row keys, which is why neither has a column. Events and all that belongs to them are clustered by event: a batch of
-//! the journal then appends to the end of each table instead of touching a page per webhook.
+//! Times are Unix milliseconds. `event.seq` contains the time of acceptance, and ids of deliveries and attempts are
+//! derived from row keys, so none of these has a column. Events and everything that belongs to them are clustered by
+//! event: a batch of the journal then appends to the end of each table instead of touching a page per webhook.
 
 use sea_orm_migration::prelude::{DbErr, DeriveMigrationName, MigrationTrait, SchemaManager, async_trait};
 
@@ -32,7 +32,7 @@ const UP: &[&str] = &[
         digest {bytes} NOT NULL,
         created_at BIGINT NOT NULL
     )",
-    // `headers` is sealed; `policy` is JSON whose missing fields have their defaults.
+    // `headers` is sealed; `policy` is JSON, whose missing members have their defaults.
     "CREATE TABLE webhook (
         num {key},
         id {bytes} NOT NULL UNIQUE,
@@ -95,7 +95,7 @@ const UP: &[&str] = &[
         targets {bytes} NOT NULL,
         PRIMARY KEY (event_seq, shard)
     ){clustered}",
-    // `tries` counts automatic attempts, `attempts` all of them. `manual_from` is set while a manual retry is wanted:
+    // `tries` counts automatic attempts, `attempts` all of them. `manual_from` is set while a manual retry is pending:
     // the status to fall back to if it fails, with `manual_next_at` as the next attempt then.
     "CREATE TABLE delivery (
         event_seq BIGINT NOT NULL,
@@ -109,7 +109,7 @@ const UP: &[&str] = &[
         manual_next_at BIGINT,
         PRIMARY KEY (event_seq, webhook_num)
     ){clustered}",
-    // Healthy deliveries are inserted as successes and never touch these.
+    // A delivery that is inserted as a success touches none of these indexes.
     "CREATE INDEX delivery_due ON delivery (webhook_num, next_at, event_seq) WHERE status = 0",
     "CREATE INDEX delivery_pending ON delivery (webhook_num, event_seq) WHERE status = 0",
     "CREATE INDEX delivery_failed ON delivery (webhook_num, event_seq) WHERE status = 2",
@@ -145,7 +145,7 @@ const UP: &[&str] = &[
         PRIMARY KEY (tenant_num, idempotency_key)
     ){clustered}",
     "CREATE INDEX idempotency_by_age ON idempotency (created_at)",
-    // Single values: how far the log has followed, whether the last stop was clean.
+    // Single values, such as how far the log index has followed and whether the last stop was clean.
     "CREATE TABLE engine_state (
         name TEXT NOT NULL PRIMARY KEY,
         value BIGINT NOT NULL

@@ -1,4 +1,4 @@
-//! What an operator holds, and what an endpoint has learnt of its receiver.
+//! Paused webhooks, and what an endpoint has learnt of its receiver.
 
 use sea_orm_migration::prelude::{DbErr, DeriveMigrationName, MigrationTrait, SchemaManager, async_trait};
 
@@ -8,7 +8,7 @@ use crate::dialect::run;
 pub(crate) struct Migration;
 
 const UP: &[&str] = &[
-    // Null while its deliveries flow.
+    // Null unless an operator has paused its deliveries.
     "ALTER TABLE webhook ADD COLUMN paused_at BIGINT",
     // A webhook without a row has seen no failure. `open_until` is null while the breaker is closed; `failing_since` is
     // the first failure after the last success.

@@ -1,4 +1,4 @@
-//! Who may call the engine until when, who changed what, and what sealed values are bound to.
+//! Expiry and last use of keys, the audit log, and what sealed values are bound to.
 
 use sea_orm_migration::prelude::{DbErr, DeriveMigrationName, MigrationTrait, SchemaManager, async_trait};
 use sea_orm_migration::sea_orm::DbBackend;
@@ -11,8 +11,8 @@ pub(crate) struct Migration;
 const UP: &[&str] = &[
     "ALTER TABLE api_key ADD COLUMN expires_at BIGINT",
     "ALTER TABLE api_key ADD COLUMN last_used_at BIGINT",
-    // `tenant_num` is null for what concerns no tenant. `subject` is an id, or the name of an event type. `fields` are
-    // names, separated by commas.
+    // `tenant_num` is null if the action concerns no tenant. `subject` is an id, or the name of an event type. `fields`
+    // are names, separated by commas.
     "CREATE TABLE audit (
         num {key},
         at BIGINT NOT NULL,
@@ -28,7 +28,8 @@ const UP: &[&str] = &[
     "CREATE INDEX audit_by_subject ON audit (subject, num)",
 ];
 
-/// An older version cannot read values of the newer layout. Where one has been at work it may go on, or be started again.
+/// Chooses the newer layout of sealed values on a new database only. Where an older version has run it may go on or be
+/// started again, and it cannot read values of the newer layout.
 const NEWER_LAYOUT: [(DbBackend, &str); 2] = [
     (
         DbBackend::Sqlite,

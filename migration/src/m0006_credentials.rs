@@ -1,4 +1,4 @@
-//! What lets a webhook in at its receiver.
+//! Credentials of a webhook for its receiver.
 
 use sea_orm_migration::prelude::{DbErr, DeriveMigrationName, MigrationTrait, SchemaManager, async_trait};
 

@@ -1,4 +1,4 @@
-//! Keys that browsers hold for a while.
+//! Sessions: keys that a browser holds for a while.
 
 use sea_orm_migration::prelude::{DbErr, DeriveMigrationName, MigrationTrait, SchemaManager, async_trait};
 
@@ -7,7 +7,7 @@ use crate::dialect::run;
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 
-// Digest of the key that opened a session; null for a key of its own.
+// Digest of the key that opened a session; null for a key that is no session.
 const UP: &[&str] = &[
     "ALTER TABLE api_key ADD COLUMN opened_by {bytes}",
     "CREATE INDEX api_key_by_opener ON api_key (opened_by, expires_at) WHERE opened_by IS NOT NULL",

@@ -11,13 +11,14 @@ pub(crate) struct Migration;
 const UP: &[&str] = &[
     // A JSON list of names; null for none.
     "ALTER TABLE webhook ADD COLUMN public_headers TEXT",
-    // A URL of the origin that headers and credentials were given for. Read where the sealed values do not say it; null
-    // after an older version has made the webhook.
+    // A URL of the origin that headers and credentials were given for. Read where the sealed values do not name the
+    // origin; null if an older version created the webhook.
     "ALTER TABLE webhook ADD COLUMN bound_url TEXT",
     "UPDATE webhook SET bound_url = url",
 ];
 
-/// An older version cannot read values of the newer layout, and may go on where it has been at work.
+/// Chooses the newer layout of sealed values on a new database only: an older version cannot read it, and may go on
+/// where it has run.
 const NEWER_LAYOUT: [(DbBackend, &str); 2] = [
     (
         DbBackend::Sqlite,

@@ -7,7 +7,7 @@ use crate::dialect::run;
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 
-// Null in rows that an older version has written.
+// Null in rows that an older version wrote.
 const UP: &[&str] = &[
     "ALTER TABLE endpoint_health ADD COLUMN last_error_at BIGINT",
     "ALTER TABLE endpoint_health ADD COLUMN last_error_outcome SMALLINT",

@@ -1,4 +1,4 @@
-//! How many different TLS options a tenant's webhooks have.
+//! Digests of TLS options, by which a tenant's different ones are counted.
 
 use sea_orm_migration::prelude::{DbErr, DeriveMigrationName, MigrationTrait, SchemaManager, async_trait};
 
@@ -7,7 +7,7 @@ use crate::dialect::run;
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 
-// Null for most, and for what was saved before.
+// Null for most webhooks, and for those that were saved before.
 const UP: &[&str] = &[
     "ALTER TABLE webhook ADD COLUMN tls_digest {bytes}",
     "CREATE INDEX webhook_by_tls ON webhook (tenant_num, tls_digest) WHERE tls_digest IS NOT NULL AND deleted_at IS NULL",

@@ -1,4 +1,4 @@
-//! Which engines an event has come through.
+//! The trail of an event: the engines that it has come through.
 
 use sea_orm_migration::prelude::{DbErr, DeriveMigrationName, MigrationTrait, SchemaManager, async_trait};
 
@@ -7,7 +7,7 @@ use crate::dialect::run;
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 
-// Names of engines, separated by commas; null for what was not published by another engine.
+// Names of engines, separated by commas; null for an event that no other engine published.
 const UP: &[&str] = &["ALTER TABLE event ADD COLUMN trail TEXT"];
 
 const DOWN: &[&str] = &["ALTER TABLE event DROP COLUMN trail"];

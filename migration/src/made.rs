@@ -1,6 +1,6 @@
-//! What a statement makes, and whether a SQLite file has it already. Until 2026-11 each statement of a migration was committed
-//! by itself: a process that was killed between two of them left the work of the first ones, and no note of the migration.
-//! Its next run leaves out what is there.
+//! Tells what a statement creates, and whether a SQLite file already has it. Until 2026-11 each statement of a
+//! migration was committed by itself: a process that was killed between two statements left the work of the first ones,
+//! and no record of the migration. Its next run skips what exists.
 
 use sea_orm_migration::prelude::DbErr;
 use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend, Statement};
@@ -14,7 +14,7 @@ enum Made<'a> {
     State(&'a str),
 }
 
-/// `None`: what cannot be told by its words is done whenever it is asked for.
+/// `None` for a statement whose words do not tell what it creates; such a statement always runs.
 fn made_by(sql: &str) -> Option<Made<'_>> {
     let words: Vec<&str> = sql.split_whitespace().collect();
     match words[..] {
@@ -27,7 +27,7 @@ fn made_by(sql: &str) -> Option<Made<'_>> {
     }
 }
 
-/// Whether what the statement makes is there.
+/// Whether what the statement creates exists.
 pub(crate) async fn is_made<C: ConnectionTrait>(on: &C, sql: &str) -> Result<bool, DbErr> {
     let (question, values) = match made_by(sql) {
         Some(Made::Object(name)) => ("SELECT 1 FROM sqlite_master WHERE name = ?", vec![name]),
