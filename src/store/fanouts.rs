@@ -1,5 +1,5 @@
-//! Reads open fan-outs, which have targets without a row. The dispatcher's scans and the ledger call it. The journal
-//! writes and deletes fan-outs.
+//! Reads open fan-outs, which have targets without a row: for the dispatcher, its scans, and what the API shows or
+//! purges. The journal writes and deletes fan-outs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -118,7 +118,7 @@ struct SuccessRow {
 }
 
 impl Store {
-    /// When each of these webhooks last had a successful delivery, if that is one of its 16 newest deliveries.
+    /// When each of these webhooks last had a successful delivery, if that is one of its newest few deliveries.
     pub async fn last_successes(&self, webhooks: &[WebhookNum]) -> Result<Vec<(WebhookNum, UnixMillis)>, StoreError> {
         let (backend, mut found) = (self.backend(), Vec::new());
         let (then_join, is_one) = (dialect::then_join(backend), dialect::is_any_of(backend, "w.num", "$1"));
