@@ -171,8 +171,8 @@ impl Store {
         change: impl AsyncFnOnce(&Transaction) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let its_turn = match self.backend() {
-            // SQLite would put the second of two concurrent writers to sleep; it waits for the writer connection
-            // instead.
+            // If two connections wrote at once, SQLite would let one of them sleep. So this write first waits for the
+            // writer connection.
             DbBackend::Sqlite => Some(self.begin().await?),
             _ => None,
         };

@@ -43,7 +43,7 @@ pub enum Who {
     Admin,
     /// A CLI command that works on the database itself.
     Command,
-    /// The engine, unasked.
+    /// The engine, on its own account.
     Engine,
 }
 

@@ -82,7 +82,7 @@ impl Store {
         Ok(Entity::find_by_id((tenant.0, name.to_owned())).one(self.readers()).await?.map(EventType::from))
     }
 
-    /// By name, after `after`: one more than `limit` if there are more, by which the caller sees that.
+    /// Event types by name, after `after`. Returns one more than `limit` if there are more.
     pub async fn event_types(
         &self,
         tenant: TenantNum,

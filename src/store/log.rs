@@ -27,8 +27,8 @@ pub const EVERY: Duration = Duration::from_secs(2);
 /// time.
 const CHUNK: usize = 256;
 
-/// The same when many entries have gathered: a reader then waits for the work itself, and fewer commits leave more time
-/// for it.
+/// Entries per transaction when many have gathered: a reader then waits for the work itself, and fewer commits leave
+/// more time for it.
 const LARGE_CHUNK: usize = 1024;
 
 /// Entries that gather in [`EVERY`] at some thousand deliveries a second.
@@ -37,7 +37,7 @@ const MUCH: usize = 16 * 1024;
 /// After this time an event that has its key from another node is visible, or its transaction was ended.
 const TURNS_UP_MS: i64 = 60_000;
 
-/// How far the marks of shards may lag behind what is known: each update is one small statement for all of them.
+/// How far the marks of shards may lag. Each update is one small statement for the marks of all shards.
 const MARK_EVERY_MS: i64 = 15_000;
 
 /// Deliveries that are recorded but not indexed yet. The journal's writer fills it.
@@ -142,8 +142,8 @@ impl LogIndex {
         }
     }
 
-    /// Afterwards every delivery that was recorded before the call is in the index. For readers: it pays for no commit
-    /// that it does not need.
+    /// Afterwards every delivery that was recorded before the call is in the index. For readers, who must not pay for a
+    /// commit that they do not need: it does not record how far the index has come.
     pub async fn flush(&self) -> Result<(), StoreError> {
         let mut progress = self.turn.lock().await;
         self.move_entries(&mut progress).await?;

@@ -24,7 +24,8 @@ impl<T> Page<T> {
         Self { items, next }
     }
 
-    /// Notes that rows were searched only down to `floor`; `None`: to the end.
+    /// Lets the next page start at `floor`, down to which rows were searched, unless this page is full; `None`: rows
+    /// were searched to the end.
     pub(super) fn down_to(self, floor: Option<i64>) -> Self {
         Self { next: self.next.or(floor), ..self }
     }

@@ -12,7 +12,7 @@ use crate::domain::id::EventSeq;
 
 use super::events::Event;
 
-/// One count per process, as its memory is one.
+/// One count for the whole process, since its events share one memory.
 static IN_MEMORY: AtomicUsize = AtomicUsize::new(0);
 
 /// Larger bodies are not kept with their events: each attempt reads the body just before it sends it.

@@ -257,7 +257,8 @@ impl Store {
         Ok(Batch { old, next })
     }
 
-    /// `None` if the value is up to date, or cannot be opened; [`Store::sealed`] then still counts it as old.
+    /// `None` if the value is up to date, or if it cannot be opened; [`Store::sealed`] still counts a value that cannot
+    /// be opened as old.
     fn sealed_anew(
         &self,
         keys: Vec<Value>,

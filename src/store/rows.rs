@@ -72,8 +72,8 @@ impl Kind {
         }
     }
 
-    /// The value that stands for null in a list, and its SQL: a number that no row has, or an empty text, which says as
-    /// little.
+    /// The value that stands for null in a list, and its SQL: a number that no row has, or an empty text, which means
+    /// no more than null.
     fn stand_in(self) -> (Value, &'static str) {
         match self {
             Self::Int8 => (i64::MIN.into(), "'-9223372036854775808'::int8"),

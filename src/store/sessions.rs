@@ -18,9 +18,9 @@ use super::{Page, Store, StoreError};
 pub struct Session {
     pub num: i64,
     pub id: SessionId,
-    /// `None` for an admin's.
+    /// `None` for an admin's session.
     pub tenant: Option<TenantId>,
-    /// The key that opened it and its name; `None` for the admin key of the configuration.
+    /// The key that opened the session, and its name; `None` for the admin key of the configuration.
     pub key: Option<(KeyId, String)>,
     pub scopes: Vec<String>,
     pub created_at: UnixMillis,

@@ -6,7 +6,7 @@ use crate::domain::id::WebhookNum;
 
 use super::StoreError;
 
-/// Encoding fewer repetitions saves no space.
+/// Fewer repetitions are written out: a count would save no space.
 const WORTH_IT: u64 = 3;
 
 /// No fan-out has more targets: this is forty times what an engine is made for. A damaged row takes at most 32 MiB of

@@ -1,5 +1,5 @@
-//! PostgreSQL: opens a server that several processes may share. No code, here or elsewhere, relies on session state, so
-//! that a pooler may run each transaction in another session; only `LISTEN` does, which may have a URL of its own.
+//! PostgreSQL: opens a server that several processes may share. Only `LISTEN`, which may have a URL of its own, relies
+//! on session state. So a pooler may run each transaction in another session.
 
 mod checks;
 mod contents;
@@ -29,13 +29,13 @@ const WRITER: u32 = 1;
 
 const ASYNC_COMMIT: u32 = 1;
 
-/// Two: one connection that hangs must not keep the lease from being renewed.
+/// Two connections, so that one which hangs does not keep the lease from being renewed.
 const LEASE: u32 = 2;
 
 /// How long a caller waits for a connection. Then it gets an error, as publishers do when the server is away.
 const ACQUIRE: Duration = Duration::from_secs(5);
 
-/// A connection that was idle for this long is tested before use. In a busy process none is.
+/// A connection that was idle for this long is tested before use. In a busy process no connection is idle that long.
 const TESTED_AFTER_IDLE: Duration = Duration::from_secs(1);
 
 /// A connection is replaced after this time, so that the process follows a switch to another server.

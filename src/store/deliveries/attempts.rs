@@ -14,7 +14,7 @@ use crate::store::{Store, StoreError};
 
 use super::{Attempt, Trigger, number};
 
-/// Bytes of a response body that a list shows. The attempts of one delivery show the rest.
+/// Bytes of a response body that a list of deliveries shows. The attempts of one delivery show all of it.
 pub const LISTED_BODY: usize = 1024;
 
 /// The codes of all outcomes.

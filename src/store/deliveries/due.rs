@@ -91,8 +91,8 @@ fn body_columns() -> String {
 }
 
 /// Selects what sending needs of the pending deliveries of webhook `$1`: at most `$2` rows, none of `$3`. Looks up the
-/// sizes of all bodies, then reads the rows whose bodies fit into [`READ_BYTES`]. Large bodies are never read and count
-/// nothing.
+/// sizes of all bodies, then reads the rows whose bodies fit into [`READ_BYTES`]. Never reads large bodies, which count
+/// as no bytes.
 fn due_sql(backend: DbBackend, which: &str, order: &str) -> String {
     let is_unknown = dialect::is_none_of(backend, "d.event_seq", "$3");
     format!(

@@ -14,7 +14,7 @@ const OLDEST: i32 = 150_000;
 /// Clock skew that is logged. Retries and leases count in seconds: nobody notices less.
 const SKEW_NOTED_MS: i64 = 1000;
 
-/// Clock skew that is refused. Times in answers and logs mislead by then, and receivers soon refuse signatures for
+/// Clock skew that is refused. With it, times in answers and logs mislead, and receivers soon refuse signatures for
 /// their age.
 const SKEW_REFUSED_MS: i64 = 30_000;
 
