@@ -20,7 +20,7 @@
 //! | [`engine`] | the only door to what lives below the API: publishes, dispatches, runs the endpoint actors |
 //! | [`delivery`] | one webhook request: guard, signature, HTTP client, outcome, retry decision |
 //! | [`store`] | everything durable, on SQLite or PostgreSQL: journal, ledger, leases, queries |
-//! | [`id`] | typed ids, and the event keys that they are derived from |
+//! | [`domain`] | plain data that every layer may name: ids and event keys, moments, policies, outcomes |
 //! | [`clock`] | moments, and a clock that does not jump |
 //! | [`fault`] | what happens when a part that all others rely on fails, and fault points for tests |
 //! | [`log_limit`] | how many log lines one subject may fill in a second |

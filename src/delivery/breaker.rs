@@ -22,7 +22,7 @@ use crate::domain::policy::BreakerSettings;
 /// The end of a cool-down that is over: in the past, whatever the clock shows.
 const DUE: UnixMillis = UnixMillis(0);
 
-/// What survives a restart. The default is a breaker that has seen no failure.
+/// The state that survives a restart. The default is a closed breaker that has seen no failure.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Saved {
     pub consecutive_failures: u32,

@@ -14,7 +14,7 @@ use sha2::Sha256;
 
 use crate::domain::policy::SignatureFormat;
 
-/// What every secret starts with (Standard Webhooks 1.0.0).
+/// The prefix of every secret (Standard Webhooks 1.0.0).
 const PREFIX: &str = "whsec_";
 
 /// How many bytes a secret may decode to. Standard Webhooks asks for 24 to 64; for a secret that the owner brings, 128
@@ -33,7 +33,7 @@ const DIGEST_BASE64: usize = 44;
 /// The longest text of an `i64`.
 const UNIX_SECONDS_TEXT: usize = 20;
 
-/// A secret shared with a receiver. Cheap to clone; `Debug` shows nothing of it.
+/// A secret shared with a receiver. Cheap to clone; `Debug` does not show it.
 #[derive(Clone)]
 pub struct SigningSecret(Arc<Keys>);
 

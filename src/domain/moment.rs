@@ -1,4 +1,4 @@
-//! Wall-clock moments as the rows and the API know them. Pure: code that decides takes `now` as an argument, and only
+//! Wall-clock moments as rows and the API show them. Pure: code that decides takes `now` as an argument, and only
 //! [`crate::clock`] reads a clock.
 
 use std::fmt;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMillis(pub i64);
 
-/// 9999-12-30T22:00:00.000Z, the last moment that the library makes of milliseconds: it can be written in every time zone.
+/// 9999-12-30T22:00:00.000Z, the last moment that jiff makes of milliseconds: it can be written in every time zone.
 pub(crate) const LAST: i64 = 253_402_207_200_000;
 
 impl UnixMillis {
@@ -19,7 +19,7 @@ impl UnixMillis {
         self.0.div_euclid(1000)
     }
 
-    /// This moment moved later; stops at the year 9999.
+    /// This moment plus `wait`; stops at the year 9999.
     #[must_use]
     pub fn plus(self, wait: Duration) -> Self {
         let wait = i64::try_from(wait.as_millis()).unwrap_or(LAST);
@@ -40,7 +40,7 @@ impl fmt::Display for UnixMillis {
     }
 }
 
-/// A text that is no RFC 3339 moment between 1970 and 9999.
+/// A text that is not an RFC 3339 moment between 1970 and 9999.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected an RFC 3339 time such as 2026-11-23T08:00:00.000Z")]
 pub struct TimeError;
@@ -58,8 +58,7 @@ impl std::str::FromStr for UnixMillis {
     }
 }
 
-/// Whether a text is a time that RFC 3339 can write, too late to be written in every time zone. Who gives one means
-/// "never".
+/// Whether a text is an RFC 3339 time that is too late to be written in every time zone. Such a time means "never".
 fn is_in_the_last_hours(text: &str) -> bool {
     let Ok(time) = jiff::fmt::temporal::Pieces::parse(text) else { return false };
     let date = time.date();

@@ -1,4 +1,5 @@
-//! What became of one attempt. Filled in by the sender, judged by [`crate::delivery::decide`], stored as its kind.
+//! How an attempt ended. The sender sets the outcome, [`crate::delivery::decide`] draws the verdict from it, and the store
+//! keeps its kind.
 
 use std::time::Duration;
 

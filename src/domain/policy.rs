@@ -83,11 +83,11 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// The limits of `requests` and `burst`: far more than one receiver takes, and small enough
-    /// that a full burst at the slowest rate still counts in 64-bit nanoseconds.
+    /// The range of `requests` and `burst`: far more than one receiver takes, and small enough that a full burst at the
+    /// slowest rate still fits into 64-bit nanoseconds.
     pub(crate) const REQUESTS: std::ops::RangeInclusive<u32> = 1..=100_000;
 
-    /// The limits of `perSeconds`: a quota is per day at the longest.
+    /// The range of `perSeconds`: the longest period of a quota is a day.
     pub(crate) const PER_SECONDS: std::ops::RangeInclusive<u32> = 1..=86_400;
 
     fn problems(&self) -> impl Iterator<Item = PolicyProblem> + use<> {
@@ -151,7 +151,7 @@ pub struct PolicyProblem {
 }
 
 impl PolicyProblem {
-    /// A problem unless `given` is one of the `accepted`.
+    /// A problem unless `given` is among the `accepted`.
     pub(crate) fn out_of<T>(pointer: &str, given: T, accepted: &std::ops::RangeInclusive<T>) -> Option<Self>
     where
         T: PartialOrd + std::fmt::Display,

@@ -6,24 +6,24 @@ use serde::{Deserialize, Serialize};
 
 use super::PolicyProblem;
 
-/// The limits of `failureThreshold`: more than a thousand failures in a row prove nothing that a thousand do not.
+/// The range of `failureThreshold`: more than a thousand failures in a row prove nothing that a thousand do not.
 const FAILURE_THRESHOLD: std::ops::RangeInclusive<u16> = 1..=1000;
 
-/// The limits of `cooldownSeconds`: a receiver that is back should not wait for longer than an hour at first.
+/// The range of `cooldownSeconds`: a receiver that is back should not wait for longer than an hour at first.
 const COOLDOWN_SECONDS: std::ops::RangeInclusive<u32> = 1..=3_600;
 
-/// The longest `maxCooldownSeconds`: even a receiver that seems dead is asked once a day.
+/// The longest `maxCooldownSeconds`: even a receiver that seems dead is probed once a day.
 const LONGEST_COOLDOWN_SECONDS: u32 = 86_400;
 
-/// When an endpoint is left alone, and for how long.
+/// When a breaker opens, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct BreakerSettings {
-    /// Failures in a row after which the endpoint is left alone; 1 to 1000.
+    /// Failures in a row that open the breaker; 1 to 1000.
     pub failure_threshold: u16,
-    /// How long it is left alone at first; twice as long after each failed probe; 1 to 3600.
+    /// The first cool-down, doubled by each failed probe; 1 to 3600.
     pub cooldown_seconds: u32,
-    /// It is never left alone for longer than this; `cooldownSeconds` to 86400.
+    /// The longest cool-down; `cooldownSeconds` to 86400.
     pub max_cooldown_seconds: u32,
 }
 
@@ -34,7 +34,7 @@ impl Default for BreakerSettings {
 }
 
 impl BreakerSettings {
-    /// Every value out of its range, with pointers from the policy that holds these settings.
+    /// Every value out of its range, with pointers into the policy.
     pub(in crate::domain) fn problems(&self) -> impl Iterator<Item = PolicyProblem> + use<> {
         let shortest = self.cooldown_seconds.clamp(*COOLDOWN_SECONDS.start(), *COOLDOWN_SECONDS.end());
         let max_cooldown = shortest..=LONGEST_COOLDOWN_SECONDS;

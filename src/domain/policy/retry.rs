@@ -9,29 +9,29 @@ use super::PolicyProblem;
 /// The first wait of `exponential`; each further one is twice as long.
 const EXPONENTIAL_BASE: Duration = Duration::from_secs(2);
 
-/// What `linear` adds per try.
+/// What `linear` adds with each try.
 const LINEAR_STEP: Duration = Duration::from_secs(5);
 
-/// The limit of `maxRetries`: twenty exponential waits reach past the cap of a day.
+/// The range of `maxRetries`: twenty exponential waits reach past the cap of a day.
 const MAX_RETRIES: std::ops::RangeInclusive<u8> = 0..=20;
 
-/// The limits of one wait, in seconds: a second to a day.
+/// The range of one wait: a second to a day.
 const DELAY_SECONDS: std::ops::RangeInclusive<u32> = 1..=86_400;
 
-/// The limits of a schedule's length; one entry for each possible retry.
+/// The range of a schedule's length: one entry for each possible retry.
 const SCHEDULE_ENTRIES: std::ops::RangeInclusive<usize> = 1..=20;
 
-/// How often and how patiently a webhook is retried.
+/// How often a delivery is retried, and after which waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RetryPolicy {
     /// Retries after the first attempt; 0 to 20.
     pub max_retries: u8,
     pub backoff_strategy: Backoff,
-    /// The waits of `schedule`, in seconds; the last one repeats. Required for `schedule` and for nothing else.
+    /// The waits of `schedule`, in seconds; the last one repeats. Required for `schedule` and refused otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schedule_seconds: Option<Vec<u32>>,
-    /// No wait of the schedule is longer than this, before jitter; 1 to 86400.
+    /// The longest wait of every strategy, before jitter and `Retry-After`; 1 to 86400.
     pub max_delay_seconds: u32,
 }
 
@@ -60,7 +60,7 @@ pub enum Backoff {
 }
 
 impl RetryPolicy {
-    /// Every value out of its range, with pointers from the policy that holds this one.
+    /// Every value out of its range, with pointers into the policy.
     pub(in crate::domain) fn problems(&self) -> Vec<PolicyProblem> {
         let mut problems = Vec::new();
         problems.extend(PolicyProblem::out_of("/retryPolicy/maxRetries", self.max_retries, &MAX_RETRIES));
