@@ -1,5 +1,6 @@
-//! Takes the connections of the API, on its own terms: how long a request's head may take and an answer may wait, how
-//! many connections there are, and who has to go when there are more. Given the routes by the app; knows none of them.
+//! Accepts and serves the connections of the API. The listener limits how long a request head may take, how long an
+//! answer may stay unread and how many connections are open, and decides which connection to close when there are more.
+//! The app passes it the router; the listener never looks at routes.
 
 mod activity;
 mod activity_io;
@@ -42,7 +43,7 @@ use self::overload_response::{Refusals, refuse};
 use self::tls::Certificate;
 use self::turns::Turns;
 
-/// Clients that keep connections keep them for up to 90 s; one that is closed under them is made anew.
+/// Clients keep idle connections for up to 90 s and reconnect when the server closes one earlier.
 const LIMITS: Limits = Limits {
     head: Duration::from_secs(10),
     idle: Duration::from_secs(60),
@@ -50,13 +51,13 @@ const LIMITS: Limits = Limits {
     close: Duration::from_secs(1),
 };
 
-/// Between two tries to accept when there is no descriptor, so that nothing spins.
+/// Pause between two `accept` calls while the process is out of file descriptors; without it, the loop would spin.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(50);
 
-/// What is said about a lack of descriptors, at most this often.
+/// The warning about missing file descriptors is logged at most this often.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
-/// A socket that is bound and not served yet.
+/// A bound socket that is not served yet.
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
@@ -64,7 +65,7 @@ pub struct Listener {
     certificate: Option<Arc<Certificate>>,
 }
 
-/// Why there is no listener.
+/// Why a listener could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     #[error(
@@ -76,11 +77,11 @@ pub enum ListenError {
 }
 
 impl Listener {
-    /// Binds `address`, for at most so many connections at once.
+    /// Binds `address`, for at most `most` open connections.
     ///
     /// # Errors
     ///
-    /// When the address is taken, or the files for TLS cannot be used.
+    /// When the address cannot be bound, or the TLS files cannot be used.
     pub async fn bind(address: SocketAddr, most: usize, tls: Option<TlsFiles>) -> Result<Self, ListenError> {
         let certificate = tls.map(Certificate::read).transpose()?;
         let failed = |source| ListenError::Bind { address, source };
@@ -94,25 +95,25 @@ impl Listener {
         self.address
     }
 
-    /// Where it is reached, without a slash at the end.
+    /// The base URL of the listener, without a trailing slash.
     #[must_use]
     pub fn url(&self) -> String {
         let scheme = if self.certificate.is_some() { "https" } else { "http" };
         format!("{scheme}://{}", self.address)
     }
 
-    /// What is counted of it, also while it serves.
+    /// The listener's counters; they stay readable while it serves.
     #[must_use]
     pub fn figures(&self) -> Figures {
         Figures::of(&self.connections)
     }
 
-    /// Serves these routes until it is stopped. `is_known` tells from the extensions of an answer whether its caller had
-    /// a valid key: connections of such callers keep half of the places.
+    /// Serves `router` until [`ServerHandle::stop`]. `is_known` tells from a response's extensions whether its caller
+    /// had a valid key: half of the connection slots are kept for such callers.
     ///
     /// # Errors
     ///
-    /// When TLS cannot be set up.
+    /// When the TLS configuration is rejected.
     pub fn serve(self, router: Router, is_known: fn(&Extensions) -> bool) -> Result<ServerHandle, TlsError> {
         let stopping = CancellationToken::new();
         let tls = self.certificate.as_ref().map(Certificate::acceptor).transpose()?;
@@ -137,7 +138,7 @@ impl Listener {
     }
 }
 
-/// A listener at work.
+/// Stops a listener that is being served.
 pub struct ServerHandle {
     stopping: CancellationToken,
     cut: CancellationToken,
@@ -146,8 +147,8 @@ pub struct ServerHandle {
 }
 
 impl ServerHandle {
-    /// Accepts nothing more and lets requests under way end until then; answers whether they did. What has not ended is
-    /// cut off.
+    /// Stops accepting and waits until `by` for requests under way, then drops the remaining connections. Returns
+    /// whether every connection ended in time.
     pub async fn stop(self, by: Instant) -> bool {
         self.stopping.cancel();
         let ended = async {
@@ -169,7 +170,7 @@ struct Acceptor {
     cut: CancellationToken,
     refusals: Refusals,
     spare: Spare,
-    /// When a lack of descriptors was last spoken of.
+    /// When the warning about missing file descriptors was last logged.
     said: Option<Instant>,
 }
 
@@ -180,7 +181,7 @@ impl Acceptor {
             match accepted {
                 Ok((stream, peer)) => self.admit(stream, peer),
                 Err(error) if is_of_one_connection(&error) => {
-                    tracing::debug!(%error, "a connection was gone before it was accepted");
+                    tracing::debug!(%error, "connection closed before it was accepted");
                 }
                 Err(error) => _ = stopping.run_until_cancelled(self.make_do_without(&socket, &error)).await,
             }
@@ -194,17 +195,18 @@ impl Acceptor {
                 let cut = self.cut.clone();
                 self.tasks.spawn(async move { cut.run_until_cancelled(served).await });
             }
-            // With TLS nothing can be said before the handshake, which is what there is no room for.
+            // A TLS peer cannot read an answer before the handshake, and there is no room for a handshake.
             None if self.means.tls.is_some() => drop(stream),
             None => self.refusals.tell(stream),
         }
     }
 
-    /// Tells the connection that waits to come again, with the descriptor that was kept for it, and makes room.
+    /// Closes a dispensable connection, then accepts one waiting connection with the spare descriptor and answers
+    /// `503`.
     async fn make_do_without(&mut self, socket: &TcpListener, error: &io::Error) {
         if self.said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
             self.said = Some(Instant::now());
-            tracing::warn!(%error, "connections to the API cannot be accepted; is `ulimit -n` high enough?");
+            tracing::warn!(%error, "connections to the API cannot be accepted; raise `ulimit -n` if files are short");
         }
         self.connections.make_room(Instant::now());
         if self.spare.give_up() {
@@ -219,7 +221,7 @@ impl Acceptor {
     }
 }
 
-/// The others are the process's own: no descriptor, no memory.
+/// Other errors concern the whole process: no descriptor, no memory.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)

@@ -1,67 +1,67 @@
-//! What one connection is doing, and until when it may go on like that. Pure. Told by [`super::watched`] what comes and
-//! goes, by [`super::answer`] which requests begin and end and which answers are not taken in.
+//! Tracks what one connection is doing and computes its deadline. Pure. [`super::activity_io`] reports bytes received
+//! and sent; [`super::answer`] reports when requests begin and end and which answers the peer leaves unread.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a connection may take over what it does.
+/// Time limits for the phases of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// From the first byte of a request until its head is complete; for the first request, from the acceptance on, with
-    /// the TLS handshake in it.
+    /// From the first byte of a request until its head is complete. For the first request, the time starts when the
+    /// connection is accepted, so it includes the TLS handshake.
     pub(super) head: Duration,
     /// From one request to the next.
     pub(super) idle: Duration,
-    /// For the peer to take in anything of what is written to it, and each piece of an answer that HTTP/2 holds back for
-    /// lack of a window. Frames that carry no answer, such as a PING, do not count.
+    /// For the peer to read any of the bytes written to it, and to read each piece of an answer that waits for HTTP/2
+    /// flow control. Frames that carry no answer, such as a PING, are no progress.
     pub(super) write: Duration,
-    /// To take leave.
+    /// For a graceful shutdown.
     pub(super) close: Duration,
 }
 
-/// A connection that has just come, or was just answered, is about to ask for something.
+/// A connection that was just accepted or just answered is not closed yet: its next request is probably on the way.
 pub(super) const GRACE: Duration = Duration::from_millis(250);
 
-/// A peer on a slow line takes in a piece of an answer within this time.
+/// A peer on a slow network reads a piece of an answer within this time.
 pub(super) const UNREAD_GRACE: Duration = Duration::from_millis(500);
 
-/// The same for a caller without a valid key. A flood of such connections must leave places for those that come.
+/// The same for a caller without a valid key. A flood of such connections must leave slots for newcomers.
 pub(super) const ANONYMOUS_UNREAD_GRACE: Duration = Duration::from_millis(100);
 
-/// Between requests.
+/// What a connection does while no request is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// The first request has not begun.
     New,
-    /// Every request is answered.
+    /// Every request is answered, and the next one has not begun.
     Idle,
-    /// The next request is on its way.
+    /// The head of the next request is incomplete.
     Head,
 }
 
-/// How a connection ends whose time is up.
+/// How to close a connection whose deadline has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Manner {
-    /// The peer is told, as far as its protocol has words for it.
+    /// Graceful shutdown: the peer is told, as far as its protocol allows (HTTP/2: GOAWAY).
     Politely,
     AtOnce,
 }
 
-/// How dispensable a connection is: when places are short, the least in this order is closed first.
+/// How dispensable a connection is: when slots are short, the least in this order is closed first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Standing {
-    /// It has never asked for anything.
+    /// No request has begun.
     Silent(Instant),
-    /// It has asked without a valid key, and does not take in the answers.
+    /// No request had a valid key, and the peer does not read the answers.
     AnonymousUnread(Instant),
-    /// It has asked, and does not take in the answers.
+    /// A request had a valid key, and the peer does not read the answers.
     Unread(Instant),
     /// Every request is answered, and none had a valid key.
     Idle(Instant),
     /// Every request is answered, and at least one had a valid key.
     KnownIdle(Instant),
-    /// A request has been under way since then.
+    /// A request has been under way since this moment.
     Busy(Instant),
 }
 
@@ -81,7 +81,7 @@ impl Standing {
     }
 }
 
-/// A request of this connection.
+/// Identifies a request on its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RequestId(u64);
 
@@ -89,14 +89,14 @@ pub(super) struct RequestId(u64);
 struct Request {
     id: RequestId,
     began: Instant,
-    /// Since when the peer has not taken in the piece of the answer that HTTP/2 has for it.
+    /// Since when a piece of the answer waits in HTTP/2 for the peer to read it.
     unread_since: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Eviction {
     at: Instant,
-    /// Also in the middle of a request.
+    /// Close even in the middle of a request.
     is_forced: bool,
 }
 
@@ -105,14 +105,14 @@ struct Eviction {
 pub(super) struct Activity {
     phase: Phase,
     since: Instant,
-    /// Those under way.
+    /// The requests under way.
     requests: Vec<Request>,
     next: u64,
-    /// HTTP/2: its frames between two requests are no heads.
+    /// The connection speaks HTTP/2, so bytes between two requests are not the start of a head.
     is_multiplexed: bool,
-    /// A request had a valid key.
+    /// At least one request had a valid key.
     is_known: bool,
-    /// The peer takes nothing in.
+    /// Since when the socket accepts no bytes because the peer does not read.
     blocked_since: Option<Instant>,
     leaving_since: Option<Instant>,
     eviction: Option<Eviction>,
@@ -133,19 +133,19 @@ impl Activity {
         }
     }
 
-    /// Bytes have come.
+    /// Bytes were received.
     pub(super) fn received(&mut self, now: Instant) {
         if self.phase == Phase::Idle && self.requests.is_empty() && !self.is_multiplexed {
             (self.phase, self.since) = (Phase::Head, now);
         }
     }
 
-    /// Bytes have gone.
+    /// Bytes were sent.
     pub(super) fn sent(&mut self) {
         self.blocked_since = None;
     }
 
-    /// There are bytes to send, and the peer does not take them in.
+    /// There are bytes to send, and the peer does not read them.
     pub(super) fn blocked(&mut self, now: Instant) {
         self.blocked_since.get_or_insert(now);
     }
@@ -160,7 +160,7 @@ impl Activity {
         id
     }
 
-    /// The answer to a request is complete, or nobody waits for it any more.
+    /// The answer to a request is complete, or its caller is gone.
     pub(super) fn ended(&mut self, id: RequestId, now: Instant) {
         let before = self.requests.len();
         self.requests.retain(|request| request.id != id);
@@ -174,7 +174,7 @@ impl Activity {
         self.set_unread(id, Some(now));
     }
 
-    /// The peer has taken in the piece that waited.
+    /// The peer has read the piece that waited.
     pub(super) fn taken(&mut self, id: RequestId) {
         self.set_unread(id, None);
     }
@@ -185,17 +185,18 @@ impl Activity {
         }
     }
 
-    /// Since when the peer has not taken in a piece of this answer.
+    /// Since when a piece of this answer waits for the peer.
     pub(super) fn unread_since(&self, id: RequestId) -> Option<Instant> {
         self.requests.iter().find(|request| request.id == id)?.unread_since
     }
 
-    /// Its end was asked for.
+    /// A graceful shutdown of the connection has begun.
     pub(super) fn leave(&mut self, now: Instant) {
         self.leaving_since.get_or_insert(now);
     }
 
-    /// Its place is needed: it ends at once if that is forced, and otherwise with the requests that have begun meanwhile.
+    /// The connection's slot is needed. If `is_forced`, the connection ends at once; otherwise it first finishes
+    /// requests that have begun meanwhile.
     pub(super) fn evict(&mut self, is_forced: bool, now: Instant) {
         self.eviction.get_or_insert(Eviction { at: now, is_forced });
     }
@@ -222,7 +223,7 @@ impl Activity {
         let standings = self.requests.iter().map(of);
         let of_requests = standings.reduce(|a, b| match (a, b) {
             (Standing::Busy(a), Standing::Busy(b)) => Standing::Busy(a.min(b)),
-            // One that gets on keeps the connection busy; otherwise the one that has waited for the shortest time counts.
+            // One answer in progress keeps the connection busy. Otherwise the answer that became unread last counts.
             (a, b) => a.max(b),
         });
         of_requests.unwrap_or(match self.phase {
@@ -232,8 +233,8 @@ impl Activity {
         })
     }
 
-    /// When it is over unless something happens first; as a rule `None` while a request is being answered: handlers have
-    /// time limits of their own, and each answer of HTTP/2 has its own stream to end.
+    /// The connection's deadline, unless something happens first. Usually `None` while a request is being answered:
+    /// handlers have their own time limits, and [`super::streams`] ends unread answers of HTTP/2 one stream at a time.
     pub(super) fn ends(&self, limits: &Limits) -> Option<(Instant, Manner)> {
         let by_phase = match self.phase {
             _ if !self.requests.is_empty() => None,
@@ -246,11 +247,11 @@ impl Activity {
         let by_eviction =
             self.eviction.and_then(|Eviction { at, is_forced }| match (is_forced || !is_busy, self.leaving_since) {
                 (true, _) => Some((at, Manner::AtOnce)),
-                // Otherwise one request after the other would keep the place.
+                // Without a graceful shutdown, one request after the other would keep the slot.
                 (false, None) => Some((at, Manner::Politely)),
                 (false, Some(_)) => None,
             });
-        // Who was asked to leave is not asked again.
+        // A graceful shutdown that has begun is not begun again.
         let by_phase = if by_leaving.is_some() { None } else { by_phase };
         [by_phase, by_leaving, by_writing, by_eviction].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
@@ -333,7 +334,7 @@ mod tests {
         assert_eq!(activity.ends(&LIMITS), Some((after(start, 2), Manner::AtOnce)));
     }
 
-    /// PINGs and the like change nothing of what an answer waits for.
+    /// Frames such as a PING do not reset the time for which an answer is unread.
     #[test]
     fn frames_that_carry_no_answer_are_no_progress_of_it() {
         let start = Instant::now();

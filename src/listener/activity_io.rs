@@ -1,4 +1,5 @@
-//! A socket that tells its connection's [`Activity`] what comes and goes.
+//! Wraps a connection's socket and reports each read and write to the connection's [`Activity`]. Used by
+//! [`super::connection`]; it changes no byte and ends no connection.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

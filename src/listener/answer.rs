@@ -1,8 +1,9 @@
-//! A request that is under way, until the last of its answer is taken in: what makes a connection busy.
+//! Counts a request as under way until the peer has read the end of its answer. Used by [`super::connection`].
 //!
-//! HTTP/2 lets the peer say how much of each answer it takes, so what was handed over may stay here for as long as the peer
-//! likes. An answer is therefore given in pieces, the next one when the last was taken in, and the clock of
-//! [`super::activity`] runs while a piece waits. With HTTP/1.1 the socket says as much.
+//! With HTTP/2 the peer controls how much of each answer it accepts, so data given to hyper may wait there for as long
+//! as the peer likes. An HTTP/2 answer is therefore sent in pieces: each piece follows when the peer has read the
+//! previous one, and [`super::activity`] measures how long a piece waits. With HTTP/1.1 a blocked socket shows the
+//! same.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,21 +19,21 @@ use tokio::time::Instant;
 
 use super::activity::{Activity, RequestId};
 
-/// HTTP/2's usual frame. Taken in within the time for writing, it is the least that a peer gets through: 546 bytes a second.
+/// The default frame size of HTTP/2. One piece within the write limit of 30 s means at least 546 bytes a second.
 pub(super) const PIECE: usize = 16 * 1024;
 
-/// Counts as a request under way while it lives.
+/// Counts as one request under way until it is dropped.
 pub(super) struct UnderWay {
     activity: Arc<Mutex<Activity>>,
     id: RequestId,
-    /// Of all connections.
+    /// Requests under way on all connections.
     requests: Arc<AtomicUsize>,
-    /// Waits until a piece was taken in.
+    /// Wakes the body when the peer has read a piece.
     next_piece: AtomicWaker,
 }
 
 impl UnderWay {
-    /// `requests` counts it already.
+    /// The caller has already added this request to `requests`.
     pub(super) fn begin(
         activity: &Arc<Mutex<Activity>>,
         requests: Arc<AtomicUsize>,
@@ -47,7 +48,7 @@ impl UnderWay {
         self.activity.lock().caller_is_known();
     }
 
-    /// Since when the peer has not taken in a piece of the answer.
+    /// Since when a piece of the answer waits for the peer.
     pub(super) fn unread_since(&self) -> Option<Instant> {
         self.activity.lock().unread_since(self.id)
     }
@@ -60,18 +61,18 @@ impl Drop for UnderWay {
     }
 }
 
-/// The body of an answer, which keeps its request under way.
+/// The body of an answer. The request stays under way while this body exists.
 pub(super) struct AnswerBody {
     body: Body,
-    /// Of the last frame, what was not given yet.
+    /// The part of the last frame that was not handed to hyper yet.
     rest: Bytes,
     is_in_pieces: bool,
-    /// `None` for an answer that is not counted.
+    /// `None` for the answer to a refused request, which is not counted.
     under_way: Option<Arc<UnderWay>>,
 }
 
 impl AnswerBody {
-    /// `is_in_pieces`: with HTTP/2.
+    /// `is_in_pieces` is set for HTTP/2.
     pub(super) fn new(body: Body, under_way: Option<Arc<UnderWay>>, is_in_pieces: bool) -> Self {
         Self { body, rest: Bytes::new(), is_in_pieces, under_way }
     }
@@ -117,7 +118,7 @@ impl HttpBody for AnswerBody {
         Poll::Ready(Some(Ok(Frame::data(self.next_piece()))))
     }
 
-    /// Not before the last piece was taken in: nothing ends an answer that hyper takes for complete.
+    /// Not before the peer has read the last piece: once hyper considers an answer complete, nothing can give it up.
     fn is_end_stream(&self) -> bool {
         self.rest.is_empty() && self.body.is_end_stream() && !(self.is_in_pieces && self.is_unread())
     }
@@ -133,7 +134,7 @@ impl HttpBody for AnswerBody {
     }
 }
 
-/// Part of an answer on its way out. With HTTP/2, the next one follows once this is gone.
+/// A part of an answer that hyper sends. With HTTP/2 the next piece follows once this one is sent.
 pub(super) struct Piece {
     bytes: Bytes,
     receipt: Option<Receipt>,

@@ -1,5 +1,5 @@
-//! One connection from its acceptance to its end: TLS, HTTP, and the clock that ends it. What the clock goes by is in
-//! [`super::activity`].
+//! Serves one connection from its acceptance to its end: TLS, HTTP and the deadline. The acceptor in [`super`] starts
+//! it, and [`super::activity`] computes the deadline.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -36,48 +36,50 @@ use super::streams::{self, Handed, Streams};
 use super::strict::Strict;
 use super::turns::Turns;
 
-/// Names, values and the request line together: more is answered `431`, or with HTTP/2 the request is refused. As much is
-/// read ahead of a body. A head that is not complete is kept, and so is what CONTINUATION frames bring of it.
+/// Size limit of a request head: request line, names and values together. HTTP/1 answers a larger head with `431`;
+/// HTTP/2 refuses the request. The same amount is read ahead of a body. An incomplete head, also one that arrives in
+/// CONTINUATION frames, occupies memory up to this limit.
 const HEAD_BYTES: usize = 16 * 1024;
 
-/// Header fields of a request; one more is answered `431`.
+/// Header fields of a request; a request with more is answered `431`.
 const HEAD_FIELDS: usize = 100;
 
-/// HTTP/2: requests at once on one connection. Over all connections the roster bounds them.
+/// HTTP/2: concurrent requests on one connection. [`super::connections`] bounds them over all connections.
 const STREAMS: u32 = 100;
 
 /// HTTP/2: a client that opens and resets streams faster than they are served loses its connection (CVE-2023-44487).
 const PENDING_RESETS: usize = 20;
 
-/// HTTP/2: so does one whose streams break the protocol, and have to be reset over here (CVE-2025-8671).
+/// HTTP/2: a client whose streams break the protocol, so that the server has to reset them, loses its connection, too
+/// (CVE-2025-8671).
 const LOCAL_RESETS: usize = 100;
 
-/// HTTP/2: of a body that no handler has taken in yet, on one stream and on one connection.
+/// HTTP/2: body bytes that no handler has read yet, on one stream and on one connection.
 const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 512 * 1024;
 
-/// HTTP/2: after so much silence the peer is asked whether it is there, and has as long again to answer.
+/// HTTP/2: after this time without a frame the server sends a PING, and the peer has as long again to answer.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
 
-/// A busy connection is looked at this often although nothing has happened on it.
+/// A connection without a deadline is checked this often, even if nothing has happened on it.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// What all connections are served with.
+/// Shared by all connections.
 pub(super) struct Means {
     pub(super) router: Router,
-    /// Whether the caller of an answer had a valid key.
+    /// Tells from a response's extensions whether its caller had a valid key.
     pub(super) is_known: fn(&Extensions) -> bool,
     pub(super) http: auto::Builder<Streams>,
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) limits: Limits,
     pub(super) turns: Turns,
-    /// No further request is to begin.
+    /// Cancelled when the listener stops: no new request may begin.
     pub(super) stopping: CancellationToken,
 }
 
 pub(super) fn http(limits: &Limits, turns: &Turns) -> auto::Builder<Streams> {
     let mut http = auto::Builder::new(Streams { write: limits.write, turns: turns.clone() });
-    // How long a head may take is watched over here, also before it is known which HTTP is spoken.
+    // `Activity` limits the time for a head, since that limit must also hold before the HTTP version is known.
     http.http1().header_read_timeout(None).max_buf_size(HEAD_BYTES).max_headers(HEAD_FIELDS);
     http.http2()
         .timer(TokioTimer::new())
@@ -87,14 +89,14 @@ pub(super) fn http(limits: &Limits, turns: &Turns) -> auto::Builder<Streams> {
         .max_local_error_reset_streams(LOCAL_RESETS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        // No more than one piece of an answer is handed over before the peer has taken it in.
+        // hyper buffers no more than one piece of an answer until the peer has read it.
         .max_send_buf_size(PIECE)
         .keep_alive_interval(SIGN_OF_LIFE)
         .keep_alive_timeout(SIGN_OF_LIFE);
     http
 }
 
-/// Serves a connection until it ends, its time is up or its place is needed.
+/// Serves a connection until the connection ends, its deadline passes or its slot is needed.
 pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, means: Arc<Means>, place: ConnectionSlot) {
     // Answers are small; waiting to fill a segment would only add delay.
     let _ = stream.set_nodelay(true);
@@ -117,7 +119,7 @@ impl Speaker<'_> {
         let Some(tls) = &self.means.tls else { return self.converse(io).await };
         match self.leaving.run_until_cancelled(tls.accept(io)).await {
             Some(Ok(io)) => self.converse(io).await,
-            Some(Err(error)) => tracing::debug!(%error, peer = %self.peer, "a TLS handshake failed"),
+            Some(Err(error)) => tracing::debug!(%error, peer = %self.peer, "TLS handshake failed; connection closed"),
             None => {}
         }
     }
@@ -146,7 +148,7 @@ impl Speaker<'_> {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(%error, %peer, "a connection to the API ended in the middle of something");
+            tracing::debug!(%error, %peer, "connection to the API ended in the middle of a request");
         }
     }
 }
@@ -169,7 +171,7 @@ async fn answered(
     Ok(response.map(|body| AnswerBody::new(body, Some(under_way), is_multiplexed)))
 }
 
-/// With HTTP/2 there is nothing in it that the peer could leave unread.
+/// With HTTP/2 the answer has no body, so that the peer cannot leave it unread.
 fn overloaded(is_multiplexed: bool) -> Response<AnswerBody> {
     let body = if is_multiplexed { Body::empty() } else { Body::from(overload_response::BODY) };
     let mut response = Response::new(AnswerBody::new(body, None, is_multiplexed));
@@ -178,7 +180,7 @@ fn overloaded(is_multiplexed: bool) -> Response<AnswerBody> {
     response
 }
 
-/// Polls a conversation until it is over, or has to be.
+/// Polls `conversation` until it ends or its deadline passes.
 async fn in_time(
     mut conversation: Pin<Box<impl Future<Output = ()>>>,
     means: &Means,
@@ -194,7 +196,7 @@ async fn in_time(
         if turn.poll(conversation.as_mut(), is_known, cx).is_ready() {
             return Poll::Ready(());
         }
-        // What it means to be evicted, the activity knows.
+        // This only registers the waker: `Activity::ends` decides what an eviction means.
         if !place.evicted.is_cancelled() {
             let _ = evicted.as_mut().poll(cx);
         }
@@ -203,7 +205,7 @@ async fn in_time(
     .await;
 }
 
-/// Ready when the connection has to end at once.
+/// Ready when the connection has to end at once; begins a graceful shutdown when that is due.
 fn time_is_up(
     mut alarm: Pin<&mut Sleep>,
     cx: &mut Context<'_>,

@@ -1,7 +1,9 @@
-//! The connections there are, and who has to go when there are too many: the most dispensable one makes room for the next.
-//! So connections that do nothing, or do not read what they asked for, lock no client out. Neither does an address with many
-//! connections, since it has to give back what it holds beyond half of the places. Nor do callers without a valid key,
-//! however many addresses they have: connections of callers with one keep half of the places while they are idle.
+//! Holds the open connections and chooses which one to close when a new one finds no slot: the most dispensable one.
+//! The acceptor in [`super`] asks for a slot; [`super::connection`] holds the slot and carries out the eviction.
+//!
+//! No client is locked out by connections that do nothing or leave their answers unread; by an address with many
+//! connections, because that address gives back what it holds beyond half of the slots; or by callers without a valid
+//! key, however many addresses they have, because idle connections of callers with a valid key keep half of the slots.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,30 +19,31 @@ use super::activity::{Activity, Standing};
 use super::answer::UnderWay;
 use super::figures::{Refused, Shortage};
 
-/// Looking through all connections pays for so many that come.
+/// Candidates that one pass over all connections yields, so that the pass is paid once for this many newcomers.
 const CANDIDATES: usize = 64;
 
-/// Between two looks for answers that are not read, and after a look that found no connection to close.
+/// Pause between two passes that look for unread answers, and after a pass that found no connection to close.
 const NO_LOOK: Duration = Duration::from_millis(10);
 
-/// Connections that were told to go and have not gone yet, as a part of those there may be.
+/// At most this fraction (1 ÷ 16) of the allowed connections may be evicted and not closed yet.
 const GOING_PART: usize = 16;
 
-/// Requests at once for each connection that there may be, over all connections: with HTTP/2 a connection may have a
-/// hundred, each of which takes some 3 KiB.
+/// Concurrent requests per allowed connection, over all connections. With HTTP/2 one connection may have a hundred
+/// requests, each of which takes some 3 KiB.
 const REQUESTS_EACH: usize = 2;
 
-/// A connection may have this part of the requests that there is still room for, so that some is left for each that comes.
+/// A connection may have a quarter of the requests that there is still room for, so that room is left for newcomers.
 /// The first request of a connection needs no room.
 const PART_OF_ROOM: usize = 4;
 
-/// A few connections of HTTP/2 may need so many, however few connections there may be.
+/// The least value of the request limit: a few HTTP/2 connections may need this many, however few connections are
+/// allowed.
 const LEAST_REQUESTS: usize = 1_024;
 
 pub(super) struct Connections {
     most: usize,
     most_requests: usize,
-    /// Under way.
+    /// Requests under way.
     requests: Arc<AtomicUsize>,
     pub(super) refused: Refused,
     connections: Mutex<Table>,
@@ -50,12 +53,12 @@ pub(super) struct Connections {
 struct Table {
     next: u64,
     present: HashMap<u64, Present>,
-    /// How many of them each address has.
+    /// How many connections each address has.
     held: HashMap<IpAddr, usize>,
     candidates: Candidates,
-    /// Told to go.
+    /// Connections that were evicted and are not closed yet.
     going: usize,
-    /// When it was last looked for answers that are not read.
+    /// When the last pass looked for unread answers.
     shed_at: Option<Instant>,
 }
 
@@ -65,30 +68,30 @@ struct Present {
     evicted: CancellationToken,
 }
 
-/// Whose connection may go.
+/// Which connections may be closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Pool {
     #[default]
     Anyone,
-    /// Only one of the address that wants another place.
+    /// Only connections of the address that wants another slot.
     Of(IpAddr),
 }
 
-/// To be closed next, the first at the end, as far as they still are as they were.
+/// Connections to close next, the first one at the end. A candidate whose standing has changed is skipped.
 #[derive(Default)]
 struct Candidates {
     pool: Pool,
     ids: Vec<(Standing, u64)>,
-    /// When it was last looked for some in vain.
+    /// When the last pass found no candidate.
     in_vain: Option<Instant>,
 }
 
-/// A connection's place, as long as it lives.
+/// The slot that a connection occupies as long as it lives.
 pub(super) struct ConnectionSlot {
     id: u64,
     connections: Arc<Connections>,
     pub(super) activity: Arc<Mutex<Activity>>,
-    /// The place is needed; what that means for its connection, the activity knows.
+    /// Cancelled when the slot is needed. [`Activity::ends`] says what follows for the connection.
     pub(super) evicted: CancellationToken,
 }
 
@@ -99,7 +102,8 @@ impl Connections {
         Arc::new(Self { most, most_requests, requests, refused, connections })
     }
 
-    /// A place for a connection that was accepted now; `None` when no other can go for it.
+    /// Gives a slot to a connection accepted now; `None` when all slots are taken and no other connection may be
+    /// closed.
     pub(super) fn admit(self: &Arc<Self>, peer: IpAddr, now: Instant) -> Option<ConnectionSlot> {
         let address = network(peer);
         let mut connections = self.connections.lock();
@@ -120,18 +124,18 @@ impl Connections {
         Some(ConnectionSlot { id, connections: self.clone(), activity, evicted })
     }
 
-    /// Tells a connection to go, if one can: something else needs its descriptor.
+    /// Evicts a connection, if one is dispensable, because its descriptor is needed.
     pub(super) fn make_room(&self, now: Instant) -> bool {
         self.connections.lock().evict(Pool::Anyone, self, now)
     }
 
-    /// Connections, those included that were told to go and have not gone yet.
+    /// Open connections, including evicted ones that are not closed yet.
     pub(super) fn open(&self) -> usize {
         let connections = self.connections.lock();
         connections.present.len() + connections.going
     }
 
-    /// Of one address, when places are short.
+    /// Slots that one address may keep when slots are short.
     fn half(&self) -> usize {
         (self.most / 2).max(1)
     }
@@ -140,7 +144,8 @@ impl Connections {
         (self.most / GOING_PART).max(1)
     }
 
-    /// Counts a request; `None` when there are too many. Long before that, those go that do not read their answers.
+    /// Counts a request; `None` when there are too many. From three quarters of the limit on, connections that leave
+    /// their answers unread are evicted.
     fn begin(&self, activity: &Arc<Mutex<Activity>>, is_multiplexed: bool) -> Option<Arc<UnderWay>> {
         let before = self.requests.fetch_add(1, Ordering::Relaxed);
         let surplus = before.saturating_sub(self.most_requests / 4 * 3);
@@ -156,7 +161,7 @@ impl Connections {
     }
 }
 
-/// Whether a connection with so many requests may have one more.
+/// Whether a connection with this many requests may have one more.
 fn has_room(requests: usize, room: usize) -> bool {
     requests == 0 || requests < room / PART_OF_ROOM
 }
@@ -166,7 +171,7 @@ impl Table {
         self.held.get(&address).copied().unwrap_or(0)
     }
 
-    /// Tells the most dispensable connection of the pool to go, unless many are going already.
+    /// Evicts the most dispensable connection of the pool, unless many evicted ones are not closed yet.
     fn evict(&mut self, pool: Pool, connections: &Connections, now: Instant) -> bool {
         if self.going >= connections.most_going() {
             return false;
@@ -212,7 +217,7 @@ impl Table {
         None
     }
 
-    /// An address that has more than half of the places gives some back, busy ones included.
+    /// An address with more than half of the slots gives some back, even from busy connections.
     fn may_go(&self, present: &Present, standing: Standing, connections: &Connections, now: Instant) -> bool {
         match self.candidates.pool {
             Pool::Anyone => standing.is_dispensable(now) || self.held_by(present.address) > connections.half(),
@@ -238,7 +243,8 @@ impl Table {
         self.candidates.ids = ids;
     }
 
-    /// Known callers keep idle connections up to this half of the places, unless these are of an address that has more.
+    /// Spares idle connections of callers with a valid key, up to half of the slots, unless their address holds more
+    /// than half.
     fn keep_known(&self, ids: &mut Vec<(Standing, u64)>, half: usize) {
         let known = self.present.values().filter(|present| present.activity.lock().is_known()).count();
         let mut surplus = known.saturating_sub(half);
@@ -252,7 +258,7 @@ impl Table {
         });
     }
 
-    /// Tells connections to go that leave many answers unread, until so many requests have ended.
+    /// Evicts the connections with the most unread answers, until `surplus` requests are given up.
     fn shed(&mut self, mut surplus: usize, connections: &Connections, now: Instant) {
         if self.shed_at.is_some_and(|at| now.saturating_duration_since(at) < NO_LOOK) {
             return;
@@ -278,7 +284,7 @@ impl Table {
 }
 
 impl ConnectionSlot {
-    /// Counts a request on this connection; `None` when there are too many over all connections.
+    /// Counts a request on this connection; `None` when all connections together have too many.
     pub(super) fn begin(&self, is_multiplexed: bool) -> Option<Arc<UnderWay>> {
         self.connections.begin(&self.activity, is_multiplexed)
     }
@@ -294,7 +300,7 @@ impl Drop for ConnectionSlot {
     }
 }
 
-/// The holder of one IPv6 address usually has all of its /64.
+/// The unit that slots are counted by: the holder of one IPv6 address usually has its whole /64.
 fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),

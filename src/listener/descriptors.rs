@@ -1,14 +1,15 @@
-//! How many files and sockets this process may have open, and how they are shared out. A process that has none left can
-//! neither accept, nor call a receiver, nor reach its database; so what can be bounded is bounded below that.
+//! Shares the process's file descriptors between connections to the API and requests to receivers. A process without
+//! free descriptors can neither accept a connection, nor call a receiver, nor reach its database; so both kinds are
+//! kept below the limit. The app calls this at the start.
 
 use std::fs::File;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// For the database, the log, the threads and what they wait with.
+/// For the database, the log, the threads and their event queues.
 const RESERVED: usize = 64;
 
-/// Raises the limit to the most that this process may set itself; answers it.
+/// Raises the soft limit of open files to the hard limit; returns the limit that then applies.
 #[must_use]
 pub fn raise_limit() -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
@@ -17,22 +18,23 @@ pub fn raise_limit() -> usize {
     limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// With fewer nothing goes on.
+/// Floors, below which the server could not work at all.
 const LEAST_REQUESTS: usize = 2;
 const LEAST_CONNECTIONS: usize = 8;
 
-/// What needs descriptors by the hundred.
+/// How many of each kind there may be at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shares {
     /// Connections to the API.
     pub connections: usize,
-    /// Requests to receivers at once. Whoever gets all that were wanted has room to keep connections, too.
+    /// Requests to receivers. Each counts two descriptors: one for the request and one for a connection that is kept
+    /// idle.
     pub requests: usize,
 }
 
 impl Shares {
-    /// What may be had of what is wanted: requests to receivers at most a quarter, and connections to the API what is
-    /// left.
+    /// Cuts `wanted` down to `limit`: requests to receivers get at most a quarter of the free descriptors, connections
+    /// to the API what is left.
     #[must_use]
     pub fn of(limit: usize, wanted: Self) -> Self {
         let free = limit.saturating_sub(RESERVED);
@@ -42,8 +44,8 @@ impl Shares {
     }
 }
 
-/// A descriptor that is kept for the moment when there is no other: given up, it lets one connection be accepted and
-/// told to come again.
+/// A descriptor held in reserve. When no other is free, the acceptor gives it up, accepts one connection with it and
+/// answers `503`.
 pub(super) struct Spare(Option<File>);
 
 impl Spare {
@@ -51,7 +53,7 @@ impl Spare {
         Self(File::open("/dev/null").ok())
     }
 
-    /// Answers whether there was one.
+    /// Returns whether there was a spare descriptor.
     pub(super) fn give_up(&mut self) -> bool {
         self.0.take().is_some()
     }

@@ -1,11 +1,11 @@
-//! What is counted of a listener: its connections, and what it refused for lack of room.
+//! The counters of a listener: open connections, and what it refused for lack of room. The API's metrics read them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::connections::Connections;
 
-/// What was short when something was refused.
+/// The resource that was short when a connection or request was refused.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Shortage {
     Connections,
@@ -25,7 +25,7 @@ impl Shortage {
     }
 }
 
-/// How often something was refused, by what was short.
+/// Refusals by [`Shortage`].
 #[derive(Debug, Default)]
 pub(super) struct Refused([AtomicU64; Shortage::ALL.len()]);
 
@@ -35,7 +35,7 @@ impl Refused {
     }
 }
 
-/// The figures of one listener. Cheap to clone.
+/// The counters of one listener. Cheap to clone.
 #[derive(Clone)]
 pub struct Figures(Arc<Connections>);
 
@@ -44,13 +44,13 @@ impl Figures {
         Self(connections.clone())
     }
 
-    /// Connections that are open.
+    /// Open connections.
     #[must_use]
     pub fn open(&self) -> usize {
         self.0.open()
     }
 
-    /// Connections and requests that were refused since the start, by what was short.
+    /// Connections and requests refused since the start, by the resource that was short.
     #[must_use]
     pub fn refused(&self) -> [(&'static str, u64); 3] {
         let Refused(counts) = &self.0.refused;

@@ -1,13 +1,14 @@
-//! Where the heads of HTTP/1 are in what a peer sends, and whether their lines end as they must. Pure.
+//! Finds the heads of HTTP/1 in a peer's bytes and refuses framing that a proxy might read differently. Pure. Called by
+//! [`super::strict`] for each read; it parses no more than the message boundaries.
 //!
-//! A line that ends with LF alone is one for hyper, and may be none for a proxy in front (RFC 9112, section 2.2, allows
-//! either), so that one of them sees a request where the other does not. The same holds for the lines between the chunks of
-//! a body, for a head that says twice how long its body is, and for a coding besides `chunked`: all of them are refused. So is
-//! a length that is padded beyond what is looked at, since it would hide where the next head begins.
+//! hyper accepts a line that ends with a bare LF, and a proxy in front may not (RFC 9112, section 2.2, allows either).
+//! One of them then sees a request where the other sees none: request smuggling. The same holds for bare LFs between
+//! the chunks of a body, for a head with two body lengths, and for a transfer coding other than `chunked`. All of these
+//! are refused. So is a length field padded beyond [`LINE`], because it would hide where the next head begins.
 
 use std::mem;
 
-/// Bytes of a line that are looked at: enough for each field that says how long a body is, unless it is padded.
+/// Bytes of a line that are inspected: enough for each field with a body length, unless the field is padded.
 const LINE: usize = 256;
 
 const PREFACE_LINE: &[u8] = b"PRI * HTTP/2.0";
@@ -16,19 +17,19 @@ const PREFACE_LINE: &[u8] = b"PRI * HTTP/2.0";
 enum Place {
     /// Before and in a head.
     Head,
-    /// So many bytes of a body are left.
+    /// Inside a body with this many bytes left.
     Body(u64),
     ChunkSize,
-    /// So many bytes of a chunk are left.
+    /// Inside a chunk with this many bytes left.
     Chunk(u64),
-    /// The end of the line behind a chunk.
+    /// The line end after a chunk.
     ChunkEnd,
     Trailers,
-    /// Nothing more is looked at: HTTP/2, or what hyper refuses.
+    /// Nothing more is inspected: HTTP/2, or input that hyper refuses.
     Opaque,
 }
 
-/// How a head says that its body ends.
+/// The body length that a head declares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Length {
     #[default]
@@ -40,10 +41,10 @@ enum Length {
 #[derive(Debug)]
 pub(super) struct Framing {
     place: Place,
-    /// The line so far, no more than [`LINE`] of it.
+    /// The line so far, up to [`LINE`] bytes.
     line: Vec<u8>,
     is_after_cr: bool,
-    /// The head has a line.
+    /// The head has at least one line.
     has_begun: bool,
     length: Length,
 }
@@ -54,7 +55,7 @@ impl Framing {
         Self { place: Place::Head, line: Vec::new(), is_after_cr: false, has_begun: false, length }
     }
 
-    /// Looks at what comes next. Answers where the LF of a line stands that is refused; nothing is looked at after that.
+    /// Inspects the next bytes. Returns the position of the LF of a refused line; nothing after that LF is inspected.
     pub(super) fn inspect(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
@@ -80,7 +81,7 @@ impl Framing {
         usize::try_from(skipped).unwrap_or(there)
     }
 
-    /// Takes the next byte of a line; whether it is an LF that hyper must not see.
+    /// Consumes the next byte of a line. Returns whether the byte is an LF that hyper must not see.
     fn is_refused(&mut self, byte: u8) -> bool {
         let is_after_cr = mem::replace(&mut self.is_after_cr, byte == b'\r');
         match byte {
@@ -93,7 +94,7 @@ impl Framing {
         false
     }
 
-    /// Whether this line says how long something is, and goes on beyond what is looked at.
+    /// Whether this line declares a length and is longer than [`LINE`].
     fn is_cut_length(&self) -> bool {
         if self.line.len() < LINE {
             return false;
@@ -108,7 +109,7 @@ impl Framing {
         }
     }
 
-    /// Whether this field is the second one that says how long the body is, or names another coding than `chunked`.
+    /// Whether this field is the second body length of the head, or names a coding other than `chunked`.
     fn is_unclear_length(&self) -> bool {
         let mut parts = self.line.splitn(2, |byte| *byte == b':');
         let (Place::Head, Some(name), Some(value)) = (self.place, parts.next(), parts.next()) else { return false };
@@ -135,7 +136,7 @@ impl Framing {
             Place::Trailers => Place::Trailers,
             Place::ChunkEnd | Place::Body(_) | Place::Chunk(_) | Place::Opaque => Place::Opaque,
         };
-        // The next line will be as long.
+        // Keep the allocation for the next line.
         self.line = line;
         self.line.clear();
     }
@@ -162,7 +163,7 @@ impl Framing {
     }
 }
 
-/// What follows the line that says how long a chunk is.
+/// What follows a chunk-size line.
 fn chunk(line: &[u8]) -> Place {
     let line = std::str::from_utf8(line).unwrap_or_default();
     let digits = line.split([';', ' ', '\t']).next().unwrap_or_default();
@@ -179,7 +180,7 @@ mod tests {
 
     use super::*;
 
-    /// After these pieces: the place of the LF that stands alone, and where it is.
+    /// Returns the position of the refused LF and the place after the last piece.
     fn inspected(pieces: &[&str]) -> (Option<usize>, Place) {
         let (mut framing, mut seen, mut alone) = (Framing::new(), 0, None);
         for piece in pieces {

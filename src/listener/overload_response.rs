@@ -1,4 +1,4 @@
-//! The answer to a connection for which there is no place: `503` in one piece, whatever it has to say.
+//! Answers `503` to a connection for which there is no slot. The acceptor calls this; the request is never parsed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,13 +7,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-/// Refusals that are being said at once; whoever comes beyond is hung up on.
+/// Refusals being sent at once; further connections are closed without an answer.
 const AT_ONCE: usize = 64;
 
-/// For the peer to hear it and to hang up.
+/// Time for the peer to read the refusal and close.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Of what the peer says is taken in, so that closing does not take back what it is told.
+/// Bytes of the request that are read and discarded: closing a socket with unread data sends a reset, and the peer
+/// could lose the answer.
 const TAKEN_IN: u64 = 64 * 1024;
 
 pub(super) const BODY: &str = concat!(
@@ -21,7 +22,7 @@ pub(super) const BODY: &str = concat!(
     r#""detail":"there are as many connections or requests as there may be, and every one is busy","requestId":"none"}"#
 );
 
-/// Says no, to a bounded number at once.
+/// Sends refusals, a bounded number at once.
 #[derive(Clone)]
 pub(super) struct Refusals(Arc<Semaphore>);
 
@@ -30,7 +31,7 @@ impl Refusals {
         Self(Arc::new(Semaphore::new(AT_ONCE)))
     }
 
-    /// In a task of its own, if there are not too many.
+    /// Refuses in a task of its own, or drops the connection if [`AT_ONCE`] refusals are being sent.
     pub(super) fn tell(&self, stream: TcpStream) {
         if let Ok(permit) = self.0.clone().try_acquire_owned() {
             tokio::spawn(async move {
@@ -41,7 +42,7 @@ impl Refusals {
     }
 }
 
-/// Tells one connection, and waits until it has heard it.
+/// Refuses one connection and waits until the peer closes it.
 pub(super) async fn refuse(mut stream: TcpStream) {
     let told = async {
         stream.write_all(text().as_bytes()).await?;
@@ -49,7 +50,7 @@ pub(super) async fn refuse(mut stream: TcpStream) {
         tokio::io::copy(&mut (&mut stream).take(TAKEN_IN), &mut tokio::io::sink()).await
     };
     if tokio::time::timeout(PATIENCE, told).await.is_err() {
-        tracing::debug!("a connection that was refused does not hang up");
+        tracing::debug!("peer did not close a refused connection in time; connection dropped");
     }
 }
 

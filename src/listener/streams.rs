@@ -1,5 +1,6 @@
-//! The streams of HTTP/2, each in a task of its own, which gives up the answer of a peer that does not take it in. The
-//! connection stays, and so do its other streams: behind one connection of a proxy may be many callers.
+//! Runs each HTTP/2 stream in its own task and resets a stream whose answer the peer does not read. The connection and
+//! its other streams go on, because one connection of a proxy may carry many callers. hyper calls the executor here for
+//! each stream that [`super::connection`] has accepted.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -13,31 +14,31 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::answer::UnderWay;
 use super::turns::{Turn, Turns};
 
-/// Where the request of a stream is noted once it is known.
+/// Holds the request of a stream once the stream's task has attached it.
 type Slot = Arc<OnceLock<Arc<UnderWay>>>;
 
 tokio::task_local! {
     static STREAM: Slot;
 }
 
-/// A request that was handed over.
+/// How the request that hyper has just passed to the service is to be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Handed {
     Refused,
-    /// Of a connection without a caller that is known.
+    /// On a connection on which no request had a valid key yet.
     Anonymous,
     Known,
 }
 
 thread_local! {
-    /// Its stream comes next, on the same thread.
+    /// hyper spawns the request's stream next, on the same thread.
     static HANDED: Cell<Handed> = const { Cell::new(Handed::Known) };
 }
 
-/// Runs streams.
+/// The executor that hyper runs HTTP/2 streams with.
 #[derive(Debug, Clone)]
 pub(super) struct Streams {
-    /// For a piece of an answer to be taken in.
+    /// How long the peer may leave a piece of an answer unread.
     pub(super) write: Duration,
     pub(super) turns: Turns,
 }
@@ -50,7 +51,7 @@ impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Stream
             tokio::spawn(served(stream, turn, self.write));
             return;
         }
-        // Answered here and now: a task for each stream that is refused would take the memory that there is none for.
+        // A refused stream is answered without a task: a task for each would take the memory that the limit protects.
         let mut stream = Box::pin(stream);
         if stream.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
             tokio::spawn(served(stream, turn, self.write));
@@ -58,17 +59,17 @@ impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Stream
     }
 }
 
-/// Says what becomes of the stream of the request that was just handed over.
+/// Says how to run the stream of the request that hyper has just passed to the service.
 pub(super) fn handed(request: Handed) {
     HANDED.set(request);
 }
 
-/// Lets the stream that is being served know its request. Nothing happens with HTTP/1.1.
+/// Attaches its request to the stream that is being served. With HTTP/1.1 this does nothing.
 pub(super) fn attach(under_way: &Arc<UnderWay>) {
     let _ = STREAM.try_with(|slot| slot.set(under_way.clone()));
 }
 
-/// A stream until its end, or until a piece of its answer has waited for too long. A stream that is dropped is reset.
+/// Runs a stream until it ends or a piece of its answer has been unread for `write`. Dropping a stream resets it.
 async fn served<F: Future>(stream: F, mut turn: Turn, write: Duration) {
     let slot = Slot::default();
     let mut stream = pin!(STREAM.scope(slot.clone(), stream));
@@ -95,6 +96,6 @@ fn time_is_up(alarm: &mut Option<Pin<Box<Sleep>>>, by: Instant, cx: &mut Context
         alarm.as_mut().reset(by);
     }
     ready!(alarm.as_mut().poll(cx));
-    tracing::debug!("an answer is given up: the peer does not take it in");
+    tracing::debug!("peer does not read an answer; its stream is reset");
     Poll::Ready(())
 }

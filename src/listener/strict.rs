@@ -1,5 +1,6 @@
-//! A socket whose lines of HTTP/1 end as they must: see [`super::framing`]. In place of an end of a line that is refused, hyper
-//! is given what no head and no chunk may contain, and an end: then it answers `400` and hangs up.
+//! Wraps a socket and refuses ambiguous HTTP/1 framing, as [`super::framing`] finds it. [`super::connection`] reads
+//! plain HTTP through it. In place of a refused line end, hyper gets bytes that no head and no chunk may contain; hyper
+//! then answers `400` and closes the connection.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,18 +10,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::framing::Framing;
 
-/// NUL is in no line, and an empty line lets hyper look at the head.
+/// NUL is valid in no line, and the empty line makes hyper parse the head.
 const REFUSED: &[u8] = b"\0\r\n\r\n";
 
 pub(super) struct Strict<I> {
     io: I,
     framing: Framing,
-    /// Given before anything else.
+    /// Bytes to return before any others.
     instead: &'static [u8],
 }
 
 impl<I> Strict<I> {
-    /// `io` gives what the peer has said in plain.
+    /// `io` yields the peer's bytes in plain text, after TLS.
     pub(super) fn new(io: I) -> Self {
         Self { io, framing: Framing::new(), instead: &[] }
     }

@@ -1,4 +1,5 @@
-//! A request ends with its caller, over HTTP/1.1 and HTTP/2: no work goes on for a caller that is gone.
+//! A request is cancelled when its caller disconnects, over HTTP/1.1 and HTTP/2: no work goes on for a caller that is
+//! gone.
 
 use std::time::Duration;
 
@@ -8,10 +9,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::*;
 
-/// For what is certain to come.
+/// Time limit for events that are certain to happen.
 const SOON: Duration = Duration::from_secs(20);
 
-/// A listener whose handlers never answer, and a sign of life of each that has begun.
+/// A listener whose handlers never answer. Each handler that begins sends a channel that closes when the handler ends.
 async fn never_answers() -> (ServerHandle, SocketAddr, mpsc::Receiver<oneshot::Sender<()>>) {
     let (began, begun) = mpsc::channel(8);
     let handler = async move || {
@@ -26,7 +27,7 @@ async fn never_answers() -> (ServerHandle, SocketAddr, mpsc::Receiver<oneshot::S
 }
 
 async fn ends(mut alive: oneshot::Sender<()>) {
-    tokio::time::timeout(SOON, alive.closed()).await.expect("its caller is gone");
+    tokio::time::timeout(SOON, alive.closed()).await.expect("the handler ends when its caller is gone");
 }
 
 #[tokio::test]

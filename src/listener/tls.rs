@@ -1,5 +1,5 @@
-//! TLS of the API: a certificate and its key from two files, read again when they change. Connections that are open
-//! keep what they were made with.
+//! TLS of the API: reads the certificate and its key from two files and reloads them when they change. Open connections
+//! keep the certificate that they began with.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,19 +15,19 @@ use rustls::{ServerConfig, version};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-/// A look costs two calls of the system, and a new certificate can wait so long.
+/// A check costs two system calls, and a new certificate can wait this long.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// Where certificate and key are.
+/// The paths of certificate and key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// PEM: the server's certificate, then those between it and its root.
+    /// PEM: the server's certificate, then the intermediate certificates.
     pub certificate: PathBuf,
     /// PEM: the key of the first certificate.
     pub key: PathBuf,
 }
 
-/// Why there can be no TLS.
+/// Why TLS cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("{setting}: {path}: {source}; expected a file in PEM")]
@@ -44,7 +44,7 @@ pub enum TlsError {
     Setup(rustls::Error),
 }
 
-/// The certificate of the moment.
+/// The current certificate and the files that it comes from.
 #[derive(Debug)]
 pub(super) struct Certificate {
     files: TlsFiles,
@@ -72,7 +72,7 @@ impl Certificate {
         Ok(TlsAcceptor::from(Arc::new(config)))
     }
 
-    /// Reads the files again whenever one of them has changed. While they do not fit, the old ones serve.
+    /// Reloads the files whenever one of them has changed. While the new files are invalid, the old certificate serves.
     pub(super) async fn follow(self: Arc<Self>, stopping: CancellationToken) {
         let mut seen = changed_at(&self.files);
         while stopping.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
@@ -83,9 +83,9 @@ impl Certificate {
             match certified(&self.files) {
                 Ok(certified) => {
                     self.current.store(Arc::new(certified));
-                    tracing::info!("the certificate of the API was read again");
+                    tracing::info!("certificate of the API reloaded; new connections use it");
                 }
-                Err(error) => tracing::error!(%error, "the certificate of the API stays as it was"),
+                Err(error) => tracing::error!(%error, "certificate of the API not reloaded; the old one stays in use"),
             }
             seen = now;
         }

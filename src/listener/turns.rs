@@ -1,6 +1,6 @@
-//! Connections whose callers are not known to have a valid key take turns at the processors: few of them are polled at once,
-//! and the others wait outside the queue of the runtime. A flood of new connections, each with a hundred streams, therefore
-//! delays a publisher's request by a few of them and not by all.
+//! Limits how many connections without a valid key are polled at once; the others wait outside the runtime's queue. A
+//! flood of new connections, each with a hundred streams, therefore delays a publisher's request by a few polls and not
+//! by all of them. [`super::connection`] and [`super::streams`] poll their futures through a [`Turn`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,12 +10,12 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::Semaphore;
 use tokio_util::sync::PollSemaphore;
 
-/// So many polls may go on at once.
+/// Bounds concurrent polls; each poll is a turn.
 #[derive(Debug, Clone)]
 pub(super) struct Turns(Arc<Semaphore>);
 
 impl Turns {
-    /// Leaves half of so many threads to others.
+    /// Allows turns on half of `threads`; the other half stays free for connections with a valid key.
     pub(super) fn among(threads: usize) -> Self {
         Self(Arc::new(Semaphore::new((threads / 2).max(1))))
     }
@@ -29,12 +29,12 @@ impl Turns {
 pub(super) struct Turn(Option<PollSemaphore>);
 
 impl Turn {
-    /// Of a task that needs none.
+    /// For a task that needs no turn.
     pub(super) fn always() -> Self {
         Self(None)
     }
 
-    /// Polls when it is its turn, which is over when this returns. Once `needs_none` it polls at once.
+    /// Polls `future` when it gets a turn; the turn ends when this returns. With `needs_none` it polls at once.
     pub(super) fn poll<F: Future + ?Sized>(
         &mut self,
         future: Pin<&mut F>,
@@ -42,7 +42,7 @@ impl Turn {
         cx: &mut Context<'_>,
     ) -> Poll<F::Output> {
         if needs_none {
-            // Dropping it gives back a turn that was granted meanwhile.
+            // Dropping the semaphore handle gives back a turn that was granted meanwhile.
             self.0 = None;
         }
         // The semaphore is never closed.
@@ -96,7 +96,7 @@ mod tests {
             assert!(poll(turn, false).is_pending());
         }
         drop(held);
-        assert!(poll(&mut next, false).is_pending(), "the first has it");
+        assert!(poll(&mut next, false).is_pending(), "the first one has the turn");
         assert!(poll(&mut known, true).is_ready());
         drop(gone);
         assert!(poll(&mut next, false).is_ready());

@@ -56,8 +56,10 @@ async fn with_a_certificate_the_api_speaks_https_and_follows_its_files() {
     assert!(!plain.contains("200"), "it answered without TLS: {plain}");
 
     fs::write(dir.path().join("cert.pem"), "nonsense").unwrap();
-    fact::until("what is wrong is said", async || server.output().all().contains("stays as it was").then_some(()))
-        .await;
+    fact::until("what is wrong is said", async || {
+        server.output().all().contains("the old one stays in use").then_some(())
+    })
+    .await;
     assert_eq!(asked(&trusting(&first), &server).await.unwrap().0, 200);
 
     let second = new_pair(dir.path());

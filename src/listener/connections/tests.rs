@@ -1,4 +1,4 @@
-//! Who goes for whom, on a clock of its own.
+//! Which connection is evicted for which, with moments passed in by the tests.
 
 use std::net::Ipv4Addr;
 
@@ -10,7 +10,7 @@ fn peer(number: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number))
 }
 
-/// Every place taken, one a second, each by another address.
+/// Takes every slot, one a second, each for another address.
 fn full(most: usize) -> (Arc<Connections>, Vec<ConnectionSlot>, Instant) {
     full_of(most, |number| peer(number as u32))
 }
@@ -26,7 +26,7 @@ fn newcomer() -> IpAddr {
     peer(1 << 20)
 }
 
-/// When everybody in [`full`] has been there for long.
+/// A moment at which every connection of [`full`] is old.
 fn late(start: Instant) -> Instant {
     start + Duration::from_secs(1_000)
 }
@@ -111,7 +111,7 @@ fn those_that_do_not_read_their_answers_make_room_and_sooner_without_a_valid_key
     }
 }
 
-/// Asks and is answered.
+/// Begins and ends a request.
 fn ask(place: &ConnectionSlot, is_known: bool, at: Instant) {
     let mut activity = place.activity.lock();
     let request = activity.began(false, at);
@@ -165,8 +165,8 @@ fn one_address_gives_back_what_it_holds_beyond_half_also_when_it_is_busy() {
         }
         places.retain(|place| !place.evicted.is_cancelled());
     }
-    assert_eq!(let_in, 16, "half of the places are the address's own");
-    assert!(connections.admit(peer(7), late(start)).is_none(), "it has its half");
+    assert_eq!(let_in, 16, "the address keeps half of the slots");
+    assert!(connections.admit(peer(7), late(start)).is_none(), "the address has its half already");
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn an_address_at_its_half_takes_places_from_itself_alone() {
     for place in &places[..16] {
         place.activity.lock().began(false, start);
     }
-    assert!(connections.admit(peer(1_000), late(start)).is_none(), "the idle ones are others'");
+    assert!(connections.admit(peer(1_000), late(start)).is_none(), "the idle connections belong to other addresses");
     drop(more);
 }
 
@@ -190,7 +190,7 @@ fn with_all_places_held_by_one_proxy_its_callers_make_room_for_each_other() {
     drop(one);
 }
 
-/// Begins requests on each place in turn until no more are admitted.
+/// Begins requests on each slot in turn until no more are admitted.
 fn begin_all(places: &[ConnectionSlot]) -> Vec<Vec<Arc<UnderWay>>> {
     let mut all: Vec<Vec<_>> = places.iter().map(|_| Vec::new()).collect();
     loop {
@@ -210,7 +210,7 @@ fn begin_all(places: &[ConnectionSlot]) -> Vec<Vec<Arc<UnderWay>>> {
 fn requests_at_once_are_bounded_and_each_connection_has_its_part_of_them() {
     let (connections, places, _) = full(16);
     let of_first = begin_all(&places[..1]).concat();
-    assert_eq!(of_first.len(), LEAST_REQUESTS / 5 + 1, "a fourth of the rest that it leaves");
+    assert_eq!(of_first.len(), LEAST_REQUESTS / 5 + 1, "a quarter of the room that it leaves");
     let of_others = begin_all(&places[1..]);
     let counts: Vec<usize> = of_others.iter().map(Vec::len).collect();
     assert!(counts.iter().all(|count| (40..60).contains(count)), "{counts:?}");
