@@ -1,4 +1,5 @@
-//! The command line: one command a file.
+//! The command line: parses the arguments, runs one command and turns its result into an exit code. Called by `main`;
+//! each command has its own file and writes to standard output through [`say`].
 
 mod arguments;
 pub mod bench;
@@ -33,17 +34,17 @@ pub struct Cli {
 enum Command {
     /// Run the server
     Serve(Settings),
-    /// Run a temporary server with sample receivers and a trickle of events
+    /// Run a temporary server with sample receivers and a steady flow of events
     Demo(demo::DemoArgs),
     /// Measure the engine on this machine
     Bench(bench::BenchArgs),
-    /// Bring the database's schema up to date, or back
+    /// Upgrade the database schema, or undo migrations
     Migrate(migrate::MigrateArgs),
-    /// List, create and revoke admin keys; see and renew what secrets are sealed under
+    /// Manage admin keys; show and rotate the master key that secrets are sealed under
     Keys(keys::KeysArgs),
-    /// Check the soundness of a database that no server has open
+    /// Check a database for damage; on SQLite no server may have it open
     Check(check::CheckArgs),
-    /// Print the OpenAPI document
+    /// Print the OpenAPI document of the management API
     Openapi,
 }
 
@@ -80,7 +81,7 @@ impl CliError {
         Self::Failed(error.to_string())
     }
 
-    /// 1: it failed; 2: it was asked for wrongly.
+    /// 1: the command failed; 2: the command line or a setting is wrong.
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(_) => ExitCode::from(2),
@@ -91,12 +92,12 @@ impl CliError {
     }
 }
 
-/// Prints a line. A reader that has seen enough, as in `posthaste serve | head -1`, is no failure; `println!` would panic.
+/// Prints a line and ignores a closed standard output, as in `posthaste serve | head -1`; `println!` would panic.
 fn say(line: impl Display) {
     let _ = writeln!(stdout(), "{line}");
 }
 
-/// Runs what the command line asks for.
+/// Runs the command that the command line names.
 #[must_use]
 pub fn run() -> ExitCode {
     let parsed = arguments::parse(Cli::command()).and_then(|(matches, warnings)| {

@@ -1,5 +1,5 @@
-//! The command line, read so that a wrong value is told with its setting, and that no secret stands in it: every user of the
-//! machine sees the arguments of every process.
+//! Parses the command line. A wrong value is reported with its setting; secrets are refused as arguments, because every
+//! user of the machine sees the arguments of every process. Called by [`super::run`].
 
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use url::Url;
 
 use crate::config::{self, ConfigError};
 
-/// Flags that are refused, the variables that are accepted, and the flags that name a file instead.
+/// For each secret: the argument's id, the flag that is refused, and the variable and the file flag that are accepted.
 const SECRETS: [(&str, &str, &str, &str); 3] = [
     ("admin_key", "admin-key", "POSTHASTE_ADMIN_KEY", "admin-key-file"),
     ("master_key", "master-key", "POSTHASTE_MASTER_KEY", "master-key-file"),
@@ -24,7 +24,7 @@ const URLS: [(&str, &str, &str); 2] = [
     ("database_listen_url", "--database-listen-url", "POSTHASTE_DATABASE_LISTEN_URL"),
 ];
 
-/// Why nothing is run; also when help was asked for.
+/// Why no command runs. A request for help is one of the reasons.
 pub(super) enum Refused {
     Usage(clap::Error),
     Setting(ConfigError),
@@ -60,7 +60,7 @@ impl Refused {
     }
 }
 
-/// What the command line says, and what is unwise about it.
+/// Parses the arguments; returns them with warnings about unsafe ones.
 pub(super) fn parse(command: Command) -> Result<(ArgMatches, Vec<String>), Refused> {
     let matches = command.try_get_matches()?;
     let mut deepest = &matches;

@@ -1,7 +1,8 @@
-//! `posthaste bench`: what the engine does on this machine, as ratios within one run. One scenario a file.
+//! `posthaste bench`: measures the engine on this machine and reports ratios within one run. One scenario per file.
+//! There are no pass/fail thresholds.
 //!
-//! The server runs as a process of its own on a temporary database with full durability. Sink and publishers live in
-//! this process, so what is reported as the engine's CPU and memory is the engine's alone.
+//! The server runs as a child process on a temporary database with full durability. Sink and publishers run in this
+//! process, so the reported CPU and memory of the engine contain nothing else.
 
 mod backlog;
 mod crowd;
@@ -36,31 +37,31 @@ use crate::config;
 
 use self::place::Place;
 
-/// No wait in a benchmark is longer than this.
+/// Longest time that a benchmark waits for any one event.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// No benchmark with the default settings takes half as long.
+/// Time limit of a whole benchmark; with default settings none takes half of it.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// Often enough for what takes seconds, and no load.
+/// Poll interval: short against the seconds that are waited for, and no load.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// What is measured.
+/// What to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Scenario {
-    /// Deliveries per second against the raw limit of this machine
+    /// Deliveries per second, compared with the raw HTTP limit of this machine
     Throughput,
-    /// How much later events arrive at healthy webhooks while others hang or fail
+    /// How much later events arrive at healthy webhooks while other webhooks hang or fail
     Isolation,
-    /// Reading and changing a webhook that is owed very many deliveries
+    /// Reading and changing a webhook with a very long backlog
     Backlog,
-    /// One event to very many webhooks, and another tenant beside it
+    /// One event to very many webhooks, and its effect on another tenant
     FanOutHuge,
-    /// What webhooks cost that nothing happens to, and then all at once
+    /// The cost of idle webhooks, and of many that become busy at once
     Idle,
-    /// How long a publish takes beside very many connections that do nothing, or next to nothing
+    /// How long a publish takes while very many connections do nothing or next to nothing
     Listener,
-    /// How shards fall on many nodes, and what moves when one comes, goes or dies; calculated
+    /// How shards spread over many nodes, and which move when a node joins, leaves or dies; calculated
     Placement,
 }
 
@@ -68,17 +69,17 @@ enum Scenario {
 pub struct BenchArgs {
     #[arg(long, value_enum, default_value_t = Scenario::Throughput)]
     scenario: Scenario,
-    /// Bytes of `data` in an event
+    /// Size of an event's `data` in bytes
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(32..=65_536))]
     payload: u32,
-    /// Rounds of throughput, isolation and listener; what is compared is measured in turns, since no machine is equally fast all
-    /// the time
+    /// Rounds of throughput, isolation and listener; each round measures both sides of a comparison, because a
+    /// machine's speed varies over time
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// Where the temporary database goes [default: the system's temporary directory]
+    /// Directory for the temporary database [default: the system's temporary directory]
     #[arg(long)]
     directory: Option<PathBuf>,
-    /// An empty PostgreSQL database of its own to measure on; it is emptied again [default: a temporary SQLite file]
+    /// An empty PostgreSQL database to measure on; it is emptied afterwards [default: a temporary SQLite file]
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
     /// Print the report as JSON
@@ -87,16 +88,16 @@ pub struct BenchArgs {
     /// Throughput: webhooks that each event goes to
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     fan_out: u32,
-    /// Throughput: events in one publish request; 1 uses POST /events
+    /// Throughput: events per publish request; 1 uses POST /events
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     batch: u32,
-    /// Throughput: publish requests at once
+    /// Throughput: concurrent publish requests
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
     publishers: u32,
-    /// Throughput: deliveries in each round
+    /// Throughput: deliveries per round
     #[arg(long, default_value_t = 40_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
     deliveries: u32,
-    /// Throughput: seconds of the latency measurement at 20 events/s; 0 skips it
+    /// Throughput: duration of the latency measurement at 20 events/s, in seconds; 0 skips it
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=600))]
     latency_seconds: u32,
     #[command(flatten)]
@@ -113,7 +114,7 @@ pub struct BenchArgs {
     placement: placement::PlacementArgs,
 }
 
-/// What every scenario works with.
+/// Shared by all scenarios.
 struct Bench<'a> {
     args: &'a BenchArgs,
     place: &'a Place,
@@ -134,7 +135,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
     let report = report.unwrap_or_else(|_| Err(CliError::failed(format!("the benchmark took more than {LONGEST:?}"))));
     let cleared = place.clear().await;
     if let (Err(_), Err(error)) = (&report, &cleared) {
-        eprintln!("posthaste: the database was not emptied: {error}");
+        eprintln!("posthaste: the benchmark's database could not be emptied: {error}");
     }
     say(report?);
     cleared
@@ -161,7 +162,7 @@ impl Bench<'_> {
         }
     }
 
-    /// Says what is being done, with so many steps.
+    /// Shows `message` in the progress bar, with `steps` steps to go.
     fn begin(&self, message: impl Into<String>, steps: u64) {
         self.bar.set_message(message.into());
         self.bar.set_position(0);
@@ -169,7 +170,7 @@ impl Bench<'_> {
     }
 }
 
-/// Drawn on a terminal only.
+/// A progress bar, drawn on a terminal only.
 fn progress() -> ProgressBar {
     let bar = ProgressBar::new(0);
     if let Ok(style) = ProgressStyle::with_template("{msg:40} {wide_bar} {pos}/{len} {per_sec}") {
@@ -178,7 +179,7 @@ fn progress() -> ProgressBar {
     bar
 }
 
-/// Looks until it finds what it looks for; answers whether that was within `patience`.
+/// Polls `look` until it returns true; returns whether that was within `patience`.
 async fn until(patience: Duration, mut look: impl AsyncFnMut() -> Result<bool, CliError>) -> Result<bool, CliError> {
     let end = tokio::time::Instant::now() + patience;
     while !look().await? {

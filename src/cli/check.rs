@@ -1,4 +1,4 @@
-//! `posthaste check`
+//! `posthaste check`: looks for damage in a database and, with `--repair`, ends deliveries whose event is gone.
 
 use serde::Deserialize;
 
@@ -10,17 +10,17 @@ use crate::store::{Judge, Options, Store, StoreError};
 
 use super::{CliError, Settings, say};
 
-/// Values are read as the layers read them that know their meaning.
+/// The store keeps these values without interpreting them; the layers that do interpret them judge them here.
 const JUDGE: Judge = Judge {
     is_scope,
     policy: |policy| Policy::deserialize(policy).map(drop).map_err(|error| error.to_string()),
-    // What is wrong may quote what is stored.
+    // A parse error might quote a stored secret.
     credentials: |stored| Credentials::deserialize(stored).map(drop).map_err(|_| "not as they are written".to_owned()),
 };
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckArgs {
-    /// End what can never be sent because its event is gone; no server may be at work on the database
+    /// Cancel deliveries that can never be sent because their event is gone; no server may use the database
     #[arg(long)]
     repair: bool,
     #[command(flatten)]
@@ -38,12 +38,12 @@ pub(super) async fn run(CheckArgs { repair, settings }: CheckArgs) -> Result<(),
     }
     let (problems, unreadable) = (store.integrity_problems().await, store.unreadable(&JUDGE).await);
     store.close().await;
-    // Damage rarely comes alone, and who mends it wants to see all of it.
+    // Damage rarely comes alone, so both checks run and every problem is reported.
     let wrong: Vec<String> = [found("integrity", problems), found("rows", unreadable)].into_iter().flatten().collect();
     if wrong.is_empty() { Ok(()) } else { Err(CliError::failed(wrong.join("\n"))) }
 }
 
-/// What is wrong, after one look; nothing, and a line that says so, if all is well.
+/// Turns the result of one check into an error text, or prints that all is well and returns `None`.
 fn found(what: &str, problems: Result<Vec<String>, StoreError>) -> Option<String> {
     match problems {
         Ok(none) if none.is_empty() => {

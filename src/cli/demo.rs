@@ -1,5 +1,5 @@
-//! `posthaste demo`: a server on a temporary database, receivers that misbehave, and a trickle of events. Speaks to the
-//! server over HTTP alone, as its users do.
+//! `posthaste demo`: runs a server on a temporary database, receivers that misbehave, and a steady flow of events. The
+//! demo uses the server over HTTP only, as users do.
 
 mod client;
 mod guide;
@@ -26,21 +26,21 @@ use self::receivers::Receivers;
 use self::scene::Scene;
 use super::{CliError, say};
 
-/// Nobody waits at a prompt for the receiver that hangs; the database is thrown away anyway.
+/// Short, so that Ctrl-C does not wait for the receiver that hangs; the database is discarded anyway.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// Address of the API; port 0 takes any free one
+    /// Address of the API; port 0 picks a free port
     #[arg(long, env = "POSTHASTE_LISTEN", default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
     listen: SocketAddr,
-    /// Milliseconds from one event to the next
+    /// Milliseconds between two events
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
     every_ms: u64,
     /// End after this many seconds [default: end on Ctrl-C or SIGTERM]
     #[arg(long, value_name = "N")]
     for_seconds: Option<u64>,
-    /// What to log: a tracing filter such as info or posthaste=debug
+    /// Log filter, such as info or posthaste=debug
     #[arg(long, env = "POSTHASTE_LOG", default_value = "warn", value_name = "FILTER")]
     log: String,
 }
@@ -63,7 +63,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), CliError> {
     played.inspect(|()| say(format_args!("\n{}", Summary(&seen))))
 }
 
-/// The settings of `posthaste serve`, opened for receivers on this machine.
+/// The settings of `posthaste serve`, with plain HTTP and loopback receivers allowed.
 fn settings(args: &DemoArgs, directory: &Path) -> Result<Config, CliError> {
     Ok(Config {
         database_url: format!("sqlite://{}", directory.join("demo.db").display()).into(),
@@ -89,10 +89,11 @@ fn explained(error: AppError) -> CliError {
     }
 }
 
-/// Sets the scene, explains it, and publishes until it is dropped.
+/// Creates the sample tenant and webhooks, prints the guide, and publishes until this future is dropped.
 async fn play(app: &App, receivers: &Receivers, args: &DemoArgs) -> Result<Infallible, CliError> {
     let url = app.url.clone();
-    let admin_key = app.new_admin_key.as_deref().ok_or_else(|| CliError::failed("a new database has no new key"))?;
+    let admin_key =
+        app.new_admin_key.as_deref().ok_or_else(|| CliError::failed("the new database has no admin key"))?;
     let admin = Client::new(&url, admin_key)?;
     let scene = Scene::set(&admin, receivers).await?;
     let every = Duration::from_millis(args.every_ms);
@@ -104,7 +105,7 @@ async fn play(app: &App, receivers: &Receivers, args: &DemoArgs) -> Result<Infal
     for number in 1.. {
         tick.tick().await;
         if let Err(error) = scene.publish(number).await {
-            tracing::warn!(%error, "an event could not be published; going on");
+            tracing::warn!(%error, "sample event not published; the demo goes on with the next one");
         }
     }
     Err(CliError::failed("there are no further numbers for events"))

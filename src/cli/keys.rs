@@ -1,5 +1,6 @@
-//! `posthaste keys`: admin keys, and under which master keys secrets are sealed. Where servers share the database, the
-//! command does the work on it, beside them. Of a file that a server has open, it asks that server.
+//! `posthaste keys`: manages admin keys, and shows and rotates the master keys that secrets are sealed under. On
+//! PostgreSQL the command works on the database itself, beside running servers. If a server has the SQLite file open,
+//! the command asks that server over its API.
 
 mod admin;
 mod server;
@@ -24,9 +25,9 @@ pub(super) struct KeysArgs {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Show how much is sealed under which key
+    /// Show how many values are sealed under which master key
     Status(KeysSettings),
-    /// Seal everything under the master key that still is under one before it, beside running servers
+    /// Seal values that are under a previous master key again under the current one; servers may be running
     Rotate(KeysSettings),
     /// List, create and revoke admin keys
     Admin(admin::AdminArgs),
@@ -34,14 +35,14 @@ enum What {
 
 #[derive(Debug, Args)]
 struct KeysSettings {
-    /// SQLite: where the server that has the file open is reached [default: http:// and its address]
+    /// SQLite: URL of the server that has the file open [default: http:// (https:// with TLS) and --listen]
     #[arg(long, value_name = "URL")]
     server: Option<String>,
     #[command(flatten)]
     settings: Settings,
 }
 
-/// What is sealed, whoever says so.
+/// What is sealed under which key, read from the database or from the server's answer.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Report {
@@ -104,7 +105,7 @@ async fn by_server(server: &Server, rotate: bool) -> Result<Report, CliError> {
     }
 }
 
-/// `None`: a server has it open.
+/// Opens the database; `None` when a server has the SQLite file open.
 async fn opened(config: &Config) -> Result<Option<Store>, CliError> {
     match Box::pin(Store::open(Options { migrate: false, ..config.database() })).await {
         Ok(store) => Ok(Some(store)),

@@ -1,4 +1,4 @@
-//! `posthaste migrate`
+//! `posthaste migrate`: runs or undoes migrations of the database schema.
 
 use clap::{Args, Subcommand};
 
@@ -14,16 +14,16 @@ pub(super) struct MigrateArgs {
 
 #[derive(Debug, Subcommand)]
 enum Direction {
-    /// Run every migration that the database has not seen
+    /// Run all pending migrations
     Up(Settings),
-    /// Undo the newest migrations; what they held is lost
-    // Left to itself, the usage of an error lists every setting that has a variable, as if all were required.
+    /// Undo the newest migrations; data in the tables and columns that they added is lost
+    // By default, clap's usage line in an error lists every setting that has a variable, as if all were required.
     #[command(override_usage = "posthaste migrate down [OPTIONS] --steps <STEPS>")]
     Down {
-        /// How many; no more than there are
+        /// How many migrations to undo; at most as many as there are
         #[arg(long)]
         steps: u32,
-        /// Also undo the first one, which leaves an empty database
+        /// Allow the first migration to be undone, which leaves an empty database
         #[arg(long)]
         yes: bool,
         #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `posthaste openapi`
+//! `posthaste openapi`: prints the OpenAPI document of the management API.
 
 use crate::api;
 

@@ -1,4 +1,4 @@
-//! `posthaste serve`
+//! `posthaste serve`: runs the server until a signal or another node ends it.
 
 mod first_key;
 
@@ -11,10 +11,10 @@ use crate::{config, telemetry};
 
 use super::{CliError, Settings, say};
 
-/// The exit code of a process that was interrupted (128 and the number of SIGINT).
+/// The exit code of an interrupted process: 128 plus the number of SIGINT.
 const INTERRUPTED: i32 = 130;
 
-/// `warnings`: what is unwise about the command line.
+/// Logs `warnings` about the command line once logging is set up, and serves.
 pub(super) async fn run(settings: Settings, warnings: &[String]) -> Result<(), CliError> {
     let config = settings.load()?;
     telemetry::start(config::log_filter(&config.log)?);
@@ -30,7 +30,7 @@ pub(super) async fn run(settings: Settings, warnings: &[String]) -> Result<(), C
         () = signals.asked() => false,
         () = app.superseded() => true,
     };
-    tracing::info!("stopping");
+    tracing::info!("server stopping");
     let stop = async {
         app.start_stopping().await;
         app.stop().await;
@@ -42,10 +42,8 @@ pub(super) async fn run(settings: Settings, warnings: &[String]) -> Result<(), C
     if superseded { Err(CliError::failed("another posthaste has taken over the database")) } else { Ok(()) }
 }
 
-/// As a crash would, which loses nothing: what is owed is in the database.
+/// Ends the process as a crash would. Nothing is lost: what is owed is in the database.
 fn stop_at_once() -> ! {
-    tracing::warn!(
-        "asked to stop a second time: ending at once; what was under way is sent again after the next start"
-    );
+    tracing::warn!("second stop signal; ending at once, and deliveries in flight are sent again after the next start");
     std::process::exit(INTERRUPTED)
 }

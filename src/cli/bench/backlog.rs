@@ -1,7 +1,8 @@
-//! `--scenario backlog`: reading and changing a webhook that is owed very many deliveries, against one that is owed none.
+//! `--scenario backlog`: measures reading and changing a webhook with a very long backlog, compared with one that is
+//! owed nothing.
 //!
-//! Its receiver hangs, so that everything published becomes a row that waits, and goes on hanging while reads and
-//! actions are measured.
+//! The webhook's receiver hangs, so that everything published becomes a waiting row. The receiver keeps hanging while
+//! reads and actions are measured.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,24 +24,24 @@ use super::throughput::settled;
 use super::trickle::trickle;
 use super::{Bench, PATIENCE, until};
 
-/// Publishing the backlog is not what is measured.
+/// How the backlog is published; this part is not measured.
 const BATCH: usize = 100;
 const PUBLISHERS: usize = 8;
 
-/// Deliveries made before, as a share of the backlog.
+/// Warm-up deliveries: the backlog divided by this.
 const WARM_UP: u32 = 4;
 
-/// The longest time limit and the most retries that a webhook may have: nothing settles meanwhile.
+/// The longest timeout and the most retries that a webhook may have, so that nothing settles during the measurement.
 const TIMEOUT_MS: u32 = 30_000;
 const MAX_RETRIES: u32 = 20;
 
-/// The pace of somebody else's publishes while something is done.
+/// Pace of another tenant's publishes while an action is measured.
 const BESIDE_EVERY: Duration = Duration::from_millis(10);
 
-/// No row was written for this long: everything that is owed has its row. What is read of it may be a second old.
+/// Once no row was written for this long, everything owed has its row. The metrics page may be a second old.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// What is read of the webhook with this id, again and again: one line each.
+/// The reads that are measured repeatedly for webhook `id`; each is a line of the report.
 fn reads(id: &str) -> Vec<String> {
     vec![
         format!("/webhooks/{id}/backlog"),
@@ -52,7 +53,7 @@ fn reads(id: &str) -> Vec<String> {
     ]
 }
 
-/// What is done with it, once, in this order: one line each.
+/// The actions on webhook `id`, measured once in this order; each is a line of the report.
 fn actions(id: &str) -> Vec<(Method, String, Option<Value>)> {
     vec![
         (Method::POST, format!("/webhooks/{id}/pause"), None),
@@ -69,7 +70,7 @@ pub(super) struct BacklogArgs {
     /// Backlog: deliveries that the webhook is owed
     #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
     backlog: u32,
-    /// Backlog: how often each read is measured
+    /// Backlog: measurements of each read
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     reads: u32,
 }
@@ -77,10 +78,10 @@ pub(super) struct BacklogArgs {
 #[derive(Debug, Serialize)]
 struct ReadReport {
     read: String,
-    /// Of a webhook that is owed nothing.
+    /// The same read for a webhook that is owed nothing.
     empty: Latency,
     backlog: Latency,
-    /// Of the p50.
+    /// Ratio of the p50s.
     ratio: f64,
 }
 
@@ -89,7 +90,7 @@ struct ReadReport {
 struct ActionReport {
     action: String,
     milliseconds: f64,
-    /// The longest publish to another webhook that began meanwhile.
+    /// The longest publish of another tenant that began during the action.
     publish_beside_ms: f64,
 }
 
@@ -108,7 +109,7 @@ pub(super) async fn measure(bench: &Bench<'_>) -> Result<Report, CliError> {
     let BacklogArgs { backlog, reads: times } = bench.args.backlog;
     let sink = Sink::start(Receivers::new(1, 0)).await?;
     let server = Server::start(bench.place).await?;
-    // Deliveries of another tenant fill caches first, so that what is counted is what waits.
+    // Deliveries of another tenant fill caches and pools first, so that the memory difference is the backlog's alone.
     let beside = Publishers::prepare(&server, &sink, 1, 1, bench.args.payload).await?;
     beside.run(load(backlog / WARM_UP)).await?;
     settled(&server, &sink, &bench.bar).await?;
@@ -125,7 +126,7 @@ pub(super) async fn measure(bench: &Bench<'_>) -> Result<Report, CliError> {
     bench.begin("reading", u64::from(times));
     let read = [read(bench, &server, &key, &reads(&empty)).await?, read(bench, &server, &key, &reads(&full)).await?];
     let actions = act(&server, &key, &full, &beside).await?;
-    // The webhook is gone by now; a stop would wait for its requests.
+    // The webhook is deleted by now, but a stop would wait for its hanging requests.
     sink.receivers.set(0..1, Manner::Answers);
     server.stop().await?;
     let [of_empty, of_full] = read;
@@ -144,7 +145,7 @@ fn load(events: u32) -> Load {
     Load { events: events as usize, batch: BATCH, publishers: PUBLISHERS }
 }
 
-/// One that nothing is published to, and one at the receiver that hangs.
+/// Creates a webhook that no event matches and one whose receiver hangs.
 async fn webhooks(server: &Server, sink: &Sink, key: &str) -> Result<(String, String), CliError> {
     let empty = publishers::webhook(0, &publishers::kind(1), &sink.url());
     let mut full = publishers::webhook(1, &publishers::kind(0), &sink.url_at(0));
@@ -154,7 +155,7 @@ async fn webhooks(server: &Server, sink: &Sink, key: &str) -> Result<(String, St
     ids.next().zip(ids.next()).ok_or_else(|| CliError::failed("the webhooks have no ids"))
 }
 
-/// Waits until the journal has nothing to write any more.
+/// Waits until the journal has nothing left to write.
 async fn rows_written(server: &Server) -> Result<(), CliError> {
     let (mut rows, mut since) = (0, Instant::now());
     let quiet = until(PATIENCE, async || {
@@ -181,7 +182,7 @@ async fn read(bench: &Bench<'_>, server: &Server, key: &str, paths: &[String]) -
     Ok(latencies.iter().map(Latency::of).collect())
 }
 
-/// Does everything once, while somebody else publishes one event after the other.
+/// Performs each action once while another tenant publishes one event after the other.
 async fn act(server: &Server, key: &str, id: &str, beside: &Arc<Publishers>) -> Result<Vec<ActionReport>, CliError> {
     let mut reports = Vec::new();
     for ((method, path, body), (_, shown, _)) in actions(id).into_iter().zip(actions("{id}")) {

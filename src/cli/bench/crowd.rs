@@ -1,4 +1,4 @@
-//! Webhooks by the hundred thousand, put straight into the store while no server has it open.
+//! Creates webhooks by the hundred thousand, directly in the store while no server has it open.
 
 use indicatif::ProgressBar;
 
@@ -14,17 +14,17 @@ use crate::store::webhooks::NewWebhook;
 
 use super::place::Place;
 
-/// Webhooks in one transaction.
+/// Webhooks per transaction.
 const CHUNK: usize = 10_000;
 
-/// Webhooks alike: subscribed to the same type, at the same URL.
+/// A number of webhooks with the same event type and URL.
 pub(super) struct Alike {
     pub(super) kind: String,
     pub(super) url: String,
     pub(super) count: usize,
 }
 
-/// Creates a tenant for each of these crowds; answers their ids, in order.
+/// Creates a tenant for each of `crowds`; returns the tenants' ids in order.
 pub(super) async fn settle(place: &Place, crowds: &[Vec<Alike>], bar: &ProgressBar) -> Result<Vec<TenantId>, CliError> {
     let store = Store::open(place.options()).await.map_err(CliError::failed)?;
     bar.set_message("creating webhooks");

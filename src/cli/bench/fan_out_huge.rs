@@ -1,5 +1,5 @@
-//! `--scenario fan-out-huge`: one event to very many webhooks of one tenant, against one event to one; and what another
-//! tenant notices of it.
+//! `--scenario fan-out-huge`: measures one event to very many webhooks of one tenant, compared with one event to one
+//! webhook, and the effect on another tenant (the neighbour).
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use super::throughput::settled;
 use super::trickle::trickle;
 use super::{Bench, PATIENCE, until};
 
-/// The other tenant's pace.
+/// Pace of the neighbour's publishes.
 const NEIGHBOUR_EVERY: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Args)]
@@ -29,10 +29,10 @@ pub(super) struct HugeArgs {
     /// Fan-out-huge: webhooks that one event goes to
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     webhooks: u32,
-    /// Fan-out-huge: events to one, to all, and to all beside another tenant
+    /// Fan-out-huge: events published to one webhook, to all, and to all while another tenant publishes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     publishes: u32,
-    /// Fan-out-huge: seconds for which the other tenant is alone
+    /// Fan-out-huge: seconds for which the other tenant publishes alone
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     quiet_seconds: u64,
 }
@@ -43,28 +43,28 @@ pub(super) struct Report {
     webhooks: u32,
     publish_to_one: Latency,
     publish_to_all: Latency,
-    /// Of the p50.
+    /// Ratio of the p50s.
     publish_ratio: f64,
-    /// From the publish to the last recorded attempt; the first one starts the endpoints.
+    /// From the publish to the last recorded attempt; the first event activates the endpoints.
     seconds_until_delivered: Vec<f64>,
     memory_before_mib: f64,
     peak_memory_mib: f64,
-    /// Another tenant's publish→arrival.
+    /// The neighbour's time from publish to arrival.
     neighbour_quiet: Latency,
     neighbour_beside: Latency,
-    /// Of the p99.
+    /// Ratio of the p99s.
     neighbour_ratio: f64,
     neighbour_publish_quiet: Latency,
     neighbour_publish_beside: Latency,
 }
 
-/// The other tenant's events: until they arrived, and until their publishers were answered.
+/// The neighbour's events: times until arrival, and until the publish was answered.
 struct Noticed {
     arrivals: Histogram<u64>,
     publishes: Histogram<u64>,
 }
 
-/// Everybody who publishes.
+/// The server under test and its publishers.
 struct Scene<'a> {
     bench: &'a Bench<'a>,
     server: Server,
@@ -134,21 +134,22 @@ impl<'a> Scene<'a> {
         let key = server.new_tenant().await?;
         server.subscribe(&key, [publishers::webhook(0, &publishers::kind(0), &sink.url_at(0))]).await?;
         let neighbour = Publishers::of(&server, &sink, key, 1, payload);
-        // Starts their endpoints; those of the crowd sleep.
+        // Activates the neighbour's endpoint; the endpoints of the crowd stay asleep.
         neighbour.publish_one().await?;
         one.publish_one().await?;
         settled(&server, &sink, &bench.bar).await?;
         Ok(Self { bench, server, sink, one, all, neighbour })
     }
 
-    /// One event, until every attempt is recorded; answers the microseconds until the publish was answered.
+    /// Publishes one event and waits until every attempt is recorded; returns the microseconds until the publish was
+    /// answered.
     async fn deliver(&self, publishers: &Publishers) -> Result<u64, CliError> {
         let took = publishers.publish_one().await?;
         settled(&self.server, &self.sink, &self.bench.bar).await?;
         Ok(took)
     }
 
-    /// One event to all, until it has arrived at as many receivers. The neighbour's events count, too: they are few.
+    /// Publishes one event to all and waits for as many arrivals. The neighbour's few arrivals are counted with them.
     async fn all_arrive(&self) -> Result<(), CliError> {
         let all = self.sink.arrived() + u64::from(self.bench.args.fan_out_huge.webhooks);
         self.all.publish_one().await?;
@@ -159,7 +160,7 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// What the neighbour notices while `something` happens.
+    /// Measures the neighbour's events while `something` runs.
     async fn notice(&self, something: impl Future<Output = Result<(), CliError>>) -> Result<Noticed, CliError> {
         self.sink.receivers.take_arrivals();
         let (publishes, happened) = trickle(&self.neighbour, NEIGHBOUR_EVERY, something).await?;

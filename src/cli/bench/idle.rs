@@ -1,6 +1,6 @@
-//! `--scenario idle`: what webhooks cost that nothing happens to, and what they cost once all of them are busy.
+//! `--scenario idle`: measures what idle webhooks cost, and what they cost once many of them are busy.
 //!
-//! The same server program is measured on an empty database and on a full one; a webhook costs the difference.
+//! The same server is measured on an empty database and on a full one; the difference is the cost of the webhooks.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(super) struct IdleArgs {
     /// Idle: registered webhooks
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     idle: u32,
-    /// Idle: how many of them are sent an event in the end
+    /// Idle: how many of them receive an event at the end
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     live: u32,
 }
@@ -39,19 +39,20 @@ pub(super) struct Report {
     memory_empty_mib: f64,
     memory_idle_mib: f64,
     bytes_per_idle: f64,
-    /// From the publish until all of them were live.
+    /// From the publish until every endpoint was live.
     seconds_until_live: f64,
     memory_live_mib: f64,
     bytes_per_live: f64,
-    /// With an attempt under way, or waiting for its turn, at each of them.
+    /// While each endpoint has an attempt under way or waiting for its turn.
     memory_busy_mib: f64,
     bytes_per_busy: f64,
 }
 
-/// Live webhooks of one tenant. Those of a much larger crowd would not stay in memory once they have delivered.
+/// Live webhooks per tenant. With many more, endpoints would leave memory as soon as they have delivered
+/// (`engine/tenant_quota`).
 const A_TENANT: u32 = 2_000;
 
-/// How many of the live webhooks each tenant has.
+/// The number of live webhooks of each tenant.
 fn parts(live: u32) -> impl Iterator<Item = u32> {
     (0..live).step_by(A_TENANT as usize).map(move |from| (live - from).min(A_TENANT))
 }
@@ -101,10 +102,10 @@ pub(super) async fn measure(bench: &Bench<'_>) -> Result<Report, CliError> {
     })
 }
 
-/// How soon a server without webhooks is ready, and what it occupies.
+/// Measures a server without webhooks: time until ready, and memory.
 async fn empty(bench: &Bench<'_>) -> Result<(Duration, f64), CliError> {
     bench.begin("starting without webhooks", 1);
-    // Makes the schema.
+    // The first start creates the schema, which is not measured.
     Server::start(bench.place).await?.stop().await?;
     let server = Server::start(bench.place).await?;
     let found = (server.ready_after(), server.steady_memory().await?);
@@ -112,7 +113,7 @@ async fn empty(bench: &Bench<'_>) -> Result<(Duration, f64), CliError> {
     Ok(found)
 }
 
-/// One event to all that are to live, until each of them has delivered it; answers the seconds until then.
+/// Publishes one event to every webhook that is to be live and waits until each has delivered it; returns the seconds.
 async fn wake(
     bench: &Bench<'_>,
     server: &Server,

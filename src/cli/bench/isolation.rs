@@ -1,7 +1,7 @@
-//! `--scenario isolation`: how much later events arrive at healthy webhooks while others hang or fail.
+//! `--scenario isolation`: measures how much later events arrive at healthy webhooks while other webhooks hang or fail.
 //!
-//! Every event goes to all webhooks, at a gentle pace. The same healthy ones are watched in every phase; only the
-//! receivers of the others change their manner.
+//! Every event goes to all webhooks, at a gentle pace. The same healthy webhooks are measured in every phase; only the
+//! receivers of the bad webhooks change their behaviour.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use super::trickle::trickle;
 use super::usage::MachineTime;
 use super::{Bench, PATIENCE, until};
 
-/// The rest of what the bad ones were owed is delivered by then: the last wait of the default retries and some.
+/// By then the bad webhooks have received what they were owed: the last wait of the default retries and some more.
 const SETTLING: Duration = Duration::from_secs(30);
 
-/// The first event starts the endpoints; the others fill the pools of connections.
+/// Warm-up events: the first one activates the endpoints, the others fill the connection pools.
 const WARM_UP: u64 = 8;
 
 #[derive(Debug, Args)]
@@ -35,21 +35,21 @@ pub(super) struct IsolationArgs {
     /// Isolation: webhooks that every event goes to
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(3..=1000))]
     endpoints: u16,
-    /// Isolation: how many of them hang at most; the others are watched
+    /// Isolation: how many of them hang at most; the others are measured
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(2..=500))]
     hanging: u16,
-    /// Isolation: milliseconds from one event to the next
+    /// Isolation: milliseconds between two events
     #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u64).range(10..=10_000))]
     every_ms: u64,
-    /// Isolation: seconds of each phase
+    /// Isolation: seconds per phase
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     phase_seconds: u64,
-    /// Isolation: time limit of every webhook, which is how long one hangs
+    /// Isolation: timeout of every webhook in milliseconds, and so the duration of a hanging request
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(100..=30_000))]
     timeout_ms: u64,
 }
 
-/// What the bad ones do meanwhile.
+/// What the bad webhooks' receivers do.
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     AllHealthy,
@@ -59,7 +59,7 @@ enum Phase {
 
 const PHASES: [Phase; 3] = [Phase::AllHealthy, Phase::OneHangsOneFails, Phase::AllHang];
 
-/// What was seen at the healthy ones in all rounds of one phase.
+/// Measurements at the healthy webhooks in all rounds of one phase.
 struct Seen {
     arrivals: Histogram<u64>,
     p99_us: Vec<u64>,
@@ -85,20 +85,20 @@ pub(super) struct Report {
     all_healthy: PhaseReport,
     one_hangs_one_fails: PhaseReport,
     all_hang: PhaseReport,
-    /// p99 against that of the phase in which all are healthy, in the same round.
+    /// p99 divided by the p99 of the all-healthy phase in the same round.
     one_hangs_one_fails_ratio: Ratio,
     all_hang_ratio: Ratio,
-    /// Phases that began before everything owed from the one before was delivered.
+    /// Phases that began before the previous phase's backlog was delivered.
     unsettled: u32,
 }
 
-/// The world that the phases share.
+/// Shared by the phases.
 struct Scene<'a> {
     server: &'a Server,
     sink: Arc<Sink>,
     publishers: Arc<Publishers>,
     key: String,
-    /// Of the bad ones.
+    /// Ids of the bad webhooks.
     ids: Vec<String>,
     healthy: usize,
     all: usize,
@@ -146,7 +146,7 @@ impl<'a> Scene<'a> {
         Ok(Self { server, sink, publishers, key, ids: ids.split_off(healthy), healthy, all })
     }
 
-    /// Answers how long events took to the healthy ones.
+    /// Runs one phase; returns how long events took to the healthy webhooks.
     async fn phase(&self, phase: Phase, length: Duration, args: &IsolationArgs) -> Result<Histogram<u64>, CliError> {
         let receivers = &self.sink.receivers;
         match phase {
@@ -167,8 +167,8 @@ impl<'a> Scene<'a> {
         Ok(receivers.take_arrivals())
     }
 
-    /// Lets the bad ones recover, without a backlog and with closed breakers, as if nothing had been; answers whether
-    /// they did so in time.
+    /// Lets the bad webhooks recover until they have no backlog and closed breakers; returns whether they did so in
+    /// time.
     async fn settled(&self) -> Result<bool, CliError> {
         self.sink.receivers.set(self.healthy..self.all, Manner::Answers);
         for id in &self.ids {

@@ -1,5 +1,5 @@
-//! Latency at a gentle pace, against its floor: one durable commit and one raw POST, measured at the same pace in the
-//! same run.
+//! Measures publish and delivery latency at a gentle pace, compared with the floor: one durable commit and one raw
+//! POST, measured at the same pace in the same run. Part of the throughput scenario.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use super::sink::Sink;
 use super::throughput::settled;
 use super::{BenchArgs, raw};
 
-/// 20 events a second, and a sample of the floor between each two.
+/// 20 events a second, with a sample of the floor after each.
 const PACE: Duration = Duration::from_millis(25);
 
 const QUIET_TURNS: u32 = 100;
@@ -43,7 +43,7 @@ pub(super) async fn measure(
     let mut pace = tokio::time::interval(PACE);
     for turn in 0..args.latency_seconds * 20 * 2 {
         pace.tick().await;
-        // In turns, so that both see the same machine.
+        // Alternating, so that both are measured under the same conditions.
         if turn % 2 == 0 {
             publish.saturating_record(publishers.publish_one().await?);
         } else {
@@ -55,7 +55,7 @@ pub(super) async fn measure(
     Ok(LatencyReport { floor: Latency::of(&floors), publish: Latency::of(&publish), arrival: sink.arrival_latency() })
 }
 
-/// Publishes one event at a time, in turns to one webhook and to many, each when nothing else is under way.
+/// Publishes one event at a time, alternately to one webhook and to many, each when nothing else is under way.
 pub(super) async fn quiet_publishes(
     sink: &Arc<Sink>,
     server: &Server,
@@ -69,7 +69,7 @@ pub(super) async fn quiet_publishes(
         for (publishers, latencies) in [&one, &many].into_iter().zip(&mut latencies) {
             let took = publishers.publish_one().await?;
             settled(server, sink, bar).await?;
-            // The first one starts the endpoints.
+            // The first event activates the endpoints.
             if turn > 0 {
                 latencies.saturating_record(took);
             }
@@ -79,7 +79,7 @@ pub(super) async fn quiet_publishes(
     Ok(QuietPublishes { to_one, to_all })
 }
 
-/// What no durable delivery can do without.
+/// The least work of a durable delivery: one commit and one POST.
 struct Floor {
     store: Store,
     client: reqwest::Client,
@@ -92,7 +92,7 @@ impl Floor {
         Ok(Self { store, client: raw::client()?, request: raw::request(&sink.url(), payload) })
     }
 
-    /// Microseconds of one commit of one row and one POST, one after the other.
+    /// Commits one row, then sends one POST; returns the microseconds that both took.
     async fn once(&self) -> Result<u64, CliError> {
         let began = Instant::now();
         self.store.mark_stopped_cleanly(UnixMillis::now()).await.map_err(CliError::failed)?;

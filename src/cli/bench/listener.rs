@@ -1,7 +1,8 @@
-//! `--scenario listener`: how long a publish takes while very many connections to the API do nothing, or next to nothing.
+//! `--scenario listener`: measures how long a publish takes while very many connections to the API do nothing or next
+//! to nothing.
 //!
-//! Those that the server closes are opened again, so that there are always as many. They live in this process, and the
-//! server in one of its own: each needs as many descriptors as there are connections.
+//! A connection that the server closes is opened again, so that their number stays the same. The connections live in
+//! this process and the server in a child process: each process needs as many descriptors as there are connections.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -29,41 +30,41 @@ use super::trickle::trickle;
 use super::usage::MachineTime;
 use super::{Bench, PATIENCE, until};
 
-/// For this process besides its part of the connections.
+/// Open files of this process besides the connections.
 const OTHER_FILES: usize = 256;
 
-/// Connections that are being opened at once: the backlog of a listener holds no more than some hundred.
+/// Connections opened at once: a listen backlog holds only some hundred.
 const OPENING: usize = 64;
 
-/// From one letter of a head to the next.
+/// Pause between two bytes of a dribbled head.
 const DRIBBLE: Duration = Duration::from_secs(1);
 
-/// From the end of a connection to the next try.
+/// Pause before a closed connection is opened again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Before each phase, for the work of opening or ending a crowd's connections to be over.
+/// Pause before each phase, until the work of opening or closing the connections is over.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// Publishes that fill the pool of connections.
+/// Duration of the warm-up publishes, which fill the connection pool.
 const WARM_UP: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct ListenerArgs {
-    /// Listener: connections that have asked for something once and then do nothing
+    /// Listener: connections that send one request and then do nothing
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     silent: u32,
-    /// Listener: connections that send a letter of a head each second
+    /// Listener: connections that send one byte of a request head each second
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     dribbling: u32,
-    /// Listener: milliseconds from one publish to the next
+    /// Listener: milliseconds between two publishes
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     publish_every_ms: u64,
-    /// Listener: seconds of each phase
+    /// Listener: seconds per phase
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     listener_seconds: u64,
 }
 
-/// What was seen in all rounds of one phase.
+/// Measurements of one phase in all rounds.
 struct Seen {
     publishes: Histogram<u64>,
     p99_us: Vec<u64>,
@@ -78,7 +79,7 @@ struct PhaseReport {
     p99_us_of_rounds: Vec<u64>,
     /// Share of the whole machine, median of the rounds.
     machine_busy: f64,
-    /// Of the server at the end of the phase, median of the rounds.
+    /// The server's memory at the end of the phase, median of the rounds.
     memory_mib: f64,
 }
 
@@ -90,9 +91,9 @@ pub(super) struct Report {
     every_ms: u64,
     quiet: PhaseReport,
     crowded: PhaseReport,
-    /// p99 against that of the quiet phase, in the same round.
+    /// p99 divided by the p99 of the quiet phase in the same round.
     p99_ratio: Ratio,
-    /// Connections of the crowd that were opened in all phases.
+    /// Connections opened in all phases.
     opened: usize,
     bytes_per_connection: f64,
 }
@@ -169,14 +170,14 @@ impl Seen {
     }
 }
 
-/// Connections that are opened again whenever they end.
+/// Connections that are opened again whenever the server closes them.
 struct Crowd {
     members: JoinSet<()>,
     opened: Arc<AtomicUsize>,
 }
 
 impl Crowd {
-    /// Answers once every one was opened.
+    /// Returns once every connection was opened.
     async fn gather(server: SocketAddr, args: &ListenerArgs) -> Result<Self, CliError> {
         let opened = Arc::new(AtomicUsize::new(0));
         let door = Arc::new(Semaphore::new(OPENING));
@@ -186,7 +187,7 @@ impl Crowd {
             let is_silent = number < args.silent;
             members.spawn(async move {
                 loop {
-                    // Whatever ends it, there is a next one.
+                    // A connection that fails is opened again like one that was closed.
                     let _ = live(server, is_silent, &door, &opened).await;
                     tokio::time::sleep(AGAIN).await;
                 }
@@ -199,14 +200,14 @@ impl Crowd {
         Err(CliError::failed(format!("only {} of {wanted} connections were opened", opened.load(Ordering::Relaxed))))
     }
 
-    /// Answers how many connections were opened in all.
+    /// Closes the connections; returns how many were opened in all.
     async fn disperse(mut self) -> usize {
         self.members.shutdown().await;
         self.opened.load(Ordering::Relaxed)
     }
 }
 
-/// One connection until the server ends it.
+/// Holds one connection until the server closes it.
 async fn live(server: SocketAddr, is_silent: bool, door: &Semaphore, opened: &AtomicUsize) -> std::io::Result<()> {
     let mut stream = {
         let _turn = door.acquire().await;

@@ -1,11 +1,11 @@
-//! Latencies in percentiles, and what is compared of them.
+//! Latency percentiles and ratios, as the reports print them.
 
 use std::fmt;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Microseconds.
+/// Percentiles in microseconds.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Latency {
@@ -17,7 +17,7 @@ pub(super) struct Latency {
 }
 
 impl Latency {
-    /// Up to ten minutes, to three digits.
+    /// A histogram for up to ten minutes, with three significant digits.
     pub(super) fn histogram() -> Histogram<u64> {
         Histogram::new_with_bounds(1, 600_000_000, 3).unwrap_or_else(|_| unreachable!("the bounds are constants"))
     }
@@ -40,7 +40,7 @@ impl fmt::Display for Latency {
     }
 }
 
-/// The same figure of several rounds, each compared within its round.
+/// The ratio of two figures in each of several rounds.
 #[derive(Debug, Serialize)]
 pub(super) struct Ratio {
     median: f64,
@@ -48,7 +48,7 @@ pub(super) struct Ratio {
 }
 
 impl Ratio {
-    /// How many times `base` each figure is.
+    /// Divides each figure by the `base` of the same round.
     pub(super) fn of(figures: &[u64], base: &[u64]) -> Self {
         let rounds: Vec<f64> =
             figures.iter().zip(base).map(|(figure, base)| *figure as f64 / (*base).max(1) as f64).collect();
@@ -63,7 +63,7 @@ impl fmt::Display for Ratio {
     }
 }
 
-/// Zero of nothing.
+/// The upper median; zero for no values.
 pub(super) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

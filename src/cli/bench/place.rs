@@ -1,5 +1,5 @@
-//! Where the server under test keeps its rows: a file in a temporary directory, or a PostgreSQL database that is empty
-//! before and after, but for the schema.
+//! The database of the server under test: a SQLite file in a temporary directory, or a PostgreSQL database that holds
+//! at most the schema before and after.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::cli::CliError;
 use crate::store::seal::MasterKey;
 use crate::store::{Contents, OpenError, Options, Store};
 
-/// Migrations that a benchmark undoes: all of them.
+/// Undo every migration.
 const EVERY: u32 = u32::MAX;
 
 pub(super) struct Place {
@@ -23,17 +23,17 @@ struct Shared {
     url: String,
     master_key: String,
     store: Store,
-    /// Whether the schema was there before, and is to be there after.
+    /// Whether the schema existed before and must exist afterwards.
     had_schema: bool,
 }
 
 impl Place {
-    /// `url`: of a PostgreSQL database that holds nothing.
+    /// Prepares the PostgreSQL database at `url`, which must be empty, or else a SQLite file in `directory`.
     pub(super) async fn prepare(directory: &Path, url: Option<&str>) -> Result<Self, CliError> {
         let mut place = Self { directory: directory.to_owned(), shared: None };
         if let Some(url) = url {
             let master_key = STANDARD.encode(rand::random::<[u8; 32]>());
-            // Before anything else: opening would migrate it.
+            // Before the store is opened, because opening migrates the database.
             let had_schema = match Store::contents(&options(url, &master_key)).await? {
                 Contents::Nothing => false,
                 Contents::Schema => true,
@@ -45,7 +45,7 @@ impl Place {
         Ok(place)
     }
 
-    /// Of what the server writes, and of what is put straight into its database.
+    /// Opens the database that the server uses.
     pub(super) fn options(&self) -> Options {
         match &self.shared {
             Some(Shared { url, master_key, .. }) => options(url, master_key),
@@ -53,7 +53,7 @@ impl Place {
         }
     }
 
-    /// A database for what is measured beside the server: on the same disk.
+    /// Opens a database on the same disk, for measurements beside the server.
     pub(super) fn beside(&self) -> Options {
         match &self.shared {
             Some(_) => self.options(),
@@ -65,19 +65,19 @@ impl Place {
         Options::of(format!("sqlite://{}", self.directory.join(name).display()))
     }
 
-    /// The server's settings.
+    /// The server's settings, as environment variables.
     pub(super) fn variables(&self) -> Vec<(&'static str, String)> {
         let url = ("POSTHASTE_DATABASE_URL", self.options().url);
         let key = self.shared.as_ref().map(|shared| ("POSTHASTE_MASTER_KEY", shared.master_key.clone()));
         [url].into_iter().chain(key).collect()
     }
 
-    /// What can be asked how much was written.
+    /// The store that knows how much write-ahead log was written; PostgreSQL only.
     pub(super) fn store(&self) -> Option<Store> {
         self.shared.as_ref().map(|shared| shared.store.clone())
     }
 
-    /// Leaves nothing behind but the schema, if it was there before.
+    /// Empties the database; the schema stays if it existed before.
     pub(super) async fn clear(self) -> Result<(), CliError> {
         if let Some(Shared { url, master_key, store, had_schema }) = self.shared {
             store.close().await;

@@ -1,9 +1,10 @@
-//! `--scenario placement`: how 256 shards fall on many nodes, what moves when one comes, goes or dies, and for how long
-//! nobody serves what moves. Calculated, without a server and a database, and the same on every machine.
+//! `--scenario placement`: calculates how 256 shards spread over many nodes, how many move when a node joins, leaves or
+//! dies, and for how long no node serves a shard that moves. There is no server and no database; the result is the same
+//! on every machine.
 //!
-//! Of time it knows three things: a lease, a look (each node reads all nodes and shards every so often, and acts on what
-//! it sees), and an answer, which is how long requests under way take before their shards are let go. A statement takes
-//! no time.
+//! The model has three times: the lease; the interval between two surveys (each node reads all nodes and shards, and
+//! acts on what it sees); and the time until requests under way are answered, after which their shards are released. A
+//! statement takes no time.
 
 use std::fmt;
 
@@ -14,16 +15,16 @@ use crate::engine::placement::{SHARDS, owner};
 
 #[derive(Debug, Args)]
 pub(super) struct PlacementArgs {
-    /// Placement: how many nodes, each a line of the table
+    /// Placement: numbers of nodes; each is a line of the table
     #[arg(
         long, value_delimiter = ',', default_values_t = [10, 30, 100, 256, 1000],
         value_parser = clap::value_parser!(u32).range(2..=2000)
     )]
     nodes: Vec<u32>,
-    /// Placement: milliseconds of a lease
+    /// Placement: length of a lease in milliseconds
     #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u32).range(1000..=60_000))]
     lease_ms: u32,
-    /// Placement: milliseconds from one look of a node to its next
+    /// Placement: milliseconds between two surveys of a node
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(10..=60_000))]
     look_ms: u32,
     /// Placement: milliseconds until requests under way are answered
@@ -31,13 +32,13 @@ pub(super) struct PlacementArgs {
     answer_ms: u32,
 }
 
-/// A lease is renewed as often as the engine does.
+/// Renewals per lease, as in the engine.
 const RENEWALS: u64 = 5;
 
-/// Comings and goings of which each figure is made.
+/// Joins, leaves and deaths that each figure is made of.
 const TRIALS: u64 = 50;
 
-/// Steps of this part of a whole cover it evenly, however many there are.
+/// The golden ratio: multiples of it, modulo 1, cover the unit interval evenly, however many there are.
 const GOLDEN: f64 = 0.618_033_988_749_894_9;
 
 #[derive(Debug, Serialize)]
@@ -62,23 +63,23 @@ struct FleetReport {
     dies: Change,
     renewals_per_second: f64,
     looks_per_second: f64,
-    /// Of nodes and shards, by all looks.
+    /// Rows of nodes and shards that the surveys of all nodes read.
     rows_read_per_second: f64,
 }
 
-/// Of one node that comes or goes, over all trials.
+/// The effect of one node that joins, leaves or dies, over all trials.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Change {
     shards_moved_mean: f64,
     shards_moved_most: usize,
-    /// Milliseconds in which nobody begins requests for a shard that moves.
+    /// Milliseconds in which no node begins requests for a shard that moves.
     gap_least_ms: u64,
     gap_mean_ms: f64,
     gap_most_ms: u64,
 }
 
-/// Milliseconds, from when on matters to nobody.
+/// Milliseconds since an arbitrary origin.
 type Moment = u64;
 
 struct Fleet<'a> {
@@ -114,7 +115,8 @@ impl Fleet<'_> {
         }
     }
 
-    /// A node comes, is seen at each owner's next look, and takes what has been let go at its own.
+    /// A node joins. Each owner sees it at the owner's next survey and releases shards; the node acquires them at its
+    /// own next survey.
     fn join(&self, owners: &[i64], trial: u64) -> Vec<u64> {
         let came = self.moment(trial);
         let comer = self.nodes.len() as i64 + 1 + trial as i64;
@@ -128,13 +130,14 @@ impl Fleet<'_> {
             .collect()
     }
 
-    /// A node begins nothing more, lets go once its requests are answered, and the others take at their next look.
+    /// A node begins nothing more and releases its shards once its requests are answered; the other nodes acquire them
+    /// at their next survey.
     fn leave(&self, owners: &[i64], trial: u64) -> Vec<u64> {
         let left = self.moment(trial);
         self.takers(owners, self.one(trial)).map(|taker| self.look_of(taker, self.let_go(left)) - left).collect()
     }
 
-    /// A node is gone, its lease ends, and the others take at their next look.
+    /// A node dies. The other nodes acquire its shards at their first survey after its lease has ended.
     fn die(&self, owners: &[i64], trial: u64) -> Vec<u64> {
         let (died, gone) = (self.moment(trial), self.one(trial));
         let renewed = at_or_after(gone, self.renew_every(), died) - self.renew_every();
@@ -142,7 +145,7 @@ impl Fleet<'_> {
         self.takers(owners, gone).map(|taker| self.look_of(taker, ended) - died).collect()
     }
 
-    /// Of each shard of `gone`, who has it next.
+    /// The next owner of each shard of `gone`.
     fn takers(&self, owners: &[i64], gone: i64) -> impl Iterator<Item = i64> {
         let rest: Vec<i64> = self.nodes.iter().copied().filter(|node| *node != gone).collect();
         let moved: Vec<i64> =
@@ -162,29 +165,30 @@ impl Fleet<'_> {
         u64::from(self.args.lease_ms) / RENEWALS
     }
 
-    /// When something happens: anywhere between two renewals.
+    /// When the trial's change happens: anywhere between two renewals.
     fn moment(&self, trial: u64) -> Moment {
         let long_since = 10 * u64::from(self.args.lease_ms + self.args.look_ms);
         long_since + part(trial, self.renew_every())
     }
 
-    /// To whom it happens.
+    /// The node that leaves or dies in this trial.
     fn one(&self, trial: u64) -> i64 {
         1 + part(trial, self.nodes.len() as u64).cast_signed()
     }
 }
 
-/// Who should hold each shard.
+/// The owner that placement names for each shard.
 fn placed(nodes: &[i64]) -> Vec<i64> {
     (0..=u8::MAX).filter_map(|shard| owner(shard, nodes)).collect()
 }
 
-/// Somewhere in the whole, elsewhere for the next number.
+/// A point between 0 and `whole`; consecutive numbers spread evenly.
 fn part(number: u64, whole: u64) -> u64 {
     ((number as f64 * GOLDEN).fract() * whole as f64) as u64
 }
 
-/// When a node first does, at this moment or later, what it does every so often. No two do it at the same time.
+/// The first moment, at or after `from`, at which a node does what it does every `every` ms. Each node has its own
+/// phase.
 fn at_or_after(node: i64, every: u64, from: Moment) -> Moment {
     let phase = part(node.cast_unsigned(), every);
     phase + from.saturating_sub(phase).next_multiple_of(every)

@@ -1,4 +1,4 @@
-//! Publishers over the API, each with one request at a time.
+//! Publishes events over the API; each publisher has one request at a time. Used by all scenarios with a server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ pub(super) struct Load {
     pub(super) publishers: usize,
 }
 
-/// A tenant with webhooks, ready to be published to.
+/// A tenant with webhooks, and publishers with its key.
 pub(super) struct Publishers {
     client: reqwest::Client,
     single: String,
@@ -47,7 +47,7 @@ impl Publishers {
         Ok(Self::to_groups(server, sink, key, groups, fan_out, payload))
     }
 
-    /// For the tenant that `key` is of, where `fan_out` webhooks are subscribed to [`kind`] 0.
+    /// For the tenant of `key`, in which `fan_out` webhooks are subscribed to [`kind`] 0.
     pub(super) fn of(server: &Server, sink: &Arc<Sink>, key: String, fan_out: usize, payload: u32) -> Arc<Self> {
         Self::to_groups(server, sink, key, 1, fan_out, payload)
     }
@@ -65,7 +65,7 @@ impl Publishers {
         Arc::new(Self { client, single, batch, key, groups, fan_out, payload, sink })
     }
 
-    /// Publishes as fast as the answers come; answers how long a request took.
+    /// Publishes as fast as the answers come; returns how long the requests took.
     pub(super) async fn run(self: &Arc<Self>, load: Load) -> Result<Histogram<u64>, CliError> {
         let left = Arc::new(AtomicUsize::new(load.events));
         let tasks: Vec<_> =
@@ -90,7 +90,7 @@ impl Publishers {
         }
     }
 
-    /// Publishes one event, or several in one request; answers the microseconds until the answer.
+    /// Publishes one event, or several in one request; returns the microseconds until the answer.
     async fn send(&self, events: usize, batch: bool) -> Result<u64, CliError> {
         let (url, body) = if batch {
             let events: Vec<String> = (0..events).map(|_| self.event()).collect();
@@ -117,23 +117,23 @@ impl Publishers {
         format!(r#"{{"event":"{}","data":{}}}"#, kind(group), data(index, self.payload))
     }
 
-    /// One event at once; answers the microseconds until the answer.
+    /// Publishes one event; returns the microseconds until the answer.
     pub(super) async fn publish_one(&self) -> Result<u64, CliError> {
         self.send(1, false).await
     }
 }
 
-/// The type of every event for this group.
+/// The event type of this group.
 pub(super) fn kind(group: usize) -> String {
     format!("bench.group{group}")
 }
 
-/// A webhook as it is created over the API.
+/// The request body that creates a webhook.
 pub(super) fn webhook(index: usize, kind: &str, url: &str) -> serde_json::Value {
     json!({ "name": format!("bench {index}"), "url": url, "events": [kind] })
 }
 
-/// Event data of about `payload` bytes; its first field is how the sink recognises it.
+/// Event data of about `payload` bytes; the sink recognises the event by the first field.
 pub(super) fn data(index: u64, payload: u32) -> String {
     let padding = "x".repeat((payload as usize).saturating_sub(24));
     format!(r#"{{"n":{index},"padding":"{padding}"}}"#)

@@ -1,4 +1,5 @@
-//! The raw limit: the engine's own HTTP client posting ready-made signed bytes to the same sink, with no engine.
+//! Measures the raw limit: the engine's HTTP client posts prepared, signed bytes to the same sink, without an engine.
+//! The throughput scenario compares the engine with it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,13 +17,13 @@ use crate::domain::policy::SignatureFormat;
 use super::sink::Sink;
 use super::{BenchArgs, publishers};
 
-/// Requests at once, as many as there are publishers by default.
+/// Concurrent requests: as many as the default number of publishers.
 const CONCURRENCY: usize = 64;
 
-/// Requests of one measurement at most.
+/// Most requests of one measurement.
 const REQUESTS: usize = 30_000;
 
-/// Requests per second.
+/// Measures requests per second.
 pub(super) async fn measure(sink: &Sink, args: &BenchArgs, bar: &ProgressBar) -> Result<f64, CliError> {
     bar.set_message("raw limit");
     let requests = REQUESTS.min(args.deliveries as usize);
@@ -54,7 +55,7 @@ async fn run(client: &reqwest::Client, request: &Arc<reqwest::Request>, requests
     Ok(())
 }
 
-/// One request and its whole answer.
+/// Sends one request and reads its whole answer.
 pub(super) async fn post(client: &reqwest::Client, request: &reqwest::Request) -> Result<(), CliError> {
     let request = request.try_clone().ok_or_else(|| CliError::failed("the request cannot be repeated"))?;
     let mut answer = client.execute(request).await.map_err(CliError::failed)?;
@@ -69,7 +70,7 @@ pub(super) fn client() -> Result<reqwest::Client, CliError> {
     build_client(Arc::new(Guard::new(true, vec![loopback])), Arc::new(dns)).map_err(CliError::failed)
 }
 
-/// What the engine sends for one event, signed. The sink does not count it as an event.
+/// A signed request like the engine's for one event. The sink does not count it as an event.
 pub(super) fn request(url: &str, payload: u32) -> reqwest::Request {
     let id = "evt_0000000000000000000000000";
     let data = publishers::data(0, payload);

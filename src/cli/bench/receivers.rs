@@ -1,4 +1,4 @@
-//! Receivers of the sink with a path each, whose manner can be changed while they are called.
+//! Receivers in the sink, one per path, whose behaviour can change while they are called.
 
 use std::ops::Range;
 
@@ -8,26 +8,26 @@ use tokio::sync::Notify;
 
 use super::percentiles::Latency;
 
-/// How a receiver treats its requests.
+/// How a receiver answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Manner {
     Answers,
-    /// With a 500, at once.
+    /// Answers 500 at once.
     Fails,
-    /// Until its manner changes or the caller gives up.
+    /// Does not answer until the manner changes or the caller gives up.
     Hangs,
 }
 
 pub(super) struct Receivers {
     manners: Mutex<Vec<Manner>>,
     changed: Notify,
-    /// The first so many are watched: how long their events took is remembered.
+    /// The arrival times of the first `watched` receivers are recorded.
     watched: usize,
     arrivals: Mutex<Histogram<u64>>,
 }
 
 impl Receivers {
-    /// All of them answer.
+    /// Creates `count` receivers that answer at once.
     pub(super) fn new(count: usize, watched: usize) -> Self {
         Self {
             manners: Mutex::new(vec![Manner::Answers; count]),
@@ -44,7 +44,7 @@ impl Receivers {
         self.changed.notify_waiters();
     }
 
-    /// Waits out the hanging; answers whether the request is accepted. Nobody is at a place out of range.
+    /// Waits while the receiver hangs; returns whether the request is accepted. A place out of range accepts nothing.
     pub(super) async fn accepts(&self, place: usize) -> bool {
         loop {
             let changed = self.changed.notified();
@@ -63,7 +63,7 @@ impl Receivers {
         }
     }
 
-    /// Arrivals at those that are watched since they were last taken.
+    /// Arrivals at the watched receivers since the histogram was last taken.
     pub(super) fn seen(&self) -> u64 {
         self.arrivals.lock().len()
     }

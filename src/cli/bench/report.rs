@@ -1,5 +1,5 @@
-//! What the throughput scenario says, as text and as JSON. Absolute figures belong to one machine at one moment; the ratio is what
-//! can be compared.
+//! The report of the throughput scenario, as text and as JSON. Absolute figures are valid for one machine at one
+//! moment; only the ratio is comparable.
 
 use std::fmt;
 
@@ -25,7 +25,7 @@ impl From<&BenchArgs> for Setup {
     }
 }
 
-/// At 20 events a second.
+/// Latencies at 20 events a second.
 #[derive(Debug, Serialize)]
 pub(super) struct LatencyReport {
     pub(super) floor: Latency,
@@ -47,9 +47,9 @@ pub(super) struct Report {
     scenario: Setup,
     /// Requests per second without an engine: before, between and after the rounds.
     raw_per_second: Vec<f64>,
-    /// Of each round.
+    /// Deliveries per second of each round.
     deliveries_per_second: Vec<f64>,
-    /// Of each round: engine ÷ mean of the raw limits before and after it.
+    /// For each round: engine ÷ mean of the raw limits before and after the round.
     ratios: Vec<f64>,
     /// The median of `ratios`.
     ratio: f64,

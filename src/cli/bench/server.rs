@@ -1,4 +1,5 @@
-//! The engine under test: `posthaste serve` as a child process on a temporary database, and its API as a tenant sees it.
+//! Runs the server under test, `posthaste serve` as a child process on a temporary database, and calls its API for the
+//! scenarios.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -19,16 +20,16 @@ use super::usage::{Usage, resident_bytes};
 
 const ADMIN_KEY: &str = "an admin key that exists for one benchmark only";
 
-/// Starting takes less, also with a million webhooks, and so does stopping.
+/// Starting and stopping take less, even with a million webhooks.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Webhooks created at once over the API.
+/// Webhooks created concurrently over the API.
 const CREATING: usize = 16;
 
-/// Places for the connections of every scenario at once: more than a server has that is not told.
+/// Connection slots for any scenario; a server's default is lower.
 const CONNECTIONS: &str = "16384";
 
-/// Memory is steady when it moves by less than this share between two looks.
+/// Memory is steady when it changes by less than this share between two samples.
 const STEADY: f64 = 0.005;
 const STEADY_EVERY: Duration = Duration::from_millis(500);
 const STEADY_LOOKS: u32 = 20;
@@ -38,7 +39,7 @@ pub(super) struct Server {
     url: String,
     client: reqwest::Client,
     ready_after: Duration,
-    /// To be asked how much was written.
+    /// Read for the bytes of write-ahead log.
     database: Option<Store>,
 }
 
@@ -75,7 +76,7 @@ impl Server {
         Ok(Self { child, url, client: raw::client()?, ready_after: began.elapsed(), database })
     }
 
-    /// From the start of the process until it listens.
+    /// Time from the start of the process until it listens.
     pub(super) fn ready_after(&self) -> Duration {
         self.ready_after
     }
@@ -88,7 +89,7 @@ impl Server {
         format!("{}/api/v1{path}", self.url)
     }
 
-    /// Where it listens.
+    /// The address that the server listens on.
     pub(super) fn address(&self) -> Result<SocketAddr, CliError> {
         self.url.trim_start_matches("http://").parse().map_err(CliError::failed)
     }
@@ -103,7 +104,7 @@ impl Server {
         self.call(Method::POST, path, key.unwrap_or(ADMIN_KEY), Some(body)).await
     }
 
-    /// One request to the API; null when there is no body in the answer.
+    /// Sends one request to the API; returns null when the answer has no body.
     pub(super) async fn call(
         &self,
         method: Method,
@@ -124,20 +125,20 @@ impl Server {
         if text.is_empty() { Ok(Value::Null) } else { serde_json::from_str(&text).map_err(CliError::failed) }
     }
 
-    /// Creates a tenant; answers a key of it.
+    /// Creates a tenant; returns a key of it.
     pub(super) async fn new_tenant(&self) -> Result<String, CliError> {
         let tenant = self.post("/tenants", None, &json!({ "name": "bench" })).await?;
         self.key_of(tenant["id"].as_str().unwrap_or_default()).await
     }
 
-    /// A new key of this tenant, which may do everything.
+    /// Creates a key of `tenant` with all scopes.
     pub(super) async fn key_of(&self, tenant: &str) -> Result<String, CliError> {
         let scopes = json!({ "name": "bench", "scopes": ["publish", "read", "operate", "manage"] });
         let key = self.post(&format!("/tenants/{tenant}/keys"), None, &scopes).await?;
         Ok(key["key"].as_str().unwrap_or_default().to_owned())
     }
 
-    /// Creates webhooks; answers their ids, in order.
+    /// Creates webhooks; returns their ids in order.
     pub(super) async fn subscribe(
         &self,
         key: &str,
@@ -150,7 +151,7 @@ impl Server {
         stream::iter(webhooks.into_iter().map(create)).buffered(CREATING).try_collect().await
     }
 
-    /// Attempts that are recorded, at this moment: the metrics page may be a second old.
+    /// Attempts recorded at this moment; the metrics page may be a second old.
     pub(super) async fn attempts(&self) -> Result<u64, CliError> {
         let engine = self.call(Method::GET, "/engine", ADMIN_KEY, None).await?;
         Ok(engine["journal"]["attempts"].as_u64().unwrap_or(0))
@@ -168,7 +169,7 @@ impl Server {
         })
     }
 
-    /// Resident bytes, once they hardly move any more, or after ten seconds.
+    /// Resident bytes once they are steady, or after ten seconds.
     pub(super) async fn steady_memory(&self) -> Result<f64, CliError> {
         let mut bytes = resident_bytes(self.pid()?)?;
         for _ in 0..STEADY_LOOKS {

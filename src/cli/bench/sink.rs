@@ -1,5 +1,5 @@
-//! What everything in a benchmark is sent to: an axum server that notes when events arrive. One path answers 200 at
-//! once; beside it there may be [`Receivers`] with manners of their own.
+//! The receiver of all events in a benchmark: an axum server that records when events arrive. One path answers 200 at
+//! once; further paths belong to [`Receivers`] with their own behaviour.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use crate::cli::CliError;
 use super::percentiles::Latency;
 use super::receivers::Receivers;
 
-/// Events whose moment of publishing is remembered; later ones overwrite.
+/// Events whose publish time is remembered; later events overwrite earlier ones.
 const REMEMBERED: usize = 1 << 20;
 
-/// How the sink recognises an event: `"n":<index>` is the first field of its data.
+/// The sink recognises an event by this text: `"n":<index>` is the first field of its data.
 pub(super) const INDEX_FIELD: &str = r#""data":{"n":"#;
 
 pub(super) struct Sink {
@@ -31,7 +31,7 @@ pub(super) struct Sink {
     arrived: AtomicU64,
     owed: AtomicU64,
     epoch: Instant,
-    /// Nanoseconds since `epoch` at which event n was published; zero once it has arrived.
+    /// Publish time of event n in nanoseconds since `epoch`; zero once the event has arrived.
     published: Vec<AtomicU64>,
     next: AtomicU64,
     arrivals: Mutex<Histogram<u64>>,
@@ -60,22 +60,22 @@ impl Sink {
         Ok(sink)
     }
 
-    /// Where everybody is answered at once.
+    /// The URL that is answered at once.
     pub(super) fn url(&self) -> String {
         format!("http://{}/hook", self.address)
     }
 
-    /// The path of one of the receivers.
+    /// The URL of one of the receivers.
     pub(super) fn url_at(&self, place: usize) -> String {
         format!("http://{}/at/{place}", self.address)
     }
 
-    /// Events accepted so far; the requests of the raw measurement are none.
+    /// Arrivals of events so far, without the requests of the raw measurement.
     pub(super) fn arrived(&self) -> u64 {
         self.arrived.load(Ordering::Relaxed)
     }
 
-    /// Deliveries that accepted events are owed.
+    /// Deliveries owed for the events published so far.
     pub(super) fn owed(&self) -> u64 {
         self.owed.load(Ordering::Relaxed)
     }
@@ -84,7 +84,7 @@ impl Sink {
         self.owed.fetch_add(deliveries, Ordering::Relaxed);
     }
 
-    /// An index for an event that is published now.
+    /// Returns the index of an event that is published now.
     pub(super) fn publishing(&self) -> u64 {
         let index = self.next.fetch_add(1, Ordering::Relaxed);
         self.place(index).store(self.nanos(), Ordering::Relaxed);
@@ -117,7 +117,7 @@ impl Sink {
     }
 }
 
-/// An event for a receiver; every one counts, also when others were sent the same.
+/// Counts an event at a receiver, even if other receivers got the same event.
 async fn arrive_at(State(sink): State<Arc<Sink>>, Path(place): Path<usize>, body: Bytes) -> StatusCode {
     if !sink.receivers.accepts(place).await {
         return StatusCode::INTERNAL_SERVER_ERROR;

@@ -1,4 +1,4 @@
-//! `--scenario throughput`: deliveries per second against the raw limit of this machine, in turns.
+//! `--scenario throughput`: measures deliveries per second and, alternating with it, the raw limit of this machine.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use super::sink::Sink;
 use super::usage::Usage;
 use super::{Bench, BenchArgs, PATIENCE, latency, raw};
 
-/// Webhooks with a fan-out of one: enough that no single endpoint's in-flight cap is what is measured.
+/// Webhooks with a fan-out of one: enough that no endpoint's in-flight limit dominates the result.
 const ENDPOINTS: usize = 64;
 
 pub(super) async fn measure(bench: &Bench<'_>) -> Result<Report, CliError> {
@@ -39,13 +39,13 @@ pub(super) async fn measure(bench: &Bench<'_>) -> Result<Report, CliError> {
     Ok(Report::new(Setup::from(*args), throughput).with_latencies(latency, quiet))
 }
 
-/// What was measured while events were published as fast as they were taken.
+/// Measurements while events were published as fast as they were accepted.
 pub(super) struct Throughput {
     /// Requests per second without an engine: before, between and after the rounds.
     pub(super) raw_per_second: Vec<f64>,
     /// Deliveries per second of each round, from the first publish to the last recorded attempt.
     pub(super) engine_per_second: Vec<f64>,
-    /// A publish request, until its answer.
+    /// From a publish request to its answer.
     pub(super) publish: Latency,
     /// From the publish request to the first arrival of its event.
     pub(super) arrival: Latency,

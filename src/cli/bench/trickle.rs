@@ -1,4 +1,4 @@
-//! A steady trickle of events, at its pace whatever the answers take.
+//! Publishes events at a fixed pace, however long the answers take.
 
 use std::future::Future;
 use std::pin::pin;
@@ -14,7 +14,8 @@ use crate::cli::CliError;
 use super::percentiles::Latency;
 use super::publishers::Publishers;
 
-/// Publishes one event every `every` until `end`; answers how long each publish took, and what `end` did.
+/// Publishes one event every `every` until `end` completes; returns how long each publish took, and the result of
+/// `end`.
 pub(super) async fn trickle<T>(
     publishers: &Arc<Publishers>,
     every: Duration,

@@ -1,11 +1,11 @@
-//! What a process has used and done, from /proc and from its metrics page; and how busy the whole machine was.
+//! Reads the resource usage and counters of the server, from /proc and its metrics page, and how busy the machine was.
 
 use crate::cli::CliError;
 
 /// Kernel clock ticks per second in /proc, the same on every Linux that Rust runs on (proc_pid_stat(5)).
 const TICKS: f64 = 100.0;
 
-/// Of the server, since it started.
+/// Usage of the server since it started.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Usage {
     pub(super) cpu_seconds: f64,
@@ -14,9 +14,9 @@ pub(super) struct Usage {
     pub(super) statements: u64,
     pub(super) rows: u64,
     pub(super) commits: u64,
-    /// Of the write-ahead log, where the database can be asked.
+    /// Bytes of write-ahead log; PostgreSQL only.
     pub(super) wal_bytes: Option<u64>,
-    /// Now.
+    /// At this moment.
     pub(super) live_endpoints: u64,
 }
 
@@ -34,7 +34,7 @@ impl Usage {
         })
     }
 
-    /// What was used and done since `before`; the memory is the peak of all time.
+    /// The difference to `before`; peak memory stays the peak since the start.
     pub(super) fn since(self, before: &Self) -> Self {
         Self {
             cpu_seconds: self.cpu_seconds - before.cpu_seconds,
@@ -48,7 +48,7 @@ impl Usage {
     }
 }
 
-/// Memory of a process that is in use now, in bytes.
+/// Resident memory of a process in bytes.
 pub(super) fn resident_bytes(pid: u32) -> Result<f64, CliError> {
     memory_bytes(pid, "VmRSS:")
 }
@@ -73,7 +73,7 @@ fn memory_bytes(pid: u32, field: &str) -> Result<f64, CliError> {
     Ok(kib * 1024.0)
 }
 
-/// Time that all cores have spent, whoever they worked for.
+/// Time that all cores have spent, idle or on any process.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MachineTime {
     idle: u64,
@@ -90,7 +90,7 @@ impl MachineTime {
         Ok(Self { idle, all: ticks.iter().sum() })
     }
 
-    /// The share that was not idle.
+    /// The share of time since `before` that was not idle.
     pub(super) fn busy_since(self, before: Self) -> f64 {
         let all = self.all.saturating_sub(before.all).max(1);
         1.0 - self.idle.saturating_sub(before.idle) as f64 / all as f64

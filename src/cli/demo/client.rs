@@ -1,4 +1,4 @@
-//! A caller of the management API with one key.
+//! A client of the management API with one key, used by the demo.
 
 use serde_json::Value;
 
@@ -41,7 +41,7 @@ impl Client {
     }
 }
 
-/// A text field of an answer.
+/// Reads a text field of an answer.
 pub(super) fn text(answer: &Value, field: &str) -> Result<String, CliError> {
     let found = answer[field].as_str().map(str::to_owned);
     found.ok_or_else(|| CliError::failed(format!("an answer has no `{field}`: {answer}")))

@@ -1,4 +1,5 @@
-//! What the demo prints: where everything is, commands to paste, and in the end what the receivers have seen.
+//! The texts that the demo prints: URLs and keys, commands to paste, and at the end the requests that each receiver
+//! got.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,10 +7,10 @@ use std::time::Duration;
 use super::receivers::{SAMPLES, Seen};
 use super::scene::Scene;
 
-/// The webhook whose log and test are shown.
+/// The sample whose log and test commands are printed.
 const SHOWN: usize = 1;
 
-/// Printed once everything is there.
+/// Printed once the server and its sample data are ready.
 pub(super) struct Guide<'a> {
     pub(super) url: &'a str,
     pub(super) admin_key: &'a str,
@@ -63,7 +64,7 @@ impl Guide<'_> {
     }
 }
 
-/// Printed at the end.
+/// Printed when the demo ends.
 pub(super) struct Summary<'a>(pub(super) &'a Seen);
 
 impl fmt::Display for Summary<'_> {

@@ -1,4 +1,4 @@
-//! Sample receivers on loopback, each with a manner of its own. Know nothing of the engine.
+//! Sample receivers on loopback, each with its own behaviour. The demo starts them; they know nothing of the engine.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,18 +18,18 @@ use tokio_util::sync::CancellationToken;
 
 const ANY_PORT: &str = "127.0.0.1:0";
 
-/// Slow, and well within the default time limit of 5 s.
+/// Slow, but well within the default timeout of 5 s.
 const SLOW: Duration = Duration::from_secs(2);
 
 const RETRY_AFTER_SECONDS: &str = "3";
 
-/// Requests that the receiver which is about to go still accepts.
+/// Requests that the `Gone` receiver accepts before it answers 410.
 const LAST_ACCEPTED: u64 = 3;
 
-/// The callers are gone by then; what is left is a handler that hangs.
+/// The server has stopped by then; only the hanging handler can still be running.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How a receiver treats its requests.
+/// How a receiver answers.
 #[derive(Debug, Clone, Copy)]
 enum Manner {
     Accepts,
@@ -40,14 +40,14 @@ enum Manner {
     Busy,
 }
 
-/// A receiver, and the webhook that the demo makes for it.
+/// A receiver and the webhook that the demo creates for it.
 #[derive(Debug)]
 pub(super) struct Sample {
     pub(super) name: &'static str,
     pub(super) does: &'static str,
     pub(super) events: &'static [&'static str],
     path: &'static str,
-    /// `None` refuses to be connected to.
+    /// `None`: connections are refused.
     manner: Option<Manner>,
 }
 
@@ -86,7 +86,7 @@ pub(super) const SAMPLES: [Sample; 7] = [
 ];
 
 impl Manner {
-    /// Answers the request with this number, counted from one.
+    /// Answers request `number`, counted from one.
     async fn answer(self, number: u64) -> Response {
         match self {
             Self::Accepts => StatusCode::OK.into_response(),
@@ -105,14 +105,14 @@ impl Manner {
     }
 }
 
-/// Requests that each of [`SAMPLES`] has seen.
+/// Requests that each of [`SAMPLES`] has received.
 pub(super) type Seen = [u64; SAMPLES.len()];
 
 /// The running receivers.
 pub(super) struct Receivers {
     address: SocketAddr,
     refusing: SocketAddr,
-    /// Bound and never listening: whoever connects is refused, and nobody else is given the port.
+    /// Bound and never listening: connections are refused, and no other process gets the port.
     _refuses: TcpSocket,
     seen: Arc<[AtomicU64; SAMPLES.len()]>,
     stopping: CancellationToken,
@@ -138,7 +138,7 @@ impl Receivers {
         format!("http://{address}{}", sample.path)
     }
 
-    /// Stops, and says how many requests each has seen.
+    /// Stops the receivers; returns how many requests each has received.
     pub(super) async fn stop(mut self) -> Seen {
         self.stopping.cancel();
         if tokio::time::timeout(STOP_PATIENCE, &mut self.server).await.is_err() {
@@ -153,7 +153,7 @@ fn router(seen: &Arc<[AtomicU64; SAMPLES.len()]>) -> Router {
     for (place, sample) in SAMPLES.iter().enumerate() {
         let Some(manner) = sample.manner else { continue };
         let seen = seen.clone();
-        // The body is taken so that the connection can serve the next request.
+        // The body must be read before the connection can serve the next request.
         let answer = async move |_: Bytes| {
             let number = seen[place].fetch_add(1, Ordering::Relaxed) + 1;
             manner.answer(number).await

@@ -1,4 +1,4 @@
-//! A tenant with a key, a webhook for every sample receiver, and events that look like a support desk's.
+//! The demo's sample data: a tenant with a key, a webhook for every sample receiver, and events of a support desk.
 
 use serde_json::{Value, json};
 
@@ -7,10 +7,10 @@ use crate::cli::CliError;
 use super::client::{Client, text};
 use super::receivers::{Receivers, SAMPLES};
 
-/// The webhook whose delivery is offered for a retry: it needs one.
+/// The sample whose delivery the printed retry command names: its deliveries fail.
 const FAILING: &str = "Refused";
 
-/// What is published, over and over. The first one goes to [`FAILING`].
+/// The event types that are published, in a cycle. The first one goes to [`FAILING`].
 const KINDS: [&str; 12] = [
     "message.received",
     "conversation.created",
@@ -26,7 +26,7 @@ const KINDS: [&str; 12] = [
     "conversation.closed",
 ];
 
-/// What was made, and the ids that the printed commands name.
+/// The created objects and the ids that the printed commands name.
 pub(super) struct Scene {
     pub(super) tenant_id: String,
     pub(super) tenant_key: String,
@@ -37,7 +37,7 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    /// Makes everything and publishes the first event.
+    /// Creates tenant, key and webhooks, and publishes the first event.
     pub(super) async fn set(admin: &Client, receivers: &Receivers) -> Result<Self, CliError> {
         let tenant = admin.post("/tenants", &json!({"name": "Demo"})).await?;
         let tenant_id = text(&tenant, "id")?;
@@ -60,7 +60,7 @@ impl Scene {
         Ok(Self { tenant_id, tenant_key, webhook_ids, delivery_id, publisher })
     }
 
-    /// Publishes the event with this number, counted from zero.
+    /// Publishes event `number`, counted from zero.
     pub(super) async fn publish(&self, number: usize) -> Result<(), CliError> {
         publish(&self.publisher, number).await.map(drop)
     }

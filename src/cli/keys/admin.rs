@@ -1,4 +1,5 @@
-//! `posthaste keys admin`: the keys that may do everything, on the database itself or by the server that has it open.
+//! `posthaste keys admin`: lists, creates and revokes admin keys, on the database itself or through the server that has
+//! the SQLite file open.
 
 use std::io::{Write, stdout};
 
@@ -18,7 +19,7 @@ use crate::store::Store;
 use crate::store::admin_keys::Revoked;
 use crate::store::audit::Author;
 
-/// As many as the API gives at once.
+/// Largest page size of the API.
 const PAGE: u64 = 100;
 
 #[derive(Debug, Args)]
@@ -31,23 +32,23 @@ pub(super) struct AdminArgs {
 enum What {
     /// List the admin keys
     List(KeysSettings),
-    /// Create an admin key, which is printed once
-    // Left to itself, the usage of an error lists every setting that has a variable, as if all were required.
+    /// Create an admin key and print it; it cannot be shown again
+    // By default, clap's usage line in an error lists every setting that has a variable, as if all were required.
     #[command(override_usage = "posthaste keys admin create [OPTIONS] --name <NAME>")]
     Create {
         /// What the key is for, 1 to 200 characters
         #[arg(long, value_parser = name)]
         name: String,
-        /// From when on it opens nothing, as 2027-01-31T00:00:00Z [default: it does not end by itself]
+        /// When the key expires, such as 2027-01-31T00:00:00Z [default: never]
         #[arg(long, value_name = "TIME", value_parser = end)]
         expires_at: Option<UnixMillis>,
         #[command(flatten)]
         settings: KeysSettings,
     },
-    /// Revoke an admin key and end the sessions that it has opened
+    /// Revoke an admin key and end the browser sessions opened with it
     #[command(override_usage = "posthaste keys admin revoke [OPTIONS] <ID>")]
     Revoke {
-        /// Its id, as `list` shows it
+        /// The key's id, as `posthaste keys admin list` shows it
         id: KeyId,
         #[command(flatten)]
         settings: KeysSettings,
@@ -102,7 +103,7 @@ pub(super) async fn run(args: AdminArgs) -> Result<(), CliError> {
             };
             let shown = writeln!(stdout(), "id: {id}\nadmin key, shown only now: {key}");
             shown.map_err(|error| {
-                CliError::failed(format!("key {id} was made and cannot be shown ({error}); revoke it"))
+                CliError::failed(format!("key {id} was created but cannot be shown ({error}); revoke it"))
             })?;
         }
         What::Revoke { id, settings: KeysSettings { server, settings } } => {

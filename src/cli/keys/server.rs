@@ -1,4 +1,5 @@
-//! A running server, asked for what only it can do because it has the file open.
+//! A client of the running server that has the SQLite file open, for the commands in `keys`, which then cannot open the
+//! file themselves.
 
 use std::error::Error;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::engine::peer_client;
 
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// A server seals some ten thousand values a second anew.
+/// Longest wait for an answer: a server rewraps some ten thousand values a second.
 const LONGEST_ANSWER: Duration = Duration::from_secs(3600);
 
 pub(super) struct Server {
@@ -24,11 +25,10 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// The one at this URL, or else the one that the settings describe.
+    /// The server at `url`, or by default at the address in the settings.
     pub(super) fn of(config: &Config, url: Option<String>) -> Result<Self, CliError> {
         let Some(admin_key) = config.admin_key.clone() else {
-            let why =
-                "a server has the database open and must be asked; give an admin key of it as POSTHASTE_ADMIN_KEY";
+            let why = "a server has the database open and must be asked; set POSTHASTE_ADMIN_KEY to an admin key of that server";
             return Err(CliError::failed(why));
         };
         let scheme = if config.api.tls.is_some() { "https" } else { "http" };

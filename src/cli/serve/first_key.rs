@@ -1,5 +1,6 @@
-//! Shows the admin key that a first start has made, once: on standard output, unless that is the system's journal, which
-//! keeps what it is given. Then the key waits in a file that only this user reads.
+//! Shows the admin key that a first start has created, once. Called by `serve`. The key goes to standard output, unless
+//! standard output is the systemd journal, which would keep the key; then it goes to a file that only this user can
+//! read.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write, stdout};
@@ -9,14 +10,14 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::say;
 
-/// Set by systemd for a service whose output it keeps: device and inode of the stream (systemd.exec(5)).
+/// Set by systemd for a service whose output goes to the journal: device and inode of the stream (systemd.exec(5)).
 const JOURNAL: &str = "JOURNAL_STREAM";
 
-/// `beside`: the database's file, if it is one.
+/// Shows `key`. A key file is written next to `beside`, the SQLite file, if there is one.
 pub(super) fn show(key: &str, beside: Option<&Path>) {
     if !is_journal() {
         if let Err(error) = writeln!(stdout(), "admin key, shown only now: {key}") {
-            tracing::warn!(%error, "the admin key cannot be printed; make one with `posthaste keys admin create`");
+            tracing::warn!(%error, "admin key not printed; create another with `posthaste keys admin create`");
         }
         return;
     }
