@@ -1,4 +1,4 @@
-//! Who may do what: keys, scopes, tenants.
+//! Access control: what each key may do, by scope and by tenant.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -135,7 +135,7 @@ async fn an_admin_acts_for_the_tenant_that_it_names() {
     world.admin().get("/webhooks").await.refusal();
     let unknown = other.id.replace(&other.id[other.id.len() - 4..], "0000");
     world.admin().for_tenant(&unknown).get("/webhooks").await.refusal();
-    // A tenant's key stays where it belongs, whatever the header says.
+    // A tenant's key stays in its tenant, whatever the tenant header says.
     let strayed = world.client().for_tenant(&other.id).get("/webhooks").await;
     assert!(strayed.status >= 400 || !strayed.text.contains(&theirs.id), "{strayed:?}");
 }
@@ -148,7 +148,7 @@ async fn a_key_ends_when_it_was_to_end() {
     ends_in_time(&world, "/admin-keys", &json!({"name": "x"}), "/tenants").await;
 }
 
-/// Keys are made at one path, and open another one.
+/// Creates a key at path `keys` that expires; checks that it opens path `opened` until then.
 async fn ends_in_time(world: &World, keys: &str, plain: &Value, opened: &str) {
     let wish = |expires_at: &str| {
         let mut wish = plain.clone();
@@ -170,9 +170,9 @@ async fn ends_in_time(world: &World, keys: &str, plain: &Value, opened: &str) {
     });
 
     assert_eq!(refused.await.problem(401).code(), "key_expired");
-    // The server keeps a time of its own, close to ours.
+    // The server's own clock is close to the test's, not equal.
     let early = soon - jiff::SignedDuration::from_millis(500);
-    assert!(jiff::Timestamp::now() >= early, "not before its time");
+    assert!(jiff::Timestamp::now() >= early, "the key expired early");
 }
 
 #[tokio::test]

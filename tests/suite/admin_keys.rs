@@ -1,5 +1,4 @@
-//! The keys that may do everything, and who is logged in: listed, made with an end, and revoked, by the API and by the
-//! command line.
+//! Admin keys and sessions: listed, created with an expiry, and revoked, over the API and on the command line.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -10,7 +9,7 @@ use crate::fact;
 use crate::server::{self, Env};
 use crate::world::{World, new_key, new_session, text};
 
-/// Without a key of the configuration, and the admin key that the first start has printed.
+/// Restarts the world without a configured admin key; returns a client with the key that the first start printed.
 async fn without_configured_key(world: &mut World) -> Client {
     world.stop().await;
     world.env().remove("POSTHASTE_ADMIN_KEY");
@@ -85,7 +84,7 @@ async fn the_last_admin_key_stays() {
 on_both!(admin_keys_are_made_listed_and_revoked_on_the_command_line);
 async fn admin_keys_are_made_listed_and_revoked_on_the_command_line() {
     let mut world = World::start().await;
-    // SQLite: by the server that has the file open. PostgreSQL: on the database.
+    // With SQLite the command asks the server that has the file open; with PostgreSQL it works on the database.
     let (ok, said) = keys(&mut world, &["create", "--name", "spare"]).await;
     assert!(ok, "{said}");
     let key = said.lines().find_map(|line| line.strip_prefix("admin key, shown only now: ")).expect("a key").to_owned();

@@ -1,4 +1,5 @@
-//! What the source says about itself: which way imports point, and what is absent where.
+//! Checks of the source: the direction of imports, words that a layer must not contain, migrations, and the OpenAPI
+//! document.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,9 +9,9 @@ use serde_json::Value;
 /// A layer is a file `src/<name>.rs` with its folder `src/<name>/`.
 struct Layer {
     name: &'static str,
-    /// Modules of the crate that it may name besides itself and the plain ones.
+    /// Modules of the crate that the layer may name besides itself and [`PLAIN`].
     may_use: &'static [&'static str],
-    /// What it must not name at all.
+    /// Words that the layer must not contain.
     without: &'static [&'static str],
 }
 
@@ -35,12 +36,12 @@ const LAYERS: [Layer; 7] = [
     Layer { name: "config", may_use: &["store"], without: &["actix", "axum", "sea_orm"] },
 ];
 
-/// A module whose header says "Pure" decides without waiting, without a clock and without chance. These words would give it
-/// away.
+/// A module whose header says "Pure" waits for nothing and uses no clock and no randomness. These words show a
+/// violation.
 const IMPURE: [&str; 6] = ["async fn", ".await", "::now()", "rand::", "sleep(", "std::fs"];
 
-/// Lines of a file from which one should ask whether it does one thing, and from which it surely does several. The first is no
-/// limit: a limit on lines must not shape the design.
+/// Above this many lines the test asks whether the file does one thing. This is no limit: a limit on lines must not
+/// shape the design.
 const LONG_FILE: usize = 500;
 const TOO_LONG_FILE: usize = 700;
 
@@ -83,7 +84,7 @@ fn layer_files(name: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The code without its tests and comments.
+/// The code of a file without tests and comments.
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned();
@@ -125,7 +126,7 @@ fn only_the_store_names_the_orm() {
     assert!(!manifest.contains("entity"), "migrations must not change with the entities");
 }
 
-/// Whether the header of a module promises it.
+/// Whether the header of a module says "Pure".
 fn says_pure(file: &Path) -> bool {
     let text = fs::read_to_string(file).expect("a readable file");
     let mut header = text.lines().take_while(|line| line.starts_with("//!"));
@@ -151,7 +152,7 @@ fn what_decides_neither_waits_nor_reads_a_clock() {
     }
 }
 
-/// Older versions go on beside a newer one, unless a migration says that they cannot.
+/// Older versions keep serving beside a newer one, unless a migration's name says that they cannot.
 #[test]
 fn a_migration_that_takes_anything_away_says_so_in_its_name() {
     let mut files = Vec::new();
@@ -194,12 +195,15 @@ fn the_openapi_document_is_the_one_that_was_reviewed() {
     let printed = String::from_utf8(printed.stdout).expect("text");
     let path = root().join("docs/openapi.json");
     let reviewed = fs::read_to_string(&path).unwrap_or_default();
-    assert!(printed == reviewed, "the API changed; look at `posthaste openapi > docs/openapi.json` and commit it");
+    assert!(
+        printed == reviewed,
+        "the API changed; run `posthaste openapi > docs/openapi.json`, review the difference and commit it"
+    );
     let document: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
     assert_eq!(document["openapi"].as_str().map(|version| &version[..3]), Some("3.1"));
 }
 
-/// Every schema of the document in which properties stand, with the name that it is under.
+/// Collects every schema that has properties, with the name of the component that contains it.
 fn objects(name: &str, schema: &Value, found: &mut Vec<(String, Value)>) {
     match schema {
         Value::Object(members) => {
@@ -218,7 +222,7 @@ fn allows(schema: &Value, kind: &str) -> bool {
     of_type || schema["oneOf"].as_array().is_some_and(|parts| parts.iter().any(|part| allows(part, kind)))
 }
 
-/// Whether its description lists the values that a text may have: "`a`, `b` or `c`".
+/// Whether the description lists the values that a text may have: "`a`, `b` or `c`".
 fn lists_values(schema: &Value, description: &Value) -> bool {
     let description = description.as_str().unwrap_or_default();
     allows(schema, "string") && description.starts_with('`') && description.contains("` or `")

@@ -1,4 +1,4 @@
-//! Who changed what: every route that changes something leaves one entry with its author, and nothing else does.
+//! The audit log: every route that changes something writes one entry with its author; other routes write none.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -15,10 +15,10 @@ use crate::world::{Tenant, World, id_of, new_admin_key, new_key, new_session, te
 /// Publishing changes no configuration, and an event is its own record.
 const UNRECORDED: [&str; 2] = ["publishEvent", "publishEvents"];
 
-/// A tenant with one of everything, made for one change.
+/// A tenant with one object of each kind, created for one change.
 struct Estate {
     tenant: Tenant,
-    /// Of the tenant's own key.
+    /// The author of changes made with the tenant's key.
     author: String,
     ids: Ids,
     hook: Hook,
@@ -51,21 +51,21 @@ impl Estate {
         Self { tenant, author, ids, hook }
     }
 
-    /// A secret that is not the current one.
+    /// With a signing secret that is not the current one.
     async fn with_rotated_secret(world: &World) -> Self {
         let estate = Self::new(world).await;
         estate.hook.rotate_secret(&estate.tenant.client, 3_600).await;
         estate
     }
 
-    /// A delivery that waits.
+    /// With a delivery that waits for its retry.
     async fn with_pending_delivery(world: &World) -> Self {
         let mut estate = Self::new(world).await;
         let client = &estate.tenant.client;
         client.act(&format!("/webhooks/{}/pause", estate.ids.webhook)).await.expect(200);
         let event = client.post("/events", &json!({"event": "message.sent", "data": {}})).await;
         event.expect(202);
-        // Until it has a row it is on its way to its endpoint, and nobody can take it back.
+        // A delivery without a row is on its way to its endpoint and cannot be cancelled.
         let path = format!("/events/{}", id_of(&event));
         let has_row = async || (client.get(&path).await.json()["progress"]["pending"] == 1).then_some(());
         fact::until("it waits as a row", has_row).await;
@@ -75,7 +75,7 @@ impl Estate {
     }
 }
 
-/// Its receiver has answered; waits until that is on record.
+/// Waits until the attempt of `delivery` is recorded.
 async fn recorded(client: &Client, delivery: &str) {
     fact::until("the outcome is recorded", async || {
         let delivery = client.get(&format!("/deliveries/{delivery}")).await.json();
@@ -120,7 +120,7 @@ async fn every_route_that_changes_something_leaves_one_entry_with_its_author() {
         assert!(peer.is_none_or(|peer| peer == "127.0.0.1"), "{what}");
         actions.insert(text(entry, "action"));
     }
-    assert!(actions.len() > 15, "each has a name of its own: {actions:?}");
+    assert!(actions.len() > 15, "each route has its own action name: {actions:?}");
 }
 
 #[tokio::test]
@@ -174,7 +174,7 @@ async fn whichever_node_is_asked_the_entry_is_of_the_caller() {
                 for hook in &hooks {
                     let request = format!("r-{number}-{}", hook.id);
                     let call = client.call(Method::POST, &hook.path("/probe")).header("X-Request-Id", &request);
-                    // Nobody is believed who only says so.
+                    // A caller cannot forge its address with the headers of nodes or proxies.
                     let forged =
                         call.header("X-Posthaste-Peer", "203.0.113.9 00").header("X-Forwarded-For", "203.0.113.9");
                     send(forged).await.expect(200);

@@ -1,4 +1,4 @@
-//! What waits for an endpoint, and what an operator does about it: look, pause, resume, purge, probe.
+//! The backlog of a webhook and what an operator can do about it: read, pause, resume, purge, probe.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -18,7 +18,7 @@ async fn backlog(world: &World, hook: &Hook) -> Value {
     world.client().get(&hook.path("/backlog")).await.expect(200)
 }
 
-/// Waits until the backlog satisfies `fact`; answers it.
+/// Waits until the backlog satisfies `fact`; returns the backlog.
 async fn backlog_when(world: &World, hook: &Hook, what: &str, fact: impl Fn(&Value) -> bool) -> Value {
     fact::until_within(PATIENCE, what, async || {
         let backlog = backlog(world, hook).await;
@@ -33,7 +33,7 @@ fn assert_adds_up(backlog: &Value) {
     assert_eq!(backlog["pending"], parts.iter().sum::<u64>(), "{backlog}");
 }
 
-/// A receiver that answers what it was last told to.
+/// A receiver that answers with the status last stored.
 fn told(status: u16) -> (Receiver, Arc<AtomicU16>) {
     let answer = Arc::new(AtomicU16::new(status));
     let script = answer.clone();
@@ -78,7 +78,7 @@ async fn a_paused_webhook_gets_nothing_and_loses_nothing() {
     world.stop().await;
     world.restart().await;
     let held = backlog_when(&world, &hook, "five are held", |backlog| backlog["held"] == 5).await;
-    assert_eq!(held["state"], "paused", "it stays paused");
+    assert_eq!(held["state"], "paused", "the webhook stays paused");
     assert!(hook.requests().is_empty());
 
     let resumed = world.client().act(&hook.path("/resume")).await.expect(200);
@@ -174,12 +174,12 @@ async fn a_receiver_that_only_fails_is_left_alone_and_probed_when_asked() {
     world.restart().await;
     let asked = hook.requests().len();
     let open = backlog_when(&world, &hook, "all are pending", |backlog| backlog["pending"] == 6).await;
-    assert_eq!(open["state"], "circuit_open", "a restart does not close it");
+    assert_eq!(open["state"], "circuit_open", "a restart does not close the breaker");
     let same = json!({"events": ["call.*"], "retryPolicy": quick_retries(10)});
     let control = world.hook(Receiver::status(500), same).await;
     world.publish("call.ringing").await;
     control.saw(2).await;
-    assert_eq!(hook.requests().len(), asked, "its retries were due, too");
+    assert_eq!(hook.requests().len(), asked, "a request was sent through the open breaker");
 
     world.client().act(&hook.path("/probe")).await.expect(200);
     hook.saw(asked + 1).await;
@@ -257,7 +257,7 @@ async fn a_retry_is_ready_when_it_is_due_and_not_before() {
     assert!(due > text(&waiting, "asOf"), "{waiting}");
 
     let done = backlog_when(&world, &hook, "the retry is made", |backlog| {
-        // Times of this form order like texts.
+        // Timestamps of this form sort like texts.
         if text(backlog, "asOf") < due {
             assert_eq!(backlog["ready"], 0, "{backlog}");
         }

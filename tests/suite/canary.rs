@@ -1,4 +1,5 @@
-//! Listeners that nobody may ever call, and beside them, on the same port of another address, one that may be: book C.
+//! Canaries: listeners that the server must never call. Beside them, on the same port of another address, there is an
+//! address that it may call. The canaries' count is book C.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,11 +12,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::receiver::{Down, Receiver, Reply};
 
-/// The one address that the servers of these tests may call, as `POSTHASTE_EGRESS_ALLOW` and by itself.
+/// The one address that the servers of these tests may call: as `POSTHASTE_EGRESS_ALLOW`, and as an address.
 pub(crate) const OPENED: &str = "127.0.0.2/32";
 pub(crate) const OPEN: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
-/// Where the canaries sit.
+/// The addresses of the canaries.
 const CLOSED: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 pub(crate) struct Canaries {
@@ -25,7 +26,7 @@ pub(crate) struct Canaries {
 }
 
 impl Canaries {
-    /// Canaries, and an address on the same port that may be called.
+    /// Creates canaries and an address on the same port that may be called.
     pub(crate) fn beside() -> (Self, Down) {
         for _ in 0..1_000 {
             let open = Down::at(OPEN);
@@ -34,10 +35,10 @@ impl Canaries {
                 return (Self::on(open.port(), listeners), open);
             }
         }
-        panic!("no port that is free everywhere");
+        panic!("no port is free on all addresses");
     }
 
-    /// Canaries, and a receiver on the same port that may be called.
+    /// Creates canaries and a receiver on the same port that may be called.
     pub(crate) fn beside_receiver(script: impl Fn(usize) -> Reply + Send + Sync + 'static) -> (Self, Receiver) {
         let (canaries, open) = Self::beside();
         (canaries, open.come_up(script))
@@ -54,19 +55,20 @@ impl Canaries {
         self.port
     }
 
-    /// Where nobody may go.
+    /// A URL of a canary.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
-    /// Nobody has called. Calls each of them to show that this would have been noticed: they count in order, so that
-    /// whoever came before would have been counted by now.
+    /// Asserts that no canary was called. It then calls each canary, to show that a call is counted: connections are
+    /// counted in order, so any earlier one would be counted by now.
     pub(crate) async fn saw_nobody(&self) {
         for ip in CLOSED {
             let mut call = TcpStream::connect(SocketAddr::new(ip, self.port)).await.expect("a canary");
-            let _ = tokio::time::timeout(Duration::from_secs(30), call.read(&mut [0])).await.expect("it hangs up");
+            let _ =
+                tokio::time::timeout(Duration::from_secs(30), call.read(&mut [0])).await.expect("the canary hangs up");
         }
-        assert_eq!(self.touched.load(Ordering::SeqCst), CLOSED.len(), "somebody has called a canary");
+        assert_eq!(self.touched.load(Ordering::SeqCst), CLOSED.len(), "a canary was called");
     }
 }
 

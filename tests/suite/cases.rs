@@ -1,4 +1,4 @@
-//! The list of hostile and harmless URLs (`tests/data/urls.tsv`), read.
+//! Reads the list of hostile and harmless URLs (`tests/data/urls.tsv`).
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ pub(crate) enum Verdict {
 pub(crate) struct Case {
     pub(crate) verdict: Verdict,
     pub(crate) url: String,
-    /// What DNS says of the one name in it.
+    /// The DNS answer for the host name of the URL.
     pub(crate) dns: Option<(String, Vec<IpAddr>)>,
 }
 
@@ -29,7 +29,7 @@ pub(crate) fn with(verdict: Verdict) -> Vec<Case> {
 }
 
 impl Case {
-    /// The same host at another port, if the URL names none.
+    /// The same URL with port `port`; `None` if the URL names a port itself.
     pub(crate) fn at_port(&self, port: u16) -> Option<String> {
         let (scheme, rest) = self.url.split_once("://")?;
         let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
@@ -41,7 +41,9 @@ impl Case {
 }
 
 fn read(line: &str) -> Case {
-    let [verdict, url, reason] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("not three columns: {line}") };
+    let [verdict, url, reason] = line.split('\t').collect::<Vec<_>>()[..] else {
+        panic!("a line needs three columns: {line}")
+    };
     let verdict = match verdict {
         "block" => Verdict::Block,
         "allow" => Verdict::Allow,

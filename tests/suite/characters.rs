@@ -1,5 +1,5 @@
-//! Characters that are not what they seem: NUL, which PostgreSQL takes in no text, wherever the server's own document says
-//! that a text can stand; and those that nobody sees, in names.
+//! Problematic characters: NUL, which PostgreSQL stores in no text, in every text field of the OpenAPI document; and
+//! invisible characters in names.
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -16,10 +16,10 @@ use crate::world::{World, id_of, new_admin_key, new_key, new_session, text};
 
 const NUL: &str = "a\0b";
 
-/// Whatever stands in there is the owner's, and comes back as it was.
+/// Free-form fields: their content belongs to the owner and is returned unchanged.
 const FREE: [&str; 2] = ["data", "metadata"];
 
-/// Where a body can hold text, by the schema of its document, as pointers.
+/// Collects JSON pointers to every text that a body can hold, according to its schema.
 fn texts(document: &Value, schema: &Value, at: &str, found: &mut Vec<String>) {
     if let Some(name) = schema["$ref"].as_str() {
         let name = name.rsplit('/').next().expect("a name");
@@ -49,7 +49,7 @@ fn texts(document: &Value, schema: &Value, at: &str, found: &mut Vec<String>) {
     }
 }
 
-/// Puts a value into a document, whatever is missing on the way.
+/// Puts a value into a document and creates the missing parents.
 fn put(place: &mut Value, pointer: &str, value: Value) {
     let Some((name, rest)) = pointer.strip_prefix('/').map(|tail| tail.split_once('/').unwrap_or((tail, ""))) else {
         return *place = value;
@@ -67,7 +67,7 @@ fn put(place: &mut Value, pointer: &str, value: Value) {
     put(&mut place[name], &rest, value);
 }
 
-/// Everything that goes with a field of `auth`, without which it is not looked at.
+/// The other fields of `auth` that must be present for the server to look at this one.
 fn auth_with(pointer: &str) -> Value {
     match pointer {
         "/auth/username" | "/auth/password" => json!({"type": "basic", "username": "a", "password": "b"}),
@@ -138,11 +138,11 @@ async fn a_nul_character_is_refused_wherever_a_text_can_stand() {
             }
             put(&mut body, &pointer, NUL.into());
             let answer = ask(&world, &operation, &path, Some(&body)).await;
-            // Of several events each is judged on its own.
+            // Each event of a batch is judged on its own.
             let is_refused = [400, 422].contains(&answer.status)
                 || answer.status == 202 && answer.text.contains("validation_failed");
             assert!(is_refused, "{} {pointer}: {answer:?}", operation.name);
-            // A certificate is read together with its key.
+            // A certificate is parsed together with its key.
             let named = pointer.trim_start_matches("/events/0").trim_end_matches("/0");
             let named = if named.starts_with("/tls/client") { "/tls/client" } else { named };
             assert!(answer.text.contains(named), "{} {pointer}: {answer:?}", operation.name);
@@ -166,7 +166,7 @@ async fn nul_in_what_is_the_owners_comes_back_as_it_was() {
     assert_eq!(read["data"], free);
 }
 
-/// As cursors were made before they were signed: whoever knows the program can make one.
+/// A cursor in the unsigned format of earlier versions, which anyone who knows the program can make.
 fn forged(route: &str, tenant: i64, text: &str) -> String {
     let mut binding = Sha256::new();
     for part in [route.as_bytes(), &tenant.to_be_bytes()] {

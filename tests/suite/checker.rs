@@ -1,5 +1,5 @@
 //! Compares the three books after a fault: P (what publishers were promised), R (what receivers saw) and D (what the
-//! server says it did), and names every invariant that they break. Judging is pure, so that it is itself tested below.
+//! server says it did), and names every invariant that they break. The comparison is pure and has its own tests below.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,11 +18,11 @@ pub(crate) struct Books {
     promises: Vec<Event>,
     requests: Vec<Seen>,
     deliveries: BTreeMap<String, Recorded>,
-    /// How often the server was ended without warning.
+    /// How often the server was killed.
     crashes: usize,
 }
 
-/// A line of R.
+/// A line of book R.
 #[derive(Debug, Clone)]
 struct Seen {
     delivery: String,
@@ -32,7 +32,7 @@ struct Seen {
     accepted: bool,
 }
 
-/// A line of D.
+/// A line of book D.
 #[derive(Debug, Clone)]
 struct Recorded {
     event: String,
@@ -50,7 +50,7 @@ struct Tried {
     answered: bool,
 }
 
-/// What a run was made of, to be printed: a run in which nothing happened proves nothing.
+/// The contents of a run, for printing: a run in which nothing happened proves nothing.
 #[derive(Debug)]
 #[expect(dead_code, reason = "read by people, through Debug")]
 pub(crate) struct Summary {
@@ -61,7 +61,7 @@ pub(crate) struct Summary {
     crashes: usize,
 }
 
-/// Waits until everything promised is at its end, then judges. I4 is checked with each request that is read.
+/// Waits until every promised delivery is settled, then compares. I4 is checked for each request that is read.
 pub(crate) async fn audit(world: &World, hooks: &[&Hook], promises: Vec<Event>, crashes: usize) -> Summary {
     let listed = settled(world, &promises).await;
     let books = Books { deliveries: BTreeMap::new(), requests: seen_by(hooks), promises, crashes };
@@ -92,7 +92,7 @@ fn seen_by(hooks: &[&Hook]) -> Vec<Seen> {
     hooks.iter().flat_map(|hook| seen(hook)).collect()
 }
 
-/// Reads the deliveries that are not plain: those that took more than one request, and those of no promised event.
+/// Reads the deliveries that are not plain: those with more than one request, and those of no promised event.
 async fn with_deliveries(
     world: &World,
     hooks: &[&Hook],
@@ -129,7 +129,7 @@ fn recorded(hooks: &[&Hook], delivery: &Value) -> Recorded {
     };
     let attempts = match delivery["attempts"] {
         Value::Array(_) => attempts(delivery).iter().map(tried).collect(),
-        // In a list, a plain delivery: its last attempt is its only one.
+        // A plain delivery, read from a list: its last attempt is its only one.
         _ => vec![tried(&delivery["lastAttempt"])],
     };
     let max_retries = hook.body["retryPolicy"]["maxRetries"].as_u64().expect("a policy");
@@ -172,7 +172,7 @@ impl Books {
         broken.map(|event| format!("I1 {}: matched {}, has {}", event.id, event.matched, kept(event))).collect()
     }
 
-    /// Nothing is sent that was not committed, nor to anyone else.
+    /// No request is sent for an event that was not committed, or to a webhook that the event did not match.
     fn strays(&self, requests: &BTreeMap<&str, Vec<&Seen>>) -> Vec<String> {
         let stray = |request: &&Seen| {
             let delivery = self.deliveries.get(&request.delivery);
@@ -181,7 +181,7 @@ impl Books {
         requests.values().flatten().copied().filter(stray).map(|request| format!("I2 stray: {request:?}")).collect()
     }
 
-    /// I2: every request is an attempt on record, or was cut short by a crash and followed by a recovery.
+    /// I2: every request is a recorded attempt, or was cut short by a crash and followed by a recovery.
     fn unexplained(&self, delivery: &Recorded, requests: &[&Seen]) -> impl Iterator<Item = String> {
         let (sent, on_record) = (requests.len(), delivery.attempts.len());
         let cut = sent.saturating_sub(on_record);
@@ -208,7 +208,7 @@ impl Books {
 }
 
 impl Recorded {
-    /// I8: numbers strictly rise, and no more attempts are made than the policy grants.
+    /// I8: attempt numbers strictly rise, and there are no more attempts than the policy grants.
     fn unsound(&self, requests: &[&Seen]) -> impl Iterator<Item = String> {
         let granted = self.max_retries + 1;
         let by_hand = |attempt: &&Tried| matches!(attempt.trigger.as_str(), "manual" | "test");
@@ -240,7 +240,7 @@ fn sound() -> Books {
     }
 }
 
-/// What is found when sound books are bent.
+/// What the checker finds after `bend` has falsified sound books.
 fn found_after(bend: impl Fn(&mut Books, &mut Recorded)) -> String {
     let mut books = sound();
     let mut delivery = books.deliveries["dlv_1"].clone();

@@ -1,5 +1,5 @@
-//! Speaks to the management API as a user would: paths, keys, JSON. Knows the conventions that hold for every answer
-//! (problem documents, request ids, cursor lists) and checks them in passing. Knows no resource.
+//! A client of the management API, as a user would write it: paths, keys, JSON. It checks the conventions that hold for
+//! every answer (problem documents, request ids, cursor lists) and knows no resource.
 
 use std::fmt;
 use std::sync::Once;
@@ -14,7 +14,7 @@ use crate::contract;
 /// Longer than the longest answer that the contract allows: a test event to a receiver that uses its whole time limit.
 const TIMEOUT: Duration = Duration::from_secs(45);
 
-/// A list that is still going after so many pages goes round in circles.
+/// A list with more pages than this goes round in circles.
 const MOST_PAGES: usize = 2_000;
 
 #[derive(Clone)]
@@ -26,7 +26,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// A caller without a key.
+    /// A client without a key.
     pub(crate) fn open(base: &str) -> Self {
         static CRYPTO: Once = Once::new();
         CRYPTO.call_once(|| {
@@ -40,7 +40,7 @@ impl Client {
         Self { key: Some(key.to_owned()), ..self.clone() }
     }
 
-    /// An admin key acts on one tenant through this header.
+    /// The same client with the tenant header, through which an admin key acts on one tenant.
     pub(crate) fn for_tenant(&self, tenant: &str) -> Self {
         Self { tenant: Some(tenant.to_owned()), ..self.clone() }
     }
@@ -70,7 +70,7 @@ impl Client {
         send(self.json(Method::POST, path, body)).await
     }
 
-    /// A POST that says everything in its path.
+    /// A POST without a body.
     pub(crate) async fn act(&self, path: &str) -> Answer {
         send(self.call(Method::POST, path)).await
     }
@@ -125,7 +125,7 @@ pub(crate) async fn send(call: RequestBuilder) -> Answer {
     answer
 }
 
-/// Sends a call to a server that may be dying: no answer is an answer, and so is 503, but never 500.
+/// Sends a call to a server that may be dying: no answer and 503 are allowed, 500 is not.
 pub(crate) async fn try_send(call: RequestBuilder) -> Result<Answer, reqwest::Error> {
     let (http, request) = call.build_split();
     let request = request.expect("a well-formed call");
@@ -136,9 +136,9 @@ pub(crate) async fn try_send(call: RequestBuilder) -> Result<Answer, reqwest::Er
     let text = answer.text().await?;
     let answer = Answer { what, status, headers, text };
     let is_thought_of = answer.status != 500 || answer.text.contains("\"unreadable_row\"");
-    assert!(is_thought_of, "an error that nobody thought of: {answer:?}");
+    assert!(is_thought_of, "an unexpected server error: {answer:?}");
     if let Some(broken) = contract::broken(&method, &url, status, &answer.text) {
-        panic!("not as the document says: {broken}: {answer:?}");
+        panic!("the answer contradicts the OpenAPI document: {broken}: {answer:?}");
     }
     Ok(answer)
 }
@@ -161,7 +161,7 @@ impl Answer {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// The body; `null` when there is none.
+    /// The body as JSON; `null` when there is none.
     pub(crate) fn json(&self) -> Value {
         if self.text.is_empty() {
             return Value::Null;
@@ -186,7 +186,7 @@ impl Answer {
         self.refusal()
     }
 
-    /// A refusal of any 4xx status, or of a loop.
+    /// A refusal with any 4xx status, or 508 for a loop.
     pub(crate) fn refusal(&self) -> Problem {
         assert!((400..500).contains(&self.status) || self.status == 508, "not refused: {self:?}");
         let kind = self.header("content-type").unwrap_or_default();

@@ -1,5 +1,5 @@
-//! F25: the clock of a machine jumps by an hour, forth and back, while the program works on it. No retry comes before its
-//! time, none is lost, and no lease is. The real clock jumps, under a process that does not know of it: libfaketime.
+//! F25: the machine's clock jumps by an hour, forward and back, while the server works. No retry comes early, no retry
+//! is lost, and no lease is lost. libfaketime makes the clock of the process jump without its knowledge.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,19 +21,20 @@ use crate::world::World;
 
 const HOUR_S: i64 = 3600;
 
-/// The longest of these is under way at every jump.
+/// Retry waits; the longest one spans every jump.
 const WAITS_S: [u64; 3] = [1, 3, 6];
 
-/// Each jump lasts for longer than that.
+/// How long the clock stays off: longer than every wait.
 const STAYS: Duration = Duration::from_secs(7);
 
-/// Clocks that count in whole milliseconds, and one that is set right by a millisecond a second.
+/// Tolerance for clocks that count whole milliseconds, and for the process's clock, which slews by a millisecond a
+/// second.
 const ROUNDING: Duration = Duration::from_millis(10);
 
-/// What a clock is off by when it is off; anything in between is a slow machine.
+/// A clock that is off by more than this has jumped; less is a slow machine.
 const ABOUT_S: i64 = 600;
 
-/// The clock that a process is shown.
+/// The clock that libfaketime shows to a process.
 struct Shown {
     file: PathBuf,
 }
@@ -45,7 +46,7 @@ impl Shown {
         shown
     }
 
-    /// So far off from now on.
+    /// Shows a clock that is off by `seconds` from now on.
     fn jump_to(&self, seconds: i64) {
         let next = self.file.with_extension("next");
         fs::write(&next, format!("{seconds:+}\n")).expect("a file");
@@ -62,7 +63,8 @@ impl Shown {
         ]
     }
 
-    /// Jumps an hour ahead, then an hour back, then to where it should be. The process says what it notices.
+    /// Jumps an hour ahead, then an hour back, then to the correct time. After each of the first two jumps the process
+    /// must log the jump.
     async fn jump_about(&self, output: &Output) {
         for seconds in [HOUR_S, -HOUR_S] {
             self.jump_to(seconds);
@@ -78,7 +80,7 @@ impl Shown {
     }
 }
 
-/// By how much the clock had jumped when the process last spoke of it.
+/// The jump that the process last logged.
 fn said_ms(log: &str) -> Option<i64> {
     let (_, rest) = log.rsplit_once("\"by_ms\":")?;
     rest.split(['}', ',']).next()?.parse().ok()
@@ -95,7 +97,7 @@ fn unix_s(moment: SystemTime) -> i64 {
     i64::try_from(since.as_secs()).expect("before the end of time")
 }
 
-/// Each fails every other request, and waits for as long as it is told to.
+/// Webhooks that fail every other request, each with another retry wait.
 async fn hooks(world: &World) -> Vec<Hook> {
     let mut hooks = Vec::new();
     for (wait, kind) in WAITS_S.into_iter().zip(TYPES) {
@@ -106,7 +108,7 @@ async fn hooks(world: &World) -> Vec<Hook> {
     hooks
 }
 
-/// No retry came before its time. Answers how many there were.
+/// Asserts that no retry came early; returns how many retries there were.
 fn retries_in_time(hooks: &[Hook]) -> usize {
     let mut retries = 0;
     for (hook, wait) in hooks.iter().zip(WAITS_S) {
@@ -125,7 +127,7 @@ fn retries_in_time(hooks: &[Hook]) -> usize {
     retries
 }
 
-/// By how much what requests say of their time is off, at most.
+/// The largest difference between a request's timestamp and its arrival.
 fn stamps_are_off_by(hooks: &[Hook]) -> i64 {
     let off = |request: Request| {
         let arrived = unix_s(SystemTime::now() - request.arrived.elapsed());
@@ -176,7 +178,8 @@ async fn a_process_alone_with_a_clock_that_jumps_waits_as_long_as_it_was_to() {
     load.settle_doubts(world.client()).await;
     let summary = audit(&world, &hooks.iter().collect::<Vec<_>>(), load.promises(), 0).await;
     println!("{summary:?}, {} retries, none early", retries_in_time(&hooks));
-    // What others compare with their own clocks goes by the machine's, which is all that is known of the time here.
+    // Receivers compare signatures with their own clocks, so signatures carry the machine's time, the only one known
+    // here.
     let off = stamps_are_off_by(&hooks);
     assert!((off - HOUR_S).abs() < ABOUT_S, "off by {off} s");
     world.stop().await;

@@ -1,4 +1,4 @@
-//! The commands beside `serve`, as a newcomer tries them.
+//! The commands other than `serve`, used as a newcomer would.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::world::World;
 /// A benchmark that is over soon.
 const SHORT: [&str; 8] = ["--deliveries", "100", "--rounds", "1", "--latency-seconds", "0", "--publishers", "4"];
 
-/// Runs a benchmark to its end; answers what it reports.
+/// Runs a benchmark; returns its report.
 async fn bench(args: &[&str]) -> Value {
     let dir = tempfile::tempdir().unwrap();
     let env = BTreeMap::from([("TMPDIR", dir.path().display().to_string())]);
@@ -86,7 +86,7 @@ async fn the_benchmark_calculates_how_shards_fall_on_nodes() {
     assert_positive(&report, &["/fleets/1/joins/shardsMovedMean", "/fleets/1/dies/gapMeanMs"]);
 }
 
-/// Runs a short benchmark on this database; answers its exit code and what it said.
+/// Runs a short benchmark on this database; returns its exit code and output.
 async fn bench_on(database: &Database) -> (Option<i32>, String) {
     let dir = tempfile::tempdir().unwrap();
     let env = BTreeMap::from([("TMPDIR", dir.path().display().to_string())]);
@@ -165,7 +165,7 @@ async fn the_demo_prints_lines_to_paste_and_cleans_up() {
     assert_clean(dir.path());
 }
 
-/// Nothing but what the harness wrote itself.
+/// Asserts that the command left no files beside the harness's own.
 fn assert_clean(dir: &Path) {
     let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let left: Vec<String> = names.filter(|name| !name.starts_with("output-")).collect();

@@ -1,5 +1,5 @@
-//! Every answer that a test receives is as the OpenAPI document says: with a status that is listed, and a body that has the
-//! members of its schema and no others.
+//! Checks every answer that a test receives against the OpenAPI document: its status must be listed, and its body must
+//! have the members of the schema and no others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -8,27 +8,27 @@ use jsonschema::Validator;
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
 
-/// A test asserts that the program prints the same one.
+/// Another test asserts that the program prints the same document.
 const DOCUMENT: &str = include_str!("../../docs/openapi.json");
 
 const METHODS: [&str; 5] = ["get", "put", "post", "delete", "patch"];
 
 static CONTRACT: LazyLock<Contract> = LazyLock::new(Contract::read);
 
-/// Servers of older versions.
+/// Servers that run an older version; their answers are not checked.
 static OLDER: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 struct Contract(Vec<Operation>);
 
 struct Operation {
     method: String,
-    /// Parts of its path; placeholders begin with `{`.
+    /// Segments of the path; placeholders begin with `{`.
     path: Vec<String>,
-    /// By status; without a validator if there is no JSON.
+    /// Validators of the answers by status; `None` for an answer without JSON.
     answers: BTreeMap<String, Option<Arc<Validator>>>,
 }
 
-/// The server at this address is of an older version, or of this one.
+/// Notes whether the server at this address runs an older version.
 pub(crate) fn note(url: &str, is_older: bool) {
     let mut older = OLDER.lock().expect("no holder panics");
     if is_older {
@@ -38,7 +38,7 @@ pub(crate) fn note(url: &str, is_older: bool) {
     }
 }
 
-/// What of an answer is not as the document says.
+/// How an answer contradicts the document; `None` if it does not.
 pub(crate) fn broken(method: &Method, url: &Url, status: u16, body: &str) -> Option<String> {
     let origin = url.origin().ascii_serialization();
     if OLDER.lock().expect("no holder panics").contains(&origin) {
@@ -78,7 +78,7 @@ impl Contract {
         Self(operations)
     }
 
-    /// The one with the fewest placeholders that fits.
+    /// The matching operation with the fewest placeholders.
     fn operation(&self, method: &Method, path: &str) -> Option<&Operation> {
         let parts: Vec<&str> = path.split('/').collect();
         let is_placeholder = |part: &String| part.starts_with('{');
@@ -102,7 +102,7 @@ fn compile(document: &Value, mut schema: Value, compiled: &mut BTreeMap<String, 
     compiled.clone()
 }
 
-/// No object has members that its schema does not name. A part of another schema (`allOf`) is closed with the whole.
+/// Forbids members that a schema does not name. A part of another schema (`allOf`) is closed together with the whole.
 fn close(value: &mut Value, is_part: bool) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(|item| close(item, is_part)),

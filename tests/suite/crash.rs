@@ -1,5 +1,5 @@
-//! A server that is ended without warning, at any moment, keeps every promise that it made and can explain every request
-//! that it sent. What must hold afterwards is in `checker`.
+//! A server that is killed at any moment keeps every promise that it made and can explain every request that it sent.
+//! `checker` has the invariants that must hold afterwards.
 
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
@@ -16,23 +16,23 @@ use crate::load::{Load, mixed_hooks};
 use crate::receiver::Receiver;
 use crate::world::World;
 
-/// Enough to hit most of the moments that there are; more with `POSTHASTE_CRASH_ROUNDS`.
+/// Enough to hit most kinds of moments; `POSTHASTE_CRASH_ROUNDS` sets another number.
 const ROUNDS: usize = 20;
 
-/// From here on it would take a miracle for no crash to cut a request short.
+/// In this many rounds some crash is practically certain to cut a request short.
 const ROUNDS_THAT_MUST_HIT: usize = 10;
 
-/// Publishers of a round go on until the server dies.
+/// The publishers of a round continue until the server dies.
 const WITHOUT_END: usize = usize::MAX;
 
-/// Calls of each publisher towards a fault: more than enough to reach its passage.
+/// Calls of each publisher on the way to a fault point: more than enough to reach the wanted passage.
 const CALLS_TO_A_FAULT: usize = 20;
 
 /// An ordered webhook takes one event at a time.
 const ORDERED_ROUNDS: usize = 5;
 const CALLS_OF_A_ROUND: usize = 25;
 
-/// On PostgreSQL a restart waits for its end.
+/// Short, because on PostgreSQL a restart waits until the killed node's lease ends.
 const QUICK_LEASE: (&str, &str) = ("POSTHASTE_LEASE_MS", "1500");
 
 const SIGABRT: i32 = 6;
@@ -47,7 +47,7 @@ async fn nothing_acknowledged_is_lost_however_often_the_server_is_killed() {
     for _ in 0..rounds {
         let client = world.client().clone();
         let moment = Duration::from_millis(rand::random_range(100..600));
-        // The moment of death is the one thing here that is meant to be a time and not a fact.
+        // The moment of the kill is deliberately a time and not a fact.
         let death = async {
             tokio::time::sleep(moment).await;
             world.kill();
@@ -65,7 +65,7 @@ async fn nothing_acknowledged_is_lost_however_often_the_server_is_killed() {
 }
 
 on_both!(an_ordered_webhook_sees_its_events_in_the_order_of_publishing_across_kills);
-/// I5: whatever is refused or cut short in between.
+/// I5: the order holds even if requests are refused or cut short in between.
 async fn an_ordered_webhook_sees_its_events_in_the_order_of_publishing_across_kills() {
     let mut world = World::with(&[QUICK_LEASE]).await;
     let settings = json!({"ordered": true, "retryPolicy": quick_retries(20)});
@@ -109,7 +109,7 @@ async fn an_abort_before_a_publish_is_committed_breaks_no_promise() {
 on_both!(an_abort_after_a_publish_is_committed_loses_nothing);
 async fn an_abort_after_a_publish_is_committed_loses_nothing() {
     let committed = survives_abort_at("publish.after_commit", 3).await;
-    assert!(committed > 0, "what was committed before the abort was not found again");
+    assert!(committed > 0, "the event that was committed before the abort was not found again");
 }
 
 on_both!(an_abort_after_a_dispatch_loses_nothing);
@@ -137,7 +137,7 @@ async fn an_abort_after_an_outcome_is_committed_sends_nothing_twice_without_reas
     survives_abort_at("outcome.after_commit", 2).await;
 }
 
-/// Answers how many events had been committed without their publisher knowing.
+/// Returns how many events were committed without an answer to their publisher.
 async fn survives_abort_at(point: &str, passage: usize) -> usize {
     let mut world = World::with(&[QUICK_LEASE, ("POSTHASTE_FAULT", &format!("abort:{point}:{passage}"))]).await;
     let hooks = mixed_hooks(&world).await;

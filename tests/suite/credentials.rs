@@ -1,5 +1,5 @@
-//! What a webhook brings to be let in at its receiver: TLS options, passwords, tokens. Sent to whom they are for, kept
-//! sealed, and never shown.
+//! Credentials of a webhook for its receiver: TLS options, passwords, tokens. They are sent to their receiver only,
+//! kept sealed, and never shown.
 
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ async fn a_receiver_with_a_private_authority_that_wants_a_certificate_is_served(
     assert_delivers(&world).await;
 
     let back = world.client().patch(&path, &json!({"tls": shown["tls"]})).await.expect(200);
-    assert_eq!(back["tls"], shown["tls"], "what was shown changes nothing when it comes back");
+    assert_eq!(back["tls"], shown["tls"], "sending back what was shown changes nothing");
     assert_delivers(&world).await;
     world.stop().await;
     assert_nowhere(&world, &[&key]);
@@ -187,13 +187,13 @@ async fn a_token_endpoint_that_refuses_is_told_in_the_log() {
     assert_eq!(receiver.requests().len(), 0);
 }
 
-/// The path of a new webhook.
+/// Creates a webhook; returns its path.
 async fn create(world: &World, url: &str, settings: Value) -> String {
     let created = world.client().post("/webhooks", &plain(url, settings)).await.expect(201);
     format!("/webhooks/{}", text(&created, "id"))
 }
 
-/// Where the one thing is that a webhook with these settings is refused for.
+/// The pointer of the one error for which a webhook with these settings is refused.
 async fn refused_at(world: &World, settings: Value) -> String {
     let problem = world.client().post("/webhooks", &plain("https://example.com/", settings)).await.expect(422);
     let [error] = problem["errors"].as_array().expect("errors").as_slice() else { panic!("{problem}") };
@@ -206,13 +206,16 @@ async fn assert_delivers(world: &World) {
     assert_eq!(delivery["status"], "success", "{delivery}");
 }
 
-/// Neither in what the server wrote into files nor in what it said. What is in PostgreSQL is the store's to test.
+/// Asserts that no secret is in the server's files or output. The store's own tests cover the rows in PostgreSQL.
 fn assert_nowhere(world: &World, secrets: &[&str]) {
     let mut files = Vec::new();
     gather(world.dir(), &mut files);
-    assert!(On::this_test() == On::Postgres || files.iter().any(|file| file.len() > 4096), "a database was looked at");
+    assert!(
+        On::this_test() == On::Postgres || files.iter().any(|file| file.len() > 4096),
+        "no database file was searched"
+    );
     for secret in secrets {
-        // A key is many lines; each says enough.
+        // A key has many lines; finding any one of them is a leak.
         for line in secret.lines().filter(|line| line.len() >= 7 && !line.starts_with("-----")) {
             let is_in = |file: &Vec<u8>| file.windows(line.len()).any(|window| window == line.as_bytes());
             assert!(!files.iter().any(is_in), "{line} is readable");

@@ -1,4 +1,4 @@
-//! Which database a test's world is on. Tests that every database must pass are declared by [`on_both`].
+//! Chooses the database of a test's world. [`on_both`] declares tests that run on each database.
 
 use tokio::task_local;
 
@@ -11,7 +11,7 @@ pub(crate) enum On {
 }
 
 task_local! {
-    /// Of the test that runs.
+    /// The database of the running test.
     static ON: On;
 }
 
@@ -26,13 +26,13 @@ impl On {
     }
 }
 
-/// Any will do.
+/// A fixed master key; any value works.
 pub(crate) const MASTER_KEY: &str = "cG9zdGhhc3RlIHBvc3RoYXN0ZSBwb3N0aGFzdGUgcG8=";
 
 /// Long enough for a machine on which many tests run at once, short enough to wait for after a crash.
 const LEASE_MS: &str = "3000";
 
-/// The variables of a server on this database.
+/// The environment variables of a server on this database.
 pub(crate) fn variables(database: &Database) -> [(&'static str, String); 4] {
     [
         ("POSTHASTE_DATABASE_URL", database.url()),
@@ -42,7 +42,7 @@ pub(crate) fn variables(database: &Database) -> [(&'static str, String); 4] {
     ]
 }
 
-/// The test of this name, on each database.
+/// Declares the test of this name once for each database.
 macro_rules! on_both {
     ($name:ident) => {
         mod $name {

@@ -1,4 +1,4 @@
-//! What a person can do with a delivery: look at it, send it again, call it off.
+//! What a person can do with a delivery: read it, retry it, cancel it.
 
 use serde_json::{Value, json};
 
@@ -43,7 +43,7 @@ async fn a_failed_manual_attempt_eats_no_automatic_retry() {
     assert_eq!(hook.requests().len(), 4);
 }
 
-/// As much as is kept of an answer.
+/// How much of an answer is kept.
 const LONG: usize = 64 * 1024;
 
 on_both!(a_delivery_with_long_answers_shows_the_newest_and_leads_to_the_others);
@@ -65,8 +65,8 @@ async fn a_delivery_with_long_answers_shows_the_newest_and_leads_to_the_others()
     let number = |attempt: &Value| attempt["number"].as_u64().expect("a number");
     let older: Vec<u64> = older["data"].as_array().expect("a list").iter().map(number).collect();
     let from = 21 - shown - older.len() as u64;
-    assert!(!older.is_empty(), "there are others");
-    assert_eq!(older, (from..21 - shown).rev().collect::<Vec<_>>(), "those before them, newest first");
+    assert!(!older.is_empty(), "the delivery has older attempts");
+    assert_eq!(older, (from..21 - shown).rev().collect::<Vec<_>>(), "the older attempts, newest first");
 
     let all = world.client().walk(&path).await;
     assert_eq!(all.iter().map(number).collect::<Vec<_>>(), (1..=20).rev().collect::<Vec<_>>());
@@ -116,7 +116,7 @@ async fn what_is_due_or_under_way_has_no_next_attempt_and_what_is_sent_again_is_
     let waiting = world.client().walk("/deliveries?status=pending").await;
 
     let under_way = world.delivery(&text(&failed, "id")).await;
-    assert_eq!(waiting.len(), 2, "the one that is sent again, and one that waits for it: {waiting:?}");
+    assert_eq!(waiting.len(), 2, "the retried delivery and the one that waits behind it: {waiting:?}");
     for delivery in waiting.iter().chain([&retried["delivery"], &under_way]) {
         assert_eq!(delivery["status"], "pending", "{delivery}");
         assert!(delivery["settledAt"].is_null() && delivery["nextAttemptAt"].is_null(), "{delivery}");
@@ -135,7 +135,8 @@ async fn a_finished_delivery_cannot_be_cancelled() {
 }
 
 on_both!(what_was_called_off_is_not_sent);
-/// As soon as it is accepted it is on its way: it is called off, or the answer says that it is too late.
+/// A delivery is on its way as soon as its event is accepted: either it is cancelled, or the answer says that it is too
+/// late.
 async fn what_was_called_off_is_not_sent() {
     const EVENTS: usize = 200;
     let (world, hook) = World::with_webhook(Receiver::ok()).await;
@@ -181,7 +182,8 @@ async fn deliveries_are_found_by_webhook_event_status_and_type() {
 }
 
 on_both!(a_delivery_is_there_to_be_read_before_its_first_attempt_is_over);
-/// A delivery whose first attempt is still under way is owed by the fan-out alone: it must show all the same.
+/// A delivery whose first attempt is under way is only owed by the fan-out, without a row. It must be listed all the
+/// same.
 async fn a_delivery_is_there_to_be_read_before_its_first_attempt_is_over() {
     let (world, hook) = World::with_webhook(Receiver::says(|_| Reply::Hang)).await;
 

@@ -1,5 +1,5 @@
-//! The receivers in `examples`, run as a newcomer runs them: real processes that accept what the engine sends, and refuse
-//! what it did not sign.
+//! The receivers in `examples`, run as a newcomer would: real processes that accept requests of the engine and refuse
+//! requests that it did not sign.
 
 use std::path::Path;
 use std::process::Command;
@@ -25,16 +25,16 @@ const FOREIGN: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 /// More than the five minutes of Standard Webhooks, with room for a slow machine.
 const STALE_S: i64 = 330;
 
-/// More than any of them reads.
+/// A body longer than any example reads.
 const TOO_LONG: usize = 3 << 20;
 
-/// Any port that is free.
+/// Any free port.
 const ANY: &str = "127.0.0.1:0";
 
-/// A running receiver, and a caller of it.
+/// A running receiver and an HTTP client for it.
 struct Example {
     name: &'static str,
-    /// Before the directory: a process ends before its files go.
+    /// Declared before the directory, so that the process ends before its files are removed.
     server: Server,
     client: Client,
     _dir: TempDir,
@@ -53,13 +53,13 @@ impl Example {
         Self { name, server, client, _dir: dir }
     }
 
-    /// The lines that it has written about events, in order.
+    /// The lines that the example has written about events, in order.
     fn handled(&self) -> Vec<String> {
         let out = self.server.output().stdout();
         out.lines().filter(|line| line.starts_with("handled ")).map(str::to_owned).collect()
     }
 
-    /// Sends a request; answers its status and the text that came back.
+    /// Sends a request; returns the status and the text of the answer.
     async fn receives(&self, request: &Request) -> (u16, String) {
         self.try_receives(request).await.unwrap_or_else(|error| panic!("{}: {error}", self.name))
     }
@@ -76,7 +76,7 @@ impl Example {
     }
 }
 
-/// What starts an example.
+/// The command that starts an example.
 fn program(name: &str) -> Command {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
     let interpreter = match Path::new(name).extension().and_then(|extension| extension.to_str()) {
@@ -89,7 +89,7 @@ fn program(name: &str) -> Command {
     command
 }
 
-/// The example that cargo builds beside the program, whenever it builds all tests.
+/// The Rust example, which cargo builds beside the program whenever it builds all tests.
 fn built() -> Command {
     let path = Path::new(env!("CARGO_BIN_EXE_posthaste")).with_file_name("examples").join("receiver");
     assert!(path.exists(), "run `cargo build --example receiver` first: there is no {}", path.display());
@@ -120,9 +120,9 @@ fn now() -> i64 {
     i64::try_from(since.as_secs()).expect("a time before the end of i64")
 }
 
-/// A webhook of the world whose receiver is the example; answers the webhook's path, too.
+/// Creates a webhook whose receiver is the example; returns the webhook's path and the example.
 async fn subscribe(world: &World, name: &'static str) -> (String, Example) {
-    // The example needs the secret to start, and the webhook needs the port that the example then gets.
+    // The example needs the secret to start, and the webhook then needs the example's port.
     let wish = hook::plain("http://127.0.0.1:9000/", json!({}));
     let created = world.client().post("/webhooks", &wish).await.expect(201);
     let path = format!("/webhooks/{}", text(&created, "id"));
@@ -132,7 +132,7 @@ async fn subscribe(world: &World, name: &'static str) -> (String, Example) {
     (path, example)
 }
 
-/// Every example has accepted the event at the first attempt, and handled it.
+/// Asserts that every example accepted the event at the first attempt and handled it.
 async fn assert_accepted(world: &World, examples: &[(String, Example)], event: &Event) {
     assert_eq!(event.matched, examples.len() as u64);
     for delivery in world.all_settled(event).await {
@@ -230,7 +230,7 @@ async fn every_example_ends_when_it_is_asked_to() {
     for name in EXAMPLES {
         let env = Env::from([("WEBHOOK_SECRET", SECRET.to_owned()), ("LISTEN", ANY.to_owned())]);
         let mut example = Example::start_with(name, &[], env).await;
-        // Leaves a connection that may be used again.
+        // The client may use this connection again.
         example.receives(&Request::signed(SECRET, "evt_1", now(), "hello")).await;
 
         example.server.terminate();

@@ -1,12 +1,12 @@
-//! Waiting for facts, never for time: a fact is asked for until it is there, and its absence at the deadline fails the
-//! test with the fact's name.
+//! Waits for facts, never for time: polls a fact until it is true, and fails the test with the fact's name at the
+//! deadline.
 
 use std::time::{Duration, Instant};
 
-/// Generous, because a busy machine must not fail a test; reached only when the fact never comes.
+/// Generous, because a busy machine must not fail a test. Only a fact that never becomes true takes this long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Short against everything that is waited for, long enough not to be a load of its own.
+/// Poll interval: short against all waits, long enough to be no load.
 const POLL: Duration = Duration::from_millis(15);
 
 /// Waits until `fact` has a value, for [`DEADLINE`] at most.

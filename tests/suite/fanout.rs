@@ -15,7 +15,7 @@ use crate::world::{Event, World, text};
 
 const WEBHOOKS: usize = 300;
 
-/// Less than the receiver that answers nothing is given.
+/// Shorter than the timeout of the receiver that never answers.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 on_both!(an_event_for_three_hundred_webhooks_reaches_each_exactly_once);
@@ -47,7 +47,7 @@ async fn an_event_for_three_hundred_webhooks_reaches_each_exactly_once() {
 }
 
 on_both!(an_event_says_how_far_its_fan_out_has_come);
-/// One of each kind: what nobody answers yet has no row, and what is held has one.
+/// One delivery of each kind: one whose receiver has not answered has no row, one of a paused webhook has one.
 async fn an_event_says_how_far_its_fan_out_has_come() {
     let world = World::start().await;
     let _good = world.hook(Receiver::ok(), json!({})).await;
@@ -81,7 +81,7 @@ async fn what_deleted_webhooks_were_owed_ends_as_cancelled() {
     progress_when(&world, &event, "all have ended", &wanted).await;
 }
 
-/// Waits until the progress of an event is this one. Whenever somebody looks, it adds up.
+/// Waits until the progress of an event equals `wanted`. At every look the counts must add up.
 async fn progress_when(world: &World, event: &Event, what: &str, wanted: &Value) {
     fact::until_within(PATIENCE, what, async || {
         let progress = world.client().get(&format!("/events/{}", event.id)).await.expect(200)["progress"].take();

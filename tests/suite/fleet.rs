@@ -1,5 +1,5 @@
-//! Several nodes on one PostgreSQL. The first is the world's own server; the others join once the webhooks are made. Every
-//! node keeps its address, whatever process answers there.
+//! Several nodes on one PostgreSQL database. The first node is the world's own server; the others join once the
+//! webhooks exist. Every node keeps its address across restarts.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use crate::server::{Env, Server};
 use crate::world::{World, assert_no_panic, free_port};
 use crate::writes;
 
-/// Shards move one by one, on a machine that has much to do.
+/// Shards move one by one, and the machine may be busy.
 const SHARED_OUT: Duration = Duration::from_secs(60);
 
 pub(crate) struct Fleet {
-    /// Before the world: their processes end before the database goes.
+    /// Declared before the world, so that the processes end before the database is removed.
     others: Vec<Node>,
     pub(crate) world: World,
 }
@@ -31,7 +31,7 @@ struct Node {
 }
 
 impl Fleet {
-    /// One node, to make webhooks on.
+    /// A fleet of one node, on which webhooks can be created.
     pub(crate) async fn of_one(setting: (&'static str, &str)) -> Self {
         Self::of_one_with(&[setting]).await
     }
@@ -42,7 +42,7 @@ impl Fleet {
         Self { others: Vec::new(), world }
     }
 
-    /// Others join until there are so many, and have their share of the shards.
+    /// Lets nodes join until there are `nodes`, and waits until each has its share of the shards.
     pub(crate) async fn grow_to(&mut self, nodes: usize) {
         while self.size() < nodes {
             self.join().await;
@@ -50,12 +50,12 @@ impl Fleet {
         self.is_shared_out().await;
     }
 
-    /// One more joins.
+    /// Starts one more node.
     pub(crate) async fn join(&mut self) {
         self.join_with([]).await;
     }
 
-    /// The same, with these variables besides.
+    /// Starts one more node with additional variables.
     pub(crate) async fn join_with(&mut self, settings: impl IntoIterator<Item = (&'static str, String)>) {
         let mut env = self.world.env().clone();
         env.insert("POSTHASTE_LISTEN", format!("127.0.0.1:{}", free_port()));
@@ -69,7 +69,7 @@ impl Fleet {
         1 + self.others.len()
     }
 
-    /// The tenant's callers of all nodes.
+    /// The tenant's clients, one for each node.
     pub(crate) fn clients(&self) -> Vec<Client> {
         let others = self.others.iter().map(|node| node.client.clone());
         [self.world.client().clone()].into_iter().chain(others).collect()
@@ -82,7 +82,7 @@ impl Fleet {
         }
     }
 
-    /// What a node is started with.
+    /// The environment that a node is started with.
     pub(crate) fn env(&mut self, node: usize) -> &mut Env {
         match node {
             0 => self.world.env(),
@@ -90,19 +90,19 @@ impl Fleet {
         }
     }
 
-    /// Starts an ended node again, which is a new one to the others.
+    /// Starts an ended node again; to the others it is a new node.
     pub(crate) async fn restart(&mut self, node: usize) {
         if node == 0 {
             return self.world.restart().await;
         }
         let dir = self.world.dir().to_owned();
         let Node { server, env, .. } = &mut self.others[node - 1];
-        assert!(!server.lives(), "it still runs");
+        assert!(!server.lives(), "the node still runs");
         assert_no_panic(env, server);
         *server = Server::start(&dir, &[], env).await;
     }
 
-    /// Asks a node for a graceful end and expects to get it.
+    /// Stops a node gracefully and expects success.
     pub(crate) async fn stop(&mut self, node: usize) {
         let server = self.server(node);
         server.terminate();
@@ -116,8 +116,8 @@ impl Fleet {
         }
     }
 
-    /// Waits until every node has at least half of an equal share, nobody else has anything, and all say that they are
-    /// ready.
+    /// Waits until every node owns at least half of an equal share of the shards, nothing is owned by others, and all
+    /// nodes report that they are ready.
     pub(crate) async fn is_shared_out(&self) {
         let sql = "SELECT CASE WHEN owner IN (SELECT num FROM node) THEN count(*) ELSE 0 END FROM shard GROUP BY owner";
         let mut shares = Vec::new();
@@ -138,23 +138,25 @@ impl Fleet {
         }
     }
 
-    /// How many there are, dead ones that nobody has noticed yet among them.
+    /// Rows in `node`, including dead nodes that are not reaped yet.
     pub(crate) fn nodes_known(&self) -> usize {
         self.world.database().ask("SELECT count(*) FROM node").trim().parse().expect("a number")
     }
 
-    /// Which of these webhooks, made in this order and alone in their database, are this node's.
+    /// The webhooks whose shards this node owns. `hooks` must be all webhooks of the database, in the order of
+    /// creation.
     pub(crate) fn owned_by<'a>(&mut self, node: usize, hooks: &'a [Hook]) -> Vec<&'a Hook> {
         let process = format!("process {} ", self.server(node).id());
         let sql = "SELECT n.name FROM webhook w JOIN shard s ON s.num = w.num & 255 LEFT JOIN node n ON n.num = s.owner \
                    ORDER BY w.num";
         let owners = self.world.database().ask(sql);
-        assert_eq!(owners.lines().count(), hooks.len(), "a webhook that is not of this test");
+        assert_eq!(owners.lines().count(), hooks.len(), "the database has a webhook of another test");
         let of_it = owners.lines().zip(hooks).filter(|(owner, _)| owner.starts_with(&process));
         of_it.map(|(_, hook)| hook).collect()
     }
 
-    /// What must hold after every fault, once all is settled: publishes what is in doubt again, and stops everything.
+    /// Checks what must hold after every fault: publishes events in doubt again, waits until all is settled, compares
+    /// the books and stops every node.
     pub(crate) async fn account(&mut self, hooks: &[Hook], load: &Load, crashes: usize) {
         let committed = load.settle_doubts(self.world.client()).await;
         let summary = audit(&self.world, &hooks.iter().collect::<Vec<_>>(), load.promises(), crashes).await;
@@ -173,7 +175,7 @@ impl Drop for Fleet {
     }
 }
 
-/// Webhooks with these settings, each with a receiver of its own.
+/// Creates webhooks with these settings, each with its own receiver.
 pub(crate) async fn make_hooks(fleet: &Fleet, count: usize, make: impl Fn(usize) -> (Receiver, Value)) -> Vec<Hook> {
     let mut hooks = Vec::with_capacity(count);
     for (receiver, settings) in (0..count).map(make) {

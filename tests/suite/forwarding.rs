@@ -1,4 +1,4 @@
-//! The headers in which nodes tell each other that they forward a request. From anybody else they mean nothing.
+//! The headers that mark a request as forwarded by another node. Sent by any other caller, they have no effect.
 
 use reqwest::Method;
 use serde_json::json;

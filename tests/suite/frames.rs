@@ -1,4 +1,4 @@
-//! A caller that speaks HTTP/2 frame by frame: for what no client would do.
+//! An HTTP/2 client that works frame by frame, for behaviour that no regular client shows.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -31,7 +31,7 @@ pub(crate) struct Frame {
 pub(crate) struct Frames(TcpStream);
 
 impl Frames {
-    /// A connection that lets each answer have so many bytes.
+    /// Opens a connection whose flow-control window allows `window` bytes of each answer.
     pub(crate) async fn open(url: &str, window: u32) -> Self {
         Self::from_address(url, [127, 0, 0, 1].into(), window).await
     }
@@ -52,19 +52,19 @@ impl Frames {
         self.send(SETTINGS, 0, 0, &setting).await;
     }
 
-    /// Whether it could be sent.
+    /// Sends a frame; returns whether that was possible.
     pub(crate) async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> bool {
         let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
         let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
         self.write(&[&head, payload].concat()).await
     }
 
-    /// `GET path`, complete.
+    /// Sends a complete `GET path`.
     pub(crate) async fn get(&mut self, stream: u32, path: &str) -> bool {
         self.send(HEADERS, END_STREAM | END_HEADERS, stream, &head(path, &[])).await
     }
 
-    /// `None`: the other side has hung up. Settings and PINGs are acknowledged.
+    /// The next frame; `None` when the server has closed the connection. Settings and PINGs are acknowledged.
     pub(crate) async fn next(&mut self) -> Option<Frame> {
         loop {
             let mut head = [0; 9];
@@ -81,7 +81,7 @@ impl Frames {
         }
     }
 
-    /// The next frame of this kind; `None`: the other side has hung up.
+    /// The next frame of this kind; `None` when the server has closed the connection.
     pub(crate) async fn next_of(&mut self, kind: u8) -> Option<Frame> {
         loop {
             let frame = self.next().await?;
@@ -91,13 +91,13 @@ impl Frames {
         }
     }
 
-    /// Until the other side has hung up.
+    /// Reads until the server closes the connection.
     pub(crate) async fn stay(mut self) {
         while self.next().await.is_some() {}
     }
 }
 
-/// A connection from this address of the machine's own.
+/// Connects from address `source` of this machine.
 pub(crate) async fn connect(url: &str, source: IpAddr) -> TcpStream {
     let address: SocketAddr = url.split("://").last().and_then(|host| host.parse().ok()).expect("an address");
     let socket = TcpSocket::new_v4().expect("a socket");
@@ -105,9 +105,9 @@ pub(crate) async fn connect(url: &str, source: IpAddr) -> TcpStream {
     socket.connect(address).await.expect("a connection")
 }
 
-/// The block of header fields of `GET path`, with these besides.
+/// The header block of `GET path` with additional fields.
 pub(crate) fn head(path: &str, fields: &[(&str, &str)]) -> Vec<u8> {
-    // From the static table: `:method: GET` and `:scheme: http`; then the names of `:path` and `:authority`.
+    // Indices of the static table: `:method: GET` and `:scheme: http`, then the names of `:path` and `:authority`.
     let mut block = vec![0x82, 0x86, 0x04];
     string(&mut block, path);
     block.push(0x01);

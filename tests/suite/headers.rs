@@ -1,4 +1,4 @@
-//! Custom headers: sent as they were given, and shown to nobody unless their owner says that they are no secrets.
+//! Custom headers: sent as given, and shown only if their owner declares that they are not secret.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use crate::hook::plain;
 use crate::receiver::Receiver;
 use crate::world::{World, text};
 
-/// By none of these names could one tell that the value lets somebody in.
+/// Header names from which one cannot reliably tell that the value is a credential.
 const CREDENTIALS: [&str; 15] = [
     "X-Session",
     "X-Auth",

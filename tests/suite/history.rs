@@ -1,6 +1,6 @@
-//! A database that has lost its last transactions, or whose transactions are numbered by another server: restored from a
-//! dump (F27), or served by a standby that lacked the last commits (F28). What the surviving rows owe is delivered, and what
-//! is counted is what rows say.
+//! A database that has lost its last transactions (F28: a standby that lacked the last commits took over), or whose
+//! transactions are numbered by another server (F27: restored from a dump). Everything that the surviving rows owe is
+//! delivered, and the counts equal the rows.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,34 +22,34 @@ use crate::world::{Event, World, each_attempt, free_port, text};
 
 const DATABASE: &str = "posthaste";
 
-/// Longer than a lease, a look at the other nodes, and all retries.
+/// Longer than a lease, a survey and all retries together.
 const SETTLED: Duration = Duration::from_secs(90);
 
-/// Receivers that take their time keep fan-outs open.
+/// Slow receivers keep fan-outs open.
 const SLOW: Duration = Duration::from_millis(700);
 
-/// Events that are accepted before a database is lost, and after that.
+/// Events accepted before a database is lost, and as many afterwards.
 const LOAD: usize = 60;
 
-/// Events that are accepted after the last one that the standby gets.
+/// Events accepted after the last one that the standby receives.
 const BEHIND: usize = 20;
 
-/// What is said in the log when all configuration is read.
+/// The log text that announces a full read of the configuration.
 const READS_EVERYTHING: &str = "reading all webhooks again";
 
-/// The long form: how often each story is told.
+/// How often each scenario runs; more in the long form.
 fn runs() -> usize {
     std::env::var("POSTHASTE_HISTORY_RUNS").map_or(1, |runs| runs.parse().expect("a number"))
 }
 
-/// Waits until so many more events were accepted.
+/// Waits until `more` further events are accepted.
 async fn accepted(load: &Load, more: usize) {
     let all = load.promises().len() + more;
     let what = format!("{more} more events are accepted");
     fact::until_within(SETTLED, &what, async || (load.promises().len() >= all).then_some(())).await;
 }
 
-/// A server of the program on a database of `cluster`, reached through the socket in `dir`.
+/// Starts a world on the PostgreSQL cluster that is reached through the socket in `dir`.
 async fn world_behind(dir: &std::path::Path) -> World {
     World::with(&[
         ("POSTHASTE_DATABASE_URL", &url(dir)),
@@ -65,7 +65,7 @@ fn url(dir: &std::path::Path) -> String {
     format!("postgres://posthaste@localhost/{DATABASE}?host={}", dir.display())
 }
 
-/// What rows say.
+/// Reads rows with SQL.
 trait Rows {
     fn rows(&self, sql: &str) -> String;
 
@@ -86,7 +86,7 @@ impl Rows for Database {
     }
 }
 
-/// Quick, slow, failing and paused.
+/// Webhooks with a quick, a slow and a failing receiver, and a paused one.
 struct Hooks {
     open: Vec<Hook>,
     paused: Hook,
@@ -111,8 +111,8 @@ impl Hooks {
         Self { open, paused }
     }
 
-    /// What rows owe to all but the paused one is sent. Then all that is there has arrived, what arrived twice says so, and
-    /// the paused one is owed what rows say.
+    /// Waits until everything owed to all webhooks but the paused one is sent. Then every surviving event must have
+    /// arrived, a second arrival must be marked as a recovery, and the paused webhook must be owed what the rows say.
     async fn get_what_survives(&self, rows: &impl Rows, client: &Client, promises: &[Event]) -> usize {
         let paused =
             rows.number(&format!("SELECT num FROM webhook WHERE name = '{}'", text(&self.paused.body, "name")));
@@ -187,7 +187,7 @@ async fn what_a_dump_under_load_owes_is_delivered_from_a_cluster_that_has_counte
 
         let new = Database::new();
         new.restore(&dump);
-        assert!(new.number("SELECT count(*) FROM fanout") > 0, "the dump owes nothing by fan-outs");
+        assert!(new.number("SELECT count(*) FROM fanout") > 0, "the dump has no open fan-out");
         new.ask("UPDATE config_change SET changed_at = 0");
         let forgotten =
             "INSERT INTO engine_state VALUES ('changes_forgotten_to', (SELECT max(tx::text::int8) FROM config_change))";
@@ -202,7 +202,7 @@ async fn what_a_dump_under_load_owes_is_delivered_from_a_cluster_that_has_counte
         })
         .await;
         let readings = world.server().output().all().matches(READS_EVERYTHING).count();
-        assert!(readings <= 1, "all configuration was read {readings} times");
+        assert!(readings <= 1, "the whole configuration was read {readings} times");
         world.stop().await;
     }
 }
@@ -248,7 +248,7 @@ async fn a_standby_takes_over(apart: Duration) {
     let promises = load.promises();
     let survivors = hooks.get_what_survives(&standby, &clients[0], &promises).await;
     println!("{apart:?} apart: of {} events {survivors} survive", promises.len());
-    assert!(survivors > 0, "nothing survives");
+    assert!(survivors > 0, "no event survives");
     assert!(other.lives() && world.server().lives(), "a node has ended");
     other.terminate();
     assert_eq!(other.ended().await.code(), Some(0), "{}", other.output().all());

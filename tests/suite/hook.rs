@@ -1,5 +1,5 @@
-//! A webhook together with the receiver that it calls. Remembers every secret that it had, and will not go before each
-//! request in its receiver's book has been verified (I4).
+//! A webhook together with its receiver. It remembers every secret that the webhook had; dropping it verifies each
+//! request in the receiver's book (I4).
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use crate::world::text;
 
 pub(crate) struct Hook {
     pub(crate) id: String,
-    /// The whole answer to its creation.
+    /// The answer to the webhook's creation.
     pub(crate) body: Value,
     pub(crate) receiver: Receiver,
     format: Format,
@@ -22,7 +22,7 @@ pub(crate) struct Hook {
 }
 
 impl Hook {
-    /// Creates the webhook: every event, the default policy, unless `settings` say otherwise.
+    /// Creates the webhook: for every event and with the default policy, unless `settings` say otherwise.
     pub(crate) async fn create(client: &Client, receiver: Receiver, settings: Value) -> Self {
         let wish = plain(&receiver.url("/hooks"), settings);
         let body = client.post("/webhooks", &wish).await.expect(201);
@@ -68,12 +68,12 @@ impl Hook {
         self.requests()
     }
 
-    /// What the receiver answered, in order.
+    /// The statuses that the receiver answered, in order.
     pub(crate) fn statuses(&self) -> Vec<u16> {
         self.requests().iter().filter_map(|request| request.status).collect()
     }
 
-    /// The events that were accepted, as often as they were.
+    /// Ids of the accepted events; an event that was accepted twice is listed twice.
     pub(crate) fn accepted_events(&self) -> Vec<String> {
         let requests = self.requests();
         let accepted = requests.iter().filter(|r| r.status.is_some_and(|status| (200..300).contains(&status)));
@@ -89,7 +89,7 @@ impl Drop for Hook {
     }
 }
 
-/// The wish for a webhook at `url`, with `settings` over the plain ones.
+/// The body that creates a webhook at `url`; `settings` override the plain ones.
 pub(crate) fn plain(url: &str, settings: Value) -> Value {
     static COUNT: AtomicUsize = AtomicUsize::new(1);
     let name = format!("webhook {}", COUNT.fetch_add(1, Ordering::Relaxed));

@@ -1,4 +1,4 @@
-//! Engines that deliver into engines: a chain has an end, and a circle is none.
+//! Engines that deliver to engines: a chain is limited in length, and a loop is refused.
 
 use reqwest::Method;
 use serde_json::json;
@@ -12,7 +12,7 @@ use crate::raw::Raw;
 use crate::receiver::Receiver;
 use crate::world::{Event, World, each_attempt};
 
-/// What an event that comes by this way is answered.
+/// Publishes an event with this trail; returns the answer.
 async fn published_by(world: &World, trail: &str) -> Answer {
     let call = world.client().json(Method::POST, "/events", &json!({"event": "message.sent", "data": {}}));
     try_send(call.header("CDN-Loop", trail)).await.expect("an answer")
@@ -61,7 +61,7 @@ async fn two_engines_that_deliver_into_each_other_publish_an_event_once_each() {
     assert_eq!(one.client().walk("/events").await.len(), 1);
 }
 
-/// As a publish answers it.
+/// The event in the form in which a publish answers it.
 fn with_matched(event: &serde_json::Value) -> serde_json::Value {
     json!({"id": event["id"], "timestamp": event["timestamp"], "matched": 1, "duplicate": false})
 }
@@ -88,10 +88,10 @@ async fn the_way_of_an_event_is_known_after_a_crash() {
     let requests = hook.saw(2).await;
     let named: Vec<&str> = requests.iter().map(|request| request.header("cdn-loop")).collect();
     assert!(named[0].starts_with(&engines(2)), "{named:?}");
-    assert_eq!(named[0], named[1], "the engine has kept its name, too");
+    assert_eq!(named[0], named[1], "the engine keeps its name across the restart");
 }
 
-/// What one node takes in for another counts as its sender's, as what it keeps does.
+/// A body that a node receives for another node counts against its tenant, as a body of its own does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_for_another_node_count_for_their_tenant() {
     let test = async {
@@ -102,7 +102,7 @@ async fn bodies_for_another_node_count_for_their_tenant() {
         let path = hook.path("/purge");
         for node in 0..2 {
             let (url, client) = (fleet.server(node).url().to_owned(), fleet.clients()[node].clone());
-            // A quarter of 256 MiB, and some for those that a call below has displaced. Far from all of it.
+            // A quarter of 256 MiB, with some margin for bodies that a call below has displaced; far from all of it.
             let mut slow = Vec::new();
             fact::until("there is no room for more of the tenant's", async || {
                 if slow.len() < 100 {
@@ -112,7 +112,7 @@ async fn bodies_for_another_node_count_for_their_tenant() {
                     return None;
                 }
                 let whole = client.text(Method::POST, &path, "x".repeat(1 << 20));
-                // Not the 503 of a node that does not reach another one.
+                // Not the 503 of a node that cannot reach another one.
                 let full = |answer: &Answer| answer.status == 503 && answer.text.contains("too many bodies");
                 try_send(whole).await.ok().filter(full)
             })

@@ -1,5 +1,6 @@
-//! Whom a webhook's owner wants the engine to call, and whom it calls: every URL of the case list when it is saved, when it
-//! is changed and when it is there already, answers that point elsewhere, and proxies that nobody configured.
+//! Targets that the engine must not call although a webhook's owner asks for them: every URL of the case list when it
+//! is created, when it is changed and when its row exists already; answers that redirect; and proxies from the
+//! environment.
 
 use std::collections::BTreeSet;
 
@@ -14,8 +15,8 @@ use crate::receiver::{Down, Reply};
 use crate::rows;
 use crate::world::{World, text};
 
-/// A world that asks `names`, which say what the list says. What is public there is 127.0.0.2 here: the one address that
-/// may be called.
+/// A world whose DNS server answers as the list says. Each public address of the list becomes 127.0.0.2 here, the one
+/// address that may be called.
 async fn world_of(cases: &[Case]) -> (World, Names) {
     let names = Names::start().await;
     for (name, addresses) in cases.iter().filter_map(|case| case.dns.as_ref()) {
@@ -27,12 +28,12 @@ async fn world_of(cases: &[Case]) -> (World, Names) {
     (World::with(&settings).await, names)
 }
 
-/// Of the addresses in the list.
+/// Whether an address of the list is public.
 fn is_public(ip: std::net::IpAddr) -> bool {
     ip.to_string().starts_with("93.184.")
 }
 
-/// A refused URL, or one whose name is all that is wrong with it.
+/// Whether a URL may be saved: it is allowed, or only its name's DNS answer is wrong.
 fn may_be_saved(case: &Case) -> bool {
     match case.verdict {
         Verdict::Allow | Verdict::NoFollow => true,
@@ -75,7 +76,7 @@ async fn a_webhook_is_not_moved_to_a_hostile_url_and_to_a_harmless_one_it_is() {
         if may_be_saved(case) {
             let saved = answer.expect(200);
             let again = world.client().patch(&path, &json!({"url": saved["url"]})).await.expect(200);
-            assert_eq!(again["url"], saved["url"], "what is shown is accepted, and stays as it is");
+            assert_eq!(again["url"], saved["url"], "a URL that the API shows is accepted unchanged");
             world.client().patch(&path, &json!({"url": home})).await.expect(200);
         } else {
             assert_eq!(answer.problem(422).pointers(), ["/url"], "{:?}", case.url);
@@ -111,8 +112,8 @@ async fn a_hostile_url_that_is_in_the_database_already_is_blocked_before_anybody
     canaries.saw_nobody().await;
 }
 
-/// Every URL of the list that can be called without leaving this machine, if it is called: the hostile ones, the same ones
-/// at the canaries' port, and harmless names.
+/// Every URL of the list that cannot lead off this machine even if it is called: the hostile ones, the same ones at the
+/// canaries' port, and harmless names.
 fn urls_to_call(cases: &[Case], canaries: u16) -> Vec<(Verdict, String)> {
     let mut urls = BTreeSet::new();
     for case in cases {
@@ -132,7 +133,7 @@ fn urls_to_call(cases: &[Case], canaries: u16) -> Vec<(Verdict, String)> {
     urls.into_iter().map(|(is_hostile, url)| (verdict(is_hostile), url)).collect()
 }
 
-/// As the list has them, with the canaries where the answer points and the receiver's port where the request goes.
+/// The redirects of the list: answers point to canaries, and requests go to the receiver's port.
 #[tokio::test]
 async fn where_an_answer_points_nobody_goes() {
     let cases = cases::with(Verdict::NoFollow);
@@ -168,7 +169,7 @@ async fn where_an_answer_points_nobody_goes() {
     canaries.saw_nobody().await;
 }
 
-/// What the path of a listed URL asks of its receiver.
+/// The answer that the path of a listed URL asks its receiver for.
 fn pointing(url: &str, canaries: &Canaries) -> Reply {
     let path = url.split_once("example.com/").expect("a path").1;
     match path.split_once("?to=").map(|(status, _)| status.parse()) {
@@ -199,7 +200,7 @@ async fn a_proxy_in_the_environment_is_ignored() {
     canaries.saw_nobody().await;
 }
 
-/// Its own API is where an engine must never send events, even on a machine whose networks were opened.
+/// An engine must never send events to its own API, even if the machine's networks are allowed.
 #[tokio::test]
 async fn the_engine_does_not_call_itself() {
     let mut world = World::start().await;

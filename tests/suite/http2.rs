@@ -1,5 +1,5 @@
-//! Callers who use HTTP/2 as a weapon (F32): they take places, streams and memory and give nothing. Others go on
-//! publishing, and the memory stays what it was.
+//! Callers that attack with HTTP/2 (F32): they occupy slots, streams and memory. Other callers keep publishing, and
+//! memory does not grow.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::frames::{
 use crate::listener::{SLACK, assert_took, took};
 use crate::world::World;
 
-/// One of the machine's own addresses.
+/// A loopback address; each `number` gives another one.
 fn address(number: usize) -> IpAddr {
     Ipv4Addr::from(0x7f00_0100 + number as u32).into()
 }
@@ -29,7 +29,7 @@ async fn publish(client: &Client) -> Option<()> {
     try_send(publish).await.ok().filter(|answer| answer.status == 202).map(|_| ())
 }
 
-/// Connections that ask for so many answers each, read none, and acknowledge whatever wants to be.
+/// Opens connections that request `streams` answers each and read none, but acknowledge SETTINGS and PINGs.
 async fn unread(url: &str, addresses: impl Iterator<Item = IpAddr>, streams: u32, window: u32) -> JoinSet<()> {
     let mut crowd = JoinSet::new();
     for source in addresses {
@@ -51,7 +51,8 @@ async fn an_answer_that_is_not_read_is_given_up_and_its_connection_goes_on() {
         let mut peer = Frames::open(&url, window).await;
         peer.get(1, path).await;
         let given_up = tokio::time::timeout(Duration::from_secs(30) + SLACK, took(peer.next_of(RST_STREAM))).await;
-        let (reset, after) = given_up.unwrap_or_else(|_| panic!("with a window of {window} it is kept for ever"));
+        let (reset, after) =
+            given_up.unwrap_or_else(|_| panic!("with a window of {window} the answer is kept for ever"));
         assert_eq!(reset.map(|frame| frame.stream), Some(1), "with a window of {window}");
         assert_took(after, 30);
         peer.set_window(65_535).await;
@@ -99,7 +100,9 @@ async fn answers_that_are_not_read_keep_nobody_out() {
         fact::until("others publish", async || publish(world.client()).await).await;
 
         for _ in 0..20 {
-            publish(world.client()).await.expect("what is there goes before one that has just published");
+            publish(world.client())
+                .await
+                .expect("an attacker's connection is evicted before one that has just published");
         }
         drop(crowd);
     }
@@ -166,7 +169,7 @@ async fn streams_by_the_thousand_are_bounded_over_all_connections() {
     }
 
     let a_refusal = tokio::time::timeout(fact::DEADLINE, refusals.recv()).await;
-    a_refusal.expect("what is too much is refused, with nothing in it to be left unread");
+    a_refusal.expect("a request beyond the limit is refused without a body that could be left unread");
     for _ in 0..20 {
         fact::until("others publish", async || publish(world.client()).await).await;
     }
@@ -174,7 +177,7 @@ async fn streams_by_the_thousand_are_bounded_over_all_connections() {
     drop(crowd);
 }
 
-/// CVE-2023-44487, CVE-2024-27316 and their kin.
+/// CVE-2023-44487, CVE-2024-27316 and similar attacks.
 #[tokio::test]
 async fn floods_of_frames_end_their_connections_and_take_no_memory() {
     let mut world = World::start().await;
@@ -207,7 +210,7 @@ async fn floods_of_frames_end_their_connections_and_take_no_memory() {
         sent < 50_000
     };
     let (resets, continuation) = tokio::join!(resets, continuation);
-    // Answers to these are not read.
+    // The answers to these PINGs are not read.
     let mut pings = Frames::open(&url, 65_535).await;
     let mut settings = Frames::open(&url, 65_535).await;
     let unread = async {
@@ -219,8 +222,8 @@ async fn floods_of_frames_end_their_connections_and_take_no_memory() {
     };
     let _ = tokio::time::timeout(Duration::from_secs(5), unread).await;
 
-    assert!(resets, "a flood of resets is hung up on");
-    assert!(continuation, "a head without an end is hung up on");
+    assert!(resets, "the server closes a connection that floods it with resets");
+    assert!(continuation, "the server closes a connection whose head has no end");
     world.server().has_grown_by_at_most(32 << 20, before);
     world.publish("message.sent").await;
 }
@@ -234,7 +237,7 @@ async fn two_names_of_a_host_that_differ_are_refused() {
         let stream = 1 + 2 * number as u32;
         peer.send(HEADERS, END_STREAM | END_HEADERS, stream, &head("/livez", &[("host", host)])).await;
         let answer = peer.next_of(HEADERS).await.expect("an answer");
-        // From the static table: `:status: 200` and `:status: 400`.
+        // Indices of the static table: `:status: 200` and `:status: 400`.
         assert_eq!((answer.stream, answer.payload.first()), (stream, Some(&status)), "{host}");
     }
 }

@@ -1,5 +1,5 @@
-//! The API over TLS: with files for a certificate and its key it speaks HTTPS and nothing else, follows the files when
-//! they change, and says which file is wrong.
+//! The API over TLS: with certificate and key files the server speaks HTTPS only, reloads the files when they change,
+//! and reports which file is wrong.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::raw::Raw;
 use crate::server::{self, Env, Server};
 use crate::world::{ADMIN_KEY, sober_env};
 
-/// Writes a new pair; answers its certificate.
+/// Writes a new certificate and key; returns the certificate.
 fn new_pair(dir: &Path) -> String {
     let CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
     fs::write(dir.join("key.pem"), signing_key.serialize_pem()).unwrap();
@@ -53,10 +53,10 @@ async fn with_a_certificate_the_api_speaks_https_and_follows_its_files() {
     let old = trusting(&first);
     assert_eq!(asked(&old, &server).await.unwrap(), (200, Version::HTTP_2));
     let plain = Raw::saying(server.url(), "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.heard().await;
-    assert!(!plain.contains("200"), "it answered without TLS: {plain}");
+    assert!(!plain.contains("200"), "the server answered without TLS: {plain}");
 
     fs::write(dir.path().join("cert.pem"), "nonsense").unwrap();
-    fact::until("what is wrong is said", async || {
+    fact::until("the invalid certificate is logged", async || {
         server.output().all().contains("the old one stays in use").then_some(())
     })
     .await;

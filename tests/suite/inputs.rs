@@ -1,4 +1,4 @@
-//! What a webhook and an event may not be: each impossible wish is refused with a pointer to what is wrong with it.
+//! Invalid webhooks and events: each is refused with a pointer to the wrong field.
 
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
@@ -9,7 +9,7 @@ use crate::hook::plain;
 use crate::receiver::Receiver;
 use crate::world::World;
 
-/// A public address that no test will ever call.
+/// A public URL that no test calls.
 const PUBLIC: &str = "https://example.com/hooks";
 
 #[tokio::test]
@@ -98,7 +98,7 @@ async fn every_fault_of_a_webhook_is_named_at_once() {
     }
 }
 
-/// A server as it is delivered: https only, and nothing private.
+/// A server with default settings: HTTPS only, and no private addresses.
 #[tokio::test]
 async fn plain_http_and_private_addresses_are_refused_unless_allowed() {
     let world = World::with(&[("POSTHASTE_ALLOW_HTTP", "false"), ("POSTHASTE_EGRESS_ALLOW", "")]).await;

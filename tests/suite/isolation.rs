@@ -1,5 +1,5 @@
-//! What one tenant cannot do to another, and a key without what its scopes say (F26). Every route of the server's own
-//! document is tried, with another tenant's ids wherever it takes an id.
+//! Isolation of tenants and scopes (F26): no tenant reaches another one's objects, and no key does more than its scopes
+//! allow. Every route of the OpenAPI document is called with another tenant's ids, wherever it takes an id.
 
 use std::collections::BTreeMap;
 
@@ -14,14 +14,14 @@ use crate::operations::{Ids, Operation, operations};
 use crate::receiver::Receiver;
 use crate::world::{Tenant, World, id_of, new_admin_key, new_key, new_session, text};
 
-/// A tenant that owns one of everything, and more of what is listed.
+/// A tenant with one object of each kind, and several of those that are listed.
 struct Estate {
     tenant: Tenant,
     ids: Ids,
     _hooks: Vec<Hook>,
 }
 
-/// The place in an id of a digit that stands for time: UUIDv7 in base32 begins with 48 bits of milliseconds.
+/// Position of a time digit in an id: a UUIDv7 in base32 begins with 48 bits of milliseconds.
 const TIME_DIGIT: usize = 8;
 
 impl Estate {
@@ -57,7 +57,7 @@ impl Estate {
         Self { tenant, ids, _hooks: hooks }
     }
 
-    /// Well-formed ids that nobody has: of another moment in time.
+    /// Well-formed ids that do not exist: the same ids with another time.
     fn unknown(&self) -> Ids {
         let moved = |id: &str| {
             let at = id.find('_').expect("a prefix") + 1 + TIME_DIGIT;
@@ -77,11 +77,11 @@ impl Estate {
         }
     }
 
-    /// What its owner can read of it.
+    /// Everything that the owner can read.
     async fn seen(&self, operations: &[Operation], admin: &Client) -> BTreeMap<String, Value> {
         let mut seen = BTreeMap::new();
         for operation in operations.iter().filter(|operation| operation.method == Method::GET && !operation.is_open) {
-            // What the engine does by itself changes meanwhile.
+            // These answers change by themselves, because the engine is at work.
             let changing =
                 ["readEngine", "readSealing", "listBacklogs", "readBacklog", "readMetrics", "readEndpointMetrics"];
             if changing.contains(&operation.name.as_str()) {
@@ -105,7 +105,7 @@ impl Estate {
     }
 }
 
-/// When its keys were used changes with every look at it.
+/// Removes when keys were last used, which every read changes.
 fn without_uses(mut answer: Value) -> Value {
     for item in answer["data"].as_array_mut().into_iter().flatten() {
         item.as_object_mut().and_then(|item| item.remove("lastUsedAt"));
@@ -113,7 +113,7 @@ fn without_uses(mut answer: Value) -> Value {
     answer
 }
 
-/// Status and body, without what names this one request and without the ids that were asked for.
+/// Status and body, without the request's id and without the ids that were asked for.
 fn anonymous(answer: &Answer, ids: &Ids) -> (u16, String) {
     let mut body = answer.json();
     body.as_object_mut().and_then(|body| body.remove("requestId"));
@@ -169,7 +169,7 @@ async fn no_key_and_no_header_lead_into_another_tenant() {
     let ours = Estate::of(&world, world.tenant.clone()).await;
     let (mut cursors, mut strayed) = (0, 0);
     for operation in operations.iter().filter(|operation| !operation.is_open && !operation.needs_admin()) {
-        // A tenant's key stays where it belongs, whatever the header says.
+        // A tenant's key stays in its tenant, whatever the tenant header says.
         let path = operation.path_with(&theirs.ids);
         let into = async |tenant: &str, ids: &Ids| {
             let answer = send(operation.call(&world.client().for_tenant(tenant), &path)).await;
@@ -190,7 +190,7 @@ async fn no_key_and_no_header_lead_into_another_tenant() {
     }
     assert!(cursors >= 4 && strayed > 20, "{cursors} lists, {strayed} routes");
 
-    // Even an admin does not reach a key by way of another tenant.
+    // Even an admin cannot reach a key through another tenant's path.
     let mixed = |key: &str| format!("/tenants/{}/keys/{key}", world.tenant.id);
     let foreign = world.admin().delete(&mixed(&theirs.ids.key)).await;
     let unknown = world.admin().delete(&mixed(&nobodys.key)).await;

@@ -1,5 +1,5 @@
-//! Signatures verified by code that others wrote: the published `standardwebhooks` libraries of PyPI and npm, and plain
-//! HMAC in Python and JavaScript as `docs/RECEIVERS.md` shows it. The scripts are in `tests/verify`.
+//! Signatures verified by independent code: the published `standardwebhooks` libraries of PyPI and npm, and plain HMAC
+//! in Python and JavaScript as in `docs/RECEIVERS.md`. The scripts are in `tests/verify`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,14 +31,14 @@ async fn independent_libraries_verify_what_is_sent() {
 
     // Three requests with one secret and three with two: nine pairs of a request and a secret that signed it.
     for (program, script) in [("python3", "check_recorded.py"), ("node", "check_recorded.mjs")] {
-        // Python would leave its bytecode beside the scripts, in the checkout.
+        // Keeps Python from writing bytecode next to the scripts, in the checkout.
         let mut command = Command::new(program);
         let said = run(command.arg(scripts().join(script)).args([&tools, &file]).env("PYTHONDONTWRITEBYTECODE", "1"));
         assert!(said.contains("verified 9, refused 36 forgeries"), "{program}: {said}");
     }
 }
 
-/// The requests of a webhook with the secrets that must verify each of them, newest first.
+/// The requests of a webhook, each with the secrets that must verify it, newest first.
 fn record(hook: &Hook, signing: usize) -> Vec<Value> {
     let secrets = hook.secrets();
     assert_eq!(secrets.len(), signing);
@@ -53,7 +53,7 @@ fn record(hook: &Hook, signing: usize) -> Vec<Value> {
     hook.requests().iter().map(line).collect()
 }
 
-/// Installs the libraries unless they are there already; answers where.
+/// Installs the libraries unless they are installed already; returns their directory.
 fn install() -> PathBuf {
     let said = run(Command::new("sh").arg(scripts().join("install.sh")));
     PathBuf::from(said.lines().last().expect("the directory of the libraries"))

@@ -1,4 +1,4 @@
-//! Start and stop: what survives a restart, what a graceful stop waits for, and what a server refuses to start with.
+//! Start and stop: what survives a restart, what a graceful stop waits for, and which settings a server refuses.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,7 +20,7 @@ use crate::receiver::{Down, Receiver, Reply};
 use crate::server::{self, Env, Server};
 use crate::world::{World, each_attempt, sober_env, text};
 
-/// As many requests as must have arrived before the server under load is asked to stop.
+/// Requests that must have arrived before the server under load is stopped.
 const UNDER_WAY: usize = 40;
 
 on_both!(what_could_not_be_delivered_before_a_restart_is_delivered_after_it);
@@ -44,7 +44,7 @@ async fn what_could_not_be_delivered_before_a_restart_is_delivered_after_it() {
     let requests = receiver.saw(published.len()).await;
     let seen: BTreeSet<String> = requests.iter().map(|request| request.header("webhook-id").to_owned()).collect();
     assert_eq!(seen, published);
-    assert_eq!(requests.len(), published.len(), "none came twice");
+    assert_eq!(requests.len(), published.len(), "no event came twice");
     assert_eq!(world.client().get(&format!("/webhooks/{}", text(&webhook, "id"))).await.expect(200)["isActive"], true);
 }
 
@@ -63,7 +63,7 @@ async fn a_graceful_stop_lets_a_request_in_flight_finish() {
     assert_eq!(hook.requests().len(), 1);
 }
 
-/// A load balancer asks on a new connection.
+/// The status of `/readyz`, asked on a new connection as a load balancer does.
 async fn readiness(world: &World) -> Option<u16> {
     let anyone = world.anyone();
     try_send(anyone.root(Method::GET, "/readyz")).await.ok().map(|answer| answer.status)
@@ -111,7 +111,7 @@ async fn a_second_signal_ends_it_at_once_and_what_is_owed_stays_owed() {
     world.server().terminate();
     fact::until("it is stopping", async || (readiness(&world).await == Some(503)).then_some(())).await;
     world.server().terminate();
-    // Long before the sender gives the request in flight up.
+    // Long before the sender would give up the request in flight.
     fact::until_within(Duration::from_secs(15), "the process ends", async || (!world.server().lives()).then_some(()))
         .await;
     assert_eq!(world.ended().await.code(), Some(130));
@@ -122,7 +122,7 @@ async fn a_second_signal_ends_it_at_once_and_what_is_owed_stays_owed() {
 }
 
 on_both!(a_graceful_stop_under_load_sends_nothing_twice_and_loses_nothing);
-/// F5: who is asked politely leaves nothing half done.
+/// F5: a graceful stop leaves nothing half done.
 async fn a_graceful_stop_under_load_sends_nothing_twice_and_loses_nothing() {
     let mut world = World::start().await;
     let good = world.hook(Receiver::ok(), json!({})).await;
@@ -167,7 +167,7 @@ async fn two_servers_cannot_share_a_database() {
 
     let (status, output) = server::run(world.dir(), &["serve"], &env).await;
 
-    assert!(!status.success(), "the second one started");
+    assert!(!status.success(), "the second server started");
     let said = output.all().to_lowercase();
     let clear = ["another process", "another posthaste", "in use", "already", "locked"];
     assert!(clear.iter().any(|words| said.contains(words)), "{said}");
@@ -233,7 +233,7 @@ async fn refused_with(args: &[&str], settings: &[(&'static str, &str)]) -> Strin
     refused_in(dir.path(), args, &env).await
 }
 
-/// What `posthaste serve` says when it refuses to start, which it must do with exit code 2.
+/// The error of `posthaste serve` when it refuses to start, which it must do with exit code 2.
 async fn refused_in(dir: &Path, args: &[&str], env: &Env) -> String {
     let (status, output) = server::run(dir, &[&["serve"], args].concat(), env).await;
     let said = output.all();
@@ -261,7 +261,7 @@ async fn the_check_notices_a_broken_database() {
 }
 
 on_both!(a_generated_admin_key_is_printed_on_the_first_start_only);
-/// Whoever starts it first must get in: without a key in the environment, one is made and printed, once.
+/// Without an admin key in the environment, the first start creates one and prints it once.
 async fn a_generated_admin_key_is_printed_on_the_first_start_only() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut env = sober_env(dir.path());
@@ -277,7 +277,7 @@ async fn a_generated_admin_key_is_printed_on_the_first_start_only() {
     Client::open(second.url()).with_key(&key).get("/tenants").await.expect(200);
 }
 
-/// The word of the server's output that opens what only an admin may see.
+/// The word of the server's output that works as an admin key.
 async fn admin_key_in(server: &Server) -> Option<String> {
     let output = server.output().all();
     let words = output.split(|c: char| c.is_whitespace() || c == '"' || c == '\'');

@@ -1,5 +1,5 @@
-//! Callers of the API who mean harm or know no better: those that send nothing, or little, or too much, or read nothing,
-//! or are too many (F21), and a process that may have few descriptors (F22). Whoever means well hardly notices.
+//! Hostile or faulty callers of the API: callers that send nothing, little or too much, that read nothing, or that are
+//! too many (F21); and a process with few descriptors (F22). Other callers hardly notice.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -18,10 +18,10 @@ use crate::world::{ADMIN_KEY, Event, World, new_key, sober_env, text};
 
 const PAUSE: Duration = Duration::from_millis(400);
 
-/// How much longer than promised a busy machine may take.
+/// Tolerance for a busy machine, on top of the documented limits.
 pub(crate) const SLACK: Duration = Duration::from_secs(8);
 
-/// A whole head, of a request whose body is yet to come: it keeps its connection busy.
+/// A complete head of a request whose body is still missing: it keeps the connection busy.
 pub(crate) fn head(key: &str, body_bytes: usize) -> String {
     format!(
         "POST /api/v1/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n\
@@ -107,7 +107,7 @@ async fn a_body_of_100_megabytes_is_refused_without_being_kept() {
     }));
     let answers = sent.await;
 
-    // Who goes on sending may lose the answer to a reset; whoever stops to read gets it.
+    // A caller that keeps sending may lose the answer to a reset; a caller that stops and reads gets it.
     for answer in answers.iter().filter(|answer| !answer.is_empty()) {
         assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
     }
@@ -128,7 +128,7 @@ async fn many_members_or_values_in_a_body_are_counted_and_not_built() {
     let unknown = format!("{{\"event\":\"message.sent\",\"data\":{{}},{}}}", members(100_000));
     world.client().post_text("/events", unknown).await.problem(422);
     let a_million = format!("{{\"event\":\"message.sent\",\"data\":{{{}}}}}", members(1_000_000));
-    // The answer comes before the body has been taken in: a caller that goes on writing may find the connection closed first.
+    // The answer comes before the body was read: a caller that keeps writing may find the connection closed first.
     let refused = fact::until("the refusal is heard", async || {
         try_send(world.client().text(Method::POST, "/events", a_million.clone())).await.ok()
     });
@@ -180,7 +180,7 @@ async fn connections_that_do_nothing_keep_nobody_out() {
         let more = open_sockets(world.server()).saturating_sub(before);
         (more <= 64).then_some(more)
     });
-    assert!(more.await > 32, "only as many go as have to");
+    assert!(more.await > 32, "more connections were evicted than necessary");
     drop(crowd);
 }
 
@@ -188,7 +188,7 @@ async fn connections_that_do_nothing_keep_nobody_out() {
 async fn when_everybody_is_busy_the_next_one_is_asked_to_come_again() {
     let mut world = World::with(&[("POSTHASTE_MAX_CONNECTIONS", "16")]).await;
     let (url, key) = (world.server().url().to_owned(), world.tenant.key.clone());
-    // The client's own connection goes for one that is busy.
+    // The client's own idle connection is evicted for a busy one.
     let busy = fact::until("every connection is busy", async || {
         let begun = head(&key, 100);
         let busy = join_all((0..24).map(|_| Raw::saying(&url, &begun))).await;
@@ -222,7 +222,7 @@ async fn a_stop_does_not_wait_for_connections_that_ask_for_nothing() {
     drop((silent, half, kept));
 }
 
-/// F22: what it cannot have it does without, and nobody's webhook pays for it.
+/// F22: the process works with fewer descriptors, and no webhook is penalised for it.
 #[tokio::test]
 async fn a_process_with_256_descriptors_sheds_and_recovers() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -262,7 +262,7 @@ async fn a_process_with_256_descriptors_sheds_and_recovers() {
             is_done.then_some(deliveries)
         });
         for delivery in deliveries.await {
-            assert_eq!(delivery["attempts"], 1, "a lack of descriptors was taken out on a webhook: {delivery}");
+            assert_eq!(delivery["attempts"], 1, "a lack of descriptors cost a webhook an attempt: {delivery}");
         }
     }
     for hook in &hooks {
@@ -270,7 +270,7 @@ async fn a_process_with_256_descriptors_sheds_and_recovers() {
     }
 }
 
-/// What hyper forgives a proxy in front may not, so that each sees another request than the other.
+/// A proxy in front may reject framing that hyper accepts, so that each would see a different request.
 #[tokio::test]
 async fn a_head_that_can_be_read_in_two_ways_is_refused() {
     let mut world = World::start().await;
@@ -303,6 +303,6 @@ async fn a_head_that_can_be_read_in_two_ways_is_refused() {
     let heard = answer(&format!("{head}{body}GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await;
     assert!(
         heard.starts_with("HTTP/1.1 202 ") && heard.contains("HTTP/1.1 200 "),
-        "a body may have any lines: {heard}"
+        "a body may contain any line ends: {heard}"
     );
 }

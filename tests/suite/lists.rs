@@ -1,4 +1,4 @@
-//! Cursor lists: every item exactly once, and no cursor but the one that was given out for this list.
+//! Cursor lists: a walk returns every item exactly once, and a list accepts only its own cursors.
 
 use std::collections::BTreeSet;
 
@@ -49,7 +49,7 @@ async fn the_log_is_walked_newest_first() {
 }
 
 on_both!(a_walk_is_not_disturbed_by_what_is_added_meanwhile);
-/// What is added while someone walks must not make an old item appear twice or not at all.
+/// Items added during a walk must not make an older item appear twice or not at all.
 async fn a_walk_is_not_disturbed_by_what_is_added_meanwhile() {
     let world = World::start().await;
     let mut old = BTreeSet::new();

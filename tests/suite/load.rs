@@ -1,5 +1,6 @@
-//! Publishers that keep a server busy, and book P: what they were promised. An event that got no answer is in doubt;
-//! it is published again under the same id, which must make it one event whatever became of the first try.
+//! Publishers that keep a server busy, and book P: what they were promised. An event without an answer is in doubt. The
+//! publisher publishes it again under the same id, which must result in one event, whether or not the first try was
+//! committed.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,18 +17,18 @@ use crate::world::{Event, World};
 
 const PUBLISHERS: usize = 8;
 
-/// Every so-many-th call of a publisher is a batch.
+/// Every fourth call of a publisher is a batch.
 const BATCH_EVERY: usize = 4;
 const BATCH: usize = 5;
 
-/// A publisher rests so long after a call: the load lasts as long as the run, and its backlog stays within what a test
-/// may wait for.
+/// Pause of a publisher after a call, so that the load lasts as long as the run and its backlog stays small enough for
+/// a test to wait for.
 const REST_MS: std::ops::Range<u64> = 5..25;
 
-/// The same for a load that goes on while a test does something else.
+/// The same for a load that continues while a test does something else.
 const UNHURRIED_MS: std::ops::Range<u64> = 150..350;
 
-/// The types of the load; which webhooks want them differs.
+/// The event types of the load; webhooks subscribe to different ones.
 pub(crate) const TYPES: [&str; 3] = ["load.wide", "load.some", "other.few"];
 
 #[derive(Default)]
@@ -38,12 +39,12 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// These promises were made already.
+    /// Starts with promises made earlier.
     pub(crate) fn promising(events: Vec<Event>) -> Self {
         Self { promises: Mutex::new(events), ..Self::default() }
     }
 
-    /// Publishes from all sides, `calls` times each, until a call is not answered with an acceptance.
+    /// Runs all publishers, each for `calls` calls or until a call is not accepted.
     pub(crate) async fn publish(self: &Arc<Self>, client: &Client, calls: usize) {
         let mut publishers = JoinSet::new();
         for _ in 0..PUBLISHERS {
@@ -61,8 +62,8 @@ impl Load {
         publishers.join_all().await;
     }
 
-    /// Publishes from all sides and without hurry for as long as `meanwhile` takes, to each of these servers by turns. One
-    /// that does not take it is passed over.
+    /// Runs all publishers at a slow pace while `meanwhile` runs, to each of these servers in turn. A server that does
+    /// not accept an event is skipped.
     pub(crate) async fn publish_to_all<T>(
         self: &Arc<Self>,
         servers: &[Client],
@@ -86,7 +87,7 @@ impl Load {
         done
     }
 
-    /// Whether the server took all of them.
+    /// Publishes a call's events; returns whether the server accepted all of them.
     async fn publish_some(&self, client: &Client, size: usize) -> bool {
         let events: Vec<Value> = (0..size).map(|_| self.next()).collect();
         let answers = publish(client, &events).await;
@@ -105,7 +106,7 @@ impl Load {
         json!({"event": TYPES[n % TYPES.len()], "data": {"n": n}, "id": format!("load-{n}")})
     }
 
-    /// Publishes again what is in doubt; answers how many had been committed the first time.
+    /// Publishes events in doubt again; returns how many had been committed the first time.
     pub(crate) async fn settle_doubts(&self, client: &Client) -> usize {
         let doubtful = std::mem::take(&mut *self.doubtful.lock().expect("no holder panics"));
         let mut known = 0;
@@ -122,7 +123,7 @@ impl Load {
     }
 }
 
-/// What the server promised for each of these events; `None` if it did not answer, or could not take it.
+/// Publishes `events`; returns the promise for each, `None` if the server did not answer or did not accept it.
 async fn publish(client: &Client, events: &[Value]) -> Vec<Option<Event>> {
     let call = match events {
         [event] => client.json(Method::POST, "/events", event),
@@ -141,7 +142,7 @@ async fn publish(client: &Client, events: &[Value]) -> Vec<Option<Event>> {
     }
 }
 
-/// Webhooks with overlapping interests: a good one, a flaky one, a slow one.
+/// Webhooks with overlapping event types and a good, a flaky and a slow receiver.
 pub(crate) async fn mixed_hooks(world: &World) -> [Hook; 3] {
     let settings = |events: &str| json!({"events": [events], "retryPolicy": quick_retries(20)});
     [

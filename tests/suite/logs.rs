@@ -1,4 +1,4 @@
-//! What an operator finds in the log at its usual level: failures with ids, changes, refusals, and no flood of them.
+//! The log at its default level: failures with ids, changes and refusals, and no flood of any of them.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ fn lines(world: &mut World, target: &str) -> Vec<Value> {
     lines.collect()
 }
 
-/// How many things these lines tell of.
+/// How many occurrences these lines stand for.
 fn told(lines: &[Value]) -> u64 {
     let is_line = |line: &&Value| line["webhook"].is_null() || line["delivery"].is_string();
     let suppressed: u64 = lines.iter().filter_map(|line| line["suppressed"].as_u64()).sum();
@@ -107,7 +107,7 @@ async fn a_breaker_that_stays_open_is_one_line_however_many_probes_fail() {
     hook.receiver.saw(4).await;
     world.stop().await;
 
-    let [opened] = &lines(&mut world, "posthaste::endpoint")[..] else { panic!("it has opened once") };
+    let [opened] = &lines(&mut world, "posthaste::endpoint")[..] else { panic!("the breaker opened once") };
     assert!(text(opened, "message").contains("circuit breaker opened"), "{opened}");
 }
 

@@ -1,9 +1,9 @@
-//! Black-box tests of the `posthaste` binary. A test spawns the real program on a database of its own, talks to it
-//! over real sockets as its users do, and reads what happened from the books: what the publisher was promised (P),
-//! what the receivers saw (R), and what the program says it did (D).
+//! Black-box tests of the `posthaste` binary. Each test starts the real program on its own database, talks to it over
+//! real sockets as users do, and compares three books: what publishers were promised (P), what receivers saw (R), and
+//! what the program says it did (D).
 //!
-//! Nothing here names a module of the product. `world` is the way in; `checker` holds the invariants that must hold
-//! after every fault.
+//! No test names a module of the product. `world` is the entry point; `checker` has the invariants that must hold after
+//! every fault.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test, a panic is how a broken promise is reported")]
 
 // The harness.

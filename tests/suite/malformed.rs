@@ -1,5 +1,5 @@
-//! A sweep of malformed and impossible bodies over every route that takes one, and of hostile ids over every route that
-//! takes one: never a failure of the server, always a problem document, and the server is as well afterwards as before.
+//! Sends malformed and impossible bodies to every route that takes a body, and hostile ids to every route that takes an
+//! id. The server must answer each with a problem document, never fail, and stay healthy.
 
 use reqwest::Method;
 use serde_json::json;
@@ -8,7 +8,7 @@ use crate::client::{Client, send, try_send};
 use crate::receiver::Receiver;
 use crate::world::World;
 
-/// Deeper than any honest payload, and than any stack that recurses per level.
+/// Nesting deeper than any real payload, and deeper than a recursive parser's stack allows.
 const DEEP: usize = 100_000;
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Processes that are killed while they bring a schema up to date.
+//! Processes that are killed while they migrate the schema.
 
 use tempfile::TempDir;
 
@@ -7,7 +7,7 @@ use crate::databases::{self, On, on_both};
 use crate::server;
 use crate::world::sober_env;
 
-/// Of about 50 statements each so-manieth is one before which a process is killed; `POSTHASTE_MIGRATION_KILLS=1` is all.
+/// Kills a process before every ninth of about 50 statements; `POSTHASTE_MIGRATION_KILLS=1` kills before each.
 const EVERY: usize = 9;
 
 on_both!(a_migration_that_was_killed_between_two_statements_is_run_by_the_next_start);
@@ -27,7 +27,7 @@ pub(crate) async fn a_migration_that_was_killed_between_two_statements_is_run_by
         let (status, output) = server::run(dir.path(), &["check"], &env).await;
         assert!(status.success(), "killed before statement {statement}: {}", output.all());
         if killed.success() {
-            return assert!(statement > 30, "there are more statements than {statement}");
+            return assert!(statement > 30, "a migration ran only {statement} statements");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Receivers that break the rules of HTTP, or keep them in bad faith: every attempt ends in time, little of what they say is
-//! kept, and the process does not grow.
+//! Receivers that break the rules of HTTP or abuse them: every attempt ends in time, only a bounded part of an answer
+//! is kept, and the process does not grow.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ const TIME_LIMIT_MS: u64 = 3_000;
 const TOLERANCE_MS: u64 = 500;
 const KEPT: usize = 64 * 1024;
 
-/// Rounds after the first one. Whatever an attempt left behind would show.
+/// Rounds after the first one, in which memory left behind by attempts would show.
 const ROUNDS: usize = 4;
 
-/// Far less than one unbounded answer would take: they come as fast as the machine can write.
+/// Far less than one unbounded answer would take: receivers write as fast as the machine allows.
 const GROWTH: u64 = 48 << 20;
 
 const NO_PAUSE: Duration = Duration::ZERO;
 const OK: &str = "HTTP/1.1 200 OK\r\n";
 
-/// How an attempt has to end.
+/// How an attempt must end.
 #[derive(Clone, Copy)]
 enum End {
     AtTheDeadline,
@@ -84,7 +84,7 @@ async fn whatever_a_receiver_says_the_attempt_ends_in_time_and_keeps_little() {
     assert!(peak < before + GROWTH, "{before} bytes, then {peak} at the peak and {after} at the end");
 }
 
-/// One event for all of them.
+/// Publishes one event to all receivers and checks each attempt.
 async fn check(world: &World, hooks: &[(&str, Hook, End)]) {
     let event = world.publish("a.b").await;
     let deliveries = world.all_settled(&event).await;
@@ -100,7 +100,7 @@ async fn check(world: &World, hooks: &[(&str, Hook, End)]) {
         assert_eq!(attempt["outcome"], outcome, "{what}: {:?}", attempt["error"]);
         assert!((earliest..=TIME_LIMIT_MS + TOLERANCE_MS).contains(&took), "{what} took {took} ms");
         let kept = attempt["responseBody"].as_str().map_or(0, str::len);
-        // What is no text grows when it is shown as one: three bytes for each that is replaced.
+        // Bytes that are no text grow when shown as text: each is replaced by three bytes.
         assert!(kept <= 3 * KEPT, "{what}: {kept} bytes kept");
         assert!(headers_of(attempt) <= 16 * 1024, "{what}: {attempt}");
     }
@@ -119,7 +119,7 @@ fn compressed(how: &str, body: Vec<u8>) -> Vec<u8> {
 /// Gigabytes of zeros (RFC 8878, 3.1.1): each block of four bytes stands for 128 KiB.
 fn zstd_bomb() -> Vec<u8> {
     let head = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x58];
-    // Not the last block, a run of one byte, of 1 << 17 of them.
+    // Not the last block; an RLE block of 1 << 17 bytes.
     let block = [0x02, 0x00, 0x10, 0x00];
     [head.to_vec(), block.repeat(16_000)].concat()
 }

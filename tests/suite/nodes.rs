@@ -1,5 +1,6 @@
-//! Many nodes serve one database as one engine would: whoever takes an event, each webhook gets it once, and a node that
-//! dies, freezes, leaves or comes costs time and nothing else. What must hold after a fault is in `checker`.
+//! Several nodes serve one database as one engine would: each webhook gets an event once, whichever node accepted it,
+//! and a node that dies, freezes, leaves or joins costs time and nothing else. `checker` has the invariants that must
+//! hold after a fault.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,47 +21,47 @@ use crate::world::{Event, each_attempt};
 
 const NODES: usize = 3;
 
-/// Enough that every node has some of them.
+/// Enough that every node owns some of them.
 const HOOKS: usize = 24;
 const HOOKS_UNDER_LOAD: usize = 12;
 
-/// Where nobody dies, nobody is to be taken for dead because the machine is busy.
+/// For tests in which no node dies: a long lease, so that a busy machine does not make a node look dead.
 const PATIENT: (&str, &str) = ("POSTHASTE_LEASE_MS", "15000");
 
 const LEASE: Duration = Duration::from_secs(2);
 const QUICK_LEASE: (&str, &str) = ("POSTHASTE_LEASE_MS", "2000");
 
-/// What a dead node's process had handed to the kernel is read by then.
+/// By then receivers have read what a dead node's process had handed to the kernel.
 const STRAGGLERS: Duration = Duration::from_millis(200);
 
-/// A takeover is to come within the lease and 5 s. A machine that has much else to do gets more.
+/// A takeover is specified to take the lease and 5 s; a busy machine gets more time.
 const TAKEOVER: Duration = Duration::from_secs(30);
 
-/// In the long form 50,000; see [`number`].
+/// 50,000 in the long form; see [`number`].
 const DELIVERIES: usize = 3_000;
 const KILLS: usize = 4;
 const TIMED: usize = 60;
 
-/// F4: the answer that a frozen node was waiting for comes when it cannot read it, and is there to be read after the thaw.
+/// F4: the answer that a frozen node waits for arrives during the freeze, and the node finds it after the thaw.
 const FIRST_ANSWER: Duration = Duration::from_secs(3);
 const EVENTS_OF_A_FREEZE: usize = 10;
 
-/// How often the same event is published on all nodes at once, and how many are published one after the other.
+/// How often the same event is published on all nodes at once, and how many events are published one after the other.
 const RACES: usize = 60;
 const IN_ORDER: usize = 50;
 
-/// The first wait of a retry.
+/// The wait before the first retry.
 const LEAST_RETRY: Duration = Duration::from_secs(1);
 
-/// Callers at once.
+/// Concurrent publishers.
 const PUBLISHERS: usize = 8;
 
-/// The long form says how many.
+/// The number in the environment variable, which the long form sets, or else `plain`.
 fn number(variable: &str, plain: usize) -> usize {
     std::env::var(variable).map_or(plain, |n| n.parse().expect("a number"))
 }
 
-/// They share the types of the load among them.
+/// Creates webhooks that divide the event types of the load among them.
 async fn hooks_for_load(fleet: &Fleet, receivers: impl Fn(usize) -> Receiver) -> Vec<Hook> {
     let settings = |n: usize| json!({"events": [TYPES[n % TYPES.len()]], "retryPolicy": quick_retries(20)});
     make_hooks(fleet, HOOKS_UNDER_LOAD, |n| (receivers(n), settings(n))).await
@@ -70,7 +71,7 @@ async fn publish(client: &Client, kind: &str) -> Event {
     Event::from(&client.post("/events", &json!({"event": kind, "data": {"hello": "world"}})).await.expect(202))
 }
 
-/// How often each event arrived.
+/// Counts how often each event arrived.
 fn times(hook: &Hook) -> BTreeMap<String, usize> {
     let mut times = BTreeMap::new();
     for request in hook.requests() {
@@ -86,7 +87,7 @@ pub(crate) fn assert_no_duplicates(hooks: &[Hook]) {
     }
 }
 
-/// The longest that a webhook heard nothing while it was to hear something all the time.
+/// The longest gap between arrivals at a webhook that should have received events all the time.
 fn longest_gap(hook: &Hook) -> Duration {
     let requests = hook.receiver.requests();
     let gaps = requests.windows(2).map(|pair| pair[1].arrived.saturating_duration_since(pair[0].arrived));
@@ -118,7 +119,7 @@ async fn events_published_on_any_node_arrive_once_at_every_webhook() {
             }
             let took = began.elapsed();
 
-            // They are recorded before any more can be begun.
+            // All attempts are recorded before further ones can begin.
             for event in &published {
                 fleet.world.all_settled(event).await;
             }
@@ -133,7 +134,7 @@ async fn events_published_on_any_node_arrive_once_at_every_webhook() {
         .await;
 }
 
-/// A publisher that got no answer in time asks another node, and may get two answers then.
+/// A publisher without an answer in time asks another node, and may then get two answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_that_is_published_on_all_nodes_at_once_is_one_and_disturbs_nobody() {
     On::Postgres
@@ -169,7 +170,7 @@ async fn an_event_that_is_published_on_all_nodes_at_once_is_one_and_disturbs_nob
         .await;
 }
 
-/// I5: whoever is answered by one node and publishes through another one then has published in this order.
+/// I5: a publisher that gets an answer from one node and then publishes through another has published in this order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_ordered_webhook_sees_what_was_published_one_after_the_other_in_order_whatever_node_took_it() {
     On::Postgres
@@ -183,7 +184,7 @@ async fn an_ordered_webhook_sees_what_was_published_one_after_the_other_in_order
             let published = join_all((0..NODES).map(async |publisher| {
                 let mut published = Vec::new();
                 for turn in 0..count {
-                    // Each goes through all nodes, and now and then twice through one.
+                    // Each publisher uses all nodes in turn, and sometimes one node twice in a row.
                     let node = (publisher + turn + turn / 4) % NODES;
                     published.push(publish(&clients[node], "message.sent").await.id);
                 }
@@ -193,7 +194,7 @@ async fn an_ordered_webhook_sees_what_was_published_one_after_the_other_in_order
 
             for hook in &hooks {
                 let all = || (hook.receiver.accepted() >= count * NODES).then_some(());
-                // Each failure holds the others up until its retry.
+                // Each failure delays all later events until its retry.
                 let patience = Duration::from_secs(30) + LEAST_RETRY * u32::try_from(count * NODES / 10).unwrap();
                 fact::until_within(patience, "all are accepted", async || all()).await;
                 let accepted = hook.accepted_events();
@@ -243,10 +244,10 @@ async fn nodes_that_are_killed_lose_nothing_and_others_take_over() {
         .await;
 }
 
-/// Kills a random node and starts a new one. Answers how long the webhook that waited longest was without a request; nothing
-/// if the node had none.
+/// Kills a random node and starts a new one. Returns the longest time that a webhook of that node waited for its next
+/// request; `None` if the node owned no webhook.
 async fn kill_one(fleet: &mut Fleet, hooks: &[Hook]) -> Option<Duration> {
-    // When it dies is meant to be a time and not a fact.
+    // The moment of the kill is deliberately a time and not a fact.
     tokio::time::sleep(Duration::from_millis(rand::random_range(200..1_500))).await;
     let victim = rand::random_range(0..NODES);
     let orphans = fleet.owned_by(victim, hooks);
@@ -314,7 +315,7 @@ async fn a_node_that_joins_under_load_takes_its_share_and_nothing_is_sent_twice(
                 fleet.grow_to(NODES).await;
                 println!("shared out {:?} after the join began", joins.elapsed());
                 all_are_asked(&hooks).await;
-                assert_ne!(fleet.owned_by(2, &hooks).len(), 0, "the new node serves nobody");
+                assert_ne!(fleet.owned_by(2, &hooks).len(), 0, "the new node serves no webhook");
             };
             load.publish_to_all(&clients, meanwhile).await;
 
@@ -325,7 +326,7 @@ async fn a_node_that_joins_under_load_takes_its_share_and_nothing_is_sent_twice(
         .await;
 }
 
-/// A webhook whose receiver takes its time shares a shard with another one, and the shard is to move.
+/// A webhook with a slow receiver shares a shard with another webhook, and the shard has to move.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_request_does_not_silence_the_other_webhooks_of_its_shard_when_that_is_to_move() {
     On::Postgres
@@ -333,7 +334,7 @@ async fn a_slow_request_does_not_silence_the_other_webhooks_of_its_shard_when_th
             let mut fleet = Fleet::of_one(PATIENT).await;
             let slow = json!({"events": ["slow"], "timeoutMs": 15_000, "retryPolicy": {"maxRetries": 0}});
             let mut hooks = make_hooks(&fleet, HOOKS_UNDER_LOAD, |_| (Receiver::hangs(), slow.clone())).await;
-            // The next ones have numbers that are in the same shards.
+            // Makes the next webhooks' numbers fall into the same shards.
             fleet.world.database().ask("SELECT setval(pg_get_serial_sequence('webhook', 'num'), 256)");
             let prompt = json!({"events": ["prompt"]});
             hooks.extend(make_hooks(&fleet, HOOKS_UNDER_LOAD, |_| (Receiver::ok(), prompt.clone())).await);
@@ -343,10 +344,10 @@ async fn a_slow_request_does_not_silence_the_other_webhooks_of_its_shard_when_th
                 hook.receiver.was_asked(1).await;
             }
 
-            // After a second they are known to be slow.
+            // After a second the endpoints count as slow.
             tokio::time::sleep(Duration::from_millis(1_500)).await;
             fleet.join().await;
-            // Several looks later the first node has seen the second one and what it should give it.
+            // After several surveys the first node has seen the second one and wants to hand over shards.
             tokio::time::sleep(Duration::from_secs(3)).await;
             publish(fleet.world.client(), "prompt").await;
             for hook in prompt {
@@ -361,7 +362,7 @@ async fn a_slow_request_does_not_silence_the_other_webhooks_of_its_shard_when_th
         .await;
 }
 
-/// Waits until every webhook has got a request more.
+/// Waits until every webhook has received one more request.
 pub(crate) async fn all_are_asked(hooks: &[Hook]) {
     let now = Instant::now();
     for hook in hooks {
@@ -391,7 +392,7 @@ async fn a_node_that_was_frozen_and_buried_sends_and_records_nothing_more_and_en
 
             let frozen = 2;
             let left = fleet.owned_by(frozen, &hooks);
-            assert!(!left.is_empty(), "the frozen node serves nobody");
+            assert!(!left.is_empty(), "the frozen node serves no webhook");
             fleet.server(frozen).freeze();
             let since = Instant::now();
             for event in &published {
@@ -418,7 +419,7 @@ async fn a_node_that_was_frozen_and_buried_sends_and_records_nothing_more_and_en
         .await;
 }
 
-/// What was under way when its node froze was sent again, and that alone is on record.
+/// The request that was in flight when its node froze was sent again, and only the second attempt is recorded.
 async fn assert_recovered(fleet: &Fleet, hook: &Hook) {
     let mut sent = BTreeMap::<String, usize>::new();
     for request in hook.requests() {
@@ -450,13 +451,13 @@ async fn what_is_published_elsewhere_arrives_as_calls_are_heard_or_at_the_next_l
         .await;
 }
 
-/// From before the publish to the arrival, in order of length.
+/// Times from before the publish to the arrival, sorted.
 async fn time_to_arrive(client: &Client, hooks: &[&Hook]) -> Vec<Duration> {
     let mut asked = BTreeMap::new();
     for _ in 0..number("POSTHASTE_NODES_TIMED", TIMED) {
         let now = Instant::now();
         asked.insert(publish(client, "message.sent").await.id, now);
-        // At any moment between two looks.
+        // At a random moment between two scans.
         tokio::time::sleep(Duration::from_millis(rand::random_range(10..60))).await;
     }
     let mut took = Vec::new();

@@ -1,4 +1,4 @@
-//! What anyone may see of a running server: health, metrics, its own description, the id of a request.
+//! What a running server shows of itself: health, metrics, the OpenAPI document and request ids.
 
 use std::collections::BTreeSet;
 
@@ -59,7 +59,7 @@ async fn metrics_are_shown_to_an_admin_alone_or_on_a_listener_of_their_own() {
     assert_eq!(elsewhere.problem(404).code(), "no_such_route");
 }
 
-/// Name with labels, and value, of each sample in the Prometheus text format.
+/// Each sample of the Prometheus text format: name with labels, and value.
 fn samples(answer: &Answer) -> Vec<(String, f64)> {
     assert_eq!(answer.status, 200);
     let sample = |line: &str| {
@@ -106,7 +106,7 @@ const PROMISED: [(&str, &str); 21] = [
     ("delete", "/tenants/{}/keys/{}"),
 ];
 
-/// The operations of a document, their paths without the base and without the names of parameters.
+/// The operations of a document; their paths lack the base and the names of parameters.
 fn operations(document: &Value) -> BTreeSet<(String, String)> {
     let paths = document["paths"].as_object().expect("paths");
     let bare = |path: &str| {

@@ -1,5 +1,5 @@
-//! Every operation that the server itself says it has, with what it takes to call it. A new route is covered as soon as it
-//! is in the document, or a test says what it does not know about it.
+//! All operations of the OpenAPI document, with everything that a call needs. A new route is covered as soon as it is
+//! in the document; otherwise a test fails and says what is missing here.
 
 use reqwest::Method;
 use reqwest::RequestBuilder;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Client, send};
 
-/// What an id in a path or a query is of.
+/// The kind of object that an id in a path or a query names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Tenant,
@@ -50,7 +50,7 @@ impl Ids {
         }
     }
 
-    /// A text in which these ids are covered up.
+    /// The text with these ids masked.
     pub(crate) fn covered(&self, text: &str) -> String {
         let Self { tenant, key, admin_key, session, webhook, secret, event, delivery, event_type } = self;
         [tenant, key, admin_key, session, webhook, secret, event, delivery, event_type]
@@ -62,16 +62,16 @@ impl Ids {
 #[derive(Debug, Clone)]
 pub(crate) struct Operation {
     pub(crate) method: Method,
-    /// As the document has it, with placeholders.
+    /// The path as in the document, with placeholders.
     pub(crate) path: String,
     pub(crate) name: String,
     pub(crate) query: Vec<String>,
     takes_body: bool,
-    /// Whether nobody needs a key.
+    /// Whether the operation needs no key.
     pub(crate) is_open: bool,
 }
 
-/// All of them, as `/openapi.json` lists them.
+/// All operations that `/openapi.json` lists.
 pub(crate) async fn operations(anyone: &Client) -> Vec<Operation> {
     let document = send(anyone.root(Method::GET, "/openapi.json")).await.expect(200);
     let paths = document["paths"].as_object().expect("paths");
@@ -100,12 +100,12 @@ impl Operation {
         admins.iter().any(|prefix| self.path.starts_with(prefix))
     }
 
-    /// Whether it is about the caller's own session, which any key may have; `sessions` has its tests.
+    /// Whether the operation concerns the caller's own session, which needs no scope; `sessions` tests these.
     pub(crate) fn is_of_sessions(&self) -> bool {
         self.path.ends_with("/session")
     }
 
-    /// The one scope that opens it.
+    /// The one scope that the operation needs.
     pub(crate) fn scope(&self) -> &'static str {
         let is = |prefix: &str| self.path.starts_with(&format!("/api/v1/{prefix}"));
         if is("audit") || is("sessions") {
@@ -147,7 +147,7 @@ impl Operation {
         found
     }
 
-    /// Parameters of the query that hold an id.
+    /// Query parameters that hold an id.
     pub(crate) fn id_filters(&self) -> Vec<(String, Vec<Kind>)> {
         let mut found = Vec::new();
         for name in &self.query {
@@ -164,12 +164,12 @@ impl Operation {
         found
     }
 
-    /// The path with these ids in it.
+    /// The path with these ids filled in.
     pub(crate) fn path_with(&self, ids: &Ids) -> String {
         self.placeholders().iter().fold(self.path.clone(), |path, (place, kind)| path.replace(place, ids.of(*kind)))
     }
 
-    /// What it would accept.
+    /// A body that the operation accepts.
     pub(crate) fn body(&self) -> Option<Value> {
         if !self.takes_body {
             return None;
@@ -190,7 +190,7 @@ impl Operation {
         })
     }
 
-    /// A call that fails for nothing but what its ids are of.
+    /// A call that is valid except for its ids.
     pub(crate) fn call(&self, client: &Client, path_and_query: &str) -> RequestBuilder {
         let call = client.root(self.method.clone(), path_and_query);
         match self.body() {

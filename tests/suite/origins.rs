@@ -1,5 +1,5 @@
-//! F34: what lets a webhook in at its receiver was given for one origin. It never leaves for another one: not when `url` or
-//! `tokenUrl` is changed, and not when somebody rewrites the row.
+//! F34: a webhook's credentials are given for one origin and are never sent to another: not when `url` or `tokenUrl` is
+//! changed, and not when the row is rewritten in the database.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,8 @@ use crate::world::{World, attempts, text};
 
 const REDACTED: &str = "[redacted]";
 
-/// A kind of credential: how it is given, kept, given anew and taken away, and what is pointed at when it must be given.
+/// A kind of credential: the settings that give it, keep it, give it anew and remove it, and the pointer of the error
+/// when it must be given again.
 struct Case {
     given: Value,
     mark: Value,
@@ -57,7 +58,7 @@ fn cases(token_url: &str) -> Vec<Case> {
     ]
 }
 
-/// A token endpoint that grants a new token each time.
+/// A token endpoint that grants a new token for each request.
 fn token_endpoint() -> Receiver {
     Receiver::says(|asked| {
         Reply::Text(json!({"access_token": format!("planted-{asked}"), "expires_in": 3600}).to_string())
@@ -75,7 +76,7 @@ async fn create(world: &World, url: &str, settings: Value) -> (String, String) {
     (format!("/webhooks/{}", text(&created, "id")), text(&created, "name"))
 }
 
-/// Where a change is refused, all of it for the same reason.
+/// The pointers at which a change is refused; every error must be `bound_to_origin`.
 async fn bound_at(world: &World, path: &str, change: &Value) -> Vec<String> {
     let problem = world.client().patch(path, change).await.expect(422);
     let errors = problem["errors"].as_array().expect("errors");
@@ -101,7 +102,11 @@ async fn a_url_that_moves_to_another_origin_takes_no_credentials_along() {
 
         world.client().patch(&path, &with(&away, &given)).await.expect(200);
         world.client().patch(&path, &json!({"url": thief.url("/again")})).await.expect(200);
-        assert_eq!(bound_at(&world, &path, &json!({"url": owner.url("/")})).await, [pointer], "it is the other's now");
+        assert_eq!(
+            bound_at(&world, &path, &json!({"url": owner.url("/")})).await,
+            [pointer],
+            "the credential belongs to the other origin now"
+        );
         world.client().patch(&path, &with(&owner.url("/"), &null)).await.expect(200);
         world.client().delete(&path).await.succeeded();
     }
@@ -205,7 +210,7 @@ async fn a_row_that_was_moved_to_another_origin_sends_no_credentials_there() {
     }
     assert_eq!((thief.requests().len(), endpoint.requests().len()), (0, 0));
     for (path, _, given, pointer) in &hooks {
-        // Neither a change of something else nor a pause makes them the thief's.
+        // Neither an unrelated change nor a pause binds the credentials to the attacker's origin.
         let changed = world.client().patch(path, &json!({"description": "moved"})).await.expect(200);
         assert_eq!(changed["url"], away);
         world.client().act(&format!("{path}/pause")).await.expect(200);
@@ -214,7 +219,7 @@ async fn a_row_that_was_moved_to_another_origin_sends_no_credentials_there() {
         assert_eq!(tested["attempt"]["outcome"], "blocked", "{tested}");
         let other = json!({"url": thief.url("/stolen/more")});
         let back = world.client().patch(path, &other).await.expect(200);
-        assert_eq!(back["url"], other["url"], "still not theirs, and no worse than before");
+        assert_eq!(back["url"], other["url"], "the URL may move again, because the credentials stay bound");
         if !pointer.starts_with("/headers") {
             assert_eq!(bound_at(&world, path, &json!({"headers": {"X-New": "secret"}})).await, [*pointer]);
         }
@@ -222,7 +227,7 @@ async fn a_row_that_was_moved_to_another_origin_sends_no_credentials_there() {
         assert_eq!(
             bound_at(&world, path, &json!({"url": owner.url("/")})).await,
             [*pointer],
-            "given for the other now"
+            "the credential was given for the other origin now"
         );
     }
     assert_eq!(thief.requests().len(), 0);

@@ -1,4 +1,4 @@
-//! A panic inside the server stays where it happened: the endpoint comes back, loses nothing, and nobody else notices.
+//! A panic inside the server is contained: the endpoint is restarted and loses nothing, and no other webhook notices.
 
 use std::time::{Duration, Instant};
 
@@ -15,13 +15,13 @@ use crate::world::{Event, World, attempts, each_attempt, text};
 
 const EVENTS: usize = 20;
 
-/// F20: an endpoint that panicked is back within a second; the half is for a busy machine.
+/// F20: an endpoint that panicked is back within a second; the other half second is for a busy machine.
 const BACK: Duration = Duration::from_millis(1_500);
 
-/// One after the other until an endpoint is back; a busy disk takes its time for each.
+/// Commits, one after the other, until an endpoint is back; on a busy disk each takes long.
 const COMMITS: u32 = 20;
 
-/// The machine may have a bad moment, but not three in a row.
+/// A busy machine may fail one run, but not three in a row.
 #[tokio::test]
 async fn an_endpoint_that_panics_comes_back_soon() {
     let mut waits = Vec::new();
@@ -35,7 +35,7 @@ async fn an_endpoint_that_panics_comes_back_soon() {
     panic!("{waits:?}");
 }
 
-/// Answers how long the last event had to wait, and how long one commit takes at that time.
+/// Returns how long the last event had to wait, and how long one commit takes at that time.
 async fn comes_back_and_loses_nothing() -> (Duration, Duration) {
     let (mut world, victim, other) = world_with_victim("panic:endpoint.handle:3").await;
 
@@ -130,7 +130,7 @@ async fn publish_all(world: &World) -> Vec<Event> {
     events
 }
 
-/// The bystander got each event at the first try, and only once.
+/// Asserts that the bystander got each event once, at the first attempt.
 async fn assert_untouched(world: &World, bystander: &Hook, events: &[Event]) {
     assert_eq!(bystander.requests().len(), events.len());
     for event in events {
@@ -145,7 +145,7 @@ async fn delivery_to(world: &World, hook: &Hook, event: &Event) -> Value {
     world.delivery(&text(delivery, "id")).await
 }
 
-/// The fault really fired, and the process took no notice.
+/// Asserts that the fault fired and the process survived.
 async fn assert_panicked_and_lives(world: &mut World) {
     let server = world.server();
     assert!(server.lives());
@@ -155,7 +155,7 @@ async fn assert_panicked_and_lives(world: &mut World) {
     world.stop().await;
 }
 
-/// As one node counts them.
+/// Quarantined endpoints in the metrics of one node.
 async fn quarantined_here(world: &World) -> usize {
     let metrics = send(world.admin().root(reqwest::Method::GET, "/metrics")).await.text;
     let line = metrics.lines().find_map(|line| line.strip_prefix("posthaste_endpoints_quarantined "));

@@ -1,4 +1,5 @@
-//! Lists of deliveries show what is pending, row or no row, once and in order; find what is asked for; and end.
+//! Lists of deliveries: pending deliveries appear once and in order, with or without a row; filters find what they
+//! should; and every walk ends.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,10 +13,10 @@ use crate::fact;
 use crate::receiver::{Receiver, Reply};
 use crate::world::{World, text};
 
-/// Some dozen looks, each of which reads every page.
+/// Time for some dozen walks, each of which reads every page.
 const LOOKS: Duration = Duration::from_secs(60);
 
-/// So many requests are answered during each look.
+/// Requests answered during each walk.
 const AT_A_LOOK: usize = 10;
 
 fn ids(deliveries: &[Value]) -> Vec<String> {
@@ -52,8 +53,8 @@ async fn what_is_owed_only_by_open_fan_outs_is_listed() {
 }
 
 on_both!(no_delivery_is_lost_or_listed_twice_while_deliveries_get_their_rows);
-/// Half of them are answered until a look has shown some with a row beside some without; then the others are, too. While
-/// each look goes on, some get their rows.
+/// Half of the requests are answered until a walk shows deliveries with and without a row; then the rest are answered.
+/// During each walk some deliveries get their rows.
 async fn no_delivery_is_lost_or_listed_twice_while_deliveries_get_their_rows() {
     let world = World::start().await;
     let permits = Arc::new(Semaphore::new(0));
@@ -81,7 +82,7 @@ async fn no_delivery_is_lost_or_listed_twice_while_deliveries_get_their_rows() {
             let found = ids(&deliveries);
             let of_each = if path.contains("logs") { 1 } else { 2 };
             assert_eq!(found.len(), published.len() * of_each, "{path}");
-            assert_eq!(found.iter().collect::<BTreeSet<_>>().len(), found.len(), "one was listed twice");
+            assert_eq!(found.iter().collect::<BTreeSet<_>>().len(), found.len(), "a delivery was listed twice");
         }
         (world.client().walk("/deliveries?status=success").await.len() == all).then_some(())
     })
@@ -121,7 +122,7 @@ async fn deliveries_are_found_by_outcome_and_status_code() {
 }
 
 on_both!(a_rare_filter_looks_at_so_much_and_goes_on_with_its_cursor);
-/// More events than one page looks at lie above the one that is looked for.
+/// The event sought lies below more events than one page reads.
 async fn a_rare_filter_looks_at_so_much_and_goes_on_with_its_cursor() {
     const ABOVE: usize = 11_000;
     let world = World::start().await;

@@ -1,4 +1,4 @@
-//! A PgBouncer between a server and its PostgreSQL: what works through it, and what is refused at the start.
+//! PgBouncer between a server and its PostgreSQL: pool modes that work, and those that are refused at the start.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -19,10 +19,10 @@ use crate::receiver::Receiver;
 use crate::server;
 use crate::world::{World, free_port};
 
-/// The connections are made anew, and the lease of three seconds is renewed, on a machine that has much to do.
+/// Time to reconnect and to renew the lease of three seconds, on a busy machine.
 const BACK: Duration = Duration::from_secs(30);
 
-/// Runs it until the input ends, which the kernel sees to when the test process is gone.
+/// Runs PgBouncer until the shell's input ends; the kernel closes it when the test process is gone.
 const WATCH: &str = r#"
 trap '' INT TERM HUP
 PATH=$PATH:/usr/sbin pgbouncer "$1" >"$1.log" 2>&1 </dev/null &
@@ -34,22 +34,22 @@ wait $pooler
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    /// A session for each connection.
+    /// A server session for each connection.
     Session,
-    /// A session for each transaction, with statements under the names of their connections.
+    /// A server session for each transaction; PgBouncer keeps the prepared statements of each connection apart.
     Transaction,
-    /// The same, and names are nobody's concern.
+    /// The same without support for prepared statements.
     TransactionWithoutStatements,
 }
 
 impl Mode {
-    /// Of those that work, the one that shares most: what this PgBouncer can do.
+    /// The mode that works with the installed PgBouncer and shares the most.
     fn best() -> Self {
         if knows_statements() { Self::Transaction } else { Self::Session }
     }
 }
 
-/// Since 1.21.
+/// Whether this PgBouncer supports prepared statements, as versions from 1.21 on do.
 fn knows_statements() -> bool {
     let said = Command::new("sh").args(["-c", "PATH=$PATH:/usr/sbin pgbouncer --version"]).output().expect("a shell");
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
@@ -58,7 +58,7 @@ fn knows_statements() -> bool {
     (numbers.next(), numbers.next()) >= (Some(1), Some(21))
 }
 
-/// Ends with the test.
+/// A running PgBouncer, which ends with the test.
 struct Pooler {
     dir: TempDir,
     port: u16,
@@ -102,7 +102,7 @@ impl Pooler {
         fact::until("the pooler listens", async || tokio::net::TcpStream::connect(address).await.ok()).await;
     }
 
-    /// Ends it where it stands, with all its connections.
+    /// Kills PgBouncer and with it all connections.
     fn kill(&mut self) {
         let Some((mut watch, life)) = self.running.take() else { return };
         drop(life);
@@ -120,7 +120,7 @@ impl Drop for Pooler {
     }
 }
 
-/// A world whose server goes through a pooler from now on.
+/// A world whose server connects through a pooler.
 async fn behind(mode: Mode) -> (World, Pooler) {
     let mut world = World::start().await;
     world.stop().await;
@@ -176,7 +176,7 @@ async fn a_pooler_that_mixes_up_statements_is_refused_at_the_start() {
         .await;
 }
 
-/// Publishes; answers the event's id if that was accepted.
+/// Publishes an event; returns its id if the event was accepted.
 async fn accepted(world: &World) -> Option<String> {
     let body = json!({"event": "message.sent", "data": {}});
     let answer = try_send(world.client().json(Method::POST, "/events", &body)).await.expect("an answer");

@@ -1,4 +1,4 @@
-//! What only a database that several processes know can do to us: a second server, one that froze, one that is gone.
+//! Faults that only a shared database allows: a second server, a server that was frozen, and a database that is gone.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use crate::receiver::{Receiver, Reply};
 use crate::server::{Env, Server};
 use crate::world::{Event, World, each_attempt, text};
 
-/// A takeover comes after the end of the lease of three seconds, on a machine that has much to do.
+/// Time for a takeover after the end of the lease of three seconds, on a busy machine.
 const TAKEOVER: Duration = Duration::from_secs(30);
 
-/// Enough that two nodes both have some of them.
+/// Enough that each of two nodes owns some of them.
 const WEBHOOKS: usize = 8;
 
-/// The variables of a second server on the same database.
+/// The environment of a second server on the same database.
 fn beside(world: &mut World) -> Env {
     let mut env = world.env().clone();
     env.insert("POSTHASTE_LISTEN", "127.0.0.1:0".to_owned());
@@ -77,7 +77,7 @@ async fn a_server_that_was_frozen_and_overtaken_sends_nothing_more_and_ends() {
             assert_eq!(status.code(), Some(1), "{}", world.server().output().all());
             let said = world.server().output().stderr();
             assert!(said.contains("another posthaste has taken over the database"), "{said}");
-            assert_eq!(hook.requests().len(), asked, "the one that was overtaken sent something");
+            assert_eq!(hook.requests().len(), asked, "the superseded server sent something");
             let client = Client::open(next.url()).with_key(&world.tenant.key);
             let found = client.walk(&format!("/events/{}/deliveries", event.id)).await;
             assert_eq!(found.len(), 1);
@@ -85,7 +85,8 @@ async fn a_server_that_was_frozen_and_overtaken_sends_nothing_more_and_ends() {
         .await;
 }
 
-/// F6: a publish is never acknowledged falsely, nothing is sent once the lease may have ended, and all goes on after.
+/// F6: no publish is acknowledged falsely, nothing is sent once the lease may have ended, and afterwards everything
+/// resumes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_gone_for_longer_than_the_lease_costs_time_and_no_event() {
     On::Postgres
@@ -128,7 +129,7 @@ async fn a_database_that_is_gone_for_longer_than_the_lease_costs_time_and_no_eve
         .await;
 }
 
-/// Answers the status, whatever it is.
+/// Publishes `body`; returns the status of the answer.
 async fn publish(world: &World, body: &Value) -> u16 {
     try_send(world.client().json(Method::POST, "/events", body)).await.expect("an answer").status
 }

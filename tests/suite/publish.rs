@@ -1,5 +1,5 @@
-//! What a publisher is promised: an accepted event reaches every webhook that it matches, as it was sent, once for each
-//! identity that the publisher gave it.
+//! The promises to a publisher: an accepted event reaches every webhook that it matches, unchanged, and once for each
+//! id that the publisher gave it.
 
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,7 +14,7 @@ use crate::hook::Hook;
 use crate::receiver::Receiver;
 use crate::world::{Event, World, attempts, text};
 
-/// Bodies up to here are read, and not a byte more.
+/// The largest body that is accepted.
 const BODY_LIMIT: usize = 1024 * 1024;
 
 on_both!(an_event_is_delivered_signed_and_logged);
@@ -150,10 +150,10 @@ async fn each_event_of_a_batch_is_judged_on_its_own() {
     let answer = world.client().post("/events/batch", &batch).await.expect(202);
 
     let results = answer["results"].as_array().expect("results");
-    assert_eq!(results.len(), 6, "one for each, in their order: {answer}");
+    assert_eq!(results.len(), 6, "one result for each event, in order: {answer}");
     for refused in [1, 3] {
         assert!(results[refused]["id"].is_null(), "{answer}");
-        assert!(results[refused].to_string().contains(r#""code""#), "says why: {answer}");
+        assert!(results[refused].to_string().contains(r#""code""#), "the refused event's result has a code: {answer}");
     }
     let accepted = [0, 2, 4, 5].map(|index: usize| Event::from(&results[index]));
     assert_eq!(accepted.clone().map(|event| event.duplicate), [false, false, true, false]);
@@ -257,7 +257,7 @@ async fn an_idempotency_key_makes_one_webhook_out_of_two_tries() {
     let first = keyed(world.client(), "/webhooks", "k-2", &wish).await.expect(201);
     let again = keyed(world.client(), "/webhooks", "k-2", &wish).await.expect(201);
 
-    assert_eq!(first, again, "the secret included");
+    assert_eq!(first, again, "the repeated answer includes the secret");
     assert_eq!(world.client().walk("/webhooks").await.len(), 1);
 }
 

@@ -1,4 +1,4 @@
-//! The same request sent to every node at once: one of them does what it asks for, and all give the same answer.
+//! The same idempotent request sent to every node at once: one node carries it out, and all give the same answer.
 
 use std::collections::BTreeSet;
 
@@ -14,16 +14,16 @@ use crate::world::ADMIN_KEY;
 const NODES: usize = 3;
 const ROUNDS: usize = 25;
 
-/// Nobody is to be taken for dead because the machine is busy.
+/// A long lease, so that a busy machine does not make a node look dead.
 const PATIENT: (&str, &str) = ("POSTHASTE_LEASE_MS", "15000");
 
-/// The answers of all nodes to one request that was sent to them at once.
+/// Sends one request to all nodes at once; returns their answers.
 async fn sent_to_all(clients: &[Client], key: &str, path: &str, body: &Value) -> Vec<Answer> {
     let call = |client: &Client| client.json(Method::POST, path, body).header("Idempotency-Key", key);
     join_all(clients.iter().map(|client| send(call(client)))).await
 }
 
-/// All of one mind; answers what they say.
+/// Asserts that all answers are the same; returns their body.
 fn same_answer(answers: &[Answer], status: u16) -> Value {
     let said: BTreeSet<String> = answers.iter().map(|answer| answer.expect(status).to_string()).collect();
     assert_eq!(said.len(), 1, "one request, several answers: {said:?}");
@@ -65,7 +65,7 @@ async fn a_request_with_an_idempotency_key_is_done_once_whichever_nodes_get_it()
 
             assert_eq!(events.len(), ROUNDS);
             let listed = fleet.world.client().walk("/events").await;
-            assert_eq!(listed.len(), 3 * ROUNDS, "a batch has two");
+            assert_eq!(listed.len(), 3 * ROUNDS, "each round published three events: one alone and a batch of two");
             assert_eq!(fleet.world.client().walk("/webhooks").await.len(), ROUNDS);
             fleet.stop_all().await;
         })

@@ -1,5 +1,5 @@
-//! How often one may call: limits of requests for keys and tenants, and none that those who try keys could use up for
-//! others. What a browser is told belongs here as well: what an answer is good for, and which pages may call.
+//! Rate limits of keys and tenants, which callers with wrong keys cannot use up for others. Also the headers for
+//! browsers: security headers and CORS.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,7 +15,7 @@ fn wish() -> serde_json::Value {
     json!({"event": "message.sent", "data": {}})
 }
 
-/// How many of so many publishes are accepted; those that are not are told when to come again.
+/// Returns how many of `calls` publishes are accepted. A refusal must say when to retry.
 async fn accepted(client: &Client, calls: usize) -> usize {
     let mut accepted = 0;
     for _ in 0..calls {
@@ -64,7 +64,7 @@ async fn nobody_is_limited_unless_it_is_configured() {
     assert_eq!(accepted(world.client(), 300).await, 300);
 }
 
-/// A key that looks like one of ours, to the checksum, and was never given out.
+/// A well-formed key with a valid checksum that was never issued.
 fn unknown_key() -> String {
     const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let id = uuid::Uuid::now_v7();
@@ -81,7 +81,7 @@ fn unknown_key() -> String {
     format!("{key}{}", checksum.take(6).collect::<String>())
 }
 
-/// F35, behind one proxy: right and wrong keys come from one address.
+/// F35, behind a proxy: valid and wrong keys come from one address.
 #[tokio::test]
 async fn wrong_keys_by_the_thousand_refuse_no_right_one() {
     let world = World::start().await;
@@ -101,9 +101,9 @@ async fn wrong_keys_by_the_thousand_refuse_no_right_one() {
         while goes_on() {
             let name = json!({"name": "Acme & Co"});
             world.admin().patch(&format!("/tenants/{}", world.tenant.id), &name).await.expect(200);
-            // What was known of its keys is forgotten with that.
+            // The change makes the server forget what it cached about the tenant's keys.
             world.publish("message.sent").await;
-            // This one is used for the first time.
+            // This key is used for the first time.
             world.caller(&["publish"]).await.post("/events", &wish()).await.expect(202);
             turns.fetch_add(1, Ordering::Relaxed);
         }

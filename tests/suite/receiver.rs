@@ -1,6 +1,6 @@
-//! Scripted receivers on 127.0.0.1 and what they saw: book R. A request is written into the book before it is
-//! answered, so that a crash of the sender can never hide one. Plain HTTP/1.1 by hand, because the interesting receivers
-//! break the rules that a server library keeps.
+//! Scripted receivers on 127.0.0.1, and book R, in which they write each request before they answer it, so that a crash
+//! of the sender cannot hide a request. They speak HTTP/1.1 by hand, because the interesting receivers break rules that
+//! a server library keeps.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -13,45 +13,46 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::fact;
 
-/// One byte in a while: alive enough to reset a timer between reads, never done within any time limit.
+/// Pause between bytes: short enough to reset a timer between reads; the answer still never ends within any time limit.
 const DRIBBLE: Duration = Duration::from_millis(300);
 
-/// What a script says to one request.
+/// How a script answers one request.
 #[derive(Clone)]
 pub(crate) enum Reply {
     Status(u16),
-    /// A status with one header of its own.
+    /// A status with one header.
     With(u16, &'static str, String),
-    /// 200 with a body of so many bytes.
+    /// 200 with a body of this many bytes.
     Long(usize),
-    /// A status after a while.
+    /// A status after this time.
     After(Duration, u16),
-    /// A status as soon as there is a permit for it.
+    /// A status as soon as the semaphore has a permit.
     Permitted(Arc<Semaphore>, u16),
     /// 200 with this body.
     Text(String),
-    /// Nothing at all, while the connection stays open.
+    /// No answer, while the connection stays open.
     Hang,
-    /// Something at once, then the same part again and again, with a pause in between, until the sender has had enough.
+    /// A beginning at once, then the same part again and again with a pause in between, until the sender closes the
+    /// connection.
     Pour {
         first: &'static str,
         part: Vec<u8>,
         pause: Duration,
     },
-    /// These bytes, whatever they are, and the end of the connection.
+    /// Exactly these bytes, then the connection is closed.
     Bytes(Vec<u8>),
     /// The connection is closed without an answer.
     Close,
 }
 
-/// One request as it arrived, and what became of it.
+/// One request as it arrived, and how it ended.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
-    /// When its first byte was read.
+    /// When the first byte was read.
     pub(crate) arrived: Instant,
-    /// When its last byte was about to be answered: not later than the sender can know the answer.
+    /// When the answer's last byte was about to be sent: no later than the sender can know the answer.
     pub(crate) answered: Option<Instant>,
-    /// The status it was answered with; `None` if it never got one.
+    /// The status of the answer; `None` if there was none.
     pub(crate) status: Option<u16>,
     /// When the sender gave up on an answer that never came.
     pub(crate) cut: Option<Instant>,
@@ -84,7 +85,7 @@ impl Request {
 #[derive(Default)]
 struct Book {
     requests: Vec<Request>,
-    /// What no sender may send: not HTTP, or HTTP that this receiver does not read.
+    /// Input that no sender may send: not HTTP, or HTTP that this receiver does not support.
     nonsense: Vec<String>,
 }
 
@@ -105,7 +106,7 @@ impl Receiver {
         Self::says(move |_| Reply::Status(status))
     }
 
-    /// Fails `times` times with 500; then it depends.
+    /// Fails `times` times with 500; what follows is chosen on the result.
     pub(crate) fn fails(times: usize) -> Failing {
         Failing { times }
     }
@@ -142,18 +143,18 @@ impl Receiver {
         Self::says(move |_| Reply::After(delay, 200))
     }
 
-    /// Accepts as many requests as there are permits; the others wait for theirs.
+    /// Accepts a request for each permit; further requests wait for a permit.
     pub(crate) fn accepts_with(permits: &Arc<Semaphore>) -> Self {
         let permits = Arc::clone(permits);
         Self::says(move |_| Reply::Permitted(Arc::clone(&permits), 200))
     }
 
-    /// Always busy, and says how long.
+    /// Always answers that it is busy, with this `Retry-After`.
     pub(crate) fn retry_after(hint: &'static str) -> Self {
         Self::says(move |_| Reply::With(429, "Retry-After", hint.to_owned()))
     }
 
-    /// Always busy until a date so far from the moment of asking.
+    /// Always answers that it is busy, with a date in `Retry-After` that is `wait` after the request.
     pub(crate) fn retry_after_date(wait: Duration) -> Self {
         Self::says(move |_| Reply::With(503, "Retry-After", httpdate::fmt_http_date(SystemTime::now() + wait)))
     }
@@ -166,7 +167,7 @@ impl Receiver {
         Self::says(move |_| Reply::With(status, "Location", url.clone()))
     }
 
-    /// Answers the n-th request (from 0) as `script` says.
+    /// Answers request n, counted from 0, with `script(n)`.
     pub(crate) fn says(script: impl Fn(usize) -> Reply + Send + Sync + 'static) -> Self {
         Down::new().come_up(script)
     }
@@ -210,7 +211,7 @@ impl Receiver {
         fact::until(&what, async || (self.requests().len() >= n).then_some(())).await;
     }
 
-    /// When the first request after this moment arrived.
+    /// When the first request after `moment` arrived.
     pub(crate) fn asked_after(&self, moment: Instant) -> Option<Instant> {
         lock(&self.book).requests.iter().map(|request| request.arrived).find(|arrived| *arrived > moment)
     }
@@ -237,7 +238,7 @@ impl Failing {
     }
 }
 
-/// An address that refuses connections, held so that nobody else takes it.
+/// An address that refuses connections; the socket is held so that no other process gets the port.
 pub(crate) struct Down {
     socket: TcpSocket,
     address: SocketAddr,
@@ -248,7 +249,7 @@ impl Down {
         Self::at(Ipv4Addr::LOCALHOST)
     }
 
-    /// The same on another address of this machine.
+    /// The same on address `ip` of this machine.
     pub(crate) fn at(ip: Ipv4Addr) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.bind(SocketAddr::from((ip, 0))).expect("a free port");
@@ -330,7 +331,7 @@ async fn answer(stream: &mut TcpStream, book: &Mutex<Book>, index: usize, reply:
             plain(status, "", "ok")
         }
         Reply::Permitted(permits, status) => {
-            permits.acquire().await.expect("it is never closed").forget();
+            permits.acquire().await.expect("the semaphore is never closed").forget();
             plain(status, "", "ok")
         }
         Reply::Text(body) => plain(200, "", &body),
@@ -352,13 +353,13 @@ async fn answer(stream: &mut TcpStream, book: &Mutex<Book>, index: usize, reply:
 
 fn plain(status: u16, header: &str, body: &str) -> String {
     match status {
-        // RFC 9110: these end with their head.
+        // RFC 9110: these answers have no body.
         204 | 304 => format!("HTTP/1.1 {status} Scripted\r\n{header}\r\n"),
         _ => format!("HTTP/1.1 {status} Scripted\r\n{header}content-length: {}\r\n\r\n{body}", body.len()),
     }
 }
 
-/// Says the same again and again, until the sender has had enough.
+/// Sends the same part again and again until the sender closes the connection.
 async fn pour(
     stream: &mut TcpStream,
     book: &Mutex<Book>,
@@ -377,7 +378,7 @@ async fn pour(
     watch_the_cut(&mut reading, book, index, pouring).await
 }
 
-/// Goes on with `meanwhile` until the sender closes the connection.
+/// Runs `meanwhile` until the sender closes the connection.
 async fn watch_the_cut(
     reading: &mut (impl AsyncReadExt + Unpin),
     book: &Mutex<Book>,
@@ -409,7 +410,7 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<Op
     let length = request.header("content-length").parse::<usize>().map_err(|_| format!("no length: {head}"))?;
     while buffer.len() < head_end + length {
         if !read_more(stream, buffer).await {
-            // Cut short by a sender that died: it was not a request yet.
+            // A sender that died sent only a part, which was not a request yet.
             return Ok(None);
         }
     }

@@ -1,5 +1,5 @@
-//! What receivers do to the engine, and what it does about it: too slow, gone, elsewhere, not there. One bad receiver
-//! costs the others nothing.
+//! Bad receivers and what the engine does about them: too slow, gone, moved, unreachable. One bad receiver does not
+//! affect the others.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::hook::Hook;
 use crate::receiver::{Down, Receiver, Reply};
 use crate::world::{World, attempts, each_attempt, text};
 
-/// The promised time limit, and how exactly it is kept.
+/// The default timeout, and the precision with which it must be kept.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 const TOLERANCE: Duration = Duration::from_millis(500);
 
-/// As many deliveries to a healthy receiver as must pass while another one hangs.
+/// Deliveries that must reach a healthy receiver while another one hangs.
 const UNAFFECTED: usize = 20;
 
 #[tokio::test]
@@ -33,7 +33,7 @@ async fn a_hanging_receiver_is_cut_off_in_time_and_costs_nobody_else_anything() 
     let served = healthy.saw(UNAFFECTED).await;
     assert_eq!(served.len(), UNAFFECTED);
     let cut = [&silent, &dribbling].map(|hook| hook.requests()[0].cut);
-    assert_eq!(cut, [None, None], "the healthy one had to wait for the hanging ones");
+    assert_eq!(cut, [None, None], "the healthy receiver had to wait for the hanging ones");
     for hook in [&silent, &dribbling] {
         let seen = hook.saw(1).await;
         let held = seen[0].cut.expect("cut off") - seen[0].arrived;
@@ -91,12 +91,12 @@ async fn who_asks_for_it_is_told_of_a_webhook_that_was_switched_off() {
     let event = requests[0].json();
     assert_eq!((&event["event"], &event["data"]["webhookId"]), (&json!("webhook.disabled"), &json!(gone.id)));
     assert!(event["data"]["reason"].as_str().is_some_and(|reason| reason.contains("410")), "{event}");
-    assert_eq!(all.saw(1).await.len(), 1, "a catch-all is for the tenant's own events");
+    assert_eq!(all.saw(1).await.len(), 1, "a catch-all must not match the engine's own events");
     let forged = json!({"event": "webhook.disabled", "data": {}});
     world.client().post("/events", &forged).await.problem(422);
 }
 
-/// The answer belongs to an address that the webhook does not have any more.
+/// The 410 comes from a URL that the webhook no longer has.
 #[tokio::test]
 async fn a_webhook_that_has_moved_on_is_not_switched_off_by_its_old_receiver() {
     let world = World::start().await;
@@ -189,7 +189,7 @@ async fn a_long_answer_is_kept_only_in_part() {
     assert_eq!(hook.requests().len(), 1);
 }
 
-/// A webhook that gets one attempt for each event.
+/// Creates a webhook that makes one attempt for each event.
 async fn once(world: &World, receiver: Receiver, mut settings: Value) -> Hook {
     settings["retryPolicy"] = json!({"maxRetries": 0});
     world.hook(receiver, settings).await

@@ -1,5 +1,4 @@
-//! What happens when receivers come back, or an operator lets a backlog flow: much is due at once, and nobody is
-//! trampled.
+//! Receivers come back or an operator resumes a backlog: much is due at once, and no receiver is overloaded.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,18 +13,18 @@ use crate::fact;
 use crate::receiver::{Receiver, Reply, Request};
 use crate::world::World;
 
-/// Long enough that requests overlap if they are let.
+/// Long enough that requests would overlap if nothing prevented it.
 const ANSWERING: Duration = Duration::from_millis(20);
 
-/// An eighth of the places is for endpoints that fail.
+/// Permits; an eighth of them is for failing endpoints.
 const PLACES: usize = 128;
 
-/// Ten thousand in the long form.
+/// The number of endpoints: ten thousand in the long form.
 fn endpoints() -> usize {
     std::env::var("POSTHASTE_RECOVERING_ENDPOINTS").map_or(1_000, |count| count.parse().expect("a number"))
 }
 
-/// So many webhooks for one type of event, each of which leaves a receiver that fails alone for two seconds.
+/// Creates `count` webhooks for one event type, each with a cool-down of two seconds.
 async fn subscribe(world: &World, url: &str, count: usize) {
     let webhook = json!({
         "name": "One of many", "url": url, "events": ["call.failed"],
@@ -37,7 +36,7 @@ async fn subscribe(world: &World, url: &str, count: usize) {
     created.buffer_unordered(16).for_each(async |_: Value| {}).await;
 }
 
-/// How many requests were under way at once.
+/// The largest number of requests under way at once.
 fn most_at_once(requests: &[Request]) -> usize {
     let began = requests.iter().map(|request| (request.arrived, 1_isize));
     let ended = requests.iter().filter_map(|request| request.answered).map(|at| (at, -1));

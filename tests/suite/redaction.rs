@@ -1,5 +1,5 @@
-//! A planted secret appears in no log line, in no answer of the API after the one that shows it, in no figure and in no
-//! row: every log at its most talkative, every route of the server's own document, everything that is stored.
+//! A planted secret appears in no log line, in no answer of the API after the one that shows it, in no metric and in no
+//! row. The test uses the most verbose log level, every route of the OpenAPI document and the whole database.
 
 use std::path::Path;
 
@@ -21,29 +21,29 @@ const HEADER: &str = "planted-header-value-0123456789";
 const CREDENTIAL: &str = "planted-credential-0123456789";
 const PASSWORD: &str = "planted-database-password-0123456789";
 
-/// What must not be found: a name, and every form that it could be found in.
+/// The planted secrets: for each its name and every form in which it could appear.
 struct Planted(Vec<(String, Vec<String>)>);
 
-/// Every byte as a character of its own, so that texts and bytes are searched alike.
+/// Each byte as one character, so that texts and bytes are searched alike.
 fn characters(bytes: &[u8]) -> String {
     bytes.iter().copied().map(char::from).collect()
 }
 
 impl Planted {
-    /// A secret that is text.
+    /// Adds a secret that is text.
     fn text(&mut self, name: &str, secret: &str) {
         assert!(secret.len() >= 16, "{name} would be found by chance");
         self.bytes(name, secret.as_bytes());
     }
 
-    /// A secret that is bytes, of which base64 is shown.
+    /// Adds a secret that consists of bytes and is shown in base64.
     fn base64(&mut self, name: &str, secret: &str) {
         self.text(name, secret);
         self.bytes(&format!("{name}, decoded"), &BASE64_STANDARD.decode(secret).expect("base64"));
     }
 
     fn bytes(&mut self, name: &str, secret: &[u8]) {
-        // What is in the middle of longer base64 starts at one of three places.
+        // Within longer base64 text, the secret starts at one of three offsets.
         let shifted = |skip: usize| {
             let padded = [&vec![0; skip], secret].concat();
             let text = BASE64_URL_SAFE_NO_PAD.encode(&padded);
@@ -83,7 +83,7 @@ fn what_is_planted_would_be_found_in_every_form() {
     assert!(!found(HEADER.as_bytes()[1..].to_vec()));
 }
 
-/// A server that says all it can, and a database that wants a password.
+/// A server with the most verbose log, and a database with a password.
 async fn talkative() -> World {
     let mut world = World::with(&[("POSTHASTE_LOG", "trace")]).await;
     if On::this_test() == On::Postgres {
@@ -95,7 +95,7 @@ async fn talkative() -> World {
     world
 }
 
-/// Requests that fail, so that what is said of failures is said.
+/// Sends requests that fail, so that failures are logged.
 async fn fail(world: &World, hook: &Hook, keys: &[String]) {
     for key in keys {
         let (most, last) = key.split_at(key.len() - 1);
@@ -107,7 +107,7 @@ async fn fail(world: &World, hook: &Hook, keys: &[String]) {
     world.client().post_text("/webhooks", format!("{{\"headers\": {{\"X-A\": \"{HEADER}\"}}, ")).await.refusal();
 }
 
-/// Webhooks that authenticate in every way there is; of the last the token endpoint does not answer with a token.
+/// Creates webhooks with every kind of authentication; the last one's token endpoint answers without a token.
 async fn webhooks_with_credentials(world: &World) -> Vec<Hook> {
     let endpoint = Receiver::ok();
     let mut hooks = Vec::new();
@@ -219,7 +219,7 @@ fn master_key_of(world: &World) -> String {
     }
 }
 
-/// Headers that are sealed under a key that is not there: reading them fails, and the log says so.
+/// Headers sealed under a key that the server lacks: reading them fails, and the log says so without the secret.
 async fn assert_nothing_shows_of_what_cannot_be_read(planted: &Planted, world: &mut World, hook: &Hook) {
     world.database().ask("UPDATE webhook SET headers = set_byte(headers, 1, get_byte(headers, 1) # 255)");
     world.restart().await;
@@ -246,6 +246,6 @@ async fn a_panic_shows_no_secret() {
     planted.text("a signing secret", &hook.secrets()[0]);
     planted.text("an API key", &world.tenant.key);
     let log = world.server().output().all();
-    assert!(log.contains("panicked at"), "it did not panic");
+    assert!(log.contains("panicked at"), "the endpoint did not panic");
     planted.assert_absent("the log", log.as_bytes());
 }

@@ -1,5 +1,5 @@
-//! What DNS says of a receiver's name, and what the engine does about it. The one address that it may call is 127.0.0.2;
-//! on the same port of others sit canaries.
+//! DNS answers for a receiver's name, and what the engine does with them. The engine may call only 127.0.0.2; canaries
+//! listen on the same port of other addresses.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use crate::names::{Names, Say};
 use crate::receiver::{Receiver, Reply};
 use crate::world::{World, attempts, each_attempt, text};
 
-/// Enough for a client that waits, more than is accepted.
+/// More addresses than the engine accepts in one answer.
 const FLOOD: usize = 1_000;
 
-/// Of a webhook, and how exactly it is kept.
+/// The webhooks' timeout, and the precision with which it must be kept.
 const TIME_LIMIT: Duration = Duration::from_secs(3);
 const TOLERANCE: Duration = Duration::from_millis(500);
 
-/// A world whose server asks `names`, and a receiver at an address of which DNS may speak.
+/// A world whose server asks `names`, and a receiver at the allowed address.
 struct Scene {
     names: Names,
     canaries: Canaries,
@@ -41,7 +41,8 @@ impl Scene {
         Self::start(|_| Reply::Status(200)).await
     }
 
-    /// The wish for a webhook at this name and the receiver's port, with one try unless `settings` say otherwise.
+    /// The body that creates a webhook at this name and the receiver's port, with one try unless `settings` say
+    /// otherwise.
     fn wish(&self, name: &str, mut settings: Value) -> Value {
         settings["url"] = json!(format!("http://{name}:{}/hooks", self.canaries.port()));
         if settings["retryPolicy"].is_null() {
@@ -50,14 +51,14 @@ impl Scene {
         settings
     }
 
-    /// The webhook of the receiver, by this name.
+    /// Creates the receiver's webhook under this name.
     async fn hook(&mut self, name: &str, settings: Value) -> Hook {
         let receiver = self.receiver.take().expect("one webhook of the receiver");
         let wish = self.wish(name, settings);
         self.world.hook(receiver, wish).await
     }
 
-    /// What becomes of an event for a webhook at this name: the one attempt.
+    /// Publishes an event for a webhook at this name; returns its one attempt.
     async fn attempt_at(&self, name: &str, settings: Value) -> Value {
         let wish = plain("", self.wish(name, settings));
         let id = text(&self.world.client().post("/webhooks", &wish).await.expect(201), "id");
@@ -67,7 +68,7 @@ impl Scene {
         attempts(&delivery)[0].clone()
     }
 
-    /// Nobody was called, neither the receiver nor a canary.
+    /// Asserts that neither the receiver nor a canary was called.
     async fn saw_nobody(&self) {
         assert_eq!(self.receiver.as_ref().expect("a receiver without a webhook").requests().len(), 0);
         self.canaries.saw_nobody().await;
@@ -117,7 +118,7 @@ async fn the_log_says_why_a_name_could_not_be_resolved() {
     scene.saw_nobody().await;
 }
 
-/// The deadline is the attempt's, and whoever waits for one name keeps nobody from another.
+/// The attempt's deadline ends the lookup, and waiting for one name does not delay another.
 #[tokio::test]
 async fn a_name_of_which_nothing_is_said_costs_the_time_limit_and_nobody_else_anything() {
     let mut scene = Scene::accepting().await;
@@ -135,7 +136,7 @@ async fn a_name_of_which_nothing_is_said_costs_the_time_limit_and_nobody_else_an
             assert!((TIME_LIMIT - TOLERANCE..=TIME_LIMIT + TOLERANCE).contains(&took), "{delivery}");
         } else {
             assert_eq!(delivery["status"], "success", "{delivery}");
-            assert!(took < TIME_LIMIT - TOLERANCE, "it had to wait for the other name: {delivery}");
+            assert!(took < TIME_LIMIT - TOLERANCE, "the attempt had to wait for the other name: {delivery}");
         }
     }
     assert_eq!(good.requests().len(), 1);
@@ -159,7 +160,7 @@ async fn a_name_with_one_address_that_may_not_be_called_is_refused_as_a_whole() 
 
         assert_eq!(attempt["outcome"], "blocked", "{name}: {attempt}");
         let told = text(&attempt, "error");
-        assert_eq!(told, "the name resolves to an address that may not be called", "it says which");
+        assert_eq!(told, "the name resolves to an address that may not be called", "the error says why");
     }
     scene.saw_nobody().await;
 }
@@ -178,7 +179,7 @@ async fn an_answer_that_does_not_fit_into_a_datagram_is_fetched_by_tcp() {
     assert_eq!(hook.requests().len(), 1);
 }
 
-/// Were the name looked up once to judge and once more to dial, each attempt would meet the other answer.
+/// If the engine looked the name up once to check and once more to dial, each attempt would dial the other answer.
 #[tokio::test]
 async fn a_name_that_changes_its_answer_is_judged_by_the_answer_that_is_dialled() {
     let mut scene = Scene::start(|_| Reply::With(500, "Connection", "close".to_owned())).await;

@@ -1,4 +1,4 @@
-//! Secrets that change while they are used: signing secrets under load (F24), and the master key that seals them.
+//! Rotation of secrets while they are used: signing secrets under load (F24), and the master key that seals them.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use crate::server::{self, Env};
 use crate::verify;
 use crate::world::World;
 
-/// For as long secrets are rotated, unless a variable says otherwise.
+/// How long secrets are rotated, unless a variable says otherwise.
 const SECONDS: u64 = 5;
 
-/// From its signature on, a request may be under way for as long on a busy machine.
+/// On a busy machine a request may be under way for this long after it was signed.
 const UNDER_WAY: Duration = Duration::from_secs(10);
 
 fn seconds() -> u64 {
@@ -22,10 +22,10 @@ fn seconds() -> u64 {
     given.map_or(SECONDS, |text| text.parse().expect("POSTHASTE_ROTATION_SECONDS is a number"))
 }
 
-/// When a secret became the current one: somewhere between these.
+/// A secret became the current one between these two moments.
 type Began = (Instant, Instant);
 
-/// `start`: before the first secret was used.
+/// Rotates under load. `start` is a moment before the first secret was used.
 async fn rotated(world: &World, hook: &Hook, grace: u32, start: Instant) -> Vec<Began> {
     let mut began = vec![(start, start)];
     let mut tick = tokio::time::interval(Duration::from_secs(1));
@@ -62,7 +62,7 @@ async fn while_a_secret_is_rotated_every_second_each_request_verifies_with_the_o
     let (published, (began, began_with_grace)) = tokio::join!(publish, rotate);
 
     for (hook, began, grace) in [(&without_grace, began, 0), (&with_grace, began_with_grace, 2)] {
-        // Each is verified with some secret that the webhook has had.
+        // Dropping the hook verifies that each request is signed with some secret of the webhook.
         let requests = hook.saw(published).await;
         let secrets = hook.secrets();
         for request in &requests {
@@ -78,9 +78,9 @@ async fn while_a_secret_is_rotated_every_second_each_request_verifies_with_the_o
             }
             for signer in signers {
                 let generation = secrets.len() - 1 - signer;
-                assert!(request.arrived >= began[generation].0, "it signed before it was made");
+                assert!(request.arrived >= began[generation].0, "a secret signed before it was created");
                 let ended = began.get(generation + 1).map(|(_, after)| *after + Duration::from_secs(grace) + UNDER_WAY);
-                assert!(ended.is_none_or(|ended| request.arrived <= ended), "it signed long after its end");
+                assert!(ended.is_none_or(|ended| request.arrived <= ended), "a secret signed long after its end");
             }
         }
         println!("{} requests, {} secrets, grace {grace} s", requests.len(), secrets.len());
@@ -89,7 +89,7 @@ async fn while_a_secret_is_rotated_every_second_each_request_verifies_with_the_o
 
 const NEXT_KEY: &str = "bmV3IG5ldyBuZXcgbmV3IG5ldyBuZXcgbmV3IG5ldyE=";
 
-/// The next start has `NEXT_KEY` as its master key, and the one before it, if it is still wanted.
+/// Makes `NEXT_KEY` the master key of the next start; `keep` keeps the old one as a previous key.
 fn change_key(world: &mut World, keep: bool) {
     match On::this_test() {
         On::Sqlite => {

@@ -1,4 +1,4 @@
-//! Writes into a database behind the server's back, as rows that are older than the rules are.
+//! Writes directly into a database, to create rows that the API would refuse, such as rows older than its rules.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::databases::On;
 use crate::world::World;
 
-/// Reads what to write from its input.
+/// A Python script that reads the rows to write from its input.
 const SQLITE: &str = "
 import json, sqlite3, sys
 with sqlite3.connect(sys.argv[1]) as database:
@@ -16,7 +16,7 @@ with sqlite3.connect(sys.argv[1]) as database:
         assert database.execute('UPDATE webhook SET url = ? WHERE name = ?', (url, name)).rowcount == 1, name
 ";
 
-/// Gives webhooks, found by their names, URLs that nobody has looked at. The server must have ended.
+/// Replaces the URLs of webhooks, found by name, with unchecked ones. The server must have ended.
 pub(crate) fn rewrite_urls<'a>(world: &World, urls: impl Iterator<Item = (&'a str, &'a str)>) {
     match On::this_test() {
         On::Sqlite => in_sqlite(world, &urls.collect::<Vec<_>>()),
@@ -30,7 +30,7 @@ pub(crate) fn rewrite_urls<'a>(world: &World, urls: impl Iterator<Item = (&'a st
     }
 }
 
-/// Runs a statement, which must change something. The server must have ended.
+/// Runs a statement that must change a row. The server must have ended.
 pub(crate) fn tamper(world: &World, sql: &str) {
     match On::this_test() {
         On::Sqlite => {

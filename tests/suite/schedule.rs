@@ -1,5 +1,5 @@
-//! The schedule measured from outside: from the end of a failed answer to the arrival of the next request. All the long
-//! waits share one world, so that they cost the time of the longest.
+//! The retry schedule, measured from outside: from the end of a failed answer to the arrival of the next request. All
+//! long waits share one world, so that the test takes only as long as the longest.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::hook::{Hook, quick_retries};
 use crate::receiver::{Receiver, Request};
 use crate::world::{World, attempts, each_attempt};
 
-/// Clocks that count in whole milliseconds may be one off.
+/// Clocks that count whole milliseconds may be off by one.
 const ROUNDING: Duration = Duration::from_millis(1);
 
-/// Longer than the longest schedule here: linear, 5 + 10 + 15 s, ten percent late, and then some.
+/// Longer than the longest schedule here: linear, 5 + 10 + 15 s, ten percent late, with some margin.
 const LONGEST: Duration = Duration::from_secs(45);
 
 #[tokio::test]
@@ -59,7 +59,7 @@ async fn a_receivers_hint_only_ever_delays() {
     assert_waits(&negative, &[1]).await;
     assert_waits(&sooner, &[1]).await;
     assert_waits(&past, &[1]).await;
-    // A date has whole seconds: the hint is between 4 and 5 s.
+    // A date has whole seconds, so the hint is between 4 and 5 s.
     let wait = waits(&date.receiver.saw_within(LONGEST, 2).await)[0];
     assert!((Duration::from_secs(4) - ROUNDING..Duration::from_secs(6)).contains(&wait), "{wait:?}");
     assert_eq!(date.statuses(), [503, 503]);
@@ -98,7 +98,7 @@ async fn a_failing_receiver_is_retried_until_it_accepts() {
     assert_eq!(header_of_each(&hook, "x-webhook-attempt"), ["1", "2", "3"]);
     assert_eq!(header_of_each(&hook, "webhook-id"), vec![event.id; 3]);
     let stamps: Vec<u64> = header_of_each(&hook, "webhook-timestamp").iter().flat_map(|t| t.parse()).collect();
-    assert!(stamps.len() == 3 && stamps[0] < stamps[2], "each attempt has its own time: {stamps:?}");
+    assert!(stamps.len() == 3 && stamps[0] < stamps[2], "each attempt has its own timestamp: {stamps:?}");
 }
 
 #[tokio::test]
@@ -112,7 +112,8 @@ async fn a_webhook_without_retries_gets_one_attempt() {
     assert_eq!(hook.statuses(), [500]);
 }
 
-/// The retries came after these waits: never early, at most a tenth (jitter) and half a second late.
+/// Asserts that the retries came after these waits: never early, and late by at most a tenth (jitter) plus half a
+/// second.
 async fn assert_waits(hook: &Hook, promised_s: &[u64]) {
     let requests = hook.receiver.saw_within(LONGEST, promised_s.len() + 1).await;
     let measured = waits(&requests);

@@ -1,4 +1,4 @@
-//! The signing secrets of a webhook: which of them sign, until when, and how one ends before its time.
+//! The signing secrets of a webhook: which of them sign, until when, and how to end one early.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::receiver::Receiver;
 use crate::verify::{self, Format};
 use crate::world::{World, text};
 
-/// Which of the hook's secrets have signed its newest request; the newest is 0.
+/// Indices of the hook's secrets that signed its newest request; 0 is the newest secret.
 async fn signers(world: &World, hook: &Hook) -> Vec<usize> {
     let before = hook.requests().len();
     world.publish("message.sent").await;
@@ -45,14 +45,17 @@ async fn no_older_secret_signs_for_longer_than_the_last_rotation_said() {
     assert_eq!((&secrets[0]["signsUntil"], &secrets[1]["signsUntil"]), (&Value::Null, &secrets[2]["signsUntil"]));
     hook.rotate_secret(world.client(), 86_400).await;
     let secrets = listed(&world, &hook).await;
-    assert!(text(&secrets[1], "signsUntil") > text(&secrets[2], "signsUntil"), "none signs longer for it: {secrets:?}");
+    assert!(
+        text(&secrets[1], "signsUntil") > text(&secrets[2], "signsUntil"),
+        "an older secret signs longer than a newer one: {secrets:?}"
+    );
 }
 
 on_both!(a_webhook_says_which_secrets_sign_and_one_can_be_ended);
 async fn a_webhook_says_which_secrets_sign_and_one_can_be_ended() {
     let (world, hook) = World::with_webhook(Receiver::ok()).await;
     let first = hook.body["secrets"][0].clone();
-    assert_eq!(listed(&world, &hook).await, std::slice::from_ref(&first), "as it was made");
+    assert_eq!(listed(&world, &hook).await, std::slice::from_ref(&first), "the only secret is the first one");
     assert_eq!((&first["createdAt"], &first["signsUntil"]), (&hook.body["createdAt"], &Value::Null));
     hook.rotate_secret(world.client(), 86_400).await;
     hook.rotate_secret(world.client(), 86_400).await;
@@ -61,7 +64,7 @@ async fn a_webhook_says_which_secrets_sign_and_one_can_be_ended() {
     let shown = json!(secrets).to_string();
     assert!(hook.secrets().iter().all(|secret| !shown.contains(&secret[6..12])), "{shown}");
     let id_of = |place: usize| text(&secrets[place], "id");
-    assert_eq!(id_of(2), text(&first, "id"), "newest first, each by one name");
+    assert_eq!(id_of(2), text(&first, "id"), "newest first, and each secret keeps its id");
     let path = |id: &str| hook.path(&format!("/secrets/{id}"));
 
     assert_eq!(world.client().delete(&path(&id_of(0))).await.problem(409).code(), "secret_in_use");
@@ -84,7 +87,7 @@ on_both!(secrets_that_are_rotated_at_once_follow_each_other);
 async fn secrets_that_are_rotated_at_once_follow_each_other() {
     let (world, hook) = World::with_webhook(Receiver::ok()).await;
     let rotate = async || world.client().post(&hook.path("/secret/rotate"), &json!({})).await.succeeded();
-    // What is published here is not looked at: the hook does not know which of them is the current one.
+    // No event is published here, because the hook cannot know which secret is the current one.
     futures_util::future::join_all((0..4).map(|_| rotate())).await;
 
     let secrets = listed(&world, &hook).await;

@@ -1,4 +1,4 @@
-//! TLS in front of a receiver: what it shows, and whether it wants to be shown something.
+//! TLS in front of a receiver: the certificate that it presents, and whether it demands one from the client.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -26,7 +26,7 @@ impl Secure {
                 connections.spawn(async move {
                     let Some(mut outer) = accept(&acceptor, outer).await else { return };
                     let mut inner = TcpStream::connect(inner).await.expect("the receiver listens");
-                    // Either side may end it as it likes.
+                    // Either side may close the connection at any time.
                     let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
                 });
                 while connections.try_join_next().is_some() {}

@@ -1,5 +1,5 @@
-//! The program as a process: started with environment variables, ended by signals, judged by its exit code and its
-//! output. Knows nothing of what it serves.
+//! The program as a process: started with environment variables, ended by signals, judged by its exit code and output.
+//! This module knows nothing of the API.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,13 +13,13 @@ use crate::fact;
 
 pub(crate) type Env = BTreeMap<&'static str, String>;
 
-/// In an environment: another program than the one that is tested.
+/// In an environment, names another program to run instead of the tested one.
 pub(crate) const BINARY: &str = "TEST_BINARY";
 
-/// For a command that does its work and ends.
+/// Time limit for a command that does its work and ends.
 const COMMAND: Duration = Duration::from_secs(240);
 
-/// An exit on request must fit into the grace for requests in flight, with room for a busy machine.
+/// Time limit for a graceful stop: the grace for requests in flight, with room for a busy machine.
 const EXIT: Duration = Duration::from_secs(45);
 
 pub(crate) struct Server {
@@ -49,7 +49,7 @@ impl Output {
     }
 }
 
-/// The program with `args`, in `dir`, with nothing in its environment but `env`.
+/// Spawns the program with `args`, in `dir`, with only `env` as its environment.
 fn spawn(dir: &Path, args: &[&str], env: &Env) -> (Child, Output) {
     let program = env.get(BINARY).map_or(env!("CARGO_BIN_EXE_posthaste"), String::as_str);
     spawn_as(Command::new(program), dir, args, env)
@@ -74,7 +74,7 @@ fn spawn_as(mut command: Command, dir: &Path, args: &[&str], env: &Env) -> (Chil
     (child, output)
 }
 
-/// PostgreSQL knows whose connections are whose.
+/// The application name by which PostgreSQL tells connections of different tests apart.
 fn name() -> String {
     static STARTED: AtomicUsize = AtomicUsize::new(1);
     format!("process {}", STARTED.fetch_add(1, Ordering::Relaxed))
@@ -84,27 +84,27 @@ fn name() -> String {
 pub(crate) async fn run(dir: &Path, args: &[&str], env: &Env) -> (ExitStatus, Output) {
     let (child, output) = spawn(dir, args, env);
     let mut server = Server { child, output, url: String::new() };
-    // A benchmark waits for hundreds of commits, which a busy disk may take long for.
+    // A benchmark waits for hundreds of commits, which take long on a busy disk.
     let status = server.ended_within(COMMAND).await;
     (status, server.output.clone())
 }
 
 impl Server {
-    /// Starts `posthaste serve` with `args` besides, and waits until it says where it listens.
+    /// Starts `posthaste serve` with additional `args` and waits until the server prints its address.
     pub(crate) async fn start(dir: &Path, args: &[&str], env: &Env) -> Self {
         let server = Self::listens(spawn(dir, &[&["serve"], args].concat(), env)).await;
         contract::note(&server.url, env.contains_key(BINARY));
         server
     }
 
-    /// The same, of a process that may have only so many files and sockets open.
+    /// The same with a limit of `files` open files and sockets.
     pub(crate) async fn start_with_files(dir: &Path, env: &Env, files: u32) -> Self {
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_posthaste")]);
         Self::listens(spawn_as(shell, dir, &["serve"], env)).await
     }
 
-    /// Starts another program, and waits until it says where it listens, in the words of `posthaste serve`.
+    /// Starts another program and waits until it prints its address as `posthaste serve` does.
     pub(crate) async fn start_other(command: Command, dir: &Path, args: &[&str], env: &Env) -> Self {
         Self::listens(spawn_as(command, dir, args, env)).await
     }
@@ -115,18 +115,18 @@ impl Server {
         server
     }
 
-    /// Bytes in memory now.
+    /// Resident memory in bytes.
     pub(crate) fn memory(&self) -> u64 {
         memory_of(self.child.id(), "VmRSS:")
     }
 
-    /// It has no more than so many bytes more in memory than before.
+    /// Asserts that memory grew by at most `bytes` since it was `before`.
     pub(crate) fn has_grown_by_at_most(&self, bytes: u64, before: u64) {
         let grown = self.memory().saturating_sub(before);
         assert!(grown <= bytes, "{} MiB more", grown >> 20);
     }
 
-    /// The most that there ever were.
+    /// Peak resident memory in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
         memory_of(self.child.id(), "VmHWM:")
     }
@@ -154,17 +154,17 @@ impl Server {
         &self.output
     }
 
-    /// Whether the process is there; a zombie is not.
+    /// Whether the process runs; a zombie does not.
     pub(crate) fn lives(&mut self) -> bool {
         self.child.try_wait().expect("a child").is_none()
     }
 
-    /// Asks it to stop (SIGTERM), without waiting.
+    /// Asks the process to stop (SIGTERM), without waiting.
     pub(crate) fn terminate(&self) {
         self.signal("-TERM");
     }
 
-    /// Lets it stand still, until [`Self::thaw`].
+    /// Freezes the process (SIGSTOP) until [`Self::thaw`].
     pub(crate) fn freeze(&self) {
         self.signal("-STOP");
     }
@@ -178,13 +178,13 @@ impl Server {
         assert!(sent.expect("kill runs").success(), "the signal was not sent");
     }
 
-    /// Ends it where it stands (SIGKILL).
+    /// Kills the process (SIGKILL).
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("a signal to a child");
         self.child.wait().expect("a child that ends");
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the process ends by itself.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         self.ended_within(EXIT).await
     }
@@ -210,7 +210,7 @@ impl Drop for Server {
     }
 }
 
-/// A line of the process's state, in bytes.
+/// A memory line of `/proc/<pid>/status`, in bytes.
 fn memory_of(pid: u32, line: &str) -> u64 {
     let state = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process");
     let kib = state.lines().find_map(|text| text.strip_prefix(line)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());

@@ -1,5 +1,5 @@
-//! Sessions of browsers: a cookie that no script can read does what the key does that opened it, for pages of the same
-//! host alone, and ends with it.
+//! Browser sessions: a cookie that no script can read has the rights of the key that opened it, works for pages of the
+//! same host only, and ends with that key.
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use crate::world::{World, new_key, text};
 /// A browser that shows a page of the server.
 struct Browser {
     anyone: Client,
-    /// Of the page.
+    /// The page's origin.
     origin: String,
     cookie: String,
 }
@@ -35,13 +35,13 @@ impl Browser {
         send(self.call(Method::GET, path)).await
     }
 
-    /// From a page of our own.
+    /// Sends a request from the server's own page.
     async fn act(&self, method: Method, path: &str) -> Answer {
         send(self.call(method, path).header("Origin", &self.origin)).await
     }
 }
 
-/// Name and value of the cookie that an answer sets, and its attributes.
+/// The cookie that an answer sets: its name and value, and its attributes.
 fn cookie_of(answer: &Answer) -> (String, String) {
     let set = answer.header("set-cookie").expect("a cookie");
     let (pair, attributes) = set.split_once("; ").expect("attributes");
@@ -102,7 +102,11 @@ async fn a_page_of_another_site_cannot_use_it() {
         assert_eq!(answer.problem(403).code(), "cross_origin", "{name}: {value}");
     }
     let both = publish().header("Origin", &browser.origin).header("Sec-Fetch-Site", "cross-site");
-    assert_eq!(send(both).await.problem(403).code(), "cross_origin", "what cannot be forged counts");
+    assert_eq!(
+        send(both).await.problem(403).code(),
+        "cross_origin",
+        "Sec-Fetch-Site, which pages cannot forge, takes precedence"
+    );
     assert!(client.walk("/events").await.is_empty());
     let preflight = browser.anyone.call(Method::OPTIONS, "/events").header("Origin", "http://evil.example");
     let answer = send(preflight.header("Access-Control-Request-Method", "POST")).await;
@@ -134,7 +138,7 @@ async fn no_script_reads_the_cookie_and_over_tls_nobody_else_does() {
         let call = world.client().call(Method::POST, "/session");
         let answer = send(origin.into_iter().fold(call, |call, origin| call.header("Origin", origin))).await;
         answer.expect(201);
-        assert!(!answer.text.contains("phk_"), "the key is in the cookie alone: {answer:?}");
+        assert!(!answer.text.contains("phk_"), "the key must be in the cookie only: {answer:?}");
         cookie_of(&answer)
     };
     let (pair, attributes) = open(Some("http://hooks.example")).await;
@@ -156,7 +160,7 @@ async fn a_session_ends_with_the_key_that_opened_it() {
     let browser = Browser::of(&mut world, &by_key).await;
     let listed = world.admin().walk(&keys).await.len();
     browser.get("/webhooks").await.expect(200);
-    assert_eq!(world.admin().walk(&keys).await.len(), listed, "a session is nobody's to list");
+    assert_eq!(world.admin().walk(&keys).await.len(), listed, "a session's key must not be listed");
     let session = text(&browser.get("/session").await.expect(200), "id").replace("ses_", "key_");
     world.admin().delete(&format!("{keys}/{session}")).await.problem(404);
 

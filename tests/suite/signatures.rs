@@ -1,5 +1,5 @@
-//! Signatures as a receiver checks them: three formats, rotation, and a verifier that is itself held against published
-//! examples, so that it cannot agree with everything.
+//! Signatures as a receiver checks them: three formats and rotation. The verifier itself is tested against published
+//! examples, so that it cannot accept everything.
 
 use serde_json::json;
 
@@ -161,7 +161,7 @@ fn prefixed_header(request: &Request, secret: &str) -> String {
     format!("sha256={}", hex_header(request, secret))
 }
 
-/// The time in the header is the one that the standard headers give for the attempt.
+/// The header's timestamp must equal the one in the standard headers of the attempt.
 fn timestamped_header(request: &Request, secret: &str) -> String {
     let time = request.header("webhook-timestamp");
     let text = [time.as_bytes(), b".", &request.body].concat();

@@ -1,4 +1,4 @@
-//! F6 with a PostgreSQL that refuses nothing and answers nothing: its packets get lost for a while.
+//! F6 with a PostgreSQL whose packets get lost for a while: it refuses nothing and answers nothing.
 
 use std::time::{Duration, Instant};
 
@@ -11,13 +11,13 @@ use crate::fact;
 use crate::receiver::{Receiver, Reply};
 use crate::world::{World, each_attempt, id_of};
 
-/// A publish that meets the silence is answered within ten seconds, and the machine has more to do.
+/// A publish that meets the silence is answered within ten seconds; the rest is for a busy machine.
 const ANSWERED: Duration = Duration::from_secs(15);
 
-/// The next ones are answered at once.
+/// Later publishes are refused at once.
 const REFUSED: Duration = Duration::from_secs(1);
 
-/// Everything goes on this long after the end of the silence.
+/// Everything works again within this time after the end of the silence.
 const RESUMED: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -27,7 +27,7 @@ async fn a_database_that_falls_silent_costs_time_and_neither_an_event_nor_a_try(
             let mut world = World::start().await;
             let proxy = world.stop_before_a_proxy().await;
             world.restart().await;
-            // The first request is under way when the lease ends.
+            // The first request is in flight when the lease ends.
             let receiver = Receiver::says(|asked| if asked == 0 { Reply::Hang } else { Reply::Status(200) });
             let once = json!({"timeoutMs": 30_000, "retryPolicy": {"maxRetries": 0}});
             let hook = world.hook(receiver, once).await;
@@ -43,7 +43,7 @@ async fn a_database_that_falls_silent_costs_time_and_neither_an_event_nor_a_try(
                 let (status, took) = publish(&world, &mut promised).await;
                 assert!(status == 503 && took < REFUSED, "{status} after {took:?}");
             }
-            // The long form says for how many seconds.
+            // The long form sets the number of seconds.
             let lasts = std::env::var("POSTHASTE_SILENCE_S").map_or(0, |s| s.parse().expect("a number"));
             while began.elapsed() < Duration::from_secs(lasts) {
                 let (status, took) = publish(&world, &mut promised).await;
@@ -76,7 +76,7 @@ async fn a_database_that_falls_silent_costs_time_and_neither_an_event_nor_a_try(
         .await;
 }
 
-/// What it is answered, and how long that takes. An acceptance is a promise.
+/// Publishes an event; returns the status and how long the answer took. An acceptance is added to `promised`.
 async fn publish(world: &World, promised: &mut Vec<String>) -> (u16, Duration) {
     let began = Instant::now();
     let body = json!({"event": "message.sent", "data": {}});
@@ -87,7 +87,7 @@ async fn publish(world: &World, promised: &mut Vec<String>) -> (u16, Duration) {
     (answer.status, began.elapsed())
 }
 
-/// A start whose first shards were taken without an answer finds them again.
+/// A node whose first acquisition of shards got no answer still serves them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shards_whose_taking_was_not_answered_are_served_all_the_same() {
     On::Postgres

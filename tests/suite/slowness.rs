@@ -1,5 +1,5 @@
-//! F6 with a PostgreSQL that answers, but late: because every question takes two seconds, or because somebody holds what
-//! everybody needs, so that all connections are taken by those who wait. A promise is kept all the same.
+//! F6 with a PostgreSQL that answers late: because every statement takes two seconds, or because a lock makes all
+//! connections wait. Promises are kept all the same.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,16 +16,16 @@ use crate::hook::Hook;
 use crate::load::{Load, mixed_hooks};
 use crate::world::World;
 
-/// For each question; a batch asks half a dozen.
+/// Delay of each statement; a batch has half a dozen.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// Longer than a batch has, and than a lease lasts.
+/// Duration of the slowness: longer than a batch's time limit and than a lease.
 const FOR: Duration = Duration::from_secs(25);
 
-/// Everything goes on this long after the database does.
+/// Everything works again within this time after the database does.
 const RESUMED: Duration = Duration::from_secs(10);
 
-/// A lease that ends several times cuts requests short each time.
+/// How often requests may be cut short: each time a lease ends.
 const LEASES: usize = 20;
 
 /// More readers than there are connections.
@@ -76,7 +76,7 @@ async fn a_database_whose_connections_are_all_taken_refuses_and_goes_on_after() 
                 let ended = async || holder.try_wait().expect("a child");
                 assert!(fact::until_within(2 * FOR, "they are let go", ended).await.success());
                 let statuses: Vec<u16> = answers.into_iter().map(|answer| answer.expect("an answer").status).collect();
-                assert!(statuses.contains(&503), "the connections were not all taken: {statuses:?}");
+                assert!(statuses.contains(&503), "the waiting requests did not take all connections: {statuses:?}");
                 assert!(statuses.iter().all(|status| [200, 503].contains(status)), "{statuses:?}");
                 resumes(&world).await;
             };
@@ -88,7 +88,7 @@ async fn a_database_whose_connections_are_all_taken_refuses_and_goes_on_after() 
         .await;
 }
 
-/// A publish is taken again in time.
+/// Waits until a publish is accepted again, which must be in time.
 async fn resumes(world: &World) {
     let since = Instant::now();
     fact::until_within(RESUMED, "a publish is accepted", async || {

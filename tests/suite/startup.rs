@@ -1,4 +1,5 @@
-//! What a start that cannot be says: the setting, the value and what is accepted; and who may read the files of one that can.
+//! Errors of a start that fails: they name the setting, the value and what is accepted. Also the permissions of the
+//! files that a server creates.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,7 +8,7 @@ use std::path::Path;
 use crate::server::{self, Env, Server};
 use crate::world::{ADMIN_KEY, World, sober_env};
 
-/// For each setting a wrong value and what its error says is accepted. Secrets are not repeated.
+/// For each setting a wrong value and the accepted values that the error names. Errors do not repeat secrets.
 const WRONG: &[(&str, &str, &str)] = &[
     ("POSTHASTE_DATABASE_URL", "mysql://x/y", "sqlite://path or postgres://user@host/database"),
     ("POSTHASTE_DATABASE_CONNECTIONS", "5", "6 to 200"),
@@ -51,7 +52,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("POSTHASTE_LOG", "warning", "off, error, warn, info, debug, trace"),
 ];
 
-/// `https` has the tests of these.
+/// Settings that `https` tests.
 const ELSEWHERE: [&str; 2] = ["POSTHASTE_TLS_CERT_FILE", "POSTHASTE_TLS_KEY_FILE"];
 
 fn env_in(dir: &Path, settings: &[(&'static str, &str)]) -> Env {
@@ -99,7 +100,7 @@ async fn the_table_of_wrong_values_knows_every_setting() {
     let (_, known) = said.split_once("known are ").expect("a list");
     for variable in known.split(',').map(str::trim) {
         let is_here = WRONG.iter().any(|(of, _, _)| *of == variable) || ELSEWHERE.contains(&variable);
-        assert!(is_here, "say here what {variable} does not accept");
+        assert!(is_here, "add a wrong value of {variable} here");
     }
 }
 

@@ -1,4 +1,4 @@
-//! One row of each table that cannot be read: everything else goes on, and the log, the metrics and `check` name it.
+//! One unreadable row in each table: everything else keeps working, and the log, the metrics and `check` name the row.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -12,8 +12,8 @@ use crate::rows;
 use crate::server;
 use crate::world::{World, text};
 
-/// Damages one row of the first tenant: the table, what does it on either database, and on which databases it can be done.
-/// PostgreSQL keeps to the types of its columns.
+/// Statements that damage one row of the first tenant: the table, the statement, and the databases on which it works.
+/// PostgreSQL enforces column types, so some damage is possible on SQLite only.
 const DAMAGE: [(&str, &str, &[On]); 17] = [
     ("fanout", "INSERT INTO fanout (event_seq, shard, targets) SELECT MIN(seq), 7, {80} FROM event", &BOTH),
     ("event_caller_id", "UPDATE event_caller_id SET digest = {01}", &BOTH),
@@ -42,10 +42,10 @@ const BOTH: [On; 2] = [On::Sqlite, On::Postgres];
 const SQLITE: [On; 1] = [On::Sqlite];
 const POSTGRES: [On; 1] = [On::Postgres];
 
-/// Any node reads a change of a kind that it does not know, and the next start writes its state anew.
+/// Tables whose damage disappears: nodes accept changes of an unknown kind, and the next start rewrites its state.
 const HEALED: [&str; 2] = ["config_change", "engine_state"];
 
-/// Bytes as they are written in a statement.
+/// Replaces `{hex}` with a byte literal of the database.
 fn spelled(sql: &str) -> String {
     ["01", "80"].iter().fold(sql.to_owned(), |sql, hex| {
         let literal = match On::this_test() {
@@ -109,7 +109,7 @@ pub(crate) async fn one_row_that_cannot_be_read_stops_nothing_else() {
     }
 }
 
-/// How `check` ends, and what it says.
+/// Runs `check`; returns its exit code and output.
 async fn check(world: &mut World) -> (Option<i32>, String) {
     let mut env = world.env().clone();
     env.retain(|name, _| ["POSTHASTE_DATABASE_URL", "POSTHASTE_MASTER_KEY"].contains(name));

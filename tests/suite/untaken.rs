@@ -1,4 +1,4 @@
-//! Answers that nobody takes: what they hold belongs to whoever asked for them (F33).
+//! Answers that their callers do not read: the memory counts against the tenant that asked for them (F33).
 
 use axum::body::Body;
 use hyper::body::Incoming;
@@ -13,13 +13,13 @@ use crate::databases::on_both;
 use crate::fact;
 use crate::world::{World, text};
 
-/// Of one tenant, in bytes.
+/// The memory that one tenant's answers may take, in bytes.
 const PART: usize = 64 << 20;
 
-/// Of the answers that are asked for.
+/// Size of each requested answer in bytes.
 const ANSWER: usize = 1_000_000;
 
-/// Asks on a connection that grants no byte of an answer; answers the status of each, and holds them.
+/// Sends requests on a connection whose window allows no byte of an answer; returns the unread answers.
 async fn asked(address: &str, key: &str, path: &str, times: usize) -> Vec<Response<Incoming>> {
     let stream = TcpStream::connect(address).await.expect("a connection");
     let mut http = http2::Builder::new(TokioExecutor::new());

@@ -1,5 +1,5 @@
-//! Verifies both signatures of a request as a receiver would, from the published description alone (I4). Shares no
-//! line with the code that signs.
+//! Verifies both signatures of a request as a receiver would, from the published description alone (I4). It shares no
+//! code with the signing side.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -8,7 +8,7 @@ use sha2::Sha256;
 
 use crate::receiver::Request;
 
-/// How `X-Webhook-Signature` is written.
+/// The format of `X-Webhook-Signature`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     Hex,
@@ -16,7 +16,7 @@ pub(crate) enum Format {
     Timestamped,
 }
 
-/// Says what is wrong with the signatures of `request`, given every secret that its webhook ever had, newest first.
+/// Verifies the signatures of `request`, given every secret that its webhook ever had, newest first.
 pub(crate) fn signatures(request: &Request, secrets: &[String], format: Format) -> Result<(), String> {
     let plain = plain_signers(request.header("x-webhook-signature"), &request.body, secrets, format)?;
     let standard = standard_signers(request, secrets)?;
@@ -29,7 +29,7 @@ pub(crate) fn signatures(request: &Request, secrets: &[String], format: Format) 
     Ok(())
 }
 
-/// By which secrets (index in `secrets`) the digests of `X-Webhook-Signature` are, in the order of the header.
+/// The secrets (indices in `secrets`) that made the digests of `X-Webhook-Signature`, in the order of the header.
 pub(crate) fn plain_signers(
     header: &str,
     body: &[u8],
@@ -54,7 +54,7 @@ pub(crate) fn plain_signers(
         .collect()
 }
 
-/// By which secrets the items of `webhook-signature` are (Standard Webhooks 1.0.0), in the order of the header.
+/// The secrets that made the items of `webhook-signature` (Standard Webhooks 1.0.0), in the order of the header.
 fn standard_signers(request: &Request, secrets: &[String]) -> Result<Vec<usize>, String> {
     let header = request.header("webhook-signature");
     let (id, time) = (request.header("webhook-id"), request.header("webhook-timestamp"));
@@ -75,7 +75,7 @@ fn standard(secret: &str, text: &[u8]) -> Option<String> {
 }
 
 pub(crate) fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("any key length will do");
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC accepts any key length");
     mac.update(text);
     mac.finalize().into_bytes().to_vec()
 }

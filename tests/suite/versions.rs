@@ -1,7 +1,8 @@
-//! F23: an older version and this one serve one PostgreSQL together, while nodes are upgraded one by one, or killed.
+//! F23: an older version and this one serve one PostgreSQL database together while nodes are upgraded one by one or
+//! killed.
 //!
-//! `POSTHASTE_OLD_BINARY` names the older program; `scripts/test` builds one from the history. Without it this version is
-//! the older one, and the schema becomes what a newer one would make of it: with more in every table, and more tables.
+//! `POSTHASTE_OLD_BINARY` names the older program; `scripts/test` builds one from the history. Without it, this version
+//! plays the older one, and the test extends the schema as a newer version might: with more columns and more tables.
 
 use std::sync::Arc;
 
@@ -24,14 +25,14 @@ const TABLES: &str = "\
     SELECT table_name FROM information_schema.tables \
     WHERE table_schema = 'public' AND table_name NOT LIKE 'book_of_%' AND table_name <> 'seaql_migrations'";
 
-/// What newer versions may do to a table that older ones go on to use.
+/// Changes that newer versions may make to a table that older ones still use.
 const EXPANDED: &str = "ADD COLUMN novelty text, ADD COLUMN novelties bigint NOT NULL DEFAULT 0";
 
 const NOVELTY: &str = "\
     CREATE TABLE novelty (num bigint PRIMARY KEY); \
     INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_novelty', 0)";
 
-/// The older program, and what it can bear.
+/// The older program.
 struct Old(Option<String>);
 
 impl Old {
@@ -41,18 +42,18 @@ impl Old {
         Self(old)
     }
 
-    /// One node, of the older version.
+    /// A fleet of one node of the older version.
     async fn fleet(&self, lease_ms: &str) -> Fleet {
         let mut settings = vec![("POSTHASTE_LEASE_MS", lease_ms)];
         settings.extend(self.0.as_deref().map(|old| (BINARY, old)));
         Fleet::of_one_with(&settings).await
     }
 
-    /// Starts an ended node in the newer version. Older ones go on to serve, read what is changed, and complain of nothing.
+    /// Starts an ended node in the newer version. Older nodes must keep serving, follow changes and log no error.
     async fn upgrade(&self, fleet: &mut Fleet, node: usize, hooks: &[Hook]) {
         fleet.env(node).remove(BINARY);
         fleet.restart(node).await;
-        // Only now: the older ones are at work already.
+        // Only now, while the older nodes are running.
         if self.0.is_none() {
             expand(fleet.world.database());
         }
@@ -74,7 +75,7 @@ fn expand(database: &Database) {
     if is_done.trim() != "0" {
         return;
     }
-    // One after the other: who locks several at once may wait for somebody who waits for him, and has to try again.
+    // One table after the other: locking several in one transaction could deadlock with a node.
     for table in database.ask(TABLES).lines() {
         database.ask(&format!("ALTER TABLE {table} {EXPANDED}"));
     }
@@ -129,7 +130,7 @@ async fn nodes_of_two_versions_that_are_killed_lose_nothing() {
             let (clients, load) = (fleet.clients(), Arc::new(Load::default()));
 
             let meanwhile = async {
-                // A new one among old ones, an old one, the new one, and the other old one.
+                // Kills the new node among old ones, then an old one, the new one again, and the other old one.
                 for node in [2, 1, 2, 0] {
                     fleet.server(node).kill();
                     old.upgrade(&mut fleet, node, &hooks).await;

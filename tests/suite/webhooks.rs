@@ -100,7 +100,7 @@ async fn a_stale_if_match_changes_nothing() {
 }
 
 on_both!(a_webhook_that_is_switched_off_gets_nothing_until_it_is_on_again);
-/// The control webhook has the same receiver and the same schedule; its retry proves that the held one's was due.
+/// The control webhook has the same receiver and schedule; its retry proves that the switched-off webhook's was due.
 async fn a_webhook_that_is_switched_off_gets_nothing_until_it_is_on_again() {
     let world = World::start().await;
     let policy = json!({"retryPolicy": quick_retries(5)});
@@ -115,7 +115,7 @@ async fn a_webhook_that_is_switched_off_gets_nothing_until_it_is_on_again() {
     control.saw(3).await;
 
     assert_eq!((&off["isActive"], while_off.matched), (&json!(false), 1));
-    assert_eq!(held.statuses(), [500], "neither the new event nor the retry that was due");
+    assert_eq!(held.statuses(), [500], "the switched-off webhook got an event or a retry");
     let waiting = world.deliveries_of(&owed.id).await;
     let waiting = waiting.iter().find(|delivery| delivery["webhookId"] == held.id).expect("still owed");
     assert_eq!(waiting["status"], "pending");
@@ -167,7 +167,7 @@ async fn what_a_deleted_webhook_was_owed_is_not_sent() {
     world.client().delete(&deleted.path("")).await.expect(204);
     control.saw(2).await;
 
-    assert_eq!(deleted.statuses(), [500], "the retry that was due");
+    assert_eq!(deleted.statuses(), [500], "the deleted webhook got the retry that was due");
 }
 
 on_both!(a_test_event_goes_the_real_way_and_reports_what_happened);

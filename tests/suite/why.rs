@@ -1,6 +1,7 @@
-//! Why a webhook gets nothing: the states and causes that can be brought about on a running server, and the sentence that
-//! names each. Prints the table; `cargo nextest run --no-capture` shows it. A full journal, too few descriptors and too many
-//! payloads in memory come and go too quickly to be asked about: `engine/backlog/why` has the tests of their sentences.
+//! The `why` of a backlog: brings about every cause that a test can on a running server and checks the sentence that
+//! names it. It prints the table of causes; `cargo nextest run --no-capture` shows it. A full journal, too few
+//! descriptors and too many payloads in memory pass too quickly to be observed: `engine/backlog/why` tests their
+//! sentences.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -19,20 +20,20 @@ use crate::world::{World, text};
 /// An endpoint is quarantined after some 13 s of restarts.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Far enough away to be looked at.
+/// Retries far enough in the future to be observed.
 fn late_retries(most: u64) -> Value {
     json!({"maxRetries": most, "backoffStrategy": "schedule", "scheduleSeconds": [3600]})
 }
 
-/// Crashes, of which one at least is looked at in time.
+/// Crashes, of which the test observes at least one in time.
 const CRASHES: u32 = 30;
 
-/// The sentence that each case has led to.
+/// The sentence of each case.
 #[derive(Default)]
 struct Table(Vec<(&'static str, String)>);
 
 impl Table {
-    /// Waits until the sentence is the expected one, but for times, ids and the like.
+    /// Waits until the sentence is the expected one, apart from times, ids and the like.
     async fn expect(&mut self, world: &World, hook: &Hook, case: &'static str, expected: &str) {
         let (what, mut last) = (format!("{case}: {expected}"), String::new());
         let said = fact::until_within(PATIENCE, &what, async || {
@@ -61,11 +62,14 @@ impl Table {
 
 fn assert_is_in_the_future(backlog: &Value) {
     if let Some(at) = backlog["nextAttemptAt"].as_str() {
-        assert!(at > backlog["asOf"].as_str().unwrap_or_default(), "times of this form order like texts: {backlog}");
+        assert!(
+            at > backlog["asOf"].as_str().unwrap_or_default(),
+            "timestamps of this form sort like texts: {backlog}"
+        );
     }
 }
 
-/// With `…` for what is different each time.
+/// The sentence with `…` for the parts that differ each time.
 fn normalised(why: &str) -> String {
     let word = |word: &str| {
         let bare = word.trim_end_matches([';', ',', '.']);
@@ -76,7 +80,7 @@ fn normalised(why: &str) -> String {
         if is_time || is_id || is_place { format!("…{rest}") } else { word.to_owned() }
     };
     let words: Vec<String> = why.split(' ').map(word).collect();
-    // A crash or two more may have come before anybody looked.
+    // One or two further crashes may have happened before the test looked.
     let text = words.join(" ").replace(" time, last", " times, last");
     let crashed = text.contains(" times, last").then_some("crashed ");
     [Some("may start in "), crashed].into_iter().flatten().fold(text, |text, before| match text.split_once(before) {
@@ -98,7 +102,7 @@ fn told(status: u16) -> (Receiver, Arc<AtomicU16>) {
     (Receiver::says(reply), answer)
 }
 
-/// A webhook that is sent one type of event.
+/// Creates a webhook for one event type.
 async fn hook(world: &World, kind: &str, receiver: Receiver, mut settings: Value) -> Hook {
     settings["events"] = json!([kind]);
     settings["name"] = json!(kind);
@@ -152,7 +156,7 @@ async fn states(table: &mut Table) {
     table.expect(&world, &paused, "paused", "paused since … by …; resume it to let its deliveries flow").await;
 }
 
-/// Its row says that the failures began an hour earlier than they did.
+/// The test sets the beginning of the failures back by an hour in the row.
 async fn days_of_failures(table: &mut Table) {
     let mut world = World::start().await;
     let settings = json!({"disableAfterSeconds": 3600, "retryPolicy": {"maxRetries": 0}});
@@ -268,7 +272,7 @@ async fn places(table: &mut Table) {
     let second = hook(&world, "second.a", Receiver::hangs(), json!({})).await;
     publish(&world, "first.a", 1).await;
     first.receiver.was_asked(1).await;
-    // A request that takes long is among the slow ones after a second.
+    // After a second, a request counts as slow.
     publish(&world, "first.a", 1).await;
     first.receiver.was_asked(2).await;
     publish(&world, "second.a", 1).await;
@@ -290,7 +294,7 @@ async fn after_a_crash(table: &mut Table) {
         world.client().post("/events/batch", body).await.expect(202);
     }
     let expected = "this node is still reading what was accepted before; 1 delivery waits to be sent";
-    // It lasts for a moment, which a look may miss. Everything is still owed, so that the next crash leads to it again.
+    // The state is short, and a look may miss it. Everything is still owed, so the next crash leads to the state again.
     for crash in 1.. {
         world.kill();
         world.ended().await;
@@ -318,7 +322,7 @@ async fn while_it_stops(table: &mut Table) {
     world.ended().await;
 }
 
-/// Its row is locked, so that the purge has to wait for it.
+/// The test locks the webhook's row, so that the purge has to wait.
 async fn while_it_is_purged(table: &mut Table) {
     let world = World::start().await;
     let purged = hook(&world, "purged.a", Receiver::status(500), json!({"retryPolicy": late_retries(3)})).await;
@@ -343,8 +347,9 @@ async fn while_it_is_purged(table: &mut Table) {
     fact::until("the row is let go", ended).await;
 }
 
-/// Only `/backlogs` shows it: meanwhile a request for one backlog is forwarded or refused. The node gives a shard up when it
-/// looks, once a second, and no request has been under way for a second; the shard moves when those requests have ended.
+/// Only `/backlogs` shows this state: meanwhile a request for one backlog is forwarded or refused. A node stops serving
+/// a shard at a survey, once a second, if no request has been under way for a second. The shard moves once its requests
+/// have ended.
 async fn while_it_is_handed_over(table: &mut Table) {
     let mut fleet = Fleet::of_one(("POSTHASTE_LEASE_MS", "15000")).await;
     let settings = json!({"maxInFlight": 1, "timeoutMs": 30_000});
@@ -361,7 +366,7 @@ async fn while_it_is_handed_over(table: &mut Table) {
     table.0.push(("its shard is handed over", expected.to_owned()));
 }
 
-/// The row of the node is locked, so that the lease cannot be renewed, and everything can be read.
+/// The test locks the node's row, so that the lease cannot be renewed while everything can still be read.
 async fn without_a_lease(table: &mut Table) {
     let world = World::start().await;
     let held = hook(&world, "held.a", Receiver::hangs(), json!({"maxInFlight": 1})).await;
