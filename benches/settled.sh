@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Whether finished rows slow the work at hand on PostgreSQL: makes a private server from the installed programs, one database
-# with 5,000,000 settled deliveries and one without, and compares them: the hot statements one by one (plans, times, pages),
-# then `posthaste bench` in turns. Needs 8 GB of disk and some ten minutes; leaves nothing behind.
+# Measures whether settled deliveries slow down current work on PostgreSQL. Starts a private server from the installed
+# programs, creates one database with 5,000,000 settled deliveries and one without, and compares them: first each hot
+# statement (plans, times, pages), then alternating runs of `posthaste bench`. Needs 8 GB of disk and about ten minutes;
+# leaves nothing behind.
 #
 #   cargo build --release && benches/settled.sh
 #   DELIVERIES=50000 ROUNDS=1 benches/settled.sh target/debug/posthaste
@@ -16,7 +17,7 @@ export POSTHASTE_MASTER_KEY
 POSTHASTE_MASTER_KEY=$(head -c 32 /dev/urandom | base64)
 
 dir=$(mktemp -d)
-# `postgres` refuses to be root.
+# PostgreSQL refuses to run as root.
 as() { if [ "$(id -u)" = 0 ]; then (cd / && setpriv --reuid postgres --regid postgres --clear-groups -- "$@"); else "$@"; fi; }
 [ "$(id -u)" != 0 ] || chown postgres:postgres "$dir"
 chmod 755 "$dir"
@@ -52,7 +53,7 @@ sql -t -d settled -c "SELECT pg_size_pretty(pg_database_size('settled')) || ' wi
 
 explained none >"$dir/none"
 explained settled >"$dir/all"
-echo '| statement | plan with them | without: planned anew / kept plan, pages | with | ratio of the kept plan |'
+echo '| statement | plan with settled rows | without: custom / generic plan, pages | with | ratio of the generic plan |'
 echo '|---|---|---|---|---|'
 join -t '|' --nocheck-order "$dir/all" "$dir/none" | awk -F '|' '
   { printf "| %s | %s | %s / %s ms, %s | %s / %s ms, %s | %.2f |\n", $1, $2, $7, $8, $9, $3, $4, $5, $8 ? $4 / $8 : 1 }'

@@ -1,6 +1,6 @@
--- Runs each hot statement, worded as in src/store, prepared and with parameters as the engine sends it: planned anew for
--- each run, and by the one plan that PostgreSQL keeps for all parameters. Prints for each: milliseconds (median of :runs) of
--- both, pages touched, and the plan's nodes that read or write. Nothing is kept.
+-- Runs each hot statement as in src/store, prepared and with parameters, once with a custom plan for each run and once with
+-- PostgreSQL's generic plan. Prints for each statement: milliseconds with both plans (median of :runs), pages touched, and
+-- the plan's nodes that read or write. All changes are rolled back.
 \set runs 15
 SET client_min_messages = warning;
 
@@ -20,7 +20,7 @@ CREATE FUNCTION pg_temp.nodes(plan json) RETURNS SETOF text LANGUAGE sql AS $$
   FROM node
 $$;
 
--- What is written is undone.
+-- Runs a statement once and rolls its changes back.
 CREATE FUNCTION pg_temp.once(statement text, OUT ms numeric, OUT pages numeric, OUT plan text) LANGUAGE plpgsql AS $$
 DECLARE
   explained json;
@@ -36,7 +36,7 @@ EXCEPTION WHEN SQLSTATE 'ZZ001' THEN
 END
 $$;
 
--- 256 of them: what the expression gives for n from 1.
+-- The values of an expression for n from 1 to 256.
 CREATE FUNCTION pg_temp.numbers(expression text, OUT numbers int8[]) LANGUAGE plpgsql AS $$
 BEGIN
   EXECUTE 'SELECT array_agg(' || expression || ' ORDER BY n) FROM generate_series(1, 256) AS n' INTO numbers;
@@ -73,11 +73,11 @@ $$;
 
 \set due_columns 'd.event_seq, d.status, d.attempts, d.tries, d.next_at, d.settled_at, d.manual_from, d.manual_next_at'
 \set list_columns 'd.event_seq, d.webhook_num, w.id AS webhook_id, e.kind, d.status, d.attempts, d.tries, d.next_at, d.settled_at, d.manual_from, d.manual_next_at'
--- What work.sql has made: its newest event, a key after all, the first event whose fan-out is open.
+-- Keys from work.sql: its newest event, a key after all events, and the first event with an open fan-out.
 SELECT (MAX(seq) >> 21) + 1704067200000 + 120000 AS horizon, MAX(seq) AS last, MAX(seq) + 1 AS next,
   MIN(seq) FILTER (WHERE tenant_num = 2) + 150 AS open FROM event \gset
 
--- The waker, once a second: webhooks_with_due.
+-- The due poller, once a second: webhooks_with_due.
 SELECT pg_temp.measure('waker', :runs, $$
   WITH RECURSIVE owed(num) AS (
     SELECT MIN(webhook_num) FROM delivery WHERE status = 0
@@ -89,7 +89,7 @@ SELECT pg_temp.measure('waker', :runs, $$
   WHERE w.deleted_at IS NOT NULL OR (w.is_active AND w.paused_at IS NULL AND $1 >= (
     SELECT MIN(next_at) FROM delivery WHERE status = 0 AND webhook_num = owed.num))$$, :'horizon');
 
--- An endpoint that was woken: due.
+-- An endpoint that was activated for due rows: due.
 SELECT pg_temp.measure('rows that are due', :runs, 'WITH due AS (SELECT ' || :'due_columns' || $$
     FROM delivery d WHERE d.status = 0 AND d.webhook_num = $1 AND d.event_seq <> ALL($3) AND d.next_at <= $4
     ORDER BY next_at, event_seq LIMIT $2),
@@ -108,7 +108,7 @@ SELECT pg_temp.measure('the same, in order', :runs, 'WITH due AS (SELECT ' || :'
 SELECT pg_temp.measure('when the next is due', :runs, $$
   SELECT next_at AS num FROM delivery WHERE status = 0 AND webhook_num = $1 AND next_at > $2 ORDER BY next_at LIMIT 1$$, '20077, 0');
 
--- The dispatcher, when it is behind: fanouts, recorded_targets.
+-- The dispatcher when it has fallen behind: fanouts, recorded_targets.
 SELECT pg_temp.measure('open fan-outs', :runs, $$
   SELECT f.event_seq, f.shard, f.targets, e.tenant_num, e.kind, e.body FROM fanout f JOIN event e ON e.seq = f.event_seq
   WHERE f.event_seq IN (SELECT DISTINCT event_seq FROM fanout WHERE event_seq > $1 ORDER BY event_seq LIMIT $2)
@@ -176,7 +176,7 @@ SELECT pg_temp.measure('insert 256 deliveries', :runs, $$
   array_fill(1::int2, ARRAY[256]), array_fill(1::int2, ARRAY[256]), array_fill(1::int2, ARRAY[256]),
   array_fill('-9223372036854775808'::int8, ARRAY[256]), array_fill(1::int8, ARRAY[256]),
   array_fill('-32768'::int2, ARRAY[256]), array_fill('-9223372036854775808'::int8, ARRAY[256])$$, 'next', :'next'));
--- Attempts as large as those that are there, and smaller ones.
+-- Attempts as large as the existing ones, and smaller ones.
 SELECT $$
   INSERT INTO attempt (event_seq, webhook_num, number, reason, started_at, duration_us, head_us, status_code, outcome, error,
     response_headers, response_body)

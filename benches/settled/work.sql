@@ -1,5 +1,5 @@
--- The work at hand, the same whatever lies behind it: 200 webhooks of a tenant, of which each is owed 50 deliveries and has
--- 100 behind it; 100 fan-outs to all of them, half of whose targets have a row.
+-- The current work, the same in both databases: one tenant with 200 webhooks. Each webhook has 50 pending and 100 settled
+-- deliveries. 100 fan-outs go to all webhooks; half of their targets have a row.
 \set webhooks 200
 
 BEGIN;
@@ -11,7 +11,7 @@ INSERT INTO webhook (num, id, tenant_num, name, url, events, headers, policy, is
 SELECT 20000 + num, uuid_send(gen_random_uuid()), 2, 'At work', 'https://work.example/', '["*"]', '', '{}', true, 1, 0, 0
 FROM generate_series(1, :webhooks) AS num;
 
--- 1 to 50 wait, 51 to 150 are settled, 151 to 250 are on their way.
+-- Events 1 to 50 are pending, 51 to 150 settled, 151 to 250 have open fan-outs.
 CREATE TEMP TABLE work AS
 SELECT n, (((EXTRACT(EPOCH FROM now()) * 1000)::int8 - 60000 - 1704067200000) << 21) + n AS seq
 FROM generate_series(1, 250) AS n;
@@ -34,7 +34,7 @@ FROM delivery WHERE webhook_num > 20000 ORDER BY event_seq, webhook_num;
 INSERT INTO delivery_log (webhook_num, event_seq)
 SELECT webhook_num, event_seq FROM delivery WHERE webhook_num > 20000 ORDER BY webhook_num, event_seq;
 
--- What a fan-out names is not read here, only how much it is.
+-- Only the size of a fan-out matters here; its targets are not read.
 INSERT INTO fanout (event_seq, shard, targets)
 SELECT seq, 0, decode(repeat('01', :webhooks), 'hex') FROM work WHERE n > 150;
 

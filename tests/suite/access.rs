@@ -213,7 +213,7 @@ async fn a_key_that_is_revoked_on_one_node_opens_nothing_on_any() {
                 admin.delete(&format!("{keys}/{}", text(&made, "id"))).await.expect(204);
 
                 callers[0].get(opened).await.problem(401);
-                fact::until("the other node has heard of it", async || {
+                fact::until("the other node follows the change", async || {
                     (callers[1].get(opened).await.status == 401).then_some(())
                 })
                 .await;

@@ -99,7 +99,7 @@ async fn admin_keys_are_made_listed_and_revoked_on_the_command_line() {
 
     assert!(ok, "{said}");
     let is_refused = async || (spare.get("/tenants").await.status == 401).then_some(());
-    fact::until("the server has heard of it", is_refused).await;
+    fact::until("the server refuses the revoked key", is_refused).await;
     let (ok, said) = keys(&mut world, &["revoke", &id]).await;
     assert!(!ok && said.contains("key"), "{said}");
     world.stop().await;

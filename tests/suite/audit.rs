@@ -68,7 +68,7 @@ impl Estate {
         // A delivery without a row is on its way to its endpoint and cannot be cancelled.
         let path = format!("/events/{}", id_of(&event));
         let has_row = async || (client.get(&path).await.json()["progress"]["pending"] == 1).then_some(());
-        fact::until("it waits as a row", has_row).await;
+        fact::until("the delivery has a row", has_row).await;
         let pending = client.walk(&format!("/deliveries?status=pending&eventId={}", id_of(&event))).await;
         estate.ids.delivery = text(&pending[0], "id");
         estate

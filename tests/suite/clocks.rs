@@ -68,7 +68,7 @@ impl Shown {
     async fn jump_about(&self, output: &Output) {
         for seconds in [HOUR_S, -HOUR_S] {
             self.jump_to(seconds);
-            fact::until("the process is shown it", async || {
+            fact::until("the process logs the jump", async || {
                 let said_ms = said_ms(&output.stderr())?;
                 ((said_ms / 1000 - seconds).abs() < ABOUT_S).then_some(())
             })

@@ -22,7 +22,10 @@ async fn a_caller_that_says_it_is_a_node_gets_no_longer_list() {
         hooks.push(hook);
     }
     world.publish("message.sent").await;
-    fact::until("everything waits", async || (world.client().walk("/backlogs").await.len() == 4).then_some(())).await;
+    fact::until("all four webhooks have a backlog", async || {
+        (world.client().walk("/backlogs").await.len() == 4).then_some(())
+    })
+    .await;
 
     for proof in ["", "0 00", "nonsense"] {
         let call = world.client().call(Method::GET, "/backlogs?limit=1").header(FORWARDED, "1000000");

@@ -104,7 +104,7 @@ async fn bodies_for_another_node_count_for_their_tenant() {
             let (url, client) = (fleet.server(node).url().to_owned(), fleet.clients()[node].clone());
             // A quarter of 256 MiB, with some margin for bodies that a call below has displaced; far from all of it.
             let mut slow = Vec::new();
-            fact::until("there is no room for more of the tenant's", async || {
+            fact::until("the tenant's bodies fill its share", async || {
                 if slow.len() < 100 {
                     slow.push(Raw::saying(&url, &unfinished(&path, &key, (1 << 20) - 1)).await);
                 }

@@ -123,7 +123,7 @@ async fn an_address_that_keeps_every_place_busy_gives_half_of_them_back() {
         let _ = connect(&url, source).await.read_to_string(&mut heard).await;
         heard.starts_with("HTTP/1.1 503 ").then_some(())
     };
-    let crowd = fact::until("one address has every place", async || {
+    let crowd = fact::until("one address has every slot", async || {
         let crowd = join_all((0..24).map(|_| busy(address(1)))).await;
         refused(address(1)).await.map(|()| crowd)
     })
@@ -131,7 +131,7 @@ async fn an_address_that_keeps_every_place_busy_gives_half_of_them_back() {
 
     for number in 2..6 {
         let livez = "GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-        fact::until("others are let in", async || {
+        fact::until("other addresses get slots", async || {
             let mut stream = connect(&url, address(number)).await;
             let mut heard = String::new();
             let _ = stream.write_all(livez.as_bytes()).await;

@@ -80,7 +80,10 @@ async fn a_process_that_stops_says_so_before_it_closes_its_port() {
 
     world.server().terminate();
 
-    fact::until("it says that it is not ready", async || (readiness(&world).await == Some(503)).then_some(())).await;
+    fact::until("the server reports that it is not ready", async || {
+        (readiness(&world).await == Some(503)).then_some(())
+    })
+    .await;
     permits.add_permits(1);
     assert_eq!(world.ended().await.code(), Some(0));
     assert_eq!(hook.requests().len(), 1);
@@ -93,7 +96,10 @@ async fn with_a_delay_a_process_that_is_asked_to_stop_goes_on_for_a_while() {
 
     world.server().terminate();
 
-    fact::until("it says that it is not ready", async || (readiness(&world).await == Some(503)).then_some(())).await;
+    fact::until("the server reports that it is not ready", async || {
+        (readiness(&world).await == Some(503)).then_some(())
+    })
+    .await;
     let event = world.publish("message.sent").await;
     world.settled(&event).await;
     assert_eq!(hook.requests().len(), 1);
@@ -109,7 +115,7 @@ async fn a_second_signal_ends_it_at_once_and_what_is_owed_stays_owed() {
     hook.receiver.was_asked(1).await;
 
     world.server().terminate();
-    fact::until("it is stopping", async || (readiness(&world).await == Some(503)).then_some(())).await;
+    fact::until("the server is stopping", async || (readiness(&world).await == Some(503)).then_some(())).await;
     world.server().terminate();
     // Long before the sender would give up the request in flight.
     fact::until_within(Duration::from_secs(15), "the process ends", async || (!world.server().lives()).then_some(()))

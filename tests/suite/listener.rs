@@ -129,7 +129,7 @@ async fn many_members_or_values_in_a_body_are_counted_and_not_built() {
     world.client().post_text("/events", unknown).await.problem(422);
     let a_million = format!("{{\"event\":\"message.sent\",\"data\":{{{}}}}}", members(1_000_000));
     // The answer comes before the body was read: a caller that keeps writing may find the connection closed first.
-    let refused = fact::until("the refusal is heard", async || {
+    let refused = fact::until("the caller receives the refusal", async || {
         try_send(world.client().text(Method::POST, "/events", a_million.clone())).await.ok()
     });
     refused.await.problem(413);
@@ -172,11 +172,11 @@ async fn connections_that_do_nothing_keep_nobody_out() {
         let said = if number % 2 == 0 { "" } else { "GET /livez HTTP/1.1\r\nx-slow: " };
         crowd.push(Raw::saying(&url, said).await);
         if number % 50 == 49 {
-            fact::until("there is room beside those that do nothing", publish).await;
+            fact::until("a publish finds a slot beside idle connections", publish).await;
         }
     }
 
-    let more = fact::until("those that had to go are gone", async || {
+    let more = fact::until("the evicted connections are closed", async || {
         let more = open_sockets(world.server()).saturating_sub(before);
         (more <= 64).then_some(more)
     });
@@ -201,7 +201,7 @@ async fn when_everybody_is_busy_the_next_one_is_asked_to_come_again() {
     assert!(refused.contains("\r\nretry-after: 1\r\n") && refused.contains("application/problem+json"), "{refused}");
     assert!(refused.contains("\"code\":\"overloaded\""), "{refused}");
     drop(busy);
-    let event = fact::until("there is room again", async || {
+    let event = fact::until("a publish finds a slot again", async || {
         let publish = world.client().json(Method::POST, "/events", &json!({"event": "a.b", "data": {}}));
         try_send(publish).await.ok().filter(|answer| answer.status == 202)
     });
@@ -246,7 +246,7 @@ async fn a_process_with_256_descriptors_sheds_and_recovers() {
     };
     let begun = head(&key, 100);
     let (mut crowd, mut events) = (Vec::new(), Vec::new());
-    fact::until("somebody is refused", async || {
+    fact::until("a connection is refused", async || {
         crowd.extend(join_all((0..50).map(|_| Raw::saying(server.url(), &begun))).await);
         events.extend(publish().await);
         Raw::open(server.url()).await.heard().await.starts_with("HTTP/1.1 503 ").then_some(())
@@ -254,7 +254,7 @@ async fn a_process_with_256_descriptors_sheds_and_recovers() {
     .await;
     drop(crowd);
 
-    events.push(fact::until("it takes events again", &publish).await);
+    events.push(fact::until("the server accepts events again", &publish).await);
     for event in &events {
         let deliveries = fact::until_within(Duration::from_secs(60), "everything is delivered", async || {
             let deliveries = client.walk(&format!("/events/{}/deliveries", event.id)).await;

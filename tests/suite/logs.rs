@@ -83,7 +83,7 @@ async fn a_breaker_says_when_it_opens_and_when_it_closes() {
         let event = world.publish("message.sent").await;
         world.settled(&event).await;
     }
-    let opened = fact::until("the breaker is said to be open", async || {
+    let opened = fact::until("the log says that the breaker is open", async || {
         lines(&mut world, "posthaste::endpoint").pop().filter(|line| line["level"] == "WARN")
     });
     let opened = opened.await;
@@ -91,7 +91,7 @@ async fn a_breaker_says_when_it_opens_and_when_it_closes() {
 
     world.client().act(&hook.path("/test")).await.succeeded();
 
-    let closed = fact::until("it is said to be closed", async || {
+    let closed = fact::until("the log says that the breaker is closed", async || {
         lines(&mut world, "posthaste::endpoint").pop().filter(|line| line["level"] == "INFO")
     });
     assert!(text(&closed.await, "message").contains("closed"));
@@ -126,9 +126,9 @@ async fn without_a_table_for_events() {
     };
     world.database().ask("ALTER TABLE event RENAME TO event_away");
     let refused =
-        fact::until("it is not ready", async || published(503).await.filter(|(_, ready)| *ready == 503)).await;
+        fact::until("the server is not ready", async || published(503).await.filter(|(_, ready)| *ready == 503)).await;
     world.database().ask("ALTER TABLE event_away RENAME TO event");
-    fact::until("it is ready again", async || published(202).await.filter(|(_, ready)| *ready == 200)).await;
+    fact::until("the server is ready again", async || published(202).await.filter(|(_, ready)| *ready == 200)).await;
     world.stop().await;
 
     assert_eq!(refused.0.json()["code"], "storage_unavailable");
@@ -194,7 +194,7 @@ async fn a_refused_key_is_named_by_its_id_and_a_flood_of_them_is_summed_up() {
     let first = lines(&mut world, "posthaste::key");
     assert_eq!((&first[0]["key"], &first[0]["peer"]), (&json!(id), &json!("127.0.0.1")), "{first:?}");
     assert!(first[0]["reason"].is_string() && !world.server().output().all().contains(&key));
-    let last = fact::until("the rest is summed up", async || {
+    let last = fact::until("one line sums up the refused keys", async || {
         refused.get("/webhooks").await.problem(401);
         let lines = lines(&mut world, "posthaste::key");
         lines.iter().any(|line| line["suppressed"].as_u64() > Some(0)).then_some(lines)
@@ -221,7 +221,7 @@ async fn a_start_says_what_is_owed_from_before() {
     world.ended().await;
     world.restart().await;
 
-    let last = fact::until("the second start is a line", async || {
+    let last = fact::until("the second start is logged", async || {
         lines(&mut world, "posthaste::start").pop().filter(|start| start["pending"] == 1)
     });
     assert!(text(&last.await, "message").contains("started"));

@@ -356,7 +356,7 @@ async fn a_slow_request_does_not_silence_the_other_webhooks_of_its_shard_when_th
             assert!(slow.iter().all(|hook| hook.requests()[0].cut.is_none()), "the slow requests were over");
 
             let moved = async || (fleet.owned_by(1, &hooks).len() >= 2).then_some(());
-            fact::until("a shard of theirs moves once they are over", moved).await;
+            fact::until("a shard moves once its slow requests are over", moved).await;
             fleet.stop_all().await;
         })
         .await;
@@ -366,7 +366,7 @@ async fn a_slow_request_does_not_silence_the_other_webhooks_of_its_shard_when_th
 pub(crate) async fn all_are_asked(hooks: &[Hook]) {
     let now = Instant::now();
     for hook in hooks {
-        fact::until("it goes on", async || hook.receiver.asked_after(now)).await;
+        fact::until("the webhook gets a further request", async || hook.receiver.asked_after(now)).await;
     }
 }
 

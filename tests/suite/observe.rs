@@ -34,7 +34,10 @@ async fn metrics_are_readable_and_move_with_the_work() {
 
     let event = world.publish("message.sent").await;
     world.settled(&event).await;
-    fact::until("the page of a second ago is computed anew", async || (published().await > before).then_some(())).await;
+    fact::until("the metrics page, cached for a second, is computed again", async || {
+        (published().await > before).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

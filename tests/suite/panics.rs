@@ -62,7 +62,7 @@ async fn an_endpoint_that_panics_again_and_again_is_left_alone_until_it_is_resum
     let state = async |world: &World| world.client().get(&victim.path("/backlog")).await.expect(200);
 
     let mut events = Vec::new();
-    let quarantined = fact::until_within(Duration::from_secs(40), "it is quarantined", async || {
+    let quarantined = fact::until_within(Duration::from_secs(40), "the endpoint is quarantined", async || {
         events.push(world.publish("message.sent").await);
         let backlog = state(&world).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -183,7 +183,7 @@ async fn deleted_by_another_node() {
 
     fleet.clients()[1].delete(&format!("/webhooks/{}", of_first[0])).await.expect(204);
 
-    fact::until("the first node has forgotten one", async || {
+    fact::until("the first node has dropped a quarantined endpoint", async || {
         (quarantined_here(&fleet.world).await == of_first.len() - 1).then_some(())
     })
     .await;

@@ -153,7 +153,7 @@ async fn a_pooler_that_ends_and_comes_back_costs_time_and_no_event() {
                     let seen = hook.requests();
                     seen.iter().any(|request| request.header("webhook-id") == event).then_some(())
                 };
-                fact::until_within(BACK, "it is delivered", arrived).await;
+                fact::until_within(BACK, "the event is delivered", arrived).await;
             }
             world.stop().await;
         })

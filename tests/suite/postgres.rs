@@ -122,7 +122,7 @@ async fn a_database_that_is_gone_for_longer_than_the_lease_costs_time_and_no_eve
                     let delivery = world.delivery(&id).await;
                     each_attempt(&delivery, "outcome").contains(&&json!("success")).then_some(())
                 };
-                fact::until_within(TAKEOVER, "it is delivered", ended).await;
+                fact::until_within(TAKEOVER, "the event is delivered", ended).await;
             }
             world.stop().await;
         })

@@ -112,7 +112,7 @@ async fn a_backlog_that_is_let_go_drains_in_order_and_no_faster_than_its_endpoin
     for _ in 0..400 {
         published.push(world.publish("message.sent").await.id);
     }
-    fact::until("all of them wait as rows: one that is still on its way would be sent at once", async || {
+    fact::until("all deliveries have rows: one without a row would be sent at once", async || {
         let waiting = world.client().walk(&hook.path("/logs?status=pending")).await;
         (waiting.len() == published.len()).then_some(())
     })

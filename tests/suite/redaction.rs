@@ -229,7 +229,7 @@ async fn assert_nothing_shows_of_what_cannot_be_read(planted: &Planted, world: &
     world.publish("message.sent").await;
     let output = world.server().output().clone();
     let says_why = async || output.all().contains("sealed under another master key").then_some(());
-    fact::until("the log says why", says_why).await;
+    fact::until("the log gives the reason", says_why).await;
     world.stop().await;
     planted.assert_absent("the log of failures", world.server().output().all().as_bytes());
 }

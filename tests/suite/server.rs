@@ -111,7 +111,7 @@ impl Server {
 
     async fn listens((child, output): (Child, Output)) -> Self {
         let mut server = Self { child, output, url: String::new() };
-        server.url = fact::until("the server says where it listens", async || server.listening()).await;
+        server.url = fact::until("the server prints its address", async || server.listening()).await;
         server
     }
 

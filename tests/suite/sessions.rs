@@ -202,7 +202,7 @@ async fn a_session_that_is_closed_on_one_node_opens_nothing_on_any() {
                 assert_eq!(browser.act(Method::DELETE, "/session").await.status, 204);
 
                 let is_closed = async || (there.get("/session").await.status == 401).then_some(());
-                fact::until("the other node has heard of it", is_closed).await;
+                fact::until("the other node refuses the closed session", is_closed).await;
                 send(key.call(Method::GET, "/session")).await.expect(200);
             }
             fleet.stop_all().await;

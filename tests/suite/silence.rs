@@ -61,7 +61,7 @@ async fn a_database_that_falls_silent_costs_time_and_neither_an_event_nor_a_try(
             for event in &promised {
                 let [delivery] = &world.deliveries_of(event).await[..] else { panic!("{event} has no delivery") };
                 let id = delivery["id"].as_str().unwrap().to_owned();
-                fact::until_within(RESUMED, "it is delivered", async || {
+                fact::until_within(RESUMED, "the event is delivered", async || {
                     let delivery = world.delivery(&id).await;
                     (delivery["status"] == "success").then_some(())
                 })

@@ -70,7 +70,7 @@ async fn a_database_whose_connections_are_all_taken_refuses_and_goes_on_after() 
                 let mut holder = world.database().begin(&hold);
                 let is_held = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted";
                 let held = async || (world.database().ask(is_held).trim() != "0").then_some(());
-                fact::until("the tables are held", held).await;
+                fact::until("the tables are locked", held).await;
                 let read = || try_send(world.client().call(Method::GET, "/deliveries"));
                 let answers = join_all((0..READERS).map(|_| read())).await;
                 let ended = async || holder.try_wait().expect("a child");

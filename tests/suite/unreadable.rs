@@ -94,7 +94,7 @@ pub(crate) async fn one_row_that_cannot_be_read_stops_nothing_else() {
     for list in ["/tenants", "/audit", "/backlogs"] {
         assert_eq!(world.admin().get(list).await.status, 200, "GET {list}");
     }
-    fact::until("the metrics count what was met", async || {
+    fact::until("the metrics count the unreadable rows", async || {
         let metrics = send(world.admin().root(Method::GET, "/metrics")).await.text;
         metrics.contains("posthaste_unreadable_rows_total{table=\"fanout\"} 1").then_some(())
     })
@@ -139,7 +139,7 @@ pub(crate) async fn a_call_about_a_webhook_whose_row_cannot_be_read_says_so_and_
     assert_eq!(listed.iter().map(|webhook| &webhook["id"]).collect::<Vec<_>>(), [sound.id.as_str()]);
     for hook in &damaged {
         let client = world.client();
-        let backlog = fact::until("its node says how it stands", async || {
+        let backlog = fact::until("the owner's backlog is up to date", async || {
             let answer = client.get(&hook.path("/backlog")).await;
             (answer.status == 200).then(|| answer.json())
         })
@@ -171,7 +171,7 @@ pub(crate) async fn what_a_webhook_is_owed_whose_policy_cannot_be_read_is_listed
     rows::tamper(&world, "UPDATE webhook SET policy = '{bad'");
     world.restart().await;
 
-    fact::until("it is listed as quarantined", async || {
+    fact::until("the webhook is listed as quarantined", async || {
         let listed = world.client().walk("/backlogs").await;
         let is_it = |backlog: &Value| backlog["webhookId"] == hook.id && backlog["state"] == "quarantined";
         listed.iter().any(is_it).then_some(())
@@ -196,7 +196,7 @@ pub(crate) async fn an_attempt_that_cannot_be_read_is_left_out_and_counted() {
     assert_eq!((&shown["attemptCount"], &shown["attempts"]), (&json!(1), &json!([])), "{shown}");
     assert!(world.client().walk(&format!("{path}/attempts")).await.is_empty());
     assert!(world.client().walk("/deliveries").await.iter().all(|delivery| delivery["lastAttempt"].is_null()));
-    fact::until("it is counted", async || {
+    fact::until("the unreadable row is counted", async || {
         metrics(&world).await.contains("posthaste_unreadable_rows_total{table=\"attempt\"} 1").then_some(())
     })
     .await;

@@ -59,7 +59,7 @@ async fn answers_that_nobody_takes_are_bounded_and_cost_no_other_tenant_anything
     other.client.post("/events", &event).await.expect(202);
 
     drop(answers);
-    fact::until("what nobody took is given back", async || {
+    fact::until("the memory of unread answers is released", async || {
         let answer = try_send(world.client().call(reqwest::Method::GET, &paths[0])).await.expect("an answer");
         (answer.status == 200).then_some(())
     })

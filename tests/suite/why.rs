@@ -256,7 +256,7 @@ async fn crashes(table: &mut Table) {
     publish(&world, "crash.a", 1).await;
     let expected = "its actor crashed … times, last at …; it is started again within 30 s";
     table.expect(&world, &victim, "its actor crashed", expected).await;
-    fact::until_within(PATIENCE, "it is quarantined", async || {
+    fact::until_within(PATIENCE, "the endpoint is quarantined", async || {
         world.publish("crash.a").await;
         let backlog = world.client().get(&victim.path("/backlog")).await.expect(200);
         (backlog["state"] == "quarantined").then_some(())
@@ -328,13 +328,13 @@ async fn while_it_is_purged(table: &mut Table) {
     let purged = hook(&world, "purged.a", Receiver::status(500), json!({"retryPolicy": late_retries(3)})).await;
     publish(&world, "purged.a", 1).await;
     let has_row = async || (world.database().ask("SELECT count(*) FROM delivery").trim() == "1").then_some(());
-    fact::until("it has a row", has_row).await;
+    fact::until("the delivery has a row", has_row).await;
     let mut holder = world.database().begin("BEGIN; SELECT 1 FROM delivery FOR UPDATE; SELECT pg_sleep(600); ROLLBACK");
     let of_holder = |what: &str| {
         let is_holder = "wait_event = 'PgSleep' AND datname = current_database()";
         world.database().ask(&format!("SELECT {what} FROM pg_stat_activity WHERE {is_holder}"))
     };
-    fact::until("the row is held", async || (of_holder("count(*)").trim() == "1").then_some(())).await;
+    fact::until("the row is locked", async || (of_holder("count(*)").trim() == "1").then_some(())).await;
     let path = purged.path("/purge");
     let expected = "its backlog is being purged; what is not purged is sent after that";
     let looked = async {
@@ -344,7 +344,7 @@ async fn while_it_is_purged(table: &mut Table) {
     let (answer, ()) = tokio::join!(world.client().act(&path), looked);
     assert_eq!(answer.expect(200)["cancelled"], 1);
     let ended = async || holder.try_wait().expect("a child");
-    fact::until("the row is let go", ended).await;
+    fact::until("the row's lock is released", ended).await;
 }
 
 /// Only `/backlogs` shows this state: meanwhile a request for one backlog is forwarded or refused. A node stops serving
@@ -378,5 +378,5 @@ async fn without_a_lease(table: &mut Table) {
                     another node takes over";
     table.expect(&world, &held, "lease lost", expected).await;
     let ended = async || holder.try_wait().expect("a child");
-    assert!(fact::until_within(PATIENCE, "the row is let go", ended).await.success());
+    assert!(fact::until_within(PATIENCE, "the row's lock is released", ended).await.success());
 }

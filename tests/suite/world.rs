@@ -1,5 +1,5 @@
-//! One running engine with a tenant, and the verbs that a test needs: make a webhook, publish, wait for what follows,
-//! stop, kill, restart. Dropping it ends the process and fails the test if the server reported a panic.
+//! One running server with a tenant, and the operations that a test needs: create a webhook, publish, wait for results,
+//! stop, kill, restart. Dropping a world ends the process and fails the test if the server reported a panic.
 
 use std::path::Path;
 use std::process::ExitStatus;
@@ -20,23 +20,23 @@ use crate::server::{self, Env, Server};
 pub(crate) const ADMIN_KEY: &str = "admin-key-of-the-test-suite-0123456789";
 const ALL_SCOPES: [&str; 4] = ["read", "publish", "manage", "operate"];
 
-/// Below the range from which the kernel takes ports for outgoing connections, so that a restart finds its own again.
+/// Below the kernel's range for outgoing connections, so that a restarted server can bind its port again.
 const OWN_PORTS: std::ops::Range<u16> = 15_000..32_000;
 
-/// Longer than the longest schedule that a test waits out.
+/// Longer than the longest schedule that a test waits for.
 const SETTLED: Duration = Duration::from_secs(60);
 
 pub(crate) struct World {
-    /// Before the directory: a process ends before its files go.
+    /// Declared before the directory, so that the process ends before its files are removed.
     server: Server,
     env: Env,
     pub(crate) tenant: Tenant,
     dir: TempDir,
-    /// `None`: a file in the directory.
+    /// The PostgreSQL database; `None` for a SQLite file in the directory.
     database: Option<Database>,
 }
 
-/// A tenant and a caller with a key of every scope.
+/// A tenant and a client whose key has every scope.
 #[derive(Clone)]
 pub(crate) struct Tenant {
     pub(crate) id: String,
@@ -44,7 +44,7 @@ pub(crate) struct Tenant {
     pub(crate) client: Client,
 }
 
-/// What a publisher was promised: a line of book P.
+/// The promise to a publisher: a line of book P.
 #[derive(Debug, Clone)]
 pub(crate) struct Event {
     pub(crate) id: String,
@@ -76,7 +76,7 @@ impl World {
         (world, hook)
     }
 
-    /// A world whose server has these variables besides, or instead.
+    /// A world whose server gets these variables in addition to the usual ones, or instead of them.
     pub(crate) async fn with(settings: &[(&'static str, &str)]) -> Self {
         let dir = TempDir::with_prefix("posthaste-").expect("a directory");
         let mut env = sober_env(dir.path());
@@ -88,12 +88,12 @@ impl World {
         Self { server, env, tenant, dir, database }
     }
 
-    /// Where the server listens.
+    /// The server's base URL.
     pub(crate) fn url(&self) -> &str {
         self.server.url()
     }
 
-    /// A caller without a key.
+    /// A client without a key.
     pub(crate) fn anyone(&self) -> Client {
         Client::open(self.server.url())
     }
@@ -102,7 +102,7 @@ impl World {
         self.anyone().with_key(ADMIN_KEY)
     }
 
-    /// The tenant's own caller.
+    /// The tenant's client.
     pub(crate) fn client(&self) -> &Client {
         &self.tenant.client
     }
@@ -111,7 +111,7 @@ impl World {
         &mut self.server
     }
 
-    /// The database, when it is PostgreSQL's.
+    /// The PostgreSQL database; panics on SQLite.
     pub(crate) fn database(&self) -> &Database {
         self.database.as_ref().expect("a test on PostgreSQL")
     }
@@ -128,13 +128,13 @@ impl World {
         new_tenant(&self.admin(), "Bolt").await
     }
 
-    /// A caller of the tenant whose key has only these scopes.
+    /// A client of the tenant whose key has only these scopes.
     pub(crate) async fn caller(&self, scopes: &[&str]) -> Client {
         let key = new_key(&self.admin(), &self.tenant.id, scopes).await;
         self.anyone().with_key(&text(&key, "key"))
     }
 
-    /// Creates a webhook of the tenant that calls `receiver`, with `settings` over the plain ones.
+    /// Creates a webhook of the tenant that calls `receiver`; `settings` override the plain ones.
     pub(crate) async fn hook(&self, receiver: Receiver, settings: Value) -> Hook {
         Hook::create(self.client(), receiver, settings).await
     }
@@ -152,7 +152,7 @@ impl World {
         self.client().walk(&format!("/events/{event}/deliveries")).await
     }
 
-    /// Waits until the one delivery of an event satisfies `fact`; answers it with its attempts.
+    /// Waits until the one delivery of an event satisfies `fact`; returns the delivery with its attempts.
     pub(crate) async fn delivery_when(&self, event: &Event, what: &str, fact: impl Fn(&Value) -> bool) -> Value {
         fact::until_within(SETTLED, what, async || {
             let [delivery] = &self.deliveries_of(&event.id).await[..] else { return None };
@@ -162,12 +162,12 @@ impl World {
         .await
     }
 
-    /// Waits until the one delivery of an event is at its end; answers it with its attempts.
+    /// Waits until the one delivery of an event is settled; returns the delivery with its attempts.
     pub(crate) async fn settled(&self, event: &Event) -> Value {
         self.delivery_when(event, "the delivery ends", is_terminal).await
     }
 
-    /// Waits until every delivery of an event is at its end.
+    /// Waits until every delivery of an event is settled.
     pub(crate) async fn all_settled(&self, event: &Event) -> Vec<Value> {
         let what = format!("{} deliveries of {} end", event.matched, event.id);
         fact::until_within(SETTLED, &what, async || {
@@ -182,7 +182,7 @@ impl World {
         self.client().get(&format!("/deliveries/{id}")).await.expect(200)
     }
 
-    /// Asks for a graceful end and expects to get it.
+    /// Stops the server gracefully and expects success.
     pub(crate) async fn stop(&mut self) {
         self.server.terminate();
         let status = self.server.ended().await;
@@ -197,7 +197,7 @@ impl World {
         self.server.ended().await
     }
 
-    /// Stops the server; when it is started again, it reaches PostgreSQL through this proxy.
+    /// Stops the server and puts a proxy between it and PostgreSQL for the next start.
     pub(crate) async fn stop_before_a_proxy(&mut self) -> Proxy {
         let proxy = Proxy::new(Database::socket());
         let url = self.database().url_at(proxy.dir());
@@ -206,9 +206,9 @@ impl World {
         proxy
     }
 
-    /// Starts the ended server again: same database, same port, same tenant.
+    /// Starts the ended server again with the same database, port and tenant.
     pub(crate) async fn restart(&mut self) {
-        assert!(!self.server.lives(), "it still runs");
+        assert!(!self.server.lives(), "the server still runs");
         let fresh = Server::start(self.dir.path(), &[], &self.env).await;
         self.replace(fresh);
     }
@@ -218,7 +218,7 @@ impl World {
         self.server = fresh;
     }
 
-    /// Lets the program judge its own database, after the server has ended.
+    /// Runs `posthaste check` on the database, after the server has ended.
     pub(crate) async fn check_integrity(&self) {
         let mut env = self.env.clone();
         env.retain(|name, _| ["POSTHASTE_DATABASE_URL", "POSTHASTE_MASTER_KEY"].contains(name));
@@ -242,7 +242,7 @@ pub(crate) fn assert_no_panic(env: &Env, server: &Server) {
     assert!(wanted || !all.contains("panicked at"), "the server panicked: {all}");
 }
 
-/// The variables of a server that may call receivers on this machine.
+/// The environment of a server that may call receivers on this machine.
 pub(crate) fn sober_env(dir: &Path) -> Env {
     Env::from([
         ("POSTHASTE_DATABASE_URL", format!("sqlite://{}", dir.join("p.db").display())),
@@ -273,17 +273,17 @@ pub(crate) async fn new_key(admin: &Client, tenant: &str, scopes: &[&str]) -> Va
     admin.post(&format!("/tenants/{tenant}/keys"), &wish).await.expect(201)
 }
 
-/// The id of a new admin key.
+/// Creates an admin key; returns its id.
 pub(crate) async fn new_admin_key(world: &World) -> String {
     text(&world.admin().post("/admin-keys", &json!({"name": "another"})).await.expect(201), "id")
 }
 
-/// The id of a session that this key opens.
+/// Opens a session with this client's key; returns the session's id.
 pub(crate) async fn new_session(client: &Client) -> String {
     text(&client.act("/session").await.expect(201), "id")
 }
 
-/// The text in a field that must have one.
+/// The text in field `field`; panics if there is none.
 pub(crate) fn text(body: &Value, field: &str) -> String {
     body[field].as_str().unwrap_or_else(|| panic!("no text in `{field}`: {body}")).to_owned()
 }
@@ -296,7 +296,7 @@ pub(crate) fn is_terminal(delivery: &Value) -> bool {
     }
 }
 
-/// The attempts in a delivery that was read by its id, oldest first.
+/// The attempts of a delivery that was read by its id, oldest first.
 pub(crate) fn attempts(delivery: &Value) -> &[Value] {
     delivery["attempts"].as_array().unwrap_or_else(|| panic!("no list of attempts: {delivery}"))
 }
@@ -306,7 +306,7 @@ pub(crate) fn each_attempt<'a>(delivery: &'a Value, field: &str) -> Vec<&'a Valu
     attempts(delivery).iter().map(|attempt| &attempt[field]).collect()
 }
 
-/// The identity of an object in an answer, to look it up elsewhere.
+/// The `id` in an answer.
 pub(crate) fn id_of(answer: &Answer) -> String {
     text(&answer.json(), "id")
 }

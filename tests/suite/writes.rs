@@ -1,6 +1,6 @@
-//! Who wrote what for which shard, as the database itself saw it: book W, and I3. Triggers write down every change of what
-//! belongs to a shard with the process that made it, and every change of a shard's owner. When transactions were committed
-//! is PostgreSQL's own word. The product knows nothing of it.
+//! Book W and I3: every write for a shard is made by the shard's owner. Triggers in the database record each change of
+//! rows that belong to a shard, with the process that made it, and each change of a shard's owner. PostgreSQL's commit
+//! timestamps say when a transaction was committed. The product knows nothing of the triggers.
 
 use serde_json::json;
 
@@ -9,19 +9,19 @@ use crate::databases::On;
 use crate::fleet::{Fleet, make_hooks};
 use crate::receiver::Receiver;
 
-/// The process's name, by which PostgreSQL knows its connections; see `server`.
+/// The application name of the connection, which names the process; see `server`.
 const WRITER: &str = "current_setting('application_name')";
 
-/// What belongs to a shard, and what of it only its owner does.
+/// Tables whose rows belong to a shard, and the changes that only the shard's owner makes.
 const OWNED: [(&str, &str, &[&str]); 4] = [
     ("delivery", "webhook_num & 255", &["INSERT", "UPDATE", "DELETE"]),
     ("attempt", "webhook_num & 255", &["INSERT", "UPDATE", "DELETE"]),
     ("endpoint_health", "webhook_num & 255", &["INSERT", "UPDATE", "DELETE"]),
-    // Whoever accepts an event writes a row for each shard; only its owner ends it.
+    // The node that accepts an event inserts a row for each shard; only the shard's owner deletes the row.
     ("fanout", "shard", &["DELETE"]),
 ];
 
-/// Everything that a node may not have done: while the transaction was committed, the shard was another's, or nobody's.
+/// Writes committed while their process did not own the shard.
 const VIOLATIONS: &str = "\
     WITH holds AS ( \
       SELECT num, owner, epoch, at, lead(at) OVER (PARTITION BY num ORDER BY at, epoch) AS until FROM ( \
@@ -35,7 +35,7 @@ const VIOLATIONS: &str = "\
         AND (h.until IS NULL OR w.at < h.until)) \
     ORDER BY at LIMIT 20";
 
-/// From now on everything is written down. One process is at work on the database, and no more.
+/// Starts recording. Exactly one process must be at work on the database.
 pub(crate) fn watch(database: &Database) {
     let sole = "(SELECT min(application_name) FROM pg_stat_activity \
                 WHERE datname = current_database() AND application_name LIKE 'process %')";
@@ -72,7 +72,8 @@ pub(crate) fn watch(database: &Database) {
     database.ask(&(sql + "COMMIT"));
 }
 
-/// I3: how many changes were written down, none of which was made by a node that did not own the shard.
+/// Asserts I3: no recorded change was made by a node that did not own the shard. Returns the number of recorded
+/// changes.
 pub(crate) fn audit(database: &Database) -> usize {
     let found = violations(database);
     assert!(found.is_empty(), "I3: {found:#?}");
@@ -102,7 +103,10 @@ async fn the_book_of_writes_notices_whoever_writes_for_a_shard_that_it_does_not_
             database.ask(&format!("SET application_name = '{}'; UPDATE delivery SET tries = tries", writer.trim()));
 
             let found = violations(database);
-            assert!(foreign > 0 && found.len() == foreign, "{foreign} are another's: {found:#?}");
+            assert!(
+                foreign > 0 && found.len() == foreign,
+                "{foreign} rows belong to another node's shards: {found:#?}"
+            );
             assert!(found.iter().all(|what| what.starts_with("UPDATE delivery of shard")), "{found:#?}");
             fleet.stop_all().await;
         })

@@ -1,5 +1,5 @@
-//! Certificates that are made when a test runs: a private authority, and what it issues. Used by the delivery tests and by
-//! the suite.
+//! Certificates generated during a test: a private authority and the certificates that it issues. Used by the delivery
+//! tests and by the suite.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
-/// Somebody who issues certificates that no system knows.
+/// A certificate authority that no system trusts.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, in PEM.
@@ -39,12 +39,12 @@ impl Authority {
         self.0.pem()
     }
 
-    /// Valid since long ago and for long.
+    /// Issues a certificate that is valid now and for many years.
     pub(crate) fn issue(&self, name: &str) -> Issued {
         self.issue_for(name, 2020..=2099)
     }
 
-    /// Valid from the first day of one year to that of another.
+    /// Issues a certificate that is valid from the first day of one year to the first day of another.
     pub(crate) fn issue_for(&self, name: &str, years: std::ops::RangeInclusive<i32>) -> Issued {
         let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
         params.not_before = date_time_ymd(*years.start(), 1, 1);
@@ -59,14 +59,14 @@ fn new_key() -> KeyPair {
     KeyPair::generate().expect("a key")
 }
 
-/// A certificate that vouches for itself.
+/// A self-signed certificate.
 pub(crate) fn self_signed(name: &str) -> Issued {
     let key = new_key();
     let params = CertificateParams::new([name.to_owned()]).expect("a name");
     Issued { certificate: params.self_signed(&key).expect("a certificate").pem(), key: key.serialize_pem() }
 }
 
-/// A server that shows this certificate, and wants one from `clients_of` if that is given.
+/// A TLS acceptor that presents this certificate and, if `clients_of` is given, demands a client certificate from it.
 pub(crate) fn acceptor(shown: &Issued, clients_of: Option<&Authority>) -> TlsAcceptor {
     let provider = Arc::new(ring::default_provider());
     let config = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
@@ -86,7 +86,7 @@ pub(crate) fn acceptor(shown: &Issued, clients_of: Option<&Authority>) -> TlsAcc
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// Shakes hands. Whoever is refused can read why: a connection that is closed at once may lose its last words.
+/// Performs the handshake. A refused client can read the alert: a connection that is closed at once may lose it.
 pub(crate) async fn accept(acceptor: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
     match acceptor.accept(stream).into_fallible().await {
         Ok(stream) => Some(stream),

@@ -1,5 +1,6 @@
-//! A private PostgreSQL for the tests of one process: made from the installed programs in a directory of its own, reached
-//! through a socket in there, and gone when the process is, however that ends. Used by the store's tests and by the suite.
+//! A private PostgreSQL server for the tests of one process: created from the installed programs in its own directory,
+//! reached through a socket there, and removed when the process ends, however that happens. Used by the store's tests
+//! and by the suite.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -9,7 +10,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Durable as a real one, which is what is tested, but small. The many tests at once each open several connections.
+/// Fully durable, because durability is tested, but small. Many tests run at once and each opens several connections.
 const SETTINGS: [&str; 10] = [
     "listen_addresses=",
     "max_connections=600",
@@ -23,8 +24,8 @@ const SETTINGS: [&str; 10] = [
     "unix_socket_permissions=0777",
 ];
 
-/// Runs the server until its input ends, which the kernel sees to when the test process is gone. Immediate: nobody will
-/// ask for the data again.
+/// Runs the server until the shell's input ends; the kernel closes it when the test process is gone. The shutdown is
+/// immediate, because the data is not needed again.
 const WATCH: &str = r#"
 trap '' INT TERM HUP
 dir=$1; bin=$2; prepare=$3; from=$4; shift 4
@@ -42,34 +43,34 @@ wait $server
 rm -rf "$dir"
 "#;
 
-/// How the data comes to be there.
+/// Creates the data directory.
 const INIT: &str =
     r#""$bin/initdb" -D "$dir/data" -U posthaste -A trust -E UTF8 --locale=C.UTF-8 --no-instructions --no-sync"#;
 
-/// The same, of a server that has counted 12,885,101,888 transactions.
+/// Creates the data directory of a server that has counted 12,885,101,888 transactions.
 #[allow(dead_code, reason = "not every test binary restores a database")]
 const INIT_AGED: &str = r#""$bin/initdb" -D "$dir/data" -U posthaste -A trust -E UTF8 --locale=C.UTF-8 --no-instructions --no-sync &&
 "$bin/pg_resetwal" -x 200000 -e 3 -D "$dir/data" && head -c 262144 /dev/zero >"$dir/data/pg_xact/0000""#;
 
-/// A copy of the server whose socket is in `$from`, which it follows from then on.
+/// Copies the server whose socket is in `$from` and makes the copy its standby.
 #[allow(dead_code, reason = "not every test binary has a standby")]
 const COPY: &str = r#""$bin/pg_basebackup" -D "$dir/data" -h "$from" -U posthaste -c fast --no-sync &&
 touch "$dir/data/standby.signal" &&
 echo "primary_conninfo = 'host=$from user=posthaste'" >>"$dir/data/postgresql.auto.conf""#;
 
-/// What a standby can follow.
+/// Settings of a server that a standby can follow.
 #[allow(dead_code, reason = "not every test binary has a standby")]
 const REPLICATED: [&str; 3] = ["wal_level=replica", "max_wal_senders=4", "wal_retrieve_retry_interval=200ms"];
 
-/// A server of its own. It ends when this is dropped, at once.
+/// A PostgreSQL server. Dropping it ends the server at once.
 pub(crate) struct Cluster {
     dir: PathBuf,
     bin: PathBuf,
-    /// The watcher's input; closed by the end of the process.
+    /// The watcher's input, which the end of the process closes.
     _life: ChildStdin,
 }
 
-/// A database of its own for one test; dropped with it.
+/// A database for one test; dropping it removes the database.
 pub(crate) struct Database {
     name: String,
 }
@@ -92,7 +93,7 @@ impl Cluster {
             std::os::unix::fs::chown(&dir, Some(user), Some(group)).expect("root may give a directory away");
             watch.uid(user).gid(group);
         }
-        // A group of its own: Ctrl-C on the tests ends them, and their end is what ends the server.
+        // A process group of its own, so that Ctrl-C ends the tests and only their end ends the server.
         watch.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut watch = watch.spawn().expect("a shell");
         let life = watch.stdin.take().expect("an input");
@@ -106,26 +107,26 @@ impl Cluster {
         Self { dir, bin, _life: life }
     }
 
-    /// One that has been at work for long, and that a standby can follow.
+    /// A server that has counted many transactions and that a standby can follow.
     #[allow(dead_code, reason = "not every test binary has a server of its own")]
     pub(crate) fn aged() -> Self {
         Self::start(INIT_AGED, Path::new("/"), &REPLICATED)
     }
 
-    /// A standby of the server that is reached through the socket in this directory. What that server does not send any more,
-    /// the standby lacks.
+    /// A standby of the server whose socket is in this directory. The standby lacks everything that the server no
+    /// longer sends.
     #[allow(dead_code, reason = "not every test binary has a standby")]
     pub(crate) fn standby_of(socket: &Path) -> Self {
         Self::start(COPY, socket, &REPLICATED)
     }
 
-    /// Makes a primary of a standby.
+    /// Promotes a standby to primary.
     #[allow(dead_code, reason = "not every test binary has a standby")]
     pub(crate) fn promote(&self) {
-        assert_eq!(self.run("SELECT pg_promote(true, 30)").trim(), "t", "it was not promoted");
+        assert_eq!(self.run("SELECT pg_promote(true, 30)").trim(), "t", "the standby was not promoted");
     }
 
-    /// Where its socket is.
+    /// The directory of this server's socket.
     #[allow(dead_code, reason = "not every test binary has a server of its own")]
     pub(crate) fn socket_dir(&self) -> &Path {
         &self.dir
@@ -136,7 +137,7 @@ impl Cluster {
         self.run(&format!("CREATE DATABASE {name}"));
     }
 
-    /// All that is in a database, as `pg_dump` writes it.
+    /// A dump of a database by `pg_dump`.
     #[allow(dead_code, reason = "the store's tests look at rows")]
     pub(crate) fn dump_of(&self, database: &str) -> Vec<u8> {
         let mut dump = Command::new(self.bin.join("pg_dump"));
@@ -165,7 +166,7 @@ impl Cluster {
 }
 
 impl Database {
-    /// An empty one.
+    /// Creates an empty database.
     pub(crate) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -173,7 +174,7 @@ impl Database {
         Self { name }
     }
 
-    /// Whether anybody but its owner may connect from now on. Who is connected and must not be, is thrown out.
+    /// Allows or forbids connections from now on; forbidding also ends the existing ones.
     #[allow(dead_code, reason = "not every test binary has an outage")]
     pub(crate) fn open_for_all(&self, open: bool) {
         let name = &self.name;
@@ -189,31 +190,31 @@ impl Database {
         &self.name
     }
 
-    /// Where the server's socket is.
+    /// The directory of the server's socket, as a host to connect to.
     #[allow(dead_code, reason = "not every test binary has a pooler")]
     pub(crate) fn host(&self) -> &'static Path {
         &cluster().dir
     }
 
-    /// What `psql` prints: a line for each row.
+    /// Runs SQL; returns what `psql` prints, a line for each row.
     #[allow(dead_code, reason = "the store's tests have connections of their own")]
     pub(crate) fn ask(&self, sql: &str) -> String {
         cluster().run_in(&self.name, sql)
     }
 
-    /// Asks without waiting for the answer.
+    /// Starts running SQL and does not wait for the result.
     #[allow(dead_code, reason = "not every test binary keeps the server busy")]
     pub(crate) fn begin(&self, sql: &str) -> Child {
         cluster().psql(&self.name, sql).stdout(Stdio::null()).spawn().expect("psql runs")
     }
 
-    /// All that is in it, as `pg_dump` writes it.
+    /// A dump of this database by `pg_dump`.
     #[allow(dead_code, reason = "the store's tests look at rows")]
     pub(crate) fn dump(&self) -> Vec<u8> {
         cluster().dump_of(&self.name)
     }
 
-    /// Brings a dump back into an empty one.
+    /// Restores a dump into this database, which must be empty.
     #[allow(dead_code, reason = "not every test binary restores a database")]
     pub(crate) fn restore(&self, dump: &[u8]) {
         let mut psql = cluster().psql(&self.name, "SELECT 1");
@@ -227,7 +228,7 @@ impl Database {
         self.url_at(Self::socket())
     }
 
-    /// As it is reached through a socket in another directory.
+    /// The URL of this database through a socket in another directory.
     pub(crate) fn url_at(&self, dir: &Path) -> String {
         format!("postgres://posthaste@localhost/{}?host={}", self.name, dir.display())
     }
@@ -244,7 +245,7 @@ impl Drop for Database {
     }
 }
 
-/// The newest that is installed.
+/// The directory of the newest installed PostgreSQL programs.
 fn programs() -> PathBuf {
     let mut found: Vec<(u32, PathBuf)> = Vec::new();
     for entry in fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten() {
@@ -256,7 +257,7 @@ fn programs() -> PathBuf {
     bin
 }
 
-/// `postgres` refuses to be root, as do its poolers.
+/// The user to run as, if the tests run as root: PostgreSQL and PgBouncer refuse to run as root.
 pub(crate) fn owner() -> Option<(u32, u32)> {
     let passwd = fs::read_to_string("/etc/passwd").expect("users");
     let ids = |name: &str| {
@@ -269,7 +270,7 @@ pub(crate) fn owner() -> Option<(u32, u32)> {
     if uid == "0" { ids("postgres").or_else(|| ids("nobody")) } else { None }
 }
 
-/// In memory where there is such a place: tests would wait for the disk far longer than for anything else.
+/// A new directory, in memory where possible: on disk, tests would mostly wait for the disk.
 fn directory() -> PathBuf {
     let place =
         Some(Path::new("/dev/shm")).filter(|place| place.is_dir()).map_or_else(std::env::temp_dir, Path::to_owned);

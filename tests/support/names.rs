@@ -1,5 +1,5 @@
-//! A DNS server on 127.0.0.1, by UDP and TCP, that says of a name what a test wants and remembers what it was asked. Used
-//! by the tests of the DNS client and by the suite.
+//! A scripted DNS server on 127.0.0.1, over UDP and TCP, which records the queries that it receives. Used by the tests
+//! of the DNS client and by the suite.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio_util::task::AbortOnDropHandle;
 
-/// What is longer must be asked for by TCP (RFC 1035, 2.3.4).
+/// A longer answer is cut, and the client must ask over TCP (RFC 1035, 2.3.4).
 const UDP_LIMIT: usize = 512;
 
 const HEADER: usize = 12;
@@ -23,16 +23,16 @@ const NO_ERROR: u8 = 0;
 const SERVER_FAILURE: u8 = 2;
 const NAME_ERROR: u8 = 3;
 
-/// What is said of a name.
+/// How queries for a name are answered.
 #[derive(Debug, Clone)]
 #[allow(dead_code, reason = "not every test binary says everything")]
 pub(crate) enum Say {
     Addresses(Vec<IpAddr>),
-    /// Another name, and its addresses with it.
+    /// A CNAME and the addresses of that name.
     Alias(&'static str, Vec<IpAddr>),
     NoSuchName,
     Failure,
-    /// Nothing, ever.
+    /// No answer at all.
     Nothing,
 }
 
@@ -42,7 +42,7 @@ impl Say {
     }
 }
 
-/// One question as it arrived. Whoever repeats it because the answer is late uses the same id.
+/// One query as it arrived. A client that repeats a query because the answer is late uses the same id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Asked {
     name: String,
@@ -53,7 +53,7 @@ struct Asked {
 
 #[derive(Default)]
 struct Book {
-    /// What is said to the first question, the second, and from the last on to all.
+    /// The answers to the first lookup, the second and so on; the last one is used for all later lookups.
     says: HashMap<String, Vec<Say>>,
     asked: Vec<Asked>,
 }
@@ -66,7 +66,7 @@ pub(crate) struct Names {
 
 #[allow(dead_code, reason = "not every test binary asks everything")]
 impl Names {
-    /// Knows no name yet.
+    /// Starts a server that knows no name.
     pub(crate) async fn start() -> Self {
         let (udp, tcp) = sockets().await.expect("a free port");
         let address = udp.local_addr().expect("a bound address");
@@ -79,12 +79,12 @@ impl Names {
         self.address
     }
 
-    /// From now on this is said of the name.
+    /// Sets the answer for a name.
     pub(crate) fn say(&self, name: &str, say: Say) {
         self.say_in_turn(name, vec![say]);
     }
 
-    /// From now on each lookup of the name is told the next of these; from the last one on it stays.
+    /// Sets the answers to successive lookups of a name; the last one stays.
     pub(crate) fn say_in_turn(&self, name: &str, says: Vec<Say>) {
         self.book.lock().says.insert(name.to_owned(), says);
     }
@@ -97,7 +97,7 @@ impl Names {
         (count(A), count(AAAA))
     }
 
-    /// Every name that was ever asked for, once.
+    /// Every name that was asked for.
     pub(crate) fn known(&self) -> BTreeSet<String> {
         self.book.lock().asked.iter().map(|asked| asked.name.clone()).collect()
     }
@@ -107,7 +107,7 @@ impl Names {
     }
 }
 
-/// One port for both.
+/// UDP and TCP sockets on one port.
 async fn sockets() -> io::Result<(UdpSocket, TcpListener)> {
     let mut last = None;
     for _ in 0..100 {
@@ -135,7 +135,7 @@ async fn serve_tcp(listener: TcpListener, book: Arc<Mutex<Book>>) {
     }
 }
 
-/// Each message has its length before it (RFC 1035, 4.2.2).
+/// Serves a TCP connection; each message is preceded by its length (RFC 1035, 4.2.2).
 async fn converse(mut stream: TcpStream, book: Arc<Mutex<Book>>) -> io::Result<()> {
     loop {
         let length = stream.read_u16().await?;
@@ -148,7 +148,7 @@ async fn converse(mut stream: TcpStream, book: Arc<Mutex<Book>>) -> io::Result<(
     }
 }
 
-/// `None` when nothing is said.
+/// The answer to a query; `None` for [`Say::Nothing`].
 fn answer(query: &[u8], book: &Mutex<Book>, by_tcp: bool) -> Option<Vec<u8>> {
     let (name, kind, question) = read_question(query)?;
     let id = *query.first_chunk()?;
@@ -166,7 +166,7 @@ fn answer(query: &[u8], book: &Mutex<Book>, by_tcp: bool) -> Option<Vec<u8>> {
     let size = HEADER + question.len() + records.iter().map(Vec::len).sum::<usize>();
     let is_cut = !by_tcp && size > UDP_LIMIT;
     let records = if is_cut { Vec::new() } else { records };
-    // An answer, to a question that asked for recursion, by a server that does it; and whether it is cut.
+    // A response (QR) with recursion desired and available (RD, RA), and TC if it is cut.
     let flags = [0x81 | if is_cut { 0x02 } else { 0 }, 0x80 | code];
     let count = u16::try_from(records.len()).ok()?.to_be_bytes();
     let mut message = [&id[..], &flags, &[0, 1], &count, &[0; 4], question].concat();
@@ -174,7 +174,8 @@ fn answer(query: &[u8], book: &Mutex<Book>, by_tcp: bool) -> Option<Vec<u8>> {
     Some(message)
 }
 
-/// The first question for each kind of address, by whatever way, gets the first of what is said, and so does its repetition.
+/// Records a query and picks its answer. The first query of each record type and transport gets the first answer, and
+/// so does its repetition.
 fn write_down(book: &Mutex<Book>, asked: Asked) -> Say {
     let mut book = book.lock();
     let same = |before: &&Asked| (&before.name, before.kind, before.by_tcp) == (&asked.name, asked.kind, asked.by_tcp);
@@ -189,7 +190,7 @@ fn write_down(book: &Mutex<Book>, asked: Asked) -> Say {
     say
 }
 
-/// The one question of a query: its name without the final dot, its kind, and its bytes.
+/// The question of a query: its name without the final dot, its record type, and its bytes.
 fn read_question(query: &[u8]) -> Option<(String, u16, &[u8])> {
     let (mut labels, mut at) = (Vec::new(), HEADER);
     loop {
@@ -214,7 +215,7 @@ fn addresses_of(name: &str, kind: u16, addresses: &[IpAddr]) -> Vec<Vec<u8>> {
     addresses.iter().filter_map(record_of).collect()
 }
 
-/// Of the Internet, and not to be remembered.
+/// A resource record of class IN with a TTL of zero.
 fn record(name: &str, kind: u16, data: &[u8]) -> Vec<u8> {
     let length = u16::try_from(data.len()).expect("short data").to_be_bytes();
     [&name_bytes(name)[..], &kind.to_be_bytes(), &[0, 1], &[0; 4], &length, data].concat()

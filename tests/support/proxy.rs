@@ -1,5 +1,5 @@
-//! Between a process and its PostgreSQL: loses what it is told to lose, or takes its time. Used by the store's tests and by
-//! the suite.
+//! A proxy between a process and its PostgreSQL that loses or delays messages on demand. Used by the store's tests and
+//! by the suite.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -15,33 +15,33 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-/// The name that PostgreSQL gives its socket.
+/// The file name of PostgreSQL's socket.
 const SOCKET: &str = ".s.PGSQL.5432";
 
-/// How a transaction's end is said.
+/// The message that commits a transaction.
 const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
 
-/// What becomes of a COMMIT.
+/// What the proxy does with a COMMIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(dead_code, reason = "not every test binary loses everything")]
 pub(crate) enum Loss {
-    /// It does not arrive, and the connection is cut.
+    /// The COMMIT does not arrive, and the connection is cut.
     Question,
-    /// It is not answered, and the connection is cut.
+    /// The answer is lost, and the connection is cut.
     Answer,
-    /// It is not answered, and nothing says so.
+    /// The answer is lost, and the connection stays open and silent.
     AnswerInSilence,
 }
 
 struct State {
-    /// The directory of the server's socket.
+    /// The directory of the socket of the server behind the proxy.
     server: watch::Sender<PathBuf>,
-    /// Nothing arrives, nothing is refused.
+    /// All packets are lost.
     is_hole: watch::Sender<bool>,
     next_commit: Mutex<Option<Loss>>,
-    /// The statement with these words that is prepared next is not answered when it has run, and the connection is cut.
+    /// The next statement prepared with these words runs, its answer is lost, and the connection is cut.
     statement: Mutex<Option<&'static str>>,
-    /// Each question arrives so much later.
+    /// Delay of each message to the server.
     delay: watch::Sender<Duration>,
 }
 
@@ -53,13 +53,13 @@ pub(crate) struct Proxy {
 
 #[allow(dead_code, reason = "not every test binary loses everything")]
 impl Proxy {
-    /// In front of the server whose socket is in this directory.
+    /// Creates a proxy in front of the server whose socket is in this directory.
     pub(crate) fn new(server: &Path) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let listener = UnixListener::bind(dir.path().join(SOCKET)).expect("a socket");
-        // A standby runs as another user.
+        // A standby, which connects through the proxy, runs as another user.
         for (path, mode) in [(dir.path().to_owned(), 0o755), (dir.path().join(SOCKET), 0o777)] {
-            std::fs::set_permissions(path, Permissions::from_mode(mode)).expect("it is ours");
+            std::fs::set_permissions(path, Permissions::from_mode(mode)).expect("the test owns the file");
         }
         let state = Arc::new(State {
             server: watch::Sender::new(server.to_owned()),
@@ -72,33 +72,33 @@ impl Proxy {
         Self { dir, state, _task: AbortOnDropHandle::new(task) }
     }
 
-    /// Where the server seems to be.
+    /// The directory of the proxy's own socket.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// From now on another server is behind it; connections to the one before are cut.
+    /// Puts another server behind the proxy; connections to the previous one are cut.
     pub(crate) fn switch(&self, server: &Path) {
         self.state.server.send_replace(server.to_owned());
     }
 
-    /// The next COMMIT of anybody is not said, or not answered.
+    /// Loses the next COMMIT on any connection, or its answer.
     pub(crate) fn lose_next_commit(&self, loss: Loss) {
         *self.state.next_commit.lock() = Some(loss);
     }
 
-    /// Whoever next says these words for the first time on a connection does not hear what came of them.
+    /// Loses the answer to the next statement with these words that a connection prepares.
     pub(crate) fn lose_answer_to(&self, words: &'static str) {
         *self.state.statement.lock() = Some(words);
     }
 
-    /// How long every question takes to arrive from now on.
+    /// Sets the delay of each message to the server.
     pub(crate) fn be_slow(&self, delay: Duration) {
         self.state.delay.send_replace(delay);
     }
 
-    /// Whether packets get lost from now on. A connection that has lost one stays silent: the sender's next attempt would
-    /// be a long time off.
+    /// Starts or stops losing all packets. A connection that has lost a packet stays silent, because TCP would
+    /// retransmit only after a long time.
     pub(crate) fn be_a_hole(&self, is_hole: bool) {
         self.state.is_hole.send_replace(is_hole);
     }
@@ -140,7 +140,7 @@ async fn carry(mut client: UnixStream, mut server: UnixStream, state: Arc<State>
             }
             let delay = *state.delay.borrow();
             tokio::time::sleep(delay).await;
-            // What follows its preparation is that it is run.
+            // The message after the preparation runs the statement.
             if is_prepared {
                 answer_is_lost.store(true, Ordering::Relaxed);
             }
@@ -170,6 +170,6 @@ async fn carry(mut client: UnixStream, mut server: UnixStream, state: Arc<State>
         }
     };
     let _: std::io::Result<()> = tokio::select! { ended = up => ended, ended = down => ended };
-    // Nobody hears of the end through a hole.
+    // While packets are lost, neither side sees that the connection ended.
     let _ = state.is_hole.subscribe().wait_for(|is_hole| !is_hole).await;
 }

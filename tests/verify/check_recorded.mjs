@@ -1,4 +1,4 @@
-// Holds recorded requests against `verify.mjs` and the published library: node check_recorded.mjs TOOLS FILE
+// Checks recorded requests with `verify.mjs` and the published library: node check_recorded.mjs TOOLS FILE
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -32,14 +32,14 @@ for (const request of JSON.parse(readFileSync(file, "utf8"))) {
   for (const secret of request.secrets) {
     allAgree(secret, headers, body, true);
     verified += 1;
-    // The same meaning in other bytes, another meaning, no body, somebody else's secret.
+    // Four forgeries: the same JSON in other bytes, other JSON, an empty object, and a foreign secret.
     const texts = [`${body} `, `${body.subarray(0, -2)}1}}`, "{}"].map((text) => Buffer.from(text));
     for (const [key, text] of [...texts.map((text) => [secret, text]), [foreign, body]]) {
       allAgree(key, headers, text, false);
       refused += 1;
     }
     const old = { ...headers, "webhook-timestamp": String(headers["webhook-timestamp"] - 301) };
-    assert(!verifyStandard(secret, old, body) && !verifyLibrary(secret, old, body), "an old one passed");
+    assert(!verifyStandard(secret, old, body) && !verifyLibrary(secret, old, body), "an old request passed");
   }
 }
 console.log(`verified ${verified}, refused ${refused} forgeries`);

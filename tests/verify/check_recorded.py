@@ -1,4 +1,4 @@
-"""Holds recorded requests against `verify.py` and the published library: python3 check_recorded.py TOOLS FILE"""
+"""Checks recorded requests with `verify.py` and the published library: python3 check_recorded.py TOOLS FILE"""
 
 import base64
 import json
@@ -32,10 +32,10 @@ for request in json.loads(file.read_text()):
     for secret in request["secrets"]:
         all_agree(secret, headers, body, True)
         verified += 1
-        # The same meaning in other bytes, another meaning, no body, somebody else's secret.
+        # Four forgeries: the same JSON in other bytes, other JSON, an empty object, and a foreign secret.
         for key, text in ((secret, body + b" "), (secret, body[:-2] + b"1}}"), (secret, b"{}"), (FOREIGN, body)):
             all_agree(key, headers, text, False)
             refused += 1
         old = {**headers, "webhook-timestamp": str(int(headers["webhook-timestamp"]) - 301)}
-        assert not verify_standard(secret, old, body) and not verify_library(secret, old, body), "an old one passed"
+        assert not verify_standard(secret, old, body) and not verify_library(secret, old, body), "an old request passed"
 print(f"verified {verified}, refused {refused} forgeries")

@@ -14,7 +14,7 @@ export function verifyPlain(secret, headers, body) {
   return (headers["x-webhook-signature"] ?? "").split(",").some((theirs) => same(ours, theirs));
 }
 
-/** webhook-signature (Standard Webhooks): also covers the id and the time, so that a replay is noticed. */
+/** webhook-signature (Standard Webhooks): also covers the id and the time, so that a replay is detected. */
 export function verifyStandard(secret, headers, body, toleranceS = 300) {
   const { "webhook-id": id, "webhook-timestamp": timestamp, "webhook-signature": signature = "" } = headers;
   if (!(Math.abs(Date.now() / 1000 - Number(timestamp)) <= toleranceS)) return false;

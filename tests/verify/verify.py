@@ -18,7 +18,7 @@ def verify_plain(secret: str, headers: dict, body: bytes) -> bool:
 
 
 def verify_standard(secret: str, headers: dict, body: bytes, tolerance_s: int = 300) -> bool:
-    """webhook-signature (Standard Webhooks): also covers the id and the time, so that a replay is noticed."""
+    """webhook-signature (Standard Webhooks): also covers the id and the time, so that a replay is detected."""
     id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not timestamp.isdecimal() or abs(time.time() - int(timestamp)) > tolerance_s:
         return False
