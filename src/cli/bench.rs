@@ -67,6 +67,7 @@ enum Scenario {
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
+    /// What to measure
     #[arg(long, value_enum, default_value_t = Scenario::Throughput)]
     scenario: Scenario,
     /// Size of an event's `data` in bytes

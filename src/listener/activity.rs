@@ -11,7 +11,7 @@ pub(super) struct Limits {
     /// From the first byte of a request until its head is complete. For the first request, the time starts when the
     /// connection is accepted, so it includes the TLS handshake.
     pub(super) head: Duration,
-    /// From one request to the next.
+    /// Between two requests.
     pub(super) idle: Duration,
     /// For the peer to read any of the bytes written to it, and to read each piece of an answer that waits for HTTP/2
     /// flow control. Frames that carry no answer, such as a PING, are no progress.
@@ -100,7 +100,7 @@ struct Eviction {
     is_forced: bool,
 }
 
-/// One connection.
+/// The state of one connection.
 #[derive(Debug)]
 pub(super) struct Activity {
     phase: Phase,

@@ -15,7 +15,7 @@ const PREFACE_LINE: &[u8] = b"PRI * HTTP/2.0";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// Before and in a head.
+    /// Before or inside a head.
     Head,
     /// Inside a body with this many bytes left.
     Body(u64),

@@ -46,7 +46,7 @@ struct Recorded {
 struct Tried {
     number: u64,
     trigger: String,
-    /// Whether the receiver's status is on record.
+    /// Whether the receiver's status is recorded.
     answered: bool,
 }
 
@@ -223,7 +223,7 @@ impl Recorded {
     }
 }
 
-/// One promised event, one webhook, one good request, one attempt on record.
+/// Books with one promised event, one webhook, one good request and one recorded attempt.
 fn sound() -> Books {
     let tried = |number, trigger: &str| Tried { number, trigger: trigger.to_owned(), answered: true };
     let [delivery, event, webhook] = ["dlv_1", "evt_1", "wh_1"].map(str::to_owned);

@@ -118,7 +118,7 @@ impl Client {
     }
 }
 
-/// Sends a call whose answer must come, and must not be the server's own failure.
+/// Sends a call; panics if there is no answer or the server failed.
 pub(crate) async fn send(call: RequestBuilder) -> Answer {
     let answer = try_send(call).await.expect("an answer");
     assert!(answer.status < 500, "the server failed: {answer:?}");

@@ -10,7 +10,7 @@ use crate::databases::{self, On};
 use crate::server::{self, Env};
 use crate::world::World;
 
-/// A benchmark that is over soon.
+/// Arguments of a short benchmark.
 const SHORT: [&str; 8] = ["--deliveries", "100", "--rounds", "1", "--latency-seconds", "0", "--publishers", "4"];
 
 /// Runs a benchmark; returns its report.

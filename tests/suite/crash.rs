@@ -28,7 +28,7 @@ const WITHOUT_END: usize = usize::MAX;
 /// Calls of each publisher on the way to a fault point: more than enough to reach the wanted passage.
 const CALLS_TO_A_FAULT: usize = 20;
 
-/// An ordered webhook takes one event at a time.
+/// Few rounds, because an ordered webhook takes one event at a time.
 const ORDERED_ROUNDS: usize = 5;
 const CALLS_OF_A_ROUND: usize = 25;
 

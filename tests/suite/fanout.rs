@@ -1,4 +1,4 @@
-//! One event, many webhooks.
+//! Fan-out: one event reaches many webhooks, and its progress is shown.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -17,7 +17,7 @@ pub(crate) struct Hook {
     pub(crate) body: Value,
     pub(crate) receiver: Receiver,
     format: Format,
-    /// Newest first.
+    /// The webhook's secrets, newest first.
     secrets: Mutex<Vec<String>>,
 }
 

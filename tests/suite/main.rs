@@ -6,7 +6,7 @@
 //! every fault.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test, a panic is how a broken promise is reported")]
 
-// The harness.
+// The test harness.
 mod canary;
 mod cases;
 #[path = "../support/certificates.rs"]

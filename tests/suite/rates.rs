@@ -48,7 +48,7 @@ async fn a_key_and_a_tenant_may_call_so_often_and_others_do_not_notice() {
     let by_key = accepted(world.client(), 60).await;
     let by_tenant = accepted(&second_key, 60).await;
 
-    // One a second comes back meanwhile.
+    // The limit regains one request a second meanwhile.
     assert!((20..50).contains(&by_key), "{by_key}");
     assert!((10..40).contains(&by_tenant), "{by_tenant}");
     world.another_tenant().await.client.post("/events", &wish()).await.expect(202);
@@ -132,7 +132,7 @@ async fn a_session_counts_under_the_rate_of_the_key_that_opened_it() {
             _ => assert_limited(&answer),
         }
     }
-    // One a second comes back meanwhile.
+    // The limit regains one request a second meanwhile.
     assert!((1..40).contains(&answered), "{answered} answers to the sessions of one key");
 }
 

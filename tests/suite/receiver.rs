@@ -54,7 +54,7 @@ pub(crate) struct Request {
     pub(crate) answered: Option<Instant>,
     /// The status of the answer; `None` if there was none.
     pub(crate) status: Option<u16>,
-    /// When the sender gave up on an answer that never came.
+    /// When the sender gave up waiting for an answer.
     pub(crate) cut: Option<Instant>,
     pub(crate) path: String,
     pub(crate) headers: Vec<(String, String)>,
@@ -277,7 +277,7 @@ fn lock(book: &Mutex<Book>) -> MutexGuard<'_, Book> {
     book.lock().expect("no reader of the book panics")
 }
 
-/// Connections live in a set of this task, so that aborting it ends them too.
+/// Connections run in a set that this task owns, so that aborting the task ends them, too.
 async fn serve(listener: TcpListener, book: Arc<Mutex<Book>>, script: Arc<Script>) {
     let mut connections = JoinSet::new();
     loop {
@@ -292,7 +292,7 @@ async fn serve(listener: TcpListener, book: Arc<Mutex<Book>>, script: Arc<Script
     }
 }
 
-/// Serves one connection until either side ends it. An error is a sender that does not speak HTTP.
+/// Serves one connection until either side ends it. An error means that the sender does not speak HTTP.
 async fn converse(mut stream: TcpStream, book: &Mutex<Book>, script: &Script) -> Result<(), String> {
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
     let mut buffer = Vec::new();
@@ -320,7 +320,7 @@ fn write_down(book: &Mutex<Book>, mut request: Request, script: &Script) -> (usi
     (index, reply)
 }
 
-/// Answers, and says whether the connection may be used again.
+/// Sends the answer; returns whether the connection may be used again.
 async fn answer(stream: &mut TcpStream, book: &Mutex<Book>, index: usize, reply: Reply) -> bool {
     let whole = match reply {
         Reply::Status(status) => plain(status, "", "ok"),

@@ -1,4 +1,4 @@
-//! The life of a webhook: created, read, changed, tested, switched off and on, deleted.
+//! The life cycle of a webhook: created, read, changed, tested, switched off and on, deleted.
 
 use std::collections::BTreeSet;
 

@@ -145,7 +145,7 @@ impl fmt::Display for Report {
         let Self { idle, live, ready_after_ms, ready_after_ms_empty, .. } = self;
         writeln!(
             f,
-            "{idle} webhooks; {live} of them come to life and deliver, then each has an attempt under way or waiting"
+            "{idle} webhooks; {live} of them become active and deliver, then each has an attempt under way or waiting"
         )?;
         writeln!(
             f,

@@ -211,8 +211,8 @@ impl fmt::Display for Report {
         let Self { lease_ms, look_ms, answer_ms, fleets } = self;
         writeln!(
             f,
-            "lease {lease_ms} ms, a look every {look_ms} ms, requests under way answered within {answer_ms} ms\n\
-             moved: shards, mean (most); gap: ms in which nobody serves a shard that moves, mean (most)"
+            "lease {lease_ms} ms, a survey every {look_ms} ms, requests under way answered within {answer_ms} ms\n\
+             moved: shards, mean (most); gap: ms in which no node serves a shard that moves, mean (most)"
         )?;
         let (joins, leaves, dies) = ("one joins: moved, gap", "one leaves", "one dies");
         write!(f, "nodes  shards: least  mean  most  without   {joins:<23}   {leaves:<23}   {dies:<23}")?;

@@ -157,7 +157,7 @@ impl Server {
         Ok(engine["journal"]["attempts"].as_u64().unwrap_or(0))
     }
 
-    /// As of up to a second ago.
+    /// The server's usage; the figures may be a second old.
     pub(super) async fn usage(&self) -> Result<Usage, CliError> {
         let asked = self.client.get(format!("{}/metrics", self.url)).bearer_auth(ADMIN_KEY).send();
         let answer = asked.await.map_err(CliError::failed)?;

@@ -49,7 +49,7 @@ pub(super) struct Throughput {
     pub(super) publish: Latency,
     /// From the publish request to the first arrival of its event.
     pub(super) arrival: Latency,
-    /// Of all rounds together.
+    /// Usage over all rounds.
     pub(super) usage: Usage,
 }
 

@@ -30,7 +30,7 @@ const KINDS: [&str; 12] = [
 pub(super) struct Scene {
     pub(super) tenant_id: String,
     pub(super) tenant_key: String,
-    /// In the order of [`SAMPLES`].
+    /// Ids of the webhooks, in the order of [`SAMPLES`].
     pub(super) webhook_ids: Vec<String>,
     pub(super) delivery_id: String,
     publisher: Client,
