@@ -28,7 +28,8 @@ impl Server {
     /// The server at `url`, or by default at the address in the settings.
     pub(super) fn of(config: &Config, url: Option<String>) -> Result<Self, CliError> {
         let Some(admin_key) = config.admin_key.clone() else {
-            let why = "a server has the database open and must be asked; set POSTHASTE_ADMIN_KEY to an admin key of that server";
+            let why =
+                "a server has the database open and must be asked; set POSTHASTE_ADMIN_KEY to one of its admin keys";
             return Err(CliError::failed(why));
         };
         let scheme = if config.api.tls.is_some() { "https" } else { "http" };
