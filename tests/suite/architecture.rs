@@ -143,7 +143,7 @@ fn what_decides_neither_waits_nor_reads_a_clock() {
         let (name, mut code) = (file.strip_prefix(root()).expect("below the root").display().to_string(), code(&file));
         for (_, function) in EXCEPT.iter().filter(|(file, _)| *file == name) {
             let start = code.find(&format!("async fn {function}(")).expect("the exception is there");
-            let end = code[start..].find("\n    }\n").expect("it ends") + start;
+            let end = code[start..].find("\n    }\n").expect("an end") + start;
             code.replace_range(start..end, "");
         }
         for word in IMPURE {
@@ -164,7 +164,7 @@ fn a_migration_that_takes_anything_away_says_so_in_its_name() {
         let code = code(file);
         let mut up = code.split("async fn down").next().expect("a text").to_owned();
         if let Some(down) = up.find("const DOWN") {
-            let end = up[down..].find("];\n").expect("it ends") + down;
+            let end = up[down..].find("];\n").expect("an end") + down;
             up.replace_range(down..end, "");
         }
         for word in TAKES_AWAY {

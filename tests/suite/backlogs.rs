@@ -69,7 +69,7 @@ async fn a_paused_webhook_gets_nothing_and_loses_nothing() {
     for _ in 0..5 {
         assert_eq!(world.publish("message.sent").await.matched, 1);
     }
-    let held = backlog_when(&world, &hook, "five are held", |backlog| backlog["held"] == 5).await;
+    let held = backlog_when(&world, &hook, "five deliveries are held", |backlog| backlog["held"] == 5).await;
     assert_eq!(held["state"], "paused");
     assert!(held["why"].as_str().is_some_and(|why| why.contains("resume")), "{held}");
     assert_eq!(held["nextAttemptAt"], Value::Null);
@@ -77,7 +77,7 @@ async fn a_paused_webhook_gets_nothing_and_loses_nothing() {
 
     world.stop().await;
     world.restart().await;
-    let held = backlog_when(&world, &hook, "five are held", |backlog| backlog["held"] == 5).await;
+    let held = backlog_when(&world, &hook, "five deliveries are held", |backlog| backlog["held"] == 5).await;
     assert_eq!(held["state"], "paused", "the webhook stays paused");
     assert!(hook.requests().is_empty());
 
@@ -183,7 +183,10 @@ async fn a_receiver_that_only_fails_is_left_alone_and_probed_when_asked() {
 
     world.client().act(&hook.path("/probe")).await.expect(200);
     hook.saw(asked + 1).await;
-    backlog_when(&world, &hook, "the failed probe opens it again", |backlog| backlog["state"] == "circuit_open").await;
+    backlog_when(&world, &hook, "the failed probe opens the breaker again", |backlog| {
+        backlog["state"] == "circuit_open"
+    })
+    .await;
     assert_eq!(hook.requests().len(), asked + 1, "a probe is one request");
 
     answer.store(200, Ordering::Relaxed);
@@ -199,7 +202,8 @@ async fn a_test_and_a_manual_retry_pass_an_open_breaker() {
     let breaker = json!({"failureThreshold": 1, "cooldownSeconds": 3600, "maxCooldownSeconds": 3600});
     let hook = world.hook(receiver, json!({"breaker": breaker})).await;
     let event = world.publish("message.sent").await;
-    let waiting = world.delivery_when(&event, "it failed once", |d| each_attempt(d, "number").len() == 1).await;
+    let waiting =
+        world.delivery_when(&event, "the delivery failed once", |d| each_attempt(d, "number").len() == 1).await;
     backlog_when(&world, &hook, "the breaker opens", |backlog| backlog["state"] == "circuit_open").await;
 
     let tested = world.client().act(&hook.path("/test")).await.expect(200);
@@ -210,7 +214,7 @@ async fn a_test_and_a_manual_retry_pass_an_open_breaker() {
     world.client().act(&format!("/deliveries/{}/retry", text(&waiting, "id"))).await.succeeded();
     let done = world.settled(&event).await;
     assert_eq!(each_attempt(&done, "trigger"), ["scheduled", "manual"]);
-    backlog_when(&world, &hook, "a success closes it", |backlog| backlog["state"] == "active").await;
+    backlog_when(&world, &hook, "a success closes the breaker", |backlog| backlog["state"] == "active").await;
 }
 
 on_both!(the_worst_backlogs_come_first);
@@ -226,7 +230,7 @@ async fn the_worst_backlogs_come_first() {
     for _ in 0..3 {
         world.publish("a.a").await;
     }
-    backlog_when(&world, &deep, "three are held", |backlog| backlog["held"] == 3).await;
+    backlog_when(&world, &deep, "three deliveries are held", |backlog| backlog["held"] == 3).await;
     let other = world.another_tenant().await;
 
     let ids = async |client: &crate::client::Client, query: &str| -> Vec<String> {
@@ -252,7 +256,8 @@ async fn a_retry_is_ready_when_it_is_due_and_not_before() {
     let policy = json!({"maxRetries": 1, "backoffStrategy": "schedule", "scheduleSeconds": [3]});
     let hook = world.hook(Receiver::status(500), json!({"retryPolicy": policy})).await;
     world.publish("message.sent").await;
-    let waiting = backlog_when(&world, &hook, "it waits for its retry", |backlog| backlog["scheduled"] == 1).await;
+    let waiting =
+        backlog_when(&world, &hook, "the delivery waits for its retry", |backlog| backlog["scheduled"] == 1).await;
     let due = text(&waiting, "nextAttemptAt");
     assert!(due > text(&waiting, "asOf"), "{waiting}");
 
@@ -281,7 +286,7 @@ async fn a_backlog_drains_no_faster_than_its_rate_limit_and_not_at_all_where_not
     let limited = backlog_when(&world, &hook, "the burst is sent", |backlog| backlog["pending"] == 30).await;
     let eta = limited["rates"]["drainEtaSeconds"].as_f64().expect("a time");
     world.client().act(&hook.path("/pause")).await.expect(200);
-    let paused = backlog_when(&world, &hook, "it is paused", |backlog| backlog["state"] == "paused").await;
+    let paused = backlog_when(&world, &hook, "the webhook is paused", |backlog| backlog["state"] == "paused").await;
 
     assert!(eta >= 108_000.0, "30 deliveries take 30 hours: {limited}");
     assert_eq!(paused["rates"]["drainEtaSeconds"], Value::Null);
@@ -351,7 +356,7 @@ async fn a_backlog_says_whose_it_is() {
     let hook = world.hook(Receiver::ok(), json!({"name": "Orders"})).await;
     world.client().act(&hook.path("/pause")).await.expect(200);
     world.publish("message.sent").await;
-    backlog_when(&world, &hook, "it is held", |backlog| backlog["held"] == 1).await;
+    backlog_when(&world, &hook, "the delivery is held", |backlog| backlog["held"] == 1).await;
 
     for client in [world.client(), &world.admin()] {
         let listed = client.walk("/backlogs").await;

@@ -150,7 +150,7 @@ async fn what_was_called_off_is_not_sent() {
         } else {
             answer.problem(409);
         }
-        world.delivery_when(&event, "it ends", |delivery| delivery["status"] != "pending").await;
+        world.delivery_when(&event, "the delivery ends", |delivery| delivery["status"] != "pending").await;
     }
 
     hook.saw(EVENTS - called_off.len()).await;

@@ -59,10 +59,10 @@ async fn an_event_says_how_far_its_fan_out_has_come() {
     let event = world.publish("message.sent").await;
 
     let wanted = json!({"matched": 4, "owed": 1, "pending": 1, "success": 1, "failed": 1, "cancelled": 0});
-    progress_when(&world, &event, "three are recorded", &wanted).await;
+    progress_when(&world, &event, "three deliveries are recorded", &wanted).await;
     world.client().act(&held.path("/purge")).await.expect(200);
     let wanted = json!({"matched": 4, "owed": 1, "pending": 0, "success": 1, "failed": 1, "cancelled": 1});
-    progress_when(&world, &event, "what was held is cancelled", &wanted).await;
+    progress_when(&world, &event, "the held delivery is cancelled", &wanted).await;
     let listed = &world.client().walk("/events").await[0];
     assert_eq!((&listed["matched"], &listed["progress"]), (&json!(4), &Value::Null), "lists do not count");
 }
@@ -78,7 +78,7 @@ async fn what_deleted_webhooks_were_owed_ends_as_cancelled() {
     world.client().delete(&doomed.path("")).await.succeeded();
 
     let wanted = json!({"matched": 2, "owed": 0, "pending": 0, "success": 1, "failed": 0, "cancelled": 1});
-    progress_when(&world, &event, "all have ended", &wanted).await;
+    progress_when(&world, &event, "all deliveries have ended", &wanted).await;
 }
 
 /// Waits until the progress of an event equals `wanted`. At every look the counts must add up.

@@ -54,5 +54,5 @@ fn in_sqlite(world: &World, urls: &[(&str, &str)]) {
         .spawn()
         .expect("python3 runs");
     let written = python.stdin.take().expect("an input").write_all(json!(urls).to_string().as_bytes());
-    assert!(python.wait().expect("it ends").success() && written.is_ok(), "the rows were not written");
+    assert!(python.wait().expect("python3 ends").success() && written.is_ok(), "the rows were not written");
 }
