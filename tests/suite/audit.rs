@@ -58,7 +58,7 @@ impl Estate {
         estate
     }
 
-    /// With a delivery that waits for its retry.
+    /// With a pending delivery of a paused webhook.
     async fn with_pending_delivery(world: &World) -> Self {
         let mut estate = Self::new(world).await;
         let client = &estate.tenant.client;

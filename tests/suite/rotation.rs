@@ -62,7 +62,7 @@ async fn while_a_secret_is_rotated_every_second_each_request_verifies_with_the_o
     let (published, (began, began_with_grace)) = tokio::join!(publish, rotate);
 
     for (hook, began, grace) in [(&without_grace, began, 0), (&with_grace, began_with_grace, 2)] {
-        // Dropping the hook verifies that each request is signed with some secret of the webhook.
+        // `saw` verifies that each request is signed with some secret of the webhook.
         let requests = hook.saw(published).await;
         let secrets = hook.secrets();
         for request in &requests {

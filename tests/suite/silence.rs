@@ -87,7 +87,7 @@ async fn publish(world: &World, promised: &mut Vec<String>) -> (u16, Duration) {
     (answer.status, began.elapsed())
 }
 
-/// A node whose first acquisition of shards got no answer still serves them.
+/// Shards whose acquisition got no answer are released again and served after all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shards_whose_taking_was_not_answered_are_served_all_the_same() {
     On::Postgres

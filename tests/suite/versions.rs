@@ -130,7 +130,7 @@ async fn nodes_of_two_versions_that_are_killed_lose_nothing() {
             let (clients, load) = (fleet.clients(), Arc::new(Load::default()));
 
             let meanwhile = async {
-                // Kills the new node among old ones, then an old one, the new one again, and the other old one.
+                // Kills an old node, another old node, the node that was upgraded first, and the last old node.
                 for node in [2, 1, 2, 0] {
                     fleet.server(node).kill();
                     old.upgrade(&mut fleet, node, &hooks).await;
