@@ -1,5 +1,5 @@
 //! The command line: parses the arguments, runs one command and turns its result into an exit code. Called by `main`;
-//! each command has its own file and writes to standard output through [`say`].
+//! each command has its own file and writes to standard output through `say`.
 
 mod arguments;
 pub mod bench;

@@ -276,9 +276,10 @@ impl Engine {
         let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(follower).await });
         // With PostgreSQL each renewal of the lease reads the reference clock.
-        let (is_shared, stopping) = (inner.store.is_clustered(), inner.stopping.clone());
-        let clock =
-            async move { if is_shared { clock::watch_the_system().await } else { clock::follow_the_system().await } };
+        let (is_clustered, stopping) = (inner.store.is_clustered(), inner.stopping.clone());
+        let clock = async move {
+            if is_clustered { clock::watch_the_system().await } else { clock::follow_the_system().await }
+        };
         inner.tasks.spawn(async move { stopping.run_until_cancelled(clock).await });
     }
 

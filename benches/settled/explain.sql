@@ -78,7 +78,7 @@ SELECT (MAX(seq) >> 21) + 1704067200000 + 120000 AS horizon, MAX(seq) AS last, M
   MIN(seq) FILTER (WHERE tenant_num = 2) + 150 AS open FROM event \gset
 
 -- The due poller, once a second: webhooks_with_due.
-SELECT pg_temp.measure('waker', :runs, $$
+SELECT pg_temp.measure('due poller', :runs, $$
   WITH RECURSIVE owed(num) AS (
     SELECT MIN(webhook_num) FROM delivery WHERE status = 0
     UNION ALL

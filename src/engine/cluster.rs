@@ -230,15 +230,15 @@ impl Member {
     }
 
     async fn reap_expired(&self, me: i64, survey: &Survey) -> Result<bool, StoreError> {
-        let mut buried = false;
+        let mut reaped = false;
         // Not this node: if its own lease has ended, it renews that as soon as it can, unless another node was faster.
         for node in survey.nodes.iter().filter(|node| !node.lives && node.num != me) {
             if self.context.store.reap_expired(node.num).await? {
                 tracing::warn!(node = node.num, name = node.name, "node lease expired; its shards will be reassigned");
-                buried = true;
+                reaped = true;
             }
         }
-        Ok(buried)
+        Ok(reaped)
     }
 
     /// Ends the endpoints of lost shards. What this node would still write for them is dropped, and their next owner

@@ -102,9 +102,9 @@ impl Dispatcher {
         }
         if queue.is_empty() {
             // Read before the checks for idleness: an event that is committed in between may not have been offered.
-            let heard_of = self.feed.seen_watermark();
+            let seen = self.feed.seen_watermark();
             if activator.is_idle() && self.feed.is_idle() {
-                self.context.has_offered(heard_of);
+                self.context.has_offered(seen);
             }
         }
         let next = async { if queue.bytes() < HELD { self.feed.next().await } else { std::future::pending().await } };

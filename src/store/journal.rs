@@ -120,7 +120,7 @@ pub enum PublishError {
     Stopped,
     /// Other nodes have reaped this one; nothing was kept.
     #[error("another node has taken over")]
-    Deposed,
+    Superseded,
     /// The database has lost transactions, and this node has not joined again yet; nothing was kept.
     #[error("the database lacks transactions that it had; what this node knows is read again")]
     Diverged,

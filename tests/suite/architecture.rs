@@ -262,3 +262,119 @@ fn the_openapi_document_says_what_may_be_sent_and_what_may_come() {
     }
     assert!(free >= 4 && listed >= 15, "{free} objects are free, {listed} texts have values");
 }
+
+/// Words of ours for what the field has words for. None of them comes back.
+const OWN_WORDS: [&str; 26] = [
+    "whoever",
+    "whomever",
+    "abroad",
+    "tenure",
+    "deposed",
+    "bury",
+    "buried",
+    "porter",
+    "doorman",
+    "roster",
+    "rouse",
+    "unheard",
+    "late_comer",
+    "holding",
+    "quitting",
+    "suspect",
+    "pulse",
+    "vitals",
+    "servings",
+    "heard_of",
+    "is_shared",
+    "now_outside",
+    "lay_down",
+    "is_asked_for",
+    "lacks_descriptor",
+    "was_committed",
+];
+
+#[test]
+fn the_code_and_the_documents_use_the_words_of_the_field() {
+    let mut files = Vec::new();
+    for place in ["src", "entity/src", "migration/src", "docs"] {
+        sources(&root().join(place), &mut files);
+        documents(&root().join(place), &mut files);
+    }
+    for file in files {
+        let text = fs::read_to_string(&file).expect("a readable file").to_lowercase();
+        let mut words = text.split(|letter: char| !letter.is_alphanumeric() && letter != '_');
+        let own = words.find(|word| OWN_WORDS.contains(word));
+        assert_eq!(own, None, "{}", file.display());
+    }
+}
+
+fn documents(path: &Path, found: &mut Vec<PathBuf>) {
+    if path.is_dir() {
+        for entry in fs::read_dir(path).expect("a readable directory") {
+            documents(&entry.expect("an entry").path(), found);
+        }
+    } else if path.extension().is_some_and(|extension| extension == "md") {
+        found.push(path.to_owned());
+    }
+}
+
+/// Modules of the rooms with a vocabulary of their own whose names are plain English and need no line in the glossary.
+const PLAIN_NAMES: [&str; 12] = [
+    "engine/bodies",
+    "engine/configure",
+    "engine/dispatch",
+    "engine/delivery_ops",
+    "engine/inspect",
+    "engine/listing",
+    "engine/operational",
+    "engine/tests",
+    "store/journal/answers",
+    "store/journal/statements",
+    "store/journal/updates",
+    "store/journal/model",
+];
+
+/// A path in the first column of the map is whole, or continues the folder of the one before it.
+fn resolve(path: &str, before: &str) -> Option<String> {
+    let src = root().join("src");
+    let is_there = |path: &str| src.join(format!("{path}.rs")).exists() || src.join(path).is_dir();
+    let folders = before.match_indices('/').map(|(end, _)| &before[..=end]).chain([""]);
+    let mut candidates: Vec<String> = folders.map(|folder| format!("{folder}{path}")).collect();
+    candidates.push(format!("{before}/{path}"));
+    candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.len()));
+    candidates.into_iter().find(|candidate| is_there(candidate) || root().join(candidate).is_dir())
+}
+
+#[test]
+fn the_map_of_the_code_is_true_and_the_glossary_has_its_terms() {
+    let text = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).expect("the document");
+    let section = |title: &str| {
+        let start = text.find(&format!("\n## {title}\n")).expect("the section is there") + 1;
+        let end = text[start + 1..].find("\n## ").map_or(text.len(), |end| start + 1 + end);
+        &text[start..end]
+    };
+    let words = |text: &str| {
+        let plain = |letter: char| if letter.is_alphanumeric() { letter.to_ascii_lowercase() } else { ' ' };
+        format!(" {} ", text.chars().map(plain).collect::<String>().split_whitespace().collect::<Vec<_>>().join(" "))
+    };
+    let glossary = words(section("Glossary"));
+    let mut rows = 0;
+    for row in section("Map of the code").lines().filter_map(|line| line.strip_prefix("| `")) {
+        let paths = row.split('|').next().expect("a column").split('`').step_by(2);
+        let mut before = String::new();
+        for path in paths.map(|path| path.trim_end_matches("/*")).filter(|path| !path.is_empty()) {
+            before = resolve(path, &before).unwrap_or_else(|| panic!("`{path}` is in the map and not in the code"));
+            let has_words = ["engine/", "store/journal/", "store/leases/"].iter().any(|room| before.starts_with(room));
+            let term = words(before.rsplit('/').next().expect("a name"));
+            let is_known =
+                glossary.contains(&term) || glossary.contains(&format!("{} ", term.trim_end().trim_end_matches('s')));
+            let is_leaf = before.matches('/').count() > 1 && before.starts_with("engine/");
+            assert!(
+                !has_words || is_leaf || is_known || PLAIN_NAMES.contains(&before.as_str()),
+                "`{before}` is not in the glossary"
+            );
+            rows += 1;
+        }
+    }
+    assert!(rows > 100, "{rows} modules are in the map");
+}

@@ -180,7 +180,7 @@ impl Writer {
         self.batch.records.retain(|record| fence.admits(record));
         if !fence.admits_events() {
             for request in self.batch.publishes.drain(..) {
-                let _ = request.answer.send(Err(PublishError::Deposed));
+                let _ = request.answer.send(Err(PublishError::Superseded));
             }
         }
         self.watched.forget(|shard| fence.has_lost(shard));

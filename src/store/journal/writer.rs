@@ -68,7 +68,7 @@ pub(super) struct Writer {
     /// Records that let a few publishes go first.
     held: Vec<Record>,
     /// A publish that came during a batch that it must not join.
-    late_comer: Option<PublishRequest>,
+    deferred_publish: Option<PublishRequest>,
     last: EventSeq,
     pub(super) outputs: Outputs,
 }
@@ -113,8 +113,20 @@ impl Writer {
         outputs: Outputs,
     ) -> Self {
         let (statements, watched) = (Statements::new(store.backend()), FanoutTracker::default());
-        let (held, late_comer, cancelled) = (Vec::new(), None, RecentCancels::new(UnixMillis::now()));
-        Self { store, shard_set, publishes, records, statements, watched, cancelled, held, late_comer, last, outputs }
+        let (held, deferred_publish, cancelled) = (Vec::new(), None, RecentCancels::new(UnixMillis::now()));
+        Self {
+            store,
+            shard_set,
+            publishes,
+            records,
+            statements,
+            watched,
+            cancelled,
+            held,
+            deferred_publish,
+            last,
+            outputs,
+        }
     }
 
     /// Runs until the journal is closed and everything is written.
@@ -133,7 +145,7 @@ impl Writer {
     async fn gather(&mut self) -> Option<Batch> {
         let mut batch = Batch { records: std::mem::take(&mut self.held), ..Batch::default() };
         let have_waited = !batch.records.is_empty();
-        batch.publishes.extend(self.late_comer.take());
+        batch.publishes.extend(self.deferred_publish.take());
         if !have_waited && batch.publishes.is_empty() {
             batch.add(self.next().await?);
         }
@@ -218,10 +230,10 @@ impl Writer {
     /// Ordered events on several nodes are excluded: another node may have accepted an event before ours, in a later
     /// transaction than this batch, and scans, which go by transaction numbers, would find that event after ours.
     fn admit_deferred_publishes(&mut self, batch: &mut Batch) {
-        while batch.publishes.len() < MAX_PUBLISHES && self.late_comer.is_none() {
+        while batch.publishes.len() < MAX_PUBLISHES && self.deferred_publish.is_none() {
             match self.publishes.try_recv() {
                 Ok(Request::Publish(request)) if self.must_be_deferred(&request) => {
-                    self.late_comer = Some(request);
+                    self.deferred_publish = Some(request);
                 }
                 Ok(request) => batch.add(request),
                 Err(_) => break,
@@ -243,7 +255,7 @@ impl Writer {
         if !fence.admits_events() {
             let has_diverged = self.shard_set.has_diverged();
             for request in batch.publishes.drain(..) {
-                let why = if has_diverged { PublishError::Diverged } else { PublishError::Deposed };
+                let why = if has_diverged { PublishError::Diverged } else { PublishError::Superseded };
                 let _ = request.answer.send(Err(why));
             }
         }

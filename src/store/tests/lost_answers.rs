@@ -127,27 +127,27 @@ async fn begun(store: &Store) -> (Transaction, TransactionId) {
 async fn the_server_tells_what_became_of_a_transaction() {
     let world = World::new(On::Postgres).await;
     let store = &world.store;
-    let was_committed = async |transaction: Option<&TransactionId>, event: Option<EventSeq>| {
+    let is_committed = async |transaction: Option<&TransactionId>, event: Option<EventSeq>| {
         store.resolve_commit(&UnansweredCommit { shard_set: &world.shard_set, transaction, event }).await
     };
     let (undone, id) = begun(store).await;
-    let asked = tokio::time::timeout(Duration::from_millis(500), was_committed(Some(&id), None)).await;
+    let asked = tokio::time::timeout(Duration::from_millis(500), is_committed(Some(&id), None)).await;
     assert!(asked.is_err(), "it is not known yet");
     undone.rollback().await.unwrap();
-    assert!(!was_committed(Some(&id), None).await);
+    assert!(!is_committed(Some(&id), None).await);
 
     let (committed, id) = begun(store).await;
     committed.commit().await.unwrap();
     let event = world.accept(&[]).await.seq;
-    assert!(was_committed(Some(&id), None).await);
-    assert!(was_committed(Some(&id), Some(event)).await);
+    assert!(is_committed(Some(&id), None).await);
+    assert!(is_committed(Some(&id), Some(event)).await);
     assert!(
-        !was_committed(Some(&id), Some(event.next(world.shard_set.slot(), UnixMillis::now()))).await,
+        !is_committed(Some(&id), Some(event.next(world.shard_set.slot(), UnixMillis::now()))).await,
         "another one has its number"
     );
     let future = TransactionId::of("999999999999".to_owned());
-    assert!(!was_committed(Some(&future), None).await, "it was lost with the server that counted so far");
-    assert!(!was_committed(None, None).await);
+    assert!(!is_committed(Some(&future), None).await, "it was lost with the server that counted so far");
+    assert!(!is_committed(None, None).await);
 }
 
 #[tokio::test]

@@ -119,9 +119,9 @@ impl Process {
             };
         }
         if queue.is_empty() {
-            let heard_of = self.feed.seen_watermark();
+            let seen = self.feed.seen_watermark();
             if activator.borrow().is_idle() && self.feed.is_idle() {
-                self.offered_to.set(heard_of.max(self.offered_to.get()));
+                self.offered_to.set(seen.max(self.offered_to.get()));
             }
         }
         let has_room = queue.bytes() < HELD;

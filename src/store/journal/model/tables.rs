@@ -285,11 +285,11 @@ impl Tables {
         let is_wanted = |(tx, event, shard): &Place| {
             let is_served = ShardNum::read(*shard).is_ok_and(|shard| served.contains(&shard));
             let event = EventSeq(*event);
-            let is_asked_for = match which {
+            let is_wanted = match which {
                 Which::All => true,
                 Which::New(_) => event.slot() != slot || own.contains(&event),
             };
-            (*tx, event.0, *shard) > after && is_served && is_asked_for
+            (*tx, event.0, *shard) > after && is_served && is_wanted
         };
         let mut places: Vec<Place> = self.fanouts.iter().map(place).filter(is_wanted).collect();
         places.sort_unstable();

@@ -165,9 +165,9 @@ impl Writer {
     }
 
     fn refuse_all_that_wait(&mut self, why: impl Fn() -> PublishError) {
-        let late_comer = self.late_comer.take().map(Request::Publish);
+        let deferred_publish = self.deferred_publish.take().map(Request::Publish);
         let waiting = std::iter::from_fn(|| self.publishes.try_recv().ok());
-        refuse(late_comer.into_iter().chain(waiting), why);
+        refuse(deferred_publish.into_iter().chain(waiting), why);
     }
 }
 
