@@ -107,6 +107,7 @@ fn slew() -> &'static RwLock<Slew> {
 }
 
 /// The only place that reads the system's clock. The timestamps of log lines come from that clock, too.
+#[expect(clippy::disallowed_methods, reason = "this is where the system's clock is read")]
 pub(crate) fn by_the_system() -> UnixMillis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMillis(i64::try_from(since.as_millis()).unwrap_or(LAST))
