@@ -212,7 +212,7 @@ async fn every_example_handles_an_id_once() {
 #[tokio::test]
 async fn every_example_bounds_the_body() {
     for name in EXAMPLES {
-        let example = Example::start(name, SECRET).await;
+        let mut example = Example::start(name, SECRET).await;
         let long = Request::signed(SECRET, "evt_1", now(), &"x".repeat(TOO_LONG));
         let short = Request::signed(SECRET, "evt_2", now(), "hello");
 
@@ -220,6 +220,8 @@ async fn every_example_bounds_the_body() {
         let answer = example.try_receives(&long).await;
 
         assert!(matches!(answer, Err(_) | Ok((413, _))), "{name}: {answer:?}");
+        // The old client may still take that connection for an open one.
+        example.client = Client::open(example.server.url());
         assert_eq!(example.receives(&short).await.0, 204, "{name}");
         assert_eq!(example.handled(), ["handled evt_2 message.sent"], "{name}");
     }
