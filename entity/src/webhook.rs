@@ -36,6 +36,8 @@ pub struct Model {
     /// A URL of the origin that headers and credentials were given for. Read where the sealed values do not name the
     /// origin. Null if an older version created the webhook.
     pub bound_url: Option<String>,
+    /// Whether the webhook gets its events in order; the same as in `policy`.
+    pub ordered: bool,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

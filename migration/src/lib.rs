@@ -22,6 +22,7 @@ mod m0011_bound_credentials;
 mod m0013_last_errors;
 mod m0014_tls_digests;
 mod m0015_trails;
+mod m0016_ordered;
 mod made;
 
 /// Id of the advisory lock that processes take in turns to migrate one PostgreSQL database. Arbitrary, and never
@@ -59,6 +60,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0013_last_errors::Migration),
             Box::new(m0014_tls_digests::Migration),
             Box::new(m0015_trails::Migration),
+            Box::new(m0016_ordered::Migration),
         ]
     }
 }

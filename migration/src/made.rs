@@ -7,7 +7,7 @@ use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend, Statement};
 
 #[derive(Debug, PartialEq, Eq)]
 enum Made<'a> {
-    /// A table or an index.
+    /// A table, an index or a trigger.
     Object(&'a str),
     Column(&'a str, &'a str),
     /// A row of `engine_state`.
@@ -18,7 +18,9 @@ enum Made<'a> {
 fn made_by(sql: &str) -> Option<Made<'_>> {
     let words: Vec<&str> = sql.split_whitespace().collect();
     match words[..] {
-        ["CREATE", "TABLE" | "INDEX", name, ..] | ["CREATE", "UNIQUE", "INDEX", name, ..] => Some(Made::Object(name)),
+        ["CREATE", "TABLE" | "INDEX" | "TRIGGER", name, ..] | ["CREATE", "UNIQUE", "INDEX", name, ..] => {
+            Some(Made::Object(name))
+        }
         ["ALTER", "TABLE", table, "ADD", "COLUMN", column, ..] => Some(Made::Column(table, column)),
         ["INSERT", "INTO", "engine_state", "(name,", "value)", "SELECT", name, ..] => {
             Some(Made::State(name.trim_matches(['\'', ','])))
@@ -49,6 +51,7 @@ mod tests {
             ("CREATE TABLE tenant (\n num {key})", Some(Made::Object("tenant"))),
             ("CREATE INDEX event_by_tenant ON event (tenant_num, seq)", Some(Made::Object("event_by_tenant"))),
             ("CREATE UNIQUE INDEX node_by_slot ON node (slot)", Some(Made::Object("node_by_slot"))),
+            ("CREATE TRIGGER t AFTER INSERT ON webhook BEGIN SELECT 1; END", Some(Made::Object("t"))),
             ("ALTER TABLE webhook ADD COLUMN paused_at BIGINT", Some(Made::Column("webhook", "paused_at"))),
             ("INSERT INTO engine_state (name, value) SELECT 'seal_layout', 2", Some(Made::State("seal_layout"))),
             ("UPDATE shard SET epoch = 0", None),

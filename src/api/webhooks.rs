@@ -138,7 +138,7 @@ fn new_webhook(tenant: TenantNum, settings: Settings) -> Result<NewWebhook, Prob
         events,
         headers,
         public_headers,
-        policy: serde_json::to_value(policy).map_err(|error| Problem::internal(&error))?,
+        policy,
         tls_digest: credentials.tls_digest().map(Vec::from),
         credentials: settings::to_store(&credentials)?,
         description,

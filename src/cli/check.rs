@@ -4,7 +4,6 @@ use serde::Deserialize;
 
 use crate::api::auth::is_scope;
 use crate::domain::moment::UnixMillis;
-use crate::domain::policy::Policy;
 use crate::engine::Credentials;
 use crate::store::{Judge, Options, Store, StoreError};
 
@@ -13,7 +12,6 @@ use super::{CliError, Settings, say};
 /// The store keeps these values without interpreting them; the layers that do interpret them judge them here.
 const JUDGE: Judge = Judge {
     is_scope,
-    policy: |policy| Policy::deserialize(policy).map(drop).map_err(|error| error.to_string()),
     // A parse error might quote a stored secret.
     credentials: |stored| Credentials::deserialize(stored).map(drop).map_err(|_| "not as they are written".to_owned()),
 };

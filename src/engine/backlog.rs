@@ -13,6 +13,7 @@ use std::time::Instant;
 use crate::delivery::breaker::View;
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::policy::RateLimit;
 use crate::store::StoreError;
 use crate::store::audit::Action;
 use crate::store::backlog::Among;
@@ -24,7 +25,6 @@ use crate::store::webhooks::WebhookSummary;
 use super::Engine;
 use super::lane::breaker_of;
 use super::rates::Percentiles;
-use crate::domain::policy::{Policy, RateLimit};
 
 pub use self::receivers::Receiver;
 
@@ -177,7 +177,7 @@ impl Engine {
     ) -> Result<HashMap<WebhookNum, Head>, StoreError> {
         let ledger = &self.inner.context.ledger;
         let owed = summaries.values().filter(|summary| ledger.pending(summary.num) > 0);
-        let (ordered, others): (Vec<_>, Vec<_>) = owed.partition(|summary| policy_of(summary).ordered);
+        let (ordered, others): (Vec<_>, Vec<_>) = owed.partition(|summary| summary.policy.ordered);
         let nums =
             |summaries: Vec<&WebhookSummary>| summaries.into_iter().map(|summary| summary.num).collect::<Vec<_>>();
         let mut heads = self.inner.store.heads(&nums(others), false, now).await?;
@@ -187,7 +187,7 @@ impl Engine {
 
     fn seen(&self, summary: &WebhookSummary, known: Known) -> Seen {
         let (ledger, num) = (&self.inner.context.ledger, summary.num);
-        let policy = policy_of(summary);
+        let policy = summary.policy.clone();
         let taken = self.inner.context.stats.find(num).map(|stats| stats.take());
         let breaker = taken.as_ref().and_then(|taken| taken.live.breaker);
         Seen {
@@ -239,9 +239,4 @@ impl Engine {
             permits: context.permits.view(),
         }
     }
-}
-
-/// The stored policy, or the default where it cannot be read.
-fn policy_of(summary: &WebhookSummary) -> Policy {
-    serde_json::from_value(summary.policy.clone()).unwrap_or_default()
 }

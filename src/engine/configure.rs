@@ -104,6 +104,6 @@ impl Engine {
 
 fn route_of(webhook: &Webhook) -> Route {
     let Webhook { num, tenant, is_active, .. } = *webhook;
-    let is_ordered = webhook.policy["ordered"] == true;
+    let is_ordered = webhook.policy.ordered;
     Route { num, tenant, events: webhook.events.clone(), is_active, is_ordered }
 }

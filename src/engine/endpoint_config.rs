@@ -120,11 +120,7 @@ fn config_of(row: endpoint_configs::EndpointConfigRow, context: &EngineContext) 
         has_pending_rows,
         health,
     } = row;
-    let policy: Policy = serde_json::from_value(webhook.policy.clone()).unwrap_or_else(|error| {
-        tracing::error!(webhook = %webhook.id, %error, "stored policy cannot be read; the defaults apply");
-        Policy::default()
-    });
-    let target = target_of(&webhook, &secrets, &policy, context);
+    let target = target_of(&webhook, &secrets, context);
     Arc::new(EndpointConfig {
         num: webhook.num,
         id: webhook.id,
@@ -136,7 +132,7 @@ fn config_of(row: endpoint_configs::EndpointConfigRow, context: &EngineContext) 
         is_active: webhook.is_active,
         url: webhook.url,
         health,
-        policy: Arc::new(policy),
+        policy: Arc::new(webhook.policy),
         target,
         has_rows: has_pending_rows,
         changes_at: secrets_change_at,
@@ -144,16 +140,11 @@ fn config_of(row: endpoint_configs::EndpointConfigRow, context: &EngineContext) 
 }
 
 /// `Err`: why nothing can be sent, in words for the webhook's owner.
-fn target_of(
-    webhook: &Webhook,
-    secrets: &[SecretString],
-    policy: &Policy,
-    context: &EngineContext,
-) -> Result<Target, String> {
+fn target_of(webhook: &Webhook, secrets: &[SecretString], context: &EngineContext) -> Result<Target, String> {
     let secrets: Result<Vec<SigningSecret>, _> =
         secrets.iter().map(|secret| SigningSecret::parse(secret.expose_secret())).collect();
     let secrets = secrets.map_err(|error| error.to_string())?;
-    let target = Target::try_new(&context.guard, &webhook.url, &webhook.headers, secrets, policy);
+    let target = Target::try_new(&context.guard, &webhook.url, &webhook.headers, secrets, &webhook.policy);
     let target = target.map_err(|error| error.to_string())?;
     let credentials = webhook.credentials.as_ref().map(credentials_of).transpose()?;
     check_origin(webhook, credentials.as_ref())?;

@@ -102,7 +102,7 @@ impl World {
             events: vec!["*".to_owned()],
             headers: Default::default(),
             public_headers: Vec::new(),
-            policy: serde_json::json!({ "retryPolicy": { "maxRetries": 0 } }),
+            policy: serde_json::from_value(serde_json::json!({ "retryPolicy": { "maxRetries": 0 } })).unwrap(),
             credentials: None,
             tls_digest: None,
             description: None,

@@ -11,6 +11,7 @@ use serde::de::IgnoredAny;
 
 use crate::domain::id::TenantNum;
 use crate::domain::moment::UnixMillis;
+use crate::domain::policy::Policy;
 
 use super::deliveries::{OUTCOMES, attempt_of, state_of_row};
 use super::keys::ApiKey;
@@ -51,7 +52,6 @@ struct SecretRow {
 #[derive(Debug, Clone, Copy)]
 pub struct Judge {
     pub is_scope: fn(&str) -> bool,
-    pub policy: fn(&serde_json::Value) -> Result<(), String>,
     pub credentials: fn(&serde_json::Value) -> Result<(), String>,
 }
 
@@ -82,17 +82,15 @@ impl Store {
 
     /// Checks sealed values only if their master key is here; the rest of the row is checked always.
     fn judge_webhook(&self, row: webhook::Model, judge: &Judge) -> Result<(), StoreError> {
-        let policy_of = |policy| (judge.policy)(policy).map_err(|why| StoreError::unreadable("policy", why));
         let is_foreign = |sealed: &[u8]| self.seal().is_foreign(sealed);
         if !is_foreign(&row.headers) && !row.credentials.as_deref().is_some_and(is_foreign) {
             let webhook = self.webhook_of(row)?;
-            policy_of(&webhook.policy)?;
             let Some(Credentials(stored)) = &webhook.credentials else { return Ok(()) };
             return (judge.credentials)(stored).map_err(|why| StoreError::unreadable("credentials", why));
         }
         webhook_id_of(&row.id)?;
         json::<Vec<String>>("subscriptions", &row.events)?;
-        policy_of(&json("policy", &row.policy)?)
+        json::<Policy>("policy", &row.policy).map(drop)
     }
 
     async fn scan_configuration(&self, scan: &mut Scan<'_>, judge: &Judge) -> Result<(), StoreError> {

@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 
 use crate::domain::id::{TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::policy::Policy;
 
 use super::audit::{self, Action, Author, Deed};
 use super::config_changes::{self, Change};
@@ -53,8 +54,8 @@ pub struct Webhook {
     pub headers: BTreeMap<String, String>,
     /// Names of headers whose values may be shown.
     pub public_headers: Vec<String>,
-    /// The owner's choice of limits and retries; the store does not look inside.
-    pub policy: serde_json::Value,
+    /// Limits and retries as the owner chose them.
+    pub policy: Policy,
     /// TLS options and authentication at the receiver; `None` for most.
     pub credentials: Option<Credentials>,
     /// Digest of the TLS options among the credentials; tells them from others.
@@ -83,7 +84,7 @@ pub struct NewWebhook {
     pub events: Vec<String>,
     pub headers: BTreeMap<String, String>,
     pub public_headers: Vec<String>,
-    pub policy: serde_json::Value,
+    pub policy: Policy,
     pub credentials: Option<Credentials>,
     /// Digest of the TLS options among the credentials; tells them from others.
     pub tls_digest: Option<Vec<u8>>,
@@ -251,6 +252,7 @@ impl Store {
             row.events = Set(to_json(&changed.events)?);
             row.public_headers = Set(names(&changed.public_headers)?);
             row.policy = Set(to_json(&changed.policy)?);
+            row.ordered = Set(changed.policy.ordered);
             row.tls_digest = Set(changed.tls_digest.clone());
             row.description = Set(changed.description.clone());
             row.metadata = Set(changed.metadata.as_ref().map(to_json).transpose()?);
@@ -355,6 +357,7 @@ impl Store {
             events: Set(to_json(&new.events)?),
             public_headers: Set(names(&new.public_headers)?),
             policy: Set(to_json(&new.policy)?),
+            ordered: Set(new.policy.ordered),
             tls_digest: Set(new.tls_digest.clone()),
             description: Set(new.description.clone()),
             metadata: Set(new.metadata.as_ref().map(to_json).transpose()?),

@@ -21,7 +21,6 @@ use crate::domain::id::{SecretId, WebhookId};
 use crate::engine::SigningSecret;
 use crate::store::webhooks::SecretEnd;
 
-use super::settings::stored_policy;
 use super::view::NewWebhookView;
 use super::{find, view_of};
 
@@ -44,7 +43,7 @@ pub(super) async fn test(
     One(id): One<WebhookId>,
 ) -> Result<axum::Json<TestAnswer>, Problem> {
     let webhook = find(&app, tenant.num(), id).await?;
-    let timeout = Duration::from_millis(stored_policy(&webhook)?.timeout_ms.into());
+    let timeout = Duration::from_millis(webhook.policy.timeout_ms.into());
     let delivery = app.engine().test(&webhook, timeout, &tenant.author()).await?;
     Ok(axum::Json(deliveries::test_answer(&app, tenant.num(), delivery).await?))
 }

@@ -54,10 +54,6 @@ impl Default for Settings {
     }
 }
 
-pub(super) fn stored_policy(webhook: &Webhook) -> Result<Policy, Problem> {
-    serde::Deserialize::deserialize(&webhook.policy).map_err(|error: serde_json::Error| Problem::unreadable_row(&error))
-}
-
 /// Most webhooks have empty credentials.
 pub(super) fn stored_credentials(webhook: &Webhook) -> Result<Credentials, Problem> {
     let Some(webhooks::Credentials(stored)) = &webhook.credentials else { return Ok(Credentials::default()) };
@@ -68,13 +64,10 @@ pub(super) fn stored_credentials(webhook: &Webhook) -> Result<Credentials, Probl
 /// Whether the parts of a webhook that the store does not interpret can be read. Lists leave out webhooks that cannot
 /// be read.
 pub(super) fn is_readable(store: &Store, webhook: &Webhook) -> bool {
-    let policy: Result<Policy, _> = serde::Deserialize::deserialize(&webhook.policy);
-    let damage = match (policy, stored_credentials(webhook)) {
-        (Ok(_), Ok(_)) => return true,
-        (Err(error), _) => format!("policy: {error}"),
-        (Ok(_), Err(_)) => "credentials".to_owned(),
-    };
-    store.leave_out(webhook, &damage);
+    if stored_credentials(webhook).is_ok() {
+        return true;
+    }
+    store.leave_out(webhook, "credentials");
     false
 }
 
@@ -89,13 +82,14 @@ pub(super) fn to_store(credentials: &Credentials) -> Result<Option<webhooks::Cre
 
 impl Settings {
     pub(super) fn of(webhook: &Webhook) -> Result<Self, Problem> {
-        let (policy, credentials) = (stored_policy(webhook)?, stored_credentials(webhook)?);
+        let credentials = stored_credentials(webhook)?;
         let Webhook {
             name,
             url,
             events,
             headers,
             public_headers,
+            policy,
             credentials_origin,
             description,
             metadata,
@@ -136,7 +130,7 @@ impl Settings {
         webhook.events = events;
         webhook.headers = headers;
         webhook.public_headers = public_headers;
-        webhook.policy = serde_json::to_value(policy).map_err(|error| Problem::internal(&error))?;
+        webhook.policy = policy;
         webhook.tls_digest = credentials.tls_digest().map(Vec::from);
         webhook.credentials = to_store(&credentials)?;
         webhook.credentials_origin = credentials_origin;

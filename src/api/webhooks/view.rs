@@ -17,7 +17,7 @@ use crate::engine::{Credentials, is_secret_header};
 use crate::store::webhooks::{SecretInfo, Webhook};
 
 use super::credentials::{AuthView, TlsView, certificate_ends_at};
-use super::settings::{stored_credentials, stored_policy};
+use super::settings::stored_credentials;
 
 /// Stands for a secret, and for the value of a header that is not public.
 pub(super) const REDACTED: &str = "[redacted]";
@@ -166,7 +166,7 @@ impl WebhookView {
         secrets: Vec<SecretInfo>,
         receiver: ReceiverFields,
     ) -> Result<Self, Problem> {
-        let policy = stored_policy(&webhook)?;
+        let policy = webhook.policy.clone();
         let Credentials { tls, auth } = stored_credentials(&webhook)?;
         let Policy { retry_policy, timeout_ms, rate_limit, max_in_flight, ordered, filter, signature, .. } = policy;
         let Webhook { num: _, id, tenant: _, name, url, events, mut headers, public_headers, .. } = webhook;

@@ -48,7 +48,7 @@ async fn settle_one(store: &Store, crowd: &[Alike], bar: &ProgressBar) -> Result
         catalogue: crowd.iter().map(|alike| (alike.kind.clone(), "Of a benchmark.".to_owned())).collect(),
     };
     let tenant = store.create_tenant(new, None, &Author::command()).await.map_err(CliError::failed)?;
-    let policy = serde_json::to_value(Policy::default()).map_err(CliError::failed)?;
+    let policy = Policy::default();
     for alike in crowd {
         for from in (0..alike.count).step_by(CHUNK) {
             let to = alike.count.min(from + CHUNK);
@@ -60,7 +60,7 @@ async fn settle_one(store: &Store, crowd: &[Alike], bar: &ProgressBar) -> Result
     Ok(id)
 }
 
-fn webhook(tenant: TenantNum, alike: &Alike, index: usize, policy: &serde_json::Value) -> NewWebhook {
+fn webhook(tenant: TenantNum, alike: &Alike, index: usize, policy: &Policy) -> NewWebhook {
     NewWebhook {
         id: WebhookId::generate(),
         tenant,

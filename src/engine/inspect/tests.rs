@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::domain::moment::UnixMillis;
+use crate::domain::policy::Policy;
 use crate::engine::EngineConfig;
 use crate::engine::tests::store_with_tenant;
 use crate::store::Store;
@@ -24,7 +25,7 @@ fn webhook(tenant: TenantNum) -> NewWebhook {
         events: Vec::new(),
         headers: [].into(),
         public_headers: Vec::new(),
-        policy: serde_json::json!({}),
+        policy: Policy::default(),
         credentials: None,
         tls_digest: None,
         description: None,

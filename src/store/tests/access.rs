@@ -4,6 +4,7 @@ use super::audit::{Action, AuditFilter, Entry, Who};
 use super::keys::NewApiKey;
 use super::*;
 use crate::domain::id::KeyId;
+use crate::domain::policy::Policy;
 
 fn key(tenant: Option<&super::tenants::Tenant>) -> NewApiKey {
     NewApiKey {
@@ -60,7 +61,7 @@ async fn every_change_is_entered_with_its_author_in_the_order_of_changes(on: On)
     let peer = Some("192.0.2.7".parse().unwrap());
     let by = Author { who: Who::Key(by_key), peer, request: Some("r-1".to_owned()) };
     let created = store.create_webhook(world.new_webhook(), None, &by).await.unwrap();
-    let policy = serde_json::json!({ "timeoutMs": 7000, "ordered": true });
+    let policy = Policy { timeout_ms: 7000, ordered: true, ..Policy::default() };
     let renamed = Webhook { name: "Other".to_owned(), policy, ..created.clone() };
     let changed = store.update_webhook(&renamed, now, &by).await.unwrap();
     let paused = store.update_webhook(&Webhook { paused_at: Some(now), ..changed }, now, &by).await.unwrap();

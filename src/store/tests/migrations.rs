@@ -4,6 +4,9 @@ use migration::MigratorTrait;
 
 use super::super::connect::cut_short::LEFT;
 use super::*;
+use crate::domain::policy::Policy;
+use crate::store::audit::Author;
+use crate::store::webhooks::{Routed, Webhook};
 
 #[tokio::test]
 async fn a_second_process_is_told_that_the_file_is_in_use() {
@@ -26,6 +29,42 @@ async fn the_schema_goes_down_and_up_again(on: On) {
     home.migrate_down(3).await;
     home.open().await.close().await;
     home.opened(options).await.unwrap().close().await;
+}
+
+/// Whether the route table learns that the webhook is ordered.
+async fn is_ordered(store: &Store, num: WebhookNum) -> bool {
+    match &store.routes_of(&[num]).await.unwrap()[..] {
+        [Routed::Here(route)] => route.is_ordered,
+        other => panic!("{other:?}"),
+    }
+}
+
+on_both!(a_webhook_is_ordered_whichever_version_wrote_its_policy);
+async fn a_webhook_is_ordered_whichever_version_wrote_its_policy(on: On) {
+    let world = World::new(on).await;
+    let webhook = world.webhook().await;
+    let policy = Policy { ordered: true, ..Policy::default() };
+    assert!(!is_ordered(&world.store, webhook.num).await);
+    let written_by_an_older_version = |policy: &Policy| {
+        format!(
+            "UPDATE webhook SET policy = '{}' WHERE num = {}",
+            serde_json::to_string(policy).unwrap(),
+            webhook.num.0
+        )
+    };
+    world.tamper(&written_by_an_older_version(&policy)).await;
+    assert!(is_ordered(&world.store, webhook.num).await);
+    world.tamper(&written_by_an_older_version(&Policy::default())).await;
+    assert!(!is_ordered(&world.store, webhook.num).await);
+
+    let changed = Webhook { policy, ..webhook.clone() };
+    world.store.update_webhook(&changed, UnixMillis::now(), &Author::command()).await.unwrap();
+    assert!(is_ordered(&world.store, webhook.num).await);
+    let home = world.stop().await;
+    home.migrate_down(1).await;
+    let store = home.open().await;
+    assert!(is_ordered(&store, webhook.num).await, "rows from before the migration have the column, too");
+    store.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,6 +10,7 @@ use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
 use crate::domain::id::{DeliveryId, EventSeq, TenantId, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::policy::Policy;
 use crate::store::audit::Author;
 use crate::store::cluster::Database;
 use crate::store::deliveries::{self, Attempt, DeliveryState, Status, Trigger};
@@ -171,7 +172,7 @@ impl World {
             events: vec!["message.*".to_owned()],
             headers: [("X-Team".to_owned(), "billing".to_owned())].into(),
             public_headers: Vec::new(),
-            policy: serde_json::json!({ "timeoutMs": 5000 }),
+            policy: Policy::default(),
             credentials: None,
             tls_digest: None,
             description: None,

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::store::audit::{self, Action, Deed};
 
 use super::{Credentials, Webhook};
+use crate::domain::policy::Policy;
 
 pub(super) fn deed(before: &Webhook, after: &Webhook) -> Deed {
     let fields = fields(before, after);
@@ -32,7 +33,8 @@ fn fields(before: &Webhook, after: &Webhook) -> Vec<String> {
         ("metadata", before.metadata != *metadata),
         ("isActive", before.is_active != *is_active),
     ]);
-    fields.extend(changed_members(&before.policy, policy));
+    let policy_of = |policy: &Policy| serde_json::to_value(policy).unwrap_or_default();
+    fields.extend(changed_members(&policy_of(&before.policy), &policy_of(policy)));
     let document = |credentials: &Option<Credentials>| credentials.clone().map_or(Value::Null, |Credentials(it)| it);
     fields.extend(changed_members(&document(&before.credentials), &document(credentials)));
     fields

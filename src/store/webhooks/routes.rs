@@ -1,7 +1,6 @@
 //! Reads what the route table needs of webhooks: their subscriptions. Nothing else is read before an event has matched.
 
 use entity::webhook::{Column, Entity};
-use sea_orm::sea_query::{Expr, ExprTrait, SimpleExpr};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QueryResult, QuerySelect, QueryTrait,
 };
@@ -15,7 +14,8 @@ use super::json;
 /// Webhooks read into the route table at a time.
 const CHUNK: u64 = 10_000;
 
-const COLUMNS: [Column; 5] = [Column::Num, Column::Id, Column::TenantNum, Column::Events, Column::IsActive];
+const COLUMNS: [Column; 6] =
+    [Column::Num, Column::Id, Column::TenantNum, Column::Events, Column::IsActive, Column::Ordered];
 
 #[derive(Debug, Clone)]
 pub struct Route {
@@ -41,7 +41,6 @@ impl Store {
         let rows = Entity::find()
             .select_only()
             .columns(COLUMNS)
-            .column_as(is_ordered(), "is_ordered")
             .filter(Column::DeletedAt.is_null())
             .filter(Column::Num.gt(after.0))
             .order_by_asc(Column::Num)
@@ -57,7 +56,6 @@ impl Store {
         let rows = Entity::find()
             .select_only()
             .columns(COLUMNS)
-            .column_as(is_ordered(), "is_ordered")
             .column_as(Column::DeletedAt.is_not_null(), "is_deleted")
             .filter(is_one_of(self.backend(), Column::Num, &nums))
             .build(self.backend());
@@ -82,12 +80,7 @@ impl Store {
             self.pass_over_webhook(row, error);
             (Vec::new(), true)
         });
-        let is_ordered = row.try_get("", "is_ordered").unwrap_or(false);
+        let is_ordered = row.try_get("", "ordered").unwrap_or(false);
         Some(Route { num: WebhookNum(num), tenant: TenantNum(tenant), events, is_active, is_ordered })
     }
-}
-
-/// Searches the text of the policy, which is JSON without spaces: to parse it for every webhook would take longer.
-fn is_ordered() -> SimpleExpr {
-    Expr::col(Column::Policy).like(r#"%"ordered":true%"#)
 }

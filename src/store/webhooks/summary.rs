@@ -8,6 +8,7 @@ use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, QueryResult, Statemen
 
 use crate::domain::id::{TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::policy::Policy;
 use crate::store::dialect::{is_any_of, numbers};
 use crate::store::health::Health;
 use crate::store::{Store, StoreError};
@@ -24,8 +25,8 @@ pub struct WebhookSummary {
     pub id: WebhookId,
     pub tenant: TenantNum,
     pub name: String,
-    /// The owner's choice of limits and retries; the store does not look inside.
-    pub policy: serde_json::Value,
+    /// Limits and retries as the owner chose them.
+    pub policy: Policy,
     pub is_active: bool,
     /// Why the engine switched the webhook off, if it did.
     pub inactive_reason: Option<String>,
@@ -76,7 +77,7 @@ impl Store {
             id: webhook_id_of(&id)?,
             tenant: TenantNum(row.try_get("", "tenant_num")?),
             name: String::new(),
-            policy: serde_json::Value::Null,
+            policy: Policy::default(),
             is_active: true,
             inactive_reason: None,
             paused_at: None,

@@ -21,7 +21,7 @@ fn webhook() -> WebhookSummary {
         id: WebhookId::generate(),
         tenant: TenantNum(1),
         name: String::new(),
-        policy: serde_json::Value::Null,
+        policy: Policy::default(),
         is_active: true,
         inactive_reason: None,
         paused_at: None,
