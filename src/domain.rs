@@ -3,6 +3,7 @@
 //! of the API take it from here.
 
 pub mod id;
+pub mod in_doubt;
 pub mod moment;
 pub mod outcome;
 pub mod policy;

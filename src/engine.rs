@@ -32,6 +32,7 @@ mod listing;
 mod node_lease;
 mod operational;
 mod registry;
+mod stale;
 mod start_slots;
 mod tenant_quota;
 
@@ -49,12 +50,12 @@ use tokio_util::task::TaskTracker;
 
 pub use self::backlog::{Actor, Backlog, BacklogOrder, EndpointState, Receiver};
 pub use self::cluster::Owner;
-pub use self::config_sync::Stale;
 pub use self::inspect::EngineFigures;
 pub use self::listing::DeliveryPage;
 pub use self::operational::{DISABLED_EVENT, FAILING_EVENT};
 pub use self::permits::{BulkheadView, PartView};
 pub use self::rates::Percentiles;
+pub use self::stale::Stale;
 pub use crate::delivery::breaker::{View as BreakerView, ViewState as BreakerState};
 pub use crate::delivery::client::peer_client;
 pub use crate::delivery::credentials::{Auth, ClientCredentials, Concealed, Credentials, TlsOptions, TokenAuthMethod};

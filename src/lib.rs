@@ -60,8 +60,10 @@
 //! ```
 //! use std::time::Duration;
 //!
-//! use posthaste::clock::UnixMillis;
-//! use posthaste::delivery::{Outcome, RetryPolicy, Verdict, decide};
+//! use posthaste::delivery::{Verdict, decide};
+//! use posthaste::domain::moment::UnixMillis;
+//! use posthaste::domain::outcome::Outcome;
+//! use posthaste::domain::policy::RetryPolicy;
 //!
 //! let (policy, now, no_jitter) = (RetryPolicy::default(), UnixMillis(1_800_000_000_000), 0.0);
 //! let hint = Some(Duration::from_secs(60));

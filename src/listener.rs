@@ -8,7 +8,6 @@ mod answer;
 mod connection;
 mod connections;
 mod descriptors;
-mod figures;
 mod framing;
 mod overload_response;
 mod streams;
@@ -30,15 +29,15 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::connections::figures::Figures;
 pub use self::descriptors::{Shares, raise_limit};
-pub use self::figures::Figures;
 pub use self::tls::{TlsError, TlsFiles};
 
 use self::activity::Limits;
 use self::connection::Means;
 use self::connections::Connections;
+use self::connections::figures::Shortage;
 use self::descriptors::Spare;
-use self::figures::Shortage;
 use self::overload_response::{Refusals, refuse};
 use self::tls::Certificate;
 use self::turns::Turns;

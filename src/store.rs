@@ -10,9 +10,11 @@ pub mod admin_keys;
 pub mod audit;
 pub mod backlog;
 pub mod config_changes;
+mod decode;
 pub mod deliveries;
 pub mod endpoint_configs;
 pub mod error;
+mod event_cache;
 pub mod event_types;
 pub mod events;
 pub mod fanout_scan;
@@ -53,11 +55,13 @@ mod unreadable;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use connect::{CONNECTIONS, Contents, DEFAULT_CONNECTIONS, DEFAULT_LEASE, OpenError, Options};
-pub use error::StoreError;
+pub use connect::{CONNECTIONS, Contents, DEFAULT_CONNECTIONS, DEFAULT_LEASE, Options};
+pub use error::{OpenError, StoreError};
 pub use scan::Judge;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
 use tokio::time::Instant;
+
+use self::event_cache::EventCache;
 
 use self::checkpoint::Checkpoints;
 use self::page::Page;
@@ -89,7 +93,7 @@ struct Inner {
     lease_for: Duration,
     seal: Seal,
     /// Events in memory, shared by everything that reads them.
-    events: payload::Events,
+    events: EventCache,
     unreadable: Unreadable,
     /// SQLite only.
     checkpoints: Option<Checkpoints>,

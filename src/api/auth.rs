@@ -23,6 +23,7 @@ use super::cost::Cost;
 use super::key::{self, Digest};
 use super::problem::Problem;
 use super::request_log::CallerNote;
+use super::scope::Scope;
 use crate::domain::id::{KeyId, SessionId, TenantId, TenantNum};
 use crate::domain::moment::UnixMillis;
 use crate::store::audit::{Author, Who};
@@ -31,34 +32,6 @@ use crate::store::tenants::Tenant as TenantRow;
 pub use super::key::{is_key_name, new_admin_key, new_first_admin_key, new_tenant_key};
 
 pub(super) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-
-/// A scope: what a key allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scope {
-    Read,
-    Publish,
-    Manage,
-    Operate,
-}
-
-impl Scope {
-    pub(super) const ALL: [Self; 4] = [Self::Read, Self::Publish, Self::Manage, Self::Operate];
-
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Publish => "publish",
-            Self::Manage => "manage",
-            Self::Operate => "operate",
-        }
-    }
-}
-
-/// Whether `name` is a scope that a key may have.
-#[must_use]
-pub fn is_scope(name: &str) -> bool {
-    Scope::ALL.into_iter().any(|scope| scope.as_str() == name)
-}
 
 /// A scope as a type, for the signatures of handlers.
 pub(super) trait Needs: Send {

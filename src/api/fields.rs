@@ -1,6 +1,8 @@
 //! Reads JSON objects field by field and collects every fault with its pointer, instead of stopping at the first. Raw
 //! values are borrowed from the body, so that what goes to receivers stays as it was, to the byte.
 
+pub(super) mod readable;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -9,7 +11,6 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::problem::{FieldError, Problem};
-use super::readable;
 use crate::domain::moment::{TimeError, UnixMillis};
 
 /// Maximum members of an object; a larger object is refused as a whole. Ours have nineteen at most, custom headers

@@ -7,9 +7,9 @@ use crate::domain::id::{KeyId, TenantNum};
 use crate::domain::moment::UnixMillis;
 use crate::store::keys::NewApiKey;
 
-use super::auth::Scope;
-use super::readable;
-use super::tenants::NAME;
+use super::fields::readable;
+use super::names::NAME;
+use super::scope::Scope;
 
 const PREFIX: &str = "phk_";
 

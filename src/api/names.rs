@@ -5,6 +5,9 @@ use serde_json::value::RawValue;
 use super::fields::{Fault, any_text, out_of};
 use crate::engine::{DISABLED_EVENT, FAILING_EVENT, TEST_EVENT};
 
+/// Characters of a name, of a tenant and of every other object that has one for people.
+pub(super) const NAME: std::ops::RangeInclusive<usize> = 1..=200;
+
 /// Bytes of an event type or a pattern.
 const LENGTH: std::ops::RangeInclusive<usize> = 1..=128;
 

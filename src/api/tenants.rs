@@ -16,6 +16,7 @@ use super::document::{ChangeProblems, CreateProblems, DeleteProblems, ReadProble
 use super::etag::{Changed, IfMatch, changed, tagged};
 use super::fields::{Given, Reader, boolean, line};
 use super::idempotency::{self, IdempotencyKey};
+use super::names::NAME;
 use super::page::{NoQuery, PageParams, PageView, Query};
 use super::path::One;
 use super::problem::Problem;
@@ -23,9 +24,6 @@ use crate::domain::id::{TenantId, TenantNum};
 use crate::domain::moment::UnixMillis;
 use crate::store::StoreError;
 use crate::store::tenants::{NewTenant, Tenant};
-
-/// Characters of a name, of a tenant and of every other object that has one for people.
-pub(super) const NAME: std::ops::RangeInclusive<usize> = 1..=200;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(read, update, delete))

@@ -1,11 +1,11 @@
 //! `/webhooks`: what tenants subscribe to, and the actions on a webhook.
 
 mod actions;
-mod bound;
 mod credentials;
 mod headers;
 mod hold;
 mod input;
+mod redaction;
 mod settings;
 mod view;
 

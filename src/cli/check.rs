@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::api::auth::is_scope;
+use crate::api::scope::is_scope;
 use crate::domain::moment::UnixMillis;
 use crate::engine::Credentials;
 use crate::store::{Judge, Options, Store, StoreError};

@@ -19,10 +19,10 @@ use rustls_platform_verifier::Verifier;
 
 use self::handshake::{Sessions, WatchConnects};
 use super::credentials::TlsMaterial;
-use super::dns::Dns;
 use super::guard::Guard;
 use super::peer_check::CheckPeer;
 use super::resolver::VettedResolver;
+use super::resolver::dns::Dns;
 
 use self::verifier::OwnOrSystem;
 

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::dns::Dns;
 use super::guard::{Guard, Own};
+use super::resolver::dns::Dns;
 
 /// How often to read: for this long, a new address of this machine may be called. A read is one system call.
 const AGAIN_AFTER: Duration = Duration::from_secs(30);

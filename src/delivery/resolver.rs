@@ -1,6 +1,8 @@
 //! Resolves receivers' names for the HTTP client and returns vetted addresses only. `dns` looks the addresses up, the
 //! guard checks them, and `failure` finds these errors again inside the client's.
 
+pub mod dns;
+
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use std::time::Duration;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::time::{Instant, timeout_at};
 
-use super::dns::{Dns, MAX_ADDRESSES};
+use self::dns::{Dns, MAX_ADDRESSES};
 use super::guard::{Guard, GuardError};
 
 tokio::task_local! {

@@ -10,9 +10,9 @@ use actix::{Arbiter, ArbiterHandle, System};
 use parking_lot::Mutex;
 
 use crate::delivery::client::{ClientError, Clients, Making};
-use crate::delivery::dns::Dns;
 use crate::delivery::guard::Guard;
 use crate::delivery::hops::EngineName;
+use crate::delivery::resolver::dns::Dns;
 use crate::delivery::sender::Sender;
 use crate::delivery::token::Tokens;
 

@@ -8,7 +8,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
 use tokio::time::MissedTickBehavior;
 
 use crate::domain::id::{TenantNum, WebhookNum};
@@ -21,6 +20,7 @@ use super::Engine;
 use super::context::EngineContext;
 use super::registry::RegistryHandle;
 use super::routes::RouteTable;
+use super::stale::Stale;
 
 /// Fallback poll: peers send NOTIFY on change. At 500 ms, a lost notification still meets the 1 s bound.
 const EVERY: Duration = Duration::from_millis(500);
@@ -34,37 +34,7 @@ const CHUNK: usize = 512;
 /// With more changed webhooks than this, reading all webhooks is faster.
 const MANY: usize = 10_000;
 
-/// What has become stale of the tenants and keys that are kept in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stale {
-    /// This tenant, or one of its keys, was changed or deleted.
-    Tenant(TenantNum),
-    /// A session of an admin has ended.
-    AdminKeys,
-    Everything,
-}
-
-type Listener = Box<dyn Fn(Stale) + Send + Sync>;
-
-/// Callbacks of the caches that keep tenants and keys in memory.
-#[derive(Default)]
-pub(super) struct Listeners(RwLock<Vec<Listener>>);
-
-impl Listeners {
-    fn tell(&self, stale: Stale) {
-        for listener in self.0.read().iter() {
-            listener(stale);
-        }
-    }
-}
-
 impl Engine {
-    /// Registers a cache of tenants and keys: from now on `listener` is told what other nodes have changed of them. It
-    /// must not wait.
-    pub fn on_stale(&self, listener: impl Fn(Stale) + Send + Sync + 'static) {
-        self.inner.context.listeners.0.write().push(Box::new(listener));
-    }
-
     /// Notifies the other nodes of a change made here, so that they read it at once.
     pub fn notify_peers(&self) {
         self.inner.context.notifier.notify_changes();

@@ -21,17 +21,19 @@ use crate::store::{Store, payload};
 
 use super::EngineConfig;
 use super::bodies::Bodies;
-use super::config_sync::Listeners;
-use super::endpoint::LINES_ALL;
 use super::endpoint_stats::AllEndpointStats;
 use super::node_lease::NodeLease;
 use super::permits::Permits;
 use super::routes::RouteTable;
+use super::stale::Listeners;
 use super::tenant_quota::LiveEndpoints;
 
 /// The most offers that may be in mailboxes: a few milliseconds of work for the endpoint threads, and enough to keep
 /// them busy.
 const OFFERS: usize = 1024;
+
+/// Failed attempts of all endpoints that are logged in a second: some 200 KiB of text.
+const LINES_ALL: u32 = 500;
 
 pub(super) struct EngineContext {
     pub(super) store: Store,

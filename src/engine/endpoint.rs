@@ -19,13 +19,13 @@ use tracing::field::display;
 use crate::delivery::breaker::ViewState as BreakerState;
 use crate::delivery::sender::{Report, Sender};
 use crate::domain::id::{DeliveryId, EventSeq};
+use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::Outcome;
 use crate::fault;
 use crate::log_limit::LogLimit;
 use crate::store::deliveries::Wanted;
 use crate::store::journal::Record;
-use crate::store::state::InDoubt;
 
 use super::context::EngineContext;
 use super::endpoint_config::{self, EndpointConfig};
@@ -42,7 +42,7 @@ use self::watch::DeathWatch;
 pub(super) use self::messages::{
     Configure, Detach, Drain, Offer, Passivate, Probe, Remind, SendNow, Wake, Withdraw, WithdrawAll,
 };
-pub(super) use self::report::{ENDPOINT, LINES_ALL};
+pub(super) use self::report::ENDPOINT;
 pub(super) use self::watch::{EndpointEvent, EndpointEventKind};
 
 /// Offers that may wait for the actor.

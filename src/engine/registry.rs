@@ -17,11 +17,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::domain::id::{DeliveryId, WebhookId, WebhookNum};
+use crate::domain::in_doubt::InDoubt;
 use crate::fault;
 use crate::store::events::Event;
 use crate::store::journal::feed::Feed;
 use crate::store::leases::ShardNum;
-use crate::store::state::InDoubt;
 
 use super::arbiters::{Arbiters, EndpointThread};
 use super::context::EngineContext;

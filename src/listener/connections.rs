@@ -5,6 +5,8 @@
 //! connections, because that address gives back what it holds beyond half of the slots; or by callers without a valid
 //! key, however many addresses they have, because idle connections of callers with a valid key keep half of the slots.
 
+pub(super) mod figures;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,9 +17,9 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::figures::{Refused, Shortage};
 use super::activity::{Activity, Standing};
 use super::answer::UnderWay;
-use super::figures::{Refused, Shortage};
 
 /// Candidates that one pass over all connections yields, so that the pass is paid once for this many newcomers.
 const CANDIDATES: usize = 64;

@@ -10,8 +10,8 @@ use crate::domain::moment::UnixMillis;
 
 use super::audit::{self, Action, Author, Deed};
 use super::config_changes::{self, Change};
-use super::keys::{ApiKey, KEY, in_turn};
-use super::{Page, Store, StoreError, sessions};
+use super::keys::{ApiKey, KEY, end_sessions_of, in_turn};
+use super::{Page, Store, StoreError};
 
 /// Result of a revocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Store {
             if is_alive && !has_other && others.count(on).await? == 0 {
                 return Ok(Revoked::IsLast);
             }
-            sessions::end_of(on, &key.digest).await?;
+            end_sessions_of(on, &key.digest).await?;
             Entity::delete_by_id(key.num).exec(on).await?;
             audit::enter(on, by, Deed::new(Action::DeleteKey, None, id), now).await?;
             config_changes::note(on, Change::AdminKeys).await?;

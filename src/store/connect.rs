@@ -4,7 +4,6 @@
 mod postgres;
 mod sqlite;
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +12,11 @@ use migration::SchemaError;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryOrder, QuerySelect};
 
 use super::checkpoint::Checkpoints;
-use super::payload::Events;
+use super::event_cache::EventCache;
 use super::pool::Pool;
 use super::seal::{MasterKey, Seal};
 use super::unreadable::Unreadable;
-use super::{Inner, Store, StoreError, state};
+use super::{Inner, OpenError, Store, StoreError, state};
 #[cfg(debug_assertions)]
 use crate::fault;
 
@@ -66,50 +65,6 @@ impl Options {
             lease,
             force_unsafe: false,
             reads_secrets: true,
-        }
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error("POSTHASTE_DATABASE_URL: `{0}` is not accepted; expected sqlite://path or postgres://user@host/database")]
-    Unsupported(String),
-    /// A setting that does not fit the database, or the reverse; says what is wrong and what would be accepted.
-    #[error("{0}")]
-    Setting(String),
-    #[error("{path} is in use by another process; a SQLite database serves one posthaste at a time")]
-    Locked { path: PathBuf },
-    #[error("the database is served by another posthaste ({name}); stop that one first")]
-    Served { name: String },
-    #[error("{path}: {source}")]
-    File { path: PathBuf, source: std::io::Error },
-    #[error("{path} is damaged, or no SQLite database ({why}); restore a copy of it, or name another file")]
-    Damaged { path: PathBuf, why: String },
-    /// PostgreSQL does not answer, or answers with an unexpected error. `server`: host and port.
-    #[error("PostgreSQL at {server}, which POSTHASTE_DATABASE_URL names, cannot be reached: {why}")]
-    Unreachable { server: String, why: String },
-    #[error("{path}: {why}; expected 32 bytes in base64")]
-    MasterKey { path: PathBuf, why: String },
-    #[error("{setting} does not fit this database, whose secrets are sealed under another master key")]
-    WrongKey { setting: String },
-    #[error("database: {0}")]
-    Database(#[from] DbErr),
-    #[error("the database has migrations to run; run `posthaste migrate up`")]
-    NotMigrated,
-    /// Names the migrations that this version cannot work after, or does not know how to undo.
-    #[error("the database was written by a newer posthaste: this version does not know {0}")]
-    Newer(String),
-}
-
-impl OpenError {
-    /// Whether a change of settings, of this process or of the database, resolves the error.
-    #[must_use]
-    pub fn is_configuration(&self) -> bool {
-        match self {
-            Self::Unsupported(_) | Self::Setting(_) | Self::WrongKey { .. } => true,
-            Self::Locked { .. } | Self::Served { .. } | Self::File { .. } | Self::MasterKey { .. } => false,
-            Self::Damaged { .. } | Self::Unreachable { .. } => false,
-            Self::Database(_) | Self::NotMigrated | Self::Newer(_) => false,
         }
     }
 }
@@ -170,7 +125,7 @@ impl Store {
         let (writer, async_commit_pool, lease) = (pool(writer), pool(async_commit_pool), lease.map(pool));
         let (readers, engine_readers) = (pool(readers), pool(engine_readers));
         let (lease_for, listen) = (options.lease, options.listen);
-        let (events, unreadable) = (Events::default(), Unreadable::default());
+        let (events, unreadable) = (EventCache::default(), Unreadable::default());
         let _lock = lock;
         let inner = Inner {
             writer,
@@ -254,14 +209,6 @@ impl Options {
     pub fn place(&self) -> String {
         without_secrets(&self.url)
     }
-}
-
-/// `<path>.<suffix>`
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(suffix);
-    PathBuf::from(name)
 }
 
 /// Lets a test end a migration between two of its statements.

@@ -10,8 +10,8 @@ use sea_orm::{ConnectionTrait, EntityTrait, FromQueryResult, QueryResult, Statem
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 
+use super::decode::webhook_id_of;
 use super::unreadable::{is_damage_of_event, is_damaged, key_of};
-use super::webhooks::webhook_id_of;
 use super::{Store, StoreError};
 
 use self::list::{ListQuery, Source};

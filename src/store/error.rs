@@ -1,5 +1,7 @@
 //! Errors of the store. Finding nothing is no error: lookups return `Option`.
 
+use std::path::PathBuf;
+
 use sea_orm::sqlx::Error as SqlxError;
 use sea_orm::{DbErr, RuntimeErr, SqlErr};
 
@@ -80,5 +82,49 @@ mod tests {
         assert!(matches!(damaged, StoreError::Unreadable { .. }), "{damaged:?}");
         let cut_off = of(SqlxError::PoolTimedOut);
         assert!(matches!(cut_off, StoreError::Database(_)), "{cut_off:?}");
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("POSTHASTE_DATABASE_URL: `{0}` is not accepted; expected sqlite://path or postgres://user@host/database")]
+    Unsupported(String),
+    /// A setting that does not fit the database, or the reverse; says what is wrong and what would be accepted.
+    #[error("{0}")]
+    Setting(String),
+    #[error("{path} is in use by another process; a SQLite database serves one posthaste at a time")]
+    Locked { path: PathBuf },
+    #[error("the database is served by another posthaste ({name}); stop that one first")]
+    Served { name: String },
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("{path} is damaged, or no SQLite database ({why}); restore a copy of it, or name another file")]
+    Damaged { path: PathBuf, why: String },
+    /// PostgreSQL does not answer, or answers with an unexpected error. `server`: host and port.
+    #[error("PostgreSQL at {server}, which POSTHASTE_DATABASE_URL names, cannot be reached: {why}")]
+    Unreachable { server: String, why: String },
+    #[error("{path}: {why}; expected 32 bytes in base64")]
+    MasterKey { path: PathBuf, why: String },
+    #[error("{setting} does not fit this database, whose secrets are sealed under another master key")]
+    WrongKey { setting: String },
+    #[error("database: {0}")]
+    Database(#[from] DbErr),
+    #[error("the database has migrations to run; run `posthaste migrate up`")]
+    NotMigrated,
+    /// Names the migrations that this version cannot work after, or does not know how to undo.
+    #[error("the database was written by a newer posthaste: this version does not know {0}")]
+    Newer(String),
+}
+
+impl OpenError {
+    /// Whether a change of settings, of this process or of the database, resolves the error.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::Unsupported(_) | Self::Setting(_) | Self::WrongKey { .. } => true,
+            Self::Locked { .. } | Self::Served { .. } | Self::File { .. } | Self::MasterKey { .. } => false,
+            Self::Damaged { .. } | Self::Unreachable { .. } => false,
+            Self::Database(_) | Self::NotMigrated | Self::Newer(_) => false,
+        }
     }
 }

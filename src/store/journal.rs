@@ -21,6 +21,7 @@ mod ledger_updates;
 pub(crate) mod model;
 mod ownership;
 mod recent_cancels;
+mod running;
 mod statements;
 mod updates;
 mod writer;
@@ -32,24 +33,20 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::task::JoinHandle;
 
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
 use crate::domain::moment::UnixMillis;
 
+pub use self::running::Running;
+
 use self::answers::Answers;
-use self::feed::Feed;
 use self::outage::Outage;
-use self::remote_shards::RemoteShards;
-use super::backlog::Backlog;
+use super::StoreError;
 use super::deliveries::{Attempt, DeliveryState};
 use super::fanouts::Fanout;
 use super::health::Health;
 use super::idempotency::OnceKey;
-use super::leases::{AcquiredShard, Membership, ShardNum, ShardSet};
-use super::log::LogBuffer;
-use super::{Store, StoreError};
-use crate::fault::or_abort;
+use super::leases::{AcquiredShard, Membership, ShardNum};
 
 /// Publish requests that may wait for the next batch.
 const PUBLISH_QUEUE: usize = 4096;
@@ -252,21 +249,6 @@ pub struct Journal {
     stats: Arc<JournalStats>,
 }
 
-/// The writer's task and its outputs.
-pub struct Running {
-    pub journal: Journal,
-    /// Committed fan-outs, in order.
-    pub feed: Arc<Feed>,
-    /// Shards of other nodes that events were committed for here.
-    pub remote_shards: Arc<RemoteShards>,
-    /// Delivery rows that the log index lacks.
-    pub log: Arc<LogBuffer>,
-    /// What every webhook is owed.
-    pub ledger: Backlog,
-    /// Ends after [`Journal::close`], once everything is written and every [`Slot`] is used or dropped.
-    pub writer: JoinHandle<()>,
-}
-
 /// A reserved place in the queue.
 pub struct Slot {
     place: mpsc::OwnedPermit<Request>,
@@ -286,32 +268,6 @@ impl Slot {
 pub struct Stopped;
 
 impl Journal {
-    /// Starts the writer for the shards that this process owns.
-    pub async fn start(store: &Store, shard_set: &ShardSet) -> Result<Running, StoreError> {
-        let (publishes, publish_queue) = mpsc::channel(PUBLISH_QUEUE);
-        let (records, record_queue) = mpsc::channel(RECORD_QUEUE);
-        let stats = Arc::new(JournalStats::default());
-        let last = store.last_event().await?;
-        let (feed, remote_shards) =
-            (Arc::new(Feed::behind(last, store.is_clustered())), Arc::new(RemoteShards::default()));
-        let log = Arc::new(LogBuffer::default());
-        let ledger = Arc::new(Mutex::new(store.ledger(&shard_set.served(), UnixMillis::now()).await?.0));
-        let outputs = writer::Outputs {
-            feed: feed.clone(),
-            remote_shards: remote_shards.clone(),
-            log: log.clone(),
-            ledger: ledger.clone(),
-            stats: stats.clone(),
-        };
-        let queues = (publish_queue, record_queue);
-        let writer = writer::Writer::new(store.clone(), shard_set.clone(), queues, last, outputs);
-        let writer = tokio::spawn(or_abort("the journal's writer", writer.run()));
-        let room = Arc::new(Semaphore::new(PUBLISH_QUEUE_KIB));
-        let journal = Self { publishes, records, room, answers: Answers::default(), stats };
-        let ledger = Backlog::new(ledger, store.clone(), journal.clone());
-        Ok(Running { journal, feed, remote_shards, log, ledger, writer })
-    }
-
     /// Commits the drafts and their fan-outs in one batch.
     pub async fn publish(&self, drafts: Vec<Draft>, once: Option<OnceKey>) -> Result<Vec<Published>, PublishError> {
         let kib = drafts.iter().map(Draft::bytes).sum::<usize>().div_ceil(1024);

@@ -15,7 +15,7 @@ use super::audit::{self, Action, Author, Deed};
 use super::config_changes::{self, Change};
 use super::dialect::numbers;
 use super::idempotency::Once;
-use super::{Page, Store, StoreError, sessions, tenants};
+use super::{Page, Store, StoreError, tenants};
 
 /// Id of the advisory lock under which the first admin key is created and admin keys are revoked. Arbitrary, and never
 /// changed.
@@ -172,7 +172,7 @@ impl Store {
         self.write(async |on| {
             let query = Entity::find().filter(Column::TenantNum.eq(tenant.0)).filter(Column::Id.eq(id.bytes()));
             let Some(key) = query.filter(Column::OpenedBy.is_null()).one(on).await? else { return Ok(false) };
-            sessions::end_of(on, &key.digest).await?;
+            end_sessions_of(on, &key.digest).await?;
             let deleted = Entity::delete_by_id(key.num).exec(on).await?;
             let is_deleted = deleted.rows_affected > 0;
             if is_deleted {
@@ -202,7 +202,7 @@ pub(super) async fn insert<C: ConnectionTrait>(
 ) -> Result<ApiKey, StoreError> {
     let NewApiKey { id, tenant, name, scopes, digest, created_at, expires_at } = new;
     if let Some(tenant) = tenant {
-        tenants::keep(on, tenant).await?;
+        tenants::lock::keep(on, tenant).await?;
     }
     let row = ActiveModel {
         id: Set(id.bytes()),
@@ -237,4 +237,10 @@ fn note_sql(backend: DbBackend) -> &'static str {
              FROM unnest($1, $2) AS used (num, at) WHERE api_key.num = used.num"
         }
     }
+}
+
+/// Ends the sessions that this key opened.
+pub(super) async fn end_sessions_of<C: ConnectionTrait>(on: &C, opener: &[u8]) -> Result<(), StoreError> {
+    Entity::delete_many().filter(Column::OpenedBy.eq(opener)).exec(on).await?;
+    Ok(())
 }

@@ -20,8 +20,8 @@ use crate::clock::Question;
 use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
 
-use super::state::InDoubt;
 use super::{Store, StoreError, dialect};
+use crate::domain::in_doubt::InDoubt;
 
 pub(crate) use self::server::Continuity;
 pub(super) use self::server::STARTED;

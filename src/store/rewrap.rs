@@ -14,8 +14,9 @@ use crate::domain::id::{TenantNum, WebhookId};
 use crate::domain::moment::UnixMillis;
 
 use super::audit::{self, Action, Author, Deed};
+use super::decode::webhook_id_of;
 use super::seal::{CursorKeys, HEAD_BYTES, SealContext};
-use super::webhooks::{Origin, unsealed_origin, webhook_id_of};
+use super::webhooks::{Origin, unsealed_origin};
 use super::{Store, StoreError, state};
 
 /// Values read at a time, and replaced in one transaction.

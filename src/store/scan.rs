@@ -13,6 +13,7 @@ use crate::domain::id::TenantNum;
 use crate::domain::moment::UnixMillis;
 use crate::domain::policy::Policy;
 
+use super::decode::{json, webhook_id_of};
 use super::deliveries::{OUTCOMES, attempt_of, state_of_row};
 use super::keys::ApiKey;
 use super::leases::ShardNum;
@@ -20,7 +21,7 @@ use super::pool::Transaction;
 use super::seal::SealContext;
 use super::tenants::Tenant;
 use super::unreadable::{key_of, webhook_id_in};
-use super::webhooks::{Credentials, json, webhook_id_of};
+use super::webhooks::Credentials;
 use super::{Store, StoreError, targets};
 
 /// Bytes of a SHA-256.

@@ -21,7 +21,7 @@ use secrecy::{ExposeSecret, SecretBox};
 use sha2::{Digest, Sha256};
 
 use super::StoreError;
-use super::connect::{OpenError, beside};
+use super::error::OpenError;
 
 pub(super) use self::context::SealContext;
 pub use self::cursors::CursorKeys;
@@ -79,7 +79,7 @@ impl MasterKey {
 
     /// The keys in `<database>.key`, which is created on first use, readable by its owner alone.
     pub(super) fn beside(database: &Path, is_new: bool) -> Result<Vec<Self>, OpenError> {
-        let path = beside(database, "key");
+        let path = database.with_added_extension("key");
         if !is_new && !path.exists() {
             let path = path.display();
             return Err(OpenError::Setting(format!(

@@ -3,7 +3,7 @@
 
 use entity::api_key::{Column, Entity, Model};
 use sea_orm::sea_query::ExprTrait;
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait};
 
 use crate::domain::id::{KeyId, SessionId, TenantId, TenantNum};
 use crate::domain::moment::UnixMillis;
@@ -133,10 +133,4 @@ impl Store {
         })
         .await
     }
-}
-
-/// Ends the sessions that this key opened.
-pub(super) async fn end_of<C: ConnectionTrait>(on: &C, opener: &[u8]) -> Result<(), StoreError> {
-    Entity::delete_many().filter(Column::OpenedBy.eq(opener)).exec(on).await?;
-    Ok(())
 }

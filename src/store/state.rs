@@ -5,6 +5,7 @@ use sea_orm::sea_query::OnConflict;
 use sea_orm::{ConnectionTrait, DbErr, EntityTrait, QueryTrait, Set};
 
 use crate::domain::id::{EventSeq, WebhookNum};
+use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
 
 use super::leases::ShardSet;
@@ -18,25 +19,6 @@ const SUSPECT_EVENTS_TO: &str = "suspect_events_to";
 const SUSPECT_DUE_TO: &str = "suspect_due_to";
 const SEAL_LAYOUT: &str = "seal_layout";
 const ENGINE_ID: &str = "engine_id";
-
-/// What a process may have sent without recording it before it ended: receivers may have seen it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InDoubt {
-    /// Events up to this key, as long as they have no attempt.
-    pub events_to: EventSeq,
-    /// Pending rows that were due by this moment.
-    pub due_to: UnixMillis,
-}
-
-impl InDoubt {
-    pub const NOTHING: Self = Self { events_to: EventSeq::ZERO, due_to: UnixMillis(0) };
-
-    /// What is in doubt by either bound.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        Self { events_to: self.events_to.max(other.events_to), due_to: self.due_to.max(other.due_to) }
-    }
-}
 
 impl Store {
     /// Notes that a process starts now. After a crash, everything owed is in doubt, and stays so through later clean

@@ -1,10 +1,11 @@
 //! Tenants; the API creates, lists, changes and deletes them.
 
+pub(super) mod lock;
+
 use entity::tenant::{ActiveModel, Column, Entity, Model};
 use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
-    QueryTrait, Set,
+    ActiveModelTrait, ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Set,
 };
 
 use crate::domain::id::{TenantId, TenantNum};
@@ -57,12 +58,6 @@ impl TryFrom<Model> for Tenant {
 
 /// Table and key columns, by which an unreadable row is named.
 const TENANT: (&str, &[&str]) = ("tenant", &["num"]);
-
-/// Keeps the tenant from being deleted until the transaction ends. Fails if the tenant is deleted already.
-pub(super) async fn keep<C: ConnectionTrait>(on: &C, tenant: TenantNum) -> Result<(), StoreError> {
-    let living = Entity::find_by_id(tenant.0).filter(Column::DeletedAt.is_null()).lock_shared().one(on).await?;
-    living.map(drop).ok_or(StoreError::Stale)
-}
 
 impl Store {
     pub async fn create_tenant(&self, new: NewTenant, once: Option<Once>, by: &Author) -> Result<Tenant, StoreError> {

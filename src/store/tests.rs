@@ -35,10 +35,10 @@ use super::journal::{Draft, PublishError, Published, Record};
 use super::leases::ShardNum;
 use super::log::LogIndex;
 use super::seal::MasterKey;
-use super::state::InDoubt;
 use super::webhooks::{NewWebhook, Webhook};
 use super::*;
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
 
 use self::world::{Home, On, World, attempted, id, shown};

@@ -6,9 +6,8 @@ use std::fmt::Display;
 use parking_lot::Mutex;
 use sea_orm::{ConnectionTrait, FromQueryResult, QueryResult, Statement, TryGetable};
 
-use crate::domain::id::WebhookId;
+use crate::domain::id::{WebhookId, WebhookNum};
 
-use super::webhooks::Webhook;
 use super::{Page, Store, StoreError};
 
 /// Tables whose rows may be passed over. Each has a count from the start, so that an alert sees a zero before it sees a
@@ -74,8 +73,8 @@ impl Store {
     }
 
     /// For the layers above, which interpret a webhook's policy and credentials.
-    pub fn leave_out(&self, webhook: &Webhook, why: &str) {
-        self.pass_over_known_webhook(&webhook.num.0.to_string(), Some(webhook.id), why);
+    pub fn leave_out(&self, num: WebhookNum, id: WebhookId, why: &str) {
+        self.pass_over_known_webhook(&num.0.to_string(), Some(id), why);
     }
 
     fn pass_over_known_webhook(&self, key: &str, id: Option<WebhookId>, why: impl Display) {

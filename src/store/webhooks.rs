@@ -19,7 +19,6 @@ use sea_orm::{
     QueryOrder, QueryResult, QuerySelect, QueryTrait, Set,
 };
 use secrecy::SecretString;
-use serde::de::DeserializeOwned;
 
 use crate::domain::id::{TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
@@ -27,10 +26,12 @@ use crate::domain::policy::Policy;
 
 use super::audit::{self, Action, Author, Deed};
 use super::config_changes::{self, Change};
+use super::decode::{json, webhook_id_of};
 use super::dialect::is_one_of;
 use super::health;
 use super::idempotency::Once;
-use super::{Page, Store, StoreError, tenants};
+use super::tenants::lock;
+use super::{Page, Store, StoreError};
 
 pub(super) use self::credentials::unsealed_origin;
 pub use self::credentials::{Credentials, MAX_TLS_OPTIONS};
@@ -122,14 +123,6 @@ const SIZE: &str = "CAST(OCTET_LENGTH(events) + OCTET_LENGTH(headers) + OCTET_LE
                     + COALESCE(OCTET_LENGTH(credentials), 0) + COALESCE(OCTET_LENGTH(description), 0) \
                     + COALESCE(OCTET_LENGTH(metadata), 0) AS BIGINT)";
 
-pub(super) fn webhook_id_of(bytes: &[u8]) -> Result<WebhookId, StoreError> {
-    WebhookId::from_bytes(bytes).ok_or_else(|| StoreError::unreadable("webhook id", "not 16 bytes"))
-}
-
-pub(super) fn json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
-    serde_json::from_str(text).map_err(|error| StoreError::unreadable(what, error))
-}
-
 fn to_json(value: &impl serde::Serialize) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|error| StoreError::unreadable("value", error))
 }
@@ -142,7 +135,7 @@ impl Store {
         by: &Author,
     ) -> Result<Webhook, StoreError> {
         self.write(async |on| {
-            tenants::keep(on, new.tenant).await?;
+            lock::keep(on, new.tenant).await?;
             credentials::check_tls(on, new.tenant, new.tls_digest.as_deref()).await?;
             self.remember(on, once, new.created_at).await?;
             let row = self.row_of(&new)?.insert(on).await?;

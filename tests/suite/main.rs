@@ -45,6 +45,7 @@ mod architecture;
 mod audit;
 mod backlogs;
 mod characters;
+mod circles;
 mod clocks;
 mod commands;
 mod crash;

@@ -8,7 +8,7 @@ use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::schema::{AdditionalProperties, ArrayItems, Object, Schema, SchemaType, Type};
 use utoipa::openapi::{Content, OpenApi as Document, Ref, RefOr};
 
-use crate::api::auth::Scope;
+use crate::api::scope::Scope;
 use crate::api::{backlogs, deliveries};
 use crate::domain::outcome::OutcomeKind;
 use crate::store::audit::Action;

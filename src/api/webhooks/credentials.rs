@@ -6,10 +6,12 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::api::fields::{Errors, Fault, Given, Reader, any_text, word};
+use crate::api::problem::Problem;
 use crate::domain::moment::UnixMillis;
-use crate::engine::{Auth, ClientCredentials, Concealed, TlsOptions, TokenAuthMethod};
+use crate::engine::{Auth, ClientCredentials, Concealed, Credentials, TlsOptions, TokenAuthMethod};
+use crate::store::webhooks::{self, Webhook};
 
-use super::view::REDACTED;
+use super::redaction::REDACTED;
 
 #[derive(Debug, Clone, PartialEq, ToSchema)]
 #[schema(as = TlsInput, rename_all = "camelCase")]
@@ -365,4 +367,11 @@ impl From<Auth> for AuthView {
             }
         }
     }
+}
+
+/// Most webhooks have empty credentials.
+pub(super) fn stored_credentials(webhook: &Webhook) -> Result<Credentials, Problem> {
+    let Some(webhooks::Credentials(stored)) = &webhook.credentials else { return Ok(Credentials::default()) };
+    // The error may quote what is stored.
+    serde::Deserialize::deserialize(stored).map_err(|_| Problem::unreadable_row(&"credentials"))
 }

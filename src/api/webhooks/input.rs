@@ -9,7 +9,7 @@ use crate::api::body::Input;
 use crate::api::event_types::DESCRIPTION;
 use crate::api::fields::{Fault, Given, Reader, any_text, boolean, given, integer, line, out_of, prose, word};
 use crate::api::names;
-use crate::api::tenants::NAME;
+use crate::api::names::NAME;
 use crate::domain::policy::{Backoff, SignatureFormat};
 
 use super::credentials::{AuthChanges, TlsChanges};

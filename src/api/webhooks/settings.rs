@@ -1,6 +1,8 @@
 //! The settings that a webhook's owner chooses, apart from how they are written and how they are stored. Changes are
 //! merged into the settings, and the rules of guard, headers and policy judge the result.
 
+mod bound;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
@@ -12,8 +14,8 @@ use crate::engine::{Auth, Credentials, Guard};
 use crate::store::Store;
 use crate::store::webhooks::{self, Origin, Webhook};
 
-use super::bound::Bound;
-use super::credentials::{AuthChanges, TlsChanges};
+use self::bound::Bound;
+use super::credentials::{AuthChanges, TlsChanges, stored_credentials};
 use super::headers::{merge_headers, merge_public};
 use super::input::{BreakerChanges, Changes, RateChanges, RetryChanges, SignatureChanges};
 
@@ -54,20 +56,13 @@ impl Default for Settings {
     }
 }
 
-/// Most webhooks have empty credentials.
-pub(super) fn stored_credentials(webhook: &Webhook) -> Result<Credentials, Problem> {
-    let Some(webhooks::Credentials(stored)) = &webhook.credentials else { return Ok(Credentials::default()) };
-    // The error may quote what is stored.
-    serde::Deserialize::deserialize(stored).map_err(|_| Problem::unreadable_row(&"credentials"))
-}
-
 /// Whether the parts of a webhook that the store does not interpret can be read. Lists leave out webhooks that cannot
 /// be read.
 pub(super) fn is_readable(store: &Store, webhook: &Webhook) -> bool {
     if stored_credentials(webhook).is_ok() {
         return true;
     }
-    store.leave_out(webhook, "credentials");
+    store.leave_out(webhook.num, webhook.id, "credentials");
     false
 }
 

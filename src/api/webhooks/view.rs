@@ -16,11 +16,9 @@ use crate::domain::policy::{
 use crate::engine::{Credentials, is_secret_header};
 use crate::store::webhooks::{SecretInfo, Webhook};
 
+use super::credentials::stored_credentials;
 use super::credentials::{AuthView, TlsView, certificate_ends_at};
-use super::settings::stored_credentials;
-
-/// Stands for a secret, and for the value of a header that is not public.
-pub(super) const REDACTED: &str = "[redacted]";
+use super::redaction::REDACTED;
 
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

@@ -19,8 +19,8 @@ use super::percentiles::Latency;
 use super::publishers::{self, Load, Publishers};
 use super::receivers::{Manner, Receivers};
 use super::server::Server;
+use super::settled::settled;
 use super::sink::Sink;
-use super::throughput::settled;
 use super::trickle::trickle;
 use super::{Bench, PATIENCE, until};
 

@@ -16,8 +16,8 @@ use super::percentiles::Latency;
 use super::publishers::{self, Publishers};
 use super::receivers::Receivers;
 use super::server::Server;
+use super::settled::settled;
 use super::sink::Sink;
-use super::throughput::settled;
 use super::trickle::trickle;
 use super::{Bench, PATIENCE, until};
 

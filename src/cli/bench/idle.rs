@@ -16,8 +16,8 @@ use super::crowd::{self, Alike};
 use super::publishers::{self, Publishers};
 use super::receivers::{Manner, Receivers};
 use super::server::Server;
+use super::settled::settled;
 use super::sink::Sink;
-use super::throughput::settled;
 
 #[derive(Debug, Args)]
 pub(super) struct IdleArgs {

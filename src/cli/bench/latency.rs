@@ -15,8 +15,8 @@ use super::place::Place;
 use super::publishers::Publishers;
 use super::report::{LatencyReport, QuietPublishes};
 use super::server::Server;
+use super::settled::settled;
 use super::sink::Sink;
-use super::throughput::settled;
 use super::{BenchArgs, raw};
 
 /// 20 events a second, with a sample of the floor after each.

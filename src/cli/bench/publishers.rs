@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::cli::CliError;
 
+use super::payload::data;
 use super::percentiles::Latency;
 use super::server::Server;
 use super::sink::Sink;
@@ -131,10 +132,4 @@ pub(super) fn kind(group: usize) -> String {
 /// The request body that creates a webhook.
 pub(super) fn webhook(index: usize, kind: &str, url: &str) -> serde_json::Value {
     json!({ "name": format!("bench {index}"), "url": url, "events": [kind] })
-}
-
-/// Event data of about `payload` bytes; the sink recognises the event by the first field.
-pub(super) fn data(index: u64, payload: u32) -> String {
-    let padding = "x".repeat((payload as usize).saturating_sub(24));
-    format!(r#"{{"n":{index},"padding":"{padding}"}}"#)
 }

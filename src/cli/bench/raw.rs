@@ -8,14 +8,15 @@ use indicatif::ProgressBar;
 
 use crate::cli::CliError;
 use crate::delivery::client::build_client;
-use crate::delivery::dns::Dns;
 use crate::delivery::guard::Guard;
+use crate::delivery::resolver::dns::Dns;
 use crate::delivery::signature::{SigningSecret, standard_webhooks, x_webhook_signature};
 use crate::domain::moment::UnixMillis;
 use crate::domain::policy::SignatureFormat;
 
+use super::BenchArgs;
+use super::payload::data as data_of;
 use super::sink::Sink;
-use super::{BenchArgs, publishers};
 
 /// Concurrent requests: as many as the default number of publishers.
 const CONCURRENCY: usize = 64;
@@ -73,7 +74,7 @@ pub(super) fn client() -> Result<reqwest::Client, CliError> {
 /// A signed request like the engine's for one event. The sink does not count it as an event.
 pub(super) fn request(url: &str, payload: u32) -> reqwest::Request {
     let id = "evt_0000000000000000000000000";
-    let data = publishers::data(0, payload);
+    let data = data_of(0, payload);
     let body = format!(r#"{{"id":"{id}","event":"bench.raw","timestamp":"{}","raw":{data}}}"#, UnixMillis::now());
     let secrets = [SigningSecret::generate()];
     let seconds = UnixMillis::now().unix_seconds();

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::BenchArgs;
 use super::percentiles::{Latency, median};
-use super::throughput::Throughput;
+use super::usage::Usage;
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -39,6 +39,20 @@ pub(super) struct LatencyReport {
 pub(super) struct QuietPublishes {
     pub(super) to_one: Latency,
     pub(super) to_all: Latency,
+}
+
+/// Measurements while events were published as fast as they were accepted.
+pub(super) struct Throughput {
+    /// Requests per second without an engine: before, between and after the rounds.
+    pub(super) raw_per_second: Vec<f64>,
+    /// Deliveries per second of each round, from the first publish to the last recorded attempt.
+    pub(super) engine_per_second: Vec<f64>,
+    /// From a publish request to its answer.
+    pub(super) publish: Latency,
+    /// From the publish request to the first arrival of its event.
+    pub(super) arrival: Latency,
+    /// Usage over all rounds.
+    pub(super) usage: Usage,
 }
 
 #[derive(Debug, Serialize)]

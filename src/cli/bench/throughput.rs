@@ -1,7 +1,7 @@
 //! `--scenario throughput`: measures deliveries per second and, alternating with it, the raw limit of this machine.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use indicatif::ProgressBar;
 
@@ -10,11 +10,11 @@ use crate::cli::CliError;
 use super::percentiles::Latency;
 use super::publishers::{Load, Publishers};
 use super::receivers::Receivers;
-use super::report::{Report, Setup};
+use super::report::{Report, Setup, Throughput};
 use super::server::Server;
+use super::settled::settled;
 use super::sink::Sink;
-use super::usage::Usage;
-use super::{Bench, BenchArgs, PATIENCE, latency, raw};
+use super::{Bench, BenchArgs, latency, raw};
 
 /// Webhooks with a fan-out of one: enough that no endpoint's in-flight limit dominates the result.
 const ENDPOINTS: usize = 64;
@@ -37,20 +37,6 @@ pub(super) async fn measure(bench: &Bench<'_>) -> Result<Report, CliError> {
     };
     server.stop().await?;
     Ok(Report::new(Setup::from(*args), throughput).with_latencies(latency, quiet))
-}
-
-/// Measurements while events were published as fast as they were accepted.
-pub(super) struct Throughput {
-    /// Requests per second without an engine: before, between and after the rounds.
-    pub(super) raw_per_second: Vec<f64>,
-    /// Deliveries per second of each round, from the first publish to the last recorded attempt.
-    pub(super) engine_per_second: Vec<f64>,
-    /// From a publish request to its answer.
-    pub(super) publish: Latency,
-    /// From the publish request to the first arrival of its event.
-    pub(super) arrival: Latency,
-    /// Usage over all rounds.
-    pub(super) usage: Usage,
 }
 
 async fn in_rounds(
@@ -84,21 +70,4 @@ async fn in_rounds(
     let usage = server.usage().await?.since(&before);
     let (publish, arrival) = (Latency::of(&publish), sink.arrival_latency());
     Ok(Throughput { raw_per_second, engine_per_second, publish, arrival, usage })
-}
-
-/// Waits until everything that was published has arrived and every attempt is recorded.
-pub(super) async fn settled(server: &Server, sink: &Sink, bar: &ProgressBar) -> Result<(), CliError> {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let (owed, arrived) = (sink.owed(), sink.arrived());
-        bar.set_length(owed);
-        bar.set_position(arrived);
-        if arrived >= owed && server.attempts().await? >= owed {
-            return Ok(());
-        }
-        if Instant::now() > until {
-            return Err(CliError::failed(format!("only {arrived} of {owed} deliveries arrived within {PATIENCE:?}")));
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }

@@ -10,10 +10,10 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use crate::delivery::credentials::TlsMaterial;
-use crate::delivery::dns::Dns;
 use crate::delivery::guard::Guard;
 use crate::delivery::lru::{Key, Lru};
 use crate::delivery::resolver::VettedResolver;
+use crate::delivery::resolver::dns::Dns;
 use crate::domain::id::TenantNum;
 
 use super::making::Making;

@@ -29,9 +29,6 @@ pub(in crate::engine) const ENDPOINT: &str = "posthaste::endpoint";
 /// Failed attempts of one endpoint that are logged in a second. More of the same lines would say nothing new.
 const LINES_EACH: u32 = 5;
 
-/// Failed attempts of all endpoints that are logged in a second: some 200 KiB of text.
-pub(in crate::engine) const LINES_ALL: u32 = 500;
-
 impl Endpoint {
     pub(super) fn settle(&mut self, entry: &Entry, state: DeliveryState, attempted: Attempted) {
         let id = self.id(entry.event.seq);

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
 use crate::engine::context::EngineContext;
 use crate::engine::endpoint::{Configure, Detach, Endpoint, Probe, SendNow, Withdraw, WithdrawAll};
@@ -18,7 +19,6 @@ use crate::store::StoreError;
 use crate::store::journal::Record;
 use crate::store::journal::feed::Feed;
 use crate::store::leases::ShardNum;
-use crate::store::state::InDoubt;
 
 use super::handoff::HandOff;
 use super::{

@@ -5,10 +5,10 @@ use actix::{Handler, Message};
 use tokio::sync::oneshot;
 
 use crate::domain::id::{EventSeq, WebhookNum};
+use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
 use crate::engine::endpoint;
 use crate::store::leases::ShardNum;
-use crate::store::state::InDoubt;
 
 use super::{Lifecycle, Registry};
 

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use crate::domain::id::{EventSeq, WebhookNum};
+use crate::domain::in_doubt::InDoubt;
 use crate::store::leases::ShardNum;
-use crate::store::state::InDoubt;
 
 #[derive(Default)]
 pub(in crate::engine) struct Marks {

@@ -6,9 +6,9 @@ use actix::{Addr, Message};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::domain::id::{EventSeq, WebhookNum};
+use crate::domain::in_doubt::InDoubt;
 use crate::engine::endpoint::Endpoint;
 use crate::engine::endpoint_config::EndpointConfig;
-use crate::store::state::InDoubt;
 
 use super::Item;
 

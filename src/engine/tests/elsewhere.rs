@@ -4,7 +4,7 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::domain::id::WebhookNum;
-use crate::engine::config_sync::Stale;
+use crate::engine::stale::Stale;
 
 /// An engine, and the store of another node.
 async fn world() -> (World, Store) {

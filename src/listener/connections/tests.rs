@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::super::activity::{ANONYMOUS_UNREAD_GRACE, GRACE, UNREAD_GRACE};
-use super::super::figures::Figures;
+use super::figures::Figures;
 use super::*;
 
 fn peer(number: u32) -> IpAddr {

@@ -16,7 +16,8 @@ use url::Url;
 use crate::store::leases;
 use crate::store::seal::MasterKey;
 
-use super::{Connected, Contents, OpenError, Options, ensure_schema, migrate_down, without_secrets};
+use super::{Connected, Contents, Options, ensure_schema, migrate_down, without_secrets};
+use crate::store::OpenError;
 
 /// One connection writes, one writes with asynchronous commit, two keep the lease, and each kind of reader needs at
 /// least one.

@@ -11,7 +11,8 @@ use fs4::FileExt;
 use sea_orm::sqlx::{self, Connection, SqliteConnection};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement};
 
-use super::{Connected, OpenError, Options, beside, ensure_schema, migrate_down, without_secrets};
+use super::{Connected, Options, ensure_schema, migrate_down, without_secrets};
+use crate::store::OpenError;
 use crate::store::checkpoint::Checkpoints;
 use crate::store::seal::MasterKey;
 
@@ -46,7 +47,7 @@ pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
     let (mut master_keys, key_setting) = match options.master_key.clone() {
         Some(key) => (vec![key], "POSTHASTE_MASTER_KEY".to_owned()),
         None if !options.reads_secrets => (vec![MasterKey::made_up()], String::new()),
-        None => (MasterKey::beside(&path, is_new)?, beside(&path, "key").display().to_string()),
+        None => (MasterKey::beside(&path, is_new)?, path.with_added_extension("key").display().to_string()),
     };
     master_keys.extend(options.previous_keys.iter().cloned());
     let writer = connect(&path, 1, &[("cache_size", format!("-{WRITER_CACHE_KIB}"))]).await;
@@ -124,7 +125,7 @@ fn file_of(url: &str) -> Result<PathBuf, OpenError> {
 /// Locks the file for this process. SQLite's own locks last for one transaction; two engines would each believe that
 /// they own every webhook. The lock is the same whatever path names the file.
 fn lock(path: &Path) -> Result<File, OpenError> {
-    let lock_path = beside(&real(path).map_err(|error| files::refused(path, &error))?, "lock");
+    let lock_path = real(path).map_err(|error| files::refused(path, &error))?.with_added_extension("lock");
     if path.is_dir() {
         return Err(files::refused(path, &ErrorKind::IsADirectory.into()));
     }

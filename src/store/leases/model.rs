@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::domain::id::{EventSeq, Slot, WebhookNum};
+use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
-use crate::store::state::InDoubt;
 
 use super::server::{Continuity, Server};
 use super::{AcquiredShard, Locked, Membership, Node, Renewal, SHARDS, ShardNum, ShardSet, Survey};

@@ -11,9 +11,9 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
 use tokio::sync::watch;
 
 use crate::domain::id::{EventSeq, Slot, WebhookNum};
+use crate::domain::in_doubt::InDoubt;
 use crate::store::commit_status::TransactionId;
 use crate::store::dialect;
-use crate::store::state::InDoubt;
 
 use super::server::{Continuity, SERVER, STARTED, Server, ServerRow};
 use super::snapshot::Snapshot;

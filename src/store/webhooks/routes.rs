@@ -9,7 +9,7 @@ use crate::domain::id::{TenantNum, WebhookNum};
 use crate::store::dialect::is_one_of;
 use crate::store::{Store, StoreError};
 
-use super::json;
+use crate::store::decode::json;
 
 /// Webhooks read into the route table at a time.
 const CHUNK: u64 = 10_000;

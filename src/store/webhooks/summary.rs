@@ -13,7 +13,7 @@ use crate::store::dialect::{is_any_of, numbers};
 use crate::store::health::Health;
 use crate::store::{Store, StoreError};
 
-use super::{json, webhook_id_of};
+use crate::store::decode::{json, webhook_id_of};
 
 /// Webhooks per statement.
 const CHUNK: usize = 500;

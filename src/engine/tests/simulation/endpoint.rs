@@ -11,6 +11,7 @@ use rand::RngExt;
 use tokio::sync::oneshot;
 
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::{Outcome, OutcomeKind};
 use crate::engine::endpoint::{EndpointEvent, EndpointEventKind};
@@ -18,7 +19,6 @@ use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::{Effect, Entry, Gauge, Input, Lane, Mode, Said};
 use crate::store::deliveries::{Attempt, DeliveryState};
 use crate::store::journal::{AttemptRecord, Record};
-use crate::store::state::InDoubt;
 
 use super::attempt::{self, Attempted, Ended};
 use super::messages::Message;

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::in_doubt::InDoubt;
 use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::Detached;
 use crate::engine::registry::{Item, Offered};
 use crate::store::journal::Record;
 use crate::store::leases::ShardNum;
-use crate::store::state::InDoubt;
 
 use super::endpoint::Endpoint;
 use super::messages::Message;

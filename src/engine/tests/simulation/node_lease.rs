@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::domain::in_doubt::InDoubt;
 use crate::engine::node_lease::LeaseTerms;
 use crate::store::journal::model::Tables;
 use crate::store::leases::Renewal;
-use crate::store::state::InDoubt;
 
 use super::process::Process;
 use super::world::{Unreadable, World};

@@ -8,13 +8,13 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use crate::domain::id::{EventSeq, WebhookNum};
+use crate::domain::in_doubt::InDoubt;
 use crate::engine::endpoint::{EndpointEvent, EndpointEventKind};
 use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::Mode;
 use crate::engine::registry::{Item, Marks, Offered};
 use crate::engine::restart::{Rest, Restarts};
 use crate::store::leases::ShardNum;
-use crate::store::state::InDoubt;
 
 use super::endpoint::Endpoint;
 use super::messages::Message;

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, Statement};
 
-use super::OpenError;
 use crate::clock::{self, Question};
 use crate::domain::moment::UnixMillis;
+use crate::store::OpenError;
 
 /// The oldest version that is tested.
 const OLDEST: i32 = 150_000;

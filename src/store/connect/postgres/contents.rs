@@ -3,7 +3,7 @@
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, FromQueryResult, Statement};
 
-use super::OpenError;
+use crate::store::OpenError;
 use crate::store::connect::Contents;
 use crate::store::leases;
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::{DbErr, RuntimeErr};
 
-use crate::store::connect::{OpenError, beside};
+use crate::store::OpenError;
 
 /// The first bytes of a SQLite file (SQLite, Database File Format, 1.3.1).
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -40,7 +40,7 @@ pub(super) fn prepare(path: &Path) -> Result<(), OpenError> {
         return Err(OpenError::Damaged { path: path.to_owned(), why: "it has no SQLite header".to_owned() });
     }
     for suffix in SUFFIXES {
-        let path = if suffix.is_empty() { path.to_owned() } else { beside(path, suffix) };
+        let path = if suffix.is_empty() { path.to_owned() } else { path.with_added_extension(suffix) };
         if others_may_read(&path) {
             let path = path.display();
             tracing::warn!(

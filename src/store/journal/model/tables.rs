@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::id::{DeliveryId, EventSeq, Slot, WebhookNum};
+use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
 use crate::store::cancel::{Purge, TakenBack};
 use crate::store::deliveries::{Attempt, DeliveryState, Due, DueRows, Fallback, Status, Wanted};
@@ -18,7 +19,6 @@ use crate::store::journal::updates::Change;
 use crate::store::leases::model::Leases;
 use crate::store::leases::{ShardNum, ShardSet};
 use crate::store::ledger::{FRONT, Ledger, LookUp};
-use crate::store::state::InDoubt;
 
 use super::transactions::Transactions;
 

@@ -1,7 +1,7 @@
 //! Checks texts that people read: names and descriptions. Characters that are invisible, or reverse the text around
 //! them, are refused: with them one name can pass for another. Pure.
 
-use super::fields::Fault;
+use super::Fault;
 use crate::engine::is_invisible;
 
 /// Joiners keep the glyphs of scripts apart or together, and make one emoji of several.
@@ -35,12 +35,12 @@ const PICTURES: [std::ops::RangeInclusive<char>; 14] = [
 const JOINING: std::ops::RangeInclusive<char> = '\u{600}'..='\u{dff}';
 
 /// Accepts one line.
-pub(super) fn check_line(text: &str) -> Result<(), Fault> {
+pub(in crate::api) fn check_line(text: &str) -> Result<(), Fault> {
     check(text, &[], "one line of text is accepted")
 }
 
 /// Accepts several lines.
-pub(super) fn check_prose(text: &str) -> Result<(), Fault> {
+pub(in crate::api) fn check_prose(text: &str) -> Result<(), Fault> {
     check(text, &['\n', '\r', '\t'], "text with tabs and line breaks is accepted")
 }
 

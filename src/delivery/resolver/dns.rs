@@ -20,7 +20,7 @@ use hickory_resolver::proto::rr::Name;
 use hickory_resolver::system_conf::read_system_conf;
 use tokio::sync::Semaphore;
 
-use super::resolver::ResolveError;
+use super::ResolveError;
 
 /// The default port of DNS servers (RFC 1035, 4.2).
 pub const DNS_PORT: u16 = 53;
@@ -160,7 +160,7 @@ fn explained(error: &NetError) -> ResolveError {
 }
 
 #[cfg(test)]
-#[path = "../../tests/support/names.rs"]
+#[path = "../../../tests/support/names.rs"]
 mod names;
 
 #[cfg(test)]

@@ -8,13 +8,13 @@ use crate::api::fields::{At, Errors, Fault, Given};
 use crate::engine::{Auth, is_secret_header};
 use crate::store::webhooks::Origin;
 
-use super::credentials::secret_pointer;
-use super::input::Changes;
-use super::settings::Settings;
-use super::view::REDACTED;
+use super::Settings;
+use crate::api::webhooks::credentials::secret_pointer;
+use crate::api::webhooks::input::Changes;
+use crate::api::webhooks::redaction::REDACTED;
 
 /// The state before a change, and which secrets the change gives anew.
-pub(super) struct Bound {
+pub(in crate::api::webhooks) struct Bound {
     /// The origin that the stored secrets were given for.
     origin: Origin,
     /// The origin of `url`; it differs if an older version has moved `url` without asking for the secrets.
@@ -28,7 +28,7 @@ pub(super) struct Bound {
 }
 
 impl Bound {
-    pub(super) fn of(settings: &Settings, changes: &Changes) -> Self {
+    pub(in crate::api::webhooks) fn of(settings: &Settings, changes: &Changes) -> Self {
         let given = match &changes.headers {
             Given::Value(headers) => headers.as_slice(),
             Given::Absent | Given::Null | Given::Invalid => &[],
@@ -47,7 +47,7 @@ impl Bound {
     }
 
     /// Judges what the change has made of the settings, and notes the origin that its secrets are for.
-    pub(super) fn check(&self, settings: &mut Settings, errors: &mut Errors) {
+    pub(in crate::api::webhooks) fn check(&self, settings: &mut Settings, errors: &mut Errors) {
         self.check_shown(settings, errors);
         self.check_token_url(settings, errors);
         let now = Origin::of(&settings.url);

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::connections::Connections;
+use super::Connections;
 
 /// The resource that was short when a connection or request was refused.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Shortage {
+pub(in crate::listener) enum Shortage {
     Connections,
     Requests,
     Descriptors,
@@ -27,10 +27,10 @@ impl Shortage {
 
 /// Refusals by [`Shortage`].
 #[derive(Debug, Default)]
-pub(super) struct Refused([AtomicU64; Shortage::ALL.len()]);
+pub(in crate::listener) struct Refused([AtomicU64; Shortage::ALL.len()]);
 
 impl Refused {
-    pub(super) fn count(&self, shortage: Shortage) {
+    pub(in crate::listener) fn count(&self, shortage: Shortage) {
         self.0[shortage as usize].fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -40,7 +40,7 @@ impl Refused {
 pub struct Figures(Arc<Connections>);
 
 impl Figures {
-    pub(super) fn of(connections: &Arc<Connections>) -> Self {
+    pub(in crate::listener) fn of(connections: &Arc<Connections>) -> Self {
         Self(connections.clone())
     }
 

@@ -1,0 +1,15 @@
+//! Reads ids and JSON from rows. A value that cannot be read is an error that names it.
+
+use serde::de::DeserializeOwned;
+
+use crate::domain::id::WebhookId;
+
+use super::StoreError;
+
+pub(super) fn webhook_id_of(bytes: &[u8]) -> Result<WebhookId, StoreError> {
+    WebhookId::from_bytes(bytes).ok_or_else(|| StoreError::unreadable("webhook id", "not 16 bytes"))
+}
+
+pub(super) fn json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|error| StoreError::unreadable(what, error))
+}
