@@ -37,7 +37,3 @@ pub use sender::{Message, Report, Sender};
 pub use signature::{SecretError, SigningSecret, standard_webhooks, x_webhook_signature};
 pub use target::{Target, TargetError};
 pub use token::Tokens;
-
-#[cfg(test)]
-#[path = "../tests/support/certificates.rs"]
-mod certificates;

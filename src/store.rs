@@ -210,10 +210,4 @@ impl Store {
 }
 
 #[cfg(test)]
-#[path = "../tests/support/cluster.rs"]
-pub(crate) mod cluster;
-#[cfg(test)]
-#[path = "../tests/support/proxy.rs"]
-pub(crate) mod proxy;
-#[cfg(test)]
 mod tests;

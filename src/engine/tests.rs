@@ -12,12 +12,12 @@ use super::*;
 use crate::domain::id::{DeliveryId, EventSeq, TenantId, WebhookId};
 use crate::store::Options;
 use crate::store::audit::Author;
-use crate::store::cluster::Database;
 use crate::store::deliveries::Status;
 use crate::store::journal::{Draft, Record};
 use crate::store::seal::MasterKey;
 use crate::store::tenants::{NewTenant, Tenant};
 use crate::store::webhooks::{NewWebhook, Webhook};
+use test_support::cluster::Database;
 
 /// Far longer than the due poller's interval.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -3,13 +3,13 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::client::send;
-use crate::databases::{On, on_both};
-use crate::fact;
-use crate::fleet::Fleet;
-use crate::hook::Hook;
-use crate::receiver::Receiver;
-use crate::world::{ADMIN_KEY, World, id_of, new_key, text};
+use crate::support::client::send;
+use crate::support::databases::{On, on_both};
+use crate::support::fact;
+use crate::support::fleet::Fleet;
+use crate::support::hook::Hook;
+use crate::support::receiver::Receiver;
+use crate::support::world::{ADMIN_KEY, World, id_of, new_key, text};
 
 #[tokio::test]
 async fn without_a_good_key_there_is_no_way_in() {

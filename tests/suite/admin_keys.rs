@@ -3,11 +3,11 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::client::{Client, send};
-use crate::databases::on_both;
-use crate::fact;
-use crate::server::{self, Env};
-use crate::world::{World, new_key, new_session, text};
+use crate::support::client::{Client, send};
+use crate::support::databases::on_both;
+use crate::support::fact;
+use crate::support::server::{self, Env};
+use crate::support::world::{World, new_key, new_session, text};
 
 /// Restarts the world without a configured admin key; returns a client with the key that the first start printed.
 async fn without_configured_key(world: &mut World) -> Client {

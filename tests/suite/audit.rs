@@ -3,14 +3,14 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::client::{Client, send};
-use crate::databases::{On, on_both};
-use crate::fact;
-use crate::fleet::Fleet;
-use crate::hook::Hook;
-use crate::operations::{Ids, Operation, operations};
-use crate::receiver::Receiver;
-use crate::world::{Tenant, World, id_of, new_admin_key, new_key, new_session, text};
+use crate::support::client::{Client, send};
+use crate::support::databases::{On, on_both};
+use crate::support::fact;
+use crate::support::fleet::Fleet;
+use crate::support::hook::Hook;
+use crate::support::operations::{Ids, Operation, operations};
+use crate::support::receiver::Receiver;
+use crate::support::world::{Tenant, World, id_of, new_admin_key, new_key, new_session, text};
 
 /// Publishing changes no configuration, and an event is its own record.
 const UNRECORDED: [&str; 2] = ["publishEvent", "publishEvents"];

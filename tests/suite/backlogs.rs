@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::databases::on_both;
-use crate::fact;
-use crate::hook::{Hook, quick_retries};
-use crate::receiver::{Receiver, Reply};
-use crate::world::{World, each_attempt, text};
+use crate::support::databases::on_both;
+use crate::support::fact;
+use crate::support::hook::{Hook, quick_retries};
+use crate::support::receiver::{Receiver, Reply};
+use crate::support::world::{World, each_attempt, text};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -233,7 +233,7 @@ async fn the_worst_backlogs_come_first() {
     backlog_when(&world, &deep, "three deliveries are held", |backlog| backlog["held"] == 3).await;
     let other = world.another_tenant().await;
 
-    let ids = async |client: &crate::client::Client, query: &str| -> Vec<String> {
+    let ids = async |client: &crate::support::client::Client, query: &str| -> Vec<String> {
         let listed = client.walk(&format!("/backlogs{query}")).await;
         listed.iter().map(|backlog| text(backlog, "webhookId")).collect()
     };

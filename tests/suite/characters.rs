@@ -7,12 +7,12 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::client::{Answer, Client, send};
-use crate::databases::on_both;
-use crate::hook::plain;
-use crate::operations::{Ids, Operation, operations};
-use crate::receiver::Receiver;
-use crate::world::{World, id_of, new_admin_key, new_key, new_session, text};
+use crate::support::client::{Answer, Client, send};
+use crate::support::databases::on_both;
+use crate::support::hook::plain;
+use crate::support::operations::{Ids, Operation, operations};
+use crate::support::receiver::Receiver;
+use crate::support::world::{World, id_of, new_admin_key, new_key, new_session, text};
 
 const NUL: &str = "a\0b";
 
@@ -213,7 +213,7 @@ async fn a_cursor_outlives_its_server_and_its_master_key() {
     assert_eq!(on(world.client()).await.expect(200)["data"], second["data"]);
 
     let env = world.env().clone();
-    let (rotated, output) = crate::server::run(world.dir(), &["keys", "rotate"], &env).await;
+    let (rotated, output) = crate::support::server::run(world.dir(), &["keys", "rotate"], &env).await;
     assert!(rotated.success(), "{}", output.all());
     world.stop().await;
     std::fs::write(&path, new).unwrap();

@@ -9,15 +9,15 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
-use crate::checker::audit;
-use crate::databases::On;
-use crate::fact;
-use crate::fleet::Fleet;
-use crate::hook::Hook;
-use crate::load::{Load, TYPES};
-use crate::receiver::{Receiver, Request};
-use crate::server::Output;
-use crate::world::World;
+use crate::support::checker::audit;
+use crate::support::databases::On;
+use crate::support::fact;
+use crate::support::fleet::Fleet;
+use crate::support::hook::Hook;
+use crate::support::load::{Load, TYPES};
+use crate::support::receiver::{Receiver, Request};
+use crate::support::server::Output;
+use crate::support::world::World;
 
 const HOUR_S: i64 = 3600;
 

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::cluster::Database;
-use crate::databases::{self, On};
-use crate::server::{self, Env};
-use crate::world::World;
+use crate::support::databases::{self, On};
+use crate::support::server::{self, Env};
+use crate::support::world::World;
+use test_support::cluster::Database;
 
 /// Arguments of a short benchmark.
 const SHORT: [&str; 8] = ["--deliveries", "100", "--rounds", "1", "--latency-seconds", "0", "--publishers", "4"];

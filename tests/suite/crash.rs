@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::checker::audit;
-use crate::databases::on_both;
-use crate::fact;
-use crate::hook::{Hook, quick_retries};
-use crate::load::{Load, mixed_hooks};
-use crate::receiver::Receiver;
-use crate::world::World;
+use crate::support::checker::audit;
+use crate::support::databases::on_both;
+use crate::support::fact;
+use crate::support::hook::{Hook, quick_retries};
+use crate::support::load::{Load, mixed_hooks};
+use crate::support::receiver::Receiver;
+use crate::support::world::World;
 
 /// Enough to hit most kinds of moments; `POSTHASTE_CRASH_ROUNDS` sets another number.
 const ROUNDS: usize = 20;

@@ -3,12 +3,12 @@
 
 use serde_json::{Value, json};
 
-use crate::certificates::{Authority, Issued, self_signed};
-use crate::databases::{On, on_both};
-use crate::hook::plain;
-use crate::receiver::{Receiver, Reply};
-use crate::secure::Secure;
-use crate::world::{World, attempts, each_attempt, text};
+use crate::support::databases::{On, on_both};
+use crate::support::hook::plain;
+use crate::support::receiver::{Receiver, Reply};
+use crate::support::secure::Secure;
+use crate::support::world::{World, attempts, each_attempt, text};
+use test_support::certificates::{Authority, Issued, self_signed};
 
 const HOST: &str = "127.0.0.1";
 const REDACTED: &str = "[redacted]";

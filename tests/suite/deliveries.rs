@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::databases::on_both;
-use crate::hook::quick_retries;
-use crate::receiver::{Receiver, Reply};
-use crate::world::{World, attempts, each_attempt, text};
+use crate::support::databases::on_both;
+use crate::support::hook::quick_retries;
+use crate::support::receiver::{Receiver, Reply};
+use crate::support::world::{World, attempts, each_attempt, text};
 
 on_both!(a_failed_delivery_is_sent_again_by_hand_and_keeps_its_history);
 async fn a_failed_delivery_is_sent_again_by_hand_and_keeps_its_history() {

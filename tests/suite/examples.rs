@@ -11,11 +11,11 @@ use reqwest::Method;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::client::Client;
-use crate::hook;
-use crate::server::{Env, Server};
-use crate::verify;
-use crate::world::{Event, World, each_attempt, text};
+use crate::support::client::Client;
+use crate::support::hook;
+use crate::support::server::{Env, Server};
+use crate::support::verify;
+use crate::support::world::{Event, World, each_attempt, text};
 
 const EXAMPLES: [&str; 3] = ["receiver.rs", "receiver.mjs", "receiver.py"];
 

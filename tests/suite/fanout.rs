@@ -6,12 +6,12 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
-use crate::databases::on_both;
-use crate::fact;
-use crate::hook::plain;
-use crate::receiver::Receiver;
-use crate::verify::{self, Format};
-use crate::world::{Event, World, text};
+use crate::support::databases::on_both;
+use crate::support::fact;
+use crate::support::hook::plain;
+use crate::support::receiver::Receiver;
+use crate::support::verify::{self, Format};
+use crate::support::world::{Event, World, text};
 
 const WEBHOOKS: usize = 300;
 

@@ -3,12 +3,12 @@
 use reqwest::Method;
 use serde_json::json;
 
-use crate::client::send;
-use crate::databases::{On, on_both};
-use crate::fact;
-use crate::fleet::{Fleet, make_hooks};
-use crate::receiver::Receiver;
-use crate::world::World;
+use crate::support::client::send;
+use crate::support::databases::{On, on_both};
+use crate::support::fact;
+use crate::support::fleet::{Fleet, make_hooks};
+use crate::support::receiver::Receiver;
+use crate::support::world::World;
 
 const FORWARDED: &str = "X-Posthaste-Forwarded";
 

@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use crate::databases::on_both;
-use crate::hook::plain;
-use crate::receiver::Receiver;
-use crate::world::{World, text};
+use crate::support::databases::on_both;
+use crate::support::hook::plain;
+use crate::support::receiver::Receiver;
+use crate::support::world::{World, text};
 
 /// Header names from which one cannot reliably tell that the value is a credential.
 const CREDENTIALS: [&str; 15] = [

@@ -9,16 +9,16 @@ use std::time::Duration;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::client::{Client, send};
-use crate::cluster::{Cluster, Database};
-use crate::databases::MASTER_KEY;
-use crate::fact;
-use crate::hook::{Hook, quick_retries};
-use crate::load::{Load, TYPES};
-use crate::proxy::Proxy;
-use crate::receiver::Receiver;
-use crate::server::Server;
-use crate::world::{Event, World, each_attempt, free_port, text};
+use crate::support::client::{Client, send};
+use crate::support::databases::MASTER_KEY;
+use crate::support::fact;
+use crate::support::hook::{Hook, quick_retries};
+use crate::support::load::{Load, TYPES};
+use crate::support::receiver::Receiver;
+use crate::support::server::Server;
+use crate::support::world::{Event, World, each_attempt, free_port, text};
+use test_support::cluster::{Cluster, Database};
+use test_support::proxy::Proxy;
 
 const DATABASE: &str = "posthaste";
 

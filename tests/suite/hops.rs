@@ -3,14 +3,14 @@
 use reqwest::Method;
 use serde_json::json;
 
-use crate::client::{Answer, try_send};
-use crate::databases::{On, on_both};
-use crate::fact;
-use crate::fleet::Fleet;
-use crate::hook::{plain, quick_retries};
-use crate::raw::Raw;
-use crate::receiver::Receiver;
-use crate::world::{Event, World, each_attempt};
+use crate::support::client::{Answer, try_send};
+use crate::support::databases::{On, on_both};
+use crate::support::fact;
+use crate::support::fleet::Fleet;
+use crate::support::hook::{plain, quick_retries};
+use crate::support::raw::Raw;
+use crate::support::receiver::Receiver;
+use crate::support::world::{Event, World, each_attempt};
 
 /// Publishes an event with this trail; returns the answer.
 async fn published_by(world: &World, trail: &str) -> Answer {

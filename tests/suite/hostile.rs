@@ -6,14 +6,14 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::canary::{Canaries, OPEN, OPENED};
-use crate::cases::{self, Case, Verdict};
-use crate::databases::on_both;
-use crate::hook::plain;
-use crate::names::{Names, Say};
-use crate::receiver::{Down, Reply};
-use crate::rows;
-use crate::world::{World, text};
+use crate::support::canary::{Canaries, OPEN, OPENED};
+use crate::support::cases::{self, Case, Verdict};
+use crate::support::databases::on_both;
+use crate::support::hook::plain;
+use crate::support::receiver::{Down, Reply};
+use crate::support::rows;
+use crate::support::world::{World, text};
+use test_support::names::{Names, Say};
 
 /// A world whose DNS server answers as the list says. Each public address of the list becomes 127.0.0.2 here, the one
 /// address that may be called.

@@ -10,14 +10,14 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
-use crate::client::{Client, try_send};
-use crate::fact;
-use crate::frames::{
+use crate::listener::{SLACK, assert_took, took};
+use crate::support::client::{Client, try_send};
+use crate::support::fact;
+use crate::support::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, Frames, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, connect,
     head,
 };
-use crate::listener::{SLACK, assert_took, took};
-use crate::world::World;
+use crate::support::world::World;
 
 /// A loopback address; each `number` gives another one.
 fn address(number: usize) -> IpAddr {
@@ -66,7 +66,7 @@ async fn an_answer_that_is_not_read_is_given_up_and_its_connection_goes_on() {
 async fn a_large_answer_comes_whole_to_a_peer_that_reads_slowly() {
     let mut world = World::start().await;
     let url = world.server().url().to_owned();
-    let whole = crate::client::send(world.anyone().root(Method::GET, "/openapi.json")).await.text.len();
+    let whole = crate::support::client::send(world.anyone().root(Method::GET, "/openapi.json")).await.text.len();
 
     let mut peer = Frames::open(&url, 5_000).await;
     peer.get(1, "/openapi.json").await;
@@ -78,8 +78,8 @@ async fn a_large_answer_comes_whole_to_a_peer_that_reads_slowly() {
             heard += payload.len();
             let more = u32::try_from(payload.len()).expect("a size").to_be_bytes();
             if !payload.is_empty() {
-                peer.send(crate::frames::WINDOW_UPDATE, 0, 1, &more).await;
-                peer.send(crate::frames::WINDOW_UPDATE, 0, 0, &more).await;
+                peer.send(crate::support::frames::WINDOW_UPDATE, 0, 1, &more).await;
+                peer.send(crate::support::frames::WINDOW_UPDATE, 0, 0, &more).await;
             }
             if flags & END_STREAM != 0 {
                 break;

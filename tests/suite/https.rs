@@ -8,11 +8,11 @@ use std::time::Duration;
 use rcgen::{CertifiedKey, KeyPair};
 use reqwest::{Certificate, Version};
 
-use crate::client::Client;
-use crate::fact;
-use crate::raw::Raw;
-use crate::server::{self, Env, Server};
-use crate::world::{ADMIN_KEY, sober_env};
+use crate::support::client::Client;
+use crate::support::fact;
+use crate::support::raw::Raw;
+use crate::support::server::{self, Env, Server};
+use crate::support::world::{ADMIN_KEY, sober_env};
 
 /// Writes a new certificate and key; returns the certificate.
 fn new_pair(dir: &Path) -> String {

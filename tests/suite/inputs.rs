@@ -4,10 +4,10 @@ use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 
-use crate::client::send;
-use crate::hook::plain;
-use crate::receiver::Receiver;
-use crate::world::World;
+use crate::support::client::send;
+use crate::support::hook::plain;
+use crate::support::receiver::Receiver;
+use crate::support::world::World;
 
 /// A public URL that no test calls.
 const PUBLIC: &str = "https://example.com/hooks";

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::client::{Answer, Client, send};
-use crate::databases::on_both;
-use crate::fact;
-use crate::hook::Hook;
-use crate::operations::{Ids, Operation, operations};
-use crate::receiver::Receiver;
-use crate::world::{Tenant, World, id_of, new_admin_key, new_key, new_session, text};
+use crate::support::client::{Answer, Client, send};
+use crate::support::databases::on_both;
+use crate::support::fact;
+use crate::support::hook::Hook;
+use crate::support::operations::{Ids, Operation, operations};
+use crate::support::receiver::Receiver;
+use crate::support::world::{Tenant, World, id_of, new_admin_key, new_key, new_session, text};
 
 /// A tenant with one object of each kind, and several of those that are listed.
 struct Estate {

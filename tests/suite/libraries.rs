@@ -8,9 +8,9 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value, json};
 
-use crate::hook::Hook;
-use crate::receiver::{Receiver, Request};
-use crate::world::World;
+use crate::support::hook::Hook;
+use crate::support::receiver::{Receiver, Request};
+use crate::support::world::World;
 
 #[tokio::test]
 async fn independent_libraries_verify_what_is_sent() {

@@ -12,13 +12,13 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use crate::client::{Client, try_send};
-use crate::databases::on_both;
-use crate::fact;
-use crate::load::Load;
-use crate::receiver::{Down, Receiver, Reply};
-use crate::server::{self, Env, Server};
-use crate::world::{World, each_attempt, sober_env, text};
+use crate::support::client::{Client, try_send};
+use crate::support::databases::on_both;
+use crate::support::fact;
+use crate::support::load::Load;
+use crate::support::receiver::{Down, Receiver, Reply};
+use crate::support::server::{self, Env, Server};
+use crate::support::world::{World, each_attempt, sober_env, text};
 
 /// Requests that must have arrived before the server under load is stopped.
 const UNDER_WAY: usize = 40;

@@ -8,13 +8,13 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::client::{Client, send, try_send};
-use crate::fact;
-use crate::hook::Hook;
-use crate::raw::Raw;
-use crate::receiver::Receiver;
-use crate::server::Server;
-use crate::world::{ADMIN_KEY, Event, World, new_key, sober_env, text};
+use crate::support::client::{Client, send, try_send};
+use crate::support::fact;
+use crate::support::hook::Hook;
+use crate::support::raw::Raw;
+use crate::support::receiver::Receiver;
+use crate::support::server::Server;
+use crate::support::world::{ADMIN_KEY, Event, World, new_key, sober_env, text};
 
 const PAUSE: Duration = Duration::from_millis(400);
 

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::client::Client;
-use crate::databases::on_both;
-use crate::hook::plain;
-use crate::receiver::Receiver;
-use crate::world::{World, text};
+use crate::support::client::Client;
+use crate::support::databases::on_both;
+use crate::support::hook::plain;
+use crate::support::receiver::Receiver;
+use crate::support::world::{World, text};
 
 const ITEMS: usize = 23;
 const PAGE: usize = 5;

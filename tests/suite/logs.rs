@@ -3,12 +3,12 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::client::try_send;
-use crate::databases::On;
-use crate::fact;
-use crate::hook::{Hook, plain, quick_retries};
-use crate::receiver::Receiver;
-use crate::world::{Event, World, new_key, text};
+use crate::support::client::try_send;
+use crate::support::databases::On;
+use crate::support::fact;
+use crate::support::hook::{Hook, plain, quick_retries};
+use crate::support::receiver::Receiver;
+use crate::support::world::{Event, World, new_key, text};
 
 async fn world() -> World {
     World::with(&[("POSTHASTE_LOG", "info")]).await

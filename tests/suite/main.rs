@@ -2,41 +2,12 @@
 //! real sockets as users do, and compares three books: what publishers were promised (P), what receivers saw (R), and
 //! what the program says it did (D).
 //!
-//! No test names a module of the product. `world` is the entry point; `checker` has the invariants that must hold after
-//! every fault.
+//! No test names a module of the product. `support` is the harness: `world` is its entry point, and `checker` has the invariants
+//! that must hold after every fault.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test, a panic is how a broken promise is reported")]
 #![allow(clippy::disallowed_methods, reason = "receivers and callers have clocks of their own")]
 
-// The test harness.
-mod canary;
-mod cases;
-#[path = "../support/certificates.rs"]
-mod certificates;
-mod checker;
-mod client;
-#[path = "../support/cluster.rs"]
-mod cluster;
-mod contract;
-mod databases;
-mod fact;
-mod fleet;
-mod frames;
-mod hook;
-mod load;
-#[path = "../support/names.rs"]
-mod names;
-mod operations;
-#[path = "../support/proxy.rs"]
-mod proxy;
-mod raw;
-mod receiver;
-mod rows;
-mod secure;
-mod server;
-mod untaken;
-mod verify;
-mod world;
-mod writes;
+mod support;
 
 // The tests, one module for each kind of promise.
 mod access;
@@ -93,6 +64,8 @@ mod silence;
 mod slowness;
 mod startup;
 mod unreadable;
+mod untaken;
 mod versions;
 mod webhooks;
 mod why;
+mod writes;

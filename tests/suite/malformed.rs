@@ -4,9 +4,9 @@
 use reqwest::Method;
 use serde_json::json;
 
-use crate::client::{Client, send, try_send};
-use crate::receiver::Receiver;
-use crate::world::World;
+use crate::support::client::{Client, send, try_send};
+use crate::support::receiver::Receiver;
+use crate::support::world::World;
 
 /// Nesting deeper than any real payload, and deeper than a recursive parser's stack allows.
 const DEEP: usize = 100_000;

@@ -2,10 +2,10 @@
 
 use tempfile::TempDir;
 
-use crate::cluster::Database;
-use crate::databases::{self, On, on_both};
-use crate::server;
-use crate::world::sober_env;
+use crate::support::databases::{self, On, on_both};
+use crate::support::server;
+use crate::support::world::sober_env;
+use test_support::cluster::Database;
 
 /// Kills a process before every ninth of about 50 statements; `POSTHASTE_MIGRATION_KILLS=1` kills before each.
 const EVERY: usize = 9;

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::hook::Hook;
-use crate::receiver::Receiver;
-use crate::world::{World, attempts, text};
+use crate::support::hook::Hook;
+use crate::support::receiver::Receiver;
+use crate::support::world::{World, attempts, text};
 
 const TIME_LIMIT_MS: u64 = 3_000;
 const TOLERANCE_MS: u64 = 500;

@@ -10,14 +10,14 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use serde_json::json;
 
-use crate::client::Client;
-use crate::databases::On;
-use crate::fact;
-use crate::fleet::{Fleet, make_hooks};
-use crate::hook::{Hook, quick_retries};
-use crate::load::{Load, TYPES};
-use crate::receiver::{Receiver, Reply, Request};
-use crate::world::{Event, each_attempt};
+use crate::support::client::Client;
+use crate::support::databases::On;
+use crate::support::fact;
+use crate::support::fleet::{Fleet, make_hooks};
+use crate::support::hook::{Hook, quick_retries};
+use crate::support::load::{Load, TYPES};
+use crate::support::receiver::{Receiver, Reply, Request};
+use crate::support::world::{Event, each_attempt};
 
 const NODES: usize = 3;
 

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::client::{Answer, Client, send};
-use crate::fact;
-use crate::receiver::Receiver;
-use crate::world::{World, free_port};
+use crate::support::client::{Answer, Client, send};
+use crate::support::fact;
+use crate::support::receiver::Receiver;
+use crate::support::world::{World, free_port};
 
 async fn open(world: &World, path: &str) -> Answer {
     send(world.anyone().root(Method::GET, path)).await

@@ -3,12 +3,12 @@
 
 use serde_json::{Value, json};
 
-use crate::certificates::{Authority, Issued};
-use crate::databases::on_both;
-use crate::hook::plain;
-use crate::receiver::{Receiver, Reply};
-use crate::rows;
-use crate::world::{World, attempts, text};
+use crate::support::databases::on_both;
+use crate::support::hook::plain;
+use crate::support::receiver::{Receiver, Reply};
+use crate::support::rows;
+use crate::support::world::{World, attempts, text};
+use test_support::certificates::{Authority, Issued};
 
 const REDACTED: &str = "[redacted]";
 

@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::checker::audit;
-use crate::client::send;
-use crate::databases::On;
-use crate::fact;
-use crate::fleet::{Fleet, make_hooks};
-use crate::hook::{Hook, quick_retries};
-use crate::receiver::Receiver;
-use crate::world::{Event, World, attempts, each_attempt, text};
+use crate::support::checker::audit;
+use crate::support::client::send;
+use crate::support::databases::On;
+use crate::support::fact;
+use crate::support::fleet::{Fleet, make_hooks};
+use crate::support::hook::{Hook, quick_retries};
+use crate::support::receiver::Receiver;
+use crate::support::world::{Event, World, attempts, each_attempt, text};
 
 const EVENTS: usize = 20;
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use crate::databases::on_both;
-use crate::fact;
-use crate::receiver::{Receiver, Reply};
-use crate::world::{World, text};
+use crate::support::databases::on_both;
+use crate::support::fact;
+use crate::support::receiver::{Receiver, Reply};
+use crate::support::world::{World, text};
 
 /// Time for some dozen walks, each of which reads every page.
 const LOOKS: Duration = Duration::from_secs(60);

@@ -11,13 +11,13 @@ use http::Method;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::client::try_send;
-use crate::cluster::{self, Database};
-use crate::databases::On;
-use crate::fact;
-use crate::receiver::Receiver;
-use crate::server;
-use crate::world::{World, free_port};
+use crate::support::client::try_send;
+use crate::support::databases::On;
+use crate::support::fact;
+use crate::support::receiver::Receiver;
+use crate::support::server;
+use crate::support::world::{World, free_port};
+use test_support::cluster::{self, Database};
 
 /// Time to reconnect and to renew the lease of three seconds, on a busy machine.
 const BACK: Duration = Duration::from_secs(30);

@@ -6,13 +6,13 @@ use std::time::Duration;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::client::{Client, try_send};
-use crate::databases::On;
-use crate::fact;
-use crate::fleet::{Fleet, make_hooks};
-use crate::receiver::{Receiver, Reply};
-use crate::server::{Env, Server};
-use crate::world::{Event, World, each_attempt, text};
+use crate::support::client::{Client, try_send};
+use crate::support::databases::On;
+use crate::support::fact;
+use crate::support::fleet::{Fleet, make_hooks};
+use crate::support::receiver::{Receiver, Reply};
+use crate::support::server::{Env, Server};
+use crate::support::world::{Event, World, each_attempt, text};
 
 /// Time for a takeover after the end of the lease of three seconds, on a busy machine.
 const TAKEOVER: Duration = Duration::from_secs(30);

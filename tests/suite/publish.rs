@@ -8,11 +8,11 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::client::{Answer, Client, send, try_send};
-use crate::databases::on_both;
-use crate::hook::Hook;
-use crate::receiver::Receiver;
-use crate::world::{Event, World, attempts, text};
+use crate::support::client::{Answer, Client, send, try_send};
+use crate::support::databases::on_both;
+use crate::support::hook::Hook;
+use crate::support::receiver::Receiver;
+use crate::support::world::{Event, World, attempts, text};
 
 /// The largest body that is accepted.
 const BODY_LIMIT: usize = 1024 * 1024;

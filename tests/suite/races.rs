@@ -6,10 +6,10 @@ use futures_util::future::join_all;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::client::{Answer, Client, send};
-use crate::databases::On;
-use crate::fleet::Fleet;
-use crate::world::ADMIN_KEY;
+use crate::support::client::{Answer, Client, send};
+use crate::support::databases::On;
+use crate::support::fleet::Fleet;
+use crate::support::world::ADMIN_KEY;
 
 const NODES: usize = 3;
 const ROUNDS: usize = 25;

@@ -8,8 +8,8 @@ use reqwest::Method;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::client::{Answer, Client, send};
-use crate::world::World;
+use crate::support::client::{Answer, Client, send};
+use crate::support::world::World;
 
 fn wish() -> serde_json::Value {
     json!({"event": "message.sent", "data": {}})

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::hook::Hook;
-use crate::receiver::{Down, Receiver, Reply};
-use crate::world::{World, attempts, each_attempt, text};
+use crate::support::hook::Hook;
+use crate::support::receiver::{Down, Receiver, Reply};
+use crate::support::world::{World, attempts, each_attempt, text};
 
 /// The default timeout, and the precision with which it must be kept.
 const TIME_LIMIT: Duration = Duration::from_secs(5);

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use futures_util::stream::{self, StreamExt};
 use serde_json::{Value, json};
 
-use crate::client::send;
-use crate::fact;
-use crate::receiver::{Receiver, Reply, Request};
-use crate::world::World;
+use crate::support::client::send;
+use crate::support::fact;
+use crate::support::receiver::{Receiver, Reply, Request};
+use crate::support::world::World;
 
 /// Long enough that requests would overlap if nothing prevented it.
 const ANSWERING: Duration = Duration::from_millis(20);

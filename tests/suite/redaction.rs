@@ -8,14 +8,14 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::client::{Client, send};
-use crate::databases::{MASTER_KEY, On, on_both};
-use crate::fact;
-use crate::hook::Hook;
-use crate::operations::{Ids, operations};
-use crate::receiver::Receiver;
-use crate::verify::hex;
-use crate::world::{ADMIN_KEY, World, id_of, new_admin_key, new_key, new_session, text};
+use crate::support::client::{Client, send};
+use crate::support::databases::{MASTER_KEY, On, on_both};
+use crate::support::fact;
+use crate::support::hook::Hook;
+use crate::support::operations::{Ids, operations};
+use crate::support::receiver::Receiver;
+use crate::support::verify::hex;
+use crate::support::world::{ADMIN_KEY, World, id_of, new_admin_key, new_key, new_session, text};
 
 const HEADER: &str = "planted-header-value-0123456789";
 const CREDENTIAL: &str = "planted-credential-0123456789";

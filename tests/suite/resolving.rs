@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::canary::{Canaries, OPENED};
-use crate::hook::{Hook, plain, quick_retries};
-use crate::names::{Names, Say};
-use crate::receiver::{Receiver, Reply};
-use crate::world::{World, attempts, each_attempt, text};
+use crate::support::canary::{Canaries, OPENED};
+use crate::support::hook::{Hook, plain, quick_retries};
+use crate::support::receiver::{Receiver, Reply};
+use crate::support::world::{World, attempts, each_attempt, text};
+use test_support::names::{Names, Say};
 
 /// More addresses than the engine accepts in one answer.
 const FLOOD: usize = 1_000;

@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::databases::{self, On, on_both};
-use crate::hook::Hook;
-use crate::receiver::Receiver;
-use crate::server::{self, Env};
-use crate::verify;
-use crate::world::World;
+use crate::support::databases::{self, On, on_both};
+use crate::support::hook::Hook;
+use crate::support::receiver::Receiver;
+use crate::support::server::{self, Env};
+use crate::support::verify;
+use crate::support::world::World;
 
 /// How long secrets are rotated, unless a variable says otherwise.
 const SECONDS: u64 = 5;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::databases::on_both;
-use crate::hook::{Hook, quick_retries};
-use crate::receiver::{Receiver, Request};
-use crate::world::{World, attempts, each_attempt};
+use crate::support::databases::on_both;
+use crate::support::hook::{Hook, quick_retries};
+use crate::support::receiver::{Receiver, Request};
+use crate::support::world::{World, attempts, each_attempt};
 
 /// Clocks that count whole milliseconds may be off by one.
 const ROUNDING: Duration = Duration::from_millis(1);

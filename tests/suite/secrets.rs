@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::databases::on_both;
-use crate::hook::Hook;
-use crate::receiver::Receiver;
-use crate::verify::{self, Format};
-use crate::world::{World, text};
+use crate::support::databases::on_both;
+use crate::support::hook::Hook;
+use crate::support::receiver::Receiver;
+use crate::support::verify::{self, Format};
+use crate::support::world::{World, text};
 
 /// Indices of the hook's secrets that signed its newest request; 0 is the newest secret.
 async fn signers(world: &World, hook: &Hook) -> Vec<usize> {
@@ -69,7 +69,7 @@ async fn a_webhook_says_which_secrets_sign_and_one_can_be_ended() {
 
     assert_eq!(world.client().delete(&path(&id_of(0))).await.problem(409).code(), "secret_in_use");
     let stale = world.client().call(reqwest::Method::DELETE, &path(&id_of(2))).header("If-Match", "\"v1\"");
-    crate::client::send(stale).await.problem(412);
+    crate::support::client::send(stale).await.problem(412);
     assert_eq!(world.client().delete(&path(&id_of(2))).await.status, 204);
 
     assert_eq!(signers(&world, &hook).await, [0, 1]);

@@ -4,11 +4,11 @@
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use crate::client::{Answer, Client, send};
-use crate::databases::{On, on_both};
-use crate::fact;
-use crate::fleet::Fleet;
-use crate::world::{World, new_key, text};
+use crate::support::client::{Answer, Client, send};
+use crate::support::databases::{On, on_both};
+use crate::support::fact;
+use crate::support::fleet::Fleet;
+use crate::support::world::{World, new_key, text};
 
 /// A browser that shows a page of the server.
 struct Browser {

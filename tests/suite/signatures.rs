@@ -3,10 +3,10 @@
 
 use serde_json::json;
 
-use crate::hook::Hook;
-use crate::receiver::{Receiver, Request};
-use crate::verify::{self, Format, hex, hmac};
-use crate::world::World;
+use crate::support::hook::Hook;
+use crate::support::receiver::{Receiver, Request};
+use crate::support::verify::{self, Format, hex, hmac};
+use crate::support::world::World;
 
 #[tokio::test]
 async fn each_format_is_written_as_described() {

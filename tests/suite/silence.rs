@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use http::Method;
 use serde_json::json;
 
-use crate::client::try_send;
-use crate::databases::On;
-use crate::fact;
-use crate::receiver::{Receiver, Reply};
-use crate::world::{World, each_attempt, id_of};
+use crate::support::client::try_send;
+use crate::support::databases::On;
+use crate::support::fact;
+use crate::support::receiver::{Receiver, Reply};
+use crate::support::world::{World, each_attempt, id_of};
 
 /// A publish that meets the silence is answered within ten seconds; the rest is for a busy machine.
 const ANSWERED: Duration = Duration::from_secs(15);

@@ -8,13 +8,13 @@ use futures_util::future::join_all;
 use http::Method;
 use serde_json::json;
 
-use crate::checker::audit;
-use crate::client::try_send;
-use crate::databases::On;
-use crate::fact;
-use crate::hook::Hook;
-use crate::load::{Load, mixed_hooks};
-use crate::world::World;
+use crate::support::checker::audit;
+use crate::support::client::try_send;
+use crate::support::databases::On;
+use crate::support::fact;
+use crate::support::hook::Hook;
+use crate::support::load::{Load, mixed_hooks};
+use crate::support::world::World;
 
 /// Delay of each statement; a batch has half a dozen.
 const SLOW: Duration = Duration::from_secs(2);

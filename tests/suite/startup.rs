@@ -5,8 +5,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::server::{self, Env, Server};
-use crate::world::{ADMIN_KEY, World, sober_env};
+use crate::support::server::{self, Env, Server};
+use crate::support::world::{ADMIN_KEY, World, sober_env};
 
 /// For each setting a wrong value and the accepted values that the error names. Errors do not repeat secrets.
 const WRONG: &[(&str, &str, &str)] = &[
@@ -133,7 +133,7 @@ async fn an_admin_key_is_taken_from_a_file() {
     let mut env = sober_env(dir.path());
     env.remove("POSTHASTE_ADMIN_KEY");
     let server = Server::start(dir.path(), &["--admin-key-file", "admin"], &env).await;
-    crate::client::Client::open(server.url()).with_key(ADMIN_KEY).get("/tenants").await.expect(200);
+    crate::support::client::Client::open(server.url()).with_key(ADMIN_KEY).get("/tenants").await.expect(200);
 }
 
 #[tokio::test]
@@ -171,7 +171,8 @@ async fn a_database_that_cannot_be_opened_is_told_as_it_is() {
         ("sqlite://text.db", 1, ["text.db is damaged, or no SQLite database", "restore"]),
         ("postgres://me@127.0.0.1:9/x", 1, ["PostgreSQL at 127.0.0.1, port 9", "connection refused"]),
     ] {
-        let settings = [("POSTHASTE_DATABASE_URL", url), ("POSTHASTE_MASTER_KEY", crate::databases::MASTER_KEY)];
+        let settings =
+            [("POSTHASTE_DATABASE_URL", url), ("POSTHASTE_MASTER_KEY", crate::support::databases::MASTER_KEY)];
         let (found, said) = run(dir.path(), &["serve"], &settings).await;
         assert_eq!(found, Some(code), "{url}: {said}");
         assert!(parts.iter().all(|part| said.contains(part)), "{url}: {said}");

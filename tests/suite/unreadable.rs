@@ -3,14 +3,14 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::client::{send, try_send};
-use crate::databases::{On, on_both};
-use crate::fact;
-use crate::hook::Hook;
-use crate::receiver::Receiver;
-use crate::rows;
-use crate::server;
-use crate::world::{World, text};
+use crate::support::client::{send, try_send};
+use crate::support::databases::{On, on_both};
+use crate::support::fact;
+use crate::support::hook::Hook;
+use crate::support::receiver::Receiver;
+use crate::support::rows;
+use crate::support::server;
+use crate::support::world::{World, text};
 
 /// Statements that damage one row of the first tenant: the table, the statement, and the databases on which it works.
 /// PostgreSQL enforces column types, so some damage is possible on SQLite only.

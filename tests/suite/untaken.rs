@@ -8,10 +8,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use tokio::net::TcpStream;
 
-use crate::client::try_send;
-use crate::databases::on_both;
-use crate::fact;
-use crate::world::{World, text};
+use crate::support::client::try_send;
+use crate::support::databases::on_both;
+use crate::support::fact;
+use crate::support::world::{World, text};
 
 /// The memory that one tenant's answers may take, in bytes.
 const PART: usize = 64 << 20;

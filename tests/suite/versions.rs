@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::cluster::Database;
-use crate::databases::On;
-use crate::fleet::Fleet;
-use crate::hook::{Hook, quick_retries};
-use crate::load::{Load, TYPES};
 use crate::nodes::{all_are_asked, assert_no_duplicates, prompt_or_slow};
-use crate::receiver::Receiver;
-use crate::server::BINARY;
+use crate::support::databases::On;
+use crate::support::fleet::Fleet;
+use crate::support::hook::{Hook, quick_retries};
+use crate::support::load::{Load, TYPES};
+use crate::support::receiver::Receiver;
+use crate::support::server::BINARY;
+use test_support::cluster::Database;
 
 const NODES: usize = 3;
 const HOOKS: usize = 12;

@@ -7,11 +7,11 @@ use base64::prelude::BASE64_STANDARD;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::client::send;
-use crate::databases::on_both;
-use crate::hook::{plain, quick_retries};
-use crate::receiver::{Down, Receiver};
-use crate::world::{World, each_attempt, text};
+use crate::support::client::send;
+use crate::support::databases::on_both;
+use crate::support::hook::{plain, quick_retries};
+use crate::support::receiver::{Down, Receiver};
+use crate::support::world::{World, each_attempt, text};
 
 on_both!(a_webhook_is_answered_with_its_defaults_and_a_secret_that_is_shown_once);
 async fn a_webhook_is_answered_with_its_defaults_and_a_secret_that_is_shown_once() {

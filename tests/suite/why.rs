@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::databases::On;
-use crate::fact;
-use crate::fleet::{Fleet, make_hooks};
-use crate::hook::Hook;
-use crate::receiver::{Receiver, Reply};
-use crate::rows;
-use crate::world::{World, text};
+use crate::support::databases::On;
+use crate::support::fact;
+use crate::support::fleet::{Fleet, make_hooks};
+use crate::support::hook::Hook;
+use crate::support::receiver::{Receiver, Reply};
+use crate::support::rows;
+use crate::support::world::{World, text};
 
 /// An endpoint is quarantined after some 13 s of restarts.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -4,10 +4,10 @@
 
 use serde_json::json;
 
-use crate::cluster::Database;
-use crate::databases::On;
-use crate::fleet::{Fleet, make_hooks};
-use crate::receiver::Receiver;
+use crate::support::databases::On;
+use crate::support::fleet::{Fleet, make_hooks};
+use crate::support::receiver::Receiver;
+use test_support::cluster::Database;
 
 /// The application name of the connection, which names the process; see `server`.
 const WRITER: &str = "current_setting('application_name')";

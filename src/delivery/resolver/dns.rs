@@ -160,8 +160,4 @@ fn explained(error: &NetError) -> ResolveError {
 }
 
 #[cfg(test)]
-#[path = "../../../tests/support/names.rs"]
-mod names;
-
-#[cfg(test)]
 mod tests;

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use super::ledger::agrees;
 use super::*;
-use crate::store::cluster::Database;
 use crate::store::commit_status::{TransactionId, UnansweredCommit};
-use crate::store::proxy::{Loss, Proxy};
+use test_support::cluster::Database;
+use test_support::proxy::{Loss, Proxy};
 
 /// A batch may take ten seconds; the rest is for a busy machine.
 const GIVEN_UP: Duration = Duration::from_secs(13);

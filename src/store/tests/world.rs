@@ -12,7 +12,6 @@ use crate::domain::id::{DeliveryId, EventSeq, TenantId, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::policy::Policy;
 use crate::store::audit::Author;
-use crate::store::cluster::Database;
 use crate::store::deliveries::{self, Attempt, DeliveryState, Status, Trigger};
 use crate::store::fanouts::Fanout;
 use crate::store::journal::{AttemptRecord, Caller, Draft, Journal, Published, Receipt, Record, Running};
@@ -21,6 +20,7 @@ use crate::store::seal::MasterKey;
 use crate::store::tenants::{NewTenant, Tenant};
 use crate::store::webhooks::{NewWebhook, Webhook};
 use crate::store::{OpenError, Options, Store};
+use test_support::cluster::Database;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum On {

@@ -9,10 +9,10 @@ use crate::api::key::{new_first_admin_key, new_tenant_key};
 use crate::domain::id::TenantNum;
 use crate::store::Options;
 use crate::store::audit::Author;
-use crate::store::cluster::Database;
 use crate::store::keys::NewApiKey;
 use crate::store::seal::MasterKey;
 use crate::store::tenants::NewTenant;
+use test_support::cluster::Database;
 
 const MASTER_KEY: &str = "cG9zdGhhc3RlIHBvc3RoYXN0ZSBwb3N0aGFzdGUgcG8=";
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::delivery::certificates::{Authority, Issued};
+use test_support::certificates::{Authority, Issued};
 
 fn options(ca: Option<&str>, certificate: Option<&str>, key: Option<&str>) -> TlsOptions {
     TlsOptions {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::names::{Names, Say};
 use super::*;
+use test_support::names::{Names, Say};
 
 async fn dns(servers: &[&Names]) -> Arc<Dns> {
     Arc::new(Dns::new(servers.iter().map(|names| names.address()).collect(), 4).unwrap())

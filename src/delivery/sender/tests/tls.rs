@@ -6,9 +6,9 @@ use tokio::io::AsyncWrite;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::delivery::certificates::{Authority, Issued, accept, acceptor, self_signed};
 use crate::delivery::{Credentials, TlsOptions};
 use crate::domain::id::{TenantNum, WebhookId};
+use test_support::certificates::{Authority, Issued, accept, acceptor, self_signed};
 
 const ADDRESS: &str = "127.0.0.1";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";

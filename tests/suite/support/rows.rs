@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::databases::On;
-use crate::world::World;
+use crate::support::databases::On;
+use crate::support::world::World;
 
 /// A Python script that reads the rows to write from its input.
 const SQLITE: &str = "

@@ -5,7 +5,7 @@ use reqwest::Method;
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
-use crate::client::{Client, send};
+use crate::support::client::{Client, send};
 
 /// The kind of object that an id in a path or a query names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

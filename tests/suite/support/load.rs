@@ -10,10 +10,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::client::{Client, try_send};
-use crate::hook::{Hook, quick_retries};
-use crate::receiver::Receiver;
-use crate::world::{Event, World};
+use crate::support::client::{Client, try_send};
+use crate::support::hook::{Hook, quick_retries};
+use crate::support::receiver::Receiver;
+use crate::support::world::{Event, World};
 
 const PUBLISHERS: usize = 8;
 

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::{StreamExt, stream};
 use serde_json::Value;
 
-use crate::fact;
-use crate::hook::Hook;
-use crate::world::{Event, World, attempts, is_terminal, text};
+use crate::support::fact;
+use crate::support::hook::Hook;
+use crate::support::world::{Event, World, attempts, is_terminal, text};
 
 /// Enough to keep the server busy while the books are read, few enough to leave it a core.
 const READERS: usize = 8;

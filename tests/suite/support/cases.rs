@@ -1,4 +1,4 @@
-//! Reads the list of hostile and harmless URLs (`tests/data/urls.tsv`).
+//! Reads the list of hostile and harmless URLs (`data/urls.tsv`).
 
 use std::net::IpAddr;
 
@@ -18,7 +18,7 @@ pub(crate) struct Case {
 }
 
 pub(crate) fn all() -> Vec<Case> {
-    let list = include_str!("../data/urls.tsv");
+    let list = include_str!("data/urls.tsv");
     list.lines().filter(|line| !line.starts_with('#')).map(read).collect()
 }
 

@@ -9,7 +9,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
 
-use crate::contract;
+use crate::support::contract;
 
 /// Longer than the longest answer that the contract allows: a test event to a receiver that uses its whole time limit.
 const TIMEOUT: Duration = Duration::from_secs(45);

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::fact;
+use crate::support::fact;
 
 /// Pause between bytes: short enough to reset a timer between reads; the answer still never ends within any time limit.
 const DRIBBLE: Duration = Duration::from_millis(300);

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::client::Client;
-use crate::receiver::{Receiver, Request};
-use crate::verify::{self, Format};
-use crate::world::text;
+use crate::support::client::Client;
+use crate::support::receiver::{Receiver, Request};
+use crate::support::verify::{self, Format};
+use crate::support::world::text;
 
 pub(crate) struct Hook {
     pub(crate) id: String,

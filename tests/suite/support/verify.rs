@@ -6,7 +6,7 @@ use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::receiver::Request;
+use crate::support::receiver::Request;
 
 /// The format of `X-Webhook-Signature`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

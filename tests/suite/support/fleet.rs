@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::checker::audit;
-use crate::client::{Client, send};
-use crate::fact;
-use crate::hook::Hook;
-use crate::load::Load;
-use crate::receiver::Receiver;
-use crate::server::{Env, Server};
-use crate::world::{World, assert_no_panic, free_port};
+use crate::support::checker::audit;
+use crate::support::client::{Client, send};
+use crate::support::fact;
+use crate::support::hook::Hook;
+use crate::support::load::Load;
+use crate::support::receiver::Receiver;
+use crate::support::server::{Env, Server};
+use crate::support::world::{World, assert_no_panic, free_port};
 use crate::writes;
 
 /// Shards move one by one, and the machine may be busy.

@@ -24,7 +24,7 @@ const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
 /// What the proxy does with a COMMIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(dead_code, reason = "not every test binary loses everything")]
-pub(crate) enum Loss {
+pub enum Loss {
     /// The COMMIT does not arrive, and the connection is cut.
     Question,
     /// The answer is lost, and the connection is cut.
@@ -45,7 +45,7 @@ struct State {
     delay: watch::Sender<Duration>,
 }
 
-pub(crate) struct Proxy {
+pub struct Proxy {
     dir: TempDir,
     state: Arc<State>,
     _task: AbortOnDropHandle<()>,
@@ -54,7 +54,7 @@ pub(crate) struct Proxy {
 #[allow(dead_code, reason = "not every test binary loses everything")]
 impl Proxy {
     /// Creates a proxy in front of the server whose socket is in this directory.
-    pub(crate) fn new(server: &Path) -> Self {
+    pub fn new(server: &Path) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let listener = UnixListener::bind(dir.path().join(SOCKET)).expect("a socket");
         // A standby, which connects through the proxy, runs as another user.
@@ -73,33 +73,33 @@ impl Proxy {
     }
 
     /// The directory of the proxy's own socket.
-    pub(crate) fn dir(&self) -> &Path {
+    pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
     /// Puts another server behind the proxy; connections to the previous one are cut.
-    pub(crate) fn switch(&self, server: &Path) {
+    pub fn switch(&self, server: &Path) {
         self.state.server.send_replace(server.to_owned());
     }
 
     /// Loses the next COMMIT on any connection, or its answer.
-    pub(crate) fn lose_next_commit(&self, loss: Loss) {
+    pub fn lose_next_commit(&self, loss: Loss) {
         *self.state.next_commit.lock() = Some(loss);
     }
 
     /// Loses the answer to the next statement with these words that a connection prepares.
-    pub(crate) fn lose_answer_to(&self, words: &'static str) {
+    pub fn lose_answer_to(&self, words: &'static str) {
         *self.state.statement.lock() = Some(words);
     }
 
     /// Sets the delay of each message to the server.
-    pub(crate) fn be_slow(&self, delay: Duration) {
+    pub fn be_slow(&self, delay: Duration) {
         self.state.delay.send_replace(delay);
     }
 
     /// Starts or stops losing all packets. A connection that has lost a packet stays silent, because TCP would
     /// retransmit only after a long time.
-    pub(crate) fn be_a_hole(&self, is_hole: bool) {
+    pub fn be_a_hole(&self, is_hole: bool) {
         self.state.is_hole.send_replace(is_hole);
     }
 }

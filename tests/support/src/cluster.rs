@@ -63,7 +63,7 @@ echo "primary_conninfo = 'host=$from user=posthaste'" >>"$dir/data/postgresql.au
 const REPLICATED: [&str; 3] = ["wal_level=replica", "max_wal_senders=4", "wal_retrieve_retry_interval=200ms"];
 
 /// A PostgreSQL server. Dropping it ends the server at once.
-pub(crate) struct Cluster {
+pub struct Cluster {
     dir: PathBuf,
     bin: PathBuf,
     /// The watcher's input, which the end of the process closes.
@@ -71,7 +71,7 @@ pub(crate) struct Cluster {
 }
 
 /// A database for one test; dropping it removes the database.
-pub(crate) struct Database {
+pub struct Database {
     name: String,
 }
 
@@ -109,37 +109,37 @@ impl Cluster {
 
     /// A server that has counted many transactions and that a standby can follow.
     #[allow(dead_code, reason = "not every test binary has a server of its own")]
-    pub(crate) fn aged() -> Self {
+    pub fn aged() -> Self {
         Self::start(INIT_AGED, Path::new("/"), &REPLICATED)
     }
 
     /// A standby of the server whose socket is in this directory. The standby lacks everything that the server no
     /// longer sends.
     #[allow(dead_code, reason = "not every test binary has a standby")]
-    pub(crate) fn standby_of(socket: &Path) -> Self {
+    pub fn standby_of(socket: &Path) -> Self {
         Self::start(COPY, socket, &REPLICATED)
     }
 
     /// Promotes a standby to primary.
     #[allow(dead_code, reason = "not every test binary has a standby")]
-    pub(crate) fn promote(&self) {
+    pub fn promote(&self) {
         assert_eq!(self.run("SELECT pg_promote(true, 30)").trim(), "t", "the standby was not promoted");
     }
 
     /// The directory of this server's socket.
     #[allow(dead_code, reason = "not every test binary has a server of its own")]
-    pub(crate) fn socket_dir(&self) -> &Path {
+    pub fn socket_dir(&self) -> &Path {
         &self.dir
     }
 
     #[allow(dead_code, reason = "not every test binary has a server of its own")]
-    pub(crate) fn create_database(&self, name: &str) {
+    pub fn create_database(&self, name: &str) {
         self.run(&format!("CREATE DATABASE {name}"));
     }
 
     /// A dump of a database by `pg_dump`.
     #[allow(dead_code, reason = "the store's tests look at rows")]
-    pub(crate) fn dump_of(&self, database: &str) -> Vec<u8> {
+    pub fn dump_of(&self, database: &str) -> Vec<u8> {
         let mut dump = Command::new(self.bin.join("pg_dump"));
         dump.args(["-U", "posthaste", "-d", database, "-h"]).arg(&self.dir);
         let output = dump.output().expect("pg_dump runs");
@@ -158,7 +158,7 @@ impl Cluster {
         psql
     }
 
-    pub(crate) fn run_in(&self, database: &str, sql: &str) -> String {
+    pub fn run_in(&self, database: &str, sql: &str) -> String {
         let output = self.psql(database, sql).output().expect("psql runs");
         assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -167,7 +167,7 @@ impl Cluster {
 
 impl Database {
     /// Creates an empty database.
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         cluster().run(&format!("CREATE DATABASE {name}"));
@@ -176,7 +176,7 @@ impl Database {
 
     /// Allows or forbids connections from now on; forbidding also ends the existing ones.
     #[allow(dead_code, reason = "not every test binary has an outage")]
-    pub(crate) fn open_for_all(&self, open: bool) {
+    pub fn open_for_all(&self, open: bool) {
         let name = &self.name;
         cluster().run(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {open}"));
         if !open {
@@ -186,37 +186,37 @@ impl Database {
     }
 
     #[allow(dead_code, reason = "not every test binary has a pooler")]
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.name
     }
 
     /// The directory of the server's socket, as a host to connect to.
     #[allow(dead_code, reason = "not every test binary has a pooler")]
-    pub(crate) fn host(&self) -> &'static Path {
+    pub fn host(&self) -> &'static Path {
         &cluster().dir
     }
 
     /// Runs SQL; returns what `psql` prints, a line for each row.
     #[allow(dead_code, reason = "the store's tests have connections of their own")]
-    pub(crate) fn ask(&self, sql: &str) -> String {
+    pub fn ask(&self, sql: &str) -> String {
         cluster().run_in(&self.name, sql)
     }
 
     /// Starts running SQL and does not wait for the result.
     #[allow(dead_code, reason = "not every test binary keeps the server busy")]
-    pub(crate) fn begin(&self, sql: &str) -> Child {
+    pub fn begin(&self, sql: &str) -> Child {
         cluster().psql(&self.name, sql).stdout(Stdio::null()).spawn().expect("psql runs")
     }
 
     /// A dump of this database by `pg_dump`.
     #[allow(dead_code, reason = "the store's tests look at rows")]
-    pub(crate) fn dump(&self) -> Vec<u8> {
+    pub fn dump(&self) -> Vec<u8> {
         cluster().dump_of(&self.name)
     }
 
     /// Restores a dump into this database, which must be empty.
     #[allow(dead_code, reason = "not every test binary restores a database")]
-    pub(crate) fn restore(&self, dump: &[u8]) {
+    pub fn restore(&self, dump: &[u8]) {
         let mut psql = cluster().psql(&self.name, "SELECT 1");
         psql.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null());
         let mut psql = psql.spawn().expect("psql runs");
@@ -224,17 +224,17 @@ impl Database {
         assert!(psql.wait().expect("psql ends").success(), "the dump was not restored");
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         self.url_at(Self::socket())
     }
 
     /// The URL of this database through a socket in another directory.
-    pub(crate) fn url_at(&self, dir: &Path) -> String {
+    pub fn url_at(&self, dir: &Path) -> String {
         format!("postgres://posthaste@localhost/{}?host={}", self.name, dir.display())
     }
 
     /// The directory of the server's socket.
-    pub(crate) fn socket() -> &'static Path {
+    pub fn socket() -> &'static Path {
         &cluster().dir
     }
 }
@@ -258,7 +258,7 @@ fn programs() -> PathBuf {
 }
 
 /// The user to run as, if the tests run as root: PostgreSQL and PgBouncer refuse to run as root.
-pub(crate) fn owner() -> Option<(u32, u32)> {
+pub fn owner() -> Option<(u32, u32)> {
     let passwd = fs::read_to_string("/etc/passwd").expect("users");
     let ids = |name: &str| {
         let line = passwd.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;

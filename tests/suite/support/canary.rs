@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::receiver::{Down, Receiver, Reply};
+use crate::support::receiver::{Down, Receiver, Reply};
 
 /// The one address that the servers of these tests may call: as `POSTHASTE_EGRESS_ALLOW`, and as an address.
 pub(crate) const OPENED: &str = "127.0.0.2/32";

@@ -9,7 +9,7 @@ use reqwest::{Method, Url};
 use serde_json::{Value, json};
 
 /// Another test asserts that the program prints the same document.
-const DOCUMENT: &str = include_str!("../../docs/openapi.json");
+const DOCUMENT: &str = include_str!("../../../docs/openapi.json");
 
 const METHODS: [&str; 5] = ["get", "put", "post", "delete", "patch"];
 

@@ -26,7 +26,7 @@ const NAME_ERROR: u8 = 3;
 /// How queries for a name are answered.
 #[derive(Debug, Clone)]
 #[allow(dead_code, reason = "not every test binary says everything")]
-pub(crate) enum Say {
+pub enum Say {
     Addresses(Vec<IpAddr>),
     /// A CNAME and the addresses of that name.
     Alias(&'static str, Vec<IpAddr>),
@@ -37,7 +37,7 @@ pub(crate) enum Say {
 }
 
 impl Say {
-    pub(crate) fn addresses(texts: &[&str]) -> Self {
+    pub fn addresses(texts: &[&str]) -> Self {
         Self::Addresses(texts.iter().map(|text| text.parse().expect("an address")).collect())
     }
 }
@@ -58,7 +58,7 @@ struct Book {
     asked: Vec<Asked>,
 }
 
-pub(crate) struct Names {
+pub struct Names {
     address: SocketAddr,
     book: Arc<Mutex<Book>>,
     _serving: [AbortOnDropHandle<()>; 2],
@@ -67,7 +67,7 @@ pub(crate) struct Names {
 #[allow(dead_code, reason = "not every test binary asks everything")]
 impl Names {
     /// Starts a server that knows no name.
-    pub(crate) async fn start() -> Self {
+    pub async fn start() -> Self {
         let (udp, tcp) = sockets().await.expect("a free port");
         let address = udp.local_addr().expect("a bound address");
         let book = Arc::new(Mutex::new(Book::default()));
@@ -75,22 +75,22 @@ impl Names {
         Self { address, book, _serving: serving.map(AbortOnDropHandle::new) }
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Sets the answer for a name.
-    pub(crate) fn say(&self, name: &str, say: Say) {
+    pub fn say(&self, name: &str, say: Say) {
         self.say_in_turn(name, vec![say]);
     }
 
     /// Sets the answers to successive lookups of a name; the last one stays.
-    pub(crate) fn say_in_turn(&self, name: &str, says: Vec<Say>) {
+    pub fn say_in_turn(&self, name: &str, says: Vec<Say>) {
         self.book.lock().says.insert(name.to_owned(), says);
     }
 
     /// How often a name was looked up: for its IPv4 addresses, and for its IPv6 addresses.
-    pub(crate) fn lookups(&self, name: &str) -> (usize, usize) {
+    pub fn lookups(&self, name: &str) -> (usize, usize) {
         let book = self.book.lock();
         let count =
             |kind| book.asked.iter().filter(|asked| asked.name == name && asked.kind == kind && !asked.by_tcp).count();
@@ -98,11 +98,11 @@ impl Names {
     }
 
     /// Every name that was asked for.
-    pub(crate) fn known(&self) -> BTreeSet<String> {
+    pub fn known(&self) -> BTreeSet<String> {
         self.book.lock().asked.iter().map(|asked| asked.name.clone()).collect()
     }
 
-    pub(crate) fn was_asked_by_tcp(&self, name: &str) -> bool {
+    pub fn was_asked_by_tcp(&self, name: &str) -> bool {
         self.book.lock().asked.iter().any(|asked| asked.name == name && asked.by_tcp)
     }
 }

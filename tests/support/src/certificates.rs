@@ -16,17 +16,17 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
 /// A certificate authority that no system trusts.
-pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, in PEM.
 #[derive(Clone)]
-pub(crate) struct Issued {
-    pub(crate) certificate: String,
-    pub(crate) key: String,
+pub struct Issued {
+    pub certificate: String,
+    pub key: String,
 }
 
 impl Authority {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(1);
         let name = format!("Authority {}", COUNT.fetch_add(1, Ordering::Relaxed));
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
@@ -35,17 +35,17 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, new_key()).expect("an authority"))
     }
 
-    pub(crate) fn pem(&self) -> String {
+    pub fn pem(&self) -> String {
         self.0.pem()
     }
 
     /// Issues a certificate that is valid now and for many years.
-    pub(crate) fn issue(&self, name: &str) -> Issued {
+    pub fn issue(&self, name: &str) -> Issued {
         self.issue_for(name, 2020..=2099)
     }
 
     /// Issues a certificate that is valid from the first day of one year to the first day of another.
-    pub(crate) fn issue_for(&self, name: &str, years: std::ops::RangeInclusive<i32>) -> Issued {
+    pub fn issue_for(&self, name: &str, years: std::ops::RangeInclusive<i32>) -> Issued {
         let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
         params.not_before = date_time_ymd(*years.start(), 1, 1);
         params.not_after = date_time_ymd(*years.end(), 1, 1);
@@ -60,14 +60,14 @@ fn new_key() -> KeyPair {
 }
 
 /// A self-signed certificate.
-pub(crate) fn self_signed(name: &str) -> Issued {
+pub fn self_signed(name: &str) -> Issued {
     let key = new_key();
     let params = CertificateParams::new([name.to_owned()]).expect("a name");
     Issued { certificate: params.self_signed(&key).expect("a certificate").pem(), key: key.serialize_pem() }
 }
 
 /// A TLS acceptor that presents this certificate and, if `clients_of` is given, demands a client certificate from it.
-pub(crate) fn acceptor(shown: &Issued, clients_of: Option<&Authority>) -> TlsAcceptor {
+pub fn acceptor(shown: &Issued, clients_of: Option<&Authority>) -> TlsAcceptor {
     let provider = Arc::new(ring::default_provider());
     let config = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
     let config = config.expect("versions");
@@ -87,7 +87,7 @@ pub(crate) fn acceptor(shown: &Issued, clients_of: Option<&Authority>) -> TlsAcc
 }
 
 /// Performs the handshake. A refused client can read the alert: a connection that is closed at once may lose it.
-pub(crate) async fn accept(acceptor: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+pub async fn accept(acceptor: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
     match acceptor.accept(stream).into_fallible().await {
         Ok(stream) => Some(stream),
         Err((_, mut stream)) => {

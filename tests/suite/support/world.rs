@@ -8,14 +8,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::client::{Answer, Client};
-use crate::cluster::Database;
-use crate::databases::{self, On};
-use crate::fact;
-use crate::hook::Hook;
-use crate::proxy::Proxy;
-use crate::receiver::Receiver;
-use crate::server::{self, Env, Server};
+use crate::support::client::{Answer, Client};
+use crate::support::databases::{self, On};
+use crate::support::fact;
+use crate::support::hook::Hook;
+use crate::support::receiver::Receiver;
+use crate::support::server::{self, Env, Server};
+use test_support::cluster::Database;
+use test_support::proxy::Proxy;
 
 pub(crate) const ADMIN_KEY: &str = "admin-key-of-the-test-suite-0123456789";
 const ALL_SCOPES: [&str; 4] = ["read", "publish", "manage", "operate"];

@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::certificates::{Authority, Issued, accept, acceptor};
-use crate::receiver::Receiver;
+use crate::support::receiver::Receiver;
+use test_support::certificates::{Authority, Issued, accept, acceptor};
 
 pub(crate) struct Secure {
     address: SocketAddr,

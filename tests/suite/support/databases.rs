@@ -2,7 +2,7 @@
 
 use tokio::task_local;
 
-use crate::cluster::Database;
+use test_support::cluster::Database;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum On {
@@ -46,7 +46,7 @@ pub(crate) fn variables(database: &Database) -> [(&'static str, String); 4] {
 macro_rules! on_both {
     ($name:ident) => {
         mod $name {
-            use crate::databases::On;
+            use crate::support::databases::On;
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn on_sqlite() {

@@ -8,8 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::contract;
-use crate::fact;
+use crate::support::contract;
+use crate::support::fact;
 
 pub(crate) type Env = BTreeMap<&'static str, String>;
 
