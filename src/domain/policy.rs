@@ -9,16 +9,6 @@ use serde::{Deserialize, Serialize};
 pub use self::breaker::BreakerSettings;
 pub use self::retry::{Backoff, RetryPolicy};
 
-/// The range of `timeoutMs`: below 100 ms a TLS handshake across a continent cannot finish, above 30 s a hanging
-/// receiver would hold its permits for too long.
-const TIMEOUT_MS: std::ops::RangeInclusive<u32> = 100..=30_000;
-
-/// The range of `maxInFlight`: more than 256 requests at once look like an attack to most receivers.
-const MAX_IN_FLIGHT: std::ops::RangeInclusive<u16> = 1..=256;
-
-/// The range of `disableAfterSeconds`: a receiver may be down for an hour, and after a year nobody waits for it.
-const DISABLE_AFTER: std::ops::RangeInclusive<u32> = 3_600..=31_536_000;
-
 /// The settings of one webhook. Every field has a default, so that rows written by older versions can still be read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -58,15 +48,29 @@ impl Default for Policy {
 }
 
 impl Policy {
+    /// The range of `timeoutMs`: below 100 ms a TLS handshake across a continent cannot finish, above 30 s a hanging
+    /// receiver would hold its permits for too long.
+    pub const TIMEOUT_MS: std::ops::RangeInclusive<u32> = 100..=30_000;
+
+    /// The range of `maxInFlight`: more than 256 requests at once look like an attack to most receivers.
+    pub const MAX_IN_FLIGHT: std::ops::RangeInclusive<u16> = 1..=256;
+
+    /// The range of `disableAfterSeconds`: a receiver may be down for an hour, and after a year nobody waits for it.
+    pub const DISABLE_AFTER_SECONDS: std::ops::RangeInclusive<u32> = 3_600..=31_536_000;
+
     /// Every value out of its range; empty when the policy can be applied.
     #[must_use]
     pub fn problems(&self) -> Vec<PolicyProblem> {
         let mut problems = self.retry_policy.problems();
-        problems.extend(PolicyProblem::out_of("/timeoutMs", self.timeout_ms, &TIMEOUT_MS));
-        problems.extend(PolicyProblem::out_of("/maxInFlight", self.max_in_flight, &MAX_IN_FLIGHT));
+        problems.extend(PolicyProblem::out_of("/timeoutMs", self.timeout_ms, &Self::TIMEOUT_MS));
+        problems.extend(PolicyProblem::out_of("/maxInFlight", self.max_in_flight, &Self::MAX_IN_FLIGHT));
         problems.extend(self.rate_limit.iter().flat_map(RateLimit::problems));
         problems.extend(self.breaker.problems());
-        problems.extend(PolicyProblem::out_of("/disableAfterSeconds", self.disable_after_seconds, &DISABLE_AFTER));
+        problems.extend(PolicyProblem::out_of(
+            "/disableAfterSeconds",
+            self.disable_after_seconds,
+            &Self::DISABLE_AFTER_SECONDS,
+        ));
         problems
     }
 }
@@ -85,10 +89,13 @@ pub struct RateLimit {
 impl RateLimit {
     /// The range of `requests` and `burst`: far more than one receiver takes, and small enough that a full burst at the
     /// slowest rate still fits into 64-bit nanoseconds.
-    pub(crate) const REQUESTS: std::ops::RangeInclusive<u32> = 1..=100_000;
+    pub const REQUESTS: std::ops::RangeInclusive<u32> = 1..=100_000;
+
+    /// A rate limit that names no time is per second.
+    pub const DEFAULT_PER_SECONDS: u32 = 1;
 
     /// The range of `perSeconds`: the longest period of a quota is a day.
-    pub(crate) const PER_SECONDS: std::ops::RangeInclusive<u32> = 1..=86_400;
+    pub const PER_SECONDS: std::ops::RangeInclusive<u32> = 1..=86_400;
 
     fn problems(&self) -> impl Iterator<Item = PolicyProblem> + use<> {
         [
@@ -106,13 +113,13 @@ impl RateLimit {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RateLimitInput {
     requests: u32,
-    #[serde(default = "one_second")]
+    #[serde(default = "default_per_seconds")]
     per_seconds: u32,
     burst: Option<u32>,
 }
 
-fn one_second() -> u32 {
-    1
+fn default_per_seconds() -> u32 {
+    RateLimit::DEFAULT_PER_SECONDS
 }
 
 impl From<RateLimitInput> for RateLimit {

@@ -2,8 +2,10 @@
 //! take any members, that what an input requires is never null, and that an answer has each of its members.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use serde_json::Value;
+use utoipa::Number;
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::schema::{AdditionalProperties, ArrayItems, Object, Schema, SchemaType, Type};
 use utoipa::openapi::{Content, OpenApi as Document, Ref, RefOr};
@@ -11,6 +13,7 @@ use utoipa::openapi::{Content, OpenApi as Document, Ref, RefOr};
 use crate::api::scope::Scope;
 use crate::api::{backlogs, deliveries};
 use crate::domain::outcome::OutcomeKind;
+use crate::domain::policy::{BreakerSettings, Policy, RateLimit, RetryPolicy};
 use crate::store::audit::Action;
 
 /// Members whose content is the publisher's or the webhook owner's own.
@@ -102,8 +105,52 @@ fn refine_object(object: &mut Object, is_input: bool) {
         if let Some(values) = values_of(name, &siblings) {
             restrict(property, &values);
         }
+        if is_input {
+            limit(name, property);
+        }
         walk(property, is_input);
     }
+}
+
+/// Takes the limits and the default of a webhook's setting from the policy, which checks them.
+fn limit(name: &str, schema: &mut RefOr<Schema>) {
+    let Some((least, most, default)) = limits_of(name) else { return };
+    match schema {
+        RefOr::T(Schema::Object(object)) => {
+            (object.minimum, object.maximum) = (Some(Number::UInt(least)), Some(Number::UInt(most)));
+            object.default = default.map(Value::from);
+        }
+        RefOr::T(Schema::Array(array)) => (array.min_items, array.max_items) = (Some(least), Some(most)),
+        RefOr::T(_) | RefOr::Ref(_) => {}
+    }
+}
+
+/// The least and the greatest value, and the default; of a list, how many items it may have.
+fn limits_of(name: &str) -> Option<(usize, usize, Option<u32>)> {
+    let Policy { retry_policy, timeout_ms, max_in_flight, breaker, disable_after_seconds, .. } = Policy::default();
+    let (least, most, default): (u32, u32, Option<u32>) = match name {
+        "maxRetries" => within(RetryPolicy::MAX_RETRIES, Some(retry_policy.max_retries)),
+        "maxDelaySeconds" => within(RetryPolicy::DELAY_SECONDS, Some(retry_policy.max_delay_seconds)),
+        "timeoutMs" => within(Policy::TIMEOUT_MS, Some(timeout_ms)),
+        "maxInFlight" => within(Policy::MAX_IN_FLIGHT, Some(max_in_flight)),
+        "disableAfterSeconds" => within(Policy::DISABLE_AFTER_SECONDS, Some(disable_after_seconds)),
+        "requests" | "burst" => within(RateLimit::REQUESTS, None),
+        "perSeconds" => within(RateLimit::PER_SECONDS, Some(RateLimit::DEFAULT_PER_SECONDS)),
+        "failureThreshold" => within(BreakerSettings::FAILURE_THRESHOLD, Some(breaker.failure_threshold)),
+        "cooldownSeconds" => within(BreakerSettings::COOLDOWN_SECONDS, Some(breaker.cooldown_seconds)),
+        "maxCooldownSeconds" => within(BreakerSettings::MAX_COOLDOWN_SECONDS, Some(breaker.max_cooldown_seconds)),
+        "scheduleSeconds" => {
+            let (least, most) = RetryPolicy::SCHEDULE_ENTRIES.into_inner();
+            return Some((least, most, None));
+        }
+        _ => return None,
+    };
+    Some((least as usize, most as usize, default))
+}
+
+fn within<T: Copy + Into<u32>>(range: RangeInclusive<T>, default: Option<T>) -> (u32, u32, Option<u32>) {
+    let (least, most) = range.into_inner();
+    (least.into(), most.into(), default.map(Into::into))
 }
 
 /// The values of a text with this name, if the set is fixed. `siblings` tell apart texts of the same name.

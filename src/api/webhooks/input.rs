@@ -10,7 +10,7 @@ use crate::api::event_types::DESCRIPTION;
 use crate::api::fields::{Fault, Given, Reader, any_text, boolean, given, integer, line, out_of, prose, word};
 use crate::api::names;
 use crate::api::names::NAME;
-use crate::domain::policy::{Backoff, SignatureFormat};
+use crate::domain::policy::{Backoff, BreakerSettings, Policy, RateLimit, RetryPolicy, SignatureFormat};
 
 use super::credentials::{AuthChanges, TlsChanges};
 
@@ -22,18 +22,6 @@ const PUBLIC_HEADERS: std::ops::RangeInclusive<usize> = 0..=20;
 
 /// Bytes of the metadata's JSON text.
 const METADATA: std::ops::RangeInclusive<usize> = 0..=16 * 1024;
-
-/// The limits of the numbers. They are checked here too, so that the fault of a number that does not fit its type names
-/// the limits. The policy has the last word.
-const RETRIES: std::ops::RangeInclusive<u8> = 0..=20;
-const WAITS: std::ops::RangeInclusive<usize> = 1..=20;
-const SECONDS: std::ops::RangeInclusive<u32> = 1..=86_400;
-const TIMEOUT_MS: std::ops::RangeInclusive<u32> = 100..=30_000;
-const IN_FLIGHT: std::ops::RangeInclusive<u16> = 1..=256;
-const REQUESTS: std::ops::RangeInclusive<u32> = 1..=100_000;
-const FAILURES: std::ops::RangeInclusive<u16> = 1..=1_000;
-const COOLDOWN: std::ops::RangeInclusive<u32> = 1..=3_600;
-const DISABLE_AFTER: std::ops::RangeInclusive<u32> = 3_600..=31_536_000;
 
 const FIELDS: &[&str] = &[
     "name",
@@ -78,12 +66,12 @@ pub(in crate::api) struct Changes {
     #[schema(value_type = Option<RetryChanges>)]
     pub(super) retry_policy: Given<RetryChanges>,
     /// One deadline for DNS, connect, TLS, headers and body, in milliseconds.
-    #[schema(value_type = Option<u32>, minimum = 100, maximum = 30000, default = 5000)]
+    #[schema(value_type = Option<u32>)]
     pub(super) timeout_ms: Given<u32>,
     #[schema(value_type = Option<RateChanges>)]
     pub(super) rate_limit: Given<RateChanges>,
     /// Maximum requests in flight at once.
-    #[schema(value_type = Option<u16>, minimum = 1, maximum = 256, default = 16)]
+    #[schema(value_type = Option<u16>)]
     pub(super) max_in_flight: Given<u16>,
     /// Whether events are sent one at a time; a failed one holds back those after it.
     #[schema(value_type = Option<bool>, default = false)]
@@ -100,7 +88,7 @@ pub(in crate::api) struct Changes {
     #[schema(value_type = Option<BreakerChanges>)]
     pub(super) breaker: Given<BreakerChanges>,
     /// Seconds of nothing but failures after which the webhook is switched off; five days by default.
-    #[schema(value_type = Option<u32>, minimum = 3600, maximum = 31536000, default = 432000)]
+    #[schema(value_type = Option<u32>)]
     pub(super) disable_after_seconds: Given<u32>,
     #[schema(value_type = Option<String>, max_length = 2000)]
     pub(super) description: Given<String>,
@@ -115,15 +103,15 @@ pub(in crate::api) struct Changes {
 #[schema(as = RetryPolicyInput, rename_all = "camelCase")]
 pub(in crate::api) struct RetryChanges {
     /// Retries after the first attempt.
-    #[schema(value_type = Option<u8>, maximum = 20, default = 3)]
+    #[schema(value_type = Option<u8>)]
     pub(super) max_retries: Given<u8>,
     /// `exponential` (2, 4, 8 s, …), `linear` (5, 10, 15 s, …) or `schedule`.
     #[schema(value_type = Option<String>, default = "exponential")]
     pub(super) backoff_strategy: Given<Backoff>,
     /// The waits of `schedule`, in seconds; the last one repeats.
-    #[schema(value_type = Option<Vec<u32>>, min_items = 1, max_items = 20)]
+    #[schema(value_type = Option<Vec<u32>>)]
     pub(super) schedule_seconds: Given<Vec<u32>>,
-    #[schema(value_type = Option<u32>, minimum = 1, maximum = 86400, default = 86400)]
+    #[schema(value_type = Option<u32>)]
     pub(super) max_delay_seconds: Given<u32>,
 }
 
@@ -131,12 +119,12 @@ pub(in crate::api) struct RetryChanges {
 #[schema(as = RateLimitInput, rename_all = "camelCase")]
 pub(in crate::api) struct RateChanges {
     /// Requests that may start in `perSeconds`.
-    #[schema(value_type = Option<u32>, minimum = 1, maximum = 100000)]
+    #[schema(value_type = Option<u32>)]
     pub(super) requests: Given<u32>,
-    #[schema(value_type = Option<u32>, minimum = 1, maximum = 86400, default = 1)]
+    #[schema(value_type = Option<u32>)]
     pub(super) per_seconds: Given<u32>,
     /// Requests that may start at once; as many as `requests` by default.
-    #[schema(value_type = Option<u32>, minimum = 1, maximum = 100000)]
+    #[schema(value_type = Option<u32>)]
     pub(super) burst: Given<u32>,
 }
 
@@ -153,13 +141,13 @@ pub(in crate::api) struct SignatureChanges {
 #[schema(as = BreakerInput, rename_all = "camelCase")]
 pub(in crate::api) struct BreakerChanges {
     /// Failures in a row that open the breaker.
-    #[schema(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 20)]
+    #[schema(value_type = Option<u16>)]
     pub(super) failure_threshold: Given<u16>,
     /// Seconds for which nothing is sent at first; doubled by each failed probe.
-    #[schema(value_type = Option<u32>, minimum = 1, maximum = 3600, default = 30)]
+    #[schema(value_type = Option<u32>)]
     pub(super) cooldown_seconds: Given<u32>,
     /// Maximum seconds for which nothing is sent; not below `cooldownSeconds`.
-    #[schema(value_type = Option<u32>, minimum = 1, maximum = 86400, default = 300)]
+    #[schema(value_type = Option<u32>)]
     pub(super) max_cooldown_seconds: Given<u32>,
 }
 
@@ -240,9 +228,9 @@ impl Changes {
                 any_text(raw).map_err(|fault| errors.add(&at, fault)).ok()
             }),
             retry_policy: reader.object("retryPolicy", RetryChanges::FIELDS, RetryChanges::read),
-            timeout_ms: reader.field("timeoutMs", |raw| integer(raw, &TIMEOUT_MS)),
+            timeout_ms: reader.field("timeoutMs", |raw| integer(raw, &Policy::TIMEOUT_MS)),
             rate_limit: reader.object("rateLimit", RateChanges::FIELDS, RateChanges::read),
-            max_in_flight: reader.field("maxInFlight", |raw| integer(raw, &IN_FLIGHT)),
+            max_in_flight: reader.field("maxInFlight", |raw| integer(raw, &Policy::MAX_IN_FLIGHT)),
             ordered: reader.field("ordered", boolean),
             filter: reader.field("filter", |_| {
                 Err(Fault::new("unsupported", "filters are not available in this version; null is accepted"))
@@ -251,7 +239,8 @@ impl Changes {
             tls: reader.object("tls", TlsChanges::FIELDS, TlsChanges::read),
             auth: reader.object("auth", AuthChanges::FIELDS, AuthChanges::read),
             breaker: reader.object("breaker", BreakerChanges::FIELDS, BreakerChanges::read),
-            disable_after_seconds: reader.field("disableAfterSeconds", |raw| integer(raw, &DISABLE_AFTER)),
+            disable_after_seconds: reader
+                .field("disableAfterSeconds", |raw| integer(raw, &Policy::DISABLE_AFTER_SECONDS)),
             description: reader.field("description", |raw| prose(raw, &DESCRIPTION)),
             metadata: reader.field("metadata", metadata),
             is_active: reader.field("isActive", boolean),
@@ -266,12 +255,12 @@ impl RetryChanges {
         let strategies =
             [("exponential", Backoff::Exponential), ("linear", Backoff::Linear), ("schedule", Backoff::Schedule)];
         Self {
-            max_retries: reader.field("maxRetries", |raw| integer(raw, &RETRIES)),
+            max_retries: reader.field("maxRetries", |raw| integer(raw, &RetryPolicy::MAX_RETRIES)),
             backoff_strategy: reader.field("backoffStrategy", |raw| word(raw, &strategies)),
-            schedule_seconds: reader.list("scheduleSeconds", &WAITS, |at, raw, errors| {
-                integer(raw, &SECONDS).map_err(|fault| errors.add(&at, fault)).ok()
+            schedule_seconds: reader.list("scheduleSeconds", &RetryPolicy::SCHEDULE_ENTRIES, |at, raw, errors| {
+                integer(raw, &RetryPolicy::DELAY_SECONDS).map_err(|fault| errors.add(&at, fault)).ok()
             }),
-            max_delay_seconds: reader.field("maxDelaySeconds", |raw| integer(raw, &SECONDS)),
+            max_delay_seconds: reader.field("maxDelaySeconds", |raw| integer(raw, &RetryPolicy::DELAY_SECONDS)),
         }
     }
 }
@@ -281,9 +270,9 @@ impl RateChanges {
 
     fn read(reader: &mut Reader<'_, '_>) -> Self {
         Self {
-            requests: reader.field("requests", |raw| integer(raw, &REQUESTS)),
-            per_seconds: reader.field("perSeconds", |raw| integer(raw, &SECONDS)),
-            burst: reader.field("burst", |raw| integer(raw, &REQUESTS)),
+            requests: reader.field("requests", |raw| integer(raw, &RateLimit::REQUESTS)),
+            per_seconds: reader.field("perSeconds", |raw| integer(raw, &RateLimit::PER_SECONDS)),
+            burst: reader.field("burst", |raw| integer(raw, &RateLimit::REQUESTS)),
         }
     }
 }
@@ -306,9 +295,11 @@ impl BreakerChanges {
 
     fn read(reader: &mut Reader<'_, '_>) -> Self {
         Self {
-            failure_threshold: reader.field("failureThreshold", |raw| integer(raw, &FAILURES)),
-            cooldown_seconds: reader.field("cooldownSeconds", |raw| integer(raw, &COOLDOWN)),
-            max_cooldown_seconds: reader.field("maxCooldownSeconds", |raw| integer(raw, &SECONDS)),
+            failure_threshold: reader
+                .field("failureThreshold", |raw| integer(raw, &BreakerSettings::FAILURE_THRESHOLD)),
+            cooldown_seconds: reader.field("cooldownSeconds", |raw| integer(raw, &BreakerSettings::COOLDOWN_SECONDS)),
+            max_cooldown_seconds: reader
+                .field("maxCooldownSeconds", |raw| integer(raw, &BreakerSettings::MAX_COOLDOWN_SECONDS)),
         }
     }
 }

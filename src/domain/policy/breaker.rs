@@ -6,15 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use super::PolicyProblem;
 
-/// The range of `failureThreshold`: more than a thousand failures in a row prove nothing that a thousand do not.
-const FAILURE_THRESHOLD: std::ops::RangeInclusive<u16> = 1..=1000;
-
-/// The range of `cooldownSeconds`: a receiver that is back should not wait for longer than an hour at first.
-const COOLDOWN_SECONDS: std::ops::RangeInclusive<u32> = 1..=3_600;
-
-/// The longest `maxCooldownSeconds`: even a receiver that seems dead is probed once a day.
-const LONGEST_COOLDOWN_SECONDS: u32 = 86_400;
-
 /// When a breaker opens, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -34,13 +25,23 @@ impl Default for BreakerSettings {
 }
 
 impl BreakerSettings {
+    /// The range of `failureThreshold`: more than a thousand failures in a row prove nothing that a thousand do not.
+    pub const FAILURE_THRESHOLD: std::ops::RangeInclusive<u16> = 1..=1000;
+
+    /// The range of `cooldownSeconds`: a receiver that is back should not wait for longer than an hour at first.
+    pub const COOLDOWN_SECONDS: std::ops::RangeInclusive<u32> = 1..=3_600;
+
+    /// The range of `maxCooldownSeconds`, which is also not below `cooldownSeconds`: even a receiver that seems dead is
+    /// probed once a day.
+    pub const MAX_COOLDOWN_SECONDS: std::ops::RangeInclusive<u32> = 1..=86_400;
+
     /// Every value out of its range, with pointers into the policy.
     pub(in crate::domain) fn problems(&self) -> impl Iterator<Item = PolicyProblem> + use<> {
-        let shortest = self.cooldown_seconds.clamp(*COOLDOWN_SECONDS.start(), *COOLDOWN_SECONDS.end());
-        let max_cooldown = shortest..=LONGEST_COOLDOWN_SECONDS;
+        let shortest = self.cooldown_seconds.clamp(*Self::COOLDOWN_SECONDS.start(), *Self::COOLDOWN_SECONDS.end());
+        let max_cooldown = shortest..=*Self::MAX_COOLDOWN_SECONDS.end();
         [
-            PolicyProblem::out_of("/breaker/failureThreshold", self.failure_threshold, &FAILURE_THRESHOLD),
-            PolicyProblem::out_of("/breaker/cooldownSeconds", self.cooldown_seconds, &COOLDOWN_SECONDS),
+            PolicyProblem::out_of("/breaker/failureThreshold", self.failure_threshold, &Self::FAILURE_THRESHOLD),
+            PolicyProblem::out_of("/breaker/cooldownSeconds", self.cooldown_seconds, &Self::COOLDOWN_SECONDS),
             PolicyProblem::out_of("/breaker/maxCooldownSeconds", self.max_cooldown_seconds, &max_cooldown),
         ]
         .into_iter()

@@ -12,15 +12,6 @@ const EXPONENTIAL_BASE: Duration = Duration::from_secs(2);
 /// What `linear` adds with each try.
 const LINEAR_STEP: Duration = Duration::from_secs(5);
 
-/// The range of `maxRetries`: twenty exponential waits reach past the cap of a day.
-const MAX_RETRIES: std::ops::RangeInclusive<u8> = 0..=20;
-
-/// The range of one wait: a second to a day.
-const DELAY_SECONDS: std::ops::RangeInclusive<u32> = 1..=86_400;
-
-/// The range of a schedule's length: one entry for each possible retry.
-const SCHEDULE_ENTRIES: std::ops::RangeInclusive<usize> = 1..=20;
-
 /// How often a delivery is retried, and after which waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -41,7 +32,7 @@ impl Default for RetryPolicy {
             max_retries: 3,
             backoff_strategy: Backoff::Exponential,
             schedule_seconds: None,
-            max_delay_seconds: *DELAY_SECONDS.end(),
+            max_delay_seconds: *RetryPolicy::DELAY_SECONDS.end(),
         }
     }
 }
@@ -60,11 +51,24 @@ pub enum Backoff {
 }
 
 impl RetryPolicy {
+    /// The range of `maxRetries`: twenty exponential waits reach past the cap of a day.
+    pub const MAX_RETRIES: std::ops::RangeInclusive<u8> = 0..=20;
+
+    /// The range of one wait: a second to a day.
+    pub const DELAY_SECONDS: std::ops::RangeInclusive<u32> = 1..=86_400;
+
+    /// The range of a schedule's length: one entry for each possible retry.
+    pub const SCHEDULE_ENTRIES: std::ops::RangeInclusive<usize> = 1..=20;
+
     /// Every value out of its range, with pointers into the policy.
     pub(in crate::domain) fn problems(&self) -> Vec<PolicyProblem> {
         let mut problems = Vec::new();
-        problems.extend(PolicyProblem::out_of("/retryPolicy/maxRetries", self.max_retries, &MAX_RETRIES));
-        problems.extend(PolicyProblem::out_of("/retryPolicy/maxDelaySeconds", self.max_delay_seconds, &DELAY_SECONDS));
+        problems.extend(PolicyProblem::out_of("/retryPolicy/maxRetries", self.max_retries, &RetryPolicy::MAX_RETRIES));
+        problems.extend(PolicyProblem::out_of(
+            "/retryPolicy/maxDelaySeconds",
+            self.max_delay_seconds,
+            &RetryPolicy::DELAY_SECONDS,
+        ));
         problems.extend(self.schedule_problems());
         problems
     }
@@ -99,10 +103,10 @@ impl RetryPolicy {
 }
 
 fn entry_problems(waits: &[u32]) -> Vec<PolicyProblem> {
-    let length = PolicyProblem::out_of("/retryPolicy/scheduleSeconds", waits.len(), &SCHEDULE_ENTRIES)
+    let length = PolicyProblem::out_of("/retryPolicy/scheduleSeconds", waits.len(), &RetryPolicy::SCHEDULE_ENTRIES)
         .map(|problem| PolicyProblem { message: format!("the number of waits: {}", problem.message), ..problem });
     let entries = waits.iter().enumerate().filter_map(|(place, seconds)| {
-        PolicyProblem::out_of(&format!("/retryPolicy/scheduleSeconds/{place}"), *seconds, &DELAY_SECONDS)
+        PolicyProblem::out_of(&format!("/retryPolicy/scheduleSeconds/{place}"), *seconds, &RetryPolicy::DELAY_SECONDS)
     });
     length.into_iter().chain(entries).collect()
 }
@@ -148,7 +152,7 @@ mod tests {
         #[test]
         fn waits_grow_with_the_tries_up_to_the_cap(
             strategy in prop_oneof![Just(Backoff::Exponential), Just(Backoff::Linear)], tries in 1..20_u16,
-            max_delay_seconds in DELAY_SECONDS,
+            max_delay_seconds in RetryPolicy::DELAY_SECONDS,
         ) {
             let policy = RetryPolicy { max_delay_seconds, ..policy(strategy) };
             let (earlier, later) = (policy.scheduled_wait(tries), policy.scheduled_wait(tries + 1));
