@@ -1,6 +1,6 @@
 //! What the product is about, as plain data: ids, moments, the policy that a webhook's owner chooses, and the outcome of an
-//! attempt. Every layer may name this room, and it names none. Each limit stands here once: the check, the message and the schema
-//! of the API take it from here.
+//! attempt. Every layer may name this module, and it names none. Each limit of a policy stands here once: the check, the
+//! message and the schema of the API take it from here.
 
 pub mod id;
 pub mod in_doubt;

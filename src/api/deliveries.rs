@@ -415,12 +415,6 @@ async fn cancel(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::deliveries::OUTCOMES;
-
-    #[test]
-    fn the_store_reads_every_outcome_that_is_shown_and_no_other() {
-        assert!(OUTCOMES.eq(OutcomeKind::ALL.map(OutcomeKind::code)));
-    }
 
     #[test]
     fn a_body_that_is_cut_ends_with_a_whole_character() {

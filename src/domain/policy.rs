@@ -1,5 +1,5 @@
 //! The settings that a webhook's owner may choose, as stored and as shown. The API refuses a policy with problems, so
-//! the engine can apply any policy that it finds in a row.
+//! the engine can apply any policy that it finds in a row. A member that a newer version has written is passed over.
 
 mod breaker;
 mod retry;
@@ -11,7 +11,7 @@ pub use self::retry::{Backoff, RetryPolicy};
 
 /// The settings of one webhook. Every field has a default, so that rows written by older versions can still be read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Policy {
     pub retry_policy: RetryPolicy,
     /// One deadline over DNS, connect, TLS, headers and body; 100 to 30000 ms.
@@ -110,7 +110,7 @@ impl RateLimit {
 
 /// A rate limit as given, where `burst` may be left out.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 struct RateLimitInput {
     requests: u32,
     #[serde(default = "default_per_seconds")]
@@ -143,7 +143,7 @@ pub enum SignatureFormat {
 
 /// How a webhook's requests are signed, besides Standard Webhooks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct SignatureSettings {
     pub format: SignatureFormat,
 }
@@ -220,15 +220,16 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_setting_is_refused() {
+    fn a_setting_of_a_newer_version_is_passed_over_and_a_value_that_is_none_refused() {
         for json in [
             r#"{"timeout":1}"#,
             r#"{"retryPolicy":{"retries":1}}"#,
             r#"{"rateLimit":{"requests":1,"per":1}}"#,
-            r#"{"signature":{"format":"sha1"}}"#,
+            r#"{"breaker":{"threshold":1}}"#,
         ] {
-            assert!(serde_json::from_str::<Policy>(json).is_err(), "{json}");
+            assert!(serde_json::from_str::<Policy>(json).is_ok(), "{json}");
         }
+        assert!(serde_json::from_str::<Policy>(r#"{"signature":{"format":"sha1"}}"#).is_err());
     }
 
     #[test]

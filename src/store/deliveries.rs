@@ -17,7 +17,7 @@ use super::{Store, StoreError};
 use self::list::{ListQuery, Source};
 
 pub(super) use self::attempts::attempt_of;
-pub use self::attempts::{ATTEMPTS_BYTES, LISTED_BODY, LastAttempt, OUTCOMES};
+pub use self::attempts::{ATTEMPTS_BYTES, LISTED_BODY, LastAttempt};
 pub use self::due::{Due, DueRows, Wanted};
 pub use self::head::{COUNTED, Head, Waiting};
 pub use self::list::RowPage;

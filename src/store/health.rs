@@ -9,8 +9,8 @@ use sea_orm::{ConnectionTrait, EntityTrait, QueryFilter, QueryTrait};
 
 use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::outcome::OutcomeKind;
 
-use super::deliveries::OUTCOMES;
 use super::dialect::is_one_of;
 use super::{Store, StoreError};
 
@@ -67,7 +67,7 @@ impl From<Model> for Health {
 fn last_error_of(row: &Model) -> Option<LastError> {
     Some(LastError {
         at: UnixMillis(row.last_error_at?),
-        outcome: row.last_error_outcome.filter(|code| OUTCOMES.contains(code))?,
+        outcome: row.last_error_outcome.filter(|code| OutcomeKind::from_code(*code).is_some())?,
         status: row.last_error_status.map(i16::cast_unsigned),
         error: row.last_error_text.clone(),
         event: EventSeq(row.last_error_event?),

@@ -11,10 +11,11 @@ use serde::de::IgnoredAny;
 
 use crate::domain::id::TenantNum;
 use crate::domain::moment::UnixMillis;
+use crate::domain::outcome::OutcomeKind;
 use crate::domain::policy::Policy;
 
 use super::decode::{json, webhook_id_of};
-use super::deliveries::{OUTCOMES, attempt_of, state_of_row};
+use super::deliveries::{attempt_of, state_of_row};
 use super::keys::ApiKey;
 use super::leases::ShardNum;
 use super::pool::Transaction;
@@ -133,7 +134,7 @@ fn judge_key(row: api_key::Model, judge: &Judge) -> Result<(), StoreError> {
 }
 
 fn judge_health(row: endpoint_health::Model) -> Result<(), StoreError> {
-    let unknown = row.last_error_outcome.filter(|code| !OUTCOMES.contains(code));
+    let unknown = row.last_error_outcome.filter(|code| OutcomeKind::from_code(*code).is_none());
     unknown.map_or(Ok(()), |code| Err(StoreError::unreadable("outcome", code)))
 }
 

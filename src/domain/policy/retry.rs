@@ -14,7 +14,7 @@ const LINEAR_STEP: Duration = Duration::from_secs(5);
 
 /// How often a delivery is retried, and after which waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct RetryPolicy {
     /// Retries after the first attempt; 0 to 20.
     pub max_retries: u8,

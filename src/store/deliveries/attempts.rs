@@ -2,12 +2,12 @@
 //! so no statement reads more of them than is shown.
 
 use std::collections::HashMap;
-use std::ops::RangeInclusive;
 
 use sea_orm::{DbBackend, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Statement};
 
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::outcome::OutcomeKind;
 use crate::store::dialect;
 use crate::store::page::{self, PAGE_BYTES, Page};
 use crate::store::{Store, StoreError};
@@ -16,9 +16,6 @@ use super::{Attempt, Trigger, number};
 
 /// Bytes of a response body that a list of deliveries shows. The attempts of one delivery show all of it.
 pub const LISTED_BODY: usize = 1024;
-
-/// The codes of all outcomes.
-pub const OUTCOMES: RangeInclusive<i16> = 0..=10;
 
 /// Bytes of the rows on a page of attempts, unless one row alone is larger. A response may be six times as long in
 /// JSON; with this limit an answer of the API is at most about as long as [`PAGE_BYTES`], however hostile the receiver.
@@ -139,9 +136,9 @@ fn key_of(row: &entity::attempt::Model) -> String {
     format!("{}/{}/{}", row.event_seq, row.webhook_num, row.number)
 }
 
-/// Checks that the code is known; the store does not interpret it.
+/// Checks that the code is known.
 fn outcome_of(code: i16) -> Result<i16, StoreError> {
-    OUTCOMES.contains(&code).then_some(code).ok_or_else(|| StoreError::unreadable("attempt outcome", code))
+    OutcomeKind::from_code(code).map(|_| code).ok_or_else(|| StoreError::unreadable("attempt outcome", code))
 }
 
 pub(in crate::store) fn attempt_of(row: entity::attempt::Model) -> Result<Attempt, StoreError> {
