@@ -180,7 +180,7 @@ impl NodeView {
                 name: node.name.clone(),
                 address: node.address.clone(),
                 version: answers.then_some(VERSION),
-                ready: if answers { engine.is_ready() } else { node.lives },
+                ready: if answers { engine.is_ready() } else { node.is_alive },
                 answers,
                 started_at: Some(node.started_at),
                 lease_until: Some(node.lease_until),

@@ -81,7 +81,7 @@ impl Sender {
     ) -> Report {
         let way = if target.has_credentials() {
             // Boxed: the future is large, and most webhooks have no credentials.
-            Box::pin(self.way(target, deadline)).await
+            Box::pin(self.channel(target, deadline)).await
         } else {
             Ok(Channel { client: self.clients.plain(), token: None })
         };
@@ -109,7 +109,7 @@ impl Sender {
     }
 
     /// The channel for a webhook with TLS options or authentication of its own.
-    async fn way(&self, target: &Target, deadline: Instant) -> Result<Channel, Refusal> {
+    async fn channel(&self, target: &Target, deadline: Instant) -> Result<Channel, Refusal> {
         let client = match timeout_at(deadline, self.clients.of(target.tls())).await {
             Ok(Ok(client)) => client,
             Ok(Err(error)) => return Err(Refusal { outcome: Outcome::TlsFailed, text: error.to_string() }),

@@ -113,7 +113,7 @@ impl Engine {
     /// Waits, for [`FINDING`] at most, until everything committed so far has been scanned. An event that is scanned
     /// later is not purged.
     async fn find_all(&self) -> Result<(), EngineError> {
-        let (feed, quiet) = (&self.inner.feed, &self.inner.context.quiet);
+        let (feed, quiet) = (&self.inner.feed, &self.inner.context.draining);
         let (newest, end) = (feed.committed(), Instant::now() + FINDING);
         while self.inner.store.is_clustered() && !feed.has_scanned(newest) && Instant::now() < end {
             quiet.run_until_cancelled(tokio::time::sleep(FIND_POLL)).await.ok_or(EngineError::Stopping)?;
@@ -130,7 +130,7 @@ impl Engine {
                 Err(error) => tracing::warn!(%error, "the deliveries to purge could not be read; trying again"),
             }
             let pause = tokio::time::sleep(STORE_PAUSE);
-            self.inner.context.quiet.run_until_cancelled(pause).await.ok_or(EngineError::Stopping)?;
+            self.inner.context.draining.run_until_cancelled(pause).await.ok_or(EngineError::Stopping)?;
         }
     }
 }

@@ -113,7 +113,7 @@ impl Engine {
     pub fn peers(&self) -> Vec<String> {
         let Some((survey, _)) = self.inner.cluster.seen() else { return Vec::new() };
         let me = self.inner.context.shard_set.node();
-        let others = survey.nodes.into_iter().filter(|node| node.lives && Some(node.num) != me);
+        let others = survey.nodes.into_iter().filter(|node| node.is_alive && Some(node.num) != me);
         others.filter_map(|node| node.address).collect()
     }
 
@@ -232,7 +232,7 @@ impl Member {
     async fn reap_expired(&self, me: i64, survey: &Survey) -> Result<bool, StoreError> {
         let mut reaped = false;
         // Not this node: if its own lease has ended, it renews that as soon as it can, unless another node was faster.
-        for node in survey.nodes.iter().filter(|node| !node.lives && node.num != me) {
+        for node in survey.nodes.iter().filter(|node| !node.is_alive && node.num != me) {
             if self.context.store.reap_expired(node.num).await? {
                 tracing::warn!(node = node.num, name = node.name, "node lease expired; its shards will be reassigned");
                 reaped = true;
@@ -381,7 +381,7 @@ pub(super) fn lost(me: i64, survey: &Survey, held: &[(ShardNum, i64)], leaving: 
 /// Which shards this node should give and take by this survey. A node whose lease has ended, but which is not reaped,
 /// may still renew the lease and keeps its shards. The database lets only a node with a lease acquire shards.
 pub(super) fn moves(me: i64, survey: &Survey) -> Moves {
-    let living = survey.nodes.iter().filter(|node| node.lives || node.num == me);
+    let living = survey.nodes.iter().filter(|node| node.is_alive || node.num == me);
     let living: Vec<i64> = living.map(|node| node.num).collect();
     let known: BTreeSet<i64> = survey.nodes.iter().map(|node| node.num).collect();
     let mut owners = [None; SHARDS];
@@ -416,7 +416,7 @@ mod tests {
     fn a_node_whose_lease_has_ended_unnoticed_hands_nothing_over() {
         let node = |num, lives| {
             let (started_at, lease_until) = (UnixMillis(0), UnixMillis(0));
-            Node { num, name: String::new(), address: None, started_at, lease_until, lives }
+            Node { num, name: String::new(), address: None, started_at, lease_until, is_alive: lives }
         };
         let mut survey = Survey { nodes: vec![node(1, false), node(2, true)], shards: vec![(None, 0); SHARDS] };
         let held = moves(1, &survey).take;

@@ -49,7 +49,7 @@ pub(super) struct EngineContext {
     /// Sends and hears notifications between nodes.
     pub(super) notifier: Notifier,
     /// Once cancelled, nothing is sent any more.
-    pub(super) quiet: CancellationToken,
+    pub(super) draining: CancellationToken,
     /// A change holds the write lock from its commit to its entry in the route table, so that store and table see
     /// changes in one order. An activation holds the read lock from reading the webhook to starting its endpoint, so
     /// that a change finds every endpoint that it must tell.
@@ -93,7 +93,7 @@ impl EngineContext {
             shard_set: node_lease.shard_set().clone(),
             lease: node_lease,
             notifier,
-            quiet: CancellationToken::new(),
+            draining: CancellationToken::new(),
             changing: RwLock::new(()),
             permits: Permits::new(config.max_in_flight),
             stats: AllEndpointStats::new(),

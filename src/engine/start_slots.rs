@@ -31,12 +31,12 @@ impl StartSlots {
     /// Waits for a slot; `None` if nothing may be sent any more by then. Tenants take turns.
     pub(super) async fn wait(
         &self,
-        quiet: &CancellationToken,
+        draining: &CancellationToken,
         tenant: TenantNum,
         webhook: WebhookNum,
     ) -> Option<StartSlot> {
         let turn = self.0.acquire(tenant, webhook, Share::Healthy).await;
-        (!quiet.is_cancelled()).then_some(StartSlot(turn))
+        (!draining.is_cancelled()).then_some(StartSlot(turn))
     }
 }
 
@@ -65,15 +65,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_whose_turn_comes_after_the_stop_is_not_begun() {
-        let (turns, quiet) = (StartSlots::new(), CancellationToken::new());
+        let (turns, draining) = (StartSlots::new(), CancellationToken::new());
         let mut others = Vec::new();
         for _ in 0..TURNS {
-            others.push(turns.wait(&quiet, WHO.0, WHO.1).await);
+            others.push(turns.wait(&draining, WHO.0, WHO.1).await);
         }
-        let turn = turns.wait(&quiet, WHO.0, WHO.1);
+        let turn = turns.wait(&draining, WHO.0, WHO.1);
         let stop = async {
             tokio::task::yield_now().await;
-            quiet.cancel();
+            draining.cancel();
             drop(others);
         };
         let (turn, ()) = tokio::join!(turn, stop);
@@ -82,13 +82,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_that_waits_for_its_receiver_gives_its_turn_to_the_next() {
-        let (turns, quiet) = (StartSlots::new(), CancellationToken::new());
+        let (turns, draining) = (StartSlots::new(), CancellationToken::new());
         let mut slow = Vec::new();
         for _ in 0..TURNS {
-            let turn = turns.wait(&quiet, WHO.0, WHO.1).await.unwrap();
+            let turn = turns.wait(&draining, WHO.0, WHO.1).await.unwrap();
             slow.push(turn.make(std::future::pending::<()>()));
         }
-        let next = async { turns.wait(&quiet, WHO.0, WHO.1).await.unwrap().make(async { 7 }).await };
+        let next = async { turns.wait(&draining, WHO.0, WHO.1).await.unwrap().make(async { 7 }).await };
         let served = tokio::select! {
             _ = futures_util::future::join_all(slow) => None,
             served = next => Some(served),

@@ -94,7 +94,7 @@ pub struct Node {
     pub started_at: UnixMillis,
     pub lease_until: UnixMillis,
     /// Whether its lease has not ended.
-    pub lives: bool,
+    pub is_alive: bool,
 }
 
 /// All nodes, and the owner of each shard.
@@ -362,7 +362,7 @@ async fn nodes<C: ConnectionTrait>(on: &C) -> Result<Vec<Node>, DbErr> {
     let rows = NodeRow::find_by_statement(plain(sql)).all(on).await?;
     let node = |NodeRow { num, name, address, started_at, lease_until, lives }| {
         let (started_at, lease_until) = (UnixMillis(started_at), UnixMillis(lease_until));
-        Node { num, name, address, started_at, lease_until, lives }
+        Node { num, name, address, started_at, lease_until, is_alive: lives }
     };
     Ok(rows.into_iter().map(node).collect())
 }

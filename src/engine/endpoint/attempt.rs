@@ -35,7 +35,7 @@ use super::STORE_PAUSE;
 const NO_DESCRIPTOR: Duration = Duration::from_millis(500);
 
 /// Within this time, an endpoint whose shard is handed off is told so, and begins nothing more.
-const LEAVING: Duration = Duration::from_millis(20);
+const HAND_OFF_PAUSE: Duration = Duration::from_millis(20);
 
 /// An attempt that was made.
 pub(super) struct Attempted {
@@ -99,23 +99,25 @@ pub(super) async fn run(means: Means, config: Arc<EndpointConfig>, entry: Entry,
     let body = match &entry.event.body {
         // The usual case. It does not wait with `quiet`: all threads share the token, and a wait takes its lock.
         Body::InMemory(body) => Ok(body.clone()),
-        Body::Stored { .. } => means.context.quiet.run_until_cancelled(body_of(&means.context, &entry.event)).await?,
+        Body::Stored { .. } => {
+            means.context.draining.run_until_cancelled(body_of(&means.context, &entry.event)).await?
+        }
     };
     let (permit, start_slot) = admission(&means, &config, share).await?;
     if !shard_set.serves_under(config.num, epoch) {
         drop((permit, start_slot));
-        tokio::time::sleep(LEAVING).await;
+        tokio::time::sleep(HAND_OFF_PAUSE).await;
         return None;
     }
     // The future of a request is large. Attempts that wait for admission do without it.
     Box::pin(async move {
         let slot = means.wait(Stage::Journal, means.context.journal.reserve()).await.ok()?;
         let node_lease = &means.context.lease;
-        means.wait(Stage::Lease, means.context.quiet.run_until_cancelled(node_lease.wait_valid())).await?;
+        means.wait(Stage::Lease, means.context.draining.run_until_cancelled(node_lease.wait_valid())).await?;
         // During the wait for the lease, the node may have joined again as another one.
         if !means.context.shard_set.serves_under(config.num, epoch) {
             drop((permit, start_slot, slot));
-            tokio::time::sleep(LEAVING).await;
+            tokio::time::sleep(HAND_OFF_PAUSE).await;
             return None;
         }
         let started_at = UnixMillis::now();
@@ -139,14 +141,14 @@ pub(super) async fn run(means: Means, config: Arc<EndpointConfig>, entry: Entry,
 async fn admission(means: &Means, config: &EndpointConfig, share: Share) -> Option<(Permit, StartSlot)> {
     let Means { context, start_slots, .. } = means;
     let (tenant, webhook) = (config.tenant, config.num);
-    let start_slot = start_slots.wait(&context.quiet, tenant, webhook).await?;
+    let start_slot = start_slots.wait(&context.draining, tenant, webhook).await?;
     if let Some(permit) = context.permits.try_acquire(tenant, webhook, share) {
         return Some((permit, start_slot));
     }
     drop(start_slot);
     let permit = context.permits.acquire(tenant, webhook, share);
-    let permit = means.wait(Stage::Permit, context.quiet.run_until_cancelled(permit)).await?;
-    Some((permit, start_slots.wait(&context.quiet, tenant, webhook).await?))
+    let permit = means.wait(Stage::Permit, context.draining.run_until_cancelled(permit)).await?;
+    Some((permit, start_slots.wait(&context.draining, tenant, webhook).await?))
 }
 
 /// Moves the permit of a request that takes long to the bulkhead's part for ailing endpoints, as soon as that part has
@@ -184,7 +186,7 @@ async fn send(means: &Means, config: &EndpointConfig, entry: Entry, body: Result
         }
         tracing::debug!(webhook = config.num.0, "no file descriptor left; the request waits for one");
         let pause = tokio::time::sleep(NO_DESCRIPTOR);
-        means.wait(Stage::Descriptor, means.context.quiet.run_until_cancelled(pause)).await?;
+        means.wait(Stage::Descriptor, means.context.draining.run_until_cancelled(pause)).await?;
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) async fn switch_off(
             Err(error) => tracing::error!(webhook = %config.name, %error, "webhook not switched off yet; trying again"),
         }
         drop(changing);
-        if context.quiet.run_until_cancelled(tokio::time::sleep(STORE_PAUSE)).await.is_none() {
+        if context.draining.run_until_cancelled(tokio::time::sleep(STORE_PAUSE)).await.is_none() {
             break;
         }
     }

@@ -175,7 +175,7 @@ impl RegistryHandle {
         while let Err(error) = self.configure(num).await {
             tracing::error!(webhook = num.0, %error, "changed webhook could not be read; trying again");
             let pause = tokio::time::sleep(READ_PAUSE);
-            if self.context.quiet.run_until_cancelled(pause).await.is_none() {
+            if self.context.draining.run_until_cancelled(pause).await.is_none() {
                 return;
             }
         }
@@ -306,7 +306,7 @@ impl RegistryHandle {
 
     /// Lets no further attempt begin; answers whether all attempts in flight have ended cleanly by `by`.
     pub(in crate::engine) async fn drain(&self, by: Instant) -> bool {
-        self.context.quiet.cancel();
+        self.context.draining.cancel();
         let (drained, told) = oneshot::channel();
         if self.registry.send(Drain(drained)).await.is_err() {
             return false;

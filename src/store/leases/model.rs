@@ -108,7 +108,7 @@ impl Leases {
             address: None,
             started_at: now,
             lease_until: row.until,
-            lives: row.until > now,
+            is_alive: row.until > now,
         };
         let mut shards = vec![(None, 0); SHARDS];
         for (shard, Shard { owner, epoch, .. }) in &self.shards {

@@ -58,7 +58,7 @@ pub(super) async fn run(actor: &Rc<Endpoint>, called: &EndpointConfig, entry: En
         return None;
     }
     let slot = process.journal.reserve().await.ok()?;
-    process.quiet.run_until_cancelled(process.held()).await?;
+    process.draining.run_until_cancelled(process.held()).await?;
     if !process.shard_set.serves_under(called.num, epoch) {
         world.sleep(LEAVING).await;
         return None;
@@ -92,14 +92,14 @@ fn answer(world: &World, called: &EndpointConfig, limit: Duration) -> (Outcome, 
 /// `admission`, without start slots.
 async fn admission(process: &Process, called: &EndpointConfig, share: Share) -> Option<Permit> {
     process.pause().await;
-    if process.quiet.is_cancelled() {
+    if process.draining.is_cancelled() {
         return None;
     }
     let (tenant, webhook) = (called.tenant, called.num);
     if let Some(permit) = process.permits.try_acquire(tenant, webhook, share) {
         return Some(permit);
     }
-    process.quiet.run_until_cancelled(process.permits.acquire(tenant, webhook, share)).await
+    process.draining.run_until_cancelled(process.permits.acquire(tenant, webhook, share)).await
 }
 
 /// `keep_watch`: a request that takes long moves to the ailing part. Answers whether it ended while the lease was

@@ -138,7 +138,7 @@ impl Process {
             Next::Dispatch(fanouts) => fanouts.into_iter().for_each(|fanout| self.push(fanout, queue)),
             Next::ReadAfter(_) if self.world.is_clustered => self.catch_up(queue).await?,
             Next::ReadAfter(after) => self.read_back(after, queue).await?,
-            Next::Scan => self.look_for_news(queue).await?,
+            Next::Scan => self.scan_new(queue).await?,
         }
         Ok(())
     }

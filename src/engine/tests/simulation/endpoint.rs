@@ -158,11 +158,11 @@ impl Endpoint {
                 self.hear(Input::Probe);
                 let _ = told.send(());
             }
-            Message::Summon(event, told) => {
+            Message::SendNow(event, told) => {
                 self.send_now(event);
                 let _ = told.send(());
             }
-            Message::Retire => {
+            Message::Passivate => {
                 if self.can_rest() {
                     self.end(EndpointEventKind::Passivated);
                 } else {

@@ -136,7 +136,7 @@ impl Process {
 
     pub(super) async fn reconfigure(self: &Rc<Self>, num: WebhookNum) {
         while self.configure(num).await.is_err() {
-            if self.quiet.run_until_cancelled(self.world.sleep(STORE_PAUSE)).await.is_none() {
+            if self.draining.run_until_cancelled(self.world.sleep(STORE_PAUSE)).await.is_none() {
                 return;
             }
         }
@@ -213,7 +213,7 @@ impl Process {
     pub(super) async fn send_now(self: &Rc<Self>, id: DeliveryId) {
         self.wake(vec![id.webhook]).await;
         if let Some(endpoint) = self.find(id.webhook).await {
-            endpoint.ask(|told| Message::Summon(id.event, told)).await;
+            endpoint.ask(|told| Message::SendNow(id.event, told)).await;
         }
     }
 

@@ -32,8 +32,8 @@ impl Process {
                 self.world.sleep(PAUSE).await;
             }
             let is_due = || self.shard_set.has_diverged() || self.world.elapsed() >= next;
-            let is_rung = || self.is_rung.take() || is_due();
-            self.world.tasks.until(|| is_rung().then_some(())).await;
+            let is_notified = || self.is_notified.take() || is_due();
+            self.world.tasks.until(|| is_notified().then_some(())).await;
         }
     }
 
@@ -65,11 +65,11 @@ impl Process {
         let by = self.world.elapsed() + longest;
         self.world.wake_at(by);
         let mut quit = std::pin::pin!(self.hand_off_shard(shard));
-        let quiet = std::future::poll_fn(|context| match quit.as_mut().poll(context) {
+        let draining = std::future::poll_fn(|context| match quit.as_mut().poll(context) {
             std::task::Poll::Pending if self.world.elapsed() >= by => std::task::Poll::Ready(false),
             polled => polled,
         });
-        quiet.await
+        draining.await
     }
 
     async fn survey(&self) -> Result<Survey, Unreadable> {
@@ -102,7 +102,7 @@ impl Process {
 
     /// `cluster::moves`, computed again when something has changed. The tables hold only some of the 256 shards.
     fn moves(&self, me: i64, survey: Survey) -> Moves {
-        let nodes: Vec<(i64, bool)> = survey.nodes.iter().map(|node| (node.num, node.lives)).collect();
+        let nodes: Vec<(i64, bool)> = survey.nodes.iter().map(|node| (node.num, node.is_alive)).collect();
         let mut last = self.moves.borrow_mut();
         if let Some((known, shards, moves)) = &*last
             && (known, shards) == (&nodes, &survey.shards)
@@ -118,7 +118,7 @@ impl Process {
 
     async fn reap_expired(&self, me: i64, survey: &Survey) -> Result<bool, Unreadable> {
         let mut is_reaped = false;
-        for node in survey.nodes.iter().filter(|node| !node.lives && node.num != me) {
+        for node in survey.nodes.iter().filter(|node| !node.is_alive && node.num != me) {
             is_reaped |= self.reap_node(node.num).await?;
         }
         Ok(is_reaped)
@@ -215,7 +215,7 @@ impl Process {
     /// `Notifier::notify_shards`; the notification may be lost.
     pub(super) fn notify_shards(&self) {
         for other in self.world.processes() {
-            other.is_rung.set(other.is_rung.get() || !self.world.happens(self.world.trouble.get().call_lost));
+            other.is_notified.set(other.is_notified.get() || !self.world.happens(self.world.trouble.get().call_lost));
         }
     }
 

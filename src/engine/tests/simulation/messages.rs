@@ -18,7 +18,7 @@ pub(super) enum Message {
     Withdraw(EventSeq, oneshot::Sender<Detached>),
     WithdrawAll(EventSeq, oneshot::Sender<Vec<EventSeq>>),
     Probe(oneshot::Sender<()>),
-    Summon(EventSeq, oneshot::Sender<()>),
-    Retire,
+    SendNow(EventSeq, oneshot::Sender<()>),
+    Passivate,
     Drain(oneshot::Sender<()>),
 }

@@ -229,7 +229,7 @@ impl Process {
             if let Ok(owed) = self.read(|tables| tables.owed_only_by_fanout(webhook, through)).await {
                 return Ok(owed);
             }
-            self.quiet.run_until_cancelled(self.world.sleep(STORE_PAUSE)).await.ok_or(Stopped)?;
+            self.draining.run_until_cancelled(self.world.sleep(STORE_PAUSE)).await.ok_or(Stopped)?;
         }
     }
 

@@ -80,7 +80,7 @@ impl Oracle {
         let (now, tables) = (process.wall(), world.tables.borrow());
         // An attempt that starts while the engine stops, without a lease, or for a shard that is not served, is never
         // sent.
-        if process.quiet.is_cancelled() || !process.is_held() || !process.shard_set.serves(called.num) {
+        if process.draining.is_cancelled() || !process.is_held() || !process.shard_set.serves(called.num) {
             return;
         }
         let has_heard = |change: &usize| !world.is_clustered || *change <= process.followed_to.get();

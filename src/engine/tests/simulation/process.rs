@@ -52,7 +52,7 @@ pub(super) struct Process {
     pub(super) leaving: RefCell<BTreeSet<ShardNum>>,
     pub(super) moves: RefCell<Option<Seen>>,
     /// Another node has sent a notification: shards may be acquired.
-    pub(super) is_rung: Cell<bool>,
+    pub(super) is_notified: Cell<bool>,
     /// Nothing passes between the process and the database.
     pub(super) is_cut_off: Cell<bool>,
     /// Renewals have no effect, though everything else works.
@@ -68,7 +68,7 @@ pub(super) struct Process {
     pub(super) ledger: Arc<Mutex<Ledger>>,
     pub(super) routes: RouteTable,
     pub(super) permits: Permits,
-    pub(super) quiet: CancellationToken,
+    pub(super) draining: CancellationToken,
     pub(super) changing: RwLock<()>,
     pub(super) holds: RefCell<BTreeMap<WebhookNum, usize>>,
     pub(super) registry: RefCell<Registry>,
@@ -104,7 +104,7 @@ impl Process {
             until: Cell::new(node_lease::act_until(world)),
             leaving: RefCell::default(),
             moves: RefCell::default(),
-            is_rung: Cell::default(),
+            is_notified: Cell::default(),
             is_cut_off: Cell::default(),
             renews_in_vain: Cell::default(),
             is_stopping: Cell::default(),
@@ -116,7 +116,7 @@ impl Process {
             ledger,
             routes,
             permits: Permits::new(world.bounds.permits),
-            quiet: CancellationToken::new(),
+            draining: CancellationToken::new(),
             changing: RwLock::new(()),
             holds: RefCell::default(),
             registry: RefCell::default(),
@@ -222,7 +222,7 @@ impl Process {
         self.world.note(|| format!("process {} stops", self.incarnation));
         self.world.tasks.kill(Owner::Flow(self.incarnation));
         self.pause().await;
-        self.quiet.cancel();
+        self.draining.cancel();
         let by = self.world.elapsed() + GRACE;
         self.world.wake_at(by);
         for endpoint in self.registry.borrow_mut().drain() {
@@ -323,7 +323,7 @@ impl Process {
                 break;
             }
             drop(changing);
-            self.quiet.run_until_cancelled(self.world.sleep(STORE_PAUSE)).await?;
+            self.draining.run_until_cancelled(self.world.sleep(STORE_PAUSE)).await?;
         }
         self.pause().await;
         self.load(&[config.num]).await.ok().map(|mut loaded| loaded.remove(&config.num))

@@ -147,7 +147,7 @@ impl Registry {
         match sign {
             EndpointEventKind::Idle => {
                 if let Lifecycle::Live(endpoint) = &known.lifecycle
-                    && endpoint.try_send(Message::Retire).is_ok()
+                    && endpoint.try_send(Message::Passivate).is_ok()
                 {
                     known.lifecycle = Lifecycle::Passivating { endpoint: endpoint.clone(), wanted: false };
                 }

@@ -19,7 +19,7 @@ use super::world::Unreadable;
 
 impl Process {
     /// `Dispatcher::scan_new`.
-    pub(super) async fn look_for_news(&self, queue: &mut FairQueue) -> Result<(), Failed> {
+    pub(super) async fn scan_new(&self, queue: &mut FairQueue) -> Result<(), Failed> {
         match self.look_for_fanouts(Which::New(&self.feed), queue).await {
             Ok(true) => self.feed.continue_scan(),
             Ok(false) => {}

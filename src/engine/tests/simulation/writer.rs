@@ -94,7 +94,7 @@ impl Process {
         self.writer.borrow_mut().commit(&mut world.tables.borrow_mut(), number, self.wall());
         world
             .note(|| format!("process {} commits: {}", self.incarnation, trace::records(self.writer.borrow().batch())));
-        self.keep_book();
+        self.tell_oracle();
         world.remember();
         if is_lost {
             self.ask_what_became_of_it().await;
@@ -133,7 +133,7 @@ impl Process {
     }
 
     /// Tells the oracle what has just been committed.
-    fn keep_book(&self) {
+    fn tell_oracle(&self) {
         let (writer, mut oracle) = (self.writer.borrow(), self.world.oracle.borrow_mut());
         let accepted: Vec<EventSeq> = writer.accepted().collect();
         oracle.accepted(self.incarnation, &accepted);
