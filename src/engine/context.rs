@@ -1,4 +1,5 @@
-//! What all endpoints use and none owns: store, journal, permits, counters. The engine makes one at its start.
+//! What the parts of one engine share and none owns: store, journal, permits, counters. The engine makes one at its start;
+//! endpoints, dispatcher, cluster and config sync use it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
