@@ -32,6 +32,7 @@ mod names;
 mod page;
 mod path;
 mod problem;
+mod problem_sets;
 mod rate_limits;
 mod receiver;
 mod request_log;

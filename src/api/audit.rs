@@ -8,9 +8,9 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::auth::{Manage, Tenants};
-use super::document::ReadProblems;
 use super::page::{Filter, PageParams, PageView, Query};
 use super::problem::Problem;
+use super::problem_sets::ReadProblems;
 use crate::domain::id::TenantId;
 use crate::domain::moment::UnixMillis;
 use crate::store::audit::{Action, AuditFilter, Entry};

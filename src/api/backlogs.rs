@@ -18,11 +18,11 @@ use self::view::BacklogView;
 use super::App;
 use super::auth::{Read, Tenant, Tenants};
 use super::cost::Cost;
-use super::document::ReadProblems;
 use super::forward::wanted_by_a_node;
 use super::page::{Filter, NoQuery, PageParams, PageView, Query};
 use super::path::One;
 use super::problem::Problem;
+use super::problem_sets::ReadProblems;
 use crate::domain::id::{TenantId, TenantNum, WebhookId};
 use crate::engine::{Backlog, BacklogOrder};
 

@@ -14,10 +14,10 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::auth::{Operate, Read, Tenant};
-use super::document::{ActionProblems, ReadProblems};
 use super::page::{List, MAX_LIMIT, NoQuery, PageParams, PageView, Query, StatusCodeFilter, query_parameter};
 use super::path::One;
 use super::problem::Problem;
+use super::problem_sets::{ActionProblems, ReadProblems};
 use crate::domain::id::{AttemptId, DeliveryId, EventId, TenantNum, WebhookId};
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::OutcomeKind;

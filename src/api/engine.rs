@@ -8,9 +8,9 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::auth::Admin;
-use super::document::ReadProblems;
 use super::page::NoQuery;
 use super::problem::Problem;
+use super::problem_sets::ReadProblems;
 use crate::domain::moment::UnixMillis;
 use crate::engine::{Engine, EngineFigures, PartView};
 use crate::store::leases::{Node, Survey};

@@ -22,9 +22,9 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::auth::Admin;
-use super::document::ReadProblems;
 use super::page::Query;
 use super::problem::Problem;
+use super::problem_sets::ReadProblems;
 use super::response_layer;
 use crate::engine::BacklogOrder;
 

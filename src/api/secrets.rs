@@ -8,9 +8,9 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::auth::Admin;
-use super::document::{ActionProblems, ReadProblems};
 use super::page::NoQuery;
 use super::problem::Problem;
+use super::problem_sets::{ActionProblems, ReadProblems};
 use crate::store::rewrap::Sealed;
 
 pub(super) fn routes() -> OpenApiRouter<App> {

@@ -19,10 +19,10 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::auth::{Anyone, X_API_KEY};
-use super::document::{ActionProblems, ReadProblems};
 use super::key;
 use super::page::NoQuery;
 use super::problem::Problem;
+use super::problem_sets::{ActionProblems, ReadProblems};
 use super::scope::Scope;
 use crate::domain::id::{KeyId, SessionId, TenantId};
 use crate::domain::moment::UnixMillis;

@@ -9,10 +9,10 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::auth::{Manage, Tenants};
-use super::document::{ActionProblems, ReadProblems};
 use super::page::{NoQuery, PageParams, PageView, Query};
 use super::path::One;
 use super::problem::Problem;
+use super::problem_sets::{ActionProblems, ReadProblems};
 use crate::domain::id::{KeyId, SessionId, TenantId};
 use crate::domain::moment::UnixMillis;
 use crate::store::sessions::Session;

@@ -53,7 +53,7 @@ impl Batch {
 
     /// Whether the batch has few records and nothing else.
     pub(super) fn can_wait(&self) -> bool {
-        !self.somebody_waits_for_records()
+        !self.has_waiters_for_records()
             && self.publishes.is_empty()
             && self.records.len() < ENOUGH_RECORDS
             && !self.is_large()
@@ -62,10 +62,10 @@ impl Batch {
     /// Whether a few publishers wait, and nobody waits for a record.
     pub(super) fn may_hold_records(&self) -> bool {
         let few_publish = (1..=FEW_PUBLISHES).contains(&self.publishes.len());
-        few_publish && !self.somebody_waits_for_records() && self.records.len() < RECORDS_BESIDE_PUBLISHES
+        few_publish && !self.has_waiters_for_records() && self.records.len() < RECORDS_BESIDE_PUBLISHES
     }
 
-    pub(super) fn somebody_waits_for_records(&self) -> bool {
+    pub(super) fn has_waiters_for_records(&self) -> bool {
         self.closing || self.is_awaited || !self.barriers.is_empty() || !self.shifts.is_empty()
     }
 
