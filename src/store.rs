@@ -8,7 +8,6 @@
 
 pub mod admin_keys;
 pub mod audit;
-pub mod backlog;
 pub mod config_changes;
 mod decode;
 pub mod deliveries;
@@ -50,6 +49,8 @@ mod history;
 mod pool;
 mod rows;
 mod scan;
+mod tenant_lock;
+mod transaction_id;
 mod unreadable;
 
 use std::sync::Arc;

@@ -16,9 +16,9 @@ use crate::domain::moment::UnixMillis;
 use crate::domain::policy::RateLimit;
 use crate::store::StoreError;
 use crate::store::audit::Action;
-use crate::store::backlog::Among;
 use crate::store::deliveries::Head;
 use crate::store::health::LastError;
+use crate::store::journal::backlog::Among;
 use crate::store::payload;
 use crate::store::webhooks::WebhookSummary;
 

@@ -14,7 +14,7 @@ use crate::delivery::guard::Guard;
 use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::outcome::OutcomeKind;
 use crate::log_limit::LogLimit;
-use crate::store::backlog::Backlog;
+use crate::store::journal::backlog::Backlog;
 use crate::store::journal::{Journal, Running};
 use crate::store::leases::ShardSet;
 use crate::store::notifier::Notifier;

@@ -10,6 +10,7 @@ use crate::domain::id::EventSeq;
 use super::Store;
 use super::leases::{Continuity, STARTED, ShardSet};
 use super::pool::Pool;
+use super::transaction_id::TransactionId;
 
 /// The limit for one query. A lost packet that opens a connection is sent again after one second and after two more; a
 /// longer limit would wait for the next repetition.
@@ -21,11 +22,6 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// PostgreSQL's error code for a transaction number that it has not given yet.
 const INVALID_PARAMETER: &str = "22023";
 
-/// A transaction's number among all of the server's; the server tells by it later whether the transaction was
-/// committed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TransactionId(String);
-
 /// A batch whose COMMIT was not answered.
 pub(super) struct UnansweredCommit<'a> {
     pub(super) shard_set: &'a ShardSet,
@@ -33,15 +29,6 @@ pub(super) struct UnansweredCommit<'a> {
     pub(super) transaction: Option<&'a TransactionId>,
     /// The last event that the batch was to write, if any.
     pub(super) event: Option<EventSeq>,
-}
-
-impl TransactionId {
-    /// Selects the number of the current transaction.
-    pub(super) const SELECTED: &str = "pg_current_xact_id()::text";
-
-    pub(super) fn of(selected: String) -> Self {
-        Self(selected)
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,17 +90,13 @@ async fn commit_status(on: &Pool, batch: &UnansweredCommit<'_>) -> Result<Commit
 }
 
 /// `None`: the server may have lost the transaction and given its number to another one.
-async fn status(
-    on: &Pool,
-    shard_set: &ShardSet,
-    TransactionId(id): &TransactionId,
-) -> Result<Option<CommitStatus>, DbErr> {
+async fn status(on: &Pool, shard_set: &ShardSet, transaction: &TransactionId) -> Result<Option<CommitStatus>, DbErr> {
     let known = shard_set.server_started().unwrap_or_default();
     let sql = format!(
         "SELECT server.started, CASE WHEN server.started = $2 THEN pg_xact_status($1::xid8) END AS status \
          FROM (SELECT {STARTED}) AS server"
     );
-    let values = [id.clone().into(), known.as_str().into()];
+    let values = [transaction.as_str().into(), known.as_str().into()];
     let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
     let row = match StatusRow::find_by_statement(statement).one(on).await {
         Err(error) if code(&error).as_deref() == Some(INVALID_PARAMETER) => return Ok(Some(CommitStatus::Undone)),

@@ -5,6 +5,7 @@
 //! commits at once. Requests are answered after the commit. A full queue pushes back: publishes are refused, and
 //! recorders reserve a [`Slot`] before they act, so that every outcome has room.
 
+pub mod backlog;
 pub mod feed;
 pub mod outage;
 pub mod outstanding;

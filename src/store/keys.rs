@@ -15,7 +15,7 @@ use super::audit::{self, Action, Author, Deed};
 use super::config_changes::{self, Change};
 use super::dialect::numbers;
 use super::idempotency::Once;
-use super::{Page, Store, StoreError, tenants};
+use super::{Page, Store, StoreError, tenant_lock};
 
 /// Id of the advisory lock under which the first admin key is created and admin keys are revoked. Arbitrary, and never
 /// changed.
@@ -202,7 +202,7 @@ pub(super) async fn insert<C: ConnectionTrait>(
 ) -> Result<ApiKey, StoreError> {
     let NewApiKey { id, tenant, name, scopes, digest, created_at, expires_at } = new;
     if let Some(tenant) = tenant {
-        tenants::lock::keep(on, tenant).await?;
+        tenant_lock::keep(on, tenant).await?;
     }
     let row = ActiveModel {
         id: Set(id.bytes()),

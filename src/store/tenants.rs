@@ -1,7 +1,5 @@
 //! Tenants; the API creates, lists, changes and deletes them.
 
-pub(super) mod lock;
-
 use entity::tenant::{ActiveModel, Column, Entity, Model};
 use sea_orm::sea_query::Expr;
 use sea_orm::{

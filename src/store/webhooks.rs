@@ -30,7 +30,7 @@ use super::decode::{json, webhook_id_of};
 use super::dialect::is_one_of;
 use super::health;
 use super::idempotency::Once;
-use super::tenants::lock;
+use super::tenant_lock;
 use super::{Page, Store, StoreError};
 
 pub(super) use self::credentials::unsealed_origin;
@@ -135,7 +135,7 @@ impl Store {
         by: &Author,
     ) -> Result<Webhook, StoreError> {
         self.write(async |on| {
-            lock::keep(on, new.tenant).await?;
+            tenant_lock::keep(on, new.tenant).await?;
             credentials::check_tls(on, new.tenant, new.tls_digest.as_deref()).await?;
             self.remember(on, once, new.created_at).await?;
             let row = self.row_of(&new)?.insert(on).await?;

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use sea_orm::{ConnectionTrait, DbErr};
 
-use crate::store::commit_status::TransactionId;
 use crate::store::leases::{Locked, ShardNum, ShardSet};
+use crate::store::transaction_id::TransactionId;
 
 use super::Record;
 

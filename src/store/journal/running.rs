@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use crate::domain::moment::UnixMillis;
 use crate::fault::or_abort;
-use crate::store::backlog::Backlog;
+use crate::store::journal::backlog::Backlog;
 use crate::store::leases::ShardSet;
 use crate::store::log::LogBuffer;
 use crate::store::{Store, StoreError};

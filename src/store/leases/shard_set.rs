@@ -12,8 +12,8 @@ use tokio::sync::watch;
 
 use crate::domain::id::{EventSeq, Slot, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
-use crate::store::commit_status::TransactionId;
 use crate::store::dialect;
+use crate::store::transaction_id::TransactionId;
 
 use super::server::{Continuity, SERVER, STARTED, Server, ServerRow};
 use super::snapshot::Snapshot;

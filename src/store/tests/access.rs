@@ -161,7 +161,7 @@ async fn a_tenant_that_is_being_deleted_elsewhere_gets_nothing_more() {
 
     // A deletion that comes while a webhook is created waits for the creation, and then deletes the webhook.
     let creating = here.inner.writer.begin().await.unwrap();
-    super::tenants::lock::keep(&creating, tenant.num).await.unwrap();
+    super::tenant_lock::keep(&creating, tenant.num).await.unwrap();
     let mut deleting = std::pin::pin!(elsewhere.delete_tenant(tenant, now, &by));
     assert!(tokio::time::timeout(Duration::from_millis(100), &mut deleting).await.is_err());
     creating.commit().await.unwrap();

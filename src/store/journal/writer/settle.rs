@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use crate::domain::id::EventSeq;
 use crate::domain::moment::UnixMillis;
 use crate::store::StoreError;
-use crate::store::commit_status::{TransactionId, UnansweredCommit};
+use crate::store::commit_status::UnansweredCommit;
+use crate::store::transaction_id::TransactionId;
 
 use super::super::outage::Ended;
 use super::{Batch, JournalStats, Prepared, PublishError, RecentCancels, Request, Writer};

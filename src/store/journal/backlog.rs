@@ -12,11 +12,11 @@ use parking_lot::Mutex;
 use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
 
-use super::journal::Journal;
-use super::ledger::{Ledger, LookUp, Oldest};
+use super::Journal;
+use crate::store::ledger::{Ledger, LookUp, Oldest};
 
-pub use super::ledger::Among;
-use super::{Store, StoreError};
+pub use crate::store::ledger::Among;
+use crate::store::{Store, StoreError};
 
 /// Webhooks whose oldest events are looked up in one transaction.
 const LOOKS: usize = 64;
@@ -92,7 +92,7 @@ impl Backlog {
     }
 
     #[cfg(test)]
-    pub(super) async fn oldest(&self, webhook: WebhookNum) -> Result<Option<EventSeq>, StoreError> {
+    pub(in crate::store) async fn oldest(&self, webhook: WebhookNum) -> Result<Option<EventSeq>, StoreError> {
         Ok(self.oldest_of(&[webhook]).await?.remove(&webhook))
     }
 
