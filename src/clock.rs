@@ -1,5 +1,5 @@
-//! The clock of this process, which does not jump when the system's does. It reads the system's clock and follows a reference;
-//! moments themselves are [`crate::domain::moment`].
+//! The clock of this process, which does not jump when the system's does. It reads the system's clock and follows a
+//! reference clock; moments themselves are in [`crate::domain::moment`].
 
 mod slew;
 

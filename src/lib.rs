@@ -21,7 +21,7 @@
 //! | [`delivery`] | one webhook request: guard, signature, HTTP client, outcome, retry decision |
 //! | [`store`] | everything durable, on SQLite or PostgreSQL: journal, ledger, leases, queries |
 //! | [`domain`] | plain data that every layer may name: ids and event keys, moments, policies, outcomes |
-//! | [`clock`] | moments, and a clock that does not jump |
+//! | [`clock`] | the clock of this process, which follows a reference clock and does not jump |
 //! | [`fault`] | what happens when a part that all others rely on fails, and fault points for tests |
 //! | [`log_limit`] | how many log lines one subject may fill in a second |
 //!

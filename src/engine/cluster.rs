@@ -219,7 +219,7 @@ impl Member {
         };
         let ended = join_all(held.iter().map(quit).collect::<Vec<_>>());
         if tokio::time::timeout(LONGEST_HAND_OVER, ended).await.is_err() {
-            tracing::warn!("endpoints of the former node have not ended; joining again without them");
+            tracing::warn!("endpoints of the former node have not ended; the new node goes on without them");
         }
         tracing::warn!(
             node = shard_set.node(),

@@ -23,7 +23,7 @@ pub(in crate::engine) enum EndpointEventKind {
     Crashed,
 }
 
-/// What an endpoint tells the registry, at its end through its death watch.
+/// What an endpoint tells the registry, through its death watch, while it lives and when it ends.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::engine) struct EndpointEvent {
     pub(in crate::engine) num: WebhookNum,
