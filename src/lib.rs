@@ -7,7 +7,7 @@
 //!
 //! # The modules
 //!
-//! Imports point downwards; the last four may be named by all others.
+//! Imports point downwards; the last five may be named by all others.
 //!
 //! | module | job |
 //! |---|---|
@@ -22,6 +22,7 @@
 //! | [`store`] | everything durable, on SQLite or PostgreSQL: journal, ledger, leases, queries |
 //! | [`domain`] | plain data that every layer may name: ids and event keys, moments, policies, outcomes |
 //! | [`clock`] | the clock of this process, which follows a reference clock and does not jump |
+//! | [`host`] | what the engine asks of its process: time, timers, tasks, chance; live or simulated |
 //! | [`fault`] | what happens when a part that all others rely on fails, and fault points for tests |
 //! | [`log_limit`] | how many log lines one subject may fill in a second |
 //!
@@ -86,6 +87,7 @@ pub mod delivery;
 pub mod domain;
 pub mod engine;
 pub mod fault;
+pub mod host;
 pub mod listener;
 pub mod log_limit;
 pub mod store;

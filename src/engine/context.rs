@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::delivery::guard::Guard;
 use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::outcome::OutcomeKind;
+use crate::host::Host;
 use crate::log_limit::LogLimit;
 use crate::store::journal::backlog::Backlog;
 use crate::store::journal::{Journal, Running};
@@ -37,6 +38,7 @@ const OFFERS: usize = 1024;
 const LINES_ALL: u32 = 500;
 
 pub(super) struct EngineContext {
+    pub(super) host: Host,
     pub(super) store: Store,
     pub(super) journal: Journal,
     /// What every webhook is owed.
@@ -85,7 +87,9 @@ impl EngineContext {
         (node_lease, notifier): (NodeLease, Notifier),
         config: &EngineConfig,
     ) -> Self {
+        let host = Host::live();
         Self {
+            host,
             store: store.clone(),
             journal: running.journal.clone(),
             ledger: running.ledger.clone(),
