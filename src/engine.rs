@@ -21,6 +21,7 @@ mod cluster;
 mod config_sync;
 mod configure;
 mod context;
+mod db;
 mod delivery_ops;
 mod dispatch;
 mod due_poller;
@@ -29,6 +30,7 @@ mod endpoint_config;
 mod endpoint_stats;
 mod inspect;
 mod listing;
+mod mailbox;
 mod node_lease;
 mod operational;
 mod registry;
@@ -391,7 +393,7 @@ impl Engine {
         inner.tasks.close();
         let drained = tokio::time::timeout_at(by, async {
             inner.tasks.wait().await;
-            inner.registry.drain(by).await
+            inner.registry.drain(by.into_std()).await
         });
         drained.await.unwrap_or(false)
     }

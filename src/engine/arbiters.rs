@@ -17,13 +17,14 @@ use crate::delivery::sender::Sender;
 use crate::delivery::token::Tokens;
 
 use super::StartError;
+use super::endpoint::Courier;
 use super::start_slots::StartSlots;
 
 /// One endpoint thread.
 #[derive(Clone)]
 pub(super) struct EndpointThread {
     pub(super) arbiter: ArbiterHandle,
-    pub(super) sender: Sender,
+    pub(super) courier: Arc<dyn Courier>,
     pub(super) start_slots: StartSlots,
 }
 
@@ -65,7 +66,11 @@ impl Arbiters {
         })?;
         let (system, mut handles) = handles.recv().map_err(|_| io::Error::other("the actor system did not start"))?;
         let registry = handles.pop().ok_or_else(|| io::Error::other("no thread for the registry"))?;
-        let endpoint_thread = |(arbiter, sender)| EndpointThread { arbiter, sender, start_slots: StartSlots::new() };
+        let endpoint_thread = |(arbiter, sender): (_, Sender)| EndpointThread {
+            arbiter,
+            courier: Arc::new(sender),
+            start_slots: StartSlots::new(),
+        };
         let threads = handles.into_iter().zip(senders).map(endpoint_thread).collect();
         Ok(Self { registry, threads, stop: Mutex::new(Some((system, thread))) })
     }

@@ -13,10 +13,13 @@ use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, oneshot};
 
 use crate::domain::id::{EventSeq, TenantNum};
+use crate::host::Host;
+use crate::store::StoreError;
 use crate::store::events::{Body, Event};
 use crate::store::fanouts::Fanout;
 use crate::store::payload::LARGE;
-use crate::store::{Store, StoreError};
+
+use super::db::EngineDb;
 
 use self::room::{Room, Ticket};
 
@@ -46,7 +49,8 @@ pub(super) enum NoBody {
 }
 
 pub(super) struct Bodies {
-    store: Store,
+    host: Host,
+    db: Arc<dyn EngineDb>,
     slots: Mutex<Slots>,
     recent: Mutex<Recent>,
     room: Arc<Mutex<Room<oneshot::Sender<Reserved>>>>,
@@ -131,9 +135,10 @@ impl AsRef<[u8]> for Sent {
 
 impl Bodies {
     /// Bodies take `bytes` of memory at most, or more if a single one is larger.
-    pub(super) fn new(store: &Store, bytes: usize) -> Self {
+    pub(super) fn new(host: &Host, db: &Arc<dyn EngineDb>, bytes: usize) -> Self {
         Self {
-            store: store.clone(),
+            host: host.clone(),
+            db: db.clone(),
             slots: Mutex::default(),
             recent: Mutex::default(),
             room: Arc::new(Mutex::new(Room::new(bytes))),
@@ -159,7 +164,7 @@ impl Bodies {
         let body = {
             let places = if bytes >= HUGE { READERS } else { 1 };
             let _place = self.readers.acquire_many(u32::try_from(places).unwrap_or(1)).await;
-            self.store.body(seq).await?.ok_or(NoBody::Gone)?
+            self.db.body(seq).await?.ok_or(NoBody::Gone)?
         };
         let held = Arc::new(Held { body, _reserved });
         *slot = Arc::downgrade(&held);
@@ -230,7 +235,7 @@ impl Bodies {
             }
         };
         loop {
-            if let Ok(Ok(reserved)) = tokio::time::timeout(PATIENCE, &mut granted).await {
+            if let Some(Ok(reserved)) = self.host.timeout(PATIENCE, &mut granted).await {
                 return reserved;
             }
             let overdrawn = self.room.lock().overdraw(place);

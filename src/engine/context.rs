@@ -4,7 +4,6 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::{RwLock, Semaphore};
@@ -23,6 +22,8 @@ use crate::store::{Store, payload};
 
 use super::EngineConfig;
 use super::bodies::Bodies;
+use super::db::EngineDb;
+use super::dispatch::Bounds;
 use super::endpoint_stats::AllEndpointStats;
 use super::node_lease::NodeLease;
 use super::permits::Permits;
@@ -39,6 +40,9 @@ const LINES_ALL: u32 = 500;
 
 pub(super) struct EngineContext {
     pub(super) host: Host,
+    pub(super) bounds: Bounds,
+    pub(super) db: Arc<dyn EngineDb>,
+    /// For what operators ask; nothing that decides reads it.
     pub(super) store: Store,
     pub(super) journal: Journal,
     /// What every webhook is owed.
@@ -87,10 +91,10 @@ impl EngineContext {
         (node_lease, notifier): (NodeLease, Notifier),
         config: &EngineConfig,
     ) -> Self {
-        let host = Host::live();
+        let (host, db): (Host, Arc<dyn EngineDb>) = (Host::live(), Arc::new(store.clone()));
         Self {
-            host,
             store: store.clone(),
+            bounds: Bounds::LIVE,
             journal: running.journal.clone(),
             ledger: running.ledger.clone(),
             routes: routes.clone(),
@@ -101,17 +105,19 @@ impl EngineContext {
             draining: CancellationToken::new(),
             changing: RwLock::new(()),
             permits: Permits::new(config.max_in_flight),
-            stats: AllEndpointStats::new(),
+            stats: AllEndpointStats::new(&host),
             offers: Arc::new(Semaphore::new(OFFERS)),
             live_endpoints: LiveEndpoints::default(),
-            bodies: Bodies::new(store, config.payload_memory / 2),
+            bodies: Bodies::new(&host, &db, config.payload_memory / 2),
             payload_memory: config.payload_memory,
             holds: Mutex::default(),
             listeners: Listeners::default(),
             offered_to: AtomicI64::default(),
             unreadable: Mutex::default(),
-            attempt_log: Mutex::new(LogLimit::new(LINES_ALL, Instant::now())),
+            attempt_log: Mutex::new(LogLimit::new(LINES_ALL, host.steady())),
             outcomes: Default::default(),
+            db,
+            host,
         }
     }
 

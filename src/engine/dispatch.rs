@@ -17,7 +17,6 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::domain::id::{EventSeq, TenantNum, WebhookNum};
-use crate::domain::moment::UnixMillis;
 use crate::fault;
 use crate::store::StoreError;
 use crate::store::fanouts::{Fanout, FanoutPage};
@@ -32,14 +31,30 @@ use self::fair_queue::FairQueue;
 use self::page_size::PageSize;
 use self::scan::ScanState;
 
-/// Targets offered at once.
-const CHUNK: usize = 256;
+/// How much the dispatcher has in hand. The simulation makes all of it small, so that every bound is reached.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Targets offered at once.
+    pub(super) chunk: usize,
+    /// The most events whose fan-outs are read back at once.
+    pub(super) read: usize,
+    /// The most fan-outs that a scan reads at once.
+    pub(super) scan: usize,
+    /// Payload and target bytes in the fair queue beyond which further fan-outs wait in the feed.
+    pub(super) held: usize,
+    /// Items of one tenant that may wait for activations. Beyond this, the tenant's fan-outs wait.
+    pub(super) activator: usize,
+    /// Items whose endpoints are activated together: a few milliseconds of work, for which another tenant may have to
+    /// wait.
+    pub(super) slice: usize,
+    /// The same while other tenants are active, which would notice even those milliseconds.
+    pub(super) small_slice: usize,
+}
 
-/// The most events whose fan-outs are read back at once.
-const READ: usize = 64;
-
-/// Payload and target bytes in the fair queue beyond which further fan-outs wait in the feed.
-const HELD: usize = 32 * 1024 * 1024;
+impl Bounds {
+    pub(super) const LIVE: Self =
+        Self { chunk: 256, read: 64, scan: 256, held: 32 * 1024 * 1024, activator: 1024, slice: 128, small_slice: 16 };
+}
 
 /// Pause after the store failed.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -67,15 +82,15 @@ impl Dispatcher {
     pub(super) fn new(context: &Arc<EngineContext>, feed: &Arc<Feed>, registry: &RegistryHandle) -> Self {
         let (overflowed, overflow) = unbounded_channel();
         let (context, feed, registry) = (context.clone(), feed.clone(), registry.clone());
-        let state = AsyncMutex::new(ScanState::new());
-        let page_size = PageSize::new(READ);
+        let state = AsyncMutex::new(ScanState::new(context.bounds.scan));
+        let page_size = PageSize::new(context.bounds.read);
         Self { context, feed, registry, state, page_size, overflowed, overflow: Some(overflow) }
     }
 
     pub(super) async fn run(mut self) {
         let Some(overflow) = self.overflow.take() else { return };
         let poke = poke(overflow, self.context.clone(), self.registry.clone());
-        let activator = Activator::default();
+        let activator = Activator::new(&self.context);
         tokio::join!(self.dispatch(&activator), activator.run(&self), poke);
     }
 
@@ -84,18 +99,19 @@ impl Dispatcher {
         loop {
             if let Err(error) = self.step(&mut queue, activator).await {
                 tracing::warn!(%error, "fan-outs could not be dispatched; trying again");
-                tokio::time::sleep(PAUSE).await;
+                self.context.host.sleep(PAUSE).await;
             }
         }
     }
 
     /// Offers the next chunk and takes in new fan-outs; waits if there is neither.
     async fn step(&self, queue: &mut FairQueue, activator: &Activator) -> Result<(), DispatchError> {
+        let bounds = self.context.bounds;
         let (blocked, room) = activator.full();
-        let items = queue.take(CHUNK, &blocked);
+        let items = queue.take(bounds.chunk, &blocked);
         if !items.is_empty() {
             self.offer(items, activator).await?;
-            return match (queue.bytes() < HELD).then(|| self.feed.try_next()).flatten() {
+            return match (queue.bytes() < bounds.held).then(|| self.feed.try_next()).flatten() {
                 Some(next) => self.take_in(next, queue).await,
                 None => Ok(()),
             };
@@ -107,8 +123,10 @@ impl Dispatcher {
                 self.context.has_offered(seen);
             }
         }
-        let next = async { if queue.bytes() < HELD { self.feed.next().await } else { std::future::pending().await } };
+        let next =
+            async { if queue.bytes() < bounds.held { self.feed.next().await } else { std::future::pending().await } };
         tokio::select! {
+            biased;
             next = next => self.take_in(next, queue).await,
             () = room => Ok(()),
         }
@@ -120,7 +138,7 @@ impl Dispatcher {
                 self.context.bodies.adopt(&mut fanouts);
                 fanouts.into_iter().for_each(|fanout| self.push(fanout, queue));
             }
-            Next::ReadAfter(_) if self.context.store.is_clustered() => self.catch_up(queue).await?,
+            Next::ReadAfter(_) if self.context.db.is_clustered() => self.catch_up(queue).await?,
             Next::ReadAfter(after) => self.read_back(after, queue).await?,
             Next::Scan => self.scan_new(queue).await?,
         }
@@ -130,7 +148,7 @@ impl Dispatcher {
     async fn read_back(&self, after: EventSeq, queue: &mut FairQueue) -> Result<(), DispatchError> {
         let seen = self.feed.committed();
         let events = u64::try_from(self.page_size.rows()).unwrap_or(u64::MAX);
-        let page = self.page_size.learn(self.context.store.fanouts(after, events).await)?;
+        let page = self.page_size.learn(self.context.db.fanouts(after, events).await)?;
         let FanoutPage { fanouts, to: Some(to) } = page else {
             self.feed.caught_up(seen);
             return Ok(());
@@ -142,7 +160,7 @@ impl Dispatcher {
         self.context.journal.barrier().await?;
         let mut owed = Vec::with_capacity(fanouts.len());
         for fanout in fanouts {
-            let recorded = self.context.store.recorded_targets(fanout.event.seq).await?;
+            let recorded = self.context.db.recorded_targets(fanout.event.seq).await?;
             owed.push(self.mark(fanout, recorded).await?);
         }
         self.feed.read_up_to(to);
@@ -187,7 +205,7 @@ impl Dispatcher {
         if refused.is_empty() {
             return Ok(());
         }
-        let next_at = UnixMillis::now();
+        let next_at = self.context.host.now();
         for item in &refused {
             self.context.journal.record(Record::Defer { id: item.id(), next_at }).await?;
         }
@@ -196,7 +214,7 @@ impl Dispatcher {
     }
 
     async fn cancel(&self, deleted: Vec<Item>) -> Result<(), DispatchError> {
-        let at = UnixMillis::now();
+        let at = self.context.host.now();
         for item in deleted {
             self.context.journal.record(Record::Cancel { id: item.id(), at }).await?;
         }

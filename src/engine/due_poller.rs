@@ -4,8 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::moment::UnixMillis;
-
 use super::context::EngineContext;
 use super::lane::AHEAD;
 use super::registry::RegistryHandle;
@@ -17,8 +15,7 @@ const EVERY: Duration = Duration::from_secs(1);
 const TIDY_EVERY: u32 = 60;
 
 pub(super) async fn run(context: Arc<EngineContext>, registry: RegistryHandle) {
-    let mut tick = tokio::time::interval(EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut tick = context.host.ticks(EVERY);
     let mut ticks = 0u32;
     loop {
         tick.tick().await;
@@ -26,7 +23,7 @@ pub(super) async fn run(context: Arc<EngineContext>, registry: RegistryHandle) {
         if ticks.is_multiple_of(TIDY_EVERY) {
             context.stats.forget_stale();
         }
-        match context.store.webhooks_with_due(UnixMillis::now().plus(AHEAD)).await {
+        match context.db.webhooks_with_due(context.host.now().plus(AHEAD)).await {
             Ok(mut nums) => {
                 nums.retain(|num| context.shard_set.serves(*num));
                 if !nums.is_empty() {

@@ -1,30 +1,33 @@
 //! The live half of a webhook: a thin actor around its [`Lane`]. The registry activates, passivates and restarts the
-//! actor. The actor makes attempts in tasks of their own and records outcomes in the journal; it decides nothing.
+//! actor. The actor makes attempts in tasks of their own and records outcomes in the journal; it decides nothing. What
+//! is here runs in actix ([`actor`]) and in the simulation: the [`Shell`] spawns its tasks and sets its timers.
 
+mod actor;
 mod attempt;
 mod disable;
 mod messages;
 mod report;
+mod shell;
 mod watch;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, MessageResult, SpawnHandle, WrapFuture,
-};
+use futures_util::FutureExt;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::field::display;
 
 use crate::delivery::breaker::ViewState as BreakerState;
-use crate::delivery::sender::{Report, Sender};
+use crate::delivery::sender::Report;
 use crate::domain::id::{DeliveryId, EventSeq};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::Outcome;
 use crate::fault;
 use crate::log_limit::LogLimit;
-use crate::store::deliveries::Wanted;
+use crate::store::StoreError;
+use crate::store::deliveries::{Due, Wanted};
 use crate::store::journal::Record;
 
 use super::context::EngineContext;
@@ -36,13 +39,14 @@ use super::permits::Share;
 use super::start_slots::StartSlots;
 use super::tenant_quota::LiveGuard;
 
-use self::attempt::{AbortOnDrop, Attempted, Ended, Means};
+use self::attempt::{Attempted, Means};
 use self::watch::DeathWatch;
 
-pub(super) use self::messages::{
-    Configure, Detach, Drain, Offer, Passivate, Probe, Remind, SendNow, Wake, Withdraw, WithdrawAll,
-};
+pub(super) use self::actor::EndpointActor;
+pub(super) use self::attempt::{Courier, Ended};
+pub(super) use self::messages::Message;
 pub(super) use self::report::ENDPOINT;
+pub(super) use self::shell::{Completion, Shell, Timer};
 pub(super) use self::watch::{EndpointEvent, EndpointEventKind};
 
 /// Offers that may wait for the actor.
@@ -69,21 +73,22 @@ const SHORTEST_SECRET_WAIT: Duration = Duration::from_secs(1);
 pub(super) struct SpawnArgs {
     pub(super) config: Arc<EndpointConfig>,
     pub(super) context: Arc<EngineContext>,
-    pub(super) sender: Sender,
+    pub(super) courier: Arc<dyn Courier>,
     pub(super) start_slots: StartSlots,
     pub(super) generation: u64,
     pub(super) registry: UnboundedSender<EndpointEvent>,
     pub(super) in_doubt: InDoubt,
 }
 
+/// Decides nothing; see the module.
 pub(super) struct Endpoint {
     config: Arc<EndpointConfig>,
     lane: Lane,
     context: Arc<EngineContext>,
-    sender: Sender,
+    courier: Arc<dyn Courier>,
     start_slots: StartSlots,
-    timer: Option<(Instant, SpawnHandle)>,
-    secrets_timer: Option<SpawnHandle>,
+    /// When the lane's timer fires.
+    timer: Option<Instant>,
     /// How many writes are under way, such as deferrals, warnings and switch-offs. Attempts do not count.
     recording: usize,
     draining: bool,
@@ -100,43 +105,135 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     pub(super) fn new(args: SpawnArgs) -> Self {
-        let SpawnArgs { config, context, sender, start_slots, generation, registry, in_doubt } = args;
+        let SpawnArgs { config, context, courier, start_slots, generation, registry, in_doubt } = args;
         let (stats, health) = (context.stats.of(config.num), config.health.clone());
-        let member = context.live_endpoints.join(config.tenant);
+        let live_guard = context.live_endpoints.join(config.tenant);
         let watch = DeathWatch::new(config.num, generation, registry, stats.clone());
         let lane = Lane::new(config.policy.clone(), config.mode_now(&context), config.has_rows, health);
-        let born = UnixMillis::now();
+        let (born, now) = (context.host.now(), context.host.steady());
         Self {
             breaker: lane.breaker(born).state,
-            log_limit: report::new_limit(),
+            log_limit: report::new_limit(now),
             lane,
             config,
             context,
-            sender,
+            courier,
             start_slots,
             timer: None,
-            secrets_timer: None,
             recording: 0,
             draining: false,
-            busy_at: Instant::now(),
+            busy_at: now,
             in_doubt,
             watch,
             stats,
-            live_guard: member,
+            live_guard,
             born,
         }
     }
 
     fn now(&self) -> Now {
-        Now { wall: UnixMillis::now(), steady: Instant::now(), tight: self.context.is_memory_tight() }
+        let host = &self.context.host;
+        Now { wall: host.now(), steady: host.steady(), tight: self.context.is_memory_tight() }
     }
 
     fn id(&self, event: EventSeq) -> DeliveryId {
         DeliveryId { event, webhook: self.config.num }
     }
 
-    fn drive(&mut self, input: Input, ctx: &mut Context<Self>) {
-        self.step(input, None, ctx);
+    pub(super) fn start(&mut self, shell: &mut impl Shell) {
+        self.watch_secrets(shell);
+        shell.set_timer(Timer::Idle, Some(IDLE));
+        self.step(Input::Tick, None, shell);
+    }
+
+    pub(super) fn on(&mut self, message: Message, shell: &mut impl Shell) {
+        match message {
+            Message::Offer { event, recovered, room } => {
+                drop(room);
+                self.stats.taken();
+                fault::point_of("endpoint.handle", &self.config.name);
+                self.drive(Input::Offer(Entry::offered(event, recovered)), shell);
+            }
+            Message::Wake => self.drive(Input::Wake, shell),
+            Message::Remind => self.drive(Input::Remind, shell),
+            Message::Configure(config, done) => {
+                self.configure(config, shell);
+                let _ = done.send(());
+            }
+            Message::Detach(event, answer) => drop(answer.send(self.lane.detach(event))),
+            Message::Withdraw(event, answer) => drop(answer.send(self.lane.withdraw(event))),
+            Message::WithdrawAll(to, answer) => drop(answer.send(self.lane.withdraw_all(to))),
+            Message::Probe(done) => {
+                self.drive(Input::Probe, shell);
+                let _ = done.send(());
+            }
+            Message::SendNow(event, done) => {
+                self.send_now(event, shell);
+                let _ = done.send(());
+            }
+            Message::Passivate if self.can_rest() => self.end(shell),
+            Message::Passivate => self.watch.say(EndpointEventKind::Busy),
+            Message::Drain => {
+                self.draining = true;
+                let policy = self.config.policy.clone();
+                self.drive(Input::Configure { policy, mode: Mode::Stopping }, shell);
+            }
+        }
+    }
+
+    pub(super) fn on_timer(&mut self, timer: Timer, shell: &mut impl Shell) {
+        match timer {
+            Timer::Lane => {
+                self.timer = None;
+                self.drive(Input::Tick, shell);
+            }
+            Timer::Secrets => self.read_again(shell),
+            Timer::Idle => {
+                let idle_for = self.context.host.steady().saturating_duration_since(self.busy_at);
+                if self.can_rest() && idle_for >= IDLE {
+                    self.watch.say(EndpointEventKind::Idle);
+                }
+                shell.set_timer(Timer::Idle, Some(IDLE));
+            }
+        }
+    }
+
+    pub(super) fn on_completed(&mut self, completed: Completion, shell: &mut impl Shell) {
+        match completed {
+            Completion::Attempt { event, called, ended: Some(Ended::Made(attempted)) } => {
+                self.attempted(event, &called, attempted, shell);
+            }
+            Completion::Attempt { event, ended: Some(Ended::CutShort), .. } => {
+                self.watch.say(EndpointEventKind::CutShort(event));
+                let due_to = self.context.host.now();
+                self.in_doubt = self.in_doubt.and(InDoubt { events_to: event, due_to });
+                self.drive(Input::CutShort { event }, shell);
+            }
+            Completion::Attempt { event, ended: None, .. } => self.drive(Input::NotSent { event }, shell),
+            Completion::Recorded => self.recorded(shell),
+            Completion::Loaded(Ok(due)) => {
+                let entries = due.rows.into_iter().map(|row| Entry::stored(row, self.in_doubt)).collect();
+                self.drive(Input::Loaded { entries, next: due.next }, shell);
+            }
+            Completion::Loaded(Err(_)) => self.drive(Input::LoadFailed, shell),
+            Completion::FoundToSend { event, row } => self.found_to_send(event, row, shell),
+            Completion::SwitchedOff(config) => {
+                if let Some(config) = config {
+                    self.configure(config, shell);
+                }
+                self.recorded(shell);
+            }
+            Completion::ReadAgain(Ok(config)) => self.configure(config, shell),
+            Completion::ReadAgain(Err(error)) => {
+                let webhook = &self.config.name;
+                tracing::warn!(%webhook, %error, "webhook could not be read again after a secret ended; trying again");
+                self.watch_secrets(shell);
+            }
+        }
+    }
+
+    fn drive(&mut self, input: Input, shell: &mut impl Shell) {
+        self.step(input, None, shell);
         self.leave_if_it_must();
     }
 
@@ -150,30 +247,30 @@ impl Endpoint {
     }
 
     /// One step: the lane decides, the actor carries out. `attempted` is the attempt whose end is the input, if any.
-    fn step(&mut self, input: Input, mut attempted: Option<Attempted>, ctx: &mut Context<Self>) {
+    fn step(&mut self, input: Input, mut attempted: Option<Attempted>, shell: &mut impl Shell) {
         let now = self.now();
         self.busy_at = now.steady;
         let mut effects = Vec::new();
         self.lane.on(input, now, &mut effects);
         for effect in effects {
             match effect {
-                Effect::Start { entry, share } => self.begin(entry, share, ctx),
+                Effect::Start { entry, share } => self.begin(entry, share, shell),
                 Effect::Settle { entry, state } => {
                     if let Some(attempted) = attempted.take() {
                         self.settle(&entry, state, attempted);
                     }
                 }
-                Effect::Save { health } => self.record(Record::Health { webhook: self.config.num, health }, ctx),
-                Effect::Warn { failing_since } => self.warn(failing_since, ctx),
-                Effect::Disable { reason } => self.disable(reason, ctx),
-                Effect::Defer { event } => self.record(Record::Defer { id: self.id(event), next_at: now.wall }, ctx),
-                Effect::Cancel { event } => self.record(Record::Cancel { id: self.id(event), at: now.wall }, ctx),
-                Effect::Load { limit, known } => self.load(limit, known, ctx),
+                Effect::Save { health } => self.record(Record::Health { webhook: self.config.num, health }, shell),
+                Effect::Warn { failing_since } => self.warn(failing_since, shell),
+                Effect::Disable { reason } => self.disable(reason, shell),
+                Effect::Defer { event } => self.record(Record::Defer { id: self.id(event), next_at: now.wall }, shell),
+                Effect::Cancel { event } => self.record(Record::Cancel { id: self.id(event), at: now.wall }, shell),
+                Effect::Load { limit, known } => self.load(limit, known, shell),
             }
         }
-        self.set_timer(now, ctx);
+        self.set_timer(now, shell);
         self.show(now);
-        self.end_if_drained(ctx);
+        self.end_if_drained(shell);
     }
 
     fn show(&mut self, now: Now) {
@@ -182,24 +279,16 @@ impl Endpoint {
         self.stats.publish(Live { since: Some(self.born), gauge: self.lane.gauge(), breaker: Some(breaker) });
     }
 
-    fn begin(&self, entry: Entry, share: Share, ctx: &mut Context<Self>) {
+    fn begin(&self, entry: Entry, share: Share, shell: &mut impl Shell) {
         let (event, called) = (entry.event.seq, self.config.clone());
         let (context, start_slots) = (self.context.clone(), self.start_slots.clone());
-        let means = Means { context, start_slots, sender: self.sender.clone(), stats: self.stats.clone() };
-        let run = attempt::run(means, self.config.clone(), entry, share);
-        let ended = AbortOnDrop::spawn(run).into_actor(self).map(move |ended, actor, ctx| match ended {
-            Some(Ended::Made(attempted)) => actor.attempted(event, &called, attempted, ctx),
-            Some(Ended::CutShort) => {
-                actor.watch.say(EndpointEventKind::CutShort(event));
-                actor.in_doubt = actor.in_doubt.and(InDoubt { events_to: event, due_to: UnixMillis::now() });
-                actor.drive(Input::CutShort { event }, ctx);
-            }
-            None => actor.drive(Input::NotSent { event }, ctx),
-        });
-        ctx.spawn(ended);
+        let means = Means { context, start_slots, courier: self.courier.clone(), stats: self.stats.clone() };
+        // The sending half turns a panic into an outcome. A panic before that means that nothing was sent.
+        let run = AssertUnwindSafe(attempt::run(means, called.clone(), entry, share)).catch_unwind();
+        shell.spawn(async move { Completion::Attempt { event, called, ended: run.await.unwrap_or(None) } });
     }
 
-    fn attempted(&mut self, event: EventSeq, called: &EndpointConfig, attempted: Attempted, ctx: &mut Context<Self>) {
+    fn attempted(&mut self, event: EventSeq, called: &EndpointConfig, attempted: Attempted, shell: &mut impl Shell) {
         let outcome = match &attempted.report.outcome {
             // The URL has changed since: a `410` from the old receiver says nothing about the new one.
             Outcome::Gone if called.url != self.config.url => Outcome::Rejected,
@@ -207,115 +296,108 @@ impl Endpoint {
         };
         let Report { status, error, duration_us, .. } = &attempted.report;
         let said = Said { status: *status, error: error.clone() };
-        let (took, jitter) = (Duration::from_micros((*duration_us).into()), rand::random());
-        self.step(Input::Finished { event, outcome, said, took, jitter }, Some(attempted), ctx);
+        let (took, jitter) = (Duration::from_micros((*duration_us).into()), self.context.host.unit_random());
+        self.step(Input::Finished { event, outcome, said, took, jitter }, Some(attempted), shell);
         self.leave_if_it_must();
     }
 
-    fn record(&mut self, record: Record, ctx: &mut Context<Self>) {
+    fn record(&mut self, record: Record, shell: &mut impl Shell) {
         // At once if the journal has room, so that the next read sees the record.
         let Err(record) = self.context.journal.try_record(record) else { return };
         self.recording += 1;
         let journal = self.context.journal.clone();
-        let record = async move { journal.record(record).await };
-        ctx.spawn(record.into_actor(self).map(|_, actor, ctx| actor.recorded(ctx)));
+        shell.spawn(async move {
+            let _ = journal.record(record).await;
+            Completion::Recorded
+        });
     }
 
-    fn recorded(&mut self, ctx: &mut Context<Self>) {
+    fn recorded(&mut self, shell: &mut impl Shell) {
         self.recording -= 1;
-        self.end_if_drained(ctx);
+        self.end_if_drained(shell);
     }
 
     /// Reads rows once everything recorded so far is committed: otherwise a delivery that has just succeeded would
     /// still look pending.
-    fn load(&self, limit: usize, known: Vec<EventSeq>, ctx: &mut Context<Self>) {
+    fn load(&self, limit: usize, known: Vec<EventSeq>, shell: &mut impl Shell) {
         let (context, num, ordered) = (self.context.clone(), self.config.num, self.config.policy.ordered);
-        let read = async move {
+        shell.spawn(async move {
             let _ = context.journal.barrier().await;
-            let wanted = Wanted { horizon: UnixMillis::now().plus(HORIZON), ordered, limit, known: &known };
-            let read = context.store.due(&context.shard_set, num, wanted).await;
+            let wanted = Wanted { horizon: context.host.now().plus(HORIZON), ordered, limit, known: &known };
+            let read = context.db.due(&context.shard_set, num, wanted).await;
             if let Err(error) = &read {
                 tracing::warn!(%error, "pending deliveries could not be read; trying again");
-                tokio::time::sleep(STORE_PAUSE).await;
+                context.host.sleep(STORE_PAUSE).await;
             }
-            read
-        };
-        let loaded = read.into_actor(self).map(move |read, actor, ctx| {
-            let Ok(due) = read else {
-                return actor.drive(Input::LoadFailed, ctx);
-            };
-            let entries = due.rows.into_iter().map(|row| Entry::stored(row, actor.in_doubt)).collect();
-            actor.drive(Input::Loaded { entries, next: due.next }, ctx);
+            Completion::Loaded(read)
         });
-        ctx.spawn(loaded);
     }
 
-    fn warn(&mut self, failing_since: UnixMillis, ctx: &mut Context<Self>) {
+    fn send_now(&mut self, event: EventSeq, shell: &mut impl Shell) {
+        self.lane.expect_send_now(event);
+        let (context, id) = (self.context.clone(), self.id(event));
+        shell.spawn(async move {
+            let _ = context.journal.barrier().await;
+            Completion::FoundToSend { event, row: context.db.due_one(&context.shard_set, id).await }
+        });
+    }
+
+    fn found_to_send(&mut self, event: EventSeq, row: Result<Option<Due>, StoreError>, shell: &mut impl Shell) {
+        match row {
+            Ok(Some(due)) => self.drive(Input::SendNow(Entry::stored(due, self.in_doubt)), shell),
+            Ok(None) => {
+                self.lane.cancel_send_now(event);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "delivery to be sent now could not be read; it waits for its turn");
+                self.lane.cancel_send_now(event);
+                self.drive(Input::Wake, shell);
+            }
+        }
+    }
+
+    fn warn(&mut self, failing_since: UnixMillis, shell: &mut impl Shell) {
         self.recording += 1;
         let (context, config) = (self.context.clone(), self.config.clone());
-        let warned = async move {
+        shell.spawn(async move {
             let EndpointConfig { id, tenant_id, name, .. } = &*config;
             let tenant = tenant_id.map(display);
             tracing::warn!(target: ENDPOINT, tenant, webhook = %id, name, %failing_since, "every attempt fails; the webhook will be switched off");
             let reason = format!("every attempt has failed since {failing_since}; it is going to be switched off");
             operational::tell(&context, &config, FAILING_EVENT, &reason).await;
-        };
-        ctx.spawn(warned.into_actor(self).map(|(), actor, ctx| actor.recorded(ctx)));
+            Completion::Recorded
+        });
     }
 
-    fn disable(&mut self, reason: Reason, ctx: &mut Context<Self>) {
+    fn disable(&mut self, reason: Reason, shell: &mut impl Shell) {
         self.recording += 1;
-        let disabled = disable::switch_off(self.context.clone(), self.config.clone(), reason);
-        ctx.spawn(disabled.into_actor(self).map(|config, actor, ctx| {
-            if let Some(config) = config {
-                actor.configure(config, ctx);
-            }
-            actor.recorded(ctx);
-        }));
+        let switched_off = disable::switch_off(self.context.clone(), self.config.clone(), reason);
+        shell.spawn(async move { Completion::SwitchedOff(switched_off.await) });
     }
 
-    fn set_timer(&mut self, now: Now, ctx: &mut Context<Self>) {
+    fn set_timer(&mut self, now: Now, shell: &mut impl Shell) {
         let wanted = self.lane.wake_at(now).filter(|at| *at > now.steady);
-        let current = self.timer.map(|(at, _)| at);
-        if current == wanted {
+        if self.timer == wanted {
             return;
         }
-        if let Some((_, handle)) = self.timer.take() {
-            ctx.cancel_future(handle);
-        }
-        if let Some(at) = wanted {
-            let wait = at.saturating_duration_since(now.steady).min(LONGEST_TIMER) + TIMER_GRAIN;
-            let handle = ctx.run_later(wait, |actor, ctx| {
-                actor.timer = None;
-                actor.drive(Input::Tick, ctx);
-            });
-            self.timer = Some((at, handle));
-        }
+        let wait = wanted.map(|at| at.saturating_duration_since(now.steady).min(LONGEST_TIMER) + TIMER_GRAIN);
+        shell.set_timer(Timer::Lane, wait);
+        self.timer = wanted;
     }
 
-    /// Reads the webhook again when one of its secrets stops signing.
-    fn watch_secrets(&mut self, ctx: &mut Context<Self>) {
-        if let Some(handle) = self.secrets_timer.take() {
-            ctx.cancel_future(handle);
-        }
-        let Some(at) = self.config.changes_at else { return };
-        let wait = at.since(UnixMillis::now()).clamp(SHORTEST_SECRET_WAIT, LONGEST_TIMER);
-        let handle = ctx.run_later(wait, |actor, ctx| {
-            let (context, num) = (actor.context.clone(), actor.config.num);
-            let read = async move { endpoint_config::load_one(&context, num).await };
-            ctx.spawn(read.into_actor(actor).map(move |read, actor, ctx| match read {
-                Ok(config) => actor.configure(config, ctx),
-                Err(error) => {
-                    tracing::warn!(webhook = %actor.config.name, %error, "webhook could not be read again after a secret ended; trying again");
-                    actor.watch_secrets(ctx);
-                }
-            }));
-        });
-        self.secrets_timer = Some(handle);
+    /// Sets the timer for the end of the next secret that stops signing.
+    fn watch_secrets(&mut self, shell: &mut impl Shell) {
+        let wait = |at: UnixMillis| at.since(self.context.host.now()).clamp(SHORTEST_SECRET_WAIT, LONGEST_TIMER);
+        shell.set_timer(Timer::Secrets, self.config.changes_at.map(wait));
+    }
+
+    fn read_again(&self, shell: &mut impl Shell) {
+        let (context, num) = (self.context.clone(), self.config.num);
+        shell.spawn(async move { Completion::ReadAgain(endpoint_config::load_one(&context, num).await) });
     }
 
     /// Adopts a config that was just read, unless the endpoint has a newer one.
-    fn configure(&mut self, config: Option<Arc<EndpointConfig>>, ctx: &mut Context<Self>) {
+    fn configure(&mut self, config: Option<Arc<EndpointConfig>>, shell: &mut impl Shell) {
         let is_old = config.as_ref().is_some_and(|config| config.version < self.config.version);
         if is_old || self.lane.mode() == Mode::Deleted {
             return;
@@ -324,15 +406,15 @@ impl Endpoint {
         if let Some(config) = config {
             mode = config.mode_now(&self.context);
             if config.starts_anew_after(&self.config) {
-                self.drive(Input::Renew, ctx);
+                self.drive(Input::Renew, shell);
             }
             self.config = config;
-            self.watch_secrets(ctx);
+            self.watch_secrets(shell);
         }
         if self.draining {
             mode = Mode::Stopping;
         }
-        self.drive(Input::Configure { policy: self.config.policy.clone(), mode }, ctx);
+        self.drive(Input::Configure { policy: self.config.policy.clone(), mode }, shell);
     }
 
     fn is_idle(&self) -> bool {
@@ -343,146 +425,18 @@ impl Endpoint {
         self.recording == 0 && self.lane.can_rest(self.now())
     }
 
-    fn end(&mut self, ctx: &mut Context<Self>) {
+    fn end(&mut self, shell: &mut impl Shell) {
         if self.live_guard.is_tight() {
             self.context.stats.forget(self.config.num);
         }
         self.end_log();
         self.watch.expect_end();
-        ctx.stop();
+        shell.end();
     }
 
-    fn end_if_drained(&mut self, ctx: &mut Context<Self>) {
+    fn end_if_drained(&mut self, shell: &mut impl Shell) {
         if self.draining && self.is_idle() {
-            self.end(ctx);
+            self.end(shell);
         }
-    }
-}
-
-impl Actor for Endpoint {
-    type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.set_mailbox_capacity(MAILBOX);
-        self.watch_secrets(ctx);
-        ctx.run_interval(IDLE, |actor, _| {
-            if actor.can_rest() && actor.busy_at.elapsed() >= IDLE {
-                actor.watch.say(EndpointEventKind::Idle);
-            }
-        });
-        self.step(Input::Tick, None, ctx);
-    }
-}
-
-impl Handler<Offer> for Endpoint {
-    type Result = ();
-
-    fn handle(&mut self, offer: Offer, ctx: &mut Self::Context) {
-        drop(offer.room);
-        self.stats.taken();
-        fault::point_of("endpoint.handle", &self.config.name);
-        self.drive(Input::Offer(Entry::offered(offer.event, offer.recovered)), ctx);
-    }
-}
-
-impl Handler<Wake> for Endpoint {
-    type Result = ();
-
-    fn handle(&mut self, _: Wake, ctx: &mut Self::Context) {
-        self.drive(Input::Wake, ctx);
-    }
-}
-
-impl Handler<Remind> for Endpoint {
-    type Result = ();
-
-    fn handle(&mut self, _: Remind, ctx: &mut Self::Context) {
-        self.drive(Input::Remind, ctx);
-    }
-}
-
-impl Handler<Configure> for Endpoint {
-    type Result = ();
-
-    fn handle(&mut self, Configure(config): Configure, ctx: &mut Self::Context) {
-        self.configure(config, ctx);
-    }
-}
-
-impl Handler<Detach> for Endpoint {
-    type Result = MessageResult<Detach>;
-
-    fn handle(&mut self, Detach(event): Detach, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.lane.detach(event))
-    }
-}
-
-impl Handler<Withdraw> for Endpoint {
-    type Result = MessageResult<Withdraw>;
-
-    fn handle(&mut self, Withdraw(event): Withdraw, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.lane.withdraw(event))
-    }
-}
-
-impl Handler<WithdrawAll> for Endpoint {
-    type Result = MessageResult<WithdrawAll>;
-
-    fn handle(&mut self, WithdrawAll(to): WithdrawAll, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.lane.withdraw_all(to))
-    }
-}
-
-impl Handler<Probe> for Endpoint {
-    type Result = ();
-
-    fn handle(&mut self, _: Probe, ctx: &mut Self::Context) {
-        self.drive(Input::Probe, ctx);
-    }
-}
-
-impl Handler<SendNow> for Endpoint {
-    type Result = ();
-
-    fn handle(&mut self, SendNow(event): SendNow, ctx: &mut Self::Context) {
-        self.lane.expect_send_now(event);
-        let (context, id) = (self.context.clone(), self.id(event));
-        let read = async move {
-            let _ = context.journal.barrier().await;
-            context.store.due_one(&context.shard_set, id).await
-        };
-        ctx.spawn(read.into_actor(self).map(move |read, actor, ctx| match read {
-            Ok(Some(due)) => actor.drive(Input::SendNow(Entry::stored(due, actor.in_doubt)), ctx),
-            Ok(None) => {
-                actor.lane.cancel_send_now(event);
-            }
-            Err(error) => {
-                tracing::warn!(%error, "delivery to be sent now could not be read; it waits for its turn");
-                actor.lane.cancel_send_now(event);
-                actor.drive(Input::Wake, ctx);
-            }
-        }));
-    }
-}
-
-impl Handler<Passivate> for Endpoint {
-    type Result = ();
-
-    fn handle(&mut self, _: Passivate, ctx: &mut Self::Context) {
-        if self.can_rest() {
-            self.end(ctx);
-        } else {
-            self.watch.say(EndpointEventKind::Busy);
-        }
-    }
-}
-
-impl Handler<Drain> for Endpoint {
-    type Result = ();
-
-    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
-        self.draining = true;
-        let policy = self.config.policy.clone();
-        self.drive(Input::Configure { policy, mode: Mode::Stopping }, ctx);
     }
 }

@@ -1,7 +1,7 @@
 //! Makes from a webhook's rows what its endpoint works with. The registry's handle and the endpoints load it; nothing
 //! here writes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -71,9 +71,9 @@ impl EndpointConfig {
 /// Webhooks as they were read; deleted ones are missing.
 #[derive(Default)]
 pub(super) struct Loaded {
-    pub(super) configs: HashMap<WebhookNum, Arc<EndpointConfig>>,
+    pub(super) configs: BTreeMap<WebhookNum, Arc<EndpointConfig>>,
     /// Webhooks whose rows cannot be read. An operator must look at them; what they are owed waits.
-    pub(super) unreadable: HashSet<WebhookNum>,
+    pub(super) unreadable: BTreeSet<WebhookNum>,
 }
 
 impl Loaded {
@@ -84,7 +84,7 @@ impl Loaded {
 
 pub(super) async fn load(context: &EngineContext, nums: &[WebhookNum]) -> Result<Loaded, StoreError> {
     let mut loaded = Loaded::default();
-    for (num, row) in context.store.endpoint_configs(nums, UnixMillis::now()).await? {
+    for (num, row) in context.db.endpoint_configs(nums, context.host.now()).await? {
         match row {
             Ok(row) => {
                 loaded.configs.insert(num, config_of(row, context));
@@ -107,7 +107,7 @@ pub(super) async fn load_one(
     context: &EngineContext,
     num: WebhookNum,
 ) -> Result<Option<Arc<EndpointConfig>>, StoreError> {
-    let row = context.store.endpoint_configs(&[num], UnixMillis::now()).await?.remove(&num).transpose()?;
+    let row = context.db.endpoint_configs(&[num], context.host.now()).await?.remove(&num).transpose()?;
     Ok(row.map(|row| config_of(row, context)))
 }
 

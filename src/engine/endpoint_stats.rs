@@ -11,17 +11,20 @@ use parking_lot::Mutex;
 use crate::delivery::breaker::View as BreakerView;
 use crate::domain::id::WebhookNum;
 use crate::domain::moment::UnixMillis;
+use crate::host::Host;
 
 use super::lane::Gauge;
 use super::rates::{Rates, Snapshot};
 
 /// The stats of endpoints that are live or were lately.
 pub(super) struct AllEndpointStats {
+    host: Host,
     origin: Instant,
     of: Mutex<HashMap<WebhookNum, Arc<EndpointStats>>>,
 }
 
 pub(super) struct EndpointStats {
+    host: Host,
     origin: Instant,
     inner: Mutex<Inner>,
     /// Waiting requests, by [`Stage`].
@@ -94,16 +97,17 @@ pub(super) struct StatsSnapshot {
 }
 
 impl AllEndpointStats {
-    pub(super) fn new() -> Self {
-        Self { origin: Instant::now(), of: Mutex::new(HashMap::new()) }
+    pub(super) fn new(host: &Host) -> Self {
+        Self { host: host.clone(), origin: host.steady(), of: Mutex::new(HashMap::new()) }
     }
 
     /// The stats of an endpoint; new ones if it has none.
     pub(super) fn of(&self, num: WebhookNum) -> Arc<EndpointStats> {
         let fresh = || {
-            let rates = Rates::new(self.origin.elapsed());
+            let (host, origin) = (self.host.clone(), self.origin);
+            let rates = Rates::new(host.steady() - origin);
             let inner = Inner { rates, live: Live::default(), offers: 0, last_success_at: None, crash: None };
-            Arc::new(EndpointStats { origin: self.origin, inner: Mutex::new(inner), waits: Default::default() })
+            Arc::new(EndpointStats { host, origin, inner: Mutex::new(inner), waits: Default::default() })
         };
         self.of.lock().entry(num).or_insert_with(fresh).clone()
     }
@@ -129,7 +133,7 @@ impl AllEndpointStats {
 
     /// Forgets endpoints that are asleep and have done nothing for an hour.
     pub(super) fn forget_stale(&self) {
-        let now = self.origin.elapsed();
+        let now = self.host.steady() - self.origin;
         self.of.lock().retain(|_, stats| {
             let inner = stats.inner.lock();
             inner.live.since.is_some() || inner.crash.is_some() || !inner.rates.is_stale(now)
@@ -139,7 +143,7 @@ impl AllEndpointStats {
 
 impl EndpointStats {
     fn now(&self) -> Duration {
-        self.origin.elapsed()
+        self.host.steady() - self.origin
     }
 
     /// An offer went into the endpoint's mailbox.

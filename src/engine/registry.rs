@@ -1,62 +1,71 @@
-//! The actor that knows the live endpoints: it activates them on demand, spreads them over the threads, passivates idle
-//! ones, and restarts or quarantines crashed ones. It routes offers and questions to them. The rest of the engine calls
-//! it through [`RegistryHandle`], which reads what an activation needs; the registry touches no HTTP and no SQL.
+//! Knows the live endpoints: activates them on demand, spreads them over the threads, passivates idle ones, and restarts
+//! or quarantines crashed ones. It routes offers and questions to them. The rest of the engine calls it through
+//! [`RegistryHandle`], which reads what an activation needs; the registry touches no HTTP and no SQL. In the live engine
+//! it is an actor ([`actor`]).
 
+mod actor;
 mod handle;
 mod handoff;
 mod marks;
 mod messages;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix::{Actor, Addr, AsyncContext, Context, Handler, MessageResult, StreamHandler};
-use futures_util::stream;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::domain::id::{DeliveryId, WebhookId, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
-use crate::fault;
 use crate::store::events::Event;
 use crate::store::journal::feed::Feed;
 use crate::store::leases::ShardNum;
 
-use super::arbiters::{Arbiters, EndpointThread};
 use super::context::EngineContext;
-use super::endpoint::{self, ENDPOINT, Endpoint, EndpointEvent, EndpointEventKind, Passivate, SpawnArgs};
+use super::endpoint::{self, ENDPOINT, EndpointEvent, EndpointEventKind};
 use super::endpoint_config::EndpointConfig;
 use super::endpoint_stats::EndpointStats;
 use super::lane::Mode;
+use super::mailbox::Address;
 use super::restart::{Rest, Restarts};
-
-use self::messages::{
-    Activate, Count, Crashed, Drain, Find, Forget, MarkInDoubt, Release, Remind, SetRowWatermark, Wake,
-};
 
 use self::handoff::Handoff;
 
+pub(super) use self::actor::start;
 pub(super) use self::handle::{Handed, RegistryHandle};
 pub(super) use self::marks::Marks;
-pub(super) use self::messages::{Crashes, Figures, Offer, Offered};
+pub(super) use self::messages::{Crashes, Figures, Message, Offered};
 
 /// Messages that may wait for the registry. Senders wait for room.
-const MAILBOX: usize = 256;
+pub(super) const MAILBOX: usize = 256;
 
 /// Marks are small and few. Each stays for at least this long, which is many scans of the store.
-const PRUNE_EVERY: Duration = Duration::from_secs(60);
+pub(super) const PRUNE_EVERY: Duration = Duration::from_secs(60);
+
+/// Starts endpoints, each as an actor of its own.
+pub(super) trait EndpointSpawner: Send {
+    fn spawn(&mut self, seed: EndpointSeed) -> Address<endpoint::Message>;
+}
+
+/// What the registry gives a new endpoint.
+pub(super) struct EndpointSeed {
+    pub(super) config: Arc<EndpointConfig>,
+    pub(super) context: Arc<EngineContext>,
+    pub(super) generation: u64,
+    pub(super) registry: UnboundedSender<EndpointEvent>,
+    pub(super) in_doubt: InDoubt,
+}
 
 pub(super) struct Registry {
-    threads: Vec<EndpointThread>,
+    spawner: Box<dyn EndpointSpawner>,
     context: Arc<EngineContext>,
     feed: Arc<Feed>,
-    endpoints: HashMap<WebhookNum, Known>,
+    endpoints: BTreeMap<WebhookNum, Known>,
     marks: Marks,
     /// Shards with a request that was cut short. Only the registry knows of these requests.
-    interrupted_shards: HashSet<ShardNum>,
+    interrupted_shards: BTreeSet<ShardNum>,
     events: UnboundedSender<EndpointEvent>,
-    incoming: Option<UnboundedReceiver<EndpointEvent>>,
     handle: Option<RegistryHandle>,
     started: u64,
     crashes: u64,
@@ -80,10 +89,10 @@ struct Known {
 }
 
 enum Lifecycle {
-    Live(Addr<Endpoint>),
+    Live(Address<endpoint::Message>),
     /// Was asked to end because it is idle. `wanted`: the endpoint is needed again, so its end leads to an activation.
     Passivating {
-        addr: Addr<Endpoint>,
+        addr: Address<endpoint::Message>,
         wanted: bool,
     },
     /// Crashed; its restart is pending.
@@ -108,70 +117,101 @@ impl Item {
     }
 }
 
-/// Starts the registry on its thread.
-pub(super) fn start(arbiters: &Arbiters, context: &Arc<EngineContext>, feed: &Arc<Feed>) -> RegistryHandle {
-    let (events, incoming) = unbounded_channel();
-    let registry = Registry {
-        threads: arbiters.threads.clone(),
-        context: context.clone(),
-        feed: feed.clone(),
-        endpoints: HashMap::new(),
-        marks: Marks::default(),
-        interrupted_shards: HashSet::new(),
-        events,
-        incoming: Some(incoming),
-        handle: None,
-        started: 0,
-        crashes: 0,
-        handoffs: Vec::new(),
-        draining: false,
-        drained: None,
-    };
-    let addr = Registry::start_in_arbiter(&arbiters.registry, move |ctx| {
-        ctx.set_mailbox_capacity(MAILBOX);
-        registry
-    });
-    RegistryHandle::new(addr, context.clone())
-}
-
-impl Actor for Registry {
-    type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(PRUNE_EVERY, |registry, _| {
-            let context = &registry.context;
-            registry.marks.prune(context.offered_to(), |num| context.ledger.pending(num) > 0);
-        });
-        self.handle = Some(RegistryHandle::new(ctx.address(), self.context.clone()));
-        if let Some(incoming) = self.incoming.take() {
-            let events = stream::unfold(incoming, async |mut incoming| Some((incoming.recv().await?, incoming)));
-            ctx.add_stream(Box::pin(events));
-        }
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            fault::abort("the registry");
-        }
-    }
-}
-
 impl Registry {
-    fn spawn(&mut self, config: &Arc<EndpointConfig>, in_doubt: InDoubt) -> Addr<Endpoint> {
+    /// Endpoints report to `events`, whose other end must feed [`Self::on_event`].
+    pub(super) fn new(
+        spawner: Box<dyn EndpointSpawner>,
+        context: &Arc<EngineContext>,
+        feed: &Arc<Feed>,
+        events: UnboundedSender<EndpointEvent>,
+    ) -> Self {
+        Self {
+            spawner,
+            context: context.clone(),
+            feed: feed.clone(),
+            endpoints: BTreeMap::new(),
+            marks: Marks::default(),
+            interrupted_shards: BTreeSet::new(),
+            events,
+            handle: None,
+            started: 0,
+            crashes: 0,
+            handoffs: Vec::new(),
+            draining: false,
+            drained: None,
+        }
+    }
+
+    /// `address`: where this registry takes its messages.
+    pub(super) fn start(&mut self, address: Address<Message>) {
+        self.handle = Some(RegistryHandle::new(address, self.context.clone()));
+    }
+
+    /// Call this every [`PRUNE_EVERY`].
+    pub(super) fn prune(&mut self) {
+        let context = &self.context;
+        self.marks.prune(context.offered_to(), |num| context.ledger.pending(num) > 0);
+    }
+
+    pub(super) fn on(&mut self, message: Message) {
+        match message {
+            Message::Offer { items, room, answer } => drop(answer.send(self.offer_all(items, room))),
+            Message::Activate { configs, rested, done } => {
+                configs.iter().for_each(|config| self.activate(config, rested));
+                let _ = done.send(());
+            }
+            Message::Wake(nums, answer) => drop(answer.send(self.wake(nums))),
+            Message::Remind(nums, answer) => drop(answer.send(self.remind(nums))),
+            Message::Find(nums, answer) => {
+                drop(answer.send(nums.into_iter().filter_map(|num| self.address_of(num)).collect()));
+            }
+            Message::Count(answer) => drop(answer.send(self.figures())),
+            Message::SetRowWatermark(num, to, done) => {
+                self.marks.set_row_watermark(num, to);
+                let _ = done.send(());
+            }
+            Message::MarkInDoubt(num, in_doubt, done) => {
+                self.marks.mark_in_doubt(num, in_doubt);
+                let _ = done.send(());
+            }
+            Message::Release(num, answer) => drop(answer.send(self.release(num))),
+            Message::Crashed(nums, answer) => {
+                drop(answer.send(nums.into_iter().map(|num| self.crashes_of(num)).collect()));
+            }
+            Message::Forget(num, done) => {
+                self.forget(num);
+                let _ = done.send(());
+            }
+            Message::HandOff(shard, answer) => self.hand_off(shard, answer),
+            Message::Drain(drained) => self.drain(drained),
+        }
+    }
+
+    pub(super) fn on_event(&mut self, event: EndpointEvent) {
+        let EndpointEvent { num, generation, kind } = event;
+        if self.endpoints.get(&num).is_none_or(|known| known.generation != generation) {
+            return;
+        }
+        match kind {
+            EndpointEventKind::Idle => self.passivate(num),
+            EndpointEventKind::Busy => self.resume(num),
+            EndpointEventKind::CutShort(event) => self.interrupted(num, event),
+            EndpointEventKind::Passivated => self.passivated(num),
+            EndpointEventKind::Crashed => self.crashed(num),
+        }
+        self.tell_if_drained();
+        self.report_finished_handoffs();
+    }
+
+    fn spawn(&mut self, config: &Arc<EndpointConfig>, in_doubt: InDoubt) -> Address<endpoint::Message> {
         self.started += 1;
-        let thread = &self.threads[usize::try_from(self.started).unwrap_or(0) % self.threads.len()];
-        let args = SpawnArgs {
+        self.spawner.spawn(EndpointSeed {
             config: config.clone(),
             context: self.context.clone(),
-            sender: thread.sender.clone(),
-            start_slots: thread.start_slots.clone(),
             generation: self.started,
             registry: self.events.clone(),
             in_doubt,
-        };
-        Endpoint::start_in_arbiter(&thread.arbiter, move |_| Endpoint::new(args))
+        })
     }
 
     fn activate(&mut self, config: &Arc<EndpointConfig>, rested: bool) {
@@ -202,7 +242,7 @@ impl Registry {
             id: config.id,
             lifecycle: Lifecycle::Live(addr),
             generation: self.started,
-            since: Instant::now(),
+            since: self.context.host.steady(),
             restarts,
             ordered: config.policy.ordered,
             stats: self.context.stats.of(config.num),
@@ -224,7 +264,7 @@ impl Registry {
         let Some(known) = self.endpoints.get(&item.num) else { return answer.unknown.push(item) };
         match &known.lifecycle {
             Lifecycle::Live(addr) if !known.ordered => {
-                let offer = endpoint::Offer { event: item.event.clone(), recovered: item.recovered, room };
+                let offer = endpoint::Message::Offer { event: item.event.clone(), recovered: item.recovered, room };
                 if addr.try_send(offer).is_ok() {
                     known.stats.offered();
                 } else {
@@ -242,7 +282,7 @@ impl Registry {
     fn wake(&mut self, mut nums: Vec<WebhookNum>) -> Vec<WebhookNum> {
         nums.retain(|num| match self.endpoints.get_mut(num) {
             Some(Known { lifecycle: Lifecycle::Live(addr), missed_wake, .. }) => {
-                *missed_wake = addr.try_send(endpoint::Wake).is_err();
+                *missed_wake = addr.try_send(endpoint::Message::Wake).is_err();
                 false
             }
             Some(Known { lifecycle: Lifecycle::Resting | Lifecycle::Quarantined, .. }) => false,
@@ -258,7 +298,7 @@ impl Registry {
         let mut asleep = self.wake(to_wake);
         for num in to_remind {
             match self.endpoints.get(&num).map(|known| &known.lifecycle) {
-                Some(Lifecycle::Live(addr)) => drop(addr.try_send(endpoint::Remind)),
+                Some(Lifecycle::Live(addr)) => drop(addr.try_send(endpoint::Message::Remind)),
                 Some(Lifecycle::Resting | Lifecycle::Quarantined) => {}
                 Some(Lifecycle::Passivating { .. }) | None => asleep.push(num),
             }
@@ -269,7 +309,7 @@ impl Registry {
     fn passivate(&mut self, num: WebhookNum) {
         let Some(known) = self.endpoints.get_mut(&num) else { return };
         if let Lifecycle::Live(addr) = &known.lifecycle
-            && addr.try_send(Passivate).is_ok()
+            && addr.try_send(endpoint::Message::Passivate).is_ok()
         {
             known.lifecycle = Lifecycle::Passivating { addr: addr.clone(), wanted: false };
         }
@@ -278,7 +318,7 @@ impl Registry {
     fn resume(&mut self, num: WebhookNum) {
         let Some(known) = self.endpoints.get_mut(&num) else { return };
         if let Lifecycle::Passivating { addr, .. } = &known.lifecycle {
-            known.missed_wake = addr.try_send(endpoint::Wake).is_err();
+            known.missed_wake = addr.try_send(endpoint::Message::Wake).is_err();
             known.lifecycle = Lifecycle::Live(addr.clone());
         }
     }
@@ -290,7 +330,7 @@ impl Registry {
             matches!(known.lifecycle, Lifecycle::Passivating { wanted: true, .. })
         });
         if wanted && let Some(handle) = self.handle.clone() {
-            actix::spawn(async move { handle.wake(vec![num]).await });
+            self.context.host.spawn(async move { handle.wake(vec![num]).await });
         }
     }
 
@@ -307,7 +347,7 @@ impl Registry {
         }
         let Some(known) = self.endpoints.get_mut(&num) else { return };
         self.crashes += 1;
-        let rest = known.restarts.crashed(known.since.elapsed());
+        let rest = known.restarts.crashed(self.context.host.steady().saturating_duration_since(known.since));
         let wait = match rest {
             Rest::For(wait) => {
                 known.lifecycle = Lifecycle::Resting;
@@ -322,7 +362,7 @@ impl Registry {
         };
         if let Some(handle) = self.handle.clone() {
             let feed = self.feed.clone();
-            actix::spawn(async move { handle.restart(num, wait, &feed).await });
+            self.context.host.spawn(async move { handle.restart(num, wait, &feed).await });
         }
     }
 
@@ -344,123 +384,42 @@ impl Registry {
     }
 }
 
-impl StreamHandler<EndpointEvent> for Registry {
-    fn handle(&mut self, event: EndpointEvent, _: &mut Self::Context) {
-        let EndpointEvent { num, generation, kind } = event;
-        if self.endpoints.get(&num).is_none_or(|known| known.generation != generation) {
-            return;
-        }
-        match kind {
-            EndpointEventKind::Idle => self.passivate(num),
-            EndpointEventKind::Busy => self.resume(num),
-            EndpointEventKind::CutShort(event) => self.interrupted(num, event),
-            EndpointEventKind::Passivated => self.passivated(num),
-            EndpointEventKind::Crashed => self.crashed(num),
-        }
-        self.tell_if_drained();
-        self.report_finished_handoffs();
-    }
-}
-
-impl Handler<Offer> for Registry {
-    type Result = MessageResult<Offer>;
-
-    fn handle(&mut self, Offer { items, mut room }: Offer, _: &mut Self::Context) -> Self::Result {
+/// Answers to questions.
+impl Registry {
+    fn offer_all(&self, items: Vec<Item>, mut room: OwnedSemaphorePermit) -> Offered {
         let mut answer = Offered::default();
         for item in items {
             if let Some(room) = room.split(1) {
                 self.offer(item, room, &mut answer);
             }
         }
-        MessageResult(answer)
+        answer
     }
-}
 
-impl Handler<Activate> for Registry {
-    type Result = ();
-
-    fn handle(&mut self, Activate { configs, rested }: Activate, _: &mut Self::Context) {
-        for config in &configs {
-            self.activate(config, rested);
-        }
-    }
-}
-
-impl Handler<Wake> for Registry {
-    type Result = MessageResult<Wake>;
-
-    fn handle(&mut self, Wake(nums): Wake, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.wake(nums))
-    }
-}
-
-impl Handler<Remind> for Registry {
-    type Result = MessageResult<Remind>;
-
-    fn handle(&mut self, Remind(nums): Remind, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.remind(nums))
-    }
-}
-
-impl Handler<Find> for Registry {
-    type Result = MessageResult<Find>;
-
-    fn handle(&mut self, Find(nums): Find, _: &mut Self::Context) -> Self::Result {
-        let addr = |num: WebhookNum| match &self.endpoints.get(&num)?.lifecycle {
+    fn address_of(&self, num: WebhookNum) -> Option<Address<endpoint::Message>> {
+        match &self.endpoints.get(&num)?.lifecycle {
             Lifecycle::Live(addr) | Lifecycle::Passivating { addr, .. } => Some(addr.clone()),
             Lifecycle::Resting | Lifecycle::Quarantined => None,
-        };
-        MessageResult(nums.into_iter().filter_map(addr).collect())
+        }
     }
-}
 
-impl Handler<Forget> for Registry {
-    type Result = ();
-
-    fn handle(&mut self, Forget(num): Forget, _: &mut Self::Context) {
-        if self
-            .endpoints
-            .get(&num)
-            .is_some_and(|known| matches!(known.lifecycle, Lifecycle::Resting | Lifecycle::Quarantined))
-        {
+    fn forget(&mut self, num: WebhookNum) {
+        let is_ended = |known: &Known| matches!(known.lifecycle, Lifecycle::Resting | Lifecycle::Quarantined);
+        if self.endpoints.get(&num).is_some_and(is_ended) {
             self.endpoints.remove(&num);
         }
     }
-}
 
-impl Handler<SetRowWatermark> for Registry {
-    type Result = ();
-
-    fn handle(&mut self, SetRowWatermark(num, to): SetRowWatermark, _: &mut Self::Context) {
-        self.marks.set_row_watermark(num, to);
-    }
-}
-
-impl Handler<MarkInDoubt> for Registry {
-    type Result = ();
-
-    fn handle(&mut self, MarkInDoubt(num, in_doubt): MarkInDoubt, _: &mut Self::Context) {
-        self.marks.mark_in_doubt(num, in_doubt);
-    }
-}
-
-impl Handler<Release> for Registry {
-    type Result = bool;
-
-    fn handle(&mut self, Release(num): Release, _: &mut Self::Context) -> bool {
+    fn release(&mut self, num: WebhookNum) -> bool {
         let held = self.endpoints.get(&num).is_some_and(|known| matches!(known.lifecycle, Lifecycle::Quarantined));
         if held {
             self.endpoints.remove(&num);
         }
         held
     }
-}
 
-impl Handler<Crashed> for Registry {
-    type Result = MessageResult<Crashed>;
-
-    fn handle(&mut self, Crashed(nums): Crashed, _: &mut Self::Context) -> Self::Result {
-        let crashes = |num| match self.endpoints.get(&num) {
+    fn crashes_of(&self, num: WebhookNum) -> Crashes {
+        match self.endpoints.get(&num) {
             Some(known) => Crashes {
                 recent: known.restarts.recent(),
                 resting: matches!(known.lifecycle, Lifecycle::Resting),
@@ -468,34 +427,22 @@ impl Handler<Crashed> for Registry {
                 unreadable: false,
             },
             None => Crashes::default(),
-        };
-        MessageResult(nums.into_iter().map(crashes).collect())
+        }
     }
-}
 
-impl Handler<Count> for Registry {
-    type Result = MessageResult<Count>;
-
-    fn handle(&mut self, _: Count, _: &mut Self::Context) -> Self::Result {
+    fn figures(&self) -> Figures {
         let is_live = |known: &&Known| matches!(known.lifecycle, Lifecycle::Live(_) | Lifecycle::Passivating { .. });
         let live = self.endpoints.values().filter(is_live).count();
         let quarantined =
             self.endpoints.values().filter(|known| matches!(known.lifecycle, Lifecycle::Quarantined)).count();
-        MessageResult(Figures { live, crashes: self.crashes, quarantined })
+        Figures { live, crashes: self.crashes, quarantined }
     }
-}
 
-impl Handler<Drain> for Registry {
-    type Result = ();
-
-    fn handle(&mut self, Drain(drained): Drain, _: &mut Self::Context) {
+    fn drain(&mut self, drained: oneshot::Sender<()>) {
         (self.draining, self.drained) = (true, Some(drained));
         for known in self.endpoints.values() {
             if let Lifecycle::Live(addr) | Lifecycle::Passivating { addr, .. } = &known.lifecycle {
-                let addr = addr.clone();
-                actix::spawn(async move {
-                    let _ = addr.send(endpoint::Drain).await;
-                });
+                self.context.host.spawn(addr.send(endpoint::Message::Drain));
             }
         }
         self.tell_if_drained();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::id::{TenantNum, WebhookNum};
+use crate::host::Host;
 
 use super::permits::{Permit, Permits, Share};
 
@@ -45,11 +46,11 @@ pub(super) struct StartSlot(#[allow(dead_code, reason = "passes the slot on when
 
 impl StartSlot {
     /// Makes a request in this slot. If the receiver takes longer than [`TURN`], the request goes on without the slot.
-    pub(super) async fn make<T>(self, request: impl Future<Output = T>) -> T {
+    pub(super) async fn make<T>(self, host: &Host, request: impl Future<Output = T>) -> T {
         let mut request = pin!(request);
-        match tokio::time::timeout(TURN, &mut request).await {
-            Ok(answer) => answer,
-            Err(_) => {
+        match host.timeout(TURN, &mut request).await {
+            Some(answer) => answer,
+            None => {
                 drop(self);
                 request.await
             }
@@ -82,13 +83,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_that_waits_for_its_receiver_gives_its_turn_to_the_next() {
-        let (turns, draining) = (StartSlots::new(), CancellationToken::new());
+        let (turns, draining, host) = (StartSlots::new(), CancellationToken::new(), Host::live());
         let mut slow = Vec::new();
         for _ in 0..TURNS {
             let turn = turns.wait(&draining, WHO.0, WHO.1).await.unwrap();
-            slow.push(turn.make(std::future::pending::<()>()));
+            slow.push(turn.make(&host, std::future::pending::<()>()));
         }
-        let next = async { turns.wait(&draining, WHO.0, WHO.1).await.unwrap().make(async { 7 }).await };
+        let next = async { turns.wait(&draining, WHO.0, WHO.1).await.unwrap().make(&host, async { 7 }).await };
         let served = tokio::select! {
             _ = futures_util::future::join_all(slow) => None,
             served = next => Some(served),

@@ -10,16 +10,12 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::domain::id::{TenantNum, WebhookNum};
+use crate::engine::context::EngineContext;
 use crate::engine::registry::{Handed, Item};
+use crate::host::Host;
 
 use super::active_tenants::ActiveTenants;
-use super::{Blocked, Dispatcher, PAUSE, tenant_of};
-
-/// Items whose endpoints are activated together: a few milliseconds of work, for which another tenant may have to wait.
-const SLICE: usize = 128;
-
-/// The same while other tenants are active, which would notice even those milliseconds.
-const SMALL_SLICE: usize = 16;
+use super::{Blocked, Bounds, Dispatcher, PAUSE, tenant_of};
 
 /// How long the activator rests while other tenants are active, as a multiple of the time that it has just worked. In
 /// this time the endpoints that it has activated send, record and end, on the same cores.
@@ -31,15 +27,13 @@ const LONGEST_REST: Duration = Duration::from_millis(50);
 /// A tenant whose chunk has fewer items has little to send.
 const LITTLE: usize = 64;
 
-/// Items of one tenant that may wait here. Beyond this, the tenant's fan-outs wait.
-const MOST: usize = 1024;
-
 /// How long the activator waits for endpoints to end before it activates more of a tenant that has too many live ones.
 /// The wait is short, since other tenants wait, too, and since endpoints that wait for their receivers do not end.
-const CROWDED: Duration = Duration::from_millis(2);
+const LIVE_ENDPOINTS_PAUSE: Duration = Duration::from_millis(2);
 
-#[derive(Default)]
 pub(super) struct Activator {
+    host: Host,
+    bounds: Bounds,
     state: Mutex<State>,
     /// Items were enqueued.
     enqueued: Notify,
@@ -70,9 +64,9 @@ impl State {
     }
 
     /// The next slice; its items count as here until [`Self::gone`].
-    fn next(&mut self) -> Vec<Item> {
+    fn next(&mut self, bounds: Bounds, now: Instant) -> Vec<Item> {
         let Some((tenant, mut waiting)) = self.tenants.pop_front() else { return Vec::new() };
-        let most = if self.active_tenants.has_others(tenant, Instant::now()) { SMALL_SLICE } else { SLICE };
+        let most = if self.active_tenants.has_others(tenant, now) { bounds.small_slice } else { bounds.slice };
         let slice = waiting.drain(..waiting.len().min(most)).collect();
         if !waiting.is_empty() {
             self.tenants.push_back((tenant, waiting));
@@ -81,8 +75,8 @@ impl State {
     }
 
     /// Whether this tenant has more items here while other tenants are active: only a large fan-out gives way.
-    fn is_large_beside_active(&self, tenant: TenantNum) -> bool {
-        self.tenants.iter().any(|(known, _)| *known == tenant) && self.active_tenants.has_others(tenant, Instant::now())
+    fn is_large_beside_active(&self, tenant: TenantNum, now: Instant) -> bool {
+        self.tenants.iter().any(|(known, _)| *known == tenant) && self.active_tenants.has_others(tenant, now)
     }
 
     fn gone(&mut self, nums: &[WebhookNum]) {
@@ -98,10 +92,17 @@ impl State {
 }
 
 impl Activator {
+    pub(super) fn new(context: &EngineContext) -> Self {
+        let (state, enqueued, drained) = (Mutex::default(), Notify::new(), Arc::default());
+        Self { host: context.host.clone(), bounds: context.bounds, state, enqueued, drained }
+    }
+
     /// Tenants with as many items here as may wait, and a future that resolves when a slice was handed on.
     pub(super) fn full(&self) -> (Blocked, impl Future<Output = ()> + use<>) {
         let drained = self.drained.clone();
-        let is_full = |(tenant, waiting): &(TenantNum, VecDeque<Item>)| (waiting.len() >= MOST).then_some(*tenant);
+        let is_full = |(tenant, waiting): &(TenantNum, VecDeque<Item>)| {
+            (waiting.len() >= self.bounds.activator).then_some(*tenant)
+        };
         let blocked = self.state.lock().tenants.iter().filter_map(is_full).collect();
         (blocked, async move { drained.notified().await })
     }
@@ -117,7 +118,7 @@ impl Activator {
         if items.len() < LITTLE
             && let Some(tenant) = tenant_of(items)
         {
-            self.state.lock().active_tenants.note(tenant, Instant::now());
+            self.state.lock().active_tenants.note(tenant, self.host.steady());
         }
     }
 
@@ -146,25 +147,26 @@ impl Activator {
 
     pub(super) async fn run(&self, dispatcher: &Dispatcher) {
         loop {
-            let items = self.state.lock().next();
+            let items = self.state.lock().next(self.bounds, self.host.steady());
             if items.is_empty() {
                 self.enqueued.notified().await;
                 continue;
             }
-            let (tenant, began) = (tenant_of(&items), Instant::now());
+            let (tenant, began) = (tenant_of(&items), self.host.steady());
             if tenant.is_some_and(|tenant| dispatcher.context.live_endpoints.is_exhausted(tenant)) {
-                tokio::time::sleep(CROWDED).await;
+                self.host.sleep(LIVE_ENDPOINTS_PAUSE).await;
             }
             let nums: Vec<WebhookNum> = items.iter().map(|item| item.num).collect();
             let Handed { refused, deleted } = dispatcher.registry.offer_to_sleeping(items).await;
             while let Err(error) = hand_on(dispatcher, &refused, &deleted).await {
                 tracing::warn!(%error, "refused deliveries could not be recorded; trying again");
-                tokio::time::sleep(PAUSE).await;
+                self.host.sleep(PAUSE).await;
             }
             self.state.lock().gone(&nums);
             self.drained.notify_one();
-            if tenant.is_some_and(|tenant| self.state.lock().is_large_beside_active(tenant)) {
-                tokio::time::sleep((began.elapsed() * REST).min(LONGEST_REST)).await;
+            let now = self.host.steady();
+            if tenant.is_some_and(|tenant| self.state.lock().is_large_beside_active(tenant, now)) {
+                self.host.sleep((now.saturating_duration_since(began) * REST).min(LONGEST_REST)).await;
             }
         }
     }

@@ -2,7 +2,7 @@
 //! this node's shards, and those that were there when this node activated a shard. Only the journal's writer knows
 //! which of them are new.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use tokio::sync::oneshot;
 
@@ -15,9 +15,6 @@ use super::fair_queue::FairQueue;
 use super::page_size::PageSize;
 use super::{DispatchError, Dispatcher, PAUSE};
 
-/// The most fan-outs that are read at once.
-const READ: usize = 256;
-
 /// How far the store was scanned.
 pub(super) struct ScanState {
     cursor: ScanCursor,
@@ -27,8 +24,9 @@ pub(super) struct ScanState {
 }
 
 impl ScanState {
-    pub(super) fn new() -> Self {
-        Self { cursor: ScanCursor::default(), committed: EventSeq::ZERO, page_size: PageSize::new(READ) }
+    /// `most`: how many fan-outs are read at once at most.
+    pub(super) fn new(most: usize) -> Self {
+        Self { cursor: ScanCursor::default(), committed: EventSeq::ZERO, page_size: PageSize::new(most) }
     }
 }
 
@@ -73,7 +71,7 @@ impl Dispatcher {
             *committed = self.feed.committed();
         }
         let (shard_set, rows) = (&self.context.shard_set, page_size.rows());
-        let news = page_size.learn(self.context.store.visible_fanouts(shard_set, cursor, which, rows).await)?;
+        let news = page_size.learn(self.context.db.visible_fanouts(shard_set, cursor, which, rows).await)?;
         if !news.found.is_empty() {
             let new = self.only_new(news.found).await?;
             self.start_on(new, queue).await?;
@@ -92,7 +90,7 @@ impl Dispatcher {
 
     /// Queues new fan-outs. The writer tracks them from now on, so they must be queued whatever happens.
     async fn start_on(&self, new: Vec<(ScannedFanout, i64)>, queue: &mut FairQueue) -> Result<(), Stopped> {
-        let mut recorded: HashMap<EventSeq, Vec<WebhookNum>> = HashMap::new();
+        let mut recorded: BTreeMap<EventSeq, Vec<WebhookNum>> = BTreeMap::new();
         for (ScannedFanout { fanout, is_news }, epoch) in new {
             // A fan-out that was there when the shard was activated may have rows that an earlier owner has made.
             let fanout = if is_news { fanout } else { self.without_recorded(fanout, &mut recorded).await? };
@@ -108,15 +106,15 @@ impl Dispatcher {
     async fn without_recorded(
         &self,
         fanout: Fanout,
-        known: &mut HashMap<EventSeq, Vec<WebhookNum>>,
+        known: &mut BTreeMap<EventSeq, Vec<WebhookNum>>,
     ) -> Result<Fanout, Stopped> {
         let event = fanout.event.seq;
         while !known.contains_key(&event) {
-            match self.context.store.recorded_targets(event).await {
+            match self.context.db.recorded_targets(event).await {
                 Ok(recorded) => drop(known.insert(event, recorded)),
                 Err(error) => {
                     tracing::warn!(%error, "recorded targets of a fan-out could not be read; trying again");
-                    tokio::time::sleep(PAUSE).await;
+                    self.context.host.sleep(PAUSE).await;
                 }
             }
         }

@@ -3,16 +3,16 @@
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use tokio::task::JoinHandle;
+use futures_util::future::LocalBoxFuture;
 
 use crate::delivery::sender::{Message, Report, Sender};
+use crate::delivery::target::Target;
 use crate::domain::id::{DeliveryId, EventId};
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::Outcome;
@@ -24,6 +24,7 @@ use crate::engine::lane::{Entry, SLOW};
 use crate::engine::permits::{Permit, Share};
 use crate::engine::start_slots::{StartSlot, StartSlots};
 use crate::fault;
+use crate::host::Host;
 use crate::store::StoreError;
 use crate::store::events::{Body, Event};
 use crate::store::journal::Slot;
@@ -38,7 +39,7 @@ const NO_DESCRIPTOR: Duration = Duration::from_millis(500);
 const HAND_OFF_PAUSE: Duration = Duration::from_millis(20);
 
 /// An attempt that was made.
-pub(super) struct Attempted {
+pub(in crate::engine) struct Attempted {
     pub(super) report: Report,
     pub(super) started_at: UnixMillis,
     /// The slot in the journal that was reserved for the outcome.
@@ -46,33 +47,20 @@ pub(super) struct Attempted {
 }
 
 /// How an attempt ends.
-pub(super) enum Ended {
+pub(in crate::engine) enum Ended {
     Made(Attempted),
     /// The lease ended first. The receiver may have seen the request; its answer is not known.
     CutShort,
 }
 
-/// A task that is aborted with its owner. The requests of an endpoint that dies end with it, so that its successor can
-/// send them again without overlap.
-pub(super) struct AbortOnDrop<T>(JoinHandle<T>);
-
-impl<T: 'static> AbortOnDrop<T> {
-    pub(super) fn spawn(task: impl Future<Output = T> + 'static) -> Self {
-        Self(tokio::task::spawn_local(task))
-    }
+/// Makes the request of one attempt. Dropping the future cancels the request.
+pub(in crate::engine) trait Courier: Send + Sync {
+    fn attempt<'a>(&'a self, target: &'a Target, message: Message) -> LocalBoxFuture<'a, Report>;
 }
 
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-impl<T> Future for AbortOnDrop<Option<T>> {
-    type Output = Option<T>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
-        Pin::new(&mut self.0).poll(context).map(|joined| joined.ok().flatten())
+impl Courier for Sender {
+    fn attempt<'a>(&'a self, target: &'a Target, message: Message) -> LocalBoxFuture<'a, Report> {
+        Box::pin(Self::attempt(self, target, message))
     }
 }
 
@@ -80,7 +68,7 @@ impl<T> Future for AbortOnDrop<Option<T>> {
 pub(super) struct Means {
     pub(super) context: Arc<EngineContext>,
     pub(super) start_slots: StartSlots,
-    pub(super) sender: Sender,
+    pub(super) courier: Arc<dyn Courier>,
     pub(super) stats: Arc<EndpointStats>,
 }
 
@@ -94,10 +82,11 @@ impl Means {
 
 /// Makes an attempt. `None`: nothing was sent, because the engine is stopping or no longer serves the webhook.
 pub(super) async fn run(means: Means, config: Arc<EndpointConfig>, entry: Entry, share: Share) -> Option<Ended> {
+    let host = means.context.host.clone();
     let shard_set = &means.context.shard_set;
     let epoch = shard_set.epoch_of(ShardNum::of(config.num).num());
     let body = match &entry.event.body {
-        // The usual case. It does not wait with `quiet`: all threads share the token, and a wait takes its lock.
+        // The usual case. It does not wait with `draining`: all threads share the token, and a wait takes its lock.
         Body::InMemory(body) => Ok(body.clone()),
         Body::Stored { .. } => {
             means.context.draining.run_until_cancelled(body_of(&means.context, &entry.event)).await?
@@ -106,7 +95,7 @@ pub(super) async fn run(means: Means, config: Arc<EndpointConfig>, entry: Entry,
     let (permit, start_slot) = admission(&means, &config, share).await?;
     if !shard_set.serves_under(config.num, epoch) {
         drop((permit, start_slot));
-        tokio::time::sleep(HAND_OFF_PAUSE).await;
+        host.sleep(HAND_OFF_PAUSE).await;
         return None;
     }
     // The future of a request is large. Attempts that wait for admission do without it.
@@ -117,19 +106,21 @@ pub(super) async fn run(means: Means, config: Arc<EndpointConfig>, entry: Entry,
         // During the wait for the lease, the node may have joined again as another one.
         if !means.context.shard_set.serves_under(config.num, epoch) {
             drop((permit, start_slot, slot));
-            tokio::time::sleep(HAND_OFF_PAUSE).await;
+            host.sleep(HAND_OFF_PAUSE).await;
             return None;
         }
-        let started_at = UnixMillis::now();
-        let began = Instant::now();
+        let (started_at, began) = (host.now(), host.steady());
         // On the heap: otherwise every future that wraps the request would move it.
         let request = Box::pin(node_lease.run_within(send(&means, &config, entry, body)));
         let request = AssertUnwindSafe(request).catch_unwind();
-        let report = keep_watch(start_slot.make(request), permit).await;
+        let report = keep_watch(&host, start_slot.make(&host, request), permit).await;
         let report = match report {
             Ok(Some(report)) => report?,
             Ok(None) => return Some(Ended::CutShort),
-            Err(_) => unsent(Outcome::Crashed, "the attempt crashed".to_owned(), began),
+            Err(_) => {
+                let took = host.steady().saturating_duration_since(began);
+                unsent(Outcome::Crashed, "the attempt crashed".to_owned(), took)
+            }
         };
         Some(Ended::Made(Attempted { report, started_at, slot }))
     })
@@ -153,13 +144,13 @@ async fn admission(means: &Means, config: &EndpointConfig, share: Share) -> Opti
 
 /// Moves the permit of a request that takes long to the bulkhead's part for ailing endpoints, as soon as that part has
 /// room, so that a healthy endpoint can use the permit's old place.
-async fn keep_watch<T>(request: impl Future<Output = T>, mut permit: Permit) -> T {
+async fn keep_watch<T>(host: &Host, request: impl Future<Output = T>, mut permit: Permit) -> T {
     let mut request = pin!(request);
     loop {
-        match tokio::time::timeout(SLOW, &mut request).await {
-            Ok(ended) => return ended,
-            Err(_) if permit.mark_overdue() => break,
-            Err(_) => {}
+        match host.timeout(SLOW, &mut request).await {
+            Some(ended) => return ended,
+            None if permit.mark_overdue() => break,
+            None => {}
         }
     }
     request.await
@@ -172,20 +163,20 @@ async fn send(means: &Means, config: &EndpointConfig, entry: Entry, body: Result
     fault::point("attempt.before_connect");
     let target = match &config.target {
         Ok(target) => target,
-        Err(refusal) => return Some(unsent(Outcome::Blocked, refusal.clone(), Instant::now())),
+        Err(refusal) => return Some(unsent(Outcome::Blocked, refusal.clone(), Duration::ZERO)),
     };
     let body = match body {
         Ok(body) => body,
-        Err(error) => return Some(unsent(Outcome::Crashed, error.to_string(), Instant::now())),
+        Err(error) => return Some(unsent(Outcome::Crashed, error.to_string(), Duration::ZERO)),
     };
     loop {
-        let report = means.sender.attempt(target, message(config, &entry, body.clone())).await;
+        let report = means.courier.attempt(target, message(config, &entry, body.clone())).await;
         if !report.out_of_fds {
             fault::point("attempt.after_send");
             return Some(report);
         }
         tracing::debug!(webhook = config.num.0, "no file descriptor left; the request waits for one");
-        let pause = tokio::time::sleep(NO_DESCRIPTOR);
+        let pause = means.context.host.sleep(NO_DESCRIPTOR);
         means.wait(Stage::Descriptor, means.context.draining.run_until_cancelled(pause)).await?;
     }
 }
@@ -197,7 +188,7 @@ async fn body_of(context: &EngineContext, event: &Event) -> Result<Bytes, NoBody
         match context.bodies.of(event).await {
             Err(NoBody::Store(error @ (StoreError::Database(_) | StoreError::Deadlock))) => {
                 tracing::warn!(%error, "event body could not be read; trying again");
-                tokio::time::sleep(STORE_PAUSE).await;
+                context.host.sleep(STORE_PAUSE).await;
             }
             read => return read,
         }
@@ -216,13 +207,13 @@ fn message(config: &EndpointConfig, entry: &Entry, body: Bytes) -> Message {
     }
 }
 
-fn unsent(outcome: Outcome, error: String, began: Instant) -> Report {
+fn unsent(outcome: Outcome, error: String, took: Duration) -> Report {
     Report {
         outcome,
         status: None,
         error: Some(error),
         head_us: None,
-        duration_us: u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX),
+        duration_us: u32::try_from(took.as_micros()).unwrap_or(u32::MAX),
         response_headers: Vec::new(),
         response_body: Bytes::new(),
         out_of_fds: false,

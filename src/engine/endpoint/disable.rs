@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use tracing::field::display;
 
-use crate::domain::moment::UnixMillis;
 use crate::engine::context::EngineContext;
 use crate::engine::endpoint_config::{self, EndpointConfig};
 use crate::engine::lane::Reason;
@@ -24,7 +23,7 @@ pub(super) async fn switch_off(
     let reason = words(reason);
     loop {
         let changing = context.changing.write().await;
-        match context.store.disable_webhook(config.num, config.version, &reason, UnixMillis::now()).await {
+        match context.db.disable_webhook(config.num, config.version, &reason, context.host.now()).await {
             Ok(true) => {
                 context.routes.deactivate(config.tenant, config.num);
                 drop(changing);
@@ -37,7 +36,7 @@ pub(super) async fn switch_off(
             Err(error) => tracing::error!(webhook = %config.name, %error, "webhook not switched off yet; trying again"),
         }
         drop(changing);
-        if context.draining.run_until_cancelled(tokio::time::sleep(STORE_PAUSE)).await.is_none() {
+        if context.draining.run_until_cancelled(context.host.sleep(STORE_PAUSE)).await.is_none() {
             break;
         }
     }

@@ -66,7 +66,7 @@ impl Endpoint {
         if !enabled!(target: ATTEMPT, Level::INFO) {
             return;
         }
-        let now = Instant::now();
+        let now = self.context.host.steady();
         let Some(of_this) = self.log_limit.admit(now) else { return };
         // Asked before anything is written, so that the limit for all endpoints bounds the lines of each, too.
         let Some(of_all) = self.context.attempt_log.lock().admit(now) else { return self.log_limit.put_back(of_this) };
@@ -95,7 +95,7 @@ impl Endpoint {
             return;
         }
         let mut all = self.context.attempt_log.lock();
-        match all.admit(Instant::now()) {
+        match all.admit(self.context.host.steady()) {
             Some(of_all) => {
                 all.put_back(of_all);
                 drop(all);
@@ -137,8 +137,8 @@ impl Endpoint {
     }
 }
 
-pub(super) fn new_limit() -> LogLimit {
-    LogLimit::new(LINES_EACH, Instant::now())
+pub(super) fn new_limit(now: Instant) -> LogLimit {
+    LogLimit::new(LINES_EACH, now)
 }
 
 /// Fields without a value are left out of the line.

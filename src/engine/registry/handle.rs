@@ -2,29 +2,21 @@
 //! registry itself never waits.
 
 use std::sync::Arc;
-use std::time::Duration;
-
-use actix::Addr;
-use tokio::sync::oneshot;
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
-use crate::domain::moment::UnixMillis;
 use crate::engine::context::EngineContext;
-use crate::engine::endpoint::{Configure, Detach, Endpoint, Probe, SendNow, Withdraw, WithdrawAll};
+use crate::engine::endpoint::Message as ToEndpoint;
 use crate::engine::endpoint_config::{self, EndpointConfig, Loaded};
 use crate::engine::lane::Detached;
+use crate::engine::mailbox::{Address, ask};
 use crate::store::StoreError;
 use crate::store::journal::Record;
 use crate::store::journal::feed::Feed;
 use crate::store::leases::ShardNum;
 
-use super::handoff::HandOff;
-use super::{
-    Activate, Count, Crashed, Crashes, Drain, Figures, Find, Forget, Item, MarkInDoubt, Offer, Offered, Registry,
-    Release, Remind, SetRowWatermark, Wake,
-};
+use super::{Crashes, Figures, Item, Message, Offered};
 
 /// Pause after a failed read of the store.
 const READ_PAUSE: Duration = Duration::from_millis(500);
@@ -35,7 +27,7 @@ const ACTIVATIONS: usize = 512;
 /// Cheap to clone.
 #[derive(Clone)]
 pub(in crate::engine) struct RegistryHandle {
-    registry: Addr<Registry>,
+    registry: Address<Message>,
     context: Arc<EngineContext>,
 }
 
@@ -49,7 +41,7 @@ pub(in crate::engine) struct Handed {
 }
 
 impl RegistryHandle {
-    pub(super) fn new(registry: Addr<Registry>, context: Arc<EngineContext>) -> Self {
+    pub(in crate::engine) fn new(registry: Address<Message>, context: Arc<EngineContext>) -> Self {
         Self { registry, context }
     }
 
@@ -57,7 +49,7 @@ impl RegistryHandle {
     pub(in crate::engine) async fn offer(&self, items: Vec<Item>) -> Offered {
         let Ok(places) = u32::try_from(items.len()) else { return Offered { refused: items, ..Offered::default() } };
         let Ok(room) = self.context.offers.clone().acquire_many_owned(places).await else { return Offered::default() };
-        self.registry.send(Offer { items, room }).await.unwrap_or_default()
+        ask(&self.registry, |answer| Message::Offer { items, room, answer }).await.unwrap_or_default()
     }
 
     /// Activates the endpoints and hands each its items.
@@ -68,7 +60,7 @@ impl RegistryHandle {
                 Ok(loaded) => break loaded,
                 Err(error) => tracing::warn!(%error, "webhooks could not be read; trying again"),
             }
-            tokio::time::sleep(READ_PAUSE).await;
+            self.context.host.sleep(READ_PAUSE).await;
         };
         let (known, deleted): (Vec<Item>, Vec<Item>) = items.into_iter().partition(|item| loaded.exists(item.num));
         let Offered { mut refused, unknown } = self.offer(known).await;
@@ -86,20 +78,20 @@ impl RegistryHandle {
         let _unchanged = self.context.changing.read().await;
         let loaded = endpoint_config::load(&self.context, &nums).await?;
         let configs = loaded.configs.values().cloned().collect();
-        let _ = self.registry.send(Activate { configs, rested: false }).await;
+        let _ = ask(&self.registry, |done| Message::Activate { configs, rested: false, done }).await;
         Ok(loaded)
     }
 
     /// Tells live endpoints that they have rows that they do not know of; activates the sleeping ones.
     pub(in crate::engine) async fn wake(&self, nums: Vec<WebhookNum>) {
-        if let Ok(asleep) = self.registry.send(Wake(nums)).await {
+        if let Some(asleep) = ask(&self.registry, |answer| Message::Wake(nums, answer)).await {
             self.wake_sleeping(asleep).await;
         }
     }
 
     /// Tells live endpoints that they have rows that fall due; activates the sleeping ones.
     pub(in crate::engine) async fn remind(&self, nums: Vec<WebhookNum>) {
-        if let Ok(asleep) = self.registry.send(Remind(nums)).await {
+        if let Some(asleep) = ask(&self.registry, |answer| Message::Remind(nums, answer)).await {
             self.wake_sleeping(asleep).await;
         }
     }
@@ -129,30 +121,30 @@ impl RegistryHandle {
     /// The registry refuses later offers of these events, so nothing is lost and nothing is taken up twice. The work
     /// of a quarantined endpoint (`wait` is `None`) becomes rows all the same.
     pub(super) async fn restart(&self, num: WebhookNum, wait: Option<Duration>, feed: &Feed) {
-        tokio::time::sleep(wait.unwrap_or_default()).await;
+        self.context.host.sleep(wait.unwrap_or_default()).await;
         loop {
             match self.recover(num, wait.is_some(), feed).await {
                 Ok(()) => return,
                 Err(error) => tracing::warn!(%error, "crashed endpoint could not be restarted; trying again"),
             }
-            tokio::time::sleep(READ_PAUSE).await;
+            self.context.host.sleep(READ_PAUSE).await;
         }
     }
 
     async fn recover(&self, num: WebhookNum, again: bool, feed: &Feed) -> Result<(), StoreError> {
         let journal = &self.context.journal;
         let _ = journal.barrier().await;
-        let covered_to = feed.seen_watermark();
-        let _ = self.registry.send(SetRowWatermark(num, covered_to)).await;
-        let at = UnixMillis::now();
-        for event in self.context.store.owed_only_by_fanout(num, covered_to).await? {
+        let watermark = feed.seen_watermark();
+        self.set_row_watermark(num, watermark).await;
+        let at = self.context.host.now();
+        for event in self.context.db.owed_only_by_fanout(num, watermark).await? {
             let id = DeliveryId { event, webhook: num };
             let _ = journal.record(Record::Defer { id, next_at: at }).await;
         }
         let _ = journal.barrier().await;
-        let in_doubt = InDoubt { events_to: covered_to, due_to: at };
-        self.context.store.mark_in_doubt(num, in_doubt).await?;
-        let _ = self.registry.send(MarkInDoubt(num, in_doubt)).await;
+        let in_doubt = InDoubt { events_to: watermark, due_to: at };
+        self.context.db.mark_in_doubt(num, in_doubt).await?;
+        let _ = ask(&self.registry, |done| Message::MarkInDoubt(num, in_doubt, done)).await;
         if !again {
             return Ok(());
         }
@@ -164,9 +156,9 @@ impl RegistryHandle {
             Err(error) => return Err(error),
         };
         if configs.is_empty() {
-            let _ = self.registry.send(Forget(num)).await;
+            self.forget(num).await;
         }
-        let _ = self.registry.send(Activate { configs, rested: true }).await;
+        let _ = ask(&self.registry, |done| Message::Activate { configs, rested: true, done }).await;
         Ok(())
     }
 
@@ -174,7 +166,7 @@ impl RegistryHandle {
     pub(in crate::engine) async fn reconfigure(&self, num: WebhookNum) {
         while let Err(error) = self.configure(num).await {
             tracing::error!(webhook = num.0, %error, "changed webhook could not be read; trying again");
-            let pause = tokio::time::sleep(READ_PAUSE);
+            let pause = self.context.host.sleep(READ_PAUSE);
             if self.context.draining.run_until_cancelled(pause).await.is_none() {
                 return;
             }
@@ -184,7 +176,7 @@ impl RegistryHandle {
     async fn configure(&self, num: WebhookNum) -> Result<(), StoreError> {
         let loaded = self.activate(vec![num]).await?;
         if let (Some(config), Some(endpoint)) = (loaded.configs.get(&num), self.find(num).await) {
-            let _ = endpoint.send(Configure(Some(config.clone()))).await;
+            let _ = ask(&endpoint, |done| ToEndpoint::Configure(Some(config.clone()), done)).await;
         }
         Ok(())
     }
@@ -205,12 +197,12 @@ impl RegistryHandle {
         }
         let loaded = self.activate(living.iter().map(|(num, _)| *num).chain(left_alone.clone()).collect()).await?;
         for num in left_alone.into_iter().filter(|num| !loaded.exists(*num)) {
-            let _ = self.registry.send(Forget(num)).await;
+            self.forget(num).await;
         }
         for (num, endpoint) in living {
             let config = loaded.configs.get(&num).cloned();
             if config.is_some() || !loaded.exists(num) {
-                let _ = endpoint.send(Configure(config)).await;
+                let _ = ask(&endpoint, |done| ToEndpoint::Configure(config, done)).await;
             }
         }
         Ok(())
@@ -220,20 +212,30 @@ impl RegistryHandle {
     pub(in crate::engine) async fn dismiss(&self, nums: Vec<WebhookNum>) {
         for num in &nums {
             self.context.unreadable.lock().remove(num);
-            let _ = self.registry.send(Forget(*num)).await;
+            self.forget(*num).await;
         }
-        for endpoint in self.registry.send(Find(nums)).await.unwrap_or_default() {
-            let _ = endpoint.send(Configure(None)).await;
+        for endpoint in self.find_all(nums).await {
+            let _ = ask(&endpoint, |done| ToEndpoint::Configure(None, done)).await;
         }
     }
 
-    async fn find(&self, num: WebhookNum) -> Option<Addr<Endpoint>> {
-        self.registry.send(Find(vec![num])).await.ok()?.pop()
+    async fn find(&self, num: WebhookNum) -> Option<Address<ToEndpoint>> {
+        self.find_all(vec![num]).await.pop()
+    }
+
+    async fn find_all(&self, nums: Vec<WebhookNum>) -> Vec<Address<ToEndpoint>> {
+        ask(&self.registry, |answer| Message::Find(nums, answer)).await.unwrap_or_default()
+    }
+
+    async fn forget(&self, num: WebhookNum) {
+        let _ = ask(&self.registry, |done| Message::Forget(num, done)).await;
     }
 
     pub(in crate::engine) async fn detach(&self, id: DeliveryId) -> Detached {
         match self.find(id.webhook).await {
-            Some(endpoint) => endpoint.send(Detach(id.event)).await.unwrap_or(Detached::Absent),
+            Some(endpoint) => {
+                ask(&endpoint, |answer| ToEndpoint::Detach(id.event, answer)).await.unwrap_or(Detached::Absent)
+            }
             None => Detached::Absent,
         }
     }
@@ -241,7 +243,9 @@ impl RegistryHandle {
     /// Takes a cancelled delivery out of its endpoint's lane.
     pub(in crate::engine) async fn withdraw(&self, id: DeliveryId) -> Detached {
         match self.find(id.webhook).await {
-            Some(endpoint) => endpoint.send(Withdraw(id.event)).await.unwrap_or(Detached::Absent),
+            Some(endpoint) => {
+                ask(&endpoint, |answer| ToEndpoint::Withdraw(id.event, answer)).await.unwrap_or(Detached::Absent)
+            }
             None => Detached::Absent,
         }
     }
@@ -250,18 +254,18 @@ impl RegistryHandle {
     pub(in crate::engine) async fn send_now(&self, id: DeliveryId) {
         self.wake(vec![id.webhook]).await;
         if let Some(endpoint) = self.find(id.webhook).await {
-            let _ = endpoint.send(SendNow(id.event)).await;
+            let _ = ask(&endpoint, |done| ToEndpoint::SendNow(id.event, done)).await;
         }
     }
 
     /// Notes that every fan-out up to `to` that names this webhook has a row for it.
     pub(in crate::engine) async fn set_row_watermark(&self, num: WebhookNum, to: EventSeq) {
-        let _ = self.registry.send(SetRowWatermark(num, to)).await;
+        let _ = ask(&self.registry, |done| Message::SetRowWatermark(num, to, done)).await;
     }
 
     /// Ends the quarantine of an endpoint; answers whether it was quarantined.
     pub(in crate::engine) async fn release(&self, num: WebhookNum) -> bool {
-        let was_quarantined = self.registry.send(Release(num)).await.unwrap_or(false);
+        let was_quarantined = ask(&self.registry, |answer| Message::Release(num, answer)).await.unwrap_or(false);
         if was_quarantined {
             self.wake(vec![num]).await;
         }
@@ -269,7 +273,8 @@ impl RegistryHandle {
     }
 
     pub(in crate::engine) async fn crashes(&self, nums: Vec<WebhookNum>) -> Vec<Crashes> {
-        let mut crashes = self.registry.send(Crashed(nums.clone())).await.unwrap_or_default();
+        let mut crashes =
+            ask(&self.registry, |answer| Message::Crashed(nums.clone(), answer)).await.unwrap_or_default();
         let unreadable = self.context.unreadable.lock();
         for (num, crashes) in nums.iter().zip(&mut crashes) {
             crashes.unreadable = unreadable.contains(num);
@@ -281,36 +286,31 @@ impl RegistryHandle {
     pub(in crate::engine) async fn probe(&self, num: WebhookNum) {
         self.wake(vec![num]).await;
         if let Some(endpoint) = self.find(num).await {
-            let _ = endpoint.send(Probe).await;
+            let _ = ask(&endpoint, ToEndpoint::Probe).await;
         }
     }
 
     /// Withdraws the deliveries in flight up to this event, so that they are not sent again; answers their events.
     pub(in crate::engine) async fn withdraw_all(&self, num: WebhookNum, to: EventSeq) -> Vec<EventSeq> {
         match self.find(num).await {
-            Some(endpoint) => endpoint.send(WithdrawAll(to)).await.unwrap_or_default(),
+            Some(endpoint) => ask(&endpoint, |answer| ToEndpoint::WithdrawAll(to, answer)).await.unwrap_or_default(),
             None => Vec::new(),
         }
     }
 
     pub(in crate::engine) async fn figures(&self) -> Figures {
-        self.registry.send(Count).await.unwrap_or_default()
+        ask(&self.registry, Message::Count).await.unwrap_or_default()
     }
 
     /// Ends the endpoints of a shard that this node gives up. Resolves when all have ended, and says whether nothing
     /// was cut short.
     pub(in crate::engine) async fn hand_off(&self, shard: ShardNum) -> bool {
-        let (told, quit) = oneshot::channel();
-        self.registry.send(HandOff(shard, told)).await.is_ok() && quit.await.unwrap_or(false)
+        ask(&self.registry, |answer| Message::HandOff(shard, answer)).await.unwrap_or(false)
     }
 
     /// Lets no further attempt begin; answers whether all attempts in flight have ended cleanly by `by`.
     pub(in crate::engine) async fn drain(&self, by: Instant) -> bool {
         self.context.draining.cancel();
-        let (drained, told) = oneshot::channel();
-        if self.registry.send(Drain(drained)).await.is_err() {
-            return false;
-        }
-        tokio::time::timeout_at(by, told).await.is_ok_and(|told| told.is_ok())
+        self.context.host.timeout_at(by, ask(&self.registry, Message::Drain)).await.flatten().is_some()
     }
 }

@@ -1,21 +1,14 @@
 //! Hand-off of shards that this node no longer serves: each of their endpoints ends as soon as its requests in flight
 //! have ended. `engine/cluster` asks for it through the registry's handle. Nothing here writes who owns a shard.
 
-use actix::{Handler, Message};
 use tokio::sync::oneshot;
 
 use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
-use crate::domain::moment::UnixMillis;
 use crate::engine::endpoint;
 use crate::store::leases::ShardNum;
 
 use super::{Lifecycle, Registry};
-
-/// End the endpoints of this shard; the sender is told whether nothing was cut short.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct HandOff(pub(super) ShardNum, pub(super) oneshot::Sender<bool>);
 
 /// A shard whose endpoints were asked to end.
 pub(super) struct Handoff {
@@ -25,21 +18,17 @@ pub(super) struct Handoff {
     clean: bool,
 }
 
-impl Handler<HandOff> for Registry {
-    type Result = ();
-
-    fn handle(&mut self, HandOff(shard, told): HandOff, _: &mut Self::Context) {
+impl Registry {
+    pub(super) fn hand_off(&mut self, shard: ShardNum, told: oneshot::Sender<bool>) {
         let mut clean = !self.interrupted_shards.remove(&shard);
+        let host = &self.context.host;
         self.endpoints.retain(|num, known| {
             if ShardNum::of(*num) != shard {
                 return true;
             }
             match &known.lifecycle {
                 Lifecycle::Live(addr) | Lifecycle::Passivating { addr, .. } => {
-                    let addr = addr.clone();
-                    actix::spawn(async move {
-                        let _ = addr.send(endpoint::Drain).await;
-                    });
+                    host.spawn(addr.send(endpoint::Message::Drain));
                     true
                 }
                 // What the crashed endpoint may have sent is not noted yet.
@@ -54,9 +43,7 @@ impl Handler<HandOff> for Registry {
         self.handoffs.push(Handoff { shard, told, clean });
         self.report_finished_handoffs();
     }
-}
 
-impl Registry {
     /// Forgets a crashed endpoint whose shard is being handed off: it is not restarted here. Answers whether it was.
     pub(super) fn crashed_during_handoff(&mut self, num: WebhookNum) -> bool {
         let Some(handoff) = self.handoffs.iter_mut().find(|handoff| handoff.shard == ShardNum::of(num)) else {
@@ -70,7 +57,7 @@ impl Registry {
     /// Notes that a request was cut short: the event is in doubt for a later activation here, and for the shard's next
     /// owner.
     pub(super) fn interrupted(&mut self, num: WebhookNum, event: EventSeq) {
-        self.marks.mark_in_doubt(num, InDoubt { events_to: event, due_to: UnixMillis::now() });
+        self.marks.mark_in_doubt(num, InDoubt { events_to: event, due_to: self.context.host.now() });
         let shard = ShardNum::of(num);
         match self.handoffs.iter_mut().find(|handoff| handoff.shard == shard) {
             Some(handoff) => handoff.clean = false,

@@ -1,0 +1,59 @@
+//! What an endpoint asks of the actor around it: tasks that end with it, and timers.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::domain::id::EventSeq;
+use crate::engine::endpoint_config::EndpointConfig;
+use crate::store::StoreError;
+use crate::store::deliveries::{Due, DueRows};
+
+use super::attempt::Ended;
+
+pub(in crate::engine) trait Shell {
+    /// Runs a task that ends with the endpoint. What it answers comes back as [`super::Endpoint::on_completed`].
+    fn spawn(&mut self, task: impl Future<Output = Completion> + 'static);
+
+    /// Sets the timer, or clears it. When it fires, [`super::Endpoint::on_timer`] is called once.
+    fn set_timer(&mut self, timer: Timer, wait: Option<Duration>);
+
+    /// Ends the actor with its tasks and its mailbox.
+    fn end(&mut self);
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::engine) enum Timer {
+    /// The lane has something to do.
+    Lane,
+    /// A secret stops signing.
+    Secrets,
+    /// Time to see whether the endpoint is idle.
+    Idle,
+}
+
+impl Timer {
+    pub(in crate::engine) const ALL: [Self; 3] = [Self::Lane, Self::Secrets, Self::Idle];
+}
+
+/// What a task of an endpoint has come to.
+pub(in crate::engine) enum Completion {
+    /// An attempt has ended; `None`: nothing was sent.
+    Attempt {
+        event: EventSeq,
+        called: Arc<EndpointConfig>,
+        ended: Option<Ended>,
+    },
+    /// The journal has taken a record for which it had no room, or a warning was published.
+    Recorded,
+    Loaded(Result<DueRows, StoreError>),
+    /// The row of a delivery that a person wants sent now.
+    FoundToSend {
+        event: EventSeq,
+        row: Result<Option<Due>, StoreError>,
+    },
+    /// The webhook as it is after an attempt to switch it off; `None` if it could not be read.
+    SwitchedOff(Option<Option<Arc<EndpointConfig>>>),
+    /// The webhook was read again because one of its secrets has ended.
+    ReadAgain(Result<Option<Arc<EndpointConfig>>, StoreError>),
+}
