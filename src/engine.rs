@@ -71,9 +71,10 @@ use crate::delivery::{Dns, LocalNetwork, guard};
 use crate::domain::id::TenantNum;
 use crate::domain::moment::UnixMillis;
 use crate::fault::{note_panics, or_abort};
+use crate::host::Host;
 use crate::store::idempotency::OnceKey;
 use crate::store::journal::remote_shards::RemoteShards;
-use crate::store::journal::{Caller, Draft, Journal, PublishError, Published};
+use crate::store::journal::{Bounds, Caller, Draft, Journal, PublishError, Published};
 use crate::store::log::LogIndex;
 use crate::store::notifier::Notifier;
 use crate::store::{Store, StoreError, log};
@@ -226,7 +227,9 @@ impl Engine {
         store.mark_taken(node_lease.shard_set(), UnixMillis::now()).await?;
         let local_network = local_network(&config).map_err(StartError::Network)?;
         let guard = local_network.guard.clone();
-        let running = Journal::start(&store, node_lease.shard_set()).await?;
+        let (running, writer) =
+            Journal::start(Arc::new(store.clone()), Host::live(), node_lease.shard_set(), Bounds::LIVE).await?;
+        let writer = tokio::spawn(or_abort("the journal's writer", writer));
         // Read before the routes, so that config sync also finds changes that commit while the routes are read.
         let position = store.position().await?;
         let routes = Arc::new(RouteTable::load(&store).await?);
@@ -252,7 +255,7 @@ impl Engine {
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             is_retiring: AtomicBool::new(false),
-            writer: parking_lot::Mutex::new(Some(running.writer)),
+            writer: parking_lot::Mutex::new(Some(writer)),
             arbiters,
         };
         let engine = Self { inner: Arc::new(inner) };

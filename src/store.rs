@@ -37,6 +37,7 @@ pub mod sessions;
 pub mod state;
 pub mod targets;
 pub mod tenants;
+pub mod transaction_id;
 pub mod webhooks;
 
 mod bodies;
@@ -46,25 +47,25 @@ mod commit_status;
 mod connect;
 mod dialect;
 mod history;
+mod journal_db;
 mod pool;
 mod rows;
 mod scan;
 mod tenant_lock;
-mod transaction_id;
 mod unreadable;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 pub use connect::{CONNECTIONS, Contents, DEFAULT_CONNECTIONS, DEFAULT_LEASE, Options};
 pub use error::{OpenError, StoreError};
 pub use scan::Judge;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
-use tokio::time::Instant;
 
 use self::event_cache::EventCache;
 
 use self::checkpoint::Checkpoints;
+use self::journal_db::Statements;
 use self::page::Page;
 use self::pool::{Pool, Transaction};
 use self::seal::Seal;
@@ -98,6 +99,8 @@ struct Inner {
     unreadable: Unreadable,
     /// SQLite only.
     checkpoints: Option<Checkpoints>,
+    /// Prepared for the first batch of the journal.
+    statements: OnceLock<Statements>,
     /// Held for the life of the store: a second process must not open the same file.
     _lock: Option<std::fs::File>,
 }
@@ -136,11 +139,6 @@ impl Store {
             transaction.execute_unprepared(IN_TIME).await?;
         }
         Ok(transaction)
-    }
-
-    /// Begins a batch of the journal, which must be committed by `end`.
-    async fn begin_batch(&self, end: Instant) -> Result<Transaction, DbErr> {
-        self.inner.writer.begin_until(end).await
     }
 
     /// Begins reads on one snapshot: they all see what was committed before the first of them, and nothing that is

@@ -8,6 +8,7 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, RuntimeErr, St
 use crate::domain::id::EventSeq;
 
 use super::Store;
+use super::journal::db::UnansweredCommit;
 use super::leases::{Continuity, STARTED, ShardSet};
 use super::pool::Pool;
 use super::transaction_id::TransactionId;
@@ -21,15 +22,6 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// PostgreSQL's error code for a transaction number that it has not given yet.
 const INVALID_PARAMETER: &str = "22023";
-
-/// A batch whose COMMIT was not answered.
-pub(super) struct UnansweredCommit<'a> {
-    pub(super) shard_set: &'a ShardSet,
-    /// `None`: the batch had nothing to write, or the database does not number transactions.
-    pub(super) transaction: Option<&'a TransactionId>,
-    /// The last event that the batch was to write, if any.
-    pub(super) event: Option<EventSeq>,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CommitStatus {

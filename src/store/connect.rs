@@ -4,7 +4,7 @@
 mod postgres;
 mod sqlite;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use entity::webhook_secret as secret;
@@ -140,6 +140,7 @@ impl Store {
             events,
             unreadable,
             checkpoints,
+            statements: OnceLock::new(),
             _lock,
         };
         Ok(Self { inner: Arc::new(inner) })

@@ -6,29 +6,28 @@
 //! recorders reserve a [`Slot`] before they act, so that every outcome has room.
 
 pub mod backlog;
+pub mod db;
 pub mod feed;
 pub mod outage;
 pub mod outstanding;
 pub mod remote_shards;
+pub mod rows;
 
 mod answers;
 mod assign;
 mod batch;
-mod claim;
 mod fanout_tracker;
 mod fence;
 mod ledger_updates;
 #[cfg(test)]
 pub(crate) mod model;
-mod ownership;
 mod recent_cancels;
 mod running;
-mod statements;
-mod updates;
 mod writer;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -38,7 +37,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
 use crate::domain::moment::UnixMillis;
 
-pub use self::running::Running;
+pub use self::running::{Running, WriterTask};
 
 use self::answers::Answers;
 use self::outage::Outage;
@@ -49,11 +48,34 @@ use super::health::Health;
 use super::idempotency::OnceKey;
 use super::leases::{AcquiredShard, Membership, ShardNum};
 
-/// Publish requests that may wait for the next batch.
-const PUBLISH_QUEUE: usize = 4096;
+/// Bounds on what waits for the writer, and on one transaction, for which the next batch waits.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Publish requests that may wait for the next batch.
+    pub publish_queue: usize,
+    /// Records that may wait. An attempt in flight occupies one place.
+    pub record_queue: usize,
+    /// Publish requests in one transaction.
+    pub publishes: usize,
+    /// Records in one transaction.
+    pub records: usize,
+    /// Nobody waits for an outcome to be committed, so outcomes gather this long to make fewer and larger commits. A
+    /// crash in this time sends that much more again.
+    pub linger: Duration,
+    /// Bytes of bodies and targets that wait in the feed.
+    pub feed_bytes: usize,
+}
 
-/// Records that may wait. An attempt in flight occupies one place.
-const RECORD_QUEUE: usize = 16_384;
+impl Bounds {
+    pub const LIVE: Self = Self {
+        publish_queue: 4096,
+        record_queue: 16_384,
+        publishes: 1024,
+        records: 2048,
+        linger: Duration::from_millis(10),
+        feed_bytes: 32 * 1024 * 1024,
+    };
+}
 
 /// Memory for waiting publishes, in KiB: 64 MiB.
 const PUBLISH_QUEUE_KIB: usize = 64 * 1024;

@@ -26,8 +26,7 @@ use crate::domain::in_doubt::InDoubt;
 pub(crate) use self::server::Continuity;
 pub(super) use self::server::STARTED;
 use self::server::{SERVER, Server, ServerRow};
-pub(super) use self::shard_set::Locked;
-pub use self::shard_set::{Membership, ShardSet};
+pub use self::shard_set::{Locked, Membership, ShardSet};
 pub use self::snapshot::Snapshot;
 
 /// A power of two, many more than there will be nodes, and few enough to lock all of them in a batch.

@@ -355,7 +355,7 @@ async fn what_a_crash_left_stays_suspect_through_clean_stops(on: On) {
 
 on_both!(a_closed_journal_writes_what_it_took_and_takes_nothing_more);
 async fn a_closed_journal_writes_what_it_took_and_takes_nothing_more(on: On) {
-    let World { store, tenant, running, shard_set: _, home: _home } = World::new(on).await;
+    let World { store, tenant, running, writer, shard_set: _, home: _home } = World::new(on).await;
     let draft = Draft {
         tenant: tenant.num,
         kind: "a".into(),
@@ -369,7 +369,7 @@ async fn a_closed_journal_writes_what_it_took_and_takes_nothing_more(on: On) {
     let publish = running.journal.publish(vec![draft.clone()], None);
     let (published, ()) = tokio::join!(publish, running.journal.close());
     published.unwrap();
-    running.writer.await.unwrap();
+    writer.await.unwrap();
     assert!(matches!(running.journal.publish(vec![draft], None).await, Err(PublishError::Stopped)));
     assert!(running.journal.barrier().await.is_err());
     assert_ne!(store.last_event().await.unwrap(), EventSeq::ZERO);

@@ -3,17 +3,19 @@
 /// A transaction's number among all of the server's; the server tells by it later whether the transaction was
 /// committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TransactionId(String);
+pub struct TransactionId(String);
 
 impl TransactionId {
     /// Selects the number of the current transaction.
     pub(super) const SELECTED: &str = "pg_current_xact_id()::text";
 
-    pub(super) fn of(selected: String) -> Self {
+    #[must_use]
+    pub fn of(selected: String) -> Self {
         Self(selected)
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
         &self.0
     }
 }

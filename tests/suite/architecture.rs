@@ -15,8 +15,8 @@ struct Layer {
     without: &'static [&'static str],
 }
 
-/// Plain data, the clock, the crash helper and the bound of log lines: every layer may name them.
-const PLAIN: [&str; 4] = ["domain", "clock", "fault", "log_limit"];
+/// Plain data, the clock, the host, the crash helper and the bound of log lines: every layer may name them.
+const PLAIN: [&str; 5] = ["domain", "clock", "fault", "host", "log_limit"];
 
 const LAYERS: [Layer; 7] = [
     Layer { name: "domain", may_use: &[], without: &["actix", "axum", "sea_orm", "tokio"] },

@@ -6,7 +6,7 @@ use super::*;
 use crate::domain::id::WebhookNum;
 use crate::engine::tests::store_with_tenant;
 use crate::store::Store;
-use crate::store::journal::{Draft, Journal, Published};
+use crate::store::journal::{Draft, Published};
 use crate::store::leases::ShardSet;
 
 fn db_of(store: &Store) -> Arc<dyn EngineDb> {
@@ -15,7 +15,7 @@ fn db_of(store: &Store) -> Arc<dyn EngineDb> {
 
 /// Publishes events with bodies of these sizes to a new database, and reads them back.
 async fn publish(store: &Store, tenant: TenantNum, sizes: &[usize]) -> Vec<Arc<Event>> {
-    let journal = Journal::start(store, &ShardSet::everything()).await.unwrap().journal;
+    let journal = store.start_journal(&ShardSet::everything()).await.0.journal;
     let draft = |size: &usize| Draft {
         tenant,
         kind: "a".into(),

@@ -12,7 +12,7 @@ use crate::engine::EngineConfig;
 use crate::engine::tests::store_with_tenant;
 use crate::store::Store;
 use crate::store::audit::Author;
-use crate::store::journal::{Draft, Journal, Published};
+use crate::store::journal::{Draft, Published};
 use crate::store::leases::ShardSet;
 use crate::store::webhooks::{NewWebhook, Webhook};
 
@@ -39,7 +39,7 @@ fn webhook(tenant: TenantNum) -> NewWebhook {
 /// Publishes an event that is not dispatched, so that its fan-out stays open.
 async fn publish(store: &Store, tenant: TenantNum, targets: &[Webhook]) -> StoredEvent {
     let shard_set = ShardSet::everything();
-    let journal = Journal::start(store, &shard_set).await.unwrap().journal;
+    let journal = store.start_journal(&shard_set).await.0.journal;
     let draft = Draft {
         tenant,
         kind: "a".into(),

@@ -5,81 +5,43 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use sea_orm::{ConnectionTrait, FromQueryResult, Statement};
-
-use crate::domain::id::{EventId, EventSeq, TenantNum, WebhookNum};
+use crate::domain::id::{EventId, EventSeq, TenantNum};
 use crate::domain::moment::UnixMillis;
 use crate::store::events::{Body, Event};
 use crate::store::{StoreError, payload};
 
+use super::db::{JournalTransaction, KnownCaller};
+use super::rows::NewEvent;
 use super::{Caller, Draft, Published, Receipt};
-
-/// An event in the batch that accepts it.
-pub(super) struct NewEvent {
-    pub(super) event: Arc<Event>,
-    pub(super) body: Bytes,
-    pub(super) occurred_at: UnixMillis,
-    pub(super) caller: Option<Caller>,
-    pub(super) targets: Arc<[WebhookNum]>,
-}
 
 /// The caller ids of this batch, with the receipts that they got.
 #[derive(Default)]
 pub(super) struct Callers {
-    known: HashMap<(TenantNum, String), ([u8; 32], Receipt)>,
-}
-
-#[derive(FromQueryResult)]
-struct SeenRow {
-    event_seq: i64,
-    digest: Vec<u8>,
-    occurred_at: i64,
-    matched: i64,
+    known: HashMap<(TenantNum, String), KnownCaller>,
 }
 
 impl Callers {
     /// Looks the caller id up in this batch and in the store.
-    pub(super) async fn recognise<C: ConnectionTrait>(
+    pub(super) async fn recognise(
         &mut self,
-        on: &C,
+        on: &mut dyn JournalTransaction,
         tenant: TenantNum,
         caller: &Caller,
     ) -> Result<Option<Published>, StoreError> {
         let known = match self.known.entry((tenant, caller.id.clone())) {
             Entry::Occupied(entry) => *entry.get(),
-            Entry::Vacant(entry) => match look_up(on, tenant, caller).await? {
+            Entry::Vacant(entry) => match on.known_caller(tenant, &caller.id).await? {
                 Some(known) => *entry.insert(known),
                 None => return Ok(None),
             },
         };
-        let (digest, receipt) = known;
+        let KnownCaller { digest, receipt } = known;
         Ok(Some(if digest == caller.digest { Published::Duplicate(receipt) } else { Published::Conflict }))
     }
 
     pub(super) fn learn(&mut self, tenant: TenantNum, caller: &Caller, receipt: Receipt) {
-        self.known.insert((tenant, caller.id.clone()), (caller.digest, receipt));
+        self.known.insert((tenant, caller.id.clone()), KnownCaller { digest: caller.digest, receipt });
     }
-}
-
-async fn look_up<C: ConnectionTrait>(
-    on: &C,
-    tenant: TenantNum,
-    caller: &Caller,
-) -> Result<Option<([u8; 32], Receipt)>, StoreError> {
-    let sql = "SELECT c.event_seq, c.digest, e.occurred_at, e.matched FROM event_caller_id c \
-               JOIN event e ON e.seq = c.event_seq WHERE c.tenant_num = $1 AND c.caller_id = $2";
-    let values = [tenant.0.into(), caller.id.clone().into()];
-    let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, values);
-    let Some(row) = SeenRow::find_by_statement(statement).one(on).await? else { return Ok(None) };
-    // An unreadable digest matches no content, so that its publisher is refused and the rest of the batch is not.
-    let digest = row.digest.try_into().unwrap_or_default();
-    let receipt = Receipt {
-        seq: EventSeq(row.event_seq),
-        occurred_at: UnixMillis(row.occurred_at),
-        matched: u32::try_from(row.matched).unwrap_or(u32::MAX),
-    };
-    Ok(Some((digest, receipt)))
 }
 
 /// Makes the event that `draft` becomes under the key `seq`.

@@ -1,9 +1,6 @@
 //! Shares the ledger: the journal's writer updates it after each commit, and the engine reads figures from it. Looks up
 //! in the store what the ledger does not keep in memory. The lock on the ledger is never held across an await.
 
-mod load;
-mod look;
-
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -12,11 +9,13 @@ use parking_lot::Mutex;
 use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
 
-use super::Journal;
+use crate::store::StoreError;
 use crate::store::ledger::{Ledger, LookUp, Oldest};
 
+use super::Journal;
+use super::db::JournalDb;
+
 pub use crate::store::ledger::Among;
-use crate::store::{Store, StoreError};
 
 /// Webhooks whose oldest events are looked up in one transaction.
 const LOOKS: usize = 64;
@@ -32,13 +31,13 @@ const TRIES: usize = 3;
 #[derive(Clone)]
 pub struct Backlog {
     ledger: Arc<Mutex<Ledger>>,
-    store: Store,
+    db: Arc<dyn JournalDb>,
     journal: Journal,
 }
 
 impl Backlog {
-    pub(super) fn new(ledger: Arc<Mutex<Ledger>>, store: Store, journal: Journal) -> Self {
-        Self { ledger, store, journal }
+    pub(super) fn new(ledger: Arc<Mutex<Ledger>>, db: Arc<dyn JournalDb>, journal: Journal) -> Self {
+        Self { ledger, db, journal }
     }
 
     /// Pending deliveries of this webhook.
@@ -134,7 +133,7 @@ impl Backlog {
             let mut ledger = self.ledger.lock();
             webhooks.iter().filter_map(|webhook| ledger.look_up(*webhook)).collect()
         };
-        let found = self.store.pending_after(&questions).await?;
+        let found = self.db.pending_after(&questions).await?;
         let first = |(question, found): (&LookUp, &Vec<EventSeq>)| Some((question.webhook, *found.first()?));
         let seen = questions.iter().zip(&found).filter_map(first).collect();
         // The ledger must first have every change that the lookup has seen.

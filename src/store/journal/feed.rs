@@ -14,9 +14,6 @@ use crate::store::fanouts::Fanout;
 
 use super::outstanding::FanoutKey;
 
-/// Bytes of bodies and targets that may wait in memory.
-const BYTES: usize = 32 * 1024 * 1024;
-
 /// Fan-outs that may wait in memory.
 const FANOUTS: usize = 8192;
 
@@ -24,6 +21,8 @@ pub struct Feed {
     state: Mutex<State>,
     changed: Notify,
     is_clustered: bool,
+    /// Bytes of bodies and targets that may wait in memory.
+    most_bytes: usize,
 }
 
 struct State {
@@ -60,7 +59,7 @@ pub enum Next {
 
 impl Feed {
     /// `is_clustered`: other nodes commit to the same store.
-    pub(super) fn behind(committed: EventSeq, is_clustered: bool) -> Self {
+    pub(super) fn behind(committed: EventSeq, is_clustered: bool, most_bytes: usize) -> Self {
         let state = State {
             waiting: VecDeque::new(),
             bytes: 0,
@@ -74,7 +73,7 @@ impl Feed {
             expected: BTreeSet::new(),
             rescan_needed: false,
         };
-        Self { state: Mutex::new(state), changed: Notify::new(), is_clustered }
+        Self { state: Mutex::new(state), changed: Notify::new(), is_clustered, most_bytes }
     }
 
     /// Queues what was just committed; returns the fan-outs that the dispatcher will get from memory.
@@ -85,7 +84,7 @@ impl Feed {
         let mut kept = 0;
         for fanout in fanouts {
             let bytes = bytes_after(state.waiting.back(), fanout);
-            let full = state.waiting.len() >= FANOUTS || state.bytes + bytes > BYTES;
+            let full = state.waiting.len() >= FANOUTS || state.bytes + bytes > self.most_bytes;
             state.rescan_needed |= full && !state.behind && self.is_clustered;
             state.behind |= full;
             if !state.behind {
@@ -268,6 +267,10 @@ mod tests {
         Fanout { event: Arc::new(event), shard: 0, targets: Arc::new([WebhookNum(1)]), in_order: false }
     }
 
+    fn feed(committed: EventSeq, is_clustered: bool) -> Feed {
+        Feed::behind(committed, is_clustered, usize::MAX)
+    }
+
     fn seqs(next: Option<Next>) -> Vec<i64> {
         match next {
             Some(Next::Dispatch(fanouts)) => fanouts.iter().map(|fanout| fanout.event.seq.0).collect(),
@@ -278,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_new_feed_is_behind_until_the_store_shows_nothing_more() {
-        let feed = Feed::behind(EventSeq(7), false);
+        let feed = feed(EventSeq(7), false);
         assert_eq!(seqs(feed.try_next()), [-1, 0]);
         feed.caught_up(EventSeq(6));
         assert_eq!(seqs(feed.try_next()), [-1, 0], "7 is committed and was not seen");
@@ -291,7 +294,7 @@ mod tests {
 
     #[test]
     fn what_was_read_from_the_store_is_not_handed_out_again() {
-        let feed = Feed::behind(EventSeq(0), false);
+        let feed = feed(EventSeq(0), false);
         feed.read_up_to(EventSeq(1));
         feed.caught_up(EventSeq(1));
         feed.push(&[fanout(1), fanout(2)], EventSeq(2));
@@ -300,7 +303,7 @@ mod tests {
 
     #[test]
     fn what_other_nodes_have_accepted_is_heard_of_and_keeps_nobody_from_catching_up() {
-        let feed = Feed::behind(EventSeq(1), true);
+        let feed = feed(EventSeq(1), true);
         feed.note_scanned((EventSeq(9), 0));
         feed.push(&[fanout(2)], EventSeq(2));
         assert_eq!((feed.seen_watermark(), feed.committed()), (EventSeq(9), EventSeq(2)));
@@ -310,7 +313,7 @@ mod tests {
 
     #[test]
     fn whoever_publishes_without_end_here_keeps_nobody_from_hearing_of_others() {
-        let feed = Feed::behind(EventSeq(0), true);
+        let feed = feed(EventSeq(0), true);
         feed.caught_up(EventSeq(0));
         feed.request_scan();
         for (seq, looks) in [(1, false), (2, true), (3, false), (4, true)] {
@@ -322,7 +325,7 @@ mod tests {
 
     #[test]
     fn what_is_to_be_found_is_not_handed_out_until_it_is_found() {
-        let feed = Feed::behind(EventSeq(0), true);
+        let feed = feed(EventSeq(0), true);
         feed.caught_up(EventSeq(0));
         [(2, 0), (2, 1), (3, 0), (4, 0)]
             .into_iter()
@@ -338,7 +341,7 @@ mod tests {
 
     #[test]
     fn a_full_feed_sends_the_dispatcher_to_the_store() {
-        let feed = Feed::behind(EventSeq(0), false);
+        let feed = feed(EventSeq(0), false);
         feed.caught_up(EventSeq(0));
         let all: Vec<Fanout> = (1..=10_000).map(fanout).collect();
         let kept = feed.push(&all, EventSeq(10_000)).len();

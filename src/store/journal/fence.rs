@@ -1,12 +1,10 @@
 //! Keeps a batch from writing what another node owns: the batch locks its shards first and drops the records of shards
 //! that this node has lost. The new owner sends those deliveries again. Called by the writer; with SQLite there is no
-//! fence.
+//! fence. Pure.
 
 use std::collections::BTreeSet;
 
-use sea_orm::{ConnectionTrait, DbErr};
-
-use crate::store::leases::{Locked, ShardNum, ShardSet};
+use crate::store::leases::{Locked, ShardNum};
 use crate::store::transaction_id::TransactionId;
 
 use super::Record;
@@ -47,18 +45,7 @@ impl FenceResult {
     }
 }
 
-/// Locks the node's row and the shards that the records belong to.
-pub(super) async fn check_fence<C: ConnectionTrait>(
-    on: &C,
-    shard_set: &ShardSet,
-    records: &[Record],
-) -> Result<FenceResult, DbErr> {
-    if shard_set.is_everything() {
-        return Ok(FenceResult::default());
-    }
-    Ok(FenceResult::of(shard_set.lock(on, &shards_of(records)).await?))
-}
-
+/// The shards that the records write to.
 pub(super) fn shards_of(records: &[Record]) -> BTreeSet<ShardNum> {
     records.iter().filter_map(shard_of).collect()
 }

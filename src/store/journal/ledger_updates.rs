@@ -4,12 +4,11 @@ use std::collections::HashSet;
 
 use crate::domain::id::DeliveryId;
 use crate::domain::moment::UnixMillis;
-use crate::store::cancel::TakenBack;
 use crate::store::deliveries::Status;
 use crate::store::fanouts::Fanout;
 use crate::store::ledger::Ledger;
 
-use super::updates::Change;
+use super::rows::{Change, TakenBack};
 use super::{AttemptRecord, Record};
 
 /// The records are in the order in which they were written, attempts before updates.

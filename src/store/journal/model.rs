@@ -25,7 +25,7 @@ use super::feed::Feed;
 use super::fence::{FenceResult, shards_of};
 use super::ledger_updates::{Committed, apply};
 use super::recent_cancels::RecentCancels;
-use super::updates::{Change, Updated};
+use super::rows::{Change, Updated};
 use super::{
     Journal, JournalStats, OwnershipChange, PublishError, PublishRequest, Published, Record, Request, ScannedFanout,
 };
@@ -93,7 +93,8 @@ impl Model {
         let (records, record_queue) = mpsc::channel(room);
         let (last, is_clustered) = (tables.last_event(), shard_set.node().is_some());
         let ledger = if is_clustered { Ledger::default() } else { tables.ledger(|_| true, now) };
-        let (feed, ledger) = (Arc::new(Feed::behind(last, is_clustered)), Arc::new(Mutex::new(ledger)));
+        let (feed, ledger) =
+            (Arc::new(Feed::behind(last, is_clustered, super::Bounds::LIVE.feed_bytes)), Arc::new(Mutex::new(ledger)));
         let writer = Writer {
             shard_set: shard_set.clone(),
             publishes: publish_queue,

@@ -1,11 +1,9 @@
 //! Remembers recent cancellations, so that the outcome of a request that was under way at the time settles nothing.
 //!
 //! As a rule, a batch does not read the rows that it changes. It looks up only attempts that may come after a
-//! cancellation: those for an event not newer than the newest one that was lately cancelled for the webhook.
+//! cancellation: those for an event not newer than the newest one that was lately cancelled for the webhook. Pure.
 
-use std::collections::{HashMap, HashSet};
-
-use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Statement};
+use std::collections::HashMap;
 
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
@@ -36,7 +34,7 @@ impl RecentCancels {
         *newest = id.event.max(*newest);
     }
 
-    pub(super) fn forget_old(&mut self, now: UnixMillis) {
+    fn forget_old(&mut self, now: UnixMillis) {
         let elapsed = now.0 - self.since.0;
         if elapsed < KEPT_MS {
             return;
@@ -46,45 +44,23 @@ impl RecentCancels {
         self.since = now;
     }
 
-    pub(super) fn may_include(&self, id: DeliveryId) -> bool {
+    fn may_include(&self, id: DeliveryId) -> bool {
         let newest = [&self.lately, &self.before].into_iter().filter_map(|known| known.get(&id.webhook));
         newest.max().is_some_and(|newest| id.event <= *newest)
     }
 
-    /// The attempts among the records whose delivery is settled already.
-    pub(super) async fn settled_before<C: ConnectionTrait>(
-        &mut self,
-        on: &C,
-        records: &[Record],
-        now: UnixMillis,
-    ) -> Result<HashSet<DeliveryId>, DbErr> {
+    /// The attempts among the records that may come after a cancellation.
+    pub(super) fn doubtful_among(&mut self, records: &[Record], now: UnixMillis) -> Vec<DeliveryId> {
         self.forget_old(now);
-        let mut late = HashSet::new();
         if self.lately.is_empty() && self.before.is_empty() {
-            return Ok(late);
+            return Vec::new();
         }
-        for record in records {
-            if let Record::Attempt(record) = record
-                && self.may_include(record.id)
-                && is_settled(on, record.id).await?
-            {
-                late.insert(record.id);
-            }
-        }
-        Ok(late)
+        let attempt = |record: &Record| match record {
+            Record::Attempt(record) => Some(record.id),
+            _ => None,
+        };
+        records.iter().filter_map(attempt).filter(|id| self.may_include(*id)).collect()
     }
-}
-
-#[derive(Debug, FromQueryResult)]
-struct SettledRow {
-    is_settled: bool,
-}
-
-async fn is_settled<C: ConnectionTrait>(on: &C, id: DeliveryId) -> Result<bool, DbErr> {
-    let sql = "SELECT status <> 0 AS is_settled FROM delivery WHERE event_seq = $1 AND webhook_num = $2";
-    let values = [id.event.0.into(), id.webhook.0.into()];
-    let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, values);
-    Ok(SettledRow::find_by_statement(statement).one(on).await?.is_some_and(|row| row.is_settled))
 }
 
 #[cfg(test)]

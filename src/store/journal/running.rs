@@ -1,24 +1,28 @@
-//! A journal at work: starts its writer and hands out what the writer feeds.
+//! Starts a journal: makes its writer, and hands out what the writer feeds.
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinHandle;
 
-use crate::domain::moment::UnixMillis;
-use crate::fault::or_abort;
-use crate::store::journal::backlog::Backlog;
+use crate::host::Host;
+use crate::store::StoreError;
 use crate::store::leases::ShardSet;
 use crate::store::log::LogBuffer;
-use crate::store::{Store, StoreError};
 
 use super::answers::Answers;
+use super::backlog::Backlog;
+use super::db::JournalDb;
 use super::feed::Feed;
 use super::remote_shards::RemoteShards;
-use super::{Journal, JournalStats, PUBLISH_QUEUE, PUBLISH_QUEUE_KIB, RECORD_QUEUE, writer};
+use super::{Bounds, Journal, JournalStats, PUBLISH_QUEUE_KIB, writer};
 
-/// The writer's task and its outputs.
+/// The writer's task, to be spawned. It ends after [`Journal::close`], once everything is written and every
+/// [`Slot`](super::Slot) is used or dropped.
+pub type WriterTask = BoxFuture<'static, ()>;
+
+/// A journal with its writer's outputs.
 pub struct Running {
     pub journal: Journal,
     /// Committed fan-outs, in order.
@@ -29,21 +33,23 @@ pub struct Running {
     pub log: Arc<LogBuffer>,
     /// What every webhook is owed.
     pub ledger: Backlog,
-    /// Ends after [`Journal::close`], once everything is written and every [`Slot`](super::Slot) is used or dropped.
-    pub writer: JoinHandle<()>,
 }
 
 impl Journal {
-    /// Starts the writer for the shards that this process owns.
-    pub async fn start(store: &Store, shard_set: &ShardSet) -> Result<Running, StoreError> {
-        let (publishes, publish_queue) = mpsc::channel(PUBLISH_QUEUE);
-        let (records, record_queue) = mpsc::channel(RECORD_QUEUE);
+    /// Makes the writer for the shards that this process owns. The journal answers nothing until the writer is spawned.
+    pub async fn start(
+        db: Arc<dyn JournalDb>,
+        host: Host,
+        shard_set: &ShardSet,
+        bounds: Bounds,
+    ) -> Result<(Running, WriterTask), StoreError> {
+        let (publishes, publish_queue) = mpsc::channel(bounds.publish_queue);
+        let (records, record_queue) = mpsc::channel(bounds.record_queue);
         let stats = Arc::new(JournalStats::default());
-        let last = store.last_event().await?;
-        let (feed, remote_shards) =
-            (Arc::new(Feed::behind(last, store.is_clustered())), Arc::new(RemoteShards::default()));
-        let log = Arc::new(LogBuffer::default());
-        let ledger = Arc::new(Mutex::new(store.ledger(&shard_set.served(), UnixMillis::now()).await?.0));
+        let last = db.last_event().await?;
+        let feed = Arc::new(Feed::behind(last, !shard_set.is_everything(), bounds.feed_bytes));
+        let (remote_shards, log) = (Arc::new(RemoteShards::default()), Arc::new(LogBuffer::default()));
+        let ledger = Arc::new(Mutex::new(db.ledger(&shard_set.served(), host.now()).await?.0));
         let outputs = writer::Outputs {
             feed: feed.clone(),
             remote_shards: remote_shards.clone(),
@@ -52,11 +58,10 @@ impl Journal {
             stats: stats.clone(),
         };
         let queues = (publish_queue, record_queue);
-        let writer = writer::Writer::new(store.clone(), shard_set.clone(), queues, last, outputs);
-        let writer = tokio::spawn(or_abort("the journal's writer", writer.run()));
+        let writer = writer::Writer::new((db.clone(), host, bounds), shard_set.clone(), queues, last, outputs);
         let room = Arc::new(Semaphore::new(PUBLISH_QUEUE_KIB));
         let journal = Self { publishes, records, room, answers: Answers::default(), stats };
-        let ledger = Backlog::new(ledger, store.clone(), journal.clone());
-        Ok(Running { journal, feed, remote_shards, log, ledger, writer })
+        let ledger = Backlog::new(ledger, db, journal.clone());
+        Ok((Running { journal, feed, remote_shards, log, ledger }, Box::pin(writer.run())))
     }
 }

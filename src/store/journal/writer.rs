@@ -2,52 +2,43 @@
 //! answers. If the database refuses a batch, its publishers are told, and its records are kept and tried again
 //! ([`settle`]).
 
+mod claim;
+mod ownership;
 mod settle;
 
 use std::collections::{BTreeMap, HashSet};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::fault;
-use crate::store::cancel::Purge;
+use crate::host::Host;
+use crate::store::StoreError;
 use crate::store::deliveries::DeliveryState;
-use crate::store::events::newest_event;
 use crate::store::fanouts::Fanout;
 use crate::store::idempotency::{Once, OnceKey, Seen};
 use crate::store::leases::{ShardNum, ShardSet};
 use crate::store::ledger::Ledger;
 use crate::store::log::LogBuffer;
-use crate::store::pool::Transaction;
-use crate::store::{Store, StoreError};
 
 use super::assign::{Callers, accept};
 use super::batch::{Batch, RECORDS_BESIDE_PUBLISHES};
+use super::db::{JournalDb, JournalTransaction};
 use super::fanout_tracker::FanoutTracker;
 use super::feed::Feed;
-use super::fence::{self, FenceResult};
+use super::fence::{FenceResult, shards_of};
 use super::ledger_updates::{Committed, apply};
 use super::recent_cancels::RecentCancels;
 use super::remote_shards::RemoteShards;
-use super::statements::{Rows, Statements};
-use super::updates::{Change, Update, Updated};
-use super::{Draft, JournalStats, PublishError, PublishRequest, Published, Record, Request};
+use super::rows::{Change, Purge, Rows, Update, Updated};
+use super::{Bounds, Draft, JournalStats, PublishError, PublishRequest, Published, Record, Request};
 
 use self::settle::{Failure, Unanswered};
-
-/// Bounds on one transaction, and so on how long the next batch waits.
-const MAX_PUBLISHES: usize = 1024;
-const MAX_RECORDS: usize = 2048;
-
-/// Nobody waits for an outcome to be committed, so outcomes gather this long to make fewer and larger commits. A crash
-/// in this time sends that much more again.
-const LINGER: Duration = Duration::from_millis(10);
 
 pub(super) struct Outputs {
     pub(super) feed: Arc<Feed>,
@@ -58,19 +49,20 @@ pub(super) struct Outputs {
 }
 
 pub(super) struct Writer {
-    pub(super) store: Store,
-    pub(super) shard_set: ShardSet,
+    db: Arc<dyn JournalDb>,
+    host: Host,
+    bounds: Bounds,
+    shard_set: ShardSet,
     publishes: mpsc::Receiver<Request>,
     records: mpsc::Receiver<Request>,
-    statements: Statements,
-    pub(super) watched: FanoutTracker,
+    watched: FanoutTracker,
     cancelled: RecentCancels,
     /// Records that let a few publishes go first.
     held: Vec<Record>,
     /// A publish that came during a batch that it must not join.
     deferred_publish: Option<PublishRequest>,
     last: EventSeq,
-    pub(super) outputs: Outputs,
+    outputs: Outputs,
 }
 
 type Answers = Vec<Result<Vec<Published>, PublishError>>;
@@ -96,30 +88,31 @@ impl Prepared {
         Self { answers, fanouts, last, late, updated, new: Vec::new(), statements: 0, rows: 0, events: 0 }
     }
 
-    async fn run(&mut self, statements: &Statements, on: &Transaction, rows: Rows) -> Result<Updated, StoreError> {
+    async fn write(&mut self, on: &mut dyn JournalTransaction, rows: Rows<'_>) -> Result<Updated, StoreError> {
         self.rows += rows.count();
-        let (count, updated) = statements.run(on, rows).await?;
-        self.statements += count;
+        let updated = on.write(rows).await?;
+        self.statements += updated.statements;
         Ok(updated)
     }
 }
 
 impl Writer {
     pub(super) fn new(
-        store: Store,
+        (db, host, bounds): (Arc<dyn JournalDb>, Host, Bounds),
         shard_set: ShardSet,
         (publishes, records): (mpsc::Receiver<Request>, mpsc::Receiver<Request>),
         last: EventSeq,
         outputs: Outputs,
     ) -> Self {
-        let (statements, watched) = (Statements::new(store.backend()), FanoutTracker::default());
-        let (held, deferred_publish, cancelled) = (Vec::new(), None, RecentCancels::new(UnixMillis::now()));
+        let (watched, cancelled) = (FanoutTracker::default(), RecentCancels::new(host.now()));
+        let (held, deferred_publish) = (Vec::new(), None);
         Self {
-            store,
+            db,
+            host,
+            bounds,
             shard_set,
             publishes,
             records,
-            statements,
             watched,
             cancelled,
             held,
@@ -150,11 +143,12 @@ impl Writer {
             batch.add(self.next().await?);
         }
         self.take_waiting(&mut batch);
-        let mut patience = pin!(tokio::time::sleep(LINGER));
+        let mut patience = pin!(self.host.sleep(self.bounds.linger));
         while batch.can_wait() {
             tokio::select! {
-                Some(request) = self.next() => batch.add(request),
+                biased;
                 () = &mut patience => break,
+                Some(request) = self.next() => batch.add(request),
                 else => break,
             }
             self.take_waiting(&mut batch);
@@ -171,6 +165,7 @@ impl Writer {
 
     async fn next(&mut self) -> Option<Request> {
         tokio::select! {
+            biased;
             Some(request) = self.records.recv() => Some(request),
             Some(request) = self.publishes.recv() => Some(request),
             else => None,
@@ -178,13 +173,13 @@ impl Writer {
     }
 
     fn take_waiting(&mut self, batch: &mut Batch) {
-        while batch.publishes.len() < MAX_PUBLISHES {
+        while batch.publishes.len() < self.bounds.publishes {
             let Ok(request) = self.publishes.try_recv() else { break };
             batch.add(request);
         }
         // Half of what waits, so that publishes without end do not starve records.
-        let beside = (self.records.len() / 2).clamp(RECORDS_BESIDE_PUBLISHES, MAX_RECORDS);
-        let most = if batch.publishes.is_empty() { MAX_RECORDS } else { beside };
+        let beside = (self.records.len() / 2).max(RECORDS_BESIDE_PUBLISHES).min(self.bounds.records);
+        let most = if batch.publishes.is_empty() { self.bounds.records } else { beside };
         while batch.records.len() < most && !batch.is_large() {
             let Ok(request) = self.records.try_recv() else { break };
             batch.add(request);
@@ -193,24 +188,24 @@ impl Writer {
 
     async fn commit(&mut self, batch: &mut Batch, end: Instant) -> Result<Prepared, Failure> {
         self.outputs.feed.discard_expected_after(self.last);
-        let transaction = self.store.begin_batch(end).await?;
-        let fence = fence::check_fence(&transaction, &self.shard_set, &batch.records).await?;
+        let mut transaction = self.db.begin_batch(end).await?;
+        let fence = self.check_fence(transaction.as_mut(), &batch.records).await?;
         if !fence.admits_all() {
             self.drop_lost(batch, &fence);
         }
         let mut prepared = Prepared::after(self.last);
         let mut rows = Rows::default();
         self.prepare_records(&batch.records, &mut rows);
-        prepared.late = self.cancelled.settled_before(&transaction, &batch.records, UnixMillis::now()).await?;
-        prepared.updated = prepared.run(&self.statements, &transaction, rows).await?;
-        prepared.new = self.new_among(&transaction, &batch.records).await?;
+        prepared.late = self.settled_before(transaction.as_mut(), &batch.records).await?;
+        prepared.updated = prepared.write(transaction.as_mut(), rows).await?;
+        prepared.new = self.new_among(transaction.as_mut(), &batch.records).await?;
         if fence.admits_events() {
             self.admit_deferred_publishes(batch);
         }
         let batch = &*batch;
         let mut rows = Rows::default();
-        self.prepare_events(&transaction, &batch.publishes, &mut prepared, &mut rows).await?;
-        prepared.run(&self.statements, &transaction, rows).await?;
+        self.prepare_events(transaction.as_mut(), &batch.publishes, &mut prepared, &mut rows).await?;
+        prepared.write(transaction.as_mut(), rows).await?;
         if prepared.events > 0 {
             fault::point("publish.before_commit");
         }
@@ -221,16 +216,38 @@ impl Writer {
         match transaction.commit().await {
             Ok(()) => Ok(prepared),
             Err(error) => {
-                Err(Failure::InDoubt(error.into(), Box::new(Unanswered { prepared, transaction: fence.transaction })))
+                Err(Failure::InDoubt(error, Box::new(Unanswered { prepared, transaction: fence.transaction })))
             }
         }
+    }
+
+    /// Locks the node's row and the shards that the records belong to.
+    async fn check_fence(
+        &self,
+        on: &mut dyn JournalTransaction,
+        records: &[Record],
+    ) -> Result<FenceResult, StoreError> {
+        if self.shard_set.is_everything() {
+            return Ok(FenceResult::default());
+        }
+        Ok(FenceResult::of(on.lock(&self.shard_set, &shards_of(records)).await?))
+    }
+
+    /// The attempts among the records whose delivery was settled before.
+    async fn settled_before(
+        &mut self,
+        on: &mut dyn JournalTransaction,
+        records: &[Record],
+    ) -> Result<HashSet<DeliveryId>, StoreError> {
+        let doubtful = self.cancelled.doubtful_among(records, self.host.now());
+        if doubtful.is_empty() { Ok(HashSet::new()) } else { on.settled_among(&doubtful).await }
     }
 
     /// Admits publishes that arrived while the records were written, so that they need not wait for the next commit.
     /// Ordered events on several nodes are excluded: another node may have accepted an event before ours, in a later
     /// transaction than this batch, and scans, which go by transaction numbers, would find that event after ours.
     fn admit_deferred_publishes(&mut self, batch: &mut Batch) {
-        while batch.publishes.len() < MAX_PUBLISHES && self.deferred_publish.is_none() {
+        while batch.publishes.len() < self.bounds.publishes && self.deferred_publish.is_none() {
             match self.publishes.try_recv() {
                 Ok(Request::Publish(request)) if self.must_be_deferred(&request) => {
                     self.deferred_publish = Some(request);
@@ -264,17 +281,17 @@ impl Writer {
 
     async fn prepare_events(
         &self,
-        on: &Transaction,
+        on: &mut dyn JournalTransaction,
         publishes: &[PublishRequest],
         prepared: &mut Prepared,
-        rows: &mut Rows,
+        rows: &mut Rows<'_>,
     ) -> Result<(), StoreError> {
         if publishes.iter().any(|request| self.must_be_deferred(request)) {
             // An ordered event's key must exceed every key visible in this transaction, whatever the clock says.
-            prepared.last = prepared.last.max(newest_event(on).await?);
+            prepared.last = prepared.last.max(on.newest_event().await?);
             prepared.statements += 1;
         }
-        let now = UnixMillis::now();
+        let now = self.host.now();
         let mut callers = Callers::default();
         for request in publishes {
             if let Some(once) = &request.once
@@ -290,7 +307,7 @@ impl Writer {
             if let Some(key) = &request.once {
                 let answer = serde_json::to_vec(&published).map_err(|e| StoreError::unreadable("answer", e))?;
                 let once = Once { key: key.clone(), status: 202, answer };
-                self.store.remember(on, Some(once), now).await?;
+                on.remember(once, now).await?;
             }
             prepared.answers.push(Ok(published));
         }
@@ -299,11 +316,11 @@ impl Writer {
 
     async fn answered_before(
         &self,
-        on: &Transaction,
+        on: &mut dyn JournalTransaction,
         once: &OnceKey,
     ) -> Result<Option<Result<Vec<Published>, PublishError>>, StoreError> {
         let unreadable = |error: String| Some(Err(PublishError::Unreadable(error)));
-        Ok(match self.store.seen_on(on, once).await {
+        Ok(match on.seen(once).await {
             Ok(Seen::New) => None,
             Ok(Seen::Otherwise) => Some(Err(PublishError::KeyReused)),
             Ok(Seen::Before { answer, .. }) => match serde_json::from_slice(&answer) {
@@ -318,11 +335,11 @@ impl Writer {
 
     async fn prepare_event(
         &self,
-        on: &Transaction,
+        on: &mut dyn JournalTransaction,
         draft: &Draft,
         callers: &mut Callers,
         prepared: &mut Prepared,
-        rows: &mut Rows,
+        rows: &mut Rows<'_>,
         now: UnixMillis,
     ) -> Result<Published, StoreError> {
         if let Some(caller) = &draft.caller
@@ -333,17 +350,18 @@ impl Writer {
         prepared.last = prepared.last.next(self.shard_set.slot(), now);
         prepared.events += 1;
         let (new, receipt) = accept(draft.clone(), prepared.last, now);
-        let parts = self.parts_of(&new.targets);
-        rows.event(&new, &parts);
         if let Some(caller) = &new.caller {
             callers.learn(draft.tenant, caller, receipt);
         }
+        let (event, parts) = (new.event.clone(), self.parts_of(&new.targets));
+        rows.events.push(new);
         let in_order = draft.is_ordered && !self.shard_set.is_everything();
         for (shard, targets) in parts {
             if in_order && self.is_ours(shard) {
                 self.outputs.feed.expect_in_scan((prepared.last, shard));
             }
-            prepared.fanouts.push(Fanout { event: new.event.clone(), shard, targets, in_order });
+            rows.fanouts.push(((prepared.last, shard), targets.clone()));
+            prepared.fanouts.push(Fanout { event: event.clone(), shard, targets, in_order });
         }
         Ok(Published::Accepted(receipt))
     }
@@ -364,29 +382,29 @@ impl Writer {
     }
 
     /// Turns records into rows. A retry of the batch marks the same targets again, which changes nothing.
-    fn prepare_records(&mut self, records: &[Record], rows: &mut Rows) {
+    fn prepare_records<'a>(&mut self, records: &'a [Record], rows: &mut Rows<'a>) {
         for record in records {
             match record {
                 Record::Attempt(record) => {
-                    rows.delivery(record.id, &record.state);
-                    rows.attempt(record.id, &record.attempt);
+                    rows.delivery(record.id, record.state);
+                    rows.attempts.push((record.id, &record.attempt));
                     self.watched.mark(record.id);
                 }
                 Record::Defer { id, .. } if !self.watched.may_get_row(*id, &self.shard_set) => {}
                 Record::Defer { id, next_at } => {
-                    rows.deferral(*id, &DeliveryState::pending(Some(*next_at)));
+                    rows.deferrals.push((*id, DeliveryState::pending(Some(*next_at))));
                     self.watched.mark(*id);
                 }
                 Record::Cancel { id, at } => {
-                    rows.deferral(*id, &DeliveryState::pending(Some(*at)));
+                    rows.deferrals.push((*id, DeliveryState::pending(Some(*at))));
                     rows.updates.push(Update::Cancel { id: *id, at: *at });
                     self.watched.mark(*id);
                 }
                 Record::Retry { id, at } => rows.updates.push(Update::Retry { id: *id, at: *at }),
-                Record::Health { webhook, health } => rows.health(*webhook, health.clone()),
+                Record::Health { webhook, health } => rows.health(*webhook, health),
                 Record::Purge { webhook, through, except, .. } => {
                     let purge = Purge { webhook: *webhook, through: *through, except: except.clone() };
-                    rows.updates.push(Update::Purge { purge, at: UnixMillis::now() });
+                    rows.updates.push(Update::Purge { purge, at: self.host.now() });
                 }
                 Record::Adopt { fanout } => self.watched.adopt(fanout),
                 Record::Mark { event, recorded, .. } => self.watched.mark_all(*event, recorded),
@@ -394,9 +412,7 @@ impl Writer {
                 Record::Watch { .. } => {}
             }
         }
-        for key in self.watched.ended() {
-            rows.ended(*key);
-        }
+        rows.ended.extend(self.watched.ended());
     }
 
     /// Tells everybody who waits that the batch is durable.
@@ -453,7 +469,7 @@ impl Writer {
     }
 
     fn tell_ledger(&mut self, committed: &Committed<'_>) {
-        let now = UnixMillis::now();
+        let now = self.host.now();
         apply(&mut self.outputs.ledger.lock(), committed, now);
         for change in committed.changes {
             if let Change::TakenBack(taken_back) = change {
@@ -469,7 +485,7 @@ impl Writer {
             self.last.min(feed.dispatched_to())
         } else if feed.is_idle() {
             // Other nodes give keys, too, so this node's newest key is no bound.
-            EventSeq::first_at(UnixMillis::now())
+            EventSeq::first_at(self.host.now())
         } else {
             feed.dispatched_to()
         };

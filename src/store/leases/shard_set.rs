@@ -406,15 +406,16 @@ impl OwnedShards {
     }
 }
 
-/// What [`ShardSet::lock`] has found.
+/// What a batch has found when it locked its shards.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Locked {
+pub struct Locked {
     /// Other nodes have reaped this one, or the server lacks transactions that this node has seen.
-    pub(in crate::store) is_reaped: bool,
-    pub(in crate::store) lost: BTreeSet<ShardNum>,
-    pub(in crate::store) statements: u64,
-    /// `None` if nothing may be written.
-    pub(in crate::store) transaction: Option<TransactionId>,
+    pub is_reaped: bool,
+    pub lost: BTreeSet<ShardNum>,
+    pub statements: u64,
+    /// The transaction's number, by which the server tells later whether it was committed; `None` if nothing may be
+    /// written.
+    pub transaction: Option<TransactionId>,
 }
 
 #[derive(Debug, Default, FromQueryResult)]

@@ -9,7 +9,7 @@ use super::world::gain_all;
 use super::*;
 use crate::store::fanout_scan::{ScanCursor, Which};
 use crate::store::journal::feed::Next;
-use crate::store::journal::{Journal, Receipt, Running, ScannedFanout};
+use crate::store::journal::{Receipt, Running, ScannedFanout};
 use crate::store::leases::{Renewal, ShardNum, ShardSet};
 
 /// Longer than any test that uses it.
@@ -27,7 +27,7 @@ impl Other {
     async fn joins(world: &World) -> Self {
         let store = world.home.open_for(LONG).await;
         let shard_set = store.join("another", Some("http://127.0.0.2:8080")).await.unwrap();
-        let running = Journal::start(&store, &shard_set).await.unwrap();
+        let (running, _) = store.start_journal(&shard_set).await;
         gain_all(&store, &shard_set, &running.journal).await;
         Self { store, shard_set, running }
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::ledger::agrees;
 use super::*;
-use crate::store::commit_status::UnansweredCommit;
+use crate::store::journal::db::UnansweredCommit;
 use crate::store::transaction_id::TransactionId;
 use test_support::cluster::Database;
 use test_support::proxy::{Loss, Proxy};

@@ -5,6 +5,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::value::RawValue;
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
@@ -33,6 +34,7 @@ pub(super) struct World {
     pub(super) tenant: Tenant,
     pub(super) shard_set: ShardSet,
     pub(super) running: Running,
+    pub(super) writer: JoinHandle<()>,
     /// The last field, so that the store is closed before its files are deleted.
     pub(super) home: Home,
 }
@@ -122,11 +124,11 @@ pub(crate) async fn gain_all(store: &Store, shard_set: &ShardSet, journal: &Jour
     journal.activate(grants).await.unwrap().unwrap();
 }
 
-async fn start(store: &Store) -> (ShardSet, Running) {
+async fn start(store: &Store) -> (ShardSet, Running, JoinHandle<()>) {
     let shard_set = store.join("test", None).await.unwrap();
-    let running = Journal::start(store, &shard_set).await.unwrap();
+    let (running, writer) = store.start_journal(&shard_set).await;
     gain_all(store, &shard_set, &running.journal).await;
-    (shard_set, running)
+    (shard_set, running, writer)
 }
 
 impl World {
@@ -144,8 +146,8 @@ impl World {
             catalogue: vec![("message.sent".to_owned(), "A message was sent.".to_owned())],
         };
         let tenant = store.create_tenant(new, None, &Author::engine()).await.unwrap();
-        let (shard_set, running) = start(&store).await;
-        Self { store, tenant, shard_set, running, home }
+        let (shard_set, running, writer) = start(&store).await;
+        Self { store, tenant, shard_set, running, writer, home }
     }
 
     pub(super) async fn another_tenant(&self) -> Tenant {
@@ -236,9 +238,9 @@ impl World {
 
     /// Ends the process as a clean stop would; its files stay.
     pub(super) async fn stop(self) -> Home {
-        let Self { home, store, shard_set, running, .. } = self;
+        let Self { home, store, shard_set, running, writer, .. } = self;
         running.journal.close().await;
-        running.writer.await.unwrap();
+        writer.await.unwrap();
         store.release(&shard_set, &shard_set.owned(), false).await.unwrap();
         store.deregister(&shard_set).await.unwrap();
         store.close().await;
@@ -250,8 +252,8 @@ impl World {
         let tenant = self.tenant.clone();
         let home = self.stop().await;
         let store = home.open().await;
-        let (shard_set, running) = start(&store).await;
-        Self { store, tenant, shard_set, running, home }
+        let (shard_set, running, writer) = start(&store).await;
+        Self { store, tenant, shard_set, running, writer, home }
     }
 
     /// All stored bytes, from the files or as the rows are read.

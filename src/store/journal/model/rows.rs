@@ -7,12 +7,11 @@ use bytes::Bytes;
 
 use crate::domain::id::{DeliveryId, WebhookNum};
 use crate::domain::moment::UnixMillis;
-use crate::store::cancel::Purge;
 use crate::store::deliveries::DeliveryState;
 use crate::store::events::{Body, Event};
 use crate::store::fanouts::Fanout;
 use crate::store::journal::assign::accept;
-use crate::store::journal::updates::Updated;
+use crate::store::journal::rows::{Purge, Updated};
 use crate::store::journal::{PublishRequest, Published, Record, ScannedFanout};
 use crate::store::leases::ShardNum;
 
@@ -115,12 +114,8 @@ impl Writer {
 
     /// Mirrors `RecentCancels::settled_before`.
     pub(super) fn late(&mut self, tables: &Tables, now: UnixMillis) -> HashSet<DeliveryId> {
-        self.cancelled.forget_old(now);
-        let attempts = self.batch.records.iter().filter_map(|record| match record {
-            Record::Attempt(record) => Some(record.id),
-            _ => None,
-        });
-        attempts.filter(|id| self.cancelled.may_include(*id) && tables.is_settled(*id)).collect()
+        let doubtful = self.cancelled.doubtful_among(&self.batch.records, now);
+        doubtful.into_iter().filter(|id| tables.is_settled(*id)).collect()
     }
 
     /// Mirrors `Writer::new_among`.

@@ -3,17 +3,13 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::time::Duration;
-
-use sea_orm::DbErr;
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::domain::id::EventSeq;
-use crate::domain::moment::UnixMillis;
 use crate::store::StoreError;
-use crate::store::commit_status::UnansweredCommit;
 use crate::store::transaction_id::TransactionId;
 
+use super::super::db::UnansweredCommit;
 use super::super::outage::Ended;
 use super::{Batch, JournalStats, Prepared, PublishError, RecentCancels, Request, Writer};
 
@@ -51,19 +47,13 @@ impl From<StoreError> for Failure {
     }
 }
 
-impl From<DbErr> for Failure {
-    fn from(error: DbErr) -> Self {
-        Self::Refused(error.into())
-    }
-}
-
 impl Writer {
     /// Commits the batch, however long that takes; its publishers wait for one try only.
     pub(super) async fn settle(&mut self, mut batch: Batch) {
         let (mut patience, mut tries) = (PATIENCE, 0);
         loop {
             tries += 1;
-            let end = Instant::now() + patience;
+            let end = self.host.steady() + patience;
             let error = match Box::pin(self.commit(&mut batch, end)).await {
                 Ok(prepared) => return self.committed(batch, prepared).await,
                 // Another node has just accepted the same caller id or idempotency key, or was about to. The next try
@@ -80,22 +70,22 @@ impl Writer {
             };
             self.note_refusal(&error);
             refuse(batch.publishes.drain(..).map(Request::Publish), || PublishError::Store(error.to_string()));
-            let store = self.store.clone();
-            self.meanwhile(&mut batch, end, store.answers()).await;
+            let db = self.db.clone();
+            self.meanwhile(&mut batch, end, db.answers()).await;
             if batch.records.is_empty() {
-                self.outputs.stats.outage.lock().rests(Instant::now().into_std());
+                self.outputs.stats.outage.lock().rests(self.host.steady());
                 return batch.pass_barriers();
             }
-            tokio::time::sleep(RETRY_PAUSE).await;
+            self.host.sleep(RETRY_PAUSE).await;
             self.refuse_waiting();
-            if Instant::now() > end {
+            if self.host.steady() > end {
                 patience = MOST_PATIENCE.min(patience * 2);
             }
         }
     }
 
     async fn committed(&mut self, batch: Batch, prepared: Prepared) {
-        let ended = self.outputs.stats.outage.lock().succeeded(Instant::now().into_std());
+        let ended = self.outputs.stats.outage.lock().succeeded(self.host.steady());
         if let Some(Ended { after, refusals }) = ended {
             let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
             tracing::info!(after_ms, refusals, "the database commits journal batches again");
@@ -105,7 +95,7 @@ impl Writer {
 
     /// Only the first line is a warning: the batch is tried again several times a second.
     fn note_unanswered(&self, error: &StoreError) {
-        let is_told = self.outputs.stats.outage.lock().unanswered(Instant::now().into_std());
+        let is_told = self.outputs.stats.outage.lock().unanswered(self.host.steady());
         if is_told {
             tracing::warn!(%error, "COMMIT of a journal batch was not answered; asking whether it was committed");
         } else {
@@ -116,7 +106,7 @@ impl Writer {
     fn note_refusal(&self, error: &StoreError) {
         let stats = &self.outputs.stats;
         JournalStats::add(&stats.failed_commits, 1);
-        let told = stats.outage.lock().refused(Instant::now().into_std());
+        let told = stats.outage.lock().refused(self.host.steady());
         match told {
             Some(suppressed) => tracing::error!(
                 %error, suppressed,
@@ -130,22 +120,23 @@ impl Writer {
     async fn resolve_commit(&mut self, batch: &mut Batch, in_doubt: &Unanswered, end: Instant) -> bool {
         let Unanswered { prepared, transaction } = in_doubt;
         let event = (prepared.events > 0).then_some(prepared.last);
-        let (store, shard_set) = (self.store.clone(), self.shard_set.clone());
+        let (db, shard_set) = (self.db.clone(), self.shard_set.clone());
         let in_doubt = UnansweredCommit { shard_set: &shard_set, transaction: transaction.as_ref(), event };
-        self.meanwhile(batch, end, store.resolve_commit(&in_doubt)).await
+        self.meanwhile(batch, end, db.resolve_commit(&in_doubt)).await
     }
 
     /// Waits for the database's answer. The batch's publishers wait until `end`; others are refused after a short
     /// pause.
     async fn meanwhile<T>(&mut self, batch: &mut Batch, end: Instant, answer: impl Future<Output = T>) -> T {
         let mut answer = pin!(answer);
-        let late = Instant::now() + RETRY_PAUSE;
+        let late = self.host.steady() + RETRY_PAUSE;
         let mut is_late = false;
         loop {
             tokio::select! {
+                biased;
                 answer = &mut answer => return answer,
-                () = tokio::time::sleep_until(late), if !is_late => is_late = true,
-                () = tokio::time::sleep_until(end), if !batch.publishes.is_empty() => {
+                () = self.host.sleep_until(late), if !is_late => is_late = true,
+                () = self.host.sleep_until(end), if !batch.publishes.is_empty() => {
                     refuse(batch.publishes.drain(..).map(Request::Publish), silent);
                 }
                 Some(request) = self.publishes.recv(), if is_late => refuse([request], silent),
@@ -159,10 +150,10 @@ impl Writer {
     }
 
     /// Keeps keys above every visible key. Forgets recent cancels, since the database may have lost them.
-    pub(in super::super) fn forget_lost_history(&mut self, newest: EventSeq) {
+    pub(super) fn forget_lost_history(&mut self, newest: EventSeq) {
         self.refuse_all_that_wait(|| PublishError::Diverged);
         self.last = self.last.max(newest);
-        self.cancelled = RecentCancels::new(UnixMillis::now());
+        self.cancelled = RecentCancels::new(self.host.now());
     }
 
     fn refuse_all_that_wait(&mut self, why: impl Fn() -> PublishError) {

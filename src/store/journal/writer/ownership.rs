@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::domain::moment::UnixMillis;
 use crate::store::StoreError;
 use crate::store::leases::{AcquiredShard, Membership, ShardNum};
 
-use super::writer::Writer;
-use super::{JournalStats, OwnershipChange};
+use super::super::OwnershipChange;
+use super::{JournalStats, Writer};
 
 impl Writer {
     pub(super) async fn change_ownership(&mut self, shift: OwnershipChange) {
@@ -31,10 +30,10 @@ impl Writer {
     async fn activate(&mut self, acquired: &[AcquiredShard]) -> Result<(), StoreError> {
         let shards: Vec<ShardNum> = acquired.iter().map(|shard| shard.shard).collect();
         if !self.shard_set.is_everything() {
-            let orphans = self.store.end_orphans(Some(&shards), UnixMillis::now()).await?;
-            JournalStats::add(&self.outputs.stats.orphans, orphans.count());
+            let orphans = self.db.end_orphans(&shards, self.host.now()).await?;
+            JournalStats::add(&self.outputs.stats.orphans, orphans);
         }
-        let (owed, moment) = self.store.ledger(&shards, UnixMillis::now()).await?;
+        let (owed, moment) = self.db.ledger(&shards, self.host.now()).await?;
         self.outputs.ledger.lock().absorb(owed);
         self.shard_set.activate(acquired, &Arc::new(moment));
         self.outputs.feed.rescan();

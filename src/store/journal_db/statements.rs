@@ -1,7 +1,5 @@
-//! The writer's statements: one text for each table and batch size, so that they stay prepared.
+//! The journal's statements: one text for each table and batch size, so that they stay prepared.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Value};
@@ -9,12 +7,12 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, Value};
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::deliveries::{Attempt, DeliveryState};
 use crate::store::health::Health;
+use crate::store::journal::outstanding::FanoutKey;
+use crate::store::journal::rows::{NewEvent, Rows, Updated};
 use crate::store::rows::{Column, RowStatement, bytes, int2, int8, text};
 use crate::store::targets;
 
-use super::assign::NewEvent;
-use super::outstanding::FanoutKey;
-use super::updates::{Update, Updated};
+use super::updates;
 
 /// A cancelled delivery stays cancelled unless an attempt that was under way succeeded.
 const UPSERT_DELIVERY: &str = "ON CONFLICT (event_seq, webhook_num) DO UPDATE SET \
@@ -24,7 +22,7 @@ const UPSERT_DELIVERY: &str = "ON CONFLICT (event_seq, webhook_num) DO UPDATE SE
     attempts = excluded.attempts, tries = excluded.tries, \
     manual_from = excluded.manual_from, manual_next_at = excluded.manual_next_at";
 
-pub(super) struct Statements {
+pub(in crate::store) struct Statements {
     event: RowStatement,
     caller: RowStatement,
     fanout: RowStatement,
@@ -33,23 +31,6 @@ pub(super) struct Statements {
     attempt: RowStatement,
     fanout_end: RowStatement,
     health: RowStatement,
-}
-
-/// Rows of one batch, ready to be bound.
-#[derive(Default)]
-pub(super) struct Rows {
-    pub(super) events: Vec<Value>,
-    pub(super) callers: Vec<Value>,
-    pub(super) fanouts: Vec<Value>,
-    pub(super) deliveries: Vec<Value>,
-    /// The position of each delivery in `deliveries`: a statement must not name a row twice.
-    delivery_at: HashMap<DeliveryId, usize>,
-    pub(super) deferrals: Vec<Value>,
-    pub(super) attempts: Vec<Value>,
-    pub(super) ended: Vec<Value>,
-    pub(super) updates: Vec<Update>,
-    /// The latest state of each: a statement must not name a row twice.
-    pub(super) health: BTreeMap<WebhookNum, Health>,
 }
 
 const UPSERT_HEALTH: &str = "ON CONFLICT (webhook_num) DO UPDATE SET \
@@ -134,110 +115,80 @@ impl Statements {
         }
     }
 
-    /// Runs the batch; returns the number of statements and what the updates changed.
-    pub(super) async fn run<C: ConnectionTrait>(&self, on: &C, rows: Rows) -> Result<(u64, Updated), DbErr> {
-        let Rows { events, callers, fanouts, deliveries, deferrals, attempts, ended, updates, health, .. } = rows;
+    /// Runs the statements that the rows need.
+    pub(super) async fn run<C: ConnectionTrait>(&self, on: &C, rows: Rows<'_>) -> Result<Updated, DbErr> {
+        let Rows { events, fanouts, deliveries, deferrals, attempts, ended, updates, health, .. } = rows;
+        let callers = values(events.iter().filter_map(caller_row));
         let mut statements = updates.len() as u64;
-        statements += self.event.run(on, events).await?;
+        statements += self.event.run(on, values(events.into_iter().map(event_row))).await?;
         statements += self.caller.run(on, callers).await?;
-        statements += self.fanout.run(on, fanouts).await?;
-        statements += self.deferral.run(on, deferrals).await?;
-        statements += self.delivery.run(on, deliveries).await?;
-        statements += self.attempt.run(on, attempts).await?;
+        statements += self.fanout.run(on, values(fanouts.into_iter().map(fanout_row))).await?;
+        statements += self.deferral.run(on, values(deferrals.into_iter().map(delivery_row))).await?;
+        statements += self.delivery.run(on, values(deliveries.into_iter().map(delivery_row))).await?;
+        statements += self.attempt.run(on, values(attempts.into_iter().map(attempt_row))).await?;
         let mut updated = Updated::default();
         for update in updates {
-            update.run(on, &mut updated).await?;
+            updates::run(update, on, &mut updated).await?;
         }
-        statements += self.fanout_end.run(on, ended).await?;
-        statements += self.health.run(on, health.into_iter().flat_map(health_row).collect()).await?;
-        Ok((statements, updated))
+        statements += self.fanout_end.run(on, values(ended.into_iter().map(ended_row))).await?;
+        statements += self.health.run(on, values(health.into_iter().map(health_row))).await?;
+        Ok(Updated { statements, ..updated })
     }
 }
 
-impl Rows {
-    pub(super) fn count(&self) -> usize {
-        self.events.len() / EVENT.len()
-            + self.callers.len() / CALLER.len()
-            + self.fanouts.len() / FANOUT.len()
-            + (self.deliveries.len() + self.deferrals.len()) / DELIVERY.len()
-            + self.attempts.len() / ATTEMPT.len()
-            + self.ended.len() / 2
-            + self.updates.len()
-            + self.health.len()
-    }
+/// The values of the rows, one row after the other.
+fn values<const N: usize>(rows: impl Iterator<Item = [Value; N]>) -> Vec<Value> {
+    let mut values = Vec::with_capacity(rows.size_hint().0 * N);
+    rows.for_each(|row| values.extend(row));
+    values
+}
 
-    pub(super) fn event(&mut self, new: &NewEvent, parts: &[(i16, Arc<[WebhookNum]>)]) {
-        let NewEvent { event, body, occurred_at, caller, targets: owed } = new;
-        self.events.extend([
-            event.seq.0.into(),
-            event.tenant.0.into(),
-            event.kind.clone().into(),
-            occurred_at.0.into(),
-            caller.as_ref().map(|caller| caller.id.clone()).into(),
-            i64::try_from(owed.len()).unwrap_or(i64::MAX).into(),
-            body.to_vec().into(),
-            event.trail.as_deref().map(str::to_owned).into(),
-        ]);
-        if let Some(caller) = caller {
-            self.callers.extend([
-                event.tenant.0.into(),
-                caller.id.clone().into(),
-                event.seq.0.into(),
-                caller.digest.to_vec().into(),
-            ]);
-        }
-        for (shard, targets) in parts {
-            self.fanouts.extend([event.seq.0.into(), (*shard).into(), targets::encode(targets).into()]);
-        }
-    }
+fn event_row(new: NewEvent) -> [Value; EVENT.len()] {
+    let NewEvent { event, body, occurred_at, caller, targets } = new;
+    [
+        event.seq.0.into(),
+        event.tenant.0.into(),
+        event.kind.clone().into(),
+        occurred_at.0.into(),
+        caller.map(|caller| caller.id).into(),
+        i64::try_from(targets.len()).unwrap_or(i64::MAX).into(),
+        body.to_vec().into(),
+        event.trail.as_deref().map(str::to_owned).into(),
+    ]
+}
 
-    /// The state in which an attempt leaves its delivery. A batch may hold several attempts of a delivery, made one
-    /// after the other; the last one counts.
-    pub(super) fn delivery(&mut self, id: DeliveryId, state: &DeliveryState) {
-        match self.delivery_at.entry(id) {
-            Entry::Vacant(entry) => {
-                entry.insert(self.deliveries.len());
-                self.deliveries.extend(delivery_row(id, state));
-            }
-            Entry::Occupied(entry) => {
-                let from = *entry.get();
-                self.deliveries.splice(from..from + DELIVERY.len(), delivery_row(id, state));
-            }
-        }
-    }
+fn caller_row(NewEvent { event, caller, .. }: &NewEvent) -> Option<[Value; CALLER.len()]> {
+    let caller = caller.as_ref()?;
+    let (tenant, id) = (event.tenant.0, caller.id.clone());
+    Some([tenant.into(), id.into(), event.seq.0.into(), caller.digest.to_vec().into()])
+}
 
-    pub(super) fn deferral(&mut self, id: DeliveryId, state: &DeliveryState) {
-        self.deferrals.extend(delivery_row(id, state));
-    }
+fn fanout_row(((event, shard), targets): (FanoutKey, Arc<[WebhookNum]>)) -> [Value; FANOUT.len()] {
+    [event.0.into(), shard.into(), targets::encode(&targets).into()]
+}
 
-    pub(super) fn attempt(&mut self, id: DeliveryId, attempt: &Attempt) {
-        let Attempt { number, trigger, started_at, duration_us, head_us, status_code, outcome, error, .. } = attempt;
-        let headers = serde_json::to_string(&attempt.response_headers).ok().filter(|text| text != "[]");
-        let body = Some(attempt.response_body.clone()).filter(|body| !body.is_empty());
-        self.attempts.extend([
-            id.event.0.into(),
-            id.webhook.0.into(),
-            number.cast_signed().into(),
-            trigger.code().into(),
-            started_at.0.into(),
-            i64::from(*duration_us).into(),
-            head_us.map(i64::from).into(),
-            status_code.map(u16::cast_signed).into(),
-            (*outcome).into(),
-            error.as_deref().map(storable).into(),
-            headers.as_deref().map(storable).into(),
-            body.into(),
-        ]);
-    }
+fn ended_row((EventSeq(event), shard): FanoutKey) -> [Value; 2] {
+    [event.into(), shard.into()]
+}
 
-    pub(super) fn health(&mut self, webhook: WebhookNum, health: Health) {
-        self.health.insert(webhook, health);
-    }
-
-    pub(super) fn ended(&mut self, (event, shard): FanoutKey) {
-        let EventSeq(event) = event;
-        self.ended.extend([event.into(), shard.into()]);
-    }
+fn attempt_row((id, attempt): (DeliveryId, &Attempt)) -> [Value; ATTEMPT.len()] {
+    let Attempt { number, trigger, started_at, duration_us, head_us, status_code, outcome, error, .. } = attempt;
+    let headers = serde_json::to_string(&attempt.response_headers).ok().filter(|text| text != "[]");
+    let body = Some(&attempt.response_body).filter(|body| !body.is_empty()).cloned();
+    [
+        id.event.0.into(),
+        id.webhook.0.into(),
+        number.cast_signed().into(),
+        trigger.code().into(),
+        started_at.0.into(),
+        i64::from(*duration_us).into(),
+        head_us.map(i64::from).into(),
+        status_code.map(u16::cast_signed).into(),
+        (*outcome).into(),
+        error.as_deref().map(storable).into(),
+        headers.as_deref().map(storable).into(),
+        body.into(),
+    ]
 }
 
 /// PostgreSQL's texts cannot hold NUL, and a receiver's answer must not make a batch fail for ever.
@@ -245,8 +196,8 @@ fn storable(text: &str) -> String {
     text.replace('\0', "\u{FFFD}")
 }
 
-fn health_row((webhook, health): (WebhookNum, Health)) -> [Value; HEALTH.len()] {
-    let Health { consecutive_failures, openings, open_until, opened_at, last_failure, failing_since, .. } = health;
+fn health_row((webhook, health): (WebhookNum, &Health)) -> [Value; HEALTH.len()] {
+    let Health { consecutive_failures, openings, open_until, opened_at, last_failure, failing_since, .. } = *health;
     let last = health.last_error.as_deref();
     [
         webhook.0.into(),
@@ -266,7 +217,7 @@ fn health_row((webhook, health): (WebhookNum, Health)) -> [Value; HEALTH.len()] 
     ]
 }
 
-fn delivery_row(id: DeliveryId, state: &DeliveryState) -> [Value; DELIVERY.len()] {
+fn delivery_row((id, state): (DeliveryId, DeliveryState)) -> [Value; DELIVERY.len()] {
     let DeliveryState { status, attempts, tries, next_at, settled_at, manual } = state;
     [
         id.event.0.into(),

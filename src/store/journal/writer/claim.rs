@@ -1,0 +1,65 @@
+//! Tells the dispatcher which of the fan-outs that a scan has found are new. Only the writer knows which fan-outs are
+//! tracked. Nobody else deletes them, so a fan-out that is neither tracked nor stored has ended.
+
+use std::collections::HashSet;
+
+use crate::store::StoreError;
+use crate::store::leases::ShardNum;
+
+use super::super::ScannedFanout;
+use super::super::outstanding::FanoutKey;
+use super::{JournalTransaction, Record, Writer};
+
+impl Writer {
+    /// For each [`Record::Watch`], which of its fan-outs are new.
+    pub(super) async fn new_among(
+        &self,
+        on: &mut dyn JournalTransaction,
+        records: &[Record],
+    ) -> Result<Vec<Vec<bool>>, StoreError> {
+        let keys: Vec<FanoutKey> = scanned_in(records).flatten().map(key_of).collect();
+        let open = if keys.is_empty() { HashSet::new() } else { on.open_among(&keys).await? };
+        let is_new = |found: &ScannedFanout| self.is_new(found, &open);
+        Ok(scanned_in(records).map(|fanouts| fanouts.iter().map(is_new).collect()).collect())
+    }
+
+    fn is_new(&self, found: &ScannedFanout, open: &HashSet<FanoutKey>) -> bool {
+        let key = key_of(found);
+        let is_ours = ShardNum::read(key.1).is_ok_and(|shard| self.shard_set.owns(shard));
+        is_ours && open.contains(&key) && !self.watched.knows(key)
+    }
+
+    /// Tracks the new fan-outs, and answers.
+    pub(super) fn watch(&mut self, records: &mut Vec<Record>, new: Vec<Vec<bool>>) {
+        let is_watch = |record: &mut Record| matches!(record, Record::Watch { .. });
+        for (record, new) in records.extract_if(.., is_watch).zip(new) {
+            let Record::Watch { fanouts, answer } = record else { continue };
+            let epochs = fanouts.iter().zip(new).map(|(found, is_new)| self.start_to_watch(found, is_new));
+            let _ = answer.send(epochs.collect());
+        }
+    }
+
+    /// A fan-out that two records name is new once.
+    fn start_to_watch(&mut self, ScannedFanout { fanout, is_news }: &ScannedFanout, is_new: bool) -> Option<i64> {
+        if !is_new || !self.watched.watch(fanout) {
+            return None;
+        }
+        self.outputs.feed.note_scanned((fanout.event.seq, fanout.shard));
+        if *is_news {
+            self.outputs.ledger.lock().owe_all(&fanout.targets, fanout.event.seq);
+        }
+        Some(self.shard_set.epoch_of(fanout.shard))
+    }
+}
+
+/// The fan-outs of each [`Record::Watch`].
+fn scanned_in(records: &[Record]) -> impl Iterator<Item = &Vec<ScannedFanout>> {
+    records.iter().filter_map(|record| match record {
+        Record::Watch { fanouts, .. } => Some(fanouts),
+        _ => None,
+    })
+}
+
+fn key_of(found: &ScannedFanout) -> FanoutKey {
+    (found.fanout.event.seq, found.fanout.shard)
+}

@@ -1,0 +1,41 @@
+//! Updates of the journal that cannot share a statement.
+
+use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Statement};
+
+use crate::domain::id::DeliveryId;
+use crate::domain::moment::UnixMillis;
+use crate::store::cancel::{purge, take_back_one};
+use crate::store::journal::rows::{Change, Update, Updated};
+
+#[derive(Debug, FromQueryResult)]
+struct RetriedRow {
+    manual_from: i16,
+    manual_next_at: Option<i64>,
+}
+
+pub(super) async fn run<C: ConnectionTrait>(update: Update, on: &C, updated: &mut Updated) -> Result<(), DbErr> {
+    match update {
+        Update::Cancel { id, at } => {
+            updated.changes.extend(take_back_one(on, id, at).await?.map(Change::TakenBack));
+        }
+        Update::Retry { id, at } => updated.changes.extend(retry(on, id, at).await?),
+        Update::Purge { purge: which, at } => {
+            let taken_back = purge(on, &which, at).await?;
+            updated.purged.push(taken_back.len() as u64);
+            updated.changes.extend(taken_back.into_iter().map(Change::TakenBack));
+        }
+    }
+    Ok(())
+}
+
+/// Keeps the delivery's state in the row: a failed manual retry falls back to it.
+async fn retry<C: ConnectionTrait>(on: &C, id: DeliveryId, at: UnixMillis) -> Result<Option<Change>, DbErr> {
+    let sql = "UPDATE delivery SET manual_from = status, manual_next_at = next_at, status = 0, next_at = $1 \
+               WHERE event_seq = $2 AND webhook_num = $3 AND manual_from IS NULL \
+               RETURNING manual_from, manual_next_at";
+    let values = [at.0.into(), id.event.0.into(), id.webhook.0.into()];
+    let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, values);
+    let Some(row) = RetriedRow::find_by_statement(statement).one(on).await? else { return Ok(None) };
+    let hastened = |at| Change::Hastened { id, next_at: UnixMillis(at) };
+    Ok(if row.manual_from == 0 { row.manual_next_at.map(hastened) } else { Some(Change::Again(id)) })
+}
