@@ -18,6 +18,7 @@ mod backlog;
 mod backlog_ops;
 mod bodies;
 mod cluster;
+mod cluster_db;
 mod config_sync;
 mod configure;
 mod context;
@@ -36,6 +37,7 @@ mod operational;
 mod registry;
 mod stale;
 mod start_slots;
+mod steering;
 mod tenant_quota;
 
 use std::io;
@@ -77,14 +79,17 @@ use crate::store::journal::remote_shards::RemoteShards;
 use crate::store::journal::{Bounds, Caller, Draft, Journal, PublishError, Published};
 use crate::store::log::LogIndex;
 use crate::store::notifier::Notifier;
-use crate::store::{Store, StoreError, log};
+use crate::store::{Store, StoreError, log, payload};
 
 use self::arbiters::Arbiters;
-use self::cluster::{Cluster, Member};
-use self::context::EngineContext;
-use self::node_lease::NodeLease;
+use self::cluster::member::Member;
+use self::cluster::{Cluster, notifications};
+use self::cluster_db::ClusterDb;
+use self::context::{EngineContext, Parts};
+use self::node_lease::{NodeIdentity, NodeLease};
 use self::registry::RegistryHandle;
 use self::routes::RouteTable;
+use self::steering::Steering;
 
 /// The type of the event that `test` sends. Tenants cannot publish it.
 pub const TEST_EVENT: &str = "webhook.test";
@@ -201,6 +206,7 @@ struct Inner {
     context: Arc<EngineContext>,
     feed: Arc<crate::store::journal::feed::Feed>,
     cluster: Cluster,
+    cluster_db: Arc<dyn ClusterDb>,
     log: Arc<LogIndex>,
     /// Tasks that end on `stopping`.
     tasks: TaskTracker,
@@ -215,31 +221,51 @@ impl Engine {
     /// Joins the cluster and starts every task. What the last process left owed takes the same path as new work.
     pub async fn start(store: Store, config: EngineConfig) -> Result<Self, StartError> {
         note_panics();
-        let node_lease = NodeLease::join(&store, config.address.as_deref()).await?;
-        let started = Box::pin(Self::start_for(node_lease.clone(), store, config)).await;
+        let (host, db): (_, Arc<dyn ClusterDb>) = (Host::live(), Arc::new(store.clone()));
+        let identity = NodeIdentity::of_this_process(config.address.as_deref());
+        let node_lease = NodeLease::join(db.clone(), host.clone(), identity).await?;
+        host.spawn(or_abort("the renewal of the lease", node_lease.clone().keep()));
+        let started = Box::pin(Self::start_for(node_lease.clone(), host, (store, db), config)).await;
         if started.is_err() {
             node_lease.release(false).await;
         }
         started
     }
 
-    async fn start_for(node_lease: NodeLease, store: Store, config: EngineConfig) -> Result<Self, StartError> {
-        store.mark_taken(node_lease.shard_set(), UnixMillis::now()).await?;
+    async fn start_for(
+        node_lease: NodeLease,
+        host: Host,
+        (store, cluster_db): (Store, Arc<dyn ClusterDb>),
+        config: EngineConfig,
+    ) -> Result<Self, StartError> {
+        store.mark_taken(node_lease.shard_set(), host.now()).await?;
         let local_network = local_network(&config).map_err(StartError::Network)?;
         let guard = local_network.guard.clone();
         let (running, writer) =
-            Journal::start(Arc::new(store.clone()), Host::live(), node_lease.shard_set(), Bounds::LIVE).await?;
+            Journal::start(Arc::new(store.clone()), host.clone(), node_lease.shard_set(), Bounds::LIVE).await?;
         let writer = tokio::spawn(or_abort("the journal's writer", writer));
         // Read before the routes, so that config sync also finds changes that commit while the routes are read.
-        let position = store.position().await?;
-        let routes = Arc::new(RouteTable::load(&store).await?);
+        let position = cluster_db.position().await?;
+        let routes = Arc::new(RouteTable::load(cluster_db.as_ref()).await?);
         let log = Arc::new(LogIndex::open(&store, running.log.clone()).await?);
         let name = EngineName::new(store.engine_id().await?);
         let dns = &local_network.dns;
         let arbiters = Arbiters::start(config.arbiters, &guard, dns, config.keeps_connections, &name)?;
-        let cluster = Cluster::new(!store.is_clustered());
-        let context =
-            Arc::new(EngineContext::new(&store, &running, &routes, &guard, (node_lease, Notifier::default()), &config));
+        let cluster = Cluster::new(!store.is_clustered(), host.clone());
+        let context = Arc::new(EngineContext::new(Parts {
+            host,
+            db: Arc::new(store.clone()),
+            bounds: dispatch::Bounds::LIVE,
+            journal: running.journal.clone(),
+            ledger: running.ledger.clone(),
+            routes: routes.clone(),
+            guard: guard.clone(),
+            lease: node_lease,
+            notifier: Notifier::default(),
+            max_in_flight: config.max_in_flight,
+            payload_memory: config.payload_memory,
+            payload_in_memory: payload::in_memory,
+        }));
         let registry = registry::start(&arbiters, &context, &running.feed);
         let inner = Inner {
             store,
@@ -251,6 +277,7 @@ impl Engine {
             context,
             feed: running.feed,
             cluster,
+            cluster_db,
             log,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -274,11 +301,11 @@ impl Engine {
         let stopping = inner.stopping.clone();
         let dispatcher = Box::pin(or_abort("the dispatcher", dispatcher.run()));
         inner.tasks.spawn(async move { stopping.run_until_cancelled(dispatcher).await });
-        let waker =
+        let poller =
             Box::pin(or_abort("the due poller", due_poller::run(inner.context.clone(), inner.registry.clone())));
         let stopping = inner.stopping.clone();
-        inner.tasks.spawn(async move { stopping.run_until_cancelled(waker).await });
-        let follower = Box::pin(or_abort("the log follower", follow(inner.log.clone(), inner.context.clone())));
+        inner.tasks.spawn(async move { stopping.run_until_cancelled(poller).await });
+        let follower = Box::pin(or_abort("the log follower", follow(inner.store.clone(), inner.log.clone(), inner.context.clone())));
         let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(follower).await });
         // With PostgreSQL each renewal of the lease reads the reference clock.
@@ -296,9 +323,10 @@ impl Engine {
             return;
         }
         let (context, registry, feed) = (inner.context.clone(), inner.registry.clone(), inner.feed.clone());
-        let (log, cluster) = (inner.log.clone(), inner.cluster.clone());
+        let (db, log, cluster) = (inner.cluster_db.clone(), inner.log.clone(), inner.cluster.clone());
         let member = Arc::new(Member {
             context,
+            db,
             registry,
             feed: feed.clone(),
             log,
@@ -315,10 +343,11 @@ impl Engine {
             move |shard| shard_set.serves_shard(shard),
             move || feed.request_scan(),
         );
-        let (ring, tell) = (notifier.clone().run(inner.store.clone()), tell(notifier, remote_shards.clone()));
+        let send = notifications::run(notifier.clone(), inner.cluster_db.clone(), inner.context.host.clone());
+        let ask = notifications::ask_for_fanouts(notifier, remote_shards.clone());
         let stopping = inner.stopping.clone();
-        let calls = Box::pin(async move { tokio::join!(listen, ring, tell) });
-        inner.tasks.spawn(async move { stopping.run_until_cancelled(calls).await });
+        let notifying = Box::pin(async move { tokio::join!(listen, send, ask) });
+        inner.tasks.spawn(async move { stopping.run_until_cancelled(notifying).await });
     }
 
     /// Runs a task beside the engine. A stop cancels the token that the task gets, and waits for the task to end.
@@ -329,6 +358,11 @@ impl Engine {
     /// Resolves when another node has reaped this one. The process must end then.
     pub async fn superseded(&self) {
         self.inner.context.lease.lost().await;
+    }
+
+    fn steering(&self) -> Steering {
+        let Inner { context, registry, feed, .. } = &*self.inner;
+        Steering { context: context.clone(), registry: registry.clone(), feed: feed.clone() }
     }
 
     /// The store, for reading.
@@ -429,22 +463,15 @@ impl Engine {
         }
         inner.context.lease.release(!drained).await;
         inner.context.notifier.notify_shards();
-        if let Err(error) = inner.context.notifier.notify_once(&inner.store).await {
+        if let Err(error) = notifications::send(inner.cluster_db.as_ref(), &inner.context.notifier.take()).await {
             tracing::debug!(%error, "other nodes not notified; their next survey shows the released shards");
         }
     }
 }
 
-/// Notifies other nodes of events that were committed for their shards.
-async fn tell(notifier: Notifier, remote_shards: Arc<RemoteShards>) {
-    loop {
-        notifier.notify_fanouts(&remote_shards.next().await);
-    }
-}
-
 /// Keeps the log index close behind the delivery rows; deletes ended sessions, old idempotency keys and old config
 /// changes.
-async fn follow(log: Arc<LogIndex>, context: Arc<EngineContext>) {
+async fn follow(store: Store, log: Arc<LogIndex>, context: Arc<EngineContext>) {
     let mut tick = tokio::time::interval(log::EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -452,13 +479,13 @@ async fn follow(log: Arc<LogIndex>, context: Arc<EngineContext>) {
         if let Err(error) = log.follow(&context.shard_set).await {
             tracing::warn!(%error, "log index not updated; trying again");
         }
-        if let Err(error) = context.store.forget_ended_sessions(UnixMillis::now_reference()).await {
+        if let Err(error) = store.forget_ended_sessions(UnixMillis::now_reference()).await {
             tracing::warn!(%error, "ended sessions could not be deleted; trying again");
         }
-        if let Err(error) = context.store.forget_old_keys(UnixMillis::now()).await {
+        if let Err(error) = store.forget_old_keys(UnixMillis::now()).await {
             tracing::warn!(%error, "old idempotency keys could not be deleted; trying again");
         }
-        if let Err(error) = context.store.forget_old_changes(UnixMillis::now()).await {
+        if let Err(error) = store.forget_old_changes(UnixMillis::now()).await {
             tracing::warn!(%error, "old config changes could not be deleted; trying again");
         }
     }

@@ -53,6 +53,8 @@ pub fn abort(what: &str) -> ! {
 /// A fault point: aborts or panics here if the test asks for it.
 #[inline]
 pub fn point(name: &str) {
+    #[cfg(test)]
+    simulated::passage(name);
     #[cfg(debug_assertions)]
     armed::passage(name, None);
     #[cfg(not(debug_assertions))]
@@ -66,6 +68,27 @@ pub fn point_of(name: &str, webhook: &str) {
     armed::passage(name, Some(webhook));
     #[cfg(not(debug_assertions))]
     let _ = (name, webhook);
+}
+
+/// Fault points as a simulation on this thread wants them.
+#[cfg(test)]
+pub(crate) mod simulated {
+    use std::cell::Cell;
+
+    thread_local! {
+        static HOOK: Cell<Option<fn(&str)>> = const { Cell::new(None) };
+    }
+
+    /// Calls `hook` at every fault point that this thread passes; it may panic.
+    pub(crate) fn set(hook: Option<fn(&str)>) {
+        HOOK.set(hook);
+    }
+
+    pub(super) fn passage(name: &str) {
+        if let Some(hook) = HOOK.get() {
+            hook(name);
+        }
+    }
 }
 
 #[cfg(debug_assertions)]

@@ -138,6 +138,7 @@ mod tests {
         ticks.tick().await;
         assert!(host.timeout(Duration::from_millis(20), ticks.tick()).await.is_none());
         let mut ticks = host.ticks(Duration::from_millis(1));
-        (ticks.tick().await, ticks.tick().await);
+        ticks.tick().await;
+        ticks.tick().await;
     }
 }

@@ -137,7 +137,7 @@ pub(super) async fn answer(app: &App, mut request: Request, next: Next) -> Respo
         Owner::Elsewhere(address) if !client_addr::is_from_node(request.extensions()) => {
             sent_on(app, tenant, &address, request).await.unwrap_or_else(IntoResponse::into_response)
         }
-        Owner::Elsewhere(_) | Owner::Nobody => {
+        Owner::Elsewhere(_) | Owner::Unreachable => {
             Problem::owner_unreachable(&"its shard is changing owner").into_response()
         }
     }

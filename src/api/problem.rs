@@ -239,7 +239,7 @@ impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Self {
         match error {
             PublishError::Full => Self::overloaded("the journal is full; nothing was kept"),
-            PublishError::Stopped | PublishError::Superseded => Self::stopping(),
+            PublishError::Stopped | PublishError::Reaped => Self::stopping(),
             error @ PublishError::Diverged => Self::storage_unavailable(&error.to_string()),
             PublishError::KeyReused => Self::key_reused(),
             PublishError::Unreadable(text) => Self::unreadable_row(&text),

@@ -19,7 +19,6 @@ use crate::store::audit::Action;
 use crate::store::deliveries::Head;
 use crate::store::health::LastError;
 use crate::store::journal::backlog::Among;
-use crate::store::payload;
 use crate::store::webhooks::WebhookSummary;
 
 use super::Engine;
@@ -228,14 +227,13 @@ impl Engine {
     /// What keeps this node from sending to a webhook, whatever state its endpoint is in.
     fn node_now(&self, num: WebhookNum) -> Node {
         let context = &self.inner.context;
-        let in_memory = payload::in_memory();
         Node {
             is_stopping: self.inner.stopping.is_cancelled(),
             has_lease: context.lease.is_valid(),
             serves_it: context.shard_set.serves(num),
             is_behind: self.is_behind(),
             is_purging: context.holds.lock().contains_key(&num),
-            tight: context.is_memory_tight().then_some((in_memory, context.payload_memory)),
+            tight: context.is_memory_tight().then(|| context.payload_bytes()),
             permits: context.permits.view(),
         }
     }

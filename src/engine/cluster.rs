@@ -1,60 +1,37 @@
-//! This node among the others: it surveys nodes and shards, reaps expired nodes, acquires the shards that it should
-//! own, and hands off those that another node should own. Every node computes the same [`placement`] by itself. The
-//! engine runs the [`Member`] with PostgreSQL alone; the API asks which node serves a webhook.
+//! This node among the others, as the API sees it: the last survey of nodes and shards, and which node serves a webhook.
+//! With PostgreSQL the engine runs the [`member`], which makes the surveys, and sends [`notifications`].
 
-use std::collections::{BTreeMap, BTreeSet};
+pub(super) mod member;
+pub(super) mod notifications;
+pub(super) mod shard_log;
+
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use futures_util::future::join_all;
-use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::domain::id::WebhookNum;
-use crate::store::StoreError;
-use crate::store::journal::feed::Feed;
-use crate::store::leases::{AcquiredShard, SHARDS, ShardNum, Survey};
-use crate::store::log::LogIndex;
+use crate::host::Host;
+use crate::store::leases::{ShardNum, Survey};
 
 use super::Engine;
-use super::config_sync;
-use super::context::EngineContext;
-use super::placement::{self, Moves};
-use super::registry::RegistryHandle;
-
-/// How often a node surveys the others, unless a notification makes it look earlier.
-const EVERY: Duration = Duration::from_secs(1);
-
-/// No request takes longer, so what has not ended by then counts as cut short.
-const LONGEST_HAND_OVER: Duration = Duration::from_secs(45);
-
-/// A shard with a request that has been in flight for this long stays for now: in a hand-off, the shard's other
-/// webhooks would wait for that request to end.
-const SLOW: Duration = Duration::from_secs(1);
-
-/// A slow request delays a shard for this long at most, which is as long as the longest request takes. What was slow
-/// when the shard was to move has ended by then; other slow requests may have begun.
-const LONGEST_DELAY: Duration = Duration::from_secs(30);
 
 /// How long a start waits for the first survey, which takes milliseconds as a rule, so that the engine is at work when
 /// the start returns.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
-
-/// Pause after the store failed.
-const PAUSE: Duration = Duration::from_millis(500);
 
 /// The last survey. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Cluster {
     seen: Arc<ArcSwapOption<(Survey, Instant)>>,
     settled: watch::Sender<bool>,
+    host: Host,
 }
 
 impl Cluster {
-    pub(super) fn new(is_alone: bool) -> Self {
-        Self { seen: Arc::default(), settled: watch::Sender::new(is_alone) }
+    pub(super) fn new(is_alone: bool, host: Host) -> Self {
+        Self { seen: Arc::default(), settled: watch::Sender::new(is_alone), host }
     }
 
     /// Whether this node has made a survey and acquired the shards that it should own and that were free.
@@ -65,7 +42,7 @@ impl Cluster {
     /// Waits until the node is settled, for [`FIRST_LOOK`] at most.
     pub(super) async fn settle(&self) {
         let mut settled = self.settled.subscribe();
-        if tokio::time::timeout(FIRST_LOOK, settled.wait_for(|settled| *settled)).await.is_err() {
+        if self.host.timeout(FIRST_LOOK, settled.wait_for(|settled| *settled)).await.is_none() {
             tracing::warn!(
                 "first survey of the cluster not completed; the node starts without its shards and keeps trying"
             );
@@ -74,7 +51,18 @@ impl Cluster {
 
     /// The last survey, and how long ago it was made.
     pub(super) fn seen(&self) -> Option<(Survey, Duration)> {
-        self.seen.load().as_ref().map(|seen| (seen.0.clone(), seen.1.elapsed()))
+        let now = self.host.steady();
+        self.seen.load().as_ref().map(|seen| (seen.0.clone(), now.saturating_duration_since(seen.1)))
+    }
+
+    /// This survey was made just now.
+    fn has_seen(&self, survey: Survey) {
+        self.seen.store(Some(Arc::new((survey, self.host.steady()))));
+    }
+
+    /// Whether the node has acquired what it should own and what was free.
+    fn set_settled(&self, is_settled: bool) {
+        self.settled.send_replace(is_settled);
     }
 }
 
@@ -85,7 +73,7 @@ pub enum Owner {
     /// Another node, with the URL of its API.
     Elsewhere(Arc<str>),
     /// No node that can be reached: the shard is on its way from one node to another, or its owner advertises no URL.
-    Nobody,
+    Unreachable,
 }
 
 impl Engine {
@@ -102,10 +90,11 @@ impl Engine {
         if shard_set.serves(webhook) {
             return Owner::Here;
         }
-        let Some((survey, _)) = self.inner.cluster.seen() else { return Owner::Nobody };
+        let Some((survey, _)) = self.inner.cluster.seen() else { return Owner::Unreachable };
         let owner = survey.shards.get(ShardNum::of(webhook).place()).and_then(|(owner, _)| *owner);
         let node = survey.nodes.iter().find(|node| Some(node.num) == owner && Some(node.num) != shard_set.node());
-        node.and_then(|node| node.address.as_deref()).map_or(Owner::Nobody, |address| Owner::Elsewhere(address.into()))
+        node.and_then(|node| node.address.as_deref())
+            .map_or(Owner::Unreachable, |address| Owner::Elsewhere(address.into()))
     }
 
     /// The URLs of the other living nodes' APIs, by the last survey.
@@ -139,295 +128,5 @@ impl Engine {
     #[must_use]
     pub fn node(&self) -> Option<i64> {
         self.inner.context.shard_set.node()
-    }
-}
-
-pub(super) struct Member {
-    pub(super) context: Arc<EngineContext>,
-    pub(super) registry: RegistryHandle,
-    pub(super) feed: Arc<Feed>,
-    pub(super) log: Arc<LogIndex>,
-    pub(super) cluster: Cluster,
-    /// Shards that are being handed off or given up after their loss.
-    pub(super) leaving: Mutex<BTreeSet<ShardNum>>,
-    /// Shards that should move but are still served here, and since when.
-    pub(super) delayed: Mutex<BTreeMap<ShardNum, Instant>>,
-}
-
-impl Member {
-    pub(super) async fn run(self: Arc<Self>) {
-        let mut tick = tokio::time::interval(EVERY);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = tick.tick() => {}
-                () = self.context.notifier.shards_notified() => {}
-                () = self.context.shard_set.diverged() => {}
-            }
-            // The scan also finds the fan-outs whose notifications were lost.
-            self.feed.request_scan();
-            if let Err(error) = self.look().await {
-                tracing::warn!(%error, "cluster survey failed; trying again");
-                tokio::time::sleep(PAUSE).await;
-            }
-        }
-    }
-
-    async fn look(self: &Arc<Self>) -> Result<(), StoreError> {
-        if self.context.shard_set.has_diverged() {
-            self.rejoin().await?;
-        }
-        let store = &self.context.store;
-        store.adopt_foreign_rows().await?;
-        // Read before the survey: what this node gives up during the survey still looks like its own there.
-        let (left, held) = (self.leaving.lock().clone(), self.context.shard_set.owned_with_epochs());
-        let survey = store.survey(&self.context.shard_set).await?;
-        let (Some(me), Some(mut survey)) = (self.context.shard_set.node(), survey) else { return Ok(()) };
-        if self.reap_expired(me, &survey).await? {
-            survey = store.survey(&self.context.shard_set).await?.unwrap_or(survey);
-        }
-        self.stop_lost(&lost(me, &survey, &held, &left));
-        self.release_unknown(me, &survey, &left).await?;
-        let Moves { give, mut take } = moves(me, &survey);
-        // A hand-off in progress may still issue a second release; its shards must not be acquired again yet.
-        take.retain(|shard| !self.leaving.lock().contains(&ShardNum::from(*shard)));
-        self.cluster.seen.store(Some(Arc::new((survey, Instant::now()))));
-        self.acquire(&shards(take)).await?;
-        self.cluster.settled.send_replace(true);
-        self.hand_off(&shards(give));
-        Ok(())
-    }
-
-    /// The database lacks transactions that this node has seen. The node gives up all its shards, as after a crash,
-    /// joins as a new node, and reads again what is owed.
-    async fn rejoin(self: &Arc<Self>) -> Result<(), StoreError> {
-        let EngineContext { store, shard_set, journal, lease: node_lease, .. } = self.context.as_ref();
-        self.cluster.settled.send_replace(false);
-        let held = shard_set.owned();
-        shard_set.stop_serving(&held);
-        store.renew_connections();
-        config_sync::reload(&self.context).await?;
-        let asked_at = Instant::now();
-        let Some(member) = node_lease.rejoin().await? else { return Ok(()) };
-        // This fails only if the writer has stopped, and then the process ends.
-        let _ = journal.rejoin(member).await;
-        node_lease.resume(asked_at);
-        self.log.detach_all();
-        let quit = |shard: &ShardNum| {
-            let (registry, shard) = (self.registry.clone(), *shard);
-            async move { registry.hand_off(shard).await }
-        };
-        let ended = join_all(held.iter().map(quit).collect::<Vec<_>>());
-        if tokio::time::timeout(LONGEST_HAND_OVER, ended).await.is_err() {
-            tracing::warn!("endpoints of the former node have not ended; the new node goes on without them");
-        }
-        tracing::warn!(
-            node = shard_set.node(),
-            shards = held.len(),
-            "node joined again as a new one; what is owed is read from the database"
-        );
-        Ok(())
-    }
-
-    async fn reap_expired(&self, me: i64, survey: &Survey) -> Result<bool, StoreError> {
-        let mut reaped = false;
-        // Not this node: if its own lease has ended, it renews that as soon as it can, unless another node was faster.
-        for node in survey.nodes.iter().filter(|node| !node.is_alive && node.num != me) {
-            if self.context.store.reap_expired(node.num).await? {
-                tracing::warn!(node = node.num, name = node.name, "node lease expired; its shards will be reassigned");
-                reaped = true;
-            }
-        }
-        Ok(reaped)
-    }
-
-    /// Ends the endpoints of lost shards. What this node would still write for them is dropped, and their next owner
-    /// sends it again.
-    fn stop_lost(self: &Arc<Self>, lost: &[ShardNum]) {
-        if lost.is_empty() {
-            return;
-        }
-        tracing::warn!(shards = lost.len(), "shards lost; their endpoints end, and their next owner sends again");
-        self.context.shard_set.stop_serving(lost);
-        self.leaving.lock().extend(lost);
-        for shard in lost.iter().copied() {
-            let member = self.clone();
-            tokio::spawn(async move { member.hand_off_one(shard, true).await });
-        }
-    }
-
-    /// Releases shards that this node has acquired without knowing it, because the answer was lost. Nothing was sent
-    /// for them.
-    async fn release_unknown(&self, me: i64, survey: &Survey, left: &BTreeSet<ShardNum>) -> Result<(), StoreError> {
-        let shard_set = &self.context.shard_set;
-        let is_unknown = |shard: &ShardNum| {
-            let is_mine = survey.shards.get(shard.place()).is_some_and(|(owner, _)| *owner == Some(me));
-            is_mine && !shard_set.owns(*shard) && !left.contains(shard) && !self.leaving.lock().contains(shard)
-        };
-        let unknown: Vec<ShardNum> = ShardNum::all().filter(is_unknown).collect();
-        if !unknown.is_empty() {
-            tracing::warn!(shards = unknown.len(), "shards acquired without an answer; they are released again");
-            self.context.store.release(shard_set, &unknown, false).await?;
-        }
-        Ok(())
-    }
-
-    async fn acquire(self: &Arc<Self>, wanted: &[ShardNum]) -> Result<(), StoreError> {
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        let store = &self.context.store;
-        let acquired = store.acquire(&self.context.shard_set, wanted).await?;
-        let taken: Vec<ShardNum> = acquired.iter().map(|shard| shard.shard).collect();
-        if let Err(error) = self.activate(acquired).await {
-            store.release(&self.context.shard_set, &taken, false).await?;
-            return Err(error);
-        }
-        if !taken.is_empty() {
-            tracing::info!(shards = taken.len(), "shards acquired");
-            let member = self.clone();
-            tokio::spawn(async move { member.index_logs(taken).await });
-        }
-        Ok(())
-    }
-
-    /// Completes the log index of acquired shards. Until then a webhook's log may lack entries; nothing else waits for
-    /// the index.
-    async fn index_logs(&self, shards: Vec<ShardNum>) {
-        while let Err(error) = self.log.index_shards(&shards).await {
-            tracing::warn!(%error, "log index of acquired shards not completed; trying again");
-            tokio::time::sleep(PAUSE).await;
-        }
-        let held = self.context.shard_set.owned();
-        let given_up: Vec<ShardNum> = shards.into_iter().filter(|shard| !held.contains(shard)).collect();
-        self.log.detach(&given_up);
-    }
-
-    async fn activate(&self, acquired: Vec<AcquiredShard>) -> Result<(), StoreError> {
-        if acquired.iter().any(|shard| shard.shard == ShardNum::WHOLE) {
-            self.context.store.divide_fanouts().await?;
-        }
-        if acquired.is_empty() {
-            return Ok(());
-        }
-        // The outer error says that the writer has stopped, and then the process ends.
-        self.context.journal.activate(acquired).await.unwrap_or(Ok(()))
-    }
-
-    /// Begins to hand off these shards; each is released as soon as none of its requests is in flight.
-    fn hand_off(self: &Arc<Self>, give: &[ShardNum]) {
-        let shard_set = &self.context.shard_set;
-        let served: Vec<ShardNum> = give.iter().copied().filter(|shard| shard_set.serves_shard(*shard)).collect();
-        let served = self.without_slow_ones(&served);
-        shard_set.stop_serving(&served);
-        self.leaving.lock().extend(&served);
-        for shard in served {
-            let member = self.clone();
-            tokio::spawn(async move { member.hand_off_one(shard, false).await });
-        }
-    }
-
-    /// The shards that no slow request delays any more, see [`is_time`].
-    fn without_slow_ones(&self, shards: &[ShardNum]) -> Vec<ShardNum> {
-        let (now, mut delayed) = (Instant::now(), self.delayed.lock());
-        delayed.retain(|shard, _| shards.contains(shard));
-        if shards.is_empty() {
-            return Vec::new();
-        }
-        let mut oldest = BTreeMap::<ShardNum, Instant>::new();
-        for (num, since) in self.context.stats.oldest_flights() {
-            let (since, oldest) = (Instant::from_std(since), oldest.entry(ShardNum::of(num)).or_insert(now));
-            *oldest = since.min(*oldest);
-        }
-        let mut is_ready = |shard: &ShardNum| {
-            let since = *delayed.entry(*shard).or_insert(now);
-            is_time(oldest.get(shard).copied(), since, now)
-        };
-        shards.iter().copied().filter(|shard| is_ready(shard)).collect()
-    }
-
-    async fn hand_off_one(&self, shard: ShardNum, in_doubt: bool) {
-        let quiet = tokio::time::timeout(LONGEST_HAND_OVER, self.registry.hand_off(shard)).await;
-        let in_doubt = in_doubt || !quiet.unwrap_or(false);
-        if self.context.journal.detach(vec![shard]).await.is_err() {
-            return;
-        }
-        self.log.detach(&[shard]);
-        while let Err(error) = self.context.store.release(&self.context.shard_set, &[shard], in_doubt).await {
-            tracing::warn!(%error, "shard could not be released; trying again");
-            tokio::time::sleep(PAUSE).await;
-        }
-        self.leaving.lock().remove(&shard);
-        self.context.notifier.notify_shards();
-    }
-}
-
-/// Whether a shard that should move since `since` may move now. `oldest`: when the oldest of its requests in flight
-/// began.
-fn is_time(oldest: Option<Instant>, since: Instant, now: Instant) -> bool {
-    let is_slow = oldest.is_some_and(|oldest| now.saturating_duration_since(oldest) >= SLOW);
-    !is_slow || now.saturating_duration_since(since) >= LONGEST_DELAY
-}
-
-/// The shards that this node owned under these epochs before the survey, and that the survey shows with another owner
-/// or epoch: another node has acquired them, or the answer to their acquisition was lost. Shards that are being handed
-/// off are left out.
-pub(super) fn lost(me: i64, survey: &Survey, held: &[(ShardNum, i64)], leaving: &BTreeSet<ShardNum>) -> Vec<ShardNum> {
-    let is_as_held = |shard: ShardNum, epoch: i64| survey.shards.get(shard.place()) == Some(&(Some(me), epoch));
-    let lost = held.iter().filter(|(shard, epoch)| !leaving.contains(shard) && !is_as_held(*shard, *epoch));
-    lost.map(|(shard, _)| *shard).collect()
-}
-
-/// Which shards this node should give and take by this survey. A node whose lease has ended, but which is not reaped,
-/// may still renew the lease and keeps its shards. The database lets only a node with a lease acquire shards.
-pub(super) fn moves(me: i64, survey: &Survey) -> Moves {
-    let living = survey.nodes.iter().filter(|node| node.is_alive || node.num == me);
-    let living: Vec<i64> = living.map(|node| node.num).collect();
-    let known: BTreeSet<i64> = survey.nodes.iter().map(|node| node.num).collect();
-    let mut owners = [None; SHARDS];
-    for (place, (owner, _)) in owners.iter_mut().zip(&survey.shards) {
-        *place = owner.filter(|owner| known.contains(owner));
-    }
-    placement::moves(me, &living, &owners)
-}
-
-fn shards(nums: Vec<u8>) -> Vec<ShardNum> {
-    nums.into_iter().map(ShardNum::from).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::domain::moment::UnixMillis;
-    use crate::store::leases::Node;
-
-    use super::*;
-
-    #[test]
-    fn a_shard_with_a_slow_request_moves_when_that_is_over_or_has_been_waited_for() {
-        let now = Instant::now();
-        assert!(is_time(None, now, now) && is_time(Some(now), now, now), "a quick request ends during the hand-off");
-        let slow = Some(now);
-        for (after, moves) in [(Duration::from_millis(999), true), (SLOW, false), (LONGEST_DELAY, true)] {
-            assert_eq!(is_time(slow, now, now + after), moves, "{after:?}");
-        }
-    }
-
-    #[test]
-    fn a_node_whose_lease_has_ended_unnoticed_hands_nothing_over() {
-        let node = |num, lives| {
-            let (started_at, lease_until) = (UnixMillis(0), UnixMillis(0));
-            Node { num, name: String::new(), address: None, started_at, lease_until, is_alive: lives }
-        };
-        let mut survey = Survey { nodes: vec![node(1, false), node(2, true)], shards: vec![(None, 0); SHARDS] };
-        let held = moves(1, &survey).take;
-        held.iter().for_each(|shard| survey.shards[usize::from(*shard)].0 = Some(1));
-        assert!(!held.is_empty() && held.len() < SHARDS);
-        assert_eq!(moves(1, &survey), Moves::default());
-        let free = moves(2, &survey).take;
-        assert_eq!(
-            (free.len(), moves(2, &survey).give),
-            (SHARDS - held.len(), vec![]),
-            "the shards of a node that is not reaped are not free"
-        );
     }
 }

@@ -8,15 +8,15 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::MissedTickBehavior;
-
 use crate::domain::id::{TenantNum, WebhookNum};
 use crate::fault::or_abort;
+use crate::host::Host;
 use crate::store::StoreError;
 use crate::store::config_changes::{Change, Changes, Position};
 use crate::store::webhooks::Routed;
 
 use super::Engine;
+use super::cluster_db::ClusterDb;
 use super::context::EngineContext;
 use super::registry::RegistryHandle;
 use super::routes::RouteTable;
@@ -46,8 +46,8 @@ impl Engine {
         if !inner.store.is_clustered() {
             return;
         }
-        let (context, registry) = (inner.context.clone(), inner.registry.clone());
-        let follower = Follower { context, registry, position, untold: BTreeSet::new() };
+        let (context, db, registry) = (inner.context.clone(), inner.cluster_db.clone(), inner.registry.clone());
+        let follower = Follower::new(context, db, registry, position);
         let follower = Box::pin(or_abort("the config sync", follower.run()));
         let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(follower).await });
@@ -80,8 +80,9 @@ impl Digest {
     }
 }
 
-struct Follower {
+pub(super) struct Follower {
     context: Arc<EngineContext>,
+    db: Arc<dyn ClusterDb>,
     registry: RegistryHandle,
     position: Position,
     /// Webhooks whose routes are up to date, but whose endpoints were not told yet.
@@ -89,14 +90,25 @@ struct Follower {
 }
 
 impl Follower {
-    async fn run(mut self) {
-        let mut tick = tokio::time::interval(EVERY);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// `position` must have been read before the routes were.
+    pub(super) fn new(
+        context: Arc<EngineContext>,
+        db: Arc<dyn ClusterDb>,
+        registry: RegistryHandle,
+        position: Position,
+    ) -> Self {
+        Self { context, db, registry, position, untold: BTreeSet::new() }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut ticks = self.context.host.ticks(EVERY);
         let mut is_away = false;
         loop {
+            // Both lead to the same reading.
             tokio::select! {
-                _ = tick.tick() => {}
+                biased;
                 () = self.context.notifier.changes_notified() => {}
+                () = ticks.tick() => {}
             }
             let followed = self.follow().await;
             match &followed {
@@ -112,7 +124,7 @@ impl Follower {
 
     /// Applies the changes since the last call that succeeded. After a failure, the next call starts over.
     async fn follow(&mut self) -> Result<(), StoreError> {
-        let Changes { changes, position } = answered(self.context.store.changes_since(&self.position)).await?;
+        let Changes { changes, position } = answered(&self.context.host, self.db.changes_since(&self.position)).await?;
         match Digest::of(&changes) {
             Some(digest) => self.take_over(&digest).await?,
             None => self.read_everything().await?,
@@ -148,11 +160,11 @@ impl Follower {
     /// Enters the routes of these webhooks as they are now. Answers the webhooks that another node has deleted. A
     /// webhook that was deleted here has no route any more, and the call that deleted it does the rest.
     async fn route(&self, nums: &[WebhookNum]) -> Result<Vec<WebhookNum>, StoreError> {
-        let EngineContext { changing, store, routes, .. } = &*self.context;
+        let EngineContext { host, changing, routes, .. } = &*self.context;
         // Makes a change that is made here meanwhile enter the routes after this one.
         let _changing = changing.write().await;
         let mut gone = Vec::new();
-        for routed in answered(store.routes_of(nums)).await? {
+        for routed in answered(host, self.db.routes_of(nums)).await? {
             match routed {
                 Routed::Here(route) => routes.set(route),
                 Routed::Deleted(tenant, num) => {
@@ -168,7 +180,7 @@ impl Follower {
     /// Reads all webhooks again, because it is unknown which ones were changed, or too many were.
     async fn read_everything(&mut self) -> Result<(), StoreError> {
         tracing::info!("config changes unknown or too many; all webhooks are read again");
-        let gone = reload(&self.context).await?;
+        let gone = reload(&self.context, self.db.as_ref()).await?;
         self.untold.extend(self.context.stats.nums());
         self.forget(&gone).await;
         Ok(())
@@ -195,19 +207,19 @@ impl Follower {
 }
 
 /// Reads all routes again, and tells the caches of tenants and keys to start over. Answers the webhooks that are gone.
-pub(super) async fn reload(context: &EngineContext) -> Result<Vec<WebhookNum>, StoreError> {
+pub(super) async fn reload(context: &EngineContext, db: &dyn ClusterDb) -> Result<Vec<WebhookNum>, StoreError> {
     let changing = context.changing.write().await;
-    let gone = context.routes.replace(RouteTable::load(&context.store).await?);
+    let gone = context.routes.replace(RouteTable::load(db).await?);
     drop(changing);
     context.listeners.tell(Stale::Everything);
     Ok(gone)
 }
 
 /// Waits for an answer of the database, for [`ANSWER`] at most.
-async fn answered<T>(read: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    match tokio::time::timeout(ANSWER, read).await {
-        Ok(answer) => answer,
-        Err(_) => Err(StoreError::Database("it does not answer".to_owned())),
+async fn answered<T>(host: &Host, read: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    match host.timeout(ANSWER, read).await {
+        Some(answer) => answer,
+        None => Err(StoreError::Database("it does not answer".to_owned())),
     }
 }
 

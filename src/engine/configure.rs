@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use crate::domain::id::{EventSeq, SecretId, WebhookNum};
+use crate::domain::id::SecretId;
 use crate::domain::moment::UnixMillis;
 use crate::store::StoreError;
 use crate::store::audit::Author;
@@ -48,7 +48,7 @@ impl Engine {
         self.inner.routes.remove(doomed.tenant, doomed.num);
         drop(changing);
         self.notify_peers();
-        self.forget(vec![doomed.num]).await
+        self.steering().forget(vec![doomed.num]).await
     }
 
     /// Deletes the tenant with its keys and webhooks, and cancels their pending deliveries.
@@ -58,18 +58,7 @@ impl Engine {
         let nums = self.inner.routes.remove_tenant(doomed.num);
         drop(changing);
         self.notify_peers();
-        self.forget(nums).await
-    }
-
-    /// Cancels the pending deliveries of deleted webhooks. After a crash the due poller finishes the work.
-    async fn forget(&self, nums: Vec<WebhookNum>) -> Result<(), EngineError> {
-        self.inner.registry.dismiss(nums.clone()).await;
-        // The node that serves the webhook does this for the others, once it learns of the change.
-        for num in nums.iter().filter(|num| self.inner.context.ledger.pending(**num) > 0) {
-            self.inner.journal.purge(*num, EventSeq(i64::MAX), &[]).await.map_err(|_| EngineError::Stopping)?;
-        }
-        self.inner.context.ledger.forget(&nums).await;
-        Ok(())
+        self.steering().forget(nums).await
     }
 
     /// Makes `new` the current secret; the previous ones keep signing for `grace` at most.

@@ -15,12 +15,10 @@ use crate::domain::outcome::OutcomeKind;
 use crate::host::Host;
 use crate::log_limit::LogLimit;
 use crate::store::journal::backlog::Backlog;
-use crate::store::journal::{Journal, Running};
+use crate::store::journal::Journal;
 use crate::store::leases::ShardSet;
 use crate::store::notifier::Notifier;
-use crate::store::{Store, payload};
 
-use super::EngineConfig;
 use super::bodies::Bodies;
 use super::db::EngineDb;
 use super::dispatch::Bounds;
@@ -38,12 +36,29 @@ const OFFERS: usize = 1024;
 /// Failed attempts of all endpoints that are logged in a second: some 200 KiB of text.
 const LINES_ALL: u32 = 500;
 
+/// What an engine is made of, before its parts know each other.
+pub(super) struct Parts {
+    pub(super) host: Host,
+    pub(super) db: Arc<dyn EngineDb>,
+    pub(super) bounds: Bounds,
+    pub(super) journal: Journal,
+    pub(super) ledger: Backlog,
+    pub(super) routes: Arc<RouteTable>,
+    pub(super) guard: Arc<Guard>,
+    pub(super) lease: NodeLease,
+    pub(super) notifier: Notifier,
+    /// How many requests may be in flight, over all endpoints.
+    pub(super) max_in_flight: usize,
+    /// Payload bytes in memory beyond which lanes keep only what they send now.
+    pub(super) payload_memory: usize,
+    /// How many there are.
+    pub(super) payload_in_memory: fn() -> usize,
+}
+
 pub(super) struct EngineContext {
     pub(super) host: Host,
     pub(super) bounds: Bounds,
     pub(super) db: Arc<dyn EngineDb>,
-    /// For what operators ask; nothing that decides reads it.
-    pub(super) store: Store,
     pub(super) journal: Journal,
     /// What every webhook is owed.
     pub(super) ledger: Backlog,
@@ -69,7 +84,8 @@ pub(super) struct EngineContext {
     pub(super) live_endpoints: LiveEndpoints,
     pub(super) bodies: Bodies,
     /// Payload bytes in memory beyond which lanes keep only what they send now.
-    pub(super) payload_memory: usize,
+    payload_memory: usize,
+    payload_in_memory: fn() -> usize,
     /// Webhooks that are held while their backlog is purged, each with the number of purges that hold it.
     pub(super) holds: Mutex<HashMap<WebhookNum, usize>>,
     /// The caches of tenants and keys, to be told of changes.
@@ -83,46 +99,46 @@ pub(super) struct EngineContext {
 }
 
 impl EngineContext {
-    pub(super) fn new(
-        store: &Store,
-        running: &Running,
-        routes: &Arc<RouteTable>,
-        guard: &Arc<Guard>,
-        (node_lease, notifier): (NodeLease, Notifier),
-        config: &EngineConfig,
-    ) -> Self {
-        let (host, db): (Host, Arc<dyn EngineDb>) = (Host::live(), Arc::new(store.clone()));
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { host, db, bounds, journal, ledger, routes, guard, lease, notifier, .. } = parts;
+        let Parts { max_in_flight, payload_memory, payload_in_memory, .. } = parts;
         Self {
-            store: store.clone(),
-            bounds: Bounds::LIVE,
-            journal: running.journal.clone(),
-            ledger: running.ledger.clone(),
-            routes: routes.clone(),
-            guard: guard.clone(),
-            shard_set: node_lease.shard_set().clone(),
-            lease: node_lease,
-            notifier,
+            stats: AllEndpointStats::new(&host),
+            bodies: Bodies::new(&host, &db, payload_memory / 2),
+            attempt_log: Mutex::new(LogLimit::new(LINES_ALL, host.steady())),
+            shard_set: lease.shard_set().clone(),
+            permits: Permits::new(max_in_flight),
+            offers: Arc::new(Semaphore::new(OFFERS)),
+            live_endpoints: LiveEndpoints::new(bounds.live_endpoints),
             draining: CancellationToken::new(),
             changing: RwLock::new(()),
-            permits: Permits::new(config.max_in_flight),
-            stats: AllEndpointStats::new(&host),
-            offers: Arc::new(Semaphore::new(OFFERS)),
-            live_endpoints: LiveEndpoints::default(),
-            bodies: Bodies::new(&host, &db, config.payload_memory / 2),
-            payload_memory: config.payload_memory,
             holds: Mutex::default(),
             listeners: Listeners::default(),
             offered_to: AtomicI64::default(),
             unreadable: Mutex::default(),
-            attempt_log: Mutex::new(LogLimit::new(LINES_ALL, host.steady())),
             outcomes: Default::default(),
-            db,
             host,
+            db,
+            bounds,
+            journal,
+            ledger,
+            routes,
+            guard,
+            lease,
+            notifier,
+            payload_memory,
+            payload_in_memory,
         }
     }
 
+    /// Payload bytes in memory, and beyond how many lanes keep only what they send now.
+    pub(super) fn payload_bytes(&self) -> (usize, usize) {
+        ((self.payload_in_memory)(), self.payload_memory)
+    }
+
     pub(super) fn is_memory_tight(&self) -> bool {
-        payload::in_memory() > self.payload_memory
+        let (bytes, most) = self.payload_bytes();
+        bytes > most
     }
 
     /// No event up to here is offered to an endpoint any more.

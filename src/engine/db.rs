@@ -39,6 +39,10 @@ pub(super) trait EngineDb: Send + Sync {
     /// One pending row.
     async fn due_one(&self, shard_set: &ShardSet, id: DeliveryId) -> Result<Option<Due>>;
 
+    /// Whether the delivery has a row.
+    async fn has_row(&self, id: DeliveryId) -> Result<bool>;
+
+    /// The webhooks that have pending rows which are due by the horizon, and deleted ones that have pending rows.
     async fn webhooks_with_due(&self, horizon: UnixMillis) -> Result<Vec<WebhookNum>>;
 
     /// The events up to `to` that the webhook is owed by a fan-out and has no row for.
@@ -90,6 +94,10 @@ impl EngineDb for Store {
 
     async fn due_one(&self, shard_set: &ShardSet, id: DeliveryId) -> Result<Option<Due>> {
         Self::due_one(self, shard_set, id).await
+    }
+
+    async fn has_row(&self, id: DeliveryId) -> Result<bool> {
+        Self::has_row(self, id).await
     }
 
     async fn webhooks_with_due(&self, horizon: UnixMillis) -> Result<Vec<WebhookNum>> {

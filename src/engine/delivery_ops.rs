@@ -6,13 +6,11 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use crate::domain::id::{DeliveryId, MAX_ATTEMPT, TenantNum};
-use crate::domain::moment::UnixMillis;
 use crate::store::audit::{Action, Author, Deed};
 use crate::store::deliveries::Status;
-use crate::store::journal::{Draft, Published, Record};
+use crate::store::journal::{Draft, Published};
 use crate::store::webhooks::Webhook;
 
-use super::lane::Detached;
 use super::{Engine, EngineError, TEST_EVENT};
 
 /// Beyond the webhook's own timeout, how long a test waits for its attempt to start and to be committed.
@@ -47,12 +45,13 @@ impl Engine {
         let published = self.inner.journal.publish(vec![draft], None).await?;
         let Some(Published::Accepted(receipt)) = published.first() else { return Err(EngineError::NotFound) };
         let id = DeliveryId { event: receipt.seq, webhook: webhook.num };
-        let until = tokio::time::Instant::now() + timeout + TEST_PATIENCE;
+        let host = &self.inner.context.host;
+        let until = host.steady() + timeout + TEST_PATIENCE;
         while self.inner.store.first_attempt(id).await?.is_none()
-            && tokio::time::Instant::now() < until
+            && host.steady() < until
             && self.is_ready()
         {
-            tokio::time::sleep(TEST_POLL).await;
+            host.sleep(TEST_POLL).await;
         }
         Ok(id)
     }
@@ -65,31 +64,11 @@ impl Engine {
         }
         self.require_active(id).await?;
         self.inner.store.enter(by, Deed::new(Action::RetryDelivery, Some(tenant), id)).await?;
-        let now = UnixMillis::now();
-        self.take_out(id).await?;
-        if delivery.state.status == Status::Pending {
-            self.inner.journal.record(Record::Defer { id, next_at: now }).await.map_err(|_| EngineError::Stopping)?;
-        }
-        // Due at the event's acceptance, so that a long backlog does not go first.
-        self.record(id, Record::Retry { id, at: now.min(id.event.accepted_at()) }).await?;
-        let found = self.inner.registry.detach(id).await;
-        self.inner.registry.send_now(id).await;
-        if found == (Detached::InFlight { manual: false }) { Err(EngineError::InFlight) } else { Ok(()) }
-    }
-
-    /// Takes a delivery out of its lane before its row is changed. A delivery that is neither in a lane nor in a row is
-    /// being offered to its endpoint, and the call is refused. The caller looks again after the change, because the
-    /// lane may have read the row before it.
-    async fn take_out(&self, id: DeliveryId) -> Result<(), EngineError> {
-        match self.inner.registry.detach(id).await {
-            Detached::Waiting => Ok(()),
-            Detached::Absent if self.inner.store.has_row(id).await? => Ok(()),
-            Detached::InFlight { .. } | Detached::Absent => Err(EngineError::InFlight),
-        }
+        self.steering().retry(id, delivery.state.status == Status::Pending).await
     }
 
     async fn require_active(&self, id: DeliveryId) -> Result<(), EngineError> {
-        let mut configs = self.inner.store.endpoint_configs(&[id.webhook], UnixMillis::now()).await?;
+        let mut configs = self.inner.store.endpoint_configs(&[id.webhook], self.inner.context.host.now()).await?;
         match configs.remove(&id.webhook).transpose()? {
             Some(config) if !config.webhook.is_active => Err(EngineError::Inactive),
             Some(config) if config.webhook.paused_at.is_some() => Err(EngineError::Paused),
@@ -106,23 +85,10 @@ impl Engine {
             return Err(EngineError::Settled);
         }
         self.inner.store.enter(by, Deed::new(Action::CancelDelivery, Some(tenant), id)).await?;
-        self.take_out(id).await?;
-        self.record(id, Record::Cancel { id, at: UnixMillis::now() }).await?;
-        if let Detached::InFlight { .. } = self.inner.registry.withdraw(id).await {
-            return Err(EngineError::InFlight);
-        }
+        self.steering().cancel(id).await?;
         // An outcome that was recorded while this call was being made wins.
         let after = self.delivery(tenant, id).await?.ok_or(EngineError::NotFound)?.state;
         let taken_back = after.status != Status::Pending && after.attempts == before.attempts;
         if taken_back { Ok(()) } else { Err(EngineError::Settled) }
-    }
-
-    /// Records, waits for the commit, and answers `Moved` if the shard is no longer served here: the record may have
-    /// been dropped.
-    async fn record(&self, id: DeliveryId, record: Record) -> Result<(), EngineError> {
-        let journal = &self.inner.journal;
-        journal.record(record).await.map_err(|_| EngineError::Stopping)?;
-        journal.barrier().await.map_err(|_| EngineError::Stopping)?;
-        if self.inner.context.shard_set.serves(id.webhook) { Ok(()) } else { Err(EngineError::Moved) }
     }
 }

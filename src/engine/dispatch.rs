@@ -25,6 +25,7 @@ use crate::store::journal::{Record, Stopped};
 
 use super::context::EngineContext;
 use super::registry::{Item, Offered, RegistryHandle};
+use super::tenant_quota::LARGE;
 
 use self::activator::Activator;
 use self::fair_queue::FairQueue;
@@ -49,11 +50,22 @@ pub(super) struct Bounds {
     pub(super) slice: usize,
     /// The same while other tenants are active, which would notice even those milliseconds.
     pub(super) small_slice: usize,
+    /// With this many live endpoints of one tenant, idle ones end at once and activations are paced.
+    pub(super) live_endpoints: usize,
 }
 
 impl Bounds {
     pub(super) const LIVE: Self =
-        Self { chunk: 256, read: 64, scan: 256, held: 32 * 1024 * 1024, activator: 1024, slice: 128, small_slice: 16 };
+        Self {
+        chunk: 256,
+        read: 64,
+        scan: 256,
+        held: 32 * 1024 * 1024,
+        activator: 1024,
+        slice: 128,
+        small_slice: 16,
+        live_endpoints: LARGE,
+    };
 }
 
 /// Pause after the store failed.

@@ -15,12 +15,12 @@ const EVERY: Duration = Duration::from_secs(1);
 const TIDY_EVERY: u32 = 60;
 
 pub(super) async fn run(context: Arc<EngineContext>, registry: RegistryHandle) {
-    let mut tick = context.host.ticks(EVERY);
-    let mut ticks = 0u32;
+    let mut ticks = context.host.ticks(EVERY);
+    let mut count = 0u32;
     loop {
-        tick.tick().await;
-        ticks = ticks.wrapping_add(1);
-        if ticks.is_multiple_of(TIDY_EVERY) {
+        ticks.tick().await;
+        count = count.wrapping_add(1);
+        if count.is_multiple_of(TIDY_EVERY) {
             context.stats.forget_stale();
         }
         match context.db.webhooks_with_due(context.host.now().plus(AHEAD)).await {

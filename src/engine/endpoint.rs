@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use tokio::sync::mpsc::UnboundedSender;
 use tracing::field::display;
 
 use crate::delivery::breaker::ViewState as BreakerState;
@@ -39,15 +38,14 @@ use super::permits::Share;
 use super::start_slots::StartSlots;
 use super::tenant_quota::LiveGuard;
 
-use self::attempt::{Attempted, Means};
-use self::watch::DeathWatch;
+use self::attempt::Means;
 
 pub(super) use self::actor::EndpointActor;
-pub(super) use self::attempt::{Courier, Ended};
+pub(super) use self::attempt::{Attempted, Courier, Ended};
 pub(super) use self::messages::Message;
 pub(super) use self::report::ENDPOINT;
-pub(super) use self::shell::{Completion, Shell, Timer};
-pub(super) use self::watch::{EndpointEvent, EndpointEventKind};
+pub(super) use self::shell::{Completion, Decided, Shell, Timer};
+pub(super) use self::watch::{DeathWatch, EndpointEvent, EndpointEventKind};
 
 /// Offers that may wait for the actor.
 pub(super) const MAILBOX: usize = 64;
@@ -75,8 +73,7 @@ pub(super) struct SpawnArgs {
     pub(super) context: Arc<EngineContext>,
     pub(super) courier: Arc<dyn Courier>,
     pub(super) start_slots: StartSlots,
-    pub(super) generation: u64,
-    pub(super) registry: UnboundedSender<EndpointEvent>,
+    pub(super) watch: DeathWatch,
     pub(super) in_doubt: InDoubt,
 }
 
@@ -105,10 +102,9 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     pub(super) fn new(args: SpawnArgs) -> Self {
-        let SpawnArgs { config, context, courier, start_slots, generation, registry, in_doubt } = args;
+        let SpawnArgs { config, context, courier, start_slots, watch, in_doubt } = args;
         let (stats, health) = (context.stats.of(config.num), config.health.clone());
         let live_guard = context.live_endpoints.join(config.tenant);
-        let watch = DeathWatch::new(config.num, generation, registry, stats.clone());
         let lane = Lane::new(config.policy.clone(), config.mode_now(&context), config.has_rows, health);
         let (born, now) = (context.host.now(), context.host.steady());
         Self {
@@ -251,8 +247,12 @@ impl Endpoint {
         let now = self.now();
         self.busy_at = now.steady;
         let mut effects = Vec::new();
+        shell.hears(&input);
         self.lane.on(input, now, &mut effects);
+        let (config, lane, attempt) = (&self.config, &self.lane, attempted.as_ref());
+        shell.decided(&Decided { config, lane, effects: &effects, attempted: attempt });
         for effect in effects {
+            fault::point("endpoint.effect");
             match effect {
                 Effect::Start { entry, share } => self.begin(entry, share, shell),
                 Effect::Settle { entry, state } => {

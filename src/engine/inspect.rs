@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use crate::domain::id::{DeliveryId, TenantNum, WebhookId, WebhookNum};
 use crate::store::deliveries::{Delivery, DeliveryState};
 use crate::store::events::StoredEvent;
-use crate::store::{StoreError, payload};
+use crate::store::StoreError;
 
 use super::Engine;
 use super::permits::BulkheadView;
@@ -113,11 +113,11 @@ impl Engine {
             quarantined_endpoints: registry.quarantined,
             endpoint_crashes: registry.crashes,
             permits: context.permits.view(),
-            payload_bytes: (payload::in_memory(), context.payload_memory),
+            payload_bytes: context.payload_bytes(),
             pending: context.ledger.total_pending(),
             backlogged: context.ledger.backlogged(),
             outcomes: context.outcome_counts(),
-            unreadable_rows: context.store.unreadable_rows(),
+            unreadable_rows: self.inner.store.unreadable_rows(),
         }
     }
 }

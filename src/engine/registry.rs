@@ -23,7 +23,7 @@ use crate::store::journal::feed::Feed;
 use crate::store::leases::ShardNum;
 
 use super::context::EngineContext;
-use super::endpoint::{self, ENDPOINT, EndpointEvent, EndpointEventKind};
+use super::endpoint::{self, DeathWatch, ENDPOINT, EndpointEvent, EndpointEventKind};
 use super::endpoint_config::EndpointConfig;
 use super::endpoint_stats::EndpointStats;
 use super::lane::Mode;
@@ -52,8 +52,8 @@ pub(super) trait EndpointSpawner: Send {
 pub(super) struct EndpointSeed {
     pub(super) config: Arc<EndpointConfig>,
     pub(super) context: Arc<EngineContext>,
-    pub(super) generation: u64,
-    pub(super) registry: UnboundedSender<EndpointEvent>,
+    /// Reports the end of the endpoint, also if it ends before it has begun.
+    pub(super) watch: DeathWatch,
     pub(super) in_doubt: InDoubt,
 }
 
@@ -208,8 +208,7 @@ impl Registry {
         self.spawner.spawn(EndpointSeed {
             config: config.clone(),
             context: self.context.clone(),
-            generation: self.started,
-            registry: self.events.clone(),
+            watch: DeathWatch::new(config.num, self.started, self.events.clone(), self.context.stats.of(config.num)),
             in_doubt,
         })
     }

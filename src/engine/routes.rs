@@ -10,8 +10,10 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::RwLock;
 
 use crate::domain::id::{TenantNum, WebhookNum};
+use crate::store::StoreError;
 use crate::store::webhooks::Route;
-use crate::store::{Store, StoreError};
+
+use super::cluster_db::ClusterDb;
 
 #[derive(Debug, Default)]
 pub struct RouteTable {
@@ -39,18 +41,18 @@ struct Subscribers {
 }
 
 impl RouteTable {
-    pub(super) async fn load(store: &Store) -> Result<Self, StoreError> {
+    pub(super) async fn load(db: &dyn ClusterDb) -> Result<Self, StoreError> {
         let table = Self::default();
         let mut after = WebhookNum(0);
         loop {
-            let routes = store.routes(after).await?;
+            let routes = db.routes(after).await?;
             let Some(last) = routes.last() else { return Ok(table) };
             after = last.num;
             routes.into_iter().for_each(|route| table.set(route));
         }
     }
 
-    /// Replaces all routes with those of another table. Answers the webhooks that are gone.
+    /// Replaces all routes with those of another table. Answers the webhooks that are gone, ascending.
     pub(super) fn replace(&self, fresh: Self) -> Vec<WebhookNum> {
         let mut tenants = self.tenants.write();
         let before = std::mem::replace(&mut *tenants, fresh.tenants.into_inner());
@@ -60,7 +62,7 @@ impl RouteTable {
         let gone = |(tenant, routes): (TenantNum, TenantRoutes)| {
             routes.webhooks.into_keys().filter(|num| is_gone(&tenant, num)).collect::<Vec<_>>()
         };
-        before.into_iter().flat_map(gone).collect()
+        sorted(before.into_iter().flat_map(gone))
     }
 
     /// Active webhooks subscribed to this type, ascending.
@@ -119,17 +121,24 @@ impl RouteTable {
         was_there
     }
 
-    /// Every webhook of the tenant.
+    /// Every webhook of the tenant, ascending.
     #[must_use]
     pub fn of_tenant(&self, tenant: TenantNum) -> Vec<WebhookNum> {
-        self.tenants.read().get(&tenant).map(|routes| routes.webhooks.keys().copied().collect()).unwrap_or_default()
+        let tenants = self.tenants.read();
+        sorted(tenants.get(&tenant).into_iter().flat_map(|routes| routes.webhooks.keys().copied()))
     }
 
-    /// Forgets the tenant; answers the webhooks that it had.
+    /// Forgets the tenant; answers the webhooks that it had, ascending.
     pub fn remove_tenant(&self, tenant: TenantNum) -> Vec<WebhookNum> {
         let gone = self.tenants.write().remove(&tenant);
-        gone.map(|routes| routes.webhooks.into_keys().collect()).unwrap_or_default()
+        sorted(gone.into_iter().flat_map(|routes| routes.webhooks.into_keys()))
     }
+}
+
+fn sorted(nums: impl Iterator<Item = WebhookNum>) -> Vec<WebhookNum> {
+    let mut nums: Vec<WebhookNum> = nums.collect();
+    nums.sort_unstable();
+    nums
 }
 
 impl TenantRoutes {
@@ -282,8 +291,7 @@ mod tests {
         table.set(Route { tenant: TenantNum(2), ..route(3, &["a"], true) });
         fresh.set(route(2, &["b"], true));
         fresh.set(route(4, &["a"], true));
-        let mut gone = table.replace(fresh);
-        gone.sort_unstable();
+        let gone = table.replace(fresh);
         assert_eq!(gone, [WebhookNum(1), WebhookNum(3)]);
         assert_eq!((matching(&table, "a"), matching(&table, "b")), (vec![4], vec![2]));
         assert!(table.of_tenant(TenantNum(2)).is_empty());

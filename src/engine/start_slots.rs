@@ -14,11 +14,11 @@ use super::permits::{Permit, Permits, Share};
 
 /// Requests that may be in their first moments at once, per thread. More would not end sooner, but only push each
 /// other out of the CPU's caches.
-const TURNS: usize = 32;
+const SLOTS: usize = 32;
 
 /// How long a request's first moments last. A request without an answer by then waits for its receiver, which costs no
 /// work, and passes its slot on.
-const TURN: Duration = Duration::from_millis(5);
+const FIRST_MOMENTS: Duration = Duration::from_millis(5);
 
 /// Cheap to clone. Each thread has its own slots, so that passing a slot on wakes no other thread.
 #[derive(Clone)]
@@ -26,7 +26,7 @@ pub(super) struct StartSlots(Permits);
 
 impl StartSlots {
     pub(super) fn new() -> Self {
-        Self(Permits::undivided(TURNS))
+        Self(Permits::undivided(SLOTS))
     }
 
     /// Waits for a slot; `None` if nothing may be sent any more by then. Tenants take turns.
@@ -36,8 +36,8 @@ impl StartSlots {
         tenant: TenantNum,
         webhook: WebhookNum,
     ) -> Option<StartSlot> {
-        let turn = self.0.acquire(tenant, webhook, Share::Healthy).await;
-        (!draining.is_cancelled()).then_some(StartSlot(turn))
+        let permit = self.0.acquire(tenant, webhook, Share::Healthy).await;
+        (!draining.is_cancelled()).then_some(StartSlot(permit))
     }
 }
 
@@ -45,10 +45,10 @@ impl StartSlots {
 pub(super) struct StartSlot(#[allow(dead_code, reason = "passes the slot on when it is dropped")] Permit);
 
 impl StartSlot {
-    /// Makes a request in this slot. If the receiver takes longer than [`TURN`], the request goes on without the slot.
+    /// Makes a request in this slot. If the receiver takes longer than [`FIRST_MOMENTS`], the request goes on without the slot.
     pub(super) async fn make<T>(self, host: &Host, request: impl Future<Output = T>) -> T {
         let mut request = pin!(request);
-        match host.timeout(TURN, &mut request).await {
+        match host.timeout(FIRST_MOMENTS, &mut request).await {
             Some(answer) => answer,
             None => {
                 drop(self);
@@ -65,31 +65,31 @@ mod tests {
     const WHO: (TenantNum, WebhookNum) = (TenantNum(1), WebhookNum(1));
 
     #[tokio::test]
-    async fn a_request_whose_turn_comes_after_the_stop_is_not_begun() {
-        let (turns, draining) = (StartSlots::new(), CancellationToken::new());
+    async fn a_request_whose_slot_comes_after_the_stop_is_not_begun() {
+        let (slots, draining) = (StartSlots::new(), CancellationToken::new());
         let mut others = Vec::new();
-        for _ in 0..TURNS {
-            others.push(turns.wait(&draining, WHO.0, WHO.1).await);
+        for _ in 0..SLOTS {
+            others.push(slots.wait(&draining, WHO.0, WHO.1).await);
         }
-        let turn = turns.wait(&draining, WHO.0, WHO.1);
+        let slot = slots.wait(&draining, WHO.0, WHO.1);
         let stop = async {
             tokio::task::yield_now().await;
             draining.cancel();
             drop(others);
         };
-        let (turn, ()) = tokio::join!(turn, stop);
-        assert!(turn.is_none());
+        let (slot, ()) = tokio::join!(slot, stop);
+        assert!(slot.is_none());
     }
 
     #[tokio::test]
-    async fn a_request_that_waits_for_its_receiver_gives_its_turn_to_the_next() {
-        let (turns, draining, host) = (StartSlots::new(), CancellationToken::new(), Host::live());
+    async fn a_request_that_waits_for_its_receiver_gives_its_slot_to_the_next() {
+        let (host, slots, draining) = (Host::live(), StartSlots::new(), CancellationToken::new());
         let mut slow = Vec::new();
-        for _ in 0..TURNS {
-            let turn = turns.wait(&draining, WHO.0, WHO.1).await.unwrap();
-            slow.push(turn.make(&host, std::future::pending::<()>()));
+        for _ in 0..SLOTS {
+            let slot = slots.wait(&draining, WHO.0, WHO.1).await.unwrap();
+            slow.push(slot.make(&host, std::future::pending::<()>()));
         }
-        let next = async { turns.wait(&draining, WHO.0, WHO.1).await.unwrap().make(&host, async { 7 }).await };
+        let next = async { slots.wait(&draining, WHO.0, WHO.1).await.unwrap().make(&host, async { 7 }).await };
         let served = tokio::select! {
             _ = futures_util::future::join_all(slow) => None,
             served = next => Some(served),

@@ -9,39 +9,47 @@ use parking_lot::Mutex;
 
 use crate::domain::id::TenantNum;
 
-/// With this many live endpoints of one tenant, none of them stays idle in memory for the next event: about 25 MB.
-const LARGE: usize = 4_096;
+/// With this many live endpoints of one tenant, none of them stays idle in memory for the next event: about 25 MB. With
+/// twice as many, each group of activations waits a moment for live endpoints to end.
+pub(super) const LARGE: usize = 4_096;
 
-/// With this many, each group of activations waits a moment for live endpoints to end.
-const TOO_LARGE: usize = 2 * LARGE;
-
-#[derive(Default)]
-pub(super) struct LiveEndpoints(Mutex<HashMap<TenantNum, Arc<AtomicUsize>>>);
+pub(super) struct LiveEndpoints {
+    large: usize,
+    of: Mutex<HashMap<TenantNum, Arc<AtomicUsize>>>,
+}
 
 /// One live endpoint of its tenant, counted until this is dropped.
-pub(super) struct LiveGuard(Arc<AtomicUsize>);
+pub(super) struct LiveGuard {
+    live: Arc<AtomicUsize>,
+    large: usize,
+}
 
 impl LiveEndpoints {
+    /// `large`: how many live endpoints of one tenant are many.
+    pub(super) fn new(large: usize) -> Self {
+        Self { large, of: Mutex::default() }
+    }
+
     pub(super) fn join(&self, tenant: TenantNum) -> LiveGuard {
-        let live = self.0.lock().entry(tenant).or_default().clone();
+        let live = self.of.lock().entry(tenant).or_default().clone();
         live.fetch_add(1, Ordering::Relaxed);
-        LiveGuard(live)
+        LiveGuard { live, large: self.large }
     }
 
     pub(super) fn is_exhausted(&self, tenant: TenantNum) -> bool {
-        self.0.lock().get(&tenant).is_some_and(|live| live.load(Ordering::Relaxed) >= TOO_LARGE)
+        self.of.lock().get(&tenant).is_some_and(|live| live.load(Ordering::Relaxed) >= 2 * self.large)
     }
 }
 
 impl LiveGuard {
     pub(super) fn is_tight(&self) -> bool {
-        self.0.load(Ordering::Relaxed) >= LARGE
+        self.live.load(Ordering::Relaxed) >= self.large
     }
 }
 
 impl Drop for LiveGuard {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.live.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -51,8 +59,8 @@ mod tests {
 
     #[test]
     fn a_crowd_is_its_tenants_own_and_shrinks_as_its_members_leave() {
-        let (live, tenant, other) = (LiveEndpoints::default(), TenantNum(1), TenantNum(2));
-        let mut guards: Vec<LiveGuard> = (0..TOO_LARGE).map(|_| live.join(tenant)).collect();
+        let (live, tenant, other) = (LiveEndpoints::new(LARGE), TenantNum(1), TenantNum(2));
+        let mut guards: Vec<LiveGuard> = (0..2 * LARGE).map(|_| live.join(tenant)).collect();
         assert!(live.is_exhausted(tenant) && guards[0].is_tight());
         assert!(!live.is_exhausted(other) && !live.join(other).is_tight());
         guards.pop();

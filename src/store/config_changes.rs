@@ -69,6 +69,18 @@ pub struct Position {
     server: String,
 }
 
+/// A place in a list of changes, which a simulation counts.
+#[cfg(test)]
+impl Position {
+    pub(crate) fn at(index: usize) -> Self {
+        Self { snapshot: index.to_string(), server: String::new() }
+    }
+
+    pub(crate) fn index(&self) -> usize {
+        self.snapshot.parse().expect("a position of a simulation")
+    }
+}
+
 /// What has become visible since a position, and the position after it.
 #[derive(Debug)]
 pub struct Changes {

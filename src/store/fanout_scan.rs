@@ -171,8 +171,8 @@ fn place_of(row: &QueryResult) -> Result<Place, StoreError> {
 }
 
 fn found_of(shard_set: &ShardSet, tx: u64, fanout: Fanout) -> Result<ScannedFanout, StoreError> {
-    let is_news = shard_set.is_new_to_ledger(ShardNum::read(fanout.shard)?, tx, fanout.event.seq);
-    Ok(ScannedFanout { fanout, is_news })
+    let is_new_to_ledger = shard_set.is_new_to_ledger(ShardNum::read(fanout.shard)?, tx, fanout.event.seq);
+    Ok(ScannedFanout { fanout, is_new_to_ledger })
 }
 
 #[cfg(test)]

@@ -140,7 +140,7 @@ pub enum PublishError {
     Stopped,
     /// Other nodes have reaped this one; nothing was kept.
     #[error("another node has taken over")]
-    Superseded,
+    Reaped,
     /// The database has lost transactions, and this node has not joined again yet; nothing was kept.
     #[error("the database lacks transactions that it had; what this node knows is read again")]
     Diverged,
@@ -186,7 +186,7 @@ pub enum Record {
 pub struct ScannedFanout {
     pub fanout: Fanout,
     /// Whether the fan-out became visible after its shard was activated and its event was accepted by another node.
-    pub is_news: bool,
+    pub is_new_to_ledger: bool,
 }
 
 #[derive(Debug)]

@@ -1,5 +1,6 @@
-//! Notifies other nodes with `NOTIFY`, after a commit and never within it: a commit with a `NOTIFY` takes a lock that
-//! the whole database shares. A lost notification only costs time, since every node polls once a second anyway.
+//! Gathers what other nodes must be notified of, and passes on what they notify this one of. Notifications go with
+//! `NOTIFY`, after a commit and never within it: a commit with a `NOTIFY` takes a lock that the whole database shares. A
+//! lost notification only costs time, since every node polls once a second anyway.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,16 +8,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sea_orm::sqlx::postgres::PgListener;
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use tokio::sync::Notify;
 
-use super::Store;
 use super::leases::ShardNum;
+use super::{Store, StoreError};
 
 const CHANNEL: &str = "posthaste";
-
-/// The least time between two notifications; what gathers meanwhile goes with the next one.
-const APART: Duration = Duration::from_millis(3);
 
 /// The pause before a lost connection is made again.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -27,6 +25,17 @@ const SHARDS: &str = "shards";
 /// Payload: the configuration has changed. No two letters of it are a hexadecimal number, which is what nodes of older
 /// versions look for.
 const CHANGES: &str = "changes";
+
+/// What nodes tell each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notification {
+    /// Events were committed for these shards.
+    Fanouts(BTreeSet<ShardNum>),
+    /// Shards may be acquired.
+    Shards,
+    /// The configuration has changed.
+    Changes,
+}
 
 /// Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -76,31 +85,37 @@ impl Notifier {
         self.0.shards_notified.notified().await;
     }
 
-    /// Sends what was asked for, for as long as the process runs.
-    pub async fn run(self, store: Store) {
+    /// Waits until there is something to send, and takes what has gathered.
+    pub async fn next(&self) -> Vec<Notification> {
         loop {
             self.0.asked.notified().await;
-            if let Err(error) = self.notify_once(&store).await {
-                tracing::debug!(%error, "NOTIFY failed; other nodes will find the changes by polling");
+            let gathered = self.take();
+            if !gathered.is_empty() {
+                return gathered;
             }
-            tokio::time::sleep(APART).await;
         }
     }
 
-    /// Sends what has gathered.
-    pub async fn notify_once(&self, store: &Store) -> Result<(), DbErr> {
+    /// Takes what has gathered to be sent.
+    #[must_use]
+    pub fn take(&self) -> Vec<Notification> {
         let Pending { fanouts, shards, changes } = std::mem::take(&mut *self.0.pending.lock());
-        let fanouts = (!fanouts.is_empty()).then(|| payload_of(&fanouts));
-        let words = [(shards, SHARDS), (changes, CHANGES)].into_iter().filter(|(is_asked, _)| *is_asked);
-        for payload in fanouts.into_iter().chain(words.map(|(_, word)| word.to_owned())) {
-            let values = [CHANNEL.into(), payload.into()];
-            let sql = "SELECT pg_notify($1, $2)";
-            store
-                .engine_readers()
-                .execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, values))
-                .await?;
+        let fanouts = (!fanouts.is_empty()).then_some(Notification::Fanouts(fanouts));
+        let shards = shards.then_some(Notification::Shards);
+        [fanouts, shards, changes.then_some(Notification::Changes)].into_iter().flatten().collect()
+    }
+
+    /// A node has sent this. Calls `heard` if events were committed for a shard that `concerns` this node.
+    pub fn hear(&self, notification: &Notification, concerns: &impl Fn(ShardNum) -> bool, heard: &impl Fn()) {
+        match notification {
+            Notification::Shards => self.0.shards_notified.notify_one(),
+            Notification::Changes => self.0.changes_notified.notify_one(),
+            Notification::Fanouts(shards) => {
+                if shards.iter().copied().any(concerns) {
+                    heard();
+                }
+            }
         }
-        Ok(())
     }
 
     /// Listens, and calls `heard` when events were committed for a shard that `concerns` this node, and after each
@@ -126,15 +141,37 @@ impl Notifier {
         listener.listen(CHANNEL).await?;
         heard();
         loop {
-            match listener.recv().await?.payload() {
-                SHARDS => self.0.shards_notified.notify_one(),
-                CHANGES => self.0.changes_notified.notify_one(),
-                payload => {
-                    if shards_in(payload).any(concerns) {
-                        heard();
-                    }
-                }
-            }
+            let notification = Notification::of_payload(listener.recv().await?.payload());
+            self.hear(&notification, concerns, heard);
+        }
+    }
+}
+
+impl Store {
+    /// Sends a notification to all nodes.
+    pub async fn notify(&self, notification: &Notification) -> Result<(), StoreError> {
+        let values = [CHANNEL.into(), notification.payload().into()];
+        let statement = Statement::from_sql_and_values(DbBackend::Postgres, "SELECT pg_notify($1, $2)", values);
+        self.engine_readers().execute_raw(statement).await?;
+        Ok(())
+    }
+}
+
+impl Notification {
+    fn payload(&self) -> String {
+        match self {
+            Self::Fanouts(shards) => payload_of(shards),
+            Self::Shards => SHARDS.to_owned(),
+            Self::Changes => CHANGES.to_owned(),
+        }
+    }
+
+    /// A payload of a newer version names no shard.
+    fn of_payload(payload: &str) -> Self {
+        match payload {
+            SHARDS => Self::Shards,
+            CHANGES => Self::Changes,
+            shards => Self::Fanouts(shards_in(shards).collect()),
         }
     }
 }
@@ -154,12 +191,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_names_its_shards_and_nonsense_names_none() {
+    fn a_notification_is_read_as_it_was_sent_and_nonsense_names_no_shard() {
         let shards: BTreeSet<ShardNum> = [0, 7, 255].map(ShardNum::from).into();
         assert_eq!(payload_of(&shards), "0007ff");
-        assert_eq!(shards_in("0007ff").collect::<BTreeSet<_>>(), shards);
+        for notification in [Notification::Fanouts(shards), Notification::Shards, Notification::Changes] {
+            assert_eq!(Notification::of_payload(&notification.payload()), notification);
+        }
         for word in ["zz7", SHARDS, CHANGES] {
             assert_eq!(shards_in(word).count(), 0);
+        }
+    }
+
+    #[test]
+    fn what_gathers_is_sent_once_and_a_node_hears_only_of_shards_that_concern_it() {
+        let (notifier, heard) = (Notifier::default(), std::cell::Cell::new(0));
+        notifier.notify_fanouts(&[1, 2].map(ShardNum::from).into());
+        notifier.notify_fanouts(&[2, 3].map(ShardNum::from).into());
+        notifier.notify_changes();
+        let sent = notifier.take();
+        assert_eq!(sent, [Notification::Fanouts([1, 2, 3].map(ShardNum::from).into()), Notification::Changes]);
+        assert!(notifier.take().is_empty());
+        for (own, calls) in [(3, 1), (4, 1)] {
+            let concerns = |shard| shard == ShardNum::from(own);
+            sent.iter().for_each(|one| notifier.hear(one, &concerns, &|| heard.set(heard.get() + 1)));
+            assert_eq!(heard.get(), calls, "shard {own}");
         }
     }
 }

@@ -40,7 +40,7 @@ const HAND_OFF_PAUSE: Duration = Duration::from_millis(20);
 
 /// An attempt that was made.
 pub(in crate::engine) struct Attempted {
-    pub(super) report: Report,
+    pub(in crate::engine) report: Report,
     pub(super) started_at: UnixMillis,
     /// The slot in the journal that was reserved for the outcome.
     pub(super) slot: Slot,

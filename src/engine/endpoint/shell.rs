@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use crate::domain::id::EventSeq;
 use crate::engine::endpoint_config::EndpointConfig;
+use crate::engine::lane::{Effect, Input, Lane};
 use crate::store::StoreError;
 use crate::store::deliveries::{Due, DueRows};
 
-use super::attempt::Ended;
+use super::attempt::{Attempted, Ended};
 
 pub(in crate::engine) trait Shell {
     /// Runs a task that ends with the endpoint. What it answers comes back as [`super::Endpoint::on_completed`].
@@ -20,6 +21,22 @@ pub(in crate::engine) trait Shell {
 
     /// Ends the actor with its tasks and its mailbox.
     fn end(&mut self);
+
+    /// Called before the lane hears an input. For simulations, like [`Self::decided`].
+    fn hears(&mut self, _: &Input) {}
+
+    /// Called with what the lane has decided, before it is carried out.
+    fn decided(&mut self, _: &Decided<'_>) {}
+}
+
+/// What a lane has decided.
+#[cfg_attr(not(test), expect(dead_code, reason = "only simulations look at it"))]
+pub(in crate::engine) struct Decided<'a> {
+    pub(in crate::engine) config: &'a Arc<EndpointConfig>,
+    pub(in crate::engine) lane: &'a Lane,
+    pub(in crate::engine) effects: &'a [Effect],
+    /// The attempt whose end was the input, if any.
+    pub(in crate::engine) attempted: Option<&'a Attempted>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -32,20 +32,25 @@ pub(in crate::engine) struct EndpointEvent {
 }
 
 /// Tells the registry how the endpoint ended: passivated if [`Self::expect_end`] was called, crashed otherwise.
-pub(super) struct DeathWatch {
+pub(in crate::engine) struct DeathWatch {
     event: EndpointEvent,
     registry: UnboundedSender<EndpointEvent>,
     stats: Arc<EndpointStats>,
 }
 
 impl DeathWatch {
-    pub(super) fn new(
+    pub(in crate::engine) fn new(
         num: WebhookNum,
         generation: u64,
         registry: UnboundedSender<EndpointEvent>,
         stats: Arc<EndpointStats>,
     ) -> Self {
         Self { event: EndpointEvent { num, generation, kind: EndpointEventKind::Crashed }, registry, stats }
+    }
+
+    #[cfg(test)]
+    pub(in crate::engine) fn generation(&self) -> u64 {
+        self.event.generation
     }
 
     pub(super) fn say(&self, kind: EndpointEventKind) {

@@ -1,8 +1,6 @@
 //! What a lease of a given length means for its holder: when to renew it, and until when to act upon it. Pure.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A lease is renewed this often in its length, so that one late or missing answer does no harm.
 const RENEWALS: u32 = 5;

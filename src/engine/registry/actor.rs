@@ -31,9 +31,9 @@ impl EndpointSpawner for Threads {
     fn spawn(&mut self, seed: EndpointSeed) -> Address<EndpointMessage> {
         self.started = self.started.wrapping_add(1);
         let thread = &self.threads[self.started % self.threads.len()];
-        let EndpointSeed { config, context, generation, registry, in_doubt } = seed;
+        let EndpointSeed { config, context, watch, in_doubt } = seed;
         let (courier, start_slots) = (thread.courier.clone(), thread.start_slots.clone());
-        let args = SpawnArgs { config, context, courier, start_slots, generation, registry, in_doubt };
+        let args = SpawnArgs { config, context, courier, start_slots, watch, in_doubt };
         Arc::new(EndpointActor::start_in_arbiter(&thread.arbiter, move |_| EndpointActor::new(args)))
     }
 }

@@ -3,44 +3,41 @@
 //! receivers that change, operators who interfere, and clocks that are set. It runs one process, or several nodes on
 //! one store, which are also frozen, cut off from the store, and miss each other's notifications.
 //!
-//! The real code is: the lanes with all that they hold, permits, routes, the fair queue, restarts, lease terms and
-//! placement; of the store, the shard set and the scan cursor; and of the journal its queues, feed, ledger, fences,
-//! fan-out tracker and recent cancels. The glue between these parts is mirrored function by function, and each mirror
-//! names its original: [`process`] is what a `kill -9` takes, [`world`] what it leaves. Time, randomness and the order
-//! of concurrent steps come from the seed. The invariants are in [`oracle`], checked at the moment of sending, and in
-//! [`checker`].
+//! The code of the engine is the code that ships: registry, endpoints, lanes, attempts, dispatcher, cluster, config sync
+//! and the journal with its writer. Simulated are what they ask of the world: time, tasks and chance ([`host`]), the
+//! database ([`db`], [`cluster`], [`journal`]), receivers ([`attempt`], [`receivers`]), and the actors' mailboxes and
+//! threads ([`endpoint`], [`registry`]). [`process`] is what a `kill -9` takes, [`world`] what it leaves. Time,
+//! randomness and the order of concurrent steps come from the seed. The invariants are in [`oracle`], checked at the
+//! moment of sending, and in [`checker`].
 //!
 //! `POSTHASTE_SIMULATION_SEEDS=100000` runs more seeds, `POSTHASTE_SIMULATION_SEED=17` only this one. A failure names
 //! its seed and prints its last steps.
 
 mod attempt;
-mod background;
 mod checker;
-mod dispatcher;
+mod cluster;
+mod db;
 mod endpoint;
-mod follower;
-mod handle;
-mod member;
-mod messages;
-mod node_lease;
+mod host;
+mod journal;
 mod operator;
 mod oracle;
 mod plan;
 mod process;
 mod receivers;
 mod registry;
-mod remote_shards;
 mod scheduler;
 mod tasks;
 mod trace;
 mod world;
-mod writer;
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+
+use crate::fault;
 
 use self::scheduler::Scheduler;
 
@@ -67,10 +64,15 @@ struct Failure {
 
 fn simulate(seed: u64, is_clustered: bool, with_history: bool) -> Result<(), Failure> {
     let world = plan::world(seed, is_clustered, with_history);
-    let ended = catch_unwind(AssertUnwindSafe(|| Scheduler::new(&world).run()));
+    let ended = world::with_current(&world, || {
+        fault::simulated::set(Some(endpoint::at_fault_point));
+        let ended = catch_unwind(AssertUnwindSafe(|| Scheduler::new(&world).run()));
+        fault::simulated::set(None);
+        world.tasks.forget();
+        world.machines.iter().for_each(|place| drop(place.process.take()));
+        ended
+    });
     let history = world.history();
-    world.tasks.forget();
-    world.machines.iter().for_each(|place| drop(place.process.take()));
     ended.map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let why = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned();

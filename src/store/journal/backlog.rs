@@ -40,6 +40,11 @@ impl Backlog {
         Self { ledger, db, journal }
     }
 
+    #[cfg(test)]
+    pub(crate) fn lock(&self) -> parking_lot::MutexGuard<'_, Ledger> {
+        self.ledger.lock()
+    }
+
     /// Pending deliveries of this webhook.
     #[must_use]
     pub fn pending(&self, webhook: WebhookNum) -> u64 {

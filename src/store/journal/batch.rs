@@ -21,7 +21,7 @@ pub(super) struct Batch {
     pub(super) publishes: Vec<PublishRequest>,
     pub(super) records: Vec<Record>,
     pub(super) barriers: Vec<oneshot::Sender<()>>,
-    pub(super) shifts: Vec<OwnershipChange>,
+    pub(super) ownership_changes: Vec<OwnershipChange>,
     /// Bytes of receivers' answers in `records`.
     pub(super) answer_bytes: usize,
     /// Whether a caller waits for one of the records.
@@ -41,7 +41,7 @@ impl Batch {
                 self.records.push(record);
             }
             Request::Barrier(done) => self.barriers.push(done),
-            Request::Ownership(shift) => self.shifts.push(shift),
+            Request::Ownership(change) => self.ownership_changes.push(change),
             Request::Close => self.closing = true,
         }
     }
@@ -66,7 +66,7 @@ impl Batch {
     }
 
     pub(super) fn has_waiters_for_records(&self) -> bool {
-        self.closing || self.is_awaited || !self.barriers.is_empty() || !self.shifts.is_empty()
+        self.closing || self.is_awaited || !self.barriers.is_empty() || !self.ownership_changes.is_empty()
     }
 
     /// Call this once nothing that was recorded before the barriers is left to commit.

@@ -38,7 +38,7 @@ use super::remote_shards::RemoteShards;
 use super::rows::{Change, Purge, Rows, Update, Updated};
 use super::{Bounds, Draft, JournalStats, PublishError, PublishRequest, Published, Record, Request};
 
-use self::settle::{Failure, Unanswered};
+use self::settle::{Failure, Undecided};
 
 pub(super) struct Outputs {
     pub(super) feed: Arc<Feed>,
@@ -55,7 +55,7 @@ pub(super) struct Writer {
     shard_set: ShardSet,
     publishes: mpsc::Receiver<Request>,
     records: mpsc::Receiver<Request>,
-    watched: FanoutTracker,
+    tracker: FanoutTracker,
     cancelled: RecentCancels,
     /// Records that let a few publishes go first.
     held: Vec<Record>,
@@ -104,7 +104,7 @@ impl Writer {
         last: EventSeq,
         outputs: Outputs,
     ) -> Self {
-        let (watched, cancelled) = (FanoutTracker::default(), RecentCancels::new(host.now()));
+        let (tracker, cancelled) = (FanoutTracker::default(), RecentCancels::new(host.now()));
         let (held, deferred_publish) = (Vec::new(), None);
         Self {
             db,
@@ -113,7 +113,7 @@ impl Writer {
             shard_set,
             publishes,
             records,
-            watched,
+            tracker,
             cancelled,
             held,
             deferred_publish,
@@ -125,10 +125,10 @@ impl Writer {
     /// Runs until the journal is closed and everything is written.
     pub(super) async fn run(mut self) {
         while let Some(mut batch) = self.gather().await {
-            let shifts = std::mem::take(&mut batch.shifts);
+            let changes = std::mem::take(&mut batch.ownership_changes);
             self.settle(batch).await;
-            for shift in shifts {
-                self.change_ownership(shift).await;
+            for change in changes {
+                self.change_ownership(change).await;
             }
         }
     }
@@ -144,7 +144,7 @@ impl Writer {
         }
         self.take_waiting(&mut batch);
         let mut patience = pin!(self.host.sleep(self.bounds.linger));
-        while batch.can_wait() {
+        while batch.can_wait() && batch.records.len() < self.bounds.records {
             tokio::select! {
                 biased;
                 () = &mut patience => break,
@@ -200,7 +200,7 @@ impl Writer {
         prepared.updated = prepared.write(transaction.as_mut(), rows).await?;
         prepared.new = self.new_among(transaction.as_mut(), &batch.records).await?;
         if fence.admits_events() {
-            self.admit_deferred_publishes(batch);
+            self.admit_new_publishes(batch);
         }
         let batch = &*batch;
         let mut rows = Rows::default();
@@ -216,7 +216,7 @@ impl Writer {
         match transaction.commit().await {
             Ok(()) => Ok(prepared),
             Err(error) => {
-                Err(Failure::InDoubt(error, Box::new(Unanswered { prepared, transaction: fence.transaction })))
+                Err(Failure::Unanswered(error, Box::new(Undecided { prepared, transaction: fence.transaction })))
             }
         }
     }
@@ -246,7 +246,7 @@ impl Writer {
     /// Admits publishes that arrived while the records were written, so that they need not wait for the next commit.
     /// Ordered events on several nodes are excluded: another node may have accepted an event before ours, in a later
     /// transaction than this batch, and scans, which go by transaction numbers, would find that event after ours.
-    fn admit_deferred_publishes(&mut self, batch: &mut Batch) {
+    fn admit_new_publishes(&mut self, batch: &mut Batch) {
         while batch.publishes.len() < self.bounds.publishes && self.deferred_publish.is_none() {
             match self.publishes.try_recv() {
                 Ok(Request::Publish(request)) if self.must_be_deferred(&request) => {
@@ -272,11 +272,11 @@ impl Writer {
         if !fence.admits_events() {
             let has_diverged = self.shard_set.has_diverged();
             for request in batch.publishes.drain(..) {
-                let why = if has_diverged { PublishError::Diverged } else { PublishError::Superseded };
+                let why = if has_diverged { PublishError::Diverged } else { PublishError::Reaped };
                 let _ = request.answer.send(Err(why));
             }
         }
-        self.watched.forget(|shard| fence.has_lost(shard));
+        self.tracker.forget(|shard| fence.has_lost(shard));
     }
 
     async fn prepare_events(
@@ -388,17 +388,17 @@ impl Writer {
                 Record::Attempt(record) => {
                     rows.delivery(record.id, record.state);
                     rows.attempts.push((record.id, &record.attempt));
-                    self.watched.mark(record.id);
+                    self.tracker.mark(record.id);
                 }
-                Record::Defer { id, .. } if !self.watched.may_get_row(*id, &self.shard_set) => {}
+                Record::Defer { id, .. } if !self.tracker.may_get_row(*id, &self.shard_set) => {}
                 Record::Defer { id, next_at } => {
                     rows.deferrals.push((*id, DeliveryState::pending(Some(*next_at))));
-                    self.watched.mark(*id);
+                    self.tracker.mark(*id);
                 }
                 Record::Cancel { id, at } => {
                     rows.deferrals.push((*id, DeliveryState::pending(Some(*at))));
                     rows.updates.push(Update::Cancel { id: *id, at: *at });
-                    self.watched.mark(*id);
+                    self.tracker.mark(*id);
                 }
                 Record::Retry { id, at } => rows.updates.push(Update::Retry { id: *id, at: *at }),
                 Record::Health { webhook, health } => rows.health(*webhook, health),
@@ -406,13 +406,13 @@ impl Writer {
                     let purge = Purge { webhook: *webhook, through: *through, except: except.clone() };
                     rows.updates.push(Update::Purge { purge, at: self.host.now() });
                 }
-                Record::Adopt { fanout } => self.watched.adopt(fanout),
-                Record::Mark { event, recorded, .. } => self.watched.mark_all(*event, recorded),
+                Record::Adopt { fanout } => self.tracker.adopt(fanout),
+                Record::Mark { event, recorded, .. } => self.tracker.mark_all(*event, recorded),
                 // Writes nothing: the record is answered once earlier ones are committed.
                 Record::Watch { .. } => {}
             }
         }
-        rows.ended.extend(self.watched.ended());
+        rows.ended.extend(self.tracker.ended());
     }
 
     /// Tells everybody who waits that the batch is durable.
@@ -425,7 +425,7 @@ impl Writer {
             fault::point("outcome.after_commit");
         }
         self.last = last;
-        self.watched.committed();
+        self.tracker.committed();
         for (request, answer) in batch.publishes.drain(..).zip(answers) {
             // The publisher may publish again as soon as it has its answer, so its memory is free before.
             drop(request.room);
@@ -461,7 +461,7 @@ impl Writer {
         fanouts.sort_by_key(|fanout| fanout.in_order);
         let (at_once, to_find) = fanouts.split_at(fanouts.partition_point(|fanout| !fanout.in_order));
         for kept in feed.push(at_once, last) {
-            self.watched.begin((kept.event.seq, kept.shard), kept.targets.clone());
+            self.tracker.begin((kept.event.seq, kept.shard), kept.targets.clone());
         }
         if !to_find.is_empty() {
             feed.request_scan();
@@ -489,7 +489,7 @@ impl Writer {
         } else {
             feed.dispatched_to()
         };
-        self.watched.oldest().map_or(committed, |oldest| EventSeq(oldest.0 - 1).min(committed))
+        self.tracker.oldest().map_or(committed, |oldest| EventSeq(oldest.0 - 1).min(committed))
     }
 
     fn tell_recorders(&mut self, records: Vec<Record>, purged: Vec<u64>) -> usize {

@@ -74,12 +74,15 @@ impl Store {
         name: &str,
         address: Option<&str>,
     ) -> Result<Membership, StoreError> {
-        // A node of a version without slots has slot 0.
+        // The free slot that follows the newest node's: after a failover, a slot that another node has just left may have
+        // been used for keys that the database has lost. A node of a version without slots has slot 0.
         let sql = format!(
             "INSERT INTO node (name, address, started_at, lease_until, slot) \
              SELECT $1, $2, {NOW}, {NOW} + $3, ( \
-               SELECT MIN(slot) FROM generate_series(0, 255) AS slot \
-               WHERE slot NOT IN (SELECT COALESCE(slot, 0) FROM node)) \
+               SELECT slot FROM generate_series(0, 255) AS slot \
+               WHERE slot NOT IN (SELECT COALESCE(slot, 0) FROM node) \
+               ORDER BY (slot + 255 - COALESCE((SELECT slot FROM node ORDER BY num DESC LIMIT 1), -1)) % 256 \
+               LIMIT 1) \
              RETURNING num, slot, started_at, lease_until, \
                COALESCE((SELECT MAX(seq) FROM event), 0) AS newest, {SERVER}"
         );

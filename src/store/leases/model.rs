@@ -94,7 +94,9 @@ impl Leases {
     fn insert_node(&mut self, until: UnixMillis, newest: EventSeq) -> Membership {
         (self.joined, self.births) = (self.joined + 1, self.births + 1);
         let is_free = |slot: &u8| self.nodes.values().all(|node| node.slot != Slot(*slot));
-        let slot = Slot((0..=u8::MAX).find(is_free).expect("fewer than 256 nodes"));
+        let newest_slot = self.nodes.last_key_value().map_or(u8::MAX, |(_, node)| node.slot.0);
+        let after_newest = (1..=u8::MAX).map(|by| newest_slot.wrapping_add(by));
+        let slot = Slot(after_newest.into_iter().find(is_free).expect("fewer than 256 nodes"));
         let (node, started_at, server) = (self.joined, self.births, self.server.clone());
         self.nodes.insert(node, Row { slot, until, started_at });
         Membership { node, slot, started_at, lease_until: until.0, server, newest }

@@ -204,24 +204,24 @@ impl ShardSet {
     }
 
     /// Serves these shards from now on.
-    pub(in crate::store) fn activate(&self, acquired: &[AcquiredShard], gained: &Arc<Snapshot>) {
+    pub(in crate::store) fn activate(&self, acquired: &[AcquiredShard], activated_at: &Arc<Snapshot>) {
         let Some(owned) = self.among_others() else { return };
         let mut shards = owned.shards.write();
         let rejoined = owned.rejoined.load(Ordering::Relaxed);
         // A shard that was being acquired when the server was found to have diverged is not served.
         let serves = !*owned.has_diverged.borrow();
         for AcquiredShard { shard, epoch, in_doubt } in acquired {
-            let (epoch, in_doubt, gained) = (*epoch, *in_doubt, gained.clone());
+            let (epoch, in_doubt, activated_at) = (*epoch, *in_doubt, activated_at.clone());
             let tag = epoch + (rejoined << EPOCH_BITS);
-            shards[shard.place()] = Some(OwnedShard { epoch, tag, serves, in_doubt, activated_at: gained });
+            shards[shard.place()] = Some(OwnedShard { epoch, tag, serves, in_doubt, activated_at });
         }
     }
 
     /// Stops serving these shards: nothing begins for them any more.
-    pub fn stop_serving(&self, quit: &[ShardNum]) {
+    pub fn stop_serving(&self, stopped: &[ShardNum]) {
         let Some(owned) = self.among_others() else { return };
         let mut shards = owned.shards.write();
-        for shard in quit {
+        for shard in stopped {
             if let Some(shard) = &mut shards[shard.place()] {
                 shard.serves = false;
             }
@@ -229,10 +229,10 @@ impl ShardSet {
     }
 
     /// Forgets these shards, so that other nodes may own them.
-    pub(in crate::store) fn detach(&self, parted: &[ShardNum]) {
+    pub(in crate::store) fn detach(&self, detached: &[ShardNum]) {
         let Some(owned) = self.among_others() else { return };
         let mut shards = owned.shards.write();
-        for shard in parted {
+        for shard in detached {
             shards[shard.place()] = None;
         }
     }

@@ -198,7 +198,7 @@ async fn a_node_that_was_overtaken_writes_nothing_and_is_told() {
     world.record(attempted(id(owed, webhook.num), 1, Status::Success, None)).await;
     let published = world.running.journal.publish(vec![world.draft(None, &[webhook.num.0])], None).await;
 
-    assert!(matches!(published, Err(PublishError::Superseded)), "{published:?}");
+    assert!(matches!(published, Err(PublishError::Reaped)), "{published:?}");
     assert_eq!(world.running.journal.stats().fenced.load(Ordering::Relaxed), 1);
     assert!(other.store.delivery(world.tenant.num, id(owed, webhook.num)).await.unwrap().is_none());
     let mut cursor = ScanCursor::default();

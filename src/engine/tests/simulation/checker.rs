@@ -13,6 +13,7 @@ use crate::store::ledger::Oldest;
 
 use super::oracle::{Oracle, Request};
 use super::process::Process;
+use super::trace;
 use super::world::{Hook, World};
 
 /// Every target of every event has a row or a fan-out.
@@ -28,7 +29,7 @@ fn fanouts_cover(tables: &Tables) {
 
 /// The ledger agrees with a recount, if it was told of every commit.
 pub(super) fn ledger_agrees(process: &Process) {
-    if process.untold.get() {
+    if !process.commits.are_announced() {
         return;
     }
     if !process.world.knows_its_database(process) {
@@ -50,7 +51,8 @@ pub(super) fn ledger_agrees(process: &Process) {
         }
         let mut pending = owed.remove(&hook.num).unwrap_or_default();
         pending.extend(tables.pending_of(hook.num));
-        assert_eq!(ledger.pending(hook.num), pending.len() as u64, "what the ledger says {:?} is owed", hook.num);
+        let known: Vec<String> = pending.iter().map(|event| trace::event(*event)).collect();
+        assert_eq!(ledger.pending(hook.num), pending.len() as u64, "the ledger of {:?}: it is owed {known:?}", hook.num);
         match (ledger.oldest(hook.num), pending.first()) {
             (Some(Oldest::Known(oldest)), first) => assert_eq!(Some(&oldest), first, "the oldest of {:?}", hook.num),
             (Some(Oldest::Unknown { not_before }), first) => assert!(first.is_some_and(|first| *first >= not_before)),
@@ -72,7 +74,7 @@ fn is_owner(process: &Process, tables: &Tables, webhook: WebhookNum) -> bool {
 fn is_news(process: &Process, tables: &Tables, (event, webhook): (EventSeq, WebhookNum)) -> bool {
     let shard = process.shard_set.part_of(webhook);
     let transaction = tables.written_by((event, shard.num())).unwrap_or(0);
-    process.shard_set.is_new_to_ledger(shard, transaction, event) && !process.writer.borrow().watches(event, webhook)
+    process.shard_set.is_new_to_ledger(shard, transaction, event) && !process.commits.has_claimed((event, shard.num()))
 }
 
 /// Every shard is owned by the node that placement names, and served.
@@ -111,7 +113,7 @@ pub(super) fn all_is_well(world: &World) {
 
 /// Whether both outcomes were lost at once: with their process, or with the database.
 fn is_one_loss(request: &Request, next: &Request) -> bool {
-    next.server == request.server && (next.incarnation == request.incarnation || request.was_forgotten)
+    request.was_forgotten || next.server == request.server && next.incarnation == request.incarnation
 }
 
 /// A delivery at the end of a simulation.
@@ -171,6 +173,8 @@ impl Found<'_> {
             }
             assert!(request.was_cut, "request {} for {id:?} was made and not recorded", request.num);
             match next {
+                // The manual retry itself was lost with the database.
+                _ if request.trigger == Trigger::Manual && request.server < world.servers.get() => {}
                 // Its outcome was lost later, together with that of the next request.
                 Some(next) if request.is_decided && is_one_loss(request, next) => {}
                 Some(next) => {
@@ -180,8 +184,6 @@ impl Found<'_> {
                     let cannot_know = world.was_set_back();
                     assert!(says_so || cannot_know, "{id:?} was cut short and is sent again as {:?}", next.trigger);
                 }
-                // The manual retry itself was lost with the database.
-                None if request.trigger == Trigger::Manual && request.server < world.servers.get() => {}
                 None => self.is_not_to_be_sent_again(oracle),
             }
         }

@@ -1,53 +1,31 @@
-//! Publishers and operators. Mirrors what the API calls: `Engine::publish`, `engine/backlog_ops`, `engine/delivery_ops`
-//! and `engine/configure`. Each operation tells the oracle what its caller may rely on once it is answered.
+//! Publishers and operators: what the API checks and writes before it calls the engine's parts. Each operation tells the oracle what its caller may rely on once it is answered.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use crate::domain::id::{DeliveryId, EventSeq, MAX_ATTEMPT, TenantNum, WebhookNum};
+use crate::domain::id::{DeliveryId, MAX_ATTEMPT, TenantNum, WebhookNum};
 use crate::engine::TEST_EVENT;
-use crate::engine::lane::Detached;
+use crate::engine::steering::Steering;
 use crate::store::deliveries::{DeliveryState, Status};
 use crate::store::journal::model::Tables;
-use crate::store::journal::{Draft, Published, Record, Stopped};
+use crate::store::payload::LARGE;
+use crate::store::journal::{Draft, Published};
 
-use super::process::{Process, STORE_PAUSE};
+use super::process::Process;
+use super::tasks::pause;
 use super::world::Hook;
 
-/// `backlog_ops::FINDING`, shortened.
-const FINDING: Duration = Duration::from_millis(200);
-
-/// `backlog_ops::Hold`: while this lives, the endpoint of the webhook sends nothing, even if it is activated meanwhile.
-struct Hold {
-    process: Rc<Process>,
-    webhook: WebhookNum,
-}
-
-impl Hold {
-    fn new(process: &Rc<Process>, webhook: WebhookNum) -> Self {
-        *process.holds.borrow_mut().entry(webhook).or_default() += 1;
-        Self { process: process.clone(), webhook }
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        let mut holds = self.process.holds.borrow_mut();
-        let holders = holds.remove(&self.webhook).unwrap_or(1) - 1;
-        if holders > 0 {
-            holds.insert(self.webhook, holders);
-        }
-    }
-}
+/// Events of this type are so large that two of them fill the feed, and that their bodies are read for each request.
+pub(super) const HUGE: &str = "huge";
+pub(super) const HUGE_BYTES: usize = LARGE + 1;
 
 /// Publishing.
 impl Process {
     pub(super) async fn publish(self: Rc<Self>, tenant: TenantNum, kind: &'static str) {
-        let targets = self.routes.matching(tenant, kind);
+        let targets = self.context.routes.matching(tenant, kind);
         self.world.note(|| format!("{kind} is published to {} webhooks", targets.len()));
-        self.pause().await;
+        pause().await;
         self.accept(tenant, kind, targets).await;
     }
 
@@ -56,14 +34,15 @@ impl Process {
         if let Some(hook) = self.world.hook(num).filter(Hook::is_open) {
             self.world.note(|| format!("{num:?} is tested"));
             self.world.tests.set(self.world.tests.get() + 1);
-            self.pause().await;
+            pause().await;
             self.accept(hook.tenant, TEST_EVENT, [num].into()).await;
         }
     }
 
     async fn accept(&self, tenant: TenantNum, kind: &'static str, targets: std::sync::Arc<[WebhookNum]>) {
-        let data = RawValue::from_string("{}".to_owned()).unwrap();
-        let is_ordered = self.routes.is_any_ordered(tenant, &targets);
+        let size = if kind == HUGE { HUGE_BYTES } else { 0 };
+        let data = RawValue::from_string(format!("\"{}\"", "x".repeat(size))).unwrap();
+        let is_ordered = self.context.routes.is_any_ordered(tenant, &targets);
         let draft = Draft {
             tenant,
             kind: kind.into(),
@@ -86,18 +65,19 @@ impl Process {
 impl Process {
     /// `Engine::update_webhook`, for a webhook that was read before. Answers whether it was unchanged since then.
     async fn update(self: &Rc<Self>, changed: Hook) -> bool {
-        self.pause().await;
-        let changing = self.changing.write().await;
+        pause().await;
+        let changing = self.context.changing.write().await;
         let num = changed.num;
         if !self.write_hook(changed) {
             return false;
         }
-        self.pause().await;
+        pause().await;
         if let Some(hook) = self.world.hook(num) {
-            self.routes.set(hook.route());
+            self.context.routes.set(hook.route());
         }
         drop(changing);
-        self.reconfigure(num).await;
+        self.registry.reconfigure(num).await;
+        self.context.notifier.notify_changes();
         true
     }
 
@@ -118,7 +98,7 @@ impl Process {
     }
 
     /// A change after which nothing is sent to the webhook.
-    pub(super) async fn close(self: Rc<Self>, num: WebhookNum, change: impl FnOnce(&mut Hook)) {
+    pub(super) async fn close(self: Rc<Self>, num: WebhookNum, change: impl FnOnce(&mut Hook) + 'static) {
         let Some(mut hook) = self.world.hook(num) else { return };
         change(&mut hook);
         if self.update(hook).await && self.world.hook(num).is_some_and(|hook| !hook.is_open()) {
@@ -128,10 +108,10 @@ impl Process {
     }
 
     /// A change after which deliveries may be sent to the webhook again.
-    pub(super) async fn open(self: Rc<Self>, num: WebhookNum, change: impl FnOnce(&mut Hook)) {
+    pub(super) async fn open(self: Rc<Self>, num: WebhookNum, change: impl FnOnce(&mut Hook) + 'static) {
         let Some(mut hook) = self.world.hook(num) else { return };
         self.world.oracle.borrow_mut().begin_opening(self.incarnation, num);
-        self.release(num).await;
+        self.registry.release(num).await;
         change(&mut hook);
         self.update(hook).await;
         self.world.oracle.borrow_mut().end_opening(self.incarnation, num);
@@ -140,8 +120,8 @@ impl Process {
     /// `Engine::delete_webhook`.
     pub(super) async fn delete(self: Rc<Self>, num: WebhookNum) {
         let Some(doomed) = self.world.hook(num) else { return };
-        self.pause().await;
-        let changing = self.changing.write().await;
+        pause().await;
+        let changing = self.context.changing.write().await;
         {
             let mut hooks = self.world.hooks.borrow_mut();
             match hooks.get_mut(&num) {
@@ -153,24 +133,21 @@ impl Process {
             }
         }
         self.world.note(|| format!("{num:?} is deleted"));
-        self.pause().await;
-        self.routes.remove(doomed.tenant, num);
+        pause().await;
+        self.context.routes.remove(doomed.tenant, num);
         drop(changing);
-        self.dismiss(num).await;
-        self.world.oracle.borrow_mut().close(&self.world, num);
-        let pending = self.ledger.lock().pending(num);
-        if pending > 0 && self.journal.purge(num, EventSeq(i64::MAX), &[]).await.is_err() {
-            return;
+        let forgotten = self.steering().forget(vec![num]).await;
+        if forgotten.is_ok() {
+            self.world.oracle.borrow_mut().close(&self.world, num);
         }
-        self.forget_in_ledger(&[num]).await;
     }
 
     /// `Engine::probe`.
     pub(super) async fn probe(self: Rc<Self>, num: WebhookNum) {
         if self.world.hook(num).is_some_and(|hook| hook.is_open()) {
             self.world.note(|| format!("{num:?} is probed"));
-            self.release(num).await;
-            self.probe_endpoint(num).await;
+            self.registry.release(num).await;
+            self.registry.probe(num).await;
         }
     }
 }
@@ -183,60 +160,16 @@ impl Process {
             return;
         }
         self.world.note(|| format!("{num:?} is purged"));
-        let hold = Hold::new(&self, num);
-        self.reconfigure(num).await;
-        let _ = self.purge_held(num).await;
-        drop(hold);
-        self.world.note(|| format!("{num:?} has been purged"));
-        self.reconfigure(num).await;
-    }
-
-    /// `Engine::purge_held`.
-    async fn purge_held(&self, webhook: WebhookNum) -> Result<(), Stopped> {
-        self.journal.barrier().await?;
-        let (newest, end) = (self.feed.committed(), self.world.elapsed() + FINDING);
-        let has_found = || !self.world.is_clustered || self.feed.has_scanned(newest) || self.world.elapsed() >= end;
-        self.world.tasks.until(|| has_found().then_some(())).await;
-        let through = self.feed.seen_watermark();
-        self.world.oracle.borrow_mut().purges(webhook, through);
-        self.set_row_watermark(webhook, through).await;
-        let under_way = self.withdraw_all(webhook, through).await;
-        self.note_withdrawn(webhook, &under_way);
-        self.journal.barrier().await?;
-        let next_at = self.wall();
-        for event in self.owed_only_by_fanout(webhook, through).await? {
-            if !under_way.contains(&event) {
-                self.journal.record(Record::Defer { id: DeliveryId { event, webhook }, next_at }).await?;
-            }
-        }
-        self.journal.barrier().await?;
-        self.journal.purge(webhook, through, &under_way).await?;
-        self.world.note(|| format!("what {webhook:?} was owed up to {through:?} is cancelled, but not {under_way:?}"));
-        Ok(())
-    }
-
-    /// Notes that the endpoint does not send these again.
-    fn note_withdrawn(&self, webhook: WebhookNum, under_way: &[EventSeq]) {
-        if let Some(endpoint) = self.registry.borrow().find(webhook) {
-            let ids = under_way.iter().map(|event| DeliveryId { event: *event, webhook });
-            self.world.oracle.borrow_mut().withdraws((self.incarnation, endpoint.generation), ids);
-        }
-    }
-
-    /// `Engine::owed_only_by_fanout`.
-    async fn owed_only_by_fanout(&self, webhook: WebhookNum, through: EventSeq) -> Result<Vec<EventSeq>, Stopped> {
-        loop {
-            if let Ok(owed) = self.read(|tables| tables.owed_only_by_fanout(webhook, through)).await {
-                return Ok(owed);
-            }
-            self.draining.run_until_cancelled(self.world.sleep(STORE_PAUSE)).await.ok_or(Stopped)?;
-        }
+        self.world.oracle.borrow_mut().begin_purge(num);
+        let purged = self.steering().purge(num, None).await;
+        self.world.oracle.borrow_mut().end_purge(num);
+        self.world.note(|| format!("{num:?} has been purged: {purged:?}"));
     }
 
     /// `Engine::delivery`: from its row, or from its fan-out alone.
     async fn delivery(&self, id: DeliveryId) -> Option<DeliveryState> {
         let owed = |tables: &Tables| tables.owed_by_fanouts().any(|owed| owed == (id.event, id.webhook));
-        let read = self.read(|tables| {
+        let read = self.db.read(|_, tables| {
             let row = tables.delivery(id).copied();
             row.or_else(|| owed(tables).then(|| DeliveryState::pending(None)))
         });
@@ -254,25 +187,7 @@ impl Process {
     async fn retry_meddling(self: &Rc<Self>, id: DeliveryId) -> Option<()> {
         let delivery = self.delivery(id).await.filter(|state| state.attempts < MAX_ATTEMPT)?;
         self.world.hook(id.webhook).filter(Hook::is_open)?;
-        let now = self.wall();
-        self.take_out(id).await?;
-        if delivery.status == Status::Pending {
-            self.journal.record(Record::Defer { id, next_at: now }).await.ok()?;
-        }
-        self.world.oracle.borrow_mut().manual_retries.insert(id);
-        self.record(Record::Retry { id, at: now.min(id.event.accepted_at()) }).await?;
-        self.detach(id).await;
-        self.send_now(id).await;
-        Some(())
-    }
-
-    /// `Engine::take_out`.
-    async fn take_out(&self, id: DeliveryId) -> Option<()> {
-        match self.detach(id).await {
-            Detached::Waiting => Some(()),
-            Detached::Absent => self.read(|tables| tables.delivery(id).is_some()).await.ok()?.then_some(()),
-            Detached::InFlight { .. } => None,
-        }
+        self.steering().retry(id, delivery.status == Status::Pending).await.ok()
     }
 
     /// `Engine::cancel`.
@@ -285,16 +200,11 @@ impl Process {
 
     async fn cancel_meddling(&self, id: DeliveryId) -> Option<()> {
         self.delivery(id).await.filter(|state| state.status == Status::Pending)?;
-        self.take_out(id).await?;
         self.world.oracle.borrow_mut().cancellations.insert(id);
-        self.record(Record::Cancel { id, at: self.wall() }).await?;
-        self.withdraw(id).await;
-        Some(())
+        self.steering().cancel(id).await.ok()
     }
 
-    /// `Engine::record`.
-    async fn record(&self, record: Record) -> Option<()> {
-        self.journal.record(record).await.ok()?;
-        self.journal.barrier().await.ok()
+    fn steering(&self) -> Steering {
+        Steering { context: self.context.clone(), registry: self.registry.clone(), feed: self.feed.clone() }
     }
 }

@@ -13,6 +13,7 @@ use crate::store::deliveries::{DeliveryState, Status, Trigger};
 use crate::store::journal::model::Tables;
 
 use super::process::Process;
+use super::tasks::Owner;
 use super::world::{Hook, World};
 
 /// The index of a request.
@@ -38,7 +39,7 @@ pub(super) struct Request {
     /// The lane has decided what follows, and the journal was told.
     pub(super) is_decided: bool,
     pub(super) incarnation: u32,
-    generation: u64,
+    owner: Owner,
 }
 
 #[derive(Default)]
@@ -63,10 +64,13 @@ pub(super) struct Oracle {
     /// Deliveries that an operator is changing, by process.
     meddling: HashMap<(u32, DeliveryId), usize>,
     /// Deliveries that were purged while in flight: the same endpoint does not send them again.
-    withdrawn: BTreeSet<(DeliveryId, (u32, u64))>,
+    withdrawn: BTreeSet<(DeliveryId, Owner)>,
+    /// What endpoints have started, and why.
+    started: BTreeMap<(Owner, EventSeq), Trigger>,
     pub(super) cancellations: BTreeSet<DeliveryId>,
-    pub(super) manual_retries: BTreeSet<DeliveryId>,
-    purged: BTreeMap<WebhookNum, EventSeq>,
+    /// Purges under way, by webhook. A process that dies leaves its purges open: its batches may still be committed.
+    purging: BTreeMap<WebhookNum, usize>,
+    purged: BTreeSet<DeliveryId>,
     /// Events that were lost with a database.
     pub(super) lost_events: BTreeSet<EventSeq>,
 }
@@ -74,16 +78,17 @@ pub(super) struct Oracle {
 /// Requests.
 impl Oracle {
     /// What must hold when a lane starts an attempt.
-    pub(super) fn check_start(&self, (process, generation): (&Process, u64), called: &EndpointConfig, entry: &Entry) {
+    pub(super) fn check_start(&mut self, (process, owner): (&Process, Owner), called: &EndpointConfig, entry: &Entry) {
         let (world, event) = (&process.world, entry.event.seq);
         let id = DeliveryId { event, webhook: called.num };
+        self.started.insert((owner, event), entry.trigger);
         let (now, tables) = (process.wall(), world.tables.borrow());
         // An attempt that starts while the engine stops, without a lease, or for a shard that is not served, is never
         // sent.
-        if process.draining.is_cancelled() || !process.is_held() || !process.shard_set.serves(called.num) {
+        if process.context.draining.is_cancelled() || !process.context.lease.is_valid() || !process.shard_set.serves(called.num) {
             return;
         }
-        let has_heard = |change: &usize| !world.is_clustered || *change <= process.followed_to.get();
+        let has_heard = |change: &usize| !world.is_clustered || *change <= world.machines[process.place].followed_to.get();
         assert!(!self.closed.get(&called.num).is_some_and(has_heard), "{id:?} is sent although its webhook is closed");
         // A clock that was set back does not delay deliveries that wait for no retry.
         let never_waited = entry.is_manual() || entry.state.tries == 0;
@@ -102,7 +107,7 @@ impl Oracle {
             assert_eq!(row.status, Status::Pending, "{id:?} is sent although it is settled");
             assert!(is_due(row.next_at), "{id:?} is sent before its row is due");
         }
-        let is_withdrawn = self.withdrawn.contains(&(id, (process.incarnation, generation)));
+        let is_withdrawn = self.withdrawn.contains(&(id, owner));
         assert!(!is_withdrawn || entry.is_manual(), "{id:?} is sent again although it was purged");
         if called.policy.ordered {
             self.check_order(&tables, id);
@@ -114,7 +119,7 @@ impl Oracle {
         let living = process.world.processes();
         let may_be_heard = |incarnation| {
             incarnation == process.incarnation
-                || living.iter().any(|other| other.incarnation == incarnation && other.is_held())
+                || living.iter().any(|other| other.incarnation == incarnation && other.context.lease.is_valid())
         };
         // A request that was sent under another database is cut short or unknown to this one.
         let server = process.world.servers.get();
@@ -145,12 +150,12 @@ impl Oracle {
     pub(super) fn sent(
         &mut self,
         process: &Process,
-        generation: u64,
-        webhook: WebhookNum,
-        entry: &Entry,
+        owner: Owner,
+        id: DeliveryId,
+        number: u16,
     ) -> RequestNum {
-        let (world, incarnation) = (&process.world, process.incarnation);
-        let id = DeliveryId { event: entry.event.seq, webhook };
+        let (world, incarnation, webhook) = (&process.world, process.incarnation, id.webhook);
+        let trigger = self.started.get(&(owner, id.event)).copied().expect("an attempt that was started");
         let knows = world.knows_its_database(process);
         if knows {
             self.check_alone(process, id);
@@ -170,8 +175,8 @@ impl Oracle {
         let request = Request {
             num,
             id,
-            number: entry.state.attempts + 1,
-            trigger: entry.trigger,
+            number,
+            trigger,
             outcome: None,
             was_cut: false,
             is_under_way: true,
@@ -179,7 +184,7 @@ impl Oracle {
             was_forgotten: false,
             is_decided: false,
             incarnation,
-            generation,
+            owner,
         };
         self.by_delivery.entry(id).or_default().push(num);
         self.requests.push(request);
@@ -191,18 +196,14 @@ impl Oracle {
         self.requests[request].outcome = Some(outcome.kind());
     }
 
-    /// The request is over, answered or not.
+    /// The request is over, answered or not: the lease may have ended before the answer came.
     pub(super) fn ended(&mut self, request: RequestNum) {
         let request = &mut self.requests[request];
+        request.was_cut |= request.outcome.is_none();
         request.is_under_way = false;
         if let Some(under_way) = self.under_way.get_mut(&(request.incarnation, request.id.webhook)) {
             *under_way -= 1;
         }
-    }
-
-    /// The lease ended before the answer came.
-    pub(super) fn cut_short(&mut self, request: RequestNum) {
-        self.requests[request].was_cut = true;
     }
 
     /// The lane has decided what follows, and the journal was told.
@@ -221,8 +222,8 @@ impl Oracle {
     }
 
     /// Outcomes that the endpoint had not handed to the journal are lost.
-    pub(super) fn endpoint_crashed(&mut self, incarnation: u32, generation: u64) {
-        let its = |request: &&mut Request| request.incarnation == incarnation && request.generation == generation;
+    pub(super) fn endpoint_crashed(&mut self, owner: Owner) {
+        let its = |request: &&mut Request| request.owner == owner;
         for request in self.requests.iter_mut().filter(its).filter(|request| !request.is_decided) {
             request.was_cut = true;
         }
@@ -306,27 +307,36 @@ impl Oracle {
     }
 
     /// A purge has begun while requests for these deliveries were in flight.
-    pub(super) fn withdraws(&mut self, of: (u32, u64), ids: impl Iterator<Item = DeliveryId>) {
+    pub(super) fn withdraws(&mut self, of: Owner, ids: impl Iterator<Item = DeliveryId>) {
         self.withdrawn.extend(ids.map(|id| (id, of)));
     }
 
     /// Purged deliveries are not in flight.
-    pub(super) fn check_purged(&self, world: &World, purged: &[DeliveryId]) {
+    pub(super) fn check_purged(&mut self, world: &World, purged: &[DeliveryId]) {
         // A deletion does not wait for requests in flight.
         for id in purged.iter().filter(|id| world.hook(id.webhook).is_some()) {
             let is_under_way = |request: &Request| request.is_under_way && !request.was_cut;
             assert!(!self.of(*id).any(is_under_way), "{id:?} is purged while its request is under way");
+            assert!(self.purging.contains_key(&id.webhook), "{id:?} is purged although nobody purges its webhook");
+            self.purged.insert(*id);
         }
     }
 
-    pub(super) fn purges(&mut self, webhook: WebhookNum, through: EventSeq) {
-        let purged = self.purged.entry(webhook).or_insert(through);
-        *purged = through.max(*purged);
+    pub(super) fn begin_purge(&mut self, webhook: WebhookNum) {
+        *self.purging.entry(webhook).or_default() += 1;
+    }
+
+    pub(super) fn end_purge(&mut self, webhook: WebhookNum) {
+        let left = self.purging.remove(&webhook).unwrap_or(1) - 1;
+        if left > 0 {
+            self.purging.insert(webhook, left);
+        }
     }
 
     /// Whether an operator wanted the delivery cancelled.
     pub(super) fn may_be_cancelled(&self, id: DeliveryId) -> bool {
-        self.cancellations.contains(&id) || self.purged.get(&id.webhook).is_some_and(|through| id.event <= *through)
+        let is_withdrawn = self.withdrawn.iter().any(|(withdrawn, _)| *withdrawn == id);
+        self.cancellations.contains(&id) || self.purged.contains(&id) || is_withdrawn
     }
 
     /// How many deliveries a lane may keep in memory.

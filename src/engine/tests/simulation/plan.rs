@@ -1,18 +1,21 @@
 //! Plans a simulation from its seed: tenants with their webhooks, bounds and troubles.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::domain::id::{TenantNum, WebhookNum};
-use crate::domain::policy::Backoff;
-use crate::domain::policy::{Policy, RateLimit};
+use crate::domain::id::{TenantNum, WebhookId, WebhookNum};
+use crate::domain::policy::{Backoff, Policy, RateLimit};
+use crate::engine::dispatch;
+use crate::store::journal;
 use crate::store::leases::ShardNum;
 use crate::store::leases::model::Leases;
 
+use super::operator::HUGE_BYTES;
 use super::receivers::{Mood, Receiver};
 use super::world::{Bounds, Hook, Place, Trouble, World};
 
@@ -56,20 +59,30 @@ fn machines(is_clustered: bool, chance: &mut StdRng) -> Vec<Place> {
     let count = if is_clustered { chance.random_range(2..=4) } else { 1 };
     let are_right = !is_clustered || chance.random_bool(0.5);
     let mut skew = || if are_right { 0 } else { chance.random_range(-MOST_SKEW..=MOST_SKEW) };
-    (0..count).map(|_| Place { process: RefCell::default(), skew: Cell::new(skew()) }).collect()
+    (0..count).map(|_| Place { skew: Cell::new(skew()), ..Place::default() }).collect()
 }
 
 fn bounds(chance: &mut StdRng) -> Bounds {
-    Bounds {
-        mailbox: chance.random_range(1..8),
-        permits: chance.random_range(2..10),
-        records: chance.random_range(2..40),
-        batch: chance.random_range(1..20),
+    let dispatch = dispatch::Bounds {
         chunk: chance.random_range(1..12),
         read: chance.random_range(1..4),
+        scan: chance.random_range(1..4),
+        held: if chance.random_bool(0.5) { chance.random_range(1..500) } else { dispatch::Bounds::LIVE.held },
         activator: chance.random_range(1..8),
         slice: chance.random_range(1..4),
-    }
+        small_slice: 1,
+        live_endpoints: if chance.random_bool(0.3) { chance.random_range(1..5) } else { 100 },
+    };
+    let journal = journal::Bounds {
+        publish_queue: chance.random_range(2..40),
+        record_queue: chance.random_range(2..40),
+        publishes: chance.random_range(1..20),
+        records: chance.random_range(1..20),
+        linger: if chance.random_bool(0.5) { Duration::ZERO } else { journal::Bounds::LIVE.linger },
+        feed_bytes: 2 * HUGE_BYTES,
+    };
+    let (mailbox, permits) = (chance.random_range(1..8), chance.random_range(2..10));
+    Bounds { mailbox, permits, dispatch, journal }
 }
 
 fn trouble(chance: &mut StdRng) -> Trouble {
@@ -95,12 +108,15 @@ fn hooks(chance: &mut StdRng) -> Vec<Hook> {
             hooks.push(Hook {
                 num,
                 tenant: TenantNum(tenant),
-                url: "first".to_owned(),
+                id: WebhookId::generate(),
+                url: format!("http://127.0.0.1/{}/", num.0),
                 events: events.iter().map(|kind| (*kind).to_owned()).collect(),
                 policy: Arc::new(policy(chance)),
                 is_active: true,
                 is_paused: false,
                 is_deleted: false,
+                is_unreadable: false,
+                secret_ends: None,
                 version: 1,
             });
         }

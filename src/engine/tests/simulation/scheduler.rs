@@ -1,6 +1,7 @@
 //! Decides at random what happens next: a task makes progress, time passes, an event is published, an operator
 //! interferes, a process dies. In the end it brings everything to rest.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,9 +10,10 @@ use rand::seq::IndexedRandom;
 use crate::domain::id::{DeliveryId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::engine::lane::AHEAD;
-use crate::store::journal::model::HUGE;
 
 use super::checker;
+use super::endpoint;
+use super::operator::HUGE;
 use super::process::Process;
 use super::receivers::Mood;
 use super::trace;
@@ -21,10 +23,10 @@ use super::world::{Hook, Trouble, World};
 const STEPS: usize = 75;
 
 /// How many moments may pass until everything is at rest.
-const MOMENTS: usize = 1500;
+const MOMENTS: usize = 20_000;
 
 /// Receivers that fail in the end do so for this many moments: their backlog takes a cool-down for each attempt.
-const MOST_FAILED: usize = 200;
+const MOST_FAILED: usize = 600;
 
 /// Turns of tasks at one moment, at most.
 const TURNS: usize = 20_000;
@@ -49,7 +51,7 @@ impl Scheduler {
 
     pub(super) fn run(&mut self) {
         let machines = self.world.machines.len();
-        (0..machines).for_each(|place| drop(Process::start(&self.world, place)));
+        (0..machines).for_each(|place| Process::start(&self.world, place));
         for _ in 0..STEPS {
             self.turns(self.world.pick(20 * machines));
             if self.world.is_clustered {
@@ -159,7 +161,7 @@ impl Scheduler {
             32..36 => process.clone().spawn(process.close(num, |hook| hook.is_active = false)),
             36..46 => process.clone().spawn(process.open(num, |hook| hook.is_active = true)),
             46..95 => self.meddle_at_owner(num),
-            95..98 => process.clone().spawn(process.open(num, |hook| hook.url.push_str(" next"))),
+            95..98 => process.clone().spawn(process.open(num, |hook| hook.url.push_str("next/"))),
             _ if self.world.happens(300) => process.clone().spawn(process.delete(num)),
             _ => {}
         }
@@ -189,14 +191,15 @@ impl Scheduler {
     /// The API reads the figures of a webhook.
     fn look(&self, process: &Rc<Process>) {
         if let Some(num) = self.some_hook() {
-            process.spawn(process.clone().look(num));
+            let process = process.clone();
+            process.clone().spawn(async move { drop(process.ledger.oldest_of(&[num]).await) });
         }
     }
 
     fn crash_endpoint(&self, process: &Rc<Process>) {
-        let live = process.registry.borrow().live();
+        let live = process.endpoints();
         if let Some(endpoint) = live.choose(&mut *self.world.chance.borrow_mut()) {
-            endpoint.crash();
+            endpoint::crash(*endpoint);
         }
     }
 
@@ -212,8 +215,8 @@ impl Scheduler {
         match self.world.pick(1000) {
             0..25 => self.world.tasks.freeze(process.incarnation),
             25..75 => self.world.tasks.thaw(process.incarnation),
-            75..90 => process.is_cut_off.set(true),
-            90..130 => process.is_cut_off.set(false),
+            75..90 => self.world.machines[process.place].is_cut_off.set(true),
+            90..130 => self.world.machines[process.place].is_cut_off.set(false),
             130..200 => self.start_missing(),
             200..208 => self.kill(&process),
             218..228 => self.let_lease_end(&process),
@@ -227,11 +230,11 @@ impl Scheduler {
 
     /// Publishes shortly before the lease may no longer be acted upon; it is renewed shortly after.
     fn let_lease_end(&self, process: &Rc<Process>) {
-        process.renews_in_vain.set(true);
+        self.world.machines[process.place].renews_in_vain.set(true);
         self.pass(Duration::from_secs(11));
         self.publish(process);
         self.pass(Duration::from_secs(2));
-        process.renews_in_vain.set(false);
+        self.world.machines[process.place].renews_in_vain.set(false);
     }
 }
 
@@ -243,15 +246,31 @@ impl Scheduler {
         self.set_moods(mood);
         for process in self.world.processes() {
             self.world.tasks.thaw(process.incarnation);
-            process.is_cut_off.set(false);
-            process.renews_in_vain.set(false);
+            self.world.machines[process.place].is_cut_off.set(false);
+            self.world.machines[process.place].renews_in_vain.set(false);
         }
         self.wait_until(|world| world.processes().iter().all(|process| !process.is_stopping.get()));
         self.world.tasks.reap();
         self.start_missing();
         self.set_all_right();
         self.wait_until(is_at_rest);
+        self.write_everything();
+        self.wait_until(is_at_rest);
         self.world.processes().iter().for_each(|process| checker::ledger_agrees(process));
+    }
+
+    /// Waits until the journals have written what their writers have in hand.
+    fn write_everything(&self) {
+        let processes = self.world.processes();
+        let (written, all) = (Rc::new(Cell::new(0)), processes.len());
+        for process in processes {
+            let (journal, written) = (process.journal.clone(), written.clone());
+            process.spawn(async move {
+                let _ = journal.barrier().await;
+                written.set(written.get() + 1);
+            });
+        }
+        self.wait_until(|_| written.get() == all);
     }
 
     fn set_moods(&self, mood: Mood) {

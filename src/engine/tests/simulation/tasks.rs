@@ -1,17 +1,20 @@
 //! The tasks of simulated processes: futures that are polled one at a time, in random order. The tasks of an actor or a
-//! process end when it dies.
+//! process end when it dies. A task is polled when it was woken. Tasks that wait for something in the world, which wakes
+//! nobody, watch it: they are polled at every turn.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 
 /// What a task ends with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Owner {
     /// A process, by its incarnation.
     Process(u32),
@@ -22,7 +25,7 @@ pub(super) enum Owner {
 }
 
 impl Owner {
-    fn incarnation(self) -> u32 {
+    pub(super) fn incarnation(self) -> u32 {
         match self {
             Self::Process(incarnation) | Self::Flow(incarnation) | Self::Endpoint(incarnation, _) => incarnation,
         }
@@ -36,6 +39,49 @@ impl Owner {
 struct Task {
     owner: Owner,
     future: Pin<Box<dyn Future<Output = ()>>>,
+    woken: Arc<Woken>,
+    /// Waits for something in the world.
+    watches: bool,
+}
+
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+thread_local! {
+    /// The task that is being polled waits in [`until`].
+    static WATCHES: Cell<bool> = const { Cell::new(false) };
+    /// Counts what tasks have found in the world.
+    static FOUND: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Lets other tasks have a turn.
+pub(super) async fn pause() {
+    let mut paused = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut paused, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Waits until `look` finds something in the world.
+pub(super) async fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let found = poll_fn(|_| {
+        let found = look();
+        WATCHES.set(WATCHES.get() || found.is_none());
+        found.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await;
+    FOUND.set(FOUND.get() + 1);
+    found
 }
 
 #[derive(Default)]
@@ -48,12 +94,12 @@ pub(super) struct Tasks {
     died: RefCell<Vec<Owner>>,
     /// Frozen processes.
     frozen: RefCell<BTreeSet<u32>>,
-    moves: Cell<u64>,
 }
 
 impl Tasks {
     pub(super) fn spawn(&self, owner: Owner, future: impl Future<Output = ()> + 'static) {
-        self.fresh.borrow_mut().push(Task { owner, future: Box::pin(future) });
+        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        self.fresh.borrow_mut().push(Task { owner, future: Box::pin(future), woken, watches: false });
     }
 
     /// Drops everything that ends with `owner`, as soon as no task is being polled.
@@ -79,17 +125,18 @@ impl Tasks {
     pub(super) fn turn(&self, chance: &RefCell<StdRng>) -> bool {
         self.reap();
         let fresh = std::mem::take(&mut *self.fresh.borrow_mut());
-        let mut untried = {
+        let mut ready: Vec<usize> = {
             let mut all = self.all.borrow_mut();
             all.retain(Option::is_some);
             all.extend(fresh.into_iter().map(Some));
-            all.len()
+            let is_ready = |task: &Task| task.watches || task.woken.0.load(Ordering::Relaxed);
+            let is_awake = |task: &Task| !self.is_frozen(task.owner.incarnation());
+            let ready = |task: &Option<Task>| task.as_ref().is_some_and(|task| is_ready(task) && is_awake(task));
+            all.iter().enumerate().filter(|(_, task)| ready(task)).map(|(place, _)| place).collect()
         };
-        while untried > 0 {
-            let chosen = chance.borrow_mut().random_range(0..untried);
-            untried -= 1;
-            self.all.borrow_mut().swap(chosen, untried);
-            if self.poll(untried) {
+        while !ready.is_empty() {
+            let chosen = chance.borrow_mut().random_range(0..ready.len());
+            if self.poll(ready.swap_remove(chosen)) {
                 return true;
             }
         }
@@ -98,14 +145,15 @@ impl Tasks {
 
     /// Answers whether the task made progress.
     fn poll(&self, place: usize) -> bool {
-        let before = self.moves.get();
-        let is_awake = |task: &mut Task| !self.is_frozen(task.owner.incarnation());
-        let Some(mut task) = self.all.borrow_mut()[place].take_if(is_awake) else { return false };
-        match task.future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(()) => self.moved(),
-            Poll::Pending => self.all.borrow_mut()[place] = Some(task),
+        let Some(mut task) = self.all.borrow_mut()[place].take() else { return false };
+        let (was_woken, before) = (task.woken.0.swap(false, Ordering::Relaxed), FOUND.get());
+        WATCHES.set(false);
+        let polled = task.future.as_mut().poll(&mut Context::from_waker(&Waker::from(task.woken.clone())));
+        task.watches = WATCHES.get();
+        if polled.is_pending() {
+            self.all.borrow_mut()[place] = Some(task);
         }
-        self.moves.get() != before
+        was_woken || polled.is_ready() || FOUND.get() != before
     }
 
     /// Drops the tasks of dead owners. Nothing is borrowed meanwhile, because dropping a task may change the tables or
@@ -128,29 +176,5 @@ impl Tasks {
         let all = std::mem::take(&mut *self.all.borrow_mut());
         let fresh = std::mem::take(&mut *self.fresh.borrow_mut());
         drop((all, fresh));
-    }
-
-    fn moved(&self) {
-        self.moves.set(self.moves.get() + 1);
-    }
-
-    /// Lets other tasks have a turn.
-    pub(super) async fn pause(&self) {
-        let mut paused = false;
-        poll_fn(|_| match std::mem::replace(&mut paused, true) {
-            true => Poll::Ready(()),
-            false => {
-                self.moved();
-                Poll::Pending
-            }
-        })
-        .await;
-    }
-
-    /// Waits until `look` finds something.
-    pub(super) async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
-        let found = poll_fn(|_| look().map_or(Poll::Pending, Poll::Ready)).await;
-        self.moved();
-        found
     }
 }

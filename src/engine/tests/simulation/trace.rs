@@ -2,8 +2,7 @@
 
 use crate::domain::id::{DeliveryId, EventSeq};
 use crate::engine::lane::{Effect, Entry, Input};
-use crate::store::fanouts::Fanout;
-use crate::store::journal::Record;
+use crate::store::journal::model::Commit;
 
 use super::world::START;
 
@@ -11,11 +10,6 @@ use super::world::START;
 pub(super) fn event(seq: EventSeq) -> String {
     let at = seq.accepted_at();
     format!("e{}+{}", at.0 - START, seq.0 - EventSeq::first_at(at).0)
-}
-
-/// The event and the shard.
-pub(super) fn fanout(fanout: &Fanout) -> String {
-    format!("{}/{}", event(fanout.event.seq), fanout.shard)
 }
 
 fn entry(entry: &Entry) -> String {
@@ -63,22 +57,11 @@ fn effect(effect: &Effect) -> String {
     }
 }
 
-pub(super) fn records(records: &[Record]) -> String {
-    let records: Vec<String> = records.iter().map(record).collect();
-    records.join(", ")
-}
-
-fn record(record: &Record) -> String {
+pub(super) fn commit(Commit { events, purged, claimed, deliveries }: &Commit) -> String {
     let delivery = |id: &DeliveryId| format!("w{} {}", id.webhook.0, event(id.event));
-    match record {
-        Record::Attempt(made) => format!("attempt {} of {}", made.attempt.number, delivery(&made.id)),
-        Record::Defer { id, .. } => format!("deferral of {}", delivery(id)),
-        Record::Cancel { id, .. } => format!("cancellation of {}", delivery(id)),
-        Record::Retry { id, .. } => format!("retry of {}", delivery(id)),
-        Record::Health { webhook, .. } => format!("health of w{}", webhook.0),
-        Record::Purge { webhook, through, .. } => format!("purge of w{} to {}", webhook.0, event(*through)),
-        Record::Adopt { fanout } => format!("adoption of {}", event(fanout.event.seq)),
-        Record::Mark { event: seq, recorded, .. } => format!("rows of {}: {recorded:?}", event(*seq)),
-        Record::Watch { .. } => "fan-outs of other nodes".to_owned(),
-    }
+    let ids = |ids: &[DeliveryId]| ids.iter().map(delivery).collect::<Vec<_>>().join(", ");
+    let events: Vec<String> = events.iter().map(|seq| event(*seq)).collect();
+    let claimed: Vec<String> = claimed.iter().map(|(seq, shard)| format!("{}/{shard}", event(*seq))).collect();
+    let (purged, deliveries) = (ids(purged), ids(deliveries));
+    format!("events {events:?}, rows {deliveries}, purged {purged}, claimed {claimed:?}")
 }

@@ -2,24 +2,30 @@
 //! random generator that decides everything.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::domain::id::{TenantNum, WebhookNum};
+use crate::domain::id::{TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::policy::Policy;
+use crate::engine::dispatch;
 use crate::store::journal::model::Tables;
+use crate::store::journal;
 use crate::store::webhooks::Route;
 
+use super::endpoint::Due;
 use super::oracle::Oracle;
 use super::process::Process;
 use super::receivers::Receiver;
-use super::tasks::Tasks;
+use super::tasks::{Owner, Tasks};
 
 /// How many commits may be lost with a database.
 const MOST_LOST: usize = 12;
@@ -30,6 +36,7 @@ pub(super) const START: i64 = 1_800_000_000_000;
 #[derive(Debug, Clone)]
 pub(super) struct Hook {
     pub(super) num: WebhookNum,
+    pub(super) id: WebhookId,
     pub(super) tenant: TenantNum,
     pub(super) url: String,
     pub(super) events: Vec<String>,
@@ -37,6 +44,10 @@ pub(super) struct Hook {
     pub(super) is_active: bool,
     pub(super) is_paused: bool,
     pub(super) is_deleted: bool,
+    /// The row cannot be read.
+    pub(super) is_unreadable: bool,
+    /// When a secret that was rotated out stops signing.
+    pub(super) secret_ends: Option<UnixMillis>,
     pub(super) version: i64,
 }
 
@@ -61,12 +72,8 @@ impl Hook {
 pub(super) struct Bounds {
     pub(super) mailbox: usize,
     pub(super) permits: usize,
-    pub(super) records: usize,
-    pub(super) batch: usize,
-    pub(super) chunk: usize,
-    pub(super) read: usize,
-    pub(super) activator: usize,
-    pub(super) slice: usize,
+    pub(super) dispatch: dispatch::Bounds,
+    pub(super) journal: journal::Bounds,
 }
 
 /// How often things go wrong by themselves, per mille.
@@ -103,6 +110,10 @@ pub(super) struct World {
     /// Whether the processes are nodes that share a store; otherwise there is one machine.
     pub(super) is_clustered: bool,
     pub(super) incarnations: Cell<u32>,
+    /// The endpoints that live.
+    pub(super) live: RefCell<BTreeMap<Owner, WebhookNum>>,
+    /// The effects that the endpoint which takes a step now has not carried out yet.
+    pub(super) effects: RefCell<VecDeque<Due>>,
     /// The webhooks that were changed, one entry for each change: the table of the same name.
     pub(super) config_changes: RefCell<Vec<WebhookNum>>,
     /// How many databases there have been before this one.
@@ -114,7 +125,9 @@ pub(super) struct World {
     was_set_back: Cell<bool>,
     /// Payload memory is above its limit.
     pub(super) tight: Cell<bool>,
-    timers: RefCell<BTreeSet<Duration>>,
+    /// Sleeping tasks, by the end of their sleep.
+    timers: RefCell<BTreeMap<(Duration, u64), Waker>>,
+    sleeps: Cell<u64>,
     /// How many test events were published.
     pub(super) tests: Cell<usize>,
     /// What happened; kept only when a failure is repeated to print it.
@@ -122,10 +135,30 @@ pub(super) struct World {
 }
 
 /// A machine that runs a process.
+#[derive(Default)]
 pub(super) struct Place {
     pub(super) process: RefCell<Option<Rc<Process>>>,
+    pub(super) is_starting: Cell<bool>,
     /// How far the machine's wall clock is ahead of the database's, in milliseconds.
     pub(super) skew: Cell<i64>,
+    /// Nothing passes between the machine and the database.
+    pub(super) is_cut_off: Cell<bool>,
+    /// Renewals of the lease have no effect, though everything else works.
+    pub(super) renews_in_vain: Cell<bool>,
+    /// How many config changes the process has certainly applied.
+    pub(super) followed_to: Cell<usize>,
+    /// Whether a read has failed since the process last asked for config changes.
+    pub(super) has_failed: Cell<bool>,
+}
+
+impl Place {
+    /// The process asks for the config changes from this one on: it has read those before, and told its endpoints of
+    /// them unless a read has failed.
+    pub(super) fn follows_from(&self, change: usize) {
+        if !self.has_failed.replace(false) {
+            self.followed_to.set(change);
+        }
+    }
 }
 
 impl World {
@@ -149,6 +182,8 @@ impl World {
             machines,
             is_clustered,
             incarnations: Cell::new(0),
+            live: RefCell::default(),
+            effects: RefCell::default(),
             config_changes: RefCell::default(),
             servers: Cell::new(0),
             past,
@@ -157,6 +192,7 @@ impl World {
             was_set_back: Cell::new(false),
             tight: Cell::new(false),
             timers: RefCell::default(),
+            sleeps: Cell::new(0),
             tests: Cell::new(0),
             history: with_history.then(RefCell::default),
         }
@@ -226,13 +262,20 @@ impl World {
     }
 
     pub(super) fn since_epoch(&self, at: Instant) -> Duration {
-        at - self.epoch
+        at.saturating_duration_since(self.epoch)
+    }
+
+    /// The wall clock of a machine.
+    pub(super) fn wall(&self, place: usize) -> UnixMillis {
+        UnixMillis(self.true_now().0 + self.machines[place].skew.get())
     }
 
     pub(super) fn advance(&self, by: Duration) {
         self.elapsed.set(self.elapsed.get() + by);
-        let later = self.timers.borrow_mut().split_off(&(self.elapsed.get() + Duration::from_nanos(1)));
-        *self.timers.borrow_mut() = later;
+        let now = self.elapsed.get();
+        while let Some(entry) = self.timers.borrow_mut().first_entry().filter(|entry| entry.key().0 <= now) {
+            entry.remove().wake();
+        }
         self.tables.borrow_mut().transactions.end_silent(self.elapsed.get());
     }
 
@@ -255,23 +298,9 @@ impl World {
         self.was_set_back() || self.machines.iter().any(|place| place.skew.get() != self.machines[0].skew.get())
     }
 
-    /// Registers a timer for this moment.
-    pub(super) fn wake_at(&self, at: Duration) {
-        if at > self.elapsed.get() {
-            self.timers.borrow_mut().insert(at);
-        }
-    }
-
-    /// The next timer.
+    /// When the next sleep ends.
     pub(super) fn next_timer(&self) -> Option<Duration> {
-        self.timers.borrow().first().copied()
-    }
-
-    /// Sleeps in simulated time, which the scheduler advances.
-    pub(super) async fn sleep(&self, wait: Duration) {
-        let until = self.elapsed.get() + wait;
-        self.wake_at(until);
-        self.tasks.until(|| (self.elapsed.get() >= until).then_some(())).await;
+        self.timers.borrow().first_key_value().map(|((at, _), _)| *at)
     }
 
     /// True in `per_mille` of a thousand cases.
@@ -287,6 +316,11 @@ impl World {
     /// All live processes, frozen or not.
     pub(super) fn processes(&self) -> Vec<Rc<Process>> {
         self.machines.iter().filter_map(|place| place.process.borrow().clone()).collect()
+    }
+
+    /// This process, while it lives.
+    pub(super) fn process(&self, incarnation: u32) -> Option<Rc<Process>> {
+        self.processes().into_iter().find(|process| process.incarnation == incarnation)
     }
 
     /// A live process that is not frozen.
@@ -328,15 +362,64 @@ impl World {
         }
     }
 
-    pub(super) fn history_is_kept(&self) -> bool {
-        self.history.is_some()
-    }
-
     pub(super) fn history(&self) -> Vec<String> {
         self.history.as_ref().map(|history| history.borrow().clone()).unwrap_or_default()
     }
 }
 
-/// The store has not answered.
-#[derive(Debug)]
-pub(super) struct Unreadable;
+thread_local! {
+    /// The world that this thread simulates.
+    static CURRENT: RefCell<Option<Rc<World>>> = const { RefCell::new(None) };
+}
+
+/// The world that this thread simulates. Futures of the engine must be `Send`, so what they go through holds numbers
+/// and asks here, instead of holding the world.
+pub(super) fn current() -> Rc<World> {
+    CURRENT.with_borrow(Clone::clone).expect("a simulation runs on this thread")
+}
+
+/// Makes `world` the current one while `simulation` runs.
+pub(super) fn with_current<T>(world: &Rc<World>, simulation: impl FnOnce() -> T) -> T {
+    CURRENT.replace(Some(world.clone()));
+    let result = simulation();
+    CURRENT.take();
+    result
+}
+
+/// A sleep in simulated time, which the scheduler advances.
+pub(super) struct Sleep {
+    until: Duration,
+    num: u64,
+}
+
+impl Sleep {
+    pub(super) fn until(until: Duration) -> Self {
+        let sleeps = &current().sleeps;
+        sleeps.set(sleeps.get() + 1);
+        Self { until, num: sleeps.get() }
+    }
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let world = current();
+        if world.elapsed() >= self.until {
+            return Poll::Ready(());
+        }
+        world.timers.borrow_mut().insert((self.until, self.num), context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        current().timers.borrow_mut().remove(&(self.until, self.num));
+    }
+}
+
+/// Sleeps in simulated time.
+pub(super) fn sleep(wait: Duration) -> Sleep {
+    Sleep::until(current().elapsed() + wait)
+}

@@ -49,8 +49,8 @@ impl Tables {
         assert!(self.events.insert(seq, (event, targets)).is_none(), "two events have the key {seq:?}");
     }
 
-    pub(super) fn open_fanout(&mut self, fanout: &Fanout, transaction: u64) {
-        self.fanouts.insert((fanout.event.seq, fanout.shard), (transaction, fanout.targets.clone()));
+    pub(super) fn open_fanout(&mut self, key: FanoutKey, targets: Arc<[WebhookNum]>, transaction: u64) {
+        self.fanouts.insert(key, (transaction, targets));
     }
 
     /// Mirrors `ON CONFLICT DO NOTHING`.
@@ -151,11 +151,8 @@ impl Tables {
         self.in_doubt.unwrap_or(InDoubt::NOTHING)
     }
 
-    /// Mirrors `Store::mark_in_doubt`.
-    pub(crate) fn in_doubt(&mut self, shard_set: &ShardSet, webhook: WebhookNum, in_doubt: InDoubt) {
-        if shard_set.node().is_some() {
-            return self.leases.mark_in_doubt(webhook, in_doubt);
-        }
+    /// Mirrors `Store::mark_in_doubt`, for a process that has the database alone.
+    pub(crate) fn mark_all_in_doubt(&mut self, in_doubt: InDoubt) {
         self.in_doubt = Some(self.in_doubt.unwrap_or(InDoubt::NOTHING).and(in_doubt));
     }
 
@@ -301,6 +298,10 @@ impl Tables {
     /// The transaction that wrote the fan-out.
     pub(crate) fn written_by(&self, key: FanoutKey) -> Option<u64> {
         self.fanouts.get(&key).map(|(transaction, _)| *transaction)
+    }
+
+    pub(crate) fn event(&self, event: EventSeq) -> Option<&Arc<Event>> {
+        self.events.get(&event).map(|(event, _)| event)
     }
 
     pub(crate) fn has_event(&self, event: EventSeq) -> bool {

@@ -26,7 +26,7 @@ impl Writer {
     fn is_new(&self, found: &ScannedFanout, open: &HashSet<FanoutKey>) -> bool {
         let key = key_of(found);
         let is_ours = ShardNum::read(key.1).is_ok_and(|shard| self.shard_set.owns(shard));
-        is_ours && open.contains(&key) && !self.watched.knows(key)
+        is_ours && open.contains(&key) && !self.tracker.knows(key)
     }
 
     /// Tracks the new fan-outs, and answers.
@@ -40,12 +40,16 @@ impl Writer {
     }
 
     /// A fan-out that two records name is new once.
-    fn start_to_watch(&mut self, ScannedFanout { fanout, is_news }: &ScannedFanout, is_new: bool) -> Option<i64> {
-        if !is_new || !self.watched.watch(fanout) {
+    fn start_to_watch(
+        &mut self,
+        ScannedFanout { fanout, is_new_to_ledger }: &ScannedFanout,
+        is_new: bool,
+    ) -> Option<i64> {
+        if !is_new || !self.tracker.watch(fanout) {
             return None;
         }
         self.outputs.feed.note_scanned((fanout.event.seq, fanout.shard));
-        if *is_news {
+        if *is_new_to_ledger {
             self.outputs.ledger.lock().owe_all(&fanout.targets, fanout.event.seq);
         }
         Some(self.shard_set.epoch_of(fanout.shard))

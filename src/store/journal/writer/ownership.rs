@@ -9,8 +9,8 @@ use super::super::OwnershipChange;
 use super::{JournalStats, Writer};
 
 impl Writer {
-    pub(super) async fn change_ownership(&mut self, shift: OwnershipChange) {
-        match shift {
+    pub(super) async fn change_ownership(&mut self, change: OwnershipChange) {
+        match change {
             OwnershipChange::Activate(acquired, answer) => {
                 let _ = answer.send(self.activate(&acquired).await);
             }
@@ -43,7 +43,7 @@ impl Writer {
     fn detach(&mut self, shards: &[ShardNum]) {
         let is_parted = |shard: i16| shards.iter().any(|parted| parted.num() == shard);
         self.outputs.feed.forget(is_parted);
-        self.watched.forget(is_parted);
+        self.tracker.forget(is_parted);
         self.outputs.ledger.lock().forget_all(|webhook| shards.contains(&ShardNum::of(webhook)));
         self.shard_set.detach(shards);
     }

@@ -32,11 +32,11 @@ pub(super) enum Failure {
     /// The batch was not committed.
     Refused(StoreError),
     /// COMMIT was not answered.
-    InDoubt(StoreError, Box<Unanswered>),
+    Unanswered(StoreError, Box<Undecided>),
 }
 
 /// What is true if the batch was committed, and how to find out.
-pub(super) struct Unanswered {
+pub(super) struct Undecided {
     pub(super) prepared: Prepared,
     pub(super) transaction: Option<TransactionId>,
 }
@@ -60,10 +60,10 @@ impl Writer {
                 // sees its row.
                 Err(Failure::Refused(StoreError::Exists | StoreError::Deadlock)) if tries < TRIES_AT_ONCE => continue,
                 Err(Failure::Refused(error)) => error,
-                Err(Failure::InDoubt(error, in_doubt)) => {
+                Err(Failure::Unanswered(error, undecided)) => {
                     self.note_unanswered(&error);
-                    if self.resolve_commit(&mut batch, &in_doubt, end).await {
-                        return self.committed(batch, in_doubt.prepared).await;
+                    if self.resolve_commit(&mut batch, &undecided, end).await {
+                        return self.committed(batch, undecided.prepared).await;
                     }
                     error
                 }
@@ -117,12 +117,12 @@ impl Writer {
     }
 
     /// Returns whether the batch was committed. Its publishers get the true answer if it comes while they wait.
-    async fn resolve_commit(&mut self, batch: &mut Batch, in_doubt: &Unanswered, end: Instant) -> bool {
-        let Unanswered { prepared, transaction } = in_doubt;
+    async fn resolve_commit(&mut self, batch: &mut Batch, undecided: &Undecided, end: Instant) -> bool {
+        let Undecided { prepared, transaction } = undecided;
         let event = (prepared.events > 0).then_some(prepared.last);
         let (db, shard_set) = (self.db.clone(), self.shard_set.clone());
-        let in_doubt = UnansweredCommit { shard_set: &shard_set, transaction: transaction.as_ref(), event };
-        self.meanwhile(batch, end, db.resolve_commit(&in_doubt)).await
+        let unanswered = UnansweredCommit { shard_set: &shard_set, transaction: transaction.as_ref(), event };
+        self.meanwhile(batch, end, db.resolve_commit(&unanswered)).await
     }
 
     /// Waits for the database's answer. The batch's publishers wait until `end`; others are refused after a short

@@ -1,0 +1,333 @@
+//! The member of the cluster: surveys nodes and shards, reaps expired nodes, acquires the shards that this node should
+//! own, and hands off those that another node should own. Every node computes the same [`placement`] by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+
+use crate::engine::cluster_db::ClusterDb;
+use crate::engine::config_sync;
+use crate::engine::context::EngineContext;
+use crate::engine::placement::{self, Moves};
+use crate::engine::registry::RegistryHandle;
+use crate::store::StoreError;
+use crate::store::journal::feed::Feed;
+use crate::store::leases::{AcquiredShard, SHARDS, ShardNum, Survey};
+
+use super::Cluster;
+use super::shard_log::ShardLog;
+
+/// How often a node surveys the others, unless a notification makes it look earlier.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// No request takes longer, so what has not ended by then counts as cut short.
+const LONGEST_HAND_OFF: Duration = Duration::from_secs(45);
+
+/// A shard with a request that has been in flight for this long stays for now: in a hand-off, the shard's other
+/// webhooks would wait for that request to end.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// A slow request delays a shard for this long at most, which is as long as the longest request takes. What was slow
+/// when the shard was to move has ended by then; other slow requests may have begun.
+const LONGEST_DELAY: Duration = Duration::from_secs(30);
+
+/// Pause after the store failed.
+const PAUSE: Duration = Duration::from_millis(500);
+
+pub(in crate::engine) struct Member {
+    pub(in crate::engine) context: Arc<EngineContext>,
+    pub(in crate::engine) db: Arc<dyn ClusterDb>,
+    pub(in crate::engine) registry: RegistryHandle,
+    pub(in crate::engine) feed: Arc<Feed>,
+    pub(in crate::engine) log: Arc<dyn ShardLog>,
+    pub(in crate::engine) cluster: Cluster,
+    /// Shards that are being handed off or given up after their loss.
+    pub(in crate::engine) leaving: Mutex<BTreeSet<ShardNum>>,
+    /// Shards that should move but are still served here, and since when.
+    pub(in crate::engine) delayed: Mutex<BTreeMap<ShardNum, Instant>>,
+}
+
+impl Member {
+    pub(in crate::engine) async fn run(self: Arc<Self>) {
+        let mut ticks = self.context.host.ticks(EVERY);
+        loop {
+            // All three lead to the same survey.
+            tokio::select! {
+                biased;
+                () = self.context.shard_set.diverged() => {}
+                () = self.context.notifier.shards_notified() => {}
+                () = ticks.tick() => {}
+            }
+            // The scan also finds the fan-outs whose notifications were lost.
+            self.feed.request_scan();
+            if let Err(error) = self.look().await {
+                tracing::warn!(%error, "cluster survey failed; trying again");
+                self.context.host.sleep(PAUSE).await;
+            }
+        }
+    }
+
+    async fn look(self: &Arc<Self>) -> Result<(), StoreError> {
+        if self.context.shard_set.has_diverged() {
+            self.rejoin().await?;
+        }
+        self.db.adopt_foreign_rows().await?;
+        // Read before the survey: what this node gives up during the survey still looks like its own there.
+        let (left, held) = (self.leaving.lock().clone(), self.context.shard_set.owned_with_epochs());
+        let survey = self.db.survey(&self.context.shard_set).await?;
+        let (Some(me), Some(mut survey)) = (self.context.shard_set.node(), survey) else { return Ok(()) };
+        if self.reap_expired(me, &survey).await? {
+            survey = self.db.survey(&self.context.shard_set).await?.unwrap_or(survey);
+        }
+        self.stop_lost(&lost(me, &survey, &held, &left));
+        self.release_unknown(me, &survey, &left).await?;
+        let Moves { give, mut take } = moves(me, &survey);
+        // A hand-off in progress may still issue a second release; its shards must not be acquired again yet.
+        take.retain(|shard| !self.leaving.lock().contains(&ShardNum::from(*shard)));
+        self.cluster.has_seen(survey);
+        self.acquire(&shards(take)).await?;
+        self.cluster.set_settled(true);
+        self.hand_off(&shards(give));
+        Ok(())
+    }
+
+    /// The database lacks transactions that this node has seen. The node gives up all its shards, as after a crash,
+    /// joins as a new node, and reads again what is owed.
+    async fn rejoin(self: &Arc<Self>) -> Result<(), StoreError> {
+        let EngineContext { host, shard_set, journal, lease: node_lease, .. } = self.context.as_ref();
+        self.cluster.set_settled(false);
+        let held = shard_set.owned();
+        shard_set.stop_serving(&held);
+        self.db.renew_connections();
+        config_sync::reload(&self.context, self.db.as_ref()).await?;
+        let asked_at = host.steady();
+        let Some(member) = node_lease.rejoin().await? else { return Ok(()) };
+        // This fails only if the writer has stopped, and then the process ends.
+        let _ = journal.rejoin(member).await;
+        node_lease.resume(asked_at);
+        self.log.detach_all();
+        let end_endpoints = |shard: &ShardNum| {
+            let (registry, shard) = (self.registry.clone(), *shard);
+            async move { registry.hand_off(shard).await }
+        };
+        let ended = join_all(held.iter().map(end_endpoints).collect::<Vec<_>>());
+        if host.timeout(LONGEST_HAND_OFF, ended).await.is_none() {
+            tracing::warn!("endpoints of the former node have not ended; the new node goes on without them");
+        }
+        tracing::warn!(
+            node = shard_set.node(),
+            shards = held.len(),
+            "node joined again as a new one; what is owed is read from the database"
+        );
+        Ok(())
+    }
+
+    async fn reap_expired(&self, me: i64, survey: &Survey) -> Result<bool, StoreError> {
+        let mut reaped = false;
+        // Not this node: if its own lease has ended, it renews that as soon as it can, unless another node was faster.
+        for node in survey.nodes.iter().filter(|node| !node.is_alive && node.num != me) {
+            if self.db.reap_expired(node.num).await? {
+                tracing::warn!(node = node.num, name = node.name, "node lease expired; its shards will be reassigned");
+                reaped = true;
+            }
+        }
+        Ok(reaped)
+    }
+
+    /// Ends the endpoints of lost shards. What this node would still write for them is dropped, and their next owner
+    /// sends it again.
+    fn stop_lost(self: &Arc<Self>, lost: &[ShardNum]) {
+        if lost.is_empty() {
+            return;
+        }
+        tracing::warn!(shards = lost.len(), "shards lost; their endpoints end, and their next owner sends again");
+        self.context.shard_set.stop_serving(lost);
+        self.leaving.lock().extend(lost);
+        for shard in lost.iter().copied() {
+            let member = self.clone();
+            self.context.host.spawn(async move { member.hand_off_one(shard, true).await });
+        }
+    }
+
+    /// Releases shards that this node has acquired without knowing it, because the answer was lost. Nothing was sent
+    /// for them.
+    async fn release_unknown(&self, me: i64, survey: &Survey, left: &BTreeSet<ShardNum>) -> Result<(), StoreError> {
+        let shard_set = &self.context.shard_set;
+        let is_unknown = |shard: &ShardNum| {
+            let is_mine = survey.shards.get(shard.place()).is_some_and(|(owner, _)| *owner == Some(me));
+            is_mine && !shard_set.owns(*shard) && !left.contains(shard) && !self.leaving.lock().contains(shard)
+        };
+        let unknown: Vec<ShardNum> = ShardNum::all().filter(is_unknown).collect();
+        if !unknown.is_empty() {
+            tracing::warn!(shards = unknown.len(), "shards acquired without an answer; they are released again");
+            self.db.release(shard_set, &unknown, false).await?;
+        }
+        Ok(())
+    }
+
+    async fn acquire(self: &Arc<Self>, wanted: &[ShardNum]) -> Result<(), StoreError> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let acquired = self.db.acquire(&self.context.shard_set, wanted).await?;
+        let taken: Vec<ShardNum> = acquired.iter().map(|shard| shard.shard).collect();
+        if let Err(error) = self.activate(acquired).await {
+            self.db.release(&self.context.shard_set, &taken, false).await?;
+            return Err(error);
+        }
+        if !taken.is_empty() {
+            tracing::info!(shards = taken.len(), "shards acquired");
+            let member = self.clone();
+            self.context.host.spawn(async move { member.index_logs(taken).await });
+        }
+        Ok(())
+    }
+
+    /// Completes the log index of acquired shards. Until then a webhook's log may lack entries; nothing else waits for
+    /// the index.
+    async fn index_logs(&self, shards: Vec<ShardNum>) {
+        while let Err(error) = self.log.index_shards(&shards).await {
+            tracing::warn!(%error, "log index of acquired shards not completed; trying again");
+            self.context.host.sleep(PAUSE).await;
+        }
+        let held = self.context.shard_set.owned();
+        let given_up: Vec<ShardNum> = shards.into_iter().filter(|shard| !held.contains(shard)).collect();
+        self.log.detach(&given_up);
+    }
+
+    async fn activate(&self, acquired: Vec<AcquiredShard>) -> Result<(), StoreError> {
+        if acquired.iter().any(|shard| shard.shard == ShardNum::WHOLE) {
+            self.db.divide_fanouts().await?;
+        }
+        if acquired.is_empty() {
+            return Ok(());
+        }
+        // The outer error says that the writer has stopped, and then the process ends.
+        self.context.journal.activate(acquired).await.unwrap_or(Ok(()))
+    }
+
+    /// Begins to hand off these shards; each is released as soon as none of its requests is in flight.
+    fn hand_off(self: &Arc<Self>, give: &[ShardNum]) {
+        let shard_set = &self.context.shard_set;
+        let served: Vec<ShardNum> = give.iter().copied().filter(|shard| shard_set.serves_shard(*shard)).collect();
+        let served = self.without_slow_ones(&served);
+        shard_set.stop_serving(&served);
+        self.leaving.lock().extend(&served);
+        for shard in served {
+            let member = self.clone();
+            self.context.host.spawn(async move { member.hand_off_one(shard, false).await });
+        }
+    }
+
+    /// The shards that no slow request delays any more, see [`is_time`].
+    fn without_slow_ones(&self, shards: &[ShardNum]) -> Vec<ShardNum> {
+        let (now, mut delayed) = (self.context.host.steady(), self.delayed.lock());
+        delayed.retain(|shard, _| shards.contains(shard));
+        if shards.is_empty() {
+            return Vec::new();
+        }
+        let mut oldest = BTreeMap::<ShardNum, Instant>::new();
+        for (num, since) in self.context.stats.oldest_flights() {
+            let oldest = oldest.entry(ShardNum::of(num)).or_insert(now);
+            *oldest = since.min(*oldest);
+        }
+        let mut is_ready = |shard: &ShardNum| {
+            let since = *delayed.entry(*shard).or_insert(now);
+            is_time(oldest.get(shard).copied(), since, now)
+        };
+        shards.iter().copied().filter(|shard| is_ready(shard)).collect()
+    }
+
+    async fn hand_off_one(&self, shard: ShardNum, in_doubt: bool) {
+        let nothing_cut_short = self.context.host.timeout(LONGEST_HAND_OFF, self.registry.hand_off(shard)).await;
+        let in_doubt = in_doubt || !nothing_cut_short.unwrap_or(false);
+        if self.context.journal.detach(vec![shard]).await.is_err() {
+            return;
+        }
+        self.log.detach(&[shard]);
+        while let Err(error) = self.db.release(&self.context.shard_set, &[shard], in_doubt).await {
+            tracing::warn!(%error, "shard could not be released; trying again");
+            self.context.host.sleep(PAUSE).await;
+        }
+        self.leaving.lock().remove(&shard);
+        self.context.notifier.notify_shards();
+    }
+}
+
+/// Whether a shard that should move since `since` may move now. `oldest`: when the oldest of its requests in flight
+/// began.
+fn is_time(oldest: Option<Instant>, since: Instant, now: Instant) -> bool {
+    let is_slow = oldest.is_some_and(|oldest| now.saturating_duration_since(oldest) >= SLOW);
+    !is_slow || now.saturating_duration_since(since) >= LONGEST_DELAY
+}
+
+/// The shards that this node owned under these epochs before the survey, and that the survey shows with another owner
+/// or epoch: another node has acquired them, or the answer to their acquisition was lost. Shards that are being handed
+/// off are left out.
+pub(in crate::engine) fn lost(
+    me: i64,
+    survey: &Survey,
+    held: &[(ShardNum, i64)],
+    leaving: &BTreeSet<ShardNum>,
+) -> Vec<ShardNum> {
+    let is_as_held = |shard: ShardNum, epoch: i64| survey.shards.get(shard.place()) == Some(&(Some(me), epoch));
+    let lost = held.iter().filter(|(shard, epoch)| !leaving.contains(shard) && !is_as_held(*shard, *epoch));
+    lost.map(|(shard, _)| *shard).collect()
+}
+
+/// Which shards this node should give and take by this survey. A node whose lease has ended, but which is not reaped,
+/// may still renew the lease and keeps its shards. The database lets only a node with a lease acquire shards.
+pub(in crate::engine) fn moves(me: i64, survey: &Survey) -> Moves {
+    let living = survey.nodes.iter().filter(|node| node.is_alive || node.num == me);
+    let living: Vec<i64> = living.map(|node| node.num).collect();
+    let known: BTreeSet<i64> = survey.nodes.iter().map(|node| node.num).collect();
+    let mut owners = [None; SHARDS];
+    for (place, (owner, _)) in owners.iter_mut().zip(&survey.shards) {
+        *place = owner.filter(|owner| known.contains(owner));
+    }
+    placement::moves(me, &living, &owners)
+}
+
+fn shards(nums: Vec<u8>) -> Vec<ShardNum> {
+    nums.into_iter().map(ShardNum::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::domain::moment::UnixMillis;
+    use crate::store::leases::Node;
+
+    use super::*;
+
+    #[test]
+    fn a_shard_with_a_slow_request_moves_when_that_is_over_or_has_been_waited_for() {
+        let now = Instant::now();
+        assert!(is_time(None, now, now) && is_time(Some(now), now, now), "a quick request ends during the hand-off");
+        let slow = Some(now);
+        for (after, moves) in [(Duration::from_millis(999), true), (SLOW, false), (LONGEST_DELAY, true)] {
+            assert_eq!(is_time(slow, now, now + after), moves, "{after:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_whose_lease_has_ended_unnoticed_hands_nothing_over() {
+        let node = |num, lives| {
+            let (started_at, lease_until) = (UnixMillis(0), UnixMillis(0));
+            Node { num, name: String::new(), address: None, started_at, lease_until, is_alive: lives }
+        };
+        let mut survey = Survey { nodes: vec![node(1, false), node(2, true)], shards: vec![(None, 0); SHARDS] };
+        let held = moves(1, &survey).take;
+        held.iter().for_each(|shard| survey.shards[usize::from(*shard)].0 = Some(1));
+        assert!(!held.is_empty() && held.len() < SHARDS);
+        assert_eq!(moves(1, &survey), Moves::default());
+        let free = moves(2, &survey).take;
+        assert_eq!(
+            (free.len(), moves(2, &survey).give),
+            (SHARDS - held.len(), vec![]),
+            "the shards of a node that is not reaped are not free"
+        );
+    }
+}
