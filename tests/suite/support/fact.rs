@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 /// Generous, because a busy machine must not fail a test. Only a fact that never becomes true takes this long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Poll interval: short against all waits, long enough to be no load.
+/// The first poll interval, and the longest one. A poll may run a program or read a list, so that the intervals grow: a
+/// tenth of the time that has passed notices the fact soon enough.
 const POLL: Duration = Duration::from_millis(15);
+const LONGEST_POLL: Duration = Duration::from_millis(300);
 
 /// Waits until `fact` has a value, for [`DEADLINE`] at most.
 pub(crate) async fn until<T>(what: &str, fact: impl AsyncFnMut() -> Option<T>) -> T {
@@ -21,7 +23,8 @@ pub(crate) async fn until_within<T>(deadline: Duration, what: &str, mut fact: im
         if let Some(value) = fact().await {
             return value;
         }
-        assert!(started.elapsed() < deadline, "not within {deadline:?}: {what}");
-        tokio::time::sleep(POLL).await;
+        let passed = started.elapsed();
+        assert!(passed < deadline, "not within {deadline:?}: {what}");
+        tokio::time::sleep((passed / 10).clamp(POLL, LONGEST_POLL)).await;
     }
 }

@@ -185,9 +185,18 @@ impl Receiver {
     }
 
     pub(crate) fn requests(&self) -> Vec<Request> {
+        self.read(<[Request]>::to_vec)
+    }
+
+    /// What `read` finds in book R.
+    fn read<T>(&self, read: impl FnOnce(&[Request]) -> T) -> T {
         let book = lock(&self.book);
         assert!(book.nonsense.is_empty(), "not HTTP: {:?}", book.nonsense);
-        book.requests.clone()
+        read(&book.requests)
+    }
+
+    fn count(&self, which: impl Fn(&Request) -> bool) -> usize {
+        self.read(|requests| requests.iter().filter(|request| which(request)).count())
     }
 
     /// Waits until at least `n` requests have arrived and been answered, or cut off.
@@ -198,9 +207,8 @@ impl Receiver {
     pub(crate) async fn saw_within(&self, deadline: Duration, n: usize) -> Vec<Request> {
         let what = format!("{n} requests at {}", self.address);
         fact::until_within(deadline, &what, async || {
-            let requests = self.requests();
-            let done = requests.iter().filter(|r| r.answered.is_some() || r.cut.is_some()).count();
-            (done >= n).then_some(requests)
+            let done = self.count(|request| request.answered.is_some() || request.cut.is_some());
+            (done >= n).then(|| self.requests())
         })
         .await
     }
@@ -208,17 +216,17 @@ impl Receiver {
     /// Waits until at least `n` requests have arrived, answered or not.
     pub(crate) async fn was_asked(&self, n: usize) {
         let what = format!("{n} arrivals at {}", self.address);
-        fact::until(&what, async || (self.requests().len() >= n).then_some(())).await;
+        fact::until(&what, async || (self.count(|_| true) >= n).then_some(())).await;
     }
 
     /// When the first request after `moment` arrived.
     pub(crate) fn asked_after(&self, moment: Instant) -> Option<Instant> {
-        lock(&self.book).requests.iter().map(|request| request.arrived).find(|arrived| *arrived > moment)
+        self.read(|requests| requests.iter().map(|request| request.arrived).find(|arrived| *arrived > moment))
     }
 
     /// How many requests were accepted with a 2xx.
     pub(crate) fn accepted(&self) -> usize {
-        self.requests().iter().filter(|request| request.accepted()).count()
+        self.count(Request::accepted)
     }
 }
 
