@@ -1,5 +1,5 @@
 //! How an attempt ended. The sender sets the outcome, [`crate::delivery::decide`] draws the verdict from it, and the store
-//! keeps its kind.
+//! keeps its kind. Pure.
 
 use std::time::Duration;
 

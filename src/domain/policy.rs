@@ -1,5 +1,6 @@
 //! The settings that a webhook's owner may choose, as stored and as shown. The API refuses a policy with problems, so
 //! the engine can apply any policy that it finds in a row. A member that a newer version has written is passed over.
+//! Pure.
 
 mod breaker;
 mod retry;

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::support::sources::{code, sources};
+
 /// A layer is a file `src/<name>.rs` with its folder `src/<name>/`.
 struct Layer {
     name: &'static str,
@@ -38,7 +40,10 @@ const LAYERS: [Layer; 7] = [
 
 /// A module whose header says "Pure" waits for nothing and uses no clock and no randomness. These words show a
 /// violation.
-const IMPURE: [&str; 6] = ["async fn", ".await", "::now()", "rand::", "sleep(", "std::fs"];
+const IMPURE: [&str; 7] = ["async fn", ".await", "::now()", "::now_v7()", "rand::", "sleep(", "std::fs"];
+
+/// As many modules are pure at least: a lower count means that a header has lost the word, and its module the check.
+const LEAST_PURE: usize = 62;
 
 /// Above this many lines the test asks whether the file does one thing. This is no limit: a limit on lines must not
 /// shape the design.
@@ -64,16 +69,6 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn sources(path: &Path, found: &mut Vec<PathBuf>) {
-    if path.is_dir() {
-        for entry in fs::read_dir(path).expect("a readable directory") {
-            sources(&entry.expect("an entry").path(), found);
-        }
-    } else if path.extension().is_some_and(|extension| extension == "rs") {
-        found.push(path.to_owned());
-    }
-}
-
 fn layer_files(name: &str) -> Vec<PathBuf> {
     let src = root().join("src");
     let mut found = vec![src.join(format!("{name}.rs"))];
@@ -82,13 +77,6 @@ fn layer_files(name: &str) -> Vec<PathBuf> {
         sources(&folder, &mut found);
     }
     found
-}
-
-/// The code of a file without tests and comments.
-fn code(path: &Path) -> String {
-    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned();
-    product.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
 fn is_test(path: &Path) -> bool {
@@ -138,7 +126,7 @@ fn what_decides_neither_waits_nor_reads_a_clock() {
     let mut files = Vec::new();
     sources(&root().join("src"), &mut files);
     files.retain(|file| says_pure(file));
-    assert!(files.len() > 50, "the headers of {} modules say \"Pure\"", files.len());
+    assert!(files.len() >= LEAST_PURE, "the headers of {} modules say \"Pure\"", files.len());
     for file in files {
         let (name, mut code) = (file.strip_prefix(root()).expect("below the root").display().to_string(), code(&file));
         for (_, function) in EXCEPT.iter().filter(|(file, _)| *file == name) {

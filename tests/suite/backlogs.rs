@@ -1,7 +1,6 @@
 //! The backlog of a webhook and what an operator can do about it: read, pause, resume, purge, probe.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -31,13 +30,6 @@ async fn backlog_when(world: &World, hook: &Hook, what: &str, fact: impl Fn(&Val
 fn assert_adds_up(backlog: &Value) {
     let parts = ["ready", "scheduled", "held", "inFlight"].map(|part| backlog[part].as_u64().expect(part));
     assert_eq!(backlog["pending"], parts.iter().sum::<u64>(), "{backlog}");
-}
-
-/// A receiver that answers with the status last stored.
-fn told(status: u16) -> (Receiver, Arc<AtomicU16>) {
-    let answer = Arc::new(AtomicU16::new(status));
-    let script = answer.clone();
-    (Receiver::says(move |_| Reply::Status(script.load(Ordering::Relaxed))), answer)
 }
 
 on_both!(a_webhook_with_nothing_to_do_has_an_empty_backlog);
@@ -155,7 +147,7 @@ async fn a_purge_while_requests_are_under_way_lets_them_end_and_makes_none_again
 on_both!(a_receiver_that_only_fails_is_left_alone_and_probed_when_asked);
 async fn a_receiver_that_only_fails_is_left_alone_and_probed_when_asked() {
     let mut world = World::start().await;
-    let (receiver, answer) = told(500);
+    let (receiver, answer) = Receiver::told(500);
     let breaker = json!({"failureThreshold": 3, "cooldownSeconds": 3600, "maxCooldownSeconds": 3600});
     let settings = json!({"events": ["message.*"], "breaker": breaker, "retryPolicy": quick_retries(10)});
     let hook = world.hook(receiver, settings).await;
@@ -198,7 +190,7 @@ async fn a_receiver_that_only_fails_is_left_alone_and_probed_when_asked() {
 on_both!(a_test_and_a_manual_retry_pass_an_open_breaker);
 async fn a_test_and_a_manual_retry_pass_an_open_breaker() {
     let world = World::start().await;
-    let (receiver, answer) = told(500);
+    let (receiver, answer) = Receiver::told(500);
     let breaker = json!({"failureThreshold": 1, "cooldownSeconds": 3600, "maxCooldownSeconds": 3600});
     let hook = world.hook(receiver, json!({"breaker": breaker})).await;
     let event = world.publish("message.sent").await;
@@ -295,7 +287,7 @@ async fn a_backlog_drains_no_faster_than_its_rate_limit_and_not_at_all_where_not
 on_both!(the_last_error_and_the_last_success_are_told_and_survive_a_restart);
 async fn the_last_error_and_the_last_success_are_told_and_survive_a_restart() {
     let mut world = World::start().await;
-    let (receiver, answer) = told(200);
+    let (receiver, answer) = Receiver::told(200);
     let hook = world.hook(receiver, json!({"retryPolicy": {"maxRetries": 0}})).await;
     let read = async |world: &World| world.client().get(&hook.path("")).await.expect(200);
     let new = read(&world).await;

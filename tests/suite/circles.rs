@@ -3,35 +3,18 @@
 //! in several files.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
+
+use crate::support::sources::{code, sources};
 
 /// The modules of the same folder that each module imports, with all that is in them, by their paths in the crate.
 type Imports = BTreeMap<String, BTreeSet<String>>;
-
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("a readable directory") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-}
 
 /// The name of the module in a file, if it is part of the product: tests and the models that they use are not.
 fn module(src: &Path, file: &Path) -> Option<String> {
     let name = file.strip_prefix(src).expect("below src").with_extension("").to_string_lossy().replace('/', "::");
     let is_tool = name.split("::").any(|part| ["tests", "model", "lib", "main"].contains(&part));
     (!is_tool).then_some(name)
-}
-
-/// The code without comments and without its tests.
-fn code(file: &Path) -> String {
-    let text = fs::read_to_string(file).expect("a readable file");
-    let text = text.split("#[cfg(test)]\nmod tests {").next().expect("a text").to_owned();
-    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
 /// The paths that a tree of imports names: `a::{b, c::{d, e}}` names `a::b`, `a::c::d` and `a::c::e`.

@@ -17,5 +17,6 @@ pub(crate) mod receiver;
 pub(crate) mod rows;
 pub(crate) mod secure;
 pub(crate) mod server;
+pub(crate) mod sources;
 pub(crate) mod verify;
 pub(crate) mod world;

@@ -3,8 +3,7 @@
 //! descriptors and too many payloads in memory pass too quickly to be observed: `engine/backlog/why` tests their
 //! sentences.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -13,7 +12,7 @@ use crate::support::databases::On;
 use crate::support::fact;
 use crate::support::fleet::{Fleet, make_hooks};
 use crate::support::hook::Hook;
-use crate::support::receiver::{Receiver, Reply};
+use crate::support::receiver::Receiver;
 use crate::support::rows;
 use crate::support::world::{World, text};
 
@@ -92,16 +91,6 @@ fn normalised(why: &str) -> String {
     })
 }
 
-fn told(status: u16) -> (Receiver, Arc<AtomicU16>) {
-    let answer = Arc::new(AtomicU16::new(status));
-    let script = answer.clone();
-    let reply = move |_| match script.load(Ordering::Relaxed) {
-        0 => Reply::Hang,
-        status => Reply::Status(status),
-    };
-    (Receiver::says(reply), answer)
-}
-
 /// Creates a webhook for one event type.
 async fn hook(world: &World, kind: &str, receiver: Receiver, mut settings: Value) -> Hook {
     settings["events"] = json!([kind]);
@@ -174,7 +163,7 @@ async fn days_of_failures(table: &mut Table) {
 
 async fn failures(table: &mut Table) {
     let world = World::start().await;
-    let (receiver, answer) = told(500);
+    let (receiver, answer) = Receiver::told(500);
     let breaker = json!({"failureThreshold": 3, "cooldownSeconds": 3600, "maxCooldownSeconds": 3600});
     let settings = json!({"breaker": breaker, "retryPolicy": late_retries(3)});
     let open = hook(&world, "open.a", receiver, settings).await;
@@ -236,7 +225,7 @@ async fn full_lanes(table: &mut Table) {
     let expected = "2 of 2 requests at once are under way; 1 delivery waits for their answers";
     table.expect(&world, &full, "all requests at once under way", expected).await;
 
-    let (receiver, answer) = told(429);
+    let (receiver, answer) = Receiver::told(429);
     let reduced = hook(&world, "reduced.a", receiver, json!({"retryPolicy": late_retries(3)})).await;
     publish(&world, "reduced.a", 1).await;
     let expected = "1 delivery waits for a retry; the first, …, failed with throttled (429) at …; retry 1 of 3 is at …";

@@ -1,5 +1,5 @@
 //! Finds the IPv4 addresses inside an IPv6 address, to which a translator or the end of a tunnel would forward. Called
-//! by the guard alone.
+//! by the guard alone. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

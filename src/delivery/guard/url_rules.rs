@@ -1,4 +1,4 @@
-//! Decides from its text whether a webhook's URL is accepted. Called by the guard alone.
+//! Decides from its text whether a webhook's URL is accepted. Called by the guard alone. Pure.
 //!
 //! Parsers forgive too much: `url` drops tabs, line breaks and zero-width characters and turns `①②⑦`, hex, octal,
 //! decimal and short forms into 127.0.0.1. So the raw text is checked before it is parsed, and the parsed host is

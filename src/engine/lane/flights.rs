@@ -1,4 +1,4 @@
-//! The requests that a lane has in flight: a few as a rule, none most of the time. An empty set takes no memory.
+//! The requests that a lane has in flight: a few as a rule, none most of the time. An empty set takes no memory. Pure.
 
 use std::time::Instant;
 

@@ -3,6 +3,7 @@
 //! a server library keeps.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -165,6 +166,17 @@ impl Receiver {
 
     pub(crate) fn redirects_to(status: u16, url: String) -> Self {
         Self::says(move |_| Reply::With(status, "Location", url.clone()))
+    }
+
+    /// Answers with the status last stored; with none while that is 0, and the connection stays open.
+    pub(crate) fn told(status: u16) -> (Self, Arc<AtomicU16>) {
+        let answer = Arc::new(AtomicU16::new(status));
+        let script = answer.clone();
+        let reply = move |_| match script.load(Ordering::Relaxed) {
+            0 => Reply::Hang,
+            status => Reply::Status(status),
+        };
+        (Self::says(reply), answer)
     }
 
     /// Answers request n, counted from 0, with `script(n)`.
