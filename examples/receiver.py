@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections import OrderedDict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -64,7 +65,11 @@ class Receiver(BaseHTTPRequestHandler):
         body = self.rfile.read(int(length))
         if reason := refusal(self.headers, body):
             return self.answer(400, reason)
-        handle_once(self.headers["webhook-id"], json.loads(body))
+        try:
+            handle_once(self.headers["webhook-id"], json.loads(body))
+        except Exception:
+            traceback.print_exc()
+            return self.answer(500, "the event could not be stored")
         self.answer(204)
 
     def answer(self, status, reason=""):

@@ -108,6 +108,10 @@ struct Request {
 impl Request {
     fn signed(secret: &str, id: &str, timestamp: i64, data: &str) -> Self {
         let body = json!({"id": id, "event": "message.sent", "data": {"text": data}}).to_string();
+        Self::of_body(secret, id, timestamp, body)
+    }
+
+    fn of_body(secret: &str, id: &str, timestamp: i64, body: String) -> Self {
         let key = BASE64_STANDARD.decode(secret.trim_start_matches("whsec_")).expect("base64");
         let digest = verify::hmac(&key, format!("{id}.{timestamp}.{body}").as_bytes());
         let signature = format!("v1,{}", BASE64_STANDARD.encode(digest));
@@ -206,6 +210,20 @@ async fn every_example_handles_an_id_once() {
         }
 
         assert_eq!(example.handled(), ["handled evt_1 message.sent", "handled evt_2 message.sent"], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn no_example_accepts_what_it_cannot_store() {
+    for name in EXAMPLES {
+        let example = Example::start(name, SECRET).await;
+        let unreadable = Request::of_body(SECRET, "evt_1", now(), "no JSON".to_owned());
+        let readable = Request::signed(SECRET, "evt_1", now(), "hello");
+
+        let (status, reason) = example.receives(&unreadable).await;
+        assert!([400, 500].contains(&status) && !reason.is_empty(), "{name}: {status} {reason}");
+        assert_eq!(example.receives(&readable).await.0, 204, "{name}");
+        assert_eq!(example.handled(), ["handled evt_1 message.sent"], "{name}");
     }
 }
 
