@@ -23,7 +23,6 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::Extensions;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -33,22 +32,12 @@ pub use self::connections::figures::Figures;
 pub use self::descriptors::{Shares, raise_limit};
 pub use self::tls::{TlsError, TlsFiles};
 
-use self::activity::Limits;
 use self::connection::Means;
 use self::connections::Connections;
 use self::connections::figures::Shortage;
 use self::descriptors::Spare;
 use self::overload_response::{Refusals, refuse};
 use self::tls::Certificate;
-use self::turns::Turns;
-
-/// Clients keep idle connections for up to 90 s and reconnect when the server closes one earlier.
-const LIMITS: Limits = Limits {
-    head: Duration::from_secs(10),
-    idle: Duration::from_secs(60),
-    write: Duration::from_secs(30),
-    close: Duration::from_secs(1),
-};
 
 /// Pause between two `accept` calls while the process is out of file descriptors; without it, the loop would spin.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(50);
@@ -116,9 +105,7 @@ impl Listener {
     pub fn serve(self, router: Router, is_known: fn(&Extensions) -> bool) -> Result<ServerHandle, TlsError> {
         let stopping = CancellationToken::new();
         let tls = self.certificate.as_ref().map(Certificate::acceptor).transpose()?;
-        let turns = Turns::among(Handle::current().metrics().num_workers());
-        let http = connection::http(&LIMITS, &turns);
-        let means = Means { router, is_known, http, tls, limits: LIMITS, turns, stopping: stopping.clone() };
+        let means = Means::new(router, is_known, tls, stopping.clone());
         let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
         if let Some(certificate) = self.certificate {
             tokio::spawn(certificate.follow(stopping.clone()));
@@ -190,6 +177,8 @@ impl Acceptor {
     fn admit(&self, stream: TcpStream, peer: SocketAddr) {
         match self.connections.admit(peer.ip(), Instant::now()) {
             Some(slot) => {
+                // Answers are small; waiting to fill a segment would only add delay.
+                let _ = stream.set_nodelay(true);
                 let served = connection::serve(stream, peer, self.means.clone(), slot);
                 let cut = self.cut.clone();
                 self.tasks.spawn(async move { cut.run_until_cancelled(served).await });

@@ -115,12 +115,15 @@ fn is_utf8(content_type: &str) -> bool {
 /// Receives a body, with its share of the memory for bodies.
 pub(super) async fn collect(request: Request, app: &App) -> Result<(Bytes, Share), Problem> {
     let mut share = app.bodies().open(request.extensions().get().copied());
-    let gathered = gather(request.into_body(), app.body_limit(), &mut share);
-    let gathered = tokio::time::timeout(BODY_TIMEOUT, gathered).await.unwrap_or_else(|_| {
+    let text = gather_in_time(request.into_body(), app.body_limit(), &mut share).await?;
+    Ok((text, share))
+}
+
+async fn gather_in_time(body: Body, limit: usize, share: &mut Share) -> Result<Bytes, Problem> {
+    tokio::time::timeout(BODY_TIMEOUT, gather(body, limit, share)).await.unwrap_or_else(|_| {
         let detail = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
         Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail))
-    });
-    gathered.map(|text| (text, share))
+    })
 }
 
 /// Receives the pieces of a body. A body in one piece is not copied.
@@ -205,6 +208,10 @@ fn too_deep(text: &[u8]) -> Option<usize> {
 pub(super) mod tests {
     use proptest::prelude::*;
 
+    use futures_util::stream;
+    use tokio::time::Instant;
+
+    use super::super::budget::Budget;
     use super::super::fields::{any_text, boolean, integer};
     use super::*;
 
@@ -218,6 +225,23 @@ pub(super) mod tests {
             Ok(()) => Vec::new(),
             Err(problem) => problem.into_parts().3.into_iter().map(|error| (error.pointer, error.code)).collect(),
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_dribbles_is_refused_after_its_time_however_often_a_byte_comes() {
+        let (budget, began) = (Budget::of_bodies(1 << 20), Instant::now());
+        let mut share = budget.open(None);
+        let drop = async |()| {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            Some((Ok::<_, std::io::Error>("x"), ()))
+        };
+        let body = Body::from_stream(stream::unfold((), drop));
+
+        let problem = gather_in_time(body, 1 << 20, &mut share).await.unwrap_err();
+
+        let (status, code, ..) = problem.into_parts();
+        assert_eq!((status, code), (StatusCode::REQUEST_TIMEOUT, "request_timeout"));
+        assert_eq!(began.elapsed().as_secs(), BODY_TIMEOUT.as_secs());
     }
 
     struct Sample;

@@ -21,7 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -64,20 +64,41 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
 /// A connection without a deadline is checked this often, even if nothing has happened on it.
 const LOOK: Duration = Duration::from_secs(60);
 
+/// Clients keep idle connections for up to 90 s and reconnect when the server closes one earlier.
+const LIMITS: Limits = Limits {
+    head: Duration::from_secs(10),
+    idle: Duration::from_secs(60),
+    write: Duration::from_secs(30),
+    close: Duration::from_secs(1),
+};
+
 /// Shared by all connections.
 pub(super) struct Means {
-    pub(super) router: Router,
+    router: Router,
     /// Tells from a response's extensions whether its caller had a valid key.
-    pub(super) is_known: fn(&Extensions) -> bool,
-    pub(super) http: auto::Builder<Streams>,
+    is_known: fn(&Extensions) -> bool,
+    http: auto::Builder<Streams>,
     pub(super) tls: Option<TlsAcceptor>,
-    pub(super) limits: Limits,
-    pub(super) turns: Turns,
+    limits: Limits,
+    turns: Turns,
     /// Cancelled when the listener stops: no new request may begin.
     pub(super) stopping: CancellationToken,
 }
 
-pub(super) fn http(limits: &Limits, turns: &Turns) -> auto::Builder<Streams> {
+impl Means {
+    /// With a turn for half of the threads of the runtime that calls this.
+    pub(super) fn new(
+        router: Router,
+        is_known: fn(&Extensions) -> bool,
+        tls: Option<TlsAcceptor>,
+        stopping: CancellationToken,
+    ) -> Self {
+        let turns = Turns::among(Handle::current().metrics().num_workers());
+        Self { router, is_known, http: http(&LIMITS, &turns), tls, limits: LIMITS, turns, stopping }
+    }
+}
+
+fn http(limits: &Limits, turns: &Turns) -> auto::Builder<Streams> {
     let mut http = auto::Builder::new(Streams { write: limits.write, turns: turns.clone() });
     // `Activity` limits the time for a head, since that limit must also hold before the HTTP version is known.
     http.http1().header_read_timeout(None).max_buf_size(HEAD_BYTES).max_headers(HEAD_FIELDS);
@@ -97,9 +118,10 @@ pub(super) fn http(limits: &Limits, turns: &Turns) -> auto::Builder<Streams> {
 }
 
 /// Serves a connection until the connection ends, its deadline passes or its slot is needed.
-pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, means: Arc<Means>, place: ConnectionSlot) {
-    // Answers are small; waiting to fill a segment would only add delay.
-    let _ = stream.set_nodelay(true);
+pub(super) async fn serve<I>(stream: I, peer: SocketAddr, means: Arc<Means>, place: ConnectionSlot)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let leaving = means.stopping.child_token();
     let watched = ActivityIo::new(stream, place.activity.clone());
     let speaker = Speaker { peer, means: &means, place: &place, leaving: &leaving };
@@ -115,7 +137,7 @@ struct Speaker<'a> {
 }
 
 impl Speaker<'_> {
-    async fn speak(self, io: ActivityIo<TcpStream>) {
+    async fn speak<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, io: ActivityIo<I>) {
         let Some(tls) = &self.means.tls else { return self.converse(io).await };
         match self.leaving.run_until_cancelled(tls.accept(io)).await {
             Some(Ok(io)) => self.converse(io).await,

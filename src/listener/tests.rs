@@ -1,6 +1,8 @@
 //! A request is cancelled when its caller disconnects, over HTTP/1.1 and HTTP/2: no work goes on for a caller that is
 //! gone.
 
+mod deadlines;
+
 use std::time::Duration;
 
 use axum::routing::get;

@@ -10,14 +10,13 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
-use crate::listener::{SLACK, assert_took, took};
 use crate::support::client::{Client, try_send};
 use crate::support::fact;
-use crate::support::frames::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, Frames, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, connect,
-    head,
-};
 use crate::support::world::World;
+use test_support::frames::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, Frames, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS,
+    WINDOW_UPDATE, connect, head,
+};
 
 /// A loopback address; each `number` gives another one.
 fn address(number: usize) -> IpAddr {
@@ -43,26 +42,6 @@ async fn unread(url: &str, addresses: impl Iterator<Item = IpAddr>, streams: u32
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_read_is_given_up_and_its_connection_goes_on() {
-    let mut world = World::start().await;
-    let url = world.server().url().to_owned();
-
-    join_all([(0, "/livez"), (1, "/livez"), (20_000, "/openapi.json")].map(async |(window, path)| {
-        let mut peer = Frames::open(&url, window).await;
-        peer.get(1, path).await;
-        let given_up = tokio::time::timeout(Duration::from_secs(30) + SLACK, took(peer.next_of(RST_STREAM))).await;
-        let (reset, after) =
-            given_up.unwrap_or_else(|_| panic!("with a window of {window} the answer is kept for ever"));
-        assert_eq!(reset.map(|frame| frame.stream), Some(1), "with a window of {window}");
-        assert_took(after, 30);
-        peer.set_window(65_535).await;
-        peer.get(3, "/livez").await;
-        assert_eq!(peer.next_of(DATA).await.map(|frame| frame.stream), Some(3));
-    }))
-    .await;
-}
-
-#[tokio::test]
 async fn a_large_answer_comes_whole_to_a_peer_that_reads_slowly() {
     let mut world = World::start().await;
     let url = world.server().url().to_owned();
@@ -78,8 +57,8 @@ async fn a_large_answer_comes_whole_to_a_peer_that_reads_slowly() {
             heard += payload.len();
             let more = u32::try_from(payload.len()).expect("a size").to_be_bytes();
             if !payload.is_empty() {
-                peer.send(crate::support::frames::WINDOW_UPDATE, 0, 1, &more).await;
-                peer.send(crate::support::frames::WINDOW_UPDATE, 0, 0, &more).await;
+                peer.send(WINDOW_UPDATE, 0, 1, &more).await;
+                peer.send(WINDOW_UPDATE, 0, 0, &more).await;
             }
             if flags & END_STREAM != 0 {
                 break;

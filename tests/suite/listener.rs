@@ -2,7 +2,7 @@
 //! too many (F21); and a process with few descriptors (F22). Other callers hardly notice.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -18,8 +18,8 @@ use crate::support::world::{ADMIN_KEY, Event, World, new_key, sober_env, text};
 
 const PAUSE: Duration = Duration::from_millis(400);
 
-/// Tolerance for a busy machine, on top of the documented limits.
-pub(crate) const SLACK: Duration = Duration::from_secs(8);
+/// Much longer than the ten seconds for a head: only a connection that is kept for ever fails.
+const HUNG_UP: Duration = Duration::from_secs(60);
 
 /// A complete head of a request whose body is still missing: it keeps the connection busy.
 pub(crate) fn head(key: &str, body_bytes: usize) -> String {
@@ -35,56 +35,25 @@ fn open_sockets(server: &Server) -> usize {
     targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
 }
 
-pub(crate) async fn took<T>(what: impl Future<Output = T>) -> (T, Duration) {
-    let began = Instant::now();
-    (what.await, began.elapsed())
-}
-
-pub(crate) fn assert_took(took: Duration, seconds: u64) {
-    let promised = Duration::from_secs(seconds);
-    let least = promised - Duration::from_millis(500);
-    assert!(took >= least && took <= promised + SLACK, "{took:?} instead of {promised:?}");
-}
-
+/// The deadlines themselves are tested on virtual time, beside the listener's code; here real connections meet one.
 #[tokio::test]
-async fn who_sends_nothing_or_little_or_reads_nothing_is_hung_up_on_in_time() {
+async fn a_caller_that_sends_no_whole_head_is_hung_up_on() {
     let mut world = World::start().await;
     let url = world.server().url().to_owned();
-    let key = world.tenant.key.clone();
 
-    let silent = async { took(Raw::open(&url).await.heard()).await };
-    let slow_head = async {
-        let raw = Raw::saying(&url, "GET /livez HTTP/1.1\r\nx-slow: ").await;
-        took(raw.dribble(PAUSE)).await
-    };
+    let silent = async { Raw::open(&url).await.heard().await };
+    let slow_head = async { Raw::saying(&url, "GET /livez HTTP/1.1\r\nx-slow: ").await.dribble(PAUSE).await };
     let slow_second_head = async {
         let mut raw = Raw::saying(&url, "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await;
         raw.say("GET /livez HTTP/1.1\r\nx-slow: ").await;
-        took(raw.dribble(PAUSE)).await
+        raw.dribble(PAUSE).await
     };
-    let slow_body = async {
-        let raw = Raw::saying(&url, &head(&key, 100_000)).await;
-        took(raw.dribble(PAUSE)).await
-    };
-    let slow_reader = async {
-        let many = "GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(400);
-        let mut raw = Raw::saying(&url, &many).await;
-        tokio::time::sleep(Duration::from_secs(30) + SLACK).await;
-        raw.heard().await
-    };
-    let (silent, slow_head, slow_second_head, slow_body, slow_reader) =
-        tokio::join!(silent, slow_head, slow_second_head, slow_body, slow_reader);
+    let ended = async { tokio::join!(silent, slow_head, slow_second_head) };
+    let (silent, slow_head, slow_second_head) =
+        tokio::time::timeout(HUNG_UP, ended).await.expect("every connection is closed");
 
-    assert_eq!(silent.0, "");
-    assert_took(silent.1, 10);
-    assert_eq!(slow_head.0, "");
-    assert_took(slow_head.1, 10);
-    assert!(slow_second_head.0.starts_with("HTTP/1.1 200 "), "{}", slow_second_head.0);
-    assert_took(slow_second_head.1, 10);
-    assert!(slow_body.0.starts_with("HTTP/1.1 408 ") && slow_body.0.contains("\"request_timeout\""), "{}", slow_body.0);
-    assert_took(slow_body.1, 30);
-    let answers = slow_reader.matches("HTTP/1.1 200 OK").count();
-    assert!((1..400).contains(&answers), "{answers} answers were kept for a caller that read none");
+    assert_eq!((silent.as_str(), slow_head.as_str()), ("", ""));
+    assert!(slow_second_head.starts_with("HTTP/1.1 200 "), "{slow_second_head}");
     world.publish("message.sent").await;
 }
 

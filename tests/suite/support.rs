@@ -8,7 +8,6 @@ pub(crate) mod contract;
 pub(crate) mod databases;
 pub(crate) mod fact;
 pub(crate) mod fleet;
-pub(crate) mod frames;
 pub(crate) mod hook;
 pub(crate) mod load;
 pub(crate) mod operations;

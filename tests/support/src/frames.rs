@@ -2,42 +2,49 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-pub(crate) const DATA: u8 = 0;
-pub(crate) const HEADERS: u8 = 1;
-pub(crate) const RST_STREAM: u8 = 3;
-pub(crate) const SETTINGS: u8 = 4;
-pub(crate) const PING: u8 = 6;
-pub(crate) const GOAWAY: u8 = 7;
-pub(crate) const WINDOW_UPDATE: u8 = 8;
-pub(crate) const CONTINUATION: u8 = 9;
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const RST_STREAM: u8 = 3;
+pub const SETTINGS: u8 = 4;
+pub const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
+pub const CONTINUATION: u8 = 9;
 
-pub(crate) const ACK: u8 = 1;
-pub(crate) const END_STREAM: u8 = 1;
-pub(crate) const END_HEADERS: u8 = 4;
+pub const ACK: u8 = 1;
+pub const END_STREAM: u8 = 1;
+pub const END_HEADERS: u8 = 4;
 
 const INITIAL_WINDOW_SIZE: u16 = 4;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Frame {
-    pub(crate) kind: u8,
-    pub(crate) flags: u8,
-    pub(crate) stream: u32,
-    pub(crate) payload: Vec<u8>,
+pub struct Frame {
+    pub kind: u8,
+    pub flags: u8,
+    pub stream: u32,
+    pub payload: Vec<u8>,
 }
 
-pub(crate) struct Frames(TcpStream);
+pub struct Frames<I = TcpStream>(I);
 
 impl Frames {
     /// Opens a connection whose flow-control window allows `window` bytes of each answer.
-    pub(crate) async fn open(url: &str, window: u32) -> Self {
+    pub async fn open(url: &str, window: u32) -> Self {
         Self::from_address(url, [127, 0, 0, 1].into(), window).await
     }
 
-    pub(crate) async fn from_address(url: &str, source: IpAddr, window: u32) -> Self {
-        let mut frames = Self(connect(url, source).await);
+    pub async fn from_address(url: &str, source: IpAddr, window: u32) -> Self {
+        Self::over(connect(url, source).await, window).await
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Frames<I> {
+    /// Begins a connection over `io`.
+    pub async fn over(io: I, window: u32) -> Self {
+        let mut frames = Self(io);
         frames.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
         frames.set_window(window).await;
         frames
@@ -47,25 +54,25 @@ impl Frames {
         self.0.write_all(bytes).await.is_ok()
     }
 
-    pub(crate) async fn set_window(&mut self, window: u32) {
+    pub async fn set_window(&mut self, window: u32) {
         let setting = [&INITIAL_WINDOW_SIZE.to_be_bytes()[..], &window.to_be_bytes()].concat();
         self.send(SETTINGS, 0, 0, &setting).await;
     }
 
     /// Sends a frame; returns whether that was possible.
-    pub(crate) async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> bool {
+    pub async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> bool {
         let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
         let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
         self.write(&[&head, payload].concat()).await
     }
 
     /// Sends a complete `GET path`.
-    pub(crate) async fn get(&mut self, stream: u32, path: &str) -> bool {
+    pub async fn get(&mut self, stream: u32, path: &str) -> bool {
         self.send(HEADERS, END_STREAM | END_HEADERS, stream, &head(path, &[])).await
     }
 
     /// The next frame; `None` when the server has closed the connection. Settings and PINGs are acknowledged.
-    pub(crate) async fn next(&mut self) -> Option<Frame> {
+    pub async fn next(&mut self) -> Option<Frame> {
         loop {
             let mut head = [0; 9];
             self.0.read_exact(&mut head).await.ok()?;
@@ -82,7 +89,7 @@ impl Frames {
     }
 
     /// The next frame of this kind; `None` when the server has closed the connection.
-    pub(crate) async fn next_of(&mut self, kind: u8) -> Option<Frame> {
+    pub async fn next_of(&mut self, kind: u8) -> Option<Frame> {
         loop {
             let frame = self.next().await?;
             if frame.kind == kind {
@@ -92,13 +99,13 @@ impl Frames {
     }
 
     /// Reads until the server closes the connection.
-    pub(crate) async fn stay(mut self) {
+    pub async fn stay(mut self) {
         while self.next().await.is_some() {}
     }
 }
 
 /// Connects from address `source` of this machine.
-pub(crate) async fn connect(url: &str, source: IpAddr) -> TcpStream {
+pub async fn connect(url: &str, source: IpAddr) -> TcpStream {
     let address: SocketAddr = url.split("://").last().and_then(|host| host.parse().ok()).expect("an address");
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind(SocketAddr::new(source, 0)).expect("an address of this machine");
@@ -106,7 +113,7 @@ pub(crate) async fn connect(url: &str, source: IpAddr) -> TcpStream {
 }
 
 /// The header block of `GET path` with additional fields.
-pub(crate) fn head(path: &str, fields: &[(&str, &str)]) -> Vec<u8> {
+pub fn head(path: &str, fields: &[(&str, &str)]) -> Vec<u8> {
     // Indices of the static table: `:method: GET` and `:scheme: http`, then the names of `:path` and `:authority`.
     let mut block = vec![0x82, 0x86, 0x04];
     string(&mut block, path);
