@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 
@@ -15,17 +16,14 @@ use crate::support::fact;
 use crate::support::fleet::Fleet;
 use crate::support::hook::Hook;
 use crate::support::load::{Load, TYPES};
-use crate::support::receiver::{Receiver, Request};
+use crate::support::receiver::{Receiver, Reply, Request};
 use crate::support::server::Output;
 use crate::support::world::World;
 
 const HOUR_S: i64 = 3600;
 
-/// Retry waits; the longest one spans every jump.
-const WAITS_S: [u64; 3] = [1, 3, 6];
-
-/// How long the clock stays off: longer than every wait.
-const STAYS: Duration = Duration::from_secs(7);
+/// Retry waits.
+const WAITS_S: [u64; 3] = [1, 2, 4];
 
 /// Tolerance for clocks that count whole milliseconds, and for the process's clock, which slews by a millisecond a
 /// second.
@@ -64,8 +62,9 @@ impl Shown {
     }
 
     /// Jumps an hour ahead, then an hour back, then to the correct time. After each of the first two jumps the process
-    /// must log the jump.
-    async fn jump_about(&self, output: &Output) {
+    /// must log the jump. Each clock is shown until every webhook has had a whole retry wait with it, so that there are
+    /// waits that span a jump, and waits that do not.
+    async fn jump_about(&self, output: &Output, hooks: &Failing) {
         for seconds in [HOUR_S, -HOUR_S] {
             self.jump_to(seconds);
             fact::until("the process logs the jump", async || {
@@ -73,10 +72,11 @@ impl Shown {
                 ((said_ms / 1000 - seconds).abs() < ABOUT_S).then_some(())
             })
             .await;
-            tokio::time::sleep(STAYS).await;
+            hooks.have_waited().await;
         }
         self.jump_to(0);
-        tokio::time::sleep(STAYS).await;
+        hooks.have_waited().await;
+        hooks.accept_everything();
     }
 }
 
@@ -97,34 +97,63 @@ fn unix_s(moment: SystemTime) -> i64 {
     i64::try_from(since.as_secs()).expect("before the end of time")
 }
 
-/// Webhooks that fail every other request, each with another retry wait.
-async fn hooks(world: &World) -> Vec<Hook> {
-    let mut hooks = Vec::new();
-    for (wait, kind) in WAITS_S.into_iter().zip(TYPES) {
-        let policy = json!({"maxRetries": 20, "backoffStrategy": "schedule", "scheduleSeconds": vec![wait; 20]});
-        let settings = json!({"events": [kind], "retryPolicy": policy});
-        hooks.push(world.hook(Receiver::fails_every(2), settings).await);
-    }
-    hooks
+/// Webhooks that fail every other request, each with another retry wait, until they shall accept everything.
+struct Failing {
+    hooks: Vec<Hook>,
+    is_over: Arc<AtomicBool>,
 }
 
-/// Asserts that no retry came early; returns how many retries there were.
-fn retries_in_time(hooks: &[Hook]) -> usize {
-    let mut retries = 0;
-    for (hook, wait) in hooks.iter().zip(WAITS_S) {
-        let mut of = BTreeMap::<String, Vec<Request>>::new();
-        for request in hook.requests() {
-            of.entry(request.header("x-webhook-delivery").to_owned()).or_default().push(request);
+impl Failing {
+    async fn new(world: &World) -> Self {
+        let (mut hooks, is_over) = (Vec::new(), Arc::new(AtomicBool::new(false)));
+        for (wait, kind) in WAITS_S.into_iter().zip(TYPES) {
+            let policy = json!({"maxRetries": 20, "backoffStrategy": "schedule", "scheduleSeconds": vec![wait; 20]});
+            let settings = json!({"events": [kind], "retryPolicy": policy});
+            let is_over = is_over.clone();
+            let fails = move |seen: usize| !seen.is_multiple_of(2) && !is_over.load(Ordering::Relaxed);
+            let receiver = Receiver::says(move |seen| Reply::Status(if fails(seen) { 500 } else { 200 }));
+            hooks.push(world.hook(receiver, settings).await);
         }
-        for (delivery, requests) in of {
-            for pair in requests.windows(2) {
-                let waited = pair[1].arrived - pair[0].answered.expect("it was answered");
-                assert!(waited + ROUNDING >= Duration::from_secs(wait), "{delivery}: {waited:?} instead of {wait} s");
+        Self { hooks, is_over }
+    }
+
+    fn accept_everything(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until every webhook has got a retry whose wait began after this call.
+    async fn have_waited(&self) {
+        let now = Instant::now();
+        for hook in &self.hooks {
+            fact::until("a wait for a retry begins and ends", async || {
+                waits(&hook.receiver.requests()).iter().any(|(began, _)| *began > now).then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// Asserts that no retry came early; returns how many retries there were.
+    fn retries_in_time(&self) -> usize {
+        let mut retries = 0;
+        for (hook, promised) in self.hooks.iter().zip(WAITS_S) {
+            for (began, ended) in waits(&hook.requests()) {
+                let waited = ended - began;
+                assert!(waited + ROUNDING >= Duration::from_secs(promised), "{waited:?} instead of {promised} s");
                 retries += 1;
             }
         }
+        retries
     }
-    retries
+}
+
+/// When the wait for each retry began and ended.
+fn waits(requests: &[Request]) -> Vec<(Instant, Instant)> {
+    let mut of = BTreeMap::<&str, Vec<&Request>>::new();
+    for request in requests {
+        of.entry(request.header("x-webhook-delivery")).or_default().push(request);
+    }
+    let pairs = of.values().flat_map(|requests| requests.windows(2));
+    pairs.map(|pair| (pair[0].answered.expect("it was answered"), pair[1].arrived)).collect()
 }
 
 /// The largest difference between a request's timestamp and its arrival.
@@ -142,7 +171,7 @@ async fn a_node_whose_clock_jumps_keeps_the_time_of_the_database() {
     On::Postgres
         .run(async {
             let mut fleet = Fleet::of_one(("POSTHASTE_LEASE_MS", "15000")).await;
-            let hooks = hooks(&fleet.world).await;
+            let failing = Failing::new(&fleet.world).await;
             let shown = Shown::new(fleet.world.dir());
             fleet.join_with(shown.variables()).await;
             fleet.grow_to(3).await;
@@ -151,12 +180,12 @@ async fn a_node_whose_clock_jumps_keeps_the_time_of_the_database() {
                 (fleet.world.database().ask(nodes), fleet.clients(), Arc::new(Load::default()));
             let output = fleet.server(1).output().clone();
 
-            load.publish_to_all(&clients, shown.jump_about(&output)).await;
+            load.publish_to_all(&clients, shown.jump_about(&output, &failing)).await;
 
             assert_eq!(fleet.world.database().ask(nodes), before, "a lease was lost");
-            fleet.account(&hooks, &load, 0).await;
-            println!("{} retries, none early", retries_in_time(&hooks));
-            let off = stamps_are_off_by(&hooks);
+            fleet.account(&failing.hooks, &load, 0).await;
+            println!("{} retries, none early", failing.retries_in_time());
+            let off = stamps_are_off_by(&failing.hooks);
             assert!(off < ABOUT_S, "a signature is off by {off} s");
         })
         .await;
@@ -169,18 +198,18 @@ async fn a_process_alone_with_a_clock_that_jumps_waits_as_long_as_it_was_to() {
     let variables = shown.variables();
     let settings: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let mut world = World::with(&settings).await;
-    let hooks = hooks(&world).await;
+    let failing = Failing::new(&world).await;
     let load = Arc::new(Load::default());
 
     let (output, client) = (world.server().output().clone(), world.client().clone());
-    load.publish_to_all(&[client], shown.jump_about(&output)).await;
+    load.publish_to_all(&[client], shown.jump_about(&output, &failing)).await;
 
     load.settle_doubts(world.client()).await;
-    let summary = audit(&world, &hooks.iter().collect::<Vec<_>>(), load.promises(), 0).await;
-    println!("{summary:?}, {} retries, none early", retries_in_time(&hooks));
+    let summary = audit(&world, &failing.hooks.iter().collect::<Vec<_>>(), load.promises(), 0).await;
+    println!("{summary:?}, {} retries, none early", failing.retries_in_time());
     // Receivers compare signatures with their own clocks, so signatures carry the machine's time, the only one known
     // here.
-    let off = stamps_are_off_by(&hooks);
+    let off = stamps_are_off_by(&failing.hooks);
     assert!((off - HOUR_S).abs() < ABOUT_S, "off by {off} s");
     world.stop().await;
     world.check_integrity().await;

@@ -2,7 +2,7 @@
 //! connections wait. Promises are kept all the same.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::Method;
@@ -19,11 +19,11 @@ use crate::support::world::World;
 /// Delay of each statement; a batch has half a dozen.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// Duration of the slowness: longer than a batch's time limit and than a lease.
-const FOR: Duration = Duration::from_secs(25);
-
-/// Everything works again within this time after the database does.
-const RESUMED: Duration = Duration::from_secs(10);
+/// The slowness and the lock last until the server has logged that it gave up a batch and could not renew its lease. A
+/// batch has ten seconds.
+const FELT: Duration = Duration::from_secs(60);
+const GAVE_UP_A_BATCH: &str = "a journal batch was refused";
+const LEASE_IS_DUE: &str = "the lease could not be renewed";
 
 /// How often requests may be cut short: each time a lease ends.
 const LEASES: usize = 20;
@@ -44,7 +44,7 @@ async fn a_database_that_takes_two_seconds_for_a_question_costs_time_and_no_even
             let clients = [world.client().clone()];
             let meanwhile = async {
                 proxy.be_slow(SLOW);
-                tokio::time::sleep(FOR).await;
+                is_felt(&mut world).await;
                 proxy.be_slow(Duration::ZERO);
                 resumes(&world).await;
             };
@@ -66,15 +66,17 @@ async fn a_database_whose_connections_are_all_taken_refuses_and_goes_on_after() 
 
             let clients = [world.client().clone()];
             let meanwhile = async {
-                let hold = format!("BEGIN; LOCK TABLE event, delivery; SELECT pg_sleep({}); ROLLBACK", FOR.as_secs());
-                let mut holder = world.database().begin(&hold);
+                let mut holder = world.database().begin("BEGIN; LOCK TABLE event, delivery; SELECT pg_sleep(3600)");
                 let is_held = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted";
                 let held = async || (world.database().ask(is_held).trim() != "0").then_some(());
                 fact::until("the tables are locked", held).await;
                 let read = || try_send(world.client().call(Method::GET, "/deliveries"));
                 let answers = join_all((0..READERS).map(|_| read())).await;
-                let ended = async || holder.try_wait().expect("a child");
-                assert!(fact::until_within(2 * FOR, "they are let go", ended).await.success());
+                is_logged(&mut world, GAVE_UP_A_BATCH).await;
+                let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%LOCK TABLE event,%' \
+                           AND pid != pg_backend_pid() AND datname = current_database()";
+                assert_eq!(world.database().ask(end).trim(), "t", "one session holds the locks");
+                holder.wait().expect("a child");
                 let statuses: Vec<u16> = answers.into_iter().map(|answer| answer.expect("an answer").status).collect();
                 assert!(statuses.contains(&503), "the waiting requests did not take all connections: {statuses:?}");
                 assert!(statuses.iter().all(|status| [200, 503].contains(status)), "{statuses:?}");
@@ -88,17 +90,26 @@ async fn a_database_whose_connections_are_all_taken_refuses_and_goes_on_after() 
         .await;
 }
 
-/// Waits until a publish is accepted again, which must be in time.
+/// Waits until the slowness has cost the server a batch and a renewal of its lease.
+async fn is_felt(world: &mut World) {
+    is_logged(world, GAVE_UP_A_BATCH).await;
+    is_logged(world, LEASE_IS_DUE).await;
+}
+
+async fn is_logged(world: &mut World, line: &str) {
+    let output = world.server().output().clone();
+    fact::until_within(FELT, line, async || output.stderr().contains(line).then_some(())).await;
+}
+
+/// Waits until a publish is accepted again.
 async fn resumes(world: &World) {
-    let since = Instant::now();
-    fact::until_within(RESUMED, "a publish is accepted", async || {
+    fact::until("a publish is accepted", async || {
         let event = json!({"event": "nobody.listens", "data": {}});
         let answer = try_send(world.client().json(Method::POST, "/events", &event)).await.expect("an answer");
         assert!([202, 503].contains(&answer.status), "{}", answer.status);
         (answer.status == 202).then_some(())
     })
     .await;
-    println!("a publish was accepted {:?} after", since.elapsed());
 }
 
 async fn account(world: &mut World, hooks: &[Hook; 3], load: &Load) {
