@@ -40,7 +40,7 @@ const TAKEOVER: Duration = Duration::from_secs(30);
 /// 50,000 in the long form; see [`number`].
 const DELIVERIES: usize = 3_000;
 const KILLS: usize = 4;
-const TIMED: usize = 60;
+const TIMED: usize = 30;
 
 /// F4: the answer that a frozen node waits for arrives during the freeze, and the node finds it after the thaw.
 const FIRST_ANSWER: Duration = Duration::from_secs(3);

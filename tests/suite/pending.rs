@@ -14,7 +14,7 @@ use crate::support::receiver::{Receiver, Reply};
 use crate::support::world::{World, text};
 
 /// Time for some dozen walks, each of which reads every page.
-const LOOKS: Duration = Duration::from_secs(60);
+const LOOKS: Duration = Duration::from_secs(120);
 
 /// Requests answered during each walk.
 const AT_A_LOOK: usize = 10;
@@ -75,7 +75,7 @@ async fn no_delivery_is_lost_or_listed_twice_while_deliveries_get_their_rows() {
             permitted += AT_A_LOOK;
         }
         for path in ["/deliveries".to_owned(), hooks[0].path("/logs")] {
-            let pages = world.client().pages(&path, 7).await;
+            let pages = world.client().pages(&path, 17).await;
             let deliveries = pages.concat();
             let is_any = |status: &str| deliveries.iter().any(|delivery| delivery["status"] == status);
             saw_both |= is_any("success") && is_any("pending");
