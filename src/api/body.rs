@@ -237,7 +237,9 @@ pub(super) mod tests {
         };
         let body = Body::from_stream(stream::unfold((), drop));
 
-        let problem = gather_in_time(body, 1 << 20, &mut share).await.unwrap_err();
+        let gathered = gather_in_time(body, 1 << 20, &mut share);
+        let refused = tokio::time::timeout(Duration::from_hours(1), gathered).await.expect("not for ever");
+        let problem = refused.unwrap_err();
 
         let (status, code, ..) = problem.into_parts();
         assert_eq!((status, code), (StatusCode::REQUEST_TIMEOUT, "request_timeout"));

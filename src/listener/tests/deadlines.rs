@@ -4,6 +4,7 @@
 use axum::routing::get;
 use test_support::frames::{DATA, Frames, RST_STREAM};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::time::timeout;
 
 use super::super::*;
 
@@ -16,6 +17,9 @@ const LONG: usize = 300_000;
 /// Pause between bytes.
 const PAUSE: Duration = Duration::from_millis(400);
 
+/// A server that keeps a connection for this long keeps it for ever.
+const FOR_EVER: Duration = Duration::from_hours(1);
+
 const HEAD: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 
 /// A connection to a server with a short answer at `/` and a long one at `/long`.
@@ -26,6 +30,11 @@ fn connect() -> DuplexStream {
     let slot = Connections::new(8).admit([127, 0, 0, 1].into(), Instant::now()).unwrap();
     tokio::spawn(connection::serve(theirs, ([127, 0, 0, 1], 1).into(), means, slot));
     ours
+}
+
+/// Waits for what a server must do sooner or later.
+async fn done<T>(what: impl Future<Output = T>) -> T {
+    timeout(FOR_EVER, what).await.expect("the server waits for ever")
 }
 
 /// Sends `texts`, each when the server has had time to answer the one before, and then a byte at a time, or nothing more,
@@ -41,13 +50,9 @@ async fn hung_up_on(texts: &[&str], dribbles: bool) -> String {
         while dribbles && writer.write_all(b"x").await.is_ok() {
             tokio::time::sleep(PAUSE).await;
         }
-        std::future::pending().await
     };
     let mut heard = String::new();
-    tokio::select! {
-        read = reader.read_to_string(&mut heard) => { read.unwrap(); }
-        () = dribble => {}
-    }
+    done(async { tokio::join!(reader.read_to_string(&mut heard), dribble).0 }).await.unwrap();
     heard
 }
 
@@ -79,7 +84,7 @@ async fn a_caller_that_reads_nothing_is_given_up_after_half_a_minute_and_few_ans
     peer.write_all(HEAD.repeat(PIPE / HEAD.len()).as_bytes()).await.unwrap();
     let began = Instant::now();
     // The pipe takes more requests only while the server reads, and is closed when the server gives up.
-    while peer.write_all(HEAD.as_bytes()).await.is_ok() {}
+    done(async { while peer.write_all(HEAD.as_bytes()).await.is_ok() {} }).await;
     assert_eq!(began.elapsed().as_secs(), 30);
     let mut heard = String::new();
     peer.read_to_string(&mut heard).await.unwrap();
@@ -92,10 +97,10 @@ async fn an_answer_that_is_not_read_is_given_up_and_its_connection_of_http2_goes
         let mut peer = Frames::over(connect(), window).await;
         peer.get(1, path).await;
         let began = Instant::now();
-        let reset = peer.next_of(RST_STREAM).await.map(|frame| frame.stream);
+        let reset = done(peer.next_of(RST_STREAM)).await.map(|frame| frame.stream);
         assert_eq!((reset, began.elapsed().as_secs()), (Some(1), 30), "with a window of {window}");
         peer.set_window(65_535).await;
         peer.get(3, "/").await;
-        assert_eq!(peer.next_of(DATA).await.map(|frame| frame.stream), Some(3), "with a window of {window}");
+        assert_eq!(done(peer.next_of(DATA)).await.map(|frame| frame.stream), Some(3), "with a window of {window}");
     }
 }
