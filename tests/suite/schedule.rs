@@ -120,8 +120,8 @@ async fn a_webhook_without_retries_gets_one_attempt() {
     assert_eq!(hook.statuses(), [500]);
 }
 
-/// Waits until the event's deliveries have ended. Asserts that their retries came no earlier than after these waits, and
-/// were planned no later than a tenth (jitter) after them. Returns the planned waits of each webhook.
+/// Waits until the event's deliveries have ended. Asserts that their retries came no earlier than after these waits,
+/// and were planned no later than a tenth (jitter) after them. Returns the planned waits of each webhook.
 async fn assert_waits(world: &World, event: &Event, promised: &[(&Hook, &[u64])]) -> Planned {
     let deliveries = world.deliveries_of(&event.id).await;
     let planned = join_all(deliveries.iter().map(async |delivery| {

@@ -73,8 +73,9 @@ async fn a_database_whose_connections_are_all_taken_refuses_and_goes_on_after() 
                 let read = || try_send(world.client().call(Method::GET, "/deliveries"));
                 let answers = join_all((0..READERS).map(|_| read())).await;
                 is_logged(&mut world, GAVE_UP_A_BATCH).await;
-                let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%LOCK TABLE event,%' \
-                           AND pid != pg_backend_pid() AND datname = current_database()";
+                let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                           WHERE query LIKE '%LOCK TABLE event,%' AND pid != pg_backend_pid() \
+                           AND datname = current_database()";
                 assert_eq!(world.database().ask(end).trim(), "t", "one session holds the locks");
                 holder.wait().expect("a child");
                 let statuses: Vec<u16> = answers.into_iter().map(|answer| answer.expect("an answer").status).collect();

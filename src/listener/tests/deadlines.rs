@@ -37,8 +37,8 @@ async fn done<T>(what: impl Future<Output = T>) -> T {
     timeout(FOR_EVER, what).await.expect("the server waits for ever")
 }
 
-/// Sends `texts`, each when the server has had time to answer the one before, and then a byte at a time, or nothing more,
-/// until the server closes the connection. Returns what the server sent.
+/// Sends `texts`, each when the server has had time to answer the one before, and then a byte at a time, or nothing
+/// more, until the server closes the connection. Returns what the server sent.
 async fn hung_up_on(texts: &[&str], dribbles: bool) -> String {
     let mut peer = connect();
     for text in texts {
