@@ -305,7 +305,10 @@ impl Engine {
             Box::pin(or_abort("the due poller", due_poller::run(inner.context.clone(), inner.registry.clone())));
         let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(poller).await });
-        let follower = Box::pin(or_abort("the log follower", follow(inner.store.clone(), inner.log.clone(), inner.context.clone())));
+        let follower = Box::pin(or_abort(
+            "the log follower",
+            follow(inner.store.clone(), inner.log.clone(), inner.context.clone()),
+        ));
         let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(follower).await });
         // With PostgreSQL each renewal of the lease reads the reference clock.

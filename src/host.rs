@@ -1,7 +1,7 @@
 //! What the engine asks of the process that it runs in: the time, timers, tasks and chance. There are two hosts: the
 //! live one, [`Host::live`], is tokio with the clock of this process; the other one is the simulation of the engine's
 //! tests, where all four come from a seed. Code that decides anything takes its time from here, so that the simulation
-//! runs it as it ships. A trait object rather than a type parameter: see `docs/decisions/0040-one-engine-two-hosts.md`.
+//! runs it as it ships. A trait object rather than a type parameter: see `docs/decisions/0043-one-engine-two-hosts.md`.
 
 use std::future::Future;
 use std::sync::Arc;

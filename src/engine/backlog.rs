@@ -8,8 +8,6 @@ mod why;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use std::time::Instant;
-
 use crate::delivery::breaker::View;
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
@@ -136,7 +134,7 @@ impl Engine {
     /// reads, which would be too many for a list.
     async fn backlogs_of(&self, nums: &[WebhookNum], closely: bool) -> Result<Vec<Backlog>, StoreError> {
         let store = &self.inner.store;
-        let now = UnixMillis::now();
+        let now = self.inner.context.host.now();
         let mut summaries = store.webhook_summaries(nums).await?;
         let oldest = self.inner.context.ledger.oldest_of(nums).await?;
         let crashes = self.inner.registry.crashes(nums.to_vec()).await;
@@ -164,7 +162,7 @@ impl Engine {
             if closely && seen.may_be_stuck(&summary) {
                 seen.unsendable = store.unsendable(&self.inner.context.shard_set, *num, seen.policy.ordered).await?;
             }
-            backlogs.push(seen.told(summary, Instant::now()));
+            backlogs.push(seen.told(summary, self.inner.context.host.steady()));
         }
         Ok(backlogs)
     }

@@ -13,7 +13,7 @@ impl Engine {
         if webhook.paused_at.is_some() {
             return Ok((webhook.clone(), false));
         }
-        let paused = Webhook { paused_at: Some(UnixMillis::now()), ..webhook.clone() };
+        let paused = Webhook { paused_at: Some(self.inner.context.host.now()), ..webhook.clone() };
         Ok((self.update_webhook(&paused, by).await?, true))
     }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::domain::id::SecretId;
-use crate::domain::moment::UnixMillis;
 use crate::store::StoreError;
 use crate::store::audit::Author;
 use crate::store::idempotency::Once;
@@ -33,7 +32,7 @@ impl Engine {
     /// configuration.
     pub async fn update_webhook(&self, changed: &Webhook, by: &Author) -> Result<Webhook, EngineError> {
         let changing = self.inner.context.changing.write().await;
-        let webhook = self.inner.store.update_webhook(changed, UnixMillis::now(), by).await?;
+        let webhook = self.inner.store.update_webhook(changed, self.inner.context.host.now(), by).await?;
         self.inner.routes.set(route_of(&webhook));
         drop(changing);
         self.notify_peers();
@@ -44,7 +43,7 @@ impl Engine {
     /// Deletes the webhook and cancels its pending deliveries.
     pub async fn delete_webhook(&self, doomed: &Webhook, by: &Author) -> Result<(), EngineError> {
         let changing = self.inner.context.changing.write().await;
-        self.inner.store.delete_webhook(doomed, UnixMillis::now(), by).await?;
+        self.inner.store.delete_webhook(doomed, self.inner.context.host.now(), by).await?;
         self.inner.routes.remove(doomed.tenant, doomed.num);
         drop(changing);
         self.notify_peers();
@@ -54,7 +53,7 @@ impl Engine {
     /// Deletes the tenant with its keys and webhooks, and cancels their pending deliveries.
     pub async fn delete_tenant(&self, doomed: &Tenant, by: &Author) -> Result<(), EngineError> {
         let changing = self.inner.context.changing.write().await;
-        self.inner.store.delete_tenant(doomed, UnixMillis::now(), by).await?;
+        self.inner.store.delete_tenant(doomed, self.inner.context.host.now(), by).await?;
         let nums = self.inner.routes.remove_tenant(doomed.num);
         drop(changing);
         self.notify_peers();
@@ -69,7 +68,7 @@ impl Engine {
         grace: Duration,
         by: &Author,
     ) -> Result<Webhook, EngineError> {
-        let now = UnixMillis::now();
+        let now = self.inner.context.host.now();
         let changing = self.inner.context.changing.write().await;
         let webhook = self.inner.store.rotate_secret(webhook, new, now.plus(grace), now, by).await?;
         drop(changing);
@@ -81,7 +80,7 @@ impl Engine {
     /// Ends a secret that was rotated out: it signs no more.
     pub async fn end_secret(&self, webhook: &Webhook, id: SecretId, by: &Author) -> Result<SecretEnd, EngineError> {
         let changing = self.inner.context.changing.write().await;
-        let end = self.inner.store.end_secret(webhook, id, UnixMillis::now(), by).await?;
+        let end = self.inner.store.end_secret(webhook, id, self.inner.context.host.now(), by).await?;
         drop(changing);
         if let SecretEnd::Ended(webhook) = &end {
             self.notify_peers();

@@ -14,8 +14,8 @@ use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::outcome::OutcomeKind;
 use crate::host::Host;
 use crate::log_limit::LogLimit;
-use crate::store::journal::backlog::Backlog;
 use crate::store::journal::Journal;
+use crate::store::journal::backlog::Backlog;
 use crate::store::leases::ShardSet;
 use crate::store::notifier::Notifier;
 

@@ -47,10 +47,7 @@ impl Engine {
         let id = DeliveryId { event: receipt.seq, webhook: webhook.num };
         let host = &self.inner.context.host;
         let until = host.steady() + timeout + TEST_PATIENCE;
-        while self.inner.store.first_attempt(id).await?.is_none()
-            && host.steady() < until
-            && self.is_ready()
-        {
+        while self.inner.store.first_attempt(id).await?.is_none() && host.steady() < until && self.is_ready() {
             host.sleep(TEST_POLL).await;
         }
         Ok(id)

@@ -55,8 +55,7 @@ pub(super) struct Bounds {
 }
 
 impl Bounds {
-    pub(super) const LIVE: Self =
-        Self {
+    pub(super) const LIVE: Self = Self {
         chunk: 256,
         read: 64,
         scan: 256,

@@ -4,9 +4,9 @@
 use std::sync::atomic::Ordering;
 
 use crate::domain::id::{DeliveryId, TenantNum, WebhookId, WebhookNum};
+use crate::store::StoreError;
 use crate::store::deliveries::{Delivery, DeliveryState};
 use crate::store::events::StoredEvent;
-use crate::store::StoreError;
 
 use super::Engine;
 use super::permits::BulkheadView;

@@ -146,6 +146,9 @@ impl JournalDb for MemoryJournal {
     }
 
     async fn ledger(&self, shards: &[ShardNum], now: UnixMillis) -> Result<(Ledger, Snapshot), StoreError> {
+        if self.connection.is_refused() {
+            return Err(refused());
+        }
         let is_whole = self.shard_set.is_everything();
         let of = |webhook| is_whole || shards.contains(&ShardNum::of(webhook));
         let snapshot =

@@ -113,11 +113,11 @@ impl EngineDb for Db {
     async fn endpoint_configs(
         &self,
         nums: &[WebhookNum],
-        _: UnixMillis,
+        now: UnixMillis,
     ) -> Result<HashMap<WebhookNum, Result<EndpointConfigRow>>> {
         self.read(|world, tables| {
             let hooks = nums.iter().filter_map(|num| world.hook(*num));
-            hooks.map(|hook| (hook.num, config_row(&hook, tables))).collect()
+            hooks.map(|hook| (hook.num, config_row(&hook, tables, now))).collect()
         })
         .await
     }
@@ -226,11 +226,11 @@ impl EngineDb for Db {
     }
 }
 
-fn config_row(hook: &Hook, tables: &Tables) -> Result<EndpointConfigRow> {
+fn config_row(hook: &Hook, tables: &Tables, now: UnixMillis) -> Result<EndpointConfigRow> {
     if hook.is_unreadable {
         return Err(StoreError::Unreadable { what: "webhook", why: "simulated".to_owned() });
     }
-    let (tables_health, at) = (tables.health(hook.num), UnixMillis(world::START));
+    let at = UnixMillis(world::START);
     let webhook = Webhook {
         num: hook.num,
         id: hook.id,
@@ -257,8 +257,8 @@ fn config_row(hook: &Hook, tables: &Tables) -> Result<EndpointConfigRow> {
         webhook,
         tenant_id: None::<TenantId>,
         secrets: vec![SecretString::from(SECRET)],
-        secrets_change_at: hook.secret_ends,
+        secrets_change_at: hook.secret_ends.filter(|end| *end > now),
         has_pending_rows: tables.has_pending_rows(hook.num),
-        health: tables_health,
+        health: tables.health(hook.num),
     })
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
+use tokio::sync::oneshot;
 
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
@@ -47,10 +47,17 @@ impl EndpointSpawner for Actors {
         world.note(|| format!("{num:?} starts, generation {generation}, {:?}", config.mode));
         let (completions, completed) = unbounded_channel();
         let left_alone = config.health.open_until;
-        let shell = Actor { num, place: self.place, owner, completions, timers: [const { None }; 3], is_over: false, left_alone };
+        let shell = Actor {
+            num,
+            place: self.place,
+            owner,
+            completions,
+            timers: [const { None }; 3],
+            is_over: false,
+            left_alone,
+        };
         let courier = Arc::new(Receivers { place: self.place, owner });
-        let args =
-            SpawnArgs { config, context, courier, start_slots: self.start_slots.clone(), watch, in_doubt };
+        let args = SpawnArgs { config, context, courier, start_slots: self.start_slots.clone(), watch, in_doubt };
         let (address, mailbox) = channel(world.bounds.mailbox);
         world.live.borrow_mut().insert(owner, num);
         world.tasks.spawn(owner, live(shell, args, mailbox, completed));
@@ -74,7 +81,12 @@ enum Wakeup {
     Timer(Timer),
 }
 
-async fn live(mut shell: Actor, args: SpawnArgs, mut mailbox: Receiver<Message>, mut completed: UnboundedReceiver<Completion>) {
+async fn live(
+    mut shell: Actor,
+    args: SpawnArgs,
+    mut mailbox: Receiver<Message>,
+    mut completed: UnboundedReceiver<Completion>,
+) {
     let _alive = Alive(shell.owner);
     let mut endpoint = Endpoint::new(args);
     let mut wakeup = Wakeup::Start;
@@ -114,7 +126,7 @@ pub(super) fn crash(owner: Owner) {
 /// What the oracle checks or notes when an effect of the step under way is carried out.
 pub(super) enum Due {
     Start { owner: Owner, config: Arc<EndpointConfig>, entry: Entry },
-    Settled { id: DeliveryId, request: RequestNum, state: DeliveryState },
+    Settled { owner: Owner, id: DeliveryId, request: RequestNum, state: DeliveryState },
     Nothing,
 }
 
@@ -134,7 +146,11 @@ pub(super) fn at_fault_point(name: &str) {
                 world.oracle.borrow_mut().check_start((&process, owner), &config, &entry);
             }
         }
-        Some(Due::Settled { id, request, state }) => world.oracle.borrow_mut().decided(id, request, state),
+        Some(Due::Settled { owner, id, request, state }) => {
+            let node = world.process(owner.incarnation()).and_then(|process| process.shard_set.node());
+            let is_owner = !world.is_clustered || world.tables.borrow().leases.owner(id.webhook) == node;
+            world.oracle.borrow_mut().decided(id, request, state, is_owner);
+        }
         Some(Due::Nothing) | None => {}
     }
 }
@@ -192,7 +208,7 @@ impl Shell for Actor {
                 Effect::Settle { entry, state } => match request {
                     Some(request) => {
                         let id = DeliveryId { event: entry.event.seq, webhook: self.num };
-                        Due::Settled { id, request, state: *state }
+                        Due::Settled { owner: self.owner, id, request, state: *state }
                     }
                     None => Due::Nothing,
                 },

@@ -9,8 +9,8 @@ use crate::engine::TEST_EVENT;
 use crate::engine::steering::Steering;
 use crate::store::deliveries::{DeliveryState, Status};
 use crate::store::journal::model::Tables;
-use crate::store::payload::LARGE;
 use crate::store::journal::{Draft, Published};
+use crate::store::payload::LARGE;
 
 use super::process::Process;
 use super::tasks::pause;
@@ -91,7 +91,8 @@ impl Process {
         if hook.url != changed.url || !hook.is_active && changed.is_active {
             self.world.tables.borrow_mut().forget_health(hook.num);
         }
-        *hook = Hook { version: changed.version + 1, ..changed };
+        let (is_unreadable, damages) = (hook.is_unreadable, hook.damages);
+        *hook = Hook { version: changed.version + 1, is_unreadable, damages, ..changed };
         self.world.changed(hook.num);
         self.world.note(|| format!("row of {:?}: active {}, paused {}", hook.num, hook.is_active, hook.is_paused));
         true
@@ -101,7 +102,10 @@ impl Process {
     pub(super) async fn close(self: Rc<Self>, num: WebhookNum, change: impl FnOnce(&mut Hook) + 'static) {
         let Some(mut hook) = self.world.hook(num) else { return };
         change(&mut hook);
-        if self.update(hook).await && self.world.hook(num).is_some_and(|hook| !hook.is_open()) {
+        let damages = hook.damages;
+        // The endpoint cannot be told of a row that cannot be read.
+        let is_told = |hook: Hook| !hook.is_open() && hook.damages == damages && !hook.is_unreadable;
+        if self.update(hook).await && self.world.hook(num).is_some_and(is_told) {
             self.world.note(|| format!("{num:?} is closed"));
             self.world.oracle.borrow_mut().close(&self.world, num);
         }

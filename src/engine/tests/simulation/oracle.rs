@@ -85,10 +85,14 @@ impl Oracle {
         let (now, tables) = (process.wall(), world.tables.borrow());
         // An attempt that starts while the engine stops, without a lease, or for a shard that is not served, is never
         // sent.
-        if process.context.draining.is_cancelled() || !process.context.lease.is_valid() || !process.shard_set.serves(called.num) {
+        if process.context.draining.is_cancelled()
+            || !process.context.lease.is_valid()
+            || !process.shard_set.serves(called.num)
+        {
             return;
         }
-        let has_heard = |change: &usize| !world.is_clustered || *change <= world.machines[process.place].followed_to.get();
+        let has_heard =
+            |change: &usize| !world.is_clustered || *change <= world.machines[process.place].followed_to.get();
         assert!(!self.closed.get(&called.num).is_some_and(has_heard), "{id:?} is sent although its webhook is closed");
         // A clock that was set back does not delay deliveries that wait for no retry.
         let never_waited = entry.is_manual() || entry.state.tries == 0;
@@ -147,13 +151,7 @@ impl Oracle {
     }
 
     /// A request is sent, and its receiver sees it. Checks what must hold at this moment.
-    pub(super) fn sent(
-        &mut self,
-        process: &Process,
-        owner: Owner,
-        id: DeliveryId,
-        number: u16,
-    ) -> RequestNum {
+    pub(super) fn sent(&mut self, process: &Process, owner: Owner, id: DeliveryId, number: u16) -> RequestNum {
         let (world, incarnation, webhook) = (&process.world, process.incarnation, id.webhook);
         let trigger = self.started.get(&(owner, id.event)).copied().expect("an attempt that was started");
         let knows = world.knows_its_database(process);
@@ -206,11 +204,14 @@ impl Oracle {
         }
     }
 
-    /// The lane has decided what follows, and the journal was told.
-    pub(super) fn decided(&mut self, id: DeliveryId, request: RequestNum, state: DeliveryState) {
+    /// The lane has decided what follows, and the journal was told. `is_owner`: whether the node still owns the shard;
+    /// otherwise the outcome will be dropped.
+    pub(super) fn decided(&mut self, id: DeliveryId, request: RequestNum, state: DeliveryState, is_owner: bool) {
         let request = &mut self.requests[request];
         request.is_decided = true;
-        self.decided.insert(id, (request.incarnation, state));
+        if is_owner {
+            self.decided.insert(id, (request.incarnation, state));
+        }
     }
 
     pub(super) fn is_anything_under_way(&self) -> bool {
@@ -277,6 +278,11 @@ impl Oracle {
         if !self.opening.keys().any(|(_, opening)| *opening == webhook) {
             self.closed.insert(webhook, world.config_changes.borrow().len());
         }
+    }
+
+    /// The webhook's row cannot be read any more, so endpoints that were not told yet cannot be told.
+    pub(super) fn cannot_be_told(&mut self, webhook: WebhookNum) {
+        self.closed.remove(&webhook);
     }
 
     pub(super) fn begin_opening(&mut self, incarnation: u32, webhook: WebhookNum) {

@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::domain::id::{TenantNum, WebhookId, WebhookNum};
+use crate::domain::moment::UnixMillis;
 use crate::domain::policy::{Backoff, Policy, RateLimit};
 use crate::engine::dispatch;
 use crate::store::journal;
@@ -17,7 +18,7 @@ use crate::store::leases::model::Leases;
 
 use super::operator::HUGE_BYTES;
 use super::receivers::{Mood, Receiver};
-use super::world::{Bounds, Hook, Place, Trouble, World};
+use super::world::{Bounds, Hook, Place, START, Trouble, World};
 
 /// How many shards the webhooks of several nodes fall into.
 const SHARDS: i64 = 8;
@@ -116,7 +117,8 @@ fn hooks(chance: &mut StdRng) -> Vec<Hook> {
                 is_paused: false,
                 is_deleted: false,
                 is_unreadable: false,
-                secret_ends: None,
+                damages: 0,
+                secret_ends: chance.random_bool(0.2).then(|| UnixMillis(START + chance.random_range(0..60_000))),
                 version: 1,
             });
         }

@@ -21,7 +21,11 @@ use super::world;
 const MAILBOX: usize = 4;
 
 /// Starts the registry of a process.
-pub(super) fn start((place, incarnation): (usize, u32), context: &Arc<EngineContext>, feed: &Arc<Feed>) -> RegistryHandle {
+pub(super) fn start(
+    (place, incarnation): (usize, u32),
+    context: &Arc<EngineContext>,
+    feed: &Arc<Feed>,
+) -> RegistryHandle {
     let (address, mailbox) = channel(MAILBOX);
     let (events, incoming) = unbounded_channel();
     let actors = Actors { place, incarnation, start_slots: StartSlots::new() };

@@ -162,8 +162,18 @@ impl Scheduler {
             36..46 => process.clone().spawn(process.open(num, |hook| hook.is_active = true)),
             46..95 => self.meddle_at_owner(num),
             95..98 => process.clone().spawn(process.open(num, |hook| hook.url.push_str("next/"))),
+            98 => self.damage(num),
             _ if self.world.happens(300) => process.clone().spawn(process.delete(num)),
             _ => {}
+        }
+    }
+
+    /// Makes the webhook's row unreadable, or readable again.
+    fn damage(&self, num: WebhookNum) {
+        if let Some(hook) = self.world.hooks.borrow_mut().get_mut(&num) {
+            (hook.is_unreadable, hook.damages) = (!hook.is_unreadable, hook.damages + 1);
+            self.world.oracle.borrow_mut().cannot_be_told(num);
+            self.world.note(|| format!("row of {num:?} unreadable: {}", hook.is_unreadable));
         }
     }
 
@@ -282,6 +292,7 @@ impl Scheduler {
         if self.world.is_clustered {
             self.wait_until(checker::all_is_served);
         }
+        self.world.hooks.borrow_mut().values_mut().for_each(|hook| hook.is_unreadable = false);
         let hooks = self.world.hooks.borrow().clone();
         for num in hooks.into_values().filter(|hook| !hook.is_deleted).map(|hook| hook.num) {
             let mut owners = self.world.processes().into_iter().filter(|process| process.shard_set.serves(num));

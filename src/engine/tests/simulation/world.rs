@@ -17,8 +17,8 @@ use crate::domain::id::{TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::policy::Policy;
 use crate::engine::dispatch;
-use crate::store::journal::model::Tables;
 use crate::store::journal;
+use crate::store::journal::model::Tables;
 use crate::store::webhooks::Route;
 
 use super::endpoint::Due;
@@ -46,6 +46,8 @@ pub(super) struct Hook {
     pub(super) is_deleted: bool,
     /// The row cannot be read.
     pub(super) is_unreadable: bool,
+    /// How often that has changed.
+    pub(super) damages: u32,
     /// When a secret that was rotated out stops signing.
     pub(super) secret_ends: Option<UnixMillis>,
     pub(super) version: i64,
