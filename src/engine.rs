@@ -17,6 +17,7 @@ mod arbiters;
 mod backlog;
 mod backlog_ops;
 mod bodies;
+mod bounds;
 mod cluster;
 mod cluster_db;
 mod config_sync;
@@ -74,9 +75,10 @@ use crate::domain::id::TenantNum;
 use crate::domain::moment::UnixMillis;
 use crate::fault::{note_panics, or_abort};
 use crate::host::Host;
+use crate::journal::remote_shards::RemoteShards;
+use crate::journal::{Bounds, Draft, Journal, PublishError, Published};
+use crate::store::events::Caller;
 use crate::store::idempotency::OnceKey;
-use crate::store::journal::remote_shards::RemoteShards;
-use crate::store::journal::{Bounds, Caller, Draft, Journal, PublishError, Published};
 use crate::store::log::LogIndex;
 use crate::store::notifier::Notifier;
 use crate::store::{Store, StoreError, log, payload};
@@ -204,7 +206,7 @@ struct Inner {
     guard: Arc<Guard>,
     name: EngineName,
     context: Arc<EngineContext>,
-    feed: Arc<crate::store::journal::feed::Feed>,
+    feed: Arc<crate::journal::feed::Feed>,
     cluster: Cluster,
     cluster_db: Arc<dyn ClusterDb>,
     log: Arc<LogIndex>,
@@ -255,7 +257,7 @@ impl Engine {
         let context = Arc::new(EngineContext::new(Parts {
             host,
             db: Arc::new(store.clone()),
-            bounds: dispatch::Bounds::LIVE,
+            bounds: bounds::Bounds::LIVE,
             journal: running.journal.clone(),
             ledger: running.ledger.clone(),
             routes: routes.clone(),

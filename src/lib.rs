@@ -19,7 +19,8 @@
 //! | [`api`] | the management API over HTTP: routes, keys, problems, the OpenAPI document |
 //! | [`engine`] | the only door to what lives below the API: publishes, dispatches, runs the endpoint actors |
 //! | [`delivery`] | one webhook request: guard, signature, HTTP client, outcome, retry decision |
-//! | [`store`] | everything durable, on SQLite or PostgreSQL: journal, ledger, leases, queries |
+//! | [`journal`] | group commit: one writer makes durable what the hot path records, and feeds the dispatcher |
+//! | [`store`] | everything durable, on SQLite or PostgreSQL: rows, ledger, leases, queries |
 //! | [`domain`] | plain data that every layer may name: ids and event keys, moments, policies, outcomes |
 //! | [`clock`] | the clock of this process, which follows a reference clock and does not jump |
 //! | [`host`] | what the engine asks of its process: time, timers, tasks, chance; live or simulated |
@@ -30,10 +31,10 @@
 //!
 //! 1. [`api`] authenticates the request, checks the events in its body, and calls [`engine::Engine::publish`].
 //! 2. The route table ([`engine::routes`]) says which webhooks of the tenant match.
-//! 3. The draft enters the bounded queue of the journal ([`store::journal`]). A full queue refuses the publish.
+//! 3. The draft enters the bounded queue of the journal ([`journal`]). A full queue refuses the publish.
 //! 4. The journal's writer gives the event its key and commits event and fan-out in one transaction. The publisher is
 //!    answered after that.
-//! 5. The dispatcher takes the fan-out from the feed ([`store::journal::feed`]) and offers its targets to the actors of
+//! 5. The dispatcher takes the fan-out from the feed ([`journal::feed`]) and offers its targets to the actors of
 //!    their endpoints, tenants in turn. It activates sleeping endpoints; what an endpoint cannot take becomes a row.
 //! 6. The endpoint's lane ([`engine::lane`]) decides when to start the attempt: order, concurrency, breaker, limiter.
 //! 7. The attempt takes a permit ([`engine::permits`]), reserves the place for its outcome in the journal, and sends
@@ -88,6 +89,7 @@ pub mod domain;
 pub mod engine;
 pub mod fault;
 pub mod host;
+pub mod journal;
 pub mod listener;
 pub mod log_limit;
 pub mod store;

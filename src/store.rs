@@ -2,12 +2,13 @@
 //! [`Store`]; the tables and their history are in the crates `entity` and `migration`.
 //!
 //! Reads of the API use one pool of readers, reads of the running engine another. Writes go through a single writer
-//! connection in one of two ways: the [`journal`] batches what the hot path records, and `Store::write` runs one change
+//! connection in one of two ways: the journal ([`journal_db`]) batches what the hot path records, and `Store::write` runs one change
 //! of configuration. `Store::write_async_commit` has a connection of its own for data that is rebuilt after a crash.
 //! Every wait for PostgreSQL has a time limit (`pool`).
 
 pub mod admin_keys;
 pub mod audit;
+pub mod cancel;
 pub mod config_changes;
 mod decode;
 pub mod deliveries;
@@ -20,7 +21,7 @@ pub mod fanout_scan;
 pub mod fanouts;
 pub mod health;
 pub mod idempotency;
-pub mod journal;
+pub mod journal_db;
 pub mod keys;
 pub mod leases;
 pub mod ledger;
@@ -41,13 +42,11 @@ pub mod transaction_id;
 pub mod webhooks;
 
 mod bodies;
-mod cancel;
 mod checkpoint;
 mod commit_status;
 mod connect;
 mod dialect;
 mod history;
-mod journal_db;
 mod pool;
 mod rows;
 mod scan;

@@ -27,10 +27,10 @@ use super::path::One;
 use super::problem::Problem;
 use super::problem_sets::{PublishProblems, ReadProblems};
 use crate::domain::id::{EventId, EventSeq, TenantNum, WebhookNum};
+use crate::journal::Published;
 use crate::store::StoreError;
 use crate::store::events::{EventFilter, StoredEvent};
 use crate::store::idempotency::OnceKey;
-use crate::store::journal::Published;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()

@@ -11,8 +11,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::engine::{EngineError, Loop};
+use crate::journal::PublishError;
 use crate::store::StoreError;
-use crate::store::journal::PublishError;
 use crate::store::webhooks::MAX_TLS_OPTIONS;
 
 /// The answer of a handler that cannot do what it was asked for.

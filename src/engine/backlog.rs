@@ -12,11 +12,11 @@ use crate::delivery::breaker::View;
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::policy::RateLimit;
+use crate::journal::backlog::Among;
 use crate::store::StoreError;
 use crate::store::audit::Action;
 use crate::store::deliveries::Head;
 use crate::store::health::LastError;
-use crate::store::journal::backlog::Among;
 use crate::store::webhooks::WebhookSummary;
 
 use super::Engine;

@@ -13,15 +13,15 @@ use crate::delivery::guard::Guard;
 use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::outcome::OutcomeKind;
 use crate::host::Host;
+use crate::journal::Journal;
+use crate::journal::backlog::Backlog;
 use crate::log_limit::LogLimit;
-use crate::store::journal::Journal;
-use crate::store::journal::backlog::Backlog;
 use crate::store::leases::ShardSet;
 use crate::store::notifier::Notifier;
 
 use super::bodies::Bodies;
+use super::bounds::Bounds;
 use super::db::EngineDb;
-use super::dispatch::Bounds;
 use super::endpoint_stats::AllEndpointStats;
 use super::node_lease::NodeLease;
 use super::permits::Permits;

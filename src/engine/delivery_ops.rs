@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use crate::domain::id::{DeliveryId, MAX_ATTEMPT, TenantNum};
+use crate::journal::{Draft, Published};
 use crate::store::audit::{Action, Author, Deed};
 use crate::store::deliveries::Status;
-use crate::store::journal::{Draft, Published};
 use crate::store::webhooks::Webhook;
 
 use super::{Engine, EngineError, TEST_EVENT};

@@ -18,54 +18,18 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::domain::id::{EventSeq, TenantNum, WebhookNum};
 use crate::fault;
+use crate::journal::feed::{Feed, Next};
+use crate::journal::{Record, Stopped};
 use crate::store::StoreError;
 use crate::store::fanouts::{Fanout, FanoutPage};
-use crate::store::journal::feed::{Feed, Next};
-use crate::store::journal::{Record, Stopped};
 
 use super::context::EngineContext;
 use super::registry::{Item, Offered, RegistryHandle};
-use super::tenant_quota::LARGE;
 
 use self::activator::Activator;
 use self::fair_queue::FairQueue;
 use self::page_size::PageSize;
 use self::scan::ScanState;
-
-/// How much the dispatcher has in hand. The simulation makes all of it small, so that every bound is reached.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
-    /// Targets offered at once.
-    pub(super) chunk: usize,
-    /// The most events whose fan-outs are read back at once.
-    pub(super) read: usize,
-    /// The most fan-outs that a scan reads at once.
-    pub(super) scan: usize,
-    /// Payload and target bytes in the fair queue beyond which further fan-outs wait in the feed.
-    pub(super) held: usize,
-    /// Items of one tenant that may wait for activations. Beyond this, the tenant's fan-outs wait.
-    pub(super) activator: usize,
-    /// Items whose endpoints are activated together: a few milliseconds of work, for which another tenant may have to
-    /// wait.
-    pub(super) slice: usize,
-    /// The same while other tenants are active, which would notice even those milliseconds.
-    pub(super) small_slice: usize,
-    /// With this many live endpoints of one tenant, idle ones end at once and activations are paced.
-    pub(super) live_endpoints: usize,
-}
-
-impl Bounds {
-    pub(super) const LIVE: Self = Self {
-        chunk: 256,
-        read: 64,
-        scan: 256,
-        held: 32 * 1024 * 1024,
-        activator: 1024,
-        slice: 128,
-        small_slice: 16,
-        live_endpoints: LARGE,
-    };
-}
 
 /// Pause after the store failed.
 const PAUSE: Duration = Duration::from_millis(500);

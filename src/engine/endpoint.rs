@@ -24,10 +24,10 @@ use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::Outcome;
 use crate::fault;
+use crate::journal::Record;
 use crate::log_limit::LogLimit;
 use crate::store::StoreError;
 use crate::store::deliveries::{Due, Wanted};
-use crate::store::journal::Record;
 
 use super::context::EngineContext;
 use super::endpoint_config::{self, EndpointConfig};

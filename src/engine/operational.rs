@@ -3,7 +3,7 @@
 
 use serde_json::value::RawValue;
 
-use crate::store::journal::Draft;
+use crate::journal::Draft;
 
 use super::context::EngineContext;
 use super::endpoint_config::EndpointConfig;

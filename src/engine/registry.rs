@@ -18,8 +18,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::domain::id::{DeliveryId, WebhookId, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
+use crate::journal::feed::Feed;
 use crate::store::events::Event;
-use crate::store::journal::feed::Feed;
 use crate::store::leases::ShardNum;
 
 use super::context::EngineContext;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
-use crate::store::journal::feed::Feed;
-use crate::store::journal::{Record, Stopped};
+use crate::journal::feed::Feed;
+use crate::journal::{Record, Stopped};
 
 use super::EngineError;
 use super::context::EngineContext;

@@ -10,10 +10,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::domain::id::{DeliveryId, EventSeq, TenantId, WebhookId};
+use crate::journal::{Draft, Record};
 use crate::store::Options;
 use crate::store::audit::Author;
 use crate::store::deliveries::Status;
-use crate::store::journal::{Draft, Record};
 use crate::store::seal::MasterKey;
 use crate::store::tenants::{NewTenant, Tenant};
 use crate::store::webhooks::{NewWebhook, Webhook};

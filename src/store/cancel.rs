@@ -7,7 +7,6 @@ use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
 
 use super::dialect;
-use super::journal::rows::{Purge, TakenBack};
 
 /// Deliveries that a purge cancels per transaction: bounds how long the next batch waits.
 const PURGED_AT_ONCE: i64 = 2000;
@@ -16,6 +15,21 @@ const PURGED_AT_ONCE: i64 = 2000;
 pub(super) const TAKE_BACK: &str = "UPDATE delivery SET next_at = NULL, manual_from = NULL, manual_next_at = NULL, \
     status = CASE WHEN manual_from > 0 THEN manual_from ELSE 3 END, \
     settled_at = CASE WHEN manual_from > 0 THEN settled_at ELSE $1 END WHERE status = 0 AND";
+
+/// Which pending deliveries a purge cancels.
+#[derive(Debug, Clone)]
+pub struct Purge {
+    pub webhook: WebhookNum,
+    pub through: EventSeq,
+    pub except: Vec<EventSeq>,
+}
+
+/// A delivery that is no longer pending, and the moment that it waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TakenBack {
+    pub id: DeliveryId,
+    pub next_at: Option<UnixMillis>,
+}
 
 #[derive(Debug, FromQueryResult)]
 struct PendingRow {

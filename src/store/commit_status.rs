@@ -8,7 +8,7 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, RuntimeErr, St
 use crate::domain::id::EventSeq;
 
 use super::Store;
-use super::journal::db::UnansweredCommit;
+use super::journal_db::UnansweredCommit;
 use super::leases::{Continuity, STARTED, ShardSet};
 use super::pool::Pool;
 use super::transaction_id::TransactionId;

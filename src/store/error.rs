@@ -45,7 +45,7 @@ impl From<DbErr> for StoreError {
 }
 
 impl StoreError {
-    pub(super) fn unreadable(what: &'static str, why: impl ToString) -> Self {
+    pub(crate) fn unreadable(what: &'static str, why: impl ToString) -> Self {
         Self::Unreadable { what, why: why.to_string() }
     }
 }

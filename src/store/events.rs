@@ -9,6 +9,7 @@ use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect,
     QueryTrait, Select, Statement,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::domain::id::{EventSeq, TenantNum};
 use crate::domain::moment::UnixMillis;
@@ -45,6 +46,21 @@ impl Body {
             Self::Stored { .. } => 0,
         }
     }
+}
+
+/// The caller id, and a digest of the content that the publisher sent under it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    pub id: String,
+    pub digest: [u8; 32],
+}
+
+/// What a publisher is told of an event that was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    pub seq: EventSeq,
+    pub occurred_at: UnixMillis,
+    pub matched: u32,
 }
 
 /// An event as it is listed, without its body.

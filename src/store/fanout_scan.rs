@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement};
 
+use crate::domain::id::EventSeq;
+
 use super::fanouts::{self, FANOUT_COLUMNS, Fanout};
-use super::journal::ScannedFanout;
-use super::journal::feed::Feed;
 use super::leases::{ShardNum, ShardSet, Snapshot};
 use super::{Store, StoreError, dialect};
 
@@ -19,8 +19,8 @@ use super::{Store, StoreError, dialect};
 #[derive(Clone, Copy)]
 pub enum Which<'a> {
     All,
-    /// What other nodes have committed, and what this node has committed and expects in a scan.
-    New(&'a Feed),
+    /// What other nodes have committed, and the events that this node has committed and expects in a scan.
+    New(&'a (dyn Fn() -> Vec<EventSeq> + Send + Sync)),
 }
 
 /// How far a node has scanned.
@@ -47,6 +47,14 @@ impl Scan {
     pub(crate) fn shows(&self, transaction: u64) -> bool {
         self.began.shows(transaction)
     }
+}
+
+/// A fan-out that a scan has found in the store.
+#[derive(Debug, Clone)]
+pub struct ScannedFanout {
+    pub fanout: Fanout,
+    /// Whether the fan-out became visible after its shard was activated and its event was accepted by another node.
+    pub is_new_to_ledger: bool,
 }
 
 #[derive(Debug, Default)]
@@ -148,7 +156,7 @@ impl Store {
         let (all, own) = match which {
             Which::All => (true, Vec::new()),
             // Read after the scan has begun: every event that the scan shows was expected before it was committed.
-            Which::New(feed) => (false, feed.expected_events()),
+            Which::New(expected) => (false, expected()),
         };
         let values = [
             tx.to_string().into(),

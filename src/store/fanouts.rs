@@ -14,6 +14,9 @@ use super::leases::ShardNum;
 use super::unreadable::{is_damage_of_event, key_of};
 use super::{Store, StoreError, targets};
 
+/// (event, shard)
+pub type FanoutKey = (EventSeq, i16);
+
 /// An event and the webhooks of one shard that it is owed to.
 #[derive(Debug, Clone)]
 pub struct Fanout {

@@ -1,8 +1,11 @@
-//! The journal's database as SQL: implements what [`journal::db`](super::journal::db) asks for.
+//! The journal's database: what the journal asks of it ([`JournalDb`]), and the same as SQL.
+
+pub mod rows;
 
 mod load;
 mod look;
 mod statements;
+mod traits;
 mod updates;
 
 use std::collections::{BTreeSet, HashSet};
@@ -14,25 +17,19 @@ use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Statement};
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum};
 use crate::domain::moment::UnixMillis;
 
-use super::events::newest_event;
+use super::events::{Receipt, newest_event};
+use super::fanouts::FanoutKey;
 use super::idempotency::{Once, OnceKey, Seen};
-use super::journal::Receipt;
-use super::journal::db::{JournalDb, JournalTransaction, KnownCaller, UnansweredCommit};
-use super::journal::outstanding::FanoutKey;
-use super::journal::rows::{Rows, Updated};
 use super::leases::{Locked, ShardNum, ShardSet, Snapshot};
 use super::ledger::{Ledger, LookUp};
 use super::pool::Transaction;
 use super::{Store, StoreError, dialect};
 
-pub(super) use self::statements::Statements;
+pub use self::traits::{JournalDb, JournalTransaction, KnownCaller, UnansweredCommit};
 
-#[cfg(test)]
-use super::journal::{Bounds, Journal, Running};
-#[cfg(test)]
-use crate::host::Host;
-#[cfg(test)]
-use std::sync::Arc;
+use self::rows::{Rows, Updated};
+
+pub(super) use self::statements::Statements;
 
 #[async_trait]
 impl JournalDb for Store {
@@ -63,16 +60,6 @@ impl JournalDb for Store {
 
     async fn resolve_commit(&self, batch: &UnansweredCommit<'_>) -> bool {
         Self::resolve_commit(self, batch).await
-    }
-}
-
-#[cfg(test)]
-impl Store {
-    /// Starts a journal, and spawns its writer.
-    pub(crate) async fn start_journal(&self, shard_set: &ShardSet) -> (Running, tokio::task::JoinHandle<()>) {
-        let started = Journal::start(Arc::new(self.clone()), Host::live(), shard_set, Bounds::LIVE).await;
-        let (running, writer) = started.unwrap();
-        (running, tokio::spawn(writer))
     }
 }
 

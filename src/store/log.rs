@@ -49,7 +49,7 @@ pub struct LogBuffer {
 }
 
 impl LogBuffer {
-    pub(super) fn push(&self, recorded: &mut Vec<DeliveryId>, complete_to: EventSeq) {
+    pub(crate) fn push(&self, recorded: &mut Vec<DeliveryId>, complete_to: EventSeq) {
         self.new.lock().append(recorded);
         self.complete_to.store(complete_to.0, Ordering::Release);
     }

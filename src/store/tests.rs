@@ -30,8 +30,6 @@ use tokio::sync::oneshot;
 use super::audit::Author;
 use super::deliveries::{ATTEMPTS_BYTES, DeliveryFilter, DeliveryState, LISTED_BODY, LastAttempt, Status, Wanted};
 use super::idempotency::OnceKey;
-use super::journal::feed::Next;
-use super::journal::{Draft, PublishError, Published, Record};
 use super::leases::ShardNum;
 use super::log::LogIndex;
 use super::seal::MasterKey;
@@ -40,6 +38,8 @@ use super::*;
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
+use crate::journal::feed::Next;
+use crate::journal::{Draft, PublishError, Published, Record};
 
 use self::world::{Home, On, World, attempted, id, shown};
 
@@ -321,8 +321,8 @@ async fn what_is_accepted_after_sqlite_has_rolled_back_by_itself_is_committed() 
     }
 }
 
-on_both!(the_feed_hands_out_what_was_committed_while_it_was_behind);
-async fn the_feed_hands_out_what_was_committed_while_it_was_behind(on: On) {
+on_both!(the_feed_hands_out_what_is_committed_while_it_was_behind);
+async fn the_feed_hands_out_what_is_committed_while_it_was_behind(on: On) {
     let world = World::new(on).await;
     let first = world.accept(&[1]).await;
     let Next::ReadAfter(after) = world.running.feed.next().await else { panic!("a new engine is behind") };

@@ -9,7 +9,7 @@ use crate::api::fields::{At, Errors, Fault, Given, Reader, any_text, given, mome
 use crate::api::names;
 use crate::domain::moment::UnixMillis;
 use crate::engine::{NewEvent, Trail};
-use crate::store::journal::Caller;
+use crate::store::events::Caller;
 
 use super::view::ItemProblem;
 

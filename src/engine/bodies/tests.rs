@@ -5,8 +5,8 @@ use serde_json::value::RawValue;
 use super::*;
 use crate::domain::id::WebhookNum;
 use crate::engine::tests::store_with_tenant;
+use crate::journal::{Draft, Published};
 use crate::store::Store;
-use crate::store::journal::{Draft, Published};
 use crate::store::leases::ShardSet;
 
 fn db_of(store: &Store) -> Arc<dyn EngineDb> {

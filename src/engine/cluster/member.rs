@@ -13,8 +13,8 @@ use crate::engine::config_sync;
 use crate::engine::context::EngineContext;
 use crate::engine::placement::{self, Moves};
 use crate::engine::registry::RegistryHandle;
+use crate::journal::feed::Feed;
 use crate::store::StoreError;
-use crate::store::journal::feed::Feed;
 use crate::store::leases::{AcquiredShard, SHARDS, ShardNum, Survey};
 
 use super::Cluster;

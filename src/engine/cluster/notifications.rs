@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::engine::cluster_db::ClusterDb;
 use crate::host::Host;
+use crate::journal::remote_shards::RemoteShards;
 use crate::store::StoreError;
-use crate::store::journal::remote_shards::RemoteShards;
 use crate::store::notifier::{Notification, Notifier};
 
 /// The least time between two sendings.

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use tokio::sync::oneshot;
 
 use crate::domain::id::{EventSeq, WebhookNum};
-use crate::store::fanout_scan::{ScanCursor, Which};
+use crate::journal::{Record, Stopped};
+use crate::store::fanout_scan::{ScanCursor, ScannedFanout, Which};
 use crate::store::fanouts::Fanout;
-use crate::store::journal::{Record, ScannedFanout, Stopped};
 
 use super::fair_queue::FairQueue;
 use super::page_size::PageSize;
@@ -35,7 +35,7 @@ impl Dispatcher {
     /// ordered webhooks.
     pub(super) async fn scan_new(&self, queue: &mut FairQueue) -> Result<(), DispatchError> {
         let mut state = self.state.lock().await;
-        match self.scan(Which::New(&self.feed), &mut state, queue).await {
+        match self.scan(Which::New(&|| self.feed.expected_events()), &mut state, queue).await {
             Ok(true) => self.feed.continue_scan(),
             Ok(false) => {}
             Err(error) => {

@@ -25,9 +25,9 @@ use crate::engine::permits::{Permit, Share};
 use crate::engine::start_slots::{StartSlot, StartSlots};
 use crate::fault;
 use crate::host::Host;
+use crate::journal::Slot;
 use crate::store::StoreError;
 use crate::store::events::{Body, Event};
-use crate::store::journal::Slot;
 use crate::store::leases::ShardNum;
 
 use super::STORE_PAUSE;

@@ -13,9 +13,9 @@ use crate::domain::id::{DeliveryId, EventId};
 use crate::domain::outcome::OutcomeKind;
 use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::Entry;
+use crate::journal::{AttemptRecord, Record};
 use crate::log_limit::LogLimit;
 use crate::store::deliveries::{Attempt, DeliveryState, Status};
-use crate::store::journal::{AttemptRecord, Record};
 
 use super::Endpoint;
 use super::attempt::Attempted;

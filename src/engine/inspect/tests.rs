@@ -10,9 +10,9 @@ use crate::domain::moment::UnixMillis;
 use crate::domain::policy::Policy;
 use crate::engine::EngineConfig;
 use crate::engine::tests::store_with_tenant;
+use crate::journal::{Draft, Published};
 use crate::store::Store;
 use crate::store::audit::Author;
-use crate::store::journal::{Draft, Published};
 use crate::store::leases::ShardSet;
 use crate::store::webhooks::{NewWebhook, Webhook};
 

@@ -12,7 +12,7 @@ use crate::engine::context::EngineContext;
 use crate::engine::endpoint::{EndpointActor, EndpointEvent, Message as EndpointMessage, SpawnArgs};
 use crate::engine::mailbox::Address;
 use crate::fault;
-use crate::store::journal::feed::Feed;
+use crate::journal::feed::Feed;
 
 use super::{EndpointSeed, EndpointSpawner, MAILBOX, Message, PRUNE_EVERY, Registry, RegistryHandle};
 

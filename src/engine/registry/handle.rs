@@ -11,9 +11,9 @@ use crate::engine::endpoint::Message as ToEndpoint;
 use crate::engine::endpoint_config::{self, EndpointConfig, Loaded};
 use crate::engine::lane::Detached;
 use crate::engine::mailbox::{Address, ask};
+use crate::journal::Record;
+use crate::journal::feed::Feed;
 use crate::store::StoreError;
-use crate::store::journal::Record;
-use crate::store::journal::feed::Feed;
 use crate::store::leases::ShardNum;
 
 use super::{Crashes, Figures, Item, Message, Offered};

@@ -6,9 +6,9 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, Value};
 
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::deliveries::{Attempt, DeliveryState};
+use crate::store::fanouts::FanoutKey;
 use crate::store::health::Health;
-use crate::store::journal::outstanding::FanoutKey;
-use crate::store::journal::rows::{NewEvent, Rows, Updated};
+use crate::store::journal_db::rows::{NewEvent, Rows, Updated};
 use crate::store::rows::{Column, RowStatement, bytes, int2, int8, text};
 use crate::store::targets;
 

@@ -5,7 +5,7 @@ use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Statement};
 use crate::domain::id::DeliveryId;
 use crate::domain::moment::UnixMillis;
 use crate::store::cancel::{purge, take_back_one};
-use crate::store::journal::rows::{Change, Update, Updated};
+use crate::store::journal_db::rows::{Change, Update, Updated};
 
 #[derive(Debug, FromQueryResult)]
 struct RetriedRow {

@@ -198,7 +198,7 @@ impl Leases {
     }
 
     /// Mirrors `ShardSet::lock`: whether the node is there, and which of these shards it does not own as it believes.
-    pub(in crate::store) fn lock(&self, shard_set: &ShardSet, shards: &BTreeSet<ShardNum>) -> Locked {
+    pub(crate) fn lock(&self, shard_set: &ShardSet, shards: &BTreeSet<ShardNum>) -> Locked {
         let Some(node) = shard_set.node() else { return Locked::default() };
         let has_diverged = self.continuity(shard_set) != Continuity::Unbroken || shard_set.has_diverged();
         let is_reaped = has_diverged || !self.nodes.contains_key(&node);

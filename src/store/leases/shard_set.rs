@@ -60,7 +60,7 @@ pub struct Membership {
     pub(super) lease_until: i64,
     pub(super) server: Server,
     /// The newest event that was visible when the node joined.
-    pub(in crate::store) newest: EventSeq,
+    pub(crate) newest: EventSeq,
 }
 
 #[derive(Debug, Clone)]
@@ -197,14 +197,14 @@ impl ShardSet {
     }
 
     /// Sets what the previous process may have sent; only where the process has the database alone.
-    pub(in crate::store) fn set_in_doubt(&self, in_doubt: InDoubt) {
+    pub(crate) fn set_in_doubt(&self, in_doubt: InDoubt) {
         if let Ownership::Everything(known) = self.0.as_ref() {
             *known.write() = in_doubt;
         }
     }
 
     /// Serves these shards from now on.
-    pub(in crate::store) fn activate(&self, acquired: &[AcquiredShard], activated_at: &Arc<Snapshot>) {
+    pub(crate) fn activate(&self, acquired: &[AcquiredShard], activated_at: &Arc<Snapshot>) {
         let Some(owned) = self.among_others() else { return };
         let mut shards = owned.shards.write();
         let rejoined = owned.rejoined.load(Ordering::Relaxed);
@@ -229,7 +229,7 @@ impl ShardSet {
     }
 
     /// Forgets these shards, so that other nodes may own them.
-    pub(in crate::store) fn detach(&self, detached: &[ShardNum]) {
+    pub(crate) fn detach(&self, detached: &[ShardNum]) {
         let Some(owned) = self.among_others() else { return };
         let mut shards = owned.shards.write();
         for shard in detached {
@@ -273,7 +273,7 @@ impl ShardSet {
     }
 
     /// The node has joined again, and owns no shard yet.
-    pub(in crate::store) fn rejoin(&self, member: Membership) {
+    pub(crate) fn rejoin(&self, member: Membership) {
         let Some(owned) = self.among_others() else { return };
         owned.rejoined.fetch_add(1, Ordering::Relaxed);
         **owned.shards.write() = [const { None }; SHARDS];
@@ -388,7 +388,7 @@ impl ShardSet {
     }
 
     /// Whether the process has the database alone, so that there is no lock to take.
-    pub(in crate::store) fn is_everything(&self) -> bool {
+    pub(crate) fn is_everything(&self) -> bool {
         self.among_others().is_none()
     }
 }

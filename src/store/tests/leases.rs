@@ -7,9 +7,11 @@ use sea_orm::ConnectionTrait;
 
 use super::world::gain_all;
 use super::*;
+use crate::journal::Running;
+use crate::journal::feed::Next;
+use crate::store::events::Receipt;
+use crate::store::fanout_scan::ScannedFanout;
 use crate::store::fanout_scan::{ScanCursor, Which};
-use crate::store::journal::feed::Next;
-use crate::store::journal::{Receipt, Running, ScannedFanout};
 use crate::store::leases::{Renewal, ShardNum, ShardSet};
 
 /// Longer than any test that uses it.
@@ -61,7 +63,8 @@ async fn look(
 ) -> Vec<(EventSeq, i16)> {
     let mut keys = Vec::new();
     loop {
-        let which = if all { Which::All } else { Which::New(&running.feed) };
+        let expected = || running.feed.expected_events();
+        let which = if all { Which::All } else { Which::New(&expected) };
         let page = store.visible_fanouts(shard_set, cursor, which, 2).await.unwrap();
         let (answer, answered) = tokio::sync::oneshot::channel();
         running.journal.record(Record::Watch { fanouts: page.found.clone(), answer }).await.unwrap();

@@ -5,7 +5,7 @@ mod simulation;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::store::journal::backlog::Backlog;
+use crate::journal::backlog::Backlog;
 use crate::store::ledger::Among;
 
 /// What is owed, counted from the tables.

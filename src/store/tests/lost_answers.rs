@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::ledger::agrees;
 use super::*;
-use crate::store::journal::db::UnansweredCommit;
+use crate::store::journal_db::UnansweredCommit;
 use crate::store::transaction_id::TransactionId;
 use test_support::cluster::Database;
 use test_support::proxy::{Loss, Proxy};
@@ -22,7 +22,7 @@ async fn behind_a_proxy() -> (World, Proxy) {
 }
 
 #[tokio::test]
-async fn a_publish_whose_commit_was_not_answered_is_accepted_if_it_was_committed() {
+async fn a_publish_whose_commit_was_not_answered_is_accepted_if_it_is_committed() {
     let (world, proxy) = behind_a_proxy().await;
     let webhook = world.webhook().await.num;
     world.catch_up();

@@ -1,7 +1,7 @@
 //! How far fan-outs have come.
 
 use super::*;
-use crate::store::journal::Receipt;
+use crate::store::events::Receipt;
 use crate::store::progress::Progress;
 
 async fn progress(world: &World, receipt: Receipt) -> Progress {

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::outcome::OutcomeKind;
 use crate::engine::{TEST_EVENT, placement};
+use crate::journal::model::Tables;
 use crate::store::deliveries::{DeliveryState, Status, Trigger};
-use crate::store::journal::model::Tables;
 use crate::store::leases::ShardNum;
 use crate::store::ledger::Oldest;
 

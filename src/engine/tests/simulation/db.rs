@@ -11,14 +11,14 @@ use crate::domain::id::{DeliveryId, EventSeq, TenantId, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
 use crate::engine::db::EngineDb;
+use crate::journal::model::Tables;
 use crate::store::StoreError;
 use crate::store::deliveries::{Due, DueRows, Wanted};
 use crate::store::endpoint_configs::EndpointConfigRow;
 use crate::store::events::Body;
+use crate::store::fanout_scan::ScannedFanout;
 use crate::store::fanout_scan::{ScanCursor, ScanPage, Which};
 use crate::store::fanouts::{Fanout, FanoutPage};
-use crate::store::journal::ScannedFanout;
-use crate::store::journal::model::Tables;
 use crate::store::leases::{Continuity, ShardNum, ShardSet};
 use crate::store::webhooks::{Origin, Webhook};
 

@@ -10,9 +10,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
-use crate::store::journal::WriterTask;
-use crate::store::journal::model::{Commit, CommitAnswer, Connection, Tables};
-use crate::store::journal::outstanding::FanoutKey;
+use crate::journal::WriterTask;
+use crate::journal::model::{Commit, CommitAnswer, Connection, Tables};
+use crate::store::fanouts::FanoutKey;
 
 use super::process::Process;
 use super::tasks::{pause, until};
@@ -158,8 +158,8 @@ impl Connection for JournalConnection {
         world.remember();
     }
 
-    fn resolved(&self, was_committed: bool) {
-        self.commits.set(if was_committed { Phase::Answered } else { Phase::Announced });
+    fn resolved(&self, is_committed: bool) {
+        self.commits.set(if is_committed { Phase::Answered } else { Phase::Announced });
     }
 }
 

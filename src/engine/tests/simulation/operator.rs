@@ -7,9 +7,9 @@ use serde_json::value::RawValue;
 use crate::domain::id::{DeliveryId, MAX_ATTEMPT, TenantNum, WebhookNum};
 use crate::engine::TEST_EVENT;
 use crate::engine::steering::Steering;
+use crate::journal::model::Tables;
+use crate::journal::{Draft, Published};
 use crate::store::deliveries::{DeliveryState, Status};
-use crate::store::journal::model::Tables;
-use crate::store::journal::{Draft, Published};
 use crate::store::payload::LARGE;
 
 use super::process::Process;

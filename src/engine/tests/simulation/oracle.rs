@@ -9,8 +9,8 @@ use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::{Outcome, OutcomeKind};
 use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::{Entry, Mode, WINDOW};
+use crate::journal::model::Tables;
 use crate::store::deliveries::{DeliveryState, Status, Trigger};
-use crate::store::journal::model::Tables;
 
 use super::process::Process;
 use super::tasks::Owner;

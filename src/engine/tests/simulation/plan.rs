@@ -11,8 +11,8 @@ use rand::{RngExt, SeedableRng};
 use crate::domain::id::{TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::policy::{Backoff, Policy, RateLimit};
-use crate::engine::dispatch;
-use crate::store::journal;
+use crate::engine::bounds;
+use crate::journal;
 use crate::store::leases::ShardNum;
 use crate::store::leases::model::Leases;
 
@@ -64,11 +64,11 @@ fn machines(is_clustered: bool, chance: &mut StdRng) -> Vec<Place> {
 }
 
 fn bounds(chance: &mut StdRng) -> Bounds {
-    let dispatch = dispatch::Bounds {
+    let dispatch = bounds::Bounds {
         chunk: chance.random_range(1..12),
         read: chance.random_range(1..4),
         scan: chance.random_range(1..4),
-        held: if chance.random_bool(0.5) { chance.random_range(1..500) } else { dispatch::Bounds::LIVE.held },
+        held: if chance.random_bool(0.5) { chance.random_range(1..500) } else { bounds::Bounds::LIVE.held },
         activator: chance.random_range(1..8),
         slice: chance.random_range(1..4),
         small_slice: 1,

@@ -20,12 +20,12 @@ use crate::engine::node_lease::{NodeIdentity, NodeLease};
 use crate::engine::registry::RegistryHandle;
 use crate::engine::routes::RouteTable;
 use crate::host::Host;
+use crate::journal::backlog::Backlog;
+use crate::journal::feed::Feed;
+use crate::journal::model::MemoryJournal;
+use crate::journal::{Journal, Running};
 use crate::store::StoreError;
 use crate::store::config_changes::Position;
-use crate::store::journal::backlog::Backlog;
-use crate::store::journal::feed::Feed;
-use crate::store::journal::model::MemoryJournal;
-use crate::store::journal::{Journal, Running};
 use crate::store::leases::ShardSet;
 use crate::store::notifier::Notifier;
 

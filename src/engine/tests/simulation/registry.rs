@@ -11,7 +11,7 @@ use crate::engine::endpoint::EndpointEvent;
 use crate::engine::mailbox::Address;
 use crate::engine::registry::{Message, PRUNE_EVERY, Registry, RegistryHandle};
 use crate::engine::start_slots::StartSlots;
-use crate::store::journal::feed::Feed;
+use crate::journal::feed::Feed;
 
 use super::endpoint::Actors;
 use super::tasks::Owner;

@@ -2,7 +2,7 @@
 
 use crate::domain::id::{DeliveryId, EventSeq};
 use crate::engine::lane::{Effect, Entry, Input};
-use crate::store::journal::model::Commit;
+use crate::journal::model::Commit;
 
 use super::world::START;
 

@@ -16,9 +16,9 @@ use rand::rngs::StdRng;
 use crate::domain::id::{TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::policy::Policy;
-use crate::engine::dispatch;
-use crate::store::journal;
-use crate::store::journal::model::Tables;
+use crate::engine::bounds;
+use crate::journal;
+use crate::journal::model::Tables;
 use crate::store::webhooks::Route;
 
 use super::endpoint::Due;
@@ -74,7 +74,7 @@ impl Hook {
 pub(super) struct Bounds {
     pub(super) mailbox: usize,
     pub(super) permits: usize,
-    pub(super) dispatch: dispatch::Bounds,
+    pub(super) dispatch: bounds::Bounds,
     pub(super) journal: journal::Bounds,
 }
 

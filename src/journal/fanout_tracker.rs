@@ -6,7 +6,9 @@ use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::store::fanouts::Fanout;
 use crate::store::leases::ShardSet;
 
-use super::outstanding::{FanoutKey, OutstandingTargets};
+use crate::store::fanouts::FanoutKey;
+
+use super::outstanding::OutstandingTargets;
 
 #[derive(Debug, Default)]
 pub(super) struct FanoutTracker {

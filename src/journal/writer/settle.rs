@@ -9,9 +9,9 @@ use crate::domain::id::EventSeq;
 use crate::store::StoreError;
 use crate::store::transaction_id::TransactionId;
 
-use super::super::db::UnansweredCommit;
 use super::super::outage::Ended;
 use super::{Batch, JournalStats, Prepared, PublishError, RecentCancels, Request, Writer};
+use crate::store::journal_db::UnansweredCommit;
 
 /// How long a batch may take before its publishers are told that it failed: much longer than a slow disk takes, and
 /// within the default lease, at whose end a silent database stops all sending anyway.

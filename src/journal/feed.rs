@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::domain::id::EventSeq;
 use crate::store::fanouts::Fanout;
 
-use super::outstanding::FanoutKey;
+use crate::store::fanouts::FanoutKey;
 
 /// Fan-outs that may wait in memory.
 const FANOUTS: usize = 8192;

@@ -17,9 +17,9 @@ use crate::store::leases::{Locked, ShardNum, ShardSet, Snapshot};
 use crate::store::ledger::{Ledger, LookUp};
 use crate::store::transaction_id::TransactionId;
 
-use super::db::{JournalDb, JournalTransaction, KnownCaller, UnansweredCommit};
-use super::outstanding::FanoutKey;
-use super::rows::{Rows, Updated};
+use crate::store::fanouts::FanoutKey;
+use crate::store::journal_db::rows::{Rows, Updated};
+use crate::store::journal_db::{JournalDb, JournalTransaction, KnownCaller, UnansweredCommit};
 
 mod batch;
 mod tables;
@@ -53,7 +53,7 @@ pub(crate) trait Connection: Send + Sync {
     fn committed(&self, commit: &Commit);
 
     /// The writer knows of its last batch whether it was committed.
-    fn resolved(&self, was_committed: bool);
+    fn resolved(&self, is_committed: bool);
 }
 
 /// What becomes of a COMMIT and its answer.
@@ -88,7 +88,7 @@ pub(crate) struct MemoryJournal {
 #[derive(Default)]
 struct Unanswered {
     server: u32,
-    was_committed: bool,
+    is_committed: bool,
 }
 
 impl MemoryJournal {
@@ -175,13 +175,13 @@ impl JournalDb for MemoryJournal {
     async fn resolve_commit(&self, batch: &UnansweredCommit<'_>) -> bool {
         self.connection.pause().await;
         self.connection.reach().await;
-        let Unanswered { server, was_committed } = *self.unanswered.lock();
+        let Unanswered { server, is_committed } = *self.unanswered.lock();
         // Another server may have the batch or not, and does not know its number.
         let is_there = |tables: &mut Tables| batch.event.is_some_and(|event| tables.has_event(event));
         let is_same = server == self.connection.server();
-        let was_committed = if is_same { was_committed } else { with_tables(self.connection.as_ref(), is_there) };
-        self.connection.resolved(was_committed);
-        was_committed
+        let is_committed = if is_same { is_committed } else { with_tables(self.connection.as_ref(), is_there) };
+        self.connection.resolved(is_committed);
+        is_committed
     }
 }
 
@@ -317,7 +317,7 @@ impl JournalTransaction for Batch {
     async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
         self.connection.pause().await;
         let answer = self.connection.commit_answer();
-        *self.unanswered.lock() = Unanswered { server: self.server, was_committed: false };
+        *self.unanswered.lock() = Unanswered { server: self.server, is_committed: false };
         if self.connection.is_refused() || answer == CommitAnswer::NeverAsked {
             return Err(refused());
         }
@@ -330,7 +330,7 @@ impl JournalTransaction for Batch {
             self.must_be_ours(tables);
             self.apply(tables, number)
         });
-        self.unanswered.lock().was_committed = true;
+        self.unanswered.lock().is_committed = true;
         self.connection.committed(&commit);
         self.connection.pause().await;
         if answer == CommitAnswer::Lost {

@@ -6,14 +6,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::id::{DeliveryId, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::store::cancel::{Purge, TakenBack};
 use crate::store::deliveries::{Attempt, DeliveryState};
-use crate::store::events::Event;
+use crate::store::events::{Caller, Event};
+use crate::store::fanouts::FanoutKey;
 use crate::store::health::Health;
-
-use super::Caller;
-use super::outstanding::FanoutKey;
 
 /// The rows of one batch, in the order in which they are written.
 #[derive(Default)]
@@ -52,14 +51,6 @@ pub enum Update {
     Purge { purge: Purge, at: UnixMillis },
 }
 
-/// Which pending deliveries a purge cancels.
-#[derive(Debug, Clone)]
-pub struct Purge {
-    pub webhook: WebhookNum,
-    pub through: EventSeq,
-    pub except: Vec<EventSeq>,
-}
-
 /// What the updates of a batch have changed.
 #[derive(Debug, Default)]
 pub struct Updated {
@@ -81,15 +72,8 @@ pub enum Change {
     Hastened { id: DeliveryId, next_at: UnixMillis },
 }
 
-/// A delivery that is no longer pending, and the moment that it waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TakenBack {
-    pub id: DeliveryId,
-    pub next_at: Option<UnixMillis>,
-}
-
 impl<'a> Rows<'a> {
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.events.len()
             + self.events.iter().filter(|new| new.caller.is_some()).count()
             + self.fanouts.len()
@@ -103,7 +87,7 @@ impl<'a> Rows<'a> {
 
     /// The state in which an attempt leaves its delivery. A batch may hold several attempts of a delivery, made one
     /// after the other; the last one counts.
-    pub(super) fn delivery(&mut self, id: DeliveryId, state: DeliveryState) {
+    pub(crate) fn delivery(&mut self, id: DeliveryId, state: DeliveryState) {
         match self.delivery_at.entry(id) {
             Entry::Vacant(entry) => {
                 entry.insert(self.deliveries.len());
@@ -113,7 +97,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    pub(super) fn health(&mut self, webhook: WebhookNum, health: &'a Health) {
+    pub(crate) fn health(&mut self, webhook: WebhookNum, health: &'a Health) {
         self.health.insert(webhook, health);
     }
 }

@@ -6,12 +6,10 @@
 //! recorders reserve a [`Slot`] before they act, so that every outcome has room.
 
 pub mod backlog;
-pub mod db;
 pub mod feed;
 pub mod outage;
 pub mod outstanding;
 pub mod remote_shards;
-pub mod rows;
 
 mod answers;
 mod assign;
@@ -23,6 +21,8 @@ mod ledger_updates;
 pub(crate) mod model;
 mod recent_cancels;
 mod running;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::sync::Arc;
@@ -36,17 +36,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::store::StoreError;
+use crate::store::deliveries::{Attempt, DeliveryState};
+use crate::store::events::{Caller, Receipt};
+use crate::store::fanout_scan::ScannedFanout;
+use crate::store::fanouts::Fanout;
+use crate::store::health::Health;
+use crate::store::idempotency::OnceKey;
+use crate::store::leases::{AcquiredShard, Membership, ShardNum};
 
 pub use self::running::{Running, WriterTask};
 
 use self::answers::Answers;
 use self::outage::Outage;
-use super::StoreError;
-use super::deliveries::{Attempt, DeliveryState};
-use super::fanouts::Fanout;
-use super::health::Health;
-use super::idempotency::OnceKey;
-use super::leases::{AcquiredShard, Membership, ShardNum};
 
 /// Bounds on what waits for the writer, and on one transaction, for which the next batch waits.
 #[derive(Debug, Clone, Copy)]
@@ -106,13 +108,6 @@ impl Draft {
     }
 }
 
-/// The caller id, and a digest of the content that the publisher sent under it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    pub id: String,
-    pub digest: [u8; 32],
-}
-
 /// What became of a draft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Published {
@@ -121,13 +116,6 @@ pub enum Published {
     Duplicate(Receipt),
     /// The caller id was used before, with other content.
     Conflict,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Receipt {
-    pub seq: EventSeq,
-    pub occurred_at: UnixMillis,
-    pub matched: u32,
 }
 
 /// Why a publish was not committed.
@@ -179,14 +167,6 @@ pub enum Record {
     Watch { fanouts: Vec<ScannedFanout>, answer: oneshot::Sender<Vec<Option<i64>>> },
     /// These targets of a fan-out have rows. Ignored unless the fan-out is tracked.
     Mark { event: EventSeq, shard: i16, recorded: Vec<WebhookNum> },
-}
-
-/// A fan-out that a scan has found in the store.
-#[derive(Debug, Clone)]
-pub struct ScannedFanout {
-    pub fanout: Fanout,
-    /// Whether the fan-out became visible after its shard was activated and its event was accepted by another node.
-    pub is_new_to_ledger: bool,
 }
 
 #[derive(Debug)]

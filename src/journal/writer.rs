@@ -19,6 +19,7 @@ use crate::domain::moment::UnixMillis;
 use crate::fault;
 use crate::host::Host;
 use crate::store::StoreError;
+use crate::store::cancel::Purge;
 use crate::store::deliveries::DeliveryState;
 use crate::store::fanouts::Fanout;
 use crate::store::idempotency::{Once, OnceKey, Seen};
@@ -28,15 +29,15 @@ use crate::store::log::LogBuffer;
 
 use super::assign::{Callers, accept};
 use super::batch::{Batch, RECORDS_BESIDE_PUBLISHES};
-use super::db::{JournalDb, JournalTransaction};
 use super::fanout_tracker::FanoutTracker;
 use super::feed::Feed;
 use super::fence::{FenceResult, shards_of};
 use super::ledger_updates::{Committed, apply};
 use super::recent_cancels::RecentCancels;
 use super::remote_shards::RemoteShards;
-use super::rows::{Change, Purge, Rows, Update, Updated};
 use super::{Bounds, Draft, JournalStats, PublishError, PublishRequest, Published, Record, Request};
+use crate::store::journal_db::rows::{Change, Rows, Update, Updated};
+use crate::store::journal_db::{JournalDb, JournalTransaction};
 
 use self::settle::{Failure, Undecided};
 

@@ -8,8 +8,9 @@ use crate::store::deliveries::Status;
 use crate::store::fanouts::Fanout;
 use crate::store::ledger::Ledger;
 
-use super::rows::{Change, TakenBack};
 use super::{AttemptRecord, Record};
+use crate::store::cancel::TakenBack;
+use crate::store::journal_db::rows::Change;
 
 /// The records are in the order in which they were written, attempts before updates.
 pub(super) struct Committed<'a> {

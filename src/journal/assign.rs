@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use crate::domain::id::{EventId, EventSeq, TenantNum};
 use crate::domain::moment::UnixMillis;
-use crate::store::events::{Body, Event};
+use crate::store::events::{Body, Caller, Event, Receipt};
 use crate::store::{StoreError, payload};
 
-use super::db::{JournalTransaction, KnownCaller};
-use super::rows::NewEvent;
-use super::{Caller, Draft, Published, Receipt};
+use super::{Draft, Published};
+use crate::store::journal_db::rows::NewEvent;
+use crate::store::journal_db::{JournalTransaction, KnownCaller};
 
 /// The caller ids of this batch, with the receipts that they got.
 #[derive(Default)]

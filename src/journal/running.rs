@@ -13,10 +13,10 @@ use crate::store::log::LogBuffer;
 
 use super::answers::Answers;
 use super::backlog::Backlog;
-use super::db::JournalDb;
 use super::feed::Feed;
 use super::remote_shards::RemoteShards;
 use super::{Bounds, Journal, JournalStats, PUBLISH_QUEUE_KIB, writer};
+use crate::store::journal_db::JournalDb;
 
 /// The writer's task, to be spawned. It ends after [`Journal::close`], once everything is written and every
 /// [`Slot`](super::Slot) is used or dropped.

@@ -6,9 +6,9 @@ use std::collections::HashSet;
 use crate::store::StoreError;
 use crate::store::leases::ShardNum;
 
-use super::super::ScannedFanout;
-use super::super::outstanding::FanoutKey;
 use super::{JournalTransaction, Record, Writer};
+use crate::store::fanout_scan::ScannedFanout;
+use crate::store::fanouts::FanoutKey;
 
 impl Writer {
     /// For each [`Record::Watch`], which of its fan-outs are new.

@@ -8,13 +8,14 @@ use std::time::Duration;
 use crate::domain::id::{DeliveryId, EventSeq, Slot, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
+use crate::store::cancel::{Purge, TakenBack};
 use crate::store::deliveries::{Attempt, DeliveryState, Due, DueRows, Fallback, Status, Wanted};
 use crate::store::events::Event;
 use crate::store::fanout_scan::{Place, Which};
 use crate::store::fanouts::Fanout;
+use crate::store::fanouts::FanoutKey;
 use crate::store::health::Health;
-use crate::store::journal::outstanding::FanoutKey;
-use crate::store::journal::rows::{Change, Purge, TakenBack};
+use crate::store::journal_db::rows::Change;
 use crate::store::leases::model::Leases;
 use crate::store::leases::{ShardNum, ShardSet};
 use crate::store::ledger::{FRONT, Ledger, LookUp};
@@ -276,7 +277,7 @@ impl Tables {
         let place = |((event, shard), (tx, _)): (&FanoutKey, &(u64, _))| (*tx, event.0, *shard);
         let own = match which {
             Which::All => Vec::new(),
-            Which::New(feed) => feed.expected_events(),
+            Which::New(expected) => expected(),
         };
         let is_wanted = |(tx, event, shard): &Place| {
             let is_served = ShardNum::read(*shard).is_ok_and(|shard| served.contains(&shard));

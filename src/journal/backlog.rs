@@ -13,7 +13,7 @@ use crate::store::StoreError;
 use crate::store::ledger::{Ledger, LookUp, Oldest};
 
 use super::Journal;
-use super::db::JournalDb;
+use crate::store::journal_db::JournalDb;
 
 pub use crate::store::ledger::Among;
 
@@ -96,7 +96,7 @@ impl Backlog {
     }
 
     #[cfg(test)]
-    pub(in crate::store) async fn oldest(&self, webhook: WebhookNum) -> Result<Option<EventSeq>, StoreError> {
+    pub(crate) async fn oldest(&self, webhook: WebhookNum) -> Result<Option<EventSeq>, StoreError> {
         Ok(self.oldest_of(&[webhook]).await?.remove(&webhook))
     }
 

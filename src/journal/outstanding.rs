@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::domain::id::{EventSeq, WebhookNum};
-
-/// (event, shard)
-pub type FanoutKey = (EventSeq, i16);
+use crate::store::fanouts::FanoutKey;
 
 #[derive(Debug, Default)]
 pub struct OutstandingTargets {

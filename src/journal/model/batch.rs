@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::domain::id::{DeliveryId, WebhookNum};
 use crate::store::deliveries::{Attempt, DeliveryState};
+use crate::store::fanouts::FanoutKey;
 use crate::store::health::Health;
-use crate::store::journal::outstanding::FanoutKey;
-use crate::store::journal::rows::{Change, NewEvent, Rows, Update};
+use crate::store::journal_db::rows::{Change, NewEvent, Rows, Update};
 use crate::store::leases::ShardNum;
 
 use super::Tables;

@@ -9,13 +9,13 @@ use async_trait::async_trait;
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum};
 use crate::domain::moment::UnixMillis;
 use crate::store::StoreError;
+use crate::store::events::Receipt;
+use crate::store::fanouts::FanoutKey;
 use crate::store::idempotency::{Once, OnceKey, Seen};
 use crate::store::leases::{Locked, ShardNum, ShardSet, Snapshot};
 use crate::store::ledger::{Ledger, LookUp};
 use crate::store::transaction_id::TransactionId;
 
-use super::Receipt;
-use super::outstanding::FanoutKey;
 use super::rows::{Rows, Updated};
 
 /// The database of a journal.
