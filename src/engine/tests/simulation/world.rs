@@ -374,8 +374,8 @@ thread_local! {
     static CURRENT: RefCell<Option<Rc<World>>> = const { RefCell::new(None) };
 }
 
-/// The world that this thread simulates. Futures of the engine must be `Send`, so what they go through holds numbers
-/// and asks here, instead of holding the world.
+/// The world that this thread simulates. Futures of the engine must be `Send`, so what they go through has numbers
+/// and asks here, instead of keeping the world.
 pub(super) fn current() -> Rc<World> {
     CURRENT.with_borrow(Clone::clone).expect("a simulation runs on this thread")
 }
