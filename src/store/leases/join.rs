@@ -31,7 +31,7 @@ impl Store {
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.insert_node(connection, name, address).await {
+            match self.insert_node(connection, (name, address), None).await {
                 // Another node has taken the same slot.
                 Err(StoreError::Exists) if tries < TRIES => {}
                 joined => return joined.map(ShardSet::nothing),
@@ -57,7 +57,7 @@ impl Store {
             transaction.execute_raw(plain(silence())).await?;
             deregister_as(&transaction, &old).await?;
             mark_shards_in_doubt(&transaction, &held).await?;
-            match self.insert_node(&transaction, name, address).await {
+            match self.insert_node(&transaction, (name, address), Some(old.slot)).await {
                 Err(StoreError::Exists) if tries < TRIES => transaction.rollback().await?,
                 joined => {
                     let member = joined?;
@@ -68,25 +68,29 @@ impl Store {
         }
     }
 
+    /// `preferred`: the slot of a node that joins again. It knows the last key that it gave there, even if the database
+    /// has lost it.
     async fn insert_node<C: ConnectionTrait>(
         &self,
         on: &C,
-        name: &str,
-        address: Option<&str>,
+        (name, address): (&str, Option<&str>),
+        preferred: Option<Slot>,
     ) -> Result<Membership, StoreError> {
-        // The free slot that follows the newest node's: after a failover, a slot that another node has just left may have
-        // been used for keys that the database has lost. A node of a version without slots has slot 0.
+        // Numbers are not used again, so a slot comes back only after 256 nodes: a slot that was free a moment ago may
+        // have been used for keys that the database has lost. A node of a version without slots has slot 0.
         let sql = format!(
-            "INSERT INTO node (name, address, started_at, lease_until, slot) \
-             SELECT $1, $2, {NOW}, {NOW} + $3, ( \
+            "WITH me AS (SELECT nextval(pg_get_serial_sequence('node', 'num')) AS num) \
+             INSERT INTO node (num, name, address, started_at, lease_until, slot) \
+             SELECT me.num, $1, $2, {NOW}, {NOW} + $3, ( \
                SELECT slot FROM generate_series(0, 255) AS slot \
                WHERE slot NOT IN (SELECT COALESCE(slot, 0) FROM node) \
-               ORDER BY (slot + 255 - COALESCE((SELECT slot FROM node ORDER BY num DESC LIMIT 1), -1)) % 256 \
-               LIMIT 1) \
+               ORDER BY (slot + 256 - COALESCE($4::int8, (me.num - 1) % 256)) % 256 LIMIT 1) \
+             FROM me \
              RETURNING num, slot, started_at, lease_until, \
                COALESCE((SELECT MAX(seq) FROM event), 0) AS newest, {SERVER}"
         );
-        let values = [name.into(), address.map(str::to_owned).into(), self.lease_ms()];
+        let preferred = preferred.map(|slot| i64::from(slot.0));
+        let values = [name.into(), address.map(str::to_owned).into(), self.lease_ms(), preferred.into()];
         let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
         let row = JoinedRow::find_by_statement(statement).one(on).await?;
         let row = row.ok_or_else(|| StoreError::unreadable("node", "its number was not answered"))?;

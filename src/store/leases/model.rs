@@ -54,6 +54,8 @@ impl Leases {
         let Server { system, timeline, .. } = primary.server;
         self.server = Server { started: format!("{timeline}"), system, timeline: timeline + 1, flushed: 0 };
         self.births = primary.births;
+        // A standby's sequences are at or ahead of the primary's, as a rule.
+        self.joined = primary.joined;
     }
 
     /// The rows in a new cluster that was filled from `dumped`.
@@ -78,7 +80,7 @@ impl Leases {
 
     /// Mirrors `Store::join`.
     pub(crate) fn join(&mut self, now: UnixMillis, lease: Duration) -> ShardSet {
-        ShardSet::nothing(self.insert_node(now.plus(lease), EventSeq::ZERO))
+        ShardSet::nothing(self.insert_node(now.plus(lease), EventSeq::ZERO, None))
     }
 
     /// Mirrors `Store::rejoin`.
@@ -88,15 +90,15 @@ impl Leases {
         for (_, row) in self.shards.iter_mut().filter(|(num, row)| held.contains(num) || row.owner.is_none()) {
             row.in_doubt = row.in_doubt.and(in_doubt);
         }
-        self.insert_node(until, in_doubt.events_to)
+        self.insert_node(until, in_doubt.events_to, Some(shard_set.slot()))
     }
 
-    fn insert_node(&mut self, until: UnixMillis, newest: EventSeq) -> Membership {
+    fn insert_node(&mut self, until: UnixMillis, newest: EventSeq, preferred: Option<Slot>) -> Membership {
         (self.joined, self.births) = (self.joined + 1, self.births + 1);
         let is_free = |slot: &u8| self.nodes.values().all(|node| node.slot != Slot(*slot));
-        let newest_slot = self.nodes.last_key_value().map_or(u8::MAX, |(_, node)| node.slot.0);
-        let after_newest = (1..=u8::MAX).map(|by| newest_slot.wrapping_add(by));
-        let slot = Slot(after_newest.into_iter().find(is_free).expect("fewer than 256 nodes"));
+        let first = preferred.unwrap_or(Slot((self.joined - 1).to_le_bytes()[0]));
+        let mut slots = (0..=u8::MAX).map(|by| first.0.wrapping_add(by));
+        let slot = Slot(slots.find(is_free).expect("fewer than 256 nodes"));
         let (node, started_at, server) = (self.joined, self.births, self.server.clone());
         self.nodes.insert(node, Row { slot, until, started_at });
         Membership { node, slot, started_at, lease_until: until.0, server, newest }
