@@ -144,6 +144,9 @@ fn target_of(webhook: &Webhook, secrets: &[SecretString], context: &EngineContex
     let secrets: Result<Vec<SigningSecret>, _> =
         secrets.iter().map(|secret| SigningSecret::parse(secret.expose_secret())).collect();
     let secrets = secrets.map_err(|error| error.to_string())?;
+    if secrets.is_empty() {
+        return Err("the webhook has no signing secret in the database; rotate its secret to send again".to_owned());
+    }
     let target = Target::try_new(&context.guard, &webhook.url, &webhook.headers, secrets, &webhook.policy);
     let target = target.map_err(|error| error.to_string())?;
     let credentials = webhook.credentials.as_ref().map(credentials_of).transpose()?;

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::support::databases::on_both;
 use crate::support::hook::Hook;
 use crate::support::receiver::Receiver;
+use crate::support::rows;
 use crate::support::verify::{self, Format};
 use crate::support::world::{World, text};
 
@@ -31,6 +32,23 @@ async fn rotating_without_grace_ends_every_older_secret() {
 
     assert_eq!(signers(&world, &hook).await, [0]);
     assert_eq!(listed(&world, &hook).await.len(), 1);
+}
+
+on_both!(without_a_secret_nothing_is_sent_until_it_is_rotated);
+async fn without_a_secret_nothing_is_sent_until_it_is_rotated() {
+    let (mut world, hook) = World::with_webhook(Receiver::ok()).await;
+    world.stop().await;
+    rows::tamper(&world, "DELETE FROM webhook_secret");
+    world.restart().await;
+
+    let tested = world.client().post(&hook.path("/test"), &json!({})).await.expect(200);
+
+    assert_eq!(tested["attempt"]["outcome"], "blocked", "{tested}");
+    assert!(text(&tested["attempt"], "error").contains("no signing secret"), "{tested}");
+    assert!(hook.requests().is_empty(), "sent without a signature");
+    hook.rotate_secret(world.client(), 0).await;
+    let tested = world.client().post(&hook.path("/test"), &json!({})).await.expect(200);
+    assert_eq!(tested["attempt"]["outcome"], "success", "{tested}");
 }
 
 on_both!(no_older_secret_signs_for_longer_than_the_last_rotation_said);
