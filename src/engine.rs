@@ -1,4 +1,4 @@
-//! The API's only door to the parts below it: publishes, steers, inspects and stops. `app` starts it, `api` calls it.
+//! The API's only door to the parts below it: publishes, changes, inspects and stops. `app` starts it, `api` calls it.
 //! It never names the HTTP of the management API.
 //!
 //! Below it are the registry actor, which knows the live endpoint actors; the endpoint actors with their [`lane`]s; the
@@ -13,6 +13,7 @@ pub mod rates;
 pub mod restart;
 pub mod routes;
 
+mod address;
 mod arbiters;
 mod backlog;
 mod backlog_ops;
@@ -32,13 +33,12 @@ mod endpoint_config;
 mod endpoint_stats;
 mod inspect;
 mod listing;
-mod mailbox;
 mod node_lease;
 mod operational;
+mod ops;
 mod registry;
 mod stale;
 mod start_slots;
-mod steering;
 mod tenant_quota;
 
 use std::io;
@@ -76,7 +76,7 @@ use crate::domain::moment::UnixMillis;
 use crate::fault::{note_panics, or_abort};
 use crate::host::Host;
 use crate::journal::remote_shards::RemoteShards;
-use crate::journal::{Bounds, Draft, Journal, PublishError, Published};
+use crate::journal::{Bounds, Draft, Journal, PublishError, Published, Stopped};
 use crate::store::events::Caller;
 use crate::store::idempotency::OnceKey;
 use crate::store::log::LogIndex;
@@ -89,9 +89,9 @@ use self::cluster::{Cluster, notifications};
 use self::cluster_db::ClusterDb;
 use self::context::{EngineContext, Parts};
 use self::node_lease::{NodeIdentity, NodeLease};
+use self::ops::Ops;
 use self::registry::RegistryHandle;
 use self::routes::RouteTable;
-use self::steering::Steering;
 
 /// The type of the event that `test` sends. Tenants cannot publish it.
 pub const TEST_EVENT: &str = "webhook.test";
@@ -141,6 +141,12 @@ pub enum EngineError {
     Moved,
     #[error("the engine is stopping")]
     Stopping,
+}
+
+impl From<Stopped> for EngineError {
+    fn from(_: Stopped) -> Self {
+        Self::Stopping
+    }
 }
 
 /// How the engine is set up.
@@ -227,7 +233,7 @@ impl Engine {
         let identity = NodeIdentity::of_this_process(config.address.as_deref());
         let node_lease = NodeLease::join(db.clone(), host.clone(), identity).await?;
         host.spawn(or_abort("the renewal of the lease", node_lease.clone().keep()));
-        let started = Box::pin(Self::start_for(node_lease.clone(), host, (store, db), config)).await;
+        let started = Box::pin(Self::start_for(node_lease.clone(), host, store, config)).await;
         if started.is_err() {
             node_lease.release(false).await;
         }
@@ -237,9 +243,10 @@ impl Engine {
     async fn start_for(
         node_lease: NodeLease,
         host: Host,
-        (store, cluster_db): (Store, Arc<dyn ClusterDb>),
+        store: Store,
         config: EngineConfig,
     ) -> Result<Self, StartError> {
+        let cluster_db: Arc<dyn ClusterDb> = Arc::new(store.clone());
         store.mark_taken(node_lease.shard_set(), host.now()).await?;
         let local_network = local_network(&config).map_err(StartError::Network)?;
         let guard = local_network.guard.clone();
@@ -365,9 +372,9 @@ impl Engine {
         self.inner.context.lease.lost().await;
     }
 
-    fn steering(&self) -> Steering {
+    fn ops(&self) -> Ops {
         let Inner { context, registry, feed, .. } = &*self.inner;
-        Steering { context: context.clone(), registry: registry.clone(), feed: feed.clone() }
+        Ops { context: context.clone(), registry: registry.clone(), feed: feed.clone() }
     }
 
     /// The store, for reading.

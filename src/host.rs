@@ -60,7 +60,7 @@ impl Host {
         self.timeout_at(self.steady() + wait, work).await
     }
 
-    /// `None`: the moment came first.
+    /// `None`: the moment came first. Work that uses up tokio's budget in each poll would not be cut off; none here does.
     pub async fn timeout_at<T>(&self, at: Instant, work: impl Future<Output = T>) -> Option<T> {
         let over = self.sleep_until(at);
         tokio::select! {
@@ -70,7 +70,7 @@ impl Host {
         }
     }
 
-    /// Runs a task that nobody waits for.
+    /// Runs a task whose end is not waited for.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(Box::pin(task));
     }
@@ -88,7 +88,7 @@ impl Host {
     }
 }
 
-/// A periodic timer. After a late tick the next one comes a whole period later.
+/// A periodic timer. Each tick comes a whole period after the last one was taken, so lateness adds up.
 pub struct Ticks {
     host: Host,
     every: Duration,

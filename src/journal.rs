@@ -61,8 +61,8 @@ pub struct Bounds {
     pub publishes: usize,
     /// Records in one transaction.
     pub records: usize,
-    /// Nobody waits for an outcome to be committed, so outcomes gather this long to make fewer and larger commits. A
-    /// crash in this time sends that much more again.
+    /// No caller waits for the commit of an outcome, so outcomes gather this long for fewer and larger commits. A crash in
+    /// this time sends that much more again.
     pub linger: Duration,
     /// Bytes of bodies and targets that wait in the feed.
     pub feed_bytes: usize,

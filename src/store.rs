@@ -2,9 +2,9 @@
 //! [`Store`]; the tables and their history are in the crates `entity` and `migration`.
 //!
 //! Reads of the API use one pool of readers, reads of the running engine another. Writes go through a single writer
-//! connection in one of two ways: the journal ([`journal_db`]) batches what the hot path records, and `Store::write` runs one change
-//! of configuration. `Store::write_async_commit` has a connection of its own for data that is rebuilt after a crash.
-//! Every wait for PostgreSQL has a time limit (`pool`).
+//! connection in one of two ways: the journal ([`journal_db`]) batches what the hot path records, and `Store::write`
+//! runs one change of configuration. `Store::write_async_commit` has a connection of its own for data that is rebuilt
+//! after a crash. Every wait for PostgreSQL has a time limit (`pool`).
 
 pub mod admin_keys;
 pub mod audit;
@@ -98,7 +98,7 @@ struct Inner {
     unreadable: Unreadable,
     /// SQLite only.
     checkpoints: Option<Checkpoints>,
-    /// Prepared for the first batch of the journal.
+    /// The texts of the journal's statements, made for its first batch.
     statements: OnceLock<Statements>,
     /// Held for the life of the store: a second process must not open the same file.
     _lock: Option<std::fs::File>,

@@ -17,14 +17,14 @@ use crate::delivery::sender::Sender;
 use crate::delivery::token::Tokens;
 
 use super::StartError;
-use super::endpoint::Courier;
+use super::endpoint::Transport;
 use super::start_slots::StartSlots;
 
 /// One endpoint thread.
 #[derive(Clone)]
 pub(super) struct EndpointThread {
     pub(super) arbiter: ArbiterHandle,
-    pub(super) courier: Arc<dyn Courier>,
+    pub(super) transport: Arc<dyn Transport>,
     pub(super) start_slots: StartSlots,
 }
 
@@ -68,7 +68,7 @@ impl Arbiters {
         let registry = handles.pop().ok_or_else(|| io::Error::other("no thread for the registry"))?;
         let endpoint_thread = |(arbiter, sender): (_, Sender)| EndpointThread {
             arbiter,
-            courier: Arc::new(sender),
+            transport: Arc::new(sender),
             start_slots: StartSlots::new(),
         };
         let threads = handles.into_iter().zip(senders).map(endpoint_thread).collect();

@@ -48,7 +48,7 @@ impl Engine {
     /// that fail are not retried, and the answer does not count them. Answers how many deliveries were cancelled.
     pub async fn purge(&self, webhook: &Webhook, before: Option<UnixMillis>, by: &Author) -> Result<u64, EngineError> {
         self.enter(by, Action::PurgeWebhook, webhook).await?;
-        self.steering().purge(webhook.num, before).await
+        self.ops().purge(webhook.num, before).await
     }
 
     pub(super) async fn enter(&self, by: &Author, action: Action, webhook: &Webhook) -> Result<(), EngineError> {

@@ -1,5 +1,5 @@
-//! This node among the others, as the API sees it: the last survey of nodes and shards, and which node serves a webhook.
-//! With PostgreSQL the engine runs the [`member`], which makes the surveys, and sends [`notifications`].
+//! This node among the others, as the API sees it: the last survey of nodes and shards, and which node serves a
+//! webhook. With PostgreSQL the engine runs the [`member`], which makes the surveys, and sends [`notifications`].
 
 pub(super) mod member;
 pub(super) mod notifications;

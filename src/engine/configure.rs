@@ -47,7 +47,7 @@ impl Engine {
         self.inner.routes.remove(doomed.tenant, doomed.num);
         drop(changing);
         self.notify_peers();
-        self.steering().forget(vec![doomed.num]).await
+        self.ops().forget(vec![doomed.num]).await
     }
 
     /// Deletes the tenant with its keys and webhooks, and cancels their pending deliveries.
@@ -57,7 +57,7 @@ impl Engine {
         let nums = self.inner.routes.remove_tenant(doomed.num);
         drop(changing);
         self.notify_peers();
-        self.steering().forget(nums).await
+        self.ops().forget(nums).await
     }
 
     /// Makes `new` the current secret; the previous ones keep signing for `grace` at most.

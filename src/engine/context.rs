@@ -1,5 +1,5 @@
-//! What the parts of one engine share and none owns: store, journal, permits, counters. The engine makes one at its start;
-//! endpoints, dispatcher, cluster and config sync use it.
+//! What the parts of one engine share and none owns: database, journal, permits, counters. The engine makes one at its
+//! start; endpoints, dispatcher, cluster and config sync use it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -51,7 +51,7 @@ pub(super) struct Parts {
     pub(super) max_in_flight: usize,
     /// Payload bytes in memory beyond which lanes keep only what they send now.
     pub(super) payload_memory: usize,
-    /// How many there are.
+    /// Counts the payload bytes in memory.
     pub(super) payload_in_memory: fn() -> usize,
 }
 
@@ -131,7 +131,7 @@ impl EngineContext {
         }
     }
 
-    /// Payload bytes in memory, and beyond how many lanes keep only what they send now.
+    /// Payload bytes in memory, and the budget above which lanes keep only what they send now.
     pub(super) fn payload_bytes(&self) -> (usize, usize) {
         ((self.payload_in_memory)(), self.payload_memory)
     }

@@ -61,7 +61,7 @@ impl Engine {
         }
         self.require_active(id).await?;
         self.inner.store.enter(by, Deed::new(Action::RetryDelivery, Some(tenant), id)).await?;
-        self.steering().retry(id, delivery.state.status == Status::Pending).await
+        self.ops().retry(id, delivery.state.status == Status::Pending).await
     }
 
     async fn require_active(&self, id: DeliveryId) -> Result<(), EngineError> {
@@ -82,7 +82,7 @@ impl Engine {
             return Err(EngineError::Settled);
         }
         self.inner.store.enter(by, Deed::new(Action::CancelDelivery, Some(tenant), id)).await?;
-        self.steering().cancel(id).await?;
+        self.ops().cancel(id).await?;
         // An outcome that was recorded while this call was being made wins.
         let after = self.delivery(tenant, id).await?.ok_or(EngineError::NotFound)?.state;
         let taken_back = after.status != Status::Pending && after.attempts == before.attempts;

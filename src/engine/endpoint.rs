@@ -38,10 +38,10 @@ use super::permits::Share;
 use super::start_slots::StartSlots;
 use super::tenant_quota::LiveGuard;
 
-use self::attempt::Means;
+use self::attempt::{Attempted, Ended, Means};
 
 pub(super) use self::actor::EndpointActor;
-pub(super) use self::attempt::{Attempted, Courier, Ended};
+pub(super) use self::attempt::Transport;
 pub(super) use self::messages::Message;
 pub(super) use self::report::ENDPOINT;
 pub(super) use self::shell::{Completion, Decided, Shell, Timer};
@@ -67,13 +67,20 @@ const TIMER_GRAIN: Duration = Duration::from_millis(1);
 /// A secret may sign for this long past its grace, so that a failing store is not asked all the time.
 const SHORTEST_SECRET_WAIT: Duration = Duration::from_secs(1);
 
-/// What the registry hands to a new endpoint.
+/// What a new endpoint gets: from the registry, and from its thread.
 pub(super) struct SpawnArgs {
+    pub(super) seed: EndpointSeed,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) start_slots: StartSlots,
+}
+
+/// What the registry gives to a new endpoint.
+pub(super) struct EndpointSeed {
     pub(super) config: Arc<EndpointConfig>,
     pub(super) context: Arc<EngineContext>,
-    pub(super) courier: Arc<dyn Courier>,
-    pub(super) start_slots: StartSlots,
+    /// Reports the end of the endpoint, also if it ends before it has begun.
     pub(super) watch: DeathWatch,
+    pub(super) stats: Arc<EndpointStats>,
     pub(super) in_doubt: InDoubt,
 }
 
@@ -82,7 +89,7 @@ pub(super) struct Endpoint {
     config: Arc<EndpointConfig>,
     lane: Lane,
     context: Arc<EngineContext>,
-    courier: Arc<dyn Courier>,
+    transport: Arc<dyn Transport>,
     start_slots: StartSlots,
     /// When the lane's timer fires.
     timer: Option<Instant>,
@@ -102,8 +109,9 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     pub(super) fn new(args: SpawnArgs) -> Self {
-        let SpawnArgs { config, context, courier, start_slots, watch, in_doubt } = args;
-        let (stats, health) = (context.stats.of(config.num), config.health.clone());
+        let SpawnArgs { seed, transport, start_slots } = args;
+        let EndpointSeed { config, context, watch, stats, in_doubt, .. } = seed;
+        let health = config.health.clone();
         let live_guard = context.live_endpoints.join(config.tenant);
         let lane = Lane::new(config.policy.clone(), config.mode_now(&context), config.has_rows, health);
         let (born, now) = (context.host.now(), context.host.steady());
@@ -113,7 +121,7 @@ impl Endpoint {
             lane,
             config,
             context,
-            courier,
+            transport,
             start_slots,
             timer: None,
             recording: 0,
@@ -154,6 +162,10 @@ impl Endpoint {
             Message::Remind => self.drive(Input::Remind, shell),
             Message::Configure(config, done) => {
                 self.configure(config, shell);
+                let _ = done.send(());
+            }
+            Message::Hold(done) => {
+                self.hold(shell);
                 let _ = done.send(());
             }
             Message::Detach(event, answer) => drop(answer.send(self.lane.detach(event))),
@@ -282,7 +294,7 @@ impl Endpoint {
     fn begin(&self, entry: Entry, share: Share, shell: &mut impl Shell) {
         let (event, called) = (entry.event.seq, self.config.clone());
         let (context, start_slots) = (self.context.clone(), self.start_slots.clone());
-        let means = Means { context, start_slots, courier: self.courier.clone(), stats: self.stats.clone() };
+        let means = Means { context, start_slots, transport: self.transport.clone(), stats: self.stats.clone() };
         // The sending half turns a panic into an outcome. A panic before that means that nothing was sent.
         let run = AssertUnwindSafe(attempt::run(means, called.clone(), entry, share)).catch_unwind();
         shell.spawn(async move { Completion::Attempt { event, called, ended: run.await.unwrap_or(None) } });
@@ -415,6 +427,14 @@ impl Endpoint {
             mode = Mode::Stopping;
         }
         self.drive(Input::Configure { policy: self.config.policy.clone(), mode }, shell);
+    }
+
+    /// Sends nothing until a config comes that could be read.
+    fn hold(&mut self, shell: &mut impl Shell) {
+        if self.lane.mode() != Mode::Deleted {
+            let mode = if self.draining { Mode::Stopping } else { Mode::Paused };
+            self.drive(Input::Configure { policy: self.config.policy.clone(), mode }, shell);
+        }
     }
 
     fn is_idle(&self) -> bool {

@@ -19,7 +19,7 @@ use crate::store::leases::{Membership, Renewal, ShardSet};
 
 use super::cluster_db::ClusterDb;
 
-pub(super) use self::terms::LeaseTerms;
+use self::terms::LeaseTerms;
 
 /// The longest time for giving up the lease. With a slower database, the other nodes wait for the lease to end.
 const GIVE_UP: Duration = Duration::from_secs(2);

@@ -22,12 +22,12 @@ use crate::journal::feed::Feed;
 use crate::store::events::Event;
 use crate::store::leases::ShardNum;
 
+use super::address::Address;
 use super::context::EngineContext;
-use super::endpoint::{self, DeathWatch, ENDPOINT, EndpointEvent, EndpointEventKind};
+use super::endpoint::{self, DeathWatch, ENDPOINT, EndpointEvent, EndpointEventKind, EndpointSeed};
 use super::endpoint_config::EndpointConfig;
 use super::endpoint_stats::EndpointStats;
 use super::lane::Mode;
-use super::mailbox::Address;
 use super::restart::{Rest, Restarts};
 
 use self::handoff::Handoff;
@@ -37,8 +37,8 @@ pub(super) use self::handle::{Handed, RegistryHandle};
 pub(super) use self::marks::Marks;
 pub(super) use self::messages::{Crashes, Figures, Message, Offered};
 
-/// Messages that may wait for the registry. Senders wait for room.
-pub(super) const MAILBOX: usize = 256;
+/// Messages that may wait for the registry before a sender has to wait, too.
+const MAILBOX: usize = 256;
 
 /// Marks are small and few. Each stays for at least this long, which is many scans of the store.
 pub(super) const PRUNE_EVERY: Duration = Duration::from_secs(60);
@@ -46,15 +46,6 @@ pub(super) const PRUNE_EVERY: Duration = Duration::from_secs(60);
 /// Starts endpoints, each as an actor of its own.
 pub(super) trait EndpointSpawner: Send {
     fn spawn(&mut self, seed: EndpointSeed) -> Address<endpoint::Message>;
-}
-
-/// What the registry gives a new endpoint.
-pub(super) struct EndpointSeed {
-    pub(super) config: Arc<EndpointConfig>,
-    pub(super) context: Arc<EngineContext>,
-    /// Reports the end of the endpoint, also if it ends before it has begun.
-    pub(super) watch: DeathWatch,
-    pub(super) in_doubt: InDoubt,
 }
 
 pub(super) struct Registry {
@@ -203,12 +194,18 @@ impl Registry {
         self.report_finished_handoffs();
     }
 
-    fn spawn(&mut self, config: &Arc<EndpointConfig>, in_doubt: InDoubt) -> Address<endpoint::Message> {
+    fn spawn(
+        &mut self,
+        config: &Arc<EndpointConfig>,
+        in_doubt: InDoubt,
+        stats: Arc<EndpointStats>,
+    ) -> Address<endpoint::Message> {
         self.started += 1;
         self.spawner.spawn(EndpointSeed {
             config: config.clone(),
             context: self.context.clone(),
-            watch: DeathWatch::new(config.num, self.started, self.events.clone(), self.context.stats.of(config.num)),
+            watch: DeathWatch::new(config.num, self.started, self.events.clone(), stats.clone()),
+            stats,
             in_doubt,
         })
     }
@@ -236,7 +233,8 @@ impl Registry {
         }
         let known = self.context.shard_set.in_doubt_of(config.num);
         let in_doubt = self.marks.in_doubt_of(config.num, known);
-        let addr = self.spawn(config, in_doubt);
+        let stats = self.context.stats.of(config.num);
+        let addr = self.spawn(config, in_doubt, stats.clone());
         let known = Known {
             id: config.id,
             lifecycle: Lifecycle::Live(addr),
@@ -244,7 +242,7 @@ impl Registry {
             since: self.context.host.steady(),
             restarts,
             ordered: config.policy.ordered,
-            stats: self.context.stats.of(config.num),
+            stats,
             missed_wake: false,
         };
         self.endpoints.insert(config.num, known);

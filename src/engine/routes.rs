@@ -1,5 +1,5 @@
-//! Answers which webhooks an event is owed to: tenant → event type → webhooks. Pure but for its lock
-//! and for `load`, which fills it from the store.
+//! Answers which webhooks an event is owed to: tenant → event type → webhooks. Pure but for its lock and for `load`,
+//! which reads the database.
 //!
 //! Read on every publish, and changed one webhook at a time. A publish costs as much as it matches, not as much as the
 //! tenant has.

@@ -45,7 +45,8 @@ impl StartSlots {
 pub(super) struct StartSlot(#[allow(dead_code, reason = "passes the slot on when it is dropped")] Permit);
 
 impl StartSlot {
-    /// Makes a request in this slot. If the receiver takes longer than [`FIRST_MOMENTS`], the request goes on without the slot.
+    /// Makes a request in this slot. If the receiver takes longer than [`FIRST_MOMENTS`], the request goes on without the
+    /// slot.
     pub(super) async fn make<T>(self, host: &Host, request: impl Future<Output = T>) -> T {
         let mut request = pin!(request);
         match host.timeout(FIRST_MOMENTS, &mut request).await {

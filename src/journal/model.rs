@@ -97,10 +97,7 @@ impl MemoryJournal {
     }
 
     /// Reads, which takes a while: the answer may be stale when it arrives.
-    async fn read<T>(&self, read: impl Fn(&Tables) -> T + Send) -> T
-    where
-        T: Send,
-    {
+    async fn read<T: Send>(&self, read: impl Fn(&Tables) -> T + Send) -> T {
         read_from(self.connection.as_ref(), read).await
     }
 }
@@ -215,6 +212,10 @@ impl Batch {
         read_from(self.connection.as_ref(), read).await
     }
 
+    fn may_be_refused(&self) -> Result<(), StoreError> {
+        if self.connection.is_refused() { Err(refused()) } else { Ok(()) }
+    }
+
     /// Ends the transaction. Returns whether the server still had it.
     fn end(&mut self) -> bool {
         let Some(number) = self.number.take() else { return self.shard_set.is_everything() };
@@ -262,6 +263,7 @@ impl Batch {
 #[async_trait]
 impl JournalTransaction for Batch {
     async fn lock(&mut self, shard_set: &ShardSet, shards: &BTreeSet<ShardNum>) -> Result<Locked, StoreError> {
+        self.may_be_refused()?;
         let locked = self.with_tables(|tables| tables.leases.lock(shard_set, shards));
         let number = self.begin(&(shards - &locked.lost));
         let transaction = (!locked.is_reaped).then(|| TransactionId::of(number.to_string()));
@@ -270,11 +272,13 @@ impl JournalTransaction for Batch {
     }
 
     async fn settled_among(&mut self, deliveries: &[DeliveryId]) -> Result<HashSet<DeliveryId>, StoreError> {
+        self.may_be_refused()?;
         let settled = |tables: &Tables| deliveries.iter().copied().filter(|id| tables.is_settled(*id)).collect();
         Ok(self.read(settled).await)
     }
 
     async fn open_among(&mut self, fanouts: &[FanoutKey]) -> Result<HashSet<FanoutKey>, StoreError> {
+        self.may_be_refused()?;
         let is_ended = |key: &FanoutKey| self.rows.iter().any(|rows| rows.ended.contains(key));
         let is_open = |tables: &Tables, key: &FanoutKey| tables.has_fanout(*key) && !is_ended(key);
         let open = |tables: &Tables| fanouts.iter().copied().filter(|key| is_open(tables, key)).collect();
@@ -284,6 +288,7 @@ impl JournalTransaction for Batch {
     }
 
     async fn newest_event(&mut self) -> Result<EventSeq, StoreError> {
+        self.may_be_refused()?;
         Ok(self.read(Tables::last_event).await)
     }
 

@@ -55,9 +55,9 @@ impl RecentCancels {
         if self.lately.is_empty() && self.before.is_empty() {
             return Vec::new();
         }
-        let attempt = |record: &Record| match record {
-            Record::Attempt(record) => Some(record.id),
-            _ => None,
+        let attempt = |record: &Record| {
+            let Record::Attempt(record) = record else { return None };
+            Some(record.id)
         };
         records.iter().filter_map(attempt).filter(|id| self.may_include(*id)).collect()
     }

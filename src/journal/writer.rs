@@ -402,7 +402,9 @@ impl Writer {
                     self.tracker.mark(*id);
                 }
                 Record::Retry { id, at } => rows.updates.push(Update::Retry { id: *id, at: *at }),
-                Record::Health { webhook, health } => rows.health(*webhook, health),
+                Record::Health { webhook, health } => {
+                    rows.health.insert(*webhook, health);
+                }
                 Record::Purge { webhook, through, except, .. } => {
                     let purge = Purge { webhook: *webhook, through: *through, except: except.clone() };
                     rows.updates.push(Update::Purge { purge, at: self.host.now() });

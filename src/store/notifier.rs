@@ -1,6 +1,6 @@
-//! Gathers what other nodes must be notified of, and passes on what they notify this one of. Notifications go with
-//! `NOTIFY`, after a commit and never within it: a commit with a `NOTIFY` takes a lock that the whole database shares. A
-//! lost notification only costs time, since every node polls once a second anyway.
+//! Gathers notifications for other nodes, and passes on those that arrive. `engine/cluster/notifications` sends them with
+//! `NOTIFY` after a commit, never within it: a commit with a `NOTIFY` takes a lock that the whole database shares. A lost
+//! notification only costs time, since every node polls once a second anyway.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -105,14 +105,15 @@ impl Notifier {
         [fanouts, shards, changes.then_some(Notification::Changes)].into_iter().flatten().collect()
     }
 
-    /// A node has sent this. Calls `heard` if events were committed for a shard that `concerns` this node.
-    pub fn hear(&self, notification: &Notification, concerns: &impl Fn(ShardNum) -> bool, heard: &impl Fn()) {
+    /// Takes in a notification of a node. Calls `on_fanouts` if events were committed for a shard that `concerns` this
+    /// node.
+    pub fn receive(&self, notification: &Notification, concerns: &impl Fn(ShardNum) -> bool, on_fanouts: &impl Fn()) {
         match notification {
             Notification::Shards => self.0.shards_notified.notify_one(),
             Notification::Changes => self.0.changes_notified.notify_one(),
             Notification::Fanouts(shards) => {
                 if shards.iter().copied().any(concerns) {
-                    heard();
+                    on_fanouts();
                 }
             }
         }
@@ -142,7 +143,7 @@ impl Notifier {
         heard();
         loop {
             let notification = Notification::of_payload(listener.recv().await?.payload());
-            self.hear(&notification, concerns, heard);
+            self.receive(&notification, concerns, heard);
         }
     }
 }
@@ -213,7 +214,7 @@ mod tests {
         assert!(notifier.take().is_empty());
         for (own, calls) in [(3, 1), (4, 1)] {
             let concerns = |shard| shard == ShardNum::from(own);
-            sent.iter().for_each(|one| notifier.hear(one, &concerns, &|| heard.set(heard.get() + 1)));
+            sent.iter().for_each(|one| notifier.receive(one, &concerns, &|| heard.set(heard.get() + 1)));
             assert_eq!(heard.get(), calls, "shard {own}");
         }
     }

@@ -321,8 +321,8 @@ async fn what_is_accepted_after_sqlite_has_rolled_back_by_itself_is_committed() 
     }
 }
 
-on_both!(the_feed_hands_out_what_is_committed_while_it_was_behind);
-async fn the_feed_hands_out_what_is_committed_while_it_was_behind(on: On) {
+on_both!(the_feed_hands_out_what_was_written_while_it_was_behind);
+async fn the_feed_hands_out_what_was_written_while_it_was_behind(on: On) {
     let world = World::new(on).await;
     let first = world.accept(&[1]).await;
     let Next::ReadAfter(after) = world.running.feed.next().await else { panic!("a new engine is behind") };

@@ -10,8 +10,7 @@ use crate::api::problem::{FieldError, Problem};
 use crate::domain::id::EventId;
 use crate::domain::moment::UnixMillis;
 use crate::journal::Published;
-use crate::store::events::Receipt;
-use crate::store::events::StoredEvent;
+use crate::store::events::{Receipt, StoredEvent};
 use crate::store::progress::Progress;
 
 /// Fields that every view of an event has.

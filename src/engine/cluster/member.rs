@@ -267,12 +267,7 @@ fn is_time(oldest: Option<Instant>, since: Instant, now: Instant) -> bool {
 /// The shards that this node owned under these epochs before the survey, and that the survey shows with another owner
 /// or epoch: another node has acquired them, or the answer to their acquisition was lost. Shards that are being handed
 /// off are left out.
-pub(in crate::engine) fn lost(
-    me: i64,
-    survey: &Survey,
-    held: &[(ShardNum, i64)],
-    leaving: &BTreeSet<ShardNum>,
-) -> Vec<ShardNum> {
+fn lost(me: i64, survey: &Survey, held: &[(ShardNum, i64)], leaving: &BTreeSet<ShardNum>) -> Vec<ShardNum> {
     let is_as_held = |shard: ShardNum, epoch: i64| survey.shards.get(shard.place()) == Some(&(Some(me), epoch));
     let lost = held.iter().filter(|(shard, epoch)| !leaving.contains(shard) && !is_as_held(*shard, *epoch));
     lost.map(|(shard, _)| *shard).collect()
@@ -280,7 +275,7 @@ pub(in crate::engine) fn lost(
 
 /// Which shards this node should give and take by this survey. A node whose lease has ended, but which is not reaped,
 /// may still renew the lease and keeps its shards. The database lets only a node with a lease acquire shards.
-pub(in crate::engine) fn moves(me: i64, survey: &Survey) -> Moves {
+fn moves(me: i64, survey: &Survey) -> Moves {
     let living = survey.nodes.iter().filter(|node| node.is_alive || node.num == me);
     let living: Vec<i64> = living.map(|node| node.num).collect();
     let known: BTreeSet<i64> = survey.nodes.iter().map(|node| node.num).collect();

@@ -10,13 +10,13 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::domain::id::{TenantNum, WebhookNum};
+use crate::engine::bounds::Bounds;
 use crate::engine::context::EngineContext;
 use crate::engine::registry::{Handed, Item};
 use crate::host::Host;
 
 use super::active_tenants::ActiveTenants;
 use super::{Blocked, Dispatcher, PAUSE, tenant_of};
-use crate::engine::bounds::Bounds;
 
 /// How long the activator rests while other tenants are active, as a multiple of the time that it has just worked. In
 /// this time the endpoints that it has activated send, record and end, on the same cores.

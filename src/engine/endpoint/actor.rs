@@ -1,5 +1,6 @@
 //! The endpoint as an actix actor: forwards messages, timers and completed tasks to the [`Endpoint`], which does the
-//! rest. One stream polls everything that is not the mailbox, so that a wake costs the same whatever is in flight.
+//! rest. One stream polls everything that is not the mailbox, so that the cost of a wake does not depend on the number of
+//! requests in flight.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -102,7 +103,8 @@ impl Actor for EndpointActor {
         context.set_mailbox_capacity(MAILBOX);
         let (endpoint, mut shell) = self.parts(context);
         endpoint.start(&mut shell);
-        // actix polls the stream after each message, and so registers what the message has set or spawned.
+        // actix polls the stream whenever it has handled messages, which registers the timers and tasks that they have
+        // set and spawned.
         context.add_stream(Wakeups(self.work.clone()));
     }
 }

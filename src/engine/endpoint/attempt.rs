@@ -54,11 +54,11 @@ pub(in crate::engine) enum Ended {
 }
 
 /// Makes the request of one attempt. Dropping the future cancels the request.
-pub(in crate::engine) trait Courier: Send + Sync {
+pub(in crate::engine) trait Transport: Send + Sync {
     fn attempt<'a>(&'a self, target: &'a Target, message: Message) -> LocalBoxFuture<'a, Report>;
 }
 
-impl Courier for Sender {
+impl Transport for Sender {
     fn attempt<'a>(&'a self, target: &'a Target, message: Message) -> LocalBoxFuture<'a, Report> {
         Box::pin(Self::attempt(self, target, message))
     }
@@ -68,7 +68,7 @@ impl Courier for Sender {
 pub(super) struct Means {
     pub(super) context: Arc<EngineContext>,
     pub(super) start_slots: StartSlots,
-    pub(super) courier: Arc<dyn Courier>,
+    pub(super) transport: Arc<dyn Transport>,
     pub(super) stats: Arc<EndpointStats>,
 }
 
@@ -100,9 +100,15 @@ pub(super) async fn run(means: Means, config: Arc<EndpointConfig>, entry: Entry,
     }
     // The future of a request is large. Attempts that wait for admission do without it.
     Box::pin(async move {
-        let slot = means.wait(Stage::Journal, means.context.journal.reserve()).await.ok()?;
         let node_lease = &means.context.lease;
-        means.wait(Stage::Lease, means.context.draining.run_until_cancelled(node_lease.wait_valid())).await?;
+        let slot = loop {
+            means.wait(Stage::Lease, means.context.draining.run_until_cancelled(node_lease.wait_valid())).await?;
+            let slot = means.wait(Stage::Journal, means.context.journal.reserve()).await.ok()?;
+            // Attempts that wait for the lease must not occupy the queue: the node needs it to join again.
+            if node_lease.is_valid() {
+                break slot;
+            }
+        };
         // During the wait for the lease, the node may have joined again as another one.
         if !means.context.shard_set.serves_under(config.num, epoch) {
             drop((permit, start_slot, slot));
@@ -170,7 +176,7 @@ async fn send(means: &Means, config: &EndpointConfig, entry: Entry, body: Result
         Err(error) => return Some(unsent(Outcome::Crashed, error.to_string(), Duration::ZERO)),
     };
     loop {
-        let report = means.courier.attempt(target, message(config, &entry, body.clone())).await;
+        let report = means.transport.attempt(target, message(config, &entry, body.clone())).await;
         if !report.out_of_fds {
             fault::point("attempt.after_send");
             return Some(report);

@@ -25,6 +25,8 @@ pub(in crate::engine) enum Message {
     Remind,
     /// The webhook changed; `None` when it was deleted.
     Configure(Option<Arc<EndpointConfig>>, oneshot::Sender<()>),
+    /// The webhook's row cannot be read, so what has changed is not known: send nothing until it can.
+    Hold(oneshot::Sender<()>),
     /// Take a waiting delivery out of the lane.
     Detach(EventSeq, oneshot::Sender<Detached>),
     /// Take a cancelled delivery out of the lane.

@@ -48,11 +48,6 @@ impl DeathWatch {
         Self { event: EndpointEvent { num, generation, kind: EndpointEventKind::Crashed }, registry, stats }
     }
 
-    #[cfg(test)]
-    pub(in crate::engine) fn generation(&self) -> u64 {
-        self.event.generation
-    }
-
     pub(super) fn say(&self, kind: EndpointEventKind) {
         let _ = self.registry.send(EndpointEvent { kind, ..self.event });
     }

@@ -7,18 +7,18 @@ const RENEWALS: u32 = 5;
 
 /// The terms of a lease of this length.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::engine) struct LeaseTerms {
+pub(super) struct LeaseTerms {
     length: Duration,
 }
 
 impl LeaseTerms {
     #[must_use]
-    pub(in crate::engine) fn of(length: Duration) -> Self {
+    pub(super) fn of(length: Duration) -> Self {
         Self { length }
     }
 
     #[must_use]
-    pub(in crate::engine) fn renew_every(self) -> Duration {
+    pub(super) fn renew_every(self) -> Duration {
         self.length / RENEWALS
     }
 
@@ -26,7 +26,7 @@ impl LeaseTerms {
     /// lease ends later by at least a fifth of its length. In this margin clocks may run apart, and requests in flight
     /// are cut short.
     #[must_use]
-    pub(in crate::engine) fn act_until(self, asked_at: Instant) -> Instant {
+    pub(super) fn act_until(self, asked_at: Instant) -> Instant {
         asked_at + self.length - self.length / RENEWALS
     }
 }

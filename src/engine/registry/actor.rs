@@ -7,14 +7,14 @@ use actix::{Actor, ArbiterHandle, AsyncContext, Context, Handler, StreamHandler}
 use futures_util::stream;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use crate::engine::address::Address;
 use crate::engine::arbiters::{Arbiters, EndpointThread};
 use crate::engine::context::EngineContext;
-use crate::engine::endpoint::{EndpointActor, EndpointEvent, Message as EndpointMessage, SpawnArgs};
-use crate::engine::mailbox::Address;
+use crate::engine::endpoint::{EndpointActor, EndpointEvent, EndpointSeed, Message as EndpointMessage, SpawnArgs};
 use crate::fault;
 use crate::journal::feed::Feed;
 
-use super::{EndpointSeed, EndpointSpawner, MAILBOX, Message, PRUNE_EVERY, Registry, RegistryHandle};
+use super::{EndpointSpawner, MAILBOX, Message, PRUNE_EVERY, Registry, RegistryHandle};
 
 struct RegistryActor {
     registry: Registry,
@@ -31,9 +31,7 @@ impl EndpointSpawner for Threads {
     fn spawn(&mut self, seed: EndpointSeed) -> Address<EndpointMessage> {
         self.started = self.started.wrapping_add(1);
         let thread = &self.threads[self.started % self.threads.len()];
-        let EndpointSeed { config, context, watch, in_doubt } = seed;
-        let (courier, start_slots) = (thread.courier.clone(), thread.start_slots.clone());
-        let args = SpawnArgs { config, context, courier, start_slots, watch, in_doubt };
+        let args = SpawnArgs { seed, transport: thread.transport.clone(), start_slots: thread.start_slots.clone() };
         Arc::new(EndpointActor::start_in_arbiter(&thread.arbiter, move |_| EndpointActor::new(args)))
     }
 }

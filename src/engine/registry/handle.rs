@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
+use crate::engine::address::{Address, ask};
 use crate::engine::context::EngineContext;
 use crate::engine::endpoint::Message as ToEndpoint;
 use crate::engine::endpoint_config::{self, EndpointConfig, Loaded};
 use crate::engine::lane::Detached;
-use crate::engine::mailbox::{Address, ask};
 use crate::journal::Record;
 use crate::journal::feed::Feed;
 use crate::store::StoreError;
@@ -175,8 +175,8 @@ impl RegistryHandle {
 
     async fn configure(&self, num: WebhookNum) -> Result<(), StoreError> {
         let loaded = self.activate(vec![num]).await?;
-        if let (Some(config), Some(endpoint)) = (loaded.configs.get(&num), self.find(num).await) {
-            let _ = ask(&endpoint, |done| ToEndpoint::Configure(Some(config.clone()), done)).await;
+        if let Some(endpoint) = self.find(num).await {
+            tell(&endpoint, &loaded, num).await;
         }
         Ok(())
     }
@@ -200,10 +200,7 @@ impl RegistryHandle {
             self.forget(num).await;
         }
         for (num, endpoint) in living {
-            let config = loaded.configs.get(&num).cloned();
-            if config.is_some() || !loaded.exists(num) {
-                let _ = ask(&endpoint, |done| ToEndpoint::Configure(config, done)).await;
-            }
+            tell(&endpoint, &loaded, num).await;
         }
         Ok(())
     }
@@ -312,5 +309,15 @@ impl RegistryHandle {
     pub(in crate::engine) async fn drain(&self, by: Instant) -> bool {
         self.context.draining.cancel();
         self.context.host.timeout_at(by, ask(&self.registry, Message::Drain)).await.flatten().is_some()
+    }
+}
+
+/// Tells an endpoint what its webhook is now: changed, deleted, or unreadable.
+async fn tell(endpoint: &Address<ToEndpoint>, loaded: &Loaded, num: WebhookNum) {
+    let config = loaded.configs.get(&num).cloned();
+    if config.is_none() && loaded.exists(num) {
+        let _ = ask(endpoint, ToEndpoint::Hold).await;
+    } else {
+        let _ = ask(endpoint, |done| ToEndpoint::Configure(config, done)).await;
     }
 }

@@ -1,10 +1,9 @@
-//! Simulates the whole engine without waiting: its pure parts, driven by a seeded scheduler against a model of the
-//! store. The simulation injects crashes, lost acknowledgements, refused batches, stale reads, full mailboxes,
+//! Runs the whole engine without waiting, as it ships, under a seeded scheduler and over tables in memory. The simulation injects crashes, lost acknowledgements, refused batches, stale reads, full mailboxes,
 //! receivers that change, operators who interfere, and clocks that are set. It runs one process, or several nodes on
 //! one store, which are also frozen, cut off from the store, and miss each other's notifications.
 //!
-//! The code of the engine is the code that ships: registry, endpoints, lanes, attempts, dispatcher, cluster, config sync
-//! and the journal with its writer. Simulated are what they ask of the world: time, tasks and chance ([`host`]), the
+//! Registry, endpoints, lanes, attempts, dispatcher, cluster, config sync and the journal with its writer are the code
+//! that ships. Simulated are what they ask of the world: time, tasks and chance ([`host`]), the
 //! database ([`db`], [`cluster`], [`journal`]), receivers ([`attempt`], [`receivers`]), and the actors' mailboxes and
 //! threads ([`endpoint`], [`registry`]). [`process`] is what a `kill -9` takes, [`world`] what it leaves. Time,
 //! randomness and the order of concurrent steps come from the seed. The invariants are in [`oracle`], checked at the

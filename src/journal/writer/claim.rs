@@ -1,5 +1,5 @@
 //! Tells the dispatcher which of the fan-outs that a scan has found are new. Only the writer knows which fan-outs are
-//! tracked. Nobody else deletes them, so a fan-out that is neither tracked nor stored has ended.
+//! tracked. No other code deletes them, so a fan-out that is neither tracked nor stored has ended.
 
 use std::collections::HashSet;
 
@@ -58,9 +58,9 @@ impl Writer {
 
 /// The fan-outs of each [`Record::Watch`].
 fn scanned_in(records: &[Record]) -> impl Iterator<Item = &Vec<ScannedFanout>> {
-    records.iter().filter_map(|record| match record {
-        Record::Watch { fanouts, .. } => Some(fanouts),
-        _ => None,
+    records.iter().filter_map(|record| {
+        let Record::Watch { fanouts, .. } = record else { return None };
+        Some(fanouts)
     })
 }
 

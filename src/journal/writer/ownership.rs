@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::store::StoreError;
 use crate::store::leases::{AcquiredShard, Membership, ShardNum};
 
-use super::super::OwnershipChange;
 use super::{JournalStats, Writer};
+use crate::journal::OwnershipChange;
 
 impl Writer {
     pub(super) async fn change_ownership(&mut self, change: OwnershipChange) {
@@ -41,9 +41,9 @@ impl Writer {
     }
 
     fn detach(&mut self, shards: &[ShardNum]) {
-        let is_parted = |shard: i16| shards.iter().any(|parted| parted.num() == shard);
-        self.outputs.feed.forget(is_parted);
-        self.tracker.forget(is_parted);
+        let is_detached = |shard: i16| shards.iter().any(|detached| detached.num() == shard);
+        self.outputs.feed.forget(is_detached);
+        self.tracker.forget(is_detached);
         self.outputs.ledger.lock().forget_all(|webhook| shards.contains(&ShardNum::of(webhook)));
         self.shard_set.detach(shards);
     }

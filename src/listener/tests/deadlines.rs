@@ -1,7 +1,7 @@
 //! Callers that send nothing or little, or read nothing, lose their connections in time: on virtual time, over pipes in
 //! memory.
 
-use axum::routing::get;
+use axum::routing::{get, post};
 use test_support::frames::{DATA, Frames, RST_STREAM};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::timeout;
@@ -22,10 +22,21 @@ const FOR_EVER: Duration = Duration::from_hours(1);
 
 const HEAD: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 
-/// A connection to a server with a short answer at `/` and a long one at `/long`.
+/// How long the handler at `/slow-body` waits for its body.
+const BODY_TIME: Duration = Duration::from_secs(30);
+
+async fn slow_body(body: axum::body::Body) -> axum::http::StatusCode {
+    let read = timeout(BODY_TIME, axum::body::to_bytes(body, usize::MAX)).await;
+    if read.is_ok() { axum::http::StatusCode::OK } else { axum::http::StatusCode::REQUEST_TIMEOUT }
+}
+
+/// A connection to a server with a short answer at `/`, a long one at `/long`, and one after the body at `/slow-body`.
 fn connect() -> DuplexStream {
     let (ours, theirs) = tokio::io::duplex(PIPE);
-    let router = Router::new().route("/", get(async || "short")).route("/long", get(async || "x".repeat(LONG)));
+    let router = Router::new()
+        .route("/", get(async || "short"))
+        .route("/long", get(async || "x".repeat(LONG)))
+        .route("/slow-body", post(slow_body));
     let means = Arc::new(Means::new(router, |_| false, None, CancellationToken::new()));
     let slot = Connections::new(8).admit([127, 0, 0, 1].into(), Instant::now()).unwrap();
     tokio::spawn(connection::serve(theirs, ([127, 0, 0, 1], 1).into(), means, slot));
@@ -59,15 +70,23 @@ async fn hung_up_on(texts: &[&str], dribbles: bool) -> String {
 #[tokio::test(start_paused = true)]
 async fn a_head_has_ten_seconds_from_its_first_byte_and_the_first_head_from_the_acceptance() {
     let part = "GET / HTTP/1.1\r\nx-slow: ";
-    for texts in [&[][..], &[part], &[HEAD, part]] {
-        for dribbles in [false, true] {
-            let began = Instant::now();
-            let heard = hung_up_on(texts, dribbles && !texts.is_empty()).await;
-            assert_eq!(began.elapsed().as_secs(), 10, "{texts:?}");
-            let answers = texts.len().saturating_sub(1);
-            assert_eq!(heard.matches("HTTP/1.1 200 ").count(), answers, "{texts:?}: {heard}");
-        }
+    let (first, second) = (&[part][..], &[HEAD, part][..]);
+    for (texts, dribbles) in [(&[][..], false), (first, false), (first, true), (second, false), (second, true)] {
+        let began = Instant::now();
+        let heard = hung_up_on(texts, dribbles).await;
+        assert_eq!(began.elapsed().as_secs(), 10, "{texts:?}");
+        let answers = texts.len().saturating_sub(1);
+        assert_eq!(heard.matches("HTTP/1.1 200 ").count(), answers, "{texts:?}: {heard}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_dribbles_is_the_handlers_to_refuse() {
+    let began = Instant::now();
+    let head = "POST /slow-body HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n";
+    let heard = hung_up_on(&[head], true).await;
+    assert!(heard.starts_with("HTTP/1.1 408 "), "{heard}");
+    assert!(began.elapsed() >= BODY_TIME, "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -25,7 +25,7 @@ pub(super) struct FanoutRow {
 impl Store {
     /// Answers these lookups from one snapshot, so that a delivery which gets its row meanwhile is neither missed nor
     /// found twice.
-    pub(in crate::store) async fn pending_after(&self, questions: &[LookUp]) -> Result<Vec<Vec<EventSeq>>, StoreError> {
+    pub(super) async fn pending_after(&self, questions: &[LookUp]) -> Result<Vec<Vec<EventSeq>>, StoreError> {
         let moment = self.moment().await?;
         let mut answers = Vec::with_capacity(questions.len());
         for LookUp { webhook, after, .. } in questions {

@@ -96,8 +96,4 @@ impl<'a> Rows<'a> {
             Entry::Occupied(entry) => self.deliveries[*entry.get()].1 = state,
         }
     }
-
-    pub(crate) fn health(&mut self, webhook: WebhookNum, health: &'a Health) {
-        self.health.insert(webhook, health);
-    }
 }

@@ -1,5 +1,6 @@
 //! The requests of attempts: they go to [`super::receivers`], and the oracle knows each of them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use crate::delivery::sender::{Message, Report};
 use crate::delivery::target::Target;
 use crate::domain::id::DeliveryId;
 use crate::domain::outcome::Outcome;
-use crate::engine::endpoint::Courier;
+use crate::engine::endpoint::Transport;
 
 use super::oracle::RequestNum;
 use super::tasks::Owner;
@@ -23,25 +24,45 @@ pub(super) struct Receivers {
 }
 
 /// A request in flight. If it is dropped before it is answered, its receiver may still have seen it.
-struct UnderWay(RequestNum);
+struct UnderWay {
+    place: usize,
+    owner: Owner,
+    request: RequestNum,
+}
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        world::current().oracle.borrow_mut().ended(self.0);
+        let world = world::current();
+        let is_answered = world.oracle.borrow_mut().ended(self.request);
+        let has_lease =
+            || world.machines[self.place].process.borrow().as_ref().is_some_and(|it| it.context.lease.is_valid());
+        if !is_answered && !world.tasks.is_ending(self.owner) && has_lease() {
+            world.fail(Box::new(format!("request {} is dropped by a live endpoint with a lease", self.request)));
+        }
     }
 }
 
-impl Courier for Receivers {
+impl Transport for Receivers {
     fn attempt<'a>(&'a self, target: &'a Target, message: Message) -> LocalBoxFuture<'a, Report> {
         Box::pin(async move {
             let world = world::current();
             let Some(process) = world.machines[self.place].process.borrow().clone() else {
                 return std::future::pending().await;
             };
-            let id: DeliveryId = message.delivery_id.parse().expect("a delivery's id");
-            let request = world.oracle.borrow_mut().sent(&process, self.owner, id, message.attempt);
+            // The engine makes an outcome of a panic in here, but one of the oracle's ends the simulation.
+            let sent = catch_unwind(AssertUnwindSafe(|| {
+                let id: DeliveryId = message.delivery_id.parse().expect("a delivery's id");
+                (id, world.oracle.borrow_mut().sent(&process, self.owner, id, message.attempt))
+            }));
+            let (id, request) = match sent {
+                Ok(sent) => sent,
+                Err(panic) => {
+                    world.fail(panic);
+                    return std::future::pending().await;
+                }
+            };
             world.note(|| format!("request {request}: {} to w{}", trace::event(id.event), id.webhook.0));
-            let (under_way, began) = (UnderWay(request), world.elapsed());
+            let (under_way, began) = (UnderWay { place: self.place, owner: self.owner, request }, world.elapsed());
             let (outcome, wait) = answer(&world, id, target.timeout);
             sleep(wait).await;
             world.oracle.borrow_mut().answered(request, &outcome);

@@ -116,9 +116,12 @@ pub(super) fn all_is_well(world: &World) {
     }
 }
 
-/// Whether both outcomes were lost at once: with the database, or when their process died or noticed another database.
+/// Whether both outcomes were lost at once: with their process, or with a database. The sender of the next request may
+/// not have noticed the loss yet.
 fn is_one_loss(request: &Request, next: &Request) -> bool {
-    request.was_forgotten || next.incarnation == request.incarnation
+    let is_before = |server: u32| next.server < server || !next.knew_its_database;
+    let with_process = next.incarnation == request.incarnation && is_before(request.server + 1);
+    with_process || request.forgotten_by.is_some_and(is_before)
 }
 
 /// A delivery at the end of a simulation.
@@ -179,7 +182,9 @@ impl Found<'_> {
             assert!(request.was_cut, "request {} for {id:?} was made and not recorded", request.num);
             match next {
                 // The manual retry itself was lost with the database.
-                _ if request.trigger == Trigger::Manual && request.server < world.servers.get() => {}
+                _ if request.trigger == Trigger::Manual
+                    && (next.map_or(world.servers.get(), |next| next.server) > request.server
+                        || !request.knew_its_database) => {}
                 // Its outcome was lost later, together with that of the next request.
                 Some(next) if request.is_decided && is_one_loss(request, next) => {}
                 Some(next) => {

@@ -156,7 +156,7 @@ impl ClusterDb for Db {
         let from = position.index();
         world::current().machines[self.place].follows_from(from);
         let changed = |num: &WebhookNum| Change::Webhook(*num);
-        self.read(|world, _| {
+        self.read_config(|world, _| {
             let changes = world.config_changes.borrow();
             Changes { changes: changes[from..].iter().map(changed).collect(), position: Position::at(changes.len()) }
         })
@@ -173,7 +173,7 @@ impl ClusterDb for Db {
     }
 
     async fn routes_of(&self, nums: &[WebhookNum]) -> Result<Vec<Routed>> {
-        self.read(|world, _| {
+        self.read_config(|world, _| {
             let hooks = world.hooks.borrow();
             let routed = |hook: &super::world::Hook| {
                 if hook.is_deleted { Routed::Deleted(hook.tenant, hook.num) } else { Routed::Here(hook.route()) }
@@ -189,7 +189,7 @@ fn pass_on(world: &World, notification: &Notification, to: &Rc<Process>) {
     if !world.happens(world.trouble.get().call_lost) {
         let (shard_set, feed) = (&to.shard_set, &to.feed);
         let concerns = |shard| shard_set.serves_shard(shard);
-        to.context.notifier.hear(notification, &concerns, &|| feed.request_scan());
+        to.context.notifier.receive(notification, &concerns, &|| feed.request_scan());
     }
 }
 

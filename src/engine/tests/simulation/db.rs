@@ -53,10 +53,7 @@ impl Db {
 
     fn fails(&self) -> bool {
         let world = world::current();
-        let fails = self.is_cut_off() || world.happens(world.trouble.get().read_fails);
-        let has_failed = &world.machines[self.place].has_failed;
-        has_failed.set(has_failed.get() || fails);
-        fails
+        self.is_cut_off() || world.happens(world.trouble.get().read_fails)
     }
 
     /// Reads, which takes a while and may fail. The answer may be stale when it arrives.
@@ -74,6 +71,14 @@ impl Db {
             pause().await;
         }
         Ok(read)
+    }
+
+    /// A read without which the process does not follow config changes.
+    pub(super) async fn read_config<T: Send>(&self, read: impl FnOnce(&World, &Tables) -> T + Send) -> Result<T> {
+        let read = self.read(read).await;
+        let has_failed = &world::current().machines[self.place].has_failed;
+        has_failed.set(has_failed.get() || read.is_err());
+        read
     }
 
     /// Writes: it may fail, and its answer may be lost.
@@ -115,7 +120,7 @@ impl EngineDb for Db {
         nums: &[WebhookNum],
         now: UnixMillis,
     ) -> Result<HashMap<WebhookNum, Result<EndpointConfigRow>>> {
-        self.read(|world, tables| {
+        self.read_config(|world, tables| {
             let hooks = nums.iter().filter_map(|num| world.hook(*num));
             hooks.map(|hook| (hook.num, config_row(&hook, tables, now))).collect()
         })

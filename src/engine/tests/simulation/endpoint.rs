@@ -1,5 +1,5 @@
-//! The actor around an [`Endpoint`]: its mailbox, its timers, and the tasks that end with it. It checks each decision of
-//! the lane, and crashes when the world wants it to.
+//! The actor around an [`Endpoint`]: its mailbox, its timers, and the tasks that end with it. It checks each decision
+//! of the lane, and crashes when the world wants it to.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -14,11 +14,12 @@ use tokio::sync::oneshot;
 
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::engine::address::Address;
+use crate::engine::endpoint::EndpointSeed;
 use crate::engine::endpoint::{Completion, Decided, Endpoint, Message, Shell, SpawnArgs, Timer};
 use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::{Effect, Entry, Gauge, Input};
-use crate::engine::mailbox::Address;
-use crate::engine::registry::{EndpointSeed, EndpointSpawner};
+use crate::engine::registry::EndpointSpawner;
 use crate::engine::start_slots::StartSlots;
 use crate::store::deliveries::DeliveryState;
 
@@ -37,36 +38,44 @@ pub(super) struct Actors {
     pub(super) place: usize,
     pub(super) incarnation: u32,
     pub(super) start_slots: StartSlots,
+    /// How many were started.
+    pub(super) started: u64,
 }
 
 impl EndpointSpawner for Actors {
     fn spawn(&mut self, seed: EndpointSeed) -> Address<Message> {
-        let EndpointSeed { config, context, watch, in_doubt } = seed;
-        let (num, generation, world) = (config.num, watch.generation(), world::current());
-        let owner = Owner::Endpoint(self.incarnation, generation);
-        world.note(|| format!("{num:?} starts, generation {generation}, {:?}", config.mode));
+        self.started += 1;
+        let (num, world) = (seed.config.num, world::current());
+        let owner = Owner::Endpoint(self.incarnation, self.started);
+        world.note(|| format!("{num:?} starts as {owner:?}, {:?}", seed.config.mode));
         let (completions, completed) = unbounded_channel();
-        let left_alone = config.health.open_until;
+        let left_alone = seed.config.health.open_until;
         let shell = Actor {
             num,
             place: self.place,
             owner,
             completions,
-            timers: [const { None }; 3],
+            timers: [const { None }; Timer::ALL.len()],
             is_over: false,
             left_alone,
         };
-        let courier = Arc::new(Receivers { place: self.place, owner });
-        let args = SpawnArgs { config, context, courier, start_slots: self.start_slots.clone(), watch, in_doubt };
+        let transport = Arc::new(Receivers { place: self.place, owner });
+        let args = SpawnArgs { seed, transport, start_slots: self.start_slots.clone() };
         let (address, mailbox) = channel(world.bounds.mailbox);
-        world.live.borrow_mut().insert(owner, num);
-        world.tasks.spawn(owner, live(shell, args, mailbox, completed));
+        world.tasks.spawn(owner, live(Alive::new(owner), shell, args, mailbox, completed));
         Arc::new(address)
     }
 }
 
-/// The end of an actor, however it comes.
+/// Lists the actor among the live ones until this is dropped.
 struct Alive(Owner);
+
+impl Alive {
+    fn new(owner: Owner) -> Self {
+        world::current().live.borrow_mut().insert(owner);
+        Self(owner)
+    }
+}
 
 impl Drop for Alive {
     fn drop(&mut self) {
@@ -82,12 +91,12 @@ enum Wakeup {
 }
 
 async fn live(
+    _alive: Alive,
     mut shell: Actor,
     args: SpawnArgs,
     mut mailbox: Receiver<Message>,
     mut completed: UnboundedReceiver<Completion>,
 ) {
-    let _alive = Alive(shell.owner);
     let mut endpoint = Endpoint::new(args);
     let mut wakeup = Wakeup::Start;
     while !shell.is_over {
@@ -220,6 +229,9 @@ impl Shell for Actor {
             });
         }
         *world.effects.borrow_mut() = due;
+        if decided.effects.is_empty() && world.happens(world.trouble.get().panics) {
+            resume_unwind(Box::new(Crash));
+        }
         self.check(&process, decided);
     }
 }
@@ -277,7 +289,7 @@ impl Actor {
 }
 
 /// A queue as an actor's mailbox.
-impl<M: Send + 'static> crate::engine::mailbox::Mailbox<M> for Sender<M> {
+impl<M: Send + 'static> crate::engine::address::Recipient<M> for Sender<M> {
     fn try_send(&self, message: M) -> Result<(), M> {
         Sender::try_send(self, message).map_err(tokio::sync::mpsc::error::TrySendError::into_inner)
     }

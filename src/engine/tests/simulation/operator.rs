@@ -1,12 +1,13 @@
-//! Publishers and operators: what the API checks and writes before it calls the engine's parts. Each operation tells the oracle what its caller may rely on once it is answered.
+//! Publishers and operators: what the API checks and writes before it calls the engine's parts. Each operation tells the
+//! oracle what its caller may rely on once it is answered.
 
 use std::rc::Rc;
 
 use serde_json::value::RawValue;
 
 use crate::domain::id::{DeliveryId, MAX_ATTEMPT, TenantNum, WebhookNum};
-use crate::engine::TEST_EVENT;
-use crate::engine::steering::Steering;
+use crate::engine::ops::Ops;
+use crate::engine::{EngineError, TEST_EVENT};
 use crate::journal::model::Tables;
 use crate::journal::{Draft, Published};
 use crate::store::deliveries::{DeliveryState, Status};
@@ -76,8 +77,8 @@ impl Process {
             self.context.routes.set(hook.route());
         }
         drop(changing);
-        self.registry.reconfigure(num).await;
         self.context.notifier.notify_changes();
+        self.registry.reconfigure(num).await;
         true
     }
 
@@ -91,8 +92,7 @@ impl Process {
         if hook.url != changed.url || !hook.is_active && changed.is_active {
             self.world.tables.borrow_mut().forget_health(hook.num);
         }
-        let (is_unreadable, damages) = (hook.is_unreadable, hook.damages);
-        *hook = Hook { version: changed.version + 1, is_unreadable, damages, ..changed };
+        *hook = Hook { version: changed.version + 1, is_unreadable: hook.is_unreadable, ..changed };
         self.world.changed(hook.num);
         self.world.note(|| format!("row of {:?}: active {}, paused {}", hook.num, hook.is_active, hook.is_paused));
         true
@@ -102,10 +102,7 @@ impl Process {
     pub(super) async fn close(self: Rc<Self>, num: WebhookNum, change: impl FnOnce(&mut Hook) + 'static) {
         let Some(mut hook) = self.world.hook(num) else { return };
         change(&mut hook);
-        let damages = hook.damages;
-        // The endpoint cannot be told of a row that cannot be read.
-        let is_told = |hook: Hook| !hook.is_open() && hook.damages == damages && !hook.is_unreadable;
-        if self.update(hook).await && self.world.hook(num).is_some_and(is_told) {
+        if self.update(hook).await && self.world.hook(num).is_some_and(|hook| !hook.is_open()) {
             self.world.note(|| format!("{num:?} is closed"));
             self.world.oracle.borrow_mut().close(&self.world, num);
         }
@@ -140,7 +137,8 @@ impl Process {
         pause().await;
         self.context.routes.remove(doomed.tenant, num);
         drop(changing);
-        let forgotten = self.steering().forget(vec![num]).await;
+        self.context.notifier.notify_changes();
+        let forgotten = self.ops().forget(vec![num]).await;
         if forgotten.is_ok() {
             self.world.oracle.borrow_mut().close(&self.world, num);
         }
@@ -164,9 +162,9 @@ impl Process {
             return;
         }
         self.world.note(|| format!("{num:?} is purged"));
-        self.world.oracle.borrow_mut().begin_purge(num);
-        let purged = self.steering().purge(num, None).await;
-        self.world.oracle.borrow_mut().end_purge(num);
+        self.world.oracle.borrow_mut().begin_purge(self.incarnation, num);
+        let purged = self.ops().purge(num, None).await;
+        self.world.oracle.borrow_mut().end_purge(self.incarnation, num);
         self.world.note(|| format!("{num:?} has been purged: {purged:?}"));
     }
 
@@ -191,7 +189,7 @@ impl Process {
     async fn retry_meddling(self: &Rc<Self>, id: DeliveryId) -> Option<()> {
         let delivery = self.delivery(id).await.filter(|state| state.attempts < MAX_ATTEMPT)?;
         self.world.hook(id.webhook).filter(Hook::is_open)?;
-        self.steering().retry(id, delivery.status == Status::Pending).await.ok()
+        self.ops().retry(id, delivery.status == Status::Pending).await.ok()
     }
 
     /// `Engine::cancel`.
@@ -204,11 +202,19 @@ impl Process {
 
     async fn cancel_meddling(&self, id: DeliveryId) -> Option<()> {
         self.delivery(id).await.filter(|state| state.status == Status::Pending)?;
-        self.world.oracle.borrow_mut().cancellations.insert(id);
-        self.steering().cancel(id).await.ok()
+        self.world.oracle.borrow_mut().cancels(id);
+        let done = self.ops().cancel(id).await;
+        let is_cancelled = |row: &DeliveryState| row.status == Status::Cancelled;
+        // Refused before anything was recorded.
+        if matches!(done, Err(EngineError::InFlight | EngineError::Store(_)))
+            && !self.world.tables.borrow().delivery(id).is_some_and(is_cancelled)
+        {
+            self.world.oracle.borrow_mut().refuses_to_cancel(id);
+        }
+        done.ok()
     }
 
-    fn steering(&self) -> Steering {
-        Steering { context: self.context.clone(), registry: self.registry.clone(), feed: self.feed.clone() }
+    fn ops(&self) -> Ops {
+        Ops { context: self.context.clone(), registry: self.registry.clone(), feed: self.feed.clone() }
     }
 }

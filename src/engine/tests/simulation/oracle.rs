@@ -29,13 +29,15 @@ pub(super) struct Request {
     pub(super) number: u16,
     pub(super) trigger: Trigger,
     pub(super) outcome: Option<OutcomeKind>,
-    /// The actor or the process died, so that the outcome may be lost.
+    /// The lease ended, or the actor or the process died, before the outcome was recorded.
     pub(super) was_cut: bool,
     is_under_way: bool,
     /// The number of the database at the time of the request.
     pub(super) server: u32,
-    /// The outcome was recorded, and lost with the database.
-    pub(super) was_forgotten: bool,
+    /// Whether the process knew then which database answers.
+    pub(super) knew_its_database: bool,
+    /// The outcome was recorded, and lost with the database before this one.
+    pub(super) forgotten_by: Option<u32>,
     /// The lane has decided what follows, and the journal was told.
     pub(super) is_decided: bool,
     pub(super) incarnation: u32,
@@ -67,9 +69,10 @@ pub(super) struct Oracle {
     withdrawn: BTreeSet<(DeliveryId, Owner)>,
     /// What endpoints have started, and why.
     started: BTreeMap<(Owner, EventSeq), Trigger>,
-    pub(super) cancellations: BTreeSet<DeliveryId>,
-    /// Purges under way, by webhook. A process that dies leaves its purges open: its batches may still be committed.
-    purging: BTreeMap<WebhookNum, usize>,
+    /// How many cancellations of a delivery were asked for and not refused.
+    cancellations: BTreeMap<DeliveryId, usize>,
+    /// Purges under way, by process.
+    purging: BTreeMap<(u32, WebhookNum), usize>,
     purged: BTreeSet<DeliveryId>,
     /// Events that were lost with a database.
     pub(super) lost_events: BTreeSet<EventSeq>,
@@ -179,7 +182,8 @@ impl Oracle {
             was_cut: false,
             is_under_way: true,
             server: world.servers.get(),
-            was_forgotten: false,
+            knew_its_database: knows,
+            forgotten_by: None,
             is_decided: false,
             incarnation,
             owner,
@@ -194,14 +198,15 @@ impl Oracle {
         self.requests[request].outcome = Some(outcome.kind());
     }
 
-    /// The request is over, answered or not: the lease may have ended before the answer came.
-    pub(super) fn ended(&mut self, request: RequestNum) {
+    /// The request is over. Answers whether it was answered; if not, its lease, its actor or its process has ended.
+    pub(super) fn ended(&mut self, request: RequestNum) -> bool {
         let request = &mut self.requests[request];
         request.was_cut |= request.outcome.is_none();
         request.is_under_way = false;
         if let Some(under_way) = self.under_way.get_mut(&(request.incarnation, request.id.webhook)) {
             *under_way -= 1;
         }
+        request.outcome.is_some()
     }
 
     /// The lane has decided what follows, and the journal was told. `is_owner`: whether the node still owns the shard;
@@ -243,6 +248,7 @@ impl Oracle {
         self.lost(incarnation, |_| true);
         self.opening.retain(|(at_work, _), _| *at_work != incarnation);
         self.meddling.retain(|(at_work, _), _| *at_work != incarnation);
+        self.purging.retain(|(at_work, _), _| *at_work != incarnation);
     }
 
     /// The database goes back to an earlier state. Later events and outcomes are lost.
@@ -254,7 +260,9 @@ impl Oracle {
             tables.attempts(request.id).any(|attempt| attempt.error.as_deref() == Some(num.as_str()))
         };
         for request in self.requests.iter_mut().filter(|request| request.server < server) {
-            request.was_forgotten |= is_there(before, request) && !is_there(after, request);
+            if is_there(before, request) && !is_there(after, request) {
+                request.forgotten_by = Some(server);
+            }
         }
     }
 
@@ -278,11 +286,6 @@ impl Oracle {
         if !self.opening.keys().any(|(_, opening)| *opening == webhook) {
             self.closed.insert(webhook, world.config_changes.borrow().len());
         }
-    }
-
-    /// The webhook's row cannot be read any more, so endpoints that were not told yet cannot be told.
-    pub(super) fn cannot_be_told(&mut self, webhook: WebhookNum) {
-        self.closed.remove(&webhook);
     }
 
     pub(super) fn begin_opening(&mut self, incarnation: u32, webhook: WebhookNum) {
@@ -323,26 +326,39 @@ impl Oracle {
         for id in purged.iter().filter(|id| world.hook(id.webhook).is_some()) {
             let is_under_way = |request: &Request| request.is_under_way && !request.was_cut;
             assert!(!self.of(*id).any(is_under_way), "{id:?} is purged while its request is under way");
-            assert!(self.purging.contains_key(&id.webhook), "{id:?} is purged although nobody purges its webhook");
+            let is_purged = self.purging.keys().any(|(_, purging)| *purging == id.webhook);
+            assert!(is_purged, "{id:?} is purged without a purge of its webhook");
             self.purged.insert(*id);
         }
     }
 
-    pub(super) fn begin_purge(&mut self, webhook: WebhookNum) {
-        *self.purging.entry(webhook).or_default() += 1;
+    pub(super) fn begin_purge(&mut self, incarnation: u32, webhook: WebhookNum) {
+        *self.purging.entry((incarnation, webhook)).or_default() += 1;
     }
 
-    pub(super) fn end_purge(&mut self, webhook: WebhookNum) {
-        let left = self.purging.remove(&webhook).unwrap_or(1) - 1;
+    pub(super) fn end_purge(&mut self, incarnation: u32, webhook: WebhookNum) {
+        let left = self.purging.remove(&(incarnation, webhook)).unwrap_or(1) - 1;
         if left > 0 {
-            self.purging.insert(webhook, left);
+            self.purging.insert((incarnation, webhook), left);
+        }
+    }
+
+    pub(super) fn cancels(&mut self, id: DeliveryId) {
+        *self.cancellations.entry(id).or_default() += 1;
+    }
+
+    /// The cancellation was refused before anything was recorded.
+    pub(super) fn refuses_to_cancel(&mut self, id: DeliveryId) {
+        let left = self.cancellations.remove(&id).unwrap_or(1) - 1;
+        if left > 0 {
+            self.cancellations.insert(id, left);
         }
     }
 
     /// Whether an operator wanted the delivery cancelled.
     pub(super) fn may_be_cancelled(&self, id: DeliveryId) -> bool {
         let is_withdrawn = self.withdrawn.iter().any(|(withdrawn, _)| *withdrawn == id);
-        self.cancellations.contains(&id) || self.purged.contains(&id) || is_withdrawn
+        self.cancellations.contains_key(&id) || self.purged.contains(&id) || is_withdrawn
     }
 
     /// How many deliveries a lane may keep in memory.

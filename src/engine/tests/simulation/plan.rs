@@ -109,7 +109,7 @@ fn hooks(chance: &mut StdRng) -> Vec<Hook> {
             hooks.push(Hook {
                 num,
                 tenant: TenantNum(tenant),
-                id: WebhookId::generate(),
+                id: WebhookId::from_bytes(&chance.random::<[u8; 16]>()).expect("sixteen bytes"),
                 url: format!("http://127.0.0.1/{}/", num.0),
                 events: events.iter().map(|kind| (*kind).to_owned()).collect(),
                 policy: Arc::new(policy(chance)),
@@ -117,7 +117,6 @@ fn hooks(chance: &mut StdRng) -> Vec<Hook> {
                 is_paused: false,
                 is_deleted: false,
                 is_unreadable: false,
-                damages: 0,
                 secret_ends: chance.random_bool(0.2).then(|| UnixMillis(START + chance.random_range(0..60_000))),
                 version: 1,
             });

@@ -1,5 +1,5 @@
-//! One process of the engine: what a `kill -9` takes. Composes the parts as [`crate::engine::Engine`] does when it starts
-//! and stops; the parts are the real ones. Several processes are nodes over the same tables.
+//! One process of the engine: what a `kill -9` takes. Composes the parts as [`crate::engine::Engine`] does when it
+//! starts and stops; the parts are the real ones. Several processes are nodes over the same tables.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -180,7 +180,7 @@ impl Process {
 
     pub(super) fn endpoints(&self) -> Vec<Owner> {
         let live = self.world.live.borrow();
-        live.keys().filter(|owner| owner.incarnation() == self.incarnation).copied().collect()
+        live.iter().filter(|owner| owner.incarnation() == self.incarnation).copied().collect()
     }
 
     /// `kill -9`.

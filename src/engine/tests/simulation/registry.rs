@@ -6,9 +6,9 @@ use std::task::Poll;
 
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel, unbounded_channel};
 
+use crate::engine::address::Address;
 use crate::engine::context::EngineContext;
 use crate::engine::endpoint::EndpointEvent;
-use crate::engine::mailbox::Address;
 use crate::engine::registry::{Message, PRUNE_EVERY, Registry, RegistryHandle};
 use crate::engine::start_slots::StartSlots;
 use crate::journal::feed::Feed;
@@ -28,7 +28,7 @@ pub(super) fn start(
 ) -> RegistryHandle {
     let (address, mailbox) = channel(MAILBOX);
     let (events, incoming) = unbounded_channel();
-    let actors = Actors { place, incarnation, start_slots: StartSlots::new() };
+    let actors = Actors { place, incarnation, start_slots: StartSlots::new(), started: 0 };
     let mut registry = Registry::new(Box::new(actors), context, feed, events);
     let address: Address<Message> = Arc::new(address);
     registry.start(address.clone());

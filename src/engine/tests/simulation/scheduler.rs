@@ -17,7 +17,7 @@ use super::operator::HUGE;
 use super::process::Process;
 use super::receivers::Mood;
 use super::trace;
-use super::world::{Hook, Trouble, World};
+use super::world::{Hook, Place, Trouble, World};
 
 /// Steps of one simulation, besides the turns of tasks.
 const STEPS: usize = 75;
@@ -64,7 +64,7 @@ impl Scheduler {
     }
 
     fn turns(&self, most: usize) {
-        let _ = (0..most).all(|_| self.world.tasks.turn(&self.world.chance));
+        let _ = (0..most).all(|_| self.world.turn());
     }
 
     fn step(&mut self) {
@@ -163,7 +163,7 @@ impl Scheduler {
             46..95 => self.meddle_at_owner(num),
             95..98 => process.clone().spawn(process.open(num, |hook| hook.url.push_str("next/"))),
             98 => self.damage(num),
-            _ if self.world.happens(300) => process.clone().spawn(process.delete(num)),
+            _ if self.world.happens(600) => process.clone().spawn(process.delete(num)),
             _ => {}
         }
     }
@@ -171,8 +171,7 @@ impl Scheduler {
     /// Makes the webhook's row unreadable, or readable again.
     fn damage(&self, num: WebhookNum) {
         if let Some(hook) = self.world.hooks.borrow_mut().get_mut(&num) {
-            (hook.is_unreadable, hook.damages) = (!hook.is_unreadable, hook.damages + 1);
-            self.world.oracle.borrow_mut().cannot_be_told(num);
+            hook.is_unreadable = !hook.is_unreadable;
             self.world.note(|| format!("row of {num:?} unreadable: {}", hook.is_unreadable));
         }
     }
@@ -259,9 +258,8 @@ impl Scheduler {
             self.world.machines[process.place].is_cut_off.set(false);
             self.world.machines[process.place].renews_in_vain.set(false);
         }
-        self.wait_until(|world| world.processes().iter().all(|process| !process.is_stopping.get()));
-        self.world.tasks.reap();
-        self.start_missing();
+        let runs = |place: &Place| place.process.borrow().as_ref().is_some_and(|process| !process.is_stopping.get());
+        self.wait_until(|world| world.machines.iter().all(runs));
         self.set_all_right();
         self.wait_until(is_at_rest);
         self.write_everything();
@@ -312,7 +310,7 @@ impl Scheduler {
             }
             // Some processes learn only now that they are superseded, and end; their supervisor starts them again.
             self.start_missing();
-            let goes_on = (0..TURNS).all(|_| self.world.tasks.turn(&self.world.chance));
+            let goes_on = (0..TURNS).all(|_| self.world.turn());
             assert!(!goes_on, "tasks make progress without end");
             if is_so(&self.world) {
                 return;
@@ -354,5 +352,15 @@ fn what_is_left(world: &World) -> String {
     let rows = open.flat_map(|hook| tables.pending_of(hook.num).map(|event| (hook.num, event)));
     let rows: Vec<String> = rows.map(|(num, event)| format!("w{} {}", num.0, trace::event(event))).collect();
     let shards: Vec<_> = tables.leases.owners().collect();
-    format!("fan-outs {fanouts:?}, rows {rows:?}, shards {shards:?}")
+    let node = |process: &Rc<Process>| {
+        let Process { shard_set, context, .. } = process.as_ref();
+        let (node, served) = (shard_set.node(), shard_set.served());
+        let (has_diverged, has_lease) = (shard_set.has_diverged(), context.lease.is_valid());
+        format!(
+            "process {}: {node:?} serves {served:?}, diverged {has_diverged}, lease {has_lease}",
+            process.incarnation
+        )
+    };
+    let nodes: Vec<String> = world.processes().iter().map(node).collect();
+    format!("fan-outs {fanouts:?}, rows {rows:?}, shards {shards:?}, {nodes:?}")
 }

@@ -1,6 +1,6 @@
 //! The tasks of simulated processes: futures that are polled one at a time, in random order. The tasks of an actor or a
-//! process end when it dies. A task is polled when it was woken. Tasks that wait for something in the world, which wakes
-//! nobody, watch it: they are polled at every turn.
+//! process end when it dies. A task is polled when it was woken. The world wakes no task: a task that waits for something
+//! in it watches, and is polled at every turn.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -92,6 +92,8 @@ pub(super) struct Tasks {
     fresh: RefCell<Vec<Task>>,
     /// Owners that have died since the last turn.
     died: RefCell<Vec<Owner>>,
+    /// Owners whose tasks are being dropped.
+    ending: RefCell<Vec<Owner>>,
     /// Frozen processes.
     frozen: RefCell<BTreeSet<u32>>,
 }
@@ -168,11 +170,20 @@ impl Tasks {
         let is_dead = |task: &Task| died.iter().any(|dead| task.owner.ends_with(*dead));
         let (dead, living): (Vec<Task>, Vec<Task>) = all.chain(fresh).partition(is_dead);
         *self.all.borrow_mut() = living.into_iter().map(Some).collect();
+        self.ending.replace(died);
         drop(dead);
+        self.ending.take();
+    }
+
+    /// Whether the tasks of this owner are being dropped because it has ended.
+    pub(super) fn is_ending(&self, owner: Owner) -> bool {
+        self.ending.borrow().iter().any(|ending| owner.ends_with(*ending))
     }
 
     /// Drops all tasks, which break the reference cycles between tasks and what they work on.
     pub(super) fn forget(&self) {
+        let owners = self.all.borrow().iter().flatten().map(|task| task.owner).collect();
+        self.ending.replace(owners);
         let all = std::mem::take(&mut *self.all.borrow_mut());
         let fresh = std::mem::take(&mut *self.fresh.borrow_mut());
         drop((all, fresh));

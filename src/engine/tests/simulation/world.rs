@@ -1,9 +1,11 @@
 //! What all processes of a simulation share: the time, the tables, the webhooks, the receivers, the oracle, and the
 //! random generator that decides everything.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
+use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -46,8 +48,6 @@ pub(super) struct Hook {
     pub(super) is_deleted: bool,
     /// The row cannot be read.
     pub(super) is_unreadable: bool,
-    /// How often that has changed.
-    pub(super) damages: u32,
     /// When a secret that was rotated out stops signing.
     pub(super) secret_ends: Option<UnixMillis>,
     pub(super) version: i64,
@@ -113,7 +113,7 @@ pub(super) struct World {
     pub(super) is_clustered: bool,
     pub(super) incarnations: Cell<u32>,
     /// The endpoints that live.
-    pub(super) live: RefCell<BTreeMap<Owner, WebhookNum>>,
+    pub(super) live: RefCell<BTreeSet<Owner>>,
     /// The effects that the endpoint which takes a step now has not carried out yet.
     pub(super) effects: RefCell<VecDeque<Due>>,
     /// The webhooks that were changed, one entry for each change: the table of the same name.
@@ -132,6 +132,8 @@ pub(super) struct World {
     sleeps: Cell<u64>,
     /// How many test events were published.
     pub(super) tests: Cell<usize>,
+    /// Why the simulation has failed, where a panic would be caught.
+    broken: RefCell<Option<Box<dyn Any + Send>>>,
     /// What happened; kept only when a failure is repeated to print it.
     history: Option<RefCell<Vec<String>>>,
 }
@@ -196,8 +198,21 @@ impl World {
             timers: RefCell::default(),
             sleeps: Cell::new(0),
             tests: Cell::new(0),
+            broken: RefCell::default(),
             history: with_history.then(RefCell::default),
         }
+    }
+
+    /// Ends the simulation after this turn.
+    pub(super) fn fail(&self, why: Box<dyn Any + Send>) {
+        self.broken.borrow_mut().get_or_insert(why);
+    }
+
+    /// Lets one task make progress. Answers whether one did.
+    pub(super) fn turn(&self) -> bool {
+        let has_moved = self.tasks.turn(&self.chance);
+        let broken = self.broken.take();
+        broken.map_or(has_moved, |why| resume_unwind(why))
     }
 
     /// Remembers the tables as they are now: a standby or a dump may have this state.

@@ -1,5 +1,5 @@
-//! What operators do to backlogs and deliveries, below the checks and the audit of the API's calls: purge, retry, cancel,
-//! and the cancellation of what deleted webhooks were owed.
+//! What operators do to backlogs and deliveries, below the checks and the audit of the API's calls: purge, retry,
+//! cancel, and the cancellation of what deleted webhooks were owed.
 
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::journal::Record;
 use crate::journal::feed::Feed;
-use crate::journal::{Record, Stopped};
 
 use super::EngineError;
 use super::context::EngineContext;
@@ -23,20 +23,14 @@ const FINDING: Duration = Duration::from_secs(10);
 /// A scan takes a few milliseconds.
 const FIND_POLL: Duration = Duration::from_millis(5);
 
-impl From<Stopped> for EngineError {
-    fn from(_: Stopped) -> Self {
-        Self::Stopping
-    }
-}
-
-pub(super) struct Steering {
+pub(super) struct Ops {
     pub(super) context: Arc<EngineContext>,
     pub(super) registry: RegistryHandle,
     pub(super) feed: Arc<Feed>,
 }
 
 /// Backlogs.
-impl Steering {
+impl Ops {
     /// Cancels the webhook's pending deliveries: all, or those accepted before `before`. Requests in flight end; those
     /// that fail are not retried, and the answer does not count them. Answers how many deliveries were cancelled.
     pub(super) async fn purge(&self, webhook: WebhookNum, before: Option<UnixMillis>) -> Result<u64, EngineError> {
@@ -117,7 +111,7 @@ impl Steering {
 }
 
 /// Deliveries.
-impl Steering {
+impl Ops {
     /// Makes one more attempt now. `is_pending`: whether the delivery was pending when the caller read it.
     pub(super) async fn retry(&self, id: DeliveryId, is_pending: bool) -> Result<(), EngineError> {
         let now = self.context.host.now();

@@ -8,17 +8,18 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-pub(super) trait Mailbox<M>: Send + Sync {
+pub(super) trait Recipient<M>: Send + Sync {
     /// Does not wait for room.
     ///
     /// Returns the message if the mailbox is full or the actor has ended.
     fn try_send(&self, message: M) -> Result<(), M>;
 
-    /// Waits for room and until the actor has handled the message. An actor that has ended drops it.
+    /// Enqueues the message; may wait for room. An actor that has ended drops it. Only an answer says that the message
+    /// was handled, see [`ask`].
     fn send(&self, message: M) -> BoxFuture<'static, ()>;
 }
 
-pub(super) type Address<M> = Arc<dyn Mailbox<M>>;
+pub(super) type Address<M> = Arc<dyn Recipient<M>>;
 
 /// Sends a message that carries the way back for its answer; `None` if the actor has ended.
 pub(super) async fn ask<M, T>(to: &Address<M>, message: impl FnOnce(oneshot::Sender<T>) -> M) -> Option<T> {
@@ -27,7 +28,7 @@ pub(super) async fn ask<M, T>(to: &Address<M>, message: impl FnOnce(oneshot::Sen
     answered.await.ok()
 }
 
-impl<A, M> Mailbox<M> for Addr<A>
+impl<A, M> Recipient<M> for Addr<A>
 where
     A: Actor<Context = Context<A>> + Handler<M>,
     A::Context: ToEnvelope<A, M>,
