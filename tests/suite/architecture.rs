@@ -48,16 +48,26 @@ const LAYERS: [Layer; 8] = [
 const IMPURE: [&str; 7] = ["async fn", ".await", "::now()", "::now_v7()", "rand::", "sleep(", "std::fs"];
 
 /// As many modules are pure at least: a lower count means that a header has lost the word, and its module the check.
-const LEAST_PURE: usize = 62;
+const LEAST_PURE: usize = 67;
 
 /// What runs in the simulation as it ships takes its time, its tasks and its chance from the host.
-const SIMULATED: [&str; 2] = ["src/engine", "src/journal"];
+const SIMULATED: [&str; 3] = ["src/engine", "src/journal", "src/journal.rs"];
 
-/// Modules of the live engine: what composes it, its threads, and the shells that make actors of its parts.
+/// Modules that only the live engine has: its threads, and the actix actors. What composes it, `src/engine.rs`, is not in
+/// the folder.
 const LIVE: [&str; 3] = ["src/engine/arbiters.rs", "src/engine/endpoint/actor.rs", "src/engine/registry/actor.rs"];
 
-const OF_THE_HOST: [&str; 7] =
-    ["tokio::time", "tokio::spawn", "spawn_local", "Instant::now()", "UnixMillis::now()", "SystemTime", "rand::"];
+const OF_THE_HOST: [&str; 9] = [
+    "tokio::time",
+    "tokio::spawn",
+    "spawn_local",
+    "spawn_blocking",
+    "thread::spawn",
+    "Instant::now",
+    "UnixMillis::now",
+    "SystemTime",
+    "rand::",
+];
 
 /// Above this many lines the test asks whether the file does one thing. This is no limit: a limit on lines must not
 /// shape the design.
@@ -155,7 +165,7 @@ fn what_decides_neither_waits_nor_reads_a_clock() {
 }
 
 #[test]
-fn what_the_simulation_runs_asks_the_host_and_takes_the_same_steps_for_the_same_seed() {
+fn what_the_simulation_runs_asks_the_host_and_selects_in_order() {
     let mut files = Vec::new();
     SIMULATED.iter().for_each(|place| sources(&root().join(place), &mut files));
     let name = |file: &Path| file.strip_prefix(root()).expect("below the root").display().to_string();
@@ -166,7 +176,7 @@ fn what_the_simulation_runs_asks_the_host_and_takes_the_same_steps_for_the_same_
         for word in OF_THE_HOST {
             assert!(!code.contains(word), "{name} contains {word}");
         }
-        for select in code.split("tokio::select!").skip(1) {
+        for select in code.split("select!").skip(1) {
             assert!(select.trim_start_matches([' ', '{', '\n']).starts_with("biased;"), "{name} selects at random");
         }
     }

@@ -214,7 +214,7 @@ async fn every_example_handles_an_id_once() {
 }
 
 #[tokio::test]
-async fn no_example_accepts_what_it_cannot_store() {
+async fn no_example_accepts_a_body_that_it_cannot_read() {
     for name in EXAMPLES {
         let example = Example::start(name, SECRET).await;
         let unreadable = Request::of_body(SECRET, "evt_1", now(), "no JSON".to_owned());

@@ -43,8 +43,9 @@ async fn retries_come_on_schedule_and_then_the_delivery_has_failed() {
     let promised: [(&Hook, &[u64]); 4] =
         [(&linear, &[5, 10]), (&exponential, &[2, 4, 8]), (&capped, &[2, 3, 3]), (&listed, &[3, 1])];
     assert_waits(&world, &event, &promised).await;
+    let deliveries = world.all_settled(&event).await;
+    assert_eq!(deliveries.len(), promised.len());
     for (hook, promised) in promised {
-        let deliveries = world.all_settled(&event).await;
         let delivery = deliveries.iter().find(|delivery| delivery["webhookId"] == hook.id).expect("a delivery");
         assert_failed_for_good(&world, delivery, promised.len()).await;
         assert_eq!(hook.requests().len(), promised.len() + 1);

@@ -12,7 +12,7 @@ use crate::support::receiver::{Receiver, Reply};
 use crate::support::world::{World, each_attempt, id_of};
 
 /// How many publishes are refused at once while the server asks the silent database, after one that has waited for it.
-const AT_ONCE: usize = 5;
+const AT_ONCE: usize = 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_falls_silent_costs_time_and_neither_an_event_nor_a_try() {

@@ -19,8 +19,8 @@ use crate::support::world::World;
 /// Delay of each statement; a batch has half a dozen.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// The slowness and the lock last until the server has logged that it gave up a batch and could not renew its lease. A
-/// batch has ten seconds.
+/// The slowness lasts until the server has logged that it gave up a batch and could not renew its lease; the lock, until
+/// it gave up a batch. A batch has ten seconds.
 const FELT: Duration = Duration::from_secs(60);
 const GAVE_UP_A_BATCH: &str = "a journal batch was refused";
 const LEASE_IS_DUE: &str = "the lease could not be renewed";
