@@ -6,6 +6,7 @@ mod actor;
 mod attempt;
 mod disable;
 mod messages;
+mod recall;
 mod report;
 mod shell;
 mod watch;
@@ -39,6 +40,7 @@ use super::start_slots::StartSlots;
 use super::tenant_quota::LiveGuard;
 
 use self::attempt::{Attempted, Ended, Means};
+use self::recall::Recall;
 
 pub(super) use self::actor::EndpointActor;
 pub(super) use self::attempt::Transport;
@@ -93,6 +95,8 @@ pub(super) struct Endpoint {
     start_slots: StartSlots,
     /// When the lane's timer fires.
     timer: Option<Instant>,
+    /// The attempts that have not ended, each once.
+    attempts: Vec<(EventSeq, Recall)>,
     /// How many writes are under way, such as deferrals, warnings and switch-offs. Attempts do not count.
     recording: usize,
     draining: bool,
@@ -124,6 +128,7 @@ impl Endpoint {
             transport,
             start_slots,
             timer: None,
+            attempts: Vec::new(),
             recording: 0,
             draining: false,
             busy_at: now,
@@ -168,8 +173,16 @@ impl Endpoint {
                 self.hold(shell);
                 let _ = done.send(());
             }
-            Message::Detach(event, answer) => drop(answer.send(self.lane.detach(event))),
-            Message::Withdraw(event, answer) => drop(answer.send(self.lane.withdraw(event))),
+            Message::Detach(event, answer) => {
+                self.take_back(event);
+                let _ = answer.send(self.lane.detach(event));
+                self.drive(Input::Tick, shell);
+            }
+            Message::Withdraw(event, answer) => {
+                self.take_back(event);
+                let _ = answer.send(self.lane.withdraw(event));
+                self.drive(Input::Tick, shell);
+            }
             Message::WithdrawAll(to, answer) => drop(answer.send(self.lane.withdraw_all(to))),
             Message::Probe(done) => {
                 self.drive(Input::Probe, shell);
@@ -208,16 +221,12 @@ impl Endpoint {
 
     pub(super) fn on_completed(&mut self, completed: Completion, shell: &mut impl Shell) {
         match completed {
-            Completion::Attempt { event, called, ended: Some(Ended::Made(attempted)) } => {
-                self.attempted(event, &called, attempted, shell);
+            // The lane knows already that nothing was sent, and may have begun another attempt.
+            Completion::Attempt { recall, .. } if recall.is_recalled() => {}
+            Completion::Attempt { event, called, recall, ended } => {
+                self.attempts.retain(|(_, other)| !other.is_of(&recall));
+                self.attempt_ended(event, &called, ended, shell);
             }
-            Completion::Attempt { event, ended: Some(Ended::CutShort), .. } => {
-                self.watch.say(EndpointEventKind::CutShort(event));
-                let due_to = self.context.host.now();
-                self.in_doubt = self.in_doubt.and(InDoubt { events_to: event, due_to });
-                self.drive(Input::CutShort { event }, shell);
-            }
-            Completion::Attempt { event, ended: None, .. } => self.drive(Input::NotSent { event }, shell),
             Completion::Recorded => self.recorded(shell),
             Completion::Loaded(Ok(due)) => {
                 let entries = due.rows.into_iter().map(|row| Entry::stored(row, self.in_doubt)).collect();
@@ -261,6 +270,7 @@ impl Endpoint {
         let mut effects = Vec::new();
         shell.hears(&input);
         self.lane.on(input, now, &mut effects);
+        let mut recalled = Vec::new();
         let (config, lane, attempt) = (&self.config, &self.lane, attempted.as_ref());
         shell.decided(&Decided { config, lane, effects: &effects, attempted: attempt });
         for effect in effects {
@@ -278,6 +288,12 @@ impl Endpoint {
                 Effect::Defer { event } => self.record(Record::Defer { id: self.id(event), next_at: now.wall }, shell),
                 Effect::Cancel { event } => self.record(Record::Cancel { id: self.id(event), at: now.wall }, shell),
                 Effect::Load { limit, known } => self.load(limit, known, shell),
+                Effect::Recall { events } => recalled.extend(events),
+            }
+        }
+        for event in recalled {
+            if self.recall(event) {
+                self.step(Input::NotSent { event }, None, shell);
             }
         }
         self.set_timer(now, shell);
@@ -291,13 +307,51 @@ impl Endpoint {
         self.stats.publish(Live { since: Some(self.born), gauge: self.lane.gauge(), breaker: Some(breaker) });
     }
 
-    fn begin(&self, entry: Entry, share: Share, shell: &mut impl Shell) {
-        let (event, called) = (entry.event.seq, self.config.clone());
-        let (context, start_slots) = (self.context.clone(), self.start_slots.clone());
-        let means = Means { context, start_slots, transport: self.transport.clone(), stats: self.stats.clone() };
+    fn begin(&mut self, entry: Entry, share: Share, shell: &mut impl Shell) {
+        let (event, called, recall) = (entry.event.seq, self.config.clone(), Recall::default());
+        self.attempts.push((event, recall.clone()));
+        let means = Means {
+            context: self.context.clone(),
+            start_slots: self.start_slots.clone(),
+            transport: self.transport.clone(),
+            stats: self.stats.clone(),
+            recall: recall.clone(),
+        };
         // The sending half turns a panic into an outcome. A panic before that means that nothing was sent.
         let run = AssertUnwindSafe(attempt::run(means, called.clone(), entry, share)).catch_unwind();
-        shell.spawn(async move { Completion::Attempt { event, called, ended: run.await.unwrap_or(None) } });
+        shell.spawn(async move { Completion::Attempt { event, called, recall, ended: run.await.unwrap_or(None) } });
+    }
+
+    fn attempt_ended(
+        &mut self,
+        event: EventSeq,
+        called: &EndpointConfig,
+        ended: Option<Ended>,
+        shell: &mut impl Shell,
+    ) {
+        match ended {
+            Some(Ended::Made(attempted)) => self.attempted(event, called, attempted, shell),
+            Some(Ended::CutShort) => {
+                self.watch.say(EndpointEventKind::CutShort(event));
+                let due_to = self.context.host.now();
+                self.in_doubt = self.in_doubt.and(InDoubt { events_to: event, due_to });
+                self.drive(Input::CutShort { event }, shell);
+            }
+            None => self.drive(Input::NotSent { event }, shell),
+        }
+    }
+
+    /// Stops the attempt of this delivery, if nothing of its request was sent. Answers whether it was stopped.
+    fn recall(&mut self, event: EventSeq) -> bool {
+        let place = self.attempts.iter().position(|(of, recall)| *of == event && recall.recall());
+        place.map(|place| self.attempts.swap_remove(place)).is_some()
+    }
+
+    /// Makes the delivery wait again in the lane, if nothing of its request was sent.
+    fn take_back(&mut self, event: EventSeq) {
+        if self.recall(event) {
+            self.lane.take_back(event, self.now());
+        }
     }
 
     fn attempted(&mut self, event: EventSeq, called: &EndpointConfig, attempted: Attempted, shell: &mut impl Shell) {
@@ -412,6 +466,12 @@ impl Endpoint {
     fn configure(&mut self, config: Option<Arc<EndpointConfig>>, shell: &mut impl Shell) {
         let is_old = config.as_ref().is_some_and(|config| config.version < self.config.version);
         if is_old || self.lane.mode() == Mode::Deleted {
+            return;
+        }
+        let is_known = |config: &Arc<EndpointConfig>| {
+            config.is_as(&self.config) && config.mode_now(&self.context) == self.lane.mode()
+        };
+        if config.as_ref().is_some_and(is_known) {
             return;
         }
         let mut mode = Mode::Deleted;

@@ -58,6 +58,11 @@ impl EndpointConfig {
         self.target.as_ref().ok().and_then(|target| target.url.host_str())
     }
 
+    /// Whether an attempt under the other config would be made in the same way.
+    pub(super) fn is_as(&self, other: &Self) -> bool {
+        self.version == other.version && self.changes_at == other.changes_at
+    }
+
     /// Whether what was learnt of the receiver under the config before no longer applies.
     pub(super) fn starts_anew_after(&self, before: &Self) -> bool {
         let is_let_in_as_before = match (&self.target, &before.target) {

@@ -64,6 +64,14 @@ pub(super) struct Waits {
     pub(super) descriptor: u32,
 }
 
+impl Waits {
+    /// Attempts whose requests were not sent yet.
+    pub(super) fn total(&self) -> usize {
+        let Self { permit, journal, lease, descriptor } = *self;
+        [permit, journal, lease, descriptor].iter().map(|waits| *waits as usize).sum()
+    }
+}
+
 /// Counts one waiting request until it is dropped.
 pub(super) struct Waiting<'a> {
     stats: &'a EndpointStats,

@@ -83,12 +83,7 @@ impl Lane {
             Input::Finished { event, outcome, said, took, jitter } => {
                 self.finished((event, &outcome, said), (took, jitter), now, effects);
             }
-            Input::NotSent { event } => {
-                self.receiver.not_sent(event);
-                if let Some(flight) = self.in_flight.end(event) {
-                    self.insert(flight.entry, now);
-                }
-            }
+            Input::NotSent { event } => self.not_sent(event, now, effects),
             Input::CutShort { event } => self.cut_short(event, now, effects),
             Input::Wake => self.window.miss(self.wake_key(now)),
             Input::Remind => self.remind(now),
@@ -101,7 +96,7 @@ impl Lane {
             Input::Probe => self.probe(effects),
             Input::Renew => self.receiver = Receiver::new(&self.policy, Health::default()),
             Input::Tick => {}
-            Input::Configure { policy, mode } => self.configure(policy, mode, now),
+            Input::Configure { policy, mode } => self.configure(policy, mode, now, effects),
         }
         match self.mode {
             Mode::Active => {
@@ -340,7 +335,9 @@ impl Lane {
         effects.extend(self.window.trim(self.most(now)).into_iter().map(|event| Effect::Defer { event }));
     }
 
-    fn configure(&mut self, policy: Arc<Policy>, mode: Mode, now: Now) {
+    /// What waits to be sent under the former policy is not sent.
+    fn configure(&mut self, policy: Arc<Policy>, mode: Mode, now: Now, effects: &mut Vec<Effect>) {
+        self.recall(|_| true, effects);
         if self.policy.rate_limit != policy.rate_limit {
             self.limiter = Limiter::new(policy.rate_limit.as_ref());
             self.limited_until = None;
@@ -444,6 +441,35 @@ impl Lane {
         }
     }
 
+    fn not_sent(&mut self, event: EventSeq, now: Now, effects: &mut Vec<Effect>) {
+        if self.in_flight.get(event).is_some_and(|flight| flight.withdrawn) {
+            self.receiver.not_sent(event);
+            self.in_flight.end(event);
+            self.window.left(event);
+            self.cancel_send_now(event);
+            effects.push(Effect::Cancel { event });
+        } else {
+            self.take_back(event, now);
+            self.trim(now, effects);
+        }
+    }
+
+    /// Nothing of the delivery's request was sent: the delivery waits again.
+    pub fn take_back(&mut self, event: EventSeq, now: Now) {
+        self.receiver.not_sent(event);
+        if let Some(flight) = self.in_flight.end(event) {
+            self.insert(flight.entry, now);
+        }
+    }
+
+    fn recall(&self, which: impl Fn(&Entry) -> bool, effects: &mut Vec<Effect>) {
+        let chosen = self.in_flight.entries().filter(|entry| which(entry));
+        let events: Vec<EventSeq> = chosen.map(|entry| entry.event.seq).collect();
+        if !events.is_empty() {
+            effects.push(Effect::Recall { events });
+        }
+    }
+
     /// Leaves the delivery as a crash would: no try is spent, and the attempt is made again under the same number.
     fn cut_short(&mut self, event: EventSeq, now: Now, effects: &mut Vec<Effect>) {
         self.receiver.not_sent(event);
@@ -471,9 +497,11 @@ impl Lane {
         if (gone || learnt.give_up) && self.mode == Mode::Active {
             self.mode = Mode::Paused;
             effects.push(Effect::Disable { reason: if gone { Reason::Gone } else { Reason::Failing { since } } });
+            self.recall(|_| true, effects);
         }
         if learnt.breaker.is_some() && !self.receiver.is_well() {
             self.shed_window(effects);
+            self.recall(|entry| !entry.is_manual(), effects);
         }
     }
 

@@ -51,6 +51,7 @@ mod postgres;
 mod publish;
 mod races;
 mod rates;
+mod recall;
 mod receivers;
 mod recovery;
 mod redaction;

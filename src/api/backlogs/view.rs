@@ -34,6 +34,7 @@ pub(in crate::api) struct BacklogView {
     scheduled: u64,
     /// Deliveries that are due and held back: by the state, or in strict order behind one that waits for its retry.
     held: u64,
+    /// Deliveries whose requests are being made.
     in_flight: u64,
     /// When the oldest pending event was accepted; null when nothing is pending.
     #[schema(value_type = Option<String>, format = DateTime)]

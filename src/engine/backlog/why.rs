@@ -125,6 +125,10 @@ fn open(facts: &Facts<'_>) -> String {
     match next_probe_at {
         Some(at) => format!("breaker open {failures}; next probe {at}"),
         None if facts.counts.in_flight > 0 => format!("breaker half-open {failures}; a probe is under way"),
+        None if facts.waits.total() > 0 => {
+            let wait = requests_that_wait(facts).unwrap_or_default();
+            format!("breaker half-open {failures}; the probe is about to be sent: {wait}")
+        }
         None => format!("breaker half-open {failures}; the next delivery is the probe"),
     }
 }

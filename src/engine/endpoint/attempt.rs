@@ -1,5 +1,6 @@
 //! One attempt, in a task of its own that the endpoint spawns: wait for a start slot and a permit, reserve a slot in
-//! the journal for the outcome, send. A panic in here is an outcome and not a dead actor.
+//! the journal for the outcome, send. Until it sends, the endpoint may recall it. A panic in here is an outcome and not a
+//! dead actor.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -31,6 +32,7 @@ use crate::store::events::{Body, Event};
 use crate::store::leases::ShardNum;
 
 use super::STORE_PAUSE;
+use super::recall::Recall;
 
 /// Pause while no file descriptor is free. Descriptors come free as requests end and idle connections age.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(500);
@@ -70,6 +72,7 @@ pub(super) struct Means {
     pub(super) start_slots: StartSlots,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) stats: Arc<EndpointStats>,
+    pub(super) recall: Recall,
 }
 
 impl Means {
@@ -80,46 +83,27 @@ impl Means {
     }
 }
 
-/// Makes an attempt. `None`: nothing was sent, because the engine is stopping or no longer serves the webhook.
+/// What a request needs before it is sent.
+struct Admitted {
+    body: Result<Bytes, NoBody>,
+    permit: Permit,
+    start_slot: StartSlot,
+    slot: Slot,
+}
+
+/// Makes an attempt. `None`: nothing was sent, because the attempt was recalled, the engine is stopping, or it no longer
+/// serves the webhook.
 pub(super) async fn run(means: Means, config: Arc<EndpointConfig>, entry: Entry, share: Share) -> Option<Ended> {
-    let host = means.context.host.clone();
-    let shard_set = &means.context.shard_set;
-    let epoch = shard_set.epoch_of(ShardNum::of(config.num).num());
-    let body = match &entry.event.body {
-        // The usual case. It does not wait with `draining`: all threads share the token, and a wait takes its lock.
-        Body::InMemory(body) => Ok(body.clone()),
-        Body::Stored { .. } => {
-            means.context.draining.run_until_cancelled(body_of(&means.context, &entry.event)).await?
-        }
-    };
-    let (permit, start_slot) = admission(&means, &config, share).await?;
-    if !shard_set.serves_under(config.num, epoch) {
-        drop((permit, start_slot));
-        host.sleep(HAND_OFF_PAUSE).await;
-        return None;
-    }
+    let Admitted { body, permit, start_slot, slot } =
+        means.recall.unless_recalled(admission(&means, &config, &entry, share)).await??;
     // The future of a request is large. Attempts that wait for admission do without it.
     Box::pin(async move {
-        let node_lease = &means.context.lease;
-        let slot = loop {
-            means.wait(Stage::Lease, means.context.draining.run_until_cancelled(node_lease.wait_valid())).await?;
-            let slot = means.wait(Stage::Journal, means.context.journal.reserve()).await.ok()?;
-            // Attempts that wait for the lease must not occupy the queue: the node needs it to join again.
-            if node_lease.is_valid() {
-                break slot;
-            }
-        };
-        // During the wait for the lease, the node may have joined again as another one.
-        if !means.context.shard_set.serves_under(config.num, epoch) {
-            drop((permit, start_slot, slot));
-            host.sleep(HAND_OFF_PAUSE).await;
-            return None;
-        }
+        let host = &means.context.host;
         let (started_at, began) = (host.now(), host.steady());
         // On the heap: otherwise every future that wraps the request would move it.
-        let request = Box::pin(node_lease.run_within(send(&means, &config, entry, body)));
+        let request = Box::pin(means.context.lease.run_within(send(&means, &config, entry, body)));
         let request = AssertUnwindSafe(request).catch_unwind();
-        let report = keep_watch(&host, start_slot.make(&host, request), permit).await;
+        let report = keep_watch(host, start_slot.make(host, request), permit).await;
         let report = match report {
             Ok(Some(report)) => report?,
             Ok(None) => return Some(Ended::CutShort),
@@ -133,9 +117,38 @@ pub(super) async fn run(means: Means, config: Arc<EndpointConfig>, entry: Entry,
     .await
 }
 
+/// Waits for all that a request needs. `None`: the engine is stopping, or no longer serves the webhook.
+async fn admission(means: &Means, config: &EndpointConfig, entry: &Entry, share: Share) -> Option<Admitted> {
+    let EngineContext { host, shard_set, lease, journal, draining, .. } = means.context.as_ref();
+    let epoch = shard_set.epoch_of(ShardNum::of(config.num).num());
+    let body = match &entry.event.body {
+        // The usual case. It does not wait with `draining`: all threads share the token, and a wait takes its lock.
+        Body::InMemory(body) => Ok(body.clone()),
+        Body::Stored { .. } => draining.run_until_cancelled(body_of(&means.context, &entry.event)).await?,
+    };
+    let (permit, start_slot) = permission(means, config, share).await?;
+    if shard_set.serves_under(config.num, epoch) {
+        let slot = loop {
+            means.wait(Stage::Lease, draining.run_until_cancelled(lease.wait_valid())).await?;
+            let slot = means.wait(Stage::Journal, journal.reserve()).await.ok()?;
+            // Attempts that wait for the lease must not occupy the queue: the node needs it to join again.
+            if lease.is_valid() {
+                break slot;
+            }
+        };
+        // During the wait for the lease, the node may have joined again as another one.
+        if shard_set.serves_under(config.num, epoch) {
+            return Some(Admitted { body, permit, start_slot, slot });
+        }
+    }
+    drop((permit, start_slot));
+    host.sleep(HAND_OFF_PAUSE).await;
+    None
+}
+
 /// Waits for a start slot of this thread and a permit of the process. As a rule a permit is free by the time the slot
 /// comes. An attempt that must wait for its permit gives the slot back meanwhile.
-async fn admission(means: &Means, config: &EndpointConfig, share: Share) -> Option<(Permit, StartSlot)> {
+async fn permission(means: &Means, config: &EndpointConfig, share: Share) -> Option<(Permit, StartSlot)> {
     let Means { context, start_slots, .. } = means;
     let (tenant, webhook) = (config.tenant, config.num);
     let start_slot = start_slots.wait(&context.draining, tenant, webhook).await?;
@@ -163,7 +176,7 @@ async fn keep_watch<T>(host: &Host, request: impl Future<Output = T>, mut permit
 }
 
 /// Sends as soon as a file descriptor is free: the lack of one is not the receiver's fault, and costs no try. `None`:
-/// the engine stopped first.
+/// the attempt was recalled or the engine stopped first.
 async fn send(means: &Means, config: &EndpointConfig, entry: Entry, body: Result<Bytes, NoBody>) -> Option<Report> {
     fault::point_of("attempt.task", &config.name);
     fault::point("attempt.before_connect");
@@ -175,16 +188,18 @@ async fn send(means: &Means, config: &EndpointConfig, entry: Entry, body: Result
         Ok(body) => body,
         Err(error) => return Some(unsent(Outcome::Crashed, error.to_string(), Duration::ZERO)),
     };
-    loop {
+    while means.recall.begin() {
         let report = means.transport.attempt(target, message(config, &entry, body.clone())).await;
         if !report.out_of_fds {
             fault::point("attempt.after_send");
             return Some(report);
         }
         tracing::debug!(webhook = config.num.0, "no file descriptor left; the request waits for one");
+        means.recall.wait_again();
         let pause = means.context.host.sleep(NO_DESCRIPTOR);
         means.wait(Stage::Descriptor, means.context.draining.run_until_cancelled(pause)).await?;
     }
+    None
 }
 
 /// Reads the body before the attempt takes a permit: a database that does not answer, or a lack of memory, must not

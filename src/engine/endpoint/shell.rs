@@ -11,6 +11,7 @@ use crate::store::StoreError;
 use crate::store::deliveries::{Due, DueRows};
 
 use super::attempt::{Attempted, Ended};
+use super::recall::Recall;
 
 pub(in crate::engine) trait Shell {
     /// Runs a task that ends with the endpoint. What it answers comes back as [`super::Endpoint::on_completed`].
@@ -59,6 +60,7 @@ pub(in crate::engine) enum Completion {
     Attempt {
         event: EventSeq,
         called: Arc<EndpointConfig>,
+        recall: Recall,
         ended: Option<Ended>,
     },
     /// The journal has taken a record for which it had no room, or a warning was published.

@@ -107,6 +107,10 @@ pub enum Effect {
     Cancel {
         event: EventSeq,
     },
+    /// Stop those of these attempts whose requests have not been sent; each comes back as [`Input::NotSent`].
+    Recall {
+        events: Vec<EventSeq>,
+    },
     /// Read pending rows other than the `known` ones, then answer with [`Input::Loaded`].
     Load {
         limit: usize,

@@ -1,6 +1,7 @@
 //! Tests of the lane on its own.
 
 mod backlog;
+mod recall;
 mod simulation;
 
 use bytes::Bytes;
@@ -238,7 +239,7 @@ fn switching_off_makes_rows_of_what_waits_and_deleting_cancels_it() {
     assert_eq!(deferred(&bench.on(Input::Configure { policy: policy.clone(), mode: Mode::Paused })), 2);
     assert_eq!(deferred(&bench.on(offer(4))), 1);
     let effects = bench.on(Input::Configure { policy, mode: Mode::Deleted });
-    assert!(effects.is_empty());
+    assert!(matches!(effects.as_slice(), [Effect::Recall { .. }]));
     assert!(matches!(bench.on(offer(5)).as_slice(), [Effect::Cancel { event: EventSeq(5) }]));
 }
 

@@ -51,6 +51,11 @@ impl Hook {
         self.secrets.lock().expect("no holder panics").insert(0, fresh);
     }
 
+    /// From now on only the newest secret signs.
+    pub(crate) fn forget_older_secrets(&self) {
+        self.secrets.lock().expect("no holder panics").truncate(1);
+    }
+
     pub(crate) fn requests(&self) -> Vec<Request> {
         let requests = self.receiver.requests();
         let secrets = self.secrets();

@@ -94,9 +94,7 @@ impl Oracle {
         {
             return;
         }
-        let has_heard =
-            |change: &usize| !world.is_clustered || *change <= world.machines[process.place].followed_to.get();
-        assert!(!self.closed.get(&called.num).is_some_and(has_heard), "{id:?} is sent although its webhook is closed");
+        self.check_open(process, id);
         // A clock that was set back does not delay deliveries that wait for no retry.
         let never_waited = entry.is_manual() || entry.state.tries == 0;
         let is_due = |at: Option<UnixMillis>| never_waited || at.is_none_or(|at| at <= now);
@@ -119,6 +117,14 @@ impl Oracle {
         if called.policy.ordered {
             self.check_order(&tables, id);
         }
+    }
+
+    /// The process has not heard that the webhook is closed.
+    fn check_open(&self, process: &Process, id: DeliveryId) {
+        let world = &process.world;
+        let has_heard =
+            |change: &usize| !world.is_clustered || *change <= world.machines[process.place].followed_to.get();
+        assert!(!self.closed.get(&id.webhook).is_some_and(has_heard), "{id:?} is sent although its webhook is closed");
     }
 
     /// No request for this delivery is in flight here or at another process with a valid lease.
@@ -158,6 +164,7 @@ impl Oracle {
         let (world, incarnation, webhook) = (&process.world, process.incarnation, id.webhook);
         let trigger = self.started.get(&(owner, id.event)).copied().expect("an attempt that was started");
         let knows = world.knows_its_database(process);
+        self.check_open(process, id);
         if knows {
             self.check_alone(process, id);
         }
