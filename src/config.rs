@@ -22,7 +22,7 @@ pub use self::api::{ApiSettings, Rate, TlsSettings};
 pub use self::log::log_filter;
 pub use self::settings::refused_flag;
 
-use crate::store::seal::MasterKey;
+use crate::secrets::MasterKey;
 use crate::store::{CONNECTIONS, DEFAULT_CONNECTIONS, DEFAULT_LEASE, Options};
 
 /// The prefix of the variables: `listen` is `POSTHASTE_LISTEN`, `--listen`, and `listen` in the file.

@@ -21,6 +21,7 @@
 //! | [`delivery`] | one webhook request: guard, signature, HTTP client, outcome, retry decision |
 //! | [`journal`] | group commit: one writer makes durable what the hot path records, and feeds the dispatcher |
 //! | [`store`] | everything durable, on SQLite or PostgreSQL: rows, ledger, leases, queries |
+//! | [`secrets`] | secrets at rest: master keys, sealing, the keys that sign cursors |
 //! | [`domain`] | plain data that every layer may name: ids and event keys, moments, policies, outcomes |
 //! | [`clock`] | the clock of this process, which follows a reference clock and does not jump |
 //! | [`host`] | what the engine asks of its process: time, timers, tasks, chance; live or simulated |
@@ -92,5 +93,6 @@ pub mod host;
 pub mod journal;
 pub mod listener;
 pub mod log_limit;
+pub mod secrets;
 pub mod store;
 pub mod telemetry;

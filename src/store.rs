@@ -33,7 +33,6 @@ pub mod page;
 pub mod payload;
 pub mod progress;
 pub mod rewrap;
-pub mod seal;
 pub mod sessions;
 pub mod state;
 pub mod targets;
@@ -61,13 +60,14 @@ pub use error::{OpenError, StoreError};
 pub use scan::Judge;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
 
+use crate::secrets::Seal;
+
 use self::event_cache::EventCache;
 
 use self::checkpoint::Checkpoints;
 use self::journal_db::Statements;
 use self::page::Page;
 use self::pool::{Pool, Transaction};
-use self::seal::Seal;
 use self::unreadable::Unreadable;
 
 /// Makes the server end an idle transaction, so that a transaction whose COMMIT or ROLLBACK was lost on the network

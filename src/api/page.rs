@@ -21,8 +21,8 @@ use super::problem::Problem;
 use crate::domain::id::{DeliveryId, EventId, EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::OutcomeKind;
+use crate::secrets::CursorKeys;
 use crate::store::deliveries::Status;
-use crate::store::seal::CursorKeys;
 
 const DEFAULT_LIMIT: u64 = 20;
 pub(super) const MAX_LIMIT: u64 = 100;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{ConfigError, hidden, settings};
-use crate::store::seal::MasterKey;
+use crate::secrets::MasterKey;
 
 /// The master key, or `None` if it is the one in the file beside the database; and the previous master keys.
 pub(super) fn read(

@@ -14,11 +14,11 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait
 use super::checkpoint::Checkpoints;
 use super::event_cache::EventCache;
 use super::pool::Pool;
-use super::seal::{MasterKey, Seal};
 use super::unreadable::Unreadable;
 use super::{Inner, OpenError, Store, StoreError, state};
 #[cfg(debug_assertions)]
 use crate::fault;
+use crate::secrets::{MasterKey, Seal};
 
 pub use postgres::{CONNECTIONS, DEFAULT_CONNECTIONS};
 

@@ -8,11 +8,11 @@ use secrecy::SecretString;
 
 use crate::domain::id::{TenantId, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::secrets::SealContext;
 
 use super::dialect::{is_any_of, numbers};
 use super::health::Health;
 use super::pool::Pool;
-use super::seal::SealContext;
 use super::unreadable::key_of;
 use super::webhooks::Webhook;
 use super::{Store, StoreError};

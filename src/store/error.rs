@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use sea_orm::sqlx::Error as SqlxError;
 use sea_orm::{DbErr, RuntimeErr, SqlErr};
 
+use crate::secrets::{KeyFileError, SealError};
+
 /// PostgreSQL's code.
 const DEADLOCK_DETECTED: &str = "40P01";
 
@@ -41,6 +43,12 @@ impl From<DbErr> for StoreError {
             _ if is_of_a_value(&error) => Self::unreadable("row", error),
             _ => Self::Database(error.to_string()),
         }
+    }
+}
+
+impl From<SealError> for StoreError {
+    fn from(error: SealError) -> Self {
+        Self::unreadable(error.what(), error)
     }
 }
 
@@ -83,6 +91,14 @@ mod tests {
         let cut_off = of(SqlxError::PoolTimedOut);
         assert!(matches!(cut_off, StoreError::Database(_)), "{cut_off:?}");
     }
+
+    #[test]
+    fn a_sealed_value_that_does_not_open_is_an_unreadable_secret() {
+        let refused = StoreError::from(SealError::ForeignKey);
+
+        assert!(matches!(refused, StoreError::Unreadable { .. }), "{refused:?}");
+        assert_eq!(refused.to_string(), "cannot read stored secret: it was sealed under another master key");
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -98,13 +114,13 @@ pub enum OpenError {
     Served { name: String },
     #[error("{path}: {source}")]
     File { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    KeyFile(#[from] KeyFileError),
     #[error("{path} is damaged, or no SQLite database ({why}); restore a copy of it, or name another file")]
     Damaged { path: PathBuf, why: String },
     /// PostgreSQL does not answer, or answers with an unexpected error. `server`: host and port.
     #[error("PostgreSQL at {server}, which POSTHASTE_DATABASE_URL names, cannot be reached: {why}")]
     Unreachable { server: String, why: String },
-    #[error("{path}: {why}; expected 32 bytes in base64")]
-    MasterKey { path: PathBuf, why: String },
     #[error("{setting} does not fit this database, whose secrets are sealed under another master key")]
     WrongKey { setting: String },
     #[error("database: {0}")]
@@ -122,7 +138,8 @@ impl OpenError {
     pub fn is_configuration(&self) -> bool {
         match self {
             Self::Unsupported(_) | Self::Setting(_) | Self::WrongKey { .. } => true,
-            Self::Locked { .. } | Self::Served { .. } | Self::File { .. } | Self::MasterKey { .. } => false,
+            Self::KeyFile(error) => matches!(error, KeyFileError::Missing { .. }),
+            Self::Locked { .. } | Self::Served { .. } | Self::File { .. } => false,
             Self::Damaged { .. } | Self::Unreachable { .. } => false,
             Self::Database(_) | Self::NotMigrated | Self::Newer(_) => false,
         }

@@ -5,8 +5,8 @@ use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QuerySelec
 
 use crate::domain::id::TenantNum;
 use crate::domain::moment::UnixMillis;
+use crate::secrets::SealContext;
 
-use super::seal::SealContext;
 use super::{Store, StoreError};
 
 /// How long a key is remembered.

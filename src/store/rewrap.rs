@@ -12,10 +12,10 @@ use sea_orm::{
 
 use crate::domain::id::{TenantNum, WebhookId};
 use crate::domain::moment::UnixMillis;
+use crate::secrets::{CursorKeys, HEAD_BYTES, SealContext, SealError};
 
 use super::audit::{self, Action, Author, Deed};
 use super::decode::webhook_id_of;
-use super::seal::{CursorKeys, HEAD_BYTES, SealContext};
 use super::webhooks::{Origin, unsealed_origin};
 use super::{Store, StoreError, state};
 
@@ -217,7 +217,7 @@ impl Store {
                     // Keeps the origin that was sealed or noted, even if the row has another URL by now.
                     let origin = origin.map_or_else(|| unsealed_origin(bound_url.as_deref(), &url), Origin::from);
                     self.seal().close_for(&place, origin.as_str(), &plain)
-                })?);
+                }));
             }
         }
         Ok(Batch { old, next })
@@ -230,7 +230,7 @@ impl Store {
         for (num, id, tenant, made_at, sealed) in rows {
             let (tenant, made_at) = (TenantNum(tenant), UnixMillis(made_at));
             let place = SealContext::Secret { tenant, webhook: webhook_id_of(&id)?, made_at };
-            old.extend(self.sealed_anew(vec![num.into()], sealed, |before| self.closed_anew(&place, before))?);
+            old.extend(self.sealed_anew(vec![num.into()], sealed, |before| self.closed_anew(&place, before)));
         }
         Ok(Batch { old, next })
     }
@@ -253,7 +253,7 @@ impl Store {
         for (tenant, key, sealed) in rows {
             let place = SealContext::Answer { tenant, key: &key };
             let keys = vec![tenant.into(), key.clone().into()];
-            old.extend(self.sealed_anew(keys, sealed, |before| self.closed_anew(&place, before))?);
+            old.extend(self.sealed_anew(keys, sealed, |before| self.closed_anew(&place, before)));
         }
         Ok(Batch { old, next })
     }
@@ -264,21 +264,22 @@ impl Store {
         &self,
         keys: Vec<Value>,
         before: Vec<u8>,
-        closed_anew: impl FnOnce(&[u8]) -> Result<Vec<u8>, StoreError>,
-    ) -> Result<Option<Old>, StoreError> {
+        closed_anew: impl FnOnce(&[u8]) -> Result<Vec<u8>, SealError>,
+    ) -> Option<Old> {
         if !self.seal().is_old(&before) || self.seal().is_foreign(&before) {
-            return Ok(None);
+            return None;
         }
         match closed_anew(&before) {
-            Ok(after) => Ok(Some(Old { keys, before, after })),
+            Ok(after) => Some(Old { keys, before, after }),
             Err(error) => {
+                let error = StoreError::from(error);
                 tracing::warn!(%error, "a sealed value cannot be read; it stays as it is");
-                Ok(None)
+                None
             }
         }
     }
 
-    fn closed_anew(&self, place: &SealContext<'_>, before: &[u8]) -> Result<Vec<u8>, StoreError> {
+    fn closed_anew(&self, place: &SealContext<'_>, before: &[u8]) -> Result<Vec<u8>, SealError> {
         self.seal().close(place, &self.seal().open(place, before)?)
     }
 

@@ -13,13 +13,13 @@ use crate::domain::id::TenantNum;
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::OutcomeKind;
 use crate::domain::policy::Policy;
+use crate::secrets::SealContext;
 
 use super::decode::{json, webhook_id_of};
 use super::deliveries::{attempt_of, state_of_row};
 use super::keys::ApiKey;
 use super::leases::ShardNum;
 use super::pool::Transaction;
-use super::seal::SealContext;
 use super::tenants::Tenant;
 use super::unreadable::{key_of, webhook_id_in};
 use super::webhooks::Credentials;
@@ -115,7 +115,8 @@ impl Store {
                 return Ok(());
             }
             let place = SealContext::Answer { tenant: row.tenant_num, key: &row.idempotency_key };
-            self.seal().open(&place, &row.answer).map(drop)
+            self.seal().open(&place, &row.answer)?;
+            Ok(())
         })
         .await?;
         scan.table::<audit::Entity>("audit", &["num"], |_| Ok(())).await?;

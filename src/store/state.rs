@@ -7,9 +7,9 @@ use sea_orm::{ConnectionTrait, DbErr, EntityTrait, QueryTrait, Set};
 use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
+use crate::secrets::Layout;
 
 use super::leases::ShardSet;
-use super::seal::{BY_ORIGIN, BY_WEBHOOK};
 use super::{Store, StoreError};
 
 const LOG_INDEXED_TO: &str = "log_indexed_to";
@@ -98,13 +98,13 @@ pub(super) async fn set_log_indexed_to<C: ConnectionTrait>(on: &C, to: EventSeq)
 }
 
 /// The layout in which values are sealed. A layout is noted once no process runs that could not read it.
-pub(super) async fn seal_layout<C: ConnectionTrait>(on: &C) -> Result<u8, DbErr> {
+pub(super) async fn seal_layout<C: ConnectionTrait>(on: &C) -> Result<Layout, DbErr> {
     let noted = Entity::find_by_id(SEAL_LAYOUT.to_owned()).one(on).await?.map_or(0, |row| row.value);
-    Ok(u8::try_from(noted.clamp(BY_WEBHOOK.into(), BY_ORIGIN.into())).unwrap_or(BY_WEBHOOK))
+    Ok(Layout::up_to(noted))
 }
 
 pub(super) async fn note_newest_layout<C: ConnectionTrait>(on: &C) -> Result<(), StoreError> {
-    set(on, SEAL_LAYOUT, BY_ORIGIN.into()).await
+    set(on, SEAL_LAYOUT, Layout::NEWEST.number().into()).await
 }
 
 async fn get<C: ConnectionTrait>(on: &C, name: &str) -> Result<Option<i64>, StoreError> {

@@ -32,7 +32,6 @@ use super::deliveries::{ATTEMPTS_BYTES, DeliveryFilter, DeliveryState, LISTED_BO
 use super::idempotency::OnceKey;
 use super::leases::ShardNum;
 use super::log::LogIndex;
-use super::seal::MasterKey;
 use super::webhooks::{NewWebhook, Webhook};
 use super::*;
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
@@ -40,6 +39,7 @@ use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
 use crate::journal::feed::Next;
 use crate::journal::{Draft, PublishError, Published, Record};
+use crate::secrets::MasterKey;
 
 use self::world::{Home, On, World, attempted, id, shown};
 

@@ -20,11 +20,11 @@ struct Layer {
 /// Plain data, the clock, the host, the crash helper and the bound of log lines: every layer may name them.
 const PLAIN: [&str; 5] = ["domain", "clock", "fault", "host", "log_limit"];
 
-const LAYERS: [Layer; 8] = [
+const LAYERS: [Layer; 9] = [
     Layer { name: "domain", may_use: &[], without: &["actix", "axum", "sea_orm", "tokio"] },
     Layer {
         name: "api",
-        may_use: &["engine", "journal", "store"],
+        may_use: &["engine", "journal", "secrets", "store"],
         without: &["sea_orm", "actix", "Addr<", "crate::delivery"],
     },
     Layer {
@@ -36,11 +36,12 @@ const LAYERS: [Layer; 8] = [
     Layer { name: "journal", may_use: &["store"], without: &["actix", "axum", "sea_orm"] },
     Layer {
         name: "store",
-        may_use: &[],
+        may_use: &["secrets"],
         without: &["actix", "axum", "crate::engine", "crate::delivery", "crate::journal", "crate::api"],
     },
+    Layer { name: "secrets", may_use: &[], without: &["actix", "axum", "sea_orm", "tokio"] },
     Layer { name: "listener", may_use: &[], without: &["actix", "sea_orm"] },
-    Layer { name: "config", may_use: &["store"], without: &["actix", "axum", "sea_orm"] },
+    Layer { name: "config", may_use: &["secrets", "store"], without: &["actix", "axum", "sea_orm"] },
 ];
 
 /// A module whose header says "Pure" waits for nothing and uses no clock and no randomness. These words show a

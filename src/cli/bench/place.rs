@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::cli::CliError;
-use crate::store::seal::MasterKey;
+use crate::secrets::MasterKey;
 use crate::store::{Contents, OpenError, Options, Store};
 
 /// Undo every migration.

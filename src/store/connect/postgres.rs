@@ -14,9 +14,9 @@ use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbB
 use url::Url;
 
 use crate::store::leases;
-use crate::store::seal::MasterKey;
 
 use super::{Connected, Contents, Options, ensure_schema, migrate_down, without_secrets};
+use crate::secrets::MasterKey;
 use crate::store::OpenError;
 
 /// One connection writes, one writes with asynchronous commit, two keep the lease, and each kind of reader needs at
@@ -75,8 +75,9 @@ pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
 
 async fn connected(options: &Options) -> Result<Connected, OpenError> {
     let url = checked(&options.url)?;
-    let made_up = (!options.reads_secrets).then(MasterKey::made_up);
-    let Some(master_key) = options.master_key.clone().or(made_up) else {
+    // Any key will do for a process that seals nothing and opens nothing that is stored.
+    let stand_in = (!options.reads_secrets).then(MasterKey::generate);
+    let Some(master_key) = options.master_key.clone().or(stand_in) else {
         let why = "POSTHASTE_MASTER_KEY: not set; with PostgreSQL expected 32 bytes in base64, the same for every \
                    process that uses the database (head -c 32 /dev/urandom | base64)";
         return Err(OpenError::Setting(why.to_owned()));

@@ -12,9 +12,9 @@ use sea_orm::sqlx::{self, Connection, SqliteConnection};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement};
 
 use super::{Connected, Options, ensure_schema, migrate_down, without_secrets};
+use crate::secrets::{MasterKey, key_file};
 use crate::store::OpenError;
 use crate::store::checkpoint::Checkpoints;
-use crate::store::seal::MasterKey;
 
 /// Reads of the API at a time; more would only take turns on the same cores.
 const READERS: u32 = 4;
@@ -46,8 +46,9 @@ pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
     files::prepare(&path)?;
     let (mut master_keys, key_setting) = match options.master_key.clone() {
         Some(key) => (vec![key], "POSTHASTE_MASTER_KEY".to_owned()),
-        None if !options.reads_secrets => (vec![MasterKey::made_up()], String::new()),
-        None => (MasterKey::beside(&path, is_new)?, path.with_added_extension("key").display().to_string()),
+        // Any key will do for a process that seals nothing and opens nothing that is stored.
+        None if !options.reads_secrets => (vec![MasterKey::generate()], String::new()),
+        None => (key_file::read_or_create(&path, is_new)?, key_file::path_of(&path).display().to_string()),
     };
     master_keys.extend(options.previous_keys.iter().cloned());
     let writer = connect(&path, 1, &[("cache_size", format!("-{WRITER_CACHE_KIB}"))]).await;

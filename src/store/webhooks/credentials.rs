@@ -8,7 +8,7 @@ use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFi
 use serde_json::Value;
 
 use crate::domain::id::{TenantNum, WebhookId};
-use crate::store::seal::SealContext;
+use crate::secrets::SealContext;
 
 use super::{Origin, Store, StoreError, to_json};
 

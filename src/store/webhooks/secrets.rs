@@ -12,10 +12,10 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::domain::id::{SecretId, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::secrets::SealContext;
 use crate::store::audit::{self, Action, Author, Deed};
 use crate::store::config_changes::{self, Change};
 use crate::store::dialect::is_one_of;
-use crate::store::seal::SealContext;
 use crate::store::{Store, StoreError};
 
 use super::{Column, Entity, Model, Webhook};

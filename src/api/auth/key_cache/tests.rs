@@ -7,10 +7,10 @@ use tempfile::TempDir;
 use super::*;
 use crate::api::key::{new_first_admin_key, new_tenant_key};
 use crate::domain::id::TenantNum;
+use crate::secrets::MasterKey;
 use crate::store::Options;
 use crate::store::audit::Author;
 use crate::store::keys::NewApiKey;
-use crate::store::seal::MasterKey;
 use crate::store::tenants::NewTenant;
 use test_support::cluster::Database;
 

@@ -3,11 +3,11 @@
 use crate::domain::id::{TenantNum, WebhookId};
 use crate::domain::moment::UnixMillis;
 
-use super::{BY_ORIGIN, BY_WEBHOOK};
+use super::layout::Layout;
 
 /// Where a sealed value belongs. Moved elsewhere, it does not open.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::store) enum SealContext<'a> {
+pub(crate) enum SealContext<'a> {
     Headers {
         tenant: TenantNum,
         webhook: WebhookId,
@@ -32,14 +32,14 @@ pub(in crate::store) enum SealContext<'a> {
 
 impl SealContext<'_> {
     /// The associated data for this layout.
-    pub(super) fn name(&self, layout: u8) -> Vec<u8> {
-        let origin = if layout >= BY_ORIGIN { ", behind their origin" } else { "" };
+    pub(super) fn name(&self, layout: Layout) -> Vec<u8> {
+        let origin = if layout >= Layout::ByOrigin { ", behind their origin" } else { "" };
         let name = match self {
-            Self::Headers { webhook, .. } if layout == BY_WEBHOOK => format!("headers of {webhook}"),
+            Self::Headers { webhook, .. } if layout == Layout::ByWebhook => format!("headers of {webhook}"),
             Self::Headers { tenant, webhook } => format!("headers of {webhook} of tenant {}{origin}", tenant.0),
-            Self::Credentials { webhook, .. } if layout == BY_WEBHOOK => format!("credentials of {webhook}"),
+            Self::Credentials { webhook, .. } if layout == Layout::ByWebhook => format!("credentials of {webhook}"),
             Self::Credentials { tenant, webhook } => format!("credentials of {webhook} of tenant {}{origin}", tenant.0),
-            Self::Secret { webhook, .. } if layout == BY_WEBHOOK => format!("secret of {webhook}"),
+            Self::Secret { webhook, .. } if layout == Layout::ByWebhook => format!("secret of {webhook}"),
             Self::Secret { tenant, webhook, made_at } => {
                 format!("secret of {webhook} of tenant {}, made at {}", tenant.0, made_at.0)
             }
