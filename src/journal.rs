@@ -7,6 +7,7 @@
 
 pub mod backlog;
 pub mod feed;
+pub mod ledger;
 pub mod outage;
 pub mod outstanding;
 pub mod remote_shards;
@@ -16,6 +17,7 @@ mod assign;
 mod batch;
 mod fanout_tracker;
 mod fence;
+mod ledger_load;
 mod ledger_updates;
 #[cfg(test)]
 pub(crate) mod model;

@@ -19,8 +19,8 @@
 //! | [`api`] | the management API over HTTP: routes, keys, problems, the OpenAPI document |
 //! | [`engine`] | the only door to what lives below the API: publishes, dispatches, runs the endpoint actors |
 //! | [`delivery`] | one webhook request: guard, signature, HTTP client, outcome, retry decision |
-//! | [`journal`] | group commit: one writer makes durable what the hot path records, and feeds the dispatcher |
-//! | [`store`] | everything durable, on SQLite or PostgreSQL: rows, ledger, leases, queries |
+//! | [`journal`] | group commit: one writer makes durable what the hot path records, feeds the dispatcher, and counts what is owed |
+//! | [`store`] | everything durable, on SQLite or PostgreSQL: rows, leases, queries |
 //! | [`secrets`] | secrets at rest: master keys, sealing, the keys that sign cursors |
 //! | [`domain`] | plain data that every layer may name: ids and event keys, moments, policies, outcomes |
 //! | [`clock`] | the clock of this process, which follows a reference clock and does not jump |

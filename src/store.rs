@@ -24,7 +24,6 @@ pub mod idempotency;
 pub mod journal_db;
 pub mod keys;
 pub mod leases;
-pub mod ledger;
 pub mod log;
 pub mod notifier;
 pub mod orphans;

@@ -12,7 +12,7 @@ use crate::delivery::breaker::View;
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::policy::RateLimit;
-use crate::journal::backlog::Among;
+use crate::journal::ledger::Among;
 use crate::store::StoreError;
 use crate::store::audit::Action;
 use crate::store::deliveries::Head;

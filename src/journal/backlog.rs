@@ -10,12 +10,11 @@ use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
 
 use crate::store::StoreError;
-use crate::store::ledger::{Ledger, LookUp, Oldest};
+use crate::store::journal_db::JournalDb;
+use crate::store::journal_db::pending::PendingAfter;
 
 use super::Journal;
-use crate::store::journal_db::JournalDb;
-
-pub use crate::store::ledger::Among;
+use super::ledger::{Among, FRONT, Ledger, LookUp, Oldest};
 
 /// Webhooks whose oldest events are looked up in one transaction.
 const LOOKS: usize = 64;
@@ -134,18 +133,20 @@ impl Backlog {
 
     /// Looks up the oldest events of webhooks whose oldest is unknown, returns them, and lets the ledger learn them.
     async fn look(&self, webhooks: &[WebhookNum]) -> Result<Vec<(WebhookNum, EventSeq)>, StoreError> {
-        let questions: Vec<LookUp> = {
+        let look_ups: Vec<LookUp> = {
             let mut ledger = self.ledger.lock();
             webhooks.iter().filter_map(|webhook| ledger.look_up(*webhook)).collect()
         };
-        let found = self.db.pending_after(&questions).await?;
-        let first = |(question, found): (&LookUp, &Vec<EventSeq>)| Some((question.webhook, *found.first()?));
-        let seen = questions.iter().zip(&found).filter_map(first).collect();
+        let question = |look_up: &LookUp| PendingAfter { webhook: look_up.webhook, after: look_up.after };
+        let questions: Vec<PendingAfter> = look_ups.iter().map(question).collect();
+        let found = self.db.pending_after(&questions, FRONT).await?;
+        let first = |(look_up, found): (&LookUp, &Vec<EventSeq>)| Some((look_up.webhook, *found.first()?));
+        let seen = look_ups.iter().zip(&found).filter_map(first).collect();
         // The ledger must first have every change that the lookup has seen.
         if self.journal.barrier().await.is_ok() {
             let mut ledger = self.ledger.lock();
-            for (question, found) in questions.into_iter().zip(&found) {
-                ledger.learn(question, found);
+            for (look_up, found) in look_ups.into_iter().zip(&found) {
+                ledger.learn(look_up, found);
             }
         }
         Ok(seen)

@@ -4,13 +4,13 @@ use std::collections::HashSet;
 
 use crate::domain::id::DeliveryId;
 use crate::domain::moment::UnixMillis;
+use crate::store::cancel::TakenBack;
 use crate::store::deliveries::Status;
 use crate::store::fanouts::Fanout;
-use crate::store::ledger::Ledger;
-
-use super::{AttemptRecord, Record};
-use crate::store::cancel::TakenBack;
 use crate::store::journal_db::rows::Change;
+
+use super::ledger::Ledger;
+use super::{AttemptRecord, Record};
 
 /// The records are in the order in which they were written, attempts before updates.
 pub(super) struct Committed<'a> {

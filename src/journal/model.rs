@@ -14,10 +14,10 @@ use crate::domain::moment::UnixMillis;
 use crate::store::StoreError;
 use crate::store::idempotency::{Once, OnceKey, Seen};
 use crate::store::leases::{Locked, ShardNum, ShardSet, Snapshot};
-use crate::store::ledger::{Ledger, LookUp};
 use crate::store::transaction_id::TransactionId;
 
 use crate::store::fanouts::FanoutKey;
+use crate::store::journal_db::pending::{PendingAfter, PendingSink};
 use crate::store::journal_db::rows::{Rows, Updated};
 use crate::store::journal_db::{JournalDb, JournalTransaction, KnownCaller, UnansweredCommit};
 
@@ -97,12 +97,12 @@ impl MemoryJournal {
     }
 
     /// Reads, which takes a while: the answer may be stale when it arrives.
-    async fn read<T: Send>(&self, read: impl Fn(&Tables) -> T + Send) -> T {
+    async fn read<T: Send>(&self, read: impl FnMut(&Tables) -> T + Send) -> T {
         read_from(self.connection.as_ref(), read).await
     }
 }
 
-async fn read_from<T: Send>(connection: &dyn Connection, read: impl Fn(&Tables) -> T + Send) -> T {
+async fn read_from<T: Send>(connection: &dyn Connection, mut read: impl FnMut(&Tables) -> T + Send) -> T {
     connection.pause().await;
     let read = with_tables(connection, |tables| read(tables));
     connection.pause().await;
@@ -142,15 +142,22 @@ impl JournalDb for MemoryJournal {
         Ok(self.read(Tables::last_event).await)
     }
 
-    async fn ledger(&self, shards: &[ShardNum], now: UnixMillis) -> Result<(Ledger, Snapshot), StoreError> {
+    async fn read_pending(
+        &self,
+        shards: &[ShardNum],
+        now: UnixMillis,
+        found: &mut PendingSink<'_>,
+    ) -> Result<Snapshot, StoreError> {
         if self.connection.is_refused() {
             return Err(refused());
         }
         let is_whole = self.shard_set.is_everything();
         let of = |webhook| is_whole || shards.contains(&ShardNum::of(webhook));
-        let snapshot =
-            |tables: &Tables| if is_whole { Snapshot::of_everything() } else { tables.transactions.snapshot() };
-        Ok(self.read(|tables| (tables.ledger(of, now), snapshot(tables))).await)
+        let read = |tables: &Tables| {
+            tables.read_pending(of, now, found);
+            if is_whole { Snapshot::of_everything() } else { tables.transactions.snapshot() }
+        };
+        Ok(self.read(read).await)
     }
 
     async fn end_orphans(&self, _: &[ShardNum], _: UnixMillis) -> Result<usize, StoreError> {
@@ -158,11 +165,12 @@ impl JournalDb for MemoryJournal {
         if self.connection.is_refused() { Err(refused()) } else { Ok(0) }
     }
 
-    async fn pending_after(&self, questions: &[LookUp]) -> Result<Vec<Vec<EventSeq>>, StoreError> {
+    async fn pending_after(&self, questions: &[PendingAfter], most: usize) -> Result<Vec<Vec<EventSeq>>, StoreError> {
         if self.connection.is_refused() {
             return Err(refused());
         }
-        Ok(self.read(|tables| questions.iter().map(|question| tables.pending_after(question)).collect()).await)
+        let answer = |tables: &Tables| questions.iter().map(|question| tables.pending_after(*question, most)).collect();
+        Ok(self.read(answer).await)
     }
 
     async fn answers(&self) {
@@ -208,7 +216,7 @@ impl Batch {
         with_tables(self.connection.as_ref(), work)
     }
 
-    async fn read<T: Send>(&self, read: impl Fn(&Tables) -> T + Send) -> T {
+    async fn read<T: Send>(&self, read: impl FnMut(&Tables) -> T + Send) -> T {
         read_from(self.connection.as_ref(), read).await
     }
 

@@ -15,7 +15,7 @@ use super::answers::Answers;
 use super::backlog::Backlog;
 use super::feed::Feed;
 use super::remote_shards::RemoteShards;
-use super::{Bounds, Journal, JournalStats, PUBLISH_QUEUE_KIB, writer};
+use super::{Bounds, Journal, JournalStats, PUBLISH_QUEUE_KIB, ledger_load, writer};
 use crate::store::journal_db::JournalDb;
 
 /// The writer's task, to be spawned. It ends after [`Journal::close`], once everything is written and every
@@ -49,7 +49,7 @@ impl Journal {
         let last = db.last_event().await?;
         let feed = Arc::new(Feed::behind(last, !shard_set.is_everything(), bounds.feed_bytes));
         let (remote_shards, log) = (Arc::new(RemoteShards::default()), Arc::new(LogBuffer::default()));
-        let ledger = Arc::new(Mutex::new(db.ledger(&shard_set.served(), host.now()).await?.0));
+        let ledger = Arc::new(Mutex::new(ledger_load::load(db.as_ref(), &shard_set.served(), host.now()).await?.0));
         let outputs = writer::Outputs {
             feed: feed.clone(),
             remote_shards: remote_shards.clone(),

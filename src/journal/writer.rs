@@ -24,7 +24,6 @@ use crate::store::deliveries::DeliveryState;
 use crate::store::fanouts::Fanout;
 use crate::store::idempotency::{Once, OnceKey, Seen};
 use crate::store::leases::{ShardNum, ShardSet};
-use crate::store::ledger::Ledger;
 use crate::store::log::LogBuffer;
 
 use super::assign::{Callers, accept};
@@ -32,6 +31,7 @@ use super::batch::{Batch, RECORDS_BESIDE_PUBLISHES};
 use super::fanout_tracker::FanoutTracker;
 use super::feed::Feed;
 use super::fence::{FenceResult, shards_of};
+use super::ledger::Ledger;
 use super::ledger_updates::{Committed, apply};
 use super::recent_cancels::RecentCancels;
 use super::remote_shards::RemoteShards;

@@ -53,8 +53,8 @@ impl Scan {
 #[derive(Debug, Clone)]
 pub struct ScannedFanout {
     pub fanout: Fanout,
-    /// Whether the fan-out became visible after its shard was activated and its event was accepted by another node.
-    pub is_new_to_ledger: bool,
+    /// Whether another node has accepted the event since this node activated the shard.
+    pub is_new_from_peer: bool,
 }
 
 #[derive(Debug, Default)]
@@ -179,8 +179,8 @@ fn place_of(row: &QueryResult) -> Result<Place, StoreError> {
 }
 
 fn found_of(shard_set: &ShardSet, tx: u64, fanout: Fanout) -> Result<ScannedFanout, StoreError> {
-    let is_new_to_ledger = shard_set.is_new_to_ledger(ShardNum::read(fanout.shard)?, tx, fanout.event.seq);
-    Ok(ScannedFanout { fanout, is_new_to_ledger })
+    let is_new_from_peer = shard_set.is_new_from_peer(ShardNum::read(fanout.shard)?, tx, fanout.event.seq);
+    Ok(ScannedFanout { fanout, is_new_from_peer })
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The journal's database: what the journal asks of it ([`JournalDb`]), and the same as SQL.
 
+pub mod pending;
 pub mod rows;
 
 mod load;
@@ -21,12 +22,12 @@ use super::events::{Receipt, newest_event};
 use super::fanouts::FanoutKey;
 use super::idempotency::{Once, OnceKey, Seen};
 use super::leases::{Locked, ShardNum, ShardSet, Snapshot};
-use super::ledger::{Ledger, LookUp};
 use super::pool::Transaction;
 use super::{Store, StoreError, dialect};
 
 pub use self::traits::{JournalDb, JournalTransaction, KnownCaller, UnansweredCommit};
 
+use self::pending::{PendingAfter, PendingSink};
 use self::rows::{Rows, Updated};
 
 pub(super) use self::statements::Statements;
@@ -42,16 +43,21 @@ impl JournalDb for Store {
         Self::last_event(self).await
     }
 
-    async fn ledger(&self, shards: &[ShardNum], now: UnixMillis) -> Result<(Ledger, Snapshot), StoreError> {
-        Self::ledger(self, shards, now).await
+    async fn read_pending(
+        &self,
+        shards: &[ShardNum],
+        now: UnixMillis,
+        found: &mut PendingSink<'_>,
+    ) -> Result<Snapshot, StoreError> {
+        Self::read_pending(self, shards, now, found).await
     }
 
     async fn end_orphans(&self, shards: &[ShardNum], now: UnixMillis) -> Result<usize, StoreError> {
         Ok(Self::end_orphans(self, Some(shards), now).await?.count())
     }
 
-    async fn pending_after(&self, questions: &[LookUp]) -> Result<Vec<Vec<EventSeq>>, StoreError> {
-        Self::pending_after(self, questions).await
+    async fn pending_after(&self, questions: &[PendingAfter], most: usize) -> Result<Vec<Vec<EventSeq>>, StoreError> {
+        Self::pending_after(self, questions, most).await
     }
 
     async fn answers(&self) {

@@ -98,8 +98,8 @@ impl Store {
         };
         let (deliveries, fanouts) = (of("(webhook_num & 255)"), of("shard"));
         // Reads first, so that nothing is locked in the usual case of no orphans. Looks each event up once, however
-        // many webhooks it is owed to. Measured with 300,000 pending rows: one to three times as long as the ledger's
-        // count of them, which follows anyway.
+        // many webhooks it is owed to. Measured with 300,000 pending rows: one to three times as long as their
+        // count, which follows anyway.
         let sql = format!(
             "SELECT $1 > 0 AND (EXISTS (SELECT 1 FROM \
              (SELECT DISTINCT event_seq FROM delivery WHERE status = 0 {deliveries}) AS pending WHERE {HAS_NO_EVENT}) \

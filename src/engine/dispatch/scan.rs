@@ -91,10 +91,10 @@ impl Dispatcher {
     /// Queues new fan-outs. The writer tracks them from now on, so they must be queued whatever happens.
     async fn start_on(&self, new: Vec<(ScannedFanout, i64)>, queue: &mut FairQueue) -> Result<(), Stopped> {
         let mut recorded: BTreeMap<EventSeq, Vec<WebhookNum>> = BTreeMap::new();
-        for (ScannedFanout { fanout, is_new_to_ledger }, epoch) in new {
+        for (ScannedFanout { fanout, is_new_from_peer }, epoch) in new {
             // A fan-out that was there when the shard was activated may have rows that an earlier owner has made.
-            let fanout = if is_new_to_ledger { fanout } else { self.without_recorded(fanout, &mut recorded).await? };
-            if is_new_to_ledger {
+            let fanout = if is_new_from_peer { fanout } else { self.without_recorded(fanout, &mut recorded).await? };
+            if is_new_from_peer {
                 queue.push(fanout, false, epoch);
             } else {
                 self.push_read(fanout, epoch, queue);

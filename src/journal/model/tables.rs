@@ -15,10 +15,10 @@ use crate::store::fanout_scan::{Place, Which};
 use crate::store::fanouts::Fanout;
 use crate::store::fanouts::FanoutKey;
 use crate::store::health::Health;
+use crate::store::journal_db::pending::{Pending, PendingAfter, PendingSink};
 use crate::store::journal_db::rows::Change;
 use crate::store::leases::model::Leases;
 use crate::store::leases::{ShardNum, ShardSet};
-use crate::store::ledger::{FRONT, Ledger, LookUp};
 
 use super::transactions::Transactions;
 
@@ -166,20 +166,18 @@ impl Tables {
         self.events.last_key_value().map_or(EventSeq::ZERO, |(seq, _)| *seq)
     }
 
-    /// Mirrors `Store::ledger`: what some webhooks are owed at this moment.
-    pub(crate) fn ledger(&self, of: impl Fn(WebhookNum) -> bool, now: UnixMillis) -> Ledger {
-        let mut ledger = Ledger::default();
-        for (webhook, pending) in self.pending.iter().filter(|(webhook, _)| of(**webhook)) {
-            let Some(oldest) = pending.first() else { continue };
-            ledger.load(*webhook, pending.len() as u64, *oldest);
-            for at in self.due_moments(*webhook).filter(|at| *at > now) {
-                ledger.schedule_many(*webhook, UnixMillis(at.unix_seconds() * 1000), 1, now);
+    /// Mirrors `Store::read_pending`: what some webhooks are owed at this moment.
+    pub(crate) fn read_pending(&self, of: impl Fn(WebhookNum) -> bool, now: UnixMillis, found: &mut PendingSink<'_>) {
+        for (&webhook, pending) in self.pending.iter().filter(|(webhook, _)| of(**webhook)) {
+            let Some(&oldest) = pending.first() else { continue };
+            found(Pending::Rows { webhook, count: pending.len() as u64, oldest });
+            for at in self.due_moments(webhook).filter(|at| *at > now) {
+                found(Pending::Waiting { webhook, until: UnixMillis(at.unix_seconds() * 1000), count: 1 });
             }
         }
         for (event, webhook) in self.owed_by_fanouts().filter(|(_, webhook)| of(*webhook)) {
-            ledger.owe(webhook, event);
+            found(Pending::Targets { event, webhooks: &[webhook] });
         }
-        ledger
     }
 
     /// Mirrors `health::forget`.
@@ -327,12 +325,12 @@ impl Tables {
     }
 
     /// Mirrors `Store::pending_after`.
-    pub(crate) fn pending_after(&self, look: &LookUp) -> Vec<EventSeq> {
-        let by_fanouts = self.owed_by_fanouts().filter(|(_, target)| *target == look.webhook).map(|(event, _)| event);
-        let mut found: Vec<EventSeq> = self.pending_of(look.webhook).chain(by_fanouts).collect();
-        found.retain(|event| *event > look.after);
+    pub(crate) fn pending_after(&self, PendingAfter { webhook, after }: PendingAfter, most: usize) -> Vec<EventSeq> {
+        let by_fanouts = self.owed_by_fanouts().filter(|(_, target)| *target == webhook).map(|(event, _)| event);
+        let mut found: Vec<EventSeq> = self.pending_of(webhook).chain(by_fanouts).collect();
+        found.retain(|event| *event > after);
         found.sort_unstable();
-        found.truncate(FRONT);
+        found.truncate(most);
         found
     }
 

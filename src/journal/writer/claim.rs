@@ -42,14 +42,15 @@ impl Writer {
     /// A fan-out that two records name is new once.
     fn start_to_watch(
         &mut self,
-        ScannedFanout { fanout, is_new_to_ledger }: &ScannedFanout,
+        ScannedFanout { fanout, is_new_from_peer }: &ScannedFanout,
         is_new: bool,
     ) -> Option<i64> {
         if !is_new || !self.tracker.watch(fanout) {
             return None;
         }
         self.outputs.feed.note_scanned((fanout.event.seq, fanout.shard));
-        if *is_new_to_ledger {
+        // The count at the shard's activation has all others.
+        if *is_new_from_peer {
             self.outputs.ledger.lock().owe_all(&fanout.targets, fanout.event.seq);
         }
         Some(self.shard_set.epoch_of(fanout.shard))

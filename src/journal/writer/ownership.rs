@@ -6,7 +6,7 @@ use crate::store::StoreError;
 use crate::store::leases::{AcquiredShard, Membership, ShardNum};
 
 use super::{JournalStats, Writer};
-use crate::journal::OwnershipChange;
+use crate::journal::{OwnershipChange, ledger_load};
 
 impl Writer {
     pub(super) async fn change_ownership(&mut self, change: OwnershipChange) {
@@ -33,7 +33,7 @@ impl Writer {
             let orphans = self.db.end_orphans(&shards, self.host.now()).await?;
             JournalStats::add(&self.outputs.stats.orphans, orphans);
         }
-        let (owed, moment) = self.db.ledger(&shards, self.host.now()).await?;
+        let (owed, moment) = ledger_load::load(self.db.as_ref(), &shards, self.host.now()).await?;
         self.outputs.ledger.lock().absorb(owed);
         self.shard_set.activate(acquired, &Arc::new(moment));
         self.outputs.feed.rescan();

@@ -1,5 +1,5 @@
-//! Loads the ledger when the engine starts or acquires shards: counts pending rows and the targets of open fan-outs
-//! once, in bounded memory. From then on the journal's writer updates the ledger.
+//! Reads all that webhooks are owed, for a journal that starts or acquires shards: counts pending rows, and reads the
+//! targets of open fan-outs that have no row, in bounded memory.
 
 use std::pin::Pin;
 
@@ -10,11 +10,11 @@ use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::store::fanouts::{FANOUT_KEY, last_key};
 use crate::store::leases::{STARTED, ShardNum, Snapshot};
-use crate::store::ledger::Ledger;
 use crate::store::pool::Transaction;
 use crate::store::{Store, StoreError, dialect, targets};
 
 use super::look::{FANOUTS, FanoutRow};
+use super::pending::{Pending, PendingSink};
 
 /// SQL for the shard of a delivery's webhook.
 const SHARD_OF: &str = "(webhook_num & 255)";
@@ -50,24 +50,24 @@ struct RecordedRow {
 }
 
 impl Store {
-    /// What the webhooks of these shards are owed (with SQLite, all webhooks), and the snapshot at which that was true.
-    /// Call before the owner of the shards writes.
-    pub(in crate::store) async fn ledger(
+    /// Reads what the webhooks of these shards are owed (with SQLite, all webhooks); returns the snapshot at which that
+    /// was true.
+    pub(in crate::store) async fn read_pending(
         &self,
         shards: &[ShardNum],
         now: UnixMillis,
-    ) -> Result<(Ledger, Snapshot), StoreError> {
-        let mut ledger = Ledger::default();
+        found: &mut PendingSink<'_>,
+    ) -> Result<Snapshot, StoreError> {
         if self.is_clustered() && shards.is_empty() {
-            return Ok((ledger, Snapshot::of_everything()));
+            return Ok(Snapshot::of_everything());
         }
         let moment = self.engine_readers().for_scans().begin_moment().await?;
         let snapshot = self.snapshot(&moment).await?;
         let load = Load { store: self, on: &moment, shards: self.is_clustered().then_some(shards) };
-        load.rows(&mut ledger, now).await?;
-        load.fanouts(&mut ledger).await?;
+        load.rows(now, found).await?;
+        load.fanouts(found).await?;
         moment.commit().await?;
-        Ok((ledger, snapshot))
+        Ok(snapshot)
     }
 
     /// Which transactions a reader on `on` sees.
@@ -116,7 +116,7 @@ impl Load<'_> {
         values.into_iter().chain(shards).collect()
     }
 
-    async fn rows(&self, ledger: &mut Ledger, now: UnixMillis) -> Result<(), StoreError> {
+    async fn rows(&self, now: UnixMillis, found: &mut PendingSink<'_>) -> Result<(), StoreError> {
         let is_ours = self.is_ours(SHARD_OF, 1);
         let sql = format!(
             "SELECT webhook_num, COUNT(*) AS pending, MIN(event_seq) AS oldest FROM delivery \
@@ -126,25 +126,26 @@ impl Load<'_> {
         let rows = PendingRow::find_by_statement(statement).all(self.on).await?;
         let (mut from, mut gathered) = (None, 0);
         for row in &rows {
-            ledger.load(WebhookNum(row.webhook_num), row.pending.cast_unsigned(), EventSeq(row.oldest));
+            let (webhook, count) = (WebhookNum(row.webhook_num), row.pending.cast_unsigned());
+            found(Pending::Rows { webhook, count, oldest: EventSeq(row.oldest) });
             gathered += row.pending;
             let first = *from.get_or_insert(row.webhook_num);
             if gathered >= ROWS {
-                self.scheduled(ledger, (first, row.webhook_num), now).await?;
+                self.scheduled((first, row.webhook_num), now, found).await?;
                 (from, gathered) = (None, 0);
             }
         }
         if let (Some(first), Some(last)) = (from, rows.last()) {
-            self.scheduled(ledger, (first, last.webhook_num), now).await?;
+            self.scheduled((first, last.webhook_num), now, found).await?;
         }
         Ok(())
     }
 
     async fn scheduled(
         &self,
-        ledger: &mut Ledger,
         (first, last): (i64, i64),
         now: UnixMillis,
+        found: &mut PendingSink<'_>,
     ) -> Result<(), StoreError> {
         let is_ours = self.is_ours(SHARD_OF, 4);
         let sql = format!(
@@ -156,14 +157,14 @@ impl Load<'_> {
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         for row in ScheduledRow::find_by_statement(statement).all(self.on).await? {
             let ScheduledRow { webhook_num, second, scheduled } = row;
-            let scheduled = u32::try_from(scheduled).unwrap_or(u32::MAX);
-            ledger.schedule_many(WebhookNum(webhook_num), UnixMillis(second * 1000), scheduled, now);
+            let (webhook, until) = (WebhookNum(webhook_num), UnixMillis(second * 1000));
+            found(Pending::Waiting { webhook, until, count: u32::try_from(scheduled).unwrap_or(u32::MAX) });
         }
         Ok(())
     }
 
-    /// Adds what open fan-outs owe to targets without a row.
-    async fn fanouts(&self, ledger: &mut Ledger) -> Result<(), StoreError> {
+    /// Reads what open fan-outs owe to targets without a row.
+    async fn fanouts(&self, found: &mut PendingSink<'_>) -> Result<(), StoreError> {
         let is_ours = self.is_ours("shard", 4);
         let sql = format!(
             "SELECT event_seq, shard, targets FROM fanout WHERE (event_seq, shard) > ($1, $2) {is_ours} \
@@ -184,7 +185,7 @@ impl Load<'_> {
                 match targets::decode(&fanout.targets) {
                     Ok(mut left) => {
                         left.retain(|webhook| recorded.binary_search(webhook).is_err());
-                        ledger.owe_all(&left, EventSeq(fanout.event_seq));
+                        found(Pending::Targets { event: EventSeq(fanout.event_seq), webhooks: &left });
                     }
                     // What this fan-out owes is not counted.
                     Err(error) => {

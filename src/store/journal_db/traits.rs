@@ -13,9 +13,9 @@ use crate::store::events::Receipt;
 use crate::store::fanouts::FanoutKey;
 use crate::store::idempotency::{Once, OnceKey, Seen};
 use crate::store::leases::{Locked, ShardNum, ShardSet, Snapshot};
-use crate::store::ledger::{Ledger, LookUp};
 use crate::store::transaction_id::TransactionId;
 
+use super::pending::{PendingAfter, PendingSink};
 use super::rows::{Rows, Updated};
 
 /// The database of a journal.
@@ -27,15 +27,22 @@ pub trait JournalDb: Send + Sync {
     /// The newest event of all.
     async fn last_event(&self) -> Result<EventSeq, StoreError>;
 
-    /// What the webhooks of these shards are owed, and the snapshot at which that was true. A process that has the
-    /// database alone has no shards: it gets what all webhooks are owed.
-    async fn ledger(&self, shards: &[ShardNum], now: UnixMillis) -> Result<(Ledger, Snapshot), StoreError>;
+    /// Reads what the webhooks of these shards are owed, part by part: the pending rows of a webhook come before its
+    /// other parts. Returns the snapshot at which that was true. A process that has the database alone has no shards: it
+    /// reads what all webhooks are owed.
+    async fn read_pending(
+        &self,
+        shards: &[ShardNum],
+        now: UnixMillis,
+        found: &mut PendingSink<'_>,
+    ) -> Result<Snapshot, StoreError>;
 
     /// Ends the rows of these shards whose event is gone; returns how many.
     async fn end_orphans(&self, shards: &[ShardNum], now: UnixMillis) -> Result<usize, StoreError>;
 
-    /// Answers these lookups from one snapshot.
-    async fn pending_after(&self, questions: &[LookUp]) -> Result<Vec<Vec<EventSeq>>, StoreError>;
+    /// Answers these questions from one snapshot, each with at most `most` events, ascending; with fewer only if there
+    /// are no more.
+    async fn pending_after(&self, questions: &[PendingAfter], most: usize) -> Result<Vec<Vec<EventSeq>>, StoreError>;
 
     /// Waits until the database answers.
     async fn answers(&self);

@@ -71,7 +71,7 @@ struct OwnedShard {
     /// False once a hand-off of the shard has begun.
     serves: bool,
     in_doubt: InDoubt,
-    /// The snapshot in which the shard's ledger was counted: the count includes every fan-out that it shows.
+    /// The snapshot in which it was read what the shard's webhooks are owed.
     activated_at: Arc<Snapshot>,
 }
 
@@ -184,10 +184,10 @@ impl ShardSet {
         }
     }
 
-    /// Whether the ledger lacks this fan-out: the snapshot of the shard's activation does not show the transaction that
-    /// wrote the fan-out, and another node accepted the event.
+    /// Whether another node has accepted the event since this node activated the shard: the snapshot of the activation
+    /// does not show the transaction that wrote the fan-out.
     #[must_use]
-    pub fn is_new_to_ledger(&self, shard: ShardNum, transaction: u64, event: EventSeq) -> bool {
+    pub fn is_new_from_peer(&self, shard: ShardNum, transaction: u64, event: EventSeq) -> bool {
         let had = self.owned_shard(shard, |shard| shard.activated_at.shows(transaction)).unwrap_or(true);
         !had && event.slot() != self.slot()
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::journal::backlog::Backlog;
-use crate::store::ledger::Among;
+use crate::journal::ledger::Among;
 
 /// What is owed, counted from the tables.
 #[derive(Debug, Default)]

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::outcome::OutcomeKind;
 use crate::engine::{TEST_EVENT, placement};
+use crate::journal::ledger::Oldest;
 use crate::journal::model::Tables;
 use crate::store::deliveries::{DeliveryState, Status, Trigger};
 use crate::store::leases::ShardNum;
-use crate::store::ledger::Oldest;
 
 use super::oracle::{Oracle, Request};
 use super::process::Process;
@@ -79,7 +79,7 @@ fn is_owner(process: &Process, tables: &Tables, webhook: WebhookNum) -> bool {
 fn is_news(process: &Process, tables: &Tables, (event, webhook): (EventSeq, WebhookNum)) -> bool {
     let shard = process.shard_set.part_of(webhook);
     let transaction = tables.written_by((event, shard.num())).unwrap_or(0);
-    process.shard_set.is_new_to_ledger(shard, transaction, event) && !process.commits.has_claimed((event, shard.num()))
+    process.shard_set.is_new_from_peer(shard, transaction, event) && !process.commits.has_claimed((event, shard.num()))
 }
 
 /// Every shard is owned by the node that placement names, and served.

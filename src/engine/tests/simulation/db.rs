@@ -215,7 +215,7 @@ impl EngineDb for Db {
         page.retain(|(tx, _)| scan.shows(*tx));
         let found = |(tx, fanout): (u64, Fanout)| {
             let shard = ShardNum::read(fanout.shard).expect("a shard");
-            ScannedFanout { is_new_to_ledger: shard_set.is_new_to_ledger(shard, tx, fanout.event.seq), fanout }
+            ScannedFanout { is_new_from_peer: shard_set.is_new_from_peer(shard, tx, fanout.event.seq), fanout }
         };
         let found = page.into_iter().map(found).collect();
         cursor.has_read(scan, cut_at);

@@ -8,7 +8,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::store::ledger::Among;
+use crate::journal::ledger::Among;
 
 const SEEDS: u64 = 24;
 const STEPS: usize = 120;

@@ -52,7 +52,7 @@ impl Oldest {
     }
 }
 
-/// A query for the store: the [`FRONT`] smallest pending events of `webhook` after `after`.
+/// A question for the store: the [`FRONT`] smallest pending events of `webhook` after `after`.
 #[derive(Debug)]
 pub struct LookUp {
     pub webhook: WebhookNum,
