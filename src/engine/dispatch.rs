@@ -8,17 +8,17 @@ mod active_tenants;
 pub(super) mod fair_queue;
 mod page_size;
 mod scan;
+mod turns;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Mutex as AsyncMutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::domain::id::{EventSeq, TenantNum, WebhookNum};
+use crate::domain::id::{TenantNum, WebhookNum};
 use crate::fault;
-use crate::journal::feed::{Feed, Next};
+use crate::journal::feed::Feed;
 use crate::journal::{Record, Stopped};
 use crate::store::StoreError;
 use crate::store::fanouts::{Fanout, FanoutPage};
@@ -30,6 +30,7 @@ use self::activator::Activator;
 use self::fair_queue::FairQueue;
 use self::page_size::PageSize;
 use self::scan::ScanState;
+use self::turns::{Step, Turns};
 
 /// Pause after the store failed.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -38,11 +39,17 @@ pub(super) struct Dispatcher {
     context: Arc<EngineContext>,
     feed: Arc<Feed>,
     registry: RegistryHandle,
-    /// How far the store was scanned; used with PostgreSQL, where other nodes commit, too.
-    state: AsyncMutex<ScanState>,
     page_size: PageSize,
     overflowed: UnboundedSender<Vec<WebhookNum>>,
     overflow: Option<UnboundedReceiver<Vec<WebhookNum>>>,
+}
+
+/// What the dispatch loop has in hand, and how far it has come.
+struct Progress {
+    queue: FairQueue,
+    turns: Turns,
+    /// How far the store was scanned; used with PostgreSQL, where other nodes commit, too.
+    scan: ScanState,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -57,9 +64,8 @@ impl Dispatcher {
     pub(super) fn new(context: &Arc<EngineContext>, feed: &Arc<Feed>, registry: &RegistryHandle) -> Self {
         let (overflowed, overflow) = unbounded_channel();
         let (context, feed, registry) = (context.clone(), feed.clone(), registry.clone());
-        let state = AsyncMutex::new(ScanState::new(context.bounds.scan));
         let page_size = PageSize::new(context.bounds.read);
-        Self { context, feed, registry, state, page_size, overflowed, overflow: Some(overflow) }
+        Self { context, feed, registry, page_size, overflowed, overflow: Some(overflow) }
     }
 
     pub(super) async fn run(mut self) {
@@ -70,9 +76,10 @@ impl Dispatcher {
     }
 
     async fn dispatch(&self, activator: &Activator) {
-        let mut queue = FairQueue::default();
+        let scan = ScanState::new(self.context.bounds.scan);
+        let mut progress = Progress { queue: FairQueue::default(), turns: Turns::default(), scan };
         loop {
-            if let Err(error) = self.step(&mut queue, activator).await {
+            if let Err(error) = self.step(&mut progress, activator).await {
                 tracing::warn!(%error, "fan-outs could not be dispatched; trying again");
                 self.context.host.sleep(PAUSE).await;
             }
@@ -80,47 +87,68 @@ impl Dispatcher {
     }
 
     /// Offers the next chunk and takes in new fan-outs; waits if there is neither.
-    async fn step(&self, queue: &mut FairQueue, activator: &Activator) -> Result<(), DispatchError> {
-        let bounds = self.context.bounds;
+    async fn step(&self, progress: &mut Progress, activator: &Activator) -> Result<(), DispatchError> {
         let (blocked, room) = activator.full();
-        let items = queue.take(bounds.chunk, &blocked);
+        let items = progress.queue.take(self.context.bounds.chunk, &blocked);
         if !items.is_empty() {
             self.offer(items, activator).await?;
-            return match (queue.bytes() < bounds.held).then(|| self.feed.try_next()).flatten() {
-                Some(next) => self.take_in(next, queue).await,
+            return match self.has_room(progress).then(|| progress.turns.next(self.feed.status())).flatten() {
+                Some(next) => self.take_in(next, progress).await,
                 None => Ok(()),
             };
         }
-        if queue.is_empty() {
+        if progress.queue.is_empty() {
             // Read before the checks for idleness: an event that is committed in between may not have been offered.
             let seen = self.feed.seen_watermark();
             if activator.is_idle() && self.feed.is_idle() {
                 self.context.has_offered(seen);
             }
         }
-        let next =
-            async { if queue.bytes() < bounds.held { self.feed.next().await } else { std::future::pending().await } };
         tokio::select! {
             biased;
-            next = next => self.take_in(next, queue).await,
+            next = self.next_step(progress) => self.take_in(next, progress).await,
             () = room => Ok(()),
         }
     }
 
-    async fn take_in(&self, next: Next, queue: &mut FairQueue) -> Result<(), DispatchError> {
-        match next {
-            Next::Dispatch(mut fanouts) => {
-                self.context.bodies.adopt(&mut fanouts);
-                fanouts.into_iter().for_each(|fanout| self.push(fanout, queue));
+    /// Whether more fan-outs may be taken in.
+    fn has_room(&self, progress: &Progress) -> bool {
+        progress.queue.bytes() < self.context.bounds.held
+    }
+
+    /// Waits for work, and for ever if there is no room for it.
+    async fn next_step(&self, progress: &mut Progress) -> Step {
+        if !self.has_room(progress) {
+            return std::future::pending().await;
+        }
+        loop {
+            if let Some(step) = progress.turns.next(self.feed.status()) {
+                return step;
             }
-            Next::ReadAfter(_) if self.context.db.is_clustered() => self.catch_up(queue).await?,
-            Next::ReadAfter(after) => self.read_back(after, queue).await?,
-            Next::Scan => self.scan_new(queue).await?,
+            self.feed.changed().await;
+        }
+    }
+
+    async fn take_in(&self, step: Step, progress: &mut Progress) -> Result<(), DispatchError> {
+        match step {
+            Step::TakeWaiting => {
+                let mut fanouts = self.feed.take_waiting();
+                self.context.bodies.adopt(&mut fanouts);
+                fanouts.into_iter().for_each(|fanout| self.push(fanout, &mut progress.queue));
+            }
+            Step::ReadStore if self.context.db.is_clustered() => self.catch_up(progress).await?,
+            Step::ReadStore => self.read_back(&mut progress.queue).await?,
+            Step::BeginScan => {
+                self.feed.begin_scan();
+                self.scan_new(progress).await?;
+            }
+            Step::ContinueScan => self.scan_new(progress).await?,
         }
         Ok(())
     }
 
-    async fn read_back(&self, after: EventSeq, queue: &mut FairQueue) -> Result<(), DispatchError> {
+    async fn read_back(&self, queue: &mut FairQueue) -> Result<(), DispatchError> {
+        let after = self.feed.dispatched_watermark();
         let seen = self.feed.committed();
         let events = u64::try_from(self.page_size.rows()).unwrap_or(u64::MAX);
         let page = self.page_size.learn(self.context.db.fanouts(after, events).await)?;

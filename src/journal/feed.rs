@@ -1,8 +1,8 @@
-//! The bounded queue of committed fan-outs between the writer and the dispatcher. It only queues; the dispatcher reads
-//! the store.
+//! The bounded queue of committed fan-outs between the writer and the dispatcher. It queues, and says what it has and
+//! lacks; the dispatcher decides what to do about it.
 //!
-//! When the queue is full, the feed falls *behind*: from then on the dispatcher reads fan-outs from the store, in
-//! order, until it has seen the newest. A starting engine begins behind.
+//! When the queue is full, the feed falls *behind*: from then on fan-outs are in the store alone, until the dispatcher
+//! has read them up to the newest. A starting engine begins behind.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -10,9 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::domain::id::EventSeq;
-use crate::store::fanouts::Fanout;
-
-use crate::store::fanouts::FanoutKey;
+use crate::store::fanouts::{Fanout, FanoutKey};
 
 /// Fan-outs that may wait in memory.
 const FANOUTS: usize = 8192;
@@ -28,7 +26,7 @@ pub struct Feed {
 struct State {
     waiting: VecDeque<Fanout>,
     bytes: usize,
-    behind: bool,
+    behind: Option<Behind>,
     /// The newest event that was committed here.
     committed: EventSeq,
     /// The newest event that was committed here or found by a scan.
@@ -37,24 +35,28 @@ struct State {
     dispatched_watermark: EventSeq,
     /// Other nodes may have committed events for this one.
     scan_requested: bool,
-    /// The scan under way has more pages.
-    scan_unfinished: bool,
-    /// The fan-outs that were committed here had their turn; the next turn is the scan's.
-    scan_is_next: bool,
     /// Fan-outs that are committed here, or about to be, and that only a scan hands out.
     expected: BTreeSet<FanoutKey>,
-    /// The dispatcher must read the store from its beginning, since this node serves more of it.
-    rescan_needed: bool,
 }
 
-/// What the dispatcher does next.
-#[derive(Debug)]
-pub enum Next {
-    Dispatch(Vec<Fanout>),
-    /// Read from the store what follows this event, then call [`Feed::caught_up`].
-    ReadAfter(EventSeq),
-    /// Scan the store for fan-outs that other nodes have committed.
-    Scan,
+/// Which fan-outs are in the store alone when the feed is behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behind {
+    /// Those after what the dispatcher has read so far.
+    Tail,
+    /// Any: this node serves more shards now, or the queue was full while other nodes committed, too.
+    Anywhere,
+}
+
+/// What the feed has for the dispatcher, and what it lacks.
+#[derive(Debug, Clone, Copy)]
+pub struct FeedStatus {
+    /// Fan-outs wait in the queue.
+    pub has_waiting: bool,
+    /// `None`: no fan-out that was committed here is in the store alone.
+    pub behind: Option<Behind>,
+    /// Other nodes may have committed events for this one.
+    pub scan_requested: bool,
 }
 
 impl Feed {
@@ -63,15 +65,12 @@ impl Feed {
         let state = State {
             waiting: VecDeque::new(),
             bytes: 0,
-            behind: true,
+            behind: Some(Behind::Tail),
             committed,
             seen_watermark: committed,
             dispatched_watermark: EventSeq::ZERO,
             scan_requested: false,
-            scan_unfinished: false,
-            scan_is_next: false,
             expected: BTreeSet::new(),
-            rescan_needed: false,
         };
         Self { state: Mutex::new(state), changed: Notify::new(), is_clustered, most_bytes }
     }
@@ -85,9 +84,10 @@ impl Feed {
         for fanout in fanouts {
             let bytes = bytes_after(state.waiting.back(), fanout);
             let full = state.waiting.len() >= FANOUTS || state.bytes + bytes > self.most_bytes;
-            state.rescan_needed |= full && !state.behind && self.is_clustered;
-            state.behind |= full;
-            if !state.behind {
+            if full && state.behind.is_none() {
+                state.behind = Some(if self.is_clustered { Behind::Anywhere } else { Behind::Tail });
+            }
+            if state.behind.is_none() {
                 state.bytes += bytes;
                 state.waiting.push_back(fanout.clone());
                 kept += 1;
@@ -98,37 +98,24 @@ impl Feed {
         &fanouts[..kept]
     }
 
-    /// Waits for work.
-    pub async fn next(&self) -> Next {
-        loop {
-            if let Some(next) = self.try_next() {
-                return next;
-            }
-            self.changed.notified().await;
-        }
+    /// Waits until [`Self::status`] may have changed.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
-    /// The work that there is right now.
-    pub fn try_next(&self) -> Option<Next> {
+    pub fn status(&self) -> FeedStatus {
+        let State { waiting, behind, scan_requested, .. } = &*self.state.lock();
+        FeedStatus { has_waiting: !waiting.is_empty(), behind: *behind, scan_requested: *scan_requested }
+    }
+
+    /// Hands out the fan-outs that wait in the queue.
+    pub fn take_waiting(&self) -> Vec<Fanout> {
         let mut state = self.state.lock();
-        let scan_is_next = std::mem::take(&mut state.scan_is_next) || state.waiting.is_empty();
-        if scan_is_next && !state.behind {
-            // A request that comes during a scan needs another scan: this one may not show what it is for.
-            let state = &mut *state;
-            let looks = if state.scan_unfinished { &mut state.scan_unfinished } else { &mut state.scan_requested };
-            if std::mem::take(looks) {
-                return Some(Next::Scan);
-            }
-        }
-        if !state.waiting.is_empty() {
-            state.scan_is_next = true;
-            state.bytes = 0;
-            let taken = state.dispatched_watermark;
-            let fanouts: Vec<Fanout> = state.waiting.drain(..).filter(|fanout| fanout.event.seq > taken).collect();
-            state.dispatched_watermark = fanouts.last().map_or(taken, |fanout| fanout.event.seq);
-            return Some(Next::Dispatch(fanouts));
-        }
-        state.behind.then_some(Next::ReadAfter(state.dispatched_watermark))
+        state.bytes = 0;
+        let taken = state.dispatched_watermark;
+        let fanouts: Vec<Fanout> = state.waiting.drain(..).filter(|fanout| fanout.event.seq > taken).collect();
+        state.dispatched_watermark = fanouts.last().map_or(taken, |fanout| fanout.event.seq);
+        fanouts
     }
 
     /// The fan-out is about to be committed here; the dispatcher gets it from a scan, not from the queue.
@@ -144,7 +131,7 @@ impl Feed {
     /// Whether scans have found every event up to `to` that only they hand out.
     pub fn has_scanned(&self, to: EventSeq) -> bool {
         let state = self.state.lock();
-        !state.behind && state.expected.first().is_none_or(|(event, _)| *event > to)
+        state.behind.is_none() && state.expected.first().is_none_or(|(event, _)| *event > to)
     }
 
     /// The events that are committed here, or about to be, and that no scan has found yet.
@@ -160,17 +147,14 @@ impl Feed {
         self.changed.notify_one();
     }
 
-    /// The scan under way has more pages.
-    pub fn continue_scan(&self) {
-        self.state.lock().scan_unfinished = true;
-        self.changed.notify_one();
+    /// A scan begins: it shows everything that was committed before the requests so far.
+    pub fn begin_scan(&self) {
+        self.state.lock().scan_requested = false;
     }
 
-    /// This node serves more of the store: the dispatcher is behind.
-    pub(super) fn rescan(&self) {
-        let mut state = self.state.lock();
-        (state.behind, state.rescan_needed) = (true, true);
-        drop(state);
+    /// This node serves more shards, whose fan-outs are in the store alone.
+    pub(super) fn fall_behind(&self) {
+        self.state.lock().behind = Some(Behind::Anywhere);
         self.changed.notify_one();
     }
 
@@ -183,9 +167,13 @@ impl Feed {
         state.bytes = before.zip(&state.waiting).map(|(before, fanout)| bytes_after(before, fanout)).sum();
     }
 
-    /// Whether to read the store from its beginning; true once for each request.
-    pub fn take_rescan(&self) -> bool {
-        std::mem::take(&mut self.state.lock().rescan_needed)
+    /// The dispatcher reads the store; answers which fan-outs are there alone. If any may be, the dispatcher begins at
+    /// the first one, and lacks only the tail from then on.
+    pub fn begin_read(&self) -> Option<Behind> {
+        let mut state = self.state.lock();
+        let behind = state.behind;
+        state.behind = behind.map(|_| Behind::Tail);
+        behind
     }
 
     /// The dispatcher has read everything up to `to` from the store.
@@ -198,9 +186,9 @@ impl Feed {
     /// committed meanwhile.
     pub fn caught_up(&self, seen: EventSeq) {
         let mut state = self.state.lock();
-        if state.committed <= seen && !state.rescan_needed {
+        if state.committed <= seen && state.behind != Some(Behind::Anywhere) {
             state.dispatched_watermark = state.dispatched_watermark.max(seen);
-            state.behind = false;
+            state.behind = None;
         }
     }
 
@@ -221,11 +209,16 @@ impl Feed {
         self.state.lock().committed
     }
 
+    /// The newest event whose fan-out was handed out, or read from the store.
+    pub fn dispatched_watermark(&self) -> EventSeq {
+        self.state.lock().dispatched_watermark
+    }
+
     /// The event up to which every fan-out was handed out.
     pub fn dispatched_to(&self) -> EventSeq {
         let state = self.state.lock();
         let before = |event: EventSeq| EventSeq(event.0 - 1);
-        let handed_out = match (state.waiting.front(), state.behind) {
+        let handed_out = match (state.waiting.front(), state.behind.is_some()) {
             (Some(first), _) => before(first.event.seq),
             (None, true) => state.dispatched_watermark,
             (None, false) => state.committed,
@@ -236,7 +229,7 @@ impl Feed {
     /// Whether every committed fan-out was handed out.
     pub fn is_idle(&self) -> bool {
         let state = self.state.lock();
-        state.waiting.is_empty() && !state.behind && state.expected.is_empty()
+        state.waiting.is_empty() && state.behind.is_none() && state.expected.is_empty()
     }
 }
 
@@ -271,25 +264,23 @@ mod tests {
         Feed::behind(committed, is_clustered, usize::MAX)
     }
 
-    fn seqs(next: Option<Next>) -> Vec<i64> {
-        match next {
-            Some(Next::Dispatch(fanouts)) => fanouts.iter().map(|fanout| fanout.event.seq.0).collect(),
-            Some(Next::ReadAfter(after)) => vec![-1, after.0],
-            Some(Next::Scan) | None => vec![],
-        }
+    fn seqs(fanouts: &[Fanout]) -> Vec<i64> {
+        fanouts.iter().map(|fanout| fanout.event.seq.0).collect()
     }
 
     #[test]
     fn a_new_feed_is_behind_until_the_store_shows_nothing_more() {
         let feed = feed(EventSeq(7), false);
-        assert_eq!(seqs(feed.try_next()), [-1, 0]);
+        assert_eq!((feed.status().behind, feed.dispatched_watermark()), (Some(Behind::Tail), EventSeq::ZERO));
         feed.caught_up(EventSeq(6));
-        assert_eq!(seqs(feed.try_next()), [-1, 0], "7 is committed and was not seen");
+        assert_eq!(feed.status().behind, Some(Behind::Tail), "7 is committed and was not seen");
         feed.read_up_to(EventSeq(7));
         feed.caught_up(EventSeq(7));
         assert!(feed.is_idle());
         assert_eq!(feed.push(&[fanout(8)], EventSeq(8)).len(), 1);
-        assert_eq!(seqs(feed.try_next()), [8]);
+        assert!(feed.status().has_waiting && feed.status().behind.is_none());
+        assert_eq!(seqs(&feed.take_waiting()), [8]);
+        assert!(!feed.status().has_waiting);
     }
 
     #[test]
@@ -298,7 +289,7 @@ mod tests {
         feed.read_up_to(EventSeq(1));
         feed.caught_up(EventSeq(1));
         feed.push(&[fanout(1), fanout(2)], EventSeq(2));
-        assert_eq!(seqs(feed.try_next()), [2]);
+        assert_eq!(seqs(&feed.take_waiting()), [2]);
     }
 
     #[test]
@@ -312,14 +303,31 @@ mod tests {
     }
 
     #[test]
-    fn whoever_publishes_without_end_here_keeps_nobody_from_hearing_of_others() {
+    fn a_scan_answers_the_requests_before_it_and_none_after_it() {
         let feed = feed(EventSeq(0), true);
-        feed.caught_up(EventSeq(0));
         feed.request_scan();
-        for (seq, looks) in [(1, false), (2, true), (3, false), (4, true)] {
-            feed.push(&[fanout(seq)], EventSeq(seq));
-            assert_eq!(matches!(feed.try_next(), Some(Next::Scan)), looks, "{seq}");
-            feed.request_scan();
+        assert!(feed.status().scan_requested);
+        feed.begin_scan();
+        assert!(!feed.status().scan_requested);
+        feed.request_scan();
+        assert!(feed.status().scan_requested);
+    }
+
+    #[test]
+    fn who_serves_more_shards_or_overflows_beside_other_nodes_reads_the_store_from_its_beginning() {
+        let feed = feed(EventSeq(0), true);
+        let all: Vec<Fanout> = (1..=10_000).map(fanout).collect();
+        let overflow = || assert_eq!(feed.push(&all, EventSeq(10_000)).len(), FANOUTS);
+        let fall_behind: [&dyn Fn(); 2] = [&|| feed.fall_behind(), &overflow];
+        for fall_behind in fall_behind {
+            feed.caught_up(feed.committed());
+            fall_behind();
+            feed.caught_up(feed.committed());
+            assert_eq!(feed.status().behind, Some(Behind::Anywhere), "what was read before does not count");
+            assert_eq!(feed.begin_read(), Some(Behind::Anywhere));
+            assert_eq!(feed.begin_read(), Some(Behind::Tail), "the next page goes on");
+            feed.caught_up(feed.committed());
+            assert_eq!((feed.status().behind, feed.begin_read()), (None, None));
         }
     }
 
@@ -346,8 +354,9 @@ mod tests {
         let all: Vec<Fanout> = (1..=10_000).map(fanout).collect();
         let kept = feed.push(&all, EventSeq(10_000)).len();
         assert_eq!(kept, FANOUTS);
-        assert_eq!(seqs(feed.try_next()).len(), FANOUTS);
-        assert_eq!(seqs(feed.try_next()), [-1, i64::try_from(FANOUTS).unwrap()]);
+        assert_eq!(feed.take_waiting().len(), FANOUTS);
+        assert_eq!(feed.status().behind, Some(Behind::Tail));
+        assert_eq!(feed.dispatched_watermark(), EventSeq(i64::try_from(FANOUTS).unwrap()));
         assert_eq!(feed.dispatched_to(), EventSeq(i64::try_from(FANOUTS).unwrap()));
     }
 }

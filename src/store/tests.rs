@@ -37,7 +37,6 @@ use super::*;
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
-use crate::journal::feed::Next;
 use crate::journal::{Draft, PublishError, Published, Record};
 use crate::secrets::MasterKey;
 
@@ -325,13 +324,17 @@ on_both!(the_feed_hands_out_what_was_written_while_it_was_behind);
 async fn the_feed_hands_out_what_was_written_while_it_was_behind(on: On) {
     let world = World::new(on).await;
     let first = world.accept(&[1]).await;
-    let Next::ReadAfter(after) = world.running.feed.next().await else { panic!("a new engine is behind") };
-    let seen = world.store.fanouts(after, 10).await.unwrap().fanouts;
+    let feed = &world.running.feed;
+    assert!(feed.status().behind.is_some(), "a new engine is behind");
+    let seen = world.store.fanouts(feed.dispatched_watermark(), 10).await.unwrap().fanouts;
     assert_eq!(seen[0].event.seq, first.seq);
-    world.running.feed.read_up_to(first.seq);
+    feed.read_up_to(first.seq);
     world.catch_up();
     let second = world.accept(&[2]).await;
-    let Next::Dispatch(fanouts) = world.running.feed.next().await else { panic!("caught up") };
+    while !feed.status().has_waiting {
+        feed.changed().await;
+    }
+    let fanouts = feed.take_waiting();
     assert_eq!(fanouts.iter().map(|fanout| fanout.event.seq).collect::<Vec<_>>(), [second.seq]);
 }
 

@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use tokio::sync::oneshot;
 
 use crate::domain::id::{EventSeq, WebhookNum};
+use crate::journal::feed::Behind;
 use crate::journal::{Record, Stopped};
 use crate::store::fanout_scan::{ScanCursor, ScannedFanout, Which};
 use crate::store::fanouts::Fanout;
 
 use super::fair_queue::FairQueue;
 use super::page_size::PageSize;
-use super::{DispatchError, Dispatcher, PAUSE};
+use super::{DispatchError, Dispatcher, PAUSE, Progress};
 
 /// How far the store was scanned.
 pub(super) struct ScanState {
@@ -33,14 +34,14 @@ impl ScanState {
 impl Dispatcher {
     /// Takes in a page of what other nodes have committed since the last scan, and of what this node has committed for
     /// ordered webhooks.
-    pub(super) async fn scan_new(&self, queue: &mut FairQueue) -> Result<(), DispatchError> {
-        let mut state = self.state.lock().await;
-        match self.scan(Which::New(&|| self.feed.expected_events()), &mut state, queue).await {
-            Ok(true) => self.feed.continue_scan(),
+    pub(super) async fn scan_new(&self, progress: &mut Progress) -> Result<(), DispatchError> {
+        let Progress { queue, turns, scan } = progress;
+        match self.scan(Which::New(&|| self.feed.expected_events()), scan, queue).await {
+            Ok(true) => turns.scan_goes_on(),
             Ok(false) => {}
             Err(error) => {
                 self.feed.request_scan();
-                self.feed.continue_scan();
+                turns.scan_goes_on();
                 return Err(error);
             }
         }
@@ -48,13 +49,13 @@ impl Dispatcher {
     }
 
     /// Takes in a page of everything in the store that is new to the writer.
-    pub(super) async fn catch_up(&self, queue: &mut FairQueue) -> Result<(), DispatchError> {
-        let mut state = self.state.lock().await;
-        if self.feed.take_rescan() {
-            state.cursor.restart();
+    pub(super) async fn catch_up(&self, progress: &mut Progress) -> Result<(), DispatchError> {
+        let Progress { queue, scan, .. } = progress;
+        if self.feed.begin_read() == Some(Behind::Anywhere) {
+            scan.cursor.restart();
         }
-        if !self.scan(Which::All, &mut state, queue).await? {
-            self.feed.caught_up(state.committed);
+        if !self.scan(Which::All, scan, queue).await? {
+            self.feed.caught_up(scan.committed);
         }
         Ok(())
     }

@@ -36,7 +36,7 @@ impl Writer {
         let (owed, moment) = ledger_load::load(self.db.as_ref(), &shards, self.host.now()).await?;
         self.outputs.ledger.lock().absorb(owed);
         self.shard_set.activate(acquired, &Arc::new(moment));
-        self.outputs.feed.rescan();
+        self.outputs.feed.fall_behind();
         Ok(())
     }
 

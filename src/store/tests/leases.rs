@@ -8,7 +8,6 @@ use sea_orm::ConnectionTrait;
 use super::world::gain_all;
 use super::*;
 use crate::journal::Running;
-use crate::journal::feed::Next;
 use crate::store::events::Receipt;
 use crate::store::fanout_scan::ScannedFanout;
 use crate::store::fanout_scan::{ScanCursor, Which};
@@ -154,7 +153,7 @@ async fn what_is_for_ordered_webhooks_comes_after_what_others_had_accepted_and_i
 
     assert!(unordered.0 < ahead.0 + hour && ordered.0 > ahead.0 + hour);
     let feed = &world.running.feed;
-    let Some(Next::Dispatch(fanouts)) = feed.try_next() else { panic!("nothing is handed out") };
+    let fanouts = feed.take_waiting();
     assert_eq!(fanouts.iter().map(|fanout| fanout.event.seq).collect::<Vec<_>>(), [unordered]);
     assert_eq!(feed.expected_events(), [ordered]);
     let shard = ShardNum::of(WebhookNum(webhook)).num();

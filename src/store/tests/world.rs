@@ -224,7 +224,7 @@ impl World {
 
     /// Lets the feed hand fan-outs out from memory.
     pub(super) fn catch_up(&self) {
-        self.running.feed.take_rescan();
+        self.running.feed.begin_read();
         self.running.feed.caught_up(self.running.feed.committed());
     }
 
