@@ -133,7 +133,10 @@ pub enum EngineError {
     /// The delivery has used all attempt numbers.
     #[error("the delivery has used up its attempt numbers")]
     TooManyAttempts,
-    /// The delivery does not exist, or its webhook is deleted.
+    /// The webhook of the delivery is deleted.
+    #[error("the webhook is deleted")]
+    WebhookDeleted,
+    /// The delivery does not exist.
     #[error("not found")]
     NotFound,
     /// The webhook's shard has just moved to another node, and the change may not have been written.

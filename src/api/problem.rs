@@ -268,7 +268,11 @@ impl From<EngineError> for Problem {
             EngineError::TooManyAttempts => {
                 Self::conflict("too_many_attempts", "the delivery has used up its attempt numbers")
             }
-            EngineError::NotFound => Self::no_such("object"),
+            EngineError::WebhookDeleted => {
+                let detail = "the webhook of this delivery is deleted, and nothing is sent for it any more";
+                Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+            }
+            EngineError::NotFound => Self::no_such("delivery"),
             EngineError::Moved => Self::owner_unreachable(&"its shard is changing owner"),
             EngineError::Stopping => Self::stopping(),
         }

@@ -70,7 +70,7 @@ impl Engine {
             Some(config) if !config.webhook.is_active => Err(EngineError::Inactive),
             Some(config) if config.webhook.paused_at.is_some() => Err(EngineError::Paused),
             Some(_) => Ok(()),
-            None => Err(EngineError::NotFound),
+            None => Err(EngineError::WebhookDeleted),
         }
     }
 

@@ -134,6 +134,19 @@ async fn a_finished_delivery_cannot_be_cancelled() {
     assert_eq!(world.delivery(&text(&done, "id")).await["status"], "success");
 }
 
+on_both!(a_retry_for_a_deleted_webhook_says_that_the_webhook_is_deleted);
+async fn a_retry_for_a_deleted_webhook_says_that_the_webhook_is_deleted() {
+    let (world, hook) = World::with_webhook(Receiver::ok()).await;
+    let event = world.publish("message.sent").await;
+    let done = world.settled(&event).await;
+    assert_eq!(world.client().delete(&hook.path("")).await.status, 204);
+
+    let problem = world.client().act(&action(&done, "retry")).await.problem(404);
+
+    assert!(problem.detail().contains("the webhook of this delivery is deleted"), "{problem:?}");
+    assert_eq!(hook.statuses(), [200]);
+}
+
 on_both!(what_was_called_off_is_not_sent);
 /// A delivery is on its way as soon as its event is accepted: either it is cancelled, or the answer says that it is too
 /// late.
