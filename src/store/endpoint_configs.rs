@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use entity::{endpoint_health, webhook};
+use entity::webhook;
 use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, IdenStatic, Iterable, QueryResult, Statement};
 use secrecy::SecretString;
 
@@ -60,8 +60,6 @@ struct RawRow {
     sealed: Option<Vec<u8>>,
     made_at: Option<i64>,
     expires_at: Option<i64>,
-    #[sea_orm(nested)]
-    health: Option<endpoint_health::Model>,
     has_pending_rows: bool,
 }
 
@@ -96,7 +94,7 @@ impl Store {
             let num = WebhookNum(row.try_get("", "num")?);
             let before = configs.remove(&num);
             let config = match RawRow::from_query_result(&row, "") {
-                Ok(row) => self.config_of(row, before),
+                Ok(config) => self.config_of(config, self.health_in(&row), before),
                 Err(error) => Err(StoreError::unreadable("webhook", error)),
             };
             if let Err(error) = &config {
@@ -112,8 +110,6 @@ impl Store {
         let webhook = webhook::Model::from_query_result(row, "").map_err(StoreError::from);
         if webhook.and_then(|webhook| self.webhook_of(webhook)).is_err() {
             self.pass_over_webhook(row, error);
-        } else if Option::<endpoint_health::Model>::from_query_result(row, "").is_err() {
-            self.pass_over("endpoint_health", key_of(row, &["webhook_num"]), error);
         } else {
             self.pass_over("webhook_secret", key_of(row, &["secret_num"]), error);
         }
@@ -123,9 +119,10 @@ impl Store {
     fn config_of(
         &self,
         row: RawRow,
+        health: Health,
         before: Option<Result<EndpointConfigRow, StoreError>>,
     ) -> Result<EndpointConfigRow, StoreError> {
-        let RawRow { webhook, tenant_id, sealed, made_at, expires_at, health, has_pending_rows } = row;
+        let RawRow { webhook, tenant_id, sealed, made_at, expires_at, has_pending_rows } = row;
         let mut config = match before {
             Some(before) => before?,
             None => EndpointConfigRow {
@@ -134,7 +131,7 @@ impl Store {
                 secrets: Vec::new(),
                 secrets_change_at: None,
                 has_pending_rows,
-                health: health.map(Health::from).unwrap_or_default(),
+                health,
             },
         };
         if let (Some(sealed), Some(made_at)) = (sealed, made_at) {

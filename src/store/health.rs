@@ -5,14 +5,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use entity::endpoint_health::{Column, Entity, Model};
-use sea_orm::{ConnectionTrait, EntityTrait, QueryFilter, QueryTrait};
+use sea_orm::{ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryResult, QueryTrait};
 
 use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::OutcomeKind;
 
 use super::dialect::is_one_of;
+use super::unreadable::key_of;
 use super::{Store, StoreError};
+
+/// Table and key column, by which an unreadable row is named.
+const TABLE: (&str, &[&str]) = ("endpoint_health", &["webhook_num"]);
 
 /// The default is an endpoint that has seen no failure.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -79,9 +83,21 @@ impl Store {
     pub async fn healths(&self, nums: &[WebhookNum]) -> Result<HashMap<WebhookNum, Health>, StoreError> {
         let nums: Vec<i64> = nums.iter().map(|num| num.0).collect();
         let query = Entity::find().filter(is_one_of(self.backend(), Column::WebhookNum, &nums));
-        let key: (_, &[&str]) = ("endpoint_health", &["webhook_num"]);
-        let rows: Vec<Model> = self.all_readable(self.readers(), key, query.build(self.backend())).await?;
+        let rows: Vec<Model> = self.all_readable(self.readers(), TABLE, query.build(self.backend())).await?;
         Ok(rows.into_iter().map(|row| (WebhookNum(row.webhook_num), Health::from(row))).collect())
+    }
+
+    /// The health in a row that is joined with it. A health that cannot be read counts as none, because it holds only
+    /// what earlier endpoints have learnt; the next save replaces it.
+    pub(super) fn health_in(&self, row: &QueryResult) -> Health {
+        match Option::<Model>::from_query_result(row, "") {
+            Ok(health) => health.map(Health::from).unwrap_or_default(),
+            Err(error) => {
+                let (table, key) = TABLE;
+                self.pass_over(table, key_of(row, key), error);
+                Health::default()
+            }
+        }
     }
 }
 

@@ -230,3 +230,30 @@ pub(crate) async fn a_check_names_everything_that_is_wrong_in_one_go() {
     }
     assert!(!said.contains(": ok"), "{said}");
 }
+
+/// PostgreSQL enforces the columns' types, so that only SQLite keeps such a value.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_health_that_cannot_be_read_counts_as_none_and_is_replaced() {
+    let mut world = World::start().await;
+    let hook = world.hook(Receiver::status(500), json!({"retryPolicy": {"maxRetries": 0}})).await;
+    let first = world.publish("message.sent").await;
+    world.settled(&first).await;
+    world.stop().await;
+    rows::tamper(&world, "UPDATE endpoint_health SET openings = 'x'");
+    let (code, said) = check(&mut world).await;
+    assert!(code == Some(1) && said.contains("endpoint_health "), "{said}");
+    world.restart().await;
+
+    let second = world.publish("message.sent").await;
+    world.settled(&second).await;
+
+    assert_eq!(hook.statuses(), [500, 500]);
+    let backlog = world.client().get(&hook.path("/backlog")).await.expect(200);
+    assert_eq!((&backlog["state"], &backlog["breaker"]["consecutiveFailures"]), (&json!("active"), &json!(1)));
+    let log = world.server().output().stderr();
+    let is_named = |line: &str| line.contains("endpoint_health") && line.contains("cannot be read");
+    assert!(log.lines().any(is_named), "{log}");
+    world.stop().await;
+    let (code, said) = check(&mut world).await;
+    assert_eq!(code, Some(0), "{said}");
+}

@@ -3,8 +3,7 @@
 
 use std::collections::HashMap;
 
-use entity::endpoint_health;
-use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, QueryResult, Statement};
+use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement};
 
 use crate::domain::id::{TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
@@ -33,7 +32,7 @@ pub struct WebhookSummary {
     /// Since when an operator has paused its deliveries.
     pub paused_at: Option<UnixMillis>,
     pub health: Health,
-    /// Whether all of this could be read. A field that could not has the value of a new webhook.
+    /// Whether the webhook's own row could be read. A field that could not has the value of a new webhook.
     pub is_readable: bool,
 }
 
@@ -81,16 +80,12 @@ impl Store {
             is_active: true,
             inactive_reason: None,
             paused_at: None,
-            health: Health::default(),
+            health: self.health_in(row),
             is_readable: true,
         };
         if let Err(error) = summary.read_rest(row) {
             self.pass_over_webhook(row, error);
             summary.is_readable = false;
-        }
-        match Option::<endpoint_health::Model>::from_query_result(row, "") {
-            Ok(health) => summary.health = health.map(Health::from).unwrap_or_default(),
-            Err(error) => self.pass_over("endpoint_health", summary.num.0, error),
         }
         Ok(summary)
     }
