@@ -37,6 +37,7 @@ pub mod state;
 pub mod targets;
 pub mod tenants;
 pub mod transaction_id;
+pub mod unreadable;
 pub mod webhooks;
 
 mod bodies;
@@ -49,7 +50,6 @@ mod pool;
 mod rows;
 mod scan;
 mod tenant_lock;
-mod unreadable;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

@@ -306,7 +306,7 @@ mod tests {
     fn a_full_journal_asks_for_patience_and_an_unreadable_row_asks_for_none_and_tells_nothing() {
         let full = Problem::from(PublishError::Full);
         assert_eq!((full.status.as_u16(), full.hint()), (503, Hint::RetrySoon));
-        let error = StoreError::Unreadable { what: "secret", why: "hunter2".to_owned() };
+        let error = StoreError::unreadable("secret", "hunter2");
         let problem = Problem::from(error);
         assert_eq!((problem.status.as_u16(), problem.code, problem.hint()), (500, "unreadable_row", Hint::None));
         assert!(!serde_json::to_string(&problem.view("r")).unwrap().contains("hunter2"));

@@ -3,7 +3,7 @@
 
 mod facts;
 mod receivers;
-mod why;
+pub(super) mod why;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use crate::store::StoreError;
 use crate::store::audit::Action;
 use crate::store::deliveries::Head;
 use crate::store::health::LastError;
+use crate::store::unreadable::UnreadableRow;
 use crate::store::webhooks::WebhookSummary;
 
 use super::Engine;
@@ -147,8 +148,6 @@ impl Engine {
             let Some(summary) = summaries.remove(num) else { continue };
             let receiver = receivers.remove(num).unwrap_or_default();
             let oldest = oldest.get(num).copied();
-            let mut crashes = crashes.get(at).copied().unwrap_or_default();
-            crashes.unreadable |= !summary.is_readable || closely && store.is_damaged(*num).await?;
             let known = Known {
                 now,
                 oldest_at: oldest.map(EventSeq::accepted_at),
@@ -156,7 +155,8 @@ impl Engine {
                 fate: self.fate(*num, oldest.is_some(), receiver.last_error.as_deref()).await?,
                 paused_by: pausers.remove(&summary.id.to_string()),
                 receiver,
-                crashes,
+                crashes: crashes.get(at).copied().unwrap_or_default(),
+                unreadable: self.unreadable_row(&summary, closely).await?,
             };
             let mut seen = self.seen(&summary, known);
             if closely && seen.may_be_stuck(&summary) {
@@ -165,6 +165,19 @@ impl Engine {
             backlogs.push(seen.told(summary, self.inner.context.host.steady()));
         }
         Ok(backlogs)
+    }
+
+    /// The row that keeps the webhook from being served, if one cannot be read.
+    async fn unreadable_row(
+        &self,
+        summary: &WebhookSummary,
+        closely: bool,
+    ) -> Result<Option<UnreadableRow>, StoreError> {
+        if closely {
+            return self.inner.store.unreadable_row_of(summary.num).await;
+        }
+        let noticed = || self.inner.context.unreadable.lock().get(&summary.num).cloned();
+        Ok(summary.unreadable.clone().or_else(noticed))
     }
 
     async fn heads(

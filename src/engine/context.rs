@@ -1,7 +1,7 @@
 //! What the parts of one engine share and none owns: database, journal, permits, counters. The engine makes one at its
 //! start; endpoints, dispatcher, cluster and config sync use it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -18,6 +18,7 @@ use crate::journal::backlog::Backlog;
 use crate::log_limit::LogLimit;
 use crate::store::leases::ShardSet;
 use crate::store::notifier::Notifier;
+use crate::store::unreadable::UnreadableRow;
 
 use super::bodies::Bodies;
 use super::bounds::Bounds;
@@ -90,8 +91,8 @@ pub(super) struct EngineContext {
     pub(super) holds: Mutex<HashMap<WebhookNum, usize>>,
     /// The caches of tenants and keys, to be told of changes.
     pub(super) listeners: Listeners,
-    /// Webhooks that could not be activated because their rows cannot be read.
-    pub(super) unreadable: Mutex<HashSet<WebhookNum>>,
+    /// Webhooks that could not be activated, each with the row that cannot be read.
+    pub(super) unreadable: Mutex<HashMap<WebhookNum, UnreadableRow>>,
     offered_to: AtomicI64,
     /// Bounds the log lines about failed attempts, for all endpoints together.
     pub(super) attempt_log: Mutex<LogLimit>,

@@ -1,7 +1,7 @@
 //! Makes from a webhook's rows what its endpoint works with. The registry's handle and the endpoints load it; nothing
 //! here writes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -14,6 +14,7 @@ use crate::domain::id::{TenantId, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::policy::Policy;
 use crate::store::health::Health;
+use crate::store::unreadable::UnreadableRow;
 use crate::store::webhooks::{Origin, Webhook};
 use crate::store::{self, StoreError, endpoint_configs};
 
@@ -77,13 +78,13 @@ impl EndpointConfig {
 #[derive(Default)]
 pub(super) struct Loaded {
     pub(super) configs: BTreeMap<WebhookNum, Arc<EndpointConfig>>,
-    /// Webhooks whose rows cannot be read. An operator must look at them; what they are owed waits.
-    pub(super) unreadable: BTreeSet<WebhookNum>,
+    /// Webhooks with a row that cannot be read. An operator must look at it; what they are owed waits.
+    pub(super) unreadable: BTreeMap<WebhookNum, UnreadableRow>,
 }
 
 impl Loaded {
     pub(super) fn exists(&self, num: WebhookNum) -> bool {
-        self.configs.contains_key(&num) || self.unreadable.contains(&num)
+        self.configs.contains_key(&num) || self.unreadable.contains_key(&num)
     }
 }
 
@@ -94,15 +95,15 @@ pub(super) async fn load(context: &EngineContext, nums: &[WebhookNum]) -> Result
             Ok(row) => {
                 loaded.configs.insert(num, config_of(row, context));
             }
-            // The store has logged which row and why.
-            Err(_) => {
-                loaded.unreadable.insert(num);
+            // The store has logged why.
+            Err(error) => {
+                loaded.unreadable.insert(num, UnreadableRow::of_webhook(num, &error));
             }
         }
     }
     let mut unreadable = context.unreadable.lock();
-    unreadable.retain(|num| !nums.contains(num));
-    unreadable.extend(&loaded.unreadable);
+    unreadable.retain(|num, _| !nums.contains(num));
+    unreadable.extend(loaded.unreadable.clone());
     drop(unreadable);
     Ok(loaded)
 }

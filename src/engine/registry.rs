@@ -421,7 +421,6 @@ impl Registry {
                 recent: known.restarts.recent(),
                 resting: matches!(known.lifecycle, Lifecycle::Resting),
                 quarantined: matches!(known.lifecycle, Lifecycle::Quarantined),
-                unreadable: false,
             },
             None => Crashes::default(),
         }

@@ -7,7 +7,7 @@ use crate::domain::id::WebhookId;
 use super::StoreError;
 
 pub(super) fn webhook_id_of(bytes: &[u8]) -> Result<WebhookId, StoreError> {
-    WebhookId::from_bytes(bytes).ok_or_else(|| StoreError::unreadable("webhook id", "not 16 bytes"))
+    WebhookId::from_bytes(bytes).ok_or_else(|| StoreError::unreadable("id", "not 16 bytes"))
 }
 
 pub(super) fn json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {

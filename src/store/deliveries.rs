@@ -48,7 +48,7 @@ impl Status {
             1 => Ok(Self::Success),
             2 => Ok(Self::Failed),
             3 => Ok(Self::Cancelled),
-            other => Err(StoreError::unreadable("delivery status", other)),
+            other => Err(StoreError::unreadable("status", other)),
         }
     }
 }
@@ -83,7 +83,7 @@ impl Trigger {
             2 => Ok(Self::Manual),
             3 => Ok(Self::Test),
             4 => Ok(Self::Recovery),
-            other => Err(StoreError::unreadable("attempt trigger", other)),
+            other => Err(StoreError::unreadable("reason", other)),
         }
     }
 }

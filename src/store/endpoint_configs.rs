@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use entity::webhook;
-use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, IdenStatic, Iterable, QueryResult, Statement};
+use sea_orm::{ConnectionTrait, DbBackend, IdenStatic, Iterable, QueryResult, Statement};
 use secrecy::SecretString;
 
 use crate::domain::id::{TenantId, WebhookNum};
@@ -13,7 +13,7 @@ use crate::secrets::SealContext;
 use super::dialect::{is_any_of, numbers};
 use super::health::Health;
 use super::pool::Pool;
-use super::unreadable::key_of;
+use super::unreadable::{UnreadableRow, key_of};
 use super::webhooks::Webhook;
 use super::{Store, StoreError};
 
@@ -52,17 +52,6 @@ fn configs_sql(backend: DbBackend) -> String {
     )
 }
 
-#[derive(Debug, FromQueryResult)]
-struct RawRow {
-    #[sea_orm(nested)]
-    webhook: webhook::Model,
-    tenant_id: Option<Vec<u8>>,
-    sealed: Option<Vec<u8>>,
-    made_at: Option<i64>,
-    expires_at: Option<i64>,
-    has_pending_rows: bool,
-}
-
 impl Store {
     /// What endpoints need for these webhooks. Deleted webhooks are missing. A webhook that cannot be read has an error
     /// of its own, so that the others are served.
@@ -74,10 +63,11 @@ impl Store {
         self.endpoint_configs_on(self.engine_readers(), nums, now).await
     }
 
-    /// Whether this webhook is so damaged that no endpoint can serve it; for the API.
-    pub async fn is_damaged(&self, num: WebhookNum) -> Result<bool, StoreError> {
-        let configs = self.endpoint_configs_on(self.readers(), &[num], UnixMillis::now()).await?;
-        Ok(configs.values().any(Result::is_err))
+    /// The row that keeps this webhook from being served, if one cannot be read; for the API.
+    pub async fn unreadable_row_of(&self, num: WebhookNum) -> Result<Option<UnreadableRow>, StoreError> {
+        let mut configs = self.endpoint_configs_on(self.readers(), &[num], UnixMillis::now()).await?;
+        let error = configs.remove(&num).and_then(Result::err);
+        Ok(error.map(|error| UnreadableRow::of_webhook(num, &error)))
     }
 
     async fn endpoint_configs_on(
@@ -92,55 +82,47 @@ impl Store {
         let mut configs = HashMap::with_capacity(nums.len());
         for row in readers.query_all_raw(statement).await? {
             let num = WebhookNum(row.try_get("", "num")?);
-            let before = configs.remove(&num);
-            let config = match RawRow::from_query_result(&row, "") {
-                Ok(config) => self.config_of(config, self.health_in(&row), before),
-                Err(error) => Err(StoreError::unreadable("webhook", error)),
-            };
-            if let Err(error) = &config {
-                self.skip_config(&row, error);
-            }
+            let config = self.config_of(&row, configs.remove(&num));
             configs.insert(num, config);
         }
         Ok(configs)
     }
 
-    /// Logs an unreadable row under the table that is damaged.
-    fn skip_config(&self, row: &QueryResult, error: &StoreError) {
-        let webhook = webhook::Model::from_query_result(row, "").map_err(StoreError::from);
-        if webhook.and_then(|webhook| self.webhook_of(webhook)).is_err() {
-            self.pass_over_webhook(row, error);
-        } else {
-            self.pass_over("webhook_secret", key_of(row, &["secret_num"]), error);
-        }
-    }
-
-    /// `before` holds what the rows with newer secrets said.
+    /// `before` holds what the rows with newer secrets said. An unreadable row is logged, and named by the error.
     fn config_of(
         &self,
-        row: RawRow,
-        health: Health,
+        row: &QueryResult,
         before: Option<Result<EndpointConfigRow, StoreError>>,
     ) -> Result<EndpointConfigRow, StoreError> {
-        let RawRow { webhook, tenant_id, sealed, made_at, expires_at, has_pending_rows } = row;
         let mut config = match before {
             Some(before) => before?,
             None => EndpointConfigRow {
-                webhook: self.webhook_of(webhook)?,
-                tenant_id: tenant_id.as_deref().and_then(TenantId::from_bytes),
+                webhook: self.webhook_in(row)?,
+                tenant_id: row.try_get("", "tenant_id").ok().and_then(|id: Vec<u8>| TenantId::from_bytes(&id)),
                 secrets: Vec::new(),
                 secrets_change_at: None,
-                has_pending_rows,
-                health,
+                has_pending_rows: row.try_get("", "has_pending_rows")?,
+                health: self.health_in(row),
             },
         };
-        if let (Some(sealed), Some(made_at)) = (sealed, made_at) {
-            let Webhook { tenant, id, .. } = config.webhook;
-            let place = SealContext::Secret { tenant, webhook: id, made_at: UnixMillis(made_at) };
-            config.secrets.push(self.open_secret(&place, &sealed)?);
-            let ends_at = expires_at.map(UnixMillis);
-            config.secrets_change_at = [config.secrets_change_at, ends_at].into_iter().flatten().min();
-        }
+        let added = self.add_secret_in(row, &mut config);
+        added.map_err(|error| {
+            let key = key_of(row, &["secret_num"]);
+            self.pass_over("webhook_secret", &key, &error);
+            error.in_row("webhook_secret", key)
+        })?;
         Ok(config)
+    }
+
+    /// Adds the secret in the row, if there is one.
+    fn add_secret_in(&self, row: &QueryResult, config: &mut EndpointConfigRow) -> Result<(), StoreError> {
+        let Some(sealed) = row.try_get::<Option<Vec<u8>>>("", "sealed")? else { return Ok(()) };
+        let made_at = row.try_get("", "made_at").map_err(|error| StoreError::unreadable("created_at", error))?;
+        let ends_at = row.try_get::<Option<i64>>("", "expires_at")?.map(UnixMillis);
+        let Webhook { tenant, id, .. } = config.webhook;
+        let place = SealContext::Secret { tenant, webhook: id, made_at: UnixMillis(made_at) };
+        config.secrets.push(self.open_secret(&place, &sealed)?);
+        config.secrets_change_at = [config.secrets_change_at, ends_at].into_iter().flatten().min();
+        Ok(())
     }
 }

@@ -1,11 +1,15 @@
 //! Errors of the store. Finding nothing is no error: lookups return `Option`.
 
+use std::borrow::Cow;
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use sea_orm::sqlx::Error as SqlxError;
 use sea_orm::{DbErr, RuntimeErr, SqlErr};
 
 use crate::secrets::{KeyFileError, SealError};
+
+use super::unreadable::UnreadableRow;
 
 /// PostgreSQL's code.
 const DEADLOCK_DETECTED: &str = "40P01";
@@ -18,9 +22,9 @@ pub enum StoreError {
     /// The row changed since the caller read it.
     #[error("changed meanwhile")]
     Stale,
-    /// A stored value cannot be read: wrong master key, or a damaged row.
+    /// A stored value cannot be read: wrong master key, or a damaged row. `what`: the value's column, where it has one.
     #[error("cannot read stored {what}: {why}")]
-    Unreadable { what: &'static str, why: String },
+    Unreadable { what: Cow<'static, str>, why: String, row: Option<UnreadableRow> },
     /// The webhooks of one tenant have too many different TLS options.
     #[error("too many different TLS options")]
     TooManyTlsOptions,
@@ -40,7 +44,7 @@ impl From<DbErr> for StoreError {
             Some(SqlErr::UniqueConstraintViolation(_)) => Self::Exists,
             _ if is_deadlock(&error) => Self::Deadlock,
             // The database has answered, and to ask again would not help.
-            _ if is_of_a_value(&error) => Self::unreadable("row", error),
+            _ if is_of_a_value(&error) => Self::unreadable(column_of(&error), error),
             _ => Self::Database(error.to_string()),
         }
     }
@@ -53,8 +57,34 @@ impl From<SealError> for StoreError {
 }
 
 impl StoreError {
-    pub(crate) fn unreadable(what: &'static str, why: impl ToString) -> Self {
-        Self::Unreadable { what, why: why.to_string() }
+    pub(crate) fn unreadable(what: impl Into<Cow<'static, str>>, why: impl ToString) -> Self {
+        Self::Unreadable { what: what.into(), why: why.to_string(), row: None }
+    }
+
+    /// Names the row of a value that cannot be read. Any other error stays as it is.
+    pub(super) fn in_row(self, table: &'static str, key: impl Display) -> Self {
+        match self {
+            Self::Unreadable { what, why, row: _ } => {
+                let column = Some(what.clone()).filter(|what| what != ROW);
+                let row = Some(UnreadableRow { table, key: key.to_string(), column });
+                Self::Unreadable { what, why, row }
+            }
+            other => other,
+        }
+    }
+}
+
+/// Stands for the column of a value that cannot be read, if the error does not name one.
+const ROW: &str = "row";
+
+/// The column of a value that is not of its column's type.
+fn column_of(error: &DbErr) -> Cow<'static, str> {
+    match error {
+        DbErr::Query(RuntimeErr::SqlxError(error)) => match error.as_ref() {
+            SqlxError::ColumnDecode { index, .. } => index.trim_matches('"').to_owned().into(),
+            _ => ROW.into(),
+        },
+        _ => ROW.into(),
     }
 }
 
@@ -86,8 +116,8 @@ mod tests {
     #[test]
     fn a_value_of_another_type_is_damage_and_no_trouble_of_the_database() {
         let of = |error| StoreError::from(DbErr::Query(RuntimeErr::SqlxError(Arc::new(error))));
-        let damaged = of(SqlxError::ColumnDecode { index: "url".to_owned(), source: "not a text".into() });
-        assert!(matches!(damaged, StoreError::Unreadable { .. }), "{damaged:?}");
+        let damaged = of(SqlxError::ColumnDecode { index: "\"url\"".to_owned(), source: "not a text".into() });
+        assert!(matches!(&damaged, StoreError::Unreadable { what, .. } if what == "url"), "{damaged:?}");
         let cut_off = of(SqlxError::PoolTimedOut);
         assert!(matches!(cut_off, StoreError::Database(_)), "{cut_off:?}");
     }

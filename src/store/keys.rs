@@ -62,7 +62,7 @@ impl TryFrom<Model> for ApiKey {
 
     fn try_from(row: Model) -> Result<Self, StoreError> {
         let Model { num, id, tenant_num, name, scopes, digest, created_at, expires_at, last_used_at, opened_by } = row;
-        let id = KeyId::from_bytes(&id).ok_or_else(|| StoreError::unreadable("key id", "not 16 bytes"))?;
+        let id = KeyId::from_bytes(&id).ok_or_else(|| StoreError::unreadable("id", "not 16 bytes"))?;
         let scopes = scopes.split(',').filter(|scope| !scope.is_empty()).map(str::to_owned).collect();
         Ok(Self {
             num,

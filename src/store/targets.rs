@@ -58,7 +58,7 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<WebhookNum>, StoreError> {
 
 /// Counts the webhooks in the list without making the list. What can be counted can be decoded.
 pub fn count(bytes: &[u8]) -> Result<usize, StoreError> {
-    runs(bytes, |_, _, _| ()).ok_or_else(|| StoreError::unreadable("fan-out", "not a list of webhook numbers"))
+    runs(bytes, |_, _, _| ()).ok_or_else(|| StoreError::unreadable("targets", "not a list of webhook numbers"))
 }
 
 /// Calls `run` for each stretch of equal deltas with the number before it, the delta, and how often the delta comes.

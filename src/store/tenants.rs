@@ -41,7 +41,7 @@ impl TryFrom<Model> for Tenant {
 
     fn try_from(row: Model) -> Result<Self, StoreError> {
         let Model { num, id, name, allow_undeclared_types, version, created_at, updated_at, deleted_at: _ } = row;
-        let id = TenantId::from_bytes(&id).ok_or_else(|| StoreError::unreadable("tenant id", "not 16 bytes"))?;
+        let id = TenantId::from_bytes(&id).ok_or_else(|| StoreError::unreadable("id", "not 16 bytes"))?;
         Ok(Self {
             num: TenantNum(num),
             id,

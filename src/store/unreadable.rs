@@ -1,7 +1,8 @@
 //! Rows that cannot be read: passes over each row, logs it once, and counts it, so that it stops nothing else.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
-use std::fmt::Display;
+use std::fmt::{self, Display};
 
 use parking_lot::Mutex;
 use sea_orm::{ConnectionTrait, FromQueryResult, QueryResult, Statement, TryGetable};
@@ -29,6 +30,34 @@ const TABLES: [&str; 12] = [
 
 /// Rows that are remembered as logged. A database with more of them is damaged as a whole and has said so often enough.
 const MOST: usize = 10_000;
+
+/// A row that cannot be read: where an operator finds it. The log and `posthaste check` say why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableRow {
+    pub table: &'static str,
+    /// The values of the key columns.
+    pub key: String,
+    /// `None` if the error does not name one.
+    pub column: Option<Cow<'static, str>>,
+}
+
+impl UnreadableRow {
+    /// The row that the error names, or else the webhook's own.
+    pub(crate) fn of_webhook(num: WebhookNum, error: &StoreError) -> Self {
+        match error {
+            StoreError::Unreadable { row: Some(row), .. } => row.clone(),
+            _ => Self { table: "webhook", key: num.0.to_string(), column: None },
+        }
+    }
+}
+
+impl fmt::Display for UnreadableRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { table, key, column } = self;
+        write!(f, "row {key} of the table `{table}`")?;
+        column.as_ref().map_or(Ok(()), |column| write!(f, " (column `{column}`)"))
+    }
+}
 
 /// The rows passed over since the start.
 #[derive(Default)]
@@ -103,7 +132,7 @@ impl Store {
         if let Err(error @ StoreError::Unreadable { .. }) = &value {
             self.pass_over(table, key_of(&row, key), error);
         }
-        value.map(Some)
+        value.map(Some).map_err(|error| error.in_row(table, key_of(&row, key)))
     }
 
     /// The value, or `None` if its row cannot be read. Any other error stays an error.

@@ -31,6 +31,7 @@ use super::dialect::is_one_of;
 use super::health;
 use super::idempotency::Once;
 use super::tenant_lock;
+use super::unreadable::key_of;
 use super::{Page, Store, StoreError};
 
 pub(super) use self::credentials::unsealed_origin;
@@ -366,26 +367,26 @@ impl Store {
     }
 
     /// Reads a webhook. One that cannot be read is passed over, and is an error.
-    fn webhook_in(&self, row: &QueryResult) -> Result<Webhook, StoreError> {
+    pub(super) fn webhook_in(&self, row: &QueryResult) -> Result<Webhook, StoreError> {
         let webhook = Model::from_query_result(row, "").map_err(StoreError::from).and_then(|row| self.webhook_of(row));
         if let Err(error @ StoreError::Unreadable { .. }) = &webhook {
             self.pass_over_webhook(row, error);
         }
-        webhook
+        webhook.map_err(|error| error.in_row("webhook", key_of(row, &["num"])))
     }
 
     pub(super) fn webhook_of(&self, row: Model) -> Result<Webhook, StoreError> {
         let (id, tenant) = (webhook_id_of(&row.id)?, TenantNum(row.tenant_num));
         let credentials::Sealed { headers, credentials, origin } = self.open_of((tenant, id), &row)?;
         let Model { num, id: _, tenant_num: _, name, url, events, policy, description, metadata, .. } = row;
-        let public_headers = row.public_headers.as_deref().map(|text| json("names of headers", text)).transpose()?;
+        let public_headers = row.public_headers.as_deref().map(|text| json("public_headers", text)).transpose()?;
         Ok(Webhook {
             num: WebhookNum(num),
             id,
             tenant,
             name,
             url,
-            events: json("subscriptions", &events)?,
+            events: json("events", &events)?,
             headers,
             public_headers: public_headers.unwrap_or_default(),
             policy: json("policy", &policy)?,

@@ -11,6 +11,7 @@ use crate::engine::lane::WINDOW;
 use crate::engine::rates::Snapshot;
 use crate::engine::registry::Crashes;
 use crate::store::deliveries::{COUNTED, Head};
+use crate::store::unreadable::UnreadableRow;
 use crate::store::webhooks::WebhookSummary;
 
 use super::receivers::Receiver;
@@ -26,6 +27,8 @@ pub(super) struct Known {
     pub(super) paused_by: Option<String>,
     pub(super) receiver: Receiver,
     pub(super) crashes: Crashes,
+    /// The row that keeps the webhook from being served, if one cannot be read.
+    pub(super) unreadable: Option<UnreadableRow>,
 }
 
 /// Everything that was read of a webhook.
@@ -48,7 +51,7 @@ impl Seen {
             EndpointState::Inactive
         } else if webhook.paused_at.is_some() {
             EndpointState::Paused
-        } else if self.known.crashes.quarantined || self.known.crashes.unreadable {
+        } else if self.known.crashes.quarantined || self.known.unreadable.is_some() {
             EndpointState::Quarantined
         } else if self.breaker.state == ViewState::Closed {
             EndpointState::Active
@@ -104,6 +107,7 @@ impl Seen {
             breaker: self.breaker,
             receiver: &self.known.receiver,
             crashes: self.known.crashes,
+            unreadable: self.known.unreadable.as_ref(),
             crash: crash.as_deref(),
             counts,
             lane: self.taken.as_ref().filter(|taken| taken.live.since.is_some()).map(|taken| &taken.live.gauge),

@@ -12,6 +12,7 @@ use crate::engine::permits::{BulkheadView, Share};
 use crate::engine::registry::Crashes;
 use crate::store::deliveries::{Head, Status, Waiting};
 use crate::store::health::LastError;
+use crate::store::unreadable::UnreadableRow;
 use crate::store::webhooks::WebhookSummary;
 
 use super::{EndpointState, Receiver};
@@ -58,6 +59,8 @@ pub(super) struct Facts<'a> {
     pub(super) breaker: View,
     pub(super) receiver: &'a Receiver,
     pub(super) crashes: Crashes,
+    /// The row that keeps the webhook from being served, if one cannot be read.
+    pub(super) unreadable: Option<&'a UnreadableRow>,
     /// Where the actor crashed last.
     pub(super) crash: Option<&'a str>,
     pub(super) counts: Counts,
@@ -78,19 +81,28 @@ pub(super) fn sentence(facts: &Facts<'_>) -> Option<String> {
     match facts.state {
         EndpointState::Inactive => Some(inactive(facts)),
         EndpointState::Paused => Some(paused(facts)),
-        EndpointState::Quarantined if facts.crashes.unreadable => Some(
-            "its stored row, its secrets or its credentials cannot be read, and its deliveries wait; `posthaste check` says \
-             what is wrong, and it is served again once that is mended"
-                .to_owned(),
-        ),
         EndpointState::Quarantined => {
-            let (crashes, place) = (facts.crashes.recent, place(facts.crash));
-            Some(format!("its actor crashed {crashes} times in a row{place}; resume or probe it to start it again"))
+            Some(facts.unreadable.map_or_else(|| crashed(facts.crashes, facts.crash), unreadable))
         }
         EndpointState::Open => Some(node(facts).unwrap_or_else(|| open(facts))),
         EndpointState::Active if pending(facts) == 0 => ended(facts),
         EndpointState::Active => node(facts).or_else(|| active(facts)),
     }
+}
+
+/// Why a webhook is not served of which a row cannot be read.
+pub(in crate::engine) fn unreadable(row: &UnreadableRow) -> String {
+    let end = match row.table {
+        "webhook_secret" => "rotate its secret with `graceSeconds` 0, which replaces the row",
+        _ => "replace what is damaged with PATCH, or delete it",
+    };
+    format!("{row} cannot be read, and its deliveries wait; {end}; `posthaste check` says what is wrong with the row")
+}
+
+/// Why an endpoint is quarantined that crashed too often; `crash` is where it crashed last.
+pub(in crate::engine) fn crashed(crashes: Crashes, crash: Option<&str>) -> String {
+    let (times, place) = (crashes.recent, place(crash));
+    format!("its actor crashed {times} times in a row{place}; resume or probe it to start it again")
 }
 
 fn pending(Facts { counts, .. }: &Facts<'_>) -> u64 {

@@ -189,9 +189,11 @@ impl RegistryHandle {
             living.extend(self.find(*num).await.map(|endpoint| (*num, endpoint)));
         }
         let crashes = self.crashes(nums.to_vec()).await.into_iter();
-        let is_left_alone = crashes.map(|crashes| crashes.quarantined || crashes.unreadable);
-        let left_alone: Vec<WebhookNum> =
-            nums.iter().zip(is_left_alone).filter_map(|(num, is_it)| is_it.then_some(*num)).collect();
+        let is_left_alone = |(num, crashes): (&WebhookNum, Crashes)| {
+            let is_it = crashes.quarantined || self.context.unreadable.lock().contains_key(num);
+            is_it.then_some(*num)
+        };
+        let left_alone: Vec<WebhookNum> = nums.iter().zip(crashes).filter_map(is_left_alone).collect();
         if living.is_empty() && left_alone.is_empty() {
             return Ok(());
         }
@@ -270,13 +272,7 @@ impl RegistryHandle {
     }
 
     pub(in crate::engine) async fn crashes(&self, nums: Vec<WebhookNum>) -> Vec<Crashes> {
-        let mut crashes =
-            ask(&self.registry, |answer| Message::Crashed(nums.clone(), answer)).await.unwrap_or_default();
-        let unreadable = self.context.unreadable.lock();
-        for (num, crashes) in nums.iter().zip(&mut crashes) {
-            crashes.unreadable = unreadable.contains(num);
-        }
-        crashes
+        ask(&self.registry, |answer| Message::Crashed(nums, answer)).await.unwrap_or_default()
     }
 
     /// Lets the endpoint probe its receiver now. Activates the endpoint if it sleeps.

@@ -61,8 +61,6 @@ pub(in crate::engine) struct Crashes {
     /// Its restart is pending.
     pub(in crate::engine) resting: bool,
     pub(in crate::engine) quarantined: bool,
-    /// The webhook's row cannot be read, so there is no endpoint.
-    pub(in crate::engine) unreadable: bool,
 }
 
 /// How many endpoints live, and how many have crashed.

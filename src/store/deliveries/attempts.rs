@@ -138,7 +138,7 @@ fn key_of(row: &entity::attempt::Model) -> String {
 
 /// Checks that the code is known.
 fn outcome_of(code: i16) -> Result<i16, StoreError> {
-    OutcomeKind::from_code(code).map(|_| code).ok_or_else(|| StoreError::unreadable("attempt outcome", code))
+    OutcomeKind::from_code(code).map(|_| code).ok_or_else(|| StoreError::unreadable("outcome", code))
 }
 
 pub(in crate::store) fn attempt_of(row: entity::attempt::Model) -> Result<Attempt, StoreError> {
@@ -153,7 +153,9 @@ pub(in crate::store) fn attempt_of(row: entity::attempt::Model) -> Result<Attemp
         status_code: row.status_code.map(i16::cast_unsigned),
         outcome: outcome_of(row.outcome)?,
         error: row.error,
-        response_headers: headers.map_err(|error| StoreError::unreadable("answer headers", error))?.unwrap_or_default(),
+        response_headers: headers
+            .map_err(|error| StoreError::unreadable("response_headers", error))?
+            .unwrap_or_default(),
         response_body: row.response_body.unwrap_or_default(),
     })
 }

@@ -15,6 +15,9 @@ use super::{Origin, Store, StoreError, to_json};
 /// Different TLS options among the webhooks of one tenant. Each needs an HTTP client with connections of its own.
 pub const MAX_TLS_OPTIONS: u64 = 100;
 
+/// Why an opened value cannot be read. A parse error might quote it.
+const NO_DOCUMENT: &str = "not as it is written";
+
 /// The store does not look inside, and `Debug` does not show the content.
 #[derive(Clone, PartialEq)]
 pub struct Credentials(pub Value);
@@ -54,19 +57,22 @@ impl Store {
 
     /// Opens what is sealed in a row.
     pub(super) fn open_of(&self, (tenant, webhook): (TenantNum, WebhookId), row: &Model) -> Result<Sealed, StoreError> {
-        let (of_headers, headers) = self.seal().open_for(&SealContext::Headers { tenant, webhook }, &row.headers)?;
+        let place = SealContext::Headers { tenant, webhook };
+        let opened = self.seal().open_for(&place, &row.headers);
+        let (of_headers, headers) = opened.map_err(|error| StoreError::unreadable("headers", error))?;
         let of_row = unsealed_origin(row.bound_url.as_deref(), &row.url);
         let origin = of_headers.map_or_else(|| of_row.clone(), Origin::from);
         let mut sealed = Sealed {
-            headers: serde_json::from_slice(&headers).map_err(|error| StoreError::unreadable("headers", error))?,
+            headers: serde_json::from_slice(&headers).map_err(|_| StoreError::unreadable("headers", NO_DOCUMENT))?,
             credentials: None,
             origin,
         };
         if let Some(credentials) = &row.credentials {
-            let (of_credentials, document) =
-                self.seal().open_for(&SealContext::Credentials { tenant, webhook }, credentials)?;
+            let place = SealContext::Credentials { tenant, webhook };
+            let opened = self.seal().open_for(&place, credentials);
+            let (of_credentials, document) = opened.map_err(|error| StoreError::unreadable("credentials", error))?;
             let document =
-                serde_json::from_slice(&document).map_err(|error| StoreError::unreadable("credentials", error))?;
+                serde_json::from_slice(&document).map_err(|_| StoreError::unreadable("credentials", NO_DOCUMENT))?;
             sealed.credentials = Some(Credentials(document));
             // Headers and credentials name different origins: the row combines values of different times.
             if of_credentials.map_or(of_row, Origin::from) != sealed.origin {

@@ -74,7 +74,7 @@ impl Store {
         let (num, tenant) = owner().inspect_err(|error| self.pass_over_webhook(row, error)).ok()?;
         let matched = || {
             let events: String = row.try_get("", "events")?;
-            Ok::<_, StoreError>((json("subscriptions", &events)?, row.try_get("", "is_active")?))
+            Ok::<_, StoreError>((json("events", &events)?, row.try_get("", "is_active")?))
         };
         let (events, is_active) = matched().unwrap_or_else(|error| {
             self.pass_over_webhook(row, error);

@@ -160,9 +160,9 @@ impl Store {
         place: &SealContext<'_>,
         sealed: &[u8],
     ) -> Result<SecretString, StoreError> {
-        let plain = self.seal().open(place, sealed)?;
+        let plain = self.seal().open(place, sealed).map_err(|error| StoreError::unreadable("sealed", error))?;
         // Drops the cause: it would hold the bytes.
-        let plain = String::from_utf8(plain).map_err(|_| StoreError::unreadable("secret", "it is not text"))?;
+        let plain = String::from_utf8(plain).map_err(|_| StoreError::unreadable("sealed", "it is not text"))?;
         Ok(plain.into())
     }
 

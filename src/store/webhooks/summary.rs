@@ -10,6 +10,7 @@ use crate::domain::moment::UnixMillis;
 use crate::domain::policy::Policy;
 use crate::store::dialect::{is_any_of, numbers};
 use crate::store::health::Health;
+use crate::store::unreadable::UnreadableRow;
 use crate::store::{Store, StoreError};
 
 use crate::store::decode::{json, webhook_id_of};
@@ -32,8 +33,8 @@ pub struct WebhookSummary {
     /// Since when an operator has paused its deliveries.
     pub paused_at: Option<UnixMillis>,
     pub health: Health,
-    /// Whether the webhook's own row could be read. A field that could not has the value of a new webhook.
-    pub is_readable: bool,
+    /// The webhook's own row, if not all of this could be read. A field that could not has the value of a new webhook.
+    pub unreadable: Option<UnreadableRow>,
 }
 
 fn summaries_sql(backend: DbBackend) -> String {
@@ -81,11 +82,12 @@ impl Store {
             inactive_reason: None,
             paused_at: None,
             health: self.health_in(row),
-            is_readable: true,
+            unreadable: None,
         };
         if let Err(error) = summary.read_rest(row) {
-            self.pass_over_webhook(row, error);
-            summary.is_readable = false;
+            self.pass_over_webhook(row, &error);
+            let error = error.in_row("webhook", summary.num.0);
+            summary.unreadable = Some(UnreadableRow::of_webhook(summary.num, &error));
         }
         Ok(summary)
     }

@@ -26,7 +26,7 @@ fn webhook() -> WebhookSummary {
         inactive_reason: None,
         paused_at: None,
         health: Health::default(),
-        is_readable: true,
+        unreadable: None,
     }
 }
 
@@ -56,6 +56,7 @@ struct Case {
     waits: Waits,
     node: Node,
     crashes: Crashes,
+    unreadable: Option<UnreadableRow>,
     breaker: View,
     fate: Option<Fate>,
     unsendable: u64,
@@ -86,6 +87,7 @@ impl Case {
                 permits: BulkheadView { healthy: part, ailing: part },
             },
             crashes: Crashes::default(),
+            unreadable: None,
             breaker: View {
                 state: ViewState::Closed,
                 consecutive_failures: 0,
@@ -118,6 +120,7 @@ impl Case {
             breaker: self.breaker,
             receiver: &self.receiver,
             crashes: self.crashes,
+            unreadable: self.unreadable.as_ref(),
             crash: Some("src/x.rs:7"),
             counts: self.counts,
             lane: self.lane.as_ref(),
@@ -164,8 +167,13 @@ fn states_that_hold_say_who_or_what_ends_them() {
     is_said(&of(EndpointState::Inactive), &["switched off by its owner", "switch it on"]);
     let gone = |case: &mut Case| case.webhook.inactive_reason = Some("the receiver answered 410 Gone".to_owned());
     is_said(&of(EndpointState::Inactive).with(gone), &["410 Gone", "switch it on"]);
-    let unreadable = |case: &mut Case| case.crashes.unreadable = true;
-    is_said(&of(EndpointState::Quarantined).with(unreadable), &["cannot be read", "posthaste check"]);
+    let row = |table, column: &'static str| UnreadableRow { table, key: "7".to_owned(), column: Some(column.into()) };
+    let damaged = |row| of(EndpointState::Quarantined).with(|case: &mut Case| case.unreadable = Some(row));
+    is_said(
+        &damaged(row("webhook", "policy")),
+        &["row 7 of the table `webhook` (column `policy`) cannot be read", "PATCH", "delete it", "posthaste check"],
+    );
+    is_said(&damaged(row("webhook_secret", "sealed")), &["row 7 of the table `webhook_secret`", "rotate its secret"]);
     let crashed = |case: &mut Case| case.crashes.recent = 8;
     is_said(&of(EndpointState::Quarantined).with(crashed), &["8 times", "src/x.rs:7", "resume or probe"]);
 }

@@ -233,7 +233,7 @@ impl EngineDb for Db {
 
 fn config_row(hook: &Hook, tables: &Tables, now: UnixMillis) -> Result<EndpointConfigRow> {
     if hook.is_unreadable {
-        return Err(StoreError::Unreadable { what: "webhook", why: "simulated".to_owned() });
+        return Err(StoreError::unreadable("webhook", "simulated"));
     }
     let at = UnixMillis(world::START);
     let webhook = Webhook {
