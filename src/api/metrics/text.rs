@@ -65,7 +65,11 @@ fn register_engine(registry: &mut Registry, figures: &EngineFigures) {
     gauge("journal_depth", "Places taken in the queue of records", *journal_depth);
     gauge("journal_capacity", "Places in the queue of records", *journal_capacity);
     gauge("endpoints_live", "Endpoint actors in memory", *live_endpoints);
-    gauge("endpoints_quarantined", "Endpoint actors that crashed too often", *quarantined_endpoints);
+    gauge(
+        "endpoints_quarantined",
+        "Endpoints whose actor crashed too often, or with a row that cannot be read",
+        *quarantined_endpoints,
+    );
     gauge("deliveries_pending", "Deliveries that this node owes", usize::try_from(*pending).unwrap_or(usize::MAX));
     gauge("webhooks_backlogged", "Webhooks that this node owes something", *backlogged);
     gauge("payload_bytes", "Event payloads in memory, in bytes", payload_bytes.0);

@@ -291,8 +291,13 @@ impl RegistryHandle {
         }
     }
 
+    /// Counts a webhook with an unreadable row as quarantined, as its backlog shows it.
     pub(in crate::engine) async fn figures(&self) -> Figures {
-        ask(&self.registry, Message::Count).await.unwrap_or_default()
+        let figures = ask(&self.registry, Message::Count).await.unwrap_or_default();
+        let serves = |num: &WebhookNum| self.context.shard_set.serves(*num);
+        let unreadable: Vec<WebhookNum> = self.context.unreadable.lock().keys().copied().filter(serves).collect();
+        let others = self.crashes(unreadable).await.into_iter().filter(|crashes| !crashes.quarantined).count();
+        Figures { quarantined: figures.quarantined + others, ..figures }
     }
 
     /// Ends the endpoints of a shard that this node gives up. Resolves when all have ended, and says whether nothing
