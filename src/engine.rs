@@ -124,6 +124,9 @@ pub enum EngineError {
     /// An operator has paused the webhook.
     #[error("the webhook is paused")]
     Paused,
+    /// Its endpoint is not served: its actor crashed too often, or a row cannot be read. Says which and what ends it.
+    #[error("the webhook is quarantined: {0}")]
+    Quarantined(String),
     /// An attempt for this delivery is in flight.
     #[error("an attempt is being made right now")]
     InFlight,

@@ -261,6 +261,9 @@ impl From<EngineError> for Problem {
             EngineError::Publish(error) => error.into(),
             EngineError::Inactive => Self::conflict("webhook_inactive", "the webhook is switched off"),
             EngineError::Paused => Self::conflict("webhook_paused", "the webhook is paused; resume it first"),
+            EngineError::Quarantined(why) => {
+                Self::conflict("webhook_quarantined", format!("the webhook is quarantined: {why}"))
+            }
             EngineError::InFlight => {
                 Self::conflict("delivery_in_flight", "a request for this delivery is being made right now")
             }

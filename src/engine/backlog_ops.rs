@@ -32,12 +32,7 @@ impl Engine {
 
     /// Ends the cool-down: the next delivery is the probe.
     pub async fn probe(&self, webhook: &Webhook, by: &Author) -> Result<(), EngineError> {
-        if !webhook.is_active {
-            return Err(EngineError::Inactive);
-        }
-        if webhook.paused_at.is_some() {
-            return Err(EngineError::Paused);
-        }
+        self.sendable(webhook.num).await?;
         self.enter(by, Action::ProbeWebhook, webhook).await?;
         self.inner.registry.release(webhook.num).await;
         self.inner.registry.probe(webhook.num).await;

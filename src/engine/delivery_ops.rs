@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use crate::domain::id::{DeliveryId, MAX_ATTEMPT, TenantNum};
+use crate::domain::id::{DeliveryId, MAX_ATTEMPT, TenantNum, WebhookNum};
 use crate::journal::{Draft, Published};
 use crate::store::audit::{Action, Author, Deed};
 use crate::store::deliveries::Status;
+use crate::store::unreadable::UnreadableRow;
 use crate::store::webhooks::Webhook;
 
+use super::backlog::why;
 use super::{Engine, EngineError, TEST_EVENT};
 
 /// Beyond the webhook's own timeout, how long a test waits for its attempt to start and to be committed.
@@ -22,14 +24,10 @@ const TEST_POLL: Duration = Duration::from_millis(10);
 impl Engine {
     /// Publishes a `webhook.test` event like any other event and waits for its first outcome. When the endpoint has
     /// other work first, the answer may come before the outcome; the delivery is still pending then.
-    pub async fn test(&self, webhook: &Webhook, timeout: Duration, by: &Author) -> Result<DeliveryId, EngineError> {
-        if !webhook.is_active {
-            return Err(EngineError::Inactive);
-        }
-        if webhook.paused_at.is_some() {
-            return Err(EngineError::Paused);
-        }
-        self.enter(by, Action::TestWebhook, webhook).await?;
+    pub async fn test(&self, num: WebhookNum, by: &Author) -> Result<DeliveryId, EngineError> {
+        let webhook = self.sendable(num).await?;
+        self.require_running(num).await?;
+        self.enter(by, Action::TestWebhook, &webhook).await?;
         let text = serde_json::json!({ "webhookId": webhook.id, "message": "This is a test event from Posthaste." });
         let data = RawValue::from_string(text.to_string()).unwrap_or_default();
         let draft = Draft {
@@ -46,7 +44,7 @@ impl Engine {
         let Some(Published::Accepted(receipt)) = published.first() else { return Err(EngineError::NotFound) };
         let id = DeliveryId { event: receipt.seq, webhook: webhook.num };
         let host = &self.inner.context.host;
-        let until = host.steady() + timeout + TEST_PATIENCE;
+        let until = host.steady() + Duration::from_millis(webhook.policy.timeout_ms.into()) + TEST_PATIENCE;
         while self.inner.store.first_attempt(id).await?.is_none() && host.steady() < until && self.is_ready() {
             host.sleep(TEST_POLL).await;
         }
@@ -59,19 +57,40 @@ impl Engine {
         if delivery.state.attempts >= MAX_ATTEMPT {
             return Err(EngineError::TooManyAttempts);
         }
-        self.require_active(id).await?;
+        self.sendable(id.webhook).await?;
+        self.require_running(id.webhook).await?;
         self.inner.store.enter(by, Deed::new(Action::RetryDelivery, Some(tenant), id)).await?;
         self.ops().retry(id, delivery.state.status == Status::Pending).await
     }
 
-    async fn require_active(&self, id: DeliveryId) -> Result<(), EngineError> {
-        let mut configs = self.inner.store.endpoint_configs(&[id.webhook], self.inner.context.host.now()).await?;
-        match configs.remove(&id.webhook).transpose()? {
-            Some(config) if !config.webhook.is_active => Err(EngineError::Inactive),
-            Some(config) if config.webhook.paused_at.is_some() => Err(EngineError::Paused),
-            Some(_) => Ok(()),
-            None => Err(EngineError::WebhookDeleted),
+    /// The webhook, unless its rows keep it from being sent to.
+    pub(super) async fn sendable(&self, num: WebhookNum) -> Result<Webhook, EngineError> {
+        let mut configs = self.inner.store.endpoint_configs(&[num], self.inner.context.host.now()).await?;
+        let webhook = match configs.remove(&num) {
+            Some(Ok(config)) => config.webhook,
+            Some(Err(error)) => {
+                let row = UnreadableRow::of_webhook(num, &error);
+                return Err(EngineError::Quarantined(why::unreadable(&row)));
+            }
+            None => return Err(EngineError::WebhookDeleted),
+        };
+        if !webhook.is_active {
+            return Err(EngineError::Inactive);
         }
+        if webhook.paused_at.is_some() {
+            return Err(EngineError::Paused);
+        }
+        Ok(webhook)
+    }
+
+    /// Refuses a webhook whose endpoint is not restarted any more.
+    async fn require_running(&self, num: WebhookNum) -> Result<(), EngineError> {
+        let crashes = self.inner.registry.crashes(vec![num]).await.pop().unwrap_or_default();
+        if !crashes.quarantined {
+            return Ok(());
+        }
+        let crash = self.inner.context.stats.find(num).and_then(|stats| stats.take().crash);
+        Err(EngineError::Quarantined(why::crashed(crashes, crash.as_deref())))
     }
 
     /// Cancels a pending delivery, or the manual retry of a settled one. A delivery that is in flight cannot be

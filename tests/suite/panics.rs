@@ -74,6 +74,9 @@ async fn an_endpoint_that_panics_again_and_again_is_left_alone_until_it_is_resum
     let held = world.publish("message.sent").await;
     other.saw(events.len() + 1).await;
     assert_eq!(delivery_status(&world, &victim, &held).await, "pending");
+    let refused = world.client().act(&victim.path("/test")).await.problem(409);
+    assert_eq!(refused.code(), "webhook_quarantined");
+    assert!(refused.detail().contains("crashed 8 times") && refused.detail().contains("resume"), "{refused:?}");
 
     world.client().act(&victim.path("/resume")).await.expect(200);
 

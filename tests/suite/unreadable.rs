@@ -160,6 +160,45 @@ pub(crate) async fn a_call_about_a_webhook_whose_row_cannot_be_read_says_so_and_
     }
 }
 
+on_both!(a_test_of_a_webhook_with_an_unreadable_secret_is_refused_and_a_rotation_ends_that);
+async fn a_test_of_a_webhook_with_an_unreadable_secret_is_refused_and_a_rotation_ends_that() {
+    let (mut world, hook) = World::with_webhook(Receiver::ok()).await;
+    world.stop().await;
+    rows::tamper(&world, &spelled("UPDATE webhook_secret SET sealed = {01}"));
+    world.restart().await;
+    let event = world.publish("message.sent").await;
+    quarantines(&world, 1).await;
+
+    let refused = world.client().act(&hook.path("/test")).await.problem(409);
+    let retried = world.client().act(&format!("/deliveries/{}/retry", only_delivery(&world, &event.id).await)).await;
+
+    for problem in [refused, retried.problem(409)] {
+        assert_eq!(problem.code(), "webhook_quarantined");
+        let parts = ["of the table `webhook_secret` (column `sealed`) cannot be read", "`graceSeconds` 0"];
+        assert!(parts.iter().all(|part| problem.detail().contains(part)), "{problem:?}");
+    }
+    hook.rotate_secret(world.client(), 0).await;
+    world.settled(&event).await;
+    assert_eq!(hook.statuses(), [200]);
+    quarantines(&world, 0).await;
+    world.client().act(&hook.path("/test")).await.expect(200);
+}
+
+/// Waits until this many endpoints count as quarantined.
+async fn quarantines(world: &World, expected: usize) {
+    let line = format!("posthaste_endpoints_quarantined {expected}\n");
+    fact::until(&line, async || {
+        send(world.admin().root(Method::GET, "/metrics")).await.text.contains(&line).then_some(())
+    })
+    .await;
+}
+
+async fn only_delivery(world: &World, event: &str) -> String {
+    let deliveries = world.deliveries_of(event).await;
+    assert_eq!(deliveries.len(), 1);
+    text(&deliveries[0], "id")
+}
+
 on_both!(what_a_webhook_is_owed_whose_policy_cannot_be_read_is_listed);
 pub(crate) async fn what_a_webhook_is_owed_whose_policy_cannot_be_read_is_listed() {
     let policy = json!({"maxRetries": 5, "backoffStrategy": "schedule", "scheduleSeconds": [3600]});
