@@ -35,6 +35,11 @@ pub(super) async fn run(CheckArgs { repair, settings }: CheckArgs) -> Result<(),
         say(format_args!("repaired: {deliveries} deliveries cancelled, {fanouts} fan-outs deleted"));
     }
     let (problems, unreadable) = (store.integrity_problems().await, store.unreadable(&JUDGE).await);
+    if store.master_key_ids().is_empty() {
+        say(
+            "sealed values: not opened, for lack of the master key; put its file beside the database, or set POSTHASTE_MASTER_KEY",
+        );
+    }
     store.close().await;
     // Damage rarely comes alone, so both checks run and every problem is reported.
     let wrong: Vec<String> = [found("integrity", problems), found("rows", unreadable)].into_iter().flatten().collect();

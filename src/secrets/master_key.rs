@@ -25,7 +25,7 @@ impl MasterKey {
     }
 
     /// A random key.
-    pub(crate) fn generate() -> Self {
+    pub(super) fn generate() -> Self {
         Self::of(rand::random())
     }
 

@@ -43,7 +43,7 @@ pub struct Options {
     pub lease: Duration,
     /// PostgreSQL: accept a server that may lose commits, or whose clock differs much.
     pub force_unsafe: bool,
-    /// Whether sealed values are read. If not, a missing or wrong master key is no error.
+    /// Whether sealed values must be readable. If not, a missing or wrong master key is no error.
     pub reads_secrets: bool,
 }
 
@@ -91,7 +91,7 @@ struct Connected {
     lease: Option<DatabaseConnection>,
     /// Checkpoints SQLite's write-ahead log.
     checkpoints: Option<Checkpoints>,
-    /// The master key first, then earlier ones.
+    /// The master key first, then earlier ones; none if sealed values need not be readable and there is none.
     master_keys: Vec<MasterKey>,
     /// Names the setting or file of the master key, for error messages.
     key_setting: String,

@@ -37,8 +37,13 @@ const PLAIN: [(&str, &[&str], &str); 2] = [
     ("delivery_log", &["webhook_num", "event_seq"], "webhook_num, event_seq"),
 ];
 
+/// Nothing reads the secrets of a deleted webhook.
 const SECRETS: &str = "SELECT s.num, s.sealed, s.created_at, s.expires_at, w.tenant_num, w.id \
-                       FROM webhook_secret s JOIN webhook w ON w.num = s.webhook_num";
+                       FROM webhook_secret s JOIN webhook w ON w.num = s.webhook_num WHERE w.deleted_at IS NULL";
+
+/// Nothing reads the health of a deleted webhook.
+const HEALTHS: &str = "SELECT h.* FROM endpoint_health h LEFT JOIN webhook w ON w.num = h.webhook_num \
+                       WHERE w.deleted_at IS NULL";
 
 #[derive(FromQueryResult)]
 struct SecretRow {
@@ -82,27 +87,38 @@ impl Store {
         Ok(found)
     }
 
-    /// Checks sealed values only if their master key is here; the rest of the row is checked always.
-    fn judge_webhook(&self, row: webhook::Model, judge: &Judge) -> Result<(), StoreError> {
-        let is_foreign = |sealed: &[u8]| self.seal().is_foreign(sealed);
-        if !is_foreign(&row.headers) && !row.credentials.as_deref().is_some_and(is_foreign) {
+    /// Of a deleted webhook, nothing but the id is read any more.
+    fn judge_webhook(&self, row: &QueryResult, judge: &Judge) -> Result<(), StoreError> {
+        if column::<Option<i64>>(row, "deleted_at")?.is_some() {
+            return webhook_id_of(&column::<Vec<u8>>(row, "id")?).map(drop);
+        }
+        let row: webhook::Model = read(row)?;
+        if self.opens_seals() {
             let webhook = self.webhook_of(row)?;
             let Some(Credentials(stored)) = &webhook.credentials else { return Ok(()) };
             return (judge.credentials)(stored).map_err(|why| StoreError::unreadable("credentials", why));
         }
         webhook_id_of(&row.id)?;
-        json::<Vec<String>>("subscriptions", &row.events)?;
+        json::<Vec<String>>("events", &row.events)?;
+        row.public_headers.map_or(Ok(()), |names| json::<Vec<String>>("public_headers", &names).map(drop))?;
+        row.metadata.map_or(Ok(()), |metadata| json::<IgnoredAny>("metadata", &metadata).map(drop))?;
         json::<Policy>("policy", &row.policy).map(drop)
+    }
+
+    /// Without a master key only the rest of a row is checked.
+    fn opens_seals(&self) -> bool {
+        !self.master_key_ids().is_empty()
     }
 
     async fn scan_configuration(&self, scan: &mut Scan<'_>, judge: &Judge) -> Result<(), StoreError> {
         scan.table::<tenant::Entity>("tenant", &["num"], |row| Tenant::try_from(row).map(drop)).await?;
         scan.table::<api_key::Entity>("api_key", &["num"], |row| judge_key(row, judge)).await?;
-        scan.table::<webhook::Entity>("webhook", &["num"], |row| self.judge_webhook(row, judge)).await?;
+        let webhooks = webhook::Entity::find().build(self.backend());
+        scan.run("webhook", &["num"], webhooks, |row| self.judge_webhook(row, judge)).await?;
         scan.rows("webhook_secret", &["num"], SECRETS, |row| {
             let SecretRow { sealed, created_at, tenant_num, id, .. } = read(row)?;
             let (tenant, webhook) = (TenantNum(tenant_num), webhook_id_of(&id)?);
-            if self.seal().is_foreign(&sealed) {
+            if !self.opens_seals() {
                 return Ok(());
             }
             self.open_secret(&SealContext::Secret { tenant, webhook, made_at: UnixMillis(created_at) }, &sealed)
@@ -111,16 +127,16 @@ impl Store {
         .await?;
         scan.table::<event_type::Entity>("event_type", &["tenant_num", "name"], |_| Ok(())).await?;
         scan.table::<idempotency::Entity>("idempotency", &["tenant_num", "idempotency_key"], |row| {
-            if self.seal().is_foreign(&row.answer) {
+            if !self.opens_seals() {
                 return Ok(());
             }
             let place = SealContext::Answer { tenant: row.tenant_num, key: &row.idempotency_key };
-            self.seal().open(&place, &row.answer)?;
-            Ok(())
+            let opened = self.seal().open(&place, &row.answer);
+            opened.map(drop).map_err(|error| StoreError::unreadable("answer", error))
         })
         .await?;
         scan.table::<audit::Entity>("audit", &["num"], |_| Ok(())).await?;
-        scan.table::<endpoint_health::Entity>("endpoint_health", &["webhook_num"], judge_health).await?;
+        scan.rows("endpoint_health", &["webhook_num"], HEALTHS, |row| judge_health(read(row)?)).await?;
         scan.table::<engine_state::Entity>("engine_state", &["name"], |_| Ok(())).await
     }
 }
@@ -136,7 +152,7 @@ fn judge_key(row: api_key::Model, judge: &Judge) -> Result<(), StoreError> {
 
 fn judge_health(row: endpoint_health::Model) -> Result<(), StoreError> {
     let unknown = row.last_error_outcome.filter(|code| OutcomeKind::from_code(*code).is_none());
-    unknown.map_or(Ok(()), |code| Err(StoreError::unreadable("outcome", code)))
+    unknown.map_or(Ok(()), |code| Err(StoreError::unreadable("last_error_outcome", code)))
 }
 
 async fn scan_events(scan: &mut Scan<'_>) -> Result<(), StoreError> {
@@ -215,21 +231,28 @@ impl Scan<'_> {
             match read_row(&row) {
                 Ok(()) => {}
                 Err(_) if self.found.len() >= NAMED => self.more += 1,
-                Err(error) => {
-                    let id = webhook_id_in(&row).filter(|_| table == "webhook");
-                    let id = id.map_or_else(String::new, |id| format!(" ({id})"));
-                    self.found.push(format!("{table} {}{id}: {error}", key_of(&row, key)));
-                }
+                Err(error) => self.found.push(found(table, &row, key, error)),
             }
         }
         Ok(())
     }
 }
 
+/// Names the row: table, key, the public id of its webhook, and the column, as far as they are known.
+fn found(table: &str, row: &QueryResult, key: &[&str], error: StoreError) -> String {
+    let id = webhook_id_in(row).filter(|_| table.starts_with("webhook"));
+    let id = id.map_or_else(String::new, |id| format!(" ({id})"));
+    let row = format!("{table} {}{id}", key_of(row, key));
+    match error {
+        StoreError::Unreadable { what, why, .. } => format!("{row}, {what}: {why}"),
+        error => format!("{row}: {error}"),
+    }
+}
+
 fn read<T: FromQueryResult>(row: &QueryResult) -> Result<T, StoreError> {
-    T::from_query_result(row, "").map_err(|error| StoreError::unreadable("row", error))
+    Ok(T::from_query_result(row, "")?)
 }
 
 fn column<T: sea_orm::TryGetable>(row: &QueryResult, name: &str) -> Result<T, StoreError> {
-    row.try_get("", name).map_err(|error| StoreError::unreadable("row", error))
+    Ok(row.try_get("", name)?)
 }

@@ -45,9 +45,12 @@ const POSTGRES: [On; 1] = [On::Postgres];
 /// Tables whose damage disappears: nodes accept changes of an unknown kind, and the next start rewrites its state.
 const HEALED: [&str; 2] = ["config_change", "engine_state"];
 
+/// Begins like a value that was sealed under a master key that nobody has.
+const FOREIGN: &str = "01ffffffff00000000000000000000000000";
+
 /// Replaces `{hex}` with a byte literal of the database.
 fn spelled(sql: &str) -> String {
-    ["01", "80"].iter().fold(sql.to_owned(), |sql, hex| {
+    ["01", "80", FOREIGN].iter().fold(sql.to_owned(), |sql, hex| {
         let literal = match On::this_test() {
             On::Sqlite => format!("x'{hex}'"),
             On::Postgres => format!("'\\x{hex}'"),
@@ -295,4 +298,46 @@ async fn a_health_that_cannot_be_read_counts_as_none_and_is_replaced() {
     world.stop().await;
     let (code, said) = check(&mut world).await;
     assert_eq!(code, Some(0), "{said}");
+}
+
+on_both!(a_check_opens_every_sealed_value_and_says_when_it_has_no_key);
+async fn a_check_opens_every_sealed_value_and_says_when_it_has_no_key() {
+    let mut world = World::start().await;
+    let mut hooks = Vec::new();
+    for name in ["moved", "foreign", "secret", "sound"] {
+        let auth = json!({"type": "bearer", "token": "t"});
+        hooks.push(world.hook(Receiver::ok(), json!({"name": name, "auth": auth})).await);
+    }
+    world.stop().await;
+    let (code, said) = check(&mut world).await;
+    assert!(code == Some(0) && said.contains("rows: ok") && !said.contains("sealed values"), "{said}");
+    let of = |column: &str, name: &str| format!("(SELECT {column} FROM webhook WHERE name = '{name}')");
+    let (moved, secret) = (of("headers", "sound"), of("num", "secret"));
+    rows::tamper(&world, &format!("UPDATE webhook SET headers = {moved} WHERE name = 'moved'"));
+    rows::tamper(&world, &spelled(&format!("UPDATE webhook SET credentials = {{{FOREIGN}}} WHERE name = 'foreign'")));
+    rows::tamper(&world, &spelled(&format!("UPDATE webhook_secret SET sealed = {{01}} WHERE webhook_num = {secret}")));
+
+    let (code, said) = check(&mut world).await;
+
+    assert_eq!(code, Some(1), "{said}");
+    for (table, hook, expected) in [
+        ("webhook", &hooks[0], "headers: it does not belong to this row or was changed"),
+        ("webhook", &hooks[1], "credentials: it was sealed under another master key"),
+        ("webhook_secret", &hooks[2], "sealed: unknown layout"),
+    ] {
+        let expected = format!("({}), {expected}", hook.id);
+        let is_named = |line: &str| line.starts_with(&format!("{table} ")) && line.ends_with(&expected);
+        assert!(said.lines().any(is_named), "{expected:?} is not named: {said}");
+    }
+    assert!(!said.contains(&hooks[3].id), "{said}");
+    without_key(&mut world);
+    let (code, said) = check(&mut world).await;
+    assert!(code == Some(0) && said.contains("rows: ok") && said.contains("sealed values: not opened"), "{said}");
+}
+
+fn without_key(world: &mut World) {
+    match On::this_test() {
+        On::Sqlite => std::fs::remove_file(world.dir().join("p.db.key")).expect("a key"),
+        On::Postgres => drop(world.env().remove("POSTHASTE_MASTER_KEY")),
+    }
 }

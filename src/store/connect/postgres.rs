@@ -16,7 +16,6 @@ use url::Url;
 use crate::store::leases;
 
 use super::{Connected, Contents, Options, ensure_schema, migrate_down, without_secrets};
-use crate::secrets::MasterKey;
 use crate::store::OpenError;
 
 /// One connection writes, one writes with asynchronous commit, two keep the lease, and each kind of reader needs at
@@ -75,13 +74,11 @@ pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
 
 async fn connected(options: &Options) -> Result<Connected, OpenError> {
     let url = checked(&options.url)?;
-    // Any key will do for a process that seals nothing and opens nothing that is stored.
-    let stand_in = (!options.reads_secrets).then(MasterKey::generate);
-    let Some(master_key) = options.master_key.clone().or(stand_in) else {
+    if options.master_key.is_none() && options.reads_secrets {
         let why = "POSTHASTE_MASTER_KEY: not set; with PostgreSQL expected 32 bytes in base64, the same for every \
                    process that uses the database (head -c 32 /dev/urandom | base64)";
         return Err(OpenError::Setting(why.to_owned()));
-    };
+    }
     reach::once(&url).await?;
     let writer = connect(&url, WRITER).await?;
     checks::run(&writer, options.force_unsafe).await?;
@@ -97,7 +94,7 @@ async fn connected(options: &Options) -> Result<Connected, OpenError> {
         engine_readers: connect(&url, engine_readers).await?,
         lease: Some(connect(&url, LEASE).await?),
         checkpoints: None,
-        master_keys: [&[master_key][..], &options.previous_keys].concat(),
+        master_keys: options.master_key.iter().chain(&options.previous_keys).cloned().collect(),
         key_setting: "POSTHASTE_MASTER_KEY".to_owned(),
         lock: None,
     })

@@ -12,7 +12,7 @@ use sea_orm::sqlx::{self, Connection, SqliteConnection};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement};
 
 use super::{Connected, Options, ensure_schema, migrate_down, without_secrets};
-use crate::secrets::{MasterKey, key_file};
+use crate::secrets::key_file;
 use crate::store::OpenError;
 use crate::store::checkpoint::Checkpoints;
 
@@ -46,8 +46,7 @@ pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
     files::prepare(&path)?;
     let (mut master_keys, key_setting) = match options.master_key.clone() {
         Some(key) => (vec![key], "POSTHASTE_MASTER_KEY".to_owned()),
-        // Any key will do for a process that seals nothing and opens nothing that is stored.
-        None if !options.reads_secrets => (vec![MasterKey::generate()], String::new()),
+        None if !options.reads_secrets && !key_file::path_of(&path).exists() => (Vec::new(), String::new()),
         None => (key_file::read_or_create(&path, is_new)?, key_file::path_of(&path).display().to_string()),
     };
     master_keys.extend(options.previous_keys.iter().cloned());
