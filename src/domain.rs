@@ -1,5 +1,5 @@
-//! What the product is about, as plain data: ids, moments, the policy that a webhook's owner chooses, and the outcome of an
-//! attempt. Every layer may name this module, and it names none. Each limit of a policy stands here once: the check, the
+//! What the product is about, as plain data: ids, moments, shards, the policy that a webhook's owner chooses, and the outcome of
+//! an attempt. Every layer may name this module, and it names none. Each limit of a policy stands here once: the check, the
 //! message and the schema of the API take it from here.
 
 pub mod id;
@@ -7,3 +7,4 @@ pub mod in_doubt;
 pub mod moment;
 pub mod outcome;
 pub mod policy;
+pub mod shard;

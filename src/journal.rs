@@ -38,6 +38,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::shard::ShardNum;
 use crate::store::StoreError;
 use crate::store::deliveries::{Attempt, DeliveryState};
 use crate::store::events::{Caller, Receipt};
@@ -45,7 +46,7 @@ use crate::store::fanout_scan::ScannedFanout;
 use crate::store::fanouts::Fanout;
 use crate::store::health::Health;
 use crate::store::idempotency::OnceKey;
-use crate::store::leases::{AcquiredShard, Membership, ShardNum};
+use crate::store::leases::{AcquiredShard, Membership};
 
 pub use self::running::{Running, WriterTask};
 

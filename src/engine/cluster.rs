@@ -12,8 +12,9 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 
 use crate::domain::id::WebhookNum;
+use crate::domain::shard::ShardNum;
 use crate::host::Host;
-use crate::store::leases::{ShardNum, Survey};
+use crate::store::leases::Survey;
 
 use super::Engine;
 

@@ -6,8 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::domain::id::WebhookNum;
+use crate::domain::shard::ShardNum;
 use crate::store::config_changes::{Changes, Position};
-use crate::store::leases::{AcquiredShard, Membership, Renewal, ShardNum, ShardSet, Survey};
+use crate::store::leases::{AcquiredShard, Membership, Renewal, ShardSet, Survey};
 use crate::store::notifier::Notification;
 use crate::store::webhooks::{Route, Routed};
 use crate::store::{Store, StoreError};

@@ -6,44 +6,43 @@
 
 use std::cmp::Reverse;
 
-/// The same number as in `store/leases`.
-pub const SHARDS: usize = 256;
+use crate::domain::shard::{SHARDS, ShardNum};
 
 /// What a node must do so that every node owns what it should.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Moves {
     /// This node owns them, and another one should.
-    pub give: Vec<u8>,
+    pub hand_off: Vec<ShardNum>,
     /// No node owns them, and this one should.
-    pub take: Vec<u8>,
+    pub acquire: Vec<ShardNum>,
 }
 
 /// Which node should own this shard; `None` if there are no nodes.
 #[must_use]
-pub fn owner(shard: u8, nodes: &[i64]) -> Option<i64> {
+pub fn owner(shard: ShardNum, nodes: &[i64]) -> Option<i64> {
     // Weights are practically never equal; if they are, the older node gets the shard.
     nodes.iter().copied().max_by_key(|node| (weight(*node, shard), Reverse(*node)))
 }
 
-/// What `me` must do. `nodes` are the living nodes; a node that leaves leaves itself out, and so gives everything.
+/// What `me` must do. `nodes` are the living nodes; a node that leaves leaves itself out, and so hands off everything.
 /// `owners` are the present owners; the shards of a dead node have none.
 #[must_use]
 pub fn moves(me: i64, nodes: &[i64], owners: &[Option<i64>; SHARDS]) -> Moves {
     let mut moves = Moves::default();
-    for (shard, holder) in (0..=u8::MAX).zip(owners) {
+    for (shard, holder) in ShardNum::all().zip(owners) {
         let should = owner(shard, nodes);
         if *holder == Some(me) && should.is_some_and(|should| should != me) {
-            moves.give.push(shard);
+            moves.hand_off.push(shard);
         } else if holder.is_none() && should == Some(me) {
-            moves.take.push(shard);
+            moves.acquire.push(shard);
         }
     }
     moves
 }
 
 /// Nodes of different versions must agree, so this function never changes.
-fn weight(node: i64, shard: u8) -> u64 {
-    mix(mix(node.cast_unsigned()) ^ u64::from(shard))
+fn weight(node: i64, shard: ShardNum) -> u64 {
+    mix(mix(node.cast_unsigned()) ^ u64::from(shard.num().cast_unsigned()))
 }
 
 /// One step of SplitMix64 from this state. Numbers of nodes and shards are neighbours, but their outputs look
@@ -66,7 +65,7 @@ mod tests {
     use super::*;
 
     fn placement(nodes: &[i64]) -> [Option<i64>; SHARDS] {
-        let mut shards = 0..=u8::MAX;
+        let mut shards = ShardNum::all();
         std::array::from_fn(|_| owner(shards.next().expect("one of 256"), nodes))
     }
 
@@ -82,7 +81,7 @@ mod tests {
 
     #[test]
     fn without_nodes_nobody_has_anything_and_nothing_moves() {
-        assert_eq!(owner(7, &[]), None);
+        assert_eq!(owner(ShardNum::from(7), &[]), None);
         assert_eq!(moves(1, &[], &[Some(1); SHARDS]), Moves::default());
         assert_eq!(moves(1, &[], &[None; SHARDS]), Moves::default());
     }
@@ -91,15 +90,16 @@ mod tests {
     #[test]
     fn the_weights_are_those_of_every_version() {
         assert_eq!(mix(0), 0xe220_a839_7b1d_cdaf, "the first number of SplitMix64 from the seed 0");
-        let placed: Vec<_> = (0..16).map(|shard| owner(shard, &[1, 2, 3, 4, 5]).expect("an owner")).collect();
+        let owner = |shard| owner(shard, &[1, 2, 3, 4, 5]).expect("an owner");
+        let placed: Vec<_> = ShardNum::all().take(16).map(owner).collect();
         assert_eq!(placed, [5, 3, 1, 3, 5, 4, 2, 3, 2, 4, 2, 4, 4, 1, 2, 1]);
     }
 
     #[test]
-    fn one_node_takes_everything_and_one_that_leaves_gives_everything() {
-        let all: Vec<u8> = (0..=u8::MAX).collect();
-        assert_eq!(moves(5, &[5], &[None; SHARDS]), Moves { give: vec![], take: all.clone() });
-        assert_eq!(moves(5, &[6, 9], &[Some(5); SHARDS]), Moves { give: all, take: vec![] });
+    fn one_node_acquires_everything_and_one_that_leaves_hands_off_everything() {
+        let all: Vec<ShardNum> = ShardNum::all().collect();
+        assert_eq!(moves(5, &[5], &[None; SHARDS]), Moves { hand_off: vec![], acquire: all.clone() });
+        assert_eq!(moves(5, &[6, 9], &[Some(5); SHARDS]), Moves { hand_off: all, acquire: vec![] });
     }
 
     /// Shards fall on nodes as if at random, so the bound is a few standard deviations. Measured over all numbers up to
@@ -139,21 +139,21 @@ mod tests {
             }
         }
 
-        /// From any start: once every node has given and taken, every node owns what it should, without asking another.
+        /// From any start: once every node has handed off and acquired, every node owns what it should, without asking another.
         #[test]
-        fn giving_and_then_taking_ends_where_it_should(nodes in some_nodes(), before in vec(any::<Option<Index>>(), SHARDS)) {
+        fn handing_off_and_then_acquiring_ends_where_it_should(nodes in some_nodes(), before in vec(any::<Option<Index>>(), SHARDS)) {
             let held = |at: usize| before[at].map(|which| nodes[which.index(nodes.len())]);
             let mut owners: [Option<i64>; SHARDS] = std::array::from_fn(held);
             for node in &nodes {
-                for given in moves(*node, &nodes, &owners).give {
-                    owners[usize::from(given)] = None;
+                for given in moves(*node, &nodes, &owners).hand_off {
+                    owners[given.place()] = None;
                 }
             }
-            let mut taken = BTreeSet::new();
+            let mut acquired = BTreeSet::new();
             for node in &nodes {
-                for shard in moves(*node, &nodes, &owners).take {
-                    prop_assert!(taken.insert(shard), "two nodes would take one shard");
-                    owners[usize::from(shard)] = Some(*node);
+                for shard in moves(*node, &nodes, &owners).acquire {
+                    prop_assert!(acquired.insert(shard), "two nodes would acquire one shard");
+                    owners[shard.place()] = Some(*node);
                 }
             }
             prop_assert_eq!(owners, placement(&nodes));

@@ -18,9 +18,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::domain::id::{DeliveryId, WebhookId, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
+use crate::domain::shard::ShardNum;
 use crate::journal::feed::Feed;
 use crate::store::events::Event;
-use crate::store::leases::ShardNum;
 
 use super::address::Address;
 use super::context::EngineContext;

@@ -4,7 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::store::leases::{Locked, ShardNum};
+use crate::domain::shard::ShardNum;
+use crate::store::leases::Locked;
 use crate::store::transaction_id::TransactionId;
 
 use super::Record;
@@ -57,7 +58,7 @@ fn shard_of(record: &Record) -> Option<ShardNum> {
         Record::Attempt(record) => Some(of(record.id.webhook)),
         Record::Defer { id, .. } | Record::Cancel { id, .. } | Record::Retry { id, .. } => Some(of(id.webhook)),
         Record::Health { webhook, .. } | Record::Purge { webhook, .. } => Some(of(*webhook)),
-        Record::Mark { shard, .. } => ShardNum::read(*shard).ok(),
+        Record::Mark { shard, .. } => ShardNum::try_from(*shard).ok(),
         Record::Adopt { .. } | Record::Watch { .. } => None,
     }
 }

@@ -2,10 +2,11 @@
 //! updates the ledger ([`ledger_updates`](super::ledger_updates)).
 
 use crate::domain::moment::UnixMillis;
+use crate::domain::shard::ShardNum;
 use crate::store::StoreError;
 use crate::store::journal_db::JournalDb;
 use crate::store::journal_db::pending::Pending;
-use crate::store::leases::{ShardNum, Snapshot};
+use crate::store::leases::Snapshot;
 
 use super::ledger::Ledger;
 

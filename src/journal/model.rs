@@ -11,9 +11,10 @@ use parking_lot::Mutex;
 
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::shard::ShardNum;
 use crate::store::StoreError;
 use crate::store::idempotency::{Once, OnceKey, Seen};
-use crate::store::leases::{Locked, ShardNum, ShardSet, Snapshot};
+use crate::store::leases::{Locked, ShardSet, Snapshot};
 use crate::store::transaction_id::TransactionId;
 
 use crate::store::fanouts::FanoutKey;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::store::leases::ShardNum;
+use crate::domain::shard::ShardNum;
 
 #[derive(Debug, Default)]
 pub struct RemoteShards {

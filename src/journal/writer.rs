@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::shard::ShardNum;
 use crate::fault;
 use crate::host::Host;
 use crate::store::StoreError;
@@ -23,7 +24,7 @@ use crate::store::cancel::Purge;
 use crate::store::deliveries::DeliveryState;
 use crate::store::fanouts::Fanout;
 use crate::store::idempotency::{Once, OnceKey, Seen};
-use crate::store::leases::{ShardNum, ShardSet};
+use crate::store::leases::ShardSet;
 use crate::store::log::LogBuffer;
 
 use super::assign::{Callers, accept};
@@ -438,7 +439,7 @@ impl Writer {
         tokio::task::yield_now().await;
         let is_ours = |fanout: &Fanout| self.is_ours(fanout.shard);
         let (mut fanouts, foreign): (Vec<Fanout>, Vec<Fanout>) = fanouts.into_iter().partition(is_ours);
-        self.outputs.remote_shards.add(foreign.iter().filter_map(|fanout| ShardNum::read(fanout.shard).ok()));
+        self.outputs.remote_shards.add(foreign.iter().filter_map(|fanout| ShardNum::try_from(fanout.shard).ok()));
         self.feed(&mut fanouts, last);
         let changes = &updated.changes;
         self.tell_ledger(&Committed { fanouts: &fanouts, records: &batch.records, late: &late, changes });
@@ -455,7 +456,7 @@ impl Writer {
     }
 
     fn is_ours(&self, shard: i16) -> bool {
-        ShardNum::read(shard).is_ok_and(|shard| self.shard_set.owns(shard))
+        ShardNum::try_from(shard).is_ok_and(|shard| self.shard_set.owns(shard))
     }
 
     /// Tracks the fan-outs that the dispatcher gets from memory.

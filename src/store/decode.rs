@@ -3,11 +3,16 @@
 use serde::de::DeserializeOwned;
 
 use crate::domain::id::WebhookId;
+use crate::domain::shard::ShardNum;
 
 use super::StoreError;
 
 pub(super) fn webhook_id_of(bytes: &[u8]) -> Result<WebhookId, StoreError> {
     WebhookId::from_bytes(bytes).ok_or_else(|| StoreError::unreadable("id", "not 16 bytes"))
+}
+
+pub(super) fn shard_of(num: i16) -> Result<ShardNum, StoreError> {
+    ShardNum::try_from(num).map_err(|error| StoreError::unreadable("shard", error))
 }
 
 pub(super) fn json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {

@@ -10,9 +10,11 @@ use std::sync::Arc;
 use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement};
 
 use crate::domain::id::EventSeq;
+use crate::domain::shard::ShardNum;
 
+use super::decode::shard_of;
 use super::fanouts::{self, FANOUT_COLUMNS, Fanout};
-use super::leases::{ShardNum, ShardSet, Snapshot};
+use super::leases::{ShardSet, Snapshot};
 use super::{Store, StoreError, dialect};
 
 /// The fan-outs that a scan looks for.
@@ -179,7 +181,7 @@ fn place_of(row: &QueryResult) -> Result<Place, StoreError> {
 }
 
 fn found_of(shard_set: &ShardSet, tx: u64, fanout: Fanout) -> Result<ScannedFanout, StoreError> {
-    let is_new_from_peer = shard_set.is_new_from_peer(ShardNum::read(fanout.shard)?, tx, fanout.event.seq);
+    let is_new_from_peer = shard_set.is_new_from_peer(shard_of(fanout.shard)?, tx, fanout.event.seq);
     Ok(ScannedFanout { fanout, is_new_from_peer })
 }
 

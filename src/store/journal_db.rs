@@ -17,11 +17,12 @@ use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Statement};
 
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::shard::ShardNum;
 
 use super::events::{Receipt, newest_event};
 use super::fanouts::FanoutKey;
 use super::idempotency::{Once, OnceKey, Seen};
-use super::leases::{Locked, ShardNum, ShardSet, Snapshot};
+use super::leases::{Locked, ShardSet, Snapshot};
 use super::pool::Transaction;
 use super::{Store, StoreError, dialect};
 

@@ -18,19 +18,18 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement, Val
 
 use crate::clock::Question;
 use crate::domain::id::{EventSeq, WebhookNum};
-use crate::domain::moment::UnixMillis;
-
-use super::{Store, StoreError, dialect};
 use crate::domain::in_doubt::InDoubt;
+use crate::domain::moment::UnixMillis;
+use crate::domain::shard::{SHARDS, ShardNum};
+
+use super::decode::shard_of;
+use super::{Store, StoreError, dialect};
 
 pub(crate) use self::server::Continuity;
 pub(super) use self::server::STARTED;
 use self::server::{SERVER, Server, ServerRow};
 pub use self::shard_set::{Locked, Membership, ShardSet};
 pub use self::snapshot::Snapshot;
-
-/// A power of two, many more than there will be nodes, and few enough to lock all of them in a batch.
-pub const SHARDS: usize = 256;
 
 /// How long a transaction that locks shards may be silent before the server ends it, so that a process that froze in
 /// the middle of a batch does not block a take-over.
@@ -41,46 +40,6 @@ const LEAST_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Now, by the database's clock.
 pub(super) const NOW: &str = "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::int8";
-
-/// A 256th of all webhooks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ShardNum(u8);
-
-impl ShardNum {
-    /// The shard of an undivided fan-out, where one process has everything.
-    pub const WHOLE: Self = Self(0);
-
-    /// The low byte: webhook numbers are dense, so it spreads them evenly.
-    #[must_use]
-    pub fn of(webhook: WebhookNum) -> Self {
-        Self(webhook.0.to_le_bytes()[0])
-    }
-
-    pub fn all() -> impl Iterator<Item = Self> {
-        (0..=u8::MAX).map(Self)
-    }
-
-    #[must_use]
-    pub fn num(self) -> i16 {
-        i16::from(self.0)
-    }
-
-    #[must_use]
-    pub fn place(self) -> usize {
-        usize::from(self.0)
-    }
-
-    /// Reads a shard's number from a row.
-    pub(crate) fn read(num: i16) -> Result<Self, StoreError> {
-        u8::try_from(num).map(Self).map_err(|error| StoreError::unreadable("shard", error))
-    }
-}
-
-impl From<u8> for ShardNum {
-    fn from(num: u8) -> Self {
-        Self(num)
-    }
-}
 
 /// A node as other nodes know it. Times are by the database's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,7 +157,7 @@ impl Store {
         let rows = ShardRow::find_by_statement(plain(sql)).all(connection).await?;
         let mut shards = vec![(None, 0); SHARDS];
         for ShardRow { num, owner, epoch } in rows {
-            if let Some(shard) = self.if_readable("shard", num, ShardNum::read(num))? {
+            if let Some(shard) = self.if_readable("shard", num, shard_of(num))? {
                 shards[shard.place()] = (owner, epoch);
             }
         }
@@ -241,7 +200,7 @@ impl Store {
         let rows = AcquiredRow::find_by_statement(statement).all(connection).await?;
         let shard = |AcquiredRow { num, epoch, suspect_events_to, suspect_due_to }| {
             let in_doubt = InDoubt { events_to: EventSeq(suspect_events_to), due_to: UnixMillis(suspect_due_to) };
-            Ok(AcquiredShard { shard: ShardNum::read(num)?, epoch, in_doubt })
+            Ok(AcquiredShard { shard: shard_of(num)?, epoch, in_doubt })
         };
         rows.into_iter().map(shard).collect()
     }

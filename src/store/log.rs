@@ -15,8 +15,9 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::shard::ShardNum;
 
-use super::leases::{ShardNum, ShardSet};
+use super::leases::ShardSet;
 use super::rows::{RowStatement, int8};
 use super::{Store, StoreError, dialect, state};
 

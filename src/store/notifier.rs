@@ -11,7 +11,8 @@ use sea_orm::sqlx::postgres::PgListener;
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use tokio::sync::Notify;
 
-use super::leases::ShardNum;
+use crate::domain::shard::ShardNum;
+
 use super::{Store, StoreError};
 
 const CHANNEL: &str = "posthaste";

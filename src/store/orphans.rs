@@ -6,9 +6,10 @@ use sea_orm::{FromQueryResult, Statement, Value};
 
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::shard::ShardNum;
 
 use super::cancel::TAKE_BACK;
-use super::leases::{self, ShardNum};
+use super::leases;
 use super::{Store, StoreError, dialect};
 
 /// The most keys that the log line names.

@@ -8,10 +8,10 @@ use sea_orm::{DbErr, FromQueryResult, QueryResult, Statement, Value};
 
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::shard::ShardNum;
 
 use super::deliveries::DeliveryFilter;
 use super::fanouts::FANOUT_KEY;
-use super::leases::ShardNum;
 use super::{Store, StoreError, dialect, targets};
 
 /// Events with open fan-outs that one page looks at, of any tenant.

@@ -15,10 +15,9 @@ use crate::domain::outcome::OutcomeKind;
 use crate::domain::policy::Policy;
 use crate::secrets::SealContext;
 
-use super::decode::{json, webhook_id_of};
+use super::decode::{json, shard_of, webhook_id_of};
 use super::deliveries::{attempt_of, state_of_row};
 use super::keys::ApiKey;
-use super::leases::ShardNum;
 use super::pool::Transaction;
 use super::tenants::Tenant;
 use super::unreadable::{key_of, webhook_id_in};
@@ -161,7 +160,7 @@ async fn scan_events(scan: &mut Scan<'_>) -> Result<(), StoreError> {
     })
     .await?;
     scan.table::<fanout::Entity>("fanout", &["event_seq", "shard"], |row| {
-        ShardNum::read(row.shard)?;
+        shard_of(row.shard)?;
         targets::count(&row.targets).map(drop)
     })
     .await?;
@@ -185,7 +184,7 @@ async fn scan_events(scan: &mut Scan<'_>) -> Result<(), StoreError> {
 
 async fn scan_nodes(scan: &mut Scan<'_>) -> Result<(), StoreError> {
     let sql = "SELECT num, owner, epoch FROM shard";
-    scan.rows("shard", &["num"], sql, |row| ShardNum::read(column(row, "num")?).map(drop)).await?;
+    scan.rows("shard", &["num"], sql, |row| shard_of(column(row, "num")?).map(drop)).await?;
     let sql = "SELECT num, name, slot FROM node";
     scan.rows("node", &["num"], sql, |row| {
         let slot: Option<i16> = column(row, "slot")?;

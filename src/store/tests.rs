@@ -30,13 +30,13 @@ use tokio::sync::oneshot;
 use super::audit::Author;
 use super::deliveries::{ATTEMPTS_BYTES, DeliveryFilter, DeliveryState, LISTED_BODY, LastAttempt, Status, Wanted};
 use super::idempotency::OnceKey;
-use super::leases::ShardNum;
 use super::log::LogIndex;
 use super::webhooks::{NewWebhook, Webhook};
 use super::*;
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
+use crate::domain::shard::ShardNum;
 use crate::journal::{Draft, PublishError, Published, Record};
 use crate::secrets::MasterKey;
 

@@ -11,7 +11,8 @@ use std::fmt;
 use clap::Args;
 use serde::Serialize;
 
-use crate::engine::placement::{SHARDS, owner};
+use crate::domain::shard::{SHARDS, ShardNum};
+use crate::engine::placement::owner;
 
 #[derive(Debug, Args)]
 pub(super) struct PlacementArgs {
@@ -179,7 +180,7 @@ impl Fleet<'_> {
 
 /// The owner that placement names for each shard.
 fn placed(nodes: &[i64]) -> Vec<i64> {
-    (0..=u8::MAX).filter_map(|shard| owner(shard, nodes)).collect()
+    ShardNum::all().filter_map(|shard| owner(shard, nodes)).collect()
 }
 
 /// A point between 0 and `whole`; consecutive numbers spread evenly.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 
+use crate::domain::shard::{SHARDS, ShardNum};
 use crate::engine::cluster_db::ClusterDb;
 use crate::engine::config_sync;
 use crate::engine::context::EngineContext;
@@ -15,7 +16,7 @@ use crate::engine::placement::{self, Moves};
 use crate::engine::registry::RegistryHandle;
 use crate::journal::feed::Feed;
 use crate::store::StoreError;
-use crate::store::leases::{AcquiredShard, SHARDS, ShardNum, Survey};
+use crate::store::leases::{AcquiredShard, Survey};
 
 use super::Cluster;
 use super::shard_log::ShardLog;
@@ -84,13 +85,13 @@ impl Member {
         }
         self.stop_lost(&lost(me, &survey, &held, &left));
         self.release_unknown(me, &survey, &left).await?;
-        let Moves { give, mut take } = moves(me, &survey);
+        let Moves { hand_off, mut acquire } = moves(me, &survey);
         // A hand-off in progress may still issue a second release; its shards must not be acquired again yet.
-        take.retain(|shard| !self.leaving.lock().contains(&ShardNum::from(*shard)));
+        acquire.retain(|shard| !self.leaving.lock().contains(shard));
         self.cluster.has_seen(survey);
-        self.acquire(&shards(take)).await?;
+        self.acquire(&acquire).await?;
         self.cluster.set_settled(true);
-        self.hand_off(&shards(give));
+        self.hand_off(&hand_off);
         Ok(())
     }
 
@@ -210,9 +211,9 @@ impl Member {
     }
 
     /// Begins to hand off these shards; each is released as soon as none of its requests is in flight.
-    fn hand_off(self: &Arc<Self>, give: &[ShardNum]) {
+    fn hand_off(self: &Arc<Self>, moving: &[ShardNum]) {
         let shard_set = &self.context.shard_set;
-        let served: Vec<ShardNum> = give.iter().copied().filter(|shard| shard_set.serves_shard(*shard)).collect();
+        let served: Vec<ShardNum> = moving.iter().copied().filter(|shard| shard_set.serves_shard(*shard)).collect();
         let served = self.without_slow_ones(&served);
         shard_set.stop_serving(&served);
         self.leaving.lock().extend(&served);
@@ -273,7 +274,7 @@ fn lost(me: i64, survey: &Survey, held: &[(ShardNum, i64)], leaving: &BTreeSet<S
     lost.map(|(shard, _)| *shard).collect()
 }
 
-/// Which shards this node should give and take by this survey. A node whose lease has ended, but which is not reaped,
+/// Which shards this node should hand off and acquire by this survey. A node whose lease has ended, but which is not reaped,
 /// may still renew the lease and keeps its shards. The database lets only a node with a lease acquire shards.
 fn moves(me: i64, survey: &Survey) -> Moves {
     let living = survey.nodes.iter().filter(|node| node.is_alive || node.num == me);
@@ -284,10 +285,6 @@ fn moves(me: i64, survey: &Survey) -> Moves {
         *place = owner.filter(|owner| known.contains(owner));
     }
     placement::moves(me, &living, &owners)
-}
-
-fn shards(nums: Vec<u8>) -> Vec<ShardNum> {
-    nums.into_iter().map(ShardNum::from).collect()
 }
 
 #[cfg(test)]
@@ -314,13 +311,13 @@ mod tests {
             Node { num, name: String::new(), address: None, started_at, lease_until, is_alive: lives }
         };
         let mut survey = Survey { nodes: vec![node(1, false), node(2, true)], shards: vec![(None, 0); SHARDS] };
-        let held = moves(1, &survey).take;
-        held.iter().for_each(|shard| survey.shards[usize::from(*shard)].0 = Some(1));
+        let held = moves(1, &survey).acquire;
+        held.iter().for_each(|shard| survey.shards[shard.place()].0 = Some(1));
         assert!(!held.is_empty() && held.len() < SHARDS);
         assert_eq!(moves(1, &survey), Moves::default());
-        let free = moves(2, &survey).take;
+        let free = moves(2, &survey).acquire;
         assert_eq!(
-            (free.len(), moves(2, &survey).give),
+            (free.len(), moves(2, &survey).hand_off),
             (SHARDS - held.len(), vec![]),
             "the shards of a node that is not reaped are not free"
         );

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 
+use crate::domain::shard::ShardNum;
 use crate::store::StoreError;
-use crate::store::leases::ShardNum;
 use crate::store::log::LogIndex;
 
 #[async_trait]

@@ -17,6 +17,7 @@ use crate::delivery::target::Target;
 use crate::domain::id::{DeliveryId, EventId};
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::Outcome;
+use crate::domain::shard::ShardNum;
 use crate::engine::bodies::NoBody;
 use crate::engine::context::EngineContext;
 use crate::engine::endpoint_config::EndpointConfig;
@@ -29,7 +30,6 @@ use crate::host::Host;
 use crate::journal::Slot;
 use crate::store::StoreError;
 use crate::store::events::{Body, Event};
-use crate::store::leases::ShardNum;
 
 use super::STORE_PAUSE;
 use super::recall::Recall;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
+use crate::domain::shard::ShardNum;
 use crate::engine::address::{Address, ask};
 use crate::engine::context::EngineContext;
 use crate::engine::endpoint::Message as ToEndpoint;
@@ -14,7 +15,6 @@ use crate::engine::lane::Detached;
 use crate::journal::Record;
 use crate::journal::feed::Feed;
 use crate::store::StoreError;
-use crate::store::leases::ShardNum;
 
 use super::{Crashes, Figures, Item, Message, Offered};
 

@@ -5,8 +5,8 @@ use tokio::sync::oneshot;
 
 use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
+use crate::domain::shard::ShardNum;
 use crate::engine::endpoint;
-use crate::store::leases::ShardNum;
 
 use super::{Lifecycle, Registry};
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
-use crate::store::leases::ShardNum;
+use crate::domain::shard::ShardNum;
 
 #[derive(Default)]
 pub(in crate::engine) struct Marks {

@@ -6,10 +6,10 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
+use crate::domain::shard::ShardNum;
 use crate::engine::address::Address;
 use crate::engine::endpoint;
 use crate::engine::endpoint_config::EndpointConfig;
-use crate::store::leases::ShardNum;
 
 use super::Item;
 

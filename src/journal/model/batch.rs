@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use crate::domain::id::{DeliveryId, WebhookNum};
+use crate::domain::shard::ShardNum;
 use crate::store::deliveries::{Attempt, DeliveryState};
 use crate::store::fanouts::FanoutKey;
 use crate::store::health::Health;
 use crate::store::journal_db::rows::{Change, NewEvent, Rows, Update};
-use crate::store::leases::ShardNum;
 
 use super::Tables;
 
@@ -47,7 +47,7 @@ impl BatchRows {
             Update::Purge { purge, .. } => purge.webhook,
         });
         let webhooks = states.chain(updates).chain(self.health.iter().map(|(webhook, _)| *webhook));
-        webhooks.map(ShardNum::of).chain(self.ended.iter().filter_map(|(_, shard)| ShardNum::read(*shard).ok()))
+        webhooks.map(ShardNum::of).chain(self.ended.iter().filter_map(|(_, shard)| ShardNum::try_from(*shard).ok()))
     }
 
     /// Mirrors `Statements::run`.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::domain::id::{DeliveryId, EventSeq, Slot, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
+use crate::domain::shard::ShardNum;
 use crate::store::cancel::{Purge, TakenBack};
 use crate::store::deliveries::{Attempt, DeliveryState, Due, DueRows, Fallback, Status, Wanted};
 use crate::store::events::Event;
@@ -17,8 +18,8 @@ use crate::store::fanouts::FanoutKey;
 use crate::store::health::Health;
 use crate::store::journal_db::pending::{Pending, PendingAfter, PendingSink};
 use crate::store::journal_db::rows::Change;
+use crate::store::leases::ShardSet;
 use crate::store::leases::model::Leases;
-use crate::store::leases::{ShardNum, ShardSet};
 
 use super::transactions::Transactions;
 
@@ -278,7 +279,7 @@ impl Tables {
             Which::New(expected) => expected(),
         };
         let is_wanted = |(tx, event, shard): &Place| {
-            let is_served = ShardNum::read(*shard).is_ok_and(|shard| served.contains(&shard));
+            let is_served = ShardNum::try_from(*shard).is_ok_and(|shard| served.contains(&shard));
             let event = EventSeq(*event);
             let is_wanted = match which {
                 Which::All => true,

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::store::leases::{ShardNum, Snapshot};
+use crate::domain::shard::ShardNum;
+use crate::store::leases::Snapshot;
 
 /// Mirrors `leases::SILENCE`.
 const SILENCE: Duration = Duration::from_secs(5);

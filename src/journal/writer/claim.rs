@@ -3,8 +3,8 @@
 
 use std::collections::HashSet;
 
+use crate::domain::shard::ShardNum;
 use crate::store::StoreError;
-use crate::store::leases::ShardNum;
 
 use super::{JournalTransaction, Record, Writer};
 use crate::store::fanout_scan::ScannedFanout;
@@ -25,7 +25,7 @@ impl Writer {
 
     fn is_new(&self, found: &ScannedFanout, open: &HashSet<FanoutKey>) -> bool {
         let key = key_of(found);
-        let is_ours = ShardNum::read(key.1).is_ok_and(|shard| self.shard_set.owns(shard));
+        let is_ours = ShardNum::try_from(key.1).is_ok_and(|shard| self.shard_set.owns(shard));
         is_ours && open.contains(&key) && !self.tracker.knows(key)
     }
 

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::domain::shard::ShardNum;
 use crate::store::StoreError;
-use crate::store::leases::{AcquiredShard, Membership, ShardNum};
+use crate::store::leases::{AcquiredShard, Membership};
 
 use super::{JournalStats, Writer};
 use crate::journal::{OwnershipChange, ledger_load};

@@ -8,8 +8,9 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement, Val
 
 use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::shard::ShardNum;
 use crate::store::fanouts::{FANOUT_KEY, last_key};
-use crate::store::leases::{STARTED, ShardNum, Snapshot};
+use crate::store::leases::{STARTED, Snapshot};
 use crate::store::pool::Transaction;
 use crate::store::{Store, StoreError, dialect, targets};
 

@@ -8,11 +8,12 @@ use async_trait::async_trait;
 
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::shard::ShardNum;
 use crate::store::StoreError;
 use crate::store::events::Receipt;
 use crate::store::fanouts::FanoutKey;
 use crate::store::idempotency::{Once, OnceKey, Seen};
-use crate::store::leases::{Locked, ShardNum, ShardSet, Snapshot};
+use crate::store::leases::{Locked, ShardSet, Snapshot};
 use crate::store::transaction_id::TransactionId;
 
 use super::pending::{PendingAfter, PendingSink};

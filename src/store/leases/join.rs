@@ -4,10 +4,11 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
 
 use crate::domain::id::{EventSeq, Slot};
 use crate::domain::moment::UnixMillis;
+use crate::domain::shard::ShardNum;
 use crate::store::{Store, StoreError};
 
 use super::server::{SERVER, ServerRow};
-use super::{Membership, NOW, ShardNum, ShardSet, about, give_up_shards, nums, plain, silence};
+use super::{Membership, NOW, ShardSet, about, give_up_shards, nums, plain, silence};
 
 /// How often to try for a slot, which another node may take at the same time.
 const TRIES: usize = 20;

@@ -7,9 +7,10 @@ use std::time::Duration;
 use crate::domain::id::{EventSeq, Slot, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
+use crate::domain::shard::{SHARDS, ShardNum};
 
 use super::server::{Continuity, Server};
-use super::{AcquiredShard, Locked, Membership, Node, Renewal, SHARDS, ShardNum, ShardSet, Survey};
+use super::{AcquiredShard, Locked, Membership, Node, Renewal, ShardSet, Survey};
 
 #[derive(Clone)]
 pub(crate) struct Leases {

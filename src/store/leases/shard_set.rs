@@ -12,12 +12,13 @@ use tokio::sync::watch;
 
 use crate::domain::id::{EventSeq, Slot, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
+use crate::domain::shard::{SHARDS, ShardNum};
 use crate::store::dialect;
 use crate::store::transaction_id::TransactionId;
 
 use super::server::{Continuity, SERVER, STARTED, Server, ServerRow};
 use super::snapshot::Snapshot;
-use super::{AcquiredShard, NumRow, SHARDS, SILENCE, ShardNum};
+use super::{AcquiredShard, NumRow, SILENCE};
 
 /// Bits of a tag that hold the epoch: a shard changes its owner less often than that in the life of a database.
 const EPOCH_BITS: u32 = 40;
@@ -133,7 +134,7 @@ impl ShardSet {
     /// The epoch under which this node owns the shard; 0 if it does not, or if the process has the database alone.
     #[must_use]
     pub fn epoch_of(&self, shard: i16) -> i64 {
-        let shard = ShardNum::read(shard).ok();
+        let shard = ShardNum::try_from(shard).ok();
         shard.and_then(|shard| self.owned_shard(shard, |shard| shard.tag)).unwrap_or(0)
     }
 

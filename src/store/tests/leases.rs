@@ -7,11 +7,12 @@ use sea_orm::ConnectionTrait;
 
 use super::world::gain_all;
 use super::*;
+use crate::domain::shard::ShardNum;
 use crate::journal::Running;
 use crate::store::events::Receipt;
 use crate::store::fanout_scan::ScannedFanout;
 use crate::store::fanout_scan::{ScanCursor, Which};
-use crate::store::leases::{Renewal, ShardNum, ShardSet};
+use crate::store::leases::{Renewal, ShardSet};
 
 /// Longer than any test that uses it.
 const LONG: Duration = Duration::from_secs(600);

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::outcome::OutcomeKind;
+use crate::domain::shard::ShardNum;
 use crate::engine::{TEST_EVENT, placement};
 use crate::journal::ledger::Oldest;
 use crate::journal::model::Tables;
 use crate::store::deliveries::{DeliveryState, Status, Trigger};
-use crate::store::leases::ShardNum;
 
 use super::oracle::{Oracle, Request};
 use super::process::Process;
@@ -87,7 +87,7 @@ pub(super) fn all_is_served(world: &World) -> bool {
     let tables = world.tables.borrow();
     let nodes: Vec<i64> = world.processes().iter().filter_map(|process| process.shard_set.node()).collect();
     let is_served = |(shard, owner): (ShardNum, Option<i64>)| {
-        let should = placement::owner(u8::try_from(shard.num()).unwrap_or(0), &nodes);
+        let should = placement::owner(shard, &nodes);
         let serves =
             |node| world.process_of(&tables, node).is_some_and(|process| process.shard_set.serves_shard(shard));
         owner == should && owner.is_some_and(serves)

@@ -7,12 +7,13 @@ use async_trait::async_trait;
 
 use crate::domain::id::WebhookNum;
 use crate::domain::in_doubt::InDoubt;
+use crate::domain::shard::ShardNum;
 use crate::engine::cluster::shard_log::ShardLog;
 use crate::engine::cluster_db::ClusterDb;
 use crate::journal::model::Tables;
 use crate::store::StoreError;
 use crate::store::config_changes::{Change, Changes, Position};
-use crate::store::leases::{AcquiredShard, Membership, Renewal, ShardNum, ShardSet, Survey};
+use crate::store::leases::{AcquiredShard, Membership, Renewal, ShardSet, Survey};
 use crate::store::notifier::Notification;
 use crate::store::webhooks::{Route, Routed};
 

@@ -10,6 +10,7 @@ use secrecy::SecretString;
 use crate::domain::id::{DeliveryId, EventSeq, TenantId, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
+use crate::domain::shard::ShardNum;
 use crate::engine::db::EngineDb;
 use crate::journal::model::Tables;
 use crate::store::StoreError;
@@ -19,7 +20,7 @@ use crate::store::events::Body;
 use crate::store::fanout_scan::ScannedFanout;
 use crate::store::fanout_scan::{ScanCursor, ScanPage, Which};
 use crate::store::fanouts::{Fanout, FanoutPage};
-use crate::store::leases::{Continuity, ShardNum, ShardSet};
+use crate::store::leases::{Continuity, ShardSet};
 use crate::store::webhooks::{Origin, Webhook};
 
 use super::tasks::{pause, until};
@@ -214,7 +215,7 @@ impl EngineDb for Db {
         let (mut page, cut_at) = page;
         page.retain(|(tx, _)| scan.shows(*tx));
         let found = |(tx, fanout): (u64, Fanout)| {
-            let shard = ShardNum::read(fanout.shard).expect("a shard");
+            let shard = ShardNum::try_from(fanout.shard).expect("a shard");
             ScannedFanout { is_new_from_peer: shard_set.is_new_from_peer(shard, tx, fanout.event.seq), fanout }
         };
         let found = page.into_iter().map(found).collect();

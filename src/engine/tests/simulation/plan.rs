@@ -11,9 +11,9 @@ use rand::{RngExt, SeedableRng};
 use crate::domain::id::{TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::policy::{Backoff, Policy, RateLimit};
+use crate::domain::shard::ShardNum;
 use crate::engine::bounds;
 use crate::journal;
-use crate::store::leases::ShardNum;
 use crate::store::leases::model::Leases;
 
 use super::operator::HUGE_BYTES;
