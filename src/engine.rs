@@ -88,6 +88,7 @@ use self::cluster::member::Member;
 use self::cluster::{Cluster, notifications};
 use self::cluster_db::ClusterDb;
 use self::context::{EngineContext, Parts};
+use self::db::EngineDb;
 use self::node_lease::{NodeIdentity, NodeLease};
 use self::ops::Ops;
 use self::registry::RegistryHandle;
@@ -252,6 +253,7 @@ impl Engine {
         store: Store,
         config: EngineConfig,
     ) -> Result<Self, StartError> {
+        let db: Arc<dyn EngineDb> = Arc::new(store.clone());
         let cluster_db: Arc<dyn ClusterDb> = Arc::new(store.clone());
         store.mark_taken(node_lease.shard_set(), host.now()).await?;
         let local_network = local_network(&config).map_err(StartError::Network)?;
@@ -260,8 +262,8 @@ impl Engine {
             Journal::start(Arc::new(store.clone()), host.clone(), node_lease.shard_set(), Bounds::LIVE).await?;
         let writer = tokio::spawn(or_abort("the journal's writer", writer));
         // Read before the routes, so that config sync also finds changes that commit while the routes are read.
-        let position = cluster_db.position().await?;
-        let routes = Arc::new(RouteTable::load(cluster_db.as_ref()).await?);
+        let position = db.position().await?;
+        let routes = Arc::new(RouteTable::load(db.as_ref()).await?);
         let log = Arc::new(LogIndex::open(&store, running.log.clone()).await?);
         let name = EngineName::new(store.engine_id().await?);
         let dns = &local_network.dns;
@@ -269,7 +271,7 @@ impl Engine {
         let cluster = Cluster::new(!store.is_clustered(), host.clone());
         let context = Arc::new(EngineContext::new(Parts {
             host,
-            db: Arc::new(store.clone()),
+            db,
             bounds: bounds::Bounds::LIVE,
             journal: running.journal.clone(),
             ledger: running.ledger.clone(),

@@ -1,16 +1,13 @@
-//! What cluster, node lease and config sync ask of the database. The [`Store`] answers; in the simulation, tables in
+//! What cluster and node lease ask of the database. The [`Store`] answers; in the simulation, tables in
 //! memory do. What each call means is said at the store's function of that name.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::domain::id::WebhookNum;
 use crate::domain::shard::ShardNum;
-use crate::store::config_changes::{Changes, Position};
 use crate::store::leases::{AcquiredShard, Membership, Renewal, ShardSet, Survey};
 use crate::store::notifier::Notification;
-use crate::store::webhooks::{Route, Routed};
 use crate::store::{Store, StoreError};
 
 #[async_trait]
@@ -36,11 +33,6 @@ pub(super) trait ClusterDb: Send + Sync {
     async fn adopt_foreign_rows(&self) -> Result<u64, StoreError>;
     async fn divide_fanouts(&self) -> Result<(), StoreError>;
     async fn notify(&self, notification: &Notification) -> Result<(), StoreError>;
-
-    async fn position(&self) -> Result<Position, StoreError>;
-    async fn changes_since(&self, position: &Position) -> Result<Changes, StoreError>;
-    async fn routes(&self, after: WebhookNum) -> Result<Vec<Route>, StoreError>;
-    async fn routes_of(&self, nums: &[WebhookNum]) -> Result<Vec<Routed>, StoreError>;
 }
 
 #[async_trait]
@@ -104,21 +96,5 @@ impl ClusterDb for Store {
 
     async fn notify(&self, notification: &Notification) -> Result<(), StoreError> {
         self.notify(notification).await
-    }
-
-    async fn position(&self) -> Result<Position, StoreError> {
-        self.position().await
-    }
-
-    async fn changes_since(&self, position: &Position) -> Result<Changes, StoreError> {
-        self.changes_since(position).await
-    }
-
-    async fn routes(&self, after: WebhookNum) -> Result<Vec<Route>, StoreError> {
-        self.routes(after).await
-    }
-
-    async fn routes_of(&self, nums: &[WebhookNum]) -> Result<Vec<Routed>, StoreError> {
-        self.routes_of(nums).await
     }
 }

@@ -16,7 +16,6 @@ use crate::store::config_changes::{Change, Changes, Position};
 use crate::store::webhooks::Routed;
 
 use super::Engine;
-use super::cluster_db::ClusterDb;
 use super::context::EngineContext;
 use super::registry::RegistryHandle;
 use super::routes::RouteTable;
@@ -46,8 +45,7 @@ impl Engine {
         if !inner.store.is_clustered() {
             return;
         }
-        let (context, db, registry) = (inner.context.clone(), inner.cluster_db.clone(), inner.registry.clone());
-        let follower = Follower::new(context, db, registry, position);
+        let follower = Follower::new(inner.context.clone(), inner.registry.clone(), position);
         let follower = Box::pin(or_abort("the config sync", follower.run()));
         let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(follower).await });
@@ -82,7 +80,6 @@ impl Digest {
 
 pub(super) struct Follower {
     context: Arc<EngineContext>,
-    db: Arc<dyn ClusterDb>,
     registry: RegistryHandle,
     position: Position,
     /// Webhooks whose routes are up to date, but whose endpoints were not told yet.
@@ -91,13 +88,8 @@ pub(super) struct Follower {
 
 impl Follower {
     /// `position` must have been read before the routes were.
-    pub(super) fn new(
-        context: Arc<EngineContext>,
-        db: Arc<dyn ClusterDb>,
-        registry: RegistryHandle,
-        position: Position,
-    ) -> Self {
-        Self { context, db, registry, position, untold: BTreeSet::new() }
+    pub(super) fn new(context: Arc<EngineContext>, registry: RegistryHandle, position: Position) -> Self {
+        Self { context, registry, position, untold: BTreeSet::new() }
     }
 
     pub(super) async fn run(mut self) {
@@ -124,7 +116,8 @@ impl Follower {
 
     /// Applies the changes since the last call that succeeded. After a failure, the next call starts over.
     async fn follow(&mut self) -> Result<(), StoreError> {
-        let Changes { changes, position } = answered(&self.context.host, self.db.changes_since(&self.position)).await?;
+        let EngineContext { host, db, .. } = &*self.context;
+        let Changes { changes, position } = answered(host, db.changes_since(&self.position)).await?;
         match Digest::of(&changes) {
             Some(digest) => self.take_over(&digest).await?,
             None => self.read_everything().await?,
@@ -160,11 +153,11 @@ impl Follower {
     /// Enters the routes of these webhooks as they are now. Answers the webhooks that another node has deleted. A
     /// webhook that was deleted here has no route any more, and the call that deleted it does the rest.
     async fn route(&self, nums: &[WebhookNum]) -> Result<Vec<WebhookNum>, StoreError> {
-        let EngineContext { host, changing, routes, .. } = &*self.context;
+        let EngineContext { host, db, changing, routes, .. } = &*self.context;
         // Makes a change that is made here meanwhile enter the routes after this one.
         let _changing = changing.write().await;
         let mut gone = Vec::new();
-        for routed in answered(host, self.db.routes_of(nums)).await? {
+        for routed in answered(host, db.routes_of(nums)).await? {
             match routed {
                 Routed::Here(route) => routes.set(route),
                 Routed::Deleted(tenant, num) => {
@@ -180,7 +173,7 @@ impl Follower {
     /// Reads all webhooks again, because it is unknown which ones were changed, or too many were.
     async fn read_everything(&mut self) -> Result<(), StoreError> {
         tracing::info!("config changes unknown or too many; all webhooks are read again");
-        let gone = reload(&self.context, self.db.as_ref()).await?;
+        let gone = reload(&self.context).await?;
         self.untold.extend(self.context.stats.nums());
         self.forget(&gone).await;
         Ok(())
@@ -207,9 +200,9 @@ impl Follower {
 }
 
 /// Reads all routes again, and tells the caches of tenants and keys to start over. Answers the webhooks that are gone.
-pub(super) async fn reload(context: &EngineContext, db: &dyn ClusterDb) -> Result<Vec<WebhookNum>, StoreError> {
+pub(super) async fn reload(context: &EngineContext) -> Result<Vec<WebhookNum>, StoreError> {
     let changing = context.changing.write().await;
-    let gone = context.routes.replace(RouteTable::load(db).await?);
+    let gone = context.routes.replace(RouteTable::load(context.db.as_ref()).await?);
     drop(changing);
     context.listeners.tell(Stale::Everything);
     Ok(gone)

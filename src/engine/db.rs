@@ -1,4 +1,5 @@
-//! What dispatcher, registry and endpoints read from the database, and the little that they write past the journal.
+//! What dispatcher, registry, endpoints and config sync read from the database, and the little that they write past the
+//! journal.
 //! [`Store`] is the live one; the simulation has tables in memory.
 
 use std::collections::HashMap;
@@ -9,11 +10,13 @@ use bytes::Bytes;
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
+use crate::store::config_changes::{Changes, Position};
 use crate::store::deliveries::{Due, DueRows, Wanted};
 use crate::store::endpoint_configs::EndpointConfigRow;
 use crate::store::fanout_scan::{ScanCursor, ScanPage, Which};
 use crate::store::fanouts::FanoutPage;
 use crate::store::leases::ShardSet;
+use crate::store::webhooks::{Route, Routed};
 use crate::store::{Store, StoreError};
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -68,6 +71,18 @@ pub(super) trait EngineDb: Send + Sync {
 
     /// The body of an event, if it is still stored.
     async fn body(&self, event: EventSeq) -> Result<Option<Bytes>>;
+
+    /// The position of a node that is about to read the whole configuration.
+    async fn position(&self) -> Result<Position>;
+
+    /// The config changes that have become visible since `position`, and the position after them.
+    async fn changes_since(&self, position: &Position) -> Result<Changes>;
+
+    /// The routes of the webhooks after `after`, a chunk at a time; an empty answer is the end.
+    async fn routes(&self, after: WebhookNum) -> Result<Vec<Route>>;
+
+    /// The present routes of these webhooks, deleted ones among them.
+    async fn routes_of(&self, nums: &[WebhookNum]) -> Result<Vec<Routed>>;
 }
 
 #[async_trait]
@@ -132,5 +147,21 @@ impl EngineDb for Store {
 
     async fn body(&self, event: EventSeq) -> Result<Option<Bytes>> {
         Self::body(self, event).await
+    }
+
+    async fn position(&self) -> Result<Position> {
+        Self::position(self).await
+    }
+
+    async fn changes_since(&self, position: &Position) -> Result<Changes> {
+        Self::changes_since(self, position).await
+    }
+
+    async fn routes(&self, after: WebhookNum) -> Result<Vec<Route>> {
+        Self::routes(self, after).await
+    }
+
+    async fn routes_of(&self, nums: &[WebhookNum]) -> Result<Vec<Routed>> {
+        Self::routes_of(self, nums).await
     }
 }

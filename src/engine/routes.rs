@@ -13,7 +13,7 @@ use crate::domain::id::{TenantNum, WebhookNum};
 use crate::store::StoreError;
 use crate::store::webhooks::Route;
 
-use super::cluster_db::ClusterDb;
+use super::db::EngineDb;
 
 #[derive(Debug, Default)]
 pub struct RouteTable {
@@ -41,7 +41,7 @@ struct Subscribers {
 }
 
 impl RouteTable {
-    pub(super) async fn load(db: &dyn ClusterDb) -> Result<Self, StoreError> {
+    pub(super) async fn load(db: &dyn EngineDb) -> Result<Self, StoreError> {
         let table = Self::default();
         let mut after = WebhookNum(0);
         loop {

@@ -103,7 +103,7 @@ impl Member {
         let held = shard_set.owned();
         shard_set.stop_serving(&held);
         self.db.renew_connections();
-        config_sync::reload(&self.context, self.db.as_ref()).await?;
+        config_sync::reload(&self.context).await?;
         let asked_at = host.steady();
         let Some(member) = node_lease.rejoin().await? else { return Ok(()) };
         // This fails only if the writer has stopped, and then the process ends.

@@ -1,21 +1,18 @@
-//! The simulated database as cluster, node lease and config sync see it, and the notifications between nodes.
+//! The simulated database as cluster and node lease see it, and the notifications between nodes.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::domain::id::WebhookNum;
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::shard::ShardNum;
 use crate::engine::cluster::shard_log::ShardLog;
 use crate::engine::cluster_db::ClusterDb;
 use crate::journal::model::Tables;
 use crate::store::StoreError;
-use crate::store::config_changes::{Change, Changes, Position};
 use crate::store::leases::{AcquiredShard, Membership, Renewal, ShardSet, Survey};
 use crate::store::notifier::Notification;
-use crate::store::webhooks::{Route, Routed};
 
 use super::db::{Db, must_be_unbroken};
 use super::process::Process;
@@ -147,41 +144,6 @@ impl ClusterDb for Db {
         let world = world::current();
         world.processes().iter().for_each(|other| pass_on(&world, notification, other));
         Ok(())
-    }
-
-    async fn position(&self) -> Result<Position> {
-        self.read(|world, _| Position::at(world.config_changes.borrow().len())).await
-    }
-
-    async fn changes_since(&self, position: &Position) -> Result<Changes> {
-        let from = position.index();
-        world::current().machines[self.place].follows_from(from);
-        let changed = |num: &WebhookNum| Change::Webhook(*num);
-        self.read_config(|world, _| {
-            let changes = world.config_changes.borrow();
-            Changes { changes: changes[from..].iter().map(changed).collect(), position: Position::at(changes.len()) }
-        })
-        .await
-    }
-
-    async fn routes(&self, after: WebhookNum) -> Result<Vec<Route>> {
-        self.read(|world, _| {
-            let hooks = world.hooks.borrow();
-            let hooks = hooks.values().filter(|hook| hook.num > after && !hook.is_deleted);
-            hooks.map(super::world::Hook::route).collect()
-        })
-        .await
-    }
-
-    async fn routes_of(&self, nums: &[WebhookNum]) -> Result<Vec<Routed>> {
-        self.read_config(|world, _| {
-            let hooks = world.hooks.borrow();
-            let routed = |hook: &super::world::Hook| {
-                if hook.is_deleted { Routed::Deleted(hook.tenant, hook.num) } else { Routed::Here(hook.route()) }
-            };
-            nums.iter().filter_map(|num| hooks.get(num)).map(routed).collect()
-        })
-        .await
     }
 }
 

@@ -14,6 +14,7 @@ use crate::domain::shard::ShardNum;
 use crate::engine::db::EngineDb;
 use crate::journal::model::Tables;
 use crate::store::StoreError;
+use crate::store::config_changes::{Change, Changes, Position};
 use crate::store::deliveries::{Due, DueRows, Wanted};
 use crate::store::endpoint_configs::EndpointConfigRow;
 use crate::store::events::Body;
@@ -21,7 +22,7 @@ use crate::store::fanout_scan::ScannedFanout;
 use crate::store::fanout_scan::{ScanCursor, ScanPage, Which};
 use crate::store::fanouts::{Fanout, FanoutPage};
 use crate::store::leases::{Continuity, ShardSet};
-use crate::store::webhooks::{Origin, Webhook};
+use crate::store::webhooks::{Origin, Route, Routed, Webhook};
 
 use super::tasks::{pause, until};
 use super::world::{self, Hook, World};
@@ -227,6 +228,41 @@ impl EngineDb for Db {
         self.read(|_, tables| match &tables.event(event)?.body {
             Body::InMemory(body) => Some(body.clone()),
             Body::Stored { .. } => None,
+        })
+        .await
+    }
+
+    async fn position(&self) -> Result<Position> {
+        self.read(|world, _| Position::at(world.config_changes.borrow().len())).await
+    }
+
+    async fn changes_since(&self, position: &Position) -> Result<Changes> {
+        let from = position.index();
+        world::current().machines[self.place].follows_from(from);
+        let changed = |num: &WebhookNum| Change::Webhook(*num);
+        self.read_config(|world, _| {
+            let changes = world.config_changes.borrow();
+            Changes { changes: changes[from..].iter().map(changed).collect(), position: Position::at(changes.len()) }
+        })
+        .await
+    }
+
+    async fn routes(&self, after: WebhookNum) -> Result<Vec<Route>> {
+        self.read(|world, _| {
+            let hooks = world.hooks.borrow();
+            let hooks = hooks.values().filter(|hook| hook.num > after && !hook.is_deleted);
+            hooks.map(Hook::route).collect()
+        })
+        .await
+    }
+
+    async fn routes_of(&self, nums: &[WebhookNum]) -> Result<Vec<Routed>> {
+        self.read_config(|world, _| {
+            let hooks = world.hooks.borrow();
+            let routed = |hook: &Hook| {
+                if hook.is_deleted { Routed::Deleted(hook.tenant, hook.num) } else { Routed::Here(hook.route()) }
+            };
+            nums.iter().filter_map(|num| hooks.get(num)).map(routed).collect()
         })
         .await
     }

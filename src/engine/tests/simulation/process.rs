@@ -14,6 +14,7 @@ use crate::engine::cluster::notifications;
 use crate::engine::cluster_db::ClusterDb;
 use crate::engine::config_sync::Follower;
 use crate::engine::context::{EngineContext, Parts};
+use crate::engine::db::EngineDb;
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::due_poller;
 use crate::engine::node_lease::{NodeIdentity, NodeLease};
@@ -91,8 +92,8 @@ impl Process {
         let connection = JournalConnection { place, incarnation, commits: commits.clone() };
         let journal_db = Arc::new(MemoryJournal::new(Arc::new(connection), &shard_set));
         let (running, writer) = Journal::start(journal_db, host.clone(), &shard_set, world.bounds.journal).await?;
-        let position = cluster_db.position().await?;
-        let routes = Arc::new(RouteTable::load(cluster_db.as_ref()).await?);
+        let position = db.position().await?;
+        let routes = Arc::new(RouteTable::load(&db).await?);
         world.machines[place].followed_to.set(world.config_changes.borrow().len());
         let Running { journal, feed, ledger, remote_shards, .. } = running;
         let context = Arc::new(EngineContext::new(Parts {
@@ -155,7 +156,7 @@ impl Process {
             delayed: Default::default(),
         };
         self.flow(Arc::new(member).run());
-        self.flow(Follower::new(context.clone(), cluster_db.clone(), registry.clone(), position).run());
+        self.flow(Follower::new(context.clone(), registry.clone(), position).run());
         self.spawn(notifications::run(context.notifier.clone(), cluster_db.clone(), self.host.clone()));
         let superseded = self.clone();
         self.spawn(async move {
