@@ -8,7 +8,6 @@
 pub mod concurrency;
 pub mod lane;
 pub mod permits;
-pub mod placement;
 pub mod rates;
 pub mod restart;
 pub mod routes;
@@ -19,8 +18,7 @@ mod backlog;
 mod backlog_ops;
 mod bodies;
 mod bounds;
-mod cluster;
-mod cluster_db;
+mod cluster_view;
 mod config_sync;
 mod configure;
 mod context;
@@ -33,10 +31,10 @@ mod endpoint_config;
 mod endpoint_stats;
 mod inspect;
 mod listing;
-mod node_lease;
 mod operational;
 mod ops;
 mod registry;
+mod served_shards;
 mod stale;
 mod start_slots;
 mod tenant_quota;
@@ -54,7 +52,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::backlog::{Actor, Backlog, BacklogOrder, EndpointState, Receiver};
-pub use self::cluster::Owner;
+pub use self::cluster_view::Owner;
 pub use self::inspect::EngineFigures;
 pub use self::listing::DeliveryPage;
 pub use self::operational::{DISABLED_EVENT, FAILING_EVENT};
@@ -70,6 +68,11 @@ pub use crate::delivery::hops::{CDN_LOOP, EngineName, Loop, Trail};
 pub use crate::delivery::signature::SigningSecret;
 
 use crate::clock;
+use crate::cluster::db::ClusterDb;
+use crate::cluster::member::{self, Member};
+use crate::cluster::node_lease::{NodeIdentity, NodeLease};
+use crate::cluster::notifications;
+use crate::cluster::state::ClusterState;
 use crate::delivery::{Dns, LocalNetwork, guard};
 use crate::domain::id::TenantNum;
 use crate::domain::moment::UnixMillis;
@@ -84,15 +87,12 @@ use crate::store::notifier::Notifier;
 use crate::store::{Store, StoreError, log, payload};
 
 use self::arbiters::Arbiters;
-use self::cluster::member::Member;
-use self::cluster::{Cluster, notifications};
-use self::cluster_db::ClusterDb;
 use self::context::{EngineContext, Parts};
 use self::db::EngineDb;
-use self::node_lease::{NodeIdentity, NodeLease};
 use self::ops::Ops;
 use self::registry::RegistryHandle;
 use self::routes::RouteTable;
+use self::served_shards::ServedShards;
 
 /// The type of the event that `test` sends. Tenants cannot publish it.
 pub const TEST_EVENT: &str = "webhook.test";
@@ -220,7 +220,7 @@ struct Inner {
     name: EngineName,
     context: Arc<EngineContext>,
     feed: Arc<crate::journal::feed::Feed>,
-    cluster: Cluster,
+    cluster: ClusterState,
     cluster_db: Arc<dyn ClusterDb>,
     log: Arc<LogIndex>,
     /// Tasks that end on `stopping`.
@@ -268,7 +268,7 @@ impl Engine {
         let name = EngineName::new(store.engine_id().await?);
         let dns = &local_network.dns;
         let arbiters = Arbiters::start(config.arbiters, &guard, dns, config.keeps_connections, &name)?;
-        let cluster = Cluster::new(!store.is_clustered(), host.clone());
+        let cluster = ClusterState::new(!store.is_clustered(), host.clone());
         let context = Arc::new(EngineContext::new(Parts {
             host,
             db,
@@ -306,7 +306,7 @@ impl Engine {
         engine.spawn_tasks(local_network);
         engine.spawn_cluster_tasks(&running.remote_shards);
         engine.follow_config(position);
-        engine.inner.cluster.settle().await;
+        engine.inner.cluster.wait_converged().await;
         Ok(engine)
     }
 
@@ -342,17 +342,17 @@ impl Engine {
         if !inner.store.is_clustered() {
             return;
         }
-        let (context, registry, feed) = (inner.context.clone(), inner.registry.clone(), inner.feed.clone());
-        let (db, log, cluster) = (inner.cluster_db.clone(), inner.log.clone(), inner.cluster.clone());
-        let member = Arc::new(Member {
-            context,
-            db,
-            registry,
+        let (context, feed) = (inner.context.clone(), inner.feed.clone());
+        let member = Member::new(member::Parts {
+            host: context.host.clone(),
+            db: inner.cluster_db.clone(),
+            lease: context.lease.clone(),
+            journal: inner.journal.clone(),
             feed: feed.clone(),
-            log,
-            cluster,
-            leaving: Default::default(),
-            delayed: Default::default(),
+            notifier: context.notifier.clone(),
+            log: inner.log.clone(),
+            state: inner.cluster.clone(),
+            runtime: Arc::new(ServedShards { context, registry: inner.registry.clone() }),
         });
         let stopping = inner.stopping.clone();
         let member = Box::pin(or_abort("the cluster member", member.run()));
@@ -426,7 +426,7 @@ impl Engine {
     pub fn is_ready(&self) -> bool {
         let inner = &self.inner;
         let is_stopping = inner.is_retiring.load(Ordering::Relaxed) || inner.stopping.is_cancelled();
-        !is_stopping && inner.cluster.is_settled() && !self.is_cut_off()
+        !is_stopping && inner.cluster.is_converged() && !self.is_cut_off()
     }
 
     /// Whether nothing is sent because the lease could not be renewed in time, or publishes fail because the database

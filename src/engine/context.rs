@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{RwLock, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::node_lease::NodeLease;
 use crate::delivery::guard::Guard;
 use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::outcome::OutcomeKind;
@@ -24,7 +25,6 @@ use super::bodies::Bodies;
 use super::bounds::Bounds;
 use super::db::EngineDb;
 use super::endpoint_stats::AllEndpointStats;
-use super::node_lease::NodeLease;
 use super::permits::Permits;
 use super::routes::RouteTable;
 use super::stale::Listeners;

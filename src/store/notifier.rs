@@ -1,4 +1,4 @@
-//! Gathers notifications for other nodes, and passes on those that arrive. `engine/cluster/notifications` sends them with
+//! Gathers notifications for other nodes, and passes on those that arrive. `cluster/notifications` sends them with
 //! `NOTIFY` after a commit, never within it: a commit with a `NOTIFY` takes a lock that the whole database shares. A lost
 //! notification only costs time, since every node polls once a second anyway.
 

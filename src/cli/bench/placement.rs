@@ -11,8 +11,8 @@ use std::fmt;
 use clap::Args;
 use serde::Serialize;
 
+use crate::cluster::placement::owner;
 use crate::domain::shard::{SHARDS, ShardNum};
-use crate::engine::placement::owner;
 
 #[derive(Debug, Args)]
 pub(super) struct PlacementArgs {

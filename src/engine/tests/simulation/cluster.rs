@@ -1,14 +1,14 @@
-//! The simulated database as cluster and node lease see it, and the notifications between nodes.
+//! The simulated database as cluster member and node lease see it, and the notifications between nodes.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::cluster::db::ClusterDb;
+use crate::cluster::shard_log::ShardLog;
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::shard::ShardNum;
-use crate::engine::cluster::shard_log::ShardLog;
-use crate::engine::cluster_db::ClusterDb;
 use crate::journal::model::Tables;
 use crate::store::StoreError;
 use crate::store::leases::{AcquiredShard, Membership, Renewal, ShardSet, Survey};

@@ -6,20 +6,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cluster::db::ClusterDb;
+use crate::cluster::member::{self, Member};
+use crate::cluster::node_lease::{NodeIdentity, NodeLease};
+use crate::cluster::notifications;
+use crate::cluster::state::ClusterState;
 use crate::delivery::guard::Guard;
 use crate::domain::moment::UnixMillis;
-use crate::engine::cluster::Cluster;
-use crate::engine::cluster::member::Member;
-use crate::engine::cluster::notifications;
-use crate::engine::cluster_db::ClusterDb;
 use crate::engine::config_sync::Follower;
 use crate::engine::context::{EngineContext, Parts};
 use crate::engine::db::EngineDb;
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::due_poller;
-use crate::engine::node_lease::{NodeIdentity, NodeLease};
 use crate::engine::registry::RegistryHandle;
 use crate::engine::routes::RouteTable;
+use crate::engine::served_shards::ServedShards;
 use crate::host::Host;
 use crate::journal::backlog::Backlog;
 use crate::journal::feed::Feed;
@@ -145,17 +146,18 @@ impl Process {
         if !self.world.is_clustered {
             return;
         }
-        let member = Member {
-            context: context.clone(),
+        let member = Member::new(member::Parts {
+            host: self.host.clone(),
             db: cluster_db.clone(),
-            registry: registry.clone(),
+            lease: context.lease.clone(),
+            journal: self.journal.clone(),
             feed: feed.clone(),
+            notifier: context.notifier.clone(),
             log: Arc::new(super::cluster::NoLogs),
-            cluster: Cluster::new(false, self.host.clone()),
-            leaving: Default::default(),
-            delayed: Default::default(),
-        };
-        self.flow(Arc::new(member).run());
+            state: ClusterState::new(false, self.host.clone()),
+            runtime: Arc::new(ServedShards { context: context.clone(), registry: registry.clone() }),
+        });
+        self.flow(member.run());
         self.flow(Follower::new(context.clone(), registry.clone(), position).run());
         self.spawn(notifications::run(context.notifier.clone(), cluster_db.clone(), self.host.clone()));
         let superseded = self.clone();

@@ -1,5 +1,4 @@
-//! What cluster and node lease ask of the database. The [`Store`] answers; in the simulation, tables in
-//! memory do. What each call means is said at the store's function of that name.
+//! What cluster member and node lease ask of the database. The [`Store`] answers; in the simulation, tables in memory do.
 
 use std::time::Duration;
 
@@ -11,27 +10,54 @@ use crate::store::notifier::Notification;
 use crate::store::{Store, StoreError};
 
 #[async_trait]
-pub(super) trait ClusterDb: Send + Sync {
+pub(crate) trait ClusterDb: Send + Sync {
+    /// Whether other nodes may use the same database.
     fn is_clustered(&self) -> bool;
+
+    /// How long a lease is, from its renewal to its end.
     fn lease(&self) -> Duration;
+
+    /// Replaces all connections: an open one may lead to a server that is no longer the primary.
     fn renew_connections(&self);
 
+    /// Joins as a new node, which owns no shard yet. With SQLite, the process owns everything.
     async fn join(&self, name: &str, address: Option<&str>) -> Result<ShardSet, StoreError>;
+
+    /// Joins as another node after the database has lost transactions, and marks in doubt every shard that the node
+    /// owned.
     async fn rejoin(
         &self,
         shard_set: &ShardSet,
         name: &str,
         address: Option<&str>,
     ) -> Result<Option<Membership>, StoreError>;
+
+    /// Renews the lease to its full length.
     async fn renew(&self, shard_set: &ShardSet) -> Result<Renewal, StoreError>;
+
+    /// Deletes the node's row, and releases the shards that the node still owns, in doubt.
     async fn deregister(&self, shard_set: &ShardSet) -> Result<(), StoreError>;
 
+    /// Reads all nodes and the owner of each shard; `None` with SQLite.
     async fn survey(&self, shard_set: &ShardSet) -> Result<Option<Survey>, StoreError>;
+
+    /// Deletes the row of a node whose lease has ended, and leaves its shards without an owner and in doubt, once a
+    /// batch of that node that is under way has ended. Answers whether the lease had ended.
     async fn reap_expired(&self, node: i64) -> Result<bool, StoreError>;
+
+    /// Acquires those of these shards that have no owner, unless this node's lease has ended.
     async fn acquire(&self, shard_set: &ShardSet, wanted: &[ShardNum]) -> Result<Vec<AcquiredShard>, StoreError>;
+
+    /// Leaves these shards without an owner. `in_doubt`: attempts may have been cut short.
     async fn release(&self, shard_set: &ShardSet, shards: &[ShardNum], in_doubt: bool) -> Result<(), StoreError>;
+
+    /// Gives rows of another server the number of a transaction of this one. Answers how many rows that were.
     async fn adopt_foreign_rows(&self) -> Result<u64, StoreError>;
+
+    /// Divides by shard the fan-outs that were written when one process served everything.
     async fn divide_fanouts(&self) -> Result<(), StoreError>;
+
+    /// Sends a notification to all nodes.
     async fn notify(&self, notification: &Notification) -> Result<(), StoreError>;
 }
 

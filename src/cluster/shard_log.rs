@@ -7,7 +7,7 @@ use crate::store::StoreError;
 use crate::store::log::LogIndex;
 
 #[async_trait]
-pub(in crate::engine) trait ShardLog: Send + Sync {
+pub(crate) trait ShardLog: Send + Sync {
     /// Indexes what earlier owners of these shards left unindexed.
     async fn index_shards(&self, shards: &[ShardNum]) -> Result<(), StoreError>;
 

@@ -17,7 +17,7 @@ use crate::host::Host;
 use crate::store::StoreError;
 use crate::store::leases::{Membership, Renewal, ShardSet};
 
-use super::cluster_db::ClusterDb;
+use super::db::ClusterDb;
 
 use self::terms::LeaseTerms;
 
@@ -26,7 +26,7 @@ const GIVE_UP: Duration = Duration::from_secs(2);
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub(super) struct NodeLease {
+pub(crate) struct NodeLease {
     db: Arc<dyn ClusterDb>,
     host: Host,
     identity: NodeIdentity,
@@ -42,7 +42,7 @@ pub(super) struct NodeLease {
 
 /// What other nodes know this one by.
 #[derive(Clone)]
-pub(super) struct NodeIdentity {
+pub(crate) struct NodeIdentity {
     /// For people.
     name: Arc<str>,
     /// The URL at which other nodes reach this one.
@@ -50,12 +50,12 @@ pub(super) struct NodeIdentity {
 }
 
 impl NodeIdentity {
-    pub(super) fn new(name: &str, address: Option<&str>) -> Self {
+    pub(crate) fn new(name: &str, address: Option<&str>) -> Self {
         Self { name: name.into(), address: address.map(Arc::from) }
     }
 
     /// Names the process and its machine.
-    pub(super) fn of_this_process(address: Option<&str>) -> Self {
+    pub(crate) fn of_this_process(address: Option<&str>) -> Self {
         let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let machine = match machine.trim() {
             "" => "unknown machine",
@@ -68,7 +68,7 @@ impl NodeIdentity {
 impl NodeLease {
     /// Joins the cluster as a new node. With SQLite, this process owns everything. From now on the caller must run
     /// [`Self::keep`].
-    pub(super) async fn join(db: Arc<dyn ClusterDb>, host: Host, identity: NodeIdentity) -> Result<Self, StoreError> {
+    pub(crate) async fn join(db: Arc<dyn ClusterDb>, host: Host, identity: NodeIdentity) -> Result<Self, StoreError> {
         let asked_at = host.steady();
         let shard_set = db.join(&identity.name, identity.address.as_deref()).await?;
         let terms = LeaseTerms::of(db.lease());
@@ -78,7 +78,7 @@ impl NodeLease {
     }
 
     /// Renews the lease until it is given up, or until another node has reaped this one.
-    pub(super) async fn keep(self) {
+    pub(crate) async fn keep(self) {
         if let Some(until) = &self.until {
             self.given_up.run_until_cancelled(self.renew(until)).await;
         }
@@ -132,21 +132,21 @@ impl NodeLease {
     }
 
     #[must_use]
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.identity.name
     }
 
-    pub(super) fn shard_set(&self) -> &ShardSet {
+    pub(crate) fn shard_set(&self) -> &ShardSet {
         &self.shard_set
     }
 
     /// Whether the node may act upon the lease.
-    pub(super) fn is_valid(&self) -> bool {
+    pub(crate) fn is_valid(&self) -> bool {
         self.until.as_ref().is_none_or(|until| *until.borrow() > self.host.steady())
     }
 
     /// Waits until the node may act upon the lease; as a rule it already may.
-    pub(super) async fn wait_valid(&self) {
+    pub(crate) async fn wait_valid(&self) {
         let Some(until) = self.until.as_ref().filter(|_| !self.is_valid()) else { return };
         if until.subscribe().wait_for(|until| *until > self.host.steady()).await.is_err() {
             std::future::pending::<()>().await;
@@ -154,7 +154,7 @@ impl NodeLease {
     }
 
     /// Makes a request; `None` if the lease ended first.
-    pub(super) async fn run_within<T>(&self, request: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn run_within<T>(&self, request: impl Future<Output = T>) -> Option<T> {
         let Some(until) = &self.until else { return Some(request.await) };
         tokio::select! {
             biased;
@@ -165,13 +165,13 @@ impl NodeLease {
     }
 
     /// Resolves when another node has reaped this one.
-    pub(super) async fn lost(&self) {
+    pub(crate) async fn lost(&self) {
         self.lost.cancelled().await;
     }
 
     /// Gives up the lease and the shards, so that other nodes can acquire them at once. Nothing may be sent or recorded
     /// any more. `in_doubt`: requests may have been cut short.
-    pub(super) async fn release(&self, in_doubt: bool) {
+    pub(crate) async fn release(&self, in_doubt: bool) {
         self.given_up.cancel();
         let given_up = async {
             self.db.release(&self.shard_set, &self.shard_set.owned(), in_doubt).await?;

@@ -1,5 +1,5 @@
-//! The member of the cluster: surveys nodes and shards, reaps expired nodes, acquires the shards that this node should
-//! own, and hands off those that another node should own. Every node computes the same [`placement`] by itself.
+//! The cluster member: surveys nodes and shards, reaps expired nodes, acquires the shards that this node should own, and
+//! hands off those that another node should own. Every node computes the same [`placement`] by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,17 +9,19 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 
 use crate::domain::shard::{SHARDS, ShardNum};
-use crate::engine::cluster_db::ClusterDb;
-use crate::engine::config_sync;
-use crate::engine::context::EngineContext;
-use crate::engine::placement::{self, Moves};
-use crate::engine::registry::RegistryHandle;
+use crate::host::Host;
+use crate::journal::Journal;
 use crate::journal::feed::Feed;
 use crate::store::StoreError;
-use crate::store::leases::{AcquiredShard, Survey};
+use crate::store::leases::{AcquiredShard, ShardSet, Survey};
+use crate::store::notifier::Notifier;
 
-use super::Cluster;
+use super::db::ClusterDb;
+use super::node_lease::NodeLease;
+use super::placement::{self, Moves};
 use super::shard_log::ShardLog;
+use super::shard_runtime::ShardRuntime;
+use super::state::ClusterState;
 
 /// How often a node surveys the others, unless a notification makes it look earlier.
 const EVERY: Duration = Duration::from_secs(1);
@@ -38,59 +40,83 @@ const LONGEST_DELAY: Duration = Duration::from_secs(30);
 /// Pause after the store failed.
 const PAUSE: Duration = Duration::from_millis(500);
 
-pub(in crate::engine) struct Member {
-    pub(in crate::engine) context: Arc<EngineContext>,
-    pub(in crate::engine) db: Arc<dyn ClusterDb>,
-    pub(in crate::engine) registry: RegistryHandle,
-    pub(in crate::engine) feed: Arc<Feed>,
-    pub(in crate::engine) log: Arc<dyn ShardLog>,
-    pub(in crate::engine) cluster: Cluster,
+/// What the member works with.
+pub(crate) struct Parts {
+    pub(crate) host: Host,
+    pub(crate) db: Arc<dyn ClusterDb>,
+    pub(crate) lease: NodeLease,
+    pub(crate) journal: Journal,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) notifier: Notifier,
+    pub(crate) log: Arc<dyn ShardLog>,
+    pub(crate) runtime: Arc<dyn ShardRuntime>,
+    pub(crate) state: ClusterState,
+}
+
+pub(crate) struct Member {
+    host: Host,
+    db: Arc<dyn ClusterDb>,
+    lease: NodeLease,
+    shard_set: ShardSet,
+    journal: Journal,
+    feed: Arc<Feed>,
+    notifier: Notifier,
+    log: Arc<dyn ShardLog>,
+    runtime: Arc<dyn ShardRuntime>,
+    state: ClusterState,
     /// Shards that are being handed off or given up after their loss.
-    pub(in crate::engine) leaving: Mutex<BTreeSet<ShardNum>>,
+    leaving: Mutex<BTreeSet<ShardNum>>,
     /// Shards that should move but are still served here, and since when.
-    pub(in crate::engine) delayed: Mutex<BTreeMap<ShardNum, Instant>>,
+    delayed: Mutex<BTreeMap<ShardNum, Instant>>,
 }
 
 impl Member {
-    pub(in crate::engine) async fn run(self: Arc<Self>) {
-        let mut ticks = self.context.host.ticks(EVERY);
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+        let Parts { host, db, lease, journal, feed, notifier, log, runtime, state } = parts;
+        let (shard_set, leaving, delayed) = (lease.shard_set().clone(), Mutex::default(), Mutex::default());
+        Arc::new(Self { host, db, lease, shard_set, journal, feed, notifier, log, runtime, state, leaving, delayed })
+    }
+
+    pub(crate) async fn run(self: Arc<Self>) {
+        let mut ticks = self.host.ticks(EVERY);
         loop {
             // All three lead to the same survey.
             tokio::select! {
                 biased;
-                () = self.context.shard_set.diverged() => {}
-                () = self.context.notifier.shards_notified() => {}
+                () = self.shard_set.diverged() => {}
+                () = self.notifier.shards_notified() => {}
                 () = ticks.tick() => {}
             }
             // The scan also finds the fan-outs whose notifications were lost.
             self.feed.request_scan();
-            if let Err(error) = self.look().await {
+            if let Err(error) = self.survey().await {
                 tracing::warn!(%error, "cluster survey failed; trying again");
-                self.context.host.sleep(PAUSE).await;
+                self.host.sleep(PAUSE).await;
             }
         }
     }
 
-    async fn look(self: &Arc<Self>) -> Result<(), StoreError> {
-        if self.context.shard_set.has_diverged() {
+    /// Surveys nodes and shards, and does what follows for this node.
+    async fn survey(self: &Arc<Self>) -> Result<(), StoreError> {
+        if self.shard_set.has_diverged() {
             self.rejoin().await?;
         }
         self.db.adopt_foreign_rows().await?;
         // Read before the survey: what this node gives up during the survey still looks like its own there.
-        let (left, held) = (self.leaving.lock().clone(), self.context.shard_set.owned_with_epochs());
-        let survey = self.db.survey(&self.context.shard_set).await?;
-        let (Some(me), Some(mut survey)) = (self.context.shard_set.node(), survey) else { return Ok(()) };
+        let (left, held) = (self.leaving.lock().clone(), self.shard_set.owned_with_epochs());
+        let survey = self.db.survey(&self.shard_set).await?;
+        let (Some(me), Some(mut survey)) = (self.shard_set.node(), survey) else { return Ok(()) };
         if self.reap_expired(me, &survey).await? {
-            survey = self.db.survey(&self.context.shard_set).await?.unwrap_or(survey);
+            survey = self.db.survey(&self.shard_set).await?.unwrap_or(survey);
         }
         self.stop_lost(&lost(me, &survey, &held, &left));
         self.release_unknown(me, &survey, &left).await?;
         let Moves { hand_off, mut acquire } = moves(me, &survey);
         // A hand-off in progress may still issue a second release; its shards must not be acquired again yet.
         acquire.retain(|shard| !self.leaving.lock().contains(shard));
-        self.cluster.has_seen(survey);
+        self.state.set_survey(survey);
         self.acquire(&acquire).await?;
-        self.cluster.set_settled(true);
+        self.state.set_converged(true);
         self.hand_off(&hand_off);
         Ok(())
     }
@@ -98,24 +124,20 @@ impl Member {
     /// The database lacks transactions that this node has seen. The node gives up all its shards, as after a crash,
     /// joins as a new node, and reads again what is owed.
     async fn rejoin(self: &Arc<Self>) -> Result<(), StoreError> {
-        let EngineContext { host, shard_set, journal, lease: node_lease, .. } = self.context.as_ref();
-        self.cluster.set_settled(false);
+        let Self { host, shard_set, .. } = self.as_ref();
+        self.state.set_converged(false);
         let held = shard_set.owned();
         shard_set.stop_serving(&held);
         self.db.renew_connections();
-        config_sync::reload(&self.context).await?;
+        self.runtime.reload_routes().await?;
         let asked_at = host.steady();
-        let Some(member) = node_lease.rejoin().await? else { return Ok(()) };
+        let Some(member) = self.lease.rejoin().await? else { return Ok(()) };
         // This fails only if the writer has stopped, and then the process ends.
-        let _ = journal.rejoin(member).await;
-        node_lease.resume(asked_at);
+        let _ = self.journal.rejoin(member).await;
+        self.lease.resume(asked_at);
         self.log.detach_all();
-        let end_endpoints = |shard: &ShardNum| {
-            let (registry, shard) = (self.registry.clone(), *shard);
-            async move { registry.hand_off(shard).await }
-        };
-        let ended = join_all(held.iter().map(end_endpoints).collect::<Vec<_>>());
-        if host.timeout(LONGEST_HAND_OFF, ended).await.is_none() {
+        let drained = join_all(held.iter().map(|shard| self.runtime.drain(*shard)).collect::<Vec<_>>());
+        if host.timeout(LONGEST_HAND_OFF, drained).await.is_none() {
             tracing::warn!("endpoints of the former node have not ended; the new node goes on without them");
         }
         tracing::warn!(
@@ -145,18 +167,18 @@ impl Member {
             return;
         }
         tracing::warn!(shards = lost.len(), "shards lost; their endpoints end, and their next owner sends again");
-        self.context.shard_set.stop_serving(lost);
+        self.shard_set.stop_serving(lost);
         self.leaving.lock().extend(lost);
         for shard in lost.iter().copied() {
             let member = self.clone();
-            self.context.host.spawn(async move { member.hand_off_one(shard, true).await });
+            self.host.spawn(async move { member.hand_off_one(shard, true).await });
         }
     }
 
     /// Releases shards that this node has acquired without knowing it, because the answer was lost. Nothing was sent
     /// for them.
     async fn release_unknown(&self, me: i64, survey: &Survey, left: &BTreeSet<ShardNum>) -> Result<(), StoreError> {
-        let shard_set = &self.context.shard_set;
+        let shard_set = &self.shard_set;
         let is_unknown = |shard: &ShardNum| {
             let is_mine = survey.shards.get(shard.place()).is_some_and(|(owner, _)| *owner == Some(me));
             is_mine && !shard_set.owns(*shard) && !left.contains(shard) && !self.leaving.lock().contains(shard)
@@ -173,16 +195,16 @@ impl Member {
         if wanted.is_empty() {
             return Ok(());
         }
-        let acquired = self.db.acquire(&self.context.shard_set, wanted).await?;
+        let acquired = self.db.acquire(&self.shard_set, wanted).await?;
         let taken: Vec<ShardNum> = acquired.iter().map(|shard| shard.shard).collect();
         if let Err(error) = self.activate(acquired).await {
-            self.db.release(&self.context.shard_set, &taken, false).await?;
+            self.db.release(&self.shard_set, &taken, false).await?;
             return Err(error);
         }
         if !taken.is_empty() {
             tracing::info!(shards = taken.len(), "shards acquired");
             let member = self.clone();
-            self.context.host.spawn(async move { member.index_logs(taken).await });
+            self.host.spawn(async move { member.index_logs(taken).await });
         }
         Ok(())
     }
@@ -192,9 +214,9 @@ impl Member {
     async fn index_logs(&self, shards: Vec<ShardNum>) {
         while let Err(error) = self.log.index_shards(&shards).await {
             tracing::warn!(%error, "log index of acquired shards not completed; trying again");
-            self.context.host.sleep(PAUSE).await;
+            self.host.sleep(PAUSE).await;
         }
-        let held = self.context.shard_set.owned();
+        let held = self.shard_set.owned();
         let given_up: Vec<ShardNum> = shards.into_iter().filter(|shard| !held.contains(shard)).collect();
         self.log.detach(&given_up);
     }
@@ -207,34 +229,30 @@ impl Member {
             return Ok(());
         }
         // The outer error says that the writer has stopped, and then the process ends.
-        self.context.journal.activate(acquired).await.unwrap_or(Ok(()))
+        self.journal.activate(acquired).await.unwrap_or(Ok(()))
     }
 
     /// Begins to hand off these shards; each is released as soon as none of its requests is in flight.
     fn hand_off(self: &Arc<Self>, moving: &[ShardNum]) {
-        let shard_set = &self.context.shard_set;
+        let shard_set = &self.shard_set;
         let served: Vec<ShardNum> = moving.iter().copied().filter(|shard| shard_set.serves_shard(*shard)).collect();
         let served = self.without_slow_ones(&served);
         shard_set.stop_serving(&served);
         self.leaving.lock().extend(&served);
         for shard in served {
             let member = self.clone();
-            self.context.host.spawn(async move { member.hand_off_one(shard, false).await });
+            self.host.spawn(async move { member.hand_off_one(shard, false).await });
         }
     }
 
     /// The shards that no slow request delays any more, see [`is_time`].
     fn without_slow_ones(&self, shards: &[ShardNum]) -> Vec<ShardNum> {
-        let (now, mut delayed) = (self.context.host.steady(), self.delayed.lock());
+        let (now, mut delayed) = (self.host.steady(), self.delayed.lock());
         delayed.retain(|shard, _| shards.contains(shard));
         if shards.is_empty() {
             return Vec::new();
         }
-        let mut oldest = BTreeMap::<ShardNum, Instant>::new();
-        for (num, since) in self.context.stats.oldest_flights() {
-            let oldest = oldest.entry(ShardNum::of(num)).or_insert(now);
-            *oldest = since.min(*oldest);
-        }
+        let oldest = self.runtime.oldest_requests();
         let mut is_ready = |shard: &ShardNum| {
             let since = *delayed.entry(*shard).or_insert(now);
             is_time(oldest.get(shard).copied(), since, now)
@@ -243,18 +261,18 @@ impl Member {
     }
 
     async fn hand_off_one(&self, shard: ShardNum, in_doubt: bool) {
-        let nothing_cut_short = self.context.host.timeout(LONGEST_HAND_OFF, self.registry.hand_off(shard)).await;
+        let nothing_cut_short = self.host.timeout(LONGEST_HAND_OFF, self.runtime.drain(shard)).await;
         let in_doubt = in_doubt || !nothing_cut_short.unwrap_or(false);
-        if self.context.journal.detach(vec![shard]).await.is_err() {
+        if self.journal.detach(vec![shard]).await.is_err() {
             return;
         }
         self.log.detach(&[shard]);
-        while let Err(error) = self.db.release(&self.context.shard_set, &[shard], in_doubt).await {
+        while let Err(error) = self.db.release(&self.shard_set, &[shard], in_doubt).await {
             tracing::warn!(%error, "shard could not be released; trying again");
-            self.context.host.sleep(PAUSE).await;
+            self.host.sleep(PAUSE).await;
         }
         self.leaving.lock().remove(&shard);
-        self.context.notifier.notify_shards();
+        self.notifier.notify_shards();
     }
 }
 
