@@ -6,6 +6,7 @@
 //! With SQLite one process has the file and owns everything.
 
 mod join;
+mod lock;
 #[cfg(test)]
 pub(crate) mod model;
 mod server;
@@ -25,10 +26,11 @@ use crate::domain::shard::{SHARDS, ShardNum};
 use super::decode::shard_of;
 use super::{Store, StoreError, dialect};
 
+pub use self::lock::Locked;
 pub(crate) use self::server::Continuity;
 pub(super) use self::server::STARTED;
 use self::server::{SERVER, Server, ServerRow};
-pub use self::shard_set::{Locked, Membership, ShardSet};
+pub use self::shard_set::{Membership, ShardSet};
 pub use self::snapshot::Snapshot;
 
 /// How long a transaction that locks shards may be silent before the server ends it, so that a process that froze in
