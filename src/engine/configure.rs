@@ -28,7 +28,7 @@ impl Engine {
         Ok(webhook)
     }
 
-    /// Writes the changed webhook if its version is still the stored one. Attempts in flight finish with the old
+    /// Writes the changed webhook if its version is still the stored one. Requests in flight finish with the old
     /// configuration.
     pub async fn update_webhook(&self, changed: &Webhook, by: &Author) -> Result<Webhook, EngineError> {
         let changing = self.inner.context.changing.write().await;

@@ -35,6 +35,8 @@ struct Inner {
     rates: Rates,
     live: Live,
     offers: u32,
+    /// When each request that is being made began.
+    in_flight: Vec<Instant>,
     last_success_at: Option<UnixMillis>,
     /// Where the actor crashed last.
     crash: Option<Arc<str>>,
@@ -84,6 +86,24 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// Counts one request in flight until it is dropped.
+pub(super) struct InFlight<'a> {
+    stats: &'a EndpointStats,
+    began: Instant,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        let in_flight = &mut self.stats.inner.lock().in_flight;
+        if let Some(place) = in_flight.iter().position(|began| *began == self.began) {
+            in_flight.swap_remove(place);
+        }
+        if in_flight.is_empty() {
+            *in_flight = Vec::new();
+        }
+    }
+}
+
 /// The state of the actor, while it lives.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Live {
@@ -101,6 +121,8 @@ pub(super) struct StatsSnapshot {
     pub(super) last_success_at: Option<UnixMillis>,
     pub(super) crash: Option<Arc<str>>,
     pub(super) mailbox: u32,
+    /// Requests that are being made.
+    pub(super) in_flight: usize,
     pub(super) rates: Snapshot,
 }
 
@@ -114,7 +136,14 @@ impl AllEndpointStats {
         let fresh = || {
             let (host, origin) = (self.host.clone(), self.origin);
             let rates = Rates::new(host.steady() - origin);
-            let inner = Inner { rates, live: Live::default(), offers: 0, last_success_at: None, crash: None };
+            let inner = Inner {
+                rates,
+                live: Live::default(),
+                offers: 0,
+                in_flight: Vec::new(),
+                last_success_at: None,
+                crash: None,
+            };
             Arc::new(EndpointStats { host, origin, inner: Mutex::new(inner), waits: Default::default() })
         };
         self.of.lock().entry(num).or_insert_with(fresh).clone()
@@ -134,9 +163,9 @@ impl AllEndpointStats {
     }
 
     /// Endpoints with requests in flight, and when the oldest request of each began.
-    pub(super) fn oldest_flights(&self) -> Vec<(WebhookNum, Instant)> {
+    pub(super) fn oldest_requests(&self) -> Vec<(WebhookNum, Instant)> {
         let of = self.of.lock();
-        of.iter().filter_map(|(num, stats)| Some((*num, stats.inner.lock().live.gauge.oldest_flight?))).collect()
+        of.iter().filter_map(|(num, stats)| Some((*num, stats.inner.lock().in_flight.iter().copied().min()?))).collect()
     }
 
     /// Forgets endpoints that are asleep and have done nothing for an hour.
@@ -206,6 +235,13 @@ impl EndpointStats {
         Waiting { stats: self, stage }
     }
 
+    /// Counts a request as in flight until the returned guard is dropped.
+    pub(super) fn sends(&self) -> InFlight<'_> {
+        let began = self.host.steady();
+        self.inner.lock().in_flight.push(began);
+        InFlight { stats: self, began }
+    }
+
     pub(super) fn take(&self) -> StatsSnapshot {
         let now = self.now();
         let at = |stage: Stage| self.waits[stage as usize].load(Ordering::Relaxed);
@@ -217,6 +253,14 @@ impl EndpointStats {
         };
         let inner = self.inner.lock();
         let (live, last_success_at, crash) = (inner.live.clone(), inner.last_success_at, inner.crash.clone());
-        StatsSnapshot { live, waits, last_success_at, crash, mailbox: inner.offers, rates: inner.rates.snapshot(now) }
+        StatsSnapshot {
+            live,
+            waits,
+            last_success_at,
+            crash,
+            mailbox: inner.offers,
+            in_flight: inner.in_flight.len(),
+            rates: inner.rates.snapshot(now),
+        }
     }
 }

@@ -5,8 +5,8 @@
 //! the store and are read back. Nothing here is the only copy: an entry is either *stored* (it has a row) or still owed
 //! by its fan-out.
 
+mod attempts;
 mod entry;
-mod flights;
 mod health;
 mod protocol;
 mod window;
@@ -23,8 +23,8 @@ use crate::domain::policy::Policy;
 use crate::store::deliveries::{Status, Trigger};
 use crate::store::health::Health;
 
+use self::attempts::{Attempt, Attempts};
 use self::entry::after_attempt;
-use self::flights::{Flight, Flights};
 use self::health::{Ended, Receiver};
 use self::window::{FEW, Key, Window};
 
@@ -45,7 +45,7 @@ pub struct Lane {
     limiter: Limiter,
     mode: Mode,
     window: Window,
-    in_flight: Flights,
+    attempts: Attempts,
     /// Deliveries that are being read because an operator wants them sent now.
     sending_now: Vec<EventSeq>,
     receiver: Receiver,
@@ -65,7 +65,7 @@ impl Lane {
             policy,
             mode,
             window: Window::new(has_rows),
-            in_flight: Flights::default(),
+            attempts: Attempts::default(),
             sending_now: Vec::new(),
             limited_until: None,
             sweep_at: None,
@@ -124,7 +124,7 @@ impl Lane {
     }
 
     fn next_start(&self, now: Now) -> Option<Instant> {
-        if self.in_flight.len() >= self.cap() {
+        if self.attempts.len() >= self.cap() {
             return None;
         }
         let (_, first) = self.window.first()?;
@@ -155,7 +155,7 @@ impl Lane {
             Mode::Active => !self.window.is_empty_until(now.wall.plus(HORIZON)),
             Mode::Paused | Mode::Stopping | Mode::Deleted => false,
         };
-        !waits && self.in_flight.is_empty() && !self.window.is_loading()
+        !waits && self.attempts.is_empty() && !self.window.is_loading()
     }
 
     /// Idle, with nothing in memory that a successor would lack: a limiter that is not rested yet.
@@ -172,9 +172,9 @@ impl Lane {
 
     #[must_use]
     pub fn gauge(&self) -> Gauge {
-        let (in_flight, oldest_flight) = (self.in_flight.len(), self.in_flight.oldest());
-        let (window, limited_until, cap) = (self.window.len(), self.limited_until, self.cap());
-        self.receiver.shown(Gauge { in_flight, oldest_flight, window, limited_until, cap, ..Gauge::default() })
+        let (attempts, window) = (self.attempts.len(), self.window.len());
+        let (limited_until, cap) = (self.limited_until, self.cap());
+        self.receiver.shown(Gauge { attempts, window, limited_until, cap, ..Gauge::default() })
     }
 
     #[must_use]
@@ -185,7 +185,7 @@ impl Lane {
     /// Events whose deliveries are in memory and have no row.
     #[cfg(test)]
     fn unrecorded(&self) -> Vec<EventSeq> {
-        let all = self.window.entries().chain(self.in_flight.entries());
+        let all = self.window.entries().chain(self.attempts.entries());
         all.filter(|entry| !entry.stored).map(|entry| entry.event.seq).collect()
     }
 
@@ -207,8 +207,8 @@ impl Lane {
     /// Takes a waiting delivery out of the lane.
     pub fn detach(&mut self, event: EventSeq) -> Detached {
         self.cancel_send_now(event);
-        if let Some(flight) = self.in_flight.get(event) {
-            return Detached::InFlight { manual: flight.entry.state.manual.is_some() };
+        if let Some(attempt) = self.attempts.get(event) {
+            return Detached::InFlight { manual: attempt.entry.state.manual.is_some() };
         }
         self.window.left(event);
         if self.policy.ordered {
@@ -219,13 +219,13 @@ impl Lane {
 
     /// Takes out a cancelled delivery. If it is in flight, it is not sent again.
     pub fn withdraw(&mut self, event: EventSeq) -> Detached {
-        self.in_flight.withdraw(|under_way| under_way == event);
+        self.attempts.withdraw(|under_way| under_way == event);
         self.detach(event)
     }
 
     /// Marks the deliveries in flight up to this event, so that they are not sent again. Answers which they are.
     pub fn withdraw_all(&mut self, to: EventSeq) -> Vec<EventSeq> {
-        self.in_flight.withdraw(|event| event <= to)
+        self.attempts.withdraw(|event| event <= to)
     }
 
     fn probe(&mut self, effects: &mut Vec<Effect>) {
@@ -268,7 +268,7 @@ impl Lane {
     }
 
     fn holds(&self, event: EventSeq) -> bool {
-        self.window.holds(event) || self.in_flight.holds(event)
+        self.window.holds(event) || self.attempts.holds(event)
     }
 
     /// The due poller saw rows that fall due. Nothing is to be read if such a row is in memory, or if missing rows are
@@ -276,8 +276,7 @@ impl Lane {
     fn remind(&mut self, now: Now) {
         let soon = now.wall.plus(AHEAD);
         let is_such = |entry: &Entry| entry.stored && entry.due(now.wall) <= soon;
-        let known =
-            self.window.unread().is_some() || self.in_flight.entries().chain(self.window.entries()).any(is_such);
+        let known = self.window.unread().is_some() || self.attempts.entries().chain(self.window.entries()).any(is_such);
         if !known && !self.window.is_loading() {
             self.window.miss_all();
         }
@@ -307,7 +306,7 @@ impl Lane {
         if !self.receiver.is_well() {
             return asked_for;
         }
-        let is_next = self.window.len() == 0 && self.in_flight.len() < self.cap();
+        let is_next = self.window.len() == 0 && self.attempts.len() < self.cap();
         if now.tight { is_next } else { self.window.has_room(key) }
     }
 
@@ -353,7 +352,7 @@ impl Lane {
 
     fn pump(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.limited_until = None;
-        while self.in_flight.len() < self.cap() {
+        while self.attempts.len() < self.cap() {
             let Some((_, first)) = self.window.first() else { break };
             if self.policy.ordered && self.window.misses_the_first() {
                 break;
@@ -371,7 +370,7 @@ impl Lane {
             if permission == Permission::Probe {
                 self.receiver.probe_started(event);
             }
-            self.in_flight.begin(entry.clone(), self.receiver.epoch(), now.steady);
+            self.attempts.begin(entry.clone(), self.receiver.epoch());
             effects.push(Effect::Start { entry, share: self.receiver.share() });
         }
     }
@@ -382,7 +381,7 @@ impl Lane {
             return;
         }
         let Some(limit) = self.window.load(self.most(now)) else { return };
-        let here = self.window.entries().chain(self.in_flight.entries()).filter(|entry| entry.stored);
+        let here = self.window.entries().chain(self.attempts.entries()).filter(|entry| entry.stored);
         let known = here.map(|entry| entry.event.seq).collect();
         effects.push(Effect::Load { limit, known });
     }
@@ -422,8 +421,8 @@ impl Lane {
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
-        let in_flight = self.in_flight.len();
-        let Some(Flight { entry, epoch, withdrawn, since: _ }) = self.in_flight.end(event) else { return };
+        let attempts = self.attempts.len();
+        let Some(Attempt { entry, epoch, withdrawn }) = self.attempts.end(event) else { return };
         self.window.left(event);
         self.cancel_send_now(event);
         let (mut state, gone) = after_attempt(&self.policy, &entry, outcome, jitter, now.wall);
@@ -432,7 +431,7 @@ impl Lane {
         }
         let again = (state.status == Status::Pending).then(|| entry.event.clone());
         effects.push(Effect::Settle { entry, state });
-        self.learn(Ended { event, outcome, said, took, jitter, in_flight, epoch }, gone, now, effects);
+        self.learn(Ended { event, outcome, said, took, jitter, attempts, epoch }, gone, now, effects);
         if let Some(event) = again
             && self.mode == Mode::Active
         {
@@ -442,9 +441,9 @@ impl Lane {
     }
 
     fn not_sent(&mut self, event: EventSeq, now: Now, effects: &mut Vec<Effect>) {
-        if self.in_flight.get(event).is_some_and(|flight| flight.withdrawn) {
+        if self.attempts.get(event).is_some_and(|attempt| attempt.withdrawn) {
             self.receiver.not_sent(event);
-            self.in_flight.end(event);
+            self.attempts.end(event);
             self.window.left(event);
             self.cancel_send_now(event);
             effects.push(Effect::Cancel { event });
@@ -457,13 +456,13 @@ impl Lane {
     /// Nothing of the delivery's request was sent: the delivery waits again.
     pub fn take_back(&mut self, event: EventSeq, now: Now) {
         self.receiver.not_sent(event);
-        if let Some(flight) = self.in_flight.end(event) {
-            self.insert(flight.entry, now);
+        if let Some(attempt) = self.attempts.end(event) {
+            self.insert(attempt.entry, now);
         }
     }
 
     fn recall(&self, which: impl Fn(&Entry) -> bool, effects: &mut Vec<Effect>) {
-        let chosen = self.in_flight.entries().filter(|entry| which(entry));
+        let chosen = self.attempts.entries().filter(|entry| which(entry));
         let events: Vec<EventSeq> = chosen.map(|entry| entry.event.seq).collect();
         if !events.is_empty() {
             effects.push(Effect::Recall { events });
@@ -473,13 +472,13 @@ impl Lane {
     /// Leaves the delivery as a crash would: no try is spent, and the attempt is made again under the same number.
     fn cut_short(&mut self, event: EventSeq, now: Now, effects: &mut Vec<Effect>) {
         self.receiver.not_sent(event);
-        match self.in_flight.end(event) {
-            Some(flight) if flight.withdrawn || self.mode == Mode::Deleted => {
+        match self.attempts.end(event) {
+            Some(attempt) if attempt.withdrawn || self.mode == Mode::Deleted => {
                 self.window.left(event);
                 self.cancel_send_now(event);
                 effects.push(Effect::Cancel { event });
             }
-            Some(flight) => self.insert(flight.entry.maybe_sent(), now),
+            Some(attempt) => self.insert(attempt.entry.maybe_sent(), now),
             None => {}
         }
     }

@@ -27,7 +27,7 @@ impl ShardRuntime for ServedShards {
 
     fn oldest_requests(&self) -> BTreeMap<ShardNum, Instant> {
         let mut oldest = BTreeMap::<ShardNum, Instant>::new();
-        for (num, since) in self.context.stats.oldest_flights() {
+        for (num, since) in self.context.stats.oldest_requests() {
             let oldest = oldest.entry(ShardNum::of(num)).or_insert(since);
             *oldest = since.min(*oldest);
         }

@@ -67,8 +67,7 @@ impl Seen {
     }
 
     fn counts(&self, state: EndpointState) -> Counts {
-        let in_flight =
-            self.taken.as_ref().map_or(0, |taken| taken.live.gauge.in_flight.saturating_sub(taken.waits.total()));
+        let in_flight = self.taken.as_ref().map_or(0, |taken| taken.in_flight);
         let in_flight = self.pending.min(in_flight as u64);
         // The head counts rows exactly, up to `COUNTED`; above that the ledger's count is nearer.
         let counted = self.known.head.as_ref().map_or(0, |head| head.scheduled);
@@ -84,7 +83,7 @@ impl Seen {
     pub(super) fn may_be_stuck(&self, webhook: &WebhookSummary) -> bool {
         let state = self.state(webhook);
         let counts = self.counts(state);
-        let waits = |taken: &StatsSnapshot| taken.live.gauge.limited_until.is_some() || taken.waits.total() > 0;
+        let waits = |taken: &StatsSnapshot| taken.live.gauge.limited_until.is_some() || taken.live.gauge.attempts > 0;
         state == EndpointState::Active
             && counts.ready > 0
             && counts.in_flight == 0

@@ -189,7 +189,9 @@ async fn send(means: &Means, config: &EndpointConfig, entry: Entry, body: Result
         Err(error) => return Some(unsent(Outcome::Crashed, error.to_string(), Duration::ZERO)),
     };
     while means.recall.begin() {
+        let in_flight = means.stats.sends();
         let report = means.transport.attempt(target, message(config, &entry, body.clone())).await;
+        drop(in_flight);
         if !report.out_of_fds {
             fault::point("attempt.after_send");
             return Some(report);

@@ -38,8 +38,8 @@ pub(super) struct Ended<'a> {
     pub(super) said: Said,
     pub(super) took: Duration,
     pub(super) jitter: f64,
-    /// Requests in flight, this one included.
-    pub(super) in_flight: usize,
+    /// Attempts that had started and not ended, this one included.
+    pub(super) attempts: usize,
     pub(super) epoch: Epoch,
 }
 
@@ -163,10 +163,10 @@ impl Receiver {
     }
 
     pub(super) fn ended(&mut self, ended: Ended<'_>, policy: &Policy, now: UnixMillis) -> Learnt {
-        let Ended { event, outcome, said, took, jitter, in_flight, epoch } = ended;
+        let Ended { event, outcome, said, took, jitter, attempts, epoch } = ended;
         let kind = outcome.kind();
         let is_news = self.remember(event, kind, said, now);
-        self.adapt(Signal::from(kind), in_flight, epoch);
+        self.adapt(Signal::from(kind), attempts, epoch);
         let breaker = self.breaker.finished(event, kind, now, jitter);
         if kind == OutcomeKind::Crashed {
             return Learnt { save: is_news, breaker, ..Learnt::default() };
@@ -213,9 +213,9 @@ impl Receiver {
     }
 
     /// Adapts the concurrency. The failure that reduced it is kept until the concurrency is back at its maximum.
-    fn adapt(&mut self, signal: Signal, in_flight: usize, epoch: Epoch) {
+    fn adapt(&mut self, signal: Signal, attempts: usize, epoch: Epoch) {
         let before = self.concurrency.cap();
-        self.concurrency.finished(signal, in_flight, epoch);
+        self.concurrency.finished(signal, attempts, epoch);
         if self.concurrency.cap() < before || signal == Signal::Strained && before == 1 {
             self.strained_by.clone_from(&self.last_error);
         } else if self.concurrency.is_full() {

@@ -153,13 +153,12 @@ pub enum Detached {
 /// The state of a lane, for display.
 #[derive(Debug, Clone, Default)]
 pub struct Gauge {
-    pub in_flight: usize,
-    /// When the oldest request in flight began.
-    pub oldest_flight: Option<Instant>,
+    /// Attempts that have started and not ended.
+    pub attempts: usize,
     pub window: usize,
     /// When the limiter lets the next request start.
     pub limited_until: Option<Instant>,
-    /// How many requests may be in flight at once.
+    /// How many attempts may be started at once.
     pub cap: usize,
     /// The failure that reduced `cap`; `None` when nothing has.
     pub strained_by: Option<Arc<LastError>>,

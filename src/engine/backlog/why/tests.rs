@@ -72,7 +72,7 @@ impl Case {
             webhook: webhook(),
             policy: Policy::default(),
             receiver: Receiver::default(),
-            lane: Some(Gauge { cap: 16, in_flight: 1, ..Gauge::default() }),
+            lane: Some(Gauge { cap: 16, attempts: 1, ..Gauge::default() }),
             head: None,
             counts: Counts { ready, scheduled, held, in_flight },
             throttled_ms: 0,

@@ -278,9 +278,9 @@ impl Actor {
 
     /// What must hold after each decision.
     fn check(&self, process: &Process, Decided { config, lane, .. }: &Decided<'_>) {
-        let Gauge { in_flight, window, .. } = lane.gauge();
+        let Gauge { attempts, window, .. } = lane.gauge();
         let cap = if config.policy.ordered { 1 } else { usize::from(config.policy.max_in_flight) };
-        assert!(in_flight <= cap, "{in_flight} requests of {:?} are under way, {cap} may be", self.num);
+        assert!(attempts <= cap, "{attempts} attempts of {:?} have started, {cap} may be", self.num);
         let breaker = lane.breaker(process.wall()).state;
         let world = world::current();
         let most = world.oracle.borrow().most_in_memory(&world, self.num, lane.mode(), breaker, cap);

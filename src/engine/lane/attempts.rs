@@ -1,27 +1,25 @@
-//! The requests that a lane has in flight: a few as a rule, none most of the time. An empty set takes no memory. Pure.
-
-use std::time::Instant;
+//! The attempts that a lane has started and that have not ended: a few as a rule, none most of the time. Their requests
+//! may still wait to be sent. An empty set takes no memory. Pure.
 
 use crate::domain::id::EventSeq;
 use crate::engine::concurrency::Epoch;
 
 use super::Entry;
 
-/// A request in flight.
+/// An attempt that has started.
 #[derive(Debug)]
-pub(super) struct Flight {
+pub(super) struct Attempt {
     pub(super) entry: Entry,
     pub(super) epoch: Epoch,
-    pub(super) since: Instant,
     /// The delivery was cancelled meanwhile.
     pub(super) withdrawn: bool,
 }
 
 /// Unordered: there are at most 256, and the keys that are searched lie side by side in memory.
 #[derive(Debug, Default)]
-pub(super) struct Flights(Vec<(EventSeq, Box<Flight>)>);
+pub(super) struct Attempts(Vec<(EventSeq, Box<Attempt>)>);
 
-impl Flights {
+impl Attempts {
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
@@ -31,40 +29,35 @@ impl Flights {
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.0.iter().map(|(_, flight)| &flight.entry)
+        self.0.iter().map(|(_, attempt)| &attempt.entry)
     }
 
     pub(super) fn holds(&self, event: EventSeq) -> bool {
         self.get(event).is_some()
     }
 
-    pub(super) fn get(&self, event: EventSeq) -> Option<&Flight> {
+    pub(super) fn get(&self, event: EventSeq) -> Option<&Attempt> {
         self.place(event).map(|place| self.0[place].1.as_ref())
     }
 
-    pub(super) fn begin(&mut self, entry: Entry, epoch: Epoch, since: Instant) {
-        self.0.push((entry.event.seq, Box::new(Flight { entry, epoch, since, withdrawn: false })));
+    pub(super) fn begin(&mut self, entry: Entry, epoch: Epoch) {
+        self.0.push((entry.event.seq, Box::new(Attempt { entry, epoch, withdrawn: false })));
     }
 
-    /// When the oldest request began.
-    pub(super) fn oldest(&self) -> Option<Instant> {
-        self.0.iter().map(|(_, flight)| flight.since).min()
-    }
-
-    pub(super) fn end(&mut self, event: EventSeq) -> Option<Flight> {
-        let (_, flight) = self.0.swap_remove(self.place(event)?);
+    pub(super) fn end(&mut self, event: EventSeq) -> Option<Attempt> {
+        let (_, attempt) = self.0.swap_remove(self.place(event)?);
         if self.0.is_empty() {
             self.0 = Vec::new();
         }
-        Some(*flight)
+        Some(*attempt)
     }
 
     /// Marks the chosen deliveries, so that they are not sent again. Answers which they are.
     pub(super) fn withdraw(&mut self, which: impl Fn(EventSeq) -> bool) -> Vec<EventSeq> {
         let chosen = self.0.iter_mut().filter(|(event, _)| which(*event));
         chosen
-            .map(|(event, flight)| {
-                flight.withdrawn = true;
+            .map(|(event, attempt)| {
+                attempt.withdrawn = true;
                 *event
             })
             .collect()
