@@ -36,15 +36,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use crate::domain::delivery::{Attempt, DeliveryState};
+use crate::domain::health::Health;
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::shard::ShardNum;
 use crate::store::StoreError;
-use crate::store::deliveries::{Attempt, DeliveryState};
 use crate::store::events::{Caller, Receipt};
 use crate::store::fanout_scan::ScannedFanout;
 use crate::store::fanouts::Fanout;
-use crate::store::health::Health;
 use crate::store::idempotency::OnceKey;
 use crate::store::leases::{AcquiredShard, Membership};
 

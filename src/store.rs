@@ -59,11 +59,11 @@ pub use error::{OpenError, StoreError};
 pub use scan::Judge;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
 
+use crate::domain::event::Event;
 use crate::secrets::Seal;
 
-use self::event_cache::EventCache;
-
 use self::checkpoint::Checkpoints;
+use self::event_cache::EventCache;
 use self::journal_db::Statements;
 use self::page::Page;
 use self::pool::{Pool, Transaction};
@@ -123,7 +123,7 @@ impl Store {
         self.inner.writer.get_database_backend()
     }
 
-    fn share(&self, event: events::Event) -> Arc<events::Event> {
+    fn share(&self, event: Event) -> Arc<Event> {
         self.inner.events.share(event)
     }
 

@@ -18,11 +18,12 @@ use super::page::{List, MAX_LIMIT, NoQuery, PageParams, PageView, Query, StatusC
 use super::path::One;
 use super::problem::Problem;
 use super::problem_sets::{ActionProblems, ReadProblems};
+use crate::domain::delivery::{Attempt, DeliveryState, Status, Trigger};
 use crate::domain::id::{AttemptId, DeliveryId, EventId, TenantNum, WebhookId};
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::OutcomeKind;
 use crate::engine::DeliveryPage;
-use crate::store::deliveries::{Attempt, Delivery, DeliveryFilter, DeliveryState, LastAttempt, Status, Trigger};
+use crate::store::deliveries::{Delivery, DeliveryFilter, LastAttempt};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()

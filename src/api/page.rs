@@ -18,11 +18,11 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::problem::Problem;
+use crate::domain::delivery::Status;
 use crate::domain::id::{DeliveryId, EventId, EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::OutcomeKind;
 use crate::secrets::CursorKeys;
-use crate::store::deliveries::Status;
 
 const DEFAULT_LIMIT: u64 = 20;
 pub(super) const MAX_LIMIT: u64 = 100;

@@ -5,11 +5,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::problem::Problem;
+use crate::domain::health::LastError;
 use crate::domain::id::{DeliveryId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::OutcomeKind;
 use crate::engine::Receiver;
-use crate::store::health::LastError;
 
 /// How the receiver has answered lately.
 #[derive(Debug, Default, Serialize, ToSchema)]

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::delivery::breaker::View;
+use crate::domain::health::LastError;
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::policy::RateLimit;
@@ -16,7 +17,6 @@ use crate::journal::ledger::Among;
 use crate::store::StoreError;
 use crate::store::audit::Action;
 use crate::store::deliveries::Head;
-use crate::store::health::LastError;
 use crate::store::unreadable::UnreadableRow;
 use crate::store::webhooks::WebhookSummary;
 

@@ -12,10 +12,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, oneshot};
 
+use crate::domain::event::{Body, Event};
 use crate::domain::id::{EventSeq, TenantNum};
 use crate::host::Host;
 use crate::store::StoreError;
-use crate::store::events::{Body, Event};
 use crate::store::fanouts::Fanout;
 use crate::store::payload::LARGE;
 

@@ -7,11 +7,12 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::domain::delivery::Due;
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
 use crate::store::config_changes::{Changes, Position};
-use crate::store::deliveries::{Due, DueRows, Wanted};
+use crate::store::deliveries::{DueRows, Wanted};
 use crate::store::endpoint_configs::EndpointConfigRow;
 use crate::store::fanout_scan::{ScanCursor, ScanPage, Which};
 use crate::store::fanouts::FanoutPage;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
+use crate::domain::delivery::Status;
 use crate::domain::id::{DeliveryId, MAX_ATTEMPT, TenantNum, WebhookNum};
 use crate::journal::{Draft, Published};
 use crate::store::audit::{Action, Author, Deed};
-use crate::store::deliveries::Status;
 use crate::store::unreadable::UnreadableRow;
 use crate::store::webhooks::Webhook;
 

@@ -20,6 +20,7 @@ use tracing::field::display;
 
 use crate::delivery::breaker::ViewState as BreakerState;
 use crate::delivery::sender::Report;
+use crate::domain::delivery::Due;
 use crate::domain::id::{DeliveryId, EventSeq};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
@@ -28,7 +29,7 @@ use crate::fault;
 use crate::journal::Record;
 use crate::log_limit::LogLimit;
 use crate::store::StoreError;
-use crate::store::deliveries::{Due, Wanted};
+use crate::store::deliveries::Wanted;
 
 use super::context::EngineContext;
 use super::endpoint_config::{self, EndpointConfig};

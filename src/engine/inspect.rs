@@ -3,9 +3,10 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::domain::delivery::DeliveryState;
 use crate::domain::id::{DeliveryId, TenantNum, WebhookId, WebhookNum};
 use crate::store::StoreError;
-use crate::store::deliveries::{Delivery, DeliveryState};
+use crate::store::deliveries::Delivery;
 use crate::store::events::StoredEvent;
 
 use super::Engine;

@@ -16,12 +16,12 @@ use std::time::{Duration, Instant};
 
 use crate::delivery::breaker::{Permission, View};
 use crate::delivery::limiter::Limiter;
+use crate::domain::delivery::{Status, Trigger};
+use crate::domain::health::Health;
 use crate::domain::id::EventSeq;
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::Outcome;
 use crate::domain::policy::Policy;
-use crate::store::deliveries::{Status, Trigger};
-use crate::store::health::Health;
 
 use self::attempts::{Attempt, Attempts};
 use self::entry::after_attempt;

@@ -3,9 +3,10 @@
 
 use std::collections::HashSet;
 
+use crate::domain::delivery::Status;
 use crate::domain::id::{DeliveryId, TenantNum};
 use crate::store::StoreError;
-use crate::store::deliveries::{Delivery, DeliveryFilter, RowPage, Status};
+use crate::store::deliveries::{Delivery, DeliveryFilter, RowPage};
 use crate::store::owed::{Owed, OwedPage};
 
 use super::Engine;

@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use crate::domain::event::Event;
 use crate::domain::id::{DeliveryId, WebhookId, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::shard::ShardNum;
 use crate::journal::feed::Feed;
-use crate::store::events::Event;
 
 use super::address::Address;
 use super::context::EngineContext;

@@ -9,12 +9,12 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
+use crate::domain::delivery::Status;
 use crate::domain::id::{DeliveryId, EventSeq, TenantId, WebhookId};
 use crate::journal::{Draft, Record};
 use crate::secrets::MasterKey;
 use crate::store::Options;
 use crate::store::audit::Author;
-use crate::store::deliveries::Status;
 use crate::store::tenants::{NewTenant, Tenant};
 use crate::store::webhooks::{NewWebhook, Webhook};
 use test_support::cluster::Database;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::store::deliveries::Attempt;
+use crate::domain::delivery::Attempt;
 
 use super::{AttemptRecord, Record};
 
@@ -70,9 +70,9 @@ fn cut(attempt: &mut Attempt) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::delivery::{DeliveryState, Trigger};
     use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
     use crate::domain::moment::UnixMillis;
-    use crate::store::deliveries::{DeliveryState, Trigger};
 
     fn record(body: usize) -> Record {
         let attempt = Attempt {

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use crate::domain::event::{Body, Event};
 use crate::domain::id::{EventId, EventSeq, TenantNum};
 use crate::domain::moment::UnixMillis;
-use crate::store::events::{Body, Caller, Event, Receipt};
+use crate::store::events::{Caller, Receipt};
 use crate::store::{StoreError, payload};
 
 use super::{Draft, Published};

@@ -246,8 +246,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::domain::event::{Body, Event};
     use crate::domain::id::{TenantNum, WebhookNum};
-    use crate::store::events::{Body, Event};
 
     fn fanout(seq: i64) -> Fanout {
         let event = Event {

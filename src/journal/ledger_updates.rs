@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
+use crate::domain::delivery::Status;
 use crate::domain::id::DeliveryId;
 use crate::domain::moment::UnixMillis;
 use crate::store::cancel::TakenBack;
-use crate::store::deliveries::Status;
 use crate::store::fanouts::Fanout;
 use crate::store::journal_db::rows::Change;
 

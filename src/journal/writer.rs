@@ -14,6 +14,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use crate::domain::delivery::DeliveryState;
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::shard::ShardNum;
@@ -21,7 +22,6 @@ use crate::fault;
 use crate::host::Host;
 use crate::store::StoreError;
 use crate::store::cancel::Purge;
-use crate::store::deliveries::DeliveryState;
 use crate::store::fanouts::Fanout;
 use crate::store::idempotency::{Once, OnceKey, Seen};
 use crate::store::leases::ShardSet;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sea_orm::{ConnectionTrait, Statement};
 
+use crate::domain::event::{Body, Event};
 use crate::domain::id::{EventSeq, TenantNum};
 
-use super::events::{Body, Event};
 use super::payload::LARGE;
 use super::{Store, StoreError, dialect, payload};
 

@@ -7,6 +7,7 @@ mod list;
 
 use sea_orm::{ConnectionTrait, EntityTrait, FromQueryResult, QueryResult, Statement};
 
+use crate::domain::delivery::{DeliveryState, Fallback, Status};
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 
@@ -18,103 +19,9 @@ use self::list::{ListQuery, Source};
 
 pub(super) use self::attempts::attempt_of;
 pub use self::attempts::{ATTEMPTS_BYTES, LISTED_BODY, LastAttempt};
-pub use self::due::{Due, DueRows, Wanted};
+pub use self::due::{DueRows, Wanted};
 pub use self::head::{COUNTED, Head, Waiting};
 pub use self::list::RowPage;
-
-/// The status of a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Status {
-    Pending,
-    Success,
-    Failed,
-    Cancelled,
-}
-
-impl Status {
-    #[must_use]
-    pub fn code(self) -> i16 {
-        match self {
-            Self::Pending => 0,
-            Self::Success => 1,
-            Self::Failed => 2,
-            Self::Cancelled => 3,
-        }
-    }
-
-    fn from_code(code: i16) -> Result<Self, StoreError> {
-        match code {
-            0 => Ok(Self::Pending),
-            1 => Ok(Self::Success),
-            2 => Ok(Self::Failed),
-            3 => Ok(Self::Cancelled),
-            other => Err(StoreError::unreadable("status", other)),
-        }
-    }
-}
-
-/// Why an attempt was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Trigger {
-    Scheduled,
-    Retry,
-    Manual,
-    Test,
-    /// An earlier request may have been interrupted by a crash.
-    Recovery,
-}
-
-impl Trigger {
-    #[must_use]
-    pub fn code(self) -> i16 {
-        match self {
-            Self::Scheduled => 0,
-            Self::Retry => 1,
-            Self::Manual => 2,
-            Self::Test => 3,
-            Self::Recovery => 4,
-        }
-    }
-
-    fn from_code(code: i16) -> Result<Self, StoreError> {
-        match code {
-            0 => Ok(Self::Scheduled),
-            1 => Ok(Self::Retry),
-            2 => Ok(Self::Manual),
-            3 => Ok(Self::Test),
-            4 => Ok(Self::Recovery),
-            other => Err(StoreError::unreadable("reason", other)),
-        }
-    }
-}
-
-/// The part of a delivery that changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeliveryState {
-    pub status: Status,
-    /// Requests made, of any trigger.
-    pub attempts: u16,
-    /// Automatic requests made; only these count against the policy.
-    pub tries: u16,
-    pub next_at: Option<UnixMillis>,
-    pub settled_at: Option<UnixMillis>,
-    /// Set while a manual retry is pending: what to fall back to if it fails.
-    pub manual: Option<Fallback>,
-}
-
-impl DeliveryState {
-    /// Nothing was sent yet; `next_at` is known once there is a row.
-    #[must_use]
-    pub fn pending(next_at: Option<UnixMillis>) -> Self {
-        Self { status: Status::Pending, attempts: 0, tries: 0, next_at, settled_at: None, manual: None }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fallback {
-    pub status: Status,
-    pub next_at: Option<UnixMillis>,
-}
 
 /// A delivery as it is listed.
 #[derive(Debug, Clone)]
@@ -124,23 +31,6 @@ pub struct Delivery {
     pub kind: String,
     pub state: DeliveryState,
     pub last: Option<LastAttempt>,
-}
-
-/// One request made for a delivery.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attempt {
-    pub number: u16,
-    pub trigger: Trigger,
-    pub started_at: UnixMillis,
-    pub duration_us: u32,
-    /// Time until the head of the response.
-    pub head_us: Option<u32>,
-    pub status_code: Option<u16>,
-    /// The outcome's code; the store does not interpret it.
-    pub outcome: i16,
-    pub error: Option<String>,
-    pub response_headers: Vec<(String, String)>,
-    pub response_body: Vec<u8>,
 }
 
 /// Which deliveries a list shows.
@@ -280,18 +170,20 @@ fn number(what: &'static str, value: i16) -> Result<u16, StoreError> {
     u16::try_from(value).map_err(|error| StoreError::unreadable(what, error))
 }
 
+fn status_of(code: i16) -> Result<Status, StoreError> {
+    Status::from_code(code).ok_or_else(|| StoreError::unreadable("status", code))
+}
+
 fn state_of(
     (status, attempts, tries): (i16, i16, i16),
     (next_at, settled_at): (Option<i64>, Option<i64>),
     (manual_from, manual_next_at): (Option<i16>, Option<i64>),
 ) -> Result<DeliveryState, StoreError> {
     let manual = manual_from
-        .map(|from| {
-            Ok::<_, StoreError>(Fallback { status: Status::from_code(from)?, next_at: manual_next_at.map(UnixMillis) })
-        })
+        .map(|from| Ok::<_, StoreError>(Fallback { status: status_of(from)?, next_at: manual_next_at.map(UnixMillis) }))
         .transpose()?;
     Ok(DeliveryState {
-        status: Status::from_code(status)?,
+        status: status_of(status)?,
         attempts: number("attempts", attempts)?,
         tries: number("tries", tries)?,
         next_at: next_at.map(UnixMillis),

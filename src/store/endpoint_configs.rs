@@ -6,12 +6,12 @@ use entity::webhook;
 use sea_orm::{ConnectionTrait, DbBackend, IdenStatic, Iterable, QueryResult, Statement};
 use secrecy::SecretString;
 
+use crate::domain::health::Health;
 use crate::domain::id::{TenantId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::secrets::SealContext;
 
 use super::dialect::{is_any_of, numbers};
-use super::health::Health;
 use super::pool::Pool;
 use super::unreadable::{UnreadableRow, key_of};
 use super::webhooks::Webhook;

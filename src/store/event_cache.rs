@@ -5,9 +5,8 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
+use crate::domain::event::Event;
 use crate::domain::id::EventSeq;
-
-use super::events::Event;
 
 /// From this many entries on, entries of dropped events are swept.
 const FEW: usize = 1024;
@@ -50,8 +49,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::domain::event::Body;
     use crate::domain::id::TenantNum;
-    use crate::store::events::Body;
 
     fn event(seq: i64) -> Event {
         let body = Body::InMemory(Bytes::from_static(b"{}"));

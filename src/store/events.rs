@@ -1,7 +1,5 @@
 //! Reads accepted events. Never writes them: the journal does.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use entity::event::{Column, Entity};
 use sea_orm::sea_query::Expr;
@@ -16,37 +14,6 @@ use crate::domain::moment::UnixMillis;
 
 use super::page::LOOKS;
 use super::{Page, Store, StoreError, payload};
-
-/// An event as it is delivered; all its targets share it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    pub seq: EventSeq,
-    pub tenant: TenantNum,
-    pub kind: String,
-    pub body: Body,
-    /// The engines that the event has come through, as a header lists them; `None` for most.
-    pub trail: Option<Arc<str>>,
-}
-
-/// The exact text that every webhook is sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Body {
-    /// In memory for as long as the event is.
-    InMemory(Bytes),
-    /// Has more than [`payload::LARGE`] bytes. Each attempt reads the body just before it sends it.
-    Stored { bytes: usize },
-}
-
-impl Body {
-    /// Bytes of the body that the event keeps in memory.
-    #[must_use]
-    pub fn bytes_in_memory(&self) -> usize {
-        match self {
-            Self::InMemory(body) => body.len(),
-            Self::Stored { .. } => 0,
-        }
-    }
-}
 
 /// The caller id, and a digest of the content that the publisher sent under it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use sea_orm::{ConnectionTrait, FromQueryResult, QueryResult, Statement};
 
+use crate::domain::event::Event;
 use crate::domain::id::{EventSeq, TenantNum, WebhookNum};
 use crate::domain::shard::ShardNum;
 
 use super::bodies::Head;
-use super::events::Event;
 use super::unreadable::{is_damage_of_event, key_of};
 use super::{Store, StoreError, targets};
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use entity::endpoint_health::{Column, Entity, Model};
 use sea_orm::{ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryResult, QueryTrait};
 
+use crate::domain::health::{Health, LastError};
 use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::OutcomeKind;
@@ -17,37 +18,6 @@ use super::{Store, StoreError};
 
 /// Table and key column, by which an unreadable row is named.
 const TABLE: (&str, &[&str]) = ("endpoint_health", &["webhook_num"]);
-
-/// The default is an endpoint that has seen no failure.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Health {
-    pub consecutive_failures: u32,
-    pub openings: u16,
-    pub open_until: Option<UnixMillis>,
-    pub opened_at: Option<UnixMillis>,
-    /// The outcome's code.
-    pub last_failure: Option<i16>,
-    /// The first failure after the last success.
-    pub failing_since: Option<UnixMillis>,
-    /// When the owner was warned that the webhook will be switched off.
-    pub warned_at: Option<UnixMillis>,
-    /// Stays after the receiver succeeds again.
-    pub last_error: Option<Arc<LastError>>,
-    /// As of the last save: a success alone saves nothing.
-    pub last_success_at: Option<UnixMillis>,
-}
-
-/// The last request that failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LastError {
-    pub at: UnixMillis,
-    /// The outcome's code.
-    pub outcome: i16,
-    pub status: Option<u16>,
-    pub error: Option<String>,
-    /// The event of the delivery that failed.
-    pub event: EventSeq,
-}
 
 impl From<Model> for Health {
     fn from(row: Model) -> Self {

@@ -28,11 +28,12 @@ use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
 use super::audit::Author;
-use super::deliveries::{ATTEMPTS_BYTES, DeliveryFilter, DeliveryState, LISTED_BODY, LastAttempt, Status, Wanted};
+use super::deliveries::{ATTEMPTS_BYTES, DeliveryFilter, LISTED_BODY, LastAttempt, Wanted};
 use super::idempotency::OnceKey;
 use super::log::LogIndex;
 use super::webhooks::{NewWebhook, Webhook};
 use super::*;
+use crate::domain::delivery::{DeliveryState, Status};
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;

@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::domain::health::{Health, LastError};
 use crate::domain::id::WebhookNum;
 use crate::domain::moment::UnixMillis;
 use crate::engine::Engine;
 use crate::engine::endpoint_stats::StatsSnapshot;
 use crate::store::StoreError;
-use crate::store::health::{Health, LastError};
 
 /// How a receiver has answered.
 #[derive(Debug, Clone, Default)]

@@ -2,6 +2,8 @@
 //! `backlog/facts` passes everything in as [`Facts`]. The texts are part of the API, and tests compare them.
 
 use crate::delivery::breaker::View;
+use crate::domain::delivery::Status;
+use crate::domain::health::LastError;
 use crate::domain::id::DeliveryId;
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::OutcomeKind;
@@ -10,8 +12,7 @@ use crate::engine::endpoint_stats::Waits;
 use crate::engine::lane::Gauge;
 use crate::engine::permits::{BulkheadView, Share};
 use crate::engine::registry::Crashes;
-use crate::store::deliveries::{Head, Status, Waiting};
-use crate::store::health::LastError;
+use crate::store::deliveries::{Head, Waiting};
 use crate::store::unreadable::UnreadableRow;
 use crate::store::webhooks::WebhookSummary;
 

@@ -107,8 +107,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::domain::event::{Body, Event};
     use crate::domain::id::WebhookNum;
-    use crate::store::events::{Body, Event};
 
     fn fanout(tenant: i64, seq: i64, targets: i64) -> Fanout {
         let event = Event {

@@ -14,6 +14,7 @@ use futures_util::future::LocalBoxFuture;
 
 use crate::delivery::sender::{Message, Report, Sender};
 use crate::delivery::target::Target;
+use crate::domain::event::{Body, Event};
 use crate::domain::id::{DeliveryId, EventId};
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::Outcome;
@@ -29,7 +30,6 @@ use crate::fault;
 use crate::host::Host;
 use crate::journal::Slot;
 use crate::store::StoreError;
-use crate::store::events::{Body, Event};
 
 use super::STORE_PAUSE;
 use super::recall::Recall;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use crate::domain::event::Event;
 use crate::domain::id::EventSeq;
 use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::Detached;
-use crate::store::events::Event;
 
 #[derive(actix::Message)]
 #[rtype(result = "()")]

@@ -9,13 +9,13 @@ use tracing::{Level, debug, enabled, info, warn};
 
 use crate::delivery::breaker::{View, ViewState};
 use crate::delivery::sender::Report;
+use crate::domain::delivery::{Attempt, DeliveryState, Status};
 use crate::domain::id::{DeliveryId, EventId};
 use crate::domain::outcome::OutcomeKind;
 use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::Entry;
 use crate::journal::{AttemptRecord, Record};
 use crate::log_limit::LogLimit;
-use crate::store::deliveries::{Attempt, DeliveryState, Status};
 
 use super::Endpoint;
 use super::attempt::Attempted;

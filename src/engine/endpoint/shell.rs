@@ -4,11 +4,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::domain::delivery::Due;
 use crate::domain::id::EventSeq;
 use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::{Effect, Input, Lane};
 use crate::store::StoreError;
-use crate::store::deliveries::{Due, DueRows};
+use crate::store::deliveries::DueRows;
 
 use super::attempt::{Attempted, Ended};
 use super::recall::Recall;

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use crate::delivery::retry::{Verdict, decide};
+use crate::domain::delivery::{DeliveryState, Due, Fallback, Status, Trigger};
+use crate::domain::event::Event;
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::Outcome;
 use crate::domain::policy::Policy;
 use crate::engine::TEST_EVENT;
-use crate::store::deliveries::{DeliveryState, Due, Fallback, Status, Trigger};
-use crate::store::events::Event;
 
 /// A delivery in memory.
 #[derive(Debug, Clone)]

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::delivery::breaker::{Breaker, Change, Permission, Saved, View};
+use crate::domain::health::{Health, LastError};
 use crate::domain::id::EventSeq;
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::{Outcome, OutcomeKind};
 use crate::domain::policy::Policy;
 use crate::engine::concurrency::{Concurrency, Epoch, Signal};
 use crate::engine::permits::Share;
-use crate::store::health::{Health, LastError};
 
 use super::protocol::{Gauge, Said};
 

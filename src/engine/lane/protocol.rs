@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::domain::delivery::DeliveryState;
+use crate::domain::health::{Health, LastError};
 use crate::domain::id::EventSeq;
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::Outcome;
 use crate::domain::policy::Policy;
 use crate::engine::permits::Share;
-use crate::store::deliveries::DeliveryState;
-use crate::store::health::{Health, LastError};
 
 use super::Entry;
 

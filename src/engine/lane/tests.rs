@@ -8,11 +8,11 @@ use bytes::Bytes;
 
 use super::window::WINDOW;
 use super::*;
+use crate::domain::delivery::{DeliveryState, Due, Fallback};
+use crate::domain::event::{Body, Event};
 use crate::domain::id::TenantNum;
 use crate::domain::in_doubt::InDoubt;
 use crate::engine::permits::Share;
-use crate::store::deliveries::{DeliveryState, Due, Fallback};
-use crate::store::events::{Body, Event};
 
 const START: UnixMillis = UnixMillis(1_800_000_000_000);
 

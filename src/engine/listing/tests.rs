@@ -3,8 +3,8 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::delivery::DeliveryState;
 use crate::domain::id::{EventSeq, WebhookId, WebhookNum};
-use crate::store::deliveries::DeliveryState;
 
 fn id(event: i64, webhook: i64) -> DeliveryId {
     DeliveryId { event: EventSeq(event), webhook: WebhookNum(webhook) }

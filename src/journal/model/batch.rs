@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use crate::domain::delivery::{Attempt, DeliveryState};
+use crate::domain::health::Health;
 use crate::domain::id::{DeliveryId, WebhookNum};
 use crate::domain::shard::ShardNum;
-use crate::store::deliveries::{Attempt, DeliveryState};
 use crate::store::fanouts::FanoutKey;
-use crate::store::health::Health;
 use crate::store::journal_db::rows::{Change, NewEvent, Rows, Update};
 
 use super::Tables;

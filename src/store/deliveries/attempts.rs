@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use sea_orm::{DbBackend, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Statement};
 
+use crate::domain::delivery::{Attempt, Trigger};
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::OutcomeKind;
@@ -12,7 +13,7 @@ use crate::store::dialect;
 use crate::store::page::{self, PAGE_BYTES, Page};
 use crate::store::{Store, StoreError};
 
-use super::{Attempt, Trigger, number};
+use super::number;
 
 /// Bytes of a response body that a list of deliveries shows. The attempts of one delivery show all of it.
 pub const LISTED_BODY: usize = 1024;
@@ -141,12 +142,16 @@ fn outcome_of(code: i16) -> Result<i16, StoreError> {
     OutcomeKind::from_code(code).map(|_| code).ok_or_else(|| StoreError::unreadable("outcome", code))
 }
 
+fn trigger_of(code: i16) -> Result<Trigger, StoreError> {
+    Trigger::from_code(code).ok_or_else(|| StoreError::unreadable("reason", code))
+}
+
 pub(in crate::store) fn attempt_of(row: entity::attempt::Model) -> Result<Attempt, StoreError> {
     let headers = row.response_headers.as_deref().map(serde_json::from_str).transpose();
     let micros = |value: i64| u32::try_from(value).unwrap_or(u32::MAX);
     Ok(Attempt {
         number: number("attempt number", row.number)?,
-        trigger: Trigger::from_code(row.reason)?,
+        trigger: trigger_of(row.reason)?,
         started_at: UnixMillis(row.started_at),
         duration_us: micros(row.duration_us),
         head_us: row.head_us.map(micros),

@@ -2,33 +2,26 @@
 //! rows from being sent.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, Statement, Value};
 
+use crate::domain::delivery::Due;
+use crate::domain::event::{Body, Event};
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::store::bodies::READ_BYTES;
-use crate::store::events::{Body, Event};
 use crate::store::leases::{STARTED, ShardSet};
 use crate::store::payload::LARGE;
 use crate::store::pool::Pool;
 use crate::store::{Store, StoreError, dialect, payload};
 
-use super::{DeliveryState, NumRow, state_of};
+use super::{NumRow, state_of};
 
 /// Rows read at once after a read in which no row could be read.
 const BEHIND: usize = 1024;
 
 /// How many reads in succession may find no readable row.
 const TRIES: usize = 16;
-
-/// A pending delivery with everything that an attempt needs.
-#[derive(Debug, Clone)]
-pub struct Due {
-    pub event: Arc<Event>,
-    pub state: DeliveryState,
-}
 
 /// Which pending deliveries of a webhook are to be read.
 #[derive(Debug, Clone, Copy)]

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use sea_orm::{DbBackend, EntityTrait, FromQueryResult, Statement};
 
+use crate::domain::delivery::{DeliveryState, Status};
+use crate::domain::health::LastError;
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
-use crate::store::health::LastError;
 use crate::store::{Store, StoreError, dialect};
 
-use super::{DeliveryState, Status, state_of};
+use super::state_of;
 
 /// Rows are counted up to this number.
 pub const COUNTED: u64 = 1000;

@@ -2,10 +2,11 @@
 
 use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, Statement, Value};
 
+use crate::domain::delivery::Status;
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
 use crate::store::{Store, StoreError, dialect};
 
-use super::{Delivery, DeliveryFilter, Status};
+use super::{Delivery, DeliveryFilter};
 
 const DELIVERY_COLUMNS: &str = "d.event_seq, d.webhook_num, w.id AS webhook_id, e.kind, d.status, d.attempts, d.tries, \
                                 d.next_at, d.settled_at, d.manual_from, d.manual_next_at";

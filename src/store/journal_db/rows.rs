@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::domain::delivery::{Attempt, DeliveryState};
+use crate::domain::event::Event;
+use crate::domain::health::Health;
 use crate::domain::id::{DeliveryId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::store::cancel::{Purge, TakenBack};
-use crate::store::deliveries::{Attempt, DeliveryState};
-use crate::store::events::{Caller, Event};
+use crate::store::events::Caller;
 use crate::store::fanouts::FanoutKey;
-use crate::store::health::Health;
 
 /// The rows of one batch, in the order in which they are written.
 #[derive(Default)]

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Value};
 
+use crate::domain::delivery::{Attempt, DeliveryState};
+use crate::domain::health::Health;
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
-use crate::store::deliveries::{Attempt, DeliveryState};
 use crate::store::fanouts::FanoutKey;
-use crate::store::health::Health;
 use crate::store::journal_db::rows::{NewEvent, Rows, Updated};
 use crate::store::rows::{Column, RowStatement, bytes, int2, int8, text};
 use crate::store::targets;

@@ -1,8 +1,8 @@
 //! What a batch may hold more than once, and text that no text column takes.
 
 use super::*;
+use crate::domain::delivery::Attempt;
 use crate::journal::AttemptRecord;
-use crate::store::deliveries::Attempt;
 
 /// Sends the records while the database refuses to write, so that they share a batch. The refused batch is tried again.
 async fn in_one_batch(world: &World, on: On, records: Vec<Record>) {

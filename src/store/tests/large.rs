@@ -1,7 +1,7 @@
 //! Large events, and backlogs of many smaller ones, are read into memory piece by piece.
 
 use super::*;
-use crate::store::events::Body;
+use crate::domain::event::Body;
 use crate::store::payload::LARGE;
 
 /// Publishes events of this size, each owed to one webhook by a row that is due.

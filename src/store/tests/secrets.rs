@@ -1,10 +1,10 @@
 //! Signing secrets: how long they overlap, and how they are kept.
 
 use super::audit::Author;
-use super::health::Health;
 use super::webhooks::Credentials;
 use super::webhooks::secrets::MOST_SECRETS;
 use super::*;
+use crate::domain::health::Health;
 
 on_both!(secrets_overlap_until_their_grace_ends_and_are_sealed);
 async fn secrets_overlap_until_their_grace_ends_and_are_sealed(on: On) {

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
+use crate::domain::delivery::{Attempt, DeliveryState, Status, Trigger};
 use crate::domain::id::{DeliveryId, EventSeq, TenantId, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::policy::Policy;
@@ -16,7 +17,7 @@ use crate::domain::shard::ShardNum;
 use crate::journal::{AttemptRecord, Draft, Journal, Published, Record, Running};
 use crate::secrets::MasterKey;
 use crate::store::audit::Author;
-use crate::store::deliveries::{self, Attempt, DeliveryState, Status, Trigger};
+use crate::store::deliveries;
 use crate::store::events::{Caller, Receipt};
 use crate::store::fanouts::Fanout;
 use crate::store::leases::ShardSet;

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 
 use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement};
 
+use crate::domain::health::Health;
 use crate::domain::id::{TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::policy::Policy;
 use crate::store::dialect::{is_any_of, numbers};
-use crate::store::health::Health;
 use crate::store::unreadable::UnreadableRow;
 use crate::store::{Store, StoreError};
 

@@ -5,9 +5,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::delivery::breaker::ViewState;
+use crate::domain::health::Health;
 use crate::domain::id::{EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::engine::PartView;
-use crate::store::health::Health;
 
 const NOW: UnixMillis = UnixMillis(1_795_420_800_000);
 

@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::placement;
+use crate::domain::delivery::{DeliveryState, Status, Trigger};
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::outcome::OutcomeKind;
 use crate::domain::shard::ShardNum;
 use crate::engine::TEST_EVENT;
 use crate::journal::ledger::Oldest;
 use crate::journal::model::Tables;
-use crate::store::deliveries::{DeliveryState, Status, Trigger};
 
 use super::oracle::{Oracle, Request};
 use super::process::Process;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::oneshot;
 
+use crate::domain::delivery::DeliveryState;
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::engine::address::Address;
@@ -21,7 +22,6 @@ use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::{Effect, Entry, Gauge, Input};
 use crate::engine::registry::EndpointSpawner;
 use crate::engine::start_slots::StartSlots;
-use crate::store::deliveries::DeliveryState;
 
 use super::attempt::{Receivers, request_of};
 use super::oracle::RequestNum;

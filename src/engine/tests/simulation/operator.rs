@@ -5,12 +5,12 @@ use std::rc::Rc;
 
 use serde_json::value::RawValue;
 
+use crate::domain::delivery::{DeliveryState, Status};
 use crate::domain::id::{DeliveryId, MAX_ATTEMPT, TenantNum, WebhookNum};
 use crate::engine::ops::Ops;
 use crate::engine::{EngineError, TEST_EVENT};
 use crate::journal::model::Tables;
 use crate::journal::{Draft, Published};
-use crate::store::deliveries::{DeliveryState, Status};
 use crate::store::payload::LARGE;
 
 use super::process::Process;

@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::delivery::breaker::ViewState;
+use crate::domain::delivery::{DeliveryState, Status, Trigger};
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::{Outcome, OutcomeKind};
 use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::{Entry, Mode, WINDOW};
 use crate::journal::model::Tables;
-use crate::store::deliveries::{DeliveryState, Status, Trigger};
 
 use super::process::Process;
 use super::tasks::Owner;

@@ -1,0 +1,128 @@
+//! One delivery as its row holds it: its status, its state, and the requests that were made for it. Pure.
+
+use std::sync::Arc;
+
+use super::event::Event;
+use super::moment::UnixMillis;
+
+/// The status of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Status {
+    Pending,
+    Success,
+    Failed,
+    Cancelled,
+}
+
+impl Status {
+    /// The number in the rows.
+    #[must_use]
+    pub fn code(self) -> i16 {
+        match self {
+            Self::Pending => 0,
+            Self::Success => 1,
+            Self::Failed => 2,
+            Self::Cancelled => 3,
+        }
+    }
+
+    #[must_use]
+    pub fn from_code(code: i16) -> Option<Self> {
+        match code {
+            0 => Some(Self::Pending),
+            1 => Some(Self::Success),
+            2 => Some(Self::Failed),
+            3 => Some(Self::Cancelled),
+            _ => None,
+        }
+    }
+}
+
+/// Why an attempt was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Trigger {
+    Scheduled,
+    Retry,
+    Manual,
+    Test,
+    /// An earlier request may have been interrupted by a crash.
+    Recovery,
+}
+
+impl Trigger {
+    /// The number in the rows.
+    #[must_use]
+    pub fn code(self) -> i16 {
+        match self {
+            Self::Scheduled => 0,
+            Self::Retry => 1,
+            Self::Manual => 2,
+            Self::Test => 3,
+            Self::Recovery => 4,
+        }
+    }
+
+    #[must_use]
+    pub fn from_code(code: i16) -> Option<Self> {
+        match code {
+            0 => Some(Self::Scheduled),
+            1 => Some(Self::Retry),
+            2 => Some(Self::Manual),
+            3 => Some(Self::Test),
+            4 => Some(Self::Recovery),
+            _ => None,
+        }
+    }
+}
+
+/// The part of a delivery that changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeliveryState {
+    pub status: Status,
+    /// Requests made, of any trigger.
+    pub attempts: u16,
+    /// Automatic requests made; only these count against the policy.
+    pub tries: u16,
+    pub next_at: Option<UnixMillis>,
+    pub settled_at: Option<UnixMillis>,
+    /// Set while a manual retry is pending: what to fall back to if it fails.
+    pub manual: Option<Fallback>,
+}
+
+impl DeliveryState {
+    /// Nothing was sent yet; `next_at` is known once there is a row.
+    #[must_use]
+    pub fn pending(next_at: Option<UnixMillis>) -> Self {
+        Self { status: Status::Pending, attempts: 0, tries: 0, next_at, settled_at: None, manual: None }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fallback {
+    pub status: Status,
+    pub next_at: Option<UnixMillis>,
+}
+
+/// A pending delivery with everything that an attempt needs.
+#[derive(Debug, Clone)]
+pub struct Due {
+    pub event: Arc<Event>,
+    pub state: DeliveryState,
+}
+
+/// One request made for a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    pub number: u16,
+    pub trigger: Trigger,
+    pub started_at: UnixMillis,
+    pub duration_us: u32,
+    /// Time until the head of the response.
+    pub head_us: Option<u32>,
+    pub status_code: Option<u16>,
+    /// The outcome's code; the store does not interpret it.
+    pub outcome: i16,
+    pub error: Option<String>,
+    pub response_headers: Vec<(String, String)>,
+    pub response_body: Vec<u8>,
+}
