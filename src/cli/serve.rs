@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use secrecy::ExposeSecret;
 
 use crate::app::{App, StopSignals};
-use crate::{config, telemetry};
+use crate::config;
+use crate::telemetry;
 
 use super::{CliError, Settings, say};
 

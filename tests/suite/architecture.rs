@@ -20,8 +20,25 @@ struct Layer {
 /// Plain data, the clock, the host, the crash helper and the bound of log lines: every layer may name them.
 const PLAIN: [&str; 5] = ["domain", "clock", "fault", "host", "log_limit"];
 
-const LAYERS: [Layer; 10] = [
+const LAYERS: [Layer; 13] = [
     Layer { name: "domain", may_use: &[], without: &["actix", "axum", "sea_orm", "tokio"] },
+    Layer {
+        name: "cli",
+        may_use: &[
+            "api",
+            "app",
+            "cluster",
+            "config",
+            "delivery",
+            "engine",
+            "listener",
+            "secrets",
+            "store",
+            "telemetry",
+        ],
+        without: &["actix", "sea_orm"],
+    },
+    Layer { name: "app", may_use: &["api", "config", "engine", "listener", "store"], without: &["actix", "sea_orm"] },
     Layer {
         name: "api",
         may_use: &["engine", "journal", "secrets", "store"],
@@ -49,6 +66,7 @@ const LAYERS: [Layer; 10] = [
         ],
     },
     Layer { name: "secrets", may_use: &[], without: &["actix", "axum", "sea_orm", "tokio"] },
+    Layer { name: "telemetry", may_use: &[], without: &["actix", "axum", "sea_orm"] },
     Layer { name: "listener", may_use: &[], without: &["actix", "sea_orm"] },
     Layer { name: "config", may_use: &["secrets", "store"], without: &["actix", "axum", "sea_orm"] },
 ];
