@@ -1,9 +1,11 @@
-//! The API's only door to the parts below it: publishes, changes, inspects and stops. `app` starts it, `api` calls it.
-//! It never names the HTTP of the management API.
+//! The door to everything that is sent or owed: publishes events, changes webhooks, carries out what operators ask for,
+//! inspects and stops. `app` starts it, `api` calls it. Configuration that no endpoint depends on (tenants, keys, event
+//! types) the API writes to the store itself. The engine never names the HTTP of the management API.
 //!
-//! Below it are the registry actor, which knows the live endpoint actors; the endpoint actors with their [`lane`]s; the
-//! dispatcher, which offers committed fan-outs; the due poller, which finds rows that fall due while an endpoint
-//! sleeps; the [`routes`]; and the store's journal.
+//! An engine is made of the registry actor, which knows the live endpoint actors; the endpoint actors with their
+//! [`lane`]s; the dispatcher, which offers committed fan-outs to them; the due poller, which finds rows that fall due;
+//! and the [`routes`]. Below it are `cluster`, with this node's lease and shards; `delivery`, which makes one request;
+//! the `journal`, which makes everything durable; and the `store`.
 
 pub mod concurrency;
 pub mod lane;
@@ -322,12 +324,12 @@ impl Engine {
             Box::pin(or_abort("the due poller", due_poller::run(inner.context.clone(), inner.registry.clone())));
         let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(poller).await });
-        let follower = Box::pin(or_abort(
-            "the log follower",
-            follow(inner.store.clone(), inner.log.clone(), inner.context.clone()),
+        let maintenance = Box::pin(or_abort(
+            "the maintenance of the store",
+            maintain(inner.store.clone(), inner.log.clone(), inner.context.clone()),
         ));
         let stopping = inner.stopping.clone();
-        inner.tasks.spawn(async move { stopping.run_until_cancelled(follower).await });
+        inner.tasks.spawn(async move { stopping.run_until_cancelled(maintenance).await });
         // With PostgreSQL each renewal of the lease reads the reference clock.
         let (is_clustered, stopping) = (inner.store.is_clustered(), inner.stopping.clone());
         let clock = async move {
@@ -491,7 +493,7 @@ impl Engine {
 
 /// Keeps the log index close behind the delivery rows; deletes ended sessions, old idempotency keys and old config
 /// changes.
-async fn follow(store: Store, log: Arc<LogIndex>, context: Arc<EngineContext>) {
+async fn maintain(store: Store, log: Arc<LogIndex>, context: Arc<EngineContext>) {
     let mut tick = tokio::time::interval(log::EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -17,7 +17,7 @@
 //! | [`telemetry`] | sets up the log |
 //! | [`listener`] | takes the connections of the API: how many, for how long, with TLS |
 //! | [`api`] | the management API over HTTP: routes, keys, problems, the OpenAPI document |
-//! | [`engine`] | the only door to what lives below the API: publishes, dispatches, runs the endpoint actors |
+//! | [`engine`] | the door to everything that is sent or owed: publishes, dispatches, runs the endpoint actors |
 //! | [`cluster`] | this node among others: its lease, the shards that it owns, and how a shard moves |
 //! | [`delivery`] | one webhook request: guard, signature, HTTP client, outcome, retry decision |
 //! | [`journal`] | group commit: one writer makes durable what the hot path records, feeds the dispatcher, and counts what is owed |

@@ -21,9 +21,10 @@ pub struct Policy {
     pub rate_limit: Option<RateLimit>,
     /// How many requests may be under way at once; 1 to 256.
     pub max_in_flight: u16,
-    /// Strict order: one delivery at a time, and a failing delivery blocks those behind it.
+    /// Strict order: one delivery at a time, and a failing delivery blocks those behind it. The store also keeps this
+    /// field as a column, which the route table reads without the policy.
     pub ordered: bool,
-    /// A CEL expression over `event` and `data`; [`Self::problems`] does not check it.
+    /// Reserved for a condition on events: always `None`, because the API accepts only null.
     pub filter: Option<String>,
     pub signature: SignatureSettings,
     /// When a failing receiver gets no more requests.

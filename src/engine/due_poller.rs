@@ -1,5 +1,6 @@
 //! Finds webhooks with rows that fall due, once a second: activates their sleeping endpoints, and reminds live ones of
-//! rows that they may not know of. A task of the engine; it sends nothing itself.
+//! rows that they may not know of. Once a minute it also drops the stats of endpoints that have slept for an hour. A task
+//! of the engine; it sends nothing itself.
 
 use std::sync::Arc;
 use std::time::Duration;

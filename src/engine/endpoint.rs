@@ -318,7 +318,8 @@ impl Endpoint {
             stats: self.stats.clone(),
             recall: recall.clone(),
         };
-        // The sending half turns a panic into an outcome. A panic before that means that nothing was sent.
+        // The sending half turns a panic into an outcome. A panic before that means that nothing was sent: the lane starts
+        // the attempt again at once.
         let run = AssertUnwindSafe(attempt::run(means, called.clone(), entry, share)).catch_unwind();
         shell.spawn(async move { Completion::Attempt { event, called, recall, ended: run.await.unwrap_or(None) } });
     }

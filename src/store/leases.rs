@@ -1,7 +1,8 @@
 //! Which node may send for which webhook: the rows of nodes and shards. A node is one process from its start to its
 //! end. It owns shards for as long as it renews its lease, by the database's clock. A batch that records deliveries of
 //! a webhook locks the webhook's shard first, so that no other node acquires the shard before the batch is committed.
-//! The engine decides when to acquire and release; this module only reads and writes the rows.
+//! `cluster/member` decides when to acquire and release; this module only reads and writes the rows. What the process
+//! owns by them it keeps in memory, in the [`ShardSet`].
 //!
 //! With SQLite one process has the file and owns everything.
 

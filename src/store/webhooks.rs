@@ -246,6 +246,7 @@ impl Store {
             row.events = Set(to_json(&changed.events)?);
             row.public_headers = Set(names(&changed.public_headers)?);
             row.policy = Set(to_json(&changed.policy)?);
+            // Also a member of the policy; the routes are read from columns alone.
             row.ordered = Set(changed.policy.ordered);
             row.tls_digest = Set(changed.tls_digest.clone());
             row.description = Set(changed.description.clone());

@@ -1,6 +1,6 @@
 //! One attempt, in a task of its own that the endpoint spawns: wait for a start slot and a permit, reserve a slot in
-//! the journal for the outcome, send. Until it sends, the endpoint may recall it. A panic in here is an outcome and not a
-//! dead actor.
+//! the journal for the outcome, send. Until it sends, the endpoint may recall it. A panic does not end the actor: while
+//! the request is made, it is an outcome (`crashed`); before that, nothing was sent.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;

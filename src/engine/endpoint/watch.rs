@@ -1,4 +1,5 @@
-//! The death watch: a drop guard in every endpoint that tells the registry how the actor ended.
+//! What an endpoint tells the registry: events while it lives, such as that it is idle, and how it ended. The death watch
+//! carries them; it is a drop guard, so that the end is told whatever the cause.
 
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
 //! Hand-off of shards that this node no longer serves: each of their endpoints ends as soon as its requests in flight
-//! have ended. `cluster/member` asks for it through the registry's handle. Nothing here writes who owns a shard.
+//! have ended. The cluster member asks for it: `ShardRuntime::drain` comes here through `served_shards` and the
+//! registry's handle. Nothing here writes who owns a shard.
 
 use tokio::sync::oneshot;
 

@@ -1,6 +1,10 @@
 //! What this process owns, as everything in it sees it: the shards that it may write for, which of them it serves, and
 //! what an earlier owner may have sent. After the database has lost transactions, the set is empty until the node has
 //! joined again.
+//!
+//! Every part reads the set, and three write it: the cluster member stops serving shards; the journal's writer activates
+//! and detaches them, between two batches; and the statements of this module's parent note renewals and judge each
+//! server that answers, and a server that lacks transactions ends all serving.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
