@@ -1,14 +1,15 @@
 //! The cluster member: surveys nodes and shards, reaps expired nodes, acquires the shards that this node should own, and
-//! hands off those that another node should own. Every node computes the same [`placement`] by itself.
+//! hands off those that another node should own. It decides nothing: [`survey`] says what a survey means, and every node
+//! computes the same `placement` by itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 
-use crate::domain::shard::{SHARDS, ShardNum};
+use crate::domain::shard::ShardNum;
 use crate::host::Host;
 use crate::journal::Journal;
 use crate::journal::feed::Feed;
@@ -17,25 +18,19 @@ use crate::store::leases::{AcquiredShard, ShardSet, Survey};
 use crate::store::notifier::Notifier;
 
 use super::db::ClusterDb;
+use super::hand_off_delay::HandOffDelay;
 use super::node_lease::NodeLease;
-use super::placement::{self, Moves};
+use super::placement::Moves;
 use super::shard_log::ShardLog;
 use super::shard_runtime::ShardRuntime;
 use super::state::ClusterState;
+use super::survey;
 
 /// How often a node surveys the others, unless a notification makes it look earlier.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// No request takes longer, so what has not ended by then counts as cut short.
 const LONGEST_HAND_OFF: Duration = Duration::from_secs(45);
-
-/// A shard with a request that has been in flight for this long stays for now: in a hand-off, the shard's other
-/// webhooks would wait for that request to end.
-const SLOW: Duration = Duration::from_secs(1);
-
-/// A slow request delays a shard for this long at most, which is as long as the longest request takes. What was slow
-/// when the shard was to move has ended by then; other slow requests may have begun.
-const LONGEST_DELAY: Duration = Duration::from_secs(30);
 
 /// Pause after the store failed.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -66,15 +61,14 @@ pub(crate) struct Member {
     state: ClusterState,
     /// Shards that are being handed off or given up after their loss.
     leaving: Mutex<BTreeSet<ShardNum>>,
-    /// Shards that should move but are still served here, and since when.
-    delayed: Mutex<BTreeMap<ShardNum, Instant>>,
+    delay: Mutex<HandOffDelay>,
 }
 
 impl Member {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let Parts { host, db, lease, journal, feed, notifier, log, runtime, state } = parts;
-        let (shard_set, leaving, delayed) = (lease.shard_set().clone(), Mutex::default(), Mutex::default());
-        Arc::new(Self { host, db, lease, shard_set, journal, feed, notifier, log, runtime, state, leaving, delayed })
+        let (shard_set, leaving, delay) = (lease.shard_set().clone(), Mutex::default(), Mutex::default());
+        Arc::new(Self { host, db, lease, shard_set, journal, feed, notifier, log, runtime, state, leaving, delay })
     }
 
     pub(crate) async fn run(self: Arc<Self>) {
@@ -109,9 +103,9 @@ impl Member {
         if self.reap_expired(me, &survey).await? {
             survey = self.db.survey(&self.shard_set).await?.unwrap_or(survey);
         }
-        self.stop_lost(&lost(me, &survey, &held, &left));
+        self.stop_lost(&survey::lost(me, &survey, &held, &left));
         self.release_unknown(me, &survey, &left).await?;
-        let Moves { hand_off, mut acquire } = moves(me, &survey);
+        let Moves { hand_off, mut acquire } = survey::moves(me, &survey);
         // A hand-off in progress may still issue a second release; its shards must not be acquired again yet.
         acquire.retain(|shard| !self.leaving.lock().contains(shard));
         self.state.set_survey(survey);
@@ -178,15 +172,11 @@ impl Member {
     /// Releases shards that this node has acquired without knowing it, because the answer was lost. Nothing was sent
     /// for them.
     async fn release_unknown(&self, me: i64, survey: &Survey, left: &BTreeSet<ShardNum>) -> Result<(), StoreError> {
-        let shard_set = &self.shard_set;
-        let is_unknown = |shard: &ShardNum| {
-            let is_mine = survey.shards.get(shard.place()).is_some_and(|(owner, _)| *owner == Some(me));
-            is_mine && !shard_set.owns(*shard) && !left.contains(shard) && !self.leaving.lock().contains(shard)
-        };
-        let unknown: Vec<ShardNum> = ShardNum::all().filter(is_unknown).collect();
+        let is_leaving = |shard: &ShardNum| left.contains(shard) || self.leaving.lock().contains(shard);
+        let unknown = survey::unknown(me, survey, &self.shard_set, is_leaving);
         if !unknown.is_empty() {
             tracing::warn!(shards = unknown.len(), "shards acquired without an answer; they are released again");
-            self.db.release(shard_set, &unknown, false).await?;
+            self.db.release(&self.shard_set, &unknown, false).await?;
         }
         Ok(())
     }
@@ -236,28 +226,13 @@ impl Member {
     fn hand_off(self: &Arc<Self>, moving: &[ShardNum]) {
         let shard_set = &self.shard_set;
         let served: Vec<ShardNum> = moving.iter().copied().filter(|shard| shard_set.serves_shard(*shard)).collect();
-        let served = self.without_slow_ones(&served);
-        shard_set.stop_serving(&served);
-        self.leaving.lock().extend(&served);
-        for shard in served {
+        let ready = self.delay.lock().ready(&served, || self.runtime.oldest_requests(), self.host.steady());
+        shard_set.stop_serving(&ready);
+        self.leaving.lock().extend(&ready);
+        for shard in ready {
             let member = self.clone();
             self.host.spawn(async move { member.hand_off_one(shard, false).await });
         }
-    }
-
-    /// The shards that no slow request delays any more, see [`is_time`].
-    fn without_slow_ones(&self, shards: &[ShardNum]) -> Vec<ShardNum> {
-        let (now, mut delayed) = (self.host.steady(), self.delayed.lock());
-        delayed.retain(|shard, _| shards.contains(shard));
-        if shards.is_empty() {
-            return Vec::new();
-        }
-        let oldest = self.runtime.oldest_requests();
-        let mut is_ready = |shard: &ShardNum| {
-            let since = *delayed.entry(*shard).or_insert(now);
-            is_time(oldest.get(shard).copied(), since, now)
-        };
-        shards.iter().copied().filter(|shard| is_ready(shard)).collect()
     }
 
     async fn hand_off_one(&self, shard: ShardNum, in_doubt: bool) {
@@ -273,71 +248,5 @@ impl Member {
         }
         self.leaving.lock().remove(&shard);
         self.notifier.notify_shards();
-    }
-}
-
-/// Whether a shard that should move since `since` may move now. `oldest`: when the oldest of its requests in flight
-/// began.
-fn is_time(oldest: Option<Instant>, since: Instant, now: Instant) -> bool {
-    let is_slow = oldest.is_some_and(|oldest| now.saturating_duration_since(oldest) >= SLOW);
-    !is_slow || now.saturating_duration_since(since) >= LONGEST_DELAY
-}
-
-/// The shards that this node owned under these epochs before the survey, and that the survey shows with another owner
-/// or epoch: another node has acquired them, or the answer to their acquisition was lost. Shards that are being handed
-/// off are left out.
-fn lost(me: i64, survey: &Survey, held: &[(ShardNum, i64)], leaving: &BTreeSet<ShardNum>) -> Vec<ShardNum> {
-    let is_as_held = |shard: ShardNum, epoch: i64| survey.shards.get(shard.place()) == Some(&(Some(me), epoch));
-    let lost = held.iter().filter(|(shard, epoch)| !leaving.contains(shard) && !is_as_held(*shard, *epoch));
-    lost.map(|(shard, _)| *shard).collect()
-}
-
-/// Which shards this node should hand off and acquire by this survey. A node whose lease has ended, but which is not reaped,
-/// may still renew the lease and keeps its shards. The database lets only a node with a lease acquire shards.
-fn moves(me: i64, survey: &Survey) -> Moves {
-    let living = survey.nodes.iter().filter(|node| node.is_alive || node.num == me);
-    let living: Vec<i64> = living.map(|node| node.num).collect();
-    let known: BTreeSet<i64> = survey.nodes.iter().map(|node| node.num).collect();
-    let mut owners = [None; SHARDS];
-    for (place, (owner, _)) in owners.iter_mut().zip(&survey.shards) {
-        *place = owner.filter(|owner| known.contains(owner));
-    }
-    placement::moves(me, &living, &owners)
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::domain::moment::UnixMillis;
-    use crate::store::leases::Node;
-
-    use super::*;
-
-    #[test]
-    fn a_shard_with_a_slow_request_moves_when_that_is_over_or_has_been_waited_for() {
-        let now = Instant::now();
-        assert!(is_time(None, now, now) && is_time(Some(now), now, now), "a quick request ends during the hand-off");
-        let slow = Some(now);
-        for (after, moves) in [(Duration::from_millis(999), true), (SLOW, false), (LONGEST_DELAY, true)] {
-            assert_eq!(is_time(slow, now, now + after), moves, "{after:?}");
-        }
-    }
-
-    #[test]
-    fn a_node_whose_lease_has_ended_unnoticed_hands_nothing_over() {
-        let node = |num, lives| {
-            let (started_at, lease_until) = (UnixMillis(0), UnixMillis(0));
-            Node { num, name: String::new(), address: None, started_at, lease_until, is_alive: lives }
-        };
-        let mut survey = Survey { nodes: vec![node(1, false), node(2, true)], shards: vec![(None, 0); SHARDS] };
-        let held = moves(1, &survey).acquire;
-        held.iter().for_each(|shard| survey.shards[shard.place()].0 = Some(1));
-        assert!(!held.is_empty() && held.len() < SHARDS);
-        assert_eq!(moves(1, &survey), Moves::default());
-        let free = moves(2, &survey).acquire;
-        assert_eq!(
-            (free.len(), moves(2, &survey).hand_off),
-            (SHARDS - held.len(), vec![]),
-            "the shards of a node that is not reaped are not free"
-        );
     }
 }
