@@ -53,7 +53,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::backlog::{Actor, Backlog, BacklogOrder, EndpointState, Receiver};
+pub use self::backlog::{Actor, Backlog, BacklogOrder, EndpointState, Receiver, cannot_be_served};
 pub use self::cluster_view::Owner;
 pub use self::inspect::EngineFigures;
 pub use self::listing::DeliveryPage;

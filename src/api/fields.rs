@@ -99,6 +99,11 @@ pub(super) enum Given<T> {
 }
 
 impl<T> Given<T> {
+    /// Whether the body says anything about the field.
+    pub(super) fn is_given(&self) -> bool {
+        !matches!(self, Self::Absent)
+    }
+
     /// The value, if there is one; `null` counts as absent.
     pub(super) fn value(self) -> Option<T> {
         match self {

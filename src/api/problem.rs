@@ -10,9 +10,10 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::engine::{EngineError, Loop};
+use crate::engine::{EngineError, Loop, cannot_be_served};
 use crate::journal::PublishError;
 use crate::store::StoreError;
+use crate::store::unreadable::UnreadableRow;
 use crate::store::webhooks::MAX_TLS_OPTIONS;
 
 /// The answer of a handler that cannot do what it was asked for.
@@ -121,6 +122,11 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable_row", detail)
     }
 
+    /// The same, for a webhook: says where the damage is, and which call ends it.
+    pub(super) fn unreadable_webhook(row: &UnreadableRow) -> Self {
+        Self { detail: cannot_be_served(row).into(), ..Self::unreadable_row(row) }
+    }
+
     fn unavailable(code: &'static str, detail: &'static str) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
     }
@@ -227,6 +233,9 @@ impl From<StoreError> for Problem {
                      webhooks with the same certificates count once"
                 );
                 Self::invalid(vec![FieldError { pointer: "/tls".to_owned(), code: "too_many", message }])
+            }
+            StoreError::Unreadable { row: Some(row), .. } if row.table.starts_with("webhook") => {
+                Self::unreadable_webhook(&row)
             }
             StoreError::Unreadable { .. } => Self::unreadable_row(&error),
             error @ (StoreError::Deadlock | StoreError::InUse(_)) => Self::storage_unavailable(&error.to_string()),

@@ -7,6 +7,7 @@ mod hold;
 mod input;
 mod redaction;
 mod settings;
+mod unreadable;
 mod view;
 
 use axum::extract::State;
@@ -18,13 +19,14 @@ use utoipa_axum::routes;
 
 use self::input::{WebhookInput, WebhookPatch};
 use self::settings::Settings;
+use self::unreadable::{UnreadableView, WebhookPageView};
 use self::view::{NewWebhookView, WebhookView};
 use super::App;
 use super::auth::{Manage, Read, Tenant};
 use super::body::Json;
 use super::etag::{Changed, IfMatch, changed, tagged};
 use super::idempotency::{self, IdempotencyKey};
-use super::page::{NoQuery, PageParams, PageView, Query};
+use super::page::{NoQuery, PageParams, Query};
 use super::path::One;
 use super::problem::Problem;
 use super::problem_sets::{ChangeProblems, CreateProblems, DeleteProblems, ReadProblems};
@@ -33,7 +35,7 @@ use crate::domain::id::{SecretId, TenantId, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::engine::SigningSecret;
 use crate::store::StoreError;
-use crate::store::webhooks::{NewWebhook, Origin, SecretInfo, Webhook};
+use crate::store::webhooks::{NewWebhook, Origin, Salvaged, SecretInfo, Webhook, WebhookRef};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -53,6 +55,11 @@ pub(super) async fn find(app: &App, tenant: TenantNum, id: WebhookId) -> Result<
     app.store().webhook(tenant, id).await?.ok_or(Problem::no_such("webhook"))
 }
 
+/// The same for calls that need nothing else of the webhook's row, which may be damaged.
+async fn find_ref(app: &App, tenant: TenantNum, id: WebhookId) -> Result<WebhookRef, Problem> {
+    app.store().webhook_ref(tenant, id).await?.ok_or(Problem::no_such("webhook"))
+}
+
 /// Makes the view of a webhook that every answer shows.
 async fn view_of(app: &App, tenant: TenantId, webhook: Webhook) -> Result<WebhookView, Problem> {
     let num = webhook.num;
@@ -62,21 +69,28 @@ async fn view_of(app: &App, tenant: TenantId, webhook: Webhook) -> Result<Webhoo
 }
 
 /// Lists webhooks, newest first.
+///
+/// Webhooks that cannot be read are named in `unreadable`, beside the page on which they belong.
 #[utoipa::path(get, path = "/webhooks", tag = "webhooks", operation_id = "listWebhooks",
     params(("isActive" = Option<bool>, Query), PageParams),
-    responses((status = 200, body = PageView<WebhookView>), ReadProblems))]
+    responses((status = 200, body = WebhookPageView), ReadProblems))]
 async fn list(
     State(app): State<App>,
     tenant: Tenant<Read>,
     query: Query,
-) -> Result<axum::Json<PageView<WebhookView>>, Problem> {
+) -> Result<axum::Json<WebhookPageView>, Problem> {
     let list = query.list("webhooks", Some(tenant.num()), &["isActive"])?;
     let is_active = list.filter("isActive")?;
-    let mut page = app.store().webhooks(tenant.num(), is_active, list.position()?, list.limit).await?;
-    page.items.retain(|webhook| settings::is_readable(app.store(), webhook));
-    let webhooks: Vec<&Webhook> = page.items.iter().collect();
-    let mut secrets = app.store().secrets_of(&webhooks, UnixMillis::now()).await?;
-    let nums: Vec<WebhookNum> = page.items.iter().map(|webhook| webhook.num).collect();
+    let page = app.store().webhooks(tenant.num(), is_active, list.position()?, list.limit).await?;
+    let (mut webhooks, mut unreadable) = (Vec::with_capacity(page.items.len()), Vec::new());
+    for item in page.items {
+        match item.and_then(|webhook| settings::readable(app.store(), webhook)) {
+            Ok(webhook) => webhooks.push(webhook),
+            Err(webhook) => unreadable.push(UnreadableView::from(webhook)),
+        }
+    }
+    let mut secrets = app.store().secrets_of(&webhooks.iter().collect::<Vec<_>>(), UnixMillis::now()).await?;
+    let nums: Vec<WebhookNum> = webhooks.iter().map(|webhook| webhook.num).collect();
     let mut receivers = app.engine().receivers(&nums).await?;
     let view = |webhook: Webhook| {
         let receiver = receivers.remove(&webhook.num).unwrap_or_default();
@@ -84,8 +98,8 @@ async fn list(
         let secrets = secrets.remove(&webhook.num).unwrap_or_default();
         WebhookView::new(webhook, tenant.row.id, secrets, receiver)
     };
-    let views: Result<Vec<WebhookView>, Problem> = page.items.into_iter().map(view).collect();
-    Ok(axum::Json(list.answer(views?, page.next)))
+    let views: Result<Vec<WebhookView>, Problem> = webhooks.into_iter().map(view).collect();
+    Ok(axum::Json(WebhookPageView { page: list.answer(views?, page.next), unreadable }))
 }
 
 /// Creates a webhook.
@@ -194,7 +208,8 @@ async fn read(
 
 /// Changes a webhook with a JSON merge patch (RFC 7396).
 ///
-/// Members that are not named stay; `null` restores a default.
+/// Members that are not named stay; `null` restores a default. Members of which the stored value cannot be read must be
+/// named (`422` says which).
 #[utoipa::path(patch, path = "/webhooks/{id}", tag = "webhooks", operation_id = "updateWebhook",
     params(("id" = String, Path), ("If-Match" = Option<String>, Header)), request_body = WebhookPatch,
     responses((status = 200, body = WebhookView), ChangeProblems))]
@@ -209,11 +224,12 @@ async fn update(
     let Json { input, errors, .. } = body;
     let by = tenant.author();
     let changed = changed(|| async {
-        let mut webhook = find(&app, tenant.num(), id).await?;
+        let Salvaged { mut webhook, mut lost } = unreadable::salvaged(&app, tenant.num(), id).await?;
         if_match.check(webhook.version)?;
-        let mut settings = Settings::of(&webhook)?;
+        let mut settings = Settings::of(&webhook, &mut lost);
         let mut errors = errors.clone();
         if let Some(WebhookPatch(changes)) = input.clone() {
+            unreadable::require(&lost, &changes, &mut errors);
             settings.apply(changes, app.engine().guard(), &mut errors);
         }
         errors.into_result()?;
@@ -240,9 +256,9 @@ async fn delete(
 ) -> Result<StatusCode, Problem> {
     let by = tenant.author();
     let deleted = changed(|| async {
-        let webhook = find(&app, tenant.num(), id).await?;
-        if_match.check(webhook.version)?;
-        Changed::of(app.engine().delete_webhook(&webhook, &by).await)
+        let webhook = find_ref(&app, tenant.num(), id).await?;
+        if_match.check(webhook.version.unwrap_or_default())?;
+        Changed::of(app.engine().delete_webhook(webhook, &by).await)
     });
     deleted.await?;
     Ok(StatusCode::NO_CONTENT)

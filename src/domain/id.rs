@@ -251,6 +251,14 @@ random_id!(
     WebhookId, "wh_"
 );
 
+impl WebhookId {
+    /// When the id was made.
+    #[must_use]
+    pub fn made_at(self) -> UnixMillis {
+        UnixMillis((self.0.as_u64_pair().0 >> 16).cast_signed())
+    }
+}
+
 impl SessionId {
     /// The session whose row has this id.
     #[must_use]

@@ -25,6 +25,7 @@ use super::lane::breaker_of;
 use super::rates::Percentiles;
 
 pub use self::receivers::Receiver;
+pub use self::why::cannot_be_served;
 
 use self::facts::{Known, Seen};
 use self::why::{Fate, Node};

@@ -2,36 +2,43 @@
 
 use crate::domain::moment::UnixMillis;
 use crate::store::audit::{Action, Author, Deed};
-use crate::store::webhooks::Webhook;
+use crate::store::webhooks::WebhookRef;
 
 use super::{Engine, EngineError};
 
 impl Engine {
     /// Holds the webhook's deliveries, pending and new ones. Requests in flight end as they would. Answers whether the
     /// call has changed anything.
-    pub async fn pause(&self, webhook: &Webhook, by: &Author) -> Result<(Webhook, bool), EngineError> {
-        if webhook.paused_at.is_some() {
-            return Ok((webhook.clone(), false));
+    pub async fn pause(&self, webhook: &WebhookRef, by: &Author) -> Result<bool, EngineError> {
+        let changing = self.inner.context.changing.write().await;
+        let is_changed = self.inner.store.pause_webhook(*webhook, self.inner.context.host.now(), by).await?;
+        drop(changing);
+        if is_changed {
+            self.notify_peers();
+            self.inner.registry.reconfigure(webhook.num).await;
         }
-        let paused = Webhook { paused_at: Some(self.inner.context.host.now()), ..webhook.clone() };
-        Ok((self.update_webhook(&paused, by).await?, true))
+        Ok(is_changed)
     }
 
     /// Lets the webhook's deliveries flow again, and releases a quarantined endpoint. Answers whether the call has
     /// changed anything.
-    pub async fn resume(&self, webhook: &Webhook, by: &Author) -> Result<(Webhook, bool), EngineError> {
-        if webhook.paused_at.is_none() {
+    pub async fn resume(&self, webhook: &WebhookRef, by: &Author) -> Result<bool, EngineError> {
+        let changing = self.inner.context.changing.write().await;
+        let was_paused = self.inner.store.resume_webhook(*webhook, self.inner.context.host.now(), by).await?;
+        drop(changing);
+        if !was_paused {
             self.enter(by, Action::ResumeWebhook, webhook).await?;
         }
         let was_quarantined = self.inner.registry.release(webhook.num).await;
-        if webhook.paused_at.is_none() {
-            return Ok((webhook.clone(), was_quarantined));
+        if was_paused {
+            self.notify_peers();
+            self.inner.registry.reconfigure(webhook.num).await;
         }
-        Ok((self.update_webhook(&Webhook { paused_at: None, ..webhook.clone() }, by).await?, true))
+        Ok(was_paused || was_quarantined)
     }
 
     /// Ends the cool-down: the next delivery is the probe.
-    pub async fn probe(&self, webhook: &Webhook, by: &Author) -> Result<(), EngineError> {
+    pub async fn probe(&self, webhook: &WebhookRef, by: &Author) -> Result<(), EngineError> {
         self.sendable(webhook.num).await?;
         self.enter(by, Action::ProbeWebhook, webhook).await?;
         self.inner.registry.release(webhook.num).await;
@@ -41,12 +48,17 @@ impl Engine {
 
     /// Cancels the webhook's pending deliveries: all, or those accepted before `before`. Requests in flight end; those
     /// that fail are not retried, and the answer does not count them. Answers how many deliveries were cancelled.
-    pub async fn purge(&self, webhook: &Webhook, before: Option<UnixMillis>, by: &Author) -> Result<u64, EngineError> {
+    pub async fn purge(
+        &self,
+        webhook: &WebhookRef,
+        before: Option<UnixMillis>,
+        by: &Author,
+    ) -> Result<u64, EngineError> {
         self.enter(by, Action::PurgeWebhook, webhook).await?;
         self.ops().purge(webhook.num, before).await
     }
 
-    pub(super) async fn enter(&self, by: &Author, action: Action, webhook: &Webhook) -> Result<(), EngineError> {
+    pub(super) async fn enter(&self, by: &Author, action: Action, webhook: &WebhookRef) -> Result<(), EngineError> {
         Ok(self.inner.store.enter(by, Deed::new(action, Some(webhook.tenant), webhook.id)).await?)
     }
 }

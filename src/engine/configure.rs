@@ -10,7 +10,7 @@ use crate::store::StoreError;
 use crate::store::audit::Author;
 use crate::store::idempotency::Once;
 use crate::store::tenants::Tenant;
-use crate::store::webhooks::{NewWebhook, Route, SecretEnd, Webhook};
+use crate::store::webhooks::{NewWebhook, Route, SecretEnd, Webhook, WebhookRef};
 
 use super::{Engine, EngineError};
 
@@ -41,7 +41,8 @@ impl Engine {
     }
 
     /// Deletes the webhook and cancels its pending deliveries.
-    pub async fn delete_webhook(&self, doomed: &Webhook, by: &Author) -> Result<(), EngineError> {
+    pub async fn delete_webhook(&self, doomed: impl Into<WebhookRef>, by: &Author) -> Result<(), EngineError> {
+        let doomed = doomed.into();
         let changing = self.inner.context.changing.write().await;
         self.inner.store.delete_webhook(doomed, self.inner.context.host.now(), by).await?;
         self.inner.routes.remove(doomed.tenant, doomed.num);

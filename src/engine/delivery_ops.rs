@@ -10,7 +10,7 @@ use crate::domain::id::{DeliveryId, MAX_ATTEMPT, TenantNum, WebhookNum};
 use crate::journal::{Draft, Published};
 use crate::store::audit::{Action, Author, Deed};
 use crate::store::unreadable::UnreadableRow;
-use crate::store::webhooks::Webhook;
+use crate::store::webhooks::{Webhook, WebhookRef};
 
 use super::backlog::why;
 use super::{Engine, EngineError, TEST_EVENT};
@@ -27,7 +27,7 @@ impl Engine {
     pub async fn test(&self, num: WebhookNum, by: &Author) -> Result<DeliveryId, EngineError> {
         let webhook = self.sendable(num).await?;
         self.require_running(num).await?;
-        self.enter(by, Action::TestWebhook, &webhook).await?;
+        self.enter(by, Action::TestWebhook, &WebhookRef::from(&webhook)).await?;
         let text = serde_json::json!({ "webhookId": webhook.id, "message": "This is a test event from Posthaste." });
         let data = RawValue::from_string(text.to_string()).unwrap_or_default();
         let draft = Draft {
@@ -70,7 +70,7 @@ impl Engine {
             Some(Ok(config)) => config.webhook,
             Some(Err(error)) => {
                 let row = UnreadableRow::of_webhook(num, &error);
-                return Err(EngineError::Quarantined(why::unreadable(&row)));
+                return Err(EngineError::Quarantined(why::cannot_be_served(&row)));
             }
             None => return Err(EngineError::WebhookDeleted),
         };

@@ -4,8 +4,10 @@
 mod bulk;
 mod credentials;
 mod differ;
+mod hold;
 mod origin;
 mod routes;
+mod salvage;
 pub(super) mod secrets;
 mod summary;
 
@@ -15,8 +17,8 @@ use std::fmt;
 use entity::webhook::{ActiveModel, Column, Entity, Model};
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, IntoActiveModel, QueryFilter,
-    QueryOrder, QueryResult, QuerySelect, QueryTrait, Set,
+    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder,
+    QueryResult, QuerySelect, QueryTrait, Set, Unchanged,
 };
 use secrecy::SecretString;
 
@@ -31,13 +33,15 @@ use super::dialect::is_one_of;
 use super::health;
 use super::idempotency::Once;
 use super::tenant_lock;
-use super::unreadable::key_of;
+use super::unreadable::{UnreadableRow, key_of, webhook_id_in};
 use super::{Page, Store, StoreError};
 
 pub(super) use self::credentials::unsealed_origin;
 pub use self::credentials::{Credentials, MAX_TLS_OPTIONS};
+pub use self::hold::WebhookRef;
 pub use self::origin::Origin;
 pub use self::routes::{Route, Routed};
+pub use self::salvage::Salvaged;
 pub use self::secrets::{SecretEnd, SecretInfo};
 pub use self::summary::WebhookSummary;
 
@@ -96,6 +100,14 @@ pub struct NewWebhook {
     /// The signing secret as its owner sees it.
     pub secret: SecretString,
     pub created_at: UnixMillis,
+}
+
+/// A webhook whose row cannot be read, as a list names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableWebhook {
+    pub id: Option<WebhookId>,
+    pub name: Option<String>,
+    pub row: UnreadableRow,
 }
 
 /// Leaves out the headers, which may hold secrets.
@@ -181,14 +193,15 @@ impl Store {
         row.map(|row| self.webhook_in(&row)).transpose()
     }
 
-    /// Webhooks with numbers below `before`, newest first, as many as a page has room for.
+    /// Webhooks with numbers below `before`, newest first, as many as a page has room for; also those that cannot be
+    /// read.
     pub async fn webhooks(
         &self,
         tenant: TenantNum,
         is_active: Option<bool>,
         before: Option<i64>,
         limit: u64,
-    ) -> Result<Page<Webhook>, StoreError> {
+    ) -> Result<Page<Result<Webhook, UnreadableWebhook>>, StoreError> {
         let mut query = Entity::find()
             .select_only()
             .column(Column::Num)
@@ -212,25 +225,30 @@ impl Store {
         let mut items = Vec::with_capacity(rows.len());
         for row in &rows {
             match self.webhook_in(row) {
-                Ok(webhook) => items.push(webhook),
-                Err(StoreError::Unreadable { .. }) => {}
+                Ok(webhook) => items.push(Ok(webhook)),
+                Err(error @ StoreError::Unreadable { .. }) => {
+                    let (id, name) = (webhook_id_in(row), row.try_get("", "name").ok());
+                    let num = WebhookNum(row.try_get("", "num")?);
+                    items.push(Err(UnreadableWebhook { id, name, row: UnreadableRow::of_webhook(num, &error) }));
+                }
                 Err(error) => return Err(error),
             }
         }
         Ok(Page { items, next })
     }
 
-    /// Writes everything that may change, if `version` is still the stored one.
+    /// Writes everything that may change but the pause, if `version` is still the stored one. That replaces values
+    /// which could not be read.
     pub async fn update_webhook(&self, changed: &Webhook, now: UnixMillis, by: &Author) -> Result<Webhook, StoreError> {
         self.write(async |on| {
             let query = Entity::find_by_id(changed.num.0)
                 .filter(Column::Version.eq(changed.version))
                 .filter(Column::DeletedAt.is_null())
                 .lock_exclusive();
-            let before = query.one(on).await?.ok_or(StoreError::Stale)?;
-            let before_it = self.webhook_of(before.clone())?;
-            audit::enter(on, by, differ::deed(&before_it, changed), now).await?;
-            let has_other_credentials = before_it.credentials != changed.credentials;
+            let row = on.query_one_raw(query.build(self.backend())).await?.ok_or(StoreError::Stale)?;
+            let Salvaged { webhook: before, lost } = self.salvage(&row)?;
+            audit::enter(on, by, differ::deed(&before, changed, lost), now).await?;
+            let has_other_credentials = before.credentials != changed.credentials;
             if has_other_credentials && before.tls_digest != changed.tls_digest {
                 credentials::check_tls(on, changed.tenant, changed.tls_digest.as_deref()).await?;
             }
@@ -238,7 +256,7 @@ impl Store {
             if is_elsewhere || !before.is_active && changed.is_active {
                 health::forget(on, changed.num).await?;
             }
-            let mut row = before.into_active_model();
+            let mut row = ActiveModel { num: Unchanged(changed.num.0), ..Default::default() };
             let (owner, credentials) = ((changed.tenant, changed.id), changed.credentials.as_ref());
             self.seal_into(&mut row, owner, &changed.headers, credentials, &changed.credentials_origin)?;
             row.name = Set(changed.name.clone());
@@ -253,8 +271,8 @@ impl Store {
             row.metadata = Set(changed.metadata.as_ref().map(to_json).transpose()?);
             row.is_active = Set(changed.is_active);
             row.inactive_reason = Set(changed.inactive_reason.clone());
-            row.paused_at = Set(changed.paused_at.map(|at| at.0));
             row.version = Set(changed.version + 1);
+            row.created_at = Set(changed.created_at.0);
             row.updated_at = Set(now.0);
             config_changes::note(on, Change::Webhook(changed.num)).await?;
             self.webhook_of(row.update(on).await?)
@@ -300,14 +318,21 @@ impl Store {
         .await
     }
 
-    /// Deletes the webhook. The caller purges what it is owed.
-    pub async fn delete_webhook(&self, doomed: &Webhook, now: UnixMillis, by: &Author) -> Result<(), StoreError> {
+    /// Deletes the webhook, if `version` is still the stored one or cannot be read. The caller purges what it is owed.
+    pub async fn delete_webhook(
+        &self,
+        doomed: impl Into<WebhookRef>,
+        now: UnixMillis,
+        by: &Author,
+    ) -> Result<(), StoreError> {
+        let doomed = doomed.into();
+        let is_this_version = doomed.version.map(|version| Column::Version.eq(version));
         self.write(async |on| {
             let deleted = Entity::update_many()
                 .col_expr(Column::DeletedAt, Expr::value(now.0))
                 .col_expr(Column::IsActive, Expr::value(false))
                 .filter(Column::Num.eq(doomed.num.0))
-                .filter(Column::Version.eq(doomed.version))
+                .filter(Condition::all().add_option(is_this_version.clone()))
                 .filter(Column::DeletedAt.is_null())
                 .exec(on)
                 .await?;

@@ -120,47 +120,191 @@ async fn check(world: &mut World) -> (Option<i32>, String) {
     (ended.code(), output.all())
 }
 
-on_both!(a_call_about_a_webhook_whose_row_cannot_be_read_says_so_and_its_backlog_why);
-pub(crate) async fn a_call_about_a_webhook_whose_row_cannot_be_read_says_so_and_its_backlog_why() {
-    let mut world = World::start().await;
-    let sound = world.hook(Receiver::ok(), json!({"name": "sound"})).await;
-    let mut damaged = Vec::new();
-    for name in ["policy", "events", "value"] {
-        damaged.push(world.hook(Receiver::ok(), json!({"name": name})).await);
-    }
-    world.stop().await;
-    rows::tamper(&world, "UPDATE webhook SET policy = '{bad' WHERE name = 'policy'");
-    rows::tamper(&world, "UPDATE webhook SET events = '[' WHERE name = 'events'");
-    let value = match On::this_test() {
-        On::Sqlite => "UPDATE webhook SET url = {80} WHERE name = 'value'",
-        On::Postgres => "UPDATE webhook SET headers = {01} WHERE name = 'value'",
-    };
-    rows::tamper(&world, &spelled(value));
-    world.restart().await;
+/// Webhooks of which one column each cannot be read: name, the column, the damage, and the fields that a change must
+/// give.
+const DAMAGED: [(&str, &str, &str, &[&str]); 4] = [
+    (
+        "policy",
+        "policy",
+        "'{bad'",
+        &[
+            "/breaker",
+            "/disableAfterSeconds",
+            "/filter",
+            "/maxInFlight",
+            "/rateLimit",
+            "/retryPolicy",
+            "/signature",
+            "/timeoutMs",
+        ],
+    ),
+    ("events", "events", "'['", &["/events"]),
+    ("headers", "headers", "{01}", &["/headers"]),
+    ("credentials", "credentials", "{01}", &["/auth", "/tls"]),
+];
 
-    let listed = world.client().walk("/webhooks").await;
-    assert_eq!(listed.iter().map(|webhook| &webhook["id"]).collect::<Vec<_>>(), [sound.id.as_str()]);
-    for hook in &damaged {
-        let client = world.client();
+/// A world in which the webhooks of [`DAMAGED`] are damaged, and one more is sound.
+async fn damaged_world() -> (World, Vec<Hook>, Hook) {
+    let mut world = World::start().await;
+    let mut damaged = Vec::new();
+    for (name, ..) in DAMAGED {
+        let settings = json!({"name": name, "headers": {"X-Team": "a"}, "auth": {"type": "bearer", "token": "t"}});
+        damaged.push(world.hook(Receiver::ok(), settings).await);
+    }
+    let sound = world.hook(Receiver::ok(), json!({"name": "sound"})).await;
+    world.stop().await;
+    for (name, column, value, _) in DAMAGED {
+        rows::tamper(&world, &spelled(&format!("UPDATE webhook SET {column} = {value} WHERE name = '{name}'")));
+    }
+    world.restart().await;
+    (world, damaged, sound)
+}
+
+on_both!(a_webhook_that_cannot_be_read_is_named_with_its_damage_wherever_it_is_asked_for);
+async fn a_webhook_that_cannot_be_read_is_named_with_its_damage_wherever_it_is_asked_for() {
+    let (world, damaged, sound) = damaged_world().await;
+    let client = world.client();
+
+    let page = client.get("/webhooks").await.expect(200);
+
+    let listed = |list: &Value| list.as_array().expect("a list").iter().map(|it| text(it, "id")).collect::<Vec<_>>();
+    assert_eq!(listed(&page["data"]), [sound.id.as_str()]);
+    assert_eq!(listed(&page["unreadable"]), damaged.iter().rev().map(|hook| hook.id.as_str()).collect::<Vec<_>>());
+    for (hook, (name, column, ..)) in damaged.iter().zip(DAMAGED) {
+        let place = format!("of the table `webhook` (column `{column}`) cannot be read");
+        let is_it = |it: &&Value| it["name"] == name && text(it, "damage").contains(&place);
+        assert!(page["unreadable"].as_array().and_then(|list| list.iter().find(is_it)).is_some(), "{name}: {page}");
         let backlog = fact::until("the owner's backlog is up to date", async || {
             let answer = client.get(&hook.path("/backlog")).await;
             (answer.status == 200).then(|| answer.json())
         })
         .await;
         assert_eq!(backlog["state"], "quarantined", "{backlog}");
-        assert!(backlog["why"].as_str().is_some_and(|why| why.contains("posthaste check")), "{backlog}");
-        let mut calls = vec![client.json(Method::PATCH, &hook.path(""), &json!({"name": "other"}))];
-        for path in ["", "/logs"] {
-            calls.push(client.call(Method::GET, &hook.path(path)));
-        }
-        for action in ["/pause", "/resume", "/test"] {
-            calls.push(client.call(Method::POST, &hook.path(action)));
-        }
-        for call in calls {
-            let answer = try_send(call).await.expect("an answer");
-            assert_eq!(answer.expect(500)["code"], "unreadable_row", "{answer:?}");
-        }
+        let why = text(&backlog, "why");
+        assert!(why.contains(&place) && why.contains("posthaste check"), "{backlog}");
+        let read = try_send(client.call(Method::GET, &hook.path(""))).await.expect("an answer");
+        assert_eq!(read.expect(500)["code"], "unreadable_row", "{read:?}");
+        assert!(text(&read.json(), "detail").contains(&place), "{read:?}");
+        assert_eq!(status(&world, &hook.path("/logs")).await, 200);
+        let refused = client.act(&hook.path("/test")).await.problem(409);
+        assert!(refused.code() == "webhook_quarantined" && refused.detail().contains(&place), "{refused:?}");
     }
+}
+
+on_both!(a_webhook_that_cannot_be_read_is_paused_resumed_purged_and_deleted);
+async fn a_webhook_that_cannot_be_read_is_paused_resumed_purged_and_deleted() {
+    let (mut world, damaged, _sound) = damaged_world().await;
+    let event = world.publish("message.sent").await;
+    for (hook, (name, ..)) in damaged.iter().zip(DAMAGED) {
+        let client = world.client();
+        let act = async |action: &str| {
+            fact::until("the owner of the webhook is known", async || {
+                let answer = client.act(&hook.path(action)).await;
+                (answer.status != 503).then(|| answer.expect(200))
+            })
+            .await
+        };
+        let paused = act("/pause").await;
+        let is_it = (&paused["id"], &paused["state"], &paused["changed"]);
+        assert_eq!(is_it, (&json!(hook.id), &json!("paused"), &json!(true)), "{paused}");
+        assert!(text(&paused, "damage").contains("cannot be read"), "{paused}");
+        assert_eq!(act("/pause").await["changed"], false);
+        assert_eq!(client.act(&hook.path("/test")).await.problem(409).code(), "webhook_quarantined");
+        let resumed = act("/resume").await;
+        assert_eq!((&resumed["state"], &resumed["changed"]), (&json!("quarantined"), &json!(true)), "{resumed}");
+        // Nothing is owed to a webhook whose subscriptions cannot be read.
+        let owed = u64::from(name != "events");
+        assert_eq!(act("/purge").await["cancelled"], owed, "{name}");
+        let stale = client.call(Method::DELETE, &hook.path("")).header("if-match", "\"v99\"");
+        send(stale).await.problem(412);
+        assert_eq!(client.delete(&hook.path("")).await.status, 204);
+        client.get(&hook.path("")).await.problem(404);
+        assert!(hook.requests().is_empty());
+    }
+    world.all_settled(&event).await;
+    assert_eq!(world.client().get("/webhooks").await.expect(200)["unreadable"], json!([]));
+    world.stop().await;
+    let (code, said) = check(&mut world).await;
+    assert_eq!(code, Some(0), "nothing reads a deleted webhook: {said}");
+}
+
+on_both!(a_change_that_gives_what_cannot_be_read_mends_a_webhook);
+async fn a_change_that_gives_what_cannot_be_read_mends_a_webhook() {
+    let (mut world, damaged, _sound) = damaged_world().await;
+    let mut mended = 0;
+    for (hook, (name, _, _, lost)) in damaged.iter().zip(DAMAGED) {
+        let refused = world.client().patch(&hook.path(""), &json!({"description": "x"})).await.problem(422);
+        assert_eq!(refused.pointers(), lost, "{name}");
+        let mut change = json!({"description": "mended"});
+        for pointer in lost {
+            change[&pointer[1..]] = if *pointer == "/events" { json!(["message.*"]) } else { Value::Null };
+        }
+
+        let changed = world.client().patch(&hook.path(""), &change).await.expect(200);
+
+        assert_eq!((&changed["name"], &changed["url"]), (&json!(name), &hook.body["url"]), "the rest is kept");
+        assert_eq!(changed["auth"].is_null(), name == "credentials", "{changed}");
+        assert_eq!(changed["headers"] == json!({}), name == "headers", "{changed}");
+        let fields = &world.client().walk("/audit?action=webhook.update").await[0]["fields"];
+        let is_named = |pointer: &&str| fields.as_array().is_some_and(|it| it.contains(&json!(pointer[1..])));
+        assert!(lost.iter().all(is_named), "{fields}");
+        world.publish("message.sent").await;
+        mended += 1;
+        hook.saw(1).await;
+    }
+    assert_eq!(world.client().walk("/webhooks").await.len(), mended + 1);
+    world.stop().await;
+    let (code, said) = check(&mut world).await;
+    assert_eq!(code, Some(0), "{said}");
+}
+
+/// PostgreSQL enforces the columns' types, so that only SQLite keeps such values.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_of_another_type_can_be_replaced_in_every_column() {
+    let mut world = World::start().await;
+    let columns = ["name", "url", "public_headers", "description", "metadata", "is_active", "inactive_reason"];
+    let others = ["created_at", "updated_at", "tls_digest", "bound_url", "ordered", "paused_at", "version"];
+    let all = [&columns[..], &others[..]].concat();
+    let mut hooks = Vec::new();
+    for column in &all {
+        hooks.push(world.hook(Receiver::ok(), json!({"name": column})).await);
+    }
+    world.stop().await;
+    for column in &all {
+        let value = if *column == "tls_digest" { "'x'" } else { "{80}" };
+        let sql = format!("UPDATE webhook SET {column} = {value} WHERE name = '{column}'");
+        rows::tamper(&world, &spelled(&sql));
+    }
+    world.restart().await;
+    let given = |hook: &Hook, pointer: &str| match pointer {
+        "/name" | "/url" => hook.body[&pointer[1..]].clone(),
+        _ => Value::Null,
+    };
+    for (hook, column) in hooks.iter().zip(&all) {
+        let client = world.client();
+        if *column == "version" {
+            client.act(&hook.path("/pause")).await.expect(200);
+        }
+        if ["paused_at", "version"].contains(column) {
+            client.act(&hook.path("/resume")).await.expect(200);
+        }
+        let asked = client.patch(&hook.path(""), &json!({})).await;
+        if asked.status == 422 {
+            let pointers = asked.problem(422).pointers();
+            let change = pointers.iter().map(|pointer| (pointer[1..].to_owned(), given(hook, pointer)));
+            client.patch(&hook.path(""), &Value::Object(change.collect())).await.expect(200);
+        } else {
+            asked.expect(200);
+        }
+        let read = client.get(&hook.path("")).await.expect(200);
+        assert_eq!((&read["url"], &read["pausedAt"]), (&hook.body["url"], &Value::Null), "{column}");
+        // The time in the webhook's id replaces one that was lost; it is another millisecond.
+        let (read, made) = (text(&read, "createdAt"), text(&hook.body, "createdAt"));
+        assert!(read == made || *column == "created_at" && read[..16] == made[..16], "{column}: {read}, {made}");
+    }
+    world.stop().await;
+    let (code, said) = check(&mut world).await;
+    assert_eq!(code, Some(0), "{said}");
 }
 
 on_both!(a_test_of_a_webhook_with_an_unreadable_secret_is_refused_and_a_rotation_ends_that);

@@ -22,7 +22,7 @@ use crate::engine::SigningSecret;
 use crate::store::webhooks::SecretEnd;
 
 use super::view::NewWebhookView;
-use super::{find, view_of};
+use super::{find, find_ref, view_of};
 
 /// Seconds for which an old secret may go on signing, from none to a week.
 const GRACE: std::ops::RangeInclusive<u32> = 0..=604_800;
@@ -42,7 +42,7 @@ pub(super) async fn test(
     _: NoQuery,
     One(id): One<WebhookId>,
 ) -> Result<axum::Json<TestAnswer>, Problem> {
-    let webhook = find(&app, tenant.num(), id).await?;
+    let webhook = find_ref(&app, tenant.num(), id).await?;
     let delivery = app.engine().test(webhook.num, &tenant.author()).await?;
     Ok(axum::Json(deliveries::test_answer(&app, tenant.num(), delivery).await?))
 }
@@ -127,7 +127,7 @@ pub(super) async fn logs(
 ) -> Result<axum::Json<PageView<DeliveryView>>, Problem> {
     let list = query.list(&format!("log of {id}"), Some(tenant.num()), &deliveries::FILTERS)?;
     let (mut filter, before) = (deliveries::filter(&list)?, list.position()?);
-    let webhook = find(&app, tenant.num(), id).await?;
+    let webhook = find_ref(&app, tenant.num(), id).await?;
     filter.webhook = Some(webhook.num);
     let found = app.engine().deliveries(tenant.num(), &filter, before, list.limit).await?;
     deliveries::page(&list, found)

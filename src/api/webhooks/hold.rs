@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -10,7 +10,7 @@ use crate::api::App;
 use crate::api::auth::{Operate, Tenant};
 use crate::api::backlogs::{self, Shown};
 use crate::api::body::{Input, OptionalJson};
-use crate::api::etag::{Changed, changed, tagged};
+use crate::api::etag::tagged;
 use crate::api::fields::{Given, Reader, moment};
 use crate::api::page::NoQuery;
 use crate::api::path::One;
@@ -18,10 +18,13 @@ use crate::api::problem::Problem;
 use crate::api::problem_sets::{ActionProblems, CreateProblems};
 use crate::domain::id::{TenantId, WebhookId};
 use crate::domain::moment::UnixMillis;
-use crate::store::webhooks::Webhook;
+use crate::store::StoreError;
+use crate::store::unreadable::UnreadableRow;
+use crate::store::webhooks::{UnreadableWebhook, WebhookRef};
 
+use super::unreadable::UnreadableView;
 use super::view::WebhookView;
-use super::{find, view_of};
+use super::{find_ref, settings, view_of};
 
 /// A webhook after `pause` or `resume`, with its present state.
 #[derive(Serialize, ToSchema)]
@@ -38,30 +41,68 @@ pub(in crate::api) struct HeldView {
     why: Option<String>,
 }
 
-async fn held(app: &App, tenant: TenantId, webhook: Webhook, changed: bool) -> Result<Response, Problem> {
-    let backlog = app.engine().backlog(webhook.num).await?.ok_or(Problem::no_such("webhook"))?;
-    let (state, why, version) = (backlogs::word(backlog.state), backlog.why, webhook.version);
-    let view = HeldView { webhook: view_of(app, tenant, webhook).await?, changed, state, why };
-    Ok(tagged(StatusCode::OK, version, &view))
+/// A webhook that cannot be read after `pause` or `resume`, with its present state.
+#[derive(Serialize, ToSchema)]
+#[schema(as = HeldUnreadableWebhook)]
+pub(in crate::api) struct HeldUnreadableView {
+    #[serde(flatten)]
+    webhook: UnreadableView,
+    /// Whether the action changed anything.
+    changed: bool,
+    /// The same as in the webhook's backlog.
+    #[schema(value_type = String)]
+    state: &'static str,
+    /// What still holds the deliveries back; null when nothing does.
+    why: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[schema(as = HeldAnswer)]
+pub(in crate::api) enum HeldAnswer {
+    Whole(Box<HeldView>),
+    Unreadable(HeldUnreadableView),
+}
+
+async fn held(app: &App, tenant: TenantId, held: WebhookRef, changed: bool) -> Result<Response, Problem> {
+    let backlog = app.engine().backlog(held.num).await?.ok_or(Problem::no_such("webhook"))?;
+    let (state, why) = (backlogs::word(backlog.state), backlog.why);
+    let webhook = match app.store().webhook(held.tenant, held.id).await {
+        Ok(None) => return Err(Problem::no_such("webhook")),
+        Ok(Some(webhook)) => settings::readable(app.store(), webhook),
+        Err(error @ StoreError::Unreadable { .. }) => {
+            let (name, row) = (Some(backlog.name), UnreadableRow::of_webhook(held.num, &error));
+            Err(UnreadableWebhook { id: Some(held.id), name: name.filter(|name| !name.is_empty()), row })
+        }
+        Err(error) => return Err(error.into()),
+    };
+    match webhook {
+        Ok(webhook) => {
+            let version = webhook.version;
+            let view = HeldView { webhook: view_of(app, tenant, webhook).await?, changed, state, why };
+            Ok(tagged(StatusCode::OK, version, &HeldAnswer::Whole(Box::new(view))))
+        }
+        Err(webhook) => {
+            let view = HeldUnreadableView { webhook: webhook.into(), changed, state, why };
+            Ok(axum::Json(HeldAnswer::Unreadable(view)).into_response())
+        }
+    }
 }
 
 /// Pauses a webhook: its pending deliveries are held.
 ///
-/// New events are owed to it as before; nothing is lost. Requests in flight end as they would.
+/// New events are owed to it as before; nothing is lost. Requests in flight end as they would. It works for a webhook
+/// that cannot be read, too; the answer then has its id and its damage.
 #[utoipa::path(post, path = "/webhooks/{id}/pause", tag = "webhooks", operation_id = "pauseWebhook",
-    params(("id" = String, Path)), responses((status = 200, body = HeldView), ActionProblems))]
+    params(("id" = String, Path)), responses((status = 200, body = HeldAnswer), ActionProblems))]
 pub(super) async fn pause(
     State(app): State<App>,
     tenant: Tenant<Operate>,
     _: NoQuery,
     One(id): One<WebhookId>,
 ) -> Result<Response, Problem> {
-    let by = tenant.author();
-    let paused = changed(|| async {
-        let webhook = find(&app, tenant.num(), id).await?;
-        Changed::of(app.engine().pause(&webhook, &by).await)
-    });
-    let (webhook, changed) = paused.await?;
+    let webhook = find_ref(&app, tenant.num(), id).await?;
+    let changed = app.engine().pause(&webhook, &tenant.author()).await?;
     held(&app, tenant.row.id, webhook, changed).await
 }
 
@@ -69,19 +110,15 @@ pub(super) async fn pause(
 ///
 /// `changed` is false when the webhook was neither. Resuming does not switch a webhook on, nor close an open breaker.
 #[utoipa::path(post, path = "/webhooks/{id}/resume", tag = "webhooks", operation_id = "resumeWebhook",
-    params(("id" = String, Path)), responses((status = 200, body = HeldView), ActionProblems))]
+    params(("id" = String, Path)), responses((status = 200, body = HeldAnswer), ActionProblems))]
 pub(super) async fn resume(
     State(app): State<App>,
     tenant: Tenant<Operate>,
     _: NoQuery,
     One(id): One<WebhookId>,
 ) -> Result<Response, Problem> {
-    let by = tenant.author();
-    let resumed = changed(|| async {
-        let webhook = find(&app, tenant.num(), id).await?;
-        Changed::of(app.engine().resume(&webhook, &by).await)
-    });
-    let (webhook, changed) = resumed.await?;
+    let webhook = find_ref(&app, tenant.num(), id).await?;
+    let changed = app.engine().resume(&webhook, &tenant.author()).await?;
     held(&app, tenant.row.id, webhook, changed).await
 }
 
@@ -96,7 +133,7 @@ pub(super) async fn probe(
     _: NoQuery,
     One(id): One<WebhookId>,
 ) -> Result<axum::Json<Shown>, Problem> {
-    let webhook = find(&app, tenant.num(), id).await?;
+    let webhook = find_ref(&app, tenant.num(), id).await?;
     app.engine().probe(&webhook, &tenant.author()).await?;
     backlogs::shown(&app, tenant.row.id, app.engine().backlog(webhook.num).await?)
 }
@@ -135,7 +172,7 @@ pub(super) async fn purge(
     One(id): One<WebhookId>,
     OptionalJson(body): OptionalJson<PurgeInput>,
 ) -> Result<axum::Json<Purged>, Problem> {
-    let webhook = find(&app, tenant.num(), id).await?;
+    let webhook = find_ref(&app, tenant.num(), id).await?;
     let (PurgeInput { before }, _) = body.accepted()?;
     let cancelled = app.engine().purge(&webhook, before.value(), &tenant.author()).await?;
     Ok(axum::Json(Purged { cancelled }))

@@ -218,6 +218,32 @@ impl Input for WebhookPatch {
 }
 
 impl Changes {
+    /// Whether the request says anything about this field.
+    pub(super) fn gives(&self, field: &str) -> bool {
+        match field {
+            "name" => self.name.is_given(),
+            "url" => self.url.is_given(),
+            "events" => self.events.is_given(),
+            "headers" => self.headers.is_given(),
+            "publicHeaders" => self.public_headers.is_given(),
+            "retryPolicy" => self.retry_policy.is_given(),
+            "timeoutMs" => self.timeout_ms.is_given(),
+            "rateLimit" => self.rate_limit.is_given(),
+            "maxInFlight" => self.max_in_flight.is_given(),
+            "ordered" => self.ordered.is_given(),
+            "filter" => self.filter.is_given(),
+            "signature" => self.signature.is_given(),
+            "tls" => self.tls.is_given(),
+            "auth" => self.auth.is_given(),
+            "breaker" => self.breaker.is_given(),
+            "disableAfterSeconds" => self.disable_after_seconds.is_given(),
+            "description" => self.description.is_given(),
+            "metadata" => self.metadata.is_given(),
+            "isActive" => self.is_active.is_given(),
+            _ => false,
+        }
+    }
+
     fn read(reader: &mut Reader<'_, '_>) -> Self {
         Self {
             name: reader.field("name", |raw| line(raw, &NAME)),
@@ -341,7 +367,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::api::body::read;
     use crate::api::body::tests::faults;
+    use crate::api::fields::Errors;
 
     fn pointers(text: &str) -> Vec<String> {
         faults::<WebhookPatch>(text).into_iter().map(|(pointer, _)| pointer).collect()
@@ -353,6 +381,15 @@ mod tests {
         assert_eq!(faults::<WebhookInput>("{}"), ["name", "url", "events"].map(missing));
         assert_eq!(faults::<WebhookPatch>("{}"), []);
         assert_eq!(faults::<WebhookPatch>(r#"{"name":null,"timeoutMs":null}"#), [missing("name")]);
+    }
+
+    #[test]
+    fn a_change_tells_which_fields_it_gives() {
+        for given in FIELDS {
+            let text = format!(r#"{{"{given}":null}}"#);
+            let WebhookPatch(changes) = read(text.as_bytes(), &mut Errors::default()).unwrap().unwrap();
+            assert_eq!(FIELDS.iter().filter(|field| changes.gives(field)).collect::<Vec<_>>(), [given]);
+        }
     }
 
     #[test]

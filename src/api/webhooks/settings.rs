@@ -3,7 +3,7 @@
 
 mod bound;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
@@ -12,7 +12,8 @@ use crate::api::problem::Problem;
 use crate::domain::policy::{Backoff, BreakerSettings, Policy, RateLimit, RetryPolicy, SignatureSettings};
 use crate::engine::{Auth, Credentials, Guard};
 use crate::store::Store;
-use crate::store::webhooks::{self, Origin, Webhook};
+use crate::store::unreadable::UnreadableRow;
+use crate::store::webhooks::{self, Origin, UnreadableWebhook, Webhook};
 
 use self::bound::Bound;
 use super::credentials::{AuthChanges, TlsChanges, stored_credentials};
@@ -56,14 +57,14 @@ impl Default for Settings {
     }
 }
 
-/// Whether the parts of a webhook that the store does not interpret can be read. Lists leave out webhooks that cannot
-/// be read.
-pub(super) fn is_readable(store: &Store, webhook: &Webhook) -> bool {
-    if stored_credentials(webhook).is_ok() {
-        return true;
+/// Judges the parts of a webhook that the store does not interpret.
+pub(super) fn readable(store: &Store, webhook: Webhook) -> Result<Webhook, UnreadableWebhook> {
+    if stored_credentials(&webhook).is_ok() {
+        return Ok(webhook);
     }
     store.leave_out(webhook.num, webhook.id, "credentials");
-    false
+    let row = UnreadableRow { table: "webhook", key: webhook.num.0.to_string(), column: Some("credentials".into()) };
+    Err(UnreadableWebhook { id: Some(webhook.id), name: Some(webhook.name), row })
 }
 
 /// The document to store; `None` for most webhooks, which have no credentials.
@@ -76,8 +77,12 @@ pub(super) fn to_store(credentials: &Credentials) -> Result<Option<webhooks::Cre
 }
 
 impl Settings {
-    pub(super) fn of(webhook: &Webhook) -> Result<Self, Problem> {
-        let credentials = stored_credentials(webhook)?;
+    /// Credentials that cannot be read are added to what is `lost`.
+    pub(super) fn of(webhook: &Webhook, lost: &mut BTreeSet<String>) -> Self {
+        let credentials = stored_credentials(webhook).unwrap_or_else(|_| {
+            lost.extend(["auth", "tls"].map(str::to_owned));
+            Credentials::default()
+        });
         let Webhook {
             name,
             url,
@@ -91,7 +96,7 @@ impl Settings {
             is_active,
             ..
         } = webhook.clone();
-        Ok(Self {
+        Self {
             name,
             url,
             events,
@@ -103,7 +108,7 @@ impl Settings {
             description,
             metadata,
             is_active,
-        })
+        }
     }
 
     pub(super) fn write_to(self, webhook: &mut Webhook) -> Result<(), Problem> {

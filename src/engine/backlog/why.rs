@@ -83,7 +83,7 @@ pub(super) fn sentence(facts: &Facts<'_>) -> Option<String> {
         EndpointState::Inactive => Some(inactive(facts)),
         EndpointState::Paused => Some(paused(facts)),
         EndpointState::Quarantined => {
-            Some(facts.unreadable.map_or_else(|| crashed(facts.crashes, facts.crash), unreadable))
+            Some(facts.unreadable.map_or_else(|| crashed(facts.crashes, facts.crash), cannot_be_served))
         }
         EndpointState::Open => Some(node(facts).unwrap_or_else(|| open(facts))),
         EndpointState::Active if pending(facts) == 0 => ended(facts),
@@ -91,10 +91,13 @@ pub(super) fn sentence(facts: &Facts<'_>) -> Option<String> {
     }
 }
 
-/// Why a webhook is not served of which a row cannot be read.
-pub(in crate::engine) fn unreadable(row: &UnreadableRow) -> String {
-    let end = match row.table {
-        "webhook_secret" => "rotate its secret with `graceSeconds` 0, which replaces the row",
+/// Why a webhook is not served of which a row cannot be read, and what ends that.
+#[must_use]
+pub fn cannot_be_served(row: &UnreadableRow) -> String {
+    let end = match (row.table, row.column.as_deref()) {
+        ("webhook_secret", _) => "rotate its secret with `graceSeconds` 0, which replaces the row",
+        (_, Some("paused_at")) => "resume it, which replaces the value",
+        (_, Some("version")) => "pause it, which replaces the value",
         _ => "replace what is damaged with PATCH, or delete it",
     };
     format!("{row} cannot be read, and its deliveries wait; {end}; `posthaste check` says what is wrong with the row")

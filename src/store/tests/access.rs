@@ -64,9 +64,11 @@ async fn every_change_is_entered_with_its_author_in_the_order_of_changes(on: On)
     let policy = Policy { timeout_ms: 7000, ordered: true, ..Policy::default() };
     let renamed = Webhook { name: "Other".to_owned(), policy, ..created.clone() };
     let changed = store.update_webhook(&renamed, now, &by).await.unwrap();
-    let paused = store.update_webhook(&Webhook { paused_at: Some(now), ..changed }, now, &by).await.unwrap();
-    let resumed = store.update_webhook(&Webhook { paused_at: None, ..paused }, now, &by).await.unwrap();
-    let rotated = store.rotate_secret(&resumed, &"whsec_new".into(), now, now, &by).await.unwrap();
+    assert!(store.pause_webhook(&changed, now, &by).await.unwrap());
+    assert!(!store.pause_webhook(&changed, now, &by).await.unwrap(), "it is paused");
+    assert!(store.resume_webhook(&changed, now, &by).await.unwrap());
+    assert!(!store.resume_webhook(&changed, now, &by).await.unwrap(), "it is not paused");
+    let rotated = store.rotate_secret(&changed, &"whsec_new".into(), now, now, &by).await.unwrap();
     assert!(matches!(store.update_webhook(&renamed, now, &by).await, Err(StoreError::Stale)));
     store.disable_webhook(rotated.num, rotated.version, "gone", now).await.unwrap();
     let off = store.webhook(tenant.num, rotated.id).await.unwrap().unwrap();

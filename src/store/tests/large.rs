@@ -106,7 +106,7 @@ async fn large_webhooks_are_listed_a_few_at_a_time_and_none_is_left_out(on: On) 
     loop {
         let page = world.store.webhooks(world.tenant.num, None, before, 100).await.unwrap();
         sizes.push(page.items.len());
-        listed.extend(page.items.iter().map(|webhook| webhook.num));
+        listed.extend(page.items.iter().map(|webhook| webhook.as_ref().unwrap().num));
         before = page.next;
         if before.is_none() {
             break;

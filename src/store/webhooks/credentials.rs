@@ -56,30 +56,44 @@ impl Store {
     }
 
     /// Opens what is sealed in a row.
-    pub(super) fn open_of(&self, (tenant, webhook): (TenantNum, WebhookId), row: &Model) -> Result<Sealed, StoreError> {
-        let place = SealContext::Headers { tenant, webhook };
-        let opened = self.seal().open_for(&place, &row.headers);
-        let (of_headers, headers) = opened.map_err(|error| StoreError::unreadable("headers", error))?;
+    pub(super) fn open_of(&self, owner: (TenantNum, WebhookId), row: &Model) -> Result<Sealed, StoreError> {
+        let (of_headers, headers) = self.open_headers(owner, &row.headers)?;
         let of_row = unsealed_origin(row.bound_url.as_deref(), &row.url);
         let origin = of_headers.map_or_else(|| of_row.clone(), Origin::from);
-        let mut sealed = Sealed {
-            headers: serde_json::from_slice(&headers).map_err(|_| StoreError::unreadable("headers", NO_DOCUMENT))?,
-            credentials: None,
-            origin,
-        };
+        let mut sealed = Sealed { headers, credentials: None, origin };
         if let Some(credentials) = &row.credentials {
-            let place = SealContext::Credentials { tenant, webhook };
-            let opened = self.seal().open_for(&place, credentials);
-            let (of_credentials, document) = opened.map_err(|error| StoreError::unreadable("credentials", error))?;
-            let document =
-                serde_json::from_slice(&document).map_err(|_| StoreError::unreadable("credentials", NO_DOCUMENT))?;
-            sealed.credentials = Some(Credentials(document));
+            let (of_credentials, credentials) = self.open_credentials(owner, credentials)?;
+            sealed.credentials = Some(credentials);
             // Headers and credentials name different origins: the row combines values of different times.
             if of_credentials.map_or(of_row, Origin::from) != sealed.origin {
                 sealed.origin = Origin::nobody();
             }
         }
         Ok(sealed)
+    }
+
+    /// The headers, and the origin that they were given for, if the layout holds one.
+    pub(super) fn open_headers(
+        &self,
+        (tenant, webhook): (TenantNum, WebhookId),
+        sealed: &[u8],
+    ) -> Result<(Option<String>, BTreeMap<String, String>), StoreError> {
+        let opened = self.seal().open_for(&SealContext::Headers { tenant, webhook }, sealed);
+        let (origin, headers) = opened.map_err(|error| StoreError::unreadable("headers", error))?;
+        let headers = serde_json::from_slice(&headers);
+        Ok((origin, headers.map_err(|_| StoreError::unreadable("headers", NO_DOCUMENT))?))
+    }
+
+    /// The same for the credentials.
+    pub(super) fn open_credentials(
+        &self,
+        (tenant, webhook): (TenantNum, WebhookId),
+        sealed: &[u8],
+    ) -> Result<(Option<String>, Credentials), StoreError> {
+        let opened = self.seal().open_for(&SealContext::Credentials { tenant, webhook }, sealed);
+        let (origin, document) = opened.map_err(|error| StoreError::unreadable("credentials", error))?;
+        let document = serde_json::from_slice(&document);
+        Ok((origin, Credentials(document.map_err(|_| StoreError::unreadable("credentials", NO_DOCUMENT))?)))
     }
 }
 

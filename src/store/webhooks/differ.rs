@@ -1,5 +1,4 @@
-//! Describes a change of a webhook for the audit log: a pause, a resumption, or the names of the fields that get other
-//! values.
+//! Describes a change of a webhook for the audit log: the names of the fields that get other values.
 
 use std::collections::BTreeSet;
 
@@ -10,14 +9,11 @@ use crate::store::audit::{self, Action, Deed};
 use super::{Credentials, Webhook};
 use crate::domain::policy::Policy;
 
-pub(super) fn deed(before: &Webhook, after: &Webhook) -> Deed {
-    let fields = fields(before, after);
-    let action = match (before.paused_at, after.paused_at) {
-        (None, Some(_)) if fields.is_empty() => Action::PauseWebhook,
-        (Some(_), None) if fields.is_empty() => Action::ResumeWebhook,
-        _ => Action::UpdateWebhook,
-    };
-    Deed::new(action, Some(after.tenant), after.id).of_fields(fields)
+/// `lost`: the fields that could not be read before.
+pub(super) fn deed(before: &Webhook, after: &Webhook, lost: BTreeSet<String>) -> Deed {
+    let mut fields = fields(before, after);
+    fields.extend(lost.into_iter().filter(|field| !fields.contains(field)).collect::<Vec<_>>());
+    Deed::new(Action::UpdateWebhook, Some(after.tenant), after.id).of_fields(fields)
 }
 
 /// The changed fields, by their names in the API.

@@ -1,0 +1,96 @@
+//! Pauses and resumes a webhook. Neither needs to read the row, so that both work for a row that cannot be read.
+
+use entity::webhook::{Column, Entity};
+use sea_orm::sea_query::Expr;
+use sea_orm::{ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QuerySelect, QueryTrait};
+
+use crate::domain::id::{TenantNum, WebhookId, WebhookNum};
+use crate::domain::moment::UnixMillis;
+use crate::store::audit::{self, Action, Author, Deed};
+use crate::store::config_changes::{self, Change};
+use crate::store::{Store, StoreError};
+
+use super::Webhook;
+
+/// The parts of a webhook by which it is found, paused and deleted, whatever the rest of its row says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WebhookRef {
+    pub num: WebhookNum,
+    pub id: WebhookId,
+    pub tenant: TenantNum,
+    /// `None` if it cannot be read.
+    pub version: Option<i64>,
+}
+
+impl From<&Webhook> for WebhookRef {
+    fn from(webhook: &Webhook) -> Self {
+        let Webhook { num, id, tenant, version, .. } = *webhook;
+        Self { num, id, tenant, version: Some(version) }
+    }
+}
+
+impl Store {
+    /// `None` if there is no such webhook.
+    pub async fn webhook_ref(&self, tenant: TenantNum, id: WebhookId) -> Result<Option<WebhookRef>, StoreError> {
+        let query = Entity::find()
+            .select_only()
+            .columns([Column::Num, Column::Version])
+            .filter(Column::Id.eq(id.bytes()))
+            .filter(Column::TenantNum.eq(tenant.0))
+            .filter(Column::DeletedAt.is_null());
+        let Some(row) = self.readers().query_one_raw(query.build(self.backend())).await? else { return Ok(None) };
+        let (num, version) = (WebhookNum(row.try_get("", "num")?), row.try_get("", "version").ok());
+        Ok(Some(WebhookRef { num, id, tenant, version }))
+    }
+
+    /// Answers whether the webhook was not paused before.
+    pub async fn pause_webhook(
+        &self,
+        webhook: impl Into<WebhookRef>,
+        now: UnixMillis,
+        by: &Author,
+    ) -> Result<bool, StoreError> {
+        let is_other = Condition::all().add(Column::PausedAt.is_null());
+        self.set_paused(webhook.into(), Some(now), is_other, Action::PauseWebhook, (now, by)).await
+    }
+
+    /// Answers whether the webhook was paused before.
+    pub async fn resume_webhook(
+        &self,
+        webhook: impl Into<WebhookRef>,
+        now: UnixMillis,
+        by: &Author,
+    ) -> Result<bool, StoreError> {
+        let is_other = Condition::all().add(Column::PausedAt.is_not_null());
+        self.set_paused(webhook.into(), None, is_other, Action::ResumeWebhook, (now, by)).await
+    }
+
+    async fn set_paused(
+        &self,
+        webhook: WebhookRef,
+        paused_at: Option<UnixMillis>,
+        is_other: Condition,
+        action: Action,
+        (now, by): (UnixMillis, &Author),
+    ) -> Result<bool, StoreError> {
+        self.write(async |on| {
+            let changed = Entity::update_many()
+                .col_expr(Column::PausedAt, Expr::value(paused_at.map(|at| at.0)))
+                // Replaces a version that is no number.
+                .col_expr(Column::Version, Expr::cust("CAST(version AS BIGINT) + 1"))
+                .col_expr(Column::UpdatedAt, Expr::value(now.0))
+                .filter(Column::Num.eq(webhook.num.0))
+                .filter(Column::DeletedAt.is_null())
+                .filter(is_other)
+                .exec(on)
+                .await?;
+            if changed.rows_affected == 0 {
+                return Ok(false);
+            }
+            audit::enter(on, by, Deed::new(action, Some(webhook.tenant), webhook.id), now).await?;
+            config_changes::note(on, Change::Webhook(webhook.num)).await?;
+            Ok(true)
+        })
+        .await
+    }
+}
