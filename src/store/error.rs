@@ -44,7 +44,7 @@ impl From<DbErr> for StoreError {
             Some(SqlErr::UniqueConstraintViolation(_)) => Self::Exists,
             _ if is_deadlock(&error) => Self::Deadlock,
             // The database has answered, and to ask again would not help.
-            _ if is_of_a_value(&error) => Self::unreadable(column_of(&error), error),
+            _ if is_of_a_value(&error) => of_a_value(&error),
             _ => Self::Database(error.to_string()),
         }
     }
@@ -77,14 +77,12 @@ impl StoreError {
 /// Stands for the column of a value that cannot be read, if the error does not name one.
 const ROW: &str = "row";
 
-/// The column of a value that is not of its column's type.
-fn column_of(error: &DbErr) -> Cow<'static, str> {
-    match error {
-        DbErr::Query(RuntimeErr::SqlxError(error)) => match error.as_ref() {
-            SqlxError::ColumnDecode { index, .. } => index.trim_matches('"').to_owned().into(),
-            _ => ROW.into(),
-        },
-        _ => ROW.into(),
+/// The error about a value that is not of its column's type.
+fn of_a_value(error: &DbErr) -> StoreError {
+    let DbErr::Query(RuntimeErr::SqlxError(error)) = error else { return StoreError::unreadable(ROW, error) };
+    match error.as_ref() {
+        SqlxError::ColumnDecode { index, source } => StoreError::unreadable(index.trim_matches('"').to_owned(), source),
+        error => StoreError::unreadable(ROW, error),
     }
 }
 
