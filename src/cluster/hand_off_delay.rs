@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::domain::policy::Policy;
 use crate::domain::shard::ShardNum;
 
 /// A shard with a request that has been in flight for this long stays for now.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// A slow request delays a shard for this long at most, which is as long as the longest request takes. What was slow
-/// when the shard was to move has ended by then; other slow requests may have begun.
-const LONGEST: Duration = Duration::from_secs(30);
+/// Slow requests delay a shard for this long at most. The request that was slow when the shard was to move has ended by
+/// then; other slow requests may have begun.
+const LONGEST: Duration = Policy::LONGEST_TIMEOUT;
 
 /// Shards that should move but are still served here, and since when.
 #[derive(Debug, Default)]

@@ -1,6 +1,7 @@
 //! The cluster member: surveys nodes and shards, reaps expired nodes, acquires the shards that this node should own, and
 //! hands off those that another node should own. It decides nothing: [`survey`] says what a survey means, and every node
-//! computes the same `placement` by itself.
+//! computes the same `placement` by itself. With each survey it asks the feed for a scan, which finds the fan-outs whose
+//! notifications were lost.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 
+use crate::domain::policy::Policy;
 use crate::domain::shard::ShardNum;
 use crate::host::Host;
 use crate::journal::Journal;
@@ -29,8 +31,9 @@ use super::survey;
 /// How often a node surveys the others, unless a notification makes it look earlier.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// No request takes longer, so what has not ended by then counts as cut short.
-const LONGEST_HAND_OFF: Duration = Duration::from_secs(45);
+/// How long a hand-off waits for the endpoints of a shard to end: the longest request, and time to record what they
+/// leave behind, since a batch of the journal may take ten seconds. What has not ended by then counts as cut short.
+const LONGEST_HAND_OFF: Duration = Policy::LONGEST_TIMEOUT.saturating_add(Duration::from_secs(15));
 
 /// Pause after the store failed.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -81,7 +84,6 @@ impl Member {
                 () = self.notifier.shards_notified() => {}
                 () = ticks.tick() => {}
             }
-            // The scan also finds the fan-outs whose notifications were lost.
             self.feed.request_scan();
             if let Err(error) = self.survey().await {
                 tracing::warn!(%error, "cluster survey failed; trying again");

@@ -5,6 +5,8 @@
 mod breaker;
 mod retry;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 pub use self::breaker::BreakerSettings;
@@ -53,6 +55,9 @@ impl Policy {
     /// The range of `timeoutMs`: below 100 ms a TLS handshake across a continent cannot finish, above 30 s a hanging
     /// receiver would hold its permits for too long.
     pub const TIMEOUT_MS: std::ops::RangeInclusive<u32> = 100..=30_000;
+
+    /// No request takes longer.
+    pub const LONGEST_TIMEOUT: Duration = Duration::from_millis(*Self::TIMEOUT_MS.end() as u64);
 
     /// The range of `maxInFlight`: more than 256 requests at once look like an attack to most receivers.
     pub const MAX_IN_FLIGHT: std::ops::RangeInclusive<u16> = 1..=256;
