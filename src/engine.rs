@@ -244,7 +244,7 @@ impl Engine {
         host.spawn(or_abort("the renewal of the lease", node_lease.clone().keep()));
         let started = Box::pin(Self::start_for(node_lease.clone(), host, store, config)).await;
         if started.is_err() {
-            node_lease.release(false).await;
+            node_lease.give_up(false).await;
         }
         started
     }
@@ -483,7 +483,7 @@ impl Engine {
         {
             tracing::warn!(%error, "clean stop not noted; the next start treats it as a crash");
         }
-        inner.context.lease.release(!drained).await;
+        inner.context.lease.give_up(!drained).await;
         inner.context.notifier.notify_shards();
         if let Err(error) = notifications::send(inner.cluster_db.as_ref(), &inner.context.notifier.take()).await {
             tracing::debug!(%error, "other nodes not notified; their next survey shows the released shards");

@@ -1,9 +1,9 @@
 //! `/webhooks`: what tenants subscribe to, and the actions on a webhook.
 
 mod actions;
+mod backlog_actions;
 mod credentials;
 mod headers;
-mod hold;
 mod input;
 mod redaction;
 mod settings;
@@ -45,10 +45,10 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(actions::rotate_secret))
         .routes(routes!(actions::end_secret))
         .routes(routes!(actions::logs))
-        .routes(routes!(hold::pause))
-        .routes(routes!(hold::resume))
-        .routes(routes!(hold::probe))
-        .routes(routes!(hold::purge))
+        .routes(routes!(backlog_actions::pause))
+        .routes(routes!(backlog_actions::resume))
+        .routes(routes!(backlog_actions::probe))
+        .routes(routes!(backlog_actions::purge))
 }
 
 pub(super) async fn find(app: &App, tenant: TenantNum, id: WebhookId) -> Result<Webhook, Problem> {

@@ -130,7 +130,7 @@ impl Member {
         let Some(member) = self.lease.rejoin().await? else { return Ok(()) };
         // This fails only if the writer has stopped, and then the process ends.
         let _ = self.journal.rejoin(member).await;
-        self.lease.resume(asked_at);
+        self.lease.revalidate(asked_at);
         self.log.detach_all();
         let drained = join_all(held.iter().map(|shard| self.runtime.drain(*shard)).collect::<Vec<_>>());
         if host.timeout(LONGEST_HAND_OFF, drained).await.is_none() {

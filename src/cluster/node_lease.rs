@@ -117,7 +117,7 @@ impl NodeLease {
     }
 
     /// Joins again as a new node, because the database lacks transactions that this node has seen. Requests in flight
-    /// are cut short, and nothing begins before [`Self::resume`]. Before that, the journal must get the new membership.
+    /// are cut short, and nothing begins before [`Self::revalidate`]. Before that, the journal must get the new membership.
     pub(super) async fn rejoin(&self) -> Result<Option<Membership>, StoreError> {
         let Some(until) = &self.until else { return Ok(None) };
         until.send_replace(self.host.steady());
@@ -125,7 +125,7 @@ impl NodeLease {
     }
 
     /// Lets the node act upon the new lease. `asked_at`: when the node asked for it.
-    pub(super) fn resume(&self, asked_at: Instant) {
+    pub(super) fn revalidate(&self, asked_at: Instant) {
         if let Some(until) = &self.until {
             until.send_replace(self.terms.act_until(asked_at));
         }
@@ -171,7 +171,7 @@ impl NodeLease {
 
     /// Gives up the lease and the shards, so that other nodes can acquire them at once. Nothing may be sent or recorded
     /// any more. `in_doubt`: requests may have been cut short.
-    pub(crate) async fn release(&self, in_doubt: bool) {
+    pub(crate) async fn give_up(&self, in_doubt: bool) {
         self.given_up.cancel();
         let given_up = async {
             self.db.release(&self.shard_set, &self.shard_set.owned(), in_doubt).await?;

@@ -20,7 +20,7 @@ impl Engine {
         Ok(is_changed)
     }
 
-    /// Lets the webhook's deliveries flow again, and releases a quarantined endpoint. Answers whether the call has
+    /// Lets the webhook's deliveries flow again, and ends a quarantine. Answers whether the call has
     /// changed anything.
     pub async fn resume(&self, webhook: &WebhookRef, by: &Author) -> Result<bool, EngineError> {
         let changing = self.inner.context.changing.write().await;
@@ -29,7 +29,7 @@ impl Engine {
         if !was_paused {
             self.enter(by, Action::ResumeWebhook, webhook).await?;
         }
-        let was_quarantined = self.inner.registry.release(webhook.num).await;
+        let was_quarantined = self.inner.registry.end_quarantine(webhook.num).await;
         if was_paused {
             self.notify_peers();
             self.inner.registry.reconfigure(webhook.num).await;
@@ -41,7 +41,7 @@ impl Engine {
     pub async fn probe(&self, webhook: &WebhookRef, by: &Author) -> Result<(), EngineError> {
         self.sendable(webhook.num).await?;
         self.enter(by, Action::ProbeWebhook, webhook).await?;
-        self.inner.registry.release(webhook.num).await;
+        self.inner.registry.end_quarantine(webhook.num).await;
         self.inner.registry.probe(webhook.num).await;
         Ok(())
     }

@@ -170,13 +170,13 @@ impl Endpoint {
                 self.configure(config, shell);
                 let _ = done.send(());
             }
-            Message::Hold(done) => {
-                self.hold(shell);
+            Message::Halt(done) => {
+                self.halt(shell);
                 let _ = done.send(());
             }
-            Message::Detach(event, answer) => {
+            Message::TakeOut(event, answer) => {
                 self.take_back(event);
-                let _ = answer.send(self.lane.detach(event));
+                let _ = answer.send(self.lane.take_out(event));
                 self.drive(Input::Tick, shell);
             }
             Message::Withdraw(event, answer) => {
@@ -492,7 +492,7 @@ impl Endpoint {
     }
 
     /// Sends nothing until a config comes that could be read.
-    fn hold(&mut self, shell: &mut impl Shell) {
+    fn halt(&mut self, shell: &mut impl Shell) {
         if self.lane.mode() != Mode::Deleted {
             let mode = if self.draining { Mode::Stopping } else { Mode::Paused };
             self.drive(Input::Configure { policy: self.config.policy.clone(), mode }, shell);

@@ -30,7 +30,7 @@ use self::window::{FEW, Key, Window};
 
 pub use self::entry::Entry;
 pub use self::health::{SLOW, breaker_of};
-pub use self::protocol::{Detached, Effect, Gauge, Input, Mode, Now, Reason, Said};
+pub use self::protocol::{InLane, Effect, Gauge, Input, Mode, Now, Reason, Said};
 pub use self::window::WINDOW;
 
 /// How long before its due time a row is read, so that the delivery starts on time.
@@ -89,7 +89,7 @@ impl Lane {
             Input::Remind => self.remind(now),
             Input::SendNow(entry) => {
                 let is_as_it_was = self.cancel_send_now(entry.event.seq);
-                if self.mode == Mode::Active && is_as_it_was && !self.holds(entry.event.seq) {
+                if self.mode == Mode::Active && is_as_it_was && !self.contains(entry.event.seq) {
                     self.insert(entry, now);
                 }
             }
@@ -205,22 +205,22 @@ impl Lane {
     }
 
     /// Takes a waiting delivery out of the lane.
-    pub fn detach(&mut self, event: EventSeq) -> Detached {
+    pub fn take_out(&mut self, event: EventSeq) -> InLane {
         self.cancel_send_now(event);
         if let Some(attempt) = self.attempts.get(event) {
-            return Detached::InFlight { manual: attempt.entry.state.manual.is_some() };
+            return InLane::InFlight { manual: attempt.entry.state.manual.is_some() };
         }
         self.window.left(event);
         if self.policy.ordered {
             self.window.miss((UnixMillis(0), event));
         }
-        if self.window.take(event).is_some() { Detached::Waiting } else { Detached::Absent }
+        if self.window.take(event).is_some() { InLane::Waiting } else { InLane::Absent }
     }
 
     /// Takes out a cancelled delivery. If it is in flight, it is not sent again.
-    pub fn withdraw(&mut self, event: EventSeq) -> Detached {
+    pub fn withdraw(&mut self, event: EventSeq) -> InLane {
         self.attempts.withdraw(|under_way| under_way == event);
-        self.detach(event)
+        self.take_out(event)
     }
 
     /// Marks the deliveries in flight up to this event, so that they are not sent again. Answers which they are.
@@ -267,8 +267,8 @@ impl Lane {
         self.window.insert(self.key(&entry, now), entry);
     }
 
-    fn holds(&self, event: EventSeq) -> bool {
-        self.window.holds(event) || self.attempts.holds(event)
+    fn contains(&self, event: EventSeq) -> bool {
+        self.window.contains(event) || self.attempts.contains(event)
     }
 
     /// The due poller saw rows that fall due. Nothing is to be read if such a row is in memory, or if missing rows are
@@ -284,7 +284,7 @@ impl Lane {
 
     fn offer(&mut self, entry: Entry, now: Now, effects: &mut Vec<Effect>) {
         let event = entry.event.seq;
-        if self.holds(event) {
+        if self.contains(event) {
             return;
         }
         let (key, asked_for) = (self.key(&entry, now), entry.is_manual());
@@ -323,7 +323,7 @@ impl Lane {
             self.window.miss((due, last.map_or(EventSeq::ZERO, |last| last.event.seq)));
         }
         for entry in entries {
-            if !self.holds(entry.event.seq) && !left.contains(&entry.event.seq) {
+            if !self.contains(entry.event.seq) && !left.contains(&entry.event.seq) {
                 self.insert(entry, now);
             }
         }

@@ -13,7 +13,7 @@ use crate::journal::feed::Feed;
 use super::EngineError;
 use super::context::EngineContext;
 use super::endpoint::STORE_PAUSE;
-use super::lane::Detached;
+use super::lane::InLane;
 use super::registry::RegistryHandle;
 
 /// How long a purge waits until the fan-outs that were committed before it have been scanned. After shards were
@@ -121,9 +121,9 @@ impl Ops {
         }
         // Due at the event's acceptance, so that a long backlog does not go first.
         self.record(id, Record::Retry { id, at: now.min(id.event.accepted_at()) }).await?;
-        let found = self.registry.detach(id).await;
+        let found = self.registry.take_out(id).await;
         self.registry.send_now(id).await;
-        if found == (Detached::InFlight { manual: false }) { Err(EngineError::InFlight) } else { Ok(()) }
+        if found == (InLane::InFlight { manual: false }) { Err(EngineError::InFlight) } else { Ok(()) }
     }
 
     /// Cancels a pending delivery. An outcome that is recorded meanwhile wins, which the caller must look for.
@@ -131,8 +131,8 @@ impl Ops {
         self.take_out(id).await?;
         self.record(id, Record::Cancel { id, at: self.context.host.now() }).await?;
         match self.registry.withdraw(id).await {
-            Detached::InFlight { .. } => Err(EngineError::InFlight),
-            Detached::Waiting | Detached::Absent => Ok(()),
+            InLane::InFlight { .. } => Err(EngineError::InFlight),
+            InLane::Waiting | InLane::Absent => Ok(()),
         }
     }
 
@@ -140,10 +140,10 @@ impl Ops {
     /// being offered to its endpoint, and the call is refused. The caller looks again after the change, because the
     /// lane may have read the row before it.
     async fn take_out(&self, id: DeliveryId) -> Result<(), EngineError> {
-        match self.registry.detach(id).await {
-            Detached::Waiting => Ok(()),
-            Detached::Absent if self.context.db.has_row(id).await? => Ok(()),
-            Detached::InFlight { .. } | Detached::Absent => Err(EngineError::InFlight),
+        match self.registry.take_out(id).await {
+            InLane::Waiting => Ok(()),
+            InLane::Absent if self.context.db.has_row(id).await? => Ok(()),
+            InLane::InFlight { .. } | InLane::Absent => Err(EngineError::InFlight),
         }
     }
 

@@ -88,7 +88,7 @@ enum Lifecycle {
     },
     /// Crashed; its restart is pending.
     Resting,
-    /// Crashed too often; not restarted until an operator releases it.
+    /// Crashed too often; not restarted until an operator ends the quarantine.
     Quarantined,
 }
 
@@ -165,7 +165,7 @@ impl Registry {
                 self.marks.mark_in_doubt(num, in_doubt);
                 let _ = done.send(());
             }
-            Message::Release(num, answer) => drop(answer.send(self.release(num))),
+            Message::EndQuarantine(num, answer) => drop(answer.send(self.end_quarantine(num))),
             Message::Crashed(nums, answer) => {
                 drop(answer.send(nums.into_iter().map(|num| self.crashes_of(num)).collect()));
             }
@@ -185,7 +185,7 @@ impl Registry {
         }
         match kind {
             EndpointEventKind::Idle => self.passivate(num),
-            EndpointEventKind::Busy => self.resume(num),
+            EndpointEventKind::Busy => self.cancel_passivation(num),
             EndpointEventKind::CutShort(event) => self.interrupted(num, event),
             EndpointEventKind::Passivated => self.passivated(num),
             EndpointEventKind::Crashed => self.crashed(num),
@@ -312,7 +312,7 @@ impl Registry {
         }
     }
 
-    fn resume(&mut self, num: WebhookNum) {
+    fn cancel_passivation(&mut self, num: WebhookNum) {
         let Some(known) = self.endpoints.get_mut(&num) else { return };
         if let Lifecycle::Passivating { addr, .. } = &known.lifecycle {
             known.missed_wake = addr.try_send(endpoint::Message::Wake).is_err();
@@ -407,12 +407,13 @@ impl Registry {
         }
     }
 
-    fn release(&mut self, num: WebhookNum) -> bool {
-        let held = self.endpoints.get(&num).is_some_and(|known| matches!(known.lifecycle, Lifecycle::Quarantined));
-        if held {
+    fn end_quarantine(&mut self, num: WebhookNum) -> bool {
+        let was_quarantined =
+            self.endpoints.get(&num).is_some_and(|known| matches!(known.lifecycle, Lifecycle::Quarantined));
+        if was_quarantined {
             self.endpoints.remove(&num);
         }
-        held
+        was_quarantined
     }
 
     fn crashes_of(&self, num: WebhookNum) -> Crashes {

@@ -60,7 +60,7 @@ impl Batch {
     }
 
     /// Whether a few publishers wait, and nobody waits for a record.
-    pub(super) fn may_hold_records(&self) -> bool {
+    pub(super) fn may_postpone_records(&self) -> bool {
         let few_publish = (1..=FEW_PUBLISHES).contains(&self.publishes.len());
         few_publish && !self.has_waiters_for_records() && self.records.len() < RECORDS_BESIDE_PUBLISHES
     }

@@ -60,7 +60,7 @@ pub(super) struct Writer {
     tracker: FanoutTracker,
     cancelled: RecentCancels,
     /// Records that let a few publishes go first.
-    held: Vec<Record>,
+    postponed: Vec<Record>,
     /// A publish that came during a batch that it must not join.
     deferred_publish: Option<PublishRequest>,
     last: EventSeq,
@@ -107,7 +107,7 @@ impl Writer {
         outputs: Outputs,
     ) -> Self {
         let (tracker, cancelled) = (FanoutTracker::default(), RecentCancels::new(host.now()));
-        let (held, deferred_publish) = (Vec::new(), None);
+        let (postponed, deferred_publish) = (Vec::new(), None);
         Self {
             db,
             host,
@@ -117,7 +117,7 @@ impl Writer {
             records,
             tracker,
             cancelled,
-            held,
+            postponed,
             deferred_publish,
             last,
             outputs,
@@ -138,7 +138,7 @@ impl Writer {
     /// Waits for the first request and takes what else is queued. If nobody waits for the commit, lingers for more
     /// outcomes.
     async fn gather(&mut self) -> Option<Batch> {
-        let mut batch = Batch { records: std::mem::take(&mut self.held), ..Batch::default() };
+        let mut batch = Batch { records: std::mem::take(&mut self.postponed), ..Batch::default() };
         let have_waited = !batch.records.is_empty();
         batch.publishes.extend(self.deferred_publish.take());
         if !have_waited && batch.publishes.is_empty() {
@@ -155,8 +155,8 @@ impl Writer {
             }
             self.take_waiting(&mut batch);
         }
-        if !have_waited && batch.may_hold_records() {
-            self.held = std::mem::take(&mut batch.records);
+        if !have_waited && batch.may_postpone_records() {
+            self.postponed = std::mem::take(&mut batch.records);
         }
         if batch.closing {
             self.records.close();

@@ -7,7 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::domain::event::Event;
 use crate::domain::id::EventSeq;
 use crate::engine::endpoint_config::EndpointConfig;
-use crate::engine::lane::Detached;
+use crate::engine::lane::InLane;
 
 #[derive(actix::Message)]
 #[rtype(result = "()")]
@@ -26,11 +26,11 @@ pub(in crate::engine) enum Message {
     /// The webhook changed; `None` when it was deleted.
     Configure(Option<Arc<EndpointConfig>>, oneshot::Sender<()>),
     /// The webhook's row cannot be read, so what has changed is not known: send nothing until it can.
-    Hold(oneshot::Sender<()>),
+    Halt(oneshot::Sender<()>),
     /// Take a waiting delivery out of the lane.
-    Detach(EventSeq, oneshot::Sender<Detached>),
+    TakeOut(EventSeq, oneshot::Sender<InLane>),
     /// Take a cancelled delivery out of the lane.
-    Withdraw(EventSeq, oneshot::Sender<Detached>),
+    Withdraw(EventSeq, oneshot::Sender<InLane>),
     /// Do not send the deliveries in flight up to this event again; answers their events.
     WithdrawAll(EventSeq, oneshot::Sender<Vec<EventSeq>>),
     /// An operator wants to know whether the receiver is back.

@@ -32,7 +32,7 @@ impl Attempts {
         self.0.iter().map(|(_, attempt)| &attempt.entry)
     }
 
-    pub(super) fn holds(&self, event: EventSeq) -> bool {
+    pub(super) fn contains(&self, event: EventSeq) -> bool {
         self.get(event).is_some()
     }
 

@@ -131,7 +131,7 @@ pub enum Reason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Active,
-    /// Paused, switched off or held by a purge: deliveries wait in the store.
+    /// Paused, switched off, held by a purge, or halted because the webhook's row cannot be read: deliveries wait in the store.
     Paused,
     /// The endpoint is draining: nothing starts; entries in memory are still owed by rows and fan-outs.
     Stopping,
@@ -139,9 +139,9 @@ pub enum Mode {
     Deleted,
 }
 
-/// Where a delivery was when it was to be taken out of the lane.
+/// Where in the lane a delivery was when it was to be taken out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Detached {
+pub enum InLane {
     Absent,
     Waiting,
     /// `manual`: a person asked for the attempt.

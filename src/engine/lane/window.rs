@@ -73,7 +73,7 @@ impl Window {
         stored
     }
 
-    pub(super) fn holds(&self, event: EventSeq) -> bool {
+    pub(super) fn contains(&self, event: EventSeq) -> bool {
         self.keys.contains_key(&event)
     }
 

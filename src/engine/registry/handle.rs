@@ -11,7 +11,7 @@ use crate::engine::address::{Address, ask};
 use crate::engine::context::EngineContext;
 use crate::engine::endpoint::Message as ToEndpoint;
 use crate::engine::endpoint_config::{self, EndpointConfig, Loaded};
-use crate::engine::lane::Detached;
+use crate::engine::lane::InLane;
 use crate::journal::Record;
 use crate::journal::feed::Feed;
 use crate::store::StoreError;
@@ -230,22 +230,23 @@ impl RegistryHandle {
         let _ = ask(&self.registry, |done| Message::Forget(num, done)).await;
     }
 
-    pub(in crate::engine) async fn detach(&self, id: DeliveryId) -> Detached {
+    /// Takes a waiting delivery out of its endpoint's lane.
+    pub(in crate::engine) async fn take_out(&self, id: DeliveryId) -> InLane {
         match self.find(id.webhook).await {
             Some(endpoint) => {
-                ask(&endpoint, |answer| ToEndpoint::Detach(id.event, answer)).await.unwrap_or(Detached::Absent)
+                ask(&endpoint, |answer| ToEndpoint::TakeOut(id.event, answer)).await.unwrap_or(InLane::Absent)
             }
-            None => Detached::Absent,
+            None => InLane::Absent,
         }
     }
 
     /// Takes a cancelled delivery out of its endpoint's lane.
-    pub(in crate::engine) async fn withdraw(&self, id: DeliveryId) -> Detached {
+    pub(in crate::engine) async fn withdraw(&self, id: DeliveryId) -> InLane {
         match self.find(id.webhook).await {
             Some(endpoint) => {
-                ask(&endpoint, |answer| ToEndpoint::Withdraw(id.event, answer)).await.unwrap_or(Detached::Absent)
+                ask(&endpoint, |answer| ToEndpoint::Withdraw(id.event, answer)).await.unwrap_or(InLane::Absent)
             }
-            None => Detached::Absent,
+            None => InLane::Absent,
         }
     }
 
@@ -263,8 +264,8 @@ impl RegistryHandle {
     }
 
     /// Ends the quarantine of an endpoint; answers whether it was quarantined.
-    pub(in crate::engine) async fn release(&self, num: WebhookNum) -> bool {
-        let was_quarantined = ask(&self.registry, |answer| Message::Release(num, answer)).await.unwrap_or(false);
+    pub(in crate::engine) async fn end_quarantine(&self, num: WebhookNum) -> bool {
+        let was_quarantined = ask(&self.registry, |answer| Message::EndQuarantine(num, answer)).await.unwrap_or(false);
         if was_quarantined {
             self.wake(vec![num]).await;
         }
@@ -317,7 +318,7 @@ impl RegistryHandle {
 async fn tell(endpoint: &Address<ToEndpoint>, loaded: &Loaded, num: WebhookNum) {
     let config = loaded.configs.get(&num).cloned();
     if config.is_none() && loaded.exists(num) {
-        let _ = ask(endpoint, ToEndpoint::Hold).await;
+        let _ = ask(endpoint, ToEndpoint::Halt).await;
     } else {
         let _ = ask(endpoint, |done| ToEndpoint::Configure(config, done)).await;
     }

@@ -34,7 +34,7 @@ pub(in crate::engine) enum Message {
     /// This endpoint crashed; its next activation must know what it may have sent.
     MarkInDoubt(WebhookNum, InDoubt, oneshot::Sender<()>),
     /// End the quarantine of this endpoint; answers whether it was quarantined.
-    Release(WebhookNum, oneshot::Sender<bool>),
+    EndQuarantine(WebhookNum, oneshot::Sender<bool>),
     /// Answers how often these endpoints have crashed lately.
     Crashed(Vec<WebhookNum>, oneshot::Sender<Vec<Crashes>>),
     /// Forget this endpoint if it is resting or quarantined: its webhook is deleted or cannot be read.

@@ -97,7 +97,7 @@ fn what_is_taken_out_of_an_ordered_lane_comes_back_before_the_others_go() {
     let effects = bench.on(Input::Wake);
     assert_eq!(store.serve(&mut bench, effects), [1]);
     bench.on(finished(1, Outcome::Rejected));
-    assert_eq!(bench.lane.detach(EventSeq(1)), Detached::Waiting);
+    assert_eq!(bench.lane.take_out(EventSeq(1)), InLane::Waiting);
     bench.elapsed = Duration::from_secs(1);
     let effects = bench.on(Input::Tick);
     assert!(started(&effects).is_empty(), "2 must not overtake 1");
@@ -108,7 +108,7 @@ fn what_is_taken_out_of_an_ordered_lane_comes_back_before_the_others_go() {
 fn a_cancelled_delivery_that_was_under_way_is_not_sent_again() {
     let mut bench = slow();
     bench.on(offer(1));
-    assert_eq!(bench.lane.withdraw(EventSeq(1)), Detached::InFlight { manual: false });
+    assert_eq!(bench.lane.withdraw(EventSeq(1)), InLane::InFlight { manual: false });
     assert_eq!(bench.finish(1, Outcome::TimedOut).status, Status::Cancelled);
     assert!(bench.lane.is_idle(bench.now()));
 }

@@ -112,7 +112,7 @@ impl Process {
     pub(super) async fn open(self: Rc<Self>, num: WebhookNum, change: impl FnOnce(&mut Hook) + 'static) {
         let Some(mut hook) = self.world.hook(num) else { return };
         self.world.oracle.borrow_mut().begin_opening(self.incarnation, num);
-        self.registry.release(num).await;
+        self.registry.end_quarantine(num).await;
         change(&mut hook);
         self.update(hook).await;
         self.world.oracle.borrow_mut().end_opening(self.incarnation, num);
@@ -148,7 +148,7 @@ impl Process {
     pub(super) async fn probe(self: Rc<Self>, num: WebhookNum) {
         if self.world.hook(num).is_some_and(|hook| hook.is_open()) {
             self.world.note(|| format!("{num:?} is probed"));
-            self.registry.release(num).await;
+            self.registry.end_quarantine(num).await;
             self.registry.probe(num).await;
         }
     }

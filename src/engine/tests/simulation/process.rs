@@ -213,7 +213,7 @@ impl Process {
         self.journal.close().await;
         until(|| self.writer_ended.get().then_some(())).await;
         if self.world.is_clustered {
-            self.context.lease.release(!drained).await;
+            self.context.lease.give_up(!drained).await;
             self.context.notifier.notify_shards();
             let _ = notifications::send(&self.db, &self.context.notifier.take()).await;
         } else if drained {
