@@ -166,7 +166,7 @@ pub enum Record {
     /// The dispatcher starts on a fan-out that it read from the store.
     Adopt { fanout: Fanout },
     /// The dispatcher has found these fan-outs in a scan and does not know which of them are new. Answers, for each new
-    /// one, the epoch under which its shard is tracked from now on, and `None` for the others.
+    /// one, the tag under which its shard is tracked from now on, and `None` for the others.
     Watch { fanouts: Vec<ScannedFanout>, answer: oneshot::Sender<Vec<Option<i64>>> },
     /// These targets of a fan-out have rows. Ignored unless the fan-out is tracked.
     Mark { event: EventSeq, shard: i16, recorded: Vec<WebhookNum> },

@@ -1,5 +1,5 @@
 //! Decides how many requests one endpoint may have in flight: additive increase, multiplicative decrease, with slow
-//! start, like TCP (RFC 5681). Pure: the lane asks for the cap, notes the epoch in which a request started, and reports
+//! start, like TCP (RFC 5681). Pure: the lane asks for the cap, notes the round in which a request started, and reports
 //! how it ended. The cap never exceeds the owner's `maxInFlight`.
 
 use crate::domain::outcome::OutcomeKind;
@@ -45,17 +45,17 @@ impl From<OutcomeKind> for Signal {
     }
 }
 
-/// The time between two decreases of the cap. A result counts only in the epoch in which its request started: later, it
+/// The time between two decreases of the cap. A result counts only in the round in which its request started: later, it
 /// reports on a load that is over.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Epoch(u32);
+pub struct Round(u32);
 
 /// The cap on the requests in flight of one endpoint.
 #[derive(Debug)]
 pub struct Concurrency {
     most: u16,
     cap: u16,
-    epoch: Epoch,
+    round: Round,
     growth: Growth,
 }
 
@@ -72,7 +72,7 @@ impl Concurrency {
     #[must_use]
     pub fn new(most: u16) -> Self {
         let most = most.max(1);
-        Self { most, cap: FIRST.min(most), epoch: Epoch::default(), growth: Growth::SlowStart }
+        Self { most, cap: FIRST.min(most), round: Round::default(), growth: Growth::SlowStart }
     }
 
     /// How many requests may be in flight; at least one.
@@ -87,15 +87,15 @@ impl Concurrency {
         self.cap == self.most
     }
 
-    /// The epoch to note with a request that starts now.
+    /// The round to note with a request that starts now.
     #[must_use]
-    pub fn epoch(&self) -> Epoch {
-        self.epoch
+    pub fn round(&self) -> Round {
+        self.round
     }
 
     /// A request has ended. `in_flight` is the number of requests before the end, this one included.
-    pub fn finished(&mut self, signal: Signal, in_flight: usize, started: Epoch) {
-        if started != self.epoch {
+    pub fn finished(&mut self, signal: Signal, in_flight: usize, started: Round) {
+        if started != self.round {
             return;
         }
         match signal {
@@ -127,7 +127,7 @@ impl Concurrency {
     fn shrink(&mut self) {
         self.cap = (self.cap / 2).max(1);
         self.growth = Growth::Steady { good: 0 };
-        self.epoch = Epoch(self.epoch.0.wrapping_add(1));
+        self.round = Round(self.round.0.wrapping_add(1));
     }
 }
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::domain::id::{TenantNum, WebhookNum};
+use crate::domain::shard::ShardNum;
 use crate::fault;
 use crate::journal::feed::Feed;
 use crate::journal::{Record, Stopped};
@@ -181,15 +182,15 @@ impl Dispatcher {
 
     /// Queues a fan-out that this node has committed.
     fn push(&self, fanout: Fanout, queue: &mut FairQueue) {
-        let epoch = self.context.shard_set.epoch_of(fanout.shard);
-        queue.push(fanout, false, epoch);
+        let tag = ShardNum::try_from(fanout.shard).map_or(0, |shard| self.context.shard_set.tag_of(shard));
+        queue.push(fanout, false, tag);
     }
 
     /// Queues a fan-out that was in the store before this process served its shard.
-    fn push_read(&self, fanout: Fanout, epoch: i64, queue: &mut FairQueue) {
+    fn push_read(&self, fanout: Fanout, tag: i64, queue: &mut FairQueue) {
         if let Some(first) = fanout.targets.first() {
             let recovered = fanout.event.seq <= self.context.shard_set.in_doubt_of(*first).events_to;
-            queue.push(fanout, recovered, epoch);
+            queue.push(fanout, recovered, tag);
         }
     }
 

@@ -370,7 +370,7 @@ impl Lane {
             if permission == Permission::Probe {
                 self.receiver.probe_started(event);
             }
-            self.attempts.begin(entry.clone(), self.receiver.epoch());
+            self.attempts.begin(entry.clone(), self.receiver.round());
             effects.push(Effect::Start { entry, share: self.receiver.share() });
         }
     }
@@ -422,7 +422,7 @@ impl Lane {
         effects: &mut Vec<Effect>,
     ) {
         let attempts = self.attempts.len();
-        let Some(Attempt { entry, epoch, withdrawn }) = self.attempts.end(event) else { return };
+        let Some(Attempt { entry, round, withdrawn }) = self.attempts.end(event) else { return };
         self.window.left(event);
         self.cancel_send_now(event);
         let (mut state, gone) = after_attempt(&self.policy, &entry, outcome, jitter, now.wall);
@@ -431,7 +431,7 @@ impl Lane {
         }
         let again = (state.status == Status::Pending).then(|| entry.event.clone());
         effects.push(Effect::Settle { entry, state });
-        self.learn(Ended { event, outcome, said, took, jitter, attempts, epoch }, gone, now, effects);
+        self.learn(Ended { event, outcome, said, took, jitter, attempts, round }, gone, now, effects);
         if let Some(event) = again
             && self.mode == Mode::Active
         {

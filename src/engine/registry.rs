@@ -98,8 +98,8 @@ pub(super) struct Item {
     pub(super) event: Arc<Event>,
     pub(super) num: WebhookNum,
     pub(super) recovered: bool,
-    /// The shard's epoch when the dispatcher took the fan-out up.
-    pub(super) epoch: i64,
+    /// The shard's tag when the dispatcher took the fan-out up.
+    pub(super) tag: i64,
 }
 
 impl Item {
@@ -249,7 +249,7 @@ impl Registry {
     }
 
     fn offer(&self, item: Item, room: OwnedSemaphorePermit, answer: &mut Offered) {
-        if !self.context.shard_set.serves_under(item.num, item.epoch) {
+        if !self.context.shard_set.serves_under(item.num, item.tag) {
             // The shard has changed hands. Its new owner, perhaps this node again, finds what the fan-out still owes.
             return;
         }

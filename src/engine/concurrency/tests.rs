@@ -9,7 +9,7 @@ use super::*;
 /// An endpoint with a full backlog: it starts as many requests as it may, and they end in the order of their starts.
 struct Busy {
     concurrency: Concurrency,
-    under_way: VecDeque<Epoch>,
+    under_way: VecDeque<Round>,
 }
 
 impl Busy {
@@ -21,7 +21,7 @@ impl Busy {
 
     fn fill(&mut self) {
         while self.under_way.len() < self.concurrency.cap() {
-            self.under_way.push_back(self.concurrency.epoch());
+            self.under_way.push_back(self.concurrency.round());
         }
     }
 
@@ -71,7 +71,7 @@ fn after_it_has_shrunk_once_the_cap_grows_by_one_with_each_round_trip() {
     busy.caps(Signal::Good, 2);
     busy.end(Signal::Strained);
     assert_eq!(busy.concurrency.cap(), 8);
-    // The other requests of the old epoch end without effect.
+    // The other requests of the old round end without effect.
     busy.round_trip(Signal::Good);
     assert_eq!(busy.caps(Signal::Good, 4), [9, 10, 11, 12]);
 }
@@ -93,10 +93,10 @@ fn requests_that_started_before_the_cap_shrank_do_not_shrink_it_again() {
 fn a_cap_that_is_not_reached_does_not_grow() {
     let mut concurrency = Concurrency::new(256);
     for _ in 0..100 {
-        concurrency.finished(Signal::Good, 3, concurrency.epoch());
+        concurrency.finished(Signal::Good, 3, concurrency.round());
     }
     assert_eq!(concurrency.cap(), 4);
-    concurrency.finished(Signal::Good, 4, concurrency.epoch());
+    concurrency.finished(Signal::Good, 4, concurrency.round());
     assert_eq!(concurrency.cap(), 5);
 }
 
@@ -144,7 +144,7 @@ proptest! {
     ) {
         let (mut concurrency, mut most) = (Concurrency::new(most), most.max(1));
         for (signal, in_flight, age, new_most) in acts {
-            let started = Epoch(concurrency.epoch().0.wrapping_sub(age));
+            let started = Round(concurrency.round().0.wrapping_sub(age));
             concurrency.finished(signal, in_flight, started);
             if let Some(new_most) = new_most {
                 concurrency.set_most(new_most);
@@ -165,7 +165,7 @@ proptest! {
     fn a_receiver_that_never_keeps_up_is_left_with_one(most in 1_u16..=256, good in 0_usize..8) {
         let mut busy = Busy::new(most);
         busy.caps(Signal::Good, good);
-        // 256 halves to one in eight epochs; each epoch needs a request that started in it.
+        // 256 halves to one in eight epochs; each round needs a request that started in it.
         prop_assert_eq!(busy.cap_after(Signal::Strained, 16), 1);
     }
 

@@ -21,8 +21,8 @@ struct Part {
     fanout: Fanout,
     /// What is left may have been sent before.
     recovered: bool,
-    /// The shard's epoch when the dispatcher took the fan-out up.
-    epoch: i64,
+    /// The shard's tag when the dispatcher took the fan-out up.
+    tag: i64,
     from: usize,
 }
 
@@ -36,10 +36,10 @@ impl FairQueue {
         self.tenants.is_empty()
     }
 
-    pub(in crate::engine) fn push(&mut self, fanout: Fanout, recovered: bool, epoch: i64) {
+    pub(in crate::engine) fn push(&mut self, fanout: Fanout, recovered: bool, tag: i64) {
         let tenant = fanout.event.tenant;
         self.count(&fanout);
-        let part = Part { fanout, recovered, epoch, from: 0 };
+        let part = Part { fanout, recovered, tag, from: 0 };
         match self.tenants.iter_mut().find(|(known, _)| *known == tenant) {
             Some((_, parts)) => parts.push_back(part),
             None => self.tenants.push_back((tenant, VecDeque::from([part]))),
@@ -89,13 +89,8 @@ impl Part {
     fn move_to(&mut self, items: &mut Vec<Item>, most: usize) {
         let Fanout { event, targets, .. } = &self.fanout;
         let to = targets.len().min(self.from + (most - items.len()));
-        let (recovered, epoch) = (self.recovered, self.epoch);
-        items.extend(targets[self.from..to].iter().map(|num| Item {
-            event: event.clone(),
-            num: *num,
-            recovered,
-            epoch,
-        }));
+        let (recovered, tag) = (self.recovered, self.tag);
+        items.extend(targets[self.from..to].iter().map(|num| Item { event: event.clone(), num: *num, recovered, tag }));
         self.from = to;
     }
 }

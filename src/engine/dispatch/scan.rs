@@ -80,25 +80,25 @@ impl Dispatcher {
         Ok(news.is_cut)
     }
 
-    /// Asks the writer which fan-outs are new. Answers these, each with the epoch under which the writer tracks it: by
+    /// Asks the writer which fan-outs are new. Answers these, each with the tag under which the writer tracks it: by
     /// the time it is queued, the shard may have gone and come back, and then another scan finds the fan-out again.
     async fn only_new(&self, found: Vec<ScannedFanout>) -> Result<Vec<(ScannedFanout, i64)>, Stopped> {
         let (answer, answered) = oneshot::channel();
         self.context.journal.record(Record::Watch { fanouts: found.clone(), answer }).await?;
         let new = answered.await.map_err(|_| Stopped)?;
-        Ok(found.into_iter().zip(new).filter_map(|(found, epoch)| Some((found, epoch?))).collect())
+        Ok(found.into_iter().zip(new).filter_map(|(found, tag)| Some((found, tag?))).collect())
     }
 
     /// Queues new fan-outs. The writer tracks them from now on, so they must be queued whatever happens.
     async fn start_on(&self, new: Vec<(ScannedFanout, i64)>, queue: &mut FairQueue) -> Result<(), Stopped> {
         let mut recorded: BTreeMap<EventSeq, Vec<WebhookNum>> = BTreeMap::new();
-        for (ScannedFanout { fanout, is_new_from_peer }, epoch) in new {
+        for (ScannedFanout { fanout, is_new_from_peer }, tag) in new {
             // A fan-out that was there when the shard was activated may have rows that an earlier owner has made.
             let fanout = if is_new_from_peer { fanout } else { self.without_recorded(fanout, &mut recorded).await? };
             if is_new_from_peer {
-                queue.push(fanout, false, epoch);
+                queue.push(fanout, false, tag);
             } else {
-                self.push_read(fanout, epoch, queue);
+                self.push_read(fanout, tag, queue);
             }
         }
         Ok(())

@@ -120,14 +120,14 @@ pub(super) async fn run(means: Means, config: Arc<EndpointConfig>, entry: Entry,
 /// Waits for all that a request needs. `None`: the engine is stopping, or no longer serves the webhook.
 async fn admission(means: &Means, config: &EndpointConfig, entry: &Entry, share: Share) -> Option<Admitted> {
     let EngineContext { host, shard_set, lease, journal, draining, .. } = means.context.as_ref();
-    let epoch = shard_set.epoch_of(ShardNum::of(config.num).num());
+    let tag = shard_set.tag_of(ShardNum::of(config.num));
     let body = match &entry.event.body {
         // The usual case. It does not wait with `draining`: all threads share the token, and a wait takes its lock.
         Body::InMemory(body) => Ok(body.clone()),
         Body::Stored { .. } => draining.run_until_cancelled(body_of(&means.context, &entry.event)).await?,
     };
     let (permit, start_slot) = permission(means, config, share).await?;
-    if shard_set.serves_under(config.num, epoch) {
+    if shard_set.serves_under(config.num, tag) {
         let slot = loop {
             means.wait(Stage::Lease, draining.run_until_cancelled(lease.wait_valid())).await?;
             let slot = means.wait(Stage::Journal, journal.reserve()).await.ok()?;
@@ -137,7 +137,7 @@ async fn admission(means: &Means, config: &EndpointConfig, entry: &Entry, share:
             }
         };
         // During the wait for the lease, the node may have joined again as another one.
-        if shard_set.serves_under(config.num, epoch) {
+        if shard_set.serves_under(config.num, tag) {
             return Some(Admitted { body, permit, start_slot, slot });
         }
     }

@@ -2,7 +2,7 @@
 //! may still wait to be sent. An empty set takes no memory. Pure.
 
 use crate::domain::id::EventSeq;
-use crate::engine::concurrency::Epoch;
+use crate::engine::concurrency::Round;
 
 use super::Entry;
 
@@ -10,7 +10,7 @@ use super::Entry;
 #[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) entry: Entry,
-    pub(super) epoch: Epoch,
+    pub(super) round: Round,
     /// The delivery was cancelled meanwhile.
     pub(super) withdrawn: bool,
 }
@@ -40,8 +40,8 @@ impl Attempts {
         self.place(event).map(|place| self.0[place].1.as_ref())
     }
 
-    pub(super) fn begin(&mut self, entry: Entry, epoch: Epoch) {
-        self.0.push((entry.event.seq, Box::new(Attempt { entry, epoch, withdrawn: false })));
+    pub(super) fn begin(&mut self, entry: Entry, round: Round) {
+        self.0.push((entry.event.seq, Box::new(Attempt { entry, round, withdrawn: false })));
     }
 
     pub(super) fn end(&mut self, event: EventSeq) -> Option<Attempt> {

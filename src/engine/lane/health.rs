@@ -10,7 +10,7 @@ use crate::domain::id::EventSeq;
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::{Outcome, OutcomeKind};
 use crate::domain::policy::Policy;
-use crate::engine::concurrency::{Concurrency, Epoch, Signal};
+use crate::engine::concurrency::{Concurrency, Round, Signal};
 use crate::engine::permits::Share;
 
 use super::protocol::{Gauge, Said};
@@ -40,7 +40,7 @@ pub(super) struct Ended<'a> {
     pub(super) jitter: f64,
     /// Attempts that had started and not ended, this one included.
     pub(super) attempts: usize,
-    pub(super) epoch: Epoch,
+    pub(super) round: Round,
 }
 
 /// What the end of a request has changed besides its delivery.
@@ -125,8 +125,8 @@ impl Receiver {
         self.concurrency.cap()
     }
 
-    pub(super) fn epoch(&self) -> Epoch {
-        self.concurrency.epoch()
+    pub(super) fn round(&self) -> Round {
+        self.concurrency.round()
     }
 
     pub(super) fn may_start(&self, now: UnixMillis) -> Permission {
@@ -163,10 +163,10 @@ impl Receiver {
     }
 
     pub(super) fn ended(&mut self, ended: Ended<'_>, policy: &Policy, now: UnixMillis) -> Learnt {
-        let Ended { event, outcome, said, took, jitter, attempts, epoch } = ended;
+        let Ended { event, outcome, said, took, jitter, attempts, round } = ended;
         let kind = outcome.kind();
         let is_news = self.remember(event, kind, said, now);
-        self.adapt(Signal::from(kind), attempts, epoch);
+        self.adapt(Signal::from(kind), attempts, round);
         let breaker = self.breaker.finished(event, kind, now, jitter);
         if kind == OutcomeKind::Crashed {
             return Learnt { save: is_news, breaker, ..Learnt::default() };
@@ -213,9 +213,9 @@ impl Receiver {
     }
 
     /// Adapts the concurrency. The failure that reduced it is kept until the concurrency is back at its maximum.
-    fn adapt(&mut self, signal: Signal, attempts: usize, epoch: Epoch) {
+    fn adapt(&mut self, signal: Signal, attempts: usize, round: Round) {
         let before = self.concurrency.cap();
-        self.concurrency.finished(signal, attempts, epoch);
+        self.concurrency.finished(signal, attempts, round);
         if self.concurrency.cap() < before || signal == Signal::Strained && before == 1 {
             self.strained_by.clone_from(&self.last_error);
         } else if self.concurrency.is_full() {

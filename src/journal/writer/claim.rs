@@ -34,8 +34,8 @@ impl Writer {
         let is_watch = |record: &mut Record| matches!(record, Record::Watch { .. });
         for (record, new) in records.extract_if(.., is_watch).zip(new) {
             let Record::Watch { fanouts, answer } = record else { continue };
-            let epochs = fanouts.iter().zip(new).map(|(found, is_new)| self.start_to_watch(found, is_new));
-            let _ = answer.send(epochs.collect());
+            let tags = fanouts.iter().zip(new).map(|(found, is_new)| self.start_to_watch(found, is_new));
+            let _ = answer.send(tags.collect());
         }
     }
 
@@ -45,6 +45,7 @@ impl Writer {
         ScannedFanout { fanout, is_new_from_peer }: &ScannedFanout,
         is_new: bool,
     ) -> Option<i64> {
+        let shard = ShardNum::try_from(fanout.shard).ok()?;
         if !is_new || !self.tracker.watch(fanout) {
             return None;
         }
@@ -53,7 +54,7 @@ impl Writer {
         if *is_new_from_peer {
             self.outputs.ledger.lock().owe_all(&fanout.targets, fanout.event.seq);
         }
-        Some(self.shard_set.epoch_of(fanout.shard))
+        Some(self.shard_set.tag_of(shard))
     }
 }
 

@@ -67,7 +67,7 @@ pub struct Membership {
 #[derive(Debug, Clone)]
 struct OwnedShard {
     epoch: i64,
-    /// The epoch within this process, unique also over rejoins.
+    /// Tells two ownerships of the shard by this process apart: the epoch, unique also over rejoins.
     tag: i64,
     /// False once a hand-off of the shard has begun.
     serves: bool,
@@ -124,18 +124,17 @@ impl ShardSet {
         self.serves_shard(ShardNum::of(webhook))
     }
 
-    /// Whether this node serves the webhook and no other node has owned the shard since it got this epoch.
+    /// Whether this node serves the webhook and no other node has owned the shard since it got this tag.
     #[must_use]
-    pub fn serves_under(&self, webhook: WebhookNum, epoch: i64) -> bool {
-        let is_same = self.owned_shard(ShardNum::of(webhook), |shard| shard.serves && shard.tag == epoch);
+    pub fn serves_under(&self, webhook: WebhookNum, tag: i64) -> bool {
+        let is_same = self.owned_shard(ShardNum::of(webhook), |shard| shard.serves && shard.tag == tag);
         is_same.unwrap_or(self.among_others().is_none())
     }
 
-    /// The epoch under which this node owns the shard; 0 if it does not, or if the process has the database alone.
+    /// The tag under which this node owns the shard; 0 if it does not, or if the process has the database alone.
     #[must_use]
-    pub fn epoch_of(&self, shard: i16) -> i64 {
-        let shard = ShardNum::try_from(shard).ok();
-        shard.and_then(|shard| self.owned_shard(shard, |shard| shard.tag)).unwrap_or(0)
+    pub fn tag_of(&self, shard: ShardNum) -> i64 {
+        self.owned_shard(shard, |shard| shard.tag).unwrap_or(0)
     }
 
     #[must_use]

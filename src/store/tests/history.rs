@@ -64,7 +64,7 @@ async fn a_node_whose_server_lacks_what_it_has_seen_writes_nothing_until_it_has_
     let world = World::new(On::Postgres).await;
     let webhook = world.webhook().await.num;
     let owed = world.accept(&[webhook.0]).await;
-    let (node, epoch) = (world.shard_set.node(), world.shard_set.epoch_of(ShardNum::of(webhook).num()));
+    let (node, tag) = (world.shard_set.node(), world.shard_set.tag_of(ShardNum::of(webhook)));
     world.shard_set.pretend_a_promotion();
 
     world.record(attempted(id(owed, webhook), 1, Status::Success, None)).await;
@@ -83,7 +83,7 @@ async fn a_node_whose_server_lacks_what_it_has_seen_writes_nothing_until_it_has_
 
     assert_eq!(found_by(&world).await, [owed.seq]);
     assert_eq!(world.shard_set.in_doubt_of(webhook).events_to, owed.seq, "it may have been sent");
-    assert!(!world.shard_set.serves_under(webhook, epoch), "epochs of the lost history mean nothing");
+    assert!(!world.shard_set.serves_under(webhook, tag), "tags of the lost history mean nothing");
     let next = world.accept(&[webhook.0]).await;
     assert!(next.seq > owed.seq);
     agrees(&world.store, &world.running.ledger, &[webhook]).await;
