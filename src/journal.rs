@@ -163,11 +163,11 @@ pub enum Record {
     /// `except`, whose requests are under way. A settled delivery that waits for a manual retry becomes what it was.
     /// Answers how many deliveries this batch took back; the caller repeats the record until the answer is 0.
     Purge { webhook: WebhookNum, through: EventSeq, except: Vec<EventSeq>, answer: oneshot::Sender<u64> },
-    /// The dispatcher starts on a fan-out that it read from the store.
-    Adopt { fanout: Fanout },
-    /// The dispatcher has found these fan-outs in a scan and does not know which of them are new. Answers, for each new
+    /// The dispatcher has read this fan-out from the store: it is tracked from now on.
+    Track { fanout: Fanout },
+    /// The dispatcher has found these fan-outs in a scan and claims those that are new. Answers, for each new
     /// one, the tag under which its shard is tracked from now on, and `None` for the others.
-    Watch { fanouts: Vec<ScannedFanout>, answer: oneshot::Sender<Vec<Option<i64>>> },
+    Claim { fanouts: Vec<ScannedFanout>, answer: oneshot::Sender<Vec<Option<i64>>> },
     /// These targets of a fan-out have rows. Ignored unless the fan-out is tracked.
     Mark { event: EventSeq, shard: i16, recorded: Vec<WebhookNum> },
 }

@@ -159,7 +159,7 @@ impl Dispatcher {
         };
         // The writer tracks the fan-outs before their rows are read: no row that is made meanwhile is missed.
         for fanout in &fanouts {
-            self.context.journal.record(Record::Adopt { fanout: fanout.clone() }).await?;
+            self.context.journal.record(Record::Track { fanout: fanout.clone() }).await?;
         }
         self.context.journal.barrier().await?;
         let mut owed = Vec::with_capacity(fanouts.len());

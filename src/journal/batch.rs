@@ -34,7 +34,7 @@ impl Batch {
         match request {
             Request::Publish(request) => self.publishes.push(request),
             Request::Record(record) => {
-                self.is_awaited |= matches!(record, Record::Purge { .. } | Record::Watch { .. });
+                self.is_awaited |= matches!(record, Record::Purge { .. } | Record::Claim { .. });
                 if let Record::Attempt(record) = &record {
                     self.answer_bytes += answers::bytes_of(&record.attempt);
                 }

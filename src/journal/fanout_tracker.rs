@@ -35,7 +35,7 @@ impl FanoutTracker {
     }
 
     /// Tracks a fan-out that was read from the store, unless it ends with the batch under way.
-    pub(super) fn adopt(&mut self, fanout: &Fanout) {
+    pub(super) fn track(&mut self, fanout: &Fanout) {
         let key = (fanout.event.seq, fanout.shard);
         if !self.ended.contains(&key) {
             self.outstanding.insert(key, fanout.targets.clone());
@@ -43,8 +43,8 @@ impl FanoutTracker {
     }
 
     /// Tracks a fan-out that a scan has found; returns whether it was not tracked yet.
-    pub(super) fn watch(&mut self, fanout: &Fanout) -> bool {
-        self.outstanding.watch((fanout.event.seq, fanout.shard), fanout.targets.clone())
+    pub(super) fn claim(&mut self, fanout: &Fanout) -> bool {
+        self.outstanding.claim((fanout.event.seq, fanout.shard), fanout.targets.clone())
     }
 
     pub(super) fn knows(&self, key: FanoutKey) -> bool {

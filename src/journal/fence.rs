@@ -59,6 +59,6 @@ fn shard_of(record: &Record) -> Option<ShardNum> {
         Record::Defer { id, .. } | Record::Cancel { id, .. } | Record::Retry { id, .. } => Some(of(id.webhook)),
         Record::Health { webhook, .. } | Record::Purge { webhook, .. } => Some(of(*webhook)),
         Record::Mark { shard, .. } => ShardNum::try_from(*shard).ok(),
-        Record::Adopt { .. } | Record::Watch { .. } => None,
+        Record::Track { .. } | Record::Claim { .. } => None,
     }
 }

@@ -50,7 +50,7 @@ impl OutstandingTargets {
     }
 
     /// Tracks a fan-out; returns whether it is new.
-    pub fn watch(&mut self, key: FanoutKey, targets: Arc<[WebhookNum]>) -> bool {
+    pub fn claim(&mut self, key: FanoutKey, targets: Arc<[WebhookNum]>) -> bool {
         let is_new = !self.open.contains_key(&key);
         self.insert(key, targets);
         is_new

@@ -77,8 +77,8 @@ struct Prepared {
     /// Attempts whose delivery was settled before.
     late: HashSet<DeliveryId>,
     updated: Updated,
-    /// For each [`Record::Watch`], which of its fan-outs are new.
-    new: Vec<Vec<bool>>,
+    /// For each [`Record::Claim`], which of its fan-outs are new.
+    claims: Vec<Vec<bool>>,
     statements: u64,
     rows: usize,
     events: usize,
@@ -87,7 +87,7 @@ struct Prepared {
 impl Prepared {
     fn after(last: EventSeq) -> Self {
         let (answers, fanouts, late, updated) = (Vec::new(), Vec::new(), HashSet::new(), Updated::default());
-        Self { answers, fanouts, last, late, updated, new: Vec::new(), statements: 0, rows: 0, events: 0 }
+        Self { answers, fanouts, last, late, updated, claims: Vec::new(), statements: 0, rows: 0, events: 0 }
     }
 
     async fn write(&mut self, on: &mut dyn JournalTransaction, rows: Rows<'_>) -> Result<Updated, StoreError> {
@@ -200,7 +200,7 @@ impl Writer {
         self.prepare_records(&batch.records, &mut rows);
         prepared.late = self.settled_before(transaction.as_mut(), &batch.records).await?;
         prepared.updated = prepared.write(transaction.as_mut(), rows).await?;
-        prepared.new = self.new_among(transaction.as_mut(), &batch.records).await?;
+        prepared.claims = self.claims(transaction.as_mut(), &batch.records).await?;
         if fence.admits_events() {
             self.admit_new_publishes(batch);
         }
@@ -410,10 +410,10 @@ impl Writer {
                     let purge = Purge { webhook: *webhook, through: *through, except: except.clone() };
                     rows.updates.push(Update::Purge { purge, at: self.host.now() });
                 }
-                Record::Adopt { fanout } => self.tracker.adopt(fanout),
+                Record::Track { fanout } => self.tracker.track(fanout),
                 Record::Mark { event, recorded, .. } => self.tracker.mark_all(*event, recorded),
                 // Writes nothing: the record is answered once earlier ones are committed.
-                Record::Watch { .. } => {}
+                Record::Claim { .. } => {}
             }
         }
         rows.ended.extend(self.tracker.ended());
@@ -421,7 +421,7 @@ impl Writer {
 
     /// Tells everybody who waits that the batch is durable.
     async fn announce(&mut self, mut batch: Batch, prepared: Prepared) {
-        let Prepared { answers, fanouts, last, late, updated, new, statements, rows, events } = prepared;
+        let Prepared { answers, fanouts, last, late, updated, claims, statements, rows, events } = prepared;
         if events > 0 {
             fault::point("publish.after_commit");
         }
@@ -443,7 +443,7 @@ impl Writer {
         self.feed(&mut fanouts, last);
         let changes = &updated.changes;
         self.tell_ledger(&Committed { fanouts: &fanouts, records: &batch.records, late: &late, changes });
-        self.watch(&mut batch.records, new);
+        self.answer_claims(&mut batch.records, claims);
         let records = std::mem::take(&mut batch.records);
         let attempts = self.tell_recorders(records, updated.purged);
         batch.pass_barriers();
@@ -513,7 +513,7 @@ impl Writer {
                     let _ = answer.send(purged.next().unwrap_or(0));
                 }
                 Record::Retry { .. } | Record::Health { .. } => {}
-                Record::Adopt { .. } | Record::Mark { .. } | Record::Watch { .. } => {}
+                Record::Track { .. } | Record::Mark { .. } | Record::Claim { .. } => {}
             }
         }
         self.outputs.log.push(&mut recorded, self.complete_to());

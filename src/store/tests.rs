@@ -162,7 +162,7 @@ async fn a_restarted_journal_ends_the_fan_outs_that_it_adopts(on: On) {
     let webhook = world.webhook().await;
     let receipt = world.accept(&[webhook.num.0]).await;
     let fanout = world.open_fanouts().await.remove(0);
-    world.record(Record::Adopt { fanout: fanout.clone() }).await;
+    world.record(Record::Track { fanout: fanout.clone() }).await;
     assert_eq!(world.open_fanouts().await.len(), 1);
     world.record(attempted(id(receipt, webhook.num), 1, Status::Success, None)).await;
     assert!(world.open_fanouts().await.is_empty());
@@ -170,7 +170,7 @@ async fn a_restarted_journal_ends_the_fan_outs_that_it_adopts(on: On) {
     world.accept(&[webhook.num.0]).await;
     let fanout = world.open_fanouts().await.remove(0);
     let (event, shard, recorded) = (fanout.event.seq, fanout.shard, vec![webhook.num]);
-    world.record(Record::Adopt { fanout: fanout.clone() }).await;
+    world.record(Record::Track { fanout: fanout.clone() }).await;
     world.record(Record::Mark { event, shard, recorded }).await;
     assert!(world.open_fanouts().await.is_empty(), "every target had its row");
 }

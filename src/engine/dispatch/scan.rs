@@ -74,17 +74,17 @@ impl Dispatcher {
         let (shard_set, rows) = (&self.context.shard_set, page_size.rows());
         let news = page_size.learn(self.context.db.visible_fanouts(shard_set, cursor, which, rows).await)?;
         if !news.found.is_empty() {
-            let new = self.only_new(news.found).await?;
+            let new = self.claim_new(news.found).await?;
             self.start_on(new, queue).await?;
         }
         Ok(news.is_cut)
     }
 
-    /// Asks the writer which fan-outs are new. Answers these, each with the tag under which the writer tracks it: by
+    /// Claims the fan-outs that are new. Answers these, each with the tag under which the writer tracks it: by
     /// the time it is queued, the shard may have gone and come back, and then another scan finds the fan-out again.
-    async fn only_new(&self, found: Vec<ScannedFanout>) -> Result<Vec<(ScannedFanout, i64)>, Stopped> {
+    async fn claim_new(&self, found: Vec<ScannedFanout>) -> Result<Vec<(ScannedFanout, i64)>, Stopped> {
         let (answer, answered) = oneshot::channel();
-        self.context.journal.record(Record::Watch { fanouts: found.clone(), answer }).await?;
+        self.context.journal.record(Record::Claim { fanouts: found.clone(), answer }).await?;
         let new = answered.await.map_err(|_| Stopped)?;
         Ok(found.into_iter().zip(new).filter_map(|(found, tag)| Some((found, tag?))).collect())
     }

@@ -11,8 +11,8 @@ use crate::store::fanout_scan::ScannedFanout;
 use crate::store::fanouts::FanoutKey;
 
 impl Writer {
-    /// For each [`Record::Watch`], which of its fan-outs are new.
-    pub(super) async fn new_among(
+    /// For each [`Record::Claim`], which of its fan-outs are new.
+    pub(super) async fn claims(
         &self,
         on: &mut dyn JournalTransaction,
         records: &[Record],
@@ -30,23 +30,19 @@ impl Writer {
     }
 
     /// Tracks the new fan-outs, and answers.
-    pub(super) fn watch(&mut self, records: &mut Vec<Record>, new: Vec<Vec<bool>>) {
-        let is_watch = |record: &mut Record| matches!(record, Record::Watch { .. });
-        for (record, new) in records.extract_if(.., is_watch).zip(new) {
-            let Record::Watch { fanouts, answer } = record else { continue };
-            let tags = fanouts.iter().zip(new).map(|(found, is_new)| self.start_to_watch(found, is_new));
+    pub(super) fn answer_claims(&mut self, records: &mut Vec<Record>, claims: Vec<Vec<bool>>) {
+        let is_claim = |record: &mut Record| matches!(record, Record::Claim { .. });
+        for (record, new) in records.extract_if(.., is_claim).zip(claims) {
+            let Record::Claim { fanouts, answer } = record else { continue };
+            let tags = fanouts.iter().zip(new).map(|(found, is_new)| self.claim(found, is_new));
             let _ = answer.send(tags.collect());
         }
     }
 
     /// A fan-out that two records name is new once.
-    fn start_to_watch(
-        &mut self,
-        ScannedFanout { fanout, is_new_from_peer }: &ScannedFanout,
-        is_new: bool,
-    ) -> Option<i64> {
+    fn claim(&mut self, ScannedFanout { fanout, is_new_from_peer }: &ScannedFanout, is_new: bool) -> Option<i64> {
         let shard = ShardNum::try_from(fanout.shard).ok()?;
-        if !is_new || !self.tracker.watch(fanout) {
+        if !is_new || !self.tracker.claim(fanout) {
             return None;
         }
         self.outputs.feed.note_scanned((fanout.event.seq, fanout.shard));
@@ -58,10 +54,10 @@ impl Writer {
     }
 }
 
-/// The fan-outs of each [`Record::Watch`].
+/// The fan-outs of each [`Record::Claim`].
 fn scanned_in(records: &[Record]) -> impl Iterator<Item = &Vec<ScannedFanout>> {
     records.iter().filter_map(|record| {
-        let Record::Watch { fanouts, .. } = record else { return None };
+        let Record::Claim { fanouts, .. } = record else { return None };
         Some(fanouts)
     })
 }

@@ -17,7 +17,7 @@ async fn found_by(world: &World) -> Vec<EventSeq> {
     let page = world.store.visible_fanouts(&world.shard_set, &mut cursor, Which::All, 100).await.unwrap();
     let (answer, answered) = oneshot::channel();
     let seqs: Vec<EventSeq> = page.found.iter().map(|found| found.fanout.event.seq).collect();
-    world.record(Record::Watch { fanouts: page.found, answer }).await;
+    world.record(Record::Claim { fanouts: page.found, answer }).await;
     let new = answered.await.unwrap();
     seqs.into_iter().zip(new).filter_map(|(seq, epoch)| epoch.map(|_| seq)).collect()
 }

@@ -67,7 +67,7 @@ async fn look(
         let which = if all { Which::All } else { Which::New(&expected) };
         let page = store.visible_fanouts(shard_set, cursor, which, 2).await.unwrap();
         let (answer, answered) = tokio::sync::oneshot::channel();
-        running.journal.record(Record::Watch { fanouts: page.found.clone(), answer }).await.unwrap();
+        running.journal.record(Record::Claim { fanouts: page.found.clone(), answer }).await.unwrap();
         let new = answered.await.unwrap();
         let new = page.found.iter().zip(new).filter(|(_, epoch)| epoch.is_some());
         keys.extend(new.map(|(ScannedFanout { fanout, .. }, _)| (fanout.event.seq, fanout.shard)));

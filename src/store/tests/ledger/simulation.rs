@@ -241,7 +241,7 @@ impl Simulation {
             for fanout in self.world.open_fanouts().await {
                 let recorded = self.world.store.recorded_targets(fanout.event.seq).await.unwrap();
                 let (event, shard) = (fanout.event.seq, fanout.shard);
-                self.record(Record::Adopt { fanout }).await;
+                self.record(Record::Track { fanout }).await;
                 self.record(Record::Mark { event, shard, recorded }).await;
             }
             self.barrier().await;
