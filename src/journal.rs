@@ -5,12 +5,12 @@
 //! commits at once. Requests are answered after the commit. A full queue pushes back: publishes are refused, and
 //! recorders reserve a [`Slot`] before they act, so that every outcome has room.
 
-pub mod backlog;
 pub mod feed;
 pub mod ledger;
 pub mod outage;
 pub mod outstanding;
 pub mod remote_shards;
+pub mod shared_ledger;
 
 mod answers;
 mod assign;

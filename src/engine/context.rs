@@ -15,7 +15,7 @@ use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::outcome::OutcomeKind;
 use crate::host::Host;
 use crate::journal::Journal;
-use crate::journal::backlog::Backlog;
+use crate::journal::shared_ledger::SharedLedger;
 use crate::log_limit::LogLimit;
 use crate::store::leases::ShardSet;
 use crate::store::notifier::Notifier;
@@ -43,7 +43,7 @@ pub(super) struct Parts {
     pub(super) db: Arc<dyn EngineDb>,
     pub(super) bounds: Bounds,
     pub(super) journal: Journal,
-    pub(super) ledger: Backlog,
+    pub(super) ledger: SharedLedger,
     pub(super) routes: Arc<RouteTable>,
     pub(super) guard: Arc<Guard>,
     pub(super) lease: NodeLease,
@@ -62,7 +62,7 @@ pub(super) struct EngineContext {
     pub(super) db: Arc<dyn EngineDb>,
     pub(super) journal: Journal,
     /// What every webhook is owed.
-    pub(super) ledger: Backlog,
+    pub(super) ledger: SharedLedger,
     pub(super) routes: Arc<RouteTable>,
     pub(super) guard: Arc<Guard>,
     /// Nothing is sent while this lease is not valid.

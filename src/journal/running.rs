@@ -12,9 +12,9 @@ use crate::store::leases::ShardSet;
 use crate::store::log::LogBuffer;
 
 use super::answers::Answers;
-use super::backlog::Backlog;
 use super::feed::Feed;
 use super::remote_shards::RemoteShards;
+use super::shared_ledger::SharedLedger;
 use super::{Bounds, Journal, JournalStats, PUBLISH_QUEUE_KIB, ledger_load, writer};
 use crate::store::journal_db::JournalDb;
 
@@ -32,7 +32,7 @@ pub struct Running {
     /// Delivery rows that the log index lacks.
     pub log: Arc<LogBuffer>,
     /// What every webhook is owed.
-    pub ledger: Backlog,
+    pub ledger: SharedLedger,
 }
 
 impl Journal {
@@ -61,7 +61,7 @@ impl Journal {
         let writer = writer::Writer::new((db.clone(), host, bounds), shard_set.clone(), queues, last, outputs);
         let room = Arc::new(Semaphore::new(PUBLISH_QUEUE_KIB));
         let journal = Self { publishes, records, room, answers: Answers::default(), stats };
-        let ledger = Backlog::new(ledger, db, journal.clone());
+        let ledger = SharedLedger::new(ledger, db, journal.clone());
         Ok((Running { journal, feed, remote_shards, log, ledger }, Box::pin(writer.run())))
     }
 }

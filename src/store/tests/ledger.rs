@@ -5,8 +5,8 @@ mod simulation;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::journal::backlog::Backlog;
 use crate::journal::ledger::Among;
+use crate::journal::shared_ledger::SharedLedger;
 
 /// What is owed, counted from the tables.
 #[derive(Debug, Default)]
@@ -48,7 +48,7 @@ impl Recount {
 }
 
 /// Asserts that the ledger says what a recount says.
-pub(super) async fn agrees(store: &Store, ledger: &Backlog, webhooks: &[WebhookNum]) {
+pub(super) async fn agrees(store: &Store, ledger: &SharedLedger, webhooks: &[WebhookNum]) {
     let recount = Recount::of(store).await;
     let none = BTreeSet::new();
     for webhook in webhooks.iter().copied() {

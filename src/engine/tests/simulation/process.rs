@@ -22,9 +22,9 @@ use crate::engine::registry::RegistryHandle;
 use crate::engine::routes::RouteTable;
 use crate::engine::served_shards::ServedShards;
 use crate::host::Host;
-use crate::journal::backlog::Backlog;
 use crate::journal::feed::Feed;
 use crate::journal::model::MemoryJournal;
+use crate::journal::shared_ledger::SharedLedger;
 use crate::journal::{Journal, Running};
 use crate::store::StoreError;
 use crate::store::config_changes::Position;
@@ -50,7 +50,7 @@ pub(super) struct Process {
     pub(super) shard_set: ShardSet,
     pub(super) journal: Journal,
     pub(super) feed: Arc<Feed>,
-    pub(super) ledger: Backlog,
+    pub(super) ledger: SharedLedger,
     pub(super) db: Db,
     pub(super) is_stopping: Cell<bool>,
     pub(super) writer_ended: Cell<bool>,

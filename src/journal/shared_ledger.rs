@@ -26,15 +26,15 @@ const ROUNDS: usize = 8;
 /// complete; after the last round, the event found is the answer.
 const TRIES: usize = 3;
 
-/// What webhooks are owed. Cheap to clone.
+/// What webhooks are owed, as the engine asks for it. Cheap to clone.
 #[derive(Clone)]
-pub struct Backlog {
+pub struct SharedLedger {
     ledger: Arc<Mutex<Ledger>>,
     db: Arc<dyn JournalDb>,
     journal: Journal,
 }
 
-impl Backlog {
+impl SharedLedger {
     pub(super) fn new(ledger: Arc<Mutex<Ledger>>, db: Arc<dyn JournalDb>, journal: Journal) -> Self {
         Self { ledger, db, journal }
     }
