@@ -81,7 +81,7 @@ use crate::domain::moment::UnixMillis;
 use crate::fault::{note_panics, or_abort};
 use crate::host::Host;
 use crate::journal::remote_shards::RemoteShards;
-use crate::journal::{Bounds, Draft, Journal, PublishError, Published, Stopped};
+use crate::journal::{Draft, Journal, JournalBounds, PublishError, Published, Stopped};
 use crate::store::events::Caller;
 use crate::store::idempotency::OnceKey;
 use crate::store::log::LogIndex;
@@ -261,7 +261,7 @@ impl Engine {
         let local_network = local_network(&config).map_err(StartError::Network)?;
         let guard = local_network.guard.clone();
         let (running, writer) =
-            Journal::start(Arc::new(store.clone()), host.clone(), node_lease.shard_set(), Bounds::LIVE).await?;
+            Journal::start(Arc::new(store.clone()), host.clone(), node_lease.shard_set(), JournalBounds::LIVE).await?;
         let writer = tokio::spawn(or_abort("the journal's writer", writer));
         // Read before the routes, so that config sync also finds changes that commit while the routes are read.
         let position = db.position().await?;
@@ -274,7 +274,7 @@ impl Engine {
         let context = Arc::new(EngineContext::new(Parts {
             host,
             db,
-            bounds: bounds::Bounds::LIVE,
+            bounds: bounds::DispatchBounds::LIVE,
             journal: running.journal.clone(),
             ledger: running.ledger.clone(),
             routes: routes.clone(),

@@ -3,7 +3,7 @@
 //!
 //! Bounded queues stand in front of the writer. A batch is what gathered during the previous commit; an idle journal
 //! commits at once. Requests are answered after the commit. A full queue pushes back: publishes are refused, and
-//! recorders reserve a [`Slot`] before they act, so that every outcome has room.
+//! recorders reserve a [`JournalSlot`] before they act, so that every outcome has room.
 
 pub mod feed;
 pub mod ledger;
@@ -55,7 +55,7 @@ use self::outage::Outage;
 
 /// Bounds on what waits for the writer, and on one transaction, for which the next batch waits.
 #[derive(Debug, Clone, Copy)]
-pub struct Bounds {
+pub struct JournalBounds {
     /// Publish requests that may wait for the next batch.
     pub publish_queue: usize,
     /// Records that may wait. An attempt in flight occupies one place.
@@ -71,7 +71,7 @@ pub struct Bounds {
     pub feed_bytes: usize,
 }
 
-impl Bounds {
+impl JournalBounds {
     pub const LIVE: Self = Self {
         publish_queue: 4096,
         record_queue: 16_384,
@@ -256,12 +256,12 @@ pub struct Journal {
 }
 
 /// A reserved place in the queue.
-pub struct Slot {
+pub struct JournalSlot {
     place: mpsc::OwnedPermit<Request>,
     answers: Answers,
 }
 
-impl Slot {
+impl JournalSlot {
     pub fn record(self, mut record: Record) {
         self.answers.admit(&mut record);
         self.place.send(Request::Record(record));
@@ -289,9 +289,9 @@ impl Journal {
     }
 
     /// Waits for a place in the queue.
-    pub async fn reserve(&self) -> Result<Slot, Stopped> {
+    pub async fn reserve(&self) -> Result<JournalSlot, Stopped> {
         let place = self.records.clone().reserve_owned().await.map_err(|_| Stopped)?;
-        Ok(Slot { place, answers: self.answers.clone() })
+        Ok(JournalSlot { place, answers: self.answers.clone() })
     }
 
     pub async fn record(&self, mut record: Record) -> Result<(), Stopped> {

@@ -4,7 +4,7 @@ use super::tenant_quota::LARGE;
 
 /// How much the dispatcher has in hand. The simulation makes all of it small, so that every bound is reached.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
+pub(super) struct DispatchBounds {
     /// Targets offered at once.
     pub(super) chunk: usize,
     /// The most events whose fan-outs are read back at once.
@@ -24,7 +24,7 @@ pub(super) struct Bounds {
     pub(super) live_endpoints: usize,
 }
 
-impl Bounds {
+impl DispatchBounds {
     pub(super) const LIVE: Self = Self {
         chunk: 256,
         read: 64,

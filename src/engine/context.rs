@@ -22,7 +22,7 @@ use crate::store::notifier::Notifier;
 use crate::store::unreadable::UnreadableRow;
 
 use super::bodies::Bodies;
-use super::bounds::Bounds;
+use super::bounds::DispatchBounds;
 use super::db::EngineDb;
 use super::endpoint_stats::AllEndpointStats;
 use super::permits::Permits;
@@ -41,7 +41,7 @@ const LINES_ALL: u32 = 500;
 pub(super) struct Parts {
     pub(super) host: Host,
     pub(super) db: Arc<dyn EngineDb>,
-    pub(super) bounds: Bounds,
+    pub(super) bounds: DispatchBounds,
     pub(super) journal: Journal,
     pub(super) ledger: SharedLedger,
     pub(super) routes: Arc<RouteTable>,
@@ -58,7 +58,7 @@ pub(super) struct Parts {
 
 pub(super) struct EngineContext {
     pub(super) host: Host,
-    pub(super) bounds: Bounds,
+    pub(super) bounds: DispatchBounds,
     pub(super) db: Arc<dyn EngineDb>,
     pub(super) journal: Journal,
     /// What every webhook is owed.

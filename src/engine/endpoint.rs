@@ -40,12 +40,12 @@ use super::permits::Share;
 use super::start_slots::StartSlots;
 use super::tenant_quota::LiveGuard;
 
-use self::attempt::{Attempted, Ended, Means};
+use self::attempt::{AttemptEnd, Attempted, Means};
 use self::recall::Recall;
 
 pub(super) use self::actor::EndpointActor;
 pub(super) use self::attempt::Transport;
-pub(super) use self::messages::Message;
+pub(super) use self::messages::EndpointMessage;
 pub(super) use self::report::ENDPOINT;
 pub(super) use self::shell::{Completion, Decided, Shell, Timer};
 pub(super) use self::watch::{DeathWatch, EndpointEvent, EndpointEventKind};
@@ -156,46 +156,46 @@ impl Endpoint {
         self.step(Input::Tick, None, shell);
     }
 
-    pub(super) fn on(&mut self, message: Message, shell: &mut impl Shell) {
+    pub(super) fn on(&mut self, message: EndpointMessage, shell: &mut impl Shell) {
         match message {
-            Message::Offer { event, recovered, room } => {
+            EndpointMessage::Offer { event, recovered, room } => {
                 drop(room);
                 self.stats.taken();
                 fault::point_of("endpoint.handle", &self.config.name);
                 self.drive(Input::Offer(Entry::offered(event, recovered)), shell);
             }
-            Message::Wake => self.drive(Input::Wake, shell),
-            Message::Remind => self.drive(Input::Remind, shell),
-            Message::Configure(config, done) => {
+            EndpointMessage::Wake => self.drive(Input::Wake, shell),
+            EndpointMessage::Remind => self.drive(Input::Remind, shell),
+            EndpointMessage::Configure(config, done) => {
                 self.configure(config, shell);
                 let _ = done.send(());
             }
-            Message::Halt(done) => {
+            EndpointMessage::Halt(done) => {
                 self.halt(shell);
                 let _ = done.send(());
             }
-            Message::TakeOut(event, answer) => {
+            EndpointMessage::TakeOut(event, answer) => {
                 self.take_back(event);
                 let _ = answer.send(self.lane.take_out(event));
                 self.drive(Input::Tick, shell);
             }
-            Message::Withdraw(event, answer) => {
+            EndpointMessage::Withdraw(event, answer) => {
                 self.take_back(event);
                 let _ = answer.send(self.lane.withdraw(event));
                 self.drive(Input::Tick, shell);
             }
-            Message::WithdrawAll(to, answer) => drop(answer.send(self.lane.withdraw_all(to))),
-            Message::Probe(done) => {
+            EndpointMessage::WithdrawAll(to, answer) => drop(answer.send(self.lane.withdraw_all(to))),
+            EndpointMessage::Probe(done) => {
                 self.drive(Input::Probe, shell);
                 let _ = done.send(());
             }
-            Message::SendNow(event, done) => {
+            EndpointMessage::SendNow(event, done) => {
                 self.send_now(event, shell);
                 let _ = done.send(());
             }
-            Message::Passivate if self.can_rest() => self.end(shell),
-            Message::Passivate => self.watch.say(EndpointEventKind::Busy),
-            Message::Drain => {
+            EndpointMessage::Passivate if self.can_rest() => self.end(shell),
+            EndpointMessage::Passivate => self.watch.say(EndpointEventKind::Busy),
+            EndpointMessage::Drain => {
                 self.draining = true;
                 let policy = self.config.policy.clone();
                 self.drive(Input::Configure { policy, mode: Mode::Stopping }, shell);
@@ -328,12 +328,12 @@ impl Endpoint {
         &mut self,
         event: EventSeq,
         called: &EndpointConfig,
-        ended: Option<Ended>,
+        ended: Option<AttemptEnd>,
         shell: &mut impl Shell,
     ) {
         match ended {
-            Some(Ended::Made(attempted)) => self.attempted(event, called, attempted, shell),
-            Some(Ended::CutShort) => {
+            Some(AttemptEnd::Made(attempted)) => self.attempted(event, called, attempted, shell),
+            Some(AttemptEnd::CutShort) => {
                 self.watch.say(EndpointEventKind::CutShort(event));
                 let due_to = self.context.host.now();
                 self.in_doubt = self.in_doubt.and(InDoubt { events_to: event, due_to });

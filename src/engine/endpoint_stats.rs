@@ -27,8 +27,8 @@ pub(super) struct EndpointStats {
     host: Host,
     origin: Instant,
     inner: Mutex<Inner>,
-    /// Waiting requests, by [`Stage`].
-    waits: [AtomicU32; STAGES],
+    /// Waiting requests, by what they wait for.
+    waits: [AtomicU32; AWAITED],
 }
 
 struct Inner {
@@ -42,9 +42,10 @@ struct Inner {
     crash: Option<Arc<str>>,
 }
 
-/// What a request may have to wait for before it is sent.
+/// What a request may have to wait for before it is sent, as a backlog shows it. Two waits are not counted: for a start
+/// slot, each of which is held for 5 ms at most, and for a large body, which is read before the permit is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum Awaited {
     /// A permit.
     Permit,
     /// A slot in the journal.
@@ -55,9 +56,9 @@ pub(super) enum Stage {
     Descriptor,
 }
 
-const STAGES: usize = 4;
+const AWAITED: usize = 4;
 
-/// How many requests wait at each [`Stage`].
+/// How many requests wait for each [`Awaited`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Waits {
     pub(super) permit: u32,
@@ -77,12 +78,12 @@ impl Waits {
 /// Counts one waiting request until it is dropped.
 pub(super) struct Waiting<'a> {
     stats: &'a EndpointStats,
-    stage: Stage,
+    awaited: Awaited,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.stats.waits[self.stage as usize].fetch_sub(1, Ordering::Relaxed);
+        self.stats.waits[self.awaited as usize].fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -230,9 +231,9 @@ impl EndpointStats {
     }
 
     /// Counts a request as waiting until the returned guard is dropped.
-    pub(super) fn waits_for(&self, stage: Stage) -> Waiting<'_> {
-        self.waits[stage as usize].fetch_add(1, Ordering::Relaxed);
-        Waiting { stats: self, stage }
+    pub(super) fn waits_for(&self, awaited: Awaited) -> Waiting<'_> {
+        self.waits[awaited as usize].fetch_add(1, Ordering::Relaxed);
+        Waiting { stats: self, awaited }
     }
 
     /// Counts a request as in flight until the returned guard is dropped.
@@ -244,12 +245,12 @@ impl EndpointStats {
 
     pub(super) fn take(&self) -> StatsSnapshot {
         let now = self.now();
-        let at = |stage: Stage| self.waits[stage as usize].load(Ordering::Relaxed);
+        let at = |awaited: Awaited| self.waits[awaited as usize].load(Ordering::Relaxed);
         let waits = Waits {
-            permit: at(Stage::Permit),
-            journal: at(Stage::Journal),
-            lease: at(Stage::Lease),
-            descriptor: at(Stage::Descriptor),
+            permit: at(Awaited::Permit),
+            journal: at(Awaited::Journal),
+            lease: at(Awaited::Lease),
+            descriptor: at(Awaited::Descriptor),
         };
         let inner = self.inner.lock();
         let (live, last_success_at, crash) = (inner.live.clone(), inner.last_success_at, inner.crash.clone());

@@ -25,12 +25,12 @@ use crate::domain::policy::Policy;
 
 use self::attempts::{Attempt, Attempts};
 use self::entry::after_attempt;
-use self::health::{Ended, Receiver};
+use self::health::{Receiver, RequestEnd};
 use self::window::{FEW, Key, Window};
 
 pub use self::entry::Entry;
 pub use self::health::{SLOW, breaker_of};
-pub use self::protocol::{InLane, Effect, Gauge, Input, Mode, Now, Reason, Said};
+pub use self::protocol::{Effect, Gauge, InLane, Input, Mode, Now, Reason, Said};
 pub use self::window::WINDOW;
 
 /// How long before its due time a row is read, so that the delivery starts on time.
@@ -431,7 +431,7 @@ impl Lane {
         }
         let again = (state.status == Status::Pending).then(|| entry.event.clone());
         effects.push(Effect::Settle { entry, state });
-        self.learn(Ended { event, outcome, said, took, jitter, attempts, round }, gone, now, effects);
+        self.learn(RequestEnd { event, outcome, said, took, jitter, attempts, round }, gone, now, effects);
         if let Some(event) = again
             && self.mode == Mode::Active
         {
@@ -484,7 +484,7 @@ impl Lane {
     }
 
     /// Applies what the end of a request says about the receiver.
-    fn learn(&mut self, ended: Ended<'_>, gone: bool, now: Now, effects: &mut Vec<Effect>) {
+    fn learn(&mut self, ended: RequestEnd<'_>, gone: bool, now: Now, effects: &mut Vec<Effect>) {
         let learnt = self.receiver.ended(ended, &self.policy, now.wall);
         if learnt.save {
             effects.push(Effect::Save { health: self.receiver.health() });

@@ -24,7 +24,7 @@ use crate::journal::feed::Feed;
 
 use super::address::Address;
 use super::context::EngineContext;
-use super::endpoint::{self, DeathWatch, ENDPOINT, EndpointEvent, EndpointEventKind, EndpointSeed};
+use super::endpoint::{DeathWatch, ENDPOINT, EndpointEvent, EndpointEventKind, EndpointMessage, EndpointSeed};
 use super::endpoint_config::EndpointConfig;
 use super::endpoint_stats::EndpointStats;
 use super::lane::Mode;
@@ -35,7 +35,7 @@ use self::handoff::Handoff;
 pub(super) use self::actor::start;
 pub(super) use self::handle::{Handed, RegistryHandle};
 pub(super) use self::marks::Marks;
-pub(super) use self::messages::{Crashes, Figures, Message, Offered};
+pub(super) use self::messages::{Crashes, Figures, Offered, RegistryMessage};
 
 /// Messages that may wait for the registry before a sender has to wait, too.
 const MAILBOX: usize = 256;
@@ -45,7 +45,7 @@ pub(super) const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
 /// Starts endpoints, each as an actor of its own.
 pub(super) trait EndpointSpawner: Send {
-    fn spawn(&mut self, seed: EndpointSeed) -> Address<endpoint::Message>;
+    fn spawn(&mut self, seed: EndpointSeed) -> Address<EndpointMessage>;
 }
 
 pub(super) struct Registry {
@@ -80,10 +80,10 @@ struct Known {
 }
 
 enum Lifecycle {
-    Live(Address<endpoint::Message>),
+    Live(Address<EndpointMessage>),
     /// Was asked to end because it is idle. `wanted`: the endpoint is needed again, so its end leads to an activation.
     Passivating {
-        addr: Address<endpoint::Message>,
+        addr: Address<EndpointMessage>,
         wanted: bool,
     },
     /// Crashed; its restart is pending.
@@ -134,7 +134,7 @@ impl Registry {
     }
 
     /// `address`: where this registry takes its messages.
-    pub(super) fn start(&mut self, address: Address<Message>) {
+    pub(super) fn start(&mut self, address: Address<RegistryMessage>) {
         self.handle = Some(RegistryHandle::new(address, self.context.clone()));
     }
 
@@ -144,37 +144,37 @@ impl Registry {
         self.marks.prune(context.offered_to(), |num| context.ledger.pending(num) > 0);
     }
 
-    pub(super) fn on(&mut self, message: Message) {
+    pub(super) fn on(&mut self, message: RegistryMessage) {
         match message {
-            Message::Offer { items, room, answer } => drop(answer.send(self.offer_all(items, room))),
-            Message::Activate { configs, rested, done } => {
+            RegistryMessage::Offer { items, room, answer } => drop(answer.send(self.offer_all(items, room))),
+            RegistryMessage::Activate { configs, rested, done } => {
                 configs.iter().for_each(|config| self.activate(config, rested));
                 let _ = done.send(());
             }
-            Message::Wake(nums, answer) => drop(answer.send(self.wake(nums))),
-            Message::Remind(nums, answer) => drop(answer.send(self.remind(nums))),
-            Message::Find(nums, answer) => {
+            RegistryMessage::Wake(nums, answer) => drop(answer.send(self.wake(nums))),
+            RegistryMessage::Remind(nums, answer) => drop(answer.send(self.remind(nums))),
+            RegistryMessage::Find(nums, answer) => {
                 drop(answer.send(nums.into_iter().filter_map(|num| self.address_of(num)).collect()));
             }
-            Message::Count(answer) => drop(answer.send(self.figures())),
-            Message::SetRowWatermark(num, to, done) => {
+            RegistryMessage::Count(answer) => drop(answer.send(self.figures())),
+            RegistryMessage::SetRowWatermark(num, to, done) => {
                 self.marks.set_row_watermark(num, to);
                 let _ = done.send(());
             }
-            Message::MarkInDoubt(num, in_doubt, done) => {
+            RegistryMessage::MarkInDoubt(num, in_doubt, done) => {
                 self.marks.mark_in_doubt(num, in_doubt);
                 let _ = done.send(());
             }
-            Message::EndQuarantine(num, answer) => drop(answer.send(self.end_quarantine(num))),
-            Message::Crashed(nums, answer) => {
+            RegistryMessage::EndQuarantine(num, answer) => drop(answer.send(self.end_quarantine(num))),
+            RegistryMessage::Crashed(nums, answer) => {
                 drop(answer.send(nums.into_iter().map(|num| self.crashes_of(num)).collect()));
             }
-            Message::Forget(num, done) => {
+            RegistryMessage::Forget(num, done) => {
                 self.forget(num);
                 let _ = done.send(());
             }
-            Message::HandOff(shard, answer) => self.hand_off(shard, answer),
-            Message::Drain(drained) => self.drain(drained),
+            RegistryMessage::HandOff(shard, answer) => self.hand_off(shard, answer),
+            RegistryMessage::Drain(drained) => self.drain(drained),
         }
     }
 
@@ -199,7 +199,7 @@ impl Registry {
         config: &Arc<EndpointConfig>,
         in_doubt: InDoubt,
         stats: Arc<EndpointStats>,
-    ) -> Address<endpoint::Message> {
+    ) -> Address<EndpointMessage> {
         self.started += 1;
         self.spawner.spawn(EndpointSeed {
             config: config.clone(),
@@ -261,7 +261,7 @@ impl Registry {
         let Some(known) = self.endpoints.get(&item.num) else { return answer.unknown.push(item) };
         match &known.lifecycle {
             Lifecycle::Live(addr) if !known.ordered => {
-                let offer = endpoint::Message::Offer { event: item.event.clone(), recovered: item.recovered, room };
+                let offer = EndpointMessage::Offer { event: item.event.clone(), recovered: item.recovered, room };
                 if addr.try_send(offer).is_ok() {
                     known.stats.offered();
                 } else {
@@ -279,7 +279,7 @@ impl Registry {
     fn wake(&mut self, mut nums: Vec<WebhookNum>) -> Vec<WebhookNum> {
         nums.retain(|num| match self.endpoints.get_mut(num) {
             Some(Known { lifecycle: Lifecycle::Live(addr), missed_wake, .. }) => {
-                *missed_wake = addr.try_send(endpoint::Message::Wake).is_err();
+                *missed_wake = addr.try_send(EndpointMessage::Wake).is_err();
                 false
             }
             Some(Known { lifecycle: Lifecycle::Resting | Lifecycle::Quarantined, .. }) => false,
@@ -295,7 +295,7 @@ impl Registry {
         let mut asleep = self.wake(to_wake);
         for num in to_remind {
             match self.endpoints.get(&num).map(|known| &known.lifecycle) {
-                Some(Lifecycle::Live(addr)) => drop(addr.try_send(endpoint::Message::Remind)),
+                Some(Lifecycle::Live(addr)) => drop(addr.try_send(EndpointMessage::Remind)),
                 Some(Lifecycle::Resting | Lifecycle::Quarantined) => {}
                 Some(Lifecycle::Passivating { .. }) | None => asleep.push(num),
             }
@@ -306,7 +306,7 @@ impl Registry {
     fn passivate(&mut self, num: WebhookNum) {
         let Some(known) = self.endpoints.get_mut(&num) else { return };
         if let Lifecycle::Live(addr) = &known.lifecycle
-            && addr.try_send(endpoint::Message::Passivate).is_ok()
+            && addr.try_send(EndpointMessage::Passivate).is_ok()
         {
             known.lifecycle = Lifecycle::Passivating { addr: addr.clone(), wanted: false };
         }
@@ -315,7 +315,7 @@ impl Registry {
     fn cancel_passivation(&mut self, num: WebhookNum) {
         let Some(known) = self.endpoints.get_mut(&num) else { return };
         if let Lifecycle::Passivating { addr, .. } = &known.lifecycle {
-            known.missed_wake = addr.try_send(endpoint::Message::Wake).is_err();
+            known.missed_wake = addr.try_send(EndpointMessage::Wake).is_err();
             known.lifecycle = Lifecycle::Live(addr.clone());
         }
     }
@@ -393,7 +393,7 @@ impl Registry {
         answer
     }
 
-    fn address_of(&self, num: WebhookNum) -> Option<Address<endpoint::Message>> {
+    fn address_of(&self, num: WebhookNum) -> Option<Address<EndpointMessage>> {
         match &self.endpoints.get(&num)?.lifecycle {
             Lifecycle::Live(addr) | Lifecycle::Passivating { addr, .. } => Some(addr.clone()),
             Lifecycle::Resting | Lifecycle::Quarantined => None,
@@ -439,7 +439,7 @@ impl Registry {
         (self.draining, self.drained) = (true, Some(drained));
         for known in self.endpoints.values() {
             if let Lifecycle::Live(addr) | Lifecycle::Passivating { addr, .. } = &known.lifecycle {
-                self.context.host.spawn(addr.send(endpoint::Message::Drain));
+                self.context.host.spawn(addr.send(EndpointMessage::Drain));
             }
         }
         self.tell_if_drained();

@@ -15,11 +15,11 @@ use super::answers::Answers;
 use super::feed::Feed;
 use super::remote_shards::RemoteShards;
 use super::shared_ledger::SharedLedger;
-use super::{Bounds, Journal, JournalStats, PUBLISH_QUEUE_KIB, ledger_load, writer};
+use super::{Journal, JournalBounds, JournalStats, PUBLISH_QUEUE_KIB, ledger_load, writer};
 use crate::store::journal_db::JournalDb;
 
 /// The writer's task, to be spawned. It ends after [`Journal::close`], once everything is written and every
-/// [`Slot`](super::Slot) is used or dropped.
+/// [`JournalSlot`](super::JournalSlot) is used or dropped.
 pub type WriterTask = BoxFuture<'static, ()>;
 
 /// A journal with its writer's outputs.
@@ -41,7 +41,7 @@ impl Journal {
         db: Arc<dyn JournalDb>,
         host: Host,
         shard_set: &ShardSet,
-        bounds: Bounds,
+        bounds: JournalBounds,
     ) -> Result<(Running, WriterTask), StoreError> {
         let (publishes, publish_queue) = mpsc::channel(bounds.publish_queue);
         let (records, record_queue) = mpsc::channel(bounds.record_queue);

@@ -36,7 +36,7 @@ use super::ledger::Ledger;
 use super::ledger_updates::{Committed, apply};
 use super::recent_cancels::RecentCancels;
 use super::remote_shards::RemoteShards;
-use super::{Bounds, Draft, JournalStats, PublishError, PublishRequest, Published, Record, Request};
+use super::{Draft, JournalBounds, JournalStats, PublishError, PublishRequest, Published, Record, Request};
 use crate::store::journal_db::rows::{Change, Rows, Update, Updated};
 use crate::store::journal_db::{JournalDb, JournalTransaction};
 
@@ -53,7 +53,7 @@ pub(super) struct Outputs {
 pub(super) struct Writer {
     db: Arc<dyn JournalDb>,
     host: Host,
-    bounds: Bounds,
+    bounds: JournalBounds,
     shard_set: ShardSet,
     publishes: mpsc::Receiver<Request>,
     records: mpsc::Receiver<Request>,
@@ -100,7 +100,7 @@ impl Prepared {
 
 impl Writer {
     pub(super) fn new(
-        (db, host, bounds): (Arc<dyn JournalDb>, Host, Bounds),
+        (db, host, bounds): (Arc<dyn JournalDb>, Host, JournalBounds),
         shard_set: ShardSet,
         (publishes, records): (mpsc::Receiver<Request>, mpsc::Receiver<Request>),
         last: EventSeq,

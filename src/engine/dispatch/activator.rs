@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::domain::id::{TenantNum, WebhookNum};
-use crate::engine::bounds::Bounds;
+use crate::engine::bounds::DispatchBounds;
 use crate::engine::context::EngineContext;
 use crate::engine::registry::{Handed, Item};
 use crate::host::Host;
@@ -34,7 +34,7 @@ const LIVE_ENDPOINTS_PAUSE: Duration = Duration::from_millis(2);
 
 pub(super) struct Activator {
     host: Host,
-    bounds: Bounds,
+    bounds: DispatchBounds,
     state: Mutex<State>,
     /// Items were enqueued.
     enqueued: Notify,
@@ -65,7 +65,7 @@ impl State {
     }
 
     /// The next slice; its items count as here until [`Self::gone`].
-    fn next(&mut self, bounds: Bounds, now: Instant) -> Vec<Item> {
+    fn next(&mut self, bounds: DispatchBounds, now: Instant) -> Vec<Item> {
         let Some((tenant, mut waiting)) = self.tenants.pop_front() else { return Vec::new() };
         let most = if self.active_tenants.has_others(tenant, now) { bounds.small_slice } else { bounds.slice };
         let slice = waiting.drain(..waiting.len().min(most)).collect();

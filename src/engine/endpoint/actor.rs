@@ -15,7 +15,7 @@ use futures_util::Stream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{Completion, Endpoint, MAILBOX, Message, Shell, SpawnArgs, Timer};
+use super::{Completion, Endpoint, EndpointMessage, MAILBOX, Shell, SpawnArgs, Timer};
 
 pub(in crate::engine) struct EndpointActor {
     endpoint: Endpoint,
@@ -109,10 +109,10 @@ impl Actor for EndpointActor {
     }
 }
 
-impl Handler<Message> for EndpointActor {
+impl Handler<EndpointMessage> for EndpointActor {
     type Result = ();
 
-    fn handle(&mut self, message: Message, context: &mut Self::Context) {
+    fn handle(&mut self, message: EndpointMessage, context: &mut Self::Context) {
         let (endpoint, mut shell) = self.parts(context);
         endpoint.on(message, &mut shell);
     }

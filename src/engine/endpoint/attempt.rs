@@ -22,13 +22,13 @@ use crate::domain::shard::ShardNum;
 use crate::engine::bodies::NoBody;
 use crate::engine::context::EngineContext;
 use crate::engine::endpoint_config::EndpointConfig;
-use crate::engine::endpoint_stats::{EndpointStats, Stage};
+use crate::engine::endpoint_stats::{Awaited, EndpointStats};
 use crate::engine::lane::{Entry, SLOW};
 use crate::engine::permits::{Permit, Share};
 use crate::engine::start_slots::{StartSlot, StartSlots};
 use crate::fault;
 use crate::host::Host;
-use crate::journal::Slot;
+use crate::journal::JournalSlot;
 use crate::store::StoreError;
 
 use super::STORE_PAUSE;
@@ -45,11 +45,11 @@ pub(in crate::engine) struct Attempted {
     pub(in crate::engine) report: Report,
     pub(super) started_at: UnixMillis,
     /// The slot in the journal that was reserved for the outcome.
-    pub(super) slot: Slot,
+    pub(super) slot: JournalSlot,
 }
 
 /// How an attempt ends.
-pub(in crate::engine) enum Ended {
+pub(in crate::engine) enum AttemptEnd {
     Made(Attempted),
     /// The lease ended first. The receiver may have seen the request; its answer is not known.
     CutShort,
@@ -77,8 +77,8 @@ pub(super) struct Means {
 
 impl Means {
     /// Waits, and shows in the endpoint stats what for.
-    async fn wait<T>(&self, stage: Stage, wait: impl Future<Output = T>) -> T {
-        let _waiting = self.stats.waits_for(stage);
+    async fn wait<T>(&self, awaited: Awaited, wait: impl Future<Output = T>) -> T {
+        let _waiting = self.stats.waits_for(awaited);
         wait.await
     }
 }
@@ -88,12 +88,12 @@ struct Admitted {
     body: Result<Bytes, NoBody>,
     permit: Permit,
     start_slot: StartSlot,
-    slot: Slot,
+    slot: JournalSlot,
 }
 
 /// Makes an attempt. `None`: nothing was sent, because the attempt was recalled, the engine is stopping, or it no longer
 /// serves the webhook.
-pub(super) async fn run(means: Means, config: Arc<EndpointConfig>, entry: Entry, share: Share) -> Option<Ended> {
+pub(super) async fn run(means: Means, config: Arc<EndpointConfig>, entry: Entry, share: Share) -> Option<AttemptEnd> {
     let Admitted { body, permit, start_slot, slot } =
         means.recall.unless_recalled(admission(&means, &config, &entry, share)).await??;
     // The future of a request is large. Attempts that wait for admission do without it.
@@ -106,13 +106,13 @@ pub(super) async fn run(means: Means, config: Arc<EndpointConfig>, entry: Entry,
         let report = keep_watch(host, start_slot.make(host, request), permit).await;
         let report = match report {
             Ok(Some(report)) => report?,
-            Ok(None) => return Some(Ended::CutShort),
+            Ok(None) => return Some(AttemptEnd::CutShort),
             Err(_) => {
                 let took = host.steady().saturating_duration_since(began);
                 unsent(Outcome::Crashed, "the attempt crashed".to_owned(), took)
             }
         };
-        Some(Ended::Made(Attempted { report, started_at, slot }))
+        Some(AttemptEnd::Made(Attempted { report, started_at, slot }))
     })
     .await
 }
@@ -129,8 +129,8 @@ async fn admission(means: &Means, config: &EndpointConfig, entry: &Entry, share:
     let (permit, start_slot) = permission(means, config, share).await?;
     if shard_set.serves_under(config.num, tag) {
         let slot = loop {
-            means.wait(Stage::Lease, draining.run_until_cancelled(lease.wait_valid())).await?;
-            let slot = means.wait(Stage::Journal, journal.reserve()).await.ok()?;
+            means.wait(Awaited::Lease, draining.run_until_cancelled(lease.wait_valid())).await?;
+            let slot = means.wait(Awaited::Journal, journal.reserve()).await.ok()?;
             // Attempts that wait for the lease must not occupy the queue: the node needs it to join again.
             if lease.is_valid() {
                 break slot;
@@ -157,7 +157,7 @@ async fn permission(means: &Means, config: &EndpointConfig, share: Share) -> Opt
     }
     drop(start_slot);
     let permit = context.permits.acquire(tenant, webhook, share);
-    let permit = means.wait(Stage::Permit, context.draining.run_until_cancelled(permit)).await?;
+    let permit = means.wait(Awaited::Permit, context.draining.run_until_cancelled(permit)).await?;
     Some((permit, start_slots.wait(&context.draining, tenant, webhook).await?))
 }
 
@@ -199,7 +199,7 @@ async fn send(means: &Means, config: &EndpointConfig, entry: Entry, body: Result
         tracing::debug!(webhook = config.num.0, "no file descriptor left; the request waits for one");
         means.recall.wait_again();
         let pause = means.context.host.sleep(NO_DESCRIPTOR);
-        means.wait(Stage::Descriptor, means.context.draining.run_until_cancelled(pause)).await?;
+        means.wait(Awaited::Descriptor, means.context.draining.run_until_cancelled(pause)).await?;
     }
     None
 }

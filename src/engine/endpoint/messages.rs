@@ -11,7 +11,7 @@ use crate::engine::lane::InLane;
 
 #[derive(actix::Message)]
 #[rtype(result = "()")]
-pub(in crate::engine) enum Message {
+pub(in crate::engine) enum EndpointMessage {
     /// An event for this webhook. If the mailbox is full, the event becomes a row instead.
     Offer {
         event: Arc<Event>,

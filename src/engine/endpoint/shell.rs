@@ -11,7 +11,7 @@ use crate::engine::lane::{Effect, Input, Lane};
 use crate::store::StoreError;
 use crate::store::deliveries::DueRows;
 
-use super::attempt::{Attempted, Ended};
+use super::attempt::{AttemptEnd, Attempted};
 use super::recall::Recall;
 
 pub(in crate::engine) trait Shell {
@@ -62,7 +62,7 @@ pub(in crate::engine) enum Completion {
         event: EventSeq,
         called: Arc<EndpointConfig>,
         recall: Recall,
-        ended: Option<Ended>,
+        ended: Option<AttemptEnd>,
     },
     /// The journal has taken a record for which it had no room, or a warning was published.
     Recorded,

@@ -32,7 +32,7 @@ const WARN_AFTER: f64 = 0.8;
 
 /// How a request ended.
 #[derive(Debug, Clone)]
-pub(super) struct Ended<'a> {
+pub(super) struct RequestEnd<'a> {
     pub(super) event: EventSeq,
     pub(super) outcome: &'a Outcome,
     pub(super) said: Said,
@@ -162,8 +162,8 @@ impl Receiver {
         self.failing_since
     }
 
-    pub(super) fn ended(&mut self, ended: Ended<'_>, policy: &Policy, now: UnixMillis) -> Learnt {
-        let Ended { event, outcome, said, took, jitter, attempts, round } = ended;
+    pub(super) fn ended(&mut self, ended: RequestEnd<'_>, policy: &Policy, now: UnixMillis) -> Learnt {
+        let RequestEnd { event, outcome, said, took, jitter, attempts, round } = ended;
         let kind = outcome.kind();
         let is_news = self.remember(event, kind, said, now);
         self.adapt(Signal::from(kind), attempts, round);

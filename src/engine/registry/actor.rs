@@ -10,11 +10,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use crate::engine::address::Address;
 use crate::engine::arbiters::{Arbiters, EndpointThread};
 use crate::engine::context::EngineContext;
-use crate::engine::endpoint::{EndpointActor, EndpointEvent, EndpointSeed, Message as EndpointMessage, SpawnArgs};
+use crate::engine::endpoint::{EndpointActor, EndpointEvent, EndpointMessage, EndpointSeed, SpawnArgs};
 use crate::fault;
 use crate::journal::feed::Feed;
 
-use super::{EndpointSpawner, MAILBOX, Message, PRUNE_EVERY, Registry, RegistryHandle};
+use super::{EndpointSpawner, MAILBOX, PRUNE_EVERY, Registry, RegistryHandle, RegistryMessage};
 
 struct RegistryActor {
     registry: Registry,
@@ -46,7 +46,7 @@ pub(in crate::engine) fn start(arbiters: &Arbiters, context: &Arc<EngineContext>
     RegistryHandle::new(address, context.clone())
 }
 
-fn start_on(arbiter: &ArbiterHandle, actor: RegistryActor) -> Address<Message> {
+fn start_on(arbiter: &ArbiterHandle, actor: RegistryActor) -> Address<RegistryMessage> {
     Arc::new(RegistryActor::start_in_arbiter(arbiter, move |context| {
         context.set_mailbox_capacity(MAILBOX);
         actor
@@ -74,10 +74,10 @@ impl Drop for RegistryActor {
     }
 }
 
-impl Handler<Message> for RegistryActor {
+impl Handler<RegistryMessage> for RegistryActor {
     type Result = ();
 
-    fn handle(&mut self, message: Message, _: &mut Self::Context) {
+    fn handle(&mut self, message: RegistryMessage, _: &mut Self::Context) {
         self.registry.on(message);
     }
 }

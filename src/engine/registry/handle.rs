@@ -9,14 +9,14 @@ use crate::domain::in_doubt::InDoubt;
 use crate::domain::shard::ShardNum;
 use crate::engine::address::{Address, ask};
 use crate::engine::context::EngineContext;
-use crate::engine::endpoint::Message as ToEndpoint;
+use crate::engine::endpoint::EndpointMessage;
 use crate::engine::endpoint_config::{self, EndpointConfig, Loaded};
 use crate::engine::lane::InLane;
 use crate::journal::Record;
 use crate::journal::feed::Feed;
 use crate::store::StoreError;
 
-use super::{Crashes, Figures, Item, Message, Offered};
+use super::{Crashes, Figures, Item, Offered, RegistryMessage};
 
 /// Pause after a failed read of the store.
 const READ_PAUSE: Duration = Duration::from_millis(500);
@@ -27,7 +27,7 @@ const ACTIVATIONS: usize = 512;
 /// Cheap to clone.
 #[derive(Clone)]
 pub(in crate::engine) struct RegistryHandle {
-    registry: Address<Message>,
+    registry: Address<RegistryMessage>,
     context: Arc<EngineContext>,
 }
 
@@ -41,7 +41,7 @@ pub(in crate::engine) struct Handed {
 }
 
 impl RegistryHandle {
-    pub(in crate::engine) fn new(registry: Address<Message>, context: Arc<EngineContext>) -> Self {
+    pub(in crate::engine) fn new(registry: Address<RegistryMessage>, context: Arc<EngineContext>) -> Self {
         Self { registry, context }
     }
 
@@ -49,7 +49,7 @@ impl RegistryHandle {
     pub(in crate::engine) async fn offer(&self, items: Vec<Item>) -> Offered {
         let Ok(places) = u32::try_from(items.len()) else { return Offered { refused: items, ..Offered::default() } };
         let Ok(room) = self.context.offers.clone().acquire_many_owned(places).await else { return Offered::default() };
-        ask(&self.registry, |answer| Message::Offer { items, room, answer }).await.unwrap_or_default()
+        ask(&self.registry, |answer| RegistryMessage::Offer { items, room, answer }).await.unwrap_or_default()
     }
 
     /// Activates the endpoints and hands each its items.
@@ -78,20 +78,20 @@ impl RegistryHandle {
         let _unchanged = self.context.changing.read().await;
         let loaded = endpoint_config::load(&self.context, &nums).await?;
         let configs = loaded.configs.values().cloned().collect();
-        let _ = ask(&self.registry, |done| Message::Activate { configs, rested: false, done }).await;
+        let _ = ask(&self.registry, |done| RegistryMessage::Activate { configs, rested: false, done }).await;
         Ok(loaded)
     }
 
     /// Tells live endpoints that they have rows that they do not know of; activates the sleeping ones.
     pub(in crate::engine) async fn wake(&self, nums: Vec<WebhookNum>) {
-        if let Some(asleep) = ask(&self.registry, |answer| Message::Wake(nums, answer)).await {
+        if let Some(asleep) = ask(&self.registry, |answer| RegistryMessage::Wake(nums, answer)).await {
             self.wake_sleeping(asleep).await;
         }
     }
 
     /// Tells live endpoints that they have rows that fall due; activates the sleeping ones.
     pub(in crate::engine) async fn remind(&self, nums: Vec<WebhookNum>) {
-        if let Some(asleep) = ask(&self.registry, |answer| Message::Remind(nums, answer)).await {
+        if let Some(asleep) = ask(&self.registry, |answer| RegistryMessage::Remind(nums, answer)).await {
             self.wake_sleeping(asleep).await;
         }
     }
@@ -144,7 +144,7 @@ impl RegistryHandle {
         let _ = journal.barrier().await;
         let in_doubt = InDoubt { events_to: watermark, due_to: at };
         self.context.db.mark_in_doubt(num, in_doubt).await?;
-        let _ = ask(&self.registry, |done| Message::MarkInDoubt(num, in_doubt, done)).await;
+        let _ = ask(&self.registry, |done| RegistryMessage::MarkInDoubt(num, in_doubt, done)).await;
         if !again {
             return Ok(());
         }
@@ -158,7 +158,7 @@ impl RegistryHandle {
         if configs.is_empty() {
             self.forget(num).await;
         }
-        let _ = ask(&self.registry, |done| Message::Activate { configs, rested: true, done }).await;
+        let _ = ask(&self.registry, |done| RegistryMessage::Activate { configs, rested: true, done }).await;
         Ok(())
     }
 
@@ -214,27 +214,27 @@ impl RegistryHandle {
             self.forget(*num).await;
         }
         for endpoint in self.find_all(nums).await {
-            let _ = ask(&endpoint, |done| ToEndpoint::Configure(None, done)).await;
+            let _ = ask(&endpoint, |done| EndpointMessage::Configure(None, done)).await;
         }
     }
 
-    async fn find(&self, num: WebhookNum) -> Option<Address<ToEndpoint>> {
+    async fn find(&self, num: WebhookNum) -> Option<Address<EndpointMessage>> {
         self.find_all(vec![num]).await.pop()
     }
 
-    async fn find_all(&self, nums: Vec<WebhookNum>) -> Vec<Address<ToEndpoint>> {
-        ask(&self.registry, |answer| Message::Find(nums, answer)).await.unwrap_or_default()
+    async fn find_all(&self, nums: Vec<WebhookNum>) -> Vec<Address<EndpointMessage>> {
+        ask(&self.registry, |answer| RegistryMessage::Find(nums, answer)).await.unwrap_or_default()
     }
 
     async fn forget(&self, num: WebhookNum) {
-        let _ = ask(&self.registry, |done| Message::Forget(num, done)).await;
+        let _ = ask(&self.registry, |done| RegistryMessage::Forget(num, done)).await;
     }
 
     /// Takes a waiting delivery out of its endpoint's lane.
     pub(in crate::engine) async fn take_out(&self, id: DeliveryId) -> InLane {
         match self.find(id.webhook).await {
             Some(endpoint) => {
-                ask(&endpoint, |answer| ToEndpoint::TakeOut(id.event, answer)).await.unwrap_or(InLane::Absent)
+                ask(&endpoint, |answer| EndpointMessage::TakeOut(id.event, answer)).await.unwrap_or(InLane::Absent)
             }
             None => InLane::Absent,
         }
@@ -244,7 +244,7 @@ impl RegistryHandle {
     pub(in crate::engine) async fn withdraw(&self, id: DeliveryId) -> InLane {
         match self.find(id.webhook).await {
             Some(endpoint) => {
-                ask(&endpoint, |answer| ToEndpoint::Withdraw(id.event, answer)).await.unwrap_or(InLane::Absent)
+                ask(&endpoint, |answer| EndpointMessage::Withdraw(id.event, answer)).await.unwrap_or(InLane::Absent)
             }
             None => InLane::Absent,
         }
@@ -254,18 +254,19 @@ impl RegistryHandle {
     pub(in crate::engine) async fn send_now(&self, id: DeliveryId) {
         self.wake(vec![id.webhook]).await;
         if let Some(endpoint) = self.find(id.webhook).await {
-            let _ = ask(&endpoint, |done| ToEndpoint::SendNow(id.event, done)).await;
+            let _ = ask(&endpoint, |done| EndpointMessage::SendNow(id.event, done)).await;
         }
     }
 
     /// Notes that every fan-out up to `to` that names this webhook has a row for it.
     pub(in crate::engine) async fn set_row_watermark(&self, num: WebhookNum, to: EventSeq) {
-        let _ = ask(&self.registry, |done| Message::SetRowWatermark(num, to, done)).await;
+        let _ = ask(&self.registry, |done| RegistryMessage::SetRowWatermark(num, to, done)).await;
     }
 
     /// Ends the quarantine of an endpoint; answers whether it was quarantined.
     pub(in crate::engine) async fn end_quarantine(&self, num: WebhookNum) -> bool {
-        let was_quarantined = ask(&self.registry, |answer| Message::EndQuarantine(num, answer)).await.unwrap_or(false);
+        let was_quarantined =
+            ask(&self.registry, |answer| RegistryMessage::EndQuarantine(num, answer)).await.unwrap_or(false);
         if was_quarantined {
             self.wake(vec![num]).await;
         }
@@ -273,28 +274,30 @@ impl RegistryHandle {
     }
 
     pub(in crate::engine) async fn crashes(&self, nums: Vec<WebhookNum>) -> Vec<Crashes> {
-        ask(&self.registry, |answer| Message::Crashed(nums, answer)).await.unwrap_or_default()
+        ask(&self.registry, |answer| RegistryMessage::Crashed(nums, answer)).await.unwrap_or_default()
     }
 
     /// Lets the endpoint probe its receiver now. Activates the endpoint if it sleeps.
     pub(in crate::engine) async fn probe(&self, num: WebhookNum) {
         self.wake(vec![num]).await;
         if let Some(endpoint) = self.find(num).await {
-            let _ = ask(&endpoint, ToEndpoint::Probe).await;
+            let _ = ask(&endpoint, EndpointMessage::Probe).await;
         }
     }
 
     /// Withdraws the deliveries in flight up to this event, so that they are not sent again; answers their events.
     pub(in crate::engine) async fn withdraw_all(&self, num: WebhookNum, to: EventSeq) -> Vec<EventSeq> {
         match self.find(num).await {
-            Some(endpoint) => ask(&endpoint, |answer| ToEndpoint::WithdrawAll(to, answer)).await.unwrap_or_default(),
+            Some(endpoint) => {
+                ask(&endpoint, |answer| EndpointMessage::WithdrawAll(to, answer)).await.unwrap_or_default()
+            }
             None => Vec::new(),
         }
     }
 
     /// Counts a webhook with an unreadable row as quarantined, as its backlog shows it.
     pub(in crate::engine) async fn figures(&self) -> Figures {
-        let figures = ask(&self.registry, Message::Count).await.unwrap_or_default();
+        let figures = ask(&self.registry, RegistryMessage::Count).await.unwrap_or_default();
         let serves = |num: &WebhookNum| self.context.shard_set.serves(*num);
         let unreadable: Vec<WebhookNum> = self.context.unreadable.lock().keys().copied().filter(serves).collect();
         let others = self.crashes(unreadable).await.into_iter().filter(|crashes| !crashes.quarantined).count();
@@ -304,22 +307,22 @@ impl RegistryHandle {
     /// Ends the endpoints of a shard that this node gives up. Resolves when all have ended, and says whether nothing
     /// was cut short.
     pub(in crate::engine) async fn hand_off(&self, shard: ShardNum) -> bool {
-        ask(&self.registry, |answer| Message::HandOff(shard, answer)).await.unwrap_or(false)
+        ask(&self.registry, |answer| RegistryMessage::HandOff(shard, answer)).await.unwrap_or(false)
     }
 
     /// Lets no further attempt begin; answers whether all attempts in flight have ended cleanly by `by`.
     pub(in crate::engine) async fn drain(&self, by: Instant) -> bool {
         self.context.draining.cancel();
-        self.context.host.timeout_at(by, ask(&self.registry, Message::Drain)).await.flatten().is_some()
+        self.context.host.timeout_at(by, ask(&self.registry, RegistryMessage::Drain)).await.flatten().is_some()
     }
 }
 
 /// Tells an endpoint what its webhook is now: changed, deleted, or unreadable.
-async fn tell(endpoint: &Address<ToEndpoint>, loaded: &Loaded, num: WebhookNum) {
+async fn tell(endpoint: &Address<EndpointMessage>, loaded: &Loaded, num: WebhookNum) {
     let config = loaded.configs.get(&num).cloned();
     if config.is_none() && loaded.exists(num) {
-        let _ = ask(endpoint, ToEndpoint::Halt).await;
+        let _ = ask(endpoint, EndpointMessage::Halt).await;
     } else {
-        let _ = ask(endpoint, |done| ToEndpoint::Configure(config, done)).await;
+        let _ = ask(endpoint, |done| EndpointMessage::Configure(config, done)).await;
     }
 }

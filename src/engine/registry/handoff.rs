@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::shard::ShardNum;
-use crate::engine::endpoint;
+use crate::engine::endpoint::EndpointMessage;
 
 use super::{Lifecycle, Registry};
 
@@ -29,7 +29,7 @@ impl Registry {
             }
             match &known.lifecycle {
                 Lifecycle::Live(addr) | Lifecycle::Passivating { addr, .. } => {
-                    host.spawn(addr.send(endpoint::Message::Drain));
+                    host.spawn(addr.send(EndpointMessage::Drain));
                     true
                 }
                 // What the crashed endpoint may have sent is not noted yet.

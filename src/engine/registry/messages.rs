@@ -8,14 +8,14 @@ use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::shard::ShardNum;
 use crate::engine::address::Address;
-use crate::engine::endpoint;
+use crate::engine::endpoint::EndpointMessage;
 use crate::engine::endpoint_config::EndpointConfig;
 
 use super::Item;
 
 #[derive(actix::Message)]
 #[rtype(result = "()")]
-pub(in crate::engine) enum Message {
+pub(in crate::engine) enum RegistryMessage {
     /// Hand these items to their endpoints. `room`: one permit of `EngineContext::offers` for each item.
     Offer { items: Vec<Item>, room: OwnedSemaphorePermit, answer: oneshot::Sender<Offered> },
     /// Activate the endpoints with these configs, unless they live. `rested`: whether the endpoints crashed and their
@@ -26,7 +26,7 @@ pub(in crate::engine) enum Message {
     /// Tell these endpoints that they have rows that fall due; answers those that must be activated.
     Remind(Vec<WebhookNum>, oneshot::Sender<Vec<WebhookNum>>),
     /// Answers the addresses of those of these endpoints that live.
-    Find(Vec<WebhookNum>, oneshot::Sender<Vec<Address<endpoint::Message>>>),
+    Find(Vec<WebhookNum>, oneshot::Sender<Vec<Address<EndpointMessage>>>),
     /// Answers the registry's figures.
     Count(oneshot::Sender<Figures>),
     /// Every fan-out up to this event that names this webhook has a row for it.

@@ -17,7 +17,7 @@ use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::engine::address::Address;
 use crate::engine::endpoint::EndpointSeed;
-use crate::engine::endpoint::{Completion, Decided, Endpoint, Message, Shell, SpawnArgs, Timer};
+use crate::engine::endpoint::{Completion, Decided, Endpoint, EndpointMessage, Shell, SpawnArgs, Timer};
 use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::{Effect, Entry, Gauge, Input};
 use crate::engine::registry::EndpointSpawner;
@@ -43,7 +43,7 @@ pub(super) struct Actors {
 }
 
 impl EndpointSpawner for Actors {
-    fn spawn(&mut self, seed: EndpointSeed) -> Address<Message> {
+    fn spawn(&mut self, seed: EndpointSeed) -> Address<EndpointMessage> {
         self.started += 1;
         let (num, world) = (seed.config.num, world::current());
         let owner = Owner::Endpoint(self.incarnation, self.started);
@@ -85,7 +85,7 @@ impl Drop for Alive {
 
 enum Wakeup {
     Start,
-    Message(Message),
+    Message(EndpointMessage),
     Completed(Completion),
     Timer(Timer),
 }
@@ -94,7 +94,7 @@ async fn live(
     _alive: Alive,
     mut shell: Actor,
     args: SpawnArgs,
-    mut mailbox: Receiver<Message>,
+    mut mailbox: Receiver<EndpointMessage>,
     mut completed: UnboundedReceiver<Completion>,
 ) {
     let mut endpoint = Endpoint::new(args);
@@ -102,7 +102,9 @@ async fn live(
     while !shell.is_over {
         let step = AssertUnwindSafe(|| match wakeup {
             Wakeup::Start => endpoint.start(&mut shell),
-            Wakeup::Message(Message::WithdrawAll(to, answer)) => withdraw_all(&mut endpoint, &mut shell, to, answer),
+            Wakeup::Message(EndpointMessage::WithdrawAll(to, answer)) => {
+                withdraw_all(&mut endpoint, &mut shell, to, answer)
+            }
             Wakeup::Message(message) => endpoint.on(message, &mut shell),
             Wakeup::Completed(completed) => endpoint.on_completed(completed, &mut shell),
             Wakeup::Timer(timer) => endpoint.on_timer(timer, &mut shell),
@@ -117,7 +119,7 @@ async fn live(
 /// Notes what the endpoint has promised not to send again.
 fn withdraw_all(endpoint: &mut Endpoint, shell: &mut Actor, to: EventSeq, answer: oneshot::Sender<Vec<EventSeq>>) {
     let (own, mut withdrawn) = oneshot::channel();
-    endpoint.on(Message::WithdrawAll(to, own), shell);
+    endpoint.on(EndpointMessage::WithdrawAll(to, own), shell);
     let events = withdrawn.try_recv().unwrap_or_default();
     let ids = events.iter().map(|event| DeliveryId { event: *event, webhook: shell.num });
     world::current().oracle.borrow_mut().withdraws(shell.owner, ids);
@@ -238,7 +240,11 @@ impl Shell for Actor {
 
 impl Actor {
     /// The next message, completion or timer, at random.
-    async fn next(&mut self, mailbox: &mut Receiver<Message>, completed: &mut UnboundedReceiver<Completion>) -> Wakeup {
+    async fn next(
+        &mut self,
+        mailbox: &mut Receiver<EndpointMessage>,
+        completed: &mut UnboundedReceiver<Completion>,
+    ) -> Wakeup {
         poll_fn(|context| {
             let first = world::current().pick(3);
             for which in (first..first + 3).map(|which| which % 3) {

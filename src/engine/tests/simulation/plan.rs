@@ -64,22 +64,22 @@ fn machines(is_clustered: bool, chance: &mut StdRng) -> Vec<Place> {
 }
 
 fn bounds(chance: &mut StdRng) -> Bounds {
-    let dispatch = bounds::Bounds {
+    let dispatch = bounds::DispatchBounds {
         chunk: chance.random_range(1..12),
         read: chance.random_range(1..4),
         scan: chance.random_range(1..4),
-        held: if chance.random_bool(0.5) { chance.random_range(1..500) } else { bounds::Bounds::LIVE.held },
+        held: if chance.random_bool(0.5) { chance.random_range(1..500) } else { bounds::DispatchBounds::LIVE.held },
         activator: chance.random_range(1..8),
         slice: chance.random_range(1..4),
         small_slice: 1,
         live_endpoints: if chance.random_bool(0.3) { chance.random_range(1..5) } else { 100 },
     };
-    let journal = journal::Bounds {
+    let journal = journal::JournalBounds {
         publish_queue: chance.random_range(2..40),
         record_queue: chance.random_range(2..40),
         publishes: chance.random_range(1..20),
         records: chance.random_range(1..20),
-        linger: if chance.random_bool(0.5) { Duration::ZERO } else { journal::Bounds::LIVE.linger },
+        linger: if chance.random_bool(0.5) { Duration::ZERO } else { journal::JournalBounds::LIVE.linger },
         feed_bytes: 2 * HUGE_BYTES,
     };
     let (mailbox, permits) = (chance.random_range(1..8), chance.random_range(2..10));

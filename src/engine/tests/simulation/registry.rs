@@ -9,7 +9,7 @@ use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel, unbounded_channel}
 use crate::engine::address::Address;
 use crate::engine::context::EngineContext;
 use crate::engine::endpoint::EndpointEvent;
-use crate::engine::registry::{Message, PRUNE_EVERY, Registry, RegistryHandle};
+use crate::engine::registry::{PRUNE_EVERY, Registry, RegistryHandle, RegistryMessage};
 use crate::engine::start_slots::StartSlots;
 use crate::journal::feed::Feed;
 
@@ -30,7 +30,7 @@ pub(super) fn start(
     let (events, incoming) = unbounded_channel();
     let actors = Actors { place, incarnation, start_slots: StartSlots::new(), started: 0 };
     let mut registry = Registry::new(Box::new(actors), context, feed, events);
-    let address: Address<Message> = Arc::new(address);
+    let address: Address<RegistryMessage> = Arc::new(address);
     registry.start(address.clone());
     let task = live(registry, context.clone(), mailbox, incoming);
     world::current().tasks.spawn(Owner::Process(incarnation), task);
@@ -40,7 +40,7 @@ pub(super) fn start(
 async fn live(
     mut registry: Registry,
     context: Arc<EngineContext>,
-    mut mailbox: Receiver<Message>,
+    mut mailbox: Receiver<RegistryMessage>,
     mut events: UnboundedReceiver<EndpointEvent>,
 ) {
     let mut prune = context.host.ticks(PRUNE_EVERY);
@@ -58,9 +58,9 @@ async fn live(
 
 /// A message or an event, at random.
 async fn either(
-    mailbox: &mut Receiver<Message>,
+    mailbox: &mut Receiver<RegistryMessage>,
     events: &mut UnboundedReceiver<EndpointEvent>,
-) -> Result<Message, EndpointEvent> {
+) -> Result<RegistryMessage, EndpointEvent> {
     poll_fn(|context| {
         let first = world::current().pick(2);
         for which in [first, 1 - first] {

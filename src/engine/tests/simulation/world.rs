@@ -74,8 +74,8 @@ impl Hook {
 pub(super) struct Bounds {
     pub(super) mailbox: usize,
     pub(super) permits: usize,
-    pub(super) dispatch: bounds::Bounds,
-    pub(super) journal: journal::Bounds,
+    pub(super) dispatch: bounds::DispatchBounds,
+    pub(super) journal: journal::JournalBounds,
 }
 
 /// How often things go wrong by themselves, per mille.
