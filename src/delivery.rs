@@ -24,7 +24,7 @@ pub mod target;
 pub mod token;
 
 pub use client::{ClientError, Clients, build_client};
-pub use credentials::{Auth, ClientCredentials, Concealed, Credentials, TlsOptions, TokenAuthMethod};
+pub use credentials::{certificate_ends_at, check_credentials, tls_digest};
 pub use guard::{Guard, GuardError, Own};
 pub use headers::{HeaderProblem, check_headers, is_secret_header};
 pub use hops::EngineName;

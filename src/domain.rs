@@ -1,8 +1,9 @@
-//! What the product is about, as plain data: ids, moments, shards, the policy that a webhook's owner chooses, events,
-//! the state of a delivery, the outcome of an attempt, and the health of an endpoint. Every layer may name this module,
-//! and it names none. Each limit of a policy stands here once: the check, the message and the schema of the API take it
-//! from here.
+//! What the product is about, as plain data: ids, moments, shards, the policy and the credentials that a webhook's owner
+//! chooses, events, the state of a delivery, the outcome of an attempt, and the health of an endpoint. Every layer may
+//! name this module, and it names none. Each limit of a policy and of credentials stands here once: the check, the
+//! message and the schema of the API follow it.
 
+pub mod credentials;
 pub mod delivery;
 pub mod event;
 pub mod health;

@@ -63,7 +63,7 @@ pub use self::rates::Percentiles;
 pub use self::stale::Stale;
 pub use crate::delivery::breaker::{View as BreakerView, ViewState as BreakerState};
 pub use crate::delivery::client::peer_client;
-pub use crate::delivery::credentials::{Auth, ClientCredentials, Concealed, Credentials, TlsOptions, TokenAuthMethod};
+pub use crate::delivery::credentials::{certificate_ends_at, check_credentials, tls_digest};
 pub use crate::delivery::guard::{Guard, GuardError, is_invisible};
 pub use crate::delivery::headers::{HeaderProblem, check_headers, is_secret_header};
 pub use crate::delivery::hops::{CDN_LOOP, EngineName, Loop, Trail};

@@ -23,7 +23,7 @@
 //! | [`journal`] | group commit: one writer makes durable what the hot path records, feeds the dispatcher, and counts what is owed |
 //! | [`store`] | everything durable, on SQLite or PostgreSQL: rows, leases, queries |
 //! | [`secrets`] | secrets at rest: master keys, sealing, the keys that sign cursors |
-//! | [`domain`] | plain data that every layer may name: ids and event keys, moments, policies, events, deliveries, outcomes, health |
+//! | [`domain`] | plain data that every layer may name: ids and event keys, moments, policies, credentials, events, deliveries, outcomes, health |
 //! | [`clock`] | the clock of this process, which follows a reference clock and does not jump |
 //! | [`host`] | what the engine asks of its process: time, timers, tasks, chance; live or simulated |
 //! | [`fault`] | what happens when a part that all others rely on fails, and fault points for tests |

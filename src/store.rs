@@ -56,7 +56,6 @@ use std::time::Duration;
 
 pub use connect::{CONNECTIONS, Contents, DEFAULT_CONNECTIONS, DEFAULT_LEASE, Options};
 pub use error::{OpenError, StoreError};
-pub use scan::Judge;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
 
 use crate::domain::event::Event;

@@ -33,7 +33,7 @@ use super::problem_sets::{ChangeProblems, CreateProblems, DeleteProblems, ReadPr
 use super::receiver::ReceiverFields;
 use crate::domain::id::{SecretId, TenantId, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
-use crate::engine::SigningSecret;
+use crate::engine::{SigningSecret, tls_digest};
 use crate::store::StoreError;
 use crate::store::webhooks::{NewWebhook, Origin, Salvaged, SecretInfo, Webhook, WebhookRef};
 
@@ -65,7 +65,7 @@ async fn view_of(app: &App, tenant: TenantId, webhook: Webhook) -> Result<Webhoo
     let num = webhook.num;
     let secrets = app.store().secrets_of(&[&webhook], UnixMillis::now()).await?.remove(&num).unwrap_or_default();
     let receiver = app.engine().receivers(&[num]).await?.remove(&num).unwrap_or_default();
-    WebhookView::new(webhook, tenant, secrets, ReceiverFields::new(num, &receiver)?)
+    Ok(WebhookView::new(webhook, tenant, secrets, ReceiverFields::new(num, &receiver)?))
 }
 
 /// Lists webhooks, newest first.
@@ -84,7 +84,7 @@ async fn list(
     let page = app.store().webhooks(tenant.num(), is_active, list.position()?, list.limit).await?;
     let (mut webhooks, mut unreadable) = (Vec::with_capacity(page.items.len()), Vec::new());
     for item in page.items {
-        match item.and_then(|webhook| settings::readable(app.store(), webhook)) {
+        match item {
             Ok(webhook) => webhooks.push(webhook),
             Err(webhook) => unreadable.push(UnreadableView::from(webhook)),
         }
@@ -96,7 +96,7 @@ async fn list(
         let receiver = receivers.remove(&webhook.num).unwrap_or_default();
         let receiver = ReceiverFields::new(webhook.num, &receiver)?;
         let secrets = secrets.remove(&webhook.num).unwrap_or_default();
-        WebhookView::new(webhook, tenant.row.id, secrets, receiver)
+        Ok(WebhookView::new(webhook, tenant.row.id, secrets, receiver))
     };
     let views: Result<Vec<WebhookView>, Problem> = webhooks.into_iter().map(view).collect();
     Ok(axum::Json(WebhookPageView { page: list.answer(views?, page.next), unreadable }))
@@ -121,16 +121,16 @@ async fn create(
         settings.apply(changes, app.engine().guard(), &mut errors);
     }
     errors.into_result()?;
-    let new = new_webhook(tenant.num(), settings)?;
+    let new = new_webhook(tenant.num(), settings);
     let secret = SecretInfo { id: SecretId::of(new.id, new.created_at), made_at: new.created_at, signs_until: None };
-    let view = WebhookView::new(first_version(&new), tenant.row.id, vec![secret], ReceiverFields::default())?;
+    let view = WebhookView::new(first_version(&new), tenant.row.id, vec![secret], ReceiverFields::default());
     let view = NewWebhookView::new(view, new.secret.expose_secret());
     let (once, exists) = (key.with(Some(tenant.num()), &text), Problem::from(StoreError::Exists));
     let (engine, by) = (app.engine(), tenant.author());
     idempotency::create(&app, once, &view, exists, |once| engine.create_webhook(new, once, &by)).await
 }
 
-fn new_webhook(tenant: TenantNum, settings: Settings) -> Result<NewWebhook, Problem> {
+fn new_webhook(tenant: TenantNum, settings: Settings) -> NewWebhook {
     let Settings {
         name,
         url,
@@ -144,7 +144,7 @@ fn new_webhook(tenant: TenantNum, settings: Settings) -> Result<NewWebhook, Prob
         metadata,
         is_active,
     } = settings;
-    Ok(NewWebhook {
+    NewWebhook {
         id: WebhookId::generate(),
         tenant,
         name,
@@ -153,14 +153,14 @@ fn new_webhook(tenant: TenantNum, settings: Settings) -> Result<NewWebhook, Prob
         headers,
         public_headers,
         policy,
-        tls_digest: credentials.tls_digest().map(Vec::from),
-        credentials: settings::to_store(&credentials)?,
+        tls_digest: tls_digest(&credentials).map(Vec::from),
+        credentials: credentials.non_empty(),
         description,
         metadata,
         is_active,
         secret: SigningSecret::generate().reveal().into(),
         created_at: UnixMillis::now(),
-    })
+    }
 }
 
 /// The new webhook as its first answer shows it. The store gives the number, which is never shown.
@@ -224,16 +224,16 @@ async fn update(
     let Json { input, errors, .. } = body;
     let by = tenant.author();
     let changed = changed(|| async {
-        let Salvaged { mut webhook, mut lost } = unreadable::salvaged(&app, tenant.num(), id).await?;
+        let Salvaged { mut webhook, lost } = unreadable::salvaged(&app, tenant.num(), id).await?;
         if_match.check(webhook.version)?;
-        let mut settings = Settings::of(&webhook, &mut lost);
+        let mut settings = Settings::of(&webhook);
         let mut errors = errors.clone();
         if let Some(WebhookPatch(changes)) = input.clone() {
             unreadable::require(&lost, &changes, &mut errors);
             settings.apply(changes, app.engine().guard(), &mut errors);
         }
         errors.into_result()?;
-        settings.write_to(&mut webhook)?;
+        settings.write_to(&mut webhook);
         Changed::of(app.engine().update_webhook(&webhook, &by).await)
     });
     let changed = changed.await?;

@@ -1,20 +1,10 @@
 //! `posthaste check`: looks for damage in a database and, with `--repair`, ends deliveries whose event is gone.
 
-use serde::Deserialize;
-
 use crate::api::scope::is_scope;
 use crate::domain::moment::UnixMillis;
-use crate::engine::Credentials;
-use crate::store::{Judge, Options, Store, StoreError};
+use crate::store::{Options, Store, StoreError};
 
 use super::{CliError, Settings, say};
-
-/// The store keeps these values without interpreting them; the layers that do interpret them judge them here.
-const JUDGE: Judge = Judge {
-    is_scope,
-    // A parse error might quote a stored secret.
-    credentials: |stored| Credentials::deserialize(stored).map(drop).map_err(|_| "not as they are written".to_owned()),
-};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckArgs {
@@ -34,7 +24,7 @@ pub(super) async fn run(CheckArgs { repair, settings }: CheckArgs) -> Result<(),
         let (deliveries, fanouts) = (ended.deliveries.len(), ended.fanouts.len());
         say(format_args!("repaired: {deliveries} deliveries cancelled, {fanouts} fan-outs deleted"));
     }
-    let (problems, unreadable) = (store.integrity_problems().await, store.unreadable(&JUDGE).await);
+    let (problems, unreadable) = (store.integrity_problems().await, store.unreadable(is_scope).await);
     if store.master_key_ids().is_empty() {
         say(
             "sealed values: not opened, for lack of the master key; put its file beside the database, or set POSTHASTE_MASTER_KEY",

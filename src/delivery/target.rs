@@ -9,12 +9,13 @@ use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
-use super::credentials::{Auth, Credentials, TlsMaterial};
+use super::credentials::{TlsMaterial, auth_problems, fixed_header, tls_material};
 use super::guard::{Guard, GuardError};
 use super::headers::check_headers;
 use super::lru::{Digest, Key};
 use super::signature::SigningSecret;
 use super::token::TokenSource;
+use crate::domain::credentials::{Auth, Credentials};
 use crate::domain::id::{TenantNum, WebhookId};
 use crate::domain::policy::SignatureFormat;
 use crate::domain::policy::{Policy, PolicyProblem};
@@ -96,12 +97,12 @@ impl Target {
     ) -> Result<Self, TargetError> {
         let digest = digest_of(owner, &self.url, &credentials);
         let Credentials { tls, auth } = credentials;
-        let tls = tls.map(|tls| tls.material()).transpose().map_err(first_of)?;
-        let problems = auth.as_ref().map(|auth| auth.problems(guard)).unwrap_or_default();
+        let tls = tls.as_ref().map(tls_material).transpose().map_err(first_of)?;
+        let problems = auth.as_ref().map(|auth| auth_problems(auth, guard)).unwrap_or_default();
         if !problems.is_empty() {
             return Err(first_of(problems));
         }
-        if let Some(header) = auth.as_ref().and_then(Auth::fixed_header) {
+        if let Some(header) = auth.as_ref().and_then(fixed_header) {
             let fixed = std::iter::once((AUTHORIZATION, header));
             self.headers = self.headers.into_iter().filter(|(name, _)| name != AUTHORIZATION).chain(fixed).collect();
         }

@@ -18,10 +18,10 @@ use url::Url;
 
 use super::answer::fill;
 use super::client::handshake;
-use super::credentials::ClientCredentials;
 use super::failure;
 use super::guard::Guard;
 use super::lru::{Key, Lru};
+use crate::domain::credentials::ClientCredentials;
 use crate::domain::outcome::Outcome;
 
 use self::state::{State, Step};

@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::delivery::credentials::Credentials;
 use crate::delivery::headers::is_secret_header;
 use crate::delivery::signature::SigningSecret;
 use crate::delivery::target::Target;
+use crate::domain::credentials::Credentials;
 use crate::domain::health::Health;
 use crate::domain::id::{TenantId, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::policy::Policy;
 use crate::store::unreadable::UnreadableRow;
 use crate::store::webhooks::{Origin, Webhook};
-use crate::store::{self, StoreError, endpoint_configs};
+use crate::store::{StoreError, endpoint_configs};
 
 use super::context::EngineContext;
 use super::lane::Mode;
@@ -155,29 +155,23 @@ fn target_of(webhook: &Webhook, secrets: &[SecretString], context: &EngineContex
     }
     let target = Target::try_new(&context.guard, &webhook.url, &webhook.headers, secrets, &webhook.policy);
     let target = target.map_err(|error| error.to_string())?;
-    let credentials = webhook.credentials.as_ref().map(credentials_of).transpose()?;
-    check_origin(webhook, credentials.as_ref())?;
-    let Some(credentials) = credentials else { return Ok(target) };
+    check_origin(webhook)?;
+    let Some(credentials) = webhook.credentials.clone() else { return Ok(target) };
     target
         .with_credentials(&context.guard, (webhook.tenant, webhook.id), credentials)
         .map_err(|error| error.to_string())
 }
 
-fn credentials_of(store::webhooks::Credentials(stored): &store::webhooks::Credentials) -> Result<Credentials, String> {
-    serde::Deserialize::deserialize(stored)
-        .map_err(|_| "the stored credentials cannot be read; save `tls` and `auth` again".to_owned())
-}
-
 /// Credentials that were given for one receiver are sent to no other, even if something other than the API has moved
 /// the URL. In that case a header that the webhook lists as public counts as a secret, too: the list is not sealed, and
 /// could have been changed together with the URL.
-fn check_origin(webhook: &Webhook, credentials: Option<&Credentials>) -> Result<(), String> {
+fn check_origin(webhook: &Webhook) -> Result<(), String> {
     let (given_for, now) = (&webhook.credentials_origin, Origin::of(&webhook.url));
     if *given_for == now {
         return Ok(());
     }
     if !webhook.headers.keys().any(|name| is_secret_header(name, &[]))
-        && !credentials.is_some_and(Credentials::are_secret)
+        && !webhook.credentials.as_ref().is_some_and(Credentials::are_secret)
     {
         return Ok(());
     }

@@ -39,9 +39,9 @@ use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
 use crate::domain::shard::ShardNum;
 use crate::journal::{Draft, PublishError, Published, Record};
-use crate::secrets::MasterKey;
+use crate::secrets::{MasterKey, SealContext};
 
-use self::world::{Home, On, World, attempted, id, shown};
+use self::world::{Home, On, World, attempted, bearer, id, shown};
 
 /// Runs the test of this name on each database.
 macro_rules! on_both {

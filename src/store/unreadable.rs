@@ -98,17 +98,9 @@ impl Store {
 
     /// The same for a row of a webhook. It has the column `num`, and `id`, the public id.
     pub(super) fn pass_over_webhook(&self, row: &QueryResult, why: impl Display) {
-        self.pass_over_known_webhook(&key_of(row, &["num"]), webhook_id_in(row), why);
-    }
-
-    /// For the layers above, which interpret a webhook's policy and credentials.
-    pub fn leave_out(&self, num: WebhookNum, id: WebhookId, why: &str) {
-        self.pass_over_known_webhook(&num.0.to_string(), Some(id), why);
-    }
-
-    fn pass_over_known_webhook(&self, key: &str, id: Option<WebhookId>, why: impl Display) {
-        if self.inner.unreadable.is_new("webhook", key) {
-            let webhook = id.map(tracing::field::display);
+        let key = key_of(row, &["num"]);
+        if self.inner.unreadable.is_new("webhook", &key) {
+            let webhook = webhook_id_in(row).map(tracing::field::display);
             tracing::error!(table = "webhook", key, webhook, error = %why, "a row cannot be read; it is passed over");
         }
     }

@@ -22,6 +22,7 @@ use sea_orm::{
 };
 use secrecy::SecretString;
 
+use crate::domain::credentials::Credentials;
 use crate::domain::id::{TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::policy::Policy;
@@ -36,8 +37,8 @@ use super::tenant_lock;
 use super::unreadable::{UnreadableRow, key_of, webhook_id_in};
 use super::{Page, Store, StoreError};
 
+pub use self::credentials::MAX_TLS_OPTIONS;
 pub(super) use self::credentials::unsealed_origin;
-pub use self::credentials::{Credentials, MAX_TLS_OPTIONS};
 pub use self::hold::WebhookRef;
 pub use self::origin::Origin;
 pub use self::routes::{Route, Routed};

@@ -24,7 +24,7 @@ use crate::store::webhooks::{UnreadableWebhook, WebhookRef};
 
 use super::unreadable::UnreadableView;
 use super::view::WebhookView;
-use super::{find_ref, settings, view_of};
+use super::{find_ref, view_of};
 
 /// A webhook after `pause` or `resume`, with its present state.
 #[derive(Serialize, ToSchema)]
@@ -67,25 +67,21 @@ pub(in crate::api) enum HeldAnswer {
 async fn held(app: &App, tenant: TenantId, held: WebhookRef, changed: bool) -> Result<Response, Problem> {
     let backlog = app.engine().backlog(held.num).await?.ok_or(Problem::no_such("webhook"))?;
     let (state, why) = (backlogs::word(backlog.state), backlog.why);
-    let webhook = match app.store().webhook(held.tenant, held.id).await {
-        Ok(None) => return Err(Problem::no_such("webhook")),
-        Ok(Some(webhook)) => settings::readable(app.store(), webhook),
-        Err(error @ StoreError::Unreadable { .. }) => {
-            let (name, row) = (Some(backlog.name), UnreadableRow::of_webhook(held.num, &error));
-            Err(UnreadableWebhook { id: Some(held.id), name: name.filter(|name| !name.is_empty()), row })
-        }
-        Err(error) => return Err(error.into()),
-    };
-    match webhook {
-        Ok(webhook) => {
+    match app.store().webhook(held.tenant, held.id).await {
+        Ok(None) => Err(Problem::no_such("webhook")),
+        Ok(Some(webhook)) => {
             let version = webhook.version;
             let view = HeldView { webhook: view_of(app, tenant, webhook).await?, changed, state, why };
             Ok(tagged(StatusCode::OK, version, &HeldAnswer::Whole(Box::new(view))))
         }
-        Err(webhook) => {
-            let view = HeldUnreadableView { webhook: webhook.into(), changed, state, why };
+        Err(error @ StoreError::Unreadable { .. }) => {
+            let (name, row) = (Some(backlog.name), UnreadableRow::of_webhook(held.num, &error));
+            let name = name.filter(|name| !name.is_empty());
+            let webhook = UnreadableView::from(UnreadableWebhook { id: Some(held.id), name, row });
+            let view = HeldUnreadableView { webhook, changed, state, why };
             Ok(axum::Json(HeldAnswer::Unreadable(view)).into_response())
         }
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -6,10 +6,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::api::fields::{Errors, Fault, Given, Reader, any_text, word};
-use crate::api::problem::Problem;
-use crate::domain::moment::UnixMillis;
-use crate::engine::{Auth, ClientCredentials, Concealed, Credentials, TlsOptions, TokenAuthMethod};
-use crate::store::webhooks::{self, Webhook};
+use crate::domain::credentials::{Auth, ClientCredentials, Concealed, TlsOptions, TokenAuthMethod};
 
 use super::redaction::REDACTED;
 
@@ -324,11 +321,6 @@ impl From<TlsOptions> for TlsView {
     }
 }
 
-/// When the client certificate expires.
-pub(super) fn certificate_ends_at(tls: Option<&TlsOptions>) -> Option<UnixMillis> {
-    tls?.client_certificate_ends_at()
-}
-
 /// Credentials as the API shows them: the fields of their type, with secrets as `[redacted]`. They can be sent back as
 /// they are.
 #[derive(Debug, Serialize, ToSchema)]
@@ -369,9 +361,22 @@ impl From<Auth> for AuthView {
     }
 }
 
-/// Most webhooks have empty credentials.
-pub(super) fn stored_credentials(webhook: &Webhook) -> Result<Credentials, Problem> {
-    let Some(webhooks::Credentials(stored)) = &webhook.credentials else { return Ok(Credentials::default()) };
-    // The error may quote what is stored.
-    serde::Deserialize::deserialize(stored).map_err(|_| Problem::unreadable_row(&"credentials"))
+#[cfg(test)]
+mod tests {
+    use utoipa::PartialSchema;
+
+    use super::*;
+
+    #[test]
+    fn the_document_states_the_limits_of_tls_options() {
+        let schema = serde_json::to_value(TlsChanges::schema()).unwrap();
+        for (field, bytes) in [
+            ("ca", TlsOptions::CA_BYTES),
+            ("clientCertificate", TlsOptions::CERTIFICATE_BYTES),
+            ("clientKey", TlsOptions::KEY_BYTES),
+        ] {
+            let described = schema["properties"][field]["description"].as_str().unwrap();
+            assert!(described.contains(&format!("at most {} KiB", bytes / 1024)), "{field}: {described}");
+        }
+    }
 }

@@ -3,20 +3,18 @@
 
 mod bound;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
 use crate::api::fields::{At, Errors, Fault, Given};
-use crate::api::problem::Problem;
+use crate::domain::credentials::{Auth, Credentials};
 use crate::domain::policy::{Backoff, BreakerSettings, Policy, RateLimit, RetryPolicy, SignatureSettings};
-use crate::engine::{Auth, Credentials, Guard};
-use crate::store::Store;
-use crate::store::unreadable::UnreadableRow;
-use crate::store::webhooks::{self, Origin, UnreadableWebhook, Webhook};
+use crate::engine::{Guard, check_credentials, tls_digest};
+use crate::store::webhooks::{Origin, Webhook};
 
 use self::bound::Bound;
-use super::credentials::{AuthChanges, TlsChanges, stored_credentials};
+use super::credentials::{AuthChanges, TlsChanges};
 use super::headers::{merge_headers, merge_public};
 use super::input::{BreakerChanges, Changes, RateChanges, RetryChanges, SignatureChanges};
 
@@ -57,32 +55,8 @@ impl Default for Settings {
     }
 }
 
-/// Judges the parts of a webhook that the store does not interpret.
-pub(super) fn readable(store: &Store, webhook: Webhook) -> Result<Webhook, UnreadableWebhook> {
-    if stored_credentials(&webhook).is_ok() {
-        return Ok(webhook);
-    }
-    store.leave_out(webhook.num, webhook.id, "credentials");
-    let row = UnreadableRow { table: "webhook", key: webhook.num.0.to_string(), column: Some("credentials".into()) };
-    Err(UnreadableWebhook { id: Some(webhook.id), name: Some(webhook.name), row })
-}
-
-/// The document to store; `None` for most webhooks, which have no credentials.
-pub(super) fn to_store(credentials: &Credentials) -> Result<Option<webhooks::Credentials>, Problem> {
-    if credentials.is_empty() {
-        return Ok(None);
-    }
-    let document = serde_json::to_value(credentials).map_err(|error| Problem::internal(&error))?;
-    Ok(Some(webhooks::Credentials(document)))
-}
-
 impl Settings {
-    /// Credentials that cannot be read are added to what is `lost`.
-    pub(super) fn of(webhook: &Webhook, lost: &mut BTreeSet<String>) -> Self {
-        let credentials = stored_credentials(webhook).unwrap_or_else(|_| {
-            lost.extend(["auth", "tls"].map(str::to_owned));
-            Credentials::default()
-        });
+    pub(super) fn of(webhook: &Webhook) -> Self {
         let Webhook {
             name,
             url,
@@ -90,6 +64,7 @@ impl Settings {
             headers,
             public_headers,
             policy,
+            credentials,
             credentials_origin,
             description,
             metadata,
@@ -103,7 +78,8 @@ impl Settings {
             headers,
             public_headers,
             policy,
-            credentials,
+            // Most webhooks have none.
+            credentials: credentials.unwrap_or_default(),
             credentials_origin,
             description,
             metadata,
@@ -111,7 +87,7 @@ impl Settings {
         }
     }
 
-    pub(super) fn write_to(self, webhook: &mut Webhook) -> Result<(), Problem> {
+    pub(super) fn write_to(self, webhook: &mut Webhook) {
         let Self {
             name,
             url,
@@ -131,8 +107,8 @@ impl Settings {
         webhook.headers = headers;
         webhook.public_headers = public_headers;
         webhook.policy = policy;
-        webhook.tls_digest = credentials.tls_digest().map(Vec::from);
-        webhook.credentials = to_store(&credentials)?;
+        webhook.tls_digest = tls_digest(&credentials).map(Vec::from);
+        webhook.credentials = credentials.non_empty();
         webhook.credentials_origin = credentials_origin;
         webhook.description = description;
         webhook.metadata = metadata;
@@ -141,7 +117,6 @@ impl Settings {
             webhook.inactive_reason = None;
         }
         webhook.is_active = is_active;
-        Ok(())
     }
 
     /// Merges the changes and notes what the rules say against the result.
@@ -197,7 +172,7 @@ impl Settings {
         for problem in self.policy.problems() {
             errors.add_new(&problem.pointer, Fault::new("out_of_range", problem.message));
         }
-        for problem in self.credentials.problems(guard) {
+        for problem in check_credentials(&self.credentials, guard) {
             errors.add_new(&problem.pointer, Fault::new("invalid", problem.message));
         }
         self.note_two_authorizations(errors);

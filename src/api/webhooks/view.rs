@@ -6,18 +6,17 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::api::problem::Problem;
 use crate::api::receiver::ReceiverFields;
+use crate::domain::credentials::Credentials;
 use crate::domain::id::{SecretId, TenantId, WebhookId};
 use crate::domain::moment::UnixMillis;
 use crate::domain::policy::{
     Backoff, BreakerSettings, Policy, RateLimit, RetryPolicy, SignatureFormat, SignatureSettings,
 };
-use crate::engine::{Credentials, is_secret_header};
+use crate::engine::{certificate_ends_at, is_secret_header};
 use crate::store::webhooks::{SecretInfo, Webhook};
 
-use super::credentials::stored_credentials;
-use super::credentials::{AuthView, TlsView, certificate_ends_at};
+use super::credentials::{AuthView, TlsView};
 use super::redaction::REDACTED;
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -163,9 +162,9 @@ impl WebhookView {
         tenant_id: TenantId,
         secrets: Vec<SecretInfo>,
         receiver: ReceiverFields,
-    ) -> Result<Self, Problem> {
+    ) -> Self {
         let policy = webhook.policy.clone();
-        let Credentials { tls, auth } = stored_credentials(&webhook)?;
+        let Credentials { tls, auth } = webhook.credentials.unwrap_or_default();
         let Policy { retry_policy, timeout_ms, rate_limit, max_in_flight, ordered, filter, signature, .. } = policy;
         let Webhook { num: _, id, tenant: _, name, url, events, mut headers, public_headers, .. } = webhook;
         for (name, value) in &mut headers {
@@ -173,7 +172,7 @@ impl WebhookView {
                 REDACTED.clone_into(value);
             }
         }
-        Ok(Self {
+        Self {
             id,
             tenant_id,
             name,
@@ -189,7 +188,7 @@ impl WebhookView {
             filter,
             signature: signature.into(),
             secrets: secrets.into_iter().map(SecretView::from).collect(),
-            client_certificate_expires_at: certificate_ends_at(tls.as_ref()),
+            client_certificate_expires_at: tls.as_ref().and_then(certificate_ends_at),
             tls: tls.map(TlsView::from),
             auth: auth.map(AuthView::from),
             breaker: policy.breaker.into(),
@@ -202,7 +201,7 @@ impl WebhookView {
             created_at: webhook.created_at,
             updated_at: webhook.updated_at,
             receiver,
-        })
+        }
     }
 }
 

@@ -1,96 +1,47 @@
-//! How a webhook's requests authenticate to its receiver: with a password, a token, or a token that is fetched first.
-//! Used by targets and token requests; the API validates with it.
+//! Checks how a webhook's requests authenticate to its receiver, and makes the headers for it. Used by targets and
+//! token requests.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::HeaderValue;
-use serde::{Deserialize, Serialize};
 
-use super::{Concealed, problem, too_long};
+use super::{problem, too_long};
 use crate::delivery::guard::Guard;
+use crate::domain::credentials::{Auth, ClientCredentials};
 use crate::domain::policy::PolicyProblem;
 
-/// A name and a password of this length still fit into one header that receivers accept.
-const MAX_NAME: usize = 1024;
-
-/// The limit of a custom header.
-const MAX_TOKEN: usize = 4 * 1024;
-
-/// The scopes of one token; also the limit of an audience.
-const MAX_SCOPE: usize = 2 * 1024;
-
-/// What the receiver checks: a password or a token.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase", rename_all_fields = "camelCase", deny_unknown_fields)]
-pub enum Auth {
-    /// RFC 7617.
-    Basic { username: String, password: Concealed },
-    /// RFC 6750, with a token that the owner has obtained.
-    Bearer { token: Concealed },
-    /// RFC 6749, 4.4: a token is fetched with the client's credentials, and sent as RFC 6750 says.
-    OAuth2(Box<ClientCredentials>),
-}
-
-/// Where a token is fetched, and as which client.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ClientCredentials {
-    pub token_url: String,
-    pub client_id: String,
-    pub client_secret: Concealed,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scope: Option<String>,
-    /// Not in the RFC, but well-known servers ask for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub audience: Option<String>,
-    #[serde(default)]
-    pub token_endpoint_auth_method: TokenAuthMethod,
-}
-
-/// How the client authenticates to the token endpoint (RFC 6749, 2.3.1); the names are those of RFC 7591, 2.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TokenAuthMethod {
-    #[default]
-    ClientSecretBasic,
-    ClientSecretPost,
-}
-
-impl Auth {
-    /// Values that no header or form can carry, and a token endpoint that may not be called. Never quotes a value.
-    pub(in crate::delivery) fn problems(&self, guard: &Guard) -> Vec<PolicyProblem> {
-        match self {
-            Self::Basic { username, password } => {
-                let colon = username.contains(':').then(|| {
-                    problem("/auth/username", "a colon was given, which ends the name; a name without one is accepted")
-                });
-                let username = text_problem("/auth/username", username, MAX_NAME);
-                let password = text_problem("/auth/password", password.reveal(), MAX_NAME);
-                [colon, username, password].into_iter().flatten().collect()
-            }
-            Self::Bearer { token } => token_problem("/auth/token", token.reveal()).into_iter().collect(),
-            Self::OAuth2(credentials) => credentials.problems(guard),
+/// Values that no header or form can carry, and a token endpoint that may not be called. Never quotes a value.
+pub(in crate::delivery) fn auth_problems(auth: &Auth, guard: &Guard) -> Vec<PolicyProblem> {
+    match auth {
+        Auth::Basic { username, password } => {
+            let colon = username.contains(':').then(|| {
+                problem("/auth/username", "a colon was given, which ends the name; a name without one is accepted")
+            });
+            let username = text_problem("/auth/username", username, Auth::NAME_BYTES);
+            let password = text_problem("/auth/password", password.reveal(), Auth::NAME_BYTES);
+            [colon, username, password].into_iter().flatten().collect()
         }
-    }
-
-    /// The header that goes with every request, if it is the same each time.
-    pub(in crate::delivery) fn fixed_header(&self) -> Option<HeaderValue> {
-        match self {
-            Self::Basic { username, password } => basic(username, password.reveal()),
-            Self::Bearer { token } => bearer(token.reveal()),
-            Self::OAuth2(_) => None,
-        }
+        Auth::Bearer { token } => token_problem("/auth/token", token.reveal()).into_iter().collect(),
+        Auth::OAuth2(credentials) => client_problems(credentials, guard),
     }
 }
 
-impl ClientCredentials {
-    fn problems(&self, guard: &Guard) -> Vec<PolicyProblem> {
-        let url = guard.check_url(&self.token_url).err().map(|refused| problem("/auth/tokenUrl", refused.to_string()));
-        let scope = self.scope.as_ref().and_then(|scope| text_problem("/auth/scope", scope, MAX_SCOPE));
-        let audience = self.audience.as_ref().and_then(|audience| text_problem("/auth/audience", audience, MAX_SCOPE));
-        let id = text_problem("/auth/clientId", &self.client_id, MAX_NAME);
-        let secret = text_problem("/auth/clientSecret", self.client_secret.reveal(), MAX_NAME);
-        [url, id, secret, scope, audience].into_iter().flatten().collect()
+fn client_problems(credentials: &ClientCredentials, guard: &Guard) -> Vec<PolicyProblem> {
+    let ClientCredentials { token_url, client_id, client_secret, scope, audience, .. } = credentials;
+    let url = guard.check_url(token_url).err().map(|refused| problem("/auth/tokenUrl", refused.to_string()));
+    let scope = scope.as_ref().and_then(|scope| text_problem("/auth/scope", scope, Auth::SCOPE_BYTES));
+    let audience = audience.as_ref().and_then(|audience| text_problem("/auth/audience", audience, Auth::SCOPE_BYTES));
+    let id = text_problem("/auth/clientId", client_id, Auth::NAME_BYTES);
+    let secret = text_problem("/auth/clientSecret", client_secret.reveal(), Auth::NAME_BYTES);
+    [url, id, secret, scope, audience].into_iter().flatten().collect()
+}
+
+/// The header that goes with every request, if it is the same each time.
+pub(in crate::delivery) fn fixed_header(auth: &Auth) -> Option<HeaderValue> {
+    match auth {
+        Auth::Basic { username, password } => basic(username, password.reveal()),
+        Auth::Bearer { token } => bearer(token.reveal()),
+        Auth::OAuth2(_) => None,
     }
 }
 
@@ -116,10 +67,10 @@ fn token_problem(pointer: &str, token: &str) -> Option<PolicyProblem> {
             "visible ASCII characters without blanks are accepted, and no `Bearer` before them",
         ));
     }
-    too_long(pointer, token, MAX_TOKEN)
+    too_long(pointer, token, Auth::TOKEN_BYTES)
 }
 
-/// `None` when no header can carry the value, which [`Auth::problems`] reports beforehand.
+/// `None` when no header can carry the value, which [`auth_problems`] reports beforehand.
 pub(in crate::delivery) fn basic(name: &str, password: &str) -> Option<HeaderValue> {
     concealed(&format!("Basic {}", STANDARD.encode(format!("{name}:{password}"))))
 }
@@ -141,7 +92,7 @@ mod tests {
 
     fn pointers(json: &str) -> Vec<String> {
         let auth: Auth = serde_json::from_str(json).unwrap();
-        let problems = auth.problems(&Guard::new(false, Vec::new()));
+        let problems = auth_problems(&auth, &Guard::new(false, Vec::new()));
         assert!(problems.iter().all(|problem| !problem.message.contains("hunter")), "{problems:?}");
         problems.into_iter().map(|problem| problem.pointer).collect()
     }
@@ -149,13 +100,13 @@ mod tests {
     #[test]
     fn a_name_and_a_password_make_one_header() {
         let auth = Auth::Basic { username: "Aladdin".to_owned(), password: "open sesame".to_owned().into() };
-        let header = auth.fixed_header().unwrap();
+        let header = fixed_header(&auth).unwrap();
         // RFC 7617, 2.
         assert_eq!(header, "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
         assert!(header.is_sensitive());
         let auth = Auth::Bearer { token: "mF_9.B5f-4.1JqM".to_owned().into() };
         // RFC 6750, 2.1.
-        assert_eq!(auth.fixed_header().unwrap(), "Bearer mF_9.B5f-4.1JqM");
+        assert_eq!(fixed_header(&auth).unwrap(), "Bearer mF_9.B5f-4.1JqM");
     }
 
     #[test]

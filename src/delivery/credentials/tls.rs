@@ -1,5 +1,5 @@
-//! The TLS options of one webhook: authorities to trust beyond the system's, and the engine's client certificate. The
-//! API parses them completely when they are saved, so that no attempt fails on them.
+//! Parses the TLS options of a webhook: authorities to trust beyond the system's, and the engine's client certificate.
+//! The API parses them completely when they are saved, so that no attempt fails on them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,88 +8,61 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
-use super::{Concealed, problem, too_long};
+use super::{problem, too_long};
 use crate::delivery::lru::Digest;
+use crate::domain::credentials::TlsOptions;
 use crate::domain::moment::UnixMillis;
 use crate::domain::policy::PolicyProblem;
-
-/// Enough for some thirty authorities.
-const MAX_CA: usize = 64 * 1024;
-/// Enough for a certificate and more intermediates than any chain has.
-const MAX_CHAIN: usize = 32 * 1024;
-/// Four times an RSA key of 8,192 bits.
-const MAX_KEY: usize = 16 * 1024;
 
 const CA: &str = "/tls/ca";
 const CERTIFICATE: &str = "/tls/clientCertificate";
 const KEY: &str = "/tls/clientKey";
 
-/// TLS options in PEM, as given and as stored. Everything but the key is public and is shown.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct TlsOptions {
-    /// Certificates of authorities to trust besides the system's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca: Option<String>,
-    /// The engine's own certificate, followed by its intermediates.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub client_certificate: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub client_key: Option<Concealed>,
+/// Parses the PEM texts.
+///
+/// # Errors
+///
+/// Every part that cannot be used.
+pub(in crate::delivery) fn tls_material(options: &TlsOptions) -> Result<TlsMaterial, Vec<PolicyProblem>> {
+    let roots = |ca: &String| too_long(CA, ca, TlsOptions::CA_BYTES).map_or_else(|| roots_of(ca), Err);
+    match (options.ca.as_ref().map(roots).transpose(), identity_of(options)) {
+        (Ok(roots), Ok(identity)) => Ok(TlsMaterial::new(roots.unwrap_or_default(), identity)),
+        (roots, identity) => Err(roots.err().into_iter().chain(identity.err()).collect()),
+    }
 }
 
-impl TlsOptions {
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        let Self { ca, client_certificate, client_key } = self;
-        ca.is_none() && client_certificate.is_none() && client_key.is_none()
-    }
-
-    /// Parses the PEM texts.
-    ///
-    /// # Errors
-    ///
-    /// Every part that cannot be used.
-    pub(in crate::delivery) fn material(&self) -> Result<TlsMaterial, Vec<PolicyProblem>> {
-        let roots = self.ca.as_ref().map(|ca| too_long(CA, ca, MAX_CA).map_or_else(|| roots_of(ca), Err)).transpose();
-        match (roots, self.identity()) {
-            (Ok(roots), Ok(identity)) => Ok(TlsMaterial::new(roots.unwrap_or_default(), identity)),
-            (roots, identity) => Err(roots.err().into_iter().chain(identity.err()).collect()),
+/// The engine's own certificate and key, if there is one.
+fn identity_of(
+    TlsOptions { client_certificate, client_key, .. }: &TlsOptions,
+) -> Result<Option<Identity>, UnusableTls> {
+    let long = client_certificate
+        .as_ref()
+        .and_then(|chain| too_long(CERTIFICATE, chain, TlsOptions::CERTIFICATE_BYTES))
+        .or_else(|| client_key.as_ref().and_then(|key| too_long(KEY, key.reveal(), TlsOptions::KEY_BYTES)));
+    match (client_certificate, client_key, long) {
+        (_, _, Some(problem)) => Err(problem),
+        (None, None, None) => Ok(None),
+        (Some(_), None, None) => Err(problem(KEY, "missing, the key of the client certificate is required")),
+        (None, Some(_), None) => Err(problem(CERTIFICATE, "missing, the certificate of the client key is required")),
+        (Some(chain), Some(key), None) => {
+            let (chain, key) = (certificates(CERTIFICATE, chain)?, private_key(key.reveal())?);
+            let digest = digest_of(chain.iter().map(AsRef::as_ref).chain([key.secret_der()]));
+            let certified = CertifiedKey::from_der(chain, key, &super::super::client::crypto_provider());
+            Ok(Some(Identity { certified: Arc::new(certified.map_err(|error| unusable(&error))?), digest }))
         }
     }
+}
 
-    /// The engine's own certificate and key, if there is one.
-    fn identity(&self) -> Result<Option<Identity>, UnusableTls> {
-        let long = self.client_certificate.as_ref().and_then(|chain| too_long(CERTIFICATE, chain, MAX_CHAIN));
-        let long = long.or_else(|| self.client_key.as_ref().and_then(|key| too_long(KEY, key.reveal(), MAX_KEY)));
-        match (&self.client_certificate, &self.client_key, long) {
-            (_, _, Some(problem)) => Err(problem),
-            (None, None, None) => Ok(None),
-            (Some(_), None, None) => Err(problem(KEY, "missing, the key of the client certificate is required")),
-            (None, Some(_), None) => {
-                Err(problem(CERTIFICATE, "missing, the certificate of the client key is required"))
-            }
-            (Some(chain), Some(key), None) => {
-                let (chain, key) = (certificates(CERTIFICATE, chain)?, private_key(key.reveal())?);
-                let digest = digest_of(chain.iter().map(AsRef::as_ref).chain([key.secret_der()]));
-                let certified = CertifiedKey::from_der(chain, key, &super::super::client::crypto_provider());
-                Ok(Some(Identity { certified: Arc::new(certified.map_err(|error| unusable(&error))?), digest }))
-            }
-        }
-    }
-
-    /// When the client certificate expires, if there is one that can be read.
-    #[must_use]
-    pub fn client_certificate_ends_at(&self) -> Option<UnixMillis> {
-        let first = certificates(CERTIFICATE, self.client_certificate.as_ref()?).ok()?.into_iter().next()?;
-        let certificate = Certificate::from_der(&first).ok()?;
-        Some(UnixMillis(0).plus(certificate.tbs_certificate().validity().not_after.to_unix_duration()))
-    }
+/// When the client certificate expires, if there is one that can be read.
+#[must_use]
+pub fn certificate_ends_at(options: &TlsOptions) -> Option<UnixMillis> {
+    let first = certificates(CERTIFICATE, options.client_certificate.as_ref()?).ok()?.into_iter().next()?;
+    let certificate = Certificate::from_der(&first).ok()?;
+    Some(UnixMillis(0).plus(certificate.tbs_certificate().validity().not_after.to_unix_duration()))
 }
 
 /// Parsed TLS options, as connections use them. Spaces, comments and the order of authorities in the PEM text make no

@@ -12,7 +12,8 @@ use url::form_urlencoded::{self, byte_serialize};
 
 use super::{Refusal, of_endpoint};
 use crate::delivery::answer::MAX_BODY;
-use crate::delivery::credentials::{ClientCredentials, TokenAuthMethod, basic, bearer, is_token};
+use crate::delivery::credentials::{basic, bearer, is_token};
+use crate::domain::credentials::{ClientCredentials, TokenAuthMethod};
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::{Outcome, parse_retry_after};
 

@@ -4,7 +4,7 @@ use super::idempotency::{Once, Seen};
 use super::*;
 use crate::domain::id::WebhookId;
 use crate::store::rewrap::Sealed;
-use crate::store::webhooks::{Credentials, Origin};
+use crate::store::webhooks::Origin;
 
 const OLD: &str = "b2xkIG9sZCBvbGQgb2xkIG9sZCBvbGQgb2xkIG9sZCE=";
 const NEW: &str = "bmV3IG5ldyBuZXcgbmV3IG5ldyBuZXcgbmV3IG5ldyE=";
@@ -142,7 +142,7 @@ async fn what_is_sealed_without_an_origin_is_bound_to_the_one_that_the_row_had(o
     store.close().await;
     drop(store);
     let world = World::of(home.open().await, home).await;
-    let credentials = Some(Credentials(serde_json::json!({ "auth": { "type": "bearer", "token": "t" } })));
+    let credentials = Some(bearer("t"));
     let new = NewWebhook { credentials, ..world.new_webhook() };
     let webhook = world.store.create_webhook(new, None, &Author::engine()).await.unwrap();
     let by_an_older_version = world.webhook().await;
@@ -169,7 +169,7 @@ async fn what_is_sealed_without_an_origin_is_bound_to_the_one_that_the_row_had(o
 on_both!(values_of_different_origins_are_for_nobody);
 async fn values_of_different_origins_are_for_nobody(on: On) {
     let world = World::new(on).await;
-    let of = |token: &str| Some(Credentials(serde_json::json!({ "auth": { "type": "bearer", "token": token } })));
+    let of = |token: &str| Some(bearer(token));
     let new = NewWebhook { credentials: of("first"), ..world.new_webhook() };
     let webhook = world.store.create_webhook(new, None, &Author::engine()).await.unwrap();
     world.tamper("CREATE TABLE earlier AS SELECT headers FROM webhook").await;

@@ -1,7 +1,6 @@
 //! Signing secrets: how long they overlap, and how they are kept.
 
 use super::audit::Author;
-use super::webhooks::Credentials;
 use super::webhooks::secrets::MOST_SECRETS;
 use super::*;
 use crate::domain::health::Health;
@@ -49,7 +48,7 @@ async fn however_often_a_secret_is_rotated_only_the_newest_sign(on: On) {
 on_both!(credentials_are_sealed_and_come_back_and_what_was_learnt_goes_with_them);
 async fn credentials_are_sealed_and_come_back_and_what_was_learnt_goes_with_them(on: On) {
     let world = World::new(on).await;
-    let of = |token: &str| Some(Credentials(serde_json::json!({ "auth": { "type": "bearer", "token": token } })));
+    let of = |token: &str| Some(bearer(token));
     let new = NewWebhook { credentials: of("first-token"), ..world.new_webhook() };
     let by = Author::engine();
     let mut webhook = world.store.create_webhook(new, None, &by).await.unwrap();

@@ -26,6 +26,28 @@ async fn a_webhook_that_cannot_be_read_keeps_no_other_from_being_served(on: On) 
     assert!(!configs.contains_key(&deleted.num), "a deleted webhook is no damage");
 }
 
+on_both!(credentials_of_a_newer_version_are_lost_until_they_are_given_anew_and_are_not_quoted);
+async fn credentials_of_a_newer_version_are_lost_until_they_are_given_anew_and_are_not_quoted(on: On) {
+    let world = World::new(on).await;
+    let Webhook { tenant, id, credentials_origin, .. } = world.webhook().await;
+    let newer = br#"{"auth":{"type":"bearer","token":"hunter2","hunter3":"hunter4"}}"#;
+    let place = SealContext::Credentials { tenant, webhook: id };
+    let sealed = world.store.seal().close_for(&place, credentials_origin.as_str(), newer).unwrap();
+    let hex: String = sealed.iter().map(|byte| format!("{byte:02x}")).collect();
+    world.tamper(&format!("UPDATE webhook SET credentials = {}", world.store.bytes_literal(&hex))).await;
+
+    let error = world.store.webhook(tenant, id).await.unwrap_err();
+    let found = world.store.unreadable(|_| true).await.unwrap();
+    let salvaged = world.store.salvaged_webhook(tenant, id).await.unwrap().unwrap();
+
+    let StoreError::Unreadable { row: Some(row), .. } = &error else { panic!("{error:?}") };
+    assert_eq!(row.column.as_deref(), Some("credentials"));
+    assert!(found.len() == 1 && found[0].ends_with(", credentials: not as it is written"), "{found:?}");
+    assert!(!format!("{error} {error:?} {found:?}").contains("hunter"), "{error:?}, {found:?}");
+    assert_eq!(salvaged.lost.iter().collect::<Vec<_>>(), ["auth", "tls"]);
+    assert_eq!(salvaged.webhook.credentials, None);
+}
+
 on_both!(a_summary_opens_no_seal);
 async fn a_summary_opens_no_seal(on: On) {
     let world = World::new(on).await;

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
+use crate::domain::credentials::{Auth, Credentials};
 use crate::domain::delivery::{Attempt, DeliveryState, Status, Trigger};
 use crate::domain::id::{DeliveryId, EventSeq, TenantId, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
@@ -292,6 +293,10 @@ impl World {
     pub(super) async fn delivery(&self, id: DeliveryId) -> Option<deliveries::Delivery> {
         self.store.delivery(self.tenant.num, id).await.unwrap()
     }
+}
+
+pub(super) fn bearer(token: &str) -> Credentials {
+    Credentials { auth: Some(Auth::Bearer { token: token.to_owned().into() }), tls: None }
 }
 
 pub(super) fn shown(secrets: &[SecretString]) -> Vec<&str> {

@@ -1,12 +1,11 @@
 //! Headers and credentials of a webhook as the store sees them: documents to seal, each for one origin.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use entity::webhook::{ActiveModel, Column, Entity, Model};
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter, QuerySelect, Set};
-use serde_json::Value;
 
+use crate::domain::credentials::Credentials;
 use crate::domain::id::{TenantNum, WebhookId};
 use crate::secrets::SealContext;
 
@@ -17,16 +16,6 @@ pub const MAX_TLS_OPTIONS: u64 = 100;
 
 /// Why an opened value cannot be read. A parse error might quote it.
 const NO_DOCUMENT: &str = "not as it is written";
-
-/// The store does not look inside, and `Debug` does not show the content.
-#[derive(Clone, PartialEq)]
-pub struct Credentials(pub Value);
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Credentials(..)")
-    }
-}
 
 /// What is sealed in the row of a webhook.
 pub(super) struct Sealed {
@@ -48,7 +37,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let seal = |place, document: String| self.seal().close_for(&place, origin.as_str(), document.as_bytes());
         row.headers = Set(seal(SealContext::Headers { tenant, webhook }, to_json(headers)?)?);
-        let credentials = credentials.map(|Credentials(document)| to_json(document)).transpose()?;
+        let credentials = credentials.map(to_json).transpose()?;
         let place = SealContext::Credentials { tenant, webhook };
         row.credentials = Set(credentials.map(|document| seal(place, document)).transpose()?);
         row.bound_url = Set(Some(origin.as_str().to_owned()));
@@ -92,8 +81,8 @@ impl Store {
     ) -> Result<(Option<String>, Credentials), StoreError> {
         let opened = self.seal().open_for(&SealContext::Credentials { tenant, webhook }, sealed);
         let (origin, document) = opened.map_err(|error| StoreError::unreadable("credentials", error))?;
-        let document = serde_json::from_slice(&document);
-        Ok((origin, Credentials(document.map_err(|_| StoreError::unreadable("credentials", NO_DOCUMENT))?)))
+        let credentials = serde_json::from_slice(&document);
+        Ok((origin, credentials.map_err(|_| StoreError::unreadable("credentials", NO_DOCUMENT))?))
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::store::audit::{self, Action, Deed};
 
-use super::{Credentials, Webhook};
-use crate::domain::policy::Policy;
+use super::Webhook;
 
 /// `lost`: the fields that could not be read before.
 pub(super) fn deed(before: &Webhook, after: &Webhook, lost: BTreeSet<String>) -> Deed {
@@ -29,16 +29,20 @@ fn fields(before: &Webhook, after: &Webhook) -> Vec<String> {
         ("metadata", before.metadata != *metadata),
         ("isActive", before.is_active != *is_active),
     ]);
-    let policy_of = |policy: &Policy| serde_json::to_value(policy).unwrap_or_default();
-    fields.extend(changed_members(&policy_of(&before.policy), &policy_of(policy)));
-    let document = |credentials: &Option<Credentials>| credentials.clone().map_or(Value::Null, |Credentials(it)| it);
-    fields.extend(changed_members(&document(&before.credentials), &document(credentials)));
+    fields.extend(changed_members(&before.policy, policy));
+    fields.extend(changed_members(&before.credentials, credentials));
     fields
 }
 
-fn changed_members(before: &Value, after: &Value) -> Vec<String> {
-    let members = |document: &Value| document.as_object().cloned().unwrap_or_default();
+fn changed_members<T: Serialize>(before: &T, after: &T) -> Vec<String> {
     let (old, new) = (members(before), members(after));
     let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     names.into_iter().filter(|name| old.get(*name) != new.get(*name)).cloned().collect()
+}
+
+fn members(value: &impl Serialize) -> Map<String, Value> {
+    match serde_json::to_value(value) {
+        Ok(Value::Object(members)) => members,
+        Ok(_) | Err(_) => Map::new(),
+    }
 }

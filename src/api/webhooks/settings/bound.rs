@@ -5,7 +5,8 @@
 use std::fmt;
 
 use crate::api::fields::{At, Errors, Fault, Given};
-use crate::engine::{Auth, is_secret_header};
+use crate::domain::credentials::Auth;
+use crate::engine::is_secret_header;
 use crate::store::webhooks::Origin;
 
 use super::Settings;

@@ -11,7 +11,7 @@ fn options(ca: Option<&str>, certificate: Option<&str>, key: Option<&str>) -> Tl
 
 /// Pointer and message of the one problem.
 fn problem_of(options: &TlsOptions) -> (String, String) {
-    let problems = options.material().unwrap_err();
+    let problems = tls_material(&options).unwrap_err();
     let [PolicyProblem { pointer, message }] = &problems[..] else { panic!("{problems:?}") };
     (pointer.clone(), message.clone())
 }
@@ -26,7 +26,7 @@ fn a_bundle_and_an_identity_that_belong_together_are_accepted() {
     let Issued { certificate, key } = authority.issue("engine.example.com");
     let bundle = format!("an old one\n{}\r\nand a new one\n{}", authority.pem(), Authority::new().pem());
     let options = options(Some(&bundle), Some(&(certificate + &authority.pem())), Some(&key));
-    let material = options.material().unwrap();
+    let material = tls_material(&options).unwrap();
     assert_eq!((material.roots.len(), material.identity.is_some()), (2, true));
     assert!(!format!("{options:?}").contains(&key), "a key is never shown");
 }
@@ -83,23 +83,24 @@ fn what_is_no_pem_or_no_x509_is_refused() {
 fn size_is_limited() {
     let Issued { certificate, key } = Authority::new().issue("a.example.com");
     let long = |text: &str, most: usize| format!("{text}{}", " ".repeat(most + 1 - text.len()));
-    assert_eq!(problem_of(&options(Some(&long(&certificate, MAX_CA)), None, None)).0, CA);
-    assert_eq!(problem_with_identity(&long(&certificate, MAX_CHAIN), &key).0, CERTIFICATE);
-    assert_eq!(problem_with_identity(&certificate, &long(&key, MAX_KEY)).0, KEY);
+    assert_eq!(problem_of(&options(Some(&long(&certificate, TlsOptions::CA_BYTES)), None, None)).0, CA);
+    assert_eq!(problem_with_identity(&long(&certificate, TlsOptions::CERTIFICATE_BYTES), &key).0, CERTIFICATE);
+    assert_eq!(problem_with_identity(&certificate, &long(&key, TlsOptions::KEY_BYTES)).0, KEY);
 }
 
 #[test]
 fn the_end_of_a_client_certificate_is_known() {
     let Issued { certificate, key } = Authority::new().issue_for("a.example.com", 2020..=2031);
-    let ends_at = options(None, Some(&certificate), Some(&key)).client_certificate_ends_at();
+    let ends_at = certificate_ends_at(&options(None, Some(&certificate), Some(&key)));
     assert_eq!(ends_at.unwrap().to_string(), "2031-01-01T00:00:00.000Z");
-    assert_eq!(TlsOptions::default().client_certificate_ends_at(), None);
-    assert_eq!(options(None, Some("junk"), None).client_certificate_ends_at(), None);
+    assert_eq!(certificate_ends_at(&TlsOptions::default()), None);
+    assert_eq!(certificate_ends_at(&options(None, Some("junk"), None)), None);
 }
 
 fn digest(ca: Option<&str>, identity: Option<&Issued>) -> Digest {
     let certificate = identity.map(|identity| identity.certificate.as_str());
-    options(ca, certificate, identity.map(|identity| identity.key.as_str())).material().unwrap().digest
+    let options = options(ca, certificate, identity.map(|identity| identity.key.as_str()));
+    tls_material(&options).unwrap().digest
 }
 
 #[test]

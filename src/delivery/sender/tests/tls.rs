@@ -6,7 +6,7 @@ use tokio::io::AsyncWrite;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::delivery::{Credentials, TlsOptions};
+use crate::domain::credentials::{Credentials, TlsOptions};
 use crate::domain::id::{TenantNum, WebhookId};
 use test_support::certificates::{Authority, Issued, accept, acceptor, self_signed};
 

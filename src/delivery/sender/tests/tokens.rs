@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::delivery::{Auth, ClientCredentials, Credentials, TokenAuthMethod};
+use crate::domain::credentials::{Auth, ClientCredentials, Credentials, TokenAuthMethod};
 use crate::domain::id::{TenantNum, WebhookId};
 
 /// As many as a webhook has in flight by default.
