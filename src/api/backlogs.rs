@@ -41,7 +41,7 @@ pub(super) use self::view::{BacklogView as Shown, word};
 /// Makes the answer that shows a backlog.
 pub(super) fn shown(app: &App, tenant: TenantId, backlog: Option<Backlog>) -> Result<axum::Json<BacklogView>, Problem> {
     let backlog = backlog.ok_or(Problem::no_such("webhook"))?;
-    BacklogView::new(backlog, tenant, app.engine().node_name()).map(axum::Json)
+    Ok(axum::Json(BacklogView::new(backlog, tenant, app.engine().node_name())))
 }
 
 /// Reads the backlog of a webhook: what is pending, since when, and what holds it back.
@@ -118,7 +118,7 @@ async fn own_rows(app: &App, own: Vec<Backlog>) -> Result<Vec<Value>, Problem> {
     let id = |TenantNum(num): TenantNum| tenants.get(&num).copied();
     let own = own.into_iter().filter_map(|backlog| Some((id(backlog.tenant)?, backlog)));
     let row = |(tenant, backlog)| {
-        let view = BacklogView::new(backlog, tenant, app.engine().node_name())?;
+        let view = BacklogView::new(backlog, tenant, app.engine().node_name());
         serde_json::to_value(view).map_err(|error| Problem::internal(&error))
     };
     own.map(row).collect()

@@ -21,7 +21,6 @@ use super::problem_sets::{ActionProblems, ReadProblems};
 use crate::domain::delivery::{Attempt, DeliveryState, Status, Trigger};
 use crate::domain::id::{AttemptId, DeliveryId, EventId, TenantNum, WebhookId};
 use crate::domain::moment::UnixMillis;
-use crate::domain::outcome::OutcomeKind;
 use crate::engine::DeliveryPage;
 use crate::store::deliveries::{Delivery, DeliveryFilter, LastAttempt};
 
@@ -146,10 +145,8 @@ fn trigger_word(trigger: Trigger) -> &'static str {
 }
 
 impl AttemptView {
-    fn of(delivery: DeliveryId, attempt: Attempt) -> Result<Self, Problem> {
+    fn of(delivery: DeliveryId, attempt: Attempt) -> Self {
         let Attempt { number, trigger, started_at, duration_us, head_us: _, status_code, outcome, error, .. } = attempt;
-        let outcome = OutcomeKind::from_code(outcome)
-            .ok_or_else(|| Problem::internal(&format_args!("the attempt outcome {outcome} is unknown")))?;
         let mut headers: BTreeMap<String, String> = BTreeMap::new();
         for (name, value) in attempt.response_headers {
             let joined = headers.entry(name).or_default();
@@ -159,7 +156,7 @@ impl AttemptView {
             joined.push_str(&value);
         }
         let body = || String::from_utf8_lossy(&attempt.response_body).into_owned();
-        Ok(Self {
+        Self {
             id: AttemptId { delivery, number },
             number,
             trigger: trigger_word(trigger),
@@ -171,19 +168,19 @@ impl AttemptView {
             response_headers: status_code.map(|_| headers),
             response_body: status_code.map(|_| body()),
             response_body_truncated: false,
-        })
+        }
     }
 
     /// The last attempt, as a list of deliveries shows it.
-    fn listed(delivery: DeliveryId, last: LastAttempt) -> Result<Self, Problem> {
+    fn listed(delivery: DeliveryId, last: LastAttempt) -> Self {
         let LastAttempt { mut attempt, is_cut } = last;
         if is_cut {
             attempt.response_body = without_part_of_a_character(attempt.response_body);
         }
-        Ok(Self { response_body_truncated: is_cut, ..Self::of(delivery, attempt)? })
+        Self { response_body_truncated: is_cut, ..Self::of(delivery, attempt) }
     }
 
-    fn all(delivery: DeliveryId, attempts: Vec<Attempt>) -> Result<Vec<Self>, Problem> {
+    fn all(delivery: DeliveryId, attempts: Vec<Attempt>) -> Vec<Self> {
         attempts.into_iter().map(|attempt| Self::of(delivery, attempt)).collect()
     }
 }
@@ -198,42 +195,38 @@ fn without_part_of_a_character(mut text: Vec<u8>) -> Vec<u8> {
     text
 }
 
-impl TryFrom<Delivery> for DeliveryFields {
-    type Error = Problem;
-
-    fn try_from(delivery: Delivery) -> Result<Self, Problem> {
+impl From<Delivery> for DeliveryFields {
+    fn from(delivery: Delivery) -> Self {
         let Delivery { id, webhook_id, kind, state, last } = delivery;
         let DeliveryState { status, attempts: _, tries: _, next_at, settled_at, manual: _ } = state;
         let (is_pending, now) = (status == Status::Pending, UnixMillis::now());
-        Ok(Self {
+        Self {
             id,
             event_id: EventId(id.event),
             webhook_id,
             event: kind,
             status: status_word(status),
             next_attempt_at: next_at.filter(|at| is_pending && *at > now),
-            last_attempt: last.map(|last| AttemptView::listed(id, last)).transpose()?,
+            last_attempt: last.map(|last| AttemptView::listed(id, last)),
             created_at: id.event.accepted_at(),
             settled_at: settled_at.filter(|_| !is_pending),
-        })
+        }
     }
 }
 
-impl TryFrom<Delivery> for DeliveryView {
-    type Error = Problem;
-
-    fn try_from(delivery: Delivery) -> Result<Self, Problem> {
-        Ok(Self { attempts: delivery.state.attempts, fields: delivery.try_into()? })
+impl From<Delivery> for DeliveryView {
+    fn from(delivery: Delivery) -> Self {
+        Self { attempts: delivery.state.attempts, fields: delivery.into() }
     }
 }
 
 impl DetailedView {
     /// `attempts` are the newest ones, newest first.
-    fn new(delivery: Delivery, attempts: Vec<Attempt>, attempts_cursor: Option<String>) -> Result<Self, Problem> {
+    fn new(delivery: Delivery, attempts: Vec<Attempt>, attempts_cursor: Option<String>) -> Self {
         let (id, attempt_count) = (delivery.id, delivery.state.attempts);
-        let mut attempts = AttemptView::all(id, attempts)?;
+        let mut attempts = AttemptView::all(id, attempts);
         attempts.reverse();
-        Ok(Self { fields: delivery.try_into()?, attempt_count, attempts, attempts_cursor })
+        Self { fields: delivery.into(), attempt_count, attempts, attempts_cursor }
     }
 }
 
@@ -255,8 +248,8 @@ pub(super) struct TestAnswer {
 /// Reads the result of a test.
 pub(super) async fn test_answer(app: &App, tenant: TenantNum, id: DeliveryId) -> Result<TestAnswer, Problem> {
     let delivery = find(app, tenant, id).await?;
-    let attempt = app.store().first_attempt(id).await?.map(|first| AttemptView::of(id, first)).transpose()?;
-    Ok(TestAnswer { delivery: delivery.try_into()?, attempt })
+    let attempt = app.store().first_attempt(id).await?.map(|first| AttemptView::of(id, first));
+    Ok(TestAnswer { delivery: delivery.into(), attempt })
 }
 
 async fn find(app: &App, tenant: TenantNum, id: DeliveryId) -> Result<Delivery, Problem> {
@@ -269,7 +262,7 @@ pub(super) fn filter(list: &List<'_>) -> Result<DeliveryFilter, Problem> {
         webhook: None,
         event: None,
         status: list.filter("status")?,
-        outcome: list.filter("outcome")?.map(OutcomeKind::code),
+        outcome: list.filter("outcome")?,
         status_code: list.filter::<StatusCodeFilter>("statusCode")?.map(|StatusCodeFilter(code)| code),
         kind: list.filter("event")?,
         since: list.filter("since")?,
@@ -278,18 +271,14 @@ pub(super) fn filter(list: &List<'_>) -> Result<DeliveryFilter, Problem> {
 }
 
 /// Makes a page of deliveries that were read with one more than the limit.
-pub(super) fn cut(
-    list: &List<'_>,
-    mut deliveries: Vec<Delivery>,
-) -> Result<axum::Json<PageView<DeliveryView>>, Problem> {
+pub(super) fn cut(list: &List<'_>, mut deliveries: Vec<Delivery>) -> axum::Json<PageView<DeliveryView>> {
     let next = list.cut(&mut deliveries, |last| last.id);
     page(list, DeliveryPage { deliveries, next })
 }
 
-pub(super) fn page(list: &List<'_>, page: DeliveryPage) -> Result<axum::Json<PageView<DeliveryView>>, Problem> {
+pub(super) fn page(list: &List<'_>, page: DeliveryPage) -> axum::Json<PageView<DeliveryView>> {
     let DeliveryPage { deliveries, next } = page;
-    let views: Result<Vec<DeliveryView>, Problem> = deliveries.into_iter().map(DeliveryView::try_from).collect();
-    Ok(axum::Json(list.answer(views?, next)))
+    axum::Json(list.answer(deliveries.into_iter().map(DeliveryView::from).collect(), next))
 }
 
 /// Query parameters of every list of deliveries.
@@ -332,11 +321,11 @@ async fn list(
     let before = list.position()?;
     filter.event = list.filter("eventId")?.map(|EventId(seq)| seq);
     if let Some(id) = list.filter::<WebhookId>("webhookId")? {
-        let Some(webhook) = app.store().webhook_num(tenant.num(), id).await? else { return cut(&list, Vec::new()) };
+        let Some(webhook) = app.store().webhook_num(tenant.num(), id).await? else { return Ok(cut(&list, Vec::new())) };
         filter.webhook = Some(webhook);
     }
     let found = app.engine().deliveries(tenant.num(), &filter, before, list.limit).await?;
-    page(&list, found)
+    Ok(page(&list, found))
 }
 
 /// Reads a delivery with its newest attempts, oldest first.
@@ -355,7 +344,7 @@ async fn read(
     // Leaves an attempt that was recorded between the two reads to the next request.
     let page = app.store().attempts(id, made.saturating_add(1), MAX_LIMIT).await?;
     let cursor = page.next.map(|next| list.cursor(&next));
-    Ok(axum::Json(DetailedView::new(delivery, page.items, cursor)?))
+    Ok(axum::Json(DetailedView::new(delivery, page.items, cursor)))
 }
 
 /// Lists the attempts of a delivery, newest first, with all that is kept of their answers.
@@ -374,7 +363,7 @@ async fn list_attempts(
     let before = list.position::<i64>()?.and_then(|before| u16::try_from(before).ok()).unwrap_or(u16::MAX);
     let delivery = find(&app, tenant.num(), id).await?;
     let page = app.store().attempts(delivery.id, before, list.limit).await?;
-    Ok(axum::Json(list.answer(AttemptView::all(id, page.items)?, page.next)))
+    Ok(axum::Json(list.answer(AttemptView::all(id, page.items), page.next)))
 }
 
 fn attempts_of(query: &Query, tenant: TenantNum, id: DeliveryId) -> Result<List<'_>, Problem> {
@@ -394,7 +383,7 @@ async fn retry(
     One(id): One<DeliveryId>,
 ) -> Result<(StatusCode, axum::Json<DeliveryAnswer>), Problem> {
     app.engine().retry(tenant.num(), id, &tenant.author()).await?;
-    let delivery = find(&app, tenant.num(), id).await?.try_into()?;
+    let delivery = find(&app, tenant.num(), id).await?.into();
     Ok((StatusCode::ACCEPTED, axum::Json(DeliveryAnswer { delivery })))
 }
 
@@ -410,7 +399,7 @@ async fn cancel(
     One(id): One<DeliveryId>,
 ) -> Result<axum::Json<DeliveryView>, Problem> {
     app.engine().cancel(tenant.num(), id, &tenant.author()).await?;
-    Ok(axum::Json(find(&app, tenant.num(), id).await?.try_into()?))
+    Ok(axum::Json(find(&app, tenant.num(), id).await?.into()))
 }
 
 #[cfg(test)]

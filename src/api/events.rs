@@ -244,5 +244,5 @@ async fn list_deliveries(
     let after = list.position()?.map_or(WebhookNum(0), |last: crate::domain::id::DeliveryId| last.webhook);
     let event = find(&app, tenant.num(), id).await?;
     let found = app.engine().deliveries_of_event(&event, after, list.limit).await?;
-    deliveries::cut(&list, found)
+    Ok(deliveries::cut(&list, found))
 }

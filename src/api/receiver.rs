@@ -4,11 +4,9 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::problem::Problem;
 use crate::domain::health::LastError;
 use crate::domain::id::{DeliveryId, WebhookNum};
 use crate::domain::moment::UnixMillis;
-use crate::domain::outcome::OutcomeKind;
 use crate::engine::Receiver;
 
 /// How the receiver has answered lately.
@@ -43,19 +41,17 @@ struct LastErrorView {
 }
 
 impl ReceiverFields {
-    pub(super) fn new(webhook: WebhookNum, receiver: &Receiver) -> Result<Self, Problem> {
+    pub(super) fn new(webhook: WebhookNum, receiver: &Receiver) -> Self {
         let Receiver { failing_since, last_error, last_success_at } = receiver;
-        let last_error = last_error.as_deref().map(|last| LastErrorView::new(webhook, last)).transpose()?;
-        Ok(Self { failing_since: *failing_since, last_error, last_success_at: *last_success_at })
+        let last_error = last_error.as_deref().map(|last| LastErrorView::new(webhook, last));
+        Self { failing_since: *failing_since, last_error, last_success_at: *last_success_at }
     }
 }
 
 impl LastErrorView {
-    fn new(webhook: WebhookNum, last: &LastError) -> Result<Self, Problem> {
+    fn new(webhook: WebhookNum, last: &LastError) -> Self {
         let LastError { at, outcome, status, error, event } = last;
-        let outcome = OutcomeKind::from_code(*outcome)
-            .ok_or_else(|| Problem::internal(&format_args!("the outcome {outcome} is unknown")))?;
         let delivery_id = DeliveryId { event: *event, webhook };
-        Ok(Self { outcome: outcome.as_str(), status_code: *status, error: error.clone(), at: *at, delivery_id })
+        Self { outcome: outcome.as_str(), status_code: *status, error: error.clone(), at: *at, delivery_id }
     }
 }

@@ -65,7 +65,7 @@ async fn view_of(app: &App, tenant: TenantId, webhook: Webhook) -> Result<Webhoo
     let num = webhook.num;
     let secrets = app.store().secrets_of(&[&webhook], UnixMillis::now()).await?.remove(&num).unwrap_or_default();
     let receiver = app.engine().receivers(&[num]).await?.remove(&num).unwrap_or_default();
-    Ok(WebhookView::new(webhook, tenant, secrets, ReceiverFields::new(num, &receiver)?))
+    Ok(WebhookView::new(webhook, tenant, secrets, ReceiverFields::new(num, &receiver)))
 }
 
 /// Lists webhooks, newest first.
@@ -94,12 +94,12 @@ async fn list(
     let mut receivers = app.engine().receivers(&nums).await?;
     let view = |webhook: Webhook| {
         let receiver = receivers.remove(&webhook.num).unwrap_or_default();
-        let receiver = ReceiverFields::new(webhook.num, &receiver)?;
+        let receiver = ReceiverFields::new(webhook.num, &receiver);
         let secrets = secrets.remove(&webhook.num).unwrap_or_default();
-        Ok(WebhookView::new(webhook, tenant.row.id, secrets, receiver))
+        WebhookView::new(webhook, tenant.row.id, secrets, receiver)
     };
-    let views: Result<Vec<WebhookView>, Problem> = webhooks.into_iter().map(view).collect();
-    Ok(axum::Json(WebhookPageView { page: list.answer(views?, page.next), unreadable }))
+    let views: Vec<WebhookView> = webhooks.into_iter().map(view).collect();
+    Ok(axum::Json(WebhookPageView { page: list.answer(views, page.next), unreadable }))
 }
 
 /// Creates a webhook.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::event::Event;
 use super::moment::UnixMillis;
+use super::outcome::OutcomeKind;
 
 /// The status of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -120,8 +121,7 @@ pub struct Attempt {
     /// Time until the head of the response.
     pub head_us: Option<u32>,
     pub status_code: Option<u16>,
-    /// The outcome's code; the store does not interpret it.
-    pub outcome: i16,
+    pub outcome: OutcomeKind,
     pub error: Option<String>,
     pub response_headers: Vec<(String, String)>,
     pub response_body: Vec<u8>,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::id::EventSeq;
 use super::moment::UnixMillis;
+use super::outcome::OutcomeKind;
 
 /// The default is an endpoint that has seen no failure.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -12,8 +13,7 @@ pub struct Health {
     pub openings: u16,
     pub open_until: Option<UnixMillis>,
     pub opened_at: Option<UnixMillis>,
-    /// The outcome's code.
-    pub last_failure: Option<i16>,
+    pub last_failure: Option<OutcomeKind>,
     /// The first failure after the last success.
     pub failing_since: Option<UnixMillis>,
     /// When the owner was warned that the webhook will be switched off.
@@ -28,8 +28,7 @@ pub struct Health {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastError {
     pub at: UnixMillis,
-    /// The outcome's code.
-    pub outcome: i16,
+    pub outcome: OutcomeKind,
     pub status: Option<u16>,
     pub error: Option<String>,
     /// The event of the delivery that failed.

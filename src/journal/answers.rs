@@ -73,6 +73,7 @@ mod tests {
     use crate::domain::delivery::{DeliveryState, Trigger};
     use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
     use crate::domain::moment::UnixMillis;
+    use crate::domain::outcome::OutcomeKind;
 
     fn record(body: usize) -> Record {
         let attempt = Attempt {
@@ -82,7 +83,7 @@ mod tests {
             duration_us: 1,
             head_us: None,
             status_code: Some(500),
-            outcome: 0,
+            outcome: OutcomeKind::Success,
             error: None,
             response_headers: vec![("a".to_owned(), "b".repeat(KEPT - 1)), ("c".to_owned(), "d".to_owned())],
             response_body: vec![b'x'; body],

@@ -10,6 +10,7 @@ use sea_orm::{ConnectionTrait, EntityTrait, FromQueryResult, QueryResult, Statem
 use crate::domain::delivery::{DeliveryState, Fallback, Status};
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::outcome::OutcomeKind;
 
 use super::decode::webhook_id_of;
 use super::unreadable::{is_damage_of_event, is_damaged, key_of};
@@ -39,8 +40,8 @@ pub struct DeliveryFilter {
     pub webhook: Option<WebhookNum>,
     pub event: Option<EventSeq>,
     pub status: Option<Status>,
-    /// The outcome's code of the last attempt.
-    pub outcome: Option<i16>,
+    /// The outcome of the last attempt.
+    pub outcome: Option<OutcomeKind>,
     /// The HTTP status of the last attempt.
     pub status_code: Option<u16>,
     pub kind: Option<String>,

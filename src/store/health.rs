@@ -1,5 +1,4 @@
-//! Health of endpoints: what they have learnt of their receivers, kept over restarts. The journal writes it; the store
-//! does not interpret it.
+//! Health of endpoints: what they have learnt of their receivers, kept over restarts. The journal writes it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,7 +27,7 @@ impl From<Model> for Health {
             openings: u16::try_from(openings).unwrap_or(0),
             open_until: open_until.map(UnixMillis),
             opened_at: opened_at.map(UnixMillis),
-            last_failure,
+            last_failure: last_failure.and_then(OutcomeKind::from_code),
             failing_since: row.failing_since.map(UnixMillis),
             warned_at: row.warned_at.map(UnixMillis),
             last_error,
@@ -41,7 +40,7 @@ impl From<Model> for Health {
 fn last_error_of(row: &Model) -> Option<LastError> {
     Some(LastError {
         at: UnixMillis(row.last_error_at?),
-        outcome: row.last_error_outcome.filter(|code| OutcomeKind::from_code(*code).is_some())?,
+        outcome: row.last_error_outcome.and_then(OutcomeKind::from_code)?,
         status: row.last_error_status.map(i16::cast_unsigned),
         error: row.last_error_text.clone(),
         event: EventSeq(row.last_error_event?),

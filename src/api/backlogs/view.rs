@@ -5,7 +5,6 @@ use std::time::Duration;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::api::problem::Problem;
 use crate::api::receiver::ReceiverFields;
 use crate::domain::id::{TenantId, WebhookId};
 use crate::domain::moment::UnixMillis;
@@ -133,10 +132,10 @@ struct ActorView {
 
 impl BacklogView {
     /// `node` serves the webhook, and is the one that answers.
-    pub(super) fn new(backlog: Backlog, tenant: TenantId, node: &str) -> Result<Self, Problem> {
+    pub(super) fn new(backlog: Backlog, tenant: TenantId, node: &str) -> Self {
         let age = backlog.oldest_at.map(|at| millis(backlog.as_of.since(at)));
-        Ok(Self {
-            receiver: ReceiverFields::new(backlog.num, &backlog.receiver)?,
+        Self {
+            receiver: ReceiverFields::new(backlog.num, &backlog.receiver),
             webhook_id: backlog.webhook,
             tenant_id: tenant,
             state: word(backlog.state),
@@ -167,7 +166,7 @@ impl BacklogView {
             as_of: backlog.as_of,
             why: backlog.why,
             name: backlog.name,
-        })
+        }
     }
 }
 

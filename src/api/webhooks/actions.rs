@@ -130,5 +130,5 @@ pub(super) async fn logs(
     let webhook = find_ref(&app, tenant.num(), id).await?;
     filter.webhook = Some(webhook.num);
     let found = app.engine().deliveries(tenant.num(), &filter, before, list.limit).await?;
-    deliveries::page(&list, found)
+    Ok(deliveries::page(&list, found))
 }

@@ -348,7 +348,7 @@ fn retry(facts: &Facts<'_>, head: &Waiting) -> String {
 }
 
 fn failed_before(head: &Waiting) -> String {
-    let last = head.last.as_ref().filter(|last| last.outcome != OutcomeKind::Success.code());
+    let last = head.last.as_ref().filter(|last| last.outcome != OutcomeKind::Success);
     last.map_or_else(|| " is not due yet".to_owned(), |last| format!(" failed with {} at {}", failure(last), last.at))
 }
 
@@ -358,7 +358,7 @@ fn id(facts: &Facts<'_>, head: &Waiting) -> DeliveryId {
 
 /// `rejected (500)`, or the error where there was no answer.
 fn failure(last: &LastError) -> String {
-    let outcome = OutcomeKind::from_code(last.outcome).map_or("unknown", OutcomeKind::as_str);
+    let outcome = last.outcome.as_str();
     match (last.status, &last.error) {
         (Some(status), _) => format!("{outcome} ({status})"),
         (None, Some(error)) => format!("{outcome} ({error})"),

@@ -47,7 +47,7 @@ impl Endpoint {
             duration_us,
             head_us,
             status_code: status,
-            outcome: outcome.code(),
+            outcome,
             error,
             response_headers,
             response_body: response_body.into(),

@@ -73,7 +73,6 @@ pub(super) struct Receiver {
 impl Receiver {
     pub(super) fn new(policy: &Policy, health: Health) -> Self {
         let Health { consecutive_failures, openings, open_until, opened_at, last_failure, failing_since, .. } = health;
-        let last_failure = last_failure.and_then(OutcomeKind::from_code);
         let saved = Saved { consecutive_failures, openings, open_until, opened_at, last_failure };
         Self {
             breaker: Breaker::new(policy.breaker, saved),
@@ -96,7 +95,7 @@ impl Receiver {
             openings,
             open_until,
             opened_at,
-            last_failure: last_failure.map(OutcomeKind::code),
+            last_failure,
             failing_since: self.failing_since,
             warned_at: self.warned_at,
             last_error: self.last_error.clone(),
@@ -199,7 +198,7 @@ impl Receiver {
             text.truncate(text.floor_char_boundary(ERROR_TEXT));
             text
         });
-        let last = LastError { at: now, outcome: kind.code(), status: said.status, error, event };
+        let last = LastError { at: now, outcome: kind, status: said.status, error, event };
         let is_news = self.saved_error.as_ref().is_none_or(|saved| {
             let is_other = (saved.outcome, saved.status) != (last.outcome, last.status);
             now.since(saved.at) >= if is_other { SAVE_OTHER_AFTER } else { SAVE_SAME_AFTER }

@@ -138,8 +138,8 @@ fn key_of(row: &entity::attempt::Model) -> String {
 }
 
 /// Checks that the code is known.
-fn outcome_of(code: i16) -> Result<i16, StoreError> {
-    OutcomeKind::from_code(code).map(|_| code).ok_or_else(|| StoreError::unreadable("outcome", code))
+fn outcome_of(code: i16) -> Result<OutcomeKind, StoreError> {
+    OutcomeKind::from_code(code).ok_or_else(|| StoreError::unreadable("outcome", code))
 }
 
 fn trigger_of(code: i16) -> Result<Trigger, StoreError> {

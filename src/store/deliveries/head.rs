@@ -8,6 +8,7 @@ use crate::domain::delivery::{DeliveryState, Status};
 use crate::domain::health::LastError;
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::outcome::OutcomeKind;
 use crate::store::{Store, StoreError, dialect};
 
 use super::state_of;
@@ -38,7 +39,7 @@ pub struct Waiting {
     /// Attempts that count against the policy.
     pub tries: u16,
     pub is_manual: bool,
-    /// Its last request, whatever the outcome.
+    /// Its last request, whatever the outcome; `None` also if this version does not know the outcome.
     pub last: Option<LastError>,
 }
 
@@ -163,7 +164,8 @@ impl From<HeadRow> for Waiting {
     fn from(row: HeadRow) -> Self {
         let HeadRow { event_seq, next_at, attempts, tries, manual_from, .. } = row;
         let event = EventSeq(event_seq);
-        let last = row.outcome.zip(row.started_at).map(|(outcome, started_at)| LastError {
+        let outcome = row.outcome.and_then(OutcomeKind::from_code);
+        let last = outcome.zip(row.started_at).map(|(outcome, started_at)| LastError {
             at: UnixMillis(started_at.saturating_add(row.duration_us.unwrap_or(0) / 1000)),
             outcome,
             status: row.status_code.map(i16::cast_unsigned),

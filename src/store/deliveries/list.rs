@@ -103,7 +103,7 @@ impl ListQuery {
             self.and("e.kind =", kind.clone());
         }
         if let Some(outcome) = filter.outcome {
-            self.and("a.outcome =", outcome);
+            self.and("a.outcome =", outcome.code());
         }
         if let Some(code) = filter.status_code {
             self.and("a.status_code =", code.cast_signed());

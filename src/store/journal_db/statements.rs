@@ -7,6 +7,7 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, Value};
 use crate::domain::delivery::{Attempt, DeliveryState};
 use crate::domain::health::Health;
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::outcome::OutcomeKind;
 use crate::store::fanouts::FanoutKey;
 use crate::store::journal_db::rows::{NewEvent, Rows, Updated};
 use crate::store::rows::{Column, RowStatement, bytes, int2, int8, text};
@@ -184,7 +185,7 @@ fn attempt_row((id, attempt): (DeliveryId, &Attempt)) -> [Value; ATTEMPT.len()] 
         i64::from(*duration_us).into(),
         head_us.map(i64::from).into(),
         status_code.map(u16::cast_signed).into(),
-        (*outcome).into(),
+        outcome.code().into(),
         error.as_deref().map(storable).into(),
         headers.as_deref().map(storable).into(),
         body.into(),
@@ -205,11 +206,11 @@ fn health_row((webhook, health): (WebhookNum, &Health)) -> [Value; HEALTH.len()]
         openings.cast_signed().into(),
         open_until.map(|at| at.0).into(),
         opened_at.map(|at| at.0).into(),
-        last_failure.into(),
+        last_failure.map(OutcomeKind::code).into(),
         failing_since.map(|at| at.0).into(),
         health.warned_at.map(|at| at.0).into(),
         last.map(|last| last.at.0).into(),
-        last.map(|last| last.outcome).into(),
+        last.map(|last| last.outcome.code()).into(),
         last.and_then(|last| last.status).map(u16::cast_signed).into(),
         last.and_then(|last| last.error.as_deref()).map(storable).into(),
         last.map(|last| last.event.0).into(),

@@ -13,6 +13,7 @@ use crate::domain::credentials::{Auth, Credentials};
 use crate::domain::delivery::{Attempt, DeliveryState, Status, Trigger};
 use crate::domain::id::{DeliveryId, EventSeq, TenantId, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::outcome::OutcomeKind;
 use crate::domain::policy::Policy;
 use crate::domain::shard::ShardNum;
 use crate::journal::{AttemptRecord, Draft, Journal, Published, Record, Running};
@@ -338,7 +339,7 @@ pub(super) fn attempt(number: u16) -> Attempt {
         duration_us: 1500,
         head_us: Some(1000),
         status_code: Some(200),
-        outcome: 0,
+        outcome: OutcomeKind::Success,
         error: None,
         response_headers: vec![("server".to_owned(), "x".to_owned())],
         response_body: b"ok".to_vec(),

@@ -31,7 +31,7 @@ fn webhook() -> WebhookSummary {
 }
 
 fn rejected() -> LastError {
-    let (outcome, event) = (OutcomeKind::Rejected.code(), EventSeq::first_at(NOW));
+    let (outcome, event) = (OutcomeKind::Rejected, EventSeq::first_at(NOW));
     LastError { at: NOW, outcome, status: Some(500), error: None, event }
 }
 
@@ -183,7 +183,7 @@ fn a_reduced_number_of_requests_is_told_with_the_limit_and_the_failure() {
     let lane = |cap, strained_by| Some(Gauge { cap, strained_by, ..Gauge::default() });
     let case =
         |cap, by: Option<LastError>| Case::new((5, 0, 0, 4)).with(|case| case.lane = lane(cap, by.map(Arc::new)));
-    let throttled = LastError { outcome: OutcomeKind::Throttled.code(), status: Some(429), ..rejected() };
+    let throttled = LastError { outcome: OutcomeKind::Throttled, status: Some(429), ..rejected() };
     is_said(&case(4, Some(throttled)), &["4 of 16 requests", "reduced after throttled (429)", "5 deliveries wait"]);
     is_said(&case(4, None), &["4 of 16 requests", "begins with few"]);
     is_said(&case(16, None).with(|case| case.counts.in_flight = 16), &["16 of 16 requests at once are under way"]);
