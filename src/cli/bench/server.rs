@@ -29,6 +29,9 @@ const CREATING: usize = 16;
 /// Connection slots for any scenario; a server's default is lower.
 const CONNECTIONS: &str = "16384";
 
+/// The server gives the same page of metrics to all that ask within a second.
+const PAGE_SHARED_FOR: Duration = Duration::from_millis(1100);
+
 /// Memory is steady when it changes by less than this share between two samples.
 const STEADY: f64 = 0.005;
 const STEADY_EVERY: Duration = Duration::from_millis(500);
@@ -157,8 +160,9 @@ impl Server {
         Ok(engine["journal"]["attempts"].as_u64().unwrap_or(0))
     }
 
-    /// The server's usage; the figures may be a second old.
+    /// The server's usage, read after [`PAGE_SHARED_FOR`], so that the figures are new.
     pub(super) async fn usage(&self) -> Result<Usage, CliError> {
+        tokio::time::sleep(PAGE_SHARED_FOR).await;
         let asked = self.client.get(format!("{}/metrics", self.url)).bearer_auth(ADMIN_KEY).send();
         let answer = asked.await.map_err(CliError::failed)?;
         let metrics = answer.text().await.map_err(CliError::failed)?;
