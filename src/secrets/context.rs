@@ -33,13 +33,13 @@ pub(crate) enum SealContext<'a> {
 impl SealContext<'_> {
     /// The associated data for this layout.
     pub(super) fn name(&self, layout: Layout) -> Vec<u8> {
-        let origin = if layout >= Layout::ByOrigin { ", behind their origin" } else { "" };
+        let origin = if layout >= Layout::Origin { ", behind their origin" } else { "" };
         let name = match self {
-            Self::Headers { webhook, .. } if layout == Layout::ByWebhook => format!("headers of {webhook}"),
+            Self::Headers { webhook, .. } if layout == Layout::Webhook => format!("headers of {webhook}"),
             Self::Headers { tenant, webhook } => format!("headers of {webhook} of tenant {}{origin}", tenant.0),
-            Self::Credentials { webhook, .. } if layout == Layout::ByWebhook => format!("credentials of {webhook}"),
+            Self::Credentials { webhook, .. } if layout == Layout::Webhook => format!("credentials of {webhook}"),
             Self::Credentials { tenant, webhook } => format!("credentials of {webhook} of tenant {}{origin}", tenant.0),
-            Self::Secret { webhook, .. } if layout == Layout::ByWebhook => format!("secret of {webhook}"),
+            Self::Secret { webhook, .. } if layout == Layout::Webhook => format!("secret of {webhook}"),
             Self::Secret { tenant, webhook, made_at } => {
                 format!("secret of {webhook} of tenant {}, made at {}", tenant.0, made_at.0)
             }

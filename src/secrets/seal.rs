@@ -62,7 +62,7 @@ impl Seal {
     /// The same for a value that only this origin may be sent. Older layouts have no room for the origin.
     pub(crate) fn close_for(&self, place: &SealContext<'_>, origin: &str, plain: &[u8]) -> Result<Vec<u8>, SealError> {
         match self.layout() {
-            layout if layout < Layout::ByOrigin => self.close_in(layout, place, plain),
+            layout if layout < Layout::Origin => self.close_in(layout, place, plain),
             layout => self.close_in(layout, place, &[origin.as_bytes(), b"\n", plain].concat()),
         }
     }
@@ -113,7 +113,7 @@ impl Seal {
         sealed: &[u8],
     ) -> Result<(Option<String>, Vec<u8>), SealError> {
         let mut plain = self.open(place, sealed)?;
-        if sealed.first().is_none_or(|layout| *layout < Layout::ByOrigin.number()) {
+        if sealed.first().is_none_or(|layout| *layout < Layout::Origin.number()) {
             return Ok((None, plain));
         }
         let end = plain.iter().position(|byte| *byte == b'\n').ok_or(SealError::NoOrigin)?;
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn what_is_sealed_for_one_row_opens_for_no_other_and_for_no_other_tenant() {
-        let seal = Seal::new(&[key(7)], Layout::ByTenant);
+        let seal = Seal::new(&[key(7)], Layout::Tenant);
         let webhook = WebhookId::generate();
         let sealed = seal.close(&place(1, 1, webhook), b"secret").unwrap();
         assert_eq!(seal.open(&place(1, 1, webhook), &sealed).unwrap(), b"secret");
@@ -172,34 +172,34 @@ mod tests {
 
     #[test]
     fn a_key_that_was_the_master_key_opens_and_any_other_is_told_apart() {
-        let (old, new) = (Seal::new(&[key(7)], Layout::ByTenant), Seal::new(&[key(8), key(7)], Layout::ByTenant));
+        let (old, new) = (Seal::new(&[key(7)], Layout::Tenant), Seal::new(&[key(8), key(7)], Layout::Tenant));
         let at = place(1, 1, WebhookId::generate());
         let sealed = old.close(&at, b"secret").unwrap();
         assert_eq!(new.open(&at, &sealed).unwrap(), b"secret");
         assert!(new.is_old(&sealed) && !new.is_foreign(&sealed));
         assert!(!new.is_old(&new.close(&at, b"secret").unwrap()));
-        let other = Seal::new(&[key(9)], Layout::ByTenant);
+        let other = Seal::new(&[key(9)], Layout::Tenant);
         assert!(other.is_foreign(&sealed));
         assert_eq!(other.open(&at, &sealed), Err(SealError::ForeignKey));
     }
 
     #[test]
     fn the_older_layout_opens_and_is_old() {
-        let seal = Seal::new(&[key(7)], Layout::ByWebhook);
+        let seal = Seal::new(&[key(7)], Layout::Webhook);
         let at = place(1, 1, WebhookId::generate());
         let sealed = seal.close(&at, b"secret").unwrap();
         assert!(!seal.is_old(&sealed));
         seal.bind();
         assert_eq!(seal.open(&at, &sealed).unwrap(), b"secret");
-        assert!(seal.is_old(&sealed) && seal.close(&at, b"secret").unwrap()[0] == Layout::ByOrigin.number());
+        assert!(seal.is_old(&sealed) && seal.close(&at, b"secret").unwrap()[0] == Layout::Origin.number());
         let mut disguised = sealed;
-        disguised[0] = Layout::ByTenant.number();
+        disguised[0] = Layout::Tenant.number();
         assert!(seal.open(&at, &disguised).is_err());
     }
 
     #[test]
     fn what_is_sealed_for_an_origin_comes_back_with_it_and_cannot_be_given_another() {
-        let seal = Seal::new(&[key(7)], Layout::ByTenant);
+        let seal = Seal::new(&[key(7)], Layout::Tenant);
         let at = SealContext::Headers { tenant: TenantNum(1), webhook: WebhookId::generate() };
         let unbound = seal.close_for(&at, "https://a.example", b"{}").unwrap();
         assert_eq!(seal.open_for(&at, &unbound).unwrap(), (None, b"{}".to_vec()));
@@ -208,13 +208,13 @@ mod tests {
         assert_eq!(seal.open_for(&at, &bound).unwrap(), (Some("https://a.example".to_owned()), b"{}\n".to_vec()));
         assert!(seal.is_old(&unbound) && !seal.is_old(&bound));
         let mut disguised = bound;
-        disguised[0] = Layout::ByTenant.number();
+        disguised[0] = Layout::Tenant.number();
         assert!(seal.open_for(&at, &disguised).is_err());
     }
 
     #[test]
     fn only_who_has_one_of_the_keys_is_believed() {
-        let (old, new) = (Seal::new(&[key(7)], Layout::ByTenant), Seal::new(&[key(8), key(7)], Layout::ByTenant));
+        let (old, new) = (Seal::new(&[key(7)], Layout::Tenant), Seal::new(&[key(8), key(7)], Layout::Tenant));
         let proof = old.vouch(b"text");
         assert!(old.is_vouched(b"text", &proof) && new.is_vouched(b"text", &proof));
         assert!(!new.is_vouched(b"another", &proof) && !old.is_vouched(b"text", &new.vouch(b"text")));
@@ -223,9 +223,9 @@ mod tests {
 
     #[test]
     fn a_cursor_is_known_to_every_process_with_one_of_the_keys() {
-        let (old, new) = (Seal::new(&[key(7)], Layout::ByTenant), Seal::new(&[key(8), key(7)], Layout::ByTenant));
+        let (old, new) = (Seal::new(&[key(7)], Layout::Tenant), Seal::new(&[key(8), key(7)], Layout::Tenant));
         let (old, new, other) =
-            (old.cursor_keys(), new.cursor_keys(), Seal::new(&[key(9)], Layout::ByTenant).cursor_keys());
+            (old.cursor_keys(), new.cursor_keys(), Seal::new(&[key(9)], Layout::Tenant).cursor_keys());
         let signature = old.sign(&[b"list", b"7"]);
         assert!(old.is_signed(&[b"list", b"7"], &signature) && new.is_signed(&[b"list", b"7"], &signature));
         assert!(!other.is_signed(&[b"list", b"7"], &signature) && !old.is_signed(&[b"list7", b""], &signature));
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn no_bytes_panic() {
-        let seal = Seal::new(&[key(7)], Layout::ByTenant);
+        let seal = Seal::new(&[key(7)], Layout::Tenant);
         let at = place(1, 1, WebhookId::generate());
         let sealed = seal.close(&at, b"secret").unwrap();
         for end in 0..sealed.len() {

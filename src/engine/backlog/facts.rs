@@ -91,26 +91,25 @@ impl Seen {
             && self.node.serves_it
     }
 
-    pub(super) fn told(self, webhook: WebhookSummary, now: Instant) -> Backlog {
-        let state = self.state(&webhook);
-        let counts = self.counts(state);
-        let live = self.taken.as_ref().map(|taken| taken.live.clone()).unwrap_or_default();
-        let wait = live.gauge.limited_until.map(|until| until.saturating_duration_since(now));
-        let throttled_ms = wait.map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
-        let rates = self.taken.as_ref().map_or(Snapshot::NOTHING, |taken| taken.rates);
-        let crash = self.taken.as_ref().and_then(|taken| taken.crash.clone());
-        let why = why::sentence(&Facts {
-            webhook: &webhook,
+    fn why(
+        &self,
+        webhook: &WebhookSummary,
+        (state, counts): (EndpointState, Counts),
+        throttled_ms: u64,
+    ) -> Option<String> {
+        let taken = self.taken.as_ref();
+        why::sentence(&Facts {
+            webhook,
             state,
             paused_by: self.known.paused_by.as_deref(),
             breaker: self.breaker,
             receiver: &self.known.receiver,
             crashes: self.known.crashes,
             unreadable: self.known.unreadable.as_ref(),
-            crash: crash.as_deref(),
+            crash: taken.and_then(|taken| taken.crash.as_deref()),
             counts,
-            lane: self.taken.as_ref().filter(|taken| taken.live.since.is_some()).map(|taken| &taken.live.gauge),
-            waits: self.taken.as_ref().map(|taken| taken.waits).unwrap_or_default(),
+            lane: taken.filter(|taken| taken.live.since.is_some()).map(|taken| &taken.live.gauge),
+            waits: taken.map(|taken| taken.waits).unwrap_or_default(),
             policy: &self.policy,
             throttled_ms,
             head: self.known.head.as_ref(),
@@ -118,7 +117,18 @@ impl Seen {
             node: self.node,
             unsendable: self.unsendable,
             now: self.known.now,
-        });
+        })
+    }
+
+    pub(super) fn told(self, webhook: WebhookSummary, now: Instant) -> Backlog {
+        let state = self.state(&webhook);
+        let counts = self.counts(state);
+        let live = self.taken.as_ref().map(|taken| taken.live.clone()).unwrap_or_default();
+        let wait = live.gauge.limited_until.map(|until| until.saturating_duration_since(now));
+        let throttled_ms = wait.map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+        let rates = self.taken.as_ref().map_or(Snapshot::NOTHING, |taken| taken.rates);
+        let why = self.why(&webhook, (state, counts), throttled_ms);
+        let crash = self.taken.as_ref().and_then(|taken| taken.crash.clone());
         Backlog {
             as_of: self.known.now,
             num: webhook.num,

@@ -11,7 +11,7 @@ fn options(ca: Option<&str>, certificate: Option<&str>, key: Option<&str>) -> Tl
 
 /// Pointer and message of the one problem.
 fn problem_of(options: &TlsOptions) -> (String, String) {
-    let problems = tls_material(&options).unwrap_err();
+    let problems = tls_material(options).unwrap_err();
     let [PolicyProblem { pointer, message }] = &problems[..] else { panic!("{problems:?}") };
     (pointer.clone(), message.clone())
 }
