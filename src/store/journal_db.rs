@@ -149,12 +149,14 @@ async fn is_settled<C: ConnectionTrait>(on: &C, id: DeliveryId) -> Result<bool, 
 }
 
 async fn open_among<C: ConnectionTrait>(on: &C, fanouts: &[FanoutKey]) -> Result<HashSet<FanoutKey>, DbErr> {
-    let sql = "SELECT f.event_seq, f.shard FROM fanout f \
-               JOIN unnest($1, $2) AS found (event_seq, shard) ON f.event_seq = found.event_seq AND f.shard = found.shard";
     let backend = on.get_database_backend();
-    let events = dialect::numbers(backend, fanouts.iter().map(|(event, _)| event.0));
-    let shards = dialect::numbers(backend, fanouts.iter().map(|(_, shard)| i64::from(*shard)));
-    let statement = Statement::from_sql_and_values(backend, sql, [events, shards]);
+    let sql = format!(
+        "SELECT f.event_seq, f.shard FROM fanout f \
+         JOIN {} ON f.event_seq = k.event_seq AND f.shard = k.shard",
+        dialect::keys_as_rows(backend, ["event_seq", "shard"])
+    );
+    let keys: Vec<[i64; 2]> = fanouts.iter().map(|(event, shard)| [event.0, i64::from(*shard)]).collect();
+    let statement = Statement::from_sql_and_values(backend, sql, dialect::keys(backend, &keys));
     let rows = KeyRow::find_by_statement(statement).all(on).await?;
     Ok(rows.into_iter().map(|row| (EventSeq(row.event_seq), row.shard)).collect())
 }

@@ -91,7 +91,9 @@ impl Store {
         now: UnixMillis,
     ) -> Result<Orphans, StoreError> {
         let backend = self.backend();
-        let of = |shard: &str| shards.map_or_else(String::new, |_| format!("AND {shard} = ANY($2)"));
+        let of = |shard: &str| {
+            shards.map_or_else(String::new, |_| format!("AND {}", dialect::is_any_of(backend, shard, "$2")))
+        };
         let values = || {
             let shards = shards.map(|some| some.iter().map(|shard| i64::from(shard.num())));
             let shards = shards.map(|some| dialect::numbers(backend, some));
