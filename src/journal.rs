@@ -19,8 +19,6 @@ mod fanout_tracker;
 mod fence;
 mod ledger_load;
 mod ledger_updates;
-#[cfg(test)]
-pub(crate) mod model;
 mod recent_cancels;
 mod running;
 #[cfg(test)]

@@ -46,6 +46,8 @@ mod commit_status;
 mod connect;
 mod dialect;
 mod history;
+#[cfg(test)]
+pub(crate) mod memory;
 mod pool;
 mod rows;
 mod scan;

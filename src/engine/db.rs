@@ -1,6 +1,6 @@
 //! What dispatcher, registry, endpoints and config sync read from the database, and the little that they write past the
 //! journal.
-//! [`Store`] is the live one; the simulation has tables in memory.
+//! [`Store`] is the live one; tests have one in memory.
 
 use std::collections::HashMap;
 

@@ -1,6 +1,7 @@
 //! Runs the engine against trouble that cannot be caused from outside: damaged rows, and changes that cross.
 
 mod elsewhere;
+mod memory;
 mod simulation;
 
 use std::sync::Arc;

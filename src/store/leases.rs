@@ -9,7 +9,7 @@
 mod join;
 mod lock;
 #[cfg(test)]
-pub(crate) mod model;
+pub(crate) mod memory;
 mod server;
 mod shard_set;
 mod snapshot;

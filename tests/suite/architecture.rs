@@ -377,7 +377,7 @@ fn documents(path: &Path, found: &mut Vec<PathBuf>) {
 }
 
 /// Modules of the rooms with a vocabulary of their own whose names are plain English and need no line in the glossary.
-const PLAIN_NAMES: [&str; 11] = [
+const PLAIN_NAMES: [&str; 10] = [
     "engine/backlog_ops",
     "engine/bodies",
     "engine/configure",
@@ -388,7 +388,6 @@ const PLAIN_NAMES: [&str; 11] = [
     "engine/operational",
     "engine/tests",
     "journal/answers",
-    "journal/model",
 ];
 
 /// A path in the first column of the map is whole, or continues the folder of the one before it.

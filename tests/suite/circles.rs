@@ -10,10 +10,10 @@ use crate::support::sources::{code, sources};
 /// The modules of the same folder that each module imports, with all that is in them, by their paths in the crate.
 type Imports = BTreeMap<String, BTreeSet<String>>;
 
-/// The name of the module in a file, if it is part of the product: tests and the models that they use are not.
+/// The name of the module in a file, if it is part of the product: tests and the database that they use are not.
 fn module(src: &Path, file: &Path) -> Option<String> {
     let name = file.strip_prefix(src).expect("below src").with_extension("").to_string_lossy().replace('/', "::");
-    let is_tool = name.split("::").any(|part| ["tests", "model", "lib", "main"].contains(&part));
+    let is_tool = name.split("::").any(|part| ["tests", "memory", "lib", "main"].contains(&part));
     (!is_tool).then_some(name)
 }
 

@@ -1,5 +1,6 @@
-//! Runs the whole engine without waiting, as it ships, under a seeded scheduler and over tables in memory. The simulation injects crashes, lost acknowledgements, refused batches, stale reads, full mailboxes,
-//! receivers that change, operators who interfere, and clocks that are set. It runs one process, or several nodes on
+//! Runs the whole engine without waiting, as it ships, under a seeded scheduler and over the database in memory. The
+//! simulation injects crashes, lost acknowledgements, refused batches, stale reads, full mailboxes, receivers that
+//! change, operators who interfere, and clocks that are set. It runs one process, or several nodes on
 //! one store, which are also frozen, cut off from the store, and miss each other's notifications.
 //!
 //! Registry, endpoints, lanes, attempts, dispatcher, cluster, config sync and the journal with its writer are the code

@@ -1,5 +1,5 @@
 //! What the journal asks of its database: to write one batch at a time in a transaction, and a few reads. `Store`
-//! answers with SQL, the simulation of the engine from tables in memory.
+//! answers with SQL, and in tests `memory` from maps.
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::Instant;

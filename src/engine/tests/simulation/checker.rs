@@ -10,12 +10,12 @@ use crate::domain::outcome::OutcomeKind;
 use crate::domain::shard::ShardNum;
 use crate::engine::TEST_EVENT;
 use crate::journal::ledger::Oldest;
-use crate::journal::model::Tables;
+use crate::store::memory::{Hook, Tables};
 
 use super::oracle::{Oracle, Request};
 use super::process::Process;
 use super::trace;
-use super::world::{Hook, World};
+use super::world::World;
 
 /// Every target of every event has a row or a fan-out.
 fn fanouts_cover(tables: &Tables) {
@@ -37,12 +37,12 @@ pub(super) fn ledger_agrees(process: &Process) {
         return;
     }
     let (world, ledger) = (&process.world, process.ledger.lock());
-    let (tables, now) = (world.tables.borrow(), process.wall());
+    let (tables, now) = (world.tables.read(), process.wall());
     let mut owed: BTreeMap<WebhookNum, BTreeSet<EventSeq>> = BTreeMap::new();
     for (event, webhook) in tables.owed_by_fanouts().filter(|owed| !is_news(process, &tables, *owed)) {
         owed.entry(webhook).or_default().insert(event);
     }
-    for hook in world.hooks.borrow().values().filter(|hook| !hook.is_deleted) {
+    for hook in world.hooks.read().rows.values().filter(|hook| !hook.is_deleted) {
         if !process.shard_set.owns(ShardNum::of(hook.num)) {
             assert_eq!(ledger.pending(hook.num), 0, "{:?} is another node's to count", hook.num);
             continue;
@@ -85,7 +85,7 @@ fn is_news(process: &Process, tables: &Tables, (event, webhook): (EventSeq, Webh
 
 /// Every shard is owned by the node that placement names, and served.
 pub(super) fn all_is_served(world: &World) -> bool {
-    let tables = world.tables.borrow();
+    let tables = world.tables.read();
     let nodes: Vec<i64> = world.processes().iter().filter_map(|process| process.shard_set.node()).collect();
     let is_served = |(shard, owner): (ShardNum, Option<i64>)| {
         let should = placement::owner(shard, &nodes);
@@ -98,7 +98,7 @@ pub(super) fn all_is_served(world: &World) -> bool {
 
 /// What must hold once everything has come to rest.
 pub(super) fn all_is_well(world: &World) {
-    let (tables, oracle, hooks) = (world.tables.borrow(), world.oracle.borrow(), world.hooks.borrow());
+    let (tables, oracle, hooks) = (world.tables.read(), world.oracle.borrow(), world.hooks.read());
     assert_eq!(tables.open_fanouts().next(), None, "a fan-out is left although every target has a row");
     fanouts_cover(&tables);
     let accepted: BTreeSet<EventSeq> = tables.events().map(|(event, _)| event.seq).collect();
@@ -106,7 +106,7 @@ pub(super) fn all_is_well(world: &World) {
     assert!(oracle.acknowledged.iter().all(is_known), "an event was lost");
     let kinds: BTreeMap<EventSeq, &str> = tables.events().map(|(event, _)| (event.seq, event.kind.as_str())).collect();
     for (id, state) in tables.deliveries() {
-        let found = Found { id, state, hook: &hooks[&id.webhook], is_test: kinds[&id.event] == TEST_EVENT };
+        let found = Found { id, state, hook: &hooks.rows[&id.webhook], is_test: kinds[&id.event] == TEST_EVENT };
         found.is_where_it_should_be(&oracle);
         found.attempts_rise(&tables);
         found.requests_are_explained(&tables, &oracle, world);

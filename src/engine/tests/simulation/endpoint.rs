@@ -159,7 +159,7 @@ pub(super) fn at_fault_point(name: &str) {
         }
         Some(Due::Settled { owner, id, request, state }) => {
             let node = world.process(owner.incarnation()).and_then(|process| process.shard_set.node());
-            let is_owner = !world.is_clustered || world.tables.borrow().leases.owner(id.webhook) == node;
+            let is_owner = !world.is_clustered || world.tables.read().leases.owner(id.webhook) == node;
             world.oracle.borrow_mut().decided(id, request, state, is_owner);
         }
         Some(Due::Nothing) | None => {}

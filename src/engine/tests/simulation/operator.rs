@@ -9,13 +9,12 @@ use crate::domain::delivery::{DeliveryState, Status};
 use crate::domain::id::{DeliveryId, MAX_ATTEMPT, TenantNum, WebhookNum};
 use crate::engine::ops::Ops;
 use crate::engine::{EngineError, TEST_EVENT};
-use crate::journal::model::Tables;
 use crate::journal::{Draft, Published};
+use crate::store::memory::{Hook, Tables};
 use crate::store::payload::LARGE;
 
 use super::process::Process;
 use super::tasks::pause;
-use super::world::Hook;
 
 /// Events of this type are so large that two of them fill the feed, and that their bodies are read for each request.
 pub(super) const HUGE: &str = "huge";
@@ -84,16 +83,17 @@ impl Process {
 
     /// `Store::update_webhook`.
     fn write_hook(&self, changed: Hook) -> bool {
-        let mut hooks = self.world.hooks.borrow_mut();
-        let Some(hook) = hooks.get_mut(&changed.num) else { return false };
+        let mut hooks = self.world.hooks.write();
+        let Some(hook) = hooks.rows.get_mut(&changed.num) else { return false };
         if hook.version != changed.version || hook.is_deleted {
             return false;
         }
         if hook.url != changed.url || !hook.is_active && changed.is_active {
-            self.world.tables.borrow_mut().forget_health(hook.num);
+            self.world.tables.write().forget_health(hook.num);
         }
         *hook = Hook { version: changed.version + 1, is_unreadable: hook.is_unreadable, ..changed };
-        self.world.changed(hook.num);
+        let hook = hook.clone();
+        hooks.changes.push(hook.num);
         self.world.note(|| format!("row of {:?}: active {}, paused {}", hook.num, hook.is_active, hook.is_paused));
         true
     }
@@ -124,14 +124,14 @@ impl Process {
         pause().await;
         let changing = self.context.changing.write().await;
         {
-            let mut hooks = self.world.hooks.borrow_mut();
-            match hooks.get_mut(&num) {
+            let mut hooks = self.world.hooks.write();
+            match hooks.rows.get_mut(&num) {
                 Some(hook) if hook.version == doomed.version && !hook.is_deleted => {
                     (hook.is_deleted, hook.is_active) = (true, false);
-                    self.world.changed(num);
                 }
                 Some(_) | None => return,
             }
+            hooks.changes.push(num);
         }
         self.world.note(|| format!("{num:?} is deleted"));
         pause().await;
@@ -171,9 +171,11 @@ impl Process {
     /// `Engine::delivery`: from its row, or from its fan-out alone.
     async fn delivery(&self, id: DeliveryId) -> Option<DeliveryState> {
         let owed = |tables: &Tables| tables.owed_by_fanouts().any(|owed| owed == (id.event, id.webhook));
-        let read = self.db.read(|_, tables| {
+        let tables = self.db.memory.tables.clone();
+        let read = self.db.read(async move {
+            let tables = tables.read();
             let row = tables.delivery(id).copied();
-            row.or_else(|| owed(tables).then(|| DeliveryState::pending(None)))
+            Ok(row.or_else(|| owed(&tables).then(|| DeliveryState::pending(None))))
         });
         read.await.ok().flatten()
     }
@@ -207,7 +209,7 @@ impl Process {
         let is_cancelled = |row: &DeliveryState| row.status == Status::Cancelled;
         // Refused before anything was recorded.
         if matches!(done, Err(EngineError::InFlight | EngineError::Store(_)))
-            && !self.world.tables.borrow().delivery(id).is_some_and(is_cancelled)
+            && !self.world.tables.read().delivery(id).is_some_and(is_cancelled)
         {
             self.world.oracle.borrow_mut().refuses_to_cancel(id);
         }

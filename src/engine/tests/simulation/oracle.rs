@@ -10,11 +10,11 @@ use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::{Outcome, OutcomeKind};
 use crate::engine::endpoint_config::EndpointConfig;
 use crate::engine::lane::{Entry, Mode, WINDOW};
-use crate::journal::model::Tables;
+use crate::store::memory::{Hook, Tables};
 
 use super::process::Process;
 use super::tasks::Owner;
-use super::world::{Hook, World};
+use super::world::World;
 
 /// The index of a request.
 pub(super) type RequestNum = usize;
@@ -85,7 +85,7 @@ impl Oracle {
         let (world, event) = (&process.world, entry.event.seq);
         let id = DeliveryId { event, webhook: called.num };
         self.started.insert((owner, event), entry.trigger);
-        let (now, tables) = (process.wall(), world.tables.borrow());
+        let (now, tables) = (process.wall(), world.tables.read());
         // An attempt that starts while the engine stops, without a lease, or for a shard that is not served, is never
         // sent.
         if process.context.draining.is_cancelled()
@@ -169,12 +169,12 @@ impl Oracle {
             self.check_alone(process, id);
         }
         if world.is_clustered && knows {
-            let owner = world.tables.borrow().leases.owner(webhook);
+            let owner = world.tables.read().leases.owner(webhook);
             assert_eq!(owner, process.shard_set.node(), "{id:?} is sent by a node that does not own its shard");
         }
         let under_way = self.under_way.entry((incarnation, webhook)).or_default();
         *under_way += 1;
-        let cap = world.hooks.borrow().get(&webhook).map_or(0, Hook::cap);
+        let cap = world.hooks.read().rows.get(&webhook).map_or(0, Hook::cap);
         assert!(*under_way <= cap, "{under_way} requests to {webhook:?} are under way, {cap} may be");
         let its = self.under_way.range((incarnation, WebhookNum(0))..=(incarnation, WebhookNum(i64::MAX)));
         let total: usize = its.map(|(_, under_way)| under_way).sum();
@@ -291,7 +291,7 @@ impl Oracle {
 impl Oracle {
     pub(super) fn close(&mut self, world: &World, webhook: WebhookNum) {
         if !self.opening.keys().any(|(_, opening)| *opening == webhook) {
-            self.closed.insert(webhook, world.config_changes.borrow().len());
+            self.closed.insert(webhook, world.hooks.read().changes.len());
         }
     }
 
@@ -381,7 +381,7 @@ impl Oracle {
             (Mode::Paused | Mode::Deleted, _) => 0,
             (Mode::Active | Mode::Stopping, ViewState::Closed) => WINDOW,
             (Mode::Active | Mode::Stopping, ViewState::Open | ViewState::HalfOpen) => {
-                let tables = world.tables.borrow();
+                let tables = world.tables.read();
                 let pending = tables.pending_of(webhook).filter(|event| {
                     tables.delivery(DeliveryId { event: *event, webhook }).is_some_and(|row| row.manual.is_some())
                 });

@@ -14,11 +14,12 @@ use crate::domain::policy::{Backoff, Policy, RateLimit};
 use crate::domain::shard::ShardNum;
 use crate::engine::bounds;
 use crate::journal;
-use crate::store::leases::model::Leases;
+use crate::store::leases::memory::Leases;
+use crate::store::memory::Hook;
 
 use super::operator::HUGE_BYTES;
 use super::receivers::{Mood, Receiver};
-use super::world::{Bounds, Hook, Place, START, Trouble, World};
+use super::world::{Bounds, Place, START, Trouble, World};
 
 /// How many shards the webhooks of several nodes fall into.
 const SHARDS: i64 = 8;
@@ -36,11 +37,11 @@ pub(super) fn world(seed: u64, is_clustered: bool, with_history: bool) -> Rc<Wor
     }
     let machines = machines(is_clustered, &mut chance);
     let world = World::new((bounds, trouble), (machines, is_clustered), chance, with_history);
-    world.tables.borrow_mut().leases = Leases::of(hooks.iter().map(|hook| ShardNum::of(hook.num)));
+    world.tables.write().leases = Leases::of(hooks.iter().map(|hook| ShardNum::of(hook.num)));
     for hook in hooks {
         world.receivers.borrow_mut().insert(hook.num, Receiver { mood: Mood::Accepts });
         world.note(|| format!("{:?} of {:?}: {:?}", hook.num, hook.tenant, hook.policy));
-        world.hooks.borrow_mut().insert(hook.num, hook);
+        world.hooks.write().rows.insert(hook.num, hook);
     }
     Rc::new(world)
 }
@@ -114,11 +115,13 @@ fn hooks(chance: &mut StdRng) -> Vec<Hook> {
                 events: events.iter().map(|kind| (*kind).to_owned()).collect(),
                 policy: Arc::new(policy(chance)),
                 is_active: true,
+                inactive_reason: None,
                 is_paused: false,
                 is_deleted: false,
                 is_unreadable: false,
                 secret_ends: chance.random_bool(0.2).then(|| UnixMillis(START + chance.random_range(0..60_000))),
                 version: 1,
+                created_at: UnixMillis(START),
             });
         }
     }

@@ -23,7 +23,6 @@ use crate::engine::routes::RouteTable;
 use crate::engine::served_shards::ServedShards;
 use crate::host::Host;
 use crate::journal::feed::Feed;
-use crate::journal::model::MemoryJournal;
 use crate::journal::shared_ledger::SharedLedger;
 use crate::journal::{Journal, Running};
 use crate::store::StoreError;
@@ -83,19 +82,19 @@ impl Process {
 
     /// `Engine::start`.
     async fn join(world: &Rc<World>, place: usize, incarnation: u32) -> Result<(), StoreError> {
-        let (host, db) = (host::of(place, incarnation), Db { place });
+        let (host, db) = (host::of(place, incarnation), Db::new(world, place));
         let cluster_db: Arc<dyn ClusterDb> = Arc::new(db.clone());
         let identity = NodeIdentity::new(&format!("process {incarnation}"), None);
         let lease = NodeLease::join(cluster_db.clone(), host.clone(), identity).await?;
         host.spawn(lease.clone().keep());
         let shard_set = lease.shard_set().clone();
         let commits = Arc::<Commits>::default();
-        let connection = JournalConnection { place, incarnation, commits: commits.clone() };
-        let journal_db = Arc::new(MemoryJournal::new(Arc::new(connection), &shard_set));
+        let memory = db.memory.clone();
+        let journal_db = Arc::new(JournalConnection { place, incarnation, commits: commits.clone(), memory });
         let (running, writer) = Journal::start(journal_db, host.clone(), &shard_set, world.bounds.journal).await?;
         let position = db.position().await?;
         let routes = Arc::new(RouteTable::load(&db).await?);
-        world.machines[place].followed_to.set(world.config_changes.borrow().len());
+        world.machines[place].followed_to.set(world.hooks.read().changes.len());
         let Running { journal, feed, ledger, remote_shards, .. } = running;
         let context = Arc::new(EngineContext::new(Parts {
             host: host.clone(),
@@ -217,7 +216,7 @@ impl Process {
             self.context.notifier.notify_shards();
             let _ = notifications::send(&self.db, &self.context.notifier.take()).await;
         } else if drained {
-            self.world.tables.borrow_mut().mark_stopped_cleanly();
+            self.world.tables.write().mark_stopped_cleanly();
         }
         self.world.note(|| format!("process {} has stopped, clean: {drained}", self.incarnation));
         self.die();

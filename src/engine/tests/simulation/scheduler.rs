@@ -10,6 +10,7 @@ use rand::seq::IndexedRandom;
 use crate::domain::id::{DeliveryId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::engine::lane::AHEAD;
+use crate::store::memory::Hook;
 
 use super::checker;
 use super::endpoint;
@@ -17,7 +18,7 @@ use super::operator::HUGE;
 use super::process::Process;
 use super::receivers::Mood;
 use super::trace;
-use super::world::{Hook, Place, Trouble, World};
+use super::world::{Place, Trouble, World};
 
 /// Steps of one simulation, besides the turns of tasks.
 const STEPS: usize = 75;
@@ -118,8 +119,9 @@ impl Scheduler {
     }
 
     fn some_hook(&self) -> Option<WebhookNum> {
-        let hooks = self.world.hooks.borrow();
-        let living: Vec<WebhookNum> = hooks.values().filter(|hook| !hook.is_deleted).map(|hook| hook.num).collect();
+        let hooks = self.world.hooks.read();
+        let living: Vec<WebhookNum> =
+            hooks.rows.values().filter(|hook| !hook.is_deleted).map(|hook| hook.num).collect();
         living.choose(&mut *self.world.chance.borrow_mut()).copied()
     }
 
@@ -170,7 +172,7 @@ impl Scheduler {
 
     /// Makes the webhook's row unreadable, or readable again.
     fn damage(&self, num: WebhookNum) {
-        if let Some(hook) = self.world.hooks.borrow_mut().get_mut(&num) {
+        if let Some(hook) = self.world.hooks.write().rows.get_mut(&num) {
             hook.is_unreadable = !hook.is_unreadable;
             self.world.note(|| format!("row of {num:?} unreadable: {}", hook.is_unreadable));
         }
@@ -189,7 +191,7 @@ impl Scheduler {
 
     /// One of the webhook's latest deliveries.
     fn some_delivery(&self, webhook: WebhookNum) -> Option<DeliveryId> {
-        let tables = self.world.tables.borrow();
+        let tables = self.world.tables.read();
         let events = tables.events().filter(|(_, targets)| targets.contains(&webhook)).map(|(event, _)| event.seq);
         let events: Vec<_> = events.collect();
         let latest = &events[events.len().saturating_sub(12)..];
@@ -290,8 +292,8 @@ impl Scheduler {
         if self.world.is_clustered {
             self.wait_until(checker::all_is_served);
         }
-        self.world.hooks.borrow_mut().values_mut().for_each(|hook| hook.is_unreadable = false);
-        let hooks = self.world.hooks.borrow().clone();
+        self.world.hooks.write().rows.values_mut().for_each(|hook| hook.is_unreadable = false);
+        let hooks = self.world.hooks.read().rows.clone();
         for num in hooks.into_values().filter(|hook| !hook.is_deleted).map(|hook| hook.num) {
             let mut owners = self.world.processes().into_iter().filter(|process| process.shard_set.serves(num));
             let Some(process) = owners.next() else { continue };
@@ -323,9 +325,9 @@ impl Scheduler {
 
 /// The time until something may happen. A row that is due now needs the due poller, which runs once a second.
 fn next_moment(world: &World) -> Duration {
-    let (now, tables, hooks) = (world.true_now(), world.tables.borrow(), world.hooks.borrow());
+    let (now, tables, hooks) = (world.true_now(), world.tables.read(), world.hooks.read());
     let now = UnixMillis(now.0 + world.machines.iter().map(|place| place.skew.get()).max().unwrap_or(0));
-    let open = hooks.values().filter(|hook| hook.is_open());
+    let open = hooks.rows.values().filter(|hook| hook.is_open());
     // The head of an ordered webhook blocks the others.
     let first = |hook: &Hook| if hook.policy.ordered { 1 } else { usize::MAX };
     let due = open.flat_map(|hook| tables.due_moments(hook.num).take(first(hook))).min();
@@ -336,19 +338,19 @@ fn next_moment(world: &World) -> Duration {
 
 /// No delivery is pending that could be sent.
 fn is_at_rest(world: &World) -> bool {
-    let (tables, hooks) = (world.tables.borrow(), world.hooks.borrow());
+    let (tables, hooks) = (world.tables.read(), world.hooks.read());
     let may_wait = |hook: &Hook| !hook.is_open() && !hook.is_deleted;
     let is_done = |hook: &Hook| may_wait(hook) || !tables.has_pending_rows(hook.num);
     let is_idle = |process: &Rc<Process>| process.feed.is_idle() && process.journal.depth().0 == 0;
     let are_idle = world.processes().iter().all(is_idle) && !world.oracle.borrow().is_anything_under_way();
-    let is_settled = tables.open_fanouts().next().is_none() && hooks.values().all(is_done);
+    let is_settled = tables.open_fanouts().next().is_none() && hooks.rows.values().all(is_done);
     are_idle && is_settled && (!world.is_clustered || checker::all_is_served(world))
 }
 
 fn what_is_left(world: &World) -> String {
-    let (tables, hooks) = (world.tables.borrow(), world.hooks.borrow());
+    let (tables, hooks) = (world.tables.read(), world.hooks.read());
     let fanouts: Vec<String> = tables.open_fanouts().map(trace::event).collect();
-    let open = hooks.values().filter(|hook| hook.is_open() || hook.is_deleted);
+    let open = hooks.rows.values().filter(|hook| hook.is_open() || hook.is_deleted);
     let rows = open.flat_map(|hook| tables.pending_of(hook.num).map(|event| (hook.num, event)));
     let rows: Vec<String> = rows.map(|(num, event)| format!("w{} {}", num.0, trace::event(event))).collect();
     let shards: Vec<_> = tables.leases.owners().collect();

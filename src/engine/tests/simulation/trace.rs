@@ -2,8 +2,8 @@
 
 use crate::domain::id::{DeliveryId, EventSeq};
 use crate::engine::lane::{Effect, Entry, Input};
-use crate::journal::model::Commit;
 
+use super::journal::Commit;
 use super::world::START;
 
 /// When the event was accepted, in milliseconds since the start, and its number within that millisecond.
@@ -58,7 +58,7 @@ fn effect(effect: &Effect) -> String {
     }
 }
 
-pub(super) fn commit(Commit { events, purged, claimed, deliveries }: &Commit) -> String {
+pub(super) fn commit(Commit { events, purged, claimed, deliveries, .. }: &Commit) -> String {
     let delivery = |id: &DeliveryId| format!("w{} {}", id.webhook.0, event(id.event));
     let ids = |ids: &[DeliveryId]| ids.iter().map(delivery).collect::<Vec<_>>().join(", ");
     let events: Vec<String> = events.iter().map(|seq| event(*seq)).collect();

@@ -8,20 +8,17 @@ use std::future::Future;
 use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::domain::id::{TenantNum, WebhookId, WebhookNum};
+use crate::domain::id::WebhookNum;
 use crate::domain::moment::UnixMillis;
-use crate::domain::policy::Policy;
 use crate::engine::bounds;
 use crate::journal;
-use crate::journal::model::Tables;
-use crate::store::webhooks::Route;
+use crate::store::memory::{Hook, Shared, Tables, Webhooks};
 
 use super::endpoint::Due;
 use super::oracle::Oracle;
@@ -34,36 +31,7 @@ const MOST_LOST: usize = 12;
 
 pub(super) const START: i64 = 1_800_000_000_000;
 
-/// A webhook's row.
-#[derive(Debug, Clone)]
-pub(super) struct Hook {
-    pub(super) num: WebhookNum,
-    pub(super) id: WebhookId,
-    pub(super) tenant: TenantNum,
-    pub(super) url: String,
-    pub(super) events: Vec<String>,
-    pub(super) policy: Arc<Policy>,
-    pub(super) is_active: bool,
-    pub(super) is_paused: bool,
-    pub(super) is_deleted: bool,
-    /// The row cannot be read.
-    pub(super) is_unreadable: bool,
-    /// When a secret that was rotated out stops signing.
-    pub(super) secret_ends: Option<UnixMillis>,
-    pub(super) version: i64,
-}
-
 impl Hook {
-    pub(super) fn route(&self) -> Route {
-        let (num, tenant, events, is_active) = (self.num, self.tenant, self.events.clone(), self.is_active);
-        Route { num, tenant, events, is_active, is_ordered: self.policy.ordered }
-    }
-
-    /// Whether deliveries may be sent, as far as the row says.
-    pub(super) fn is_open(&self) -> bool {
-        self.is_active && !self.is_paused && !self.is_deleted
-    }
-
     pub(super) fn cap(&self) -> usize {
         if self.policy.ordered { 1 } else { self.policy.max_in_flight.into() }
     }
@@ -101,8 +69,9 @@ impl Trouble {
 pub(super) struct World {
     pub(super) chance: RefCell<StdRng>,
     pub(super) tasks: Tasks,
-    pub(super) tables: RefCell<Tables>,
-    pub(super) hooks: RefCell<BTreeMap<WebhookNum, Hook>>,
+    pub(super) tables: Shared<Tables>,
+    /// What people have configured. No database that is lost takes it along.
+    pub(super) hooks: Shared<Webhooks>,
     pub(super) receivers: RefCell<BTreeMap<WebhookNum, Receiver>>,
     pub(super) oracle: RefCell<Oracle>,
     pub(super) bounds: Bounds,
@@ -116,8 +85,6 @@ pub(super) struct World {
     pub(super) live: RefCell<BTreeSet<Owner>>,
     /// The effects that the endpoint which takes a step now has not carried out yet.
     pub(super) effects: RefCell<VecDeque<Due>>,
-    /// The webhooks that were changed, one entry for each change: the table of the same name.
-    pub(super) config_changes: RefCell<Vec<WebhookNum>>,
     /// How many databases there have been before this one.
     pub(super) servers: Cell<u32>,
     /// The tables after each of the last commits, the newest last; kept only where a database is going to be lost.
@@ -177,8 +144,8 @@ impl World {
         Self {
             chance: RefCell::new(chance),
             tasks: Tasks::default(),
-            tables: RefCell::default(),
-            hooks: RefCell::default(),
+            tables: Shared::default(),
+            hooks: Shared::default(),
             receivers: RefCell::default(),
             oracle: RefCell::default(),
             bounds,
@@ -188,7 +155,6 @@ impl World {
             incarnations: Cell::new(0),
             live: RefCell::default(),
             effects: RefCell::default(),
-            config_changes: RefCell::default(),
             servers: Cell::new(0),
             past,
             epoch: Instant::now(),
@@ -219,7 +185,7 @@ impl World {
     pub(super) fn remember(&self) {
         let Some(past) = &self.past else { return };
         let mut past = past.borrow_mut();
-        past.push_back(self.tables.borrow().clone());
+        past.push_back(self.tables.read().clone());
         if past.len() > MOST_LOST {
             past.pop_front();
         }
@@ -240,7 +206,7 @@ impl World {
     /// The primary fails, and a standby takes over that lacks the last commits. The nodes live on.
     pub(super) fn fail_over(&self, commits: usize) {
         let Some(mut standby) = self.go_back(commits) else { return };
-        standby.promote(&self.tables.borrow());
+        standby.promote(&self.tables.read());
         self.note(|| format!("a standby takes over that lacks {commits} commits"));
         self.replace_tables(standby);
     }
@@ -251,15 +217,15 @@ impl World {
         let Some(mut restored) = self.go_back(commits) else { return };
         self.processes().iter().for_each(|process| process.kill());
         self.tasks.reap();
-        restored.restore(&self.tables.borrow(), self.pick(20) as u64);
+        restored.restore(&self.tables.read(), self.pick(20) as u64);
         self.note(|| format!("a dump is restored that lacks {commits} commits"));
         self.replace_tables(restored);
     }
 
     fn replace_tables(&self, tables: Tables) {
         self.servers.set(self.servers.get() + 1);
-        self.oracle.borrow_mut().goes_back(&self.tables.borrow(), &tables, self.servers.get());
-        *self.tables.borrow_mut() = tables;
+        self.oracle.borrow_mut().goes_back(&self.tables.read(), &tables, self.servers.get());
+        *self.tables.write() = tables;
         for process in self.processes() {
             self.oracle.borrow_mut().lost(process.incarnation, |_| true);
         }
@@ -293,7 +259,7 @@ impl World {
         while let Some(entry) = self.timers.borrow_mut().first_entry().filter(|entry| entry.key().0 <= now) {
             entry.remove().wake();
         }
-        self.tables.borrow_mut().transactions.end_silent(self.elapsed.get());
+        self.tables.write().transactions.end_silent(self.true_now());
     }
 
     /// Sets the wall clock of a machine forward or back.
@@ -349,7 +315,7 @@ impl World {
 
     /// Whether the process has noticed which database answers.
     pub(super) fn knows_its_database(&self, process: &Process) -> bool {
-        self.tables.borrow().leases.is_known_to(&process.shard_set)
+        self.tables.read().leases.is_known_to(&process.shard_set)
     }
 
     pub(super) fn knows_its_database_life(&self, incarnation: u32) -> bool {
@@ -364,13 +330,8 @@ impl World {
         self.processes().into_iter().find(is_it)
     }
 
-    /// Notes that a webhook's row was changed.
-    pub(super) fn changed(&self, num: WebhookNum) {
-        self.config_changes.borrow_mut().push(num);
-    }
-
     pub(super) fn hook(&self, num: WebhookNum) -> Option<Hook> {
-        self.hooks.borrow().get(&num).filter(|hook| !hook.is_deleted).cloned()
+        self.hooks.read().living(num).cloned()
     }
 
     pub(super) fn note(&self, what: impl FnOnce() -> String) {

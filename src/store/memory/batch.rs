@@ -5,30 +5,28 @@ use std::sync::Arc;
 use crate::domain::delivery::{Attempt, DeliveryState};
 use crate::domain::health::Health;
 use crate::domain::id::{DeliveryId, WebhookNum};
-use crate::domain::shard::ShardNum;
 use crate::store::fanouts::FanoutKey;
 use crate::store::journal_db::rows::{Change, NewEvent, Rows, Update};
 
 use super::Tables;
 
 pub(super) struct BatchRows {
-    pub(super) events: Vec<NewEvent>,
+    events: Vec<NewEvent>,
     fanouts: Vec<(FanoutKey, Arc<[WebhookNum]>)>,
-    pub(super) deferrals: Vec<(DeliveryId, DeliveryState)>,
-    pub(super) deliveries: Vec<(DeliveryId, DeliveryState)>,
+    deferrals: Vec<(DeliveryId, DeliveryState)>,
+    deliveries: Vec<(DeliveryId, DeliveryState)>,
     attempts: Vec<(DeliveryId, Attempt)>,
-    pub(super) updates: Vec<Update>,
-    pub(super) ended: Vec<FanoutKey>,
+    updates: Vec<Update>,
+    ended: Vec<FanoutKey>,
     health: Vec<(WebhookNum, Health)>,
 }
 
 /// What the updates of a batch have changed.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Applied {
     pub(super) changes: Vec<Change>,
     /// How many deliveries each purge took back.
     pub(super) purged: Vec<u64>,
-    pub(super) purged_deliveries: Vec<DeliveryId>,
 }
 
 impl BatchRows {
@@ -39,22 +37,23 @@ impl BatchRows {
         Self { events, fanouts, deferrals, deliveries, attempts, updates, ended, health }
     }
 
-    /// The shards that only their owner may write to.
-    pub(super) fn shards(&self) -> impl Iterator<Item = ShardNum> {
-        let states = self.deferrals.iter().chain(&self.deliveries).map(|(id, _)| id.webhook);
-        let updates = self.updates.iter().map(|update| match update {
-            Update::Cancel { id, .. } | Update::Retry { id, .. } => id.webhook,
-            Update::Purge { purge, .. } => purge.webhook,
-        });
-        let webhooks = states.chain(updates).chain(self.health.iter().map(|(webhook, _)| *webhook));
-        webhooks.map(ShardNum::of).chain(self.ended.iter().filter_map(|(_, shard)| ShardNum::try_from(*shard).ok()))
+    /// Whether one of the keys that must be unique is taken.
+    pub(super) fn has_taken_key(&self, tables: &Tables) -> bool {
+        let is_taken = |NewEvent { event, caller, .. }: &NewEvent| {
+            let is_known = |id: &str| tables.known_caller(event.tenant, id).is_some();
+            tables.has_event(event.seq) || caller.as_ref().is_some_and(|caller| is_known(&caller.id))
+        };
+        self.events.iter().any(is_taken) || self.fanouts.iter().any(|(key, _)| tables.has_fanout(*key))
+    }
+
+    /// Whether updates read what is there before they change it.
+    pub(super) fn has_updates(&self) -> bool {
+        !self.updates.is_empty()
     }
 
     /// Mirrors `Statements::run`.
     pub(super) fn apply(&self, tables: &mut Tables, transaction: u64) -> Applied {
-        for new in &self.events {
-            tables.accept(new.event.clone(), new.targets.clone());
-        }
+        self.events.iter().for_each(|new| tables.accept(new));
         for (key, targets) in &self.fanouts {
             tables.open_fanout(*key, targets.clone(), transaction);
         }
@@ -82,16 +81,12 @@ impl BatchRows {
 impl Applied {
     fn add(&mut self, tables: &mut Tables, update: &Update) {
         match update {
-            Update::Cancel { id, at } => self.changes.extend(tables.cancel(*id, *at)),
+            Update::Cancel { id, at } => self.changes.extend(tables.cancel(*id, *at).map(Change::TakenBack)),
             Update::Retry { id, at } => self.changes.extend(tables.retry(*id, *at)),
             Update::Purge { purge, at } => {
-                let changes = tables.purge(purge, *at);
-                self.purged.push(changes.len() as u64);
-                self.purged_deliveries.extend(changes.iter().filter_map(|change| match change {
-                    Change::TakenBack(taken_back) => Some(taken_back.id),
-                    Change::Again(_) | Change::Hastened { .. } => None,
-                }));
-                self.changes.extend(changes);
+                let taken_back = tables.purge(purge, *at);
+                self.purged.push(taken_back.len() as u64);
+                self.changes.extend(taken_back.into_iter().map(Change::TakenBack));
             }
         }
     }

@@ -1,5 +1,5 @@
-//! The rows of nodes and shards in a simulated store, with the statements that change them. Each names what it mirrors;
-//! `now` is by the database's clock. The caller sees to locks. Pure.
+//! The rows of nodes and shards in the database in memory, with the statements that change them. Each names what it
+//! mirrors; `now` is by the database's clock. The caller sees to locks. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,6 +8,7 @@ use crate::domain::id::{EventSeq, Slot, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
 use crate::domain::shard::{SHARDS, ShardNum};
+use crate::store::StoreError;
 
 use super::server::{Continuity, Server};
 use super::{AcquiredShard, Locked, Membership, Node, Renewal, ShardSet, Survey};
@@ -25,9 +26,21 @@ pub(crate) struct Leases {
 
 #[derive(Clone)]
 struct Row {
+    name: String,
+    address: Option<String>,
     slot: Slot,
     until: UnixMillis,
     started_at: i64,
+}
+
+/// A node that joins.
+pub(crate) struct Joining<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) address: Option<&'a str>,
+    /// The end of its first lease.
+    pub(crate) until: UnixMillis,
+    /// The newest event that is visible.
+    pub(crate) newest: EventSeq,
 }
 
 #[derive(Clone)]
@@ -65,6 +78,22 @@ impl Leases {
         self.births = dumped.births;
     }
 
+    /// Mirrors `of_known_server` of `deliveries::due`: whether rows of this server may be used, as far as their answer
+    /// tells.
+    pub(crate) fn is_answer_of_known(&self, shard_set: &ShardSet) -> bool {
+        shard_set.server_started().is_none_or(|known| known == self.server.started)
+    }
+
+    /// Mirrors `ShardSet::must_be_unbroken`.
+    pub(crate) fn must_be_unbroken(&self, shard_set: &ShardSet) -> Result<(), StoreError> {
+        match self.continuity(shard_set) {
+            Continuity::Unbroken if !shard_set.has_diverged() => Ok(()),
+            Continuity::Unbroken | Continuity::Diverged | Continuity::Superseded => {
+                Err(StoreError::Database("another server has answered".to_owned()))
+            }
+        }
+    }
+
     /// Whether the node knows this server.
     pub(crate) fn is_known_to(&self, shard_set: &ShardSet) -> bool {
         shard_set.membership().is_none_or(|member| member.server == self.server) && !shard_set.has_diverged()
@@ -80,28 +109,30 @@ impl Leases {
     }
 
     /// Mirrors `Store::join`.
-    pub(crate) fn join(&mut self, now: UnixMillis, lease: Duration) -> ShardSet {
-        ShardSet::nothing(self.insert_node(now.plus(lease), EventSeq::ZERO, None))
+    pub(crate) fn join(&mut self, joining: &Joining<'_>) -> ShardSet {
+        ShardSet::nothing(self.insert_node(joining, None))
     }
 
     /// Mirrors `Store::rejoin`.
-    pub(crate) fn rejoin(&mut self, shard_set: &ShardSet, until: UnixMillis, in_doubt: InDoubt) -> Membership {
+    pub(crate) fn rejoin(&mut self, shard_set: &ShardSet, joining: &Joining<'_>, in_doubt: InDoubt) -> Membership {
         self.deregister(shard_set, in_doubt);
         let held = shard_set.owned();
         for (_, row) in self.shards.iter_mut().filter(|(num, row)| held.contains(num) || row.owner.is_none()) {
             row.in_doubt = row.in_doubt.and(in_doubt);
         }
-        self.insert_node(until, in_doubt.events_to, Some(shard_set.slot()))
+        self.insert_node(joining, Some(shard_set.slot()))
     }
 
-    fn insert_node(&mut self, until: UnixMillis, newest: EventSeq, preferred: Option<Slot>) -> Membership {
+    fn insert_node(&mut self, joining: &Joining<'_>, preferred: Option<Slot>) -> Membership {
+        let Joining { name, address, until, newest } = *joining;
         (self.joined, self.births) = (self.joined + 1, self.births + 1);
         let is_free = |slot: &u8| self.nodes.values().all(|node| node.slot != Slot(*slot));
         let first = preferred.unwrap_or(Slot((self.joined - 1).to_le_bytes()[0]));
         let mut slots = (0..=u8::MAX).map(|by| first.0.wrapping_add(by));
         let slot = Slot(slots.find(is_free).expect("fewer than 256 nodes"));
         let (node, started_at, server) = (self.joined, self.births, self.server.clone());
-        self.nodes.insert(node, Row { slot, until, started_at });
+        let (name, address) = (name.to_owned(), address.map(str::to_owned));
+        self.nodes.insert(node, Row { name, address, slot, until, started_at });
         Membership { node, slot, started_at, lease_until: until.0, server, newest }
     }
 
@@ -109,9 +140,9 @@ impl Leases {
     pub(crate) fn survey(&self, now: UnixMillis) -> Survey {
         let node = |(num, row): (&i64, &Row)| Node {
             num: *num,
-            name: String::new(),
-            address: None,
-            started_at: now,
+            name: row.name.clone(),
+            address: row.address.clone(),
+            started_at: UnixMillis(row.started_at),
             lease_until: row.until,
             is_alive: row.until > now,
         };
@@ -165,6 +196,11 @@ impl Leases {
             (shard.owner, shard.epoch) = (None, shard.epoch + 1);
             shard.in_doubt = in_doubt.map_or(shard.in_doubt, |in_doubt| shard.in_doubt.and(in_doubt));
         }
+    }
+
+    /// Marks every shard, as `Store::adopt_foreign_rows` does.
+    pub(crate) fn mark_all_in_doubt(&mut self, in_doubt: InDoubt) {
+        self.shards.values_mut().for_each(|shard| shard.in_doubt = shard.in_doubt.and(in_doubt));
     }
 
     /// Mirrors `Store::mark_shard_in_doubt`.
@@ -223,8 +259,19 @@ impl Leases {
         self.shards.iter().map(|(num, shard)| (*num, shard.owner))
     }
 
-    /// The end of the node's lease, if the node is there.
-    pub(crate) fn until(&self, node: i64) -> Option<UnixMillis> {
-        self.nodes.get(&node).map(|row| row.until)
+    /// Whether the node has not been reaped or deregistered.
+    pub(crate) fn has_node(&self, node: i64) -> bool {
+        self.nodes.contains_key(&node)
+    }
+
+    /// Ends the leases of all nodes.
+    pub(crate) fn expire(&mut self) {
+        self.nodes.values_mut().for_each(|row| row.until = UnixMillis(1));
+    }
+
+    /// Those of these shards that the node owns.
+    pub(crate) fn owned_among(&self, node: Option<i64>, shards: &[ShardNum]) -> Vec<ShardNum> {
+        let is_owned = |shard: &ShardNum| self.shards.get(shard).is_some_and(|row| row.owner == node);
+        shards.iter().copied().filter(|shard| node.is_some() && is_owned(shard)).collect()
     }
 }
