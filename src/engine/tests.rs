@@ -1,5 +1,6 @@
 //! Runs the engine against trouble that cannot be caused from outside: damaged rows, and changes that cross.
 
+mod conformance;
 mod elsewhere;
 mod memory;
 mod simulation;

@@ -157,6 +157,7 @@ impl EngineDb for Memory {
 }
 
 fn found_of(shard_set: &ShardSet, transaction: u64, fanout: Fanout) -> Result<ScannedFanout> {
-    let is_new_from_peer = shard_set.is_new_from_peer(ShardNum::try_from(fanout.shard)?, transaction, fanout.event.seq);
+    let shard = ShardNum::try_from(fanout.shard).map_err(|error| StoreError::unreadable("shard", error))?;
+    let is_new_from_peer = shard_set.is_new_from_peer(shard, transaction, fanout.event.seq);
     Ok(ScannedFanout { fanout, is_new_from_peer })
 }

@@ -249,7 +249,7 @@ impl ShardSet {
 
     /// Pretends that the known server has an older timeline.
     #[cfg(test)]
-    pub(in crate::store) fn pretend_a_promotion(&self) {
+    pub(crate) fn pretend_a_promotion(&self) {
         if let Some(owned) = self.among_others() {
             let server = &mut owned.member.write().server;
             (server.timeline, server.started) = (0, "before".to_owned());
