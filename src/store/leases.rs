@@ -183,7 +183,7 @@ impl Store {
         }
         let sql = "SELECT num FROM shard WHERE owner = $1 ORDER BY num FOR UPDATE";
         transaction.execute_raw(about(node, sql)).await?;
-        give_up_shards(&transaction, node, None, true).await?;
+        give_up_shards(&transaction, node, None).await?;
         transaction.execute_raw(about(node, "DELETE FROM node WHERE num = $1")).await?;
         transaction.commit().await?;
         Ok(true)
@@ -208,10 +208,12 @@ impl Store {
         rows.into_iter().map(shard).collect()
     }
 
-    /// Releases these shards; `in_doubt`: attempts may have been cut short.
+    /// Releases these shards; `in_doubt`: attempts may have been cut short. If another server answers than the one that
+    /// this node knows, it may lack outcomes that this node has recorded, and the shards are in doubt, too.
     pub async fn release(&self, shard_set: &ShardSet, shards: &[ShardNum], in_doubt: bool) -> Result<(), StoreError> {
         let (Some(me), Some(connection)) = (shard_set.membership(), &self.inner.lease) else { return Ok(()) };
-        give_up_shards(connection, me.node, Some((shards, me.started_at)), in_doubt).await?;
+        let is_in_doubt = in_doubt || shard_set.has_diverged();
+        give_up_shards(connection, me.node, Some(Released { shards, me: &me, is_in_doubt })).await?;
         Ok(())
     }
 
@@ -284,29 +286,37 @@ impl Store {
     }
 }
 
-/// Leaves shards without an owner: these, if the node is the one that started at that moment, or all of a node that is
-/// gone. The node sent what was due by its own clock, which may differ from the database's for a while, so that the
-/// doubt covers what was due by either clock.
-async fn give_up_shards<C: ConnectionTrait>(
-    on: &C,
-    node: i64,
-    shards: Option<(&[ShardNum], i64)>,
-    in_doubt: bool,
-) -> Result<(), DbErr> {
-    let newest = ", suspect_events_to = GREATEST(suspect_events_to, COALESCE((SELECT MAX(seq) FROM event), 0))";
-    let (now, events, by_own_clock) =
-        if in_doubt { (format!("{NOW}, "), newest, UnixMillis::now()) } else { (String::new(), "", UnixMillis(0)) };
+/// Shards that a node releases.
+struct Released<'a> {
+    shards: &'a [ShardNum],
+    me: &'a Membership,
+    is_in_doubt: bool,
+}
+
+/// Leaves shards without an owner: those that a node releases, or all of a node that is gone, in doubt. The node sent
+/// what was due by its own clock, which may differ from the database's for a while, so that the doubt covers what was
+/// due by either clock.
+async fn give_up_shards<C: ConnectionTrait>(on: &C, node: i64, released: Option<Released<'_>>) -> Result<(), DbErr> {
     // After lost transactions, another node may have got the same number.
-    let which = match shards {
-        Some(_) => "AND num = ANY($3) AND EXISTS (SELECT 1 FROM node WHERE num = $1 AND started_at = $4)",
-        None => "",
+    let (in_doubt, which) = match released {
+        Some(_) => (
+            format!("($5 OR (SELECT {STARTED}) <> $6)"),
+            "AND num = ANY($3) AND EXISTS (SELECT 1 FROM node WHERE num = $1 AND started_at = $4)",
+        ),
+        None => ("true".to_owned(), ""),
     };
     let sql = format!(
         "UPDATE shard SET owner = NULL, epoch = epoch + 1, \
-         suspect_due_to = GREATEST(suspect_due_to, {now}$2){events} WHERE owner = $1 {which}"
+         suspect_due_to = CASE WHEN {in_doubt} THEN GREATEST(suspect_due_to, {NOW}, $2) ELSE suspect_due_to END, \
+         suspect_events_to = CASE WHEN {in_doubt} \
+           THEN GREATEST(suspect_events_to, COALESCE((SELECT MAX(seq) FROM event), 0)) ELSE suspect_events_to END \
+         WHERE owner = $1 {which}"
     );
-    let which_values = shards.map(|(shards, started_at)| [nums(shards), started_at.into()]);
-    let values = [Value::from(node), by_own_clock.0.into()].into_iter().chain(which_values.into_iter().flatten());
+    let values = released.map(|Released { shards, me, is_in_doubt }| {
+        [nums(shards), me.started_at.into(), is_in_doubt.into(), me.server.started.as_str().into()]
+    });
+    let by_own_clock = UnixMillis::now();
+    let values = [Value::from(node), by_own_clock.0.into()].into_iter().chain(values.into_iter().flatten());
     on.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await?;
     Ok(())
 }

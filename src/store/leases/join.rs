@@ -131,7 +131,7 @@ async fn deregister_as<C: ConnectionTrait>(on: &C, member: &Membership) -> Resul
     }
     let sql = "SELECT num FROM shard WHERE owner = $1 ORDER BY num FOR UPDATE";
     on.execute_raw(about(member.node, sql)).await?;
-    give_up_shards(on, member.node, None, true).await
+    give_up_shards(on, member.node, None).await
 }
 
 /// Marks these shards in doubt, whichever node owns them, and those without an owner: another node may have owned them

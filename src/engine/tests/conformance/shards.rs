@@ -67,6 +67,18 @@ async fn a_shard_is_in_doubt_if_its_owner_says_so(on: On) {
     assert_eq!(database.shard_set.in_doubt_of(WebhookNum(3)), in_doubt, "a clean release takes no doubt away");
 }
 
+on_clusters!(a_shard_that_is_released_on_another_server_is_in_doubt);
+async fn a_shard_that_is_released_on_another_server_is_in_doubt(on: On) {
+    let database = Database::new(on).await;
+    database.accept(key(5), &[3]).await;
+    database.shard_set.pretend_a_promotion();
+    database.cluster.release(&database.shard_set, &[shard(3)], false).await.unwrap();
+    let another = database.another().await;
+    assert_eq!(database.own(&another, &[shard(3)]).await.len(), 1);
+    let in_doubt = another.in_doubt_of(WebhookNum(3));
+    assert_eq!(in_doubt.events_to, key(5), "that server may lack what the node has recorded");
+}
+
 on_clusters!(a_mark_of_doubt_goes_to_the_next_owner_of_the_shard);
 async fn a_mark_of_doubt_goes_to_the_next_owner_of_the_shard(on: On) {
     let database = Database::new(on).await;

@@ -93,7 +93,8 @@ impl ClusterDb for Memory {
         let owned = self.tables.read().leases.owned_among(shard_set.node(), shards);
         self.shards_unlocked(&owned).await;
         let mut tables = self.tables.write();
-        let in_doubt = is_in_doubt.then(|| self.in_doubt(&tables));
+        let is_known = tables.leases.is_answer_of_known(shard_set) && !shard_set.has_diverged();
+        let in_doubt = (is_in_doubt || !is_known).then(|| self.in_doubt(&tables));
         tables.leases.release(shard_set, shards, in_doubt);
         Ok(())
     }
