@@ -69,6 +69,8 @@ impl Writer {
                 }
             };
             self.note_refusal(&error);
+            // There may be no next batch for long, and a scan finds none of these events.
+            self.outputs.feed.discard_expected_after(self.last);
             refuse(batch.publishes.drain(..).map(Request::Publish), || PublishError::Store(error.to_string()));
             let db = self.db.clone();
             self.meanwhile(&mut batch, end, db.answers()).await;
