@@ -1,4 +1,4 @@
-//! What cluster member and node lease ask of the database. The [`Store`] answers; in the simulation, tables in memory do.
+//! What cluster member and node lease ask of the database. The [`Store`] answers, and in tests the database in memory.
 
 use std::time::Duration;
 
