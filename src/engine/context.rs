@@ -148,7 +148,7 @@ impl EngineContext {
     }
 
     /// Notes that the dispatcher has no event up to here in hand.
-    pub(super) fn has_offered(&self, to: EventSeq) {
+    pub(super) fn note_offered(&self, to: EventSeq) {
         self.offered_to.fetch_max(to.0, Ordering::Relaxed);
     }
 

@@ -102,7 +102,7 @@ impl Dispatcher {
             // Read before the checks for idleness: an event that is committed in between may not have been offered.
             let seen = self.feed.seen_watermark();
             if activator.is_idle() && self.feed.is_idle() {
-                self.context.has_offered(seen);
+                self.context.note_offered(seen);
             }
         }
         tokio::select! {
@@ -149,7 +149,7 @@ impl Dispatcher {
     }
 
     async fn read_back(&self, queue: &mut FairQueue) -> Result<(), DispatchError> {
-        let after = self.feed.dispatched_watermark();
+        let after = self.feed.newest_handed_out();
         let seen = self.feed.committed();
         let events = u64::try_from(self.page_size.rows()).unwrap_or(u64::MAX);
         let page = self.page_size.learn(self.context.db.fanouts(after, events).await)?;

@@ -1,5 +1,6 @@
-//! The bounded queue of committed fan-outs between the writer and the dispatcher. It queues, and says what it has and
-//! lacks; the dispatcher decides what to do about it.
+//! What the dispatcher learns from the writer. Three things: the bounded queue of fan-outs that were committed here; the
+//! requests for scans, and which fan-outs only a scan hands out; and the watermarks, up to which events were seen and
+//! handed out. The feed says what it has and lacks; the dispatcher decides what to do about it.
 //!
 //! When the queue is full, the feed falls *behind*: from then on fan-outs are in the store alone, until the dispatcher
 //! has read them up to the newest. A starting engine begins behind.
@@ -31,8 +32,8 @@ struct State {
     committed: EventSeq,
     /// The newest event that was committed here or found by a scan.
     seen_watermark: EventSeq,
-    /// The newest event whose fan-out was handed out.
-    dispatched_watermark: EventSeq,
+    /// The newest event whose fan-out was handed out, or read from the store.
+    newest_handed_out: EventSeq,
     /// Other nodes may have committed events for this one.
     scan_requested: bool,
     /// Fan-outs that are committed here, or about to be, and that only a scan hands out.
@@ -60,15 +61,15 @@ pub struct FeedStatus {
 }
 
 impl Feed {
-    /// `is_clustered`: other nodes commit to the same store.
-    pub(super) fn behind(committed: EventSeq, is_clustered: bool, most_bytes: usize) -> Self {
+    /// A feed that lacks everything in the store. `is_clustered`: other nodes commit to the same store.
+    pub(super) fn starting_behind(committed: EventSeq, is_clustered: bool, most_bytes: usize) -> Self {
         let state = State {
             waiting: VecDeque::new(),
             bytes: 0,
             behind: Some(Behind::Tail),
             committed,
             seen_watermark: committed,
-            dispatched_watermark: EventSeq::ZERO,
+            newest_handed_out: EventSeq::ZERO,
             scan_requested: false,
             expected: BTreeSet::new(),
         };
@@ -112,9 +113,9 @@ impl Feed {
     pub fn take_waiting(&self) -> Vec<Fanout> {
         let mut state = self.state.lock();
         state.bytes = 0;
-        let taken = state.dispatched_watermark;
+        let taken = state.newest_handed_out;
         let fanouts: Vec<Fanout> = state.waiting.drain(..).filter(|fanout| fanout.event.seq > taken).collect();
-        state.dispatched_watermark = fanouts.last().map_or(taken, |fanout| fanout.event.seq);
+        state.newest_handed_out = fanouts.last().map_or(taken, |fanout| fanout.event.seq);
         fanouts
     }
 
@@ -179,7 +180,7 @@ impl Feed {
     /// The dispatcher has read everything up to `to` from the store.
     pub fn read_up_to(&self, to: EventSeq) {
         let mut state = self.state.lock();
-        state.dispatched_watermark = state.dispatched_watermark.max(to);
+        state.newest_handed_out = state.newest_handed_out.max(to);
     }
 
     /// The store showed nothing after `seen`. From now on fan-outs come from memory again, unless an event was
@@ -187,7 +188,7 @@ impl Feed {
     pub fn caught_up(&self, seen: EventSeq) {
         let mut state = self.state.lock();
         if state.committed <= seen && state.behind != Some(Behind::Anywhere) {
-            state.dispatched_watermark = state.dispatched_watermark.max(seen);
+            state.newest_handed_out = state.newest_handed_out.max(seen);
             state.behind = None;
         }
     }
@@ -209,18 +210,19 @@ impl Feed {
         self.state.lock().committed
     }
 
-    /// The newest event whose fan-out was handed out, or read from the store.
-    pub fn dispatched_watermark(&self) -> EventSeq {
-        self.state.lock().dispatched_watermark
+    /// The newest event whose fan-out was handed out, or read from the store. Older ones may still be expected in a scan:
+    /// see [`Self::handed_out_through`].
+    pub fn newest_handed_out(&self) -> EventSeq {
+        self.state.lock().newest_handed_out
     }
 
     /// The event up to which every fan-out was handed out.
-    pub fn dispatched_to(&self) -> EventSeq {
+    pub fn handed_out_through(&self) -> EventSeq {
         let state = self.state.lock();
         let before = |event: EventSeq| EventSeq(event.0 - 1);
         let handed_out = match (state.waiting.front(), state.behind.is_some()) {
             (Some(first), _) => before(first.event.seq),
-            (None, true) => state.dispatched_watermark,
+            (None, true) => state.newest_handed_out,
             (None, false) => state.committed,
         };
         state.expected.first().map_or(handed_out, |(event, _)| before(*event).min(handed_out))
@@ -261,7 +263,7 @@ mod tests {
     }
 
     fn feed(committed: EventSeq, is_clustered: bool) -> Feed {
-        Feed::behind(committed, is_clustered, usize::MAX)
+        Feed::starting_behind(committed, is_clustered, usize::MAX)
     }
 
     fn seqs(fanouts: &[Fanout]) -> Vec<i64> {
@@ -271,7 +273,7 @@ mod tests {
     #[test]
     fn a_new_feed_is_behind_until_the_store_shows_nothing_more() {
         let feed = feed(EventSeq(7), false);
-        assert_eq!((feed.status().behind, feed.dispatched_watermark()), (Some(Behind::Tail), EventSeq::ZERO));
+        assert_eq!((feed.status().behind, feed.newest_handed_out()), (Some(Behind::Tail), EventSeq::ZERO));
         feed.caught_up(EventSeq(6));
         assert_eq!(feed.status().behind, Some(Behind::Tail), "7 is committed and was not seen");
         feed.read_up_to(EventSeq(7));
@@ -340,11 +342,11 @@ mod tests {
             .for_each(|(seq, shard)| feed.expect_in_scan((EventSeq(seq), shard)));
         feed.discard_expected_after(EventSeq(3));
         feed.push(&[], EventSeq(3));
-        assert_eq!((feed.expected_events(), feed.dispatched_to()), (vec![EventSeq(2), EventSeq(3)], EventSeq(1)));
+        assert_eq!((feed.expected_events(), feed.handed_out_through()), (vec![EventSeq(2), EventSeq(3)], EventSeq(1)));
         feed.note_scanned((EventSeq(2), 1));
         assert!(feed.has_scanned(EventSeq(1)) && !feed.has_scanned(EventSeq(2)));
         feed.forget(|shard| shard == 0);
-        assert!(feed.expected_events().is_empty() && feed.is_idle() && feed.dispatched_to() == EventSeq(3));
+        assert!(feed.expected_events().is_empty() && feed.is_idle() && feed.handed_out_through() == EventSeq(3));
     }
 
     #[test]
@@ -356,7 +358,7 @@ mod tests {
         assert_eq!(kept, FANOUTS);
         assert_eq!(feed.take_waiting().len(), FANOUTS);
         assert_eq!(feed.status().behind, Some(Behind::Tail));
-        assert_eq!(feed.dispatched_watermark(), EventSeq(i64::try_from(FANOUTS).unwrap()));
-        assert_eq!(feed.dispatched_to(), EventSeq(i64::try_from(FANOUTS).unwrap()));
+        assert_eq!(feed.newest_handed_out(), EventSeq(i64::try_from(FANOUTS).unwrap()));
+        assert_eq!(feed.handed_out_through(), EventSeq(i64::try_from(FANOUTS).unwrap()));
     }
 }

@@ -47,7 +47,7 @@ impl Journal {
         let (records, record_queue) = mpsc::channel(bounds.record_queue);
         let stats = Arc::new(JournalStats::default());
         let last = db.last_event().await?;
-        let feed = Arc::new(Feed::behind(last, !shard_set.is_everything(), bounds.feed_bytes));
+        let feed = Arc::new(Feed::starting_behind(last, !shard_set.is_everything(), bounds.feed_bytes));
         let (remote_shards, log) = (Arc::new(RemoteShards::default()), Arc::new(LogBuffer::default()));
         let ledger = Arc::new(Mutex::new(ledger_load::load(db.as_ref(), &shard_set.served(), host.now()).await?.0));
         let outputs = writer::Outputs {

@@ -486,12 +486,12 @@ impl Writer {
     fn complete_to(&self) -> EventSeq {
         let feed = &self.outputs.feed;
         let committed = if self.shard_set.is_everything() {
-            self.last.min(feed.dispatched_to())
+            self.last.min(feed.handed_out_through())
         } else if feed.is_idle() {
             // Other nodes give keys, too, so this node's newest key is no bound.
             EventSeq::first_at(self.host.now())
         } else {
-            feed.dispatched_to()
+            feed.handed_out_through()
         };
         self.tracker.oldest().map_or(committed, |oldest| EventSeq(oldest.0 - 1).min(committed))
     }

@@ -81,7 +81,7 @@ impl ScanCursor {
     }
 
     /// Notes that a page was read, up to `cut_at` if there are more.
-    pub(crate) fn has_read(&mut self, scan: Scan, cut_at: Option<Place>) {
+    pub(crate) fn note_read(&mut self, scan: Scan, cut_at: Option<Place>) {
         match cut_at {
             Some(after) => self.scan = Some(Scan { after, ..scan }),
             None => *self = Self { settled: scan.began.settled_to(), scan: None },
@@ -127,7 +127,7 @@ impl Store {
         let found: Result<Vec<ScannedFanout>, StoreError> =
             found.map(|(tx, fanout)| found_of(shard_set, tx, fanout)).collect();
         let found = found?;
-        cursor.has_read(scan, last.filter(|_| is_cut));
+        cursor.note_read(scan, last.filter(|_| is_cut));
         Ok(ScanPage { found, is_cut })
     }
 
@@ -195,10 +195,10 @@ mod tests {
         let scan = cursor.begin(Snapshot::parse("10:20:10,15").unwrap());
         let shown: Vec<u64> = [9, 10, 11, 15, 19, 20].into_iter().filter(|tx| scan.shows(*tx)).collect();
         assert_eq!((scan.after, shown), ((0, 0, -1), vec![9, 11, 19]));
-        cursor.has_read(scan, Some((12, 1, 0)));
+        cursor.note_read(scan, Some((12, 1, 0)));
         let scan = cursor.scan().expect("the scan goes on");
         assert!(scan.after == (12, 1, 0) && !scan.shows(15), "15 may be over by now, and is the next scan's");
-        cursor.has_read(scan, None);
+        cursor.note_read(scan, None);
         assert!(cursor.scan().is_none());
         assert_eq!(cursor.begin(Snapshot::parse("30:30:").unwrap()).after, (10, 0, -1));
     }

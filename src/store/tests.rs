@@ -327,7 +327,7 @@ async fn the_feed_hands_out_what_was_written_while_it_was_behind(on: On) {
     let first = world.accept(&[1]).await;
     let feed = &world.running.feed;
     assert!(feed.status().behind.is_some(), "a new engine is behind");
-    let seen = world.store.fanouts(feed.dispatched_watermark(), 10).await.unwrap().fanouts;
+    let seen = world.store.fanouts(feed.newest_handed_out(), 10).await.unwrap().fanouts;
     assert_eq!(seen[0].event.seq, first.seq);
     feed.read_up_to(first.seq);
     world.catch_up();

@@ -126,7 +126,7 @@ impl EngineDb for Memory {
         page.retain(|(transaction, _)| scan.shows(*transaction));
         let found = page.into_iter().map(|(transaction, fanout)| found_of(shard_set, transaction, fanout));
         let found = found.collect::<Result<_>>()?;
-        cursor.has_read(scan, cut_at);
+        cursor.note_read(scan, cut_at);
         Ok(ScanPage { found, is_cut: cut_at.is_some() })
     }
 
