@@ -137,8 +137,8 @@ impl Dispatcher {
                 self.context.bodies.adopt(&mut fanouts);
                 fanouts.into_iter().for_each(|fanout| self.push(fanout, &mut progress.queue));
             }
-            Step::ReadStore if self.context.db.is_clustered() => self.catch_up(progress).await?,
-            Step::ReadStore => self.read_back(&mut progress.queue).await?,
+            Step::CatchUp if self.context.db.is_clustered() => self.catch_up_by_scan(progress).await?,
+            Step::CatchUp => self.catch_up_alone(&mut progress.queue).await?,
             Step::BeginScan => {
                 self.feed.begin_scan();
                 self.scan_new(progress).await?;
@@ -148,7 +148,8 @@ impl Dispatcher {
         Ok(())
     }
 
-    async fn read_back(&self, queue: &mut FairQueue) -> Result<(), DispatchError> {
+    /// Takes in a page of the open fan-outs, where no other process commits: oldest first, from the last page on.
+    async fn catch_up_alone(&self, queue: &mut FairQueue) -> Result<(), DispatchError> {
         let after = self.feed.newest_handed_out();
         let seen = self.feed.committed();
         let events = u64::try_from(self.page_size.rows()).unwrap_or(u64::MAX);

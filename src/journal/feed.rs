@@ -168,9 +168,9 @@ impl Feed {
         state.bytes = before.zip(&state.waiting).map(|(before, fanout)| bytes_after(before, fanout)).sum();
     }
 
-    /// The dispatcher reads the store; answers which fan-outs are there alone. If any may be, the dispatcher begins at
+    /// The dispatcher catches up from the store; answers which fan-outs are there alone. If any may be, the dispatcher begins at
     /// the first one, and lacks only the tail from then on.
-    pub fn begin_read(&self) -> Option<Behind> {
+    pub fn begin_catch_up(&self) -> Option<Behind> {
         let mut state = self.state.lock();
         let behind = state.behind;
         state.behind = behind.map(|_| Behind::Tail);
@@ -326,10 +326,10 @@ mod tests {
             fall_behind();
             feed.caught_up(feed.committed());
             assert_eq!(feed.status().behind, Some(Behind::Anywhere), "what was read before does not count");
-            assert_eq!(feed.begin_read(), Some(Behind::Anywhere));
-            assert_eq!(feed.begin_read(), Some(Behind::Tail), "the next page goes on");
+            assert_eq!(feed.begin_catch_up(), Some(Behind::Anywhere));
+            assert_eq!(feed.begin_catch_up(), Some(Behind::Tail), "the next page goes on");
             feed.caught_up(feed.committed());
-            assert_eq!((feed.status().behind, feed.begin_read()), (None, None));
+            assert_eq!((feed.status().behind, feed.begin_catch_up()), (None, None));
         }
     }
 

@@ -1,7 +1,7 @@
-//! Scans the store for fan-outs that have become visible since the last scan, in whatever order they were committed.
-//! Every fan-out carries the number of the transaction that wrote it. Transactions get numbers in order and commit in
-//! any order. So a scan knows from which number on fan-outs may still become visible, and the next scan begins there.
-//! The dispatcher scans; the journal's writer decides which of the fan-outs are new.
+//! Scans the store for fan-outs that have become visible since the last scan, in whatever order they were committed; to
+//! catch up, for all that are open. Every fan-out carries the number of the transaction that wrote it. Transactions get
+//! numbers in order and commit in any order. So a scan knows from which number on fan-outs may still become visible,
+//! and the next scan begins there. The dispatcher scans; the journal's writer decides which of the fan-outs are new.
 //!
 //! PostgreSQL only: with SQLite no other process commits.
 
@@ -20,6 +20,7 @@ use super::{Store, StoreError, dialect};
 /// The fan-outs that a scan looks for.
 #[derive(Clone, Copy)]
 pub enum Which<'a> {
+    /// Every open fan-out, to catch up.
     All,
     /// What other nodes have committed, and the events that this node has committed and expects in a scan.
     New(&'a (dyn Fn() -> Vec<EventSeq> + Send + Sync)),

@@ -48,10 +48,10 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Takes in a page of everything in the store that is new to the writer.
-    pub(super) async fn catch_up(&self, progress: &mut Progress) -> Result<(), DispatchError> {
+    /// Takes in a page of all open fan-outs, where other nodes commit, too: of those, what is new to the writer.
+    pub(super) async fn catch_up_by_scan(&self, progress: &mut Progress) -> Result<(), DispatchError> {
         let Progress { queue, scan, .. } = progress;
-        if self.feed.begin_read() == Some(Behind::Anywhere) {
+        if self.feed.begin_catch_up() == Some(Behind::Anywhere) {
             scan.cursor.restart();
         }
         if !self.scan(Which::All, scan, queue).await? {

@@ -9,7 +9,7 @@ pub(super) enum Step {
     /// Take the fan-outs that wait in the feed.
     TakeWaiting,
     /// Read from the store what the feed lacks.
-    ReadStore,
+    CatchUp,
     /// Scan the store for fan-outs that other nodes have committed.
     BeginScan,
     /// Read the next page of the scan under way.
@@ -56,7 +56,7 @@ impl Turns {
             self.last = Last::Waiting;
             return Some(Step::TakeWaiting);
         }
-        feed.behind.map(|_| Step::ReadStore)
+        feed.behind.map(|_| Step::CatchUp)
     }
 
     /// The scan under way has more pages, or its last page could not be read.
@@ -105,7 +105,7 @@ mod tests {
             turns.scan_goes_on();
             let waiting = FeedStatus { has_waiting: true, ..behind };
             let steps = [waiting, waiting, behind, behind].map(|feed| turns.next(feed).unwrap());
-            assert_eq!(steps, [Step::TakeWaiting, Step::TakeWaiting, Step::ReadStore, Step::ReadStore]);
+            assert_eq!(steps, [Step::TakeWaiting, Step::TakeWaiting, Step::CatchUp, Step::CatchUp]);
             assert_eq!(turns.next(NOTHING), Some(Step::ContinueScan));
         }
     }

@@ -123,7 +123,7 @@ impl RegistryHandle {
     pub(super) async fn restart(&self, num: WebhookNum, wait: Option<Duration>, feed: &Feed) {
         self.context.host.sleep(wait.unwrap_or_default()).await;
         loop {
-            match self.recover(num, wait.is_some(), feed).await {
+            match self.try_restart(num, wait.is_some(), feed).await {
                 Ok(()) => return,
                 Err(error) => tracing::warn!(%error, "crashed endpoint could not be restarted; trying again"),
             }
@@ -131,7 +131,7 @@ impl RegistryHandle {
         }
     }
 
-    async fn recover(&self, num: WebhookNum, again: bool, feed: &Feed) -> Result<(), StoreError> {
+    async fn try_restart(&self, num: WebhookNum, again: bool, feed: &Feed) -> Result<(), StoreError> {
         let journal = &self.context.journal;
         let _ = journal.barrier().await;
         let watermark = feed.seen_watermark();

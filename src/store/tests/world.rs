@@ -228,7 +228,7 @@ impl World {
 
     /// Lets the feed hand fan-outs out from memory.
     pub(super) fn catch_up(&self) {
-        self.running.feed.begin_read();
+        self.running.feed.begin_catch_up();
         self.running.feed.caught_up(self.running.feed.committed());
     }
 
