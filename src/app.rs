@@ -108,18 +108,18 @@ impl App {
         Ok(Self { engine, url, new_admin_key, store, server, metrics_server, stop_delay, stop_grace })
     }
 
-    /// Resolves when this node is superseded; the process must stop then.
-    pub async fn superseded(&self) {
-        self.engine.superseded().await;
+    /// Resolves when another node has reaped this one; the process must stop then.
+    pub async fn reaped(&self) {
+        self.engine.reaped().await;
     }
 
     /// Reports that the process is not ready and waits for the stop delay, so that a load balancer notices in time. A
-    /// superseded node does not wait.
+    /// reaped node does not wait.
     pub async fn start_stopping(&self) {
         self.engine.start_stopping();
         tokio::select! {
             () = tokio::time::sleep(self.stop_delay) => {}
-            () = self.superseded() => {}
+            () = self.reaped() => {}
         }
     }
 

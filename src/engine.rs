@@ -378,8 +378,8 @@ impl Engine {
     }
 
     /// Resolves when another node has reaped this one. The process must end then.
-    pub async fn superseded(&self) {
-        self.inner.context.lease.lost().await;
+    pub async fn reaped(&self) {
+        self.inner.context.lease.reaped().await;
     }
 
     fn ops(&self) -> Ops {

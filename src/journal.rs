@@ -128,7 +128,7 @@ pub enum PublishError {
     #[error("the journal has stopped")]
     Stopped,
     /// Other nodes have reaped this one; nothing was kept.
-    #[error("another node has taken over")]
+    #[error("other nodes have reaped this one")]
     Reaped,
     /// The database has lost transactions, and this node has not joined again yet; nothing was kept.
     #[error("the database lacks transactions that it had; what this node knows is read again")]

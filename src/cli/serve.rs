@@ -27,9 +27,9 @@ pub(super) async fn run(settings: Settings, warnings: &[String]) -> Result<(), C
         first_key::show(key, database.as_deref());
     }
     say(format_args!("listening on {}", app.url));
-    let superseded = tokio::select! {
+    let reaped = tokio::select! {
         () = signals.asked() => false,
-        () = app.superseded() => true,
+        () = app.reaped() => true,
     };
     tracing::info!("server stopping");
     let stop = async {
@@ -40,7 +40,7 @@ pub(super) async fn run(settings: Settings, warnings: &[String]) -> Result<(), C
         () = stop => {}
         () = signals.asked() => stop_at_once(),
     }
-    if superseded { Err(CliError::failed("another posthaste has taken over the database")) } else { Ok(()) }
+    if reaped { Err(CliError::failed("another posthaste has taken over the database")) } else { Ok(()) }
 }
 
 /// Ends the process as a crash would. Nothing is lost: what is owed is in the database.

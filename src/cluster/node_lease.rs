@@ -35,7 +35,7 @@ pub(crate) struct NodeLease {
     /// Until when the node may act upon the lease; `None`: for ever.
     until: Option<watch::Sender<Instant>>,
     /// Another node has reaped this one.
-    lost: CancellationToken,
+    reaped: CancellationToken,
     /// The lease is given up, and renewed no more.
     given_up: CancellationToken,
 }
@@ -73,8 +73,8 @@ impl NodeLease {
         let shard_set = db.join(&identity.name, identity.address.as_deref()).await?;
         let terms = LeaseTerms::of(db.lease());
         let until = db.is_clustered().then(|| watch::Sender::new(terms.act_until(asked_at)));
-        let (lost, given_up) = (CancellationToken::new(), CancellationToken::new());
-        Ok(Self { db, host, identity, shard_set, terms, until, lost, given_up })
+        let (reaped, given_up) = (CancellationToken::new(), CancellationToken::new());
+        Ok(Self { db, host, identity, shard_set, terms, until, reaped, given_up })
     }
 
     /// Renews the lease until it is given up, or until another node has reaped this one.
@@ -101,7 +101,7 @@ impl NodeLease {
                 Some(Ok(Renewal::Reaped)) => {
                     tracing::error!("another node has reaped this one; the process ends");
                     until.send_replace(asked_at);
-                    self.lost.cancel();
+                    self.reaped.cancel();
                     return;
                 }
                 Some(Err(error)) => self.warn(&error.to_string(), *until.borrow()),
@@ -165,8 +165,8 @@ impl NodeLease {
     }
 
     /// Resolves when another node has reaped this one.
-    pub(crate) async fn lost(&self) {
-        self.lost.cancelled().await;
+    pub(crate) async fn reaped(&self) {
+        self.reaped.cancelled().await;
     }
 
     /// Gives up the lease and the shards, so that other nodes can acquire them at once. Nothing may be sent or recorded

@@ -46,7 +46,7 @@ pub enum Trigger {
     Retry,
     Manual,
     Test,
-    /// An earlier request may have been interrupted by a crash.
+    /// An earlier request may have been cut short, or ended with a crash.
     Recovery,
 }
 

@@ -55,7 +55,7 @@ pub(super) struct Registry {
     endpoints: BTreeMap<WebhookNum, Known>,
     marks: Marks,
     /// Shards with a request that was cut short. Only the registry knows of these requests.
-    interrupted_shards: BTreeSet<ShardNum>,
+    cut_short_shards: BTreeSet<ShardNum>,
     events: UnboundedSender<EndpointEvent>,
     handle: Option<RegistryHandle>,
     started: u64,
@@ -122,7 +122,7 @@ impl Registry {
             feed: feed.clone(),
             endpoints: BTreeMap::new(),
             marks: Marks::default(),
-            interrupted_shards: BTreeSet::new(),
+            cut_short_shards: BTreeSet::new(),
             events,
             handle: None,
             started: 0,
@@ -186,7 +186,7 @@ impl Registry {
         match kind {
             EndpointEventKind::Idle => self.passivate(num),
             EndpointEventKind::Busy => self.cancel_passivation(num),
-            EndpointEventKind::CutShort(event) => self.interrupted(num, event),
+            EndpointEventKind::CutShort(event) => self.cut_short(num, event),
             EndpointEventKind::Passivated => self.passivated(num),
             EndpointEventKind::Crashed => self.crashed(num),
         }
@@ -374,7 +374,7 @@ impl Registry {
         if all_gone
             && let Some(drained) = self.drained.take()
             && self.endpoints.is_empty()
-            && self.interrupted_shards.is_empty()
+            && self.cut_short_shards.is_empty()
         {
             let _ = drained.send(());
         }

@@ -77,7 +77,7 @@ async fn a_server_that_was_frozen_and_overtaken_sends_nothing_more_and_ends() {
             assert_eq!(status.code(), Some(1), "{}", world.server().output().all());
             let said = world.server().output().stderr();
             assert!(said.contains("another posthaste has taken over the database"), "{said}");
-            assert_eq!(hook.requests().len(), asked, "the superseded server sent something");
+            assert_eq!(hook.requests().len(), asked, "the reaped node sent something");
             let client = Client::open(next.url()).with_key(&world.tenant.key);
             let found = client.walk(&format!("/events/{}/deliveries", event.id)).await;
             assert_eq!(found.len(), 1);

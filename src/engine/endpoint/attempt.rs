@@ -51,7 +51,8 @@ pub(in crate::engine) struct Attempted {
 /// How an attempt ends.
 pub(in crate::engine) enum AttemptEnd {
     Made(Attempted),
-    /// The lease ended first. The receiver may have seen the request; its answer is not known.
+    /// The lease ended first. The receiver may have seen the request; its answer is not known. An attempt is also cut
+    /// short by the end of its actor or its process, and by a hand-off that it outlasts; these leave no such value.
     CutShort,
 }
 

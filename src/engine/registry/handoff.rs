@@ -21,7 +21,7 @@ pub(super) struct Handoff {
 
 impl Registry {
     pub(super) fn hand_off(&mut self, shard: ShardNum, told: oneshot::Sender<bool>) {
-        let mut clean = !self.interrupted_shards.remove(&shard);
+        let mut clean = !self.cut_short_shards.remove(&shard);
         let host = &self.context.host;
         self.endpoints.retain(|num, known| {
             if ShardNum::of(*num) != shard {
@@ -57,12 +57,12 @@ impl Registry {
 
     /// Notes that a request was cut short: the event is in doubt for a later activation here, and for the shard's next
     /// owner.
-    pub(super) fn interrupted(&mut self, num: WebhookNum, event: EventSeq) {
+    pub(super) fn cut_short(&mut self, num: WebhookNum, event: EventSeq) {
         self.marks.mark_in_doubt(num, InDoubt { events_to: event, due_to: self.context.host.now() });
         let shard = ShardNum::of(num);
         match self.handoffs.iter_mut().find(|handoff| handoff.shard == shard) {
             Some(handoff) => handoff.clean = false,
-            None => drop(self.interrupted_shards.insert(shard)),
+            None => drop(self.cut_short_shards.insert(shard)),
         }
     }
 

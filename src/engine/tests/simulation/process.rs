@@ -159,10 +159,10 @@ impl Process {
         self.flow(member.run());
         self.flow(Follower::new(context.clone(), registry.clone(), position).run());
         self.spawn(notifications::run(context.notifier.clone(), cluster_db.clone(), self.host.clone()));
-        let superseded = self.clone();
+        let reaped = self.clone();
         self.spawn(async move {
-            superseded.context.lease.lost().await;
-            superseded.stop().await;
+            reaped.context.lease.reaped().await;
+            reaped.stop().await;
         });
     }
 

@@ -310,7 +310,7 @@ impl Scheduler {
             if moment == MOST_FAILED {
                 self.set_moods(Mood::Accepts);
             }
-            // Some processes learn only now that they are superseded, and end; their supervisor starts them again.
+            // Some processes learn only now that they are reaped, and end; their supervisor starts them again.
             self.start_missing();
             let goes_on = (0..TURNS).all(|_| self.world.turn());
             assert!(!goes_on, "tasks make progress without end");
