@@ -257,7 +257,9 @@ impl Engine {
     ) -> Result<Self, StartError> {
         let db: Arc<dyn EngineDb> = Arc::new(store.clone());
         let cluster_db: Arc<dyn ClusterDb> = Arc::new(store.clone());
-        store.mark_taken(node_lease.shard_set(), host.now()).await?;
+        if !store.is_clustered() {
+            node_lease.shard_set().set_in_doubt(store.begin_alone(host.now()).await?);
+        }
         let local_network = local_network(&config).map_err(StartError::Network)?;
         let guard = local_network.guard.clone();
         let (running, writer) =

@@ -1,4 +1,5 @@
-//! Single values of the engine itself, in the table `engine_state`.
+//! Single values of the engine itself, in the table `engine_state`; among them what is in doubt where one process has the
+//! database alone. With several nodes, the doubt is in the rows of the shards (`leases`).
 
 use entity::engine_state::{ActiveModel, Column, Entity};
 use sea_orm::sea_query::OnConflict;
@@ -9,7 +10,6 @@ use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
 use crate::secrets::Layout;
 
-use super::leases::ShardSet;
 use super::{Store, StoreError};
 
 const LOG_INDEXED_TO: &str = "log_indexed_to";
@@ -21,9 +21,9 @@ const SEAL_LAYOUT: &str = "seal_layout";
 const ENGINE_ID: &str = "engine_id";
 
 impl Store {
-    /// Notes that a process starts now. After a crash, everything owed is in doubt, and stays so through later clean
-    /// stops until it is sent.
-    pub async fn mark_started(&self, now: UnixMillis) -> Result<InDoubt, StoreError> {
+    /// Notes that a process that has the database alone starts now, and answers what is in doubt. After a crash,
+    /// everything owed is, and stays so through later clean stops until it is sent.
+    pub async fn begin_alone(&self, now: UnixMillis) -> Result<InDoubt, StoreError> {
         let last_event = self.last_event().await?;
         self.write(async |on| {
             let crashed = get(on, STARTED_AT).await?.is_some() && get(on, STOPPED_CLEANLY_AT).await?.is_none();
@@ -39,15 +39,6 @@ impl Store {
             })
         })
         .await
-    }
-
-    /// Calls [`Self::mark_started`] if the process has the database alone. With several nodes, each shard has its own
-    /// doubt.
-    pub async fn mark_taken(&self, shard_set: &ShardSet, now: UnixMillis) -> Result<(), StoreError> {
-        if shard_set.is_everything() {
-            shard_set.set_in_doubt(self.mark_started(now).await?);
-        }
-        Ok(())
     }
 
     /// Notes that an attempt of this webhook may have been cut short.

@@ -342,19 +342,19 @@ async fn the_feed_hands_out_what_was_written_while_it_was_behind(on: On) {
 on_both!(what_a_crash_left_stays_suspect_through_clean_stops);
 async fn what_a_crash_left_stays_suspect_through_clean_stops(on: On) {
     let world = World::new(on).await;
-    assert_eq!(world.store.mark_started(UnixMillis(1)).await.unwrap(), InDoubt::NOTHING);
+    assert_eq!(world.store.begin_alone(UnixMillis(1)).await.unwrap(), InDoubt::NOTHING);
     let receipt = world.accept(&[1]).await;
     world.store.mark_stopped_cleanly(UnixMillis(2)).await.unwrap();
-    assert_eq!(world.store.mark_started(UnixMillis(3)).await.unwrap(), InDoubt::NOTHING);
+    assert_eq!(world.store.begin_alone(UnixMillis(3)).await.unwrap(), InDoubt::NOTHING);
     let in_doubt = InDoubt { events_to: receipt.seq, due_to: UnixMillis(4) };
-    assert_eq!(world.store.mark_started(UnixMillis(4)).await.unwrap(), in_doubt);
+    assert_eq!(world.store.begin_alone(UnixMillis(4)).await.unwrap(), in_doubt);
     world.accept(&[1]).await;
     world.store.mark_stopped_cleanly(UnixMillis(5)).await.unwrap();
-    assert_eq!(world.store.mark_started(UnixMillis(6)).await.unwrap(), in_doubt);
+    assert_eq!(world.store.begin_alone(UnixMillis(6)).await.unwrap(), in_doubt);
     world.store.mark_all_in_doubt(InDoubt { events_to: EventSeq::ZERO, due_to: UnixMillis(7) }).await.unwrap();
     world.store.mark_stopped_cleanly(UnixMillis(8)).await.unwrap();
     let wider = InDoubt { due_to: UnixMillis(7), ..in_doubt };
-    assert_eq!(world.store.mark_started(UnixMillis(9)).await.unwrap(), wider, "a part of the running process crashed");
+    assert_eq!(world.store.begin_alone(UnixMillis(9)).await.unwrap(), wider, "a part of the running process crashed");
 }
 
 on_both!(a_closed_journal_writes_what_it_took_and_takes_nothing_more);

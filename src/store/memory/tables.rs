@@ -20,7 +20,6 @@ use crate::store::events::Receipt;
 use crate::store::fanouts::FanoutKey;
 use crate::store::idempotency::{Once, OnceKey};
 use crate::store::journal_db::rows::{Change, NewEvent};
-use crate::store::leases::ShardSet;
 use crate::store::leases::memory::Leases;
 use crate::store::payload::LARGE;
 
@@ -163,13 +162,8 @@ impl Tables {
 
 /// What a process notes when it starts and stops, and operators' statements.
 impl Tables {
-    /// Mirrors `Store::mark_taken`, for a process that has the database alone.
-    pub(crate) fn mark_taken(&mut self, shard_set: &ShardSet, now: UnixMillis) {
-        shard_set.set_in_doubt(self.mark_started(now));
-    }
-
-    /// Mirrors `Store::mark_started`.
-    fn mark_started(&mut self, now: UnixMillis) -> InDoubt {
+    /// Mirrors `Store::begin_alone`.
+    pub(crate) fn begin_alone(&mut self, now: UnixMillis) -> InDoubt {
         if self.started && !self.stopped_cleanly {
             self.in_doubt = Some(InDoubt { events_to: self.last_event(), due_to: now });
         }

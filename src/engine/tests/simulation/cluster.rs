@@ -36,7 +36,7 @@ impl ClusterDb for Db {
         self.write(async {
             let shard_set = self.memory.join(name, address).await?;
             if !self.memory.is_clustered() {
-                self.memory.tables.write().mark_taken(&shard_set, self.memory.client.now());
+                shard_set.set_in_doubt(self.memory.tables.write().begin_alone(self.memory.client.now()));
             }
             Ok(shard_set)
         })
