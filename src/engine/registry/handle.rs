@@ -82,39 +82,45 @@ impl RegistryHandle {
         Ok(loaded)
     }
 
-    /// Tells live endpoints that they have rows that they do not know of; activates the sleeping ones.
+    /// Tells live endpoints that they have rows that they do not know of; activates the sleeping ones, and purges those
+    /// whose webhook is deleted.
     pub(in crate::engine) async fn wake(&self, nums: Vec<WebhookNum>) {
         if let Some(asleep) = ask(&self.registry, |answer| RegistryMessage::Wake(nums, answer)).await {
             self.wake_sleeping(asleep).await;
         }
     }
 
-    /// Tells live endpoints that they have rows that fall due; activates the sleeping ones.
+    /// Tells live endpoints that they have rows that fall due; activates the sleeping ones, and purges those whose webhook
+    /// is deleted.
     pub(in crate::engine) async fn remind(&self, nums: Vec<WebhookNum>) {
         if let Some(asleep) = ask(&self.registry, |answer| RegistryMessage::Remind(nums, answer)).await {
             self.wake_sleeping(asleep).await;
         }
     }
 
-    /// Activates sleeping endpoints. Cancels what is still owed to deleted webhooks.
+    /// Activates sleeping endpoints. Webhooks that turn out to be deleted are purged: a crash may have left rows of theirs.
     async fn wake_sleeping(&self, asleep: Vec<WebhookNum>) {
         for some in asleep.chunks(ACTIVATIONS) {
-            if let Err(error) = self.wake_chunk(some).await {
-                tracing::warn!(%error, "sleeping endpoints could not be activated; the due poller will try again");
+            match self.activate(some.to_vec()).await {
+                Ok(loaded) => {
+                    self.purge_deleted(some.iter().copied().filter(|num| !loaded.exists(*num)).collect()).await
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "sleeping endpoints could not be activated; the due poller will try again");
+                }
             }
         }
     }
 
-    async fn wake_chunk(&self, nums: &[WebhookNum]) -> Result<(), StoreError> {
-        let loaded = self.activate(nums.to_vec()).await?;
-        let deleted: Vec<WebhookNum> = nums.iter().copied().filter(|num| !loaded.exists(*num)).collect();
-        if !deleted.is_empty() {
-            for num in &deleted {
-                let _ = self.context.journal.purge(*num, EventSeq(i64::MAX), &[]).await;
-            }
-            self.context.ledger.forget(&deleted).await;
+    /// Cancels what is still owed to webhooks that are deleted.
+    async fn purge_deleted(&self, deleted: Vec<WebhookNum>) {
+        if deleted.is_empty() {
+            return;
         }
-        Ok(())
+        for num in &deleted {
+            let _ = self.context.journal.purge(*num, EventSeq(i64::MAX), &[]).await;
+        }
+        self.context.ledger.forget(&deleted).await;
     }
 
     /// Restarts a crashed endpoint. First, every event that the endpoint was offered and had not recorded gets a row.
