@@ -24,7 +24,6 @@ use crate::domain::delivery::Due;
 use crate::domain::id::{DeliveryId, EventSeq};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
-use crate::domain::outcome::Outcome;
 use crate::fault;
 use crate::journal::Record;
 use crate::log_limit::LogLimit;
@@ -357,15 +356,11 @@ impl Endpoint {
     }
 
     fn attempted(&mut self, event: EventSeq, called: &EndpointConfig, attempted: Attempted, shell: &mut impl Shell) {
-        let outcome = match &attempted.report.outcome {
-            // The URL has changed since: a `410` from the old receiver says nothing about the new one.
-            Outcome::Gone if called.url != self.config.url => Outcome::Rejected,
-            outcome => outcome.clone(),
-        };
-        let Report { status, error, duration_us, .. } = &attempted.report;
+        let Report { outcome, status, error, duration_us, .. } = &attempted.report;
+        let (outcome, from_former_url) = (outcome.clone(), called.url != self.config.url);
         let said = Said { status: *status, error: error.clone() };
         let (took, jitter) = (Duration::from_micros((*duration_us).into()), self.context.host.unit_random());
-        self.step(Input::Finished { event, outcome, said, took, jitter }, Some(attempted), shell);
+        self.step(Input::Finished { event, outcome, said, from_former_url, took, jitter }, Some(attempted), shell);
         self.leave_if_it_must();
     }
 

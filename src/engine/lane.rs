@@ -24,7 +24,7 @@ use crate::domain::outcome::Outcome;
 use crate::domain::policy::Policy;
 
 use self::attempts::{Attempt, Attempts};
-use self::entry::after_attempt;
+use self::entry::{after_attempt, of_former_url};
 use self::health::{Receiver, RequestEnd};
 use self::window::{FEW, Key, Window};
 
@@ -80,7 +80,8 @@ impl Lane {
             Input::Offer(entry) => self.offer(entry, now, effects),
             Input::Loaded { entries, next } => self.loaded(entries, next, now, effects),
             Input::LoadFailed => self.window.load_failed(),
-            Input::Finished { event, outcome, said, took, jitter } => {
+            Input::Finished { event, outcome, said, from_former_url, took, jitter } => {
+                let outcome = if from_former_url { of_former_url(outcome) } else { outcome };
                 self.finished((event, &outcome, said), (took, jitter), now, effects);
             }
             Input::NotSent { event } => self.not_sent(event, now, effects),

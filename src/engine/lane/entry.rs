@@ -80,6 +80,12 @@ impl Entry {
     }
 }
 
+/// What an outcome of the webhook's former URL means for the webhook: a `410` from there says nothing about the receiver
+/// of now.
+pub(super) fn of_former_url(outcome: Outcome) -> Outcome {
+    if outcome == Outcome::Gone { Outcome::Rejected } else { outcome }
+}
+
 /// The delivery's state after an attempt, and whether the webhook is to be switched off.
 pub(super) fn after_attempt(
     policy: &Policy,

@@ -38,6 +38,8 @@ pub enum Input {
         event: EventSeq,
         outcome: Outcome,
         said: Said,
+        /// The webhook's URL has changed since the attempt began.
+        from_former_url: bool,
         took: Duration,
         jitter: f64,
     },

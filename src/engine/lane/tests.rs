@@ -35,6 +35,7 @@ fn finished(seq: i64, outcome: Outcome) -> Input {
         event: EventSeq(seq),
         outcome,
         said: Said::default(),
+        from_former_url: false,
         took: Duration::from_millis(5),
         jitter: 0.0,
     }
@@ -406,6 +407,22 @@ fn few_requests_at_first_and_more_as_they_are_answered_well() {
 }
 
 #[test]
+fn a_410_from_a_former_url_is_retried_and_does_not_switch_the_webhook_off() {
+    let mut bench = Bench::new(policy(|_| ()));
+    bench.on(offer(1));
+    let mut from_former_url = finished(1, Outcome::Gone);
+    if let Input::Finished { from_former_url, .. } = &mut from_former_url {
+        *from_former_url = true;
+    }
+    let effects = bench.on(from_former_url);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Disable { .. })));
+    let state =
+        effects.iter().find_map(|effect| if let Effect::Settle { state, .. } = effect { Some(*state) } else { None });
+    assert_eq!(state.map(|state| state.status), Some(Status::Pending));
+    assert_eq!(bench.lane.mode(), Mode::Active);
+}
+
+#[test]
 fn a_slow_or_failing_receiver_shares_a_small_part_until_it_is_well() {
     let mut bench = Bench::new(policy(|_| ()));
     let share = |effects: &[Effect]| {
@@ -417,6 +434,7 @@ fn a_slow_or_failing_receiver_shares_a_small_part_until_it_is_well() {
         event: EventSeq(1),
         outcome: Outcome::Success,
         said: Said::default(),
+        from_former_url: false,
         took,
         jitter: 0.0,
     });
