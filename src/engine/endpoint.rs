@@ -11,11 +11,9 @@ mod report;
 mod shell;
 mod watch;
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use tracing::field::display;
 
 use crate::delivery::breaker::ViewState as BreakerState;
@@ -317,10 +315,8 @@ impl Endpoint {
             stats: self.stats.clone(),
             recall: recall.clone(),
         };
-        // The sending half turns a panic into an outcome. A panic before that means that nothing was sent: the lane starts
-        // the attempt again at once.
-        let run = AssertUnwindSafe(attempt::run(means, called.clone(), entry, share)).catch_unwind();
-        shell.spawn(async move { Completion::Attempt { event, called, recall, ended: run.await.unwrap_or(None) } });
+        let attempt = attempt::run(means, called.clone(), entry, share);
+        shell.spawn(async move { Completion::Attempt { event, called, recall, ended: attempt.await } });
     }
 
     fn attempt_ended(

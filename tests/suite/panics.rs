@@ -97,7 +97,13 @@ async fn delivery_status(world: &World, hook: &Hook, event: &Event) -> String {
 
 #[tokio::test]
 async fn an_attempt_that_panics_is_on_record_as_crashed_and_is_retried() {
-    let (mut world, victim, other) = world_with_victim("panic:attempt.task:1").await;
+    for fault in ["panic:attempt.admission:1", "panic:attempt.task:1"] {
+        is_on_record_as_crashed_and_is_retried(fault).await;
+    }
+}
+
+async fn is_on_record_as_crashed_and_is_retried(fault: &str) {
+    let (mut world, victim, other) = world_with_victim(fault).await;
 
     let events = publish_all(&world).await;
 

@@ -1,6 +1,6 @@
 //! One attempt, in a task of its own that the endpoint spawns: wait for a start slot and a permit, reserve a slot in
-//! the journal for the outcome, send. Until it sends, the endpoint may recall it. A panic does not end the actor: while
-//! the request is made, it is an outcome (`crashed`); before that, nothing was sent.
+//! the journal for the outcome, send. Until it sends, the endpoint may recall it. A panic does not end the actor: it is
+//! an outcome (`crashed`), whether or not anything was sent.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -93,8 +93,21 @@ struct Admitted {
 }
 
 /// Makes an attempt. `None`: nothing was sent, because the attempt was recalled, the engine is stopping, or it no longer
-/// serves the webhook.
+/// serves the webhook. The lane starts such an attempt again at once. One that panics might do so for ever, so it spends
+/// a try instead.
 pub(super) async fn run(means: Means, config: Arc<EndpointConfig>, entry: Entry, share: Share) -> Option<AttemptEnd> {
+    let context = means.context.clone();
+    match AssertUnwindSafe(make(means, config, entry, share)).catch_unwind().await {
+        Ok(end) => end,
+        Err(_) => {
+            let slot = context.journal.reserve().await.ok()?;
+            let report = crashed(Duration::ZERO);
+            Some(AttemptEnd::Made(Attempted { report, started_at: context.host.now(), slot }))
+        }
+    }
+}
+
+async fn make(means: Means, config: Arc<EndpointConfig>, entry: Entry, share: Share) -> Option<AttemptEnd> {
     let Admitted { body, permit, start_slot, slot } =
         means.recall.unless_recalled(admission(&means, &config, &entry, share)).await??;
     // The future of a request is large. Attempts that wait for admission do without it.
@@ -108,10 +121,7 @@ pub(super) async fn run(means: Means, config: Arc<EndpointConfig>, entry: Entry,
         let report = match report {
             Ok(Some(report)) => report?,
             Ok(None) => return Some(AttemptEnd::CutShort),
-            Err(_) => {
-                let took = host.steady().saturating_duration_since(began);
-                unsent(Outcome::Crashed, "the attempt crashed".to_owned(), took)
-            }
+            Err(_) => crashed(host.steady().saturating_duration_since(began)),
         };
         Some(AttemptEnd::Made(Attempted { report, started_at, slot }))
     })
@@ -120,6 +130,7 @@ pub(super) async fn run(means: Means, config: Arc<EndpointConfig>, entry: Entry,
 
 /// Waits for all that a request needs. `None`: the engine is stopping, or no longer serves the webhook.
 async fn admission(means: &Means, config: &EndpointConfig, entry: &Entry, share: Share) -> Option<Admitted> {
+    fault::point_of("attempt.admission", &config.name);
     let EngineContext { host, shard_set, lease, journal, draining, .. } = means.context.as_ref();
     let tag = shard_set.tag_of(ShardNum::of(config.num));
     let body = match &entry.event.body {
@@ -229,6 +240,10 @@ fn message(config: &EndpointConfig, entry: &Entry, body: Bytes) -> Message {
         trail: event.trail.clone(),
         body,
     }
+}
+
+fn crashed(took: Duration) -> Report {
+    unsent(Outcome::Crashed, "the attempt crashed".to_owned(), took)
 }
 
 fn unsent(outcome: Outcome, error: String, took: Duration) -> Report {
