@@ -113,6 +113,20 @@ impl Store {
         assert_ne!(changed.rows_affected(), 0, "{sql}");
     }
 
+    /// Waits until every transaction is over that had begun on the server before: other tests may use it, too.
+    pub(crate) async fn others_ended(&self) {
+        let begun = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::int8";
+        let over = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::int8";
+        let ask = async |sql: &str| -> i64 {
+            let statement = Statement::from_string(DbBackend::Postgres, sql);
+            self.readers().query_one_raw(statement).await.unwrap().unwrap().try_get_by_index(0).unwrap()
+        };
+        let begun = ask(begun).await;
+        while ask(over).await < begun {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// A byte literal in the database's syntax.
     pub(crate) fn bytes_literal(&self, hex: &str) -> String {
         match self.backend() {

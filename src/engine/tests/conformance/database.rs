@@ -394,6 +394,14 @@ impl Database {
         }
     }
 
+    /// Waits until nothing that has been committed can look unsettled because of other tests' transactions.
+    pub(super) async fn others_ended(&self) {
+        match &self.backdoor {
+            Backdoor::Store(store, _) => store.others_ended().await,
+            Backdoor::Memory(_) => {}
+        }
+    }
+
     /// Gives a fan-out the number of a transaction that this server has not begun.
     pub(super) async fn number_elsewhere(&self, event: EventSeq, shard: ShardNum) {
         let number = 1_u64 << 40;
