@@ -11,8 +11,13 @@ use crate::store::fanout_scan::{ScanCursor, Which};
 /// A transaction number of a server that has counted much further.
 const FOREIGN: &str = "'999999999999'::xid8";
 
-/// The fan-outs that the next scan finds and that are not tracked yet.
+/// The fan-outs that the next scan from the beginning finds and that are not tracked yet.
 async fn found_by(world: &World) -> Vec<EventSeq> {
+    world.running.feed.begin_catch_up();
+    claimed_by(world).await
+}
+
+async fn claimed_by(world: &World) -> Vec<EventSeq> {
     let mut cursor = ScanCursor::default();
     let page = world.store.visible_fanouts(&world.shard_set, &mut cursor, Which::All, 100).await.unwrap();
     let (answer, answered) = oneshot::channel();
@@ -34,6 +39,22 @@ async fn rows_that_another_server_has_numbered_are_found_and_counted_once() {
     assert_eq!(found_by(&world).await, owed);
     assert!(found_by(&world).await.is_empty(), "they are tracked");
     agrees(&world.store, &world.running.ledger, &[webhook]).await;
+}
+
+#[tokio::test]
+async fn a_scan_that_an_activation_has_overtaken_claims_nothing() {
+    let world = World::new(On::Postgres).await;
+    let webhook = world.webhook().await.num;
+    let owed = world.accept(&[webhook.0]).await.seq;
+
+    let world = world.restart().await;
+
+    assert_eq!(
+        claimed_by(&world).await,
+        [],
+        "its shards were activated, and the store is not read from its beginning yet"
+    );
+    assert_eq!(found_by(&world).await, [owed]);
 }
 
 #[tokio::test]
