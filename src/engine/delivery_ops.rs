@@ -93,8 +93,8 @@ impl Engine {
         Err(EngineError::Quarantined(why::crashed(crashes, crash.as_deref())))
     }
 
-    /// Cancels a pending delivery, or the manual retry of a settled one. A delivery that is in flight cannot be
-    /// cancelled.
+    /// Cancels a pending delivery, or the manual retry of a settled one. A delivery whose request is
+    /// being made cannot be cancelled.
     pub async fn cancel(&self, tenant: TenantNum, id: DeliveryId, by: &Author) -> Result<(), EngineError> {
         let before = self.delivery(tenant, id).await?.ok_or(EngineError::NotFound)?.state;
         if before.status != Status::Pending {

@@ -176,9 +176,10 @@ impl Endpoint {
                 let _ = answer.send(self.lane.take_out(event));
                 self.drive(Input::Tick, shell);
             }
-            EndpointMessage::Withdraw(event, answer) => {
+            EndpointMessage::Withdraw(event, done) => {
                 self.take_back(event);
-                let _ = answer.send(self.lane.withdraw(event));
+                self.lane.withdraw(event);
+                let _ = done.send(());
                 self.drive(Input::Tick, shell);
             }
             EndpointMessage::WithdrawAll(to, answer) => drop(answer.send(self.lane.withdraw_all(to))),
@@ -347,7 +348,7 @@ impl Endpoint {
     /// Makes the delivery wait again in the lane, if nothing of its request was sent.
     fn take_back(&mut self, event: EventSeq) {
         if self.recall(event) {
-            self.lane.take_back(event, self.now());
+            self.lane.put_back(event, self.now());
         }
     }
 

@@ -205,11 +205,11 @@ impl Lane {
         self.sending_now.len() < before
     }
 
-    /// Takes a waiting delivery out of the lane.
+    /// Takes a waiting delivery out of the lane. An attempt that can still be recalled must have been put back before.
     pub fn take_out(&mut self, event: EventSeq) -> InLane {
         self.cancel_send_now(event);
         if let Some(attempt) = self.attempts.get(event) {
-            return InLane::InFlight { manual: attempt.entry.state.manual.is_some() };
+            return InLane::Started { manual: attempt.entry.state.manual.is_some() };
         }
         self.window.left(event);
         if self.policy.ordered {
@@ -218,13 +218,13 @@ impl Lane {
         if self.window.take(event).is_some() { InLane::Waiting } else { InLane::Absent }
     }
 
-    /// Takes out a cancelled delivery. If it is in flight, it is not sent again.
-    pub fn withdraw(&mut self, event: EventSeq) -> InLane {
-        self.attempts.withdraw(|under_way| under_way == event);
-        self.take_out(event)
+    /// Takes out a cancelled delivery. If its attempt has started, no other one follows.
+    pub fn withdraw(&mut self, event: EventSeq) {
+        self.attempts.withdraw(|started| started == event);
+        self.take_out(event);
     }
 
-    /// Marks the deliveries in flight up to this event, so that they are not sent again. Answers which they are.
+    /// Marks the started attempts up to this event, so that no others follow. Answers their events.
     pub fn withdraw_all(&mut self, to: EventSeq) -> Vec<EventSeq> {
         self.attempts.withdraw(|event| event <= to)
     }
@@ -449,13 +449,13 @@ impl Lane {
             self.cancel_send_now(event);
             effects.push(Effect::Cancel { event });
         } else {
-            self.take_back(event, now);
+            self.put_back(event, now);
             self.trim(now, effects);
         }
     }
 
     /// Nothing of the delivery's request was sent: the delivery waits again.
-    pub fn take_back(&mut self, event: EventSeq, now: Now) {
+    pub fn put_back(&mut self, event: EventSeq, now: Now) {
         self.receiver.not_sent(event);
         if let Some(attempt) = self.attempts.end(event) {
             self.insert(attempt.entry, now);

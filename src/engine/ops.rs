@@ -123,17 +123,16 @@ impl Ops {
         self.record(id, Record::Retry { id, at: now.min(id.event.accepted_at()) }).await?;
         let found = self.registry.take_out(id).await;
         self.registry.send_now(id).await;
-        if found == (InLane::InFlight { manual: false }) { Err(EngineError::InFlight) } else { Ok(()) }
+        if found == (InLane::Started { manual: false }) { Err(EngineError::InFlight) } else { Ok(()) }
     }
 
     /// Cancels a pending delivery. An outcome that is recorded meanwhile wins, which the caller must look for.
     pub(super) async fn cancel(&self, id: DeliveryId) -> Result<(), EngineError> {
         self.take_out(id).await?;
         self.record(id, Record::Cancel { id, at: self.context.host.now() }).await?;
-        match self.registry.withdraw(id).await {
-            InLane::InFlight { .. } => Err(EngineError::InFlight),
-            InLane::Waiting | InLane::Absent => Ok(()),
-        }
+        // A request that has begun meanwhile ends, and only its success still counts.
+        self.registry.withdraw(id).await;
+        Ok(())
     }
 
     /// Takes a delivery out of its lane before its row is changed. A delivery that is neither in a lane nor in a row is
@@ -143,7 +142,7 @@ impl Ops {
         match self.registry.take_out(id).await {
             InLane::Waiting => Ok(()),
             InLane::Absent if self.context.db.has_row(id).await? => Ok(()),
-            InLane::InFlight { .. } | InLane::Absent => Err(EngineError::InFlight),
+            InLane::Started { .. } | InLane::Absent => Err(EngineError::InFlight),
         }
     }
 

@@ -33,7 +33,7 @@ use super::restart::{Rest, Restarts};
 use self::handoff::Handoff;
 
 pub(super) use self::actor::start;
-pub(super) use self::handle::{Handed, RegistryHandle};
+pub(super) use self::handle::{NotHanded, RegistryHandle};
 pub(super) use self::marks::Marks;
 pub(super) use self::messages::{Crashes, Figures, Offered, RegistryMessage};
 

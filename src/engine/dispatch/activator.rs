@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::domain::id::{TenantNum, WebhookNum};
 use crate::engine::bounds::DispatchBounds;
 use crate::engine::context::EngineContext;
-use crate::engine::registry::{Handed, Item};
+use crate::engine::registry::{Item, NotHanded};
 use crate::host::Host;
 
 use super::active_tenants::ActiveTenants;
@@ -158,7 +158,7 @@ impl Activator {
                 self.host.sleep(LIVE_ENDPOINTS_PAUSE).await;
             }
             let nums: Vec<WebhookNum> = items.iter().map(|item| item.num).collect();
-            let Handed { refused, deleted } = dispatcher.registry.offer_to_sleeping(items).await;
+            let NotHanded { refused, deleted } = dispatcher.registry.offer_to_sleeping(items).await;
             while let Err(error) = hand_on(dispatcher, &refused, &deleted).await {
                 tracing::warn!(%error, "refused deliveries could not be recorded; trying again");
                 self.host.sleep(PAUSE).await;

@@ -93,8 +93,8 @@ struct Admitted {
 }
 
 /// Makes an attempt. `None`: nothing was sent, because the attempt was recalled, the engine is stopping, or it no longer
-/// serves the webhook. The lane starts such an attempt again at once. One that panics might do so for ever, so it spends
-/// a try instead.
+/// serves the webhook. The lane may start such an attempt again at once. One that panics might do so for ever, so it
+/// spends a try instead.
 pub(super) async fn run(means: Means, config: Arc<EndpointConfig>, entry: Entry, share: Share) -> Option<AttemptEnd> {
     let context = means.context.clone();
     match AssertUnwindSafe(make(means, config, entry, share)).catch_unwind().await {

@@ -30,7 +30,7 @@ pub(in crate::engine) enum EndpointMessage {
     /// Take a waiting delivery out of the lane.
     TakeOut(EventSeq, oneshot::Sender<InLane>),
     /// Take a cancelled delivery out of the lane.
-    Withdraw(EventSeq, oneshot::Sender<InLane>),
+    Withdraw(EventSeq, oneshot::Sender<()>),
     /// Do not send the deliveries in flight up to this event again; answers their events.
     WithdrawAll(EventSeq, oneshot::Sender<Vec<EventSeq>>),
     /// An operator wants to know whether the receiver is back.

@@ -146,8 +146,8 @@ pub enum Mode {
 pub enum InLane {
     Absent,
     Waiting,
-    /// `manual`: a person asked for the attempt.
-    InFlight {
+    /// Its attempt has started. `manual`: a person asked for it.
+    Started {
         manual: bool,
     },
 }

@@ -33,7 +33,7 @@ pub(in crate::engine) struct RegistryHandle {
 
 /// The items that [`RegistryHandle::offer_to_sleeping`] could not hand over.
 #[derive(Default)]
-pub(in crate::engine) struct Handed {
+pub(in crate::engine) struct NotHanded {
     /// No endpoint could take these items; they become rows.
     pub(in crate::engine) refused: Vec<Item>,
     /// The webhooks of these items are deleted.
@@ -53,7 +53,7 @@ impl RegistryHandle {
     }
 
     /// Activates the endpoints and hands each its items.
-    pub(in crate::engine) async fn offer_to_sleeping(&self, items: Vec<Item>) -> Handed {
+    pub(in crate::engine) async fn offer_to_sleeping(&self, items: Vec<Item>) -> NotHanded {
         let nums: Vec<WebhookNum> = items.iter().map(|item| item.num).collect();
         let loaded = loop {
             match self.activate(nums.clone()).await {
@@ -68,7 +68,7 @@ impl RegistryHandle {
             self.context.stats.of(item.num).passed_by();
         }
         refused.extend(unknown);
-        Handed { refused, deleted }
+        NotHanded { refused, deleted }
     }
 
     /// Activates the sleeping endpoints of active webhooks.
@@ -168,10 +168,11 @@ impl RegistryHandle {
         Ok(())
     }
 
-    /// Tells the endpoint that its webhook was changed. Tries until the webhook can be read or the engine stops.
+    /// Tells the endpoint that its webhook was changed. Tries until the store answers or the engine
+    /// stops; a row that cannot be read halts the endpoint.
     pub(in crate::engine) async fn reconfigure(&self, num: WebhookNum) {
         while let Err(error) = self.configure(num).await {
-            tracing::error!(webhook = num.0, %error, "changed webhook could not be read; trying again");
+            tracing::error!(webhook = num.0, %error, "changed webhook could not be read from the database; trying again");
             let pause = self.context.host.sleep(READ_PAUSE);
             if self.context.draining.run_until_cancelled(pause).await.is_none() {
                 return;
@@ -247,12 +248,9 @@ impl RegistryHandle {
     }
 
     /// Takes a cancelled delivery out of its endpoint's lane.
-    pub(in crate::engine) async fn withdraw(&self, id: DeliveryId) -> InLane {
-        match self.find(id.webhook).await {
-            Some(endpoint) => {
-                ask(&endpoint, |answer| EndpointMessage::Withdraw(id.event, answer)).await.unwrap_or(InLane::Absent)
-            }
-            None => InLane::Absent,
+    pub(in crate::engine) async fn withdraw(&self, id: DeliveryId) {
+        if let Some(endpoint) = self.find(id.webhook).await {
+            let _ = ask(&endpoint, |done| EndpointMessage::Withdraw(id.event, done)).await;
         }
     }
 

@@ -73,8 +73,8 @@ fn a_cancelled_delivery_that_was_not_sent_stays_cancelled() {
 fn a_delivery_that_was_taken_back_can_be_taken_out() {
     let mut bench = Bench::new(policy(|_| ()));
     bench.on(offer(1));
-    assert_eq!(bench.lane.take_out(EventSeq(1)), InLane::InFlight { manual: false });
-    bench.lane.take_back(EventSeq(1), bench.now());
+    assert_eq!(bench.lane.take_out(EventSeq(1)), InLane::Started { manual: false });
+    bench.lane.put_back(EventSeq(1), bench.now());
     assert_eq!(bench.lane.take_out(EventSeq(1)), InLane::Waiting);
     assert!(bench.lane.is_idle(bench.now()));
 }
