@@ -52,6 +52,9 @@ pub(super) trait EngineDb: Send + Sync {
     /// The events up to `to` that the webhook is owed by a fan-out and has no row for.
     async fn owed_only_by_fanout(&self, webhook: WebhookNum, to: EventSeq) -> Result<Vec<EventSeq>>;
 
+    /// The key of the newest event of all; zero if there is none.
+    async fn last_event(&self) -> Result<EventSeq>;
+
     /// Notes what may have been sent to the webhook without a record.
     async fn mark_in_doubt(&self, webhook: WebhookNum, in_doubt: InDoubt) -> Result<()>;
 
@@ -122,6 +125,10 @@ impl EngineDb for Store {
 
     async fn owed_only_by_fanout(&self, webhook: WebhookNum, to: EventSeq) -> Result<Vec<EventSeq>> {
         Self::owed_only_by_fanout(self, webhook, to).await
+    }
+
+    async fn last_event(&self) -> Result<EventSeq> {
+        Self::last_event(self).await
     }
 
     async fn mark_in_doubt(&self, webhook: WebhookNum, in_doubt: InDoubt) -> Result<()> {

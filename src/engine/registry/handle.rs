@@ -148,7 +148,8 @@ impl RegistryHandle {
             let _ = journal.record(Record::Defer { id, next_at: at }).await;
         }
         let _ = journal.barrier().await;
-        let in_doubt = InDoubt { events_to: watermark, due_to: at };
+        // Not the watermark: rows of newer events may have been sent, too, whose former owner's clock is ahead.
+        let in_doubt = InDoubt { events_to: self.context.db.last_event().await?, due_to: at };
         self.context.db.mark_in_doubt(num, in_doubt).await?;
         let _ = ask(&self.registry, |done| RegistryMessage::MarkInDoubt(num, in_doubt, done)).await;
         if !again {

@@ -79,6 +79,10 @@ impl EngineDb for Memory {
         Ok(self.tables.read().owed_only_by_fanout(webhook, to))
     }
 
+    async fn last_event(&self) -> Result<EventSeq> {
+        Ok(self.tables.read().last_event())
+    }
+
     async fn mark_in_doubt(&self, webhook: WebhookNum, in_doubt: InDoubt) -> Result<()> {
         self.shards_unlocked(&[ShardNum::of(webhook)]).await;
         let mut tables = self.tables.write();

@@ -24,6 +24,7 @@ async fn what_is_committed_is_read_and_nothing_before(on: On) {
 
     batch.commit().await.unwrap();
     assert_eq!(database.journal.last_event().await.unwrap(), key(1));
+    assert_eq!(database.engine.last_event().await.unwrap(), key(1));
     assert!(database.engine.has_row(id(key(1), 3)).await.unwrap());
     assert_eq!(database.owed().await, [(key(1), 3), (key(1), 259)]);
     assert_eq!(database.engine.body(key(1)).await.unwrap().as_deref(), Some(b"{}".as_slice()));

@@ -157,6 +157,10 @@ impl EngineDb for Db {
         self.read(self.memory.owed_only_by_fanout(webhook, to)).await
     }
 
+    async fn last_event(&self) -> Result<EventSeq> {
+        self.read(EngineDb::last_event(&self.memory)).await
+    }
+
     async fn mark_in_doubt(&self, webhook: WebhookNum, in_doubt: InDoubt) -> Result<()> {
         self.write(self.memory.mark_in_doubt(webhook, in_doubt)).await
     }
