@@ -42,7 +42,8 @@ pub(crate) trait ClusterDb: Send + Sync {
     async fn survey(&self, shard_set: &ShardSet) -> Result<Option<Survey>, StoreError>;
 
     /// Deletes the row of a node whose lease has ended, and leaves its shards without an owner and in doubt, once a
-    /// batch of that node that is under way has ended. Answers whether the lease had ended.
+    /// batch of that node that is under way has ended. Answers false if the lease has not ended; true also if another
+    /// node has reaped the node already.
     async fn reap_expired(&self, node: i64) -> Result<bool, StoreError>;
 
     /// Acquires those of these shards that have no owner, unless this node's lease has ended.

@@ -144,6 +144,7 @@ impl Member {
         Ok(())
     }
 
+    /// Answers whether the survey is out of date, because an expired node was reaped, here or by another node.
     async fn reap_expired(&self, me: i64, survey: &Survey) -> Result<bool, StoreError> {
         let mut reaped = false;
         // Not this node: if its own lease has ended, it renews that as soon as it can, unless another node was faster.

@@ -187,7 +187,8 @@ impl Dispatcher {
         queue.push(fanout, false, tag);
     }
 
-    /// Queues a fan-out that was in the store before this process served its shard.
+    /// Queues a fan-out that was read from the store: one that was there before this process served its shard, and that
+    /// may be in doubt, or one that this process has committed, while the feed was full or for an ordered webhook.
     fn push_read(&self, fanout: Fanout, tag: i64, queue: &mut FairQueue) {
         if let Some(first) = fanout.targets.first() {
             let recovered = fanout.event.seq <= self.context.shard_set.in_doubt_of(*first).events_to;

@@ -168,8 +168,8 @@ impl Feed {
         state.bytes = before.zip(&state.waiting).map(|(before, fanout)| bytes_after(before, fanout)).sum();
     }
 
-    /// The dispatcher catches up from the store; answers which fan-outs are there alone. If any may be, the dispatcher begins at
-    /// the first one, and lacks only the tail from then on.
+    /// The dispatcher catches up from the store; answers which fan-outs are there alone. After [`Behind::Anywhere`] the
+    /// dispatcher reads from the first open fan-out on, and from then on the feed lacks only the tail.
     pub fn begin_catch_up(&self) -> Option<Behind> {
         let mut state = self.state.lock();
         let behind = state.behind;

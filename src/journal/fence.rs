@@ -1,6 +1,6 @@
-//! Keeps a batch from writing what another node owns: the batch locks its shards first and drops the records of shards
-//! that this node has lost. The new owner sends those deliveries again. Called by the writer; with SQLite there is no
-//! fence. Pure.
+//! Keeps a batch from writing what another node owns. The batch locks its shards first (`store/leases/lock`); this
+//! module says which of its records it must drop: those of shards that this node has lost. The new owner sends those
+//! deliveries again. Called by the writer; with SQLite there is no fence. Pure.
 
 use std::collections::BTreeSet;
 

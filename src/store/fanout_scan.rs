@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_look_finds_what_could_be_seen_when_it_began_and_the_next_one_the_rest() {
+    fn a_scan_finds_what_could_be_seen_when_it_began_and_the_next_one_the_rest() {
         let mut cursor = ScanCursor::default();
         let scan = cursor.begin(Snapshot::parse("10:20:10,15").unwrap());
         let shown: Vec<u64> = [9, 10, 11, 15, 19, 20].into_iter().filter(|tx| scan.shows(*tx)).collect();

@@ -1,8 +1,9 @@
 //! Which node may send for which webhook: the rows of nodes and shards. A node is one process from its start to its
 //! end. It owns shards for as long as it renews its lease, by the database's clock. A batch that records deliveries of
 //! a webhook locks the webhook's shard first, so that no other node acquires the shard before the batch is committed.
-//! `cluster/member` decides when to acquire and release; this module only reads and writes the rows. What the process
-//! owns by them it keeps in memory, in the [`ShardSet`].
+//! `cluster/survey` and `cluster/placement` decide which shards to acquire and release, and `cluster/member` carries
+//! that out; this module only reads and writes the rows. What the process owns by them it keeps in memory, in the
+//! [`ShardSet`].
 //!
 //! With SQLite one process has the file and owns everything.
 
@@ -35,7 +36,7 @@ pub use self::shard_set::{Membership, ShardSet};
 pub use self::snapshot::Snapshot;
 
 /// How long a transaction that locks shards may be silent before the server ends it, so that a process that froze in
-/// the middle of a batch does not block a take-over.
+/// the middle of a batch does not block a takeover.
 const SILENCE: &str = "5s";
 
 /// The least time to wait for a renewal: the time between two renewals of the shortest lease that can be configured.
@@ -168,7 +169,7 @@ impl Store {
     }
 
     /// Deletes the row of a node whose lease has ended, and leaves its shards without an owner and in doubt. Returns
-    /// whether the lease had ended.
+    /// false if the lease has not ended; true also if another node has reaped the node already.
     pub async fn reap_expired(&self, node: i64) -> Result<bool, StoreError> {
         let Some(connection) = &self.inner.lease else { return Ok(false) };
         let transaction = connection.begin().await?;

@@ -1,6 +1,7 @@
-//! Scans a store in which other nodes commit, too, for two kinds of fan-outs: those that other nodes have committed for
-//! this node's shards, and those that were there when this node activated a shard. Only the journal's writer knows
-//! which of them are new.
+//! Scans a store in which other nodes commit, too, for the fan-outs that the feed does not hand out: those that other
+//! nodes have committed for this node's shards; those that were there when this node activated a shard; and those that
+//! this node has committed for ordered webhooks, or while the feed was full. Only the journal's writer knows which of
+//! them are new.
 
 use std::collections::BTreeMap;
 
@@ -93,7 +94,7 @@ impl Dispatcher {
     async fn start_on(&self, new: Vec<(ScannedFanout, i64)>, queue: &mut FairQueue) -> Result<(), Stopped> {
         let mut recorded: BTreeMap<EventSeq, Vec<WebhookNum>> = BTreeMap::new();
         for (ScannedFanout { fanout, is_new_from_peer }, tag) in new {
-            // A fan-out that was there when the shard was activated may have rows that an earlier owner has made.
+            // Of a fan-out that was there when the shard was activated, an earlier owner may have made rows.
             let fanout = if is_new_from_peer { fanout } else { self.without_recorded(fanout, &mut recorded).await? };
             if is_new_from_peer {
                 queue.push(fanout, false, tag);

@@ -55,8 +55,8 @@ impl Registry {
         true
     }
 
-    /// Notes that a request was cut short: the event is in doubt for a later activation here, and for the shard's next
-    /// owner.
+    /// Notes that a request was cut short, because the lease ended, whether or not its shard is being handed off: the
+    /// event is in doubt for a later activation here, and for the shard's next owner.
     pub(super) fn cut_short(&mut self, num: WebhookNum, event: EventSeq) {
         self.marks.mark_in_doubt(num, InDoubt { events_to: event, due_to: self.context.host.now() });
         let shard = ShardNum::of(num);

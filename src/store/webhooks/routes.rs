@@ -36,7 +36,7 @@ pub enum Routed {
 
 impl Store {
     /// A chunk of the webhooks after `after` that are not deleted; an empty answer is the end. A webhook whose
-    /// subscriptions cannot be read has none: the engine starts for all others.
+    /// subscriptions cannot be read is owed no new events: the engine starts for all others.
     pub async fn routes(&self, after: WebhookNum) -> Result<Vec<Route>, StoreError> {
         let rows = Entity::find()
             .select_only()
@@ -68,7 +68,8 @@ impl Store {
         Ok(rows.iter().filter_map(routed).collect())
     }
 
-    /// `None` if the number or the tenant cannot be read. The route matches nothing if another column cannot be read.
+    /// `None` if the number or the tenant cannot be read. If `events` or `is_active` cannot be read, the route matches
+    /// nothing: new events are not owed to the webhook until a change replaces the value.
     fn route_of(&self, row: &QueryResult) -> Option<Route> {
         let owner = || Ok::<_, StoreError>((row.try_get("", "num")?, row.try_get("", "tenant_num")?));
         let (num, tenant) = owner().inspect_err(|error| self.pass_over_webhook(row, error)).ok()?;
