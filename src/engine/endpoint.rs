@@ -14,6 +14,7 @@ mod watch;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use tracing::field::display;
 
 use crate::delivery::breaker::ViewState as BreakerState;
@@ -317,7 +318,8 @@ impl Endpoint {
             recall: recall.clone(),
         };
         let attempt = attempt::run(means, called.clone(), entry, share);
-        shell.spawn(async move { Completion::Attempt { event, called, recall, ended: attempt.await } });
+        // Mapped: an async block would have room for the future twice.
+        shell.spawn(attempt.map(move |ended| Completion::Attempt { event, called, recall, ended }));
     }
 
     fn attempt_ended(

@@ -108,8 +108,10 @@ pub(super) async fn run(means: Means, config: Arc<EndpointConfig>, entry: Entry,
 }
 
 async fn make(means: Means, config: Arc<EndpointConfig>, entry: Entry, share: Share) -> Option<AttemptEnd> {
-    let Admitted { body, permit, start_slot, slot } =
-        means.recall.unless_recalled(admission(&means, &config, &entry, share)).await??;
+    let Admitted { body, permit, start_slot, slot } = {
+        let admission = pin!(admission(&means, &config, &entry, share));
+        means.recall.unless_recalled(admission).await??
+    };
     // The future of a request is large. Attempts that wait for admission do without it.
     Box::pin(async move {
         let host = &means.context.host;
@@ -128,7 +130,8 @@ async fn make(means: Means, config: Arc<EndpointConfig>, entry: Entry, share: Sh
     .await
 }
 
-/// Waits for all that a request needs. `None`: the engine is stopping, or no longer serves the webhook.
+/// Waits for all that a request needs. `None`: the engine is stopping, or no longer serves the webhook. What is seldom
+/// waited for is on the heap, since thousands of attempts may be here at once.
 async fn admission(means: &Means, config: &EndpointConfig, entry: &Entry, share: Share) -> Option<Admitted> {
     fault::point_of("attempt.admission", &config.name);
     let EngineContext { host, shard_set, lease, journal, draining, .. } = means.context.as_ref();
@@ -136,12 +139,14 @@ async fn admission(means: &Means, config: &EndpointConfig, entry: &Entry, share:
     let body = match &entry.event.body {
         // The usual case. It does not wait with `draining`: all threads share the token, and a wait takes its lock.
         Body::InMemory(body) => Ok(body.clone()),
-        Body::Stored { .. } => draining.run_until_cancelled(body_of(&means.context, &entry.event)).await?,
+        Body::Stored { .. } => Box::pin(draining.run_until_cancelled(body_of(&means.context, &entry.event))).await?,
     };
     let (permit, start_slot) = permission(means, config, share).await?;
     if shard_set.serves_under(config.num, tag) {
         let slot = loop {
-            means.wait(Awaited::Lease, draining.run_until_cancelled(lease.wait_valid())).await?;
+            if !lease.is_valid() {
+                means.wait(Awaited::Lease, Box::pin(draining.run_until_cancelled(lease.wait_valid()))).await?;
+            }
             let slot = means.wait(Awaited::Journal, journal.reserve()).await.ok()?;
             // Attempts that wait for the lease must not occupy the queue: the node needs it to join again.
             if lease.is_valid() {
@@ -168,8 +173,8 @@ async fn permission(means: &Means, config: &EndpointConfig, share: Share) -> Opt
         return Some((permit, start_slot));
     }
     drop(start_slot);
-    let permit = context.permits.acquire(tenant, webhook, share);
-    let permit = means.wait(Awaited::Permit, context.draining.run_until_cancelled(permit)).await?;
+    let permit = Box::pin(context.draining.run_until_cancelled(context.permits.acquire(tenant, webhook, share)));
+    let permit = means.wait(Awaited::Permit, permit).await?;
     Some((permit, start_slots.wait(&context.draining, tenant, webhook).await?))
 }
 
