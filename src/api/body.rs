@@ -231,11 +231,11 @@ pub(super) mod tests {
     async fn a_body_that_dribbles_is_refused_after_its_time_however_often_a_byte_comes() {
         let (budget, began) = (Budget::of_bodies(1 << 20), Instant::now());
         let mut share = budget.open(None);
-        let drop = async |()| {
+        let drip = async |()| {
             tokio::time::sleep(Duration::from_millis(400)).await;
             Some((Ok::<_, std::io::Error>("x"), ()))
         };
-        let body = Body::from_stream(stream::unfold((), drop));
+        let body = Body::from_stream(stream::unfold((), drip));
 
         let gathered = gather_in_time(body, 1 << 20, &mut share);
         let refused = tokio::time::timeout(Duration::from_hours(1), gathered).await.expect("not for ever");

@@ -281,7 +281,7 @@ impl From<EngineError> for Problem {
                 Self::conflict("too_many_attempts", "the delivery has used up its attempt numbers")
             }
             EngineError::WebhookDeleted => {
-                let detail = "the webhook of this delivery is deleted, and nothing is sent for it any more";
+                let detail = "the webhook is deleted, and nothing is sent for it any more";
                 Self::new(StatusCode::NOT_FOUND, "not_found", detail)
             }
             EngineError::NotFound => Self::no_such("delivery"),

@@ -51,7 +51,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(backlog_actions::purge))
 }
 
-pub(super) async fn find(app: &App, tenant: TenantNum, id: WebhookId) -> Result<Webhook, Problem> {
+async fn find(app: &App, tenant: TenantNum, id: WebhookId) -> Result<Webhook, Problem> {
     app.store().webhook(tenant, id).await?.ok_or(Problem::no_such("webhook"))
 }
 

@@ -143,7 +143,7 @@ async fn a_retry_for_a_deleted_webhook_says_that_the_webhook_is_deleted() {
 
     let problem = world.client().act(&action(&done, "retry")).await.problem(404);
 
-    assert!(problem.detail().contains("the webhook of this delivery is deleted"), "{problem:?}");
+    assert!(problem.detail().contains("the webhook is deleted"), "{problem:?}");
     assert_eq!(hook.statuses(), [200]);
 }
 

@@ -30,28 +30,28 @@ pub(in crate::api) struct AuthChanges {
     /// `basic`, `bearer` or `oauth2` (client credentials).
     #[schema(value_type = Option<String>)]
     r#type: Given<Kind>,
-    /// For `basic`.
+    /// For `basic`; at most 1 KiB.
     #[schema(value_type = Option<String>)]
     username: Given<String>,
-    /// For `basic`. Never shown.
+    /// For `basic`; at most 1 KiB. Never shown.
     #[schema(value_type = Option<String>)]
     password: Given<SecretText>,
-    /// For `bearer`. Never shown.
+    /// For `bearer`; at most 4 KiB. Never shown.
     #[schema(value_type = Option<String>)]
     token: Given<SecretText>,
     /// For `oauth2`: the URL at which tokens are fetched; the rules for `url` apply.
     #[schema(value_type = Option<String>)]
     token_url: Given<String>,
-    /// For `oauth2`.
+    /// For `oauth2`; at most 1 KiB.
     #[schema(value_type = Option<String>)]
     client_id: Given<String>,
-    /// For `oauth2`. Never shown.
+    /// For `oauth2`; at most 1 KiB. Never shown.
     #[schema(value_type = Option<String>)]
     client_secret: Given<SecretText>,
-    /// For `oauth2`.
+    /// For `oauth2`; at most 2 KiB.
     #[schema(value_type = Option<String>)]
     scope: Given<String>,
-    /// For `oauth2`.
+    /// For `oauth2`; at most 2 KiB.
     #[schema(value_type = Option<String>)]
     audience: Given<String>,
     /// For `oauth2`: `client_secret_basic` or `client_secret_post`.
@@ -368,14 +368,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_document_states_the_limits_of_tls_options() {
-        let schema = serde_json::to_value(TlsChanges::schema()).unwrap();
+    fn the_document_states_the_limits_of_credentials() {
+        let (tls, auth) = (TlsChanges::schema(), AuthChanges::schema());
+        let [tls, auth] = [tls, auth].map(|schema| serde_json::to_value(schema).unwrap());
+        let properties = |field: &str| tls["properties"].get(field).or(auth["properties"].get(field)).unwrap().clone();
         for (field, bytes) in [
             ("ca", TlsOptions::CA_BYTES),
             ("clientCertificate", TlsOptions::CERTIFICATE_BYTES),
             ("clientKey", TlsOptions::KEY_BYTES),
+            ("username", Auth::NAME_BYTES),
+            ("password", Auth::NAME_BYTES),
+            ("clientId", Auth::NAME_BYTES),
+            ("clientSecret", Auth::NAME_BYTES),
+            ("token", Auth::TOKEN_BYTES),
+            ("scope", Auth::SCOPE_BYTES),
+            ("audience", Auth::SCOPE_BYTES),
         ] {
-            let described = schema["properties"][field]["description"].as_str().unwrap();
+            let property = properties(field);
+            let described = property["description"].as_str().unwrap();
             assert!(described.contains(&format!("at most {} KiB", bytes / 1024)), "{field}: {described}");
         }
     }

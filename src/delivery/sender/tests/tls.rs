@@ -240,7 +240,7 @@ async fn a_receiver_that_wants_a_certificate_says_so_and_what_is_wrong_with_it()
 }
 
 #[tokio::test]
-async fn connections_are_used_again_by_whoever_has_the_same_options_and_by_nobody_else() {
+async fn connections_are_used_again_for_the_same_options_alone() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let receiver = Secure::with(acceptor(&theirs.issue(ADDRESS), Some(&ours))).await;
     let (sender, one) = (sender(), ours.issue("one.example.com"));
