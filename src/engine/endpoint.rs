@@ -113,7 +113,7 @@ pub(super) struct Endpoint {
 impl Endpoint {
     pub(super) fn new(args: SpawnArgs) -> Self {
         let SpawnArgs { seed, transport, start_slots } = args;
-        let EndpointSeed { config, context, watch, stats, in_doubt, .. } = seed;
+        let EndpointSeed { config, context, watch, stats, in_doubt } = seed;
         let health = config.health.clone();
         let live_guard = context.live_endpoints.join(config.tenant);
         let lane = Lane::new(config.policy.clone(), config.mode_now(&context), config.has_rows, health);
@@ -174,8 +174,8 @@ impl Endpoint {
             }
             EndpointMessage::TakeOut(event, answer) => {
                 self.take_back(event);
+                // The next step comes with what the caller records, which a read must not precede.
                 let _ = answer.send(self.lane.take_out(event));
-                self.drive(Input::Tick, shell);
             }
             EndpointMessage::Withdraw(event, done) => {
                 self.take_back(event);
@@ -224,7 +224,9 @@ impl Endpoint {
             // The lane knows already that nothing was sent, and may have begun another attempt.
             Completion::Attempt { recall, .. } if recall.is_recalled() => {}
             Completion::Attempt { event, called, recall, ended } => {
-                self.attempts.retain(|(_, other)| !other.is_of(&recall));
+                if let Some(place) = self.attempts.iter().position(|(_, other)| other.is_of(&recall)) {
+                    self.forget_attempt(place);
+                }
                 self.attempt_ended(event, &called, ended, shell);
             }
             Completion::Recorded => self.recorded(shell),
@@ -344,7 +346,15 @@ impl Endpoint {
     /// Stops the attempt of this delivery, if nothing of its request was sent. Answers whether it was stopped.
     fn recall(&mut self, event: EventSeq) -> bool {
         let place = self.attempts.iter().position(|(of, recall)| *of == event && recall.recall());
-        place.map(|place| self.attempts.swap_remove(place)).is_some()
+        place.map(|place| self.forget_attempt(place)).is_some()
+    }
+
+    /// An endpoint without attempts has no memory for them.
+    fn forget_attempt(&mut self, place: usize) {
+        self.attempts.swap_remove(place);
+        if self.attempts.is_empty() {
+            self.attempts = Vec::new();
+        }
     }
 
     /// Makes the delivery wait again in the lane, if nothing of its request was sent.

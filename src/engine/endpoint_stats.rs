@@ -68,7 +68,7 @@ pub(super) struct Waits {
 }
 
 impl Waits {
-    /// Attempts whose requests were not sent yet.
+    /// Attempts that wait for any of these.
     pub(super) fn total(&self) -> usize {
         let Self { permit, journal, lease, descriptor } = *self;
         [permit, journal, lease, descriptor].iter().map(|waits| *waits as usize).sum()

@@ -95,7 +95,8 @@ impl Lane {
                 }
             }
             Input::Probe => self.probe(effects),
-            Input::Renew => self.receiver = Receiver::new(&self.policy, Health::default()),
+            // Nothing starts before the configuration that follows.
+            Input::Renew => return self.receiver = Receiver::new(&self.policy, Health::default()),
             Input::Tick => {}
             Input::Configure { policy, mode } => self.configure(policy, mode, now, effects),
         }
@@ -149,7 +150,7 @@ impl Lane {
         Some(now.steady + due.since(now.wall).saturating_sub(AHEAD))
     }
 
-    /// No request is in flight, no entry waits, and no row falls due within [`HORIZON`].
+    /// No attempt is under way, no entry waits, and no row falls due within [`HORIZON`].
     #[must_use]
     pub fn is_idle(&self, now: Now) -> bool {
         let waits = match self.mode {
@@ -450,7 +451,9 @@ impl Lane {
             effects.push(Effect::Cancel { event });
         } else {
             self.put_back(event, now);
-            self.trim(now, effects);
+            if self.mode == Mode::Active {
+                self.trim(now, effects);
+            }
         }
     }
 

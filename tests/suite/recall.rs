@@ -53,7 +53,7 @@ impl Crowded {
         .await
     }
 
-    /// Frees the places. Whatever waited for them before comes before the request that shows it.
+    /// Frees the places. Attempts that waited for them go before the request that shows it.
     async fn make_room(&self) {
         self.places.add_permits(100);
         self.first.saw(PLACES).await;

@@ -214,7 +214,9 @@ async fn send(means: &Means, config: &EndpointConfig, entry: Entry, body: Result
             return Some(report);
         }
         tracing::debug!(webhook = config.num.0, "no file descriptor left; the request waits for one");
-        means.recall.wait_again();
+        if !means.recall.wait_again() {
+            return None;
+        }
         let pause = means.context.host.sleep(NO_DESCRIPTOR);
         means.wait(Awaited::Descriptor, means.context.draining.run_until_cancelled(pause)).await?;
     }

@@ -31,7 +31,7 @@ pub(in crate::engine) enum EndpointMessage {
     TakeOut(EventSeq, oneshot::Sender<InLane>),
     /// Take a cancelled delivery out of the lane.
     Withdraw(EventSeq, oneshot::Sender<()>),
-    /// Do not send the deliveries in flight up to this event again; answers their events.
+    /// Let no other attempt follow the started ones up to this event; answers their events.
     WithdrawAll(EventSeq, oneshot::Sender<Vec<EventSeq>>),
     /// An operator wants to know whether the receiver is back.
     Probe(oneshot::Sender<()>),
@@ -39,6 +39,6 @@ pub(in crate::engine) enum EndpointMessage {
     SendNow(EventSeq, oneshot::Sender<()>),
     /// End if there is nothing to do.
     Passivate,
-    /// Begin no further attempt; end when none is in flight.
+    /// Begin no further attempt; end when the last one has ended.
     Drain,
 }

@@ -1,5 +1,5 @@
-//! Lets an endpoint take back an attempt whose request has not been sent yet, because its webhook was changed or its
-//! delivery cancelled meanwhile. Both run on the endpoint's thread.
+//! Lets an endpoint recall an attempt that has not begun to send, for example because its webhook was changed or its
+//! delivery cancelled. Both run on the endpoint's thread.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -23,6 +23,8 @@ enum Stage {
     #[default]
     Waiting,
     Sending,
+    /// Recalled while it was sending: it goes on, but if nothing was sent after all, it ends.
+    LastTry,
     Recalled,
 }
 
@@ -30,12 +32,18 @@ enum Stage {
 impl Recall {
     /// Takes the attempt back, if it still waits. Answers whether it did; then nothing is sent.
     pub(super) fn recall(&self) -> bool {
-        let waits = self.0.stage.get() == Stage::Waiting;
-        if waits {
-            self.0.stage.set(Stage::Recalled);
-            self.0.recalled.notify_one();
+        match self.0.stage.get() {
+            Stage::Waiting => {
+                self.0.stage.set(Stage::Recalled);
+                self.0.recalled.notify_one();
+                true
+            }
+            Stage::Sending => {
+                self.0.stage.set(Stage::LastTry);
+                false
+            }
+            Stage::LastTry | Stage::Recalled => false,
         }
-        waits
     }
 
     pub(super) fn is_recalled(&self) -> bool {
@@ -67,9 +75,13 @@ impl Recall {
         may_send
     }
 
-    /// Nothing was sent after all, and the attempt waits again.
-    pub(super) fn wait_again(&self) {
-        self.0.stage.set(Stage::Waiting);
+    /// Nothing was sent after all. Answers whether the attempt waits again; otherwise it was recalled meanwhile.
+    pub(super) fn wait_again(&self) -> bool {
+        let waits = self.0.stage.get() == Stage::Sending;
+        if waits {
+            self.0.stage.set(Stage::Waiting);
+        }
+        waits
     }
 }
 
@@ -89,8 +101,14 @@ mod tests {
     async fn a_request_that_is_sent_is_not_taken_back_unless_it_waits_again() {
         let recall = Recall::default();
         assert_eq!(recall.unless_recalled(async { 7 }).await, Some(7));
-        assert!(recall.begin() && !recall.recall());
-        recall.wait_again();
+        assert!(recall.begin() && recall.wait_again());
         assert!(recall.recall() && !recall.begin());
+    }
+
+    #[test]
+    fn an_attempt_that_was_to_be_recalled_while_it_sent_does_not_wait_again() {
+        let recall = Recall::default();
+        assert!(recall.begin() && !recall.recall() && !recall.wait_again());
+        assert!(!recall.is_recalled(), "its end comes as that of an attempt that was not sent");
     }
 }

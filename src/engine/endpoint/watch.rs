@@ -1,5 +1,5 @@
 //! What an endpoint tells the registry: events while it lives, such as that it is idle, and how it ended. The death watch
-//! carries them; it is a drop guard, so that the end is told whatever the cause.
+//! carries them; it is a drop guard, so that every end is reported.
 
 use std::sync::Arc;
 

@@ -59,7 +59,7 @@ pub enum Input {
     SendNow(Entry),
     /// An operator wants to know whether the receiver is back.
     Probe,
-    /// The receiver is another one; what was learnt of the former does not count.
+    /// The receiver is another one; what was learnt of the former does not count. [`Self::Configure`] follows.
     Renew,
     /// The timer has fired.
     Tick,
