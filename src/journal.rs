@@ -8,7 +8,7 @@
 pub mod feed;
 pub mod ledger;
 pub mod outage;
-pub mod outstanding;
+mod outstanding;
 pub mod remote_shards;
 pub mod shared_ledger;
 

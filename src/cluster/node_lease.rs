@@ -209,6 +209,8 @@ mod tests {
         let now = Instant::now();
         let (renewed, until) = watch::channel(now + Duration::from_millis(20));
         let request = tokio::spawn(async move { ended(&Host::live(), until).await });
+        // It waits for the first end when the renewal comes.
+        tokio::task::yield_now().await;
         renewed.send_replace(now + Duration::from_secs(3600));
         Host::live().sleep_until(now + Duration::from_millis(40)).await;
         assert!(!request.is_finished());

@@ -45,7 +45,7 @@ struct State {
 pub enum Behind {
     /// Those after what the dispatcher has read so far.
     Tail,
-    /// Any: this node serves more shards now, or the queue was full while other nodes committed, too.
+    /// Any: this node serves more shards now, or the queue was full in a cluster.
     Anywhere,
 }
 
@@ -54,7 +54,7 @@ pub enum Behind {
 pub struct FeedStatus {
     /// Fan-outs wait in the queue.
     pub has_waiting: bool,
-    /// `None`: no fan-out that was committed here is in the store alone.
+    /// Which fan-outs are in the store alone. `None`: only those that a scan hands out.
     pub behind: Option<Behind>,
     /// Other nodes may have committed events for this one.
     pub scan_requested: bool,
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_other_nodes_have_accepted_is_heard_of_and_keeps_nobody_from_catching_up() {
+    fn events_of_other_nodes_raise_the_seen_watermark_only() {
         let feed = feed(EventSeq(1), true);
         feed.note_scanned((EventSeq(9), 0));
         feed.push(&[fanout(2)], EventSeq(2));

@@ -9,7 +9,7 @@ use crate::domain::id::{EventSeq, WebhookNum};
 use crate::store::fanouts::FanoutKey;
 
 #[derive(Debug, Default)]
-pub struct OutstandingTargets {
+pub(super) struct OutstandingTargets {
     open: BTreeMap<FanoutKey, Open>,
 }
 
@@ -23,14 +23,14 @@ struct Open {
 
 impl OutstandingTargets {
     /// Tracks a fan-out. A fan-out that is tracked already stays as it is.
-    pub fn insert(&mut self, key: FanoutKey, targets: Arc<[WebhookNum]>) {
+    pub(super) fn insert(&mut self, key: FanoutKey, targets: Arc<[WebhookNum]>) {
         let recorded = vec![0; targets.len().div_ceil(64)];
         let left = targets.len();
         self.open.entry(key).or_insert(Open { targets, recorded, left });
     }
 
     /// The target has a durable row. Returns the fan-out if this was its last target.
-    pub fn record(&mut self, event: EventSeq, webhook: WebhookNum) -> Option<FanoutKey> {
+    pub(super) fn record(&mut self, event: EventSeq, webhook: WebhookNum) -> Option<FanoutKey> {
         let shards = self.open.range_mut((event, i16::MIN)..=(event, i16::MAX));
         for (&key, open) in shards {
             let Ok(index) = open.targets.binary_search(&webhook) else { continue };
@@ -50,35 +50,31 @@ impl OutstandingTargets {
     }
 
     /// Tracks a fan-out; returns whether it is new.
-    pub fn claim(&mut self, key: FanoutKey, targets: Arc<[WebhookNum]>) -> bool {
+    pub(super) fn claim(&mut self, key: FanoutKey, targets: Arc<[WebhookNum]>) -> bool {
         let is_new = !self.open.contains_key(&key);
         self.insert(key, targets);
         is_new
     }
 
     #[must_use]
-    pub fn contains(&self, key: FanoutKey) -> bool {
+    pub(super) fn contains(&self, key: FanoutKey) -> bool {
         self.open.contains_key(&key)
     }
 
     /// Tracks these fan-outs no longer.
-    pub fn forget(&mut self, is_forgotten: impl Fn(FanoutKey) -> bool) {
+    pub(super) fn forget(&mut self, is_forgotten: impl Fn(FanoutKey) -> bool) {
         self.open.retain(|key, _| !is_forgotten(*key));
     }
 
     /// The oldest event with a target that has no row.
     #[must_use]
-    pub fn oldest(&self) -> Option<EventSeq> {
+    pub(super) fn oldest(&self) -> Option<EventSeq> {
         self.open.first_key_value().map(|((event, _), _)| *event)
     }
 
+    #[cfg(test)]
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.open.len()
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.open.is_empty()
     }
 }

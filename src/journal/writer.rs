@@ -200,7 +200,7 @@ impl Writer {
         self.prepare_records(&batch.records, &mut rows);
         prepared.late = self.settled_before(transaction.as_mut(), &batch.records).await?;
         prepared.updated = prepared.write(transaction.as_mut(), rows).await?;
-        prepared.claims = self.claims(transaction.as_mut(), &batch.records).await?;
+        prepared.claims = self.claims(transaction.as_mut(), &batch.records, &fence).await?;
         if fence.admits_events() {
             self.admit_new_publishes(batch);
         }
@@ -419,7 +419,7 @@ impl Writer {
         rows.ended.extend(self.tracker.ended());
     }
 
-    /// Tells everybody who waits that the batch is durable.
+    /// Answers publishers, recorders and barriers: the batch is durable.
     async fn announce(&mut self, mut batch: Batch, prepared: Prepared) {
         let Prepared { answers, fanouts, last, late, updated, claims, statements, rows, events } = prepared;
         if events > 0 {

@@ -1,31 +1,32 @@
 //! Tells the dispatcher which of the fan-outs that a scan has found are new. Only the writer knows which fan-outs are
-//! tracked. No other code deletes them, so a fan-out that is neither tracked nor stored has ended.
+//! tracked. Only the writer ends fan-outs, so one that is neither tracked nor stored has ended.
 
 use std::collections::HashSet;
 
 use crate::domain::shard::ShardNum;
 use crate::store::StoreError;
 
-use super::{JournalTransaction, Record, Writer};
+use super::{FenceResult, JournalTransaction, Record, Writer};
 use crate::journal::feed::Behind;
 use crate::store::fanout_scan::ScannedFanout;
 use crate::store::fanouts::FanoutKey;
 
 impl Writer {
-    /// For each [`Record::Claim`], which of its fan-outs are new. After the activation of a shard none is, until the
-    /// dispatcher has begun to read the store from its beginning: a scan that was under way goes on behind the shard's
-    /// older fan-outs.
+    /// For each [`Record::Claim`], which of its fan-outs are new. While the feed is behind anywhere, none is,
+    /// until the dispatcher has begun to read the store from its beginning: a scan that was under way when a shard was
+    /// activated goes on behind the shard's older fan-outs.
     pub(super) async fn claims(
         &self,
         on: &mut dyn JournalTransaction,
         records: &[Record],
+        fence: &FenceResult,
     ) -> Result<Vec<Vec<bool>>, StoreError> {
         if self.outputs.feed.status().behind == Some(Behind::Anywhere) {
             return Ok(scanned_in(records).map(|fanouts| vec![false; fanouts.len()]).collect());
         }
         let keys: Vec<FanoutKey> = scanned_in(records).flatten().map(key_of).collect();
         let open = if keys.is_empty() { HashSet::new() } else { on.open_among(&keys).await? };
-        let is_new = |found: &ScannedFanout| self.is_new(found, &open);
+        let is_new = |found: &ScannedFanout| !fence.has_lost(found.fanout.shard) && self.is_new(found, &open);
         Ok(scanned_in(records).map(|fanouts| fanouts.iter().map(is_new).collect()).collect())
     }
 
