@@ -64,15 +64,15 @@ impl Store {
 }
 
 async fn commit_status(on: &Pool, batch: &UnansweredCommit<'_>) -> Result<CommitStatus, DbErr> {
-    let unless_its_event_is_there = if batch.event.is_some() { CommitStatus::Committed } else { CommitStatus::Undone };
+    let if_its_event_is_there = if batch.event.is_some() { CommitStatus::Committed } else { CommitStatus::Undone };
     let status = match (ConnectionTrait::get_database_backend(on), batch.transaction) {
         (DbBackend::Postgres, Some(transaction)) => {
-            status(on, batch.shard_set, transaction).await?.unwrap_or(unless_its_event_is_there)
+            status(on, batch.shard_set, transaction).await?.unwrap_or(if_its_event_is_there)
         }
         // The batch had nothing to write.
         (DbBackend::Postgres, None) => CommitStatus::Undone,
         // SQLite undoes a commit that fails, unless the disk reports the failure afterwards: the event tells.
-        _ => unless_its_event_is_there,
+        _ => if_its_event_is_there,
     };
     // Looked up after the status: a query that begins after a commit sees it.
     match (status, batch.event) {

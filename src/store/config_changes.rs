@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_looks_at_another_server_than_before_may_have_missed_anything() {
+    fn a_node_that_looks_at_another_server_than_before_may_have_missed_anything() {
         let before = Position { snapshot: "5:5:".to_owned(), server: "one".to_owned() };
         let look = look_of(vec![row("one", None)], &before).unwrap();
         assert!(look.changes.is_empty() && look.position.snapshot == "7:7:");

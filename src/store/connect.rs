@@ -179,6 +179,14 @@ impl Store {
 }
 
 /// Which database a URL names.
+/// The keys that open sealed values: without a master key, earlier ones are of no use.
+fn with_previous(mut master_keys: Vec<MasterKey>, options: &Options) -> Vec<MasterKey> {
+    if !master_keys.is_empty() {
+        master_keys.extend(options.previous_keys.iter().cloned());
+    }
+    master_keys
+}
+
 fn backend_of(url: &str) -> Result<DbBackend, OpenError> {
     match url.split_once("://").map(|(scheme, _)| scheme) {
         Some("sqlite") => Ok(DbBackend::Sqlite),

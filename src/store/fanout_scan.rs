@@ -1,7 +1,7 @@
-//! Scans the store for fan-outs that have become visible since the last scan, in whatever order they were committed; to
-//! catch up, for all that are open. Every fan-out carries the number of the transaction that wrote it. Transactions get
-//! numbers in order and commit in any order. So a scan knows from which number on fan-outs may still become visible,
-//! and the next scan begins there. The dispatcher scans; the journal's writer decides which of the fan-outs are new.
+//! Scans the store for fan-outs that have become visible since the last scan; to catch up, for all that are open. Every
+//! fan-out carries the number of the transaction that wrote it. Transactions get numbers in order and commit in any
+//! order. So a scan knows from which number on fan-outs may still become visible, and the next scan begins there. The
+//! dispatcher scans; the journal's writer decides which of the fan-outs are new.
 //!
 //! PostgreSQL only: with SQLite no other process commits.
 
@@ -58,6 +58,14 @@ pub struct ScannedFanout {
     pub fanout: Fanout,
     /// Whether another node has accepted the event since this node activated the shard.
     pub is_new_from_peer: bool,
+}
+
+impl ScannedFanout {
+    /// `tx`: the number of the transaction that wrote the fan-out.
+    pub(crate) fn of(shard_set: &ShardSet, tx: u64, fanout: Fanout) -> Result<Self, StoreError> {
+        let is_new_from_peer = shard_set.is_new_from_peer(shard_of(fanout.shard)?, tx, fanout.event.seq);
+        Ok(Self { fanout, is_new_from_peer })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -126,7 +134,7 @@ impl Store {
         }
         let found = self.with_events(listed).await?.into_iter();
         let found: Result<Vec<ScannedFanout>, StoreError> =
-            found.map(|(tx, fanout)| found_of(shard_set, tx, fanout)).collect();
+            found.map(|(tx, fanout)| ScannedFanout::of(shard_set, tx, fanout)).collect();
         let found = found?;
         cursor.note_read(scan, last.filter(|_| is_cut));
         Ok(ScanPage { found, is_cut })
@@ -179,11 +187,6 @@ impl Store {
 fn place_of(row: &QueryResult) -> Result<Place, StoreError> {
     let tx: i64 = row.try_get("", "tx")?;
     Ok((tx.cast_unsigned(), row.try_get("", "event_seq")?, row.try_get("", "shard")?))
-}
-
-fn found_of(shard_set: &ShardSet, tx: u64, fanout: Fanout) -> Result<ScannedFanout, StoreError> {
-    let is_new_from_peer = shard_set.is_new_from_peer(shard_of(fanout.shard)?, tx, fanout.event.seq);
-    Ok(ScannedFanout { fanout, is_new_from_peer })
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The journal's database: what the journal asks of it ([`JournalDb`]), and the same as SQL.
+//! The journal's database: what the journal asks of it ([`JournalDb`]), and the SQL by which [`Store`] answers.
 
 pub mod pending;
 pub mod rows;

@@ -1,6 +1,7 @@
 //! The database in memory, for tests: tables as maps, and the journal's transactions over them ([`journal`]). They keep
 //! the promises of the SQL, which the conformance suite of the engine checks. The simulation runs the engine over them.
-//! They never fail by themselves: a simulation wraps them to make them slow, fail, or lose an answer.
+//! They fail only as the SQL would: a key that is taken, a transaction that the server has ended, another server. A
+//! simulation wraps them to make them slow, fail, or lose an answer.
 
 mod batch;
 mod journal;
@@ -35,21 +36,21 @@ pub(crate) trait Client: Send + Sync {
 }
 
 /// Rows that several processes share, all on one thread: reading may be nested.
-pub(crate) struct Shared<T>(Arc<RwLock<T>>);
+pub(crate) struct SharedRows<T>(Arc<RwLock<T>>);
 
-impl<T> Clone for Shared<T> {
+impl<T> Clone for SharedRows<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<T: Default> Default for Shared<T> {
+impl<T: Default> Default for SharedRows<T> {
     fn default() -> Self {
         Self(Arc::new(RwLock::new(T::default())))
     }
 }
 
-impl<T> Shared<T> {
+impl<T> SharedRows<T> {
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
         self.0.read()
     }
@@ -62,8 +63,8 @@ impl<T> Shared<T> {
 /// One process's connection to the database.
 #[derive(Clone)]
 pub(crate) struct Memory {
-    pub(crate) tables: Shared<Tables>,
-    pub(crate) webhooks: Shared<Webhooks>,
+    pub(crate) tables: SharedRows<Tables>,
+    pub(crate) webhooks: SharedRows<Webhooks>,
     /// How long a lease is; `None` if one process has the database alone.
     lease: Option<Duration>,
     pub(crate) client: Arc<dyn Client>,
@@ -72,8 +73,8 @@ pub(crate) struct Memory {
 impl Memory {
     /// `lease`: how long a lease is; `None` if one process has the database alone.
     pub(crate) fn new(
-        tables: &Shared<Tables>,
-        webhooks: &Shared<Webhooks>,
+        tables: &SharedRows<Tables>,
+        webhooks: &SharedRows<Webhooks>,
         lease: Option<Duration>,
         client: Arc<dyn Client>,
     ) -> Self {

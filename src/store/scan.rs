@@ -143,8 +143,10 @@ fn judge_key(row: api_key::Model, is_scope: IsScope) -> Result<(), StoreError> {
 }
 
 fn judge_health(row: endpoint_health::Model) -> Result<(), StoreError> {
-    let unknown = row.last_error_outcome.filter(|code| OutcomeKind::from_code(*code).is_none());
-    unknown.map_or(Ok(()), |code| Err(StoreError::unreadable("last_error_outcome", code)))
+    let codes = [("last_failure", row.last_failure), ("last_error_outcome", row.last_error_outcome)];
+    let is_unknown = |code: &i16| OutcomeKind::from_code(*code).is_none();
+    let unknown = codes.into_iter().find_map(|(column, code)| Some((column, code.filter(is_unknown)?)));
+    unknown.map_or(Ok(()), |(column, code)| Err(StoreError::unreadable(column, code)))
 }
 
 async fn scan_events(scan: &mut Scan<'_>) -> Result<(), StoreError> {

@@ -339,8 +339,8 @@ async fn the_feed_hands_out_what_was_written_while_it_was_behind(on: On) {
     assert_eq!(fanouts.iter().map(|fanout| fanout.event.seq).collect::<Vec<_>>(), [second.seq]);
 }
 
-on_both!(what_a_crash_left_stays_suspect_through_clean_stops);
-async fn what_a_crash_left_stays_suspect_through_clean_stops(on: On) {
+on_both!(what_a_crash_left_stays_in_doubt_through_clean_stops);
+async fn what_a_crash_left_stays_in_doubt_through_clean_stops(on: On) {
     let world = World::new(on).await;
     assert_eq!(world.store.begin_alone(UnixMillis(1)).await.unwrap(), InDoubt::NOTHING);
     let receipt = world.accept(&[1]).await;

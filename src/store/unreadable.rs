@@ -160,8 +160,7 @@ impl Store {
         let next = if found > rows.len() { rows.iter().rev().find_map(position) } else { None };
         let mut items = Vec::with_capacity(rows.len());
         for row in &rows {
-            let item =
-                R::from_query_result(row, "").map_err(|error| StoreError::unreadable("row", error)).and_then(&read);
+            let item = R::from_query_result(row, "").map_err(StoreError::from).and_then(&read);
             items.extend(self.if_readable(table, key_of(row, &[key]), item)?);
         }
         Ok(Page { items, next })

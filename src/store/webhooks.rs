@@ -327,13 +327,13 @@ impl Store {
         by: &Author,
     ) -> Result<(), StoreError> {
         let doomed = doomed.into();
-        let is_this_version = doomed.version.map(|version| Column::Version.eq(version));
         self.write(async |on| {
+            let is_this_version = doomed.version.map(|version| Column::Version.eq(version));
             let deleted = Entity::update_many()
                 .col_expr(Column::DeletedAt, Expr::value(now.0))
                 .col_expr(Column::IsActive, Expr::value(false))
                 .filter(Column::Num.eq(doomed.num.0))
-                .filter(Condition::all().add_option(is_this_version.clone()))
+                .filter(Condition::all().add_option(is_this_version))
                 .filter(Column::DeletedAt.is_null())
                 .exec(on)
                 .await?;

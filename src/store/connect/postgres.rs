@@ -94,7 +94,7 @@ async fn connected(options: &Options) -> Result<Connected, OpenError> {
         engine_readers: connect(&url, engine_readers).await?,
         lease: Some(connect(&url, LEASE).await?),
         checkpoints: None,
-        master_keys: options.master_key.iter().chain(&options.previous_keys).cloned().collect(),
+        master_keys: super::with_previous(options.master_key.clone().into_iter().collect(), options),
         key_setting: "POSTHASTE_MASTER_KEY".to_owned(),
         lock: None,
     })

@@ -44,12 +44,21 @@ pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
     let is_new = path.metadata().map_or(true, |file| file.len() == 0);
     let lock = lock(&path)?;
     files::prepare(&path)?;
-    let (mut master_keys, key_setting) = match options.master_key.clone() {
+    let (master_keys, key_setting) = match options.master_key.clone() {
         Some(key) => (vec![key], "POSTHASTE_MASTER_KEY".to_owned()),
-        None if !options.reads_secrets && !key_file::path_of(&path).exists() => (Vec::new(), String::new()),
-        None => (key_file::read_or_create(&path, is_new)?, key_file::path_of(&path).display().to_string()),
+        None if options.reads_secrets || key_file::path_of(&path).exists() => {
+            let keys = match key_file::read_or_create(&path, is_new) {
+                Err(error) if !options.reads_secrets => {
+                    tracing::warn!(%error, "key file not read; sealed values stay closed");
+                    Vec::new()
+                }
+                keys => keys?,
+            };
+            (keys, key_file::path_of(&path).display().to_string())
+        }
+        None => (Vec::new(), String::new()),
     };
-    master_keys.extend(options.previous_keys.iter().cloned());
+    let master_keys = super::with_previous(master_keys, options);
     let writer = connect(&path, 1, &[("cache_size", format!("-{WRITER_CACHE_KIB}"))]).await;
     let writer = writer.map_err(|error| files::explained(&path, error))?;
     ensure_schema(&writer, options.migrate).await?;

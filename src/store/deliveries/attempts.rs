@@ -150,7 +150,7 @@ pub(in crate::store) fn attempt_of(row: entity::attempt::Model) -> Result<Attemp
     let headers = row.response_headers.as_deref().map(serde_json::from_str).transpose();
     let micros = |value: i64| u32::try_from(value).unwrap_or(u32::MAX);
     Ok(Attempt {
-        number: number("attempt number", row.number)?,
+        number: number("number", row.number)?,
         trigger: trigger_of(row.reason)?,
         started_at: UnixMillis(row.started_at),
         duration_us: micros(row.duration_us),

@@ -39,7 +39,7 @@ pub struct Waiting {
     /// Attempts that count against the policy.
     pub tries: u16,
     pub is_manual: bool,
-    /// Its last request, whatever the outcome; `None` also if this version does not know the outcome.
+    /// Its last request, with any outcome; `None` also if this version does not know the outcome.
     pub last: Option<LastError>,
 }
 

@@ -20,7 +20,7 @@ pub(crate) struct Leases {
     shards: BTreeMap<ShardNum, Shard>,
     joined: i64,
     /// Counts nodes over all histories: no two start at the same moment.
-    births: i64,
+    starts: i64,
     server: Server,
 }
 
@@ -53,7 +53,7 @@ struct Shard {
 impl Default for Leases {
     fn default() -> Self {
         let server = Server { started: String::new(), system: 1, timeline: 1, flushed: 0 };
-        Self { nodes: BTreeMap::new(), shards: BTreeMap::new(), joined: 0, births: 0, server }
+        Self { nodes: BTreeMap::new(), shards: BTreeMap::new(), joined: 0, starts: 0, server }
     }
 }
 
@@ -67,7 +67,7 @@ impl Leases {
     pub(crate) fn promote(&mut self, primary: &Self) {
         let Server { system, timeline, .. } = primary.server;
         self.server = Server { started: format!("{timeline}"), system, timeline: timeline + 1, flushed: 0 };
-        self.births = primary.births;
+        self.starts = primary.starts;
         // A standby's sequences are at or ahead of the primary's, as a rule.
         self.joined = primary.joined;
     }
@@ -75,7 +75,7 @@ impl Leases {
     /// The rows in a new cluster that was filled from `dumped`.
     pub(crate) fn restore(&mut self, dumped: &Self) {
         self.server.system = dumped.server.system + 1;
-        self.births = dumped.births;
+        self.starts = dumped.starts;
     }
 
     /// Mirrors `of_known_server` of `deliveries::due`: whether rows of this server may be used, as far as their answer
@@ -125,12 +125,12 @@ impl Leases {
 
     fn insert_node(&mut self, joining: &Joining<'_>, preferred: Option<Slot>) -> Membership {
         let Joining { name, address, until, newest } = *joining;
-        (self.joined, self.births) = (self.joined + 1, self.births + 1);
+        (self.joined, self.starts) = (self.joined + 1, self.starts + 1);
         let is_free = |slot: &u8| self.nodes.values().all(|node| node.slot != Slot(*slot));
         let first = preferred.unwrap_or(Slot((self.joined - 1).to_le_bytes()[0]));
         let mut slots = (0..=u8::MAX).map(|by| first.0.wrapping_add(by));
         let slot = Slot(slots.find(is_free).expect("fewer than 256 nodes"));
-        let (node, started_at, server) = (self.joined, self.births, self.server.clone());
+        let (node, started_at, server) = (self.joined, self.starts, self.server.clone());
         let (name, address) = (name.to_owned(), address.map(str::to_owned));
         self.nodes.insert(node, Row { name, address, slot, until, started_at });
         Membership { node, slot, started_at, lease_until: until.0, server, newest }

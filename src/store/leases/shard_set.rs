@@ -2,9 +2,10 @@
 //! what an earlier owner may have sent. After the database has lost transactions, the set is empty until the node has
 //! joined again.
 //!
-//! Every part reads the set, and three write it: the cluster member stops serving shards; the journal's writer activates
-//! and detaches them, between two batches; and the statements of this module's parent note renewals and judge each
-//! server that answers, and a server that lacks transactions ends all serving.
+//! Every part reads the set. The engine's start notes what is in doubt where the process has the database alone. The
+//! cluster member stops serving shards. The journal's writer activates and detaches them between two batches, and joins
+//! again. The statements of `leases` note renewals and judge each server that answers: one that lacks transactions ends
+//! all serving.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

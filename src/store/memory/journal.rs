@@ -91,13 +91,13 @@ impl Memory {
     /// Mirrors `commit_status::commit_status`.
     fn commit_status(&self, batch: &UnansweredCommit<'_>) -> CommitStatus {
         let tables = self.tables.read();
-        let unless_its_event_is_there = CommitStatus::of(batch.event.is_some());
+        let if_its_event_is_there = CommitStatus::of(batch.event.is_some());
         let status = match batch.transaction {
             Some(transaction) if self.is_clustered() => {
-                status(&tables, batch.shard_set, transaction).unwrap_or(unless_its_event_is_there)
+                status(&tables, batch.shard_set, transaction).unwrap_or(if_its_event_is_there)
             }
             None if self.is_clustered() => CommitStatus::Undone,
-            Some(_) | None => unless_its_event_is_there,
+            Some(_) | None => if_its_event_is_there,
         };
         match (status, batch.event) {
             (CommitStatus::Committed, Some(event)) if !tables.has_event(event) => CommitStatus::Undone,

@@ -42,7 +42,7 @@ pub(crate) struct Tables {
     events: BTreeMap<EventSeq, Arc<EventRow>>,
     callers: BTreeMap<(TenantNum, String), (EventSeq, [u8; 32])>,
     /// The answers to requests with an idempotency key; tenant 0 is none.
-    answers: BTreeMap<(TenantNum, String), Once>,
+    answers: BTreeMap<(i64, String), Once>,
     /// Each with the transaction that wrote it.
     fanouts: BTreeMap<FanoutKey, (u64, Arc<[WebhookNum]>)>,
     deliveries: BTreeMap<DeliveryId, DeliveryState>,
@@ -270,6 +270,6 @@ impl Tables {
     }
 }
 
-fn answer_key(key: &OnceKey) -> (TenantNum, String) {
-    (key.tenant.unwrap_or(TenantNum(0)), key.key.clone())
+fn answer_key(key: &OnceKey) -> (i64, String) {
+    (key.tenant_num(), key.key.clone())
 }

@@ -2,7 +2,7 @@
 
 use entity::webhook::{Column, Entity};
 use sea_orm::sea_query::Expr;
-use sea_orm::{ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QuerySelect, QueryTrait};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QuerySelect, QueryTrait};
 
 use crate::domain::id::{TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
@@ -12,7 +12,7 @@ use crate::store::{Store, StoreError};
 
 use super::Webhook;
 
-/// The parts of a webhook by which it is found, paused and deleted, whatever the rest of its row says.
+/// The parts of a webhook by which it is found, paused and deleted. They suffice if the rest of its row cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WebhookRef {
     pub num: WebhookNum,
@@ -50,8 +50,7 @@ impl Store {
         now: UnixMillis,
         by: &Author,
     ) -> Result<bool, StoreError> {
-        let is_other = Condition::all().add(Column::PausedAt.is_null());
-        self.set_paused(webhook.into(), Some(now), is_other, Action::PauseWebhook, (now, by)).await
+        self.set_paused(webhook.into(), true, now, by).await
     }
 
     /// Answers whether the webhook was paused before.
@@ -61,21 +60,24 @@ impl Store {
         now: UnixMillis,
         by: &Author,
     ) -> Result<bool, StoreError> {
-        let is_other = Condition::all().add(Column::PausedAt.is_not_null());
-        self.set_paused(webhook.into(), None, is_other, Action::ResumeWebhook, (now, by)).await
+        self.set_paused(webhook.into(), false, now, by).await
     }
 
     async fn set_paused(
         &self,
         webhook: WebhookRef,
-        paused_at: Option<UnixMillis>,
-        is_other: Condition,
-        action: Action,
-        (now, by): (UnixMillis, &Author),
+        is_paused: bool,
+        now: UnixMillis,
+        by: &Author,
     ) -> Result<bool, StoreError> {
+        let (paused_at, is_other, action) = if is_paused {
+            (Some(now.0), Column::PausedAt.is_null(), Action::PauseWebhook)
+        } else {
+            (None, Column::PausedAt.is_not_null(), Action::ResumeWebhook)
+        };
         self.write(async |on| {
             let changed = Entity::update_many()
-                .col_expr(Column::PausedAt, Expr::value(paused_at.map(|at| at.0)))
+                .col_expr(Column::PausedAt, Expr::value(paused_at))
                 // Replaces a version that is no number.
                 .col_expr(Column::Version, Expr::cust("CAST(version AS BIGINT) + 1"))
                 .col_expr(Column::UpdatedAt, Expr::value(now.0))
