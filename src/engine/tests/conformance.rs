@@ -21,32 +21,28 @@ mod scans;
 mod shards;
 mod updates;
 
-/// Runs the test of this name on each database, with one process and with nodes.
-macro_rules! on_all {
-    ($name:ident) => {
+macro_rules! on_each {
+    ($name:ident: $($test:ident = $on:ident),+) => {
         mod $name {
             use crate::engine::tests::conformance::database::On;
 
-            #[tokio::test]
-            async fn on_sqlite() {
-                super::$name(On::Sqlite).await;
-            }
-
-            #[tokio::test]
-            async fn on_postgres() {
-                super::$name(On::Postgres).await;
-            }
-
-            #[tokio::test]
-            async fn in_memory() {
-                super::$name(On::Memory).await;
-            }
-
-            #[tokio::test]
-            async fn in_memory_of_nodes() {
-                super::$name(On::MemoryOfNodes).await;
-            }
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    super::$name(On::$on).await;
+                }
+            )+
         }
+    };
+}
+use on_each;
+
+/// Runs the test of this name on each database, with one process and with nodes.
+macro_rules! on_all {
+    ($name:ident) => {
+        crate::engine::tests::conformance::on_each!(
+            $name: on_sqlite = Sqlite, on_postgres = Postgres, in_memory = Memory, in_memory_of_nodes = MemoryOfNodes
+        );
     };
 }
 use on_all;
@@ -54,19 +50,9 @@ use on_all;
 /// Runs the test of this name on the databases that several nodes can share.
 macro_rules! on_clusters {
     ($name:ident) => {
-        mod $name {
-            use crate::engine::tests::conformance::database::On;
-
-            #[tokio::test]
-            async fn on_postgres() {
-                super::$name(On::Postgres).await;
-            }
-
-            #[tokio::test]
-            async fn in_memory_of_nodes() {
-                super::$name(On::MemoryOfNodes).await;
-            }
-        }
+        crate::engine::tests::conformance::on_each!(
+            $name: on_postgres = Postgres, in_memory_of_nodes = MemoryOfNodes
+        );
     };
 }
 use on_clusters;

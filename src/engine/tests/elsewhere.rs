@@ -76,7 +76,7 @@ async fn routes_and_a_live_endpoint_follow_what_another_node_does_to_a_webhook()
 }
 
 #[tokio::test]
-async fn whoever_keeps_tenants_in_memory_is_told_of_their_changes() {
+async fn listeners_are_told_of_changes_to_tenants() {
     let (world, elsewhere) = world().await;
     let webhook = world.webhook().await;
     let told: Arc<Mutex<Vec<Stale>>> = Arc::default();
@@ -116,7 +116,7 @@ async fn after_more_than_is_told_everything_is_read_again() {
 }
 
 #[tokio::test]
-async fn what_was_changed_while_the_database_was_away_from_here_is_heard_once_it_is_back() {
+async fn a_change_after_the_database_was_away_is_heard() {
     let (world, elsewhere) = world().await;
     let webhook = world.webhook().await;
     let Home::Database(database) = &world.home else { panic!("a server") };

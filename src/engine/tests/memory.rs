@@ -18,7 +18,7 @@ use crate::store::config_changes::{Change, Changes, Position};
 use crate::store::deliveries::{DueRows, Wanted};
 use crate::store::endpoint_configs::EndpointConfigRow;
 use crate::store::fanout_scan::{ScanCursor, ScanPage, ScannedFanout, Which};
-use crate::store::fanouts::{Fanout, FanoutPage};
+use crate::store::fanouts::FanoutPage;
 use crate::store::leases::ShardSet;
 use crate::store::memory::{Memory, Tables};
 use crate::store::webhooks::{Route, Routed};
@@ -128,7 +128,7 @@ impl EngineDb for Memory {
         };
         let (mut page, cut_at) = self.tables.read().scan((&served, slot), scan.after, which, limit);
         page.retain(|(transaction, _)| scan.shows(*transaction));
-        let found = page.into_iter().map(|(transaction, fanout)| found_of(shard_set, transaction, fanout));
+        let found = page.into_iter().map(|(transaction, fanout)| ScannedFanout::of(shard_set, transaction, fanout));
         let found = found.collect::<Result<_>>()?;
         cursor.note_read(scan, cut_at);
         Ok(ScanPage { found, is_cut: cut_at.is_some() })
@@ -158,10 +158,4 @@ impl EngineDb for Memory {
     async fn routes_of(&self, nums: &[WebhookNum]) -> Result<Vec<Routed>> {
         Ok(self.webhooks.read().routes_of(nums))
     }
-}
-
-fn found_of(shard_set: &ShardSet, transaction: u64, fanout: Fanout) -> Result<ScannedFanout> {
-    let shard = ShardNum::try_from(fanout.shard).map_err(|error| StoreError::unreadable("shard", error))?;
-    let is_new_from_peer = shard_set.is_new_from_peer(shard, transaction, fanout.event.seq);
-    Ok(ScannedFanout { fanout, is_new_from_peer })
 }

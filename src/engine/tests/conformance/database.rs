@@ -26,7 +26,7 @@ use crate::store::journal_db::rows::{NewEvent, Rows, Update, Updated};
 use crate::store::journal_db::{JournalDb, JournalTransaction};
 use crate::store::leases::memory::Leases;
 use crate::store::leases::{AcquiredShard, ShardSet};
-use crate::store::memory::{Client, Hook, Memory, Shared, Tables, Webhooks};
+use crate::store::memory::{Client, Hook, Memory, SharedRows, Tables, Webhooks};
 use crate::store::webhooks::{NewWebhook, Webhook};
 use crate::store::{Options, Store, StoreError};
 
@@ -96,7 +96,7 @@ impl Database {
     }
 
     async fn in_memory(lease: Option<Duration>) -> Self {
-        let (tables, webhooks) = (Shared::<Tables>::default(), Shared::<Webhooks>::default());
+        let (tables, webhooks) = (SharedRows::<Tables>::default(), SharedRows::<Webhooks>::default());
         tables.write().leases = Leases::of(ShardNum::all());
         let memory = Memory::new(&tables, &webhooks, lease, Arc::new(Here));
         Self::with(Arc::new(memory.clone()), TenantNum(1), Backdoor::Memory(memory)).await
@@ -391,6 +391,19 @@ impl Database {
         match &self.backdoor {
             Backdoor::Store(store, _) => store.tamper(&format!("DELETE FROM event WHERE seq = {}", event.0)).await,
             Backdoor::Memory(memory) => memory.tables.write().lose_event(event),
+        }
+    }
+
+    /// Resolves while a statement waits for a lock.
+    pub(super) async fn lock_is_awaited(&self) {
+        match &self.backdoor {
+            Backdoor::Store(store, _) => store.lock_is_awaited().await,
+            // Others have their turns; what could go on has gone on by then.
+            Backdoor::Memory(_) => {
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+            }
         }
     }
 

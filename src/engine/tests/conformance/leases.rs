@@ -1,7 +1,7 @@
 //! Nodes and their leases: who is there, with which slot, and what becomes of a node that does not renew.
 
 use super::database::{Database, LONG, On, id, key, shard, wanted};
-use super::{on_all, on_clusters};
+use super::{on_clusters, on_each};
 
 use crate::domain::id::{Slot, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
@@ -156,14 +156,11 @@ async fn a_node_that_knows_another_server_joins_again_before_it_goes_on(on: On) 
     assert_eq!(in_doubt.events_to, key(1));
 }
 
-on_all!(a_process_that_has_the_database_alone_has_no_lease);
+on_each!(a_process_that_has_the_database_alone_has_no_lease: on_sqlite = Sqlite, in_memory = Memory);
 async fn a_process_that_has_the_database_alone_has_no_lease(on: On) {
     let database = Database::new(on).await;
     let shard_set = &database.shard_set;
     assert_eq!(database.cluster.renew(shard_set).await.unwrap(), Renewal::Renewed);
-    if database.cluster.is_clustered() {
-        return;
-    }
     assert!(database.cluster.rejoin(shard_set, "again", None).await.unwrap().is_none());
     assert!(!database.cluster.reap_expired(1).await.unwrap());
     assert!(database.cluster.acquire(shard_set, &[shard(3)]).await.unwrap().is_empty());

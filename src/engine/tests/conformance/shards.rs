@@ -5,7 +5,6 @@ use super::on_clusters;
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::time::Duration;
 
 use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
@@ -128,9 +127,13 @@ async fn a_batch_of_a_node_that_was_reaped_may_write_nothing(on: On) {
 }
 
 /// Polls `first` until it waits for a lock, then lets `then` happen, and returns the answer of `first`.
-async fn waits<T>(first: impl Future<Output = T>, then: impl Future<Output = ()>) -> T {
+async fn waits<T>(database: &Database, first: impl Future<Output = T>, then: impl Future<Output = ()>) -> T {
     tokio::pin!(first);
-    assert!(tokio::time::timeout(Duration::from_millis(100), &mut first).await.is_err(), "it waits for the batch");
+    tokio::select! {
+        biased;
+        _ = &mut first => panic!("it waits for the batch"),
+        () = database.lock_is_awaited() => {}
+    }
     then.await;
     first.await
 }
@@ -145,7 +148,7 @@ async fn a_shard_stays_while_a_batch_writes_for_it(on: On) {
     database.cluster.release(&database.shard_set, &[shard(4)], false).await.unwrap();
     let written = [shard(3)];
     let release = database.cluster.release(&database.shard_set, &written, true);
-    waits(release, async { batch.commit().await.unwrap() }).await.unwrap();
+    waits(&database, release, async { batch.commit().await.unwrap() }).await.unwrap();
     assert!(database.engine.has_row(id(key(1), 3)).await.unwrap());
     let survey = database.cluster.survey(&database.shard_set).await.unwrap().unwrap();
     assert_eq!((survey.shards[3].0, survey.shards[4].0), (None, None));
@@ -159,7 +162,7 @@ async fn a_node_is_not_reaped_while_a_batch_of_it_is_under_way(on: On) {
     batch.lock(&database.shard_set, &BTreeSet::new()).await.unwrap();
     batch.write(database.event(key(1), &[3])).await.unwrap();
     let reap = database.cluster.reap_expired(database.shard_set.node().unwrap());
-    assert!(waits(reap, async { batch.commit().await.unwrap() }).await.unwrap());
+    assert!(waits(&database, reap, async { batch.commit().await.unwrap() }).await.unwrap());
     let another = database.another().await;
     database.own(&another, &[shard(3)]).await;
     assert_eq!(another.in_doubt_of(WebhookNum(3)).events_to, key(1), "the doubt covers what that batch has accepted");
@@ -172,7 +175,7 @@ async fn a_batch_that_is_rolled_back_lets_its_shards_go(on: On) {
     batch.lock(&database.shard_set, &[shard(3)].into()).await.unwrap();
     let written = [shard(3)];
     let release = database.cluster.release(&database.shard_set, &written, false);
-    waits(release, async { drop(batch) }).await.unwrap();
+    waits(&database, release, async { drop(batch) }).await.unwrap();
     let another = database.another().await;
     assert_eq!(database.own(&another, &[shard(3)]).await.len(), 1);
     assert_eq!(another.in_doubt_of(WebhookNum(3)).events_to, EventSeq::ZERO);

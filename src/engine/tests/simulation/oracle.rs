@@ -1,6 +1,7 @@
 //! The oracle: it outlives every process and knows every request with its end, and what operators were promised. It
 //! checks what must hold at the moment of sending.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::delivery::breaker::ViewState;
@@ -9,7 +10,7 @@ use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::{Outcome, OutcomeKind};
 use crate::engine::endpoint_config::EndpointConfig;
-use crate::engine::lane::{Entry, Mode, WINDOW};
+use crate::engine::lane::{self, Mode, WINDOW};
 use crate::store::memory::{Hook, Tables};
 
 use super::process::Process;
@@ -64,7 +65,7 @@ pub(super) struct Oracle {
     /// Webhooks that are being opened, by process.
     opening: BTreeMap<(u32, WebhookNum), usize>,
     /// Deliveries that an operator is changing, by process.
-    meddling: HashMap<(u32, DeliveryId), usize>,
+    meddling: BTreeMap<(u32, DeliveryId), usize>,
     /// Deliveries that were purged while in flight: the same endpoint does not send them again.
     withdrawn: BTreeSet<(DeliveryId, Owner)>,
     /// What endpoints have started, and why.
@@ -81,7 +82,12 @@ pub(super) struct Oracle {
 /// Requests.
 impl Oracle {
     /// What must hold when a lane starts an attempt.
-    pub(super) fn check_start(&mut self, (process, owner): (&Process, Owner), called: &EndpointConfig, entry: &Entry) {
+    pub(super) fn check_start(
+        &mut self,
+        (process, owner): (&Process, Owner),
+        called: &EndpointConfig,
+        entry: &lane::Entry,
+    ) {
         let (world, event) = (&process.world, entry.event.seq);
         let id = DeliveryId { event, webhook: called.num };
         self.started.insert((owner, event), entry.trigger);
@@ -301,10 +307,7 @@ impl Oracle {
     }
 
     pub(super) fn end_opening(&mut self, incarnation: u32, webhook: WebhookNum) {
-        let left = self.opening.remove(&(incarnation, webhook)).unwrap_or(1) - 1;
-        if left > 0 {
-            self.opening.insert((incarnation, webhook), left);
-        }
+        count_down(&mut self.opening, (incarnation, webhook));
     }
 
     pub(super) fn meddle(&mut self, incarnation: u32, id: DeliveryId) {
@@ -312,10 +315,7 @@ impl Oracle {
     }
 
     pub(super) fn meddled(&mut self, incarnation: u32, id: DeliveryId) {
-        let left = self.meddling.remove(&(incarnation, id)).unwrap_or(1) - 1;
-        if left > 0 {
-            self.meddling.insert((incarnation, id), left);
-        }
+        count_down(&mut self.meddling, (incarnation, id));
     }
 
     fn is_meddled_with(&self, id: DeliveryId) -> bool {
@@ -344,10 +344,7 @@ impl Oracle {
     }
 
     pub(super) fn end_purge(&mut self, incarnation: u32, webhook: WebhookNum) {
-        let left = self.purging.remove(&(incarnation, webhook)).unwrap_or(1) - 1;
-        if left > 0 {
-            self.purging.insert((incarnation, webhook), left);
-        }
+        count_down(&mut self.purging, (incarnation, webhook));
     }
 
     pub(super) fn cancels(&mut self, id: DeliveryId) {
@@ -356,10 +353,7 @@ impl Oracle {
 
     /// The cancellation was refused before anything was recorded.
     pub(super) fn refuses_to_cancel(&mut self, id: DeliveryId) {
-        let left = self.cancellations.remove(&id).unwrap_or(1) - 1;
-        if left > 0 {
-            self.cancellations.insert(id, left);
-        }
+        count_down(&mut self.cancellations, id);
     }
 
     /// Whether an operator wanted the delivery cancelled.
@@ -387,6 +381,16 @@ impl Oracle {
                 });
                 FOR_A_PROBE + cap + pending.count() + world.tests.get()
             }
+        }
+    }
+}
+
+/// One less of this; none if its process has died meanwhile.
+fn count_down<K: Ord>(counts: &mut BTreeMap<K, usize>, key: K) {
+    if let Entry::Occupied(mut count) = counts.entry(key) {
+        *count.get_mut() -= 1;
+        if *count.get() == 0 {
+            count.remove();
         }
     }
 }

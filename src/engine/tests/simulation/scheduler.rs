@@ -29,8 +29,8 @@ const MOMENTS: usize = 20_000;
 /// Receivers that fail in the end do so for this many moments: their backlog takes a cool-down for each attempt.
 const MOST_FAILED: usize = 600;
 
-/// Turns of tasks at one moment, at most.
-const TURNS: usize = 20_000;
+/// Turns of tasks at one moment, at most: a long backlog is dispatched in one.
+const TURNS: usize = 80_000;
 
 const HOUR_MS: i64 = 3_600_000;
 

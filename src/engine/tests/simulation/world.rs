@@ -18,7 +18,7 @@ use crate::domain::id::WebhookNum;
 use crate::domain::moment::UnixMillis;
 use crate::engine::bounds;
 use crate::journal;
-use crate::store::memory::{Hook, Shared, Tables, Webhooks};
+use crate::store::memory::{Hook, SharedRows, Tables, Webhooks};
 
 use super::endpoint::Due;
 use super::oracle::Oracle;
@@ -69,9 +69,9 @@ impl Trouble {
 pub(super) struct World {
     pub(super) chance: RefCell<StdRng>,
     pub(super) tasks: Tasks,
-    pub(super) tables: Shared<Tables>,
+    pub(super) tables: SharedRows<Tables>,
     /// What people have configured. No database that is lost takes it along.
-    pub(super) hooks: Shared<Webhooks>,
+    pub(super) hooks: SharedRows<Webhooks>,
     pub(super) receivers: RefCell<BTreeMap<WebhookNum, Receiver>>,
     pub(super) oracle: RefCell<Oracle>,
     pub(super) bounds: Bounds,
@@ -144,8 +144,8 @@ impl World {
         Self {
             chance: RefCell::new(chance),
             tasks: Tasks::default(),
-            tables: Shared::default(),
-            hooks: Shared::default(),
+            tables: SharedRows::default(),
+            hooks: SharedRows::default(),
             receivers: RefCell::default(),
             oracle: RefCell::default(),
             bounds,
