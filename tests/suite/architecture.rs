@@ -20,7 +20,7 @@ struct Layer {
 /// Plain data, the clock, the host, the crash helper and the bound of log lines: every layer may name them.
 const PLAIN: [&str; 5] = ["domain", "clock", "fault", "host", "log_limit"];
 
-const LAYERS: [Layer; 13] = [
+const LAYERS: [Layer; 17] = [
     Layer { name: "domain", may_use: &[], without: &["actix", "axum", "sea_orm", "tokio"] },
     Layer {
         name: "cli",
@@ -39,36 +39,24 @@ const LAYERS: [Layer; 13] = [
         without: &["actix", "sea_orm"],
     },
     Layer { name: "app", may_use: &["api", "config", "engine", "listener", "store"], without: &["actix", "sea_orm"] },
-    Layer {
-        name: "api",
-        may_use: &["engine", "journal", "secrets", "store"],
-        without: &["sea_orm", "actix", "Addr<", "crate::delivery"],
-    },
+    Layer { name: "api", may_use: &["engine", "journal", "secrets", "store"], without: &["sea_orm", "actix", "Addr<"] },
     Layer {
         name: "engine",
         may_use: &["cluster", "delivery", "journal", "store"],
-        without: &["axum", "sea_orm", "StatusCode", "crate::api"],
+        without: &["axum", "sea_orm", "StatusCode"],
     },
-    Layer { name: "cluster", may_use: &["journal", "store"], without: &["actix", "axum", "sea_orm", "crate::engine"] },
+    Layer { name: "cluster", may_use: &["journal", "store"], without: &["actix", "axum", "sea_orm"] },
     Layer { name: "delivery", may_use: &[], without: &["actix", "axum", "sea_orm"] },
     Layer { name: "journal", may_use: &["store"], without: &["actix", "axum", "sea_orm"] },
-    Layer {
-        name: "store",
-        may_use: &["secrets"],
-        without: &[
-            "actix",
-            "axum",
-            "crate::engine",
-            "crate::delivery",
-            "crate::cluster",
-            "crate::journal",
-            "crate::api",
-        ],
-    },
+    Layer { name: "store", may_use: &["secrets"], without: &["actix", "axum"] },
     Layer { name: "secrets", may_use: &[], without: &["actix", "axum", "sea_orm", "tokio"] },
     Layer { name: "telemetry", may_use: &[], without: &["actix", "axum", "sea_orm"] },
     Layer { name: "listener", may_use: &[], without: &["actix", "sea_orm"] },
     Layer { name: "config", may_use: &["secrets", "store"], without: &["actix", "axum", "sea_orm"] },
+    Layer { name: "clock", may_use: &[], without: &["actix", "axum", "sea_orm"] },
+    Layer { name: "fault", may_use: &[], without: &["actix", "axum", "sea_orm"] },
+    Layer { name: "host", may_use: &[], without: &["actix", "axum", "sea_orm"] },
+    Layer { name: "log_limit", may_use: &[], without: &["actix", "axum", "sea_orm"] },
 ];
 
 /// A module whose header says "Pure" waits for nothing and uses no clock and no randomness. These words show a
@@ -76,7 +64,7 @@ const LAYERS: [Layer; 13] = [
 const IMPURE: [&str; 7] = ["async fn", ".await", "::now()", "::now_v7()", "rand::", "sleep(", "std::fs"];
 
 /// As many modules are pure at least: a lower count means that a header has lost the word, and its module the check.
-const LEAST_PURE: usize = 67;
+const LEAST_PURE: usize = 78;
 
 /// What runs in the simulation as it ships takes its time, its tasks and its chance from the host.
 const SIMULATED: [&str; 5] = ["src/engine", "src/cluster", "src/cluster.rs", "src/journal", "src/journal.rs"];

@@ -18,8 +18,8 @@ use crate::support::world::{ADMIN_KEY, Event, World, new_key, sober_env, text};
 
 const PAUSE: Duration = Duration::from_millis(400);
 
-/// Much longer than the ten seconds for a head: only a connection that is kept for ever fails.
-const HUNG_UP: Duration = Duration::from_secs(60);
+/// Longer than the ten seconds for a head, and shorter than the minute for an idle connection.
+const HUNG_UP: Duration = Duration::from_secs(45);
 
 /// A complete head of a request whose body is still missing: it keeps the connection busy.
 pub(crate) fn head(key: &str, body_bytes: usize) -> String {
