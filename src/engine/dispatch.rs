@@ -148,16 +148,18 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Takes in a page of the open fan-outs, where no other process commits: oldest first, from the last page on.
+    /// Takes in a page of the gap, where no other process commits: oldest first, from the last page on.
     async fn catch_up_alone(&self, queue: &mut FairQueue) -> Result<(), DispatchError> {
+        let Some(gap) = self.feed.catch_up() else { return Ok(()) };
         let after = self.feed.newest_handed_out();
-        let seen = self.feed.committed();
         let events = u64::try_from(self.page_size.rows()).unwrap_or(u64::MAX);
         let page = self.page_size.learn(self.context.db.fanouts(after, events).await)?;
-        let FanoutPage { fanouts, to: Some(to) } = page else {
-            self.feed.caught_up(seen);
+        let FanoutPage { mut fanouts, to: Some(to) } = page else {
+            self.feed.close_gap();
             return Ok(());
         };
+        // Newer ones come from the queue.
+        fanouts.retain(|fanout| fanout.event.seq <= gap.through);
         // The writer tracks the fan-outs before their rows are read: no row that is made meanwhile is missed.
         for fanout in &fanouts {
             self.context.journal.record(Record::Track { fanout: fanout.clone() }).await?;
@@ -168,7 +170,11 @@ impl Dispatcher {
             let recorded = self.context.db.recorded_targets(fanout.event.seq).await?;
             owed.push(self.mark(fanout, recorded).await?);
         }
-        self.feed.read_up_to(to);
+        if to < gap.through {
+            self.feed.read_up_to(to);
+        } else {
+            self.feed.close_gap();
+        }
         owed.into_iter().for_each(|fanout| self.push_read(fanout, 0, queue));
         Ok(())
     }

@@ -242,3 +242,42 @@ async fn when_changes_cross_the_endpoint_follows_the_last() {
     }
     Arc::into_inner(world).unwrap().stop().await;
 }
+
+async fn a_feed_that_is_behind_catches_up_while_events_are_published_without_end(home: Home) {
+    let world = World::start_in(home).await;
+    let webhook = world.webhook().await;
+    let feed = &world.engine.inner.feed;
+    let caught_up = async {
+        let lacks_nothing = || feed.status().behind.is_none() && !feed.status().has_gap;
+        for _ in 0..3 {
+            while !lacks_nothing() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            feed.fall_behind();
+            world.publish_to(&[&webhook]).await;
+        }
+    };
+    let publish_without_end = async || {
+        loop {
+            world.publish_to(&[&webhook]).await;
+        }
+    };
+    let publishers = futures_util::future::join_all((0..4).map(|_| publish_without_end()));
+    tokio::select! {
+        caught_up = tokio::time::timeout(PATIENCE, caught_up) => assert!(caught_up.is_ok(), "{:?}", feed.status()),
+        _ = publishers => unreachable!("they never end"),
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn one_process_alone_catches_up_while_events_are_published_without_end() {
+    let home = Home::Directory(tempfile::tempdir().unwrap());
+    a_feed_that_is_behind_catches_up_while_events_are_published_without_end(home).await;
+}
+
+#[tokio::test]
+async fn a_node_catches_up_while_events_are_published_without_end() {
+    let home = Home::Database(Database::new());
+    a_feed_that_is_behind_catches_up_while_events_are_published_without_end(home).await;
+}

@@ -2,8 +2,9 @@
 //! requests for scans, and which fan-outs only a scan hands out; and the watermarks, up to which events were seen and
 //! handed out. The feed says what it has and lacks; the dispatcher decides what to do about it.
 //!
-//! When the queue is full, the feed falls *behind*: from then on fan-outs are in the store alone, until the dispatcher
-//! has read them up to the newest. A starting engine begins behind.
+//! When the queue is full, the feed falls *behind*: from then on fan-outs are in the store alone. A starting engine begins
+//! behind. Once the queue is empty, the dispatcher catches up: what is in the store alone by then is the *gap*, which it
+//! reads; newer fan-outs wait in the queue again meanwhile. So it catches up however much is published.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -28,6 +29,7 @@ struct State {
     waiting: VecDeque<Fanout>,
     bytes: usize,
     behind: Option<Behind>,
+    gap: Option<Gap>,
     /// The newest event that was committed here.
     committed: EventSeq,
     /// The newest event that was committed here or found by a scan.
@@ -43,18 +45,29 @@ struct State {
 /// Which fan-outs are in the store alone when the feed is behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Behind {
-    /// Those after what the dispatcher has read so far.
+    /// Those after the queue.
     Tail,
-    /// Any: this node serves more shards now, or the queue was full in a cluster.
+    /// Any: this node serves more shards now, or scans for other nodes' fan-outs may have passed them.
     Anywhere,
+}
+
+/// Fan-outs in the store that the dispatcher is reading to catch up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// Of the events that were committed here, the newest one in the gap.
+    pub through: EventSeq,
+    /// The gap begins with the first open fan-out, whatever was read before.
+    pub starts_over: bool,
 }
 
 /// What the feed has for the dispatcher, and what it lacks.
 #[derive(Debug, Clone, Copy)]
 pub struct FeedStatus {
-    /// Fan-outs wait in the queue.
+    /// Fan-outs wait in the queue and may be handed out.
     pub has_waiting: bool,
-    /// Which fan-outs are in the store alone. `None`: only those that a scan hands out.
+    /// The dispatcher has begun to read a gap.
+    pub has_gap: bool,
+    /// Which fan-outs are in the store alone. `None`: only the gap, and those that a scan hands out.
     pub behind: Option<Behind>,
     /// Other nodes may have committed events for this one.
     pub scan_requested: bool,
@@ -67,6 +80,7 @@ impl Feed {
             waiting: VecDeque::new(),
             bytes: 0,
             behind: Some(Behind::Tail),
+            gap: None,
             committed,
             seen_watermark: committed,
             newest_handed_out: EventSeq::ZERO,
@@ -86,7 +100,9 @@ impl Feed {
             let bytes = bytes_after(state.waiting.back(), fanout);
             let full = state.waiting.len() >= FANOUTS || state.bytes + bytes > self.most_bytes;
             if full && state.behind.is_none() {
-                state.behind = Some(if self.is_clustered { Behind::Anywhere } else { Behind::Tail });
+                // While there is a gap, the store is read for fan-outs of this node, too.
+                let is_passed = self.is_clustered && state.gap.is_none();
+                state.behind = Some(if is_passed { Behind::Anywhere } else { Behind::Tail });
             }
             if state.behind.is_none() {
                 state.bytes += bytes;
@@ -105,17 +121,26 @@ impl Feed {
     }
 
     pub fn status(&self) -> FeedStatus {
-        let State { waiting, behind, scan_requested, .. } = &*self.state.lock();
-        FeedStatus { has_waiting: !waiting.is_empty(), behind: *behind, scan_requested: *scan_requested }
+        let State { waiting, behind, gap, scan_requested, .. } = &*self.state.lock();
+        // One process alone hands fan-outs out in the order of publishing. Where several commit, scans do that for the
+        // ordered webhooks.
+        let may_go = gap.is_none() || self.is_clustered;
+        FeedStatus {
+            has_waiting: may_go && !waiting.is_empty(),
+            has_gap: gap.is_some(),
+            behind: *behind,
+            scan_requested: *scan_requested,
+        }
     }
 
     /// Hands out the fan-outs that wait in the queue.
     pub fn take_waiting(&self) -> Vec<Fanout> {
         let mut state = self.state.lock();
         state.bytes = 0;
-        let taken = state.newest_handed_out;
-        let fanouts: Vec<Fanout> = state.waiting.drain(..).filter(|fanout| fanout.event.seq > taken).collect();
-        state.newest_handed_out = fanouts.last().map_or(taken, |fanout| fanout.event.seq);
+        let fanouts: Vec<Fanout> = state.waiting.drain(..).collect();
+        if let (Some(last), None) = (fanouts.last(), state.gap) {
+            state.newest_handed_out = last.event.seq;
+        }
         fanouts
     }
 
@@ -132,7 +157,7 @@ impl Feed {
     /// Whether scans have found every event up to `to` that only they hand out.
     pub fn has_scanned(&self, to: EventSeq) -> bool {
         let state = self.state.lock();
-        state.behind.is_none() && state.expected.first().is_none_or(|(event, _)| *event > to)
+        state.behind.is_none() && state.gap.is_none() && state.expected.first().is_none_or(|(event, _)| *event > to)
     }
 
     /// The events that are committed here, or about to be, and that no scan has found yet.
@@ -154,7 +179,7 @@ impl Feed {
     }
 
     /// This node serves more shards, whose fan-outs are in the store alone.
-    pub(super) fn fall_behind(&self) {
+    pub fn fall_behind(&self) {
         self.state.lock().behind = Some(Behind::Anywhere);
         self.changed.notify_one();
     }
@@ -168,13 +193,17 @@ impl Feed {
         state.bytes = before.zip(&state.waiting).map(|(before, fanout)| bytes_after(before, fanout)).sum();
     }
 
-    /// The dispatcher catches up from the store; answers which fan-outs are there alone. After [`Behind::Anywhere`] the
-    /// dispatcher reads from the first open fan-out on, and from then on the feed lacks only the tail.
-    pub fn begin_catch_up(&self) -> Option<Behind> {
+    /// What the dispatcher reads from the store next; if it has read all of that, or is to start over, what the feed lacks
+    /// now. `None`: it is not behind.
+    pub fn catch_up(&self) -> Option<Gap> {
         let mut state = self.state.lock();
-        let behind = state.behind;
-        state.behind = behind.map(|_| Behind::Tail);
-        behind
+        if let (Some(gap), None | Some(Behind::Tail)) = (state.gap, state.behind) {
+            return Some(Gap { starts_over: false, ..gap });
+        }
+        let starts_over = state.behind.take()? == Behind::Anywhere;
+        let through = state.waiting.front().map_or(state.committed, before);
+        state.gap = Some(Gap { through, starts_over });
+        state.gap
     }
 
     /// The dispatcher has read everything up to `to` from the store.
@@ -183,13 +212,14 @@ impl Feed {
         state.newest_handed_out = state.newest_handed_out.max(to);
     }
 
-    /// The store showed nothing after `seen`. From now on fan-outs come from memory again, unless an event was
-    /// committed meanwhile.
-    pub fn caught_up(&self, seen: EventSeq) {
+    /// The dispatcher has read the gap.
+    pub fn close_gap(&self) {
         let mut state = self.state.lock();
-        if state.committed <= seen && state.behind != Some(Behind::Anywhere) {
-            state.newest_handed_out = state.newest_handed_out.max(seen);
-            state.behind = None;
+        if state.behind == Some(Behind::Anywhere) {
+            return;
+        }
+        if let Some(gap) = state.gap.take() {
+            state.newest_handed_out = state.newest_handed_out.max(gap.through);
         }
     }
 
@@ -219,20 +249,24 @@ impl Feed {
     /// The event up to which every fan-out was handed out.
     pub fn handed_out_through(&self) -> EventSeq {
         let state = self.state.lock();
-        let before = |event: EventSeq| EventSeq(event.0 - 1);
-        let handed_out = match (state.waiting.front(), state.behind.is_some()) {
-            (Some(first), _) => before(first.event.seq),
-            (None, true) => state.newest_handed_out,
-            (None, false) => state.committed,
+        let handed_out = match (state.gap, state.waiting.front(), state.behind) {
+            (Some(_), ..) | (None, None, Some(_)) => state.newest_handed_out,
+            (None, Some(first), _) => before(first),
+            (None, None, None) => state.committed,
         };
-        state.expected.first().map_or(handed_out, |(event, _)| before(*event).min(handed_out))
+        state.expected.first().map_or(handed_out, |(event, _)| EventSeq(event.0 - 1).min(handed_out))
     }
 
     /// Whether every committed fan-out was handed out.
     pub fn is_idle(&self) -> bool {
         let state = self.state.lock();
-        state.waiting.is_empty() && state.behind.is_none() && state.expected.is_empty()
+        state.waiting.is_empty() && state.behind.is_none() && state.gap.is_none() && state.expected.is_empty()
     }
+}
+
+/// The event before that of the fan-out.
+fn before(fanout: &Fanout) -> EventSeq {
+    EventSeq(fanout.event.seq.0 - 1)
 }
 
 /// The memory that a fan-out takes behind `before`, with which it may share its event.
@@ -270,14 +304,22 @@ mod tests {
         fanouts.iter().map(|fanout| fanout.event.seq.0).collect()
     }
 
+    /// Reads what is in the store alone.
+    fn catch_up(feed: &Feed) {
+        while feed.catch_up().is_some() {
+            feed.close_gap();
+        }
+    }
+
     #[test]
-    fn a_new_feed_is_behind_until_the_store_shows_nothing_more() {
+    fn a_new_feed_is_behind_until_the_dispatcher_has_read_what_was_committed_before() {
         let feed = feed(EventSeq(7), false);
         assert_eq!((feed.status().behind, feed.newest_handed_out()), (Some(Behind::Tail), EventSeq::ZERO));
-        feed.caught_up(EventSeq(6));
-        assert_eq!(feed.status().behind, Some(Behind::Tail), "7 is committed and was not seen");
-        feed.read_up_to(EventSeq(7));
-        feed.caught_up(EventSeq(7));
+        let gap = Gap { through: EventSeq(7), starts_over: false };
+        assert_eq!((feed.catch_up(), feed.catch_up()), (Some(gap), Some(gap)));
+        feed.read_up_to(EventSeq(6));
+        assert_eq!((feed.handed_out_through(), feed.is_idle()), (EventSeq(6), false), "7 was not read");
+        feed.close_gap();
         assert!(feed.is_idle());
         assert_eq!(feed.push(&[fanout(8)], EventSeq(8)).len(), 1);
         assert!(feed.status().has_waiting && feed.status().behind.is_none());
@@ -286,12 +328,30 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_from_the_store_is_not_handed_out_again() {
-        let feed = feed(EventSeq(0), false);
-        feed.read_up_to(EventSeq(1));
-        feed.caught_up(EventSeq(1));
-        feed.push(&[fanout(1), fanout(2)], EventSeq(2));
-        assert_eq!(seqs(&feed.take_waiting()), [2]);
+    fn a_feed_catches_up_although_events_are_committed_without_end() {
+        for is_clustered in [false, true] {
+            let feed = feed(EventSeq(3), is_clustered);
+            assert!(feed.push(&[fanout(4)], EventSeq(4)).is_empty(), "4 is in the store alone");
+            assert_eq!(feed.catch_up().map(|gap| gap.through), Some(EventSeq(4)));
+            assert_eq!(feed.push(&[fanout(5)], EventSeq(5)).len(), 1);
+            assert_eq!((feed.status().has_waiting, feed.handed_out_through()), (is_clustered, EventSeq::ZERO));
+            feed.close_gap();
+            assert_eq!((feed.catch_up(), feed.handed_out_through()), (None, EventSeq(4)));
+            assert_eq!(feed.push(&[fanout(6)], EventSeq(6)).len(), 1);
+            assert_eq!(seqs(&feed.take_waiting()), [5, 6]);
+            assert_eq!((feed.handed_out_through(), feed.newest_handed_out()), (EventSeq(6), EventSeq(6)));
+        }
+    }
+
+    #[test]
+    fn what_is_handed_out_beside_a_gap_does_not_count_until_the_gap_was_read() {
+        let feed = feed(EventSeq(3), true);
+        feed.catch_up();
+        feed.push(&[fanout(4)], EventSeq(4));
+        assert_eq!(seqs(&feed.take_waiting()), [4]);
+        assert_eq!((feed.handed_out_through(), feed.has_scanned(EventSeq(4))), (EventSeq::ZERO, false));
+        feed.close_gap();
+        assert!(feed.handed_out_through() == EventSeq(4) && feed.has_scanned(EventSeq(4)));
     }
 
     #[test]
@@ -300,7 +360,7 @@ mod tests {
         feed.note_scanned((EventSeq(9), 0));
         feed.push(&[fanout(2)], EventSeq(2));
         assert_eq!((feed.seen_watermark(), feed.committed()), (EventSeq(9), EventSeq(2)));
-        feed.caught_up(EventSeq(2));
+        catch_up(&feed);
         assert!(feed.is_idle());
     }
 
@@ -322,21 +382,24 @@ mod tests {
         let overflow = || assert_eq!(feed.push(&all, EventSeq(10_000)).len(), FANOUTS);
         let fall_behind: [&dyn Fn(); 2] = [&|| feed.fall_behind(), &overflow];
         for fall_behind in fall_behind {
-            feed.caught_up(feed.committed());
+            catch_up(&feed);
             fall_behind();
-            feed.caught_up(feed.committed());
+            feed.close_gap();
             assert_eq!(feed.status().behind, Some(Behind::Anywhere), "what was read before does not count");
-            assert_eq!(feed.begin_catch_up(), Some(Behind::Anywhere));
-            assert_eq!(feed.begin_catch_up(), Some(Behind::Tail), "the next page goes on");
-            feed.caught_up(feed.committed());
-            assert_eq!((feed.status().behind, feed.begin_catch_up()), (None, None));
+            let starts_over = || feed.catch_up().map(|gap| gap.starts_over);
+            assert_eq!((starts_over(), starts_over()), (Some(true), Some(false)), "the next page goes on");
+            feed.fall_behind();
+            feed.close_gap();
+            assert_eq!((starts_over(), starts_over()), (Some(true), Some(false)), "the gap has grown");
+            feed.close_gap();
+            assert_eq!((feed.status().behind, starts_over()), (None, None));
         }
     }
 
     #[test]
     fn what_is_to_be_found_is_not_handed_out_until_it_is_found() {
         let feed = feed(EventSeq(0), true);
-        feed.caught_up(EventSeq(0));
+        catch_up(&feed);
         [(2, 0), (2, 1), (3, 0), (4, 0)]
             .into_iter()
             .for_each(|(seq, shard)| feed.expect_in_scan((EventSeq(seq), shard)));
@@ -352,13 +415,28 @@ mod tests {
     #[test]
     fn a_full_feed_sends_the_dispatcher_to_the_store() {
         let feed = feed(EventSeq(0), false);
-        feed.caught_up(EventSeq(0));
+        catch_up(&feed);
         let all: Vec<Fanout> = (1..=10_000).map(fanout).collect();
         let kept = feed.push(&all, EventSeq(10_000)).len();
         assert_eq!(kept, FANOUTS);
+        let taken = EventSeq(i64::try_from(FANOUTS).unwrap());
         assert_eq!(feed.take_waiting().len(), FANOUTS);
         assert_eq!(feed.status().behind, Some(Behind::Tail));
-        assert_eq!(feed.newest_handed_out(), EventSeq(i64::try_from(FANOUTS).unwrap()));
-        assert_eq!(feed.handed_out_through(), EventSeq(i64::try_from(FANOUTS).unwrap()));
+        assert_eq!((feed.newest_handed_out(), feed.handed_out_through()), (taken, taken));
+    }
+
+    #[test]
+    fn a_feed_that_is_full_before_its_gap_was_read_has_another_gap_behind_the_queue() {
+        for is_clustered in [false, true] {
+            let feed = feed(EventSeq(0), is_clustered);
+            feed.catch_up();
+            let all: Vec<Fanout> = (1..=10_000).map(fanout).collect();
+            assert_eq!(feed.push(&all, EventSeq(10_000)).len(), FANOUTS);
+            feed.close_gap();
+            assert_eq!(feed.take_waiting().len(), FANOUTS);
+            assert_eq!(feed.status().behind, Some(Behind::Tail));
+            let gap = Gap { through: EventSeq(10_000), starts_over: false };
+            assert_eq!((feed.catch_up(), feed.push(&[fanout(10_001)], EventSeq(10_001)).len()), (Some(gap), 1));
+        }
     }
 }

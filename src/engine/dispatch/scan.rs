@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use tokio::sync::oneshot;
 
 use crate::domain::id::{EventSeq, WebhookNum};
-use crate::journal::feed::Behind;
 use crate::journal::{Record, Stopped};
 use crate::store::fanout_scan::{ScanCursor, ScannedFanout, Which};
 use crate::store::fanouts::Fanout;
@@ -20,15 +19,13 @@ use super::{DispatchError, Dispatcher, PAUSE, Progress};
 /// How far the store was scanned.
 pub(super) struct ScanState {
     cursor: ScanCursor,
-    /// The newest event that was committed here when the scan under way began.
-    committed: EventSeq,
     page_size: PageSize,
 }
 
 impl ScanState {
     /// `most`: how many fan-outs are read at once at most.
     pub(super) fn new(most: usize) -> Self {
-        Self { cursor: ScanCursor::default(), committed: EventSeq::ZERO, page_size: PageSize::new(most) }
+        Self { cursor: ScanCursor::default(), page_size: PageSize::new(most) }
     }
 }
 
@@ -49,14 +46,16 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Takes in a page of all open fan-outs, where other nodes commit, too: of those, what is new to the writer.
+    /// Takes in a page of the gap, where other nodes commit, too: of all open fan-outs, what is new to the writer. Of what
+    /// waits in the queue, the writer knows all.
     pub(super) async fn catch_up_by_scan(&self, progress: &mut Progress) -> Result<(), DispatchError> {
         let Progress { queue, scan, .. } = progress;
-        if self.feed.begin_catch_up() == Some(Behind::Anywhere) {
+        let Some(gap) = self.feed.catch_up() else { return Ok(()) };
+        if gap.starts_over {
             scan.cursor.restart();
         }
         if !self.scan(Which::All, scan, queue).await? {
-            self.feed.caught_up(scan.committed);
+            self.feed.close_gap();
         }
         Ok(())
     }
@@ -68,10 +67,7 @@ impl Dispatcher {
         state: &mut ScanState,
         queue: &mut FairQueue,
     ) -> Result<bool, DispatchError> {
-        let ScanState { cursor, committed, page_size } = state;
-        if cursor.scan().is_none() {
-            *committed = self.feed.committed();
-        }
+        let ScanState { cursor, page_size } = state;
         let (shard_set, rows) = (&self.context.shard_set, page_size.rows());
         let news = page_size.learn(self.context.db.visible_fanouts(shard_set, cursor, which, rows).await)?;
         if !news.found.is_empty() {

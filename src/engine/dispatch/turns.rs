@@ -1,6 +1,6 @@
-//! What the dispatcher does next. Fan-outs that were committed here and scans take turns, so that a node with endless
-//! publishes still finds what other nodes have committed. While the feed is behind, the store is read once the queue is
-//! empty, and that finds what a scan would find. Pure.
+//! What the dispatcher does next. Fan-outs that were committed here and reads of the store take turns, so that a node
+//! with endless publishes still finds what other nodes have committed. While the feed is behind, the store is read once
+//! the queue is empty, and that finds what a scan would find. Pure.
 
 use crate::journal::feed::FeedStatus;
 
@@ -25,7 +25,7 @@ pub(super) struct Turns {
 /// Whose turn it was.
 #[derive(Debug, Default, PartialEq, Eq)]
 enum Last {
-    /// The fan-outs in the feed; the next turn is the scan's.
+    /// The fan-outs in the feed; the next turn is the store's.
     Waiting,
     #[default]
     Other,
@@ -43,20 +43,26 @@ impl Turns {
     /// `None`: the feed has nothing and lacks nothing.
     pub(super) fn next(&mut self, feed: FeedStatus) -> Option<Step> {
         let last = std::mem::take(&mut self.last);
-        let is_scans_turn = last == Last::Waiting || !feed.has_waiting;
-        if is_scans_turn && feed.behind.is_none() {
-            // A request that comes during a scan needs another scan: this one may not show what it is for.
-            match std::mem::take(&mut self.scan) {
-                ScanProgress::Unfinished => return Some(Step::ContinueScan),
-                ScanProgress::Finished if feed.scan_requested => return Some(Step::BeginScan),
-                ScanProgress::Finished => {}
-            }
+        let is_stores_turn = last == Last::Waiting || !feed.has_waiting;
+        if is_stores_turn && let Some(step) = self.next_read(feed) {
+            return Some(step);
         }
         if feed.has_waiting {
             self.last = Last::Waiting;
-            return Some(Step::TakeWaiting);
         }
-        feed.behind.map(|_| Step::CatchUp)
+        feed.has_waiting.then_some(Step::TakeWaiting)
+    }
+
+    /// What is to be read from the store.
+    fn next_read(&mut self, feed: FeedStatus) -> Option<Step> {
+        if feed.has_gap || feed.behind.is_some() {
+            return (feed.has_gap || !feed.has_waiting).then_some(Step::CatchUp);
+        }
+        // A request that comes during a scan needs another scan: this one may not show what it is for.
+        match std::mem::take(&mut self.scan) {
+            ScanProgress::Unfinished => Some(Step::ContinueScan),
+            ScanProgress::Finished => feed.scan_requested.then_some(Step::BeginScan),
+        }
     }
 
     /// The scan under way has more pages, or its last page could not be read.
@@ -70,7 +76,7 @@ mod tests {
     use super::*;
     use crate::journal::feed::Behind;
 
-    const NOTHING: FeedStatus = FeedStatus { has_waiting: false, behind: None, scan_requested: false };
+    const NOTHING: FeedStatus = FeedStatus { has_waiting: false, has_gap: false, behind: None, scan_requested: false };
 
     #[test]
     fn a_feed_that_has_and_lacks_nothing_gives_no_work() {
@@ -107,6 +113,18 @@ mod tests {
             let steps = [waiting, waiting, behind, behind].map(|feed| turns.next(feed).unwrap());
             assert_eq!(steps, [Step::TakeWaiting, Step::TakeWaiting, Step::CatchUp, Step::CatchUp]);
             assert_eq!(turns.next(NOTHING), Some(Step::ContinueScan));
+        }
+    }
+
+    #[test]
+    fn a_gap_is_read_in_turn_with_what_waits_and_before_the_feed_is_caught_up_again() {
+        for behind in [None, Some(Behind::Tail), Some(Behind::Anywhere)] {
+            let mut turns = Turns::default();
+            let gap = FeedStatus { has_gap: true, behind, scan_requested: true, ..NOTHING };
+            assert_eq!(turns.next(gap), Some(Step::CatchUp));
+            let waiting = FeedStatus { has_waiting: true, ..gap };
+            let steps = [waiting, waiting, gap].map(|feed| turns.next(feed).unwrap());
+            assert_eq!(steps, [Step::TakeWaiting, Step::CatchUp, Step::CatchUp]);
         }
     }
 }

@@ -13,7 +13,7 @@ const FOREIGN: &str = "'999999999999'::xid8";
 
 /// The fan-outs that the next scan from the beginning finds and that are not tracked yet.
 async fn found_by(world: &World) -> Vec<EventSeq> {
-    world.running.feed.begin_catch_up();
+    world.running.feed.catch_up();
     claimed_by(world).await
 }
 

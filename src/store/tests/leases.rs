@@ -61,7 +61,7 @@ async fn look(
     cursor: &mut ScanCursor,
     all: bool,
 ) -> Vec<(EventSeq, i16)> {
-    running.feed.begin_catch_up();
+    running.feed.catch_up();
     let mut keys = Vec::new();
     loop {
         let expected = || running.feed.expected_events();

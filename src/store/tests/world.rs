@@ -252,8 +252,9 @@ impl World {
 
     /// Lets the feed hand fan-outs out from memory.
     pub(super) fn catch_up(&self) {
-        self.running.feed.begin_catch_up();
-        self.running.feed.caught_up(self.running.feed.committed());
+        while self.running.feed.catch_up().is_some() {
+            self.running.feed.close_gap();
+        }
     }
 
     pub(super) async fn record(&self, record: Record) {
