@@ -76,6 +76,9 @@ use self::request_log::RequestLog;
 /// Minimum characters of an admin key from the configuration: a shorter key could be guessed.
 const MIN_ADMIN_KEY: usize = 32;
 
+/// Where the versioned routes begin.
+const BASE: &str = "/api/v1";
+
 /// How the API is set up.
 #[derive(Debug, Clone)]
 pub struct ApiConfig {
@@ -194,7 +197,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(events::routes())
         .merge(deliveries::routes());
     OpenApiRouter::with_openapi(ApiDocument::openapi())
-        .nest("/api/v1", versioned)
+        .nest(BASE, versioned)
         .merge(health::routes())
         .merge(metrics::routes())
 }

@@ -123,7 +123,7 @@ impl Segment for Named {
 /// The admin key of the configuration is the last.
 #[utoipa::path(get, path = "/admin-keys", tag = "admin keys", operation_id = "listAdminKeys", params(PageParams),
     responses((status = 200, body = PageView<AdminKeyView>), ReadProblems))]
-async fn list(State(app): State<App>, _: Admin, query: Query) -> Result<axum::Json<PageView<AdminKeyView>>, Problem> {
+async fn list(State(app): State<App>, _: Admin, query: Query) -> Result<PageView<AdminKeyView>, Problem> {
     let list = query.list("admin-keys", None, &[])?;
     let page = app.store().admin_keys(list.position()?, list.limit).await?;
     let (last, mut next) = (page.items.last().map(|key| key.num), page.next);
@@ -135,7 +135,7 @@ async fn list(State(app): State<App>, _: Admin, query: Query) -> Result<axum::Js
             views.push(AdminKeyView::configured());
         }
     }
-    Ok(axum::Json(list.answer(views, next)))
+    Ok(list.answer(views, next))
 }
 
 /// Creates an admin key.
@@ -157,7 +157,7 @@ async fn create(
     let view = NewAdminKeyView { view: AdminKeyView::new(&new), key: shown };
     let (once, exists) = (idempotency_key.with(None, &text), Problem::from(StoreError::Exists));
     let (store, by) = (app.store(), admin.author());
-    idempotency::create(&app, once, &view, exists, |once| store.create_key(new, once, &by)).await
+    idempotency::create(&app, once, "/admin-keys", &view, exists, |once| store.create_key(new, once, &by)).await
 }
 
 /// Revokes an admin key, and ends the sessions that it has opened, at once and on every node.

@@ -70,11 +70,7 @@ impl Filter for Action {
         ("since" = Option<String>, Query, description = "at or after this RFC 3339 time"),
         ("until" = Option<String>, Query, description = "before this RFC 3339 time"), PageParams),
     responses((status = 200, body = PageView<EntryView>), ReadProblems))]
-async fn list(
-    State(app): State<App>,
-    tenants: Tenants<Manage>,
-    query: Query,
-) -> Result<axum::Json<PageView<EntryView>>, Problem> {
+async fn list(State(app): State<App>, tenants: Tenants<Manage>, query: Query) -> Result<PageView<EntryView>, Problem> {
     let list = query.list("audit", tenants.num(), &["action", "subject", "since", "until"])?;
     let filter = AuditFilter {
         tenant: tenants.num(),
@@ -85,5 +81,5 @@ async fn list(
     };
     let page = app.store().audit(&filter, list.position()?, list.limit).await?;
     let views = page.items.into_iter().map(EntryView::from).collect();
-    Ok(axum::Json(list.answer(views, page.next)))
+    Ok(list.answer(views, page.next))
 }

@@ -71,7 +71,7 @@ async fn list(
     Extension(cost): Extension<Cost>,
     (uri, headers): (Uri, HeaderMap),
     query: Query,
-) -> Result<axum::Json<PageView<serde_json::Value>>, Problem> {
+) -> Result<PageView<serde_json::Value>, Problem> {
     let list = query.list("backlogs", tenants.num(), &["sort"])?;
     let order = list.filter("sort")?.unwrap_or(BacklogOrder::Oldest);
     let skipped = usize::try_from(list.position::<i64>()?.unwrap_or(0)).unwrap_or(0).min(MOST_LISTED);
@@ -85,7 +85,7 @@ async fn list(
     let mut rows = own_rows(&app, own).await?;
     worst_first(&mut rows, order);
     if asked_by_a_node.is_some() {
-        return Ok(axum::Json(list.answer(rows, None::<i64>)));
+        return Ok(list.answer(rows, None::<i64>));
     }
     // A request that waits for other nodes needs no reader.
     cost.end_turn();
@@ -98,7 +98,7 @@ async fn list(
     app.peers().lists(&app, &path, &headers, wanted, merge).await;
     let mut rows: Vec<Value> = rows.into_iter().skip(skipped - first).collect();
     let next = list.cut(&mut rows, |_| i64::try_from(skipped + limit).unwrap_or(i64::MAX));
-    Ok(axum::Json(list.answer(rows, next)))
+    Ok(list.answer(rows, next))
 }
 
 /// Sorts rows by what they show: since they were ranked, the order within one node may have changed. Equal rows stay in

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH, RETRY_AFTER};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, LINK, LOCATION, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, Method};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
@@ -16,10 +16,11 @@ pub(super) fn layer(origins: &[String]) -> Option<CorsLayer> {
         return None;
     }
     let named = HeaderName::from_static;
-    let sent = [AUTHORIZATION, CONTENT_TYPE, IF_MATCH]
+    let sent = [AUTHORIZATION, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH]
         .into_iter()
         .chain(["x-api-key", "x-tenant-id", "x-request-id", "idempotency-key"].map(named));
-    let seen = [ETAG, RETRY_AFTER].into_iter().chain(["x-request-id", "idempotency-replayed"].map(named));
+    let seen =
+        [ETAG, LINK, LOCATION, RETRY_AFTER].into_iter().chain(["x-request-id", "idempotency-replayed"].map(named));
     let layer = CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])

@@ -271,14 +271,14 @@ pub(super) fn filter(list: &List<'_>) -> Result<DeliveryFilter, Problem> {
 }
 
 /// Makes a page of deliveries that were read with one more than the limit.
-pub(super) fn cut(list: &List<'_>, mut deliveries: Vec<Delivery>) -> axum::Json<PageView<DeliveryView>> {
+pub(super) fn cut(list: &List<'_>, mut deliveries: Vec<Delivery>) -> PageView<DeliveryView> {
     let next = list.cut(&mut deliveries, |last| last.id);
     page(list, DeliveryPage { deliveries, next })
 }
 
-pub(super) fn page(list: &List<'_>, page: DeliveryPage) -> axum::Json<PageView<DeliveryView>> {
+pub(super) fn page(list: &List<'_>, page: DeliveryPage) -> PageView<DeliveryView> {
     let DeliveryPage { deliveries, next } = page;
-    axum::Json(list.answer(deliveries.into_iter().map(DeliveryView::from).collect(), next))
+    list.answer(deliveries.into_iter().map(DeliveryView::from).collect(), next)
 }
 
 /// Query parameters of every list of deliveries.
@@ -310,11 +310,7 @@ pub(super) const FILTERS: [&str; 6] = ["status", "outcome", "statusCode", "event
     params(("webhookId" = Option<String>, Query, description = "the id of a webhook, which may be deleted"),
         ("eventId" = Option<String>, Query), DeliveryParams, PageParams),
     responses((status = 200, body = PageView<DeliveryView>), ReadProblems))]
-async fn list(
-    State(app): State<App>,
-    tenant: Tenant<Read>,
-    query: Query,
-) -> Result<axum::Json<PageView<DeliveryView>>, Problem> {
+async fn list(State(app): State<App>, tenant: Tenant<Read>, query: Query) -> Result<PageView<DeliveryView>, Problem> {
     let filters = [&["webhookId", "eventId"], &FILTERS[..]].concat();
     let list = query.list("deliveries", Some(tenant.num()), &filters)?;
     let mut filter = filter(&list)?;
@@ -358,12 +354,12 @@ async fn list_attempts(
     tenant: Tenant<Read>,
     One(id): One<DeliveryId>,
     query: Query,
-) -> Result<axum::Json<PageView<AttemptView>>, Problem> {
+) -> Result<PageView<AttemptView>, Problem> {
     let list = attempts_of(&query, tenant.num(), id)?;
     let before = list.position::<i64>()?.and_then(|before| u16::try_from(before).ok()).unwrap_or(u16::MAX);
     let delivery = find(&app, tenant.num(), id).await?;
     let page = app.store().attempts(delivery.id, before, list.limit).await?;
-    Ok(axum::Json(list.answer(AttemptView::all(id, page.items), page.next)))
+    Ok(list.answer(AttemptView::all(id, page.items), page.next))
 }
 
 fn attempts_of(query: &Query, tenant: TenantNum, id: DeliveryId) -> Result<List<'_>, Problem> {

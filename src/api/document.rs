@@ -1,6 +1,7 @@
 //! Completes the OpenAPI document that the handlers describe: what all operations share. Runs when the routers are
 //! built and for the command that prints the document; it serves no request.
 
+mod headers;
 mod shapes;
 
 use axum::http::StatusCode;
@@ -27,13 +28,14 @@ use super::problem::{FieldError, ProblemView};
 pub(super) struct ApiDocument;
 
 /// Gives every answer a description, as OpenAPI requires: the phrase of its status, if there is no better one. Then
-/// adds to the schemas everything that is known of their values.
+/// adds to the schemas everything that is known of their values, and to the answers their headers.
 pub(super) fn describe_all(mut document: Document) -> Document {
     for path in document.paths.paths.values_mut() {
         let PathItem { get, put, post, delete, patch, .. } = path;
         [get, put, post, delete, patch].into_iter().flatten().for_each(describe);
     }
     shapes::refine(&mut document);
+    headers::add(&mut document);
     document
 }
 

@@ -100,16 +100,12 @@ async fn find(app: &App, tenant: TenantNum, name: &str) -> Result<EventType, Pro
 /// Lists the declared event types by name.
 #[utoipa::path(get, path = "/event-types", tag = "event types", operation_id = "listEventTypes", params(PageParams),
     responses((status = 200, body = PageView<EventTypeView>), ReadProblems))]
-async fn list(
-    State(app): State<App>,
-    tenant: Tenant<Read>,
-    query: Query,
-) -> Result<axum::Json<PageView<EventTypeView>>, Problem> {
+async fn list(State(app): State<App>, tenant: Tenant<Read>, query: Query) -> Result<PageView<EventTypeView>, Problem> {
     let list = query.list("event-types", Some(tenant.num()), &[])?;
     let after: Option<String> = list.position()?;
     let mut found = app.store().event_types(tenant.num(), after.as_deref(), list.limit).await?;
     let next = list.cut(&mut found, |last| last.name.clone());
-    Ok(axum::Json(list.answer(found.into_iter().map(EventTypeView::from).collect(), next)))
+    Ok(list.answer(found.into_iter().map(EventTypeView::from).collect(), next))
 }
 
 /// Declares an event type.
@@ -129,7 +125,7 @@ async fn create(
     let exists = Problem::conflict("already_exists", format!("the event type {name} is declared already"));
     let (once, store, by) = (key.with(Some(num), &text), app.store(), tenant.author());
     let create = |once| store.create_event_type(num, name, description, now, once, &by);
-    idempotency::create(&app, once, &view, exists, create).await
+    idempotency::create(&app, once, "/event-types", &view, exists, create).await
 }
 
 /// Reads an event type.
@@ -142,7 +138,7 @@ async fn read(
     One(name): One<String>,
 ) -> Result<Response, Problem> {
     let found = find(&app, tenant.num(), &name).await?;
-    Ok(tagged(StatusCode::OK, found.version, &EventTypeView::from(found)))
+    tagged(found.version, &EventTypeView::from(found))
 }
 
 /// Changes the description of an event type.
@@ -166,7 +162,7 @@ async fn update(
         Changed::of(app.store().update_event_type(&found, UnixMillis::now(), &by).await)
     });
     let changed = changed.await?;
-    Ok(tagged(StatusCode::OK, changed.version, &EventTypeView::from(changed)))
+    tagged(changed.version, &EventTypeView::from(changed))
 }
 
 /// Removes an event type from the declared ones.

@@ -188,11 +188,7 @@ fn undeclared(at: At<'_>) -> Problem {
         ("since" = Option<String>, Query, description = "accepted at or after this RFC 3339 time"),
         ("until" = Option<String>, Query, description = "accepted before this RFC 3339 time"), PageParams),
     responses((status = 200, body = PageView<EventSummary>), ReadProblems))]
-async fn list(
-    State(app): State<App>,
-    tenant: Tenant<Read>,
-    query: Query,
-) -> Result<axum::Json<PageView<EventSummary>>, Problem> {
+async fn list(State(app): State<App>, tenant: Tenant<Read>, query: Query) -> Result<PageView<EventSummary>, Problem> {
     let list = query.list("events", Some(tenant.num()), &["callerId", "event", "since", "until"])?;
     let filter = EventFilter {
         caller_id: list.filter("callerId")?,
@@ -203,7 +199,7 @@ async fn list(
     let before = list.position()?.map(EventSeq);
     let page = app.store().events(tenant.num(), &filter, before, list.limit).await?;
     let views = page.items.into_iter().map(EventSummary::from).collect();
-    Ok(axum::Json(list.answer(views, page.next)))
+    Ok(list.answer(views, page.next))
 }
 
 async fn find(app: &App, tenant: TenantNum, EventId(seq): EventId) -> Result<StoredEvent, Problem> {
@@ -239,7 +235,7 @@ async fn list_deliveries(
     tenant: Tenant<Read>,
     One(id): One<EventId>,
     query: Query,
-) -> Result<axum::Json<PageView<DeliveryView>>, Problem> {
+) -> Result<PageView<DeliveryView>, Problem> {
     let list = query.list(&format!("deliveries of {id}"), Some(tenant.num()), &[])?;
     let after = list.position()?.map_or(WebhookNum(0), |last: crate::domain::id::DeliveryId| last.webhook);
     let event = find(&app, tenant.num(), id).await?;

@@ -2,18 +2,19 @@
 //! the transaction that creates. This module makes the fingerprint, looks for a first answer before, and looks again
 //! after a lost race.
 
+use std::borrow::Cow;
 use std::future::Future;
 
 use axum::extract::FromRequestParts;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, ETAG, LOCATION};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::App;
 use super::problem::Problem;
+use super::{App, BASE};
 use crate::domain::id::TenantNum;
 use crate::store::StoreError;
 use crate::store::idempotency::{Fingerprint, Once, OnceKey, Seen};
@@ -82,11 +83,12 @@ pub(super) async fn first_answer(app: &App, key: Option<&OnceKey>) -> Result<Opt
     }
 }
 
-/// Creates a configuration object once, with `create`. `view` is what the answer shows of the object; `exists` is the
-/// problem if the object exists already.
+/// Creates a configuration object once, with `create`, in the list at `path`. `view` is what the answer shows of the
+/// object; `exists` is the problem if the object exists already.
 pub(super) async fn create<F, T>(
     app: &App,
     key: Option<OnceKey>,
+    path: &str,
     view: &impl Serialize,
     exists: Problem,
     create: impl FnOnce(Option<Once>) -> F,
@@ -95,31 +97,40 @@ where
     F: Future<Output = Result<T, StoreError>>,
 {
     if let Some((status, answer)) = first_answer(app, key.as_ref()).await? {
-        return Ok(replayed(status, answer));
+        return replayed(status, path, answer);
     }
     let answer = serde_json::to_vec(view).map_err(|error| Problem::internal(&error))?;
     let status = StatusCode::CREATED;
     let once = key.clone().map(|key| Once { key, status: status.as_u16(), answer: answer.clone() });
     match create(once).await {
-        Ok(_) => Ok(created(status, answer)),
+        Ok(_) => created(status, path, answer),
         Err(StoreError::Exists) => match first_answer(app, key.as_ref()).await? {
-            Some((status, answer)) => Ok(replayed(status, answer)),
+            Some((status, answer)) => replayed(status, path, answer),
             None => Err(exists),
         },
         Err(error) => Err(error.into()),
     }
 }
 
-/// The answer that shows a new object, at its first version.
-fn created(status: StatusCode, answer: Vec<u8>) -> Response {
-    let headers = [(CONTENT_TYPE, "application/json"), (axum::http::header::ETAG, "\"v1\"")];
-    (status, headers, answer).into_response()
+/// What names a new object in its list: an id, or the name of an event type.
+#[derive(Deserialize)]
+struct Named<'a> {
+    id: Option<Cow<'a, str>>,
+    name: Option<Cow<'a, str>>,
 }
 
-fn replayed(status: u16, answer: Vec<u8>) -> Response {
-    let mut response = created(StatusCode::from_u16(status).unwrap_or(StatusCode::CREATED), answer);
-    response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
-    response
+/// The answer that shows a new object of the list at `path`, at its first version.
+fn created(status: StatusCode, path: &str, answer: Vec<u8>) -> Result<Response, Problem> {
+    let named: Named = serde_json::from_slice(&answer).map_err(|error| Problem::internal(&error))?;
+    let location = format!("{BASE}{path}/{}", named.id.or(named.name).unwrap_or_default());
+    let headers = [(CONTENT_TYPE, "application/json"), (ETAG, "\"v1\""), (LOCATION, &location)];
+    Ok((status, headers, answer).into_response())
+}
+
+fn replayed(status: u16, path: &str, answer: Vec<u8>) -> Result<Response, Problem> {
+    let mut response = created(StatusCode::from_u16(status).unwrap_or(StatusCode::CREATED), path, answer)?;
+    mark_replayed(&mut response);
+    Ok(response)
 }
 
 /// Marks an answer that was made again from what was stored.
@@ -147,6 +158,15 @@ mod tests {
         ] {
             assert_ne!(first, other);
         }
+    }
+
+    #[test]
+    fn a_new_object_is_found_at_its_location() {
+        let location = |path, answer: &str| {
+            created(StatusCode::CREATED, path, answer.into()).unwrap().headers()[LOCATION].to_str().unwrap().to_owned()
+        };
+        assert_eq!(location("/webhooks", r#"{"id":"wh_1","name":"a b"}"#), "/api/v1/webhooks/wh_1");
+        assert_eq!(location("/event-types", r#"{"name":"a.b"}"#), "/api/v1/event-types/a.b");
     }
 
     #[test]

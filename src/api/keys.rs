@@ -136,12 +136,12 @@ async fn list(
     _: Admin,
     One(id): One<TenantId>,
     query: Query,
-) -> Result<axum::Json<PageView<KeyView>>, Problem> {
+) -> Result<PageView<KeyView>, Problem> {
     let tenant = tenants::find(&app, id).await?;
     let list = query.list("keys", Some(tenant.num), &[])?;
     let page = app.store().keys(tenant.num, list.position()?, list.limit).await?;
     let views = page.items.into_iter().map(KeyView::from).collect();
-    Ok(axum::Json(list.answer(views, page.next)))
+    Ok(list.answer(views, page.next))
 }
 
 /// Creates a key.
@@ -166,7 +166,10 @@ async fn create(
     let view = NewKeyView { view: KeyView::new(&new), key: shown };
     let (once, exists) = (idempotency_key.with(None, &text), Problem::from(StoreError::Exists));
     let (store, by) = (app.store(), admin.author());
-    idempotency::create(&app, once, &view, exists, |once| store.create_key(new, once, &by)).await
+    idempotency::create(&app, once, &format!("/tenants/{id}/keys"), &view, exists, |once| {
+        store.create_key(new, once, &by)
+    })
+    .await
 }
 
 /// Deletes a key, and ends the sessions that it has opened.

@@ -6,7 +6,9 @@ use std::borrow::Cow;
 use std::convert::Infallible;
 
 use axum::extract::FromRequestParts;
+use axum::http::header::LINK;
 use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
@@ -171,7 +173,18 @@ impl List<'_> {
 
     /// Makes the answer, with a cursor if the list goes on after `next`.
     pub(super) fn answer<V, P: Position>(&self, data: Vec<V>, next: Option<P>) -> PageView<V> {
-        PageView { data, next_cursor: next.map(|next| self.cursor(&next)) }
+        let next_cursor = next.map(|next| self.cursor(&next));
+        let link = next_cursor.as_deref().map(|cursor| self.link(cursor));
+        PageView { data, next_cursor, link }
+    }
+
+    /// Links the next page (RFC 8288). The reference is relative to the list, so that it is right behind every proxy.
+    fn link(&self, cursor: &str) -> String {
+        let (start, rest) = ("<?", ">; rel=\"next\"");
+        let mut query = form_urlencoded::Serializer::for_suffix(start.to_owned(), start.len());
+        query.extend_pairs(&self.filters);
+        query.append_pair("limit", &self.limit.to_string()).append_pair("cursor", cursor);
+        query.finish() + rest
     }
 
     /// Cuts off the row that was read only to see whether there are more; returns the position to go on from.
@@ -191,6 +204,22 @@ pub(super) struct PageView<V> {
     data: Vec<V>,
     /// Pass it as `cursor` to read the next page; null on the last page.
     next_cursor: Option<String>,
+    /// The header `Link`, if there is a next page.
+    #[serde(skip)]
+    link: Option<String>,
+}
+
+impl<V> PageView<V> {
+    /// Makes the answer from what it shows, which may be more than the page.
+    pub(super) fn answer_with(&self, shown: &impl Serialize) -> Response {
+        (self.link.clone().map(|link| [(LINK, link)]), axum::Json(shown)).into_response()
+    }
+}
+
+impl<V: Serialize> IntoResponse for PageView<V> {
+    fn into_response(self) -> Response {
+        self.answer_with(&self)
+    }
 }
 
 /// A position in a list; the next page starts after it.

@@ -1,5 +1,5 @@
 //! The outermost layer: gives every request its id and its log line, catches panics, writes problems out, and limits
-//! what browsers may do with an answer. Handlers know none of this.
+//! what browsers may do with an answer. It leaves out the body of an answer that its caller has. Handlers know none of this.
 
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::client_addr::{RequestId, X_REQUEST_ID};
+use super::etag::IfNoneMatch;
 use super::host;
 use super::problem::{Hint, Problem};
 use super::request_log::{Answered, Begun, RequestLog};
@@ -39,7 +40,7 @@ pub(super) async fn finish(State(log): State<Arc<RequestLog>>, mut request: Requ
     let id = RequestId(request_id(request.headers()));
     request.extensions_mut().insert(id.clone());
     request.headers_mut().insert(X_REQUEST_ID, id.0.clone());
-    let begun = Begun::of(&mut request);
+    let (begun, known) = (Begun::of(&mut request), IfNoneMatch::of(&request));
     let mut response = match host::require(&request) {
         Ok(()) => handled(request, next).await,
         Err(problem) => problem.into_response(),
@@ -47,6 +48,9 @@ pub(super) async fn finish(State(log): State<Arc<RequestLog>>, mut request: Requ
     let problem = response.extensions_mut().remove::<Problem>();
     if let Some(problem) = &problem {
         write(&mut response, problem, &id);
+    }
+    if let Some(known) = known {
+        known.answer(&mut response);
     }
     let (code, reason) = (problem.as_ref().map(Problem::code), problem.as_ref().and_then(Problem::reason));
     log.write(&begun, &Answered { status: response.status(), code, reason, request: &id });

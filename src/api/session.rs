@@ -9,7 +9,7 @@ mod same_origin;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
+use axum::http::header::{AUTHORIZATION, COOKIE, LOCATION, SET_COOKIE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -86,7 +86,9 @@ async fn open(State(app): State<App>, caller: Anyone, _: NoQuery, headers: Heade
     let view = SessionView { id: Some(SessionId::of(new.id)), expires_at: Some(ends), ..SessionView::from(&caller) };
     app.store().open_session(new, caller.digest(), &caller.author()).await?;
     let cookie = set_cookie(same_origin::is_secure(&headers), &shown, LENGTH)?;
-    Ok((StatusCode::CREATED, [(SET_COOKIE, cookie)], axum::Json(view)).into_response())
+    // Where the session can be read and ended with its own cookie.
+    let location = HeaderValue::from_static("/api/v1/session");
+    Ok((StatusCode::CREATED, [(SET_COOKIE, cookie), (LOCATION, location)], axum::Json(view)).into_response())
 }
 
 /// Shows the caller: its key, its tenant, its scopes and when they end.

@@ -63,12 +63,12 @@ async fn list(
     State(app): State<App>,
     tenants: Tenants<Manage>,
     query: Query,
-) -> Result<axum::Json<PageView<OpenSessionView>>, Problem> {
+) -> Result<PageView<OpenSessionView>, Problem> {
     let list = query.list("sessions", tenants.num(), &[])?;
     let now = UnixMillis::now_reference();
     let page = app.store().sessions(tenants.num(), now, list.position()?, list.limit).await?;
     let views = page.items.into_iter().map(OpenSessionView::from).collect();
-    Ok(axum::Json(list.answer(views, page.next)))
+    Ok(list.answer(views, page.next))
 }
 
 /// Ends a session, at once and on every node.

@@ -104,11 +104,11 @@ pub(super) async fn find(app: &App, id: TenantId) -> Result<Tenant, Problem> {
 /// Lists tenants, newest first.
 #[utoipa::path(get, path = "/tenants", tag = "tenants", operation_id = "listTenants", params(PageParams),
     responses((status = 200, body = PageView<TenantView>), ReadProblems))]
-async fn list(State(app): State<App>, _: Admin, query: Query) -> Result<axum::Json<PageView<TenantView>>, Problem> {
+async fn list(State(app): State<App>, _: Admin, query: Query) -> Result<PageView<TenantView>, Problem> {
     let list = query.list("tenants", None, &[])?;
     let page = app.store().tenants(list.position()?, list.limit).await?;
     let views = page.items.into_iter().map(TenantView::from).collect();
-    Ok(axum::Json(list.answer(views, page.next)))
+    Ok(list.answer(views, page.next))
 }
 
 /// Creates a tenant with the default event types.
@@ -133,7 +133,7 @@ async fn create(
     let view = TenantView::from(first_version(&new));
     let exists = Problem::from(StoreError::Exists);
     let (once, store, by) = (key.with(None, &text), app.store(), admin.author());
-    idempotency::create(&app, once, &view, exists, |once| store.create_tenant(new, once, &by)).await
+    idempotency::create(&app, once, "/tenants", &view, exists, |once| store.create_tenant(new, once, &by)).await
 }
 
 /// The new tenant as its first answer shows it. The store gives the number, which is never shown.
@@ -155,7 +155,7 @@ fn first_version(new: &NewTenant) -> Tenant {
     params(("id" = String, Path)), responses((status = 200, body = TenantView), ReadProblems))]
 async fn read(State(app): State<App>, _: Admin, _: NoQuery, One(id): One<TenantId>) -> Result<Response, Problem> {
     let tenant = find(&app, id).await?;
-    Ok(tagged(StatusCode::OK, tenant.version, &TenantView::from(tenant)))
+    tagged(tenant.version, &TenantView::from(tenant))
 }
 
 /// Changes a tenant.
@@ -181,7 +181,7 @@ async fn update(
     let tenant = changed.await?;
     app.keys().forget_tenant(tenant.num);
     app.engine().notify_peers();
-    Ok(tagged(StatusCode::OK, tenant.version, &TenantView::from(tenant)))
+    tagged(tenant.version, &TenantView::from(tenant))
 }
 
 /// Deletes a tenant with its keys and webhooks.

@@ -74,11 +74,7 @@ async fn view_of(app: &App, tenant: TenantId, webhook: Webhook) -> Result<Webhoo
 #[utoipa::path(get, path = "/webhooks", tag = "webhooks", operation_id = "listWebhooks",
     params(("isActive" = Option<bool>, Query), PageParams),
     responses((status = 200, body = WebhookPageView), ReadProblems))]
-async fn list(
-    State(app): State<App>,
-    tenant: Tenant<Read>,
-    query: Query,
-) -> Result<axum::Json<WebhookPageView>, Problem> {
+async fn list(State(app): State<App>, tenant: Tenant<Read>, query: Query) -> Result<WebhookPageView, Problem> {
     let list = query.list("webhooks", Some(tenant.num()), &["isActive"])?;
     let is_active = list.filter("isActive")?;
     let page = app.store().webhooks(tenant.num(), is_active, list.position()?, list.limit).await?;
@@ -99,7 +95,7 @@ async fn list(
         WebhookView::new(webhook, tenant.row.id, secrets, receiver)
     };
     let views: Vec<WebhookView> = webhooks.into_iter().map(view).collect();
-    Ok(axum::Json(WebhookPageView { page: list.answer(views, page.next), unreadable }))
+    Ok(WebhookPageView { page: list.answer(views, page.next), unreadable })
 }
 
 /// Creates a webhook.
@@ -127,7 +123,7 @@ async fn create(
     let view = NewWebhookView::new(view, new.secret.expose_secret());
     let (once, exists) = (key.with(Some(tenant.num()), &text), Problem::from(StoreError::Exists));
     let (engine, by) = (app.engine(), tenant.author());
-    idempotency::create(&app, once, &view, exists, |once| engine.create_webhook(new, once, &by)).await
+    idempotency::create(&app, once, "/webhooks", &view, exists, |once| engine.create_webhook(new, once, &by)).await
 }
 
 fn new_webhook(tenant: TenantNum, settings: Settings) -> NewWebhook {
@@ -203,7 +199,7 @@ async fn read(
 ) -> Result<Response, Problem> {
     let webhook = find(&app, tenant.num(), id).await?;
     let version = webhook.version;
-    Ok(tagged(StatusCode::OK, version, &view_of(&app, tenant.row.id, webhook).await?))
+    tagged(version, &view_of(&app, tenant.row.id, webhook).await?)
 }
 
 /// Changes a webhook with a JSON merge patch (RFC 7396).
@@ -238,7 +234,7 @@ async fn update(
     });
     let changed = changed.await?;
     let version = changed.version;
-    Ok(tagged(StatusCode::OK, version, &view_of(&app, tenant.row.id, changed).await?))
+    tagged(version, &view_of(&app, tenant.row.id, changed).await?)
 }
 
 /// Deletes a webhook.

@@ -19,6 +19,7 @@ mod characters;
 mod circles;
 mod clocks;
 mod commands;
+mod conventions;
 mod crash;
 mod credentials;
 mod deliveries;

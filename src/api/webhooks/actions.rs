@@ -11,7 +11,7 @@ use crate::api::App;
 use crate::api::auth::{Manage, Operate, Read, Tenant};
 use crate::api::body::{Input, OptionalJson};
 use crate::api::deliveries::{self, DeliveryParams, DeliveryView, TestAnswer};
-use crate::api::etag::{Changed, IfMatch, changed, tagged};
+use crate::api::etag::{Changed, IfMatch, at_version, changed};
 use crate::api::fields::{Given, Reader, integer};
 use crate::api::page::{NoQuery, PageParams, PageView, Query};
 use crate::api::path::{One, Two};
@@ -83,7 +83,7 @@ pub(super) async fn rotate_secret(
     let rotated = app.engine().rotate_secret(&webhook, &secret.reveal().into(), grace, &tenant.author()).await?;
     let version = rotated.version;
     let view = NewWebhookView::new(view_of(&app, tenant.row.id, rotated).await?, secret.reveal());
-    Ok(tagged(StatusCode::OK, version, &view))
+    Ok(at_version(version, &view))
 }
 
 /// Ends an older secret before its time: it signs nothing more.
@@ -124,7 +124,7 @@ pub(super) async fn logs(
     tenant: Tenant<Read>,
     One(id): One<WebhookId>,
     query: Query,
-) -> Result<axum::Json<PageView<DeliveryView>>, Problem> {
+) -> Result<PageView<DeliveryView>, Problem> {
     let list = query.list(&format!("log of {id}"), Some(tenant.num()), &deliveries::FILTERS)?;
     let (mut filter, before) = (deliveries::filter(&list)?, list.position()?);
     let webhook = find_ref(&app, tenant.num(), id).await?;

@@ -1,7 +1,6 @@
 //! Operations on a webhook's backlog: pause, resume, probe and purge.
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -10,7 +9,7 @@ use crate::api::App;
 use crate::api::auth::{Operate, Tenant};
 use crate::api::backlogs::{self, Shown};
 use crate::api::body::{Input, OptionalJson};
-use crate::api::etag::tagged;
+use crate::api::etag::at_version;
 use crate::api::fields::{Given, Reader, moment};
 use crate::api::page::NoQuery;
 use crate::api::path::One;
@@ -72,7 +71,7 @@ async fn held(app: &App, tenant: TenantId, held: WebhookRef, changed: bool) -> R
         Ok(Some(webhook)) => {
             let version = webhook.version;
             let view = HeldView { webhook: view_of(app, tenant, webhook).await?, changed, state, why };
-            Ok(tagged(StatusCode::OK, version, &HeldAnswer::Whole(Box::new(view))))
+            Ok(at_version(version, &HeldAnswer::Whole(Box::new(view))))
         }
         Err(error @ StoreError::Unreadable { .. }) => {
             let (name, row) = (Some(backlog.name), UnreadableRow::of_webhook(held.num, &error));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -44,6 +45,12 @@ pub(in crate::api) struct WebhookPageView {
     pub(super) page: PageView<WebhookView>,
     /// The webhooks of this page that cannot be read.
     pub(super) unreadable: Vec<UnreadableView>,
+}
+
+impl IntoResponse for WebhookPageView {
+    fn into_response(self) -> Response {
+        self.page.answer_with(&self)
+    }
 }
 
 /// What `PATCH` does not give, each with its column; another call replaces it.

@@ -139,7 +139,7 @@ pub(crate) async fn try_send(call: RequestBuilder) -> Result<Answer, reqwest::Er
     let answer = Answer { what, status, headers, text };
     let is_thought_of = answer.status != 500 || answer.text.contains("\"unreadable_row\"");
     assert!(is_thought_of, "an unexpected server error: {answer:?}");
-    if let Some(broken) = contract::broken(&method, &url, status, &answer.text) {
+    if let Some(broken) = contract::broken(&method, &url, status, &answer.headers, &answer.text) {
         panic!("the answer contradicts the OpenAPI document: {broken}: {answer:?}");
     }
     Ok(answer)

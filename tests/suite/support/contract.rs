@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use jsonschema::Validator;
+use reqwest::header::HeaderMap;
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
 
@@ -24,9 +25,19 @@ struct Operation {
     method: String,
     /// Segments of the path; placeholders begin with `{`.
     path: Vec<String>,
-    /// Validators of the answers by status; `None` for an answer without JSON.
-    answers: BTreeMap<String, Option<Arc<Validator>>>,
+    /// The answers by status.
+    answers: BTreeMap<String, Described>,
 }
+
+struct Described {
+    /// `None` for an answer without JSON.
+    body: Option<Arc<Validator>>,
+    /// In lower case.
+    headers: BTreeSet<String>,
+}
+
+/// Headers that an answer has only if the document says so.
+const DESCRIBED: [&str; 5] = ["etag", "link", "location", "retry-after", "www-authenticate"];
 
 /// Notes whether the server at this address runs an older version.
 pub(crate) fn note(url: &str, is_older: bool) {
@@ -39,23 +50,45 @@ pub(crate) fn note(url: &str, is_older: bool) {
 }
 
 /// How an answer contradicts the document; `None` if it does not.
-pub(crate) fn broken(method: &Method, url: &Url, status: u16, body: &str) -> Option<String> {
+pub(crate) fn broken(method: &Method, url: &Url, status: u16, headers: &HeaderMap, body: &str) -> Option<String> {
     let origin = url.origin().ascii_serialization();
     if OLDER.lock().expect("no holder panics").contains(&origin) {
         return None;
     }
     let operation = CONTRACT.operation(method, url.path())?;
-    let Some(schema) = operation.answers.get(&status.to_string()) else {
+    let Some(described) = operation.answers.get(&status.to_string()) else {
         return Some(format!("the status {status} is not listed"));
     };
-    let schema = schema.as_ref()?;
+    if let Some(name) =
+        DESCRIBED.iter().find(|name| headers.contains_key(**name) && !described.headers.contains(**name))
+    {
+        return Some(format!("the header {name} is not listed"));
+    }
+    let is_missing = |name: &&&str| described.headers.contains(**name) && !headers.contains_key(**name);
+    // A webhook that cannot be read may have no version.
+    if let Some(name) = ["etag", "location"].iter().find(is_missing).filter(|_| !body.contains("\"damage\":")) {
+        return Some(format!("the header {name} is missing"));
+    }
+    let schema = described.body.as_ref()?;
     let value: Value = match serde_json::from_str(body) {
         Ok(value) => value,
         Err(error) => return Some(format!("no JSON: {error}")),
     };
+    if value.get("nextCursor").is_some() && !is_linked(&value["nextCursor"], headers) {
+        return Some("the header link is not the next page".to_owned());
+    }
     let errors: Vec<String> =
         schema.iter_errors(&value).map(|error| format!("{}: {error}", error.instance_path())).collect();
     (!errors.is_empty()).then(|| errors.join("; "))
+}
+
+/// Whether the header `Link` goes with this `nextCursor`.
+fn is_linked(next: &Value, headers: &HeaderMap) -> bool {
+    let link = headers.get("link").map(|link| link.to_str().expect("text"));
+    match next.as_str() {
+        Some(cursor) => link.is_some_and(|link| link.ends_with(&format!("&cursor={cursor}>; rel=\"next\""))),
+        None => link.is_none(),
+    }
 }
 
 impl Contract {
@@ -69,7 +102,9 @@ impl Contract {
                 let answers = members(&operation["responses"]).map(|(status, answer)| {
                     let json = members(&answer["content"]).find(|(kind, _)| kind.contains("json"));
                     let schema = json.map(|(_, content)| content["schema"].clone());
-                    (status.clone(), schema.map(|schema| compile(&document, schema, &mut compiled)))
+                    let body = schema.map(|schema| compile(&document, schema, &mut compiled));
+                    let headers = members(&answer["headers"]).map(|(name, _)| name.to_lowercase()).collect();
+                    (status.clone(), Described { body, headers })
                 });
                 let path = path.split('/').map(str::to_owned).collect();
                 operations.push(Operation { method: method.to_uppercase(), path, answers: answers.collect() });
@@ -127,12 +162,13 @@ fn an_answer_that_is_not_as_the_document_says_is_noticed() {
     let page = |tenant: &Value| json!({"data": [tenant], "nextCursor": null}).to_string();
     let told = |status, body: &str| {
         let url = "http://127.0.0.1:1/api/v1/tenants".parse().expect("a URL");
-        broken(&Method::GET, &url, status, body)
+        broken(&Method::GET, &url, status, &HeaderMap::new(), body)
     };
     assert_eq!(told(200, &page(&tenant)), None);
     assert!(told(418, &page(&tenant)).is_some_and(|told| told.contains("418")));
     assert!(told(200, "<html>").is_some_and(|told| told.contains("no JSON")));
     assert!(told(200, "{\"data\": []}").is_some_and(|told| told.contains("nextCursor")));
+    assert!(told(200, &page(&tenant).replace("null", "\"c\"")).is_some_and(|told| told.contains("link")));
     let mut more = tenant.clone();
     more["secret"] = json!("s");
     assert!(told(200, &page(&more)).is_some_and(|told| told.contains("secret")));

@@ -1,0 +1,84 @@
+//! Adds to the answers their headers, and to reads of versioned objects `If-None-Match` with its answer. Which answers
+//! have which follows from their status and their schema.
+
+use utoipa::openapi::header::{Header, HeaderBuilder};
+use utoipa::openapi::path::{Operation, Parameter, ParameterIn, PathItem};
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
+use utoipa::openapi::{Content, OpenApi as Document, Ref, RefOr, Required, Response, ResponseBuilder};
+
+/// Schemas of answers that show an object with a version.
+const TAGGED: [&str; 7] =
+    ["Tenant", "EventType", "Webhook", "WebhookWithSecret", "HeldAnswer", "NewKey", "NewAdminKey"];
+
+pub(super) fn add(document: &mut Document) {
+    for path in document.paths.paths.values_mut() {
+        let PathItem { get, put, post, delete, patch, .. } = path;
+        [&mut *get, put, post, delete, patch].into_iter().flatten().for_each(name_headers);
+        if let Some(get) = get {
+            may_be_known(get);
+        }
+    }
+    let named = [
+        ("ETag", "Version of the object, for `If-Match` and `If-None-Match`."),
+        ("Link", "The next page, as `rel=\"next\"`, relative to this one; absent on the last page."),
+        ("Location", "Path of the new object."),
+        ("Retry-After", "Seconds after which to try again; absent if that would not help."),
+        ("WWW-Authenticate", "`Bearer`"),
+    ];
+    let components = document.components.get_or_insert_default();
+    components.headers.extend(named.map(|(name, what)| (name.to_owned(), RefOr::T(text(what)))));
+}
+
+fn text(what: &str) -> Header {
+    HeaderBuilder::new().schema(Some(Object::with_type(Type::String))).description(Some(what)).build()
+}
+
+fn name_headers(operation: &mut Operation) {
+    for (status, response) in &mut operation.responses.responses {
+        let RefOr::T(response) = response else { continue };
+        let shown = schema_of(response);
+        let is_page = shown.starts_with("Page_") || shown.ends_with("Page");
+        let of_answer = [
+            ("ETag", TAGGED.contains(&shown.as_str())),
+            ("Link", is_page),
+            ("Location", status == "201"),
+            ("Retry-After", status == "429" || status == "503"),
+            ("WWW-Authenticate", status == "401"),
+        ];
+        let headers =
+            of_answer.into_iter().filter(|(_, is_there)| *is_there).map(|(name, _)| (name.to_owned(), by_name(name)));
+        response.headers.extend(headers);
+    }
+}
+
+fn by_name(header: &str) -> RefOr<Header> {
+    RefOr::Ref(Ref::new(format!("#/components/headers/{header}")))
+}
+
+/// Name of the schema of an answer; empty if it has none.
+fn schema_of(response: &Response) -> String {
+    let schema = response.content.values().find_map(|content| match content {
+        RefOr::T(Content { schema: Some(RefOr::Ref(schema)), .. }) => Some(&schema.ref_location),
+        RefOr::T(_) | RefOr::Ref(_) => None,
+    });
+    schema.and_then(|location| location.rsplit('/').next()).unwrap_or_default().to_owned()
+}
+
+/// A read whose answer has a tag takes the tags that its caller has.
+fn may_be_known(read: &mut Operation) {
+    let answers = &mut read.responses.responses;
+    let Some(RefOr::T(shown)) = answers.get("200") else { return };
+    if !shown.headers.contains_key("ETag") {
+        return;
+    }
+    let mut known = ResponseBuilder::new().description("Not Modified").build();
+    known.headers.insert("ETag".to_owned(), by_name("ETag"));
+    answers.insert("304".to_owned(), RefOr::T(known));
+    let mut tags = Parameter::new("If-None-Match");
+    tags.parameter_in = ParameterIn::Header;
+    tags.required = Required::False;
+    tags.description =
+        Some("`ETag`s of answers that the caller has; if one is still right, the answer is 304".to_owned());
+    tags.schema = Some(ObjectBuilder::new().schema_type(Type::String).build().into());
+    read.parameters.get_or_insert_default().push(RefOr::T(tags));
+}

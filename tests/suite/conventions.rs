@@ -1,0 +1,121 @@
+//! HTTP as clients expect it: where a new object is, what has not changed since, and where the next page is.
+
+use reqwest::{Method, Url};
+use serde_json::{Value, json};
+
+use crate::support::client::{Answer, Client, send};
+use crate::support::databases::on_both;
+use crate::support::fact;
+use crate::support::hook::plain;
+use crate::support::receiver::Receiver;
+use crate::support::world::World;
+
+fn location(answer: &Answer) -> String {
+    answer.header("location").unwrap_or_else(|| panic!("no Location: {answer:?}")).to_owned()
+}
+
+async fn post_once(client: &Client, path: &str, body: &Value) -> Answer {
+    send(client.json(Method::POST, path, body).header("Idempotency-Key", format!("once {path}").replace(' ', "-")))
+        .await
+}
+
+async fn reread(client: &Client, path: &str, tag: &str) -> Answer {
+    send(client.call(Method::GET, path).header("If-None-Match", tag)).await
+}
+
+fn tag(answer: &Answer) -> String {
+    answer.header("etag").unwrap_or_else(|| panic!("no ETag: {answer:?}")).to_owned()
+}
+
+#[tokio::test]
+async fn a_new_object_is_found_at_its_location_also_when_it_is_asked_for_again() {
+    let world = World::start().await;
+    let keys = format!("/tenants/{}/keys", world.tenant.id);
+    let webhook = plain("https://example.com/", json!({}));
+    let named = json!({"name": "another"});
+    for (client, path, body, method, status) in [
+        (world.client().clone(), "/webhooks", webhook, Method::GET, 200),
+        (world.client().clone(), "/event-types", json!({"name": "bolt.only-1"}), Method::GET, 200),
+        (world.admin(), "/tenants", named.clone(), Method::GET, 200),
+        (world.admin(), "/admin-keys", named, Method::DELETE, 204),
+        (world.admin(), keys.as_str(), json!({"name": "another", "scopes": ["read"]}), Method::DELETE, 204),
+    ] {
+        let made = post_once(&client, path, &body).await;
+        made.expect(201);
+        let again = post_once(&client, path, &body).await;
+
+        let found = send(client.root(method, &location(&made))).await;
+        assert_eq!(found.status, status, "{found:?}");
+        assert_eq!((again.header("idempotency-replayed"), location(&again)), (Some("true"), location(&made)));
+        let shown = made.json();
+        let name = if shown["id"].is_string() { &shown["id"] } else { &shown["name"] };
+        assert!(location(&made).ends_with(&format!("{path}/{}", name.as_str().expect("a name"))), "{made:?}");
+    }
+    let opened = world.client().act("/session").await;
+    let session = send(world.client().root(Method::GET, &location(&opened))).await;
+    assert_eq!((opened.status, session.status), (201, 200));
+}
+
+on_both!(what_the_caller_has_is_not_sent_again_until_something_in_it_changes);
+async fn what_the_caller_has_is_not_sent_again_until_something_in_it_changes() {
+    let (world, hook) = World::with_webhook(Receiver::ok()).await;
+    let (client, path) = (world.client(), hook.path(""));
+    let first = tag(&client.get(&path).await);
+
+    let unchanged = reread(client, &path, &first).await;
+
+    assert_eq!((unchanged.status, unchanged.text.as_str(), unchanged.header("etag")), (304, "", Some(&*first)));
+    assert_eq!(unchanged.header("content-length").unwrap_or("0"), "0");
+    assert_eq!(reread(client, &path, "\"v1\"").await.status, 200, "the tag of another answer");
+    let event = world.publish("message.sent").await;
+    world.settled(&event).await;
+    let delivered = fact::until("the webhook shows the success", async || {
+        let answer = reread(client, &path, &first).await;
+        (answer.status == 200).then_some(answer)
+    })
+    .await;
+    assert!(delivered.json()["lastSuccessAt"].is_string(), "{delivered:?}");
+    let renamed = send(client.json(Method::PATCH, &path, &json!({"name": "b"})).header("If-Match", &first)).await;
+    renamed.expect(200);
+    assert_eq!(reread(client, &path, &tag(&delivered)).await.expect(200)["name"], "b");
+    assert_eq!(reread(client, &path, &tag(&renamed)).await.status, 304);
+}
+
+#[tokio::test]
+async fn tenants_and_event_types_are_not_sent_again_either() {
+    let world = World::start().await;
+    world.client().post("/event-types", &json!({"name": "bolt.only", "description": "a"})).await.expect(201);
+    let tenant = format!("/tenants/{}", world.tenant.id);
+    for (client, path, change) in [
+        (world.client().clone(), "/event-types/bolt.only", json!({"description": "b"})),
+        (world.admin(), tenant.as_str(), json!({"name": "Acme & Co"})),
+    ] {
+        let known = tag(&client.get(path).await);
+        assert_eq!(reread(&client, path, &known).await.status, 304, "{path}");
+        client.patch(path, &change).await.expect(200);
+        assert_eq!(reread(&client, path, &known).await.status, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_follows_the_links_reads_the_whole_list() {
+    let world = World::start().await;
+    for kind in ["a.b", "c.d", "a.b", "a.b", "c.d", "a.b", "a.b"] {
+        world.publish(kind).await;
+    }
+    let filtered = "event=a.b&since=2020-01-01T00%3A00%3A00.000Z";
+    let all = world.client().walk(&format!("/events?{filtered}")).await;
+    let mut url: Url = format!("{}/api/v1/events?{filtered}&limit=2", world.url()).parse().expect("a URL");
+    let (mut read, mut sizes) = (Vec::new(), Vec::new());
+    loop {
+        let path = format!("{}?{}", url.path(), url.query().expect("a query"));
+        let page = send(world.client().root(Method::GET, &path)).await;
+        let items = page.expect(200)["data"].as_array().expect("a list").clone();
+        sizes.push(items.len());
+        read.extend(items);
+        let Some(link) = page.header("link") else { break };
+        let next = link.strip_prefix('<').and_then(|link| link.strip_suffix(">; rel=\"next\"")).expect("a link");
+        url = url.join(next).expect("a reference");
+    }
+    assert_eq!((read, sizes), (all, vec![2, 2, 1]));
+}
