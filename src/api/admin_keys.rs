@@ -19,7 +19,7 @@ use super::names::NAME;
 use super::page::{NoQuery, PageParams, PageView, Query};
 use super::path::{One, Segment};
 use super::problem::Problem;
-use super::problem_sets::{ActionProblems, CreateProblems, ReadProblems};
+use super::problem_sets::{CreateProblems, ReadProblems, RemoveProblems};
 use crate::domain::id::KeyId;
 use crate::domain::moment::UnixMillis;
 use crate::engine::Stale;
@@ -164,7 +164,7 @@ async fn create(
 ///
 /// The last admin key and the admin key of the configuration cannot be revoked (`409`).
 #[utoipa::path(delete, path = "/admin-keys/{id}", tag = "admin keys", operation_id = "revokeAdminKey",
-    params(("id" = String, Path)), responses((status = 204), ActionProblems))]
+    params(("id" = String, Path)), responses((status = 204), RemoveProblems))]
 async fn revoke(
     State(app): State<App>,
     admin: Admin,

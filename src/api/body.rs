@@ -79,6 +79,29 @@ impl<T: Input> FromRequest<App> for OptionalJson<T> {
     }
 }
 
+/// The body of an action that takes no input: none, or `{}`. It is received and checked, so that a caller that asks for
+/// what the action cannot do is told.
+pub(super) struct NoBody;
+
+struct Nothing;
+
+impl Input for Nothing {
+    const FIELDS: &'static [&'static str] = &[];
+
+    fn read(_: &mut Reader<'_, '_>) -> Option<Self> {
+        Some(Self)
+    }
+}
+
+impl FromRequest<App> for NoBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let OptionalJson(body) = OptionalJson::<Nothing>::from_request(request, app).await?;
+        body.accepted().map(|_| Self)
+    }
+}
+
 fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     let given = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let content_type = given(CONTENT_TYPE).unwrap_or_default();

@@ -14,6 +14,7 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::auth::{Operate, Read, Tenant};
+use super::body::NoBody;
 use super::page::{List, MAX_LIMIT, NoQuery, PageParams, PageView, Query, StatusCodeFilter, query_parameter};
 use super::path::One;
 use super::problem::Problem;
@@ -377,6 +378,7 @@ async fn retry(
     tenant: Tenant<Operate>,
     _: NoQuery,
     One(id): One<DeliveryId>,
+    _: NoBody,
 ) -> Result<(StatusCode, axum::Json<DeliveryAnswer>), Problem> {
     app.engine().retry(tenant.num(), id, &tenant.author()).await?;
     let delivery = find(&app, tenant.num(), id).await?.into();
@@ -393,6 +395,7 @@ async fn cancel(
     tenant: Tenant<Operate>,
     _: NoQuery,
     One(id): One<DeliveryId>,
+    _: NoBody,
 ) -> Result<axum::Json<DeliveryView>, Problem> {
     app.engine().cancel(tenant.num(), id, &tenant.author()).await?;
     Ok(axum::Json(find(&app, tenant.num(), id).await?.into()))

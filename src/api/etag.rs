@@ -123,6 +123,13 @@ impl IfMatch {
         Ok(if is_given { Self::Only(versions) } else { Self::Any })
     }
 
+    /// The version that the object must keep until an action begins; `None` if any will do.
+    pub(super) fn only(&self, version: Option<i64>) -> Result<Option<i64>, Problem> {
+        let version = version.unwrap_or_default();
+        self.check(version)?;
+        Ok(matches!(self, Self::Only(_)).then_some(version))
+    }
+
     /// Refuses a change of an object that has another version.
     pub(super) fn check(&self, version: i64) -> Result<(), Problem> {
         match self {

@@ -136,7 +136,8 @@ impl<'a, 'p> Reader<'a, 'p> {
         let mut reader = Self { at, members: Vec::with_capacity(members.len()), errors };
         for (name, value) in members {
             let fault = if !accepted.contains(&name.as_ref()) {
-                Fault::new("unknown_field", format!("unknown field; accepted are {}", accepted.join(", ")))
+                let accepted = if accepted.is_empty() { "none".to_owned() } else { accepted.join(", ") };
+                Fault::new("unknown_field", format!("unknown field; accepted are {accepted}"))
             } else if reader.members.iter().any(|(earlier, _)| *earlier == name) {
                 Fault::new("duplicate_field", "given twice, once is accepted")
             } else {

@@ -18,7 +18,7 @@ use super::names::NAME;
 use super::page::{NoQuery, PageParams, PageView, Query};
 use super::path::{One, Two};
 use super::problem::Problem;
-use super::problem_sets::{ActionProblems, CreateProblems, ReadProblems};
+use super::problem_sets::{CreateProblems, ReadProblems, RemoveProblems};
 use super::scope::Scope;
 use super::tenants;
 use crate::domain::id::{KeyId, TenantId};
@@ -176,7 +176,7 @@ async fn create(
 ///
 /// Both stop working at once.
 #[utoipa::path(delete, path = "/tenants/{id}/keys/{keyId}", tag = "tenants", operation_id = "deleteKey",
-    params(("id" = String, Path), ("keyId" = String, Path)), responses((status = 204), ActionProblems))]
+    params(("id" = String, Path), ("keyId" = String, Path)), responses((status = 204), RemoveProblems))]
 async fn delete(
     State(app): State<App>,
     admin: Admin,

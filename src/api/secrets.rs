@@ -8,6 +8,7 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::auth::Admin;
+use super::body::NoBody;
 use super::page::NoQuery;
 use super::problem::Problem;
 use super::problem_sets::{ActionProblems, ReadProblems};
@@ -71,7 +72,12 @@ async fn read(State(app): State<App>, _: Admin, _: NoQuery) -> Result<axum::Json
 /// It runs beside all other work; repeating it does no harm.
 #[utoipa::path(post, path = "/engine/secrets/rewrap", tag = "engine", operation_id = "rewrapSecrets",
     responses((status = 200, body = SealingView), ActionProblems))]
-async fn rewrap(State(app): State<App>, admin: Admin, _: NoQuery) -> Result<axum::Json<SealingView>, Problem> {
+async fn rewrap(
+    State(app): State<App>,
+    admin: Admin,
+    _: NoQuery,
+    _: NoBody,
+) -> Result<axum::Json<SealingView>, Problem> {
     let rewrapped = app.store().rewrap(&admin.author()).await?;
     view(&app, Some(rewrapped)).await
 }

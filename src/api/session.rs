@@ -19,10 +19,11 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::auth::{Anyone, X_API_KEY};
+use super::body::NoBody;
 use super::key;
 use super::page::NoQuery;
 use super::problem::Problem;
-use super::problem_sets::{ActionProblems, ReadProblems};
+use super::problem_sets::{ActionProblems, ReadProblems, RemoveProblems};
 use super::scope::Scope;
 use crate::domain::id::{KeyId, SessionId, TenantId};
 use crate::domain::moment::UnixMillis;
@@ -74,7 +75,13 @@ impl From<&Anyone> for SessionView {
 /// The answer sets an `HttpOnly` cookie that allows what the key allows, for twelve hours at most.
 #[utoipa::path(post, path = "/session", tag = "session", operation_id = "openSession",
     responses((status = 201, body = SessionView), ActionProblems))]
-async fn open(State(app): State<App>, caller: Anyone, _: NoQuery, headers: HeaderMap) -> Result<Response, Problem> {
+async fn open(
+    State(app): State<App>,
+    caller: Anyone,
+    _: NoQuery,
+    headers: HeaderMap,
+    _: NoBody,
+) -> Result<Response, Problem> {
     if caller.session().is_some() {
         let detail = "a session is open already; give a key to open another one";
         return Err(Problem::new(StatusCode::CONFLICT, "session_open", detail));
@@ -100,7 +107,7 @@ async fn show(caller: Anyone, _: NoQuery) -> axum::Json<SessionView> {
 
 /// Ends the session of the cookie, on every node.
 #[utoipa::path(delete, path = "/session", tag = "session", operation_id = "closeSession",
-    responses((status = 204), ActionProblems))]
+    responses((status = 204), RemoveProblems))]
 async fn close(State(app): State<App>, caller: Anyone, _: NoQuery) -> Result<Response, Problem> {
     let Some(id) = caller.session() else {
         let detail = "the request is made with a key and not with a session; delete the key if it shall end";

@@ -12,7 +12,7 @@ use super::auth::{Manage, Tenants};
 use super::page::{NoQuery, PageParams, PageView, Query};
 use super::path::One;
 use super::problem::Problem;
-use super::problem_sets::{ActionProblems, ReadProblems};
+use super::problem_sets::{ReadProblems, RemoveProblems};
 use crate::domain::id::{KeyId, SessionId, TenantId};
 use crate::domain::moment::UnixMillis;
 use crate::store::sessions::Session;
@@ -73,7 +73,7 @@ async fn list(
 
 /// Ends a session, at once and on every node.
 #[utoipa::path(delete, path = "/sessions/{id}", tag = "session", operation_id = "endSession",
-    params(("id" = String, Path)), responses((status = 204), ActionProblems))]
+    params(("id" = String, Path)), responses((status = 204), RemoveProblems))]
 async fn end(
     State(app): State<App>,
     tenants: Tenants<Manage>,

@@ -8,10 +8,10 @@ use super::{Engine, EngineError};
 
 impl Engine {
     /// Holds the webhook's deliveries, pending and new ones. Requests in flight end as they would. Answers whether the
-    /// call has changed anything.
-    pub async fn pause(&self, webhook: &WebhookRef, by: &Author) -> Result<bool, EngineError> {
+    /// call has changed anything. If `only` is given, the webhook must have that version.
+    pub async fn pause(&self, webhook: &WebhookRef, only: Option<i64>, by: &Author) -> Result<bool, EngineError> {
         let changing = self.inner.context.changing.write().await;
-        let is_changed = self.inner.store.pause_webhook(*webhook, self.inner.context.host.now(), by).await?;
+        let is_changed = self.inner.store.pause_webhook(*webhook, only, self.inner.context.host.now(), by).await?;
         drop(changing);
         if is_changed {
             self.notify_peers();
@@ -21,10 +21,10 @@ impl Engine {
     }
 
     /// Lets the webhook's deliveries flow again, and ends a quarantine. Answers whether the call has
-    /// changed anything.
-    pub async fn resume(&self, webhook: &WebhookRef, by: &Author) -> Result<bool, EngineError> {
+    /// changed anything. If `only` is given, the webhook must have that version.
+    pub async fn resume(&self, webhook: &WebhookRef, only: Option<i64>, by: &Author) -> Result<bool, EngineError> {
         let changing = self.inner.context.changing.write().await;
-        let was_paused = self.inner.store.resume_webhook(*webhook, self.inner.context.host.now(), by).await?;
+        let was_paused = self.inner.store.resume_webhook(*webhook, only, self.inner.context.host.now(), by).await?;
         drop(changing);
         if !was_paused {
             self.enter(by, Action::ResumeWebhook, webhook).await?;

@@ -10,7 +10,7 @@ use crate::store::StoreError;
 use crate::store::audit::Author;
 use crate::store::idempotency::Once;
 use crate::store::tenants::Tenant;
-use crate::store::webhooks::{NewWebhook, Route, SecretEnd, Webhook, WebhookRef};
+use crate::store::webhooks::{NewWebhook, Rotation, Route, SecretEnd, Webhook, WebhookRef};
 
 use super::{Engine, EngineError};
 
@@ -61,17 +61,19 @@ impl Engine {
         self.ops().forget(nums).await
     }
 
-    /// Makes `new` the current secret; the previous ones keep signing for `grace` at most.
+    /// Makes `new` the current secret; the previous ones keep signing for `grace` at most. If `only` is given, the
+    /// webhook must have that version.
     pub async fn rotate_secret(
         &self,
         webhook: &Webhook,
-        new: &SecretString,
-        grace: Duration,
+        only: Option<i64>,
+        (new, grace): (&SecretString, Duration),
         by: &Author,
     ) -> Result<Webhook, EngineError> {
         let now = self.inner.context.host.now();
+        let rotation = Rotation::new(new, now.plus(grace)).of_version(only);
         let changing = self.inner.context.changing.write().await;
-        let webhook = self.inner.store.rotate_secret(webhook, new, now.plus(grace), now, by).await?;
+        let webhook = self.inner.store.rotate_secret(webhook, rotation, now, by).await?;
         drop(changing);
         self.notify_peers();
         self.inner.registry.reconfigure(webhook.num).await;

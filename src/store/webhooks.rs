@@ -43,7 +43,7 @@ pub use self::hold::WebhookRef;
 pub use self::origin::Origin;
 pub use self::routes::{Route, Routed};
 pub use self::salvage::Salvaged;
-pub use self::secrets::{SecretEnd, SecretInfo};
+pub use self::secrets::{Rotation, SecretEnd, SecretInfo};
 pub use self::summary::WebhookSummary;
 
 /// Webhooks per query, whose parameters are limited.

@@ -119,3 +119,65 @@ async fn a_client_that_follows_the_links_reads_the_whole_list() {
     }
     assert_eq!((read, sizes), (all, vec![2, 2, 1]));
 }
+
+/// Every action on a webhook.
+const ACTIONS: [&str; 6] = ["/pause", "/resume", "/probe", "/purge", "/test", "/secret/rotate"];
+
+on_both!(an_action_on_a_version_that_is_not_the_last_does_nothing);
+async fn an_action_on_a_version_that_is_not_the_last_does_nothing() {
+    let (world, hook) = World::with_webhook(Receiver::ok()).await;
+    let client = world.client();
+    let act = async |action: &str, tag: &str| {
+        send(client.call(Method::POST, &hook.path(action)).header("If-Match", tag)).await
+    };
+    let stale = tag(&client.get(&hook.path("")).await);
+    client.patch(&hook.path(""), &json!({"name": "b"})).await.expect(200);
+    let audited = client.walk("/audit").await.len();
+    for action in ACTIONS {
+        let refused = act(action, &stale).await;
+        assert_eq!(refused.problem(412).code(), "precondition_failed", "{action}");
+        assert_eq!(act(action, "v1").await.problem(400).code(), "invalid_if_match", "{action}");
+    }
+    assert_eq!(client.walk("/audit").await.len(), audited);
+    assert!(hook.requests().is_empty());
+
+    let fresh = tag(&client.get(&hook.path("")).await);
+    let paused = act("/pause", &fresh).await;
+    assert_eq!(paused.expect(200)["changed"], true);
+    assert_eq!(act("/resume", &fresh).await.problem(412).code(), "precondition_failed");
+    assert_eq!(act("/resume", &tag(&paused)).await.expect(200)["changed"], true);
+    for action in ["/probe", "/purge", "/test", "/pause"] {
+        act(action, &tag(&client.get(&hook.path("")).await)).await.expect(200);
+    }
+    let version = tag(&client.get(&hook.path("")).await);
+    let answer = act("/secret/rotate", &version).await;
+    hook.rotated_to(&answer.expect(200));
+    assert_eq!(act("/secret/rotate", &version).await.problem(412).code(), "precondition_failed");
+}
+
+#[tokio::test]
+async fn an_action_refuses_what_it_cannot_do() {
+    let (world, hook) = World::with_webhook(Receiver::ok()).await;
+    let client = world.client();
+    let event = world.publish("message.sent").await;
+    let delivery = format!("/deliveries/{}", world.settled(&event).await["id"].as_str().expect("an id"));
+    let rewrap = "/engine/secrets/rewrap".to_owned();
+    let on_webhook = ACTIONS.map(|action| (client.clone(), hook.path(action)));
+    let others = [
+        (client.clone(), format!("{delivery}/retry")),
+        (client.clone(), format!("{delivery}/cancel")),
+        (client.clone(), "/session".to_owned()),
+        (world.admin(), rewrap.clone()),
+    ];
+    let audited = world.admin().walk("/audit").await.len();
+    for (client, path) in on_webhook.into_iter().chain(others) {
+        let refused = client.post(&path, &json!({"untl": "2026-01-01T00:00:00.000Z"})).await.problem(422);
+        assert_eq!(refused.pointers(), ["/untl"], "{path}");
+        client.post(&path, &json!([])).await.problem(422);
+        client.post_text(&path, "{").await.problem(400);
+        send(client.call(Method::POST, &path).body("{}")).await.problem(415);
+    }
+    assert_eq!(world.admin().walk("/audit").await.len(), audited, "none of them has begun");
+    client.post(&hook.path("/pause"), &json!({})).await.expect(200);
+    world.admin().post(&rewrap, &json!({})).await.expect(200);
+}

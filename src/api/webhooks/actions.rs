@@ -9,14 +9,14 @@ use utoipa::ToSchema;
 
 use crate::api::App;
 use crate::api::auth::{Manage, Operate, Read, Tenant};
-use crate::api::body::{Input, OptionalJson};
+use crate::api::body::{Input, NoBody, OptionalJson};
 use crate::api::deliveries::{self, DeliveryParams, DeliveryView, TestAnswer};
 use crate::api::etag::{Changed, IfMatch, at_version, changed};
 use crate::api::fields::{Given, Reader, integer};
 use crate::api::page::{NoQuery, PageParams, PageView, Query};
 use crate::api::path::{One, Two};
 use crate::api::problem::Problem;
-use crate::api::problem_sets::{ActionProblems, CreateProblems, DeleteProblems, ReadProblems};
+use crate::api::problem_sets::{ChangeProblems, DeleteProblems, ReadProblems};
 use crate::domain::id::{SecretId, WebhookId};
 use crate::engine::SigningSecret;
 use crate::store::webhooks::SecretEnd;
@@ -35,14 +35,18 @@ const DEFAULT_GRACE: u32 = 86_400;
 /// The event takes the path that every event takes. The answer comes after the webhook's `timeoutMs` plus 10 s
 /// at the latest. A webhook that is switched off, paused or quarantined is refused at once (`409`).
 #[utoipa::path(post, path = "/webhooks/{id}/test", tag = "webhooks", operation_id = "testWebhook",
-    params(("id" = String, Path)), responses((status = 200, body = TestAnswer), ActionProblems))]
+    params(("id" = String, Path), ("If-Match" = Option<String>, Header)),
+    responses((status = 200, body = TestAnswer), ChangeProblems))]
 pub(super) async fn test(
     State(app): State<App>,
     tenant: Tenant<Operate>,
     _: NoQuery,
     One(id): One<WebhookId>,
+    if_match: IfMatch,
+    _: NoBody,
 ) -> Result<axum::Json<TestAnswer>, Problem> {
     let webhook = find_ref(&app, tenant.num(), id).await?;
+    if_match.only(webhook.version)?;
     let delivery = app.engine().test(webhook.num, &tenant.author()).await?;
     Ok(axum::Json(deliveries::test_answer(&app, tenant.num(), delivery).await?))
 }
@@ -67,20 +71,26 @@ impl Input for RotateInput {
 ///
 /// Only this answer shows the text of the secret.
 #[utoipa::path(post, path = "/webhooks/{id}/secret/rotate", tag = "webhooks", operation_id = "rotateSecret",
-    params(("id" = String, Path)), request_body = Option<RotateInput>,
-    responses((status = 200, body = NewWebhookView), CreateProblems))]
+    params(("id" = String, Path), ("If-Match" = Option<String>, Header)), request_body = Option<RotateInput>,
+    responses((status = 200, body = NewWebhookView), ChangeProblems))]
 pub(super) async fn rotate_secret(
     State(app): State<App>,
     tenant: Tenant<Manage>,
     _: NoQuery,
     One(id): One<WebhookId>,
+    if_match: IfMatch,
     OptionalJson(body): OptionalJson<RotateInput>,
 ) -> Result<Response, Problem> {
-    let webhook = find(&app, tenant.num(), id).await?;
     let (RotateInput { grace_seconds }, _) = body.accepted()?;
     let grace = Duration::from_secs(grace_seconds.value().unwrap_or(DEFAULT_GRACE).into());
-    let secret = SigningSecret::generate();
-    let rotated = app.engine().rotate_secret(&webhook, &secret.reveal().into(), grace, &tenant.author()).await?;
+    let (secret, by) = (SigningSecret::generate(), tenant.author());
+    let text = secret.reveal().into();
+    let rotated = changed(|| async {
+        let webhook = find(&app, tenant.num(), id).await?;
+        let only = if_match.only(Some(webhook.version))?;
+        Changed::of(app.engine().rotate_secret(&webhook, only, (&text, grace), &by).await)
+    });
+    let rotated = rotated.await?;
     let version = rotated.version;
     let view = NewWebhookView::new(view_of(&app, tenant.row.id, rotated).await?, secret.reveal());
     Ok(at_version(version, &view))

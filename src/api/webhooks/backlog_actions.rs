@@ -8,13 +8,13 @@ use utoipa::ToSchema;
 use crate::api::App;
 use crate::api::auth::{Operate, Tenant};
 use crate::api::backlogs::{self, Shown};
-use crate::api::body::{Input, OptionalJson};
-use crate::api::etag::at_version;
+use crate::api::body::{Input, NoBody, OptionalJson};
+use crate::api::etag::{Changed, IfMatch, at_version, changed};
 use crate::api::fields::{Given, Reader, moment};
 use crate::api::page::NoQuery;
 use crate::api::path::One;
 use crate::api::problem::Problem;
-use crate::api::problem_sets::{ActionProblems, CreateProblems};
+use crate::api::problem_sets::ChangeProblems;
 use crate::domain::id::{TenantId, WebhookId};
 use crate::domain::moment::UnixMillis;
 use crate::store::StoreError;
@@ -89,46 +89,68 @@ async fn held(app: &App, tenant: TenantId, held: WebhookRef, changed: bool) -> R
 /// New events are owed to it as before; nothing is lost. Requests in flight end as they would. It works for a webhook
 /// that cannot be read, too; the answer then has its id and its damage.
 #[utoipa::path(post, path = "/webhooks/{id}/pause", tag = "webhooks", operation_id = "pauseWebhook",
-    params(("id" = String, Path)), responses((status = 200, body = HeldAnswer), ActionProblems))]
+    params(("id" = String, Path), ("If-Match" = Option<String>, Header)),
+    responses((status = 200, body = HeldAnswer), ChangeProblems))]
 pub(super) async fn pause(
     State(app): State<App>,
     tenant: Tenant<Operate>,
     _: NoQuery,
     One(id): One<WebhookId>,
+    if_match: IfMatch,
+    _: NoBody,
 ) -> Result<Response, Problem> {
-    let webhook = find_ref(&app, tenant.num(), id).await?;
-    let changed = app.engine().pause(&webhook, &tenant.author()).await?;
-    held(&app, tenant.row.id, webhook, changed).await
+    let by = tenant.author();
+    let paused = changed(|| async {
+        let webhook = find_ref(&app, tenant.num(), id).await?;
+        let only = if_match.only(webhook.version)?;
+        let is_changed = app.engine().pause(&webhook, only, &by).await;
+        Changed::of(is_changed.map(|is_changed| (webhook, is_changed)))
+    });
+    let (webhook, is_changed) = paused.await?;
+    held(&app, tenant.row.id, webhook, is_changed).await
 }
 
 /// Resumes a webhook that is paused or quarantined.
 ///
 /// `changed` is false when the webhook was neither. Resuming does not switch a webhook on, nor close an open breaker.
 #[utoipa::path(post, path = "/webhooks/{id}/resume", tag = "webhooks", operation_id = "resumeWebhook",
-    params(("id" = String, Path)), responses((status = 200, body = HeldAnswer), ActionProblems))]
+    params(("id" = String, Path), ("If-Match" = Option<String>, Header)),
+    responses((status = 200, body = HeldAnswer), ChangeProblems))]
 pub(super) async fn resume(
     State(app): State<App>,
     tenant: Tenant<Operate>,
     _: NoQuery,
     One(id): One<WebhookId>,
+    if_match: IfMatch,
+    _: NoBody,
 ) -> Result<Response, Problem> {
-    let webhook = find_ref(&app, tenant.num(), id).await?;
-    let changed = app.engine().resume(&webhook, &tenant.author()).await?;
-    held(&app, tenant.row.id, webhook, changed).await
+    let by = tenant.author();
+    let resumed = changed(|| async {
+        let webhook = find_ref(&app, tenant.num(), id).await?;
+        let only = if_match.only(webhook.version)?;
+        let is_changed = app.engine().resume(&webhook, only, &by).await;
+        Changed::of(is_changed.map(|is_changed| (webhook, is_changed)))
+    });
+    let (webhook, is_changed) = resumed.await?;
+    held(&app, tenant.row.id, webhook, is_changed).await
 }
 
 /// Ends the cool-down of an open breaker: the next delivery is the probe.
 ///
 /// It also ends a quarantine. The answer shows the backlog.
 #[utoipa::path(post, path = "/webhooks/{id}/probe", tag = "webhooks", operation_id = "probeWebhook",
-    params(("id" = String, Path)), responses((status = 200, body = Shown), ActionProblems))]
+    params(("id" = String, Path), ("If-Match" = Option<String>, Header)),
+    responses((status = 200, body = Shown), ChangeProblems))]
 pub(super) async fn probe(
     State(app): State<App>,
     tenant: Tenant<Operate>,
     _: NoQuery,
     One(id): One<WebhookId>,
+    if_match: IfMatch,
+    _: NoBody,
 ) -> Result<axum::Json<Shown>, Problem> {
     let webhook = find_ref(&app, tenant.num(), id).await?;
+    if_match.only(webhook.version)?;
     app.engine().probe(&webhook, &tenant.author()).await?;
     backlogs::shown(&app, tenant.row.id, app.engine().backlog(webhook.num).await?)
 }
@@ -158,16 +180,18 @@ pub(in crate::api) struct Purged {
 ///
 /// Requests in flight end; if they fail, they are not made again.
 #[utoipa::path(post, path = "/webhooks/{id}/purge", tag = "webhooks", operation_id = "purgeWebhook",
-    params(("id" = String, Path)), request_body = Option<PurgeInput>,
-    responses((status = 200, body = Purged), CreateProblems))]
+    params(("id" = String, Path), ("If-Match" = Option<String>, Header)), request_body = Option<PurgeInput>,
+    responses((status = 200, body = Purged), ChangeProblems))]
 pub(super) async fn purge(
     State(app): State<App>,
     tenant: Tenant<Operate>,
     _: NoQuery,
     One(id): One<WebhookId>,
+    if_match: IfMatch,
     OptionalJson(body): OptionalJson<PurgeInput>,
 ) -> Result<axum::Json<Purged>, Problem> {
     let webhook = find_ref(&app, tenant.num(), id).await?;
+    if_match.only(webhook.version)?;
     let (PurgeInput { before }, _) = body.accepted()?;
     let cancelled = app.engine().purge(&webhook, before.value(), &tenant.author()).await?;
     Ok(axum::Json(Purged { cancelled }))

@@ -62,7 +62,7 @@ async fn routes_and_a_live_endpoint_follow_what_another_node_does_to_a_webhook()
     until("it is routed to again", || world.is_routed_to(&on)).await;
     world.becomes(held, Status::Failed).await;
 
-    assert!(elsewhere.pause_webhook(&on, now, &Author::engine()).await.unwrap());
+    assert!(elsewhere.pause_webhook(&on, None, now, &Author::engine()).await.unwrap());
     let paused = elsewhere.webhook(world.tenant.num, on.id).await.unwrap().unwrap();
     let held = world.held_delivery(&paused).await;
     let ledger = &world.engine.inner.context.ledger;

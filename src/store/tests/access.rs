@@ -64,11 +64,11 @@ async fn every_change_is_entered_with_its_author_in_the_order_of_changes(on: On)
     let policy = Policy { timeout_ms: 7000, ordered: true, ..Policy::default() };
     let renamed = Webhook { name: "Other".to_owned(), policy, ..created.clone() };
     let changed = store.update_webhook(&renamed, now, &by).await.unwrap();
-    assert!(store.pause_webhook(&changed, now, &by).await.unwrap());
-    assert!(!store.pause_webhook(&changed, now, &by).await.unwrap(), "it is paused");
-    assert!(store.resume_webhook(&changed, now, &by).await.unwrap());
-    assert!(!store.resume_webhook(&changed, now, &by).await.unwrap(), "it is not paused");
-    let rotated = store.rotate_secret(&changed, &"whsec_new".into(), now, now, &by).await.unwrap();
+    assert!(store.pause_webhook(&changed, None, now, &by).await.unwrap());
+    assert!(!store.pause_webhook(&changed, None, now, &by).await.unwrap(), "it is paused");
+    assert!(store.resume_webhook(&changed, None, now, &by).await.unwrap());
+    assert!(!store.resume_webhook(&changed, None, now, &by).await.unwrap(), "it is not paused");
+    let rotated = store.rotate_secret(&changed, Rotation::new(&"whsec_new".into(), now), now, &by).await.unwrap();
     assert!(matches!(store.update_webhook(&renamed, now, &by).await, Err(StoreError::Stale)));
     store.disable_webhook(rotated.num, rotated.version, "gone", now).await.unwrap();
     let off = store.webhook(tenant.num, rotated.id).await.unwrap().unwrap();
@@ -110,6 +110,27 @@ async fn every_change_is_entered_with_its_author_in_the_order_of_changes(on: On)
     assert!(all.iter().all(|entry| entry.tenant == Some(tenant.id)), "also of a deleted tenant");
     let by_engine: Vec<&Entry> = all.iter().filter(|entry| entry.author == "engine").collect();
     assert_eq!(by_engine.len(), 2, "the tenant was created, and a webhook switched off");
+}
+
+on_both!(a_change_of_a_named_version_is_refused_when_another_came_first);
+async fn a_change_of_a_named_version_is_refused_when_another_came_first(on: On) {
+    let world = World::new(on).await;
+    let (store, now, by) = (&world.store, UnixMillis::now(), Author::engine());
+    let created = world.webhook().await;
+    let (first, second) = (Some(created.version), Some(created.version + 1));
+    let secret = "whsec_new".into();
+    let rotate =
+        async |only| store.rotate_secret(&created, Rotation::new(&secret, now).of_version(only), now, &by).await;
+    assert!(store.pause_webhook(&created, first, now, &by).await.unwrap());
+
+    assert!(matches!(store.pause_webhook(&created, first, now, &by).await, Err(StoreError::Stale)));
+    assert!(matches!(store.resume_webhook(&created, first, now, &by).await, Err(StoreError::Stale)));
+    assert!(matches!(rotate(first).await, Err(StoreError::Stale)));
+    assert!(!store.pause_webhook(&created, second, now, &by).await.unwrap(), "it is paused");
+    assert_eq!(rotate(second).await.unwrap().version, created.version + 2);
+    let left = entries(&world, AuditFilter { subject: Some(created.id.to_string()), ..AuditFilter::default() }).await;
+    let left: Vec<&str> = left.iter().map(|entry| entry.action.as_str()).collect();
+    assert_eq!(left, ["webhook.rotate_secret", "webhook.pause", "webhook.create"]);
 }
 
 on_both!(the_audit_is_read_by_tenant_action_subject_and_time_page_by_page);

@@ -89,11 +89,14 @@ async fn every_change_of_what_others_keep_in_memory_is_told_and_no_other() {
     let created = world.webhook().await;
     let heard = [Change::Webhook(created.num)];
     assert_eq!(told().await, heard);
-    assert!(store.pause_webhook(&created, now, &Author::engine()).await.unwrap());
+    assert!(store.pause_webhook(&created, None, now, &Author::engine()).await.unwrap());
     assert_eq!(told().await, heard);
-    assert!(!store.pause_webhook(&created, now, &Author::engine()).await.unwrap());
+    assert!(!store.pause_webhook(&created, None, now, &Author::engine()).await.unwrap());
     assert!(told().await.is_empty(), "nothing was changed");
-    let rotated = store.rotate_secret(&created, &"whsec_second".into(), now, now, &Author::engine()).await.unwrap();
+    let rotated = store
+        .rotate_secret(&created, Rotation::new(&"whsec_second".into(), now), now, &Author::engine())
+        .await
+        .unwrap();
     assert_eq!(told().await, heard);
     assert!(store.disable_webhook(rotated.num, rotated.version, "gone", now).await.unwrap());
     assert_eq!(told().await, heard);

@@ -11,7 +11,11 @@ async fn secrets_overlap_until_their_grace_ends_and_are_sealed(on: On) {
     let webhook = world.webhook().await;
     let now = UnixMillis::now();
     let until = UnixMillis(now.0 + 60_000);
-    world.store.rotate_secret(&webhook, &"whsec_second".into(), until, now, &Author::engine()).await.unwrap();
+    world
+        .store
+        .rotate_secret(&webhook, Rotation::new(&"whsec_second".into(), until), now, &Author::engine())
+        .await
+        .unwrap();
     let secrets = async |at| {
         world.store.endpoint_configs(&[webhook.num], at).await.unwrap().remove(&webhook.num).unwrap().unwrap()
     };
@@ -34,8 +38,11 @@ async fn however_often_a_secret_is_rotated_only_the_newest_sign(on: On) {
     let until = UnixMillis(now.0 + 60_000);
     let names: Vec<String> = (0..2 * MOST_SECRETS).map(|number| format!("whsec_{number}")).collect();
     for name in &names {
-        webhook =
-            world.store.rotate_secret(&webhook, &name.as_str().into(), until, now, &Author::engine()).await.unwrap();
+        webhook = world
+            .store
+            .rotate_secret(&webhook, Rotation::new(&name.as_str().into(), until), now, &Author::engine())
+            .await
+            .unwrap();
     }
 
     let config =

@@ -2,7 +2,9 @@
 
 use entity::webhook::{Column, Entity};
 use sea_orm::sea_query::Expr;
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QuerySelect, QueryTrait};
+use sea_orm::{
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter, QuerySelect, QueryTrait,
+};
 
 use crate::domain::id::{TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
@@ -43,29 +45,31 @@ impl Store {
         Ok(Some(WebhookRef { num, id, tenant, version }))
     }
 
-    /// Answers whether the webhook was not paused before.
+    /// Answers whether the webhook was not paused before. If `only` is given, the webhook must have that version.
     pub async fn pause_webhook(
         &self,
         webhook: impl Into<WebhookRef>,
+        only: Option<i64>,
         now: UnixMillis,
         by: &Author,
     ) -> Result<bool, StoreError> {
-        self.set_paused(webhook.into(), true, now, by).await
+        self.set_paused((webhook.into(), only), true, now, by).await
     }
 
-    /// Answers whether the webhook was paused before.
+    /// Answers whether the webhook was paused before. If `only` is given, the webhook must have that version.
     pub async fn resume_webhook(
         &self,
         webhook: impl Into<WebhookRef>,
+        only: Option<i64>,
         now: UnixMillis,
         by: &Author,
     ) -> Result<bool, StoreError> {
-        self.set_paused(webhook.into(), false, now, by).await
+        self.set_paused((webhook.into(), only), false, now, by).await
     }
 
     async fn set_paused(
         &self,
-        webhook: WebhookRef,
+        (webhook, only): (WebhookRef, Option<i64>),
         is_paused: bool,
         now: UnixMillis,
         by: &Author,
@@ -75,19 +79,23 @@ impl Store {
         } else {
             (None, Column::PausedAt.is_not_null(), Action::ResumeWebhook)
         };
+        let is_wanted = Condition::all()
+            .add(Column::Num.eq(webhook.num.0))
+            .add(Column::DeletedAt.is_null())
+            .add_option(only.map(|version| Column::Version.eq(version)));
         self.write(async |on| {
             let changed = Entity::update_many()
                 .col_expr(Column::PausedAt, Expr::value(paused_at))
                 // Replaces a version that is no number.
                 .col_expr(Column::Version, Expr::cust("CAST(version AS BIGINT) + 1"))
                 .col_expr(Column::UpdatedAt, Expr::value(now.0))
-                .filter(Column::Num.eq(webhook.num.0))
-                .filter(Column::DeletedAt.is_null())
+                .filter(is_wanted.clone())
                 .filter(is_other)
                 .exec(on)
                 .await?;
             if changed.rows_affected == 0 {
-                return Ok(false);
+                let is_stale = only.is_some() && Entity::find().filter(is_wanted).count(on).await? == 0;
+                return if is_stale { Err(StoreError::Stale) } else { Ok(false) };
             }
             audit::enter(on, by, Deed::new(action, Some(webhook.tenant), webhook.id), now).await?;
             config_changes::note(on, Change::Webhook(webhook.num)).await?;

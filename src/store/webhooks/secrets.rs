@@ -33,6 +33,27 @@ pub struct SecretInfo {
     pub signs_until: Option<UnixMillis>,
 }
 
+/// A new secret for a webhook.
+pub struct Rotation<'a> {
+    new: &'a SecretString,
+    /// Each earlier secret signs until then at the latest.
+    old_until: UnixMillis,
+    /// The version that the webhook must have, if the caller names one.
+    only: Option<i64>,
+}
+
+impl<'a> Rotation<'a> {
+    #[must_use]
+    pub fn new(new: &'a SecretString, old_until: UnixMillis) -> Self {
+        Self { new, old_until, only: None }
+    }
+
+    #[must_use]
+    pub fn of_version(self, only: Option<i64>) -> Self {
+        Self { only, ..self }
+    }
+}
+
 /// Result of ending a secret.
 #[derive(Debug)]
 pub enum SecretEnd {
@@ -51,19 +72,20 @@ struct InfoRow {
 }
 
 impl Store {
-    /// Makes `new` the current secret. Each earlier secret signs until `old_until` at the latest; if that makes too
-    /// many, the oldest end at once. Returns the webhook's new version.
+    /// Makes a new secret the current one. If too many sign then, the oldest end at once. Returns the webhook's new
+    /// version.
     pub async fn rotate_secret(
         &self,
         webhook: &Webhook,
-        new: &SecretString,
-        old_until: UnixMillis,
+        rotation: Rotation<'_>,
         now: UnixMillis,
         by: &Author,
     ) -> Result<Webhook, StoreError> {
+        let Rotation { new, old_until, only } = rotation;
         let signs_on = secret::Column::ExpiresAt.is_null().or(secret::Column::ExpiresAt.gt(old_until.0));
         self.write(async |on| {
-            let row = locked(on, webhook.num).await?.ok_or(StoreError::Stale)?;
+            let row = locked(on, webhook.num).await?.filter(|row| only.is_none_or(|only| row.version == only));
+            let row = row.ok_or(StoreError::Stale)?;
             secret::Entity::update_many()
                 .col_expr(secret::Column::ExpiresAt, Expr::value(old_until.0))
                 .filter(secret::Column::WebhookNum.eq(webhook.num.0))

@@ -47,8 +47,12 @@ impl Hook {
 
     pub(crate) async fn rotate_secret(&self, client: &Client, grace_seconds: u32) {
         let answer = client.post(&self.path("/secret/rotate"), &json!({"graceSeconds": grace_seconds})).await;
-        let fresh = text(&answer.succeeded(), "secret");
-        self.secrets.lock().expect("no holder panics").insert(0, fresh);
+        self.rotated_to(&answer.succeeded());
+    }
+
+    /// Notes the secret in the answer of a rotation.
+    pub(crate) fn rotated_to(&self, answer: &Value) {
+        self.secrets.lock().expect("no holder panics").insert(0, text(answer, "secret"));
     }
 
     /// From now on only the newest secret signs.

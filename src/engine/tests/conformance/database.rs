@@ -27,7 +27,7 @@ use crate::store::journal_db::{JournalDb, JournalTransaction};
 use crate::store::leases::memory::Leases;
 use crate::store::leases::{AcquiredShard, ShardSet};
 use crate::store::memory::{Client, Hook, Memory, SharedRows, Tables, Webhooks};
-use crate::store::webhooks::{NewWebhook, Webhook};
+use crate::store::webhooks::{NewWebhook, Rotation, Webhook};
 use crate::store::{Options, Store, StoreError};
 
 /// Longer than any test.
@@ -340,8 +340,8 @@ impl Database {
             Backdoor::Store(store, _) => {
                 let (webhook, now, by) = (self.stored(num).await, UnixMillis::now(), Author::engine());
                 let is_changed = match is_paused {
-                    true => store.pause_webhook(&webhook, now, &by).await,
-                    false => store.resume_webhook(&webhook, now, &by).await,
+                    true => store.pause_webhook(&webhook, None, now, &by).await,
+                    false => store.resume_webhook(&webhook, None, now, &by).await,
                 };
                 assert!(is_changed.unwrap());
             }
@@ -367,7 +367,7 @@ impl Database {
             Backdoor::Store(store, _) => {
                 let (webhook, now) = (self.stored(num).await, UnixMillis::now());
                 let next = NEXT_SECRET.into();
-                store.rotate_secret(&webhook, &next, old_until, now, &Author::engine()).await.unwrap();
+                store.rotate_secret(&webhook, Rotation::new(&next, old_until), now, &Author::engine()).await.unwrap();
             }
             Backdoor::Memory(memory) => Self::change(memory, num, |hook| hook.secret_ends = Some(old_until)),
         }
