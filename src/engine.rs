@@ -28,6 +28,7 @@ mod db;
 mod delivery_ops;
 mod dispatch;
 mod due_poller;
+mod durations;
 mod endpoint;
 mod endpoint_config;
 mod endpoint_stats;
@@ -55,6 +56,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::backlog::{Actor, Backlog, BacklogOrder, EndpointState, Receiver, cannot_be_served};
 pub use self::cluster_view::Owner;
+pub use self::durations::DurationFigures;
 pub use self::inspect::EngineFigures;
 pub use self::listing::DeliveryPage;
 pub use self::operational::{DISABLED_EVENT, FAILING_EVENT};
@@ -422,7 +424,11 @@ impl Engine {
             Draft { tenant, kind: kind.into(), occurred_at, data, caller, trail, targets, is_ordered }
         };
         let drafts = events.into_iter().map(draft).collect();
-        Ok(self.inner.journal.publish(drafts, once).await?)
+        let context = &self.inner.context;
+        let began = context.host.steady();
+        let published = self.inner.journal.publish(drafts, once).await?;
+        context.durations.published(context.host.steady().saturating_duration_since(began));
+        Ok(published)
     }
 
     /// Whether the engine takes work.

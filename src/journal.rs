@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use crate::domain::delivery::{Attempt, DeliveryState};
+use crate::domain::delivery::{Attempt, DeliveryState, Status};
 use crate::domain::health::Health;
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
 use crate::domain::moment::UnixMillis;
@@ -194,6 +194,8 @@ pub struct JournalStats {
     pub rows: AtomicU64,
     pub events: AtomicU64,
     pub attempts: AtomicU64,
+    /// Deliveries that have ended, with each status of [`Status::FINAL`]. One that is retried by hand may end again.
+    pub ended: [AtomicU64; Status::FINAL.len()],
     /// Records that the fence dropped, because another node owns their shard.
     pub fenced: AtomicU64,
     /// Deliveries and fan-outs that were ended because their event is gone.

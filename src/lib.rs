@@ -7,7 +7,7 @@
 //!
 //! # The modules
 //!
-//! Imports point downwards; the last five may be named by all others.
+//! Imports point downwards; the last six may be named by all others.
 //!
 //! | module | job |
 //! |---|---|
@@ -28,6 +28,7 @@
 //! | [`host`] | what the engine asks of its process: time, timers, tasks, chance; live or simulated |
 //! | [`fault`] | what happens when a part that all others rely on fails, and fault points for tests |
 //! | [`log_limit`] | how many log lines one subject may fill in a second |
+//! | [`histogram`] | durations, counted in buckets without waiting |
 //!
 //! # The life of an event
 //!
@@ -91,6 +92,7 @@ pub mod delivery;
 pub mod domain;
 pub mod engine;
 pub mod fault;
+pub mod histogram;
 pub mod host;
 pub mod journal;
 pub mod listener;

@@ -118,21 +118,12 @@ pub(super) struct AttemptView {
 
 /// The statuses of deliveries, as the API shows them.
 pub(super) fn statuses() -> [&'static str; 4] {
-    [Status::Pending, Status::Success, Status::Failed, Status::Cancelled].map(status_word)
+    [Status::Pending, Status::Success, Status::Failed, Status::Cancelled].map(Status::as_str)
 }
 
 /// The triggers of attempts, as the API shows them.
 pub(super) fn triggers() -> [&'static str; 5] {
     [Trigger::Scheduled, Trigger::Retry, Trigger::Manual, Trigger::Test, Trigger::Recovery].map(trigger_word)
-}
-
-fn status_word(status: Status) -> &'static str {
-    match status {
-        Status::Pending => "pending",
-        Status::Success => "success",
-        Status::Failed => "failed",
-        Status::Cancelled => "cancelled",
-    }
 }
 
 fn trigger_word(trigger: Trigger) -> &'static str {
@@ -206,7 +197,7 @@ impl From<Delivery> for DeliveryFields {
             event_id: EventId(id.event),
             webhook_id,
             event: kind,
-            status: status_word(status),
+            status: status.as_str(),
             next_attempt_at: next_at.filter(|at| is_pending && *at > now),
             last_attempt: last.map(|last| AttemptView::listed(id, last)),
             created_at: id.event.accepted_at(),

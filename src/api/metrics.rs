@@ -4,14 +4,16 @@
 //!
 //! One request at a time computes a page, and all requests within a second share it.
 
+mod exposition;
+mod negotiation;
 mod text;
 
-use std::fmt;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::HeaderMap;
+use axum::http::header::{ACCEPT, CONTENT_TYPE, VARY};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use bytes::Bytes;
@@ -20,6 +22,8 @@ use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::exposition::Format;
+use self::text::Figures;
 use super::App;
 use super::auth::Admin;
 use super::page::Query;
@@ -27,8 +31,6 @@ use super::problem::Problem;
 use super::problem_sets::ReadProblems;
 use super::response_layer;
 use crate::engine::BacklogOrder;
-
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// How long a page is shared. Scrapers ask every few seconds; a scraper that asks more often gets the same page again.
 const SHARED_FOR: Duration = Duration::from_secs(1);
@@ -46,10 +48,12 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// The same routes without a key, for a listener of their own.
 pub(super) fn open_routes() -> Router<App> {
     Router::new()
-        .route("/metrics", get(async |State(app): State<App>| engine_page(&app).await))
+        .route("/metrics", get(async |State(app): State<App>, headers: HeaderMap| engine_page(&app, &headers).await))
         .route(
             "/metrics/endpoints",
-            get(async |State(app): State<App>, query: Query| endpoints_page(&app, &query).await),
+            get(async |State(app): State<App>, query: Query, headers: HeaderMap| {
+                endpoints_page(&app, &query, &headers).await
+            }),
         )
         .fallback(response_layer::no_such_route)
         .method_not_allowed_fallback(response_layer::no_such_method)
@@ -57,46 +61,74 @@ pub(super) fn open_routes() -> Router<App> {
 
 /// Reads figures of the engine, for Prometheus.
 ///
-/// Needs an admin key here; the listener at `POSTHASTE_METRICS_LISTEN` serves them without one.
+/// The header `Accept` chooses between the classic text format and OpenMetrics. Needs an admin key here; the listener
+/// at `POSTHASTE_METRICS_LISTEN` serves them without one.
 #[utoipa::path(get, path = "/metrics", tag = "metrics", operation_id = "readMetrics",
-    responses((status = 200, content_type = "application/openmetrics-text", body = String), ReadProblems))]
-async fn engine(State(app): State<App>, _: Admin) -> Result<impl IntoResponse, Problem> {
-    engine_page(&app).await
+    responses(
+        (status = 200, content((String = "text/plain"), (String = "application/openmetrics-text"))), ReadProblems))]
+async fn engine(State(app): State<App>, _: Admin, headers: HeaderMap) -> Result<impl IntoResponse, Problem> {
+    engine_page(&app, &headers).await
 }
 
 /// Reads figures of the endpoints with the worst backlogs, for Prometheus.
 ///
-/// Each figure has one series for each endpoint. Needs an admin key here; the listener at `POSTHASTE_METRICS_LISTEN`
-/// serves them without one.
+/// Each figure has one series for each endpoint. The header `Accept` chooses between the classic text format and
+/// OpenMetrics. Needs an admin key here; the listener at `POSTHASTE_METRICS_LISTEN` serves them without one.
 #[utoipa::path(get, path = "/metrics/endpoints", tag = "metrics", operation_id = "readEndpointMetrics",
     params(("top" = Option<u64>, Query, description = "number of endpoints, 1 to 1000; 50 by default"),
         ("by" = Option<String>, Query, description = "`oldest` or `depth`; `oldest` unless given")),
-    responses((status = 200, content_type = "application/openmetrics-text", body = String), ReadProblems))]
-async fn endpoints(State(app): State<App>, _: Admin, query: Query) -> Result<impl IntoResponse, Problem> {
-    endpoints_page(&app, &query).await
+    responses(
+        (status = 200, content((String = "text/plain"), (String = "application/openmetrics-text"))), ReadProblems))]
+async fn endpoints(
+    State(app): State<App>,
+    _: Admin,
+    query: Query,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, Problem> {
+    endpoints_page(&app, &query, &headers).await
 }
 
-async fn engine_page(app: &App) -> Result<impl IntoResponse + use<>, Problem> {
-    let page = app
-        .metrics()
-        .engine
-        .read((), Instant::now(), async || written(text::engine(&app.engine().figures().await, &app.connections())));
-    Ok(([(CONTENT_TYPE, OPENMETRICS)], page.await?))
+async fn engine_page(app: &App, headers: &HeaderMap) -> Result<impl IntoResponse + use<>, Problem> {
+    let page = app.metrics().engine.read((), Instant::now(), async || {
+        let figures = Figures { engine: app.engine().figures().await, connections: app.connections() };
+        Ok(Page::new(|format| text::engine(format, &figures)))
+    });
+    Ok(page.await?.answer(headers))
 }
 
-async fn endpoints_page(app: &App, query: &Query) -> Result<impl IntoResponse + use<>, Problem> {
+async fn endpoints_page(app: &App, query: &Query, headers: &HeaderMap) -> Result<impl IntoResponse + use<>, Problem> {
     let filters = query.list("endpoint figures", None, &["top", "by"])?;
     let top = filters.filter::<u64>("top")?.unwrap_or(TOP).clamp(1, MOST);
     let order = filters.filter("by")?.unwrap_or(BacklogOrder::Oldest);
     let page = app.metrics().endpoints.read((top, order), Instant::now(), async || {
         let worst = app.engine().backlogs(None, order, 0, usize::try_from(top).unwrap_or(1)).await?;
-        written(text::endpoints(&worst))
+        Ok(Page::new(|format| text::endpoints(format, &worst)))
     });
-    Ok(([(CONTENT_TYPE, OPENMETRICS)], page.await?))
+    Ok(page.await?.answer(headers))
 }
 
-fn written(text: Result<String, fmt::Error>) -> Result<Bytes, Problem> {
-    text.map(Bytes::from).map_err(|error| Problem::internal(&error))
+/// The same figures in each format.
+#[derive(Debug, Clone)]
+struct Page {
+    classic: Bytes,
+    openmetrics: Bytes,
+}
+
+impl Page {
+    fn new(written: impl Fn(Format) -> String) -> Self {
+        let [classic, openmetrics] = Format::BOTH.map(|format| written(format).into());
+        Self { classic, openmetrics }
+    }
+
+    fn answer(self, headers: &HeaderMap) -> impl IntoResponse + use<> {
+        let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let format = negotiation::format_for(accept);
+        let body = match format {
+            Format::Classic => self.classic,
+            Format::OpenMetrics => self.openmetrics,
+        };
+        ([(CONTENT_TYPE, format.content_type()), (VARY, "accept")], body)
+    }
 }
 
 /// Figures of the API's connections.
@@ -122,7 +154,7 @@ struct Computed<K> {
     /// What was asked for.
     of: K,
     at: Instant,
-    page: Bytes,
+    page: Page,
 }
 
 impl<K> Default for SharedPage<K> {
@@ -138,8 +170,8 @@ impl<K: PartialEq> SharedPage<K> {
         &self,
         of: K,
         now: Instant,
-        compute: impl AsyncFnOnce() -> Result<Bytes, Problem>,
-    ) -> Result<Bytes, Problem> {
+        compute: impl AsyncFnOnce() -> Result<Page, Problem>,
+    ) -> Result<Page, Problem> {
         let mut last = self.0.lock().await;
         let is_fresh = |last: &&Computed<K>| last.of == of && now.saturating_duration_since(last.at) < SHARED_FOR;
         if let Some(computed) = last.as_ref().filter(is_fresh) {
@@ -164,9 +196,10 @@ mod tests {
         let ask = async |of: u8, after| {
             let answer = page.read(of, start + after, async || {
                 tokio::task::yield_now().await;
-                Ok(Bytes::from(format!("{of}: {}", computed.fetch_add(1, Ordering::Relaxed))))
+                let text = format!("{of}: {}", computed.fetch_add(1, Ordering::Relaxed));
+                Ok(Page::new(|_| text.clone()))
             });
-            answer.await.unwrap()
+            answer.await.unwrap().classic
         };
 
         let at_once = futures_util::future::join_all((0..100).map(|_| ask(1, Duration::ZERO))).await;

@@ -16,6 +16,20 @@ pub enum Status {
 }
 
 impl Status {
+    /// How a delivery ends.
+    pub const FINAL: [Self; 3] = [Self::Success, Self::Failed, Self::Cancelled];
+
+    /// The word in the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Success => "success",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
     /// The number in the rows.
     #[must_use]
     pub fn code(self) -> i16 {

@@ -133,6 +133,50 @@ impl OutcomeKind {
     }
 }
 
+impl OutcomeKind {
+    #[must_use]
+    pub fn class(self) -> OutcomeClass {
+        match self {
+            Self::Success => OutcomeClass::Success,
+            Self::Rejected | Self::Throttled | Self::Gone => OutcomeClass::Refused,
+            Self::TimedOut => OutcomeClass::TimedOut,
+            Self::ConnectFailed | Self::TlsFailed | Self::DnsFailed | Self::ProtocolError => OutcomeClass::Unreachable,
+            Self::Blocked | Self::Crashed => OutcomeClass::Internal,
+        }
+    }
+}
+
+/// Outcomes by who or what has to be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutcomeClass {
+    Success,
+    /// The receiver answered, and not with 2xx.
+    Refused,
+    /// The deadline passed.
+    TimedOut,
+    /// There was no HTTP answer: name, connection, TLS or protocol.
+    Unreachable,
+    /// The receiver was not asked, or the attempt failed inside this process.
+    Internal,
+}
+
+impl OutcomeClass {
+    /// Every class, in the order of its discriminant.
+    pub const ALL: [Self; 5] = [Self::Success, Self::Refused, Self::TimedOut, Self::Unreachable, Self::Internal];
+
+    /// The word in the metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Refused => "refused",
+            Self::TimedOut => "timed_out",
+            Self::Unreachable => "unreachable",
+            Self::Internal => "internal",
+        }
+    }
+}
+
 /// Reads a `Retry-After` header (RFC 9110, 10.2.3): whole seconds or an HTTP date.
 ///
 /// A date in the past is a wait of zero. Longer waits are cut to [`RETRY_AFTER_CAP`]. Any other text is no hint.
@@ -186,6 +230,13 @@ mod tests {
         }
         assert_eq!(OutcomeKind::from_code(-1), None);
         assert_eq!(OutcomeKind::from_code(11), None);
+    }
+
+    #[test]
+    fn every_class_stands_at_its_place() {
+        for (place, class) in OutcomeClass::ALL.into_iter().enumerate() {
+            assert_eq!(class as usize, place);
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::store::unreadable::UnreadableRow;
 use super::bodies::Bodies;
 use super::bounds::DispatchBounds;
 use super::db::EngineDb;
+use super::durations::Durations;
 use super::endpoint_stats::AllEndpointStats;
 use super::permits::Permits;
 use super::routes::RouteTable;
@@ -96,6 +97,7 @@ pub(super) struct EngineContext {
     offered_to: AtomicI64,
     /// Bounds the log lines about failed attempts, for all endpoints together.
     pub(super) attempt_log: Mutex<LogLimit>,
+    pub(super) durations: Durations,
     outcomes: [AtomicU64; OutcomeKind::ALL.len()],
 }
 
@@ -117,6 +119,7 @@ impl EngineContext {
             listeners: Listeners::default(),
             offered_to: AtomicI64::default(),
             unreadable: Mutex::default(),
+            durations: Durations::new(),
             outcomes: Default::default(),
             host,
             db,

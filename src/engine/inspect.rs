@@ -3,13 +3,14 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::domain::delivery::DeliveryState;
+use crate::domain::delivery::{DeliveryState, Status};
 use crate::domain::id::{DeliveryId, TenantNum, WebhookId, WebhookNum};
 use crate::store::StoreError;
 use crate::store::deliveries::Delivery;
 use crate::store::events::StoredEvent;
 
 use super::Engine;
+use super::durations::DurationFigures;
 use super::permits::BulkheadView;
 
 /// Figures for the metrics page, counted since the start.
@@ -41,6 +42,9 @@ pub struct EngineFigures {
     pub backlogged: usize,
     /// By outcome, in the order of `OutcomeKind::ALL`.
     pub outcomes: Vec<(&'static str, u64)>,
+    /// Deliveries that have ended, by status.
+    pub ended: Vec<(&'static str, u64)>,
+    pub durations: DurationFigures,
     /// Unreadable rows, by table.
     pub unreadable_rows: Vec<(&'static str, u64)>,
 }
@@ -98,6 +102,7 @@ impl Engine {
         let context = &self.inner.context;
         let stats = self.inner.journal.stats();
         let (journal_depth, journal_capacity) = self.inner.journal.depth();
+        let words = Status::FINAL.iter().map(|status| status.as_str());
         EngineFigures {
             events: stats.events.load(Ordering::Relaxed),
             attempts: stats.attempts.load(Ordering::Relaxed),
@@ -118,6 +123,8 @@ impl Engine {
             pending: context.ledger.total_pending(),
             backlogged: context.ledger.backlogged(),
             outcomes: context.outcome_counts(),
+            ended: words.zip(stats.ended.iter().map(|count| count.load(Ordering::Relaxed))).collect(),
+            durations: context.durations.figures(),
             unreadable_rows: self.inner.store.unreadable_rows(),
         }
     }

@@ -1,4 +1,5 @@
-//! Applies a committed batch to the ledger: one change for each delivery that has begun or ceased to be pending. Pure.
+//! Applies a committed batch to the ledger: one change for each delivery that has begun or ceased to be pending. Counts
+//! those that have ended. Pure.
 
 use std::collections::HashSet;
 
@@ -21,13 +22,33 @@ pub(super) struct Committed<'a> {
     pub(super) changes: &'a [Change],
 }
 
-pub(super) fn apply(ledger: &mut Ledger, committed: &Committed<'_>, now: UnixMillis) {
+/// How many deliveries a batch has ended with each status of [`Status::FINAL`].
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Ended([usize; Status::FINAL.len()]);
+
+impl Ended {
+    fn add(&mut self, status: Status) {
+        if let Some(place) = Status::FINAL.iter().position(|end| *end == status) {
+            self.0[place] += 1;
+        }
+    }
+
+    pub(super) fn counts(&self) -> impl Iterator<Item = usize> {
+        self.0.into_iter()
+    }
+}
+
+pub(super) fn apply(ledger: &mut Ledger, committed: &Committed<'_>, now: UnixMillis) -> Ended {
+    let mut ended = Ended::default();
     for fanout in committed.fanouts {
         ledger.owe_all(&fanout.targets, fanout.event.seq);
     }
     for record in committed.records {
         match record {
-            Record::Attempt(record) if !committed.late.contains(&record.id) => attempted(ledger, record, now),
+            Record::Attempt(record) if !committed.late.contains(&record.id) => {
+                attempted(ledger, record, now);
+                ended.add(record.state.status);
+            }
             // A deferred delivery was pending before. `changes` has the effect of the other records.
             Record::Attempt(_) | Record::Defer { .. } | Record::Health { .. } => {}
             Record::Cancel { .. } | Record::Retry { .. } | Record::Purge { .. } => {}
@@ -36,7 +57,11 @@ pub(super) fn apply(ledger: &mut Ledger, committed: &Committed<'_>, now: UnixMil
     }
     for change in committed.changes {
         changed(ledger, change, now);
+        if let Change::TakenBack(TakenBack { status, .. }) = change {
+            ended.add(*status);
+        }
     }
+    ended
 }
 
 fn attempted(ledger: &mut Ledger, record: &AttemptRecord, now: UnixMillis) {
@@ -50,7 +75,7 @@ fn attempted(ledger: &mut Ledger, record: &AttemptRecord, now: UnixMillis) {
 
 fn changed(ledger: &mut Ledger, change: &Change, now: UnixMillis) {
     match *change {
-        Change::TakenBack(TakenBack { id, next_at }) => {
+        Change::TakenBack(TakenBack { id, next_at, .. }) => {
             if let Some(at) = next_at {
                 ledger.unschedule(id.webhook, at, now);
             }

@@ -474,7 +474,9 @@ impl Writer {
 
     fn tell_ledger(&mut self, committed: &Committed<'_>) {
         let now = self.host.now();
-        apply(&mut self.outputs.ledger.lock(), committed, now);
+        let ended = apply(&mut self.outputs.ledger.lock(), committed, now);
+        let counters = self.outputs.stats.ended.iter();
+        counters.zip(ended.counts()).for_each(|(counter, count)| JournalStats::add(counter, count));
         for change in committed.changes {
             if let Change::TakenBack(taken_back) = change {
                 self.cancelled.add(taken_back.id, now);

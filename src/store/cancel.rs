@@ -3,6 +3,7 @@
 
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Statement, Value};
 
+use crate::domain::delivery::Status;
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
 
@@ -24,11 +25,14 @@ pub struct Purge {
     pub except: Vec<EventSeq>,
 }
 
-/// A delivery that is no longer pending, and the moment that it waited for.
+/// A delivery that is no longer pending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TakenBack {
     pub id: DeliveryId,
+    /// The moment that it waited for.
     pub next_at: Option<UnixMillis>,
+    /// Cancelled, or what it was before a manual retry.
+    pub status: Status,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -36,6 +40,7 @@ struct PendingRow {
     event_seq: i64,
     webhook_num: i64,
     next_at: Option<i64>,
+    manual_from: Option<i16>,
 }
 
 /// Cancels the pending deliveries that match `which`, whose parameters start at `$2`.
@@ -88,13 +93,18 @@ async fn pending<C: ConnectionTrait>(
     which: &str,
     of: impl IntoIterator<Item = impl Into<Value>>,
 ) -> Result<Vec<TakenBack>, DbErr> {
-    let sql = format!("SELECT event_seq, webhook_num, next_at FROM delivery WHERE status = 0 AND {which}");
+    let sql = format!("SELECT event_seq, webhook_num, next_at, manual_from FROM delivery WHERE status = 0 AND {which}");
     let values = of.into_iter().map(Into::into);
     let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, values);
     let rows = PendingRow::find_by_statement(statement).all(on).await?;
     let taken_back = |row: PendingRow| TakenBack {
         id: DeliveryId { event: EventSeq(row.event_seq), webhook: WebhookNum(row.webhook_num) },
         next_at: row.next_at.map(UnixMillis),
+        status: row
+            .manual_from
+            .and_then(Status::from_code)
+            .filter(|from| *from != Status::Pending)
+            .unwrap_or(Status::Cancelled),
     };
     Ok(rows.into_iter().map(taken_back).collect())
 }

@@ -17,10 +17,10 @@ struct Layer {
     without: &'static [&'static str],
 }
 
-/// Plain data, the clock, the host, the crash helper and the bound of log lines: every layer may name them.
-const PLAIN: [&str; 5] = ["domain", "clock", "fault", "host", "log_limit"];
+/// Plain data, the clock, the host, the crash helper, the bound of log lines and histograms: every layer may name them.
+const PLAIN: [&str; 6] = ["domain", "clock", "fault", "histogram", "host", "log_limit"];
 
-const LAYERS: [Layer; 17] = [
+const LAYERS: [Layer; 18] = [
     Layer { name: "domain", may_use: &[], without: &["actix", "axum", "sea_orm", "tokio"] },
     Layer {
         name: "cli",
@@ -56,6 +56,7 @@ const LAYERS: [Layer; 17] = [
     Layer { name: "clock", may_use: &[], without: &["actix", "axum", "sea_orm"] },
     Layer { name: "fault", may_use: &[], without: &["actix", "axum", "sea_orm"] },
     Layer { name: "host", may_use: &[], without: &["actix", "axum", "sea_orm"] },
+    Layer { name: "histogram", may_use: &[], without: &["actix", "axum", "sea_orm", "tokio"] },
     Layer { name: "log_limit", may_use: &[], without: &["actix", "axum", "sea_orm"] },
 ];
 
@@ -365,12 +366,13 @@ fn documents(path: &Path, found: &mut Vec<PathBuf>) {
 }
 
 /// Modules of the rooms with a vocabulary of their own whose names are plain English and need no line in the glossary.
-const PLAIN_NAMES: [&str; 10] = [
+const PLAIN_NAMES: [&str; 11] = [
     "engine/backlog_ops",
     "engine/bodies",
     "engine/configure",
     "engine/dispatch",
     "engine/delivery_ops",
+    "engine/durations",
     "engine/inspect",
     "engine/listing",
     "engine/operational",

@@ -40,6 +40,7 @@ mod listener;
 mod lists;
 mod logs;
 mod malformed;
+mod metrics;
 mod migrations;
 mod misbehaving;
 mod nodes;

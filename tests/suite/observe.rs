@@ -1,14 +1,12 @@
-//! What a running server shows of itself: health, metrics, the OpenAPI document and request ids.
+//! What a running server shows of itself: health, the OpenAPI document and request ids.
 
 use std::collections::BTreeSet;
 
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::support::client::{Answer, Client, send};
-use crate::support::fact;
-use crate::support::receiver::Receiver;
-use crate::support::world::{World, free_port};
+use crate::support::client::{Answer, send};
+use crate::support::world::World;
 
 async fn open(world: &World, path: &str) -> Answer {
     send(world.anyone().root(Method::GET, path)).await
@@ -20,56 +18,6 @@ async fn health_is_open_to_all() {
 
     assert_eq!(open(&world, "/livez").await.status, 200);
     assert_eq!(open(&world, "/readyz").await.status, 200);
-}
-
-#[tokio::test]
-async fn metrics_are_readable_and_move_with_the_work() {
-    let (world, _hook) = World::with_webhook(Receiver::ok()).await;
-    let published = async || {
-        let page = samples(&send(world.admin().root(Method::GET, "/metrics")).await);
-        let found = page.iter().find(|(name, _)| name == "posthaste_events_published_total").map(|(_, count)| *count);
-        found.unwrap_or_else(|| panic!("no such figure in {page:?}"))
-    };
-    let before = published().await;
-
-    let event = world.publish("message.sent").await;
-    world.settled(&event).await;
-    fact::until("the metrics page, cached for a second, is computed again", async || {
-        (published().await > before).then_some(())
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn metrics_are_shown_to_an_admin_alone_or_on_a_listener_of_their_own() {
-    let address = format!("127.0.0.1:{}", free_port());
-    let world = World::with(&[("POSTHASTE_METRICS_LISTEN", &address)]).await;
-    let hook = world.hook(Receiver::status(500), json!({})).await;
-    world.publish("message.sent").await;
-    hook.saw(1).await;
-
-    let (engine, endpoint) =
-        ("posthaste_deliveries_pending 1", format!("posthaste_endpoint_pending{{webhook=\"{}\"}} 1", hook.id));
-    for (path, shown) in [("/metrics", engine), ("/metrics/endpoints?top=1000", endpoint.as_str())] {
-        assert_eq!(open(&world, path).await.problem(401).code(), "unauthenticated");
-        assert_eq!(send(world.client().root(Method::GET, path)).await.problem(403).code(), "admin_only");
-        for caller in [world.admin(), Client::open(&format!("http://{address}"))] {
-            let page = send(caller.root(Method::GET, path)).await;
-            assert!(page.status == 200 && page.text.contains(shown), "{page:?}");
-        }
-    }
-    let elsewhere = send(Client::open(&format!("http://{address}")).root(Method::GET, "/api/v1/webhooks")).await;
-    assert_eq!(elsewhere.problem(404).code(), "no_such_route");
-}
-
-/// Each sample of the Prometheus text format: name with labels, and value.
-fn samples(answer: &Answer) -> Vec<(String, f64)> {
-    assert_eq!(answer.status, 200);
-    let sample = |line: &str| {
-        let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no sample: {line}"));
-        (name.to_owned(), value.parse().unwrap_or_else(|_| panic!("no number: {line}")))
-    };
-    answer.text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).map(sample).collect()
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ pub(crate) mod checker;
 pub(crate) mod client;
 pub(crate) mod contract;
 pub(crate) mod databases;
+pub(crate) mod exposition;
 pub(crate) mod fact;
 pub(crate) mod fleet;
 pub(crate) mod hook;

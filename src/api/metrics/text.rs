@@ -1,30 +1,26 @@
-//! Writes figures in the OpenMetrics text format, for the metrics pages.
-
-use std::fmt;
-use std::sync::atomic::AtomicU64;
-
-use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
-use prometheus_client::registry::Registry;
+//! Writes figures as metrics: which families there are, and what each says.
 
 use super::ConnectionFigures;
+use super::exposition::{Exposition, Format, Kind};
 use crate::domain::moment::UnixMillis;
-use crate::engine::{Backlog, EngineFigures};
+use crate::engine::{Backlog, DurationFigures, EngineFigures};
 
-/// Writes the figures of the engine and of the API's connections.
-pub(super) fn engine(figures: &EngineFigures, connections: &ConnectionFigures) -> Result<String, fmt::Error> {
-    let mut registry = Registry::with_prefix("posthaste");
-    register_engine(&mut registry, figures);
-    register_connections(&mut registry, connections);
-    let mut text = String::with_capacity(4096);
-    encode(&mut text, &registry)?;
-    Ok(text)
+/// What the page about the engine shows.
+pub(super) struct Figures {
+    pub(super) engine: EngineFigures,
+    pub(super) connections: ConnectionFigures,
 }
 
-/// The format adds `_total` to a counter's name.
-fn register_engine(registry: &mut Registry, figures: &EngineFigures) {
+/// Writes the page about the engine.
+pub(super) fn engine(format: Format, figures: &Figures) -> String {
+    let Figures { engine, connections } = figures;
+    let mut page = Exposition::new(format);
+    write_engine(&mut page, engine);
+    write_connections(&mut page, connections);
+    page.finish()
+}
+
+fn write_engine(page: &mut Exposition, figures: &EngineFigures) {
     let EngineFigures {
         events,
         attempts,
@@ -45,87 +41,103 @@ fn register_engine(registry: &mut Registry, figures: &EngineFigures) {
         pending,
         backlogged,
         outcomes,
+        ended,
+        durations,
         unreadable_rows,
     } = figures;
-    let mut counter = |name: &str, help: &str, value: u64| registry.register(name, help, ConstCounter::new(value));
-    counter("events_published", "Events accepted", *events);
-    counter("journal_attempts", "Requests made whose outcome is committed", *attempts);
-    counter("journal_commits", "Batches committed", *commits);
-    counter("journal_failed_commits", "Batches that the database refused", *failed_commits);
-    counter("journal_statements", "Statements run in batches", *statements);
-    counter("journal_rows", "Rows written in batches", *rows);
-    counter("journal_fenced", "Records that were dropped because another node owns their shard", *fenced);
-    counter("database_divergences", "Times that the database had lost transactions", *divergences);
-    counter("orphans_ended", "Deliveries and fan-outs that were ended because their event is gone", *orphans);
-    counter("endpoint_crashes", "Endpoint actors restarted after a panic", *endpoint_crashes);
-    let mut gauge = |name: &str, help: &str, value: usize| {
-        let value = i64::try_from(value).unwrap_or(i64::MAX);
-        registry.register(name, help, ConstGauge::new(value));
-    };
-    gauge("journal_depth", "Places taken in the queue of records", *journal_depth);
-    gauge("journal_capacity", "Places in the queue of records", *journal_capacity);
-    gauge("endpoints_live", "Endpoint actors in memory", *live_endpoints);
+    let mut counter =
+        |name: &str, help: &str, value: u64| _ = page.family(name, Kind::Counter, help).sample(&[], value);
+    counter("posthaste_events_published", "Events accepted", *events);
+    counter("posthaste_journal_attempts", "Requests made whose outcome is committed", *attempts);
+    counter("posthaste_journal_commits", "Batches committed", *commits);
+    counter("posthaste_journal_failed_commits", "Batches that the database refused", *failed_commits);
+    counter("posthaste_journal_statements", "Statements run in batches", *statements);
+    counter("posthaste_journal_rows", "Rows written in batches", *rows);
+    counter("posthaste_journal_fenced", "Records that were dropped because another node owns their shard", *fenced);
+    counter("posthaste_database_divergences", "Times that the database had lost transactions", *divergences);
+    counter("posthaste_orphans_ended", "Deliveries and fan-outs that were ended because their event is gone", *orphans);
+    counter("posthaste_endpoint_crashes", "Endpoint actors restarted after a panic", *endpoint_crashes);
+    let mut gauge = |name: &str, help: &str, value: usize| _ = page.family(name, Kind::Gauge, help).sample(&[], value);
+    gauge("posthaste_journal_depth", "Places taken in the queue of records", *journal_depth);
+    gauge("posthaste_journal_capacity", "Places in the queue of records", *journal_capacity);
+    gauge("posthaste_endpoints_live", "Endpoint actors in memory", *live_endpoints);
     gauge(
-        "endpoints_quarantined",
+        "posthaste_endpoints_quarantined",
         "Endpoints whose actor crashed too often, or with a row that cannot be read",
         *quarantined_endpoints,
     );
-    gauge("deliveries_pending", "Deliveries that this node owes", usize::try_from(*pending).unwrap_or(usize::MAX));
-    gauge("webhooks_backlogged", "Webhooks that this node owes something", *backlogged);
-    gauge("payload_bytes", "Event payloads in memory, in bytes", payload_bytes.0);
-    gauge("payload_budget_bytes", "Bytes of payloads above which deliveries wait as rows", payload_bytes.1);
-    gauge("attempts_in_flight", "Requests being made", permits.in_use());
-    gauge("permits_healthy", "Permits for healthy endpoints", permits.healthy.places);
-    gauge("permits_healthy_in_use", "Permits for healthy endpoints in use", permits.healthy.in_use);
-    gauge("permits_healthy_waiting", "Requests to healthy endpoints that wait", permits.healthy.waiting);
-    gauge("permits_ailing", "Permits for failing or slow endpoints", permits.ailing.places);
-    gauge("permits_ailing_in_use", "Permits for failing or slow endpoints in use", permits.ailing.in_use);
-    gauge("permits_ailing_waiting", "Requests to failing or slow endpoints that wait", permits.ailing.waiting);
-    labelled(registry, ("attempts", "outcome"), "Requests made, by outcome", outcomes);
+    gauge("posthaste_webhooks_backlogged", "Webhooks that this node owes something", *backlogged);
+    gauge("posthaste_payload_bytes", "Event payloads in memory, in bytes", payload_bytes.0);
+    gauge("posthaste_payload_budget_bytes", "Bytes of payloads above which deliveries wait as rows", payload_bytes.1);
+    gauge("posthaste_attempts_in_flight", "Requests being made", permits.in_use());
+    gauge("posthaste_permits_healthy", "Permits for healthy endpoints", permits.healthy.places);
+    gauge("posthaste_permits_healthy_in_use", "Permits for healthy endpoints in use", permits.healthy.in_use);
+    gauge("posthaste_permits_healthy_waiting", "Requests to healthy endpoints that wait", permits.healthy.waiting);
+    gauge("posthaste_permits_ailing", "Permits for failing or slow endpoints", permits.ailing.places);
+    gauge("posthaste_permits_ailing_in_use", "Permits for failing or slow endpoints in use", permits.ailing.in_use);
+    gauge(
+        "posthaste_permits_ailing_waiting",
+        "Requests to failing or slow endpoints that wait",
+        permits.ailing.waiting,
+    );
+    page.family("posthaste_deliveries_pending", Kind::Gauge, "Deliveries that this node owes").sample(&[], pending);
+    counters(page, ("posthaste_attempts", "outcome"), "Requests made, by outcome", outcomes);
+    counters(page, ("posthaste_deliveries_final", "status"), "Deliveries that have ended, by status", ended);
+    write_durations(page, durations);
     let unreadable = "Different rows that could not be read since the start";
-    labelled(registry, ("unreadable_rows", "table"), unreadable, unreadable_rows);
+    counters(page, ("posthaste_unreadable_rows", "table"), unreadable, unreadable_rows);
 }
 
-fn register_connections(registry: &mut Registry, ConnectionFigures { open, refused }: &ConnectionFigures) {
-    let open = i64::try_from(*open).unwrap_or(i64::MAX);
-    registry.register("http_connections", "Connections to the API", ConstGauge::new(open));
+fn write_durations(page: &mut Exposition, DurationFigures { publishes, attempts, deliveries }: &DurationFigures) {
+    let help = "How long accepted publishes took, from the call to the commit";
+    page.family("posthaste_publish_duration_seconds", Kind::Histogram, help).histogram(&[], publishes);
+    let help = "How long attempts took, by the class of their outcome";
+    let mut family = page.family("posthaste_attempt_duration_seconds", Kind::Histogram, help);
+    for (class, snapshot) in attempts {
+        family.histogram(&[("outcome_class", class)], snapshot);
+    }
+    let help = "Time from the acceptance of an event to the first 2xx answer to its delivery";
+    page.family("posthaste_delivery_latency_seconds", Kind::Histogram, help).histogram(&[], deliveries);
+}
+
+fn write_connections(page: &mut Exposition, ConnectionFigures { open, refused }: &ConnectionFigures) {
+    page.family("posthaste_http_connections", Kind::Gauge, "Connections to the API").sample(&[], open);
     let help = "Connections and requests to the API that were refused, by what was short";
-    labelled(registry, ("http_refused", "reason"), help, refused);
+    counters(page, ("posthaste_http_refused", "reason"), help, refused);
 }
 
 /// A counter with one series for each value of its label.
-fn labelled(registry: &mut Registry, (name, label): (&str, &'static str), help: &str, counts: &[(&'static str, u64)]) {
-    let family = Family::<[(&'static str, &'static str); 1], Counter>::default();
+fn counters(page: &mut Exposition, (name, label): (&str, &str), help: &str, counts: &[(&str, u64)]) {
+    let mut family = page.family(name, Kind::Counter, help);
     for (value, count) in counts {
-        family.get_or_create(&[(label, *value)]).inc_by(*count);
+        family.sample(&[(label, value)], count);
     }
-    registry.register(name, help, family);
 }
 
 /// Writes the figures of some endpoints, each under its webhook's id.
-pub(super) fn endpoints(backlogs: &[Backlog]) -> Result<String, fmt::Error> {
-    let mut registry = Registry::with_prefix("posthaste_endpoint");
+pub(super) fn endpoints(format: Format, backlogs: &[Backlog]) -> String {
+    let mut page = Exposition::new(format);
+    let ids: Vec<String> = backlogs.iter().map(|backlog| backlog.webhook.to_string()).collect();
     let mut gauge = |name: &str, help: &str, value: &dyn Fn(&Backlog) -> Option<f64>| {
-        let family = Family::<[(&'static str, String); 1], Gauge<f64, AtomicU64>>::default();
-        for backlog in backlogs {
+        let mut family = page.family(name, Kind::Gauge, help);
+        for (backlog, id) in backlogs.iter().zip(&ids) {
             if let Some(value) = value(backlog) {
-                family.get_or_create(&[("webhook", backlog.webhook.to_string())]).set(value);
+                family.sample(&[("webhook", id)], value);
             }
         }
-        registry.register(name, help, family);
     };
-    gauge("pending", "Pending deliveries", &|backlog| Some(whole(backlog.pending)));
-    gauge("in_flight", "Requests being made", &|backlog| Some(whole(backlog.in_flight)));
-    gauge("oldest_pending_seconds", "Age of the oldest pending delivery", &|backlog| {
+    gauge("posthaste_endpoint_pending", "Pending deliveries", &|backlog| Some(whole(backlog.pending)));
+    gauge("posthaste_endpoint_in_flight", "Requests being made", &|backlog| Some(whole(backlog.in_flight)));
+    gauge("posthaste_endpoint_oldest_pending_seconds", "Age of the oldest pending delivery", &|backlog| {
         backlog.oldest_at.map(|at| UnixMillis::now().since(at).as_secs_f64())
     });
-    gauge("success_ratio", "Share of successful requests in the last 5 minutes", &|backlog| backlog.success_5m);
-    gauge("latency_p99_seconds", "99th percentile of its answers' latency", &|backlog| {
+    let success = "Share of successful requests in the last 5 minutes";
+    gauge("posthaste_endpoint_success_ratio", success, &|backlog| backlog.success_5m);
+    let latency = "99th percentile of its answers' latency";
+    gauge("posthaste_endpoint_latency_p99_seconds", latency, &|backlog| {
         backlog.latency.map(|latency| latency.p99.as_secs_f64())
     });
-    let mut text = String::with_capacity(4096);
-    encode(&mut text, &registry)?;
-    Ok(text)
+    page.finish()
 }
 
 /// Counts above 2^53 lose precision, which nobody notices.
@@ -136,16 +148,21 @@ fn whole(count: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::engine::{BulkheadView, PartView};
+    use crate::histogram::{Histogram, PATIENT, QUICK};
 
     fn part(places: usize, in_use: usize) -> PartView {
         PartView { places, in_use, waiting: 0 }
     }
 
     #[test]
-    fn figures_are_written_in_the_openmetrics_format() {
+    fn figures_are_written_in_both_formats() {
         let outcomes = vec![("success", 3), ("timed_out", 0)];
+        let attempts = Histogram::new(&QUICK);
+        attempts.count(Duration::from_millis(3));
         let figures = EngineFigures {
             events: 7,
             attempts: 3,
@@ -166,15 +183,25 @@ mod tests {
             pending: 40,
             backlogged: 4,
             outcomes,
+            ended: vec![("success", 2), ("cancelled", 0)],
+            durations: DurationFigures {
+                publishes: Histogram::new(&QUICK).snapshot(),
+                attempts: vec![("success", attempts.snapshot())],
+                deliveries: Histogram::new(&PATIENT).snapshot(),
+            },
             unreadable_rows: vec![("fanout", 2)],
         };
         let connections =
             ConnectionFigures { open: 9, refused: [("connections", 8), ("requests", 0), ("descriptors", 0)] };
-        let text = engine(&figures, &connections).unwrap();
+        let figures = Figures { engine: figures, connections };
+        let pages = Format::BOTH.map(|format| engine(format, &figures));
         for line in [
             "posthaste_events_published_total 7",
             "posthaste_attempts_total{outcome=\"success\"} 3",
             "posthaste_attempts_total{outcome=\"timed_out\"} 0",
+            "posthaste_deliveries_final_total{status=\"success\"} 2",
+            "posthaste_attempt_duration_seconds_bucket{outcome_class=\"success\",le=\"0.005\"} 1",
+            "posthaste_delivery_latency_seconds_count 0",
             "posthaste_endpoints_live 2",
             "posthaste_attempts_in_flight 4",
             "posthaste_deliveries_pending 40",
@@ -183,8 +210,9 @@ mod tests {
             "posthaste_http_connections 9",
             "posthaste_http_refused_total{reason=\"connections\"} 8",
         ] {
-            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+            for text in &pages {
+                assert!(text.lines().any(|found| found == line), "{line} in {text}");
+            }
         }
-        assert!(text.ends_with("# EOF\n"));
     }
 }

@@ -9,7 +9,7 @@ use tracing::{Level, debug, enabled, info, warn};
 
 use crate::delivery::breaker::{View, ViewState};
 use crate::delivery::sender::Report;
-use crate::domain::delivery::{Attempt, DeliveryState, Status};
+use crate::domain::delivery::{Attempt, DeliveryState, Status, Trigger};
 use crate::domain::id::{DeliveryId, EventId};
 use crate::domain::outcome::OutcomeKind;
 use crate::engine::endpoint_config::EndpointConfig;
@@ -39,6 +39,11 @@ impl Endpoint {
         self.context.count(outcome);
         let (took, settled) = (Duration::from_micros(duration_us.into()), state.status != Status::Pending);
         let succeeded_at = state.settled_at.filter(|_| outcome == OutcomeKind::Success);
+        self.context.durations.attempted(outcome, took);
+        // Deliveries that a person sends again say nothing of how long the first success took.
+        if let Some(at) = succeeded_at.filter(|_| entry.trigger != Trigger::Manual) {
+            self.context.durations.delivered(at.since(id.event.accepted_at()));
+        }
         self.stats.answered(took, succeeded_at, settled);
         let attempt = Attempt {
             number: state.attempts,

@@ -118,7 +118,7 @@ impl Tables {
             Some(_) | None => (state.status, state.settled_at) = (Status::Cancelled, Some(at)),
         }
         self.set(id, state);
-        Some(TakenBack { id, next_at })
+        Some(TakenBack { id, next_at, status: state.status })
     }
 
     /// Mirrors `updates::retry`.

@@ -52,9 +52,9 @@ async fn a_cancelled_delivery_stays_cancelled_unless_a_request_under_way_succeed
     let database = Database::new(on).await;
     database.accept_due(key(1), &[3, 4, 5], 10).await;
     for webhook in [3, 4, 5] {
-        let (id, next_at) = (id(key(1), webhook), Some(UnixMillis(10)));
+        let (id, next_at, status) = (id(key(1), webhook), Some(UnixMillis(10)), Status::Cancelled);
         let cancelled = database.update(Update::Cancel { id, at: UnixMillis(50) }).await;
-        assert_eq!(cancelled.changes, [Change::TakenBack(TakenBack { id, next_at })]);
+        assert_eq!(cancelled.changes, [Change::TakenBack(TakenBack { id, next_at, status })]);
         assert!(database.pending(id).await.is_none());
         let again = database.update(Update::Cancel { id, at: UnixMillis(51) }).await;
         assert_eq!(again.changes, [], "it is not pending");
@@ -87,9 +87,11 @@ async fn a_manual_retry_remembers_what_to_fall_back_to(on: On) {
     assert_eq!(retry(id(key(1), 5), 77).await, [], "there is no row");
 
     let back = database.update(Update::Cancel { id: ended, at: UnixMillis(80) }).await.changes;
-    assert_eq!(back, [Change::TakenBack(TakenBack { id: ended, next_at: Some(UnixMillis(77)) })]);
+    let (next_at, status) = (Some(UnixMillis(77)), Status::Failed);
+    assert_eq!(back, [Change::TakenBack(TakenBack { id: ended, next_at, status })]);
     assert_eq!(database.settled_as(ended).await, Status::Failed, "it is what it was");
-    database.update(Update::Cancel { id: waits, at: UnixMillis(80) }).await;
+    let cancelled = database.update(Update::Cancel { id: waits, at: UnixMillis(80) }).await.changes;
+    assert_eq!(cancelled, [Change::TakenBack(TakenBack { id: waits, next_at, status: Status::Cancelled })]);
     assert_eq!(database.settled_as(waits).await, Status::Cancelled);
 }
 
@@ -111,7 +113,7 @@ async fn updates_of_a_batch_see_the_rows_that_it_writes(on: On) {
         }))
         .await;
     let next_at = UnixMillis(10);
-    let taken_back = Change::TakenBack(TakenBack { id: first, next_at: Some(next_at) });
+    let taken_back = Change::TakenBack(TakenBack { id: first, next_at: Some(next_at), status: Status::Cancelled });
     assert_eq!(updated.changes, [taken_back, Change::Again(first), Change::Hastened { id: second, next_at }]);
     assert_eq!(database.pending(first).await.unwrap().state.next_at, Some(UnixMillis(60)));
 }

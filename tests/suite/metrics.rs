@@ -1,0 +1,155 @@
+//! The metrics pages of a running server: sound in both formats, and true of what the server has done.
+
+use std::collections::BTreeSet;
+
+use reqwest::Method;
+use reqwest::header::ACCEPT;
+use serde_json::json;
+
+use crate::support::client::{Answer, Client, send};
+use crate::support::databases::on_both;
+use crate::support::exposition::{CLASSIC, OPENMETRICS, Page};
+use crate::support::fact;
+use crate::support::hook::{Hook, quick_retries};
+use crate::support::receiver::Receiver;
+use crate::support::world::{World, free_port, is_terminal, text};
+
+async fn page_as(world: &World, path: &str, accept: &str) -> Answer {
+    send(world.admin().root(Method::GET, path).header(ACCEPT, accept)).await
+}
+
+async fn metrics(world: &World) -> Page {
+    Page::of(&page_as(world, "/metrics", OPENMETRICS).await)
+}
+
+fn series(page: &Page) -> BTreeSet<String> {
+    page.samples().map(|sample| format!("{} {:?}", sample.name, sample.labels)).collect()
+}
+
+/// Waits until the page, which is shared for a second, shows a fact.
+async fn metrics_when(world: &World, what: &str, fact: impl Fn(&Page) -> bool) -> Page {
+    fact::until(what, async || Some(metrics(world).await).filter(&fact)).await
+}
+
+/// A server that has accepted, delivered, failed at and cancelled something.
+async fn busy() -> (World, [Hook; 2]) {
+    let world = World::start().await;
+    let settings = json!({"events": ["message.failed"], "retryPolicy": {"maxRetries": 0}});
+    let failing = world.hook(Receiver::status(500), settings).await;
+    let accepting = world.hook(Receiver::ok(), json!({"events": ["message.sent"]})).await;
+    for kind in ["message.sent", "message.failed"] {
+        let event = world.publish(kind).await;
+        world.all_settled(&event).await;
+    }
+    world.client().get("/no/such/route").await.problem(404);
+    (world, [failing, accepting])
+}
+
+#[tokio::test]
+async fn each_page_is_sound_in_both_formats_and_has_the_same_samples() {
+    let (world, _hooks) = busy().await;
+    world.hook(Receiver::ok(), json!({"events": ["a"], "name": "quote \" slash \\ line"})).await;
+    let paused = world.hook(Receiver::ok(), json!({"events": ["b"]})).await;
+    world.client().act(&paused.path("/pause")).await.expect(200);
+    world.publish("b").await;
+
+    for path in ["/metrics", "/metrics/endpoints"] {
+        let read = async || {
+            let [classic, openmetrics] =
+                [page_as(&world, path, "text/plain").await, page_as(&world, path, OPENMETRICS).await];
+            assert_eq!((classic.header("content-type"), classic.header("vary")), (Some(CLASSIC), Some("accept")));
+            let [classic, openmetrics] = [classic, openmetrics].map(|answer| series(&Page::of(&answer)));
+            assert!(!classic.is_empty());
+            (classic == openmetrics).then_some(())
+        };
+        fact::until("both formats show the same series, computed at once", read).await;
+    }
+    for (accept, kind) in [("*/*", CLASSIC), ("text/html", CLASSIC), ("application/openmetrics-text", OPENMETRICS)] {
+        assert_eq!(page_as(&world, "/metrics", accept).await.header("content-type"), Some(kind), "{accept}");
+    }
+}
+
+/// Labels of `/metrics` have few values, whatever tenants do.
+#[tokio::test]
+async fn no_metric_names_a_tenant_or_a_webhook() {
+    let (world, _hooks) = busy().await;
+
+    let page = metrics(&world).await;
+
+    for (label, value) in page.samples().flat_map(|sample| &sample.labels) {
+        assert!(!["tenant", "webhook", "event", "delivery"].contains(&label.as_str()), "{label}");
+        assert!(["ten_", "wh_", "evt_", "dlv_", "key_"].iter().all(|kind| !value.starts_with(kind)), "{label}={value}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_shown_to_an_admin_alone_or_on_a_listener_of_their_own() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let world = World::with(&[("POSTHASTE_METRICS_LISTEN", &address)]).await;
+    let hook = world.hook(Receiver::status(500), json!({})).await;
+    world.publish("message.sent").await;
+    hook.saw(1).await;
+
+    let (engine, endpoint) =
+        ("posthaste_deliveries_pending 1", format!("posthaste_endpoint_pending{{webhook=\"{}\"}} 1", hook.id));
+    for (path, shown) in [("/metrics", engine), ("/metrics/endpoints?top=1000", endpoint.as_str())] {
+        assert_eq!(send(world.anyone().root(Method::GET, path)).await.problem(401).code(), "unauthenticated");
+        assert_eq!(send(world.client().root(Method::GET, path)).await.problem(403).code(), "admin_only");
+        for caller in [world.admin(), Client::open(&format!("http://{address}"))] {
+            let page = send(caller.root(Method::GET, path)).await;
+            assert!(page.status == 200 && page.text.contains(shown), "{page:?}");
+        }
+    }
+    let elsewhere = send(Client::open(&format!("http://{address}")).root(Method::GET, "/api/v1/webhooks")).await;
+    assert_eq!(elsewhere.problem(404).code(), "no_such_route");
+}
+
+on_both!(durations_count_each_publish_attempt_and_delivery_once);
+async fn durations_count_each_publish_attempt_and_delivery_once() {
+    let world = World::start().await;
+    let before = metrics(&world).await;
+    let _hook = world.hook(Receiver::fails(2).then_accepts(), json!({"retryPolicy": quick_retries(2)})).await;
+    let event = world.publish("message.sent").await;
+    let delivery = world.settled(&event).await;
+    world.client().act(&format!("/deliveries/{}/retry", text(&delivery, "id"))).await.succeeded();
+    let again = |delivery: &serde_json::Value| delivery["attempts"].as_array().map(Vec::len) == Some(4);
+    world.delivery_when(&event, "the retry by hand is recorded", again).await;
+
+    let count = |page: &Page, name: &str, labels: &[(&str, &str)]| page.value(&format!("{name}_count"), labels);
+    let after = metrics_when(&world, "four attempts are counted", |page| {
+        page.value("posthaste_journal_attempts_total", &[]) == 4.0
+    });
+    let after = after.await;
+    let since = |name: &str, labels: &[(&str, &str)]| count(&after, name, labels) - count(&before, name, labels);
+    assert_eq!(since("posthaste_publish_duration_seconds", &[]), 1.0);
+    assert_eq!(since("posthaste_attempt_duration_seconds", &[("outcome_class", "refused")]), 2.0);
+    assert_eq!(since("posthaste_attempt_duration_seconds", &[("outcome_class", "success")]), 2.0);
+    assert_eq!(since("posthaste_attempt_duration_seconds", &[("outcome_class", "timed_out")]), 0.0);
+    assert_eq!(since("posthaste_delivery_latency_seconds", &[]), 1.0, "what is sent by hand is no latency");
+    let waited = after.value("posthaste_delivery_latency_seconds_sum", &[]);
+    let attempts = after.value("posthaste_attempt_duration_seconds_sum", &[("outcome_class", "success")]);
+    assert!(waited >= 2.0 && waited > attempts, "two retries, a second each at least: {waited}");
+}
+
+on_both!(deliveries_that_have_ended_are_counted_by_status);
+async fn deliveries_that_have_ended_are_counted_by_status() {
+    let (world, _hooks) = busy().await;
+    let paused = world.hook(Receiver::ok(), json!({"events": ["message.held"]})).await;
+    world.client().act(&paused.path("/pause")).await.expect(200);
+    for _ in 0..3 {
+        world.publish("message.held").await;
+    }
+    world.client().act(&paused.path("/purge")).await.expect(200);
+    let failed = world.client().walk("/deliveries?status=failed").await;
+    let retry = format!("/deliveries/{}/retry", text(&failed[0], "id"));
+    world.client().act(&retry).await.succeeded();
+
+    let ended = |page: &Page| {
+        ["success", "failed", "cancelled"]
+            .map(|status| page.value("posthaste_deliveries_final_total", &[("status", status)]))
+    };
+    let page = metrics_when(&world, "six ends are counted", |page| ended(page).iter().sum::<f64>() >= 6.0).await;
+    assert_eq!(ended(&page), [1.0, 2.0, 3.0]);
+    let rows = world.client().walk("/deliveries").await;
+    assert_eq!(rows.iter().filter(|delivery| is_terminal(delivery)).count(), 5, "one of them has ended twice");
+}
