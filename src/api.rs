@@ -35,6 +35,7 @@ mod problem;
 mod problem_sets;
 mod rate_limits;
 mod receiver;
+mod request_figures;
 mod request_log;
 mod response_layer;
 pub mod scope;
@@ -71,7 +72,8 @@ use self::document::ApiDocument;
 use self::forward::Peers;
 use self::metrics::SharedPages;
 use self::rate_limits::RateLimits;
-use self::request_log::RequestLog;
+use self::request_figures::RequestFigures;
+use self::response_layer::Reports;
 
 /// Minimum characters of an admin key from the configuration: a shorter key could be guessed.
 const MIN_ADMIN_KEY: usize = 32;
@@ -113,6 +115,7 @@ struct Inner {
     bodies: Budget,
     answers: Answers,
     metrics: SharedPages,
+    requests: Arc<RequestFigures>,
     connections: Box<dyn Fn() -> ConnectionFigures + Send + Sync>,
 }
 
@@ -136,7 +139,19 @@ impl App {
         let (peers, bodies, metrics) = (Peers::new(), Budget::of_bodies(body_limit), SharedPages::default());
         let answers = Answers::new(body_limit, engine.store().readers_at_once());
         let connections = Box::new(connections);
-        Self(Arc::new(Inner { engine, keys, body_limit, peers, rates, bodies, answers, metrics, connections }))
+        let requests = Arc::default();
+        Self(Arc::new(Inner {
+            engine,
+            keys,
+            body_limit,
+            peers,
+            rates,
+            bodies,
+            answers,
+            metrics,
+            requests,
+            connections,
+        }))
     }
 
     fn engine(&self) -> &Engine {
@@ -169,6 +184,10 @@ impl App {
 
     fn metrics(&self) -> &SharedPages {
         &self.0.metrics
+    }
+
+    fn requests(&self) -> &Arc<RequestFigures> {
+        &self.0.requests
     }
 
     fn connections(&self) -> ConnectionFigures {
@@ -220,10 +239,11 @@ pub fn routers(
     let (routes, document) = routes().split_for_parts();
     let document: Bytes = serde_json::to_vec(&document::describe_all(document)).unwrap_or_default().into();
     let cors = cors::layer(&config.cors_origins);
-    let (app, log) = (App::new(engine, config, connections), Arc::new(RequestLog::new()));
+    let app = App::new(engine, config, connections);
+    let reports = Arc::new(Reports::new(app.requests().clone()));
     let show_document = async move || ([(CONTENT_TYPE, "application/json")], document);
     let metrics = metrics::open_routes()
-        .layer(middleware::from_fn_with_state(log.clone(), response_layer::finish))
+        .layer(middleware::from_fn_with_state(reports.clone(), response_layer::finish))
         .with_state(app.clone());
     let api = routes
         .route("/openapi.json", get(show_document))
@@ -231,7 +251,7 @@ pub fn routers(
         .method_not_allowed_fallback(response_layer::no_such_method)
         .layer(middleware::from_fn_with_state(app.clone(), gate::pass))
         .layer(option_layer(cors))
-        .layer(middleware::from_fn_with_state(log.clone(), response_layer::finish))
+        .layer(middleware::from_fn_with_state(reports.clone(), response_layer::finish))
         .with_state(app);
     Routers { api, metrics }
 }

@@ -90,7 +90,11 @@ async fn endpoints(
 
 async fn engine_page(app: &App, headers: &HeaderMap) -> Result<impl IntoResponse + use<>, Problem> {
     let page = app.metrics().engine.read((), Instant::now(), async || {
-        let figures = Figures { engine: app.engine().figures().await, connections: app.connections() };
+        let figures = Figures {
+            engine: app.engine().figures().await,
+            connections: app.connections(),
+            requests: app.requests().read(),
+        };
         Ok(Page::new(|format| text::engine(format, &figures)))
     });
     Ok(page.await?.answer(headers))

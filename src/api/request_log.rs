@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::{Method, StatusCode, Uri};
@@ -121,7 +121,16 @@ impl Begun {
         }
     }
 
-    fn route(&self) -> Option<&str> {
+    pub(super) fn method(&self) -> &Method {
+        &self.method
+    }
+
+    pub(super) fn elapsed(&self) -> Duration {
+        self.at.elapsed()
+    }
+
+    /// The template of the route that the request matches.
+    pub(super) fn route(&self) -> Option<&str> {
         self.route.as_ref().map(MatchedPath::as_str)
     }
 
@@ -147,7 +156,7 @@ macro_rules! line {
             status = answered.status.as_u16(),
             code = answered.code,
             reason = answered.reason,
-            duration_ms = u64::try_from(begun.at.elapsed().as_millis()).unwrap_or(u64::MAX),
+            duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
             request = answered.request.as_str(),
             tenant = begun.caller.0.tenant.get().map(display),
             key = begun.key(),

@@ -1,5 +1,6 @@
-//! The outermost layer: gives every request its id and its log line, catches panics, writes problems out, and limits
-//! what browsers may do with an answer. It leaves out the body of an answer that its caller has. Handlers know none of this.
+//! The outermost layer: gives every request its id and its log line, counts it, catches panics, writes problems out,
+//! and limits what browsers may do with an answer. It leaves out the body of an answer that its caller has. Handlers
+//! know none of this.
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use super::client_addr::{RequestId, X_REQUEST_ID};
 use super::etag::IfNoneMatch;
 use super::host;
 use super::problem::{Hint, Problem};
+use super::request_figures::RequestFigures;
 use super::request_log::{Answered, Begun, RequestLog};
 
 /// Lets a browser only read an answer. Answers are never cached, since they belong to their caller, and never rendered,
@@ -36,7 +38,20 @@ const MAX_REQUEST_ID: usize = 128;
 #[derive(Debug, Clone, Copy)]
 pub struct KnownCaller;
 
-pub(super) async fn finish(State(log): State<Arc<RequestLog>>, mut request: Request, next: Next) -> Response {
+/// Where the layer reports every answer.
+#[derive(Debug)]
+pub(super) struct Reports {
+    log: RequestLog,
+    figures: Arc<RequestFigures>,
+}
+
+impl Reports {
+    pub(super) fn new(figures: Arc<RequestFigures>) -> Self {
+        Self { log: RequestLog::new(), figures }
+    }
+}
+
+pub(super) async fn finish(State(reports): State<Arc<Reports>>, mut request: Request, next: Next) -> Response {
     let id = RequestId(request_id(request.headers()));
     request.extensions_mut().insert(id.clone());
     request.headers_mut().insert(X_REQUEST_ID, id.0.clone());
@@ -53,7 +68,9 @@ pub(super) async fn finish(State(log): State<Arc<RequestLog>>, mut request: Requ
         known.answer(&mut response);
     }
     let (code, reason) = (problem.as_ref().map(Problem::code), problem.as_ref().and_then(Problem::reason));
-    log.write(&begun, &Answered { status: response.status(), code, reason, request: &id });
+    let status = response.status();
+    reports.log.write(&begun, &Answered { status, code, reason, request: &id });
+    reports.figures.count(begun.method(), begun.route(), status, begun.elapsed());
     if begun.is_known() {
         response.extensions_mut().insert(KnownCaller);
     }
@@ -140,7 +157,7 @@ mod tests {
             StatusCode::OK
         };
         let router = axum::Router::new().route("/", axum::routing::any(handler));
-        let router = router.layer(axum::middleware::from_fn_with_state(Arc::new(RequestLog::new()), finish));
+        let router = router.layer(axum::middleware::from_fn_with_state(Arc::new(Reports::new(Arc::default())), finish));
         let request = Request::builder().method(method).uri("/").header("host", "x").body(Body::empty()).unwrap();
         let answer = tokio::spawn(router.oneshot(request));
         let mut alive = begun.recv().await.unwrap();

@@ -153,3 +153,39 @@ async fn deliveries_that_have_ended_are_counted_by_status() {
     let rows = world.client().walk("/deliveries").await;
     assert_eq!(rows.iter().filter(|delivery| is_terminal(delivery)).count(), 5, "one of them has ended twice");
 }
+
+#[tokio::test]
+async fn requests_count_by_the_template_of_their_route_and_never_by_their_path() {
+    let world = World::start().await;
+    let hook = world.hook(Receiver::ok(), json!({})).await;
+    for _ in 0..3 {
+        world.client().get(&hook.path("")).await.expect(200);
+    }
+    let deleted = world.hook(Receiver::ok(), json!({})).await;
+    world.client().delete(&deleted.path("")).await.succeeded();
+    world.client().get(&deleted.path("")).await.problem(404);
+    for path in ["/webhooks/one/two/three", "/events/%22%0a/x/y", "/nowhere"] {
+        world.anyone().get(path).await.problem(404);
+    }
+    let brew = Method::from_bytes(b"BREW").unwrap();
+    send(world.client().call(brew, "/webhooks")).await.problem(405);
+
+    let page = metrics(&world).await;
+
+    let count = |method: &str, route: &str, code: &str| {
+        page.find("posthaste_http_requests_total", &[("method", method), ("route", route), ("code", code)])
+    };
+    assert_eq!(count("GET", "/api/v1/webhooks/{id}", "200"), Some(3.0));
+    assert_eq!(count("GET", "/api/v1/webhooks/{id}", "404"), Some(1.0));
+    assert_eq!(count("GET", "unmatched", "404"), Some(3.0));
+    assert_eq!(count("other", "/api/v1/webhooks", "405"), Some(1.0));
+    let timed = [("method", "GET"), ("route", "/api/v1/webhooks/{id}")];
+    assert_eq!(page.value("posthaste_http_request_duration_seconds_count", &timed), 4.0);
+    let routes: BTreeSet<&str> =
+        page.samples().filter_map(|sample| sample.labels.get("route")).map(String::as_str).collect();
+    let document = send(world.anyone().root(Method::GET, "/openapi.json")).await.expect(200);
+    let known = document["paths"].as_object().expect("paths");
+    for route in routes {
+        assert!(["unmatched", "/openapi.json"].contains(&route) || known.contains_key(route), "{route}");
+    }
+}

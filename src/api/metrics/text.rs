@@ -2,6 +2,7 @@
 
 use super::ConnectionFigures;
 use super::exposition::{Exposition, Format, Kind};
+use crate::api::request_figures::RouteFigures;
 use crate::domain::moment::UnixMillis;
 use crate::engine::{Backlog, DurationFigures, EngineFigures};
 
@@ -9,14 +10,16 @@ use crate::engine::{Backlog, DurationFigures, EngineFigures};
 pub(super) struct Figures {
     pub(super) engine: EngineFigures,
     pub(super) connections: ConnectionFigures,
+    pub(super) requests: Vec<RouteFigures>,
 }
 
 /// Writes the page about the engine.
 pub(super) fn engine(format: Format, figures: &Figures) -> String {
-    let Figures { engine, connections } = figures;
+    let Figures { engine, connections, requests } = figures;
     let mut page = Exposition::new(format);
     write_engine(&mut page, engine);
     write_connections(&mut page, connections);
+    write_requests(&mut page, requests);
     page.finish()
 }
 
@@ -106,6 +109,21 @@ fn write_connections(page: &mut Exposition, ConnectionFigures { open, refused }:
     counters(page, ("posthaste_http_refused", "reason"), help, refused);
 }
 
+fn write_requests(page: &mut Exposition, requests: &[RouteFigures]) {
+    let mut family =
+        page.family("posthaste_http_requests", Kind::Counter, "Requests to the API that were answered, by route");
+    for RouteFigures { method, route, by_status, .. } in requests {
+        for (status, count) in by_status {
+            family.sample(&[("method", method), ("route", route), ("code", &status.to_string())], count);
+        }
+    }
+    let help = "Time until the head of an answer, by route";
+    let mut family = page.family("posthaste_http_request_duration_seconds", Kind::Histogram, help);
+    for RouteFigures { method, route, durations, .. } in requests {
+        family.histogram(&[("method", method), ("route", route)], durations);
+    }
+}
+
 /// A counter with one series for each value of its label.
 fn counters(page: &mut Exposition, (name, label): (&str, &str), help: &str, counts: &[(&str, u64)]) {
     let mut family = page.family(name, Kind::Counter, help);
@@ -193,7 +211,7 @@ mod tests {
         };
         let connections =
             ConnectionFigures { open: 9, refused: [("connections", 8), ("requests", 0), ("descriptors", 0)] };
-        let figures = Figures { engine: figures, connections };
+        let figures = Figures { engine: figures, connections, requests: Vec::new() };
         let pages = Format::BOTH.map(|format| engine(format, &figures));
         for line in [
             "posthaste_events_published_total 7",
