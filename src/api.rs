@@ -136,7 +136,7 @@ impl App {
         let (known, noted, store) = (keys.clone(), keys.clone(), engine.store().clone());
         engine.beside(|stopping| noted.note_uses(store, stopping));
         engine.on_stale(move |stale| known.forget(stale));
-        let (peers, bodies, metrics) = (Peers::new(), Budget::of_bodies(body_limit), SharedPages::default());
+        let (peers, bodies, metrics) = (Peers::new(), Budget::of_bodies(body_limit), SharedPages::new());
         let answers = Answers::new(body_limit, engine.store().readers_at_once());
         let connections = Box::new(connections);
         let requests = Arc::default();

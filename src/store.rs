@@ -19,6 +19,7 @@ pub mod event_types;
 pub mod events;
 pub mod fanout_scan;
 pub mod fanouts;
+pub mod gauges;
 pub mod health;
 pub mod idempotency;
 pub mod journal_db;
@@ -58,6 +59,7 @@ use std::time::Duration;
 
 pub use connect::{CONNECTIONS, Contents, DEFAULT_CONNECTIONS, DEFAULT_LEASE, Options};
 pub use error::{OpenError, StoreError};
+pub use pool::TimingFigures;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
 
 use crate::domain::event::Event;
@@ -109,6 +111,13 @@ impl Store {
     #[must_use]
     pub fn readers_at_once(&self) -> usize {
         self.inner.reader_connections as usize
+    }
+
+    /// How long the database has taken to answer, by operation, over all connections.
+    #[must_use]
+    pub fn timings(&self) -> TimingFigures {
+        let Inner { writer, async_commit_pool, readers, engine_readers, lease, .. } = self.inner.as_ref();
+        Pool::timings([writer, async_commit_pool, readers, engine_readers].into_iter().chain(lease))
     }
 
     fn readers(&self) -> &Pool {

@@ -4,8 +4,10 @@
 //!
 //! One request at a time computes a page, and all requests within a second share it.
 
+mod cached_gauges;
 mod exposition;
 mod negotiation;
+mod process;
 mod text;
 
 use std::time::Duration;
@@ -22,6 +24,7 @@ use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::cached_gauges::CachedGauges;
 use self::exposition::Format;
 use self::text::Figures;
 use super::App;
@@ -30,7 +33,9 @@ use super::page::Query;
 use super::problem::Problem;
 use super::problem_sets::ReadProblems;
 use super::response_layer;
+use crate::domain::moment::UnixMillis;
 use crate::engine::BacklogOrder;
+use crate::store::gauges::DatabaseGauges;
 
 /// How long a page is shared. Scrapers ask every few seconds; a scraper that asks more often gets the same page again.
 const SHARED_FOR: Duration = Duration::from_secs(1);
@@ -94,10 +99,19 @@ async fn engine_page(app: &App, headers: &HeaderMap) -> Result<impl IntoResponse
             engine: app.engine().figures().await,
             connections: app.connections(),
             requests: app.requests().read(),
+            database: if app.engine().is_alone() { "sqlite" } else { "postgres" },
+            timings: app.store().timings(),
+            gauges: database_gauges(app).await,
+            started_at: app.metrics().started_at,
         };
         Ok(Page::new(|format| text::engine(format, &figures)))
     });
     Ok(page.await?.answer(headers))
+}
+
+async fn database_gauges(app: &App) -> Option<DatabaseGauges> {
+    let store = app.store().clone();
+    app.metrics().gauges.get(|| async move { store.gauges(UnixMillis::now()).await }).await
 }
 
 async fn endpoints_page(app: &App, query: &Query, headers: &HeaderMap) -> Result<impl IntoResponse + use<>, Problem> {
@@ -144,11 +158,23 @@ pub struct ConnectionFigures {
     pub refused: [(&'static str, u64); 3],
 }
 
-/// The shared pages of this process.
-#[derive(Default)]
+/// What the pages of this process share.
 pub(super) struct SharedPages {
     engine: SharedPage<()>,
     endpoints: SharedPage<(u64, BacklogOrder)>,
+    gauges: CachedGauges,
+    started_at: UnixMillis,
+}
+
+impl SharedPages {
+    pub(super) fn new() -> Self {
+        Self {
+            engine: SharedPage::default(),
+            endpoints: SharedPage::default(),
+            gauges: CachedGauges::default(),
+            started_at: UnixMillis::now(),
+        }
+    }
 }
 
 /// The newest page; one request at a time computes it.

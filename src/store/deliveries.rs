@@ -24,6 +24,15 @@ pub use self::due::{DueRows, Wanted};
 pub use self::head::{COUNTED, Head, Waiting};
 pub use self::list::RowPage;
 
+/// The webhooks with a pending row, as `owed(num)`, and one row that is null. A skip scan from one webhook to the next
+/// along the index of pending rows.
+pub(super) const OWED_WEBHOOKS: &str = "WITH RECURSIVE owed(num) AS ( \
+      SELECT MIN(webhook_num) FROM delivery WHERE status = 0 \
+      UNION ALL \
+      SELECT (SELECT MIN(webhook_num) FROM delivery WHERE status = 0 AND webhook_num > owed.num) \
+      FROM owed WHERE owed.num IS NOT NULL \
+    )";
+
 /// A delivery as it is listed.
 #[derive(Debug, Clone)]
 pub struct Delivery {
@@ -141,18 +150,15 @@ impl Store {
     }
 
     /// Webhooks that are active, not paused, and have a delivery that falls due by `horizon`; and deleted webhooks with
-    /// any pending delivery. A skip scan from one webhook to the next along the index of due rows: the cost grows with
-    /// the number of webhooks that have a backlog, not with the length of a backlog.
+    /// any pending delivery. The cost grows with the number of webhooks that have a backlog, not with the length of a
+    /// backlog.
     pub async fn webhooks_with_due(&self, horizon: UnixMillis) -> Result<Vec<WebhookNum>, StoreError> {
-        let sql = "WITH RECURSIVE owed(num) AS ( \
-                     SELECT MIN(webhook_num) FROM delivery WHERE status = 0 \
-                     UNION ALL \
-                     SELECT (SELECT MIN(webhook_num) FROM delivery WHERE status = 0 AND webhook_num > owed.num) \
-                     FROM owed WHERE owed.num IS NOT NULL \
-                   ) \
-                   SELECT owed.num AS num FROM owed JOIN webhook w ON w.num = owed.num \
-                   WHERE w.deleted_at IS NOT NULL OR (w.is_active AND w.paused_at IS NULL AND $1 >= ( \
-                     SELECT MIN(next_at) FROM delivery WHERE status = 0 AND webhook_num = owed.num))";
+        let sql = format!(
+            "{OWED_WEBHOOKS} \
+             SELECT owed.num AS num FROM owed JOIN webhook w ON w.num = owed.num \
+             WHERE w.deleted_at IS NOT NULL OR (w.is_active AND w.paused_at IS NULL AND $1 >= ( \
+               SELECT MIN(next_at) FROM delivery WHERE status = 0 AND webhook_num = owed.num))"
+        );
         let statement = Statement::from_sql_and_values(self.backend(), sql, [horizon.0.into()]);
         let rows = NumRow::find_by_statement(statement).all(self.engine_readers()).await?;
         Ok(rows.into_iter().map(|row| WebhookNum(row.num)).collect())

@@ -5,6 +5,8 @@
 //!
 //! A file always answers: with SQLite there are no limits.
 
+mod timings;
+
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -19,6 +21,10 @@ use sea_orm::{
     IsolationLevel, QueryResult, RuntimeErr, SqlxPostgresConnector, Statement, StreamTrait, TransactionTrait,
 };
 use tokio::time::Instant;
+
+pub use self::timings::TimingFigures;
+
+use self::timings::{Operation, Timings};
 
 /// Time limit for one answer. No statement after the start takes nearly as long, and a person still waits that long.
 pub(super) const LIMIT: Duration = Duration::from_secs(10);
@@ -45,6 +51,7 @@ struct Shared {
     answers: AtomicU64,
     /// Transactions that have a connection.
     open: AtomicUsize,
+    timings: Timings,
 }
 
 #[derive(Clone)]
@@ -58,13 +65,18 @@ impl Pool {
     /// Connections to a file.
     pub(super) fn unlimited(connection: DatabaseConnection) -> Self {
         let current = RwLock::new(Lent { generation: 0, connection });
-        let shared = Shared { current, answers: AtomicU64::new(0), open: AtomicUsize::new(0) };
+        let shared = Shared { current, answers: AtomicU64::new(0), open: AtomicUsize::new(0), timings: Timings::new() };
         Self { shared: Arc::new(shared), limit: None }
     }
 
     /// Connections to a server.
     pub(super) fn limited(connection: DatabaseConnection) -> Self {
         Self { limit: Some(LIMIT), ..Self::unlimited(connection) }
+    }
+
+    /// How long the database took to answer through any of these connections.
+    pub(super) fn timings<'a>(pools: impl IntoIterator<Item = &'a Self>) -> TimingFigures {
+        Timings::sum(pools.into_iter().map(|pool| &pool.shared.timings))
     }
 
     /// The same connections with another limit.
@@ -105,7 +117,7 @@ impl Pool {
     ) -> Result<Transaction, DbErr> {
         let lent = self.lent();
         let begun = lent.connection.begin_with_config(isolation, access);
-        let inner = self.ask(&lent, left(end, self.limit), begun).await?;
+        let inner = self.ask(&lent, left(end, self.limit), Operation::Begin, begun).await?;
         self.shared.open.fetch_add(1, Ordering::Relaxed);
         Ok(Transaction { inner, pool: self.clone(), lent, end, _open: Open(self.shared.clone()) })
     }
@@ -125,6 +137,19 @@ impl Pool {
     }
 
     async fn ask<T>(
+        &self,
+        lent: &Lent,
+        limit: Option<Duration>,
+        operation: Operation,
+        question: impl Future<Output = Result<T, DbErr>>,
+    ) -> Result<T, DbErr> {
+        let began = Instant::now();
+        let answer = self.wait(lent, limit, question).await;
+        self.shared.timings.count(operation, began.elapsed());
+        answer
+    }
+
+    async fn wait<T>(
         &self,
         lent: &Lent,
         limit: Option<Duration>,
@@ -244,16 +269,20 @@ impl Transaction {
     /// An error does not mean that nothing was committed: the answer may have been lost.
     pub(super) async fn commit(self) -> Result<(), DbErr> {
         let Self { inner, pool, lent, end, _open } = self;
-        pool.ask(&lent, left(end, pool.limit), inner.commit()).await
+        pool.ask(&lent, left(end, pool.limit), Operation::Commit, inner.commit()).await
     }
 
     pub(super) async fn rollback(self) -> Result<(), DbErr> {
         let Self { inner, pool, lent, end, _open } = self;
-        pool.ask(&lent, left(end, pool.limit), inner.rollback()).await
+        pool.ask(&lent, left(end, pool.limit), Operation::Rollback, inner.rollback()).await
     }
 
-    async fn ask<T>(&self, question: impl Future<Output = Result<T, DbErr>>) -> Result<T, DbErr> {
-        self.pool.ask(&self.lent, left(self.end, self.pool.limit), question).await
+    async fn ask<T>(&self, operation: Operation, question: impl Future<Output = Result<T, DbErr>>) -> Result<T, DbErr> {
+        self.pool.ask(&self.lent, left(self.end, self.pool.limit), operation, question).await
+    }
+
+    async fn wait<T>(&self, question: impl Future<Output = Result<T, DbErr>>) -> Result<T, DbErr> {
+        self.pool.wait(&self.lent, left(self.end, self.pool.limit), question).await
     }
 }
 
@@ -264,19 +293,19 @@ impl ConnectionTrait for Transaction {
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        self.ask(self.inner.execute_raw(statement)).await
+        self.ask(Operation::Execute, self.inner.execute_raw(statement)).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
-        self.ask(self.inner.execute_unprepared(sql)).await
+        self.ask(Operation::Execute, self.inner.execute_unprepared(sql)).await
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
-        self.ask(self.inner.query_one_raw(statement)).await
+        self.ask(Operation::Query, self.inner.query_one_raw(statement)).await
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        self.ask(self.inner.query_all_raw(statement)).await
+        self.ask(Operation::Query, self.inner.query_all_raw(statement)).await
     }
 }
 
@@ -288,22 +317,22 @@ impl ConnectionTrait for Pool {
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
         let lent = self.lent();
-        self.ask(&lent, self.limit, lent.connection.execute_raw(statement)).await
+        self.ask(&lent, self.limit, Operation::Execute, lent.connection.execute_raw(statement)).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
         let lent = self.lent();
-        self.ask(&lent, self.limit, lent.connection.execute_unprepared(sql)).await
+        self.ask(&lent, self.limit, Operation::Execute, lent.connection.execute_unprepared(sql)).await
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
         let lent = self.lent();
-        self.ask(&lent, self.limit, lent.connection.query_one_raw(statement)).await
+        self.ask(&lent, self.limit, Operation::Query, lent.connection.query_one_raw(statement)).await
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
         let lent = self.lent();
-        self.ask(&lent, self.limit, lent.connection.query_all_raw(statement)).await
+        self.ask(&lent, self.limit, Operation::Query, lent.connection.query_all_raw(statement)).await
     }
 }
 
@@ -322,9 +351,9 @@ impl StreamTrait for Transaction {
         statement: Statement,
     ) -> Pin<Box<dyn Future<Output = Result<Rows<'a>, DbErr>> + Send + 'a>> {
         Box::pin(async move {
-            let rows = self.ask(self.inner.stream_raw(statement)).await?;
+            let rows = self.ask(Operation::Query, self.inner.stream_raw(statement)).await?;
             let rows = stream::unfold(rows, async |mut rows| {
-                let next = self.ask(async { rows.next().await.transpose() }).await.transpose();
+                let next = self.wait(async { rows.next().await.transpose() }).await.transpose();
                 next.map(|row| (row, rows))
             });
             Ok(Box::pin(rows) as Rows<'a>)

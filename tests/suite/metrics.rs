@@ -7,7 +7,7 @@ use reqwest::header::ACCEPT;
 use serde_json::json;
 
 use crate::support::client::{Answer, Client, send};
-use crate::support::databases::on_both;
+use crate::support::databases::{On, on_both};
 use crate::support::exposition::{CLASSIC, OPENMETRICS, Page};
 use crate::support::fact;
 use crate::support::hook::{Hook, quick_retries};
@@ -188,4 +188,89 @@ async fn requests_count_by_the_template_of_their_route_and_never_by_their_path()
     for route in routes {
         assert!(["unmatched", "/openapi.json"].contains(&route) || known.contains_key(route), "{route}");
     }
+}
+
+on_both!(the_database_is_timed_by_operation);
+async fn the_database_is_timed_by_operation() {
+    let (world, _hooks) = busy().await;
+    world.client().get("/webhooks").await.expect(200);
+
+    let page = metrics(&world).await;
+
+    let count = |op: &str| page.value("posthaste_database_seconds_count", &[("op", op)]);
+    for op in ["begin", "query", "execute", "commit"] {
+        assert!(count(op) > 0.0, "{op}");
+    }
+    assert!(count("commit") >= page.value("posthaste_journal_commits_total", &[]));
+}
+
+on_both!(gauges_say_in_which_state_webhooks_are_and_since_when_deliveries_are_due);
+async fn gauges_say_in_which_state_webhooks_are_and_since_when_deliveries_are_due() {
+    let world = World::start().await;
+    let failing = json!({"events": ["a"], "retryPolicy": quick_retries(9), "breaker": {"failureThreshold": 1}});
+    let failing = world.hook(Receiver::status(500), failing).await;
+    let paused = world.hook(Receiver::ok(), json!({"events": ["a"]})).await;
+    world.client().act(&paused.path("/pause")).await.expect(200);
+    world.hook(Receiver::ok(), json!({"events": ["b"]})).await;
+    let deleted = world.hook(Receiver::ok(), json!({"events": ["b"]})).await;
+    world.client().delete(&deleted.path("")).await.succeeded();
+    world.publish("a").await;
+    let held = async |path: String| {
+        let backlog = world.client().get(&path).await.expect(200);
+        (backlog["held"] == 1).then_some(())
+    };
+    for hook in [&failing, &paused] {
+        fact::until("its delivery is due and held", async || held(hook.path("/backlog")).await).await;
+    }
+
+    let due = |page: &Page, reason: &str| page.value("posthaste_oldest_due_seconds", &[("reason", reason)]);
+    let page = metrics_when(&world, "the figures of the database show both deliveries", |page| {
+        due(page, "circuit_open") > 0.0 && due(page, "paused") > 0.0
+    });
+    let page = page.await;
+    let webhooks = |state: &str| page.value("posthaste_webhooks", &[("state", state)]);
+    assert_eq!(["active", "paused", "inactive", "circuit_open"].map(webhooks), [1.0, 1.0, 0.0, 1.0]);
+    assert_eq!(page.value("posthaste_breakers_open", &[]), 1.0);
+    assert!(due(&page, "circuit_open") < 60.0 && due(&page, "ready") == 0.0 && due(&page, "inactive") == 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_does_not_answer_holds_no_page_up() {
+    On::Postgres.run(with_locked_webhooks()).await;
+}
+
+async fn with_locked_webhooks() {
+    let world = World::start().await;
+    let mut holder = world.database().begin("BEGIN; LOCK TABLE webhook; SELECT pg_sleep(600)");
+    let of_holder = |what: &str| {
+        let is_holder = "wait_event = 'PgSleep' AND datname = current_database()";
+        world.database().ask(&format!("SELECT {what} FROM pg_stat_activity WHERE {is_holder}"))
+    };
+    fact::until("the table is locked", async || (of_holder("count(*)").trim() == "1").then_some(())).await;
+
+    let without = metrics(&world).await;
+    assert!(!without.families.contains_key("posthaste_webhooks"), "{without:?}");
+    assert_eq!(without.value("posthaste_events_published_total", &[]), 0.0);
+
+    of_holder("pg_terminate_backend(pid)");
+    holder.wait().expect("a child");
+    metrics_when(&world, "the figures are back", |page| page.find("posthaste_breakers_open", &[]) == Some(0.0)).await;
+}
+
+#[tokio::test]
+async fn the_process_shows_what_it_is_and_what_it_uses() {
+    let world = World::start().await;
+
+    let page = metrics(&world).await;
+
+    let version = [("version", env!("CARGO_PKG_VERSION")), ("database", "sqlite")];
+    assert_eq!(page.value("posthaste_build_info", &version), 1.0);
+    assert!(page.value("process_cpu_seconds_total", &[]) > 0.0);
+    let resident = page.value("process_resident_memory_bytes", &[]);
+    assert!(resident > 1e6 && resident <= page.value("process_virtual_memory_bytes", &[]), "{resident}");
+    let open = page.value("process_open_fds", &[]);
+    assert!(open > 3.0 && open <= page.value("process_max_fds", &[]), "{open}");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs_f64();
+    let started = page.value("process_start_time_seconds", &[]);
+    assert!(started <= now && now - started < 60.0, "{started}");
 }

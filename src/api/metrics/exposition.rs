@@ -1,8 +1,9 @@
 //! Writes families of samples in the two text formats that scrapers read: the classic one of Prometheus (0.0.4) and
 //! OpenMetrics 1.0.0. Pure.
 //!
-//! OpenMetrics names the family of a counter without the `_total` of its samples; it says the unit; and it ends with
-//! `# EOF`. The samples are the same in both, so a series keeps its name and labels if a scraper changes the format.
+//! OpenMetrics names the family of a counter without the `_total` of its samples, and that of an info without `_info`;
+//! it says the unit; and it ends with `# EOF`. The samples are the same in both, so a series keeps its name and labels
+//! if a scraper changes the format.
 
 use std::fmt::{self, Display, Write};
 
@@ -22,6 +23,8 @@ pub(super) enum Kind {
     Counter,
     Gauge,
     Histogram,
+    /// A gauge that is always 1 and says something with its labels.
+    Info,
 }
 
 pub(super) type Labels<'a> = &'a [(&'a str, &'a str)];
@@ -57,15 +60,17 @@ impl Kind {
     fn suffix(self) -> &'static str {
         match self {
             Self::Counter => "_total",
+            Self::Info => "_info",
             Self::Gauge | Self::Histogram => "",
         }
     }
 
-    fn word(self) -> &'static str {
-        match self {
-            Self::Counter => "counter",
-            Self::Gauge => "gauge",
-            Self::Histogram => "histogram",
+    fn word(self, format: Format) -> &'static str {
+        match (self, format) {
+            (Self::Counter, _) => "counter",
+            (Self::Gauge, _) | (Self::Info, Format::Classic) => "gauge",
+            (Self::Histogram, _) => "histogram",
+            (Self::Info, Format::OpenMetrics) => "info",
         }
     }
 }
@@ -75,7 +80,7 @@ impl Exposition {
         Self { format, text: String::with_capacity(16 * 1024) }
     }
 
-    /// Begins a family. `name` lacks `_total`; `help` is one line.
+    /// Begins a family. `name` has neither `_total` nor `_info`; `help` is one line.
     pub(super) fn family<'a>(&'a mut self, name: &'a str, kind: Kind, help: &str) -> Family<'a> {
         let Self { format, text } = self;
         let suffix = match format {
@@ -84,7 +89,7 @@ impl Exposition {
         };
         // Writing to a string does not fail.
         let _ = writeln!(text, "# HELP {name}{suffix} {help}");
-        let _ = writeln!(text, "# TYPE {name}{suffix} {}", kind.word());
+        let _ = writeln!(text, "# TYPE {name}{suffix} {}", kind.word(*format));
         if *format == Format::OpenMetrics
             && let Some(unit) = unit_of(name)
         {
@@ -170,17 +175,19 @@ mod tests {
         let mut page = Exposition::new(format);
         page.family("x_jobs", Kind::Counter, "Jobs").sample(&[("kind", "a\"\\\n")], 3).sample(&[("kind", "b")], 0);
         page.family("x_cpu_seconds", Kind::Counter, "CPU time").sample(&[], 0.25);
+        page.family("x_build", Kind::Info, "Version").sample(&[("version", "1")], 1);
         page.family("x_seconds", Kind::Gauge, "No unit without a name before").sample(&[], 1.5);
         page.finish()
     }
 
     #[test]
-    fn counters_have_other_families_in_the_two_formats_and_the_same_samples() {
+    fn counters_and_infos_have_other_families_in_the_two_formats_and_the_same_samples() {
         assert_eq!(
             page(Format::Classic),
             "# HELP x_jobs_total Jobs\n# TYPE x_jobs_total counter\n\
              x_jobs_total{kind=\"a\\\"\\\\\\n\"} 3\nx_jobs_total{kind=\"b\"} 0\n\
              # HELP x_cpu_seconds_total CPU time\n# TYPE x_cpu_seconds_total counter\nx_cpu_seconds_total 0.25\n\
+             # HELP x_build_info Version\n# TYPE x_build_info gauge\nx_build_info{version=\"1\"} 1\n\
              # HELP x_seconds No unit without a name before\n# TYPE x_seconds gauge\nx_seconds 1.5\n"
         );
         assert_eq!(
@@ -189,6 +196,7 @@ mod tests {
              x_jobs_total{kind=\"a\\\"\\\\\\n\"} 3\nx_jobs_total{kind=\"b\"} 0\n\
              # HELP x_cpu_seconds CPU time\n# TYPE x_cpu_seconds counter\n# UNIT x_cpu_seconds seconds\n\
              x_cpu_seconds_total 0.25\n\
+             # HELP x_build Version\n# TYPE x_build info\nx_build_info{version=\"1\"} 1\n\
              # HELP x_seconds No unit without a name before\n# TYPE x_seconds gauge\n# UNIT x_seconds seconds\n\
              x_seconds 1.5\n# EOF\n"
         );

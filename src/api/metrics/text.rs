@@ -2,24 +2,40 @@
 
 use super::ConnectionFigures;
 use super::exposition::{Exposition, Format, Kind};
+use super::process;
 use crate::api::request_figures::RouteFigures;
 use crate::domain::moment::UnixMillis;
 use crate::engine::{Backlog, DurationFigures, EngineFigures};
+use crate::store::TimingFigures;
+use crate::store::gauges::DatabaseGauges;
 
 /// What the page about the engine shows.
 pub(super) struct Figures {
     pub(super) engine: EngineFigures,
     pub(super) connections: ConnectionFigures,
     pub(super) requests: Vec<RouteFigures>,
+    /// The kind of database.
+    pub(super) database: &'static str,
+    pub(super) timings: TimingFigures,
+    /// `None` while the database does not answer.
+    pub(super) gauges: Option<DatabaseGauges>,
+    pub(super) started_at: UnixMillis,
 }
 
 /// Writes the page about the engine.
 pub(super) fn engine(format: Format, figures: &Figures) -> String {
-    let Figures { engine, connections, requests } = figures;
+    let Figures { engine, connections, requests, database, timings, gauges, started_at } = figures;
     let mut page = Exposition::new(format);
+    let build = [("version", env!("CARGO_PKG_VERSION")), ("database", *database)];
+    page.family("posthaste_build", Kind::Info, "This program").sample(&build, 1);
+    process::write(&mut page, *started_at);
     write_engine(&mut page, engine);
     write_connections(&mut page, connections);
     write_requests(&mut page, requests);
+    write_database(&mut page, timings);
+    if let Some(gauges) = gauges {
+        write_gauges(&mut page, gauges);
+    }
     page.finish()
 }
 
@@ -124,6 +140,29 @@ fn write_requests(page: &mut Exposition, requests: &[RouteFigures]) {
     }
 }
 
+fn write_database(page: &mut Exposition, timings: &TimingFigures) {
+    let help = "How long the database took to answer, by operation";
+    let mut family = page.family("posthaste_database_seconds", Kind::Histogram, help);
+    for (operation, durations) in timings {
+        family.histogram(&[("op", operation)], durations);
+    }
+}
+
+fn write_gauges(page: &mut Exposition, DatabaseGauges { webhooks, breakers_open, oldest_due }: &DatabaseGauges) {
+    let mut family = page.family("posthaste_webhooks", Kind::Gauge, "Webhooks in the database, by state");
+    for (state, count) in webhooks {
+        family.sample(&[("state", state)], count);
+    }
+    let help = "Webhooks in the database whose circuit breaker is not closed";
+    page.family("posthaste_breakers_open", Kind::Gauge, help).sample(&[], breakers_open);
+    let help = "For how long the oldest delivery that is due has been due, by what it waits for; 0 if there is none";
+    let now = UnixMillis::now();
+    let mut family = page.family("posthaste_oldest_due_seconds", Kind::Gauge, help);
+    for (reason, since) in oldest_due {
+        family.sample(&[("reason", reason)], since.map_or(0.0, |since| now.since(since).as_secs_f64()));
+    }
+}
+
 /// A counter with one series for each value of its label.
 fn counters(page: &mut Exposition, (name, label): (&str, &str), help: &str, counts: &[(&str, u64)]) {
     let mut family = page.family(name, Kind::Counter, help);
@@ -211,7 +250,15 @@ mod tests {
         };
         let connections =
             ConnectionFigures { open: 9, refused: [("connections", 8), ("requests", 0), ("descriptors", 0)] };
-        let figures = Figures { engine: figures, connections, requests: Vec::new() };
+        let figures = Figures {
+            engine: figures,
+            connections,
+            requests: Vec::new(),
+            database: "sqlite",
+            timings: Vec::new(),
+            gauges: None,
+            started_at: UnixMillis(1_500),
+        };
         let pages = Format::BOTH.map(|format| engine(format, &figures));
         for line in [
             "posthaste_events_published_total 7",
@@ -220,6 +267,7 @@ mod tests {
             "posthaste_deliveries_final_total{status=\"success\"} 2",
             "posthaste_attempt_duration_seconds_bucket{outcome_class=\"success\",le=\"0.005\"} 1",
             "posthaste_delivery_latency_seconds_count 0",
+            "process_start_time_seconds 1.5",
             "posthaste_endpoints_live 2",
             "posthaste_attempts_in_flight 4",
             "posthaste_deliveries_pending 40",

@@ -1,0 +1,88 @@
+//! Figures of the whole database for the metrics page: how many webhooks are in which state, how many breakers are
+//! open, and since when deliveries are due. They take a scan of the webhooks, and a look at each webhook with something
+//! pending, so the caller must not ask often.
+
+use sea_orm::{FromQueryResult, Statement};
+
+use crate::domain::id::EventSeq;
+use crate::domain::moment::UnixMillis;
+
+use super::deliveries::OWED_WEBHOOKS;
+use super::{Store, StoreError};
+
+/// The states of webhooks, as far as rows tell. A webhook that an actor's crashes have quarantined counts as what it is
+/// otherwise.
+const STATES: [&str; 4] = ["active", "paused", "inactive", "circuit_open"];
+
+/// Why deliveries that are due are not sent, as far as rows tell.
+const REASONS: [&str; 6] = ["dispatch", "ready", "ordered", "circuit_open", "paused", "inactive"];
+
+/// What rows say of a webhook `w` and its health `h`.
+const STATE: &str = "WHEN NOT w.is_active THEN 'inactive' WHEN w.paused_at IS NOT NULL THEN 'paused' \
+                     WHEN h.open_until IS NOT NULL THEN 'circuit_open'";
+
+/// The figures at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DatabaseGauges {
+    /// Webhooks that are not deleted, by state.
+    pub webhooks: Vec<(&'static str, u64)>,
+    /// Webhooks whose breaker is not closed, in whatever state they are.
+    pub breakers_open: u64,
+    /// When the delivery fell due that is due for longest, by the reason why it waits. `None` if there is none.
+    pub oldest_due: Vec<(&'static str, Option<UnixMillis>)>,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct StateRow {
+    state: String,
+    webhooks: i64,
+    breakers: i64,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct DueRow {
+    reason: String,
+    due: i64,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct OldestRow {
+    event: Option<i64>,
+}
+
+impl Store {
+    pub async fn gauges(&self, now: UnixMillis) -> Result<DatabaseGauges, StoreError> {
+        let (backend, on) = (self.backend(), self.readers());
+        let sql = format!(
+            "SELECT CASE {STATE} ELSE 'active' END AS state, COUNT(*) AS webhooks, COUNT(h.open_until) AS breakers \
+             FROM webhook w LEFT JOIN endpoint_health h ON h.webhook_num = w.num \
+             WHERE w.deleted_at IS NULL GROUP BY 1"
+        );
+        let states = StateRow::find_by_statement(Statement::from_string(backend, sql)).all(on).await?;
+        let sql = format!(
+            "{OWED_WEBHOOKS} \
+             SELECT CASE {STATE} WHEN w.ordered THEN 'ordered' ELSE 'ready' END AS reason, MIN(oldest.due) AS due \
+             FROM (SELECT owed.num, (SELECT MIN(next_at) FROM delivery WHERE status = 0 AND webhook_num = owed.num) \
+                   AS due FROM owed WHERE owed.num IS NOT NULL) oldest \
+             JOIN webhook w ON w.num = oldest.num LEFT JOIN endpoint_health h ON h.webhook_num = w.num \
+             WHERE w.deleted_at IS NULL AND oldest.due <= $1 GROUP BY 1"
+        );
+        let statement = Statement::from_sql_and_values(backend, sql, [now.0.into()]);
+        let due = DueRow::find_by_statement(statement).all(on).await?;
+        let oldest = Statement::from_string(backend, "SELECT MIN(event_seq) AS event FROM fanout");
+        let oldest = OldestRow::find_by_statement(oldest).one(on).await?.and_then(|row| row.event);
+        let since = |reason: &'static str| match reason {
+            "dispatch" => (reason, oldest.map(|event| EventSeq(event).accepted_at())),
+            _ => (reason, due.iter().find(|row| row.reason == reason).map(|row| UnixMillis(row.due))),
+        };
+        let webhooks = |state: &'static str| {
+            let found = states.iter().find(|row| row.state == state);
+            (state, found.map_or(0, |row| row.webhooks.unsigned_abs()))
+        };
+        Ok(DatabaseGauges {
+            webhooks: STATES.map(webhooks).into(),
+            breakers_open: states.iter().map(|row| row.breakers.unsigned_abs()).sum(),
+            oldest_due: REASONS.map(since).into(),
+        })
+    }
+}
