@@ -29,6 +29,7 @@ mod key;
 mod keys;
 mod metrics;
 mod names;
+mod operations;
 mod page;
 mod path;
 mod problem;
@@ -214,7 +215,8 @@ fn routes() -> OpenApiRouter<App> {
         .merge(audit::routes())
         .merge(event_types::routes())
         .merge(events::routes())
-        .merge(deliveries::routes());
+        .merge(deliveries::routes())
+        .merge(operations::routes());
     OpenApiRouter::with_openapi(ApiDocument::openapi())
         .nest(BASE, versioned)
         .merge(health::routes())

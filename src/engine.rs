@@ -35,6 +35,7 @@ mod endpoint_stats;
 mod inspect;
 mod listing;
 mod operational;
+mod operations;
 mod ops;
 mod registry;
 mod served_shards;
@@ -49,6 +50,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::value::RawValue;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +62,7 @@ pub use self::durations::DurationFigures;
 pub use self::inspect::EngineFigures;
 pub use self::listing::DeliveryPage;
 pub use self::operational::{DISABLED_EVENT, FAILING_EVENT};
+pub use self::operations::Preview;
 pub use self::permits::{BulkheadView, PartView};
 pub use self::rates::Percentiles;
 pub use self::stale::Stale;
@@ -227,6 +230,8 @@ struct Inner {
     cluster: ClusterState,
     cluster_db: Arc<dyn ClusterDb>,
     log: Arc<LogIndex>,
+    /// Notified when an operation was made or changed here.
+    operations_changed: Notify,
     /// Tasks that end on `stopping`.
     tasks: TaskTracker,
     stopping: CancellationToken,
@@ -302,6 +307,7 @@ impl Engine {
             cluster,
             cluster_db,
             log,
+            operations_changed: Notify::new(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             is_retiring: AtomicBool::new(false),
@@ -312,6 +318,7 @@ impl Engine {
         engine.spawn_tasks(local_network);
         engine.spawn_cluster_tasks(&running.remote_shards);
         engine.follow_config(position);
+        engine.spawn_operations();
         engine.inner.cluster.wait_converged().await;
         Ok(engine)
     }
@@ -499,8 +506,8 @@ impl Engine {
     }
 }
 
-/// Keeps the log index close behind the delivery rows; deletes ended sessions, old idempotency keys and old config
-/// changes.
+/// Keeps the log index close behind the delivery rows; deletes ended sessions, old idempotency keys, items of old
+/// operations and old config changes.
 async fn maintain(store: Store, log: Arc<LogIndex>, context: Arc<EngineContext>) {
     let mut tick = tokio::time::interval(log::EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -514,6 +521,9 @@ async fn maintain(store: Store, log: Arc<LogIndex>, context: Arc<EngineContext>)
         }
         if let Err(error) = store.forget_old_keys(UnixMillis::now()).await {
             tracing::warn!(%error, "old idempotency keys could not be deleted; trying again");
+        }
+        if let Err(error) = store.forget_old_items(UnixMillis::now()).await {
+            tracing::warn!(%error, "items of old operations could not be deleted; trying again");
         }
         if let Err(error) = store.forget_old_changes(UnixMillis::now()).await {
             tracing::warn!(%error, "old config changes could not be deleted; trying again");

@@ -36,7 +36,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::domain::delivery::{Attempt, DeliveryState, Status};
 use crate::domain::health::Health;
-use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
+use crate::domain::id::{DeliveryId, EventSeq, OperationNum, TenantNum, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::shard::ShardNum;
 use crate::store::StoreError;
@@ -153,8 +153,8 @@ pub enum Record {
     Defer { id: DeliveryId, next_at: UnixMillis },
     /// The delivery is cancelled, unless it is settled.
     Cancel { id: DeliveryId, at: UnixMillis },
-    /// A person asks for an attempt now. The row keeps what the delivery falls back to.
-    Retry { id: DeliveryId, at: UnixMillis },
+    /// A person or an operation asks for an attempt now. The row keeps what the delivery falls back to.
+    Retry { id: DeliveryId, at: UnixMillis, operation: Option<OperationNum> },
     /// What an endpoint has learnt of its receiver.
     Health { webhook: WebhookNum, health: Health },
     /// Cancels the webhook's pending rows up to `through`, oldest first and a bounded number in each batch. Leaves out

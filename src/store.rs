@@ -27,6 +27,7 @@ pub mod keys;
 pub mod leases;
 pub mod log;
 pub mod notifier;
+pub mod operations;
 pub mod orphans;
 pub mod owed;
 pub mod page;

@@ -16,6 +16,7 @@ pub struct Model {
     pub settled_at: Option<i64>,
     pub manual_from: Option<i16>,
     pub manual_next_at: Option<i64>,
+    pub operation: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -11,6 +11,8 @@ pub mod event;
 pub mod event_type;
 pub mod fanout;
 pub mod idempotency;
+pub mod operation;
+pub mod operation_item;
 pub mod tenant;
 pub mod webhook;
 pub mod webhook_secret;

@@ -23,6 +23,7 @@ mod m0013_last_errors;
 mod m0014_tls_digests;
 mod m0015_trails;
 mod m0016_ordered;
+mod m0017_operations;
 mod made;
 
 /// Id of the advisory lock that processes take in turns to migrate one PostgreSQL database. Arbitrary, and never
@@ -61,6 +62,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0014_tls_digests::Migration),
             Box::new(m0015_trails::Migration),
             Box::new(m0016_ordered::Migration),
+            Box::new(m0017_operations::Migration),
         ]
     }
 }

@@ -58,7 +58,7 @@ pub(super) struct DeliveryFields {
     /// When the event was accepted.
     #[schema(value_type = String, format = DateTime)]
     created_at: UnixMillis,
-    /// When the delivery was settled; null while it is pending, also for a manual retry.
+    /// When the delivery was settled; null while it is pending, also for a manual retry or a replay.
     #[schema(value_type = Option<String>, format = DateTime)]
     settled_at: Option<UnixMillis>,
 }
@@ -93,7 +93,7 @@ pub(super) struct AttemptView {
     #[schema(value_type = String)]
     id: AttemptId,
     number: u16,
-    /// `scheduled`, `retry`, `manual`, `test` or `recovery`
+    /// `scheduled`, `retry`, `manual`, `test`, `recovery` or `replay`
     #[schema(value_type = String)]
     trigger: &'static str,
     #[schema(value_type = String, format = DateTime)]
@@ -122,8 +122,9 @@ pub(super) fn statuses() -> [&'static str; 4] {
 }
 
 /// The triggers of attempts, as the API shows them.
-pub(super) fn triggers() -> [&'static str; 5] {
-    [Trigger::Scheduled, Trigger::Retry, Trigger::Manual, Trigger::Test, Trigger::Recovery].map(trigger_word)
+pub(super) fn triggers() -> [&'static str; 6] {
+    [Trigger::Scheduled, Trigger::Retry, Trigger::Manual, Trigger::Test, Trigger::Recovery, Trigger::Replay]
+        .map(trigger_word)
 }
 
 fn trigger_word(trigger: Trigger) -> &'static str {
@@ -133,6 +134,7 @@ fn trigger_word(trigger: Trigger) -> &'static str {
         Trigger::Manual => "manual",
         Trigger::Test => "test",
         Trigger::Recovery => "recovery",
+        Trigger::Replay => "replay",
     }
 }
 

@@ -96,11 +96,26 @@ pub(super) async fn create<F, T>(
 where
     F: Future<Output = Result<T, StoreError>>,
 {
+    answer_once(app, key, StatusCode::CREATED, path, view, exists, create).await
+}
+
+/// Like [`create`], with another status.
+pub(super) async fn answer_once<F, T>(
+    app: &App,
+    key: Option<OnceKey>,
+    status: StatusCode,
+    path: &str,
+    view: &impl Serialize,
+    exists: Problem,
+    create: impl FnOnce(Option<Once>) -> F,
+) -> Result<Response, Problem>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
     if let Some((status, answer)) = first_answer(app, key.as_ref()).await? {
         return replayed(status, path, answer);
     }
     let answer = serde_json::to_vec(view).map_err(|error| Problem::internal(&error))?;
-    let status = StatusCode::CREATED;
     let once = key.clone().map(|key| Once { key, status: status.as_u16(), answer: answer.clone() });
     match create(once).await {
         Ok(_) => created(status, path, answer),
@@ -119,12 +134,16 @@ struct Named<'a> {
     name: Option<Cow<'a, str>>,
 }
 
-/// The answer that shows a new object of the list at `path`, at its first version.
+/// The answer that shows a new object of the list at `path`, at its first version if it has versions.
 fn created(status: StatusCode, path: &str, answer: Vec<u8>) -> Result<Response, Problem> {
     let named: Named = serde_json::from_slice(&answer).map_err(|error| Problem::internal(&error))?;
     let location = format!("{BASE}{path}/{}", named.id.or(named.name).unwrap_or_default());
-    let headers = [(CONTENT_TYPE, "application/json"), (ETAG, "\"v1\""), (LOCATION, &location)];
-    Ok((status, headers, answer).into_response())
+    let headers = [(CONTENT_TYPE, "application/json"), (LOCATION, &location)];
+    let mut response = (status, headers, answer).into_response();
+    if status == StatusCode::CREATED {
+        response.headers_mut().insert(ETAG, HeaderValue::from_static("\"v1\""));
+    }
+    Ok(response)
 }
 
 fn replayed(status: u16, path: &str, answer: Vec<u8>) -> Result<Response, Problem> {

@@ -4,7 +4,7 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 
 use super::problem::Problem;
-use crate::domain::id::{DeliveryId, EventId, IdError, KeyId, SecretId, SessionId, TenantId, WebhookId};
+use crate::domain::id::{DeliveryId, EventId, IdError, KeyId, OperationId, SecretId, SessionId, TenantId, WebhookId};
 
 /// A type that a path segment can be read into.
 pub(super) trait Segment: Sized + Send {
@@ -21,7 +21,7 @@ macro_rules! id_segments {
     )*};
 }
 
-id_segments!(TenantId, KeyId, SessionId, WebhookId, SecretId, EventId, DeliveryId);
+id_segments!(TenantId, KeyId, SessionId, WebhookId, SecretId, EventId, DeliveryId, OperationId);
 
 impl Segment for String {
     /// Refuses NUL: no stored text has one, and PostgreSQL takes none.

@@ -62,6 +62,8 @@ pub enum Trigger {
     Test,
     /// An earlier request may have been cut short, or ended with a crash.
     Recovery,
+    /// An operation asked for it.
+    Replay,
 }
 
 impl Trigger {
@@ -74,6 +76,7 @@ impl Trigger {
             Self::Manual => 2,
             Self::Test => 3,
             Self::Recovery => 4,
+            Self::Replay => 5,
         }
     }
 
@@ -85,6 +88,7 @@ impl Trigger {
             2 => Some(Self::Manual),
             3 => Some(Self::Test),
             4 => Some(Self::Recovery),
+            5 => Some(Self::Replay),
             _ => None,
         }
     }
@@ -100,7 +104,7 @@ pub struct DeliveryState {
     pub tries: u16,
     pub next_at: Option<UnixMillis>,
     pub settled_at: Option<UnixMillis>,
-    /// Set while a manual retry is pending: what to fall back to if it fails.
+    /// Set while a manual retry or a replay is pending: what to fall back to if it fails.
     pub manual: Option<Fallback>,
 }
 
@@ -116,6 +120,8 @@ impl DeliveryState {
 pub struct Fallback {
     pub status: Status,
     pub next_at: Option<UnixMillis>,
+    /// An operation asks for the attempt, which takes its turn; a person's goes first.
+    pub is_replay: bool,
 }
 
 /// A pending delivery with everything that an attempt needs.

@@ -31,6 +31,10 @@ pub struct TenantNum(pub i64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EventSeq(pub i64);
 
+/// Row key of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct OperationNum(pub i64);
+
 /// 2024-01-01T00:00:00Z: with it 41 bits of milliseconds last until 2093.
 const SEQ_EPOCH_MS: i64 = 1_704_067_200_000;
 const SEQ_TAIL_BITS: u32 = 21;
@@ -249,6 +253,10 @@ random_id!(
 random_id!(
     /// `wh_…`
     WebhookId, "wh_"
+);
+random_id!(
+    /// `op_…`
+    OperationId, "op_"
 );
 
 impl WebhookId {

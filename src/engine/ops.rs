@@ -120,7 +120,7 @@ impl Ops {
             self.context.journal.record(Record::Defer { id, next_at: now }).await?;
         }
         // Due at the event's acceptance, so that a long backlog does not go first.
-        self.record(id, Record::Retry { id, at: now.min(id.event.accepted_at()) }).await?;
+        self.record(id, Record::Retry { id, at: now.min(id.event.accepted_at()), operation: None }).await?;
         let found = self.registry.take_out(id).await;
         self.registry.send_now(id).await;
         if found == (InLane::Started { manual: false }) { Err(EngineError::InFlight) } else { Ok(()) }

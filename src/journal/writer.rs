@@ -402,7 +402,9 @@ impl Writer {
                     rows.updates.push(Update::Cancel { id: *id, at: *at });
                     self.tracker.mark(*id);
                 }
-                Record::Retry { id, at } => rows.updates.push(Update::Retry { id: *id, at: *at }),
+                Record::Retry { id, at, operation } => {
+                    rows.updates.push(Update::Retry { id: *id, at: *at, operation: *operation });
+                }
                 Record::Health { webhook, health } => {
                     rows.health.insert(*webhook, health);
                 }

@@ -116,6 +116,11 @@ actions! {
     DeleteEventType "event_type.delete",
     RetryDelivery "delivery.retry",
     CancelDelivery "delivery.cancel",
+    CreateOperation "operation.create",
+    UpdateOperation "operation.update",
+    PauseOperation "operation.pause",
+    ResumeOperation "operation.resume",
+    CancelOperation "operation.cancel",
     RewrapSecrets "secrets.rewrap",
 }
 

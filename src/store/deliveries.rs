@@ -71,6 +71,7 @@ struct DeliveryRow {
     settled_at: Option<i64>,
     manual_from: Option<i16>,
     manual_next_at: Option<i64>,
+    operation: Option<i64>,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -184,11 +185,12 @@ fn status_of(code: i16) -> Result<Status, StoreError> {
 fn state_of(
     (status, attempts, tries): (i16, i16, i16),
     (next_at, settled_at): (Option<i64>, Option<i64>),
-    (manual_from, manual_next_at): (Option<i16>, Option<i64>),
+    (manual_from, manual_next_at, operation): (Option<i16>, Option<i64>, Option<i64>),
 ) -> Result<DeliveryState, StoreError> {
-    let manual = manual_from
-        .map(|from| Ok::<_, StoreError>(Fallback { status: status_of(from)?, next_at: manual_next_at.map(UnixMillis) }))
-        .transpose()?;
+    let (next_at_before, is_replay) = (manual_next_at.map(UnixMillis), operation.is_some());
+    let fallback =
+        |from| Ok::<_, StoreError>(Fallback { status: status_of(from)?, next_at: next_at_before, is_replay });
+    let manual = manual_from.map(fallback).transpose()?;
     Ok(DeliveryState {
         status: status_of(status)?,
         attempts: number("attempts", attempts)?,
@@ -202,7 +204,7 @@ fn state_of(
 /// The state that a row holds.
 pub(super) fn state_of_row(row: &entity::delivery::Model) -> Result<DeliveryState, StoreError> {
     let counts = (row.status, row.attempts, row.tries);
-    state_of(counts, (row.next_at, row.settled_at), (row.manual_from, row.manual_next_at))
+    state_of(counts, (row.next_at, row.settled_at), (row.manual_from, row.manual_next_at, row.operation))
 }
 
 /// The damaged table, and the key of its row there.
@@ -222,7 +224,8 @@ fn blamed(row: &QueryResult, webhook: Option<WebhookNum>) -> (&'static str, Stri
 fn delivery_of(row: DeliveryRow, webhook_id: WebhookId) -> Result<Delivery, StoreError> {
     let DeliveryRow { event_seq, webhook_num, kind, status, attempts, tries, next_at, settled_at, .. } = row;
     let counts = (status, attempts, tries);
-    let state = state_of(counts, (next_at, settled_at), (row.manual_from, row.manual_next_at))?;
+    let manual = (row.manual_from, row.manual_next_at, row.operation);
+    let state = state_of(counts, (next_at, settled_at), manual)?;
     let id = DeliveryId { event: EventSeq(event_seq), webhook: WebhookNum(webhook_num) };
     Ok(Delivery { id, webhook_id, kind, state, last: None })
 }

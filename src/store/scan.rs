@@ -2,8 +2,8 @@
 //! that may be in use.
 
 use entity::{
-    api_key, attempt, audit, delivery, endpoint_health, engine_state, event, event_type, fanout, idempotency, tenant,
-    webhook,
+    api_key, attempt, audit, delivery, endpoint_health, engine_state, event, event_type, fanout, idempotency,
+    operation, operation_item, tenant, webhook,
 };
 use futures_util::StreamExt;
 use sea_orm::{DbBackend, EntityTrait, FromQueryResult, QueryResult, QueryTrait, Statement, StreamTrait};
@@ -11,6 +11,7 @@ use serde::de::IgnoredAny;
 
 use crate::domain::id::TenantNum;
 use crate::domain::moment::UnixMillis;
+use crate::domain::operation::Operation;
 use crate::domain::outcome::OutcomeKind;
 use crate::domain::policy::Policy;
 use crate::secrets::SealContext;
@@ -18,6 +19,7 @@ use crate::secrets::SealContext;
 use super::decode::{json, shard_of, webhook_id_of};
 use super::deliveries::{attempt_of, state_of_row};
 use super::keys::ApiKey;
+use super::operations::item_state_of;
 use super::pool::Transaction;
 use super::tenants::Tenant;
 use super::unreadable::{key_of, webhook_id_in};
@@ -128,6 +130,11 @@ impl Store {
         })
         .await?;
         scan.table::<audit::Entity>("audit", &["num"], |_| Ok(())).await?;
+        scan.table::<operation::Entity>("operation", &["num"], |row| Operation::try_from(row).map(drop)).await?;
+        scan.table::<operation_item::Entity>("operation_item", &["operation", "webhook_num", "event_seq"], |row| {
+            item_state_of(row.state).map(drop)
+        })
+        .await?;
         scan.rows("endpoint_health", &["webhook_num"], HEALTHS, |row| judge_health(read(row)?)).await?;
         scan.table::<engine_state::Entity>("engine_state", &["name"], |_| Ok(())).await
     }

@@ -252,8 +252,8 @@ async fn a_manual_retry_remembers_what_to_fall_back_to(on: On) {
     let receipt = world.accept(&[webhook.num.0]).await;
     let id = id(receipt, webhook.num);
     world.record(attempted(id, 1, Status::Failed, None)).await;
-    world.record(Record::Retry { id, at: UnixMillis(77) }).await;
-    world.record(Record::Retry { id, at: UnixMillis(99) }).await;
+    world.record(Record::Retry { id, at: UnixMillis(77), operation: None }).await;
+    world.record(Record::Retry { id, at: UnixMillis(99), operation: None }).await;
     let state = world.delivery(id).await.unwrap().state;
     assert_eq!((state.status, state.next_at), (Status::Pending, Some(UnixMillis(77))), "the second changes nothing");
     assert_eq!(state.manual.unwrap().status, Status::Failed);

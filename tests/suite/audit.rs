@@ -8,7 +8,7 @@ use crate::support::databases::{On, on_both};
 use crate::support::fact;
 use crate::support::fleet::Fleet;
 use crate::support::hook::Hook;
-use crate::support::operations::{Ids, Operation, operations};
+use crate::support::operations::{Ids, Operation, operation_done, operations};
 use crate::support::receiver::Receiver;
 use crate::support::world::{Tenant, World, id_of, new_admin_key, new_key, new_session, text};
 
@@ -47,6 +47,7 @@ impl Estate {
             event: id_of(&event),
             delivery,
             event_type: "bolt.only".to_owned(),
+            operation: operation_done(&tenant.client).await,
         };
         Self { tenant, author, ids, hook }
     }
@@ -55,6 +56,26 @@ impl Estate {
     async fn with_rotated_secret(world: &World) -> Self {
         let estate = Self::new(world).await;
         estate.hook.rotate_secret(&estate.tenant.client, 3_600).await;
+        estate
+    }
+
+    /// With an operation that waits for a paused webhook.
+    async fn with_running_operation(world: &World) -> Self {
+        let mut estate = Self::new(world).await;
+        let client = &estate.tenant.client;
+        client.act(&format!("/webhooks/{}/pause", estate.ids.webhook)).await.expect(200);
+        let replay = json!({"status": "success"});
+        let made = client.post(&format!("/webhooks/{}/replay", estate.ids.webhook), &replay).await.expect(202);
+        let path = format!("/operations/{}", text(&made, "id"));
+        let runs = async || (client.get(&path).await.expect(200)["state"] == "running").then_some(());
+        fact::until("the operation runs", runs).await;
+        estate.ids.operation = text(&made, "id");
+        estate
+    }
+
+    async fn with_paused_operation(world: &World) -> Self {
+        let estate = Self::with_running_operation(world).await;
+        estate.tenant.client.act(&format!("/operations/{}/pause", estate.ids.operation)).await.expect(200);
         estate
     }
 
@@ -99,6 +120,8 @@ async fn every_route_that_changes_something_leaves_one_entry_with_its_author() {
         let estate = match operation.name.as_str() {
             "cancelDelivery" => Estate::with_pending_delivery(&world).await,
             "endSecret" => Estate::with_rotated_secret(&world).await,
+            "pauseOperation" | "cancelOperation" => Estate::with_running_operation(&world).await,
+            "updateOperation" | "resumeOperation" => Estate::with_paused_operation(&world).await,
             _ => Estate::new(&world).await,
         };
         let (client, author) = match operation.needs_admin() {

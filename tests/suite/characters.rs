@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::support::client::{Answer, Client, send};
 use crate::support::databases::on_both;
 use crate::support::hook::plain;
-use crate::support::operations::{Ids, Operation, operations};
+use crate::support::operations::{Ids, Operation, operation_done, operations};
 use crate::support::receiver::Receiver;
 use crate::support::world::{World, id_of, new_admin_key, new_key, new_session, text};
 
@@ -92,6 +92,7 @@ async fn ids(world: &World) -> Ids {
         event: id_of(&event),
         delivery,
         event_type: "nul.test".to_owned(),
+        operation: operation_done(world.client()).await,
     }
 }
 

@@ -10,7 +10,7 @@ use crate::support::client::{Answer, Client, send};
 use crate::support::databases::on_both;
 use crate::support::fact;
 use crate::support::hook::Hook;
-use crate::support::operations::{Ids, Operation, operations};
+use crate::support::operations::{Ids, Operation, operation_done, operations};
 use crate::support::receiver::Receiver;
 use crate::support::world::{Tenant, World, id_of, new_admin_key, new_key, new_session, text};
 
@@ -53,6 +53,7 @@ impl Estate {
             event: id_of(&event),
             delivery,
             event_type: "bolt.only".to_owned(),
+            operation: operation_done(&tenant.client).await,
         };
         Self { tenant, ids, _hooks: hooks }
     }
@@ -74,6 +75,7 @@ impl Estate {
             event: moved(&self.ids.event),
             delivery: moved(&self.ids.delivery),
             event_type: "nobody.only".to_owned(),
+            operation: moved(&self.ids.operation),
         }
     }
 

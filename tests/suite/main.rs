@@ -45,6 +45,7 @@ mod migrations;
 mod misbehaving;
 mod nodes;
 mod observe;
+mod operations;
 mod origins;
 mod panics;
 mod pending;

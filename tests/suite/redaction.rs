@@ -12,7 +12,7 @@ use crate::support::client::{Client, send};
 use crate::support::databases::{MASTER_KEY, On, on_both};
 use crate::support::fact;
 use crate::support::hook::Hook;
-use crate::support::operations::{Ids, operations};
+use crate::support::operations::{Ids, operation_done, operations};
 use crate::support::receiver::Receiver;
 use crate::support::verify::hex;
 use crate::support::world::{ADMIN_KEY, World, id_of, new_admin_key, new_key, new_session, text};
@@ -195,6 +195,7 @@ async fn no_secret_is_found_where_it_does_not_belong() {
         event: id_of(&event),
         delivery,
         event_type: "message.sent".to_owned(),
+        operation: operation_done(world.client()).await,
     };
     assert_no_answer_shows(&planted, &world, &ids).await;
     for (place, bytes) in stored(&world) {

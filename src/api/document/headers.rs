@@ -41,7 +41,7 @@ fn name_headers(operation: &mut Operation) {
         let of_answer = [
             ("ETag", TAGGED.contains(&shown.as_str())),
             ("Link", is_page),
-            ("Location", status == "201"),
+            ("Location", status == "201" || status == "202" && shown == "Operation"),
             ("Retry-After", status == "429" || status == "503"),
             ("WWW-Authenticate", status == "401"),
         ];

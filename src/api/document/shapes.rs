@@ -12,6 +12,7 @@ use utoipa::openapi::{Content, OpenApi as Document, Ref, RefOr};
 
 use crate::api::scope::Scope;
 use crate::api::{backlogs, deliveries};
+use crate::domain::operation;
 use crate::domain::outcome::OutcomeKind;
 use crate::domain::policy::{BreakerSettings, Policy, RateLimit, RetryPolicy};
 use crate::store::audit::Action;
@@ -161,6 +162,9 @@ fn values_of(name: &str, siblings: &BTreeSet<String>) -> Option<Vec<&'static str
         "outcome" => OutcomeKind::ALL.iter().map(|kind| kind.as_str()).collect(),
         "trigger" => deliveries::triggers().into(),
         "status" if siblings.is_empty() || beside("eventId") => deliveries::statuses().into(),
+        "status" if beside("ratePerSecond") => deliveries::statuses().into(),
+        "kind" if beside("ratePerSecond") => operation::Kind::ALL.iter().map(|kind| kind.as_str()).collect(),
+        "state" if beside("ratePerSecond") => operation::Progress::ALL.iter().map(|state| state.as_str()).collect(),
         "scopes" => Scope::ALL.iter().map(|scope| scope.as_str()).collect(),
         "state" if beside("consecutiveFailures") => vec!["closed", "open", "half_open"],
         "state" if beside("webhookId") || beside("changed") => backlogs::states().into(),

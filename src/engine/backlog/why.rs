@@ -342,6 +342,7 @@ fn retry(facts: &Facts<'_>, head: &Waiting) -> String {
     let most = facts.policy.retry_policy.max_retries;
     match head.tries {
         _ if head.is_manual => "the retry by hand".to_owned(),
+        _ if head.is_replay => "the replay".to_owned(),
         0 => "its next attempt".to_owned(),
         tries => format!("retry {tries} of {most}"),
     }

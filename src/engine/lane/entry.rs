@@ -40,8 +40,8 @@ impl Entry {
         let Due { event, state } = due;
         let unanswered = state.attempts == 0 && event.seq <= in_doubt.events_to;
         let maybe_sent = unanswered || state.next_at.is_some_and(|at| at <= in_doubt.due_to);
-        let trigger = if state.manual.is_some() {
-            Trigger::Manual
+        let trigger = if let Some(asked_for) = asked_for(&state) {
+            asked_for
         } else if maybe_sent {
             Trigger::Recovery
         } else if event.kind == TEST_EVENT {
@@ -57,14 +57,14 @@ impl Entry {
     /// The same entry, in doubt: the receiver may have seen it although no attempt says so.
     #[must_use]
     pub fn maybe_sent(self) -> Self {
-        let trigger = if self.state.manual.is_some() { Trigger::Manual } else { Trigger::Recovery };
+        let trigger = asked_for(&self.state).unwrap_or(Trigger::Recovery);
         Self { trigger, ..self }
     }
 
     /// Whether a person waits for the delivery: it is sent even while the breaker is open.
     #[must_use]
     pub fn is_manual(&self) -> bool {
-        self.state.manual.is_some() || self.event.kind == TEST_EVENT
+        asked_for(&self.state) == Some(Trigger::Manual) || self.event.kind == TEST_EVENT
     }
 
     /// When the delivery falls due. Without a row it is as old as its event, so that it does not overtake rows that
@@ -78,6 +78,11 @@ impl Entry {
             None => self.event.seq.accepted_at().min(now),
         }
     }
+}
+
+/// Who asks for the next attempt, if a person or an operation does.
+fn asked_for(state: &DeliveryState) -> Option<Trigger> {
+    state.manual.map(|fallback| if fallback.is_replay { Trigger::Replay } else { Trigger::Manual })
 }
 
 /// What an outcome of the webhook's former URL means for the webhook: a `410` from there says nothing about the receiver
@@ -111,7 +116,7 @@ pub(super) fn after_attempt(
     (state, disable)
 }
 
-/// A manual retry that fails changes nothing but the count of attempts.
+/// A manual retry or a replay that fails changes nothing but the count of attempts.
 fn after_manual(before: DeliveryState, fallback: Fallback, outcome: &Outcome, now: UnixMillis) -> DeliveryState {
     match (outcome, fallback.status) {
         (Outcome::Success, _) => settled(before, Status::Success, before.tries, now),

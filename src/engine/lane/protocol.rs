@@ -146,7 +146,7 @@ pub enum Mode {
 pub enum InLane {
     Absent,
     Waiting,
-    /// Its attempt has started. `manual`: a person asked for it.
+    /// Its attempt has started. `manual`: a person or an operation asked for it.
     Started {
         manual: bool,
     },

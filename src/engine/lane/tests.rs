@@ -258,7 +258,7 @@ fn gone_switches_the_lane_off() {
 fn a_failed_manual_retry_leaves_the_automatic_ones_as_they_were() {
     let mut bench = Bench::new(policy(|_| ()));
     let next_at = Some(START.plus(Duration::from_secs(20)));
-    let manual = Some(Fallback { status: Status::Pending, next_at });
+    let manual = Some(Fallback { status: Status::Pending, next_at, is_replay: false });
     let state = DeliveryState {
         status: Status::Pending,
         attempts: 2,
@@ -351,7 +351,7 @@ fn one_probe_is_sent_when_the_cool_down_is_over_and_its_success_lets_all_flow() 
 #[test]
 fn what_a_person_asks_for_is_sent_although_the_receiver_is_left_alone() {
     let mut bench = broken();
-    let manual = Some(Fallback { status: Status::Failed, next_at: None });
+    let manual = Some(Fallback { status: Status::Failed, next_at: None, is_replay: false });
     let state = DeliveryState { manual, ..pending(START) };
     let entry = Entry::stored(Due { event: event(7), state }, InDoubt::NOTHING);
     bench.lane.expect_send_now(EventSeq(7));

@@ -69,11 +69,12 @@ struct DueRow {
     settled_at: Option<i64>,
     manual_from: Option<i16>,
     manual_next_at: Option<i64>,
+    operation: Option<i64>,
     started: Option<String>,
 }
 
 const DUE_COLUMNS: &str = "d.event_seq, d.status, d.attempts, d.tries, d.next_at, d.settled_at, d.manual_from, \
-                           d.manual_next_at";
+                           d.manual_next_at, d.operation";
 
 /// The body of event `e` unless it is large, its size, and the event's trail.
 fn body_columns() -> String {
@@ -265,7 +266,8 @@ fn due_of(store: &Store, row: DueRow) -> Result<Due, StoreError> {
     let DueRow { event_seq, tenant_num, kind, body, trail, size, status, attempts, tries, next_at, settled_at, .. } =
         row;
     let counts = (status, attempts, tries);
-    let state = state_of(counts, (next_at, settled_at), (row.manual_from, row.manual_next_at))?;
+    let manual = (row.manual_from, row.manual_next_at, row.operation);
+    let state = state_of(counts, (next_at, settled_at), manual)?;
     let (seq, tenant) = (EventSeq(event_seq), TenantNum(tenant_num));
     let body = match body {
         Some(body) => Body::InMemory(payload::counted(body)),

@@ -39,6 +39,8 @@ pub struct Waiting {
     /// Attempts that count against the policy.
     pub tries: u16,
     pub is_manual: bool,
+    /// An operation asks for its next request.
+    pub is_replay: bool,
     /// Its last request, with any outcome; `None` also if this version does not know the outcome.
     pub last: Option<LastError>,
 }
@@ -54,6 +56,7 @@ struct HeadRow {
     attempts: i16,
     tries: i16,
     manual_from: Option<i16>,
+    operation: Option<i64>,
     started_at: Option<i64>,
     duration_us: Option<i64>,
     outcome: Option<i16>,
@@ -70,7 +73,7 @@ fn heads_sql(backend: DbBackend, ordered: bool) -> String {
     let is_chosen = dialect::is_any_of(backend, "w.num", "$1");
     format!(
         "SELECT h.num, nth, CASE nth WHEN 0 THEN h.scheduled ELSE 0 END AS scheduled, d.event_seq, d.next_at, \
-         d.attempts, d.tries, d.manual_from, a.started_at, a.duration_us, a.outcome, a.status_code, a.error \
+         d.attempts, d.tries, d.manual_from, d.operation, a.started_at, a.duration_us, a.outcome, a.status_code, a.error \
          FROM (SELECT w.num AS num, (SELECT COUNT(*) FROM (SELECT 1 AS one FROM delivery later WHERE later.status = 0 \
          AND later.webhook_num = w.num AND later.next_at > $2 LIMIT {COUNTED}) counted) AS scheduled, \
          (SELECT first.event_seq FROM delivery first WHERE first.status = 0 AND first.webhook_num = w.num \
@@ -146,7 +149,7 @@ impl Store {
         let row = entity::delivery::Entity::find_by_id((id.event.0, id.webhook.0)).one(self.readers()).await?;
         row.map(|row| {
             let (counts, moments) = ((row.status, row.attempts, row.tries), (row.next_at, row.settled_at));
-            state_of(counts, moments, (row.manual_from, row.manual_next_at))
+            state_of(counts, moments, (row.manual_from, row.manual_next_at, row.operation))
         })
         .transpose()
     }
@@ -162,7 +165,7 @@ impl From<HeadRow> for Head {
 
 impl From<HeadRow> for Waiting {
     fn from(row: HeadRow) -> Self {
-        let HeadRow { event_seq, next_at, attempts, tries, manual_from, .. } = row;
+        let HeadRow { event_seq, next_at, attempts, tries, manual_from, operation, .. } = row;
         let event = EventSeq(event_seq);
         let outcome = row.outcome.and_then(OutcomeKind::from_code);
         let last = outcome.zip(row.started_at).map(|(outcome, started_at)| LastError {
@@ -177,7 +180,8 @@ impl From<HeadRow> for Waiting {
             next_at: next_at.map(UnixMillis),
             attempts: attempts.cast_unsigned(),
             tries: tries.cast_unsigned(),
-            is_manual: manual_from.is_some(),
+            is_manual: manual_from.is_some() && operation.is_none(),
+            is_replay: manual_from.is_some() && operation.is_some(),
             last,
         }
     }

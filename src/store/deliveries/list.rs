@@ -9,7 +9,7 @@ use crate::store::{Store, StoreError, dialect};
 use super::{Delivery, DeliveryFilter};
 
 const DELIVERY_COLUMNS: &str = "d.event_seq, d.webhook_num, w.id AS webhook_id, e.kind, d.status, d.attempts, d.tries, \
-                                d.next_at, d.settled_at, d.manual_from, d.manual_next_at";
+                                d.next_at, d.settled_at, d.manual_from, d.manual_next_at, d.operation";
 
 /// Index entries that a page looks at if no index supports the filter: few at first, which is usually enough, then
 /// many. The page of a rare filter ends there, and its cursor continues.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::domain::delivery::{Attempt, DeliveryState};
 use crate::domain::event::Event;
 use crate::domain::health::Health;
-use crate::domain::id::{DeliveryId, WebhookNum};
+use crate::domain::id::{DeliveryId, OperationNum, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::store::cancel::{Purge, TakenBack};
 use crate::store::events::Caller;
@@ -48,7 +48,7 @@ pub struct NewEvent {
 #[derive(Debug, Clone)]
 pub enum Update {
     Cancel { id: DeliveryId, at: UnixMillis },
-    Retry { id: DeliveryId, at: UnixMillis },
+    Retry { id: DeliveryId, at: UnixMillis, operation: Option<OperationNum> },
     Purge { purge: Purge, at: UnixMillis },
 }
 

@@ -2,7 +2,7 @@
 
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Statement};
 
-use crate::domain::id::DeliveryId;
+use crate::domain::id::{DeliveryId, OperationNum};
 use crate::domain::moment::UnixMillis;
 use crate::store::cancel::{purge, take_back_one};
 use crate::store::journal_db::rows::{Change, Update, Updated};
@@ -18,7 +18,7 @@ pub(super) async fn run<C: ConnectionTrait>(update: Update, on: &C, updated: &mu
         Update::Cancel { id, at } => {
             updated.changes.extend(take_back_one(on, id, at).await?.map(Change::TakenBack));
         }
-        Update::Retry { id, at } => updated.changes.extend(retry(on, id, at).await?),
+        Update::Retry { id, at, operation } => updated.changes.extend(retry(on, id, at, operation).await?),
         Update::Purge { purge: which, at } => {
             let taken_back = purge(on, &which, at).await?;
             updated.purged.push(taken_back.len() as u64);
@@ -28,12 +28,18 @@ pub(super) async fn run<C: ConnectionTrait>(update: Update, on: &C, updated: &mu
     Ok(())
 }
 
-/// Keeps the delivery's state in the row: a failed manual retry falls back to it.
-async fn retry<C: ConnectionTrait>(on: &C, id: DeliveryId, at: UnixMillis) -> Result<Option<Change>, DbErr> {
-    let sql = "UPDATE delivery SET manual_from = status, manual_next_at = next_at, status = 0, next_at = $1 \
+/// Keeps the delivery's state in the row: a failed manual retry or replay falls back to it.
+async fn retry<C: ConnectionTrait>(
+    on: &C,
+    id: DeliveryId,
+    at: UnixMillis,
+    operation: Option<OperationNum>,
+) -> Result<Option<Change>, DbErr> {
+    let sql = "UPDATE delivery SET manual_from = status, manual_next_at = next_at, status = 0, next_at = $1, \
+                   operation = $4 \
                WHERE event_seq = $2 AND webhook_num = $3 AND manual_from IS NULL \
                RETURNING manual_from, manual_next_at";
-    let values = [at.0.into(), id.event.0.into(), id.webhook.0.into()];
+    let values = [at.0.into(), id.event.0.into(), id.webhook.0.into(), operation.map(|num| num.0).into()];
     let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, values);
     let Some(row) = RetriedRow::find_by_statement(statement).one(on).await? else { return Ok(None) };
     let hastened = |at| Change::Hastened { id, next_at: UnixMillis(at) };

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::domain::delivery::{Attempt, DeliveryState, Fallback, Status};
 use crate::domain::event::{Body, Event};
 use crate::domain::health::Health;
-use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookNum};
+use crate::domain::id::{DeliveryId, EventSeq, OperationNum, TenantNum, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
 use crate::domain::shard::ShardNum;
@@ -122,9 +122,10 @@ impl Tables {
     }
 
     /// Mirrors `updates::retry`.
-    pub(super) fn retry(&mut self, id: DeliveryId, at: UnixMillis) -> Option<Change> {
+    pub(super) fn retry(&mut self, id: DeliveryId, at: UnixMillis, operation: Option<OperationNum>) -> Option<Change> {
         let before = *self.deliveries.get(&id).filter(|state| state.manual.is_none())?;
-        let manual = Some(Fallback { status: before.status, next_at: before.next_at });
+        let is_replay = operation.is_some();
+        let manual = Some(Fallback { status: before.status, next_at: before.next_at, is_replay });
         self.set(id, DeliveryState { status: Status::Pending, next_at: Some(at), manual, ..before });
         match before.status {
             Status::Pending => before.next_at.map(|next_at| Change::Hastened { id, next_at }),

@@ -11,7 +11,7 @@ async fn deleting_takes_back_a_manual_retry_and_leaves_what_had_become_of_the_de
         let id = id(world.accept(&[webhook.num.0]).await, webhook.num);
         let next_at = (status == Status::Pending).then_some(UnixMillis(9));
         world.record(attempted(id, 1, status, next_at)).await;
-        world.record(Record::Retry { id, at: UnixMillis(77) }).await;
+        world.record(Record::Retry { id, at: UnixMillis(77), operation: None }).await;
         ids.push(id);
     }
 

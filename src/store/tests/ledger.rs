@@ -94,7 +94,7 @@ async fn a_batch_that_is_refused_and_tried_again_is_told_once(on: On) {
     for record in [
         attempted(ids[1], 1, Status::Success, None),
         attempted(ids[2], 1, Status::Pending, Some(UnixMillis::now().plus(Duration::from_secs(600)))),
-        Record::Retry { id: ids[0], at: UnixMillis::now() },
+        Record::Retry { id: ids[0], at: UnixMillis::now(), operation: None },
         Record::Cancel { id: ids[3], at: UnixMillis::now() },
         Record::Purge { webhook, through: ids[4].event, except: vec![ids[0].event], answer },
     ] {

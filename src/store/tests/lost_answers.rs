@@ -96,7 +96,7 @@ async fn what_was_recorded_counts_once_whatever_became_of_the_answer() {
             attempted(ids[89], 1, Status::Success, None),
             attempted(ids[2], 1, Status::Pending, Some(later)),
             Record::Defer { id: ids[3], next_at: UnixMillis(5) },
-            Record::Retry { id: ids[90], at: UnixMillis::now() },
+            Record::Retry { id: ids[90], at: UnixMillis::now(), operation: None },
             Record::Cancel { id: ids[4], at: UnixMillis::now() },
             Record::Purge { webhook, through: ids[0].event, except: vec![], answer },
         ] {

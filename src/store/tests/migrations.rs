@@ -61,7 +61,8 @@ async fn a_webhook_is_ordered_whichever_version_wrote_its_policy(on: On) {
     world.store.update_webhook(&changed, UnixMillis::now(), &Author::command()).await.unwrap();
     assert!(is_ordered(&world.store, webhook.num).await);
     let home = world.stop().await;
-    home.migrate_down(1).await;
+    let since = migration::Migrator::migrations().into_iter().skip_while(|known| known.name() != "m0016_ordered");
+    home.migrate_down(u32::try_from(since.count()).unwrap()).await;
     let store = home.open().await;
     assert!(is_ordered(&store, webhook.num).await, "rows from before the migration have the column, too");
     store.close().await;

@@ -35,7 +35,10 @@ async fn every_target_of_an_event_counts_once_wherever_it_stands(on: On) {
             Progress { owed: 2, pending: 1, success: 1, failed: 1, cancelled: 0 },
         ),
         (Record::Cancel { id: id(4), at }, Progress { owed: 1, pending: 1, success: 1, failed: 1, cancelled: 1 }),
-        (Record::Retry { id: id(2), at }, Progress { owed: 1, pending: 2, success: 1, failed: 0, cancelled: 1 }),
+        (
+            Record::Retry { id: id(2), at, operation: None },
+            Progress { owed: 1, pending: 2, success: 1, failed: 0, cancelled: 1 },
+        ),
         (
             attempted(id(5), 1, Status::Pending, Some(at)),
             Progress { owed: 0, pending: 3, success: 1, failed: 0, cancelled: 1 },

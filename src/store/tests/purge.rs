@@ -59,7 +59,7 @@ async fn a_purge_takes_back_a_manual_retry_and_leaves_what_had_become_of_the_del
     let webhook = world.webhook().await.num;
     let id = id(world.accept(&[webhook.0]).await, webhook);
     world.record(attempted(id, 1, Status::Failed, None)).await;
-    world.record(Record::Retry { id, at: UnixMillis::now() }).await;
+    world.record(Record::Retry { id, at: UnixMillis::now(), operation: None }).await;
     assert_eq!(world.running.ledger.pending(webhook), 1);
     assert_eq!(purge(&world, webhook, id.event.0, &[]).await, 1);
     let state = world.delivery(id).await.unwrap().state;

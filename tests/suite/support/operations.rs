@@ -6,6 +6,8 @@ use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
 use crate::support::client::{Client, send};
+use crate::support::fact;
+use crate::support::world::text;
 
 /// The kind of object that an id in a path or a query names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +21,7 @@ pub(crate) enum Kind {
     Event,
     Delivery,
     EventType,
+    Operation,
 }
 
 /// One id of each kind.
@@ -33,6 +36,7 @@ pub(crate) struct Ids {
     pub(crate) event: String,
     pub(crate) delivery: String,
     pub(crate) event_type: String,
+    pub(crate) operation: String,
 }
 
 impl Ids {
@@ -47,13 +51,14 @@ impl Ids {
             Kind::Event => &self.event,
             Kind::Delivery => &self.delivery,
             Kind::EventType => &self.event_type,
+            Kind::Operation => &self.operation,
         }
     }
 
     /// The text with these ids masked.
     pub(crate) fn covered(&self, text: &str) -> String {
-        let Self { tenant, key, admin_key, session, webhook, secret, event, delivery, event_type } = self;
-        [tenant, key, admin_key, session, webhook, secret, event, delivery, event_type]
+        let Self { tenant, key, admin_key, session, webhook, secret, event, delivery, event_type, operation } = self;
+        [tenant, key, admin_key, session, webhook, secret, event, delivery, event_type, operation]
             .iter()
             .fold(text.to_owned(), |text, id| text.replace(id.as_str(), "ID"))
     }
@@ -94,6 +99,17 @@ pub(crate) async fn operations(anyone: &Client) -> Vec<Operation> {
     all
 }
 
+/// The id of an operation of this tenant that has ended. It has done nothing.
+pub(crate) async fn operation_done(client: &Client) -> String {
+    let nothing = json!({"kind": "retry", "events": ["never.sent"]});
+    let id = text(&client.post("/operations", &nothing).await.expect(202), "id");
+    fact::until("the operation is done", async || {
+        (client.get(&format!("/operations/{id}")).await.expect(200)["state"] == "done").then_some(())
+    })
+    .await;
+    id
+}
+
 impl Operation {
     pub(crate) fn needs_admin(&self) -> bool {
         let admins = ["/api/v1/tenants", "/api/v1/engine", "/api/v1/admin-keys", "/metrics"];
@@ -114,7 +130,7 @@ impl Operation {
             "read"
         } else if is("events") {
             "publish"
-        } else if is("deliveries") || is("webhooks/{id}/") && !self.path.contains("/secret") {
+        } else if is("deliveries") || is("operations") || is("webhooks/{id}/") && !self.path.contains("/secret") {
             "operate"
         } else {
             "manage"
@@ -140,6 +156,7 @@ impl Operation {
                 "events" => Kind::Event,
                 "deliveries" => Kind::Delivery,
                 "event-types" => Kind::EventType,
+                "operations" => Kind::Operation,
                 _ => panic!("{} {}: say here what {part} is", self.method, self.path),
             };
             found.push(((*part).to_owned(), kind));
@@ -185,6 +202,8 @@ impl Operation {
             "createWebhook" => json!({"name": "x", "url": "https://example.com/", "events": ["never.sent"]}),
             "updateWebhook" => json!({"name": "changed", "isActive": false}),
             "purgeWebhook" => json!({}),
+            "createOperation" | "replayWebhook" => json!({"kind": "retry", "status": "success"}),
+            "updateOperation" => json!({"ratePerSecond": 7}),
             "rotateSecret" => json!({"graceSeconds": 0}),
             other => panic!("{} {}: say here what body {other} takes", self.method, self.path),
         })

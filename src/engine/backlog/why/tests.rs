@@ -37,7 +37,8 @@ fn rejected() -> LastError {
 
 fn head(tries: u16, next_at: UnixMillis) -> Head {
     let (event, last) = (EventSeq::first_at(NOW), (tries > 0).then(rejected));
-    let first = Waiting { event, next_at: Some(next_at), attempts: tries, tries, is_manual: false, last };
+    let first =
+        Waiting { event, next_at: Some(next_at), attempts: tries, tries, is_manual: false, is_replay: false, last };
     let later = (next_at > NOW).then(|| first.clone());
     Head { first, later, scheduled: tries.into() }
 }

@@ -42,7 +42,7 @@ fn what_a_pause_takes_back_becomes_a_row_and_what_a_deletion_takes_back_is_cance
 fn a_breaker_that_opens_takes_back_all_but_what_a_person_asked_for() {
     let mut bench = Bench::new(policy(|policy| policy.breaker.failure_threshold = 1));
     (1..=2).for_each(|seq| drop(bench.on(offer(seq))));
-    let manual = Some(Fallback { status: Status::Pending, next_at: None });
+    let manual = Some(Fallback { status: Status::Pending, next_at: None, is_replay: false });
     let state = DeliveryState { manual, ..pending(START) };
     bench.on(Input::Loaded {
         entries: vec![Entry::stored(Due { event: event(3), state }, InDoubt::NOTHING)],

@@ -265,7 +265,7 @@ impl Database {
 
     /// The state of a delivery that is not pending: a manual retry keeps it.
     pub(super) async fn settled_as(&self, id: DeliveryId) -> Status {
-        self.update(Update::Retry { id, at: UnixMillis(1) }).await;
+        self.update(Update::Retry { id, at: UnixMillis(1), operation: None }).await;
         self.pending(id).await.expect("it is sent again").state.manual.expect("a manual retry").status
     }
 

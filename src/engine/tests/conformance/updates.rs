@@ -4,7 +4,7 @@ use super::database::{Database, On, due_at, ended_as, id, key, with};
 use super::on_all;
 
 use crate::domain::delivery::{DeliveryState, Fallback, Status};
-use crate::domain::id::{EventSeq, WebhookNum};
+use crate::domain::id::{EventSeq, OperationNum, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::store::cancel::{Purge, TakenBack};
 use crate::store::journal_db::rows::{Change, Rows, Update};
@@ -25,7 +25,7 @@ async fn an_attempt_leaves_its_delivery_in_the_state_that_it_says(on: On) {
     let database = Database::new(on).await;
     database.accept_due(key(1), &[3], 10).await;
     let id = id(key(1), 3);
-    let manual = Some(Fallback { status: Status::Pending, next_at: Some(UnixMillis(70)) });
+    let manual = Some(Fallback { status: Status::Pending, next_at: Some(UnixMillis(70)), is_replay: false });
     let again = DeliveryState { attempts: 4, tries: 3, manual, ..due_at(60) };
     database.record(id, again).await;
     assert_eq!(database.pending(id).await.unwrap().state, again);
@@ -74,7 +74,7 @@ async fn a_manual_retry_remembers_what_to_fall_back_to(on: On) {
     database.accept_due(key(1), &[3, 4], 10).await;
     let (waits, ended) = (id(key(1), 3), id(key(1), 4));
     database.record(ended, ended_as(Status::Failed)).await;
-    let retry = async |id, at| database.update(Update::Retry { id, at: UnixMillis(at) }).await.changes;
+    let retry = async |id, at| database.update(Update::Retry { id, at: UnixMillis(at), operation: None }).await.changes;
 
     assert_eq!(retry(waits, 77).await, [Change::Hastened { id: waits, next_at: UnixMillis(10) }]);
     assert_eq!(retry(ended, 77).await, [Change::Again(ended)]);
@@ -82,7 +82,7 @@ async fn a_manual_retry_remembers_what_to_fall_back_to(on: On) {
         assert_eq!(retry(id, 99).await, [], "it is sent again already");
         let state = database.pending(id).await.unwrap().state;
         assert_eq!(state.next_at, Some(UnixMillis(77)));
-        assert_eq!(state.manual, Some(Fallback { status, next_at }));
+        assert_eq!(state.manual, Some(Fallback { status, next_at, is_replay: false }));
     }
     assert_eq!(retry(id(key(1), 5), 77).await, [], "there is no row");
 
@@ -95,6 +95,23 @@ async fn a_manual_retry_remembers_what_to_fall_back_to(on: On) {
     assert_eq!(database.settled_as(waits).await, Status::Cancelled);
 }
 
+on_all!(a_replay_is_told_from_a_retry_by_hand);
+async fn a_replay_is_told_from_a_retry_by_hand(on: On) {
+    let database = Database::new(on).await;
+    database.accept_due(key(1), &[3], 10).await;
+    let id = id(key(1), 3);
+    database.record(id, ended_as(Status::Failed)).await;
+    let retry = async |operation| {
+        let changes = database.update(Update::Retry { id, at: UnixMillis(20), operation }).await.changes;
+        assert_eq!(changes, [Change::Again(id)]);
+        let manual = database.pending(id).await.unwrap().state.manual;
+        database.record(id, ended_as(Status::Failed)).await;
+        manual.map(|fallback| fallback.is_replay)
+    };
+    assert_eq!(retry(Some(OperationNum(7))).await, Some(true));
+    assert_eq!(retry(None).await, Some(false), "the operation has nothing to do with it");
+}
+
 on_all!(updates_of_a_batch_see_the_rows_that_it_writes);
 async fn updates_of_a_batch_see_the_rows_that_it_writes(on: On) {
     let database = Database::new(on).await;
@@ -103,8 +120,8 @@ async fn updates_of_a_batch_see_the_rows_that_it_writes(on: On) {
     let deferrals = vec![(first, due_at(10)), (second, due_at(10))];
     let updates = vec![
         Update::Cancel { id: first, at: UnixMillis(50) },
-        Update::Retry { id: first, at: UnixMillis(60) },
-        Update::Retry { id: second, at: UnixMillis(70) },
+        Update::Retry { id: first, at: UnixMillis(60), operation: None },
+        Update::Retry { id: second, at: UnixMillis(70), operation: None },
     ];
     let updated = database
         .write(with(Rows::default(), |rows| {
@@ -165,7 +182,7 @@ async fn a_purge_lets_manual_retries_fall_back(on: On) {
     let database = Database::new(on).await;
     database.accept_due(key(1), &[3], 10).await;
     database.record(id(key(1), 3), ended_as(Status::Failed)).await;
-    database.update(Update::Retry { id: id(key(1), 3), at: UnixMillis(20) }).await;
+    database.update(Update::Retry { id: id(key(1), 3), at: UnixMillis(20), operation: None }).await;
     assert_eq!(purge(&database, 3, key(1), &[]).await, [key(1)]);
     assert_eq!(database.settled_as(id(key(1), 3)).await, Status::Failed);
 }

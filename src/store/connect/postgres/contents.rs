@@ -8,7 +8,7 @@ use crate::store::connect::Contents;
 use crate::store::leases;
 
 /// Every table of the schema.
-const TABLES: [&str; 18] = [
+const TABLES: [&str; 20] = [
     "api_key",
     "attempt",
     "audit",
@@ -23,6 +23,8 @@ const TABLES: [&str; 18] = [
     "fanout",
     "idempotency",
     "node",
+    "operation",
+    "operation_item",
     "shard",
     "tenant",
     "webhook",

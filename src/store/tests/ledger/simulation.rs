@@ -159,7 +159,7 @@ impl Simulation {
         for _ in 0..self.chance.random_range(1..4) {
             let (Some(id), at) = (self.some_id(), UnixMillis::now()) else { return };
             self.record(Record::Defer { id, next_at: at }).await;
-            self.record(Record::Retry { id, at }).await;
+            self.record(Record::Retry { id, at, operation: None }).await;
         }
     }
 
