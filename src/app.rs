@@ -99,12 +99,7 @@ impl App {
             None => None,
         };
         let (stop_delay, stop_grace) = (config.stop_delay, config.stop_grace);
-        // A node acquires its shards after its start, so it cannot know what they owe yet.
-        let pending = if engine.node().is_none() { Some(engine.figures().await.pending) } else { None };
-        tracing::info!(
-            target: "posthaste::start", version = env!("CARGO_PKG_VERSION"), database, url, node = engine.node(),
-            engine = engine.name().as_str(), pending, "started"
-        );
+        log_start(&engine, &database, &url).await;
         Ok(Self { engine, url, new_admin_key, store, server, metrics_server, stop_delay, stop_grace })
     }
 
@@ -142,6 +137,17 @@ impl App {
         self.engine.close(drained).await;
         self.store.close().await;
     }
+}
+
+/// `nodes`: how many nodes are alive by this node's first survey, itself included.
+async fn log_start(engine: &Engine, database: &str, url: &str) {
+    let nodes = engine.cluster().map(|(survey, _)| survey.nodes.iter().filter(|node| node.is_alive).count());
+    // A node acquires its shards after its start, so it cannot know what they owe yet.
+    let pending = if engine.node().is_none() { Some(engine.figures().await.pending) } else { None };
+    tracing::info!(
+        target: "posthaste::start", version = env!("CARGO_PKG_VERSION"), database, url, node = engine.node(), nodes,
+        engine = engine.name().as_str(), pending, "started"
+    );
 }
 
 /// Connections and requests as the settings ask for them, reduced if this process may not open so many files.

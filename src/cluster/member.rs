@@ -230,6 +230,9 @@ impl Member {
         let shard_set = &self.shard_set;
         let served: Vec<ShardNum> = moving.iter().copied().filter(|shard| shard_set.serves_shard(*shard)).collect();
         let ready = self.delay.lock().ready(&served, || self.runtime.oldest_requests(), self.host.steady());
+        if !ready.is_empty() {
+            tracing::info!(shards = ready.len(), "shards handed off; each is released once its requests have ended");
+        }
         shard_set.stop_serving(&ready);
         self.leaving.lock().extend(&ready);
         for shard in ready {

@@ -244,8 +244,9 @@ impl Endpoint {
             }
             Completion::ReadAgain(Ok(config)) => self.configure(config, shell),
             Completion::ReadAgain(Err(error)) => {
-                let webhook = &self.config.name;
-                tracing::warn!(%webhook, %error, "webhook could not be read again after a secret ended; trying again");
+                let EndpointConfig { id, tenant_id, .. } = &*self.config;
+                let tenant = tenant_id.map(display);
+                tracing::warn!(tenant, webhook = %id, %error, "webhook could not be read again after a secret ended; trying again");
                 self.watch_secrets(shell);
             }
         }

@@ -30,6 +30,6 @@ pub(super) async fn tell(context: &EngineContext, config: &EndpointConfig, kind:
         targets,
     };
     if let Err(error) = context.journal.publish(vec![draft], None).await {
-        tracing::warn!(webhook = %config.name, kind, %error, "operational event not published; its subscribers miss it");
+        tracing::warn!(webhook = %config.id, kind, %error, "operational event not published; its subscribers miss it");
     }
 }

@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tracing::field::display;
 
 use crate::domain::event::Event;
-use crate::domain::id::{DeliveryId, WebhookId, WebhookNum};
+use crate::domain::id::{DeliveryId, TenantId, WebhookId, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::shard::ShardNum;
 use crate::journal::feed::Feed;
@@ -68,6 +69,8 @@ pub(super) struct Registry {
 /// An endpoint that the registry knows.
 struct Known {
     id: WebhookId,
+    /// For the log.
+    tenant: Option<TenantId>,
     lifecycle: Lifecycle,
     generation: u64,
     since: Instant,
@@ -237,6 +240,7 @@ impl Registry {
         let addr = self.spawn(config, in_doubt, stats.clone());
         let known = Known {
             id: config.id,
+            tenant: config.tenant_id,
             lifecycle: Lifecycle::Live(addr),
             generation: self.started,
             since: self.context.host.steady(),
@@ -345,15 +349,16 @@ impl Registry {
         let Some(known) = self.endpoints.get_mut(&num) else { return };
         self.crashes += 1;
         let rest = known.restarts.crashed(self.context.host.steady().saturating_duration_since(known.since));
+        let (tenant, webhook) = (known.tenant.map(display), known.id);
         let wait = match rest {
             Rest::For(wait) => {
                 known.lifecycle = Lifecycle::Resting;
-                tracing::error!(target: ENDPOINT, webhook = %known.id, ?wait, "endpoint crashed; it will be restarted");
+                tracing::error!(target: ENDPOINT, tenant, %webhook, ?wait, "endpoint crashed; it will be restarted");
                 Some(wait)
             }
             Rest::Quarantine => {
                 known.lifecycle = Lifecycle::Quarantined;
-                tracing::error!(target: ENDPOINT, webhook = %known.id, "endpoint quarantined; it crashed too often");
+                tracing::error!(target: ENDPOINT, tenant, %webhook, "endpoint quarantined; it crashed too often");
                 None
             }
         };
@@ -408,12 +413,12 @@ impl Registry {
     }
 
     fn end_quarantine(&mut self, num: WebhookNum) -> bool {
-        let was_quarantined =
-            self.endpoints.get(&num).is_some_and(|known| matches!(known.lifecycle, Lifecycle::Quarantined));
-        if was_quarantined {
-            self.endpoints.remove(&num);
-        }
-        was_quarantined
+        let is_quarantined = |known: &&Known| matches!(known.lifecycle, Lifecycle::Quarantined);
+        let Some(known) = self.endpoints.get(&num).filter(is_quarantined) else { return false };
+        let tenant = known.tenant.map(display);
+        tracing::info!(target: ENDPOINT, tenant, webhook = %known.id, "quarantine ended; the endpoint may start again");
+        self.endpoints.remove(&num);
+        true
     }
 
     fn crashes_of(&self, num: WebhookNum) -> Crashes {

@@ -4,10 +4,12 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::client::try_send;
-use crate::support::databases::On;
+use crate::support::databases::{On, on_both};
 use crate::support::fact;
+use crate::support::fleet::Fleet;
 use crate::support::hook::{Hook, plain, quick_retries};
 use crate::support::receiver::Receiver;
+use crate::support::server::Server;
 use crate::support::world::{Event, World, new_key, text};
 
 async fn world() -> World {
@@ -16,7 +18,11 @@ async fn world() -> World {
 
 /// The fields of the lines with this target, with their level.
 fn lines(world: &mut World, target: &str) -> Vec<Value> {
-    let text = world.server().output().stderr();
+    lines_of(world.server(), target)
+}
+
+fn lines_of(server: &Server, target: &str) -> Vec<Value> {
+    let text = server.output().stderr();
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let lines = lines.filter(|line| line["target"] == target).map(|mut line| {
         line["fields"]["level"] = line["level"].take();
@@ -202,13 +208,42 @@ async fn a_refused_key_is_named_by_its_id_and_a_flood_of_them_is_summed_up() {
     assert!(told(&last.await) >= 60);
 }
 
-#[tokio::test]
+on_both!(a_start_says_which_version_has_which_database);
 async fn a_start_says_which_version_has_which_database() {
     let mut world = world().await;
     let [start] = &lines(&mut world, "posthaste::start")[..] else { panic!("one start") };
     assert_eq!(start["url"], world.url());
-    assert!(start["version"].is_string() && text(start, "database").starts_with("sqlite://"), "{start}");
+    let (database, nodes) = match On::this_test() {
+        On::Sqlite => ("sqlite://", Value::Null),
+        On::Postgres => ("postgres://", json!(1)),
+    };
+    assert!(start["version"].is_string() && text(start, "database").starts_with(database), "{start}");
+    assert_eq!((&start["nodes"], start["node"].is_null()), (&nodes, nodes.is_null()), "{start}");
     assert!(text(start, "engine").starts_with("posthaste-"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_joins_and_the_shards_that_move_to_it_are_lines() {
+    On::Postgres.run(joins_and_acquires_shards()).await;
+}
+
+async fn joins_and_acquires_shards() {
+    let mut fleet = Fleet::of_one(("POSTHASTE_LOG", "info")).await;
+    fleet.grow_to(2).await;
+
+    let mut shards = |node: usize, message: &str| -> u64 {
+        let lines = lines_of(fleet.server(node), "posthaste::cluster::member");
+        let lines = lines.iter().filter(|line| text(line, "message").starts_with(message));
+        lines.map(|line| line["shards"].as_u64().expect("a number")).sum()
+    };
+    let moved = fact::until("the shards that one node hands off are those that the other acquires", async || {
+        let moved = shards(0, "shards handed off");
+        (moved > 0 && moved == shards(1, "shards acquired")).then_some(moved)
+    });
+    assert!(moved.await < shards(0, "shards acquired"));
+    let [start] = &lines_of(fleet.server(1), "posthaste::start")[..] else { panic!("one start") };
+    assert_eq!(start["nodes"], 2, "{start}");
+    fleet.stop_all().await;
 }
 
 #[tokio::test]

@@ -79,6 +79,11 @@ async fn an_endpoint_that_panics_again_and_again_is_left_alone_until_it_is_resum
     assert!(refused.detail().contains("crashed 8 times") && refused.detail().contains("resume"), "{refused:?}");
 
     world.client().act(&victim.path("/resume")).await.expect(200);
+    for change in ["endpoint quarantined", "quarantine ended"] {
+        let log = world.server().output().stderr();
+        let line = log.lines().find(|line| line.contains(change)).unwrap_or_else(|| panic!("no line: {change}"));
+        assert!(line.contains(&victim.id) && line.contains(&world.tenant.id), "{line}");
+    }
 
     events.push(held);
     for event in &events {
@@ -124,7 +129,8 @@ async fn is_on_record_as_crashed_and_is_retried(fault: &str) {
 }
 
 async fn world_with_victim(fault: &str) -> (World, Hook, Hook) {
-    let world = World::with(&[("POSTHASTE_FAULT", fault), ("POSTHASTE_FAULT_WEBHOOK", "victim")]).await;
+    let log = ("POSTHASTE_LOG", "warn,posthaste::endpoint=info");
+    let world = World::with(&[("POSTHASTE_FAULT", fault), ("POSTHASTE_FAULT_WEBHOOK", "victim"), log]).await;
     let settings = |name: &str| json!({"name": name, "retryPolicy": quick_retries(3)});
     let victim = world.hook(Receiver::ok(), settings("victim")).await;
     let other = world.hook(Receiver::ok(), settings("bystander")).await;

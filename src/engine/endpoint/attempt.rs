@@ -213,7 +213,7 @@ async fn send(means: &Means, config: &EndpointConfig, entry: Entry, body: Result
             fault::point("attempt.after_send");
             return Some(report);
         }
-        tracing::debug!(webhook = config.num.0, "no file descriptor left; the request waits for one");
+        tracing::debug!(webhook = %config.id, "no file descriptor left; the request waits for one");
         if !means.recall.wait_again() {
             return None;
         }

@@ -33,7 +33,7 @@ pub(super) async fn switch_off(
                 break;
             }
             Ok(false) => break,
-            Err(error) => tracing::error!(webhook = %config.name, %error, "webhook not switched off yet; trying again"),
+            Err(error) => tracing::error!(webhook = %config.id, %error, "webhook not switched off yet; trying again"),
         }
         drop(changing);
         if context.draining.run_until_cancelled(context.host.sleep(STORE_PAUSE)).await.is_none() {

@@ -173,7 +173,7 @@ impl RegistryHandle {
     /// stops; a row that cannot be read halts the endpoint.
     pub(in crate::engine) async fn reconfigure(&self, num: WebhookNum) {
         while let Err(error) = self.configure(num).await {
-            tracing::error!(webhook = num.0, %error, "changed webhook could not be read from the database; trying again");
+            tracing::error!(webhook_num = num.0, %error, "changed webhook could not be read from the database; trying again");
             let pause = self.context.host.sleep(READ_PAUSE);
             if self.context.draining.run_until_cancelled(pause).await.is_none() {
                 return;
