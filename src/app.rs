@@ -70,6 +70,7 @@ impl App {
             max_in_flight: requests,
             keeps_connections: requests == config.max_in_flight,
             payload_memory: config.payload_memory_bytes,
+            retention: config.retention,
             address: Some(config.advertise_url.unwrap_or_else(|| url.clone())),
         };
         let engine = Engine::start(store.clone(), engine_config).await?;

@@ -7,6 +7,7 @@ mod file;
 mod log;
 mod master_key;
 mod networks;
+mod retention;
 mod settings;
 
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ pub use self::api::{ApiSettings, Rate, TlsSettings};
 pub use self::log::log_filter;
 pub use self::settings::refused_flag;
 
+use crate::domain::retention::Retention;
 use crate::secrets::MasterKey;
 use crate::store::{CONNECTIONS, DEFAULT_CONNECTIONS, DEFAULT_LEASE, Options};
 
@@ -140,6 +142,15 @@ pub struct Written {
     /// Event payloads in memory, in bytes, beyond which deliveries wait as rows [default: 134217728]
     #[arg(long, env = "POSTHASTE_PAYLOAD_MEMORY_BYTES", value_name = "BYTES")]
     payload_memory_bytes: Option<usize>,
+    /// How long settled events are kept, with their deliveries: off, or e.g. 30d or 12h [default: 30d]
+    #[arg(long, env = "POSTHASTE_RETENTION_EVENTS", value_name = "DURATION")]
+    retention_events: Option<String>,
+    /// How long receivers' answers are kept: off, or e.g. 7d or 12h [default: 7d]
+    #[arg(long, env = "POSTHASTE_RETENTION_RESPONSES", value_name = "DURATION")]
+    retention_responses: Option<String>,
+    /// How long the audit log is kept: off, or e.g. 400d [default: 400d]
+    #[arg(long, env = "POSTHASTE_RETENTION_AUDIT", value_name = "DURATION")]
+    retention_audit: Option<String>,
     /// How long a stop waits for attempts and requests under way, in milliseconds [default: 10000]
     #[arg(long, env = "POSTHASTE_STOP_GRACE_MS", value_name = "MS")]
     stop_grace_ms: Option<usize>,
@@ -204,6 +215,7 @@ pub struct Config {
     pub endpoint_threads: usize,
     pub max_in_flight: usize,
     pub payload_memory_bytes: usize,
+    pub retention: Retention,
     pub stop_grace: Duration,
     /// How long `/readyz` says that the process is not ready before it stops.
     pub stop_delay: Duration,
@@ -295,6 +307,9 @@ impl Written {
             endpoint_threads: self.endpoint_threads.or(below.endpoint_threads),
             max_in_flight: self.max_in_flight.or(below.max_in_flight),
             payload_memory_bytes: self.payload_memory_bytes.or(below.payload_memory_bytes),
+            retention_events: self.retention_events.or(below.retention_events),
+            retention_responses: self.retention_responses.or(below.retention_responses),
+            retention_audit: self.retention_audit.or(below.retention_audit),
             stop_grace_ms: self.stop_grace_ms.or(below.stop_grace_ms),
             stop_delay_ms: self.stop_delay_ms.or(below.stop_delay_ms),
             body_limit_bytes: self.body_limit_bytes.or(below.body_limit_bytes),
@@ -381,6 +396,7 @@ impl TryFrom<Written> for Config {
 
     fn try_from(mut written: Written) -> Result<Self, ConfigError> {
         let api = ApiSettings::read(&mut written)?;
+        let retention = retention::read(&written)?;
         let listen = written.listen.as_deref().unwrap_or("127.0.0.1:8080");
         let admin_key = admin_key::read(written.admin_key, written.admin_key_file)?;
         let (master_key, previous_keys) =
@@ -424,6 +440,7 @@ impl TryFrom<Written> for Config {
             endpoint_threads: within("endpoint_threads", threads, 1..=256)?,
             max_in_flight: within("max_in_flight", in_flight, 2..=8192)?,
             payload_memory_bytes: within("payload_memory_bytes", payload_memory, LEAST_PAYLOAD_MEMORY..=usize::MAX)?,
+            retention,
             stop_grace: pause("stop_grace_ms", written.stop_grace_ms.unwrap_or(10_000))?,
             stop_delay: pause("stop_delay_ms", written.stop_delay_ms.unwrap_or(0))?,
             body_limit_bytes: within("body_limit_bytes", body_limit, 1024..=64 * 1024 * 1024)?,

@@ -13,4 +13,5 @@ pub mod moment;
 pub mod operation;
 pub mod outcome;
 pub mod policy;
+pub mod retention;
 pub mod shard;

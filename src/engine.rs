@@ -38,6 +38,7 @@ mod operational;
 mod operations;
 mod ops;
 mod registry;
+mod retention;
 mod served_shards;
 mod stale;
 mod start_slots;
@@ -83,6 +84,7 @@ use crate::cluster::state::ClusterState;
 use crate::delivery::{Dns, LocalNetwork, guard};
 use crate::domain::id::TenantNum;
 use crate::domain::moment::UnixMillis;
+use crate::domain::retention::Retention;
 use crate::fault::{note_panics, or_abort};
 use crate::host::Host;
 use crate::journal::remote_shards::RemoteShards;
@@ -182,6 +184,8 @@ pub struct EngineConfig {
     pub payload_memory: usize,
     /// The URL at which other nodes reach this node's API.
     pub address: Option<String>,
+    /// How long what is settled is kept.
+    pub retention: Retention,
 }
 
 /// Why the engine could not start.
@@ -232,6 +236,8 @@ struct Inner {
     log: Arc<LogIndex>,
     /// Notified when an operation was made or changed here.
     operations_changed: Notify,
+    /// What the sweeper has deleted.
+    swept: Arc<retention::Counts>,
     /// Tasks that end on `stopping`.
     tasks: TaskTracker,
     stopping: CancellationToken,
@@ -308,6 +314,7 @@ impl Engine {
             cluster_db,
             log,
             operations_changed: Notify::new(),
+            swept: Arc::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             is_retiring: AtomicBool::new(false),
@@ -316,6 +323,7 @@ impl Engine {
         };
         let engine = Self { inner: Arc::new(inner) };
         engine.spawn_tasks(local_network);
+        engine.spawn_sweeper(config.retention);
         engine.spawn_cluster_tasks(&running.remote_shards);
         engine.follow_config(position);
         engine.spawn_operations();
@@ -347,6 +355,13 @@ impl Engine {
             if is_clustered { clock::watch_the_system().await } else { clock::follow_the_system().await }
         };
         inner.tasks.spawn(async move { stopping.run_until_cancelled(clock).await });
+    }
+
+    fn spawn_sweeper(&self, keep: Retention) {
+        let inner = &self.inner;
+        let sweeper = retention::Sweeper::new(inner.context.clone(), inner.store.clone(), keep, inner.swept.clone());
+        let (sweeper, stopping) = (Box::pin(or_abort("the sweeper", sweeper.run())), inner.stopping.clone());
+        inner.tasks.spawn(async move { stopping.run_until_cancelled(sweeper).await });
     }
 
     /// Starts the tasks that only a node with PostgreSQL needs.
@@ -506,8 +521,8 @@ impl Engine {
     }
 }
 
-/// Keeps the log index close behind the delivery rows; deletes ended sessions, old idempotency keys, items of old
-/// operations and old config changes.
+/// Keeps the log index close behind the delivery rows; deletes ended sessions, items of old operations and old config
+/// changes.
 async fn maintain(store: Store, log: Arc<LogIndex>, context: Arc<EngineContext>) {
     let mut tick = tokio::time::interval(log::EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -518,9 +533,6 @@ async fn maintain(store: Store, log: Arc<LogIndex>, context: Arc<EngineContext>)
         }
         if let Err(error) = store.forget_ended_sessions(UnixMillis::now_reference()).await {
             tracing::warn!(%error, "ended sessions could not be deleted; trying again");
-        }
-        if let Err(error) = store.forget_old_keys(UnixMillis::now()).await {
-            tracing::warn!(%error, "old idempotency keys could not be deleted; trying again");
         }
         if let Err(error) = store.forget_old_items(UnixMillis::now()).await {
             tracing::warn!(%error, "items of old operations could not be deleted; trying again");

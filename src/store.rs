@@ -33,6 +33,7 @@ pub mod owed;
 pub mod page;
 pub mod payload;
 pub mod progress;
+pub mod retention;
 pub mod rewrap;
 pub mod sessions;
 pub mod state;

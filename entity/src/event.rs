@@ -15,6 +15,8 @@ pub struct Model {
     pub body: Vec<u8>,
     /// The engines that the event has come through; null for most.
     pub trail: Option<String>,
+    /// Null unless the payload was erased; `body` is empty then.
+    pub erased_at: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -14,6 +14,9 @@ pub struct Model {
     pub created_at: i64,
     pub updated_at: i64,
     pub deleted_at: Option<i64>,
+    /// Seconds; null for the setting of the engine.
+    pub retention_events: Option<i64>,
+    pub retention_responses: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

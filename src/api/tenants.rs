@@ -13,7 +13,7 @@ use super::auth::Admin;
 use super::body::{Input, Json};
 use super::catalogue::default_catalogue;
 use super::etag::{Changed, IfMatch, changed, tagged};
-use super::fields::{Given, Reader, boolean, line};
+use super::fields::{Given, Reader, boolean, integer, line};
 use super::idempotency::{self, IdempotencyKey};
 use super::names::NAME;
 use super::page::{NoQuery, PageParams, PageView, Query};
@@ -22,8 +22,9 @@ use super::problem::Problem;
 use super::problem_sets::{ChangeProblems, CreateProblems, DeleteProblems, ReadProblems};
 use crate::domain::id::{TenantId, TenantNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::retention::Retention;
 use crate::store::StoreError;
-use crate::store::tenants::{NewTenant, Tenant};
+use crate::store::tenants::{NewTenant, Tenant, TenantRetention};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(read, update, delete))
@@ -37,15 +38,61 @@ pub(super) struct TenantInput {
     /// Whether events of undeclared types are accepted; true by default.
     #[schema(value_type = Option<bool>)]
     allow_undeclared_types: Given<bool>,
+    #[schema(value_type = Option<RetentionChanges>)]
+    retention: Given<RetentionChanges>,
+}
+
+/// How long settled work of the tenant is kept. `null` is the setting of the engine.
+#[derive(Debug, Clone, PartialEq, ToSchema)]
+#[schema(as = RetentionInput, rename_all = "camelCase")]
+pub(super) struct RetentionChanges {
+    /// Events with their deliveries and attempts, from when they were accepted.
+    #[schema(value_type = Option<u32>)]
+    events_seconds: Given<u32>,
+    /// Heads and bodies of receivers' answers, from when the attempt was made.
+    #[schema(value_type = Option<u32>)]
+    responses_seconds: Given<u32>,
+}
+
+impl RetentionChanges {
+    const FIELDS: &'static [&'static str] = &["eventsSeconds", "responsesSeconds"];
+
+    fn read(reader: &mut Reader<'_, '_>) -> Self {
+        Self {
+            events_seconds: reader.field("eventsSeconds", |raw| integer(raw, &Retention::OF_TENANT)),
+            responses_seconds: reader.field("responsesSeconds", |raw| integer(raw, &Retention::OF_TENANT)),
+        }
+    }
+}
+
+/// Merges what is given into what a tenant has.
+fn merge_retention(given: Given<RetentionChanges>, target: &mut TenantRetention) {
+    match given {
+        Given::Value(RetentionChanges { events_seconds, responses_seconds }) => {
+            merge_seconds(events_seconds, &mut target.events);
+            merge_seconds(responses_seconds, &mut target.responses);
+        }
+        Given::Null => *target = TenantRetention::default(),
+        Given::Absent | Given::Invalid => {}
+    }
+}
+
+fn merge_seconds(given: Given<u32>, target: &mut Option<u32>) {
+    match given {
+        Given::Value(seconds) => *target = Some(seconds),
+        Given::Null => *target = None,
+        Given::Absent | Given::Invalid => {}
+    }
 }
 
 impl Input for TenantInput {
-    const FIELDS: &'static [&'static str] = &["name", "allowUndeclaredTypes"];
+    const FIELDS: &'static [&'static str] = &["name", "allowUndeclaredTypes", "retention"];
 
     fn read(reader: &mut Reader<'_, '_>) -> Option<Self> {
         let name = reader.required("name", |raw| line(raw, &NAME));
         let allow_undeclared_types = reader.field("allowUndeclaredTypes", boolean);
-        Some(Self { name: name?, allow_undeclared_types })
+        let retention = reader.object("retention", RetentionChanges::FIELDS, RetentionChanges::read);
+        Some(Self { name: name?, allow_undeclared_types, retention })
     }
 }
 
@@ -56,6 +103,8 @@ pub(super) struct TenantPatch {
     name: Given<String>,
     #[schema(value_type = Option<bool>)]
     allow_undeclared_types: Given<bool>,
+    #[schema(value_type = Option<RetentionChanges>)]
+    retention: Given<RetentionChanges>,
 }
 
 impl Input for TenantPatch {
@@ -64,16 +113,28 @@ impl Input for TenantPatch {
     fn read(reader: &mut Reader<'_, '_>) -> Option<Self> {
         let name = reader.field("name", |raw| line(raw, &NAME));
         reader.demand_if_null("name", &name);
-        Some(Self { name, allow_undeclared_types: reader.field("allowUndeclaredTypes", boolean) })
+        let allow_undeclared_types = reader.field("allowUndeclaredTypes", boolean);
+        let retention = reader.object("retention", RetentionChanges::FIELDS, RetentionChanges::read);
+        Some(Self { name, allow_undeclared_types, retention })
     }
 }
 
 impl TenantPatch {
     fn apply(self, tenant: &mut Tenant) {
-        let Self { name, allow_undeclared_types } = self;
+        let Self { name, allow_undeclared_types, retention } = self;
+        merge_retention(retention, &mut tenant.retention);
         name.merge_into(&mut tenant.name, String::new);
         allow_undeclared_types.merge_into(&mut tenant.allow_undeclared_types, || true);
     }
+}
+
+/// How long settled work of the tenant is kept; null: as long as the engine is configured to.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Retention)]
+struct RetentionView {
+    events_seconds: Option<u32>,
+    responses_seconds: Option<u32>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -84,6 +145,7 @@ pub(super) struct TenantView {
     id: TenantId,
     name: String,
     allow_undeclared_types: bool,
+    retention: RetentionView,
     #[schema(value_type = String, format = DateTime)]
     created_at: UnixMillis,
     #[schema(value_type = String, format = DateTime)]
@@ -92,8 +154,10 @@ pub(super) struct TenantView {
 
 impl From<Tenant> for TenantView {
     fn from(tenant: Tenant) -> Self {
-        let Tenant { num: _, id, name, allow_undeclared_types, version: _, created_at, updated_at } = tenant;
-        Self { id, name, allow_undeclared_types, created_at, updated_at }
+        let Tenant { num: _, id, name, allow_undeclared_types, retention, version: _, created_at, updated_at } = tenant;
+        let TenantRetention { events, responses } = retention;
+        let retention = RetentionView { events_seconds: events, responses_seconds: responses };
+        Self { id, name, allow_undeclared_types, retention, created_at, updated_at }
     }
 }
 
@@ -122,11 +186,14 @@ async fn create(
     key: IdempotencyKey,
     body: Json<TenantInput>,
 ) -> Result<Response, Problem> {
-    let (TenantInput { name, allow_undeclared_types }, text) = body.accepted()?;
+    let (TenantInput { name, allow_undeclared_types, retention: given }, text) = body.accepted()?;
+    let mut retention = TenantRetention::default();
+    merge_retention(given, &mut retention);
     let new = NewTenant {
         id: TenantId::generate(),
         name,
         allow_undeclared_types: allow_undeclared_types.value().unwrap_or(true),
+        retention,
         created_at: UnixMillis::now(),
         catalogue: default_catalogue(),
     };
@@ -138,12 +205,13 @@ async fn create(
 
 /// The new tenant as its first answer shows it. The store gives the number, which is never shown.
 fn first_version(new: &NewTenant) -> Tenant {
-    let NewTenant { id, name, allow_undeclared_types, created_at, catalogue: _ } = new;
+    let NewTenant { id, name, allow_undeclared_types, retention, created_at, catalogue: _ } = new;
     Tenant {
         num: TenantNum(0),
         id: *id,
         name: name.clone(),
         allow_undeclared_types: *allow_undeclared_types,
+        retention: *retention,
         version: 1,
         created_at: *created_at,
         updated_at: *created_at,

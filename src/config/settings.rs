@@ -29,6 +29,7 @@ const fn of(key: &'static str, kind: Kind, expected: &'static str) -> Setting {
 
 const SWITCH: &str = "true or false";
 const REQUESTS: &str = "0, which is no limit, to 1000000";
+const RETENTION: &str = "off, or a whole number of seconds, minutes, hours or days, 10s to 3650d, such as 30d or 12h";
 const STOP: &str = "0 to 86400000";
 const BURST: &str = "1 to 1000000";
 const KEY_FILE: &str = "a file with a key of 32 bytes in base64 on each line";
@@ -63,6 +64,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     of("endpoint_threads", Kind::Number, "1 to 256"),
     of("max_in_flight", Kind::Number, "2 to 8192"),
     of("payload_memory_bytes", Kind::Number, "67108864 or more"),
+    of("retention_events", Kind::Text, RETENTION),
+    of("retention_responses", Kind::Text, RETENTION),
+    of("retention_audit", Kind::Text, RETENTION),
     of("stop_grace_ms", Kind::Number, STOP),
     of("stop_delay_ms", Kind::Number, STOP),
     of("body_limit_bytes", Kind::Number, "1024 to 67108864"),

@@ -47,6 +47,8 @@ pub struct EngineFigures {
     pub durations: DurationFigures,
     /// Unreadable rows, by table.
     pub unreadable_rows: Vec<(&'static str, u64)>,
+    /// Rows that the sweeper has deleted, by table.
+    pub swept: Vec<(&'static str, u64)>,
 }
 
 impl Engine {
@@ -126,6 +128,7 @@ impl Engine {
             ended: words.zip(stats.ended.iter().map(|count| count.load(Ordering::Relaxed))).collect(),
             durations: context.durations.figures(),
             unreadable_rows: self.inner.store.unreadable_rows(),
+            swept: self.inner.swept.by_table(),
         }
     }
 }

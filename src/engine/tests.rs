@@ -65,6 +65,7 @@ async fn tenant_in(store: &Store) -> Tenant {
         id: TenantId::generate(),
         name: "Tenant".to_owned(),
         allow_undeclared_types: true,
+        retention: Default::default(),
         created_at: UnixMillis::now(),
         catalogue: Vec::new(),
     };
@@ -90,6 +91,7 @@ impl World {
             keeps_connections: true,
             payload_memory: usize::MAX,
             address: None,
+            retention: Retention::DEFAULT,
         };
         let engine = Engine::start(store, config).await.unwrap();
         Self { engine, tenant, home }

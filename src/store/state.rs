@@ -20,6 +20,27 @@ const SUSPECT_DUE_TO: &str = "suspect_due_to";
 const SEAL_LAYOUT: &str = "seal_layout";
 const ENGINE_ID: &str = "engine_id";
 
+/// How far a sweep of old rows has come, kept across restarts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SweepMark {
+    /// Up to here the sweep over all tenants has deleted the events that it may delete.
+    EventsTo,
+    /// The same for receivers' answers.
+    ResponsesTo,
+    /// An event that is gone while some of its deliveries are not; zero for none.
+    Unfinished,
+}
+
+impl SweepMark {
+    fn name(self) -> &'static str {
+        match self {
+            Self::EventsTo => "retention_events_to",
+            Self::ResponsesTo => "retention_responses_to",
+            Self::Unfinished => "retention_unfinished",
+        }
+    }
+}
+
 impl Store {
     /// Notes that a process that has the database alone starts now, and answers what is in doubt. After a crash,
     /// everything owed is, and stays so through later clean stops until it is sent.
@@ -86,6 +107,18 @@ impl Store {
 
 pub(super) async fn set_log_indexed_to<C: ConnectionTrait>(on: &C, to: EventSeq) -> Result<(), StoreError> {
     set(on, LOG_INDEXED_TO, to.0).await
+}
+
+pub(super) async fn sweep_mark<C: ConnectionTrait>(on: &C, mark: SweepMark) -> Result<EventSeq, StoreError> {
+    Ok(EventSeq(get(on, mark.name()).await?.unwrap_or(0)))
+}
+
+pub(super) async fn set_sweep_mark<C: ConnectionTrait>(
+    on: &C,
+    mark: SweepMark,
+    to: EventSeq,
+) -> Result<(), StoreError> {
+    set(on, mark.name(), to.0).await
 }
 
 /// The layout in which values are sealed. A layout is noted once no process runs that could not read it.

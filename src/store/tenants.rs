@@ -21,9 +21,17 @@ pub struct Tenant {
     pub name: String,
     /// Whether events of types that were never declared are accepted.
     pub allow_undeclared_types: bool,
+    pub retention: TenantRetention,
     pub version: i64,
     pub created_at: UnixMillis,
     pub updated_at: UnixMillis,
+}
+
+/// How long a tenant's settled work is kept, in seconds; `None`: as long as the engine keeps that of others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TenantRetention {
+    pub events: Option<u32>,
+    pub responses: Option<u32>,
 }
 
 #[derive(Debug, Clone)]
@@ -31,6 +39,7 @@ pub struct NewTenant {
     pub id: TenantId,
     pub name: String,
     pub allow_undeclared_types: bool,
+    pub retention: TenantRetention,
     pub created_at: UnixMillis,
     /// Names and descriptions of the event types that the tenant starts with.
     pub catalogue: Vec<(String, String)>,
@@ -40,18 +49,29 @@ impl TryFrom<Model> for Tenant {
     type Error = StoreError;
 
     fn try_from(row: Model) -> Result<Self, StoreError> {
-        let Model { num, id, name, allow_undeclared_types, version, created_at, updated_at, deleted_at: _ } = row;
+        let Model { num, id, name, allow_undeclared_types, version, created_at, updated_at, deleted_at: _, .. } = row;
+        let Model { retention_events, retention_responses, .. } = row;
+        let retention = TenantRetention {
+            events: seconds("retention_events", retention_events)?,
+            responses: seconds("retention_responses", retention_responses)?,
+        };
         let id = TenantId::from_bytes(&id).ok_or_else(|| StoreError::unreadable("id", "not 16 bytes"))?;
         Ok(Self {
             num: TenantNum(num),
             id,
             name,
             allow_undeclared_types,
+            retention,
             version,
             created_at: UnixMillis(created_at),
             updated_at: UnixMillis(updated_at),
         })
     }
+}
+
+fn seconds(column: &'static str, value: Option<i64>) -> Result<Option<u32>, StoreError> {
+    let seconds = value.map(u32::try_from).transpose();
+    seconds.map_err(|error| StoreError::unreadable(column, error))
 }
 
 /// Table and key columns, by which an unreadable row is named.
@@ -65,6 +85,8 @@ impl Store {
                 id: Set(new.id.bytes()),
                 name: Set(new.name),
                 allow_undeclared_types: Set(new.allow_undeclared_types),
+                retention_events: Set(new.retention.events.map(i64::from)),
+                retention_responses: Set(new.retention.responses.map(i64::from)),
                 version: Set(1),
                 created_at: Set(new.created_at.0),
                 updated_at: Set(new.created_at.0),
@@ -109,15 +131,21 @@ impl Store {
                 .one(on)
                 .await?;
             let before = current.ok_or(StoreError::Stale)?;
+            let TenantRetention { events, responses } = tenant.retention;
+            let (events, responses) = (events.map(i64::from), responses.map(i64::from));
             let changed = [
                 ("name", before.name != tenant.name),
                 ("allowUndeclaredTypes", before.allow_undeclared_types != tenant.allow_undeclared_types),
+                ("retention.eventsSeconds", before.retention_events != events),
+                ("retention.responsesSeconds", before.retention_responses != responses),
             ];
             let deed = Deed::new(Action::UpdateTenant, Some(tenant.num), tenant.id).of_fields(audit::named(&changed));
             audit::enter(on, by, deed, now).await?;
             let mut row = before.into_active_model();
             row.name = Set(tenant.name.clone());
             row.allow_undeclared_types = Set(tenant.allow_undeclared_types);
+            row.retention_events = Set(events);
+            row.retention_responses = Set(responses);
             row.version = Set(tenant.version + 1);
             row.updated_at = Set(now.0);
             config_changes::note(on, Change::Tenant(tenant.num)).await?;

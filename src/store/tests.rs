@@ -15,11 +15,13 @@ mod lost_answers;
 mod migrations;
 mod progress;
 mod purge;
+mod retention;
 mod rewrap;
 mod secrets;
 mod unreadable;
 mod world;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 

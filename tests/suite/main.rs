@@ -59,6 +59,7 @@ mod receivers;
 mod recovery;
 mod redaction;
 mod resolving;
+mod retention;
 mod rotation;
 mod schedule;
 mod secrets;

@@ -15,6 +15,7 @@ use crate::api::{backlogs, deliveries};
 use crate::domain::operation;
 use crate::domain::outcome::OutcomeKind;
 use crate::domain::policy::{BreakerSettings, Policy, RateLimit, RetryPolicy};
+use crate::domain::retention::Retention;
 use crate::store::audit::Action;
 
 /// Members whose content is the publisher's or the webhook owner's own.
@@ -113,7 +114,7 @@ fn refine_object(object: &mut Object, is_input: bool) {
     }
 }
 
-/// Takes the limits and the default of a webhook's setting from the policy, which checks them.
+/// Takes the limits and the default of a setting from where they are checked: the policy, or the retention.
 fn limit(name: &str, schema: &mut RefOr<Schema>) {
     let Some((least, most, default)) = limits_of(name) else { return };
     match schema {
@@ -140,6 +141,7 @@ fn limits_of(name: &str) -> Option<(usize, usize, Option<u32>)> {
         "failureThreshold" => within(BreakerSettings::FAILURE_THRESHOLD, Some(breaker.failure_threshold)),
         "cooldownSeconds" => within(BreakerSettings::COOLDOWN_SECONDS, Some(breaker.cooldown_seconds)),
         "maxCooldownSeconds" => within(BreakerSettings::MAX_COOLDOWN_SECONDS, Some(breaker.max_cooldown_seconds)),
+        "eventsSeconds" | "responsesSeconds" => within(Retention::OF_TENANT, None),
         "scheduleSeconds" => {
             let (least, most) = RetryPolicy::SCHEDULE_ENTRIES.into_inner();
             return Some((least, most, None));

@@ -63,6 +63,7 @@ fn write_engine(page: &mut Exposition, figures: &EngineFigures) {
         ended,
         durations,
         unreadable_rows,
+        swept,
     } = figures;
     let mut counter =
         |name: &str, help: &str, value: u64| _ = page.family(name, Kind::Counter, help).sample(&[], value);
@@ -105,6 +106,7 @@ fn write_engine(page: &mut Exposition, figures: &EngineFigures) {
     write_durations(page, durations);
     let unreadable = "Different rows that could not be read since the start";
     counters(page, ("posthaste_unreadable_rows", "table"), unreadable, unreadable_rows);
+    counters(page, ("posthaste_retention_deleted", "table"), "Rows deleted because of their age, by table", swept);
 }
 
 fn write_durations(page: &mut Exposition, DurationFigures { publishes, attempts, deliveries }: &DurationFigures) {
@@ -247,6 +249,7 @@ mod tests {
                 deliveries: Histogram::new(&PATIENT).snapshot(),
             },
             unreadable_rows: vec![("fanout", 2)],
+            swept: vec![("event", 8)],
         };
         let connections =
             ConnectionFigures { open: 9, refused: [("connections", 8), ("requests", 0), ("descriptors", 0)] };
@@ -273,6 +276,7 @@ mod tests {
             "posthaste_deliveries_pending 40",
             "posthaste_journal_commits_total 0",
             "posthaste_unreadable_rows_total{table=\"fanout\"} 2",
+            "posthaste_retention_deleted_total{table=\"event\"} 8",
             "posthaste_http_connections 9",
             "posthaste_http_refused_total{reason=\"connections\"} 8",
         ] {

@@ -44,6 +44,7 @@ async fn settle_one(store: &Store, crowd: &[Alike], bar: &ProgressBar) -> Result
         id,
         name: "crowd".to_owned(),
         allow_undeclared_types: true,
+        retention: Default::default(),
         created_at: UnixMillis::now(),
         catalogue: crowd.iter().map(|alike| (alike.kind.clone(), "Of a benchmark.".to_owned())).collect(),
     };

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::domain::moment::UnixMillis;
 use crate::domain::policy::Policy;
+use crate::domain::retention::Retention;
 use crate::engine::EngineConfig;
 use crate::engine::tests::store_with_tenant;
 use crate::journal::{Draft, Published};
@@ -69,6 +70,7 @@ async fn a_page_of_what_is_owed_is_full_although_deleted_webhooks_come_first() {
         keeps_connections: true,
         payload_memory: usize::MAX,
         address: None,
+        retention: Retention::DEFAULT,
     };
     let engine = Engine::start(store.clone(), config).await.unwrap();
     let drained = engine.drain(Instant::now() + Duration::from_secs(5)).await;

@@ -1,8 +1,8 @@
 //! Updates of the journal that cannot share a statement.
 
-use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Statement};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
 
-use crate::domain::id::{DeliveryId, OperationNum};
+use crate::domain::id::{DeliveryId, EventSeq, OperationNum};
 use crate::domain::moment::UnixMillis;
 use crate::store::cancel::{purge, take_back_one};
 use crate::store::journal_db::rows::{Change, Update, Updated};
@@ -28,13 +28,27 @@ pub(super) async fn run<C: ConnectionTrait>(update: Update, on: &C, updated: &mu
     Ok(())
 }
 
-/// Keeps the delivery's state in the row: a failed manual retry or replay falls back to it.
+/// Whether the event is there. If so, it is not deleted before this transaction ends.
+async fn keep_event<C: ConnectionTrait>(on: &C, event: EventSeq) -> Result<bool, DbErr> {
+    let sql = match on.get_database_backend() {
+        DbBackend::Postgres => "SELECT seq FROM event WHERE seq = $1 FOR KEY SHARE",
+        _ => "SELECT seq FROM event WHERE seq = $1",
+    };
+    let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, [event.0.into()]);
+    Ok(on.query_one_raw(statement).await?.is_some())
+}
+
+/// Keeps the delivery's state in the row: a failed manual retry or replay falls back to it. Nothing
+/// is retried whose event is gone.
 async fn retry<C: ConnectionTrait>(
     on: &C,
     id: DeliveryId,
     at: UnixMillis,
     operation: Option<OperationNum>,
 ) -> Result<Option<Change>, DbErr> {
+    if !keep_event(on, id.event).await? {
+        return Ok(None);
+    }
     let sql = "UPDATE delivery SET manual_from = status, manual_next_at = next_at, status = 0, next_at = $1, \
                    operation = $4 \
                WHERE event_seq = $2 AND webhook_num = $3 AND manual_from IS NULL \

@@ -123,6 +123,7 @@ impl Tables {
 
     /// Mirrors `updates::retry`.
     pub(super) fn retry(&mut self, id: DeliveryId, at: UnixMillis, operation: Option<OperationNum>) -> Option<Change> {
+        self.events.get(&id.event)?;
         let before = *self.deliveries.get(&id).filter(|state| state.manual.is_none())?;
         let is_replay = operation.is_some();
         let manual = Some(Fallback { status: before.status, next_at: before.next_at, is_replay });

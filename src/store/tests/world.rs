@@ -171,6 +171,7 @@ impl World {
             id: TenantId::generate(),
             name: "Tenant".to_owned(),
             allow_undeclared_types: true,
+            retention: Default::default(),
             created_at: UnixMillis::now(),
             catalogue: vec![("message.sent".to_owned(), "A message was sent.".to_owned())],
         };
@@ -184,6 +185,7 @@ impl World {
             id: TenantId::generate(),
             name: "Another".to_owned(),
             allow_undeclared_types: true,
+            retention: Default::default(),
             created_at: UnixMillis::now(),
             catalogue: vec![("message.sent".to_owned(), "A message was sent.".to_owned())],
         };

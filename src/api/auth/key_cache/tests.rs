@@ -39,6 +39,7 @@ impl World {
             id: TenantId::generate(),
             name: "Tenant".to_owned(),
             allow_undeclared_types: true,
+            retention: Default::default(),
             created_at: UnixMillis::now(),
             catalogue: Vec::new(),
         };

@@ -1,0 +1,213 @@
+//! Deletes settled events with their deliveries, attempts, entries of the log index and caller ids.
+//!
+//! An event with very many deliveries is deleted in several transactions. The first one deletes the event itself, after
+//! which no request finds its deliveries; the others delete these part by part. The mark `Unfinished` keeps the event's
+//! key meanwhile, so that whichever process comes next finishes the work.
+
+use std::collections::HashSet;
+
+use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, Statement, Value};
+
+use crate::domain::id::EventSeq;
+use crate::store::leases::ShardSet;
+use crate::store::pool::Transaction;
+use crate::store::state::{self, SweepMark};
+use crate::store::{Store, StoreError, dialect};
+
+/// Rows that were deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Deleted {
+    pub events: u64,
+    pub deliveries: u64,
+    pub attempts: u64,
+    pub log_entries: u64,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct SeqRow {
+    seq: i64,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct LastRow {
+    last: Option<i64>,
+}
+
+/// Of the events in `$1`, those that are owed to a webhook: by a pending row or by an open fan-out. The `+` makes the
+/// databases look up the rows of each event instead of all pending rows.
+fn owed_sql(backend: DbBackend) -> String {
+    let is_one = dialect::is_any_of(backend, "event_seq", "$1");
+    format!(
+        "SELECT event_seq AS seq FROM delivery WHERE {is_one} AND (+status) = 0 \
+         UNION SELECT event_seq AS seq FROM fanout WHERE {is_one}"
+    )
+}
+
+/// Deletes from `table` what belongs to the events in `$1`.
+fn of_events_sql(backend: DbBackend, table: &str) -> String {
+    format!("DELETE FROM {table} WHERE {}", dialect::is_any_of(backend, "event_seq", "$1"))
+}
+
+fn log_entries_sql(which: &str) -> String {
+    format!(
+        "DELETE FROM delivery_log WHERE (webhook_num, event_seq) IN \
+         (SELECT webhook_num, event_seq FROM delivery WHERE {which})"
+    )
+}
+
+fn caller_ids_sql(backend: DbBackend) -> String {
+    let is_one = dialect::is_any_of(backend, "seq", "$1");
+    format!(
+        "DELETE FROM event_caller_id WHERE (tenant_num, caller_id) IN \
+         (SELECT tenant_num, caller_id FROM event WHERE caller_id IS NOT NULL AND {is_one})"
+    )
+}
+
+/// The part of an event's deliveries after the event itself is gone: the first `$2` webhooks.
+const LAST_OF_PART: &str = "SELECT MAX(part.webhook_num) AS last FROM (SELECT webhook_num FROM delivery \
+    WHERE event_seq = $1 ORDER BY webhook_num LIMIT $2) AS part";
+
+const PART: &str = "event_seq = $1 AND webhook_num <= $2";
+
+async fn run<C: ConnectionTrait>(
+    on: &C,
+    sql: impl Into<String>,
+    values: impl IntoIterator<Item = Value>,
+) -> Result<u64, StoreError> {
+    let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, values);
+    Ok(on.execute_raw(statement).await?.rows_affected())
+}
+
+fn seqs_of(backend: DbBackend, events: &[EventSeq]) -> Value {
+    dialect::numbers(backend, events.iter().map(|event| event.0))
+}
+
+/// Which of these events are owed.
+async fn owed_among<C: ConnectionTrait>(on: &C, events: &[EventSeq]) -> Result<HashSet<EventSeq>, StoreError> {
+    let backend = on.get_database_backend();
+    let statement = Statement::from_sql_and_values(backend, owed_sql(backend), [seqs_of(backend, events)]);
+    let rows = SeqRow::find_by_statement(statement).all(on).await?;
+    Ok(rows.into_iter().map(|row| EventSeq(row.seq)).collect())
+}
+
+/// Locks the events that no other transaction has locked, and returns those of them that nobody is owed. What the lock
+/// waits for has been committed by then, and a second statement sees it.
+async fn locked_and_settled(on: &Transaction, events: &[EventSeq]) -> Result<Vec<EventSeq>, StoreError> {
+    let backend = on.get_database_backend();
+    let mut locked = events.to_vec();
+    if backend == DbBackend::Postgres {
+        let sql = "SELECT seq FROM event WHERE seq = ANY($1) ORDER BY seq FOR UPDATE SKIP LOCKED";
+        let statement = Statement::from_sql_and_values(backend, sql, [seqs_of(backend, events)]);
+        let rows = SeqRow::find_by_statement(statement).all(on).await?;
+        locked = rows.into_iter().map(|row| EventSeq(row.seq)).collect();
+    }
+    let owed = owed_among(on, &locked).await?;
+    locked.retain(|event| !owed.contains(event));
+    Ok(locked)
+}
+
+async fn delete_event_rows(on: &Transaction, events: &Value) -> Result<u64, StoreError> {
+    let backend = on.get_database_backend();
+    run(on, caller_ids_sql(backend), [events.clone()]).await?;
+    let sql = format!("DELETE FROM event WHERE {}", dialect::is_any_of(backend, "seq", "$1"));
+    run(on, sql, [events.clone()]).await
+}
+
+impl Store {
+    /// Which of these events are owed to a webhook.
+    pub async fn owed_events(&self, events: &[EventSeq]) -> Result<HashSet<EventSeq>, StoreError> {
+        owed_among(self.engine_readers(), events).await
+    }
+
+    /// Deletes those of these events that nobody is owed, with all that belongs to them. Notes `swept_to`, if given, as
+    /// how far the sweep has come.
+    pub async fn delete_events(
+        &self,
+        shard_set: &ShardSet,
+        events: &[EventSeq],
+        swept_to: Option<EventSeq>,
+    ) -> Result<Option<Deleted>, StoreError> {
+        let backend = self.backend();
+        let delete = async |on: &Transaction| {
+            let settled = seqs_of(backend, &locked_and_settled(on, events).await?);
+            let of_events = dialect::is_any_of(backend, "event_seq", "$1");
+            let deleted = Deleted {
+                attempts: run(on, of_events_sql(backend, "attempt"), [settled.clone()]).await?,
+                log_entries: run(on, log_entries_sql(&of_events), [settled.clone()]).await?,
+                deliveries: run(on, of_events_sql(backend, "delivery"), [settled.clone()]).await?,
+                events: delete_event_rows(on, &settled).await?,
+            };
+            note(on, SweepMark::EventsTo, swept_to).await?;
+            Ok(deleted)
+        };
+        self.sweep(shard_set, delete).await
+    }
+
+    /// Deletes one event unless it is owed, and leaves its deliveries to [`Self::delete_part`].
+    pub async fn delete_event_alone(
+        &self,
+        shard_set: &ShardSet,
+        event: EventSeq,
+        swept_to: Option<EventSeq>,
+    ) -> Result<Option<Deleted>, StoreError> {
+        let backend = self.backend();
+        let delete = async |on: &Transaction| {
+            let settled = locked_and_settled(on, &[event]).await?;
+            let events = delete_event_rows(on, &seqs_of(backend, &settled)).await?;
+            note(on, SweepMark::Unfinished, settled.first().copied()).await?;
+            note(on, SweepMark::EventsTo, swept_to).await?;
+            Ok(Deleted { events, ..Deleted::default() })
+        };
+        self.sweep(shard_set, delete).await
+    }
+
+    /// Deletes the deliveries of the next `webhooks` webhooks of an event that is gone. Once there are none, the event is
+    /// no longer unfinished.
+    pub async fn delete_part(
+        &self,
+        shard_set: &ShardSet,
+        event: EventSeq,
+        webhooks: u32,
+    ) -> Result<Option<Deleted>, StoreError> {
+        let backend = self.backend();
+        let delete = async |on: &Transaction| {
+            let values = [event.0.into(), i64::from(webhooks).into()];
+            let last = Statement::from_sql_and_values(backend, LAST_OF_PART, values);
+            let Some(LastRow { last: Some(last) }) = LastRow::find_by_statement(last).one(on).await? else {
+                let attempts = run(on, "DELETE FROM attempt WHERE event_seq = $1", [event.0.into()]).await?;
+                state::set_sweep_mark(on, SweepMark::Unfinished, EventSeq::ZERO).await?;
+                return Ok(Deleted { attempts, ..Deleted::default() });
+            };
+            let values = || [event.0.into(), last.into()];
+            Ok(Deleted {
+                events: 0,
+                attempts: run(on, format!("DELETE FROM attempt WHERE {PART}"), values()).await?,
+                log_entries: run(on, log_entries_sql(PART), values()).await?,
+                deliveries: run(on, format!("DELETE FROM delivery WHERE {PART}"), values()).await?,
+            })
+        };
+        self.sweep(shard_set, delete).await
+    }
+}
+
+async fn note<C: ConnectionTrait>(on: &C, mark: SweepMark, to: Option<EventSeq>) -> Result<(), StoreError> {
+    match to {
+        Some(to) => state::set_sweep_mark(on, mark, to).await,
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+pub(super) fn statements(backend: DbBackend) -> Vec<String> {
+    vec![
+        owed_sql(backend),
+        of_events_sql(backend, "attempt"),
+        of_events_sql(backend, "delivery"),
+        log_entries_sql(&dialect::is_any_of(backend, "event_seq", "$1")),
+        log_entries_sql(PART),
+        caller_ids_sql(backend),
+        LAST_OF_PART.to_owned(),
+        format!("DELETE FROM delivery WHERE {PART}"),
+        format!("DELETE FROM attempt WHERE {PART}"),
+    ]
+}
