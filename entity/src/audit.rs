@@ -17,6 +17,12 @@ pub struct Model {
     pub fields: String,
     pub peer: Option<String>,
     pub request_id: Option<String>,
+    /// The reason that the author gave.
+    pub reason: Option<String>,
+    /// How many deliveries a purge has cancelled; null until it has ended.
+    pub affected: Option<i64>,
+    /// JSON: the changed fields with their old and new values, as far as these may be shown.
+    pub changes: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

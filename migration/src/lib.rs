@@ -25,6 +25,7 @@ mod m0015_trails;
 mod m0016_ordered;
 mod m0017_operations;
 mod m0019_retention;
+mod m0020_audit;
 mod made;
 
 /// Id of the advisory lock that processes take in turns to migrate one PostgreSQL database. Arbitrary, and never
@@ -65,6 +66,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0016_ordered::Migration),
             Box::new(m0017_operations::Migration),
             Box::new(m0019_retention::Migration),
+            Box::new(m0020_audit::Migration),
         ]
     }
 }

@@ -1,7 +1,10 @@
-//! `/audit`: who changed what, and from where. It only reads the entries.
+//! `/audit`: who changed what, from where, and why. It only reads the entries.
+
+use std::collections::BTreeMap;
 
 use axum::extract::State;
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -37,17 +40,55 @@ struct EntryView {
     action: String,
     /// Id of what was changed, or the name of an event type.
     subject: String,
-    /// Names of the fields that were changed; never their values.
+    /// Names of the fields that were changed.
     fields: Vec<String>,
+    /// Old and new values of the changed fields by their names, except of those that are secret (`headers`, `auth`,
+    /// `tls`) or long: together, the values of an entry have 4096 bytes at most.
+    changes: BTreeMap<String, ChangeView>,
+    /// The reason that the caller gave, or for which the engine switched a webhook off.
+    reason: Option<String>,
+    /// How many deliveries a purge has cancelled; null for a purge that has not ended, and for other actions.
+    affected: Option<u64>,
     /// The address that the request came from; null if it is not known.
     peer: Option<String>,
     request_id: Option<String>,
 }
 
+/// What a change made of a field.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AuditChange)]
+struct ChangeView {
+    /// Null if the field had no value.
+    from: Value,
+    /// Null if the field has no value any more.
+    to: Value,
+}
+
+impl From<Value> for ChangeView {
+    fn from(mut change: Value) -> Self {
+        Self { from: change["from"].take(), to: change["to"].take() }
+    }
+}
+
 impl From<Entry> for EntryView {
     fn from(entry: Entry) -> Self {
-        let Entry { num, at, author, tenant, action, subject, fields, peer, request } = entry;
-        Self { num, at, author, tenant_id: tenant, action, subject, fields, peer, request_id: request }
+        let Entry { num, at, author, tenant, action, subject, fields, peer, request, reason, affected, changes } =
+            entry;
+        let changes = changes.into_iter().map(|(field, change)| (field, ChangeView::from(change))).collect();
+        Self {
+            num,
+            at,
+            author,
+            tenant_id: tenant,
+            action,
+            subject,
+            fields,
+            changes,
+            reason,
+            affected,
+            peer,
+            request_id: request,
+        }
     }
 }
 

@@ -84,7 +84,7 @@ impl Caller {
     fn author(&self) -> Author {
         let ClientAddr { peer, request } = &self.origin;
         let request = request.as_ref().and_then(|id| id.to_str().ok()).map(str::to_owned);
-        Author { who: self.access.who, peer: *peer, request }
+        Author { who: self.access.who, peer: *peer, request, reason: None }
     }
 }
 

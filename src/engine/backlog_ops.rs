@@ -54,8 +54,13 @@ impl Engine {
         before: Option<UnixMillis>,
         by: &Author,
     ) -> Result<u64, EngineError> {
-        self.enter(by, Action::PurgeWebhook, webhook).await?;
-        self.ops().purge(webhook.num, before).await
+        let deed = Deed::new(Action::PurgeWebhook, Some(webhook.tenant), webhook.id);
+        let entry = self.inner.store.enter_begun(by, deed).await?;
+        let cancelled = self.ops().purge(webhook.num, before).await?;
+        if let Err(error) = self.inner.store.note_affected(entry, cancelled).await {
+            tracing::warn!(%error, entry, cancelled, "audit entry of a purge cannot be completed; it does not say how many deliveries were cancelled");
+        }
+        Ok(cancelled)
     }
 
     pub(super) async fn enter(&self, by: &Author, action: Action, webhook: &WebhookRef) -> Result<(), EngineError> {

@@ -1,5 +1,6 @@
-//! The audit log: who changed what, and from where. A change of configuration writes its row in its own transaction. A
-//! row holds names of fields, never values.
+//! The audit log: who changed what, from where, and why. A change of configuration writes its row in its own
+//! transaction. A row has the names of the changed fields, and the old and new values of those that are neither secret
+//! nor long.
 //!
 //! An action that goes through the journal or an endpoint has no such transaction; its row is written before the action
 //! begins. So no action lacks a row, but a row may describe an action that then failed.
@@ -15,23 +16,30 @@ use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect,
     QueryTrait, Set,
 };
+use serde_json::{Map, Value, json};
 
 use crate::domain::id::{KeyId, SessionId, TenantId, TenantNum};
 use crate::domain::moment::UnixMillis;
 
+use super::decode;
 use super::dialect::is_one_of;
 use super::page::LOOKS;
 use super::{Page, Store, StoreError};
 
+/// Maximum bytes of the values in one row: a list of rows has a bound, and a longer value is in the object anyway.
+const LONGEST_CHANGES: usize = 4096;
+
 /// Subjects per statement.
 const SUBJECTS: usize = 500;
 
-/// Who makes a change, and from where.
+/// Who makes a change, from where, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Author {
     pub who: Who,
     pub peer: Option<IpAddr>,
     pub request: Option<String>,
+    /// In the author's own words.
+    pub reason: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,12 +58,17 @@ pub enum Who {
 impl Author {
     #[must_use]
     pub fn engine() -> Self {
-        Self { who: Who::Engine, peer: None, request: None }
+        Self { who: Who::Engine, peer: None, request: None, reason: None }
     }
 
     #[must_use]
     pub fn command() -> Self {
-        Self { who: Who::Command, peer: None, request: None }
+        Self { who: Who::Command, peer: None, request: None, reason: None }
+    }
+
+    #[must_use]
+    pub fn because(self, reason: Option<String>) -> Self {
+        Self { reason, ..self }
     }
 }
 
@@ -133,17 +146,38 @@ pub struct Deed {
     pub subject: String,
     /// Names of the changed fields.
     pub fields: Vec<String>,
+    /// Their old and new values, as far as they may be shown.
+    pub changes: Changes,
 }
+
+/// By the name of a field: `{"from": …, "to": …}`.
+pub type Changes = Map<String, Value>;
 
 impl Deed {
     #[must_use]
     pub fn new(action: Action, tenant: Option<TenantNum>, subject: impl fmt::Display) -> Self {
-        Self { action, tenant, subject: subject.to_string(), fields: Vec::new() }
+        Self { action, tenant, subject: subject.to_string(), fields: Vec::new(), changes: Changes::new() }
     }
 
     #[must_use]
     pub(super) fn of_fields(self, fields: Vec<String>) -> Self {
         Self { fields, ..self }
+    }
+
+    /// Adds the values of the changed fields that `before` and `after` name, as many as a row may have.
+    #[must_use]
+    pub(super) fn with_values(mut self, before: &Value, after: &Value) -> Self {
+        let mut room = LONGEST_CHANGES;
+        for name in &self.fields {
+            let (from, to) = (before.get(name), after.get(name));
+            let change = json!({ "from": from, "to": to });
+            let length = change.to_string().len();
+            if (from.is_some() || to.is_some()) && length <= room {
+                room -= length;
+                self.changes.insert(name.clone(), change);
+            }
+        }
+        self
     }
 }
 
@@ -159,6 +193,9 @@ pub struct Entry {
     pub fields: Vec<String>,
     pub peer: Option<String>,
     pub request: Option<String>,
+    pub reason: Option<String>,
+    pub affected: Option<u64>,
+    pub changes: Changes,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -190,8 +227,13 @@ pub(super) async fn enter<C: ConnectionTrait>(
     deed: Deed,
     at: UnixMillis,
 ) -> Result<(), StoreError> {
-    let Deed { action, tenant, subject, fields } = deed;
-    let row = ActiveModel {
+    Entity::insert(row_of(by, deed, at)).exec_without_returning(on).await?;
+    Ok(())
+}
+
+fn row_of(by: &Author, deed: Deed, at: UnixMillis) -> ActiveModel {
+    let Deed { action, tenant, subject, fields, changes } = deed;
+    ActiveModel {
         at: Set(at.0),
         author: Set(by.who.to_string()),
         tenant_num: Set(tenant.map(|tenant| tenant.0)),
@@ -200,16 +242,57 @@ pub(super) async fn enter<C: ConnectionTrait>(
         fields: Set(fields.join(",")),
         peer: Set(by.peer.map(|peer| peer.to_string())),
         request_id: Set(by.request.clone()),
+        reason: Set(by.reason.clone()),
+        changes: Set((!changes.is_empty()).then(|| Value::Object(changes).to_string())),
         ..Default::default()
+    }
+}
+
+/// An entry without its tenant, and the tenant's number.
+fn entry_of(row: Model) -> Result<(Option<i64>, Entry), StoreError> {
+    let Model { num, at, author, tenant_num, action, subject, fields, peer, request_id, reason, affected, changes } =
+        row;
+    let changes = changes.map(|text| decode::json("changes", &text)).transpose()?.unwrap_or_default();
+    let entry = Entry {
+        num,
+        at: UnixMillis(at),
+        author,
+        tenant: None,
+        action,
+        subject,
+        fields: fields.split(',').filter(|field| !field.is_empty()).map(str::to_owned).collect(),
+        peer,
+        request: request_id,
+        reason,
+        affected: affected.map(i64::cast_unsigned),
+        changes,
     };
-    Entity::insert(row).exec_without_returning(on).await?;
-    Ok(())
+    Ok((tenant_num, entry))
 }
 
 impl Store {
     /// Records an action that has no transaction of configuration. Call before the action begins.
     pub async fn enter(&self, by: &Author, deed: Deed) -> Result<(), StoreError> {
         self.write(async |on| enter(on, by, deed, UnixMillis::now()).await).await
+    }
+
+    /// The same for an action of which [`Store::note_affected`] says later how much it has changed. Returns the number
+    /// of the row.
+    pub async fn enter_begun(&self, by: &Author, deed: Deed) -> Result<i64, StoreError> {
+        self.write(async |on| Ok(Entity::insert(row_of(by, deed, UnixMillis::now())).exec(on).await?.last_insert_id))
+            .await
+    }
+
+    /// Notes how much an action has changed.
+    pub async fn note_affected(&self, num: i64, affected: u64) -> Result<(), StoreError> {
+        let affected = i64::try_from(affected).unwrap_or(i64::MAX);
+        self.write(async |on| {
+            let row =
+                Entity::update_many().col_expr(Column::Affected, Expr::value(affected)).filter(Column::Num.eq(num));
+            row.exec(on).await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Rows with numbers below `before`, newest first. With a filter that has no index (action, time), a page covers at
@@ -247,16 +330,14 @@ impl Store {
             query = query.filter(condition);
         }
         let statement = query.limit(limit + 1).build(self.backend());
-        let page = self.page_of::<Model, Model>(("audit", "num"), statement, limit, Ok).await?;
-        let Page { items: rows, next } = page.down_to(floor);
-        let tenants = self.tenant_ids(rows.iter().filter_map(|row| row.tenant_num).collect()).await?;
-        let entry = |row: Model| {
-            let Model { num, at, author, tenant_num, action, subject, fields, peer, request_id } = row;
-            let tenant = tenants.iter().find(|(of, _)| Some(*of) == tenant_num).map(|(_, id)| *id);
-            let fields = fields.split(',').filter(|field| !field.is_empty()).map(str::to_owned).collect();
-            Entry { num, at: UnixMillis(at), author, tenant, action, subject, fields, peer, request: request_id }
+        let page = self.page_of::<Model, _>(("audit", "num"), statement, limit, entry_of).await?;
+        let Page { items, next } = page.down_to(floor);
+        let tenants = self.tenant_ids(items.iter().filter_map(|(tenant, _)| *tenant).collect()).await?;
+        let with_tenant = |(tenant, entry): (Option<i64>, Entry)| {
+            let tenant = tenants.iter().find(|(num, _)| Some(*num) == tenant).map(|(_, id)| *id);
+            Entry { tenant, ..entry }
         };
-        Ok(Page { items: rows.into_iter().map(entry).collect(), next })
+        Ok(Page { items: items.into_iter().map(with_tenant).collect(), next })
     }
 
     /// The row after the first [`LOOKS`] rows of this condition; `None` if there are fewer.

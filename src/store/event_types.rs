@@ -5,6 +5,7 @@ use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
     QueryTrait, Set,
 };
+use serde_json::json;
 
 use crate::domain::id::TenantNum;
 use crate::domain::moment::UnixMillis;
@@ -114,6 +115,8 @@ impl Store {
             let before = found.ok_or(StoreError::Stale)?;
             let fields = audit::named(&[("description", before.description != changed.description)]);
             let deed = Deed::new(Action::UpdateEventType, Some(changed.tenant), &changed.name).of_fields(fields);
+            let shown = |description: &Option<String>| json!({ "description": description });
+            let deed = deed.with_values(&shown(&before.description), &shown(&changed.description));
             audit::enter(on, by, deed, now).await?;
             let mut row = before.into_active_model();
             row.description = Set(changed.description.clone());

@@ -5,6 +5,7 @@ use sea_orm::sea_query::Expr;
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Set,
 };
+use serde_json::json;
 
 use crate::domain::id::{TenantId, TenantNum};
 use crate::domain::moment::UnixMillis;
@@ -140,6 +141,9 @@ impl Store {
                 ("retention.responsesSeconds", before.retention_responses != responses),
             ];
             let deed = Deed::new(Action::UpdateTenant, Some(tenant.num), tenant.id).of_fields(audit::named(&changed));
+            let shown = |name: &str, allows: bool| json!({"name": name, "allowUndeclaredTypes": allows});
+            let old = shown(&before.name, before.allow_undeclared_types);
+            let deed = deed.with_values(&old, &shown(&tenant.name, tenant.allow_undeclared_types));
             audit::enter(on, by, deed, now).await?;
             let mut row = before.into_active_model();
             row.name = Set(tenant.name.clone());

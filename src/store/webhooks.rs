@@ -310,7 +310,8 @@ impl Store {
                     .await?;
                 if let Some((id, tenant)) = row {
                     let deed = Deed::new(Action::DisableWebhook, Some(TenantNum(tenant)), webhook_id_of(&id)?);
-                    audit::enter(on, &Author::engine(), deed, now).await?;
+                    let by = Author::engine().because(Some(reason.to_owned()));
+                    audit::enter(on, &by, deed, now).await?;
                 }
                 config_changes::note(on, Change::Webhook(num)).await?;
             }

@@ -183,6 +183,79 @@ async fn a_tenant_reads_its_own_audit_by_action_subject_and_time() {
     client.get("/audit?action=webhook.think").await.problem(400);
 }
 
+/// The newest entry of a tenant.
+async fn newest(client: &Client) -> Value {
+    client.walk("/audit").await[0].clone()
+}
+
+on_both!(an_entry_says_why_and_how_much);
+async fn an_entry_says_why_and_how_much() {
+    let (world, hook) = World::with_webhook(Receiver::ok()).await;
+    let client = world.client();
+    let act = async |action: &str, reason: &str| {
+        client.post(&hook.path(action), &json!({"reason": reason})).await.expect(200)
+    };
+    act("/pause", "receiver moves — ticket 17").await;
+    let paused = newest(client).await;
+    assert_eq!((&paused["action"], &paused["reason"]), (&json!("webhook.pause"), &json!("receiver moves — ticket 17")));
+    assert_eq!((&paused["affected"], &paused["changes"]), (&Value::Null, &json!({})));
+    for _ in 0..3 {
+        world.publish("message.sent").await;
+    }
+    assert_eq!(act("/purge", "sent by hand").await["cancelled"], 3);
+    let purged = newest(client).await;
+    assert_eq!((&purged["action"], &purged["reason"]), (&json!("webhook.purge"), &json!("sent by hand")));
+    assert_eq!(purged["affected"], 3);
+    act("/resume", "moved").await;
+    assert_eq!(newest(client).await["reason"], "moved");
+    act("/resume", "it was not paused").await;
+    assert_eq!(newest(client).await["reason"], "it was not paused");
+    client.act(&hook.path("/pause")).await.expect(200);
+    assert_eq!(newest(client).await["reason"], Value::Null);
+
+    for wrong in [json!("a\nb"), json!("pay\u{202e}gnillib"), json!("é".repeat(501)), json!(""), json!("  "), json!(1)]
+    {
+        for action in ["/pause", "/resume", "/purge"] {
+            let refused = client.post(&hook.path(action), &json!({"reason": wrong})).await;
+            assert_eq!(refused.problem(422).pointers(), ["/reason"], "{wrong}");
+        }
+    }
+    act("/resume", &"é".repeat(500)).await;
+}
+
+on_both!(an_entry_shows_what_a_change_has_replaced_unless_it_is_secret_or_long);
+async fn an_entry_shows_what_a_change_has_replaced_unless_it_is_secret_or_long() {
+    let (world, hook) = World::with_webhook(Receiver::ok()).await;
+    let client = world.client();
+    let change = json!({
+        "timeoutMs": 1234, "rateLimit": {"requests": 5}, "description": "long ".repeat(400), "metadata": {"a": [1]},
+        "headers": {"X-Session": "hush"}, "auth": {"type": "bearer", "token": "hush"},
+    });
+    client.patch(&hook.path(""), &change).await.expect(200);
+
+    let entry = newest(client).await;
+    assert_eq!(entry["changes"]["timeoutMs"], json!({"from": 5000, "to": 1234}));
+    assert_eq!(entry["changes"]["metadata"], json!({"from": null, "to": {"a": [1]}}));
+    assert_eq!(entry["changes"]["rateLimit"]["to"], json!({"requests": 5, "perSeconds": 1, "burst": 5}));
+    assert!(!entry.to_string().contains("hush"), "{entry}");
+    let names = |of: &Value| of.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&entry["changes"]), ["description", "metadata", "rateLimit", "timeoutMs"]);
+    let longer = json!({"description": "é".repeat(2000), "name": "b"});
+    client.patch(&hook.path(""), &longer).await.expect(200);
+    let entry = newest(client).await;
+    assert_eq!(
+        (&entry["fields"], names(&entry["changes"])),
+        (&json!(["name", "description"]), vec!["name".to_owned()])
+    );
+
+    let tenant = format!("/tenants/{}", world.tenant.id);
+    world.admin().patch(&tenant, &json!({"allowUndeclaredTypes": false})).await.expect(200);
+    assert_eq!(newest(client).await["changes"], json!({"allowUndeclaredTypes": {"from": true, "to": false}}));
+    client.post("/event-types", &json!({"name": "bolt.only"})).await.expect(201);
+    client.patch("/event-types/bolt.only", &json!({"description": "d"})).await.expect(200);
+    assert_eq!(newest(client).await["changes"], json!({"description": {"from": null, "to": "d"}}));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whichever_node_is_asked_the_entry_is_of_the_caller() {
     On::Postgres

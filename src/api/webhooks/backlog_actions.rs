@@ -10,7 +10,7 @@ use crate::api::auth::{Operate, Tenant};
 use crate::api::backlogs::{self, Shown};
 use crate::api::body::{Input, NoBody, OptionalJson};
 use crate::api::etag::{Changed, IfMatch, at_version, changed};
-use crate::api::fields::{Given, Reader, moment};
+use crate::api::fields::{Given, Reader, line, moment};
 use crate::api::page::NoQuery;
 use crate::api::path::One;
 use crate::api::problem::Problem;
@@ -84,12 +84,34 @@ async fn held(app: &App, tenant: TenantId, held: WebhookRef, changed: bool) -> R
     }
 }
 
+/// Characters of a reason: a sentence or two.
+const REASON: std::ops::RangeInclusive<usize> = 1..=500;
+
+fn reason(reader: &mut Reader<'_, '_>) -> Given<String> {
+    reader.field("reason", |raw| line(raw, &REASON))
+}
+
+#[derive(Debug, ToSchema)]
+pub(in crate::api) struct HoldInput {
+    /// Why; kept in the audit.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 500, example = "receiver moves to another host")]
+    reason: Given<String>,
+}
+
+impl Input for HoldInput {
+    const FIELDS: &'static [&'static str] = &["reason"];
+
+    fn read(reader: &mut Reader<'_, '_>) -> Option<Self> {
+        Some(Self { reason: reason(reader) })
+    }
+}
+
 /// Pauses a webhook: its pending deliveries are held.
 ///
 /// New events are owed to it as before; nothing is lost. Requests in flight end as they would. It works for a webhook
 /// that cannot be read, too; the answer then has its id and its damage.
 #[utoipa::path(post, path = "/webhooks/{id}/pause", tag = "webhooks", operation_id = "pauseWebhook",
-    params(("id" = String, Path), ("If-Match" = Option<String>, Header)),
+    params(("id" = String, Path), ("If-Match" = Option<String>, Header)), request_body = Option<HoldInput>,
     responses((status = 200, body = HeldAnswer), ChangeProblems))]
 pub(super) async fn pause(
     State(app): State<App>,
@@ -97,9 +119,10 @@ pub(super) async fn pause(
     _: NoQuery,
     One(id): One<WebhookId>,
     if_match: IfMatch,
-    _: NoBody,
+    OptionalJson(body): OptionalJson<HoldInput>,
 ) -> Result<Response, Problem> {
-    let by = tenant.author();
+    let (HoldInput { reason }, _) = body.accepted()?;
+    let by = tenant.author().because(reason.value());
     let paused = changed(|| async {
         let webhook = find_ref(&app, tenant.num(), id).await?;
         let only = if_match.only(webhook.version)?;
@@ -114,7 +137,7 @@ pub(super) async fn pause(
 ///
 /// `changed` is false when the webhook was neither. Resuming does not switch a webhook on, nor close an open breaker.
 #[utoipa::path(post, path = "/webhooks/{id}/resume", tag = "webhooks", operation_id = "resumeWebhook",
-    params(("id" = String, Path), ("If-Match" = Option<String>, Header)),
+    params(("id" = String, Path), ("If-Match" = Option<String>, Header)), request_body = Option<HoldInput>,
     responses((status = 200, body = HeldAnswer), ChangeProblems))]
 pub(super) async fn resume(
     State(app): State<App>,
@@ -122,9 +145,10 @@ pub(super) async fn resume(
     _: NoQuery,
     One(id): One<WebhookId>,
     if_match: IfMatch,
-    _: NoBody,
+    OptionalJson(body): OptionalJson<HoldInput>,
 ) -> Result<Response, Problem> {
-    let by = tenant.author();
+    let (HoldInput { reason }, _) = body.accepted()?;
+    let by = tenant.author().because(reason.value());
     let resumed = changed(|| async {
         let webhook = find_ref(&app, tenant.num(), id).await?;
         let only = if_match.only(webhook.version)?;
@@ -160,13 +184,16 @@ pub(in crate::api) struct PurgeInput {
     /// Cancels only deliveries of events that were accepted before this time; without it, all.
     #[schema(value_type = Option<String>, format = DateTime)]
     before: Given<UnixMillis>,
+    /// Why; kept in the audit.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 500)]
+    reason: Given<String>,
 }
 
 impl Input for PurgeInput {
-    const FIELDS: &'static [&'static str] = &["before"];
+    const FIELDS: &'static [&'static str] = &["before", "reason"];
 
     fn read(reader: &mut Reader<'_, '_>) -> Option<Self> {
-        Some(Self { before: reader.field("before", moment) })
+        Some(Self { before: reader.field("before", moment), reason: reason(reader) })
     }
 }
 
@@ -192,7 +219,8 @@ pub(super) async fn purge(
 ) -> Result<axum::Json<Purged>, Problem> {
     let webhook = find_ref(&app, tenant.num(), id).await?;
     if_match.only(webhook.version)?;
-    let (PurgeInput { before }, _) = body.accepted()?;
-    let cancelled = app.engine().purge(&webhook, before.value(), &tenant.author()).await?;
+    let (PurgeInput { before, reason }, _) = body.accepted()?;
+    let by = tenant.author().because(reason.value());
+    let cancelled = app.engine().purge(&webhook, before.value(), &by).await?;
     Ok(axum::Json(Purged { cancelled }))
 }

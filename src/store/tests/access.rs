@@ -59,7 +59,7 @@ async fn every_change_is_entered_with_its_author_in_the_order_of_changes(on: On)
     let now = UnixMillis::now();
     let by_key = KeyId::generate();
     let peer = Some("192.0.2.7".parse().unwrap());
-    let by = Author { who: Who::Key(by_key), peer, request: Some("r-1".to_owned()) };
+    let by = Author { who: Who::Key(by_key), peer, request: Some("r-1".to_owned()), reason: None };
     let created = store.create_webhook(world.new_webhook(), None, &by).await.unwrap();
     let policy = Policy { timeout_ms: 7000, ordered: true, ..Policy::default() };
     let renamed = Webhook { name: "Other".to_owned(), policy, ..created.clone() };

@@ -1,9 +1,10 @@
-//! Describes a change of a webhook for the audit log: the names of the fields that get other values.
+//! Describes a change of a webhook for the audit log: the names of the fields that get other values, and these values
+//! unless they are secret.
 
 use std::collections::BTreeSet;
 
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::store::audit::{self, Action, Deed};
 
@@ -12,8 +13,29 @@ use super::Webhook;
 /// `lost`: the fields that could not be read before.
 pub(super) fn deed(before: &Webhook, after: &Webhook, lost: BTreeSet<String>) -> Deed {
     let mut fields = fields(before, after);
+    let (mut old, new) = (shown(before), shown(after));
+    old.retain(|field, _| !lost.contains(field));
     fields.extend(lost.into_iter().filter(|field| !fields.contains(field)).collect::<Vec<_>>());
-    Deed::new(Action::UpdateWebhook, Some(after.tenant), after.id).of_fields(fields)
+    let deed = Deed::new(Action::UpdateWebhook, Some(after.tenant), after.id).of_fields(fields);
+    deed.with_values(&Value::Object(old), &Value::Object(new))
+}
+
+/// The fields whose values the audit may show: no header and no credential.
+fn shown(webhook: &Webhook) -> Map<String, Value> {
+    let Webhook { name, url, events, public_headers, policy, description, metadata, is_active, .. } = webhook;
+    let mut shown = members(policy);
+    for (field, value) in [
+        ("name", json!(name)),
+        ("url", json!(url)),
+        ("events", json!(events)),
+        ("publicHeaders", json!(public_headers)),
+        ("description", json!(description)),
+        ("metadata", json!(metadata)),
+        ("isActive", json!(is_active)),
+    ] {
+        shown.insert(field.to_owned(), value);
+    }
+    shown
 }
 
 /// The changed fields, by their names in the API.

@@ -201,9 +201,9 @@ impl Operation {
             "createKey" => json!({"name": "another", "scopes": ["read"]}),
             "createWebhook" => json!({"name": "x", "url": "https://example.com/", "events": ["never.sent"]}),
             "updateWebhook" => json!({"name": "changed", "isActive": false}),
-            "purgeWebhook" => json!({}),
             "createOperation" | "replayWebhook" => json!({"kind": "retry", "status": "success"}),
             "updateOperation" => json!({"ratePerSecond": 7}),
+            "purgeWebhook" | "pauseWebhook" | "resumeWebhook" => json!({"reason": "maintenance"}),
             "rotateSecret" => json!({"graceSeconds": 0}),
             other => panic!("{} {}: say here what body {other} takes", self.method, self.path),
         })
