@@ -59,6 +59,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::backlog::{Actor, Backlog, BacklogOrder, EndpointState, Receiver, cannot_be_served};
 pub use self::cluster_view::Owner;
+pub use self::delivery_ops::tested;
 pub use self::durations::DurationFigures;
 pub use self::inspect::EngineFigures;
 pub use self::listing::DeliveryPage;

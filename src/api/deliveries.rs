@@ -15,6 +15,7 @@ use utoipa_axum::routes;
 use super::App;
 use super::auth::{Operate, Read, Tenant};
 use super::body::NoBody;
+use super::idempotency::NoIdempotencyKey;
 use super::page::{List, MAX_LIMIT, NoQuery, PageParams, PageView, Query, StatusCodeFilter, query_parameter};
 use super::path::One;
 use super::problem::Problem;
@@ -371,6 +372,7 @@ async fn retry(
     tenant: Tenant<Operate>,
     _: NoQuery,
     One(id): One<DeliveryId>,
+    _: NoIdempotencyKey,
     _: NoBody,
 ) -> Result<(StatusCode, axum::Json<DeliveryAnswer>), Problem> {
     app.engine().retry(tenant.num(), id, &tenant.author()).await?;

@@ -74,7 +74,7 @@ fn accepted(kind: String, published: Option<Published>) -> Result<Response, Prob
 }
 
 /// The answer to the first request with this key.
-async fn published_before(app: &App, key: Option<&OnceKey>) -> Result<Option<Vec<Published>>, Problem> {
+pub(super) async fn published_before(app: &App, key: Option<&OnceKey>) -> Result<Option<Vec<Published>>, Problem> {
     let Some((_, answer)) = idempotency::first_answer(app, key).await? else { return Ok(None) };
     serde_json::from_slice(&answer).map(Some).map_err(|error| Problem::internal(&error))
 }

@@ -11,8 +11,10 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
 use sha2::{Digest, Sha256};
 
+use super::etag::at_version;
 use super::problem::Problem;
 use super::{App, BASE};
 use crate::domain::id::TenantNum;
@@ -150,6 +152,48 @@ fn replayed(status: u16, path: &str, answer: Vec<u8>) -> Result<Response, Proble
     let mut response = created(StatusCode::from_u16(status).unwrap_or(StatusCode::CREATED), path, answer)?;
     mark_replayed(&mut response);
     Ok(response)
+}
+
+/// A request that makes something and cannot be repeated safely. A key is refused: its sender would rely on it.
+pub(super) struct NoIdempotencyKey;
+
+impl<S: Sync> FromRequestParts<S> for NoIdempotencyKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        if !parts.headers.contains_key(IDEMPOTENCY_KEY) {
+            return Ok(Self);
+        }
+        let detail = "this request takes no Idempotency-Key: its repetition would not get the first answer";
+        Err(Problem::bad_request("idempotency_key_not_taken", detail))
+    }
+}
+
+/// The answer to an action on an object: what it shows, and the version of the object.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub(super) version: i64,
+    pub(super) shown: Box<RawValue>,
+}
+
+impl Kept {
+    pub(super) fn new(version: i64, shown: &impl Serialize) -> Result<Self, serde_json::Error> {
+        Ok(Self { version, shown: to_raw_value(shown)? })
+    }
+
+    /// What is stored for repetitions of the request with this key.
+    pub(super) fn once(&self, key: OnceKey) -> Result<Once, serde_json::Error> {
+        Ok(Once { key, status: StatusCode::OK.as_u16(), answer: serde_json::to_vec(self)? })
+    }
+
+    /// The first answer to this request, if there was one.
+    pub(super) async fn first(app: &App, key: Option<&OnceKey>) -> Result<Option<Response>, Problem> {
+        let Some((_, answer)) = first_answer(app, key).await? else { return Ok(None) };
+        let Self { version, shown } = serde_json::from_slice(&answer).map_err(|error| Problem::internal(&error))?;
+        let mut response = at_version(version, &shown);
+        mark_replayed(&mut response);
+        Ok(Some(response))
+    }
 }
 
 /// Marks an answer that was made again from what was stored.

@@ -10,7 +10,7 @@ use crate::domain::moment::UnixMillis;
 use crate::engine::Receiver;
 
 /// How the receiver has answered lately.
-#[derive(Debug, Default, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ReceiverFields {
     /// When the first failure after the last success happened; null while requests succeed. Starts over when `url`,
@@ -24,7 +24,7 @@ pub(super) struct ReceiverFields {
     last_success_at: Option<UnixMillis>,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = LastError)]
 struct LastErrorView {

@@ -20,6 +20,7 @@ use utoipa_axum::routes;
 use super::App;
 use super::auth::{Anyone, X_API_KEY};
 use super::body::NoBody;
+use super::idempotency::NoIdempotencyKey;
 use super::key;
 use super::page::NoQuery;
 use super::problem::Problem;
@@ -80,6 +81,7 @@ async fn open(
     caller: Anyone,
     _: NoQuery,
     headers: HeaderMap,
+    _: NoIdempotencyKey,
     _: NoBody,
 ) -> Result<Response, Problem> {
     if caller.session().is_some() {

@@ -1,16 +1,12 @@
 //! Changes webhooks and tenants: in the store, in the routes and in the live endpoints, and notifies the other nodes.
 //! The API calls it.
 
-use std::time::Duration;
-
-use secrecy::SecretString;
-
 use crate::domain::id::SecretId;
 use crate::store::StoreError;
 use crate::store::audit::Author;
 use crate::store::idempotency::Once;
 use crate::store::tenants::Tenant;
-use crate::store::webhooks::{NewWebhook, Rotation, Route, SecretEnd, Webhook, WebhookRef};
+use crate::store::webhooks::{NewWebhook, Rotation, Route, SecretEnd, SecretInfo, Webhook, WebhookRef};
 
 use super::{Engine, EngineError};
 
@@ -61,23 +57,19 @@ impl Engine {
         self.ops().forget(nums).await
     }
 
-    /// Makes `new` the current secret; the previous ones keep signing for `grace` at most. If `only` is given, the
-    /// webhook must have that version.
+    /// Makes a new secret the current one; the previous ones keep signing for a while.
     pub async fn rotate_secret(
         &self,
         webhook: &Webhook,
-        only: Option<i64>,
-        (new, grace): (&SecretString, Duration),
+        rotation: Rotation<'_>,
         by: &Author,
-    ) -> Result<Webhook, EngineError> {
-        let now = self.inner.context.host.now();
-        let rotation = Rotation::new(new, now.plus(grace)).of_version(only);
+    ) -> Result<(Webhook, Vec<SecretInfo>), EngineError> {
         let changing = self.inner.context.changing.write().await;
-        let webhook = self.inner.store.rotate_secret(webhook, rotation, now, by).await?;
+        let rotated = self.inner.store.rotate_secret(webhook, rotation, self.inner.context.host.now(), by).await?;
         drop(changing);
         self.notify_peers();
         self.inner.registry.reconfigure(webhook.num).await;
-        Ok(webhook)
+        Ok(rotated)
     }
 
     /// Ends a secret that was rotated out: it signs no more.

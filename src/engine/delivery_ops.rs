@@ -9,6 +9,7 @@ use crate::domain::delivery::Status;
 use crate::domain::id::{DeliveryId, MAX_ATTEMPT, TenantNum, WebhookNum};
 use crate::journal::{Draft, Published};
 use crate::store::audit::{Action, Author, Deed};
+use crate::store::idempotency::OnceKey;
 use crate::store::unreadable::UnreadableRow;
 use crate::store::webhooks::{Webhook, WebhookRef};
 
@@ -21,10 +22,20 @@ const TEST_PATIENCE: Duration = Duration::from_secs(10);
 /// How often a test looks for its outcome; a person is waiting.
 const TEST_POLL: Duration = Duration::from_millis(10);
 
+/// The delivery of a test to this webhook, of what became of the test's event.
+#[must_use]
+pub fn tested(published: &[Published], webhook: WebhookNum) -> Option<DeliveryId> {
+    match published.first()? {
+        Published::Accepted(receipt) => Some(DeliveryId { event: receipt.seq, webhook }),
+        Published::Duplicate(_) | Published::Conflict => None,
+    }
+}
+
 impl Engine {
     /// Publishes a `webhook.test` event like any other event and waits for its first outcome. When the endpoint has
-    /// other work first, the answer may come before the outcome; the delivery is still pending then.
-    pub async fn test(&self, num: WebhookNum, by: &Author) -> Result<DeliveryId, EngineError> {
+    /// other work first, the answer may come before the outcome; the delivery is still pending then. A repeated request
+    /// with a key makes no second event.
+    pub async fn test(&self, num: WebhookNum, once: Option<OnceKey>, by: &Author) -> Result<DeliveryId, EngineError> {
         let webhook = self.sendable(num).await?;
         self.require_running(num).await?;
         self.enter(by, Action::TestWebhook, &WebhookRef::from(&webhook)).await?;
@@ -40,9 +51,8 @@ impl Engine {
             targets: Arc::new([webhook.num]),
             is_ordered: self.inner.routes.is_any_ordered(webhook.tenant, &[webhook.num]),
         };
-        let published = self.inner.journal.publish(vec![draft], None).await?;
-        let Some(Published::Accepted(receipt)) = published.first() else { return Err(EngineError::NotFound) };
-        let id = DeliveryId { event: receipt.seq, webhook: webhook.num };
+        let published = self.inner.journal.publish(vec![draft], once).await?;
+        let id = tested(&published, num).ok_or(EngineError::NotFound)?;
         let host = &self.inner.context.host;
         let until = host.steady() + Duration::from_millis(webhook.policy.timeout_ms.into()) + TEST_PATIENCE;
         while self.inner.store.first_attempt(id).await?.is_none() && host.steady() < until && self.is_ready() {

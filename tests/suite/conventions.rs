@@ -181,3 +181,57 @@ async fn an_action_refuses_what_it_cannot_do() {
     client.post(&hook.path("/pause"), &json!({})).await.expect(200);
     world.admin().post(&rewrap, &json!({})).await.expect(200);
 }
+
+async fn act_once(client: &Client, path: &str, key: &str) -> Answer {
+    send(client.call(Method::POST, path).header("Idempotency-Key", key)).await
+}
+
+on_both!(a_rotation_that_is_repeated_gets_its_secret_again_and_makes_no_other);
+async fn a_rotation_that_is_repeated_gets_its_secret_again_and_makes_no_other() {
+    let (world, hook) = World::with_webhook(Receiver::ok()).await;
+    let (client, path) = (world.client(), hook.path("/secret/rotate"));
+
+    let rotated = act_once(client, &path, "rotation-1").await;
+    hook.rotated_to(&rotated.expect(200));
+    client.patch(&hook.path(""), &json!({"name": "b"})).await.expect(200);
+    let repeated = client.call(Method::POST, &path).header("Idempotency-Key", "rotation-1");
+    let again = send(repeated.header("If-Match", "\"v1\"")).await;
+
+    assert_eq!((again.expect(200), tag(&again)), (rotated.json(), tag(&rotated)));
+    assert_eq!((again.header("idempotency-replayed"), rotated.header("idempotency-replayed")), (Some("true"), None));
+    let secrets = client.get(&hook.path("")).await.json()["secrets"].clone();
+    assert_eq!((secrets.as_array().map(Vec::len), &secrets), (Some(2), &rotated.json()["secrets"]));
+    let other = client.json(Method::POST, &path, &json!({"graceSeconds": 0})).header("Idempotency-Key", "rotation-1");
+    assert_eq!(send(other).await.problem(422).code(), "idempotency_key_reused");
+    let second = act_once(client, &path, "rotation-2").await;
+    hook.rotated_to(&second.expect(200));
+    assert_ne!(second.json()["secret"], rotated.json()["secret"]);
+    world.publish("message.sent").await;
+    hook.saw(1).await;
+}
+
+on_both!(a_test_that_is_repeated_sends_nothing_again);
+async fn a_test_that_is_repeated_sends_nothing_again() {
+    let (world, hook) = World::with_webhook(Receiver::ok()).await;
+    let (client, path) = (world.client(), hook.path("/test"));
+
+    let first = act_once(client, &path, "test-1").await;
+    let again = act_once(client, &path, "test-1").await;
+
+    assert_eq!(again.expect(200), first.expect(200));
+    assert_eq!((again.header("idempotency-replayed"), first.header("idempotency-replayed")), (Some("true"), None));
+    act_once(client, &path, "test-2").await.expect(200);
+    assert_eq!(hook.saw(2).await.len(), 2);
+}
+
+#[tokio::test]
+async fn what_cannot_be_repeated_safely_takes_no_idempotency_key() {
+    let (world, hook) = World::with_webhook(Receiver::ok()).await;
+    let event = world.publish("message.sent").await;
+    let delivery = world.settled(&event).await["id"].as_str().expect("an id").to_owned();
+    for path in ["/session".to_owned(), format!("/deliveries/{delivery}/retry")] {
+        let refused = act_once(world.client(), &path, "once").await;
+        assert_eq!(refused.problem(400).code(), "idempotency_key_not_taken", "{path}");
+    }
+    assert_eq!((hook.requests().len(), world.client().walk("/sessions").await.len()), (1, 0));
+}

@@ -58,7 +58,10 @@ async fn a_request_with_an_idempotency_key_is_done_once_whichever_nodes_get_it()
                     results.iter().map(|result| result["id"].to_string()).collect::<Vec<_>>()
                 };
                 assert!(answers.iter().all(|answer| ids(answer) == ids(&answers[0])), "{answers:?}");
-                same_answer(&sent("webhook", "/webhooks", &webhook).await, 201);
+                let made = same_answer(&sent("webhook", "/webhooks", &webhook).await, 201);
+                let rotate = format!("/webhooks/{}/secret/rotate", made["id"].as_str().expect("an id"));
+                let rotated = same_answer(&sent("rotate", &rotate, &json!({"graceSeconds": 60})).await, 200);
+                assert_eq!(rotated["secrets"].as_array().map(Vec::len), Some(2), "{rotated}");
                 let tenant = json!({"name": format!("Race {round}")});
                 same_answer(&sent_to_all(&admins, &format!("tenant-{round}"), "/tenants", &tenant).await, 201);
             }
@@ -67,6 +70,8 @@ async fn a_request_with_an_idempotency_key_is_done_once_whichever_nodes_get_it()
             let listed = fleet.world.client().walk("/events").await;
             assert_eq!(listed.len(), 3 * ROUNDS, "each round published three events: one alone and a batch of two");
             assert_eq!(fleet.world.client().walk("/webhooks").await.len(), ROUNDS);
+            let rotations = fleet.world.client().walk("/audit?action=webhook.rotate_secret").await;
+            assert_eq!(rotations.len(), ROUNDS);
             fleet.stop_all().await;
         })
         .await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use utoipa::ToSchema;
 
 use crate::api::App;
@@ -12,17 +12,22 @@ use crate::api::auth::{Manage, Operate, Read, Tenant};
 use crate::api::body::{Input, NoBody, OptionalJson};
 use crate::api::deliveries::{self, DeliveryParams, DeliveryView, TestAnswer};
 use crate::api::etag::{Changed, IfMatch, at_version, changed};
+use crate::api::events::published_before;
 use crate::api::fields::{Given, Reader, integer};
+use crate::api::idempotency::{IdempotencyKey, Kept, mark_replayed};
 use crate::api::page::{NoQuery, PageParams, PageView, Query};
 use crate::api::path::{One, Two};
 use crate::api::problem::Problem;
 use crate::api::problem_sets::{ChangeProblems, DeleteProblems, ReadProblems};
+use crate::api::receiver::ReceiverFields;
 use crate::domain::id::{SecretId, WebhookId};
-use crate::engine::SigningSecret;
-use crate::store::webhooks::SecretEnd;
+use crate::domain::moment::UnixMillis;
+use crate::engine::{SigningSecret, tested};
+use crate::store::StoreError;
+use crate::store::webhooks::{Rotation, SecretEnd, SecretInfo, Webhook};
 
-use super::view::NewWebhookView;
-use super::{find, find_ref, view_of};
+use super::view::{NewWebhookView, WebhookView};
+use super::{find, find_ref};
 
 /// Seconds for which an old secret may go on signing, from none to a week.
 const GRACE: std::ops::RangeInclusive<u32> = 0..=604_800;
@@ -35,7 +40,8 @@ const DEFAULT_GRACE: u32 = 86_400;
 /// The event takes the path that every event takes. The answer comes after the webhook's `timeoutMs` plus 10 s
 /// at the latest. A webhook that is switched off, paused or quarantined is refused at once (`409`).
 #[utoipa::path(post, path = "/webhooks/{id}/test", tag = "webhooks", operation_id = "testWebhook",
-    params(("id" = String, Path), ("If-Match" = Option<String>, Header)),
+    params(("id" = String, Path), ("If-Match" = Option<String>, Header),
+        ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 200, body = TestAnswer), ChangeProblems))]
 pub(super) async fn test(
     State(app): State<App>,
@@ -43,12 +49,25 @@ pub(super) async fn test(
     _: NoQuery,
     One(id): One<WebhookId>,
     if_match: IfMatch,
+    key: IdempotencyKey,
     _: NoBody,
-) -> Result<axum::Json<TestAnswer>, Problem> {
+) -> Result<Response, Problem> {
     let webhook = find_ref(&app, tenant.num(), id).await?;
-    if_match.only(webhook.version)?;
-    let delivery = app.engine().test(webhook.num, &tenant.author()).await?;
-    Ok(axum::Json(deliveries::test_answer(&app, tenant.num(), delivery).await?))
+    let key = key.with(Some(tenant.num()), &[]);
+    let first = published_before(&app, key.as_ref()).await?;
+    let is_replayed = first.is_some();
+    let delivery = match first {
+        Some(published) => tested(&published, webhook.num).ok_or(Problem::no_such("delivery"))?,
+        None => {
+            if_match.only(webhook.version)?;
+            app.engine().test(webhook.num, key, &tenant.author()).await?
+        }
+    };
+    let mut response = axum::Json(deliveries::test_answer(&app, tenant.num(), delivery).await?).into_response();
+    if is_replayed {
+        mark_replayed(&mut response);
+    }
+    Ok(response)
 }
 
 #[derive(Debug, ToSchema)]
@@ -71,7 +90,9 @@ impl Input for RotateInput {
 ///
 /// Only this answer shows the text of the secret.
 #[utoipa::path(post, path = "/webhooks/{id}/secret/rotate", tag = "webhooks", operation_id = "rotateSecret",
-    params(("id" = String, Path), ("If-Match" = Option<String>, Header)), request_body = Option<RotateInput>,
+    params(("id" = String, Path), ("If-Match" = Option<String>, Header),
+        ("Idempotency-Key" = Option<String>, Header)),
+    request_body = Option<RotateInput>,
     responses((status = 200, body = NewWebhookView), ChangeProblems))]
 pub(super) async fn rotate_secret(
     State(app): State<App>,
@@ -79,21 +100,45 @@ pub(super) async fn rotate_secret(
     _: NoQuery,
     One(id): One<WebhookId>,
     if_match: IfMatch,
+    key: IdempotencyKey,
     OptionalJson(body): OptionalJson<RotateInput>,
 ) -> Result<Response, Problem> {
-    let (RotateInput { grace_seconds }, _) = body.accepted()?;
+    let (RotateInput { grace_seconds }, sent) = body.accepted()?;
     let grace = Duration::from_secs(grace_seconds.value().unwrap_or(DEFAULT_GRACE).into());
+    let key = key.with(Some(tenant.num()), &sent);
+    if let Some(first) = Kept::first(&app, key.as_ref()).await? {
+        return Ok(first);
+    }
     let (secret, by) = (SigningSecret::generate(), tenant.author());
     let text = secret.reveal().into();
     let rotated = changed(|| async {
         let webhook = find(&app, tenant.num(), id).await?;
         let only = if_match.only(Some(webhook.version))?;
-        Changed::of(app.engine().rotate_secret(&webhook, only, (&text, grace), &by).await)
+        let receiver = app.engine().receivers(&[webhook.num]).await?.remove(&webhook.num).unwrap_or_default();
+        let receiver = ReceiverFields::new(webhook.num, &receiver);
+        let kept = |webhook: &Webhook, secrets: &[SecretInfo]| {
+            let view = WebhookView::new(webhook.clone(), tenant.row.id, secrets.to_vec(), receiver.clone());
+            Kept::new(webhook.version, &NewWebhookView::new(view, secret.reveal()))
+        };
+        let mut rotation = Rotation::new(&text, UnixMillis::now().plus(grace)).of_version(only);
+        if let Some(key) = key.clone() {
+            rotation = rotation.once(move |webhook, secrets| {
+                kept(webhook, secrets)
+                    .and_then(|kept| kept.once(key))
+                    .map_err(|error| StoreError::unreadable("answer", error))
+            });
+        }
+        let rotated = app.engine().rotate_secret(&webhook, rotation, &by).await;
+        Changed::of(rotated.map(|(webhook, secrets)| kept(&webhook, &secrets)))
     });
-    let rotated = rotated.await?;
-    let version = rotated.version;
-    let view = NewWebhookView::new(view_of(&app, tenant.row.id, rotated).await?, secret.reveal());
-    Ok(at_version(version, &view))
+    match rotated.await {
+        Ok(kept) => {
+            let Kept { version, shown } = kept.map_err(|error| Problem::internal(&error))?;
+            Ok(at_version(version, &shown))
+        }
+        // Another request with this key came first.
+        Err(problem) => Kept::first(&app, key.as_ref()).await?.ok_or(problem),
+    }
 }
 
 /// Ends an older secret before its time: it signs nothing more.

@@ -68,7 +68,7 @@ async fn every_change_is_entered_with_its_author_in_the_order_of_changes(on: On)
     assert!(!store.pause_webhook(&changed, None, now, &by).await.unwrap(), "it is paused");
     assert!(store.resume_webhook(&changed, None, now, &by).await.unwrap());
     assert!(!store.resume_webhook(&changed, None, now, &by).await.unwrap(), "it is not paused");
-    let rotated = store.rotate_secret(&changed, Rotation::new(&"whsec_new".into(), now), now, &by).await.unwrap();
+    let (rotated, _) = store.rotate_secret(&changed, Rotation::new(&"whsec_new".into(), now), now, &by).await.unwrap();
     assert!(matches!(store.update_webhook(&renamed, now, &by).await, Err(StoreError::Stale)));
     store.disable_webhook(rotated.num, rotated.version, "gone", now).await.unwrap();
     let off = store.webhook(tenant.num, rotated.id).await.unwrap().unwrap();
@@ -127,7 +127,7 @@ async fn a_change_of_a_named_version_is_refused_when_another_came_first(on: On) 
     assert!(matches!(store.resume_webhook(&created, first, now, &by).await, Err(StoreError::Stale)));
     assert!(matches!(rotate(first).await, Err(StoreError::Stale)));
     assert!(!store.pause_webhook(&created, second, now, &by).await.unwrap(), "it is paused");
-    assert_eq!(rotate(second).await.unwrap().version, created.version + 2);
+    assert_eq!(rotate(second).await.unwrap().0.version, created.version + 2);
     let left = entries(&world, AuditFilter { subject: Some(created.id.to_string()), ..AuditFilter::default() }).await;
     let left: Vec<&str> = left.iter().map(|entry| entry.action.as_str()).collect();
     assert_eq!(left, ["webhook.rotate_secret", "webhook.pause", "webhook.create"]);

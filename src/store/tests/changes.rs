@@ -93,7 +93,7 @@ async fn every_change_of_what_others_keep_in_memory_is_told_and_no_other() {
     assert_eq!(told().await, heard);
     assert!(!store.pause_webhook(&created, None, now, &Author::engine()).await.unwrap());
     assert!(told().await.is_empty(), "nothing was changed");
-    let rotated = store
+    let (rotated, _) = store
         .rotate_secret(&created, Rotation::new(&"whsec_second".into(), now), now, &Author::engine())
         .await
         .unwrap();

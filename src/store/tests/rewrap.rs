@@ -85,7 +85,7 @@ async fn nothing_that_is_changed_meanwhile_is_lost() {
                 let until = UnixMillis(now.0 + 60_000);
                 let secret = format!("whsec_{round}").into();
                 let found = node.webhook(webhook.tenant, webhook.id).await.unwrap().unwrap();
-                let rotated =
+                let (rotated, _) =
                     node.rotate_secret(&found, Rotation::new(&secret, until), now, &Author::engine()).await.unwrap();
                 let headers = [("X-Round".to_owned(), round.to_string())].into();
                 node.update_webhook(&Webhook { headers, ..rotated }, now, &Author::engine()).await.unwrap();

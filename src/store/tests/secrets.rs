@@ -38,7 +38,7 @@ async fn however_often_a_secret_is_rotated_only_the_newest_sign(on: On) {
     let until = UnixMillis(now.0 + 60_000);
     let names: Vec<String> = (0..2 * MOST_SECRETS).map(|number| format!("whsec_{number}")).collect();
     for name in &names {
-        webhook = world
+        (webhook, _) = world
             .store
             .rotate_secret(&webhook, Rotation::new(&name.as_str().into(), until), now, &Author::engine())
             .await

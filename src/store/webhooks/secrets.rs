@@ -16,6 +16,7 @@ use crate::secrets::SealContext;
 use crate::store::audit::{self, Action, Author, Deed};
 use crate::store::config_changes::{self, Change};
 use crate::store::dialect::is_one_of;
+use crate::store::idempotency::Once;
 use crate::store::{Store, StoreError};
 
 use super::{Column, Entity, Model, Webhook};
@@ -33,6 +34,9 @@ pub struct SecretInfo {
     pub signs_until: Option<UnixMillis>,
 }
 
+/// Makes the answer to a rotation with an `Idempotency-Key`, of the changed webhook and of the secrets that sign.
+type Answer<'a> = Box<dyn FnOnce(&Webhook, &[SecretInfo]) -> Result<Once, StoreError> + Send + 'a>;
+
 /// A new secret for a webhook.
 pub struct Rotation<'a> {
     new: &'a SecretString,
@@ -40,17 +44,25 @@ pub struct Rotation<'a> {
     old_until: UnixMillis,
     /// The version that the webhook must have, if the caller names one.
     only: Option<i64>,
+    /// The answer for repetitions of the request, if it may be repeated.
+    answer: Option<Answer<'a>>,
 }
 
 impl<'a> Rotation<'a> {
     #[must_use]
     pub fn new(new: &'a SecretString, old_until: UnixMillis) -> Self {
-        Self { new, old_until, only: None }
+        Self { new, old_until, only: None, answer: None }
     }
 
     #[must_use]
     pub fn of_version(self, only: Option<i64>) -> Self {
         Self { only, ..self }
+    }
+
+    /// Remembers what `answer` makes, in the same transaction.
+    #[must_use]
+    pub fn once(self, answer: impl FnOnce(&Webhook, &[SecretInfo]) -> Result<Once, StoreError> + Send + 'a) -> Self {
+        Self { answer: Some(Box::new(answer)), ..self }
     }
 }
 
@@ -73,15 +85,15 @@ struct InfoRow {
 
 impl Store {
     /// Makes a new secret the current one. If too many sign then, the oldest end at once. Returns the webhook's new
-    /// version.
+    /// version, and the secrets that sign.
     pub async fn rotate_secret(
         &self,
         webhook: &Webhook,
         rotation: Rotation<'_>,
         now: UnixMillis,
         by: &Author,
-    ) -> Result<Webhook, StoreError> {
-        let Rotation { new, old_until, only } = rotation;
+    ) -> Result<(Webhook, Vec<SecretInfo>), StoreError> {
+        let Rotation { new, old_until, only, answer } = rotation;
         let signs_on = secret::Column::ExpiresAt.is_null().or(secret::Column::ExpiresAt.gt(old_until.0));
         self.write(async |on| {
             let row = locked(on, webhook.num).await?.filter(|row| only.is_none_or(|only| row.version == only));
@@ -101,7 +113,11 @@ impl Store {
             self.secret_row_of(webhook.num, (webhook.tenant, webhook.id), new, made_at)?.insert(on).await?;
             drop_oldest_secrets(on, webhook.num).await?;
             let deed = Deed::new(Action::RotateSecret, Some(webhook.tenant), webhook.id);
-            self.note_other_secrets(on, row, deed, now, by).await
+            let webhook = self.note_other_secrets(on, row, deed, now, by).await?;
+            let secrets = self.secrets_on(on, &[&webhook], now).await?.remove(&webhook.num).unwrap_or_default();
+            let once = answer.map(|answer| answer(&webhook, &secrets)).transpose()?;
+            self.remember(on, once, now).await?;
+            Ok((webhook, secrets))
         })
         .await
     }
@@ -139,6 +155,15 @@ impl Store {
         webhooks: &[&Webhook],
         now: UnixMillis,
     ) -> Result<HashMap<WebhookNum, Vec<SecretInfo>>, StoreError> {
+        self.secrets_on(self.readers(), webhooks, now).await
+    }
+
+    async fn secrets_on<C: ConnectionTrait>(
+        &self,
+        on: &C,
+        webhooks: &[&Webhook],
+        now: UnixMillis,
+    ) -> Result<HashMap<WebhookNum, Vec<SecretInfo>>, StoreError> {
         let nums: Vec<i64> = webhooks.iter().map(|webhook| webhook.num.0).collect();
         let query = secret::Entity::find()
             .select_only()
@@ -148,7 +173,7 @@ impl Store {
             .filter(secret::Column::ExpiresAt.is_null().or(secret::Column::ExpiresAt.gt(now.0)))
             .order_by_desc(secret::Column::Num);
         let key: (_, &[&str]) = ("webhook_secret", &["num"]);
-        let rows: Vec<InfoRow> = self.all_readable(self.readers(), key, query.build(self.backend())).await?;
+        let rows: Vec<InfoRow> = self.all_readable(on, key, query.build(self.backend())).await?;
         let mut secrets: HashMap<WebhookNum, Vec<SecretInfo>> = HashMap::new();
         for InfoRow { webhook_num, created_at, expires_at } in rows {
             let Some(webhook) = webhooks.iter().find(|webhook| webhook.num.0 == webhook_num) else { continue };
