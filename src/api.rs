@@ -27,6 +27,7 @@ mod host;
 mod idempotency;
 mod key;
 mod keys;
+mod methods;
 mod metrics;
 mod names;
 mod operations;
@@ -49,6 +50,8 @@ mod webhooks;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::MatchedPath;
+use axum::http::Method;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
 use axum::routing::get;
@@ -71,6 +74,7 @@ use self::budget::Budget;
 use self::cost::Answers;
 use self::document::ApiDocument;
 use self::forward::Peers;
+use self::methods::Methods;
 use self::metrics::SharedPages;
 use self::rate_limits::RateLimits;
 use self::request_figures::RequestFigures;
@@ -78,6 +82,9 @@ use self::response_layer::Reports;
 
 /// Minimum characters of an admin key from the configuration: a shorter key could be guessed.
 const MIN_ADMIN_KEY: usize = 32;
+
+/// Path of the OpenAPI document.
+const DOCUMENT: &str = "/openapi.json";
 
 /// Where the versioned routes begin.
 const BASE: &str = "/api/v1";
@@ -239,20 +246,24 @@ pub fn routers(
     connections: impl Fn() -> ConnectionFigures + Send + Sync + 'static,
 ) -> Routers {
     let (routes, document) = routes().split_for_parts();
-    let document: Bytes = serde_json::to_vec(&document::describe_all(document)).unwrap_or_default().into();
+    let document = document::describe_all(document);
+    let methods = Methods::of(&document, [DOCUMENT]);
+    let document: Bytes = serde_json::to_vec(&document).unwrap_or_default().into();
     let cors = cors::layer(&config.cors_origins);
     let app = App::new(engine, config, connections);
     let reports = Arc::new(Reports::new(app.requests().clone()));
+    let other_method =
+        async move |method: Method, path: Option<MatchedPath>| methods.answer(&method, path.as_ref()).await;
     let show_document = async move || ([(CONTENT_TYPE, "application/json")], document);
     let metrics = metrics::open_routes()
         .layer(middleware::from_fn_with_state(reports.clone(), response_layer::finish))
         .with_state(app.clone());
     let api = routes
-        .route("/openapi.json", get(show_document))
+        .route(DOCUMENT, get(show_document))
         .fallback(response_layer::no_such_route)
-        .method_not_allowed_fallback(response_layer::no_such_method)
+        .method_not_allowed_fallback(other_method)
         .layer(middleware::from_fn_with_state(app.clone(), gate::pass))
-        .layer(option_layer(cors))
+        .layer(option_layer(cors.map(|cors| middleware::from_fn_with_state(cors, cors::answer))))
         .layer(middleware::from_fn_with_state(reports.clone(), response_layer::finish))
         .with_state(app);
     Routers { api, metrics }

@@ -1,9 +1,18 @@
 //! Lets pages of other origins call the API from a browser: none by default, and each one by its configured origin.
+//! Answers their preflight requests; every other `OPTIONS` is answered by the router.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, LINK, LOCATION, RETRY_AFTER};
+use axum::extract::{Request, State};
+use axum::http::header::{
+    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, LINK, LOCATION,
+    RETRY_AFTER,
+};
 use axum::http::{HeaderName, HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::Response;
+use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 /// How long a browser may remember the answer to a preflight request.
@@ -28,4 +37,14 @@ pub(super) fn layer(origins: &[String]) -> Option<CorsLayer> {
         .expose_headers(seen.collect::<Vec<_>>())
         .max_age(MAX_AGE);
     Some(layer)
+}
+
+pub(super) async fn answer(State(cors): State<CorsLayer>, request: Request, next: Next) -> Response {
+    let is_options = request.method() == Method::OPTIONS;
+    if is_options && !request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
+        // The layer takes every `OPTIONS` for a preflight request.
+        return next.run(request).await;
+    }
+    let answered: Result<Response, Infallible> = cors.layer(next).oneshot(request).await;
+    answered.unwrap_or_else(|never| match never {})
 }

@@ -1,5 +1,7 @@
 //! HTTP as clients expect it: where a new object is, what has not changed since, and where the next page is.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
 
@@ -7,6 +9,7 @@ use crate::support::client::{Answer, Client, send};
 use crate::support::databases::on_both;
 use crate::support::fact;
 use crate::support::hook::plain;
+use crate::support::operations::operations;
 use crate::support::receiver::Receiver;
 use crate::support::world::World;
 
@@ -234,4 +237,33 @@ async fn what_cannot_be_repeated_safely_takes_no_idempotency_key() {
         assert_eq!(refused.problem(400).code(), "idempotency_key_not_taken", "{path}");
     }
     assert_eq!((hook.requests().len(), world.client().walk("/sessions").await.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_path_says_which_methods_it_takes() {
+    let world = World::start().await;
+    let operations = operations(&world.anyone()).await;
+    let mut paths: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for operation in &operations {
+        paths.entry(operation.path.clone()).or_default().insert(operation.method.to_string());
+    }
+    for (path, mut methods) in paths {
+        methods.insert("OPTIONS".to_owned());
+        if methods.contains("GET") {
+            methods.insert("HEAD".to_owned());
+        }
+        let path = path.replace('{', "").replace('}', "");
+        let told = send(world.anyone().root(Method::OPTIONS, &path)).await;
+        let refused = send(world.anyone().root(Method::TRACE, &path)).await;
+        assert_eq!((told.status, told.text.as_str()), (204, ""), "{path}");
+        assert_eq!(refused.problem(405).code(), "method_not_allowed", "{path}");
+        for answer in [told, refused] {
+            let allowed = answer.header("allow").expect("Allow").split(',').map(str::to_owned).collect::<BTreeSet<_>>();
+            assert_eq!(allowed, methods, "{path}");
+        }
+    }
+    assert_eq!(
+        send(world.anyone().root(Method::OPTIONS, "/api/v1/nowhere")).await.problem(404).code(),
+        "no_such_route"
+    );
 }
