@@ -75,7 +75,7 @@ impl Caller {
     async fn of(parts: &Parts, app: &App) -> Result<Self, Problem> {
         let access = identify(app, &parts.headers, &parts.extensions).await?;
         if let Some(tenant) = &access.tenant {
-            app.rates().admit(access.counted_under(), tenant.num)?;
+            app.rates().admit(access.counted_under(), tenant.num, &parts.extensions)?;
         }
         Cost::charge(parts, app, access.tenant.as_ref().map(|tenant| tenant.num)).await?;
         Ok(Self { access, origin: ClientAddr::of(&parts.extensions) })

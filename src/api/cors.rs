@@ -28,8 +28,9 @@ pub(super) fn layer(origins: &[String]) -> Option<CorsLayer> {
     let sent = [AUTHORIZATION, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH]
         .into_iter()
         .chain(["x-api-key", "x-tenant-id", "x-request-id", "idempotency-key"].map(named));
-    let seen =
-        [ETAG, LINK, LOCATION, RETRY_AFTER].into_iter().chain(["x-request-id", "idempotency-replayed"].map(named));
+    let seen = [ETAG, LINK, LOCATION, RETRY_AFTER]
+        .into_iter()
+        .chain(["x-request-id", "idempotency-replayed", "ratelimit", "ratelimit-policy"].map(named));
     let layer = CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])

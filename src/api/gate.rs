@@ -1,5 +1,5 @@
 //! The steps that each request passes on its way to its handler, in this order: a session's cookie becomes a key, a
-//! delivery that comes back is refused, a cost is opened for the answer, and the request is forwarded if another node
+//! delivery that comes back is refused, a cost is opened for the answer, rate limits note what is left of them, and the request is forwarded if another node
 //! has to answer. One layer takes all steps, because each layer clones and boxes the whole service for each request.
 
 use axum::extract::{Request, State};
@@ -15,8 +15,11 @@ pub(super) async fn pass(State(app): State<App>, mut request: Request, next: Nex
     if let Err(problem) = check(&app, &mut request) {
         return problem.into_response();
     }
-    let cost = Cost::begin(&mut request);
-    let response = forward::answer(&app, request, next).await;
+    let (cost, rates) = (Cost::begin(&mut request), app.rates().begin(&mut request));
+    let mut response = forward::answer(&app, request, next).await;
+    if let Some(rates) = rates {
+        rates.show(response.headers_mut());
+    }
     cost.hold(response)
 }
 

@@ -15,6 +15,44 @@ fn wish() -> serde_json::Value {
     json!({"event": "message.sent", "data": {}})
 }
 
+/// The first number after `name=` in a header.
+fn parameter(answer: &Answer, header: &str, name: &str) -> u64 {
+    let text = answer.header(header).unwrap_or_else(|| panic!("no {header}: {answer:?}"));
+    let (_, rest) = text.split_once(&format!(";{name}=")).unwrap_or_else(|| panic!("no {name}: {answer:?}"));
+    rest.split([';', ',']).next().and_then(|number| number.parse().ok()).expect("a number")
+}
+
+#[tokio::test]
+async fn an_answer_says_what_is_left_of_the_rate() {
+    let limits = [("POSTHASTE_KEY_REQUESTS_PER_SECOND", "1"), ("POSTHASTE_KEY_REQUESTS_BURST", "60")];
+    let world = World::with(&limits).await;
+    let mut left = Vec::new();
+    for path in ["/webhooks", "/webhooks/wh_nosuch", "/events?limit=0"] {
+        let answer = world.client().get(path).await;
+        assert_eq!(answer.header("ratelimit-policy"), Some("\"key\";q=60;w=60"), "{answer:?}");
+        assert!(parameter(&answer, "ratelimit", "t") <= 60, "{answer:?}");
+        left.push(parameter(&answer, "ratelimit", "r"));
+    }
+    assert!(left[0] < 60 && left.is_sorted_by(|before, after| before >= after), "{left:?}");
+    let refused = loop {
+        let answer = world.client().get("/webhooks").await;
+        if answer.status == 429 {
+            break answer;
+        }
+        answer.expect(200);
+    };
+    assert_eq!(parameter(&refused, "ratelimit", "r"), 0);
+    for uncounted in
+        [world.admin().for_tenant(&world.tenant.id).get("/webhooks").await, world.anyone().get("/webhooks").await]
+    {
+        assert_eq!(
+            (uncounted.header("ratelimit"), uncounted.header("ratelimit-policy")),
+            (None, None),
+            "{uncounted:?}"
+        );
+    }
+}
+
 /// Returns how many of `calls` publishes are accepted. A refusal must say when to retry.
 async fn accepted(client: &Client, calls: usize) -> usize {
     let mut accepted = 0;

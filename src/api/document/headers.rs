@@ -23,6 +23,16 @@ pub(super) fn add(document: &mut Document) {
         ("Link", "The next page, as `rel=\"next\"`, relative to this one; absent on the last page."),
         ("Location", "Path of the new object."),
         ("Retry-After", "Seconds after which to try again; absent if that would not help."),
+        (
+            "RateLimit",
+            "What is left of each rate limit that counts the caller, as `\"key\";r=19;t=1`: requests that may come at \
+            once, and seconds until the limit is unused. Absent where no limit is set.",
+        ),
+        (
+            "RateLimit-Policy",
+            "The rate limits that count the caller, as `\"key\";q=20;w=20`: requests, and the seconds in which \
+            as many are allowed again. Absent where no limit is set.",
+        ),
         ("WWW-Authenticate", "`Bearer`"),
     ];
     let components = document.components.get_or_insert_default();
@@ -34,6 +44,7 @@ fn text(what: &str) -> Header {
 }
 
 fn name_headers(operation: &mut Operation) {
+    let is_counted = operation.security.is_none();
     for (status, response) in &mut operation.responses.responses {
         let RefOr::T(response) = response else { continue };
         let shown = schema_of(response);
@@ -43,6 +54,8 @@ fn name_headers(operation: &mut Operation) {
             ("Link", is_page),
             ("Location", status == "201" || status == "202" && shown == "Operation"),
             ("Retry-After", status == "429" || status == "503"),
+            ("RateLimit", is_counted && (status.starts_with('2') || status == "429")),
+            ("RateLimit-Policy", is_counted && (status.starts_with('2') || status == "429")),
             ("WWW-Authenticate", status == "401"),
         ];
         let headers =
