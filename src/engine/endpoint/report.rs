@@ -40,8 +40,9 @@ impl Endpoint {
         let (took, settled) = (Duration::from_micros(duration_us.into()), state.status != Status::Pending);
         let succeeded_at = state.settled_at.filter(|_| outcome == OutcomeKind::Success);
         self.context.durations.attempted(outcome, took);
-        // Deliveries that a person sends again say nothing of how long the first success took.
-        if let Some(at) = succeeded_at.filter(|_| entry.trigger != Trigger::Manual) {
+        // Deliveries that a person has sent again say nothing of how long the first success took.
+        let is_asked_for = matches!(entry.trigger, Trigger::Manual | Trigger::Replay);
+        if let Some(at) = succeeded_at.filter(|_| !is_asked_for) {
             self.context.durations.delivered(at.since(id.event.accepted_at()));
         }
         self.stats.answered(took, succeeded_at, settled);
