@@ -69,6 +69,22 @@ async fn each_page_is_sound_in_both_formats_and_has_the_same_samples() {
     }
 }
 
+#[tokio::test]
+async fn the_guide_explains_every_metric_and_no_other() {
+    let (_, tables) = include_str!("../../docs/METRICS.md").split_once("## Deliveries").expect("the tables");
+    let names = |row: &'static str| row.split('|').nth(1).expect("a column").split('`').skip(1).step_by(2);
+    let rows = tables.lines().filter(|line| ["| `posthaste_", "| `process_"].iter().any(|row| line.starts_with(row)));
+    let explained: BTreeSet<&str> = rows.flat_map(names).map(|name| name.split('{').next().expect("a name")).collect();
+    let (world, _hooks) = busy().await;
+
+    let [engine, endpoints] =
+        [page_as(&world, "/metrics", CLASSIC).await, page_as(&world, "/metrics/endpoints", CLASSIC).await];
+
+    let [engine, endpoints] = [engine, endpoints].map(|answer| Page::of(&answer).families);
+    let shown: BTreeSet<&str> = engine.keys().chain(endpoints.keys()).map(String::as_str).collect();
+    assert_eq!(explained, shown);
+}
+
 /// Labels of `/metrics` have few values, whatever tenants do.
 #[tokio::test]
 async fn no_metric_names_a_tenant_or_a_webhook() {
