@@ -155,6 +155,8 @@ pub enum Record {
     Cancel { id: DeliveryId, at: UnixMillis },
     /// A person or an operation asks for an attempt now. The row keeps what the delivery falls back to.
     Retry { id: DeliveryId, at: UnixMillis, operation: Option<OperationNum> },
+    /// An operation owes an event to a webhook that it was never owed to.
+    Owe { id: DeliveryId, at: UnixMillis, operation: OperationNum },
     /// What an endpoint has learnt of its receiver.
     Health { webhook: WebhookNum, health: Health },
     /// Cancels the webhook's pending rows up to `through`, oldest first and a bounded number in each batch. Leaves out

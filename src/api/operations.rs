@@ -45,7 +45,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 struct OperationView {
     #[schema(value_type = String)]
     id: OperationId,
-    /// `retry` sends settled deliveries again; `purge` cancels pending ones.
+    /// `retry` sends settled deliveries again; `purge` cancels pending ones; `owe` makes deliveries of earlier events.
     #[schema(value_type = String)]
     kind: &'static str,
     /// `counting` finds the deliveries; `running` and `paused` operations have some left; `done`, `cancelled` and
@@ -61,9 +61,9 @@ struct OperationView {
     /// Deliveries of events that were accepted before this time.
     #[schema(value_type = String, format = DateTime)]
     until: UnixMillis,
-    /// The status that the deliveries had when they were counted.
-    #[schema(value_type = String)]
-    status: &'static str,
+    /// The status that the deliveries had when they were counted; null for deliveries that it makes.
+    #[schema(value_type = Option<String>)]
+    status: Option<&'static str>,
     /// The outcome of their last attempt; null for any.
     #[schema(value_type = Option<String>)]
     outcome: Option<&'static str>,
@@ -108,7 +108,7 @@ impl From<Operation> for OperationView {
             webhook_ids: webhooks,
             since,
             until,
-            status: status.as_str(),
+            status: status.map(|status| status.as_str()),
             outcome: outcome.map(|outcome| outcome.as_str()),
             status_code,
             events,

@@ -113,11 +113,13 @@ async fn create(
 ) -> Result<Response, Problem> {
     let Json { input, mut errors, text, .. } = body;
     let mut settings = Settings::default();
-    if let Some(WebhookInput(changes)) = input {
+    let mut start_from = None;
+    if let Some(WebhookInput { changes, start_from: given }) = input {
         settings.apply(changes, app.engine().guard(), &mut errors);
+        start_from = given.value();
     }
     errors.into_result()?;
-    let new = new_webhook(tenant.num(), settings);
+    let new = NewWebhook { start_from, ..new_webhook(tenant.num(), settings) };
     let secret = SecretInfo { id: SecretId::of(new.id, new.created_at), made_at: new.created_at, signs_until: None };
     let view = WebhookView::new(first_version(&new), tenant.row.id, vec![secret], ReceiverFields::default());
     let view = NewWebhookView::new(view, new.secret.expose_secret());
@@ -156,6 +158,7 @@ fn new_webhook(tenant: TenantNum, settings: Settings) -> NewWebhook {
         is_active,
         secret: SigningSecret::generate().reveal().into(),
         created_at: UnixMillis::now(),
+        start_from: None,
     }
 }
 

@@ -2,7 +2,7 @@
 //! then the items are carried out at a rate. Plain data; pure.
 
 use super::delivery::Status;
-use super::id::{EventSeq, OperationId, OperationNum, TenantNum, WebhookId};
+use super::id::{EventSeq, MAX_ATTEMPT, OperationId, OperationNum, TenantNum, WebhookId};
 use super::moment::UnixMillis;
 use super::outcome::OutcomeKind;
 
@@ -63,6 +63,8 @@ coded! {
         Retry = 0 "retry",
         /// A pending delivery is cancelled.
         Purge = 1 "purge",
+        /// An event that matches is owed to a webhook that it was never owed to.
+        Owe = 2 "owe",
     }
 }
 
@@ -107,7 +109,8 @@ pub struct Selection {
     pub since: Option<UnixMillis>,
     /// Accepted before this moment.
     pub until: UnixMillis,
-    pub status: Status,
+    /// `None`: deliveries that are to be made.
+    pub status: Option<Status>,
     /// The outcome of the last attempt.
     pub outcome: Option<OutcomeKind>,
     /// The HTTP status of the last attempt.
@@ -120,12 +123,17 @@ impl Selection {
     /// Whether the selection is for events of this type.
     #[must_use]
     pub fn admits(&self, kind: &str) -> bool {
-        let is_of = |pattern: &String| match pattern.strip_suffix('*') {
-            Some(prefix) => kind.starts_with(prefix),
-            None => kind == pattern,
-        };
-        self.events.is_empty() || self.events.iter().any(is_of)
+        self.events.is_empty() || is_any_for(&self.events, kind)
     }
+}
+
+/// Whether one of these subscriptions is for events of this type: an exact type, a prefix that ends with `.*`, or `*`.
+#[must_use]
+pub fn is_any_for(subscriptions: &[String], kind: &str) -> bool {
+    subscriptions.iter().any(|subscription| match subscription.strip_suffix('*') {
+        Some(prefix) => kind.starts_with(prefix),
+        None => kind == subscription,
+    })
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,12 +178,12 @@ impl Counts {
 pub struct Shown {
     pub event: EventSeq,
     pub status: Status,
-    /// The operation that asked for the latest replay.
+    /// Requests made, of any trigger.
+    pub attempts: u16,
+    /// The operation that made the delivery or asked for its latest replay.
     pub operation: Option<OperationNum>,
     /// Whether an attempt was asked for that was not made yet.
     pub is_due_again: bool,
-    /// Whether a further attempt has a number left.
-    pub may_be_attempted: bool,
     /// The outcome of the last attempt, if a replay was the last one.
     pub replayed: Option<OutcomeKind>,
 }
@@ -203,6 +211,21 @@ pub fn next_step(kind: Kind, operation: OperationNum, shown: Option<&Shown>) -> 
             Status::Success | Status::Failed => Step::End(ItemState::Skipped),
         },
         (Kind::Retry, Some(shown)) => retry_step(operation, shown),
+        (Kind::Owe, None) => Step::Ask,
+        (Kind::Owe, Some(shown)) => owe_step(operation, shown),
+    }
+}
+
+/// The delivery that was made ends the item with its first attempt; its automatic retries go on by themselves.
+fn owe_step(operation: OperationNum, shown: &Shown) -> Step {
+    if shown.operation != Some(operation) {
+        return Step::End(ItemState::Skipped);
+    }
+    match shown.status {
+        Status::Pending if shown.attempts == 0 => Step::Wait,
+        Status::Pending | Status::Failed => Step::End(ItemState::Failed),
+        Status::Success => Step::End(ItemState::Success),
+        Status::Cancelled => Step::End(ItemState::Skipped),
     }
 }
 
@@ -217,7 +240,9 @@ fn retry_step(operation: OperationNum, shown: &Shown) -> Step {
             None => ItemState::Skipped,
         }),
         (false, true) => Step::End(ItemState::Skipped),
-        (false, false) if shown.status == Status::Pending || !shown.may_be_attempted => Step::End(ItemState::Skipped),
+        (false, false) if shown.status == Status::Pending || shown.attempts >= MAX_ATTEMPT => {
+            Step::End(ItemState::Skipped)
+        }
         (false, false) => Step::Ask,
     }
 }
@@ -232,9 +257,9 @@ mod tests {
         Shown {
             event: EventSeq(1),
             status: Status::Failed,
+            attempts: 3,
             operation: None,
             is_due_again: false,
-            may_be_attempted: true,
             replayed: None,
         }
     }
@@ -259,11 +284,24 @@ mod tests {
         assert_eq!(next_step(Kind::Retry, OURS, None), skipped);
         assert_eq!(retry(Shown { status: Status::Pending, ..failed() }), skipped);
         assert_eq!(retry(Shown { is_due_again: true, ..failed() }), skipped);
-        assert_eq!(retry(Shown { may_be_attempted: false, ..failed() }), skipped);
+        assert_eq!(retry(Shown { attempts: MAX_ATTEMPT, ..failed() }), skipped);
         let purge = |status| next_step(Kind::Purge, OURS, Some(&Shown { status, ..failed() }));
         assert_eq!((purge(Status::Success), purge(Status::Failed)), (skipped, skipped));
         assert_eq!((purge(Status::Pending), next_step(Kind::Purge, OURS, None)), (Step::Ask, Step::Ask));
         assert_eq!(purge(Status::Cancelled), Step::End(ItemState::Success));
+    }
+
+    #[test]
+    fn what_is_owed_anew_ends_with_its_first_attempt() {
+        let step = |status, attempts| {
+            let ours = Shown { operation: Some(OURS), status, attempts, ..failed() };
+            next_step(Kind::Owe, OURS, Some(&ours))
+        };
+        assert_eq!(next_step(Kind::Owe, OURS, None), Step::Ask);
+        assert_eq!(next_step(Kind::Owe, OURS, Some(&failed())), Step::End(ItemState::Skipped), "it was owed before");
+        assert_eq!((step(Status::Pending, 0), step(Status::Pending, 1)), (Step::Wait, Step::End(ItemState::Failed)));
+        assert_eq!(step(Status::Success, 2), Step::End(ItemState::Success));
+        assert_eq!(step(Status::Cancelled, 0), Step::End(ItemState::Skipped));
     }
 
     #[test]
@@ -274,7 +312,7 @@ mod tests {
                 webhooks: Vec::new(),
                 since: None,
                 until: UnixMillis(0),
-                status: Status::Failed,
+                status: Some(Status::Failed),
                 outcome: None,
                 status_code: None,
                 events,

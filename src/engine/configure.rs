@@ -21,6 +21,7 @@ impl Engine {
         let webhook = self.inner.store.create_webhook(new, once, by).await?;
         self.notify_peers();
         self.inner.routes.set(route_of(&webhook));
+        self.inner.operations_changed.notify_waiters();
         Ok(webhook)
     }
 

@@ -114,6 +114,7 @@ impl World {
             is_active: true,
             secret: SigningSecret::generate().reveal().into(),
             created_at: UnixMillis::now(),
+            start_from: None,
         }
     }
 

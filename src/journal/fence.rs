@@ -56,7 +56,8 @@ fn shard_of(record: &Record) -> Option<ShardNum> {
     let of = ShardNum::of;
     match record {
         Record::Attempt(record) => Some(of(record.id.webhook)),
-        Record::Defer { id, .. } | Record::Cancel { id, .. } | Record::Retry { id, .. } => Some(of(id.webhook)),
+        Record::Defer { id, .. } | Record::Cancel { id, .. } => Some(of(id.webhook)),
+        Record::Retry { id, .. } | Record::Owe { id, .. } => Some(of(id.webhook)),
         Record::Health { webhook, .. } | Record::Purge { webhook, .. } => Some(of(*webhook)),
         Record::Mark { shard, .. } => ShardNum::try_from(*shard).ok(),
         Record::Track { .. } | Record::Claim { .. } => None,

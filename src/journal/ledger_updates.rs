@@ -51,7 +51,7 @@ pub(super) fn apply(ledger: &mut Ledger, committed: &Committed<'_>, now: UnixMil
             }
             // A deferred delivery was pending before. `changes` has the effect of the other records.
             Record::Attempt(_) | Record::Defer { .. } | Record::Health { .. } => {}
-            Record::Cancel { .. } | Record::Retry { .. } | Record::Purge { .. } => {}
+            Record::Cancel { .. } | Record::Retry { .. } | Record::Owe { .. } | Record::Purge { .. } => {}
             Record::Track { .. } | Record::Mark { .. } | Record::Claim { .. } => {}
         }
     }

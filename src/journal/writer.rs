@@ -405,6 +405,9 @@ impl Writer {
                 Record::Retry { id, at, operation } => {
                     rows.updates.push(Update::Retry { id: *id, at: *at, operation: *operation });
                 }
+                Record::Owe { id, at, operation } => {
+                    rows.updates.push(Update::Owe { id: *id, at: *at, operation: *operation });
+                }
                 Record::Health { webhook, health } => {
                     rows.health.insert(*webhook, health);
                 }
@@ -512,7 +515,7 @@ impl Writer {
                         recorded.push(record.id);
                     }
                 }
-                Record::Defer { id, .. } | Record::Cancel { id, .. } => recorded.push(id),
+                Record::Defer { id, .. } | Record::Cancel { id, .. } | Record::Owe { id, .. } => recorded.push(id),
                 Record::Purge { answer, .. } => {
                     let _ = answer.send(purged.next().unwrap_or(0));
                 }

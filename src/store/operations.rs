@@ -10,17 +10,16 @@ use sea_orm::{
 use serde::{Deserialize, Serialize};
 
 use crate::domain::delivery::{Status, Trigger};
-use crate::domain::id::{
-    DeliveryId, EventSeq, MAX_ATTEMPT, OperationId, OperationNum, TenantNum, WebhookId, WebhookNum,
-};
+use crate::domain::id::{DeliveryId, EventSeq, OperationId, OperationNum, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
-use crate::domain::operation::{Counts, ItemState, Kind, Operation, Progress, Selection, Shown};
+use crate::domain::operation::{Counts, DEFAULT_RATE, ItemState, Kind, Operation, Progress, Selection, Shown};
 use crate::domain::outcome::OutcomeKind;
 
 use super::audit::{self, Action, Author, Deed};
 use super::decode::json;
 use super::dialect;
 use super::idempotency::Once;
+use super::webhooks::NewWebhook;
 use super::{Page, Store, StoreError};
 
 /// How long the items of an operation that has ended are kept.
@@ -40,7 +39,25 @@ pub struct NewOperation {
     pub created_at: UnixMillis,
 }
 
+/// A new webhook is owed what was accepted in this time after its making, too: other nodes hear of it a moment later.
+const START_OVERLAP_MS: i64 = 5000;
+
 impl NewOperation {
+    /// Owes a new webhook the events since `since` that match.
+    pub(super) fn start_of(webhook: &NewWebhook, since: UnixMillis) -> Self {
+        let selection = Selection {
+            webhooks: vec![webhook.id],
+            since: Some(since),
+            until: UnixMillis(webhook.created_at.0 + START_OVERLAP_MS),
+            status: None,
+            outcome: None,
+            status_code: None,
+            events: Vec::new(),
+        };
+        let (tenant, created_at) = (webhook.tenant, webhook.created_at);
+        Self { id: OperationId::generate(), tenant, kind: Kind::Owe, selection, rate: DEFAULT_RATE, created_at }
+    }
+
     /// The operation as it is at first. It has no number yet.
     #[must_use]
     pub fn as_made(&self, by: &Author) -> Operation {
@@ -69,7 +86,7 @@ struct SelectionText {
     webhooks: Vec<WebhookId>,
     since: Option<i64>,
     until: i64,
-    status: i16,
+    status: Option<i16>,
     outcome: Option<i16>,
     status_code: Option<u16>,
     events: Vec<String>,
@@ -82,7 +99,7 @@ impl From<&Selection> for SelectionText {
             webhooks: webhooks.clone(),
             since: since.map(|since| since.0),
             until: until.0,
-            status: status.code(),
+            status: status.map(Status::code),
             outcome: outcome.map(OutcomeKind::code),
             status_code: *status_code,
             events: events.clone(),
@@ -97,7 +114,7 @@ impl TryFrom<SelectionText> for Selection {
         let SelectionText { webhooks, since, until, status, outcome, status_code, events } = text;
         let unknown = |code: i16| StoreError::unreadable("selection", code);
         let outcome = outcome.map(|code| OutcomeKind::from_code(code).ok_or_else(|| unknown(code))).transpose()?;
-        let status = Status::from_code(status).ok_or_else(|| unknown(status))?;
+        let status = status.map(|code| Status::from_code(code).ok_or_else(|| unknown(code))).transpose()?;
         let (since, until) = (since.map(UnixMillis), UnixMillis(until));
         Ok(Self { webhooks, since, until, status, outcome, status_code, events })
     }
@@ -161,9 +178,9 @@ impl TryFrom<ShownRow> for Shown {
         Ok(Self {
             event: EventSeq(row.event_seq),
             status,
+            attempts: row.attempts.cast_unsigned(),
             operation: row.operation.map(OperationNum),
             is_due_again: row.manual_from.is_some(),
-            may_be_attempted: row.attempts.cast_unsigned() < MAX_ATTEMPT,
             replayed: row.outcome.filter(|_| was_replay).and_then(OutcomeKind::from_code),
         })
     }
@@ -172,6 +189,37 @@ impl TryFrom<ShownRow> for Shown {
 #[derive(Debug, FromQueryResult)]
 struct NumRow {
     num: i64,
+}
+
+/// Call in the transaction that asks for the operation.
+pub(super) async fn insert<C: ConnectionTrait>(
+    on: &C,
+    new: NewOperation,
+    by: &Author,
+) -> Result<Operation, StoreError> {
+    let NewOperation { id, tenant, kind, selection, rate, created_at } = new;
+    let text = serde_json::to_string(&SelectionText::from(&selection));
+    let text = text.map_err(|error| StoreError::unreadable("selection", error))?;
+    let row = ActiveModel {
+        id: Set(id.bytes()),
+        tenant_num: Set(tenant.0),
+        kind: Set(kind.code()),
+        state: Set(Progress::Counting.code()),
+        selection: Set(text),
+        rate_per_second: Set(rate.cast_signed()),
+        matched: Set(0),
+        success: Set(0),
+        failed: Set(0),
+        skipped: Set(0),
+        error: Set(None),
+        created_by: Set(by.who.to_string()),
+        created_at: Set(created_at.0),
+        started_at: Set(None),
+        finished_at: Set(None),
+        ..Default::default()
+    };
+    audit::enter(on, by, Deed::new(Action::CreateOperation, Some(tenant), id), created_at).await?;
+    Operation::try_from(row.insert(on).await?)
 }
 
 /// What a person changes about an operation.
@@ -202,31 +250,9 @@ impl Store {
         once: Option<Once>,
         by: &Author,
     ) -> Result<Operation, StoreError> {
-        let NewOperation { id, tenant, kind, selection, rate, created_at } = new;
-        let text = serde_json::to_string(&SelectionText::from(&selection));
-        let text = text.map_err(|error| StoreError::unreadable("selection", error))?;
         self.write(async |on| {
-            self.remember(on, once, created_at).await?;
-            let row = ActiveModel {
-                id: Set(id.bytes()),
-                tenant_num: Set(tenant.0),
-                kind: Set(kind.code()),
-                state: Set(Progress::Counting.code()),
-                selection: Set(text),
-                rate_per_second: Set(rate.cast_signed()),
-                matched: Set(0),
-                success: Set(0),
-                failed: Set(0),
-                skipped: Set(0),
-                error: Set(None),
-                created_by: Set(by.who.to_string()),
-                created_at: Set(created_at.0),
-                started_at: Set(None),
-                finished_at: Set(None),
-                ..Default::default()
-            };
-            audit::enter(on, by, Deed::new(Action::CreateOperation, Some(tenant), id), created_at).await?;
-            Operation::try_from(row.insert(on).await?)
+            self.remember(on, once, new.created_at).await?;
+            insert(on, new, by).await
         })
         .await
     }

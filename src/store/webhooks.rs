@@ -33,6 +33,7 @@ use super::decode::{json, webhook_id_of};
 use super::dialect::is_one_of;
 use super::health;
 use super::idempotency::Once;
+use super::operations::{self, NewOperation};
 use super::tenant_lock;
 use super::unreadable::{UnreadableRow, key_of, webhook_id_in};
 use super::{Page, Store, StoreError};
@@ -101,6 +102,8 @@ pub struct NewWebhook {
     /// The signing secret as its owner sees it.
     pub secret: SecretString,
     pub created_at: UnixMillis,
+    /// Owes it the matching events that were accepted since then, too.
+    pub start_from: Option<UnixMillis>,
 }
 
 /// A webhook whose row cannot be read, as a list names it.
@@ -158,6 +161,9 @@ impl Store {
             let deed = Deed::new(Action::CreateWebhook, Some(new.tenant), new.id);
             audit::enter(on, by, deed, new.created_at).await?;
             config_changes::note(on, Change::Webhook(WebhookNum(row.num))).await?;
+            if let Some(since) = new.start_from {
+                operations::insert(on, NewOperation::start_of(&new, since), by).await?;
+            }
             self.webhook_of(row)
         })
         .await

@@ -241,6 +241,56 @@ async fn an_operation_goes_on_after_a_crash_and_sends_nothing_more_often_than_th
     assert!(succeeded.len() == 60 && succeeded.iter().all(|delivery| delivery["attempts"] == 2), "{succeeded:?}");
 }
 
+on_both!(a_webhook_is_owed_what_it_has_missed_once);
+async fn a_webhook_is_owed_what_it_has_missed_once() {
+    let (world, first) = World::with_webhook(Receiver::ok()).await;
+    let missed = [world.publish("call.ended").await, world.publish("call.ended").await];
+    world.publish("bill.paid").await;
+    first.saw(3).await;
+    world.client().act(&first.path("/test")).await.succeeded();
+    let second = world.hook(Receiver::ok(), json!({"events": ["call.*", "webhook.*"]})).await;
+    let both = world.publish("call.ended").await;
+    second.saw(1).await;
+
+    let replay = async |body: Value| world.client().post(&second.path("/replay"), &body).await;
+    let preview = replay(json!({"kind": "owe", "dryRun": true})).await.expect(200);
+    assert_eq!((&preview["matched"], &preview["sample"][0]["status"]), (&json!(2), &json!("pending")));
+    for (done, seen) in [([2, 2, 2, 0, 0], 3), ([0; 5], 3)] {
+        let id = text(&replay(json!({"kind": "owe"})).await.expect(202), "id");
+        let operation =
+            operation_when(world.client(), &id, "it is done", |operation| operation["state"] == "done").await;
+        assert_eq!((counts(&operation), &operation["status"]), (done, &Value::Null));
+        second.saw(seen).await;
+    }
+    let mut expected: Vec<String> = missed.iter().chain([&both]).map(|event| event.id.clone()).collect();
+    let mut sent: Vec<String> =
+        second.requests().iter().map(|request| request.header("webhook-id").to_owned()).collect();
+    expected.sort_unstable();
+    sent.sort_unstable();
+    assert_eq!(sent, expected);
+    assert_eq!(first.requests().len(), 5);
+}
+
+on_both!(a_new_webhook_starts_from_where_its_owner_says);
+async fn a_new_webhook_starts_from_where_its_owner_says() {
+    let (world, first) = World::with_webhook(Receiver::ok()).await;
+    world.publish("call.ended").await;
+    let from = world.publish("call.ended").await;
+    world.publish("call.ended").await;
+    first.saw(3).await;
+    let since = text(&world.deliveries_of(&from.id).await[0], "createdAt");
+    let second = world.hook(Receiver::ok(), json!({"startFrom": since})).await;
+    let [operation] = &world.client().walk("/operations").await[..] else { panic!("one operation") };
+    let id = text(operation, "id");
+    let live = world.publish("call.ended").await;
+    let done = operation_when(world.client(), &id, "it is done", |operation| operation["state"] == "done").await;
+    assert_eq!((counts(&done), &done["webhookIds"]), ([2, 2, 2, 0, 0], &json!([second.id])));
+    let sent = second.saw(3).await;
+    assert_eq!(sent.iter().filter(|request| request.header("webhook-id") == live.id).count(), 1);
+    let earlier = json!({"name": "x", "url": second.receiver.url("/"), "events": ["*"], "startFrom": "soon"});
+    assert_eq!(world.client().post("/webhooks", &earlier).await.problem(422).pointers(), ["/startFrom"]);
+}
+
 /// The items of all operations that are to be done, in the database.
 const TO_DO: &str = "SELECT COUNT(*) FROM operation_item WHERE state = 0";
 
@@ -295,6 +345,9 @@ async fn what_cannot_be_an_operation_is_refused_with_what_would_be_accepted() {
     assert_eq!(refused(json!({"kind": "retry", "events": ["a", "b*"]})).await, ["/events/1"]);
     let times = json!({"kind": "retry", "since": "2026-01-02T00:00:00Z", "until": "2026-01-01T00:00:00Z"});
     assert_eq!(refused(times).await, ["/until"]);
+    assert_eq!(refused(json!({"kind": "owe"})).await, ["/webhookIds"]);
+    let owe = json!({"kind": "owe", "webhookIds": [hook.id], "status": "failed", "outcome": "gone", "statusCode": 500});
+    assert_eq!(refused(owe).await, ["/status", "/outcome", "/statusCode"]);
     let other = world.another_tenant().await;
     let theirs = json!({"kind": "retry", "webhookIds": [hook.id]});
     assert_eq!(other.client.post("/operations", &theirs).await.problem(422).pointers(), ["/webhookIds/0"]);

@@ -24,13 +24,14 @@ const STATUS_CODE: RangeInclusive<u16> = 100..=599;
 #[derive(Debug, ToSchema)]
 #[schema(as = ReplayInput, rename_all = "camelCase")]
 pub(super) struct Asked {
-    /// `retry` sends settled deliveries again; `purge` cancels pending ones.
+    /// `retry` sends settled deliveries again; `purge` cancels pending ones; `owe` makes deliveries of events that were
+    /// accepted before and never owed to the webhooks, and needs `webhookIds`.
     #[schema(value_type = Option<String>, default = "retry")]
     pub(super) kind: Kind,
     /// The status of the deliveries: for `retry` `failed`, which is the default, `success` or `cancelled`; for `purge`
-    /// `pending`.
+    /// `pending`; for `owe` none.
     #[schema(value_type = Option<String>)]
-    pub(super) status: Status,
+    pub(super) status: Option<Status>,
     /// Only deliveries of events that were accepted at or after this time.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub(super) since: Option<UnixMillis>,
@@ -63,10 +64,12 @@ macro_rules! asked_fields {
 impl Asked {
     fn of_kind(reader: &mut Reader<'_, '_>, kind: Option<Kind>) -> Option<Self> {
         let statuses = statuses(kind?);
-        let status = reader.field("status", |raw| word(raw, &statuses.map(|status| (status.as_str(), status))));
+        let words: Vec<(&str, Status)> = statuses.iter().map(|status| (status.as_str(), *status)).collect();
+        let has_status = || if statuses.is_empty() { Err(no_status()) } else { Ok(()) };
+        let status = reader.field("status", |raw| has_status().and_then(|()| word(raw, &words)));
         let outcomes = OutcomeKind::ALL.map(|outcome| (outcome.as_str(), outcome));
-        let outcome = reader.field("outcome", |raw| word(raw, &outcomes));
-        let status_code = reader.field("statusCode", |raw| integer(raw, &STATUS_CODE));
+        let outcome = reader.field("outcome", |raw| has_status().and_then(|()| word(raw, &outcomes)));
+        let status_code = reader.field("statusCode", |raw| has_status().and_then(|()| integer(raw, &STATUS_CODE)));
         let (since, until) = (reader.field("since", moment), reader.field("until", moment));
         let (since, until) = (since.value(), until.value());
         if let (Some(since), Some(until)) = (since, until)
@@ -82,7 +85,7 @@ impl Asked {
         let dry_run = reader.field("dryRun", boolean);
         Some(Self {
             kind: kind?,
-            status: status.value().unwrap_or(statuses[0]),
+            status: status.value().or(statuses.first().copied()),
             since,
             until,
             outcome: outcome.value(),
@@ -95,11 +98,16 @@ impl Asked {
 }
 
 /// The statuses that the deliveries of an operation may have; the first is meant if none is given.
-fn statuses(kind: Kind) -> [Status; 3] {
+fn statuses(kind: Kind) -> &'static [Status] {
     match kind {
-        Kind::Retry => [Status::Failed, Status::Success, Status::Cancelled],
-        Kind::Purge => [Status::Pending; 3],
+        Kind::Retry => &[Status::Failed, Status::Success, Status::Cancelled],
+        Kind::Purge => &[Status::Pending],
+        Kind::Owe => &[],
     }
+}
+
+fn no_status() -> Fault {
+    Fault::new("invalid", "owe makes deliveries, which have no status and no attempt; null is accepted")
 }
 
 fn kind(raw: &RawValue) -> Result<Kind, Fault> {
@@ -125,6 +133,9 @@ impl Input for OperationInput {
     fn read(reader: &mut Reader<'_, '_>) -> Option<Self> {
         let webhook_ids = reader.list("webhookIds", &(1..=MAX_WEBHOOKS), webhook_id);
         let kind = reader.required("kind", kind);
+        if kind == Some(Kind::Owe) {
+            reader.demand("webhookIds", &webhook_ids);
+        }
         Some(Self { asked: Asked::of_kind(reader, kind)?, webhook_ids: webhook_ids.value().unwrap_or_default() })
     }
 }

@@ -2,14 +2,16 @@
 
 use serde_json::Value;
 use serde_json::value::RawValue;
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, SchemaType, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::api::body::Input;
 use crate::api::event_types::DESCRIPTION;
-use crate::api::fields::{Fault, Given, Reader, any_text, boolean, given, integer, line, out_of, prose, word};
+use crate::api::fields::{Fault, Given, Reader, any_text, boolean, given, integer, line, moment, out_of, prose, word};
 use crate::api::names;
 use crate::api::names::NAME;
+use crate::domain::moment::UnixMillis;
 use crate::domain::policy::{Backoff, BreakerSettings, Policy, RateLimit, RetryPolicy, SignatureFormat};
 
 use super::credentials::{AuthChanges, TlsChanges};
@@ -153,7 +155,10 @@ pub(in crate::api) struct BreakerChanges {
 
 /// A webhook to create: `name`, `url` and `events` are required.
 #[derive(Debug)]
-pub(in crate::api) struct WebhookInput(pub(super) Changes);
+pub(in crate::api) struct WebhookInput {
+    pub(super) changes: Changes,
+    pub(super) start_from: Given<UnixMillis>,
+}
 
 /// Changes of a webhook: nothing is required, but `name`, `url` and `events` cannot be removed.
 #[derive(Debug, Clone)]
@@ -161,7 +166,17 @@ pub(in crate::api) struct WebhookPatch(pub(super) Changes);
 
 impl PartialSchema for WebhookInput {
     fn schema() -> RefOr<Schema> {
-        described("A webhook to create.", &["name", "url", "events"])
+        let mut schema = described("A webhook to create.", &["name", "url", "events"]);
+        if let RefOr::T(Schema::Object(object)) = &mut schema {
+            let what = "Also owes it the matching events that were accepted at or after this time: an operation of the \
+                        kind `owe`, which is made with the webhook.";
+            let moment = ObjectBuilder::new()
+                .schema_type(SchemaType::Array(vec![Type::String, Type::Null]))
+                .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+                .description(Some(what));
+            object.properties.insert("startFrom".to_owned(), moment.build().into());
+        }
+        schema
     }
 }
 
@@ -193,15 +208,26 @@ impl ToSchema for WebhookPatch {
     }
 }
 
+/// `startFrom` and [`FIELDS`].
+const NEW_FIELDS: &[&str] = &{
+    let mut all = ["startFrom"; FIELDS.len() + 1];
+    let mut place = 0;
+    while place < FIELDS.len() {
+        all[place] = FIELDS[place];
+        place += 1;
+    }
+    all
+};
+
 impl Input for WebhookInput {
-    const FIELDS: &'static [&'static str] = FIELDS;
+    const FIELDS: &'static [&'static str] = NEW_FIELDS;
 
     fn read(reader: &mut Reader<'_, '_>) -> Option<Self> {
         let changes = Changes::read(reader);
         reader.demand("name", &changes.name);
         reader.demand("url", &changes.url);
         reader.demand("events", &changes.events);
-        Some(Self(changes))
+        Some(Self { changes, start_from: reader.field("startFrom", moment) })
     }
 }
 

@@ -78,5 +78,6 @@ fn webhook(tenant: TenantNum, alike: &Alike, index: usize, policy: &Policy) -> N
         is_active: true,
         secret: SigningSecret::generate().reveal().into(),
         created_at: UnixMillis::now(),
+        start_from: None,
     }
 }

@@ -34,6 +34,7 @@ fn webhook(tenant: TenantNum) -> NewWebhook {
         is_active: true,
         secret: "whsec_x".into(),
         created_at: UnixMillis::now(),
+        start_from: None,
     }
 }
 

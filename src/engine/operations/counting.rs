@@ -1,13 +1,18 @@
 //! Looks for the deliveries that an operation selects, and makes them its items. The node that serves the first shard
 //! counts. A crash begins the count anew, which adds no item twice.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::*;
-use crate::domain::id::OperationNum;
-use crate::domain::operation::{MAX_ITEMS, Progress};
+use crate::domain::delivery::Status;
+use crate::domain::id::{EventSeq, OperationNum, WebhookId, WebhookNum};
+use crate::domain::operation::{MAX_ITEMS, Progress, is_any_for};
 use crate::domain::shard::ShardNum;
+use crate::engine::inspect::without_row;
+use crate::engine::{DISABLED_EVENT, FAILING_EVENT, TEST_EVENT};
 use crate::store::deliveries::DeliveryFilter;
+use crate::store::events::EventFilter;
 
 /// Deliveries per page.
 const PAGE: u64 = 1000;
@@ -15,14 +20,33 @@ const PAGE: u64 = 1000;
 /// How often the database is asked for operations that another node has made.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// How long after the last moment that it selects an operation that owes events is counted: publishes that did not know
+/// of a new webhook have ended by then.
+const PUBLISHES_END: Duration = Duration::from_secs(2);
+
 /// A walk over the deliveries that a selection admits, page by page.
 pub(super) struct Walk<'a> {
     engine: &'a Engine,
     tenant: TenantNum,
     selection: &'a Selection,
-    /// What is still to be listed.
-    filters: Vec<DeliveryFilter>,
-    before: Option<DeliveryId>,
+    of: Source,
+}
+
+/// What is still to be listed.
+enum Source {
+    /// Deliveries that are there.
+    Deliveries { filters: Vec<DeliveryFilter>, before: Option<DeliveryId> },
+    /// Events, for deliveries that are to be made. `before` is `None` at first, and `is_read` at the end.
+    Events { subscribers: Vec<Subscriber>, before: Option<EventSeq>, is_read: bool },
+}
+
+/// A webhook to which events may be owed that were never owed to it.
+struct Subscriber {
+    num: WebhookNum,
+    id: WebhookId,
+    subscriptions: Vec<String>,
+    /// Owed by fan-outs that are open.
+    owed: HashSet<EventSeq>,
 }
 
 impl<'a> Walk<'a> {
@@ -31,40 +55,119 @@ impl<'a> Walk<'a> {
         tenant: TenantNum,
         selection: &'a Selection,
     ) -> Result<Self, StoreError> {
-        let Selection { webhooks, since, until, status, outcome, status_code, events: _ } = selection;
-        let all = DeliveryFilter {
-            webhook: None,
-            event: None,
-            status: Some(*status),
-            outcome: *outcome,
-            status_code: *status_code,
-            kind: None,
-            since: *since,
-            until: Some(*until),
+        let store = &engine.inner.store;
+        let of = match selection.status {
+            Some(status) => {
+                let filters = filters(store, tenant, selection, status).await?;
+                Source::Deliveries { filters, before: None }
+            }
+            None => {
+                let subscribers = subscribers(store, tenant, selection).await?;
+                Source::Events { is_read: subscribers.is_empty(), subscribers, before: None }
+            }
         };
-        let mut filters = Vec::new();
-        for id in webhooks {
-            let webhook = engine.inner.store.webhook_num(tenant, *id).await?;
-            filters.extend(webhook.map(|webhook| DeliveryFilter { webhook: Some(webhook), ..all.clone() }));
-        }
-        if webhooks.is_empty() {
-            filters.push(all);
-        }
-        Ok(Self { engine, tenant, selection, filters, before: None })
+        Ok(Self { engine, tenant, selection, of })
     }
 
     /// The next page, which may be empty; `None` at the end.
     pub(super) async fn next_page(&mut self) -> Result<Option<Vec<Delivery>>, StoreError> {
-        let Some(filter) = self.filters.last() else { return Ok(None) };
-        let page = self.engine.deliveries(self.tenant, filter, self.before, PAGE).await?;
-        self.before = page.next;
-        if self.before.is_none() {
-            self.filters.pop();
+        let store = &self.engine.inner.store;
+        match &mut self.of {
+            Source::Deliveries { filters, before } => {
+                let Some(filter) = filters.last() else { return Ok(None) };
+                let page = self.engine.deliveries(self.tenant, filter, *before, PAGE).await?;
+                *before = page.next;
+                if before.is_none() {
+                    filters.pop();
+                }
+                let mut found = page.deliveries;
+                found.retain(|delivery| self.selection.admits(&delivery.kind));
+                Ok(Some(found))
+            }
+            Source::Events { is_read: true, .. } => Ok(None),
+            Source::Events { subscribers, before, is_read } => {
+                let filter = EventFilter {
+                    since: self.selection.since,
+                    until: Some(self.selection.until),
+                    ..EventFilter::default()
+                };
+                let page = store.events(self.tenant, &filter, *before, PAGE).await?;
+                (*before, *is_read) = (page.next.map(EventSeq), page.next.is_none());
+                let mut events: Vec<(EventSeq, String)> =
+                    page.items.into_iter().map(|event| (event.seq, event.kind)).collect();
+                events.retain(|(_, kind)| self.selection.admits(kind) && !is_of_engine(kind));
+                let mut found = Vec::new();
+                for subscriber in subscribers {
+                    found.extend(subscriber.never_owed(store, &events).await?);
+                }
+                Ok(Some(found))
+            }
         }
-        let mut found = page.deliveries;
-        found.retain(|delivery| self.selection.admits(&delivery.kind));
-        Ok(Some(found))
     }
+}
+
+impl Subscriber {
+    async fn never_owed(&self, store: &Store, events: &[(EventSeq, String)]) -> Result<Vec<Delivery>, StoreError> {
+        let is_for =
+            |(seq, kind): &&(EventSeq, String)| is_any_for(&self.subscriptions, kind) && !self.owed.contains(seq);
+        let matching: Vec<&(EventSeq, String)> = events.iter().filter(is_for).collect();
+        let seqs: Vec<EventSeq> = matching.iter().map(|(seq, _)| *seq).collect();
+        let recorded: HashSet<EventSeq> =
+            store.shown(self.num, &seqs).await?.into_iter().map(|shown| shown.event).collect();
+        let missing = matching.into_iter().filter(|(seq, _)| !recorded.contains(seq));
+        let delivery = |(seq, kind): &(EventSeq, String)| {
+            without_row(DeliveryId { event: *seq, webhook: self.num }, self.id, kind.clone())
+        };
+        Ok(missing.map(delivery).collect())
+    }
+}
+
+/// Tests and warnings of the engine are for one webhook each.
+fn is_of_engine(kind: &str) -> bool {
+    [TEST_EVENT, FAILING_EVENT, DISABLED_EVENT].contains(&kind)
+}
+
+async fn filters(
+    store: &Store,
+    tenant: TenantNum,
+    selection: &Selection,
+    status: Status,
+) -> Result<Vec<DeliveryFilter>, StoreError> {
+    let Selection { webhooks, since, until, status: _, outcome, status_code, events: _ } = selection;
+    let all = DeliveryFilter {
+        webhook: None,
+        event: None,
+        status: Some(status),
+        outcome: *outcome,
+        status_code: *status_code,
+        kind: None,
+        since: *since,
+        until: Some(*until),
+    };
+    if webhooks.is_empty() {
+        return Ok(vec![all]);
+    }
+    let mut filters = Vec::new();
+    for id in webhooks {
+        let webhook = store.webhook_num(tenant, *id).await?;
+        filters.extend(webhook.map(|webhook| DeliveryFilter { webhook: Some(webhook), ..all.clone() }));
+    }
+    Ok(filters)
+}
+
+async fn subscribers(store: &Store, tenant: TenantNum, selection: &Selection) -> Result<Vec<Subscriber>, StoreError> {
+    let mut found = Vec::new();
+    for id in &selection.webhooks {
+        let Some(webhook) = store.webhook(tenant, *id).await? else { continue };
+        let owed = store.owed_only_by_fanout(webhook.num, EventSeq::first_at(selection.until)).await?;
+        found.push(Subscriber {
+            num: webhook.num,
+            id: *id,
+            subscriptions: webhook.events,
+            owed: owed.into_iter().collect(),
+        });
+    }
+    Ok(found)
 }
 
 pub(super) async fn run(engine: Engine) {
@@ -87,7 +190,9 @@ async fn count_all(engine: &Engine) -> Result<(), StoreError> {
         return Ok(());
     }
     for operation in engine.inner.store.open_operations().await? {
-        if operation.progress == Progress::Counting {
+        let past = engine.inner.context.host.now().since(operation.selection.until);
+        let may_be_counted = operation.kind != Kind::Owe || past >= PUBLISHES_END;
+        if operation.progress == Progress::Counting && may_be_counted {
             count(engine, &operation).await?;
         }
     }

@@ -265,11 +265,17 @@ impl Work {
             self.to_do.extend(read);
         }
         let next: Vec<EventSeq> = self.to_do.drain(..most.min(self.to_do.len())).collect();
+        let owed = match (operation.kind, next.last()) {
+            (Kind::Owe, Some(last)) => engine.inner.store.owed_only_by_fanout(webhook, *last).await?,
+            _ => Vec::new(),
+        };
         for (event, step) in steps(engine, operation, webhook, &next).await? {
             let id = DeliveryId { event, webhook };
             match step {
                 Step::Wait => drop(self.asked_for.insert(event)),
                 Step::End(state) => turn.ended.push((id, state)),
+                // A fan-out owes it by now.
+                Step::Ask if owed.contains(&event) => turn.ended.push((id, ItemState::Skipped)),
                 Step::Ask => match carry_out(engine, operation, id).await {
                     Ok(()) => {
                         turn.asked += 1;
@@ -303,6 +309,11 @@ async fn carry_out(engine: &Engine, operation: &Operation, id: DeliveryId) -> Re
         Kind::Retry => {
             let at = engine.inner.context.host.now();
             let record = Record::Retry { id, at, operation: Some(operation.num) };
+            Ok(engine.inner.journal.record(record).await?)
+        }
+        Kind::Owe => {
+            let at = engine.inner.context.host.now();
+            let record = Record::Owe { id, at, operation: operation.num };
             Ok(engine.inner.journal.record(record).await?)
         }
         Kind::Purge => engine.ops().cancel(id).await,

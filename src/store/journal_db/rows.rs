@@ -49,6 +49,7 @@ pub struct NewEvent {
 pub enum Update {
     Cancel { id: DeliveryId, at: UnixMillis },
     Retry { id: DeliveryId, at: UnixMillis, operation: Option<OperationNum> },
+    Owe { id: DeliveryId, at: UnixMillis, operation: OperationNum },
     Purge { purge: Purge, at: UnixMillis },
 }
 
@@ -67,7 +68,7 @@ pub struct Updated {
 pub enum Change {
     /// The delivery was pending and is settled.
     TakenBack(TakenBack),
-    /// The delivery was settled and is pending.
+    /// The delivery was settled or was not there, and is pending.
     Again(DeliveryId),
     /// The delivery was pending and no longer waits for `next_at`.
     Hastened { id: DeliveryId, next_at: UnixMillis },

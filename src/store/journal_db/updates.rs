@@ -19,6 +19,9 @@ pub(super) async fn run<C: ConnectionTrait>(update: Update, on: &C, updated: &mu
             updated.changes.extend(take_back_one(on, id, at).await?.map(Change::TakenBack));
         }
         Update::Retry { id, at, operation } => updated.changes.extend(retry(on, id, at, operation).await?),
+        Update::Owe { id, at, operation } => {
+            updated.changes.extend(owe(on, id, at, operation).await?.then_some(Change::Again(id)));
+        }
         Update::Purge { purge: which, at } => {
             let taken_back = purge(on, &which, at).await?;
             updated.purged.push(taken_back.len() as u64);
@@ -58,4 +61,19 @@ async fn retry<C: ConnectionTrait>(
     let Some(row) = RetriedRow::find_by_statement(statement).one(on).await? else { return Ok(None) };
     let hastened = |at| Change::Hastened { id, next_at: UnixMillis(at) };
     Ok(if row.manual_from == 0 { row.manual_next_at.map(hastened) } else { Some(Change::Again(id)) })
+}
+
+/// Makes a pending delivery of an event that is there, unless there is one. Answers whether it did.
+async fn owe<C: ConnectionTrait>(
+    on: &C,
+    id: DeliveryId,
+    at: UnixMillis,
+    operation: OperationNum,
+) -> Result<bool, DbErr> {
+    let sql = "INSERT INTO delivery (event_seq, webhook_num, status, attempts, tries, next_at, operation) \
+               SELECT seq, CAST($2 AS BIGINT), 0, 0, 0, CAST($3 AS BIGINT), CAST($4 AS BIGINT) \
+               FROM event WHERE seq = $1 ON CONFLICT DO NOTHING";
+    let values = [id.event.0.into(), id.webhook.0.into(), at.0.into(), operation.0.into()];
+    let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, values);
+    Ok(on.execute_raw(statement).await?.rows_affected() > 0)
 }

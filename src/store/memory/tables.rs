@@ -134,6 +134,15 @@ impl Tables {
         }
     }
 
+    /// Mirrors `updates::owe`.
+    pub(super) fn owe(&mut self, id: DeliveryId, at: UnixMillis) -> Option<Change> {
+        if !self.events.contains_key(&id.event) || self.deliveries.contains_key(&id) {
+            return None;
+        }
+        self.set(id, DeliveryState::pending(Some(at)));
+        Some(Change::Again(id))
+    }
+
     /// Mirrors `cancel::purge`.
     pub(super) fn purge(&mut self, purge: &Purge, at: UnixMillis) -> Vec<TakenBack> {
         let Purge { webhook, through, except } = purge;

@@ -213,6 +213,7 @@ impl World {
             is_active: true,
             secret: "whsec_first".into(),
             created_at: UnixMillis::now(),
+            start_from: None,
         }
     }
 

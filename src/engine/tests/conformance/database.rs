@@ -293,6 +293,7 @@ impl Database {
             is_active: true,
             secret: SECRET.into(),
             created_at: UnixMillis::now(),
+            start_from: None,
         };
         match &self.backdoor {
             Backdoor::Store(store, _) => store.create_webhook(new, None, &Author::engine()).await.unwrap().num,

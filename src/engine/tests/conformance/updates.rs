@@ -112,6 +112,21 @@ async fn a_replay_is_told_from_a_retry_by_hand(on: On) {
     assert_eq!(retry(None).await, Some(false), "the operation has nothing to do with it");
 }
 
+on_all!(an_event_is_owed_anew_unless_there_is_a_delivery_or_no_event);
+async fn an_event_is_owed_anew_unless_there_is_a_delivery_or_no_event(on: On) {
+    let database = Database::new(on).await;
+    database.accept_due(key(1), &[3], 10).await;
+    let owe = async |id| {
+        let operation = OperationNum(7);
+        database.update(Update::Owe { id, at: UnixMillis(20), operation }).await.changes
+    };
+    assert_eq!(owe(id(key(1), 3)).await, [], "it is owed already");
+    assert_eq!(owe(id(key(2), 3)).await, [], "there is no event");
+    let new = id(key(1), 4);
+    assert_eq!((owe(new).await, owe(new).await), (vec![Change::Again(new)], vec![]));
+    assert_eq!(database.pending(new).await.unwrap().state, DeliveryState::pending(Some(UnixMillis(20))));
+}
+
 on_all!(updates_of_a_batch_see_the_rows_that_it_writes);
 async fn updates_of_a_batch_see_the_rows_that_it_writes(on: On) {
     let database = Database::new(on).await;

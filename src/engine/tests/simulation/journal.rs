@@ -359,7 +359,7 @@ impl Commit {
     fn add(&mut self, rows: &Rows<'_>) {
         let states = || rows.deferrals.iter().chain(&rows.deliveries).map(|(id, _)| *id);
         let updates = rows.updates.iter().map(|update| match update {
-            Update::Cancel { id, .. } | Update::Retry { id, .. } => id.webhook,
+            Update::Cancel { id, .. } | Update::Retry { id, .. } | Update::Owe { id, .. } => id.webhook,
             Update::Purge { purge, .. } => purge.webhook,
         });
         let webhooks = states().map(|id| id.webhook).chain(updates).chain(rows.health.keys().copied());
@@ -380,7 +380,7 @@ fn purged(updates: &[Update], Updated { changes, purged, .. }: &Updated) -> Vec<
             Update::Cancel { id, .. } => {
                 changes.next_if(|change| matches!(change, Change::TakenBack(of) if of.id == *id));
             }
-            Update::Retry { id, .. } => {
+            Update::Retry { id, .. } | Update::Owe { id, .. } => {
                 changes.next_if(|change| match change {
                     Change::Again(of) | Change::Hastened { id: of, .. } => of == id,
                     Change::TakenBack(_) => false,
