@@ -1,6 +1,7 @@
 //! The metrics pages of a running server: sound in both formats, and true of what the server has done.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use reqwest::header::ACCEPT;
@@ -13,6 +14,9 @@ use crate::support::fact;
 use crate::support::hook::{Hook, quick_retries};
 use crate::support::receiver::Receiver;
 use crate::support::world::{World, free_port, is_terminal, text};
+
+/// Half the time after which the server gives a question to the database up.
+const A_WHILE: Duration = Duration::from_secs(5);
 
 async fn page_as(world: &World, path: &str, accept: &str) -> Answer {
     send(world.admin().root(Method::GET, path).header(ACCEPT, accept)).await
@@ -264,7 +268,9 @@ async fn with_locked_webhooks() {
     };
     fact::until("the table is locked", async || (of_holder("count(*)").trim() == "1").then_some(())).await;
 
+    let asked_at = Instant::now();
     let without = metrics(&world).await;
+    assert!(asked_at.elapsed() < A_WHILE, "{:?}", asked_at.elapsed());
     assert!(!without.families.contains_key("posthaste_webhooks"), "{without:?}");
     assert_eq!(without.value("posthaste_events_published_total", &[]), 0.0);
 

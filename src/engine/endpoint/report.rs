@@ -41,8 +41,8 @@ impl Endpoint {
         let succeeded_at = state.settled_at.filter(|_| outcome == OutcomeKind::Success);
         self.context.durations.attempted(outcome, took);
         // Deliveries that a person has sent again say nothing of how long the first success took.
-        let is_asked_for = matches!(entry.trigger, Trigger::Manual | Trigger::Replay);
-        if let Some(at) = succeeded_at.filter(|_| !is_asked_for) {
+        let is_sent_again = matches!(entry.trigger, Trigger::Manual | Trigger::Replay);
+        if let Some(at) = succeeded_at.filter(|_| !is_sent_again) {
             self.context.durations.delivered(at.since(id.event.accepted_at()));
         }
         self.stats.answered(took, succeeded_at, settled);
