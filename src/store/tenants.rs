@@ -141,9 +141,14 @@ impl Store {
                 ("retention.responsesSeconds", before.retention_responses != responses),
             ];
             let deed = Deed::new(Action::UpdateTenant, Some(tenant.num), tenant.id).of_fields(audit::named(&changed));
-            let shown = |name: &str, allows: bool| json!({"name": name, "allowUndeclaredTypes": allows});
-            let old = shown(&before.name, before.allow_undeclared_types);
-            let deed = deed.with_values(&old, &shown(&tenant.name, tenant.allow_undeclared_types));
+            let shown = |name: &str, allows: bool, events: Option<i64>, responses: Option<i64>| {
+                json!({"name": name, "allowUndeclaredTypes": allows, "retention.eventsSeconds": events,
+                    "retention.responsesSeconds": responses})
+            };
+            let (events_before, responses_before) = (before.retention_events, before.retention_responses);
+            let old = shown(&before.name, before.allow_undeclared_types, events_before, responses_before);
+            let new = shown(&tenant.name, tenant.allow_undeclared_types, events, responses);
+            let deed = deed.with_values(&old, &new);
             audit::enter(on, by, deed, now).await?;
             let mut row = before.into_active_model();
             row.name = Set(tenant.name.clone());

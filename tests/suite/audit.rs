@@ -251,6 +251,9 @@ async fn an_entry_shows_what_a_change_has_replaced_unless_it_is_secret_or_long()
     let tenant = format!("/tenants/{}", world.tenant.id);
     world.admin().patch(&tenant, &json!({"allowUndeclaredTypes": false})).await.expect(200);
     assert_eq!(newest(client).await["changes"], json!({"allowUndeclaredTypes": {"from": true, "to": false}}));
+    world.admin().patch(&tenant, &json!({"retention": {"eventsSeconds": 3600}})).await.expect(200);
+    let retention = json!({"retention.eventsSeconds": {"from": null, "to": 3600}});
+    assert_eq!(newest(client).await["changes"], retention);
     client.post("/event-types", &json!({"name": "bolt.only"})).await.expect(201);
     client.patch("/event-types/bolt.only", &json!({"description": "d"})).await.expect(200);
     assert_eq!(newest(client).await["changes"], json!({"description": {"from": null, "to": "d"}}));
