@@ -10,6 +10,7 @@ mod body;
 mod budget;
 mod catalogue;
 mod client_addr;
+mod compression;
 mod cors;
 mod cost;
 mod deliveries;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use axum::http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -52,7 +52,8 @@ impl Peers {
 
     async fn ask(&self, address: &str, request: Call) -> Result<Response, Problem> {
         let Call { method, path, mut headers, body } = request;
-        for name in [HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING] {
+        // This node reads lists, and compresses for its caller itself.
+        for name in [HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, ACCEPT_ENCODING] {
             headers.remove(name);
         }
         let client = self.client.as_ref().ok_or_else(|| Problem::owner_unreachable(&"this node has no HTTP client"))?;

@@ -1,6 +1,7 @@
 //! HTTP as clients expect it: where a new object is, what has not changed since, and where the next page is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
@@ -266,4 +267,55 @@ async fn a_path_says_which_methods_it_takes() {
         send(world.anyone().root(Method::OPTIONS, "/api/v1/nowhere")).await.problem(404).code(),
         "no_such_route"
     );
+}
+
+async fn accepting(client: &Client, path: &str, codings: &str) -> reqwest::Response {
+    let call = client.root(Method::GET, path).header("Accept-Encoding", codings);
+    call.send().await.expect("an answer")
+}
+
+fn coding(answer: &reqwest::Response) -> Option<&str> {
+    answer.headers().get("content-encoding").map(|coding| coding.to_str().expect("text"))
+}
+
+async fn unzipped(answer: reqwest::Response) -> String {
+    assert_eq!(coding(&answer), Some("gzip"), "{answer:?}");
+    assert_eq!(answer.headers()["vary"], "accept-encoding");
+    let (zipped, mut text) = (answer.bytes().await.expect("a body"), String::new());
+    flate2::read::GzDecoder::new(&zipped[..]).read_to_string(&mut text).expect("gzip");
+    assert!(zipped.len() < text.len(), "{} bytes of {}", zipped.len(), text.len());
+    text
+}
+
+#[tokio::test]
+async fn a_long_list_is_compressed_for_a_caller_that_accepts_it() {
+    let world = World::start().await;
+    for _ in 0..20 {
+        world.publish("message.sent").await;
+    }
+    let (client, path) = (world.client(), "/api/v1/events");
+    let plain = send(client.root(Method::GET, path)).await;
+
+    assert_eq!(unzipped(accepting(client, path, "br, gzip;q=0.5").await).await, plain.text);
+    assert_eq!((plain.header("content-encoding"), plain.header("vary")), (None, Some("accept-encoding")));
+    for (path, codings) in
+        [(path, "gzip;q=0, br"), (path, "identity"), ("/api/v1/events?limit=1", "gzip"), ("/openapi.json", "gzip")]
+    {
+        let answer = accepting(client, path, codings).await;
+        assert_eq!((coding(&answer), answer.status().as_u16()), (None, 200), "{path} {codings}");
+    }
+}
+
+#[tokio::test]
+async fn no_answer_with_a_secret_or_a_tag_is_compressed() {
+    let world = World::start().await;
+    let long = plain("https://example.com/", json!({"description": "long ".repeat(400)}));
+    let call = world.client().json(Method::POST, "/webhooks", &long).header("Accept-Encoding", "gzip");
+    let made = send(call).await;
+    let id = made.expect(201)["id"].as_str().expect("an id").to_owned();
+
+    assert_eq!((made.header("content-encoding"), made.header("vary")), (None, None));
+    let read = accepting(world.client(), &format!("/api/v1/webhooks/{id}"), "gzip").await;
+    assert_eq!((coding(&read), read.status().as_u16()), (None, 200));
+    unzipped(accepting(world.client(), "/api/v1/webhooks", "gzip").await).await;
 }
