@@ -54,6 +54,7 @@ pub(crate) mod memory;
 mod pool;
 mod rows;
 mod scan;
+mod space;
 mod tenant_lock;
 
 use std::sync::{Arc, OnceLock};
@@ -73,6 +74,8 @@ use self::journal_db::Statements;
 use self::page::Page;
 use self::pool::{Pool, Transaction};
 use self::unreadable::Unreadable;
+
+pub use self::space::FreeSpace;
 
 /// Makes the server end an idle transaction, so that a transaction whose COMMIT or ROLLBACK was lost on the network
 /// does not keep rows locked. Journal batches set the same limit in the statement that takes their locks.

@@ -1,8 +1,9 @@
-//! `posthaste check`: looks for damage in a database and, with `--repair`, ends deliveries whose event is gone.
+//! `posthaste check`: looks for damage in a database. With `--repair` it ends deliveries whose event is gone, with
+//! `--compact` it rewrites a SQLite file without its free pages.
 
 use crate::api::scope::is_scope;
 use crate::domain::moment::UnixMillis;
-use crate::store::{Options, Store, StoreError};
+use crate::store::{FreeSpace, Options, Store, StoreError};
 
 use super::{CliError, Settings, say};
 
@@ -11,11 +12,14 @@ pub(super) struct CheckArgs {
     /// Cancel deliveries that can never be sent because their event is gone; no server may use the database
     #[arg(long)]
     repair: bool,
+    /// SQLite: rewrite the file without its free pages, and so that a server gives them back from then on
+    #[arg(long)]
+    compact: bool,
     #[command(flatten)]
     settings: Settings,
 }
 
-pub(super) async fn run(CheckArgs { repair, settings }: CheckArgs) -> Result<(), CliError> {
+pub(super) async fn run(CheckArgs { repair, compact, settings }: CheckArgs) -> Result<(), CliError> {
     let config = settings.load()?;
     let options = Options { migrate: false, reads_secrets: false, ..config.database() };
     let store = Store::open(options).await?;
@@ -30,10 +34,32 @@ pub(super) async fn run(CheckArgs { repair, settings }: CheckArgs) -> Result<(),
             "sealed values: not opened, for lack of the master key; put its file beside the database, or set POSTHASTE_MASTER_KEY",
         );
     }
+    let is_sound = problems.as_ref().is_ok_and(Vec::is_empty);
+    let spoken = say_space(&store, is_sound && compact).await;
     store.close().await;
+    spoken?;
     // Damage rarely comes alone, so both checks run and every problem is reported.
     let wrong: Vec<String> = [found("integrity", problems), found("rows", unreadable)].into_iter().flatten().collect();
     if wrong.is_empty() { Ok(()) } else { Err(CliError::failed(wrong.join("\n"))) }
+}
+
+/// Says how much of a SQLite file is free. Compacts the file first if `compact`.
+async fn say_space(store: &Store, compact: bool) -> Result<(), CliError> {
+    if compact && store.free_space().await.map_err(CliError::failed)?.is_some() {
+        store.compact().await.map_err(CliError::failed)?;
+        say("compacted");
+    }
+    let Ok(Some(FreeSpace { free_pages, all_pages, page_bytes, can_shrink })) = store.free_space().await else {
+        return Ok(());
+    };
+    let mib = |pages: u64| pages * page_bytes >> 20;
+    say(format_args!("space: {} MiB, of which {} MiB are free", mib(all_pages), mib(free_pages)));
+    if !can_shrink {
+        say(
+            "space: this file was made by an older version, and a server does not give free pages back; --compact changes that",
+        );
+    }
+    Ok(())
 }
 
 /// Turns the result of one check into an error text, or prints that all is well and returns `None`.

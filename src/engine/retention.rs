@@ -112,7 +112,7 @@ enum Work {
 
 impl Sweeper {
     pub(super) fn new(context: Arc<EngineContext>, store: Store, keep: Retention, counts: Arc<Counts>) -> Self {
-        let sweep = Sweep { context, store, counts, pace: Pace::new() };
+        let sweep = Sweep { context, store, counts, pace: Pace::new(), page_pace: Pace::new() };
         Self { keep, sweep, cursors: Cursors::default() }
     }
 
@@ -169,7 +169,8 @@ impl Sweeper {
         if let Some(kept) = self.keep.audit {
             self.sweep.audit(plan::moment_before(now, kept)).await?;
         }
-        self.sweep.idempotency_keys(now).await
+        self.sweep.idempotency_keys(now).await?;
+        self.sweep.free_pages().await
     }
 
     async fn events(&mut self, own: &[OwnRetention], now: UnixMillis, newest: EventSeq) -> Result<(), Ended> {
@@ -261,6 +262,8 @@ struct Sweep {
     store: Store,
     counts: Arc<Counts>,
     pace: Pace,
+    /// How many free pages are given back at once.
+    page_pace: Pace,
 }
 
 impl Sweep {
@@ -374,19 +377,38 @@ impl Sweep {
         }
     }
 
+    /// Gives free pages of a SQLite file back, except those that new rows will take soon.
+    async fn free_pages(&mut self) -> Result<(), Ended> {
+        while self.store.free_space().await?.is_some_and(|space| plan::gives_back(&space)) {
+            let (store, pages) = (self.store.clone(), self.page_pace.rows());
+            self.wait_for_calm().await;
+            let host = self.context.host.clone();
+            let began = host.steady();
+            store.give_back(pages).await?;
+            let time = host.steady().saturating_duration_since(began);
+            self.page_pace.took(pages, time);
+            host.sleep(pace::rest_after(time)).await;
+        }
+        Ok(())
+    }
+
+    async fn wait_for_calm(&self) {
+        for _ in 0..CALM_POLLS {
+            if !pace::is_busy(self.context.journal.depth()) {
+                break;
+            }
+            self.context.host.sleep(CALM_POLL).await;
+        }
+    }
+
     /// Waits for a calm moment, makes one deletion, and rests. `rows`: the deliveries of a deletion that the pace has cut.
     async fn paced<T>(
         &mut self,
         rows: Option<u32>,
         deletion: impl Future<Output = Result<Option<T>, StoreError>>,
     ) -> Result<T, Ended> {
+        self.wait_for_calm().await;
         let host = self.context.host.clone();
-        for _ in 0..CALM_POLLS {
-            if !pace::is_busy(self.context.journal.depth()) {
-                break;
-            }
-            host.sleep(CALM_POLL).await;
-        }
         let began = host.steady();
         let deleted = deletion.await?.ok_or(Ended::Lost)?;
         let time = host.steady().saturating_duration_since(began);

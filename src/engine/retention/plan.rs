@@ -5,11 +5,24 @@ use std::time::Duration;
 
 use crate::domain::id::EventSeq;
 use crate::domain::moment::UnixMillis;
+use crate::store::FreeSpace;
 use crate::store::retention::OldEvent;
 
 /// Bytes of bodies that are deleted at once, unless one alone is larger: SQLite reads every page of a long body to free
 /// it.
 const BYTES: u64 = 1 << 20;
+
+/// Free pages that a file may keep: a tenth of it, or 16 MiB if that is more. New rows take them, and to give them back
+/// would only make the file grow again.
+const SPARE_PART: u64 = 10;
+const SPARE_BYTES: u64 = 16 << 20;
+
+/// Whether a file has more free pages than it needs, and can give them back.
+pub(super) fn gives_back(space: &FreeSpace) -> bool {
+    let FreeSpace { free_pages, all_pages, page_bytes, can_shrink } = *space;
+    let spare = (all_pages / SPARE_PART).max(SPARE_BYTES / page_bytes.max(1));
+    can_shrink && free_pages > spare
+}
 
 /// What is deleted next.
 #[derive(Debug, PartialEq, Eq)]
@@ -100,6 +113,14 @@ mod tests {
     fn an_event_with_too_many_deliveries_comes_alone() {
         let events = [event(1, 2, 1), event(2, 11, 1), event(3, 2, 1)];
         assert_eq!(batches(&events, 10), [whole(&[1], 2), Batch::Large(EventSeq(2)), whole(&[3], 2)]);
+    }
+
+    #[test]
+    fn a_file_keeps_a_tenth_of_free_pages_and_16_mib_at_least() {
+        let space = |free_pages, all_pages| FreeSpace { free_pages, all_pages, page_bytes: 4096, can_shrink: true };
+        assert!(!gives_back(&space(4096, 5000)) && gives_back(&space(4097, 5000)));
+        assert!(!gives_back(&space(100_000, 1_000_000)) && gives_back(&space(100_001, 1_000_000)));
+        assert!(!gives_back(&FreeSpace { can_shrink: false, ..space(100_001, 1_000_000) }));
     }
 
     #[test]

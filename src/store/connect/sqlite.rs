@@ -59,7 +59,10 @@ pub(super) async fn open(options: &Options) -> Result<Connected, OpenError> {
         None => (Vec::new(), String::new()),
     };
     let master_keys = super::with_previous(master_keys, options);
-    let writer = connect(&path, 1, &[("cache_size", format!("-{WRITER_CACHE_KIB}"))]).await;
+    // The writer is the first to open the file. A new one gets what it needs to give free pages back; in a file that has
+    // tables already, the pragma changes nothing.
+    let pragmas = [("cache_size", format!("-{WRITER_CACHE_KIB}")), ("auto_vacuum", "INCREMENTAL".to_owned())];
+    let writer = connect(&path, 1, &pragmas).await;
     let writer = writer.map_err(|error| files::explained(&path, error))?;
     ensure_schema(&writer, options.migrate).await?;
     let async_commit_pool = connect(&path, 1, &[("synchronous", "NORMAL".to_owned())]).await?;

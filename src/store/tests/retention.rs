@@ -281,3 +281,36 @@ async fn no_statement_reads_a_whole_table(on: On) {
         assert!(scans.is_empty(), "{sql}\n{lines:#?}");
     }
 }
+
+/// A new file gives pages back; a file that an older version made does so once it was compacted.
+#[tokio::test]
+async fn a_sqlite_file_gives_free_pages_back() {
+    let world = World::new(On::Sqlite).await;
+    world.store.inner.writer.execute_unprepared("PRAGMA auto_vacuum = NONE").await.unwrap();
+    world.store.inner.writer.execute_unprepared("VACUUM").await.unwrap();
+    let space = async || world.store.free_space().await.unwrap().unwrap();
+    assert!(!space().await.can_shrink);
+    let event = world.accept_large(&[], 400_000).await.seq;
+    world.accept(&[]).await;
+    world.store.delete_events(&world.shard_set, &[event], None).await.unwrap();
+    let before = space().await;
+    assert!(before.free_pages >= 90, "{before:?}");
+    world.store.give_back(10).await.unwrap();
+    assert_eq!(space().await, before, "such a file cannot give pages back");
+
+    world.store.compact().await.unwrap();
+    assert_eq!((space().await.free_pages, space().await.can_shrink), (0, true));
+    let event = world.accept_large(&[], 400_000).await.seq;
+    world.accept(&[]).await;
+    world.store.delete_events(&world.shard_set, &[event], None).await.unwrap();
+    let before = space().await;
+    world.store.give_back(10).await.unwrap();
+    let after = space().await;
+    assert_eq!((after.free_pages, after.all_pages), (before.free_pages - 10, before.all_pages - 10));
+}
+
+#[tokio::test]
+async fn a_new_sqlite_file_can_shrink() {
+    let world = World::new(On::Sqlite).await;
+    assert!(world.store.free_space().await.unwrap().unwrap().can_shrink);
+}
