@@ -147,6 +147,9 @@ pub enum EngineError {
     /// The delivery has used all attempt numbers.
     #[error("the delivery has used up its attempt numbers")]
     TooManyAttempts,
+    /// The payload of the event was erased.
+    #[error("the payload was erased")]
+    PayloadErased,
     /// The webhook of the delivery is deleted.
     #[error("the webhook is deleted")]
     WebhookDeleted,

@@ -13,6 +13,7 @@ pub mod config_changes;
 mod decode;
 pub mod deliveries;
 pub mod endpoint_configs;
+pub mod erasure;
 pub mod error;
 mod event_cache;
 pub mod event_types;

@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 use self::input::{BatchInput, EventInput};
 use self::view::{BatchView, EventSummary, EventView, ItemProblem, PublishedView};
 use super::App;
-use super::auth::{Publish, Read, Tenant};
+use super::auth::{Manage, Publish, Read, Tenant};
 use super::body::Json;
 use super::cost::Cost;
 use super::deliveries::{self, DeliveryView};
@@ -25,10 +25,11 @@ use super::idempotency::{self, IdempotencyKey};
 use super::page::{NoQuery, PageParams, PageView, Query};
 use super::path::One;
 use super::problem::Problem;
-use super::problem_sets::{PublishProblems, ReadProblems};
+use super::problem_sets::{ErasureProblems, PublishProblems, ReadProblems};
 use crate::domain::id::{EventId, EventSeq, TenantNum, WebhookNum};
 use crate::journal::Published;
 use crate::store::StoreError;
+use crate::store::erasure::Erasure;
 use crate::store::events::{EventFilter, StoredEvent};
 use crate::store::idempotency::OnceKey;
 
@@ -37,6 +38,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(list, publish))
         .routes(routes!(publish_batch))
         .routes(routes!(read))
+        .routes(routes!(erase))
         .routes(routes!(list_deliveries))
 }
 
@@ -222,6 +224,28 @@ async fn read(
     let progress = app.store().progress(&event).await?;
     let body = app.store().event_body(event.tenant, event.seq).await?.ok_or(Problem::no_such("event"))?;
     EventView::new(&event, progress, &body)?.answer()
+}
+
+/// Erases the payload of an event: its data, and what receivers answered.
+///
+/// The event and its deliveries stay, and can still be read. Their data is null, and nothing can be sent again. An event
+/// that is still owed is refused.
+#[utoipa::path(delete, path = "/events/{id}/payload", tag = "events", operation_id = "eraseEventPayload",
+    params(("id" = String, Path)), responses((status = 204), ErasureProblems))]
+async fn erase(
+    State(app): State<App>,
+    tenant: Tenant<Manage>,
+    _: NoQuery,
+    One(EventId(event)): One<EventId>,
+) -> Result<StatusCode, Problem> {
+    match app.store().erase_payload(tenant.num(), event, &tenant.author()).await? {
+        Erasure::Erased => Ok(StatusCode::NO_CONTENT),
+        Erasure::NotFound => Err(Problem::no_such("event")),
+        Erasure::Owed => {
+            let detail = "deliveries of this event are pending; wait until they end, or cancel them, and try again";
+            Err(Problem::conflict("event_owed", detail))
+        }
+    }
 }
 
 /// Lists the deliveries of an event.

@@ -280,6 +280,9 @@ impl From<EngineError> for Problem {
             EngineError::TooManyAttempts => {
                 Self::conflict("too_many_attempts", "the delivery has used up its attempt numbers")
             }
+            EngineError::PayloadErased => {
+                Self::conflict("payload_erased", "the payload of the event was erased, and cannot be sent again")
+            }
             EngineError::WebhookDeleted => {
                 let detail = "the webhook is deleted, and nothing is sent for it any more";
                 Self::new(StatusCode::NOT_FOUND, "not_found", detail)

@@ -67,6 +67,9 @@ impl Engine {
         if delivery.state.attempts >= MAX_ATTEMPT {
             return Err(EngineError::TooManyAttempts);
         }
+        if self.inner.store.is_erased(id.event).await? {
+            return Err(EngineError::PayloadErased);
+        }
         self.sendable(id.webhook).await?;
         self.require_running(id.webhook).await?;
         self.inner.store.enter(by, Deed::new(Action::RetryDelivery, Some(tenant), id)).await?;

@@ -127,6 +127,7 @@ actions! {
     CreateEventType "event_type.create",
     UpdateEventType "event_type.update",
     DeleteEventType "event_type.delete",
+    ErasePayload "event.erase_payload",
     RetryDelivery "delivery.retry",
     CancelDelivery "delivery.cancel",
     CreateOperation "operation.create",

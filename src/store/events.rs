@@ -41,6 +41,8 @@ pub struct StoredEvent {
     /// How many webhooks the event matched when it was accepted.
     pub matched: u32,
     pub body_bytes: usize,
+    /// When the payload was erased; `None` for most.
+    pub erased_at: Option<UnixMillis>,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -52,11 +54,12 @@ struct StoredRow {
     caller_id: Option<String>,
     matched: i64,
     body_bytes: i64,
+    erased_at: Option<i64>,
 }
 
 impl From<StoredRow> for StoredEvent {
     fn from(row: StoredRow) -> Self {
-        let StoredRow { seq, tenant_num, kind, occurred_at, caller_id, matched, body_bytes } = row;
+        let StoredRow { seq, tenant_num, kind, occurred_at, caller_id, matched, body_bytes, erased_at } = row;
         Self {
             seq: EventSeq(seq),
             tenant: TenantNum(tenant_num),
@@ -65,6 +68,7 @@ impl From<StoredRow> for StoredEvent {
             caller_id,
             matched: u32::try_from(matched).unwrap_or(u32::MAX),
             body_bytes: usize::try_from(body_bytes).unwrap_or(0),
+            erased_at: erased_at.map(UnixMillis),
         }
     }
 }
@@ -74,6 +78,7 @@ fn without_bodies() -> Select<Entity> {
     Entity::find()
         .select_only()
         .columns([Column::Seq, Column::TenantNum, Column::Kind, Column::OccurredAt, Column::CallerId, Column::Matched])
+        .column(Column::ErasedAt)
         .expr_as(Expr::cust("CAST(OCTET_LENGTH(body) AS BIGINT)"), "body_bytes")
 }
 

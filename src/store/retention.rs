@@ -22,6 +22,7 @@ use super::pool::Transaction;
 use super::{Store, StoreError};
 
 pub use self::events::Deleted;
+pub(super) use self::events::owed_among;
 pub use super::state::SweepMark;
 
 /// Bounds how long a deletion waits for a lock. Shorter than the time after which PostgreSQL looks for a deadlock, so

@@ -158,6 +158,9 @@ fn judge_health(row: endpoint_health::Model) -> Result<(), StoreError> {
 
 async fn scan_events(scan: &mut Scan<'_>) -> Result<(), StoreError> {
     scan.table::<event::Entity>("event", &["seq"], |row| {
+        if row.erased_at.is_some() {
+            return Ok(());
+        }
         serde_json::from_slice::<IgnoredAny>(&row.body).map(drop).map_err(|error| StoreError::unreadable("body", error))
     })
     .await?;

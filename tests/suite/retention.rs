@@ -158,3 +158,32 @@ async fn a_tenant_may_keep_less_or_more_than_the_engine_does() {
     let tenant = admin.get(&path).await.expect(200);
     assert_eq!(tenant["retention"], json!({"eventsSeconds": null, "responsesSeconds": null}));
 }
+
+on_both!(an_erased_payload_is_gone_and_its_event_stays);
+async fn an_erased_payload_is_gone_and_its_event_stays() {
+    let (mut world, hook) = World::with_webhook(Receiver::says_at_length(100)).await;
+    world.client().act(&hook.path("/pause")).await.succeeded();
+    let event = world.publish_with(&json!({"event": "a.one", "data": {"name": "Ada"}, "id": "order-1"})).await;
+    let (path, payload) = (format!("/events/{}", event.id), format!("/events/{}/payload", event.id));
+    let refused = world.client().delete(&payload).await.problem(409);
+    assert_eq!(refused.code(), "event_owed");
+    world.client().act(&hook.path("/resume")).await.succeeded();
+    let delivery = text(&world.settled(&event).await, "id");
+
+    let reader = world.caller(&["read", "publish", "operate"]).await;
+    reader.delete(&payload).await.problem(403);
+    world.client().delete(&payload).await.expect(204);
+    world.client().delete(&payload).await.expect(204);
+    let erased = world.client().get(&path).await.expect(200);
+    assert_eq!((&erased["data"], &erased["callerId"]), (&Value::Null, &json!("order-1")), "{erased}");
+    assert!(erased["erasedAt"].is_string() && erased["progress"]["success"] == 1, "{erased}");
+    let attempt = world.delivery(&delivery).await["attempts"][0].clone();
+    assert_eq!((&attempt["statusCode"], &attempt["responseBody"]), (&json!(200), &json!("")), "{attempt}");
+    let retried = world.client().act(&format!("/deliveries/{delivery}/retry")).await.problem(409);
+    assert_eq!(retried.code(), "payload_erased");
+    let audit = world.client().get("/audit?action=event.erase_payload").await.expect(200);
+    assert_eq!(audit["data"].as_array().map(Vec::len), Some(1), "{audit}");
+    assert_eq!(audit["data"][0]["subject"], json!(event.id));
+    world.stop().await;
+    world.check_integrity().await;
+}

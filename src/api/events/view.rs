@@ -118,13 +118,16 @@ pub(in crate::api) struct EventSummary {
     caller_id: Option<String>,
     #[schema(value_type = String, format = DateTime)]
     accepted_at: UnixMillis,
+    /// When the payload was erased; null unless it was.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    erased_at: Option<UnixMillis>,
 }
 
 impl From<&StoredEvent> for EventSummary {
     fn from(stored: &StoredEvent) -> Self {
-        let StoredEvent { seq, tenant: _, kind, occurred_at, caller_id, matched, body_bytes: _ } = stored;
+        let StoredEvent { seq, tenant: _, kind, occurred_at, caller_id, matched, body_bytes: _, erased_at } = stored;
         let fields = EventFields { id: EventId(*seq), event: kind.clone(), timestamp: *occurred_at, matched: *matched };
-        Self { fields, caller_id: caller_id.clone(), accepted_at: seq.accepted_at() }
+        Self { fields, caller_id: caller_id.clone(), accepted_at: seq.accepted_at(), erased_at: *erased_at }
     }
 }
 
@@ -166,8 +169,9 @@ pub(in crate::api) struct EventView<'a> {
     #[serde(flatten)]
     summary: EventSummary,
     progress: ProgressView,
-    #[schema(value_type = Object)]
-    data: &'a RawValue,
+    /// Null if the payload was erased.
+    #[schema(value_type = Option<Object>)]
+    data: Option<&'a RawValue>,
 }
 
 /// Upper bound of the bytes that an answer has around the data of its event.
@@ -183,14 +187,20 @@ struct Body<'a> {
 impl<'a> EventView<'a> {
     /// `body` is the text that is sent to every webhook.
     pub(super) fn new(stored: &StoredEvent, progress: Progress, body: &'a [u8]) -> Result<Self, Problem> {
-        let body: Body<'a> = serde_json::from_slice(body).map_err(|error| Problem::internal(&error))?;
+        let data = match stored.erased_at {
+            Some(_) => None,
+            None => {
+                let body: Body<'a> = serde_json::from_slice(body).map_err(|error| Problem::internal(&error))?;
+                Some(body.data)
+            }
+        };
         let progress = ProgressView::new(stored.matched, progress);
-        Ok(Self { summary: EventSummary::from(stored), progress, data: body.data })
+        Ok(Self { summary: EventSummary::from(stored), progress, data })
     }
 
     /// Writes the answer once, into a buffer that is large enough.
     pub(super) fn answer(&self) -> Result<Response, Problem> {
-        let mut text = Vec::with_capacity(self.data.get().len() + AROUND);
+        let mut text = Vec::with_capacity(self.data.map_or(0, |data| data.get().len()) + AROUND);
         serde_json::to_writer(&mut text, self).map_err(|error| Problem::internal(&error))?;
         Ok(([(CONTENT_TYPE, "application/json")], text).into_response())
     }
@@ -212,6 +222,7 @@ mod tests {
             caller_id: None,
             matched: 2,
             body_bytes: body.len(),
+            erased_at: None,
         };
         let view = EventView::new(&stored, Progress::default(), body.as_bytes()).unwrap();
         let shown = serde_json::to_string(&view).unwrap();

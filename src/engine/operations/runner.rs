@@ -300,7 +300,14 @@ async fn steps(
 ) -> Result<Vec<(EventSeq, Step)>, EngineError> {
     let shown = engine.inner.store.shown(webhook, events).await?;
     let shown: BTreeMap<EventSeq, Shown> = shown.into_iter().map(|shown| (shown.event, shown)).collect();
-    let step = |event: &EventSeq| (*event, next_step(operation.kind, operation.num, shown.get(event)));
+    let sendable = engine.inner.store.events_with_payload(events).await?;
+    let step = |event: &EventSeq| match next_step(operation.kind, operation.num, shown.get(event)) {
+        // Its event was deleted for its age, or its payload was erased.
+        Step::Ask if operation.kind != Kind::Purge && !sendable.contains(event) => {
+            (*event, Step::End(ItemState::Skipped))
+        }
+        step => (*event, step),
+    };
     Ok(events.iter().map(step).collect())
 }
 

@@ -31,18 +31,18 @@ pub(super) async fn run<C: ConnectionTrait>(update: Update, on: &C, updated: &mu
     Ok(())
 }
 
-/// Whether the event is there. If so, it is not deleted before this transaction ends.
+/// Whether the event is there with its payload. If so, neither is deleted before this transaction ends.
 async fn keep_event<C: ConnectionTrait>(on: &C, event: EventSeq) -> Result<bool, DbErr> {
     let sql = match on.get_database_backend() {
-        DbBackend::Postgres => "SELECT seq FROM event WHERE seq = $1 FOR KEY SHARE",
-        _ => "SELECT seq FROM event WHERE seq = $1",
+        DbBackend::Postgres => "SELECT seq FROM event WHERE seq = $1 AND erased_at IS NULL FOR KEY SHARE",
+        _ => "SELECT seq FROM event WHERE seq = $1 AND erased_at IS NULL",
     };
     let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, [event.0.into()]);
     Ok(on.query_one_raw(statement).await?.is_some())
 }
 
-/// Keeps the delivery's state in the row: a failed manual retry or replay falls back to it. Nothing
-/// is retried whose event is gone.
+/// Keeps the delivery's state in the row: a failed manual retry or replay falls back to it. Nothing is retried whose
+/// event is gone, or whose payload was erased.
 async fn retry<C: ConnectionTrait>(
     on: &C,
     id: DeliveryId,
@@ -63,13 +63,16 @@ async fn retry<C: ConnectionTrait>(
     Ok(if row.manual_from == 0 { row.manual_next_at.map(hastened) } else { Some(Change::Again(id)) })
 }
 
-/// Makes a pending delivery of an event that is there, unless there is one. Answers whether it did.
+/// Makes a pending delivery of an event that is there with its payload, unless there is one. Answers whether it did.
 async fn owe<C: ConnectionTrait>(
     on: &C,
     id: DeliveryId,
     at: UnixMillis,
     operation: OperationNum,
 ) -> Result<bool, DbErr> {
+    if !keep_event(on, id.event).await? {
+        return Ok(false);
+    }
     let sql = "INSERT INTO delivery (event_seq, webhook_num, status, attempts, tries, next_at, operation) \
                SELECT seq, CAST($2 AS BIGINT), 0, 0, 0, CAST($3 AS BIGINT), CAST($4 AS BIGINT) \
                FROM event WHERE seq = $1 ON CONFLICT DO NOTHING";

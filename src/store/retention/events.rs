@@ -83,7 +83,10 @@ fn seqs_of(backend: DbBackend, events: &[EventSeq]) -> Value {
 }
 
 /// Which of these events are owed.
-async fn owed_among<C: ConnectionTrait>(on: &C, events: &[EventSeq]) -> Result<HashSet<EventSeq>, StoreError> {
+pub(in crate::store) async fn owed_among<C: ConnectionTrait>(
+    on: &C,
+    events: &[EventSeq],
+) -> Result<HashSet<EventSeq>, StoreError> {
     let backend = on.get_database_backend();
     let statement = Statement::from_sql_and_values(backend, owed_sql(backend), [seqs_of(backend, events)]);
     let rows = SeqRow::find_by_statement(statement).all(on).await?;

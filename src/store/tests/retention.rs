@@ -2,7 +2,8 @@
 
 use sea_orm::Statement;
 
-use crate::domain::id::TenantNum;
+use crate::domain::id::{OperationNum, TenantNum};
+use crate::store::erasure::Erasure;
 use crate::store::retention::{Deleted, OwnRetention, SweepMark, SweepScope};
 use crate::store::tenants::{Tenant, TenantRetention};
 
@@ -313,4 +314,35 @@ async fn a_sqlite_file_gives_free_pages_back() {
 async fn a_new_sqlite_file_can_shrink() {
     let world = World::new(On::Sqlite).await;
     assert!(world.store.free_space().await.unwrap().unwrap().can_shrink);
+}
+
+on_both!(a_payload_is_erased_once_nobody_is_owed_it);
+async fn a_payload_is_erased_once_nobody_is_owed_it(on: On) {
+    let world = tracked_world(on).await;
+    let webhook = world.webhook().await.num;
+    let event = world.accept(&[webhook.0]).await.seq;
+    let id = DeliveryId { event, webhook };
+    let erase = async |tenant| world.store.erase_payload(tenant, event, &Author::engine()).await.unwrap();
+    world.record(attempted(id, 1, Status::Pending, Some(UnixMillis(5)))).await;
+    assert_eq!(erase(world.tenant.num).await, Erasure::Owed);
+    world.record(attempted(id, 2, Status::Failed, None)).await;
+    let stranger = world.another_tenant().await.num;
+    assert_eq!(erase(stranger).await, Erasure::NotFound);
+
+    assert_eq!(erase(world.tenant.num).await, Erasure::Erased);
+    assert!(world.store.event_body(world.tenant.num, event).await.unwrap().unwrap().is_empty());
+    assert_eq!(count(&world, "attempt WHERE response_body IS NOT NULL OR response_headers IS NOT NULL").await, 0);
+    assert_eq!(rows_of(&world, event).await[..3], [1, 1, 2]);
+    assert!(world.store.event(world.tenant.num, event).await.unwrap().unwrap().erased_at.is_some());
+    assert_eq!(erase(world.tenant.num).await, Erasure::Erased);
+    let erasures = "audit WHERE action = 'event.erase_payload'";
+    assert_eq!(count(&world, erasures).await, 1, "the second call changes nothing");
+
+    world.record(Record::Retry { id, at: UnixMillis(9), operation: None }).await;
+    assert_eq!(world.delivery(id).await.unwrap().state.status, Status::Failed, "nothing could be sent");
+    let other = DeliveryId { event, webhook: world.webhook().await.num };
+    world.record(Record::Owe { id: other, at: UnixMillis(9), operation: OperationNum(1) }).await;
+    assert!(world.delivery(other).await.is_none(), "nothing could be sent");
+    let newer = world.accept(&[]).await.seq;
+    assert_eq!(world.store.events_with_payload(&[event, newer]).await.unwrap(), HashSet::from([newer]));
 }

@@ -128,7 +128,7 @@ impl Operation {
             "manage"
         } else if self.method == Method::GET {
             "read"
-        } else if is("events") {
+        } else if is("events") && self.method == Method::POST {
             "publish"
         } else if is("deliveries") || is("operations") || is("webhooks/{id}/") && !self.path.contains("/secret") {
             "operate"
