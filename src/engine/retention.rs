@@ -39,7 +39,7 @@ const OFTEN: Duration = Duration::from_secs(1);
 /// A pass is due when so large a part of the shortest retention has gone by.
 const PART: u32 = 20;
 
-/// How often the sweeper looks back for events that were owed when it passed them.
+/// How often the sweeper looks back for events that were owed when it passed them; more often if events are kept for less.
 const LOOK_BACK_EVERY: Duration = Duration::from_secs(3600);
 
 /// How often the sweep of answers starts again from the oldest event, for answers that it left behind: of deliveries
@@ -64,6 +64,7 @@ pub(super) struct Sweeper {
     keep: Retention,
     sweep: Sweep,
     cursors: Cursors,
+    look_back_every: Duration,
 }
 
 /// Why a pass ends early.
@@ -113,7 +114,8 @@ enum Work {
 impl Sweeper {
     pub(super) fn new(context: Arc<EngineContext>, store: Store, keep: Retention, counts: Arc<Counts>) -> Self {
         let sweep = Sweep { context, store, counts, pace: Pace::new(), page_pace: Pace::new() };
-        Self { keep, sweep, cursors: Cursors::default() }
+        let look_back_every = keep.events.map_or(LOOK_BACK_EVERY, |kept| kept.min(LOOK_BACK_EVERY));
+        Self { keep, sweep, cursors: Cursors::default(), look_back_every }
     }
 
     pub(super) async fn run(mut self) {
@@ -174,6 +176,12 @@ impl Sweeper {
     }
 
     async fn events(&mut self, own: &[OwnRetention], now: UnixMillis, newest: EventSeq) -> Result<(), Ended> {
+        let steady = self.sweep.context.host.steady();
+        let since = self.cursors.looked_back.map(|last| steady.saturating_duration_since(last));
+        let looks_back = since.is_none_or(|since| since >= self.look_back_every);
+        if looks_back {
+            self.cursors.own_events.clear();
+        }
         let except = own.iter().filter(|own| own.events.is_some()).map(|own| own.tenant).collect();
         let walk = |scope, until, except| Walk { scope, until, except, work: Work::DeleteEvents, is_noted: false };
         if let Some(kept) = self.keep.events {
@@ -186,7 +194,9 @@ impl Sweeper {
             let walked = self.sweep.walk(&all, &mut at).await;
             self.cursors.events = Some(at);
             walked?;
-            self.look_back(EventSeq(at.0.saturating_add(1)).min(until)).await?;
+            if looks_back {
+                self.look_back(EventSeq(at.0.saturating_add(1)).min(until)).await?;
+            }
         }
         let nobody = HashSet::new();
         for OwnRetention { tenant, events, .. } in own {
@@ -195,16 +205,15 @@ impl Sweeper {
             let at = self.cursors.own_events.entry(*tenant).or_insert(EventSeq::ZERO);
             self.sweep.walk(&walk(SweepScope::Of(*tenant), until, &nobody), at).await?;
         }
+        if looks_back {
+            self.cursors.looked_back = Some(steady);
+        }
         Ok(())
     }
 
     /// Goes through events that were left behind, tenant by tenant, since the index of a tenant's events finds them
     /// without reading those of tenants that keep more.
     async fn look_back(&mut self, until: EventSeq) -> Result<(), Ended> {
-        let now = self.sweep.context.host.steady();
-        if self.cursors.looked_back.is_some_and(|last| now.saturating_duration_since(last) < LOOK_BACK_EVERY) {
-            return Ok(());
-        }
         let (mut after, nobody) = (TenantNum(0), HashSet::new());
         loop {
             let tenants = self.sweep.store.tenants_with_events_before(until, after, TENANTS).await?;
@@ -217,8 +226,6 @@ impl Sweeper {
                 self.sweep.walk(&walk, &mut at).await?;
             }
         }
-        self.cursors.own_events.clear();
-        self.cursors.looked_back = Some(now);
         Ok(())
     }
 

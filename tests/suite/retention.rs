@@ -43,6 +43,7 @@ async fn deleted(world: &World, table: &str) -> u64 {
 }
 
 on_both!(settled_events_are_deleted_by_age_and_owed_ones_are_not);
+/// What was owed is deleted once it is settled: the sweep looks back.
 async fn settled_events_are_deleted_by_age_and_owed_ones_are_not() {
     let mut world = World::with(&SETTINGS).await;
     let hook = world.hook(Receiver::ok(), json!({"events": ["a.*"]})).await;
@@ -74,6 +75,7 @@ async fn settled_events_are_deleted_by_age_and_owed_ones_are_not() {
     world.client().act(&paused.path("/resume")).await.succeeded();
     paused.saw(1).await;
     hook.saw(2).await;
+    is_gone(&world, &format!("/events/{}", owed.id)).await;
     world.stop().await;
     world.check_integrity().await;
 }
