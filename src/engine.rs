@@ -330,12 +330,12 @@ impl Engine {
         engine.spawn_sweeper(config.retention);
         engine.spawn_cluster_tasks(&running.remote_shards);
         engine.follow_config(position);
-        engine.spawn_operations();
         engine.inner.cluster.wait_converged().await;
         Ok(engine)
     }
 
     fn spawn_tasks(&self, local_network: LocalNetwork) {
+        self.spawn_operations();
         let inner = &self.inner;
         let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(local_network.keep_looking()).await });

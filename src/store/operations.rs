@@ -411,7 +411,7 @@ impl Store {
         Ok(rows.into_iter().map(|row| EventSeq(row.num)).collect())
     }
 
-    /// What the deliveries of these events to a webhook show. Those without a row are missing.
+    /// What the deliveries of these events to a webhook show. Those without a row that can be read are missing.
     pub async fn shown(&self, webhook: WebhookNum, events: &[EventSeq]) -> Result<Vec<Shown>, StoreError> {
         let backend = self.backend();
         let sql = format!(
@@ -424,7 +424,11 @@ impl Store {
         let statement = Statement::from_sql_and_values(backend, sql, [webhook.0.into(), events]);
         let key = ("delivery", &["event_seq"][..]);
         let rows: Vec<ShownRow> = self.all_readable(self.engine_readers(), key, statement).await?;
-        rows.into_iter().map(Shown::try_from).collect()
+        let mut found = Vec::with_capacity(rows.len());
+        for row in rows {
+            found.extend(self.if_readable("delivery", row.event_seq, Shown::try_from(row))?);
+        }
+        Ok(found)
     }
 
     /// Notes how items have ended, and counts those that had not ended before.
@@ -463,10 +467,8 @@ impl Store {
 
     /// Deletes items of operations that ended some time ago, a bounded number.
     pub async fn forget_old_items(&self, now: UnixMillis) -> Result<(), StoreError> {
-        let sql = format!(
-            "SELECT num FROM operation WHERE finished_at < $1 \
-             AND EXISTS (SELECT 1 FROM operation_item i WHERE i.operation = operation.num) LIMIT 1"
-        );
+        let sql = "SELECT num FROM operation WHERE finished_at < $1 \
+                   AND EXISTS (SELECT 1 FROM operation_item i WHERE i.operation = operation.num) LIMIT 1";
         let values = [(now.0 - ITEMS_KEPT_MS).into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         let Some(row) = NumRow::find_by_statement(statement).one(self.readers()).await? else { return Ok(()) };

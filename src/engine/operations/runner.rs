@@ -40,6 +40,8 @@ struct Running {
     share: f64,
     /// The webhook with which the next turn begins.
     next: WebhookNum,
+    /// No turn before: the last one has failed.
+    rests_until: Instant,
 }
 
 /// The items of one webhook.
@@ -110,7 +112,11 @@ impl Runner {
             self.looked_at = Some(now);
         }
         for running in self.running.values_mut() {
-            running.turn(&self.engine, now).await?;
+            // One that cannot go on holds up no other.
+            if let Err(error) = running.turn(&self.engine, now).await {
+                running.rests_until = now + LOOK;
+                tracing::warn!(operation = %running.operation.id, %error, "operation could not go on; trying again");
+            }
         }
         Ok(())
     }
@@ -141,6 +147,7 @@ impl Runner {
                 bucket: Bucket::new(now),
                 share: 0.0,
                 next: WebhookNum(0),
+                rests_until: now,
             });
             running.operation = operation;
             running.take_over(&self.engine, &to_do);
@@ -176,6 +183,9 @@ impl Running {
     }
 
     async fn turn(&mut self, engine: &Engine, now: Instant) -> Result<(), EngineError> {
+        if now < self.rests_until {
+            return Ok(());
+        }
         let is_running = self.operation.progress == Progress::Running;
         let mut allowed = self.bucket.fill(now, f64::from(self.operation.rate) * self.share);
         if !is_running {
